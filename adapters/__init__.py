@@ -1,0 +1,25 @@
+"""The engines behind one contract. Nothing here knows HTTP or anybody's JSON dialect."""
+
+from collections.abc import AsyncGenerator
+from contextlib import asynccontextmanager
+from importlib import import_module
+
+from adapters.backend import Backend
+from adapters.config import BackendConfig, EchoConfig, MLXConfig, OllamaConfig
+
+_BACKENDS: dict[type[BackendConfig], str] = {
+    MLXConfig: "adapters.mlx.backend:MLXBackend",
+    OllamaConfig: "adapters.ollama.backend:OllamaBackend",
+    EchoConfig: "adapters.echo:EchoBackend",
+}
+
+
+@asynccontextmanager
+async def open_backend(config: BackendConfig) -> AsyncGenerator[Backend]:
+    """The backend that `config` describes; closed at the end. Only its own module is imported."""
+    module, name = _BACKENDS[type(config)].split(":")
+    backend: Backend = getattr(import_module(module), name)(config)
+    try:
+        yield backend
+    finally:
+        await backend.aclose()

@@ -1,0 +1,99 @@
+"""The contract every backend keeps, and what it tells of itself."""
+
+from collections.abc import AsyncGenerator
+from typing import Literal, Protocol
+
+from msgspec import Struct
+
+from adapters.errors import UnsupportedParameterError
+from adapters.events import Event
+from adapters.request import Feature, GenerationRequest, needs
+
+Capability = Literal["chat", "tools", "vision", "embedding", "insert", "reasoning"]
+
+
+class Model(Struct, frozen=True, kw_only=True):
+    """One model as its backend knows it. `None` is "not known", never a guess."""
+
+    name: str
+    context_length: int | None = None
+    capabilities: frozenset[Capability] = frozenset()
+    size_bytes: int | None = None
+    quantization: str | None = None
+    digest: str | None = None
+    created: int = 0
+    """Seconds since 1970."""
+    loaded: bool | None = None
+
+
+class Health(Struct, frozen=True, kw_only=True):
+    ok: bool
+    detail: str | None = None
+    """Why not, in words for a person; no secrets, no prompts."""
+    version: str | None = None
+    counters: dict[str, int] = {}
+    """What the engine did since it started, by name: `active`, `finished`, `cancelled`, …"""
+
+
+class Backend(Protocol):
+    """An engine that answers. Safe to use from many tasks of one event loop."""
+
+    kind: str
+    """`mlx`, `ollama`, `echo`: what `x-tandem-backend` says, and what forces it in `mlx/NAME`."""
+    honours: frozenset[Feature]
+    """The features it can honour on some model at least."""
+
+    def generate(self, request: GenerationRequest) -> AsyncGenerator[Event]:
+        """Yield `Started`, then deltas in order, then `Finished`. Closing it cancels the work.
+
+        Raises:
+            BackendError: any of the tree in `adapters/errors.py`, before `Started` or after.
+        """
+        ...
+
+    async def list_models(self) -> list[Model]:
+        """The models it can answer with now.
+
+        Raises:
+            BackendUnavailableError: it is not there; that is a state, not a fault.
+        """
+        ...
+
+    async def load(self, model: str) -> None:
+        """Make `model` ready; at once if it is. Calls that meet share one load.
+
+        Raises:
+            ModelNotFoundError: it has no such model.
+            GenerationError: the model is there and cannot be loaded; a later call tries again.
+        """
+        ...
+
+    async def unload(self, model: str) -> None:
+        """Free what `model` holds; at once if it is not loaded.
+
+        Raises:
+            BackendBusyError: it is answering somebody.
+        """
+        ...
+
+    async def health(self) -> Health:
+        """Never raises and never waits for an answer in progress."""
+        ...
+
+    async def aclose(self) -> None:
+        """Stop all work and free everything. The backend cannot be used again."""
+        ...
+
+
+def refuse_unsupported(
+    request: GenerationRequest, honours: frozenset[Feature], backend: str
+) -> None:
+    """The first thing a backend does with a request.
+
+    Raises:
+        UnsupportedParameterError: the request needs what `honours` lacks; `param` is the feature.
+    """
+    for feature in sorted(needs(request) - honours):
+        raise UnsupportedParameterError(
+            f"'{feature}' is not supported by the {backend} backend.", param=feature
+        )

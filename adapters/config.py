@@ -1,0 +1,55 @@
+"""How each backend is set up: the `backends` part of `config.yaml`."""
+
+from typing import Annotated, Literal
+
+from msgspec import Meta, Struct
+
+Seconds = Annotated[float, Meta(gt=0)]
+Count = Annotated[int, Meta(ge=1)]
+
+
+class MLXConfig(
+    Struct, frozen=True, kw_only=True, tag_field="kind", tag="mlx", forbid_unknown_fields=True
+):
+    folders: tuple[str, ...] = ()
+    """Folders whose subfolders are models (`config.json`, `*.safetensors`, a tokenizer)."""
+    huggingface_cache: bool = True
+    """List the MLX-ready models of the Hugging Face cache."""
+    embedded: Literal["auto", "always", "never"] = "auto"
+    """Offer the small model that comes along: `auto` when no other model is there."""
+    cache_folder: str | None = None
+    """Where converted models are kept; by default the user's cache folder."""
+    max_concurrent: Count = 8
+    """Answers generated in one batch, per model."""
+    max_queue: Annotated[int, Meta(ge=0)] = 64
+    """Requests that may wait beyond those, per model; one more is 429."""
+    prefill_chunk: Count | None = None
+    """Prompt tokens per step. By default 2048 on a GPU (512 while others decode), 128 on a CPU."""
+    dequantize: Literal["auto", "always", "never"] = "auto"
+    """Unpack quantised weights to float32 at load: `auto` on a CPU, where packed is far slower."""
+
+
+class OllamaConfig(
+    Struct, frozen=True, kw_only=True, tag_field="kind", tag="ollama", forbid_unknown_fields=True
+):
+    host: str = "http://127.0.0.1:11434"
+    connect_timeout: Seconds = 2.0
+    first_token_timeout: Seconds = 300.0
+    """Covers loading the model and reading the prompt."""
+    token_timeout: Seconds = 30.0
+    """The longest silence between two pieces of an answer."""
+    refresh: Seconds = 5.0
+    """How long a list of its models is believed."""
+
+
+class EchoConfig(
+    Struct, frozen=True, kw_only=True, tag_field="kind", tag="echo", forbid_unknown_fields=True
+):
+    models: tuple[str, ...] = ("echo",)
+    reply: str | None = None
+    """What it answers; by default the last message, word by word."""
+    delay: Annotated[float, Meta(ge=0)] = 0.0
+    """Seconds between two pieces."""
+
+
+BackendConfig = MLXConfig | OllamaConfig | EchoConfig
