@@ -1,0 +1,199 @@
+# pyright: basic
+"""One GGUF file into one folder, which is there whole or not at all."""
+
+import fcntl
+import json
+import os
+import shutil
+from collections import Counter
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import gguf
+import numpy as np
+from gguf import GGUFReader, ReaderTensor
+
+from adapters.mlx.gguf.architectures import (
+    Architecture,
+    llama3_scaling,
+    module_names,
+    read_architecture,
+    row_order,
+)
+from adapters.mlx.gguf.errors import UnsupportedGGUFError
+from adapters.mlx.gguf.packing import GROUP, Packed
+from adapters.mlx.gguf.tokenizer import end_tokens, write_tokenizer
+from adapters.mlx.gguf.weights import (
+    Plan,
+    Progress,
+    TensorReport,
+    plain_or_packed,
+    working_type,
+    write_weights,
+)
+
+_REPORT = "conversion.json"
+
+
+@dataclass(frozen=True)
+class Report:
+    """What became of the source, kept in the folder as `conversion.json`."""
+
+    source: str
+    """The file's name, without its folder."""
+    source_bytes: int
+    architecture: str
+    tensors: tuple[TensorReport, ...]
+
+    @property
+    def worst(self) -> TensorReport:
+        return max(self.tensors, key=lambda tensor: tensor.relative_l2)
+
+
+def convert(source: Path, target: Path, progress: Progress) -> Report:
+    """Make the folder `target` from the file `source`; at once if that was done before.
+
+    Processes that meet wait for the first of them. The work is done in a hidden sibling of
+    `target`, which is renamed at the end: what a killed process leaves is never taken for a model.
+
+    Raises:
+        UnsupportedGGUFError: something in the file cannot be carried over, or it is no GGUF.
+        InexactGGUFError: a written tensor is not the source's.
+        FileExistsError: `target` is there and was not made from `source`.
+        OSError: the file cannot be read, the folder cannot be written.
+    """
+    target.parent.mkdir(parents=True, exist_ok=True)
+    with _lock(target.with_name(f".{target.name}.lock")):
+        if target.exists():
+            return _earlier_report(source, target)
+        partial = target.with_name(f".{target.name}.partial")
+        shutil.rmtree(partial, ignore_errors=True)
+        try:
+            partial.mkdir()
+            report = _write_folder(source, partial, progress)
+            partial.rename(target)
+        finally:
+            shutil.rmtree(partial, ignore_errors=True)
+    return report
+
+
+@contextmanager
+def _lock(path: Path) -> Iterator[None]:
+    """Held until the end, or until the process dies."""
+    with path.open("w") as file:
+        fcntl.flock(file, fcntl.LOCK_EX)
+        yield
+
+
+def _earlier_report(source: Path, target: Path) -> Report:
+    try:
+        saved = json.loads((target / _REPORT).read_text("utf-8"))
+        tensors = tuple(TensorReport(**tensor) for tensor in saved.pop("tensors"))
+        report = Report(**saved, tensors=tensors)
+    except (OSError, ValueError, TypeError, KeyError) as exc:
+        raise FileExistsError(f"{target} exists and was not made by this converter.") from exc
+    if (report.source, report.source_bytes) != (source.name, source.stat().st_size):
+        raise FileExistsError(f"{target} exists and was made from '{report.source}'.")
+    return report
+
+
+def _write_folder(source: Path, folder: Path, progress: Progress) -> Report:
+    metadata, tensors = _read(source)
+    architecture, fields = read_architecture(metadata)
+    names = module_names(architecture, fields, {tensor.name for tensor in tensors})
+    config = {"model_type": architecture.model_type, **architecture.config(fields)}
+    _add_vocabulary(config, metadata, tensors)
+    _add_rotary_table(config, tensors)
+    plans = _plan(architecture, config, names, tensors)
+    config["quantization"] = _quantization(plans)
+    write_tokenizer(folder, metadata, config["max_position_embeddings"])
+    _write_json(folder / "config.json", {k: v for k, v in config.items() if v is not None})
+    reports = write_weights(folder / "model.safetensors", plans, progress)
+    report = Report(source.name, source.stat().st_size, architecture.model_type, tuple(reports))
+    _write_json(folder / _REPORT, asdict(report))
+    return report
+
+
+def _read(source: Path) -> tuple[dict[str, Any], list[ReaderTensor]]:
+    """Metadata and tensors; the tensors' data stays in the file until it is used."""
+    source.stat()  # a file that is not there is no malformed one
+    try:
+        reader = GGUFReader(source)
+        metadata = {key: field.contents() for key, field in reader.fields.items()}
+    except (ValueError, IndexError, KeyError, TypeError, OverflowError) as exc:
+        raise UnsupportedGGUFError(f"'{source.name}' cannot be read as GGUF: {exc}") from exc
+    if reader.endianess != gguf.GGUFEndian.LITTLE:
+        raise UnsupportedGGUFError("A big-endian GGUF is not supported.")
+    if metadata.get("split.count", 1) > 1:
+        raise UnsupportedGGUFError("A model split over several GGUF files is not supported.")
+    return metadata, reader.tensors
+
+
+def _add_vocabulary(
+    config: dict[str, Any], metadata: Mapping[str, Any], tensors: Sequence[ReaderTensor]
+) -> None:
+    by_name = {tensor.name: tensor for tensor in tensors}
+    config["vocab_size"] = int(by_name["token_embd.weight"].shape[1])
+    config["tie_word_embeddings"] = "output.weight" not in by_name
+    config["eos_token_id"] = end_tokens(metadata)
+    config["bos_token_id"] = metadata.get("tokenizer.ggml.bos_token_id")
+    config["pad_token_id"] = metadata.get("tokenizer.ggml.padding_token_id")
+    words = len(metadata.get("tokenizer.ggml.tokens", ()))
+    if words > config["vocab_size"]:
+        raise UnsupportedGGUFError(
+            f"The vocabulary has {words} tokens, the embedding {config['vocab_size']} rows."
+        )
+
+
+def _add_rotary_table(config: dict[str, Any], tensors: Sequence[ReaderTensor]) -> None:
+    for tensor in tensors:
+        if tensor.name == "rope_freqs.weight":
+            if config["rope_scaling"] is not None:
+                raise UnsupportedGGUFError("'rope_freqs.weight' on top of another rotary scaling.")
+            factors = np.asarray(tensor.data, dtype=np.float32)
+            config["rope_scaling"] = llama3_scaling(
+                factors, config["rope_theta"], config["head_dim"]
+            )
+
+
+def _plan(
+    architecture: Architecture,
+    config: Mapping[str, Any],
+    names: Mapping[str, str],
+    tensors: Sequence[ReaderTensor],
+) -> list[Plan]:
+    working = working_type(tensors)
+    return [
+        Plan(
+            tensor,
+            names[tensor.name],
+            plain_or_packed(tensor, working),
+            row_order(architecture, config, tensor.name),
+        )
+        for tensor in tensors
+        if tensor.name in names
+    ]
+
+
+def _quantization(plans: Sequence[Plan]) -> dict[str, Any] | None:
+    """The commonest width, and by name the modules that have another."""
+    packed = {plan.module: plan.form.bits for plan in plans if isinstance(plan.form, Packed)}
+    if not packed:
+        return None
+    [(common, _)] = Counter(packed.values()).most_common(1)
+    others = {
+        module: {"group_size": GROUP, "bits": bits}
+        for module, bits in packed.items()
+        if bits != common
+    }
+    return {"group_size": GROUP, "bits": common, "mode": "affine", **others}
+
+
+def _write_json(path: Path, value: object) -> None:
+    with path.open("w", encoding="utf-8") as file:
+        json.dump(value, file, indent=2)
+        file.flush()
+        os.fsync(file.fileno())

@@ -1,0 +1,175 @@
+# pyright: basic
+"""A GGUF's vocabulary as `tokenizer.json`, so that both engines read the same token ids.
+
+How text is cut before the merges is not in the file, only its name (`tokenizer.ggml.pre`): a row
+of `_CUTS` says what the name means, and a name without a row is refused. Each row was compared
+with llama.cpp's own ids (`tests/data/`).
+"""
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from tokenizers import AddedToken, Regex, Tokenizer, decoders, pre_tokenizers, processors
+from tokenizers.models import BPE
+
+from adapters.mlx.gguf.errors import UnsupportedGGUFError
+
+_CONTROL, _USER_DEFINED = 3, 4  # tokenizer.ggml.token_type
+
+# llama.cpp ends an answer at any of these, whichever the file names as its end.
+_ENDS = frozenset({"<|endoftext|>", "<|im_end|>", "<|end_of_text|>", "<|eot_id|>", "<|eom_id|>"})
+
+Metadata = Mapping[str, Any]
+
+
+@dataclass(frozen=True)
+class _Cut:
+    """How text is cut into the pieces that merges never cross."""
+
+    steps: tuple[pre_tokenizers.PreTokenizer, ...]
+    add_bos: bool = False
+    """What holds when the file does not say."""
+    whole_first: bool = False
+    """A piece that is a token as it stands is taken so, even if no merges lead to it."""
+
+
+def _bytes(gpt2_words: bool) -> pre_tokenizers.PreTokenizer:
+    return pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=gpt2_words)
+
+
+# https://github.com/meta-llama/llama3/blob/main/llama/tokenizer.py, `pat_str`
+_LLAMA3 = (
+    r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}{1,3}"
+    r"| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+"
+)
+_CUTS: dict[str, _Cut] = {
+    "gpt-2": _Cut((_bytes(True),)),
+    # https://huggingface.co/HuggingFaceTB/SmolLM2-135M-Instruct/blob/main/tokenizer.json
+    "smollm": _Cut((pre_tokenizers.Digits(individual_digits=True), _bytes(True))),
+    "llama-bpe": _Cut(
+        (pre_tokenizers.Split(Regex(_LLAMA3), "isolated"), _bytes(False)),
+        add_bos=True,
+        whole_first=True,
+    ),
+}
+
+
+def build_tokenizer(metadata: Metadata) -> Tokenizer:
+    """
+    Raises:
+        UnsupportedGGUFError: a kind of vocabulary, or a cut, that is not known here.
+    """
+    cut = _cut(metadata)
+    tokens = _token_list(metadata)
+    tokenizer = Tokenizer(_bpe(tokens, metadata, cut))
+    tokenizer.pre_tokenizer = pre_tokenizers.Sequence(list(cut.steps))
+    tokenizer.decoder = decoders.ByteLevel()
+    tokenizer.post_processor = _post_processor(metadata, tokens, cut)
+    tokenizer.add_tokens(_added_tokens(tokens, metadata))
+    return tokenizer
+
+
+def write_tokenizer(folder: Path, metadata: Metadata, context_length: int) -> None:
+    build_tokenizer(metadata).save(str(folder / "tokenizer.json"))
+    config = tokenizer_config(metadata, context_length)
+    (folder / "tokenizer_config.json").write_text(json.dumps(config, indent=2), "utf-8")
+
+
+def tokenizer_config(metadata: Metadata, context_length: int) -> dict[str, Any]:
+    names = {"bos": "bos", "eos": "eos", "unk": "unknown", "pad": "padding"}
+    tokens = _token_list(metadata)
+    config: dict[str, Any] = {
+        "tokenizer_class": "PreTrainedTokenizerFast",
+        "clean_up_tokenization_spaces": False,
+        "add_bos_token": _adds_bos(metadata, _cut(metadata)),
+        "model_max_length": context_length,
+    }
+    for short, long in names.items():
+        index = metadata.get(f"tokenizer.ggml.{long}_token_id")
+        if index is not None:
+            config[f"{short}_token"] = _token(tokens, index)
+    if template := metadata.get("tokenizer.chat_template"):
+        config["chat_template"] = template
+    return config
+
+
+def end_tokens(metadata: Metadata) -> list[int]:
+    """The ids that end an answer, the file's own end of sequence first.
+
+    A model may end its turn with another control token than the one the file calls `eos`.
+    """
+    own = [
+        metadata[key]
+        for key in ("tokenizer.ggml.eos_token_id", "tokenizer.ggml.eot_token_id")
+        if key in metadata
+    ]
+    kinds = metadata.get("tokenizer.ggml.token_type", [])
+    pairs = zip(_token_list(metadata), kinds, strict=False)
+    others = [i for i, (token, kind) in enumerate(pairs) if kind == _CONTROL and token in _ENDS]
+    return [int(index) for index in dict.fromkeys(own + others)]
+
+
+def _cut(metadata: Metadata) -> _Cut:
+    model = metadata.get("tokenizer.ggml.model")
+    if model != "gpt2":
+        raise UnsupportedGGUFError(f"The tokenizer '{model}' is not supported, only gpt2.")
+    pre = metadata.get("tokenizer.ggml.pre")
+    if pre not in _CUTS:
+        known = ", ".join(sorted(_CUTS))
+        raise UnsupportedGGUFError(f"The pre-tokenizer '{pre}' is not supported, only {known}.")
+    if metadata.get("tokenizer.ggml.add_eos_token"):
+        raise UnsupportedGGUFError("'tokenizer.ggml.add_eos_token' is not supported.")
+    return _CUTS[pre]
+
+
+def _token_list(metadata: Metadata) -> list[str]:
+    tokens = metadata.get("tokenizer.ggml.tokens")
+    if not tokens:
+        raise UnsupportedGGUFError("'tokenizer.ggml.tokens' is missing.")
+    return tokens
+
+
+def _token(tokens: list[str], index: int) -> str:
+    if not 0 <= index < len(tokens):
+        raise UnsupportedGGUFError(f"Token {index} is named, and there are {len(tokens)}.")
+    return tokens[index]
+
+
+def _bpe(tokens: list[str], metadata: Metadata, cut: _Cut) -> BPE:
+    vocabulary = {token: index for index, token in enumerate(tokens)}
+    if len(vocabulary) != len(tokens):
+        raise UnsupportedGGUFError("Two tokens of the vocabulary have the same text.")
+    merges = [tuple(merge.split(" ")) for merge in metadata.get("tokenizer.ggml.merges", ())]
+    for merge in merges:
+        if len(merge) != 2 or "".join(merge) not in vocabulary or not vocabulary.keys() >= {*merge}:
+            raise UnsupportedGGUFError(f"The merge {merge} is not of two tokens into a third.")
+    return BPE(vocabulary, merges, ignore_merges=cut.whole_first)  # type: ignore[arg-type]
+
+
+def _added_tokens(tokens: list[str], metadata: Metadata) -> list[AddedToken]:
+    """The tokens that are found in text as they stand, before it is cut."""
+    kinds = metadata.get("tokenizer.ggml.token_type", [1] * len(tokens))
+    if len(kinds) != len(tokens):
+        raise UnsupportedGGUFError("'tokenizer.ggml.token_type' has not one entry a token.")
+    return [
+        AddedToken(token, special=kind == _CONTROL, normalized=False)
+        for token, kind in zip(tokens, kinds, strict=True)
+        if kind in (_CONTROL, _USER_DEFINED)
+    ]
+
+
+def _adds_bos(metadata: Metadata, cut: _Cut) -> bool:
+    return bool(metadata.get("tokenizer.ggml.add_bos_token", cut.add_bos))
+
+
+def _post_processor(metadata: Metadata, tokens: list[str], cut: _Cut) -> processors.PostProcessor:
+    if not _adds_bos(metadata, cut):
+        return processors.ByteLevel(trim_offsets=False)
+    index = metadata.get("tokenizer.ggml.bos_token_id")
+    if index is None:
+        raise UnsupportedGGUFError("A first token is asked for and 'bos_token_id' is missing.")
+    bos = _token(tokens, index)
+    return processors.TemplateProcessing(single=[bos, "$A"], special_tokens=[(bos, int(index))])

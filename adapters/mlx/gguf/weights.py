@@ -1,0 +1,250 @@
+# pyright: basic
+"""Writes `model.safetensors` tensor by tensor and checks each as it was written.
+
+A few million weights are in memory at a time, whatever the size of the model.
+
+Source: https://huggingface.co/docs/safetensors (the format: length, JSON header, data)
+"""
+
+import json
+import os
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import IO
+
+import gguf
+import numpy as np
+from gguf import GGMLQuantizationType as GGML
+from gguf import ReaderTensor
+from numpy.typing import NDArray
+
+from adapters.mlx.gguf.errors import InexactGGUFError, UnsupportedGGUFError
+from adapters.mlx.gguf.packing import PACKED, Packed, Parts
+
+GATE = 1e-3
+"""The largest relative L2 difference between a source tensor and the written one."""
+_CHUNK = 1 << 22  # weights
+_DTYPES: dict[str, np.dtype] = {
+    "U32": np.dtype("<u4"),
+    "F32": np.dtype("<f4"),
+    "F16": np.dtype("<f2"),
+    "BF16": np.dtype("<u2"),  # numpy has no bfloat16: its bits
+}
+_FLOATS = {GGML.F32: "F32", GGML.F16: "F16", GGML.BF16: "BF16"}
+
+Progress = Callable[[int, int], None]
+"""Called with the bytes of the source that are done, and all of them."""
+
+
+@dataclass(frozen=True)
+class Plain:
+    """A tensor of floats."""
+
+    dtype: str
+    source: GGML
+
+    @property
+    def label(self) -> str:
+        return {"F32": "float32", "F16": "float16", "BF16": "bfloat16"}[self.dtype]
+
+    def layout(self, *shape: int) -> dict[str, tuple[str, tuple[int, ...]]]:
+        return {"weight": (self.dtype, shape)}
+
+    def encode(self, raw: NDArray) -> Parts:
+        if _FLOATS.get(self.source) == self.dtype:
+            return {"weight": raw.view(_DTYPES[self.dtype])}
+        return {"weight": _from_float32(gguf.dequantize(raw, self.source), self.dtype)}
+
+    def decode(self, parts: Parts) -> NDArray[np.float32]:
+        if self.dtype == "BF16":
+            return (parts["weight"].astype("<u4") << 16).view(np.float32)
+        return parts["weight"].astype(np.float32)
+
+
+@dataclass(frozen=True)
+class Plan:
+    """One tensor of the source, and where it goes."""
+
+    tensor: ReaderTensor
+    module: str
+    """`model.layers.0.self_attn.q_proj`"""
+    form: Packed | Plain
+    rows: NDArray[np.intp] | None = None
+    """The source's row for each written row, where their orders differ."""
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        return tuple(int(n) for n in reversed(self.tensor.shape))
+
+
+@dataclass(frozen=True)
+class TensorReport:
+    tensor: str
+    source: str
+    stored: str
+    relative_l2: float
+
+
+@dataclass(frozen=True)
+class _Part:
+    """A named array of the file."""
+
+    dtype: str
+    shape: tuple[int, ...]
+    begin: int
+    """Bytes from the end of the header."""
+
+    @property
+    def row_bytes(self) -> int:
+        return _DTYPES[self.dtype].itemsize * int(np.prod(self.shape[1:], dtype=np.int64))
+
+    @property
+    def end(self) -> int:
+        return self.begin + self.row_bytes * self.shape[0]
+
+
+def plain_or_packed(tensor: ReaderTensor, working: str) -> Packed | Plain:
+    """How `tensor` is stored. Vectors take the `working` type if they fit it.
+
+    MLX computes in the widest type it meets, and a GGUF's norms are always float32: kept so, they
+    would drag every activation and the whole key-value cache to float32.
+
+    Raises:
+        UnsupportedGGUFError: a type without a row here.
+    """
+    kind = tensor.tensor_type
+    if len(tensor.shape) == 2 and kind in PACKED:
+        return PACKED[kind]
+    if kind == GGML.F32 and len(tensor.shape) == 1:
+        return Plain(working if _fits(np.asarray(tensor.data), working) else "F32", kind)
+    if kind in _FLOATS:
+        return Plain(_FLOATS[kind], kind)
+    if kind == GGML.Q6_K:
+        # Its groups have 16 weights, MLX's smallest has 32: no packed form is exact.
+        return Plain("F16", kind)
+    raise UnsupportedGGUFError(f"The type {kind.name} of '{tensor.name}' is not supported.")
+
+
+def working_type(tensors: Sequence[ReaderTensor]) -> str:
+    """The float type MLX computes in: that of the matrices, float16 where they are packed."""
+    matrices = {tensor.tensor_type for tensor in tensors if len(tensor.shape) == 2}
+    if matrices == {GGML.BF16}:
+        return "BF16"
+    return "F32" if matrices == {GGML.F32} else "F16"
+
+
+def write_weights(path: Path, plans: Sequence[Plan], progress: Progress) -> list[TensorReport]:
+    """Write all of `plans` to `path`, each checked by what can be read back.
+
+    Raises:
+        InexactGGUFError: a tensor differs by more than `GATE`.
+        OSError: the disk is full, among others.
+    """
+    parts = _lay_out(plans)
+    total = sum(int(plan.tensor.n_bytes) for plan in plans)
+    done, reports = 0, []
+    progress(done, total)
+    with path.open("w+b") as file:
+        start = _write_header(file, parts)
+        for plan in plans:
+            _write_tensor(file, start, plan, parts)
+            reports.append(_check_tensor(file, start, plan, parts))
+            done += int(plan.tensor.n_bytes)
+            progress(done, total)
+        file.flush()
+        os.fsync(file.fileno())
+    return reports
+
+
+def _lay_out(plans: Sequence[Plan]) -> dict[str, _Part]:
+    """Parameter -> its place; four-byte types first, so that every array stays aligned."""
+    named = [
+        (f"{plan.module}.{suffix}", dtype, shape)
+        for plan in plans
+        for suffix, (dtype, shape) in plan.form.layout(*plan.shape).items()
+    ]
+    parts: dict[str, _Part] = {}
+    begin = 0
+    for name, dtype, shape in sorted(named, key=lambda part: -_DTYPES[part[1]].itemsize):
+        parts[name] = _Part(dtype, shape, begin)
+        begin = parts[name].end
+    return parts
+
+
+def _write_header(file: IO[bytes], parts: dict[str, _Part]) -> int:
+    """Returns where the data begins."""
+    header: dict[str, object] = {"__metadata__": {"format": "mlx"}}
+    for name, part in parts.items():
+        header[name] = {
+            "dtype": part.dtype,
+            "shape": part.shape,
+            "data_offsets": (part.begin, part.end),
+        }
+    text = json.dumps(header).encode()
+    text += b" " * (-len(text) % 8)
+    file.write(len(text).to_bytes(8, "little") + text)
+    return file.tell()
+
+
+def _write_tensor(file: IO[bytes], start: int, plan: Plan, parts: dict[str, _Part]) -> None:
+    for first, last in _chunks(plan):
+        for suffix, array in plan.form.encode(_source_rows(plan, first, last)).items():
+            part = parts[f"{plan.module}.{suffix}"]
+            file.seek(start + part.begin + first * part.row_bytes)
+            file.write(array.astype(_DTYPES[part.dtype], copy=False).tobytes())
+
+
+def _check_tensor(file: IO[bytes], start: int, plan: Plan, parts: dict[str, _Part]) -> TensorReport:
+    difference = norm = 0.0
+    for first, last in _chunks(plan):
+        expected = gguf.dequantize(_source_rows(plan, first, last), plan.tensor.tensor_type)
+        written = plan.form.decode(_read_rows(file, start, plan, parts, first, last))
+        difference += float(np.square(written - expected, dtype=np.float64).sum())
+        norm += float(np.square(expected, dtype=np.float64).sum())
+    relative = float(np.sqrt(difference / norm)) if norm else float(difference > 0)
+    if not relative <= GATE:  # NaN too
+        raise InexactGGUFError(
+            f"'{plan.tensor.name}' ({plan.tensor.tensor_type.name}) differs from the source by "
+            f"{relative:.1e} as {plan.form.label}; at most {GATE:.0e} is allowed."
+        )
+    return TensorReport(plan.tensor.name, plan.tensor.tensor_type.name, plan.form.label, relative)
+
+
+def _chunks(plan: Plan) -> Iterator[tuple[int, int]]:
+    """First and last row of each piece."""
+    rows = plan.shape[0]
+    step = max(1, _CHUNK * rows // int(plan.tensor.n_elements))
+    for first in range(0, rows, step):
+        yield first, min(first + step, rows)
+
+
+def _source_rows(plan: Plan, first: int, last: int) -> NDArray:
+    data = plan.tensor.data
+    return np.ascontiguousarray(
+        data[first:last] if plan.rows is None else data[plan.rows[first:last]]
+    )
+
+
+def _read_rows(
+    file: IO[bytes], start: int, plan: Plan, parts: dict[str, _Part], first: int, last: int
+) -> Parts:
+    arrays: Parts = {}
+    for suffix in plan.form.layout(*plan.shape):
+        part = parts[f"{plan.module}.{suffix}"]
+        file.seek(start + part.begin + first * part.row_bytes)
+        data = file.read((last - first) * part.row_bytes)
+        arrays[suffix] = np.frombuffer(data, _DTYPES[part.dtype]).reshape(-1, *part.shape[1:])
+    return arrays
+
+
+def _from_float32(values: NDArray[np.float32], dtype: str) -> NDArray:
+    if dtype == "BF16":
+        return gguf.quantize(values, GGML.BF16).view("<u2")
+    return values.astype(_DTYPES[dtype])
+
+
+def _fits(values: NDArray[np.float32], dtype: str) -> bool:
+    with np.errstate(over="ignore"):
+        stored = Plain(dtype, GGML.F32).decode({"weight": _from_float32(values, dtype)})
+    return bool(np.linalg.norm(stored - values) <= GATE * np.linalg.norm(values))
