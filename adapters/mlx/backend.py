@@ -1,0 +1,166 @@
+"""Apple's MLX in this process: mlx-lm's generation loop behind Tandem's contract."""
+
+import asyncio
+from collections.abc import AsyncGenerator
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import msgspec
+
+from adapters.backend import Health, Model, refuse_unsupported
+from adapters.config import MLXConfig
+from adapters.errors import ModelNotFoundError
+from adapters.events import Event, Finished, Started, TextDelta, Usage
+from adapters.mlx import embedded
+from adapters.mlx.catalog import ModelFolder, find_models, read_folder
+from adapters.mlx.engine import Engine
+from adapters.mlx.sequence import Sequence
+from adapters.request import Feature, GenerationRequest, Sampling
+
+if TYPE_CHECKING:
+    # Importing it loads mlx and transformers, which an idle server does without.
+    from adapters.mlx.models import LoadedModel
+
+UNBOUNDED = 1 << 20
+"""Tokens an answer may have where neither the request nor the model sets an end."""
+
+
+class MLXBackend:
+    kind = "mlx"
+    honours: frozenset[Feature] = frozenset(
+        {"prompt", "temperature", "top_p", "top_k", "min_p", "seed", "max_tokens", "stop"}
+    )
+
+    def __init__(self, config: MLXConfig) -> None:
+        self._config = config
+        self._engine = Engine(config)
+        self._loaded: dict[str, LoadedModel] = {}
+        self._loading: dict[str, asyncio.Task[LoadedModel]] = {}
+        # Tokenizers are not made for two threads at once; one is enough to keep the loop free.
+        self._tokenizing = ThreadPoolExecutor(1, thread_name_prefix="mlx-prompt")
+
+    async def generate(self, request: GenerationRequest) -> AsyncGenerator[Event]:
+        refuse_unsupported(request, self.honours, self.kind)
+        loaded = await self._ready(request.model)
+        sequence = await self._to_sequence(request, loaded)
+        self._engine.submit(sequence)
+        try:
+            yield Started()
+            async for event in _read(sequence, loaded, request.stop):
+                yield event
+        finally:
+            self._engine.release(sequence)
+
+    async def list_models(self) -> list[Model]:
+        folders = await asyncio.to_thread(find_models, self._config)
+        return [
+            msgspec.structs.replace(folder.model, loaded=name in self._loaded)
+            for name, folder in folders.items()
+        ]
+
+    async def load(self, model: str) -> None:
+        await self._ready(model)
+
+    async def unload(self, model: str) -> None:
+        if model in self._loaded:
+            await asyncio.wrap_future(self._engine.unload(model))
+            self._loaded.pop(model, None)
+
+    async def health(self) -> Health:
+        return Health(ok=True, counters=self._engine.counters())
+
+    async def aclose(self) -> None:
+        for task in self._loading.values():
+            task.cancel()
+        await asyncio.to_thread(self._engine.close)
+        self._tokenizing.shutdown(wait=False, cancel_futures=True)
+
+    async def _ready(self, name: str) -> "LoadedModel":
+        """The model, loaded by whoever asked first; who gives up waiting does not stop the load."""
+        if (loaded := self._loaded.get(name)) is not None:
+            return loaded
+        task = self._loading.get(name)
+        if task is None:
+            task = self._loading[name] = asyncio.create_task(self._load(name))
+            task.add_done_callback(lambda done: self._end_load(name, done))
+        return await asyncio.shield(task)
+
+    def _end_load(self, name: str, task: "asyncio.Task[LoadedModel]") -> None:
+        del self._loading[name]
+        if not task.cancelled():
+            # Read here too: those who waited may all have left, and asyncio would complain.
+            task.exception()
+
+    async def _load(self, name: str) -> "LoadedModel":
+        path = await self._locate(name)
+        loaded = await asyncio.wrap_future(self._engine.load(name, path))
+        self._loaded[name] = loaded
+        return loaded
+
+    async def _locate(self, name: str) -> Path:
+        folder = (await asyncio.to_thread(self._find, name)) or _missing(name)
+        if folder.path is not None:
+            return folder.path
+        return await embedded.ensure_available(name, self._config.cache_folder)
+
+    def _find(self, name: str) -> ModelFolder | None:
+        """By the name it is listed under, or the path that the configuration gives."""
+        if (folder := find_models(self._config).get(name)) is not None:
+            return folder
+        path = Path(name).expanduser()
+        if not path.is_absolute() or (model := read_folder(path.name, path)) is None:
+            return None
+        return ModelFolder(model, path)
+
+    async def _to_sequence(self, request: GenerationRequest, loaded: "LoadedModel") -> Sequence:
+        from adapters.mlx.prompt import require_room, tokenize
+
+        loop = asyncio.get_running_loop()
+        prompt = await loop.run_in_executor(self._tokenizing, tokenize, loaded.tokenizer, request)
+        require_room(len(prompt), loaded.context_length, request.model)
+        room = (loaded.context_length or UNBOUNDED) - len(prompt)
+        return Sequence(
+            model=request.model,
+            prompt=prompt,
+            max_tokens=min(request.max_tokens or room, room),
+            sampling=_with_defaults(request.sampling, loaded.sampling),
+        )
+
+
+async def _read(
+    sequence: Sequence, loaded: "LoadedModel", stop: tuple[str, ...]
+) -> AsyncGenerator[Event]:
+    """Turn tokens into text until the model, a limit or a stop string ends it."""
+    from adapters.mlx.text import StopMatcher
+
+    text, matcher, count = loaded.vocabulary.detokenizer(), StopMatcher(stop), 0
+    while True:
+        sampled = await sequence.next()
+        count += 1
+        piece = "" if sampled.finish == "stop" else text.add(sampled.token)
+        if sampled.finish is not None:
+            piece += text.finish()
+        shown, matched = matcher.feed(piece)
+        if sampled.finish is not None and matched is None:
+            shown += matcher.flush()
+        if shown:
+            yield TextDelta(shown)
+        if matched is not None or sampled.finish is not None:
+            usage = Usage(prompt_tokens=len(sequence.prompt), completion_tokens=count)
+            reason = "stop" if matched is not None else sampled.finish or "stop"
+            yield Finished(reason, usage, matched)
+            return
+
+
+def _with_defaults(asked: Sampling, recommended: Sampling) -> Sampling:
+    """The request's own values; the model's recommendation where it has none."""
+    fields = {
+        name: value if value is not None else getattr(recommended, name)
+        for name, value in msgspec.structs.asdict(asked).items()
+    }
+    return Sampling(**fields)
+
+
+def _missing(name: str) -> ModelFolder:
+    raise ModelNotFoundError(f"There is no MLX model '{name}' on this machine.", param="model")

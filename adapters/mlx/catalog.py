@@ -1,0 +1,167 @@
+"""Which MLX models are on this machine: read from folders, without importing mlx."""
+
+import json
+import os
+from collections.abc import Iterator
+from functools import cache
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Any, cast
+
+import msgspec
+
+from adapters.backend import Model
+from adapters.config import MLXConfig
+from adapters.mlx.embedded import EMBEDDED, HUB_FALLBACK, find_gguf
+
+# From mlx_lm.utils.MODEL_REMAPPING (0.32.2), where the class has another name than the model.
+_REMAPPED = {
+    "mistral": "llama",
+    "llava": "mistral3",
+    "phi-msft": "phixtral",
+    "falcon_mamba": "mamba",
+    "joyai_llm_flash": "deepseek_v3",
+    "kimi_k2": "deepseek_v3",
+    "qwen2_5_vl": "qwen2_vl",
+    "minimax_m2": "minimax",
+    "iquestcoder": "llama",
+    "xverse": "llama",
+    "gemma4_unified": "gemma4",
+}
+
+
+class ModelFolder(msgspec.Struct, frozen=True):
+    """A model and where it is. `path` is None while it has still to be converted or fetched."""
+
+    model: Model
+    path: Path | None
+
+
+def find_models(config: MLXConfig) -> dict[str, ModelFolder]:
+    """Every model mlx-lm could load, by name; of two with one name the first found counts."""
+    found: dict[str, ModelFolder] = {}
+    for name, path in _candidates(config):
+        if name not in found and (model := read_folder(name, path)) is not None:
+            found[name] = ModelFolder(model, path)
+    if config.embedded == "always" or (config.embedded == "auto" and not found):
+        embedded = _embedded_model()
+        found.setdefault(embedded.name, ModelFolder(embedded, None))
+    return found
+
+
+def read_folder(name: str, path: Path) -> Model | None:
+    """What the files of `path` say of the model, or None where mlx-lm could not load it."""
+    config = _read_json(path / "config.json")
+    weights = list(path.glob("model*.safetensors"))
+    if config is None or not weights or not _has_tokenizer(path) or not _is_supported(config):
+        return None
+    return Model(
+        name=name,
+        context_length=context_length(config),
+        capabilities=frozenset({"chat"}),
+        size_bytes=sum(file.stat().st_size for file in weights),
+        quantization=_quantization(config),
+        created=int((path / "config.json").stat().st_mtime),
+    )
+
+
+def context_length(config: dict[str, Any]) -> int | None:
+    """Tokens of prompt and answer together, from a model's `config.json`."""
+    for part in (config, config.get("text_config") or {}):
+        for key in ("max_position_embeddings", "n_positions", "max_seq_len", "seq_length"):
+            if isinstance(part.get(key), int):
+                return part[key]
+    return None
+
+
+def _candidates(config: MLXConfig) -> Iterator[tuple[str, Path]]:
+    for root in config.folders:
+        yield from _below(Path(root).expanduser())
+    if config.huggingface_cache:
+        yield from _in_huggingface_cache(huggingface_cache())
+
+
+def _below(root: Path) -> Iterator[tuple[str, Path]]:
+    """Subfolders, and theirs where a folder only groups models by who made them."""
+    for folder in _subfolders(root):
+        if (folder / "config.json").is_file():
+            yield folder.name, folder
+        else:
+            yield from ((f"{folder.name}/{inner.name}", inner) for inner in _subfolders(folder))
+
+
+def _in_huggingface_cache(root: Path) -> Iterator[tuple[str, Path]]:
+    for folder in _subfolders(root):
+        if folder.name.startswith("models--"):
+            name = folder.name.removeprefix("models--").replace("--", "/")
+            if (snapshot := _snapshot(folder)) is not None:
+                yield name, snapshot
+
+
+def _snapshot(folder: Path) -> Path | None:
+    """The revision `main` points to, as the hub's client would choose; else the newest."""
+    reference = folder / "refs" / "main"
+    if reference.is_file():
+        snapshot = folder / "snapshots" / reference.read_text(encoding="utf-8").strip()
+        if snapshot.is_dir():
+            return snapshot
+    return max(
+        _subfolders(folder / "snapshots"), key=lambda path: path.stat().st_mtime, default=None
+    )
+
+
+def huggingface_cache() -> Path:
+    """Where the hub's client keeps repositories; source: huggingface_hub.constants."""
+    if folder := os.environ.get("HF_HUB_CACHE") or os.environ.get("HUGGINGFACE_HUB_CACHE"):
+        return Path(folder).expanduser()
+    cache_home = os.environ.get("XDG_CACHE_HOME") or "~/.cache"
+    home = os.environ.get("HF_HOME") or f"{cache_home}/huggingface"
+    return Path(home).expanduser() / "hub"
+
+
+def _subfolders(folder: Path) -> list[Path]:
+    try:
+        return sorted(path for path in folder.iterdir() if path.is_dir())
+    except OSError:
+        # A root that is not there, or that this user may not read, holds no models.
+        return []
+
+
+def _read_json(path: Path) -> dict[str, Any] | None:
+    try:
+        value = json.loads(path.read_bytes())
+    except (OSError, ValueError):
+        return None
+    return cast(dict[str, Any], value) if isinstance(value, dict) else None
+
+
+def _has_tokenizer(path: Path) -> bool:
+    names = ("tokenizer.json", "tokenizer.model", "tiktoken.model", "tokenizer_config.json")
+    return any((path / name).exists() for name in names)
+
+
+def _is_supported(config: dict[str, Any]) -> bool:
+    kind = config.get("model_type")
+    return isinstance(kind, str) and _REMAPPED.get(kind, kind) in _architectures()
+
+
+@cache
+def _architectures() -> frozenset[str]:
+    """The model classes of the installed mlx-lm, by file name: importing it would take seconds."""
+    spec = find_spec("mlx_lm")
+    roots = spec.submodule_search_locations if spec is not None else None
+    files = (file for root in roots or () for file in (Path(root) / "models").iterdir())
+    return frozenset(file.stem for file in files)
+
+
+def _quantization(config: dict[str, Any]) -> str | None:
+    packed: dict[str, Any] = config.get("quantization") or config.get("quantization_config") or {}
+    if isinstance(bits := packed.get("bits"), int):
+        return f"{bits}-bit"
+    dtype = config.get("torch_dtype") or config.get("dtype")
+    return dtype if isinstance(dtype, str) else None
+
+
+def _embedded_model() -> Model:
+    name = EMBEDDED if find_gguf() is not None else HUB_FALLBACK
+    return Model(name=name, context_length=8192, capabilities=frozenset({"chat"}))

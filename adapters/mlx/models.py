@@ -1,0 +1,115 @@
+"""Loading a folder into memory, ready to generate. Runs on the engine's thread only."""
+
+# pyright: basic
+import gc
+import json
+import logging
+import os
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+import mlx.core as mx
+from mlx_lm import utils as mlx_lm_utils
+from mlx_lm.models.cache import ArraysCache, CacheList, make_prompt_cache
+
+from adapters.errors import GenerationError
+from adapters.mlx.catalog import context_length
+from adapters.mlx.text import Vocabulary
+from adapters.request import Sampling
+
+logger = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class LoadedModel:
+    name: str
+    model: Any
+    tokenizer: Any
+    """mlx_lm.tokenizer_utils.TokenizerWrapper"""
+    vocabulary: Vocabulary
+    context_length: int | None
+    end_tokens: frozenset[int]
+    batchable: bool
+    """Every layer's cache can be merged with another's; else one answer at a time."""
+    recurrent: bool
+    """Some layer keeps a state instead of keys and values, which padding would disturb."""
+    sampling: Sampling
+    """What the model's authors recommend; empty where they say nothing."""
+
+
+def load_folder(
+    name: str, path: Path, dequantize: Literal["auto", "always", "never"]
+) -> LoadedModel:
+    """
+    Raises:
+        GenerationError: the files are not a model that mlx-lm can run; says why.
+    """
+    try:
+        return _load(name, path, dequantize)
+    except Exception as error:
+        logger.exception("loading %s failed", name)
+        reason = (str(error).splitlines() or [""])[0].replace(str(path), name)[:200]
+        raise GenerationError(
+            f"The model '{name}' could not be loaded: {type(error).__name__}: {reason}",
+            lasting=True,
+        ) from error
+
+
+def _load(name: str, path: Path, dequantize: Literal["auto", "always", "never"]) -> LoadedModel:
+    model, config = mlx_lm_utils.load_model(path, lazy=True)
+    if _should_unpack(model, dequantize):
+        # Exact only in this order: scales and offsets become float32 before they are used.
+        model.set_dtype(mx.float32)
+        model = mlx_lm_utils.dequantize_model(model)
+    mx.eval(model.parameters())
+    caches = make_prompt_cache(model)
+    tokenizer = mlx_lm_utils.load_tokenizer(path, eos_token_ids=config.get("eos_token_id"))
+    return LoadedModel(
+        name=name,
+        model=model,
+        tokenizer=tokenizer,
+        vocabulary=Vocabulary(tokenizer),
+        context_length=context_length(config),
+        end_tokens=frozenset(tokenizer.eos_token_ids),
+        batchable=all(hasattr(cache, "merge") for cache in caches),
+        recurrent=any(isinstance(cache, (ArraysCache, CacheList)) for cache in caches),
+        sampling=recommended_sampling(path),
+    )
+
+
+def _should_unpack(model: Any, dequantize: Literal["auto", "always", "never"]) -> bool:
+    """On a CPU only float32 goes through BLAS: there, packed or half-precision is far slower."""
+    if dequantize != "auto":
+        return dequantize == "always"
+    if mx.default_device() != mx.Device(mx.cpu):
+        return False
+    unpacked = 4 * mlx_lm_utils.get_total_parameters(model)
+    return unpacked < system_memory() // 2
+
+
+def system_memory() -> int:
+    """Bytes of RAM in this machine."""
+    return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+
+
+def recommended_sampling(path: Path) -> Sampling:
+    """What `generation_config.json` recommends.
+
+    Where it recommends no sampling the model decodes greedily, which is mlx-lm's own default.
+    """
+    file = path / "generation_config.json"
+    if not file.is_file():
+        return Sampling()
+    said = json.loads(file.read_bytes())
+    if not said.get("do_sample"):
+        return Sampling()
+    return Sampling(
+        temperature=said.get("temperature", 1.0), top_p=said.get("top_p"), top_k=said.get("top_k")
+    )
+
+
+def free_memory() -> None:
+    """Give back what a model held once its last reference is gone."""
+    gc.collect()
+    mx.clear_cache()

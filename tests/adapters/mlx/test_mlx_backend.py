@@ -1,0 +1,302 @@
+"""The engine over tiny models: batching, cancelling, failing, loading."""
+
+import asyncio
+from collections.abc import AsyncGenerator, Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+from tiny_model import write_tiny_model
+
+from adapters.backend import Backend
+from adapters.config import MLXConfig
+from adapters.errors import (
+    BackendBusyError,
+    BackendUnavailableError,
+    ContextLengthError,
+    GenerationError,
+    InvalidRequestError,
+    ModelNotFoundError,
+)
+from adapters.events import Event, Finished, Started, TextDelta
+from adapters.mlx.backend import MLXBackend
+from adapters.mlx.batch import BatchLane, SerialLane
+from adapters.request import GenerationRequest, Message, Sampling, TextPart
+
+KINDS = ("llama", "llama4", "mamba")
+
+
+@pytest.fixture(scope="session")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    root = tmp_path_factory.mktemp("models")
+    for kind in KINDS:
+        write_tiny_model(root / kind, kind)
+    return root
+
+
+@pytest.fixture
+async def backend(folder: Path) -> AsyncGenerator[MLXBackend]:
+    backend = MLXBackend(config_for(folder))
+    yield backend
+    await backend.aclose()
+
+
+def config_for(folder: Path, **fields: Any) -> MLXConfig:
+    return MLXConfig(folders=(str(folder),), huggingface_cache=False, embedded="never", **fields)
+
+
+def chat(model: str, text: str = "héllo 🙂", **fields: Any) -> GenerationRequest:
+    messages = (Message(role="user", content=(TextPart(text),)),)
+    return GenerationRequest(model=model, prompt=messages, **{"max_tokens": 24, **fields})
+
+
+async def answer(backend: Backend, request: GenerationRequest) -> list[Event]:
+    return [event async for event in backend.generate(request)]
+
+
+def text_of(events: list[Event]) -> str:
+    return "".join(event.text for event in events if isinstance(event, TextDelta))
+
+
+async def until(reached: Callable[[], bool]) -> None:
+    """Poll: what is waited for happens on a thread that tells nobody."""
+    for _ in range(2000):
+        if reached():
+            return
+        await asyncio.sleep(0.005)
+    raise AssertionError("it did not happen within ten seconds")
+
+
+@pytest.mark.parametrize("kind", KINDS)
+async def test_an_answer_starts_once_and_finishes_once(backend: MLXBackend, kind: str) -> None:
+    events = await answer(backend, chat(kind))
+    assert isinstance(events[0], Started)
+    finished = events[-1]
+    assert isinstance(finished, Finished)
+    assert finished.reason == "length"
+    assert finished.usage.completion_tokens == 24
+    assert all(isinstance(event, TextDelta) and event.text for event in events[1:-1])
+
+
+@pytest.mark.parametrize("kind", KINDS)
+async def test_greedy_text_alone_equals_greedy_text_in_company(
+    backend: MLXBackend, kind: str
+) -> None:
+    requests = [chat(kind, "x" * size) for size in (1, 90, 7, 200)]
+    alone = [text_of(await answer(backend, request)) for request in requests]
+    together = await asyncio.gather(*(answer(backend, request) for request in requests))
+    assert [text_of(events) for events in together] == alone
+
+
+async def test_a_seed_gives_the_same_text_alone_and_among_others(backend: MLXBackend) -> None:
+    def seeded(seed: int) -> GenerationRequest:
+        return chat("llama", sampling=Sampling(temperature=1.0, seed=seed))
+
+    alone = text_of(await answer(backend, seeded(42)))
+    together = await asyncio.gather(*(answer(backend, seeded(seed)) for seed in range(38, 46)))
+    texts = [text_of(events) for events in together]
+    assert texts[4] == alone
+    assert len(set(texts)) == len(texts)
+
+
+async def test_a_stop_string_ends_the_answer_and_is_not_shown(backend: MLXBackend) -> None:
+    whole = text_of(await answer(backend, chat("llama")))
+    word = whole[6:9]
+    events = await answer(backend, chat("llama", stop=("never said", word)))
+    finished = events[-1]
+    assert isinstance(finished, Finished)
+    assert (finished.reason, finished.stop_sequence) == ("stop", word)
+    assert text_of(events) == whole[: whole.index(word)]
+    assert 0 < finished.usage.completion_tokens < 24
+    await until(lambda: rows(backend) == 0)
+
+
+def rows(backend: MLXBackend) -> int:
+    return backend._engine.counters()["rows"]
+
+
+@pytest.mark.parametrize("kind", KINDS)
+async def test_a_client_that_leaves_frees_its_row_and_changes_nobodys_text(
+    backend: MLXBackend, kind: str
+) -> None:
+    expected = text_of(await answer(backend, chat(kind, "stays", max_tokens=120)))
+    staying = asyncio.create_task(answer(backend, chat(kind, "stays", max_tokens=120)))
+    leaving = backend.generate(chat(kind, "leaves", max_tokens=400))
+    assert isinstance(await anext(leaving), Started)
+    if kind != "llama4":  # One after the other there: the leaver is still waiting.
+        await anext(leaving)
+    await leaving.aclose()
+    await until(lambda: rows(backend) == 1 or staying.done())
+    assert text_of(await staying) == expected
+    counters = (await backend.health()).counters
+    assert counters["cancelled"] == 1
+    assert counters["active"] == counters["rows"] == 0
+
+
+@pytest.mark.parametrize("kind", ["llama", "llama4"])
+async def test_leaving_in_prefill_stops_it_at_the_chunk(folder: Path, kind: str) -> None:
+    backend = MLXBackend(config_for(folder, prefill_chunk=16))
+    try:
+        request = chat(kind, "y" * 400)
+        await answer(backend, chat(kind))
+        before = (await backend.health()).counters["tokens"]
+        leaving = backend.generate(request)
+        await anext(leaving)
+        await until(lambda: rows(backend) == 1)
+        await leaving.aclose()
+        await until(lambda: rows(backend) == 0)
+        assert (await backend.health()).counters["tokens"] == before
+    finally:
+        await backend.aclose()
+
+
+async def test_a_failed_step_ends_the_live_answers_and_the_next_one_works(
+    backend: MLXBackend, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    expected = text_of(await answer(backend, chat("llama")))
+    fine = BatchLane.step
+
+    def breaks(lane: BatchLane) -> Any:
+        if any(len(row.prompt) > 100 for row in lane._rows.values()) and lane._decoding:
+            raise RuntimeError("[metal] out of resources")
+        return fine(lane)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(BatchLane, "step", breaks)
+        results = await asyncio.gather(
+            answer(backend, chat("llama", max_tokens=300)),
+            answer(backend, chat("llama", "z" * 150)),
+            return_exceptions=True,
+        )
+    assert [type(result) for result in results] == [GenerationError, GenerationError]
+    assert text_of(await answer(backend, chat("llama"))) == expected
+    assert (await backend.health()).counters["failed"] == 2
+
+
+async def test_a_stampede_loads_the_model_once(backend: MLXBackend) -> None:
+    await asyncio.gather(*(backend.load("llama") for _ in range(50)))
+    assert (await backend.health()).counters["loads"] == 1
+
+
+async def test_who_leaves_a_load_does_not_stop_it_for_the_others(backend: MLXBackend) -> None:
+    first = asyncio.create_task(backend.load("llama"))
+    second = asyncio.create_task(backend.load("llama"))
+    await asyncio.sleep(0)
+    first.cancel()
+    await second
+    assert first.cancelled()
+    assert (await backend.health()).counters["loads"] == 1
+
+
+async def test_a_failed_load_says_why_and_can_be_tried_again(tmp_path: Path) -> None:
+    broken = write_tiny_model(tmp_path / "broken")
+    weights = broken / "model.safetensors"
+    whole = weights.read_bytes()
+    weights.write_bytes(whole[: len(whole) // 2])
+    backend = MLXBackend(config_for(tmp_path))
+    try:
+        with pytest.raises(GenerationError, match="'broken' could not be loaded") as caught:
+            await answer(backend, chat("broken"))
+        assert caught.value.lasting
+        assert str(tmp_path) not in caught.value.message
+        weights.write_bytes(whole)
+        assert text_of(await answer(backend, chat("broken")))
+    finally:
+        await backend.aclose()
+
+
+async def test_unloading_frees_the_model_and_it_comes_back_when_asked(backend: MLXBackend) -> None:
+    await backend.load("llama")
+    await backend.unload("llama")
+    await backend.unload("llama")
+    assert [model.loaded for model in await backend.list_models()] == [False] * 3
+    assert text_of(await answer(backend, chat("llama")))
+
+
+async def test_a_model_that_answers_is_not_unloaded(backend: MLXBackend) -> None:
+    stream = backend.generate(chat("llama", max_tokens=450))
+    await anext(stream)
+    await anext(stream)
+    with pytest.raises(BackendBusyError):
+        await backend.unload("llama")
+    await stream.aclose()
+
+
+async def test_more_requests_than_may_wait_are_refused(folder: Path) -> None:
+    backend = MLXBackend(config_for(folder, max_concurrent=1, max_queue=1))
+    try:
+        streams = [backend.generate(chat("llama", max_tokens=300)) for _ in range(3)]
+        await anext(streams[0])
+        await anext(streams[1])
+        with pytest.raises(BackendBusyError) as caught:
+            await anext(streams[2])
+        assert caught.value.retry_after
+        await streams[0].aclose()
+        events = [event async for event in streams[1]]
+        assert isinstance(events[-1], Finished)
+    finally:
+        await backend.aclose()
+
+
+async def test_a_prompt_beyond_the_context_is_refused_with_both_numbers(
+    backend: MLXBackend,
+) -> None:
+    with pytest.raises(ContextLengthError, match=r"512 tokens.* has 6\d\d\."):
+        await answer(backend, chat("llama", "w" * 600))
+
+
+async def test_an_answer_ends_where_the_context_ends(backend: MLXBackend) -> None:
+    events = await answer(backend, chat("llama", "w" * 450, max_tokens=None))
+    finished = events[-1]
+    assert isinstance(finished, Finished)
+    usage = finished.usage
+    assert finished.reason == "length"
+    assert usage.prompt_tokens + usage.completion_tokens == 512
+
+
+async def test_messages_that_the_template_refuses_are_the_callers_mistake(
+    backend: MLXBackend,
+) -> None:
+    request = GenerationRequest(
+        model="llama", prompt=(Message(role="tool", content=(TextPart("7"),)),)
+    )
+    with pytest.raises(InvalidRequestError, match="no tools here") as caught:
+        await answer(backend, request)
+    assert caught.value.param == "messages"
+
+
+async def test_raw_text_is_continued_without_a_template(backend: MLXBackend) -> None:
+    events = await answer(backend, GenerationRequest(model="llama", prompt="abc", max_tokens=3))
+    finished = events[-1]
+    assert isinstance(finished, Finished)
+    assert finished.usage.prompt_tokens == 3
+
+
+@pytest.mark.parametrize("name", ["nobody", "../llama", "", "llama/", "/etc", "~"])
+async def test_a_name_that_no_model_has_is_not_found(backend: MLXBackend, name: str) -> None:
+    with pytest.raises(ModelNotFoundError):
+        await answer(backend, chat(name))
+
+
+async def test_a_folder_can_be_named_by_its_path(folder: Path) -> None:
+    backend = MLXBackend(MLXConfig(huggingface_cache=False, embedded="never"))
+    try:
+        assert text_of(await answer(backend, chat(str(folder / "llama"))))
+    finally:
+        await backend.aclose()
+
+
+async def test_closing_in_the_middle_ends_every_answer_with_an_error(folder: Path) -> None:
+    backend = MLXBackend(config_for(folder))
+    stream = backend.generate(chat("llama", max_tokens=400))
+    await anext(stream)
+    await backend.aclose()
+    with pytest.raises(BackendUnavailableError):
+        async for _ in stream:
+            pass
+
+
+async def test_the_lane_follows_the_caches(backend: MLXBackend) -> None:
+    for kind, lane in (("llama", BatchLane), ("mamba", BatchLane), ("llama4", SerialLane)):
+        await backend.load(kind)
+        assert isinstance(backend._engine._lanes[kind], lane)

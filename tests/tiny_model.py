@@ -1,0 +1,97 @@
+"""Models of a few kilobytes with random weights: every kind of cache, in milliseconds.
+
+Their vocabulary is the 256 bytes, so that any character beyond ASCII takes several tokens, and
+two control tokens. What they say is noise; that it is the same noise each time is the point.
+"""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import mlx.core as mx
+from mlx.utils import tree_flatten
+from mlx_lm.models import llama, llama4, mamba
+from tokenizers import AddedToken, Tokenizer, decoders, models, pre_tokenizers
+
+TEMPLATE = (
+    "{% for message in messages %}"
+    "{% if message.role == 'tool' %}{{ raise_exception('no tools here') }}{% endif %}"
+    "<|im_start|>{{ message.role }}\n{{ message.content }}<|im_end|>\n"
+    "{% endfor %}"
+    "{% if add_generation_prompt %}<|im_start|>assistant\n{% endif %}"
+)
+END = 257
+
+_SHAPE = {"hidden_size": 32, "intermediate_size": 64, "vocab_size": 258, "rms_norm_eps": 1e-5}
+_ATTENTION = {"num_attention_heads": 4, "num_key_value_heads": 2, "num_hidden_layers": 2}
+KINDS: dict[str, tuple[Any, dict[str, Any]]] = {
+    "llama": (llama, {**_SHAPE, **_ATTENTION, "rope_theta": 10000.0, "tie_word_embeddings": True}),
+    # Its chunked caches cannot be merged: this one takes the serial lane.
+    "llama4": (
+        llama4,
+        {
+            "text_config": {
+                **_SHAPE,
+                **_ATTENTION,
+                "model_type": "llama4_text",
+                "num_hidden_layers": 4,
+                "intermediate_size_mlp": 64,
+                "num_experts_per_tok": 1,
+                "num_local_experts": 2,
+                "interleave_moe_layer_step": 2,
+                "attention_chunk_size": 64,
+                "head_dim": 8,
+                "max_position_embeddings": 512,
+                "rope_scaling": None,
+                "rope_theta": 10000.0,
+                "use_qk_norm": False,
+                "attention_bias": False,
+            }
+        },
+    ),
+    "mamba": (
+        mamba,
+        {
+            **_SHAPE,
+            "num_hidden_layers": 2,
+            "state_size": 8,
+            "conv_kernel": 4,
+            "use_bias": False,
+            "use_conv_bias": True,
+            "time_step_rank": 2,
+            "tie_word_embeddings": True,
+        },
+    ),
+}
+
+
+def write_tiny_model(folder: Path, kind: str = "llama", *, context: int = 512) -> Path:
+    """A folder as the hub has them: configuration, weights, tokenizer, chat template."""
+    folder.mkdir(parents=True, exist_ok=True)
+    module, shape = KINDS[kind]
+    config = {"model_type": kind, "eos_token_id": END, **shape, "max_position_embeddings": context}
+    (folder / "config.json").write_text(json.dumps(config))
+    mx.random.seed(7)
+    model = module.Model(module.ModelArgs.from_dict(config))
+    weights = {name: array * 4 for name, array in tree_flatten(model.parameters())}
+    mx.save_safetensors(str(folder / "model.safetensors"), weights)
+    _write_tokenizer(folder)
+    return folder
+
+
+def _write_tokenizer(folder: Path) -> None:
+    alphabet = sorted(pre_tokenizers.ByteLevel.alphabet())
+    tokenizer = Tokenizer(models.BPE({char: token for token, char in enumerate(alphabet)}, []))
+    tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False)
+    tokenizer.decoder = decoders.ByteLevel()
+    tokenizer.add_special_tokens(
+        [AddedToken(text, special=True) for text in ("<|im_start|>", "<|im_end|>")]
+    )
+    tokenizer.save(str(folder / "tokenizer.json"))
+    about = {
+        "tokenizer_class": "PreTrainedTokenizerFast",
+        "eos_token": "<|im_end|>",
+        "chat_template": TEMPLATE,
+        "clean_up_tokenization_spaces": False,
+    }
+    (folder / "tokenizer_config.json").write_text(json.dumps(about))
