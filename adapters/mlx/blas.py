@@ -1,0 +1,72 @@
+"""A real BLAS for MLX on Linux, whose wheel brings the slow reference one.
+
+MLX has no setting for it, but the library that is in the process first, with its names visible to
+all, is the one it calls. On a Mac MLX uses Apple's own.
+"""
+
+import ctypes
+import logging
+import sys
+from importlib.metadata import PackageNotFoundError, files
+from pathlib import Path
+
+_SYSTEM = "libopenblas.so.0"
+# What the wheel's OpenBLAS links to comes before it: it is found by name once it is loaded.
+_WHEEL = ("libquadmath", "libgomp", "libgfortran", "libopenblas")
+
+_log = logging.getLogger(__name__)
+
+
+def preload() -> str | None:
+    """Load a BLAS for MLX, before the first import of mlx; says which, or `None`.
+
+    Loading it again is harmless. Returns `None` on a Mac, where there is nothing to do, and where
+    no library was found: everything works then, only slowly.
+    """
+    if sys.platform != "linux":
+        return None
+    if "mlx.core" in sys.modules:
+        _log.info("BLAS: mlx is already imported, a library loaded now would have no effect")
+        return None
+    loaded = _load_system() or _load_wheel()
+    if loaded is None:
+        _log.info("BLAS: none found, prompt speed is ten times lower; install libopenblas0")
+    else:
+        _log.info("BLAS: %s", loaded)
+    return loaded
+
+
+def _load_system() -> str | None:
+    try:
+        ctypes.CDLL(_SYSTEM, ctypes.RTLD_GLOBAL)
+    except OSError:
+        return None
+    return f"the system's {_SYSTEM}"
+
+
+def _load_wheel() -> str | None:
+    """OpenBLAS out of the wheel `faiss-cpu`; faiss itself is not imported."""
+    libraries = _wheel_libraries()
+    try:
+        for stem in _WHEEL:
+            # The arm64 wheel needs no libquadmath.
+            for path in libraries.get(stem, ()):
+                ctypes.CDLL(str(path), ctypes.RTLD_GLOBAL)
+    except OSError as exc:
+        _log.debug("BLAS: the wheel faiss-cpu is of no use: %s", exc)
+        return None
+    return "OpenBLAS of the wheel faiss-cpu" if "libopenblas" in libraries else None
+
+
+def _wheel_libraries() -> dict[str, list[Path]]:
+    """Stem of a library's name -> its files in the wheel."""
+    try:
+        listed = files("faiss-cpu") or ()
+    except PackageNotFoundError:
+        return {}
+    found: dict[str, list[Path]] = {}
+    for file in listed:
+        stem = next((stem for stem in _WHEEL if file.name.startswith(stem)), None)
+        if stem is not None and file.parent.name == "faiss_cpu.libs":
+            found.setdefault(stem, []).append(Path(str(file.locate())))
+    return found
