@@ -48,6 +48,17 @@ def cache_folder(config_value: str | None) -> Path:
     return cache / "tandem" / "models"
 
 
+async def ensure_available(name: str, cache: str | None) -> Path:
+    """The folder of `EMBEDDED` or `HUB_FALLBACK`. `cache` is `MLXConfig.cache_folder`.
+
+    Raises:
+        GenerationError: it cannot be converted or fetched; a later call tries again.
+    """
+    if name == HUB_FALLBACK:
+        return await asyncio.to_thread(_fetch)
+    return await ensure_converted(cache_folder(cache))
+
+
 async def ensure_converted(cache: Path) -> Path:
     """The embedded model's MLX folder under `cache`, made now if it is not there.
 
@@ -110,3 +121,15 @@ async def _convert(source: Path, target: Path) -> None:
     if child.returncode != 0:
         reason = said.decode(errors="replace").strip() or f"exit status {child.returncode}"
         raise GenerationError(f"{EMBEDDED} cannot be converted for MLX: {reason}")
+
+
+def _fetch() -> Path:
+    """From the hub, or its cache on this machine."""
+    from huggingface_hub import snapshot_download  # megabytes, for few
+
+    wanted = ["*.json", "*.jinja", "model*.safetensors"]
+    try:
+        return Path(snapshot_download(HUB_FALLBACK, allow_patterns=wanted))
+    except Exception as exc:  # the library's own, its HTTP client's, the disk's: no common root
+        reason = str(exc).partition("\n")[0]
+        raise GenerationError(f"{HUB_FALLBACK} cannot be fetched: {reason}") from exc
