@@ -1,0 +1,1 @@
+"""The HTTP side: dialects in, `GenerationRequest`s out, and events back into dialects."""

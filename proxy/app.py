@@ -1,0 +1,56 @@
+"""The server on one screen."""
+
+from collections.abc import AsyncGenerator, Mapping
+from contextlib import asynccontextmanager
+from typing import Any
+
+from litestar import Litestar
+from litestar.datastructures import State
+from litestar.di import Provide
+from litestar.exceptions import HTTPException
+
+from adapters.backend import Backend
+from proxy.config import Config
+from proxy.endpoints.chat_completions import create_chat_completion
+from proxy.endpoints.health import get_health
+from proxy.endpoints.models import list_models, retrieve_model
+from proxy.errors import answer_error
+from proxy.gates import Gate
+from proxy.headers import provide_notes, write_notes
+from proxy.registry import Registry
+from proxy.router import Router
+from proxy.streaming import Drain
+
+
+def create_app(config: Config, backends: Mapping[str, Backend] | None = None) -> Litestar:
+    """The application. Backends that are given are used as they are, and not closed."""
+    registry = Registry(config.models, config.server.refresh)
+    drain = Drain(config.server.shutdown_grace)
+    state = {"config": config, "registry": registry, "router": Router(registry), "drain": drain}
+
+    @asynccontextmanager
+    async def lifespan(_app: Litestar) -> AsyncGenerator[None]:
+        async with registry.open(config.backends.enabled(), backends):
+            yield
+
+    app = Litestar(
+        route_handlers=[create_chat_completion, list_models, retrieve_model, get_health],
+        dependencies={
+            **{name: _provide(value) for name, value in state.items()},
+            "notes": Provide(provide_notes, sync_to_thread=False),
+        },
+        exception_handlers={HTTPException: answer_error, Exception: answer_error},
+        before_send=[write_notes],
+        lifespan=[lifespan],
+        request_max_body_size=config.server.max_body_bytes,
+        state=State(state),
+        openapi_config=None,
+        logging_config=None,
+        debug=False,
+    )
+    app.asgi_handler = Gate(app.asgi_handler, config.server)
+    return app
+
+
+def _provide(value: Any) -> Provide:
+    return Provide(lambda: value, sync_to_thread=False)

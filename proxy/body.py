@@ -1,0 +1,94 @@
+"""A JSON body -> a wire Struct: strict about types, and aware of what it did not understand."""
+
+import re
+from collections.abc import Generator
+from typing import Any, TypeVar, cast
+
+import msgspec
+from litestar import Request
+from litestar.exceptions import InternalServerException
+from msgspec import Struct
+from msgspec.structs import fields
+
+from adapters.errors import InvalidRequestError
+from proxy.config import ServerConfig
+from proxy.errors import ClientDisconnectedError
+from proxy.gates import check_depth
+from proxy.headers import notes_of
+
+S = TypeVar("S", bound=Struct)
+
+_MISSING = re.compile(r"missing required field `([^`]*)`")
+_LONGEST_MESSAGE = 300
+
+
+async def read_body(request: Request[Any, Any, Any], kind: type[S], config: ServerConfig) -> S:
+    """The request's body; unknown fields go to `x-tandem-ignored`.
+
+    Raises:
+        InvalidRequestError: not JSON, not a `kind`, or with unknown fields where those are errors.
+    """
+    body = await _receive(request)
+    check_depth(body, config.max_depth)
+    decoded = decode(body, kind)
+    unknown = tuple(unknown_fields(msgspec.json.decode(body), decoded))
+    if unknown and config.strict_fields:
+        raise InvalidRequestError(f"Unknown parameter: '{unknown[0][:200]}'.", param=unknown[0])
+    notes_of(request.scope).ignored = unknown
+    return decoded
+
+
+async def _receive(request: Request[Any, Any, Any]) -> bytes:
+    try:
+        return await request.body()
+    except InternalServerException as exc:  # Litestar's word for a client that broke off
+        raise ClientDisconnectedError from exc
+
+
+def decode(body: bytes, kind: type[S]) -> S:
+    """`body` as a `kind`.
+
+    Raises:
+        InvalidRequestError: `param` is the path of what does not fit, as in `messages[0].content`.
+    """
+    try:
+        body.decode()  # msgspec checks only the strings it keeps
+        return msgspec.json.decode(body, type=kind)
+    except msgspec.ValidationError as exc:
+        message, param = _locate(str(exc))
+        raise InvalidRequestError(message[:_LONGEST_MESSAGE], param=param) from exc
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as exc:
+        raise InvalidRequestError("The body is not valid JSON in UTF-8.") from exc
+
+
+def _locate(said: str) -> tuple[str, str | None]:
+    """msgspec's words -> ours and the path; a field that is missing ends its own path."""
+    what, _, where = said.partition(" - at ")
+    path = re.sub(r".*`\$\.?([^`]*)`$", r"\1", where).replace("[...]", "")
+    missing = _MISSING.search(what)
+    if missing:
+        path = f"{path}.{missing[1]}" if path else missing[1]
+        return f"Missing required parameter: '{path}'.", path
+    return (f"'{path}': {what}." if path else f"{what}."), path or None
+
+
+def unknown_fields(raw: Any, decoded: Any, path: str = "") -> Generator[str]:
+    """Paths of the keys in `raw` that `decoded`, made of the same JSON, has no field for.
+
+    Dicts in `decoded` are free-form and not looked into.
+    """
+    if isinstance(decoded, Struct) and isinstance(raw, dict):
+        yield from _unknown_keys(cast(dict[str, Any], raw), decoded, f"{path}." if path else "")
+    elif isinstance(decoded, list | tuple) and isinstance(raw, list):
+        for at, pair in enumerate(zip(cast(list[Any], raw), cast(list[Any], decoded), strict=True)):
+            yield from unknown_fields(*pair, f"{path}[{at}]")
+
+
+def _unknown_keys(raw: dict[str, Any], decoded: Struct, prefix: str) -> Generator[str]:
+    known = {field.encode_name: field.name for field in fields(decoded)}
+    tag = decoded.__struct_config__.tag_field
+    for key, value in raw.items():
+        if key in known:
+            yield from unknown_fields(value, getattr(decoded, known[key]), prefix + key)
+        elif key != tag:
+            yield prefix + key

@@ -1,0 +1,127 @@
+"""`config.yaml` as types: what may be set, what it means, what holds without it."""
+
+import os
+import sys
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Annotated, Literal
+
+import msgspec
+from msgspec import Meta, Struct
+
+from adapters.config import BackendConfig, EchoConfig, MLXConfig, OllamaConfig
+
+Port = Annotated[int, Meta(ge=0, le=65535)]
+Count = Annotated[int, Meta(ge=1)]
+Seconds = Annotated[float, Meta(gt=0)]
+
+
+class ConfigError(Exception):
+    """The file cannot be used; the text names the file and the key."""
+
+
+class ServerConfig(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    host: str = "127.0.0.1"
+    port: Port = 8006
+    allowed_hosts: tuple[str, ...] = ()
+    """Names besides localhost that clients may call the server by, without a port."""
+    allowed_origins: tuple[str, ...] = ()
+    """Web pages besides those of this machine that may call, such as `https://chat.example`."""
+    strict_fields: bool = False
+    """Refuse request fields that nobody knows, instead of naming them in a header."""
+    max_body_bytes: Count = 32 * 1024 * 1024
+    """Room for images in data URLs."""
+    max_depth: Count = 64
+    """How deep the brackets of a JSON body may nest."""
+    refresh: Seconds = 5.0
+    """How often each backend is asked for its models."""
+    shutdown_grace: Annotated[float, Meta(ge=0, le=10)] = 10.0
+    """How long answers may go on after SIGTERM."""
+
+
+class BackendsConfig(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """`null` or `false` switches a backend off, `true` takes its defaults."""
+
+    mlx: MLXConfig | bool | None = MLXConfig()
+    ollama: OllamaConfig | bool | None = OllamaConfig()
+    echo: EchoConfig | bool | None = None
+
+    def enabled(self) -> dict[str, BackendConfig]:
+        """By kind, in the order in which `prefer: auto` takes them."""
+        defaults = {"mlx": MLXConfig(), "ollama": OllamaConfig(), "echo": EchoConfig()}
+        asked = {"mlx": self.mlx, "ollama": self.ollama, "echo": self.echo}
+        return {
+            kind: defaults[kind] if config is True else config
+            for kind, config in asked.items()
+            if config
+        }
+
+
+class ModelConfig(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """A name of the user's own for a model on one backend or on both."""
+
+    mlx: str | None = None
+    """A folder, or a repository of the Hugging Face cache."""
+    ollama: str | None = None
+    """A tag."""
+    prefer: Literal["auto", "mlx", "ollama"] = "auto"
+
+    def __post_init__(self) -> None:
+        if not self.names():
+            raise ValueError("Name the model on mlx, on ollama, or on both")
+        if self.prefer != "auto" and self.prefer not in self.names():
+            raise ValueError(f"`prefer: {self.prefer}` needs the model's name on {self.prefer}")
+
+    def names(self) -> dict[str, str]:
+        """Backend kind -> the backend's own name."""
+        return {k: name for k, name in (("mlx", self.mlx), ("ollama", self.ollama)) if name}
+
+
+class Config(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    server: ServerConfig = ServerConfig()
+    backends: BackendsConfig = BackendsConfig()
+    models: dict[str, ModelConfig] = {}
+
+
+def load_config(path: Path | None) -> Config:
+    """The file's settings; with no file, the defaults.
+
+    Raises:
+        ConfigError: the file cannot be read, is not YAML, or says what no key allows.
+    """
+    if path is None:
+        return Config()
+    try:
+        return _decode(path.read_bytes())
+    except (OSError, UnicodeDecodeError, msgspec.DecodeError, msgspec.ValidationError) as exc:
+        raise ConfigError(f"{path}: {_say(exc)}") from exc
+
+
+def _decode(text: bytes) -> Config:
+    if msgspec.yaml.decode(text) is None:  # nothing, or nothing but comments
+        return Config()
+    return msgspec.yaml.decode(text, type=Config)
+
+
+def _say(exc: Exception) -> str:
+    """Key first: ``$.server.port: Expected `int`, got `str` ``."""
+    if isinstance(exc, OSError):
+        return exc.strerror or "cannot be read"
+    what, _, where = str(exc).partition(" - at ")
+    return f"{where.strip('`')}: {what}" if where else what
+
+
+def find_config(asked: str | None, environ: Mapping[str, str]) -> Path | None:
+    """`--config`, else `$TANDEM_CONFIG`, else the user's own file if there is one."""
+    named = asked or environ.get("TANDEM_CONFIG")
+    if named:
+        return Path(named)
+    usual = _config_folder(environ) / "tandem" / "config.yaml"
+    return usual if usual.is_file() else None
+
+
+def _config_folder(environ: Mapping[str, str]) -> Path:
+    if environ.get("XDG_CONFIG_HOME"):
+        return Path(environ["XDG_CONFIG_HOME"])
+    home = Path(os.path.expanduser("~"))
+    return home / ("Library/Application Support" if sys.platform == "darwin" else ".config")

@@ -1,0 +1,224 @@
+"""What a client may send: every property of OpenAI's CreateChatCompletionRequest, and ours.
+
+`null` is the same as absent: OpenAI allows it for most fields, and clients send it for the rest.
+"""
+
+from typing import Annotated, Any, Literal
+
+from msgspec import Meta, Struct
+
+from proxy.endpoints.wire import (
+    LogitBias,
+    Penalty,
+    Probability,
+    Seed,
+    StopList,
+    StopString,
+    StreamOptions,
+    Temperature,
+    TokenCount,
+)
+
+JSON = dict[str, Any]
+
+
+class TextPart(Struct, tag_field="type", tag="text"):
+    text: str
+    prompt_cache_breakpoint: JSON | None = None
+
+
+class ImageURL(Struct):
+    url: str
+    detail: Literal["auto", "low", "high"] | None = None
+
+
+class ImagePart(Struct, tag_field="type", tag="image_url"):
+    image_url: ImageURL
+    prompt_cache_breakpoint: JSON | None = None
+
+
+class AudioPart(Struct, tag_field="type", tag="input_audio"):
+    input_audio: JSON
+    prompt_cache_breakpoint: JSON | None = None
+
+
+class FilePart(Struct, tag_field="type", tag="file"):
+    file: JSON
+    prompt_cache_breakpoint: JSON | None = None
+
+
+class RefusalPart(Struct, tag_field="type", tag="refusal"):
+    refusal: str
+
+
+Part = TextPart | ImagePart | AudioPart | FilePart | RefusalPart
+Content = str | list[Part]
+
+
+class FunctionCall(Struct):
+    name: str
+    arguments: str
+
+
+class FunctionToolCall(Struct, tag_field="type", tag="function"):
+    id: str
+    function: FunctionCall
+
+
+class CustomToolCall(Struct, tag_field="type", tag="custom"):
+    id: str
+    custom: JSON
+
+
+class SystemMessage(Struct, tag_field="role", tag="system"):
+    content: Content
+    name: str | None = None
+
+
+class DeveloperMessage(Struct, tag_field="role", tag="developer"):
+    content: Content
+    name: str | None = None
+
+
+class UserMessage(Struct, tag_field="role", tag="user"):
+    content: Content
+    name: str | None = None
+
+
+class AssistantMessage(Struct, tag_field="role", tag="assistant"):
+    content: Content | None = None
+    name: str | None = None
+    refusal: str | None = None
+    reasoning_content: str | None = None
+    reasoning: str | None = None
+    tool_calls: list[FunctionToolCall | CustomToolCall] | None = None
+    function_call: JSON | None = None
+    audio: JSON | None = None
+    annotations: list[JSON] | None = None
+
+
+class ToolMessage(Struct, tag_field="role", tag="tool"):
+    content: Content
+    tool_call_id: str
+    name: str | None = None
+
+
+class FunctionMessage(Struct, tag_field="role", tag="function"):
+    name: str
+    content: str | None = None
+
+
+Message = (
+    SystemMessage
+    | DeveloperMessage
+    | UserMessage
+    | AssistantMessage
+    | ToolMessage
+    | FunctionMessage
+)
+
+
+class Function(Struct):
+    name: Annotated[str, Meta(min_length=1, max_length=256)]
+    description: str | None = None
+    parameters: JSON | None = None
+    strict: bool | None = None
+
+
+class FunctionTool(Struct, tag_field="type", tag="function"):
+    function: Function
+
+
+class CustomTool(Struct, tag_field="type", tag="custom"):
+    custom: JSON
+
+
+class FunctionName(Struct):
+    name: str
+
+
+class FunctionChoice(Struct, tag_field="type", tag="function"):
+    function: FunctionName
+
+
+class CustomChoice(Struct, tag_field="type", tag="custom"):
+    custom: JSON
+
+
+class AllowedToolsChoice(Struct, tag_field="type", tag="allowed_tools"):
+    allowed_tools: JSON
+
+
+ToolChoice = (
+    Literal["none", "auto", "required"] | FunctionChoice | CustomChoice | AllowedToolsChoice
+)
+
+
+class TextFormat(Struct, tag_field="type", tag="text"):
+    pass
+
+
+class JSONObjectFormat(Struct, tag_field="type", tag="json_object"):
+    pass
+
+
+class NamedSchema(Struct):
+    name: str
+    schema: JSON
+    description: str | None = None
+    strict: bool | None = None
+
+
+class JSONSchemaFormat(Struct, tag_field="type", tag="json_schema"):
+    json_schema: NamedSchema
+
+
+class ChatCompletionRequest(Struct, kw_only=True):
+    model: str
+    messages: Annotated[list[Message], Meta(min_length=1, max_length=4096)]
+
+    max_tokens: TokenCount | None = None
+    max_completion_tokens: TokenCount | None = None
+    """Newer than `max_tokens`, and stronger."""
+    temperature: Temperature | None = None
+    top_p: Probability | None = None
+    top_k: TokenCount | None = None
+    """Ours, as `min_p`: vLLM and Ollama have them, OpenAI does not."""
+    min_p: Probability | None = None
+    seed: Seed | None = None
+    frequency_penalty: Penalty | None = None
+    presence_penalty: Penalty | None = None
+    logit_bias: LogitBias | None = None
+    stop: StopString | StopList | None = None
+    logprobs: bool | None = None
+    top_logprobs: Annotated[int, Meta(ge=0, le=20)] | None = None
+    response_format: TextFormat | JSONObjectFormat | JSONSchemaFormat | None = None
+    reasoning_effort: Literal["none", "minimal", "low", "medium", "high", "xhigh", "max"] | None = (
+        None
+    )
+    tools: Annotated[list[FunctionTool | CustomTool], Meta(max_length=128)] | None = None
+    tool_choice: ToolChoice | None = None
+    parallel_tool_calls: bool | None = None
+    stream: bool | None = None
+    stream_options: StreamOptions | None = None
+
+    # Without effect on the answer: accepted.
+    metadata: JSON | None = None
+    prediction: JSON | None = None
+    prompt_cache_key: str | None = None
+    prompt_cache_options: JSON | None = None
+    prompt_cache_retention: Literal["in_memory", "24h"] | None = None
+    safety_identifier: str | None = None
+    service_tier: Literal["auto", "default", "flex", "scale", "priority", "fast"] | None = None
+    store: bool | None = None
+    user: str | None = None
+
+    # What nobody can honour: refused by `refuse_impossible`, but for the neutral values.
+    audio: JSON | None = None
+    function_call: Literal["none", "auto"] | FunctionName | None = None
+    functions: list[JSON] | None = None
+    modalities: list[Literal["text", "audio"]] | None = None
+    moderation: JSON | None = None
+    n: Annotated[int, Meta(ge=1, le=128)] | None = None
+    verbosity: Literal["low", "medium", "high"] | None = None
+    web_search_options: JSON | None = None

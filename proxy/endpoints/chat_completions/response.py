@@ -1,0 +1,213 @@
+"""Events -> `chat.completion`, whole or in chunks."""
+
+import secrets
+import time
+from collections.abc import Iterable
+
+from msgspec import UNSET, Struct, UnsetType
+
+from adapters.events import (
+    Event,
+    Finished,
+    FinishReason,
+    ReasoningDelta,
+    Started,
+    TextDelta,
+    TokenLogprob,
+    ToolCallDelta,
+    ToolCallStarted,
+)
+from adapters.request import ToolCall
+from proxy.endpoints.chat_completions.request import ChatCompletionRequest
+from proxy.endpoints.wire import Usage, to_usage
+from proxy.errors import to_failure
+from proxy.streaming import Answer, Frame
+
+
+class FunctionCall(Struct):
+    arguments: str
+    name: str | UnsetType = UNSET
+
+
+class MessageToolCall(Struct):
+    id: str
+    function: FunctionCall
+    type: str = "function"
+
+
+class TopLogprob(Struct):
+    token: str
+    logprob: float
+    bytes: tuple[int, ...] | None
+
+
+class TokenLogprobs(TopLogprob):
+    top_logprobs: list[TopLogprob]
+
+
+class Logprobs(Struct):
+    content: list[TokenLogprobs]
+    refusal: None = None
+
+
+class ResponseMessage(Struct, kw_only=True):
+    role: str = "assistant"
+    content: str | None
+    refusal: None = None
+    reasoning_content: str | UnsetType = UNSET
+    reasoning: str | UnsetType = UNSET
+    """The same again: clients are split over the name."""
+    tool_calls: list[MessageToolCall] | UnsetType = UNSET
+
+
+class Choice(Struct, kw_only=True):
+    index: int = 0
+    message: ResponseMessage
+    logprobs: Logprobs | None = None
+    finish_reason: FinishReason
+
+
+class ChatCompletion(Struct, kw_only=True):
+    id: str
+    object: str = "chat.completion"
+    created: int
+    model: str
+    choices: list[Choice]
+    usage: Usage
+
+
+class ToolCallChunk(Struct, kw_only=True):
+    index: int
+    id: str | UnsetType = UNSET
+    type: str | UnsetType = UNSET
+    function: FunctionCall
+
+
+class Delta(Struct, kw_only=True):
+    role: str | UnsetType = UNSET
+    content: str | UnsetType = UNSET
+    reasoning_content: str | UnsetType = UNSET
+    reasoning: str | UnsetType = UNSET
+    tool_calls: list[ToolCallChunk] | UnsetType = UNSET
+
+
+class ChunkChoice(Struct, kw_only=True):
+    index: int = 0
+    delta: Delta
+    logprobs: Logprobs | None = None
+    finish_reason: FinishReason | None = None
+
+
+class ChatCompletionChunk(Struct, kw_only=True):
+    id: str
+    object: str = "chat.completion.chunk"
+    created: int
+    model: str
+    choices: list[ChunkChoice]
+    usage: Usage | UnsetType | None = UNSET
+
+
+def to_chat_completion(body: ChatCompletionRequest, answer: Answer) -> ChatCompletion:
+    choice = Choice(
+        message=_to_message(answer),
+        logprobs=_to_logprobs(answer.logprobs),
+        finish_reason=answer.finished.reason,
+    )
+    return ChatCompletion(
+        id=_new_id(),
+        created=int(time.time()),
+        model=body.model,
+        choices=[choice],
+        usage=to_usage(answer.finished.usage),
+    )
+
+
+def _to_message(answer: Answer) -> ResponseMessage:
+    """`content` is null only where there are calls and nothing else."""
+    calls = [_to_tool_call(call) for call in answer.tool_calls]
+    return ResponseMessage(
+        content=None if calls and not answer.text else answer.text,
+        reasoning_content=answer.reasoning or UNSET,
+        reasoning=answer.reasoning or UNSET,
+        tool_calls=calls or UNSET,
+    )
+
+
+def _to_tool_call(call: ToolCall) -> MessageToolCall:
+    return MessageToolCall(call.id, FunctionCall(call.arguments, call.name))
+
+
+def _to_logprobs(tokens: tuple[TokenLogprob, ...] | None) -> Logprobs | None:
+    if tokens is None:
+        return None
+    return Logprobs(
+        [
+            TokenLogprobs(
+                token.token,
+                token.logprob,
+                token.bytes,
+                [TopLogprob(top.token, top.logprob, top.bytes) for top in token.top],
+            )
+            for token in tokens
+        ]
+    )
+
+
+def _new_id() -> str:
+    return f"chatcmpl-{secrets.token_hex(12)}"
+
+
+class ChatCompletionRenderer:
+    """Chunks as OpenAI's: the role, deltas, the finish reason, perhaps usage, `[DONE]`."""
+
+    def __init__(self, body: ChatCompletionRequest) -> None:
+        self._id = _new_id()
+        self._created = int(time.time())
+        self._model = body.model
+        self._wants_usage = bool(body.stream_options and body.stream_options.include_usage)
+
+    def render(self, event: Event) -> Iterable[Frame]:
+        match event:
+            case Started():
+                return (self._delta(Delta(role="assistant", content="")),)
+            case TextDelta(text=text, logprobs=logprobs):
+                return (self._delta(Delta(content=text), _to_logprobs(logprobs)),)
+            case ReasoningDelta(text=text):
+                return (self._delta(Delta(reasoning_content=text, reasoning=text)),)
+            case ToolCallStarted() | ToolCallDelta():
+                return (self._delta(Delta(tool_calls=[_to_chunk(event)])),)
+            case Finished():
+                return self._end(event)
+
+    def error(self, exc: Exception) -> Iterable[Frame]:
+        return (Frame(to_failure(exc).body),)
+
+    def _end(self, event: Finished) -> Iterable[Frame]:
+        yield self._chunk([ChunkChoice(delta=Delta(), finish_reason=event.reason)])
+        if self._wants_usage:
+            # OpenAI sends usage in a last chunk with empty choices.
+            yield self._chunk([], to_usage(event.usage))
+        yield Frame(b"[DONE]")
+
+    def _delta(self, delta: Delta, logprobs: Logprobs | None = None) -> Frame:
+        return self._chunk([ChunkChoice(delta=delta, logprobs=logprobs)])
+
+    def _chunk(self, choices: list[ChunkChoice], usage: Usage | None = None) -> Frame:
+        return Frame(
+            ChatCompletionChunk(
+                id=self._id,
+                created=self._created,
+                model=self._model,
+                choices=choices,
+                usage=usage if self._wants_usage else UNSET,
+            )
+        )
+
+
+def _to_chunk(event: ToolCallStarted | ToolCallDelta) -> ToolCallChunk:
+    """The id and the name come once, with the call's first chunk; then pieces of arguments."""
+    if isinstance(event, ToolCallDelta):
+        return ToolCallChunk(index=event.index, function=FunctionCall(event.arguments))
+    return ToolCallChunk(
+        index=event.index, id=event.id, type="function", function=FunctionCall("", event.name)
+    )

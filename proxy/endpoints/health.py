@@ -1,0 +1,40 @@
+"""`GET /health`: alive as long as it answers; what the backends are is in the body."""
+
+import asyncio
+from importlib.metadata import version
+from typing import Literal
+
+from litestar import get
+from litestar.di import NamedDependency
+from msgspec import Struct
+
+from adapters.backend import Backend, Health
+from proxy.registry import Registry
+from proxy.streaming import Drain
+
+_PATIENCE = 1.0
+"""Seconds a backend has to say how it is."""
+
+
+class ServerHealth(Struct):
+    status: Literal["ok", "draining"]
+    version: str
+    backends: dict[str, Health]
+
+
+async def _ask(backend: Backend) -> Health:
+    try:
+        async with asyncio.timeout(_PATIENCE):
+            return await backend.health()
+    except TimeoutError:
+        return Health(ok=False, detail=f"It said nothing for {_PATIENCE:g} s.")
+
+
+@get("/health")
+async def get_health(
+    registry: NamedDependency[Registry], drain: NamedDependency[Drain]
+) -> ServerHealth:
+    kinds = list(registry.shelves)
+    answers = await asyncio.gather(*(_ask(registry.shelves[kind].backend) for kind in kinds))
+    status = "draining" if drain.began else "ok"
+    return ServerHealth(status, version("tandem-proxy"), dict(zip(kinds, answers, strict=True)))

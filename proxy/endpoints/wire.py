@@ -1,0 +1,64 @@
+"""Structs that two or more endpoints share."""
+
+from typing import Annotated
+
+from msgspec import UNSET, Meta, Struct, UnsetType
+
+from adapters.events import Usage as EventUsage
+
+Temperature = Annotated[float, Meta(ge=0, le=2)]
+Probability = Annotated[float, Meta(ge=0, le=1)]
+Penalty = Annotated[float, Meta(ge=-2, le=2)]
+Bias = Annotated[float, Meta(ge=-100, le=100)]
+TokenId = Annotated[int, Meta(ge=0, le=2**31 - 1)]
+TokenCount = Annotated[int, Meta(ge=1, le=2**31 - 1)]
+Seed = Annotated[int, Meta(ge=-(2**63), le=2**63 - 1)]
+StopString = Annotated[str, Meta(min_length=1, max_length=256)]
+StopList = Annotated[list[StopString], Meta(max_length=4)]
+LogitBias = Annotated[dict[TokenId, Bias], Meta(max_length=1024)]
+
+
+class StreamOptions(Struct, kw_only=True):
+    include_usage: bool | None = None
+    include_obfuscation: bool | None = None
+
+
+class PromptTokensDetails(Struct):
+    cached_tokens: int
+
+
+class CompletionTokensDetails(Struct):
+    reasoning_tokens: int
+
+
+class Usage(Struct, kw_only=True):
+    prompt_tokens: int
+    completion_tokens: int
+    total_tokens: int
+    prompt_tokens_details: PromptTokensDetails | UnsetType = UNSET
+    completion_tokens_details: CompletionTokensDetails | UnsetType = UNSET
+
+
+def to_usage(usage: EventUsage) -> Usage:
+    """Details only where the backend knows them: an invented 0 would be taken for a count."""
+    cached, reasoning = usage.cached_tokens, usage.reasoning_tokens
+    return Usage(
+        prompt_tokens=usage.prompt_tokens,
+        completion_tokens=usage.completion_tokens,
+        total_tokens=usage.prompt_tokens + usage.completion_tokens,
+        prompt_tokens_details=UNSET if cached is None else PromptTokensDetails(cached),
+        completion_tokens_details=UNSET
+        if reasoning is None
+        else CompletionTokensDetails(reasoning),
+    )
+
+
+def as_tuple(stop: str | list[str] | None) -> tuple[str, ...]:
+    """`stop` in any of its forms; from here on always a tuple."""
+    match stop:
+        case None:
+            return ()
+        case str():
+            return (stop,)
+        case _:
+            return tuple(stop)

@@ -1,0 +1,141 @@
+"""Every failure -> status, type, code and OpenAI's error body: `{"error": {...}}`."""
+
+import logging
+import traceback
+from typing import Any
+
+from litestar import Request, Response
+from litestar.exceptions import HTTPException
+from msgspec import Struct
+
+from adapters.errors import (
+    BackendBusyError,
+    BackendError,
+    BackendTimeoutError,
+    BackendUnavailableError,
+    BadUpstreamError,
+    ContextLengthError,
+    GenerationError,
+    InsufficientMemoryError,
+    InvalidRequestError,
+    ModelNotFoundError,
+    UnsupportedParameterError,
+)
+
+log = logging.getLogger("tandem")
+
+
+class ServerShutdownError(Exception):
+    """The server is going down and this answer took longer than its grace."""
+
+
+class ClientDisconnectedError(Exception):
+    """Nobody is left to read the answer."""
+
+
+class Row(Struct, frozen=True):
+    status: int
+    type: str
+    code: str | None = None
+
+
+BACKEND_ERRORS: dict[type[BackendError], Row] = {
+    InvalidRequestError: Row(400, "invalid_request_error"),
+    UnsupportedParameterError: Row(400, "invalid_request_error", "unsupported_parameter"),
+    ContextLengthError: Row(400, "invalid_request_error", "context_length_exceeded"),
+    ModelNotFoundError: Row(404, "invalid_request_error", "model_not_found"),
+    BackendBusyError: Row(429, "rate_limit_error", "backend_busy"),
+    InsufficientMemoryError: Row(503, "server_error", "insufficient_memory"),
+    BackendUnavailableError: Row(503, "server_error", "backend_unavailable"),
+    BackendTimeoutError: Row(504, "server_error", "backend_timeout"),
+    BadUpstreamError: Row(502, "server_error", "bad_upstream"),
+    GenerationError: Row(500, "server_error", "generation_failed"),
+}
+
+HTTP_ERRORS: dict[int, tuple[Row, str]] = {
+    400: (Row(400, "invalid_request_error"), "The request is malformed."),
+    403: (Row(403, "permission_error", "forbidden"), "This host or origin is not allowed."),
+    404: (Row(404, "invalid_request_error", "unknown_url"), "There is nothing at this address."),
+    405: (
+        Row(405, "invalid_request_error", "method_not_allowed"),
+        "This address does not take that method.",
+    ),
+    413: (Row(413, "invalid_request_error", "request_too_large"), "The body is too large."),
+    415: (
+        Row(415, "invalid_request_error", "unsupported_media_type"),
+        "Send the body as application/json, without a content encoding.",
+    ),
+}
+"""What Litestar and the gates raise; their own words may hold paths, so ours are sent."""
+
+INTERNAL = Row(500, "server_error", "internal_error")
+SHUTDOWN = Row(503, "server_error", "server_shutdown")
+GONE = Row(499, "client_error", "client_disconnected")
+
+
+class ErrorDetail(Struct, frozen=True):
+    message: str
+    type: str
+    param: str | None
+    code: str | None
+
+
+class ErrorBody(Struct, frozen=True):
+    error: ErrorDetail
+
+
+class Failure(Struct, frozen=True):
+    """An error as HTTP says it."""
+
+    status: int
+    body: ErrorBody
+    headers: dict[str, str]
+
+
+def to_failure(exc: Exception) -> Failure:
+    """Any exception as an answer. What nobody foresaw is logged, and told without its text."""
+    match exc:
+        case BackendError():
+            return _from_backend(exc)
+        case HTTPException(status_code=status) if status in HTTP_ERRORS:
+            row, message = HTTP_ERRORS[status]
+            return _failure(row, message, headers=dict(exc.headers or {}))
+        case UnicodeDecodeError() | RecursionError():
+            return _failure(*HTTP_ERRORS[400])
+        case ServerShutdownError():
+            return _failure(SHUTDOWN, "The server is shutting down.", headers={"retry-after": "5"})
+        case ClientDisconnectedError():
+            return _failure(GONE, "The client has gone.")
+        case _:
+            _log_defect(exc)
+            return _failure(INTERNAL, "The server met an error of its own.")
+
+
+def _from_backend(exc: BackendError) -> Failure:
+    row = next(BACKEND_ERRORS[kind] for kind in type(exc).__mro__ if kind in BACKEND_ERRORS)
+    headers: dict[str, str] = {}
+    if exc.retry_after is not None:
+        headers["retry-after"] = str(max(1, round(exc.retry_after)))
+    if exc.lasting:
+        headers["x-should-retry"] = "false"
+    return _failure(row, exc.message, exc.param, headers)
+
+
+def _failure(
+    row: Row, message: str, param: str | None = None, headers: dict[str, str] | None = None
+) -> Failure:
+    return Failure(
+        row.status, ErrorBody(ErrorDetail(message, row.type, param, row.code)), headers or {}
+    )
+
+
+def _log_defect(exc: Exception) -> None:
+    """Where it happened, not what it said: exception texts carry pieces of prompts."""
+    stack = "".join(traceback.format_tb(exc.__traceback__))
+    log.error("Unforeseen %s:\n%s", type(exc).__name__, stack)
+
+
+def answer_error(request: Request[Any, Any, Any], exc: Exception) -> Response[ErrorBody]:
+    """Litestar's exception handler for everything."""
+    failure = to_failure(exc)
+    return Response(failure.body, status_code=failure.status, headers=failure.headers)

@@ -1,0 +1,60 @@
+"""What every answer carries besides its body: who it is, who made it, what was ignored."""
+
+import secrets
+from typing import Any
+
+from litestar import Request
+from litestar.datastructures import MutableScopeHeaders
+from litestar.types import Message, Scope
+from msgspec import Struct
+
+from proxy.router import Route
+
+_MOST_NAMES = 20
+_LONGEST_NAME = 80
+
+
+class AnswerNotes(Struct):
+    """Filled in while a request is worked on; one per request."""
+
+    request_id: str
+    backend: str = "none"
+    """The kind that was asked, `none` as long as none was."""
+    ignored: tuple[str, ...] = ()
+    """Paths of request fields that nobody knows."""
+
+    def routed(self, route: Route) -> None:
+        self.backend = route.backend.kind
+
+
+def notes_of(scope: Scope) -> AnswerNotes:
+    state = scope["state"]  # Litestar puts it there before anything of ours runs
+    if "notes" not in state:
+        state["notes"] = AnswerNotes(f"req_{secrets.token_hex(12)}")
+    return state["notes"]
+
+
+def provide_notes(request: Request[Any, Any, Any]) -> AnswerNotes:
+    return notes_of(request.scope)
+
+
+async def write_notes(message: Message, scope: Scope) -> None:
+    """Litestar's `before_send`: it sees the answers of the gates and of no route as well."""
+    if message["type"] != "http.response.start":
+        return
+    notes = notes_of(scope)
+    headers = MutableScopeHeaders(message)
+    headers["x-request-id"] = notes.request_id
+    headers["x-tandem-backend"] = notes.backend
+    if notes.ignored:
+        headers["x-tandem-ignored"] = _list(notes.ignored)
+
+
+def _list(names: tuple[str, ...]) -> str:
+    """Names in ASCII without line breaks, and not too many of them: clients choose them."""
+    shown = ", ".join(
+        name[:_LONGEST_NAME].encode("unicode_escape").decode("ascii")
+        for name in names[:_MOST_NAMES]
+    )
+    more = len(names) - _MOST_NAMES
+    return f"{shown} (and {more} more)" if more > 0 else shown

@@ -1,0 +1,149 @@
+"""A name and what is needed -> the backend that answers."""
+
+import difflib
+from collections.abc import AsyncGenerator, Callable
+
+from msgspec import Struct
+from msgspec.structs import replace
+
+from adapters.backend import Backend, Capability
+from adapters.errors import (
+    BackendUnavailableError,
+    InvalidRequestError,
+    ModelNotFoundError,
+    UnsupportedParameterError,
+)
+from adapters.events import Event
+from adapters.request import Feature, GenerationRequest, needs
+from proxy.registry import Entry, Place, Registry
+from proxy.streaming import close
+
+_PATIENCE = 1.0
+"""Seconds a request waits for a list of models that might know its name."""
+_LONGEST_NAME = 200
+
+_CAPABILITY: dict[Feature, Capability] = {"images": "vision", "tools": "tools"}
+"""What a feature asks of the model, beyond what its backend can."""
+
+
+class Route(Struct, frozen=True, kw_only=True):
+    backend: Backend
+    name: str
+    """The backend's own name of the model."""
+    model: str
+    """The public id."""
+
+
+class Router:
+    def __init__(self, registry: Registry) -> None:
+        self._registry = registry
+
+    async def generate(
+        self, request: GenerationRequest, on_route: Callable[[Route], None]
+    ) -> AsyncGenerator[Event]:
+        """The events of the backend that `request.model`, a public name, leads to.
+
+        Raises:
+            ModelNotFoundError, UnsupportedParameterError, BackendUnavailableError: see `resolve`.
+        """
+        route = await self.resolve(request.model, needs(request))
+        on_route(route)
+        events = route.backend.generate(replace(request, model=route.name))
+        try:
+            async for event in events:
+                yield event
+        finally:
+            await close(events)
+
+    async def resolve(self, name: str, features: frozenset[Feature]) -> Route:
+        """Where `name` is answered with all of `features`.
+
+        Raises:
+            InvalidRequestError: no model can have such a name.
+            ModelNotFoundError: no model has it, or several do in its short form.
+            UnsupportedParameterError: the model is there, and nobody can honour a feature on it.
+            BackendUnavailableError: whoever had the model is not there now.
+        """
+        entry = await self.find(name)
+        able = [place for place in entry.places if not self._lacks(place, features)]
+        if not able:
+            raise self._unsupported(entry, features)
+        place = min(able, key=lambda place: self._rank(place, entry.prefer))
+        if self._registry.shelves[place.kind].reached is False:
+            raise BackendUnavailableError(f"The {place.kind} backend is not there.", param="model")
+        backend = self._registry.shelves[place.kind].backend
+        return Route(backend=backend, name=place.name, model=entry.id)
+
+    async def find(self, name: str) -> Entry:
+        """The model called `name`, with a second look if nobody knows it yet."""
+        _check_name(name)
+        entry = self._lookup(name)
+        if not entry.places:
+            await self._registry.refresh(_PATIENCE)
+            entry = self._lookup(name)
+        if not entry.places:
+            raise ModelNotFoundError(self._unknown(name), param="model")
+        return entry
+
+    def _lookup(self, name: str) -> Entry:
+        kind, slash, rest = name.partition("/")
+        if slash and kind in self._registry.shelves:
+            return self._match(rest, {kind})
+        return self._match(name, set(self._registry.shelves))
+
+    def _match(self, name: str, kinds: set[str]) -> Entry:
+        """Exact id, then a name of the user's own, then a short name that is unique."""
+        for match in (self._registry.exact, self._registry.alias):
+            if (entry := match(name, kinds)).places:
+                return entry
+        places = self._registry.short(name, kinds)
+        if len({place.name for place in places}) > 1:
+            raise ModelNotFoundError(_ambiguous(name, places), param="model")
+        return Entry(id=places[0].name if places else name, places=tuple(places))
+
+    def _lacks(self, place: Place, features: frozenset[Feature]) -> list[Feature]:
+        """What of `features` is not to be had there; a model that tells nothing is trusted."""
+        honours = self._registry.shelves[place.kind].backend.honours
+        told = place.model.capabilities if place.model else frozenset[Capability]()
+        return sorted(
+            feature
+            for feature in features
+            if feature not in honours
+            or (told and feature in _CAPABILITY and _CAPABILITY[feature] not in told)
+        )
+
+    def _rank(self, place: Place, prefer: str) -> tuple[bool, bool, int]:
+        """Smallest first: who is there, who is preferred, the order of the backends."""
+        order = list(self._registry.shelves)
+        absent = self._registry.shelves[place.kind].reached is False
+        return absent, place.kind != prefer, order.index(place.kind)
+
+    def _unsupported(self, entry: Entry, features: frozenset[Feature]) -> Exception:
+        place = min(entry.places, key=lambda place: len(self._lacks(place, features)))
+        feature = self._lacks(place, features)[0]
+        shelves = self._registry.shelves
+        able = [k for k, s in shelves.items() if k != place.kind and feature in s.backend.honours]
+        hint = f" A model on {' or '.join(able)} could honour it." if able else ""
+        return UnsupportedParameterError(
+            f"'{feature}' is not supported for '{entry.id}' on {place.kind}.{hint}", param=feature
+        )
+
+    def _unknown(self, name: str) -> str:
+        near = difflib.get_close_matches(name, self._registry.names(), n=3, cutoff=0.5)
+        hint = f" Did you mean {', '.join(repr(each) for each in near)}?" if near else ""
+        return f"There is no model {name!r}.{hint}"
+
+
+def _check_name(name: str) -> None:
+    """Names are only ever compared with known ones; these could not be anybody's.
+
+    Raises:
+        InvalidRequestError: it is empty, very long, or not printable.
+    """
+    if not name or len(name) > _LONGEST_NAME or not name.isprintable():
+        raise InvalidRequestError("This cannot be the name of a model.", param="model")
+
+
+def _ambiguous(name: str, places: list[Place]) -> str:
+    named = ", ".join(f"'{place.kind}/{place.name}'" for place in places[:5])
+    return f"Several models are called {name!r} for short: {named}. Name one of them in full."
