@@ -1,0 +1,124 @@
+"""Which models an Ollama has: asked for when needed, believed for a while, asked by one."""
+
+import asyncio
+from collections.abc import Iterable
+from datetime import datetime
+
+from adapters.backend import Capability, Model
+from adapters.errors import BackendError
+from adapters.ollama.client import OllamaClient
+from adapters.ollama.wire import Details, Show, ShowBody, Tag, Tags
+
+_SECONDS = 5.0
+_SHOWS_AT_ONCE = 4
+
+_CAPABILITIES: dict[str, Capability] = {
+    "completion": "chat",
+    "tools": "tools",
+    "vision": "vision",
+    "embedding": "embedding",
+    "insert": "insert",
+    "thinking": "reasoning",
+}
+
+
+class Catalog:
+    def __init__(self, client: OllamaClient, believed: float) -> None:
+        """`believed` is how many seconds a list is taken for true."""
+        self._client = client
+        self._believed = believed
+        self._models: list[Model] = []
+        self._until = 0.0
+        self._asking: asyncio.Task[list[Model]] | None = None
+        self._shown: dict[str, Show] = {}
+
+    async def models(self) -> list[Model]:
+        """The list, at most `believed` seconds old. Callers that meet share one question.
+
+        Raises:
+            BackendError: Ollama is not there, or makes no sense; the next call asks anew.
+        """
+        if asyncio.get_running_loop().time() < self._until:
+            return list(self._models)
+        if self._asking is None:
+            self._asking = asyncio.create_task(self._ask())
+            self._asking.add_done_callback(self._asked)
+        # Shielded: a caller that leaves takes nothing from the others.
+        return list(await asyncio.shield(self._asking))
+
+    def forget(self) -> None:
+        """The list was wrong: ask at the next call."""
+        self._until = 0.0
+
+    async def aclose(self) -> None:
+        if self._asking is not None:
+            self._asking.cancel()
+            await asyncio.wait([self._asking])
+
+    def _asked(self, task: asyncio.Task[list[Model]]) -> None:
+        self._asking = None
+        if not task.cancelled():
+            task.exception()  # Where every caller has left, nobody else looks at it.
+
+    async def _ask(self) -> list[Model]:
+        asked_at = asyncio.get_running_loop().time()
+        tags = (await self._client.get("/api/tags", Tags, _SECONDS)).models or ()
+        await self._show_all(tags)
+        loaded = await self._loaded()
+        self._models = [self._to_model(tag, loaded) for tag in tags]
+        self._until = asked_at + self._believed
+        return self._models
+
+    async def _loaded(self) -> frozenset[str] | None:
+        try:
+            running = await self._client.get("/api/ps", Tags, _SECONDS)
+        except BackendError:  # Which of them are loaded is good to know, no more.
+            return None
+        return frozenset(tag.name for tag in running.models or ())
+
+    async def _show_all(self, tags: Iterable[Tag]) -> None:
+        """Ask for what `/api/tags` does not tell, once for each digest."""
+        missing = {t.digest: t for t in tags if not _is_told(t) and t.digest not in self._shown}
+        gate = asyncio.Semaphore(_SHOWS_AT_ONCE)
+        await asyncio.gather(*(self._show(tag, gate) for tag in missing.values()))
+
+    async def _show(self, tag: Tag, gate: asyncio.Semaphore) -> None:
+        async with gate:
+            try:
+                shown = await self._client.post("/api/show", ShowBody(tag.name), Show, _SECONDS)
+            except BackendError:  # One broken model must not hide the others.
+                return
+        self._shown[tag.digest] = shown
+
+    def _to_model(self, tag: Tag, loaded: frozenset[str] | None) -> Model:
+        details = tag.details or Details()
+        shown = Show() if _is_told(tag) else self._shown.get(tag.digest, Show())
+        capabilities = shown.capabilities or tag.capabilities or ()
+        return Model(
+            name=tag.name,
+            context_length=details.context_length or _context_length(shown),
+            capabilities=frozenset(_CAPABILITIES[c] for c in capabilities if c in _CAPABILITIES),
+            size_bytes=tag.size,
+            quantization=details.quantization_level or None,
+            digest=tag.digest or None,
+            created=_seconds_since_1970(tag.modified_at),
+            loaded=None if loaded is None else tag.name in loaded,
+        )
+
+
+def _is_told(tag: Tag) -> bool:
+    # Servers that tell no capabilities are old. One that tells no context length takes an
+    # embedding model for a chat model: its capabilities are a guess.
+    return bool(tag.capabilities and tag.details and tag.details.context_length)
+
+
+def _context_length(shown: Show) -> int | None:
+    found = (v for k, v in shown.model_info.items() if k.endswith(".context_length"))
+    return next((value for value in found if isinstance(value, int)), None)
+
+
+def _seconds_since_1970(moment: str) -> int:
+    try:
+        return int(datetime.fromisoformat(moment).timestamp())
+    except ValueError:
+        return 0

@@ -1,0 +1,217 @@
+"""Foreign failures become Tandem's own here, and only here: three tables, read top to bottom.
+
+A failure is looked up by exception where no answer came, by Ollama's words where they are known,
+and else by HTTP status. The words go first because the status does not say whose fault it was:
+an option of a wrong type is a 500 there.
+"""
+
+import re
+from collections.abc import Callable, Generator
+from contextlib import contextmanager
+
+import httpx
+import msgspec
+import ollama
+from msgspec import Struct
+
+from adapters.errors import (
+    BackendBusyError,
+    BackendError,
+    BackendTimeoutError,
+    BackendUnavailableError,
+    BadUpstreamError,
+    ContextLengthError,
+    GenerationError,
+    InsufficientMemoryError,
+    InvalidRequestError,
+    ModelNotFoundError,
+    UnsupportedParameterError,
+)
+from adapters.ollama.wire import ErrorBody, RunnerError, RunnerErrorBody
+
+_MOST_WORDS = 200
+
+
+class Row(Struct, frozen=True):
+    before: type[BackendError]
+    """What it becomes before the first line of an answer, …"""
+    after: type[BackendError]
+    """… and after it, when the answer has begun."""
+    message: str
+
+
+_ABSENT = Row(BackendUnavailableError, BadUpstreamError, "Ollama cannot be reached.")
+_LOST = Row(BackendUnavailableError, BadUpstreamError, "Ollama's answer ended before it was done.")
+_SILENT = Row(BackendTimeoutError, BackendTimeoutError, "Ollama said nothing for too long.")
+_NONSENSE = Row(BadUpstreamError, BadUpstreamError, "Ollama's answer makes no sense.")
+
+EXCEPTIONS: dict[type[Exception], Row] = {
+    httpx.ConnectError: _ABSENT,
+    httpx.ConnectTimeout: _ABSENT,
+    httpx.ProxyError: _ABSENT,
+    ConnectionError: _ABSENT,  # What the official client makes of httpx.ConnectError.
+    httpx.PoolTimeout: Row(BackendBusyError, BackendBusyError, "Too many requests to Ollama."),
+    httpx.TimeoutException: _SILENT,
+    TimeoutError: _SILENT,
+    httpx.NetworkError: _LOST,
+    httpx.RemoteProtocolError: _LOST,
+    httpx.StreamError: _LOST,
+    httpx.LocalProtocolError: _NONSENSE,
+    httpx.ProtocolError: _NONSENSE,
+    httpx.DecodingError: _NONSENSE,
+    httpx.TooManyRedirects: _NONSENSE,
+    httpx.HTTPStatusError: _NONSENSE,
+    httpx.UnsupportedProtocol: _ABSENT,
+    httpx.InvalidURL: _ABSENT,
+    ollama.ResponseError: _NONSENSE,
+    msgspec.MsgspecError: _NONSENSE,
+    UnicodeError: _NONSENSE,
+}
+
+
+def find_row(error: type[Exception]) -> Row:
+    """The row of the nearest base class.
+
+    Raises:
+        KeyError: no row knows it; a test walks the foreign exceptions for that.
+    """
+    for kind in error.__mro__:
+        if kind in EXCEPTIONS:
+            return EXCEPTIONS[kind]
+    raise KeyError(error)
+
+
+class Progress:
+    """Whether the answer has begun: what decides between the two columns."""
+
+    started = False
+
+
+@contextmanager
+def translated(progress: Progress) -> Generator[None]:
+    """Every exception of `EXCEPTIONS` leaves as the error of its row."""
+    try:
+        yield
+    except tuple(EXCEPTIONS) as error:
+        row = find_row(type(error))
+        kind = row.after if progress.started else row.before
+        raise kind(row.message) from error
+
+
+def _too_long(words: str, runner: RunnerError | None) -> ContextLengthError:
+    if runner is None or runner.n_prompt_tokens is None or runner.n_ctx is None:
+        return ContextLengthError(words, param="messages")
+    return ContextLengthError(
+        f"The model's context holds {runner.n_ctx} tokens here, and the request has "
+        f"{runner.n_prompt_tokens}.",
+        param="messages",
+    )
+
+
+def _refuses(param: str, what: str) -> Callable[[str, RunnerError | None], BackendError]:
+    message = f"This model of Ollama does not support {what}."
+    return lambda _words, _runner: UnsupportedParameterError(message, param=param)
+
+
+def _as(
+    kind: type[BackendError], param: str | None = None
+) -> Callable[[str, RunnerError | None], BackendError]:
+    return lambda words, _runner: kind(words, param=param)
+
+
+_WORDS: tuple[tuple[str, Callable[[str, RunnerError | None], BackendError]], ...] = (
+    (r"exceeds? (the |maximum )?(available )?context (size|length)", _too_long),
+    (r"prompt (is )?too long", _too_long),
+    (r"does not support tools", _refuses("tools", "tools")),
+    (r"does not support thinking", _refuses("reasoning_effort", "reasoning")),
+    (r"invalid think value", _refuses("reasoning_effort", "this reasoning_effort")),
+    (r"does not support insert", _refuses("suffix", "a suffix")),
+    (r"does not support (multimodal|images|vision)", _refuses("images", "images")),
+    (r"missing data required for image input", _refuses("images", "images")),
+    (r"does not support (chat|generate)", _as(InvalidRequestError, "model")),
+    (r"illegal base64|failed to (load|process|decode) image", _as(InvalidRequestError, "images")),
+    (
+        r"JSON schema|invalid format|failed to parse grammar",
+        _as(InvalidRequestError, "response_format"),
+    ),
+    (r"top_logprobs must be", _as(InvalidRequestError, "logprobs")),
+    (r"option \"\w+\" must be of type", _as(InvalidRequestError)),
+    (r"requires more system memory|out of memory|not enough memory", _as(InsufficientMemoryError)),
+    (r"server busy", _as(BackendBusyError)),
+    (r"(unable|failed) to load model|error loading model", _as(GenerationError)),
+    (r"^model .* not found", _as(ModelNotFoundError, "model")),
+)
+
+_STATUS: dict[int, tuple[type[BackendError], str | None]] = {
+    400: (InvalidRequestError, None),
+    404: (ModelNotFoundError, "model"),
+    413: (InvalidRequestError, None),
+    429: (BackendBusyError, None),
+    503: (BackendBusyError, None),
+}
+"""Any other status means that Ollama, or what stands in its place, is not as it should be."""
+
+
+def from_line(words: str) -> BackendError:
+    """The error that a line `{"error": words}` means, be it the first or a later one."""
+    return _from_words(words) or BadUpstreamError(_shown(words))
+
+
+def from_response(status: int, body: bytes, retry_after: str | None) -> BackendError:
+    """The error that an HTTP answer other than 200 means. Only Ollama's own words are repeated."""
+    words = _error_words(body)
+    error = words and _from_words(words)
+    if not error:
+        error = _from_status(status, words)
+    seconds = _seconds(retry_after)
+    if seconds is not None and isinstance(error, BackendBusyError):
+        error.retry_after = seconds
+    return error
+
+
+def _from_status(status: int, words: str | None) -> BackendError:
+    kind, param = _STATUS.get(status, (BadUpstreamError, None))
+    if words is not None:
+        return kind(_shown(words), param=param)
+    if kind in (InvalidRequestError, ModelNotFoundError):  # Ollama itself always gives a reason.
+        kind, param = BadUpstreamError, None
+    return kind(f"Ollama answered with HTTP status {status}.", param=param)
+
+
+def _from_words(words: str) -> BackendError | None:
+    runner = _runner_error(words)
+    said = runner.message if runner else words
+    for pattern, make in _WORDS:
+        if re.search(pattern, said, re.IGNORECASE):
+            return make(_shown(said), runner)
+    return None
+
+
+def _error_words(body: bytes) -> str | None:
+    """The text in `{"error": "…"}`; `None` where the body is anything else."""
+    try:
+        return msgspec.json.decode(body, type=ErrorBody).error
+    except (msgspec.MsgspecError, UnicodeError):
+        return None
+
+
+def _runner_error(words: str) -> RunnerError | None:
+    try:
+        return msgspec.json.decode(words, type=RunnerErrorBody).error
+    except (msgspec.MsgspecError, UnicodeError):
+        return None
+
+
+_PATH = re.compile(r"(?<![\w.])(/[^\s/:\"']+){2,}|\b[A-Za-z]:\\\S+")
+
+
+def _shown(words: str) -> str:
+    """`words` on one line, 200 characters at most, without the paths of the machine."""
+    runner = _runner_error(words)
+    line = " ".join((runner.message if runner else words).split())
+    return _PATH.sub("…", line)[:_MOST_WORDS]
+
+
+def _seconds(retry_after: str | None) -> float | None:
+    """`Retry-After` in its form of seconds; a date is left to the default."""
+    return float(retry_after) if retry_after and re.fullmatch(r"\d{1,6}", retry_after) else None

@@ -1,0 +1,205 @@
+"""From Tandem's request to Ollama's JSON: pure functions."""
+
+import base64
+import binascii
+from collections.abc import Iterable, Mapping
+from typing import Any, Literal, TypeVar
+
+import msgspec
+from msgspec import UNSET, UnsetType
+
+from adapters.errors import InvalidRequestError, UnsupportedParameterError
+from adapters.ollama.wire import (
+    ChatBody,
+    ChatMessage,
+    Function,
+    FunctionCall,
+    Options,
+    RawBody,
+    Think,
+    ToolDefinition,
+    ToolFunction,
+)
+from adapters.request import (
+    GenerationRequest,
+    ImagePart,
+    JSONObject,
+    Message,
+    ReasoningEffort,
+    ResponseFormat,
+    Tool,
+    ToolCall,
+)
+
+_T = TypeVar("_T")
+
+# Levels go out as they are: a model that only knows on and off reads every level as on.
+_THINK: Mapping[ReasoningEffort, Think] = {
+    "none": False,
+    "minimal": "low",
+    "low": "low",
+    "medium": "medium",
+    "high": "high",
+    "xhigh": "max",
+}
+
+
+def to_body(request: GenerationRequest) -> ChatBody | RawBody:
+    """The body of `/api/chat`, or of `/api/generate` for a raw text.
+
+    `num_ctx` is not sent yet: the context has the size that Ollama gives it.
+
+    Raises:
+        InvalidRequestError: no message, a bad image, arguments that are no object, ….
+        UnsupportedParameterError: an image to be fetched, tools together with a format.
+    """
+    if request.max_tokens is not None and request.max_tokens < 1:
+        # Ollama reads a num_predict of 0 as "without limit".
+        raise InvalidRequestError("max_tokens must be at least 1.", param="max_tokens")
+    if isinstance(request.prompt, str):
+        return _to_raw_body(request, request.prompt)
+    return _to_chat_body(request, request.prompt)
+
+
+def _to_chat_body(request: GenerationRequest, messages: tuple[Message, ...]) -> ChatBody:
+    if not messages:  # Ollama would load the model and say nothing.
+        raise InvalidRequestError("There is no message to answer.", param="messages")
+    tools = () if request.tool_choice == "none" else request.tools
+    if tools and request.response_format is not None:
+        raise UnsupportedParameterError(
+            "Ollama never calls a tool while it keeps to a response_format: give one of the two.",
+            param="response_format",
+        )
+    return ChatBody(
+        messages=_to_messages(messages),
+        tools=[_to_tool(tool) for tool in tools] or UNSET,
+        think=_THINK[request.reasoning_effort] if request.reasoning_effort else UNSET,
+        **_common(request),
+    )
+
+
+def _to_raw_body(request: GenerationRequest, prompt: str) -> RawBody:
+    if not prompt:
+        raise InvalidRequestError("Ollama cannot continue an empty text.", param="prompt")
+    # Raw text knows no template, hence neither tools nor a switch for reasoning.
+    for param, asked in (
+        ("tools", request.tools and request.tool_choice != "none"),
+        ("reasoning_effort", request.reasoning_effort not in (None, "none")),
+    ):
+        if asked:
+            raise UnsupportedParameterError(f"'{param}' needs a chat.", param=param)
+    return RawBody(prompt=prompt, **_common(request))
+
+
+def _common(request: GenerationRequest) -> dict[str, Any]:
+    return {
+        "model": request.model,
+        "options": _to_options(request),
+        "format": _to_format(request.response_format),
+        "logprobs": True if request.top_logprobs is not None else UNSET,
+        "top_logprobs": request.top_logprobs or UNSET,
+    }
+
+
+def _given(value: _T | None) -> _T | UnsetType:
+    return UNSET if value is None else value
+
+
+def _to_options(request: GenerationRequest) -> Options:
+    """Only what the caller asked for: everything else is the Modelfile's to say."""
+    sampling = request.sampling
+    return Options(
+        temperature=_given(sampling.temperature),
+        top_p=_given(sampling.top_p),
+        top_k=_given(sampling.top_k),
+        min_p=_given(sampling.min_p),
+        seed=_given(sampling.seed),
+        frequency_penalty=_given(sampling.frequency_penalty),
+        presence_penalty=_given(sampling.presence_penalty),
+        stop=request.stop or UNSET,
+        num_predict=_given(request.max_tokens),
+    )
+
+
+def _to_format(wanted: ResponseFormat | None) -> Literal["json"] | dict[str, Any] | UnsetType:
+    if wanted is None:
+        return UNSET
+    return "json" if isinstance(wanted, JSONObject) else wanted.schema
+
+
+def _to_tool(tool: Tool) -> ToolDefinition:
+    function = ToolFunction(
+        name=tool.name,
+        description=_given(tool.description),
+        parameters=tool.parameters or {"type": "object", "properties": {}},
+    )
+    return ToolDefinition(function=function)
+
+
+def _to_messages(messages: tuple[Message, ...]) -> list[ChatMessage]:
+    called: dict[str, str] = {}
+    answer: list[ChatMessage] = []
+    for message in messages:
+        called.update((call.id, call.name) for call in message.tool_calls)
+        answer.append(_to_message(message, called))
+    return answer
+
+
+def _to_message(message: Message, called: Mapping[str, str]) -> ChatMessage:
+    """`called` is the tool's name for each id of the calls so far."""
+    return ChatMessage(
+        role=message.role,
+        content=message.text,
+        images=[_to_base64(image) for image in message.images] or UNSET,
+        thinking=message.reasoning or UNSET,
+        tool_calls=list(_to_calls(message.tool_calls)) or UNSET,
+        tool_name=_tool_name(message, called) if message.role == "tool" else UNSET,
+        tool_call_id=_given(message.tool_call_id),
+    )
+
+
+def _tool_name(message: Message, called: Mapping[str, str]) -> str | UnsetType:
+    name = called.get(message.tool_call_id or "", message.name)
+    if name is None and message.tool_call_id is not None:
+        raise InvalidRequestError(
+            "A tool message answers a call that no earlier message made.", param="messages"
+        )
+    return _given(name)
+
+
+def _to_calls(calls: Iterable[ToolCall]) -> Iterable[FunctionCall]:
+    for call in calls:
+        function = Function(name=call.name, arguments=_to_object(call.arguments))
+        yield FunctionCall(function=function, id=call.id)
+
+
+def _to_object(arguments: str) -> msgspec.Raw:
+    """The JSON text itself, so that numbers and order stay as the model wrote them."""
+    text = arguments.strip() or "{}"
+    try:
+        msgspec.json.decode(text, type=dict[str, Any])
+    except (msgspec.MsgspecError, UnicodeError, RecursionError):
+        raise InvalidRequestError(
+            "The arguments of a tool call must be a JSON object.", param="messages"
+        ) from None
+    return msgspec.Raw(text.encode())
+
+
+def _to_base64(image: ImagePart) -> str:
+    """The base64 text of a data URL."""
+    if not image.url[:5].lower() == "data:":
+        raise UnsupportedParameterError(
+            "Images must be given as data: URLs: Ollama fetches none.", param="images"
+        )
+    head, comma, data = image.url.partition(",")
+    text = "".join(data.split())
+    if not comma or not head.lower().endswith(";base64") or not _is_base64(text):
+        raise InvalidRequestError("An image is no base64 data: URL.", param="images")
+    return text
+
+
+def _is_base64(text: str) -> bool:
+    try:
+        return bool(base64.b64decode(text, validate=True))
+    except (binascii.Error, ValueError):
+        return False

@@ -1,0 +1,100 @@
+"""From the lines of Ollama's answer to Tandem's events."""
+
+from collections.abc import Iterator
+from uuid import uuid4
+
+import msgspec
+
+from adapters.errors import BadUpstreamError
+from adapters.events import (
+    Event,
+    Finished,
+    FinishReason,
+    ReasoningDelta,
+    TextDelta,
+    TokenLogprob,
+    ToolCallDelta,
+    ToolCallStarted,
+    Usage,
+)
+from adapters.ollama.wire import AnswerMessage, Function, FunctionCall, Line, Logprob
+
+
+class Answer:
+    """One answer as it comes in; it knows how many tools were called so far."""
+
+    def __init__(self) -> None:
+        self._calls = 0
+
+    def events(self, line: Line) -> Iterator[Event]:
+        """The events of one line, in order; `Finished` ends those of the last line.
+
+        Raises:
+            BadUpstreamError: the line is neither text, nor a call, nor the end.
+        """
+        message = line.message or _raw_message(line)
+        if message is None and not line.done:
+            raise BadUpstreamError("Ollama's answer makes no sense.")
+        if message is not None:
+            yield from self._deltas(message, line.logprobs)
+        if line.done:
+            yield Finished(self._reason(line), _usage(line))
+
+    def _deltas(
+        self, message: AnswerMessage, logprobs: tuple[Logprob, ...] | None
+    ) -> Iterator[Event]:
+        if message.thinking:
+            yield ReasoningDelta(message.thinking)
+        if message.content or (logprobs and not message.thinking):
+            yield TextDelta(message.content, _to_logprobs(logprobs))
+        for call in message.tool_calls or ():
+            yield from self._call(call)
+
+    def _call(self, call: FunctionCall) -> Iterator[Event]:
+        # Counted here: there were servers that gave every call the index 0.
+        index, self._calls = self._calls, self._calls + 1
+        yield ToolCallStarted(index, call.id or f"call_{uuid4().hex[:24]}", call.function.name)
+        yield ToolCallDelta(index, _arguments(call.function))
+
+    def _reason(self, line: Line) -> FinishReason:
+        # First: of an answer cut by the limit, the last call may be missing.
+        if line.done_reason == "length":
+            return "length"
+        return "tool_calls" if self._calls else "stop"
+
+
+def _raw_message(line: Line) -> AnswerMessage | None:
+    if line.response is None:
+        return None
+    return AnswerMessage(content=line.response, thinking=line.thinking or "")
+
+
+def _arguments(function: Function) -> str:
+    """The arguments as JSON text.
+
+    Raises:
+        BadUpstreamError: they are neither an object nor a string.
+    """
+    value = bytes(function.arguments)
+    if value.startswith(b'"'):
+        return msgspec.json.decode(value, type=str)
+    if not value.startswith(b"{"):
+        raise BadUpstreamError("Ollama's tool call has no arguments.")
+    return value.decode()
+
+
+def _to_logprobs(logprobs: tuple[Logprob, ...] | None) -> tuple[TokenLogprob, ...] | None:
+    return None if logprobs is None else tuple(_to_logprob(each) for each in logprobs)
+
+
+def _to_logprob(logprob: Logprob) -> TokenLogprob:
+    return TokenLogprob(
+        token=logprob.token,
+        logprob=logprob.logprob,
+        bytes=logprob.bytes,
+        top=tuple(_to_logprob(other) for other in logprob.top_logprobs),
+    )
+
+
+def _usage(line: Line) -> Usage:
+    return Usage(prompt_tokens=line.prompt_eval_count, completion_tokens=line.eval_count)

@@ -1,0 +1,169 @@
+"""Ollama's own JSON, as far as Tandem sends and reads it.
+
+Source: https://github.com/ollama/ollama/blob/main/docs/api.md and `api/types.go`.
+"""
+
+from typing import Any, Literal
+
+import msgspec
+from msgspec import UNSET, Struct, UnsetType
+
+Think = bool | Literal["low", "medium", "high", "max"]
+
+
+class Function(Struct, kw_only=True):
+    name: str
+    arguments: msgspec.Raw
+    """An object; in answers of some servers a string that holds one."""
+
+
+class FunctionCall(Struct, kw_only=True):
+    function: Function
+    id: str | UnsetType = UNSET
+
+
+class ChatMessage(Struct, kw_only=True):
+    role: str
+    content: str
+    images: list[str] | UnsetType = UNSET
+    """Base64, without the prefix of a data URL."""
+    thinking: str | UnsetType = UNSET
+    tool_calls: list[FunctionCall] | UnsetType = UNSET
+    tool_name: str | UnsetType = UNSET
+    tool_call_id: str | UnsetType = UNSET
+
+
+class ToolFunction(Struct, kw_only=True):
+    name: str
+    description: str | UnsetType = UNSET
+    parameters: dict[str, Any]
+
+
+class ToolDefinition(Struct, kw_only=True):
+    function: ToolFunction
+    type: str = "function"
+
+
+class Options(Struct, kw_only=True):
+    """Absent leaves the Modelfile's value, or Ollama's default, in force."""
+
+    temperature: float | UnsetType = UNSET
+    top_p: float | UnsetType = UNSET
+    top_k: int | UnsetType = UNSET
+    min_p: float | UnsetType = UNSET
+    seed: int | UnsetType = UNSET
+    frequency_penalty: float | UnsetType = UNSET
+    presence_penalty: float | UnsetType = UNSET
+    stop: tuple[str, ...] | UnsetType = UNSET
+    num_predict: int | UnsetType = UNSET
+
+
+class Generation(Struct, kw_only=True):
+    """What `/api/chat` and `/api/generate` have in common."""
+
+    model: str
+    options: Options
+    stream: bool = True
+    # Without these two Ollama forgets the beginning of what is too long, and says nothing.
+    truncate: bool = False
+    shift: bool = False
+    format: Literal["json"] | dict[str, Any] | UnsetType = UNSET
+    think: Think | UnsetType = UNSET
+    logprobs: bool | UnsetType = UNSET
+    top_logprobs: int | UnsetType = UNSET
+
+
+class ChatBody(Generation, kw_only=True):
+    messages: list[ChatMessage]
+    tools: list[ToolDefinition] | UnsetType = UNSET
+
+
+class RawBody(Generation, kw_only=True):
+    prompt: str
+    raw: bool = True
+
+
+class LoadBody(Struct, kw_only=True):
+    """A chat without messages loads the model; with `keep_alive` 0 it unloads it."""
+
+    model: str
+    messages: tuple[ChatMessage, ...] = ()
+    keep_alive: int | UnsetType = UNSET
+    stream: bool = False
+
+
+class Logprob(Struct, kw_only=True):
+    token: str
+    logprob: float
+    bytes: tuple[int, ...] | None = None
+    top_logprobs: "tuple[Logprob, ...]" = ()
+
+
+class AnswerMessage(Struct, kw_only=True):
+    content: str = ""
+    thinking: str = ""
+    tool_calls: tuple[FunctionCall, ...] | None = None
+
+
+class Line(Struct, kw_only=True):
+    """One line of an answer: of a chat (`message`), of a raw text (`response`), or an error."""
+
+    message: AnswerMessage | None = None
+    response: str | None = None
+    thinking: str | None = None
+    error: str | None = None
+    done: bool = False
+    done_reason: str | None = None
+    logprobs: tuple[Logprob, ...] | None = None
+    prompt_eval_count: int = 0
+    """Tokens of the prompt, those found in a cache included; absent means 0."""
+    eval_count: int = 0
+
+
+class ErrorBody(Struct):
+    error: str
+
+
+class RunnerError(Struct, kw_only=True):
+    """What llama-server says; Ollama puts it as text into its own `error`."""
+
+    message: str
+    n_prompt_tokens: int | None = None
+    n_ctx: int | None = None
+
+
+class RunnerErrorBody(Struct):
+    error: RunnerError
+
+
+class Version(Struct):
+    version: str
+
+
+class Details(Struct, kw_only=True):
+    quantization_level: str = ""
+    context_length: int | None = None
+
+
+class Tag(Struct, kw_only=True):
+    name: str
+    digest: str = ""
+    size: int | None = None
+    """Bytes on disk."""
+    modified_at: str = ""
+    """RFC 3339, nanoseconds."""
+    details: Details | None = None
+    capabilities: tuple[str, ...] | None = None
+
+
+class Tags(Struct):
+    models: tuple[Tag, ...] | None = None
+
+
+class ShowBody(Struct):
+    model: str
+
+
+class Show(Struct, kw_only=True):
+    capabilities: tuple[str, ...] | None = None
+    model_info: dict[str, Any] = {}
