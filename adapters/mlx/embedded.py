@@ -125,7 +125,8 @@ async def _convert(source: Path, target: Path) -> None:
 
 def _fetch() -> Path:
     """From the hub, or its cache on this machine."""
-    from huggingface_hub import snapshot_download  # megabytes, for few
+    # Here, for it takes megabytes that few need.
+    from huggingface_hub import snapshot_download  # pyright: ignore[reportUnknownVariableType]
 
     wanted = ["*.json", "*.jinja", "model*.safetensors"]
     try:

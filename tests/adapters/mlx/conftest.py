@@ -1,0 +1,22 @@
+import asyncio
+from pathlib import Path
+
+import pytest
+
+from adapters.mlx import blas, embedded
+
+# Before any test imports mlx: afterwards it has no effect.
+blas.preload()
+
+
+@pytest.fixture(scope="session")
+def smollm2_gguf() -> Path:
+    path = embedded.find_gguf()
+    assert path is not None, "the dependency group `embedded` is not installed"
+    return path
+
+
+@pytest.fixture(scope="session")
+def smollm2_folder() -> Path:
+    """The real model, converted into the user's cache: once per machine, not once per session."""
+    return asyncio.run(embedded.ensure_converted(embedded.cache_folder(None)))
