@@ -91,7 +91,7 @@ def _edition(source: Path) -> str:
 def _conversion(source: Path, target: Path) -> asyncio.Task[None]:
     task = _running.get(target)
     if task is None or task.done():
-        task = _running[target] = asyncio.create_task(_convert(source, target))
+        task = _running[target] = asyncio.create_task(_convert(source, target), name="convert")
         task.add_done_callback(_forget)
     return task
 
