@@ -1,0 +1,170 @@
+"""One suite over every backend: what `adapters/backend.py` promises, kept by all of them."""
+
+import asyncio
+from collections.abc import AsyncGenerator
+from pathlib import Path
+
+import pytest
+from msgspec import Struct
+
+from adapters import open_backend
+from adapters.backend import Backend
+from adapters.config import BackendConfig, EchoConfig, MLXConfig, OllamaConfig
+from adapters.errors import ModelNotFoundError, UnsupportedParameterError
+from adapters.events import Event, Finished, Started, TextDelta
+from adapters.request import GenerationRequest, Message, Sampling, TextPart
+
+COUNT = "Count from one to ten in words, separated by commas."
+
+
+class Subject(Struct):
+    backend: Backend
+    model: str
+
+    def request(self, text: str = COUNT, **fields: object) -> GenerationRequest:
+        sampling = (
+            Sampling(temperature=0.0) if "temperature" in self.backend.honours else Sampling()
+        )
+        messages = (Message(role="user", content=(TextPart(text),)),)
+        return GenerationRequest(
+            model=self.model, prompt=messages, **{"sampling": sampling, "max_tokens": 8, **fields}
+        )
+
+    async def events(self, **fields: object) -> list[Event]:
+        return [event async for event in self.backend.generate(self.request(**fields))]
+
+    async def active(self) -> int:
+        return (await self.backend.health()).counters["active"]
+
+
+@pytest.fixture(
+    params=["echo", "mlx", pytest.param("ollama", marks=pytest.mark.ollama)],
+)
+async def subject(
+    request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory
+) -> AsyncGenerator[Subject]:
+    config, model = _configuration(request, tmp_path_factory)
+    async with open_backend(config) as backend:
+        yield Subject(backend, model)
+
+
+def _configuration(
+    request: pytest.FixtureRequest, folders: pytest.TempPathFactory
+) -> tuple[BackendConfig, str]:
+    if request.param == "echo":
+        return EchoConfig(delay=0.001), "echo"
+    if request.param == "ollama":
+        return OllamaConfig(host=request.getfixturevalue("ollama_host")), "smollm2:135m"
+    return MLXConfig(folders=(str(_tiny_models(folders)),), huggingface_cache=False), "tiny"
+
+
+def _tiny_models(folders: pytest.TempPathFactory) -> Path:
+    from tiny_model import write_tiny_model
+
+    root = folders.mktemp("contract")
+    write_tiny_model(root / "tiny")
+    return root
+
+
+def text_of(events: list[Event]) -> str:
+    return "".join(event.text for event in events if isinstance(event, TextDelta))
+
+
+async def test_events_come_in_order(subject: Subject) -> None:
+    events = await subject.events()
+    assert [isinstance(event, Started) for event in events].index(True) == 0
+    assert sum(isinstance(event, Started) for event in events) == 1
+    assert [isinstance(event, Finished) for event in events] == [False] * (len(events) - 1) + [True]
+
+
+async def test_max_tokens_ends_the_answer_at_exactly_that_many(subject: Subject) -> None:
+    finished = (await subject.events(max_tokens=5))[-1]
+    assert isinstance(finished, Finished)
+    assert finished.reason == "length"
+    assert finished.usage.completion_tokens == 5
+    assert finished.usage.prompt_tokens > 0
+
+
+async def test_the_same_request_gets_the_same_answer(subject: Subject) -> None:
+    assert text_of(await subject.events()) == text_of(await subject.events())
+
+
+async def test_a_stop_string_is_never_shown(subject: Subject) -> None:
+    whole = text_of(await subject.events(max_tokens=12))
+    word = whole[len(whole) // 2 :][:3]
+    events = await subject.events(max_tokens=12, stop=(word,))
+    finished = events[-1]
+    assert isinstance(finished, Finished)
+    assert finished.reason == "stop"
+    assert text_of(events) == whole[: whole.index(word)]
+
+
+async def test_answers_at_once_do_not_mix(subject: Subject) -> None:
+    texts = [f"Say the number {number}." for number in range(4)]
+    alone = [text_of(await subject.events(text=text)) for text in texts]
+    together = await asyncio.gather(*(subject.events(text=text) for text in texts))
+    if subject.backend.kind == "ollama":
+        # llama.cpp's batched greedy text may differ in a near tie: only that all ended is promised.
+        assert all(isinstance(events[-1], Finished) for events in together)
+    else:
+        assert [text_of(events) for events in together] == alone
+
+
+async def test_closing_the_generator_cancels_the_work(subject: Subject) -> None:
+    stream = subject.backend.generate(subject.request(max_tokens=200))
+    assert isinstance(await anext(stream), Started)
+    assert isinstance(await anext(stream), TextDelta)
+    assert await subject.active() == 1
+    await stream.aclose()
+    assert await subject.active() == 0
+    assert (await subject.backend.health()).counters["cancelled"] == 1
+    assert text_of(await subject.events())
+
+
+async def test_cancelling_the_task_cancels_the_work(subject: Subject) -> None:
+    await subject.events()
+    task = asyncio.create_task(subject.events(max_tokens=400, text="word " * 80))
+    for _ in range(5000):
+        if task.done() or await subject.active():
+            break
+        await asyncio.sleep(0.001)
+    task.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await task
+    assert await subject.active() == 0
+
+
+async def test_a_model_it_does_not_have_is_not_found(subject: Subject) -> None:
+    subject.model = "no-such-model"
+    with pytest.raises(ModelNotFoundError):
+        await subject.events()
+    with pytest.raises(ModelNotFoundError):
+        await subject.backend.load("no-such-model")
+
+
+async def test_what_it_does_not_honour_is_refused_by_name(subject: Subject) -> None:
+    biased = Sampling(logit_bias={1: 5.0})
+    assert "logit_bias" not in subject.backend.honours
+    with pytest.raises(UnsupportedParameterError) as caught:
+        await subject.events(sampling=biased)
+    assert caught.value.param == "logit_bias"
+
+
+async def test_its_models_are_listed_with_what_is_known(subject: Subject) -> None:
+    models = {model.name: model for model in await subject.backend.list_models()}
+    assert "chat" in models[subject.model].capabilities
+
+
+async def test_loading_and_unloading_can_be_repeated(subject: Subject) -> None:
+    for action in (subject.backend.load, subject.backend.unload):
+        await action(subject.model)
+        await action(subject.model)
+    assert text_of(await subject.events())
+
+
+async def test_health_counts_what_was_done(subject: Subject) -> None:
+    await subject.events()
+    health = await subject.backend.health()
+    assert health.ok
+    assert health.counters["finished"] == 1
+    assert health.counters["active"] == health.counters["cancelled"] == 0
