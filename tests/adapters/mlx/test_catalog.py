@@ -1,0 +1,121 @@
+import json
+import shutil
+from pathlib import Path
+
+import pytest
+from tiny_model import write_tiny_model
+
+from adapters.config import MLXConfig
+from adapters.mlx import catalog
+from adapters.mlx.catalog import context_length, find_models
+
+
+@pytest.fixture(scope="module")
+def tiny(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return write_tiny_model(tmp_path_factory.mktemp("tiny") / "tiny")
+
+
+@pytest.fixture
+def hub(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    monkeypatch.setenv("HF_HUB_CACHE", str(tmp_path / "hub"))
+    return tmp_path / "hub"
+
+
+def put_in_hub(hub: Path, tiny: Path, name: str, revision: str, *, main: bool) -> Path:
+    folder = hub / f"models--{name.replace('/', '--')}"
+    snapshot = folder / "snapshots" / revision
+    shutil.copytree(tiny, snapshot)
+    if main:
+        (folder / "refs").mkdir(exist_ok=True)
+        (folder / "refs" / "main").write_text(revision)
+    return snapshot
+
+
+def names(**fields: object) -> list[str]:
+    return list(find_models(MLXConfig(**{"embedded": "never", **fields})))  # pyright: ignore[reportArgumentType]
+
+
+def test_models_of_the_hugging_face_cache_go_by_their_repository(hub: Path, tiny: Path) -> None:
+    put_in_hub(hub, tiny, "mlx-community/Tiny-4bit", "aaa", main=False)
+    current = put_in_hub(hub, tiny, "mlx-community/Tiny-4bit", "bbb", main=True)
+    (hub / "datasets--someone--data").mkdir()
+    [(name, folder)] = find_models(MLXConfig(embedded="never")).items()
+    assert name == "mlx-community/Tiny-4bit"
+    assert folder.path == current
+    assert folder.model.context_length == 512
+    assert folder.model.size_bytes == (current / "model.safetensors").stat().st_size
+
+
+@pytest.mark.parametrize("missing", ["config.json", "model.safetensors", "tokenizer"])
+def test_a_download_that_never_ended_is_no_model(hub: Path, tiny: Path, missing: str) -> None:
+    snapshot = put_in_hub(hub, tiny, "someone/half", "aaa", main=True)
+    for file in snapshot.glob(f"{missing}*"):
+        file.unlink()
+    assert names() == []
+
+
+@pytest.mark.parametrize(
+    "config", ["[1, 2]", "{", '{"model_type": "bert"}', '{"model_type": 5}', "{}", "\xff"]
+)
+def test_what_mlx_lm_cannot_run_is_not_listed(hub: Path, tiny: Path, config: str) -> None:
+    snapshot = put_in_hub(hub, tiny, "someone/other", "aaa", main=True)
+    (snapshot / "config.json").write_bytes(config.encode("latin-1"))
+    assert names() == []
+
+
+def test_folders_are_searched_two_levels_deep(tmp_path: Path, tiny: Path, hub: Path) -> None:
+    shutil.copytree(tiny, tmp_path / "models" / "mine")
+    shutil.copytree(tiny, tmp_path / "models" / "org" / "theirs")
+    (tmp_path / "models" / "empty").mkdir()
+    assert names(folders=(str(tmp_path / "models"),)) == ["mine", "org/theirs"]
+    assert names(folders=(str(tmp_path / "nowhere"),)) == []
+
+
+def test_the_embedded_model_stands_in_where_there_is_no_other(hub: Path, tiny: Path) -> None:
+    assert names(embedded="auto") == ["SmolLM2-135M-Instruct"]
+    put_in_hub(hub, tiny, "someone/tiny", "aaa", main=True)
+    assert names(embedded="auto") == ["someone/tiny"]
+    assert names(embedded="always") == ["someone/tiny", "SmolLM2-135M-Instruct"]
+    assert names(embedded="never", huggingface_cache=False) == []
+
+
+def test_without_its_wheel_the_default_is_a_model_of_the_hub(
+    hub: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(catalog, "find_gguf", lambda: None)
+    assert names(embedded="auto") == ["HuggingFaceTB/SmolLM2-135M-Instruct"]
+
+
+@pytest.mark.parametrize(
+    ("variables", "expected"),
+    [
+        ({"HF_HUB_CACHE": "/a"}, "/a"),
+        ({"HF_HOME": "/b"}, "/b/hub"),
+        ({"XDG_CACHE_HOME": "/c"}, "/c/huggingface/hub"),
+        ({"HOME": "/d"}, "/d/.cache/huggingface/hub"),
+    ],
+)
+def test_the_cache_is_where_the_hubs_client_has_it(
+    variables: dict[str, str], expected: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name in ("HF_HUB_CACHE", "HUGGINGFACE_HUB_CACHE", "HF_HOME", "XDG_CACHE_HOME"):
+        monkeypatch.delenv(name, raising=False)
+    for name, value in variables.items():
+        monkeypatch.setenv(name, value)
+    assert str(catalog.huggingface_cache()) == expected
+
+
+@pytest.mark.parametrize(
+    ("config", "expected"),
+    [
+        ({"max_position_embeddings": 4096}, 4096),
+        ({"text_config": {"max_position_embeddings": 8192}}, 8192),
+        ({"n_positions": 1024}, 1024),
+        ({"text_config": None}, None),
+        ({}, None),
+    ],
+)
+def test_the_context_length_is_read_where_models_keep_it(
+    config: dict[str, object], expected: int | None
+) -> None:
+    assert context_length(json.loads(json.dumps(config))) == expected
