@@ -1,0 +1,258 @@
+"""What Ollama has and how it is: models, health, load and unload."""
+
+import asyncio
+import json
+import time
+from typing import Any
+
+import pytest
+
+from adapters.backend import Model
+from adapters.config import OllamaConfig
+from adapters.errors import (
+    BackendBusyError,
+    BackendTimeoutError,
+    BackendUnavailableError,
+    BadUpstreamError,
+    ModelNotFoundError,
+)
+from adapters.events import Event
+from adapters.ollama.backend import OllamaBackend
+from adapters.request import GenerationRequest, Message, TextPart
+from tests.adapters.ollama.standin import Reply, StandIn, recording
+
+CHAT = GenerationRequest(
+    model="smollm2:135m", prompt=(Message(role="user", content=(TextPart("Hi"),)),)
+)
+
+
+@pytest.fixture
+def full(standin: StandIn) -> StandIn:
+    """The stand-in with the recorded models."""
+    for name in ("tags", "ps", "version", "show-embed"):
+        standin.replays(name)
+    return standin
+
+
+def says_json(standin: StandIn, path: str, body: Any) -> None:
+    async def script(reply: Reply) -> None:
+        await reply.plain(200, json.dumps(body).encode())
+
+    standin.says(path, script)
+
+
+def paths(standin: StandIn) -> list[str]:
+    return [seen.path for seen in standin.seen]
+
+
+async def test_models_of_the_recording(full: StandIn, backend: OllamaBackend):
+    think, tools, embed, plain = await backend.list_models()
+    assert plain == Model(
+        name="smollm2:135m",
+        context_length=8192,
+        capabilities=frozenset({"chat"}),
+        size_bytes=98362745,
+        quantization="Q4_1",
+        digest="765525e6017ab6ad369d812befc610782d2c43da14435f795b5922a44187b6aa",
+        created=1795459472,
+        loaded=True,
+    )
+    assert think.capabilities == {"chat", "tools", "reasoning"}
+    assert tools.capabilities == {"chat", "tools"}
+    assert tools.loaded is False
+    assert (embed.capabilities, embed.context_length) == ({"embedding"}, 512)
+
+
+async def test_show_is_asked_only_for_what_tags_does_not_tell(
+    full: StandIn, backend: OllamaBackend
+):
+    await backend.list_models()
+    assert full.bodies("/api/show") == [{"model": "all-minilm:latest"}]
+
+
+async def test_old_server_is_asked_once_for_each_digest(full: StandIn, standin: StandIn):
+    tags = json.loads(recording("tags")["response"]["chunks"][0])
+    for tag in tags["models"]:
+        del tag["capabilities"], tag["details"]["quantization_level"]
+        tag["digest"] = "the same"
+    says_json(full, "/api/tags", tags)
+    full.replays("show-llama")
+    backend = OllamaBackend(OllamaConfig(host=standin.host, refresh=0.001))
+    models = await backend.list_models()
+    await asyncio.sleep(0.01)
+    assert await backend.list_models() == models
+    assert {model.capabilities for model in models} == {frozenset({"chat"})}
+    assert {model.context_length for model in models} == {8192}
+    assert paths(full).count("/api/show") == 1
+    await backend.aclose()
+
+
+async def test_model_that_cannot_be_shown_is_listed_and_asked_for_again(full: StandIn):
+    backend = OllamaBackend(OllamaConfig(host=full.host, refresh=0.001))
+    full.replays("show-missing", "/api/show")
+    assert len(await backend.list_models()) == 4
+    full.replays("show-embed")
+    await asyncio.sleep(0.01)
+    capabilities = {model.name: model.capabilities for model in await backend.list_models()}
+    assert capabilities["all-minilm:latest"] == {"embedding"}
+    await backend.aclose()
+
+
+async def test_tags_of_no_detail_are_models_of_which_little_is_known(
+    full: StandIn, backend: OllamaBackend
+):
+    says_json(full, "/api/tags", {"models": [{"name": "a", "modified_at": "yesterday"}]})
+    full.replays("show-missing", "/api/show")
+    assert await backend.list_models() == [Model(name="a", loaded=False)]
+
+
+async def test_no_models_is_a_list_of_none(full: StandIn, backend: OllamaBackend):
+    says_json(full, "/api/tags", {"models": None})
+    assert await backend.list_models() == []
+
+
+async def test_loaded_is_not_known_where_ps_fails(full: StandIn, backend: OllamaBackend):
+    full.replays("not-found", "/api/ps")
+    assert {model.loaded for model in await backend.list_models()} == {None}
+
+
+async def test_callers_that_meet_share_one_question(full: StandIn, backend: OllamaBackend):
+    lists = await asyncio.gather(*(backend.list_models() for _ in range(20)))
+    assert all(models == lists[0] for models in lists)
+    assert paths(full).count("/api/tags") == 1
+
+
+async def test_list_is_believed_for_a_while_and_no_longer(full: StandIn):
+    backend = OllamaBackend(OllamaConfig(host=full.host, refresh=0.1))
+    await backend.list_models()
+    await backend.list_models()
+    assert paths(full).count("/api/tags") == 1
+    await asyncio.sleep(0.12)
+    await backend.list_models()
+    assert paths(full).count("/api/tags") == 2
+    await backend.aclose()
+
+
+async def test_caller_that_leaves_takes_nothing_from_the_other(
+    full: StandIn, backend: OllamaBackend
+):
+    leaves = asyncio.create_task(backend.list_models())
+    stays = asyncio.create_task(backend.list_models())
+    await asyncio.sleep(0)
+    leaves.cancel()
+    assert len(await stays) == 4
+    assert paths(full).count("/api/tags") == 1
+
+
+async def test_failure_is_not_believed(standin: StandIn, backend: OllamaBackend):
+    with pytest.raises(BadUpstreamError):
+        await backend.list_models()
+    standin.replays("tags")
+    standin.replays("ps")
+    assert len(await backend.list_models()) == 4
+
+
+async def test_failure_that_nobody_waits_for_is_quiet(standin: StandIn, backend: OllamaBackend):
+    task = asyncio.create_task(backend.list_models())
+    await asyncio.sleep(0)
+    task.cancel()
+    await asyncio.wait([task])
+    await asyncio.sleep(0.05)
+    assert paths(standin) == ["/api/tags"]
+
+
+async def test_model_missing_upstream_makes_the_list_doubtful(
+    full: StandIn, backend: OllamaBackend
+):
+    full.replays("chat-missing")
+    await backend.list_models()
+    with pytest.raises(ModelNotFoundError):
+        await _events_of(backend)
+    await backend.list_models()
+    assert paths(full).count("/api/tags") == 2
+
+
+async def _events_of(backend: OllamaBackend) -> list[Event]:
+    return [event async for event in backend.generate(CHAT)]
+
+
+async def test_absent_ollama_has_no_list():
+    backend = OllamaBackend(OllamaConfig(host="http://127.0.0.1:9"))
+    with pytest.raises(BackendUnavailableError):
+        await backend.list_models()
+    await backend.aclose()
+
+
+async def test_health_when_it_is_there(full: StandIn, backend: OllamaBackend):
+    health = await backend.health()
+    assert (health.ok, health.version, health.detail) == (True, "0.33.0", None)
+
+
+async def test_health_when_it_is_not():
+    backend = OllamaBackend(OllamaConfig(host="http://127.0.0.1:9"))
+    health = await backend.health()
+    assert (health.ok, health.detail) == (False, "Ollama cannot be reached.")
+    await backend.aclose()
+
+
+async def test_health_does_not_wait_for_one_that_hangs(standin: StandIn):
+    async def hangs(reply: Reply) -> None:
+        await reply.gone()
+
+    standin.says("/api/version", hangs)
+    backend = OllamaBackend(OllamaConfig(host=standin.host, connect_timeout=0.1))
+    started = time.monotonic()
+    health = await backend.health()
+    assert (health.ok, health.detail) == (False, "Ollama said nothing for too long.")
+    assert time.monotonic() - started < 1
+    await backend.aclose()
+
+
+async def test_load_and_unload_send_what_was_recorded(full: StandIn, backend: OllamaBackend):
+    full.replays("load")
+    await backend.load("smollm2:135m")
+    full.replays("unload")
+    await backend.unload("smollm2:135m")
+    assert full.bodies("/api/chat") == [
+        recording("load")["request"]["body"],
+        recording("unload")["request"]["body"],
+    ]
+
+
+async def test_load_makes_the_list_doubtful(full: StandIn, backend: OllamaBackend):
+    full.replays("load")
+    await backend.list_models()
+    await backend.load("smollm2:135m")
+    await backend.list_models()
+    assert paths(full).count("/api/tags") == 2
+
+
+async def test_load_of_a_missing_model(full: StandIn, backend: OllamaBackend):
+    full.replays("chat-missing")
+    with pytest.raises(ModelNotFoundError):
+        await backend.load("nope")
+
+
+async def test_load_that_takes_too_long(full: StandIn, backend: OllamaBackend):
+    async def hangs(reply: Reply) -> None:
+        await reply.gone()
+
+    full.says("/api/chat", hangs)
+    with pytest.raises(BackendTimeoutError):
+        await backend.load("smollm2:135m")
+
+
+async def test_unload_of_a_model_that_answers_is_busy(full: StandIn, backend: OllamaBackend):
+    async def says_one_word(reply: Reply) -> None:
+        await reply.head()
+        await reply.chunk(b'{"message":{"content":"A"}}\n')
+        await reply.gone()
+
+    full.says("/api/chat", says_one_word)
+    events = backend.generate(CHAT)
+    await anext(events)
+    with pytest.raises(BackendBusyError):
+        await backend.unload("smollm2:135m")
+    await events.aclose()
+    full.replays("unload")
+    await backend.unload("smollm2:135m")

@@ -1,0 +1,180 @@
+"""The three tables of `adapters/ollama/errors.py`, and the recorded error shapes."""
+
+import json
+
+import httpx
+import msgspec
+import ollama
+import pytest
+
+from adapters.errors import (
+    BackendBusyError,
+    BackendError,
+    BackendTimeoutError,
+    BackendUnavailableError,
+    BadUpstreamError,
+    ContextLengthError,
+    GenerationError,
+    InsufficientMemoryError,
+    InvalidRequestError,
+    ModelNotFoundError,
+    UnsupportedParameterError,
+)
+from adapters.ollama.errors import (
+    EXCEPTIONS,
+    Progress,
+    find_row,
+    from_line,
+    from_response,
+    translated,
+)
+from tests.adapters.ollama.standin import recording
+
+FOREIGN = (
+    httpx.HTTPError,
+    httpx.StreamError,
+    httpx.InvalidURL,
+    ollama.ResponseError,
+    msgspec.MsgspecError,
+    ConnectionError,
+    TimeoutError,
+    UnicodeDecodeError,
+)
+
+
+def leaves(kind: type[Exception]) -> list[type[Exception]]:
+    below = [leaf for sub in kind.__subclasses__() for leaf in leaves(sub)]
+    return below or [kind]
+
+
+@pytest.mark.parametrize("kind", [kind for root in FOREIGN for kind in leaves(root)])
+def test_every_foreign_exception_has_a_row(kind: type[Exception]):
+    assert find_row(kind).message
+
+
+def test_a_foreign_exception_without_a_row_is_found():
+    with pytest.raises(KeyError):
+        find_row(ZeroDivisionError)
+
+
+def test_no_row_is_hidden_by_another():
+    assert all(find_row(kind) is row for kind, row in EXCEPTIONS.items())
+
+
+@pytest.mark.parametrize(
+    ("error", "before", "after"),
+    [
+        (httpx.ConnectError(""), BackendUnavailableError, BadUpstreamError),
+        (httpx.ConnectTimeout(""), BackendUnavailableError, BadUpstreamError),
+        (httpx.RemoteProtocolError(""), BackendUnavailableError, BadUpstreamError),
+        (httpx.ReadError(""), BackendUnavailableError, BadUpstreamError),
+        (httpx.ReadTimeout(""), BackendTimeoutError, BackendTimeoutError),
+        (TimeoutError(), BackendTimeoutError, BackendTimeoutError),
+        (msgspec.DecodeError(""), BadUpstreamError, BadUpstreamError),
+    ],
+)
+def test_foreign_exception_is_told_by_whether_the_answer_had_begun(
+    error: Exception, before: type[BackendError], after: type[BackendError]
+):
+    for started, expected in ((False, before), (True, after)):
+        progress = Progress()
+        progress.started = started
+        with pytest.raises(BackendError) as caught, translated(progress):
+            raise error
+        assert type(caught.value) is expected
+
+
+RECORDED = [
+    ("chat-missing", ModelNotFoundError, "model"),
+    ("show-missing", ModelNotFoundError, "model"),
+    ("not-found", BadUpstreamError, None),
+    ("method-not-allowed", BadUpstreamError, None),
+    ("chat-embed-model", InvalidRequestError, "model"),
+    ("chat-tools-unsupported", UnsupportedParameterError, "tools"),
+    ("chat-think-unsupported", UnsupportedParameterError, "reasoning_effort"),
+    ("chat-think-level-bad", UnsupportedParameterError, "reasoning_effort"),
+    ("chat-image-unsupported", UnsupportedParameterError, "images"),
+    ("generate-suffix-unsupported", UnsupportedParameterError, "suffix"),
+    ("chat-image-bad", InvalidRequestError, "images"),
+    ("chat-schema-bad", InvalidRequestError, "response_format"),
+    ("chat-format-string", InvalidRequestError, "response_format"),
+    ("chat-option-wrong-type", InvalidRequestError, None),
+    ("chat-logprobs-21", InvalidRequestError, "logprobs"),
+    ("chat-overflow-truncate-false", ContextLengthError, "messages"),
+    ("fault-queue-full", BackendBusyError, None),
+    ("fault-runner-killed-nostream", BadUpstreamError, None),
+]
+
+
+@pytest.mark.parametrize(("name", "kind", "param"), RECORDED, ids=[row[0] for row in RECORDED])
+def test_recorded_refusal(name: str, kind: type[BackendError], param: str | None):
+    response = recording(name)["response"]
+    error = from_response(response["status"], "".join(response["chunks"]).encode(), None)
+    assert (type(error), error.param) == (kind, param)
+
+
+def test_overflow_tells_both_numbers():
+    response = recording("chat-overflow-truncate-false")["response"]
+    error = from_response(400, response["chunks"][0].encode(), None)
+    assert error.message == (
+        "The model's context holds 2048 tokens here, and the request has 9925."
+    )
+
+
+@pytest.mark.parametrize(
+    ("status", "kind"),
+    [
+        (301, BadUpstreamError),
+        (302, BadUpstreamError),
+        (400, InvalidRequestError),
+        (401, BadUpstreamError),
+        (403, BadUpstreamError),
+        (404, ModelNotFoundError),
+        (413, InvalidRequestError),
+        (429, BackendBusyError),
+        (500, BadUpstreamError),
+        (502, BadUpstreamError),
+        (503, BackendBusyError),
+    ],
+)
+def test_status_decides_where_the_words_are_new(status: int, kind: type[BackendError]):
+    assert type(from_response(status, b'{"error":"never heard of"}', None)) is kind
+
+
+@pytest.mark.parametrize("status", [302, 400, 404, 429, 500, 503])
+def test_body_that_is_not_ollamas_is_never_repeated(status: int):
+    error = from_response(status, b"<html>secret</html>", None)
+    assert error.message == f"Ollama answered with HTTP status {status}."
+    assert not isinstance(error, InvalidRequestError | ModelNotFoundError)
+
+
+@pytest.mark.parametrize(
+    ("header", "seconds"), [("7", 7.0), (None, 1.0), ("Wed, 21 Oct 2026 07:28:00 GMT", 1.0)]
+)
+def test_retry_after_is_passed_on(header: str | None, seconds: float):
+    assert from_response(503, b"", header).retry_after == seconds
+
+
+@pytest.mark.parametrize(
+    ("words", "kind"),
+    [
+        ("model requires more system memory (9 GiB) than is available", InsufficientMemoryError),
+        ("cudaMalloc failed: out of memory", InsufficientMemoryError),
+        ("unable to load model: bad magic", GenerationError),
+        ("an error was encountered while running the model: unexpected EOF", BadUpstreamError),
+    ],
+)
+def test_error_line_is_told_by_its_words(words: str, kind: type[BackendError]):
+    assert type(from_line(words)) is kind
+
+
+def test_words_are_cut_to_one_short_line_without_paths():
+    words = "it broke\n in /root/.ollama/models/blobs/sha256-1 and C:\\Users\\me\\x " + "y" * 300
+    message = from_line(words).message
+    assert message.startswith("it broke in … and … yyy")
+    assert len(message) == 200
+
+
+def test_nested_error_shows_only_the_runners_words():
+    words = json.dumps({"error": {"code": 400, "message": "odd thing", "type": "t"}})
+    assert from_response(400, json.dumps({"error": words}).encode(), None).message == "odd thing"

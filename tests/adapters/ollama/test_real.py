@@ -1,0 +1,315 @@
+"""What the recordings say, said again by a real Ollama."""
+
+import asyncio
+import json
+import time
+from collections.abc import AsyncIterator, Iterator
+from typing import Any
+
+import anyio
+import jsonschema
+import pytest
+from ollama_server import PLAIN, THINK, TOOLS, OllamaProcess, require_model
+
+from adapters.config import OllamaConfig
+from adapters.errors import (
+    BackendError,
+    BackendUnavailableError,
+    BadUpstreamError,
+    ContextLengthError,
+    InvalidRequestError,
+    ModelNotFoundError,
+    UnsupportedParameterError,
+)
+from adapters.events import (
+    Event,
+    Finished,
+    ReasoningDelta,
+    Started,
+    TextDelta,
+    ToolCallDelta,
+    ToolCallStarted,
+)
+from adapters.ollama.backend import OllamaBackend
+from adapters.request import (
+    GenerationRequest,
+    ImagePart,
+    JSONSchema,
+    Message,
+    Sampling,
+    TextPart,
+    Tool,
+    ToolCall,
+)
+
+pytestmark = pytest.mark.ollama
+
+GREEDY = Sampling(temperature=0)
+PIXEL = (
+    "iVBORw0KGgoAAAANSUhEUgAAAAEAAAABCAYAAAAfFcSJAAAADUlEQVR4nGNgYPhf"
+    "DwAChAI9GrY5WQAAAABJRU5ErkJggg=="
+)
+
+
+def user(text: str) -> Message:
+    return Message(role="user", content=(TextPart(text),))
+
+
+def chat(text: str = "What is the capital of France?", **fields: Any) -> GenerationRequest:
+    return GenerationRequest(
+        **({"model": PLAIN, "prompt": (user(text),), "sampling": GREEDY} | fields)
+    )
+
+
+LONG = chat("Tell me a very long story.", max_tokens=2000)
+READING = chat("zebra " * 3500, max_tokens=500)
+
+
+async def events_of(backend: OllamaBackend, request: GenerationRequest) -> list[Event]:
+    return [event async for event in backend.generate(request)]
+
+
+def text_of(events: list[Event]) -> str:
+    return "".join(event.text for event in events if isinstance(event, TextDelta))
+
+
+def end_of(events: list[Event]) -> Finished:
+    assert isinstance(events[-1], Finished)
+    return events[-1]
+
+
+@pytest.fixture
+async def backend(ollama_host: str) -> AsyncIterator[OllamaBackend]:
+    backend = OllamaBackend(OllamaConfig(host=ollama_host))
+    yield backend
+    await backend.aclose()
+
+
+async def test_capital_of_france(backend: OllamaBackend):
+    events = await events_of(backend, chat(max_tokens=24))
+    assert events[0] == Started()
+    assert text_of(events) == "The capital of France is Paris."
+    end = end_of(events)
+    assert (end.reason, end.usage.prompt_tokens, end.usage.completion_tokens) == ("stop", 16, 8)
+
+
+async def test_raw_text_is_continued(backend: OllamaBackend):
+    request = chat(prompt="The capital of France is", max_tokens=3)
+    events = await events_of(backend, request)
+    assert text_of(events).startswith(" Paris")
+    assert end_of(events).usage.prompt_tokens == 5
+
+
+async def test_max_tokens_ends_with_length(backend: OllamaBackend):
+    end = end_of(await events_of(backend, chat(max_tokens=3)))
+    assert (end.reason, end.usage.completion_tokens) == ("length", 3)
+
+
+@pytest.mark.parametrize("stop", ["Paris", "of Fr", "ital"])
+async def test_stop_string_does_not_leak(backend: OllamaBackend, stop: str):
+    events = await events_of(backend, chat(max_tokens=24, stop=(stop,)))
+    whole = "The capital of France is Paris."
+    assert text_of(events) == whole[: whole.index(stop)]
+    assert end_of(events).reason == "stop"
+
+
+async def test_seed_repeats_and_changes_the_answer(backend: OllamaBackend):
+    async def story(seed: int) -> str:
+        sampling = Sampling(temperature=1.5, seed=seed)
+        return text_of(await events_of(backend, chat("A story.", sampling=sampling, max_tokens=16)))
+
+    first = await story(1)
+    assert await story(1) == first
+    assert await story(2) != first
+
+
+async def test_logprobs_are_those_of_the_text(backend: OllamaBackend):
+    events = await events_of(backend, chat(max_tokens=8, top_logprobs=2))
+    tokens = [t for e in events if isinstance(e, TextDelta) for t in e.logprobs or ()]
+    assert b"".join(bytes(t.bytes or ()) for t in tokens).decode() == text_of(events)
+    assert all(len(token.top) == 2 and token.logprob <= 0 for token in tokens)
+
+
+async def test_schema_is_kept(backend: OllamaBackend):
+    schema = {
+        "type": "object",
+        "properties": {"capital": {"type": "string"}, "population": {"type": "integer"}},
+        "required": ["capital", "population"],
+    }
+    request = chat(max_tokens=80, response_format=JSONSchema(schema))
+    jsonschema.validate(json.loads(text_of(await events_of(backend, request))), schema)
+
+
+WEATHER = Tool(
+    "get_weather",
+    "Get the weather of a city",
+    {"type": "object", "properties": {"city": {"type": "string"}}, "required": ["city"]},
+)
+
+
+def asked_before(city: str) -> Iterator[Message]:
+    """A question and the call that answers it: a small model needs to be shown."""
+    yield user(f"Weather in {city}?")
+    call = ToolCall(f"call_{city}", "get_weather", json.dumps({"city": city}))
+    yield Message(role="assistant", tool_calls=(call,))
+
+
+def weather(backend_host: str, **fields: Any) -> GenerationRequest:
+    cities = ("London", "Rome", "Oslo", "Cairo", "Lima")
+    shown = [message for city in cities for message in asked_before(city)]
+    prompt = (*shown, user("Weather in Paris?"))
+    model = require_model(backend_host, TOOLS)
+    return chat(model=model, prompt=prompt, tools=(WEATHER,), max_tokens=60, **fields)
+
+
+async def test_tool_is_called(backend: OllamaBackend, ollama_host: str):
+    events = await events_of(backend, weather(ollama_host))
+    started, arguments = events[1:3]
+    assert isinstance(started, ToolCallStarted)
+    assert isinstance(arguments, ToolCallDelta)
+    assert (started.index, started.name) == (0, "get_weather")
+    assert started.id.startswith("call_")
+    assert json.loads(arguments.arguments) == {"city": "Paris"}
+    assert end_of(events).reason == "tool_calls"
+
+
+async def test_tool_is_withheld_when_the_choice_is_none(backend: OllamaBackend, ollama_host: str):
+    with_tools = await events_of(backend, weather(ollama_host))
+    without = await events_of(backend, weather(ollama_host, tool_choice="none"))
+    prompts = [end_of(events).usage.prompt_tokens for events in (with_tools, without)]
+    assert prompts[1] < prompts[0]
+
+
+async def test_result_of_a_tool_is_read(backend: OllamaBackend, ollama_host: str):
+    result = Message(role="tool", tool_call_id="call_Rome", content=(TextPart("21 degrees"),))
+    model = require_model(ollama_host, TOOLS)
+    asked = tuple(asked_before("Rome"))
+    request = chat(model=model, prompt=(*asked, result), tools=(WEATHER,), max_tokens=4)
+    without = chat(model=model, prompt=asked, tools=(WEATHER,), max_tokens=4)
+    read, unread = [await events_of(backend, each) for each in (request, without)]
+    assert end_of(read).usage.prompt_tokens > end_of(unread).usage.prompt_tokens
+
+
+async def test_thinking_is_asked_for_and_switched_off(backend: OllamaBackend, ollama_host: str):
+    model = require_model(ollama_host, THINK)
+    for effort, expected in (("low", ReasoningDelta), ("none", TextDelta)):
+        request = chat(model=model, reasoning_effort=effort, max_tokens=5)
+        deltas = (await events_of(backend, request))[1:-1]
+        assert deltas
+        assert {type(delta) for delta in deltas} == {expected}
+
+
+IMAGE = Message(role="user", content=(ImagePart(f"data:image/png;base64,{PIXEL}"),))
+
+
+@pytest.mark.parametrize(
+    ("fields", "kind", "param"),
+    [
+        ({"model": "no-such-model"}, ModelNotFoundError, "model"),
+        ({"tools": (WEATHER,)}, UnsupportedParameterError, "tools"),
+        ({"reasoning_effort": "low"}, UnsupportedParameterError, "reasoning_effort"),
+        ({"prompt": (IMAGE,)}, UnsupportedParameterError, "images"),
+        (
+            {"response_format": JSONSchema({"type": "nonsense"})},
+            InvalidRequestError,
+            "response_format",
+        ),
+    ],
+)
+async def test_refusal(
+    backend: OllamaBackend, fields: dict[str, Any], kind: type[BackendError], param: str
+):
+    with pytest.raises(BackendError) as caught:
+        await events_of(backend, chat(**fields))
+    assert (type(caught.value), caught.value.param) == (kind, param)
+
+
+@pytest.mark.parametrize("raw", [False, True])
+async def test_prompt_that_does_not_fit_is_refused_with_both_numbers(
+    backend: OllamaBackend, raw: bool
+):
+    text = "zebra " * 40_000
+    with pytest.raises(ContextLengthError, match=r"holds \d+ tokens here.* has 4\d{4}\."):
+        await events_of(backend, chat(prompt=text if raw else (user(text),), max_tokens=1))
+
+
+async def test_one_who_leaves_stops_the_work(backend: OllamaBackend):
+    events = backend.generate(LONG)
+    for _ in range(3):
+        await anext(events)
+    await events.aclose()
+    started = time.monotonic()
+    await events_of(backend, chat(max_tokens=1))
+    assert time.monotonic() - started < 5  # 2,000 tokens would take far longer.
+
+
+async def test_models_are_listed_with_what_they_can(backend: OllamaBackend, ollama_host: str):
+    await backend.load(PLAIN)
+    models = {model.name: model for model in await backend.list_models()}
+    assert "chat" in models[PLAIN].capabilities
+    assert models[PLAIN].context_length == 8192
+    assert models[PLAIN].quantization == "Q4_1"
+    assert models[PLAIN].created > 1_600_000_000
+    assert models[PLAIN].loaded is True
+    assert "tools" in models[require_model(ollama_host, TOOLS)].capabilities
+    assert "reasoning" in models[require_model(ollama_host, THINK)].capabilities
+
+
+# --- with an Ollama that may be killed ---------------------------------------------------------
+
+
+@pytest.fixture
+async def mortal(ollama_process: OllamaProcess) -> AsyncIterator[OllamaBackend]:
+    backend = OllamaBackend(OllamaConfig(host=ollama_process.host))
+    yield backend
+    await backend.aclose()
+
+
+async def test_killed_before_the_first_word_and_started_again(
+    mortal: OllamaBackend, ollama_process: OllamaProcess
+):
+    ollama_process.pause()
+    waiting = asyncio.create_task(events_of(mortal, LONG))
+    await asyncio.sleep(0.1)
+    ollama_process.kill()
+    with pytest.raises(BackendUnavailableError):
+        await asyncio.wait_for(waiting, 2)
+    assert (await mortal.health()).ok is False
+    ollama_process.start()
+    events = await events_of(mortal, chat(max_tokens=24))
+    assert text_of(events) == "The capital of France is Paris."
+
+
+async def test_killed_while_it_loads_the_model(
+    mortal: OllamaBackend, ollama_process: OllamaProcess
+):
+    await mortal.unload(PLAIN)
+    waiting = asyncio.create_task(events_of(mortal, LONG))
+    await asyncio.sleep(0.05)
+    ollama_process.kill()
+    with pytest.raises((BackendUnavailableError, BadUpstreamError)):
+        await asyncio.wait_for(waiting, 2)
+
+
+async def test_killed_after_the_third_word(mortal: OllamaBackend, ollama_process: OllamaProcess):
+    events = mortal.generate(LONG)
+    said = [await anext(events) for _ in range(4)]
+    ollama_process.kill()
+    with pytest.raises(BadUpstreamError, match="ended before it was done"):
+        async with asyncio.timeout(2):
+            said += [event async for event in events]
+    assert said[0] == Started()
+    assert all(isinstance(event, TextDelta) for event in said[1:])
+
+
+@pytest.mark.parametrize("request_", [LONG, READING], ids=["answer", "prompt"])
+async def test_one_who_leaves_is_seen_in_ollamas_log(
+    mortal: OllamaBackend, ollama_process: OllamaProcess, request_: GenerationRequest
+):
+    with anyio.move_on_after(0.5):  # Long before either of them would be done.
+        await events_of(mortal, request_)
+    # Ollama notes a request when it ends.
+    async with asyncio.timeout(1):
+        while 'POST     "/api/chat"' not in ollama_process.log():  # noqa: ASYNC110
+            await asyncio.sleep(0.02)
+    assert (await mortal.health()).counters["cancelled"] == 1
