@@ -16,7 +16,7 @@ from proxy.errors import ClientDisconnectedError
 from proxy.gates import check_depth
 from proxy.headers import notes_of
 
-S = TypeVar("S", bound=Struct)
+S = TypeVar("S")
 
 _MISSING = re.compile(r"missing required field `([^`]*)`")
 _LONGEST_MESSAGE = 300
@@ -31,7 +31,7 @@ async def read_body(request: Request[Any, Any, Any], kind: type[S], config: Serv
     body = await _receive(request)
     check_depth(body, config.max_depth)
     decoded = decode(body, kind)
-    unknown = tuple(unknown_fields(msgspec.json.decode(body), decoded))
+    unknown = tuple(unknown_fields(decode(body, object), decoded))
     if unknown and config.strict_fields:
         raise InvalidRequestError(f"Unknown parameter: '{unknown[0][:200]}'.", param=unknown[0])
     notes_of(request.scope).ignored = unknown

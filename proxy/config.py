@@ -107,7 +107,8 @@ def _say(exc: Exception) -> str:
     """Key first: ``$.server.port: Expected `int`, got `str` ``."""
     if isinstance(exc, OSError):
         return exc.strerror or "cannot be read"
-    what, _, where = str(exc).partition(" - at ")
+    text = " ".join(str(exc).split()).replace('in "<byte string>", ', "at ")
+    what, _, where = text.partition(" - at ")
     return f"{where.strip('`')}: {what}" if where else what
 
 

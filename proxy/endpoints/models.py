@@ -5,6 +5,7 @@ Source: https://platform.openai.com/docs/api-reference/models
 
 from litestar import get
 from litestar.di import NamedDependency
+from litestar.params import FromPath
 from msgspec import Struct
 
 from proxy.registry import Entry, Registry
@@ -62,5 +63,5 @@ async def list_models(registry: NamedDependency[Registry]) -> ModelList:
 
 
 @get("/v1/models/{model:path}")
-async def retrieve_model(model: str, router: NamedDependency[Router]) -> ModelCard:
+async def retrieve_model(model: FromPath[str], router: NamedDependency[Router]) -> ModelCard:
     return to_card(await router.find(model.removeprefix("/")))

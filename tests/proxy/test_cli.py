@@ -1,0 +1,202 @@
+"""`tandem` as a process: start, weight, signals, and what it says when it cannot."""
+
+import http.client
+import json
+import signal
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import pytest
+
+HEAVY = {"mlx", "mlx_lm", "transformers", "numpy", "openai", "torch", "faiss", "pytest"}
+
+
+def write(folder: Path, text: str) -> Path:
+    path = folder / "tandem.yaml"
+    path.write_text(text)
+    return path
+
+
+def echo(folder: Path, *, delay: float = 0, grace: float = 1) -> Path:
+    return write(
+        folder,
+        f"server: {{shutdown_grace: {grace}}}\n"
+        f"backends: {{mlx: null, ollama: null, echo: {{delay: {delay}}}}}\n",
+    )
+
+
+def both(folder: Path) -> Path:
+    """Both engines, as without a config, with an Ollama that is not there."""
+    return write(folder, "backends: {ollama: {host: 'http://127.0.0.1:9'}}\n")
+
+
+def command(*args: str) -> list[str]:
+    return [sys.executable, "-m", "proxy", *args]
+
+
+def run(*args: str) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(command(*args), capture_output=True, text=True, timeout=60)
+
+
+class Running:
+    def __init__(self, process: subprocess.Popen[str], port: int) -> None:
+        self.process, self.port = process, port
+
+    def get(self, path: str) -> tuple[int, str]:
+        connection = http.client.HTTPConnection("127.0.0.1", self.port, timeout=5)
+        connection.request("GET", path)
+        answer = connection.getresponse()
+        body = answer.read().decode()
+        connection.close()
+        return answer.status, body
+
+    @contextmanager
+    def stream(self) -> Iterator[http.client.HTTPResponse]:
+        body = {
+            "model": "echo",
+            "messages": [{"role": "user", "content": "word " * 5000}],
+            "stream": True,
+        }
+        connection = http.client.HTTPConnection("127.0.0.1", self.port, timeout=30)
+        headers = {"content-type": "application/json"}
+        connection.request("POST", "/v1/chat/completions", json.dumps(body), headers)
+        answer = connection.getresponse()
+        try:
+            yield answer
+        finally:
+            answer.close()
+            connection.close()
+
+
+@contextmanager
+def serving(config: Path) -> Iterator[Running]:
+    process = subprocess.Popen(
+        command("serve", "--port", "0", "--config", str(config)),
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+    try:
+        assert process.stdout is not None
+        line = process.stdout.readline()
+        assert line.startswith("Tandem listens on http://127.0.0.1:"), line
+        yield Running(process, int(line.rpartition(":")[2].split("/")[0]))
+    finally:
+        process.kill()
+        process.communicate()
+
+
+def test_serves_both_engines_within_two_seconds_and_in_70_mib(tmp_path: Path):
+    began = time.monotonic()
+    with serving(both(tmp_path)) as running:
+        status, _body = running.get("/v1/models")
+        took = time.monotonic() - began
+        assert status == 200
+        assert took < 2
+        assert running.get("/health")[0] == 200
+        memory = Path(f"/proc/{running.process.pid}/status")
+        if memory.exists():
+            (line,) = [x for x in memory.read_text().splitlines() if x.startswith("VmRSS")]
+            assert int(line.split()[1]) < 70 * 1024
+
+
+def test_server_imports_nothing_heavy(tmp_path: Path):
+    code = (
+        "import asyncio, sys\n"
+        "from proxy.app import create_app\n"
+        "from proxy.config import Config\n"
+        "import proxy.cli, uvicorn\n"
+        "async def main():\n"
+        "    async with create_app(Config()).lifespan(): await asyncio.sleep(0.1)\n"
+        "asyncio.run(main())\n"
+        "print(*sorted({name.partition('.')[0] for name in sys.modules}))\n"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60)
+    assert done.returncode == 0, done.stderr
+    assert "litestar" in done.stdout.split()
+    assert HEAVY & set(done.stdout.split()) == set()
+
+
+@pytest.mark.parametrize("sent", [signal.SIGTERM, signal.SIGINT])
+def test_signal_ends_an_idle_server_at_once(tmp_path: Path, sent: signal.Signals):
+    with serving(echo(tmp_path)) as running:
+        assert running.get("/health")[0] == 200
+        running.process.send_signal(sent)
+        _out, err = running.process.communicate(timeout=5)
+    assert running.process.returncode in (0, -sent)
+    assert err == ""
+
+
+def test_signal_ends_streams_with_an_error_after_the_grace(tmp_path: Path):
+    with serving(echo(tmp_path, delay=0.05)) as running, running.stream() as answer:
+        assert b"assistant" in answer.readline()
+        began = time.monotonic()
+        running.process.send_signal(signal.SIGTERM)
+        rest = answer.read()
+        _out, err = running.process.communicate(timeout=12)
+        assert 0.8 < time.monotonic() - began < 4
+    assert running.process.returncode in (0, -signal.SIGTERM)
+    assert err == ""
+    assert b'"code":"server_shutdown"' in rest
+    assert b"[DONE]" not in rest
+
+
+def test_second_signal_ends_streams_now(tmp_path: Path):
+    with serving(echo(tmp_path, delay=0.05, grace=10)) as running, running.stream() as answer:
+        answer.readline()
+        running.process.send_signal(signal.SIGTERM)
+        time.sleep(0.3)
+        began = time.monotonic()
+        running.process.send_signal(signal.SIGTERM)
+        running.process.communicate(timeout=12)
+        assert time.monotonic() - began < 3
+
+
+def test_port_that_is_taken_is_said_in_a_line(tmp_path: Path):
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        port = taken.getsockname()[1]
+        done = run("serve", "--port", str(port), "--config", str(echo(tmp_path)))
+    assert done.returncode == 1
+    assert done.stderr.count("\n") == 1
+    assert f"cannot listen on 127.0.0.1:{port}: Address already in use" in done.stderr
+
+
+@pytest.mark.parametrize("host", ["203.0.113.7", "no.such.host.invalid"])
+def test_host_that_is_not_ours_is_said_in_a_line(tmp_path: Path, host: str):
+    done = run("serve", "--host", host, "--port", "0", "--config", str(echo(tmp_path)))
+    assert done.returncode == 1
+    assert done.stderr.startswith(f"tandem: cannot listen on {host}:0: ")
+    assert done.stderr.count("\n") == 1
+
+
+@pytest.mark.parametrize("name", ["serve", "models"])
+def test_wrong_config_ends_with_2_and_the_key(tmp_path: Path, name: str):
+    path = write(tmp_path, "server: {port: eighty}")
+    done = run(name, "--config", str(path))
+    assert done.returncode == 2
+    assert done.stderr == f"tandem: {path}: $.server.port: Expected `int`, got `str`\n"
+    assert done.stdout == ""
+
+
+@pytest.mark.parametrize(
+    "args", [[], ["fly"], ["serve", "--port", "x"], ["serve", "--port", "70000"]]
+)
+def test_wrong_arguments_end_with_2(args: list[str]):
+    assert run(*args).returncode == 2
+
+
+def test_models_are_printed_without_a_server(tmp_path: Path):
+    done = run("models", "--config", str(echo(tmp_path)))
+    assert (done.returncode, done.stdout, done.stderr) == (0, "echo\techo\n", "")
+
+
+def test_models_say_which_backend_is_absent(tmp_path: Path):
+    config = write(tmp_path, "backends: {mlx: null, ollama: {host: 'http://127.0.0.1:9'}}")
+    done = run("models", "--config", str(config))
+    assert done.returncode == 0
+    assert done.stderr == "tandem: ollama does not answer\n"

@@ -1,0 +1,161 @@
+"""config.yaml <-> the Structs, and what a wrong file says."""
+
+from pathlib import Path
+
+import msgspec
+import pytest
+from msgspec.structs import fields
+
+from adapters.config import EchoConfig, MLXConfig, OllamaConfig
+from proxy.config import (
+    Config,
+    ConfigError,
+    ModelConfig,
+    ServerConfig,
+    find_config,
+    load_config,
+)
+
+DOCUMENTED = Path(__file__).parents[2] / "config.yaml"
+EVERY_KEY = {
+    f"{kind.__name__}.{field.encode_name}": field.encode_name
+    for kind in (Config, ServerConfig, MLXConfig, OllamaConfig, EchoConfig, ModelConfig)
+    for field in fields(kind)
+}
+
+
+def with_examples() -> str:
+    """The file with what it shows behind `#~` in force."""
+    lines = DOCUMENTED.read_text().splitlines()
+    shown = [line.replace("#~ ", "", 1) for line in lines]
+    return "\n".join(x for x in shown if x not in ("models: {}",) and "echo: null" not in x)
+
+
+def write(folder: Path, text: str) -> Path:
+    path = folder / "config.yaml"
+    path.write_text(text)
+    return path
+
+
+def test_the_documented_values_are_the_defaults():
+    assert load_config(DOCUMENTED) == Config()
+
+
+def test_the_documented_examples_are_valid(tmp_path: Path):
+    config = load_config(write(tmp_path, with_examples()))
+    assert config.backends.enabled()["echo"] == EchoConfig()
+    assert config.models["fast"].names().keys() == {"mlx", "ollama"}
+
+
+@pytest.mark.parametrize("key", EVERY_KEY)
+def test_every_key_is_documented(key: str):
+    name = EVERY_KEY[key]
+    assert any(line.strip().startswith(f"{name}:") for line in with_examples().splitlines())
+
+
+def test_every_documented_server_and_backend_key_is_there():
+    raw = msgspec.yaml.decode(with_examples())
+    for kind, section in (
+        (ServerConfig, raw["server"]),
+        (MLXConfig, raw["backends"]["mlx"]),
+        (OllamaConfig, raw["backends"]["ollama"]),
+        (EchoConfig, raw["backends"]["echo"]),
+    ):
+        assert set(section) == {field.encode_name for field in fields(kind)}
+
+
+def test_zero_configuration_is_both_engines():
+    assert Config().backends.enabled() == {"mlx": MLXConfig(), "ollama": OllamaConfig()}
+
+
+@pytest.mark.parametrize(
+    ("text", "kinds"),
+    [
+        ("backends: {mlx: null}", ["ollama"]),
+        ("backends: {mlx: false}", ["ollama"]),
+        ("backends: {ollama: false}", ["mlx"]),
+        ("backends: {mlx: true, ollama: {host: http://box:1}}", ["mlx", "ollama"]),
+        ("backends: {echo: true}", ["mlx", "ollama", "echo"]),
+        ("backends: {mlx: null, ollama: null, echo: {reply: x}}", ["echo"]),
+        ("", ["mlx", "ollama"]),
+        ("# nothing", ["mlx", "ollama"]),
+        ("backends: {}", ["mlx", "ollama"]),
+    ],
+)
+def test_backends_are_switched(tmp_path: Path, text: str, kinds: list[str]):
+    assert list(load_config(write(tmp_path, text)).backends.enabled()) == kinds
+
+
+@pytest.mark.parametrize(
+    ("text", "says"),
+    [
+        ("server: {port: eighty}", "$.server.port: Expected `int`, got `str`"),
+        ("server: {port: 70000}", "$.server.port: Expected `int` <= 65535"),
+        ("server: {prot: 1}", "$.server: Object contains unknown field `prot`"),
+        ("servers: {}", "Object contains unknown field `servers`"),
+        ("backends: {vllm: {}}", "$.backends: Object contains unknown field `vllm`"),
+        (
+            "backends: {ollama: {hots: x}}",
+            "$.backends.ollama: Object contains unknown field `hots`",
+        ),
+        ("models: {fast: {}}", "$.models[...]: Name the model on mlx, on ollama, or on both"),
+        (
+            "models: {fast: {mlx: x, prefer: ollama}}",
+            "$.models[...]: `prefer: ollama` needs the model's name on ollama",
+        ),
+        (
+            "models: {fast: {mlx: x, prefer: best}}",
+            "$.models[...].prefer: Invalid enum value 'best'",
+        ),
+        ("models: {fast: {vllm: x}}", "$.models[...]: Object contains unknown field `vllm`"),
+        ("[]", "Expected `object`, got `array`"),
+        ("server: [", "line 2"),
+        ("x: 1\na: b: c", "line 2"),
+    ],
+)
+def test_wrong_file_is_refused_with_file_and_key(tmp_path: Path, text: str, says: str):
+    path = write(tmp_path, text)
+    with pytest.raises(ConfigError) as caught:
+        load_config(path)
+    where, _, what = str(caught.value).partition(f"{path}: ")
+    assert where == ""
+    assert says in what
+    assert "\n" not in what
+
+
+def test_file_in_no_encoding_is_refused(tmp_path: Path):
+    path = tmp_path / "config.yaml"
+    path.write_bytes(b"server: {host: \xff}")
+    with pytest.raises(ConfigError, match=str(path)):
+        load_config(path)
+
+
+def test_missing_file_is_refused(tmp_path: Path):
+    with pytest.raises(ConfigError, match="No such file"):
+        load_config(tmp_path / "none.yaml")
+
+
+def test_places_of_the_file_in_order(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    own = tmp_path / "tandem" / "config.yaml"
+    environ = {"XDG_CONFIG_HOME": str(tmp_path)}
+    assert find_config(None, environ) is None
+    own.parent.mkdir()
+    own.touch()
+    assert find_config(None, environ) == own
+    assert find_config(None, {**environ, "TANDEM_CONFIG": "b.yaml"}) == Path("b.yaml")
+    assert find_config("a.yaml", {**environ, "TANDEM_CONFIG": "b.yaml"}) == Path("a.yaml")
+
+
+@pytest.mark.parametrize(
+    ("platform", "folder"),
+    [("linux", ".config"), ("darwin", "Library/Application Support")],
+)
+def test_the_users_own_file_by_system(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, platform: str, folder: str
+):
+    own = tmp_path / folder / "tandem/config.yaml"
+    own.parent.mkdir(parents=True)
+    own.touch()
+    monkeypatch.setattr("sys.platform", platform)
+    monkeypatch.setenv("HOME", str(tmp_path))
+    assert find_config(None, {}) == own

@@ -1,0 +1,145 @@
+"""`/v1/models`, `/v1/models/{id}`, `/health`, and what every answer carries."""
+
+import asyncio
+import time
+
+import pytest
+from scripted_backend import HANG, ScriptedBackend, chat, http_client, openai_client
+
+from adapters.backend import Health, Model
+from adapters.errors import BackendUnavailableError
+from proxy.config import Config, ModelConfig
+
+FULL = Model(
+    name="org/Big:7b",
+    context_length=4096,
+    capabilities=frozenset({"tools", "chat"}),
+    size_bytes=10,
+    quantization="Q4_0",
+    created=5,
+    loaded=False,
+)
+ALIAS = Config(models={"fast": ModelConfig(mlx="org/Big:7b", ollama="absent")})
+
+
+async def test_models_are_listed_with_what_is_known_of_them():
+    async with http_client(ScriptedBackend(kind="mlx", models=[FULL])) as client:
+        body = (await client.get("/v1/models")).json()
+    assert body == {
+        "object": "list",
+        "data": [
+            {
+                "id": "org/Big:7b",
+                "object": "model",
+                "created": 5,
+                "owned_by": "mlx",
+                "backends": ["mlx"],
+                "context_length": 4096,
+                "max_model_len": 4096,
+                "capabilities": ["chat", "tools"],
+                "quantization": "Q4_0",
+                "size_bytes": 10,
+                "loaded": False,
+            }
+        ],
+    }
+
+
+async def test_model_on_two_backends_is_listed_once():
+    mlx = ScriptedBackend(kind="mlx", models=[Model(name="a")])
+    ollama = ScriptedBackend(kind="ollama", models=[Model(name="a", context_length=9)])
+    async with openai_client(mlx, ollama) as client:
+        (card,) = [card async for card in client.models.list()]
+    assert card.owned_by == "mlx,ollama"
+    assert card.model_extra is not None
+    assert card.model_extra["backends"] == ["mlx", "ollama"]
+    assert card.model_extra["context_length"] == 9
+
+
+async def test_own_names_are_listed_when_a_backend_of_theirs_is_there():
+    mlx = ScriptedBackend(kind="mlx", models=[FULL])
+    async with openai_client(mlx, config=ALIAS) as client:
+        assert [card.id async for card in client.models.list()] == ["fast", "org/Big:7b"]
+        assert (await client.models.retrieve("fast")).owned_by == "mlx"
+    mlx = ScriptedBackend(kind="mlx", models=BackendUnavailableError("gone"))
+    async with openai_client(mlx, config=ALIAS) as client:
+        assert [card.id async for card in client.models.list()] == []
+
+
+@pytest.mark.parametrize(
+    "path",
+    ["org/Big:7b", "org%2FBig:7b", "org%2FBig%3A7b", "Big:7b", "big:7B", "mlx/org/Big:7b"],
+)
+async def test_model_is_retrieved_by_any_of_its_names(path: str):
+    async with http_client(ScriptedBackend(kind="mlx", models=[FULL])) as client:
+        assert (await client.get(f"/v1/models/{path}")).json()["id"] == "org/Big:7b"
+
+
+@pytest.mark.parametrize("path", ["nobody", "../Big:7b", "..%2f..%2fetc%2fpasswd", "a%00b", "%ff"])
+async def test_unknown_model_is_not_retrieved(path: str):
+    async with http_client(ScriptedBackend(kind="mlx", models=[FULL])) as client:
+        response = await client.get(f"/v1/models/{path}")
+    assert response.status_code in (400, 404)
+    assert set(response.json()["error"]) == {"message", "type", "param", "code"}
+
+
+async def test_list_waits_a_second_for_a_backend_that_is_silent():
+    there = ScriptedBackend(kind="mlx", models=[FULL])
+    silent = ScriptedBackend(kind="ollama")
+    silent.models = HANG
+    async with http_client(there, silent) as client:
+        began = time.monotonic()
+        ids = [card["id"] for card in (await client.get("/v1/models")).json()["data"]]
+        assert ids == ["org/Big:7b"]
+        assert time.monotonic() - began < 1.5
+
+
+async def test_health_tells_of_each_backend():
+    well = ScriptedBackend(kind="mlx", health=Health(ok=True, version="1", counters={"active": 2}))
+    ill = ScriptedBackend(kind="ollama", health=Health(ok=False, detail="Connection refused."))
+    async with http_client(well, ill) as client:
+        response = await client.get("/health")
+    body = response.json()
+    assert response.status_code == 200
+    assert body["status"] == "ok"
+    assert body["backends"] == {
+        "mlx": {"ok": True, "detail": None, "version": "1", "counters": {"active": 2}},
+        "ollama": {"ok": False, "detail": "Connection refused.", "version": None, "counters": {}},
+    }
+
+
+async def test_health_waits_a_second_for_a_backend_that_is_silent():
+    async with http_client(ScriptedBackend(health=HANG)) as client:
+        began = time.monotonic()
+        body = (await client.get("/health")).json()
+    assert time.monotonic() - began < 1.5
+    assert body["backends"]["scripted"]["ok"] is False
+
+
+@pytest.mark.parametrize(
+    ("method", "path", "backend"),
+    [
+        ("GET", "/health", "none"),
+        ("GET", "/v1/models", "none"),
+        ("GET", "/v1/models/m", "none"),
+        ("GET", "/v1/models/x", "none"),
+        ("GET", "/nope", "none"),
+        ("OPTIONS", "/health", "none"),
+        ("POST", "/v1/chat/completions", "scripted"),
+    ],
+)
+async def test_every_answer_says_who_it_is(method: str, path: str, backend: str):
+    async with http_client(ScriptedBackend()) as client:
+        body = chat() if method == "POST" else None
+        first, second = [await client.request(method, path, json=body) for _ in range(2)]
+    assert first.headers["x-request-id"].startswith("req_")
+    assert first.headers["x-request-id"] != second.headers["x-request-id"]
+    assert first.headers["x-tandem-backend"] == backend
+
+
+async def test_requests_at_once_keep_their_notes_apart():
+    async with http_client(ScriptedBackend()) as client:
+        answers = await asyncio.gather(
+            *(client.post("/v1/chat/completions", json=chat(**{f"x{at}": 1})) for at in range(20))
+        )
+    assert [a.headers["x-tandem-ignored"] for a in answers] == [f"x{at}" for at in range(20)]

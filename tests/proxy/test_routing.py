@@ -1,0 +1,218 @@
+"""Names -> models, and what is needed -> a backend."""
+
+import asyncio
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from typing import Any
+
+import pytest
+from scripted_backend import EVERYTHING, HANG, ScriptedBackend
+
+from adapters.backend import Model
+from adapters.errors import (
+    BackendUnavailableError,
+    InvalidRequestError,
+    ModelNotFoundError,
+    UnsupportedParameterError,
+)
+from proxy.config import ModelConfig
+from proxy.registry import Registry
+from proxy.router import Router
+
+ALIASES = {
+    "fast": ModelConfig(mlx="/models/llama", ollama="llama3.2:3b"),
+    "slow": ModelConfig(mlx="/models/llama", ollama="llama3.2:3b", prefer="ollama"),
+    "mine": ModelConfig(ollama="unlisted:1b"),
+    "qwen2.5:7b": ModelConfig(mlx="another"),
+}
+
+
+def mlx(**more: Any) -> ScriptedBackend:
+    names = ["mlx-community/Llama-3.2-1B-4bit", "both", "org-a/twin", "org-b/twin"]
+    return ScriptedBackend(kind="mlx", models=[Model(name=name) for name in names], **more)
+
+
+def ollama(**more: Any) -> ScriptedBackend:
+    names = ["llama3.2:3b", "tiny:latest", "hf.co/x/Y-GGUF:Q4_K_M", "both", "qwen2.5:7b"]
+    return ScriptedBackend(kind="ollama", models=[Model(name=name) for name in names], **more)
+
+
+@asynccontextmanager
+async def a_router(*backends: ScriptedBackend) -> AsyncIterator[Router]:
+    registry = Registry(ALIASES, period=60)
+    async with registry.open({}, {backend.kind: backend for backend in backends}):
+        await registry.refresh(0.05)
+        yield Router(registry)
+
+
+@pytest.mark.parametrize(
+    ("name", "kind", "own"),
+    [
+        ("llama3.2:3b", "ollama", "llama3.2:3b"),
+        ("mlx-community/Llama-3.2-1B-4bit", "mlx", "mlx-community/Llama-3.2-1B-4bit"),
+        ("Llama-3.2-1B-4bit", "mlx", "mlx-community/Llama-3.2-1B-4bit"),
+        ("llama-3.2-1b-4BIT", "mlx", "mlx-community/Llama-3.2-1B-4bit"),
+        ("tiny", "ollama", "tiny:latest"),
+        ("TINY", "ollama", "tiny:latest"),
+        ("Y-GGUF:Q4_K_M", "ollama", "hf.co/x/Y-GGUF:Q4_K_M"),
+        ("both", "mlx", "both"),
+        ("mlx/both", "mlx", "both"),
+        ("ollama/both", "ollama", "both"),
+        ("ollama/tiny", "ollama", "tiny:latest"),
+        ("ollama/hf.co/x/Y-GGUF:Q4_K_M", "ollama", "hf.co/x/Y-GGUF:Q4_K_M"),
+        ("fast", "mlx", "/models/llama"),
+        ("slow", "ollama", "llama3.2:3b"),
+        ("mlx/slow", "mlx", "/models/llama"),
+        ("ollama/fast", "ollama", "llama3.2:3b"),
+        ("mine", "ollama", "unlisted:1b"),
+        ("qwen2.5:7b", "ollama", "qwen2.5:7b"),  # an exact id is stronger than a name of one's own
+        ("org-a/twin", "mlx", "org-a/twin"),
+    ],
+)
+async def test_name_leads_to_a_model(name: str, kind: str, own: str):
+    async with a_router(mlx(), ollama()) as router:
+        route = await router.resolve(name, frozenset())
+    assert (route.backend.kind, route.name) == (kind, own)
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        "nobody",
+        "llama3.2",
+        "mlx/tiny",
+        "mlx/mine",
+        "ollama/Llama-3.2-1B-4bit",
+        "echo/both",
+        "../both",
+        "/models/llama",
+        "mlx/../both",
+        "mlx//models/llama",
+        "both/",
+        "mlx/",
+        "/",
+        "..",
+        "both:latest",
+        "C:\\both",
+        "%2e%2e",
+    ],
+)
+async def test_unknown_name_is_not_found(name: str):
+    async with a_router(mlx(), ollama()) as router:
+        with pytest.raises(ModelNotFoundError) as caught:
+            await router.resolve(name, frozenset())
+    assert caught.value.param == "model"
+
+
+@pytest.mark.parametrize("name", ["", "a\x00b", "a\nb", "x" * 201, "\ud800", "a\u202eb"])
+async def test_name_that_cannot_be_one_is_invalid(name: str):
+    async with a_router(mlx()) as router:
+        with pytest.raises(InvalidRequestError):
+            await router.resolve(name, frozenset())
+
+
+async def test_unknown_name_is_answered_with_the_nearest():
+    async with a_router(mlx(), ollama()) as router:
+        with pytest.raises(ModelNotFoundError, match=r"Did you mean 'llama3.2:3b'"):
+            await router.resolve("llama3.2:4b", frozenset())
+
+
+async def test_ambiguous_short_name_is_answered_with_the_full_ones():
+    async with a_router(mlx()) as router:
+        with pytest.raises(ModelNotFoundError, match=r"'mlx/org-a/twin', 'mlx/org-b/twin'"):
+            await router.resolve("twin", frozenset())
+
+
+async def test_feature_leads_to_the_backend_that_has_it():
+    async with a_router(mlx(honours=EVERYTHING - {"seed"}), ollama()) as router:
+        assert (await router.resolve("both", frozenset({"seed"}))).backend.kind == "ollama"
+        assert (await router.resolve("both", frozenset({"stop"}))).backend.kind == "mlx"
+
+
+async def test_feature_that_the_forced_backend_lacks_is_refused_with_who_has_it():
+    async with a_router(mlx(honours=EVERYTHING - {"seed"}), ollama()) as router:
+        with pytest.raises(UnsupportedParameterError, match=r"on ollama could") as caught:
+            await router.resolve("mlx/both", frozenset({"seed", "stop"}))
+    assert caught.value.param == "seed"
+
+
+@pytest.mark.parametrize(("capability", "feature"), [("vision", "images"), ("tools", "tools")])
+async def test_model_that_tells_its_capabilities_is_believed(capability: Any, feature: Any):
+    one = ScriptedBackend(
+        kind="mlx", models=[Model(name="a", capabilities=frozenset({"chat"})), Model(name="b")]
+    )
+    two = ScriptedBackend(
+        kind="ollama", models=[Model(name="a", capabilities=frozenset({"chat", capability}))]
+    )
+    async with a_router(one, two) as router:
+        assert (await router.resolve("a", frozenset({feature}))).backend.kind == "ollama"
+        assert (await router.resolve("a", frozenset())).backend.kind == "mlx"
+        assert (await router.resolve("b", frozenset({feature}))).backend.kind == "mlx"
+        with pytest.raises(UnsupportedParameterError):
+            await router.resolve("mlx/a", frozenset({feature}))
+
+
+async def test_absent_backend_is_left_for_the_one_that_is_there():
+    first, second = mlx(), ollama()
+    async with a_router(first, second) as router:
+        first.models = BackendUnavailableError("gone")
+        await router._registry.refresh(1)  # pyright: ignore[reportPrivateUsage]
+        assert (await router.resolve("both", frozenset())).backend.kind == "ollama"
+        assert (await router.resolve("fast", frozenset())).backend.kind == "ollama"
+
+
+@pytest.mark.parametrize("fault", [BackendUnavailableError("gone"), KeyError("defect")])
+async def test_model_of_an_absent_backend_is_unavailable_and_not_unknown(fault: Exception):
+    backend = ollama()
+    async with a_router(backend) as router:
+        registry = router._registry  # pyright: ignore[reportPrivateUsage]
+        backend.models = fault
+        await registry.refresh(1)
+        with pytest.raises(BackendUnavailableError):
+            await router.resolve("tiny", frozenset())
+        assert registry.entries() == []
+        backend.models = [Model(name="tiny:latest")]
+        await registry.refresh(1)
+        assert (await router.resolve("tiny", frozenset())).name == "tiny:latest"
+
+
+async def test_new_model_is_found_at_once():
+    backend = ollama()
+    async with a_router(backend) as router:
+        backend.models = [Model(name="new:latest")]
+        assert (await router.resolve("new", frozenset())).name == "new:latest"
+
+
+async def test_unknown_names_share_one_question():
+    backend = ollama()
+    async with a_router(backend) as router:
+        backend.models, backend.listed = HANG, 0
+        tasks = [router.resolve(f"x{at}", frozenset()) for at in range(20)]
+        began = asyncio.get_running_loop().time()
+        found = await asyncio.gather(*tasks, return_exceptions=True)
+        assert asyncio.get_running_loop().time() - began < 2
+    assert {type(each) for each in found} == {ModelNotFoundError}
+    assert backend.listed == 1
+
+
+async def test_backend_that_comes_late_is_noticed():
+    backend = ollama()
+    backend.models = BackendUnavailableError("not yet")
+    registry = Registry({}, period=0.01)
+    async with registry.open({}, {"ollama": backend}):
+        await registry.refresh(1)
+        assert registry.entries() == []
+        backend.models = [Model(name="a")]
+        await asyncio.sleep(0.1)
+        assert [entry.id for entry in registry.entries()] == ["a"]
+
+
+async def test_opening_waits_for_nobody_and_closing_leaves_no_task():
+    backend = ollama()
+    backend.models = HANG
+    before = asyncio.all_tasks()
+    async with asyncio.timeout(0.5):
+        async with Registry({}, period=60).open({}, {"ollama": backend}):
+            await asyncio.sleep(0.01)
+    assert asyncio.all_tasks() == before
+    assert not backend.aclosed  # given, so not ours to close

@@ -1,0 +1,226 @@
+"""Streams over real sockets: disconnects, sources that never wait, the end of the server."""
+
+import asyncio
+import json
+import socket
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
+from typing import Any
+
+import pytest
+import uvicorn
+from litestar import Litestar
+from msgspec import Struct
+from scripted_backend import (
+    DEFAULTS,
+    DONE,
+    HANG,
+    HELLO,
+    EndlessBackend,
+    ScriptedBackend,
+    chat,
+)
+
+from adapters.errors import BadUpstreamError
+from adapters.events import Event, Started, TextDelta
+from proxy.app import create_app
+from proxy.config import Config, ServerConfig
+from proxy.errors import ServerShutdownError
+from proxy.streaming import Drain, Frame, collect, each, encode_frame
+
+
+class Data(Struct):
+    a: str
+
+
+@pytest.mark.parametrize(
+    ("frame", "wire"),
+    [
+        (Frame(Data("é\n")), b'data: {"a":"\xc3\xa9\\n"}\n\n'),
+        (Frame(b"[DONE]"), b"data: [DONE]\n\n"),
+        (Frame(Data("x"), "ping"), b'event: ping\ndata: {"a":"x"}\n\n'),
+    ],
+)
+def test_frame_on_the_wire(frame: Frame, wire: bytes):
+    assert encode_frame(frame) == wire
+
+
+async def test_collect_joins_the_pieces():
+    answer = await collect(ScriptedBackend(HELLO).generate(None))  # type: ignore[arg-type]
+    assert (answer.text, answer.finished) == ("Hello", DONE)
+
+
+@pytest.mark.parametrize(
+    "script",
+    [[], [DONE], [Started()], [Started(), Started()], [TextDelta("x")], [*HELLO, TextDelta("x")]],
+)
+async def test_events_out_of_order_are_the_backends_fault(script: list[Event]):
+    backend = ScriptedBackend(script)
+    with pytest.raises(BadUpstreamError):
+        await collect(backend.generate(None))  # type: ignore[arg-type]
+    assert backend.closed.is_set() or not script
+
+
+async def test_closing_in_mid_stream_closes_the_backend_at_once():
+    backend = EndlessBackend()
+    events = each(backend.generate(None))  # type: ignore[arg-type]
+    async for event in events:
+        if isinstance(event, TextDelta):
+            break
+    assert backend.running == 1
+    await events.aclose()
+    assert backend.running == 0
+
+
+async def test_source_that_never_waits_leaves_turns_to_others():
+    turns = 0
+
+    async def other() -> None:
+        nonlocal turns
+        while True:
+            turns += 1
+            await asyncio.sleep(0)
+
+    task = asyncio.create_task(other())
+    count = 0
+    events = each(EndlessBackend().generate(None))  # type: ignore[arg-type]
+    async for _ in events:
+        count += 1
+        if count == 1000:
+            break
+    await events.aclose()
+    task.cancel()
+    assert turns >= 50
+
+
+async def test_drain_ends_work_that_outlasts_its_grace():
+    drain = Drain(grace=0.05)
+    waiting = asyncio.create_task(drain.limit(asyncio.sleep(60)))
+    await asyncio.sleep(0)
+    drain.begin()
+    with pytest.raises(ServerShutdownError):
+        await waiting
+    with pytest.raises(ServerShutdownError):  # and what comes after it
+        await drain.limit(asyncio.sleep(60))
+
+
+async def test_drain_lets_work_within_its_grace_end():
+    drain = Drain(grace=5)
+    waiting = asyncio.create_task(drain.limit(asyncio.sleep(0.05, "done")))
+    await asyncio.sleep(0)
+    drain.begin()
+    assert await waiting == "done"
+
+
+async def test_timeout_of_the_work_itself_is_not_the_drains():
+    async def work() -> None:
+        raise TimeoutError("mine")
+
+    with pytest.raises(TimeoutError, match="mine"):
+        await Drain(grace=5).limit(work())
+
+
+async def until(happened: Callable[[], bool]) -> None:
+    """For what happens on the other side of a socket, of which no event tells."""
+    async with asyncio.timeout(2):
+        while not happened():  # noqa: ASYNC110
+            await asyncio.sleep(0.005)
+
+
+@asynccontextmanager
+async def served(backend: ScriptedBackend, config: Config = DEFAULTS) -> AsyncIterator[int]:
+    """The port of a real server in this loop."""
+    app = create_app(config, {backend.kind: backend})
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        server = uvicorn.Server(
+            uvicorn.Config(app, http="h11", ws="none", log_level="error", lifespan="on")
+        )
+        task = asyncio.create_task(server.serve([listener]))
+        await until(lambda: server.started)
+        try:
+            yield listener.getsockname()[1]
+        finally:
+            server.should_exit = True
+            await task
+
+
+def post(port: int, body: dict[str, Any]) -> bytes:
+    data = json.dumps(body).encode()
+    return (
+        b"POST /v1/chat/completions HTTP/1.1\r\nhost: 127.0.0.1:%d\r\n"
+        b"content-type: application/json\r\ncontent-length: %d\r\n\r\n%b" % (port, len(data), data)
+    )
+
+
+async def gone(backend: ScriptedBackend) -> None:
+    async with asyncio.timeout(1):
+        await backend.closed.wait()
+    assert backend.running == 0
+
+
+@pytest.mark.parametrize("streamed", [False, True])
+@pytest.mark.parametrize("script", [[HANG], [Started(), HANG], [Started(), TextDelta("x"), HANG]])
+async def test_client_that_hangs_up_ends_the_work(script: list[Any], streamed: bool):
+    backend = ScriptedBackend(script)
+    async with served(backend) as port:
+        _reader, writer = await asyncio.open_connection("127.0.0.1", port)
+        writer.write(post(port, chat(stream=streamed)))
+        await until(lambda: backend.running > 0)
+        writer.transport.abort()
+        await gone(backend)
+
+
+@pytest.mark.parametrize("streamed", [False, True])
+async def test_client_that_hangs_up_ends_work_that_never_waits(streamed: bool):
+    backend = EndlessBackend()
+    async with served(backend) as port:
+        _reader, writer = await asyncio.open_connection("127.0.0.1", port)
+        writer.write(post(port, chat(stream=streamed)))
+        await until(lambda: backend.running > 0)
+        writer.close()
+        await gone(backend)
+
+
+async def test_client_that_does_not_read_and_goes_ends_the_work():
+    backend = EndlessBackend()
+    async with served(backend) as port:
+        reader, writer = await asyncio.open_connection("127.0.0.1", port, limit=1024)
+        writer.write(post(port, chat(stream=True)))
+        await reader.read(100)
+        await asyncio.sleep(0.3)  # the socket's buffers are full by now
+        writer.transport.abort()
+        await gone(backend)
+
+
+async def test_hundred_clients_that_go_leave_no_task():
+    backend = ScriptedBackend([Started(), TextDelta("x"), HANG])
+    async with served(backend) as port:
+        before = len(asyncio.all_tasks())
+        for _ in range(100):
+            reader, writer = await asyncio.open_connection("127.0.0.1", port)
+            writer.write(post(port, chat(stream=True)))
+            await reader.readuntil(b'"content":"x"')
+            writer.transport.abort()
+        await until(lambda: not backend.running and len(asyncio.all_tasks()) <= before)
+
+
+async def test_streams_end_with_an_error_when_the_server_does():
+    backend = ScriptedBackend([Started(), TextDelta("x"), HANG])
+    config = Config(server=ServerConfig(shutdown_grace=0.1))
+    app: Litestar = create_app(config, {backend.kind: backend})
+    drain: Drain = app.state.drain
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        port = listener.getsockname()[1]
+        server = uvicorn.Server(uvicorn.Config(app, http="h11", ws="none", log_level="error"))
+        task = asyncio.create_task(server.serve([listener]))
+        await until(lambda: server.started)
+        reader, writer = await asyncio.open_connection("127.0.0.1", port)
+        writer.write(post(port, chat(stream=True)))
+        await reader.readuntil(b'"content":"x"')
+        drain.begin()
+        server.should_exit = True
+        rest = await reader.read(-1)
+        await task
+        writer.close()
+    assert b'"code":"server_shutdown"' in rest
+    assert b"[DONE]" not in rest

@@ -1,0 +1,140 @@
+"""A backend that plays a list: events, errors to raise, and waits. For tests of the server."""
+
+import asyncio
+from collections.abc import AsyncGenerator, AsyncIterator, Sequence
+from contextlib import asynccontextmanager
+from typing import get_args
+
+import httpx2
+import openai
+
+from adapters.backend import Backend, Health, Model
+from adapters.errors import BackendError
+from adapters.events import Event, Finished, Started, TextDelta, Usage
+from adapters.request import Feature, GenerationRequest
+from proxy.app import create_app
+from proxy.config import Config
+
+EVERYTHING: frozenset[Feature] = frozenset(get_args(Feature))
+DONE = Finished("stop", Usage(prompt_tokens=3, completion_tokens=2))
+HANG = "hang"
+HELLO = (Started(), TextDelta("Hel"), TextDelta("lo"), DONE)
+BASE = "http://127.0.0.1:8006"
+ONE_MODEL = (Model(name="m"),)
+WELL = Health(ok=True)
+DEFAULTS = Config()
+
+Step = Event | Exception | str
+
+
+class ScriptedBackend:
+    def __init__(
+        self,
+        script: Sequence[Step] = HELLO,
+        *,
+        kind: str = "scripted",
+        models: Sequence[Model] | Exception = ONE_MODEL,
+        honours: frozenset[Feature] = EVERYTHING,
+        health: Health | str = WELL,
+    ) -> None:
+        self.kind = kind
+        self.honours = honours
+        self.script = script
+        self.models: Sequence[Model] | Exception | str = models
+        self.condition = health
+        self.requests: list[GenerationRequest] = []
+        self.listed = 0
+        self.running = 0
+        self.closed = asyncio.Event()
+        """Set when a generator has ended, however it did."""
+        self.aclosed = False
+
+    async def generate(self, request: GenerationRequest) -> AsyncGenerator[Event]:
+        self.requests.append(request)
+        self.running += 1
+        try:
+            for step in self.script:
+                if isinstance(step, Exception):
+                    raise step
+                if isinstance(step, str):
+                    await asyncio.Event().wait()
+                else:
+                    yield step
+        finally:
+            self.running -= 1
+            self.closed.set()
+
+    async def list_models(self) -> list[Model]:
+        self.listed += 1
+        if isinstance(self.models, str):
+            await asyncio.Event().wait()
+        if isinstance(self.models, Exception):
+            raise self.models
+        return [model for model in self.models if isinstance(model, Model)]
+
+    async def load(self, model: str) -> None:
+        return None
+
+    async def unload(self, model: str) -> None:
+        return None
+
+    async def health(self) -> Health:
+        if isinstance(self.condition, str):
+            await asyncio.Event().wait()
+        assert isinstance(self.condition, Health)
+        return self.condition
+
+    async def aclose(self) -> None:
+        self.aclosed = True
+
+
+class EndlessBackend(ScriptedBackend):
+    """Deltas for ever, without ever waiting."""
+
+    async def generate(self, request: GenerationRequest) -> AsyncGenerator[Event]:
+        self.running += 1
+        try:
+            yield Started()
+            while True:
+                yield TextDelta("word ")
+        finally:
+            self.running -= 1
+            self.closed.set()
+
+
+@asynccontextmanager
+async def http_client(
+    *backends: Backend, config: Config = DEFAULTS
+) -> AsyncIterator[httpx2.AsyncClient]:
+    """A plain client of an application with these backends, in this process."""
+    app = create_app(config, {backend.kind: backend for backend in backends})
+    transport = httpx2.ASGITransport(app=app)  # type: ignore[arg-type]  # Litestar's own words for ASGI
+    async with app.lifespan(), httpx2.AsyncClient(transport=transport, base_url=BASE) as client:
+        yield client
+
+
+@asynccontextmanager
+async def openai_client(
+    *backends: Backend, config: Config = DEFAULTS
+) -> AsyncIterator[openai.AsyncOpenAI]:
+    """OpenAI's client of the same."""
+    async with http_client(*backends, config=config) as client:
+        yield openai.AsyncOpenAI(
+            base_url=f"{BASE}/v1", api_key="x", max_retries=0, http_client=client
+        )
+
+
+def chat(**fields: object) -> dict[str, object]:
+    """A body that is fine, and `fields`."""
+    return {"model": "m", "messages": [{"role": "user", "content": "Hi"}], **fields}
+
+
+def every_error() -> list[type[BackendError]]:
+    """The leaves and branches of the tree below `BackendError`."""
+    found: list[type[BackendError]] = []
+    waiting = BackendError.__subclasses__()
+    while waiting:
+        kind = waiting.pop(0)
+        found.append(kind)
+        waiting.extend(kind.__subclasses__())
+    return [kind for kind in found if kind.__module__ == "adapters.errors"]

@@ -1,0 +1,68 @@
+"""The house's own rules: which way the arrow points, and what no file may be called."""
+
+import ast
+from pathlib import Path
+
+import pytest
+
+import adapters
+import proxy
+
+ROOT = Path(__file__).parents[1]
+NAMELESS = {"utils", "util", "helpers", "helper", "common", "core", "manager", "misc", "shared"}
+ENGINES = {"mlx", "mlx_lm", "ollama", "transformers", "numpy"}
+
+
+def modules(package: str) -> list[Path]:
+    return sorted((ROOT / package).rglob("*.py"))
+
+
+def imports(path: Path) -> set[str]:
+    """Dotted names of everything the file imports, wherever in it."""
+    found: set[str] = set()
+    for node in ast.walk(ast.parse(path.read_text())):
+        if isinstance(node, ast.Import):
+            found |= {alias.name for alias in node.names}
+        elif isinstance(node, ast.ImportFrom):
+            base = node.module or ""
+            found |= {base, *(f"{base}.{alias.name}" for alias in node.names)}
+    return found
+
+
+def test_there_are_modules_to_look_at():
+    assert len(modules("adapters")) > 5
+    assert len(modules("proxy")) > 10
+    assert "proxy.config" in imports(ROOT / "proxy/app.py")
+
+
+def test_no_import_is_relative():
+    for path in (*modules("adapters"), *modules("proxy")):
+        for node in ast.walk(ast.parse(path.read_text())):
+            assert not (isinstance(node, ast.ImportFrom) and node.level), path
+
+
+def test_adapters_do_not_know_the_proxy():
+    for path in modules("adapters"):
+        tops = {name.partition(".")[0] for name in imports(path)}
+        assert tops & {"proxy", "litestar", "uvicorn"} == set(), path
+
+
+def test_the_proxy_does_not_know_the_engines():
+    for path in modules("proxy"):
+        names = imports(path)
+        assert {name.partition(".")[0] for name in names} & ENGINES == set(), path
+        assert not [n for n in names if n.startswith(("adapters.mlx", "adapters.ollama"))], path
+
+
+@pytest.mark.parametrize("package", ["adapters", "proxy"])
+def test_modules_are_named_for_what_they_know(package: str):
+    for path in modules(package):
+        assert path.stem not in NAMELESS
+        assert path.parent.name not in NAMELESS
+
+
+@pytest.mark.parametrize("package", [adapters, proxy])
+def test_packages_come_from_this_checkout(package: object):
+    file = getattr(package, "__file__", None)
+    assert file is not None
+    assert Path(file).resolve().parents[1] == ROOT
