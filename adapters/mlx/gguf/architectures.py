@@ -79,19 +79,23 @@ def module_names(architecture: Architecture, fields: Fields, tensors: set[str]) 
 
 
 def row_order(
-    architecture: Architecture, config: Mapping[str, Any], tensor: str
+    architecture: Architecture, head_dim: int, tensor: str, rows: int
 ) -> NDArray[np.intp] | None:
     """For each row of MLX's weight the row of GGUF's `tensor`; `None` where they agree.
 
     Within a head of d rows MLX keeps the first and the second halves of the rotary pairs apart,
     where GGUF has each pair's two rows next to each other.
+
+    Raises:
+        UnsupportedGGUFError: the rows are no whole number of heads.
     """
     match = re.fullmatch(r"blk\.\d+\.(\w+)\.weight", tensor)
     if match is None or match[1] not in architecture.interleaved:
         return None
-    heads = config["num_key_value_heads" if match[1] == "attn_k" else "num_attention_heads"]
-    rows = np.arange(heads * config["head_dim"], dtype=np.intp)
-    return rows.reshape(heads, config["head_dim"] // 2, 2).swapaxes(1, 2).reshape(-1)
+    if rows % head_dim:
+        raise UnsupportedGGUFError(f"'{tensor}' has {rows} rows, in heads of {head_dim}.")
+    order = np.arange(rows, dtype=np.intp)
+    return order.reshape(-1, head_dim // 2, 2).swapaxes(1, 2).reshape(-1)
 
 
 def llama3_scaling(

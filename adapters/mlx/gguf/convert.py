@@ -171,7 +171,7 @@ def _plan(
             tensor,
             names[tensor.name],
             plain_or_packed(tensor, working),
-            row_order(architecture, config, tensor.name),
+            row_order(architecture, config["head_dim"], tensor.name, int(tensor.shape[-1])),
         )
         for tensor in tensors
         if tensor.name in names

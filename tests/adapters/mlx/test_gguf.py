@@ -369,6 +369,12 @@ def test_convert_refuses_when_a_tensor_is_missing(tmp_path: Path) -> None:
         convert(source, tmp_path / "out", quiet)
 
 
+def test_convert_refuses_when_rows_are_no_whole_heads(tmp_path: Path) -> None:
+    keys = quantised((KV_HEADS * HEAD_DIM - 8, WIDTH), GGML.Q4_1)
+    with pytest.raises(UnsupportedGGUFError, match=r"blk\.0\.attn_k\.weight' has 120 rows"):
+        convert(tiny_gguf(tmp_path, changed={"blk.0.attn_k.weight": keys}), tmp_path / "out", quiet)
+
+
 def test_convert_refuses_by_name_when_the_architecture_is_another(tmp_path: Path) -> None:
     source = write_gguf(tmp_path / "a.gguf", {}, {}, architecture="mamba")
     with pytest.raises(UnsupportedGGUFError, match="'mamba'"):
@@ -445,6 +451,42 @@ def test_convert_starts_afresh_when_the_one_before_was_killed(tmp_path: Path) ->
 
     convert(source, target, quiet)
     assert sorted(path.name for path in tmp_path.iterdir()) == [".out.lock", "out", "tiny.gguf"]
+
+
+HELD = """
+import sys
+from pathlib import Path
+from adapters.mlx.gguf import convert
+def wait(done, total):
+    if not done:
+        print("converting", flush=True)
+        sys.stdin.readline()
+convert(Path(sys.argv[1]), Path(sys.argv[2]), wait)
+"""
+
+
+def start(*command: str | Path) -> Any:
+    return subprocess.Popen(
+        [sys.executable, *command],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+
+
+def test_convert_waits_when_another_process_is_at_it(tmp_path: Path) -> None:
+    files = tiny_gguf(tmp_path), tmp_path / "out"
+    with start("-c", HELD, *files) as first:
+        assert first.stdout.readline() == "converting\n"
+        with start("-m", "adapters.mlx.gguf", *files) as second:
+            with pytest.raises(subprocess.TimeoutExpired):
+                second.wait(timeout=1.5)
+            first.communicate("\n")
+            said, progress = second.communicate()
+    assert (first.returncode, second.returncode) == (0, 0)
+    assert "11 tensors" in said
+    assert progress == ""
 
 
 def test_convert_ends_well_for_all_when_several_processes_meet(tmp_path: Path) -> None:
@@ -543,6 +585,16 @@ def test_tokenizer_begins_with_bos_when_the_file_says_so() -> None:
     assert build_tokenizer(metadata).encode("hello").ids == [hello]
     metadata["tokenizer.ggml.add_bos_token"] = True
     assert build_tokenizer(metadata).encode("hello").ids == [1, hello]
+
+
+@pytest.mark.parametrize(("pre", "ids"), [("llama-bpe", [264]), ("smollm", [93, 93])])
+def test_tokenizer_takes_a_word_whole_when_the_pre_tokenizer_says_so(
+    pre: str, ids: list[int]
+) -> None:
+    metadata = tiny_metadata() | {"tokenizer.ggml.pre": pre, "tokenizer.ggml.add_bos_token": False}
+    metadata["tokenizer.ggml.tokens"] += ["zz"]  # no merge leads to it
+    metadata["tokenizer.ggml.token_type"] += [1]
+    assert build_tokenizer(metadata).encode("zz").ids == ids
 
 
 def test_tokenizer_finds_user_defined_tokens_that_are_not_special() -> None:
