@@ -144,7 +144,7 @@ def _k_scales(
     """The scale and bias of each group, from 12 bytes that hold eight pairs of 6-bit factors.
 
     The product of a float16 and a 6-bit integer needs up to 17 bits; it is rounded to float16, for
-    float32 scales would make MLX compute everything in float32. Measured: below 4e-4 of a tensor.
+    float32 scales would make MLX compute everything in float32. Measured: up to 6.8e-4 of a tensor.
     """
     a, b, c = field[..., 0:4], field[..., 4:8], field[..., 8:12]
     scale = np.concatenate([a & 63, (c & 15) | (a >> 6 << 4)], axis=-1).astype(np.float32)
