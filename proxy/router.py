@@ -8,7 +8,6 @@ from msgspec.structs import replace
 
 from adapters.backend import Backend, Capability
 from adapters.errors import (
-    BackendUnavailableError,
     InvalidRequestError,
     ModelNotFoundError,
     UnsupportedParameterError,
@@ -44,7 +43,7 @@ class Router:
         """The events of the backend that `request.model`, a public name, leads to.
 
         Raises:
-            ModelNotFoundError, UnsupportedParameterError, BackendUnavailableError: see `resolve`.
+            BackendError: as `resolve`, or what the backend raised.
         """
         route = await self.resolve(request.model, needs(request))
         on_route(route)
@@ -62,15 +61,12 @@ class Router:
             InvalidRequestError: no model can have such a name.
             ModelNotFoundError: no model has it, or several do in its short form.
             UnsupportedParameterError: the model is there, and nobody can honour a feature on it.
-            BackendUnavailableError: whoever had the model is not there now.
         """
         entry = await self.find(name)
         able = [place for place in entry.places if not self._lacks(place, features)]
         if not able:
             raise self._unsupported(entry, features)
         place = min(able, key=lambda place: self._rank(place, entry.prefer))
-        if self._registry.shelves[place.kind].reached is False:
-            raise BackendUnavailableError(f"The {place.kind} backend is not there.", param="model")
         backend = self._registry.shelves[place.kind].backend
         return Route(backend=backend, name=place.name, model=entry.id)
 
@@ -113,7 +109,10 @@ class Router:
         )
 
     def _rank(self, place: Place, prefer: str) -> tuple[bool, bool, int]:
-        """Smallest first: who is there, who is preferred, the order of the backends."""
+        """Smallest first: who is there, who is preferred, the order of the backends.
+
+        Who was not there when last asked may have come back since: it comes last, and is tried.
+        """
         order = list(self._registry.shelves)
         absent = self._registry.shelves[place.kind].reached is False
         return absent, place.kind != prefer, order.index(place.kind)
