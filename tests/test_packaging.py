@@ -28,9 +28,7 @@ def test_every_installed_distribution_has_the_pinned_version() -> None:
     }
     installed.pop("tandem-proxy")
     wrong = {
-        name: version
-        for name, version in installed.items()
-        if version not in pinned.get(name, ())
+        name: version for name, version in installed.items() if version not in pinned.get(name, ())
     }
     assert not wrong
 

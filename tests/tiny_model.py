@@ -73,7 +73,8 @@ def write_tiny_model(folder: Path, kind: str = "llama", *, context: int = 512) -
     (folder / "config.json").write_text(json.dumps(config))
     mx.random.seed(7)
     model = module.Model(module.ModelArgs.from_dict(config))
-    weights = {name: array * 4 for name, array in tree_flatten(model.parameters())}
+    parameters: Any = tree_flatten(model.parameters())
+    weights = {name: array * 4 for name, array in parameters}
     mx.save_safetensors(str(folder / "model.safetensors"), weights)
     _write_tokenizer(folder)
     return folder

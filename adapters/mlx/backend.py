@@ -10,7 +10,7 @@ import msgspec
 
 from adapters.backend import Health, Model, refuse_unsupported
 from adapters.config import MLXConfig
-from adapters.errors import ModelNotFoundError
+from adapters.errors import InvalidRequestError, ModelNotFoundError
 from adapters.events import Event, Finished, Started, TextDelta, Usage
 from adapters.mlx import embedded
 from adapters.mlx.catalog import ModelFolder, find_models, read_folder
@@ -29,7 +29,19 @@ UNBOUNDED = 1 << 20
 class MLXBackend:
     kind = "mlx"
     honours: frozenset[Feature] = frozenset(
-        {"prompt", "temperature", "top_p", "top_k", "min_p", "seed", "max_tokens", "stop"}
+        {
+            "prompt",
+            "temperature",
+            "top_p",
+            "top_k",
+            "min_p",
+            "seed",
+            "frequency_penalty",
+            "presence_penalty",
+            "logit_bias",
+            "max_tokens",
+            "stop",
+        }
     )
 
     def __init__(self, config: MLXConfig) -> None:
@@ -119,6 +131,7 @@ class MLXBackend:
         loop = asyncio.get_running_loop()
         prompt = await loop.run_in_executor(self._tokenizing, tokenize, loaded.tokenizer, request)
         require_room(len(prompt), loaded.context_length, request.model)
+        _require_tokens(request.sampling.logit_bias or {}, len(loaded.tokenizer))
         room = (loaded.context_length or UNBOUNDED) - len(prompt)
         return Sequence(
             model=request.model,
@@ -160,6 +173,17 @@ def _with_defaults(asked: Sampling, recommended: Sampling) -> Sampling:
         for name, value in msgspec.structs.asdict(asked).items()
     }
     return Sampling(**fields)
+
+
+def _require_tokens(logit_bias: dict[int, float], vocabulary: int) -> None:
+    """
+    Raises:
+        InvalidRequestError: a key is no token of this model.
+    """
+    if unknown := [token for token in logit_bias if not 0 <= token < vocabulary]:
+        raise InvalidRequestError(
+            f"{unknown[0]} is no token of this model, which has {vocabulary}.", param="logit_bias"
+        )
 
 
 def _missing(name: str) -> ModelFolder:

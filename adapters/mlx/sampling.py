@@ -18,13 +18,55 @@ def greedy(logprobs: mx.array) -> mx.array:
 def create_sampler(sampling: Sampling, entropy: int) -> Sampler:
     """`entropy` seeds the rows that ask for no seed of their own; 64 bits.
 
-    Rows at temperature 0 share one function, which lets `BatchGenerator` draw them in one call.
+    Plain greedy rows share one function, which lets `BatchGenerator` draw them in one call.
     """
-    temperature = 0.0 if sampling.temperature is None else sampling.temperature
-    if temperature == 0:
+    draw = _create_draw(sampling, entropy)
+    if sampling.frequency_penalty or sampling.presence_penalty or sampling.logit_bias:
+        return BiasedSampler(sampling, draw)
+    return draw
+
+
+def _create_draw(sampling: Sampling, entropy: int) -> Sampler:
+    if not sampling.temperature:
         return greedy
     seed = entropy if sampling.seed is None else sampling.seed
-    return RowSampler(temperature, sampling.top_p, sampling.top_k, sampling.min_p, seed)
+    return RowSampler(sampling.temperature, sampling.top_p, sampling.top_k, sampling.min_p, seed)
+
+
+class BiasedSampler:
+    """Adds `logit_bias` and takes the penalties off, then lets another sampler draw.
+
+    OpenAI's meaning: the penalties count what this answer has said so far, all of it, and not
+    the prompt. Source: https://platform.openai.com/docs/api-reference/chat/create
+    """
+
+    def __init__(self, sampling: Sampling, draw: Sampler) -> None:
+        self._draw = draw
+        self._frequency = sampling.frequency_penalty or 0.0
+        self._presence = sampling.presence_penalty or 0.0
+        self._logit_bias = sampling.logit_bias or {}
+        self._bias: mx.array | None = None
+        self._counts: mx.array | None = None
+
+    def __call__(self, logprobs: mx.array) -> mx.array:
+        if self._counts is None or self._bias is None:
+            self._counts = mx.zeros((logprobs.shape[-1],))
+            self._bias = self._create_bias(logprobs.shape[-1])
+        penalty = self._frequency * self._counts + self._presence * (self._counts > 0)
+        token = self._draw(_normalised(logprobs + self._bias - penalty))
+        # Lazy, as all of mlx: the next step's graph hangs on this token, not on its value.
+        self._counts = self._counts.at[token].add(1.0)
+        return token
+
+    def _create_bias(self, vocabulary: int) -> mx.array:
+        bias = mx.zeros((vocabulary,))
+        for token, value in self._logit_bias.items():
+            bias[token] = value
+        return bias
+
+
+def _normalised(logits: mx.array) -> mx.array:
+    return logits - mx.logsumexp(logits, axis=-1, keepdims=True)
 
 
 class RowSampler:

@@ -3,6 +3,7 @@
 import asyncio
 from collections.abc import AsyncGenerator
 from pathlib import Path
+from typing import Any
 
 import pytest
 from msgspec import Struct
@@ -12,7 +13,7 @@ from adapters.backend import Backend
 from adapters.config import BackendConfig, EchoConfig, MLXConfig, OllamaConfig
 from adapters.errors import ModelNotFoundError, UnsupportedParameterError
 from adapters.events import Event, Finished, Started, TextDelta
-from adapters.request import GenerationRequest, Message, Sampling, TextPart
+from adapters.request import GenerationRequest, Message, Sampling, TextPart, Tool
 
 COUNT = "Count from one to ten in words, separated by commas."
 
@@ -21,7 +22,7 @@ class Subject(Struct):
     backend: Backend
     model: str
 
-    def request(self, text: str = COUNT, **fields: object) -> GenerationRequest:
+    def request(self, text: str = COUNT, **fields: Any) -> GenerationRequest:
         sampling = (
             Sampling(temperature=0.0) if "temperature" in self.backend.honours else Sampling()
         )
@@ -30,7 +31,7 @@ class Subject(Struct):
             model=self.model, prompt=messages, **{"sampling": sampling, "max_tokens": 8, **fields}
         )
 
-    async def events(self, **fields: object) -> list[Event]:
+    async def events(self, **fields: Any) -> list[Event]:
         return [event async for event in self.backend.generate(self.request(**fields))]
 
     async def active(self) -> int:
@@ -143,11 +144,10 @@ async def test_a_model_it_does_not_have_is_not_found(subject: Subject) -> None:
 
 
 async def test_what_it_does_not_honour_is_refused_by_name(subject: Subject) -> None:
-    biased = Sampling(logit_bias={1: 5.0})
-    assert "logit_bias" not in subject.backend.honours
+    assert "tool_choice" not in subject.backend.honours
     with pytest.raises(UnsupportedParameterError) as caught:
-        await subject.events(sampling=biased)
-    assert caught.value.param == "logit_bias"
+        await subject.events(tools=(Tool("f"),), tool_choice="required")
+    assert caught.value.param in ("tool_choice", "tools")
 
 
 async def test_its_models_are_listed_with_what_is_known(subject: Subject) -> None:

@@ -99,6 +99,28 @@ async def test_a_seed_gives_the_same_text_alone_and_among_others(backend: MLXBac
     assert len(set(texts)) == len(texts)
 
 
+async def test_penalties_and_bias_change_one_row_and_no_other(backend: MLXBackend) -> None:
+    plain = text_of(await answer(backend, chat("llama")))
+    shaped = [
+        chat("llama", sampling=Sampling(frequency_penalty=2.0, presence_penalty=2.0)),
+        chat("llama", sampling=Sampling(logit_bias={65: 100.0})),
+        chat("llama"),
+    ]
+    penalised, biased, other = [
+        text_of(events)
+        for events in await asyncio.gather(*(answer(backend, request) for request in shaped))
+    ]
+    assert other == plain
+    assert len({plain, penalised, biased}) == 3
+    assert len(set(biased)) == 1
+
+
+async def test_a_bias_on_a_token_that_is_not_there_is_refused(backend: MLXBackend) -> None:
+    with pytest.raises(InvalidRequestError, match="258") as caught:
+        await answer(backend, chat("llama", sampling=Sampling(logit_bias={5000: 1.0})))
+    assert caught.value.param == "logit_bias"
+
+
 async def test_a_stop_string_ends_the_answer_and_is_not_shown(backend: MLXBackend) -> None:
     whole = text_of(await answer(backend, chat("llama")))
     word = whole[6:9]

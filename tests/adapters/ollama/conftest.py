@@ -1,13 +1,10 @@
 from collections.abc import AsyncIterator
 
 import pytest
-from ollama_server import ollama_host, ollama_process
 
 from adapters.config import OllamaConfig
 from adapters.ollama.backend import OllamaBackend
 from tests.adapters.ollama.standin import StandIn, stand_in
-
-__all__ = ["ollama_host", "ollama_process"]
 
 
 @pytest.fixture

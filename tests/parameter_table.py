@@ -1,0 +1,122 @@
+"""README's table parameter x backend, from the code: `uv run python tests/parameter_table.py`.
+
+Each field of a chat completion is sent through the endpoint's own translation with a value that
+asks for something; what becomes of it there, and what each backend says it honours, is the table.
+"""
+
+import sys
+from pathlib import Path
+from typing import Any
+
+import msgspec
+
+ROOT = Path(__file__).parent.parent
+sys.path.insert(0, str(ROOT))
+
+from adapters.errors import UnsupportedParameterError  # noqa: E402
+from adapters.mlx.backend import MLXBackend  # noqa: E402
+from adapters.ollama.backend import OllamaBackend  # noqa: E402
+from adapters.request import Feature, GenerationRequest, needs  # noqa: E402
+from proxy.endpoints.chat_completions.request import ChatCompletionRequest  # noqa: E402
+from proxy.endpoints.chat_completions.translate import to_generation_request  # noqa: E402
+
+BEGIN = "<!-- parameters: generated from the code by `uv run python tests/parameter_table.py` -->"
+END = "<!-- end of parameters -->"
+BACKENDS = (MLXBackend, OllamaBackend)
+
+_TOOLS = [{"type": "function", "function": {"name": "f"}}]
+_IMAGE = [{"type": "image_url", "image_url": {"url": "data:image/png;base64,AAAA"}}]
+PLAIN: dict[str, Any] = {"model": "m", "messages": [{"role": "user", "content": "Hi"}]}
+ASKING: dict[str, dict[str, Any]] = {
+    "model": {},
+    "messages": {},
+    "messages: images": {"messages": [{"role": "user", "content": _IMAGE}]},
+    "max_tokens": {"max_tokens": 5},
+    "max_completion_tokens": {"max_completion_tokens": 5},
+    "temperature": {"temperature": 0.5},
+    "top_p": {"top_p": 0.5},
+    "top_k": {"top_k": 5},
+    "min_p": {"min_p": 0.1},
+    "seed": {"seed": 1},
+    "frequency_penalty": {"frequency_penalty": 0.5},
+    "presence_penalty": {"presence_penalty": 0.5},
+    "logit_bias": {"logit_bias": {"1": 1}},
+    "stop": {"stop": ["x"]},
+    "logprobs": {"logprobs": True},
+    "top_logprobs": {"logprobs": True, "top_logprobs": 2},
+    "response_format": {"response_format": {"type": "json_object"}},
+    "reasoning_effort": {"reasoning_effort": "low"},
+    "tools": {"tools": _TOOLS},
+    "tool_choice": {"tools": _TOOLS, "tool_choice": "required"},
+    "parallel_tool_calls": {"tools": _TOOLS, "parallel_tool_calls": False},
+    "stream": {"stream": True},
+    "stream_options": {"stream": True, "stream_options": {"include_usage": True}},
+    "metadata": {"metadata": {"a": "b"}},
+    "prediction": {"prediction": {"type": "content", "content": "x"}},
+    "prompt_cache_key": {"prompt_cache_key": "x"},
+    "prompt_cache_options": {"prompt_cache_options": {}},
+    "prompt_cache_retention": {"prompt_cache_retention": "24h"},
+    "safety_identifier": {"safety_identifier": "x"},
+    "service_tier": {"service_tier": "auto"},
+    "store": {"store": True},
+    "user": {"user": "x"},
+    "audio": {"audio": {"voice": "x"}},
+    "function_call": {"function_call": "auto"},
+    "functions": {"functions": [{"name": "f"}]},
+    "modalities": {"modalities": ["audio"]},
+    "moderation": {"moderation": {}},
+    "n": {"n": 2},
+    "verbosity": {"verbosity": "low"},
+    "web_search_options": {"web_search_options": {}},
+}
+"""For every field of the request, a body that uses it beyond its neutral value."""
+
+BY_THE_SERVER = frozenset({"model", "messages", "stream", "stream_options"})
+NOTES = {
+    "tool_choice": "forced calls; `auto` and `none` work on both",
+    "parallel_tool_calls": "`false`",
+    "n": "more than 1",
+    "verbosity": "other than `medium`",
+    "top_k": "not OpenAI's",
+    "min_p": "not OpenAI's",
+    "messages: images": "`data:` URLs, where the model sees",
+    "tools": "where the model has them",
+    "reasoning_effort": "where the model thinks",
+}
+
+
+def translate(extra: dict[str, Any]) -> GenerationRequest:
+    body = msgspec.json.encode({**PLAIN, **extra})
+    return to_generation_request(msgspec.json.decode(body, type=ChatCompletionRequest))
+
+
+def cells(field: str) -> list[str]:
+    """What each backend makes of `field`."""
+    if field in BY_THE_SERVER:
+        return ["yes"] * len(BACKENDS)
+    try:
+        asked: frozenset[Feature] = needs(translate(ASKING[field]))
+    except UnsupportedParameterError:
+        return ["400"] * len(BACKENDS)
+    if not asked:
+        return ["no effect"] * len(BACKENDS)
+    return ["yes" if asked <= backend.honours else "400" for backend in BACKENDS]
+
+
+def table() -> str:
+    rows = ["| parameter | MLX | Ollama | |", "|---|---|---|---|"]
+    for field in ASKING:
+        row = [f"`{field}`", *cells(field), NOTES.get(field, "")]
+        rows.append(f"| {' | '.join(row)} |")
+    return "\n".join(rows)
+
+
+def with_table(readme: str) -> str:
+    before, _, rest = readme.partition(BEGIN)
+    _, _, after = rest.partition(END)
+    return f"{before}{BEGIN}\n{table()}\n{END}{after}"
+
+
+if __name__ == "__main__":
+    path = ROOT / "README.md"
+    path.write_text(with_table(path.read_text(encoding="utf-8")), encoding="utf-8")
