@@ -95,8 +95,8 @@ class OllamaBackend:
         return Health(ok=True, version=version.version, counters=counters)
 
     async def aclose(self) -> None:
+        await self._client.aclose()  # Whoever waits for an answer gets an error.
         await self._catalog.aclose()
-        await self._client.aclose()
 
     async def _post(self, body: LoadBody) -> None:
         try:

@@ -51,8 +51,8 @@ class Catalog:
         self._until = 0.0
 
     async def aclose(self) -> None:
+        """Wait for the question in progress, which ends when the client is closed."""
         if self._asking is not None:
-            self._asking.cancel()
             await asyncio.wait([self._asking])
 
     def _asked(self, task: asyncio.Task[list[Model]]) -> None:

@@ -256,3 +256,16 @@ async def test_unload_of_a_model_that_answers_is_busy(full: StandIn, backend: Ol
     await events.aclose()
     full.replays("unload")
     await backend.unload("smollm2:135m")
+
+
+async def test_closing_the_backend_stops_the_question_that_is_being_asked(standin: StandIn):
+    async def hangs(reply: Reply) -> None:
+        await reply.gone()
+
+    standin.says("/api/tags", hangs)
+    backend = OllamaBackend(OllamaConfig(host=standin.host))
+    waiting = asyncio.create_task(backend.list_models())
+    await asyncio.sleep(0.05)
+    await backend.aclose()
+    with pytest.raises(BackendUnavailableError):
+        await asyncio.wait_for(waiting, 0.5)

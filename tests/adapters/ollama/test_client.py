@@ -500,6 +500,21 @@ async def test_cancelled_scope_closes_the_socket_though_it_lets_nothing_be_await
     assert (await backend.health()).counters == counters(started=1, cancelled=1)
 
 
+async def test_closing_is_shielded_whatever_the_transport_does(
+    standin: StandIn, backend: OllamaBackend, monkeypatch: pytest.MonkeyPatch
+):
+    close, closed = httpx.Response.aclose, list[httpx.Response]()
+
+    async def awaits_first(response: httpx.Response) -> None:
+        await anyio.sleep(0.01)
+        await close(response)
+        closed.append(response)
+
+    monkeypatch.setattr(httpx.Response, "aclose", awaits_first)
+    await test_generator_closed_inside_a_cancelled_scope_closes_the_socket(standin, backend)
+    assert len(closed) == 1
+
+
 async def test_generator_closed_inside_a_cancelled_scope_closes_the_socket(
     standin: StandIn, backend: OllamaBackend
 ):
@@ -579,3 +594,17 @@ async def test_schema_is_kept_by_the_recorded_answer(standin: StandIn, backend: 
     )
     assert text_of(await events_of(backend, request)).startswith('{\n  "capital"')
     assert standin.bodies("/api/chat")[0]["format"] == schema
+
+
+async def test_closing_the_backend_ends_the_answers_in_progress(
+    standin: StandIn, backend: OllamaBackend
+):
+    standin.says("/api/chat", says_one_word)
+    events = backend.generate(CHAT)
+    await anext(events)
+    await anext(events)
+    waiting = asyncio.ensure_future(anext(events))
+    await asyncio.sleep(0.02)
+    await backend.aclose()
+    with pytest.raises(BadUpstreamError):
+        await asyncio.wait_for(waiting, 1)
