@@ -38,8 +38,8 @@ class OllamaConfig(
     """Covers loading the model and reading the prompt."""
     token_timeout: Seconds = 30.0
     """The longest silence between two pieces of an answer."""
-    refresh: Seconds = 5.0
-    """How long a list of its models is believed."""
+    refresh: Seconds = 1.0
+    """How long a list of its models is believed: a tag that was just pulled is found after that."""
 
 
 class EchoConfig(

@@ -1,25 +1,16 @@
 """`tandem` as a process: start, weight, signals, and what it says when it cannot."""
 
-import http.client
-import json
 import signal
 import socket
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
+from server_process import command, serving, write
 
 HEAVY = {"mlx", "mlx_lm", "transformers", "numpy", "openai", "torch", "faiss", "pytest"}
-
-
-def write(folder: Path, text: str) -> Path:
-    path = folder / "tandem.yaml"
-    path.write_text(text)
-    return path
 
 
 def echo(folder: Path, *, delay: float = 0, grace: float = 1) -> Path:
@@ -35,60 +26,8 @@ def both(folder: Path) -> Path:
     return write(folder, "backends: {ollama: {host: 'http://127.0.0.1:9'}}\n")
 
 
-def command(*args: str) -> list[str]:
-    return [sys.executable, "-m", "proxy", *args]
-
-
 def run(*args: str) -> subprocess.CompletedProcess[str]:
     return subprocess.run(command(*args), capture_output=True, text=True, timeout=60)
-
-
-class Running:
-    def __init__(self, process: subprocess.Popen[str], port: int) -> None:
-        self.process, self.port = process, port
-
-    def get(self, path: str) -> tuple[int, str]:
-        connection = http.client.HTTPConnection("127.0.0.1", self.port, timeout=5)
-        connection.request("GET", path)
-        answer = connection.getresponse()
-        body = answer.read().decode()
-        connection.close()
-        return answer.status, body
-
-    @contextmanager
-    def stream(self) -> Iterator[http.client.HTTPResponse]:
-        body = {
-            "model": "echo",
-            "messages": [{"role": "user", "content": "word " * 5000}],
-            "stream": True,
-        }
-        connection = http.client.HTTPConnection("127.0.0.1", self.port, timeout=30)
-        headers = {"content-type": "application/json"}
-        connection.request("POST", "/v1/chat/completions", json.dumps(body), headers)
-        answer = connection.getresponse()
-        try:
-            yield answer
-        finally:
-            answer.close()
-            connection.close()
-
-
-@contextmanager
-def serving(config: Path) -> Iterator[Running]:
-    process = subprocess.Popen(
-        command("serve", "--port", "0", "--config", str(config)),
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        text=True,
-    )
-    try:
-        assert process.stdout is not None
-        line = process.stdout.readline()
-        assert line.startswith("Tandem listens on http://127.0.0.1:"), line
-        yield Running(process, int(line.rpartition(":")[2].split("/")[0]))
-    finally:
-        process.kill()
-        process.communicate()
 
 
 def seconds_to_models(config: Path) -> float:

@@ -1,0 +1,67 @@
+"""`tandem serve` as a process of its own, for tests that talk to it as a user would."""
+
+import http.client
+import json
+import subprocess
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+
+def write(folder: Path, text: str) -> Path:
+    path = folder / "tandem.yaml"
+    path.write_text(text)
+    return path
+
+
+def command(*args: str) -> list[str]:
+    return [sys.executable, "-m", "proxy", *args]
+
+
+class Running:
+    def __init__(self, process: subprocess.Popen[str], port: int) -> None:
+        self.process, self.port = process, port
+
+    def get(self, path: str) -> tuple[int, str]:
+        connection = http.client.HTTPConnection("127.0.0.1", self.port, timeout=5)
+        connection.request("GET", path)
+        answer = connection.getresponse()
+        body = answer.read().decode()
+        connection.close()
+        return answer.status, body
+
+    @contextmanager
+    def stream(self) -> Iterator[http.client.HTTPResponse]:
+        body = {
+            "model": "echo",
+            "messages": [{"role": "user", "content": "word " * 5000}],
+            "stream": True,
+        }
+        connection = http.client.HTTPConnection("127.0.0.1", self.port, timeout=30)
+        headers = {"content-type": "application/json"}
+        connection.request("POST", "/v1/chat/completions", json.dumps(body), headers)
+        answer = connection.getresponse()
+        try:
+            yield answer
+        finally:
+            answer.close()
+            connection.close()
+
+
+@contextmanager
+def serving(config: Path) -> Iterator[Running]:
+    process = subprocess.Popen(
+        command("serve", "--port", "0", "--config", str(config)),
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+    try:
+        assert process.stdout is not None
+        line = process.stdout.readline()
+        assert line.startswith("Tandem listens on http://127.0.0.1:"), line
+        yield Running(process, int(line.rpartition(":")[2].split("/")[0]))
+    finally:
+        process.kill()
+        process.communicate()
