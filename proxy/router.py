@@ -8,6 +8,8 @@ from msgspec.structs import replace
 
 from adapters.backend import Backend, Capability
 from adapters.errors import (
+    BackendError,
+    BackendUnavailableError,
     InvalidRequestError,
     ModelNotFoundError,
     UnsupportedParameterError,
@@ -60,6 +62,7 @@ class Router:
         Raises:
             InvalidRequestError: no model can have such a name.
             ModelNotFoundError: no model has it, or several do in its short form.
+            BackendUnavailableError: the backend that the name points to is away.
             UnsupportedParameterError: the model is there, and nobody can honour a feature on it.
         """
         entry = await self.find(name)
@@ -78,8 +81,21 @@ class Router:
             await self._registry.refresh(_PATIENCE)
             entry = self._lookup(name)
         if not entry.places:
-            raise ModelNotFoundError(self._unknown(name), param="model")
+            raise self._not_found(name)
         return entry
+
+    def _not_found(self, name: str) -> BackendError:
+        """404, unless the name points to a backend that is away: then nobody can know."""
+        kind, slash, rest = name.partition("/")
+        forced = bool(slash) and kind in self._registry.shelves
+        # Only Ollama's names have a tag.
+        owner = kind if forced else "ollama" if ":" in rest or ":" in kind else None
+        shelf = self._registry.shelves.get(owner) if owner is not None else None
+        if shelf is not None and shelf.reached is False:
+            return BackendUnavailableError(
+                f"The {owner} backend, which may have {name!r}, does not answer.", param="model"
+            )
+        return ModelNotFoundError(self._unknown(name), param="model")
 
     def _lookup(self, name: str) -> Entry:
         kind, slash, rest = name.partition("/")

@@ -17,6 +17,9 @@ from adapters.request import Feature, GenerationRequest
 
 _PATHS: dict[type[ChatBody | RawBody], str] = {ChatBody: "/api/chat", RawBody: "/api/generate"}
 
+_HEALTH_SECONDS = 0.8
+"""Less than a second: one that hangs must not hold up who asks how things are."""
+
 
 class OllamaBackend:
     kind = "ollama"
@@ -89,7 +92,7 @@ class OllamaBackend:
     async def health(self) -> Health:
         counters = dict(self._counters)
         try:
-            version = await self._client.get("/api/version", Version, self._config.connect_timeout)
+            version = await self._client.get("/api/version", Version, _HEALTH_SECONDS)
         except BackendError as error:
             return Health(ok=False, detail=error.message, counters=counters)
         return Health(ok=True, version=version.version, counters=counters)

@@ -10,6 +10,7 @@ from scripted_backend import EVERYTHING, HANG, ScriptedBackend
 
 from adapters.backend import Model
 from adapters.errors import (
+    BackendError,
     BackendUnavailableError,
     InvalidRequestError,
     ModelNotFoundError,
@@ -173,6 +174,27 @@ async def test_model_of_an_absent_backend_is_not_listed_but_tried(fault: Excepti
         backend.models = [Model(name="tiny:latest")]
         await registry.refresh(1)
         assert (await router.resolve("tiny", frozenset())).name == "tiny:latest"
+
+
+@pytest.mark.parametrize(
+    ("name", "error"),
+    [
+        ("ollama/anything", BackendUnavailableError),
+        ("mistral:7b", BackendUnavailableError),
+        ("hf.co/org/model:Q4_K_M", BackendUnavailableError),
+        ("gpt-5", ModelNotFoundError),
+        ("org/model", ModelNotFoundError),
+        ("mlx/mistral:7b", ModelNotFoundError),
+    ],
+)
+async def test_name_that_points_to_an_absent_backend_is_unavailable(
+    name: str, error: type[BackendError]
+):
+    backend = ollama()
+    backend.models = BackendUnavailableError("gone")
+    async with a_router(backend, ScriptedBackend(kind="mlx")) as router:
+        with pytest.raises(error):
+            await router.resolve(name, frozenset())
 
 
 async def test_new_model_is_found_at_once():
