@@ -28,6 +28,9 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger(__name__)
 T = TypeVar("T")
+_CLOSING_SECONDS = 5.0
+"""A load cannot be interrupted: past that the thread is left behind, and ends with the process."""
+
 Post = tuple[Sequence, Sampled | BackendError]
 
 
@@ -97,7 +100,7 @@ class Engine:
         with self._wake:
             self._wake.notify()
         if self._thread is not None:
-            self._thread.join()
+            self._thread.join(timeout=_CLOSING_SECONDS)
 
     def _run(self, job: Callable[[], T]) -> "Future[T]":
         future: Future[T] = Future()
