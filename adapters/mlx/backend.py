@@ -57,12 +57,14 @@ class MLXBackend:
         loaded = await self._ready(request.model)
         sequence = await self._to_sequence(request, loaded)
         self._engine.submit(sequence)
+        answered = False
         try:
             yield Started()
             async for event in _read(sequence, loaded, request.stop):
+                answered = isinstance(event, Finished)
                 yield event
         finally:
-            self._engine.release(sequence)
+            self._engine.release(sequence, answered=answered)
 
     async def list_models(self) -> list[Model]:
         folders = await asyncio.to_thread(find_models, self._config)
@@ -117,13 +119,17 @@ class MLXBackend:
         return await embedded.ensure_available(name, self._config.cache_folder)
 
     def _find(self, name: str) -> ModelFolder | None:
-        """By the name it is listed under, or the path that the configuration gives."""
+        """By the name it is listed under, or the path that the configuration gives.
+
+        The server passes no path that came with a request: its router knows listed names only.
+        """
         if (folder := find_models(self._config).get(name)) is not None:
             return folder
-        path = Path(name).expanduser()
-        if not path.is_absolute() or (model := read_folder(path.name, path)) is None:
+        if not name.startswith(("/", "~", "./", "../")):
             return None
-        return ModelFolder(model, path)
+        path = Path(name).expanduser()
+        model = read_folder(path.name, path)
+        return ModelFolder(model, path) if model is not None else None
 
     async def _to_sequence(self, request: GenerationRequest, loaded: "LoadedModel") -> Sequence:
         from adapters.mlx.prompt import require_room, tokenize

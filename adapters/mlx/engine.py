@@ -67,14 +67,14 @@ class Engine:
         self._live[sequence.model] += 1
         self._counters["started"] += 1
 
-    def release(self, sequence: Sequence) -> None:
-        """The last thing said of a sequence. One that has not ended is cancelled: its row is
-        free before the next step begins."""
+    def release(self, sequence: Sequence, *, answered: bool) -> None:
+        """The last thing said of a sequence. One that has not ended, because its client left or
+        (`answered`) because a stop string came first, has its row free before the next step."""
         self._live[sequence.model] -= 1
         if sequence.ended:
             return
         sequence.cancelled = True
-        self._counters["cancelled"] += 1
+        self._counters["finished" if answered else "cancelled"] += 1
         with suppress(BackendUnavailableError):  # An engine that has ended has no rows.
             self._send(lambda: self._remove(sequence))
 

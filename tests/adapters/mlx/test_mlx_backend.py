@@ -131,6 +131,8 @@ async def test_a_stop_string_ends_the_answer_and_is_not_shown(backend: MLXBacken
     assert text_of(events) == whole[: whole.index(word)]
     assert 0 < finished.usage.completion_tokens < 24
     await until(lambda: rows(backend) == 0)
+    counters = (await backend.health()).counters
+    assert (counters["finished"], counters["cancelled"]) == (2, 0)
 
 
 def rows(backend: MLXBackend) -> int:
@@ -300,10 +302,16 @@ async def test_a_name_that_no_model_has_is_not_found(backend: MLXBackend, name: 
         await answer(backend, chat(name))
 
 
-async def test_a_folder_can_be_named_by_its_path(folder: Path) -> None:
+@pytest.mark.parametrize("start", ["", "./", "~/"])
+async def test_a_folder_can_be_named_by_its_path(
+    folder: Path, start: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(folder)
+    monkeypatch.setenv("HOME", str(folder))
     backend = MLXBackend(MLXConfig(huggingface_cache=False, embedded="never"))
     try:
-        assert text_of(await answer(backend, chat(str(folder / "llama"))))
+        name = f"{start}llama" if start else str(folder / "llama")
+        assert text_of(await answer(backend, chat(name)))
     finally:
         await backend.aclose()
 
