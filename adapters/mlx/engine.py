@@ -47,8 +47,6 @@ class Engine:
         self._lanes: dict[str, Lane] = {}
         self._live: Counter[str] = Counter()
         self._counters: Counter[str] = Counter()
-        self.last_step: float | None = None
-        """`time.monotonic()` of the last step that ended; None before the first."""
 
     # The event loop's side.
 
@@ -157,7 +155,6 @@ class Engine:
             step = lane.step()
         except Exception:
             return self._fail(lane)
-        self.last_step = time.monotonic()
         self._counters["tokens"] += len(step)
         self._counters["finished"] += sum(sampled.finish is not None for _, sampled in step)
         return list(step)
@@ -214,7 +211,6 @@ class Engine:
             raise BackendBusyError(f"'{name}' is answering {len(lane)} requests.")
         from adapters.mlx.models import free_memory
 
-        lane.drop_all()
         del self._lanes[name], lane
         free_memory()
 
