@@ -7,7 +7,7 @@ from msgspec import Struct
 
 from adapters.errors import UnsupportedParameterError
 from adapters.events import Event
-from adapters.request import Feature, GenerationRequest, needs
+from adapters.request import EmbeddingRequest, Feature, GenerationRequest, needs
 
 Capability = Literal["chat", "tools", "vision", "embedding", "insert", "reasoning"]
 
@@ -18,12 +18,31 @@ class Model(Struct, frozen=True, kw_only=True):
     name: str
     context_length: int | None = None
     capabilities: frozenset[Capability] = frozenset()
+    lacks: frozenset[Feature] = frozenset()
+    """What this model cannot honour although its backend can on others."""
     size_bytes: int | None = None
     quantization: str | None = None
     digest: str | None = None
     created: int = 0
     """Seconds since 1970."""
     loaded: bool | None = None
+
+
+class Embeddings(Struct, frozen=True):
+    vectors: tuple[tuple[float, ...], ...]
+    """One for each input, in order; float32 values."""
+    prompt_tokens: int
+    """Tokens of all inputs together."""
+
+
+class Progress(Struct, frozen=True, kw_only=True):
+    """How far a download is."""
+
+    status: str
+    completed: int | None = None
+    """Bytes."""
+    total: int | None = None
+    """Bytes; `None` while nobody knows."""
 
 
 class Health(Struct, frozen=True, kw_only=True):
@@ -44,10 +63,33 @@ class Backend(Protocol):
     """The features it can honour on some model at least."""
 
     def generate(self, request: GenerationRequest) -> AsyncGenerator[Event]:
-        """Yield `Started`, then deltas in order, then `Finished`. Closing it cancels the work.
+        """Yield `Started`, then deltas, then `Finished`, once for each of `request.n` choices.
+
+        Closing it cancels the work.
 
         Raises:
             BackendError: any of the tree in `adapters/errors.py`, before `Started` or after.
+        """
+        ...
+
+    async def embed(self, request: EmbeddingRequest) -> Embeddings:
+        """A vector for each input. Cancelling the call cancels the work.
+
+        Raises:
+            InvalidRequestError: the model does not embed, an input is empty, or `dimensions` is
+                more than its vectors have.
+            ContextLengthError: an input is longer than the model reads; nothing is cut.
+        """
+        ...
+
+    def pull(self, model: str) -> AsyncGenerator[Progress]:
+        """Fetch `model` from where this backend's models come from; ends once it can be listed.
+
+        Closing it stops the download; a later call goes on from there.
+
+        Raises:
+            ModelNotFoundError: there is no such model to be had.
+            BackendUnavailableError: the network, or the backend, is not there.
         """
         ...
 
@@ -59,8 +101,10 @@ class Backend(Protocol):
         """
         ...
 
-    async def load(self, model: str) -> None:
+    async def load(self, model: str, keep_alive: float | None = None) -> None:
         """Make `model` ready; at once if it is. Calls that meet share one load.
+
+        `keep_alive` is how many seconds it stays unused before it is unloaded; negative: for ever.
 
         Raises:
             ModelNotFoundError: it has no such model.
@@ -86,7 +130,7 @@ class Backend(Protocol):
 
 
 def refuse_unsupported(
-    request: GenerationRequest, honours: frozenset[Feature], backend: str
+    request: GenerationRequest | EmbeddingRequest, honours: frozenset[Feature], backend: str
 ) -> None:
     """The first thing a backend does with a request.
 

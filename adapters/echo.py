@@ -4,21 +4,28 @@ It serves as the reference for backends to come and as the engine of the server'
 """
 
 import asyncio
+import hashlib
+import math
 import re
 from collections.abc import AsyncGenerator
 
-from adapters.backend import Health, Model, refuse_unsupported
+from adapters.backend import Embeddings, Health, Model, Progress, refuse_unsupported
 from adapters.config import EchoConfig
-from adapters.errors import InvalidRequestError, ModelNotFoundError
+from adapters.errors import (
+    InvalidRequestError,
+    ModelNotFoundError,
+    UnsupportedParameterError,
+)
 from adapters.events import Event, Finished, FinishReason, Started, TextDelta, Usage
-from adapters.request import Feature, GenerationRequest
+from adapters.request import EmbeddingRequest, Feature, GenerationRequest, TokenIds
 
 _PIECE = re.compile(r"\s*\S+|\s+")
+_COMPONENTS = 8
 
 
 class EchoBackend:
     kind = "echo"
-    honours: frozenset[Feature] = frozenset({"prompt", "max_tokens", "stop"})
+    honours: frozenset[Feature] = frozenset({"embeddings", "prompt", "n", "max_tokens", "stop"})
 
     def __init__(self, config: EchoConfig) -> None:
         self._config = config
@@ -32,23 +39,44 @@ class EchoBackend:
         outcome = "cancelled"
         try:
             yield Started()
-            async for event in self._say(reply, request):
-                yield event
+            for choice in range(request.n):
+                async for event in self._say(reply, request, choice):
+                    yield event
             outcome = "finished"
         finally:
             self._counters["active"] -= 1
             self._counters[outcome] += 1
 
-    async def _say(self, reply: str, request: GenerationRequest) -> AsyncGenerator[Event]:
+    async def _say(
+        self, reply: str, request: GenerationRequest, choice: int
+    ) -> AsyncGenerator[Event]:
         text, stopped_by = _until_stop(reply, request.stop)
         pieces = _PIECE.findall(text)
         shown = pieces if request.max_tokens is None else pieces[: request.max_tokens]
         for piece in shown:
             await asyncio.sleep(self._config.delay)
-            yield TextDelta(piece)
+            yield TextDelta(piece, choice=choice)
         reason: FinishReason = "stop" if len(shown) == len(pieces) else "length"
         usage = Usage(prompt_tokens=_count(request), completion_tokens=len(shown))
-        yield Finished(reason, usage, stopped_by if reason == "stop" else None)
+        yield Finished(reason, usage, stopped_by if reason == "stop" else None, choice)
+
+    async def embed(self, request: EmbeddingRequest) -> Embeddings:
+        """Vectors that mean nothing: equal texts have equal ones."""
+        refuse_unsupported(request, self.honours, self.kind)
+        self._require(request.model)
+        texts = [each for each in request.inputs if isinstance(each, str)]
+        if "" in texts or not texts:
+            raise InvalidRequestError("An input is empty.", param="inputs")
+        if request.dimensions is not None and request.dimensions > _COMPONENTS:
+            raise InvalidRequestError(
+                f"The vectors have {_COMPONENTS} components.", param="dimensions"
+            )
+        vectors = tuple(_vector(text, request.dimensions or _COMPONENTS) for text in texts)
+        return Embeddings(vectors, sum(len(_PIECE.findall(text)) for text in texts))
+
+    async def pull(self, model: str) -> AsyncGenerator[Progress]:
+        self._require(model)
+        yield Progress(status="success")
 
     async def list_models(self) -> list[Model]:
         return [
@@ -56,7 +84,7 @@ class EchoBackend:
             for name in self._config.models
         ]
 
-    async def load(self, model: str) -> None:
+    async def load(self, model: str, keep_alive: float | None = None) -> None:
         self._require(model)
 
     async def unload(self, model: str) -> None:
@@ -73,18 +101,30 @@ class EchoBackend:
             raise ModelNotFoundError(f"The echo backend has no model '{model}'.", param="model")
 
 
+def _vector(text: str, components: int) -> tuple[float, ...]:
+    values = [byte - 127.5 for byte in hashlib.sha256(text.encode()).digest()[:components]]
+    length = math.hypot(*values)
+    return tuple(value / length for value in values)
+
+
 def _last_text(request: GenerationRequest) -> str:
     if isinstance(request.prompt, str):
         return request.prompt
+    if isinstance(request.prompt, TokenIds):
+        raise UnsupportedParameterError("Tokens mean nothing here.", param="tokens")
     if not request.prompt:
         raise InvalidRequestError("There is no message to answer.", param="messages")
     return request.prompt[-1].text
 
 
 def _count(request: GenerationRequest) -> int:
-    if isinstance(request.prompt, str):
-        return len(_PIECE.findall(request.prompt))
-    return sum(len(_PIECE.findall(message.text)) for message in request.prompt)
+    match request.prompt:
+        case str(text):
+            return len(_PIECE.findall(text))
+        case TokenIds(ids=ids):
+            return len(ids)
+        case messages:
+            return sum(len(_PIECE.findall(message.text)) for message in messages)
 
 
 def _until_stop(text: str, stop: tuple[str, ...]) -> tuple[str, str | None]:

@@ -1,4 +1,8 @@
-"""What a backend says while it generates: one flat stream that serves every dialect."""
+"""What a backend says while it generates: one flat stream that serves every dialect.
+
+`choice` tells the answers of one request with `n` > 1 apart, from 0. Their events may mix; each
+choice keeps the order of its own.
+"""
 
 from typing import Literal
 
@@ -30,14 +34,19 @@ class TokenLogprob(Struct, frozen=True, kw_only=True):
 class Started(Struct, frozen=True):
     """First, exactly once: the request is valid and the model is loaded."""
 
+    context: int | None = None
+    """Tokens that prompt and answer may have together, as this request is run."""
+
 
 class TextDelta(Struct, frozen=True):
     text: str
     logprobs: tuple[TokenLogprob, ...] | None = None
+    choice: int = 0
 
 
 class ReasoningDelta(Struct, frozen=True):
     text: str
+    choice: int = 0
 
 
 class ToolCallStarted(Struct, frozen=True):
@@ -45,21 +54,25 @@ class ToolCallStarted(Struct, frozen=True):
     """0 for the first call of the answer, then 1, 2, …"""
     id: str
     name: str
+    choice: int = 0
 
 
 class ToolCallDelta(Struct, frozen=True):
     index: int
     arguments: str
     """The next piece of the call's JSON text."""
+    choice: int = 0
 
 
 class Finished(Struct, frozen=True):
-    """Last, exactly once."""
+    """The end of a choice, exactly once for each; the last event of all is one of them."""
 
     reason: FinishReason
     usage: Usage
+    """Of this choice: the prompt, which all choices share, and its own answer."""
     stop_sequence: str | None = None
     """The stop string that ended the answer, where one did and the backend knows which."""
+    choice: int = 0
 
 
 Event = Started | TextDelta | ReasoningDelta | ToolCallStarted | ToolCallDelta | Finished

@@ -71,7 +71,19 @@ class JSONSchema(Struct, frozen=True, tag="json_schema"):
     strict: bool = False
 
 
-ResponseFormat = JSONObject | JSONSchema
+class Regex(Struct, frozen=True, tag="regex"):
+    """The whole answer matches `pattern`; vLLM's `guided_regex`."""
+
+    pattern: str
+
+
+class Lark(Struct, frozen=True, tag="lark"):
+    """The whole answer is derived from `grammar`, in Lark's notation; vLLM's `guided_grammar`."""
+
+    grammar: str
+
+
+ResponseFormat = JSONObject | JSONSchema | Regex | Lark
 
 
 class Sampling(Struct, frozen=True, kw_only=True):
@@ -84,15 +96,29 @@ class Sampling(Struct, frozen=True, kw_only=True):
     seed: int | None = None
     frequency_penalty: float | None = None
     presence_penalty: float | None = None
+    repetition_penalty: float | None = None
+    """Divides the logits of tokens that the prompt or the answer has; 1 changes nothing."""
     logit_bias: dict[int, float] | None = None
     """Token id -> what is added to its logit."""
+
+
+class TokenIds(Struct, frozen=True):
+    """Text as the model's own token ids."""
+
+    ids: tuple[int, ...]
 
 
 class GenerationRequest(Struct, frozen=True, kw_only=True):
     model: str
     """The backend's own name of the model."""
-    prompt: tuple[Message, ...] | str
+    prompt: tuple[Message, ...] | str | TokenIds
     """A chat, or raw text to be continued."""
+    suffix: str | None = None
+    """Text that follows the gap to be filled after a raw prompt."""
+    echo: bool = False
+    """The answer begins with the raw prompt itself."""
+    n: int = 1
+    """How many answers; a seed is that of the first, the next has seed + 1, and so on."""
     sampling: Sampling = Sampling()
     max_tokens: int | None = None
     """`None`: as many as the context has room for."""
@@ -104,11 +130,33 @@ class GenerationRequest(Struct, frozen=True, kw_only=True):
     reasoning_effort: ReasoningEffort | None = None
     top_logprobs: int | None = None
     """How many alternatives to report for each token; 0 is the token alone, `None` is no report."""
+    num_ctx: int | None = None
+    """The most tokens that prompt and answer may have together; `None` leaves it to the backend."""
+    keep_alive: float | None = None
+    """Seconds the model stays loaded after the answer; negative: for ever, 0: not at all."""
+    options: dict[str, Any] = {}
+    """What only one engine knows, by its own names: Ollama's `mirostat`, `num_gpu`, …"""
+    client: str = ""
+    """Who asks, as a digest: caches are kept apart by it, and turns are shared out."""
+
+
+class EmbeddingRequest(Struct, frozen=True, kw_only=True):
+    model: str
+    """The backend's own name of the model."""
+    inputs: tuple[str | TokenIds, ...]
+    dimensions: int | None = None
+    """Cut the vectors to so many components, and scale them to length 1 again."""
+    keep_alive: float | None = None
 
 
 Feature = Literal[
+    "embeddings",
     "prompt",
+    "tokens",
+    "suffix",
+    "echo",
     "images",
+    "n",
     "temperature",
     "top_p",
     "top_k",
@@ -116,6 +164,7 @@ Feature = Literal[
     "seed",
     "frequency_penalty",
     "presence_penalty",
+    "repetition_penalty",
     "logit_bias",
     "max_tokens",
     "stop",
@@ -123,14 +172,26 @@ Feature = Literal[
     "tool_choice",
     "parallel_tool_calls",
     "response_format",
+    "guided_regex",
+    "guided_grammar",
     "reasoning_effort",
     "logprobs",
+    "num_ctx",
+    "keep_alive",
+    "options",
 ]
-"""What a request can ask for beyond a plain chat, and a backend can honour or refuse."""
+"""What a request can ask for beyond a plain chat, and a backend can honour or refuse.
+
+`tools` is a tool the model may call or not, `tool_choice` one that it must call.
+"""
 
 _ASKED: dict[Feature, Callable[[GenerationRequest], bool]] = {
     "prompt": lambda r: isinstance(r.prompt, str),
-    "images": lambda r: not isinstance(r.prompt, str) and any(m.images for m in r.prompt),
+    "tokens": lambda r: isinstance(r.prompt, TokenIds),
+    "suffix": lambda r: r.suffix is not None,
+    "echo": lambda r: r.echo,
+    "images": lambda r: isinstance(r.prompt, tuple) and any(m.images for m in r.prompt),
+    "n": lambda r: r.n > 1,
     "temperature": lambda r: r.sampling.temperature is not None,
     "top_p": lambda r: r.sampling.top_p is not None,
     "top_k": lambda r: r.sampling.top_k is not None,
@@ -138,23 +199,42 @@ _ASKED: dict[Feature, Callable[[GenerationRequest], bool]] = {
     "seed": lambda r: r.sampling.seed is not None,
     "frequency_penalty": lambda r: bool(r.sampling.frequency_penalty),
     "presence_penalty": lambda r: bool(r.sampling.presence_penalty),
+    "repetition_penalty": lambda r: r.sampling.repetition_penalty not in (None, 1),
     "logit_bias": lambda r: bool(r.sampling.logit_bias),
     "max_tokens": lambda r: r.max_tokens is not None,
     "stop": lambda r: bool(r.stop),
-    "tools": lambda r: bool(r.tools) and r.tool_choice != "none",
+    "tools": lambda r: bool(r.tools) and r.tool_choice == "auto",
     "tool_choice": lambda r: bool(r.tools) and r.tool_choice not in ("auto", "none"),
     "parallel_tool_calls": lambda r: (
         bool(r.tools) and r.tool_choice != "none" and not r.parallel_tool_calls
     ),
-    "response_format": lambda r: r.response_format is not None,
-    "reasoning_effort": lambda r: r.reasoning_effort is not None,
+    "response_format": lambda r: isinstance(r.response_format, (JSONObject, JSONSchema)),
+    "guided_regex": lambda r: isinstance(r.response_format, Regex),
+    "guided_grammar": lambda r: isinstance(r.response_format, Lark),
+    "reasoning_effort": lambda r: r.reasoning_effort not in (None, "none"),
     "logprobs": lambda r: r.top_logprobs is not None,
+    "num_ctx": lambda r: r.num_ctx is not None,
+    "keep_alive": lambda r: r.keep_alive is not None,
+    "options": lambda r: bool(r.options),
 }
 
 
-def needs(request: GenerationRequest) -> frozenset[Feature]:
+def needs(request: GenerationRequest | EmbeddingRequest) -> frozenset[Feature]:
     """The features `request` asks for.
 
-    A neutral value (a penalty of 0, tools withheld by `tool_choice: none`) asks for nothing.
+    A neutral value (a penalty of 0, tools withheld by `tool_choice: none`) asks for nothing, nor
+    does a `reasoning_effort` of none: every backend answers without reasoning where it is told to.
     """
+    if isinstance(request, EmbeddingRequest):
+        return _needs_of_embedding(request)
     return frozenset(feature for feature, asked in _ASKED.items() if asked(request))
+
+
+def _needs_of_embedding(request: EmbeddingRequest) -> frozenset[Feature]:
+    """`dimensions` is no feature: whoever embeds can cut a vector."""
+    asked: dict[Feature, bool] = {
+        "embeddings": True,
+        "tokens": any(isinstance(each, TokenIds) for each in request.inputs),
+        "keep_alive": request.keep_alive is not None,
+    }
+    return frozenset(feature for feature, is_asked in asked.items() if is_asked)

@@ -6,7 +6,7 @@ from collections.abc import AsyncGenerator, Callable
 from msgspec import Struct
 from msgspec.structs import replace
 
-from adapters.backend import Backend, Capability
+from adapters.backend import Backend
 from adapters.errors import (
     BackendError,
     BackendUnavailableError,
@@ -22,9 +22,6 @@ from proxy.streaming import close
 _PATIENCE = 1.0
 """Seconds a request waits for a list of models that might know its name."""
 _LONGEST_NAME = 200
-
-_CAPABILITY: dict[Feature, Capability] = {"images": "vision", "tools": "tools"}
-"""What a feature asks of the model, beyond what its backend can."""
 
 
 class Route(Struct, frozen=True, kw_only=True):
@@ -116,13 +113,8 @@ class Router:
     def _lacks(self, place: Place, features: frozenset[Feature]) -> list[Feature]:
         """What of `features` is not to be had there; a model that tells nothing is trusted."""
         honours = self._registry.shelves[place.kind].backend.honours
-        told = place.model.capabilities if place.model else frozenset[Capability]()
-        return sorted(
-            feature
-            for feature in features
-            if feature not in honours
-            or (told and feature in _CAPABILITY and _CAPABILITY[feature] not in told)
-        )
+        lacks = place.model.lacks if place.model else frozenset[Feature]()
+        return sorted((features - honours) | (features & lacks))
 
     def _rank(self, place: Place, prefer: str) -> tuple[bool, bool, int]:
         """Smallest first: who is there, who is preferred, the order of the backends.

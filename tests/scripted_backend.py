@@ -8,10 +8,10 @@ from typing import get_args
 import httpx2
 import openai
 
-from adapters.backend import Backend, Health, Model
+from adapters.backend import Backend, Embeddings, Health, Model, Progress
 from adapters.errors import BackendError
 from adapters.events import Event, Finished, Started, TextDelta, Usage
-from adapters.request import Feature, GenerationRequest
+from adapters.request import EmbeddingRequest, Feature, GenerationRequest
 from proxy.app import create_app
 from proxy.config import Config
 
@@ -43,6 +43,7 @@ class ScriptedBackend:
         self.models: Sequence[Model] | Exception | str = models
         self.condition = health
         self.requests: list[GenerationRequest] = []
+        self.embedded: list[EmbeddingRequest] = []
         self.listed = 0
         self.running = 0
         self.closed = asyncio.Event()
@@ -64,6 +65,19 @@ class ScriptedBackend:
             self.running -= 1
             self.closed.set()
 
+    async def embed(self, request: EmbeddingRequest) -> Embeddings:
+        """The script's first exception, if it has one; else the same vector for every input."""
+        self.embedded.append(request)
+        for step in self.script:
+            if isinstance(step, Exception):
+                raise step
+            if isinstance(step, str):
+                await asyncio.Event().wait()
+        return Embeddings(((0.6, -0.8),) * len(request.inputs), 3 * len(request.inputs))
+
+    async def pull(self, model: str) -> AsyncGenerator[Progress]:
+        yield Progress(status="success")
+
     async def list_models(self) -> list[Model]:
         self.listed += 1
         if isinstance(self.models, str):
@@ -72,7 +86,7 @@ class ScriptedBackend:
             raise self.models
         return [model for model in self.models if isinstance(model, Model)]
 
-    async def load(self, model: str) -> None:
+    async def load(self, model: str, keep_alive: float | None = None) -> None:
         return None
 
     async def unload(self, model: str) -> None:

@@ -8,15 +8,15 @@ from typing import TYPE_CHECKING
 
 import msgspec
 
-from adapters.backend import Health, Model, refuse_unsupported
+from adapters.backend import Embeddings, Health, Model, Progress, refuse_unsupported
 from adapters.config import MLXConfig
-from adapters.errors import InvalidRequestError, ModelNotFoundError
+from adapters.errors import InvalidRequestError, ModelNotFoundError, UnsupportedParameterError
 from adapters.events import Event, Finished, Started, TextDelta, Usage
 from adapters.mlx import embedded
 from adapters.mlx.catalog import ModelFolder, find_models, read_folder
 from adapters.mlx.engine import Engine
 from adapters.mlx.sequence import Sequence
-from adapters.request import Feature, GenerationRequest, Sampling
+from adapters.request import EmbeddingRequest, Feature, GenerationRequest, Sampling
 
 if TYPE_CHECKING:
     # Importing it loads mlx and transformers, which an idle server does without.
@@ -66,6 +66,14 @@ class MLXBackend:
         finally:
             self._engine.release(sequence, answered=answered)
 
+    async def embed(self, request: EmbeddingRequest) -> Embeddings:
+        refuse_unsupported(request, self.honours, self.kind)
+        raise NotImplementedError
+
+    async def pull(self, model: str) -> AsyncGenerator[Progress]:
+        raise UnsupportedParameterError("Models cannot be fetched yet.", param="model")
+        yield
+
     async def list_models(self) -> list[Model]:
         folders = await asyncio.to_thread(find_models, self._config)
         return [
@@ -73,7 +81,7 @@ class MLXBackend:
             for name, folder in folders.items()
         ]
 
-    async def load(self, model: str) -> None:
+    async def load(self, model: str, keep_alive: float | None = None) -> None:
         await self._ready(model)
 
     async def unload(self, model: str) -> None:

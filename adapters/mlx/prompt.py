@@ -7,7 +7,7 @@ from typing import Any
 from jinja2 import TemplateError
 
 from adapters.errors import ContextLengthError, GenerationError, InvalidRequestError
-from adapters.request import GenerationRequest, Message
+from adapters.request import GenerationRequest, Message, TokenIds
 
 
 def tokenize(tokenizer: Any, request: GenerationRequest) -> list[int]:
@@ -17,6 +17,8 @@ def tokenize(tokenizer: Any, request: GenerationRequest) -> list[int]:
         InvalidRequestError: the template refuses these messages, or the model has none.
         GenerationError: the template itself is broken.
     """
+    if isinstance(request.prompt, TokenIds):
+        return list(request.prompt.ids)
     if isinstance(request.prompt, str):
         return list(tokenizer.encode(request.prompt))
     return _apply_template(tokenizer, request.prompt)

@@ -4,16 +4,21 @@ from collections import Counter
 from collections.abc import AsyncGenerator
 from contextlib import aclosing
 
-from adapters.backend import Health, Model, refuse_unsupported
+from adapters.backend import Embeddings, Health, Model, Progress, refuse_unsupported
 from adapters.config import OllamaConfig
-from adapters.errors import BackendBusyError, BackendError, ModelNotFoundError
+from adapters.errors import (
+    BackendBusyError,
+    BackendError,
+    ModelNotFoundError,
+    UnsupportedParameterError,
+)
 from adapters.events import Event, Finished, Started
 from adapters.ollama.catalog import Catalog
 from adapters.ollama.client import OllamaClient
 from adapters.ollama.request import to_body
 from adapters.ollama.response import Answer
 from adapters.ollama.wire import ChatBody, Line, LoadBody, RawBody, Version
-from adapters.request import Feature, GenerationRequest
+from adapters.request import EmbeddingRequest, Feature, GenerationRequest
 
 _PATHS: dict[type[ChatBody | RawBody], str] = {ChatBody: "/api/chat", RawBody: "/api/generate"}
 
@@ -76,10 +81,18 @@ class OllamaBackend:
         finally:
             self._end(request.model, outcome)
 
+    async def embed(self, request: EmbeddingRequest) -> Embeddings:
+        refuse_unsupported(request, self.honours, self.kind)
+        raise NotImplementedError
+
+    async def pull(self, model: str) -> AsyncGenerator[Progress]:
+        raise UnsupportedParameterError("Models cannot be fetched yet.", param="model")
+        yield
+
     async def list_models(self) -> list[Model]:
         return await self._catalog.models()
 
-    async def load(self, model: str) -> None:
+    async def load(self, model: str, keep_alive: float | None = None) -> None:
         """Ollama itself lets calls that meet share one load."""
         await self._post(LoadBody(model=model))
 

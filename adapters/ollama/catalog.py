@@ -8,6 +8,7 @@ from adapters.backend import Capability, Model
 from adapters.errors import BackendError
 from adapters.ollama.client import OllamaClient
 from adapters.ollama.wire import Details, Show, ShowBody, Tag, Tags
+from adapters.request import Feature
 
 _SECONDS = 5.0
 _SHOWS_AT_ONCE = 4
@@ -20,6 +21,16 @@ _CAPABILITIES: dict[str, Capability] = {
     "insert": "insert",
     "thinking": "reasoning",
 }
+
+
+_NEEDED: dict[Feature, Capability] = {
+    "embeddings": "embedding",
+    "images": "vision",
+    "reasoning_effort": "reasoning",
+    "suffix": "insert",
+    "tools": "tools",
+}
+"""What a feature asks of the model itself."""
 
 
 class Catalog:
@@ -93,17 +104,30 @@ class Catalog:
     def _to_model(self, tag: Tag, loaded: frozenset[str] | None) -> Model:
         details = tag.details or Details()
         shown = Show() if _is_told(tag) else self._shown.get(tag.digest, Show())
-        capabilities = shown.capabilities or tag.capabilities or ()
+        told = shown.capabilities or tag.capabilities or ()
+        capabilities = _to_capabilities(told)
         return Model(
             name=tag.name,
             context_length=details.context_length or _context_length(shown),
-            capabilities=frozenset(_CAPABILITIES[c] for c in capabilities if c in _CAPABILITIES),
+            capabilities=capabilities,
+            lacks=_lacks(capabilities),
             size_bytes=tag.size,
             quantization=details.quantization_level or None,
             digest=tag.digest or None,
             created=_seconds_since_1970(tag.modified_at),
             loaded=None if loaded is None else tag.name in loaded,
         )
+
+
+def _to_capabilities(told: Iterable[str]) -> frozenset[Capability]:
+    return frozenset(_CAPABILITIES[each] for each in told if each in _CAPABILITIES)
+
+
+def _lacks(capabilities: frozenset[Capability]) -> frozenset[Feature]:
+    """A model that tells nothing of itself is trusted with everything."""
+    if not capabilities:
+        return frozenset()
+    return frozenset(feature for feature, needed in _NEEDED.items() if needed not in capabilities)
 
 
 def _is_told(tag: Tag) -> bool:

@@ -24,9 +24,11 @@ from adapters.request import (
     GenerationRequest,
     ImagePart,
     JSONObject,
+    JSONSchema,
     Message,
     ReasoningEffort,
     ResponseFormat,
+    TokenIds,
     Tool,
     ToolCall,
 )
@@ -56,6 +58,8 @@ def to_body(request: GenerationRequest) -> ChatBody | RawBody:
     if request.max_tokens is not None and request.max_tokens < 1:
         # Ollama reads a num_predict of 0 as "without limit".
         raise InvalidRequestError("max_tokens must be at least 1.", param="max_tokens")
+    if isinstance(request.prompt, TokenIds):
+        raise UnsupportedParameterError("Ollama takes text, no tokens.", param="tokens")
     if isinstance(request.prompt, str):
         return _to_raw_body(request, request.prompt)
     return _to_chat_body(request, request.prompt)
@@ -122,9 +126,15 @@ def _to_options(request: GenerationRequest) -> Options:
 
 
 def _to_format(wanted: ResponseFormat | None) -> Literal["json"] | dict[str, Any] | UnsetType:
-    if wanted is None:
-        return UNSET
-    return "json" if isinstance(wanted, JSONObject) else wanted.schema
+    match wanted:
+        case None:
+            return UNSET
+        case JSONObject():
+            return "json"
+        case JSONSchema(schema=schema):
+            return schema
+        case _:
+            raise UnsupportedParameterError("Ollama has no such grammar.", param="response_format")
 
 
 def _to_tool(tool: Tool) -> ToolDefinition:

@@ -137,20 +137,17 @@ async def test_feature_that_the_forced_backend_lacks_is_refused_with_who_has_it(
     assert caught.value.param == "seed"
 
 
-@pytest.mark.parametrize(("capability", "feature"), [("vision", "images"), ("tools", "tools")])
-async def test_model_that_tells_its_capabilities_is_believed(capability: Any, feature: Any):
+async def test_model_that_lacks_a_feature_is_passed_over_for_one_that_has_it():
     one = ScriptedBackend(
-        kind="mlx", models=[Model(name="a", capabilities=frozenset({"chat"})), Model(name="b")]
+        kind="mlx", models=[Model(name="a", lacks=frozenset({"tools"})), Model(name="b")]
     )
-    two = ScriptedBackend(
-        kind="ollama", models=[Model(name="a", capabilities=frozenset({"chat", capability}))]
-    )
+    two = ScriptedBackend(kind="ollama", models=[Model(name="a")])
     async with a_router(one, two) as router:
-        assert (await router.resolve("a", frozenset({feature}))).backend.kind == "ollama"
-        assert (await router.resolve("a", frozenset())).backend.kind == "mlx"
-        assert (await router.resolve("b", frozenset({feature}))).backend.kind == "mlx"
+        assert (await router.resolve("a", frozenset({"tools"}))).backend.kind == "ollama"
+        assert (await router.resolve("a", frozenset({"images"}))).backend.kind == "mlx"
+        assert (await router.resolve("b", frozenset({"tools"}))).backend.kind == "mlx"
         with pytest.raises(UnsupportedParameterError):
-            await router.resolve("mlx/a", frozenset({feature}))
+            await router.resolve("mlx/a", frozenset({"tools"}))
 
 
 async def test_absent_backend_is_left_for_the_one_that_is_there():
