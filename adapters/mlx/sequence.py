@@ -2,14 +2,36 @@
 
 import asyncio
 import secrets
-from typing import Literal
+from typing import TYPE_CHECKING, Literal, Protocol
 
 from msgspec import Struct
 
 from adapters.errors import BackendError
 from adapters.request import Sampling
 
+if TYPE_CHECKING:
+    # Importing it costs an idle server memory.
+    import mlx.core as mx
+
 Finish = Literal["stop", "length"]
+
+
+class LogitsProcessor(Protocol):
+    """Shapes the logits of one row before it is drawn: a grammar, say.
+
+    Called once per token, on the engine's thread, and never for the tokens of the prompt alone.
+    Whoever raises here, or sets `error`, ends its own row and no other.
+    """
+
+    error: BackendError | None
+    """Why this row cannot go on; the logits returned with it are not drawn from."""
+
+    def __call__(self, tokens: "mx.array", logits: "mx.array") -> "mx.array":
+        """
+        `tokens` are (length,) int32, prompt and answer so far, a cached prefix included; the last
+        of them may not be evaluated yet. `logits` are (1, vocabulary), and so is what comes back.
+        """
+        ...
 
 
 class Sampled(Struct, frozen=True):
@@ -17,16 +39,38 @@ class Sampled(Struct, frozen=True):
 
     token: int
     finish: Finish | None
+    logprob: float | None = None
+    """Natural, of the model's own distribution: before bias, penalties, grammar and temperature.
+    `None` unless `Sequence.top_logprobs` asks."""
+    top: tuple[tuple[int, float], ...] = ()
+    """The likeliest tokens at this place and their natural logprobs, likeliest first."""
 
 
 class Sequence:
     """Token ids in, token ids out. Made and read on the event loop, advanced by the engine."""
 
-    def __init__(self, model: str, prompt: list[int], max_tokens: int, sampling: Sampling) -> None:
+    def __init__(
+        self,
+        model: str,
+        prompt: list[int],
+        max_tokens: int,
+        sampling: Sampling,
+        *,
+        processors: tuple[LogitsProcessor, ...] = (),
+        top_logprobs: int | None = None,
+        client: str = "",
+        choice: int = 0,
+    ) -> None:
         self.model = model
         self.prompt = prompt
         self.max_tokens = max_tokens
         self.sampling = sampling
+        self.processors = processors
+        self.top_logprobs = top_logprobs
+        self.client = client
+        self.choice = choice
+        self.cached_tokens = 0
+        """Prompt tokens that were not read anew; the engine fills it before the first token."""
         self.entropy = secrets.randbits(64)
         self.loop = asyncio.get_running_loop()
         self.cancelled = False
