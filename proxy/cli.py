@@ -1,4 +1,4 @@
-"""`tandem serve | models`."""
+"""`tandem serve | models | bench`."""
 
 import argparse
 import asyncio
@@ -25,6 +25,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         config = load_config(find_config(args.config, os.environ))
     except ConfigError as exc:
         return _fail(2, str(exc))
+    if args.run is bench:
+        return bench(args)
     return args.run(_with_overrides(config, args))
 
 
@@ -37,9 +39,21 @@ def _parser() -> argparse.ArgumentParser:
     serve_command.set_defaults(run=serve)
     models_command = commands.add_parser("models", help="list the models of all backends")
     models_command.set_defaults(run=models, host=None, port=None)
+    _fill_bench(commands.add_parser("bench", help="measure, side by side"))
     for command in (serve_command, models_command):
         command.add_argument("--config", metavar="FILE", help="settings (config.yaml)")
     return parser
+
+
+def _fill_bench(bench_command: argparse.ArgumentParser) -> None:
+    subjects = bench_command.add_subparsers(required=True, metavar="SUBJECT")
+    engine = subjects.add_parser("engine", help="bare BatchGenerator, mlx_lm.server and Tandem")
+    engine.add_argument("--model", default="SmolLM2-135M-Instruct", help="an MLX model")
+    engine.add_argument("--tiny", action="store_true", help="its tokenizer, tiny random weights")
+    engine.add_argument("--rounds", type=int, default=3)
+    engine.add_argument("--max-tokens", type=int, default=64)
+    engine.add_argument("--newcomers", type=int, default=5, help="0 leaves that part out")
+    engine.set_defaults(run=bench, host=None, port=None, config=None)
 
 
 def _port(text: str) -> int:
@@ -121,6 +135,18 @@ def _announce(listener: socket.socket) -> None:
     host, port = listener.getsockname()[:2]
     shown = f"[{host}]" if ":" in host else host
     print(f"Tandem listens on http://{shown}:{port}/v1", flush=True)
+
+
+def bench(args: argparse.Namespace) -> int:
+    """Measure the engine and print tables. 1 if a contestant failed."""
+    from proxy.bench.engine import Plan, bench_engine
+
+    plan = Plan(args.model, args.tiny, args.rounds, args.max_tokens, args.newcomers)
+    try:
+        asyncio.run(bench_engine(plan))
+    except RuntimeError as exc:
+        return _fail(1, str(exc))
+    return 0
 
 
 def models(config: Config) -> int:

@@ -1,0 +1,262 @@
+"""`tandem bench engine`: bare `BatchGenerator`, `mlx_lm.server` and Tandem, side by side.
+
+Each contestant has a process of its own and the same weights; all are up at once and take turns,
+so that a machine that gets slower gets slower for all. Prompts are never repeated: a prefix cache
+would measure itself.
+"""
+
+import asyncio
+import json
+import socket
+import statistics
+import sys
+import tempfile
+import time
+from asyncio.subprocess import PIPE, Process
+from collections.abc import AsyncGenerator, Awaitable, Callable, Sequence
+from contextlib import AsyncExitStack, asynccontextmanager
+from pathlib import Path
+from typing import BinaryIO
+
+from msgspec import Struct
+
+from proxy.bench.cpu import cpu_seconds
+from proxy.bench.load import Question, Target, Timing, ask, ask_all
+from proxy.bench.report import Row, print_newcomers, print_rows
+
+CLIENTS = (1, 2, 4, 8)
+_YARDSTICK = ("-P", "-m", "adapters.mlx.yardstick")
+_START_SECONDS = 120.0
+_LONG = 16
+"""How many times as long the answers are that a newcomer finds in progress."""
+
+
+class Plan(Struct, frozen=True):
+    model: str
+    tiny: bool
+    rounds: int
+    max_tokens: int
+    newcomers: int
+
+
+class Outcome(Struct, frozen=True):
+    """One round of one contestant."""
+
+    timings: tuple[Timing, ...]
+    cpu: float
+    """Seconds, over all its threads."""
+
+
+Contestant = Callable[[Sequence[Question]], Awaitable[Outcome]]
+
+
+async def bench_engine(plan: Plan) -> None:
+    """Run `plan` and print its tables.
+
+    Raises:
+        RuntimeError: a contestant did not start, or failed to answer.
+    """
+    with tempfile.TemporaryDirectory(prefix="tandem-bench-") as scratch:
+        folder = Path(scratch) / "models" / "yardstick"
+        await _prepare(plan, folder)
+        async with AsyncExitStack() as stack:
+            log = stack.enter_context((Path(scratch) / "log").open("wb"))
+            bare = await stack.enter_async_context(_bare(folder, log))
+            peer, peer_target = await stack.enter_async_context(_mlx_lm_server(folder, log))
+            tandem, target = await stack.enter_async_context(_tandem(folder, log))
+            contestants = {"bare BatchGenerator": bare, "mlx_lm.server": peer, "Tandem": tandem}
+            await _warm_up(contestants)
+            print_rows(await _rounds(contestants, plan))
+            if plan.newcomers:
+                servers = {"mlx_lm.server": peer_target, "Tandem": target}
+                print_newcomers(await _newcomers(servers, plan))
+
+
+async def _prepare(plan: Plan, folder: Path) -> None:
+    folder.parent.mkdir(parents=True)
+    flags = ["--tiny"] if plan.tiny else []
+    command = (*_YARDSTICK, "prepare", plan.model, str(folder), *flags)
+    child = await asyncio.create_subprocess_exec(sys.executable, *command)
+    if await child.wait():
+        raise RuntimeError(f"'{plan.model}' cannot be prepared for the benchmark")
+
+
+async def _warm_up(contestants: dict[str, Contestant]) -> None:
+    """Loads the model, and compiles what is compiled, at each number of rows."""
+    for run in contestants.values():
+        for clients in CLIENTS:
+            await run(_questions("warm-up", clients, 4))
+
+
+async def _rounds(contestants: dict[str, Contestant], plan: Plan) -> list[Row]:
+    rows: list[Row] = []
+    for clients in CLIENTS:
+        outcomes: dict[str, list[Outcome]] = {name: [] for name in contestants}
+        for number in range(plan.rounds):
+            # Who goes first changes, for the first after a pause may find the machine cooler.
+            names = list(contestants)
+            for name in names[number % len(names) :] + names[: number % len(names)]:
+                questions = _questions(f"{clients}.{number}", clients, plan.max_tokens)
+                outcomes[name].append(await contestants[name](questions))
+        rows.extend(_to_row(name, clients, found) for name, found in outcomes.items())
+    return rows
+
+
+def _questions(round_name: str, clients: int, max_tokens: int) -> list[Question]:
+    """The same for each contestant, unlike those of any other round."""
+    return [
+        Question(
+            f"Note {round_name}.{place}: the harbour was quiet that morning, and the boats lay in "
+            "rows along the pier while gulls walked between the ropes and the empty crates. "
+            "Write a long story about what the keeper of the lighthouse saw next, in detail.",
+            max_tokens,
+        )
+        for place in range(clients)
+    ]
+
+
+def _to_row(name: str, clients: int, outcomes: Sequence[Outcome]) -> Row:
+    timings = [timing for outcome in outcomes for timing in outcome.timings]
+    gaps = [b - a for t in timings for a, b in zip(t.pieces, t.pieces[1:], strict=False)]
+    first = [timing.pieces[0] - timing.began for timing in timings]
+    tokens = sum(timing.tokens for timing in timings)
+    return Row(
+        contestant=name,
+        clients=clients,
+        tokens_per_second=statistics.median(map(_speed, outcomes)),
+        first_token_p50=_percentile(first, 50),
+        first_token_p95=_percentile(first, 95),
+        gap_p99=_percentile(gaps, 99),
+        cpu_per_token=sum(outcome.cpu for outcome in outcomes) / tokens,
+    )
+
+
+def _speed(outcome: Outcome) -> float:
+    began = min(timing.began for timing in outcome.timings)
+    ended = max(timing.pieces[-1] for timing in outcome.timings)
+    return sum(timing.tokens for timing in outcome.timings) / (ended - began)
+
+
+def _percentile(values: Sequence[float], percent: int) -> float:
+    ordered = sorted(values)
+    return ordered[min(len(ordered) - 1, len(ordered) * percent // 100)]
+
+
+async def _newcomers(servers: dict[str, Target], plan: Plan) -> dict[str, float]:
+    """Seconds to the first token of a short request beside two long answers; the median."""
+    found: dict[str, list[float]] = {name: [] for name in servers}
+    for number in range(plan.newcomers):
+        for name, target in servers.items():
+            found[name].append(await _newcomer(target, number, plan.max_tokens))
+    return {name: statistics.median(values) for name, values in found.items()}
+
+
+async def _newcomer(target: Target, number: int, max_tokens: int) -> float:
+    questions = _questions(f"long {number}", 2, _LONG * max_tokens)
+    begun = [asyncio.Event() for _ in questions]
+    long = [
+        asyncio.create_task(ask(target, question, event.set))
+        for question, event in zip(questions, begun, strict=True)
+    ]
+    for event in begun:
+        await event.wait()
+    late = await ask(target, Question(f"Say the number {number}.", 4))
+    if any(task.done() for task in long):
+        raise RuntimeError("a long answer was too short: ask for more tokens")
+    for task in long:
+        task.cancel()
+    await asyncio.wait(long)
+    return late.pieces[0] - late.began
+
+
+@asynccontextmanager
+async def _bare(folder: Path, log: BinaryIO) -> AsyncGenerator[Contestant]:
+    async with _running(*_YARDSTICK, "bare", str(folder), log=log, stdin=PIPE) as child:
+
+        async def run(questions: Sequence[Question]) -> Outcome:
+            if child.stdin is None or child.stdout is None:
+                raise RuntimeError("the bare generator has no pipes")
+            prompts = [question.text for question in questions]
+            job = {"prompts": prompts, "max_tokens": questions[0].max_tokens}
+            child.stdin.write(json.dumps(job).encode() + b"\n")
+            line = await child.stdout.readline()
+            if not line:
+                raise RuntimeError("the bare generator ended")
+            result = json.loads(line)
+            return Outcome(
+                tuple(Timing(0.0, tuple(times), len(times)) for times in result["times"]),
+                result["cpu"],
+            )
+
+        yield run
+
+
+@asynccontextmanager
+async def _mlx_lm_server(folder: Path, log: BinaryIO) -> AsyncGenerator[tuple[Contestant, Target]]:
+    port = _free_port()
+    async with _running(*_YARDSTICK, "server", str(folder), "--port", str(port), log=log) as child:
+        await _listening(port)
+        # Its own name for what it was started with.
+        target = Target(port, "default_model")
+        yield _contestant(target, child), target
+
+
+@asynccontextmanager
+async def _tandem(folder: Path, log: BinaryIO) -> AsyncGenerator[tuple[Contestant, Target]]:
+    config = {
+        "backends": {
+            "ollama": False,
+            "mlx": {"folders": [str(folder.parent)], "huggingface_cache": False},
+        }
+    }
+    file = folder.parent.parent / "config.yaml"
+    file.write_text(json.dumps(config))
+    port = _free_port()
+    command = ("-P", "-m", "proxy", "serve", "--port", str(port), "--config", str(file))
+    async with _running(*command, log=log) as child:
+        await _listening(port)
+        target = Target(port, folder.name)
+        yield _contestant(target, child), target
+
+
+def _contestant(target: Target, child: Process) -> Contestant:
+    async def run(questions: Sequence[Question]) -> Outcome:
+        before = cpu_seconds(child.pid)
+        timings = await ask_all(target, questions)
+        return Outcome(tuple(timings), cpu_seconds(child.pid) - before)
+
+    return run
+
+
+@asynccontextmanager
+async def _running(
+    *command: str, log: BinaryIO, stdin: int | None = None
+) -> AsyncGenerator[Process]:
+    child = await asyncio.create_subprocess_exec(
+        sys.executable, *command, stdin=stdin, stdout=PIPE, stderr=log, limit=2**24
+    )
+    try:
+        yield child
+    finally:
+        if child.returncode is None:
+            child.kill()
+        await child.wait()
+
+
+def _free_port() -> int:
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        return free.getsockname()[1]
+
+
+async def _listening(port: int) -> None:
+    until = time.monotonic() + _START_SECONDS
+    while time.monotonic() < until:
+        try:
+            _, writer = await asyncio.open_connection("127.0.0.1", port)
+        except OSError:
+            await asyncio.sleep(0.1)
+            continue
+        writer.close()
+        return
+    raise RuntimeError(f"nobody listens on port {port} after {_START_SECONDS:.0f} s")

@@ -1,0 +1,66 @@
+"""What the benchmarks reckon, and that the whole of one runs."""
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from server_process import serving, write
+from tiny_model import write_tiny_model
+
+from proxy.bench.cpu import cpu_seconds, to_seconds
+from proxy.bench.load import Question, Target, ask
+from proxy.bench.report import Row, print_newcomers, print_rows
+
+
+def test_processes_cost_more_the_more_they_do():
+    before = cpu_seconds(os.getpid())
+    sum(number * number for number in range(3_000_000))
+    assert cpu_seconds(os.getpid()) > before
+
+
+@pytest.mark.parametrize(
+    ("said", "seconds"), [("0:01.50", 1.5), ("1:02:03", 3723.0), ("2-00:00:01.25", 172801.25)]
+)
+def test_what_ps_says_is_read(said: str, seconds: float):
+    assert to_seconds(said) == seconds
+
+
+def test_ratio_is_to_the_first_contestant_of_as_many_clients(capsys: pytest.CaptureFixture[str]):
+    times = {"first_token_p50": 0.1, "first_token_p95": 0.2, "gap_p99": 0.003}
+    print_rows(
+        [
+            Row(contestant=who, clients=2, tokens_per_second=speed, cpu_per_token=0.001, **times)
+            for who, speed in (("bare", 50.0), ("Tandem", 49.0))
+        ]
+    )
+    assert "| 2 | Tandem | 49.0 | 0.98 | 100 | 200 | 3.0 | 1.00 |" in capsys.readouterr().out
+
+
+def test_newcomers_are_compared_with_the_first(capsys: pytest.CaptureFixture[str]):
+    print_newcomers({"mlx_lm.server": 0.5, "Tandem": 0.25})
+    assert "Tandem: 250 ms (0.50)" in capsys.readouterr().out
+
+
+async def test_answer_is_stamped_piece_by_piece(tmp_path: Path):
+    write_tiny_model(tmp_path / "models" / "tiny")
+    mlx = f"{{folders: [{tmp_path / 'models'}], huggingface_cache: false}}"
+    with serving(write(tmp_path, f"backends: {{ollama: false, mlx: {mlx}}}")) as server:
+        timing = await ask(Target(server.port, "tiny"), Question("one two three", 5))
+        assert timing.tokens == 5
+        assert timing.began < timing.pieces[0]
+        assert list(timing.pieces) == sorted(timing.pieces)
+        with pytest.raises(RuntimeError, match="model_not_found"):
+            await ask(Target(server.port, "nobody"), Question("one", 3))
+
+
+@pytest.mark.long
+def test_engine_is_measured_beside_its_yardsticks():
+    command = [sys.executable, "-m", "proxy", "bench", "engine", "--tiny", "--rounds", "1"]
+    done = subprocess.run(
+        [*command, "--max-tokens", "16", "--newcomers", "1"], capture_output=True, text=True
+    )
+    assert done.returncode == 0, done.stderr
+    for name in ("bare BatchGenerator", "mlx_lm.server", "Tandem"):
+        assert f"| 8 | {name} |" in done.stdout
