@@ -9,6 +9,7 @@ import msgspec
 from msgspec import UNSET, UnsetType
 
 from adapters.errors import InvalidRequestError, UnsupportedParameterError
+from adapters.ollama.options import to_keep_alive, to_options
 from adapters.ollama.wire import (
     ChatBody,
     ChatMessage,
@@ -49,7 +50,7 @@ _THINK: Mapping[ReasoningEffort, Think] = {
 def to_body(request: GenerationRequest) -> ChatBody | RawBody:
     """The body of `/api/chat`, or of `/api/generate` for a raw text.
 
-    `num_ctx` is not sent yet: the context has the size that Ollama gives it.
+    A `num_ctx` that nobody asked for is left out: how much is needed is reckoned later.
 
     Raises:
         InvalidRequestError: no message, a bad image, arguments that are no object, ….
@@ -99,6 +100,7 @@ def _common(request: GenerationRequest) -> dict[str, Any]:
     return {
         "model": request.model,
         "options": _to_options(request),
+        "keep_alive": UNSET if request.keep_alive is None else to_keep_alive(request.keep_alive),
         "format": _to_format(request.response_format),
         "logprobs": True if request.top_logprobs is not None else UNSET,
         "top_logprobs": request.top_logprobs or UNSET,
@@ -112,7 +114,7 @@ def _given(value: _T | None) -> _T | UnsetType:
 def _to_options(request: GenerationRequest) -> Options:
     """Only what the caller asked for: everything else is the Modelfile's to say."""
     sampling = request.sampling
-    return Options(
+    asked = Options(
         temperature=_given(sampling.temperature),
         top_p=_given(sampling.top_p),
         top_k=_given(sampling.top_k),
@@ -122,7 +124,10 @@ def _to_options(request: GenerationRequest) -> Options:
         presence_penalty=_given(sampling.presence_penalty),
         stop=request.stop or UNSET,
         num_predict=_given(request.max_tokens),
+        repeat_penalty=_given(sampling.repetition_penalty),
+        num_ctx=_given(request.num_ctx),
     )
+    return to_options(asked, request.options)
 
 
 def _to_format(wanted: ResponseFormat | None) -> Literal["json"] | dict[str, Any] | UnsetType:

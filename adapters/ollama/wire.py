@@ -3,10 +3,10 @@
 Source: https://github.com/ollama/ollama/blob/main/docs/api.md and `api/types.go`.
 """
 
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 import msgspec
-from msgspec import UNSET, Struct, UnsetType
+from msgspec import UNSET, Meta, Struct, UnsetType
 
 Think = bool | Literal["low", "medium", "high", "max"]
 
@@ -44,18 +44,39 @@ class ToolDefinition(Struct, kw_only=True):
     type: str = "function"
 
 
-class Options(Struct, kw_only=True):
-    """Absent leaves the Modelfile's value, or Ollama's default, in force."""
+Positive = Annotated[int, Meta(ge=1)]
+Share = Annotated[float, Meta(ge=0, le=1)]
 
-    temperature: float | UnsetType = UNSET
-    top_p: float | UnsetType = UNSET
-    top_k: int | UnsetType = UNSET
-    min_p: float | UnsetType = UNSET
+
+class Options(Struct, kw_only=True):
+    """Absent leaves the Modelfile's value, or Ollama's default, in force.
+
+    The names and types are those of `api/types.go`; the bounds are what its engine can mean.
+    """
+
+    temperature: Annotated[float, Meta(ge=0)] | UnsetType = UNSET
+    top_p: Share | UnsetType = UNSET
+    top_k: Annotated[int, Meta(ge=0)] | UnsetType = UNSET
+    min_p: Share | UnsetType = UNSET
+    typical_p: Share | UnsetType = UNSET
     seed: int | UnsetType = UNSET
     frequency_penalty: float | UnsetType = UNSET
     presence_penalty: float | UnsetType = UNSET
+    repeat_penalty: Annotated[float, Meta(gt=0)] | UnsetType = UNSET
+    repeat_last_n: Annotated[int, Meta(ge=-1)] | UnsetType = UNSET
+    """How many tokens the penalties look back; -1: the whole context."""
     stop: tuple[str, ...] | UnsetType = UNSET
-    num_predict: int | UnsetType = UNSET
+    num_predict: Annotated[int, Meta(ge=-2)] | UnsetType = UNSET
+    """Negative: as many as the context has room for."""
+    num_keep: Annotated[int, Meta(ge=-1)] | UnsetType = UNSET
+    num_ctx: Positive | UnsetType = UNSET
+    num_batch: Positive | UnsetType = UNSET
+    num_gpu: Annotated[int, Meta(ge=-1)] | UnsetType = UNSET
+    """Layers on the GPU; -1 leaves it to Ollama."""
+    main_gpu: Annotated[int, Meta(ge=0)] | UnsetType = UNSET
+    use_mmap: bool | UnsetType = UNSET
+    num_thread: Annotated[int, Meta(ge=0)] | UnsetType = UNSET
+    draft_num_predict: Annotated[int, Meta(ge=0)] | UnsetType = UNSET
 
 
 class Generation(Struct, kw_only=True):
@@ -67,6 +88,8 @@ class Generation(Struct, kw_only=True):
     # Without these two Ollama forgets the beginning of what is too long, and says nothing.
     truncate: bool = False
     shift: bool = False
+    keep_alive: float | UnsetType = UNSET
+    """Seconds; negative: for ever."""
     format: Literal["json"] | dict[str, Any] | UnsetType = UNSET
     think: Think | UnsetType = UNSET
     logprobs: bool | UnsetType = UNSET
