@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from adapters.mlx.gguf.errors import UnsupportedGGUFError
+from adapters.gguf.errors import UnsupportedGGUFError
 
 Fields = Mapping[str, Any]
 """Metadata key -> value, the architecture's prefix taken off its own keys."""

@@ -16,6 +16,8 @@ import gguf
 import numpy as np
 from gguf import GGUFReader, ReaderTensor
 
+from adapters.gguf.errors import UnsupportedGGUFError
+from adapters.gguf.tokenizer import end_tokens, write_tokenizer
 from adapters.mlx.gguf.architectures import (
     Architecture,
     llama3_scaling,
@@ -23,9 +25,7 @@ from adapters.mlx.gguf.architectures import (
     read_architecture,
     row_order,
 )
-from adapters.mlx.gguf.errors import UnsupportedGGUFError
 from adapters.mlx.gguf.packing import GROUP, Packed
-from adapters.mlx.gguf.tokenizer import end_tokens, write_tokenizer
 from adapters.mlx.gguf.weights import (
     Plan,
     Progress,

@@ -19,7 +19,7 @@ from gguf import GGMLQuantizationType as GGML
 from gguf import ReaderTensor
 from numpy.typing import NDArray
 
-from adapters.mlx.gguf.errors import InexactGGUFError, UnsupportedGGUFError
+from adapters.gguf.errors import InexactGGUFError, UnsupportedGGUFError
 from adapters.mlx.gguf.packing import PACKED, Packed, Parts
 
 GATE = 1e-3

@@ -14,8 +14,8 @@ import pytest
 from gguf import GGMLQuantizationType as GGML
 from safetensors.numpy import load_file
 
+from adapters.gguf.tokenizer import build_tokenizer, end_tokens
 from adapters.mlx.gguf import InexactGGUFError, UnsupportedGGUFError, convert, packing, weights
-from adapters.mlx.gguf.tokenizer import build_tokenizer, end_tokens
 
 WIDTH, HEADS, KV_HEADS, HEAD_DIM, VOCABULARY = 256, 4, 2, 64, 264
 SHAPES = {

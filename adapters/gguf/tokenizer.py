@@ -15,7 +15,7 @@ from typing import Any
 from tokenizers import AddedToken, Regex, Tokenizer, decoders, pre_tokenizers, processors
 from tokenizers.models import BPE
 
-from adapters.mlx.gguf.errors import UnsupportedGGUFError
+from adapters.gguf.errors import UnsupportedGGUFError
 
 _CONTROL, _USER_DEFINED = 3, 4  # tokenizer.ggml.token_type
 
