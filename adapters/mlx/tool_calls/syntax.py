@@ -1,0 +1,289 @@
+"""How models write tool calls: the texts around a call's name and arguments, model by model.
+
+Imports neither mlx nor transformers: the catalogue reads templates with it.
+"""
+
+from typing import Any, Literal
+
+from msgspec import Struct
+
+Body = Literal["object", "header", "harmony", "parsed"]
+
+
+class ToolSyntax(Struct, frozen=True, kw_only=True):
+    """One way to write calls. Where `json` holds, an answer with two calls reads
+
+        opening, before_name, NAME, before_arguments, ARGUMENTS, after_arguments,
+        between_calls, before_name, NAME, …, closing
+
+    or, where `between_calls` is None, has a whole span for each call, with `between_spans` amid.
+    `{index}` in `before_arguments` is the number of the call, from 0.
+    """
+
+    name: str
+    json: bool = True
+    """The arguments stand in the text as one JSON object."""
+    body: Body = "object"
+    """Who reads a span: a JSON object with the name in it, a header before the arguments,
+    gpt-oss's channels, or mlx-lm's parser of that name once the span is closed."""
+    begin: str = ""
+    """Opens a span of calls. Without it, calls are looked for where the answer begins."""
+    end: str = ""
+    """Closes the span; without it the end of the answer does."""
+    opening: str = ""
+    """`begin` and what the template writes after it."""
+    closing: str = ""
+    """`end` and what the template writes before it."""
+    before_name: str = '{"name": "'
+    before_arguments: str = '", "arguments": '
+    after_arguments: str = "}"
+    between_calls: str | None = None
+    between_spans: str = "\n"
+    header: str = ""
+    """For the body `header`: a regular expression of all that comes before the arguments."""
+    marks: tuple[str, ...] = ()
+    """Further texts that may be control tokens, and which a reader of the span has to see."""
+
+
+PLAIN_JSON = ToolSyntax(
+    name="plain_json", opening="[", closing="]", between_calls=", ", between_spans=""
+)
+"""For models whose template knows no tools: `{"name": …, "arguments": …}`, or an array of them."""
+
+HERMES = ToolSyntax(
+    name="json_tools",
+    begin="<tool_call>",
+    end="</tool_call>",
+    opening="<tool_call>\n",
+    closing="\n</tool_call>",
+)
+LLAMA = ToolSyntax(
+    name="llama",
+    begin="<|python_tag|>",
+    before_arguments='", "parameters": ',
+    between_calls="; ",
+    marks=("<|python_tag|>",),
+)
+HARMONY = ToolSyntax(
+    name="harmony",
+    body="harmony",
+    before_name="<|channel|>commentary to=functions.",
+    before_arguments=" <|constrain|>json<|message|>",
+    after_arguments="",
+    between_spans="<|call|><|start|>assistant",
+    marks=(
+        "<|start|>",
+        "<|end|>",
+        "<|message|>",
+        "<|channel|>",
+        "<|constrain|>",
+        "<|return|>",
+        "<|call|>",
+    ),
+)
+_DEEPSEEK_MARKS = (
+    "<｜tool▁call▁begin｜>",
+    "<｜tool▁call▁end｜>",
+    "<｜tool▁sep｜>",
+)
+_DEEPSEEK_HEADER = (
+    r"\s*<｜tool▁call▁begin｜>\s*(?:function\s*<｜tool▁sep｜>)?\s*(?P<name>[^\s<｜]+)\s*"
+    r"(?:<｜tool▁sep｜>)?\s*(?:```json)?\s*"
+)
+DEEPSEEK_V3 = ToolSyntax(
+    name="deepseek_v3",
+    body="header",
+    begin="<｜tool▁calls▁begin｜>",
+    end="<｜tool▁calls▁end｜>",
+    opening="<｜tool▁calls▁begin｜>",
+    closing="<｜tool▁calls▁end｜>",
+    before_name="<｜tool▁call▁begin｜>function<｜tool▁sep｜>",
+    before_arguments="\n```json\n",
+    after_arguments="\n```<｜tool▁call▁end｜>",
+    between_calls="\n",
+    header=_DEEPSEEK_HEADER,
+    marks=_DEEPSEEK_MARKS,
+)
+DEEPSEEK_V31 = ToolSyntax(
+    name="deepseek_v31",
+    body="header",
+    begin="<｜tool▁calls▁begin｜>",
+    end="<｜tool▁calls▁end｜>",
+    opening="<｜tool▁calls▁begin｜>",
+    closing="<｜tool▁calls▁end｜>",
+    before_name="<｜tool▁call▁begin｜>",
+    before_arguments="<｜tool▁sep｜>",
+    after_arguments="<｜tool▁call▁end｜>",
+    between_calls="",
+    header=_DEEPSEEK_HEADER,
+    marks=_DEEPSEEK_MARKS,
+)
+KIMI_K2 = ToolSyntax(
+    name="kimi_k2",
+    body="header",
+    begin="<|tool_calls_section_begin|>",
+    end="<|tool_calls_section_end|>",
+    opening="<|tool_calls_section_begin|>",
+    closing="<|tool_calls_section_end|>",
+    before_name="<|tool_call_begin|>functions.",
+    before_arguments=":{index}<|tool_call_argument_begin|>",
+    after_arguments="<|tool_call_end|>",
+    between_calls="",
+    header=(
+        r"\s*<\|tool_call_begin\|>\s*(?:functions\.)?(?P<name>[^\s<]+?):\d+\s*"
+        r"<\|tool_call_argument_begin\|>\s*"
+    ),
+    marks=("<|tool_call_begin|>", "<|tool_call_end|>", "<|tool_call_argument_begin|>"),
+)
+MISTRAL = ToolSyntax(
+    name="mistral",
+    body="header",
+    begin="[TOOL_CALLS]",
+    opening="[TOOL_CALLS]",
+    before_name="",
+    before_arguments="[ARGS]",
+    after_arguments="",
+    between_spans="",
+    header=r"\s*(?:\[TOOL_CALLS\]\s*)?(?P<name>[\w.-]+)\s*(?:\[CALL_ID\]\s*\w+\s*)?\[ARGS\]\s*",
+    marks=("[ARGS]", "[CALL_ID]"),
+)
+MISTRAL_LIST = ToolSyntax(
+    name="mistral_list",
+    begin="[TOOL_CALLS]",
+    opening="[TOOL_CALLS] [",
+    closing="]",
+    between_calls=", ",
+)
+
+
+def _json_list(name: str, begin: str, end: str) -> ToolSyntax:
+    """`begin`, an array of calls, `end`."""
+    return ToolSyntax(
+        name=name, begin=begin, end=end, opening=begin + "[", closing="]" + end, between_calls=", "
+    )
+
+
+def _parsed(name: str, begin: str, end: str, *marks: str) -> ToolSyntax:
+    """A syntax without JSON, read by mlx-lm's parser `name` at the end of the span."""
+    return ToolSyntax(name=name, json=False, body="parsed", begin=begin, end=end, marks=marks)
+
+
+# The markers and the order of mlx-lm's own: mlx_lm.tokenizer_utils._infer_tool_parser (0.32.2).
+# Each line: the texts that a template with this syntax has, all of them.
+_BY_TEMPLATE: tuple[tuple[tuple[str, ...], ToolSyntax], ...] = (
+    (("<|channel|>", "<|constrain|>"), HARMONY),
+    (("<｜tool▁calls▁begin｜>", "```json"), DEEPSEEK_V3),
+    (("<｜tool▁calls▁begin｜>",), DEEPSEEK_V31),
+    (
+        ("<minimax:tool_call>",),
+        _parsed("minimax_m2", "<minimax:tool_call>", "</minimax:tool_call>"),
+    ),
+    (
+        ("<|tool_call>", "<tool_call|>"),
+        _parsed("gemma4", "<|tool_call>", "<tool_call|>", '<|"|>'),
+    ),
+    (
+        ("<start_function_call>",),
+        _parsed("function_gemma", "<start_function_call>", "<end_function_call>", "<escape>"),
+    ),
+    (
+        ("<longcat_tool_call>",),
+        _parsed(
+            "longcat",
+            "<longcat_tool_call>",
+            "</longcat_tool_call>",
+            "<longcat_arg_key>",
+            "</longcat_arg_key>",
+            "<longcat_arg_value>",
+            "</longcat_arg_value>",
+        ),
+    ),
+    (
+        ("<arg_key>",),
+        _parsed(
+            "glm47",
+            "<tool_call>",
+            "</tool_call>",
+            "<arg_key>",
+            "</arg_key>",
+            "<arg_value>",
+            "</arg_value>",
+        ),
+    ),
+    (("<|tool_list_start|>",), _parsed("pythonic", "<|tool_call_start|>", "<|tool_call_end|>")),
+    (("<|tool_call_start|>",), _parsed("pythonic", "<|tool_call_start|>", "<|tool_call_end|>")),
+    (("<tool_call>\\n<function=",), _parsed("qwen3_coder", "<tool_call>", "</tool_call>")),
+    (("<tool_call>\n<function=",), _parsed("qwen3_coder", "<tool_call>", "</tool_call>")),
+    (("<|tool_calls_section_begin|>",), KIMI_K2),
+    (
+        ('<function name="', '<param name="'),
+        _parsed("minicpm5", "<function name=", "</function>"),
+    ),
+    (("[TOOL_CALLS]", "[ARGS]"), MISTRAL),
+    (("[TOOL_CALLS]",), MISTRAL_LIST),
+    (
+        ("<atem:function_calls>",),
+        _parsed("muse_spark", "<atem:function_calls>", "</atem:function_calls>"),
+    ),
+    (
+        ("<|open|>", "<|close|>", "<|sep|>"),
+        _parsed(
+            "kimi_k3",
+            "<|open|>tools<|sep|>",
+            "<|close|>tools<|sep|>",
+            "<|open|>",
+            "<|close|>",
+            "<|sep|>",
+        ),
+    ),
+    # Those that mlx-lm does not know.
+    (("<TOOLCALL>",), _json_list("nemotron", "<TOOLCALL>", "</TOOLCALL>")),
+    (("<|tool_call|>", "<|/tool_call|>"), _json_list("phi4", "<|tool_call|>", "<|/tool_call|>")),
+    (("<tool_calls>", "</tool_calls>"), _json_list("jamba", "<tool_calls>", "</tool_calls>")),
+    (("<|tool_call|>",), _json_list("granite", "<|tool_call|>", "")),
+    (("<tool_call>",), HERMES),
+    (("<|python_tag|>",), LLAMA),
+    (("ipython", '"parameters"'), LLAMA),
+)
+
+_BY_NAME = {syntax.name: syntax for _, syntax in _BY_TEMPLATE} | {
+    "laguna": _parsed(
+        "laguna",
+        "<tool_call>",
+        "</tool_call>",
+        "<arg_key>",
+        "</arg_key>",
+        "<arg_value>",
+        "</arg_value>",
+    )
+}
+
+
+def syntax_of_template(template: str) -> ToolSyntax | None:
+    """The syntax that a chat template teaches; None where it knows no tools."""
+    if "tools" not in template:
+        return None
+    return next(
+        (syntax for texts, syntax in _BY_TEMPLATE if all(text in template for text in texts)), None
+    )
+
+
+def find_syntax(tokenizer: Any) -> ToolSyntax | None:
+    """How the model behind mlx-lm's `tokenizer` writes calls.
+
+    What the converted model names comes first, then its template, then its vocabulary. None:
+    the template knows no tools, and they are described to the model in words.
+    """
+    told = tokenizer.init_kwargs.get("tool_parser_type")
+    by_template = syntax_of_template(template_text(tokenizer))
+    if by_template is not None and by_template.name.startswith(str(told)):
+        return by_template
+    return _BY_NAME.get(told, by_template)
+
+
+def template_text(tokenizer: Any) -> str:
+    """The chat template, or all of them where the model has several."""
+    template: Any = getattr(tokenizer, "chat_template", None)
+    if isinstance(template, dict):
+        return "\n".join(map(str, template.values()))  # pyright: ignore
+    return template if isinstance(template, str) else ""
