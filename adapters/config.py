@@ -32,7 +32,10 @@ class MLXConfig(
 class OllamaConfig(
     Struct, frozen=True, kw_only=True, tag_field="kind", tag="ollama", forbid_unknown_fields=True
 ):
-    host: str = "http://127.0.0.1:11434"
+    host: str | None = None
+    """The server's address; `http://127.0.0.1:11434` where neither this nor `hosts` is given."""
+    hosts: tuple[str, ...] = ()
+    """Several servers instead: the least busy that has the model answers."""
     connect_timeout: Seconds = 2.0
     first_token_timeout: Seconds = 300.0
     """Covers loading the model and reading the prompt."""
@@ -40,6 +43,29 @@ class OllamaConfig(
     """The longest silence between two pieces of an answer."""
     refresh: Seconds = 1.0
     """How long a list of its models is believed: a tag that was just pulled is found after that."""
+    min_context: Count = 4096
+    """The shortest context that a model is loaded with, so that short requests never reload it."""
+    max_context: Count | None = None
+    """The longest; by default the model's own."""
+    answer_room: Count = 2048
+    """Tokens kept free for an answer whose length the request does not limit."""
+    memory_bytes: Count | None = None
+    """What a model and its context may take; by default the memory of this machine, and no limit
+    for a server elsewhere."""
+    keep_alive: float | None = None
+    """Seconds an unused model stays loaded, negative for ever; by default as Ollama is set up."""
+    keep_alive_of: dict[str, float] = {}
+    """The same for single models, by tag."""
+
+    def __post_init__(self) -> None:
+        if self.host is not None and self.hosts:
+            raise ValueError("Give `host` or `hosts`, not both")
+        if len(set(self.hosts)) < len(self.hosts):
+            raise ValueError("`hosts` names one server twice")
+
+    @property
+    def addresses(self) -> tuple[str, ...]:
+        return self.hosts or (self.host or "http://127.0.0.1:11434",)
 
 
 class EchoConfig(

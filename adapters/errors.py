@@ -51,7 +51,8 @@ class UnsupportedParameterError(InvalidRequestError):
 
 
 class ContextLengthError(InvalidRequestError):
-    pass
+    prompt_tokens: int | None = None
+    """How many the prompt has, where the engine has told."""
 
 
 class ModelNotFoundError(BackendError):

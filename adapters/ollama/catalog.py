@@ -5,12 +5,15 @@ from collections.abc import Iterable
 from datetime import datetime
 
 from adapters.backend import Capability, Model
-from adapters.errors import BackendError
+from adapters.errors import BackendError, BackendUnavailableError
 from adapters.ollama.client import OllamaClient
+from adapters.ollama.facts import Facts, context_length, to_facts
 from adapters.ollama.wire import Details, Show, ShowBody, Tag, Tags
 from adapters.request import Feature
 
 _SECONDS = 5.0
+_LOOK_SECONDS = 1.0
+"""For what is good to know before a request is sent, and no more."""
 _SHOWS_AT_ONCE = 4
 
 _CAPABILITIES: dict[str, Capability] = {
@@ -32,6 +35,12 @@ _NEEDED: dict[Feature, Capability] = {
 }
 """What a feature asks of the model itself."""
 
+_MLX_RUNNER: frozenset[Feature] = frozenset(
+    {"embeddings", "response_format", "stop", "tool_choice"}
+)
+"""What Ollama's own runner for safetensors takes and does not do: it reads neither `format` nor
+`stop`. A forced tool is a format."""
+
 
 class Catalog:
     def __init__(self, client: OllamaClient, believed: float) -> None:
@@ -42,6 +51,10 @@ class Catalog:
         self._until = 0.0
         self._asking: asyncio.Task[list[Model]] | None = None
         self._shown: dict[str, Show] = {}
+        self._tags: dict[str, Tag] = {}
+        self._facts: dict[tuple[str, str], Facts] = {}
+        self._contexts: dict[str, int | None] = {}
+        self._looked_until = 0.0
 
     async def models(self) -> list[Model]:
         """The list, at most `believed` seconds old. Callers that meet share one question.
@@ -60,6 +73,64 @@ class Catalog:
     def forget(self) -> None:
         """The list was wrong: ask at the next call."""
         self._until = 0.0
+        self._looked_until = 0.0
+
+    def last(self) -> list[Model]:
+        """The last list, however old."""
+        return list(self._models)
+
+    def known(self) -> frozenset[str] | None:
+        """The names of the last list; `None` before the first."""
+        return frozenset(self._tags) if self._until or self._tags else None
+
+    def smallest(self) -> str | None:
+        """The model that is loaded fastest, one that is loaded before all others."""
+        sizes = {name: tag.size or 0 for name, tag in self._tags.items()}
+        return min(sizes, key=lambda name: (name not in self._contexts, sizes[name]), default=None)
+
+    async def facts(self, name: str) -> Facts:
+        """What is known of `name`, asked for once as long as it stays the same model.
+
+        Raises:
+            BackendUnavailableError: Ollama is not there. Every other failure is "not known".
+        """
+        name = full_name(name)
+        tag = self._tags.get(name, Tag(name=name))
+        key = (name, tag.digest)
+        if key not in self._facts:
+            try:
+                shown = await self._client.post("/api/show", ShowBody(name), Show, _LOOK_SECONDS)
+            except BackendUnavailableError:
+                raise
+            except BackendError:
+                return Facts()
+            self._facts[key] = to_facts(shown, tag.size)
+        return self._facts[key]
+
+    def is_loaded(self, name: str) -> bool:
+        """By the last look, which asks nobody."""
+        return full_name(name) in self._contexts
+
+    async def loaded_context(self, name: str) -> int | None:
+        """The context that `name` is loaded with; `None` where it is not, or nobody tells."""
+        if asyncio.get_running_loop().time() >= self._looked_until:
+            await self._look(_LOOK_SECONDS)
+        return self._contexts.get(full_name(name))
+
+    def note_loaded(self, name: str, context: int) -> None:
+        """A request runs with `context`: that is newer than the last look."""
+        self._contexts[name] = context
+
+    async def _look(self, seconds: float) -> bool:
+        asked_at = asyncio.get_running_loop().time()
+        try:
+            running = await self._client.get("/api/ps", Tags, seconds)
+        except BackendError:  # Which of them are loaded is good to know, no more.
+            self._contexts = {}
+            return False
+        self._contexts = {tag.name: tag.context_length for tag in running.models or ()}
+        self._looked_until = asked_at + self._believed
+        return True
 
     async def aclose(self) -> None:
         """Wait for the question in progress, which ends when the client is closed."""
@@ -76,16 +147,13 @@ class Catalog:
         tags = (await self._client.get("/api/tags", Tags, _SECONDS)).models or ()
         await self._show_all(tags)
         loaded = await self._loaded()
+        self._tags = {tag.name: tag for tag in tags}
         self._models = [self._to_model(tag, loaded) for tag in tags]
         self._until = asked_at + self._believed
         return self._models
 
     async def _loaded(self) -> frozenset[str] | None:
-        try:
-            running = await self._client.get("/api/ps", Tags, _SECONDS)
-        except BackendError:  # Which of them are loaded is good to know, no more.
-            return None
-        return frozenset(tag.name for tag in running.models or ())
+        return frozenset(self._contexts) if await self._look(_SECONDS) else None
 
     async def _show_all(self, tags: Iterable[Tag]) -> None:
         """Ask for what `/api/tags` does not tell, once for each digest."""
@@ -106,11 +174,12 @@ class Catalog:
         shown = Show() if _is_told(tag) else self._shown.get(tag.digest, Show())
         told = shown.capabilities or tag.capabilities or ()
         capabilities = _to_capabilities(told)
+        is_mlx = details.format == "safetensors"
         return Model(
             name=tag.name,
-            context_length=details.context_length or _context_length(shown),
+            context_length=details.context_length or context_length(shown),
             capabilities=capabilities,
-            lacks=_lacks(capabilities),
+            lacks=_lacks(capabilities).union(_MLX_RUNNER if is_mlx else ()),
             size_bytes=tag.size,
             quantization=details.quantization_level or None,
             digest=tag.digest or None,
@@ -136,9 +205,9 @@ def _is_told(tag: Tag) -> bool:
     return bool(tag.capabilities and tag.details and tag.details.context_length)
 
 
-def _context_length(shown: Show) -> int | None:
-    found = (v for k, v in shown.model_info.items() if k.endswith(".context_length"))
-    return next((value for value in found if isinstance(value, int)), None)
+def full_name(name: str) -> str:
+    """With its tag, as lists name it."""
+    return name if ":" in name.rpartition("/")[2] else f"{name}:latest"
 
 
 def _seconds_since_1970(moment: str) -> int:

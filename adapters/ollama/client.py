@@ -6,7 +6,7 @@ headers is used; what it does with answers is not.
 """
 
 from collections.abc import AsyncGenerator
-from contextlib import AbstractContextManager, asynccontextmanager
+from contextlib import AbstractContextManager, aclosing, asynccontextmanager
 from typing import TypeVar, cast
 
 import anyio
@@ -18,24 +18,27 @@ from msgspec import Struct
 from adapters.config import OllamaConfig
 from adapters.errors import BackendUnavailableError, BadUpstreamError
 from adapters.ollama.errors import Progress, from_line, from_response, translated
-from adapters.ollama.wire import Line
+from adapters.ollama.wire import Line, PullLine
 
 _T = TypeVar("_T")
+_L = TypeVar("_L", Line, PullLine)
 
 MOST_LINE_BYTES = 1_000_000
 _MOST_BODY_BYTES = 32_000_000  # /api/show of a large vocabulary is long.
 _MOST_ERROR_BYTES = 64_000
 _CLOSING_SECONDS = 1.0
 _DRAINING_SECONDS = 0.2
+_DIGEST_SECONDS = 900.0
+"""Ollama says nothing while it checks what it has fetched: many gigabytes, on a slow disk."""
 
 _encode = msgspec.json.Encoder().encode
 
 
 class OllamaClient:
-    def __init__(self, config: OllamaConfig) -> None:
+    def __init__(self, host: str, config: OllamaConfig) -> None:
         self._config = config
         self._official = ollama.AsyncClient(
-            config.host,
+            host,
             # Only connecting is timed here. Every other wait has a deadline of its own below,
             # for a timeout of each read would let an answer drip in byte by byte.
             timeout=httpx.Timeout(None, connect=config.connect_timeout),
@@ -55,21 +58,41 @@ class OllamaClient:
         Raises:
             BackendError: by the tables in `errors.py`; also where the stream ends before `done`.
         """
+        seconds = (self._config.first_token_timeout, self._config.token_timeout)
+        async with aclosing(self._stream(path, body, Line, seconds)) as lines:
+            async for line in lines:
+                yield line
+
+    async def pulled(self, body: Struct) -> AsyncGenerator[PullLine]:
+        """The lines of `/api/pull`; the last one says `success`.
+
+        Raises:
+            BackendError: as in `lines`.
+        """
+        seconds = (_DIGEST_SECONDS, _DIGEST_SECONDS)
+        async with aclosing(self._stream("/api/pull", body, PullLine, seconds)) as lines:
+            async for line in lines:
+                yield line
+
+    async def _stream(
+        self, path: str, body: Struct, kind: type[_L], seconds: tuple[float, float]
+    ) -> AsyncGenerator[_L]:
+        """`seconds` are to the first line, and from one to the next."""
         progress = Progress()
-        until = anyio.current_time() + self._config.first_token_timeout
+        until = anyio.current_time() + seconds[0]
         with translated(progress):
             async with self._open("POST", path, body, until) as response:
                 reader = _LineReader(response)
                 while batch := await reader.read(until):
                     for data in batch:
-                        line = _decode_line(data)
+                        line = _decode_line(data, kind)
                         progress.started = True
                         if line.done:
                             await reader.drain()
                         yield line
                         if line.done:
                             return
-                    until = anyio.current_time() + self._config.token_timeout
+                    until = anyio.current_time() + seconds[1]
         raise BadUpstreamError("Ollama's answer ended before it was done.")
 
     async def get(self, path: str, kind: type[_T], seconds: float) -> _T:
@@ -166,11 +189,11 @@ def _deadline(until: float) -> AbstractContextManager[anyio.CancelScope]:
     return anyio.fail_after(until - anyio.current_time())
 
 
-def _decode_line(data: bytes) -> Line:
+def _decode_line(data: bytes, kind: type[_L]) -> _L:
     try:
-        line = msgspec.json.decode(data, type=Line)
+        line = msgspec.json.decode(data, type=kind)
     except UnicodeDecodeError:  # One bad byte of a token is not worth the whole answer.
-        line = msgspec.json.decode(data.decode(errors="replace"), type=Line)
+        line = msgspec.json.decode(data.decode(errors="replace"), type=kind)
     if line.error is not None:
         raise from_line(line.error)
     return line

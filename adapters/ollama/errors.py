@@ -101,11 +101,12 @@ def translated(progress: Progress) -> Generator[None]:
 def _too_long(words: str, runner: RunnerError | None) -> ContextLengthError:
     if runner is None or runner.n_prompt_tokens is None or runner.n_ctx is None:
         return ContextLengthError(words, param="messages")
-    return ContextLengthError(
-        f"The model's context holds {runner.n_ctx} tokens here, and the request has "
-        f"{runner.n_prompt_tokens}.",
+    error = ContextLengthError(
+        f"The context holds {runner.n_ctx} tokens; the prompt alone has {runner.n_prompt_tokens}.",
         param="messages",
     )
+    error.prompt_tokens = runner.n_prompt_tokens
+    return error
 
 
 def _refuses(param: str, what: str) -> Callable[[str, RunnerError | None], BackendError]:
@@ -137,6 +138,13 @@ _WORDS: tuple[tuple[str, Callable[[str, RunnerError | None], BackendError]], ...
     (r"top_logprobs must be", _as(InvalidRequestError, "logprobs")),
     (r"option \"\w+\" must be of type", _as(InvalidRequestError)),
     (r"requires more system memory|out of memory|not enough memory", _as(InsufficientMemoryError)),
+    (r"(manifest|model).*(file )?does not exist", _as(ModelNotFoundError, "model")),
+    (r"invalid model name", _as(ModelNotFoundError, "model")),
+    (
+        r"pull model manifest|no such host|dial tcp|network is unreachable|i/o timeout"
+        r"|max retries exceeded|connection (refused|reset)",
+        _as(BackendUnavailableError),
+    ),
     (r"server busy", _as(BackendBusyError)),
     (r"(unable|failed) to load model|error loading model", _as(GenerationError)),
     (r"^model .* not found", _as(ModelNotFoundError, "model")),

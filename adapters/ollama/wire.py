@@ -111,8 +111,28 @@ class LoadBody(Struct, kw_only=True):
 
     model: str
     messages: tuple[ChatMessage, ...] = ()
-    keep_alive: int | UnsetType = UNSET
+    keep_alive: float | UnsetType = UNSET
     stream: bool = False
+    options: Options | UnsetType = UNSET
+    # As in a request: a runner that was loaded with another `shift` is loaded anew.
+    shift: bool | UnsetType = UNSET
+
+
+class PullBody(Struct):
+    model: str
+
+
+class PullLine(Struct, kw_only=True):
+    status: str = ""
+    digest: str | None = None
+    completed: int | None = None
+    """Bytes of the file with `digest`; it may be absent for 0."""
+    total: int | None = None
+    error: str | None = None
+
+    @property
+    def done(self) -> bool:
+        return self.status == "success"
 
 
 class Logprob(Struct, kw_only=True):
@@ -141,6 +161,8 @@ class Line(Struct, kw_only=True):
     prompt_eval_count: int = 0
     """Tokens of the prompt, those found in a cache included; absent means 0."""
     eval_count: int = 0
+    num_ctx: int | None = None
+    """Not Ollama's: the context it was asked with, told on the first line."""
 
 
 class ErrorBody(Struct):
@@ -164,6 +186,8 @@ class Version(Struct):
 
 
 class Details(Struct, kw_only=True):
+    format: str = ""
+    """`gguf`, or `safetensors` for Ollama's own MLX runner."""
     quantization_level: str = ""
     context_length: int | None = None
 
@@ -177,6 +201,8 @@ class Tag(Struct, kw_only=True):
     """RFC 3339, nanoseconds."""
     details: Details | None = None
     capabilities: tuple[str, ...] | None = None
+    context_length: int | None = None
+    """Of `/api/ps` only: the size it is loaded with."""
 
 
 class Tags(Struct):
@@ -188,5 +214,8 @@ class ShowBody(Struct):
 
 
 class Show(Struct, kw_only=True):
+    modelfile: str = ""
+    parameters: str = ""
+    """A line for each `PARAMETER` of the Modelfile."""
     capabilities: tuple[str, ...] | None = None
     model_info: dict[str, Any] = {}

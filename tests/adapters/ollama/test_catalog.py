@@ -210,12 +210,13 @@ async def test_health_does_not_wait_for_one_that_hangs(standin: StandIn):
 
 
 async def test_load_and_unload_send_what_was_recorded(full: StandIn, backend: OllamaBackend):
+    full.replays("show-llama")
     full.replays("load")
     await backend.load("smollm2:135m")
     full.replays("unload")
     await backend.unload("smollm2:135m")
     assert full.bodies("/api/chat") == [
-        recording("load")["request"]["body"],
+        recording("load")["request"]["body"] | {"options": {"num_ctx": 4096}, "shift": False},
         recording("unload")["request"]["body"],
     ]
 

@@ -10,6 +10,7 @@ import anyio
 import httpx
 import ollama
 import pytest
+from msgspec.structs import replace
 
 from adapters.config import OllamaConfig
 from adapters.errors import (
@@ -39,7 +40,11 @@ QUESTION = Message(role="user", content=(TextPart("What is the capital of France
 CHAT = GenerationRequest(model="smollm2:135m", prompt=(QUESTION,))
 WORD = {"message": {"content": "A"}, "done": False}
 LAST = {"message": {"content": ""}, "done": True, "done_reason": "stop"}
-ANSWER = [Started(), TextDelta("A"), Finished("stop", Usage(prompt_tokens=0, completion_tokens=0))]
+ANSWER = [
+    Started(4096),
+    TextDelta("A"),
+    Finished("stop", Usage(prompt_tokens=0, completion_tokens=0)),
+]
 
 Script = Callable[[Reply], Awaitable[None]]
 
@@ -83,7 +88,10 @@ async def test_request_is_the_recorded_one(standin: StandIn, backend: OllamaBack
         ),
     )
     recorded = recording("chat-stream")["request"]["body"]
-    assert standin.bodies("/api/chat") == [recorded | {"truncate": False, "shift": False}]
+    options = recorded["options"] | {"num_ctx": 4096}
+    assert standin.bodies("/api/chat") == [
+        recorded | {"truncate": False, "shift": False, "options": options}
+    ]
 
 
 async def test_secrets_and_proxies_of_the_environment_stay_out(
@@ -109,7 +117,7 @@ async def test_answer_is_the_same_however_it_is_cut_into_pieces(
     standin.replays("chat-stream", piece=piece)
     words = ["The", " capital", " of", " France", " is", " Paris", "."]
     assert await events_of(backend) == [
-        Started(),
+        Started(4096),
         *map(TextDelta, words),
         Finished("stop", Usage(prompt_tokens=16, completion_tokens=8)),
     ]
@@ -166,7 +174,7 @@ async def test_two_calls_have_two_indices_and_their_own_ids(
 ):
     standin.replays("chat-tools-two-calls-stream")
     assert await events_of(backend) == [
-        Started(),
+        Started(4096),
         ToolCallStarted(0, "call_7yp5kycc", "get_weather"),
         ToolCallDelta(0, '{"city":"Paris"}'),
         ToolCallStarted(1, "call_7sxc0fi6", "get_weather"),
@@ -178,7 +186,7 @@ async def test_two_calls_have_two_indices_and_their_own_ids(
 async def test_call_cut_by_the_limit_ends_with_length(standin: StandIn, backend: OllamaBackend):
     standin.replays("chat-tools-cut")
     assert await events_of(backend) == [
-        Started(),
+        Started(4096),
         Finished("length", Usage(prompt_tokens=377, completion_tokens=12)),
     ]
 
@@ -258,7 +266,7 @@ async def test_death_in_the_stream_is_an_error_after_what_was_said(
 ):
     standin.replays("fault-server-killed-midstream", "/api/chat")
     events, error = await failure_of(backend)
-    assert events[0] == Started()
+    assert events[0] == Started(4096)
     assert text_of(events) == "The story of a young"
     assert type(error) is BadUpstreamError
     assert "ended before it was done" in error.message
@@ -336,7 +344,7 @@ async def test_nonsense_is_bad_upstream_and_never_repeated(
 async def test_redirect_is_not_followed(standin: StandIn, backend: OllamaBackend):
     standin.says("/api/chat", redirect)
     await failure_of(backend)
-    assert [seen.path for seen in standin.seen] == ["/api/chat"]
+    assert [seen.path for seen in standin.seen] == ["/api/show", "/api/ps", "/api/chat"]
 
 
 async def test_garbage_in_the_stream_ends_it(standin: StandIn, backend: OllamaBackend):
@@ -376,7 +384,7 @@ async def test_queue_that_is_full_is_busy(standin: StandIn, backend: OllamaBacke
 
 async def test_overflow_is_told_with_both_numbers(standin: StandIn, backend: OllamaBackend):
     standin.replays("chat-overflow-truncate-false")
-    _, error = await failure_of(backend)
+    _, error = await failure_of(backend, replace(CHAT, num_ctx=2048))
     assert type(error) is ContextLengthError
     assert "2048" in error.message
     assert "9925" in error.message
@@ -512,7 +520,7 @@ async def test_closing_is_shielded_whatever_the_transport_does(
 
     monkeypatch.setattr(httpx.Response, "aclose", awaits_first)
     await test_generator_closed_inside_a_cancelled_scope_closes_the_socket(standin, backend)
-    assert len(closed) == 1
+    assert [response.request.url.path for response in closed][-1] == "/api/chat"
 
 
 async def test_generator_closed_inside_a_cancelled_scope_closes_the_socket(

@@ -116,9 +116,9 @@ def test_recorded_refusal(name: str, kind: type[BackendError], param: str | None
 def test_overflow_tells_both_numbers():
     response = recording("chat-overflow-truncate-false")["response"]
     error = from_response(400, response["chunks"][0].encode(), None)
-    assert error.message == (
-        "The model's context holds 2048 tokens here, and the request has 9925."
-    )
+    assert error.message == "The context holds 2048 tokens; the prompt alone has 9925."
+    assert isinstance(error, ContextLengthError)
+    assert error.prompt_tokens == 9925
 
 
 @pytest.mark.parametrize(

@@ -1,0 +1,133 @@
+"""How long a context a request needs, and how long a one a model and the memory allow.
+
+Another `num_ctx` than the loaded one makes Ollama load the model anew, which takes seconds and
+forgets what was read: sizes are powers of two, and never smaller than what is there.
+"""
+
+import os
+from collections.abc import Mapping, Sequence
+from typing import Any, cast
+
+from msgspec import Struct
+
+_F16 = 2
+_LOCAL_LAYERS: Mapping[str, float] = {
+    "cohere2": 3 / 4,
+    "gemma2": 1 / 2,
+    "gemma3": 5 / 6,
+    "gemma3n": 4 / 5,
+    "gptoss": 1 / 2,
+    "gpt-oss": 1 / 2,
+}
+"""The share of layers that look back over `attention.sliding_window` tokens only."""
+
+
+class KeyValues(Struct, frozen=True):
+    """What the keys and values of a context take: bytes for each token of it."""
+
+    per_token: float
+    """In the layers that see all of it, …"""
+    per_token_in_window: float = 0
+    """… and in those that see `window` tokens."""
+    window: int = 0
+
+    def bytes(self, tokens: int) -> int:
+        windowed = self.per_token_in_window * min(tokens, self.window)
+        return int(self.per_token * tokens + windowed)
+
+    def tokens(self, room: int) -> int:
+        """The most tokens that take `room` bytes."""
+        alone = room - self.per_token_in_window * self.window
+        tokens = alone / self.per_token if self.per_token else 0.0
+        if tokens >= self.window:
+            return int(tokens)
+        return int(max(room, 0) / (self.per_token + self.per_token_in_window))
+
+
+def key_values(info: Mapping[str, Any]) -> KeyValues | None:
+    """Reckoned from `model_info` of `/api/show`; `None` where it does not tell enough.
+
+    A model of which only some layers have keys and values is not reckoned unless it says which:
+    too much would refuse what fits.
+    """
+    architecture = str(info.get("general.architecture", ""))
+
+    def of(key: str) -> Any:
+        return info.get(f"{architecture}.{key}")
+
+    layers, heads = of("block_count"), of("attention.head_count")
+    if not isinstance(layers, int) or layers < 1:
+        return None
+    if isinstance(rank := of("attention.kv_lora_rank"), int):
+        return KeyValues((rank + (of("rope.dimension_count") or 0)) * _F16 * layers)
+    groups = _groups(of("attention.head_count_kv"), heads, layers)
+    widths = _widths(info, architecture, heads)
+    recurrent = any(key.startswith(f"{architecture}.ssm.") for key in info)
+    if not groups or not widths or (recurrent and not isinstance(groups, list)):
+        return None
+    total = (sum(groups) if isinstance(groups, list) else groups * layers) * widths * _F16
+    window = of("attention.sliding_window")
+    local = _LOCAL_LAYERS.get(architecture, 0) if isinstance(window, int) and window > 0 else 0
+    return KeyValues(total * (1 - local), total * local, window if local else 0)
+
+
+def _groups(told: Any, heads: Any, layers: int) -> int | list[int] | None:
+    """Heads with keys of their own: of every layer, or of each."""
+    if isinstance(told, Sequence) and not isinstance(told, str):
+        each = cast(Sequence[Any], told)
+        whole = [one for one in each if isinstance(one, int)]
+        return whole if len(whole) == layers else None
+    if isinstance(told, int):
+        return told
+    return heads if isinstance(heads, int) else None
+
+
+def _widths(info: Mapping[str, Any], architecture: str, heads: Any) -> int | None:
+    """Numbers in a key and a value together."""
+    key = info.get(f"{architecture}.attention.key_length")
+    value = info.get(f"{architecture}.attention.value_length")
+    if isinstance(key, int) and isinstance(value, int):
+        return key + value
+    width = info.get(f"{architecture}.embedding_length")
+    if isinstance(width, int) and isinstance(heads, int) and heads > 0:
+        return 2 * (width // heads)
+    return None
+
+
+def system_memory() -> int | None:
+    """Bytes of this machine."""
+    try:
+        return os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
+    except (OSError, ValueError):
+        return None
+
+
+def room_in_memory(cost: KeyValues | None, weights: int | None, budget: int | None) -> int | None:
+    """The longest context that fits into `budget` bytes beside `weights`; `None`: no limit known.
+
+    0 or less where the weights alone do not fit.
+    """
+    if budget is None or weights is None or cost is None:
+        return None
+    return cost.tokens(budget - weights) if weights < budget else 0
+
+
+def longest(*limits: int | None) -> int | None:
+    """The strictest of the limits that are known."""
+    return min((limit for limit in limits if limit is not None), default=None)
+
+
+def choose(needed: int, *, loaded: int | None, floor: int, limit: int | None) -> int:
+    """The `num_ctx` for `needed` tokens of prompt and answer.
+
+    `loaded` is what is in memory now: good enough is left alone. `floor` is the least to load.
+    """
+    if loaded is not None and loaded >= min(needed, limit or needed):
+        return loaded if limit is None else min(loaded, limit)
+    size = max(power_of_two(needed), floor)
+    return size if limit is None else min(size, limit)
+
+
+def power_of_two(tokens: int) -> int:
+    """The smallest that is at least `tokens`."""
+    return 1 << max(tokens - 1, 0).bit_length()

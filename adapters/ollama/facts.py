@@ -1,0 +1,70 @@
+"""What one model of an Ollama is, as far as a context can be reckoned from it."""
+
+import asyncio
+import re
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from msgspec import Struct
+
+from adapters.ollama.context import KeyValues, key_values
+from adapters.ollama.wire import Show
+
+if TYPE_CHECKING:
+    from tokenizers import Tokenizer
+
+_FROM = re.compile(r"^FROM (.*[/\\]sha256-[0-9a-f]{64})$", re.MULTILINE)
+_NUM_CTX = re.compile(r"^num_ctx\s+(\d+)$", re.MULTILINE)
+
+
+class Facts(Struct, frozen=True, kw_only=True):
+    """`None` is "not known"."""
+
+    context_length: int | None = None
+    """What the model was trained for; Ollama never gives it more."""
+    num_ctx: int | None = None
+    """What its Modelfile asks for."""
+    cost: KeyValues | None = None
+    size: int | None = None
+    """Bytes of the model on disk."""
+    blob: str | None = None
+    """The path of its weights, on the machine where that Ollama runs."""
+
+
+def to_facts(shown: Show, size: int | None) -> Facts:
+    blob = _FROM.search(shown.modelfile)
+    num_ctx = _NUM_CTX.search(shown.parameters)
+    return Facts(
+        context_length=context_length(shown),
+        num_ctx=int(num_ctx[1]) if num_ctx else None,
+        cost=key_values(shown.model_info),
+        size=size,
+        blob=blob[1] if blob else None,
+    )
+
+
+def context_length(shown: Show) -> int | None:
+    found = (v for k, v in shown.model_info.items() if k.endswith(".context_length"))
+    return next((value for value in found if isinstance(value, int)), None)
+
+
+async def open_vocabulary(facts: Facts) -> "Tokenizer | None":
+    """The model's own tokenizer, where its weights lie on this machine and are understood."""
+    if facts.blob is None:
+        return None
+    return await asyncio.to_thread(_read_vocabulary, Path(facts.blob), facts.size)
+
+
+def _read_vocabulary(blob: Path, size: int | None) -> "Tokenizer | None":
+    # Imported only here: an idle server does without it.
+    from adapters.gguf.errors import UnsupportedGGUFError
+    from adapters.gguf.metadata import read_metadata
+    from adapters.gguf.tokenizer import build_tokenizer
+
+    try:
+        # A file of that digest's name whose size cannot be is somebody else's.
+        if size is not None and not size / 2 <= blob.stat().st_size <= size:
+            return None
+        return build_tokenizer(read_metadata(blob, lambda key: key.startswith("tokenizer.")))
+    except (OSError, UnsupportedGGUFError):
+        return None

@@ -1,0 +1,224 @@
+"""One Ollama: what it has, what it is doing, and how a request is put to it."""
+
+import logging
+import re
+from collections import Counter
+from collections.abc import AsyncGenerator
+from contextlib import aclosing
+
+from msgspec import UNSET, UnsetType
+from msgspec.structs import replace
+
+from adapters.backend import Health, Model, Progress
+from adapters.config import OllamaConfig
+from adapters.errors import BackendBusyError, BackendError, ContextLengthError, ModelNotFoundError
+from adapters.ollama.breaker import Breaker
+from adapters.ollama.catalog import Catalog, full_name
+from adapters.ollama.client import OllamaClient
+from adapters.ollama.options import to_keep_alive
+from adapters.ollama.sizing import Size, Sizing
+from adapters.ollama.wire import (
+    ChatBody,
+    Generation,
+    Line,
+    LoadBody,
+    Options,
+    PullBody,
+    PullLine,
+    RawBody,
+    Version,
+)
+
+log = logging.getLogger("tandem")
+
+_HEALTH_SECONDS = 0.8
+"""Less than a second: one that hangs must not hold up who asks how things are."""
+_PROBE_SECONDS = 60.0
+_SAFE = (0, 17, 1)
+"""Before it: holes by which a model file takes over the server."""
+
+
+class Host:
+    def __init__(self, address: str, config: OllamaConfig) -> None:
+        self.address = address
+        self.in_flight = 0
+        self._config = config
+        self.client = OllamaClient(address, config)
+        self.catalog = Catalog(self.client, config.refresh)
+        self.breaker = Breaker(self._is_there, self._probe)
+        self._sizing = Sizing(address, self.catalog, config)
+        self._answering: Counter[str] = Counter()
+        self._version: str | None = None
+
+    @property
+    def is_away(self) -> bool:
+        """It fails at once: to try it costs nothing."""
+        return self.breaker.is_open and self.breaker.absent
+
+    async def lines(self, path: str, body: ChatBody | RawBody) -> AsyncGenerator[Line]:
+        """The answer to `body`, in a context of the right size; the first line tells which.
+
+        Raises:
+            ContextLengthError: no context that the prompt fits into can be had.
+            BackendError: as `OllamaClient.lines`.
+        """
+        self.in_flight += 1
+        self._answering[full_name(body.model)] += 1
+        try:
+            async with aclosing(self._sized(path, body)) as lines:
+                async for line in lines:
+                    if line.done:
+                        self.breaker.succeeded()
+                    yield line
+        except BackendError as error:
+            self._learn(error)
+            raise
+        finally:
+            self.in_flight -= 1
+            self._answering[full_name(body.model)] -= 1
+
+    async def _sized(self, path: str, body: ChatBody | RawBody) -> AsyncGenerator[Line]:
+        size = await self._sizing.size(body)
+        try:
+            async with aclosing(self._sent(path, body, size)) as lines:
+                async for line in lines:
+                    yield line
+            return
+        except ContextLengthError as error:  # Only ever before the first line.
+            size = self._sizing.grown(size, error, body.model)
+        async with aclosing(self._sent(path, body, size)) as lines:
+            async for line in lines:
+                yield line
+
+    async def _sent(self, path: str, body: ChatBody | RawBody, size: Size) -> AsyncGenerator[Line]:
+        options = replace(body.options, num_ctx=size.num_ctx)
+        sent = replace(body, options=options, keep_alive=self._keep_alive(body))
+        began = False
+        with self._sizing.running(body.model, size):
+            async with aclosing(self.client.lines(path, sent)) as lines:
+                async for line in lines:
+                    if not began:
+                        began, line.num_ctx = True, size.num_ctx
+                        self._sizing.used(body.model, size)
+                    if line.done:
+                        size.learn(line.prompt_eval_count)
+                    yield line
+
+    async def models(self) -> list[Model]:
+        """
+        Raises:
+            BackendError: it is not there, or makes no sense.
+        """
+        try:
+            models = await self.catalog.models()
+        except BackendError as error:
+            self.breaker.failed(error)
+            raise
+        if self._version is None:
+            await self.health()
+        return models
+
+    def has(self, model: str) -> bool | None:
+        """By the last list; `None` before the first."""
+        known = self.catalog.known()
+        return None if known is None else full_name(model) in known
+
+    async def load(self, model: str, keep_alive: float | None) -> None:
+        """Ollama itself lets calls that meet share one load."""
+        num_ctx = await self._sizing.loading(model)
+        body = LoadBody(
+            model=model,
+            keep_alive=UNSET if keep_alive is None else to_keep_alive(keep_alive),
+            options=Options(num_ctx=num_ctx) if num_ctx else UNSET,
+            shift=False,
+        )
+        if body.keep_alive is UNSET:
+            body.keep_alive = self._default_keep_alive(model)
+        await self._post(body)
+
+    async def unload(self, model: str) -> None:
+        """Only answers of this backend count as busy: Ollama does not tell of others."""
+        if self._answering[full_name(model)] > 0:
+            raise BackendBusyError(f"'{model}' is answering somebody.", param="model")
+        await self._post(LoadBody(model=model, keep_alive=0))
+
+    async def pull(self, model: str) -> AsyncGenerator[Progress]:
+        async with aclosing(self.client.pulled(PullBody(model))) as lines:
+            async for line in lines:
+                if line.done:
+                    self.catalog.forget()
+                yield _to_progress(line)
+
+    async def health(self) -> Health:
+        try:
+            version = await self.client.get("/api/version", Version, _HEALTH_SECONDS)
+        except BackendError as error:
+            return Health(ok=False, detail=error.message)
+        self._note_version(version.version)
+        if self.breaker.is_open:
+            return Health(ok=False, detail="Ollama failed several times.", version=version.version)
+        return Health(ok=True, version=version.version)
+
+    async def aclose(self) -> None:
+        await self.client.aclose()  # Whoever waits for an answer gets an error.
+        await self.breaker.aclose()
+        await self.catalog.aclose()
+
+    async def _post(self, body: LoadBody) -> None:
+        try:
+            seconds = self._config.first_token_timeout
+            await self.client.post("/api/chat", body, Line, seconds)
+        except BackendError as error:
+            self._learn(error)
+            raise
+        self.catalog.forget()  # What is loaded has changed.
+
+    def _learn(self, error: BackendError) -> None:
+        self.breaker.failed(error)
+        if isinstance(error, ModelNotFoundError):
+            self.catalog.forget()
+
+    def _keep_alive(self, body: Generation) -> float | UnsetType:
+        if body.keep_alive is not UNSET:
+            return body.keep_alive
+        return self._default_keep_alive(body.model)
+
+    def _default_keep_alive(self, model: str) -> float | UnsetType:
+        named = {full_name(name): s for name, s in self._config.keep_alive_of.items()}
+        seconds = named.get(full_name(model), self._config.keep_alive)
+        return UNSET if seconds is None else to_keep_alive(seconds)
+
+    def _note_version(self, version: str) -> None:
+        if self._version is None and (number := _number(version)) and number < _SAFE:
+            log.warning("Ollama %s at %s has known holes: update it.", version, self.address)
+        self._version = version
+
+    async def _is_there(self) -> bool:
+        try:
+            await self.client.get("/api/version", Version, _HEALTH_SECONDS)
+        except BackendError:
+            return False
+        return True
+
+    async def _probe(self) -> None:
+        """A token of a model that it has: a server may take connections and do nothing else."""
+        await self.catalog.models()
+        model = self.catalog.smallest()
+        if model is None:
+            return
+        options = Options(num_predict=1, num_ctx=await self._sizing.loading(model) or UNSET)
+        body = RawBody(model=model, prompt="1", options=options, stream=False)
+        seconds = min(_PROBE_SECONDS, self._config.first_token_timeout)
+        await self.client.post("/api/generate", body, Line, seconds)
+
+
+def _to_progress(line: PullLine) -> Progress:
+    completed = line.completed or 0 if line.total is not None else line.completed
+    return Progress(status=line.status, completed=completed, total=line.total)
+
+
+def _number(version: str) -> tuple[int, ...] | None:
+    """`0.33.0-rc2` -> (0, 33, 0). One built from source says 0.0.0, and is not old."""
+    found = re.match(r"(\d+)\.(\d+)\.(\d+)", version)
+    number = tuple(int(part) for part in found.groups()) if found else (0, 0, 0)
+    return number if any(number) else None

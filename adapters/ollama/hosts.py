@@ -1,0 +1,180 @@
+"""Several Ollamas as one: who answers, who is stepped over, who takes over."""
+
+import asyncio
+from collections.abc import AsyncGenerator, Iterable
+from contextlib import aclosing
+
+from msgspec.structs import replace
+
+from adapters.backend import Health, Model, Progress
+from adapters.config import OllamaConfig
+from adapters.errors import (
+    BackendError,
+    BackendUnavailableError,
+    InvalidRequestError,
+    ModelNotFoundError,
+)
+from adapters.ollama.host import Host
+from adapters.ollama.wire import ChatBody, Line, RawBody
+
+_PATIENCE = 1.0
+"""Seconds that a list waits for the slow, once somebody has answered."""
+
+
+class Hosts:
+    def __init__(self, config: OllamaConfig) -> None:
+        self._hosts = [Host(address, config) for address in config.addresses]
+        self._listing: dict[Host, asyncio.Task[list[Model]]] = {}
+
+    async def lines(self, path: str, body: ChatBody | RawBody) -> AsyncGenerator[Line]:
+        """The answer of the best host; of the next best where that fails before the first line.
+
+        Raises:
+            BackendError: what the last of them raised. A mistake of the caller ends it at once.
+        """
+        first, *others = await self._candidates(body.model)
+        began = False
+        try:
+            async with aclosing(first.lines(path, body)) as lines:
+                async for line in lines:
+                    began = True
+                    yield line
+            return
+        except BackendError as error:
+            if began or not others or isinstance(error, InvalidRequestError):
+                raise
+        async with aclosing(others[0].lines(path, body)) as lines:
+            async for line in lines:
+                yield line
+
+    async def models(self) -> list[Model]:
+        """Every model of every host; of two of a name the first, loaded where one of them is.
+
+        Raises:
+            BackendError: no host has answered; what the first of them raised.
+        """
+        lists = await self._lists()
+        found: dict[str, Model] = {}
+        for model in (model for models in lists for model in models):
+            same = found.setdefault(model.name, model)
+            if model.loaded and not same.loaded:
+                found[model.name] = replace(same, loaded=True)
+        return list(found.values())
+
+    async def load(self, model: str, keep_alive: float | None) -> None:
+        """On one host: where it is loaded, or would be answered."""
+        await (await self._candidates(model))[0].load(model, keep_alive)
+
+    async def unload(self, model: str) -> None:
+        """Wherever it is."""
+        owners = [host for host in await self._candidates(model) if host.has(model) is not False]
+        for host in owners:
+            await host.unload(model)
+
+    async def pull(self, model: str) -> AsyncGenerator[Progress]:
+        """To the first host that is there."""
+        host = next((host for host in self._hosts if not host.breaker.is_open), self._hosts[0])
+        async with aclosing(host.pull(model)) as lines:
+            async for progress in lines:
+                yield progress
+
+    async def health(self) -> Health:
+        """Well where one of them is; `detail` names those that are not."""
+        each = await asyncio.gather(*(host.health() for host in self._hosts))
+        well = [health for health in each if health.ok]
+        ill = [
+            _ill(host, health, alone=len(self._hosts) == 1)
+            for host, health in zip(self._hosts, each, strict=True)
+            if not health.ok
+        ]
+        counters = {"hosts": len(each), "hosts_well": len(well)} if len(each) > 1 else {}
+        return Health(
+            ok=bool(well),
+            detail="; ".join(ill) or None,
+            version=next((health.version for health in each if health.version), None),
+            counters=counters,
+        )
+
+    async def aclose(self) -> None:
+        await asyncio.gather(*(host.aclose() for host in self._hosts))
+        if self._listing:
+            await asyncio.wait(self._listing.values())
+
+    async def _candidates(self, model: str) -> list[Host]:
+        """Best first: who has it, is well, is least busy, has it loaded.
+
+        Raises:
+            BackendUnavailableError: all that may have it are being tested.
+        """
+        if len(self._hosts) == 1:
+            return _usable(self._hosts)
+        if any(host.has(model) is None and not host.breaker.is_open for host in self._hosts):
+            await self._ask_those_unknown()
+        owners = [host for host in self._hosts if host.has(model) is not False]
+        if not owners:
+            raise ModelNotFoundError(f"No Ollama has a model '{model}'.", param="model")
+        return sorted(_usable(owners), key=lambda host: _rank(host, model))
+
+    async def _ask_those_unknown(self) -> None:
+        try:
+            await self._lists()
+        except BackendError:  # The request itself will tell.
+            return
+
+    async def _lists(self) -> list[list[Model]]:
+        """What each host has that answers; who does not is asked on, for the next time."""
+        asked = [host for host in self._hosts if not host.breaker.is_open] or self._hosts
+        tasks = {host: self._ask(host) for host in asked}
+        pending = set(tasks.values())
+        while pending and not any(_answered(task) for task in tasks.values()):
+            _, pending = await asyncio.wait(pending, return_when=asyncio.FIRST_COMPLETED)
+        if pending:
+            await asyncio.wait(pending, timeout=_PATIENCE)
+        lists = [_list(host, task) for host, task in tasks.items()]
+        if not any(_answered(task) for task in tasks.values()):
+            next(iter(tasks.values())).result()
+        return lists
+
+    def _ask(self, host: Host) -> asyncio.Task[list[Model]]:
+        if host not in self._listing:
+            task = self._listing[host] = asyncio.create_task(host.models())
+            task.add_done_callback(lambda task: self._asked(host, task))
+        return self._listing[host]
+
+    def _asked(self, host: Host, task: asyncio.Task[list[Model]]) -> None:
+        del self._listing[host]
+        if not task.cancelled():
+            task.exception()
+
+
+def _answered(task: asyncio.Task[list[Model]]) -> bool:
+    return task.done() and not task.cancelled() and task.exception() is None
+
+
+def _list(host: Host, task: asyncio.Task[list[Model]]) -> list[Model]:
+    """What it has now; of one that takes its time, what it had."""
+    if not task.done():
+        return host.catalog.last()
+    return task.result() if _answered(task) else []
+
+
+def _usable(hosts: Iterable[Host]) -> list[Host]:
+    """Those that are well. Where none is, those that will tell at once that they are not.
+
+    Raises:
+        BackendUnavailableError: all of them are there and do not answer.
+    """
+    every = list(hosts)
+    for usable in ([h for h in every if not h.breaker.is_open], [h for h in every if h.is_away]):
+        if usable:
+            return usable
+    raise BackendUnavailableError("Ollama failed several times and is being tested.")
+
+
+def _rank(host: Host, model: str) -> tuple[bool, int, bool]:
+    return host.has(model) is None, host.in_flight, not host.catalog.is_loaded(model)
+
+
+def _ill(host: Host, health: Health, alone: bool) -> str:
+    detail = health.detail or ""
+    return detail if alone else f"{host.address}: {detail}"

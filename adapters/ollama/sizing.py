@@ -1,0 +1,174 @@
+"""The context of each request to one Ollama: chosen before it is sent, learned from after it."""
+
+from collections import Counter
+from collections.abc import Generator
+from contextlib import contextmanager
+from urllib.parse import urlsplit
+
+from msgspec import UNSET, Struct
+from msgspec.structs import replace
+
+from adapters.config import OllamaConfig
+from adapters.errors import ContextLengthError, InsufficientMemoryError, InvalidRequestError
+from adapters.ollama.catalog import Catalog, full_name
+from adapters.ollama.context import choose, longest, room_in_memory, system_memory
+from adapters.ollama.counting import Count, Texts, TokenCounter, texts_of
+from adapters.ollama.facts import Facts, open_vocabulary
+from adapters.ollama.wire import ChatBody, RawBody
+
+_LOCAL = frozenset({"127.0.0.1", "localhost", "::1"})
+
+
+class Size(Struct, frozen=True, kw_only=True):
+    """How one request is sent, and what that was reckoned from."""
+
+    num_ctx: int
+    limit: int | None
+    """The most that the model, the memory and the settings allow."""
+    fixed: bool
+    """The request itself says how long."""
+    texts: Texts
+    count: Count
+    counter: TokenCounter
+    room: int = 0
+
+    def learn(self, prompt_tokens: int) -> None:
+        """`prompt_tokens` is what Ollama has counted."""
+        self.counter.learn(self.texts, self.count, prompt_tokens)
+
+
+class Sizing:
+    def __init__(self, host: str, catalog: Catalog, config: OllamaConfig) -> None:
+        self._catalog = catalog
+        self._config = config
+        self._local = urlsplit(host).hostname in _LOCAL
+        self._budget = config.memory_bytes or (system_memory() if self._local else None)
+        self._counters: dict[tuple[str, Facts], TokenCounter] = {}
+        self._used: dict[str, int] = {}
+        """The longest context that each model was given here."""
+        self._running: dict[str, Counter[int]] = {}
+        """The contexts of the requests in progress, some of which may still wait for theirs."""
+
+    async def size(self, body: ChatBody | RawBody) -> Size:
+        """
+        Raises:
+            ContextLengthError: the prompt is longer than any context it can get.
+            InsufficientMemoryError: the model alone is larger than the memory.
+            InvalidRequestError: a `num_ctx` beyond what the model has.
+        """
+        facts = await self._catalog.facts(body.model)
+        texts = texts_of(body)
+        counter = await self._counter(body.model, facts)
+        size = Size(
+            num_ctx=0,
+            limit=self._limit(body.model, facts),
+            fixed=False,
+            texts=texts,
+            count=await counter.count(texts),
+            counter=counter,
+        )
+        asked = body.options.num_ctx
+        if asked is not UNSET:
+            size = replace(size, num_ctx=asked, limit=_allowed(asked, size.limit), fixed=True)
+        else:
+            size = await self._chosen(size, body, facts)
+        _require_room(size, body.model)
+        return size
+
+    async def loading(self, model: str) -> int | None:
+        """The `num_ctx` to load `model` with, so that a short request need not change it."""
+        facts = await self._catalog.facts(model)
+        loaded = await self._loaded(model)
+        floor = self._floor(model, facts)
+        return choose(floor, loaded=loaded, floor=floor, limit=self._limit(model, facts))
+
+    def grown(self, size: Size, error: ContextLengthError, model: str) -> Size:
+        """What to try after Ollama has refused `size` with `error`.
+
+        Raises:
+            ContextLengthError: there is nothing longer to try.
+        """
+        tokens = error.prompt_tokens
+        if size.fixed or (size.limit is not None and size.num_ctx >= size.limit):
+            raise too_long(model, size.num_ctx, tokens) if tokens else error
+        if tokens is None:
+            if size.limit is None:
+                raise error
+            return replace(size, num_ctx=size.limit)
+        if size.limit is not None and tokens >= size.limit:
+            raise too_long(model, size.limit, tokens)
+        num_ctx = choose(tokens + size.room, loaded=None, floor=size.num_ctx, limit=size.limit)
+        return replace(size, num_ctx=num_ctx)
+
+    @contextmanager
+    def running(self, model: str, size: Size) -> Generator[None]:
+        """Meanwhile nobody asks for less, which would make Ollama load the model twice."""
+        contexts = self._running.setdefault(full_name(model), Counter())
+        contexts[size.num_ctx] += 1
+        try:
+            yield
+        finally:
+            contexts[size.num_ctx] -= 1
+
+    def used(self, model: str, size: Size) -> None:
+        """A request runs with it."""
+        name = full_name(model)
+        if not size.fixed:
+            self._used[name] = max(size.num_ctx, self._used.get(name, 0))
+        self._catalog.note_loaded(name, size.num_ctx)
+
+    async def _counter(self, model: str, facts: Facts) -> TokenCounter:
+        key = (full_name(model), facts)
+        if key not in self._counters:
+            tokenizer = await open_vocabulary(facts) if self._local else None
+            self._counters.setdefault(key, TokenCounter(tokenizer))
+        return self._counters[key]
+
+    async def _chosen(self, size: Size, body: ChatBody | RawBody, facts: Facts) -> Size:
+        answer = body.options.num_predict
+        room = answer if answer is not UNSET and answer > 0 else self._config.answer_room
+        loaded = await self._loaded(body.model)
+        floor = self._floor(body.model, facts)
+        needed = size.count.tokens + room
+        num_ctx = choose(needed, loaded=loaded, floor=floor, limit=size.limit)
+        return replace(size, num_ctx=num_ctx, room=room)
+
+    async def _loaded(self, model: str) -> int | None:
+        loaded = await self._catalog.loaded_context(model)
+        contexts = self._running.get(full_name(model), Counter[int]())
+        running = [num_ctx for num_ctx, many in contexts.items() if many > 0]
+        return max(running, default=loaded)
+
+    def _floor(self, model: str, facts: Facts) -> int:
+        used = self._used.get(full_name(model), 0)
+        return max(self._config.min_context, facts.num_ctx or 0, used)
+
+    def _limit(self, model: str, facts: Facts) -> int | None:
+        room = room_in_memory(facts.cost, facts.size, self._budget)
+        if room is not None and room < 1:
+            raise InsufficientMemoryError(
+                f"'{model}' takes {facts.size} bytes, and {self._budget} are allowed."
+            )
+        return longest(facts.context_length, self._config.max_context, room)
+
+
+def _allowed(asked: int, limit: int | None) -> int:
+    # Ollama would give less than asked for, and say nothing.
+    if limit is not None and asked > limit:
+        raise InvalidRequestError(
+            f"num_ctx is {asked}, and the longest context here is {limit}.", param="num_ctx"
+        )
+    return asked
+
+
+def too_long(model: str, limit: int, tokens: int, least: bool = False) -> ContextLengthError:
+    few = "at least " if least else ""
+    return ContextLengthError(
+        f"The context of '{model}' holds {limit} tokens; the prompt alone has {few}{tokens}.",
+        param="messages",
+    )
+
+
+def _require_room(size: Size, model: str) -> None:
+    if size.limit is not None and size.count.least >= size.limit:
+        raise too_long(model, size.limit, size.count.least, least=not size.count.exact)
