@@ -14,6 +14,7 @@ from adapters.errors import InvalidRequestError, ModelNotFoundError, Unsupported
 from adapters.events import Event, Finished, Started, TextDelta, Usage
 from adapters.mlx import embedded
 from adapters.mlx.catalog import ModelFolder, find_models, read_folder
+from adapters.mlx.embedding.embedders import Embedders
 from adapters.mlx.engine import Engine
 from adapters.mlx.sequence import Sequence
 from adapters.request import EmbeddingRequest, Feature, GenerationRequest, Sampling
@@ -41,6 +42,8 @@ class MLXBackend:
             "logit_bias",
             "max_tokens",
             "stop",
+            "embeddings",
+            "tokens",
         }
     )
 
@@ -48,13 +51,14 @@ class MLXBackend:
         self._config = config
         self._engine = Engine(config)
         self._loaded: dict[str, LoadedModel] = {}
-        self._loading: dict[str, asyncio.Task[LoadedModel]] = {}
+        self._loading: dict[str, asyncio.Task[None]] = {}
         # Tokenizers are not made for two threads at once; one is enough to keep the loop free.
         self._tokenizing = ThreadPoolExecutor(1, thread_name_prefix="mlx-prompt")
+        self._embedders = Embedders(self._engine, self._tokenizing, config.dequantize)
 
     async def generate(self, request: GenerationRequest) -> AsyncGenerator[Event]:
         refuse_unsupported(request, self.honours, self.kind)
-        loaded = await self._ready(request.model)
+        loaded = await self._ready_to_generate(request.model)
         sequence = await self._to_sequence(request, loaded)
         self._engine.submit(sequence)
         answered = False
@@ -68,7 +72,12 @@ class MLXBackend:
 
     async def embed(self, request: EmbeddingRequest) -> Embeddings:
         refuse_unsupported(request, self.honours, self.kind)
-        raise NotImplementedError
+        await self._ready(request.model)
+        if request.model not in self._embedders:
+            raise InvalidRequestError(
+                f"'{request.model}' generates text; it does not embed.", param="model"
+            )
+        return await self._embedders.embed(request)
 
     async def pull(self, model: str) -> AsyncGenerator[Progress]:
         raise UnsupportedParameterError("Models cannot be fetched yet.", param="model")
@@ -77,7 +86,7 @@ class MLXBackend:
     async def list_models(self) -> list[Model]:
         folders = await asyncio.to_thread(find_models, self._config)
         return [
-            msgspec.structs.replace(folder.model, loaded=name in self._loaded)
+            msgspec.structs.replace(folder.model, loaded=self._is_loaded(name))
             for name, folder in folders.items()
         ]
 
@@ -85,7 +94,9 @@ class MLXBackend:
         await self._ready(model)
 
     async def unload(self, model: str) -> None:
-        if model in self._loaded:
+        if model in self._embedders:
+            await self._embedders.unload(model)
+        elif model in self._loaded:
             await asyncio.wrap_future(self._engine.unload(model))
             self._loaded.pop(model, None)
 
@@ -98,33 +109,44 @@ class MLXBackend:
         await asyncio.to_thread(self._engine.close)
         self._tokenizing.shutdown(wait=False, cancel_futures=True)
 
-    async def _ready(self, name: str) -> "LoadedModel":
+    async def _ready_to_generate(self, name: str) -> "LoadedModel":
+        """
+        Raises:
+            InvalidRequestError: the model embeds, and says nothing.
+        """
+        await self._ready(name)
+        if (loaded := self._loaded.get(name)) is None:
+            raise InvalidRequestError(
+                f"'{name}' embeds text; it does not generate any.", param="model"
+            )
+        return loaded
+
+    def _is_loaded(self, name: str) -> bool:
+        return name in self._loaded or name in self._embedders
+
+    async def _ready(self, name: str) -> None:
         """The model, loaded by whoever asked first; who gives up waiting does not stop the load."""
-        if (loaded := self._loaded.get(name)) is not None:
-            return loaded
+        if self._is_loaded(name):
+            return
         task = self._loading.get(name)
         if task is None:
             task = self._loading[name] = asyncio.create_task(self._load(name))
             task.add_done_callback(lambda done: self._end_load(name, done))
-        return await asyncio.shield(task)
+        await asyncio.shield(task)
 
-    def _end_load(self, name: str, task: "asyncio.Task[LoadedModel]") -> None:
+    def _end_load(self, name: str, task: "asyncio.Task[None]") -> None:
         del self._loading[name]
         if not task.cancelled():
             # Read here too: those who waited may all have left, and asyncio would complain.
             task.exception()
 
-    async def _load(self, name: str) -> "LoadedModel":
-        path = await self._locate(name)
-        loaded = await asyncio.wrap_future(self._engine.load(name, path))
-        self._loaded[name] = loaded
-        return loaded
-
-    async def _locate(self, name: str) -> Path:
+    async def _load(self, name: str) -> None:
         folder = (await asyncio.to_thread(self._find, name)) or _missing(name)
-        if folder.path is not None:
-            return folder.path
-        return await embedded.ensure_available(name, self._config.cache_folder)
+        path = folder.path or await embedded.ensure_available(name, self._config.cache_folder)
+        if "embedding" in folder.model.capabilities:
+            await self._embedders.load(name, path)
+        else:
+            self._loaded[name] = await asyncio.wrap_future(self._engine.load(name, path))
 
     def _find(self, name: str) -> ModelFolder | None:
         """By the name it is listed under, or the path that the configuration gives.

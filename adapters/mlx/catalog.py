@@ -10,9 +10,11 @@ from typing import Any, cast
 
 import msgspec
 
-from adapters.backend import Model
+from adapters.backend import Capability, Model
 from adapters.config import MLXConfig
+from adapters.mlx.capabilities import capabilities, lacks
 from adapters.mlx.embedded import EMBEDDED, HUB_FALLBACK, find_gguf
+from adapters.mlx.embedding.files import longest_input
 
 # From mlx_lm.utils.MODEL_REMAPPING (0.32.2), where the class has another name than the model.
 _REMAPPED = {
@@ -38,7 +40,7 @@ class ModelFolder(msgspec.Struct, frozen=True):
 
 
 def find_models(config: MLXConfig) -> dict[str, ModelFolder]:
-    """Every model mlx-lm could load, by name; of two with one name the first found counts."""
+    """Every model that could be loaded, by name; of two with one name the first found counts."""
     found: dict[str, ModelFolder] = {}
     for name, path in _candidates(config):
         if name not in found and (model := read_folder(name, path)) is not None:
@@ -50,15 +52,21 @@ def find_models(config: MLXConfig) -> dict[str, ModelFolder]:
 
 
 def read_folder(name: str, path: Path) -> Model | None:
-    """What the files of `path` say of the model, or None where mlx-lm could not load it."""
+    """What the files of `path` say of the model, or None where nothing here could load it."""
     config = _read_json(path / "config.json")
     weights = list(path.glob("model*.safetensors"))
-    if config is None or not weights or not _has_tokenizer(path) or not _is_supported(config):
+    if config is None or not weights or not _has_tokenizer(path):
+        return None
+    can = capabilities(name, path, config)
+    if "embedding" not in can and not _can_generate(config):
         return None
     return Model(
         name=name,
-        context_length=context_length(config),
-        capabilities=frozenset({"chat"}),
+        context_length=longest_input(path, config)
+        if "embedding" in can
+        else context_length(config),
+        capabilities=can,
+        lacks=lacks(can),
         size_bytes=sum(file.stat().st_size for file in weights),
         quantization=_quantization(config),
         created=int((path / "config.json").stat().st_mtime),
@@ -140,7 +148,7 @@ def _has_tokenizer(path: Path) -> bool:
     return any((path / name).exists() for name in names)
 
 
-def _is_supported(config: dict[str, Any]) -> bool:
+def _can_generate(config: dict[str, Any]) -> bool:
     kind = config.get("model_type")
     return isinstance(kind, str) and _REMAPPED.get(kind, kind) in _architectures()
 
@@ -164,4 +172,5 @@ def _quantization(config: dict[str, Any]) -> str | None:
 
 def _embedded_model() -> Model:
     name = EMBEDDED if find_gguf() is not None else HUB_FALLBACK
-    return Model(name=name, context_length=8192, capabilities=frozenset({"chat"}))
+    can: frozenset[Capability] = frozenset({"chat"})
+    return Model(name=name, context_length=8192, capabilities=can, lacks=lacks(can))

@@ -77,11 +77,11 @@ class Engine:
             self._send(lambda: self._remove(sequence))
 
     def load(self, name: str, path: Path) -> "Future[LoadedModel]":
-        return self._run(lambda: self._load(name, path))
+        return self.run(lambda: self._load(name, path))
 
     def unload(self, name: str) -> "Future[None]":
         """The future raises BackendBusyError while rows of that model are alive."""
-        return self._run(lambda: self._unload(name))
+        return self.run(lambda: self._unload(name))
 
     def counters(self) -> dict[str, int]:
         """`active` counts requests that wait or run, `rows` the rows the lanes hold now."""
@@ -100,7 +100,8 @@ class Engine:
         if self._thread is not None:
             self._thread.join(timeout=_CLOSING_SECONDS)
 
-    def _run(self, job: Callable[[], T]) -> "Future[T]":
+    def run(self, job: Callable[[], T]) -> "Future[T]":
+        """`job` on the thread, before its next step; the future may be cancelled until then."""
         future: Future[T] = Future()
 
         def command() -> None:

@@ -58,7 +58,7 @@ def load_folder(
 
 def _load(name: str, path: Path, dequantize: Literal["auto", "always", "never"]) -> LoadedModel:
     model, config = mlx_lm_utils.load_model(path, lazy=True)
-    if _should_unpack(model, dequantize):
+    if should_unpack(model, dequantize):
         # Exact only in this order: scales and offsets become float32 before they are used.
         model.set_dtype(mx.float32)
         model = mlx_lm_utils.dequantize_model(model)
@@ -78,7 +78,7 @@ def _load(name: str, path: Path, dequantize: Literal["auto", "always", "never"])
     )
 
 
-def _should_unpack(model: Any, dequantize: Literal["auto", "always", "never"]) -> bool:
+def should_unpack(model: Any, dequantize: Literal["auto", "always", "never"]) -> bool:
     """On a CPU only float32 goes through BLAS: there, packed or half-precision is far slower."""
     if dequantize != "auto":
         return dequantize == "always"

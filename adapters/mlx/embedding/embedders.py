@@ -1,0 +1,115 @@
+"""The models that embed: loaded once, fed batch by batch, so that no row that decodes waits long.
+
+Lives on the event loop; what touches arrays is sent to the engine's thread.
+"""
+
+import asyncio
+from collections.abc import Callable
+from concurrent.futures import Executor, Future
+from pathlib import Path
+from typing import TYPE_CHECKING, Literal, Protocol, TypeVar
+
+from adapters.backend import Embeddings
+from adapters.errors import InvalidRequestError
+from adapters.mlx.embedding.batches import to_batches
+from adapters.request import EmbeddingRequest
+
+if TYPE_CHECKING:
+    # Importing it loads mlx and transformers, which an idle server does without.
+    from adapters.mlx.embedding.embedder import Embedder
+
+T = TypeVar("T")
+
+_BATCH_TOKENS = 1024
+"""Padding included: a step of some tens of milliseconds on a GPU, of a second on two slow cores."""
+
+
+class Thread(Protocol):
+    """The engine, as far as it is needed here."""
+
+    def run(self, job: Callable[[], T]) -> "Future[T]": ...
+
+
+class Embedders:
+    def __init__(
+        self, thread: Thread, tokenizing: Executor, dequantize: Literal["auto", "always", "never"]
+    ) -> None:
+        self._thread = thread
+        self._tokenizing = tokenizing
+        self._dequantize: Literal["auto", "always", "never"] = dequantize
+        self._loaded: dict[str, Embedder] = {}
+        self._busy: dict[str, int] = {}
+
+    def __contains__(self, name: str) -> bool:
+        return name in self._loaded
+
+    def busy(self, name: str) -> int:
+        """Requests that `name` is at work on."""
+        return self._busy.get(name, 0)
+
+    async def load(self, name: str, path: Path) -> None:
+        """
+        Raises:
+            GenerationError: the files are not a model that can be run here.
+        """
+        self._loaded[name] = await asyncio.wrap_future(
+            self._thread.run(lambda: _load(name, path, self._dequantize))
+        )
+
+    async def unload(self, name: str) -> None:
+        if self._loaded.pop(name, None) is not None:
+            await asyncio.wrap_future(self._thread.run(_free))
+
+    async def embed(self, request: EmbeddingRequest) -> Embeddings:
+        """The model has to be loaded.
+
+        Raises:
+            InvalidRequestError, ContextLengthError: as `Backend.embed`.
+        """
+        embedder = self._loaded[request.model]
+        self._busy[request.model] = self.busy(request.model) + 1
+        try:
+            return await self._embed(embedder, request)
+        finally:
+            self._busy[request.model] -= 1
+
+    async def _embed(self, embedder: "Embedder", request: EmbeddingRequest) -> Embeddings:
+        if not request.inputs:
+            raise InvalidRequestError("There is no input.", param="input")
+        loop = asyncio.get_running_loop()
+        ids = await loop.run_in_executor(self._tokenizing, embedder.to_ids, request.inputs)
+        vectors: dict[int, tuple[float, ...]] = {}
+        for batch in to_batches([len(each) for each in ids], _BATCH_TOKENS):
+            rows = [ids[place] for place in batch]
+            # One command each: between two of them the engine takes a step of everybody else.
+            job = self._thread.run(lambda rows=rows: embedder.embed(rows))
+            found = [_cut(each, request.dimensions) for each in await asyncio.wrap_future(job)]
+            vectors.update(zip(batch, found, strict=True))
+        ordered = tuple(vectors[place] for place in range(len(ids)))
+        return Embeddings(ordered, prompt_tokens=sum(map(len, ids)))
+
+
+def _load(name: str, path: Path, dequantize: Literal["auto", "always", "never"]) -> "Embedder":
+    from adapters.mlx.embedding.embedder import load_embedder
+
+    return load_embedder(name, path, dequantize)
+
+
+def _free() -> None:
+    from adapters.mlx.models import free_memory
+
+    free_memory()
+
+
+def _cut(vector: tuple[float, ...], dimensions: int | None) -> tuple[float, ...]:
+    """The first `dimensions` components, scaled to length 1 again."""
+    if dimensions is None or dimensions == len(vector):
+        return vector
+    if not 0 < dimensions < len(vector):
+        raise InvalidRequestError(
+            f"The vectors of this model have {len(vector)} dimensions, not {dimensions}.",
+            param="dimensions",
+        )
+    first = vector[:dimensions]
+    length = sum(value * value for value in first) ** 0.5
+    return tuple(value / length for value in first) if length else first
