@@ -35,6 +35,8 @@ class ServerConfig(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True
     """How deep the brackets of a JSON body may nest."""
     refresh: Seconds = 5.0
     """How often each backend is asked for its models."""
+    keepalive: Seconds = 15.0
+    """How long a stream may be silent before a comment is sent, so that nobody hangs up."""
     shutdown_grace: Annotated[float, Meta(ge=0, le=10)] = 10.0
     """How long answers may go on after SIGTERM."""
 

@@ -8,6 +8,7 @@ from litestar.datastructures import MutableScopeHeaders
 from litestar.types import Message, Scope
 from msgspec import Struct
 
+from adapters.events import Started
 from proxy.router import Route
 
 _MOST_NAMES = 20
@@ -20,11 +21,17 @@ class AnswerNotes(Struct):
     request_id: str
     backend: str = "none"
     """The kind that was asked, `none` as long as none was."""
+    context: int | None = None
+    """Tokens that prompt and answer have room for; the least where several prompts are read."""
     ignored: tuple[str, ...] = ()
     """Paths of request fields that nobody knows."""
 
     def routed(self, route: Route) -> None:
         self.backend = route.backend.kind
+
+    def started(self, event: Started) -> None:
+        known = [each for each in (self.context, event.context) if each is not None]
+        self.context = min(known, default=None)
 
 
 def notes_of(scope: Scope) -> AnswerNotes:
@@ -46,6 +53,8 @@ async def write_notes(message: Message, scope: Scope) -> None:
     headers = MutableScopeHeaders(message)
     headers["x-request-id"] = notes.request_id
     headers["x-tandem-backend"] = notes.backend
+    if notes.context is not None:
+        headers["x-tandem-context"] = str(notes.context)
     if notes.ignored:
         headers["x-tandem-ignored"] = _list(notes.ignored)
 

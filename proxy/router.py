@@ -2,22 +2,24 @@
 
 import difflib
 from collections.abc import AsyncGenerator, Callable
+from typing import Protocol
 
 from msgspec import Struct
 from msgspec.structs import replace
 
-from adapters.backend import Backend
+from adapters.backend import Backend, Embeddings
 from adapters.errors import (
     BackendError,
     BackendUnavailableError,
+    BadUpstreamError,
     InvalidRequestError,
     ModelNotFoundError,
     UnsupportedParameterError,
 )
-from adapters.events import Event
-from adapters.request import Feature, GenerationRequest, needs
+from adapters.events import Event, Started
+from adapters.request import EmbeddingRequest, Feature, GenerationRequest, needs
+from proxy.answers import close, each
 from proxy.registry import Entry, Place, Registry
-from proxy.streaming import close
 
 _PATIENCE = 1.0
 """Seconds a request waits for a list of models that might know its name."""
@@ -32,26 +34,49 @@ class Route(Struct, frozen=True, kw_only=True):
     """The public id."""
 
 
+class Watcher(Protocol):
+    """Who wants to know what becomes of a request."""
+
+    def routed(self, route: Route) -> None: ...
+
+    def started(self, event: Started) -> None: ...
+
+
 class Router:
     def __init__(self, registry: Registry) -> None:
         self._registry = registry
 
-    async def generate(
-        self, request: GenerationRequest, on_route: Callable[[Route], None]
-    ) -> AsyncGenerator[Event]:
+    async def generate(self, request: GenerationRequest, watcher: Watcher) -> AsyncGenerator[Event]:
         """The events of the backend that `request.model`, a public name, leads to.
 
         Raises:
-            BackendError: as `resolve`, or what the backend raised.
+            BackendError: as `resolve`, what the backend raised, or it broke the contract.
         """
         route = await self.resolve(request.model, needs(request))
-        on_route(route)
-        events = route.backend.generate(replace(request, model=route.name))
+        watcher.routed(route)
+        events = each(route.backend.generate(replace(request, model=route.name)), request.n)
         try:
             async for event in events:
+                if isinstance(event, Started):
+                    watcher.started(event)
                 yield event
         finally:
             await close(events)
+
+    async def embed(
+        self, request: EmbeddingRequest, on_route: Callable[[Route], None]
+    ) -> Embeddings:
+        """The vectors of the backend that `request.model`, a public name, leads to.
+
+        Raises:
+            BackendError: as `resolve`, what the backend raised, or vectors are missing.
+        """
+        route = await self.resolve(request.model, needs(request))
+        on_route(route)
+        embeddings = await route.backend.embed(replace(request, model=route.name))
+        if len(embeddings.vectors) != len(request.inputs):
+            raise BadUpstreamError("The backend sent another number of vectors than of inputs.")
+        return embeddings
 
     async def resolve(self, name: str, features: frozenset[Feature]) -> Route:
         """Where `name` is answered with all of `features`.

@@ -1,4 +1,4 @@
-"""Events -> one answer or a stream of them. The only place that writes `data: `."""
+"""Events -> server-sent events, and what ends them early. The only place that writes `data: `."""
 
 import asyncio
 from collections.abc import AsyncGenerator, Awaitable, Coroutine, Iterable
@@ -12,26 +12,14 @@ from litestar.background_tasks import BackgroundTask
 from litestar.response import Stream
 from msgspec import Struct
 
-from adapters.errors import BadUpstreamError
-from adapters.events import (
-    Event,
-    Finished,
-    ReasoningDelta,
-    Started,
-    TextDelta,
-    TokenLogprob,
-    ToolCallDelta,
-    ToolCallStarted,
-)
-from adapters.request import ToolCall
+from adapters.events import Event
+from proxy.answers import CLOSING, close, closing
 from proxy.errors import ClientDisconnectedError, ServerShutdownError
 
 T = TypeVar("T")
 
-_CLOSING = 5.0
-"""Seconds a backend has to stop its work once nobody wants it."""
-_BREATH = 16
-"""Events after which others get a turn, even if the source never waits."""
+_KEEPALIVE = b": keepalive\n\n"
+"""A comment: clients skip it, and see that somebody is still there."""
 
 
 class Frame(Struct, frozen=True):
@@ -94,108 +82,6 @@ class Drain:
             self._waiting.discard(timeout)
 
 
-class Answer(Struct):
-    """All events of an answer in one piece."""
-
-    finished: Finished
-    text: str
-    reasoning: str
-    tool_calls: tuple[ToolCall, ...]
-    logprobs: tuple[TokenLogprob, ...] | None
-
-
-class _Pieces:
-    """Gathers what `collect` returns."""
-
-    def __init__(self) -> None:
-        self._text: list[str] = []
-        self._reasoning: list[str] = []
-        self._calls: dict[int, tuple[ToolCallStarted, list[str]]] = {}
-        self._logprobs: list[TokenLogprob] | None = None
-        self._finished: Finished | None = None
-
-    def add(self, event: Event) -> None:
-        match event:
-            case TextDelta(text=text, logprobs=logprobs):
-                self._text.append(text)
-                self._add_logprobs(logprobs)
-            case ReasoningDelta(text=text):
-                self._reasoning.append(text)
-            case ToolCallStarted():
-                self._calls[event.index] = (event, [])
-            case ToolCallDelta():
-                self._calls[event.index][1].append(event.arguments)
-            case Finished():
-                self._finished = event
-            case Started():
-                pass
-
-    def _add_logprobs(self, logprobs: tuple[TokenLogprob, ...] | None) -> None:
-        if logprobs is not None:
-            self._logprobs = self._logprobs if self._logprobs is not None else []
-            self._logprobs.extend(logprobs)
-
-    def answer(self) -> Answer:
-        if self._finished is None:
-            raise BadUpstreamError("The backend gave no end to its answer.")
-        return Answer(
-            self._finished,
-            "".join(self._text),
-            "".join(self._reasoning),
-            tuple(ToolCall(c.id, c.name, "".join(args)) for c, args in self._calls.values()),
-            None if self._logprobs is None else tuple(self._logprobs),
-        )
-
-
-async def collect(events: AsyncGenerator[Event]) -> Answer:
-    """All of `events`.
-
-    Raises:
-        BackendError: whatever the backend raised, before `Started` or after.
-    """
-    pieces = _Pieces()
-    async with _closing(each(events)) as checked:
-        async for event in checked:
-            pieces.add(event)
-    return pieces.answer()
-
-
-async def each(events: AsyncGenerator[Event]) -> AsyncGenerator[Event]:
-    """`events`, held to the contract: `Started` first, `Finished` last, and turns for others.
-
-    Raises:
-        BadUpstreamError: the first or the last event is missing.
-    """
-    count, last = 0, None
-    async with _closing(events):
-        async for event in events:
-            if (count == 0) != isinstance(event, Started) or isinstance(last, Finished):
-                raise BadUpstreamError(f"The backend sent {type(event).__name__} out of order.")
-            yield event
-            count, last = count + 1, event
-            if count % _BREATH == 0:
-                await asyncio.sleep(0)
-    if not isinstance(last, Finished):
-        raise BadUpstreamError("The backend stopped in the middle of its answer.")
-
-
-@asynccontextmanager
-async def _closing(events: AsyncGenerator[Event]) -> AsyncGenerator[AsyncGenerator[Event]]:
-    try:
-        yield events
-    finally:
-        await close(events)
-
-
-async def close(events: AsyncGenerator[Any]) -> None:
-    """Stop the work behind `events`, even in a task that is being cancelled.
-
-    Litestar cancels through anyio, which repeats itself at every await that is not shielded.
-    """
-    with move_on_after(_CLOSING, shield=True):
-        await events.aclose()
-
-
 async def unless_gone(request: Request[Any, Any, Any], work: Coroutine[Any, Any, T]) -> T:
     """The result of `work`, which is cancelled when the client hangs up: Litestar does not.
 
@@ -211,7 +97,7 @@ async def unless_gone(request: Request[Any, Any, Any], work: Coroutine[Any, Any,
     finally:
         task.cancel()
         gone.cancel()
-        with move_on_after(_CLOSING, shield=True):
+        with move_on_after(CLOSING, shield=True):
             await asyncio.wait((task, gone))
 
 
@@ -226,34 +112,56 @@ async def stream(
     events: AsyncGenerator[Event],
     renderer: Renderer,
     drain: Drain,
+    keepalive: float,
 ) -> Stream:
     """`events` as server-sent events, once the first of them is there.
+
+    A comment is sent whenever nothing else was for `keepalive` seconds.
 
     Raises:
         BackendError: it failed before `Started`: the answer can still have a status of its own.
         ClientDisconnectedError, ServerShutdownError: as `unless_gone` and `Drain.limit`.
     """
-    checked = each(events)
-    started = await unless_gone(request, drain.limit(anext(checked)))
+    started = await unless_gone(request, drain.limit(anext(events)))
     return Stream(
-        _frames(started, checked, renderer, drain),
+        _frames(started, events, renderer, drain, keepalive),
         media_type="text/event-stream",
         headers={"cache-control": "no-cache"},
         # For a client that goes before the first frame was asked for, or while one is sent.
-        background=BackgroundTask(close, checked),
+        background=BackgroundTask(close, events),
     )
 
 
 async def _frames(
-    started: Event, checked: AsyncGenerator[Event], renderer: Renderer, drain: Drain
+    started: Event,
+    events: AsyncGenerator[Event],
+    renderer: Renderer,
+    drain: Drain,
+    keepalive: float,
 ) -> AsyncGenerator[bytes]:
     event: Event | None = started
-    async with _closing(checked):
+    async with closing(events):
         try:
             while event is not None:
                 for frame in renderer.render(event):
                     yield encode_frame(frame)
-                event = await drain.limit(anext(checked, None))
+                async with _kept(drain.limit(anext(events, None))) as coming:
+                    while not (await asyncio.wait((coming,), timeout=keepalive))[0]:
+                        yield _KEEPALIVE
+                    event = coming.result()
         except Exception as exc:
             for frame in renderer.error(exc):
                 yield encode_frame(frame)
+
+
+@asynccontextmanager
+async def _kept(work: Coroutine[Any, Any, T]) -> AsyncGenerator[asyncio.Task[T]]:
+    """`work` as a task that outlives waits for it, so that no event is lost, and not the block."""
+    task = asyncio.create_task(work)
+    try:
+        yield task
+    finally:
+        if not task.done():
+            task.cancel()
+            with move_on_after(CLOSING, shield=True):
+                await asyncio.wait((task,))

@@ -7,6 +7,7 @@ from typing import get_args
 
 import httpx2
 import openai
+from msgspec.structs import replace
 
 from adapters.backend import Backend, Embeddings, Health, Model, Progress
 from adapters.errors import BackendError
@@ -54,7 +55,7 @@ class ScriptedBackend:
         self.requests.append(request)
         self.running += 1
         try:
-            for step in self.script:
+            for step in self._steps(request):
                 if isinstance(step, Exception):
                     raise step
                 if isinstance(step, str):
@@ -64,6 +65,13 @@ class ScriptedBackend:
         finally:
             self.running -= 1
             self.closed.set()
+
+    def _steps(self, request: GenerationRequest) -> Sequence[Step]:
+        """The script; the default one is said for each choice that was asked for."""
+        if self.script is not HELLO or not request:
+            return self.script
+        said = (TextDelta("Hel"), TextDelta("lo"), DONE)
+        return [Started(), *(replace(e, choice=at) for at in range(request.n) for e in said)]
 
     async def embed(self, request: EmbeddingRequest) -> Embeddings:
         """The script's first exception, if it has one; else the same vector for every input."""

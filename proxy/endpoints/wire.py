@@ -1,5 +1,6 @@
 """Structs that two or more endpoints share."""
 
+from collections.abc import Iterable, Sequence
 from typing import Annotated
 
 from msgspec import UNSET, Meta, Struct, UnsetType
@@ -12,6 +13,7 @@ Penalty = Annotated[float, Meta(ge=-2, le=2)]
 Bias = Annotated[float, Meta(ge=-100, le=100)]
 TokenId = Annotated[int, Meta(ge=0, le=2**31 - 1)]
 TokenCount = Annotated[int, Meta(ge=1, le=2**31 - 1)]
+Choices = Annotated[int, Meta(ge=1, le=8)]
 Seed = Annotated[int, Meta(ge=-(2**63), le=2**63 - 1)]
 StopString = Annotated[str, Meta(min_length=1, max_length=256)]
 StopList = Annotated[list[StopString], Meta(max_length=4)]
@@ -37,6 +39,23 @@ class Usage(Struct, kw_only=True):
     total_tokens: int
     prompt_tokens_details: PromptTokensDetails | UnsetType = UNSET
     completion_tokens_details: CompletionTokensDetails | UnsetType = UNSET
+
+
+def total(usages: Sequence[EventUsage], per_prompt: int) -> EventUsage:
+    """The usage of all choices together: each prompt is counted once, for its first choice."""
+    prompts = usages[::per_prompt]
+    return EventUsage(
+        prompt_tokens=sum(usage.prompt_tokens for usage in prompts),
+        completion_tokens=sum(usage.completion_tokens for usage in usages),
+        cached_tokens=_sum(usage.cached_tokens for usage in prompts),
+        reasoning_tokens=_sum(usage.reasoning_tokens for usage in usages),
+    )
+
+
+def _sum(counts: Iterable[int | None]) -> int | None:
+    """`None` where nothing is known."""
+    known = [count for count in counts if count is not None]
+    return sum(known) if known else None
 
 
 def to_usage(usage: EventUsage) -> Usage:

@@ -163,6 +163,40 @@ async def test_usage_comes_in_a_last_chunk_when_asked_for():
     assert last["usage"] == {"prompt_tokens": 3, "completion_tokens": 2, "total_tokens": 5}
 
 
+TWO_CHOICES: list[Event] = [
+    Started(context=512),
+    TextDelta("b", choice=1),
+    TextDelta("a"),
+    Finished("stop", Usage(prompt_tokens=3, completion_tokens=2, cached_tokens=1)),
+    Finished("length", Usage(prompt_tokens=3, completion_tokens=4, cached_tokens=3), choice=1),
+]
+TWO_USAGE = {
+    "prompt_tokens": 3,
+    "completion_tokens": 6,
+    "total_tokens": 9,
+    "prompt_tokens_details": {"cached_tokens": 1},
+}
+
+
+async def test_two_choices_in_one_answer():
+    async with http_client(ScriptedBackend(TWO_CHOICES)) as client:
+        response = await client.post(URL, json=chat(n=2))
+    body = response.json()
+    assert response.headers["x-tandem-context"] == "512"
+    assert [(c["index"], c["message"]["content"]) for c in body["choices"]] == [(0, "a"), (1, "b")]
+    assert [c["finish_reason"] for c in body["choices"]] == ["stop", "length"]
+    assert body["usage"] == TWO_USAGE
+
+
+async def test_two_choices_streamed():
+    *chunks, last, done = await streamed(TWO_CHOICES, n=2, stream_options={"include_usage": True})
+    choices = [c["choices"][0] for c in chunks]
+    assert [c["index"] for c in choices] == [0, 1, 1, 0, 0, 1]
+    assert [c["delta"].get("role") for c in choices] == ["assistant"] * 2 + [None] * 4
+    assert [c["finish_reason"] for c in choices] == [None] * 4 + ["stop", "length"]
+    assert (last["choices"], last["usage"], done) == ([], TWO_USAGE, "[DONE]")
+
+
 async def test_content_is_null_when_there_are_only_calls():
     script = [Started(), ToolCallStarted(0, "c", "f"), ToolCallDelta(0, "{}"), DONE]
     async with http_client(ScriptedBackend(script)) as client:

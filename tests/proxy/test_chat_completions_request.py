@@ -194,7 +194,6 @@ USER = {"role": "user", "content": "Hi"}
 @pytest.mark.parametrize(
     ("given", "param"),
     [
-        ({"n": 2}, "n"),
         ({"audio": {"voice": "x", "format": "wav"}}, "audio"),
         ({"modalities": ["text", "audio"]}, "modalities"),
         ({"web_search_options": {}}, "web_search_options"),
@@ -281,6 +280,8 @@ def test_what_nobody_can_honour_is_refused_by_name(given: dict[str, Any], param:
         ({"frequency_penalty": 2.1}, "frequency_penalty"),
         ({"presence_penalty": -2.1}, "presence_penalty"),
         ({"top_logprobs": 21, "logprobs": True}, "top_logprobs"),
+        ({"n": 0}, "n"),
+        ({"n": 9}, "n"),
         ({"max_tokens": 0}, "max_tokens"),
         ({"max_completion_tokens": -1}, "max_completion_tokens"),
         ({"seed": 2**63}, "seed"),

@@ -3,7 +3,7 @@
 import asyncio
 import json
 import socket
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncGenerator, AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from typing import Any
 
@@ -11,6 +11,7 @@ import pytest
 import uvicorn
 from litestar import Litestar
 from msgspec import Struct
+from msgspec.structs import replace
 from scripted_backend import (
     DEFAULTS,
     DONE,
@@ -23,10 +24,26 @@ from scripted_backend import (
 
 from adapters.errors import BadUpstreamError
 from adapters.events import Event, Started, TextDelta
+from adapters.request import GenerationRequest
+from proxy.answers import collect, each
 from proxy.app import create_app
 from proxy.config import Config, ServerConfig
 from proxy.errors import ServerShutdownError
-from proxy.streaming import Drain, Frame, collect, each, encode_frame
+from proxy.streaming import Drain, Frame, encode_frame
+
+
+class SlowBackend(ScriptedBackend):
+    """Thinks before the last word."""
+
+    def __init__(self, pause: float) -> None:
+        super().__init__()
+        self.pause = pause
+
+    async def generate(self, request: GenerationRequest) -> AsyncGenerator[Event]:
+        async for event in super().generate(request):
+            if event == TextDelta("lo"):
+                await asyncio.sleep(self.pause)
+            yield event
 
 
 class Data(Struct):
@@ -46,7 +63,7 @@ def test_frame_on_the_wire(frame: Frame, wire: bytes):
 
 
 async def test_collect_joins_the_pieces():
-    answer = await collect(ScriptedBackend(HELLO).generate(None))  # type: ignore[arg-type]
+    (answer,) = await collect(each(ScriptedBackend(HELLO).generate(None)))  # type: ignore[arg-type]
     assert (answer.text, answer.finished) == ("Hello", DONE)
 
 
@@ -57,8 +74,38 @@ async def test_collect_joins_the_pieces():
 async def test_events_out_of_order_are_the_backends_fault(script: list[Event]):
     backend = ScriptedBackend(script)
     with pytest.raises(BadUpstreamError):
-        await collect(backend.generate(None))  # type: ignore[arg-type]
+        await collect(each(backend.generate(None)))  # type: ignore[arg-type]
     assert backend.closed.is_set() or not script
+
+
+TWO = [
+    Started(),
+    TextDelta("b", choice=1),
+    TextDelta("a"),
+    DONE,
+    TextDelta("B", choice=1),
+    replace(DONE, choice=1),
+]
+
+
+async def test_collect_keeps_choices_apart():
+    answers = await collect(each(ScriptedBackend(TWO).generate(None), 2))  # type: ignore[arg-type]
+    assert [(answer.text, answer.finished.choice) for answer in answers] == [("a", 0), ("bB", 1)]
+
+
+@pytest.mark.parametrize(
+    "script",
+    [
+        TWO[:-1],
+        [*TWO, TWO[-1]],
+        [Started(), DONE, TextDelta("late"), replace(DONE, choice=1)],
+        [Started(), TextDelta("x", choice=2), DONE, replace(DONE, choice=1)],
+    ],
+    ids=["one has no end", "one ends twice", "one goes on", "nobody asked for it"],
+)
+async def test_choices_out_of_order_are_the_backends_fault(script: list[Event]):
+    with pytest.raises(BadUpstreamError):
+        await collect(each(ScriptedBackend(script).generate(None), 2))  # type: ignore[arg-type]
 
 
 async def test_closing_in_mid_stream_closes_the_backend_at_once():
@@ -202,6 +249,28 @@ async def test_hundred_clients_that_go_leave_no_task():
             await reader.readuntil(b'"content":"x"')
             writer.transport.abort()
         await until(lambda: not backend.running and len(asyncio.all_tasks()) <= before)
+
+
+async def test_silent_stream_says_that_it_lives_and_loses_nothing():
+    backend = SlowBackend(0.15)
+    config = Config(server=ServerConfig(keepalive=0.02))
+    async with served(backend, config) as port:
+        reader, writer = await asyncio.open_connection("127.0.0.1", port)
+        writer.write(post(port, chat(stream=True)))
+        said = await reader.readuntil(b"[DONE]")
+        writer.close()
+    assert said.count(b"\r\n: keepalive\n\n\r\n") >= 2
+    assert said.index(b'"Hel"') < said.index(b": keepalive") < said.index(b'"lo"')
+
+
+async def test_client_that_hangs_up_between_two_comments_ends_the_work():
+    backend = ScriptedBackend([Started(), HANG])
+    async with served(backend, Config(server=ServerConfig(keepalive=0.02))) as port:
+        reader, writer = await asyncio.open_connection("127.0.0.1", port)
+        writer.write(post(port, chat(stream=True)))
+        await reader.readuntil(b": keepalive")
+        writer.transport.abort()
+        await gone(backend)
 
 
 async def test_streams_end_with_an_error_when_the_server_does():

@@ -6,6 +6,7 @@ from litestar import Request, Response, post
 from litestar.di import NamedDependency
 
 from adapters.errors import BackendError
+from proxy.answers import collect
 from proxy.body import read_body
 from proxy.config import Config
 from proxy.endpoints.chat_completions.request import ChatCompletionRequest
@@ -17,7 +18,7 @@ from proxy.endpoints.chat_completions.response import (
 from proxy.endpoints.chat_completions.translate import to_generation_request, to_param
 from proxy.headers import AnswerNotes
 from proxy.router import Router
-from proxy.streaming import Drain, collect, stream, unless_gone
+from proxy.streaming import Drain, stream, unless_gone
 
 
 @post("/v1/chat/completions", status_code=200)
@@ -29,12 +30,13 @@ async def create_chat_completion(
     notes: NamedDependency[AnswerNotes],
 ) -> Response[Any]:
     body = await read_body(request, ChatCompletionRequest, config.server)
-    events = router.generate(to_generation_request(body), notes.routed)
+    keepalive = config.server.keepalive
+    events = router.generate(to_generation_request(body), notes)
     try:
         if body.stream:
-            return await stream(request, events, ChatCompletionRenderer(body), drain)
-        answer = await unless_gone(request, drain.limit(collect(events)))
+            return await stream(request, events, ChatCompletionRenderer(body), drain, keepalive)
+        answers = await unless_gone(request, drain.limit(collect(events)))
     except BackendError as exc:
         exc.param = to_param(exc.param, body)
         raise
-    return Response[ChatCompletion](to_chat_completion(body, answer))
+    return Response[ChatCompletion](to_chat_completion(body, answers))

@@ -8,6 +8,7 @@ from typing import Annotated, Any, Literal
 from msgspec import Meta, Struct
 
 from proxy.endpoints.wire import (
+    Choices,
     LogitBias,
     Penalty,
     Probability,
@@ -177,6 +178,7 @@ class ChatCompletionRequest(Struct, kw_only=True):
     model: str
     messages: Annotated[list[Message], Meta(min_length=1, max_length=4096)]
 
+    n: Choices | None = None
     max_tokens: TokenCount | None = None
     max_completion_tokens: TokenCount | None = None
     """Newer than `max_tokens`, and stronger."""
@@ -219,6 +221,5 @@ class ChatCompletionRequest(Struct, kw_only=True):
     functions: list[JSON] | None = None
     modalities: list[Literal["text", "audio"]] | None = None
     moderation: JSON | None = None
-    n: Annotated[int, Meta(ge=1, le=128)] | None = None
     verbosity: Literal["low", "medium", "high"] | None = None
     web_search_options: JSON | None = None

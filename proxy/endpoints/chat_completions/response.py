@@ -2,14 +2,14 @@
 
 import secrets
 import time
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
+from typing import Literal
 
 from msgspec import UNSET, Struct, UnsetType
 
 from adapters.events import (
     Event,
     Finished,
-    FinishReason,
     ReasoningDelta,
     Started,
     TextDelta,
@@ -18,10 +18,13 @@ from adapters.events import (
     ToolCallStarted,
 )
 from adapters.request import ToolCall
+from proxy.answers import Answer
 from proxy.endpoints.chat_completions.request import ChatCompletionRequest
-from proxy.endpoints.wire import Usage, to_usage
+from proxy.endpoints.wire import Usage, to_usage, total
 from proxy.errors import to_failure
-from proxy.streaming import Answer, Frame
+from proxy.streaming import Frame
+
+FinishReason = Literal["stop", "length", "tool_calls", "function_call"]
 
 
 class FunctionCall(Struct):
@@ -58,10 +61,12 @@ class ResponseMessage(Struct, kw_only=True):
     reasoning: str | UnsetType = UNSET
     """The same again: clients are split over the name."""
     tool_calls: list[MessageToolCall] | UnsetType = UNSET
+    function_call: FunctionCall | UnsetType = UNSET
+    """The one call in the shape of before `tools`, where the request used `functions`."""
 
 
 class Choice(Struct, kw_only=True):
-    index: int = 0
+    index: int
     message: ResponseMessage
     logprobs: Logprobs | None = None
     finish_reason: FinishReason
@@ -89,10 +94,11 @@ class Delta(Struct, kw_only=True):
     reasoning_content: str | UnsetType = UNSET
     reasoning: str | UnsetType = UNSET
     tool_calls: list[ToolCallChunk] | UnsetType = UNSET
+    function_call: FunctionCall | UnsetType = UNSET
 
 
 class ChunkChoice(Struct, kw_only=True):
-    index: int = 0
+    index: int
     delta: Delta
     logprobs: Logprobs | None = None
     finish_reason: FinishReason | None = None
@@ -107,30 +113,41 @@ class ChatCompletionChunk(Struct, kw_only=True):
     usage: Usage | UnsetType | None = UNSET
 
 
-def to_chat_completion(body: ChatCompletionRequest, answer: Answer) -> ChatCompletion:
-    choice = Choice(
-        message=_to_message(answer),
-        logprobs=_to_logprobs(answer.logprobs),
-        finish_reason=answer.finished.reason,
-    )
+def to_chat_completion(body: ChatCompletionRequest, answers: Sequence[Answer]) -> ChatCompletion:
+    usages = [answer.finished.usage for answer in answers]
     return ChatCompletion(
         id=_new_id(),
         created=int(time.time()),
         model=body.model,
-        choices=[choice],
-        usage=to_usage(answer.finished.usage),
+        choices=[_to_choice(answer, body.functions is not None) for answer in answers],
+        usage=to_usage(total(usages, len(usages))),
     )
 
 
-def _to_message(answer: Answer) -> ResponseMessage:
+def _to_choice(answer: Answer, legacy: bool) -> Choice:
+    finished = answer.finished
+    return Choice(
+        index=finished.choice,
+        message=_to_message(answer, legacy),
+        logprobs=_to_logprobs(answer.logprobs),
+        finish_reason=_to_reason(finished, legacy),
+    )
+
+
+def _to_message(answer: Answer, legacy: bool) -> ResponseMessage:
     """`content` is null only where there are calls and nothing else."""
     calls = [_to_tool_call(call) for call in answer.tool_calls]
     return ResponseMessage(
         content=None if calls and not answer.text else answer.text,
         reasoning_content=answer.reasoning or UNSET,
         reasoning=answer.reasoning or UNSET,
-        tool_calls=calls or UNSET,
+        tool_calls=UNSET if legacy or not calls else calls,
+        function_call=calls[0].function if legacy and calls else UNSET,
     )
+
+
+def _to_reason(finished: Finished, legacy: bool) -> FinishReason:
+    return "function_call" if legacy and finished.reason == "tool_calls" else finished.reason
 
 
 def _to_tool_call(call: ToolCall) -> MessageToolCall:
@@ -158,39 +175,61 @@ def _new_id() -> str:
 
 
 class ChatCompletionRenderer:
-    """Chunks as OpenAI's: the role, deltas, the finish reason, perhaps usage, `[DONE]`."""
+    """Chunks as OpenAI's: the roles, deltas, the finish reasons, perhaps usage, `[DONE]`."""
 
     def __init__(self, body: ChatCompletionRequest) -> None:
         self._id = _new_id()
         self._created = int(time.time())
         self._model = body.model
+        self._choices = body.n or 1
+        self._legacy = body.functions is not None
         self._wants_usage = bool(body.stream_options and body.stream_options.include_usage)
+        self._finished: dict[int, Finished] = {}
 
     def render(self, event: Event) -> Iterable[Frame]:
         match event:
             case Started():
-                return (self._delta(Delta(role="assistant", content="")),)
+                return self._roles()
             case TextDelta(text=text, logprobs=logprobs):
-                return (self._delta(Delta(content=text), _to_logprobs(logprobs)),)
+                return (self._delta(event.choice, Delta(content=text), _to_logprobs(logprobs)),)
             case ReasoningDelta(text=text):
-                return (self._delta(Delta(reasoning_content=text, reasoning=text)),)
+                return (self._delta(event.choice, Delta(reasoning_content=text, reasoning=text)),)
+            case ToolCallStarted() | ToolCallDelta() if self._legacy:
+                return self._function_call(event)
             case ToolCallStarted() | ToolCallDelta():
-                return (self._delta(Delta(tool_calls=[_to_chunk(event)])),)
+                return (self._delta(event.choice, Delta(tool_calls=[_to_chunk(event)])),)
             case Finished():
                 return self._end(event)
 
     def error(self, exc: Exception) -> Iterable[Frame]:
         return (Frame(to_failure(exc).body),)
 
+    def _roles(self) -> Iterable[Frame]:
+        for choice in range(self._choices):
+            yield self._delta(choice, Delta(role="assistant", content=""))
+
+    def _function_call(self, event: ToolCallStarted | ToolCallDelta) -> Iterable[Frame]:
+        """The old shape has room for the first call only; the request asked for no more."""
+        if event.index == 0:
+            call = _to_chunk(event).function
+            yield self._delta(event.choice, Delta(function_call=call))
+
     def _end(self, event: Finished) -> Iterable[Frame]:
-        yield self._chunk([ChunkChoice(delta=Delta(), finish_reason=event.reason)])
+        self._finished[event.choice] = event
+        reason = _to_reason(event, self._legacy)
+        yield self._chunk([ChunkChoice(index=event.choice, delta=Delta(), finish_reason=reason)])
+        if len(self._finished) == self._choices:
+            yield from self._last_words()
+
+    def _last_words(self) -> Iterable[Frame]:
         if self._wants_usage:
+            usages = [self._finished[choice].usage for choice in sorted(self._finished)]
             # OpenAI sends usage in a last chunk with empty choices.
-            yield self._chunk([], to_usage(event.usage))
+            yield self._chunk([], to_usage(total(usages, len(usages))))
         yield Frame(b"[DONE]")
 
-    def _delta(self, delta: Delta, logprobs: Logprobs | None = None) -> Frame:
-        return self._chunk([ChunkChoice(delta=delta, logprobs=logprobs)])
+    def _delta(self, choice: int, delta: Delta, logprobs: Logprobs | None = None) -> Frame:
+        return self._chunk([ChunkChoice(index=choice, delta=delta, logprobs=logprobs)])
 
     def _chunk(self, choices: list[ChunkChoice], usage: Usage | None = None) -> Frame:
         return Frame(

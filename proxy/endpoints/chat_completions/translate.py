@@ -15,7 +15,6 @@ _IMPOSSIBLE: dict[str, Callable[[ChatCompletionRequest], bool]] = {
     "functions": lambda body: body.functions is not None,
     "modalities": lambda body: body.modalities is not None and "audio" in body.modalities,
     "moderation": lambda body: body.moderation is not None,
-    "n": lambda body: body.n is not None and body.n > 1,
     "reasoning_effort": lambda body: body.reasoning_effort == "max",
     "verbosity": lambda body: body.verbosity not in (None, "medium"),
     "web_search_options": lambda body: body.web_search_options is not None,
@@ -36,6 +35,7 @@ def to_generation_request(body: ChatCompletionRequest) -> GenerationRequest:
     return GenerationRequest(
         model=body.model,
         prompt=tuple(to_message(m, f"messages[{at}]") for at, m in enumerate(body.messages)),
+        n=body.n or 1,
         sampling=to_sampling(body),
         max_tokens=body.max_completion_tokens or body.max_tokens,
         stop=as_tuple(body.stop),

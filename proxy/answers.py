@@ -1,0 +1,137 @@
+"""What a backend says, held to the contract: events -> one `Answer` for each choice."""
+
+import asyncio
+from collections.abc import AsyncGenerator
+from contextlib import asynccontextmanager
+from typing import Any
+
+from anyio import move_on_after
+from msgspec import Struct
+
+from adapters.errors import BadUpstreamError
+from adapters.events import (
+    Event,
+    Finished,
+    ReasoningDelta,
+    Started,
+    TextDelta,
+    TokenLogprob,
+    ToolCallDelta,
+    ToolCallStarted,
+)
+from adapters.request import ToolCall
+
+CLOSING = 5.0
+"""Seconds a backend has to stop its work once nobody wants it."""
+_BREATH = 16
+"""Events after which others get a turn, even if the source never waits."""
+
+
+class Answer(Struct):
+    """All events of a choice in one piece."""
+
+    finished: Finished
+    text: str
+    reasoning: str
+    tool_calls: tuple[ToolCall, ...]
+    logprobs: tuple[TokenLogprob, ...] | None
+
+
+class _Pieces:
+    """Gathers an `Answer`."""
+
+    def __init__(self) -> None:
+        self._text: list[str] = []
+        self._reasoning: list[str] = []
+        self._calls: dict[int, tuple[ToolCallStarted, list[str]]] = {}
+        self._logprobs: list[TokenLogprob] | None = None
+
+    def add(self, event: Event) -> None:
+        match event:
+            case TextDelta(text=text, logprobs=logprobs):
+                self._text.append(text)
+                self._add_logprobs(logprobs)
+            case ReasoningDelta(text=text):
+                self._reasoning.append(text)
+            case ToolCallStarted():
+                self._calls[event.index] = (event, [])
+            case ToolCallDelta():
+                self._calls[event.index][1].append(event.arguments)
+            case Started() | Finished():
+                pass
+
+    def _add_logprobs(self, logprobs: tuple[TokenLogprob, ...] | None) -> None:
+        if logprobs is not None:
+            self._logprobs = self._logprobs if self._logprobs is not None else []
+            self._logprobs.extend(logprobs)
+
+    def answer(self, finished: Finished) -> Answer:
+        return Answer(
+            finished,
+            "".join(self._text),
+            "".join(self._reasoning),
+            tuple(ToolCall(c.id, c.name, "".join(args)) for c, args in self._calls.values()),
+            None if self._logprobs is None else tuple(self._logprobs),
+        )
+
+
+async def collect(events: AsyncGenerator[Event]) -> tuple[Answer, ...]:
+    """All of `events`, which `each` has checked: an answer for each choice, in order.
+
+    Raises:
+        BackendError: whatever the backend raised, before `Started` or after.
+    """
+    pieces: dict[int, _Pieces] = {}
+    ended: dict[int, Finished] = {}
+    async with closing(events):
+        async for event in events:
+            if isinstance(event, Started):
+                continue
+            pieces.setdefault(event.choice, _Pieces()).add(event)
+            if isinstance(event, Finished):
+                ended[event.choice] = event
+    return tuple(pieces[choice].answer(ended[choice]) for choice in sorted(ended))
+
+
+async def each(events: AsyncGenerator[Event], choices: int = 1) -> AsyncGenerator[Event]:
+    """`events`, held to the contract: `Started` first, every choice ended once, turns for others.
+
+    Raises:
+        BadUpstreamError: an event is missing, comes out of order, or belongs to no choice.
+    """
+    count = 0
+    open_choices = set(range(choices))
+    async with closing(events):
+        async for event in events:
+            _check(event, count, open_choices)
+            yield event
+            count += 1
+            if count % _BREATH == 0:
+                await asyncio.sleep(0)
+    if open_choices:
+        raise BadUpstreamError("The backend stopped in the middle of its answer.")
+
+
+def _check(event: Event, count: int, open_choices: set[int]) -> None:
+    started = isinstance(event, Started)
+    if started != (count == 0) or (not started and event.choice not in open_choices):
+        raise BadUpstreamError(f"The backend sent {type(event).__name__} out of order.")
+    if isinstance(event, Finished):
+        open_choices.discard(event.choice)
+
+
+@asynccontextmanager
+async def closing(events: AsyncGenerator[Any]) -> AsyncGenerator[None]:
+    try:
+        yield
+    finally:
+        await close(events)
+
+
+async def close(events: AsyncGenerator[Any]) -> None:
+    """Stop the work behind `events`, even in a task that is being cancelled.
+
+    Litestar cancels through anyio, which repeats itself at every await that is not shielded.
+    """
+    with move_on_after(CLOSING, shield=True):
+        await events.aclose()
