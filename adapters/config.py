@@ -23,6 +23,15 @@ class MLXConfig(
     """Answers generated in one batch, per model."""
     max_queue: Annotated[int, Meta(ge=0)] = 64
     """Requests that may wait beyond those, per model; one more is 429."""
+    max_wait: Seconds = 600.0
+    """The longest a request waits for its turn; then it is 429."""
+    kv_budget_bytes: Count | None = None
+    """For the keys and values of all answers of one model, prompt and answer counted in full; by
+    default a quarter of what the device recommends to use, or of the memory."""
+    kv_bits: Literal[4, 8] | None = None
+    """Keep keys and values in so many bits: less memory, and one answer at a time."""
+    stall_seconds: Seconds = 120.0
+    """A step that takes longer is reported as a stalled engine by /health."""
     prefill_chunk: Count | None = None
     """Prompt tokens per step. By default 2048 on a GPU (512 while others decode), 128 on a CPU."""
     dequantize: Literal["auto", "always", "never"] = "auto"

@@ -3,6 +3,7 @@
 import asyncio
 from collections.abc import AsyncGenerator
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import aclosing
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -14,6 +15,7 @@ from adapters.errors import InvalidRequestError, ModelNotFoundError, Unsupported
 from adapters.events import Event, Finished, Started, TextDelta, Usage
 from adapters.mlx import embedded
 from adapters.mlx.catalog import ModelFolder, find_models, read_folder
+from adapters.mlx.choices import interleave
 from adapters.mlx.embedding.embedders import Embedders
 from adapters.mlx.engine import Engine
 from adapters.mlx.sequence import Sequence
@@ -39,7 +41,9 @@ class MLXBackend:
             "seed",
             "frequency_penalty",
             "presence_penalty",
+            "repetition_penalty",
             "logit_bias",
+            "n",
             "max_tokens",
             "stop",
             "embeddings",
@@ -59,16 +63,22 @@ class MLXBackend:
     async def generate(self, request: GenerationRequest) -> AsyncGenerator[Event]:
         refuse_unsupported(request, self.honours, self.kind)
         loaded = await self._ready_to_generate(request.model)
-        sequence = await self._to_sequence(request, loaded)
-        self._engine.submit(sequence)
-        answered = False
+        sequences = await self._to_sequences(request, loaded)
+        self._engine.submit(*sequences)
+        unfinished = dict(enumerate(sequences))
+        answers = interleave([_read(each, loaded, request.stop) for each in sequences])
         try:
+            await sequences[0].admitted()
             yield Started()
-            async for event in _read(sequence, loaded, request.stop):
-                answered = isinstance(event, Finished)
-                yield event
+            async with aclosing(answers) as events:
+                async for event in events:
+                    if isinstance(event, Finished):
+                        # A stop string ends one choice while the others go on.
+                        self._engine.release(unfinished.pop(event.choice), answered=True)
+                    yield event
         finally:
-            self._engine.release(sequence, answered=answered)
+            for sequence in unfinished.values():
+                self._engine.release(sequence, answered=False)
 
     async def embed(self, request: EmbeddingRequest) -> Embeddings:
         refuse_unsupported(request, self.honours, self.kind)
@@ -101,7 +111,8 @@ class MLXBackend:
             self._loaded.pop(model, None)
 
     async def health(self) -> Health:
-        return Health(ok=True, counters=self._engine.counters())
+        trouble = self._engine.trouble()
+        return Health(ok=trouble is None, detail=trouble, counters=self._engine.counters())
 
     async def aclose(self) -> None:
         for task in self._loading.values():
@@ -161,7 +172,10 @@ class MLXBackend:
         model = read_folder(path.name, path)
         return ModelFolder(model, path) if model is not None else None
 
-    async def _to_sequence(self, request: GenerationRequest, loaded: "LoadedModel") -> Sequence:
+    async def _to_sequences(
+        self, request: GenerationRequest, loaded: "LoadedModel"
+    ) -> list[Sequence]:
+        """One for each choice; they share the prompt."""
         from adapters.mlx.prompt import require_room, tokenize
 
         loop = asyncio.get_running_loop()
@@ -169,12 +183,19 @@ class MLXBackend:
         require_room(len(prompt), loaded.context_length, request.model)
         _require_tokens(request.sampling.logit_bias or {}, len(loaded.tokenizer))
         room = (loaded.context_length or UNBOUNDED) - len(prompt)
-        return Sequence(
-            model=request.model,
-            prompt=prompt,
-            max_tokens=min(request.max_tokens or room, room),
-            sampling=_with_defaults(request.sampling, loaded.sampling),
-        )
+        return [
+            Sequence(
+                model=request.model,
+                prompt=prompt,
+                max_tokens=min(request.max_tokens or room, room),
+                sampling=_for_choice(_with_defaults(request.sampling, loaded.sampling), choice),
+                top_logprobs=request.top_logprobs,
+                client=request.client,
+                choice=choice,
+                bounded=request.max_tokens is not None,
+            )
+            for choice in range(request.n)
+        ]
 
 
 async def _read(
@@ -194,11 +215,15 @@ async def _read(
         if sampled.finish is not None and matched is None:
             shown += matcher.flush()
         if shown:
-            yield TextDelta(shown)
+            yield TextDelta(shown, choice=sequence.choice)
         if matched is not None or sampled.finish is not None:
-            usage = Usage(prompt_tokens=len(sequence.prompt), completion_tokens=count)
+            usage = Usage(
+                prompt_tokens=len(sequence.prompt),
+                completion_tokens=count,
+                cached_tokens=sequence.cached_tokens,
+            )
             reason = "stop" if matched is not None else sampled.finish or "stop"
-            yield Finished(reason, usage, matched)
+            yield Finished(reason, usage, matched, sequence.choice)
             return
 
 
@@ -209,6 +234,12 @@ def _with_defaults(asked: Sampling, recommended: Sampling) -> Sampling:
         for name, value in msgspec.structs.asdict(asked).items()
     }
     return Sampling(**fields)
+
+
+def _for_choice(sampling: Sampling, choice: int) -> Sampling:
+    if sampling.seed is None or choice == 0:
+        return sampling
+    return msgspec.structs.replace(sampling, seed=sampling.seed + choice)
 
 
 def _require_tokens(logit_bias: dict[int, float], vocabulary: int) -> None:

@@ -1,25 +1,21 @@
-"""One loaded model's share of the engine: the rows it generates, a token each per step.
+"""One loaded model's share of the engine: who waits, whose prompt is read, who is answered.
 
-`BatchLane` runs all rows together on mlx-lm's `BatchGenerator`; `SerialLane` runs one after the
-other on `generate_step`, for models whose caches cannot be merged. The engine sees no difference.
+A step writes one token of each answer, then reads one chunk of one prompt. Models whose caches
+cannot be merged, and quantised caches, have one row at a time; nothing else differs.
 """
 
 # pyright: basic
-from collections import deque
-from collections.abc import Iterator
-from typing import Protocol
-
 import mlx.core as mx
-from mlx_lm.generate import BatchGenerator, generate_step
+from mlx_lm.models.cache import make_prompt_cache
 from msgspec import Struct
 
 from adapters.config import MLXConfig
+from adapters.errors import BackendBusyError
+from adapters.mlx.admission import Budget, Group, Queue, default_budget, measure_footprint
+from adapters.mlx.decode import DecodeBatch, Step
 from adapters.mlx.models import LoadedModel
-from adapters.mlx.sampling import create_sampler
-from adapters.mlx.sequence import Finish, Sampled, Sequence
-
-Step = list[tuple[Sequence, Sampled]]
-_FINISH: dict[str | None, Finish | None] = {None: None, "stop": "stop", "length": "length"}
+from adapters.mlx.prefill import Prefill, Prefills
+from adapters.mlx.sequence import Sequence
 
 
 class PrefillChunk(Struct, frozen=True):
@@ -38,169 +34,135 @@ def choose_prefill_chunk(config: MLXConfig) -> PrefillChunk:
     return PrefillChunk(2048, 512)
 
 
-class Lane(Protocol):
-    loaded: LoadedModel
+class Lane:
+    def __init__(self, loaded: LoadedModel, config: MLXConfig) -> None:
+        self.loaded = loaded
+        self.max_rows = config.max_concurrent if is_batched(loaded, config) else 1
+        self.budget = Budget(
+            measure_footprint(loaded.model), config.kv_budget_bytes or default_budget()
+        )
+        self._kv_bits = config.kv_bits
+        self._max_wait = config.max_wait
+        self._chunk = choose_prefill_chunk(config)
+        self._queue = Queue()
+        self._prefills = Prefills()
+        self._ready: list[Prefill] = []
+        """Their prompt is read; some of their choices wait for a row."""
+        self._steps = 0
+        self._decoding = DecodeBatch(loaded, config.kv_bits)
 
-    def add(self, sequence: Sequence) -> None: ...
+    def add(self, sequences: tuple[Sequence, ...]) -> None:
+        """The choices of one request."""
+        self._queue.add(Group(sequences))
+
     def remove(self, sequence: Sequence) -> None:
         """Free the row of `sequence`; nothing happens if it has none."""
-        ...
+        self._queue.remove(sequence)
+        self._decoding.remove(sequence)
+        for prefill in [*self._prefills, *self._ready]:
+            if sequence in prefill.group.waiting:
+                prefill.group.waiting.remove(sequence)
+                self._drop_if_empty(prefill)
 
     def step(self) -> Step:
         """Advance every row that can be; the sequences that ended are gone afterwards."""
-        ...
-
-    def drop_all(self) -> list[Sequence]:
-        """Forget every row, after `step` raised or to unload; says whose they were."""
-        ...
-
-    def __len__(self) -> int:
-        """How many rows there are, those that wait included."""
-        ...
-
-
-def create_lane(loaded: LoadedModel, config: MLXConfig) -> Lane:
-    kind = BatchLane if loaded.batchable else SerialLane
-    return kind(loaded, config)
-
-
-class BatchLane:
-    def __init__(self, loaded: LoadedModel, config: MLXConfig) -> None:
-        self.loaded = loaded
-        self._chunk = choose_prefill_chunk(config)
-        self._max_rows = config.max_concurrent
-        # Prompts read together are padded to one length, which not every recurrent model of
-        # mlx-lm 0.32 masks (mamba): those read one prompt at a time.
-        self._max_prompts = 1 if loaded.recurrent else self._max_rows
-        self._rows: dict[int, Sequence] = {}
-        self._decoding: set[int] = set()
-        self._generator = self._create_generator()
-
-    def _create_generator(self) -> BatchGenerator:
-        return BatchGenerator(
-            self.loaded.model,
-            stop_tokens=[[token] for token in self.loaded.end_tokens],
-            completion_batch_size=self._max_rows,
-            prefill_batch_size=self._max_prompts,
-        )
-
-    def add(self, sequence: Sequence) -> None:
-        [uid] = self._generator.insert(
-            [sequence.prompt],
-            max_tokens=[sequence.max_tokens],
-            samplers=[create_sampler(sequence.sampling, sequence.entropy)],
-        )
-        self._rows[uid] = sequence
-
-    def remove(self, sequence: Sequence) -> None:
-        for uid in [uid for uid, row in self._rows.items() if row is sequence]:
-            self._generator.remove([uid])
-            self._forget(uid)
-
-    def step(self) -> Step:
-        self._generator.prefill_step_size = self._prompt_tokens_each()
-        _, responses = self._generator.next()
-        self._decoding.update(response.uid for response in responses)
-        step = [
-            (self._rows[response.uid], Sampled(response.token, _FINISH[response.finish_reason]))
-            for response in responses
-        ]
-        for response in responses:
-            if response.finish_reason is not None:
-                self._forget(response.uid)
+        step = self._expire()
+        if self._decoding.rows:
+            step += self._decoding.step()
+        # The other choices of a request and newcomers are first by turns: neither starves.
+        self._steps += 1
+        if self._steps % 2:
+            self._start_answers()
+        step += self._admit()
+        if self._prefills:
+            self._read()
+        self._start_answers()
         return step
 
     def drop_all(self) -> list[Sequence]:
-        # A generator that raised has rows whose caches are ahead of their tokens: never reuse it.
-        sequences = list(self._rows.values())
-        self._generator.close()
-        self._generator = self._create_generator()
-        self._rows.clear()
-        self._decoding.clear()
+        """Forget every row, after `step` raised or to unload; says whose they were.
+
+        A batch that raised has rows whose caches are ahead of their tokens: it is never used again.
+        """
+        groups = [*self._queue.groups(), *(each.group for each in [*self._prefills, *self._ready])]
+        sequences = [sequence for group in groups for sequence in group.waiting]
+        sequences += [row.sequence for row in self._decoding.rows]
+        self._queue.clear()
+        self._prefills.clear()
+        self._ready.clear()
+        self._decoding = DecodeBatch(self.loaded, self._kv_bits)
         return sequences
 
     def __len__(self) -> int:
-        return len(self._rows)
+        """How many rows there are, those that wait included."""
+        reading = sum(len(each.group.waiting) for each in [*self._prefills, *self._ready])
+        return len(self._queue) + reading + len(self._decoding.rows)
 
-    def _prompt_tokens_each(self) -> int:
-        """The chunk, shared out among the prompts that are read in the same step."""
-        chunk = self._chunk.beside_decoding if self._decoding else self._chunk.alone
-        reading = min(len(self._rows) - len(self._decoding), self._max_prompts)
-        return max(chunk // max(reading, 1), 16)
+    def _expire(self) -> Step:
+        late = self._queue.expire(self._max_wait)
+        return [
+            (sequence, BackendBusyError(f"No row was free within {self._max_wait:g} seconds."))
+            for group in late
+            for sequence in group.waiting
+        ]
 
-    def _forget(self, uid: int) -> None:
-        del self._rows[uid]
-        self._decoding.discard(uid)
+    def _admit(self) -> Step:
+        """Those whose turn it is, as long as there is a row and memory for them."""
+        admitted: Step = []
+        while (group := self._queue.first()) is not None and self._has_room(group.expected):
+            self._queue.take()
+            self._prefills.add(Prefill(group, make_prompt_cache(self.loaded.model)))
+            admitted += [(sequence, None) for sequence in group.waiting]
+        return admitted
 
+    def _has_room(self, expected: int) -> bool:
+        held = self._held()
+        return len(held) < self.max_rows and self.budget.fits([*held, expected])
 
-class _LeftInPrefillError(Exception):
-    """Out of `generate_step`'s progress callback: whoever asked is gone."""
+    def _read(self) -> None:
+        prefill = self._prefills.pick()
+        if prefill.remaining > 0:
+            chunk = self._chunk.beside_decoding if self._decoding.rows else self._chunk.alone
+            prefill.read(self.loaded.model, chunk, self._kv_bits)
+        if prefill.remaining == 0:
+            self._prefills.remove(prefill)
+            self._ready.append(prefill)
 
+    def _start_answers(self) -> None:
+        """Rows for what was read: all choices of a request, or as many as there is room for."""
+        for prefill in tuple(self._ready):
+            waiting = prefill.group.waiting
+            count = self._rows_for(prefill)
+            now, prefill.group.waiting = waiting[:count], waiting[count:]
+            if now:
+                prefill.started = True
+                shared = bool(prefill.group.waiting)
+                self._decoding.join(now, prefill.cache, shared=shared)
+            self._drop_if_empty(prefill)
 
-class SerialLane:
-    def __init__(self, loaded: LoadedModel, config: MLXConfig) -> None:
-        self.loaded = loaded
-        self._chunk = choose_prefill_chunk(config).alone
-        self._waiting: deque[Sequence] = deque()
-        self._current: Sequence | None = None
-        self._tokens: Iterator[Sampled] = iter(())
+    def _rows_for(self, prefill: Prefill) -> int:
+        """Its own place, and what is free beyond the places that others were promised."""
+        held = self._held(beside=prefill)
+        count = min(len(prefill.group.waiting), self.max_rows - len(held))
+        while count > 1 and not self.budget.fits([*held, *[prefill.group.expected] * count]):
+            count -= 1
+        return count
 
-    def add(self, sequence: Sequence) -> None:
-        self._waiting.append(sequence)
+    def _held(self, beside: Prefill | None = None) -> list[int]:
+        """The lengths of the rows there are, and of those that were promised one."""
+        promised = [each for each in [*self._prefills, *self._ready] if not each.started]
+        return [row.sequence.expected for row in self._decoding.rows] + [
+            each.group.expected for each in promised if each is not beside
+        ]
 
-    def remove(self, sequence: Sequence) -> None:
-        if sequence is self._current:
-            self._end()
-        elif sequence in self._waiting:
-            self._waiting.remove(sequence)
-
-    def step(self) -> Step:
-        if self._current is None:
-            self._current = self._waiting.popleft()
-            self._tokens = self._generate(self._current)
-        try:
-            sequence, sampled = self._current, next(self._tokens)
-        except _LeftInPrefillError:
-            self._end()
-            return []
-        if sampled.finish is not None:
-            self._end()
-        return [(sequence, sampled)]
-
-    def drop_all(self) -> list[Sequence]:
-        sequences = [*([self._current] if self._current else []), *self._waiting]
-        self._waiting.clear()
-        self._end()
-        return sequences
-
-    def __len__(self) -> int:
-        return len(self._waiting) + (self._current is not None)
-
-    def _generate(self, sequence: Sequence) -> Iterator[Sampled]:
-        steps = generate_step(
-            mx.array(sequence.prompt),
-            self.loaded.model,
-            max_tokens=sequence.max_tokens,
-            sampler=create_sampler(sequence.sampling, sequence.entropy),
-            prefill_step_size=self._chunk,
-            prompt_progress_callback=lambda _done, _total: _stay(sequence),
-        )
-        for count, (token, _) in enumerate(steps, start=1):
-            finish = self._finish(int(token), last=count == sequence.max_tokens)
-            yield Sampled(int(token), finish)
-            if finish is not None:
-                return
-
-    def _finish(self, token: int, *, last: bool) -> Finish | None:
-        if token in self.loaded.end_tokens:
-            return "stop"
-        return "length" if last else None
-
-    def _end(self) -> None:
-        self._current = None
-        self._tokens = iter(())
+    def _drop_if_empty(self, prefill: Prefill) -> None:
+        if prefill.group.waiting:
+            return
+        if prefill in self._ready:
+            self._ready.remove(prefill)
+        else:
+            self._prefills.remove(prefill)
 
 
-def _stay(sequence: Sequence) -> None:
-    if sequence.cancelled:
-        raise _LeftInPrefillError
+def is_batched(loaded: LoadedModel, config: MLXConfig) -> bool:
+    return loaded.batchable and config.kv_bits is None

@@ -31,7 +31,10 @@ T = TypeVar("T")
 _CLOSING_SECONDS = 5.0
 """A load cannot be interrupted: past that the thread is left behind, and ends with the process."""
 
-Post = tuple[Sequence, Sampled | BackendError]
+_FAILURES, _FAILURE_SECONDS = 3, 60.0
+"""So many steps that failed within so many seconds, and the model is not asked again."""
+
+Post = tuple[Sequence, Sampled | BackendError | None]
 
 
 class Engine:
@@ -47,28 +50,42 @@ class Engine:
         self._lanes: dict[str, Lane] = {}
         self._live: Counter[str] = Counter()
         self._counters: Counter[str] = Counter()
+        self._failures: dict[str, deque[float]] = {}
+        self._failed: set[str] = set()
+        self._pace = Pace()
+        self._heartbeat = time.monotonic()
+        self._commanded = False
 
     # The event loop's side.
 
-    def submit(self, sequence: Sequence) -> None:
-        """Queue `sequence`; its tokens arrive through `Sequence.next`.
+    def submit(self, *sequences: Sequence) -> None:
+        """Queue the choices of one request, which share their prompt; what comes of them arrives
+        through `Sequence.admitted` and `Sequence.next`.
 
         Raises:
             BackendBusyError: as many requests wait for this model as may.
+            InsufficientMemoryError: the prompt and its answer never fit.
+            GenerationError: the model failed too often, and has to be loaded anew.
         """
+        model = sequences[0].model
+        self._require_working(model)
         limit = self._config.max_concurrent + self._config.max_queue
-        if self._live[sequence.model] >= limit:
+        if (live := self._live[model]) >= limit:
             raise BackendBusyError(
-                f"{limit} requests are running or waiting for '{sequence.model}'."
+                f"{limit} requests are running or waiting for '{model}'.",
+                retry_after=self._pace.seconds_for(live - self._config.max_concurrent + 1),
             )
-        self._send(lambda: self._add(sequence))
-        self._live[sequence.model] += 1
-        self._counters["started"] += 1
+        if (lane := self._lanes.get(model)) is not None:
+            lane.budget.require(sequences[0].expected)
+        self._send(lambda: self._add(sequences))
+        self._live[model] += len(sequences)
+        self._counters["started"] += len(sequences)
 
     def release(self, sequence: Sequence, *, answered: bool) -> None:
         """The last thing said of a sequence. One that has not ended, because its client left or
         (`answered`) because a stop string came first, has its row free before the next step."""
         self._live[sequence.model] -= 1
+        self._pace.note(busy=self._live[sequence.model] > 0)
         if sequence.ended:
             return
         sequence.cancelled = True
@@ -89,8 +106,19 @@ class Engine:
             "active": sum(self._live.values()),
             "rows": sum(len(lane) for lane in tuple(self._lanes.values())),
             "loaded_models": len(self._lanes),
+            "failed_models": len(self._failed),
             **{name: self._counters[name] for name in _COUNTED},
         }
+
+    def trouble(self) -> str | None:
+        """What is wrong with it, in words for a person; `None` where nothing is."""
+        if self._failed:
+            return f"Failed, to be unloaded and loaded anew: {', '.join(sorted(self._failed))}."
+        silence = time.monotonic() - self._heartbeat
+        has_rows = any(len(lane) for lane in tuple(self._lanes.values()))
+        if has_rows and not self._commanded and silence > self._config.stall_seconds:
+            return f"Stalled: no step has ended for {silence:.0f} seconds."
+        return None
 
     def close(self) -> None:
         """End the thread after the step that runs; every sequence alive gets an error."""
@@ -99,6 +127,13 @@ class Engine:
             self._wake.notify()
         if self._thread is not None:
             self._thread.join(timeout=_CLOSING_SECONDS)
+
+    def _require_working(self, model: str) -> None:
+        if model in self._failed:
+            raise GenerationError(
+                f"'{model}' failed {_FAILURES} times within a minute; unload it to try again.",
+                lasting=True,
+            )
 
     def run(self, job: Callable[[], T]) -> "Future[T]":
         """`job` on the thread, before its next step; the future may be cancelled until then."""
@@ -140,11 +175,18 @@ class Engine:
 
     def _turn(self) -> None:
         self._wait_for_work()
-        while self._commands and not self._closing:
-            self._commands.popleft()()
+        self._obey()
         for lane in tuple(self._lanes.values()):
             if len(lane):
                 self._post(self._step(lane))
+
+    def _obey(self) -> None:
+        """Loads are commands and may take minutes: nobody is to call that a stall."""
+        self._commanded = True
+        while self._commands and not self._closing:
+            self._commands.popleft()()
+        self._heartbeat = time.monotonic()
+        self._commanded = False
 
     def _wait_for_work(self) -> None:
         with self._wake:
@@ -156,32 +198,47 @@ class Engine:
             step = lane.step()
         except Exception:
             return self._fail(lane)
-        self._counters["tokens"] += len(step)
-        self._counters["finished"] += sum(sampled.finish is not None for _, sampled in step)
+        finally:
+            self._heartbeat = time.monotonic()
+        for _, post in step:
+            if isinstance(post, Sampled):
+                self._counters["tokens"] += 1
+                self._counters["finished"] += post.finish is not None
+            elif post is not None:
+                self._counters["failed"] += 1
         return list(step)
 
     def _fail(self, lane: "Lane") -> list[Post]:
         """A step that raised leaves rows in no known state: all of them end, with an error."""
-        logger.exception("a step of %s failed", lane.loaded.name)
+        from adapters.mlx.models import free_memory
+
+        name = lane.loaded.name
+        logger.exception("a step of %s failed", name)
         sequences = lane.drop_all()
+        free_memory()
         self._counters["failed"] += len(sequences)
+        self._note_failure(name)
         error = GenerationError("The engine failed while it generated this answer.")
         return [(sequence, error) for sequence in sequences]
 
-    def _add(self, sequence: Sequence) -> None:
-        lane = self._lanes.get(sequence.model)
-        if sequence.cancelled:
+    def _note_failure(self, name: str) -> None:
+        now = time.monotonic()
+        failures = self._failures.setdefault(name, deque(maxlen=_FAILURES))
+        failures.append(now)
+        if len(failures) == _FAILURES and now - failures[0] < _FAILURE_SECONDS:
+            logger.error("%s failed %d times within a minute", name, _FAILURES)
+            self._failed.add(name)
+
+    def _add(self, sequences: tuple[Sequence, ...]) -> None:
+        here = tuple(sequence for sequence in sequences if not sequence.cancelled)
+        if not here:
             return
-        if lane is None or self._closing:
-            gone = BackendUnavailableError(f"'{sequence.model}' was unloaded meanwhile.")
-            self._post([(sequence, gone)])
+        lane, model = self._lanes.get(here[0].model), here[0].model
+        if lane is None:
+            gone = BackendUnavailableError(f"'{model}' was unloaded meanwhile.")
+            self._post([(sequence, gone) for sequence in here])
             return
-        try:
-            lane.add(sequence)
-        except Exception:
-            logger.exception("%s did not take a request", sequence.model)
-            self._counters["failed"] += 1
-            self._post([(sequence, GenerationError("The engine did not take this request."))])
+        lane.add(here)
 
     def _remove(self, sequence: Sequence) -> None:
         if (lane := self._lanes.get(sequence.model)) is None:
@@ -195,12 +252,12 @@ class Engine:
         if self._closing:
             raise BackendUnavailableError("The MLX engine was closed.")
         if name not in self._lanes:
-            from adapters.mlx.batch import create_lane
+            from adapters.mlx.batch import Lane
             from adapters.mlx.models import load_folder
 
             started = time.monotonic()
             loaded = load_folder(name, path, self._config.dequantize)
-            self._lanes[name] = create_lane(loaded, self._config)
+            self._lanes[name] = Lane(loaded, self._config)
             self._counters["loads"] += 1
             logger.info("loaded %s in %.1f s", name, time.monotonic() - started)
         return self._lanes[name].loaded
@@ -208,6 +265,8 @@ class Engine:
     def _unload(self, name: str) -> None:
         if (lane := self._lanes.get(name)) is None:
             return
+        self._failed.discard(name)
+        self._failures.pop(name, None)
         if len(lane):
             raise BackendBusyError(f"'{name}' is answering {len(lane)} requests.")
         from adapters.mlx.models import free_memory
@@ -235,6 +294,27 @@ class Engine:
                 # That loop was closed without closing its generators: nobody listens any more.
                 for sequence, _ in mine:
                     self._remove(sequence)
+
+
+class Pace:
+    """How fast answers end, to tell those who are sent away when to come back."""
+
+    def __init__(self) -> None:
+        self._interval: float | None = None
+        self._last: float | None = None
+
+    def note(self, *, busy: bool) -> None:
+        """An answer ended; `busy`: others are still wanted, so that the next end tells the pace."""
+        now = time.monotonic()
+        if self._last is not None:
+            seconds = now - self._last
+            before = seconds if self._interval is None else self._interval
+            self._interval = 0.8 * before + 0.2 * seconds
+        self._last = now if busy else None
+
+    def seconds_for(self, answers: int) -> float:
+        """Between 1 and 60, as far as it can be told."""
+        return min(max((self._interval or 1.0) * answers, 1.0), 60.0)
 
 
 _COUNTED = ("started", "finished", "cancelled", "failed", "tokens", "loads")

@@ -16,6 +16,10 @@ if TYPE_CHECKING:
 Finish = Literal["stop", "length"]
 
 
+PLAUSIBLE = 4096
+"""Tokens of an answer that nobody bounded; what memory is counted with."""
+
+
 class LogitsProcessor(Protocol):
     """Shapes the logits of one row before it is drawn: a grammar, say.
 
@@ -60,7 +64,9 @@ class Sequence:
         top_logprobs: int | None = None,
         client: str = "",
         choice: int = 0,
+        bounded: bool = True,
     ) -> None:
+        """`bounded`: `max_tokens` is the caller's own, not only where the context ends."""
         self.model = model
         self.prompt = prompt
         self.max_tokens = max_tokens
@@ -69,6 +75,8 @@ class Sequence:
         self.top_logprobs = top_logprobs
         self.client = client
         self.choice = choice
+        self.expected = len(prompt) + (max_tokens if bounded else min(max_tokens, PLAUSIBLE))
+        """Tokens that memory is set aside for."""
         self.cached_tokens = 0
         """Prompt tokens that were not read anew; the engine fills it before the first token."""
         self.entropy = secrets.randbits(64)
@@ -76,11 +84,28 @@ class Sequence:
         self.cancelled = False
         self.ended = False
         self._mailbox: asyncio.Queue[Sampled | BackendError] = asyncio.Queue()
+        self._turned = asyncio.Event()
+        self._refusal: BackendError | None = None
 
-    def deliver(self, post: Sampled | BackendError) -> None:
-        """On the event loop. The mailbox holds at most `max_tokens` small structs."""
-        self.ended = isinstance(post, BackendError) or post.finish is not None
-        self._mailbox.put_nowait(post)
+    def deliver(self, post: Sampled | BackendError | None) -> None:
+        """On the event loop; `None` is its admission. The mailbox holds at most `max_tokens`
+        small structs."""
+        if isinstance(post, BackendError) and not self._turned.is_set():
+            self._refusal = post
+        self._turned.set()
+        if post is not None:
+            self.ended = isinstance(post, BackendError) or post.finish is not None
+            self._mailbox.put_nowait(post)
+
+    async def admitted(self) -> None:
+        """Wait for its turn: afterwards its prompt is being read.
+
+        Raises:
+            BackendError: it will not have one.
+        """
+        await self._turned.wait()
+        if self._refusal is not None:
+            raise self._refusal
 
     async def next(self) -> Sampled:
         """

@@ -20,7 +20,7 @@ from adapters.errors import (
 )
 from adapters.events import Event, Finished, Started, TextDelta
 from adapters.mlx.backend import MLXBackend
-from adapters.mlx.batch import BatchLane, SerialLane
+from adapters.mlx.batch import Lane
 from adapters.request import GenerationRequest, Message, Sampling, TextPart
 
 KINDS = ("llama", "llama4", "mamba")
@@ -178,15 +178,15 @@ async def test_a_failed_step_ends_the_live_answers_and_the_next_one_works(
     backend: MLXBackend, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     expected = text_of(await answer(backend, chat("llama")))
-    fine = BatchLane.step
+    fine = Lane.step
 
-    def breaks(lane: BatchLane) -> Any:
-        if any(len(row.prompt) > 100 for row in lane._rows.values()) and lane._decoding:
+    def breaks(lane: Lane) -> Any:
+        if any(len(each.group.prompt) > 100 for each in lane._prefills) and lane._decoding.rows:
             raise RuntimeError("[metal] out of resources")
         return fine(lane)
 
     with monkeypatch.context() as patch:
-        patch.setattr(BatchLane, "step", breaks)
+        patch.setattr(Lane, "step", breaks)
         results = await asyncio.gather(
             answer(backend, chat("llama", max_tokens=300)),
             answer(backend, chat("llama", "z" * 150)),
@@ -326,7 +326,7 @@ async def test_closing_in_the_middle_ends_every_answer_with_an_error(folder: Pat
             pass
 
 
-async def test_the_lane_follows_the_caches(backend: MLXBackend) -> None:
-    for kind, lane in (("llama", BatchLane), ("mamba", BatchLane), ("llama4", SerialLane)):
+async def test_models_whose_caches_cannot_be_merged_have_one_row(backend: MLXBackend) -> None:
+    for kind, most in (("llama", 8), ("mamba", 8), ("llama4", 1)):
         await backend.load(kind)
-        assert isinstance(backend._engine._lanes[kind], lane)
+        assert backend._engine._lanes[kind].max_rows == most
