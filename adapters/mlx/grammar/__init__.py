@@ -1,0 +1,1 @@
+"""Answers that a grammar allows and no others: schemas, tool calls, patterns, Lark."""

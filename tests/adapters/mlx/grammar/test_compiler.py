@@ -1,0 +1,98 @@
+"""Grammars made to hurt, and how many are kept."""
+
+import asyncio
+import time
+from typing import Any
+
+import pytest
+from even_sampler import fits
+
+from adapters.errors import InvalidRequestError
+from adapters.mlx.grammar import compiler as compiler_module
+from adapters.mlx.grammar.compiler import MAX_KEPT, GrammarCompiler
+from adapters.mlx.grammar.lark import Style
+from adapters.request import GenerationRequest, JSONSchema, Lark, Regex, ResponseFormat
+
+
+def request(wanted: ResponseFormat) -> GenerationRequest:
+    return GenerationRequest(model="m", prompt="p", response_format=wanted)
+
+
+RECURSIVE = {
+    "$ref": "#/$defs/a",
+    "$defs": {
+        "a": {
+            "anyOf": [
+                {"type": "object", "properties": {n: {"$ref": "#/$defs/a"} for n in "xyz"}},
+                {"type": "null"},
+            ]
+        }
+    },
+}
+CHAIN = {
+    "$ref": "#/$defs/d0",
+    "$defs": {
+        f"d{n}": {"oneOf": [{"$ref": f"#/$defs/d{n + 1}"}] * 2} if n < 60 else {"const": 1}
+        for n in range(61)
+    },
+}
+BOMBS: dict[str, ResponseFormat] = {
+    "nested plus": Regex("(a+)+$"),
+    "repeated repetition": Regex("a{1,65535}{1,65535}"),
+    "exponential states": Regex("(a|b)*a(a|b){40}"),
+    "unicode repetition": Regex(r"(\p{L}{1,500}){1,500}&"),
+    "ambiguous grammar": Lark('start: a\na: a a | "x" | ""'),
+    "endless grammar": Lark("start: start"),
+    "recursive schema": JSONSchema(RECURSIVE),
+    "branching references": JSONSchema(CHAIN),
+    "ten thousand values": JSONSchema({"enum": [f"v{n}" for n in range(8000)]}),
+    "two thousand keys": JSONSchema(
+        {"type": "object", "properties": {f"k{n}": {"type": "null"} for n in range(2000)}}
+    ),
+    "prime steps": JSONSchema({"type": "integer", "multipleOf": 999999937}),
+    "a billion items": JSONSchema({"type": "array", "minItems": 10**9}),
+}
+
+
+@pytest.mark.parametrize("name", BOMBS)
+async def test_a_grammar_made_to_hurt_is_taken_or_refused_at_once(
+    compiler: GrammarCompiler, name: str
+) -> None:
+    await compiler.compile(request(Regex("a")), Style())
+    # Past two seconds the compiler itself gives up, in words that name the time.
+    [fault] = await asyncio.gather(
+        compiler.compile(request(BOMBS[name]), Style()), return_exceptions=True
+    )
+    if isinstance(fault, BaseException):
+        assert isinstance(fault, InvalidRequestError)
+        assert "to compile" not in fault.message
+        assert fault.param is not None
+
+
+async def test_what_compiles_too_long_is_refused(
+    compiler: GrammarCompiler, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    await compiler.compile(request(Regex("a")), Style())
+    monkeypatch.setattr(compiler_module, "COMPILE_SECONDS", 0.05)
+    monkeypatch.setattr(compiler_module, "_compile", lambda *_: time.sleep(0.5))
+    with pytest.raises(InvalidRequestError, match="to compile"):
+        await compiler.compile(request(Regex("b")), Style())
+
+
+async def test_compiled_grammars_are_kept_up_to_a_number(compiler: GrammarCompiler) -> None:
+    for number in range(MAX_KEPT + 40):
+        await compiler.compile(request(Regex(f"a{number}")), Style())
+    assert len(compiler._compiled) == MAX_KEPT
+
+
+async def test_requests_with_one_grammar_do_not_share_its_progress(
+    compiler: GrammarCompiler, tokenizer: Any
+) -> None:
+    first, second = await asyncio.gather(
+        *(compiler.compile(request(Regex("ab")), Style()) for _ in range(2))
+    )
+    assert first is not None
+    assert second is not None
+    assert first.consume_tokens(tokenizer.encode("a"))
+    assert len(compiler._compiled) == 1
+    assert fits(tokenizer, second, "ab")

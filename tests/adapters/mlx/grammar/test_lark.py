@@ -1,0 +1,293 @@
+"""Which whole answers a request allows: calls, formats, free text, thinking before them."""
+
+import json
+from typing import Any
+
+import pytest
+from even_sampler import draw, fits
+from llguidance import LLMatcher
+
+from adapters.errors import InvalidRequestError, UnsupportedParameterError
+from adapters.mlx.grammar.compiler import GrammarCompiler
+from adapters.mlx.grammar.lark import Style, calls_syntax
+from adapters.mlx.reasoning import HARMONY_START, Reasoning
+from adapters.mlx.tool_calls import PLAIN_JSON
+from adapters.mlx.tool_calls.syntax import (
+    DEEPSEEK_V31,
+    HARMONY,
+    HERMES,
+    KIMI_K2,
+    LLAMA,
+    MISTRAL,
+    MISTRAL_LIST,
+    ToolSyntax,
+)
+from adapters.request import (
+    GenerationRequest,
+    JSONSchema,
+    Lark,
+    NamedTool,
+    Regex,
+    Tool,
+)
+
+DIGIT = {"type": "integer", "minimum": 0, "maximum": 9}
+
+
+def tool(name: str, key: str, *, strict: bool = False) -> Tool:
+    schema = {"type": "object", "properties": {key: DIGIT}, "required": [key]}
+    return Tool(name, None, schema, strict)
+
+
+ADD, SUB = tool("add", "x"), tool("sub", "y")
+FORM = JSONSchema({"type": "object", "properties": {"a": DIGIT}, "required": ["a"]})
+XML = ToolSyntax(name="xml", json=False, body="parsed", begin="<call>", end="</call>")
+
+
+def request(*tools: Tool, **fields: Any) -> GenerationRequest:
+    return GenerationRequest(model="m", prompt="p", tools=tools, **fields)
+
+
+async def compiled(
+    compiler: GrammarCompiler, asked: GenerationRequest, style: Style | None = None
+) -> LLMatcher:
+    matcher = await compiler.compile(asked, style or Style())
+    assert matcher is not None
+    return matcher
+
+
+CALL = '{"name": "add", "arguments": {"x": 1}}'
+OTHER = '{"name": "sub", "arguments": {"y": 2}}'
+
+
+@pytest.mark.parametrize(
+    ("syntax", "one", "two"),
+    [
+        (None, CALL, f"[{CALL}, {OTHER}]"),
+        (XML, CALL, f"[{CALL}, {OTHER}]"),
+        (
+            HERMES,
+            f"<tool_call>\n{CALL}\n</tool_call>",
+            f"<tool_call>\n{CALL}\n</tool_call>\n<tool_call>\n{OTHER}\n</tool_call>",
+        ),
+        (
+            LLAMA,
+            '{"name": "add", "parameters": {"x": 1}}',
+            '{"name": "add", "parameters": {"x": 1}}; {"name": "sub", "parameters": {"y": 2}}',
+        ),
+        (
+            MISTRAL,
+            '[TOOL_CALLS]add[ARGS]{"x": 1}',
+            '[TOOL_CALLS]add[ARGS]{"x": 1}[TOOL_CALLS]sub[ARGS]{"y": 2}',
+        ),
+        (MISTRAL_LIST, f"[TOOL_CALLS] [{CALL}]", f"[TOOL_CALLS] [{CALL}, {OTHER}]"),
+        (
+            KIMI_K2,
+            "<|tool_calls_section_begin|><|tool_call_begin|>functions.add:0"
+            '<|tool_call_argument_begin|>{"x": 1}<|tool_call_end|><|tool_calls_section_end|>',
+            "<|tool_calls_section_begin|><|tool_call_begin|>functions.add:0"
+            '<|tool_call_argument_begin|>{"x": 1}<|tool_call_end|>'
+            "<|tool_call_begin|>functions.sub:1"
+            '<|tool_call_argument_begin|>{"y": 2}<|tool_call_end|><|tool_calls_section_end|>',
+        ),
+        (
+            DEEPSEEK_V31,
+            "<｜tool▁calls▁begin｜><｜tool▁call▁begin｜>add<｜tool▁sep｜>"
+            '{"x": 1}<｜tool▁call▁end｜><｜tool▁calls▁end｜>',
+            "<｜tool▁calls▁begin｜><｜tool▁call▁begin｜>add<｜tool▁sep｜>"
+            '{"x": 1}<｜tool▁call▁end｜><｜tool▁call▁begin｜>sub<｜tool▁sep｜>'
+            '{"y": 2}<｜tool▁call▁end｜><｜tool▁calls▁end｜>',
+        ),
+    ],
+    ids=lambda value: value.name if isinstance(value, ToolSyntax) else "",
+)
+async def test_a_forced_call_is_written_in_the_models_syntax(
+    compiler: GrammarCompiler, tokenizer: Any, syntax: ToolSyntax | None, one: str, two: str
+) -> None:
+    asked = request(ADD, SUB, tool_choice="required")
+    several = await compiled(compiler, asked, Style(syntax))
+    assert fits(tokenizer, several, one)
+    assert fits(tokenizer, several, two)
+    assert not fits(tokenizer, several, "hello")
+    assert not fits(tokenizer, several, one.replace("add", "sub"))
+    asked = request(ADD, SUB, tool_choice="required", parallel_tool_calls=False)
+    single = await compiled(compiler, asked, Style(syntax))
+    assert fits(tokenizer, single, one)
+    assert not fits(tokenizer, single, two)
+
+
+async def test_a_named_tool_is_the_only_one(compiler: GrammarCompiler, tokenizer: Any) -> None:
+    matcher = await compiled(compiler, request(ADD, SUB, tool_choice=NamedTool("sub")))
+    assert fits(tokenizer, matcher, OTHER)
+    assert not fits(tokenizer, matcher, CALL)
+
+
+async def test_forced_calls_end_though_every_byte_is_as_likely(
+    compiler: GrammarCompiler, tokenizer: Any
+) -> None:
+    loose = Tool("loose"), Tool("looser", None, {"type": "object"})
+    matcher = await compiled(compiler, request(*loose, tool_choice="required"), Style(HERMES))
+    for seed in range(20):
+        text = draw(tokenizer, matcher.deep_copy(), seed)
+        spans = text.removeprefix("<tool_call>\n").removesuffix("\n</tool_call>")
+        calls = [json.loads(span) for span in spans.split("\n</tool_call>\n<tool_call>\n")]
+        assert 1 <= len(calls) <= 8
+        assert {call["name"] for call in calls} <= {"loose", "looser"}
+        assert all(isinstance(call["arguments"], dict) for call in calls)
+
+
+async def test_strict_tools_may_stand_in_free_text(
+    compiler: GrammarCompiler, tokenizer: Any
+) -> None:
+    asked = request(tool("add", "x", strict=True), SUB)
+    matcher = await compiled(compiler, asked, Style(HERMES))
+    assert fits(tokenizer, matcher, "Hello {there}, <b>you</b>.")
+    assert fits(tokenizer, matcher, f"So: <tool_call>\n{CALL}\n</tool_call>")
+    assert fits(
+        tokenizer, matcher, f"<tool_call>\n{CALL}\n</tool_call>\n<tool_call>\n{OTHER}\n</tool_call>"
+    )
+    assert not fits(tokenizer, matcher, '<tool_call>\n{"name": "add", "arguments": {"x": "1"}}')
+
+
+async def test_a_control_token_that_begins_calls_begins_a_right_one(
+    compiler: GrammarCompiler, tokenizer: Any
+) -> None:
+    syntax = ToolSyntax(name="c", begin="<|im_start|>", opening="<|im_start|>", closing="!")
+    asked = request(tool("add", "x", strict=True))
+    matcher = await compiled(compiler, asked, Style(syntax))
+    assert fits(tokenizer, matcher, f"So: <|im_start|>{CALL}!")
+    assert not fits(tokenizer, matcher, "So: <|im_start|>hm")
+
+
+async def test_tools_for_a_model_that_knows_none_are_text_or_calls(
+    compiler: GrammarCompiler, tokenizer: Any
+) -> None:
+    matcher = await compiled(compiler, request(ADD, SUB))
+    assert fits(tokenizer, matcher, "Hello {there}.")
+    assert fits(tokenizer, matcher, f"[{CALL}, {OTHER}]")
+    assert not fits(tokenizer, matcher, '{"name": "mul", "arguments": {}}')
+
+
+async def test_a_format_and_tools_leave_the_choice(
+    compiler: GrammarCompiler, tokenizer: Any
+) -> None:
+    asked = request(ADD, response_format=FORM)
+    matcher = await compiled(compiler, asked, Style(HERMES))
+    assert fits(tokenizer, matcher, '{"a": 1}')
+    assert fits(tokenizer, matcher, f"<tool_call>\n{CALL}\n</tool_call>")
+    assert not fits(tokenizer, matcher, "Hello.")
+
+
+async def test_withheld_tools_leave_the_format(compiler: GrammarCompiler, tokenizer: Any) -> None:
+    asked = request(ADD, response_format=FORM, tool_choice="none")
+    matcher = await compiled(compiler, asked, Style(HERMES))
+    assert fits(tokenizer, matcher, '{"a": 1}')
+    assert not fits(tokenizer, matcher, f"<tool_call>\n{CALL}\n</tool_call>")
+
+
+@pytest.mark.parametrize(
+    "asked",
+    [request(), request(ADD), request(ADD, tool_choice="none")],
+    ids=["no tools", "loose tools", "withheld tools"],
+)
+async def test_nothing_is_held_back_that_nobody_asked_for(
+    compiler: GrammarCompiler, asked: GenerationRequest
+) -> None:
+    assert await compiler.compile(asked, Style(HERMES)) is None
+
+
+THINK = Reasoning("<think>", "</think>")
+CONTROL = Reasoning("<think>", "<|im_start|>")
+
+
+@pytest.mark.parametrize(
+    ("style", "right", "wrong"),
+    [
+        (Style(reasoning=THINK, thinking="open"), 'So.\n</think>\n\n{"a": 1}', '{"a": 1}'),
+        (Style(reasoning=THINK, thinking="may"), '<think>So.</think>{"a": 1}', "<think>So."),
+        (Style(reasoning=THINK, thinking="may"), '{"a": 1}', "So."),
+        (Style(reasoning=THINK, thinking="none"), '{"a": 1}', '<think></think>{"a": 1}'),
+        (Style(reasoning=CONTROL, thinking="may"), '<think>So<|im_start|>{"a": 1}', "So"),
+    ],
+)
+async def test_the_grammar_holds_after_the_thinking(
+    compiler: GrammarCompiler, tokenizer: Any, style: Style, right: str, wrong: str
+) -> None:
+    matcher = await compiled(compiler, request(response_format=FORM), style)
+    assert fits(tokenizer, matcher, right)
+    assert not fits(tokenizer, matcher, wrong)
+
+
+async def test_thinking_and_answer_have_their_channels(
+    compiler: GrammarCompiler, tokenizer: Any
+) -> None:
+    harmony = Style(HARMONY, Reasoning(HARMONY_START, "<|end|>"), "may")
+    answer = '<|channel|>final<|message|>{"a": 1}'
+    matcher = await compiled(compiler, request(response_format=FORM), harmony)
+    assert fits(tokenizer, matcher, answer)
+    assert fits(tokenizer, matcher, f"{HARMONY_START}So.<|end|><|start|>assistant{answer}")
+    assert not fits(tokenizer, matcher, '{"a": 1}')
+    matcher = await compiled(compiler, request(ADD, tool_choice="required"), harmony)
+    call = '<|channel|>commentary to=functions.add <|constrain|>json<|message|>{"x": 1}'
+    assert fits(tokenizer, matcher, call)
+
+
+async def test_a_pattern_and_a_grammar_rule_the_whole_answer(
+    compiler: GrammarCompiler, tokenizer: Any
+) -> None:
+    matcher = await compiled(compiler, request(response_format=Regex(r"a/\d{2}")))
+    assert fits(tokenizer, matcher, "a/12")
+    assert not fits(tokenizer, matcher, "a/1")
+    thinking = Style(reasoning=THINK, thinking="open")
+    lark = Lark('start: "yes" | no\nno: "no" "!"+')
+    matcher = await compiled(compiler, request(response_format=lark), thinking)
+    assert fits(tokenizer, matcher, "Hm.</think>no!!")
+    assert not fits(tokenizer, matcher, "Hm.</think>maybe")
+
+
+BAD = {"type": "object", "properties": {"a": {"not": {}}}}
+
+
+@pytest.mark.parametrize(
+    ("asked", "param", "words"),
+    [
+        (request(response_format=Regex("(")), "guided_regex", "unclosed group"),
+        (request(response_format=Regex("a" * 70_000)), "guided_regex", "64 KB"),
+        (request(response_format=Lark("start: what")), "guided_grammar", "what"),
+        (request(response_format=Lark("start: start")), "guided_grammar", "enforced"),
+        (
+            request(ADD, Tool("f", None, BAD), tool_choice="required"),
+            "tools[1].function.parameters",
+            "'not'",
+        ),
+        (request(Tool("f", None, BAD, strict=True)), "tools[0].function.parameters", "'not'"),
+        (
+            request(ADD, response_format=JSONSchema(BAD)),
+            "response_format",
+            "'not'",
+        ),
+    ],
+)
+async def test_a_grammar_that_does_not_compile_is_refused_with_its_parameter(
+    compiler: GrammarCompiler, asked: GenerationRequest, param: str, words: str
+) -> None:
+    with pytest.raises(InvalidRequestError) as caught:
+        await compiler.compile(asked, Style(HERMES))
+    assert caught.value.param == param
+    assert words in caught.value.message
+
+
+async def test_free_calls_in_a_language_of_their_own_cannot_be_strict(
+    compiler: GrammarCompiler,
+) -> None:
+    with pytest.raises(UnsupportedParameterError) as caught:
+        await compiler.compile(request(tool("add", "x", strict=True)), Style(XML))
+    assert caught.value.param == "tools[0].function.strict"
+
+
+def test_calls_are_read_as_they_were_forced_to_be_written() -> None:
+    assert calls_syntax(request(ADD), HERMES) is HERMES
+    assert calls_syntax(request(ADD), XML) is XML
+    assert calls_syntax(request(ADD, tool_choice="required"), XML) is PLAIN_JSON
+    assert calls_syntax(request(ADD), None) is PLAIN_JSON
+    assert calls_syntax(request(), HERMES) is None

@@ -1,0 +1,83 @@
+"""One row's logits under a grammar."""
+
+import math
+from typing import Any
+
+import mlx.core as mx
+import pytest
+from tiny_model import END
+
+from adapters.errors import GenerationError
+from adapters.mlx.grammar.compiler import GrammarCompiler
+from adapters.mlx.grammar.lark import Style
+from adapters.mlx.grammar.processor import GrammarProcessor
+from adapters.request import GenerationRequest, Regex
+
+PROMPT = [1, 2, 3]
+
+
+async def processor_for(compiler: GrammarCompiler, pattern: str) -> GrammarProcessor:
+    request = GenerationRequest(model="m", prompt="p", response_format=Regex(pattern))
+    matcher = await compiler.compile(request, Style())
+    assert matcher is not None
+    return GrammarProcessor(matcher)
+
+
+def allowed(processor: GrammarProcessor, tokens: list[int], vocabulary: int = 258) -> list[int]:
+    logits = mx.zeros((1, vocabulary))
+    masked: Any = processor(mx.array(tokens, dtype=mx.int32), logits).tolist()
+    return [token for token, value in enumerate(masked[0]) if value > -math.inf]
+
+
+async def test_only_what_the_grammar_allows_can_be_drawn(
+    compiler: GrammarCompiler, tokenizer: Any
+) -> None:
+    processor = await processor_for(compiler, "ab?")
+    a, b = tokenizer.encode("ab")
+    assert allowed(processor, PROMPT) == [a]
+    assert not processor.complete
+    assert allowed(processor, [*PROMPT, a]) == [b, END]
+    assert processor.complete
+    assert allowed(processor, [*PROMPT, a, b]) == [END]
+    assert processor.error is None
+
+
+async def test_rows_past_the_last_token_cannot_be_drawn(
+    compiler: GrammarCompiler, tokenizer: Any
+) -> None:
+    processor = await processor_for(compiler, "a")
+    assert allowed(processor, PROMPT, vocabulary=320) == tokenizer.encode("a")
+
+
+async def test_steps_begun_after_the_end_change_nothing(
+    compiler: GrammarCompiler, tokenizer: Any
+) -> None:
+    processor = await processor_for(compiler, "a")
+    tokens = [*PROMPT, *tokenizer.encode("a")]
+    allowed(processor, PROMPT)
+    assert allowed(processor, tokens) == [END]
+    for _ in range(3):
+        tokens.append(END)
+        allowed(processor, tokens)
+    assert processor.error is None
+    assert processor.complete
+
+
+async def test_a_token_that_cannot_be_is_an_error_and_no_exception(
+    compiler: GrammarCompiler, tokenizer: Any
+) -> None:
+    processor = await processor_for(compiler, "aa")
+    allowed(processor, PROMPT)
+    assert len(allowed(processor, [*PROMPT, *tokenizer.encode("b")])) == 258
+    assert isinstance(processor.error, GenerationError)
+
+
+@pytest.mark.parametrize("broken", [mx.array([], dtype=mx.int32)])
+async def test_a_fault_of_its_own_is_an_error_and_no_exception(
+    compiler: GrammarCompiler, broken: mx.array
+) -> None:
+    processor = await processor_for(compiler, "aa")
+    allowed(processor, PROMPT)
+    logits = mx.zeros((1, 258))
+    assert processor(broken, logits) is logits
+    assert isinstance(processor.error, GenerationError)

@@ -1,0 +1,194 @@
+"""Schemas end, and what they end with is valid: drawn evenly from all that is allowed."""
+
+import json
+from typing import Any
+
+import jsonschema
+import pytest
+from even_sampler import draw, fits
+from llguidance import LLMatcher
+
+from adapters.errors import InvalidRequestError
+from adapters.mlx.grammar.compiler import GrammarCompiler
+from adapters.mlx.grammar.lark import Style
+from adapters.mlx.grammar.schema import bound
+from adapters.request import GenerationRequest, JSONObject, JSONSchema
+
+NODE = {
+    "type": "object",
+    "properties": {
+        "value": {"type": "integer"},
+        "children": {"type": "array", "items": {"$ref": "#/$defs/node"}},
+    },
+    "required": ["value", "children"],
+}
+SUM = {
+    "type": "object",
+    "properties": {
+        "op": {"enum": ["+", "*"]},
+        "left": {"$ref": "#/$defs/term"},
+        "right": {"$ref": "#/$defs/term"},
+    },
+    "required": ["op", "left", "right"],
+}
+
+
+def variant(kind: str, other: dict[str, Any]) -> dict[str, Any]:
+    properties = {"kind": {"const": kind}, **other}
+    return {"type": "object", "properties": properties, "required": list(properties)}
+
+
+ENDLESS: dict[str, dict[str, Any]] = {
+    "number": {"type": "number"},
+    "number above": {"type": "number", "minimum": 1e16},
+    "number of quarters": {"type": "number", "multipleOf": 0.25},
+    "integer": {"type": "integer", "exclusiveMinimum": 0},
+    "string": {"type": "string"},
+    "pattern": {"type": "string", "pattern": "^[a-z]+$"},
+    "anything": {},
+    "object": {"type": "object"},
+    "array": {"type": "array"},
+    "map": {"type": "object", "additionalProperties": {"type": "number"}},
+    "nullable": {"type": ["number", "null"]},
+    "required only": {"required": ["a"]},
+    "nested": {
+        "type": "object",
+        "properties": {
+            "name": {"type": "string"},
+            "tags": {"type": "array", "items": {"enum": ["a", 1, None]}},
+            "when": {"type": "string", "format": "date-time"},
+            "box": {"type": "array", "prefixItems": [{"type": "number"}, {"type": "boolean"}]},
+        },
+        "required": ["name", "tags", "when", "box"],
+    },
+    "tree": {"$ref": "#/$defs/node", "$defs": {"node": NODE}},
+    "list": {
+        "type": "object",
+        "properties": {"next": {"anyOf": [{"$ref": "#"}, {"type": "null"}]}},
+        "required": ["next"],
+        "additionalProperties": False,
+    },
+    "term": {
+        "$ref": "#/$defs/term",
+        "$defs": {"sum": SUM, "term": {"anyOf": [{"$ref": "#/$defs/sum"}, {"type": "integer"}]}},
+    },
+    "variants": {
+        "oneOf": [{"$ref": "#/$defs/a"}, {"$ref": "#/$defs/b"}],
+        "discriminator": {"propertyName": "kind"},
+        "$defs": {"a": variant("a", {"x": {"type": "number"}}), "b": variant("b", {"y": {}})},
+    },
+    "inherited": {
+        "allOf": [{"$ref": "#/$defs/base"}, {"properties": {"b": {"type": "number"}}}],
+        "$defs": {"base": variant("base", {"a": {"type": "integer"}})},
+    },
+    "either key": {
+        "type": "object",
+        "properties": {"id": {"type": "integer"}},
+        "anyOf": [
+            {"properties": {"u": {"type": "number"}}, "required": ["u"]},
+            {"properties": {"w": {"type": "boolean"}}, "required": ["w"]},
+        ],
+    },
+}
+
+
+async def compiled(compiler: GrammarCompiler, schema: dict[str, Any]) -> LLMatcher:
+    wanted = JSONSchema(schema, strict=True)
+    request = GenerationRequest(model="m", prompt="p", response_format=wanted)
+    matcher = await compiler.compile(request, Style())
+    assert matcher is not None
+    return matcher
+
+
+@pytest.mark.parametrize("name", ENDLESS)
+async def test_a_schema_without_bounds_ends_with_what_is_valid(
+    compiler: GrammarCompiler, tokenizer: Any, name: str
+) -> None:
+    matcher = await compiled(compiler, ENDLESS[name])
+    for seed in range(4):
+        text = draw(tokenizer, matcher.deep_copy(), seed)
+        jsonschema.validate(json.loads(text), ENDLESS[name])
+
+
+async def test_json_mode_ends_with_an_object(compiler: GrammarCompiler, tokenizer: Any) -> None:
+    request = GenerationRequest(model="m", prompt="p", response_format=JSONObject())
+    matcher = await compiler.compile(request, Style())
+    assert matcher is not None
+    for seed in range(10):
+        assert isinstance(json.loads(draw(tokenizer, matcher.deep_copy(), seed)), dict)
+    assert fits(tokenizer, matcher, '{"a": [1, {"b": "c"}], "d": null}')
+    assert not fits(tokenizer, matcher, "[1]")
+
+
+async def test_white_space_is_one_space_after_a_separator(
+    compiler: GrammarCompiler, tokenizer: Any
+) -> None:
+    matcher = await compiled(compiler, {"type": "array", "items": {"type": "integer"}})
+    assert fits(tokenizer, matcher, "[1, 2]")
+    assert fits(tokenizer, matcher, "[1,2]")
+    assert not fits(tokenizer, matcher, "[1,  2]")
+    assert not fits(tokenizer, matcher, "[\n1]")
+
+
+async def test_recursion_goes_eight_times_round(compiler: GrammarCompiler, tokenizer: Any) -> None:
+    matcher = await compiled(compiler, ENDLESS["list"])
+
+    def chain(links: int) -> str:
+        return '{"next":' * links + "null" + "}" * links
+
+    assert fits(tokenizer, matcher, chain(9))
+    assert not fits(tokenizer, matcher, chain(10))
+
+
+def test_what_is_bounded_already_stays_as_it_was() -> None:
+    schema = {
+        "type": "object",
+        "properties": {
+            "n": {"type": "integer", "minimum": 1, "maximum": 9},
+            "s": {"type": "string", "maxLength": 9000},
+            "a": {"type": "array", "items": {"const": 1}, "maxItems": 900},
+        },
+        "required": ["n"],
+        "additionalProperties": False,
+    }
+    assert bound(schema) == schema
+
+
+NESTED: dict[str, Any] = {"type": "string"}
+for _ in range(20):
+    NESTED = {"type": "array", "items": NESTED}
+DEEP = {"type": "array", "items": NESTED, "minItems": 1}
+for _ in range(20):
+    DEEP = {"type": "array", "items": DEEP}
+
+
+@pytest.mark.parametrize(
+    ("schema", "words"),
+    [
+        ({"type": "array", "uniqueItems": True}, "'uniqueItems'"),
+        ({"not": {"type": "string"}}, "'not'"),
+        ({"type": "object", "if": {}, "then": {}}, "'if'"),
+        ({"type": "object", "propertyNames": {"maxLength": 3}}, "'propertyNames'"),
+        ({"type": "string", "format": "phone"}, "phone"),
+        ({"type": "string", "pattern": "(?=a)b"}, "look-ahead"),
+        ({"type": "what"}, "what"),
+        ({"oneOf": [{"type": "integer"}, {"type": "number"}]}, "'oneOf'"),
+        ({"$ref": "#/$defs/gone"}, "#/$defs/gone"),
+        ({"$ref": "https://example.com/s.json"}, "https://example.com/s.json"),
+        ({"x-guidance": {"lenient": True}, "not": {}}, "'x-guidance'"),
+        ({"type": "object", "properties": {"a": {"$ref": "#"}}, "required": ["a"]}, "ends"),
+        ({"type": "number", "exclusiveMinimum": 0, "maximum": 1e-8}, "small"),
+        ({"type": "string", "description": "x" * 70_000}, "64 KB"),
+        (DEEP, "32 levels"),
+        ({"properties": 3}, "no JSON schema"),
+        ({"anyOf": 1}, "no JSON schema"),
+        ({"minLength": 5, "maxLength": 3, "type": "string"}, "minLength"),
+    ],
+)
+async def test_what_cannot_be_enforced_is_refused_by_name(
+    compiler: GrammarCompiler, schema: dict[str, Any], words: str
+) -> None:
+    with pytest.raises(InvalidRequestError) as caught:
+        await compiled(compiler, schema)
+    assert words in caught.value.message
+    assert caught.value.param == "response_format"
