@@ -126,7 +126,6 @@ class Catalog:
         try:
             running = await self._client.get("/api/ps", Tags, seconds)
         except BackendError:  # Which of them are loaded is good to know, no more.
-            self._contexts = {}
             return False
         self._contexts = {tag.name: tag.context_length for tag in running.models or ()}
         self._looked_until = asked_at + self._believed

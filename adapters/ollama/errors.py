@@ -146,6 +146,7 @@ _WORDS: tuple[tuple[str, Callable[[str, RunnerError | None], BackendError]], ...
         _as(BackendUnavailableError),
     ),
     (r"server busy", _as(BackendBusyError)),
+    (r"no space left on device|disk quota exceeded", _as(InsufficientMemoryError)),
     (r"(unable|failed) to load model|error loading model", _as(GenerationError)),
     (r"^model .* not found", _as(ModelNotFoundError, "model")),
 )

@@ -1,0 +1,288 @@
+"""Several Ollamas: who answers, who is stepped over, who takes over, and who comes back."""
+
+import asyncio
+import json
+from collections.abc import AsyncIterator
+from typing import Any
+
+import msgspec
+import pytest
+
+from adapters.config import OllamaConfig
+from adapters.errors import (
+    BackendError,
+    BackendUnavailableError,
+    BadUpstreamError,
+    InvalidRequestError,
+    ModelNotFoundError,
+)
+from adapters.events import Finished, TextDelta
+from adapters.ollama import breaker, catalog
+from adapters.ollama.backend import OllamaBackend
+from adapters.request import GenerationRequest, Message, TextPart
+from tests.adapters.ollama.standin import Reply, StandIn, says_lines, stand_in
+
+CHAT = GenerationRequest(
+    model="smollm2:135m", prompt=(Message(role="user", content=(TextPart("Hi"),)),)
+)
+LOADED = {"name": "smollm2:135m", "context_length": 4096}
+DONE = {"message": {}, "done": True}
+
+
+@pytest.fixture(autouse=True)
+def quick(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(breaker, "_LOOK_SECONDS", 0.05)
+    monkeypatch.setattr(breaker, "_FIRST_WAIT", 0.05)
+    monkeypatch.setattr(catalog, "_LOOK_SECONDS", 0.1)
+
+
+def says_json(standin: StandIn, path: str, body: Any) -> None:
+    async def script(reply: Reply) -> None:
+        await reply.plain(200, json.dumps(body).encode())
+
+    standin.says(path, script)
+
+
+def says(standin: StandIn, text: str) -> None:
+    standin.says("/api/chat", says_lines({"message": {"content": text}}, DONE))
+
+
+@pytest.fixture
+async def pair() -> AsyncIterator[tuple[StandIn, StandIn]]:
+    """Two servers with the recorded models, one of them loaded; they say A and B."""
+    async with stand_in() as one, stand_in() as two:
+        for server, text in ((one, "A"), (two, "B")):
+            for name in ("tags", "version", "show-llama"):
+                server.replays(name)
+            says_json(server, "/api/ps", {"models": [LOADED]})
+            says(server, text)
+            says_json(server, "/api/generate", {"response": "1", "done": True})
+        yield one, two
+
+
+@pytest.fixture
+async def backend(pair: tuple[StandIn, StandIn]) -> AsyncIterator[OllamaBackend]:
+    config = OllamaConfig(
+        hosts=tuple(server.host for server in pair),
+        first_token_timeout=0.3,
+        token_timeout=0.3,
+        refresh=0.02,
+    )
+    backend = OllamaBackend(config)
+    yield backend
+    await backend.aclose()
+
+
+async def text_of(backend: OllamaBackend, request: GenerationRequest = CHAT) -> str:
+    events = [event async for event in backend.generate(request)]
+    return "".join(event.text for event in events if isinstance(event, TextDelta))
+
+
+async def dies(reply: Reply) -> None:
+    reply.cut()
+
+
+async def hangs(reply: Reply) -> None:
+    await reply.gone()
+
+
+async def page(reply: Reply) -> None:
+    await reply.plain(500, b"<html>", Content_Type="text/html")
+
+
+async def full(reply: Reply) -> None:
+    await reply.plain(503, b'{"error":"server busy"}')
+
+
+async def one_word(reply: Reply) -> None:
+    await reply.head()
+    await reply.chunk(b'{"message":{"content":"A"}}\n')
+    await reply.gone()
+
+
+def test_host_and_hosts_together_are_a_mistake():
+    with pytest.raises(msgspec.ValidationError, match="`host` or `hosts`"):
+        msgspec.convert({"kind": "ollama", "host": "http://a", "hosts": ["http://b"]}, OllamaConfig)
+
+
+async def test_models_of_both_are_listed_once(
+    pair: tuple[StandIn, StandIn], backend: OllamaBackend
+):
+    says_json(pair[1], "/api/tags", {"models": [{"name": "other:1b"}, {"name": "smollm2:135m"}]})
+    says_json(pair[0], "/api/ps", {"models": []})
+    models = {model.name: model for model in await backend.list_models()}
+    assert len(models) == 5
+    assert models["smollm2:135m"].context_length == 8192
+    assert models["smollm2:135m"].loaded is True
+
+
+async def test_model_is_asked_of_the_host_that_has_it(
+    pair: tuple[StandIn, StandIn], backend: OllamaBackend
+):
+    says_json(pair[0], "/api/tags", {"models": [{"name": "other:1b"}]})
+    assert await text_of(backend) == "B"
+    assert pair[0].bodies("/api/chat") == []
+
+
+async def test_model_that_nobody_has_is_not_found(backend: OllamaBackend):
+    with pytest.raises(ModelNotFoundError):
+        await text_of(backend, GenerationRequest(model="nope", prompt=CHAT.prompt))
+
+
+async def test_busy_host_is_not_asked_when_another_is_idle(
+    pair: tuple[StandIn, StandIn], backend: OllamaBackend
+):
+    pair[0].says("/api/chat", one_word)
+    busy = backend.generate(CHAT)
+    await anext(busy)
+    assert await text_of(backend) == "B"
+    await busy.aclose()
+
+
+async def test_idle_host_that_has_it_loaded_goes_first(
+    pair: tuple[StandIn, StandIn], backend: OllamaBackend
+):
+    says_json(pair[0], "/api/ps", {"models": []})
+    assert await text_of(backend) == "B"
+
+
+@pytest.mark.parametrize("script", [dies, hangs, page, full])
+async def test_other_host_answers_when_one_fails_before_the_first_line(
+    pair: tuple[StandIn, StandIn], backend: OllamaBackend, script: Any
+):
+    pair[0].says("/api/chat", script)
+    events = [event async for event in backend.generate(CHAT)]
+    assert [type(event).__name__ for event in events] == ["Started", "TextDelta", "Finished"]
+    assert isinstance(events[1], TextDelta)
+    assert events[1].text == "B"
+    assert isinstance(events[-1], Finished)
+
+
+async def test_other_host_is_not_asked_after_the_first_line(
+    pair: tuple[StandIn, StandIn], backend: OllamaBackend
+):
+    async def breaks(reply: Reply) -> None:
+        await reply.head()
+        await reply.chunk(b'{"message":{"content":"A"}}\n')
+        reply.cut()
+
+    pair[0].says("/api/chat", breaks)
+    with pytest.raises(BadUpstreamError):
+        await text_of(backend)
+    assert pair[1].bodies("/api/chat") == []
+
+
+async def test_other_host_is_not_asked_when_the_request_is_wrong(
+    pair: tuple[StandIn, StandIn], backend: OllamaBackend
+):
+    pair[0].replays("chat-schema-bad", "/api/chat")
+    with pytest.raises(InvalidRequestError):
+        await text_of(backend)
+    assert pair[1].bodies("/api/chat") == []
+
+
+async def test_two_hosts_are_tried_at_most(backend: OllamaBackend, pair: tuple[StandIn, StandIn]):
+    for server in pair:
+        server.says("/api/chat", dies)
+    with pytest.raises(BackendUnavailableError):
+        await text_of(backend)
+    assert [len(server.bodies("/api/chat")) for server in pair] == [1, 1]
+
+
+async def test_failing_host_is_left_alone_after_three_and_used_after_a_real_token(
+    pair: tuple[StandIn, StandIn], backend: OllamaBackend
+):
+    one, two = pair
+    one.says("/api/chat", page)
+    one.says("/api/generate", page)
+    assert [await text_of(backend) for _ in range(6)] == ["B"] * 6
+    assert len(one.bodies("/api/chat")) == 3
+    health = await backend.health()
+    assert health.ok
+    assert health.detail == f"{one.host}: Ollama failed several times."
+    says(one, "A")
+    says_json(one, "/api/generate", {"response": "1", "done": True})
+    await _until(backend, "A")
+    probe = one.bodies("/api/generate")[-1]
+    assert (probe["model"], probe["options"]["num_predict"]) == ("smollm2:135m", 1)
+    assert two.bodies("/api/generate") == []
+
+
+async def _until(backend: OllamaBackend, text: str) -> None:
+    async with asyncio.timeout(3):
+        while await text_of(backend) != text:  # noqa: ASYNC110
+            await asyncio.sleep(0.02)
+
+
+async def test_host_that_hangs_is_left_alone_and_the_other_is_not_touched(
+    pair: tuple[StandIn, StandIn], backend: OllamaBackend
+):
+    one, _ = pair
+    await backend.list_models()
+    for path in ("/api/tags", "/api/ps", "/api/version", "/api/chat", "/api/generate"):
+        one.says(path, hangs)
+    for _ in range(3):
+        assert await text_of(backend) == "B"
+    asked = len(one.bodies("/api/chat"))
+    assert [await text_of(backend) for _ in range(5)] == ["B"] * 5
+    assert len(one.bodies("/api/chat")) == asked == 3
+
+
+async def test_host_that_is_away_from_the_start_is_stepped_over(pair: tuple[StandIn, StandIn]):
+    backend = OllamaBackend(OllamaConfig(hosts=("http://127.0.0.1:9", pair[1].host)))
+    assert await text_of(backend) == "B"
+    assert len(await backend.list_models()) == 4
+    health = await backend.health()
+    assert (health.ok, health.counters["hosts"], health.counters["hosts_well"]) == (True, 2, 1)
+    assert health.detail == "http://127.0.0.1:9: Ollama cannot be reached."
+    await backend.aclose()
+
+
+async def test_list_is_told_why_when_nobody_answers():
+    backend = OllamaBackend(OllamaConfig(hosts=("http://127.0.0.1:9", "http://127.0.0.1:19")))
+    with pytest.raises(BackendUnavailableError):
+        await backend.list_models()
+    assert not (await backend.health()).ok
+    await backend.aclose()
+
+
+async def test_only_host_that_hangs_is_refused_at_once_after_three(
+    pair: tuple[StandIn, StandIn],
+):
+    one, _ = pair
+    one.says("/api/generate", hangs)
+    one.says("/api/chat", hangs)
+    backend = OllamaBackend(OllamaConfig(host=one.host, first_token_timeout=0.2))
+    for _ in range(3):
+        with pytest.raises(BackendError):
+            await text_of(backend)
+    with pytest.raises(BackendUnavailableError, match="being tested"):
+        await text_of(backend)
+    assert len(one.bodies("/api/chat")) == 3
+    says(one, "A")
+    says_json(one, "/api/generate", {"response": "1", "done": True})
+    async with asyncio.timeout(3):
+        while not (await backend.health()).ok:  # noqa: ASYNC110
+            await asyncio.sleep(0.02)
+    assert await text_of(backend) == "A"
+    await backend.aclose()
+
+
+async def test_full_queue_does_not_speak_against_a_host(
+    pair: tuple[StandIn, StandIn], backend: OllamaBackend
+):
+    pair[0].says("/api/chat", full)
+    for _ in range(5):
+        await text_of(backend)
+    assert len(pair[0].bodies("/api/chat")) == 5
+    assert (await backend.health()).detail is None
+
+
+async def test_unload_reaches_every_host_that_has_the_model(
+    pair: tuple[StandIn, StandIn], backend: OllamaBackend
+):
+    await backend.list_models()
+    for server in pair:
+        server.replays("unload")
+    await backend.unload("smollm2:135m")
+    assert [server.bodies("/api/chat")[0]["keep_alive"] for server in pair] == [0, 0]
