@@ -27,16 +27,31 @@ class Vocabulary:
         self._special = frozenset(tokenizer.all_special_ids)
         self._added = {token: text for text, token in tokenizer.get_added_vocab().items()}
         self._bytes: dict[int, bytes] = {}
+        self.control_tokens = {str(text): token for text, token in _control_tokens(tokenizer)}
+        """Text -> id of those that are nobody's text: turn markers, ends, and the like."""
         # mlx-lm has read the decoder out of tokenizer.json already: its choice is the answer.
         sample = tokenizer.detokenizer
         self._byte_level = isinstance(sample, BPEStreamingDetokenizer)
         self._pieces = isinstance(sample, SPMStreamingDetokenizer)
         self._trim = bool(getattr(sample, "trim_space", False))
 
-    def detokenizer(self) -> Detokenizer:
-        if self._byte_level or self._pieces:
-            return ByteDetokenizer(self, trim_space=self._trim)
-        return WholeDetokenizer(self._tokenizer.detokenizer)
+    def detokenizer(self, seen: frozenset[str] = frozenset()) -> Detokenizer:
+        """`seen` are the control tokens whose text comes out all the same, for a reader."""
+        silent = self._special - {self.control_tokens.get(text) for text in seen}
+        if not (self._byte_level or self._pieces):
+            return WholeDetokenizer(self._tokenizer.detokenizer, silent)
+        shown = {self.control_tokens[text]: text.encode() for text in seen}
+        return ByteDetokenizer(self, trim_space=self._trim, shown=shown)
+
+    def find_control_tokens(self, texts: tuple[str, ...]) -> frozenset[str]:
+        """The control tokens that `texts` are made of, in whole or in part."""
+        return frozenset(
+            control for control in self.control_tokens if any(control in text for text in texts)
+        )
+
+    def text_of(self, token: int) -> str:
+        """As OpenAI writes a token in logprobs: U+FFFD where it is part of a character."""
+        return self.bytes_of(token).decode("utf-8", "replace")
 
     def bytes_of(self, token: int) -> bytes:
         """UTF-8, maybe part of a character; b"" for a control token, which is nobody's text."""
@@ -54,6 +69,10 @@ class Vocabulary:
         if text is None:  # The weights may have more rows than the vocabulary has tokens.
             return b""
         return _from_byte_level(text) if self._byte_level else _from_piece(text)
+
+
+def _control_tokens(tokenizer: Any) -> list[tuple[str, int]]:
+    return [(tokenizer.convert_ids_to_tokens(token), token) for token in tokenizer.all_special_ids]
 
 
 def _byte_alphabet() -> dict[str, int]:
@@ -82,14 +101,18 @@ def _from_piece(text: str) -> bytes:
 
 
 class ByteDetokenizer:
-    def __init__(self, vocabulary: Vocabulary, *, trim_space: bool) -> None:
+    def __init__(
+        self, vocabulary: Vocabulary, *, trim_space: bool, shown: dict[int, bytes]
+    ) -> None:
         self._vocabulary = vocabulary
+        self._shown = shown
         self._decoder = codecs.getincrementaldecoder("utf-8")("replace")
         # SentencePiece writes a space before the first word, which belongs to no text.
         self._trim_space = trim_space
 
     def add(self, token: int) -> str:
-        return self._trimmed(self._decoder.decode(self._vocabulary.bytes_of(token)))
+        found = self._shown.get(token) or self._vocabulary.bytes_of(token)
+        return self._trimmed(self._decoder.decode(found))
 
     def finish(self) -> str:
         return self._trimmed(self._decoder.decode(b"", final=True))
@@ -104,10 +127,13 @@ class ByteDetokenizer:
 class WholeDetokenizer:
     """For decoders that look at neighbours: mlx-lm's, which decodes the line anew each time."""
 
-    def __init__(self, detokenizer: Any) -> None:
+    def __init__(self, detokenizer: Any, silent: frozenset[int]) -> None:
         self._detokenizer = detokenizer
+        self._silent = silent
 
     def add(self, token: int) -> str:
+        if token in self._silent:
+            return ""
         self._detokenizer.add_token(token)
         return self._detokenizer.last_segment
 

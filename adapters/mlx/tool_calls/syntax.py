@@ -268,6 +268,11 @@ def syntax_of_template(template: str) -> ToolSyntax | None:
     )
 
 
+def find_by_name(name: str) -> ToolSyntax | None:
+    """By mlx-lm's name of the parser, or Tandem's."""
+    return _BY_NAME.get(name)
+
+
 def find_syntax(tokenizer: Any) -> ToolSyntax | None:
     """How the model behind mlx-lm's `tokenizer` writes calls.
 
@@ -278,7 +283,7 @@ def find_syntax(tokenizer: Any) -> ToolSyntax | None:
     by_template = syntax_of_template(template_text(tokenizer))
     if by_template is not None and by_template.name.startswith(str(told)):
         return by_template
-    return _BY_NAME.get(told, by_template)
+    return find_by_name(str(told)) or by_template
 
 
 def template_text(tokenizer: Any) -> str:
