@@ -65,11 +65,14 @@ KINDS: dict[str, tuple[Any, dict[str, Any]]] = {
 }
 
 
-def write_tiny_model(folder: Path, kind: str = "llama", *, context: int = 512) -> Path:
+def write_tiny_model(
+    folder: Path, kind: str = "llama", *, context: int = 512, **changed: int
+) -> Path:
     """A folder as the hub has them: configuration, weights, tokenizer, chat template."""
     folder.mkdir(parents=True, exist_ok=True)
     module, shape = KINDS[kind]
-    config = {"model_type": kind, "eos_token_id": END, **shape, "max_position_embeddings": context}
+    config = {"model_type": kind, "eos_token_id": END, **shape, **changed}
+    config["max_position_embeddings"] = context
     (folder / "config.json").write_text(json.dumps(config))
     mx.random.seed(7)
     model = module.Model(module.ModelArgs.from_dict(config))
