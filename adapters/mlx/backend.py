@@ -5,7 +5,7 @@ from collections.abc import AsyncGenerator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import aclosing
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import msgspec
 
@@ -16,8 +16,10 @@ from adapters.events import Event, Finished, Started, TextDelta, Usage
 from adapters.mlx import embedded
 from adapters.mlx.catalog import ModelFolder, find_models, read_folder
 from adapters.mlx.choices import interleave
+from adapters.mlx.context import context_of
 from adapters.mlx.embedding.embedders import Embedders
 from adapters.mlx.engine import Engine
+from adapters.mlx.raw_prompt import refuse_senseless
 from adapters.mlx.sequence import Sequence
 from adapters.request import EmbeddingRequest, Feature, GenerationRequest, Sampling
 
@@ -48,6 +50,9 @@ class MLXBackend:
             "stop",
             "embeddings",
             "tokens",
+            "suffix",
+            "echo",
+            "num_ctx",
         }
     )
 
@@ -62,14 +67,20 @@ class MLXBackend:
 
     async def generate(self, request: GenerationRequest) -> AsyncGenerator[Event]:
         refuse_unsupported(request, self.honours, self.kind)
+        refuse_senseless(request)
         loaded = await self._ready_to_generate(request.model)
+        context = context_of(request, loaded.context_length)
         sequences = await self._to_sequences(request, loaded)
+        echo = await self._echo(request, loaded.tokenizer) if request.echo else ""
         self._engine.submit(*sequences)
         unfinished = dict(enumerate(sequences))
         answers = interleave([_read(each, loaded, request.stop) for each in sequences])
         try:
             await sequences[0].admitted()
-            yield Started()
+            yield Started(context=context)
+            if echo:
+                for choice in range(request.n):
+                    yield TextDelta(echo, choice=choice)
             async with aclosing(answers) as events:
                 async for event in events:
                     if isinstance(event, Finished):
@@ -180,9 +191,10 @@ class MLXBackend:
 
         loop = asyncio.get_running_loop()
         prompt = await loop.run_in_executor(self._tokenizing, tokenize, loaded.tokenizer, request)
-        require_room(len(prompt), loaded.context_length, request.model)
+        context = context_of(request, loaded.context_length)
+        require_room(len(prompt), context, request)
         _require_tokens(request.sampling.logit_bias or {}, len(loaded.tokenizer))
-        room = (loaded.context_length or UNBOUNDED) - len(prompt)
+        room = (context or UNBOUNDED) - len(prompt)
         return [
             Sequence(
                 model=request.model,
@@ -196,6 +208,12 @@ class MLXBackend:
             )
             for choice in range(request.n)
         ]
+
+    async def _echo(self, request: GenerationRequest, tokenizer: Any) -> str:
+        from adapters.mlx.raw_prompt import raw_text
+
+        loop = asyncio.get_running_loop()
+        return await loop.run_in_executor(self._tokenizing, raw_text, tokenizer, request.prompt)
 
 
 async def _read(

@@ -7,7 +7,8 @@ from typing import Any
 from jinja2 import TemplateError
 
 from adapters.errors import ContextLengthError, GenerationError, InvalidRequestError
-from adapters.request import GenerationRequest, Message, TokenIds
+from adapters.mlx.raw_prompt import raw_ids
+from adapters.request import GenerationRequest, Message
 
 
 def tokenize(tokenizer: Any, request: GenerationRequest) -> list[int]:
@@ -17,26 +18,25 @@ def tokenize(tokenizer: Any, request: GenerationRequest) -> list[int]:
         InvalidRequestError: the template refuses these messages, or the model has none.
         GenerationError: the template itself is broken.
     """
-    if isinstance(request.prompt, TokenIds):
-        return list(request.prompt.ids)
-    if isinstance(request.prompt, str):
-        return list(tokenizer.encode(request.prompt))
+    if not isinstance(request.prompt, tuple):
+        return raw_ids(tokenizer, request)
     return _apply_template(tokenizer, request.prompt)
 
 
-def require_room(prompt_tokens: int, context_length: int | None, model: str) -> None:
+def require_room(prompt_tokens: int, context: int | None, request: GenerationRequest) -> None:
     """
     Raises:
         InvalidRequestError: there is nothing to continue.
         ContextLengthError: no room is left for a single token of the answer.
     """
+    param = "messages" if isinstance(request.prompt, tuple) else "prompt"
     if prompt_tokens == 0:
-        raise InvalidRequestError("The prompt is empty.", param="messages")
-    if context_length is not None and prompt_tokens >= context_length:
+        raise InvalidRequestError("The prompt is empty.", param=param)
+    if context is not None and prompt_tokens >= context:
         raise ContextLengthError(
-            f"The context of '{model}' holds {context_length} tokens; "
+            f"The context of '{request.model}' holds {context} tokens; "
             f"the prompt alone has {prompt_tokens}.",
-            param="messages",
+            param=param,
         )
 
 
