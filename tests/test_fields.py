@@ -97,6 +97,12 @@ WIRE: dict[Feature, tuple[dict[str, Any], str]] = {
     "frequency_penalty": ({"frequency_penalty": 0.5}, "frequency_penalty"),
     "presence_penalty": ({"presence_penalty": 0.5}, "presence_penalty"),
     "logit_bias": ({"logit_bias": {"1": 1}}, "logit_bias"),
+    "repetition_penalty": ({"repeat_penalty": 1.1}, "repeat_penalty"),
+    "guided_regex": ({"guided_regex": "a"}, "guided_regex"),
+    "guided_grammar": ({"guided_grammar": "start: A"}, "guided_grammar"),
+    "num_ctx": ({"options": {"num_ctx": 512}}, "options.num_ctx"),
+    "keep_alive": ({"ttl": 5}, "ttl"),
+    "options": ({"mirostat": 1}, "mirostat"),
     "max_tokens": ({"max_tokens": 5}, "max_tokens"),
     "stop": ({"stop": "x"}, "stop"),
     "tools": ({"tools": [{"type": "function", "function": {"name": "f"}}]}, "tools"),
@@ -127,12 +133,6 @@ NOT_ON_THE_WIRE_YET: frozenset[Feature] = frozenset(
         "tokens",
         "suffix",
         "echo",
-        "repetition_penalty",
-        "guided_regex",
-        "guided_grammar",
-        "num_ctx",
-        "keep_alive",
-        "options",
     }
 )
 

@@ -280,3 +280,49 @@ def _plain(schema: Any) -> Any:
     if schema.get("nullable") is True:
         return {"anyOf": [plain, {"type": "null"}]}
     return plain
+
+
+OLD_CALL = [
+    Started(),
+    ToolCallStarted(0, "c0", "f"),
+    ToolCallDelta(0, "{}"),
+    Finished("tool_calls", Usage(prompt_tokens=1, completion_tokens=1)),
+]
+
+
+async def test_functions_are_answered_in_their_own_shape():
+    async with http_client(ScriptedBackend(OLD_CALL)) as client:
+        body = (await client.post(URL, json=chat(functions=[{"name": "f"}]))).json()
+    message = body["choices"][0]["message"]
+    assert message["function_call"] == {"name": "f", "arguments": "{}"}
+    assert "tool_calls" not in message
+    assert body["choices"][0]["finish_reason"] == "function_call"
+
+
+async def test_functions_are_streamed_in_their_own_shape():
+    *chunks, _done = await streamed(OLD_CALL, functions=[{"name": "f"}])
+    assert [c["choices"][0]["delta"].get("function_call") for c in chunks] == [
+        None,
+        {"name": "f", "arguments": ""},
+        {"arguments": "{}"},
+        None,
+    ]
+    assert chunks[-1]["choices"][0]["finish_reason"] == "function_call"
+
+
+async def test_backend_knows_clients_apart_and_no_key():
+    backend = ScriptedBackend()
+    async with http_client(backend) as client:
+        for headers, fields in (
+            ({}, {}),
+            ({"authorization": "Bearer a"}, {}),
+            ({"x-api-key": "a"}, {}),
+            ({"authorization": "Bearer b"}, {}),
+            ({"authorization": "Bearer a"}, {"prompt_cache_key": "k"}),
+        ):
+            await client.post(URL, json=chat(**fields), headers=headers)
+    nobody, a, a_again, b, a_with_key = [request.client for request in backend.requests]
+    assert nobody == ""
+    assert a == a_again
+    assert len({a, b, a_with_key}) == 3
+    assert all(len(each) == 16 for each in (a, b, a_with_key))

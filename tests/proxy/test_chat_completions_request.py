@@ -15,8 +15,10 @@ from adapters.request import (
     ImagePart,
     JSONObject,
     JSONSchema,
+    Lark,
     Message,
     NamedTool,
+    Regex,
     Sampling,
     TextPart,
     Tool,
@@ -24,15 +26,39 @@ from adapters.request import (
 )
 from proxy.body import decode
 from proxy.endpoints.chat_completions.request import ChatCompletionRequest
-from proxy.endpoints.chat_completions.translate import to_generation_request
+from proxy.endpoints.chat_completions.translate import to_generation_request, to_param
+from proxy.endpoints.generation import OLLAMA_ONLY
 
 ROOT = Path(__file__).parents[2]
 OPENAPI = ROOT.parent / "shared" / "openapi.yaml"
 RECORDED = ROOT / "tests/data/openai-chat-completion-fields.json"
-EXTENSIONS = {"top_k", "min_p"}
+EXTENSIONS = {
+    *OLLAMA_ONLY,
+    "top_k",
+    "min_p",
+    "repetition_penalty",
+    "repeat_penalty",
+    "guided_json",
+    "guided_regex",
+    "guided_grammar",
+    "num_ctx",
+    "keep_alive",
+    "ttl",
+    "options",
+    "reasoning",
+    "think",
+    "enable_thinking",
+    "chat_template_kwargs",
+}
 
 TOOL = {"type": "function", "function": {"name": "f", "parameters": {"type": "object"}}}
+OTHER_TOOL = {"type": "function", "function": {"name": "g"}}
 CALL = {"id": "c1", "type": "function", "function": {"name": "f", "arguments": "{}"}}
+
+
+def allowed(name: str, mode: str = "auto") -> dict[str, Any]:
+    tool = {"type": "function", "function": {"name": name}}
+    return {"type": "allowed_tools", "allowed_tools": {"mode": mode, "tools": [tool]}}
 
 
 def translate(messages: list[Any] | None = None, **given: Any) -> GenerationRequest:
@@ -127,6 +153,45 @@ def test_null_is_absent_in_every_field():
         ),
         ({"tool_choice": "auto"}, {"tool_choice": "auto"}),
         ({"tools": [], "tool_choice": "none"}, {"tools": (), "tool_choice": "none"}),
+        ({"n": 2}, {"n": 2}),
+        ({"num_ctx": 512}, {"num_ctx": 512}),
+        ({"keep_alive": "1h30m"}, {"keep_alive": 5400}),
+        ({"keep_alive": -1}, {"keep_alive": -1}),
+        ({"keep_alive": "0"}, {"keep_alive": 0}),
+        ({"keep_alive": "-1m"}, {"keep_alive": -60}),
+        ({"keep_alive": "1.5s"}, {"keep_alive": 1.5}),
+        ({"ttl": 300, "keep_alive": "5m"}, {"keep_alive": 300}),
+        ({"repeat_penalty": 1.1}, {"sampling": Sampling(repetition_penalty=1.1)}),
+        ({"mirostat": 1}, {"options": {"mirostat": 1}}),
+        (
+            {"options": {"num_ctx": 512, "stop": ["x"], "num_predict": 7, "num_gpu": 1}},
+            {"num_ctx": 512, "stop": ("x",), "max_tokens": 7, "options": {"num_gpu": 1}},
+        ),
+        ({"options": {"num_predict": -1}}, {"max_tokens": None, "options": {}}),
+        ({"options": {"min_p": 0.1}, "min_p": 0.1}, {"sampling": Sampling(min_p=0.1)}),
+        ({"guided_regex": "a+"}, {"response_format": Regex("a+")}),
+        ({"guided_grammar": "start: A"}, {"response_format": Lark("start: A")}),
+        ({"guided_json": {"type": "object"}}, {"response_format": JSONSchema({"type": "object"})}),
+        ({"guided_json": '{"a": 1}'}, {"response_format": JSONSchema({"a": 1})}),
+        ({"reasoning_effort": "max"}, {"reasoning_effort": "xhigh"}),
+        ({"reasoning": {"effort": "low"}}, {"reasoning_effort": "low"}),
+        ({"think": True}, {"reasoning_effort": "medium"}),
+        ({"think": "high"}, {"reasoning_effort": "high"}),
+        ({"enable_thinking": False}, {"reasoning_effort": "none"}),
+        ({"think": False, "reasoning_effort": "low"}, {"reasoning_effort": "low"}),
+        (
+            {"chat_template_kwargs": {"enable_thinking": False}},
+            {"reasoning_effort": "none"},
+        ),
+        (
+            {"tools": [TOOL, OTHER_TOOL], "tool_choice": allowed("g", "required")},
+            {"tools": (Tool("g"),), "tool_choice": "required"},
+        ),
+        (
+            {"functions": [{"name": "g"}], "function_call": {"name": "g"}},
+            {"tools": (Tool("g"),), "tool_choice": NamedTool("g")},
+        ),
+        ({"functions": [{"name": "g"}], "function_call": "none"}, {"tool_choice": "none"}),
         ({"n": 1, "verbosity": "medium", "modalities": ["text"]}, {}),
     ],
     ids=str,
@@ -178,6 +243,14 @@ def test_field_when_in_another_form(given: dict[str, Any], part: dict[str, Any])
             Message(role="assistant", content=(TextPart("4"),), reasoning="2+2"),
         ),
         (
+            {"role": "assistant", "function_call": {"name": "f", "arguments": "{}"}},
+            Message(role="assistant", tool_calls=(ToolCall("call_f", "f", "{}"),)),
+        ),
+        (
+            {"role": "function", "name": "f", "content": "42"},
+            Message(role="tool", tool_call_id="call_f", name="f", content=(TextPart("42"),)),
+        ),
+        (
             {"role": "tool", "tool_call_id": "c1", "content": "42"},
             Message(role="tool", tool_call_id="c1", content=(TextPart("42"),)),
         ),
@@ -197,22 +270,11 @@ USER = {"role": "user", "content": "Hi"}
         ({"audio": {"voice": "x", "format": "wav"}}, "audio"),
         ({"modalities": ["text", "audio"]}, "modalities"),
         ({"web_search_options": {}}, "web_search_options"),
-        ({"functions": [{"name": "f"}]}, "functions"),
-        ({"function_call": "auto"}, "function_call"),
-        ({"function_call": {"name": "f"}}, "function_call"),
         ({"moderation": {"model": "m"}}, "moderation"),
+        ({"chat_template_kwargs": {"x": 1}}, "chat_template_kwargs.x"),
         ({"verbosity": "high"}, "verbosity"),
-        ({"reasoning_effort": "max"}, "reasoning_effort"),
         ({"tools": [TOOL, {"type": "custom", "custom": {"name": "x"}}]}, "tools[1].type"),
-        (
-            {"tools": [TOOL], "tool_choice": {"type": "allowed_tools", "allowed_tools": {}}},
-            "tool_choice",
-        ),
         ({"tool_choice": {"type": "custom", "custom": {"name": "x"}}}, "tool_choice"),
-        (
-            {"messages": [USER, {"role": "function", "name": "f", "content": "x"}]},
-            "messages[1].role",
-        ),
         (
             {
                 "messages": [
@@ -224,10 +286,6 @@ USER = {"role": "user", "content": "Hi"}
         (
             {"messages": [{"role": "user", "content": [{"type": "file", "file": {}}]}]},
             "messages[0].content[0].file",
-        ),
-        (
-            {"messages": [{"role": "assistant", "content": "x", "function_call": {"name": "f"}}]},
-            "messages[0].function_call",
         ),
         (
             {"messages": [{"role": "assistant", "content": "x", "audio": {"id": "a"}}]},
@@ -280,6 +338,33 @@ def test_what_nobody_can_honour_is_refused_by_name(given: dict[str, Any], param:
         ({"frequency_penalty": 2.1}, "frequency_penalty"),
         ({"presence_penalty": -2.1}, "presence_penalty"),
         ({"top_logprobs": 21, "logprobs": True}, "top_logprobs"),
+        (
+            {"messages": [{"role": "assistant", "content": "x", "function_call": {"name": "f"}}]},
+            "messages[0].function_call.arguments",
+        ),
+        (
+            {"tools": [TOOL], "tool_choice": {"type": "allowed_tools", "allowed_tools": {}}},
+            "tool_choice.allowed_tools.mode",
+        ),
+        ({"tools": [TOOL], "tool_choice": allowed("g")}, "tool_choice"),
+        ({"tools": [TOOL], "functions": [{"name": "f"}]}, "functions"),
+        ({"functions": [{"name": "f"}], "function_call": {"name": "g"}}, "function_call"),
+        ({"keep_alive": "5 minutes"}, "keep_alive"),
+        ({"keep_alive": "5m", "ttl": 5}, "ttl"),
+        ({"temperature": 1, "options": {"temperature": 0}}, "options.temperature"),
+        ({"max_completion_tokens": 5, "options": {"num_predict": 6}}, "options.num_predict"),
+        ({"options": {"num_predict": -2}}, "options.num_predict"),
+        ({"options": {"num_predict": 0}}, "options.num_predict"),
+        ({"options": {"num_ctx": "big"}}, "options.num_ctx"),
+        ({"num_gpu": 1, "options": {"num_gpu": 2}}, "options.num_gpu"),
+        ({"repeat_penalty": 1.1, "repetition_penalty": 1.2}, "repeat_penalty"),
+        ({"guided_json": "[]"}, "guided_json"),
+        ({"guided_json": {}, "guided_regex": "a"}, "guided_regex"),
+        ({"response_format": {"type": "json_object"}, "guided_regex": "a"}, "guided_regex"),
+        (
+            {"chat_template_kwargs": {"enable_thinking": 1}},
+            "chat_template_kwargs.enable_thinking",
+        ),
         ({"n": 0}, "n"),
         ({"n": 9}, "n"),
         ({"max_tokens": 0}, "max_tokens"),
@@ -323,6 +408,28 @@ def test_what_makes_no_sense_is_refused_with_its_path(given: dict[str, Any], par
 )
 def test_field_without_effect_is_accepted(field: dict[str, Any]):
     assert translate(**field) == translate()
+
+
+@pytest.mark.parametrize(
+    ("given", "feature", "param"),
+    [
+        ({"options": {"num_ctx": 9}}, "num_ctx", "options.num_ctx"),
+        ({"options": {"num_predict": 9}}, "max_tokens", "options.num_predict"),
+        ({"max_completion_tokens": 9}, "max_tokens", "max_completion_tokens"),
+        ({"options": {"num_ctx": 9, "mirostat": 1}}, "options", "options.mirostat"),
+        ({"mirostat": 1}, "options", "mirostat"),
+        ({"ttl": 1}, "keep_alive", "ttl"),
+        ({"repeat_penalty": 2}, "repetition_penalty", "repeat_penalty"),
+        ({"guided_json": {}}, "response_format", "guided_json"),
+        ({"functions": []}, "tools", "functions"),
+        ({"think": True}, "reasoning_effort", "think"),
+        ({}, "prompt", "messages"),
+    ],
+    ids=str,
+)
+def test_a_refusal_names_the_field_that_was_sent(given: dict[str, Any], feature: str, param: str):
+    body = {"model": "m", "messages": [USER], **given}
+    assert to_param(feature, decode(json.dumps(body).encode(), ChatCompletionRequest)) == param
 
 
 def test_the_struct_has_exactly_the_recorded_fields():

@@ -4,10 +4,12 @@ from typing import Any
 
 from litestar import Request, Response, post
 from litestar.di import NamedDependency
+from msgspec.structs import replace
 
 from adapters.errors import BackendError
 from proxy.answers import collect
 from proxy.body import read_body
+from proxy.clients import to_client
 from proxy.config import Config
 from proxy.endpoints.chat_completions.request import ChatCompletionRequest
 from proxy.endpoints.chat_completions.response import (
@@ -31,7 +33,10 @@ async def create_chat_completion(
 ) -> Response[Any]:
     body = await read_body(request, ChatCompletionRequest, config.server)
     keepalive = config.server.keepalive
-    events = router.generate(to_generation_request(body), notes)
+    asked = replace(
+        to_generation_request(body), client=to_client(request.headers, body.prompt_cache_key)
+    )
+    events = router.generate(asked, notes)
     try:
         if body.stream:
             return await stream(request, events, ChatCompletionRenderer(body), drain, keepalive)

@@ -7,18 +7,8 @@ from typing import Annotated, Any, Literal
 
 from msgspec import Meta, Struct
 
-from proxy.endpoints.wire import (
-    Choices,
-    LogitBias,
-    Penalty,
-    Probability,
-    Seed,
-    StopList,
-    StopString,
-    StreamOptions,
-    Temperature,
-    TokenCount,
-)
+from proxy.endpoints.generation import GenerationFields
+from proxy.endpoints.wire import TokenCount
 
 JSON = dict[str, Any]
 
@@ -93,7 +83,7 @@ class AssistantMessage(Struct, tag_field="role", tag="assistant"):
     reasoning_content: str | None = None
     reasoning: str | None = None
     tool_calls: list[FunctionToolCall | CustomToolCall] | None = None
-    function_call: JSON | None = None
+    function_call: FunctionCall | None = None
     audio: JSON | None = None
     annotations: list[JSON] | None = None
 
@@ -146,8 +136,13 @@ class CustomChoice(Struct, tag_field="type", tag="custom"):
     custom: JSON
 
 
+class AllowedTools(Struct):
+    mode: Literal["auto", "required"]
+    tools: list[JSON]
+
+
 class AllowedToolsChoice(Struct, tag_field="type", tag="allowed_tools"):
-    allowed_tools: JSON
+    allowed_tools: AllowedTools
 
 
 ToolChoice = (
@@ -174,51 +169,49 @@ class JSONSchemaFormat(Struct, tag_field="type", tag="json_schema"):
     json_schema: NamedSchema
 
 
-class ChatCompletionRequest(Struct, kw_only=True):
-    model: str
+class Reasoning(Struct):
+    """OpenRouter's and the Responses API's way to say `reasoning_effort`."""
+
+    effort: Literal["none", "minimal", "low", "medium", "high", "xhigh", "max"] | None = None
+
+
+Effort = Literal["none", "minimal", "low", "medium", "high", "xhigh", "max"]
+
+
+class ChatCompletionRequest(GenerationFields, kw_only=True):
     messages: Annotated[list[Message], Meta(min_length=1, max_length=4096)]
 
-    n: Choices | None = None
-    max_tokens: TokenCount | None = None
     max_completion_tokens: TokenCount | None = None
     """Newer than `max_tokens`, and stronger."""
-    temperature: Temperature | None = None
-    top_p: Probability | None = None
-    top_k: TokenCount | None = None
-    """Ours, as `min_p`: vLLM and Ollama have them, OpenAI does not."""
-    min_p: Probability | None = None
-    seed: Seed | None = None
-    frequency_penalty: Penalty | None = None
-    presence_penalty: Penalty | None = None
-    logit_bias: LogitBias | None = None
-    stop: StopString | StopList | None = None
     logprobs: bool | None = None
     top_logprobs: Annotated[int, Meta(ge=0, le=20)] | None = None
     response_format: TextFormat | JSONObjectFormat | JSONSchemaFormat | None = None
-    reasoning_effort: Literal["none", "minimal", "low", "medium", "high", "xhigh", "max"] | None = (
-        None
-    )
+    reasoning_effort: Effort | None = None
+    reasoning: Reasoning | None = None
+    think: bool | Literal["low", "medium", "high", "max"] | None = None
+    """Ollama's."""
+    enable_thinking: bool | None = None
+    chat_template_kwargs: JSON | None = None
+    """vLLM's; of it only `enable_thinking`."""
     tools: Annotated[list[FunctionTool | CustomTool], Meta(max_length=128)] | None = None
     tool_choice: ToolChoice | None = None
     parallel_tool_calls: bool | None = None
-    stream: bool | None = None
-    stream_options: StreamOptions | None = None
+    functions: Annotated[list[Function], Meta(max_length=128)] | None = None
+    """With `function_call` what `tools` and `tool_choice` were; the answer has that shape, too."""
+    function_call: Literal["none", "auto"] | FunctionName | None = None
+    prompt_cache_key: str | None = None
 
     # Without effect on the answer: accepted.
     metadata: JSON | None = None
     prediction: JSON | None = None
-    prompt_cache_key: str | None = None
     prompt_cache_options: JSON | None = None
     prompt_cache_retention: Literal["in_memory", "24h"] | None = None
     safety_identifier: str | None = None
     service_tier: Literal["auto", "default", "flex", "scale", "priority", "fast"] | None = None
     store: bool | None = None
-    user: str | None = None
 
     # What nobody can honour: refused by `refuse_impossible`, but for the neutral values.
     audio: JSON | None = None
-    function_call: Literal["none", "auto"] | FunctionName | None = None
-    functions: list[JSON] | None = None
     modalities: list[Literal["text", "audio"]] | None = None
     moderation: JSON | None = None
     verbosity: Literal["low", "medium", "high"] | None = None

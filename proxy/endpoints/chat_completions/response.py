@@ -209,7 +209,7 @@ class ChatCompletionRenderer:
             yield self._delta(choice, Delta(role="assistant", content=""))
 
     def _function_call(self, event: ToolCallStarted | ToolCallDelta) -> Iterable[Frame]:
-        """The old shape has room for the first call only; the request asked for no more."""
+        """The shape of before `tools` has room for one call: the first."""
         if event.index == 0:
             call = _to_chunk(event).function
             yield self._delta(event.choice, Delta(function_call=call))

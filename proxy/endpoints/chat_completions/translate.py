@@ -4,18 +4,25 @@ from collections.abc import Callable
 
 from adapters import request as contract
 from adapters.errors import InvalidRequestError, UnsupportedParameterError
-from adapters.request import Feature, GenerationRequest, Sampling
+from adapters.request import Feature, GenerationRequest
 from proxy.endpoints.chat_completions import request as wire
 from proxy.endpoints.chat_completions.request import ChatCompletionRequest
+from proxy.endpoints.generation import (
+    check_stream_options,
+    only_one,
+    sent_as,
+    settle,
+    to_guided,
+    to_limit,
+    to_sampling,
+)
+from proxy.endpoints.keep_alive import to_keep_alive
 from proxy.endpoints.wire import as_tuple
 
 _IMPOSSIBLE: dict[str, Callable[[ChatCompletionRequest], bool]] = {
     "audio": lambda body: body.audio is not None,
-    "function_call": lambda body: body.function_call is not None,
-    "functions": lambda body: body.functions is not None,
     "modalities": lambda body: body.modalities is not None and "audio" in body.modalities,
     "moderation": lambda body: body.moderation is not None,
-    "reasoning_effort": lambda body: body.reasoning_effort == "max",
     "verbosity": lambda body: body.verbosity not in (None, "medium"),
     "web_search_options": lambda body: body.web_search_options is not None,
 }
@@ -31,20 +38,24 @@ def to_generation_request(body: ChatCompletionRequest) -> GenerationRequest:
     """
     refuse_impossible(body)
     check_combinations(body)
-    tools = to_tools(body.tools or [])
+    body = settle(body)
+    tools, choice = to_tools_and_choice(body)
     return GenerationRequest(
         model=body.model,
         prompt=tuple(to_message(m, f"messages[{at}]") for at, m in enumerate(body.messages)),
         n=body.n or 1,
         sampling=to_sampling(body),
-        max_tokens=body.max_completion_tokens or body.max_tokens,
+        max_tokens=body.max_completion_tokens or to_limit(body.max_tokens),
         stop=as_tuple(body.stop),
         tools=tools,
-        tool_choice=to_tool_choice(body.tool_choice, tools),
+        tool_choice=choice,
         parallel_tool_calls=body.parallel_tool_calls is not False,
         response_format=to_response_format(body),
-        reasoning_effort=None if body.reasoning_effort == "max" else body.reasoning_effort,
+        reasoning_effort=to_reasoning_effort(body),
         top_logprobs=(body.top_logprobs or 0) if body.logprobs else None,
+        num_ctx=body.num_ctx,
+        keep_alive=to_keep_alive(body.keep_alive, body.ttl),
+        options=body.options or {},
     )
 
 
@@ -55,39 +66,49 @@ def to_param(feature: str | None, body: ChatCompletionRequest) -> str | None:
         "images": "messages",
         "logprobs": "top_logprobs" if body.top_logprobs else "logprobs",
         "top_logprobs": "top_logprobs",
-        "max_tokens": "max_completion_tokens" if body.max_completion_tokens else "max_tokens",
     }
-    return names.get(feature, feature) if feature is not None else None
+    return names.get(feature) or sent_as(feature, body) if feature is not None else None
 
 
 def refuse_impossible(body: ChatCompletionRequest) -> None:
     for param, asked in _IMPOSSIBLE.items():
         if asked(body):
             raise _unsupported(param)
+    for name in body.chat_template_kwargs or {}:
+        if name != "enable_thinking":
+            raise _unsupported(f"chat_template_kwargs.{name[:100]}")
 
 
 def check_combinations(body: ChatCompletionRequest) -> None:
-    if body.stream_options is not None and not body.stream:
-        raise InvalidRequestError(
-            "'stream_options' needs 'stream' to be true.", param="stream_options"
-        )
+    check_stream_options(body)
     if body.top_logprobs is not None and not body.logprobs:
         raise InvalidRequestError(
             "'top_logprobs' needs 'logprobs' to be true.", param="top_logprobs"
         )
+    for new, old in (("tools", "functions"), ("tool_choice", "function_call")):
+        if getattr(body, new) is not None and getattr(body, old) is not None:
+            raise InvalidRequestError(f"'{old}' is the old form of '{new}': send one.", param=old)
 
 
-def to_sampling(body: ChatCompletionRequest) -> Sampling:
-    return Sampling(
-        temperature=body.temperature,
-        top_p=body.top_p,
-        top_k=body.top_k,
-        min_p=body.min_p,
-        seed=body.seed,
-        frequency_penalty=body.frequency_penalty,
-        presence_penalty=body.presence_penalty,
-        logit_bias=body.logit_bias,  # type: ignore[arg-type]
-    )
+def to_reasoning_effort(body: ChatCompletionRequest) -> contract.ReasoningEffort | None:
+    """OpenAI's field where it is there, else the other servers' ways to say it."""
+    asked = body.reasoning_effort or (body.reasoning and body.reasoning.effort)
+    if asked is None and isinstance(body.think, str):
+        asked = body.think
+    if asked is None:
+        return _switched(body)
+    return "xhigh" if asked == "max" else asked
+
+
+def _switched(body: ChatCompletionRequest) -> contract.ReasoningEffort | None:
+    path = "chat_template_kwargs.enable_thinking"
+    inner = (body.chat_template_kwargs or {}).get("enable_thinking")
+    if inner is not None and not isinstance(inner, bool):
+        raise InvalidRequestError(f"'{path}': Expected `bool`.", param=path)
+    given = [each for each in (body.think, body.enable_thinking, inner) if each is not None]
+    if not given:
+        return None
+    return "medium" if given[0] else "none"
 
 
 def to_message(message: wire.Message, path: str) -> contract.Message:
@@ -106,7 +127,12 @@ def to_message(message: wire.Message, path: str) -> contract.Message:
                 name=message.name,
             )
         case wire.FunctionMessage():
-            raise _unsupported(f"{path}.role")
+            return contract.Message(
+                role="tool",
+                content=to_content(message.content or "", path),
+                tool_call_id=_old_id(message.name),
+                name=message.name,
+            )
 
 
 def _plain(
@@ -117,12 +143,14 @@ def _plain(
 
 def _assistant(message: wire.AssistantMessage, path: str) -> contract.Message:
     """A turn of the model's own; one without content has at least calls, a refusal or thoughts."""
-    for name in ("function_call", "audio"):
-        if getattr(message, name) is not None:
-            raise _unsupported(f"{path}.{name}")
+    if message.audio is not None:
+        raise _unsupported(f"{path}.audio")
     content = message.content if message.content is not None else message.refusal
     reasoning = message.reasoning_content or message.reasoning
-    if content is None and not message.tool_calls and not reasoning:
+    calls = _tool_calls(message.tool_calls or [], f"{path}.tool_calls")
+    if message.function_call is not None:
+        calls = (*calls, _old_call(message.function_call))
+    if content is None and not calls and not reasoning:
         raise InvalidRequestError(
             f"'{path}.content' is needed where there are no tool calls.", param=f"{path}.content"
         )
@@ -130,7 +158,7 @@ def _assistant(message: wire.AssistantMessage, path: str) -> contract.Message:
         role="assistant",
         content=() if content is None else to_content(content, path),
         reasoning=reasoning,
-        tool_calls=_tool_calls(message.tool_calls or [], f"{path}.tool_calls"),
+        tool_calls=calls,
         name=message.name,
     )
 
@@ -145,6 +173,15 @@ def _tool_call(call: wire.FunctionToolCall | wire.CustomToolCall, path: str) -> 
     if isinstance(call, wire.CustomToolCall):
         raise _unsupported(f"{path}.type")
     return contract.ToolCall(call.id, call.function.name, call.function.arguments)
+
+
+def _old_call(call: wire.FunctionCall) -> contract.ToolCall:
+    return contract.ToolCall(_old_id(call.name), call.name, call.arguments)
+
+
+def _old_id(name: str) -> str:
+    """Calls had no ids before there were tools: the name joins call and result."""
+    return f"call_{name}"
 
 
 def to_content(content: wire.Content, path: str) -> tuple[contract.ContentPart, ...]:
@@ -165,14 +202,43 @@ def _part(part: wire.Part, path: str) -> contract.ContentPart:
             raise _unsupported(f"{path}.file")
 
 
-def to_tools(tools: list[wire.FunctionTool | wire.CustomTool]) -> tuple[contract.Tool, ...]:
-    return tuple(_tool(tool, f"tools[{at}]") for at, tool in enumerate(tools))
+def to_tools_and_choice(
+    body: ChatCompletionRequest,
+) -> tuple[tuple[contract.Tool, ...], contract.ToolChoice]:
+    """`allowed_tools` withholds all others."""
+    tools = tuple(_tool(tool, f"tools[{at}]") for at, tool in enumerate(body.tools or []))
+    tools += tuple(_function(function) for function in body.functions or [])
+    if isinstance(body.tool_choice, wire.AllowedToolsChoice):
+        allowed = body.tool_choice.allowed_tools
+        return _allowed(allowed, tools), to_tool_choice(allowed.mode, tools)
+    if isinstance(body.function_call, wire.FunctionName):
+        return tools, _named(body.function_call.name, tools, "function_call")
+    return tools, to_tool_choice(body.tool_choice or body.function_call, tools)
+
+
+def _allowed(
+    allowed: wire.AllowedTools, tools: tuple[contract.Tool, ...]
+) -> tuple[contract.Tool, ...]:
+    try:
+        kinds = {each["type"] for each in allowed.tools}
+        names = {each["function"]["name"] for each in allowed.tools}
+    except (KeyError, TypeError) as exc:
+        path = "tool_choice.allowed_tools.tools"
+        raise InvalidRequestError(f"'{path}' names functions.", param=path) from exc
+    if kinds - {"function"} or not names or names - {tool.name for tool in tools}:
+        raise InvalidRequestError(
+            "'tool_choice' allows what is not among the tools.", param="tool_choice"
+        )
+    return tuple(tool for tool in tools if tool.name in names)
 
 
 def _tool(tool: wire.FunctionTool | wire.CustomTool, path: str) -> contract.Tool:
     if isinstance(tool, wire.CustomTool):
         raise _unsupported(f"{path}.type")
-    function = tool.function
+    return _function(tool.function)
+
+
+def _function(function: wire.Function) -> contract.Tool:
     return contract.Tool(
         function.name, function.description, function.parameters, bool(function.strict)
     )
@@ -184,26 +250,31 @@ def to_tool_choice(
     match choice:
         case None:
             return "auto"
-        case wire.CustomChoice() | wire.AllowedToolsChoice():
+        case wire.CustomChoice() | wire.AllowedToolsChoice():  # the latter was resolved before
             raise _unsupported("tool_choice")
         case wire.FunctionChoice():
-            return _named(choice.function.name, tools)
+            return _named(choice.function.name, tools, "tool_choice")
         case "required" if not tools:
             raise InvalidRequestError("There is no tool to be required.", param="tool_choice")
         case _:
             return choice
 
 
-def _named(name: str, tools: tuple[contract.Tool, ...]) -> contract.NamedTool:
+def _named(name: str, tools: tuple[contract.Tool, ...], param: str) -> contract.NamedTool:
     if name not in {tool.name for tool in tools}:
         raise InvalidRequestError(
-            f"'tool_choice' names '{name[:100]}', which is not among the tools.",
-            param="tool_choice",
+            f"'{param}' names '{name[:100]}', which is not among the tools.", param=param
         )
     return contract.NamedTool(name)
 
 
 def to_response_format(body: ChatCompletionRequest) -> contract.ResponseFormat | None:
+    asked = _own_format(body)
+    own = [("response_format", asked)] if asked is not None else []
+    return only_one([*own, *to_guided(body)])
+
+
+def _own_format(body: ChatCompletionRequest) -> contract.ResponseFormat | None:
     match body.response_format:
         case None | wire.TextFormat():
             return None
