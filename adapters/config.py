@@ -37,6 +37,13 @@ class MLXConfig(
     dequantize: Literal["auto", "always", "never"] = "auto"
     """Unpack quantised weights to float32 at load: `auto` on a CPU, where packed is far slower."""
 
+    prefix_cache_bytes: Annotated[int, Meta(ge=0)] | None = None
+    """What each model may keep of prompts it has read; by default 5 % of the memory, 0 is none."""
+    prefix_cache_folder: str | None = None
+    """Where plain attention models keep it for the next start as well."""
+    prefix_cache_disk_bytes: Annotated[int, Meta(ge=0)] = 8 * 1024**3
+    """What all models may keep there together."""
+
 
 class OllamaConfig(
     Struct, frozen=True, kw_only=True, tag_field="kind", tag="ollama", forbid_unknown_fields=True

@@ -26,6 +26,19 @@ _SHAPE = {"hidden_size": 32, "intermediate_size": 64, "vocab_size": 258, "rms_no
 _ATTENTION = {"num_attention_heads": 4, "num_key_value_heads": 2, "num_hidden_layers": 2}
 KINDS: dict[str, tuple[Any, dict[str, Any]]] = {
     "llama": (llama, {**_SHAPE, **_ATTENTION, "rope_theta": 10000.0, "tie_word_embeddings": True}),
+    # A window of 16 tokens in one layer, all of them in the other, as Gemma and gpt-oss have it.
+    "sliding": (
+        llama,
+        {
+            **_SHAPE,
+            **_ATTENTION,
+            "model_type": "llama",
+            "rope_theta": 10000.0,
+            "tie_word_embeddings": True,
+            "sliding_window": 16,
+            "layer_types": ["full_attention", "sliding_attention"],
+        },
+    ),
     # Its chunked caches cannot be merged: this one takes the serial lane.
     "llama4": (
         llama4,

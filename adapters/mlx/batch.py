@@ -6,15 +6,17 @@ cannot be merged, and quantised caches, have one row at a time; nothing else dif
 
 # pyright: basic
 import mlx.core as mx
+from mlx_lm.generate import generation_stream
 from mlx_lm.models.cache import make_prompt_cache
 from msgspec import Struct
 
 from adapters.config import MLXConfig
 from adapters.errors import BackendBusyError
 from adapters.mlx.admission import Budget, Group, Queue, default_budget, measure_footprint
-from adapters.mlx.decode import DecodeBatch, Step
+from adapters.mlx.decode import DecodeBatch, Read, Step
 from adapters.mlx.models import LoadedModel
 from adapters.mlx.prefill import Prefill, Prefills
+from adapters.mlx.prefix_cache import create_prefix_cache
 from adapters.mlx.sequence import Sequence
 
 
@@ -37,6 +39,8 @@ def choose_prefill_chunk(config: MLXConfig) -> PrefillChunk:
 class Lane:
     def __init__(self, loaded: LoadedModel, config: MLXConfig) -> None:
         self.loaded = loaded
+        self.prefixes = create_prefix_cache(loaded, config)
+        self._unkept: list[Read] = []
         self.max_rows = config.max_concurrent if is_batched(loaded, config) else 1
         self.budget = Budget(
             measure_footprint(loaded.model), config.kv_budget_bytes or default_budget()
@@ -62,6 +66,7 @@ class Lane:
         for prefill in [*self._prefills, *self._ready]:
             if sequence in prefill.group.waiting:
                 prefill.group.waiting.remove(sequence)
+                self._note(prefill)
                 self._drop_if_empty(prefill)
 
     def step(self) -> Step:
@@ -79,6 +84,13 @@ class Lane:
         self._start_answers()
         return step
 
+    def keep_prefixes(self) -> None:
+        """Cache what the last step has read; called when its tokens have been handed over."""
+        self._unkept += self._decoding.take_ended()
+        with mx.stream(generation_stream):
+            while self._unkept:
+                self.prefixes.save(*self._unkept.pop())
+
     def drop_all(self) -> list[Sequence]:
         """Forget every row, after `step` raised or to unload; says whose they were.
 
@@ -90,6 +102,7 @@ class Lane:
         self._queue.clear()
         self._prefills.clear()
         self._ready.clear()
+        self._unkept.clear()
         self._decoding = DecodeBatch(self.loaded, self._kv_bits)
         return sequences
 
@@ -111,9 +124,16 @@ class Lane:
         admitted: Step = []
         while (group := self._queue.first()) is not None and self._has_room(group.expected):
             self._queue.take()
-            self._prefills.add(Prefill(group, make_prompt_cache(self.loaded.model)))
+            self._prefills.add(self._begin(group))
             admitted += [(sequence, None) for sequence in group.waiting]
         return admitted
+
+    def _begin(self, group: Group) -> Prefill:
+        prefix = self.prefixes.find(group.client, group.prompt)
+        for sequence in group.waiting:
+            sequence.cached_tokens = prefix.tokens
+        cache = prefix.caches or make_prompt_cache(self.loaded.model)
+        return Prefill(group, cache, prefix.tokens, self.prefixes.stops(group.prompt))
 
     def _has_room(self, expected: int) -> bool:
         held = self._held()
@@ -123,10 +143,16 @@ class Lane:
         prefill = self._prefills.pick()
         if prefill.remaining > 0:
             chunk = self._chunk.beside_decoding if self._decoding.rows else self._chunk.alone
-            prefill.read(self.loaded.model, chunk, self._kv_bits)
+            if prefill.read(self.loaded.model, chunk, self._kv_bits):
+                self._note(prefill)
         if prefill.remaining == 0:
             self._prefills.remove(prefill)
             self._ready.append(prefill)
+
+    def _note(self, prefill: Prefill) -> None:
+        if not prefill.started:
+            tokens = prefill.group.prompt[: prefill.done]
+            self._unkept.append((prefill.group.client, tokens, prefill.cache))
 
     def _start_answers(self) -> None:
         """Rows for what was read: all choices of a request, or as many as there is room for."""

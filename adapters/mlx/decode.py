@@ -25,6 +25,8 @@ Cache = list[Any]
 """mlx-lm's prompt cache: one object for each layer."""
 Step = list[tuple[Sequence, Sampled | BackendError | None]]
 """What came of each sequence; `None`: it was admitted, and its prompt is being read."""
+Read = tuple[str, list[int], Cache]
+"""Whose tokens were read, the tokens, and the cache of exactly these."""
 
 
 class Row:
@@ -32,6 +34,7 @@ class Row:
         self.sequence = sequence
         self.dice = Dice(sequence.sampling, sequence.entropy, sequence.prompt)
         self.count = 0
+        self.said: list[int] = []
         self.fresh = True
         """Its next input is the prompt's last token, which is nobody's answer."""
         self.error: BackendError | None = None
@@ -79,6 +82,7 @@ class DecodeBatch:
         self._drawing: Drawing | None = None
         self._reporting: list[int] = []
         self._report: Report | None = None
+        self._ended: list[Read] = []
 
     def join(self, sequences: Ordered[Sequence], cache: Cache, *, shared: bool) -> None:
         """Rows that start from `cache`, which holds their prompt but for its last token.
@@ -97,15 +101,34 @@ class DecodeBatch:
     def step(self) -> Step:
         """Raises whatever the model raises: the batch is of no use afterwards."""
         inputs, reported = self._inputs, self._report
-        if not all(row.count + 1 == row.sequence.max_tokens and not row.fresh for row in self.rows):
+        is_last = all(
+            row.count + 1 == row.sequence.max_tokens and not row.fresh for row in self.rows
+        )
+        if not is_last:
             with mx.stream(generation_stream):
                 self._advance(inputs)
         step, keep = self._read(inputs.tolist(), self._lists(reported))
+        self._note_ended(keep, unread=1 if is_last else 0)
         self._keep(keep)
         return step
 
     def remove(self, sequence: Sequence) -> None:
-        self._keep([i for i, row in enumerate(self.rows) if row.sequence is not sequence])
+        keep = [i for i, row in enumerate(self.rows) if row.sequence is not sequence]
+        self._note_ended(keep, unread=0)
+        self._keep(keep)
+
+    def take_ended(self) -> list[Read]:
+        """What the rows had read that ended since the last call; the caches are not evaluated."""
+        ended, self._ended = self._ended, []
+        return ended
+
+    def _note_ended(self, keep: list[int], *, unread: int) -> None:
+        """`unread` tokens at the end of each row were drawn, but never fed to the model."""
+        for i in set(range(len(self.rows))).difference(keep):
+            row = self.rows[i]
+            tokens = [*row.sequence.prompt, *row.said]
+            fed = len(tokens) - (1 if row.fresh else unread)
+            self._ended.append((row.sequence.client, tokens[:fed], self.extract(i)))
 
     def extract(self, place: int) -> Cache:
         """The cache of one row, not evaluated: it holds on to the whole batch until it is."""
@@ -145,6 +168,7 @@ class DecodeBatch:
             finish = None
             if not row.fresh:
                 row.count += 1
+                row.said.append(token)
                 finish = row.finish(token, self._loaded.end_tokens)
                 step.append((row.sequence, Sampled(token, finish, *reported.get(i, ()))))
             row.fresh = False

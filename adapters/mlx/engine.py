@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     # Importing these loads mlx and transformers, which an idle server does without.
     from adapters.mlx.batch import Lane
     from adapters.mlx.models import LoadedModel
+    from adapters.mlx.prefix_cache import PrefixCache
 
 logger = logging.getLogger(__name__)
 T = TypeVar("T")
@@ -107,6 +108,8 @@ class Engine:
             "rows": sum(len(lane) for lane in tuple(self._lanes.values())),
             "loaded_models": len(self._lanes),
             "failed_models": len(self._failed),
+            "prefix_hits": self._counters["prefix_hits"] + sum(c.hits for c in self._prefixes()),
+            "prefix_bytes": sum(cache.nbytes for cache in self._prefixes()),
             **{name: self._counters[name] for name in _COUNTED},
         }
 
@@ -119,6 +122,10 @@ class Engine:
         if has_rows and not self._commanded and silence > self._config.stall_seconds:
             return f"Stalled: no step has ended for {silence:.0f} seconds."
         return None
+
+    def trim_prefixes(self, nbytes: int) -> "Future[int]":
+        """Make the prefix caches give back at least so many bytes; the result is how many."""
+        return self.run(lambda: self._trim_prefixes(nbytes))
 
     def close(self) -> None:
         """End the thread after the step that runs; every sequence alive gets an error."""
@@ -179,6 +186,7 @@ class Engine:
         for lane in tuple(self._lanes.values()):
             if len(lane):
                 self._post(self._step(lane))
+            lane.keep_prefixes()
 
     def _obey(self) -> None:
         """Loads are commands and may take minutes: nobody is to call that a stall."""
@@ -271,8 +279,22 @@ class Engine:
             raise BackendBusyError(f"'{name}' is answering {len(lane)} requests.")
         from adapters.mlx.models import free_memory
 
+        self._drop(lane)
         del self._lanes[name], lane
         free_memory()
+
+    def _drop(self, lane: "Lane") -> None:
+        self._counters["prefix_hits"] += lane.prefixes.hits
+        lane.prefixes.close()
+
+    def _trim_prefixes(self, nbytes: int) -> int:
+        freed = 0
+        for cache in self._prefixes():
+            freed += cache.trim(nbytes - freed) if freed < nbytes else 0
+        return freed
+
+    def _prefixes(self) -> "list[PrefixCache]":
+        return [lane.prefixes for lane in tuple(self._lanes.values())]
 
     def _abandon_all(self) -> None:
         while self._commands:
@@ -280,6 +302,7 @@ class Engine:
         error = BackendUnavailableError("The MLX engine was closed.")
         for lane in self._lanes.values():
             self._post([(sequence, error) for sequence in lane.drop_all()])
+            self._drop(lane)
         self._lanes.clear()
 
     def _post(self, posts: list[Post]) -> None:

@@ -36,6 +36,10 @@ class LoadedModel:
     """Some layer keeps a state instead of keys and values, which padding would disturb."""
     sampling: Sampling
     """What the model's authors recommend; empty where they say nothing."""
+    files: tuple[Path, ...] = ()
+    """What it was loaded from."""
+    draft: Any = None
+    """A smaller model with the same vocabulary, whose guesses this one checks."""
 
 
 def load_folder(
@@ -75,6 +79,14 @@ def _load(name: str, path: Path, dequantize: Literal["auto", "always", "never"])
         batchable=all(hasattr(cache, "merge") for cache in caches),
         recurrent=any(isinstance(cache, (ArraysCache, CacheList)) for cache in caches),
         sampling=recommended_sampling(path),
+        files=model_files(path),
+    )
+
+
+def model_files(path: Path) -> tuple[Path, ...]:
+    """The files that decide what the model computes."""
+    return tuple(
+        sorted(file for file in path.iterdir() if file.suffix in (".json", ".safetensors", ".py"))
     )
 
 

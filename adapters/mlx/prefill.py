@@ -18,11 +18,14 @@ PATIENCE = 4
 
 
 class Prefill:
-    def __init__(self, group: Group, cache: Cache, done: int = 0) -> None:
-        """`done` tokens of the prompt are in `cache` already."""
+    def __init__(
+        self, group: Group, cache: Cache, done: int = 0, stops: tuple[int, ...] = ()
+    ) -> None:
+        """`done` tokens of the prompt are in `cache` already; a chunk ends at each of `stops`."""
         self.group = group
         self.cache = cache
         self.done = done
+        self._stops = tuple(stop for stop in stops if stop > done)
         self.started = False
         """Some choice has its row; the others take what is free."""
 
@@ -31,15 +34,20 @@ class Prefill:
         """The last token is left for the first step of the answer."""
         return len(self.group.prompt) - 1 - self.done
 
-    def read(self, model: Any, tokens: int, kv_bits: int | None) -> None:
-        chunk = self.group.prompt[self.done : self.done + min(tokens, self.remaining)]
+    def read(self, model: Any, tokens: int, kv_bits: int | None) -> bool:
+        """True where it has come to one of the stops."""
+        end = min([self.done + min(tokens, self.remaining), *self._stops])
+        chunk = self.group.prompt[self.done : end]
         with mx.stream(generation_stream):
             model(mx.array([chunk]), cache=self.cache)
             if kv_bits is not None:
                 maybe_quantize_kv_cache(self.cache, 0, 64, kv_bits)
             mx.eval([layer.state for layer in self.cache])
         mx.clear_cache()
-        self.done += len(chunk)
+        self.done = end
+        is_stop = end in self._stops
+        self._stops = tuple(stop for stop in self._stops if stop > end)
+        return is_stop
 
 
 class Prefills:

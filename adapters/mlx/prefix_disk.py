@@ -1,0 +1,158 @@
+"""Blocks of the prefix cache in a folder, for the next start of the server.
+
+One file per block, `<fingerprint>/<name>-<checksum>.safetensors`: mlx reads a file whose tensors
+are cut short on a thread of its own, where an exception ends the process, so nothing is given to
+it that is not, byte for byte, what was written. A thread of its own writes; the engine's thread
+only reads.
+"""
+
+# pyright: basic
+import io
+import logging
+import os
+import queue
+import threading
+import time
+import zlib
+from collections.abc import Iterable
+from hashlib import blake2b
+from importlib.metadata import version
+from pathlib import Path
+from typing import cast
+
+import mlx.core as mx
+
+logger = logging.getLogger(__name__)
+
+_FORMAT = "1"
+_PENDING = 256
+"""Blocks that may wait for the disk; one more is left out, rather than kept in memory."""
+
+
+def fingerprint(files: Iterable[Path], how: str) -> str:
+    """Of a model's files and of everything else that decides what a block holds.
+
+    Reading all weights would take as long as loading them: size and time of change stand for the
+    content of large files.
+    """
+    digest = blake2b(digest_size=16)
+    for part in (_FORMAT, version("mlx-lm"), version("mlx"), how):
+        digest.update(part.encode() + b"\0")
+    for file in sorted(files):
+        stat = file.stat()
+        digest.update(f"{file.name} {stat.st_size} {stat.st_mtime_ns}\0".encode())
+        if file.suffix == ".json" and stat.st_size < 1 << 20:
+            digest.update(file.read_bytes())
+    return digest.hexdigest()
+
+
+class BlockFolder:
+    """The blocks of one model. Their tensors are named by number, in the order of the block."""
+
+    def __init__(self, folder: Path, budget: int) -> None:
+        self._folder = folder
+        self._budget = budget
+        """Bytes that all models may have together, below the parent of `folder`."""
+        self._files = {path.name.partition("-")[0]: path for path in folder.glob("*.safetensors")}
+        self._unchecked = budget
+        """Bytes written since the folder was last measured; at first it has to be."""
+        self._pending: queue.Queue[tuple[str, list[mx.array]] | None] = queue.Queue(_PENDING)
+        self._writer = threading.Thread(target=self._write_all, name="mlx-prefix", daemon=True)
+        self._writer.start()
+
+    @classmethod
+    def open(cls, root: str, mark: str, budget: int) -> "BlockFolder | None":
+        """None, with a line in the log, where the folder cannot be made."""
+        folder = Path(root).expanduser() / mark
+        try:
+            # What people said is in there: for this user's eyes only.
+            folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+            _remove_left_overs(folder)
+        except OSError as error:
+            logger.warning("no prefix cache on disk: %s", error.strerror)
+            return None
+        return cls(folder, budget)
+
+    def read(self, name: str) -> list[mx.array] | None:
+        """The block's tensors, evaluated; None where there is none, or none that is sound."""
+        if (path := self._files.get(name)) is None:
+            return None
+        try:
+            arrays = _load(path)
+            os.utime(path)
+        except (OSError, ValueError, RuntimeError) as error:
+            logger.warning("a block of the prefix cache is left out: %s", error)
+            self._files.pop(name, None)
+            path.unlink(missing_ok=True)
+            return None
+        return arrays
+
+    def write(self, name: str, arrays: list[mx.array]) -> None:
+        """Write them soon; `arrays` are evaluated, which lets any thread use them."""
+        if name in self._files:
+            return
+        try:
+            self._pending.put_nowait((name, arrays))
+        except queue.Full:
+            logger.debug("the disk is behind: a block of the prefix cache is not written")
+
+    def close(self, timeout: float) -> None:
+        """Wait until what is pending is written, `timeout` seconds at most."""
+        try:
+            self._pending.put(None, timeout=timeout)
+        except queue.Full:
+            return
+        self._writer.join(timeout)
+
+    def _write_all(self) -> None:
+        while (item := self._pending.get()) is not None:
+            name, arrays = item
+            try:
+                path = self._files[name] = _save(self._folder, name, arrays)
+                self._unchecked += path.stat().st_size
+                if self._unchecked >= self._budget // 64:
+                    self._evict()
+            except (OSError, RuntimeError) as error:
+                logger.warning("a block of the prefix cache was not written: %s", error)
+
+    def _evict(self) -> None:
+        """Of all models' blocks, remove those that were used longest ago."""
+        self._unchecked = 0
+        found = [(path, path.stat()) for path in self._folder.parent.glob("*/*.safetensors")]
+        excess = sum(stat.st_size for _, stat in found) - self._budget
+        for path, stat in sorted(found, key=lambda each: each[1].st_mtime_ns):
+            if excess <= 0:
+                return
+            path.unlink(missing_ok=True)
+            self._files.pop(path.name.partition("-")[0], None)
+            excess -= stat.st_size
+
+
+def _remove_left_overs(folder: Path) -> None:
+    """What a server was writing when it was killed; another that runs now is let alone."""
+    for part in folder.glob("*.part"):
+        if part.stat().st_mtime < time.time() - 60:
+            part.unlink(missing_ok=True)
+
+
+def _save(folder: Path, name: str, arrays: list[mx.array]) -> Path:
+    content = io.BytesIO()
+    mx.save_safetensors(content, {str(i): each for i, each in enumerate(arrays)})
+    part = folder / f"{name}-{os.getpid()}.part"
+    part.write_bytes(content.getbuffer())
+    path = folder / f"{name}-{zlib.crc32(content.getbuffer()):08x}.safetensors"
+    part.rename(path)
+    return path
+
+
+def _load(path: Path) -> list[mx.array]:
+    """
+    Raises:
+        OSError, ValueError, RuntimeError: the file is gone, or not what was written.
+    """
+    if f"{zlib.crc32(path.read_bytes()):08x}" != path.stem.partition("-")[2]:
+        raise ValueError(f"{path.name} is damaged")
+    tensors = cast(dict[str, mx.array], mx.load(str(path)))
+    arrays = [tensors[str(i)] for i in range(len(tensors))]
+    mx.eval(arrays)
+    return arrays
