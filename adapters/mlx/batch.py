@@ -7,7 +7,7 @@ cannot be merged, and quantised caches, have one row at a time; nothing else dif
 # pyright: basic
 import mlx.core as mx
 from mlx_lm.generate import generation_stream
-from mlx_lm.models.cache import make_prompt_cache
+from mlx_lm.models.cache import can_trim_prompt_cache, make_prompt_cache
 from msgspec import Struct
 
 from adapters.config import MLXConfig
@@ -18,6 +18,7 @@ from adapters.mlx.models import LoadedModel
 from adapters.mlx.prefill import Prefill, Prefills
 from adapters.mlx.prefix_cache import create_prefix_cache
 from adapters.mlx.sequence import Sequence
+from adapters.mlx.speculative import SpeculativeBatch
 
 
 class PrefillChunk(Struct, frozen=True):
@@ -53,7 +54,12 @@ class Lane:
         self._ready: list[Prefill] = []
         """Their prompt is read; some of their choices wait for a row."""
         self._steps = 0
-        self._decoding = DecodeBatch(loaded, config.kv_bits)
+        self._decoding = self._create_batch()
+
+    def _create_batch(self) -> DecodeBatch:
+        if speculates(self.loaded, self._kv_bits):
+            return SpeculativeBatch(self.loaded)
+        return DecodeBatch(self.loaded, self._kv_bits)
 
     def add(self, sequences: tuple[Sequence, ...]) -> None:
         """The choices of one request."""
@@ -103,7 +109,7 @@ class Lane:
         self._prefills.clear()
         self._ready.clear()
         self._unkept.clear()
-        self._decoding = DecodeBatch(self.loaded, self._kv_bits)
+        self._decoding = self._create_batch()
         return sequences
 
     def __len__(self) -> int:
@@ -191,4 +197,12 @@ class Lane:
 
 
 def is_batched(loaded: LoadedModel, config: MLXConfig) -> bool:
-    return loaded.batchable and config.kv_bits is None
+    is_alone = config.kv_bits is not None or loaded.draft is not None
+    return loaded.batchable and not is_alone
+
+
+def speculates(loaded: LoadedModel, kv_bits: int | None) -> bool:
+    """Wrong guesses are trimmed off the caches: those that cannot be trimmed go without."""
+    if loaded.draft is None or kv_bits is not None:
+        return False
+    return all(can_trim_prompt_cache(make_prompt_cache(m)) for m in (loaded.model, loaded.draft))
