@@ -1,6 +1,7 @@
 """The engine below the text: rows, turns, memory, faults."""
 
 import asyncio
+import threading
 import time
 from collections.abc import AsyncGenerator, Callable
 from functools import partial
@@ -292,7 +293,13 @@ async def test_clients_take_turns_when_they_wait(folder: Path) -> None:
             await tokens_of(each)
             backend._engine.release(each, answered=True)
 
-        await asyncio.gather(*map(ask, ["greedy"] * 4 + ["modest"] * 2))
+        # All of them are there before the first is admitted.
+        gate = threading.Event()
+        backend._engine.run(gate.wait)
+        asking = [asyncio.create_task(ask(each)) for each in ["greedy"] * 4 + ["modest"] * 2]
+        await until(lambda: backend._engine.counters()["active"] == 6)
+        gate.set()
+        await asyncio.gather(*asking)
         assert order == ["greedy", "modest", "greedy", "modest", "greedy", "greedy"]
     finally:
         await backend.aclose()
