@@ -12,6 +12,8 @@ from litestar.exceptions import HTTPException
 from adapters.backend import Backend
 from proxy.config import Config
 from proxy.endpoints.chat_completions import create_chat_completion
+from proxy.endpoints.completions import create_completion
+from proxy.endpoints.embeddings import create_embedding
 from proxy.endpoints.health import get_health
 from proxy.endpoints.models import list_models, retrieve_model
 from proxy.errors import answer_error
@@ -34,7 +36,14 @@ def create_app(config: Config, backends: Mapping[str, Backend] | None = None) ->
             yield
 
     app = Litestar(
-        route_handlers=[create_chat_completion, list_models, retrieve_model, get_health],
+        route_handlers=[
+            create_chat_completion,
+            create_completion,
+            create_embedding,
+            list_models,
+            retrieve_model,
+            get_health,
+        ],
         dependencies={
             **{name: _provide(value) for name, value in state.items()},
             "notes": Provide(provide_notes, sync_to_thread=False),

@@ -1,0 +1,46 @@
+"""The URL itself."""
+
+from typing import Any
+
+from litestar import Request, Response, post
+from litestar.di import NamedDependency
+from msgspec.structs import replace
+
+from adapters.errors import BackendError
+from proxy.answers import collect
+from proxy.body import read_body
+from proxy.clients import to_client
+from proxy.config import Config
+from proxy.endpoints.completions.request import (
+    CompletionRequest,
+    to_generation_requests,
+    to_param,
+)
+from proxy.endpoints.completions.response import Completion, CompletionRenderer, to_completion
+from proxy.headers import AnswerNotes
+from proxy.merging import merge
+from proxy.router import Router
+from proxy.streaming import Drain, stream, unless_gone
+
+
+@post("/v1/completions", status_code=200)
+async def create_completion(
+    request: Request[Any, Any, Any],
+    config: NamedDependency[Config],
+    router: NamedDependency[Router],
+    drain: NamedDependency[Drain],
+    notes: NamedDependency[AnswerNotes],
+) -> Response[Any]:
+    body = await read_body(request, CompletionRequest, config.server)
+    client = to_client(request.headers)
+    asked = [replace(each, client=client) for each in to_generation_requests(body)]
+    events = merge([router.generate(each, notes) for each in asked], body.n or 1)
+    try:
+        if body.stream:
+            renderer = CompletionRenderer(body, len(asked))
+            return await stream(request, events, renderer, drain, config.server.keepalive)
+        answers = await unless_gone(request, drain.limit(collect(events)))
+    except BackendError as exc:
+        exc.param = to_param(exc.param, body)
+        raise
+    return Response[Completion](to_completion(body, answers))

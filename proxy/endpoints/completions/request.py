@@ -1,0 +1,90 @@
+"""OpenAI's CreateCompletionRequest and our extensions -> a `GenerationRequest` for each prompt."""
+
+from typing import Annotated, Any
+
+from msgspec import Meta
+
+from adapters.errors import InvalidRequestError, UnsupportedParameterError
+from adapters.request import GenerationRequest, TokenIds
+from proxy.endpoints.generation import (
+    GenerationFields,
+    check_stream_options,
+    only_one,
+    sent_as,
+    settle,
+    to_guided,
+    to_limit,
+    to_sampling,
+)
+from proxy.endpoints.keep_alive import to_keep_alive
+from proxy.endpoints.wire import TokenId, as_tuple
+
+_MAX_TOKENS = 16
+"""OpenAI's default."""
+_MOST_PROMPTS = 64
+
+Ids = Annotated[list[TokenId], Meta(min_length=1)]
+
+
+class CompletionRequest(GenerationFields, kw_only=True):
+    prompt: str | Annotated[list[str | TokenId | Ids], Meta(min_length=1)] | None = None
+    suffix: str | None = None
+    echo: bool | None = None
+    logprobs: Annotated[int, Meta(ge=0, le=5)] | None = None
+    best_of: Annotated[int, Meta(ge=1, le=20)] | None = None
+
+
+def to_generation_requests(body: CompletionRequest) -> list[GenerationRequest]:
+    """One for each prompt, with the public model name still in them.
+
+    Raises:
+        UnsupportedParameterError: `best_of` other than `n`: nobody ranks answers.
+        InvalidRequestError: fields that contradict each other.
+    """
+    check_stream_options(body)
+    if body.best_of is not None and body.best_of != (body.n or 1):
+        raise UnsupportedParameterError(
+            "'best_of' other than 'n' is not supported.", param="best_of"
+        )
+    settled = settle(body)
+    return [_to_request(settled, prompt) for prompt in to_prompts(body.prompt)]
+
+
+def _to_request(body: CompletionRequest, prompt: str | TokenIds) -> GenerationRequest:
+    return GenerationRequest(
+        model=body.model,
+        prompt=prompt,
+        suffix=body.suffix or None,
+        echo=bool(body.echo),
+        n=body.n or 1,
+        sampling=to_sampling(body),
+        max_tokens=to_limit(body.max_tokens, _MAX_TOKENS),
+        stop=as_tuple(body.stop),
+        response_format=only_one(to_guided(body)),
+        top_logprobs=body.logprobs,
+        num_ctx=body.num_ctx,
+        keep_alive=to_keep_alive(body.keep_alive, body.ttl),
+        options=body.options or {},
+    )
+
+
+def to_prompts(given: str | list[Any] | None) -> list[str | TokenIds]:
+    """A text, texts, a text's tokens, or several texts' tokens.
+
+    No prompt is the empty one: OpenAI begins a document then, and so does a backend that can.
+    """
+    if given is None or isinstance(given, str):
+        return [given or ""]
+    if any(type(each) is not type(given[0]) for each in given):
+        raise InvalidRequestError("'prompt' mixes texts and tokens.", param="prompt")
+    if isinstance(given[0], int):
+        return [TokenIds(tuple(given))]
+    if len(given) > _MOST_PROMPTS:
+        raise InvalidRequestError(f"'prompt' has more than {_MOST_PROMPTS}.", param="prompt")
+    return [each if isinstance(each, str) else TokenIds(tuple(each)) for each in given]
+
+
+def to_param(feature: str | None, body: CompletionRequest) -> str | None:
+    """A field of the contract -> the name of the field that the client sent."""
+    names = {"tokens": "prompt", "prompt": "prompt", "top_logprobs": "logprobs"}
+    return names.get(feature) or sent_as(feature, body) if feature is not None else None
