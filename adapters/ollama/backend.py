@@ -1,5 +1,6 @@
 """Ollama behind Tandem's contract, through its native API."""
 
+import math
 from collections.abc import AsyncGenerator
 from contextlib import aclosing
 
@@ -8,24 +9,36 @@ from msgspec.structs import replace
 from adapters.backend import Embeddings, Health, Model, Progress, refuse_unsupported
 from adapters.config import OllamaConfig
 from adapters.errors import BackendError
-from adapters.events import Event, Finished, Started
+from adapters.events import Event, Finished
+from adapters.ollama.answer import to_events
+from adapters.ollama.choices import Choices
+from adapters.ollama.embed import Vector, to_bodies, to_vectors
+from adapters.ollama.errors import blame_input
+from adapters.ollama.forced import is_forced
 from adapters.ollama.hosts import Hosts
 from adapters.ollama.request import to_body
-from adapters.ollama.response import Answer
-from adapters.ollama.wire import ChatBody, Line, RawBody
+from adapters.ollama.wire import ChatBody, FillBody, RawBody
 from adapters.request import EmbeddingRequest, Feature, GenerationRequest
 
-_PATHS: dict[type[ChatBody | RawBody], str] = {ChatBody: "/api/chat", RawBody: "/api/generate"}
+_PATHS: dict[type[ChatBody | RawBody], str] = {
+    ChatBody: "/api/chat",
+    RawBody: "/api/generate",
+    FillBody: "/api/generate",
+}
 
 
 class OllamaBackend:
     kind = "ollama"
-    # Not here, and so refused by name: logit_bias, tool_choice, parallel_tool_calls. Ollama
-    # accepts and ignores all three.
+    # Not here, and so refused by name: logit_bias, which Ollama accepts and ignores, token ids
+    # and grammars.
     honours: frozenset[Feature] = frozenset(
         {
+            "embeddings",
             "prompt",
+            "suffix",
+            "echo",
             "images",
+            "n",
             "temperature",
             "top_p",
             "top_k",
@@ -40,6 +53,8 @@ class OllamaBackend:
             "max_tokens",
             "stop",
             "tools",
+            "tool_choice",
+            "parallel_tool_calls",
             "response_format",
             "reasoning_effort",
             "logprobs",
@@ -47,6 +62,7 @@ class OllamaBackend:
     )
 
     def __init__(self, config: OllamaConfig) -> None:
+        self._config = config
         self._hosts = Hosts(config)
         self._counters = {"active": 0, "started": 0, "finished": 0, "cancelled": 0, "failed": 0}
 
@@ -58,12 +74,27 @@ class OllamaBackend:
             UnsupportedParameterError: what Ollama, or this model of it, cannot honour.
         """
         refuse_unsupported(request, self.honours, self.kind)
-        body = to_body(request)
+        to_body(request)  # What it refuses is refused before anything else is asked.
+        if request.n > 1:
+            choices = Choices(request, self._answer_in_time, self._config.first_token_timeout)
+            events = choices.events()
+        else:
+            events = self._answer(request)
+        async with aclosing(events):
+            async for event in events:
+                yield event
+
+    async def _answer(
+        self, request: GenerationRequest, patience: float | None = None
+    ) -> AsyncGenerator[Event]:
+        """One answer; its first line may take `patience` seconds."""
         self._begin()
         outcome = "cancelled"
         try:
-            async with aclosing(self._hosts.lines(_PATHS[type(body)], body)) as lines:
-                async for event in _to_events(lines):
+            body = to_body(request, await self._shows_tools(request))
+            lines = self._hosts.lines(_PATHS[type(body)], body, patience)
+            async with aclosing(to_events(request, lines)) as events:
+                async for event in events:
                     if isinstance(event, Finished):
                         outcome = "finished"
                     yield event
@@ -73,9 +104,40 @@ class OllamaBackend:
         finally:
             self._end(outcome)
 
+    def _answer_in_time(self, request: GenerationRequest) -> AsyncGenerator[Event]:
+        """One of several answers: whether they are in time is judged of all together."""
+        return self._answer(request, math.inf)
+
+    async def _shows_tools(self, request: GenerationRequest) -> bool:
+        """Whether the model's template shows tools; only a forced call needs to know."""
+        if not is_forced(request) or not request.tools:
+            return True
+        return await self._hosts.shows_tools(request.model)
+
     async def embed(self, request: EmbeddingRequest) -> Embeddings:
+        """By several calls, where there are many inputs.
+
+        Raises:
+            BackendError: by the tables in `errors.py`.
+        """
         refuse_unsupported(request, self.honours, self.kind)
-        raise NotImplementedError
+        vectors: list[Vector] = []
+        tokens = 0
+        self._begin()
+        outcome = "cancelled"
+        try:
+            for body in list(to_bodies(request)):
+                embedded = await self._hosts.embed(body)
+                vectors += to_vectors(embedded, body)
+                tokens += embedded.prompt_eval_count
+            outcome = "finished"
+        except BackendError as error:
+            outcome = "failed"
+            blame_input(error)
+            raise
+        finally:
+            self._end(outcome)
+        return Embeddings(tuple(vectors), tokens)
 
     async def pull(self, model: str) -> AsyncGenerator[Progress]:
         async with aclosing(self._hosts.pull(model)) as lines:
@@ -105,16 +167,3 @@ class OllamaBackend:
     def _end(self, outcome: str) -> None:
         self._counters["active"] -= 1
         self._counters[outcome] += 1
-
-
-async def _to_events(lines: AsyncGenerator[Line]) -> AsyncGenerator[Event]:
-    """`Started` waits for the first line: until then Ollama may still refuse."""
-    answer = Answer()
-    started = False
-    async for line in lines:
-        events = list(answer.events(line))
-        if not started:
-            started = True
-            yield Started(line.num_ctx)
-        for event in events:
-            yield event

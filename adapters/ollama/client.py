@@ -52,13 +52,18 @@ class OllamaClient:
         # The caps below are meant for what is held, so nothing may come packed.
         self._http.headers["accept-encoding"] = "identity"
 
-    async def lines(self, path: str, body: Struct) -> AsyncGenerator[Line]:
+    async def lines(
+        self, path: str, body: Struct, patience: float | None = None
+    ) -> AsyncGenerator[Line]:
         """The lines that Ollama streams; the last one has `done`. Closing it closes the socket.
+
+        The first may take `patience` seconds; by default what is configured.
 
         Raises:
             BackendError: by the tables in `errors.py`; also where the stream ends before `done`.
         """
-        seconds = (self._config.first_token_timeout, self._config.token_timeout)
+        first = self._config.first_token_timeout if patience is None else patience
+        seconds = (first, self._config.token_timeout)
         async with aclosing(self._stream(path, body, Line, seconds)) as lines:
             async for line in lines:
                 yield line

@@ -129,6 +129,7 @@ _WORDS: tuple[tuple[str, Callable[[str, RunnerError | None], BackendError]], ...
     (r"does not support insert", _refuses("suffix", "a suffix")),
     (r"does not support (multimodal|images|vision)", _refuses("images", "images")),
     (r"missing data required for image input", _refuses("images", "images")),
+    (r"does not support embeddings", _as(InvalidRequestError, "model")),
     (r"does not support (chat|generate)", _as(InvalidRequestError, "model")),
     (r"illegal base64|failed to (load|process|decode) image", _as(InvalidRequestError, "images")),
     (
@@ -159,6 +160,12 @@ _STATUS: dict[int, tuple[type[BackendError], str | None]] = {
     503: (BackendBusyError, None),
 }
 """Any other status means that Ollama, or what stands in its place, is not as it should be."""
+
+
+def blame_input(error: BackendError) -> None:
+    """Of one who embeds: nobody has sent messages."""
+    if isinstance(error, ContextLengthError):
+        error.param = "input"
 
 
 def from_line(words: str) -> BackendError:

@@ -19,6 +19,8 @@ from adapters.ollama.options import to_keep_alive
 from adapters.ollama.sizing import Size, Sizing
 from adapters.ollama.wire import (
     ChatBody,
+    EmbedBody,
+    Embedded,
     Generation,
     Line,
     LoadBody,
@@ -55,8 +57,12 @@ class Host:
         """It fails at once: to try it costs nothing."""
         return self.breaker.is_open and self.breaker.absent
 
-    async def lines(self, path: str, body: ChatBody | RawBody) -> AsyncGenerator[Line]:
+    async def lines(
+        self, path: str, body: ChatBody | RawBody, patience: float | None = None
+    ) -> AsyncGenerator[Line]:
         """The answer to `body`, in a context of the right size; the first line tells which.
+
+        The first may take `patience` seconds; by default what is configured.
 
         Raises:
             ContextLengthError: no context that the prompt fits into can be had.
@@ -65,7 +71,7 @@ class Host:
         self.in_flight += 1
         self._answering[full_name(body.model)] += 1
         try:
-            async with aclosing(self._sized(path, body)) as lines:
+            async with aclosing(self._sized(path, body, patience)) as lines:
                 async for line in lines:
                     if line.done:
                         self.breaker.succeeded()
@@ -77,25 +83,29 @@ class Host:
             self.in_flight -= 1
             self._answering[full_name(body.model)] -= 1
 
-    async def _sized(self, path: str, body: ChatBody | RawBody) -> AsyncGenerator[Line]:
+    async def _sized(
+        self, path: str, body: ChatBody | RawBody, patience: float | None = None
+    ) -> AsyncGenerator[Line]:
         size = await self._sizing.size(body)
         try:
-            async with aclosing(self._sent(path, body, size)) as lines:
+            async with aclosing(self._sent(path, body, size, patience)) as lines:
                 async for line in lines:
                     yield line
             return
         except ContextLengthError as error:  # Only ever before the first line.
             size = self._sizing.grown(size, error, body.model)
-        async with aclosing(self._sent(path, body, size)) as lines:
+        async with aclosing(self._sent(path, body, size, patience)) as lines:
             async for line in lines:
                 yield line
 
-    async def _sent(self, path: str, body: ChatBody | RawBody, size: Size) -> AsyncGenerator[Line]:
+    async def _sent(
+        self, path: str, body: ChatBody | RawBody, size: Size, patience: float | None
+    ) -> AsyncGenerator[Line]:
         options = replace(body.options, num_ctx=size.num_ctx)
         sent = replace(body, options=options, keep_alive=self._keep_alive(body))
         began = False
         with self._sizing.running(body.model, size):
-            async with aclosing(self.client.lines(path, sent)) as lines:
+            async with aclosing(self.client.lines(path, sent, patience)) as lines:
                 async for line in lines:
                     if not began:
                         began, line.num_ctx = True, size.num_ctx
@@ -103,6 +113,27 @@ class Host:
                     if line.done:
                         size.learn(line.prompt_eval_count)
                     yield line
+
+    async def embed(self, body: EmbedBody) -> Embedded:
+        """
+        Raises:
+            BackendError: as `OllamaClient.post`.
+        """
+        if body.keep_alive is UNSET:
+            body = replace(body, keep_alive=self._default_keep_alive(body.model))
+        self.in_flight += 1
+        self._answering[full_name(body.model)] += 1
+        try:
+            seconds = self._config.first_token_timeout
+            embedded = await self.client.post("/api/embed", body, Embedded, seconds)
+        except BackendError as error:
+            self._learn(error)
+            raise
+        finally:
+            self.in_flight -= 1
+            self._answering[full_name(body.model)] -= 1
+        self.breaker.succeeded()
+        return embedded
 
     async def models(self) -> list[Model]:
         """

@@ -14,8 +14,9 @@ from adapters.errors import (
     InvalidRequestError,
     ModelNotFoundError,
 )
+from adapters.ollama.catalog import full_name
 from adapters.ollama.host import Host
-from adapters.ollama.wire import ChatBody, Line, RawBody
+from adapters.ollama.wire import ChatBody, EmbedBody, Embedded, Line, RawBody
 
 _PATIENCE = 1.0
 """Seconds that a list waits for the slow, once somebody has answered."""
@@ -26,7 +27,9 @@ class Hosts:
         self._hosts = [Host(address, config) for address in config.addresses]
         self._listing: dict[Host, asyncio.Task[list[Model]]] = {}
 
-    async def lines(self, path: str, body: ChatBody | RawBody) -> AsyncGenerator[Line]:
+    async def lines(
+        self, path: str, body: ChatBody | RawBody, patience: float | None = None
+    ) -> AsyncGenerator[Line]:
         """The answer of the best host; of the next best where that fails before the first line.
 
         Raises:
@@ -35,7 +38,7 @@ class Hosts:
         first, *others = await self._candidates(body.model)
         began = False
         try:
-            async with aclosing(first.lines(path, body)) as lines:
+            async with aclosing(first.lines(path, body, patience)) as lines:
                 async for line in lines:
                     began = True
                     yield line
@@ -43,9 +46,25 @@ class Hosts:
         except BackendError as error:
             if began or not others or isinstance(error, InvalidRequestError):
                 raise
-        async with aclosing(others[0].lines(path, body)) as lines:
+        async with aclosing(others[0].lines(path, body, patience)) as lines:
             async for line in lines:
                 yield line
+
+    async def embed(self, body: EmbedBody) -> Embedded:
+        """The vectors of the best host; of the next best where that fails."""
+        first, *others = await self._candidates(body.model)
+        try:
+            return await first.embed(body)
+        except BackendError as error:
+            if not others or isinstance(error, InvalidRequestError):
+                raise
+        return await others[0].embed(body)
+
+    async def shows_tools(self, model: str) -> bool:
+        """Whether its template shows tools, as far as is known."""
+        models = {full_name(each.name): each for each in await self.models()}
+        known = models.get(full_name(model))
+        return known is not None and "tools" in known.capabilities
 
     async def models(self) -> list[Model]:
         """Every model of every host; of two of a name the first, loaded where one of them is.

@@ -9,10 +9,13 @@ import msgspec
 from msgspec import UNSET, UnsetType
 
 from adapters.errors import InvalidRequestError, UnsupportedParameterError
+from adapters.ollama.forced import call_schema, chosen_tools, in_words, is_forced
 from adapters.ollama.options import to_keep_alive, to_options
+from adapters.ollama.schema import has_keyword, refuse_impossible, refuse_unenforceable
 from adapters.ollama.wire import (
     ChatBody,
     ChatMessage,
+    FillBody,
     Function,
     FunctionCall,
     Options,
@@ -47,14 +50,17 @@ _THINK: Mapping[ReasoningEffort, Think] = {
 }
 
 
-def to_body(request: GenerationRequest) -> ChatBody | RawBody:
+def to_body(request: GenerationRequest, shows_tools: bool = True) -> ChatBody | RawBody:
     """The body of `/api/chat`, or of `/api/generate` for a raw text.
 
     A `num_ctx` that nobody asked for is left out: how much is needed is reckoned later.
 
+    `shows_tools`: the model's template tells it of tools; where it does not, a call can still be
+    forced, and the tools are told in words.
+
     Raises:
         InvalidRequestError: no message, a bad image, arguments that are no object, ….
-        UnsupportedParameterError: an image to be fetched, tools together with a format.
+        UnsupportedParameterError: an image to be fetched, tools together with a format, ….
     """
     if request.max_tokens is not None and request.max_tokens < 1:
         # Ollama reads a num_predict of 0 as "without limit".
@@ -62,30 +68,66 @@ def to_body(request: GenerationRequest) -> ChatBody | RawBody:
     if isinstance(request.prompt, TokenIds):
         raise UnsupportedParameterError("Ollama takes text, no tokens.", param="tokens")
     if isinstance(request.prompt, str):
-        return _to_raw_body(request, request.prompt)
-    return _to_chat_body(request, request.prompt)
+        return _to_text_body(request, request.prompt)
+    return _to_chat_body(request, request.prompt, shows_tools)
 
 
-def _to_chat_body(request: GenerationRequest, messages: tuple[Message, ...]) -> ChatBody:
+def _to_chat_body(
+    request: GenerationRequest, messages: tuple[Message, ...], shows_tools: bool
+) -> ChatBody:
     if not messages:  # Ollama would load the model and say nothing.
         raise InvalidRequestError("There is no message to answer.", param="messages")
-    tools = () if request.tool_choice == "none" else request.tools
-    if tools and request.response_format is not None:
-        raise UnsupportedParameterError(
-            "Ollama never calls a tool while it keeps to a response_format: give one of the two.",
-            param="response_format",
-        )
+    _refuse_in_chat(request)
+    tools, format_ = _to_tools(request)
+    if is_forced(request) and not shows_tools:
+        messages, tools = in_words(messages, tools), ()
     return ChatBody(
         messages=_to_messages(messages),
         tools=[_to_tool(tool) for tool in tools] or UNSET,
         think=_THINK[request.reasoning_effort] if request.reasoning_effort else UNSET,
-        **_common(request),
+        **_common(request) | {"format": format_},
     )
 
 
-def _to_raw_body(request: GenerationRequest, prompt: str) -> RawBody:
-    if not prompt:
-        raise InvalidRequestError("Ollama cannot continue an empty text.", param="prompt")
+def _refuse_in_chat(request: GenerationRequest) -> None:
+    for param, asked in (("suffix", request.suffix is not None), ("echo", request.echo)):
+        if asked:
+            raise UnsupportedParameterError(f"'{param}' needs a prompt, no chat.", param=param)
+    if request.tools and request.tool_choice != "none" and request.response_format is not None:
+        raise UnsupportedParameterError(
+            "Ollama never calls a tool while it keeps to a response_format: give one of the two.",
+            param="response_format",
+        )
+
+
+def _to_tools(request: GenerationRequest) -> tuple[tuple[Tool, ...], Any]:
+    """The tools to tell of, and the format that the answer must have.
+
+    Where format and tools are given, Ollama tells of the tools and keeps to the format.
+    """
+    if request.tool_choice == "none":
+        return (), _to_format(request.response_format)
+    if not is_forced(request):
+        _refuse_strict_patterns(request.tools)
+        return request.tools, _to_format(request.response_format)
+    tools = chosen_tools(request)
+    for tool in tools:
+        refuse_impossible(tool.parameters or {}, "tools")
+        if tool.strict:
+            refuse_unenforceable(tool.parameters or {}, "tools")
+    return tools, call_schema(tools)
+
+
+def _refuse_strict_patterns(tools: tuple[Tool, ...]) -> None:
+    """A free call is only checked when it is there, and `pattern` is not (see `Promise`)."""
+    for tool in tools:
+        if tool.strict and has_keyword(tool.parameters or {}, ("pattern", "patternProperties")):
+            raise UnsupportedParameterError(
+                f"Ollama cannot enforce 'pattern' in the strict tool '{tool.name}'.", param="tools"
+            )
+
+
+def _to_text_body(request: GenerationRequest, prompt: str) -> RawBody:
     # Raw text knows no template, hence neither tools nor a switch for reasoning.
     for param, asked in (
         ("tools", request.tools and request.tool_choice != "none"),
@@ -93,6 +135,14 @@ def _to_raw_body(request: GenerationRequest, prompt: str) -> RawBody:
     ):
         if asked:
             raise UnsupportedParameterError(f"'{param}' needs a chat.", param=param)
+    if request.echo and request.top_logprobs is not None:
+        raise UnsupportedParameterError(
+            "Ollama has no logprobs of the prompt that echo repeats.", param="echo"
+        )
+    if request.suffix:
+        return FillBody(prompt=prompt, suffix=request.suffix, **_common(request))
+    if not prompt:
+        raise InvalidRequestError("Ollama cannot continue an empty text.", param="prompt")
     return RawBody(prompt=prompt, **_common(request))
 
 
@@ -136,7 +186,10 @@ def _to_format(wanted: ResponseFormat | None) -> Literal["json"] | dict[str, Any
             return UNSET
         case JSONObject():
             return "json"
-        case JSONSchema(schema=schema):
+        case JSONSchema(schema=schema, strict=strict):
+            refuse_impossible(schema, "response_format")
+            if strict:
+                refuse_unenforceable(schema, "response_format")
             return schema
         case _:
             raise UnsupportedParameterError("Ollama has no such grammar.", param="response_format")

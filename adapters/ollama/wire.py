@@ -106,6 +106,26 @@ class RawBody(Generation, kw_only=True):
     raw: bool = True
 
 
+class FillBody(RawBody, kw_only=True):
+    """What stands between `prompt` and `suffix`: the model's own template puts them together."""
+
+    suffix: str
+    raw: bool = False
+
+
+class EmbedBody(Struct, kw_only=True):
+    model: str
+    input: tuple[str, ...]
+    truncate: bool = False
+    dimensions: int | UnsetType = UNSET
+    keep_alive: float | UnsetType = UNSET
+
+
+class Embedded(Struct, kw_only=True):
+    embeddings: tuple[tuple[float, ...], ...]
+    prompt_eval_count: int = 0
+
+
 class LoadBody(Struct, kw_only=True):
     """A chat without messages loads the model; with `keep_alive` 0 it unloads it."""
 

@@ -33,7 +33,7 @@ from adapters.events import (
     Usage,
 )
 from adapters.ollama.backend import OllamaBackend
-from adapters.request import GenerationRequest, JSONSchema, Message, Sampling, TextPart, Tool
+from adapters.request import GenerationRequest, JSONSchema, Message, Regex, Sampling, TextPart
 from tests.adapters.ollama.standin import Reply, StandIn, recording, says_lines, stand_in
 
 QUESTION = Message(role="user", content=(TextPart("What is the capital of France?"),))
@@ -581,8 +581,7 @@ async def test_closed_backend_is_unavailable(standin: StandIn, backend: OllamaBa
     "fields",
     [
         {"sampling": Sampling(logit_bias={1: 5.0})},
-        {"tools": (Tool("f"),), "tool_choice": "required"},
-        {"tools": (Tool("f"),), "parallel_tool_calls": False},
+        {"response_format": Regex("a+")},
     ],
 )
 async def test_what_ollama_ignores_is_refused_before_it_is_sent(

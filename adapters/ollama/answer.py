@@ -1,0 +1,121 @@
+"""One answer of one Ollama, from its lines to events that keep what was promised."""
+
+from collections.abc import AsyncGenerator, Iterable, Iterator
+from contextlib import aclosing
+
+import anyio.to_thread
+
+from adapters.events import Event, Finished, Started, TextDelta, ToolCallDelta, ToolCallStarted
+from adapters.ollama.forced import ForcedCall, chosen_tools, is_forced
+from adapters.ollama.response import Answer
+from adapters.ollama.schema import Promise
+from adapters.ollama.wire import Line
+from adapters.request import GenerationRequest, JSONSchema
+
+
+async def to_events(
+    request: GenerationRequest, lines: AsyncGenerator[Line]
+) -> AsyncGenerator[Event]:
+    """`Started` with the first line: until then Ollama may still refuse.
+
+    Raises:
+        BadUpstreamError: the lines make no sense.
+        GenerationError: the answer is not what a forced call, or a strict schema, asks for. It is
+            known at the end only, when its text is already out.
+        InvalidRequestError: a strict schema is none.
+    """
+    promises = await _promises(request)
+    reading = _Reading(request)
+    async with aclosing(lines):
+        started = False
+        async for line in lines:
+            events = list(reading.events(line))
+            if not started:
+                started = True
+                yield Started(line.num_ctx)
+                if request.echo and isinstance(request.prompt, str):
+                    yield TextDelta(request.prompt)
+            for event in events:
+                if promises is not None:
+                    await promises.keep(event)
+                yield event
+
+
+class _Reading:
+    """What the lines of one answer mean to the one who asked."""
+
+    def __init__(self, request: GenerationRequest) -> None:
+        self._answer = Answer()
+        self._forced = (
+            ForcedCall(chosen_tools(request), bool(request.stop)) if _is_forced(request) else None
+        )
+        self._one_call = bool(self._forced) or not request.parallel_tool_calls
+
+    def events(self, line: Line) -> Iterator[Event]:
+        events: Iterable[Event] = self._answer.events(line)
+        if self._forced is not None:
+            events = (each for event in events for each in self._forced.events(event))
+        return (event for event in events if not self._is_withheld(event))
+
+    def _is_withheld(self, event: Event) -> bool:
+        """Further calls are read to the end all the same: what they cost is told only there."""
+        match event:
+            case ToolCallStarted(index=index) | ToolCallDelta(index=index):
+                return self._one_call and index > 0
+            case _:
+                return False
+
+
+def _is_forced(request: GenerationRequest) -> bool:
+    return isinstance(request.prompt, tuple) and bool(request.tools) and is_forced(request)
+
+
+async def _promises(request: GenerationRequest) -> "_Promises | None":
+    """In a thread: what checks schemas is imported for the first of them."""
+    strict_text = isinstance(request.response_format, JSONSchema) and request.response_format.strict
+    if strict_text or any(tool.strict for tool in request.tools):
+        return await anyio.to_thread.run_sync(_Promises, request)
+    return None
+
+
+class _Promises:
+    """The strict schemas of a request, and what of its answer they are about."""
+
+    def __init__(self, request: GenerationRequest) -> None:
+        self._may_stop = bool(request.stop)
+        self._text: Promise | None = None
+        match request.response_format:
+            case JSONSchema(schema=schema, strict=True):
+                self._text = Promise(schema, "response_format")
+            case _:
+                pass
+        self._tools = {
+            tool.name: Promise({"type": "object"} | (tool.parameters or {}), "tools")
+            for tool in request.tools
+            if tool.strict
+        }
+        self._said: list[str] = []
+        self._called: dict[int, Promise] = {}
+        self._arguments: dict[int, list[str]] = {}
+
+    async def keep(self, event: Event) -> None:
+        """Note `event`; at the end, raise GenerationError if a promise was broken."""
+        match event:
+            case TextDelta(text=text) if self._text:
+                self._said.append(text)
+            case ToolCallStarted(index=index, name=name) if name in self._tools:
+                self._called[index] = self._tools[name]
+            case ToolCallDelta(index=index, arguments=arguments) if index in self._called:
+                self._arguments.setdefault(index, []).append(arguments)
+            case Finished(reason=reason) if reason != "length":
+                await self._check()
+            case _:
+                pass
+
+    async def _check(self) -> None:
+        if self._may_stop:  # A stop string may have cut it anywhere, which was asked for.
+            return
+        if self._text:
+            await self._text.check("".join(self._said))
+        for index, promise in self._called.items():
+            await promise.check("".join(self._arguments.get(index, ())))

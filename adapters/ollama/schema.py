@@ -1,0 +1,245 @@
+"""What Ollama makes of a JSON schema, and what it leaves unsaid.
+
+Its runner is llama.cpp, which turns a schema into a grammar and passes over what it cannot express
+without a word. Source: `common/json-schema-to-grammar.cpp`, and what a 0.33 answered.
+"""
+
+import asyncio
+import re
+from collections.abc import Callable, Iterator, Mapping
+from typing import Any, cast
+
+import msgspec
+
+from adapters.errors import GenerationError, InvalidRequestError, UnsupportedParameterError
+
+_Schema = Mapping[str, Any]
+
+_IN_MAPS = ("properties", "$defs", "definitions", "patternProperties", "dependentSchemas")
+_IN_LISTS = ("anyOf", "oneOf", "allOf", "prefixItems")
+_ALONE = (
+    "items",
+    "additionalProperties",
+    "contains",
+    "propertyNames",
+    "not",
+    "if",
+    "then",
+    "else",
+    "unevaluatedItems",
+    "unevaluatedProperties",
+)
+
+_PASSED_OVER = frozenset(
+    {
+        "allOf",  # Merged where its parts are objects, and only their properties.
+        "contains",
+        "dependencies",
+        "dependentRequired",
+        "dependentSchemas",
+        "else",
+        "if",
+        "maxContains",
+        "maxProperties",
+        "minContains",
+        "minProperties",
+        "multipleOf",
+        "not",
+        "patternProperties",
+        "propertyNames",
+        "then",
+        "unevaluatedItems",
+        "unevaluatedProperties",
+        "uniqueItems",
+    }
+)
+_SAYS_NOTHING = frozenset(
+    {
+        "$comment",
+        "$defs",
+        "$id",
+        "$schema",
+        "default",
+        "definitions",
+        "deprecated",
+        "description",
+        "discriminator",
+        "examples",
+        "readOnly",
+        "title",
+        "type",
+        "writeOnly",
+    }
+)
+_RULES_ALONE = ("$ref", "anyOf", "oneOf")
+"""Where one of these stands, its neighbours are passed over."""
+_FORMATS = re.compile(r"date|time|date-time|uuid[1-5]?")
+_UNREAD_IN_PATTERN = re.compile(r"\(\?|\\[bB1-9kpP]")
+
+_BOUNDS = (
+    ("minItems", "maxItems"),
+    ("minLength", "maxLength"),
+    ("minimum", "maximum"),
+)
+
+
+def refuse_impossible(schema: _Schema, param: str) -> None:
+    """Refuse what its runner would crash at, or take for "anything".
+
+    Raises:
+        InvalidRequestError: a lower bound above the upper one, or a `$ref` to another document.
+    """
+    for part in _parts(schema):
+        for low, high in _BOUNDS:
+            if _is_above(part.get(low), part.get(high)):
+                raise InvalidRequestError(f"The schema's '{low}' is above '{high}'.", param=param)
+        if not str(part.get("$ref", "#")).startswith("#"):
+            raise InvalidRequestError("A $ref must point into the schema itself.", param=param)
+
+
+def refuse_unenforceable(schema: _Schema, param: str) -> None:
+    """Refuse by name what the grammar would not enforce: a strict schema holds in every word.
+
+    Raises:
+        UnsupportedParameterError: with the keyword in its words.
+    """
+    for part in _parts(schema):
+        for keyword in _unenforced(part):
+            raise UnsupportedParameterError(
+                f"Ollama cannot enforce the schema's '{keyword}', which strict asks for.",
+                param=param,
+            )
+
+
+def has_keyword(schema: _Schema, keywords: tuple[str, ...]) -> bool:
+    return any(keyword in part for part in _parts(schema) for keyword in keywords)
+
+
+def _parts(schema: Any) -> Iterator[_Schema]:
+    """`schema` and every schema in it."""
+    if not isinstance(schema, dict):
+        return
+    part = cast(dict[str, Any], schema)
+    yield part
+    for key in _ALONE:
+        yield from _parts(part.get(key))
+    for key in _IN_MAPS:
+        yield from _all_parts(_values(part.get(key)))
+    for key in (*_IN_LISTS, "items"):
+        yield from _all_parts(_items(part.get(key)))
+
+
+def _all_parts(schemas: list[Any]) -> Iterator[_Schema]:
+    for schema in schemas:
+        yield from _parts(schema)
+
+
+def _values(value: Any) -> list[Any]:
+    return list(cast(dict[str, Any], value).values()) if isinstance(value, dict) else []
+
+
+def _items(value: Any) -> list[Any]:
+    return cast(list[Any], value) if isinstance(value, list) else []
+
+
+def _unenforced(part: _Schema) -> Iterator[str]:
+    yield from sorted(_PASSED_OVER & part.keys())
+    if any(key in part for key in _RULES_ALONE):
+        yield from sorted(part.keys() - _SAYS_NOTHING - set(_RULES_ALONE))
+    for keyword, is_enforced in _CONDITIONS.items():
+        if keyword in part and not is_enforced(part):
+            yield keyword
+
+
+def _types(part: _Schema) -> set[str]:
+    given = part.get("type")
+    return {str(each) for each in (_items(given) or ([given] if given else []))}
+
+
+def _is_of_integers(part: _Schema) -> bool:
+    return "integer" in _types(part) and "number" not in _types(part)
+
+
+def _is_plain_string(part: _Schema) -> bool:
+    return "string" in _types(part) and not {"pattern", "format"} & part.keys()
+
+
+def _has_items(part: _Schema) -> bool:
+    return isinstance(part.get("items"), dict) and "prefixItems" not in part
+
+
+def _is_known_format(part: _Schema) -> bool:
+    return bool(_FORMATS.fullmatch(str(part["format"]))) and "pattern" not in part
+
+
+def _is_read_pattern(part: _Schema) -> bool:
+    return not _UNREAD_IN_PATTERN.search(str(part["pattern"]))
+
+
+def _is_declared(part: _Schema) -> bool:
+    properties = part.get("properties")
+    return isinstance(properties, dict) and properties.keys() >= set(_items(part["required"]))
+
+
+_CONDITIONS: Mapping[str, Callable[[_Schema], bool]] = {
+    "minimum": lambda p: _is_of_integers(p) and "exclusiveMinimum" not in p,
+    "maximum": lambda p: _is_of_integers(p) and "exclusiveMaximum" not in p,
+    "exclusiveMinimum": _is_of_integers,
+    "exclusiveMaximum": _is_of_integers,
+    "minLength": _is_plain_string,
+    "maxLength": _is_plain_string,
+    "minItems": _has_items,
+    "maxItems": _has_items,
+    "format": _is_known_format,
+    "pattern": _is_read_pattern,
+    "required": _is_declared,
+}
+"""When these keywords are enforced."""
+
+
+def _is_above(low: Any, high: Any) -> bool:
+    return isinstance(low, (int, float)) and isinstance(high, (int, float)) and low > high
+
+
+class Promise:
+    """A strict schema, and whether a text keeps to it.
+
+    `pattern` is left to the grammar: Python's `re` can be made to run for ever, with the whole
+    server waiting.
+    """
+
+    def __init__(self, schema: _Schema, param: str) -> None:
+        """Raises InvalidRequestError: it is no schema."""
+        # Here: an idle server does without it.
+        from jsonschema import Draft202012Validator, SchemaError, validators
+        from referencing import Registry
+
+        try:
+            Draft202012Validator.check_schema(schema)
+        except SchemaError as error:
+            words = f"The schema is none: {error.message[:200]}"
+            raise InvalidRequestError(words, param=param) from error
+        kind = cast(Any, validators).extend(Draft202012Validator, {"pattern": _is_kept})
+        # A registry of its own: the default one would fetch what a $ref names.
+        self._validator: Any = kind(schema, registry=cast(Any, Registry)())
+
+    async def check(self, text: str) -> None:
+        """In a thread, for a schema can be made to take its time.
+
+        Raises:
+            GenerationError: `text` does not keep to it.
+        """
+        if not await asyncio.to_thread(self._is_kept_by, text):
+            raise GenerationError("The model's answer does not keep to the schema.")
+
+    def _is_kept_by(self, text: str) -> bool:
+        from referencing.exceptions import Unresolvable
+
+        try:
+            return self._validator.is_valid(msgspec.json.decode(text))
+        except (msgspec.MsgspecError, UnicodeError, RecursionError, Unresolvable):
+            return False
+
+
+def _is_kept(_validator: Any, _keyword: Any, _instance: Any, _schema: Any) -> None:
+    """A rule without errors."""
