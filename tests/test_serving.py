@@ -90,7 +90,11 @@ def test_the_sdk_learns_the_capital_of_france(server: Running, kind: str, model:
     text = "".join(c.choices[0].delta.content or "" for c in chunks if c.choices)
     assert "Paris" in text
     assert text == whole.choices[0].message.content
-    assert chunks[-1].usage == whole.usage
+    assert chunks[-1].usage is not None
+    assert whole.usage is not None
+    # The second may read its prompt out of the first one's cache, and then says so.
+    counts = ("prompt_tokens", "completion_tokens", "total_tokens")
+    assert all(getattr(chunks[-1].usage, c) == getattr(whole.usage, c) for c in counts)
     assert chunks[-2].choices[0].finish_reason == whole.choices[0].finish_reason == "stop"
     assert raw.headers["x-tandem-backend"] == kind
     assert raw.headers["x-request-id"].startswith("req_")

@@ -144,10 +144,17 @@ async def test_a_model_it_does_not_have_is_not_found(subject: Subject) -> None:
 
 
 async def test_what_it_does_not_honour_is_refused_by_name(subject: Subject) -> None:
-    assert "tool_choice" not in subject.backend.honours
-    with pytest.raises(UnsupportedParameterError) as caught:
-        await subject.events(tools=(Tool("f"),), tool_choice="required")
-    assert caught.value.param in ("tool_choice", "tools")
+    asked: dict[str, dict[str, Any]] = {
+        "logit_bias": {"sampling": Sampling(logit_bias={1: 1.0})},
+        "options": {"options": {"mirostat": 1}},
+        "tool_choice": {"tools": (Tool("f"),), "tool_choice": "required"},
+    }
+    refused = {name: wish for name, wish in asked.items() if name not in subject.backend.honours}
+    assert refused
+    for name, wish in refused.items():
+        with pytest.raises(UnsupportedParameterError) as caught:
+            await subject.events(**wish)
+        assert caught.value.param == name
 
 
 async def test_its_models_are_listed_with_what_is_known(subject: Subject) -> None:
