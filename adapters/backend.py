@@ -23,6 +23,9 @@ class Model(Struct, frozen=True, kw_only=True):
     size_bytes: int | None = None
     quantization: str | None = None
     digest: str | None = None
+    origin: str | None = None
+    """`sha256:…` of the GGUF file whose weights these are: the same on both engines, where one has
+    them from the other."""
     created: int = 0
     """Seconds since 1970."""
     loaded: bool | None = None
