@@ -111,7 +111,7 @@ NOTES = {
     "top_k": "not OpenAI's",
     "min_p": "not OpenAI's",
     "messages: images": "`data:` URLs, where the model sees",
-    "tools": "where the model has them",
+    "tools": "MLX: told in words where the template knows none; Ollama: where the model has them",
     "reasoning_effort": "where the model thinks",
 }
 

@@ -18,4 +18,4 @@ def test_the_table_tells_the_backends_apart() -> None:
     assert cells("logit_bias") == ["yes", "400"]
     assert cells("temperature") == ["yes", "yes"]
     assert cells("user") == ["no effect", "no effect"]
-    assert cells("response_format") == ["400", "yes"]
+    assert cells("options") == ["400", "yes"]

@@ -15,11 +15,25 @@ from tokenizers import AddedToken, Tokenizer, decoders, models, pre_tokenizers
 
 TEMPLATE = (
     "{% for message in messages %}"
-    "{% if message.role == 'tool' %}{{ raise_exception('no tools here') }}{% endif %}"
+    "{% if message.name %}{{ raise_exception('no names here') }}{% endif %}"
     "<|im_start|>{{ message.role }}\n{{ message.content }}<|im_end|>\n"
     "{% endfor %}"
     "{% if add_generation_prompt %}<|im_start|>assistant\n{% endif %}"
 )
+TOOL_TEMPLATE = (
+    "{% if tools %}<|im_start|>system\n"
+    "{% for tool in tools %}{{ tool.function.name }}\n{% endfor %}"
+    "Answer with <tool_call></tool_call>.<|im_end|>\n{% endif %}"
+    "{% for message in messages %}<|im_start|>{{ message.role }}\n"
+    "{% if message.reasoning_content %}<think>{{ message.reasoning_content }}</think>{% endif %}"
+    "{{ message.content }}"
+    "{% for call in message.tool_calls %}"
+    "<tool_call>{{ call.function | tojson }}</tool_call>{% endfor %}<|im_end|>\n"
+    "{% endfor %}"
+    "{% if add_generation_prompt %}<|im_start|>assistant\n"
+    "{% if enable_thinking is false %}<think>\n\n</think>\n\n{% endif %}{% endif %}"
+)
+"""Of a model that thinks and calls, as Qwen3 does."""
 END = 257
 
 _SHAPE = {"hidden_size": 32, "intermediate_size": 64, "vocab_size": 258, "rms_norm_eps": 1e-5}
@@ -79,7 +93,12 @@ KINDS: dict[str, tuple[Any, dict[str, Any]]] = {
 
 
 def write_tiny_model(
-    folder: Path, kind: str = "llama", *, context: int = 512, **changed: int
+    folder: Path,
+    kind: str = "llama",
+    *,
+    context: int = 512,
+    template: str = TEMPLATE,
+    **changed: int,
 ) -> Path:
     """A folder as the hub has them: configuration, weights, tokenizer, chat template."""
     folder.mkdir(parents=True, exist_ok=True)
@@ -92,11 +111,11 @@ def write_tiny_model(
     parameters: Any = tree_flatten(model.parameters())
     weights = {name: array * 4 for name, array in parameters}
     mx.save_safetensors(str(folder / "model.safetensors"), weights)
-    _write_tokenizer(folder)
+    _write_tokenizer(folder, template)
     return folder
 
 
-def _write_tokenizer(folder: Path) -> None:
+def _write_tokenizer(folder: Path, template: str) -> None:
     alphabet = sorted(pre_tokenizers.ByteLevel.alphabet())
     tokenizer = Tokenizer(models.BPE({char: token for token, char in enumerate(alphabet)}, []))
     tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False)
@@ -108,7 +127,7 @@ def _write_tokenizer(folder: Path) -> None:
     about = {
         "tokenizer_class": "PreTrainedTokenizerFast",
         "eos_token": "<|im_end|>",
-        "chat_template": TEMPLATE,
+        "chat_template": template,
         "clean_up_tokenization_spaces": False,
     }
     (folder / "tokenizer_config.json").write_text(json.dumps(about))

@@ -4,6 +4,7 @@ Runs once a token. A plain chat takes the short way: characters, stop strings, o
 """
 
 from collections import deque
+from collections.abc import AsyncGenerator
 from dataclasses import dataclass
 from secrets import token_hex
 
@@ -37,6 +38,8 @@ class Reading:
     """None also where a raw prompt is continued: all of that is text."""
     is_open: bool = False
     """The prompt has opened the thinking already."""
+    is_answering: bool = False
+    """The prompt has opened the channel of the text for the user already."""
     syntax: ToolSyntax | None = None
     tools: tuple[Tool, ...] = ()
     """The functions that may be called; without any nothing is read as a call."""
@@ -49,10 +52,23 @@ class Reading:
         return create_reader(
             self.reasoning,
             is_open=self.is_open,
+            is_answering=self.is_answering,
             syntax=self.syntax,
             tools=self.tools,
             hidden=tuple(controls),
         )
+
+
+async def read(sequence: Sequence, reading: Reading) -> AsyncGenerator[Event]:
+    """The events of one choice, up to its `Finished`.
+
+    Raises:
+        BackendError: the engine gave this sequence up.
+    """
+    answer = Answer(reading, sequence)
+    while not answer.finished:
+        for event in answer.add(await sequence.next()):
+            yield event
 
 
 class Answer:

@@ -5,30 +5,26 @@ from collections.abc import AsyncGenerator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import aclosing
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import msgspec
 
 from adapters.backend import Embeddings, Health, Model, Progress, refuse_unsupported
 from adapters.config import MLXConfig
 from adapters.errors import InvalidRequestError, ModelNotFoundError, UnsupportedParameterError
-from adapters.events import Event, Finished, Started, TextDelta, Usage
+from adapters.events import Event, Finished, Started, TextDelta
 from adapters.mlx import embedded
 from adapters.mlx.catalog import ModelFolder, find_models, read_folder
 from adapters.mlx.choices import interleave
-from adapters.mlx.context import context_of
 from adapters.mlx.embedding.embedders import Embedders
 from adapters.mlx.engine import Engine
 from adapters.mlx.raw_prompt import refuse_senseless
-from adapters.mlx.sequence import Sequence
-from adapters.request import EmbeddingRequest, Feature, GenerationRequest, Sampling
+from adapters.request import EmbeddingRequest, Feature, GenerationRequest
 
 if TYPE_CHECKING:
     # Importing it loads mlx and transformers, which an idle server does without.
     from adapters.mlx.models import LoadedModel
-
-UNBOUNDED = 1 << 20
-"""Tokens an answer may have where neither the request nor the model sets an end."""
+    from adapters.mlx.preparation import Prepared
 
 
 class MLXBackend:
@@ -53,6 +49,14 @@ class MLXBackend:
             "suffix",
             "echo",
             "num_ctx",
+            "tools",
+            "tool_choice",
+            "parallel_tool_calls",
+            "response_format",
+            "guided_regex",
+            "guided_grammar",
+            "reasoning_effort",
+            "logprobs",
         }
     )
 
@@ -69,18 +73,26 @@ class MLXBackend:
         refuse_unsupported(request, self.honours, self.kind)
         refuse_senseless(request)
         loaded = await self._ready_to_generate(request.model)
-        context = context_of(request, loaded.context_length)
-        sequences = await self._to_sequences(request, loaded)
-        echo = await self._echo(request, loaded.tokenizer) if request.echo else ""
+        from adapters.mlx.preparation import prepare
+
+        prepared = await prepare(request, loaded, self._tokenizing)
+        async with aclosing(self._answer(prepared)) as events:
+            async for event in events:
+                yield event
+
+    async def _answer(self, prepared: "Prepared") -> AsyncGenerator[Event]:
+        from adapters.mlx.answer import read
+
+        sequences = prepared.sequences
         self._engine.submit(*sequences)
         unfinished = dict(enumerate(sequences))
-        answers = interleave([_read(each, loaded, request.stop) for each in sequences])
         try:
             await sequences[0].admitted()
-            yield Started(context=context)
-            if echo:
-                for choice in range(request.n):
-                    yield TextDelta(echo, choice=choice)
+            yield Started(context=prepared.context)
+            if prepared.echo:
+                for choice in unfinished:
+                    yield TextDelta(prepared.echo, choice=choice)
+            answers = interleave([read(each, prepared.reading) for each in sequences])
             async with aclosing(answers) as events:
                 async for event in events:
                     if isinstance(event, Finished):
@@ -182,93 +194,6 @@ class MLXBackend:
         path = Path(name).expanduser()
         model = read_folder(path.name, path)
         return ModelFolder(model, path) if model is not None else None
-
-    async def _to_sequences(
-        self, request: GenerationRequest, loaded: "LoadedModel"
-    ) -> list[Sequence]:
-        """One for each choice; they share the prompt."""
-        from adapters.mlx.prompt import require_room, tokenize
-
-        loop = asyncio.get_running_loop()
-        prompt = await loop.run_in_executor(self._tokenizing, tokenize, loaded.tokenizer, request)
-        context = context_of(request, loaded.context_length)
-        require_room(len(prompt), context, request)
-        _require_tokens(request.sampling.logit_bias or {}, len(loaded.tokenizer))
-        room = (context or UNBOUNDED) - len(prompt)
-        return [
-            Sequence(
-                model=request.model,
-                prompt=prompt,
-                max_tokens=min(request.max_tokens or room, room),
-                sampling=_for_choice(_with_defaults(request.sampling, loaded.sampling), choice),
-                top_logprobs=request.top_logprobs,
-                client=request.client,
-                choice=choice,
-                bounded=request.max_tokens is not None,
-            )
-            for choice in range(request.n)
-        ]
-
-    async def _echo(self, request: GenerationRequest, tokenizer: Any) -> str:
-        from adapters.mlx.raw_prompt import raw_text
-
-        loop = asyncio.get_running_loop()
-        return await loop.run_in_executor(self._tokenizing, raw_text, tokenizer, request.prompt)
-
-
-async def _read(
-    sequence: Sequence, loaded: "LoadedModel", stop: tuple[str, ...]
-) -> AsyncGenerator[Event]:
-    """Turn tokens into text until the model, a limit or a stop string ends it."""
-    from adapters.mlx.text import StopMatcher
-
-    text, matcher, count = loaded.vocabulary.detokenizer(), StopMatcher(stop), 0
-    while True:
-        sampled = await sequence.next()
-        count += 1
-        piece = "" if sampled.finish == "stop" else text.add(sampled.token)
-        if sampled.finish is not None:
-            piece += text.finish()
-        shown, matched = matcher.feed(piece)
-        if sampled.finish is not None and matched is None:
-            shown += matcher.flush()
-        if shown:
-            yield TextDelta(shown, choice=sequence.choice)
-        if matched is not None or sampled.finish is not None:
-            usage = Usage(
-                prompt_tokens=len(sequence.prompt),
-                completion_tokens=count,
-                cached_tokens=sequence.cached_tokens,
-            )
-            reason = "stop" if matched is not None else sampled.finish or "stop"
-            yield Finished(reason, usage, matched, sequence.choice)
-            return
-
-
-def _with_defaults(asked: Sampling, recommended: Sampling) -> Sampling:
-    """The request's own values; the model's recommendation where it has none."""
-    fields = {
-        name: value if value is not None else getattr(recommended, name)
-        for name, value in msgspec.structs.asdict(asked).items()
-    }
-    return Sampling(**fields)
-
-
-def _for_choice(sampling: Sampling, choice: int) -> Sampling:
-    if sampling.seed is None or choice == 0:
-        return sampling
-    return msgspec.structs.replace(sampling, seed=sampling.seed + choice)
-
-
-def _require_tokens(logit_bias: dict[int, float], vocabulary: int) -> None:
-    """
-    Raises:
-        InvalidRequestError: a key is no token of this model.
-    """
-    if unknown := [token for token in logit_bias if not 0 <= token < vocabulary]:
-        raise InvalidRequestError(
-            f"{unknown[0]} is no token of this model, which has {vocabulary}.", param="logit_bias"
-        )
 
 
 def _missing(name: str) -> ModelFolder:

@@ -15,7 +15,10 @@ from mlx_lm.models.cache import ArraysCache, CacheList, make_prompt_cache
 
 from adapters.errors import GenerationError
 from adapters.mlx.catalog import context_length
+from adapters.mlx.grammar.compiler import GrammarCompiler
+from adapters.mlx.reasoning import Reasoning, find_reasoning
 from adapters.mlx.text import Vocabulary
+from adapters.mlx.tool_calls import ToolSyntax, find_syntax
 from adapters.request import Sampling
 
 logger = logging.getLogger(__name__)
@@ -36,6 +39,11 @@ class LoadedModel:
     """Some layer keeps a state instead of keys and values, which padding would disturb."""
     sampling: Sampling
     """What the model's authors recommend; empty where they say nothing."""
+    reasoning: Reasoning | None
+    """What it thinks in, if it thinks aloud."""
+    syntax: ToolSyntax | None
+    """How it writes calls; None where its template knows no tools."""
+    grammars: GrammarCompiler
     files: tuple[Path, ...] = ()
     """What it was loaded from."""
     draft: Any = None
@@ -69,16 +77,20 @@ def _load(name: str, path: Path, dequantize: Literal["auto", "always", "never"])
     mx.eval(model.parameters())
     caches = make_prompt_cache(model)
     tokenizer = mlx_lm_utils.load_tokenizer(path, eos_token_ids=config.get("eos_token_id"))
+    end_tokens = frozenset(tokenizer.eos_token_ids)
     return LoadedModel(
         name=name,
         model=model,
         tokenizer=tokenizer,
         vocabulary=Vocabulary(tokenizer),
         context_length=context_length(config),
-        end_tokens=frozenset(tokenizer.eos_token_ids),
+        end_tokens=end_tokens,
         batchable=all(hasattr(cache, "merge") for cache in caches),
         recurrent=any(isinstance(cache, (ArraysCache, CacheList)) for cache in caches),
         sampling=recommended_sampling(path),
+        reasoning=find_reasoning(tokenizer),
+        syntax=find_syntax(tokenizer),
+        grammars=GrammarCompiler(tokenizer, end_tokens),
         files=model_files(path),
     )
 

@@ -2,25 +2,56 @@
 
 # pyright: basic
 import json
-from typing import Any
+from typing import Any, NamedTuple
 
 from jinja2 import TemplateError
 
-from adapters.errors import ContextLengthError, GenerationError, InvalidRequestError
+from adapters.errors import (
+    ContextLengthError,
+    GenerationError,
+    InvalidRequestError,
+    UnsupportedParameterError,
+)
+from adapters.mlx.models import LoadedModel
 from adapters.mlx.raw_prompt import raw_ids
-from adapters.request import GenerationRequest, Message
+from adapters.mlx.reasoning import TAIL, Thinking, is_open
+from adapters.mlx.tool_calls.in_words import in_words
+from adapters.mlx.tool_calls.parsed_calls import to_openai
+from adapters.request import GenerationRequest, Message, ReasoningEffort, Tool
+
+_LEVELS: dict[ReasoningEffort, ReasoningEffort] = {"minimal": "low", "xhigh": "high"}
+"""Templates that know levels know three: gpt-oss's."""
 
 
-def tokenize(tokenizer: Any, request: GenerationRequest) -> list[int]:
+class Prompt(NamedTuple):
+    ids: list[int]
+    thinking: Thinking = "none"
+    """Whether thinking comes before the answer."""
+    is_answering: bool = False
+    """It ends with the header of the text for the user, in a model that writes in channels."""
+
+
+def render(loaded: LoadedModel, request: GenerationRequest) -> Prompt:
     """The ids the model reads. May take milliseconds per thousand tokens: not for the event loop.
 
     Raises:
         InvalidRequestError: the template refuses these messages, or the model has none.
+        UnsupportedParameterError: the model cannot do without thinking here.
         GenerationError: the template itself is broken.
     """
     if not isinstance(request.prompt, tuple):
-        return raw_ids(tokenizer, request)
-    return _apply_template(tokenizer, request.prompt)
+        return Prompt(raw_ids(loaded.tokenizer, request))
+    ids = _apply_template(loaded, request, request.prompt)
+    if loaded.reasoning is None:
+        return Prompt(ids)
+    if request.reasoning_effort == "none":
+        return _without_thinking(loaded, request, ids)
+    return Prompt(ids, "open" if is_open(loaded.reasoning, loaded.tokenizer, ids) else "may")
+
+
+def offered_tools(request: GenerationRequest) -> tuple[Tool, ...]:
+    """The tools that the model is told of; all of them, even where it must call a certain one."""
+    return () if request.tool_choice == "none" else request.tools
 
 
 def require_room(prompt_tokens: int, context: int | None, request: GenerationRequest) -> None:
@@ -40,12 +71,20 @@ def require_room(prompt_tokens: int, context: int | None, request: GenerationReq
         )
 
 
-def _apply_template(tokenizer: Any, messages: tuple[Message, ...]) -> list[int]:
-    if not tokenizer.has_chat_template:
+def _apply_template(
+    loaded: LoadedModel, request: GenerationRequest, messages: tuple[Message, ...]
+) -> list[int]:
+    if not loaded.tokenizer.has_chat_template:
         raise InvalidRequestError("This model has no chat template.", param="messages")
+    tools, given = offered_tools(request), _effort(request.reasoning_effort)
+    if loaded.syntax is None:
+        messages = in_words(messages, tools, forced=request.tool_choice != "auto")
+    elif tools:
+        given["tools"] = [to_openai(tool) for tool in tools]
     chat = [to_template_message(message) for message in messages]
     try:
-        return list(tokenizer.apply_chat_template(chat, add_generation_prompt=True))
+        ids = loaded.tokenizer.apply_chat_template(chat, add_generation_prompt=True, **given)
+        return list(ids)
     except TemplateError as error:
         # `raise_exception` in a template: "Conversation roles must alternate", and the like.
         raise InvalidRequestError(
@@ -53,6 +92,30 @@ def _apply_template(tokenizer: Any, messages: tuple[Message, ...]) -> list[int]:
         ) from error
     except Exception as error:
         raise GenerationError("The model's chat template failed.", lasting=True) from error
+
+
+def _effort(asked: ReasoningEffort | None) -> dict[str, Any]:
+    """What templates call it. mlx-lm renames `enable_thinking` for those that say `thinking`."""
+    if asked is None:
+        return {}
+    return {"enable_thinking": asked != "none", "reasoning_effort": _LEVELS.get(asked, asked)}
+
+
+def _without_thinking(loaded: LoadedModel, request: GenerationRequest, ids: list[int]) -> Prompt:
+    """The prompt, with the thinking closed where the template itself did not."""
+    assert loaded.reasoning is not None  # noqa: S101 - the caller has looked.
+    is_harmony = loaded.reasoning.is_harmony
+    if is_harmony and offered_tools(request):
+        # The header of an answer would rule out calls, and without it the model thinks.
+        raise UnsupportedParameterError(
+            f"'{request.model}' cannot do without thinking where it may call tools.",
+            param="reasoning_effort",
+        )
+    if is_harmony and request.response_format is not None:
+        return Prompt(ids)  # The grammar begins with that header.
+    text = loaded.reasoning.skipped(loaded.tokenizer.decode(ids[-TAIL:]))
+    ids += loaded.tokenizer.encode(text, add_special_tokens=False)
+    return Prompt(ids, is_answering=is_harmony)
 
 
 def to_template_message(message: Message) -> dict[str, Any]:

@@ -11,7 +11,7 @@ from adapters.request import GenerationRequest, TokenIds
 def refuse_senseless(request: GenerationRequest) -> None:
     """
     Raises:
-        InvalidRequestError: a chat with what only a raw prompt can have.
+        InvalidRequestError: a chat with what only a raw prompt can have, or the reverse.
         UnsupportedParameterError: the probabilities of a prompt that is repeated. The first of
             them has none, which the contract's numbers cannot say.
     """
@@ -19,6 +19,13 @@ def refuse_senseless(request: GenerationRequest) -> None:
         for param, asked in {"suffix": request.suffix is not None, "echo": request.echo}.items():
             if asked:
                 raise InvalidRequestError(f"'{param}' goes with a raw prompt only.", param=param)
+    else:
+        for param, asked in {
+            "tools": bool(request.tools),
+            "reasoning_effort": request.reasoning_effort not in (None, "none"),
+        }.items():
+            if asked:
+                raise InvalidRequestError(f"'{param}' goes with a chat only.", param=param)
     if request.echo and request.top_logprobs is not None:
         raise UnsupportedParameterError(
             "'echo' together with 'logprobs' is not supported by the mlx backend.", param="echo"

@@ -3,13 +3,17 @@
 Imports neither mlx nor transformers: the catalogue reads templates with it.
 """
 
-from typing import Any
+from typing import Any, Literal
 
 from msgspec import Struct
 
 from adapters.mlx.tool_calls.syntax import template_text
 
+Thinking = Literal["none", "open", "may"]
+"""Whether thinking comes before the answer: never, the prompt has begun it, the model may."""
+
 HARMONY_START = "<|channel|>analysis<|message|>"
+HARMONY_ANSWER = "<|channel|>final<|message|>"
 
 # Source: mlx_lm.tokenizer_utils._infer_thinking (0.32.2) and the templates of those it lacks.
 MARKERS: tuple[tuple[str, str], ...] = (
@@ -26,7 +30,7 @@ MARKERS: tuple[tuple[str, str], ...] = (
     ("<thought>", "</thought>"),
     ("<thinking>", "</thinking>"),
 )
-_TAIL = 32
+TAIL = 32
 """Tokens at the end of a prompt that are looked at: the marker and the white space after it."""
 
 
@@ -41,6 +45,15 @@ class Reasoning(Struct, frozen=True):
     def ends_open(self, prompt: str) -> bool:
         """Whether `prompt` ends with thinking that it began and did not close."""
         return prompt.rstrip().endswith(self.start)
+
+    def skipped(self, prompt: str) -> str:
+        """What follows `prompt` so that the answer comes next: thinking without a thought."""
+        if self.is_harmony:
+            return HARMONY_ANSWER
+        if prompt.rstrip().endswith(self.end):
+            return ""
+        opening = "" if self.ends_open(prompt) else f"{self.start}\n"
+        return f"{opening}\n{self.end}\n\n"
 
     @property
     def is_harmony(self) -> bool:
@@ -70,7 +83,7 @@ def find_reasoning(tokenizer: Any) -> Reasoning | None:
 
 def is_open(reasoning: Reasoning | None, tokenizer: Any, prompt: list[int]) -> bool:
     """Whether the rendered prompt has opened the thinking already, as some templates do."""
-    return reasoning is not None and reasoning.ends_open(tokenizer.decode(prompt[-_TAIL:]))
+    return reasoning is not None and reasoning.ends_open(tokenizer.decode(prompt[-TAIL:]))
 
 
 def _ids(tokenizer: Any, text: str) -> tuple[int, ...]:

@@ -34,13 +34,15 @@ def create_reader(
     syntax: ToolSyntax | None,
     tools: tuple[Tool, ...],
     hidden: tuple[str, ...] = (),
+    is_answering: bool = False,
 ) -> SectionReader | None:
     """None where the text is content from end to end. `tools` are those that may be called,
-    `hidden` the control tokens among the markers, which are nobody's text."""
+    `hidden` the control tokens among the markers, which are nobody's text; `is_answering`: the
+    prompt ends with the header of an answer, in channels."""
     if (reasoning is not None and reasoning.is_harmony) or (
         syntax is not None and syntax.body == "harmony"
     ):
-        return HarmonyReader(frozenset(tool.name for tool in tools))
+        return HarmonyReader(frozenset(tool.name for tool in tools), is_answering=is_answering)
     if reasoning is None and not (syntax is not None and tools):
         return None
     taught = syntax if tools else None

@@ -9,7 +9,7 @@ Source: https://github.com/guidance-ai/llguidance/blob/main/docs/syntax.md
 import json
 import re
 from collections.abc import Mapping
-from typing import Any, Literal
+from typing import Any
 
 from llguidance import regex_to_lark
 from msgspec import Struct
@@ -17,7 +17,7 @@ from msgspec.structs import replace
 
 from adapters.errors import BackendError, InvalidRequestError, UnsupportedParameterError
 from adapters.mlx.grammar.schema import any_object, bound
-from adapters.mlx.reasoning import Reasoning
+from adapters.mlx.reasoning import HARMONY_ANSWER, Reasoning, Thinking
 from adapters.mlx.tool_calls import PLAIN_JSON, ToolSyntax
 from adapters.request import (
     GenerationRequest,
@@ -34,9 +34,6 @@ MAX_CALLS = 8
 """In one answer: a model that cannot stop calling is stopped."""
 _COMPACT = {"whitespace_flexible": False, "item_separator": ", ?", "key_separator": ": ?"}
 """No white space but the one space that models were trained to write."""
-
-Thinking = Literal["none", "open", "may"]
-"""Whether thinking comes before the answer: never, the prompt has begun it, the model may."""
 
 
 class Style(Struct, frozen=True):
@@ -88,7 +85,7 @@ def calls_syntax(request: GenerationRequest, syntax: ToolSyntax | None) -> ToolS
     """
     if not request.tools or request.tool_choice == "none":
         return None
-    if syntax is None or (not syntax.json and _is_constrained(request, syntax)):
+    if syntax is None or (not syntax.json and is_constrained(request, syntax)):
         return PLAIN_JSON
     return syntax
 
@@ -100,7 +97,7 @@ def to_grammar(request: GenerationRequest, style: Style) -> Grammar | None:
         InvalidRequestError: a schema cannot be bounded; `param` says whose.
         UnsupportedParameterError: this model writes free calls in a way no schema can rule.
     """
-    if not _is_constrained(request, style.syntax):
+    if not is_constrained(request, style.syntax):
         return None
     writer = _Writer(style)
     if calls_syntax(request, style.syntax) is None:
@@ -114,7 +111,7 @@ def to_grammar(request: GenerationRequest, style: Style) -> Grammar | None:
     return writer.whole(calls.in_text())
 
 
-def _is_constrained(request: GenerationRequest, syntax: ToolSyntax | None) -> bool:
+def is_constrained(request: GenerationRequest, syntax: ToolSyntax | None) -> bool:
     """A free choice of loose tools is left to a model that knows how to call them."""
     if not request.tools or request.tool_choice == "none":
         return request.response_format is not None
@@ -164,7 +161,7 @@ class _Writer:
     def __init__(self, style: Style) -> None:
         self.style = style
         self.harmony = style.reasoning is not None and style.reasoning.is_harmony
-        self.final = self.literal("<|channel|>final<|message|>") if self.harmony else ""
+        self.final = self.literal(HARMONY_ANSWER) if self.harmony else ""
         """What a model of several channels writes before the text for the user."""
 
     def literal(self, text: str) -> str:

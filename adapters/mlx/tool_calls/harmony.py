@@ -19,10 +19,11 @@ _RECIPIENT = re.compile(r"\bto=(?:functions\.)?([\w.-]+)")
 class HarmonyReader:
     """Channel analysis is reasoning, commentary to a function a call, the rest is for the user."""
 
-    def __init__(self, names: frozenset[str]) -> None:
+    def __init__(self, names: frozenset[str], *, is_answering: bool = False) -> None:
+        """`is_answering`: the prompt ends with the header of a text for the user."""
         self._names = names
         self._held = ""
-        self._kind: Kind | None = None
+        self._kind: Kind | None = "content" if is_answering else None
         """Of the message being read; None in a header."""
         self._scanner: JSONScanner | None = None
         self._stream = ArgumentStream()

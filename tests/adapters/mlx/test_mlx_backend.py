@@ -282,9 +282,9 @@ async def test_messages_that_the_template_refuses_are_the_callers_mistake(
     backend: MLXBackend,
 ) -> None:
     request = GenerationRequest(
-        model="llama", prompt=(Message(role="tool", content=(TextPart("7"),)),)
+        model="llama", prompt=(Message(role="user", name="bob", content=(TextPart("7"),)),)
     )
-    with pytest.raises(InvalidRequestError, match="no tools here") as caught:
+    with pytest.raises(InvalidRequestError, match="no names here") as caught:
         await answer(backend, request)
     assert caught.value.param == "messages"
 

@@ -1,0 +1,317 @@
+"""What a model writes, through the whole engine: thoughts, calls, shapes, probabilities."""
+
+import json
+import math
+from collections.abc import AsyncGenerator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from scripted_model import CITY, TIME, WEATHER, answer, chat, config_for, saying, told, usage_of
+from tiny_model import TOOL_TEMPLATE, write_tiny_model
+
+from adapters.errors import InvalidRequestError, UnsupportedParameterError
+from adapters.events import (
+    Event,
+    Finished,
+    ReasoningDelta,
+    TextDelta,
+    ToolCallDelta,
+    ToolCallStarted,
+)
+from adapters.mlx.backend import MLXBackend
+from adapters.request import (
+    GenerationRequest,
+    JSONObject,
+    JSONSchema,
+    Lark,
+    NamedTool,
+    Regex,
+    Sampling,
+    TokenIds,
+    Tool,
+)
+
+CALL = '<tool_call>\n{"name": "weather", "arguments": {"city": "Paris"}}\n</tool_call>'
+WILD = Sampling(temperature=1.2, seed=1)
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    root = tmp_path_factory.mktemp("models")
+    write_tiny_model(root / "caller", template=TOOL_TEMPLATE, context=2048)
+    write_tiny_model(root / "plain", context=2048)
+    return root
+
+
+@pytest.fixture
+async def backend(folder: Path) -> AsyncGenerator[MLXBackend]:
+    backend = MLXBackend(config_for(folder))
+    yield backend
+    await backend.aclose()
+
+
+async def test_a_call_is_streamed_as_it_is_written(
+    backend: MLXBackend, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with saying(monkeypatch, f"Let me see.\n{CALL}"):
+        events = await answer(backend, chat(tools=(WEATHER,)))
+    said = told(events)
+    assert said["text"] == "Let me see."
+    assert said["calls"] == [["weather", '{"city": "Paris"}']]
+    assert said["reason"] == "tool_calls"
+    pieces = [e.arguments for e in events if isinstance(e, ToolCallDelta)]
+    assert len(pieces) > 5
+    [started] = [e for e in events if isinstance(e, ToolCallStarted)]
+    assert started.id.startswith("call_")
+
+
+async def test_two_calls_have_two_indexes_and_ids(
+    backend: MLXBackend, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    second = CALL.replace("weather", "time")
+    with saying(monkeypatch, f"{CALL}\n{second}"):
+        events = await answer(backend, chat(tools=(WEATHER, TIME)))
+    assert [name for name, _ in told(events)["calls"]] == ["weather", "time"]
+    started = [e for e in events if isinstance(e, ToolCallStarted)]
+    assert [e.index for e in started] == [0, 1]
+    assert len({e.id for e in started}) == 2
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        CALL,
+        CALL.replace("weather", "unknown"),
+        "<tool_call>\nnot at all\n</tool_call>",
+        "a <b> {c",
+    ],
+)
+async def test_what_only_looks_like_a_call_is_text(
+    backend: MLXBackend, monkeypatch: pytest.MonkeyPatch, text: str
+) -> None:
+    choice = "none" if text == CALL else "auto"
+    with saying(monkeypatch, text):
+        said = told(await answer(backend, chat(tools=(WEATHER,), tool_choice=choice)))
+    assert said == {"text": text, "reasoning": "", "calls": [], "reason": "stop"}
+
+
+async def test_a_call_that_the_limit_cuts_says_length(
+    backend: MLXBackend, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with saying(monkeypatch, CALL):
+        said = told(await answer(backend, chat(tools=(WEATHER,), max_tokens=55)))
+    assert said["reason"] == "length"
+    assert said["calls"] == [["weather", '{"city": "']]
+
+
+async def test_thinking_is_told_and_counted_apart(
+    backend: MLXBackend, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with saying(monkeypatch, "<think>\nHm, 🙂.\n</think>\n\nYes."):
+        events = await answer(backend, chat(stop=("Hm",)))
+    assert told(events) == {"text": "Yes.", "reasoning": "Hm, 🙂.", "calls": [], "reason": "stop"}
+    assert len([e for e in events if isinstance(e, ReasoningDelta)]) > 3
+    usage = usage_of(events)
+    assert (usage.completion_tokens, usage.reasoning_tokens) == (33, 20)
+
+
+async def test_thinking_that_the_limit_cuts_is_still_thinking(
+    backend: MLXBackend, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with saying(monkeypatch, "<think>\nOn and on and on"):
+        said = told(await answer(backend, chat(max_tokens=15)))
+    assert said == {"text": "", "reasoning": "On and ", "calls": [], "reason": "length"}
+
+
+async def test_each_choice_has_sections_of_its_own(
+    backend: MLXBackend, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with saying(monkeypatch, "<think>a</think>b", CALL, "c"):
+        events = await answer(backend, chat(tools=(WEATHER,), n=3))
+    first, second, third = (told(events, choice) for choice in range(3))
+    assert (first["reasoning"], first["text"], first["reason"]) == ("a", "b", "stop")
+    assert (second["calls"][0][0], second["reason"]) == ("weather", "tool_calls")
+    assert (third["text"], third["reasoning"]) == ("c", "")
+
+
+async def test_raw_text_has_no_sections(
+    backend: MLXBackend, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with saying(monkeypatch, f"<think>a</think>{CALL}"):
+        request = GenerationRequest(model="caller", prompt="x", max_tokens=200)
+        said = told(await answer(backend, request))
+    assert said["text"] == f"<think>a</think>{CALL}"
+
+
+@pytest.mark.parametrize("model", ["caller", "plain"])
+@pytest.mark.parametrize("choice", ["required", NamedTool("time")])
+async def test_a_forced_call_is_made_by_any_model(
+    backend: MLXBackend, model: str, choice: Any
+) -> None:
+    request = chat(
+        "?",
+        model,
+        tools=(WEATHER, TIME),
+        tool_choice=choice,
+        parallel_tool_calls=False,
+        reasoning_effort="none",
+        sampling=WILD,
+        n=4,
+        max_tokens=None,
+    )
+    events = await answer(backend, request)
+    for place in range(4):
+        said = told(events, place)
+        assert said["reason"] == "tool_calls"
+        [[name, arguments]] = said["calls"]
+        assert name in ({"weather", "time"} if choice == "required" else {"time"})
+        assert json.loads(arguments)["city"] in ("Paris", "Rome")
+        assert said["text"] == ""
+
+
+async def test_thoughts_come_before_a_forced_call_and_do_not_count_as_one(
+    backend: MLXBackend, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The grammar is the real one here: what it allows is what the script says."""
+    from adapters.mlx.grammar.lark import Style
+
+    with saying(monkeypatch, f"<think>Call {CALL}?</think>{CALL}"):
+        said = told(await answer(backend, chat(tools=(WEATHER,), tool_choice="required")))
+    assert said["reasoning"] == f"Call {CALL}?"
+    assert said["calls"] == [["weather", '{"city": "Paris"}']]
+    loaded = backend._loaded["caller"]
+    style = Style(loaded.syntax, loaded.reasoning, "may")
+    asked = chat(tools=(WEATHER,), tool_choice="required")
+    matcher = await loaded.grammars.compile(asked, style)
+    assert matcher is not None
+    ids = loaded.tokenizer.encode(f"<think>Call {CALL}?</think>{CALL}", add_special_tokens=False)
+    assert matcher.try_consume_tokens(ids) == len(ids)
+    assert matcher.is_accepting()
+
+
+SHAPES: dict[str, Any] = {
+    "schema": JSONSchema(CITY, strict=True),
+    "loose schema": JSONSchema({"properties": {"a": {"type": "integer"}}, "required": ["a"]}),
+    "object": JSONObject(),
+    "regex": Regex("(ab|cd){2}!"),
+    "lark": Lark('start: "yes" | "no"'),
+}
+EXPECTED: dict[str, Any] = {
+    "schema": lambda text: json.loads(text)["city"] in ("Paris", "Rome"),
+    "loose schema": lambda text: isinstance(json.loads(text)["a"], int),
+    "object": lambda text: isinstance(json.loads(text), dict),
+    "regex": lambda text: text in ("abab!", "abcd!", "cdab!", "cdcd!"),
+    "lark": lambda text: text in ("yes", "no"),
+}
+
+
+@pytest.mark.parametrize("shape", SHAPES)
+async def test_an_answer_has_the_shape_that_is_asked_for(backend: MLXBackend, shape: str) -> None:
+    request = chat(
+        model="plain", response_format=SHAPES[shape], sampling=WILD, n=4, max_tokens=None
+    )
+    events = await answer(backend, request)
+    for place in range(4):
+        said = told(events, place)
+        assert said["reason"] == "stop"
+        assert EXPECTED[shape](said["text"]), said["text"]
+
+
+async def test_raw_text_can_be_shaped_too(backend: MLXBackend) -> None:
+    request = GenerationRequest(model="plain", prompt="x", response_format=Regex("[0-9]{5}"))
+    assert told(await answer(backend, request))["text"].isdigit()
+
+
+async def test_an_answer_in_shape_that_the_limit_cuts_says_length(backend: MLXBackend) -> None:
+    said = told(
+        await answer(backend, chat(model="plain", response_format=JSONSchema(CITY), max_tokens=6))
+    )
+    assert said["reason"] == "length"
+    assert said["text"].startswith('{"city')
+
+
+async def test_a_stop_string_ends_an_answer_in_shape(backend: MLXBackend) -> None:
+    asked = chat(model="plain", response_format=Regex("abcdef"), stop=("de",), n=2)
+    events = await answer(backend, asked)
+    assert [told(events, place)["text"] for place in range(2)] == ["abc", "abc"]
+    assert [e.stop_sequence for e in events if isinstance(e, Finished)] == ["de", "de"]
+
+
+@pytest.mark.parametrize(
+    ("fields", "param", "words"),
+    [
+        (
+            {"response_format": JSONSchema({"type": "array", "uniqueItems": True})},
+            "response_format",
+            "uniqueItems",
+        ),
+        (
+            {
+                "tools": (WEATHER, Tool("f", parameters={"type": "object", "not": {}})),
+                "tool_choice": "required",
+            },
+            "tools[1].function.parameters",
+            "not",
+        ),
+        ({"response_format": Regex("(")}, "guided_regex", "enforced"),
+    ],
+)
+async def test_what_cannot_be_enforced_is_refused_before_it_starts(
+    backend: MLXBackend, fields: dict[str, Any], param: str, words: str
+) -> None:
+    with pytest.raises(InvalidRequestError, match=words) as caught:
+        await answer(backend, chat(**fields))
+    assert caught.value.param == param
+    assert (await backend.health()).counters["started"] == 0
+
+
+async def test_an_effort_is_refused_where_nothing_thinks(backend: MLXBackend) -> None:
+    with pytest.raises(UnsupportedParameterError) as caught:
+        await answer(backend, chat(model="plain", reasoning_effort="high"))
+    assert caught.value.param == "reasoning_effort"
+    assert told(await answer(backend, chat(model="plain", reasoning_effort="none")))["text"]
+
+
+@pytest.mark.parametrize("fields", [{"tools": (WEATHER,)}, {"reasoning_effort": "low"}])
+async def test_raw_text_with_what_only_a_chat_has_is_refused(
+    backend: MLXBackend, fields: dict[str, Any]
+) -> None:
+    request = GenerationRequest(model="caller", prompt="x", **fields)
+    with pytest.raises(InvalidRequestError, match="chat only") as caught:
+        await answer(backend, request)
+    assert caught.value.param in fields
+
+
+def logprobs_of(events: list[Event]) -> list[Any]:
+    return [each for e in events if isinstance(e, TextDelta) for each in e.logprobs or ()]
+
+
+async def test_every_token_of_the_text_has_its_probability(backend: MLXBackend) -> None:
+    events = await answer(backend, chat(model="plain", top_logprobs=20, max_tokens=30))
+    entries = logprobs_of(events)
+    text = b"".join(bytes(each.bytes) for each in entries).decode("utf-8", "replace")
+    assert text == told(events)["text"]
+    for each in entries:
+        assert len(each.top) == 20
+        assert each.logprob == pytest.approx(each.top[0].logprob)  # Greedy: the likeliest.
+        values = [top.logprob for top in each.top]
+        assert values == sorted(values, reverse=True)
+        assert sum(map(math.exp, values)) <= 1.0001
+
+
+async def test_probabilities_are_of_what_is_shown_only(
+    backend: MLXBackend, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with saying(monkeypatch, f"<think>no</think>shown{CALL}"):
+        events = await answer(backend, chat(tools=(WEATHER,), top_logprobs=0))
+    assert [each.token for each in logprobs_of(events)] == list("shown")
+
+
+async def test_token_ids_are_continued_with_probabilities(backend: MLXBackend) -> None:
+    request = GenerationRequest(
+        model="plain", prompt=TokenIds((65, 66, 67)), max_tokens=4, top_logprobs=2
+    )
+    events = await answer(backend, request)
+    assert usage_of(events).prompt_tokens == 3
+    assert len(logprobs_of(events)) == 4
