@@ -44,6 +44,11 @@ class MLXConfig(
     prefix_cache_disk_bytes: Annotated[int, Meta(ge=0)] = 8 * 1024**3
     """What all models may keep there together."""
 
+    keep_alive: float | None = None
+    """Seconds an unused model stays loaded, negative for ever; by default for ever."""
+    keep_alive_of: dict[str, float] = {}
+    """The same for single models, by name."""
+
 
 class OllamaConfig(
     Struct, frozen=True, kw_only=True, tag_field="kind", tag="ollama", forbid_unknown_fields=True

@@ -11,13 +11,19 @@ import msgspec
 
 from adapters.backend import Embeddings, Health, Model, Progress, refuse_unsupported
 from adapters.config import MLXConfig
-from adapters.errors import InvalidRequestError, ModelNotFoundError, UnsupportedParameterError
+from adapters.errors import (
+    BackendBusyError,
+    InvalidRequestError,
+    ModelNotFoundError,
+    UnsupportedParameterError,
+)
 from adapters.events import Event, Finished, Started, TextDelta
 from adapters.mlx import embedded
 from adapters.mlx.catalog import ModelFolder, find_models, read_folder
 from adapters.mlx.choices import interleave
 from adapters.mlx.embedding.embedders import Embedders
 from adapters.mlx.engine import Engine
+from adapters.mlx.keeping import Keeping
 from adapters.mlx.raw_prompt import refuse_senseless
 from adapters.request import EmbeddingRequest, Feature, GenerationRequest
 
@@ -57,6 +63,7 @@ class MLXBackend:
             "guided_grammar",
             "reasoning_effort",
             "logprobs",
+            "keep_alive",
         }
     )
 
@@ -68,17 +75,19 @@ class MLXBackend:
         # Tokenizers are not made for two threads at once; one is enough to keep the loop free.
         self._tokenizing = ThreadPoolExecutor(1, thread_name_prefix="mlx-prompt")
         self._embedders = Embedders(self._engine, self._tokenizing, config.dequantize)
+        self._keeping = Keeping(config, self._is_loaded, self.unload)
 
     async def generate(self, request: GenerationRequest) -> AsyncGenerator[Event]:
         refuse_unsupported(request, self.honours, self.kind)
         refuse_senseless(request)
-        loaded = await self._ready_to_generate(request.model)
-        from adapters.mlx.preparation import prepare
+        with self._keeping.using(request.model, request.keep_alive):
+            loaded = await self._ready_to_generate(request.model)
+            from adapters.mlx.preparation import prepare
 
-        prepared = await prepare(request, loaded, self._tokenizing)
-        async with aclosing(self._answer(prepared)) as events:
-            async for event in events:
-                yield event
+            prepared = await prepare(request, loaded, self._tokenizing)
+            async with aclosing(self._answer(prepared)) as events:
+                async for event in events:
+                    yield event
 
     async def _answer(self, prepared: "Prepared") -> AsyncGenerator[Event]:
         from adapters.mlx.answer import read
@@ -105,12 +114,13 @@ class MLXBackend:
 
     async def embed(self, request: EmbeddingRequest) -> Embeddings:
         refuse_unsupported(request, self.honours, self.kind)
-        await self._ready(request.model)
-        if request.model not in self._embedders:
-            raise InvalidRequestError(
-                f"'{request.model}' generates text; it does not embed.", param="model"
-            )
-        return await self._embedders.embed(request)
+        with self._keeping.using(request.model, request.keep_alive):
+            await self._ready(request.model)
+            if request.model not in self._embedders:
+                raise InvalidRequestError(
+                    f"'{request.model}' generates text; it does not embed.", param="model"
+                )
+            return await self._embedders.embed(request)
 
     async def pull(self, model: str) -> AsyncGenerator[Progress]:
         raise UnsupportedParameterError("Models cannot be fetched yet.", param="model")
@@ -124,20 +134,27 @@ class MLXBackend:
         ]
 
     async def load(self, model: str, keep_alive: float | None = None) -> None:
-        await self._ready(model)
+        with self._keeping.using(model, keep_alive):
+            await self._ready(model)
 
     async def unload(self, model: str) -> None:
+        if users := self._keeping.users(model):
+            raise BackendBusyError(f"'{model}' is answering {users} requests.")
+        self._keeping.forget(model)
         if model in self._embedders:
             await self._embedders.unload(model)
-        elif model in self._loaded:
+        # Who comes while it is unloaded has it loaded anew, by a command that comes after.
+        elif (loaded := self._loaded.pop(model, None)) is not None:
+            loaded.grammars.close()
+            del loaded
             await asyncio.wrap_future(self._engine.unload(model))
-            self._loaded.pop(model, None)
 
     async def health(self) -> Health:
         trouble = self._engine.trouble()
         return Health(ok=trouble is None, detail=trouble, counters=self._engine.counters())
 
     async def aclose(self) -> None:
+        self._keeping.close()
         for task in self._loading.values():
             task.cancel()
         await asyncio.to_thread(self._engine.close)
@@ -173,6 +190,7 @@ class MLXBackend:
         if not task.cancelled():
             # Read here too: those who waited may all have left, and asyncio would complain.
             task.exception()
+        self._keeping.loaded(name)
 
     async def _load(self, name: str) -> None:
         folder = (await asyncio.to_thread(self._find, name)) or _missing(name)

@@ -38,14 +38,9 @@ class Embedders:
         self._tokenizing = tokenizing
         self._dequantize: Literal["auto", "always", "never"] = dequantize
         self._loaded: dict[str, Embedder] = {}
-        self._busy: dict[str, int] = {}
 
     def __contains__(self, name: str) -> bool:
         return name in self._loaded
-
-    def busy(self, name: str) -> int:
-        """Requests that `name` is at work on."""
-        return self._busy.get(name, 0)
 
     async def load(self, name: str, path: Path) -> None:
         """
@@ -67,13 +62,6 @@ class Embedders:
             InvalidRequestError, ContextLengthError: as `Backend.embed`.
         """
         embedder = self._loaded[request.model]
-        self._busy[request.model] = self.busy(request.model) + 1
-        try:
-            return await self._embed(embedder, request)
-        finally:
-            self._busy[request.model] -= 1
-
-    async def _embed(self, embedder: "Embedder", request: EmbeddingRequest) -> Embeddings:
         if not request.inputs:
             raise InvalidRequestError("There is no input.", param="input")
         loop = asyncio.get_running_loop()

@@ -441,7 +441,7 @@ async def test_a_step_that_hangs_is_called_a_stall(
 @pytest.mark.parametrize("bits", [4, 8])
 async def test_quantised_caches_answer_one_at_a_time(tmp_path: Path, bits: int) -> None:
     # mlx quantises groups of 64 numbers, so that the heads have to be that wide.
-    shape = {"hidden_size": 128, "num_attention_heads": 2, "num_key_value_heads": 1}
+    shape: dict[str, Any] = {"hidden_size": 128, "num_attention_heads": 2, "num_key_value_heads": 1}
     write_tiny_model(tmp_path / "wide", "llama", **shape)
     backend = open_backend(tmp_path, kv_bits=bits)
     try:
