@@ -1,0 +1,33 @@
+"""`tandem serve | models | bench`: one file for each command.
+
+A command imports what it needs when it runs, so that none waits for what another needs.
+"""
+
+import argparse
+import logging
+import os
+from collections.abc import Sequence
+
+from proxy.cli import bench, models, serve
+from proxy.cli.command import Commands, fail
+from proxy.config import ConfigError, find_config, load_config
+
+_COMMANDS = (serve, models, bench)
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    args = _parser().parse_args(argv)
+    logging.basicConfig(level=logging.WARNING, format="%(levelname)s %(name)s: %(message)s")
+    try:
+        config = load_config(find_config(args.config, os.environ))
+    except ConfigError as exc:
+        return fail(2, str(exc))
+    return args.run(config, args)
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(prog="tandem", description="MLX and Ollama behind one API.")
+    commands = Commands(parser)
+    for command in _COMMANDS:
+        command.add(commands)
+    return parser
