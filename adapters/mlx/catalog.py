@@ -13,7 +13,13 @@ import msgspec
 from adapters.backend import Capability, Model
 from adapters.config import MLXConfig
 from adapters.mlx.capabilities import capabilities, lacks
-from adapters.mlx.embedded import EMBEDDED, HUB_FALLBACK, find_gguf
+from adapters.mlx.embedded import (
+    EMBEDDED,
+    HUB_FALLBACK,
+    converted_folder,
+    find_gguf,
+    imports_folder,
+)
 from adapters.mlx.embedding.files import longest_input
 
 # From mlx_lm.utils.MODEL_REMAPPING (0.32.2), where the class has another name than the model.
@@ -46,7 +52,7 @@ def find_models(config: MLXConfig) -> dict[str, ModelFolder]:
         if name not in found and (model := read_folder(name, path)) is not None:
             found[name] = ModelFolder(model, path)
     if config.embedded == "always" or (config.embedded == "auto" and not found):
-        embedded = _embedded_model()
+        embedded = _embedded_model(config)
         found.setdefault(embedded.name, ModelFolder(embedded, None))
     return found
 
@@ -69,6 +75,7 @@ def read_folder(name: str, path: Path) -> Model | None:
         lacks=lacks(can),
         size_bytes=sum(file.stat().st_size for file in weights),
         quantization=_quantization(config),
+        origin=_origin(path),
         created=int((path / "config.json").stat().st_mtime),
     )
 
@@ -85,6 +92,7 @@ def context_length(config: dict[str, Any]) -> int | None:
 def _candidates(config: MLXConfig) -> Iterator[tuple[str, Path]]:
     for root in config.folders:
         yield from _below(Path(root).expanduser())
+    yield from _below(imports_folder(config.cache_folder))
     if config.huggingface_cache:
         yield from _in_huggingface_cache(huggingface_cache())
 
@@ -129,7 +137,9 @@ def huggingface_cache() -> Path:
 
 def _subfolders(folder: Path) -> list[Path]:
     try:
-        return sorted(path for path in folder.iterdir() if path.is_dir())
+        # Hidden ones are half made: a conversion is renamed when it is whole.
+        found = (path for path in folder.iterdir() if path.name[0] != "." and path.is_dir())
+        return sorted(found)
     except OSError:
         # A root that is not there, or that this user may not read, holds no models.
         return []
@@ -170,7 +180,15 @@ def _quantization(config: dict[str, Any]) -> str | None:
     return dtype if isinstance(dtype, str) else None
 
 
-def _embedded_model() -> Model:
+def _origin(path: Path) -> str | None:
+    """As `gguf/convert.py` noted it, where the folder was made of a GGUF."""
+    noted = (_read_json(path / "conversion.json") or {}).get("origin")
+    return noted if isinstance(noted, str) else None
+
+
+def _embedded_model(config: MLXConfig) -> Model:
     name = EMBEDDED if find_gguf() is not None else HUB_FALLBACK
     can: frozenset[Capability] = frozenset({"chat"})
-    return Model(name=name, context_length=8192, capabilities=can, lacks=lacks(can))
+    made = converted_folder(config.cache_folder)
+    origin = _origin(made) if made is not None else None
+    return Model(name=name, context_length=8192, capabilities=can, lacks=lacks(can), origin=origin)

@@ -48,6 +48,20 @@ def cache_folder(config_value: str | None) -> Path:
     return cache / "tandem" / "models"
 
 
+def imports_folder(config_value: str | None) -> Path:
+    """Where `tandem import` puts models, each named as it is on Ollama."""
+    return cache_folder(config_value) / "imported"
+
+
+def converted_folder(config_value: str | None) -> Path | None:
+    """The embedded model's MLX folder, where it was made already."""
+    source = find_gguf()
+    if source is None:
+        return None
+    target = cache_folder(config_value) / f"{EMBEDDED}-{_edition(source)}"
+    return target if (target / "config.json").is_file() else None
+
+
 async def ensure_available(name: str, cache: str | None) -> Path:
     """The folder of `EMBEDDED` or `HUB_FALLBACK`. `cache` is `MLXConfig.cache_folder`.
 
@@ -82,8 +96,9 @@ def _edition(source: Path) -> str:
     A changed converter converts anew, and two versions of Tandem do not share a folder.
     """
     digest = hashlib.sha256(version("gguf").encode())
-    for file in sorted((Path(__file__).parent / "gguf").glob("*.py")):
-        digest.update(file.read_bytes())
+    for folder in (Path(__file__).parent / "gguf", Path(__file__).parents[1] / "gguf"):
+        for file in sorted(folder.glob("*.py")):
+            digest.update(file.read_bytes())
     digest.update(f"{source.name} {source.stat().st_size}".encode())
     return digest.hexdigest()[:8]
 

@@ -7,7 +7,7 @@ from datetime import datetime
 from adapters.backend import Capability, Model
 from adapters.errors import BackendError, BackendUnavailableError
 from adapters.ollama.client import OllamaClient
-from adapters.ollama.facts import Facts, context_length, to_facts
+from adapters.ollama.facts import Facts, context_length, origin, to_facts
 from adapters.ollama.wire import Details, Show, ShowBody, Tag, Tags
 from adapters.request import Feature
 
@@ -155,8 +155,8 @@ class Catalog:
         return frozenset(self._contexts) if await self._look(_SECONDS) else None
 
     async def _show_all(self, tags: Iterable[Tag]) -> None:
-        """Ask for what `/api/tags` does not tell, once for each digest."""
-        missing = {t.digest: t for t in tags if not _is_told(t) and t.digest not in self._shown}
+        """Ask for what `/api/tags` does not tell, the origin above all, once for each digest."""
+        missing = {tag.digest: tag for tag in tags if tag.digest not in self._shown}
         gate = asyncio.Semaphore(_SHOWS_AT_ONCE)
         await asyncio.gather(*(self._show(tag, gate) for tag in missing.values()))
 
@@ -170,8 +170,8 @@ class Catalog:
 
     def _to_model(self, tag: Tag, loaded: frozenset[str] | None) -> Model:
         details = tag.details or Details()
-        shown = Show() if _is_told(tag) else self._shown.get(tag.digest, Show())
-        told = shown.capabilities or tag.capabilities or ()
+        shown = self._shown.get(tag.digest, Show())
+        told = (None if _is_told(tag) else shown.capabilities) or tag.capabilities or ()
         capabilities = _to_capabilities(told)
         is_mlx = details.format == "safetensors"
         return Model(
@@ -182,6 +182,7 @@ class Catalog:
             size_bytes=tag.size,
             quantization=details.quantization_level or None,
             digest=tag.digest or None,
+            origin=origin(shown),
             created=_seconds_since_1970(tag.modified_at),
             loaded=None if loaded is None else tag.name in loaded,
         )

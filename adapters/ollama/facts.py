@@ -13,7 +13,7 @@ from adapters.ollama.wire import Show
 if TYPE_CHECKING:
     from tokenizers import Tokenizer
 
-_FROM = re.compile(r"^FROM (.*[/\\]sha256-[0-9a-f]{64})$", re.MULTILINE)
+_FROM = re.compile(r"^FROM (.*[/\\]sha256-([0-9a-f]{64}))$", re.MULTILINE)
 _NUM_CTX = re.compile(r"^num_ctx\s+(\d+)$", re.MULTILINE)
 
 
@@ -41,6 +41,12 @@ def to_facts(shown: Show, size: int | None) -> Facts:
         size=size,
         blob=blob[1] if blob else None,
     )
+
+
+def origin(shown: Show) -> str | None:
+    """`sha256:…` of the file with the weights."""
+    blob = _FROM.search(shown.modelfile)
+    return f"sha256:{blob[2]}" if blob else None
 
 
 def context_length(shown: Show) -> int | None:

@@ -2,8 +2,10 @@
 """One GGUF file into one folder, which is there whole or not at all."""
 
 import fcntl
+import hashlib
 import json
 import os
+import re
 import shutil
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
@@ -35,7 +37,8 @@ from adapters.mlx.gguf.weights import (
     write_weights,
 )
 
-_REPORT = "conversion.json"
+REPORT = "conversion.json"
+_BLOB = re.compile(r"sha256-([0-9a-f]{64})")
 
 
 @dataclass(frozen=True)
@@ -45,12 +48,21 @@ class Report:
     source: str
     """The file's name, without its folder."""
     source_bytes: int
+    origin: str
+    """`sha256:…` of the file."""
     architecture: str
+    weights_bytes: int
+    """Of what was written."""
     tensors: tuple[TensorReport, ...]
 
     @property
     def worst(self) -> TensorReport:
         return max(self.tensors, key=lambda tensor: tensor.relative_l2)
+
+    @property
+    def exact(self) -> int:
+        """How many tensors are the source's to the last bit."""
+        return sum(tensor.relative_l2 == 0 for tensor in self.tensors)
 
 
 def convert(source: Path, target: Path, progress: Progress) -> Report:
@@ -90,7 +102,7 @@ def _lock(path: Path) -> Iterator[None]:
 
 def _earlier_report(source: Path, target: Path) -> Report:
     try:
-        saved = json.loads((target / _REPORT).read_text("utf-8"))
+        saved = json.loads((target / REPORT).read_text("utf-8"))
         tensors = tuple(TensorReport(**tensor) for tensor in saved.pop("tensors"))
         report = Report(**saved, tensors=tensors)
     except (OSError, ValueError, TypeError, KeyError) as exc:
@@ -111,10 +123,26 @@ def _write_folder(source: Path, folder: Path, progress: Progress) -> Report:
     config["quantization"] = _quantization(plans)
     write_tokenizer(folder, metadata, config["max_position_embeddings"])
     _write_json(folder / "config.json", {k: v for k, v in config.items() if v is not None})
-    reports = write_weights(folder / "model.safetensors", plans, progress)
-    report = Report(source.name, source.stat().st_size, architecture.model_type, tuple(reports))
-    _write_json(folder / _REPORT, asdict(report))
+    weights = folder / "model.safetensors"
+    reports = write_weights(weights, plans, progress)
+    report = Report(
+        source=source.name,
+        source_bytes=source.stat().st_size,
+        origin=_origin(source),
+        architecture=architecture.model_type,
+        weights_bytes=weights.stat().st_size,
+        tensors=tuple(reports),
+    )
+    _write_json(folder / REPORT, asdict(report))
     return report
+
+
+def _origin(source: Path) -> str:
+    """`sha256:…`: Ollama names its blobs by it and has checked it; else it is computed."""
+    if named := _BLOB.fullmatch(source.name):
+        return f"sha256:{named[1]}"
+    with source.open("rb") as file:
+        return f"sha256:{hashlib.file_digest(file, 'sha256').hexdigest()}"
 
 
 def _read(source: Path) -> tuple[dict[str, Any], list[ReaderTensor]]:

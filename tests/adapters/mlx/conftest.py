@@ -3,10 +3,20 @@ from pathlib import Path
 
 import pytest
 
-from adapters.mlx import blas, embedded
+from adapters.mlx import blas, catalog, embedded
 
 # Before any test imports mlx: afterwards it has no effect.
 blas.preload()
+
+
+@pytest.fixture(autouse=True)
+def no_imports(monkeypatch: pytest.MonkeyPatch) -> None:
+    """What the user of this machine has imported is no matter of the tests."""
+
+    def folder(given: str | None) -> Path:
+        return embedded.imports_folder(given or "/no/cache/here")
+
+    monkeypatch.setattr(catalog, "imports_folder", folder)
 
 
 @pytest.fixture(scope="session")

@@ -119,3 +119,23 @@ def test_the_context_length_is_read_where_models_keep_it(
     config: dict[str, object], expected: int | None
 ) -> None:
     assert context_length(json.loads(json.dumps(config))) == expected
+
+
+def test_imports_are_listed_by_their_name_on_ollama(tmp_path: Path, hub: Path, tiny: Path) -> None:
+    shutil.copytree(tiny, tmp_path / "cache" / "imported" / "tiny:1b")
+    shutil.copytree(tiny, tmp_path / "cache" / "imported" / "ada" / "tiny:1b")
+    assert names(cache_folder=str(tmp_path / "cache")) == ["ada/tiny:1b", "tiny:1b"]
+
+
+def test_an_import_under_way_is_no_model(tmp_path: Path, hub: Path, tiny: Path) -> None:
+    shutil.copytree(tiny, tmp_path / "cache" / "imported" / ".tiny:1b.partial")
+    assert names(cache_folder=str(tmp_path / "cache")) == []
+
+
+def test_origin_is_what_the_converter_noted(tmp_path: Path, hub: Path, tiny: Path) -> None:
+    for name, noted in (("with", '{"origin": "sha256:abc"}'), ("without", "{}")):
+        shutil.copytree(tiny, tmp_path / name)
+        (tmp_path / name / "conversion.json").write_text(noted)
+    found = find_models(MLXConfig(folders=(str(tmp_path),), embedded="never"))
+    assert found["with"].model.origin == "sha256:abc"
+    assert found["without"].model.origin is None

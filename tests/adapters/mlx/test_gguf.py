@@ -1,5 +1,6 @@
 """The converter against small files of every type, and against the real model."""
 
+import hashlib
 import json
 import os
 import subprocess
@@ -507,6 +508,19 @@ def test_convert_returns_the_first_report_when_it_was_done_before(tmp_path: Path
     source = tiny_gguf(tmp_path)
     first = convert(source, tmp_path / "out", quiet)
     assert convert(source, tmp_path / "out", never) == first
+
+
+def test_convert_notes_the_digest_of_the_source(tmp_path: Path) -> None:
+    source = tiny_gguf(tmp_path)
+    digest = hashlib.sha256(source.read_bytes()).hexdigest()
+    report = convert(source, tmp_path / "out", quiet)
+    assert report.origin == f"sha256:{digest}"
+    assert json.loads((tmp_path / "out" / "conversion.json").read_text())["origin"] == report.origin
+
+
+def test_convert_takes_the_digest_from_the_name_of_a_blob(tmp_path: Path) -> None:
+    blob = tiny_gguf(tmp_path).rename(tmp_path / f"sha256-{'5' * 64}")
+    assert convert(blob, tmp_path / "out", quiet).origin == f"sha256:{'5' * 64}"
 
 
 def test_convert_keeps_a_folder_it_did_not_make(tmp_path: Path) -> None:

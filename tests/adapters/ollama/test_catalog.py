@@ -55,6 +55,7 @@ async def test_models_of_the_recording(full: StandIn, backend: OllamaBackend):
         size_bytes=98362745,
         quantization="Q4_1",
         digest="765525e6017ab6ad369d812befc610782d2c43da14435f795b5922a44187b6aa",
+        origin="sha256:abeb1316372b0b6864ee420a39e7b261651687126a7a321114b7b1aafcd00601",
         created=1795459472,
         loaded=True,
     )
@@ -64,11 +65,24 @@ async def test_models_of_the_recording(full: StandIn, backend: OllamaBackend):
     assert (embed.capabilities, embed.context_length) == ({"embedding"}, 512)
 
 
-async def test_show_is_asked_only_for_what_tags_does_not_tell(
+async def test_show_tells_the_origin_and_is_asked_once(full: StandIn):
+    backend = OllamaBackend(OllamaConfig(host=full.host, refresh=0.001))
+    models = await backend.list_models()
+    await asyncio.sleep(0.01)
+    assert await backend.list_models() == models
+    # The recording is one model's, and answers for all.
+    assert {model.origin for model in models} == {
+        "sha256:abeb1316372b0b6864ee420a39e7b261651687126a7a321114b7b1aafcd00601"
+    }
+    assert len(full.bodies("/api/show")) == len({model.digest for model in models})
+    await backend.aclose()
+
+
+async def test_origin_is_not_known_where_the_modelfile_names_no_file(
     full: StandIn, backend: OllamaBackend
 ):
-    await backend.list_models()
-    assert full.bodies("/api/show") == [{"model": "all-minilm:latest"}]
+    says_json(full, "/api/show", {"modelfile": "FROM llama3\n", "capabilities": ["completion"]})
+    assert {model.origin for model in await backend.list_models()} == {None}
 
 
 async def test_old_server_is_asked_once_for_each_digest(full: StandIn, standin: StandIn):
