@@ -39,7 +39,7 @@ class Embeddings(Struct, frozen=True):
 
 
 class Progress(Struct, frozen=True, kw_only=True):
-    """How far a download is."""
+    """How far a download, or a load, is."""
 
     status: str
     completed: int | None = None
@@ -112,11 +112,18 @@ class Backend(Protocol):
         Raises:
             ModelNotFoundError: it has no such model.
             GenerationError: the model is there and cannot be loaded; a later call tries again.
+            BackendUnavailableError: an `unload` has ended the load.
         """
         ...
 
+    def loading(self) -> dict[str, Progress]:
+        """The loads on their way, by the model's name. To be asked while a `load` is awaited;
+        the one whose last caller leaves is given up."""
+        ...
+
     async def unload(self, model: str) -> None:
-        """Free what `model` holds; at once if it is not loaded.
+        """Free what `model` holds; at once if it is not loaded. A load on its way ends, with an
+        error for those who wait for it.
 
         Raises:
             BackendBusyError: it is answering somebody.

@@ -87,6 +87,9 @@ class EchoBackend:
     async def load(self, model: str, keep_alive: float | None = None) -> None:
         self._require(model)
 
+    def loading(self) -> dict[str, Progress]:
+        return {}
+
     async def unload(self, model: str) -> None:
         self._require(model)
 

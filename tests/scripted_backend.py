@@ -97,6 +97,9 @@ class ScriptedBackend:
     async def load(self, model: str, keep_alive: float | None = None) -> None:
         return None
 
+    def loading(self) -> dict[str, Progress]:
+        return {}
+
     async def unload(self, model: str) -> None:
         return None
 

@@ -24,6 +24,7 @@ from adapters.mlx.choices import interleave
 from adapters.mlx.embedding.embedders import Embedders
 from adapters.mlx.engine import Engine
 from adapters.mlx.keeping import Keeping
+from adapters.mlx.loading import Loading, Loads
 from adapters.mlx.raw_prompt import refuse_senseless
 from adapters.request import EmbeddingRequest, Feature, GenerationRequest
 
@@ -71,7 +72,7 @@ class MLXBackend:
         self._config = config
         self._engine = Engine(config)
         self._loaded: dict[str, LoadedModel] = {}
-        self._loading: dict[str, asyncio.Task[None]] = {}
+        self._loads = Loads(self._load, self._load_ended)
         # Tokenizers are not made for two threads at once; one is enough to keep the loop free.
         self._tokenizing = ThreadPoolExecutor(1, thread_name_prefix="mlx-prompt")
         self._embedders = Embedders(self._engine, self._tokenizing, config.dequantize)
@@ -137,7 +138,13 @@ class MLXBackend:
         with self._keeping.using(model, keep_alive):
             await self._ready(model)
 
+    def loading(self) -> dict[str, Progress]:
+        return self._loads.progress()
+
     async def unload(self, model: str) -> None:
+        await self._loads.cancel(model)
+        if not self._is_loaded(model):
+            return
         if users := self._keeping.users(model):
             raise BackendBusyError(f"'{model}' is answering {users} requests.")
         self._keeping.forget(model)
@@ -155,8 +162,7 @@ class MLXBackend:
 
     async def aclose(self) -> None:
         self._keeping.close()
-        for task in self._loading.values():
-            task.cancel()
+        self._loads.close()
         await asyncio.to_thread(self._engine.close)
         self._tokenizing.shutdown(wait=False, cancel_futures=True)
 
@@ -176,29 +182,26 @@ class MLXBackend:
         return name in self._loaded or name in self._embedders
 
     async def _ready(self, name: str) -> None:
-        """The model, loaded by whoever asked first; who gives up waiting does not stop the load."""
-        if self._is_loaded(name):
-            return
-        task = self._loading.get(name)
-        if task is None:
-            task = self._loading[name] = asyncio.create_task(self._load(name))
-            task.add_done_callback(lambda done: self._end_load(name, done))
-        await asyncio.shield(task)
+        """The model, loaded by whoever asked first."""
+        if not self._is_loaded(name):
+            await self._loads.join(name)
 
-    def _end_load(self, name: str, task: "asyncio.Task[None]") -> None:
-        del self._loading[name]
-        if not task.cancelled():
-            # Read here too: those who waited may all have left, and asyncio would complain.
-            task.exception()
+    def _load_ended(self, name: str) -> None:
         self._keeping.loaded(name)
 
-    async def _load(self, name: str) -> None:
+    async def _load(self, loading: Loading) -> None:
+        name = loading.name
         folder = (await asyncio.to_thread(self._find, name)) or _missing(name)
         path = folder.path or await embedded.ensure_available(name, self._config.cache_folder)
-        if "embedding" in folder.model.capabilities:
-            await self._embedders.load(name, path)
-        else:
-            self._loaded[name] = await asyncio.wrap_future(self._engine.load(name, path))
+        loading.check()
+        try:
+            if "embedding" in folder.model.capabilities:
+                await self._embedders.load(path, loading)
+            else:
+                self._loaded[name] = await asyncio.wrap_future(self._engine.load(path, loading))
+        finally:
+            if loading.cancelled:
+                await asyncio.wrap_future(self._engine.tidy())
 
     def _find(self, name: str) -> ModelFolder | None:
         """By the name it is listed under, or the path that the configuration gives.

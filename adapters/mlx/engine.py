@@ -19,6 +19,7 @@ from typing import TYPE_CHECKING, TypeVar
 from adapters.config import MLXConfig
 from adapters.errors import BackendBusyError, BackendError, BackendUnavailableError, GenerationError
 from adapters.mlx import blas
+from adapters.mlx.loading import Loading
 from adapters.mlx.sequence import Sampled, Sequence
 
 if TYPE_CHECKING:
@@ -94,12 +95,16 @@ class Engine:
         with suppress(BackendUnavailableError):  # An engine that has ended has no rows.
             self._send(lambda: self._remove(sequence))
 
-    def load(self, name: str, path: Path) -> "Future[LoadedModel]":
-        return self.run(lambda: self._load(name, path))
+    def load(self, path: Path, loading: Loading) -> "Future[LoadedModel]":
+        return self.run(lambda: self._load(path, loading))
 
     def unload(self, name: str) -> "Future[None]":
         """The future raises BackendBusyError while rows of that model are alive."""
         return self.run(lambda: self._unload(name))
+
+    def tidy(self) -> "Future[None]":
+        """Give back what nobody holds any more."""
+        return self.run(_tidy)
 
     def counters(self) -> dict[str, int]:
         """`active` counts requests that wait or run, `rows` the rows the lanes hold now."""
@@ -256,15 +261,16 @@ class Engine:
         except Exception:
             self._post(self._fail(lane))
 
-    def _load(self, name: str, path: Path) -> "LoadedModel":
+    def _load(self, path: Path, loading: Loading) -> "LoadedModel":
         if self._closing:
             raise BackendUnavailableError("The MLX engine was closed.")
+        name = loading.name
         if name not in self._lanes:
             from adapters.mlx.batch import Lane
             from adapters.mlx.models import load_folder
 
             started = time.monotonic()
-            loaded = load_folder(name, path, self._config.dequantize)
+            loaded = load_folder(path, self._config.dequantize, loading)
             self._lanes[name] = Lane(loaded, self._config)
             self._counters["loads"] += 1
             logger.info("loaded %s in %.1f s", name, time.monotonic() - started)
@@ -341,6 +347,12 @@ class Pace:
 
 
 _COUNTED = ("started", "finished", "cancelled", "failed", "tokens", "loads")
+
+
+def _tidy() -> None:
+    from adapters.mlx.models import free_memory
+
+    free_memory()
 
 
 def _deliver(posts: list[Post]) -> None:

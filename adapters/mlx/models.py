@@ -5,17 +5,21 @@ import gc
 import json
 import logging
 import os
+from collections.abc import Generator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
 import mlx.core as mx
+from mlx.utils import tree_flatten
 from mlx_lm import utils as mlx_lm_utils
 from mlx_lm.models.cache import ArraysCache, CacheList, make_prompt_cache
 
-from adapters.errors import GenerationError
+from adapters.errors import BackendError, GenerationError
 from adapters.mlx.catalog import context_length
 from adapters.mlx.grammar.compiler import GrammarCompiler
+from adapters.mlx.loading import Loading
 from adapters.mlx.reasoning import Reasoning, find_reasoning
 from adapters.mlx.text import Vocabulary
 from adapters.mlx.tool_calls import ToolSyntax, find_syntax
@@ -51,14 +55,29 @@ class LoadedModel:
 
 
 def load_folder(
-    name: str, path: Path, dequantize: Literal["auto", "always", "never"]
+    path: Path, dequantize: Literal["auto", "always", "never"], loading: Loading
 ) -> LoadedModel:
     """
     Raises:
         GenerationError: the files are not a model that mlx-lm can run; says why.
+        BackendUnavailableError: nobody waits for it any more.
+    """
+    with explained(path, loading.name):
+        return _load(path, dequantize, loading)
+
+
+@contextmanager
+def explained(path: Path, name: str) -> Generator[None]:
+    """A load, whose failures become a GenerationError; what it had read is freed.
+
+    Raises:
+        GenerationError: says why, without the folder.
     """
     try:
-        return _load(name, path, dequantize)
+        yield
+    except BackendError as error:
+        # The frames that it comes from hold the weights.
+        raise error.with_traceback(None) from None
     except Exception as error:
         logger.exception("loading %s failed", name)
         reason = (str(error).splitlines() or [""])[0].replace(str(path), name)[:200]
@@ -68,18 +87,35 @@ def load_folder(
         ) from error
 
 
-def _load(name: str, path: Path, dequantize: Literal["auto", "always", "never"]) -> LoadedModel:
+def read_weights(model: Any, loading: Loading) -> None:
+    """Into memory, a piece at a time.
+
+    Raises:
+        BackendUnavailableError: nobody waits for it any more.
+    """
+    named: Any = tree_flatten(model.parameters())
+    weights = [array for _, array in named]
+    loading.begin(sum(array.nbytes for array in weights))
+    for array in weights:
+        loading.check()
+        mx.eval(array)
+        loading.advance(array.nbytes)
+
+
+def _load(
+    path: Path, dequantize: Literal["auto", "always", "never"], loading: Loading
+) -> LoadedModel:
     model, config = mlx_lm_utils.load_model(path, lazy=True)
     if should_unpack(model, dequantize):
         # Exact only in this order: scales and offsets become float32 before they are used.
         model.set_dtype(mx.float32)
         model = mlx_lm_utils.dequantize_model(model)
-    mx.eval(model.parameters())
+    read_weights(model, loading)
     caches = make_prompt_cache(model)
     tokenizer = mlx_lm_utils.load_tokenizer(path, eos_token_ids=config.get("eos_token_id"))
     end_tokens = frozenset(tokenizer.eos_token_ids)
     return LoadedModel(
-        name=name,
+        name=loading.name,
         model=model,
         tokenizer=tokenizer,
         vocabulary=Vocabulary(tokenizer),

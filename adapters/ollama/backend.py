@@ -1,6 +1,7 @@
 """Ollama behind Tandem's contract, through its native API."""
 
 import math
+from collections import Counter
 from collections.abc import AsyncGenerator
 from contextlib import aclosing
 
@@ -64,6 +65,7 @@ class OllamaBackend:
     def __init__(self, config: OllamaConfig) -> None:
         self._config = config
         self._hosts = Hosts(config)
+        self._loading: Counter[str] = Counter()
         self._counters = {"active": 0, "started": 0, "finished": 0, "cancelled": 0, "failed": 0}
 
     async def generate(self, request: GenerationRequest) -> AsyncGenerator[Event]:
@@ -148,7 +150,15 @@ class OllamaBackend:
         return await self._hosts.models()
 
     async def load(self, model: str, keep_alive: float | None = None) -> None:
-        await self._hosts.load(model, keep_alive)
+        self._loading[model] += 1
+        try:
+            await self._hosts.load(model, keep_alive)
+        finally:
+            self._loading[model] -= 1
+
+    def loading(self) -> dict[str, Progress]:
+        """Ollama does not tell how far it is."""
+        return {name: Progress(status="loading") for name in +self._loading}
 
     async def unload(self, model: str) -> None:
         await self._hosts.unload(model)

@@ -2,7 +2,6 @@
 
 # pyright: basic
 import json
-import logging
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from importlib import import_module
@@ -14,14 +13,13 @@ from mlx import nn
 from mlx_lm import utils as mlx_lm_utils
 from transformers import AutoTokenizer
 
-from adapters.errors import ContextLengthError, GenerationError, InvalidRequestError
+from adapters.errors import ContextLengthError, InvalidRequestError
 from adapters.mlx.embedding.activations import activation
 from adapters.mlx.embedding.files import EmbeddingFiles, read_embedding_files
 from adapters.mlx.embedding.pooling import normalized, pool
-from adapters.mlx.models import should_unpack
+from adapters.mlx.loading import Loading
+from adapters.mlx.models import explained, read_weights, should_unpack
 from adapters.request import TokenIds
-
-logger = logging.getLogger(__name__)
 
 _CLASSES = {
     "bert": ("adapters.mlx.embedding.bert", "Model", "ModelArgs"),
@@ -98,34 +96,28 @@ class Embedder:
 
 
 def load_embedder(
-    name: str, path: Path, dequantize: Literal["auto", "always", "never"]
+    path: Path, dequantize: Literal["auto", "always", "never"], loading: Loading
 ) -> Embedder:
     """On the engine's thread.
 
     Raises:
         GenerationError: the files are not a model that can be run here; says why.
+        BackendUnavailableError: nobody waits for it any more.
     """
-    try:
-        return _load(name, path, dequantize)
-    except Exception as error:
-        logger.exception("loading %s failed", name)
-        reason = (str(error).splitlines() or [""])[0].replace(str(path), name)[:200]
-        raise GenerationError(
-            f"The model '{name}' could not be loaded: {type(error).__name__}: {reason}",
-            lasting=True,
-        ) from error
+    with explained(path, loading.name):
+        return _load(path, dequantize, loading)
 
 
-def _load(name: str, path: Path, dequantize: Literal["auto", "always", "never"]) -> Embedder:
+def _load(path: Path, dequantize: Literal["auto", "always", "never"], loading: Loading) -> Embedder:
     files = read_embedding_files(path, json.loads((path / "config.json").read_bytes()))
     model, config = mlx_lm_utils.load_model(path, lazy=True, get_model_classes=_classes)
     if should_unpack(model, dequantize):
         model.set_dtype(mx.float32)
         model = mlx_lm_utils.dequantize_model(model)
-    mx.eval(model.parameters())
+    read_weights(model, loading)
     tokenizer = AutoTokenizer.from_pretrained(path)
     return Embedder(
-        name=name,
+        name=loading.name,
         model=model,
         tokenizer=tokenizer,
         dense=tuple(_dense(path / folder) for folder in files.dense) or _packed_dense(path),

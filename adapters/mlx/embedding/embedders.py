@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Literal, Protocol, TypeVar
 from adapters.backend import Embeddings
 from adapters.errors import InvalidRequestError
 from adapters.mlx.embedding.batches import to_batches
+from adapters.mlx.loading import Loading
 from adapters.request import EmbeddingRequest
 
 if TYPE_CHECKING:
@@ -42,13 +43,14 @@ class Embedders:
     def __contains__(self, name: str) -> bool:
         return name in self._loaded
 
-    async def load(self, name: str, path: Path) -> None:
+    async def load(self, path: Path, loading: Loading) -> None:
         """
         Raises:
             GenerationError: the files are not a model that can be run here.
+            BackendUnavailableError: nobody waits for it any more.
         """
-        self._loaded[name] = await asyncio.wrap_future(
-            self._thread.run(lambda: _load(name, path, self._dequantize))
+        self._loaded[loading.name] = await asyncio.wrap_future(
+            self._thread.run(lambda: _load(path, self._dequantize, loading))
         )
 
     async def unload(self, name: str) -> None:
@@ -77,10 +79,12 @@ class Embedders:
         return Embeddings(ordered, prompt_tokens=sum(map(len, ids)))
 
 
-def _load(name: str, path: Path, dequantize: Literal["auto", "always", "never"]) -> "Embedder":
+def _load(
+    path: Path, dequantize: Literal["auto", "always", "never"], loading: Loading
+) -> "Embedder":
     from adapters.mlx.embedding.embedder import load_embedder
 
-    return load_embedder(name, path, dequantize)
+    return load_embedder(path, dequantize, loading)
 
 
 def _free() -> None:

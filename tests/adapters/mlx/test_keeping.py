@@ -135,19 +135,6 @@ async def test_requests_that_meet_an_unload_are_all_answered(folder: Path) -> No
         await until(lambda: gone(backend))
 
 
-async def test_a_load_that_nobody_waits_for_any_longer_is_unused(folder: Path) -> None:
-    async with opened(folder, keep_alive=0) as backend:
-        waiting = asyncio.create_task(backend.load("plain"))
-        await asyncio.sleep(0)
-        waiting.cancel()
-
-        async def loaded_and_gone() -> bool:
-            counters = (await backend.health()).counters
-            return counters["loads"] == 1 and counters["loaded_models"] == 0
-
-        await until(loaded_and_gone)
-
-
 async def test_no_number_of_seconds_is_refused(folder: Path) -> None:
     async with opened(folder) as backend:
         with pytest.raises(InvalidRequestError) as caught:
