@@ -7,11 +7,9 @@ would measure itself.
 
 import asyncio
 import json
-import socket
 import statistics
 import sys
 import tempfile
-import time
 from asyncio.subprocess import PIPE, Process
 from collections.abc import AsyncGenerator, Awaitable, Callable, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager
@@ -22,11 +20,11 @@ from msgspec import Struct
 
 from proxy.bench.cpu import cpu_seconds
 from proxy.bench.load import Question, Target, Timing, ask, ask_all
+from proxy.bench.process import free_port, listening, running
 from proxy.bench.report import Row, print_newcomers, print_rows
 
 CLIENTS = (1, 2, 4, 8)
 _YARDSTICK = ("-P", "-m", "adapters.mlx.yardstick")
-_START_SECONDS = 120.0
 _LONG = 16
 """How many times as long the answers are that a newcomer finds in progress."""
 
@@ -171,7 +169,9 @@ async def _newcomer(target: Target, number: int, max_tokens: int) -> float:
 
 @asynccontextmanager
 async def _bare(folder: Path, log: BinaryIO) -> AsyncGenerator[Contestant]:
-    async with _running(*_YARDSTICK, "bare", str(folder), log=log, stdin=PIPE) as child:
+    async with running(
+        sys.executable, *_YARDSTICK, "bare", str(folder), log=log, stdin=PIPE
+    ) as child:
 
         async def run(questions: Sequence[Question]) -> Outcome:
             if child.stdin is None or child.stdout is None:
@@ -193,9 +193,11 @@ async def _bare(folder: Path, log: BinaryIO) -> AsyncGenerator[Contestant]:
 
 @asynccontextmanager
 async def _mlx_lm_server(folder: Path, log: BinaryIO) -> AsyncGenerator[tuple[Contestant, Target]]:
-    port = _free_port()
-    async with _running(*_YARDSTICK, "server", str(folder), "--port", str(port), log=log) as child:
-        await _listening(port)
+    port = free_port()
+    async with running(
+        sys.executable, *_YARDSTICK, "server", str(folder), "--port", str(port), log=log
+    ) as child:
+        await listening(port)
         # Its own name for what it was started with.
         target = Target(port, "default_model")
         yield _contestant(target, child), target
@@ -211,10 +213,10 @@ async def _tandem(folder: Path, log: BinaryIO) -> AsyncGenerator[tuple[Contestan
     }
     file = folder.parent.parent / "config.yaml"
     file.write_text(json.dumps(config))
-    port = _free_port()
+    port = free_port()
     command = ("-P", "-m", "proxy", "serve", "--port", str(port), "--config", str(file))
-    async with _running(*command, log=log) as child:
-        await _listening(port)
+    async with running(sys.executable, *command, log=log) as child:
+        await listening(port)
         target = Target(port, folder.name)
         yield _contestant(target, child), target
 
@@ -226,37 +228,3 @@ def _contestant(target: Target, child: Process) -> Contestant:
         return Outcome(tuple(timings), cpu_seconds(child.pid) - before)
 
     return run
-
-
-@asynccontextmanager
-async def _running(
-    *command: str, log: BinaryIO, stdin: int | None = None
-) -> AsyncGenerator[Process]:
-    child = await asyncio.create_subprocess_exec(
-        sys.executable, *command, stdin=stdin, stdout=PIPE, stderr=log, limit=2**24
-    )
-    try:
-        yield child
-    finally:
-        if child.returncode is None:
-            child.kill()
-        await child.wait()
-
-
-def _free_port() -> int:
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        return free.getsockname()[1]
-
-
-async def _listening(port: int) -> None:
-    until = time.monotonic() + _START_SECONDS
-    while time.monotonic() < until:
-        try:
-            _, writer = await asyncio.open_connection("127.0.0.1", port)
-        except OSError:
-            await asyncio.sleep(0.1)
-            continue
-        writer.close()
-        return
-    raise RuntimeError(f"nobody listens on port {port} after {_START_SECONDS:.0f} s")

@@ -57,3 +57,42 @@ def print_newcomers(found: dict[str, float]) -> None:
     first = next(iter(found.values()))
     for name, seconds in found.items():
         print(f"  {name}: {seconds * 1e3:.0f} ms ({seconds / first:.2f})", flush=True)
+
+
+class RelayRow(Struct, frozen=True):
+    """One relay: seconds of CPU for each word or request, seconds added, and a ratio of times."""
+
+    contestant: str
+    full: float
+    paced: float
+    whole: float
+    first: float
+    crowd: float
+
+
+_RELAY_COLUMNS = (
+    "contestant",
+    "CPU µs/chunk, full speed",
+    "CPU µs/chunk, paced",
+    "CPU µs/request, not streamed",
+    "added TTFT p50 ms",
+    "64 paced streams, total p50 / upstream's",
+)
+
+
+def print_relays(rows: Sequence[RelayRow]) -> None:
+    """In parentheses: as a share of the first contestant's."""
+    print(f"{machine()}\n\n| {' | '.join(_RELAY_COLUMNS)} |\n{'|---' * len(_RELAY_COLUMNS)}|")
+    for row in rows:
+        costs = (
+            f"{own * 1e6:.1f} ({own / plain:.3f})"
+            for own, plain in (
+                (row.full, rows[0].full),
+                (row.paced, rows[0].paced),
+                (row.whole, rows[0].whole),
+            )
+        )
+        print(
+            f"| {row.contestant} | {' | '.join(costs)} | {row.first * 1e3:.2f} | {row.crowd:.3f} |",
+            flush=True,
+        )

@@ -1,0 +1,165 @@
+"""The upstream of `tandem bench relay`: what an Ollama once sent, again, as fast as can be.
+
+A process of its own, `python -m proxy.bench.replay PORT PACE`. It says as many words as
+`options.num_predict` asks for: all at once as the model `fast`, one in `PACE` seconds as `paced`.
+"""
+
+import asyncio
+import sys
+from collections.abc import Iterator
+from functools import cache
+from itertools import cycle, islice
+
+import msgspec
+from msgspec import Struct
+
+FAST, PACED = "fast:latest", "paced:latest"
+
+RECORDED = (
+    b'{"model":"smollm2:135m","created_at":"2026-11-23T18:51:25.100004718Z","message":'
+    b'{"role":"assistant","content":"The"},"done":false}\n',
+    b'{"model":"smollm2:135m","created_at":"2026-11-23T18:51:25.122512788Z","message":'
+    b'{"role":"assistant","content":" capital"},"done":false}\n',
+    b'{"model":"smollm2:135m","created_at":"2026-11-23T18:51:25.146273474Z","message":'
+    b'{"role":"assistant","content":" of"},"done":false}\n',
+    b'{"model":"smollm2:135m","created_at":"2026-11-23T18:51:25.170708196Z","message":'
+    b'{"role":"assistant","content":" France"},"done":false}\n',
+    b'{"model":"smollm2:135m","created_at":"2026-11-23T18:51:25.195241064Z","message":'
+    b'{"role":"assistant","content":" is"},"done":false}\n',
+    b'{"model":"smollm2:135m","created_at":"2026-11-23T18:51:25.219966797Z","message":'
+    b'{"role":"assistant","content":" Paris"},"done":false}\n',
+    b'{"model":"smollm2:135m","created_at":"2026-11-23T18:51:25.244514272Z","message":'
+    b'{"role":"assistant","content":"."},"done":false}\n',
+    b'{"model":"smollm2:135m","created_at":"2026-11-23T18:51:25.269716007Z","message":'
+    b'{"role":"assistant","content":""},"done":true,"done_reason":"stop",'
+    b'"total_duration":198537392,"load_duration":1225474,"prompt_eval_count":16,'
+    b'"prompt_eval_duration":24867000,"eval_count":8,"eval_duration":169369000}\n',
+)
+"""An answer of Ollama 0.33, line by line: `tests/data/ollama/chat-stream.json`."""
+
+_STREAM = (
+    b"HTTP/1.1 200 OK\r\nContent-Type: application/x-ndjson\r\n"
+    b"Date: Mon, 23 Nov 2026 18:51:25 GMT\r\nTransfer-Encoding: chunked\r\n\r\n"
+)
+_WHOLE = b"HTTP/1.1 200 OK\r\nContent-Type: application/json\r\nContent-Length: %d\r\n\r\n%b"
+
+
+class _Options(Struct, frozen=True):
+    num_predict: int = 0
+
+
+class _Body(Struct):
+    model: str
+    stream: bool = True
+    options: _Options = _Options()
+
+
+def _models() -> list[dict[str, object]]:
+    details = {"format": "gguf", "quantization_level": "Q4_1", "context_length": 8192}
+    told = {"size": 1, "details": details, "capabilities": ["completion"]}
+    return [{"name": name, "model": name, "digest": name, **told} for name in (FAST, PACED)]
+
+
+_PAGES: dict[bytes, object] = {
+    b"/api/version": {"version": "0.33.0"},
+    b"/api/tags": {"models": _models()},
+    b"/api/ps": {"models": _models()},
+    b"/api/show": {"details": {}, "model_info": {}, "capabilities": ["completion"]},
+}
+
+
+@cache
+def _streamed(words: int) -> tuple[bytes, ...]:
+    """The HTTP chunks of an answer of so many words, its end included."""
+    lines = (*islice(cycle(RECORDED[:-1]), words), RECORDED[-1])
+    return (*(b"%x\r\n%b\r\n" % (len(line), line) for line in lines), b"0\r\n\r\n")
+
+
+@cache
+def _at_once(words: int) -> bytes:
+    return _STREAM + b"".join(_streamed(words))
+
+
+@cache
+def _whole(words: int) -> bytes:
+    """The answer to `stream: false`: the last line with all the text."""
+    said = (msgspec.json.decode(line)["message"]["content"] for line in RECORDED[:-1])
+    answer = msgspec.json.decode(RECORDED[-1])
+    answer["message"]["content"] = "".join(islice(cycle(list(said)), words))
+    return _page(answer)
+
+
+def _page(value: object) -> bytes:
+    text = msgspec.json.encode(value)
+    return _WHOLE % (len(text), text)
+
+
+class _Connection(asyncio.Protocol):
+    """One client, which asks again only after it was answered."""
+
+    def __init__(self, pace: float) -> None:
+        self._loop = asyncio.get_running_loop()
+        self._pace = pace
+        self._received = b""
+        self._transport: asyncio.Transport | None = None
+        self._timer: asyncio.TimerHandle | None = None
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        assert isinstance(transport, asyncio.Transport)  # noqa: S101 - so it is on a socket
+        self._transport = transport
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        if self._timer is not None:
+            self._timer.cancel()
+
+    def data_received(self, data: bytes) -> None:
+        self._received += data
+        head, end, body = self._received.partition(b"\r\n\r\n")
+        if end and len(body) >= _length(head.lower()):
+            self._received = b""
+            self._answer(head.split(b" ", 2)[1], body, b"connection: close" in head.lower())
+
+    def _answer(self, path: bytes, body: bytes, last: bool) -> None:
+        if path in _PAGES:
+            self._write(_page(_PAGES[path]), last)
+            return
+        asked = msgspec.json.decode(body, type=_Body)
+        words = asked.options.num_predict
+        if not asked.stream:
+            self._write(_whole(words), last)
+        elif asked.model == PACED:
+            self._write(_STREAM, False)
+            self._say(iter(_streamed(words)), self._loop.time(), last)
+        else:
+            self._write(_at_once(words), last)
+
+    def _say(self, chunks: Iterator[bytes], due: float, last: bool) -> None:
+        """One word, and the next when its time has come: lateness does not add up."""
+        chunk = next(chunks)
+        if chunk.startswith(b"0\r"):
+            self._write(chunk, last)
+            return
+        self._write(chunk, False)
+        due += self._pace
+        self._timer = self._loop.call_at(due, self._say, chunks, due, last)
+
+    def _write(self, data: bytes, last: bool) -> None:
+        if self._transport is not None:
+            self._transport.write(data)
+            if last:
+                self._transport.close()
+
+
+def _length(head: bytes) -> int:
+    _, named, rest = head.partition(b"content-length:")
+    return int(rest.partition(b"\r\n")[0]) if named else 0
+
+
+async def _serve(port: int, pace: float) -> None:
+    loop = asyncio.get_running_loop()
+    server = await loop.create_server(lambda: _Connection(pace), "127.0.0.1", port, backlog=1024)
+    await server.serve_forever()
+
+
+if __name__ == "__main__":
+    asyncio.run(_serve(int(sys.argv[1]), float(sys.argv[2])))
