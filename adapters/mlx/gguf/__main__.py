@@ -5,35 +5,10 @@ Progress goes to stderr; the outcome is one line on stdout, and the exit status.
 """
 
 import sys
-import time
 from pathlib import Path
 
+from adapters.gguf.progress import Bar
 from adapters.mlx.gguf import InexactGGUFError, UnsupportedGGUFError, convert
-
-
-class Bar:
-    """One line redrawn on a terminal; elsewhere a line for each quarter of the way."""
-
-    def __init__(self, name: str) -> None:
-        self._name = name
-        self._began = time.monotonic()
-        self._shown = -1
-
-    def __call__(self, done: int, total: int) -> None:
-        percent = 100 * done // max(total, 1)
-        step = 1 if sys.stderr.isatty() else 25
-        if percent // step == self._shown:
-            return
-        self._shown = percent // step
-        print(self._line(percent), end=self._end(percent), file=sys.stderr, flush=True)
-
-    def _line(self, percent: int) -> str:
-        bar = "#" * (percent * 30 // 100)
-        seconds = time.monotonic() - self._began
-        return f"Converting {self._name} for MLX, once [{bar:<30}] {percent:3}% {seconds:.0f} s"
-
-    def _end(self, percent: int) -> str:
-        return "\r" if sys.stderr.isatty() and percent < 100 else "\n"
 
 
 def main(arguments: list[str]) -> int:
@@ -42,7 +17,7 @@ def main(arguments: list[str]) -> int:
         return 2
     source, target = (Path(argument) for argument in arguments)
     try:
-        report = convert(source, target, Bar(source.stem))
+        report = convert(source, target, Bar(f"Converting {source.stem} for MLX, once"))
     except (UnsupportedGGUFError, InexactGGUFError, OSError) as exc:
         print(f"{source.name}: {exc}")
         return 1

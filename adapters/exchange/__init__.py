@@ -1,0 +1,1 @@
+"""The same model on both engines: what one has, made for the other, and held against its source."""
