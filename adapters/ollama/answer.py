@@ -1,6 +1,6 @@
 """One answer of one Ollama, from its lines to events that keep what was promised."""
 
-from collections.abc import AsyncGenerator, Iterable, Iterator
+from collections.abc import AsyncGenerator, Sequence
 from contextlib import aclosing
 
 import anyio.to_thread
@@ -14,7 +14,7 @@ from adapters.request import GenerationRequest, JSONSchema
 
 
 async def to_events(
-    request: GenerationRequest, lines: AsyncGenerator[Line]
+    request: GenerationRequest, lines: AsyncGenerator[Sequence[Line]]
 ) -> AsyncGenerator[Event]:
     """`Started` with the first line: until then Ollama may still refuse.
 
@@ -28,17 +28,18 @@ async def to_events(
     reading = _Reading(request)
     async with aclosing(lines):
         started = False
-        async for line in lines:
-            events = list(reading.events(line))
-            if not started:
-                started = True
-                yield Started(line.num_ctx)
-                if request.echo and isinstance(request.prompt, str):
-                    yield TextDelta(request.prompt)
-            for event in events:
-                if promises is not None:
-                    await promises.keep(event)
-                yield event
+        async for batch in lines:
+            for line in batch:
+                events = reading.events(line)
+                if not started:
+                    started = True
+                    yield Started(line.num_ctx)
+                    if request.echo and isinstance(request.prompt, str):
+                        yield TextDelta(request.prompt)
+                for event in events:
+                    if promises is not None:
+                        await promises.keep(event)
+                    yield event
 
 
 class _Reading:
@@ -51,17 +52,19 @@ class _Reading:
         )
         self._one_call = bool(self._forced) or not request.parallel_tool_calls
 
-    def events(self, line: Line) -> Iterator[Event]:
-        events: Iterable[Event] = self._answer.events(line)
+    def events(self, line: Line) -> Sequence[Event]:
+        events = self._answer.events(line)
         if self._forced is not None:
-            events = (each for event in events for each in self._forced.events(event))
-        return (event for event in events if not self._is_withheld(event))
+            events = [each for event in events for each in self._forced.events(event)]
+        if self._one_call:
+            events = [event for event in events if not self._is_withheld(event)]
+        return events
 
     def _is_withheld(self, event: Event) -> bool:
         """Further calls are read to the end all the same: what they cost is told only there."""
         match event:
             case ToolCallStarted(index=index) | ToolCallDelta(index=index):
-                return self._one_call and index > 0
+                return index > 0
             case _:
                 return False
 

@@ -3,7 +3,7 @@
 import logging
 import re
 from collections import Counter
-from collections.abc import AsyncGenerator
+from collections.abc import AsyncGenerator, Sequence
 from contextlib import aclosing
 
 from msgspec import UNSET, UnsetType
@@ -59,7 +59,7 @@ class Host:
 
     async def lines(
         self, path: str, body: ChatBody | RawBody, patience: float | None = None
-    ) -> AsyncGenerator[Line]:
+    ) -> AsyncGenerator[Sequence[Line]]:
         """The answer to `body`, in a context of the right size; the first line tells which.
 
         The first may take `patience` seconds; by default what is configured.
@@ -72,10 +72,10 @@ class Host:
         self._answering[full_name(body.model)] += 1
         try:
             async with aclosing(self._sized(path, body, patience)) as lines:
-                async for line in lines:
-                    if line.done:
+                async for batch in lines:
+                    if batch[-1].done:
                         self.breaker.succeeded()
-                    yield line
+                    yield batch
         except BackendError as error:
             self._learn(error)
             raise
@@ -85,34 +85,34 @@ class Host:
 
     async def _sized(
         self, path: str, body: ChatBody | RawBody, patience: float | None = None
-    ) -> AsyncGenerator[Line]:
+    ) -> AsyncGenerator[Sequence[Line]]:
         size = await self._sizing.size(body)
         try:
             async with aclosing(self._sent(path, body, size, patience)) as lines:
-                async for line in lines:
-                    yield line
+                async for batch in lines:
+                    yield batch
             return
         except ContextLengthError as error:  # Only ever before the first line.
             size = self._sizing.grown(size, error, body.model)
         async with aclosing(self._sent(path, body, size, patience)) as lines:
-            async for line in lines:
-                yield line
+            async for batch in lines:
+                yield batch
 
     async def _sent(
         self, path: str, body: ChatBody | RawBody, size: Size, patience: float | None
-    ) -> AsyncGenerator[Line]:
+    ) -> AsyncGenerator[Sequence[Line]]:
         options = replace(body.options, num_ctx=size.num_ctx)
         sent = replace(body, options=options, keep_alive=self._keep_alive(body))
         began = False
         with self._sizing.running(body.model, size):
             async with aclosing(self.client.lines(path, sent, patience)) as lines:
-                async for line in lines:
+                async for batch in lines:
                     if not began:
-                        began, line.num_ctx = True, size.num_ctx
+                        began, batch[0].num_ctx = True, size.num_ctx
                         self._sizing.used(body.model, size)
-                    if line.done:
-                        size.learn(line.prompt_eval_count)
-                    yield line
+                    if batch[-1].done:
+                        size.learn(batch[-1].prompt_eval_count)
+                    yield batch
 
     async def embed(self, body: EmbedBody) -> Embedded:
         """
@@ -175,7 +175,7 @@ class Host:
 
     async def pull(self, model: str) -> AsyncGenerator[Progress]:
         async with aclosing(self.client.pulled(PullBody(model))) as lines:
-            async for line in lines:
+            async for line in (line async for batch in lines for line in batch):
                 if line.done:
                     self.catalog.forget()
                 yield _to_progress(line)

@@ -1,7 +1,7 @@
 """Several Ollamas as one: who answers, who is stepped over, who takes over."""
 
 import asyncio
-from collections.abc import AsyncGenerator, Iterable
+from collections.abc import AsyncGenerator, Iterable, Sequence
 from contextlib import aclosing
 
 from msgspec.structs import replace
@@ -29,7 +29,7 @@ class Hosts:
 
     async def lines(
         self, path: str, body: ChatBody | RawBody, patience: float | None = None
-    ) -> AsyncGenerator[Line]:
+    ) -> AsyncGenerator[Sequence[Line]]:
         """The answer of the best host; of the next best where that fails before the first line.
 
         Raises:
@@ -39,16 +39,16 @@ class Hosts:
         began = False
         try:
             async with aclosing(first.lines(path, body, patience)) as lines:
-                async for line in lines:
+                async for batch in lines:
                     began = True
-                    yield line
+                    yield batch
             return
         except BackendError as error:
             if began or not others or isinstance(error, InvalidRequestError):
                 raise
         async with aclosing(others[0].lines(path, body, patience)) as lines:
-            async for line in lines:
-                yield line
+            async for batch in lines:
+                yield batch
 
     async def embed(self, body: EmbedBody) -> Embedded:
         """The vectors of the best host; of the next best where that fails."""

@@ -1,6 +1,6 @@
 """From the lines of Ollama's answer to Tandem's events."""
 
-from collections.abc import Iterator
+from collections.abc import Sequence
 from uuid import uuid4
 
 import msgspec
@@ -26,7 +26,7 @@ class Answer:
     def __init__(self) -> None:
         self._calls = 0
 
-    def events(self, line: Line) -> Iterator[Event]:
+    def events(self, line: Line) -> Sequence[Event]:
         """The events of one line, in order; `Finished` ends those of the last line.
 
         Raises:
@@ -35,26 +35,28 @@ class Answer:
         message = line.message or _raw_message(line)
         if message is None and not line.done:
             raise BadUpstreamError("Ollama's answer makes no sense.")
-        if message is not None:
-            yield from self._deltas(message, line.logprobs)
+        events = [] if message is None else self._deltas(message, line.logprobs)
         if line.done:
-            yield Finished(self._reason(line), _usage(line))
+            events.append(Finished(self._reason(line), _usage(line)))
+        return events
 
-    def _deltas(
-        self, message: AnswerMessage, logprobs: tuple[Logprob, ...] | None
-    ) -> Iterator[Event]:
+    def _deltas(self, message: AnswerMessage, logprobs: tuple[Logprob, ...] | None) -> list[Event]:
+        events: list[Event] = []
         if message.thinking:
-            yield ReasoningDelta(message.thinking)
+            events.append(ReasoningDelta(message.thinking))
         if message.content or (logprobs and not message.thinking):
-            yield TextDelta(message.content, _to_logprobs(logprobs))
+            events.append(TextDelta(message.content, _to_logprobs(logprobs)))
         for call in message.tool_calls or ():
-            yield from self._call(call)
+            events += self._call(call)
+        return events
 
-    def _call(self, call: FunctionCall) -> Iterator[Event]:
+    def _call(self, call: FunctionCall) -> Sequence[Event]:
         # Counted here: there were servers that gave every call the index 0.
         index, self._calls = self._calls, self._calls + 1
-        yield ToolCallStarted(index, call.id or f"call_{uuid4().hex[:24]}", call.function.name)
-        yield ToolCallDelta(index, _arguments(call.function))
+        return (
+            ToolCallStarted(index, call.id or f"call_{uuid4().hex[:24]}", call.function.name),
+            ToolCallDelta(index, _arguments(call.function)),
+        )
 
     def _reason(self, line: Line) -> FinishReason:
         # First: of an answer cut by the limit, the last call may be missing.

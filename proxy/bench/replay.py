@@ -9,6 +9,7 @@ import sys
 from collections.abc import Iterator
 from functools import cache
 from itertools import cycle, islice
+from typing import cast
 
 import msgspec
 from msgspec import Struct
@@ -105,8 +106,7 @@ class _Connection(asyncio.Protocol):
         self._timer: asyncio.TimerHandle | None = None
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        assert isinstance(transport, asyncio.Transport)  # noqa: S101 - so it is on a socket
-        self._transport = transport
+        self._transport = cast(asyncio.Transport, transport)
 
     def connection_lost(self, exc: Exception | None) -> None:
         if self._timer is not None:

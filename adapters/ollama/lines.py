@@ -1,0 +1,100 @@
+"""Bytes of a body -> typed lines, as many at a time as one read has brought."""
+
+import asyncio
+from collections.abc import Sequence
+from typing import Generic, TypeVar
+
+import httpx
+import msgspec
+from msgspec.json import Decoder
+
+from adapters.errors import BadUpstreamError
+from adapters.ollama.errors import from_line
+from adapters.ollama.transport import Connection
+from adapters.ollama.wire import Line, PullLine
+
+L = TypeVar("L", Line, PullLine)
+
+MOST_LINE_BYTES = 1_000_000
+_DRAINING_SECONDS = 0.2
+
+
+class LineReader(Generic[L]):
+    def __init__(self, connection: Connection, decoder: Decoder[L]) -> None:
+        self._connection = connection
+        self._decoder = decoder
+        self._rest = bytearray()
+        self._failure: Exception | None = None
+
+    async def read(self, until: float) -> Sequence[L]:
+        """At least one line, or nothing at the end of the body; none after one that is `done`.
+
+        Raises:
+            BackendError: what a line with `error` means, or it is longer than `MOST_LINE_BYTES`.
+            msgspec.MsgspecError: a line is not what it should be.
+            TimeoutError: no line was complete by `until`.
+        """
+        if self._failure is not None:
+            raise self._failure
+        while piece := await self._connection.read(until):
+            if lines := self._decoded(self._whole(piece)):
+                return lines
+        rest, self._rest = bytes(self._rest), bytearray()
+        return self._decoded(rest)
+
+    async def drain(self) -> None:
+        """Read what follows the last line, so that the connection can be used again."""
+        until = asyncio.get_running_loop().time() + _DRAINING_SECONDS
+        try:
+            while await self._connection.read(until):
+                pass
+        except (httpx.HTTPError, TimeoutError):
+            return  # The answer is complete: how its connection ends is no matter.
+
+    def _whole(self, piece: bytes) -> bytes:
+        """The lines that `piece` completes; the beginning of the next is kept."""
+        first, end = piece.find(b"\n"), piece.rfind(b"\n") + 1
+        if len(self._rest) + (first if end else len(piece)) > MOST_LINE_BYTES:
+            raise BadUpstreamError("Ollama sent a line of more than a megabyte.")
+        if not end:
+            self._rest += piece
+            return b""
+        whole, self._rest = bytes(self._rest) + piece[:end], bytearray(piece[end:])
+        return whole
+
+    def _decoded(self, data: bytes) -> Sequence[L]:
+        try:
+            lines = self._decoder.decode_lines(data)
+        except (msgspec.MsgspecError, UnicodeDecodeError):
+            return self._one_by_one(data)
+        return self._until_the_end(lines)
+
+    def _one_by_one(self, data: bytes) -> Sequence[L]:
+        """What comes before a bad line is good: the failure is for the next read."""
+        lines: list[L] = []
+        for line in data.splitlines():
+            try:
+                # One bad byte of a token is not worth the whole answer.
+                lines += self._decoder.decode_lines(line.decode(errors="replace"))
+            except msgspec.MsgspecError as failure:
+                return self._but(lines, failure)
+        return self._until_the_end(lines)
+
+    def _until_the_end(self, lines: list[L]) -> Sequence[L]:
+        for at, line in enumerate(lines):
+            if line.error is not None:
+                return self._but(lines[:at], from_line(line.error))
+            if line.done:
+                return lines[: at + 1]
+        return lines
+
+    def _but(self, lines: list[L], failure: Exception) -> Sequence[L]:
+        """`lines`, and `failure` after them.
+
+        Raises:
+            Exception: there are none, so it is `failure`'s turn.
+        """
+        if not lines:
+            raise failure
+        self._failure = failure
+        return self._until_the_end(lines)

@@ -1,0 +1,306 @@
+"""HTTP/1.1 under the official client: llhttp parses, one read of the socket is one piece.
+
+httpx's own transport parses in Python, an HTTP chunk at a time: with the tokens of a model that is
+most of what a relay costs. Errors are httpx's, deadlines are points of the loop's clock.
+"""
+
+import asyncio
+import math
+import ssl
+from collections.abc import AsyncIterator
+from typing import cast
+
+import httptools
+import httpx
+
+_MOST_HEAD_BYTES = 65_536
+_MOST_HELD_BYTES = 262_144
+"""Then the socket is not read until somebody takes what is there."""
+_MOST_IDLE = 20
+_IDLE_SECONDS = 5.0
+
+
+class Connection(asyncio.Protocol):
+    """One socket, one exchange at a time: a request, then the pieces of its answer."""
+
+    def __init__(self) -> None:
+        self._loop = asyncio.get_running_loop()
+        self._transport: asyncio.Transport | None = None
+        self._parser = httptools.HttpResponseParser(self)
+        self._error: httpx.TransportError | None = None
+        self._waiter: asyncio.Future[None] | None = None
+        self._timer: asyncio.TimerHandle | None = None
+        self._until = 0.0
+        self._forget()
+
+    def _forget(self) -> None:
+        """Be as before an exchange."""
+        self._asked = False
+        self._complete = False
+        self._keeps = False
+        self._status: int | None = None
+        self._headers: list[tuple[bytes, bytes]] = []
+        self._pieces: list[bytes] = []
+        self._received = 0
+        """Bytes of the head, later of what is held of the body."""
+
+    # --- what the one who asks does ---
+
+    @property
+    def complete(self) -> bool:
+        """The answer has been received to its end."""
+        return self._complete
+
+    @property
+    def reusable(self) -> bool:
+        whole = self._complete and not self._pieces
+        return whole and self._error is None and self._keeps
+
+    @property
+    def is_open(self) -> bool:
+        return self._error is None
+
+    async def ask(self, request: bytes, until: float) -> tuple[int, list[tuple[bytes, bytes]]]:
+        """Send `request`; the status and the headers of its answer.
+
+        Raises:
+            TimeoutError: there is none by `until`.
+            httpx.TransportError: the connection broke, or what it says is not HTTP.
+        """
+        self._forget()
+        self._asked = True
+        if self._transport is not None:
+            self._transport.write(request)
+        while self._status is None:
+            await self._wait(until)
+        return self._status, self._headers
+
+    async def read(self, until: float) -> bytes:
+        """What has arrived of the body, at least a byte; nothing at its end.
+
+        Raises:
+            TimeoutError: nothing has by `until`.
+            httpx.TransportError: it broke off, after everything before has been read.
+        """
+        while not self._pieces:
+            if self._complete:
+                return b""
+            await self._wait(until)
+        data = b"".join(self._pieces)
+        self._pieces.clear()
+        if self._received > _MOST_HELD_BYTES and self._transport is not None:
+            self._transport.resume_reading()
+        self._received = 0
+        return data
+
+    def release(self) -> None:
+        """The exchange is over; what comes now was not asked for."""
+        self._asked = False
+
+    def close(self, why: str = "It was closed.") -> None:
+        """At once, whatever is under way."""
+        self._fail(httpx.ReadError(why))
+
+    async def _wait(self, until: float) -> None:
+        if self._error is not None:
+            raise self._error
+        self._waiter = self._loop.create_future()
+        self._until = until
+        # Set anew only when it has gone off: a timer for each read would cost more than the read.
+        if self._timer is None or self._timer.when() > until:
+            self._set_timer()
+        try:
+            await self._waiter
+        finally:
+            self._waiter = None
+
+    def _set_timer(self) -> None:
+        if self._timer is not None:
+            self._timer.cancel()
+        never = self._until == math.inf
+        self._timer = None if never else self._loop.call_at(self._until, self._time_is_up)
+
+    def _time_is_up(self) -> None:
+        self._timer = None
+        if self._waiter is None or self._waiter.done():
+            return
+        if self._loop.time() < self._until:
+            self._set_timer()
+        else:
+            self._waiter.set_exception(TimeoutError())
+
+    def _wake(self) -> None:
+        if self._waiter is not None and not self._waiter.done():
+            self._waiter.set_result(None)
+
+    def _fail(self, error: httpx.TransportError) -> None:
+        self._error = self._error or error
+        if self._timer is not None:
+            self._timer.cancel()
+        if self._transport is not None:
+            self._transport.abort()
+        self._wake()
+
+    # --- what the socket does ---
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        self._transport = cast(asyncio.Transport, transport)
+
+    def data_received(self, data: bytes) -> None:
+        if not self._asked or self._complete:
+            self._fail(httpx.RemoteProtocolError("It spoke unasked."))
+            return
+        self._received += len(data)
+        try:
+            self._parser.feed_data(data)
+        except (httptools.HttpParserError, httptools.HttpParserUpgrade) as error:
+            self._fail(httpx.RemoteProtocolError(str(error)))
+            return
+        self._limit()
+        if self._pieces or self._complete or self._status is not None:
+            self._wake()
+
+    def _limit(self) -> None:
+        if self._status is None and self._received > _MOST_HEAD_BYTES:
+            self._fail(httpx.RemoteProtocolError("Its head is too long."))
+        elif self._received > _MOST_HELD_BYTES and self._transport is not None:
+            self._transport.pause_reading()
+
+    def eof_received(self) -> None:
+        # An answer without a length ends here. llhttp knows, but has no word for it.
+        if self._status is not None and not self._has_length():
+            self._complete = True
+        self.connection_lost(None)
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        if self._complete:
+            self._fail(httpx.ReadError("It was closed."))
+        elif isinstance(exc, OSError):
+            self._fail(httpx.ReadError(str(exc)))
+        else:
+            self._fail(httpx.RemoteProtocolError("It was closed in the middle of an answer."))
+
+    def _has_length(self) -> bool:
+        names = {name.lower() for name, _ in self._headers}
+        return not names.isdisjoint({b"content-length", b"transfer-encoding"})
+
+    # --- what the parser does ---
+
+    def on_message_begin(self) -> None:
+        if self._complete:
+            self._fail(httpx.RemoteProtocolError("It answered twice."))
+        self._headers = [] if self._status is None else self._headers
+
+    def on_header(self, name: bytes, value: bytes) -> None:
+        self._headers.append((name, value))
+
+    def on_headers_complete(self) -> None:
+        status = self._parser.get_status_code()
+        if status >= 200:  # What comes before is not the answer.
+            self._status = status
+
+    def on_body(self, data: bytes) -> None:
+        if not self._complete:
+            self._pieces.append(data)
+
+    def on_message_complete(self) -> None:
+        self._complete = self._status is not None
+        self._keeps = self._parser.should_keep_alive()
+
+
+class Body(httpx.AsyncByteStream):
+    """The rest of an answer. Closing it gives the connection back, or ends it."""
+
+    def __init__(self, connection: Connection, pool: "Transport") -> None:
+        self.connection = connection
+        self._pool = pool
+
+    async def __aiter__(self) -> AsyncIterator[bytes]:
+        while data := await self.connection.read(math.inf):
+            yield data
+
+    async def aclose(self) -> None:
+        self._pool.take_back(self.connection)
+
+
+class Transport(httpx.AsyncBaseTransport):
+    """Connections to one server. Those that idle are used again, the last one first."""
+
+    def __init__(self, connect_timeout: float) -> None:
+        self._connect_timeout = connect_timeout
+        self._tls: ssl.SSLContext | None = None
+        self._idle: list[tuple[float, Connection]] = []
+        self._busy: set[Connection] = set()
+
+    async def handle_async_request(self, request: httpx.Request) -> httpx.Response:
+        return await self.send(request, math.inf)
+
+    async def send(self, request: httpx.Request, until: float) -> httpx.Response:
+        """The answer to `request`, of which nothing but the head is read.
+
+        Raises:
+            TimeoutError: there is none by `until`.
+            httpx.TransportError: there is no connection, or it broke.
+        """
+        connection = self._idle_one() or await self._connect(request.url, until)
+        self._busy.add(connection)
+        try:
+            status, headers = await connection.ask(_to_bytes(request), until)
+        except BaseException:
+            self.take_back(connection)
+            raise
+        return httpx.Response(
+            status, headers=headers, stream=Body(connection, self), request=request
+        )
+
+    def take_back(self, connection: Connection) -> None:
+        self._busy.discard(connection)
+        if not connection.reusable or len(self._idle) >= _MOST_IDLE:
+            connection.close()
+            return
+        connection.release()
+        self._idle.append((asyncio.get_running_loop().time() + _IDLE_SECONDS, connection))
+
+    async def aclose(self) -> None:
+        for connection in (*self._busy, *(each for _, each in self._idle)):
+            connection.close()
+        self._idle.clear()
+
+    def _idle_one(self) -> Connection | None:
+        now = asyncio.get_running_loop().time()
+        while self._idle:
+            until, connection = self._idle.pop()
+            if connection.is_open and now < until:
+                return connection
+            connection.close()
+        return None
+
+    async def _connect(self, url: httpx.URL, until: float) -> Connection:
+        loop = asyncio.get_running_loop()
+        port = url.port or (443 if url.scheme == "https" else 80)
+        limit = min(loop.time() + self._connect_timeout, until)
+        try:
+            async with asyncio.timeout_at(None if limit == math.inf else limit):
+                _, connection = await loop.create_connection(
+                    Connection, url.host, port, ssl=self._tls_for(url)
+                )
+        except TimeoutError as error:
+            raise httpx.ConnectTimeout("") from error
+        except (OSError, ssl.SSLError) as error:
+            raise httpx.ConnectError(str(error)) from error
+        return connection
+
+    def _tls_for(self, url: httpx.URL) -> ssl.SSLContext | None:
+        """Made when it is first needed: it reads every certificate there is."""
+        if url.scheme == "https" and self._tls is None:
+            self._tls = httpx.create_ssl_context(trust_env=False)
+        return self._tls
+
+
+def _to_bytes(request: httpx.Request) -> bytes:
+    head = b"%b %b HTTP/1.1\r\n%b\r\n" % (
+        request.method.encode(),
+        request.url.raw_path,
+        b"".join(b"%b: %b\r\n" % header for header in request.headers.raw),
+    )
+    return head + request.content
