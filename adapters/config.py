@@ -8,6 +8,16 @@ Seconds = Annotated[float, Meta(gt=0)]
 Count = Annotated[int, Meta(ge=1)]
 
 
+class MLXModel(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """A model made of others; each of them a name that is listed, or a folder's path."""
+
+    base: str
+    lora: str | None = None
+    """A folder that mlx-lm trained: `adapter_config.json` and `adapters.safetensors`."""
+    draft: str | None = None
+    """A smaller model with the same tokens, which guesses ahead; one answer at a time then."""
+
+
 class MLXConfig(
     Struct, frozen=True, kw_only=True, tag_field="kind", tag="mlx", forbid_unknown_fields=True
 ):
@@ -48,6 +58,9 @@ class MLXConfig(
     """Seconds an unused model stays loaded, negative for ever; by default for ever."""
     keep_alive_of: dict[str, float] = {}
     """The same for single models, by name."""
+
+    models: dict[str, MLXModel] = {}
+    """Models made of others, by the names they are listed under."""
 
 
 class OllamaConfig(

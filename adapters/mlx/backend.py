@@ -1,6 +1,7 @@
 """Apple's MLX in this process: mlx-lm's generation loop behind Tandem's contract."""
 
 import asyncio
+import logging
 from collections.abc import AsyncGenerator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import aclosing
@@ -14,17 +15,16 @@ from adapters.config import MLXConfig
 from adapters.errors import (
     BackendBusyError,
     InvalidRequestError,
-    ModelNotFoundError,
     UnsupportedParameterError,
 )
 from adapters.events import Event, Finished, Started, TextDelta
 from adapters.mlx import embedded
-from adapters.mlx.catalog import ModelFolder, find_models, read_folder
+from adapters.mlx.catalog import ModelFolder, absent_models, find_model, find_models
 from adapters.mlx.choices import interleave
 from adapters.mlx.embedding.embedders import Embedders
 from adapters.mlx.engine import Engine
 from adapters.mlx.keeping import Keeping
-from adapters.mlx.loading import Loading, Loads
+from adapters.mlx.loading import Extras, Loading, Loads
 from adapters.mlx.raw_prompt import refuse_senseless
 from adapters.request import EmbeddingRequest, Feature, GenerationRequest
 
@@ -32,6 +32,8 @@ if TYPE_CHECKING:
     # Importing it loads mlx and transformers, which an idle server does without.
     from adapters.mlx.models import LoadedModel
     from adapters.mlx.preparation import Prepared
+
+logger = logging.getLogger(__name__)
 
 
 class MLXBackend:
@@ -72,6 +74,7 @@ class MLXBackend:
         self._config = config
         self._engine = Engine(config)
         self._loaded: dict[str, LoadedModel] = {}
+        self._warned: dict[str, str] = {}
         self._loads = Loads(self._load, self._load_ended)
         # Tokenizers are not made for two threads at once; one is enough to keep the loop free.
         self._tokenizing = ThreadPoolExecutor(1, thread_name_prefix="mlx-prompt")
@@ -129,10 +132,18 @@ class MLXBackend:
 
     async def list_models(self) -> list[Model]:
         folders = await asyncio.to_thread(find_models, self._config)
+        self._warn(absent_models(self._config, folders))
         return [
             msgspec.structs.replace(folder.model, loaded=self._is_loaded(name))
             for name, folder in folders.items()
         ]
+
+    def _warn(self, absent: dict[str, str]) -> None:
+        """Once for each reason: lists are asked for all the time."""
+        for name, why in absent.items():
+            if self._warned.get(name) != why:
+                logger.warning("backends.mlx.models: '%s' is not listed: %s", name, why)
+        self._warned = absent
 
     async def load(self, model: str, keep_alive: float | None = None) -> None:
         with self._keeping.using(model, keep_alive):
@@ -191,31 +202,23 @@ class MLXBackend:
 
     async def _load(self, loading: Loading) -> None:
         name = loading.name
-        folder = (await asyncio.to_thread(self._find, name)) or _missing(name)
-        path = folder.path or await embedded.ensure_available(name, self._config.cache_folder)
+        folder = await asyncio.to_thread(find_model, self._config, name)
+        path = await self._path_of(folder)
+        draft = await self._path_of(folder.draft) if folder.draft is not None else None
+        extras = Extras(folder.lora, draft)
         loading.check()
         try:
             if "embedding" in folder.model.capabilities:
                 await self._embedders.load(path, loading)
             else:
-                self._loaded[name] = await asyncio.wrap_future(self._engine.load(path, loading))
+                self._loaded[name] = await asyncio.wrap_future(
+                    self._engine.load(path, loading, extras)
+                )
         finally:
             if loading.cancelled:
                 await asyncio.wrap_future(self._engine.tidy())
 
-    def _find(self, name: str) -> ModelFolder | None:
-        """By the name it is listed under, or the path that the configuration gives.
-
-        The server passes no path that came with a request: its router knows listed names only.
-        """
-        if (folder := find_models(self._config).get(name)) is not None:
-            return folder
-        if not name.startswith(("/", "~", "./", "../")):
-            return None
-        path = Path(name).expanduser()
-        model = read_folder(path.name, path)
-        return ModelFolder(model, path) if model is not None else None
-
-
-def _missing(name: str) -> ModelFolder:
-    raise ModelNotFoundError(f"There is no MLX model '{name}' on this machine.", param="model")
+    async def _path_of(self, folder: ModelFolder) -> Path:
+        """Converted or fetched now, if it has to be."""
+        name = folder.base or folder.model.name
+        return folder.path or await embedded.ensure_available(name, self._config.cache_folder)

@@ -11,7 +11,8 @@ from typing import Any, cast
 import msgspec
 
 from adapters.backend import Capability, Model
-from adapters.config import MLXConfig
+from adapters.config import MLXConfig, MLXModel
+from adapters.errors import ModelNotFoundError
 from adapters.mlx.capabilities import capabilities, lacks
 from adapters.mlx.embedded import (
     EMBEDDED,
@@ -38,11 +39,19 @@ _REMAPPED = {
 }
 
 
+LORA_FILES = ("adapter_config.json", "adapters.safetensors")
+"""What mlx-lm's training leaves in a folder."""
+
+
 class ModelFolder(msgspec.Struct, frozen=True):
     """A model and where it is. `path` is None while it has still to be converted or fetched."""
 
     model: Model
     path: Path | None
+    base: str | None = None
+    """The model whose weights these are, where the configuration gave it another name."""
+    lora: Path | None = None
+    draft: "ModelFolder | None" = None
 
 
 def find_models(config: MLXConfig) -> dict[str, ModelFolder]:
@@ -54,7 +63,54 @@ def find_models(config: MLXConfig) -> dict[str, ModelFolder]:
     if config.embedded == "always" or (config.embedded == "auto" and not found):
         embedded = _embedded_model(config)
         found.setdefault(embedded.name, ModelFolder(embedded, None))
-    return found
+    made = {name: _make(name, entry, found) for name, entry in config.models.items()}
+    return found | {name: each for name, each in made.items() if isinstance(each, ModelFolder)}
+
+
+def find_model(config: MLXConfig, name: str) -> ModelFolder:
+    """By the name it is listed under, or the path that the configuration gives.
+
+    The server passes no path that came with a request: its router knows listed names only.
+
+    Raises:
+        ModelNotFoundError: it is not on this machine, or something that it is made of is not.
+    """
+    found = find_models(config)
+    if (folder := _look_up(name, found)) is not None:
+        return folder
+    why = absent_models(config, found).get(name, "it is not on this machine")
+    raise ModelNotFoundError(f"There is no MLX model '{name}': {why}.", param="model")
+
+
+def absent_models(config: MLXConfig, found: dict[str, ModelFolder]) -> dict[str, str]:
+    """Those of `config.models` that cannot be made of what was `found`, and why."""
+    made = {name: _make(name, entry, found) for name, entry in config.models.items()}
+    return {name: why for name, why in made.items() if isinstance(why, str)}
+
+
+def _make(name: str, entry: MLXModel, found: dict[str, ModelFolder]) -> ModelFolder | str:
+    """The model `name` of the configuration, or why there is none."""
+    parts = {part: _look_up(part, found) for part in (entry.base, entry.draft) if part}
+    if absent := [part for part, folder in parts.items() if folder is None]:
+        return f"its part '{absent[0]}' is not on this machine"
+    base, draft = parts[entry.base], parts.get(entry.draft or "")
+    assert base is not None  # noqa: S101 - for the type checker: it is not among the absent.
+    if "chat" not in base.model.capabilities and "embedding" in base.model.capabilities:
+        return f"'{entry.base}' embeds"
+    lora = Path(entry.lora).expanduser() if entry.lora is not None else None
+    if lora is not None and not all((lora / file).is_file() for file in LORA_FILES):
+        return f"its LoRA folder lacks {' or '.join(LORA_FILES)}"
+    origin = base.model.origin if lora is None else None
+    model = msgspec.structs.replace(base.model, name=name, origin=origin)
+    return ModelFolder(model, base.path, base.model.name, lora, draft)
+
+
+def _look_up(name: str, found: dict[str, ModelFolder]) -> ModelFolder | None:
+    if name in found or not name.startswith(("/", "~", "./", "../")):
+        return found.get(name)
+    path = Path(name).expanduser()
+    model = read_folder(path.name, path)
+    return ModelFolder(model, path) if model is not None else None
 
 
 def read_folder(name: str, path: Path) -> Model | None:

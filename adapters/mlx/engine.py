@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING, TypeVar
 from adapters.config import MLXConfig
 from adapters.errors import BackendBusyError, BackendError, BackendUnavailableError, GenerationError
 from adapters.mlx import blas
-from adapters.mlx.loading import Loading
+from adapters.mlx.loading import Extras, Loading
 from adapters.mlx.sequence import Sampled, Sequence
 
 if TYPE_CHECKING:
@@ -95,8 +95,8 @@ class Engine:
         with suppress(BackendUnavailableError):  # An engine that has ended has no rows.
             self._send(lambda: self._remove(sequence))
 
-    def load(self, path: Path, loading: Loading) -> "Future[LoadedModel]":
-        return self.run(lambda: self._load(path, loading))
+    def load(self, path: Path, loading: Loading, extras: Extras) -> "Future[LoadedModel]":
+        return self.run(lambda: self._load(path, loading, extras))
 
     def unload(self, name: str) -> "Future[None]":
         """The future raises BackendBusyError while rows of that model are alive."""
@@ -261,7 +261,7 @@ class Engine:
         except Exception:
             self._post(self._fail(lane))
 
-    def _load(self, path: Path, loading: Loading) -> "LoadedModel":
+    def _load(self, path: Path, loading: Loading, extras: Extras) -> "LoadedModel":
         if self._closing:
             raise BackendUnavailableError("The MLX engine was closed.")
         name = loading.name
@@ -270,7 +270,7 @@ class Engine:
             from adapters.mlx.models import load_folder
 
             started = time.monotonic()
-            loaded = load_folder(path, self._config.dequantize, loading)
+            loaded = load_folder(path, self._config.dequantize, loading, extras)
             self._lanes[name] = Lane(loaded, self._config)
             self._counters["loads"] += 1
             logger.info("loaded %s in %.1f s", name, time.monotonic() - started)

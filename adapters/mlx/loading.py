@@ -3,9 +3,19 @@
 import asyncio
 from collections.abc import Awaitable, Callable
 from contextlib import suppress
+from pathlib import Path
+
+from msgspec import Struct
 
 from adapters.backend import Progress
 from adapters.errors import BackendError, BackendUnavailableError
+
+
+class Extras(Struct, frozen=True):
+    """What a model has beside the weights of its base: folders."""
+
+    lora: Path | None = None
+    draft: Path | None = None
 
 
 class Loading:

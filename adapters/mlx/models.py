@@ -15,17 +15,19 @@ import mlx.core as mx
 from mlx.utils import tree_flatten
 from mlx_lm import utils as mlx_lm_utils
 from mlx_lm.models.cache import ArraysCache, CacheList, make_prompt_cache
+from mlx_lm.tuner.utils import load_adapters
 
 from adapters.errors import BackendError, GenerationError
 from adapters.mlx.catalog import context_length
 from adapters.mlx.grammar.compiler import GrammarCompiler
-from adapters.mlx.loading import Loading
+from adapters.mlx.loading import Extras, Loading
 from adapters.mlx.reasoning import Reasoning, find_reasoning
 from adapters.mlx.text import Vocabulary
 from adapters.mlx.tool_calls import ToolSyntax, find_syntax
 from adapters.request import Sampling
 
 logger = logging.getLogger(__name__)
+NO_EXTRAS = Extras()
 
 
 @dataclass(frozen=True)
@@ -55,7 +57,10 @@ class LoadedModel:
 
 
 def load_folder(
-    path: Path, dequantize: Literal["auto", "always", "never"], loading: Loading
+    path: Path,
+    dequantize: Literal["auto", "always", "never"],
+    loading: Loading,
+    extras: Extras = NO_EXTRAS,
 ) -> LoadedModel:
     """
     Raises:
@@ -63,7 +68,7 @@ def load_folder(
         BackendUnavailableError: nobody waits for it any more.
     """
     with explained(path, loading.name):
-        return _load(path, dequantize, loading)
+        return _load(path, dequantize, loading, extras)
 
 
 @contextmanager
@@ -87,14 +92,14 @@ def explained(path: Path, name: str) -> Generator[None]:
         ) from error
 
 
-def read_weights(model: Any, loading: Loading) -> None:
+def read_weights(models: list[Any], loading: Loading) -> None:
     """Into memory, a piece at a time.
 
     Raises:
         BackendUnavailableError: nobody waits for it any more.
     """
-    named: Any = tree_flatten(model.parameters())
-    weights = [array for _, array in named]
+    named: list[Any] = [tree_flatten(model.parameters()) for model in models]
+    weights = [array for each in named for _, array in each]
     loading.begin(sum(array.nbytes for array in weights))
     for array in weights:
         loading.check()
@@ -103,16 +108,18 @@ def read_weights(model: Any, loading: Loading) -> None:
 
 
 def _load(
-    path: Path, dequantize: Literal["auto", "always", "never"], loading: Loading
+    path: Path, dequantize: Literal["auto", "always", "never"], loading: Loading, extras: Extras
 ) -> LoadedModel:
-    model, config = mlx_lm_utils.load_model(path, lazy=True)
-    if should_unpack(model, dequantize):
-        # Exact only in this order: scales and offsets become float32 before they are used.
-        model.set_dtype(mx.float32)
-        model = mlx_lm_utils.dequantize_model(model)
-    read_weights(model, loading)
+    model, config = _open(path, dequantize)
+    if extras.lora is not None:
+        # New layers come in training mode, which drops some of what they say.
+        model = load_adapters(model, str(extras.lora)).eval()
+    draft = None if extras.draft is None else _open(extras.draft, dequantize)[0]
+    read_weights([each for each in (model, draft) if each is not None], loading)
     caches = make_prompt_cache(model)
     tokenizer = mlx_lm_utils.load_tokenizer(path, eos_token_ids=config.get("eos_token_id"))
+    if extras.draft is not None:
+        _require_same_tokens(tokenizer, mlx_lm_utils.load_tokenizer(extras.draft))
     end_tokens = frozenset(tokenizer.eos_token_ids)
     return LoadedModel(
         name=loading.name,
@@ -127,8 +134,28 @@ def _load(
         reasoning=find_reasoning(tokenizer),
         syntax=find_syntax(tokenizer),
         grammars=GrammarCompiler(tokenizer, end_tokens),
-        files=model_files(path),
+        files=(*model_files(path), *(model_files(extras.lora) if extras.lora else ())),
+        draft=draft,
     )
+
+
+def _open(path: Path, dequantize: Literal["auto", "always", "never"]) -> tuple[Any, dict[str, Any]]:
+    """The model, not read yet, and its configuration."""
+    model, config = mlx_lm_utils.load_model(path, lazy=True)
+    if should_unpack(model, dequantize):
+        # Exact only in this order: scales and offsets become float32 before they are used.
+        model.set_dtype(mx.float32)
+        model = mlx_lm_utils.dequantize_model(model)
+    return model, config
+
+
+def _require_same_tokens(tokenizer: Any, draft: Any) -> None:
+    """
+    Raises:
+        GenerationError: a guess would mean something else to the model that checks it.
+    """
+    if tokenizer.get_vocab() != draft.get_vocab():
+        raise GenerationError("The draft model has other tokens than its base.", lasting=True)
 
 
 def model_files(path: Path) -> tuple[Path, ...]:

@@ -114,7 +114,7 @@ def _load(path: Path, dequantize: Literal["auto", "always", "never"], loading: L
     if should_unpack(model, dequantize):
         model.set_dtype(mx.float32)
         model = mlx_lm_utils.dequantize_model(model)
-    read_weights(model, loading)
+    read_weights([model], loading)
     tokenizer = AutoTokenizer.from_pretrained(path)
     return Embedder(
         name=loading.name,
