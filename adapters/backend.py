@@ -29,6 +29,8 @@ class Model(Struct, frozen=True, kw_only=True):
     created: int = 0
     """Seconds since 1970."""
     loaded: bool | None = None
+    loaded_context: int | None = None
+    """Tokens that it is loaded for, where the backend gives it a context of a size."""
 
 
 class Embeddings(Struct, frozen=True):

@@ -185,6 +185,7 @@ class Catalog:
             origin=origin(shown),
             created=_seconds_since_1970(tag.modified_at),
             loaded=None if loaded is None else tag.name in loaded,
+            loaded_context=self._contexts.get(tag.name) if loaded else None,
         )
 
 

@@ -16,8 +16,10 @@ FULL = Model(
     capabilities=frozenset({"tools", "chat"}),
     size_bytes=10,
     quantization="Q4_0",
+    digest="d1",
     created=5,
-    loaded=False,
+    loaded=True,
+    loaded_context=2048,
 )
 ALIAS = Config(models={"fast": ModelConfig(mlx="org/Big:7b", ollama="absent")})
 
@@ -39,7 +41,9 @@ async def test_models_are_listed_with_what_is_known_of_them():
                 "capabilities": ["chat", "tools"],
                 "quantization": "Q4_0",
                 "size_bytes": 10,
-                "loaded": False,
+                "digest": "d1",
+                "loaded": True,
+                "loaded_context": 2048,
             }
         ],
     }

@@ -58,6 +58,7 @@ async def test_models_of_the_recording(full: StandIn, backend: OllamaBackend):
         origin="sha256:abeb1316372b0b6864ee420a39e7b261651687126a7a321114b7b1aafcd00601",
         created=1795459472,
         loaded=True,
+        loaded_context=4096,
     )
     assert think.capabilities == {"chat", "tools", "reasoning"}
     assert tools.capabilities == {"chat", "tools"}
