@@ -10,7 +10,7 @@ from adapters.ollama.forced import ForcedCall, chosen_tools, is_forced
 from adapters.ollama.response import Answer
 from adapters.ollama.schema import Promise
 from adapters.ollama.wire import Line
-from adapters.request import GenerationRequest, JSONSchema
+from adapters.request import GenerationRequest, JSONObject, JSONSchema, ResponseFormat
 
 
 async def to_events(
@@ -20,8 +20,8 @@ async def to_events(
 
     Raises:
         BadUpstreamError: the lines make no sense.
-        GenerationError: the answer is not what a forced call, or a strict schema, asks for. It is
-            known at the end only, when its text is already out.
+        GenerationError: the answer is not what a forced call, or the shape it was to have, asks
+            for. It is known at the end only, when its text is already out.
         InvalidRequestError: a strict schema is none.
     """
     promises = await _promises(request)
@@ -75,23 +75,30 @@ def _is_forced(request: GenerationRequest) -> bool:
 
 async def _promises(request: GenerationRequest) -> "_Promises | None":
     """In a thread: what checks schemas is imported for the first of them."""
-    strict_text = isinstance(request.response_format, JSONSchema) and request.response_format.strict
-    if strict_text or any(tool.strict for tool in request.tools):
+    if request.response_format is not None or any(tool.strict for tool in request.tools):
         return await anyio.to_thread.run_sync(_Promises, request)
     return None
 
 
+def _promise_of(wanted: ResponseFormat | None) -> Promise | None:
+    """JSON it must be in any case: a model that thinks may end before it has answered at all."""
+    match wanted:
+        case JSONSchema(schema=schema, strict=True):
+            return Promise(schema, "response_format")
+        case JSONObject():
+            return Promise({"type": "object"}, "response_format")
+        case JSONSchema():
+            return Promise({}, "response_format")
+        case _:
+            return None
+
+
 class _Promises:
-    """The strict schemas of a request, and what of its answer they are about."""
+    """What the answer to a request must keep to, and what of it that is about."""
 
     def __init__(self, request: GenerationRequest) -> None:
         self._may_stop = bool(request.stop)
-        self._text: Promise | None = None
-        match request.response_format:
-            case JSONSchema(schema=schema, strict=True):
-                self._text = Promise(schema, "response_format")
-            case _:
-                pass
+        self._text = _promise_of(request.response_format)
         self._tools = {
             tool.name: Promise({"type": "object"} | (tool.parameters or {}), "tools")
             for tool in request.tools

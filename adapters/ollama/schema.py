@@ -202,7 +202,7 @@ def _is_above(low: Any, high: Any) -> bool:
 
 
 class Promise:
-    """A strict schema, and whether a text keeps to it.
+    """A schema, and whether a text keeps to it.
 
     `pattern` is left to the grammar: Python's `re` can be made to run for ever, with the whole
     server waiting.
@@ -230,7 +230,7 @@ class Promise:
             GenerationError: `text` does not keep to it.
         """
         if not await asyncio.to_thread(self._is_kept_by, text):
-            raise GenerationError("The model's answer does not keep to the schema.")
+            raise GenerationError("The model's answer does not keep to the shape it was to have.")
 
     def _is_kept_by(self, text: str) -> bool:
         from referencing.exceptions import Unresolvable

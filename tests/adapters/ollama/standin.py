@@ -100,7 +100,7 @@ class StandIn:
             while (seen := await _read_request(reader)) is not None:
                 self.seen.append(seen)
                 await self._scripts.get(seen.path, not_there)(Reply(reader, writer))
-        except OSError:
+        except (OSError, asyncio.IncompleteReadError):
             pass  # The client is gone, which some tests are about.
         finally:
             self._open -= 1

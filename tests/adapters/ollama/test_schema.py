@@ -105,7 +105,7 @@ async def test_text_that_breaks_the_promise_is_an_error(text: str):
         "properties": {"a": {"type": "integer"}},
         "additionalProperties": False,
     }
-    with pytest.raises(GenerationError, match="does not keep to the schema"):
+    with pytest.raises(GenerationError, match="does not keep to the shape"):
         await Promise(schema, "response_format").check(text)
 
 
