@@ -1,7 +1,7 @@
 """Tiny models made to say what a test wants, token by token: everything else is real."""
 
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -34,10 +34,7 @@ TIME = Tool("time", "Tells the time.", CITY)
 
 
 class Script:
-    """A logits processor that lets one token through at a time: the bytes of `text`, then the end.
-
-    The bytes are tokens in the order of GPT-2's alphabet, which `tiny_model` sorts.
-    """
+    """A logits processor that lets one token through at a time: those given, then the end."""
 
     def __init__(self, tokens: list[int]) -> None:
         self.error: BackendError | None = None
@@ -48,16 +45,25 @@ class Script:
 
 
 @contextmanager
-def saying(patch: pytest.MonkeyPatch, *texts: str) -> Iterator[None]:
-    """The choices of every request say these `texts`, whatever the model would."""
+def scripted(
+    patch: pytest.MonkeyPatch, write: Callable[[GenerationRequest], Sequence[str] | None]
+) -> Iterator[None]:
+    """The choices of a request say what `write` gives for it, or what the model would."""
 
     async def script(request: GenerationRequest, loaded: Any, _prompt: Any) -> Any:
+        if (texts := write(request)) is None:
+            return [()] * request.n
         spelled = [loaded.tokenizer.encode(text, add_special_tokens=False) for text in texts]
         return [(Script(spelled[choice]),) for choice in range(request.n)]
 
     with patch.context() as patched:
         patched.setattr(preparation, "_constrain", script)
         yield
+
+
+def saying(patch: pytest.MonkeyPatch, *texts: str) -> AbstractContextManager[None]:
+    """The choices of every request say these `texts`, whatever the model would."""
+    return scripted(patch, lambda _: texts)
 
 
 def config_for(folder: Path, **fields: Any) -> MLXConfig:
