@@ -99,11 +99,19 @@ async def each(events: AsyncGenerator[Event], choices: int = 1) -> AsyncGenerato
     Raises:
         BadUpstreamError: an event is missing, comes out of order, or belongs to no choice.
     """
-    count = 0
     open_choices = set(range(choices))
     async with closing(events):
+        started = await anext(events, None)
+        if not isinstance(started, Started | None):
+            raise _out_of_order(started)
+        if started is not None:
+            yield started
+        count = 1
         async for event in events:
-            _check(event, count, open_choices)
+            if isinstance(event, Started) or event.choice not in open_choices:
+                raise _out_of_order(event)
+            if isinstance(event, Finished):
+                open_choices.discard(event.choice)
             yield event
             count += 1
             if count % _BREATH == 0:
@@ -112,12 +120,8 @@ async def each(events: AsyncGenerator[Event], choices: int = 1) -> AsyncGenerato
         raise BadUpstreamError("The backend stopped in the middle of its answer.")
 
 
-def _check(event: Event, count: int, open_choices: set[int]) -> None:
-    started = isinstance(event, Started)
-    if started != (count == 0) or (not started and event.choice not in open_choices):
-        raise BadUpstreamError(f"The backend sent {type(event).__name__} out of order.")
-    if isinstance(event, Finished):
-        open_choices.discard(event.choice)
+def _out_of_order(event: Event) -> BadUpstreamError:
+    return BadUpstreamError(f"The backend sent {type(event).__name__} out of order.")
 
 
 @asynccontextmanager

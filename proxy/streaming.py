@@ -2,7 +2,6 @@
 
 import asyncio
 from collections.abc import AsyncGenerator, Awaitable, Coroutine, Iterable
-from contextlib import asynccontextmanager
 from typing import Any, Protocol, TypeVar
 
 import msgspec
@@ -13,13 +12,11 @@ from litestar.response import Stream
 from msgspec import Struct
 
 from adapters.events import Event
-from proxy.answers import CLOSING, close, closing
+from proxy.answers import CLOSING, closing
 from proxy.errors import ClientDisconnectedError, ServerShutdownError
+from proxy.outbox import Outbox
 
 T = TypeVar("T")
-
-_KEEPALIVE = b": keepalive\n\n"
-"""A comment: clients skip it, and see that somebody is still there."""
 
 
 class Frame(Struct, frozen=True):
@@ -88,23 +85,24 @@ async def unless_gone(request: Request[Any, Any, Any], work: Coroutine[Any, Any,
     Raises:
         ClientDisconnectedError: the client has gone.
     """
-    task, gone = asyncio.create_task(work), asyncio.create_task(_hung_up(request))
+    timeout = asyncio.timeout(None)
+    gone = asyncio.create_task(_end_when_gone(request, timeout))
     try:
-        await asyncio.wait((task, gone), return_when=asyncio.FIRST_COMPLETED)
-        if not task.done():
-            raise ClientDisconnectedError
-        return task.result()
+        async with timeout:
+            return await work
+    except TimeoutError:
+        if timeout.expired():
+            raise ClientDisconnectedError from None
+        raise
     finally:
-        task.cancel()
         gone.cancel()
-        with move_on_after(CLOSING, shield=True):
-            await asyncio.wait((task, gone))
 
 
-async def _hung_up(request: Request[Any, Any, Any]) -> None:
+async def _end_when_gone(request: Request[Any, Any, Any], work: asyncio.Timeout) -> None:
     """Only after the body has been read: it takes the connection's messages."""
     while (await request.receive())["type"] != "http.disconnect":
         pass
+    work.reschedule(0.0)
 
 
 async def stream(
@@ -122,46 +120,57 @@ async def stream(
         BackendError: it failed before `Started`: the answer can still have a status of its own.
         ClientDisconnectedError, ServerShutdownError: as `unless_gone` and `Drain.limit`.
     """
-    started = await unless_gone(request, drain.limit(anext(events)))
+    outbox = Outbox(keepalive)
+    answer = asyncio.create_task(_answer(events, renderer, drain, outbox))
+    try:
+        await unless_gone(request, outbox.begun())
+    except BaseException:
+        await _end(answer)
+        raise
     return Stream(
-        _frames(started, events, renderer, drain, keepalive),
+        _bodies(answer, outbox),
         media_type="text/event-stream",
         headers={"cache-control": "no-cache"},
         # For a client that goes before the first frame was asked for, or while one is sent.
-        background=BackgroundTask(close, events),
+        background=BackgroundTask(_end, answer),
     )
 
 
-async def _frames(
-    started: Event,
-    events: AsyncGenerator[Event],
-    renderer: Renderer,
-    drain: Drain,
-    keepalive: float,
-) -> AsyncGenerator[bytes]:
-    event: Event | None = started
-    async with closing(events):
-        try:
-            while event is not None:
-                for frame in renderer.render(event):
-                    yield encode_frame(frame)
-                async with _kept(drain.limit(anext(events, None))) as coming:
-                    while not (await asyncio.wait((coming,), timeout=keepalive))[0]:
-                        yield _KEEPALIVE
-                    event = coming.result()
-        except Exception as exc:
-            for frame in renderer.error(exc):
-                yield encode_frame(frame)
-
-
-@asynccontextmanager
-async def _kept(work: Coroutine[Any, Any, T]) -> AsyncGenerator[asyncio.Task[T]]:
-    """`work` as a task that outlives waits for it, so that no event is lost, and not the block."""
-    task = asyncio.create_task(work)
+async def _answer(
+    events: AsyncGenerator[Event], renderer: Renderer, drain: Drain, outbox: Outbox
+) -> None:
+    """In a task of its own, from the first event to the last, whoever reads how fast."""
     try:
-        yield task
+        await drain.limit(_put_all(events, renderer, outbox))
+    except Exception as exc:
+        if outbox.fail(exc):
+            return
+        for frame in renderer.error(exc):
+            outbox.put(encode_frame(frame))
     finally:
-        if not task.done():
-            task.cancel()
-            with move_on_after(CLOSING, shield=True):
-                await asyncio.wait((task,))
+        outbox.end()
+
+
+async def _put_all(events: AsyncGenerator[Event], renderer: Renderer, outbox: Outbox) -> None:
+    async with closing(events):
+        async for event in events:
+            for frame in renderer.render(event):
+                outbox.put(encode_frame(frame))
+            if outbox.is_full:
+                await outbox.room()
+
+
+async def _bodies(answer: asyncio.Task[None], outbox: Outbox) -> AsyncGenerator[bytes]:
+    try:
+        while body := await outbox.take():
+            yield body
+        await answer  # If even its last words failed, the connection is cut: no end is feigned.
+    finally:
+        await _end(answer)
+
+
+async def _end(task: asyncio.Task[None]) -> None:
+    """Stop it, even in a task that is being cancelled itself."""
+    task.cancel()
+    with move_on_after(CLOSING, shield=True):
+        await asyncio.wait((task,))

@@ -5,6 +5,7 @@ import time
 from collections.abc import Iterable, Sequence
 from typing import Literal
 
+import msgspec
 from msgspec import UNSET, Struct, UnsetType
 
 from adapters.events import (
@@ -23,6 +24,11 @@ from proxy.endpoints.chat_completions.request import ChatCompletionRequest
 from proxy.endpoints.wire import Usage, to_usage, total
 from proxy.errors import to_failure
 from proxy.streaming import Frame
+
+_TEXT = secrets.token_hex()
+"""Stands for a text, and for nothing that anybody names."""
+
+_encode = msgspec.json.Encoder().encode
 
 FinishReason = Literal["stop", "length", "tool_calls", "function_call"]
 
@@ -185,11 +191,15 @@ class ChatCompletionRenderer:
         self._legacy = body.functions is not None
         self._wants_usage = bool(body.stream_options and body.stream_options.include_usage)
         self._finished: dict[int, Finished] = {}
+        self._around: dict[int, tuple[bytes, bytes]] = {}
+        """For each choice the JSON before and after the text of a chunk."""
 
     def render(self, event: Event) -> Iterable[Frame]:
         match event:
             case Started():
                 return self._roles()
+            case TextDelta(text=text, logprobs=None):
+                return (self._text(event.choice, text),)
             case TextDelta(text=text, logprobs=logprobs):
                 return (self._delta(event.choice, Delta(content=text), _to_logprobs(logprobs)),)
             case ReasoningDelta(text=text):
@@ -203,6 +213,15 @@ class ChatCompletionRenderer:
 
     def error(self, exc: Exception) -> Iterable[Frame]:
         return (Frame(to_failure(exc).body),)
+
+    def _text(self, choice: int, text: str) -> Frame:
+        """Of most chunks nothing but the text changes: the rest is encoded once."""
+        if choice not in self._around:
+            chunk = _encode(self._delta(choice, Delta(content=_TEXT)).data)
+            before, _, after = chunk.partition(_encode(_TEXT))
+            self._around[choice] = before, after
+        before, after = self._around[choice]
+        return Frame(before + _encode(text) + after)
 
     def _roles(self) -> Iterable[Frame]:
         for choice in range(self._choices):

@@ -1,0 +1,96 @@
+"""What waits for a client: sent together where it came together, and never without limit."""
+
+import asyncio
+
+import pytest
+
+from proxy.outbox import Outbox
+
+
+async def test_what_came_together_leaves_together():
+    outbox = Outbox(keepalive=60)
+    for word in (b"a", b"b", b"c"):
+        outbox.put(word)
+    outbox.end()
+    assert [await outbox.take(), await outbox.take()] == [b"abc", b""]
+
+
+async def test_what_comes_alone_leaves_at_once():
+    outbox = Outbox(keepalive=60)
+    outbox.put(b"a")
+    assert await outbox.take() == b"a"
+    taking = asyncio.create_task(outbox.take())
+    await asyncio.sleep(0)
+    outbox.put(b"b")
+    assert await taking == b"b"
+
+
+async def test_burst_that_leaves_turns_to_others_is_one_body():
+    outbox = Outbox(keepalive=60)
+
+    async def burst() -> None:
+        for _ in range(10):
+            outbox.put(b"x")
+            outbox.put(b"x")
+            await asyncio.sleep(0)
+
+    bursting = asyncio.create_task(burst())
+    await outbox.begun()
+    assert await outbox.take() == b"x" * 20
+    await bursting
+
+
+async def test_burst_without_end_is_cut_into_bodies():
+    outbox = Outbox(keepalive=60)
+
+    async def endless() -> None:
+        while True:
+            outbox.put(b"x" * 1000)
+            outbox.put(b"x" * 1000)
+            if outbox.is_full:
+                await outbox.room()
+            await asyncio.sleep(0)
+
+    bursting = asyncio.create_task(endless())
+    await outbox.begun()
+    async with asyncio.timeout(2):
+        sizes = [len(await outbox.take()) for _ in range(5)]
+    assert max(sizes) < 70_000
+    bursting.cancel()
+
+
+async def test_full_one_holds_the_answer_up_until_it_is_emptied():
+    outbox = Outbox(keepalive=60)
+    outbox.put(b"x" * 100_000)
+    assert outbox.is_full
+    waiting = asyncio.create_task(outbox.room())
+    await asyncio.sleep(0.01)
+    assert not waiting.done()
+    await outbox.take()
+    async with asyncio.timeout(1):
+        await waiting
+    assert not outbox.is_full
+
+
+async def test_silence_is_filled_once_in_so_many_seconds():
+    outbox = Outbox(keepalive=0.05)
+    outbox.put(b"a")
+    assert await outbox.take() == b"a"
+    assert [await outbox.take() for _ in range(2)] == [b": keepalive\n\n"] * 2
+
+
+async def test_words_put_silence_off():
+    outbox = Outbox(keepalive=0.1)
+    for _ in range(4):
+        asyncio.get_running_loop().call_later(0.05, outbox.put, b"a")
+        assert await outbox.take() == b"a"
+
+
+async def test_failure_is_told_before_the_first_piece_and_not_after():
+    early, late = Outbox(60), Outbox(60)
+    assert early.fail(RuntimeError("no"))
+    with pytest.raises(RuntimeError, match="no"):
+        await early.begun()
+    late.put(b"a")
+    assert not late.fail(RuntimeError("no"))
+    await late.begun()
