@@ -16,11 +16,22 @@ from tokenizers import AddedToken, Regex, Tokenizer, decoders, pre_tokenizers, p
 from tokenizers.models import BPE
 
 from adapters.gguf.errors import UnsupportedGGUFError
+from adapters.gguf.sentencepiece import build_sentencepiece
 
-_CONTROL, _USER_DEFINED = 3, 4  # tokenizer.ggml.token_type
+_UNKNOWN, _CONTROL, _USER_DEFINED = 2, 3, 4  # tokenizer.ggml.token_type
+_KINDS = ("gpt2", "llama")  # tokenizer.ggml.model
 
 # llama.cpp ends an answer at any of these, whichever the file names as its end.
-_ENDS = frozenset({"<|endoftext|>", "<|im_end|>", "<|end_of_text|>", "<|eot_id|>", "<|eom_id|>"})
+_ENDS = frozenset(
+    {
+        "<|endoftext|>",
+        "<|im_end|>",
+        "<|end_of_text|>",
+        "<|eot_id|>",
+        "<|eom_id|>",
+        "<end_of_turn>",
+    }
+)
 
 Metadata = Mapping[str, Any]
 
@@ -45,6 +56,16 @@ _LLAMA3 = (
     r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}{1,3}"
     r"| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+"
 )
+# https://huggingface.co/Qwen/Qwen2.5-0.5B/blob/main/tokenizer.json: digits one by one
+_QWEN2 = _LLAMA3.replace(r"\p{N}{1,3}", r"\p{N}")
+# https://huggingface.co/mistralai/Mistral-Nemo-Instruct-2407/blob/main/tokenizer.json: words also
+# end where capitals begin. As llama.cpp has it: accents that stand alone are no part of a word, and
+# only A to Z are capitals.
+_UPPER, _LOWER = r"[\p{L}&&[^a-z]]", r"[\p{L}&&[^A-Z]]"
+_TEKKEN = (
+    rf"[^\r\n\p{{L}}\p{{N}}]?{_UPPER}*{_LOWER}+|[^\r\n\p{{L}}\p{{N}}]?{_UPPER}+{_LOWER}*"
+    r"|\p{N}| ?[^\s\p{L}\p{N}]+[\r\n/]*|\s*[\r\n]+|\s+(?!\S)|\s+"
+)
 _CUTS: dict[str, _Cut] = {
     "gpt-2": _Cut((_bytes(True),)),
     # https://huggingface.co/HuggingFaceTB/SmolLM2-135M-Instruct/blob/main/tokenizer.json
@@ -54,7 +75,15 @@ _CUTS: dict[str, _Cut] = {
         add_bos=True,
         whole_first=True,
     ),
+    "qwen2": _Cut((pre_tokenizers.Split(Regex(_QWEN2), "isolated"), _bytes(False))),
+    "tekken": _Cut(
+        (pre_tokenizers.Split(Regex(_TEKKEN), "isolated"), _bytes(False)),
+        add_bos=True,
+        whole_first=True,
+    ),
 }
+_SENTENCEPIECE = _Cut((), add_bos=True)
+"""It cuts nothing beforehand: merges cross words."""
 
 
 def build_tokenizer(metadata: Metadata) -> Tokenizer:
@@ -64,9 +93,12 @@ def build_tokenizer(metadata: Metadata) -> Tokenizer:
     """
     cut = _cut(metadata)
     tokens = _token_list(metadata)
-    tokenizer = Tokenizer(_bpe(tokens, metadata, cut))
-    tokenizer.pre_tokenizer = pre_tokenizers.Sequence(list(cut.steps))
-    tokenizer.decoder = decoders.ByteLevel()
+    if cut is _SENTENCEPIECE:
+        tokenizer = build_sentencepiece(metadata, tokens)
+    else:
+        tokenizer = Tokenizer(_bpe(tokens, metadata, cut))
+        tokenizer.pre_tokenizer = pre_tokenizers.Sequence(list(cut.steps))
+        tokenizer.decoder = decoders.ByteLevel()
     tokenizer.post_processor = _post_processor(metadata, tokens, cut)
     tokenizer.add_tokens(_added_tokens(tokens, metadata))
     return tokenizer
@@ -114,14 +146,17 @@ def end_tokens(metadata: Metadata) -> list[int]:
 
 def _cut(metadata: Metadata) -> _Cut:
     model = metadata.get("tokenizer.ggml.model")
-    if model != "gpt2":
-        raise UnsupportedGGUFError(f"The tokenizer '{model}' is not supported, only gpt2.")
+    if model not in _KINDS:
+        known = ", ".join(_KINDS)
+        raise UnsupportedGGUFError(f"The tokenizer '{model}' is not supported, only {known}.")
+    if metadata.get("tokenizer.ggml.add_eos_token"):
+        raise UnsupportedGGUFError("'tokenizer.ggml.add_eos_token' is not supported.")
+    if model == "llama":
+        return _SENTENCEPIECE
     pre = metadata.get("tokenizer.ggml.pre")
     if pre not in _CUTS:
         known = ", ".join(sorted(_CUTS))
         raise UnsupportedGGUFError(f"The pre-tokenizer '{pre}' is not supported, only {known}.")
-    if metadata.get("tokenizer.ggml.add_eos_token"):
-        raise UnsupportedGGUFError("'tokenizer.ggml.add_eos_token' is not supported.")
     return _CUTS[pre]
 
 
@@ -155,9 +190,9 @@ def _added_tokens(tokens: list[str], metadata: Metadata) -> list[AddedToken]:
     if len(kinds) != len(tokens):
         raise UnsupportedGGUFError("'tokenizer.ggml.token_type' has not one entry a token.")
     return [
-        AddedToken(token, special=kind == _CONTROL, normalized=False)
+        AddedToken(token, special=kind != _USER_DEFINED, normalized=False)
         for token, kind in zip(tokens, kinds, strict=True)
-        if kind in (_CONTROL, _USER_DEFINED)
+        if kind in (_UNKNOWN, _CONTROL, _USER_DEFINED)
     ]
 
 

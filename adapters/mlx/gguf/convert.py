@@ -22,12 +22,13 @@ from adapters.gguf.errors import UnsupportedGGUFError
 from adapters.gguf.tokenizer import end_tokens, write_tokenizer
 from adapters.mlx.gguf.architectures import (
     Architecture,
-    llama3_scaling,
+    is_norm,
     module_names,
     read_architecture,
     row_order,
 )
 from adapters.mlx.gguf.packing import GROUP, Packed
+from adapters.mlx.gguf.rotary import llama3_scaling
 from adapters.mlx.gguf.weights import (
     Plan,
     Progress,
@@ -116,7 +117,11 @@ def _write_folder(source: Path, folder: Path, progress: Progress) -> Report:
     metadata, tensors = _read(source)
     architecture, fields = read_architecture(metadata)
     names = module_names(architecture, fields, {tensor.name for tensor in tensors})
-    config = {"model_type": architecture.model_type, **architecture.config(fields)}
+    config = {
+        "model_type": architecture.model_type,
+        "architectures": [architecture.hub_class],
+        **architecture.config(fields),
+    }
     _add_vocabulary(config, metadata, tensors)
     _add_rotary_table(config, tensors)
     plans = _plan(architecture, config, names, tensors)
@@ -194,16 +199,15 @@ def _plan(
     tensors: Sequence[ReaderTensor],
 ) -> list[Plan]:
     working = working_type(tensors)
-    return [
-        Plan(
-            tensor,
-            names[tensor.name],
-            plain_or_packed(tensor, working),
-            row_order(architecture, config["head_dim"], tensor.name, int(tensor.shape[-1])),
-        )
-        for tensor in tensors
-        if tensor.name in names
-    ]
+    plans: list[Plan] = []
+    for tensor in tensors:
+        if tensor.name in names:
+            offset = architecture.norm_offset if is_norm(tensor.name) else 0.0
+            form = plain_or_packed(tensor, working, offset)
+            rows = int(tensor.shape[-1])
+            order = row_order(architecture, config["head_dim"], tensor.name, rows)
+            plans.append(Plan(tensor, names[tensor.name], form, order))
+    return plans
 
 
 def _quantization(plans: Sequence[Plan]) -> dict[str, Any] | None:

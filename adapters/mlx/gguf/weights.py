@@ -43,23 +43,26 @@ class Plain:
 
     dtype: str
     source: GGML
+    suffix: str = "weight"
+    offset: float = 0.0
+    """What the source's values are more than those that are written."""
 
     @property
     def label(self) -> str:
         return {"F32": "float32", "F16": "float16", "BF16": "bfloat16"}[self.dtype]
 
     def layout(self, *shape: int) -> dict[str, tuple[str, tuple[int, ...]]]:
-        return {"weight": (self.dtype, shape)}
+        return {self.suffix: (self.dtype, shape)}
 
     def encode(self, raw: NDArray) -> Parts:
-        if _FLOATS.get(self.source) == self.dtype:
-            return {"weight": raw.view(_DTYPES[self.dtype])}
-        return {"weight": _from_float32(gguf.dequantize(raw, self.source), self.dtype)}
+        if _FLOATS.get(self.source) == self.dtype and not self.offset:
+            return {self.suffix: raw.view(_DTYPES[self.dtype])}
+        values = gguf.dequantize(raw, self.source) - np.float32(self.offset)
+        return {self.suffix: _from_float32(values, self.dtype)}
 
     def decode(self, parts: Parts) -> NDArray[np.float32]:
-        if self.dtype == "BF16":
-            return (parts["weight"].astype("<u4") << 16).view(np.float32)
-        return parts["weight"].astype(np.float32)
+        """What MLX computes with, in float32."""
+        return _to_float32(parts[self.suffix], self.dtype) + np.float32(self.offset)
 
 
 @dataclass(frozen=True)
@@ -104,8 +107,8 @@ class _Part:
         return self.begin + self.row_bytes * self.shape[0]
 
 
-def plain_or_packed(tensor: ReaderTensor, working: str) -> Packed | Plain:
-    """How `tensor` is stored. Vectors take the `working` type if they fit it.
+def plain_or_packed(tensor: ReaderTensor, working: str, offset: float = 0.0) -> Packed | Plain:
+    """How `tensor`, less `offset`, is stored. Vectors take the `working` type if they fit it.
 
     MLX computes in the widest type it meets, and a GGUF's norms are always float32: kept so, they
     would drag every activation and the whole key-value cache to float32.
@@ -117,7 +120,9 @@ def plain_or_packed(tensor: ReaderTensor, working: str) -> Packed | Plain:
     if len(tensor.shape) == 2 and kind in PACKED:
         return PACKED[kind]
     if kind == GGML.F32 and len(tensor.shape) == 1:
-        return Plain(working if _fits(np.asarray(tensor.data), working) else "F32", kind)
+        suffix = tensor.name.rpartition(".")[2]
+        smaller = Plain(working, kind, suffix, offset)
+        return smaller if _fits(smaller, tensor.data) else Plain("F32", kind, suffix, offset)
     if kind in _FLOATS:
         return Plain(_FLOATS[kind], kind)
     if kind == GGML.Q6_K:
@@ -244,7 +249,13 @@ def _from_float32(values: NDArray[np.float32], dtype: str) -> NDArray:
     return values.astype(_DTYPES[dtype])
 
 
-def _fits(values: NDArray[np.float32], dtype: str) -> bool:
+def _to_float32(stored: NDArray, dtype: str) -> NDArray[np.float32]:
+    if dtype == "BF16":
+        return (stored.astype("<u4") << 16).view(np.float32)
+    return stored.astype(np.float32)
+
+
+def _fits(form: Plain, values: NDArray[np.float32]) -> bool:
     with np.errstate(over="ignore"):
-        stored = Plain(dtype, GGML.F32).decode({"weight": _from_float32(values, dtype)})
+        stored = form.decode(form.encode(values))
     return bool(np.linalg.norm(stored - values) <= GATE * np.linalg.norm(values))

@@ -239,7 +239,8 @@ def test_convert_carries_linear_scaling_over(tmp_path: Path) -> None:
 NO_SUCH = np.zeros((WIDTH, WIDTH), np.float32)
 REFUSED_METADATA: list[tuple[Metadata, str]] = [
     ({"tokenizer.ggml.pre": "quux"}, "'quux'"),
-    ({"tokenizer.ggml.model": "llama"}, "'llama'"),
+    ({"tokenizer.ggml.model": "bert"}, "'bert'"),
+    ({"tokenizer.ggml.model": "llama"}, "tokenizer.ggml.scores"),
     ({"tokenizer.ggml.add_eos_token": True}, "add_eos_token"),
     ({"tokenizer.ggml.merges": ["h z"]}, "'h', 'z'"),
     ({"tokenizer.ggml.token_type": [1, 1]}, "token_type"),
@@ -248,7 +249,7 @@ REFUSED_METADATA: list[tuple[Metadata, str]] = [
     ({"tokenizer.ggml.eos_token_id": 9999}, "9999"),
     ({"llama.expert_count": 8}, "expert_count"),
     ({"llama.logit_scale": 2.0}, "logit_scale"),
-    ({"llama.rope.scaling.type": "yarn"}, "yarn"),
+    ({"llama.rope.scaling.type": "longrope"}, "longrope"),
     ({"llama.rope.dimension_count": 32}, "rope.dimension_count"),
     ({"llama.attention.head_count_kv": [2, 4]}, "head_count_kv"),
     ({"split.count": 3}, "several"),
@@ -560,7 +561,12 @@ def smollm2_record() -> Record:
 
 
 @pytest.mark.parametrize(
-    ("pre", "file"), [("smollm", "smollm2"), ("gpt-2", "gpt-2"), ("llama-bpe", "llama-bpe")]
+    ("pre", "file"),
+    [
+        ("smollm", "smollm2"),
+        ("gpt-2", "gpt-2"),
+        ("llama-bpe", "llama-bpe"),
+    ],
 )
 def test_tokenizer_gives_llama_cpps_ids(smollm2_metadata: Metadata, pre: str, file: str) -> None:
     texts = json.loads((DATA / f"{file}-token-ids.json").read_text("utf-8"))["texts"]
@@ -570,10 +576,24 @@ def test_tokenizer_gives_llama_cpps_ids(smollm2_metadata: Metadata, pre: str, fi
     assert [ids_of(tokenizer, row["text"]) for row in texts] == [row["ids"] for row in texts]
 
 
-def test_recorded_ids_tell_the_pre_tokenizers_apart() -> None:
-    files = ("smollm2", "gpt-2", "llama-bpe")
-    texts = [json.loads((DATA / f"{f}-token-ids.json").read_text("utf-8"))["texts"] for f in files]
-    assert texts[0] != texts[1] != texts[2] != texts[0]
+@pytest.fixture(scope="module")
+def word_cuts() -> Record:
+    """Of a vocabulary whose merges cross words, digits and capitals: every cut shows."""
+    return json.loads((DATA / "word-cuts-token-ids.json").read_text("utf-8"))
+
+
+@pytest.mark.parametrize("pre", ["smollm", "gpt-2", "llama-bpe", "qwen2", "tekken"])
+def test_tokenizer_cuts_words_as_llama_cpp(word_cuts: Record, pre: str) -> None:
+    words = {"model": "gpt2", "pre": pre, "add_bos_token": False}
+    words |= {key: word_cuts[key] for key in ("tokens", "merges")}
+    tokenizer = build_tokenizer({f"tokenizer.ggml.{key}": value for key, value in words.items()})
+    given = [ids_of(tokenizer, text) for text in word_cuts["texts"]]
+    assert len(given) == 76
+    assert given == word_cuts["ids"][pre]
+
+
+def test_recorded_ids_tell_the_pre_tokenizers_apart(word_cuts: Record) -> None:
+    assert len({json.dumps(ids) for ids in word_cuts["ids"].values()}) == len(word_cuts["ids"])
 
 
 def ids_of(tokenizer: Any, text: str) -> list[int]:
