@@ -12,7 +12,7 @@ from msgspec.structs import replace
 
 from adapters.errors import InvalidRequestError, UnsupportedParameterError
 from adapters.mlx.grammar.lark import Grammar, Style, to_grammar
-from adapters.request import GenerationRequest
+from adapters.request import GenerationRequest, Lark, Regex
 
 MAX_KEPT = 64
 """Compiled grammars; a large one takes a megabyte or two."""
@@ -70,7 +70,7 @@ class GrammarCompiler:
         return None if self._tokenizer is None else COMPILE_SECONDS
 
     def _compile(self, request: GenerationRequest, style: Style) -> LLMatcher | None:
-        tokenizer = self._ready()
+        tokenizer = self._ready(_blamed(request))
         grammar = to_grammar(request, replace(style, control=self._control))
         if grammar is None:
             return None
@@ -82,9 +82,10 @@ class GrammarCompiler:
             self._compiled.popitem(last=False)
         return self._compiled[key].deep_copy()
 
-    def _ready(self) -> LLTokenizer:
+    def _ready(self, param: str) -> LLTokenizer:
+        """`param` is to blame where there is no way."""
         if self._tokenizer is None:
-            self._tokenizer = _load_vocabulary(self._hf_tokenizer, self._end_tokens)
+            self._tokenizer = _load_vocabulary(self._hf_tokenizer, self._end_tokens, param)
             added: dict[str, int] = self._hf_tokenizer.get_added_vocab()
             self._control = {
                 text: token
@@ -94,12 +95,25 @@ class GrammarCompiler:
         return self._tokenizer
 
 
-def _load_vocabulary(tokenizer: Any, end_tokens: frozenset[int]) -> LLTokenizer:
+def _blamed(request: GenerationRequest) -> str:
+    """The parameter that asks for a grammar, of several the first."""
+    match request.response_format:
+        case None:
+            return "tools" if request.tool_choice == "auto" else "tool_choice"
+        case Regex():
+            return "guided_regex"
+        case Lark():
+            return "guided_grammar"
+        case _:
+            return "response_format"
+
+
+def _load_vocabulary(tokenizer: Any, end_tokens: frozenset[int], param: str) -> LLTokenizer:
     """From the Rust tokenizer's own JSON, which has the tokens that were added later too."""
     fast = getattr(tokenizer, "backend_tokenizer", None)
     if fast is None:
         raise UnsupportedParameterError(
-            "This model's tokenizer cannot be constrained.", param="response_format"
+            "This model's tokenizer cannot be constrained.", param=param
         )
     # `None` for the slices takes llguidance's own choice.
     return LLTokenizer(_without_padding(fast), eos_token=sorted(end_tokens) or None)

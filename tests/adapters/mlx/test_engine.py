@@ -452,6 +452,37 @@ async def test_quantised_caches_answer_one_at_a_time(tmp_path: Path, bits: int) 
         await backend.aclose()
 
 
+@pytest.mark.parametrize("length", [12, 400])
+async def test_a_cancelled_row_takes_part_in_no_step_after_the_one_that_runs(
+    folder: Path, monkeypatch: pytest.MonkeyPatch, length: int
+) -> None:
+    """400 tokens: it is cancelled while its prompt is read, in chunks of 8."""
+    backend = open_backend(folder, prefill_chunk=8)
+    fine, late = Lane.step, 0
+
+    def counting(lane: Lane) -> Any:
+        nonlocal late
+        alive = [row.sequence for row in lane._decoding.rows]
+        alive += [each for prefill in lane._prefills for each in prefill.group.waiting]
+        late += any(each.cancelled for each in alive)
+        return fine(lane)
+
+    monkeypatch.setattr(Lane, "step", counting)
+    try:
+        ids = TokenIds(tuple(prompt(length=length)))
+        staying = asyncio.create_task(answer(backend, request(max_tokens=400)))
+        for _ in range(5):
+            late = 0
+            stream = backend.generate(GenerationRequest(model="llama", prompt=ids, max_tokens=90))
+            await anext(stream)
+            await stream.aclose()
+            await until(lambda: rows(backend) <= 1)
+            assert late <= 1
+        assert isinstance((await staying)[-1], Finished)
+    finally:
+        await backend.aclose()
+
+
 async def _cancel_many(backend: MLXBackend, times: int) -> None:
     for i in range(times):
         stream = backend.generate(request(n=1 + i % 3, max_tokens=400))

@@ -33,6 +33,12 @@ from adapters.request import (
 )
 
 CALL = '<tool_call>\n{"name": "weather", "arguments": {"city": "Paris"}}\n</tool_call>'
+CHANNELS = (
+    "{% for tool in tools or [] %}{{ tool.function.name }}{% endfor %}"
+    "{% for message in messages %}{{ message.content }}{% endfor %}<|start|>assistant"
+    "{# <|channel|>analysis <|constrain|> #}"
+)
+"""Of a model that writes as gpt-oss does."""
 WILD = Sampling(temperature=1.2, seed=1)
 
 
@@ -41,6 +47,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     root = tmp_path_factory.mktemp("models")
     write_tiny_model(root / "caller", template=TOOL_TEMPLATE, context=2048)
     write_tiny_model(root / "plain", context=2048)
+    write_tiny_model(root / "channels", template=CHANNELS, context=2048)
     return root
 
 
@@ -133,6 +140,43 @@ async def test_each_choice_has_sections_of_its_own(
     assert (first["reasoning"], first["text"], first["reason"]) == ("a", "b", "stop")
     assert (second["calls"][0][0], second["reason"]) == ("weather", "tool_calls")
     assert (third["text"], third["reasoning"]) == ("c", "")
+
+
+async def test_channels_are_thoughts_calls_and_text(
+    backend: MLXBackend, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    written = (
+        "<|channel|>analysis<|message|>Hm.<|end|>"
+        "<|start|>assistant<|channel|>commentary<|message|>A moment.<|end|>"
+        "<|start|>assistant<|channel|>commentary to=functions.weather <|constrain|>json"
+        '<|message|>{"city": "Rome"}<|call|>'
+    )
+    with saying(monkeypatch, written):
+        said = told(await answer(backend, chat(model="channels", tools=(WEATHER,), max_tokens=300)))
+    assert said == {
+        "text": "A moment.",
+        "reasoning": "Hm.",
+        "calls": [["weather", '{"city": "Rome"}']],
+        "reason": "tool_calls",
+    }
+
+
+async def test_a_call_is_forced_through_its_channel(backend: MLXBackend) -> None:
+    asked = chat(
+        model="channels", tools=(WEATHER,), tool_choice="required", sampling=WILD, max_tokens=None
+    )
+    said = told(await answer(backend, asked))
+    assert (said["reason"], said["text"]) == ("tool_calls", "")
+    assert json.loads(said["calls"][0][1])["city"] in ("Paris", "Rome")
+
+
+async def test_no_effort_answers_in_the_channel_of_the_text(
+    backend: MLXBackend, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # What would be a header elsewhere is text here.
+    with saying(monkeypatch, "assistant to=Rome"):
+        asked = chat(model="channels", reasoning_effort="none")
+        assert told(await answer(backend, asked))["text"] == "assistant to=Rome"
 
 
 async def test_raw_text_has_no_sections(

@@ -7,11 +7,19 @@ from typing import Any
 import pytest
 from even_sampler import fits
 
-from adapters.errors import InvalidRequestError
+from adapters.errors import InvalidRequestError, UnsupportedParameterError
 from adapters.mlx.grammar import compiler as compiler_module
 from adapters.mlx.grammar.compiler import MAX_KEPT, GrammarCompiler
 from adapters.mlx.grammar.lark import Style
-from adapters.request import GenerationRequest, JSONSchema, Lark, Regex, ResponseFormat
+from adapters.request import (
+    GenerationRequest,
+    JSONSchema,
+    Lark,
+    NamedTool,
+    Regex,
+    ResponseFormat,
+    Tool,
+)
 
 
 def request(wanted: ResponseFormat) -> GenerationRequest:
@@ -96,3 +104,23 @@ async def test_requests_with_one_grammar_do_not_share_its_progress(
     assert first.consume_tokens(tokenizer.encode("a"))
     assert len(compiler._compiled) == 1
     assert fits(tokenizer, second, "ab")
+
+
+async def test_a_tokenizer_that_cannot_be_constrained_is_refused_with_the_parameter() -> None:
+    compiler = GrammarCompiler(object(), frozenset({1}))
+    for asked, param in (
+        (request(Regex("a")), "guided_regex"),
+        (request(Lark("start: /a/")), "guided_grammar"),
+        (request(JSONSchema({})), "response_format"),
+        (GenerationRequest(model="m", prompt="p", tools=(Tool("f"),)), "tools"),
+        (
+            GenerationRequest(
+                model="m", prompt="p", tools=(Tool("f"),), tool_choice=NamedTool("f")
+            ),
+            "tool_choice",
+        ),
+    ):
+        with pytest.raises(UnsupportedParameterError) as caught:
+            await compiler.compile(asked, Style())
+        assert caught.value.param == param
+    compiler.close()
