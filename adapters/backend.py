@@ -7,6 +7,7 @@ from msgspec import Struct
 
 from adapters.errors import UnsupportedParameterError
 from adapters.events import Event
+from adapters.memory import Tenant
 from adapters.request import EmbeddingRequest, Feature, GenerationRequest, needs
 
 Capability = Literal["chat", "tools", "vision", "embedding", "insert", "reasoning"]
@@ -66,6 +67,8 @@ class Backend(Protocol):
     """`mlx`, `ollama`, `echo`: what `x-tandem-backend` says, and what forces it in `mlx/NAME`."""
     honours: frozenset[Feature]
     """The features it can honour on some model at least."""
+    tenant: Tenant | None
+    """Its share of this machine's memory; `None` where it takes none."""
 
     def generate(self, request: GenerationRequest) -> AsyncGenerator[Event]:
         """Yield `Started`, then deltas, then `Finished`, once for each of `request.n` choices.

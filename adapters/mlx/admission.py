@@ -10,8 +10,10 @@ from mlx_lm.models.cache import ArraysCache, make_prompt_cache
 from msgspec import Struct
 
 from adapters.errors import InsufficientMemoryError
-from adapters.mlx.models import system_memory
-from adapters.mlx.sequence import Sequence
+from adapters.mlx.device import recommended_memory, system_memory
+from adapters.mlx.models import LoadedModel
+from adapters.mlx.pool import Pool
+from adapters.mlx.sequence import Sequence, usual_length
 
 
 class Group:
@@ -120,29 +122,43 @@ def _per_token(layer: Any) -> tuple[int, int | None]:
 
 def default_budget() -> int:
     """A quarter of what the device recommends to use, or of the system's memory."""
-    device = mx.device_info().get("max_recommended_working_set_size")
-    return int(device if device is not None else system_memory()) // 4
+    return (recommended_memory() or system_memory()) // 4
 
 
 class Budget:
     """Bytes for the caches of one model's rows. A batch is a rectangle: each row as long as the
     longest, so that the cost is rows x the longest, prompt and answer together."""
 
-    def __init__(self, footprint: Footprint, limit: int) -> None:
+    def __init__(self, footprint: Footprint, limit: int, loaded: LoadedModel, pool: Pool) -> None:
+        """`pool` is what the rows of all models have together."""
         self._footprint = footprint
         self._limit = limit
+        self._model = loaded.name
+        self._usual = usual_length(loaded.context_length)
+        self._pool = pool
 
     def fits(self, lengths: list[int]) -> bool:
-        return len(lengths) * self._footprint.row(max(lengths)) <= self._limit
+        cost = self.cost(lengths)
+        return cost <= self._limit and self._pool.fits(self._model, cost)
+
+    @property
+    def least(self) -> int:
+        """One answer, as long as is counted with where nobody says how long."""
+        return min(self.cost([self._usual]), self._limit)
+
+    def cost(self, lengths: list[int]) -> int:
+        return len(lengths) * self._footprint.row(max(lengths, default=0))
 
     def require(self, tokens: int) -> None:
         """
         Raises:
             InsufficientMemoryError: not even alone.
         """
-        needed = self._footprint.row(tokens)
-        if needed > self._limit:
+        needed, limit = self.cost([tokens]), self._limit
+        if (most := self._pool.most(self._model)) is not None:
+            limit = min(limit, most)
+        if needed > limit:
             raise InsufficientMemoryError(
                 f"A prompt and an answer of {tokens} tokens need {needed} bytes of cache; "
-                f"{self._limit} are set aside. Ask for fewer tokens with max_tokens."
+                f"{limit} are set aside. Ask for fewer tokens with max_tokens."
             )

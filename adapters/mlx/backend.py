@@ -26,6 +26,7 @@ from adapters.mlx.engine import Engine
 from adapters.mlx.keeping import Keeping
 from adapters.mlx.loading import Extras, Loading, Loads
 from adapters.mlx.raw_prompt import refuse_senseless
+from adapters.mlx.tenant import MLXTenant
 from adapters.request import EmbeddingRequest, Feature, GenerationRequest
 
 if TYPE_CHECKING:
@@ -80,6 +81,7 @@ class MLXBackend:
         self._tokenizing = ThreadPoolExecutor(1, thread_name_prefix="mlx-prompt")
         self._embedders = Embedders(self._engine, self._tokenizing, config.dequantize)
         self._keeping = Keeping(config, self._is_loaded, self.unload)
+        self.tenant = MLXTenant(config, self._engine, self._keeping, self.unload)
 
     async def generate(self, request: GenerationRequest) -> AsyncGenerator[Event]:
         refuse_unsupported(request, self.honours, self.kind)
@@ -89,7 +91,10 @@ class MLXBackend:
             from adapters.mlx.preparation import prepare
 
             prepared = await prepare(request, loaded, self._tokenizing)
-            async with aclosing(self._answer(prepared)) as events:
+            async with (
+                self.tenant.answering(prepared.sequences[0]),
+                aclosing(self._answer(prepared)) as events,
+            ):
                 async for event in events:
                     yield event
 
@@ -161,11 +166,13 @@ class MLXBackend:
         self._keeping.forget(model)
         if model in self._embedders:
             await self._embedders.unload(model)
+            self.tenant.unloaded(model)
         # Who comes while it is unloaded has it loaded anew, by a command that comes after.
         elif (loaded := self._loaded.pop(model, None)) is not None:
             loaded.grammars.close()
             del loaded
             await asyncio.wrap_future(self._engine.unload(model))
+            self.tenant.unloaded(model)
 
     async def health(self) -> Health:
         trouble = self._engine.trouble()
@@ -207,16 +214,22 @@ class MLXBackend:
         draft = await self._path_of(folder.draft) if folder.draft is not None else None
         extras = Extras(folder.lora, draft)
         loading.check()
-        try:
-            if "embedding" in folder.model.capabilities:
-                await self._embedders.load(path, loading)
-            else:
-                self._loaded[name] = await asyncio.wrap_future(
-                    self._engine.load(path, loading, extras)
-                )
-        finally:
-            if loading.cancelled:
-                await asyncio.wrap_future(self._engine.tidy())
+        async with self.tenant.loading(name, folder, path, extras):
+            try:
+                await self._read(folder, path, loading, extras)
+            finally:
+                if loading.cancelled:
+                    await asyncio.wrap_future(self._engine.tidy())
+
+    async def _read(
+        self, folder: ModelFolder, path: Path, loading: Loading, extras: Extras
+    ) -> None:
+        if "embedding" in folder.model.capabilities:
+            await self._embedders.load(path, loading)
+        else:
+            loaded = await asyncio.wrap_future(self._engine.load(path, loading, extras))
+            self._loaded[loading.name] = loaded
+        self.tenant.loaded(loading.name, loading.total or 0)
 
     async def _path_of(self, folder: ModelFolder) -> Path:
         """Converted or fetched now, if it has to be."""

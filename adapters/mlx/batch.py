@@ -15,6 +15,7 @@ from adapters.errors import BackendBusyError
 from adapters.mlx.admission import Budget, Group, Queue, default_budget, measure_footprint
 from adapters.mlx.decode import DecodeBatch, Read, Step
 from adapters.mlx.models import LoadedModel
+from adapters.mlx.pool import Pool
 from adapters.mlx.prefill import Prefill, Prefills
 from adapters.mlx.prefix_cache import create_prefix_cache
 from adapters.mlx.sequence import Sequence
@@ -38,13 +39,16 @@ def choose_prefill_chunk(config: MLXConfig) -> PrefillChunk:
 
 
 class Lane:
-    def __init__(self, loaded: LoadedModel, config: MLXConfig) -> None:
+    def __init__(self, loaded: LoadedModel, config: MLXConfig, pool: Pool | None = None) -> None:
         self.loaded = loaded
         self.prefixes = create_prefix_cache(loaded, config)
         self._unkept: list[Read] = []
         self.max_rows = config.max_concurrent if is_batched(loaded, config) else 1
         self.budget = Budget(
-            measure_footprint(loaded.model), config.kv_budget_bytes or default_budget()
+            measure_footprint(loaded.model),
+            config.kv_budget_bytes or default_budget(),
+            loaded,
+            pool or Pool(),
         )
         self._kv_bits = config.kv_bits
         self._max_wait = config.max_wait
@@ -111,6 +115,11 @@ class Lane:
         self._unkept.clear()
         self._decoding = self._create_batch()
         return sequences
+
+    @property
+    def reserved(self) -> int:
+        """Bytes that its rows are set aside for."""
+        return self.budget.cost(self._held())
 
     def __len__(self) -> int:
         """How many rows there are, those that wait included."""

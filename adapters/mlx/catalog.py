@@ -115,7 +115,7 @@ def _look_up(name: str, found: dict[str, ModelFolder]) -> ModelFolder | None:
 
 def read_folder(name: str, path: Path) -> Model | None:
     """What the files of `path` say of the model, or None where nothing here could load it."""
-    config = _read_json(path / "config.json")
+    config = read_config(path)
     weights = list(path.glob("model*.safetensors"))
     if config is None or not weights or not _has_tokenizer(path):
         return None
@@ -143,6 +143,10 @@ def context_length(config: dict[str, Any]) -> int | None:
             if isinstance(part.get(key), int):
                 return part[key]
     return None
+
+
+def read_config(path: Path) -> dict[str, Any] | None:
+    return _read_json(path / "config.json")
 
 
 def _candidates(config: MLXConfig) -> Iterator[tuple[str, Path]]:

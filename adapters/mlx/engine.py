@@ -20,6 +20,7 @@ from adapters.config import MLXConfig
 from adapters.errors import BackendBusyError, BackendError, BackendUnavailableError, GenerationError
 from adapters.mlx import blas
 from adapters.mlx.loading import Extras, Loading
+from adapters.mlx.pool import Pool
 from adapters.mlx.sequence import Sampled, Sequence
 
 if TYPE_CHECKING:
@@ -57,6 +58,7 @@ class Engine:
         self._pace = Pace()
         self._heartbeat = time.monotonic()
         self._commanded = False
+        self.pool = Pool()
 
     # The event loop's side.
 
@@ -132,6 +134,22 @@ class Engine:
         """Make the prefix caches give back at least so many bytes; the result is how many."""
         return self.run(lambda: self._trim_prefixes(nbytes))
 
+    def confine(self, nbytes: int) -> "Future[int]":
+        """Rows and prefix caches of all models may take so much together, from here on.
+
+        The result is what they take: more, where rows have more already.
+        """
+        return self.run(lambda: self._confine(nbytes))
+
+    def prefix_bytes(self, name: str) -> int:
+        lane = self._lanes.get(name)
+        return lane.prefixes.nbytes if lane is not None else 0
+
+    def row_bytes(self, name: str, tokens: int) -> int:
+        """What an answer of so many tokens takes, prompt included; 0 of a model without rows."""
+        lane = self._lanes.get(name)
+        return lane.budget.cost([tokens]) if lane is not None else 0
+
     def close(self) -> None:
         """End the thread after the step that runs; every sequence alive gets an error."""
         self._closing = True
@@ -192,6 +210,8 @@ class Engine:
             if len(lane):
                 self._post(self._step(lane))
             lane.keep_prefixes()
+            self.pool.rows[lane.loaded.name] = lane.reserved
+        self._settle()
 
     def _obey(self) -> None:
         """Loads are commands and may take minutes: nobody is to call that a stall."""
@@ -271,7 +291,8 @@ class Engine:
 
             started = time.monotonic()
             loaded = load_folder(path, self._config.dequantize, loading, extras)
-            self._lanes[name] = Lane(loaded, self._config)
+            lane = self._lanes[name] = Lane(loaded, self._config, self.pool)
+            self.pool.least[name] = lane.budget.least
             self._counters["loads"] += 1
             logger.info("loaded %s in %.1f s", name, time.monotonic() - started)
         return self._lanes[name].loaded
@@ -287,11 +308,23 @@ class Engine:
 
         self._drop(lane)
         del self._lanes[name], lane
+        self.pool.drop(name)
         free_memory()
 
     def _drop(self, lane: "Lane") -> None:
         self._counters["prefix_hits"] += lane.prefixes.hits
         lane.prefixes.close()
+
+    def _confine(self, nbytes: int) -> int:
+        self.pool.limit = nbytes
+        return self._settle()
+
+    def _settle(self) -> int:
+        """Keep of the prefixes what the rows leave room for; says what both take."""
+        cached = sum(cache.nbytes for cache in self._prefixes())
+        if self.pool.limit is not None and cached:
+            cached -= self._trim_prefixes(self.pool.taken + cached - self.pool.limit)
+        return self.pool.taken + cached
 
     def _trim_prefixes(self, nbytes: int) -> int:
         freed = 0

@@ -3,6 +3,7 @@
 import asyncio
 import logging
 import math
+import time
 from collections import Counter
 from collections.abc import Awaitable, Callable, Generator
 from contextlib import contextmanager
@@ -32,6 +33,8 @@ class Keeping:
         self._is_loaded = is_loaded
         self._unload = unload
         self._users: Counter[str] = Counter()
+        self.used_at: dict[str, float] = {}
+        """When each was used last, by `time.monotonic`."""
         self._said: dict[str, float] = {}
         self._timers: dict[str, asyncio.TimerHandle] = {}
         self._unloading: set[asyncio.Task[None]] = set()
@@ -47,12 +50,14 @@ class Keeping:
             raise InvalidRequestError("keep_alive is not a number.", param="keep_alive")
         self._stop_timer(name)
         self._users[name] += 1
+        self.used_at[name] = time.monotonic()
         if keep_alive is not None:
             self._said[name] = keep_alive
         try:
             yield
         finally:
             self._users[name] -= 1
+            self.used_at[name] = time.monotonic()
             if not self._users[name]:
                 self._rest(name)
 
@@ -68,6 +73,7 @@ class Keeping:
         """It was unloaded: the next load begins as the configuration says."""
         self._stop_timer(name)
         self._said.pop(name, None)
+        self.used_at.pop(name, None)
 
     def close(self) -> None:
         for name in tuple(self._timers):

@@ -4,7 +4,6 @@
 import gc
 import json
 import logging
-import os
 from collections.abc import Generator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -19,6 +18,7 @@ from mlx_lm.tuner.utils import load_adapters
 
 from adapters.errors import BackendError, GenerationError
 from adapters.mlx.catalog import context_length
+from adapters.mlx.device import unpacks
 from adapters.mlx.grammar.compiler import GrammarCompiler
 from adapters.mlx.loading import Extras, Loading
 from adapters.mlx.reasoning import Reasoning, find_reasoning
@@ -166,18 +166,7 @@ def model_files(path: Path) -> tuple[Path, ...]:
 
 
 def should_unpack(model: Any, dequantize: Literal["auto", "always", "never"]) -> bool:
-    """On a CPU only float32 goes through BLAS: there, packed or half-precision is far slower."""
-    if dequantize != "auto":
-        return dequantize == "always"
-    if mx.default_device() != mx.Device(mx.cpu):
-        return False
-    unpacked = 4 * mlx_lm_utils.get_total_parameters(model)
-    return unpacked < system_memory() // 2
-
-
-def system_memory() -> int:
-    """Bytes of RAM in this machine."""
-    return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    return unpacks(mlx_lm_utils.get_total_parameters(model), dequantize)
 
 
 def recommended_sampling(path: Path) -> Sampling:

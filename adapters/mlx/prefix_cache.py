@@ -22,7 +22,8 @@ from mlx_lm.models.cache import CacheList, KVCache, make_prompt_cache
 from msgspec import Struct
 
 from adapters.config import MLXConfig
-from adapters.mlx.models import LoadedModel, system_memory
+from adapters.mlx.device import system_memory
+from adapters.mlx.models import LoadedModel
 from adapters.mlx.prefix_disk import BlockFolder, fingerprint
 
 logger = logging.getLogger(__name__)

@@ -20,6 +20,11 @@ PLAUSIBLE = 4096
 """Tokens of an answer that nobody bounded; what memory is counted with."""
 
 
+def usual_length(context_length: int | None) -> int:
+    """Tokens of one answer with its prompt, that memory is set aside for."""
+    return PLAUSIBLE if context_length is None else min(context_length, PLAUSIBLE)
+
+
 class LogitsProcessor(Protocol):
     """Shapes the logits of one row before it is drawn: a grammar, say.
 

@@ -18,6 +18,7 @@ from adapters.ollama.errors import blame_input
 from adapters.ollama.forced import is_forced
 from adapters.ollama.hosts import Hosts
 from adapters.ollama.request import to_body
+from adapters.ollama.tenant import OllamaTenant
 from adapters.ollama.wire import ChatBody, FillBody, RawBody
 from adapters.request import EmbeddingRequest, Feature, GenerationRequest
 
@@ -65,6 +66,7 @@ class OllamaBackend:
     def __init__(self, config: OllamaConfig) -> None:
         self._config = config
         self._hosts = Hosts(config)
+        self.tenant = OllamaTenant(self._hosts)
         self._loading: Counter[str] = Counter()
         self._counters = {"active": 0, "started": 0, "finished": 0, "cancelled": 0, "failed": 0}
 

@@ -53,7 +53,7 @@ class Catalog:
         self._shown: dict[str, Show] = {}
         self._tags: dict[str, Tag] = {}
         self._facts: dict[tuple[str, str], Facts] = {}
-        self._contexts: dict[str, int | None] = {}
+        self._running: dict[str, Tag] = {}
         self._looked_until = 0.0
 
     async def models(self) -> list[Model]:
@@ -86,7 +86,7 @@ class Catalog:
     def smallest(self) -> str | None:
         """The model that is loaded fastest, one that is loaded before all others."""
         sizes = {name: tag.size or 0 for name, tag in self._tags.items()}
-        return min(sizes, key=lambda name: (name not in self._contexts, sizes[name]), default=None)
+        return min(sizes, key=lambda name: (name not in self._running, sizes[name]), default=None)
 
     async def facts(self, name: str) -> Facts:
         """What is known of `name`, asked for once as long as it stays the same model.
@@ -109,17 +109,29 @@ class Catalog:
 
     def is_loaded(self, name: str) -> bool:
         """By the last look, which asks nobody."""
-        return full_name(name) in self._contexts
+        return full_name(name) in self._running
 
     async def loaded_context(self, name: str) -> int | None:
         """The context that `name` is loaded with; `None` where it is not, or nobody tells."""
-        if asyncio.get_running_loop().time() >= self._looked_until:
+        await self.running()
+        return self._loaded_with(full_name(name))
+
+    def _loaded_with(self, name: str) -> int | None:
+        tag = self._running.get(name)
+        return None if tag is None else tag.context_length
+
+    async def running(self, *, fresh: bool = False) -> list[Tag]:
+        """The loaded models, by the last look, which is made anew where it is old or not `fresh`.
+
+        Where Ollama does not answer: what the last look saw.
+        """
+        if fresh or asyncio.get_running_loop().time() >= self._looked_until:
             await self._look(_LOOK_SECONDS)
-        return self._contexts.get(full_name(name))
+        return list(self._running.values())
 
     def note_loaded(self, name: str, context: int) -> None:
         """A request runs with `context`: that is newer than the last look."""
-        self._contexts[name] = context
+        self._running[name] = Tag(name=name, context_length=context)
 
     async def _look(self, seconds: float) -> bool:
         asked_at = asyncio.get_running_loop().time()
@@ -127,7 +139,7 @@ class Catalog:
             running = await self._client.get("/api/ps", Tags, seconds)
         except BackendError:  # Which of them are loaded is good to know, no more.
             return False
-        self._contexts = {tag.name: tag.context_length for tag in running.models or ()}
+        self._running = {tag.name: tag for tag in running.models or ()}
         self._looked_until = asked_at + self._believed
         return True
 
@@ -152,7 +164,7 @@ class Catalog:
         return self._models
 
     async def _loaded(self) -> frozenset[str] | None:
-        return frozenset(self._contexts) if await self._look(_SECONDS) else None
+        return frozenset(self._running) if await self._look(_SECONDS) else None
 
     async def _show_all(self, tags: Iterable[Tag]) -> None:
         """Ask for what `/api/tags` does not tell, the origin above all, once for each digest."""
@@ -185,7 +197,7 @@ class Catalog:
             origin=origin(shown),
             created=_seconds_since_1970(tag.modified_at),
             loaded=None if loaded is None else tag.name in loaded,
-            loaded_context=self._contexts.get(tag.name) if loaded else None,
+            loaded_context=self._loaded_with(tag.name) if loaded else None,
         )
 
 

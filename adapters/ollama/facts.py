@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 
 from msgspec import Struct
 
+from adapters.memory import Footprint
 from adapters.ollama.context import KeyValues, key_values
 from adapters.ollama.wire import Show
 
@@ -29,6 +30,12 @@ class Facts(Struct, frozen=True, kw_only=True):
     """Bytes of the model on disk."""
     blob: str | None = None
     """The path of its weights, on the machine where that Ollama runs."""
+
+    def footprint(self, num_ctx: int | None) -> Footprint:
+        """What it takes with a context of that size, where nothing of it is on a GPU."""
+        if num_ctx is None or self.cost is None:
+            return Footprint(weights=self.size)
+        return Footprint(weights=self.size, context=self.cost.bytes(num_ctx))
 
 
 def to_facts(shown: Show, size: int | None) -> Facts:

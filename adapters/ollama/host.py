@@ -2,9 +2,10 @@
 
 import logging
 import re
+import time
 from collections import Counter
-from collections.abc import AsyncGenerator, Sequence
-from contextlib import aclosing
+from collections.abc import AsyncGenerator, Generator, Sequence
+from contextlib import AsyncExitStack, aclosing, asynccontextmanager, contextmanager
 
 from msgspec import UNSET, UnsetType
 from msgspec.structs import replace
@@ -12,6 +13,7 @@ from msgspec.structs import replace
 from adapters.backend import Health, Model, Progress
 from adapters.config import OllamaConfig
 from adapters.errors import BackendBusyError, BackendError, ContextLengthError, ModelNotFoundError
+from adapters.memory import Footprint, Room
 from adapters.ollama.breaker import Breaker
 from adapters.ollama.catalog import Catalog, full_name
 from adapters.ollama.client import OllamaClient
@@ -50,12 +52,65 @@ class Host:
         self.breaker = Breaker(self._is_there, self._probe)
         self._sizing = Sizing(address, self.catalog, config)
         self._answering: Counter[str] = Counter()
+        self.used_at: dict[str, float] = {}
+        """When each model was asked last, by `time.monotonic`."""
         self._version: str | None = None
 
     @property
     def is_away(self) -> bool:
         """It fails at once: to try it costs nothing."""
         return self.breaker.is_open and self.breaker.absent
+
+    @property
+    def is_local(self) -> bool:
+        """It takes of this machine's memory."""
+        return self._sizing.local
+
+    def move_into(self, room: Room) -> None:
+        self._sizing.room = room
+
+    def is_answering(self, model: str) -> bool:
+        """Somebody of ours; Ollama does not tell of others."""
+        return self._answering[full_name(model)] > 0
+
+    async def footprint(self, model: str) -> Footprint:
+        """What `model` will take, with the context that a short request needs."""
+        try:
+            num_ctx = await self._sizing.loading(model)
+            return (await self.catalog.facts(model)).footprint(num_ctx)
+        except BackendError:
+            return Footprint()
+
+    @contextmanager
+    def _in_use(self, model: str) -> Generator[None]:
+        name = full_name(model)
+        self.in_flight += 1
+        self._answering[name] += 1
+        self.used_at[name] = time.monotonic()
+        try:
+            yield
+        finally:
+            self.in_flight -= 1
+            self._answering[name] -= 1
+            self.used_at[name] = time.monotonic()
+
+    @asynccontextmanager
+    async def _room_for(self, model: str, num_ctx: int | None) -> AsyncGenerator[None]:
+        """While Ollama loads `model` with that context; nothing where it is loaded so already.
+
+        Raises:
+            InsufficientMemoryError: there is no room for it.
+        """
+        if not self.is_local or self._sizing.room.budget is None:
+            yield
+            return
+        loaded = {tag.name: tag for tag in await self.catalog.running()}.get(full_name(model))
+        if loaded is not None and num_ctx in (None, loaded.context_length):
+            yield
+            return
+        footprint = (await self.catalog.facts(model)).footprint(num_ctx)
+        async with self._sizing.room.hold(full_name(model), footprint):
+            yield
 
     async def lines(
         self, path: str, body: ChatBody | RawBody, patience: float | None = None
@@ -68,20 +123,16 @@ class Host:
             ContextLengthError: no context that the prompt fits into can be had.
             BackendError: as `OllamaClient.lines`.
         """
-        self.in_flight += 1
-        self._answering[full_name(body.model)] += 1
         try:
-            async with aclosing(self._sized(path, body, patience)) as lines:
-                async for batch in lines:
-                    if batch[-1].done:
-                        self.breaker.succeeded()
-                    yield batch
+            with self._in_use(body.model):
+                async with aclosing(self._sized(path, body, patience)) as lines:
+                    async for batch in lines:
+                        if batch[-1].done:
+                            self.breaker.succeeded()
+                        yield batch
         except BackendError as error:
             self._learn(error)
             raise
-        finally:
-            self.in_flight -= 1
-            self._answering[full_name(body.model)] -= 1
 
     async def _sized(
         self, path: str, body: ChatBody | RawBody, patience: float | None = None
@@ -105,11 +156,16 @@ class Host:
         sent = replace(body, options=options, keep_alive=self._keep_alive(body))
         began = False
         with self._sizing.running(body.model, size):
-            async with aclosing(self.client.lines(path, sent, patience)) as lines:
+            async with (
+                AsyncExitStack() as loading,
+                aclosing(self.client.lines(path, sent, patience)) as lines,
+            ):
+                await loading.enter_async_context(self._room_for(body.model, size.num_ctx))
                 async for batch in lines:
                     if not began:
                         began, batch[0].num_ctx = True, size.num_ctx
                         self._sizing.used(body.model, size)
+                        await loading.aclose()
                     if batch[-1].done:
                         size.learn(batch[-1].prompt_eval_count)
                     yield batch
@@ -121,19 +177,16 @@ class Host:
         """
         if body.keep_alive is UNSET:
             body = replace(body, keep_alive=self._default_keep_alive(body.model))
-        self.in_flight += 1
-        self._answering[full_name(body.model)] += 1
+        seconds = self._config.first_token_timeout
         try:
-            seconds = self._config.first_token_timeout
-            embedded = await self.client.post("/api/embed", body, Embedded, seconds)
+            with self._in_use(body.model):
+                async with self._room_for(body.model, None):
+                    embedded = await self.client.post("/api/embed", body, Embedded, seconds)
         except ContextLengthError as error:
             raise await self._with_length(error, body.model) from error
         except BackendError as error:
             self._learn(error)
             raise
-        finally:
-            self.in_flight -= 1
-            self._answering[full_name(body.model)] -= 1
         self.breaker.succeeded()
         return embedded
 
@@ -174,11 +227,12 @@ class Host:
         )
         if body.keep_alive is UNSET:
             body.keep_alive = self._default_keep_alive(model)
-        await self._post(body)
+        async with self._room_for(model, num_ctx):
+            await self._post(body)
 
     async def unload(self, model: str) -> None:
         """Only answers of this backend count as busy: Ollama does not tell of others."""
-        if self._answering[full_name(model)] > 0:
+        if self.is_answering(model):
             raise BackendBusyError(f"'{model}' is answering somebody.", param="model")
         await self._post(LoadBody(model=model, keep_alive=0))
 

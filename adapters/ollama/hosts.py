@@ -25,6 +25,8 @@ _PATIENCE = 1.0
 class Hosts:
     def __init__(self, config: OllamaConfig) -> None:
         self._hosts = [Host(address, config) for address in config.addresses]
+        self.local = tuple(host for host in self._hosts if host.is_local)
+        """Those that take of this machine's memory."""
         self._listing: dict[Host, asyncio.Task[list[Model]]] = {}
 
     async def lines(

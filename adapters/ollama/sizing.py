@@ -10,6 +10,7 @@ from msgspec.structs import replace
 
 from adapters.config import OllamaConfig
 from adapters.errors import ContextLengthError, InsufficientMemoryError, InvalidRequestError
+from adapters.memory import Room, Unlimited
 from adapters.ollama.catalog import Catalog, full_name
 from adapters.ollama.context import choose, longest, room_in_memory, system_memory
 from adapters.ollama.counting import Count, Texts, TokenCounter, texts_of
@@ -41,8 +42,9 @@ class Sizing:
     def __init__(self, host: str, catalog: Catalog, config: OllamaConfig) -> None:
         self._catalog = catalog
         self._config = config
-        self._local = urlsplit(host).hostname in _LOCAL
-        self._budget = config.memory_bytes or (system_memory() if self._local else None)
+        self.local = urlsplit(host).hostname in _LOCAL
+        self.room: Room = Unlimited()
+        self._own_budget = config.memory_bytes or (system_memory() if self.local else None)
         self._counters: dict[tuple[str, Facts], TokenCounter] = {}
         self._used: dict[str, int] = {}
         """The longest context that each model was given here."""
@@ -120,7 +122,7 @@ class Sizing:
     async def _counter(self, model: str, facts: Facts) -> TokenCounter:
         key = (full_name(model), facts)
         if key not in self._counters:
-            tokenizer = await open_vocabulary(facts) if self._local else None
+            tokenizer = await open_vocabulary(facts) if self.local else None
             self._counters.setdefault(key, TokenCounter(tokenizer))
         return self._counters[key]
 
@@ -138,6 +140,10 @@ class Sizing:
         contexts = self._running.get(full_name(model), Counter[int]())
         running = [num_ctx for num_ctx, many in contexts.items() if many > 0]
         return max(running, default=loaded)
+
+    @property
+    def _budget(self) -> int | None:
+        return longest(self._own_budget, self.room.budget if self.local else None)
 
     def _floor(self, model: str, facts: Facts) -> int:
         used = self._used.get(full_name(model), 0)

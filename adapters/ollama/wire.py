@@ -216,13 +216,17 @@ class Tag(Struct, kw_only=True):
     name: str
     digest: str = ""
     size: int | None = None
-    """Bytes on disk."""
+    """Bytes on disk; in `/api/ps` those in memory, and 0 where there is no GPU."""
     modified_at: str = ""
     """RFC 3339, nanoseconds."""
     details: Details | None = None
     capabilities: tuple[str, ...] | None = None
     context_length: int | None = None
-    """Of `/api/ps` only: the size it is loaded with."""
+    """Of `/api/ps` only, as what follows: the size it is loaded with."""
+    size_vram: int = 0
+    """Those of `size` that are a GPU's."""
+    expires_at: str = ""
+    """When it will be unloaded; each use moves it. RFC 3339, nanoseconds."""
 
 
 class Tags(Struct):
