@@ -19,6 +19,7 @@ from proxy.endpoints.models import list_models, retrieve_model
 from proxy.errors import answer_error
 from proxy.gates import Gate
 from proxy.headers import provide_notes, write_notes
+from proxy.memory import Memory
 from proxy.registry import Registry
 from proxy.router import Router
 from proxy.streaming import Drain
@@ -28,11 +29,21 @@ def create_app(config: Config, backends: Mapping[str, Backend] | None = None) ->
     """The application. Backends that are given are used as they are, and not closed."""
     registry = Registry(config.models, config.server.refresh)
     drain = Drain(config.server.shutdown_grace)
-    state = {"config": config, "registry": registry, "router": Router(registry), "drain": drain}
+    memory = Memory(config.server.memory_bytes, config.pinned(), config.server.refresh)
+    state = {
+        "config": config,
+        "registry": registry,
+        "router": Router(registry),
+        "memory": memory,
+        "drain": drain,
+    }
 
     @asynccontextmanager
     async def lifespan(_app: Litestar) -> AsyncGenerator[None]:
-        async with registry.open(config.backends.enabled(), backends):
+        async with (
+            registry.open(config.backend_configs(), backends),
+            memory.open(registry.tenants()),
+        ):
             yield
 
     app = Litestar(

@@ -8,8 +8,11 @@ from typing import Annotated, Literal
 
 import msgspec
 from msgspec import Meta, Struct
+from msgspec.structs import replace
 
 from adapters.config import BackendConfig, EchoConfig, MLXConfig, OllamaConfig
+from adapters.errors import InvalidRequestError
+from proxy.keep_alive import to_keep_alive
 
 Port = Annotated[int, Meta(ge=0, le=65535)]
 Count = Annotated[int, Meta(ge=1)]
@@ -37,6 +40,9 @@ class ServerConfig(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True
     """How often each backend is asked for its models."""
     keepalive: Seconds = 15.0
     """How long a stream may be silent before a comment is sent, so that nobody hangs up."""
+    memory_bytes: Count | None = None
+    """What the models of all backends may take of this machine's memory together; by default what
+    a Mac's GPU recommends, else three quarters of the memory."""
     shutdown_grace: Annotated[float, Meta(ge=0, le=10)] = 10.0
     """How long answers may go on after SIGTERM."""
 
@@ -67,12 +73,27 @@ class ModelConfig(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True)
     ollama: str | None = None
     """A tag."""
     prefer: Literal["auto", "mlx", "ollama"] = "auto"
+    keep_alive: float | str | None = None
+    """How long it stays loaded unused, as in a request: seconds, `5m`, -1 for ever."""
+    ttl: float | None = None
+    """The same in seconds, as LM Studio calls it."""
+    pin: bool = False
+    """Once loaded it makes way for no other model, and stays unless `keep_alive` says how long."""
 
     def __post_init__(self) -> None:
+        try:
+            self.seconds()
+        except InvalidRequestError as exc:
+            raise ValueError(exc.message) from exc
         if not self.names():
             raise ValueError("Name the model on mlx, on ollama, or on both")
         if self.prefer != "auto" and self.prefer not in self.names():
             raise ValueError(f"`prefer: {self.prefer}` needs the model's name on {self.prefer}")
+
+    def seconds(self) -> float | None:
+        """That it stays loaded unused; negative: for ever, `None`: as its backend is set up."""
+        said = to_keep_alive(self.keep_alive, self.ttl)
+        return -1.0 if said is None and self.pin else said
 
     def names(self) -> dict[str, str]:
         """Backend kind -> the backend's own name."""
@@ -83,6 +104,23 @@ class Config(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     server: ServerConfig = ServerConfig()
     backends: BackendsConfig = BackendsConfig()
     models: dict[str, ModelConfig] = {}
+
+    def backend_configs(self) -> dict[str, BackendConfig]:
+        """The backends to open, by kind, with what the models' entries say of them."""
+        configs = self.backends.enabled()
+        return {kind: self._with_models(kind, config) for kind, config in configs.items()}
+
+    def pinned(self) -> frozenset[tuple[str, str]]:
+        """(kind, the backend's own name) of each."""
+        pinned = (model for model in self.models.values() if model.pin)
+        return frozenset(place for model in pinned for place in model.names().items())
+
+    def _with_models(self, kind: str, config: BackendConfig) -> BackendConfig:
+        if isinstance(config, EchoConfig):
+            return config
+        said = {m.names().get(kind): m.seconds() for m in self.models.values()}
+        own = {name: s for name, s in said.items() if name is not None and s is not None}
+        return replace(config, keep_alive_of=config.keep_alive_of | own)
 
 
 def load_config(path: Path | None) -> Config:

@@ -11,6 +11,7 @@ from adapters import open_backend
 from adapters.backend import Backend, Model
 from adapters.config import BackendConfig
 from adapters.errors import BackendError
+from adapters.memory import Tenant
 from proxy.config import ModelConfig
 
 log = logging.getLogger("tandem")
@@ -102,6 +103,11 @@ class Registry:
         while True:
             await shelf.refresh()
             await asyncio.sleep(self._period)
+
+    def tenants(self) -> dict[str, Tenant]:
+        """The backends that take of this machine's memory, by kind."""
+        backends = {kind: shelf.backend for kind, shelf in self.shelves.items()}
+        return {k: backend.tenant for k, backend in backends.items() if backend.tenant is not None}
 
     async def refresh(self, patience: float, *, only_new: bool = False) -> None:
         """Ask all backends at once, or those that never answered yet; `patience` is in seconds."""

@@ -19,9 +19,9 @@ from adapters.errors import BackendError, InvalidRequestError
 from adapters.request import EmbeddingRequest, TokenIds
 from proxy.body import read_body
 from proxy.config import Config
-from proxy.endpoints.keep_alive import KeepAlive, to_keep_alive
 from proxy.endpoints.wire import TokenCount, TokenId
 from proxy.headers import AnswerNotes
+from proxy.keep_alive import KeepAlive, to_keep_alive
 from proxy.router import Router
 from proxy.streaming import Drain, unless_gone
 

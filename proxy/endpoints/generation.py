@@ -12,7 +12,6 @@ from msgspec.structs import replace
 
 from adapters.errors import InvalidRequestError
 from adapters.request import JSONSchema, Lark, Regex, ResponseFormat, Sampling
-from proxy.endpoints.keep_alive import KeepAlive
 from proxy.endpoints.wire import (
     Choices,
     LogitBias,
@@ -25,6 +24,7 @@ from proxy.endpoints.wire import (
     Temperature,
     TokenCount,
 )
+from proxy.keep_alive import KeepAlive
 
 RepetitionPenalty = Annotated[float, Meta(gt=0, le=10)]
 Scalar = bool | int | float | str | None

@@ -9,6 +9,7 @@ from litestar.di import NamedDependency
 from msgspec import Struct
 
 from adapters.backend import Backend, Health
+from proxy.memory import Memory, Snapshot
 from proxy.registry import Registry
 from proxy.streaming import Drain
 
@@ -20,6 +21,7 @@ class ServerHealth(Struct):
     status: Literal["ok", "draining"]
     version: str
     backends: dict[str, Health]
+    memory: Snapshot
 
 
 async def _ask(backend: Backend) -> Health:
@@ -32,9 +34,13 @@ async def _ask(backend: Backend) -> Health:
 
 @get("/health")
 async def get_health(
-    registry: NamedDependency[Registry], drain: NamedDependency[Drain]
+    registry: NamedDependency[Registry],
+    memory: NamedDependency[Memory],
+    drain: NamedDependency[Drain],
 ) -> ServerHealth:
     kinds = list(registry.shelves)
-    answers = await asyncio.gather(*(_ask(registry.shelves[kind].backend) for kind in kinds))
+    asked = asyncio.gather(*(_ask(registry.shelves[kind].backend) for kind in kinds))
+    answers, snapshot = await asyncio.gather(asked, memory.snapshot())
     status = "draining" if drain.began else "ok"
-    return ServerHealth(status, version("tandem-proxy"), dict(zip(kinds, answers, strict=True)))
+    told = dict(zip(kinds, answers, strict=True))
+    return ServerHealth(status, version("tandem-proxy"), told, snapshot)

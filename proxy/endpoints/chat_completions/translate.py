@@ -16,8 +16,8 @@ from proxy.endpoints.generation import (
     to_limit,
     to_sampling,
 )
-from proxy.endpoints.keep_alive import to_keep_alive
 from proxy.endpoints.wire import as_tuple
+from proxy.keep_alive import to_keep_alive
 
 _IMPOSSIBLE: dict[str, Callable[[ChatCompletionRequest], bool]] = {
     "audio": lambda body: body.audio is not None,

@@ -16,8 +16,8 @@ from proxy.endpoints.generation import (
     to_limit,
     to_sampling,
 )
-from proxy.endpoints.keep_alive import to_keep_alive
 from proxy.endpoints.wire import TokenId, as_tuple
+from proxy.keep_alive import to_keep_alive
 
 _MAX_TOKENS = 16
 """OpenAI's default."""
