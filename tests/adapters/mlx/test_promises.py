@@ -3,7 +3,8 @@
 import asyncio
 import json
 import random
-from collections.abc import AsyncGenerator, Iterator
+from collections import Counter
+from collections.abc import AsyncGenerator, Callable
 from pathlib import Path
 from typing import Any
 
@@ -14,13 +15,14 @@ from scripted_model import answer, chat, config_for, told
 from adapters.mlx.backend import MLXBackend
 from adapters.request import GenerationRequest, JSONSchema, Sampling, Tool
 
-WILD = 1.2
-RUNS, AT_ONCE = 200, 8
+REQUESTS, CHOICES = 40, 5
+AT_ONCE = 5
+"""Requests; together 25 answers in one batch."""
 
 
 @pytest.fixture
 async def backend(smollm2_folder: Path) -> AsyncGenerator[MLXBackend]:
-    backend = MLXBackend(config_for(smollm2_folder.parent))
+    backend = MLXBackend(config_for(smollm2_folder.parent, max_concurrent=AT_ONCE * CHOICES))
     await backend.load(smollm2_folder.name)
     yield backend
     await backend.aclose()
@@ -55,7 +57,7 @@ class Shapes:
 
     def object(self, depth: int = 3) -> dict[str, Any]:
         words = ("name", "age", "tags", "city", "note", "items", "score", "kind")
-        keys = self._chance.sample(words, self._chance.randint(1, 3))
+        keys = self._chance.sample(words, self._chance.randint(1, 2))
         return {
             "type": "object",
             "properties": {key: self._value(depth - 1) for key in keys},
@@ -73,67 +75,65 @@ class Shapes:
             {"enum": ["red", "green", "blue", None]},
             {"anyOf": [{"type": "integer", "minimum": 0}, {"type": "null"}]},
         ]
-        if depth < 1 or self._chance.random() < 0.4:
+        if depth < 1 or self._chance.random() < 0.2:
             return self._chance.choice(leaves)
-        if self._chance.random() < 0.5:
+        if self._chance.random() < 0.6:
             return self.object(depth)
-        return {"type": "array", "items": self._value(depth - 1), "maxItems": 3}
+        return {"type": "array", "items": self._value(depth - 1), "maxItems": 2}
 
 
-def batches() -> Iterator[tuple[int, Sampling]]:
-    """Together `RUNS` answers, each with a seed of its own."""
-    for number in range(RUNS // AT_ONCE):
-        yield number, Sampling(temperature=WILD, seed=number * AT_ONCE)
+Checked = Callable[[dict[str, Any]], None]
+Asked = tuple[GenerationRequest, Checked]
+"""A request, and what raises where one of its answers is not as it was asked to be."""
+
+
+async def reasons(backend: MLXBackend, make: Callable[[int], Asked]) -> list[str]:
+    """Why the answers ended to `REQUESTS` requests of `make`, all of which are checked."""
+    found: list[str] = []
+    for first in range(0, REQUESTS, AT_ONCE):
+        several = [make(number) for number in range(first, first + AT_ONCE)]
+        answers = await asyncio.gather(*(answer(backend, request) for request, _ in several))
+        for (_, check), events in zip(several, answers, strict=True):
+            for choice in range(CHOICES):
+                said = told(events, choice)
+                found.append(said["reason"])
+                check(said)
+        print(f"{len(found)} answers, {Counter(found)}", flush=True)
+    return found
+
+
+def wild(number: int, **fields: Any) -> dict[str, Any]:
+    """No limit of tokens: each answer has to end by itself."""
+    sampling = Sampling(temperature=1.2, seed=number * CHOICES)
+    return {"sampling": sampling, "n": CHOICES, "max_tokens": None, **fields}
 
 
 @pytest.mark.long
 @pytest.mark.timeout(1800)
 async def test_two_hundred_nested_schemas_are_kept_and_end(backend: MLXBackend, model: str) -> None:
-    reasons: list[str] = []
-    for number, sampling in batches():
+    def make(number: int) -> Asked:
         schema = Shapes(number).object()
         shape = JSONSchema(schema, strict=True)
-        request = chat(
-            "Make up somebody, as JSON.",
-            model,
-            response_format=shape,
-            sampling=sampling,
-            n=AT_ONCE,
-            max_tokens=2000,
-        )
-        events = await answer(backend, request)
-        for choice in range(AT_ONCE):
-            said = told(events, choice)
-            reasons.append(said["reason"])
-            jsonschema.validate(json.loads(said["text"]), schema)
-    assert reasons == ["stop"] * RUNS
+        request = chat("Invent somebody, as JSON.", model, **wild(number, response_format=shape))
+        return request, lambda said: jsonschema.validate(json.loads(said["text"]), schema)
+
+    assert await reasons(backend, make) == ["stop"] * REQUESTS * CHOICES
 
 
 @pytest.mark.long
 @pytest.mark.timeout(1800)
 async def test_two_hundred_forced_calls_are_valid_and_end(backend: MLXBackend, model: str) -> None:
-    reasons: list[str] = []
-    for number, sampling in batches():
+    def make(number: int) -> Asked:
         tools = tuple(
             Tool(name, f"Finds a {name}.", Shapes(number + place * 1000).object(2))
             for place, name in enumerate(("person", "place"))
         )
-        request = chat(
-            "Find somebody somewhere.",
-            model,
-            tools=tools,
-            tool_choice="required",
-            parallel_tool_calls=number % 2 == 0,
-            sampling=sampling,
-            n=AT_ONCE,
-            max_tokens=3000,
-        )
-        events = await answer(backend, request)
-        for choice in range(AT_ONCE):
-            said = told(events, choice)
-            reasons.append(said["reason"])
-            require_calls(said["calls"], tools, several=request.parallel_tool_calls)
-    assert reasons == ["tool_calls"] * RUNS
+        several = number % 2 == 0
+        forced = wild(number, tools=tools, tool_choice="required", parallel_tool_calls=several)
+        request = chat("Find somebody somewhere.", model, **forced)
+        return request, lambda said: require_calls(said["calls"], tools, several=several)
+
+    assert await reasons(backend, make) == ["tool_calls"] * REQUESTS * CHOICES
 
 
 def require_calls(calls: list[list[str]], tools: tuple[Tool, ...], *, several: bool) -> None:

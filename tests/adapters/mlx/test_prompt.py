@@ -8,14 +8,15 @@ import pytest
 from scripted_model import WEATHER, chat
 from tiny_model import TOOL_TEMPLATE, write_tiny_model
 
-from adapters.errors import UnsupportedParameterError
+from adapters.errors import GenerationError, UnsupportedParameterError
 from adapters.mlx.loading import Loading
 from adapters.mlx.models import LoadedModel, load_folder
 from adapters.mlx.prompt import Prompt, render
 from adapters.mlx.reasoning import HARMONY_START, Reasoning
-from adapters.request import JSONObject, Message, TextPart, ToolCall
+from adapters.request import GenerationRequest, JSONObject, Message, TextPart, ToolCall
 
 OPEN = "{% for m in messages %}{{ m.content }}{% endfor %}<think>\n{# </think> #}"
+BROKEN = "{{ 1 // 0 }}"
 SILENT = "{% for m in messages %}{{ m.content }}{% endfor %}|{# </think> #}"
 HISTORY = (
     Message(role="user", content=(TextPart("Weather?"),)),
@@ -36,6 +37,7 @@ def loaded(tmp_path_factory: pytest.TempPathFactory) -> dict[str, LoadedModel]:
         "plain": {},
         "open": {"template": OPEN},
         "silent": {"template": SILENT},
+        "broken": {"template": BROKEN},
     }
     folders: dict[str, Path] = {
         name: write_tiny_model(root / name, **how) for name, how in templates.items()
@@ -93,15 +95,43 @@ def test_tools_are_told_in_words_where_the_template_knows_none(
 def test_calls_results_and_thoughts_of_before_are_shown(
     loaded: dict[str, LoadedModel], model: str, expected: str
 ) -> None:
-    asked = chat(model=model)
-    prompt = render(loaded[model], type(asked)(model=model, prompt=HISTORY))
+    prompt = render(loaded[model], GenerationRequest(model=model, prompt=HISTORY))
     assert expected in text_of(loaded[model], prompt)
+
+
+def test_a_call_of_before_that_is_no_json_is_shown_as_it_was(
+    loaded: dict[str, LoadedModel],
+) -> None:
+    wrong = (Message(role="assistant", tool_calls=(ToolCall("call_1", "weather", "Rome}"),)),)
+    prompt = render(loaded["caller"], GenerationRequest(model="caller", prompt=wrong))
+    assert '"arguments": "Rome}"' in text_of(loaded["caller"], prompt)
+
+
+def test_tools_have_a_message_of_their_own_where_nobody_has_asked(
+    loaded: dict[str, LoadedModel],
+) -> None:
+    greeting = (Message(role="assistant", content=(TextPart("Hello."),)),)
+    asked = GenerationRequest(model="plain", prompt=greeting, tools=(WEATHER,))
+    text = text_of(loaded["plain"], render(loaded["plain"], asked))
+    assert text.startswith("<|im_start|>user\nYou can call")
+    assert text.endswith("Hello.<|im_end|>\n<|im_start|>assistant\n")
+
+
+def test_a_template_that_breaks_is_no_mistake_of_the_caller(
+    loaded: dict[str, LoadedModel],
+) -> None:
+    with pytest.raises(GenerationError, match="template failed") as caught:
+        render(loaded["broken"], chat(model="broken"))
+    assert caught.value.lasting
 
 
 def test_the_template_opens_the_thinking_or_the_model_may(
     loaded: dict[str, LoadedModel],
 ) -> None:
-    thinking = {name: render(model, chat(model=name)).thinking for name, model in loaded.items()}
+    thinking = {
+        name: render(loaded[name], chat(model=name)).thinking
+        for name in ("caller", "plain", "open", "silent")
+    }
     assert thinking == {"caller": "may", "plain": "none", "open": "open", "silent": "may"}
 
 
