@@ -23,6 +23,24 @@ class ConfigError(Exception):
     """The file cannot be used; the text names the file and the key."""
 
 
+class ImagesConfig(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """What images a chat may hold, and from where they are fetched."""
+
+    fetch_from: tuple[str, ...] = ()
+    """Hosts whose images are fetched, `host:port` where the port is not the usual one. By default
+    none: an image is then a `data:` URL."""
+    plain_http: bool = False
+    """Fetch by http as well."""
+    timeout: Seconds = 10.0
+    """For all images of a request."""
+    max_bytes: Count = 20 * 1024 * 1024
+    max_pixels: Count = 33_000_000
+    min_side: Count = 2
+    """Pixels; there are decoders that fail at less."""
+    max_count: Count = 16
+    """In one request."""
+
+
 class ServerConfig(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     host: str = "127.0.0.1"
     port: Port = 8006
@@ -45,6 +63,7 @@ class ServerConfig(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True
     a Mac's GPU recommends, else three quarters of the memory."""
     shutdown_grace: Annotated[float, Meta(ge=0, le=10)] = 10.0
     """How long answers may go on after SIGTERM."""
+    images: ImagesConfig = ImagesConfig()
 
 
 class BackendsConfig(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):

@@ -110,7 +110,7 @@ NOTES = {
     "functions": "answered in the shape of before `tools`",
     "top_k": "not OpenAI's",
     "min_p": "not OpenAI's",
-    "messages: images": "`data:` URLs, where the model sees",
+    "messages: images": "where the model sees: `data:` URLs, and hosts in `server.images`",
     "tools": "MLX: told in words where the template knows none; Ollama: where the model has them",
     "reasoning_effort": "where the model thinks",
 }

@@ -5,6 +5,7 @@ from typing import Any
 
 import pytest
 from msgspec.structs import fields, replace
+from pictures import data_url, png
 from scripted_backend import EVERYTHING, ScriptedBackend, chat, http_client
 
 from adapters import _BACKENDS  # pyright: ignore[reportPrivateUsage]
@@ -82,7 +83,7 @@ WIRE: dict[Feature, tuple[dict[str, Any], str]] = {
             "messages": [
                 {
                     "role": "user",
-                    "content": [{"type": "image_url", "image_url": {"url": "data:x"}}],
+                    "content": [{"type": "image_url", "image_url": {"url": data_url(png(2, 2))}}],
                 }
             ]
         },

@@ -242,8 +242,9 @@ def test_embedding_that_cannot_be_is_refused_by_name(
     client: OpenAI, ollama_host: str, fields: dict[str, Any], param: str, code: str | None
 ):
     require_model(ollama_host, EMBED)
+    asked: dict[str, Any] = {"model": EMBED, **fields}
     with pytest.raises(BadRequestError) as caught:
-        client.embeddings.create(**({"model": EMBED} | fields))
+        client.embeddings.create(**asked)
     assert (caught.value.param, caught.value.code) == (param, code)
 
 

@@ -10,6 +10,7 @@ from adapters.config import EchoConfig, MLXConfig, OllamaConfig
 from proxy.config import (
     Config,
     ConfigError,
+    ImagesConfig,
     ModelConfig,
     ServerConfig,
     find_config,
@@ -19,7 +20,15 @@ from proxy.config import (
 DOCUMENTED = Path(__file__).parents[2] / "config.yaml"
 EVERY_KEY = {
     f"{kind.__name__}.{field.encode_name}": field.encode_name
-    for kind in (Config, ServerConfig, MLXConfig, OllamaConfig, EchoConfig, ModelConfig)
+    for kind in (
+        Config,
+        ServerConfig,
+        ImagesConfig,
+        MLXConfig,
+        OllamaConfig,
+        EchoConfig,
+        ModelConfig,
+    )
     for field in fields(kind)
 }
 
@@ -57,6 +66,7 @@ def test_every_documented_server_and_backend_key_is_there():
     raw = msgspec.yaml.decode(with_examples())
     for kind, section in (
         (ServerConfig, raw["server"]),
+        (ImagesConfig, raw["server"]["images"]),
         (MLXConfig, raw["backends"]["mlx"]),
         (OllamaConfig, raw["backends"]["ollama"]),
         (EchoConfig, raw["backends"]["echo"]),

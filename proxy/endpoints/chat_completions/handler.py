@@ -19,6 +19,7 @@ from proxy.endpoints.chat_completions.response import (
 )
 from proxy.endpoints.chat_completions.translate import to_generation_request, to_param
 from proxy.headers import AnswerNotes
+from proxy.images import settle_images
 from proxy.router import Router
 from proxy.streaming import Drain, stream, unless_gone
 
@@ -36,8 +37,9 @@ async def create_chat_completion(
     asked = replace(
         to_generation_request(body), client=to_client(request.headers, body.prompt_cache_key)
     )
-    events = router.generate(asked, notes)
     try:
+        asked = await settle_images(asked, config.server.images)
+        events = router.generate(asked, notes)
         if body.stream:
             return await stream(request, events, ChatCompletionRenderer(body), drain, keepalive)
         answers = await unless_gone(request, drain.limit(collect(events)))

@@ -1,0 +1,102 @@
+"""How large a picture is, read from its head: a few bytes can promise gigabytes of pixels.
+
+Sources: https://www.w3.org/TR/png-3/, https://www.w3.org/Graphics/GIF/spec-gif89a.txt,
+https://www.w3.org/Graphics/JPEG/itu-t81.pdf,
+https://developers.google.com/speed/webp/docs/riff_container.
+"""
+
+import struct
+from collections.abc import Callable
+
+from msgspec import Struct
+
+
+class Header(Struct, frozen=True):
+    media_type: str
+    width: int
+    height: int
+    """Pixels."""
+    moves: bool = False
+    """It has several frames."""
+
+
+def read_header(data: bytes) -> Header | None:
+    """`None` where it is none of the formats of `_FORMATS`, or breaks off."""
+    for is_one, read in _FORMATS:
+        if is_one(data):
+            try:
+                return read(data)
+            except (struct.error, IndexError):
+                return None
+    return None
+
+
+def _png(data: bytes) -> Header | None:
+    width, height = struct.unpack_from(">II", data, 16)
+    at, kind = 8, b""
+    while kind != b"IDAT":
+        length, kind = struct.unpack_from(">I4s", data, at)
+        if kind == b"acTL":
+            return Header("image/png", width, height, moves=True)
+        at += 12 + length
+    return Header("image/png", width, height)
+
+
+_FRAMES = frozenset({*range(0xC0, 0xD0)} - {0xC4, 0xC8, 0xCC})
+"""The markers of JPEG that tell a size."""
+
+
+def _jpeg(data: bytes) -> Header | None:
+    at = 2
+    while True:
+        if data[at] != 0xFF:
+            return None
+        marker = data[at + 1]
+        if marker in _FRAMES:
+            height, width = struct.unpack_from(">HH", data, at + 5)
+            return Header("image/jpeg", width, height)
+        # 0xFF may be repeated before a marker.
+        at += 1 if marker == 0xFF else 2 + struct.unpack_from(">H", data, at + 2)[0]
+
+
+def _gif(data: bytes) -> Header | None:
+    width, height, flags = struct.unpack_from("<HHB", data, 6)
+    at, frames = 13 + _colours(flags), 0
+    while data[at] != 0x3B and frames < 2:
+        if data[at] == 0x2C:
+            frames += 1
+            at += 11 + _colours(data[at + 9])
+        else:
+            at += 2
+        while data[at]:  # Blocks, each with its length before it.
+            at += 1 + data[at]
+        at += 1
+    return Header("image/gif", width, height, moves=frames > 1)
+
+
+def _colours(flags: int) -> int:
+    """Bytes of the table of colours that `flags` tell of."""
+    return 3 << ((flags & 7) + 1) if flags & 0x80 else 0
+
+
+def _webp(data: bytes) -> Header | None:
+    kind = data[12:16]
+    if kind == b"VP8X":
+        width, height = (int.from_bytes(data[at : at + 3], "little") + 1 for at in (24, 27))
+        whole = len(data) >= 30
+        return Header("image/webp", width, height, bool(data[20] & 2)) if whole else None
+    if kind == b"VP8L":
+        bits = struct.unpack_from("<I", data, 21)[0]
+        return Header("image/webp", (bits & 0x3FFF) + 1, (bits >> 14 & 0x3FFF) + 1)
+    if kind == b"VP8 ":
+        width, height = struct.unpack_from("<HH", data, 26)
+        return Header("image/webp", width & 0x3FFF, height & 0x3FFF)
+    return None
+
+
+_FORMATS: tuple[tuple[Callable[[bytes], bool], Callable[[bytes], Header | None]], ...] = (
+    (lambda data: data.startswith(b"\x89PNG\r\n\x1a\n") and data[12:16] == b"IHDR", _png),
+    (lambda data: data.startswith(b"\xff\xd8\xff"), _jpeg),
+    (lambda data: data.startswith((b"GIF87a", b"GIF89a")), _gif),
+    (lambda data: data.startswith(b"RIFF") and data[8:12] == b"WEBP", _webp),
+)

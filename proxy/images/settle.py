@@ -1,0 +1,91 @@
+"""Every image of a request as a data URL of a size that a decoder can bear."""
+
+import asyncio
+import base64
+import binascii
+
+from msgspec.structs import replace
+
+from adapters.errors import InvalidRequestError
+from adapters.request import ContentPart, GenerationRequest, ImagePart, Message
+from proxy.config import ImagesConfig
+from proxy.images.header import Header, read_header
+
+
+async def settle_images(request: GenerationRequest, config: ImagesConfig) -> GenerationRequest:
+    """`request` with its images fetched and checked; parts and messages keep their order.
+
+    Raises:
+        UnsupportedParameterError: an image would have to be fetched from where it may not be.
+        InvalidRequestError: there are too many, one is too large, or is none.
+    """
+    messages = request.prompt
+    if not isinstance(messages, tuple) or not any(each.images for each in messages):
+        return request
+    many = sum(len(message.images) for message in messages)
+    if many > config.max_count:
+        raise _wrong(f"{many} images are more than the {config.max_count} that are allowed.")
+    try:
+        async with asyncio.timeout(config.timeout):
+            settled = [await _settled(message, config) for message in messages]
+    except TimeoutError:
+        raise _wrong("Fetching the images took too long.") from None
+    return replace(request, prompt=tuple(settled))
+
+
+async def _settled(message: Message, config: ImagesConfig) -> Message:
+    if not message.images:
+        return message
+    return replace(message, content=tuple([await _part(p, config) for p in message.content]))
+
+
+async def _part(part: ContentPart, config: ImagesConfig) -> ContentPart:
+    if not isinstance(part, ImagePart):
+        return part
+    if part.url[:5].lower() != "data:":
+        return ImagePart(await _fetched(part.url, config))
+    await asyncio.to_thread(_check_url, part.url, config)
+    return part
+
+
+async def _fetched(url: str, config: ImagesConfig) -> str:
+    # Here: most servers never fetch anything, and do without the library.
+    from proxy.images.fetch import Fetcher
+
+    data = await Fetcher(config).fetch(url)
+    header = _check(data, config)
+    return f"data:{header.media_type};base64,{base64.b64encode(data).decode()}"
+
+
+def _check_url(url: str, config: ImagesConfig) -> None:
+    _check(_data(url), config)
+
+
+def _data(url: str) -> bytes:
+    head, comma, text = url.partition(",")
+    if not comma or not head.lower().endswith(";base64"):
+        raise _wrong("An image is no base64 data: URL.")
+    try:
+        return base64.b64decode("".join(text.split()), validate=True)
+    except (binascii.Error, ValueError):
+        raise _wrong("An image is no base64 data: URL.") from None
+
+
+def _check(data: bytes, config: ImagesConfig) -> Header:
+    """Whatever its URL says it is: decoders look at the bytes, and so does this."""
+    if len(data) > config.max_bytes:
+        raise _wrong(f"An image has more than {config.max_bytes} bytes.")
+    header = read_header(data)
+    if header is None:
+        raise _wrong("An image is no PNG, JPEG, GIF or WebP, or is not whole.")
+    if header.moves:
+        raise _wrong("An image has several frames: send the one that matters.")
+    if min(header.width, header.height) < config.min_side:
+        raise _wrong(f"An image has a side of less than {config.min_side} pixels.")
+    if header.width * header.height > config.max_pixels:
+        raise _wrong(f"An image has more than {config.max_pixels} pixels.")
+    return header
+
+
+def _wrong(message: str) -> InvalidRequestError:
+    return InvalidRequestError(message, param="images")

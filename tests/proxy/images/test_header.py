@@ -1,0 +1,41 @@
+import pytest
+from pictures import gif, jpeg, png, webp
+
+from proxy.images.header import Header, read_header
+
+
+@pytest.mark.parametrize(
+    ("data", "header"),
+    [
+        (png(3, 5), Header("image/png", 3, 5)),
+        (png(65_500, 65_500), Header("image/png", 65_500, 65_500)),
+        (png(3, 5, moves=True), Header("image/png", 3, 5, moves=True)),
+        (jpeg(300, 500), Header("image/jpeg", 300, 500)),
+        (gif(3, 5), Header("image/gif", 3, 5)),
+        (gif(3, 5, frames=2), Header("image/gif", 3, 5, moves=True)),
+        (webp(300, 70_000), Header("image/webp", 300, 70_000)),
+        (webp(3, 5, moves=True), Header("image/webp", 3, 5, moves=True)),
+        (webp(300, 5000, b"VP8L"), Header("image/webp", 300, 5000)),
+        (webp(300, 5000, b"VP8 "), Header("image/webp", 300, 5000)),
+    ],
+)
+def test_size_is_read_from_the_head(data: bytes, header: Header):
+    assert read_header(data) == header
+
+
+@pytest.mark.parametrize("whole", [png(3, 5), jpeg(3, 5), gif(3, 5), webp(3, 5)])
+def test_head_that_breaks_off_is_none(whole: bytes):
+    read = [read_header(whole[:size]) for size in range(20)]
+    assert read == [None] * 20
+
+
+@pytest.mark.parametrize(
+    "data",
+    [b"", b"<svg xmlns='http://www.w3.org/2000/svg'/>", b"%PDF-1.7", b"BM" + bytes(60), b"GIF88a"],
+)
+def test_other_format_is_none(data: bytes):
+    assert read_header(data) is None
+
+
+def test_chunks_without_end_are_none():
+    assert read_header(png(3, 5).replace(b"IDAT", b"tEXt")) is None

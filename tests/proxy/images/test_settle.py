@@ -1,0 +1,107 @@
+"""Images of a chat, through the endpoint."""
+
+import asyncio
+from typing import Any
+
+import pytest
+from pictures import data_url, gif, png
+from scripted_backend import ScriptedBackend, chat, http_client
+
+from adapters.request import ImagePart, Message, TextPart
+from proxy.config import Config, ImagesConfig, ServerConfig
+
+SMALL = data_url(png(3, 5))
+
+
+def text(words: str) -> dict[str, Any]:
+    return {"type": "text", "text": words}
+
+
+def image(url: str) -> dict[str, Any]:
+    return {"type": "image_url", "image_url": {"url": url}}
+
+
+DEFAULTS = ImagesConfig()
+
+
+async def post(
+    *parts: dict[str, Any], images: ImagesConfig = DEFAULTS
+) -> tuple[int, dict[str, Any], ScriptedBackend]:
+    backend = ScriptedBackend()
+    config = Config(server=ServerConfig(images=images))
+    async with http_client(backend, config=config) as client:
+        body = chat(messages=[{"role": "user", "content": list(parts)}])
+        answer = await client.post("/v1/chat/completions", json=body)
+    return answer.status_code, answer.json(), backend
+
+
+async def test_images_and_texts_stay_one_message_in_order():
+    other = data_url(gif(4, 4), "image/gif")
+    parts = [text("one"), image(SMALL), text("two"), image(other), text("three")]
+    status, _, backend = await post(*parts)
+    assert status == 200
+    content = (
+        TextPart("one"),
+        ImagePart(SMALL),
+        TextPart("two"),
+        ImagePart(other),
+        TextPart("three"),
+    )
+    assert backend.requests[0].prompt == (Message(role="user", content=content),)
+
+
+@pytest.mark.parametrize(
+    ("url", "words"),
+    [
+        (data_url(png(65_500, 65_500)), "pixels"),
+        (data_url(png(1, 1)), "side"),
+        (data_url(png(2, 2, moves=True)), "several frames"),
+        (data_url(gif(2, 2, frames=2)), "several frames"),
+        (data_url(png(2, 2)[:20]), "no PNG"),
+        (data_url(b"<svg/>", "image/svg+xml"), "no PNG"),
+        ("data:image/png;base64,%%%", "base64"),
+        ("data:image/png,abc", "base64"),
+        ("data:", "base64"),
+        ("https://images.example/a.png", "data: URLs"),
+        ("http://127.0.0.1/a.png", "data: URLs"),
+        ("file:///etc/passwd", "data: URLs"),
+    ],
+)
+async def test_image_that_is_refused_reaches_no_backend(url: str, words: str):
+    status, body, backend = await post(text("Look:"), image(url))
+    assert status == 400
+    assert (words in body["error"]["message"], body["error"]["param"]) == (True, "messages")
+    assert not backend.requests
+
+
+async def test_too_many_images_are_refused():
+    status, body, _ = await post(*[image(SMALL)] * 17)
+    assert (status, "17 images" in body["error"]["message"]) == (400, True)
+
+
+async def test_too_many_bytes_are_refused():
+    status, body, _ = await post(image(SMALL), images=ImagesConfig(max_bytes=10))
+    assert (status, "10 bytes" in body["error"]["message"]) == (400, True)
+
+
+async def test_fetched_image_becomes_a_data_url(monkeypatch: pytest.MonkeyPatch):
+    async def fetch(_self: object, url: str) -> bytes:
+        assert url == "https://images.example/a.png"
+        return png(3, 5)
+
+    monkeypatch.setattr("proxy.images.fetch.Fetcher.fetch", fetch)
+    status, _, backend = await post(image("https://images.example/a.png"))
+    assert status == 200
+    message = Message(role="user", content=(ImagePart(SMALL),))
+    assert backend.requests[0].prompt == (message,)
+
+
+async def test_fetching_that_takes_too_long_is_ended(monkeypatch: pytest.MonkeyPatch):
+    async def fetch(_self: object, _url: str) -> bytes:
+        await asyncio.Event().wait()
+        return b""
+
+    monkeypatch.setattr("proxy.images.fetch.Fetcher.fetch", fetch)
+    images = ImagesConfig(timeout=0.05)
+    status, body, _ = await post(image("https://images.example/a.png"), images=images)
+    assert (status, "too long" in body["error"]["message"]) == (400, True)
