@@ -67,8 +67,11 @@ class Backend(Protocol):
     """`mlx`, `ollama`, `echo`: what `x-tandem-backend` says, and what forces it in `mlx/NAME`."""
     honours: frozenset[Feature]
     """The features it can honour on some model at least."""
-    tenant: Tenant | None
-    """Its share of this machine's memory; `None` where it takes none."""
+
+    @property
+    def tenant(self) -> Tenant | None:
+        """Its share of this machine's memory; `None` where it takes none."""
+        ...
 
     def generate(self, request: GenerationRequest) -> AsyncGenerator[Event]:
         """Yield `Started`, then deltas, then `Finished`, once for each of `request.n` choices.
