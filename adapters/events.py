@@ -38,13 +38,13 @@ class Started(Struct, frozen=True):
     """Tokens that prompt and answer may have together, as this request is run."""
 
 
-class TextDelta(Struct, frozen=True):
+class TextDelta(Struct, frozen=True, gc=False):
     text: str
     logprobs: tuple[TokenLogprob, ...] | None = None
     choice: int = 0
 
 
-class ReasoningDelta(Struct, frozen=True):
+class ReasoningDelta(Struct, frozen=True, gc=False):
     text: str
     choice: int = 0
 

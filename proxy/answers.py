@@ -137,5 +137,7 @@ async def close(events: AsyncGenerator[Any]) -> None:
 
     Litestar cancels through anyio, which repeats itself at every await that is not shielded.
     """
+    if getattr(events, "ag_frame", events) is None:  # It has ended: nothing is left to stop.
+        return
     with move_on_after(CLOSING, shield=True):
         await events.aclose()

@@ -2,6 +2,7 @@
 
 import re
 from collections.abc import Generator
+from functools import cache
 from typing import Any, TypeVar, cast
 
 import msgspec
@@ -84,8 +85,14 @@ def unknown_fields(raw: Any, decoded: Any, path: str = "") -> Generator[str]:
             yield from unknown_fields(*pair, f"{path}[{at}]")
 
 
+@cache
+def _names(kind: type[Struct]) -> dict[str, str]:
+    """Encoded name -> name. Kept: `fields` evaluates every annotation anew."""
+    return {field.encode_name: field.name for field in fields(kind)}
+
+
 def _unknown_keys(raw: dict[str, Any], decoded: Struct, prefix: str) -> Generator[str]:
-    known = {field.encode_name: field.name for field in fields(decoded)}
+    known = _names(type(decoded))
     tag = decoded.__struct_config__.tag_field
     for key, value in raw.items():
         if key in known:

@@ -70,21 +70,19 @@ class OllamaBackend:
         self._loading: Counter[str] = Counter()
         self._counters = {"active": 0, "started": 0, "finished": 0, "cancelled": 0, "failed": 0}
 
-    async def generate(self, request: GenerationRequest) -> AsyncGenerator[Event]:
+    def generate(self, request: GenerationRequest) -> AsyncGenerator[Event]:
         """Always streamed from Ollama, so that closing the generator stops the work.
 
         Raises:
             BackendError: by the tables in `errors.py`.
             UnsupportedParameterError: what Ollama, or this model of it, cannot honour.
         """
-        refuse_unsupported(request, self.honours, self.kind)
-        to_body(request)  # What it refuses is refused before anything else is asked.
-        if request.n > 1:
-            choices = Choices(request, self._answer_in_time, self._config.first_token_timeout)
-            events = choices.events()
-        else:
-            events = self._answer(request)
-        async with aclosing(events):
+        return self._answers(request) if request.n > 1 else self._answer(request)
+
+    async def _answers(self, request: GenerationRequest) -> AsyncGenerator[Event]:
+        self._to_body(request)
+        choices = Choices(request, self._answer_in_time, self._config.first_token_timeout)
+        async with aclosing(choices.events()) as events:
             async for event in events:
                 yield event
 
@@ -92,10 +90,12 @@ class OllamaBackend:
         self, request: GenerationRequest, patience: float | None = None
     ) -> AsyncGenerator[Event]:
         """One answer; its first line may take `patience` seconds."""
+        body = self._to_body(request)
         self._begin()
         outcome = "cancelled"
         try:
-            body = to_body(request, await self._shows_tools(request))
+            if not await self._shows_tools(request):
+                body = to_body(request, shows_tools=False)
             lines = self._hosts.lines(_PATHS[type(body)], body, patience)
             async with aclosing(to_events(request, lines)) as events:
                 async for event in events:
@@ -107,6 +107,11 @@ class OllamaBackend:
             raise
         finally:
             self._end(outcome)
+
+    def _to_body(self, request: GenerationRequest) -> ChatBody | RawBody:
+        """What is refused here is refused before anything is asked, and is nobody's failure."""
+        refuse_unsupported(request, self.honours, self.kind)
+        return to_body(request)
 
     def _answer_in_time(self, request: GenerationRequest) -> AsyncGenerator[Event]:
         """One of several answers: whether they are in time is judged of all together."""

@@ -5,6 +5,7 @@ quietly on a stream that was cut, and holds a line of any length. What it knows 
 headers is used; what it does with answers is not.
 """
 
+import asyncio
 from collections.abc import AsyncGenerator, Sequence
 from contextlib import asynccontextmanager
 from typing import TypeVar, cast
@@ -49,6 +50,8 @@ class OllamaClient:
         self._http.headers.pop("authorization", None)
         # The caps below are meant for what is held, so nothing may come packed.
         self._http.headers["accept-encoding"] = "identity"
+        self._headers = self._http.headers.raw
+        self._urls: dict[str, httpx.URL] = {}
 
     def lines(
         self, path: str, body: Struct, patience: float | None = None
@@ -77,7 +80,7 @@ class OllamaClient:
     ) -> AsyncGenerator[Sequence[_L]]:
         """`seconds` are to the first line, and from one to the next."""
         progress = Progress()
-        until = anyio.current_time() + seconds[0]
+        until = asyncio.get_running_loop().time() + seconds[0]
         with translated(progress):
             async with self._open("POST", path, body, until) as response:
                 reader = LineReader(_connection_of(response), decoder)
@@ -88,7 +91,7 @@ class OllamaClient:
                     yield lines
                     if lines[-1].done:
                         return
-                    until = anyio.current_time() + seconds[1]
+                    until = asyncio.get_running_loop().time() + seconds[1]
         raise BadUpstreamError("Ollama's answer ended before it was done.")
 
     async def get(self, path: str, kind: type[_T], seconds: float) -> _T:
@@ -105,11 +108,17 @@ class OllamaClient:
     async def _fetch(
         self, method: str, path: str, body: Struct | None, kind: type[_T], seconds: float
     ) -> _T:
-        until = anyio.current_time() + seconds
+        until = asyncio.get_running_loop().time() + seconds
         with translated(Progress()):
             async with self._open(method, path, body, until) as response:
                 content = await _read(response, _MOST_BODY_BYTES, until)
                 return msgspec.json.decode(content, type=kind)
+
+    def _url(self, path: str) -> httpx.URL:
+        """Where the client would send it: joined once, for that costs as much as an answer."""
+        if path not in self._urls:
+            self._urls[path] = self._http.build_request("GET", path).url
+        return self._urls[path]
 
     @asynccontextmanager
     async def _open(
@@ -119,7 +128,7 @@ class OllamaClient:
         if self._http.is_closed:
             raise BackendUnavailableError("The backend for Ollama is closed.")
         content = None if body is None else _encode(body)
-        request = self._http.build_request(method, path, content=content)
+        request = httpx.Request(method, self._url(path), headers=self._headers, content=content)
         # Not through the client's `send`: redirects, cookies and secrets are not for an Ollama.
         response = await self._transport.send(request, until)
         try:

@@ -9,7 +9,6 @@ from typing import Any
 
 import msgspec
 from msgspec import UNSET
-from msgspec.structs import fields
 
 from adapters.errors import InvalidRequestError
 from adapters.ollama.wire import Options
@@ -49,9 +48,8 @@ def to_keep_alive(seconds: float) -> float:
 
 
 def _read(own: Mapping[str, Any]) -> Options:
-    known = {field.name for field in fields(Options)}
     for name in own:
-        if name not in known:
+        if name not in Options.__struct_fields__:
             raise InvalidRequestError(
                 f"Ollama has no option '{name}'.", param=f"options.{name}"[:100]
             )

@@ -162,14 +162,17 @@ class Logprob(Struct, kw_only=True):
     top_logprobs: "tuple[Logprob, ...]" = ()
 
 
-class AnswerMessage(Struct, kw_only=True):
+class AnswerMessage(Struct, kw_only=True, gc=False):
     content: str = ""
     thinking: str = ""
     tool_calls: tuple[FunctionCall, ...] | None = None
 
 
-class Line(Struct, kw_only=True):
-    """One line of an answer: of a chat (`message`), of a raw text (`response`), or an error."""
+class Line(Struct, kw_only=True, gc=False):
+    """One line of an answer: of a chat (`message`), of a raw text (`response`), or an error.
+
+    Not watched by the garbage collector: one read may bring a thousand, and none has a cycle.
+    """
 
     message: AnswerMessage | None = None
     response: str | None = None
