@@ -137,6 +137,9 @@ class Catalog:
         asked_at = asyncio.get_running_loop().time()
         try:
             running = await self._client.get("/api/ps", Tags, seconds)
+        except BackendUnavailableError:  # It is gone, and its models with it.
+            self._running = {}
+            return False
         except BackendError:  # Which of them are loaded is good to know, no more.
             return False
         self._running = {tag.name: tag for tag in running.models or ()}

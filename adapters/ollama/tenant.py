@@ -25,12 +25,13 @@ class OllamaTenant:
     elastic = False
 
     def __init__(self, hosts: Hosts) -> None:
-        self._hosts = hosts.local
+        self.hosts = hosts.local
+        """Those of this machine."""
         self._own_gpu_memory = has_gpu_memory()
         self._seen: dict[tuple[str, str], _Sight] = {}
 
     def move_into(self, room: Room) -> None:
-        for host in self._hosts:
+        for host in self.hosts:
             host.move_into(room)
 
     async def recommended(self) -> int | None:
@@ -38,14 +39,14 @@ class OllamaTenant:
 
     async def footprint(self, model: str) -> Footprint | None:
         """On the first Ollama of this machine that has it."""
-        for host in self._hosts:
+        for host in self.hosts:
             if host.has(model):
                 return await host.footprint(model)
         return None
 
     async def resident(self, *, fresh: bool = False) -> list[Resident]:
         found: dict[str, Resident] = {}
-        for host in self._hosts:
+        for host in self.hosts:
             for each in await self._resident_on(host, fresh):
                 same = found.get(each.name)
                 found[each.name] = each if same is None else _together(same, each)
@@ -56,12 +57,12 @@ class OllamaTenant:
         return 0
 
     async def evict(self, model: str) -> None:
-        for host in self._hosts:
+        for host in self.hosts:
             if any(tag.name == model for tag in await host.catalog.running()):
                 await host.unload(model)
 
     async def _resident_on(self, host: Host, fresh: bool) -> list[Resident]:
-        if host.breaker.is_open:
+        if host.is_away:
             return []
         return [
             Resident(
