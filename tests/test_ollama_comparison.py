@@ -1,0 +1,53 @@
+"""README's comparison with Ollama's own /v1: that it is whole, and that it is true."""
+
+import json
+from collections.abc import Iterator
+
+import pytest
+from ollama_comparison import ROOT, both_sides, rows
+from ollama_probes import PROBES, Probe, verdict
+from ollama_side import Side
+
+README = (ROOT / "README.md").read_text(encoding="utf-8")
+FIELDS = ROOT / "tests" / "data" / "openai-chat-completion-fields.json"
+WITHOUT_EFFECT = {
+    "metadata",
+    "prediction",
+    "prompt_cache_key",
+    "prompt_cache_options",
+    "prompt_cache_retention",
+    "safety_identifier",
+    "service_tier",
+    "store",
+    "user",
+}
+"""On an answer, at OpenAI as well: there is nothing to look at."""
+
+
+def test_the_table_has_a_row_for_every_probe():
+    assert list(rows(README)) == [probe.parameter for probe in PROBES]
+
+
+def test_every_parameter_of_openai_is_probed():
+    probed = {word.strip(",:") for probe in PROBES for word in probe.parameter.split()}
+    assert set(json.loads(FIELDS.read_text())) - WITHOUT_EFFECT - {"model"} <= probed
+
+
+def test_nothing_is_ignored():
+    assert {ours for _, ours in rows(README).values()} == {"yes", "400"}
+    assert "ignored" in {theirs for theirs, _ in rows(README).values()}
+
+
+@pytest.fixture(scope="module")
+def sides(ollama_host: str) -> Iterator[tuple[Side, Side]]:
+    with both_sides(ollama_host) as both:
+        yield both
+
+
+@pytest.mark.ollama
+@pytest.mark.long
+@pytest.mark.timeout(600)
+@pytest.mark.parametrize("probe", PROBES, ids=lambda probe: probe.parameter)
+def test_both_do_what_the_readme_says(sides: tuple[Side, Side], probe: Probe):
+    theirs, ours = (verdict(probe, side) for side in sides)
+    assert (theirs, ours) == rows(README)[probe.parameter]
