@@ -1,0 +1,184 @@
+"""Whatever an Ollama does to an answer: the right status, or an error that ends the stream."""
+
+import asyncio
+import json
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from typing import Any
+
+import pytest
+from scripted_backend import http_client
+
+from adapters.config import OllamaConfig
+from adapters.ollama.backend import OllamaBackend
+from tests.adapters.ollama.standin import (
+    Reply,
+    Script,
+    StandIn,
+    recording,
+    replay,
+    says_lines,
+    stand_in,
+)
+
+WORD = {"message": {"content": "A"}, "done": False}
+TAG = {"name": "m:latest", "capabilities": ["completion"], "details": {"context_length": 4096}}
+LIMITS: dict[str, Any] = {"connect_timeout": 0.5, "first_token_timeout": 0.4, "token_timeout": 0.2}
+
+
+def plain(status: int, body: bytes, **headers: str) -> Script:
+    async def script(reply: Reply) -> None:
+        await reply.plain(status, body, **headers)
+
+    return script
+
+
+def recorded(name: str) -> Script:
+    return replay(recording(name)["response"])
+
+
+async def cut_at_once(reply: Reply) -> None:
+    reply.cut()
+
+
+async def silent(reply: Reply) -> None:
+    await reply.gone()
+
+
+async def silent_after_its_head(reply: Reply) -> None:
+    await reply.head()
+    await reply.gone()
+
+
+async def silent_after_a_word(reply: Reply) -> None:
+    await reply.head()
+    await reply.chunk(json.dumps(WORD).encode() + b"\n")
+    await reply.gone()
+
+
+async def slow_drip(reply: Reply) -> None:
+    await reply.head()
+    await reply.chunk(json.dumps(WORD).encode() + b"\n")
+    for byte in json.dumps(WORD).encode():
+        await reply.chunk(bytes([byte]))
+        await asyncio.sleep(0.05)
+
+
+HUGE = b'{"message": {"content": "' + b"a" * 1_100_000 + b'"}}'
+PAGE = b"<html>secret of the proxy</html>"
+
+BEFORE: dict[str, tuple[Script, int, str]] = {
+    "dies before its head": (cut_at_once, 503, "backend_unavailable"),
+    "dies after its head": (says_lines(cut=True), 503, "backend_unavailable"),
+    "ends without a line": (says_lines(), 502, "bad_upstream"),
+    "garbage": (says_lines(b"<html>"), 502, "bad_upstream"),
+    "a line of another shape": (says_lines({"message": 1}), 502, "bad_upstream"),
+    "a line of no meaning": (says_lines({"a": 1}), 502, "bad_upstream"),
+    "a line without an end": (says_lines(HUGE), 502, "bad_upstream"),
+    "an error line": (says_lines({"error": "oops"}), 502, "bad_upstream"),
+    "not found": (plain(404, b'{"error": "model \'m\' not found"}'), 404, "model_not_found"),
+    "busy": (plain(429, b'{"error": "busy"}'), 429, "backend_busy"),
+    "unavailable": (plain(503, b'{"error": "server busy"}'), 429, "backend_busy"),
+    "a page": (plain(500, PAGE, Content_Type="text/html"), 502, "bad_upstream"),
+    "a redirect": (plain(302, b"", Location="http://127.0.0.1:9/"), 502, "bad_upstream"),
+    "a challenge": (plain(401, b'{"error": "who are you"}'), 502, "bad_upstream"),
+    "silence": (silent, 504, "backend_timeout"),
+    "silence after its head": (silent_after_its_head, 504, "backend_timeout"),
+    "recorded: a full queue": (recorded("fault-queue-full"), 429, "backend_busy"),
+    "recorded: a dead runner": (recorded("fault-runner-killed-nostream"), 502, "bad_upstream"),
+}
+
+AFTER: dict[str, tuple[Script, int, str]] = {
+    "dies": (says_lines(WORD, cut=True), 502, "bad_upstream"),
+    "ends without the last line": (says_lines(WORD), 502, "bad_upstream"),
+    "garbage": (says_lines(WORD, b"<html>"), 502, "bad_upstream"),
+    "half a line": (says_lines(WORD, b'{"message": {"con'), 502, "bad_upstream"),
+    "a line of another shape": (says_lines(WORD, {"message": []}), 502, "bad_upstream"),
+    "a line without an end": (says_lines(WORD, HUGE), 502, "bad_upstream"),
+    "an error line": (says_lines(WORD, {"error": "oops"}), 502, "bad_upstream"),
+    "silence": (silent_after_a_word, 504, "backend_timeout"),
+    "a drip": (slow_drip, 504, "backend_timeout"),
+    "recorded: a dead runner": (recorded("fault-runner-killed-midstream"), 502, "bad_upstream"),
+    "recorded: killed": (recorded("fault-server-killed-midstream"), 502, "bad_upstream"),
+    "recorded: ended": (recorded("fault-server-term-midstream"), 502, "bad_upstream"),
+}
+
+
+class Told:
+    """What a client has read."""
+
+    def __init__(self, status: int, headers: Any, text: str) -> None:
+        self.status, self.headers, self.text = status, headers, text
+
+    @property
+    def frames(self) -> list[Any]:
+        data = [x.removeprefix("data: ") for x in self.text.split("\n") if x.startswith("data: ")]
+        return [json.loads(each) if each.startswith("{") else each for each in data]
+
+
+@asynccontextmanager
+async def ollama(script: Script) -> AsyncIterator[tuple[StandIn, OllamaBackend]]:
+    """A stand-in that has one model; at the end no socket to it may be open."""
+    async with stand_in() as standin:
+        standin.says("/api/tags", says_lines({"models": [TAG]}))
+        standin.says("/api/chat", script)
+        backend = OllamaBackend(OllamaConfig(host=standin.host, **LIMITS))
+        try:
+            yield standin, backend
+        finally:
+            await backend.aclose()
+        await standin.closed()
+
+
+async def ask(script: Script, **fields: Any) -> Told:
+    """One chat through the whole application, which must answer in time and be idle after."""
+    body = {"model": "m", "messages": [{"role": "user", "content": "Hi"}], **fields}
+    async with ollama(script) as (_, backend), http_client(backend) as client:
+        async with asyncio.timeout(5):
+            answer = await client.post("/v1/chat/completions", json=body)
+        counters = (await backend.health()).counters
+    assert (counters["active"], counters["failed"]) == (0, 1)
+    return Told(answer.status_code, answer.headers, answer.text)
+
+
+def check_refusal(told: Told, status: int, code: str) -> None:
+    error = json.loads(told.text)["error"]
+    assert (told.status, error["code"]) == (status, code)
+    assert error.keys() == {"message", "type", "param", "code"}
+    assert "secret" not in told.text
+    assert told.headers["content-type"] == "application/json"
+    assert ("retry-after" in told.headers) == (status in (429, 503))
+
+
+@pytest.mark.parametrize("streamed", [False, True], ids=["whole", "streamed"])
+@pytest.mark.parametrize("fault", BEFORE)
+async def test_failure_before_the_first_word_is_a_status(fault: str, streamed: bool):
+    script, status, code = BEFORE[fault]
+    check_refusal(await ask(script, stream=streamed), status, code)
+
+
+@pytest.mark.parametrize("fault", AFTER)
+async def test_failure_in_an_answer_that_is_not_streamed_is_a_status(fault: str):
+    script, status, code = AFTER[fault]
+    check_refusal(await ask(script), status, code)
+
+
+@pytest.mark.parametrize("fault", AFTER)
+async def test_failure_in_a_stream_is_an_error_that_ends_it(fault: str):
+    script, _, code = AFTER[fault]
+    told = await ask(script, stream=True)
+    assert told.status == 200
+    *said, last = told.frames
+    assert last["error"]["code"] == code
+    assert said
+    assert all(choice["finish_reason"] is None for each in said for choice in each["choices"])
+
+
+async def test_ollama_that_is_not_there_is_unavailable():
+    backend = OllamaBackend(OllamaConfig(host="http://127.0.0.1:9", connect_timeout=0.5))
+    async with http_client(backend) as client:
+        body = {"model": "m:1b", "messages": [{"role": "user", "content": "Hi"}]}
+        answer = await client.post("/v1/chat/completions", json=body)
+    await backend.aclose()
+    assert (answer.status_code, answer.json()["error"]["code"]) == (503, "backend_unavailable")
+    assert answer.headers["retry-after"] == "5"
