@@ -111,7 +111,7 @@ async def each(events: AsyncGenerator[Event], choices: int = 1) -> AsyncGenerato
             if isinstance(event, Started) or event.choice not in open_choices:
                 raise _out_of_order(event)
             if isinstance(event, Finished):
-                open_choices.discard(event.choice)
+                open_choices.remove(event.choice)
             yield event
             count += 1
             if count % _BREATH == 0:

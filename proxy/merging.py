@@ -15,7 +15,7 @@ _AT_ONCE = 8
 _Item = Event | Exception | None
 
 
-async def merge(streams: Sequence[AsyncGenerator[Event]], choices: int) -> AsyncGenerator[Event]:
+def merge(streams: Sequence[AsyncGenerator[Event]], choices: int) -> AsyncGenerator[Event]:
     """The events of all `streams`; choice c of stream s becomes `s * choices + c`.
 
     `Started` comes with the first that starts. One error ends all, and so does closing this.
@@ -23,6 +23,10 @@ async def merge(streams: Sequence[AsyncGenerator[Event]], choices: int) -> Async
     Raises:
         BackendError: the first that one of them raised.
     """
+    return streams[0] if len(streams) == 1 else _merge(streams, choices)
+
+
+async def _merge(streams: Sequence[AsyncGenerator[Event]], choices: int) -> AsyncGenerator[Event]:
     queue: asyncio.Queue[_Item] = asyncio.Queue(maxsize=len(streams))
     gate = asyncio.Semaphore(_AT_ONCE)
     tasks = [

@@ -28,8 +28,9 @@ class Frame(Struct, frozen=True):
 
 def encode_frame(frame: Frame) -> bytes:
     data = frame.data if isinstance(frame.data, bytes) else msgspec.json.encode(frame.data)
-    head = f"event: {frame.event}\n".encode() if frame.event else b""
-    return b"%bdata: %b\n\n" % (head, data)
+    if frame.event is None:
+        return b"data: " + data + b"\n\n"
+    return b"event: %b\ndata: %b\n\n" % (frame.event.encode(), data)
 
 
 class Renderer(Protocol):

@@ -33,22 +33,25 @@ class Answer:
             BadUpstreamError: the line is neither text, nor a call, nor the end.
         """
         message = line.message or _raw_message(line)
-        if message is None and not line.done:
+        events: list[Event] = []
+        if message is not None:
+            self._add(message, line.logprobs, events)
+        elif not line.done:
             raise BadUpstreamError("Ollama's answer makes no sense.")
-        events = [] if message is None else self._deltas(message, line.logprobs)
         if line.done:
             events.append(Finished(self._reason(line), _usage(line)))
         return events
 
-    def _deltas(self, message: AnswerMessage, logprobs: tuple[Logprob, ...] | None) -> list[Event]:
-        events: list[Event] = []
+    def _add(
+        self, message: AnswerMessage, logprobs: tuple[Logprob, ...] | None, events: list[Event]
+    ) -> None:
         if message.thinking:
             events.append(ReasoningDelta(message.thinking))
         if message.content or (logprobs and not message.thinking):
-            events.append(TextDelta(message.content, _to_logprobs(logprobs)))
+            known = None if logprobs is None else _to_logprobs(logprobs)
+            events.append(TextDelta(message.content, known))
         for call in message.tool_calls or ():
             events += self._call(call)
-        return events
 
     def _call(self, call: FunctionCall) -> Sequence[Event]:
         # Counted here: there were servers that gave every call the index 0.
@@ -85,8 +88,8 @@ def _arguments(function: Function) -> str:
     return value.decode()
 
 
-def _to_logprobs(logprobs: tuple[Logprob, ...] | None) -> tuple[TokenLogprob, ...] | None:
-    return None if logprobs is None else tuple(_to_logprob(each) for each in logprobs)
+def _to_logprobs(logprobs: tuple[Logprob, ...]) -> tuple[TokenLogprob, ...]:
+    return tuple(_to_logprob(each) for each in logprobs)
 
 
 def _to_logprob(logprob: Logprob) -> TokenLogprob:

@@ -196,10 +196,10 @@ class ChatCompletionRenderer:
 
     def render(self, event: Event) -> Iterable[Frame]:
         match event:
+            case TextDelta(logprobs=None):  # First, for nearly all of them are.
+                return (self._text(event),)
             case Started():
                 return self._roles()
-            case TextDelta(text=text, logprobs=None):
-                return (self._text(event.choice, text),)
             case TextDelta(text=text, logprobs=logprobs):
                 return (self._delta(event.choice, Delta(content=text), _to_logprobs(logprobs)),)
             case ReasoningDelta(text=text):
@@ -214,14 +214,16 @@ class ChatCompletionRenderer:
     def error(self, exc: Exception) -> Iterable[Frame]:
         return (Frame(to_failure(exc).body),)
 
-    def _text(self, choice: int, text: str) -> Frame:
+    def _text(self, event: TextDelta) -> Frame:
         """Of most chunks nothing but the text changes: the rest is encoded once."""
-        if choice not in self._around:
-            chunk = _encode(self._delta(choice, Delta(content=_TEXT)).data)
-            before, _, after = chunk.partition(_encode(_TEXT))
-            self._around[choice] = before, after
-        before, after = self._around[choice]
-        return Frame(before + _encode(text) + after)
+        around = self._around.get(event.choice) or self._around_text(event.choice)
+        return Frame(around[0] + _encode(event.text) + around[1])
+
+    def _around_text(self, choice: int) -> tuple[bytes, bytes]:
+        chunk = _encode(self._delta(choice, Delta(content=_TEXT)).data)
+        before, _, after = chunk.partition(_encode(_TEXT))
+        self._around[choice] = before, after
+        return before, after
 
     def _roles(self) -> Iterable[Frame]:
         for choice in range(self._choices):
