@@ -1,4 +1,4 @@
-"""One answer taken as bytes: from Ollama's API or OpenAI's, streamed or whole, at little cost."""
+"""Answers taken as bytes: from Ollama's API or OpenAI's, streamed or whole, at little cost."""
 
 import asyncio
 import json
@@ -10,6 +10,7 @@ from typing import Any
 from msgspec import Struct
 
 _LARGEST_READ = 262144
+_LENGTH = re.compile(rb"content-length: ?(\d+)", re.IGNORECASE)
 _WORD = re.compile(rb'"content": ?"[^"]')
 
 
@@ -26,7 +27,7 @@ class Fetched(Struct, frozen=True):
     """In seconds, from when the request was written."""
 
     first: float
-    """To the first word, or the whole answer."""
+    """To the first word."""
     total: float
 
 
@@ -46,14 +47,15 @@ def openai_body(model: str, words: int, stream: bool) -> dict[str, Any]:
 _QUESTION = {"role": "user", "content": "What is the capital of France?"}
 
 
-async def fetch(ask: Ask, model: str, words: int, stream: bool = True) -> Fetched:
-    """
+async def fetch(ask: Ask, model: str, words: int) -> Fetched:
+    """One streamed answer, on a connection of its own.
+
     Raises:
         RuntimeError: the answer is not what was asked for: nothing can be measured by it.
     """
     reader, writer = await asyncio.open_connection("127.0.0.1", ask.port, limit=2**20)
     try:
-        request = _request(ask.path, ask.to_body(model, words, stream))
+        request = _request(ask.path, ask.to_body(model, words, True), "close")
         began = time.perf_counter()
         writer.write(request)
         first, pieces = 0.0, list[bytes]()
@@ -63,16 +65,38 @@ async def fetch(ask: Ask, model: str, words: int, stream: bool = True) -> Fetche
         ended = time.perf_counter()
     finally:
         writer.close()
-    said = b"".join(pieces)
-    if len(_WORD.findall(said)) != (words if stream else 1):
-        raise RuntimeError(f"not the answer that was asked for: {said[:500]!r}")
+    _check(b"".join(pieces), words)
     return Fetched(first - began, ended - began)
 
 
-def _request(path: str, body: dict[str, Any]) -> bytes:
+async def fetch_whole(ask: Ask, model: str, words: int, times: int) -> None:
+    """Answers that are not streamed, one after the other on one connection, as the SDK does it.
+
+    Raises:
+        RuntimeError: as `fetch`.
+    """
+    reader, writer = await asyncio.open_connection("127.0.0.1", ask.port, limit=2**20)
+    try:
+        request = _request(ask.path, ask.to_body(model, words, False), "keep-alive")
+        for _ in range(times):
+            writer.write(request)
+            head = await reader.readuntil(b"\r\n\r\n")
+            length = _LENGTH.search(head)
+            _check(await reader.readexactly(int(length[1])) if length else head, 1)
+    finally:
+        writer.close()
+
+
+def _check(said: bytes, times: int) -> None:
+    """That a text, or a piece of one, was said so many times."""
+    if len(_WORD.findall(said)) != times:
+        raise RuntimeError(f"not the answer that was asked for: {said[:500]!r}")
+
+
+def _request(path: str, body: dict[str, Any], connection: str) -> bytes:
     text = json.dumps(body).encode()
     head = (
-        f"POST {path} HTTP/1.1\r\nHost: 127.0.0.1\r\nConnection: close\r\n"
+        f"POST {path} HTTP/1.1\r\nHost: 127.0.0.1\r\nConnection: {connection}\r\n"
         f"Content-Type: application/json\r\nContent-Length: {len(text)}\r\n\r\n"
     )
     return head.encode() + text

@@ -19,7 +19,7 @@ from typing import BinaryIO
 from msgspec import Struct
 
 from proxy.bench.cpu import cpu_seconds
-from proxy.bench.fetch import Ask, Fetched, fetch, ollama_body, openai_body
+from proxy.bench.fetch import Ask, Fetched, fetch, fetch_whole, ollama_body, openai_body
 from proxy.bench.process import free_port, listening, running
 from proxy.bench.replay import FAST, PACED
 from proxy.bench.report import RelayRow, print_relays
@@ -47,8 +47,9 @@ class Load(Struct, frozen=True):
 _FULL = Load(4, 4000)
 _ONE_BY_ONE = Load(8, 200)
 _TOGETHER = Load(_CROWD, 100)
-_WHOLE = Load(1, 200)
-"""`words`: requests, one after the other; each is answered by eight words."""
+_REQUESTS = 200
+_FEW = 8
+"""Words of an answer where the words are not what is measured."""
 
 
 class Relay(Struct, frozen=True):
@@ -96,7 +97,7 @@ async def _rounds(upstream: Ask, relays: dict[str, Relay], rounds: int) -> dict[
     seen = {name: Seen() for name in relays}
     for relay in relays.values():
         await _all(relay.ask, FAST, Load(4, 200))
-        await _one_after_the_other(relay.ask, Load(1, 20), False)
+        await fetch_whole(relay.ask, FAST, _FEW, 20)
     for number in range(rounds):
         print(f"round {number + 1} of {rounds}", file=sys.stderr)
         for measure in (_at_full_speed, _word_by_word, _not_streamed, _first_words, _in_a_crowd):
@@ -107,28 +108,33 @@ async def _rounds(upstream: Ask, relays: dict[str, Relay], rounds: int) -> dict[
 
 async def _at_full_speed(_upstream: Ask, relay: Relay, seen: Seen) -> None:
     load = Load(_FULL.clients, int(_FULL.words * relay.share))
-    seen.full.append(await _cost(relay, lambda: _all(relay.ask, FAST, load)))
+    seen.full.append(await _cost(relay, lambda: _words(relay.ask, FAST, load)))
 
 
 async def _word_by_word(_upstream: Ask, relay: Relay, seen: Seen) -> None:
-    seen.paced.append(await _cost(relay, lambda: _all(relay.ask, PACED, _ONE_BY_ONE)))
+    seen.paced.append(await _cost(relay, lambda: _words(relay.ask, PACED, _ONE_BY_ONE)))
 
 
 async def _not_streamed(_upstream: Ask, relay: Relay, seen: Seen) -> None:
-    load = Load(1, int(_WHOLE.words * relay.share))
-    seen.whole.append(await _cost(relay, lambda: _one_after_the_other(relay.ask, load, False)))
+    times = int(_REQUESTS * relay.share)
+
+    async def work() -> int:
+        await fetch_whole(relay.ask, FAST, _FEW, times)
+        return times
+
+    seen.whole.append(await _cost(relay, work))
 
 
 async def _first_words(upstream: Ask, relay: Relay, seen: Seen) -> None:
     """In turns, one by one: what each adds is small beside what the machine does meanwhile."""
-    for _ in range(int(_WHOLE.words * relay.share)):
-        direct = await fetch(upstream, FAST, 8)
-        seen.first.append((await fetch(relay.ask, FAST, 8)).first - direct.first)
+    for _ in range(int(_REQUESTS * relay.share)):
+        direct = await fetch(upstream, FAST, _FEW)
+        seen.first.append((await fetch(relay.ask, FAST, _FEW)).first - direct.first)
 
 
 async def _in_a_crowd(upstream: Ask, relay: Relay, seen: Seen) -> None:
-    direct = (await _all(upstream, PACED, _TOGETHER))[1]
-    through = (await _all(relay.ask, PACED, _TOGETHER))[1]
+    direct = await _all(upstream, PACED, _TOGETHER)
+    through = await _all(relay.ask, PACED, _TOGETHER)
     seen.crowd.append(_total(through) / _total(direct))
 
 
@@ -136,26 +142,20 @@ def _total(answers: Sequence[Fetched]) -> float:
     return statistics.median(answer.total for answer in answers)
 
 
-_Work = Callable[[], Awaitable[tuple[int, Sequence[Fetched]]]]
-
-
-async def _cost(relay: Relay, work: _Work) -> float:
-    """Seconds of the relay's CPU for each thing that `work` counts."""
+async def _cost(relay: Relay, work: Callable[[], Awaitable[int]]) -> float:
+    """Seconds of the relay's CPU for each of the things that `work` has done and counted."""
     before = cpu_seconds(relay.process.pid)
-    count, _ = await work()
+    count = await work()
     return (cpu_seconds(relay.process.pid) - before) / count
 
 
-async def _all(ask: Ask, model: str, load: Load) -> tuple[int, Sequence[Fetched]]:
-    """As many answers at once; counts words."""
-    answers = await asyncio.gather(*(fetch(ask, model, load.words) for _ in range(load.clients)))
-    return load.clients * load.words, answers
+async def _words(ask: Ask, model: str, load: Load) -> int:
+    await _all(ask, model, load)
+    return load.clients * load.words
 
 
-async def _one_after_the_other(ask: Ask, load: Load, stream: bool) -> tuple[int, Sequence[Fetched]]:
-    """Counts requests."""
-    answers = [await fetch(ask, FAST, 8, stream) for _ in range(load.words)]
-    return load.words, answers
+async def _all(ask: Ask, model: str, load: Load) -> Sequence[Fetched]:
+    return await asyncio.gather(*(fetch(ask, model, load.words) for _ in range(load.clients)))
 
 
 def _rows(seen: dict[str, Seen]) -> list[RelayRow]:

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from proxy.bench.fetch import Ask, fetch, ollama_body, openai_body
+from proxy.bench.fetch import Ask, fetch, fetch_whole, ollama_body, openai_body
 from proxy.bench.process import free_port, listening, running
 from proxy.bench.replay import FAST, PACED, RECORDED
 from proxy.bench.report import RelayRow, print_relays
@@ -32,10 +32,10 @@ def test_what_is_replayed_was_recorded():
     assert [line.decode() for line in RECORDED] == recorded["response"]["chunks"]
 
 
-@pytest.mark.parametrize("stream", [True, False])
-async def test_upstream_says_as_many_words_as_it_is_asked_for(upstream: Ask, stream: bool):
-    fetched = await fetch(upstream, FAST, 9, stream)
+async def test_upstream_says_as_many_words_as_it_is_asked_for(upstream: Ask):
+    fetched = await fetch(upstream, FAST, 9)
     assert 0 < fetched.first <= fetched.total
+    await fetch_whole(upstream, FAST, 9, times=3)
 
 
 async def test_upstream_keeps_its_pace_however_many_listen(upstream: Ask):
@@ -48,6 +48,8 @@ async def test_answer_other_than_asked_for_measures_nothing(upstream: Ask):
     elsewhere = Ask(upstream.port, "/api/version", openai_body)
     with pytest.raises(RuntimeError, match="not the answer"):
         await fetch(elsewhere, FAST, 1)
+    with pytest.raises(RuntimeError, match="not the answer"):
+        await fetch_whole(elsewhere, FAST, 1, times=1)
 
 
 def test_costs_are_shares_of_the_first_relays(capsys: pytest.CaptureFixture[str]):
