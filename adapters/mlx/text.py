@@ -50,7 +50,10 @@ class Vocabulary:
         )
 
     def text_of(self, token: int) -> str:
-        """As OpenAI writes a token in logprobs: U+FFFD where it is part of a character."""
+        """As OpenAI writes a token in logprobs: U+FFFD where it is part of a character, and its
+        name where it is a control token, which has no bytes."""
+        if token in self._special:
+            return str(self._tokenizer.convert_ids_to_tokens(token))
         return self.bytes_of(token).decode("utf-8", "replace")
 
     def bytes_of(self, token: int) -> bytes:

@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 from scripted_model import CITY, TIME, WEATHER, answer, chat, config_for, saying, told, usage_of
-from tiny_model import TOOL_TEMPLATE, write_tiny_model
+from tiny_model import END, TOOL_TEMPLATE, write_tiny_model
 
 from adapters.errors import InvalidRequestError, UnsupportedParameterError
 from adapters.events import (
@@ -350,6 +350,18 @@ async def test_probabilities_are_of_what_is_shown_only(
     with saying(monkeypatch, f"<think>no</think>shown{CALL}"):
         events = await answer(backend, chat(tools=(WEATHER,), top_logprobs=0))
     assert [each.token for each in logprobs_of(events)] == list("shown")
+
+
+async def test_a_control_token_among_the_likeliest_has_its_name(backend: MLXBackend) -> None:
+    bias = Sampling(temperature=0, logit_bias={END: -100})
+    events = await answer(
+        backend, chat(model="plain", top_logprobs=20, max_tokens=200, sampling=bias)
+    )
+    tops = [top for each in logprobs_of(events) for top in each.top]
+    named = [top for top in tops if top.token == "<|im_end|>"]
+    assert named
+    assert all(top.bytes == () for top in named)
+    assert all(top.token for top in tops)
 
 
 async def test_token_ids_are_continued_with_probabilities(backend: MLXBackend) -> None:
