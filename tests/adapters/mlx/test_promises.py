@@ -67,7 +67,9 @@ class Shapes:
 
     def _value(self, depth: int) -> dict[str, Any]:
         leaves: list[dict[str, Any]] = [
-            {"type": "string"},
+            # Without a bound a model this hot rambles up to ours, for minutes on this machine;
+            # that it ends is shown with tiny models.
+            {"type": "string", "maxLength": 40},
             {"type": "string", "maxLength": 12},
             {"type": "integer"},
             {"type": "number"},
