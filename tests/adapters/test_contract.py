@@ -1,6 +1,7 @@
 """One suite over every backend: what `adapters/backend.py` promises, kept by all of them."""
 
 import asyncio
+import json
 from collections.abc import AsyncGenerator
 from pathlib import Path
 from typing import Any
@@ -12,8 +13,15 @@ from adapters import open_backend
 from adapters.backend import Backend
 from adapters.config import BackendConfig, EchoConfig, MLXConfig, OllamaConfig
 from adapters.errors import ModelNotFoundError, UnsupportedParameterError
-from adapters.events import Event, Finished, Started, TextDelta
-from adapters.request import GenerationRequest, Message, Sampling, TextPart, Tool
+from adapters.events import (
+    Event,
+    Finished,
+    Started,
+    TextDelta,
+    ToolCallDelta,
+    ToolCallStarted,
+)
+from adapters.request import GenerationRequest, JSONSchema, Message, Sampling, TextPart, Tool
 
 COUNT = "Count from one to ten in words, separated by commas."
 
@@ -155,6 +163,39 @@ async def test_what_it_does_not_honour_is_refused_by_name(subject: Subject) -> N
         with pytest.raises(UnsupportedParameterError) as caught:
             await subject.events(**wish)
         assert caught.value.param == name
+
+
+CITY: dict[str, Any] = {
+    "type": "object",
+    "properties": {"city": {"enum": ["Paris", "Rome"]}},
+    "required": ["city"],
+    "additionalProperties": False,
+}
+
+
+async def test_a_forced_call_is_made_by_who_honours_it(subject: Subject) -> None:
+    if "tool_choice" not in subject.backend.honours:
+        pytest.skip(f"{subject.backend.kind} does not claim it")
+    tools = (Tool("weather", "Tells the weather.", CITY),)
+    events = await subject.events(tools=tools, tool_choice="required", max_tokens=200)
+    [started] = [event for event in events if isinstance(event, ToolCallStarted)]
+    assert (started.index, started.name) == (0, "weather")
+    arguments = "".join(e.arguments for e in events if isinstance(e, ToolCallDelta))
+    assert json.loads(arguments)["city"] in ("Paris", "Rome")
+    finished = events[-1]
+    assert isinstance(finished, Finished)
+    assert finished.reason == "tool_calls"
+    assert text_of(events) == ""
+
+
+async def test_a_schema_is_kept_by_who_honours_it(subject: Subject) -> None:
+    if "response_format" not in subject.backend.honours:
+        pytest.skip(f"{subject.backend.kind} does not claim it")
+    events = await subject.events(response_format=JSONSchema(CITY, strict=True), max_tokens=200)
+    assert json.loads(text_of(events))["city"] in ("Paris", "Rome")
+    cut = await subject.events(response_format=JSONSchema(CITY, strict=True), max_tokens=3)
+    assert isinstance(cut[-1], Finished)
+    assert cut[-1].reason == "length"
 
 
 async def test_its_models_are_listed_with_what_is_known(subject: Subject) -> None:
