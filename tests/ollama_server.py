@@ -42,7 +42,7 @@ class OllamaProcess:
 
     def __init__(self, models: Path) -> None:
         self.host = f"http://127.0.0.1:{_free_port()}"
-        self._models = models
+        self.models = models
         self._started: list[subprocess.Popen[bytes]] = []
         self._log: IO[bytes] = tempfile.TemporaryFile()  # noqa: SIM115 - closed in `stop`.
 
@@ -60,6 +60,19 @@ class OllamaProcess:
     def pause(self) -> None:
         """Let it hang: its port still takes connections, and nothing is answered."""
         self._started[-1].send_signal(signal.SIGSTOP)
+
+    @property
+    def group(self) -> int:
+        """The process group of the server and of its runners."""
+        return self._started[-1].pid
+
+    def signal(self, sent: signal.Signals) -> None:
+        self._started[-1].send_signal(sent)
+
+    def restart(self) -> None:
+        """Start it anew once it has ended."""
+        self._started[-1].wait(_START_SECONDS)
+        self.start()
 
     def kill(self) -> None:
         """`kill -9` of Ollama alone: its runners live on, as they do in life."""
@@ -95,9 +108,9 @@ class OllamaProcess:
     def _environment(self) -> dict[str, str]:
         own = {
             "OLLAMA_HOST": self.host.removeprefix("http://"),
-            "OLLAMA_MODELS": str(self._models),
+            "OLLAMA_MODELS": str(self.models),
             "OLLAMA_NOPRUNE": "1",
-            "HOME": str(self._models),  # Where it writes a key of its own.
+            "HOME": str(self.models),  # Where it writes a key of its own.
         }
         return os.environ | own
 
