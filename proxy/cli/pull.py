@@ -7,7 +7,7 @@ from contextlib import aclosing
 from typing import TYPE_CHECKING
 
 from proxy.cli.command import Commands, fail
-from proxy.config import Config
+from proxy.config import BackendsConfig, Config
 
 if TYPE_CHECKING:
     from adapters.backend import Progress
@@ -35,7 +35,7 @@ def pull(config: Config, args: argparse.Namespace) -> int:
 async def _pull(config: Config, name: str) -> int:
     from adapters import open_backend
 
-    kind, model = _owner(config, name)
+    kind, model = _owner(name)
     settings = config.backends.enabled().get(kind)
     if settings is None:
         return fail(1, f"{name}: the {kind} backend is switched off")
@@ -47,10 +47,11 @@ async def _pull(config: Config, name: str) -> int:
     return 0
 
 
-def _owner(config: Config, name: str) -> tuple[str, str]:
+def _owner(name: str) -> tuple[str, str]:
     """`mlx/NAME` names its backend, as it does in a request; `hf.co/org/name` does not."""
     kind, slash, model = name.partition("/")
-    return (kind, model) if slash and kind in config.backends.enabled() else (_USUAL, name)
+    known = BackendsConfig.__struct_fields__
+    return (kind, model) if slash and kind in known else (_USUAL, name)
 
 
 class _Shown:

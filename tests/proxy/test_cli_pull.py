@@ -65,3 +65,10 @@ async def test_interrupted_pull_hangs_up_and_says_how_to_go_on(tmp_path: Path):
             status, told = await ended(process)
             await standin.closed()
     assert (status, told[-1]) == (130, "tandem: stopped; `tandem pull tiny` goes on from there")
+
+
+async def test_backend_that_is_switched_off_is_told(tmp_path: Path):
+    async with stand_in() as standin:
+        status, told = await ended(await start(tmp_path, standin, "mlx/tiny"))
+        assert not standin.seen
+    assert (status, told) == (1, ["tandem: mlx/tiny: the mlx backend is switched off"])
