@@ -125,7 +125,10 @@ _WORDS: tuple[tuple[str, Callable[[str, RunnerError | None], BackendError]], ...
     (r"prompt (is )?too long", _too_long),
     (r"does not support tools", _refuses("tools", "tools")),
     (r"does not support thinking", _refuses("reasoning_effort", "reasoning")),
-    (r"invalid think value", _refuses("reasoning_effort", "this reasoning_effort")),
+    (
+        r"invalid think value|think value .* not supported",
+        _refuses("reasoning_effort", "this reasoning_effort"),
+    ),
     (r"does not support insert", _refuses("suffix", "a suffix")),
     (r"does not support (multimodal|images|vision)", _refuses("images", "images")),
     (r"missing data required for image input", _refuses("images", "images")),

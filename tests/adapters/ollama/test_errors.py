@@ -161,6 +161,7 @@ def test_retry_after_is_passed_on(header: str | None, seconds: float):
         ("model requires more system memory (9 GiB) than is available", InsufficientMemoryError),
         ("cudaMalloc failed: out of memory", InsufficientMemoryError),
         ("unable to load model: bad magic", GenerationError),
+        ('think value "low" is not supported for this model', UnsupportedParameterError),
         ("an error was encountered while running the model: unexpected EOF", BadUpstreamError),
     ],
 )
