@@ -41,7 +41,7 @@ async def texts_of(backend: MLXBackend, *requests: GenerationRequest) -> list[st
 async def test_a_row_says_the_same_among_seven_others(backend: MLXBackend, model: str) -> None:
     def asked(seed: int) -> GenerationRequest:
         sampling = Sampling(temperature=1.0, seed=seed) if seed != 40 else Sampling(temperature=0)
-        return chat(f"Tell me about the number {seed}.", model, sampling=sampling, max_tokens=12)
+        return chat(f"Tell me about the number {seed}.", model, sampling=sampling, max_tokens=8)
 
     alone = [(await texts_of(backend, asked(seed)))[0] for seed in (40, 42)]
     crowd = await texts_of(backend, *map(asked, range(38, 46)))
