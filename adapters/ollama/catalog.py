@@ -55,6 +55,8 @@ class Catalog:
         self._facts: dict[tuple[str, str], Facts] = {}
         self._running: dict[str, Tag] = {}
         self._looked_until = 0.0
+        self._changed_at = 0.0
+        """A look that was begun before tells of what was."""
 
     async def models(self) -> list[Model]:
         """The list, at most `believed` seconds old. Callers that meet share one question.
@@ -74,6 +76,7 @@ class Catalog:
         """The list was wrong: ask at the next call."""
         self._until = 0.0
         self._looked_until = 0.0
+        self._changed_at = asyncio.get_running_loop().time()
 
     def last(self) -> list[Model]:
         """The last list, however old."""
@@ -131,6 +134,7 @@ class Catalog:
 
     def note_loaded(self, name: str, context: int) -> None:
         """A request runs with `context`: that is newer than the last look."""
+        self._changed_at = asyncio.get_running_loop().time()
         self._running[name] = Tag(name=name, context_length=context)
 
     async def _look(self, seconds: float) -> bool:
@@ -142,8 +146,10 @@ class Catalog:
             return False
         except BackendError:  # Which of them are loaded is good to know, no more.
             return False
+        if asked_at < self._changed_at:
+            return await self._look(seconds)
         self._running = {tag.name: tag for tag in running.models or ()}
-        self._looked_until = asked_at + self._believed
+        self._changed_at, self._looked_until = asked_at, asked_at + self._believed
         return True
 
     async def aclose(self) -> None:

@@ -108,6 +108,8 @@ class Host:
         if loaded is not None and num_ctx in (None, loaded.context_length):
             yield
             return
+        if not self.has(model):  # Its size on disk is in the list only.
+            await self.models()
         footprint = (await self.catalog.facts(model)).footprint(num_ctx)
         async with self._sizing.room.hold(full_name(model), footprint):
             yield

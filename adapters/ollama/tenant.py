@@ -86,6 +86,8 @@ class OllamaTenant:
 
 async def _facts(host: Host, tag: Tag) -> Facts:
     try:
+        if not host.has(tag.name):  # Its size on disk is in the list only.
+            await host.models()
         return await host.catalog.facts(tag.name)
     except BackendError:
         return Facts()

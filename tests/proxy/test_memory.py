@@ -195,6 +195,24 @@ async def test_loads_at_once_never_exceed_the_budget():
     assert all(isinstance(each, InsufficientMemoryError) for each in outcomes if each is not None)
 
 
+async def test_who_looks_at_old_news_changes_nothing():
+    class Slow(Engine):
+        """Tells of a model for a while after it is gone, unless it is asked for news."""
+
+        async def resident(self, *, fresh: bool = False) -> list[Resident]:
+            ghost = Resident(name="ghost", footprint=Footprint(weights=90))
+            return await super().resident() if fresh else [ghost]
+
+        async def confine(self, nbytes: int) -> int:
+            await memory.snapshot()
+            return await super().confine(nbytes)
+
+    mlx, ollama = Engine({"a": 30}, elastic=True), Slow(elastic=True)
+    async with shared(100, ollama=ollama, mlx=mlx) as memory:
+        await mlx.load("a")
+        assert mlx.limit == 70
+
+
 async def test_a_load_that_fails_gives_its_room_back():
     engine = Engine({"a": 80})
     async with shared(100, mlx=engine) as memory:

@@ -38,7 +38,7 @@ class Shop:
         self.hangs = asyncio.Event()
         self.hangs.set()
         self._standin = standin
-        standin.says("/api/ps", self._ps)
+        standin.says("/api/ps", self.tell)
         standin.says("/api/chat", self._chat)
         standin.says("/api/embed", self._embed)
 
@@ -46,7 +46,7 @@ class Shop:
         self.loaded[model] = context
         self.moment += 1
 
-    async def _ps(self, reply: Reply) -> None:
+    async def tell(self, reply: Reply) -> None:
         lines = [
             {"name": m, "size": 0, "context_length": c, "expires_at": f"{self.moment}"}
             for m, c in self.loaded.items()
@@ -254,3 +254,47 @@ async def test_nothing_is_asked_for_where_it_is_loaded_already(backend: OllamaBa
         await ask(backend)
         await ask(backend, TOOLS)
     assert shop.done == [f"+{PLAIN}", f"+{TOOLS}"]
+
+
+async def test_a_look_from_before_an_unload_is_not_believed(
+    standin: StandIn, backend: OllamaBackend, shop: Shop
+):
+    asked, told = asyncio.Event(), asyncio.Event()
+
+    async def late(reply: Reply) -> None:
+        standin.says("/api/ps", shop.tell)
+        asked.set()
+        await told.wait()
+        await reply.plain(200, json.dumps({"models": [{"name": PLAIN}]}).encode())
+
+    shop.load(PLAIN)
+    standin.says("/api/ps", late)
+    looking = asyncio.create_task(backend.tenant.resident(fresh=True))
+    await asked.wait()
+    await backend.unload(PLAIN)
+    assert await backend.tenant.resident(fresh=True) == []
+    told.set()
+    assert await looking == []
+    assert await backend.tenant.resident() == []
+
+
+async def test_a_model_is_seen_in_full_before_anybody_has_asked_for_the_list(
+    standin: StandIn, shop: Shop
+):
+    backend = OllamaBackend(OllamaConfig(host=standin.host))
+    shop.load(PLAIN)
+    [resident] = await backend.tenant.resident(fresh=True)
+    assert resident.footprint == Footprint(weights=await weights(backend), context=CONTEXT)
+    await backend.aclose()
+
+
+async def test_what_a_request_needs_is_known_before_anybody_has_asked_for_the_list(
+    standin: StandIn, shop: Shop
+):
+    backend = OllamaBackend(OllamaConfig(host=standin.host))
+    memory = Memory(CONTEXT + 1000, frozenset(), 60.0)
+    async with memory.open({"ollama": backend.tenant}):
+        with pytest.raises(InsufficientMemoryError):
+            await ask(backend)
+    assert shop.done == []
+    await backend.aclose()
