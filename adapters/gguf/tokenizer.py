@@ -86,6 +86,16 @@ _SENTENCEPIECE = _Cut((), add_bos=True)
 """It cuts nothing beforehand: merges cross words."""
 
 
+PRE_TOKENIZERS = tuple(_CUTS)
+"""The names of `tokenizer.ggml.pre` that are known."""
+
+
+def cut_into(pre: str, text: str) -> list[str]:
+    """The pieces of `text` that merges never cross, in the letters that stand for bytes."""
+    sequence = pre_tokenizers.Sequence(list(_CUTS[pre].steps))
+    return [piece for piece, _ in sequence.pre_tokenize_str(text)]
+
+
 def build_tokenizer(metadata: Metadata) -> Tokenizer:
     """
     Raises:

@@ -68,13 +68,13 @@ def llama3_scaling(
         "high_freq_factor": 4.0,
         "original_max_position_embeddings": 8192,
     }
-    expected = _llama3_factors(scaling, base, head_dim)
+    expected = llama3_factors(scaling, base, head_dim)
     if expected.shape != factors.shape or not np.allclose(expected, factors, rtol=1e-4):
         raise UnsupportedGGUFError("'rope_freqs.weight' is not the rotary scaling of Llama 3.")
     return scaling
 
 
-def _llama3_factors(scaling: Mapping[str, Any], base: float, head_dim: int) -> NDArray[np.float64]:
+def llama3_factors(scaling: Mapping[str, Any], base: float, head_dim: int) -> NDArray[np.float64]:
     """Long waves are slowed by `factor`, short ones left, those between interpolated.
 
     Source: https://arxiv.org/abs/2407.21783, section 3, and Meta's reference `apply_scaling`

@@ -1,0 +1,91 @@
+# pyright: basic
+"""MLX's affine groups -> GGUF's blocks of 32: the codes are moved, not computed anew.
+
+A group of 64 or 128 becomes two or four blocks with the same scale and bias.
+
+Source: https://github.com/ggml-org/ggml/blob/master/src/ggml-common.h (the block structs)
+"""
+
+import gguf
+import numpy as np
+from gguf import GGMLQuantizationType as GGML
+from numpy.typing import NDArray
+
+from adapters.gguf.errors import UnsupportedGGUFError
+from adapters.mlx.gguf.packing import GROUP, unpack
+from adapters.mlx.to_gguf.arrays import StoredArray
+
+Codes = NDArray[np.uint8]
+
+
+class Affine:
+    """One quantised matrix: weight = scale * code + bias, in groups along its rows."""
+
+    def __init__(
+        self, weight: StoredArray, scales: StoredArray, biases: StoredArray, bits: int, group: int
+    ) -> None:
+        if group % GROUP or weight.dtype != "U32":
+            raise UnsupportedGGUFError(f"Groups of {group} weights are not supported.")
+        self._packed = weight.data
+        self._bits = bits
+        self._repeat = group // GROUP
+        self._scales = scales.as_float32()
+        self._biases = biases.as_float32()
+
+    @property
+    def shape(self) -> tuple[int, int]:
+        rows, words = self._packed.shape
+        return rows, words * 32 // self._bits
+
+    def kind(self) -> GGML:
+        """The type that holds it to the last bit (of scales in float16), else float16."""
+        if self._bits <= 4:
+            return GGML.Q4_1
+        if self._bits == 5:
+            return GGML.Q5_1
+        is_signed = self._bits == 8 and np.array_equal(self._biases, self._scales * -128)
+        return GGML.Q8_0 if is_signed else GGML.F16
+
+    def values(self, rows: NDArray[np.intp]) -> NDArray[np.float32]:
+        """What MLX computes with."""
+        codes = self._codes(rows).reshape(len(rows), -1, GROUP).astype(np.float32)
+        scaled = codes * self._spread(self._scales, rows)[..., None]
+        return (scaled + self._spread(self._biases, rows)[..., None]).reshape(len(rows), -1)
+
+    def encode(self, rows: NDArray[np.intp], kind: GGML) -> NDArray[np.uint8]:
+        """Those rows as they lie in the file."""
+        if kind == GGML.F16:
+            return gguf.quantize(self.values(rows), kind).view(np.uint8)
+        codes = self._codes(rows).reshape(len(rows), -1, GROUP)
+        scales = _half(self._spread(self._scales, rows))
+        biases = _half(self._spread(self._biases, rows))
+        match kind:
+            case GGML.Q4_1:
+                fields = [scales, biases, _nibbles(codes)]
+            case GGML.Q5_1:
+                fields = [scales, biases, _fifth_bits(codes), _nibbles(codes & np.uint8(15))]
+            case _:
+                # Flipping the highest bit subtracts 128, in two's complement.
+                fields = [scales, codes ^ np.uint8(128)]
+        return np.concatenate(fields, axis=-1).reshape(len(rows), -1)
+
+    def _codes(self, rows: NDArray[np.intp]) -> Codes:
+        return unpack(np.ascontiguousarray(self._packed[rows]), self._bits)
+
+    def _spread(self, values: NDArray, rows: NDArray[np.intp]) -> NDArray[np.float32]:
+        return np.repeat(values[rows], self._repeat, axis=-1)
+
+
+def _half(values: NDArray) -> NDArray[np.uint8]:
+    """(rows, blocks) -> (rows, blocks, 2) bytes."""
+    return values.astype("<f2")[..., None].view(np.uint8)
+
+
+def _nibbles(codes: Codes) -> NDArray[np.uint8]:
+    """(rows, blocks, 32) -> (rows, blocks, 16): the first half low, the second high."""
+    return codes[..., :16] | codes[..., 16:] << np.uint8(4)
+
+
+def _fifth_bits(codes: Codes) -> NDArray[np.uint8]:
+    """(rows, blocks, 32) -> (rows, blocks, 4): bit i belongs to weight i."""
+    return np.packbits(codes >> np.uint8(4), axis=-1, bitorder="little")

@@ -1,0 +1,259 @@
+# pyright: basic
+"""One folder into one GGUF file, each tensor checked as it was written."""
+
+import hashlib
+import json
+from collections import Counter
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import gguf
+import numpy as np
+from gguf import GGMLQuantizationType as GGML
+from numpy.typing import NDArray
+
+from adapters.gguf.errors import InexactGGUFError, UnsupportedGGUFError
+from adapters.mlx.gguf.architectures import Architecture, is_norm, module_names, row_order
+from adapters.mlx.gguf.rotary import llama3_factors
+from adapters.mlx.gguf.weights import GATE, Progress, TensorReport
+from adapters.mlx.to_gguf.arrays import StoredArray, read_arrays
+from adapters.mlx.to_gguf.blocks import Affine
+from adapters.mlx.to_gguf.settings import architecture_of, head_dim, scaling_of, settings
+from adapters.mlx.to_gguf.vocabulary import vocabulary
+
+_ROWS_AT_ONCE = 4096
+_FLOATS = {"F32": GGML.F32, "F16": GGML.F16, "BF16": GGML.BF16}
+_FILE_TYPES = {
+    GGML.F32: gguf.LlamaFileType.ALL_F32,
+    GGML.F16: gguf.LlamaFileType.MOSTLY_F16,
+    GGML.BF16: gguf.LlamaFileType.MOSTLY_BF16,
+    GGML.Q4_1: gguf.LlamaFileType.MOSTLY_Q4_1,
+    GGML.Q5_1: gguf.LlamaFileType.MOSTLY_Q5_1,
+    GGML.Q8_0: gguf.LlamaFileType.MOSTLY_Q8_0,
+}
+
+
+@dataclass(frozen=True)
+class Written:
+    origin: str
+    """`sha256:…` of the file."""
+    bytes: int
+    architecture: str
+    tensors: tuple[TensorReport, ...]
+
+
+@dataclass(frozen=True)
+class Outgoing:
+    """A tensor of the file, and where its rows come from."""
+
+    name: str
+    kind: GGML
+    shape: tuple[int, ...]
+    values: Callable[[NDArray[np.intp]], NDArray[np.float32]]
+    """Rows of the folder -> what MLX computes with, GGUF's offset added."""
+    encode: Callable[[NDArray[np.intp]], NDArray[np.uint8]]
+    rows: NDArray[np.intp]
+    """The folder's row for each of the file's."""
+    stored: str
+    """How the folder has it, for the report."""
+
+
+def write_gguf(folder: Path, target: Path, progress: Progress) -> Written:
+    """
+    Raises:
+        UnsupportedGGUFError: something in the folder cannot be carried over.
+        InexactGGUFError: a written tensor is not the folder's.
+        OSError: the disk.
+    """
+    config = json.loads((folder / "config.json").read_text("utf-8"))
+    name, architecture = architecture_of(config)
+    tensors = _outgoing(architecture, config, read_arrays(folder))
+    rows = next(tensor.shape[0] for tensor in tensors if tensor.name == "token_embd.weight")
+    own = {f"{name}.{key}": value for key, value in settings(config).items()}
+    metadata = own | {"general.file_type": _file_type(tensors)}
+    metadata |= vocabulary(folder, config, rows)
+    _write(target, name, metadata, tensors, progress)
+    reports = _check(target, tensors)
+    return Written(_digest(target), target.stat().st_size, name, reports)
+
+
+def _outgoing(
+    architecture: Architecture, config: Mapping[str, Any], arrays: Mapping[str, StoredArray]
+) -> list[Outgoing]:
+    blocks = {"block_count": config["num_hidden_layers"]}
+    is_tied = config.get("tie_word_embeddings") or "lm_head.weight" not in arrays
+    expected = module_names(architecture, blocks, _everything(architecture, config, is_tied))
+    tensors: list[Outgoing] = []
+    left = set(arrays)
+    for name, module in expected.items():
+        parts = _parts(name, module, arrays)
+        left -= parts.keys()
+        tensors.append(_tensor(architecture, config, name, module, parts))
+    if left:
+        raise UnsupportedGGUFError(f"The tensor '{min(left)}' is not supported.")
+    if scaling_of(config).get("rope_type") == "llama3":
+        tensors.append(_rotary_table(config))
+    return tensors
+
+
+def _everything(architecture: Architecture, config: Mapping[str, Any], is_tied: bool) -> set[str]:
+    """GGUF's names of all that such a model has."""
+    names = {"token_embd.weight", "output_norm.weight"}
+    for index in range(int(config["num_hidden_layers"])):
+        names |= {f"blk.{index}.{source}.weight" for source in architecture.block}
+        names |= {f"blk.{index}.{source}.bias" for source in architecture.biased}
+    return names if is_tied else names | {"output.weight"}
+
+
+def _parts(name: str, module: str, arrays: Mapping[str, StoredArray]) -> dict[str, StoredArray]:
+    suffixes = ("bias",) if name.endswith(".bias") else ("weight", "scales", "biases")
+    found = {f"{module}.{suffix}" for suffix in suffixes} & arrays.keys()
+    if f"{module}.{suffixes[0]}" not in found:
+        raise UnsupportedGGUFError(f"The tensor '{module}.{suffixes[0]}' is missing.")
+    return {part: arrays[part] for part in found}
+
+
+def _tensor(
+    architecture: Architecture,
+    config: Mapping[str, Any],
+    name: str,
+    module: str,
+    parts: Mapping[str, StoredArray],
+) -> Outgoing:
+    if len(parts) == 1:
+        [array] = parts.values()
+        offset = architecture.norm_offset if is_norm(name) else 0.0
+        return _plain(name, array, offset, _rows(architecture, config, name, array.data.shape[0]))
+    bits, group = _quantization(config, module)
+    named = [parts[f"{module}.{suffix}"] for suffix in ("weight", "scales", "biases")]
+    affine = Affine(*named, bits=bits, group=group)
+    kind = affine.kind()
+    return Outgoing(
+        name=name,
+        kind=kind,
+        shape=affine.shape,
+        values=affine.values,
+        encode=lambda rows: affine.encode(rows, kind),
+        rows=_rows(architecture, config, name, affine.shape[0]),
+        stored=f"{bits}-bit groups of {group}",
+    )
+
+
+def _plain(name: str, array: StoredArray, offset: float, rows: NDArray[np.intp]) -> Outgoing:
+    # llama.cpp wants vectors in float32.
+    kind = _FLOATS[array.dtype] if array.data.ndim == 2 else GGML.F32
+
+    def values(chosen: NDArray[np.intp]) -> NDArray[np.float32]:
+        return StoredArray(array.dtype, array.data[chosen]).as_float32() + np.float32(offset)
+
+    return Outgoing(
+        name=name,
+        kind=kind,
+        shape=array.data.shape,
+        values=values,
+        encode=lambda chosen: gguf.quantize(values(chosen), kind).view(np.uint8),
+        rows=rows,
+        stored=array.dtype,
+    )
+
+
+def _quantization(config: Mapping[str, Any], module: str) -> tuple[int, int]:
+    """Bits, and weights in a group."""
+    common = config.get("quantization") or {}
+    own = common.get(module)
+    chosen = own if isinstance(own, dict) else common
+    if chosen.get("mode", "affine") != "affine":
+        raise UnsupportedGGUFError(f"The mode '{chosen['mode']}' of '{module}' is not supported.")
+    return int(chosen["bits"]), int(chosen["group_size"])
+
+
+def _rows(
+    architecture: Architecture, config: Mapping[str, Any], name: str, rows: int
+) -> NDArray[np.intp]:
+    """An import's order of rows, undone."""
+    order = row_order(architecture, head_dim(config), name, rows)
+    return np.arange(rows, dtype=np.intp) if order is None else np.argsort(order)
+
+
+def _rotary_table(config: Mapping[str, Any]) -> Outgoing:
+    factors = llama3_factors(scaling_of(config), float(config["rope_theta"]), head_dim(config))
+    array = StoredArray("F32", factors.astype(np.float32))
+    return _plain("rope_freqs.weight", array, 0.0, np.arange(len(factors), dtype=np.intp))
+
+
+def _file_type(tensors: list[Outgoing]) -> int:
+    """The type of most weights: what `ollama list` and `show` call the quantisation."""
+    weights: Counter[GGML] = Counter()
+    for tensor in tensors:
+        if len(tensor.shape) == 2:
+            weights[tensor.kind] += int(np.prod(tensor.shape))
+    [(kind, _)] = weights.most_common(1)
+    return int(_FILE_TYPES[kind])
+
+
+def _write(
+    target: Path,
+    architecture: str,
+    metadata: Mapping[str, Any],
+    tensors: list[Outgoing],
+    progress: Progress,
+) -> None:
+    writer = gguf.GGUFWriter(target, architecture)
+    for key, value in metadata.items():
+        _add(writer, key, value)
+    for tensor in tensors:
+        shape = gguf.quant_shape_to_byte_shape(tensor.shape, tensor.kind)
+        size = int(np.prod(shape, dtype=np.int64))
+        writer.add_tensor_info(tensor.name, shape, np.dtype(np.uint8), size, tensor.kind)
+    writer.write_header_to_file()
+    writer.write_kv_data_to_file()
+    writer.write_ti_data_to_file()
+    progress(0, len(tensors))
+    for done, tensor in enumerate(tensors, 1):
+        writer.write_tensor_data(tensor.encode(tensor.rows))
+        progress(done, len(tensors))
+    writer.close()
+
+
+def _add(writer: gguf.GGUFWriter, key: str, value: Any) -> None:
+    """Whole numbers become uint32, as llama.cpp's converter writes them."""
+    if isinstance(value, int) and not isinstance(value, bool):
+        writer.add_uint32(key, value)
+        return
+    kind = gguf.GGUFValueType.get_type(value)
+    inner = gguf.GGUFValueType.get_type(value[0]) if isinstance(value, list) else None
+    writer.add_key_value(key, value, kind, sub_type=inner)
+
+
+def _check(target: Path, tensors: list[Outgoing]) -> tuple[TensorReport, ...]:
+    """Read every tensor back as llama.cpp would."""
+    written = {tensor.name: tensor for tensor in gguf.GGUFReader(target).tensors}
+    return tuple(_report(tensor, written[tensor.name].data) for tensor in tensors)
+
+
+def _report(tensor: Outgoing, data: NDArray) -> TensorReport:
+    difference = norm = 0.0
+    for first, last in _pieces(tensor.shape[0]):
+        expected = tensor.values(tensor.rows[first:last])
+        actual = gguf.dequantize(np.ascontiguousarray(data[first:last]), tensor.kind)
+        difference += float(np.square(actual - expected, dtype=np.float64).sum())
+        norm += float(np.square(expected, dtype=np.float64).sum())
+    relative = float(np.sqrt(difference / norm)) if norm else float(difference > 0)
+    if not relative <= GATE:  # NaN too
+        raise InexactGGUFError(
+            f"'{tensor.name}' differs by {relative:.1e} as {tensor.kind.name}; "
+            f"at most {GATE:.0e} is allowed."
+        )
+    return TensorReport(tensor.name, tensor.stored, tensor.kind.name, relative)
+
+
+def _pieces(rows: int) -> Iterator[tuple[int, int]]:
+    for first in range(0, rows, _ROWS_AT_ONCE):
+        yield first, min(first + _ROWS_AT_ONCE, rows)
+
+
+def _digest(path: Path) -> str:
+    with path.open("rb") as file:
+        return f"sha256:{hashlib.file_digest(file, 'sha256').hexdigest()}"

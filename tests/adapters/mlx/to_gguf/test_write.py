@@ -1,0 +1,186 @@
+"""From MLX to GGUF: what an import makes of the file is the folder it was made of."""
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import gguf
+import numpy as np
+import pytest
+from decoder_reference import Reference
+from gguf import GGMLQuantizationType as GGML
+from tiny_decoders import BLOCKS, decoder_gguf, decoder_metadata, decoder_tensors
+from tiny_gguf import write_gguf as write_source
+
+from adapters.gguf.errors import UnsupportedGGUFError
+from adapters.mlx.gguf import convert
+from adapters.mlx.to_gguf import write_gguf
+from adapters.mlx.to_gguf.arrays import read_arrays
+
+ARCHITECTURES = sorted(BLOCKS)
+IDS = [1, 7, 31, 8, 200, 263, 5, 90, 17, 2, 44, 45]
+
+
+def quiet(done: int, total: int) -> None:
+    pass
+
+
+def kinds(path: Path) -> dict[str, str]:
+    return {tensor.name: tensor.tensor_type.name for tensor in gguf.GGUFReader(path).tensors}
+
+
+@pytest.mark.parametrize(
+    ("kind", "back"),
+    [
+        (GGML.F32, "F32"),
+        (GGML.F16, "F16"),
+        (GGML.BF16, "BF16"),
+        (GGML.Q4_0, "Q4_1"),
+        (GGML.Q4_1, "Q4_1"),
+        (GGML.Q5_0, "Q5_1"),
+        (GGML.Q5_1, "Q5_1"),
+        (GGML.Q8_0, "Q8_0"),
+    ],
+    ids=lambda value: getattr(value, "name", None),
+)
+@pytest.mark.parametrize("architecture", ARCHITECTURES)
+def test_there_and_back_is_the_same_folder(
+    tmp_path: Path, architecture: str, kind: GGML, back: str
+) -> None:
+    convert(decoder_gguf(tmp_path, architecture, kind), tmp_path / "one", quiet)
+    written = write_gguf(tmp_path / "one", tmp_path / "back.gguf", quiet)
+    convert(tmp_path / "back.gguf", tmp_path / "two", quiet)
+
+    assert weights(tmp_path / "one") == weights(tmp_path / "two")
+    for name in ("tokenizer.json", "tokenizer_config.json", "config.json"):
+        assert json.loads((tmp_path / "one" / name).read_text()) == json.loads(
+            (tmp_path / "two" / name).read_text()
+        )
+    assert {tensor.relative_l2 for tensor in written.tensors} == {0.0}
+    assert kinds(tmp_path / "back.gguf")["token_embd.weight"] == back
+
+
+def weights(folder: Path) -> dict[str, tuple[str, bytes]]:
+    arrays = read_arrays(folder)
+    return {name: (array.dtype, array.data.tobytes()) for name, array in arrays.items()}
+
+
+SCALINGS: list[dict[str, Any]] = [
+    {"rope.scaling.type": "linear", "rope.scaling.factor": 4.0},
+    {
+        "rope.scaling.type": "yarn",
+        "rope.scaling.factor": 4.0,
+        "rope.scaling.original_context_length": 128,
+    },
+]
+
+
+@pytest.mark.parametrize("scaling", SCALINGS, ids=lambda scaling: scaling["rope.scaling.type"])
+@pytest.mark.parametrize("architecture", ARCHITECTURES)
+def test_the_file_computes_what_the_first_did(
+    tmp_path: Path, architecture: str, scaling: dict[str, Any]
+) -> None:
+    changed = {f"{architecture}.{key}": value for key, value in scaling.items()}
+    source = decoder_gguf(tmp_path, architecture, changed=changed)
+    convert(source, tmp_path / "one", quiet)
+    write_gguf(tmp_path / "one", tmp_path / "back.gguf", quiet)
+    expected = Reference(source).logits(IDS)
+    assert np.abs(Reference(tmp_path / "back.gguf").logits(IDS) - expected).max() < 1e-4
+
+
+def test_llama3s_scaling_becomes_its_table(tmp_path: Path) -> None:
+    from adapters.mlx.gguf.rotary import llama3_factors
+
+    scaling = {
+        "factor": 32.0,
+        "low_freq_factor": 1.0,
+        "high_freq_factor": 4.0,
+        "original_max_position_embeddings": 8192,
+    }
+    factors = llama3_factors(scaling, 20000.0, 16).astype(np.float32)
+    tensors = decoder_tensors("llama", GGML.F32) | {"rope_freqs.weight": (factors, GGML.F32)}
+    source = write_source(tmp_path / "a.gguf", tensors, decoder_metadata("llama"))
+    convert(source, tmp_path / "one", quiet)
+    write_gguf(tmp_path / "one", tmp_path / "back.gguf", quiet)
+    expected = Reference(source).logits(IDS)
+    assert np.abs(Reference(tmp_path / "back.gguf").logits(IDS) - expected).max() < 1e-4
+    assert "rope_freqs.weight" in kinds(tmp_path / "back.gguf")
+
+
+@pytest.mark.parametrize(
+    ("bits", "group", "kind", "most"),
+    [
+        (2, 32, "Q4_1", 0),
+        (3, 64, "Q4_1", 0),
+        (4, 64, "Q4_1", 0),
+        (5, 64, "Q5_1", 0),
+        (6, 64, "F16", 5e-4),
+        (8, 64, "F16", 5e-4),
+    ],
+)
+def test_what_mlx_quantised_keeps_its_weights(
+    tmp_path: Path, bits: int, group: int, kind: str, most: float
+) -> None:
+    """As `mlx_lm.convert -q` makes them, scales in float16."""
+    import mlx.core as mx
+    from mlx_lm.utils import load_model, quantize_model, save_model
+
+    tensors = decoder_tensors("llama", GGML.F32)
+    source = write_source(tmp_path / "a.gguf", tensors, decoder_metadata("llama"))
+    convert(source, tmp_path / "one", quiet)
+    model: Any = load_model(tmp_path / "one")[0]
+    model.set_dtype(mx.float16)
+    config = json.loads((tmp_path / "one" / "config.json").read_text())
+    only_wide = {"quant_predicate": lambda _, module: module.weight.shape[-1] % group == 0}
+    model, config = quantize_model(model, config, group, bits, **only_wide)
+    (tmp_path / "one" / "model.safetensors").unlink()
+    save_model(tmp_path / "one", model)
+    (tmp_path / "one" / "config.json").write_text(json.dumps(config))
+
+    written = write_gguf(tmp_path / "one", tmp_path / "back.gguf", quiet)
+    packed = [tensor for tensor in written.tensors if tensor.source.endswith(f"of {group}")]
+    assert len(packed) > 5
+    assert {tensor.stored for tensor in packed} == {kind}
+    assert max(tensor.relative_l2 for tensor in packed) <= most
+
+
+def change(folder: Path, **values: Any) -> None:
+    path = folder / "config.json"
+    path.write_text(json.dumps(json.loads(path.read_text()) | values))
+
+
+REFUSED: list[tuple[Callable[[Path], None], str]] = [
+    (lambda folder: change(folder, model_type="mamba"), "'mamba'"),
+    (lambda folder: change(folder, partial_rotary_factor=0.5), "partial_rotary_factor"),
+    (lambda folder: change(folder, sliding_window=4096), "sliding_window"),
+    (lambda folder: change(folder, num_hidden_layers=3), r"layers\.2"),
+    (lambda folder: change(folder, num_hidden_layers=1), r"layers\.1.* is not supported"),
+    (lambda folder: change(folder, rms_norm_eps=None), "rms_norm_eps"),
+    (lambda folder: change(folder, rope_scaling={"rope_type": "longrope"}), "longrope"),
+    (lambda folder: change(folder, quantization={"mode": "mxfp4"}), "mxfp4"),
+    (lambda folder: (folder / "model.safetensors").unlink(), "no weights"),
+    (lambda folder: (folder / "model.safetensors").write_bytes(b"\xff" * 64), "no safetensors"),
+]
+
+
+@pytest.mark.parametrize(("spoil", "named"), REFUSED, ids=[named for _, named in REFUSED])
+def test_what_would_be_lost_is_refused_by_name(
+    tmp_path: Path, spoil: Callable[[Path], None], named: str
+) -> None:
+    convert(decoder_gguf(tmp_path, "llama", GGML.Q8_0), tmp_path / "one", quiet)
+    spoil(tmp_path / "one")
+    with pytest.raises(UnsupportedGGUFError, match=named):
+        write_gguf(tmp_path / "one", tmp_path / "back.gguf", quiet)
+
+
+def test_a_way_to_cut_text_that_has_no_name_is_refused(tmp_path: Path) -> None:
+    from tokenizers import Tokenizer, pre_tokenizers
+
+    convert(decoder_gguf(tmp_path, "llama"), tmp_path / "one", quiet)
+    path = str(tmp_path / "one" / "tokenizer.json")
+    tokenizer = Tokenizer.from_file(path)
+    tokenizer.pre_tokenizer = pre_tokenizers.Whitespace()
+    tokenizer.save(path)
+    with pytest.raises(UnsupportedGGUFError, match="way to cut text"):
+        write_gguf(tmp_path / "one", tmp_path / "back.gguf", quiet)
