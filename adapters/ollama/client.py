@@ -75,6 +75,10 @@ class OllamaClient:
         """
         return self._stream("/api/pull", body, _PULL_LINES, (_DIGEST_SECONDS, _DIGEST_SECONDS))
 
+    def created(self, body: Struct) -> AsyncGenerator[Sequence[PullLine]]:
+        """The lines of `/api/create`, as `pulled`."""
+        return self._stream("/api/create", body, _PULL_LINES, (_DIGEST_SECONDS, _DIGEST_SECONDS))
+
     async def _stream(
         self, path: str, body: Struct, decoder: Decoder[_L], seconds: tuple[float, float]
     ) -> AsyncGenerator[Sequence[_L]]:

@@ -142,6 +142,12 @@ class PullBody(Struct):
     model: str
 
 
+class CreateBody(Struct, kw_only=True):
+    model: str
+    files: dict[str, str]
+    """Name -> `sha256:…` of a file that Ollama was given."""
+
+
 class PullLine(Struct, kw_only=True):
     status: str = ""
     digest: str | None = None

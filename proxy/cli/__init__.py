@@ -1,4 +1,4 @@
-"""`tandem serve | models | pull | import | bench`: one file for each command.
+"""`tandem serve | models | pull | import | export | bench`: one file for each command.
 
 A command imports what it needs when it runs, so that none waits for what another needs.
 """
@@ -8,11 +8,11 @@ import logging
 import os
 from collections.abc import Sequence
 
-from proxy.cli import bench, importing, models, pull, serve
+from proxy.cli import bench, exporting, importing, models, pull, serve
 from proxy.cli.command import Commands, fail
 from proxy.config import ConfigError, find_config, load_config
 
-_COMMANDS = (serve, models, pull, importing, bench)
+_COMMANDS = (serve, models, pull, importing, exporting, bench)
 
 
 def main(argv: Sequence[str] | None = None) -> int:

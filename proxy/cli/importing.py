@@ -1,16 +1,16 @@
 """`tandem import`: an Ollama model, or a GGUF, for MLX."""
 
 import argparse
-from collections import defaultdict
 from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from proxy.cli.command import Commands, fail
+from proxy.cli.reports import prompt_lines, tensor_lines
 from proxy.config import Config
 
 if TYPE_CHECKING:
-    from adapters.exchange.importing import Imported, Parity, Report
+    from adapters.exchange.importing import Imported
 
 
 def add(commands: Commands) -> None:
@@ -52,34 +52,6 @@ def _lines(imported: "Imported") -> Iterator[str]:
     yield f"{imported.folder}"
     yield f"  {report.architecture}, from {report.origin}"
     yield f"  {report.source_bytes / 1e6:.1f} MB as GGUF, {report.weights_bytes / 1e6:.1f} MB here"
-    yield f"  {report.exact} of {len(report.tensors)} tensors are the source's to the last bit"
+    yield from tensor_lines(report.tensors)
     yield ""
-    yield from _types(report)
-    yield ""
-    yield from _prompts(imported.parity)
-
-
-def _types(report: "Report") -> Iterator[str]:
-    """A line for each way in which tensors were stored."""
-    groups: defaultdict[tuple[str, str], list[float]] = defaultdict(list)
-    for tensor in report.tensors:
-        groups[tensor.source, tensor.stored].append(tensor.relative_l2)
-    yield f"  {'in the GGUF':12} {'for MLX':20} {'tensors':>7} {'exact':>6} {'worst':>8}"
-    for (source, stored), errors in sorted(groups.items()):
-        exact = sum(error == 0 for error in errors)
-        yield f"  {source:12} {stored:20} {len(errors):7} {exact:6} {max(errors):8.1e}"
-
-
-def _prompts(parity: "Parity") -> Iterator[str]:
-    if parity.not_compared is not None:
-        yield f"  prompts were not compared: {parity.not_compared}"
-        return
-    total = len(parity.prompts)
-    same = sum(prompt.same_prompt is True for prompt in parity.prompts)
-    ids = sum(prompt.same_ids is True for prompt in parity.prompts)
-    yield f"  {ids} of {total} prompts have the same token ids on both engines"
-    yield f"  {same} of {total} conversations are the same prompt by both templates"
-    different = [prompt for prompt in parity.prompts if prompt.same_prompt is False]
-    for prompt in different[:1]:
-        yield f"    by the template of the GGUF: {prompt.mlx!r}"
-        yield f"    by Ollama's own:             {prompt.ollama!r}"
+    yield from prompt_lines(imported.parity)

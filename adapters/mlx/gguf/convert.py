@@ -19,6 +19,7 @@ import numpy as np
 from gguf import GGUFReader, ReaderTensor
 
 from adapters.gguf.errors import UnsupportedGGUFError
+from adapters.gguf.report import TensorReport
 from adapters.gguf.tokenizer import end_tokens, write_tokenizer
 from adapters.mlx.gguf.architectures import (
     Architecture,
@@ -32,7 +33,6 @@ from adapters.mlx.gguf.rotary import llama3_scaling
 from adapters.mlx.gguf.weights import (
     Plan,
     Progress,
-    TensorReport,
     plain_or_packed,
     working_type,
     write_weights,

@@ -20,6 +20,7 @@ from gguf import ReaderTensor
 from numpy.typing import NDArray
 
 from adapters.gguf.errors import InexactGGUFError, UnsupportedGGUFError
+from adapters.gguf.report import TensorReport
 from adapters.mlx.gguf.packing import PACKED, Packed, Parts
 
 GATE = 1e-3
@@ -79,14 +80,6 @@ class Plan:
     @property
     def shape(self) -> tuple[int, ...]:
         return tuple(int(n) for n in reversed(self.tensor.shape))
-
-
-@dataclass(frozen=True)
-class TensorReport:
-    tensor: str
-    source: str
-    stored: str
-    relative_l2: float
 
 
 @dataclass(frozen=True)

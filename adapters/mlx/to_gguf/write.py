@@ -15,9 +15,10 @@ from gguf import GGMLQuantizationType as GGML
 from numpy.typing import NDArray
 
 from adapters.gguf.errors import InexactGGUFError, UnsupportedGGUFError
+from adapters.gguf.report import TensorReport
 from adapters.mlx.gguf.architectures import Architecture, is_norm, module_names, row_order
 from adapters.mlx.gguf.rotary import llama3_factors
-from adapters.mlx.gguf.weights import GATE, Progress, TensorReport
+from adapters.mlx.gguf.weights import GATE, Progress
 from adapters.mlx.to_gguf.arrays import StoredArray, read_arrays
 from adapters.mlx.to_gguf.blocks import Affine
 from adapters.mlx.to_gguf.settings import architecture_of, head_dim, scaling_of, settings

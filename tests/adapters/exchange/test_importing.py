@@ -17,6 +17,7 @@ from adapters.config import MLXConfig, OllamaConfig
 from adapters.errors import InvalidRequestError
 from adapters.exchange import importing
 from adapters.exchange.importing import find_source, import_model
+from adapters.exchange.parity import CHATS
 from adapters.mlx.catalog import find_models
 from adapters.ollama.backend import OllamaBackend
 
@@ -141,7 +142,7 @@ def test_the_import_has_every_weight_to_the_last_bit(imported: importing.Importe
 @pytest.mark.ollama
 def test_ollama_has_the_same_ids_for_every_prompt(imported: importing.Imported):
     prompts = imported.parity.prompts
-    assert len(prompts) == len(importing.CHATS)
+    assert len(prompts) == len(CHATS)
     assert [prompt.same_ids for prompt in prompts] == [True] * len(prompts)
     assert all(prompt.ids > 10 for prompt in prompts)
 

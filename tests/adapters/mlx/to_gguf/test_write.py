@@ -132,8 +132,11 @@ def test_what_mlx_quantised_keeps_its_weights(
     model: Any = load_model(tmp_path / "one")[0]
     model.set_dtype(mx.float16)
     config = json.loads((tmp_path / "one" / "config.json").read_text())
-    only_wide = {"quant_predicate": lambda _, module: module.weight.shape[-1] % group == 0}
-    model, config = quantize_model(model, config, group, bits, **only_wide)
+
+    def has_whole_groups(_: str, module: Any) -> bool:
+        return module.weight.shape[-1] % group == 0
+
+    model, config = quantize_model(model, config, group, bits, quant_predicate=has_whole_groups)
     (tmp_path / "one" / "model.safetensors").unlink()
     save_model(tmp_path / "one", model)
     (tmp_path / "one" / "config.json").write_text(json.dumps(config))
@@ -150,7 +153,7 @@ def change(folder: Path, **values: Any) -> None:
     path.write_text(json.dumps(json.loads(path.read_text()) | values))
 
 
-REFUSED: list[tuple[Callable[[Path], None], str]] = [
+REFUSED: list[tuple[Callable[[Path], object], str]] = [
     (lambda folder: change(folder, model_type="mamba"), "'mamba'"),
     (lambda folder: change(folder, partial_rotary_factor=0.5), "partial_rotary_factor"),
     (lambda folder: change(folder, sliding_window=4096), "sliding_window"),
@@ -166,7 +169,7 @@ REFUSED: list[tuple[Callable[[Path], None], str]] = [
 
 @pytest.mark.parametrize(("spoil", "named"), REFUSED, ids=[named for _, named in REFUSED])
 def test_what_would_be_lost_is_refused_by_name(
-    tmp_path: Path, spoil: Callable[[Path], None], named: str
+    tmp_path: Path, spoil: Callable[[Path], object], named: str
 ) -> None:
     convert(decoder_gguf(tmp_path, "llama", GGML.Q8_0), tmp_path / "one", quiet)
     spoil(tmp_path / "one")

@@ -1,0 +1,56 @@
+"""`tandem export`: an MLX model for Ollama."""
+
+import argparse
+from collections.abc import Iterator
+from typing import TYPE_CHECKING
+
+from proxy.cli.command import Commands, fail
+from proxy.cli.reports import prompt_lines, tensor_lines
+from proxy.config import Config
+
+if TYPE_CHECKING:
+    from adapters.exchange.exporting import Exported
+
+
+def add(commands: Commands) -> None:
+    parser = commands.add("export", export, "make an Ollama model of one for MLX")
+    parser.add_argument("source", help="mlx:NAME, or a model's folder", metavar="MODEL")
+    parser.add_argument("--as", dest="tag", metavar="TAG", help="by default the model's own name")
+
+
+def export(config: Config, args: argparse.Namespace) -> int:
+    """Make it, print what became of it. 1 if it cannot be made."""
+    from adapters.config import MLXConfig, OllamaConfig
+    from adapters.errors import BackendError
+    from adapters.exchange.exporting import default_tag, export_model, find_folder
+    from adapters.gguf.errors import InexactGGUFError, UnsupportedGGUFError
+    from adapters.gguf.progress import Bar
+
+    backends = config.backends
+    mlx = backends.mlx if isinstance(backends.mlx, MLXConfig) else MLXConfig()
+    ollama = backends.ollama if isinstance(backends.ollama, OllamaConfig) else OllamaConfig()
+    try:
+        name, folder = find_folder(args.source, mlx)
+        bar = Bar(f"Writing {name} as GGUF")
+        exported = export_model(folder, args.tag or default_tag(name), mlx, ollama, bar)
+    except (BackendError, UnsupportedGGUFError, InexactGGUFError) as exc:
+        return fail(1, f"{args.source}: {exc}")
+    except OSError as exc:
+        return fail(1, f"{args.source}: {exc.strerror or exc}")
+    except KeyboardInterrupt:
+        return fail(130, "stopped; nothing of it is kept here")
+    for line in _lines(name, exported):
+        print(line)
+    return 0
+
+
+def _lines(name: str, exported: "Exported") -> Iterator[str]:
+    written = exported.written
+    yield f"{exported.tag} on Ollama"
+    yield f"  {written.architecture}, {written.bytes / 1e6:.1f} MB as GGUF, {written.origin}"
+    yield from tensor_lines(written.tensors)
+    yield ""
+    yield from prompt_lines(exported.parity)
+    yield ""
+    yield "  one name for both, in config.yaml:"
+    yield f"    models: {{NAME: {{mlx: {name!r}, ollama: {exported.tag!r}}}}}"

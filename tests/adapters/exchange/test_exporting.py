@@ -1,0 +1,133 @@
+"""`tandem export`: what is refused here, and what a real Ollama makes of the rest."""
+
+import json
+import shutil
+import subprocess
+from collections.abc import Iterator
+from contextlib import closing
+from pathlib import Path
+from typing import Any
+
+import ollama
+import pytest
+from server_process import command, write
+from tiny_decoders import decoder_gguf
+
+from adapters.config import MLXConfig, OllamaConfig
+from adapters.errors import BackendUnavailableError, InvalidRequestError, ModelNotFoundError
+from adapters.exchange.exporting import default_tag, export_model, find_folder
+from adapters.mlx.gguf import convert
+
+TAG = "tandem-export-test:1"
+
+
+def quiet(done: int, total: int) -> None:
+    pass
+
+
+@pytest.fixture
+def mlx(tmp_path: Path) -> MLXConfig:
+    """A cache with one imported model."""
+    cache = tmp_path / "cache"
+    convert(decoder_gguf(tmp_path, "llama"), cache / "imported" / "tiny:1b", quiet)
+    return MLXConfig(cache_folder=str(cache), huggingface_cache=False, embedded="never")
+
+
+@pytest.fixture
+def nobody() -> OllamaConfig:
+    return OllamaConfig(host="http://127.0.0.1:9", connect_timeout=0.5)
+
+
+def test_a_model_is_found_by_name_or_by_folder(mlx: MLXConfig):
+    name, folder = find_folder("mlx:tiny:1b", mlx)
+    assert (name, folder.name) == ("tiny:1b", "tiny:1b")
+    assert find_folder(str(folder), mlx) == (name, folder)
+
+
+@pytest.mark.parametrize("named", ["mlx:other", "no/such/folder", "ollama:tiny", "mlx:../cache"])
+def test_a_model_that_is_not_there_is_said(mlx: MLXConfig, named: str):
+    with pytest.raises(ModelNotFoundError):
+        find_folder(named, mlx)
+
+
+@pytest.mark.parametrize(
+    ("name", "tag"),
+    [
+        ("mlx-community/Llama-3.2-3B-Instruct-4bit", "llama-3.2-3b-instruct-4bit"),
+        ("smollm2:135m", "smollm2:135m"),
+        ("My Model (2)", "my-model-2-"),
+    ],
+)
+def test_the_tag_is_the_models_name(name: str, tag: str):
+    assert default_tag(name) == tag
+
+
+def test_an_absent_ollama_is_told_before_the_work(mlx: MLXConfig, nobody: OllamaConfig):
+    with pytest.raises(BackendUnavailableError):
+        export_model(find_folder("mlx:tiny:1b", mlx)[1], TAG, mlx, nobody, never)
+
+
+def test_a_tag_that_is_none_is_told_before_the_work(mlx: MLXConfig, nobody: OllamaConfig):
+    with pytest.raises(InvalidRequestError, match="no name"):
+        export_model(find_folder("mlx:tiny:1b", mlx)[1], "a b", mlx, nobody, never)
+
+
+def never(done: int, total: int) -> None:
+    pytest.fail("something was written")
+
+
+class Settings:
+    def __init__(self, folder: Path, host: str) -> None:
+        self.host = host
+        self.path = write(
+            folder,
+            f"backends: {{ollama: {{host: '{host}'}}, mlx: {{cache_folder: '{folder / 'cache'}', "
+            "huggingface_cache: false, embedded: never}}",
+        )
+
+    def tandem(self, *args: str) -> "subprocess.CompletedProcess[str]":
+        asked = command(*args, "--config", str(self.path))
+        return subprocess.run(asked, capture_output=True, text=True, timeout=100, check=False)
+
+
+@pytest.fixture
+def real(ollama_host: str, mlx: MLXConfig, tmp_path: Path) -> Iterator[Settings]:
+    """Settings with a real Ollama, which has not what was exported afterwards."""
+    yield Settings(tmp_path, ollama_host)
+    with closing(ollama.Client(ollama_host)) as official:
+        if TAG in {model.model for model in official.list().models}:
+            official.delete(TAG)
+
+
+@pytest.mark.ollama
+def test_an_export_answers_on_ollama(real: Settings, tmp_path: Path):
+    done = real.tandem("export", "mlx:tiny:1b", "--as", TAG)
+    assert done.returncode == 0, done.stderr
+    assert "20 of 20 tensors are the source's to the last bit" in done.stdout
+    assert f"ollama: '{TAG}'" in done.stdout
+    with closing(ollama.Client(real.host)) as official:
+        details = official.show(TAG).details
+        answer = official.generate(TAG, "hello", raw=True, options={"num_predict": 1})
+    assert details is not None
+    assert details.family == "llama"
+    assert answer.eval_count == 1
+    assert list((tmp_path / "cache").glob(".export-*")) == []
+
+
+@pytest.mark.ollama
+def test_a_model_that_ollama_has_is_not_replaced(real: Settings):
+    done = real.tandem("export", "mlx:tiny:1b", "--as", "smollm2:135m")
+    assert done.returncode == 1
+    assert "already; name another with --as" in done.stderr
+
+
+@pytest.mark.ollama
+def test_a_model_that_cannot_be_carried_over_is_refused(real: Settings, tmp_path: Path):
+    other = tmp_path / "other"
+    shutil.copytree(tmp_path / "cache" / "imported" / "tiny:1b", other)
+    config: dict[str, Any] = json.loads((other / "config.json").read_text())
+    (other / "config.json").write_text(json.dumps(config | {"model_type": "mamba"}))
+    done = real.tandem("export", str(other), "--as", TAG)
+    assert done.returncode == 1
+    assert "'mamba' is not supported" in done.stderr
+    assert list((tmp_path / "cache").glob(".export-*")) == []
