@@ -1,6 +1,7 @@
 """The memory of the models on MLX: their weights, the rows of answers, the prefix caches."""
 
 import asyncio
+import logging
 import platform
 from collections.abc import AsyncGenerator, Awaitable, Callable
 from contextlib import asynccontextmanager
@@ -18,6 +19,7 @@ from adapters.mlx.keeping import Keeping
 from adapters.mlx.loading import Extras
 from adapters.mlx.sequence import Sequence, usual_length
 
+logger = logging.getLogger(__name__)
 T = TypeVar("T")
 
 
@@ -44,7 +46,13 @@ class MLXTenant:
 
     async def recommended(self) -> int | None:
         # Only Apple's GPUs share the machine's memory; to ask costs the import of mlx.
-        return await self._on_thread(_recommended) if platform.system() == "Darwin" else None
+        if platform.system() != "Darwin":
+            return None
+        try:
+            return await self._on_thread(_recommended)
+        except ImportError as error:  # Its models will say so too; Ollama's do without it.
+            logger.warning("mlx cannot be imported: %s", error)
+            return None
 
     async def footprint(self, model: str) -> Footprint | None:
         """Of one that has still to be converted or fetched nothing is known."""

@@ -1,6 +1,7 @@
 """The memory of models on MLX: foreseen, seen, and kept within what was said."""
 
 import asyncio
+import sys
 from collections.abc import AsyncGenerator
 from pathlib import Path
 
@@ -166,3 +167,11 @@ async def test_no_device_recommends_anything_on_a_cpu(
     told = {"max_recommended_working_set_size": 11_453_251_584}
     monkeypatch.setattr("mlx.core.device_info", lambda: told)
     assert await backend.tenant.recommended() == 11_453_251_584
+
+
+async def test_a_machine_whose_mlx_is_broken_recommends_nothing(
+    backend: MLXBackend, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("platform.system", lambda: "Darwin")
+    monkeypatch.setitem(sys.modules, "adapters.mlx.device", None)
+    assert await backend.tenant.recommended() is None
