@@ -78,7 +78,14 @@ async def _compare(
         chat=chat,
         mlx=mlx,
         ollama=ollama,
-        same_prompt=None if mlx is None or ollama is None else mlx == ollama,
+        same_prompt=_are_same(mlx, ollama, tokenizer.first),
         same_ids=ours == read.ids if read and read.ids else None,
         ids=len(ours),
     )
+
+
+def _are_same(mlx: str | None, ollama: str | None, first: str) -> bool | None:
+    """`first` may stand in a prompt or not: Ollama's runner puts it there by itself."""
+    if mlx is None or ollama is None:
+        return None
+    return mlx.removeprefix(first) == ollama.removeprefix(first)

@@ -31,6 +31,12 @@ class FolderTokenizer:
         except TemplateError:
             return None
 
+    @property
+    def first(self) -> str:
+        """The token that it puts before every text, as text; "" where it puts none."""
+        bare, whole = self.ids("a"), tuple(self._tokenizer.encode("a"))
+        return str(self._tokenizer.decode(whole[: len(whole) - len(bare)]))
+
     def ids(self, text: str) -> tuple[int, ...]:
         """Control tokens in `text` are read as such; nothing is put before it."""
         return tuple(self._tokenizer.encode(text, add_special_tokens=False))
