@@ -1,6 +1,7 @@
 """One loaded model's share of the engine: who waits, whose prompt is read, who is answered.
 
-A step writes one token of each answer, then reads one chunk of one prompt. Models whose caches
+A step writes one token of each answer, then reads one chunk of one prompt; where many short prompts
+wait for few rows it only reads. Models whose caches
 cannot be merged, and quantised caches, have one row at a time; nothing else differs.
 """
 
@@ -23,7 +24,10 @@ from adapters.mlx.speculative import SpeculativeBatch
 
 
 class PrefillChunk(Struct, frozen=True):
-    """How many prompt tokens one step may read: what a newcomer costs those who decode."""
+    """How many prompt tokens one step may read: what a newcomer costs those who decode.
+
+    Half as many again where that finishes a prompt: a few tokens cost what many do.
+    """
 
     alone: int
     beside_decoding: int
@@ -34,7 +38,7 @@ def choose_prefill_chunk(config: MLXConfig) -> PrefillChunk:
         return PrefillChunk(config.prefill_chunk, config.prefill_chunk)
     if mx.default_device() == mx.Device(mx.cpu):
         # A cancel waits for the chunk that runs: 128 tokens of a small model take half a second.
-        return PrefillChunk(128, 64)
+        return PrefillChunk(128, 96)
     return PrefillChunk(2048, 512)
 
 
@@ -58,6 +62,8 @@ class Lane:
         self._ready: list[Prefill] = []
         """Their prompt is read; some of their choices wait for a row."""
         self._steps = 0
+        self._overtaken = 0
+        """Chunks that were read since the rows had their last step."""
         self._decoding = self._create_batch()
 
     def _create_batch(self) -> DecodeBatch:
@@ -81,18 +87,32 @@ class Lane:
 
     def step(self) -> Step:
         """Advance every row that can be; the sequences that ended are gone afterwards."""
-        step = self._expire()
-        if self._decoding.rows:
-            step += self._decoding.step()
-        # The other choices of a request and newcomers are first by turns: neither starves.
         self._steps += 1
-        if self._steps % 2:
-            self._start_answers()
-        step += self._admit()
+        step = self._expire() + self._admit()
+        if self._reads_first():
+            self._overtaken += 1
+        elif self._decoding.rows:
+            step += self._decoding.step()
+            self._overtaken = 0
+            # The other choices of a request and newcomers are first by turns: neither starves.
+            if self._steps % 2:
+                self._start_answers()
+            step += self._admit()
         if self._prefills:
             self._read()
         self._start_answers()
         return step
+
+    def _reads_first(self) -> bool:
+        """Whether the rows pause for a prompt that one chunk finishes.
+
+        A step costs about the same for one row as for eight, so steps are dear while a burst of
+        short prompts waits for its rows. Nobody pauses for more chunks than there can be rows.
+        """
+        chunk = self._chunk_tokens()
+        short = sum(prefill.pieces(chunk) <= 1 for prefill in self._prefills)
+        rows = len(self._decoding.rows)
+        return 0 < rows <= 2 * short and self._overtaken < self.max_rows
 
     def keep_prefixes(self) -> None:
         """Cache what the last step has read; called when its tokens have been handed over."""
@@ -156,13 +176,15 @@ class Lane:
 
     def _read(self) -> None:
         prefill = self._prefills.pick()
-        if prefill.remaining > 0:
-            chunk = self._chunk.beside_decoding if self._decoding.rows else self._chunk.alone
-            if prefill.read(self.loaded.model, chunk, self._kv_bits):
-                self._note(prefill)
+        chunk = self._chunk_tokens()
+        if prefill.remaining and prefill.read(self.loaded.model, chunk, self._kv_bits):
+            self._note(prefill)
         if prefill.remaining == 0:
             self._prefills.remove(prefill)
             self._ready.append(prefill)
+
+    def _chunk_tokens(self) -> int:
+        return self._chunk.beside_decoding if self._decoding.rows else self._chunk.alone
 
     def _note(self, prefill: Prefill) -> None:
         if not prefill.started:

@@ -34,9 +34,15 @@ class Prefill:
         """The last token is left for the first step of the answer."""
         return len(self.group.prompt) - 1 - self.done
 
+    def pieces(self, tokens: int) -> int:
+        """In how many chunks of about so many tokens the rest is read: even ones, for a small one
+        at the end would cost as much."""
+        return 0 if self.remaining == 0 else max(1, (self.remaining + tokens // 2) // tokens)
+
     def read(self, model: Any, tokens: int, kv_bits: int | None) -> bool:
-        """True where it has come to one of the stops."""
-        end = min([self.done + min(tokens, self.remaining), *self._stops])
+        """Read the next chunk. True where it has come to one of the stops."""
+        size = -(-self.remaining // self.pieces(tokens))
+        end = min([self.done + size, *self._stops])
         chunk = self.group.prompt[self.done : end]
         with mx.stream(generation_stream):
             model(mx.array([chunk]), cache=self.cache)
