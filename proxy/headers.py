@@ -8,7 +8,9 @@ from litestar.datastructures import MutableScopeHeaders
 from litestar.types import Message, Scope
 from msgspec import Struct
 
+from adapters.errors import BackendError
 from adapters.events import Started
+from proxy.errors import to_failure
 from proxy.router import Route
 
 _MOST_NAMES = 20
@@ -21,6 +23,8 @@ class AnswerNotes(Struct):
     request_id: str
     backend: str = "none"
     """The kind that was asked, `none` as long as none was."""
+    fallback_from: str | None = None
+    """The kind that failed before, and the error's code."""
     context: int | None = None
     """Tokens that prompt and answer have room for; the least where several prompts are read."""
     ignored: tuple[str, ...] = ()
@@ -28,6 +32,10 @@ class AnswerNotes(Struct):
 
     def routed(self, route: Route) -> None:
         self.backend = route.backend.kind
+
+    def fell_back(self, route: Route, error: BackendError) -> None:
+        code = to_failure(error).body.error.code
+        self.fallback_from = f"{route.backend.kind}; reason={code}"
 
     def started(self, event: Started) -> None:
         known = [each for each in (self.context, event.context) if each is not None]
@@ -53,6 +61,8 @@ async def write_notes(message: Message, scope: Scope) -> None:
     headers = MutableScopeHeaders(message)
     headers["x-request-id"] = notes.request_id
     headers["x-tandem-backend"] = notes.backend
+    if notes.fallback_from is not None:
+        headers["x-tandem-fallback-from"] = notes.fallback_from
     if notes.context is not None:
         headers["x-tandem-context"] = str(notes.context)
     if notes.ignored:

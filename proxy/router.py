@@ -1,6 +1,7 @@
 """A name and what is needed -> the backend that answers."""
 
 import difflib
+import logging
 from collections.abc import AsyncGenerator, Callable
 from typing import Protocol
 
@@ -18,8 +19,10 @@ from adapters.errors import (
 )
 from adapters.events import Event, Started
 from adapters.request import EmbeddingRequest, Feature, GenerationRequest, needs
-from proxy.answers import close, each
+from proxy.answers import close, closing, each
 from proxy.registry import Entry, Place, Registry
+
+log = logging.getLogger("tandem")
 
 _PATIENCE = 1.0
 """Seconds a request waits for a list of models that might know its name."""
@@ -39,6 +42,10 @@ class Watcher(Protocol):
 
     def routed(self, route: Route) -> None: ...
 
+    def fell_back(self, route: Route, error: BackendError) -> None:
+        """The backend of `route` failed before it said anything; the next is asked."""
+        ...
+
     def started(self, event: Started) -> None: ...
 
 
@@ -47,12 +54,32 @@ class Router:
         self._registry = registry
 
     async def generate(self, request: GenerationRequest, watcher: Watcher) -> AsyncGenerator[Event]:
-        """The events of the backend that `request.model`, a public name, leads to.
+        """The events of the backend that `request.model`, a public name, leads to. Where that one
+        fails before `Started`, and not by the caller's mistake, the next that can is asked, once.
 
         Raises:
             BackendError: as `resolve`, what the backend raised, or it broke the contract.
         """
-        route = await self.resolve(request.model, needs(request))
+        first, *others = await self.routes(request.model, needs(request))
+        began = False
+        try:
+            async with closing(events := self._answer(first, request, watcher)):
+                async for event in events:
+                    began = True
+                    yield event
+            return
+        except BackendError as error:
+            if began or not others or isinstance(error, InvalidRequestError):
+                raise
+            log.warning("%s failed: %s is asked", first.backend.kind, others[0].backend.kind)
+            watcher.fell_back(first, error)
+        async with closing(events := self._answer(others[0], request, watcher)):
+            async for event in events:
+                yield event
+
+    async def _answer(
+        self, route: Route, request: GenerationRequest, watcher: Watcher
+    ) -> AsyncGenerator[Event]:
         watcher.routed(route)
         events = each(route.backend.generate(replace(request, model=route.name)), request.n)
         try:
@@ -79,7 +106,11 @@ class Router:
         return embeddings
 
     async def resolve(self, name: str, features: frozenset[Feature]) -> Route:
-        """Where `name` is answered with all of `features`.
+        """The first of `routes`."""
+        return (await self.routes(name, features))[0]
+
+    async def routes(self, name: str, features: frozenset[Feature]) -> list[Route]:
+        """Where `name` can be answered with all of `features`, the best first; never empty.
 
         Raises:
             InvalidRequestError: no model can have such a name.
@@ -91,9 +122,12 @@ class Router:
         able = [place for place in entry.places if not self._lacks(place, features)]
         if not able:
             raise self._unsupported(entry, features)
-        place = min(able, key=lambda place: self._rank(place, entry.prefer))
-        backend = self._registry.shelves[place.kind].backend
-        return Route(backend=backend, name=place.name, model=entry.id)
+        ordered = sorted(able, key=lambda place: self._rank(place, entry.prefer))
+        shelves = self._registry.shelves
+        return [
+            Route(backend=shelves[place.kind].backend, name=place.name, model=entry.id)
+            for place in ordered
+        ]
 
     async def find(self, name: str) -> Entry:
         """The model called `name`, with a second look if nobody knows it yet."""
