@@ -10,7 +10,7 @@ from typing import Any
 import msgspec
 import openai
 import pytest
-from ollama_server import PLAIN
+from ollama_server import PLAIN, OllamaProcess
 from server_process import Running, serving, write
 from tiny_model import END, write_tiny_model
 
@@ -180,8 +180,11 @@ def test_what_is_pinned_makes_way_for_nobody(folder: Path, tmp_path: Path) -> No
 
 
 @pytest.mark.ollama
-def test_both_engines_share_the_budget(folder: Path, tmp_path: Path, ollama_host: str) -> None:
-    here = f"{{host: '{ollama_host}', refresh: 0.1}}"
+def test_both_engines_share_the_budget(
+    folder: Path, tmp_path: Path, ollama_process: OllamaProcess
+) -> None:
+    """On an Ollama of its own: what other tests have loaded would count too."""
+    here = f"{{host: '{ollama_process.host}', refresh: 0.1}}"
     budget = ON_OLLAMA + SMALL - KB
     with sharing(folder, budget, tmp_path, here) as server, Watch(server) as watch:
         for name in ("mlx/one", f"ollama/{PLAIN}", "mlx/two", f"ollama/{PLAIN}", "mlx/one"):

@@ -99,6 +99,7 @@ def real(ollama_host: str, mlx: MLXConfig, tmp_path: Path) -> Iterator[Settings]
             official.delete(TAG)
 
 
+@pytest.mark.long  # What it loads stays loaded for those who look at what the Ollama holds.
 @pytest.mark.ollama
 def test_an_export_answers_on_ollama(real: Settings, tmp_path: Path):
     done = real.tandem("export", "mlx:tiny:1b", "--as", TAG)
