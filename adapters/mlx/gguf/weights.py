@@ -8,7 +8,7 @@ Source: https://huggingface.co/docs/safetensors (the format: length, JSON header
 
 import json
 import os
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import IO
@@ -193,14 +193,26 @@ def _write_tensor(file: IO[bytes], start: int, plan: Plan, parts: dict[str, _Par
             file.write(array.astype(_DTYPES[part.dtype], copy=False).tobytes())
 
 
-def _check_tensor(file: IO[bytes], start: int, plan: Plan, parts: dict[str, _Part]) -> TensorReport:
+def relative_error(pieces: Iterable[tuple[NDArray, NDArray]]) -> float:
+    """The L2 norm of what was written less what was expected, over that of what was expected.
+
+    `pieces` are (expected, written) values of one tensor, a part at a time.
+    """
     difference = norm = 0.0
-    for first, last in _chunks(plan):
-        expected = gguf.dequantize(_source_rows(plan, first, last), plan.tensor.tensor_type)
-        written = plan.form.decode(_read_rows(file, start, plan, parts, first, last))
+    for expected, written in pieces:
         difference += float(np.square(written - expected, dtype=np.float64).sum())
         norm += float(np.square(expected, dtype=np.float64).sum())
-    relative = float(np.sqrt(difference / norm)) if norm else float(difference > 0)
+    return float(np.sqrt(difference / norm)) if norm else float(difference > 0)
+
+
+def _check_tensor(file: IO[bytes], start: int, plan: Plan, parts: dict[str, _Part]) -> TensorReport:
+    relative = relative_error(
+        (
+            gguf.dequantize(_source_rows(plan, first, last), plan.tensor.tensor_type),
+            plan.form.decode(_read_rows(file, start, plan, parts, first, last)),
+        )
+        for first, last in _chunks(plan)
+    )
     if not relative <= GATE:  # NaN too
         raise InexactGGUFError(
             f"'{plan.tensor.name}' ({plan.tensor.tensor_type.name}) differs from the source by "

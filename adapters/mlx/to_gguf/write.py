@@ -18,7 +18,7 @@ from adapters.gguf.errors import InexactGGUFError, UnsupportedGGUFError
 from adapters.gguf.report import TensorReport
 from adapters.mlx.gguf.architectures import Architecture, is_norm, module_names, row_order
 from adapters.mlx.gguf.rotary import llama3_factors
-from adapters.mlx.gguf.weights import GATE, Progress
+from adapters.mlx.gguf.weights import GATE, Progress, relative_error
 from adapters.mlx.to_gguf.arrays import StoredArray, read_arrays
 from adapters.mlx.to_gguf.blocks import Affine
 from adapters.mlx.to_gguf.settings import architecture_of, head_dim, scaling_of, settings
@@ -235,13 +235,13 @@ def _check(target: Path, tensors: list[Outgoing]) -> tuple[TensorReport, ...]:
 
 
 def _report(tensor: Outgoing, data: NDArray) -> TensorReport:
-    difference = norm = 0.0
-    for first, last in _pieces(tensor.shape[0]):
-        expected = tensor.values(tensor.rows[first:last])
-        actual = gguf.dequantize(np.ascontiguousarray(data[first:last]), tensor.kind)
-        difference += float(np.square(actual - expected, dtype=np.float64).sum())
-        norm += float(np.square(expected, dtype=np.float64).sum())
-    relative = float(np.sqrt(difference / norm)) if norm else float(difference > 0)
+    relative = relative_error(
+        (
+            tensor.values(tensor.rows[first:last]),
+            gguf.dequantize(np.ascontiguousarray(data[first:last]), tensor.kind),
+        )
+        for first, last in _pieces(tensor.shape[0])
+    )
     if not relative <= GATE:  # NaN too
         raise InexactGGUFError(
             f"'{tensor.name}' differs by {relative:.1e} as {tensor.kind.name}; "
