@@ -19,7 +19,7 @@ from adapters.errors import (
 )
 from adapters.events import Event, Started
 from adapters.request import EmbeddingRequest, Feature, GenerationRequest, needs
-from proxy.answers import close, closing, each
+from proxy.answers import closing, each
 from proxy.registry import Entry, Place, Registry
 
 log = logging.getLogger("tandem")
@@ -82,13 +82,11 @@ class Router:
     ) -> AsyncGenerator[Event]:
         watcher.routed(route)
         events = each(route.backend.generate(replace(request, model=route.name)), request.n)
-        try:
+        async with closing(events):
             async for event in events:
                 if isinstance(event, Started):
                     watcher.started(event)
                 yield event
-        finally:
-            await close(events)
 
     async def embed(
         self, request: EmbeddingRequest, on_route: Callable[[Route], None]
