@@ -42,14 +42,15 @@ def test_serves_both_engines_within_two_seconds(tmp_path: Path):
     assert min(seconds_to_models(both(tmp_path)) for _ in range(3)) < 2
 
 
-def test_serves_both_engines_in_80_mib(tmp_path: Path):
+def test_serves_both_engines_in_70_mib(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    # Measuring the coverage of the server takes some 5 MiB of it.
+    monkeypatch.delenv("COVERAGE_PROCESS_CONFIG", raising=False)
     with serving(both(tmp_path)) as running:
         assert running.get("/v1/models")[0] == 200
         assert running.get("/health")[0] == 200
         asked = ["ps", "-o", "rss=", "-p", str(running.process.pid)]
         resident = subprocess.run(asked, capture_output=True, text=True, check=True).stdout
-        # uvloop and httptools take some 5 MiB, and so does measuring the coverage of the server.
-        assert 10 * 1024 < int(resident) < 80 * 1024
+        assert 10 * 1024 < int(resident) < 70 * 1024
 
 
 def test_server_imports_nothing_heavy(tmp_path: Path):
