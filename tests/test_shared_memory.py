@@ -2,6 +2,7 @@
 
 import shutil
 import threading
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -127,6 +128,13 @@ class Watch:
             self.seen.append(self._server.memory())
             self.resident.append(self._server.resident())
 
+    def until_seen(self, model: str) -> None:
+        """Wait for a look that shows it: a small model may come and go between two."""
+        until = time.monotonic() + 10
+        while model not in self.models:
+            assert time.monotonic() < until, f"{model} was never seen"
+            time.sleep(0.02)
+
     @property
     def most(self) -> int:
         return max(snapshot.used for snapshot in self.seen)
@@ -146,6 +154,7 @@ def test_models_take_turns_within_a_budget_for_one(folder: Path, tmp_path: Path)
             for name in ("big-two", "big-one", "big-three"):
                 server.ask(name)
                 assert server.loaded() == [f"mlx/{name}"]
+                watch.until_seen(name)
     assert BIG < watch.most <= budget
     assert watch.models == {"big-one", "big-two", "big-three"}
     # Two of them at once would be seen.
@@ -190,6 +199,7 @@ def test_both_engines_share_the_budget(
         for name in ("mlx/one", f"ollama/{PLAIN}", "mlx/two", f"ollama/{PLAIN}", "mlx/one"):
             server.ask(name)
             assert server.loaded() == [name]
+            watch.until_seen(name.partition("/")[2])
     assert watch.models == {"one", "two", PLAIN}
     assert ON_OLLAMA - KB < watch.most <= budget
 
