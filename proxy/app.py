@@ -12,6 +12,7 @@ from litestar.exceptions import HTTPException
 from adapters.backend import Backend
 from proxy.config import Config
 from proxy.endpoints.chat_completions import create_chat_completion
+from proxy.endpoints.comparison import get_comparison
 from proxy.endpoints.completions import create_completion
 from proxy.endpoints.embeddings import create_embedding
 from proxy.endpoints.health import get_health
@@ -19,6 +20,7 @@ from proxy.endpoints.models import list_models, retrieve_model
 from proxy.errors import answer_error
 from proxy.gates import Gate
 from proxy.headers import provide_notes, write_notes
+from proxy.measurements import Measurements
 from proxy.memory import Memory
 from proxy.registry import Registry
 from proxy.router import Router
@@ -30,10 +32,12 @@ def create_app(config: Config, backends: Mapping[str, Backend] | None = None) ->
     registry = Registry(config.models, config.server.refresh)
     drain = Drain(config.server.shutdown_grace)
     memory = Memory(config.server.memory_bytes, config.pinned(), config.server.refresh)
+    measurements = Measurements(memory.seen)
     state = {
         "config": config,
         "registry": registry,
-        "router": Router(registry),
+        "router": Router(registry, measurements),
+        "measurements": measurements,
         "memory": memory,
         "drain": drain,
     }
@@ -54,6 +58,7 @@ def create_app(config: Config, backends: Mapping[str, Backend] | None = None) ->
             list_models,
             retrieve_model,
             get_health,
+            get_comparison,
         ],
         dependencies={
             **{name: _provide(value) for name, value in state.items()},

@@ -44,6 +44,7 @@ class Memory:
         self._tenants: dict[str, Tenant] = {}
         self._held: dict[Key, tuple[Footprint, ...]] = {}
         self._deciding = asyncio.Lock()
+        self._seen = Ledger()
 
     @asynccontextmanager
     async def open(self, tenants: Mapping[str, Tenant]) -> AsyncGenerator[None]:
@@ -84,6 +85,11 @@ class Memory:
                 return each.footprint.known
         foreseen = await tenant.footprint(model)
         return foreseen.known or None if foreseen is not None else None
+
+    def seen(self, kind: str, model: str) -> int | None:
+        """Bytes that `model` took when that was last looked at, `period` ago at most; `None` where
+        it took none here, or nobody knows."""
+        return self._seen.taken((kind, model)) or None
 
     async def snapshot(self) -> Snapshot:
         ledger = await self._look(fresh=False)
@@ -163,7 +169,8 @@ class Memory:
             for each in found
         }
         # What is held changes while others look: the ledger has it as it is when it is read.
-        return Ledger(residents, self._held, self._pinned)
+        self._seen = Ledger(residents, self._held, self._pinned)
+        return self._seen
 
     def _release(self, key: Key, footprint: Footprint) -> None:
         held = list(self._held[key])

@@ -17,9 +17,10 @@ from adapters.errors import (
     ModelNotFoundError,
     UnsupportedParameterError,
 )
-from adapters.events import Event, Started
+from adapters.events import Event, Started, TextDelta
 from adapters.request import EmbeddingRequest, Feature, GenerationRequest, needs
 from proxy.answers import closing, each
+from proxy.measurements import Measurements
 from proxy.registry import Entry, Place, Registry
 
 log = logging.getLogger("tandem")
@@ -50,8 +51,9 @@ class Watcher(Protocol):
 
 
 class Router:
-    def __init__(self, registry: Registry) -> None:
+    def __init__(self, registry: Registry, measurements: Measurements) -> None:
         self._registry = registry
+        self._measurements = measurements
 
     async def generate(self, request: GenerationRequest, watcher: Watcher) -> AsyncGenerator[Event]:
         """The events of the backend that `request.model`, a public name, leads to. Where that one
@@ -82,11 +84,15 @@ class Router:
     ) -> AsyncGenerator[Event]:
         watcher.routed(route)
         events = each(route.backend.generate(replace(request, model=route.name)), request.n)
-        async with closing(events):
-            async for event in events:
-                if isinstance(event, Started):
-                    watcher.started(event)
-                yield event
+        with self._measurements.watching(route.backend.kind, route.name, request.n) as watch:
+            async with closing(events):
+                async for event in events:
+                    # Nearly all events are texts after the first: those cost nothing here.
+                    if watch.first is None or not isinstance(event, TextDelta):
+                        watch.see(event)
+                        if isinstance(event, Started):
+                            watcher.started(event)
+                    yield event
 
     async def embed(
         self, request: EmbeddingRequest, on_route: Callable[[Route], None]

@@ -17,6 +17,7 @@ from adapters.errors import (
     UnsupportedParameterError,
 )
 from proxy.config import ModelConfig
+from proxy.measurements import Measurements
 from proxy.registry import Registry
 from proxy.router import Router
 
@@ -43,7 +44,7 @@ async def a_router(*backends: ScriptedBackend) -> AsyncIterator[Router]:
     registry = Registry(ALIASES, period=60)
     async with registry.open({}, {backend.kind: backend for backend in backends}):
         await registry.refresh(0.05)
-        yield Router(registry)
+        yield Router(registry, Measurements())
 
 
 @pytest.mark.parametrize(

@@ -1,0 +1,193 @@
+"""What each backend did for each model: how soon it began, how fast it went, what it took.
+
+Every answer that comes to its end leaves a measurement; one that fails or is given up leaves none.
+"""
+
+import bisect
+import time
+from collections.abc import Callable, Generator, Iterable
+from contextlib import contextmanager
+
+from msgspec import Struct
+from msgspec.structs import asdict, replace
+
+from adapters.events import Event, Finished, Started
+from proxy.registry import Place
+
+PROMPTS = (128, 512, 2048, 8192, 32768)
+"""The longest prompt of each bucket, in tokens; what is longer is in one more."""
+CROWDS = (1, 4, 8)
+"""The same for the answers that a backend has in hand at once."""
+_NEWEST = 0.25
+"""What the newest answer counts for in a figure; all that came before share the rest."""
+
+MemoryOf = Callable[[str, str], int | None]
+"""A backend's kind and its own name of a model -> the bytes that the model takes, if known."""
+
+
+class Measurement(Struct, frozen=True, kw_only=True):
+    """One answer, all its choices together."""
+
+    backend: str
+    name: str
+    """The backend's own, of the model."""
+    prompt_tokens: int
+    crowd: int
+    """The answers that the backend had in hand when this one began, itself included."""
+    ttft: float
+    """Seconds to the first piece of it, loading and waiting included."""
+    tokens_per_second: float | None
+    """From the first piece to the end; `None` where it came in one piece."""
+    memory: int | None
+    """Bytes that the model took, when that was last looked at."""
+
+
+class Bucket(Struct, frozen=True, order=True):
+    """Answers that may be compared: their places in `PROMPTS` and `CROWDS`."""
+
+    prompt: int
+    crowd: int
+
+
+class Figures(Struct, frozen=True, kw_only=True):
+    """The answers of a bucket: means in which the newer ones count for more."""
+
+    answers: int
+    ttft_s: float
+    tokens_per_second: float | None
+    memory_bytes: int | None
+    measured_at: int
+    """Seconds since 1970."""
+
+
+class Row(Figures, frozen=True, kw_only=True):
+    """What a backend did in answers of one bucket."""
+
+    backend: str
+    name: str
+    prompt_tokens_to: int | None
+    """The longest prompt of the bucket; `None`: there is none."""
+    answers_at_once_to: int | None
+
+
+class Measurements:
+    def __init__(self, memory_of: MemoryOf = lambda _kind, _name: None) -> None:
+        self._memory_of = memory_of
+        self._figures: dict[tuple[str, str], dict[Bucket, Figures]] = {}
+        self._in_hand: dict[str, int] = {}
+
+    @contextmanager
+    def watching(self, backend: str, name: str, choices: int) -> Generator["Watch"]:
+        """Around one answer, whose events are shown to the watch."""
+        crowd = self._in_hand[backend] = self._in_hand.get(backend, 0) + 1
+        watch = Watch(choices)
+        try:
+            yield watch
+        finally:
+            self._in_hand[backend] -= 1
+            if watch.is_whole:
+                self.record(watch.measurement(backend, name, crowd, self._memory_of))
+
+    def record(self, measured: Measurement) -> None:
+        figures = self._figures.setdefault((measured.backend, measured.name), {})
+        bucket = to_bucket(measured.prompt_tokens, measured.crowd)
+        figures[bucket] = _with(figures.get(bucket), measured)
+
+    def figures(self, backend: str, name: str, prompt_tokens: int, crowd: int) -> Figures | None:
+        """Of answers like that one; `None`: there was none yet."""
+        return self._figures.get((backend, name), {}).get(to_bucket(prompt_tokens, crowd))
+
+    def comparison(self, places: Iterable[Place]) -> list[Row]:
+        """What is known of a model that has these `places`, bucket by bucket, side by side."""
+        rows = [row for place in places for row in self._rows(place.kind, place.name)]
+        return [row for _, row in sorted(rows, key=lambda each: each[0])]
+
+    def _rows(self, backend: str, name: str) -> Iterable[tuple[Bucket, Row]]:
+        for bucket, figures in self._figures.get((backend, name), {}).items():
+            yield bucket, _to_row(backend, name, bucket, figures)
+
+
+class Watch:
+    """The times of one answer, from now on."""
+
+    def __init__(self, choices: int) -> None:
+        self._choices = choices
+        self._began = time.perf_counter()
+        self._ended: list[Finished] = []
+        self._last = 0.0
+        self.first: float | None = None
+        """When the first piece came; until then every event has to be shown."""
+
+    def see(self, event: Event) -> None:
+        match event:
+            case Started():
+                pass
+            case Finished():
+                self._ended.append(event)
+                self._last = time.perf_counter()
+                self.first = self.first or self._last
+            case _:
+                self.first = self.first or time.perf_counter()
+
+    @property
+    def is_whole(self) -> bool:
+        return len(self._ended) == self._choices
+
+    def measurement(self, backend: str, name: str, crowd: int, memory_of: MemoryOf) -> Measurement:
+        """Of an answer that is whole."""
+        first = self.first or self._last
+        tokens = sum(each.usage.completion_tokens for each in self._ended)
+        seconds = self._last - first
+        return Measurement(
+            backend=backend,
+            name=name,
+            prompt_tokens=self._ended[0].usage.prompt_tokens,
+            crowd=crowd,
+            ttft=first - self._began,
+            # The first token's time is the prompt's.
+            tokens_per_second=(tokens - 1) / seconds if tokens > 1 and seconds > 0 else None,
+            memory=memory_of(backend, name),
+        )
+
+
+def to_bucket(prompt_tokens: int, crowd: int) -> Bucket:
+    return Bucket(bisect.bisect_left(PROMPTS, prompt_tokens), bisect.bisect_left(CROWDS, crowd))
+
+
+def _with(known: Figures | None, measured: Measurement) -> Figures:
+    newest = Figures(
+        answers=1,
+        ttft_s=measured.ttft,
+        tokens_per_second=measured.tokens_per_second,
+        memory_bytes=measured.memory,
+        measured_at=int(time.time()),
+    )
+    if known is None:
+        return newest
+    return replace(
+        newest,
+        answers=known.answers + 1,
+        ttft_s=(1 - _NEWEST) * known.ttft_s + _NEWEST * newest.ttft_s,
+        tokens_per_second=_mean(known.tokens_per_second, newest.tokens_per_second),
+        memory_bytes=known.memory_bytes if newest.memory_bytes is None else newest.memory_bytes,
+    )
+
+
+def _mean(known: float | None, newest: float | None) -> float | None:
+    if known is None or newest is None:
+        return newest if known is None else known
+    return (1 - _NEWEST) * known + _NEWEST * newest
+
+
+def _to_row(backend: str, name: str, bucket: Bucket, figures: Figures) -> Row:
+    return Row(
+        backend=backend,
+        name=name,
+        prompt_tokens_to=_limit(PROMPTS, bucket.prompt),
+        answers_at_once_to=_limit(CROWDS, bucket.crowd),
+        **asdict(figures),
+    )
+
+
+def _limit(limits: tuple[int, ...], place: int) -> int | None:
+    return limits[place] if place < len(limits) else None

@@ -1,0 +1,167 @@
+"""What answers leave behind, and what the comparison makes of it."""
+
+import asyncio
+from typing import Any
+
+import pytest
+from scripted_backend import DONE, HANG, HELLO, ScriptedBackend, chat, http_client
+
+from adapters.backend import Model
+from adapters.errors import GenerationError
+from adapters.events import Finished, ReasoningDelta, Started, TextDelta, Usage
+from proxy.config import Config, ModelConfig
+from proxy.measurements import Figures, Measurement, Measurements, Watch
+from proxy.registry import Place
+
+URL = "/api/performance/comparison"
+BOTH = [Place(kind="mlx", name="m"), Place(kind="ollama", name="m:1")]
+
+
+def measured(**fields: Any) -> Measurement:
+    usual: dict[str, Any] = {
+        "backend": "mlx",
+        "name": "m",
+        "prompt_tokens": 10,
+        "crowd": 1,
+        "ttft": 1.0,
+        "tokens_per_second": 100.0,
+        "memory": None,
+    }
+    return Measurement(**usual | fields)
+
+
+def known(measurements: Measurements, prompt_tokens: int = 10, crowd: int = 1) -> Figures:
+    figures = measurements.figures("mlx", "m", prompt_tokens, crowd)
+    assert figures is not None
+    return figures
+
+
+def test_newer_answers_count_for_more():
+    measurements = Measurements()
+    for ttft, speed in ((1.0, 100.0), (3.0, 200.0), (3.0, 200.0)):
+        measurements.record(measured(ttft=ttft, tokens_per_second=speed))
+    figures = known(measurements)
+    assert figures.answers == 3
+    assert figures.ttft_s == pytest.approx(1.875)
+    assert figures.tokens_per_second == pytest.approx(143.75)
+
+
+def test_what_an_answer_does_not_tell_changes_nothing():
+    measurements = Measurements()
+    for speed, memory in ((None, None), (100.0, 5), (None, None)):
+        measurements.record(measured(tokens_per_second=speed, memory=memory))
+    figures = known(measurements)
+    assert (figures.tokens_per_second, figures.memory_bytes) == (100.0, 5)
+
+
+@pytest.mark.parametrize(
+    ("one", "two", "same"),
+    [
+        ({"prompt_tokens": 1}, {"prompt_tokens": 128}, True),
+        ({"prompt_tokens": 128}, {"prompt_tokens": 129}, False),
+        ({"prompt_tokens": 32769}, {"prompt_tokens": 900_000}, True),
+        ({"crowd": 1}, {"crowd": 2}, False),
+        ({"crowd": 2}, {"crowd": 4}, True),
+        ({"crowd": 9}, {"crowd": 90}, True),
+        ({"name": "m"}, {"name": "other"}, False),
+    ],
+)
+def test_answers_are_compared_with_their_like(one: Any, two: Any, same: bool):
+    measurements = Measurements()
+    for fields in (one, two):
+        measurements.record(measured(**fields))
+    rows = measurements.comparison([BOTH[0], Place(kind="mlx", name="other")])
+    assert [row.answers for row in rows] == ([2] if same else [1, 1])
+
+
+def test_backends_stand_side_by_side():
+    measurements = Measurements()
+    for prompt_tokens in (900, 10):
+        for place in BOTH:
+            measurements.record(
+                measured(backend=place.kind, name=place.name, prompt_tokens=prompt_tokens)
+            )
+    rows = measurements.comparison(BOTH)
+    assert [(row.prompt_tokens_to, row.backend) for row in rows] == [
+        (128, "mlx"),
+        (128, "ollama"),
+        (2048, "mlx"),
+        (2048, "ollama"),
+    ]
+
+
+def finished(tokens: int, choice: int = 0) -> Finished:
+    return Finished("stop", Usage(prompt_tokens=7, completion_tokens=tokens), choice=choice)
+
+
+def test_an_answer_is_whole_once_all_its_choices_are():
+    watch = Watch(2)
+    for event in (Started(), TextDelta("a"), finished(3)):
+        watch.see(event)
+    assert not watch.is_whole
+    watch.see(finished(5, choice=1))
+    assert watch.is_whole
+    found = watch.measurement("mlx", "m", 1, lambda *_: 9)
+    assert (found.prompt_tokens, found.memory) == (7, 9)
+    assert found.tokens_per_second is not None
+    assert found.tokens_per_second > 0
+
+
+@pytest.mark.parametrize("event", [ReasoningDelta("hm"), TextDelta("a")])
+def test_the_first_piece_ends_the_wait(event: Any):
+    watch = Watch(1)
+    watch.see(Started())
+    assert watch.first is None
+    watch.see(event)
+    assert watch.first is not None
+
+
+def test_an_answer_without_a_word_has_no_speed():
+    watch = Watch(1)
+    watch.see(finished(0))
+    assert watch.measurement("mlx", "m", 1, lambda *_: None).tokens_per_second is None
+
+
+async def test_every_answer_leaves_a_measurement():
+    mlx = ScriptedBackend(kind="mlx", models=[Model(name="m", quantization="4-bit")])
+    ollama = ScriptedBackend(kind="ollama", models=[Model(name="m:1", quantization="Q4_K_M")])
+    both = Config(models={"fast": ModelConfig(mlx="m", ollama="m:1")})
+    async with http_client(mlx, ollama, config=both) as client:
+        assert (await client.get(URL)).json() == {"models": []}
+        for model, stream in (("fast", True), ("ollama/fast", False), ("m", False)):
+            body = chat(model=model, stream=stream)
+            assert (await client.post("/v1/chat/completions", json=body)).status_code == 200
+        models = (await client.get(URL)).json()["models"]
+    assert [model["model_id"] for model in models] == ["fast", "m", "m:1"]
+    assert [each["quantization"] for each in models[0]["backends"]] == ["4-bit", "Q4_K_M"]
+    assert [(row["backend"], row["answers"]) for row in models[0]["live"]] == [
+        ("mlx", 2),
+        ("ollama", 1),
+    ]
+    row = models[0]["live"][0]
+    assert row["ttft_s"] > 0
+    assert (row["prompt_tokens_to"], row["answers_at_once_to"]) == (128, 1)
+
+
+@pytest.mark.parametrize("step", [GenerationError("It broke."), HANG])
+async def test_an_answer_that_does_not_end_leaves_none(step: Any):
+    backend = ScriptedBackend((Started(), TextDelta("a"), step))
+    async with http_client(backend) as client:
+        asking = asyncio.create_task(client.post("/v1/chat/completions", json=chat()))
+        await asyncio.wait((asking,), timeout=0.2)
+        asking.cancel()
+        await asyncio.wait((asking,))
+        assert (await client.get(URL)).json() == {"models": []}
+
+
+async def test_answers_at_once_are_counted():
+    backend = ScriptedBackend((Started(), HANG))
+    async with http_client(backend) as client:
+        waiting = asyncio.create_task(client.post("/v1/chat/completions", json=chat()))
+        await asyncio.sleep(0.1)
+        backend.script = (*HELLO[:-1], DONE)
+        await client.post("/v1/chat/completions", json=chat())
+        waiting.cancel()
+        await asyncio.wait((waiting,))
+        (model,) = (await client.get(URL)).json()["models"]
+    assert [row["answers_at_once_to"] for row in model["live"]] == [4]
