@@ -13,8 +13,8 @@ _MOST_BYTES = 65_536
 
 
 class Outbox:
-    def __init__(self, keepalive: float) -> None:
-        """A comment is put in whenever nobody else did for `keepalive` seconds."""
+    def __init__(self, keepalive: float | None) -> None:
+        """A comment is put in whenever nobody else did for `keepalive` seconds; `None`: never."""
         self._loop = asyncio.get_running_loop()
         self._keepalive = keepalive
         self._held: list[bytes] = []
@@ -73,7 +73,8 @@ class Outbox:
 
     async def take(self) -> bytes:
         """Everything there is, at least a comment; nothing at the end."""
-        self._silent_at = self._loop.time() + self._keepalive
+        if self._keepalive is not None:
+            self._silent_at = self._loop.time() + self._keepalive
         if not self._held and not self._ended:
             await self._something()
         if len(self._held) > 1:
@@ -87,7 +88,7 @@ class Outbox:
 
     async def _something(self) -> None:
         # One timer for many waits: to set one for each costs more than what it waits for.
-        if self._timer is None:
+        if self._timer is None and self._keepalive is not None:
             self._timer = self._loop.call_at(self._silent_at, self._be_heard)
         self._taker = self._loop.create_future()
         try:

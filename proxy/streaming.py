@@ -1,7 +1,10 @@
-"""Events -> server-sent events, and what ends them early. The only place that writes `data: `."""
+"""Events -> server-sent events or lines of JSON, and what ends them early.
+
+The only place that writes `data: `.
+"""
 
 import asyncio
-from collections.abc import AsyncGenerator, Awaitable, Coroutine, Iterable
+from collections.abc import AsyncGenerator, Awaitable, Callable, Coroutine, Iterable
 from typing import Any, Protocol, TypeVar
 
 import msgspec
@@ -11,16 +14,16 @@ from litestar.background_tasks import BackgroundTask
 from litestar.response import Stream
 from msgspec import Struct
 
-from adapters.events import Event
 from proxy.answers import CLOSING, closing
 from proxy.errors import ClientDisconnectedError, ServerShutdownError
 from proxy.outbox import Outbox
 
 T = TypeVar("T")
+T_contra = TypeVar("T_contra", contravariant=True)
 
 
 class Frame(Struct, frozen=True):
-    """One server-sent event: a Struct to be encoded, or text as it is."""
+    """One server-sent event, or line: a Struct to be encoded, or text as it is."""
 
     data: Struct | bytes
     event: str | None = None
@@ -33,10 +36,27 @@ def encode_frame(frame: Frame) -> bytes:
     return b"event: %b\ndata: %b\n\n" % (frame.event.encode(), data)
 
 
-class Renderer(Protocol):
+def encode_line(frame: Frame) -> bytes:
+    data = frame.data if isinstance(frame.data, bytes) else msgspec.json.encode(frame.data)
+    return data + b"\n"
+
+
+class Framing(Struct, frozen=True):
+    media_type: str
+    encode: Callable[[Frame], bytes]
+    has_comments: bool
+    """Something may be sent that clients skip, to be heard in a long silence."""
+
+
+SSE = Framing("text/event-stream", encode_frame, has_comments=True)
+NDJSON = Framing("application/x-ndjson", encode_line, has_comments=False)
+"""Ollama's: its clients take every line for JSON, so a comment would end them."""
+
+
+class Renderer(Protocol[T_contra]):
     """One answer's way from events to a dialect's frames."""
 
-    def render(self, event: Event) -> Iterable[Frame]: ...
+    def render(self, event: T_contra, /) -> Iterable[Frame]: ...
 
     def error(self, exc: Exception) -> Iterable[Frame]:
         """The last words of an answer that failed after it had begun."""
@@ -108,21 +128,22 @@ async def _end_when_gone(request: Request[Any, Any, Any], work: asyncio.Timeout)
 
 async def stream(
     request: Request[Any, Any, Any],
-    events: AsyncGenerator[Event],
-    renderer: Renderer,
+    events: AsyncGenerator[T],
+    renderer: Renderer[T],
     drain: Drain,
     keepalive: float,
+    framing: Framing = SSE,
 ) -> Stream:
-    """`events` as server-sent events, once the first of them is there.
+    """`events` in frames, once the first of them is there.
 
-    A comment is sent whenever nothing else was for `keepalive` seconds.
+    A comment, where there are any, is sent whenever nothing else was for `keepalive` seconds.
 
     Raises:
         BackendError: it failed before `Started`: the answer can still have a status of its own.
         ClientDisconnectedError, ServerShutdownError: as `unless_gone` and `Drain.limit`.
     """
-    outbox = Outbox(keepalive)
-    answer = asyncio.create_task(_answer(events, renderer, drain, outbox))
+    outbox = Outbox(keepalive if framing.has_comments else None)
+    answer = asyncio.create_task(_answer(events, renderer, drain, outbox, framing.encode))
     try:
         await unless_gone(request, outbox.begun())
     except BaseException:
@@ -130,7 +151,7 @@ async def stream(
         raise
     return Stream(
         _bodies(answer, outbox),
-        media_type="text/event-stream",
+        media_type=framing.media_type,
         headers={"cache-control": "no-cache"},
         # For a client that goes before the first frame was asked for, or while one is sent.
         background=BackgroundTask(_end, answer),
@@ -138,25 +159,34 @@ async def stream(
 
 
 async def _answer(
-    events: AsyncGenerator[Event], renderer: Renderer, drain: Drain, outbox: Outbox
+    events: AsyncGenerator[T],
+    renderer: Renderer[T],
+    drain: Drain,
+    outbox: Outbox,
+    encode: Callable[[Frame], bytes],
 ) -> None:
     """In a task of its own, from the first event to the last, whoever reads how fast."""
     try:
-        await drain.limit(_put_all(events, renderer, outbox))
+        await drain.limit(_put_all(events, renderer, outbox, encode))
     except Exception as exc:
         if outbox.fail(exc):
             return
         for frame in renderer.error(exc):
-            outbox.put(encode_frame(frame))
+            outbox.put(encode(frame))
     finally:
         outbox.end()
 
 
-async def _put_all(events: AsyncGenerator[Event], renderer: Renderer, outbox: Outbox) -> None:
+async def _put_all(
+    events: AsyncGenerator[T],
+    renderer: Renderer[T],
+    outbox: Outbox,
+    encode: Callable[[Frame], bytes],
+) -> None:
     async with closing(events):
         async for event in events:
             for frame in renderer.render(event):
-                outbox.put(encode_frame(frame))
+                outbox.put(encode(frame))
             if outbox.is_full:
                 await outbox.room()
 

@@ -79,6 +79,13 @@ async def test_silence_is_filled_once_in_so_many_seconds():
     assert [await outbox.take() for _ in range(2)] == [b": keepalive\n\n"] * 2
 
 
+async def test_silence_stays_where_clients_know_no_comments():
+    outbox = Outbox(keepalive=None)
+    asyncio.get_running_loop().call_later(0.05, outbox.put, b"a")
+    async with asyncio.timeout(2):
+        assert await outbox.take() == b"a"
+
+
 async def test_words_put_silence_off():
     outbox = Outbox(keepalive=0.1)
     for _ in range(4):

@@ -29,7 +29,7 @@ from proxy.answers import collect, each
 from proxy.app import create_app
 from proxy.config import Config, ServerConfig
 from proxy.errors import ServerShutdownError
-from proxy.streaming import Drain, Frame, encode_frame
+from proxy.streaming import Drain, Frame, encode_frame, encode_line
 
 
 class SlowBackend(ScriptedBackend):
@@ -60,6 +60,17 @@ class Data(Struct):
 )
 def test_frame_on_the_wire(frame: Frame, wire: bytes):
     assert encode_frame(frame) == wire
+
+
+@pytest.mark.parametrize(
+    ("frame", "wire"),
+    [
+        (Frame(Data("é\n")), b'{"a":"\xc3\xa9\\n"}\n'),
+        (Frame(b'{"a":1}'), b'{"a":1}\n'),
+    ],
+)
+def test_line_on_the_wire(frame: Frame, wire: bytes):
+    assert encode_line(frame) == wire
 
 
 async def test_collect_joins_the_pieces():
