@@ -30,6 +30,7 @@ _IMAGE = [{"type": "image_url", "image_url": {"url": "data:image/png;base64,AAAA
 PLAIN: dict[str, Any] = {"model": "m", "messages": [{"role": "user", "content": "Hi"}]}
 ASKING: dict[str, dict[str, Any]] = {
     "model": {},
+    "backend": {"backend": "mlx"},
     "messages": {},
     "messages: images": {"messages": [{"role": "user", "content": _IMAGE}]},
     "max_tokens": {"max_tokens": 5},
@@ -86,8 +87,9 @@ ASKING: dict[str, dict[str, Any]] = {
 }
 """For every field of the request, a body that uses it beyond its neutral value."""
 
-BY_THE_SERVER = frozenset({"model", "messages", "stream", "stream_options"})
+BY_THE_SERVER = frozenset({"model", "backend", "messages", "stream", "stream_options"})
 NOTES = {
+    "backend": "ours: `mlx` or `ollama`, never left",
     "tool_choice": "forced calls; `auto` and `none` work on both",
     "parallel_tool_calls": "`false`",
     "n": "more than 1",

@@ -13,6 +13,7 @@ import msgspec
 from litestar import Request, Response, post
 from litestar.di import NamedDependency
 from msgspec import Meta, Struct
+from msgspec.structs import replace
 
 from adapters.backend import Embeddings
 from adapters.errors import BackendError, InvalidRequestError
@@ -20,8 +21,10 @@ from adapters.request import EmbeddingRequest, TokenIds
 from proxy.body import read_body
 from proxy.config import Config
 from proxy.endpoints.wire import TokenCount, TokenId
+from proxy.forcing import to_forced
 from proxy.headers import AnswerNotes
 from proxy.keep_alive import KeepAlive, to_keep_alive
+from proxy.registry import Registry
 from proxy.router import Router
 from proxy.streaming import Drain, unless_gone
 
@@ -38,6 +41,8 @@ class EmbeddingsBody(Struct, kw_only=True):
     encoding_format: Format | None = None
     dimensions: TokenCount | None = None
     user: str | None = None
+    backend: str | None = None
+    """The kind of the one that must answer."""
     keep_alive: KeepAlive | None = None
     ttl: Annotated[float, Meta(ge=0)] | None = None
 
@@ -118,12 +123,14 @@ def to_base64(vector: tuple[float, ...]) -> str:
 async def create_embedding(
     request: Request[Any, Any, Any],
     config: NamedDependency[Config],
+    registry: NamedDependency[Registry],
     router: NamedDependency[Router],
     drain: NamedDependency[Drain],
     notes: NamedDependency[AnswerNotes],
 ) -> Response[bytes]:
     body = await read_body(request, EmbeddingsBody, config.server)
-    asked = to_embedding_request(body)
+    model = to_forced(body.model, request.headers, body.backend, registry.shelves)
+    asked = replace(to_embedding_request(body), model=model)
     try:
         made = await unless_gone(request, drain.limit(router.embed(asked, notes.routed)))
     except BackendError as exc:

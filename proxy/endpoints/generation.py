@@ -49,6 +49,8 @@ class GenerationFields(Struct, kw_only=True):
     stream: bool | None = None
     stream_options: StreamOptions | None = None
     user: str | None = None
+    backend: str | None = None
+    """The kind of the one that must answer."""
 
     guided_json: dict[str, Any] | str | None = None
     guided_regex: Annotated[str, Meta(min_length=1)] | None = None

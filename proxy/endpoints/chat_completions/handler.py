@@ -18,8 +18,10 @@ from proxy.endpoints.chat_completions.response import (
     to_chat_completion,
 )
 from proxy.endpoints.chat_completions.translate import to_generation_request, to_param
+from proxy.forcing import to_forced
 from proxy.headers import AnswerNotes
 from proxy.images import settle_images
+from proxy.registry import Registry
 from proxy.router import Router
 from proxy.streaming import Drain, stream, unless_gone
 
@@ -28,6 +30,7 @@ from proxy.streaming import Drain, stream, unless_gone
 async def create_chat_completion(
     request: Request[Any, Any, Any],
     config: NamedDependency[Config],
+    registry: NamedDependency[Registry],
     router: NamedDependency[Router],
     drain: NamedDependency[Drain],
     notes: NamedDependency[AnswerNotes],
@@ -35,7 +38,9 @@ async def create_chat_completion(
     body = await read_body(request, ChatCompletionRequest, config.server)
     keepalive = config.server.keepalive
     asked = replace(
-        to_generation_request(body), client=to_client(request.headers, body.prompt_cache_key)
+        to_generation_request(body),
+        model=to_forced(body.model, request.headers, body.backend, registry.shelves),
+        client=to_client(request.headers, body.prompt_cache_key),
     )
     try:
         asked = await settle_images(asked, config.server.images)

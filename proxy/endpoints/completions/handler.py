@@ -17,8 +17,10 @@ from proxy.endpoints.completions.request import (
     to_param,
 )
 from proxy.endpoints.completions.response import Completion, CompletionRenderer, to_completion
+from proxy.forcing import to_forced
 from proxy.headers import AnswerNotes
 from proxy.merging import merge
+from proxy.registry import Registry
 from proxy.router import Router
 from proxy.streaming import Drain, stream, unless_gone
 
@@ -27,13 +29,15 @@ from proxy.streaming import Drain, stream, unless_gone
 async def create_completion(
     request: Request[Any, Any, Any],
     config: NamedDependency[Config],
+    registry: NamedDependency[Registry],
     router: NamedDependency[Router],
     drain: NamedDependency[Drain],
     notes: NamedDependency[AnswerNotes],
 ) -> Response[Any]:
     body = await read_body(request, CompletionRequest, config.server)
     client = to_client(request.headers)
-    asked = [replace(each, client=client) for each in to_generation_requests(body)]
+    model = to_forced(body.model, request.headers, body.backend, registry.shelves)
+    asked = [replace(each, model=model, client=client) for each in to_generation_requests(body)]
     events = merge([router.generate(each, notes) for each in asked], body.n or 1)
     try:
         if body.stream:
