@@ -34,6 +34,7 @@ OPENAPI = ROOT.parent / "shared" / "openapi.yaml"
 RECORDED = ROOT / "tests/data/openai-chat-completion-fields.json"
 EXTENSIONS = {
     *OLLAMA_ONLY,
+    "backend",
     "top_k",
     "min_p",
     "repetition_penalty",
