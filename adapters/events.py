@@ -36,6 +36,8 @@ class Started(Struct, frozen=True):
 
     context: int | None = None
     """Tokens that prompt and answer may have together, as this request is run."""
+    cold: bool = False
+    """The model was not loaded when the request came: it waited for that as well."""
 
 
 class TextDelta(Struct, frozen=True, gc=False):

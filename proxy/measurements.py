@@ -12,6 +12,7 @@ from msgspec import Struct
 from msgspec.structs import asdict, replace
 
 from adapters.events import Event, Finished, Started
+from adapters.request import GenerationRequest
 from proxy.registry import Place
 
 PROMPTS = (128, 512, 2048, 8192, 32768)
@@ -36,6 +37,8 @@ class Measurement(Struct, frozen=True, kw_only=True):
     """The answers that the backend had in hand when this one began, itself included."""
     ttft: float
     """Seconds to the first piece of it, loading and waiting included."""
+    cold: bool = False
+    """The model had to be loaded first."""
     tokens_per_second: float | None
     """From the first piece to the end; `None` where it came in one piece."""
     memory: int | None
@@ -43,10 +46,12 @@ class Measurement(Struct, frozen=True, kw_only=True):
 
 
 class Bucket(Struct, frozen=True, order=True):
-    """Answers that may be compared: their places in `PROMPTS` and `CROWDS`."""
+    """Answers that may be compared: their places in `PROMPTS` and `CROWDS`, and who waited for a
+    load or did not."""
 
     prompt: int
     crowd: int
+    cold: bool = False
 
 
 class Figures(Struct, frozen=True, kw_only=True):
@@ -68,6 +73,7 @@ class Row(Figures, frozen=True, kw_only=True):
     prompt_tokens_to: int | None
     """The longest prompt of the bucket; `None`: there is none."""
     answers_at_once_to: int | None
+    cold: bool
 
 
 class Measurements:
@@ -77,24 +83,25 @@ class Measurements:
         self._in_hand: dict[str, int] = {}
 
     @contextmanager
-    def watching(self, backend: str, name: str, choices: int) -> Generator["Watch"]:
+    def watching(self, backend: str, name: str, request: GenerationRequest) -> Generator["Watch"]:
         """Around one answer, whose events are shown to the watch."""
         crowd = self._in_hand[backend] = self._in_hand.get(backend, 0) + 1
-        watch = Watch(choices)
+        watch = Watch(request.n)
         try:
             yield watch
         finally:
             self._in_hand[backend] -= 1
-            if watch.is_whole:
+            # What begins with its own prompt begins before anything was read.
+            if watch.is_whole and not request.echo:
                 self.record(watch.measurement(backend, name, crowd, self._memory_of))
 
     def record(self, measured: Measurement) -> None:
         figures = self._figures.setdefault((measured.backend, measured.name), {})
-        bucket = to_bucket(measured.prompt_tokens, measured.crowd)
+        bucket = to_bucket(measured.prompt_tokens, measured.crowd, measured.cold)
         figures[bucket] = _with(figures.get(bucket), measured)
 
     def figures(self, backend: str, name: str, prompt_tokens: int, crowd: int) -> Figures | None:
-        """Of answers like that one; `None`: there was none yet."""
+        """Of answers like that one by a model that was loaded; `None`: there was none yet."""
         return self._figures.get((backend, name), {}).get(to_bucket(prompt_tokens, crowd))
 
     def comparison(self, places: Iterable[Place]) -> list[Row]:
@@ -115,13 +122,14 @@ class Watch:
         self._began = time.perf_counter()
         self._ended: list[Finished] = []
         self._last = 0.0
+        self.cold = False
         self.first: float | None = None
         """When the first piece came; until then every event has to be shown."""
 
     def see(self, event: Event) -> None:
         match event:
-            case Started():
-                pass
+            case Started(cold=cold):
+                self.cold = cold
             case Finished():
                 self._ended.append(event)
                 self._last = time.perf_counter()
@@ -144,14 +152,16 @@ class Watch:
             prompt_tokens=self._ended[0].usage.prompt_tokens,
             crowd=crowd,
             ttft=first - self._began,
+            cold=self.cold,
             # The first token's time is the prompt's.
             tokens_per_second=(tokens - 1) / seconds if tokens > 1 and seconds > 0 else None,
             memory=memory_of(backend, name),
         )
 
 
-def to_bucket(prompt_tokens: int, crowd: int) -> Bucket:
-    return Bucket(bisect.bisect_left(PROMPTS, prompt_tokens), bisect.bisect_left(CROWDS, crowd))
+def to_bucket(prompt_tokens: int, crowd: int, cold: bool = False) -> Bucket:
+    prompt = bisect.bisect_left(PROMPTS, prompt_tokens)
+    return Bucket(prompt, bisect.bisect_left(CROWDS, crowd), cold)
 
 
 def _with(known: Figures | None, measured: Measurement) -> Figures:
@@ -185,6 +195,7 @@ def _to_row(backend: str, name: str, bucket: Bucket, figures: Figures) -> Row:
         name=name,
         prompt_tokens_to=_limit(PROMPTS, bucket.prompt),
         answers_at_once_to=_limit(CROWDS, bucket.crowd),
+        cold=bucket.cold,
         **asdict(figures),
     )
 

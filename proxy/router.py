@@ -84,7 +84,7 @@ class Router:
     ) -> AsyncGenerator[Event]:
         watcher.routed(route)
         events = each(route.backend.generate(replace(request, model=route.name)), request.n)
-        with self._measurements.watching(route.backend.kind, route.name, request.n) as watch:
+        with self._measurements.watching(route.backend.kind, route.name, request) as watch:
             async with closing(events):
                 async for event in events:
                     # Nearly all events are texts after the first: those cost nothing here.

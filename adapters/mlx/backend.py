@@ -87,18 +87,19 @@ class MLXBackend:
         refuse_unsupported(request, self.honours, self.kind)
         refuse_senseless(request)
         with self._keeping.using(request.model, request.keep_alive):
+            cold = not self._is_loaded(request.model)
             loaded = await self._ready_to_generate(request.model)
             from adapters.mlx.preparation import prepare
 
             prepared = await prepare(request, loaded, self._tokenizing)
             async with (
                 self.tenant.answering(prepared.sequences[0]),
-                aclosing(self._answer(prepared)) as events,
+                aclosing(self._answer(prepared, cold)) as events,
             ):
                 async for event in events:
                     yield event
 
-    async def _answer(self, prepared: "Prepared") -> AsyncGenerator[Event]:
+    async def _answer(self, prepared: "Prepared", cold: bool) -> AsyncGenerator[Event]:
         from adapters.mlx.answer import read
 
         sequences = prepared.sequences
@@ -106,7 +107,7 @@ class MLXBackend:
         unfinished = dict(enumerate(sequences))
         try:
             await sequences[0].admitted()
-            yield Started(context=prepared.context)
+            yield Started(prepared.context, cold)
             if prepared.echo:
                 for choice in unfinished:
                     yield TextDelta(prepared.echo, choice=choice)

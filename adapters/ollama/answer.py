@@ -33,7 +33,7 @@ async def to_events(
                 events = reading.events(line)
                 if not started:
                     started = True
-                    yield Started(line.num_ctx)
+                    yield Started(line.num_ctx, line.cold)
                     if request.echo and isinstance(request.prompt, str):
                         yield TextDelta(request.prompt)
                 for event in events:

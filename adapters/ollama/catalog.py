@@ -54,6 +54,8 @@ class Catalog:
         self._tags: dict[str, Tag] = {}
         self._facts: dict[tuple[str, str], Facts] = {}
         self._running: dict[str, Tag] = {}
+        self._tells = False
+        """Whether it has ever told what is loaded."""
         self._looked_until = 0.0
         self._changed_at = 0.0
         """A look that was begun before tells of what was."""
@@ -114,6 +116,13 @@ class Catalog:
         """By the last look, which asks nobody."""
         return full_name(name) in self._running
 
+    def must_load(self, name: str, context: int) -> bool:
+        """Whether it will, to answer with that context, by the last look; never where Ollama does
+        not tell what is loaded."""
+        if not self._tells:
+            return False
+        return not self.is_loaded(name) or self._loaded_with(full_name(name)) not in (None, context)
+
     async def loaded_context(self, name: str) -> int | None:
         """The context that `name` is loaded with; `None` where it is not, or nobody tells."""
         await self.running()
@@ -150,6 +159,7 @@ class Catalog:
             return await self._look(seconds)
         self._running = {tag.name: tag for tag in running.models or ()}
         self._changed_at, self._looked_until = asked_at, asked_at + self._believed
+        self._tells = True
         return True
 
     async def aclose(self) -> None:

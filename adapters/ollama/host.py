@@ -157,6 +157,7 @@ class Host:
         options = replace(body.options, num_ctx=size.num_ctx)
         sent = replace(body, options=options, keep_alive=self._keep_alive(body))
         began = False
+        cold = self.catalog.must_load(body.model, size.num_ctx)
         with self._sizing.running(body.model, size):
             async with (
                 AsyncExitStack() as loading,
@@ -165,7 +166,7 @@ class Host:
                 await loading.enter_async_context(self._room_for(body.model, size.num_ctx))
                 async for batch in lines:
                     if not began:
-                        began, batch[0].num_ctx = True, size.num_ctx
+                        began, batch[0].num_ctx, batch[0].cold = True, size.num_ctx, cold
                         self._sizing.used(body.model, size)
                         await loading.aclose()
                     if batch[-1].done:

@@ -192,6 +192,8 @@ class Line(Struct, kw_only=True, gc=False):
     eval_count: int = 0
     num_ctx: int | None = None
     """Not Ollama's: the context it was asked with, told on the first line."""
+    cold: bool = False
+    """Not Ollama's: it had to load the model; told on the first line as well."""
 
 
 class ErrorBody(Struct):

@@ -64,6 +64,7 @@ def test_what_an_answer_does_not_tell_changes_nothing():
         ({"crowd": 2}, {"crowd": 4}, True),
         ({"crowd": 9}, {"crowd": 90}, True),
         ({"name": "m"}, {"name": "other"}, False),
+        ({"cold": False}, {"cold": True}, False),
     ],
 )
 def test_answers_are_compared_with_their_like(one: Any, two: Any, same: bool):
@@ -120,6 +121,38 @@ def test_an_answer_without_a_word_has_no_speed():
     watch = Watch(1)
     watch.see(finished(0))
     assert watch.measurement("mlx", "m", 1, lambda *_: None).tokens_per_second is None
+
+
+def test_a_load_does_not_slow_the_figures_of_what_is_loaded():
+    measurements = Measurements()
+    for cold, ttft in ((True, 9.0), (False, 1.0)):
+        measurements.record(measured(cold=cold, ttft=ttft))
+    assert known(measurements).ttft_s == 1.0
+    rows = measurements.comparison(BOTH)
+    assert [(row.cold, row.ttft_s) for row in rows] == [(False, 1.0), (True, 9.0)]
+
+
+async def test_an_answer_that_waited_for_a_load_is_told_apart():
+    backend = ScriptedBackend((Started(cold=True), TextDelta("a"), DONE))
+    async with http_client(backend) as client:
+        await client.post("/v1/chat/completions", json=chat())
+        (model,) = (await client.get(URL)).json()["models"]
+    assert [row["cold"] for row in model["live"]] == [True]
+
+
+async def test_the_backend_that_answered_in_the_others_place_is_measured():
+    mlx = ScriptedBackend((GenerationError("It broke."),), kind="mlx")
+    async with http_client(mlx, ScriptedBackend(kind="ollama")) as client:
+        assert (await client.post("/v1/chat/completions", json=chat())).status_code == 200
+        (model,) = (await client.get(URL)).json()["models"]
+    assert [row["backend"] for row in model["live"]] == ["ollama"]
+
+
+async def test_an_answer_that_begins_with_its_prompt_leaves_none():
+    async with http_client(ScriptedBackend()) as client:
+        body = {"model": "m", "prompt": "Hi", "echo": True}
+        assert (await client.post("/v1/completions", json=body)).status_code == 200
+        assert (await client.get(URL)).json() == {"models": []}
 
 
 async def test_every_answer_leaves_a_measurement():

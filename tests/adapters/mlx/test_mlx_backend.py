@@ -237,6 +237,16 @@ async def test_unloading_frees_the_model_and_it_comes_back_when_asked(backend: M
     assert text_of(await answer(backend, chat("llama")))
 
 
+async def test_an_answer_is_cold_when_it_waited_for_the_load(backend: MLXBackend) -> None:
+    def is_cold(events: list[Event]) -> bool:
+        assert isinstance(events[0], Started)
+        return events[0].cold
+
+    both = await asyncio.gather(*(answer(backend, chat("llama")) for _ in range(2)))
+    assert [is_cold(events) for events in both] == [True, True]
+    assert not is_cold(await answer(backend, chat("llama")))
+
+
 async def test_a_model_that_answers_is_not_unloaded(backend: MLXBackend) -> None:
     stream = backend.generate(chat("llama", max_tokens=450))
     await anext(stream)

@@ -60,14 +60,14 @@ async def backend(ollama: StandIn) -> AsyncIterator[OllamaBackend]:
 async def test_context_is_the_least_when_the_request_is_short(
     ollama: StandIn, backend: OllamaBackend
 ):
-    assert (await events_of(backend, chat()))[0] == Started(4096)
+    assert (await events_of(backend, chat()))[0] == Started(4096, cold=True)
     assert sizes(ollama) == [4096]
 
 
 async def test_context_grows_with_the_prompt_and_with_the_answer(
     ollama: StandIn, backend: OllamaBackend
 ):
-    assert (await events_of(backend, chat(2000)))[0] == Started(8192)
+    assert (await events_of(backend, chat(2000)))[0] == Started(8192, cold=True)
     assert sizes(ollama) == [8192]
 
 
@@ -147,7 +147,7 @@ async def test_refused_prompt_is_sent_again_with_room_for_its_exact_count(
     ollama: StandIn, backend: OllamaBackend
 ):
     refuses_first(ollama, 5000)
-    assert (await events_of(backend, chat()))[0] == Started(8192)
+    assert (await events_of(backend, chat()))[0] == Started(8192, cold=True)
     assert sizes(ollama) == [4096, 8192]
 
 
@@ -243,3 +243,25 @@ async def test_load_takes_the_context_that_a_short_request_will_ask_for(
     assert sizes(ollama) == [4096, 4096]
     # A runner that was loaded with another `shift` is loaded anew.
     assert [body["shift"] for body in ollama.bodies("/api/chat")] == [False, False]
+
+
+@pytest.mark.parametrize(
+    ("loaded", "cold"), [(None, True), (2048, True), (4096, False), (8192, False)]
+)
+async def test_answer_is_cold_when_ollama_has_to_load_for_it(
+    ollama: StandIn, backend: OllamaBackend, loaded: int | None, cold: bool
+):
+    loads(ollama, loaded)
+    first, *_ = await events_of(backend, chat(max_tokens=3000))
+    assert isinstance(first, Started)
+    assert first.cold is cold
+
+
+async def test_answer_after_a_cold_one_is_not(ollama: StandIn):
+    backend = OllamaBackend(OllamaConfig(host=ollama.host, refresh=60))
+    answers = [await events_of(backend, chat()) for _ in range(2)]
+    await backend.aclose()
+    assert [started.cold for started, *_ in answers if isinstance(started, Started)] == [
+        True,
+        False,
+    ]
