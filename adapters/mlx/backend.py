@@ -182,6 +182,8 @@ class MLXBackend:
     async def aclose(self) -> None:
         self._keeping.close()
         self._loads.close()
+        for loaded in self._loaded.values():
+            loaded.grammars.close()
         await asyncio.to_thread(self._engine.close)
         self._tokenizing.shutdown(wait=False, cancel_futures=True)
 

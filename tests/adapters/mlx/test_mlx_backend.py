@@ -1,6 +1,7 @@
 """The engine over tiny models: batching, cancelling, failing, loading."""
 
 import asyncio
+import threading
 from collections.abc import AsyncGenerator, Callable
 from pathlib import Path
 from typing import Any
@@ -21,7 +22,7 @@ from adapters.errors import (
 from adapters.events import Event, Finished, Started, TextDelta
 from adapters.mlx.backend import MLXBackend
 from adapters.mlx.batch import Lane
-from adapters.request import GenerationRequest, Message, Sampling, TextPart
+from adapters.request import GenerationRequest, JSONObject, Message, Sampling, TextPart
 
 KINDS = ("llama", "llama4", "mamba")
 
@@ -334,6 +335,17 @@ async def test_closing_in_the_middle_ends_every_answer_with_an_error(folder: Pat
     with pytest.raises(BackendUnavailableError):
         async for _ in stream:
             pass
+
+
+async def test_closing_ends_the_thread_that_compiles_grammars(folder: Path) -> None:
+    before = set(threading.enumerate())
+    backend = MLXBackend(config_for(folder))
+    await answer(backend, chat("llama", response_format=JSONObject()))
+    compiling = [t for t in set(threading.enumerate()) - before if "mlx-grammar" in t.name]
+    await backend.aclose()
+    assert len(compiling) == 1
+    compiling[0].join(5)
+    assert not compiling[0].is_alive()
 
 
 async def test_models_whose_caches_cannot_be_merged_have_one_row(backend: MLXBackend) -> None:
