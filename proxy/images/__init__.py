@@ -1,5 +1,5 @@
 """Images of a request: fetched where that is allowed, and measured before anybody decodes them."""
 
-from proxy.images.settle import settle_images
+from proxy.images.settle import has_images, settle_images
 
-__all__ = ["settle_images"]
+__all__ = ["has_images", "settle_images"]

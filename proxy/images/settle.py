@@ -12,6 +12,10 @@ from proxy.config import ImagesConfig
 from proxy.images.header import Header, read_header
 
 
+def has_images(request: GenerationRequest) -> bool:
+    return isinstance(request.prompt, tuple) and any(each.images for each in request.prompt)
+
+
 async def settle_images(request: GenerationRequest, config: ImagesConfig) -> GenerationRequest:
     """`request` with its images fetched and checked; parts and messages keep their order.
 
@@ -20,7 +24,7 @@ async def settle_images(request: GenerationRequest, config: ImagesConfig) -> Gen
         InvalidRequestError: there are too many, one is too large, or is none.
     """
     messages = request.prompt
-    if not isinstance(messages, tuple) or not any(each.images for each in messages):
+    if not isinstance(messages, tuple):
         return request
     many = sum(len(message.images) for message in messages)
     if many > config.max_count:

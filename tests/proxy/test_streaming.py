@@ -239,6 +239,27 @@ async def test_client_that_hangs_up_ends_work_that_never_waits(streamed: bool):
         await gone(backend)
 
 
+async def test_client_that_hangs_up_ends_the_fetch_of_its_images(monkeypatch: pytest.MonkeyPatch):
+    fetching, ended = asyncio.Event(), asyncio.Event()
+
+    async def fetch(_self: object, _url: str) -> bytes:
+        fetching.set()
+        try:
+            return await asyncio.Future[bytes]()
+        finally:
+            ended.set()
+
+    monkeypatch.setattr("proxy.images.fetch.Fetcher.fetch", fetch)
+    image = {"type": "image_url", "image_url": {"url": "https://images.example/a.png"}}
+    async with served(ScriptedBackend()) as port:
+        _reader, writer = await asyncio.open_connection("127.0.0.1", port)
+        writer.write(post(port, chat(messages=[{"role": "user", "content": [image]}])))
+        async with asyncio.timeout(2):
+            await fetching.wait()
+            writer.transport.abort()
+            await ended.wait()
+
+
 async def test_client_that_does_not_read_and_goes_ends_the_work():
     backend = EndlessBackend()
     async with served(backend) as port:

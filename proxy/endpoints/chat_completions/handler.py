@@ -20,7 +20,7 @@ from proxy.endpoints.chat_completions.response import (
 from proxy.endpoints.chat_completions.translate import to_generation_request, to_param
 from proxy.forcing import to_forced
 from proxy.headers import AnswerNotes
-from proxy.images import settle_images
+from proxy.images import has_images, settle_images
 from proxy.registry import Registry
 from proxy.router import Router
 from proxy.streaming import Drain, stream, unless_gone
@@ -43,7 +43,9 @@ async def create_chat_completion(
         client=to_client(request.headers, body.prompt_cache_key),
     )
     try:
-        asked = await settle_images(asked, config.server.images)
+        if has_images(asked):
+            settling = settle_images(asked, config.server.images)
+            asked = await unless_gone(request, drain.limit(settling))
         events = router.generate(asked, notes)
         if body.stream:
             return await stream(request, events, ChatCompletionRenderer(body), drain, keepalive)
