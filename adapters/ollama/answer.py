@@ -5,12 +5,19 @@ from contextlib import aclosing
 
 import anyio.to_thread
 
+from adapters.errors import GenerationError
 from adapters.events import Event, Finished, Started, TextDelta, ToolCallDelta, ToolCallStarted
 from adapters.ollama.forced import ForcedCall, chosen_tools, is_forced
 from adapters.ollama.response import Answer
 from adapters.ollama.schema import Promise
 from adapters.ollama.wire import Line
-from adapters.request import GenerationRequest, JSONObject, JSONSchema, ResponseFormat
+from adapters.request import (
+    GenerationRequest,
+    JSONObject,
+    JSONSchema,
+    ResponseFormat,
+    Sampling,
+)
 
 
 async def to_events(
@@ -21,7 +28,8 @@ async def to_events(
     Raises:
         BadUpstreamError: the lines make no sense.
         GenerationError: the answer is not what a forced call, or the shape it was to have, asks
-            for. It is known at the end only, when its text is already out.
+            for. It is known at the end only, when its text is already out. It is lasting where
+            the same answer would come again.
         InvalidRequestError: a strict schema is none.
     """
     promises = await _promises(request)
@@ -29,17 +37,26 @@ async def to_events(
     async with aclosing(lines):
         started = False
         async for batch in lines:
-            for line in batch:
-                events = reading.events(line)
-                if not started:
-                    started = True
-                    yield Started(line.num_ctx, line.cold)
-                    if request.echo and isinstance(request.prompt, str):
-                        yield TextDelta(request.prompt)
-                for event in events:
-                    if promises is not None:
-                        await promises.keep(event)
-                    yield event
+            try:
+                for line in batch:
+                    events = reading.events(line)
+                    if not started:
+                        started = True
+                        yield Started(line.num_ctx, line.cold)
+                        if request.echo and isinstance(request.prompt, str):
+                            yield TextDelta(request.prompt)
+                    for event in events:
+                        if promises is not None:
+                            await promises.keep(event)
+                        yield event
+            except GenerationError as error:
+                error.lasting = _comes_again(request.sampling)
+                raise
+
+
+def _comes_again(sampling: Sampling) -> bool:
+    """Whether the same request has the same answer: then nobody should put it again."""
+    return sampling.temperature == 0 or sampling.seed is not None
 
 
 class _Reading:

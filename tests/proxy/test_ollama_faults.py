@@ -122,6 +122,7 @@ async def ollama(script: Script) -> AsyncIterator[tuple[StandIn, OllamaBackend]]
     async with stand_in() as standin:
         standin.says("/api/tags", says_lines({"models": [TAG]}))
         standin.says("/api/chat", script)
+        standin.says("/api/generate", script)
         backend = OllamaBackend(OllamaConfig(host=standin.host, **LIMITS))
         try:
             yield standin, backend
@@ -130,14 +131,21 @@ async def ollama(script: Script) -> AsyncIterator[tuple[StandIn, OllamaBackend]]
         await standin.closed()
 
 
-async def ask(script: Script, **fields: Any) -> Told:
-    """One chat through the whole application, which must answer in time and be idle after."""
-    body = {"model": "m", "messages": [{"role": "user", "content": "Hi"}], **fields}
+ASKED: dict[str, dict[str, Any]] = {
+    "/v1/chat/completions": {"messages": [{"role": "user", "content": "Hi"}]},
+    "/v1/completions": {"prompt": "Hi"},
+}
+
+
+async def ask(script: Script, path: str = "/v1/chat/completions", **fields: Any) -> Told:
+    """One request through the whole application, which must answer in time and be idle after."""
+    body = {"model": "m", **ASKED[path], **fields}
     async with ollama(script) as (_, backend), http_client(backend) as client:
         async with asyncio.timeout(5):
-            answer = await client.post("/v1/chat/completions", json=body)
+            answer = await client.post(path, json=body)
         counters = (await backend.health()).counters
-    assert (counters["active"], counters["failed"]) == (0, 1)
+    assert (counters["active"], counters["finished"]) == (0, 0)
+    assert counters["failed"] > 0
     return Told(answer.status_code, answer.headers, answer.text)
 
 
@@ -172,6 +180,29 @@ async def test_failure_in_a_stream_is_an_error_that_ends_it(fault: str):
     assert last["error"]["code"] == code
     assert said
     assert all(choice["finish_reason"] is None for each in said for choice in each["choices"])
+
+
+NO_TEXT: dict[str, tuple[Script, bool]] = {
+    "at once": (says_lines(), True),
+    "after a word": (says_lines(WORD | {"response": "A"}), False),
+}
+"""What Ollama says where its runner wrote bytes that are no text: 200, and then no more."""
+
+
+@pytest.mark.parametrize("streamed", [False, True], ids=["whole", "streamed"])
+@pytest.mark.parametrize("n", [1, 2])
+@pytest.mark.parametrize("path", ["/v1/chat/completions", "/v1/completions"])
+@pytest.mark.parametrize("when", NO_TEXT)
+async def test_answer_that_is_no_text_is_a_bad_upstream(
+    when: str, path: str, n: int, streamed: bool
+):
+    script, is_status = NO_TEXT[when]
+    told = await ask(script, path=path, n=n, stream=streamed)
+    if is_status or not streamed:
+        check_refusal(told, 502, "bad_upstream")
+        assert "x-should-retry" not in told.headers
+    else:
+        assert (told.status, told.frames[-1]["error"]["code"]) == (200, "bad_upstream")
 
 
 async def test_ollama_that_is_not_there_is_unavailable():

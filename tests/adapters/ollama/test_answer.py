@@ -8,7 +8,15 @@ import pytest
 from adapters.errors import GenerationError, InvalidRequestError
 from adapters.events import Event, Finished, Started, TextDelta, ToolCallDelta, ToolCallStarted
 from adapters.ollama.backend import OllamaBackend
-from adapters.request import GenerationRequest, JSONObject, JSONSchema, Message, TextPart, Tool
+from adapters.request import (
+    GenerationRequest,
+    JSONObject,
+    JSONSchema,
+    Message,
+    Sampling,
+    TextPart,
+    Tool,
+)
 from tests.adapters.ollama.standin import StandIn, says_lines
 
 QUESTION = Message(role="user", content=(TextPart("Hi"),))
@@ -58,6 +66,28 @@ async def test_answer_of_another_shape_is_no_success(
     says(standin, text)
     with pytest.raises(GenerationError, match="does not keep to the shape"):
         await events_of(backend, chat(response_format=wanted))
+
+
+@pytest.mark.parametrize(
+    ("sampling", "lasting"),
+    [
+        (Sampling(), False),
+        (Sampling(temperature=0.5), False),
+        (Sampling(temperature=0), True),
+        (Sampling(temperature=0.5, seed=1), True),
+    ],
+)
+@pytest.mark.parametrize(
+    "wish", [{"response_format": LOOSE}, {"tools": (TOOL,), "tool_choice": "required"}]
+)
+async def test_broken_promise_lasts_where_the_same_answer_would_come_again(
+    standin: StandIn, backend: OllamaBackend, wish: Any, sampling: Sampling, lasting: bool
+):
+    lists(standin)
+    says(standin, "I would rather not.")
+    with pytest.raises(GenerationError) as caught:
+        await events_of(backend, chat(sampling=sampling, **wish))
+    assert caught.value.lasting == lasting
 
 
 @pytest.mark.parametrize(
