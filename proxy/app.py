@@ -16,6 +16,8 @@ from proxy.endpoints.comparison import get_comparison
 from proxy.endpoints.completions import create_completion
 from proxy.endpoints.embeddings import create_embedding
 from proxy.endpoints.health import get_health
+from proxy.endpoints.hybrid.chat import create_chat
+from proxy.endpoints.hybrid.exchange import provide_exchange
 from proxy.endpoints.models import list_models, retrieve_model
 from proxy.errors import answer_error
 from proxy.gates import Gate
@@ -59,10 +61,12 @@ def create_app(config: Config, backends: Mapping[str, Backend] | None = None) ->
             retrieve_model,
             get_health,
             get_comparison,
+            create_chat,
         ],
         dependencies={
             **{name: _provide(value) for name, value in state.items()},
             "notes": Provide(provide_notes, sync_to_thread=False),
+            "exchange": Provide(provide_exchange, sync_to_thread=False),
         },
         exception_handlers={HTTPException: answer_error, Exception: answer_error},
         before_send=[write_notes],

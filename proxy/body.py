@@ -29,21 +29,29 @@ async def read_body(request: Request[Any, Any, Any], kind: type[S], config: Serv
     Raises:
         InvalidRequestError: not JSON, not a `kind`, or with unknown fields where those are errors.
     """
-    body = await _receive(request)
+    return understand(request, await receive(request, config), kind, config)
+
+
+async def receive(request: Request[Any, Any, Any], config: ServerConfig) -> bytes:
+    """The body as it came, nested no deeper than decoders can bear."""
+    try:
+        body = await request.body()
+    except InternalServerException as exc:  # Litestar's word for a client that broke off
+        raise ClientDisconnectedError from exc
     check_depth(body, config.max_depth)
+    return body
+
+
+def understand(
+    request: Request[Any, Any, Any], body: bytes, kind: type[S], config: ServerConfig
+) -> S:
+    """As `read_body`, of a body that was received."""
     decoded = decode(body, kind)
     unknown = tuple(unknown_fields(decode(body, object), decoded))
     if unknown and config.strict_fields:
         raise InvalidRequestError(f"Unknown parameter: '{unknown[0][:200]}'.", param=unknown[0])
     notes_of(request.scope).ignored = unknown
     return decoded
-
-
-async def _receive(request: Request[Any, Any, Any]) -> bytes:
-    try:
-        return await request.body()
-    except InternalServerException as exc:  # Litestar's word for a client that broke off
-        raise ClientDisconnectedError from exc
 
 
 def decode(body: bytes, kind: type[S]) -> S:

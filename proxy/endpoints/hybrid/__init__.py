@@ -1,0 +1,1 @@
+"""The original hybrid API, `/api/…`: both engines by name, Ollama's own chat among it."""

@@ -1,0 +1,77 @@
+"""`POST /api/chat`: the original's `{"model_id", "prompt"}`, and Ollama's own chat alike."""
+
+from typing import Any
+
+from litestar import Response, post
+from litestar.di import NamedDependency
+from msgspec import UNSET, Raw, Struct, UnsetType
+from msgspec.structs import replace
+
+from adapters.errors import UnsupportedParameterError
+from proxy.body import decode, receive, understand
+from proxy.endpoints.hybrid import ollama_request, prompt
+from proxy.endpoints.hybrid.exchange import Exchange
+from proxy.endpoints.hybrid.ollama_request import OllamaChatRequest
+from proxy.endpoints.hybrid.ollama_response import OllamaDialect
+from proxy.endpoints.hybrid.prompt import PromptDialect, PromptRequest
+from proxy.endpoints.hybrid.residence import load, unload
+from proxy.endpoints.hybrid.times import Times
+from proxy.keep_alive import to_keep_alive
+
+
+class _Head(Struct):
+    """What tells the two bodies apart: only the original's has either."""
+
+    model_id: Raw | UnsetType = UNSET
+    prompt: Raw | UnsetType = UNSET
+
+
+@post("/api/chat", status_code=200)
+async def create_chat(exchange: NamedDependency[Exchange]) -> Response[Any]:
+    times = Times()
+    config = exchange.config.server
+    raw = await receive(exchange.request, config)
+    head = decode(raw, _Head)
+    if head.model_id is UNSET and head.prompt is UNSET:
+        body = understand(exchange.request, raw, OllamaChatRequest, config)
+        return await _answer_ollama(exchange, body, times)
+    return await answer_prompt(
+        exchange, understand(exchange.request, raw, PromptRequest, config), times
+    )
+
+
+async def answer_prompt(exchange: Exchange, body: PromptRequest, times: Times) -> Response[Any]:
+    asked = prompt.to_generation_request(body)
+    return await exchange.generate(
+        replace(asked, model=exchange.forced(asked.model, body.backend)),
+        PromptDialect(body, exchange.notes, times),
+        times,
+        streamed=bool(body.stream),
+    )
+
+
+async def _answer_ollama(
+    exchange: Exchange, body: OllamaChatRequest, times: Times
+) -> Response[Any]:
+    dialect = OllamaDialect(body, times)
+    model = exchange.forced(body.model, body.backend)
+    if not body.messages:
+        return await _load_or_unload(exchange, body, model, dialect)
+    asked = replace(ollama_request.to_generation_request(body), model=model)
+    return await exchange.generate(asked, dialect, times, streamed=body.stream is not False)
+
+
+async def _load_or_unload(
+    exchange: Exchange, body: OllamaChatRequest, model: str, dialect: OllamaDialect
+) -> Response[Any]:
+    """Streamed or not, Ollama answers with one object."""
+    if body.options:
+        raise UnsupportedParameterError(
+            "Without messages there is nothing that 'options' could shape.", param="options"
+        )
+    keep_alive = to_keep_alive(body.keep_alive, None)
+    if keep_alive == 0:
+        await unload(exchange, model)
+        return Response(dialect.without_words("unload"))
+    await load(exchange, model, keep_alive)
+    return Response(dialect.without_words("load"))
