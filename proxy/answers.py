@@ -93,6 +93,18 @@ async def collect(events: AsyncGenerator[Event]) -> tuple[Answer, ...]:
     return tuple(pieces[choice].answer(ended[choice]) for choice in sorted(ended))
 
 
+async def held(events: AsyncGenerator[Event]) -> AsyncGenerator[Event]:
+    """`events`, none of them before the last has come: so long another may answer in their place.
+
+    Raises:
+        BackendError: whatever the backend raised, and nothing has been given away.
+    """
+    async with closing(events):
+        every = [event async for event in events]
+    for event in every:
+        yield event
+
+
 async def each(events: AsyncGenerator[Event], choices: int = 1) -> AsyncGenerator[Event]:
     """`events`, held to the contract: `Started` first, every choice ended once, turns for others.
 

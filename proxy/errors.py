@@ -111,8 +111,18 @@ def to_failure(exc: Exception) -> Failure:
             return _failure(INTERNAL, "The server met an error of its own.")
 
 
+def to_code(exc: BackendError) -> str:
+    """The error in one word, for headers, counters and logs."""
+    row = _row_of(exc)
+    return row.code or row.type
+
+
+def _row_of(exc: BackendError) -> Row:
+    return next(BACKEND_ERRORS[kind] for kind in type(exc).__mro__ if kind in BACKEND_ERRORS)
+
+
 def _from_backend(exc: BackendError) -> Failure:
-    row = next(BACKEND_ERRORS[kind] for kind in type(exc).__mro__ if kind in BACKEND_ERRORS)
+    row = _row_of(exc)
     headers: dict[str, str] = {}
     if exc.retry_after is not None:
         headers["retry-after"] = str(max(1, round(exc.retry_after)))

@@ -10,7 +10,7 @@ from msgspec import Struct
 
 from adapters.errors import BackendError
 from adapters.events import Started
-from proxy.errors import to_failure
+from proxy.errors import to_code
 from proxy.router import Route
 
 _MOST_NAMES = 20
@@ -34,8 +34,8 @@ class AnswerNotes(Struct):
         self.backend = route.backend.kind
 
     def fell_back(self, route: Route, error: BackendError) -> None:
-        code = to_failure(error).body.error.code
-        self.fallback_from = f"{route.backend.kind}; reason={code}"
+        self.fallback_from = f"{route.backend.kind}; reason={to_code(error)}"
+        self.context = None  # That was the other's.
 
     def started(self, event: Started) -> None:
         known = [each for each in (self.context, event.context) if each is not None]

@@ -1,8 +1,7 @@
 """A name and what is needed -> the backend that answers."""
 
 import difflib
-import logging
-from collections.abc import AsyncGenerator, Callable
+from collections.abc import AsyncGenerator
 from typing import Protocol
 
 from msgspec import Struct
@@ -19,11 +18,10 @@ from adapters.errors import (
 )
 from adapters.events import Event, Started, TextDelta
 from adapters.request import EmbeddingRequest, Feature, GenerationRequest, needs
-from proxy.answers import closing, each
+from proxy.answers import closing, each, held
+from proxy.fallbacks import Fallbacks
 from proxy.measurements import Measurements
 from proxy.registry import Entry, Place, Registry
-
-log = logging.getLogger("tandem")
 
 _PATIENCE = 1.0
 """Seconds a request waits for a list of models that might know its name."""
@@ -54,18 +52,24 @@ class Router:
     def __init__(self, registry: Registry, measurements: Measurements) -> None:
         self._registry = registry
         self._measurements = measurements
+        self.fallbacks = Fallbacks()
 
-    async def generate(self, request: GenerationRequest, watcher: Watcher) -> AsyncGenerator[Event]:
+    async def generate(
+        self, request: GenerationRequest, watcher: Watcher, *, whole: bool = False
+    ) -> AsyncGenerator[Event]:
         """The events of the backend that `request.model`, a public name, leads to. Where that one
-        fails before `Started`, and not by the caller's mistake, the next that can is asked, once.
+        fails before the first of them was given away, and not by the caller's mistake, the next
+        that can is asked, once. Of an answer that is sent `whole` none is before all are there.
 
         Raises:
             BackendError: as `resolve`, what the backend raised, or it broke the contract.
         """
         first, *others = await self.routes(request.model, needs(request))
+        answer = self._answer(first, request, watcher)
+        events = held(answer) if whole and others else answer
         began = False
         try:
-            async with closing(events := self._answer(first, request, watcher)):
+            async with closing(events):
                 async for event in events:
                     began = True
                     yield event
@@ -73,11 +77,14 @@ class Router:
         except BackendError as error:
             if began or not others or isinstance(error, InvalidRequestError):
                 raise
-            log.warning("%s failed: %s is asked", first.backend.kind, others[0].backend.kind)
-            watcher.fell_back(first, error)
+            self._leave(first, others[0], error, watcher)
         async with closing(events := self._answer(others[0], request, watcher)):
             async for event in events:
                 yield event
+
+    def _leave(self, failed: Route, other: Route, error: BackendError, watcher: Watcher) -> None:
+        self.fallbacks.note(failed.backend.kind, error, other.backend.kind)
+        watcher.fell_back(failed, error)
 
     async def _answer(
         self, route: Route, request: GenerationRequest, watcher: Watcher
@@ -94,20 +101,36 @@ class Router:
                             watcher.started(event)
                     yield event
 
-    async def embed(
-        self, request: EmbeddingRequest, on_route: Callable[[Route], None]
-    ) -> Embeddings:
-        """The vectors of the backend that `request.model`, a public name, leads to.
+    async def embed(self, request: EmbeddingRequest, watcher: Watcher) -> Embeddings:
+        """The vectors of the backend that `request.model`, a public name, leads to. Another is
+        asked, as in `generate`, where it has the very same weights: others' vectors do not mix.
 
         Raises:
             BackendError: as `resolve`, what the backend raised, or vectors are missing.
         """
-        route = await self.resolve(request.model, needs(request))
-        on_route(route)
+        first, *others = await self.routes(request.model, needs(request))
+        twins = [other for other in others if self._same_weights(first, other)]
+        try:
+            return await self._embed(first, request, watcher)
+        except BackendError as error:
+            if not twins or isinstance(error, InvalidRequestError):
+                raise
+            self._leave(first, twins[0], error, watcher)
+        return await self._embed(twins[0], request, watcher)
+
+    async def _embed(self, route: Route, request: EmbeddingRequest, watcher: Watcher) -> Embeddings:
+        watcher.routed(route)
         embeddings = await route.backend.embed(replace(request, model=route.name))
         if len(embeddings.vectors) != len(request.inputs):
             raise BadUpstreamError("The backend sent another number of vectors than of inputs.")
         return embeddings
+
+    def _same_weights(self, one: Route, other: Route) -> bool:
+        """As far as both backends tell; what is not known is not the same."""
+        models = [self._registry.shelves[r.backend.kind].models.get(r.name) for r in (one, other)]
+        origins = {model.origin if model else None for model in models}
+        digests = {model.digest if model else None for model in models}
+        return any(len(each) == 1 and None not in each for each in (origins, digests))
 
     async def resolve(self, name: str, features: frozenset[Feature]) -> Route:
         """The first of `routes`."""

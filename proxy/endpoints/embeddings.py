@@ -132,7 +132,7 @@ async def create_embedding(
     model = to_forced(body.model, request.headers, body.backend, registry.shelves)
     asked = replace(to_embedding_request(body), model=model)
     try:
-        made = await unless_gone(request, drain.limit(router.embed(asked, notes.routed)))
+        made = await unless_gone(request, drain.limit(router.embed(asked, notes)))
     except BackendError as exc:
         exc.param = to_param(exc.param, body)
         raise

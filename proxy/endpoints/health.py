@@ -11,6 +11,7 @@ from msgspec import Struct
 from adapters.backend import Backend, Health
 from proxy.memory import Memory, Snapshot
 from proxy.registry import Registry
+from proxy.router import Router
 from proxy.streaming import Drain
 
 _PATIENCE = 1.0
@@ -22,6 +23,8 @@ class ServerHealth(Struct):
     version: str
     backends: dict[str, Health]
     memory: Snapshot
+    fallbacks: dict[str, dict[str, int]]
+    """The kind that failed -> the error's code -> how often another was asked instead."""
 
 
 async def _ask(backend: Backend) -> Health:
@@ -35,6 +38,7 @@ async def _ask(backend: Backend) -> Health:
 @get("/health")
 async def get_health(
     registry: NamedDependency[Registry],
+    router: NamedDependency[Router],
     memory: NamedDependency[Memory],
     drain: NamedDependency[Drain],
 ) -> ServerHealth:
@@ -43,4 +47,5 @@ async def get_health(
     answers, snapshot = await asyncio.gather(asked, memory.snapshot())
     status = "draining" if drain.began else "ok"
     told = dict(zip(kinds, answers, strict=True))
-    return ServerHealth(status, version("tandem-proxy"), told, snapshot)
+    counts = router.fallbacks.counts()
+    return ServerHealth(status, version("tandem-proxy"), told, snapshot, counts)

@@ -1,11 +1,22 @@
 """What happens when the backend that was chosen fails."""
 
+import asyncio
+
 import pytest
-from scripted_backend import EVERYTHING, HELLO, ScriptedBackend, chat, every_error, http_client
+from scripted_backend import (
+    EVERYTHING,
+    HANG,
+    HELLO,
+    ScriptedBackend,
+    chat,
+    every_error,
+    http_client,
+)
 
 from adapters.backend import Model
 from adapters.errors import (
     BackendError,
+    BackendTimeoutError,
     BackendUnavailableError,
     ContextLengthError,
     InvalidRequestError,
@@ -62,6 +73,57 @@ async def test_an_answer_that_has_begun_is_not_begun_again():
     assert ollama.requests == []
 
 
+@pytest.mark.parametrize("fault", FAULTS)
+async def test_the_other_backend_gives_a_whole_answer_of_which_the_first_has_a_part(
+    fault: type[BackendError],
+):
+    """Nobody has seen that part."""
+    mlx, ollama = engine("mlx", Started(8), TextDelta("Lost"), fault("down")), engine("ollama")
+    async with http_client(mlx, ollama) as client:
+        response = await client.post(URL, json=chat())
+    assert response.json()["choices"][0]["message"]["content"] == "Hello"
+    assert response.headers["x-tandem-fallback-from"].startswith("mlx; reason=")
+    assert "x-tandem-context" not in response.headers
+
+
+async def test_several_whole_completions_fall_back_each_for_itself():
+    mlx = engine("mlx", Started(), TextDelta("Lost"), BackendUnavailableError("down"))
+    ollama = engine("ollama")
+    body = {"model": "m", "prompt": ["a", "b"], "n": 2}
+    async with http_client(mlx, ollama) as client:
+        response = await client.post("/v1/completions", json=body)
+        health = (await client.get("/health")).json()
+    assert [choice["text"] for choice in response.json()["choices"]] == ["Hello"] * 4
+    assert health["fallbacks"] == {"mlx": {"backend_unavailable": 2}}
+
+
+async def test_fallbacks_are_counted_by_backend_and_reason_and_logged_without_words_of_others(
+    caplog: pytest.LogCaptureFixture,
+):
+    mlx = engine("mlx", BackendUnavailableError("secret"))
+    async with http_client(mlx, engine("ollama")) as client:
+        before = (await client.get("/health")).json()["fallbacks"]
+        for error in (BackendUnavailableError, BackendUnavailableError, BackendTimeoutError):
+            mlx.script = [error("secret")]
+            await client.post(URL, json=chat())
+        after = (await client.get("/health")).json()["fallbacks"]
+    assert (before, after) == ({}, {"mlx": {"backend_unavailable": 2, "backend_timeout": 1}})
+    lines = [record.getMessage() for record in caplog.records if record.name == "tandem"]
+    assert lines[-1] == "mlx failed (backend_timeout): ollama is asked"
+    assert "secret" not in caplog.text
+
+
+async def test_nobody_else_is_asked_when_the_client_goes():
+    mlx, ollama = engine("mlx", HANG), engine("ollama")
+    async with http_client(mlx, ollama) as client:
+        asking = asyncio.create_task(client.post(URL, json=chat()))
+        while not mlx.running:  # noqa: ASYNC110
+            await asyncio.sleep(0.005)
+        asking.cancel()
+        await asyncio.wait([asking])
+    assert (mlx.running, ollama.requests) == (0, [])
+
+
 async def test_a_backend_that_cannot_honour_the_request_is_no_fallback():
     mlx = engine("mlx", BackendUnavailableError("down"))
     ollama = engine("ollama")
@@ -70,6 +132,59 @@ async def test_a_backend_that_cannot_honour_the_request_is_no_fallback():
         response = await client.post(URL, json=chat(logit_bias={"1": 1}))
     assert response.status_code == 503
     assert ollama.requests == []
+
+
+EMBEDDINGS = {"model": "m", "input": "a"}
+SAME = [
+    (Model(name="m", origin="sha256:a"), Model(name="m", origin="sha256:a")),
+    (Model(name="m", digest="a"), Model(name="m", digest="a")),
+    (Model(name="m", origin="sha256:a", digest="a"), Model(name="m", origin="sha256:a")),
+]
+OTHERS = [
+    (Model(name="m"), Model(name="m")),
+    (Model(name="m", origin="sha256:a"), Model(name="m", origin="sha256:b")),
+    (Model(name="m", origin="sha256:a"), Model(name="m")),
+    (Model(name="m", digest="a"), Model(name="m", digest="b")),
+]
+
+
+def embedders(one: Model, other: Model) -> tuple[ScriptedBackend, ScriptedBackend]:
+    """The first is down."""
+    down = [BackendUnavailableError("down")]
+    return (
+        ScriptedBackend(down, kind="mlx", models=[one]),
+        ScriptedBackend(kind="ollama", models=[other]),
+    )
+
+
+@pytest.mark.parametrize("models", SAME)
+async def test_vectors_come_from_the_other_backend_when_its_weights_are_the_same(
+    models: tuple[Model, Model],
+):
+    mlx, ollama = embedders(*models)
+    async with http_client(mlx, ollama) as client:
+        response = await client.post("/v1/embeddings", json=EMBEDDINGS)
+        health = (await client.get("/health")).json()
+    assert (response.status_code, response.headers["x-tandem-backend"]) == (200, "ollama")
+    assert response.headers["x-tandem-fallback-from"] == "mlx; reason=backend_unavailable"
+    assert health["fallbacks"] == {"mlx": {"backend_unavailable": 1}}
+
+
+@pytest.mark.parametrize("models", OTHERS)
+async def test_vectors_of_other_weights_are_never_mixed(models: tuple[Model, Model]):
+    mlx, ollama = embedders(*models)
+    async with http_client(mlx, ollama) as client:
+        response = await client.post("/v1/embeddings", json=EMBEDDINGS)
+    assert (response.status_code, response.headers["x-tandem-backend"]) == (503, "mlx")
+    assert ollama.embedded == []
+
+
+async def test_vectors_that_were_asked_for_wrongly_are_asked_for_once():
+    mlx, ollama = embedders(*SAME[0])
+    mlx.script = [InvalidRequestError("wrong")]
+    async with http_client(mlx, ollama) as client:
+        response = await client.post("/v1/embeddings", json=EMBEDDINGS)
+    assert (response.status_code, ollama.embedded) == (400, [])
 
 
 async def test_the_second_failure_is_the_last():

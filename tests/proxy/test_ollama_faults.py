@@ -7,10 +7,11 @@ from contextlib import asynccontextmanager
 from typing import Any
 
 import pytest
-from scripted_backend import http_client
+from scripted_backend import ScriptedBackend, http_client
 
 from adapters.config import OllamaConfig
 from adapters.ollama.backend import OllamaBackend
+from proxy.config import Config, ModelConfig
 from tests.adapters.ollama.standin import (
     Reply,
     Script,
@@ -180,6 +181,45 @@ async def test_failure_in_a_stream_is_an_error_that_ends_it(fault: str):
     assert last["error"]["code"] == code
     assert said
     assert all(choice["finish_reason"] is None for each in said for choice in each["choices"])
+
+
+async def ask_both(script: Script, **fields: Any) -> Told:
+    """One chat with a model that MLX has as well; Ollama is asked first."""
+    body = {"model": "both", **ASKED["/v1/chat/completions"], **fields}
+    both = Config(models={"both": ModelConfig(mlx="m", ollama="m", prefer="ollama")})
+    mlx = ScriptedBackend(kind="mlx")
+    async with ollama(script) as (_, backend), http_client(mlx, backend, config=both) as client:
+        async with asyncio.timeout(5):
+            answer = await client.post("/v1/chat/completions", json=body)
+    return Told(answer.status_code, answer.headers, answer.text)
+
+
+@pytest.mark.parametrize("streamed", [False, True], ids=["whole", "streamed"])
+@pytest.mark.parametrize("fault", BEFORE)
+async def test_failure_before_the_first_word_makes_the_other_backend_answer(
+    fault: str, streamed: bool
+):
+    script, _, code = BEFORE[fault]
+    told = await ask_both(script, stream=streamed)
+    assert (told.status, told.headers["x-tandem-backend"]) == (200, "mlx")
+    assert told.headers["x-tandem-fallback-from"] == f"ollama; reason={code}"
+    assert "error" not in told.text
+
+
+@pytest.mark.parametrize("fault", AFTER)
+async def test_failure_in_a_whole_answer_makes_the_other_backend_answer(fault: str):
+    script, _, code = AFTER[fault]
+    told = await ask_both(script)
+    assert (told.status, told.headers["x-tandem-backend"]) == (200, "mlx")
+    assert told.headers["x-tandem-fallback-from"] == f"ollama; reason={code}"
+
+
+@pytest.mark.parametrize("fault", AFTER)
+async def test_failure_in_a_stream_is_not_made_good_by_the_other_backend(fault: str):
+    script, _, code = AFTER[fault]
+    told = await ask_both(script, stream=True)
+    assert (told.headers["x-tandem-backend"], told.frames[-1]["error"]["code"]) == ("ollama", code)
+    assert "x-tandem-fallback-from" not in told.headers
 
 
 NO_TEXT: dict[str, tuple[Script, bool]] = {

@@ -46,7 +46,7 @@ async def create_chat_completion(
         if has_images(asked):
             settling = settle_images(asked, config.server.images)
             asked = await unless_gone(request, drain.limit(settling))
-        events = router.generate(asked, notes)
+        events = router.generate(asked, notes, whole=not body.stream)
         if body.stream:
             return await stream(request, events, ChatCompletionRenderer(body), drain, keepalive)
         answers = await unless_gone(request, drain.limit(collect(events)))

@@ -38,7 +38,8 @@ async def create_completion(
     client = to_client(request.headers)
     model = to_forced(body.model, request.headers, body.backend, registry.shelves)
     asked = [replace(each, model=model, client=client) for each in to_generation_requests(body)]
-    events = merge([router.generate(each, notes) for each in asked], body.n or 1)
+    streams = [router.generate(each, notes, whole=not body.stream) for each in asked]
+    events = merge(streams, body.n or 1)
     try:
         if body.stream:
             renderer = CompletionRenderer(body, len(asked))
