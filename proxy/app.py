@@ -18,6 +18,7 @@ from proxy.endpoints.embeddings import create_embedding
 from proxy.endpoints.health import get_health
 from proxy.endpoints.hybrid.chat import create_chat
 from proxy.endpoints.hybrid.exchange import provide_exchange
+from proxy.endpoints.hybrid.mlx import create_mlx_generation, load_mlx_model, unload_mlx_model
 from proxy.endpoints.models import list_models, retrieve_model
 from proxy.errors import answer_error
 from proxy.gates import Gate
@@ -62,6 +63,9 @@ def create_app(config: Config, backends: Mapping[str, Backend] | None = None) ->
             get_health,
             get_comparison,
             create_chat,
+            create_mlx_generation,
+            load_mlx_model,
+            unload_mlx_model,
         ],
         dependencies={
             **{name: _provide(value) for name, value in state.items()},

@@ -9,11 +9,11 @@ from msgspec.structs import replace
 
 from adapters.errors import UnsupportedParameterError
 from proxy.body import decode, receive, understand
-from proxy.endpoints.hybrid import ollama_request, prompt
+from proxy.endpoints.hybrid import ollama_request
 from proxy.endpoints.hybrid.exchange import Exchange
 from proxy.endpoints.hybrid.ollama_request import OllamaChatRequest
 from proxy.endpoints.hybrid.ollama_response import OllamaDialect
-from proxy.endpoints.hybrid.prompt import PromptDialect, PromptRequest
+from proxy.endpoints.hybrid.prompt import PromptRequest, answer_prompt
 from proxy.endpoints.hybrid.residence import load, unload
 from proxy.endpoints.hybrid.times import Times
 from proxy.keep_alive import to_keep_alive
@@ -37,16 +37,6 @@ async def create_chat(exchange: NamedDependency[Exchange]) -> Response[Any]:
         return await _answer_ollama(exchange, body, times)
     return await answer_prompt(
         exchange, understand(exchange.request, raw, PromptRequest, config), times
-    )
-
-
-async def answer_prompt(exchange: Exchange, body: PromptRequest, times: Times) -> Response[Any]:
-    asked = prompt.to_generation_request(body)
-    return await exchange.generate(
-        replace(asked, model=exchange.forced(asked.model, body.backend)),
-        PromptDialect(body, exchange.notes, times),
-        times,
-        streamed=bool(body.stream),
     )
 
 

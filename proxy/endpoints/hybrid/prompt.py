@@ -1,8 +1,9 @@
 """`{"model_id", "prompt"}`: one question, one answer."""
 
 from collections.abc import Iterable
-from typing import Annotated
+from typing import Annotated, Any
 
+from litestar import Response
 from msgspec import UNSET, Meta, Struct, UnsetType
 from msgspec.structs import replace
 
@@ -19,6 +20,7 @@ from proxy.endpoints.generation import (
     to_limit,
     to_sampling,
 )
+from proxy.endpoints.hybrid.exchange import Exchange
 from proxy.endpoints.hybrid.times import Times
 from proxy.endpoints.wire import Usage, as_tuple, to_usage
 from proxy.errors import to_failure
@@ -160,3 +162,13 @@ class PromptDialect:
                 total_s=self._times.total,
             ),
         )
+
+
+async def answer_prompt(exchange: Exchange, body: PromptRequest, times: Times) -> Response[Any]:
+    asked = to_generation_request(body)
+    return await exchange.generate(
+        replace(asked, model=exchange.forced(asked.model, body.backend)),
+        PromptDialect(body, exchange.notes, times),
+        times,
+        streamed=bool(body.stream),
+    )

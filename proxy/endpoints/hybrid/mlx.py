@@ -1,0 +1,113 @@
+"""`/api/mlx/…`: MLX and nothing else. `GET /api/mlx/models` is in `models.py`."""
+
+from collections.abc import Iterable
+from typing import Annotated, Any, Literal
+
+from litestar import Response, post
+from litestar.di import NamedDependency
+from litestar.params import FromPath
+from msgspec import Meta, Struct
+from msgspec.structs import replace
+
+from adapters.backend import Progress
+from adapters.errors import BackendUnavailableError, InvalidRequestError
+from proxy.body import read_body, receive, understand
+from proxy.endpoints.hybrid import residence
+from proxy.endpoints.hybrid.exchange import Exchange
+from proxy.endpoints.hybrid.prompt import PromptRequest, answer_prompt
+from proxy.endpoints.hybrid.times import Times
+from proxy.errors import to_failure
+from proxy.keep_alive import KeepAlive, to_keep_alive
+from proxy.loading import load
+from proxy.memory import Memory
+from proxy.streaming import NDJSON, Frame, stream
+
+
+class LoadRequest(Struct, kw_only=True):
+    """All of it may be left out, and so may the body."""
+
+    stream: bool | None = None
+    """Tell how far it is, a line of JSON each time."""
+    keep_alive: KeepAlive | None = None
+    ttl: Annotated[float, Meta(ge=0)] | None = None
+
+
+class Residence(Struct, kw_only=True):
+    """What became of a model."""
+
+    model_id: str
+    backend: str
+    name: str
+    """The backend's own."""
+    status: Literal["loaded", "unloaded"]
+    memory_bytes: int | None
+    """What it takes now; null where nobody knows."""
+
+
+@post("/api/mlx/generate", status_code=200)
+async def create_mlx_generation(exchange: NamedDependency[Exchange]) -> Response[Any]:
+    times = Times()
+    require_mlx(exchange)
+    body = await read_body(exchange.request, PromptRequest, exchange.config.server)
+    if body.backend not in (None, "mlx"):
+        raise InvalidRequestError("Here it is always MLX that answers.", param="backend")
+    return await answer_prompt(exchange, replace(body, backend="mlx"), times)
+
+
+@post("/api/mlx/load/{model:path}", status_code=200)
+async def load_mlx_model(
+    model: FromPath[str], exchange: NamedDependency[Exchange], memory: NamedDependency[Memory]
+) -> Response[Any]:
+    require_mlx(exchange)
+    raw = await receive(exchange.request, exchange.config.server)
+    body = understand(exchange.request, raw or b"{}", LoadRequest, exchange.config.server)
+    keep_alive = to_keep_alive(body.keep_alive, body.ttl)
+    name = model.removeprefix("/")
+    if body.stream:
+        return await _load_in_steps(exchange, _forced(exchange, name), keep_alive)
+    route = await residence.load(exchange, _forced(exchange, name), keep_alive)
+    taken = await memory.footprint(route.backend.kind, route.name)
+    return Response(_tell(name, route.name, "loaded", taken))
+
+
+@post("/api/mlx/unload/{model:path}", status_code=200)
+async def unload_mlx_model(
+    model: FromPath[str], exchange: NamedDependency[Exchange]
+) -> Response[Residence]:
+    require_mlx(exchange)
+    name = model.removeprefix("/")
+    route = await residence.unload(exchange, _forced(exchange, name))
+    return Response(_tell(name, route.name, "unloaded", 0))
+
+
+def require_mlx(exchange: Exchange) -> None:
+    if "mlx" not in exchange.registry.shelves:
+        raise BackendUnavailableError("The mlx backend is switched off.", lasting=True)
+
+
+def _forced(exchange: Exchange, name: str) -> str:
+    return exchange.forced(name, "mlx")
+
+
+def _tell(
+    model: str, name: str, status: Literal["loaded", "unloaded"], taken: int | None
+) -> Residence:
+    return Residence(model_id=model, backend="mlx", name=name, status=status, memory_bytes=taken)
+
+
+async def _load_in_steps(exchange: Exchange, name: str, keep_alive: float | None) -> Response[Any]:
+    route = await exchange.router.resolve(name, frozenset())
+    exchange.notes.routed(route)
+    steps = load(route.backend, route.name, keep_alive)
+    keepalive = exchange.config.server.keepalive
+    return await stream(exchange.request, steps, _Steps(), exchange.drain, keepalive, NDJSON)
+
+
+class _Steps:
+    """Bytes so far, and `success` at the end."""
+
+    def render(self, event: Progress, /) -> Iterable[Frame]:
+        return (Frame(event),)
+
+    def error(self, exc: Exception) -> Iterable[Frame]:
+        return (Frame(to_failure(exc).body),)
