@@ -18,6 +18,7 @@ from proxy.endpoints.embeddings import create_embedding
 from proxy.endpoints.health import get_health
 from proxy.endpoints.hybrid.chat import create_chat
 from proxy.endpoints.hybrid.exchange import provide_exchange
+from proxy.endpoints.hybrid.health import get_hybrid_health
 from proxy.endpoints.hybrid.mlx import create_mlx_generation, load_mlx_model, unload_mlx_model
 from proxy.endpoints.models import list_models, retrieve_model
 from proxy.errors import answer_error
@@ -66,6 +67,7 @@ def create_app(config: Config, backends: Mapping[str, Backend] | None = None) ->
             create_mlx_generation,
             load_mlx_model,
             unload_mlx_model,
+            get_hybrid_health,
         ],
         dependencies={
             **{name: _provide(value) for name, value in state.items()},

@@ -42,6 +42,12 @@ async def get_health(
     memory: NamedDependency[Memory],
     drain: NamedDependency[Drain],
 ) -> ServerHealth:
+    return await tell_health(registry, router, memory, drain)
+
+
+async def tell_health(
+    registry: Registry, router: Router, memory: Memory, drain: Drain
+) -> ServerHealth:
     kinds = list(registry.shelves)
     asked = asyncio.gather(*(_ask(registry.shelves[kind].backend) for kind in kinds))
     answers, snapshot = await asyncio.gather(asked, memory.snapshot())

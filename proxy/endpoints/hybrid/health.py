@@ -1,0 +1,55 @@
+"""`GET /api/health`: as `/health`, with both engines in it whether they are on or off."""
+
+from collections.abc import Collection
+from typing import Literal
+
+from litestar import get
+from litestar.di import NamedDependency
+from msgspec import Struct
+
+from adapters.backend import Health
+from proxy.endpoints.health import tell_health
+from proxy.memory import Memory, Snapshot
+from proxy.registry import Registry
+from proxy.router import Router
+from proxy.streaming import Drain
+
+_OFF = Health(ok=False, detail="It is switched off in the configuration.")
+
+Status = Literal["ok", "degraded", "unavailable", "draining"]
+
+
+class HybridHealth(Struct, kw_only=True):
+    status: Status
+    """`ok`: all engines that are switched on are well; `degraded`: some of them."""
+    version: str
+    backends: dict[str, Health]
+    """By kind; `detail` says why one is not well."""
+    memory: Snapshot
+    fallbacks: dict[str, dict[str, int]]
+    """The kind that failed -> the error's code -> how often another was asked instead."""
+
+
+def to_status(conditions: Collection[Health]) -> Status:
+    """Of the engines that are switched on."""
+    well = [each for each in conditions if each.ok]
+    if not well:
+        return "unavailable"
+    return "ok" if len(well) == len(conditions) else "degraded"
+
+
+@get("/api/health")
+async def get_hybrid_health(
+    registry: NamedDependency[Registry],
+    router: NamedDependency[Router],
+    memory: NamedDependency[Memory],
+    drain: NamedDependency[Drain],
+) -> HybridHealth:
+    told = await tell_health(registry, router, memory, drain)
+    return HybridHealth(
+        status="draining" if drain.began else to_status(told.backends.values()),
+        version=told.version,
+        backends={"mlx": _OFF, "ollama": _OFF} | told.backends,
+        memory=told.memory,
+        fallbacks=told.fallbacks,
+    )

@@ -1,0 +1,34 @@
+"""`GET /api/health`."""
+
+import pytest
+from scripted_backend import WELL, ScriptedBackend, http_client
+
+from adapters.backend import Health
+from proxy.endpoints.hybrid.health import Status
+
+ILL = Health(ok=False, detail="It failed several times.")
+
+
+@pytest.mark.parametrize(
+    ("mlx", "ollama", "status"),
+    [(WELL, WELL, "ok"), (WELL, ILL, "degraded"), (ILL, ILL, "unavailable")],
+)
+async def test_status_is_that_of_the_engines_together(mlx: Health, ollama: Health, status: Status):
+    backends = (
+        ScriptedBackend(kind="mlx", health=mlx),
+        ScriptedBackend(kind="ollama", health=ollama),
+    )
+    async with http_client(*backends) as client:
+        told = (await client.get("/api/health")).json()
+    assert told["status"] == status
+    assert told["backends"]["ollama"]["detail"] == ollama.detail
+    assert set(told["memory"]) == {"budget", "used", "models"}
+    assert told["fallbacks"] == {}
+
+
+async def test_engine_that_is_off_is_named_and_hurts_nobody():
+    async with http_client(ScriptedBackend(kind="ollama")) as client:
+        told = (await client.get("/api/health")).json()
+    assert told["status"] == "ok"
+    assert told["backends"]["mlx"]["ok"] is False
+    assert "switched off" in told["backends"]["mlx"]["detail"]
