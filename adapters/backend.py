@@ -27,6 +27,8 @@ class Model(Struct, frozen=True, kw_only=True):
     origin: str | None = None
     """`sha256:…` of the GGUF file whose weights these are: the same on both engines, where one has
     them from the other."""
+    exact: bool | None = None
+    """Whether they are what that file has, to the last bit, however they are packed."""
     created: int = 0
     """Seconds since 1970."""
     loaded: bool | None = None

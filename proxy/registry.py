@@ -1,4 +1,7 @@
-"""Which models exist where: asked in the background, remembered, found by name."""
+"""Which models exist where: asked in the background, remembered, found by name.
+
+A model that two backends have is one entry, and each name that either gives it leads there.
+"""
 
 import asyncio
 import logging
@@ -6,6 +9,7 @@ from collections.abc import AsyncGenerator, Iterable, Mapping
 from contextlib import AsyncExitStack, asynccontextmanager
 
 from msgspec import Struct
+from msgspec.structs import replace
 
 from adapters import open_backend
 from adapters.backend import Backend, Model
@@ -13,6 +17,7 @@ from adapters.config import BackendConfig
 from adapters.errors import BackendError
 from adapters.memory import Tenant
 from proxy.config import ModelConfig
+from proxy.pairs import FOUND, Declared
 
 log = logging.getLogger("tandem")
 
@@ -28,11 +33,30 @@ class Place(Struct, frozen=True, kw_only=True):
 
 
 class Entry(Struct, frozen=True, kw_only=True):
-    """A model as clients see it: one id, on one backend or on several."""
+    """A model as clients see it: on one backend or on several, by one name or more."""
 
     id: str
+    """The user's own name; else what the first backend that has it calls it."""
     places: tuple[Place, ...]
+    names: tuple[str, ...] = ()
+    """All that lead here in full, `id` first. Short ones do as well, where they are unique."""
     prefer: str = "auto"
+    """The backend that is asked first, or `auto`."""
+
+    @property
+    def same_weights(self) -> bool | None:
+        """Whether all places compute with the same numbers, to the last bit; `None`: there is one
+        place only, or nobody knows. Equal names of quantisations prove nothing."""
+        models = [place.model for place in self.places]
+        origins = {model.origin if model is not None else None for model in models}
+        if len(models) < 2 or len(origins) > 1 or None in origins:
+            return None
+        return all(model is not None and model.exact for model in models)
+
+    def among(self, kinds: Iterable[str]) -> "Entry":
+        """As far as `kinds` have it."""
+        there = frozenset(kinds)
+        return replace(self, places=tuple(each for each in self.places if each.kind in there))
 
 
 class Shelf:
@@ -44,6 +68,15 @@ class Shelf:
         self.reached: bool | None = None
         """Whether the last question was answered; `None` before the first."""
         self._asking: asyncio.Task[None] | None = None
+
+    def full(self, name: str) -> str:
+        """`name` as the backend lists it: a config may leave `:latest` out."""
+        latest = f"{name}:latest"
+        return latest if name not in self.models and latest in self.models else name
+
+    def may_have(self, name: str) -> bool:
+        """A folder need not be listed, nor need anything while the backend is away."""
+        return not self.reached or name in self.models or name.startswith(("/", "~", "."))
 
     async def refresh(self, patience: float | None = None) -> None:
         """Ask, or join a question on its way; after `patience` seconds it goes on by itself."""
@@ -73,6 +106,7 @@ class Shelf:
 class Registry:
     def __init__(self, aliases: Mapping[str, ModelConfig], period: float) -> None:
         self._aliases = aliases
+        self._declared = Declared(config.names() for config in aliases.values())
         self._period = period
         self.shelves: dict[str, Shelf] = {}
         """By kind, in order of preference."""
@@ -117,9 +151,14 @@ class Registry:
     def entries(self) -> list[Entry]:
         """What can answer now: the models of the backends that are there, and the own names."""
         there = {kind for kind, shelf in self.shelves.items() if shelf.reached}
-        own = (self.alias(name, there) for name in self._aliases)
-        found = (self.exact(name, there) for name in self._names(there))
-        return [entry for entry in (*own, *found) if entry.places]
+        found: dict[str, Entry] = {}
+        for name in (*self._aliases, *self._names(there)):
+            entry = self.named(name, there)
+            if entry.places:
+                known = found.get(entry.id, entry)
+                names = dict.fromkeys((*known.names, *entry.names))
+                found[entry.id] = replace(known, names=tuple(names))
+        return list(found.values())
 
     def _names(self, kinds: Iterable[str]) -> list[str]:
         """Every model's name once, a name of the user's own not among them."""
@@ -130,39 +169,89 @@ class Registry:
         """All that can be asked for, for "did you mean"."""
         return [*self._aliases, *self._names(self.shelves)]
 
-    def exact(self, name: str, kinds: Iterable[str]) -> Entry:
-        """The backends among `kinds` that have a model of just that name."""
-        return Entry(
-            id=name,
-            places=tuple(
-                Place(kind=kind, name=name, model=shelf.models[name])
-                for kind, shelf in self.shelves.items()
-                if kind in kinds and name in shelf.models
-            ),
-        )
+    def named(self, name: str, kinds: Iterable[str]) -> Entry:
+        """The model of just that name, as far as `kinds` have it: one that a backend calls so,
+        then one that the user does. Without places where they have none."""
+        there = frozenset(kinds)
+        for match in (self._exact, self._alias):
+            entry = match(name).among(there)
+            if entry.places:
+                return entry
+        return Entry(id=name, places=())
 
-    def alias(self, name: str, kinds: Iterable[str]) -> Entry:
-        """The user's own `name`, as far as `kinds` has it."""
-        config = self._aliases.get(name)
-        if config is None:
+    def short(self, name: str, kinds: Iterable[str]) -> list[Entry]:
+        """The models whose name without its owner and `:latest` is `name`; best matches only."""
+        there = frozenset(kinds)
+        names = [full for kind in there for full in self.shelves[kind].models]
+        exactly = [full for full in names if name in short_names(full)]
+        alike = exactly or [full for full in names if name.lower() in short_names(full.lower())]
+        found = (self.named(full, there) for full in sorted(alike))
+        return list({entry.id: entry for entry in found if entry.places}.values())
+
+    def _exact(self, name: str) -> Entry:
+        """What a backend calls just that is asked of it first: the other's weights may be packed
+        otherwise."""
+        called = {kind: name for kind, shelf in self.shelves.items() if name in shelf.models}
+        own = self._known(name)
+        if name in own.values():  # The user adds to what a backend calls so.
+            return replace(self._entry(self._completed(own)), prefer=self._aliases[name].prefer)
+        prefer = next(iter(called)) if len(called) == 1 else "auto"
+        return replace(self._entry(self._completed(called)), prefer=prefer)
+
+    def _alias(self, name: str) -> Entry:
+        config, known = self._aliases.get(name), self._known(name)
+        if config is None or not known:
             return Entry(id=name, places=())
-        places = tuple(
-            Place(kind=kind, name=own, model=self.shelves[kind].models.get(own))
-            for kind, own in config.names().items()
-            if kind in self.shelves and kind in kinds
-        )
-        return Entry(id=name, places=places, prefer=config.prefer)
+        entry = self._entry(known)
+        names = entry.names if entry.id == name else (name,)
+        return replace(entry, id=name, names=names, prefer=config.prefer)
 
-    def short(self, name: str, kinds: Iterable[str]) -> list[Place]:
-        """The places whose name without its owner and `:latest` is `name`; best matches only."""
-        places = [
-            Place(kind=kind, name=full, model=model)
-            for kind, shelf in self.shelves.items()
-            if kind in kinds
-            for full, model in shelf.models.items()
-        ]
-        exactly = [p for p in places if name in short_names(p.name)]
-        return exactly or [p for p in places if name.lower() in short_names(p.name.lower())]
+    def _known(self, own: str) -> dict[str, str]:
+        """What the backends call a model of the config, by kind."""
+        config = self._aliases.get(own)
+        names = config.names() if config is not None else {}
+        return {k: self.shelves[k].full(n) for k, n in names.items() if k in self.shelves}
+
+    def _completed(self, called: Mapping[str, str]) -> dict[str, str]:
+        """`called`, a model's names by kind, with what other backends call it."""
+        others = self.shelves.keys() - called.keys()
+        found = {kind: self._counterpart(called, kind) for kind in others}
+        return dict(called) | {k: name for k, name in found.items() if name is not None}
+
+    def _counterpart(self, called: Mapping[str, str], other: str) -> str | None:
+        there = self.shelves[other]
+        for kind, name in called.items():
+            # The config may leave `:latest` out on both sides.
+            for each in (name, name.removesuffix(":latest")):
+                if (said := self._declared.counterpart((kind, each), other)) is not None:
+                    return there.full(said)
+            for rule in FOUND:
+                if found := rule(name, self.shelves[kind].models, there.models):
+                    return found
+        return None
+
+    def _entry(self, called: Mapping[str, str]) -> Entry:
+        """The model that the backends call so, by kind; without those that are known to lack it,
+        where another has it."""
+        order = [kind for kind in self.shelves if kind in called]
+        having = [kind for kind in order if self.shelves[kind].may_have(called[kind])] or order
+        places = tuple(
+            Place(kind=k, name=called[k], model=self.shelves[k].models.get(called[k]))
+            for k in having
+        )
+        if not places:
+            return Entry(id="", places=())
+        title = self._title(called) or places[0].name
+        names = dict.fromkeys((title, *(place.name for place in places)))
+        return Entry(id=title, places=places, names=tuple(names))
+
+    def _title(self, called: Mapping[str, str]) -> str | None:
+        """The first of the user's own names that stands for the whole of it."""
+        for own in self._aliases:
+            known = self._known(own)
+            if known.items() <= called.items() and (len(known) > 1 or own in known.values()):
+                return own
+        return None
 
 
 async def _open_all(

@@ -188,13 +188,12 @@ class Router:
 
     def _match(self, name: str, kinds: set[str]) -> Entry:
         """Exact id, then a name of the user's own, then a short name that is unique."""
-        for match in (self._registry.exact, self._registry.alias):
-            if (entry := match(name, kinds)).places:
-                return entry
-        places = self._registry.short(name, kinds)
-        if len({place.name for place in places}) > 1:
-            raise ModelNotFoundError(_ambiguous(name, places), param="model")
-        return Entry(id=places[0].name if places else name, places=tuple(places))
+        if (entry := self._registry.named(name, kinds)).places:
+            return entry
+        entries = self._registry.short(name, kinds)
+        if len(entries) > 1:
+            raise ModelNotFoundError(_ambiguous(name, entries), param="model")
+        return entries[0] if entries else Entry(id=name, places=())
 
     def _lacks(self, place: Place, features: frozenset[Feature]) -> list[Feature]:
         """What of `features` is not to be had there; a model that tells nothing is trusted."""
@@ -237,6 +236,7 @@ def _check_name(name: str) -> None:
         raise InvalidRequestError("This cannot be the name of a model.", param="model")
 
 
-def _ambiguous(name: str, places: list[Place]) -> str:
+def _ambiguous(name: str, entries: list[Entry]) -> str:
+    places = [place for entry in entries for place in entry.places]
     named = ", ".join(f"'{place.kind}/{place.name}'" for place in places[:5])
     return f"Several models are called {name!r} for short: {named}. Name one of them in full."

@@ -15,8 +15,10 @@ from adapters.errors import InvalidRequestError, ModelNotFoundError
 from adapters.exchange.parity import Parity, compare_prompts
 from adapters.mlx import embedded
 from adapters.mlx.catalog import find_models
+from adapters.mlx.origin import note_export
 from adapters.mlx.to_gguf import Written, write_gguf
 from adapters.ollama.client import OllamaClient
+from adapters.ollama.facts import origin
 from adapters.ollama.upload import upload
 from adapters.ollama.wire import CreateBody, Show, ShowBody
 
@@ -62,7 +64,8 @@ def export_model(
     ollama: OllamaConfig,
     progress: Callable[[int, int], None],
 ) -> Exported:
-    """Write, hand over, and compare prompts. Nothing of the file stays here.
+    """Write, hand over, and compare prompts. Nothing of the file stays here but a note, by
+    which the two are known for one model.
 
     Raises:
         UnsupportedGGUFError: something of the model cannot be carried over; says what.
@@ -78,7 +81,9 @@ def export_model(
     with tempfile.TemporaryDirectory(prefix=".export-", dir=cache) as partial:
         file = Path(partial) / "model.gguf"
         written = write_gguf(folder, file, progress)
-        asyncio.run(_hand_over(file, tag, ollama))
+        stored = asyncio.run(_hand_over(file, tag, ollama))
+    if stored is not None:
+        note_export(folder, cache, stored, written.tensors)
     parity = asyncio.run(compare_prompts(tag, folder, ollama))
     return Exported(tag, written, parity)
 
@@ -104,7 +109,8 @@ def _require_room(folder: Path, cache: Path) -> None:
         )
 
 
-async def _hand_over(file: Path, tag: str, ollama: OllamaConfig) -> None:
+async def _hand_over(file: Path, tag: str, ollama: OllamaConfig) -> str | None:
+    """The origin that Ollama tells of: it writes a file of its own, with the same tensors."""
     body = CreateBody(model=tag, files={file.name: await upload(file, ollama)})
     async with (
         aclosing(OllamaClient(ollama.addresses[0], ollama)) as client,
@@ -112,3 +118,4 @@ async def _hand_over(file: Path, tag: str, ollama: OllamaConfig) -> None:
     ):
         async for _ in lines:  # It says what it does; the last line says that it is done.
             pass
+        return origin(await client.post("/api/show", ShowBody(tag), Show, _LOOK_SECONDS))

@@ -17,11 +17,13 @@ from adapters.mlx.capabilities import capabilities, lacks
 from adapters.mlx.embedded import (
     EMBEDDED,
     HUB_FALLBACK,
+    cache_folder,
     converted_folder,
     find_gguf,
     imports_folder,
 )
 from adapters.mlx.embedding.files import longest_input
+from adapters.mlx.origin import Origin, exports, origin_of
 
 # From mlx_lm.utils.MODEL_REMAPPING (0.32.2), where the class has another name than the model.
 _REMAPPED = {
@@ -57,14 +59,22 @@ class ModelFolder(msgspec.Struct, frozen=True):
 def find_models(config: MLXConfig) -> dict[str, ModelFolder]:
     """Every model that could be loaded, by name; of two with one name the first found counts."""
     found: dict[str, ModelFolder] = {}
+    exported = exports(cache_folder(config.cache_folder))
     for name, path in _candidates(config):
         if name not in found and (model := read_folder(name, path)) is not None:
-            found[name] = ModelFolder(model, path)
+            found[name] = ModelFolder(_with_export(model, exported.get(path.resolve())), path)
     if config.embedded == "always" or (config.embedded == "auto" and not found):
         embedded = _embedded_model(config)
         found.setdefault(embedded.name, ModelFolder(embedded, None))
     made = {name: _make(name, entry, found) for name, entry in config.models.items()}
     return found | {name: each for name, each in made.items() if isinstance(each, ModelFolder)}
+
+
+def _with_export(model: Model, made: Origin | None) -> Model:
+    """What the folder itself tells of its origin is stronger."""
+    if made is None or model.origin is not None:
+        return model
+    return msgspec.structs.replace(model, origin=made.origin, exact=made.exact)
 
 
 def find_model(config: MLXConfig, name: str) -> ModelFolder:
@@ -100,8 +110,9 @@ def _make(name: str, entry: MLXModel, found: dict[str, ModelFolder]) -> ModelFol
     lora = Path(entry.lora).expanduser() if entry.lora is not None else None
     if lora is not None and not all((lora / file).is_file() for file in LORA_FILES):
         return f"its LoRA folder lacks {' or '.join(LORA_FILES)}"
-    origin = base.model.origin if lora is None else None
-    model = msgspec.structs.replace(base.model, name=name, origin=origin)
+    model = msgspec.structs.replace(base.model, name=name)
+    if lora is not None:
+        model = msgspec.structs.replace(model, origin=None, exact=None)
     return ModelFolder(model, base.path, base.model.name, lora, draft)
 
 
@@ -119,7 +130,7 @@ def read_folder(name: str, path: Path) -> Model | None:
     weights = list(path.glob("model*.safetensors"))
     if config is None or not weights or not _has_tokenizer(path):
         return None
-    can = capabilities(name, path, config)
+    can, made = capabilities(name, path, config), origin_of(path)
     if "embedding" not in can and not _can_generate(config):
         return None
     return Model(
@@ -131,7 +142,8 @@ def read_folder(name: str, path: Path) -> Model | None:
         lacks=lacks(can),
         size_bytes=sum(file.stat().st_size for file in weights),
         quantization=_quantization(config),
-        origin=_origin(path),
+        origin=made.origin if made is not None else None,
+        exact=made.exact if made is not None else None,
         created=int((path / "config.json").stat().st_mtime),
     )
 
@@ -240,15 +252,15 @@ def _quantization(config: dict[str, Any]) -> str | None:
     return dtype if isinstance(dtype, str) else None
 
 
-def _origin(path: Path) -> str | None:
-    """As `gguf/convert.py` noted it, where the folder was made of a GGUF."""
-    noted = (_read_json(path / "conversion.json") or {}).get("origin")
-    return noted if isinstance(noted, str) else None
-
-
 def _embedded_model(config: MLXConfig) -> Model:
-    name = EMBEDDED if find_gguf() is not None else HUB_FALLBACK
-    can: frozenset[Capability] = frozenset({"chat"})
+    """All that can be told of it once it was converted; before that, what it will be."""
+    source = find_gguf()
+    name = EMBEDDED if source is not None else HUB_FALLBACK
     made = converted_folder(config.cache_folder)
-    origin = _origin(made) if made is not None else None
-    return Model(name=name, context_length=8192, capabilities=can, lacks=lacks(can), origin=origin)
+    if made is not None and (model := read_folder(name, made)) is not None:
+        return model
+    can: frozenset[Capability] = frozenset({"chat"})
+    size = source.stat().st_size if source is not None else None
+    return Model(
+        name=name, context_length=8192, capabilities=can, lacks=lacks(can), size_bytes=size
+    )

@@ -205,6 +205,7 @@ class Catalog:
         told = (None if _is_told(tag) else shown.capabilities) or tag.capabilities or ()
         capabilities = _to_capabilities(told)
         is_mlx = details.format == "safetensors"
+        file = origin(shown)
         return Model(
             name=tag.name,
             context_length=details.context_length or context_length(shown),
@@ -213,7 +214,8 @@ class Catalog:
             size_bytes=tag.size,
             quantization=details.quantization_level or None,
             digest=tag.digest or None,
-            origin=origin(shown),
+            origin=file,
+            exact=None if file is None else True,
             created=_seconds_since_1970(tag.modified_at),
             loaded=None if loaded is None else tag.name in loaded,
             loaded_context=self._loaded_with(tag.name) if loaded else None,

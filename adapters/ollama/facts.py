@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from tokenizers import Tokenizer
 
 _FROM = re.compile(r"^FROM (.*[/\\]sha256-([0-9a-f]{64}))$", re.MULTILINE)
+_ADAPTER = re.compile(r"^ADAPTER ", re.MULTILINE)
 _NUM_CTX = re.compile(r"^num_ctx\s+(\d+)$", re.MULTILINE)
 
 
@@ -51,8 +52,8 @@ def to_facts(shown: Show, size: int | None) -> Facts:
 
 
 def origin(shown: Show) -> str | None:
-    """`sha256:…` of the file with the weights."""
-    blob = _FROM.search(shown.modelfile)
+    """`sha256:…` of the file with the weights; `None` too where an adapter changes them."""
+    blob = None if _ADAPTER.search(shown.modelfile) else _FROM.search(shown.modelfile)
     return f"sha256:{blob[2]}" if blob else None
 
 

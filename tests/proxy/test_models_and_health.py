@@ -35,7 +35,22 @@ async def test_models_are_listed_with_what_is_known_of_them():
                 "object": "model",
                 "created": 5,
                 "owned_by": "mlx",
-                "backends": ["mlx"],
+                "root": "org/Big:7b",
+                "names": ["org/Big:7b"],
+                "backends": [
+                    {
+                        "backend": "mlx",
+                        "name": "org/Big:7b",
+                        "quantization": "Q4_0",
+                        "size_bytes": 10,
+                        "digest": "d1",
+                        "context_length": 4096,
+                        "capabilities": ["chat", "tools"],
+                        "loaded": True,
+                        "loaded_context": 2048,
+                    }
+                ],
+                "same_weights": None,
                 "context_length": 4096,
                 "max_model_len": 4096,
                 "capabilities": ["chat", "tools"],
@@ -56,8 +71,42 @@ async def test_model_on_two_backends_is_listed_once():
         (card,) = [card async for card in client.models.list()]
     assert card.owned_by == "mlx,ollama"
     assert card.model_extra is not None
-    assert card.model_extra["backends"] == ["mlx", "ollama"]
+    assert [place["backend"] for place in card.model_extra["backends"]] == ["mlx", "ollama"]
     assert card.model_extra["context_length"] == 9
+
+
+async def test_pair_has_a_card_for_each_name_and_each_backends_own_numbers():
+    packed = Model(name="org/a", quantization="4-bit", context_length=8, loaded=True, size_bytes=1)
+    mlx = ScriptedBackend(kind="mlx", models=[packed])
+    other = Model(name="a:7b", quantization="Q4_K_M", context_length=9, loaded=False, size_bytes=2)
+    ollama = ScriptedBackend(kind="ollama", models=[other])
+    pair = Config(models={"fast": ModelConfig(mlx="org/a", ollama="a:7b")})
+    async with http_client(mlx, ollama, config=pair) as client:
+        cards = (await client.get("/v1/models")).json()["data"]
+        single = (await client.get("/v1/models/a:7b")).json()
+        forced = (await client.get("/v1/models/ollama/fast")).json()
+    assert [card["id"] for card in cards] == ["fast", "org/a", "a:7b"]
+    assert {card["root"] for card in cards} == {"fast"}
+    assert single == cards[2]
+    told = [(p["backend"], p["quantization"], p["size_bytes"]) for p in cards[0]["backends"]]
+    assert told == [("mlx", "4-bit", 1), ("ollama", "Q4_K_M", 2)]
+    asked = ("quantization", "size_bytes", "same_weights", "context_length", "loaded")
+    assert [cards[0][key] for key in asked] == [None, None, None, 9, True]
+    assert (forced["id"], forced["quantization"]) == ("fast", "Q4_K_M")
+
+
+@pytest.mark.parametrize(
+    ("origin", "exact", "same"),
+    [("sha256:1", True, True), ("sha256:1", False, False), ("sha256:2", True, None)],
+)
+async def test_weights_are_called_the_same_where_they_are_known_to_be(
+    origin: str, exact: bool, same: bool | None
+):
+    made = Model(name="a", quantization="4-bit", origin=origin, exact=exact)
+    tag = Model(name="a", quantization="4-bit", origin="sha256:1", exact=True)
+    mlx, ollama = (ScriptedBackend(kind=k, models=[m]) for k, m in (("mlx", made), ("ollama", tag)))
+    async with http_client(mlx, ollama) as client:
+        assert (await client.get("/v1/models/a")).json()["same_weights"] is same
 
 
 async def test_own_names_are_listed_when_a_backend_of_theirs_is_there():

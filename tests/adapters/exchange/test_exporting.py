@@ -4,7 +4,7 @@ import json
 import shutil
 import subprocess
 from collections.abc import Iterator
-from contextlib import closing, contextmanager
+from contextlib import aclosing, closing, contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +17,9 @@ from tiny_decoders import decoder_gguf
 from adapters.config import MLXConfig, OllamaConfig
 from adapters.errors import BackendUnavailableError, InvalidRequestError, ModelNotFoundError
 from adapters.exchange.exporting import default_tag, export_model, find_folder
+from adapters.mlx.catalog import find_models
 from adapters.mlx.gguf import convert
+from adapters.ollama.backend import OllamaBackend
 
 TAG = "tandem-export-test:1"
 
@@ -128,6 +130,20 @@ def test_an_export_answers_on_ollama(apart: Settings, tmp_path: Path):
     assert details.family == "llama"
     assert answer.eval_count == 1
     assert list((tmp_path / "cache").glob(".export-*")) == []
+
+
+@pytest.mark.ollama
+async def test_an_export_and_its_folder_are_known_for_one_model(apart: Settings, mlx: MLXConfig):
+    folder = find_models(mlx)["tiny:1b"].path
+    assert folder is not None
+    (folder / "conversion.json").unlink()  # As if its weights had come from elsewhere.
+    assert apart.tandem("export", "mlx:tiny:1b", "--as", TAG).returncode == 0
+    there = OllamaBackend(OllamaConfig(host=apart.host))
+    async with aclosing(there):
+        exported = next(model for model in await there.list_models() if model.name == TAG)
+    model = find_models(mlx)["tiny:1b"].model
+    assert model.origin is not None
+    assert (model.origin, model.exact) == (exported.origin, True)
 
 
 @pytest.mark.ollama

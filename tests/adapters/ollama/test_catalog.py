@@ -56,6 +56,7 @@ async def test_models_of_the_recording(full: StandIn, backend: OllamaBackend):
         quantization="Q4_1",
         digest="765525e6017ab6ad369d812befc610782d2c43da14435f795b5922a44187b6aa",
         origin="sha256:abeb1316372b0b6864ee420a39e7b261651687126a7a321114b7b1aafcd00601",
+        exact=True,
         created=1795459472,
         loaded=True,
         loaded_context=4096,
@@ -84,6 +85,14 @@ async def test_origin_is_not_known_where_the_modelfile_names_no_file(
 ):
     says_json(full, "/api/show", {"modelfile": "FROM llama3\n", "capabilities": ["completion"]})
     assert {model.origin for model in await backend.list_models()} == {None}
+
+
+async def test_origin_of_a_model_with_an_adapter_is_not_its_bases(
+    full: StandIn, backend: OllamaBackend
+):
+    modelfile = f"FROM /blobs/sha256-{'5' * 64}\nADAPTER /blobs/sha256-{'6' * 64}\n"
+    says_json(full, "/api/show", {"modelfile": modelfile, "capabilities": ["completion"]})
+    assert {(model.origin, model.exact) for model in await backend.list_models()} == {(None, None)}
 
 
 async def test_old_server_is_asked_once_for_each_digest(full: StandIn, standin: StandIn):
