@@ -5,7 +5,7 @@ A model that two backends have is one entry, and each name that either gives it 
 
 import asyncio
 import logging
-from collections.abc import AsyncGenerator, Iterable, Mapping
+from collections.abc import AsyncGenerator, Iterable, Mapping, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager
 
 from msgspec import Struct
@@ -47,11 +47,7 @@ class Entry(Struct, frozen=True, kw_only=True):
     def same_weights(self) -> bool | None:
         """Whether all places compute with the same numbers, to the last bit; `None`: there is one
         place only, or nobody knows. Equal names of quantisations prove nothing."""
-        models = [place.model for place in self.places]
-        origins = {model.origin if model is not None else None for model in models}
-        if len(models) < 2 or len(origins) > 1 or None in origins:
-            return None
-        return all(model is not None and model.exact for model in models)
+        return same_weights([place.model for place in self.places])
 
     def among(self, kinds: Iterable[str]) -> "Entry":
         """As far as `kinds` have it."""
@@ -252,6 +248,19 @@ class Registry:
             if known.items() <= called.items() and (len(known) > 1 or own in known.values()):
                 return own
         return None
+
+
+def same_weights(models: Sequence[Model | None]) -> bool | None:
+    """As `Entry.same_weights`."""
+    digests = {model.digest if model is not None else None for model in models}
+    origins = {model.origin if model is not None else None for model in models}
+    if len(models) < 2:
+        return None
+    if len(digests) == 1 and None not in digests:
+        return True
+    if len(origins) > 1 or None in origins:
+        return None
+    return all(model is not None and model.exact for model in models)
 
 
 async def _open_all(

@@ -21,7 +21,7 @@ from adapters.request import EmbeddingRequest, Feature, GenerationRequest, needs
 from proxy.answers import closing, each, held
 from proxy.fallbacks import Fallbacks
 from proxy.measurements import Measurements
-from proxy.registry import Entry, Place, Registry
+from proxy.registry import Entry, Place, Registry, same_weights
 
 _PATIENCE = 1.0
 """Seconds a request waits for a list of models that might know its name."""
@@ -128,9 +128,7 @@ class Router:
     def _same_weights(self, one: Route, other: Route) -> bool:
         """As far as both backends tell; what is not known is not the same."""
         models = [self._registry.shelves[r.backend.kind].models.get(r.name) for r in (one, other)]
-        origins = {model.origin if model else None for model in models}
-        digests = {model.digest if model else None for model in models}
-        return any(len(each) == 1 and None not in each for each in (origins, digests))
+        return same_weights(models) is True
 
     async def resolve(self, name: str, features: frozenset[Feature]) -> Route:
         """The first of `routes`."""

@@ -3,6 +3,7 @@
 import asyncio
 
 import pytest
+from msgspec.structs import replace
 from scripted_backend import (
     EVERYTHING,
     HANG,
@@ -135,14 +136,16 @@ async def test_a_backend_that_cannot_honour_the_request_is_no_fallback():
 
 
 EMBEDDINGS = {"model": "m", "input": "a"}
+MADE = Model(name="m", origin="sha256:a", exact=True)
 SAME = [
-    (Model(name="m", origin="sha256:a"), Model(name="m", origin="sha256:a")),
+    (MADE, MADE),
     (Model(name="m", digest="a"), Model(name="m", digest="a")),
-    (Model(name="m", origin="sha256:a", digest="a"), Model(name="m", origin="sha256:a")),
+    (replace(MADE, digest="a"), MADE),
 ]
 OTHERS = [
     (Model(name="m"), Model(name="m")),
-    (Model(name="m", origin="sha256:a"), Model(name="m", origin="sha256:b")),
+    (MADE, replace(MADE, exact=False)),
+    (MADE, replace(MADE, origin="sha256:b")),
     (Model(name="m", origin="sha256:a"), Model(name="m")),
     (Model(name="m", digest="a"), Model(name="m", digest="b")),
 ]
