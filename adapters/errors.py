@@ -53,6 +53,8 @@ class UnsupportedParameterError(InvalidRequestError):
 class ContextLengthError(InvalidRequestError):
     prompt_tokens: int | None = None
     """How many the prompt has, where the engine has told."""
+    limit: int | None = None
+    """How many there is room for, where that is known."""
 
 
 class ModelNotFoundError(BackendError):

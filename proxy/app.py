@@ -40,7 +40,7 @@ def create_app(config: Config, backends: Mapping[str, Backend] | None = None) ->
     state = {
         "config": config,
         "registry": registry,
-        "router": Router(registry, measurements),
+        "router": Router(registry, measurements, memory),
         "measurements": measurements,
         "memory": memory,
         "drain": drain,

@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from typing import Literal
 
 from msgspec import Struct
 
@@ -9,6 +10,9 @@ from adapters.memory import Footprint, Resident
 
 Key = tuple[str, str]
 """A backend's kind, and its own name of a model."""
+Fit = Literal["loaded", "fits", "evicts", "full"]
+"""How a model would come into memory: it is there, beside all others, in place of idle ones, or
+not at all."""
 
 
 class ModelMemory(Struct, frozen=True, kw_only=True):
@@ -55,6 +59,14 @@ class Ledger:
         contexts = (self._footprints(key) for key in own)
         free = sum(max((f.context or 0 for f in each), default=0) for each in contexts)
         return self.used(newcomer) - free
+
+    def fit(self, newcomer: Newcomer, budget: int) -> Fit:
+        if newcomer.key in self.residents or self.held.get(newcomer.key):
+            return "loaded"
+        used = self.used(newcomer)
+        if used <= budget:
+            return "fits"
+        return "evicts" if used - self.idle(newcomer.key) <= budget else "full"
 
     def idle(self, but: Key) -> int:
         """What would be free if all who may leave did."""

@@ -15,7 +15,7 @@ from msgspec import Struct
 
 from adapters.errors import BackendError, InsufficientMemoryError
 from adapters.memory import Footprint, Tenant
-from proxy.ledger import Key, Ledger, ModelMemory, Newcomer
+from proxy.ledger import Fit, Key, Ledger, ModelMemory, Newcomer
 
 log = logging.getLogger("tandem")
 
@@ -45,6 +45,8 @@ class Memory:
         self._held: dict[Key, tuple[Footprint, ...]] = {}
         self._deciding = asyncio.Lock()
         self._seen = Ledger()
+        self._needed: dict[Key, Footprint] = {}
+        """What each model asked for when it was last loaded here."""
 
     @asynccontextmanager
     async def open(self, tenants: Mapping[str, Tenant]) -> AsyncGenerator[None]:
@@ -64,6 +66,8 @@ class Memory:
     async def hold(self, key: Key, footprint: Footprint) -> AsyncGenerator[None]:
         """As `adapters.memory.Room.hold`, for the model `key`."""
         async with self._deciding:
+            if key not in self._seen.residents:  # A loaded one asks for a longer answer only.
+                self._needed[key] = footprint
             ledger = await self._make_room(Newcomer(key, footprint))
             self._held[key] = (*self._held.get(key, ()), footprint)
             try:
@@ -90,6 +94,14 @@ class Memory:
         """Bytes that `model` took when that was last looked at, `period` ago at most; `None` where
         it took none here, or nobody knows."""
         return self._seen.taken((kind, model)) or None
+
+    def fit(self, key: Key, size: int | None) -> Fit:
+        """Whether the model `key`, of a file of `size` bytes, has room, as things were when they
+        were last looked at. What takes nothing here, or nobody knows how much, fits."""
+        if key[0] not in self._tenants:
+            return "fits"
+        footprint = self._needed.get(key) or Footprint(weights=size)
+        return self._seen.fit(Newcomer(key, footprint), self.budget)
 
     async def snapshot(self) -> Snapshot:
         ledger = await self._look(fresh=False)

@@ -12,20 +12,26 @@ from adapters.errors import (
     BackendError,
     BackendUnavailableError,
     BadUpstreamError,
+    ContextLengthError,
     InvalidRequestError,
     ModelNotFoundError,
     UnsupportedParameterError,
 )
-from adapters.events import Event, Started, TextDelta
-from adapters.request import EmbeddingRequest, Feature, GenerationRequest, needs
+from adapters.events import Event, Finished, Started, TextDelta
+from adapters.request import EmbeddingRequest, Feature, GenerationRequest
 from proxy.answers import closing, each, held
+from proxy.candidates import Candidate, Candidates
+from proxy.demand import Demand, to_demand
 from proxy.fallbacks import Fallbacks
+from proxy.habits import Habits
 from proxy.measurements import Measurements
+from proxy.memory import Memory
 from proxy.registry import Entry, Place, Registry, same_weights
 
 _PATIENCE = 1.0
 """Seconds a request waits for a list of models that might know its name."""
 _LONGEST_NAME = 200
+_NOTHING = Demand()
 
 
 class Route(Struct, frozen=True, kw_only=True):
@@ -34,6 +40,8 @@ class Route(Struct, frozen=True, kw_only=True):
     """The backend's own name of the model."""
     model: str
     """The public id."""
+    context: int | None = None
+    """Tokens that prompt and answer may have together there, where that is known."""
 
 
 class Watcher(Protocol):
@@ -49,23 +57,29 @@ class Watcher(Protocol):
 
 
 class Router:
-    def __init__(self, registry: Registry, measurements: Measurements) -> None:
+    def __init__(
+        self, registry: Registry, measurements: Measurements, memory: Memory | None = None
+    ) -> None:
         self._registry = registry
         self._measurements = measurements
         self.fallbacks = Fallbacks()
+        self._habits = Habits()
+        self._candidates = Candidates(registry, self._habits, memory)
 
     async def generate(
         self, request: GenerationRequest, watcher: Watcher, *, whole: bool = False
     ) -> AsyncGenerator[Event]:
         """The events of the backend that `request.model`, a public name, leads to. Where that one
         fails before the first of them was given away, and not by the caller's mistake, the next
-        that can is asked, once. Of an answer that is sent `whole` none is before all are there.
+        that can is asked, once; so it is where the first one's context is too short and the other's
+        may be longer. Of an answer that is sent `whole` none is given away before all are there.
 
         Raises:
             BackendError: as `resolve`, what the backend raised, or it broke the contract.
         """
-        first, *others = await self.routes(request.model, needs(request))
-        answer = self._answer(first, request, watcher)
+        demand = to_demand(request)
+        first, *others = await self.routes(request.model, demand)
+        answer = self._answer(first, request, demand, watcher)
         events = held(answer) if whole and others else answer
         began = False
         try:
@@ -75,19 +89,23 @@ class Router:
                     yield event
             return
         except BackendError as error:
-            if began or not others or isinstance(error, InvalidRequestError):
+            if began or not others or not _may_go_on(error, first, others[0]):
                 raise
+            failed = error
             self._leave(first, others[0], error, watcher)
-        async with closing(events := self._answer(others[0], request, watcher)):
-            async for event in events:
-                yield event
+        try:
+            async with closing(events := self._answer(others[0], request, demand, watcher)):
+                async for event in events:
+                    yield event
+        except ContextLengthError as error:
+            raise _longer(failed, error) from error
 
     def _leave(self, failed: Route, other: Route, error: BackendError, watcher: Watcher) -> None:
         self.fallbacks.note(failed.backend.kind, error, other.backend.kind)
         watcher.fell_back(failed, error)
 
     async def _answer(
-        self, route: Route, request: GenerationRequest, watcher: Watcher
+        self, route: Route, request: GenerationRequest, demand: Demand, watcher: Watcher
     ) -> AsyncGenerator[Event]:
         watcher.routed(route)
         events = each(route.backend.generate(replace(request, model=route.name)), request.n)
@@ -99,6 +117,9 @@ class Router:
                         watch.see(event)
                         if isinstance(event, Started):
                             watcher.started(event)
+                        elif isinstance(event, Finished):
+                            key = (route.backend.kind, route.name)
+                            self._habits.learn(key, demand, event.usage)
                     yield event
 
     async def embed(self, request: EmbeddingRequest, watcher: Watcher) -> Embeddings:
@@ -108,7 +129,7 @@ class Router:
         Raises:
             BackendError: as `resolve`, what the backend raised, or vectors are missing.
         """
-        first, *others = await self.routes(request.model, needs(request))
+        first, *others = await self.routes(request.model, to_demand(request))
         twins = [other for other in others if self._same_weights(first, other)]
         try:
             return await self._embed(first, request, watcher)
@@ -132,10 +153,10 @@ class Router:
 
     async def resolve(self, name: str, features: frozenset[Feature]) -> Route:
         """The first of `routes`."""
-        return (await self.routes(name, features))[0]
+        return (await self.routes(name, Demand(features=features)))[0]
 
-    async def routes(self, name: str, features: frozenset[Feature]) -> list[Route]:
-        """Where `name` can be answered with all of `features`, the best first; never empty.
+    async def routes(self, name: str, demand: Demand = _NOTHING) -> list[Route]:
+        """Where `name` can be answered as `demand` says, the best first; never empty.
 
         Raises:
             InvalidRequestError: no model can have such a name.
@@ -144,15 +165,20 @@ class Router:
             UnsupportedParameterError: the model is there, and nobody can honour a feature on it.
         """
         entry = await self.find(name)
-        able = [place for place in entry.places if not self._lacks(place, features)]
+        able = [place for place in entry.places if not self._lacks(place, demand.features)]
         if not able:
-            raise self._unsupported(entry, features)
-        ordered = sorted(able, key=lambda place: self._rank(place, entry.prefer))
-        shelves = self._registry.shelves
-        return [
-            Route(backend=shelves[place.kind].backend, name=place.name, model=entry.id)
-            for place in ordered
-        ]
+            raise self._unsupported(entry, demand.features)
+        weighed = [self._candidates.weigh(place, demand) for place in able]
+        ordered = sorted(weighed, key=lambda candidate: self._rank(candidate, entry.prefer))
+        return [self._route(candidate, entry) for candidate in ordered]
+
+    def _route(self, candidate: Candidate, entry: Entry) -> Route:
+        return Route(
+            backend=self._registry.shelves[candidate.place.kind].backend,
+            name=candidate.place.name,
+            model=entry.id,
+            context=candidate.context,
+        )
 
     async def find(self, name: str) -> Entry:
         """The model called `name`, with a second look if nobody knows it yet."""
@@ -199,14 +225,10 @@ class Router:
         lacks = place.model.lacks if place.model else frozenset[Feature]()
         return sorted((features - honours) | (features & lacks))
 
-    def _rank(self, place: Place, prefer: str) -> tuple[bool, bool, int]:
-        """Smallest first: who is there, who is preferred, the order of the backends.
-
-        Who was not there when last asked may have come back since: it comes last, and is tried.
-        """
-        order = list(self._registry.shelves)
-        absent = self._registry.shelves[place.kind].reached is False
-        return absent, place.kind != prefer, order.index(place.kind)
+    def _rank(self, candidate: Candidate, prefer: str) -> tuple[tuple[bool, ...], bool, int]:
+        """Smallest first: who has no obstacle, who is preferred, the order of the backends."""
+        kind = candidate.place.kind
+        return candidate.obstacles, kind != prefer, list(self._registry.shelves).index(kind)
 
     def _unsupported(self, entry: Entry, features: frozenset[Feature]) -> Exception:
         place = min(entry.places, key=lambda place: len(self._lacks(place, features)))
@@ -222,6 +244,21 @@ class Router:
         near = difflib.get_close_matches(name, self._registry.names(), n=3, cutoff=0.5)
         hint = f" Did you mean {', '.join(repr(each) for each in near)}?" if near else ""
         return f"There is no model {name!r}.{hint}"
+
+
+def _may_go_on(error: BackendError, failed: Route, other: Route) -> bool:
+    """Whether `other` may do better than `failed`, which ended with `error`."""
+    if not isinstance(error, ContextLengthError):
+        return not isinstance(error, InvalidRequestError)
+    limit = error.limit or failed.context
+    return other.context is None or limit is None or other.context > limit
+
+
+def _longer(first: BackendError, second: ContextLengthError) -> ContextLengthError:
+    """Of two refusals the one with the bigger limit: that is what there is room for."""
+    if isinstance(first, ContextLengthError) and (first.limit or 0) > (second.limit or 0):
+        return first
+    return second
 
 
 def _check_name(name: str) -> None:

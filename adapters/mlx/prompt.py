@@ -64,11 +64,13 @@ def require_room(prompt_tokens: int, context: int | None, request: GenerationReq
     if prompt_tokens == 0:
         raise InvalidRequestError("The prompt is empty.", param=param)
     if context is not None and prompt_tokens >= context:
-        raise ContextLengthError(
+        error = ContextLengthError(
             f"The context of '{request.model}' holds {context} tokens; "
             f"the prompt alone has {prompt_tokens}.",
             param=param,
         )
+        error.prompt_tokens, error.limit = prompt_tokens, context
+        raise error
 
 
 def _apply_template(

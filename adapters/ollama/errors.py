@@ -105,7 +105,7 @@ def _too_long(words: str, runner: RunnerError | None) -> ContextLengthError:
         f"The context holds {runner.n_ctx} tokens; the prompt alone has {runner.n_prompt_tokens}.",
         param="messages",
     )
-    error.prompt_tokens = runner.n_prompt_tokens
+    error.prompt_tokens, error.limit = runner.n_prompt_tokens, runner.n_ctx
     return error
 
 

@@ -169,10 +169,12 @@ def _allowed(asked: int, limit: int | None) -> int:
 
 def too_long(model: str, limit: int, tokens: int, least: bool = False) -> ContextLengthError:
     few = "at least " if least else ""
-    return ContextLengthError(
+    error = ContextLengthError(
         f"The context of '{model}' holds {limit} tokens; the prompt alone has {few}{tokens}.",
         param="messages",
     )
+    error.limit = limit
+    return error
 
 
 def _require_room(size: Size, model: str) -> None:

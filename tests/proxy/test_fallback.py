@@ -19,7 +19,6 @@ from adapters.errors import (
     BackendError,
     BackendTimeoutError,
     BackendUnavailableError,
-    ContextLengthError,
     InvalidRequestError,
 )
 from adapters.events import Started, TextDelta
@@ -49,7 +48,7 @@ async def test_the_other_backend_answers_when_the_first_fails_before_it_began(
 
 async def test_a_mistake_of_the_caller_is_told_and_nobody_else_is_asked():
     ollama = engine("ollama")
-    async with http_client(engine("mlx", ContextLengthError("too long")), ollama) as client:
+    async with http_client(engine("mlx", InvalidRequestError("no")), ollama) as client:
         response = await client.post(URL, json=chat())
     assert response.status_code == 400
     assert ollama.requests == []

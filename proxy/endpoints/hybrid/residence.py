@@ -24,7 +24,7 @@ async def unload(exchange: Exchange, name: str) -> Route:
         BackendBusyError: it is answering somebody.
         BackendUnavailableError: none of its backends is there.
     """
-    routes = await exchange.router.routes(name, frozenset())
+    routes = await exchange.router.routes(name)
     away: BackendUnavailableError | None = None
     done: list[Route] = []
     for route in routes:

@@ -1,0 +1,62 @@
+"""The places that can honour a request, and what speaks against each of them all the same."""
+
+from msgspec import Struct
+
+from proxy.demand import Demand
+from proxy.habits import Habits
+from proxy.ledger import Fit
+from proxy.memory import Memory
+from proxy.registry import Place, Registry
+
+_MARGIN = 1.1
+"""A prompt may be longer than it was thought to be."""
+
+
+class Candidate(Struct, frozen=True, kw_only=True):
+    place: Place
+    tokens: int
+    """Of the prompt, there, roughly."""
+    away: bool = False
+    """The backend did not answer when it was last asked. It may be back: it is tried last."""
+    short: bool = False
+    """Its context seems not to hold prompt and answer. Only the backend knows: it may be tried."""
+    fit: Fit = "fits"
+
+    @property
+    def obstacles(self) -> tuple[bool, bool, bool]:
+        """The worst first: who has less of them comes before all others."""
+        return self.away, self.short, self.fit == "full"
+
+    @property
+    def context(self) -> int | None:
+        return self.place.model.context_length if self.place.model is not None else None
+
+
+class Candidates:
+    def __init__(self, registry: Registry, habits: Habits, memory: Memory | None) -> None:
+        self._registry = registry
+        self._habits = habits
+        self._memory = memory
+
+    def weigh(self, place: Place, demand: Demand) -> Candidate:
+        """By what is known already: nobody is asked."""
+        tokens = self._habits.prompt_tokens((place.kind, place.name), demand)
+        return Candidate(
+            place=place,
+            tokens=tokens,
+            away=self._registry.shelves[place.kind].reached is False,
+            short=_is_short(place, tokens, demand),
+            fit=self._fit(place),
+        )
+
+    def _fit(self, place: Place) -> Fit:
+        if self._memory is None:
+            return "fits"
+        size = place.model.size_bytes if place.model is not None else None
+        return self._memory.fit((place.kind, place.name), size)
+
+
+def _is_short(place: Place, tokens: int, demand: Demand) -> bool:
+    if place.model is None or place.model.context_length is None:
+        return False
+    return tokens * _MARGIN + (demand.max_tokens or 1) > place.model.context_length

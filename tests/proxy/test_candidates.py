@@ -1,0 +1,179 @@
+"""What speaks against a place that can honour a request: it is away, its context, the memory."""
+
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from typing import Any
+
+import pytest
+from scripted_backend import HELLO, ScriptedBackend, Step, chat, http_client
+
+from adapters.backend import Model
+from adapters.errors import BackendUnavailableError, ContextLengthError
+from adapters.memory import Footprint, Resident, Room
+from adapters.request import GenerationRequest, Message, TextPart
+from proxy.demand import Demand, to_demand
+from proxy.measurements import Measurements
+from proxy.memory import Memory
+from proxy.registry import Registry
+from proxy.router import Router
+
+URL = "/v1/chat/completions"
+LONG = GenerationRequest(
+    model="m", prompt=(Message(role="user", content=(TextPart("words " * 1000),)),)
+)
+
+
+class Tenant:
+    """An engine's share of the memory, in which models may be put."""
+
+    elastic = False
+
+    def __init__(self, *residents: Resident) -> None:
+        self._residents = list(residents)
+
+    def move_into(self, room: Room) -> None:
+        self.room = room
+
+    async def recommended(self) -> int | None:
+        return None
+
+    async def footprint(self, model: str) -> Footprint | None:
+        return None
+
+    async def resident(self, *, fresh: bool = False) -> list[Resident]:
+        return self._residents
+
+    async def evict(self, model: str) -> None:
+        return None
+
+    async def confine(self, nbytes: int) -> int:
+        return 0
+
+
+def resident(name: str, weights: int, *, busy: bool = False) -> Resident:
+    return Resident(name=name, footprint=Footprint(weights=weights), busy=busy)
+
+
+def engine(kind: str, *script: Step, **about: Any) -> ScriptedBackend:
+    return ScriptedBackend(script or HELLO, kind=kind, models=[Model(name="m", **about)])
+
+
+@asynccontextmanager
+async def a_router(*backends: ScriptedBackend, budget: int = 100) -> AsyncIterator[Router]:
+    registry, memory = Registry({}, period=60), Memory(budget, frozenset(), 60)
+    async with registry.open({}, {backend.kind: backend for backend in backends}):
+        await registry.refresh(1)
+        async with memory.open(registry.tenants()):
+            await memory.snapshot()
+            yield Router(registry, Measurements(), memory)
+
+
+async def order(router: Router, demand: Demand | None = None) -> list[str]:
+    return [route.backend.kind for route in await router.routes("m", demand or Demand())]
+
+
+@pytest.mark.parametrize(
+    ("mlx", "ollama", "first"),
+    [
+        (1000, 8000, "ollama"),
+        (1000, None, "ollama"),
+        (None, 8000, "mlx"),
+        (8000, 1000, "mlx"),
+        (1000, 1000, "mlx"),
+    ],
+)
+async def test_a_context_that_seems_too_short_comes_last(
+    mlx: int | None, ollama: int | None, first: str
+):
+    backends = engine("mlx", context_length=mlx), engine("ollama", context_length=ollama)
+    async with a_router(*backends) as router:
+        assert (await order(router, to_demand(LONG)))[0] == first
+        assert (await order(router))[0] == "mlx"
+
+
+async def test_the_answer_needs_room_as_well():
+    backends = engine("mlx", context_length=1000), engine("ollama", context_length=8000)
+    async with a_router(*backends) as router:
+        assert await order(router, Demand(max_tokens=900)) == ["mlx", "ollama"]
+        assert await order(router, Demand(max_tokens=1001)) == ["ollama", "mlx"]
+
+
+async def test_a_model_that_cannot_have_the_memory_comes_last():
+    mlx, ollama = engine("mlx", size_bytes=60), engine("ollama", size_bytes=60)
+    mlx.tenant, ollama.tenant = Tenant(resident("other", 50, busy=True)), Tenant()
+    async with a_router(mlx, ollama, budget=200) as router:
+        assert await order(router) == ["mlx", "ollama"]
+    ollama.tenant = Tenant(resident("m", 40))
+    async with a_router(mlx, ollama) as router:
+        assert await order(router) == ["ollama", "mlx"]
+
+
+async def test_idle_models_are_no_obstacle():
+    mlx, ollama = engine("mlx", size_bytes=60), engine("ollama", size_bytes=60)
+    mlx.tenant = Tenant(resident("other", 50))
+    async with a_router(mlx, ollama) as router:
+        assert await order(router) == ["mlx", "ollama"]
+
+
+async def test_what_was_asked_for_is_remembered_and_counts_for_more_than_the_file():
+    mlx = engine("mlx", size_bytes=10)
+    mlx.tenant = tenant = Tenant()
+    async with a_router(mlx, engine("ollama")) as router:
+        async with tenant.room.hold("m", Footprint(weights=90)):
+            assert await order(router) == ["mlx", "ollama"]
+        assert await order(router) == ["mlx", "ollama"]
+        async with tenant.room.hold("other", Footprint(weights=20)):
+            assert await order(router) == ["ollama", "mlx"]
+
+
+async def test_who_is_away_comes_last_whatever_else():
+    mlx = engine("mlx", context_length=8000)
+    async with a_router(mlx, engine("ollama", context_length=10)) as router:
+        mlx.models = BackendUnavailableError("gone")
+        await router._registry.refresh(1)  # pyright: ignore[reportPrivateUsage]
+        assert await order(router, to_demand(LONG)) == ["ollama", "mlx"]
+
+
+def too_long(limit: int) -> ContextLengthError:
+    error = ContextLengthError(f"It holds {limit} tokens.", param="messages")
+    error.limit = limit
+    return error
+
+
+@pytest.mark.parametrize("longer", [9000, None])
+@pytest.mark.parametrize("stream", [False, True])
+async def test_a_longer_context_answers_what_the_first_cannot_hold(
+    longer: int | None, stream: bool
+):
+    mlx = engine("mlx", too_long(8000), context_length=8000)
+    async with http_client(mlx, engine("ollama", context_length=longer)) as client:
+        response = await client.post(URL, json=chat(stream=stream))
+    assert response.status_code == 200
+    assert response.headers["x-tandem-backend"] == "ollama"
+    assert response.headers["x-tandem-fallback-from"] == "mlx; reason=context_length_exceeded"
+
+
+async def test_a_context_that_is_no_longer_is_not_asked():
+    ollama = engine("ollama", context_length=8000)
+    async with http_client(engine("mlx", too_long(8000), context_length=8000), ollama) as client:
+        response = await client.post(URL, json=chat())
+    assert response.json()["error"]["code"] == "context_length_exceeded"
+    assert ollama.requests == []
+
+
+async def test_a_forced_backend_is_not_left_for_a_longer_context():
+    ollama = engine("ollama")
+    async with http_client(engine("mlx", too_long(10)), ollama) as client:
+        response = await client.post(URL, json=chat(backend="mlx"))
+    assert response.status_code == 400
+    assert ollama.requests == []
+
+
+@pytest.mark.parametrize(("mlx", "ollama"), [(4000, 8000), (8000, 4000)])
+async def test_of_two_refusals_the_caller_is_told_the_bigger_limit(mlx: int, ollama: int):
+    backends = engine("mlx", too_long(mlx)), engine("ollama", too_long(ollama))
+    async with http_client(*backends) as client:
+        response = await client.post(URL, json=chat())
+    assert response.status_code == 400
+    assert response.json()["error"]["message"] == "It holds 8000 tokens."
+    assert [len(backend.requests) for backend in backends] == [1, 1]
