@@ -64,7 +64,7 @@ async def test_name_of_a_backends_own_is_asked_of_it_first_and_a_forced_one_of_i
     name: str, kinds: list[str]
 ):
     async with routing([Model(name="org/a")], [Model(name="a:7b")], PAIR) as (router, _, _):
-        routes = await router.routes(name, frozenset())
+        routes = await router.routes(name)
     assert [route.backend.kind for route in routes] == kinds
 
 
