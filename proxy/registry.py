@@ -242,12 +242,12 @@ class Registry:
         return Entry(id=title, places=places, names=tuple(names))
 
     def _title(self, called: Mapping[str, str]) -> str | None:
-        """The first of the user's own names that stands for the whole of it."""
-        for own in self._aliases:
-            known = self._known(own)
-            if known.items() <= called.items() and (len(known) > 1 or own in known.values()):
-                return own
-        return None
+        """The user's own name for the whole of it: one that is a backend's, else the first."""
+        known = {own: self._known(own) for own in self._aliases}
+        whole = [own for own, names in known.items() if names.items() <= called.items()]
+        named = [own for own in whole if own in known[own].values()]
+        pairs = [own for own in whole if len(known[own]) > 1]
+        return next(iter((*named, *pairs)), None)
 
 
 def same_weights(models: Sequence[Model | None]) -> bool | None:

@@ -5,7 +5,9 @@ from pathlib import Path
 import msgspec
 import pytest
 from msgspec.structs import fields
+from scripted_backend import ScriptedBackend
 
+from adapters.backend import Model
 from adapters.config import EchoConfig, MLXConfig, OllamaConfig
 from proxy.config import (
     Config,
@@ -16,6 +18,7 @@ from proxy.config import (
     find_config,
     load_config,
 )
+from proxy.registry import Registry
 
 DOCUMENTED = Path(__file__).parents[2] / "config.yaml"
 EVERY_KEY = {
@@ -54,6 +57,44 @@ def test_the_documented_examples_are_valid(tmp_path: Path):
     config = load_config(write(tmp_path, with_examples()))
     assert config.backends.enabled()["echo"] == EchoConfig()
     assert config.models["fast"].names().keys() == {"mlx", "ollama"}
+
+
+def test_the_documented_models_are_those_of_the_original_design(tmp_path: Path):
+    config = load_config(write(tmp_path, with_examples()))
+    behind = {name: tuple(model.names().values()) for name, model in config.models.items()}
+    assert behind == {
+        "fast": ("mlx-community/Llama-3.2-1B-Instruct-4bit", "llama3.2:1b"),
+        "qwen3-30b-mlx": ("mlx-community/Qwen3-30B-A3B-4bit",),
+        "llama-3.1-8b": ("mlx-community/Meta-Llama-3.1-8B-Instruct-4bit", "llama3.1:8b"),
+        "qwen2.5:7b": ("mlx-community/Qwen2.5-7B-Instruct-4bit", "qwen2.5:7b"),
+        "mistral:7b": ("mlx-community/Mistral-7B-Instruct-v0.3-4bit", "mistral:7b"),
+        "llama3.2:3b": ("mlx-community/Llama-3.2-3B-Instruct-4bit", "llama3.2:3b"),
+        "llava:7b": ("llava:7b",),
+        "gpt-oss:20b": ("mlx-community/gpt-oss-20b-MXFP4-Q8", "gpt-oss:20b"),
+    }
+    mlx = config.backends.enabled()["mlx"]
+    assert isinstance(mlx, MLXConfig)
+    assert mlx.folders == ("mlx_models", "~/mlx_models")
+
+
+async def test_the_documented_models_are_found_by_each_of_their_names(tmp_path: Path):
+    models = load_config(write(tmp_path, with_examples())).models
+    backends = {
+        kind: ScriptedBackend(
+            kind=kind,
+            models=[Model(name=m.names()[kind]) for m in models.values() if kind in m.names()],
+        )
+        for kind in ("mlx", "ollama")
+    }
+    registry = Registry(models, period=60)
+    async with registry.open({}, backends):
+        await registry.refresh(1)
+        cards = [name for entry in registry.entries() for name in entry.names]
+        assert len(cards) == len(set(cards))
+        for own, model in models.items():
+            for name in (own, *model.names().values()):
+                entry = registry.named(name, backends)
+                assert {place.kind: place.name for place in entry.places} == model.names()
 
 
 @pytest.mark.parametrize("key", EVERY_KEY)
