@@ -8,6 +8,7 @@ from litestar import Litestar
 from litestar.datastructures import State
 from litestar.di import Provide
 from litestar.exceptions import HTTPException
+from msgspec.structs import asdict
 
 from adapters.backend import Backend
 from proxy.config import Config
@@ -24,34 +25,19 @@ from proxy.endpoints.models import list_models, retrieve_model
 from proxy.errors import answer_error
 from proxy.gates import Gate
 from proxy.headers import provide_notes, write_notes
-from proxy.measurements import Measurements
-from proxy.memory import Memory
-from proxy.registry import Registry
-from proxy.router import Router
+from proxy.opening import assemble, opened
 from proxy.streaming import Drain
 
 
 def create_app(config: Config, backends: Mapping[str, Backend] | None = None) -> Litestar:
     """The application. Backends that are given are used as they are, and not closed."""
-    registry = Registry(config.models, config.server.refresh)
+    parts = assemble(config)
     drain = Drain(config.server.shutdown_grace)
-    memory = Memory(config.server.memory_bytes, config.pinned(), config.server.refresh)
-    measurements = Measurements(memory.seen)
-    state = {
-        "config": config,
-        "registry": registry,
-        "router": Router(registry, measurements, memory),
-        "measurements": measurements,
-        "memory": memory,
-        "drain": drain,
-    }
+    state = {"config": config, "drain": drain, **asdict(parts)}
 
     @asynccontextmanager
     async def lifespan(_app: Litestar) -> AsyncGenerator[None]:
-        async with (
-            registry.open(config.backend_configs(), backends),
-            memory.open(registry.tenants()),
-        ):
+        async with opened(parts, config, backends):
             yield
 
     app = Litestar(

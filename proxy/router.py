@@ -56,6 +56,22 @@ class Watcher(Protocol):
     def started(self, event: Started) -> None: ...
 
 
+class Unwatched:
+    """Nobody does."""
+
+    def routed(self, route: Route) -> None:
+        pass
+
+    def fell_back(self, route: Route, error: BackendError) -> None:
+        pass
+
+    def started(self, event: Started) -> None:
+        pass
+
+
+_NOBODY = Unwatched()
+
+
 class Router:
     def __init__(
         self, registry: Registry, measurements: Measurements, memory: Memory | None = None
@@ -67,7 +83,7 @@ class Router:
         self._candidates = Candidates(registry, self._habits, memory)
 
     async def generate(
-        self, request: GenerationRequest, watcher: Watcher, *, whole: bool = False
+        self, request: GenerationRequest, watcher: Watcher = _NOBODY, *, whole: bool = False
     ) -> AsyncGenerator[Event]:
         """The events of the backend that `request.model`, a public name, leads to. Where that one
         fails before the first of them was given away, and not by the caller's mistake, the next
@@ -122,7 +138,7 @@ class Router:
                             self._habits.learn(key, demand, event.usage)
                     yield event
 
-    async def embed(self, request: EmbeddingRequest, watcher: Watcher) -> Embeddings:
+    async def embed(self, request: EmbeddingRequest, watcher: Watcher = _NOBODY) -> Embeddings:
         """The vectors of the backend that `request.model`, a public name, leads to. Another is
         asked, as in `generate`, where it has the very same weights: others' vectors do not mix.
 
