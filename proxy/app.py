@@ -22,9 +22,11 @@ from proxy.endpoints.hybrid.exchange import provide_exchange
 from proxy.endpoints.hybrid.health import get_hybrid_health
 from proxy.endpoints.hybrid.mlx import create_mlx_generation, load_mlx_model, unload_mlx_model
 from proxy.endpoints.models import list_models, retrieve_model
+from proxy.endpoints.openapi import get_litestar_openapi, get_openapi
 from proxy.errors import answer_error
 from proxy.gates import Gate
 from proxy.headers import provide_notes, write_notes
+from proxy.openapi import Document
 from proxy.opening import assemble, opened
 from proxy.streaming import Drain
 
@@ -33,7 +35,7 @@ def create_app(config: Config, backends: Mapping[str, Backend] | None = None) ->
     """The application. Backends that are given are used as they are, and not closed."""
     parts = assemble(config)
     drain = Drain(config.server.shutdown_grace)
-    state = {"config": config, "drain": drain, **asdict(parts)}
+    state = {"config": config, "drain": drain, "document": Document(), **asdict(parts)}
 
     @asynccontextmanager
     async def lifespan(_app: Litestar) -> AsyncGenerator[None]:
@@ -54,6 +56,8 @@ def create_app(config: Config, backends: Mapping[str, Backend] | None = None) ->
             load_mlx_model,
             unload_mlx_model,
             get_hybrid_health,
+            get_openapi,
+            get_litestar_openapi,
         ],
         dependencies={
             **{name: _provide(value) for name, value in state.items()},

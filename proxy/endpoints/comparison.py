@@ -5,6 +5,7 @@ from litestar.di import NamedDependency
 from msgspec import Struct
 
 from proxy.measurements import Measurements, Row
+from proxy.operation import Operation
 from proxy.registry import Entry, Registry
 
 
@@ -45,7 +46,10 @@ def to_comparison(entry: Entry, measurements: Measurements) -> ModelComparison:
     )
 
 
-@get("/api/performance/comparison")
+@get(
+    "/api/performance/comparison",
+    operation=Operation(summary="What each engine did with the same model", answers=(Comparison,)),
+)
 async def get_comparison(
     registry: NamedDependency[Registry], measurements: NamedDependency[Measurements]
 ) -> Comparison:

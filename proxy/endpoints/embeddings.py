@@ -7,7 +7,7 @@ import asyncio
 import base64
 import sys
 from array import array
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Generic, Literal, TypeVar
 
 import msgspec
 from litestar import Request, Response, post
@@ -24,6 +24,7 @@ from proxy.endpoints.wire import TokenCount, TokenId
 from proxy.forcing import to_forced
 from proxy.headers import AnswerNotes
 from proxy.keep_alive import KeepAlive, to_keep_alive
+from proxy.operation import Operation
 from proxy.registry import Registry
 from proxy.router import Router
 from proxy.streaming import Drain, unless_gone
@@ -31,6 +32,7 @@ from proxy.streaming import Drain, unless_gone
 _SMALL = 20_000
 """Numbers that may be encoded on the event loop: a few milliseconds."""
 
+E = TypeVar("E")
 Ids = Annotated[list[TokenId], Meta(min_length=1)]
 Format = Literal["float", "base64"]
 
@@ -58,9 +60,9 @@ class EmbeddingUsage(Struct):
     total_tokens: int
 
 
-class EmbeddingList(Struct, kw_only=True):
+class EmbeddingList(Struct, Generic[E], kw_only=True):
     object: str = "list"
-    data: list[msgspec.Raw]
+    data: list[E]
     model: str
     usage: EmbeddingUsage
 
@@ -119,7 +121,15 @@ def to_base64(vector: tuple[float, ...]) -> str:
     return base64.b64encode(numbers.tobytes()).decode()
 
 
-@post("/v1/embeddings", status_code=200)
+_EMBED = Operation(
+    summary="OpenAI's embeddings",
+    asks=(EmbeddingsBody,),
+    answers=(EmbeddingList[Embedding],),
+    may_force=True,
+)
+
+
+@post("/v1/embeddings", status_code=200, operation=_EMBED)
 async def create_embedding(
     request: Request[Any, Any, Any],
     config: NamedDependency[Config],

@@ -10,6 +10,7 @@ from msgspec import Struct
 
 from adapters.backend import Backend, Health
 from proxy.memory import Memory, Snapshot
+from proxy.operation import Operation
 from proxy.registry import Registry
 from proxy.router import Router
 from proxy.streaming import Drain
@@ -35,7 +36,10 @@ async def _ask(backend: Backend) -> Health:
         return Health(ok=False, detail=f"It said nothing for {_PATIENCE:g} s.")
 
 
-@get("/health")
+@get(
+    "/health",
+    operation=Operation(summary="How the server and its engines are", answers=(ServerHealth,)),
+)
 async def get_health(
     registry: NamedDependency[Registry],
     router: NamedDependency[Router],

@@ -12,6 +12,7 @@ from litestar.params import FromPath
 from msgspec import Struct
 
 from adapters.backend import Model
+from proxy.operation import Operation
 from proxy.registry import Entry, Place, Registry
 from proxy.router import Router
 
@@ -124,14 +125,17 @@ def _any(told: Iterable[bool | None]) -> bool | None:
     return any(known) if known else None
 
 
-@get("/v1/models")
+@get("/v1/models", operation=Operation(summary="All models by all names", answers=(ModelList,)))
 async def list_models(registry: NamedDependency[Registry]) -> ModelList:
     await registry.refresh(_PATIENCE, only_new=True)
     entries = registry.entries()
     return ModelList([to_card(entry, name) for entry in entries for name in entry.names])
 
 
-@get("/v1/models/{model:path}")
+@get(
+    "/v1/models/{model:path}",
+    operation=Operation(summary="A model by any of its names", answers=(ModelCard,)),
+)
 async def retrieve_model(model: FromPath[str], router: NamedDependency[Router]) -> ModelCard:
     name = model.removeprefix("/")
     entry = await router.find(name)

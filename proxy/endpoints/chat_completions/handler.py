@@ -14,6 +14,7 @@ from proxy.config import Config
 from proxy.endpoints.chat_completions.request import ChatCompletionRequest
 from proxy.endpoints.chat_completions.response import (
     ChatCompletion,
+    ChatCompletionChunk,
     ChatCompletionRenderer,
     to_chat_completion,
 )
@@ -21,12 +22,21 @@ from proxy.endpoints.chat_completions.translate import to_generation_request, to
 from proxy.forcing import to_forced
 from proxy.headers import AnswerNotes
 from proxy.images import has_images, settle_images
+from proxy.operation import Operation
 from proxy.registry import Registry
 from proxy.router import Router
 from proxy.streaming import Drain, stream, unless_gone
 
+_COMPLETE = Operation(
+    summary="OpenAI's chat completions",
+    asks=(ChatCompletionRequest,),
+    answers=(ChatCompletion,),
+    events=(ChatCompletionChunk,),
+    may_force=True,
+)
 
-@post("/v1/chat/completions", status_code=200)
+
+@post("/v1/chat/completions", status_code=200, operation=_COMPLETE)
 async def create_chat_completion(
     request: Request[Any, Any, Any],
     config: NamedDependency[Config],

@@ -20,12 +20,21 @@ from proxy.endpoints.completions.response import Completion, CompletionRenderer,
 from proxy.forcing import to_forced
 from proxy.headers import AnswerNotes
 from proxy.merging import merge
+from proxy.operation import Operation
 from proxy.registry import Registry
 from proxy.router import Router
 from proxy.streaming import Drain, stream, unless_gone
 
+_COMPLETE = Operation(
+    summary="OpenAI's completions of raw text",
+    asks=(CompletionRequest,),
+    answers=(Completion,),
+    events=(Completion,),
+    may_force=True,
+)
 
-@post("/v1/completions", status_code=200)
+
+@post("/v1/completions", status_code=200, operation=_COMPLETE)
 async def create_completion(
     request: Request[Any, Any, Any],
     config: NamedDependency[Config],

@@ -12,11 +12,13 @@ from proxy.body import decode, receive, understand
 from proxy.endpoints.hybrid import ollama_request
 from proxy.endpoints.hybrid.exchange import Exchange
 from proxy.endpoints.hybrid.ollama_request import OllamaChatRequest
-from proxy.endpoints.hybrid.ollama_response import OllamaDialect
-from proxy.endpoints.hybrid.prompt import PromptRequest, answer_prompt
+from proxy.endpoints.hybrid.ollama_response import OllamaChat, OllamaDialect
+from proxy.endpoints.hybrid.prompt import PromptAnswer, PromptRequest, answer_prompt
 from proxy.endpoints.hybrid.residence import load, unload
 from proxy.endpoints.hybrid.times import Times
 from proxy.keep_alive import to_keep_alive
+from proxy.operation import Operation
+from proxy.streaming import NDJSON
 
 
 class _Head(Struct):
@@ -26,7 +28,17 @@ class _Head(Struct):
     prompt: Raw | UnsetType = UNSET
 
 
-@post("/api/chat", status_code=200)
+_CHAT = Operation(
+    summary="A prompt to a model, or Ollama's chat",
+    asks=(PromptRequest, OllamaChatRequest),
+    answers=(PromptAnswer, OllamaChat),
+    events=(PromptAnswer, OllamaChat),
+    media_type=NDJSON.media_type,
+    may_force=True,
+)
+
+
+@post("/api/chat", status_code=200, operation=_CHAT)
 async def create_chat(exchange: NamedDependency[Exchange]) -> Response[Any]:
     times = Times()
     config = exchange.config.server

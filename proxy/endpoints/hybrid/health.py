@@ -10,6 +10,7 @@ from msgspec import Struct
 from adapters.backend import Health
 from proxy.endpoints.health import tell_health
 from proxy.memory import Memory, Snapshot
+from proxy.operation import Operation
 from proxy.registry import Registry
 from proxy.router import Router
 from proxy.streaming import Drain
@@ -38,7 +39,10 @@ def to_status(conditions: Collection[Health]) -> Status:
     return "ok" if len(well) == len(conditions) else "degraded"
 
 
-@get("/api/health")
+@get(
+    "/api/health",
+    operation=Operation(summary="How both engines are, and why", answers=(HybridHealth,)),
+)
 async def get_hybrid_health(
     registry: NamedDependency[Registry],
     router: NamedDependency[Router],

@@ -14,12 +14,13 @@ from adapters.errors import BackendUnavailableError, InvalidRequestError
 from proxy.body import read_body, receive, understand
 from proxy.endpoints.hybrid import residence
 from proxy.endpoints.hybrid.exchange import Exchange
-from proxy.endpoints.hybrid.prompt import PromptRequest, answer_prompt
+from proxy.endpoints.hybrid.prompt import PromptAnswer, PromptRequest, answer_prompt
 from proxy.endpoints.hybrid.times import Times
 from proxy.errors import to_failure
 from proxy.keep_alive import KeepAlive, to_keep_alive
 from proxy.loading import load
 from proxy.memory import Memory
+from proxy.operation import Operation
 from proxy.streaming import NDJSON, Frame, stream
 
 
@@ -44,7 +45,25 @@ class Residence(Struct, kw_only=True):
     """What it takes now; null where nobody knows."""
 
 
-@post("/api/mlx/generate", status_code=200)
+_GENERATE = Operation(
+    summary="A prompt to a model on MLX",
+    asks=(PromptRequest,),
+    answers=(PromptAnswer,),
+    events=(PromptAnswer,),
+    media_type=NDJSON.media_type,
+)
+_LOAD = Operation(
+    summary="Load a model of MLX",
+    asks=(LoadRequest,),
+    may_be_empty=True,
+    answers=(Residence,),
+    events=(Progress,),
+    media_type=NDJSON.media_type,
+)
+_UNLOAD = Operation(summary="Unload a model of MLX", answers=(Residence,))
+
+
+@post("/api/mlx/generate", status_code=200, operation=_GENERATE)
 async def create_mlx_generation(exchange: NamedDependency[Exchange]) -> Response[Any]:
     times = Times()
     require_mlx(exchange)
@@ -54,7 +73,7 @@ async def create_mlx_generation(exchange: NamedDependency[Exchange]) -> Response
     return await answer_prompt(exchange, replace(body, backend="mlx"), times)
 
 
-@post("/api/mlx/load/{model:path}", status_code=200)
+@post("/api/mlx/load/{model:path}", status_code=200, operation=_LOAD)
 async def load_mlx_model(
     model: FromPath[str], exchange: NamedDependency[Exchange], memory: NamedDependency[Memory]
 ) -> Response[Any]:
@@ -70,7 +89,7 @@ async def load_mlx_model(
     return Response(_tell(name, route.name, "loaded", taken))
 
 
-@post("/api/mlx/unload/{model:path}", status_code=200)
+@post("/api/mlx/unload/{model:path}", status_code=200, operation=_UNLOAD)
 async def unload_mlx_model(
     model: FromPath[str], exchange: NamedDependency[Exchange]
 ) -> Response[Residence]:
