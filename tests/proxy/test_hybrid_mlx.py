@@ -52,15 +52,15 @@ async def client_of(*backends: ScriptedBackend) -> AsyncIterator[httpx2.AsyncCli
 
 async def test_generation_is_always_mlxs():
     mlx = ScriptedBackend(kind="mlx", models=[Model(name=NAME)])
-    other = ScriptedBackend(kind="ollama", models=[Model(name=NAME), Model(name="big")])
+    other = ScriptedBackend(kind="ollama", models=[Model(name=NAME), Model(name="other")])
     async with client_of(other, mlx) as client:
         for name in (NAME, "both", f"mlx/{NAME}", "Big:7b"):
             body = {"model": name, "prompt": "Hi"}
             answer = (await client.post("/api/mlx/generate", json=body)).json()
             assert (answer["model_id"], answer["backend"]) == (name, "mlx")
             assert answer["response"] == "Hello"
-        nobodys = {"model": "big", "prompt": "Hi"}
-        assert (await client.post("/api/mlx/generate", json=nobodys)).status_code == 404
+        others = {"model": "other", "prompt": "Hi"}
+        assert (await client.post("/api/mlx/generate", json=others)).status_code == 404
     assert len(mlx.requests) == 4
     assert not other.requests
 
