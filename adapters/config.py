@@ -1,8 +1,11 @@
 """How each backend is set up: the `backends` part of `config.yaml`."""
 
+import os
 from typing import Annotated, Literal
 
 from msgspec import Meta, Struct
+
+from adapters.ollama.address import usual_address
 
 Seconds = Annotated[float, Meta(gt=0)]
 Count = Annotated[int, Meta(ge=1)]
@@ -67,7 +70,8 @@ class OllamaConfig(
     Struct, frozen=True, kw_only=True, tag_field="kind", tag="ollama", forbid_unknown_fields=True
 ):
     host: str | None = None
-    """The server's address; `http://127.0.0.1:11434` where neither this nor `hosts` is given."""
+    """The server's address. Where neither this nor `hosts` is given, `$OLLAMA_HOST` says it as it
+    does for Ollama's own programs, else it is `http://127.0.0.1:11434`."""
     hosts: tuple[str, ...] = ()
     """Several servers instead: the least busy that has the model answers."""
     connect_timeout: Seconds = 2.0
@@ -99,7 +103,7 @@ class OllamaConfig(
 
     @property
     def addresses(self) -> tuple[str, ...]:
-        return self.hosts or (self.host or "http://127.0.0.1:11434",)
+        return self.hosts or (self.host or usual_address(os.environ),)
 
 
 class EchoConfig(

@@ -50,9 +50,11 @@ class Running:
 
 
 @contextmanager
-def serving(config: Path) -> Iterator[Running]:
+def serving(config: Path | None) -> Iterator[Running]:
+    """With that file, or with none but the user's own."""
+    named = ("--config", str(config)) if config is not None else ()
     process = subprocess.Popen(
-        command("serve", "--port", "0", "--config", str(config)),
+        command("serve", "--port", "0", *named),
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,

@@ -1,0 +1,41 @@
+"""`OLLAMA_HOST` in the forms that Ollama's own programs take."""
+
+import pytest
+
+from adapters.config import OllamaConfig
+from adapters.ollama.address import usual_address
+
+
+@pytest.mark.parametrize(
+    ("said", "address"),
+    [
+        (None, "http://127.0.0.1:11434"),
+        ("", "http://127.0.0.1:11434"),
+        ("box", "http://box:11434"),
+        ("box:1234", "http://box:1234"),
+        (":1234", "http://127.0.0.1:1234"),
+        ("0.0.0.0", "http://127.0.0.1:11434"),
+        ("0.0.0.0:1234", "http://127.0.0.1:1234"),
+        ("[::]:1234", "http://[::1]:1234"),
+        ("[::1]", "http://[::1]:11434"),
+        ("http://box", "http://box:80"),
+        ("https://box", "https://box:443"),
+        ("https://box:1234/", "https://box:1234"),
+        ("https://box/ollama", "https://box:443/ollama"),
+        ("box:port", "http://box:11434"),
+        ("box:70000", "http://box:11434"),
+        (' "box:1234" ', "http://box:1234"),
+    ],
+)
+def test_address_is_read_as_ollama_reads_it(said: str | None, address: str):
+    assert usual_address({} if said is None else {"OLLAMA_HOST": said}) == address
+
+
+def test_address_of_the_config_is_stronger(monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setenv("OLLAMA_HOST", "box:1234")
+    assert OllamaConfig().addresses == ("http://box:1234",)
+    assert OllamaConfig(host="http://other:1").addresses == ("http://other:1",)
+    assert OllamaConfig(hosts=("http://a:1", "http://b:1")).addresses == (
+        "http://a:1",
+        "http://b:1",
+    )
