@@ -21,6 +21,11 @@ from proxy.endpoints.hybrid.chat import create_chat
 from proxy.endpoints.hybrid.exchange import provide_exchange
 from proxy.endpoints.hybrid.health import get_hybrid_health
 from proxy.endpoints.hybrid.mlx import create_mlx_generation, load_mlx_model, unload_mlx_model
+from proxy.endpoints.hybrid.models import (
+    list_mlx_models,
+    list_models_by_backend,
+    retrieve_hybrid_model,
+)
 from proxy.endpoints.models import list_models, retrieve_model
 from proxy.endpoints.openapi import get_litestar_openapi, get_openapi
 from proxy.errors import answer_error
@@ -51,6 +56,9 @@ def create_app(config: Config, backends: Mapping[str, Backend] | None = None) ->
             retrieve_model,
             get_health,
             get_comparison,
+            list_models_by_backend,
+            retrieve_hybrid_model,
+            list_mlx_models,
             create_chat,
             create_mlx_generation,
             load_mlx_model,

@@ -18,7 +18,7 @@ from proxy.router import Router
 
 _T = TypeVar("_T")
 
-_PATIENCE = 1.0
+PATIENCE = 1.0
 """Seconds the first list waits for a backend that has not answered yet."""
 
 
@@ -127,7 +127,7 @@ def _any(told: Iterable[bool | None]) -> bool | None:
 
 @get("/v1/models", operation=Operation(summary="All models by all names", answers=(ModelList,)))
 async def list_models(registry: NamedDependency[Registry]) -> ModelList:
-    await registry.refresh(_PATIENCE, only_new=True)
+    await registry.refresh(PATIENCE, only_new=True)
     entries = registry.entries()
     return ModelList([to_card(entry, name) for entry in entries for name in entry.names])
 
@@ -137,7 +137,15 @@ async def list_models(registry: NamedDependency[Registry]) -> ModelList:
     operation=Operation(summary="A model by any of its names", answers=(ModelCard,)),
 )
 async def retrieve_model(model: FromPath[str], router: NamedDependency[Router]) -> ModelCard:
-    name = model.removeprefix("/")
+    return await find_card(router, model.removeprefix("/"))
+
+
+async def find_card(router: Router, name: str) -> ModelCard:
+    """The card of the full name that `name` is, or is short for.
+
+    Raises:
+        BackendError: as `Router.find`.
+    """
     entry = await router.find(name)
     full = (each for each in (name, name.partition("/")[2]) if each in entry.names)
     return to_card(entry, next(full, entry.id))
