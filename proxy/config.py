@@ -61,6 +61,10 @@ class ServerConfig(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True
     memory_bytes: Count | None = None
     """What the models of all backends may take of this machine's memory together; by default what
     a Mac's GPU recommends, else three quarters of the memory."""
+    auto_pull: bool = False
+    """Fetch a model that nobody has when a request asks for it; else it is not found."""
+    pull_timeout: Seconds = 1800.0
+    """How long such a request waits."""
     shutdown_grace: Annotated[float, Meta(ge=0, le=10)] = 10.0
     """How long answers may go on after SIGTERM."""
     images: ImagesConfig = ImagesConfig()

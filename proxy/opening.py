@@ -9,6 +9,7 @@ from adapters.backend import Backend
 from proxy.config import Config
 from proxy.measurements import Measurements
 from proxy.memory import Memory
+from proxy.pulling import Pulls
 from proxy.registry import Registry
 from proxy.router import Router
 
@@ -29,7 +30,8 @@ def assemble(config: Config) -> Parts:
     registry = Registry(config.models, config.server.refresh)
     memory = Memory(config.server.memory_bytes, config.pinned(), config.server.refresh)
     measurements = Measurements(memory.seen)
-    return Parts(registry, memory, measurements, Router(registry, measurements, memory))
+    pulls = Pulls(registry, config.server.pull_timeout) if config.server.auto_pull else None
+    return Parts(registry, memory, measurements, Router(registry, measurements, memory, pulls))
 
 
 @asynccontextmanager

@@ -26,6 +26,7 @@ from proxy.fallbacks import Fallbacks
 from proxy.habits import Habits
 from proxy.measurements import Measurements
 from proxy.memory import Memory
+from proxy.pulling import Pulls
 from proxy.registry import Entry, Place, Registry, same_weights
 
 _PATIENCE = 1.0
@@ -74,9 +75,14 @@ _NOBODY = Unwatched()
 
 class Router:
     def __init__(
-        self, registry: Registry, measurements: Measurements, memory: Memory | None = None
+        self,
+        registry: Registry,
+        measurements: Measurements,
+        memory: Memory | None = None,
+        pulls: Pulls | None = None,
     ) -> None:
         self._registry = registry
+        self._pulls = pulls
         self._measurements = measurements
         self.fallbacks = Fallbacks()
         self._habits = Habits()
@@ -94,6 +100,7 @@ class Router:
             BackendError: as `resolve`, what the backend raised, or it broke the contract.
         """
         demand = to_demand(request)
+        await self._fetch(request.model)
         first, *others = await self.routes(request.model, demand)
         answer = self._answer(first, request, demand, watcher)
         events = held(answer) if whole and others else answer
@@ -145,6 +152,7 @@ class Router:
         Raises:
             BackendError: as `resolve`, what the backend raised, or vectors are missing.
         """
+        await self._fetch(request.model)
         first, *others = await self.routes(request.model, to_demand(request))
         twins = [other for other in others if self._same_weights(first, other)]
         try:
@@ -196,15 +204,26 @@ class Router:
             context=candidate.context,
         )
 
+    async def _fetch(self, name: str) -> None:
+        """The model where nobody has it, if there is a leave to."""
+        if self._pulls is not None:
+            await self._registry.refresh(_PATIENCE, only_new=True)
+            await self._pulls.fetch(name, await self._seen(name))
+
     async def find(self, name: str) -> Entry:
         """The model called `name`, with a second look if nobody knows it yet."""
+        entry = await self._seen(name)
+        if not entry.places:
+            raise self._not_found(name)
+        return entry
+
+    async def _seen(self, name: str) -> Entry:
+        """Without places where nobody has it."""
         _check_name(name)
         entry = self._lookup(name)
         if not entry.places:
             await self._registry.refresh(_PATIENCE)
             entry = self._lookup(name)
-        if not entry.places:
-            raise self._not_found(name)
         return entry
 
     def _not_found(self, name: str) -> BackendError:
