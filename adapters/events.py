@@ -66,6 +66,14 @@ class ToolCallDelta(Struct, frozen=True):
     choice: int = 0
 
 
+class Timings(Struct, frozen=True, kw_only=True):
+    """How long the parts of an answer took, as its engine says; in nanoseconds."""
+
+    load: int
+    prompt: int
+    answer: int
+
+
 class Finished(Struct, frozen=True):
     """The end of a choice, exactly once for each; the last event of all is one of them."""
 
@@ -75,6 +83,8 @@ class Finished(Struct, frozen=True):
     stop_sequence: str | None = None
     """The stop string that ended the answer, where one did and the backend knows which."""
     choice: int = 0
+    timings: Timings | None = None
+    """`None` where the engine tells nothing: then events come when what they tell of happens."""
 
 
 Event = Started | TextDelta | ReasoningDelta | ToolCallStarted | ToolCallDelta | Finished

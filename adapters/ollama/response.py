@@ -12,6 +12,7 @@ from adapters.events import (
     FinishReason,
     ReasoningDelta,
     TextDelta,
+    Timings,
     TokenLogprob,
     ToolCallDelta,
     ToolCallStarted,
@@ -39,7 +40,8 @@ class Answer:
         elif not line.done:
             raise BadUpstreamError("Ollama's answer makes no sense.")
         if line.done:
-            events.append(Finished(self._reason(line), _usage(line)))
+            timings = _timings(line)
+            events.append(Finished(self._reason(line), _usage(line), timings=timings))
         return events
 
     def _add(
@@ -103,3 +105,11 @@ def _to_logprob(logprob: Logprob) -> TokenLogprob:
 
 def _usage(line: Line) -> Usage:
     return Usage(prompt_tokens=line.prompt_eval_count, completion_tokens=line.eval_count)
+
+
+def _timings(line: Line) -> Timings | None:
+    if not line.eval_duration:
+        return None
+    return Timings(
+        load=line.load_duration, prompt=line.prompt_eval_duration, answer=line.eval_duration
+    )

@@ -190,6 +190,10 @@ class Line(Struct, kw_only=True, gc=False):
     prompt_eval_count: int = 0
     """Tokens of the prompt, those found in a cache included; absent means 0."""
     eval_count: int = 0
+    load_duration: int = 0
+    """This and what follows: nanoseconds, on the last line."""
+    prompt_eval_duration: int = 0
+    eval_duration: int = 0
     num_ctx: int | None = None
     """Not Ollama's: the context it was asked with, told on the first line."""
     cold: bool = False

@@ -8,6 +8,7 @@ from typing import Any
 import httpx
 import ollama
 import pytest
+from msgspec.structs import replace
 from pictures import data_url, png
 from scripted_backend import DONE, EVERYTHING, HELLO, ScriptedBackend, Step, http_client
 
@@ -23,6 +24,7 @@ from adapters.events import (
     ReasoningDelta,
     Started,
     TextDelta,
+    Timings,
     TokenLogprob,
     ToolCallDelta,
     ToolCallStarted,
@@ -99,6 +101,12 @@ async def test_official_client_reads_a_stream():
     assert all(isinstance(end[name], int) and end[name] >= 0 for name in DURATIONS)
     assert end.total_duration >= end.load_duration + end.prompt_eval_duration
     assert parts[0].created_at.endswith("Z")
+
+
+async def test_durations_are_the_engines_where_it_tells_them():
+    timings = Timings(load=1, prompt=2, answer=3)
+    end = (await lines([Started(), TextDelta("a"), replace(DONE, timings=timings)]))[-1]
+    assert [end[name] for name in DURATIONS[1:]] == [1, 2, 3]
 
 
 async def test_official_client_reads_a_whole_answer():

@@ -70,7 +70,7 @@ class OllamaChat(Struct, kw_only=True):
     logprobs: list[Logprob] | UnsetType = UNSET
     done_reason: DoneReason | UnsetType = UNSET
     total_duration: int | UnsetType = UNSET
-    """This and the other durations are in nanoseconds, by Tandem's clock."""
+    """In nanoseconds, by Tandem's clock; so are the others where the engine does not tell them."""
     load_duration: int | UnsetType = UNSET
     prompt_eval_count: int | UnsetType = UNSET
     prompt_eval_duration: int | UnsetType = UNSET
@@ -150,17 +150,17 @@ class OllamaDialect:
         )
 
     def _with_end(self, line: OllamaChat, finished: Finished) -> OllamaChat:
-        times = self._times
+        timings = self._times.timings(finished)
         return replace(
             line,
             done=True,
             done_reason="length" if finished.reason == "length" else "stop",
-            total_duration=_nanoseconds(times.total),
-            load_duration=_nanoseconds(times.load),
+            total_duration=round(self._times.total * 1e9),
+            load_duration=timings.load,
             prompt_eval_count=finished.usage.prompt_tokens,
-            prompt_eval_duration=_nanoseconds(times.first - times.load),
+            prompt_eval_duration=timings.prompt,
             eval_count=finished.usage.completion_tokens,
-            eval_duration=_nanoseconds(times.answer),
+            eval_duration=timings.answer,
         )
 
 
@@ -195,7 +195,3 @@ def _logprob(token: TokenLogprob) -> Logprob:
 
 def _bytes(token: TokenLogprob) -> tuple[int, ...] | UnsetType:
     return UNSET if token.bytes is None else token.bytes
-
-
-def _nanoseconds(seconds: float) -> int:
-    return round(seconds * 1e9)

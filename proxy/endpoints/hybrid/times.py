@@ -1,9 +1,9 @@
-"""When things happened in one answer, by this server's clock."""
+"""When things happened in one answer: by this server's clock, or as its engine says."""
 
 import time
 from collections.abc import AsyncGenerator
 
-from adapters.events import Event, Finished, Started, Usage
+from adapters.events import Event, Finished, Started, Timings, Usage
 from proxy.answers import closing
 
 
@@ -36,24 +36,38 @@ class Times:
 
     @property
     def total(self) -> float:
+        """Until the end."""
         return self._ended - self._asked
-
-    @property
-    def load(self) -> float:
-        """Until the model was ready for this request: loading it, and waiting for its turn."""
-        return (self._ended if self._started is None else self._started) - self._asked
 
     @property
     def first(self) -> float:
         """Until the first piece of the answer."""
         return (self._ended if self._first is None else self._first) - self._asked
 
-    @property
-    def answer(self) -> float:
-        """From the first piece to the end."""
-        return self.total - self.first
+    def timings(self, finished: Finished) -> Timings:
+        """The engine's own where it tells them: Ollama says that it has begun with its first word,
+        when load and prompt are over and cannot be told apart."""
+        return finished.timings or Timings(
+            load=_nanoseconds(self._ready),
+            prompt=_nanoseconds(self.first - self._ready),
+            answer=_nanoseconds(self._answer),
+        )
 
     def tokens_per_second(self, usage: Usage) -> float | None:
         """`None` where the answer came in one piece. The first token's time is the prompt's."""
         following = usage.completion_tokens - 1
-        return following / self.answer if following > 0 and self.answer > 0 else None
+        return following / self._answer if following > 0 and self._answer > 0 else None
+
+    @property
+    def _ready(self) -> float:
+        """Until the model was ready for this request: loading it, and waiting for its turn."""
+        return (self._ended if self._started is None else self._started) - self._asked
+
+    @property
+    def _answer(self) -> float:
+        """From the first piece to the end."""
+        return self.total - self.first
+
+
+def _nanoseconds(seconds: float) -> int:
+    return round(seconds * 1e9)

@@ -25,9 +25,11 @@ from adapters.errors import (
 from adapters.events import (
     Event,
     Finished,
+    FinishReason,
     ReasoningDelta,
     Started,
     TextDelta,
+    Timings,
     ToolCallDelta,
     ToolCallStarted,
     Usage,
@@ -51,6 +53,15 @@ Script = Callable[[Reply], Awaitable[None]]
 
 async def events_of(backend: OllamaBackend, request: GenerationRequest = CHAT) -> list[Event]:
     return [event async for event in backend.generate(request)]
+
+
+def finished(
+    reason: FinishReason, tokens: tuple[int, int], timings: tuple[int, int, int]
+) -> Finished:
+    """With the tokens of prompt and answer, and the nanoseconds of load, prompt and answer."""
+    usage = Usage(prompt_tokens=tokens[0], completion_tokens=tokens[1])
+    load, prompt, answer = timings
+    return Finished(reason, usage, timings=Timings(load=load, prompt=prompt, answer=answer))
 
 
 async def failure_of(
@@ -119,7 +130,7 @@ async def test_answer_is_the_same_however_it_is_cut_into_pieces(
     assert await events_of(backend) == [
         Started(4096),
         *map(TextDelta, words),
-        Finished("stop", Usage(prompt_tokens=16, completion_tokens=8)),
+        finished("stop", (16, 8), (1_225_474, 24_867_000, 169_369_000)),
     ]
 
 
@@ -159,7 +170,7 @@ async def test_stop_string_does_not_leak(standin: StandIn, backend: OllamaBacken
     standin.replays("chat-stop-stream")
     events = await events_of(backend)
     assert text_of(events) == "The capital of France is "
-    assert events[-1] == Finished("stop", Usage(prompt_tokens=16, completion_tokens=6))
+    assert events[-1] == finished("stop", (16, 6), (12_056_223, 26_750_000, 138_779_000))
 
 
 async def test_thinking_comes_as_reasoning(standin: StandIn, backend: OllamaBackend):
@@ -179,7 +190,7 @@ async def test_two_calls_have_two_indices_and_their_own_ids(
         ToolCallDelta(0, '{"city":"Paris"}'),
         ToolCallStarted(1, "call_7sxc0fi6", "get_weather"),
         ToolCallDelta(1, '{"city":"Bienvenu"}'),
-        Finished("tool_calls", Usage(prompt_tokens=460, completion_tokens=61)),
+        finished("tool_calls", (460, 61), (1_633_051, 28_436_000, 1_847_375_000)),
     ]
 
 
@@ -187,7 +198,7 @@ async def test_call_cut_by_the_limit_ends_with_length(standin: StandIn, backend:
     standin.replays("chat-tools-cut")
     assert await events_of(backend) == [
         Started(4096),
-        Finished("length", Usage(prompt_tokens=377, completion_tokens=12)),
+        finished("length", (377, 12), (2_734_349, 2_825_775_000, 351_936_000)),
     ]
 
 

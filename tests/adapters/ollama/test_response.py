@@ -12,6 +12,7 @@ from adapters.events import (
     Finished,
     ReasoningDelta,
     TextDelta,
+    Timings,
     TokenLogprob,
     ToolCallDelta,
     ToolCallStarted,
@@ -46,6 +47,12 @@ def test_text_and_the_end():
 
 def test_counts_that_are_absent_are_zero():
     assert events_of(DONE) == [Finished("stop", NONE)]
+
+
+def test_durations_are_ollamas_own():
+    done = DONE | {"load_duration": 1, "prompt_eval_duration": 2, "eval_duration": 3}
+    told = Timings(load=1, prompt=2, answer=3)
+    assert events_of(done) == [Finished("stop", NONE, timings=told)]
 
 
 def test_last_line_may_carry_text():
