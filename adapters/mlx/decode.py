@@ -14,6 +14,7 @@ from typing import Any
 import mlx.core as mx
 from mlx_lm.generate import generation_stream, maybe_quantize_kv_cache
 from mlx_lm.models.cache import TokenBuffer
+from msgspec import Struct
 
 from adapters.errors import BackendError, GenerationError
 from adapters.mlx.models import LoadedModel
@@ -27,6 +28,20 @@ Step = list[tuple[Sequence, Sampled | BackendError | None]]
 """What came of each sequence; `None`: it was admitted, and its prompt is being read."""
 Read = tuple[str, list[int], Cache]
 """Whose tokens were read, the tokens, and the cache of exactly these."""
+
+
+def merge(caches: Ordered[Cache]) -> Cache:
+    """One cache of as many rows."""
+    return [layers[0].merge(list(layers)) for layers in zip(*caches, strict=True)]
+
+
+class Newcomers(Struct, frozen=True):
+    """Sequences that start from `cache`, which holds their prompt but for its last token."""
+
+    sequences: list[Sequence]
+    cache: Cache
+    shared: bool
+    """Somebody else goes on using `cache`."""
 
 
 class Row:
@@ -84,15 +99,15 @@ class DecodeBatch:
         self._report: Report | None = None
         self._ended: list[Read] = []
 
-    def join(self, sequences: Ordered[Sequence], cache: Cache, *, shared: bool) -> None:
-        """Rows that start from `cache`, which holds their prompt but for its last token.
-
-        `shared`: somebody else goes on using `cache`.
-        """
+    def join(self, newcomers: Ordered[Newcomers]) -> None:
+        """All at once: each merge copies what the rows before them have read."""
+        sequences = [sequence for each in newcomers for sequence in each.sequences]
         if not self.rows and len(sequences) == 1:
-            self._cache, self._merged = copy.deepcopy(cache) if shared else cache, False
+            [only] = newcomers
+            self._cache = copy.deepcopy(only.cache) if only.shared else only.cache
+            self._merged = False
         else:
-            self._merge(cache, len(sequences))
+            self._merge([each.cache for each in newcomers for _ in each.sequences])
         last = mx.array([sequence.prompt[-1] for sequence in sequences], dtype=mx.uint32)
         self._inputs = last if self._inputs is None else mx.concatenate([self._inputs, last])
         self.rows += [Row(sequence) for sequence in sequences]
@@ -191,8 +206,8 @@ class DecodeBatch:
             found[place] = drawn[i], tuple(zip(ids[i][:width], tops[i][:width], strict=True))
         return found
 
-    def _merge(self, cache: Cache, times: int) -> None:
-        newcomers = [layer.merge([layer] * times) for layer in cache]
+    def _merge(self, caches: list[Cache]) -> None:
+        newcomers = merge(caches)
         if not self.rows:
             self._cache = newcomers
         else:

@@ -15,7 +15,7 @@ import mlx.core as mx
 from mlx_lm.generate import generation_stream, speculative_generate_step
 from mlx_lm.models.cache import make_prompt_cache
 
-from adapters.mlx.decode import Cache, DecodeBatch, Row, Step
+from adapters.mlx.decode import Cache, DecodeBatch, Newcomers, Row, Step
 from adapters.mlx.models import LoadedModel
 from adapters.mlx.sampling import Dice, Drawing
 from adapters.mlx.sequence import Sampled, Sequence
@@ -32,8 +32,8 @@ class SpeculativeBatch(DecodeBatch):
         self._draft = loaded.draft
         self._tokens: Iterator[Any] | None = None
 
-    def join(self, sequences: Ordered[Sequence], cache: Cache, *, shared: bool) -> None:
-        super().join(sequences, cache, shared=shared)
+    def join(self, newcomers: Ordered[Newcomers]) -> None:
+        super().join(newcomers)
         if _is_plain(self.rows[0]):
             self._tokens = self._generate(self.rows[0])
 

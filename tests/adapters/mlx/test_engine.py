@@ -21,9 +21,11 @@ from adapters.errors import (
     InvalidRequestError,
 )
 from adapters.events import Event, Finished, Started, TextDelta
+from adapters.mlx import batch
 from adapters.mlx.backend import MLXBackend
 from adapters.mlx.batch import Lane
 from adapters.mlx.decode import DecodeBatch
+from adapters.mlx.prefill import Prefill
 from adapters.mlx.sequence import Sampled, Sequence
 from adapters.request import GenerationRequest, Sampling, TokenIds
 
@@ -202,15 +204,13 @@ async def test_more_choices_than_rows_share_one_reading_of_the_prompt(
 ) -> None:
     backend = open_backend(folder, max_concurrent=3)
     read: list[int] = []
-    from adapters.mlx.prefill import Prefill
+    fine = batch.read
 
-    fine = Prefill.read
+    def noted(model: Any, prefills: list[Prefill], *given: Any) -> list[Prefill]:
+        read.extend(prefill.remaining for prefill in prefills)
+        return fine(model, prefills, *given)
 
-    def noted(prefill: Prefill, *given: Any) -> None:
-        read.append(prefill.remaining)
-        fine(prefill, *given)
-
-    monkeypatch.setattr(Prefill, "read", noted)
+    monkeypatch.setattr(batch, "read", noted)
     try:
         events = await answer(backend, request(kind, n=7))
         assert read == [len(prompt()) - 1]

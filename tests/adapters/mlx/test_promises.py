@@ -49,6 +49,27 @@ async def test_a_row_says_the_same_among_seven_others(backend: MLXBackend, model
     assert len(set(crowd)) == 8
 
 
+@pytest.mark.long
+@pytest.mark.timeout(1800)
+async def test_hundreds_of_prompts_read_together_are_answered_as_alone(
+    backend: MLXBackend, model: str
+) -> None:
+    """Of random words, so that the model is sure of nothing: ties would show."""
+    chance = random.Random(3)  # noqa: S311
+    words = ["the", "of", "sea", "7", "harbour,", "said", "blue?", "Anna", "if", "cold.", "to"]
+
+    def asked() -> GenerationRequest:
+        text = " ".join(chance.choices(words, k=chance.randint(5, 60)))
+        return chat(text, model, sampling=Sampling(temperature=0), max_tokens=3)
+
+    for burst in range(25):
+        several = [asked() for _ in range(8)]
+        alone = [(await texts_of(backend, each))[0] for each in several]
+        await asyncio.wrap_future(backend._engine.trim_prefixes(2**40))
+        assert await texts_of(backend, *several) == alone
+        print(f"{burst * 8 + 8} prompts", flush=True)
+
+
 class Shapes:
     """Random nested schemas, as strict mode has them: every key required, nothing else allowed."""
 
