@@ -4,7 +4,7 @@ from msgspec import Struct
 
 from proxy.demand import Demand
 from proxy.habits import Habits
-from proxy.ledger import Fit
+from proxy.ledger import Fit, Key
 from proxy.memory import Memory
 from proxy.registry import Place, Registry
 
@@ -21,6 +21,15 @@ class Candidate(Struct, frozen=True, kw_only=True):
     short: bool = False
     """Its context seems not to hold prompt and answer. Only the backend knows: it may be tried."""
     fit: Fit = "fits"
+
+    @property
+    def key(self) -> Key:
+        return self.place.kind, self.place.name
+
+    @property
+    def is_at_hand(self) -> bool:
+        """Asking it costs no other model its memory."""
+        return self.fit in ("loaded", "fits")
 
     @property
     def obstacles(self) -> tuple[bool, bool, bool]:

@@ -78,7 +78,7 @@ class BackendsConfig(Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
     echo: EchoConfig | bool | None = None
 
     def enabled(self) -> dict[str, BackendConfig]:
-        """By kind, in the order in which `prefer: auto` takes them."""
+        """By kind, in the order that holds where nothing else says who comes first."""
         defaults = {"mlx": MLXConfig(), "ollama": OllamaConfig(), "echo": EchoConfig()}
         asked = {"mlx": self.mlx, "ollama": self.ollama, "echo": self.echo}
         return {

@@ -1,6 +1,8 @@
 """What a model's answers have taught of those to come: how many tokens a prompt will be, and how
 many are answered."""
 
+from collections.abc import Sequence
+
 from msgspec import Struct
 
 from adapters.events import Usage
@@ -47,11 +49,11 @@ class Habits:
         text = demand.prompt_bytes / habit.bytes_per_token
         return int(demand.prompt_tokens + text + habit.around * _frames(demand))
 
-    def answer_tokens(self, key: Key, demand: Demand) -> float:
-        """About how many it will say, all choices together."""
-        habit = self._habits.get(key) or Habit()
-        limit = habit.answer if demand.max_tokens is None else demand.max_tokens
-        return demand.n * min(habit.answer, limit)
+    def answer_tokens(self, keys: Sequence[Key], demand: Demand) -> float:
+        """About how many will be said, all choices together, by a model that is called `keys`."""
+        known = [self._habits[key].answer for key in keys if key in self._habits]
+        usual = sum(known) / len(known) if known else Habit().answer
+        return demand.n * (usual if demand.max_tokens is None else min(usual, demand.max_tokens))
 
     def learn(self, key: Key, demand: Demand, usage: Usage) -> None:
         """`usage` is that of one choice."""

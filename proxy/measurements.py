@@ -5,6 +5,7 @@ Every answer that comes to its end leaves a measurement; one that fails or is gi
 
 import bisect
 import time
+from collections import Counter
 from collections.abc import Callable, Generator, Iterable
 from contextlib import contextmanager
 
@@ -80,17 +81,18 @@ class Measurements:
     def __init__(self, memory_of: MemoryOf = lambda _kind, _name: None) -> None:
         self._memory_of = memory_of
         self._figures: dict[tuple[str, str], dict[Bucket, Figures]] = {}
-        self._in_hand: dict[str, int] = {}
+        self._in_hand: Counter[tuple[str, str]] = Counter()
 
     @contextmanager
     def watching(self, backend: str, name: str, request: GenerationRequest) -> Generator["Watch"]:
         """Around one answer, whose events are shown to the watch."""
-        crowd = self._in_hand[backend] = self._in_hand.get(backend, 0) + 1
+        self._in_hand[backend, name] += 1
+        crowd = self.in_hand(backend)
         watch = Watch(request.n)
         try:
             yield watch
         finally:
-            self._in_hand[backend] -= 1
+            self._in_hand[backend, name] -= 1
             # What begins with its own prompt begins before anything was read.
             if watch.is_whole and not request.echo:
                 self.record(watch.measurement(backend, name, crowd, self._memory_of))
@@ -102,7 +104,16 @@ class Measurements:
 
     def figures(self, backend: str, name: str, prompt_tokens: int, crowd: int) -> Figures | None:
         """Of answers like that one by a model that was loaded; `None`: there was none yet."""
-        return self._figures.get((backend, name), {}).get(to_bucket(prompt_tokens, crowd))
+        return self.within(backend, name, to_bucket(prompt_tokens, crowd))
+
+    def within(self, backend: str, name: str, bucket: Bucket) -> Figures | None:
+        return self._figures.get((backend, name), {}).get(bucket)
+
+    def in_hand(self, backend: str, name: str | None = None) -> int:
+        """The answers on their way from `backend`: of all its models, or of `name`."""
+        if name is not None:
+            return self._in_hand[backend, name]
+        return sum(many for (kind, _), many in self._in_hand.items() if kind == backend)
 
     def comparison(self, places: Iterable[Place]) -> list[Row]:
         """What is known of a model that has these `places`, bucket by bucket, side by side."""

@@ -1,6 +1,7 @@
 """A name and what is needed -> the backend that answers."""
 
 import difflib
+import time
 from collections.abc import AsyncGenerator
 from typing import Protocol
 
@@ -15,19 +16,20 @@ from adapters.errors import (
     ContextLengthError,
     InvalidRequestError,
     ModelNotFoundError,
-    UnsupportedParameterError,
 )
 from adapters.events import Event, Finished, Started, TextDelta
 from adapters.request import EmbeddingRequest, Feature, GenerationRequest
 from proxy.answers import closing, each, held
 from proxy.candidates import Candidate, Candidates
+from proxy.choice import Choice, Clock
+from proxy.decision import Decider, Decision
 from proxy.demand import Demand, to_demand
 from proxy.fallbacks import Fallbacks
 from proxy.habits import Habits
 from proxy.measurements import Measurements
 from proxy.memory import Memory
 from proxy.pulling import Pulls
-from proxy.registry import Entry, Place, Registry, same_weights
+from proxy.registry import Entry, Registry, same_weights
 
 _PATIENCE = 1.0
 """Seconds a request waits for a list of models that might know its name."""
@@ -80,13 +82,18 @@ class Router:
         measurements: Measurements,
         memory: Memory | None = None,
         pulls: Pulls | None = None,
+        clock: Clock = time.monotonic,
     ) -> None:
         self._registry = registry
         self._pulls = pulls
         self._measurements = measurements
         self.fallbacks = Fallbacks()
         self._habits = Habits()
-        self._candidates = Candidates(registry, self._habits, memory)
+        self._decider = Decider(
+            registry,
+            Candidates(registry, self._habits, memory),
+            Choice(measurements, self._habits, clock),
+        )
 
     async def generate(
         self, request: GenerationRequest, watcher: Watcher = _NOBODY, *, whole: bool = False
@@ -101,7 +108,9 @@ class Router:
         """
         demand = to_demand(request)
         await self._fetch(request.model)
-        first, *others = await self.routes(request.model, demand)
+        decision = await self.decide(request.model, demand)
+        self._decider.note(decision)
+        first, *others = [self._route(each, decision.entry) for each in decision.order]
         answer = self._answer(first, request, demand, watcher)
         events = held(answer) if whole and others else answer
         began = False
@@ -188,13 +197,12 @@ class Router:
             BackendUnavailableError: the backend that the name points to is away.
             UnsupportedParameterError: the model is there, and nobody can honour a feature on it.
         """
-        entry = await self.find(name)
-        able = [place for place in entry.places if not self._lacks(place, demand.features)]
-        if not able:
-            raise self._unsupported(entry, demand.features)
-        weighed = [self._candidates.weigh(place, demand) for place in able]
-        ordered = sorted(weighed, key=lambda candidate: self._rank(candidate, entry.prefer))
-        return [self._route(candidate, entry) for candidate in ordered]
+        decision = await self.decide(name, demand)
+        return [self._route(candidate, decision.entry) for candidate in decision.order]
+
+    async def decide(self, name: str, demand: Demand) -> Decision:
+        """As `routes`, with the reasons. Nothing is begun, and the next decision is the same."""
+        return self._decider.decide(await self.find(name), demand)
 
     def _route(self, candidate: Candidate, entry: Entry) -> Route:
         return Route(
@@ -253,27 +261,6 @@ class Router:
         if len(entries) > 1:
             raise ModelNotFoundError(_ambiguous(name, entries), param="model")
         return entries[0] if entries else Entry(id=name, places=())
-
-    def _lacks(self, place: Place, features: frozenset[Feature]) -> list[Feature]:
-        """What of `features` is not to be had there; a model that tells nothing is trusted."""
-        honours = self._registry.shelves[place.kind].backend.honours
-        lacks = place.model.lacks if place.model else frozenset[Feature]()
-        return sorted((features - honours) | (features & lacks))
-
-    def _rank(self, candidate: Candidate, prefer: str) -> tuple[tuple[bool, ...], bool, int]:
-        """Smallest first: who has no obstacle, who is preferred, the order of the backends."""
-        kind = candidate.place.kind
-        return candidate.obstacles, kind != prefer, list(self._registry.shelves).index(kind)
-
-    def _unsupported(self, entry: Entry, features: frozenset[Feature]) -> Exception:
-        place = min(entry.places, key=lambda place: len(self._lacks(place, features)))
-        feature = self._lacks(place, features)[0]
-        shelves = self._registry.shelves
-        able = [k for k, s in shelves.items() if k != place.kind and feature in s.backend.honours]
-        hint = f" A model on {' or '.join(able)} could honour it." if able else ""
-        return UnsupportedParameterError(
-            f"'{feature}' is not supported for '{entry.id}' on {place.kind}.{hint}", param=feature
-        )
 
     def _unknown(self, name: str) -> str:
         near = difflib.get_close_matches(name, self._registry.names(), n=3, cutoff=0.5)

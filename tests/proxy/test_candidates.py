@@ -112,7 +112,12 @@ async def test_idle_models_are_no_obstacle():
     mlx, ollama = engine("mlx", size_bytes=60), engine("ollama", size_bytes=60)
     mlx.tenant = Tenant(resident("other", 50))
     async with a_router(mlx, ollama) as router:
-        assert await order(router) == ["mlx", "ollama"]
+        decided = await router.decide("m", Demand())
+    assert [(each.place.kind, each.fit) for each in decided.order] == [
+        ("ollama", "fits"),  # There it can be tried at nobody's cost.
+        ("mlx", "evicts"),
+    ]
+    assert not any(any(each.obstacles) for each in decided.order)
 
 
 async def test_what_was_asked_for_is_remembered_and_counts_for_more_than_the_file():

@@ -22,6 +22,7 @@ from adapters.errors import (
     InvalidRequestError,
 )
 from adapters.events import Started, TextDelta
+from proxy.config import Config, ModelConfig
 
 URL = "/v1/chat/completions"
 FAULTS = [each for each in every_error() if not issubclass(each, InvalidRequestError)]
@@ -101,7 +102,8 @@ async def test_fallbacks_are_counted_by_backend_and_reason_and_logged_without_wo
     caplog: pytest.LogCaptureFixture,
 ):
     mlx = engine("mlx", BackendUnavailableError("secret"))
-    async with http_client(mlx, engine("ollama")) as client:
+    first = Config(models={"m": ModelConfig(mlx="m", ollama="m", prefer="mlx")})
+    async with http_client(mlx, engine("ollama"), config=first) as client:
         before = (await client.get("/health")).json()["fallbacks"]
         for error in (BackendUnavailableError, BackendUnavailableError, BackendTimeoutError):
             mlx.script = [error("secret")]

@@ -73,9 +73,9 @@ def test_nonsense_is_not_believed():
 
 def test_an_answer_is_as_long_as_others_were_and_no_longer_than_its_limit():
     habits = Habits()
-    assert habits.answer_tokens(KEY, Demand()) == 256
+    assert habits.answer_tokens([KEY], Demand()) == 256
     for _ in range(40):
         habits.learn(KEY, Demand(), usage(completion=50))
-    assert habits.answer_tokens(KEY, Demand()) == pytest.approx(50, rel=0.05)
-    assert habits.answer_tokens(KEY, Demand(max_tokens=5)) == 5
-    assert habits.answer_tokens(KEY, Demand(max_tokens=5, n=3)) == 15
+    assert habits.answer_tokens([KEY], Demand()) == pytest.approx(50, rel=0.05)
+    assert habits.answer_tokens([KEY], Demand(max_tokens=5)) == 5
+    assert habits.answer_tokens([KEY], Demand(max_tokens=5, n=3)) == 15
