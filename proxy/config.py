@@ -67,6 +67,8 @@ class ServerConfig(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True
     """How long such a request waits."""
     shutdown_grace: Annotated[float, Meta(ge=0, le=10)] = 10.0
     """How long answers may go on after SIGTERM."""
+    state_folder: str | None = None
+    """Where benchmarks are kept; by default the user's own folder for such things."""
     images: ImagesConfig = ImagesConfig()
 
 
@@ -182,6 +184,17 @@ def find_config(asked: str | None, environ: Mapping[str, str]) -> Path | None:
         return Path(named)
     usual = _config_folder(environ) / "tandem" / "config.yaml"
     return usual if usual.is_file() else None
+
+
+def state_folder(config: Config, environ: Mapping[str, str]) -> Path:
+    """Where what `tandem bench MODEL` found is kept."""
+    if config.server.state_folder is not None:
+        return Path(config.server.state_folder).expanduser()
+    if environ.get("XDG_STATE_HOME"):
+        return Path(environ["XDG_STATE_HOME"]) / "tandem"
+    home = Path(os.path.expanduser("~"))
+    usual = "Library/Application Support" if sys.platform == "darwin" else ".local/state"
+    return home / usual / "tandem"
 
 
 def _config_folder(environ: Mapping[str, str]) -> Path:

@@ -34,6 +34,7 @@ class Measurement(Struct, frozen=True, kw_only=True):
     name: str
     """The backend's own, of the model."""
     prompt_tokens: int
+    completion_tokens: int = 0
     crowd: int
     """The answers that the backend had in hand when this one began, itself included."""
     ttft: float
@@ -161,6 +162,7 @@ class Watch:
             backend=backend,
             name=name,
             prompt_tokens=self._ended[0].usage.prompt_tokens,
+            completion_tokens=tokens,
             crowd=crowd,
             ttft=first - self._began,
             cold=self.cold,
@@ -200,12 +202,18 @@ def _mean(known: float | None, newest: float | None) -> float | None:
     return (1 - _NEWEST) * known + _NEWEST * newest
 
 
+def limits(bucket: Bucket) -> tuple[int | None, int | None]:
+    """The longest prompt and the most answers at once of it; `None`: there is no limit."""
+    return _limit(PROMPTS, bucket.prompt), _limit(CROWDS, bucket.crowd)
+
+
 def _to_row(backend: str, name: str, bucket: Bucket, figures: Figures) -> Row:
+    prompt_tokens_to, answers_at_once_to = limits(bucket)
     return Row(
         backend=backend,
         name=name,
-        prompt_tokens_to=_limit(PROMPTS, bucket.prompt),
-        answers_at_once_to=_limit(CROWDS, bucket.crowd),
+        prompt_tokens_to=prompt_tokens_to,
+        answers_at_once_to=answers_at_once_to,
         cold=bucket.cold,
         **asdict(figures),
     )

@@ -21,6 +21,7 @@ from msgspec import Struct
 from proxy.bench.cpu import cpu_seconds
 from proxy.bench.load import Question, Target, Timing, ask, ask_all
 from proxy.bench.process import free_port, listening, running
+from proxy.bench.quantiles import percentile
 from proxy.bench.report import Row, print_newcomers, print_rows
 
 CLIENTS = (1, 2, 4, 8)
@@ -122,9 +123,9 @@ def _to_row(name: str, clients: int, outcomes: Sequence[Outcome]) -> Row:
         contestant=name,
         clients=clients,
         tokens_per_second=statistics.median(map(_speed, outcomes)),
-        first_token_p50=_percentile(first, 50),
-        first_token_p95=_percentile(first, 95),
-        gap_p99=_percentile(gaps, 99),
+        first_token_p50=percentile(first, 50),
+        first_token_p95=percentile(first, 95),
+        gap_p99=percentile(gaps, 99),
         cpu_per_token=sum(outcome.cpu for outcome in outcomes) / tokens,
     )
 
@@ -133,11 +134,6 @@ def _speed(outcome: Outcome) -> float:
     began = min(timing.began for timing in outcome.timings)
     ended = max(timing.pieces[-1] for timing in outcome.timings)
     return sum(timing.tokens for timing in outcome.timings) / (ended - began)
-
-
-def _percentile(values: Sequence[float], percent: int) -> float:
-    ordered = sorted(values)
-    return ordered[min(len(ordered) - 1, len(ordered) * percent // 100)]
 
 
 async def _newcomers(servers: dict[str, Target], plan: Plan) -> dict[str, float]:

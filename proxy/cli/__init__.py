@@ -6,6 +6,7 @@ A command imports what it needs when it runs, so that none waits for what anothe
 import argparse
 import logging
 import os
+import sys
 from collections.abc import Sequence
 
 from proxy.cli import bench, exporting, importing, models, pull, serve
@@ -16,7 +17,7 @@ _COMMANDS = (serve, models, pull, importing, exporting, bench)
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    args = _parser().parse_args(argv)
+    args = _parser().parse_args(bench.with_subject(sys.argv[1:] if argv is None else argv))
     logging.basicConfig(level=logging.WARNING, format="%(levelname)s %(name)s: %(message)s")
     try:
         config = load_config(find_config(args.config, os.environ))

@@ -1,15 +1,38 @@
-"""`tandem bench engine | relay`: measure, side by side."""
+"""`tandem bench MODEL | engine | relay`: measure, side by side."""
 
 import argparse
 import asyncio
+import os
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
 
 from proxy.cli.command import Commands, fail
-from proxy.config import Config
+from proxy.config import Config, state_folder
+
+if TYPE_CHECKING:
+    from proxy.bench.results import Result
+
+_SUBJECTS = frozenset({"model", "engine", "relay"})
+
+
+def with_subject(argv: Sequence[str]) -> Sequence[str]:
+    """`bench NAME …` -> `bench model NAME …`: what is no subject is a model."""
+    match list(argv):
+        case ["bench", first, *rest] if first not in ("-h", "--help"):
+            return argv if _SUBJECTS & {first, *rest} else ["bench", "model", first, *rest]
+        case _:
+            return argv
 
 
 def add(commands: Commands) -> None:
     parser = commands.add("bench", bench, "measure, side by side")
-    subjects = parser.add_subparsers(required=True, metavar="SUBJECT")
+    parser.epilog = (
+        "`tandem bench NAME` is `tandem bench model NAME`, for every NAME that is no subject."
+    )
+    subjects = parser.add_subparsers(required=True, metavar="MODEL | SUBJECT")
+    _add_model(subjects.add_parser("model", help="the backends that have this model, in turns"))
     engine = subjects.add_parser("engine", help="bare BatchGenerator, mlx_lm.server and Tandem")
     engine.set_defaults(measure=_engine)
     engine.add_argument("--model", default="SmolLM2-135M-Instruct", help="an MLX model")
@@ -23,23 +46,81 @@ def add(commands: Commands) -> None:
     relay.add_argument("--litellm", metavar="PYTHON", help="one that has litellm[proxy]")
 
 
+def _add_model(model: argparse.ArgumentParser) -> None:
+    model.description = (
+        "Put the same prompts to each backend that has the model, in turns: short and long ones, "
+        "with the model loaded and with the model unloaded first. The result is printed, drawn, "
+        "and kept for GET /api/performance/comparison."
+    )
+    model.set_defaults(measure=_model)
+    # Both places are fine; what was said before the subject is not taken back by saying nothing.
+    model.add_argument(
+        "--config", metavar="FILE", default=argparse.SUPPRESS, help="settings (config.yaml)"
+    )
+    model.add_argument("model", metavar="MODEL", help="as `tandem models` names it")
+    model.add_argument("--rounds", type=_count, default=3, metavar="N")
+    model.add_argument("--clients", type=_counts, default=(1, 4, 8), metavar="N,N,…")
+    model.add_argument("--max-tokens", type=_count, default=64, metavar="N", help="of an answer")
+    model.add_argument("--png", type=Path, metavar="FILE", help="by default beside what is kept")
+
+
+def _count(text: str) -> int:
+    if not text.isdecimal() or int(text) < 1:
+        raise argparse.ArgumentTypeError(f"{text!r} is not a number of 1 or more")
+    return int(text)
+
+
+def _counts(text: str) -> tuple[int, ...]:
+    return tuple(dict.fromkeys(_count(each.strip()) for each in text.split(",")))
+
+
 def bench(config: Config, args: argparse.Namespace) -> int:
-    """Measure and print tables. 1 if a contestant failed."""
+    """Measure and print tables. 1 if a contestant failed, 130 if it was stopped."""
     try:
-        asyncio.run(args.measure(args))
+        asyncio.run(args.measure(config, args))
     except RuntimeError as exc:
         return fail(1, str(exc))
+    except KeyboardInterrupt:
+        return fail(130, "stopped; nothing of it is kept")
     return 0
 
 
-async def _engine(args: argparse.Namespace) -> None:
+async def _model(config: Config, args: argparse.Namespace) -> None:
+    from proxy.bench.model import ModelPlan, bench_model
+    from proxy.bench.model_report import lines
+
+    plan = ModelPlan(
+        model=args.model, clients=args.clients, rounds=args.rounds, max_tokens=args.max_tokens
+    )
+    result = await bench_model(config, plan, lambda doing: print(doing, file=sys.stderr))
+    for line in lines(result):
+        print(line)
+    _keep(config, result, args.png)
+
+
+def _keep(config: Config, result: "Result", png: Path | None) -> None:
+    """Where it cannot be kept, or drawn, it was printed all the same."""
+    from proxy.bench.archive import Archive
+    from proxy.bench.picture import NoPlotError, draw
+
+    try:
+        kept = Archive(state_folder(config, os.environ)).save(result)
+        print(f"\nKept in {kept}")
+        drawn = png or kept.with_suffix(".png")
+        draw(result, drawn)
+        print(f"Drawn in {drawn}")
+    except (OSError, NoPlotError) as exc:
+        print(f"tandem: {exc}", file=sys.stderr)
+
+
+async def _engine(_config: Config, args: argparse.Namespace) -> None:
     from proxy.bench.engine import Plan, bench_engine
 
     plan = Plan(args.model, args.tiny, args.rounds, args.max_tokens, args.newcomers)
     await bench_engine(plan)
 
 
-async def _relay(args: argparse.Namespace) -> None:
+async def _relay(_config: Config, args: argparse.Namespace) -> None:
     from proxy.bench.relay import RelayPlan, bench_relay
 
     await bench_relay(RelayPlan(args.rounds, args.litellm))

@@ -1,0 +1,126 @@
+"""A benchmark of a model as a PNG: throughput above, time to the first token below."""
+
+# pyright: basic
+import textwrap
+from collections.abc import Callable
+from pathlib import Path
+
+from msgspec import Struct
+
+from proxy.bench.model_report import described, weights_in_words
+from proxy.bench.ratios import first_token, throughput
+from proxy.bench.results import BenchRow, Result, Round, Scenario
+
+_COLOURS = ("#0072b2", "#e69f00", "#009e73", "#cc79a7")
+"""Told apart by all eyes (Okabe and Ito), by contestant."""
+_BARS = 0.8
+"""Of the room for a number of clients, what all bars of it take."""
+_LINE = 150
+"""Characters in a line of small print."""
+
+
+class NoPlotError(Exception):
+    """matplotlib is not installed; the text says how to get it."""
+
+
+class _Measure(Struct, frozen=True):
+    label: str
+    value: Callable[[BenchRow], float]
+    of_round: Callable[[Round], float]
+    decimals: int
+
+
+_MEASURES = (
+    _Measure("tokens a second, together (more is better)", lambda row: row.together, throughput, 1),
+    _Measure(
+        "seconds to the first token, p50 (less is better)",
+        lambda row: row.ttft_p50_s,
+        first_token,
+        2,
+    ),
+)
+
+
+def draw(result: Result, path: Path) -> None:
+    """
+    Raises:
+        NoPlotError: nothing here can draw.
+        OSError: `path` cannot be written.
+    """
+    try:
+        from matplotlib.figure import Figure
+    except ImportError as exc:
+        raise NoPlotError("no picture without matplotlib: install `tandem-proxy[plot]`") from exc
+    panels = _panels(result)
+    widths = [len(panel) + 1 for panel in panels]
+    figure = Figure(figsize=(1.1 * sum(widths) + 1.5, 7.5), layout="constrained")
+    grid = figure.subplots(2, len(panels), squeeze=False, gridspec_kw={"width_ratios": widths})
+    for axes, measure in zip(grid, _MEASURES, strict=True):
+        for axis, scenarios in zip(axes, panels, strict=True):
+            _draw_panel(axis, result, scenarios, measure)
+        axes[0].set_ylabel(measure.label)
+    for axis, scenarios in zip(grid[0], panels, strict=True):
+        axis.set_title(f"{scenarios[0].prompt} prompts, {scenarios[0].state}", fontsize=10)
+    _annotate(figure, grid[0][0], result)
+    figure.savefig(path, format="png", dpi=120)
+
+
+def _panels(result: Result) -> list[list[Scenario]]:
+    """The scenarios that differ in the number of clients alone, side by side."""
+    found: dict[tuple[str, str], list[Scenario]] = {}
+    for scenario in result.scenarios():
+        found.setdefault((scenario.state, scenario.prompt), []).append(scenario)
+    return list(found.values())
+
+
+def _draw_panel(axis, result: Result, scenarios: list[Scenario], measure: _Measure) -> None:
+    backends = [contestant.backend for contestant in result.contestants]
+    width = _BARS / len(backends)
+    for at, backend in enumerate(backends):
+        rows = [row for each in scenarios for row in result.of(each) if row.backend == backend]
+        places = [spot + (at - (len(backends) - 1) / 2) * width for spot in range(len(rows))]
+        values = [measure.value(row) for row in rows]
+        bars = axis.bar(
+            places,
+            values,
+            width,
+            label=backend,
+            color=_COLOURS[at % len(_COLOURS)],
+            yerr=_spread(rows, values, measure),
+            error_kw={"ecolor": "#444444", "elinewidth": 1, "capsize": 2},
+        )
+        labels = [f"{value:.{measure.decimals}f}" for value in values]
+        axis.bar_label(bars, labels, padding=2, fontsize=7)
+    axis.set_xticks(range(len(scenarios)), [str(each.clients) for each in scenarios])
+    axis.set_xlabel("clients at once")
+    axis.set_xlim(-0.6, len(scenarios) - 0.4)
+    axis.margins(y=0.12)
+    axis.spines[["top", "right"]].set_visible(False)
+
+
+def _spread(rows: list[BenchRow], values: list[float], measure: _Measure) -> list[list[float]]:
+    """How far the rounds reach below and above what is drawn."""
+    rounds = [[measure.of_round(each) for each in row.rounds] for row in rows]
+    pairs = list(zip(values, rounds, strict=True))
+    below = [max(value - min(found), 0) for value, found in pairs]
+    return [below, [max(max(found) - value, 0) for value, found in pairs]]
+
+
+def _annotate(figure, first_axis, result: Result) -> None:
+    handles, labels = first_axis.get_legend_handles_labels()
+    names = {each.backend: described(each) for each in result.contestants}
+    figure.legend(
+        handles,
+        [names[label] for label in labels],
+        loc="outside upper center",
+        ncols=1,
+        fontsize=9,
+        frameon=False,
+        title=f"{result.model} on {' and '.join(labels)}",
+        title_fontproperties={"size": 13, "weight": "bold"},
+    )
+    small = (
+        f"{weights_in_words(result)} Bars are medians over the rounds, whiskers their "
+        f"extremes; answers of at most {result.max_tokens} tokens. {result.machine.in_words()}"
+    )
+    figure.supxlabel(textwrap.fill(small, _LINE), fontsize=8, color="#444444")

@@ -1,0 +1,79 @@
+"""Benchmarks that are kept, and those that cannot be read."""
+
+import json
+from pathlib import Path
+
+import pytest
+from benched import MLX, OLLAMA, bench_result
+from msgspec.structs import replace
+
+from proxy.bench.archive import Archive, stem
+
+
+def test_what_is_kept_comes_back_the_newest_first(tmp_path: Path):
+    archive = Archive(tmp_path)
+    old, new = bench_result(model="a", measured_at=1), bench_result(model="b", measured_at=2)
+    for result in (new, old):
+        archive.save(result)
+    assert archive.results() == [new, old]
+
+
+def test_a_later_run_takes_the_place_of_an_earlier_one(tmp_path: Path):
+    archive = Archive(tmp_path)
+    paths = {archive.save(bench_result(measured_at=moment)) for moment in (1, 2)}
+    assert len(paths) == 1
+    assert [result.measured_at for result in archive.results()] == [2]
+
+
+def test_other_weights_are_kept_beside(tmp_path: Path):
+    archive = Archive(tmp_path)
+    archive.save(bench_result())
+    archive.save(bench_result(contestants=(MLX, replace(OLLAMA, digest="d2"))))
+    assert len(archive.results()) == 2
+
+
+def test_nothing_is_kept_where_nothing_was_benched(tmp_path: Path):
+    assert Archive(tmp_path / "nowhere").results() == []
+
+
+@pytest.mark.parametrize(
+    "broken", [b"", b"{", b'{"format": 1}', b'{"format": 1, "result": {}}', b"\xff"]
+)
+def test_a_broken_file_is_passed_over_and_named(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture, broken: bytes
+):
+    archive = Archive(tmp_path)
+    path = archive.save(bench_result())
+    path.with_name("broken.json").write_bytes(broken)
+    assert archive.results() == [bench_result()]
+    assert "broken.json is passed over" in caplog.text
+
+
+def test_a_file_of_another_format_is_passed_over(tmp_path: Path, caplog: pytest.LogCaptureFixture):
+    archive = Archive(tmp_path)
+    path = archive.save(bench_result())
+    path.write_text(json.dumps(json.loads(path.read_text()) | {"format": 2}))
+    assert archive.results() == []
+    assert "it has format 2, and 1 is read" in caplog.text
+
+
+def test_half_a_file_is_never_seen(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    archive = Archive(tmp_path)
+    archive.save(bench_result())
+
+    def cut(path: Path, whole: bytes) -> int:
+        with path.open("wb") as file:
+            file.write(whole[:100])
+        raise OSError("No space left on device")
+
+    monkeypatch.setattr(Path, "write_bytes", cut)
+    with pytest.raises(OSError, match="No space"):
+        archive.save(bench_result(measured_at=2))
+    assert [result.measured_at for result in archive.results()] == [1000]
+
+
+@pytest.mark.parametrize("model", ["../../etc/passwd", "a/b:c", "~", "x" * 300, "größer 模型"])
+def test_a_models_name_never_becomes_a_path(tmp_path: Path, model: str):
+    result = bench_result(model=model)
+    assert Archive(tmp_path).save(result).parent == tmp_path / "benchmarks"
+    assert len(stem(result)) < 100

@@ -1,0 +1,220 @@
+"""`tandem bench MODEL`: what is asked of whom, in which order, and what comes of it."""
+
+import json
+import subprocess
+from collections.abc import AsyncGenerator
+from pathlib import Path
+
+import pytest
+from scripted_backend import DONE, ScriptedBackend
+from server_process import command, write
+from tiny_model import write_tiny_model
+
+from adapters.backend import Model
+from adapters.errors import BackendUnavailableError, ContextLengthError, GenerationError
+from adapters.events import Event, Started, TextDelta
+from adapters.request import GenerationRequest, Message
+from proxy.bench.model import ModelPlan, bench_model
+from proxy.bench.questions import question
+from proxy.bench.results import Result, Scenario
+from proxy.cli.bench import with_subject
+from proxy.config import Config, ModelConfig
+
+PLAN = ModelPlan(model="small", clients=(1, 2), rounds=2, max_tokens=5)
+BOTH = Config(models={"small": ModelConfig(mlx="m", ollama="m:1")})
+
+
+class Shelf(ScriptedBackend):
+    """Loads when it is asked for an answer, and tells so; `log` is shared by all."""
+
+    def __init__(self, kind: str, name: str, log: list[tuple[str, str]]) -> None:
+        super().__init__(kind=kind, models=[Model(name=name, loaded=False)])
+        self.log = log
+        self.is_loaded = False
+
+    async def load(self, model: str, keep_alive: float | None = None) -> None:
+        self.is_loaded = True
+
+    async def unload(self, model: str) -> None:
+        self.is_loaded = False
+
+    async def generate(self, request: GenerationRequest) -> AsyncGenerator[Event]:
+        self.requests.append(request)
+        self.log.append((self.kind, text_of(request)))
+        yield Started(cold=not self.is_loaded)
+        self.is_loaded = True
+        yield TextDelta("a")
+        yield DONE
+
+
+def text_of(request: GenerationRequest) -> str:
+    assert isinstance(request.prompt, tuple)
+    last: Message = request.prompt[-1]
+    return "".join(part.text for part in last.content if hasattr(part, "text"))  # type: ignore[union-attr]
+
+
+def quiet(_doing: str) -> None:
+    pass
+
+
+async def run(
+    plan: ModelPlan = PLAN, config: Config = BOTH
+) -> tuple[Result, list[tuple[str, str]], list[Shelf]]:
+    log: list[tuple[str, str]] = []
+    shelves = [Shelf("mlx", "m", log), Shelf("ollama", "m:1", log)]
+    result = await bench_model(config, plan, quiet, {each.kind: each for each in shelves})
+    return result, log, shelves
+
+
+async def test_each_scenario_is_measured_on_each_backend():
+    result, _, _ = await run()
+    assert [each.backend for each in result.contestants] == ["mlx", "ollama"]
+    assert [
+        (scenario.state, scenario.prompt, scenario.clients) for scenario in result.scenarios()
+    ] == [
+        ("warm", "short", 1),
+        ("warm", "short", 2),
+        ("warm", "long", 1),
+        ("warm", "long", 2),
+        ("again", "long", 1),
+        ("cold", "short", 1),
+        ("cold", "short", 2),
+    ]
+    for scenario in result.scenarios():
+        rows = result.of(scenario)
+        assert [row.backend for row in rows] == ["mlx", "ollama"]
+        assert [row.answers for row in rows] == [2 * scenario.clients] * 2
+        assert all(row.ttft_p95_s >= row.ttft_p50_s > 0 for row in rows)
+        assert all(row.together > 0 for row in rows)
+
+
+async def test_backends_are_asked_the_same_in_turns():
+    _, log, _ = await run(ModelPlan(model="small", clients=(1,), rounds=2))
+    short = [(kind, text) for kind, text in log if len(text) < 300][:4]
+    # The one that goes first changes with each round.
+    assert [kind for kind, _ in short] == ["mlx", "ollama", "ollama", "mlx"]
+    texts = [text for _, text in short]
+    assert texts[0] == texts[1] != texts[2] == texts[3]
+
+
+async def test_no_prompt_begins_like_another():
+    _, log, _ = await run()
+    _, later, _ = await run()
+    texts = [text for kind, text in (*log, *later) if kind == "mlx"]
+    # But for those that are put a second time on purpose.
+    again = 2 * PLAN.rounds
+    assert len(texts) - len({text[:40] for text in texts}) == again
+
+
+async def test_only_cold_answers_wait_for_a_load():
+    result, _, _ = await run()
+    assert {row.scenario.state for row in result.rows if row.loads} == {"cold"}
+    # Whoever comes while it is loaded waits as well; this one loads with the first.
+    assert result.of(Scenario("cold", "short", 1))[0].loads == 2
+
+
+async def test_answers_are_limited_and_greedy():
+    _, _, shelves = await run()
+    for request in shelves[0].requests:
+        assert request.max_tokens in (1, 5)
+        assert request.sampling.temperature == 0
+
+
+async def test_a_model_that_one_backend_has_is_measured_alone():
+    result, _, shelves = await run(ModelPlan(model="mlx/small", clients=(1,), rounds=1))
+    assert {row.backend for row in result.rows} == {"mlx"}
+    assert shelves[1].requests == []
+
+
+async def test_a_backend_that_is_away_is_left_out():
+    log: list[tuple[str, str]] = []
+    away = ScriptedBackend(kind="ollama", models=BackendUnavailableError("down"))
+    backends = {"mlx": Shelf("mlx", "m", log), "ollama": away}
+    plan = ModelPlan(model="small", clients=(1,), rounds=1)
+    result = await bench_model(BOTH, plan, quiet, backends)
+    assert [each.backend for each in result.contestants] == ["mlx"]
+
+
+async def test_a_backend_that_fails_is_named():
+    broken = ScriptedBackend(
+        (GenerationError("It broke."),), kind="ollama", models=[Model(name="m:1")]
+    )
+    backends = {"mlx": Shelf("mlx", "m", []), "ollama": broken}
+    with pytest.raises(RuntimeError, match=r"ollama: It broke\."):
+        await bench_model(BOTH, PLAN, quiet, backends)
+
+
+async def test_long_prompts_are_left_out_where_one_backend_has_no_room_for_them():
+    class Narrow(Shelf):
+        async def generate(self, request: GenerationRequest) -> AsyncGenerator[Event]:
+            if len(text_of(request)) > 500:
+                raise ContextLengthError("too long")
+            async for event in super().generate(request):
+                yield event
+
+    backends = {"mlx": Shelf("mlx", "m", []), "ollama": Narrow("ollama", "m:1", [])}
+    said: list[str] = []
+    result = await bench_model(BOTH, PLAN, said.append, backends)
+    assert {scenario.prompt for scenario in result.scenarios()} == {"short"}
+    assert "ollama has too short a context for long prompts: they are left out" in said
+
+
+async def test_nobody_has_such_a_model():
+    with pytest.raises(RuntimeError, match="no model 'other'"):
+        await run(ModelPlan(model="other"))
+
+
+def test_prompts_of_a_length_are_alike():
+    lengths = {len(question("long", f"k.{place}")) for place in range(9)}
+    assert len(lengths) == 1
+    assert len(question("short", "k.1")) * 5 < lengths.pop()
+
+
+@pytest.mark.parametrize(
+    ("said", "meant"),
+    [
+        (["bench", "qwen2.5:7b"], ["bench", "model", "qwen2.5:7b"]),
+        (["bench", "--rounds", "2", "small"], ["bench", "model", "--rounds", "2", "small"]),
+        (["bench", "engine", "--tiny"], ["bench", "engine", "--tiny"]),
+        (["bench", "model", "engine"], ["bench", "model", "engine"]),
+        (["bench", "--config", "f", "relay"], ["bench", "--config", "f", "relay"]),
+        (["bench", "--help"], ["bench", "--help"]),
+        (["bench"], ["bench"]),
+        (["serve"], ["serve"]),
+        ([], []),
+    ],
+)
+def test_what_is_no_subject_is_a_model(said: list[str], meant: list[str]):
+    assert list(with_subject(said)) == meant
+
+
+def test_a_model_is_benched_from_the_command_line(tmp_path: Path):
+    write_tiny_model(tmp_path / "models" / "tiny")
+    mlx = f"{{folders: [{tmp_path / 'models'}], huggingface_cache: false}}"
+    server = f"{{state_folder: {tmp_path}}}"
+    config = write(tmp_path, f"server: {server}\nbackends: {{ollama: false, mlx: {mlx}}}\n")
+    asked = ("bench", "tiny", "--config", str(config), "--rounds", "1", "--clients", "1,2")
+    done = subprocess.run(
+        command(*asked, "--max-tokens", "4", "--png", str(tmp_path / "it.png")),
+        capture_output=True,
+        text=True,
+        timeout=100,
+    )
+    assert done.returncode == 0, done.stderr
+    assert "| short | cold | 2 | mlx |" in done.stdout
+    assert "Only one backend has the model" in done.stdout
+    assert (tmp_path / "it.png").read_bytes().startswith(b"\x89PNG")
+    (kept,) = (tmp_path / "benchmarks").glob("*.json")
+    rows = json.loads(kept.read_text())["result"]["rows"]
+    cold = [row["loads"] for row in rows if row["scenario"]["state"] == "cold"]
+    assert cold == [1, 2]
+    assert not any(row["loads"] for row in rows if row["scenario"]["state"] != "cold")
+
+
+def test_a_bench_of_a_model_that_is_not_there_says_so(tmp_path: Path):
+    config = write(tmp_path, "backends: {ollama: false, mlx: false, echo: true}\n")
+    done = subprocess.run(
+        command("bench", "nobody", "--config", str(config)), capture_output=True, text=True
+    )
+    assert done.returncode == 1
+    assert "tandem: There is no model 'nobody'." in done.stderr
