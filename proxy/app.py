@@ -1,5 +1,6 @@
 """The server on one screen."""
 
+import os
 from collections.abc import AsyncGenerator, Mapping
 from contextlib import asynccontextmanager
 from typing import Any
@@ -11,7 +12,8 @@ from litestar.exceptions import HTTPException
 from msgspec.structs import asdict
 
 from adapters.backend import Backend
-from proxy.config import Config
+from proxy.bench.archive import Archive
+from proxy.config import Config, state_folder
 from proxy.endpoints.chat_completions import create_chat_completion
 from proxy.endpoints.comparison import get_comparison
 from proxy.endpoints.completions import create_completion
@@ -40,7 +42,13 @@ def create_app(config: Config, backends: Mapping[str, Backend] | None = None) ->
     """The application. Backends that are given are used as they are, and not closed."""
     parts = assemble(config)
     drain = Drain(config.server.shutdown_grace)
-    state = {"config": config, "drain": drain, "document": Document(), **asdict(parts)}
+    state = {
+        "config": config,
+        "archive": Archive(state_folder(config, os.environ)),
+        "drain": drain,
+        "document": Document(),
+        **asdict(parts),
+    }
 
     @asynccontextmanager
     async def lifespan(_app: Litestar) -> AsyncGenerator[None]:
