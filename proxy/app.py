@@ -30,6 +30,7 @@ from proxy.endpoints.hybrid.models import (
 )
 from proxy.endpoints.models import list_models, retrieve_model
 from proxy.endpoints.openapi import get_litestar_openapi, get_openapi
+from proxy.endpoints.route import plan_route
 from proxy.errors import answer_error
 from proxy.gates import Gate
 from proxy.headers import provide_notes, write_notes
@@ -60,6 +61,7 @@ def create_app(config: Config, backends: Mapping[str, Backend] | None = None) ->
             create_chat_completion,
             create_completion,
             create_embedding,
+            plan_route,
             list_models,
             retrieve_model,
             get_health,

@@ -21,6 +21,7 @@ NAME = "org/m"
 PROMPT = {"model_id": NAME, "prompt": "Hi"}
 BODIES: dict[str, dict[str, Any]] = {
     "/v1/chat/completions": chat(model=NAME),
+    "/api/route": chat(model=NAME),
     "/v1/completions": {"model": NAME, "prompt": "Hi"},
     "/v1/embeddings": {"model": NAME, "input": "Hi"},
     "/api/chat": PROMPT,

@@ -1,5 +1,7 @@
 """The URL itself."""
 
+from collections.abc import Generator
+from contextlib import contextmanager
 from typing import Any
 
 from litestar import Request, Response, post
@@ -7,6 +9,7 @@ from litestar.di import NamedDependency
 from msgspec.structs import replace
 
 from adapters.errors import BackendError
+from adapters.request import GenerationRequest
 from proxy.answers import collect
 from proxy.body import read_body
 from proxy.clients import to_client
@@ -45,22 +48,42 @@ async def create_chat_completion(
     drain: NamedDependency[Drain],
     notes: NamedDependency[AnswerNotes],
 ) -> Response[Any]:
-    body = await read_body(request, ChatCompletionRequest, config.server)
+    body, asked = await read_chat(request, config, registry, drain)
     keepalive = config.server.keepalive
+    with blaming(body):
+        events = router.generate(asked, notes, whole=not body.stream)
+        if body.stream:
+            return await stream(request, events, ChatCompletionRenderer(body), drain, keepalive)
+        answers = await unless_gone(request, drain.limit(collect(events)))
+    return Response[ChatCompletion](to_chat_completion(body, answers))
+
+
+async def read_chat(
+    request: Request[Any, Any, Any], config: Config, registry: Registry, drain: Drain
+) -> tuple[ChatCompletionRequest, GenerationRequest]:
+    """The body, and what it asks for: the public name of a model, and images that were checked.
+
+    Raises:
+        InvalidRequestError: it cannot be read, or contradicts itself.
+    """
+    body = await read_body(request, ChatCompletionRequest, config.server)
     asked = replace(
         to_generation_request(body),
         model=to_forced(body.model, request.headers, body.backend, registry.shelves),
         client=to_client(request.headers, body.prompt_cache_key),
     )
+    if not has_images(asked):
+        return body, asked
+    with blaming(body):
+        settling = settle_images(asked, config.server.images)
+        return body, await unless_gone(request, drain.limit(settling))
+
+
+@contextmanager
+def blaming(body: ChatCompletionRequest) -> Generator[None]:
+    """Errors name the field of `body` that is to blame."""
     try:
-        if has_images(asked):
-            settling = settle_images(asked, config.server.images)
-            asked = await unless_gone(request, drain.limit(settling))
-        events = router.generate(asked, notes, whole=not body.stream)
-        if body.stream:
-            return await stream(request, events, ChatCompletionRenderer(body), drain, keepalive)
-        answers = await unless_gone(request, drain.limit(collect(events)))
+        yield
     except BackendError as exc:
         exc.param = to_param(exc.param, body)
         raise
-    return Response[ChatCompletion](to_chat_completion(body, answers))

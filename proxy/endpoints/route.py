@@ -1,0 +1,190 @@
+"""`POST /api/route`: who would answer a chat, and why; nothing is run, loaded or fetched."""
+
+import asyncio
+from collections.abc import Callable, Iterator
+from typing import Any
+
+from litestar import Request, post
+from litestar.di import NamedDependency
+from msgspec import Struct
+
+from adapters.errors import BackendError
+from adapters.request import GenerationRequest
+from proxy.candidates import Candidate
+from proxy.config import Config
+from proxy.decision import Decision, Rule
+from proxy.demand import to_demand
+from proxy.endpoints.chat_completions.handler import blaming, read_chat
+from proxy.endpoints.chat_completions.request import ChatCompletionRequest
+from proxy.ledger import Fit
+from proxy.memory import Memory
+from proxy.operation import Operation
+from proxy.registry import Place, Registry
+from proxy.router import Router
+from proxy.streaming import Drain
+
+_PATIENCE = 1.0
+"""Seconds that a backend has to say what a model takes of the memory."""
+
+
+class Alternative(Struct, kw_only=True):
+    backend: str
+    model: str
+    """Its own name of the model."""
+    why_not: str
+
+
+class Plan(Struct, kw_only=True):
+    backend: str
+    model: str
+    """The backend's own name of the model."""
+    reasons: list[str]
+    context: int | None
+    """Tokens that prompt and answer may have together; `null`: not known."""
+    memory_bytes: int | None
+    """What the model takes of this machine's memory, or will; `null`: none, or not known."""
+    alternatives: list[Alternative]
+
+
+_PLAN = Operation(
+    summary="Who would answer this chat, and why",
+    asks=(ChatCompletionRequest,),
+    answers=(Plan,),
+    may_force=True,
+)
+
+_FITS: dict[Fit, str] = {
+    "loaded": "The model is loaded.",
+    "fits": "The model has room beside all that is loaded.",
+    "evicts": "Idle models would make way for it.",
+    "full": "There is no memory for it, and nowhere else either.",
+}
+
+
+@post("/api/route", status_code=200, operation=_PLAN)
+async def plan_route(
+    request: Request[Any, Any, Any],
+    config: NamedDependency[Config],
+    registry: NamedDependency[Registry],
+    router: NamedDependency[Router],
+    memory: NamedDependency[Memory],
+    drain: NamedDependency[Drain],
+) -> Plan:
+    body, asked = await read_chat(request, config, registry, drain)
+    with blaming(body):
+        decision = await router.decide(asked.model, to_demand(asked))
+    left_out = await _left_out(asked.model, registry, router)
+    first = decision.order[0]
+    return Plan(
+        backend=first.place.kind,
+        model=first.place.name,
+        reasons=list(_reasons(decision, left_out)),
+        context=_context(first, asked),
+        memory_bytes=await _memory(memory, first.place),
+        alternatives=[*_alternatives(decision), *_passed_over(left_out, first)],
+    )
+
+
+async def _left_out(model: str, registry: Registry, router: Router) -> list[Place]:
+    """Where else the model is that the request insists on having from one backend."""
+    kind, slash, name = model.partition("/")
+    if not slash or kind not in registry.shelves:
+        return []
+    try:
+        entry = await router.find(name)
+    except BackendError:  # Nobody has it by that name alone.
+        return []
+    return [place for place in entry.places if place.kind != kind]
+
+
+def _context(first: Candidate, asked: GenerationRequest) -> int | None:
+    known = [each for each in (first.context, asked.num_ctx) if each is not None]
+    return min(known, default=None)
+
+
+async def _memory(memory: Memory, place: Place) -> int | None:
+    try:
+        async with asyncio.timeout(_PATIENCE):
+            return await memory.footprint(place.kind, place.name)
+    except (BackendError, TimeoutError):  # The plan holds without it.
+        return None
+
+
+def _reasons(decision: Decision, left_out: list[Place]) -> Iterator[str]:
+    first = decision.order[0]
+    if left_out:
+        yield f"The request insists on {first.place.kind}."
+    else:
+        yield _WHY[decision.rule](decision)
+    if first.away:
+        yield "It did not answer when it was last asked, but nobody else can."
+    if first.short:
+        yield "Its context seems too short, but nobody has a longer one."
+    yield _FITS[first.fit]
+
+
+def _only(decision: Decision) -> str:
+    if not decision.unable:
+        return f"Only {decision.order[0].place.kind} has the model."
+    lacking = sorted({feature for _, lacks in decision.unable for feature in lacks})
+    return f"Only {decision.order[0].place.kind} honours {_list(lacking)} here."
+
+
+def _fastest(decision: Decision) -> str:
+    seconds = decision.pick.seconds if decision.pick is not None else {}
+    kind = decision.order[0].place.kind
+    return f"{kind} was measured to be the fastest: about {seconds[kind]:.2g} s."
+
+
+_WHY: dict[Rule, Callable[[Decision], str]] = {
+    "only": _only,
+    "ready": lambda it: f"Nothing stands in the way of {it.order[0].place.kind}.",
+    "preferred": lambda it: f"{it.order[0].place.kind} is preferred for this name.",
+    "steady": lambda it: f"{it.order[0].place.kind} comes first in order.",
+    "trial": lambda it: f"{it.order[0].place.kind} has to be measured for such prompts first.",
+    "fastest": _fastest,
+    "kept": lambda it: (
+        f"{it.order[0].place.kind} has answered such prompts, and a change would gain little or "
+        "comes too soon after the last one."
+    ),
+    "order": lambda it: f"Nobody was measured, and {it.order[0].place.kind} comes first in order.",
+}
+
+
+def _alternatives(decision: Decision) -> Iterator[Alternative]:
+    for candidate in decision.order[1:]:
+        yield _alternative(candidate.place, _why_not(candidate, decision))
+    for place, lacks in decision.unable:
+        yield _alternative(place, f"It does not honour {_list(lacks)}.")
+
+
+def _passed_over(left_out: list[Place], first: Candidate) -> Iterator[Alternative]:
+    for place in left_out:
+        yield _alternative(place, f"The request insists on {first.place.kind}.")
+
+
+def _alternative(place: Place, why_not: str) -> Alternative:
+    return Alternative(backend=place.kind, model=place.name, why_not=why_not)
+
+
+def _why_not(candidate: Candidate, decision: Decision) -> str:
+    """The worst that speaks against it; else the reason that speaks for the first."""
+    first = decision.order[0]
+    if candidate.away and not first.away:
+        return "It did not answer when it was last asked."
+    if candidate.short and not first.short:
+        return f"Its context of {candidate.context} tokens seems too short."
+    if candidate.fit == "full" and first.fit != "full":
+        return "There is no memory for it."
+    return _slower(candidate, decision) or _WHY[decision.rule](decision)
+
+
+def _slower(candidate: Candidate, decision: Decision) -> str | None:
+    if decision.rule != "fastest" or decision.pick is None:
+        return None
+    seconds = decision.pick.seconds.get(candidate.place.kind)
+    return "It was not measured." if seconds is None else f"It would take about {seconds:.2g} s."
+
+
+def _list(features: list[Any] | tuple[Any, ...]) -> str:
+    return ", ".join(f"'{feature}'" for feature in features)
