@@ -61,14 +61,14 @@ class Logprob(TopLogprob):
 
 
 class OllamaChat(Struct, kw_only=True):
-    """A line, or the whole answer; what comes after `done` is in the last line only."""
+    """A line, or the whole answer; what is counted is in the last line only."""
 
     model: str
     created_at: datetime
     message: ChatMessage
     done: bool = False
-    logprobs: list[Logprob] | UnsetType = UNSET
     done_reason: DoneReason | UnsetType = UNSET
+    logprobs: list[Logprob] | UnsetType = UNSET
     total_duration: int | UnsetType = UNSET
     """In nanoseconds, by Tandem's clock; so are the others where the engine does not tell them."""
     load_duration: int | UnsetType = UNSET
