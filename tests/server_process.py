@@ -31,6 +31,15 @@ class Running:
         connection.close()
         return answer.status, body
 
+    def post(self, path: str, body: dict[str, object] | None = None) -> tuple[int, str]:
+        connection = http.client.HTTPConnection("127.0.0.1", self.port, timeout=60)
+        headers = {"content-type": "application/json"}
+        connection.request("POST", path, None if body is None else json.dumps(body), headers)
+        answer = connection.getresponse()
+        text = answer.read().decode()
+        connection.close()
+        return answer.status, text
+
     @contextmanager
     def stream(self) -> Iterator[http.client.HTTPResponse]:
         body = {

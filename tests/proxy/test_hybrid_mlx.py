@@ -8,6 +8,7 @@ from typing import Any
 
 import httpx2
 import pytest
+from msgspec.structs import replace
 from scripted_backend import ScriptedBackend, http_client
 
 from adapters.backend import Model, Progress
@@ -34,6 +35,10 @@ class Loads(ScriptedBackend):
             self.steps.pop(0)
         if self.failure is not None:
             raise self.failure
+
+    async def list_models(self) -> list[Model]:
+        is_loaded = any(what == "load" for what, *_ in self.told[-1:])
+        return [replace(model, loaded=is_loaded) for model in await super().list_models()]
 
     def loading(self) -> dict[str, Progress]:
         return {NAME: self.steps[0]} if self.steps else {}
@@ -142,6 +147,17 @@ async def test_model_is_unloaded_unless_it_answers():
     assert response.status_code == 429
     assert response.json()["error"]["code"] == "backend_busy"
     assert mlx.told == [("unload", NAME)]
+
+
+@pytest.mark.parametrize("body", [{}, {"stream": True}])
+async def test_list_tells_of_a_load_and_an_unload_at_once(body: dict[str, Any]):
+    mlx = Loads()
+    mlx.steps = []
+    async with client_of(mlx) as client:
+        for what, expected in (("load", True), ("unload", False)):
+            await client.post(f"/api/mlx/{what}/{NAME}", json=body)
+            models = (await client.get("/api/mlx/models")).json()["models"]
+            assert {model["loaded"] for model in models} == {expected}
 
 
 @pytest.mark.parametrize("what", ["load", "unload"])

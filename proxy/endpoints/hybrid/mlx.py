@@ -18,7 +18,6 @@ from proxy.endpoints.hybrid.prompt import PromptAnswer, PromptRequest, answer_pr
 from proxy.endpoints.hybrid.times import Times
 from proxy.errors import to_failure
 from proxy.keep_alive import KeepAlive, to_keep_alive
-from proxy.loading import load
 from proxy.memory import Memory
 from proxy.operation import Operation
 from proxy.streaming import NDJSON, Frame, stream
@@ -115,9 +114,7 @@ def _tell(
 
 
 async def _load_in_steps(exchange: Exchange, name: str, keep_alive: float | None) -> Response[Any]:
-    route = await exchange.router.resolve(name, frozenset())
-    exchange.notes.routed(route)
-    steps = load(route.backend, route.name, keep_alive)
+    steps = residence.load_in_steps(exchange, name, keep_alive)
     keepalive = exchange.config.server.keepalive
     return await stream(exchange.request, steps, _Steps(), exchange.drain, keepalive, NDJSON)
 

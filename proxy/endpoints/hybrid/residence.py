@@ -1,8 +1,16 @@
-"""A model of a public name, made ready or sent away."""
+"""A model of a public name, made ready or sent away; lists tell of it at once."""
 
+from collections.abc import AsyncGenerator
+
+from adapters.backend import Progress
 from adapters.errors import BackendUnavailableError
+from proxy import loading
+from proxy.answers import closing
 from proxy.endpoints.hybrid.exchange import Exchange
 from proxy.router import Route
+
+_PATIENCE = 1.0
+"""Seconds that a backend has to tell anew what it has loaded."""
 
 
 async def load(exchange: Exchange, name: str, keep_alive: float | None) -> Route:
@@ -11,10 +19,22 @@ async def load(exchange: Exchange, name: str, keep_alive: float | None) -> Route
     Raises:
         BackendError: as `Router.resolve` and `Backend.load`.
     """
-    route = await exchange.router.resolve(name, frozenset())
-    exchange.notes.routed(route)
+    route = await _resolve(exchange, name)
     await exchange.finish(route.backend.load(route.name, keep_alive))
+    await _look(exchange, route)
     return route
+
+
+async def load_in_steps(
+    exchange: Exchange, name: str, keep_alive: float | None
+) -> AsyncGenerator[Progress]:
+    """As `load`, telling how far it is; `success` comes last. Closing it gives the load up."""
+    route = await _resolve(exchange, name)
+    async with closing(steps := loading.load(route.backend, route.name, keep_alive)):
+        async for step in steps:
+            if step.status == "success":
+                await _look(exchange, route)
+            yield step
 
 
 async def unload(exchange: Exchange, name: str) -> Route:
@@ -24,16 +44,26 @@ async def unload(exchange: Exchange, name: str) -> Route:
         BackendBusyError: it is answering somebody.
         BackendUnavailableError: none of its backends is there.
     """
-    routes = await exchange.router.routes(name)
     away: BackendUnavailableError | None = None
     done: list[Route] = []
-    for route in routes:
+    for route in await exchange.router.routes(name):
         exchange.notes.routed(route)
         try:
             await exchange.finish(route.backend.unload(route.name))
+            await _look(exchange, route)
             done.append(route)
         except BackendUnavailableError as exc:
             away = exc
     if away is not None and not done:
         raise away
     return done[0]
+
+
+async def _resolve(exchange: Exchange, name: str) -> Route:
+    route = await exchange.router.resolve(name, frozenset())
+    exchange.notes.routed(route)
+    return route
+
+
+async def _look(exchange: Exchange, route: Route) -> None:
+    await exchange.registry.shelves[route.backend.kind].refresh(_PATIENCE)
