@@ -50,7 +50,7 @@ def draw(result: Result, path: Path) -> None:
     try:
         from matplotlib.figure import Figure
     except ImportError as exc:
-        raise NoPlotError("no picture without matplotlib: install `tandem-proxy[plot]`") from exc
+        raise NoPlotError("matplotlib is not installed: `tandem-proxy[plot]` brings it") from exc
     panels = _panels(result)
     widths = [len(panel) + 1 for panel in panels]
     figure = Figure(figsize=(1.1 * sum(widths) + 1.5, 7.5), layout="constrained")

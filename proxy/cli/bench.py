@@ -4,9 +4,9 @@ import argparse
 import asyncio
 import os
 import sys
-from collections.abc import Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 from proxy.cli.command import Commands, fail
 from proxy.config import Config, state_folder
@@ -14,36 +14,42 @@ from proxy.config import Config, state_folder
 if TYPE_CHECKING:
     from proxy.bench.results import Result
 
-_SUBJECTS = frozenset({"model", "engine", "relay"})
+
+class _Subject(NamedTuple):
+    summary: str
+    add_options: Callable[[argparse.ArgumentParser], None]
+    measure: Callable[[Config, argparse.Namespace], Awaitable[None]]
 
 
 def with_subject(argv: Sequence[str]) -> Sequence[str]:
     """`bench NAME …` -> `bench model NAME …`: what is no subject is a model."""
     match list(argv):
         case ["bench", first, *rest] if first not in ("-h", "--help"):
-            return argv if _SUBJECTS & {first, *rest} else ["bench", "model", first, *rest]
+            named = _SUBJECTS.keys() & {first, *rest}
+            return argv if named else ["bench", "model", first, *rest]
         case _:
             return argv
 
 
 def add(commands: Commands) -> None:
     parser = commands.add("bench", bench, "measure, side by side")
-    parser.epilog = (
-        "`tandem bench NAME` is `tandem bench model NAME`, for every NAME that is no subject."
-    )
+    parser.epilog = "`tandem bench NAME` is `tandem bench model NAME`, where NAME is no subject."
     subjects = parser.add_subparsers(required=True, metavar="MODEL | SUBJECT")
-    _add_model(subjects.add_parser("model", help="the backends that have this model, in turns"))
-    engine = subjects.add_parser("engine", help="bare BatchGenerator, mlx_lm.server and Tandem")
-    engine.set_defaults(measure=_engine)
-    engine.add_argument("--model", default="SmolLM2-135M-Instruct", help="an MLX model")
-    engine.add_argument("--tiny", action="store_true", help="its tokenizer, tiny random weights")
-    engine.add_argument("--rounds", type=int, default=3)
-    engine.add_argument("--max-tokens", type=int, default=64)
-    engine.add_argument("--newcomers", type=int, default=5, help="0 leaves that part out")
-    relay = subjects.add_parser("relay", help="a plain relay, Tandem and LiteLLM before an Ollama")
-    relay.set_defaults(measure=_relay)
-    relay.add_argument("--rounds", type=int, default=5)
-    relay.add_argument("--litellm", metavar="PYTHON", help="one that has litellm[proxy]")
+    for name, subject in _SUBJECTS.items():
+        options = subjects.add_parser(name, help=subject.summary)
+        options.set_defaults(measure=subject.measure)
+        subject.add_options(options)
+
+
+def bench(config: Config, args: argparse.Namespace) -> int:
+    """Measure and print tables. 1 if a contestant failed, 130 if it was stopped."""
+    try:
+        asyncio.run(args.measure(config, args))
+    except RuntimeError as exc:
+        return fail(1, str(exc))
+    except KeyboardInterrupt:
+        return fail(130, "stopped; nothing of it is kept")
+    return 0
 
 
 def _add_model(model: argparse.ArgumentParser) -> None:
@@ -52,7 +58,6 @@ def _add_model(model: argparse.ArgumentParser) -> None:
         "with the model loaded and with the model unloaded first. The result is printed, drawn, "
         "and kept for GET /api/performance/comparison."
     )
-    model.set_defaults(measure=_model)
     # Both places are fine; what was said before the subject is not taken back by saying nothing.
     model.add_argument(
         "--config", metavar="FILE", default=argparse.SUPPRESS, help="settings (config.yaml)"
@@ -74,17 +79,6 @@ def _counts(text: str) -> tuple[int, ...]:
     return tuple(dict.fromkeys(_count(each.strip()) for each in text.split(",")))
 
 
-def bench(config: Config, args: argparse.Namespace) -> int:
-    """Measure and print tables. 1 if a contestant failed, 130 if it was stopped."""
-    try:
-        asyncio.run(args.measure(config, args))
-    except RuntimeError as exc:
-        return fail(1, str(exc))
-    except KeyboardInterrupt:
-        return fail(130, "stopped; nothing of it is kept")
-    return 0
-
-
 async def _model(config: Config, args: argparse.Namespace) -> None:
     from proxy.bench.model import ModelPlan, bench_model
     from proxy.bench.model_report import lines
@@ -95,22 +89,41 @@ async def _model(config: Config, args: argparse.Namespace) -> None:
     result = await bench_model(config, plan, lambda doing: print(doing, file=sys.stderr))
     for line in lines(result):
         print(line)
-    _keep(config, result, args.png)
+    kept = _keep(config, result)
+    if (png := args.png or (kept and kept.with_suffix(".png"))) is not None:
+        _draw(result, png)
 
 
-def _keep(config: Config, result: "Result", png: Path | None) -> None:
-    """Where it cannot be kept, or drawn, it was printed all the same."""
+def _keep(config: Config, result: "Result") -> Path | None:
+    """Where it lies; `None` if it cannot be kept: it was printed all the same."""
     from proxy.bench.archive import Archive
-    from proxy.bench.picture import NoPlotError, draw
 
     try:
         kept = Archive(state_folder(config, os.environ)).save(result)
-        print(f"\nKept in {kept}")
-        drawn = png or kept.with_suffix(".png")
-        draw(result, drawn)
-        print(f"Drawn in {drawn}")
+    except OSError as exc:
+        fail(0, f"not kept: {exc}")
+        return None
+    print(f"\nKept in {kept}")
+    return kept
+
+
+def _draw(result: "Result", png: Path) -> None:
+    from proxy.bench.picture import NoPlotError, draw
+
+    try:
+        draw(result, png)
     except (OSError, NoPlotError) as exc:
-        print(f"tandem: {exc}", file=sys.stderr)
+        fail(0, f"not drawn: {exc}")
+        return
+    print(f"Drawn in {png}")
+
+
+def _add_engine(engine: argparse.ArgumentParser) -> None:
+    engine.add_argument("--model", default="SmolLM2-135M-Instruct", help="an MLX model")
+    engine.add_argument("--tiny", action="store_true", help="its tokenizer, tiny random weights")
+    engine.add_argument("--rounds", type=int, default=3)
+    engine.add_argument("--max-tokens", type=int, default=64)
+    engine.add_argument("--newcomers", type=int, default=5, help="0 leaves that part out")
 
 
 async def _engine(_config: Config, args: argparse.Namespace) -> None:
@@ -120,7 +133,19 @@ async def _engine(_config: Config, args: argparse.Namespace) -> None:
     await bench_engine(plan)
 
 
+def _add_relay(relay: argparse.ArgumentParser) -> None:
+    relay.add_argument("--rounds", type=int, default=5)
+    relay.add_argument("--litellm", metavar="PYTHON", help="one that has litellm[proxy]")
+
+
 async def _relay(_config: Config, args: argparse.Namespace) -> None:
     from proxy.bench.relay import RelayPlan, bench_relay
 
     await bench_relay(RelayPlan(args.rounds, args.litellm))
+
+
+_SUBJECTS = {
+    "model": _Subject("the backends that have this model, in turns", _add_model, _model),
+    "engine": _Subject("bare BatchGenerator, mlx_lm.server and Tandem", _add_engine, _engine),
+    "relay": _Subject("a plain relay, Tandem and LiteLLM before an Ollama", _add_relay, _relay),
+}

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 from scripted_backend import DONE, ScriptedBackend
-from server_process import command, write
+from server_process import command, serving, write
 from tiny_model import write_tiny_model
 
 from adapters.backend import Model
@@ -218,3 +218,34 @@ def test_a_bench_of_a_model_that_is_not_there_says_so(tmp_path: Path):
     )
     assert done.returncode == 1
     assert "tandem: There is no model 'nobody'." in done.stderr
+
+
+@pytest.mark.ollama
+@pytest.mark.long
+def test_both_engines_are_benched_and_the_server_tells_it(ollama_host: str, tmp_path: Path):
+    write_tiny_model(tmp_path / "models" / "tiny")
+    config = write(
+        tmp_path,
+        f"server: {{state_folder: {tmp_path}}}\n"
+        f"backends: {{ollama: {{host: '{ollama_host}'}}, mlx: {{folders: [{tmp_path / 'models'}], "
+        "huggingface_cache: false, embedded: never}}\n"
+        "models: {both: {mlx: tiny, ollama: 'smollm2:135m'}}\n",
+    )
+    asked = ("bench", "both", "--config", str(config), "--rounds", "1", "--clients", "2")
+    done = subprocess.run(
+        command(*asked, "--max-tokens", "3"), capture_output=True, text=True, timeout=100
+    )
+    assert done.returncode == 0, done.stderr
+    assert "Whether these are the same weights is not known" in done.stdout
+    with serving(config) as server:
+        status, body = server.get("/api/performance/comparison?model=both")
+    assert status == 200
+    (model,) = json.loads(body)["models"]
+    (benched,) = model["benched"]
+    assert not benched["stale"]
+    found = {(row["backend"], row["scenario"]["state"]): row for row in benched["rows"]}
+    assert set(found) == {(b, s) for b in ("mlx", "ollama") for s in ("warm", "again", "cold")}
+    assert found["ollama", "cold"]["loads"] == 2
+    assert found["ollama", "warm"]["loads"] == found["mlx", "warm"]["loads"] == 0
+    assert found["ollama", "warm"]["memory_bytes"] > 100_000_000
+    assert {verdict["cold"] for verdict in model["summary"]} == {False, True}
