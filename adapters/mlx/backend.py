@@ -94,19 +94,21 @@ class MLXBackend:
             prepared = await prepare(request, loaded, self._tokenizing)
             async with (
                 self.tenant.answering(prepared.sequences[0]),
-                aclosing(self._answer(prepared, cold)) as events,
+                aclosing(self._answer(prepared, request.patience, cold)) as events,
             ):
                 async for event in events:
                     yield event
 
-    async def _answer(self, prepared: "Prepared", cold: bool) -> AsyncGenerator[Event]:
+    async def _answer(
+        self, prepared: "Prepared", patience: float | None, cold: bool
+    ) -> AsyncGenerator[Event]:
         from adapters.mlx.answer import read
 
         sequences = prepared.sequences
         self._engine.submit(*sequences)
         unfinished = dict(enumerate(sequences))
         try:
-            await sequences[0].admitted()
+            await sequences[0].admitted(patience)
             yield Started(prepared.context, cold)
             if prepared.echo:
                 for choice in unfinished:
@@ -155,6 +157,9 @@ class MLXBackend:
         with self._keeping.using(model, keep_alive):
             await self._ready(model)
 
+    def is_well(self, model: str) -> bool:
+        return self._engine.is_well(model)
+
     def loading(self) -> dict[str, Progress]:
         return self._loads.progress()
 
@@ -177,7 +182,12 @@ class MLXBackend:
 
     async def health(self) -> Health:
         trouble = self._engine.trouble()
-        return Health(ok=trouble is None, detail=trouble, counters=self._engine.counters())
+        return Health(
+            ok=trouble is None,
+            detail=trouble,
+            breaker="closed" if trouble is None else "open",
+            counters=self._engine.counters(),
+        )
 
     async def aclose(self) -> None:
         self._keeping.close()
