@@ -25,6 +25,7 @@ from adapters.mlx.embedding.embedders import Embedders
 from adapters.mlx.engine import Engine
 from adapters.mlx.keeping import Keeping
 from adapters.mlx.loading import Extras, Loading, Loads
+from adapters.mlx.pulling import pull
 from adapters.mlx.raw_prompt import refuse_senseless
 from adapters.mlx.tenant import MLXTenant
 from adapters.request import EmbeddingRequest, Feature, GenerationRequest
@@ -135,8 +136,15 @@ class MLXBackend:
             return await self._embedders.embed(request)
 
     async def pull(self, model: str) -> AsyncGenerator[Progress]:
-        raise UnsupportedParameterError("Models cannot be fetched yet.", param="model")
-        yield
+        if not self._config.huggingface_cache:
+            raise UnsupportedParameterError(
+                "Models come into the Hugging Face cache, which `huggingface_cache: false` leaves "
+                "out.",
+                param="model",
+            )
+        async with aclosing(pull(model)) as steps:
+            async for progress in steps:
+                yield progress
 
     async def list_models(self) -> list[Model]:
         folders = await asyncio.to_thread(find_models, self._config)
