@@ -5,7 +5,7 @@ The only place that writes `data: `.
 
 import asyncio
 from collections.abc import AsyncGenerator, Awaitable, Callable, Coroutine, Iterable
-from typing import Any, Protocol, TypeVar
+from typing import Any, Protocol, TypeVar, cast
 
 import msgspec
 from anyio import move_on_after
@@ -16,7 +16,7 @@ from msgspec import Struct
 
 from proxy.answers import CLOSING, closing
 from proxy.errors import ClientDisconnectedError, ServerShutdownError
-from proxy.outbox import Outbox
+from proxy.outbox import WIRE, Outbox, Wire
 
 T = TypeVar("T")
 T_contra = TypeVar("T_contra", contravariant=True)
@@ -150,7 +150,7 @@ async def stream(
         await _end(answer)
         raise
     return Stream(
-        _bodies(answer, outbox),
+        _bodies(answer, outbox, _wire_of(request)),
         media_type=framing.media_type,
         headers={"cache-control": "no-cache"},
         # For a client that goes before the first frame was asked for, or while one is sent.
@@ -191,8 +191,18 @@ async def _put_all(
                 await outbox.room()
 
 
-async def _bodies(answer: asyncio.Task[None], outbox: Outbox) -> AsyncGenerator[bytes]:
+def _wire_of(request: Request[Any, Any, Any]) -> Wire | None:
+    extensions = cast(dict[str, Any], request.scope.get("extensions") or {})  # pyright: ignore[reportUnknownMemberType]
+    return extensions.get(WIRE)
+
+
+async def _bodies(
+    answer: asyncio.Task[None], outbox: Outbox, wire: Wire | None
+) -> AsyncGenerator[bytes]:
+    """The answer, as far as it does not go by `wire`."""
     try:
+        if wire is not None:
+            await outbox.pour(wire)
         while body := await outbox.take():
             yield body
         await answer  # If even its last words failed, the connection is cut: no end is feigned.

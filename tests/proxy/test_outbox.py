@@ -101,3 +101,82 @@ async def test_failure_is_told_before_the_first_piece_and_not_after():
     late.put(b"a")
     assert not late.fail(RuntimeError("no"))
     await late.begun()
+
+
+class Scroll:
+    """A wire that keeps what is written, and is full when it is told to be."""
+
+    def __init__(self) -> None:
+        self.written: list[bytes] = []
+        self.is_full = False
+        self.emptied = asyncio.Event()
+
+    def write(self, data: bytes) -> None:
+        if data:
+            self.written.append(data)
+
+    async def drained(self) -> None:
+        if self.is_full:
+            await self.emptied.wait()
+
+
+async def poured(outbox: Outbox) -> tuple[Scroll, asyncio.Task[None]]:
+    wire = Scroll()
+    task = asyncio.create_task(outbox.pour(wire))
+    await asyncio.sleep(0.01)
+    return wire, task
+
+
+async def test_piece_that_comes_alone_is_written_at_once():
+    outbox = Outbox(keepalive=60)
+    outbox.put(b"a")
+    wire, task = await poured(outbox)
+    assert wire.written == [b"a"]
+    outbox.put(b"b")
+    assert wire.written == [b"a", b"b"]
+    outbox.end()
+    await task
+
+
+async def test_burst_is_few_pieces_on_the_wire():
+    outbox = Outbox(keepalive=60)
+    wire, task = await poured(outbox)
+    for _ in range(100):
+        for _ in range(16):
+            outbox.put(b"x")
+        await asyncio.sleep(0)
+    outbox.end()
+    await task
+    assert b"".join(wire.written) == b"x" * 1600
+    assert len(wire.written) < 10
+
+
+async def test_full_wire_is_written_to_when_it_is_emptied():
+    outbox = Outbox(keepalive=60)
+    wire, task = await poured(outbox)
+    wire.is_full = True
+    for _ in range(3):
+        outbox.put(b"x" * 30_000)
+        await asyncio.sleep(0.01)
+    assert wire.written == []
+    assert outbox.is_full
+    waiting = asyncio.create_task(outbox.room())
+    await asyncio.sleep(0.03)
+    wire.is_full = False
+    wire.emptied.set()
+    async with asyncio.timeout(1):
+        await waiting
+    outbox.end()
+    await task
+    assert wire.written[0] == b"x" * 90_000
+
+
+async def test_silence_on_the_wire_is_filled():
+    outbox = Outbox(keepalive=0.03)
+    wire, task = await poured(outbox)
+    await asyncio.sleep(0.1)
+    outbox.put(b"a")
+    outbox.end()
+    await task
+    assert wire.written[:2] == [b": keepalive\n\n"] * 2
+    assert wire.written[-1] == b"a"
