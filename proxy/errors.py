@@ -60,13 +60,17 @@ HTTP_ERRORS: dict[int, tuple[Row, str]] = {
         Row(405, "invalid_request_error", "method_not_allowed"),
         "This address does not take that method.",
     ),
+    408: (Row(408, "invalid_request_error", "request_timeout"), "The request took too long."),
     413: (Row(413, "invalid_request_error", "request_too_large"), "The body is too large."),
     415: (
         Row(415, "invalid_request_error", "unsupported_media_type"),
         "Send the body as application/json, without a content encoding.",
     ),
+    431: (Row(431, "invalid_request_error", "headers_too_large"), "The headers are too large."),
+    505: (Row(505, "invalid_request_error", "http_version"), "Only HTTP/1.1 is spoken here."),
 }
-"""What Litestar and the gates raise; their own words may hold paths, so ours are sent."""
+"""What Litestar, the gates and the connection raise; their own words may hold paths, so ours are
+sent."""
 
 INTERNAL = Row(500, "server_error", "internal_error")
 SHUTDOWN = Row(503, "server_error", "server_shutdown")
@@ -108,7 +112,11 @@ def to_failure(exc: Exception) -> Failure:
             return _failure(GONE, "The client has gone.")
         case _:
             _log_defect(exc)
-            return _failure(INTERNAL, "The server met an error of its own.")
+            return internal_failure()
+
+
+def internal_failure() -> Failure:
+    return _failure(INTERNAL, "The server met an error of its own.")
 
 
 def to_code(exc: BackendError) -> str:

@@ -42,10 +42,14 @@ class AnswerNotes(Struct):
         self.context = min(known, default=None)
 
 
+def new_request_id() -> str:
+    return f"req_{secrets.token_hex(12)}"
+
+
 def notes_of(scope: Scope) -> AnswerNotes:
     state = scope["state"]  # Litestar puts it there before anything of ours runs
     if "notes" not in state:
-        state["notes"] = AnswerNotes(f"req_{secrets.token_hex(12)}")
+        state["notes"] = AnswerNotes(new_request_id())
     return state["notes"]
 
 

@@ -54,6 +54,7 @@ def _run(config: Config, listener: socket.socket) -> None:
     import uvicorn
 
     from proxy.app import create_app
+    from proxy.connection import Connection
     from proxy.streaming import Drain
 
     app = create_app(config)
@@ -75,7 +76,7 @@ def _run(config: Config, listener: socket.socket) -> None:
 
     settings = uvicorn.Config(
         app,
-        http="h11",
+        http=Connection,
         loop="uvloop",  # asyncio's own takes twice as long to get from one token to the next
         ws="none",  # uvicorn hangs on `Upgrade: websocket` where a library for it is installed
         lifespan="on",
@@ -83,7 +84,6 @@ def _run(config: Config, listener: socket.socket) -> None:
         access_log=False,
         proxy_headers=False,
         server_header=False,
-        timeout_keep_alive=75,
         # A backstop for clients that do not read; all others end by the grace.
         timeout_graceful_shutdown=int(config.server.shutdown_grace) + 1,
     )

@@ -3,8 +3,7 @@
 import asyncio
 import json
 import socket
-from collections.abc import AsyncGenerator, AsyncIterator, Callable
-from contextlib import asynccontextmanager
+from collections.abc import AsyncGenerator
 from typing import Any
 
 import pytest
@@ -13,7 +12,6 @@ from litestar import Litestar
 from msgspec import Struct
 from msgspec.structs import replace
 from scripted_backend import (
-    DEFAULTS,
     DONE,
     HANG,
     HELLO,
@@ -21,6 +19,7 @@ from scripted_backend import (
     ScriptedBackend,
     chat,
 )
+from served import served, until
 
 from adapters.errors import BadUpstreamError
 from adapters.events import Event, Started, TextDelta
@@ -28,6 +27,7 @@ from adapters.request import GenerationRequest
 from proxy.answers import collect, each
 from proxy.app import create_app
 from proxy.config import Config, ServerConfig
+from proxy.connection import Connection
 from proxy.errors import ServerShutdownError
 from proxy.streaming import Drain, Frame, encode_frame, encode_line
 
@@ -178,30 +178,6 @@ async def test_timeout_of_the_work_itself_is_not_the_drains():
         await Drain(grace=5).limit(work())
 
 
-async def until(happened: Callable[[], bool]) -> None:
-    """For what happens on the other side of a socket, of which no event tells."""
-    async with asyncio.timeout(2):
-        while not happened():  # noqa: ASYNC110
-            await asyncio.sleep(0.005)
-
-
-@asynccontextmanager
-async def served(backend: ScriptedBackend, config: Config = DEFAULTS) -> AsyncIterator[int]:
-    """The port of a real server in this loop."""
-    app = create_app(config, {backend.kind: backend})
-    with socket.create_server(("127.0.0.1", 0)) as listener:
-        server = uvicorn.Server(
-            uvicorn.Config(app, http="h11", ws="none", log_level="error", lifespan="on")
-        )
-        task = asyncio.create_task(server.serve([listener]))
-        await until(lambda: server.started)
-        try:
-            yield listener.getsockname()[1]
-        finally:
-            server.should_exit = True
-            await task
-
-
 def post(port: int, body: dict[str, Any]) -> bytes:
     data = json.dumps(body).encode()
     return (
@@ -312,7 +288,7 @@ async def test_streams_end_with_an_error_when_the_server_does():
     drain: Drain = app.state.drain
     with socket.create_server(("127.0.0.1", 0)) as listener:
         port = listener.getsockname()[1]
-        server = uvicorn.Server(uvicorn.Config(app, http="h11", ws="none", log_level="error"))
+        server = uvicorn.Server(uvicorn.Config(app, http=Connection, ws="none", log_level="error"))
         task = asyncio.create_task(server.serve([listener]))
         await until(lambda: server.started)
         reader, writer = await asyncio.open_connection("127.0.0.1", port)
