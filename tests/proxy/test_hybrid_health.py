@@ -4,7 +4,8 @@ import pytest
 from scripted_backend import WELL, ScriptedBackend, http_client
 
 from adapters.backend import Health
-from proxy.endpoints.hybrid.health import Status
+from proxy.endpoints.health import ServerHealth
+from proxy.endpoints.hybrid.health import HybridHealth, Status
 
 ILL = Health(ok=False, detail="It failed several times.")
 
@@ -32,3 +33,7 @@ async def test_engine_that_is_off_is_named_and_hurts_nobody():
     assert told["status"] == "ok"
     assert told["backends"]["mlx"]["ok"] is False
     assert "switched off" in told["backends"]["mlx"]["detail"]
+
+
+def test_it_tells_all_that_health_tells():
+    assert HybridHealth.__struct_fields__ == ServerHealth.__struct_fields__

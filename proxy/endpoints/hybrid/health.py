@@ -1,11 +1,12 @@
 """`GET /api/health`: as `/health`, with both engines in it whether they are on or off."""
 
 from collections.abc import Collection
-from typing import Literal
+from typing import Any, Literal
 
 from litestar import get
 from litestar.di import NamedDependency
 from msgspec import Struct
+from msgspec.structs import asdict
 
 from adapters.backend import Health
 from proxy.endpoints.health import tell_health
@@ -50,10 +51,8 @@ async def get_hybrid_health(
     drain: NamedDependency[Drain],
 ) -> HybridHealth:
     told = await tell_health(registry, router, memory, drain)
-    return HybridHealth(
-        status="draining" if drain.began else to_status(told.backends.values()),
-        version=told.version,
-        backends={"mlx": _OFF, "ollama": _OFF} | told.backends,
-        memory=told.memory,
-        fallbacks=told.fallbacks,
-    )
+    fields: dict[str, Any] = asdict(told)
+    fields["backends"] = {"mlx": _OFF, "ollama": _OFF} | told.backends
+    if told.status != "draining":
+        fields["status"] = to_status(told.backends.values())
+    return HybridHealth(**fields)
