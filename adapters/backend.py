@@ -53,11 +53,16 @@ class Progress(Struct, frozen=True, kw_only=True):
     """Bytes; `None` while nobody knows."""
 
 
+BreakerState = Literal["closed", "open", "half-open"]
+"""`open`: it keeps failing, so others are asked instead. `half-open`: one answer will decide."""
+
+
 class Health(Struct, frozen=True, kw_only=True):
     ok: bool
     detail: str | None = None
     """Why not, in words for a person; no secrets, no prompts."""
     version: str | None = None
+    breaker: BreakerState = "closed"
     counters: dict[str, int] = {}
     """What the engine did since it started, by name: `active`, `finished`, `cancelled`, …"""
 
@@ -129,6 +134,11 @@ class Backend(Protocol):
     def loading(self) -> dict[str, Progress]:
         """The loads on their way, by the model's name. To be asked while a `load` is awaited;
         the one whose last caller leaves is given up."""
+        ...
+
+    def is_well(self, model: str) -> bool:
+        """Whether it is worth to ask for `model` now, by what became of earlier requests: nobody is
+        asked. Where it is not, a request all the same may be refused at once."""
         ...
 
     async def unload(self, model: str) -> None:

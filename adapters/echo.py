@@ -89,6 +89,9 @@ class EchoBackend:
     async def load(self, model: str, keep_alive: float | None = None) -> None:
         self._require(model)
 
+    def is_well(self, model: str) -> bool:
+        return True
+
     def loading(self) -> dict[str, Progress]:
         return {}
 

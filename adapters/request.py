@@ -138,6 +138,9 @@ class GenerationRequest(Struct, frozen=True, kw_only=True):
     """What only one engine knows, by its own names: Ollama's `mirostat`, `num_gpu`, …"""
     client: str = ""
     """Who asks, as a digest: caches are kept apart by it, and turns are shared out."""
+    patience: float | None = None
+    """Seconds in which the answer must begin, as another backend could give it; a model that has to
+    be loaded first may take longer. `None`: nobody else can, so what the backend is set up for."""
 
 
 class EmbeddingRequest(Struct, frozen=True, kw_only=True):

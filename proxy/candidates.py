@@ -17,7 +17,7 @@ class Candidate(Struct, frozen=True, kw_only=True):
     tokens: int
     """Of the prompt, there, roughly."""
     away: bool = False
-    """The backend did not answer when it was last asked. It may be back: it is tried last."""
+    """The backend did not answer when it was last asked, or keeps failing. It is tried last."""
     short: bool = False
     """Its context seems not to hold prompt and answer. Only the backend knows: it may be tried."""
     fit: Fit = "fits"
@@ -53,7 +53,7 @@ class Candidates:
         return Candidate(
             place=place,
             tokens=tokens,
-            away=self._registry.shelves[place.kind].reached is False,
+            away=self._registry.shelves[place.kind].is_away(place.name),
             short=_is_short(place, tokens, demand),
             fit=self._fit(place),
         )

@@ -69,6 +69,9 @@ class ServerConfig(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True
     """How long answers may go on after SIGTERM."""
     state_folder: str | None = None
     """Where benchmarks are kept; by default the user's own folder for such things."""
+    fallback_after: Seconds = 30.0
+    """How long a backend may say nothing, where another has the model too, before that one is
+    asked; loading the model does not count."""
     images: ImagesConfig = ImagesConfig()
 
 

@@ -31,7 +31,9 @@ def assemble(config: Config) -> Parts:
     memory = Memory(config.server.memory_bytes, config.pinned(), config.server.refresh)
     measurements = Measurements(memory.seen)
     pulls = Pulls(registry, config.server.pull_timeout) if config.server.auto_pull else None
-    return Parts(registry, memory, measurements, Router(registry, measurements, memory, pulls))
+    patience = config.server.fallback_after
+    router = Router(registry, measurements, memory, pulls, patience=patience)
+    return Parts(registry, memory, measurements, router)
 
 
 @asynccontextmanager

@@ -21,6 +21,9 @@ from proxy.pairs import FOUND, Declared
 
 log = logging.getLogger("tandem")
 
+_AWAY_SECONDS = 2.0
+"""Between two looks for a backend that is away: who comes back is to be used at once."""
+
 
 class Place(Struct, frozen=True, kw_only=True):
     """A model on one backend."""
@@ -73,6 +76,11 @@ class Shelf:
     def may_have(self, name: str) -> bool:
         """A folder need not be listed, nor need anything while the backend is away."""
         return not self.reached or name in self.models or name.startswith(("/", "~", "."))
+
+    def is_away(self, name: str) -> bool:
+        """It did not answer when it was last asked, or keeps failing at that model. It may be well
+        again: who has no other may try."""
+        return self.reached is False or not self.backend.is_well(name)
 
     async def refresh(self, patience: float | None = None) -> None:
         """Ask, or join a question on its way; after `patience` seconds it goes on by itself."""
@@ -132,7 +140,8 @@ class Registry:
     async def _watch(self, shelf: Shelf) -> None:
         while True:
             await shelf.refresh()
-            await asyncio.sleep(self._period)
+            away = shelf.reached is False
+            await asyncio.sleep(min(self._period, _AWAY_SECONDS) if away else self._period)
 
     def tenants(self) -> dict[str, Tenant]:
         """The backends that take of this machine's memory, by kind."""

@@ -2,7 +2,7 @@
 
 import difflib
 import time
-from collections.abc import AsyncGenerator
+from collections.abc import AsyncGenerator, Sequence
 from typing import Protocol
 
 from msgspec import Struct
@@ -83,10 +83,13 @@ class Router:
         memory: Memory | None = None,
         pulls: Pulls | None = None,
         clock: Clock = time.monotonic,
+        patience: float | None = None,
     ) -> None:
+        """`patience`: seconds that a backend has to begin, where another could answer as well."""
         self._registry = registry
         self._pulls = pulls
         self._measurements = measurements
+        self._patience = patience
         self.fallbacks = Fallbacks()
         self._habits = Habits()
         self._decider = Decider(
@@ -111,7 +114,7 @@ class Router:
         decision = await self.decide(request.model, demand)
         self._decider.note(decision)
         first, *others = [self._route(each, decision.entry) for each in decision.order]
-        answer = self._answer(first, request, demand, watcher)
+        answer = self._answer(first, self._hurried(request, decision.order), demand, watcher)
         events = held(answer) if whole and others else answer
         began = False
         try:
@@ -131,6 +134,12 @@ class Router:
                     yield event
         except ContextLengthError as error:
             raise _longer(failed, error) from error
+
+    def _hurried(self, request: GenerationRequest, order: Sequence[Candidate]) -> GenerationRequest:
+        """For the first of `order`. Nobody is hurried for the sake of one who is away."""
+        if len(order) == 1 or order[1].away:
+            return request
+        return replace(request, patience=self._patience)
 
     def _leave(self, failed: Route, other: Route, error: BackendError, watcher: Watcher) -> None:
         self.fallbacks.note(failed.backend.kind, error, other.backend.kind)

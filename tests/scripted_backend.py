@@ -48,6 +48,7 @@ class ScriptedBackend:
         self.requests: list[GenerationRequest] = []
         self.embedded: list[EmbeddingRequest] = []
         self.listed = 0
+        self.unwell: set[str] = set()
         self.running = 0
         self.closed = asyncio.Event()
         """Set when a generator has ended, however it did."""
@@ -98,6 +99,9 @@ class ScriptedBackend:
 
     async def load(self, model: str, keep_alive: float | None = None) -> None:
         return None
+
+    def is_well(self, model: str) -> bool:
+        return model not in self.unwell
 
     def loading(self) -> dict[str, Progress]:
         return {}

@@ -77,6 +77,9 @@ ASKING: dict[str, tuple[GenerationRequest, Feature]] = {
 }
 """For every field of the contract, a request that uses it and the feature that stands for it."""
 
+NO_WISH = {"model", "sampling", "client", "patience"}
+"""What the server says, or what consists of fields of its own."""
+
 WIRE: dict[Feature, tuple[dict[str, Any], str]] = {
     "images": (
         {
@@ -146,7 +149,7 @@ def backend_classes() -> list[Any]:
 
 
 def test_every_field_of_the_contract_is_asked_for():
-    own = {field.name for field in fields(GenerationRequest)} - {"model", "sampling", "client"}
+    own = {field.name for field in fields(GenerationRequest)} - NO_WISH
     nested = {f"sampling.{field.name}" for field in fields(Sampling)}
     parts = {"prompt[].content", "prompt.ids", "response_format.pattern", "response_format.grammar"}
     assert set(ASKING) - parts == own | nested

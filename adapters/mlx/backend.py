@@ -25,6 +25,7 @@ from adapters.mlx.embedding.embedders import Embedders
 from adapters.mlx.engine import Engine
 from adapters.mlx.keeping import Keeping
 from adapters.mlx.loading import Extras, Loading, Loads
+from adapters.mlx.pulling import pull
 from adapters.mlx.raw_prompt import refuse_senseless
 from adapters.mlx.tenant import MLXTenant
 from adapters.request import EmbeddingRequest, Feature, GenerationRequest
@@ -94,19 +95,21 @@ class MLXBackend:
             prepared = await prepare(request, loaded, self._tokenizing)
             async with (
                 self.tenant.answering(prepared.sequences[0]),
-                aclosing(self._answer(prepared, cold)) as events,
+                aclosing(self._answer(prepared, request.patience, cold)) as events,
             ):
                 async for event in events:
                     yield event
 
-    async def _answer(self, prepared: "Prepared", cold: bool) -> AsyncGenerator[Event]:
+    async def _answer(
+        self, prepared: "Prepared", patience: float | None, cold: bool
+    ) -> AsyncGenerator[Event]:
         from adapters.mlx.answer import read
 
         sequences = prepared.sequences
         self._engine.submit(*sequences)
         unfinished = dict(enumerate(sequences))
         try:
-            await sequences[0].admitted()
+            await sequences[0].admitted(patience)
             yield Started(prepared.context, cold)
             if prepared.echo:
                 for choice in unfinished:
@@ -133,8 +136,15 @@ class MLXBackend:
             return await self._embedders.embed(request)
 
     async def pull(self, model: str) -> AsyncGenerator[Progress]:
-        raise UnsupportedParameterError("Models cannot be fetched yet.", param="model")
-        yield
+        if not self._config.huggingface_cache:
+            raise UnsupportedParameterError(
+                "Models come into the Hugging Face cache, which `huggingface_cache: false` leaves "
+                "out.",
+                param="model",
+            )
+        async with aclosing(pull(model)) as steps:
+            async for progress in steps:
+                yield progress
 
     async def list_models(self) -> list[Model]:
         folders = await asyncio.to_thread(find_models, self._config)
@@ -154,6 +164,9 @@ class MLXBackend:
     async def load(self, model: str, keep_alive: float | None = None) -> None:
         with self._keeping.using(model, keep_alive):
             await self._ready(model)
+
+    def is_well(self, model: str) -> bool:
+        return self._engine.is_well(model)
 
     def loading(self) -> dict[str, Progress]:
         return self._loads.progress()
@@ -177,7 +190,12 @@ class MLXBackend:
 
     async def health(self) -> Health:
         trouble = self._engine.trouble()
-        return Health(ok=trouble is None, detail=trouble, counters=self._engine.counters())
+        return Health(
+            ok=trouble is None,
+            detail=trouble,
+            breaker="closed" if trouble is None else "open",
+            counters=self._engine.counters(),
+        )
 
     async def aclose(self) -> None:
         self._keeping.close()

@@ -124,6 +124,12 @@ class Engine:
         """What is wrong with it, in words for a person; `None` where nothing is."""
         if self._failed:
             return f"Failed, to be unloaded and loaded anew: {', '.join(sorted(self._failed))}."
+        return self._stall()
+
+    def is_well(self, model: str) -> bool:
+        return model not in self._failed and self._stall() is None
+
+    def _stall(self) -> str | None:
         silence = time.monotonic() - self._heartbeat
         has_rows = any(len(lane) for lane in tuple(self._lanes.values()))
         if has_rows and not self._commanded and silence > self._config.stall_seconds:

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Literal, Protocol
 
 from msgspec import Struct
 
-from adapters.errors import BackendError
+from adapters.errors import BackendBusyError, BackendError
 from adapters.request import Sampling
 
 if TYPE_CHECKING:
@@ -102,13 +102,17 @@ class Sequence:
             self.ended = isinstance(post, BackendError) or post.finish is not None
             self._mailbox.put_nowait(post)
 
-    async def admitted(self) -> None:
-        """Wait for its turn: afterwards its prompt is being read.
+    async def admitted(self, patience: float | None = None) -> None:
+        """Wait for its turn, so many seconds at most: afterwards its prompt is being read.
 
         Raises:
             BackendError: it will not have one.
         """
-        await self._turned.wait()
+        try:
+            async with asyncio.timeout(patience):
+                await self._turned.wait()
+        except TimeoutError:
+            raise BackendBusyError(f"No row was free within {patience:g} seconds.") from None
         if self._refusal is not None:
             raise self._refusal
 

@@ -19,6 +19,7 @@ from adapters.ollama.forced import is_forced
 from adapters.ollama.hosts import Hosts
 from adapters.ollama.request import to_body
 from adapters.ollama.tenant import OllamaTenant
+from adapters.ollama.waiting import Waiting
 from adapters.ollama.wire import ChatBody, FillBody, RawBody
 from adapters.request import EmbeddingRequest, Feature, GenerationRequest
 
@@ -77,26 +78,28 @@ class OllamaBackend:
             BackendError: by the tables in `errors.py`.
             UnsupportedParameterError: what Ollama, or this model of it, cannot honour.
         """
-        return self._answers(request) if request.n > 1 else self._answer(request)
+        if request.n > 1:
+            return self._answers(request)
+        return self._answer(request, _to_waiting(request))
 
     async def _answers(self, request: GenerationRequest) -> AsyncGenerator[Event]:
         self._to_body(request)
-        choices = Choices(request, self._answer_in_time, self._config.first_token_timeout)
+        slowest = self._config.first_token_timeout
+        cold = request.patience is not None and not await self._hosts.has_loaded(request.model)
+        first = _to_waiting(request).to_first_line(slowest, cold=cold)
+        choices = Choices(request, self._answer_in_time, first, slowest)
         async with aclosing(choices.events()) as events:
             async for event in events:
                 yield event
 
-    async def _answer(
-        self, request: GenerationRequest, patience: float | None = None
-    ) -> AsyncGenerator[Event]:
-        """One answer; its first line may take `patience` seconds."""
+    async def _answer(self, request: GenerationRequest, waiting: Waiting) -> AsyncGenerator[Event]:
         body = self._to_body(request)
         self._begin()
         outcome = "cancelled"
         try:
             if not await self._shows_tools(request):
                 body = to_body(request, shows_tools=False)
-            lines = self._hosts.lines(_PATHS[type(body)], body, patience)
+            lines = self._hosts.lines(_PATHS[type(body)], body, waiting)
             async with aclosing(to_events(request, lines)) as events:
                 async for event in events:
                     if isinstance(event, Finished):
@@ -115,7 +118,7 @@ class OllamaBackend:
 
     def _answer_in_time(self, request: GenerationRequest) -> AsyncGenerator[Event]:
         """One of several answers: whether they are in time is judged of all together."""
-        return self._answer(request, math.inf)
+        return self._answer(request, replace(_to_waiting(request), seconds=math.inf))
 
     async def _shows_tools(self, request: GenerationRequest) -> bool:
         """Whether the model's template shows tools; only a forced call needs to know."""
@@ -170,6 +173,9 @@ class OllamaBackend:
     async def unload(self, model: str) -> None:
         await self._hosts.unload(model)
 
+    def is_well(self, model: str) -> bool:
+        return self._hosts.is_well(model)
+
     async def health(self) -> Health:
         health = await self._hosts.health()
         return replace(health, counters=health.counters | self._counters)
@@ -184,3 +190,7 @@ class OllamaBackend:
     def _end(self, outcome: str) -> None:
         self._counters["active"] -= 1
         self._counters[outcome] += 1
+
+
+def _to_waiting(request: GenerationRequest) -> Waiting:
+    return Waiting(request.patience, elsewhere=request.patience is not None)

@@ -3,6 +3,7 @@
 import asyncio
 from collections.abc import Awaitable, Callable
 
+from adapters.backend import BreakerState
 from adapters.errors import (
     BackendError,
     BackendTimeoutError,
@@ -31,6 +32,7 @@ class Breaker:
         self._look = look
         self._probe = probe
         self._faults = 0
+        self._probing = False
         self._testing: asyncio.Task[None] | None = None
         self.last: BackendError | None = None
         """Why it is open."""
@@ -38,6 +40,12 @@ class Breaker:
     @property
     def is_open(self) -> bool:
         return self._faults >= _IN_A_ROW
+
+    @property
+    def state(self) -> BreakerState:
+        if not self.is_open:
+            return "closed"
+        return "half-open" if self._probing else "open"
 
     @property
     def absent(self) -> bool:
@@ -83,9 +91,12 @@ class Breaker:
             due = clock() + wait
 
     async def _answers(self) -> bool:
+        self._probing = True
         try:
             await self._probe()
         except BackendError as error:
             self.last = error
             return False
+        finally:
+            self._probing = False
         return True

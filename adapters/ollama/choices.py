@@ -36,14 +36,16 @@ class Choices:
     No task group: the one who reads may go on in another task than it began in.
     """
 
-    def __init__(self, request: GenerationRequest, generate: Generate, patience: float) -> None:
-        """`patience`: seconds in which at least one of the answers must say something.
+    def __init__(
+        self, request: GenerationRequest, generate: Generate, first: float, later: float
+    ) -> None:
+        """Seconds in which at least one of the answers must begin, and then say something more.
 
         Of a single one nothing can be asked: Ollama may take them one after the other.
         """
         self._sources = [generate(each) for each in each_choice(request)]
         self._queue: asyncio.Queue[Event | Exception | None] = asyncio.Queue(_HELD)
-        self._patience = patience
+        self._seconds, self._later = first, later
         self._tasks: list[asyncio.Task[None]] = []
 
     async def events(self) -> AsyncGenerator[Event]:
@@ -60,14 +62,14 @@ class Choices:
                 if event is None:
                     running -= 1
                 elif not (started and isinstance(event, Started)):
-                    started = True
+                    started, self._seconds = True, self._later
                     yield event
         finally:
             await self._close()
 
     async def _next(self) -> Event | Exception | None:
         try:
-            async with asyncio.timeout(self._patience):
+            async with asyncio.timeout(self._seconds):
                 return await self._queue.get()
         except TimeoutError:
             raise BackendTimeoutError("Ollama said nothing for too long.") from None

@@ -53,19 +53,16 @@ class OllamaClient:
         self._headers = self._http.headers.raw
         self._urls: dict[str, httpx.URL] = {}
 
-    def lines(
-        self, path: str, body: Struct, patience: float | None = None
-    ) -> AsyncGenerator[Sequence[Line]]:
+    def lines(self, path: str, body: Struct, seconds: float) -> AsyncGenerator[Sequence[Line]]:
         """The lines that Ollama streams, as many at a time as have arrived.
 
-        The very last one has `done`. Closing it closes the socket. The first may take `patience`
-        seconds; by default what is configured.
+        The very last one has `done`. Closing it closes the socket. The first may take so many
+        `seconds`, those after it what is configured.
 
         Raises:
             BackendError: by the tables in `errors.py`; also where the stream ends before `done`.
         """
-        first = self._config.first_token_timeout if patience is None else patience
-        return self._stream(path, body, _LINES, (first, self._config.token_timeout))
+        return self._stream(path, body, _LINES, (seconds, self._config.token_timeout))
 
     def pulled(self, body: Struct) -> AsyncGenerator[Sequence[PullLine]]:
         """The lines of `/api/pull`, as many at a time as have arrived; the last says `success`.

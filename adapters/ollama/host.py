@@ -12,13 +12,21 @@ from msgspec.structs import replace
 
 from adapters.backend import Health, Model, Progress
 from adapters.config import OllamaConfig
-from adapters.errors import BackendBusyError, BackendError, ContextLengthError, ModelNotFoundError
+from adapters.errors import (
+    BackendBusyError,
+    BackendError,
+    BackendTimeoutError,
+    BackendUnavailableError,
+    ContextLengthError,
+    ModelNotFoundError,
+)
 from adapters.memory import Footprint, Room
 from adapters.ollama.breaker import Breaker
 from adapters.ollama.catalog import Catalog, full_name
 from adapters.ollama.client import OllamaClient
 from adapters.ollama.options import to_keep_alive
 from adapters.ollama.sizing import Size, Sizing
+from adapters.ollama.waiting import PATIENT, Waiting, unless_hanging
 from adapters.ollama.wire import (
     ChatBody,
     EmbedBody,
@@ -37,6 +45,8 @@ log = logging.getLogger("tandem")
 
 _HEALTH_SECONDS = 0.8
 """Less than a second: one that hangs must not hold up who asks how things are."""
+_LOOK_SECONDS = 2.0
+"""One that is very busy may take its time."""
 _PROBE_SECONDS = 60.0
 _SAFE = (0, 17, 1)
 """Before it: holes by which a model file takes over the server."""
@@ -52,6 +62,10 @@ class Host:
         self.breaker = Breaker(self._is_there, self._probe)
         self._sizing = Sizing(address, self.catalog, config)
         self._answering: Counter[str] = Counter()
+        self._speaking = 0
+        """Answers that have begun."""
+        self._cold: Counter[str] = Counter()
+        """The requests that each model is being loaded for."""
         self.used_at: dict[str, float] = {}
         """When each model was asked last, by `time.monotonic`."""
         self._version: str | None = None
@@ -115,11 +129,9 @@ class Host:
             yield
 
     async def lines(
-        self, path: str, body: ChatBody | RawBody, patience: float | None = None
+        self, path: str, body: ChatBody | RawBody, waiting: Waiting = PATIENT
     ) -> AsyncGenerator[Sequence[Line]]:
         """The answer to `body`, in a context of the right size; the first line tells which.
-
-        The first may take `patience` seconds; by default what is configured.
 
         Raises:
             ContextLengthError: no context that the prompt fits into can be had.
@@ -127,7 +139,7 @@ class Host:
         """
         try:
             with self._in_use(body.model):
-                async with aclosing(self._sized(path, body, patience)) as lines:
+                async with aclosing(self._sized(path, body, waiting)) as lines:
                     async for batch in lines:
                         if batch[-1].done:
                             self.breaker.succeeded()
@@ -137,41 +149,82 @@ class Host:
             raise
 
     async def _sized(
-        self, path: str, body: ChatBody | RawBody, patience: float | None = None
+        self, path: str, body: ChatBody | RawBody, waiting: Waiting
     ) -> AsyncGenerator[Sequence[Line]]:
         size = await self._sizing.size(body)
         try:
-            async with aclosing(self._sent(path, body, size, patience)) as lines:
+            async with aclosing(self._sent(path, body, size, waiting)) as lines:
                 async for batch in lines:
                     yield batch
             return
         except ContextLengthError as error:  # Only ever before the first line.
             size = self._sizing.grown(size, error, body.model)
-        async with aclosing(self._sent(path, body, size, patience)) as lines:
+        async with aclosing(self._sent(path, body, size, waiting)) as lines:
             async for batch in lines:
                 yield batch
 
     async def _sent(
-        self, path: str, body: ChatBody | RawBody, size: Size, patience: float | None
+        self, path: str, body: ChatBody | RawBody, size: Size, waiting: Waiting
     ) -> AsyncGenerator[Sequence[Line]]:
         options = replace(body.options, num_ctx=size.num_ctx)
         sent = replace(body, options=options, keep_alive=self._keep_alive(body))
-        began = False
-        cold = self.catalog.must_load(body.model, size.num_ctx)
+        cold = self._is_cold(body.model, size.num_ctx)
+        seconds = waiting.to_first_line(self._config.first_token_timeout, cold=cold)
         with self._sizing.running(body.model, size):
             async with (
                 AsyncExitStack() as loading,
-                aclosing(self.client.lines(path, sent, patience)) as lines,
+                aclosing(self.client.lines(path, sent, seconds)) as lines,
             ):
+                if cold:
+                    loading.enter_context(self._loading(body.model))
                 await loading.enter_async_context(self._room_for(body.model, size.num_ctx))
-                async for batch in lines:
-                    if not began:
-                        began, batch[0].num_ctx, batch[0].cold = True, size.num_ctx, cold
-                        self._sizing.used(body.model, size)
-                        await loading.aclose()
-                    if batch[-1].done:
-                        size.learn(batch[-1].prompt_eval_count)
-                    yield batch
+                first = batch = await self._first(lines, waiting)
+                first[0].num_ctx, first[0].cold = size.num_ctx, cold
+                self._sizing.used(body.model, size)
+                await loading.aclose()
+                with self._spoken():
+                    while batch is not None:
+                        if batch[-1].done:
+                            size.learn(batch[-1].prompt_eval_count)
+                        yield batch
+                        batch = await anext(lines, None)
+
+    async def _first(
+        self, lines: AsyncGenerator[Sequence[Line]], waiting: Waiting
+    ) -> Sequence[Line]:
+        first = self._in_turn(lines, waiting)
+        return await (unless_hanging(first, self._is_there) if waiting.elsewhere else first)
+
+    async def _in_turn(
+        self, lines: AsyncGenerator[Sequence[Line]], waiting: Waiting
+    ) -> Sequence[Line]:
+        try:
+            return await anext(lines)
+        except BackendTimeoutError as error:
+            if waiting.seconds is None or not self._speaking:
+                raise
+            # It takes a few at a time, and this one's turn has not come.
+            raise BackendBusyError("Ollama is busy with other answers.") from error
+
+    @contextmanager
+    def _spoken(self) -> Generator[None]:
+        self._speaking += 1
+        try:
+            yield
+        finally:
+            self._speaking -= 1
+
+    def _is_cold(self, model: str, num_ctx: int) -> bool:
+        """It has to be loaded, or is being loaded: `/api/ps` tells of it from the beginning."""
+        return self._cold[full_name(model)] > 0 or self.catalog.must_load(model, num_ctx)
+
+    @contextmanager
+    def _loading(self, model: str) -> Generator[None]:
+        self._cold[full_name(model)] += 1
+        try:
+            yield
+        finally:
+            self._cold[full_name(model)] -= 1
 
     async def embed(self, body: EmbedBody) -> Embedded:
         """
@@ -250,11 +303,15 @@ class Host:
         try:
             version = await self.client.get("/api/version", Version, _HEALTH_SECONDS)
         except BackendError as error:
-            return Health(ok=False, detail=error.message)
+            return Health(ok=False, detail=error.message, breaker=self.breaker.state)
         self._note_version(version.version)
-        if self.breaker.is_open:
-            return Health(ok=False, detail="Ollama failed several times.", version=version.version)
-        return Health(ok=True, version=version.version)
+        failing = self.breaker.is_open
+        return Health(
+            ok=not failing,
+            detail="Ollama failed several times." if failing else None,
+            version=version.version,
+            breaker=self.breaker.state,
+        )
 
     async def aclose(self) -> None:
         await self.client.aclose()  # Whoever waits for an answer gets an error.
@@ -291,10 +348,13 @@ class Host:
         self._version = version
 
     async def _is_there(self) -> bool:
+        """It answers, whatever it says."""
         try:
-            await self.client.get("/api/version", Version, _HEALTH_SECONDS)
-        except BackendError:
+            await self.client.get("/api/version", Version, _LOOK_SECONDS)
+        except (BackendUnavailableError, BackendTimeoutError):
             return False
+        except BackendError:
+            return True
         return True
 
     async def _probe(self) -> None:

@@ -6,7 +6,7 @@ from contextlib import aclosing
 
 from msgspec.structs import replace
 
-from adapters.backend import Health, Model, Progress
+from adapters.backend import BreakerState, Health, Model, Progress
 from adapters.config import OllamaConfig
 from adapters.errors import (
     BackendError,
@@ -16,10 +16,14 @@ from adapters.errors import (
 )
 from adapters.ollama.catalog import full_name
 from adapters.ollama.host import Host
+from adapters.ollama.waiting import PATIENT, Waiting
 from adapters.ollama.wire import ChatBody, EmbedBody, Embedded, Line, RawBody
 
 _PATIENCE = 1.0
 """Seconds that a list waits for the slow, once somebody has answered."""
+
+_BREAKERS: tuple[BreakerState, ...] = ("closed", "half-open", "open")
+"""The best first: requests go to the best host."""
 
 
 class Hosts:
@@ -30,7 +34,7 @@ class Hosts:
         self._listing: dict[Host, asyncio.Task[list[Model]]] = {}
 
     async def lines(
-        self, path: str, body: ChatBody | RawBody, patience: float | None = None
+        self, path: str, body: ChatBody | RawBody, waiting: Waiting = PATIENT
     ) -> AsyncGenerator[Sequence[Line]]:
         """The answer of the best host; of the next best where that fails before the first line.
 
@@ -38,9 +42,10 @@ class Hosts:
             BackendError: what the last of them raised. A mistake of the caller ends it at once.
         """
         first, *others = await self._candidates(body.model)
+        wary = replace(waiting, elsewhere=waiting.elsewhere or bool(others))
         began = False
         try:
-            async with aclosing(first.lines(path, body, patience)) as lines:
+            async with aclosing(first.lines(path, body, wary)) as lines:
                 async for batch in lines:
                     began = True
                     yield batch
@@ -48,7 +53,7 @@ class Hosts:
         except BackendError as error:
             if began or not others or isinstance(error, InvalidRequestError):
                 raise
-        async with aclosing(others[0].lines(path, body, patience)) as lines:
+        async with aclosing(others[0].lines(path, body, waiting)) as lines:
             async for batch in lines:
                 yield batch
 
@@ -61,6 +66,16 @@ class Hosts:
             if not others or isinstance(error, InvalidRequestError):
                 raise
         return await others[0].embed(body)
+
+    def is_well(self, model: str) -> bool:
+        """One of those that may have it is not known to fail."""
+        return any(h.has(model) is not False and not h.breaker.is_open for h in self._hosts)
+
+    async def has_loaded(self, model: str) -> bool:
+        """The host that would answer, as it tells now."""
+        host = (await self._candidates(model))[0]
+        await host.catalog.running()
+        return host.catalog.is_loaded(model)
 
     async def shows_tools(self, model: str) -> bool:
         """Whether its template shows tools, as far as is known."""
@@ -113,6 +128,7 @@ class Hosts:
             ok=bool(well),
             detail="; ".join(ill) or None,
             version=next((health.version for health in each if health.version), None),
+            breaker=next(state for state in _BREAKERS if state in {h.breaker for h in each}),
             counters=counters,
         )
 

@@ -36,6 +36,7 @@ class Contestant(Struct, frozen=True, kw_only=True):
     origin: str | None = None
     """The digest of the GGUF that its weights are from."""
     context_length: int | None = None
+    size_bytes: int | None = None
 
 
 class Round(Struct, frozen=True, kw_only=True):
@@ -95,6 +96,7 @@ def to_contestant(place: Place) -> Contestant:
         digest=model.digest if model else None,
         origin=model.origin if model else None,
         context_length=model.context_length if model else None,
+        size_bytes=model.size_bytes if model else None,
     )
 
 

@@ -16,8 +16,8 @@ _USUAL = "ollama"
 
 
 def add(commands: Commands) -> None:
-    parser = commands.add("pull", pull, "fetch a model through Ollama")
-    parser.add_argument("model", metavar="MODEL", help="a tag such as llama3.2:3b")
+    parser = commands.add("pull", pull, "fetch a model through Ollama, or from the hub for MLX")
+    parser.add_argument("model", metavar="MODEL", help="llama3.2:3b, mlx-community/Qwen3-4B-4bit")
 
 
 def pull(config: Config, args: argparse.Namespace) -> int:
@@ -35,7 +35,7 @@ def pull(config: Config, args: argparse.Namespace) -> int:
 async def _pull(config: Config, name: str) -> int:
     from adapters import open_backend
 
-    kind, model = _owner(name)
+    kind, model = _owner(name, config)
     settings = config.backends.enabled().get(kind)
     if settings is None:
         return fail(1, f"{name}: the {kind} backend is switched off")
@@ -47,11 +47,14 @@ async def _pull(config: Config, name: str) -> int:
     return 0
 
 
-def _owner(name: str) -> tuple[str, str]:
-    """`mlx/NAME` names its backend, as it does in a request; `hf.co/org/name` does not."""
+def _owner(name: str, config: Config) -> tuple[str, str]:
+    """`mlx/NAME` names its backend, as it does in a request; others look like a name of one's."""
+    from proxy.pulling import source_of
+
     kind, slash, model = name.partition("/")
-    known = BackendsConfig.__struct_fields__
-    return (kind, model) if slash and kind in known else (_USUAL, name)
+    if slash and kind in BackendsConfig.__struct_fields__:
+        return kind, model
+    return source_of(name, config.backends.enabled()) or (_USUAL, name)
 
 
 class _Shown:

@@ -4,15 +4,20 @@ import asyncio
 import signal
 from pathlib import Path
 
+import pytest
+from hub_server import Hub, serving_hub
 from server_process import command, write
+from tiny_model import write_tiny_model
 
 from tests.adapters.ollama.standin import Reply, StandIn, says_lines, stand_in
 
 PART = {"status": "pulling dde5aa3fc5ff", "digest": "sha256:dd", "total": 8}
 
 
-async def start(folder: Path, standin: StandIn, model: str) -> asyncio.subprocess.Process:
-    config = write(folder, f"backends: {{mlx: null, ollama: {{host: '{standin.host}'}}}}")
+async def start(
+    folder: Path, standin: StandIn, model: str, mlx: str = "mlx: null,"
+) -> asyncio.subprocess.Process:
+    config = write(folder, f"backends: {{{mlx} ollama: {{host: '{standin.host}'}}}}")
     return await asyncio.create_subprocess_exec(
         *command("pull", model, "--config", str(config)), stderr=asyncio.subprocess.PIPE
     )
@@ -72,3 +77,16 @@ async def test_backend_that_is_switched_off_is_told(tmp_path: Path):
         status, told = await ended(await start(tmp_path, standin, "mlx/tiny"))
         assert not standin.seen
     assert (status, told) == (1, ["tandem: mlx/tiny: the mlx backend is switched off"])
+
+
+async def test_repository_is_fetched_from_the_hub(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    hub = Hub("someone/tiny", write_tiny_model(tmp_path / "model"))
+    with serving_hub(hub) as address:
+        monkeypatch.setenv("HF_ENDPOINT", address)
+        monkeypatch.setenv("HF_HUB_CACHE", str(tmp_path / "hub"))
+        async with stand_in() as standin:
+            status, told = await ended(await start(tmp_path, standin, "someone/tiny", mlx=""))
+            assert not standin.seen
+    assert status == 0
+    assert told[-1] == "someone/tiny is there"
+    assert "config.json" in hub.fetched

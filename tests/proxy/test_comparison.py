@@ -4,19 +4,21 @@ from pathlib import Path
 from typing import Any
 
 import httpx2
+import pytest
 from benched import MLX, OLLAMA, bench_result
 from msgspec.structs import replace
 from scripted_backend import ScriptedBackend, chat, http_client
 
 from adapters.backend import Model
 from proxy.bench.archive import Archive
+from proxy.bench.results import Contestant
 from proxy.config import Config, ModelConfig, ServerConfig
 
 URL = "/api/performance/comparison"
 
 
 def both() -> tuple[ScriptedBackend, ScriptedBackend]:
-    mlx = Model(name="m", quantization="4-bit", origin="sha256:aa")
+    mlx = Model(name="m", quantization="4-bit", origin="sha256:aa", size_bytes=9)
     ollama = Model(name="m:1", quantization="Q4_1", digest="d1", origin="sha256:aa")
     return ScriptedBackend(kind="mlx", models=[mlx]), ScriptedBackend(
         kind="ollama", models=[ollama]
@@ -55,8 +57,12 @@ async def test_a_model_that_was_benched_and_never_answered_is_listed(tmp_path: P
     )
 
 
-async def test_a_benchmark_of_other_weights_is_stale_and_settles_nothing(tmp_path: Path):
-    then = (MLX, replace(OLLAMA, digest="d0"))
+@pytest.mark.parametrize(
+    "then", [(MLX, replace(OLLAMA, digest="d0")), (replace(MLX, size_bytes=7), OLLAMA)]
+)
+async def test_a_benchmark_of_other_weights_is_stale_and_settles_nothing(
+    tmp_path: Path, then: tuple[Contestant, Contestant]
+):
     Archive(tmp_path).save(bench_result(contestants=then))
     async with http_client(*both(), config=config(tmp_path)) as client:
         (model,) = await comparison(client)

@@ -22,7 +22,7 @@ from adapters.errors import (
     InvalidRequestError,
 )
 from adapters.events import Started, TextDelta
-from proxy.config import Config, ModelConfig
+from proxy.config import Config, ModelConfig, ServerConfig
 
 URL = "/v1/chat/completions"
 FAULTS = [each for each in every_error() if not issubclass(each, InvalidRequestError)]
@@ -134,6 +134,29 @@ async def test_a_backend_that_cannot_honour_the_request_is_no_fallback():
         response = await client.post(URL, json=chat(logit_bias={"1": 1}))
     assert response.status_code == 503
     assert ollama.requests == []
+
+
+async def test_backend_is_hurried_only_when_another_can_answer():
+    config = Config(server=ServerConfig(fallback_after=7))
+    mlx, ollama = engine("mlx", BackendUnavailableError("down")), engine("ollama")
+    async with http_client(mlx, ollama, config=config) as client:
+        await client.post(URL, json=chat())
+        await client.post(URL, json=chat(model="mlx/m"))
+        ollama.unwell.add("m")
+        await client.post(URL, json=chat())
+    assert [request.patience for request in mlx.requests] == [7, None, None]
+    assert [request.patience for request in ollama.requests] == [None, None]
+
+
+async def test_backend_that_keeps_failing_at_the_model_is_asked_last():
+    mlx, ollama = engine("mlx"), engine("ollama")
+    mlx.unwell.add("m")
+    async with http_client(mlx, ollama) as client:
+        response = await client.post(URL, json=chat())
+        forced = await client.post(URL, json=chat(model="mlx/m"))
+    assert response.headers["x-tandem-backend"] == "ollama"
+    assert "x-tandem-fallback-from" not in response.headers
+    assert forced.headers["x-tandem-backend"] == "mlx"
 
 
 EMBEDDINGS = {"model": "m", "input": "a"}

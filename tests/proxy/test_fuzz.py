@@ -10,8 +10,7 @@ from scripted_backend import ScriptedBackend, chat, http_client
 
 pytestmark = [pytest.mark.long, pytest.mark.timeout(900)]
 
-URL = "/v1/chat/completions"
-FULL: dict[str, Any] = chat(
+CHAT: dict[str, Any] = chat(
     messages=[
         {"role": "system", "content": "Be brief."},
         {"role": "user", "content": [{"type": "text", "text": "Hi"}], "name": "Ann"},
@@ -45,6 +44,42 @@ FULL: dict[str, Any] = chat(
     metadata={"a": "b"},
     user="someone",
 )
+OLLAMA: dict[str, Any] = chat(
+    messages=[
+        {"role": "system", "content": "Be brief."},
+        {"role": "user", "content": "Hi", "images": []},
+        {
+            "role": "assistant",
+            "thinking": "hm",
+            "tool_calls": [{"id": "a", "function": {"name": "f", "arguments": {"a": 1}}}],
+        },
+        {"role": "tool", "tool_name": "f", "content": "7"},
+    ],
+    stream=False,
+    format={"type": "object"},
+    options={"temperature": 0.5, "num_predict": 16, "stop": ["x"], "seed": 7, "mirostat": 1},
+    tools=[{"type": "function", "function": {"name": "f", "parameters": {"type": "object"}}}],
+    think="low",
+    keep_alive="5m",
+    logprobs=True,
+    top_logprobs=2,
+    truncate=False,
+    shift=False,
+)
+PROMPT: dict[str, Any] = {
+    "model_id": "m",
+    "prompt": "Hi",
+    "system": "Be brief.",
+    "stream": True,
+    "raw": False,
+    "temperature": 0.5,
+    "max_tokens": 16,
+    "stop": ["x"],
+    "options": {"top_k": 5, "mirostat": 1},
+    "guided_json": {"type": "object"},
+    "reasoning_effort": "low",
+    "keep_alive": "5m",
+}
 JUNK: tuple[Any, ...] = (
     None,
     True,
@@ -82,8 +117,8 @@ def paths(value: Any, path: tuple[Any, ...] = ()) -> list[tuple[Any, ...]]:
     return [each for found in inner for each in found]
 
 
-def mutated(chance: random.Random) -> bytes:
-    body = copy.deepcopy(FULL)
+def mutated(full: dict[str, Any], chance: random.Random) -> bytes:
+    body = copy.deepcopy(full)
     for _ in range(chance.choice((1, 1, 1, 2, 4))):
         *way, last = chance.choice(paths(body))
         at: Any = body
@@ -109,14 +144,19 @@ def scrambled(data: bytes, chance: random.Random) -> bytes:
     return bytes(broken)
 
 
-async def test_wrong_requests_are_refused_and_harm_nobody() -> None:
+@pytest.mark.parametrize(
+    ("url", "full"),
+    [("/v1/chat/completions", CHAT), ("/api/chat", OLLAMA), ("/api/chat", PROMPT)],
+    ids=["openai", "ollama", "prompt"],
+)
+async def test_wrong_requests_are_refused_and_harm_nobody(url: str, full: dict[str, Any]) -> None:
     chance = random.Random(20261124)  # noqa: S311
     statuses: set[int] = set()
     async with http_client(ScriptedBackend()) as client:
         for number in range(20_000):
-            body = mutated(chance)
+            body = mutated(full, chance)
             headers = {"content-type": "application/json"}
-            response = await client.post(URL, content=body, headers=headers)
+            response = await client.post(url, content=body, headers=headers)
             statuses.add(response.status_code)
             assert response.status_code in (200, 400, 404), (body, response.text)
             assert response.headers["x-request-id"]
@@ -125,5 +165,5 @@ async def test_wrong_requests_are_refused_and_harm_nobody() -> None:
                 assert set(error) == {"message", "type", "param", "code"}
                 assert error["message"]
             if number % 1000 == 0:
-                assert (await client.post(URL, json=chat())).status_code == 200
+                assert (await client.post(url, json=chat())).status_code == 200
     assert statuses == {200, 400, 404}

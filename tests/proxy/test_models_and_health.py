@@ -156,8 +156,20 @@ async def test_health_tells_of_each_backend():
     assert response.status_code == 200
     assert body["status"] == "ok"
     assert body["backends"] == {
-        "mlx": {"ok": True, "detail": None, "version": "1", "counters": {"active": 2}},
-        "ollama": {"ok": False, "detail": "Connection refused.", "version": None, "counters": {}},
+        "mlx": {
+            "ok": True,
+            "detail": None,
+            "version": "1",
+            "breaker": "closed",
+            "counters": {"active": 2},
+        },
+        "ollama": {
+            "ok": False,
+            "detail": "Connection refused.",
+            "version": None,
+            "breaker": "closed",
+            "counters": {},
+        },
     }
 
 

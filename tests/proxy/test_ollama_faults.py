@@ -11,7 +11,7 @@ from scripted_backend import ScriptedBackend, http_client
 
 from adapters.config import OllamaConfig
 from adapters.ollama.backend import OllamaBackend
-from proxy.config import Config, ModelConfig
+from proxy.config import Config, ModelConfig, ServerConfig
 from tests.adapters.ollama.standin import (
     Reply,
     Script,
@@ -220,6 +220,27 @@ async def test_failure_in_a_stream_is_not_made_good_by_the_other_backend(fault: 
     told = await ask_both(script, stream=True)
     assert (told.headers["x-tandem-backend"], told.frames[-1]["error"]["code"]) == ("ollama", code)
     assert "x-tandem-fallback-from" not in told.headers
+
+
+async def test_ollama_that_keeps_silent_is_left_at_once_after_three_times():
+    both = Config(
+        server=ServerConfig(fallback_after=0.2),
+        models={"both": ModelConfig(mlx="m", ollama="m", prefer="ollama")},
+    )
+    body = {"model": "both", **ASKED["/v1/chat/completions"]}
+    mlx, told = ScriptedBackend(kind="mlx"), []
+    async with ollama(silent) as (standin, backend):
+        standin.says("/api/version", says_lines({"version": "0.33.0"}))
+        standin.says("/api/ps", says_lines({"models": [TAG]}))
+        async with http_client(mlx, backend, config=both) as client:
+            for _ in range(5):
+                told.append(await client.post("/v1/chat/completions", json=body))
+            health = (await client.get("/health")).json()
+    reasons = [answer.headers.get("x-tandem-fallback-from") for answer in told]
+    assert reasons == ["ollama; reason=backend_timeout"] * 3 + [None] * 2
+    assert {answer.headers["x-tandem-backend"] for answer in told} == {"mlx"}
+    assert health["backends"]["ollama"]["breaker"] == "open"
+    assert health["fallbacks"] == {"ollama": {"backend_timeout": 3}}
 
 
 NO_TEXT: dict[str, tuple[Script, bool]] = {

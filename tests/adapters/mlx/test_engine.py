@@ -376,6 +376,21 @@ async def test_who_waits_too_long_is_sent_away_before_it_started(folder: Path) -
         await backend.aclose()
 
 
+async def test_who_could_be_answered_elsewhere_waits_no_longer_than_its_patience(
+    folder: Path,
+) -> None:
+    backend = open_backend(folder, max_concurrent=1)
+    try:
+        first = backend.generate(request(max_tokens=490))
+        await anext(first)
+        with pytest.raises(BackendBusyError, match=r"0\.05 seconds"):
+            await anext(backend.generate(request(max_tokens=490, patience=0.05)))
+        await until(lambda: rows(backend) == 1)
+        await first.aclose()
+    finally:
+        await backend.aclose()
+
+
 async def test_a_cancelled_waiter_leaves_at_once(folder: Path) -> None:
     backend = open_backend(folder, max_concurrent=1)
     try:
@@ -406,12 +421,15 @@ async def test_three_failures_mark_the_model_until_it_is_loaded_anew(
     health = await backend.health()
     assert (health.ok, health.counters["failed_models"]) == (False, 1)
     assert health.detail == "Failed, to be unloaded and loaded anew: llama."
+    assert health.breaker == "open"
+    assert (backend.is_well("llama"), backend.is_well("llama4")) == (False, True)
     with pytest.raises(GenerationError, match="unload it") as caught:
         await answer(backend, request())
     assert caught.value.lasting
     await backend.unload("llama")
     assert text_of(await answer(backend, request())) == expected
     assert (await backend.health()).ok
+    assert backend.is_well("llama")
 
 
 async def test_a_step_that_hangs_is_called_a_stall(
@@ -432,6 +450,7 @@ async def test_a_step_that_hangs_is_called_a_stall(
         health = await backend.health()
         assert not health.ok
         assert str(health.detail).startswith("Stalled")
+        assert not backend.is_well("llama")
         await asking
         assert (await backend.health()).ok
     finally:
