@@ -33,6 +33,11 @@ _HEADERS = {
     "x-tandem-context": "Tokens that prompt and answer may have together.",
     "x-tandem-ignored": "Fields of the body that nobody knows.",
 }
+_ERROR_HEADERS = {
+    "retry-after": "Seconds after which another try may go better.",
+    "x-should-retry": "`false` where the same request will fail again.",
+}
+_ALL_HEADERS = _HEADERS | _ERROR_HEADERS
 _FORCED = {
     "name": "x-tandem-backend",
     "in": "header",
@@ -75,7 +80,7 @@ def to_document(app: Litestar) -> JSON:
         "components": {
             "schemas": components,
             "responses": {"Error": _to_error(schemas)},
-            "headers": {name: _to_header(text) for name, text in _HEADERS.items()},
+            "headers": {name: _to_header(text) for name, text in _ALL_HEADERS.items()},
         },
     }
 
@@ -134,8 +139,11 @@ def _to_success(operation: Operation, schemas: Mapping[Any, JSON]) -> JSON:
     if operation.events:
         content[operation.media_type] = {"schema": _one_of(operation.events, schemas)}
         said = f"{said} {_STREAM[operation.media_type]}"
-    headers = {name: {"$ref": f"#/components/headers/{name}"} for name in _HEADERS}
-    return {"description": said, "headers": headers, "content": content}
+    return {"description": said, "headers": _point_to(_HEADERS), "content": content}
+
+
+def _point_to(headers: Iterable[str]) -> JSON:
+    return {name: {"$ref": f"#/components/headers/{name}"} for name in headers}
 
 
 def _one_of(kinds: tuple[Any, ...], schemas: Mapping[Any, JSON]) -> JSON:
@@ -168,6 +176,7 @@ def _to_error(schemas: Mapping[Any, JSON]) -> JSON:
     told = dict.fromkeys(_in_words(row) for row in (*rows, INTERNAL, SHUTDOWN, GONE))
     return {
         "description": "By status, `type` and `code`: " + "; ".join(sorted(told)) + ".",
+        "headers": _point_to(_ALL_HEADERS),
         "content": {"application/json": {"schema": schemas[ErrorBody]}},
     }
 

@@ -179,13 +179,14 @@ async def test_mlx_that_is_switched_off_is_not_tried_again(path: str):
     assert response.json()["error"]["message"] == "The mlx backend is switched off."
 
 
-async def test_unknown_field_of_a_load_is_named_or_refused():
+@pytest.mark.parametrize("what", ["load", "unload"])
+async def test_unknown_field_is_named_or_refused(what: str):
     mlx = Loads()
     mlx.steps = []
     config = Config(server=ServerConfig(strict_fields=True))
     async with client_of(mlx) as client:
-        response = await client.post(f"/api/mlx/load/{NAME}", json={"gpu": 1})
+        response = await client.post(f"/api/mlx/{what}/{NAME}", json={"gpu": 1})
         assert response.headers["x-tandem-ignored"] == "gpu"
     async with http_client(mlx, config=config) as client:
-        response = await client.post(f"/api/mlx/load/{NAME}", json={"gpu": 1})
+        response = await client.post(f"/api/mlx/{what}/{NAME}", json={"gpu": 1})
         assert response.json()["error"]["param"] == "gpu"

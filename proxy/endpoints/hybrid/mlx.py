@@ -1,7 +1,7 @@
 """`/api/mlx/…`: MLX and nothing else. `GET /api/mlx/models` is in `models.py`."""
 
 from collections.abc import Iterable
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, TypeVar
 
 from litestar import Response, post
 from litestar.di import NamedDependency
@@ -22,6 +22,8 @@ from proxy.memory import Memory
 from proxy.operation import Operation
 from proxy.streaming import NDJSON, Frame, stream
 
+S = TypeVar("S")
+
 
 class LoadRequest(Struct, kw_only=True):
     """All of it may be left out, and so may the body."""
@@ -30,6 +32,10 @@ class LoadRequest(Struct, kw_only=True):
     """Tell how far it is, a line of JSON each time."""
     keep_alive: KeepAlive | None = None
     ttl: Annotated[float, Meta(ge=0)] | None = None
+
+
+class UnloadRequest(Struct):
+    """Nothing is needed, and the body may be left out."""
 
 
 class Residence(Struct, kw_only=True):
@@ -59,7 +65,12 @@ _LOAD = Operation(
     events=(Progress,),
     media_type=NDJSON.media_type,
 )
-_UNLOAD = Operation(summary="Unload a model of MLX", answers=(Residence,))
+_UNLOAD = Operation(
+    summary="Unload a model of MLX; 429 while it answers",
+    asks=(UnloadRequest,),
+    may_be_empty=True,
+    answers=(Residence,),
+)
 
 
 @post("/api/mlx/generate", status_code=200, operation=_GENERATE)
@@ -77,8 +88,7 @@ async def load_mlx_model(
     model: FromPath[str], exchange: NamedDependency[Exchange], memory: NamedDependency[Memory]
 ) -> Response[Any]:
     require_mlx(exchange)
-    raw = await receive(exchange.request, exchange.config.server)
-    body = understand(exchange.request, raw or b"{}", LoadRequest, exchange.config.server)
+    body = await _read_optional(exchange, LoadRequest)
     keep_alive = to_keep_alive(body.keep_alive, body.ttl)
     name = model.removeprefix("/")
     if body.stream:
@@ -93,6 +103,7 @@ async def unload_mlx_model(
     model: FromPath[str], exchange: NamedDependency[Exchange]
 ) -> Response[Residence]:
     require_mlx(exchange)
+    await _read_optional(exchange, UnloadRequest)
     name = model.removeprefix("/")
     route = await residence.unload(exchange, _forced(exchange, name))
     return Response(_tell(name, route.name, "unloaded", 0))
@@ -101,6 +112,11 @@ async def unload_mlx_model(
 def require_mlx(exchange: Exchange) -> None:
     if "mlx" not in exchange.registry.shelves:
         raise BackendUnavailableError("The mlx backend is switched off.", lasting=True)
+
+
+async def _read_optional(exchange: Exchange, kind: type[S]) -> S:
+    raw = await receive(exchange.request, exchange.config.server)
+    return understand(exchange.request, raw or b"{}", kind, exchange.config.server)
 
 
 def _forced(exchange: Exchange, name: str) -> str:
