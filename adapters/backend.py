@@ -10,7 +10,7 @@ from adapters.events import Event
 from adapters.memory import Tenant
 from adapters.request import EmbeddingRequest, Feature, GenerationRequest, needs
 
-Capability = Literal["chat", "tools", "vision", "embedding", "insert", "reasoning"]
+Capability = Literal["chat", "tools", "vision", "embedding", "fim", "reasoning"]
 
 
 class Model(Struct, frozen=True, kw_only=True):

@@ -47,7 +47,7 @@ def lacks(capabilities: frozenset[Capability]) -> frozenset[Feature]:
         return frozenset(get_args(Feature)) - _EMBEDDING_HAS
     needed: dict[Feature, Capability] = {
         "reasoning_effort": "reasoning",
-        "suffix": "insert",
+        "suffix": "fim",
         "images": "vision",
         "embeddings": "embedding",
     }
@@ -74,7 +74,7 @@ def _generating(stamp: _Stamp) -> frozenset[Capability]:
         "chat": bool(template),
         "tools": bool(template) and syntax_of_template(template) is not None,
         "reasoning": _reasons(template, vocabulary),
-        "insert": find_infill(vocabulary) is not None,
+        "fim": find_infill(vocabulary) is not None,
     }
     return frozenset(each for each, has in found.items() if has)
 

@@ -21,7 +21,7 @@ _CAPABILITIES: dict[str, Capability] = {
     "tools": "tools",
     "vision": "vision",
     "embedding": "embedding",
-    "insert": "insert",
+    "insert": "fim",
     "thinking": "reasoning",
 }
 
@@ -30,7 +30,7 @@ _NEEDED: dict[Feature, Capability] = {
     "embeddings": "embedding",
     "images": "vision",
     "reasoning_effort": "reasoning",
-    "suffix": "insert",
+    "suffix": "fim",
     "tools": "tools",
 }
 """What a feature asks of the model itself."""

@@ -3,31 +3,83 @@
 import argparse
 import asyncio
 import sys
+from collections.abc import Iterable, Iterator
+from typing import TYPE_CHECKING
 
 from proxy.cli.command import Commands
 from proxy.config import Config
 
+if TYPE_CHECKING:
+    from proxy.registry import Entry, Place, Registry
+
 _PATIENCE = 2.0
 """Seconds it waits for a backend."""
+_COLUMNS = (
+    "MODEL",
+    "BACKEND",
+    "NAME THERE",
+    "QUANTIZATION",
+    "SIZE",
+    "CONTEXT",
+    "CAPABILITIES",
+    "LOADED",
+)
+_UNKNOWN = "-"
 
 
 def add(commands: Commands) -> None:
-    commands.add("models", models, "list the models of all backends")
+    parser = commands.add("models", models, "list the models of all backends")
+    parser.add_argument("--json", action="store_true", help="as GET /v1/models does")
 
 
 def models(config: Config, args: argparse.Namespace) -> int:
-    return asyncio.run(_print_models(config))
+    return asyncio.run(_print_models(config, args.json))
 
 
-async def _print_models(config: Config) -> int:
+async def _print_models(config: Config, as_json: bool) -> int:
     from proxy.registry import Registry
 
     registry = Registry(config.models, config.server.refresh)
     async with registry.open(config.backends.enabled()):
         await registry.refresh(_PATIENCE)
-        for entry in registry.entries():
-            print(f"{entry.id}\t{','.join(place.kind for place in entry.places)}")
+        print(_as_json(registry) if as_json else "\n".join(_table(registry.entries())))
         for kind, shelf in registry.shelves.items():
             if not shelf.reached:
                 print(f"tandem: {kind} does not answer", file=sys.stderr)
     return 0
+
+
+def _as_json(registry: "Registry") -> str:
+    import msgspec
+
+    from proxy.endpoints.models import to_list
+
+    return msgspec.json.format(msgspec.json.encode(to_list(registry))).decode()
+
+
+def _table(entries: "Iterable[Entry]") -> Iterator[str]:
+    """A line for each place of a model, in columns."""
+    rows = [_COLUMNS, *(row for entry in entries for row in _rows(entry))]
+    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
+    for row in rows:
+        cells = (cell.ljust(width) for cell, width in zip(row, widths, strict=True))
+        yield "  ".join(cells).rstrip()
+
+
+def _rows(entry: "Entry") -> Iterator[tuple[str, ...]]:
+    for at, place in enumerate(entry.places):
+        yield ("" if at else entry.id, place.kind, place.name, *_facts(place))
+
+
+def _facts(place: "Place") -> tuple[str, ...]:
+    model = place.model
+    if model is None:
+        return (_UNKNOWN,) * 5
+    size = f"{model.size_bytes / 1e9:.2f} GB" if model.size_bytes is not None else _UNKNOWN
+    return (
+        model.quantization or _UNKNOWN,
+        size,
+        str(model.context_length or _UNKNOWN),
+        ",".join(sorted(model.capabilities)) or _UNKNOWN,
+        {True: "yes", False: "no", None: _UNKNOWN}[model.loaded],
+    )

@@ -73,6 +73,11 @@ class ModelList(Struct):
     object: str = "list"
 
 
+def to_list(registry: Registry) -> ModelList:
+    entries = registry.entries()
+    return ModelList([to_card(entry, name) for entry in entries for name in entry.names])
+
+
 def to_card(entry: Entry, name: str) -> ModelCard:
     """The card of one of its names."""
     places = [to_place(place) for place in entry.places]
@@ -128,8 +133,7 @@ def _any(told: Iterable[bool | None]) -> bool | None:
 @get("/v1/models", operation=Operation(summary="All models by all names", answers=(ModelList,)))
 async def list_models(registry: NamedDependency[Registry]) -> ModelList:
     await registry.refresh(PATIENCE, only_new=True)
-    entries = registry.entries()
-    return ModelList([to_card(entry, name) for entry in entries for name in entry.names])
+    return to_list(registry)
 
 
 @get(

@@ -1,5 +1,6 @@
 """`tandem` as a process: start, weight, signals, and what it says when it cannot."""
 
+import json
 import signal
 import socket
 import subprocess
@@ -9,6 +10,7 @@ from pathlib import Path
 
 import pytest
 from server_process import command, serving, write
+from tiny_model import write_tiny_model
 
 HEAVY = {"mlx", "mlx_lm", "transformers", "numpy", "openai", "torch", "faiss", "pytest"}
 
@@ -140,7 +142,31 @@ def test_wrong_arguments_end_with_2(args: list[str]):
 
 def test_models_are_printed_without_a_server(tmp_path: Path):
     done = run("models", "--config", str(echo(tmp_path)))
-    assert (done.returncode, done.stdout, done.stderr) == (0, "echo\techo\n", "")
+    head, row = (line.split() for line in done.stdout.splitlines())
+    assert (done.returncode, done.stderr) == (0, "")
+    assert head[:2] == ["MODEL", "BACKEND"]
+    assert row[:3] == ["echo", "echo", "echo"]
+
+
+def test_models_of_a_pair_are_a_line_for_each_backend(tmp_path: Path):
+    write_tiny_model(tmp_path / "models" / "tiny")
+    config = write(
+        tmp_path,
+        f"backends: {{mlx: {{folders: ['{tmp_path / 'models'}'], embedded: never}}, "
+        "ollama: {host: 'http://127.0.0.1:9'}, echo: {models: [tiny]}}\n",
+    )
+    done = run("models", "--config", str(config))
+    rows = [line for line in done.stdout.splitlines() if "tiny" in line]
+    first, second = [row.split()[:4] for row in rows]
+    assert first == ["tiny", "mlx", "tiny", "-"]
+    assert second == ["echo", "tiny", "-", "-"]
+    assert rows[0].split()[4:] == ["0.00", "GB", "512", "chat", "no"]
+
+
+def test_models_in_json_are_what_the_server_lists(tmp_path: Path):
+    done = run("models", "--json", "--config", str(echo(tmp_path)))
+    with serving(echo(tmp_path)) as running:
+        assert json.loads(done.stdout) == json.loads(running.get("/v1/models")[1])
 
 
 def test_models_say_which_backend_is_absent(tmp_path: Path):
