@@ -26,9 +26,11 @@ class TokenLogprob(Struct, frozen=True, kw_only=True):
     logprob: float
     """Natural logarithm."""
     bytes: tuple[int, ...] | None = None
-    """UTF-8; may be part of a character."""
+    """UTF-8; may be part of a character, and is empty where the token is not in the text."""
     top: tuple["TokenLogprob", ...] = ()
     """The likeliest tokens at this place, likeliest first."""
+    is_first: bool = False
+    """Of a prompt that is echoed: nothing came before it, and `logprob` means nothing."""
 
 
 class Started(Struct, frozen=True):

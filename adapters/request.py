@@ -116,12 +116,13 @@ class GenerationRequest(Struct, frozen=True, kw_only=True):
     suffix: str | None = None
     """Text that follows the gap to be filled after a raw prompt."""
     echo: bool = False
-    """The answer begins with the raw prompt itself."""
+    """The answer begins with the raw prompt itself; reported token by token where `top_logprobs`
+    asks for a report."""
     n: int = 1
     """How many answers; a seed is that of the first, the next has seed + 1, and so on."""
     sampling: Sampling = Sampling()
     max_tokens: int | None = None
-    """`None`: as many as the context has room for."""
+    """`None`: as many as the context has room for; 0, for `echo` alone: none."""
     stop: tuple[str, ...] = ()
     tools: tuple[Tool, ...] = ()
     tool_choice: ToolChoice = "auto"
@@ -158,6 +159,8 @@ Feature = Literal[
     "tokens",
     "suffix",
     "echo",
+    "echo_logprobs",
+    "empty_answer",
     "images",
     "n",
     "temperature",
@@ -185,7 +188,8 @@ Feature = Literal[
 ]
 """What a request can ask for beyond a plain chat, and a backend can honour or refuse.
 
-`tools` is a tool the model may call or not, `tool_choice` one that it must call.
+`tools` is a tool the model may call or not, `tool_choice` one that it must call. `echo_logprobs` is
+what the model thought of the prompt, `empty_answer` an answer of no more than that.
 """
 
 _ASKED: dict[Feature, Callable[[GenerationRequest], bool]] = {
@@ -193,6 +197,8 @@ _ASKED: dict[Feature, Callable[[GenerationRequest], bool]] = {
     "tokens": lambda r: isinstance(r.prompt, TokenIds),
     "suffix": lambda r: r.suffix is not None,
     "echo": lambda r: r.echo,
+    "echo_logprobs": lambda r: r.echo and r.top_logprobs is not None,
+    "empty_answer": lambda r: r.max_tokens == 0,
     "images": lambda r: isinstance(r.prompt, tuple) and any(m.images for m in r.prompt),
     "n": lambda r: r.n > 1,
     "temperature": lambda r: r.sampling.temperature is not None,

@@ -40,6 +40,11 @@ ASKING: dict[str, tuple[GenerationRequest, Feature]] = {
     "prompt.ids": (replace(PLAIN, prompt=TokenIds((1, 2))), "tokens"),
     "suffix": (replace(PLAIN, prompt="raw", suffix="end"), "suffix"),
     "echo": (replace(PLAIN, prompt="raw", echo=True), "echo"),
+    "echo, top_logprobs": (
+        replace(PLAIN, prompt="raw", echo=True, top_logprobs=0),
+        "echo_logprobs",
+    ),
+    "echo, max_tokens": (replace(PLAIN, prompt="raw", echo=True, max_tokens=0), "empty_answer"),
     "n": (replace(PLAIN, n=2), "n"),
     "num_ctx": (replace(PLAIN, num_ctx=512), "num_ctx"),
     "keep_alive": (replace(PLAIN, keep_alive=0), "keep_alive"),
@@ -131,7 +136,9 @@ WIRE: dict[Feature, tuple[dict[str, Any], str]] = {
 """How a chat asks for each feature; `prompt` is for raw text, which a chat never sends."""
 
 
-NOT_FOR_CHATS: frozenset[Feature] = frozenset({"embeddings", "prompt", "tokens", "suffix", "echo"})
+NOT_FOR_CHATS: frozenset[Feature] = frozenset(
+    {"embeddings", "prompt", "tokens", "suffix", "echo", "echo_logprobs", "empty_answer"}
+)
 """What /v1/completions and /v1/embeddings ask for; their own tests send it."""
 
 
@@ -152,6 +159,7 @@ def test_every_field_of_the_contract_is_asked_for():
     own = {field.name for field in fields(GenerationRequest)} - NO_WISH
     nested = {f"sampling.{field.name}" for field in fields(Sampling)}
     parts = {"prompt[].content", "prompt.ids", "response_format.pattern", "response_format.grammar"}
+    parts |= {name for name in ASKING if ", " in name}
     assert set(ASKING) - parts == own | nested
 
 

@@ -135,10 +135,6 @@ def _to_text_body(request: GenerationRequest, prompt: str) -> RawBody:
     ):
         if asked:
             raise UnsupportedParameterError(f"'{param}' needs a chat.", param=param)
-    if request.echo and request.top_logprobs is not None:
-        raise UnsupportedParameterError(
-            "Ollama has no logprobs of the prompt that echo repeats.", param="echo"
-        )
     if request.suffix:
         return FillBody(prompt=prompt, suffix=request.suffix, **_common(request))
     if not prompt:

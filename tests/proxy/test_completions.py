@@ -72,6 +72,58 @@ async def test_logprobs_have_the_old_shape():
     }
 
 
+def token(text: str, **fields: Any) -> TokenLogprob:
+    own = {"logprob": -1.0, "bytes": tuple(text.encode()), **fields}
+    return TokenLogprob(token=text, **own)
+
+
+ECHOED = [
+    Started(),
+    # 0xC3 0xA9 is one character, é, of two tokens; <s> is in nobody's text.
+    TextDelta(
+        "Né",
+        (
+            token("<s>", bytes=(), is_first=True),
+            token("N"),
+            token("\ufffd", bytes=(0xC3,), top=(token("\ufffd"), token("\ufffd", logprob=-2.0))),
+            token("\ufffd", bytes=(0xA9,)),
+        ),
+    ),
+    TextDelta("!", (token("!"),)),
+    Finished("length", Usage(prompt_tokens=4, completion_tokens=1)),
+]
+EXPECTED = {
+    "tokens": ["<s>", "N", "\ufffd", "\ufffd", "!"],
+    "token_logprobs": [None, -1.0, -1.0, -1.0, -1.0],
+    "top_logprobs": [None, {}, {"\ufffd": -1.0}, {}, {}],
+    "text_offset": [0, 0, 1, 1, 2],
+}
+
+
+async def test_an_echoed_prompt_is_reported_before_the_answer():
+    async with http_client(ScriptedBackend(ECHOED)) as client:
+        choice = (await client.post(URL, json=body(echo=True, logprobs=2))).json()["choices"][0]
+    assert (choice["text"], choice["logprobs"]) == ("Né!", EXPECTED)
+
+
+async def test_an_echoed_prompt_is_reported_alike_when_streamed():
+    async with http_client(ScriptedBackend(ECHOED)) as client:
+        asked = body(echo=True, logprobs=2, stream=True)
+        response = await client.post(URL, json=asked)
+    *frames, _, _ = response.text.split("\n\n")
+    choices = [json.loads(frame.removeprefix("data: "))["choices"][0] for frame in frames]
+    reported = [choice["logprobs"] for choice in choices if choice["logprobs"] is not None]
+    assert {key: [x for each in reported for x in each[key]] for key in EXPECTED} == EXPECTED
+
+
+async def test_no_answer_may_be_asked_for_where_the_prompt_is_shown():
+    backend = ScriptedBackend()
+    async with http_client(backend) as client:
+        response = await client.post(URL, json=body(echo=True, max_tokens=0))
+    assert response.status_code == 200
+    assert backend.requests[0].max_tokens == 0
+
+
 async def test_request_is_translated():
     backend = ScriptedBackend()
     async with http_client(backend) as client:
@@ -109,6 +161,8 @@ async def test_what_cannot_be_is_refused_by_name(fields: dict[str, Any], param: 
         ("tokens", {"prompt": [1]}, "prompt"),
         ("suffix", {"suffix": "x"}, "suffix"),
         ("echo", {"echo": True}, "echo"),
+        ("echo_logprobs", {"echo": True, "logprobs": 0}, "echo"),
+        ("empty_answer", {"echo": True, "max_tokens": 0}, "max_tokens"),
     ],
 )
 async def test_what_nobody_honours_is_refused_by_name(

@@ -27,6 +27,8 @@ Ids = Annotated[list[TokenId], Meta(min_length=1)]
 
 
 class CompletionRequest(GenerationFields, kw_only=True):
+    max_tokens: Annotated[int, Meta(ge=0, le=2**31 - 1)] | None = None
+    """0 for a prompt that is only read, which `echo` shows."""
     prompt: str | Annotated[list[str | TokenId | Ids], Meta(min_length=1)] | None = None
     suffix: str | None = None
     echo: bool | None = None
@@ -46,6 +48,7 @@ def to_generation_requests(body: CompletionRequest) -> list[GenerationRequest]:
         raise UnsupportedParameterError(
             "'best_of' other than 'n' is not supported.", param="best_of"
         )
+    _require_a_text(body)
     settled = settle(body)
     return [_to_request(settled, prompt) for prompt in to_prompts(body.prompt)]
 
@@ -58,7 +61,7 @@ def _to_request(body: CompletionRequest, prompt: str | TokenIds) -> GenerationRe
         echo=bool(body.echo),
         n=body.n or 1,
         sampling=to_sampling(body),
-        max_tokens=to_limit(body.max_tokens, _MAX_TOKENS),
+        max_tokens=_to_limit(body),
         stop=as_tuple(body.stop),
         response_format=only_one(to_guided(body)),
         top_logprobs=body.logprobs,
@@ -66,6 +69,20 @@ def _to_request(body: CompletionRequest, prompt: str | TokenIds) -> GenerationRe
         keep_alive=to_keep_alive(body.keep_alive, body.ttl),
         options=body.options or {},
     )
+
+
+def _require_a_text(body: CompletionRequest) -> None:
+    """
+    Raises:
+        InvalidRequestError: neither prompt nor answer would be shown.
+    """
+    if body.max_tokens == 0 and not body.echo:
+        raise InvalidRequestError("'max_tokens' of 0 goes with 'echo' only.", param="max_tokens")
+
+
+def _to_limit(body: CompletionRequest) -> int | None:
+    is_empty = body.max_tokens == 0 and body.echo
+    return 0 if is_empty else to_limit(body.max_tokens, _MAX_TOKENS)
 
 
 def to_prompts(given: str | list[Any] | None) -> list[str | TokenIds]:
@@ -86,5 +103,11 @@ def to_prompts(given: str | list[Any] | None) -> list[str | TokenIds]:
 
 def to_param(feature: str | None, body: CompletionRequest) -> str | None:
     """A field of the contract -> the name of the field that the client sent."""
-    names = {"tokens": "prompt", "prompt": "prompt", "top_logprobs": "logprobs"}
+    names = {
+        "tokens": "prompt",
+        "prompt": "prompt",
+        "top_logprobs": "logprobs",
+        "echo_logprobs": "echo",
+        "empty_answer": "max_tokens",
+    }
     return names.get(feature) or sent_as(feature, body) if feature is not None else None

@@ -1,7 +1,9 @@
 """Events -> `text_completion`, whole or in chunks of the same shape."""
 
+import codecs
 import secrets
 import time
+from collections import defaultdict
 from collections.abc import Iterable, Sequence
 from typing import Literal
 
@@ -28,8 +30,9 @@ FinishReason = Literal["stop", "length"]
 
 class Logprobs(Struct, kw_only=True):
     tokens: list[str]
-    token_logprobs: list[float]
-    top_logprobs: list[dict[str, float]]
+    token_logprobs: list[float | None]
+    """`None` for the first token of a prompt."""
+    top_logprobs: list[dict[str, float] | None]
     text_offset: list[int]
     """Where each token begins in the choice's text, in characters."""
 
@@ -65,7 +68,7 @@ def _to_choice(answer: Answer) -> Choice:
     return Choice(
         text=answer.text,
         index=answer.finished.choice,
-        logprobs=to_logprobs(answer.logprobs, 0),
+        logprobs=to_logprobs(answer.logprobs, Offsets()),
         finish_reason=_to_reason(answer.finished),
     )
 
@@ -74,20 +77,38 @@ def _to_reason(finished: Finished) -> FinishReason:
     return "length" if finished.reason == "length" else "stop"
 
 
-def to_logprobs(tokens: Sequence[TokenLogprob] | None, offset: int) -> Logprobs | None:
-    """The first of `tokens` begins at `offset`."""
+class Offsets:
+    """Where each token of a choice begins in its text: after the characters whole by then."""
+
+    def __init__(self) -> None:
+        self._decoder = codecs.getincrementaldecoder("utf-8")("replace")
+        self._characters = 0
+
+    def add(self, token: TokenLogprob) -> int:
+        begin = self._characters
+        written = token.token if token.bytes is None else self._decoder.decode(bytes(token.bytes))
+        self._characters += len(written)
+        return begin
+
+
+def to_logprobs(tokens: Sequence[TokenLogprob] | None, offsets: Offsets) -> Logprobs | None:
+    """`offsets` has seen the choice's tokens before these."""
     if tokens is None:
         return None
-    offsets: list[int] = []
-    for token in tokens:
-        offsets.append(offset)
-        offset += len(token.token)
     return Logprobs(
         tokens=[token.token for token in tokens],
-        token_logprobs=[token.logprob for token in tokens],
-        top_logprobs=[{top.token: top.logprob for top in token.top} for token in tokens],
-        text_offset=offsets,
+        token_logprobs=[None if token.is_first else token.logprob for token in tokens],
+        top_logprobs=[None if token.is_first else _to_top(token) for token in tokens],
+        text_offset=[offsets.add(token) for token in tokens],
     )
+
+
+def _to_top(token: TokenLogprob) -> dict[str, float]:
+    """Of several tokens that are written alike (parts of characters are) the likeliest."""
+    top: dict[str, float] = {}
+    for each in token.top:
+        top.setdefault(each.token, each.logprob)
+    return top
 
 
 def _new_id() -> str:
@@ -105,7 +126,7 @@ class CompletionRenderer:
         self._choices = prompts * self._per_prompt
         self._wants_usage = bool(body.stream_options and body.stream_options.include_usage)
         self._finished: dict[int, Finished] = {}
-        self._offsets: dict[int, int] = {}
+        self._offsets: defaultdict[int, Offsets] = defaultdict(Offsets)
 
     def render(self, event: Event) -> Iterable[Frame]:
         match event:
@@ -120,10 +141,7 @@ class CompletionRenderer:
         return (Frame(to_failure(exc).body),)
 
     def _text(self, event: TextDelta) -> Frame:
-        offset = self._offsets.get(event.choice, 0)
-        said = sum(len(token.token) for token in event.logprobs or ())
-        self._offsets[event.choice] = offset + said
-        logprobs = to_logprobs(event.logprobs, offset)
+        logprobs = to_logprobs(event.logprobs, self._offsets[event.choice])
         return self._chunk([Choice(text=event.text, index=event.choice, logprobs=logprobs)])
 
     def _end(self, event: Finished) -> Iterable[Frame]:
