@@ -25,6 +25,9 @@ class Group:
         self.client = sequences[0].client
         self.prompt = sequences[0].prompt
         self.expected = sequences[0].expected
+        self.reports_prompt = sequences[0].reports_prompt
+        self.top_logprobs = sequences[0].top_logprobs or 0
+        self.is_answered = sequences[0].max_tokens > 0
         self.since = time.monotonic()
 
 

@@ -20,8 +20,9 @@ from adapters.events import (
     Usage,
 )
 from adapters.mlx.reasoning import Reasoning
+from adapters.mlx.reported import to_logprob, to_prompt_logprobs
 from adapters.mlx.sections import SectionReader, create_reader, visible_texts
-from adapters.mlx.sequence import Sampled, Sequence
+from adapters.mlx.sequence import Finish, PromptRead, Sampled, Sequence
 from adapters.mlx.text import StopMatcher, Vocabulary
 from adapters.mlx.tool_calls import ToolSyntax
 from adapters.mlx.tool_calls.pieces import Piece
@@ -43,6 +44,8 @@ class Reading:
     syntax: ToolSyntax | None = None
     tools: tuple[Tool, ...] = ()
     """The functions that may be called; without any nothing is read as a call."""
+    echo: str = ""
+    """The prompt, where the answer is to begin with it."""
 
     def controls(self) -> frozenset[str]:
         taught = self.syntax if self.tools else None
@@ -66,6 +69,11 @@ async def read(sequence: Sequence, reading: Reading) -> AsyncGenerator[Event]:
         BackendError: the engine gave this sequence up.
     """
     answer = Answer(reading, sequence)
+    if sequence.reports_prompt:
+        for event in answer.add_prompt(await sequence.prompt_read()):
+            yield event
+    elif reading.echo:
+        yield TextDelta(reading.echo, choice=sequence.choice)
     while not answer.finished:
         for event in answer.add(await sequence.next()):
             yield event
@@ -77,6 +85,7 @@ class Answer:
     def __init__(self, reading: Reading, sequence: Sequence) -> None:
         controls = reading.controls()
         self._vocabulary = reading.vocabulary
+        self._echo = reading.echo
         self._text = reading.vocabulary.detokenizer(controls)
         self._stop = StopMatcher(reading.stop)
         self._reader = reading.reader(controls)
@@ -88,6 +97,17 @@ class Answer:
         self._calls = 0
         self._complete = 0
         self.finished = False
+
+    def add_prompt(self, read: PromptRead) -> list[Event]:
+        """The prompt as the beginning of the answer, and perhaps all of it."""
+        reported = None
+        if self._ledger is not None:
+            prompt = self._sequence.prompt
+            reported = to_prompt_logprobs(self._vocabulary, prompt, read.tokens, self._echo)
+        events: list[Event] = [TextDelta(self._echo, reported, self._choice)]
+        if read.finish is not None:
+            events.append(self._finish("length", None))
+        return events
 
     def add(self, sampled: Sampled) -> list[Event]:
         """The events of one token, the last of them `Finished` where it ends the answer."""
@@ -102,7 +122,9 @@ class Answer:
         else:
             events, matched = self._read(self._reader, text, last=sampled.finish is not None)
         if matched is not None or sampled.finish is not None:
-            events.append(self._finish(sampled, matched))
+            if self._sequence.reports_prompt:
+                events += self._report_silent(sampled)
+            events.append(self._finish(sampled.finish, matched))
         return events
 
     def _read(
@@ -160,23 +182,17 @@ class Answer:
 
     def _note(self, ledger: "Ledger", sampled: Sampled, length: int) -> None:
         if self._vocabulary.bytes_of(sampled.token) or length:
-            ledger.add(self._to_logprob(sampled), length)
+            ledger.add(to_logprob(self._vocabulary, sampled), length)
 
-    def _to_logprob(self, sampled: Sampled) -> TokenLogprob:
-        top = tuple(self._entry(token, logprob) for token, logprob in sampled.top)
-        return self._entry(sampled.token, sampled.logprob or 0.0, top)
+    def _report_silent(self, sampled: Sampled) -> list[Event]:
+        """The last token where it wrote nothing: who has the prompt reported counts on it."""
+        if self._ledger is None or (
+            sampled.finish != "stop" and self._vocabulary.bytes_of(sampled.token)
+        ):
+            return []
+        return [TextDelta("", (to_logprob(self._vocabulary, sampled),), self._choice)]
 
-    def _entry(
-        self, token: int, logprob: float, top: tuple[TokenLogprob, ...] = ()
-    ) -> TokenLogprob:
-        return TokenLogprob(
-            token=self._vocabulary.text_of(token),
-            logprob=logprob,
-            bytes=tuple(self._vocabulary.bytes_of(token)),
-            top=top,
-        )
-
-    def _finish(self, sampled: Sampled, matched: str | None) -> Finished:
+    def _finish(self, finish: Finish | None, matched: str | None) -> Finished:
         self.finished = True
         usage = Usage(
             prompt_tokens=len(self._sequence.prompt),
@@ -184,7 +200,7 @@ class Answer:
             cached_tokens=self._sequence.cached_tokens,
             reasoning_tokens=self._reasoning,
         )
-        cut = matched is None and sampled.finish == "length"
+        cut = matched is None and finish == "length"
         reason: FinishReason = "length" if cut else "tool_calls" if self._complete else "stop"
         return Finished(reason, usage, matched, self._choice)
 

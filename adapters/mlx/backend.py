@@ -17,7 +17,7 @@ from adapters.errors import (
     InvalidRequestError,
     UnsupportedParameterError,
 )
-from adapters.events import Event, Finished, Started, TextDelta
+from adapters.events import Event, Finished, Started
 from adapters.mlx import embedded
 from adapters.mlx.catalog import ModelFolder, absent_models, find_model, find_models
 from adapters.mlx.choices import interleave
@@ -59,6 +59,8 @@ class MLXBackend:
             "tokens",
             "suffix",
             "echo",
+            "echo_logprobs",
+            "empty_answer",
             "num_ctx",
             "tools",
             "tool_choice",
@@ -111,9 +113,6 @@ class MLXBackend:
         try:
             await sequences[0].admitted(patience)
             yield Started(prepared.context, cold)
-            if prepared.echo:
-                for choice in unfinished:
-                    yield TextDelta(prepared.echo, choice=choice)
             answers = interleave([read(each, prepared.reading) for each in sequences])
             async with aclosing(answers) as events:
                 async for event in events:

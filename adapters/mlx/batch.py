@@ -18,8 +18,8 @@ from adapters.mlx.decode import DecodeBatch, Newcomers, Read, Step
 from adapters.mlx.models import LoadedModel
 from adapters.mlx.pool import Pool
 from adapters.mlx.prefill import Prefill, Prefills, read, width
-from adapters.mlx.prefix_cache import create_prefix_cache
-from adapters.mlx.sequence import Sequence
+from adapters.mlx.prefix_cache import Prefix, create_prefix_cache
+from adapters.mlx.sequence import Post, PromptRead, Sequence
 from adapters.mlx.speculative import SpeculativeBatch
 
 
@@ -101,7 +101,7 @@ class Lane:
                 self._start_answers()
             step += self._admit()
         if self._prefills:
-            self._read()
+            step += self._read()
         self._start_answers()
         return step
 
@@ -161,35 +161,49 @@ class Lane:
         admitted: Step = []
         while (group := self._queue.first()) is not None and self._has_room(group.expected):
             self._queue.take()
-            self._begin(group)
             admitted += [(sequence, None) for sequence in group.waiting]
+            admitted += self._begin(group)
         return admitted
 
-    def _begin(self, group: Group) -> None:
-        prefix = self.prefixes.find(group.client, group.prompt)
+    def _begin(self, group: Group) -> Step:
+        # What the model thinks of a token is known only while it reads the one before.
+        is_known = not group.reports_prompt
+        prefix = self.prefixes.find(group.client, group.prompt) if is_known else Prefix()
         for sequence in group.waiting:
             sequence.cached_tokens = prefix.tokens
         cache = prefix.caches or make_prompt_cache(self.loaded.model)
         prefill = Prefill(group, cache, prefix.tokens, self.prefixes.stops(group.prompt))
-        if prefill.remaining:
-            self._prefills.add(prefill)
-        else:
-            self._ready.append(prefill)
+        if prefill.remaining == 0:
+            return self._end_reading(prefill)
+        self._prefills.add(prefill)
+        return []
 
     def _has_room(self, expected: int) -> bool:
         held = self._held()
         return len(held) < self.max_rows and self.budget.fits([*held, expected])
 
-    def _read(self) -> None:
+    def _read(self) -> Step:
         chunk, party = self._chunk_tokens(), self._party()
         if self._decoding.rows:
             self._overtaken += len(party)
         for prefill in read(self.loaded.model, party, chunk, self._kv_bits):
             self._note(prefill)
+        step: Step = []
         for prefill in party:
             if prefill.remaining == 0:
                 self._prefills.remove(prefill)
-                self._ready.append(prefill)
+                step += self._end_reading(prefill)
+        return step
+
+    def _end_reading(self, prefill: Prefill) -> Step:
+        """Its choices wait for rows now, unless no answer was asked for."""
+        group, step = prefill.group, list[tuple[Sequence, Post]]()
+        if prefill.noted is not None:
+            report = PromptRead(tuple(prefill.noted), None if group.is_answered else "length")
+            step += [(sequence, report) for sequence in group.waiting]
+        if group.is_answered:
+            self._ready.append(prefill)
+        return step
 
     def _party(self) -> list[Prefill]:
         """Whose prompts are read next, in one pass."""

@@ -19,13 +19,13 @@ from msgspec import Struct
 from adapters.errors import BackendError, GenerationError
 from adapters.mlx.models import LoadedModel
 from adapters.mlx.sampling import Dice, Drawing, Report, report
-from adapters.mlx.sequence import Finish, Sampled, Sequence
+from adapters.mlx.sequence import Finish, Post, Sampled, Sequence
 
 logger = logging.getLogger(__name__)
 Cache = list[Any]
 """mlx-lm's prompt cache: one object for each layer."""
-Step = list[tuple[Sequence, Sampled | BackendError | None]]
-"""What came of each sequence; `None`: it was admitted, and its prompt is being read."""
+Step = list[tuple[Sequence, Post]]
+"""What came of each sequence."""
 Read = tuple[str, list[int], Cache]
 """Whose tokens were read, the tokens, and the cache of exactly these."""
 
@@ -161,7 +161,8 @@ class DecodeBatch:
         self._report = None
         if self._reporting:
             width = max(self.rows[row].sequence.top_logprobs or 0 for row in self._reporting)
-            self._report = report(logits, self._inputs, self._reporting, width)
+            rows = mx.array(self._reporting)
+            self._report = report(logits[rows], self._inputs[rows], width)
         mx.async_eval(self._inputs, self._report)
 
     def _processed(self, inputs: mx.array, logits: mx.array) -> mx.array:

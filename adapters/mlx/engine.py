@@ -21,7 +21,7 @@ from adapters.errors import BackendBusyError, BackendError, BackendUnavailableEr
 from adapters.mlx import blas
 from adapters.mlx.loading import Extras, Loading
 from adapters.mlx.pool import Pool
-from adapters.mlx.sequence import Sampled, Sequence
+from adapters.mlx.sequence import Post, Sampled, Sequence
 
 if TYPE_CHECKING:
     # Importing these loads mlx and transformers, which an idle server does without.
@@ -37,7 +37,7 @@ _CLOSING_SECONDS = 5.0
 _FAILURES, _FAILURE_SECONDS = 3, 60.0
 """So many steps that failed within so many seconds, and the model is not asked again."""
 
-Post = tuple[Sequence, Sampled | BackendError | None]
+Posted = tuple[Sequence, Post]
 
 
 class Engine:
@@ -232,7 +232,7 @@ class Engine:
             while not (self._closing or self._commands or any(map(len, self._lanes.values()))):
                 self._wake.wait()
 
-    def _step(self, lane: "Lane") -> list[Post]:
+    def _step(self, lane: "Lane") -> list[Posted]:
         try:
             step = lane.step()
         except Exception:
@@ -240,14 +240,14 @@ class Engine:
         finally:
             self._heartbeat = time.monotonic()
         for _, post in step:
-            if isinstance(post, Sampled):
-                self._counters["tokens"] += 1
-                self._counters["finished"] += post.finish is not None
-            elif post is not None:
+            if isinstance(post, BackendError):
                 self._counters["failed"] += 1
+            elif post is not None:
+                self._counters["tokens"] += isinstance(post, Sampled)
+                self._counters["finished"] += post.finish is not None
         return list(step)
 
-    def _fail(self, lane: "Lane") -> list[Post]:
+    def _fail(self, lane: "Lane") -> list[Posted]:
         """A step that raised leaves rows in no known state: all of them end, with an error."""
         from adapters.mlx.models import free_memory
 
@@ -350,9 +350,9 @@ class Engine:
             self._drop(lane)
         self._lanes.clear()
 
-    def _post(self, posts: list[Post]) -> None:
+    def _post(self, posts: list[Posted]) -> None:
         """One hand-over per step and event loop."""
-        by_loop: dict[asyncio.AbstractEventLoop, list[Post]] = {}
+        by_loop: dict[asyncio.AbstractEventLoop, list[Posted]] = {}
         for post in posts:
             by_loop.setdefault(post[0].loop, []).append(post)
         for loop, mine in by_loop.items():
@@ -394,6 +394,6 @@ def _tidy() -> None:
     free_memory()
 
 
-def _deliver(posts: list[Post]) -> None:
+def _deliver(posts: list[Posted]) -> None:
     for sequence, post in posts:
         sequence.deliver(post)

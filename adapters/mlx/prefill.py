@@ -14,12 +14,17 @@ from mlx_lm.generate import generation_stream, maybe_quantize_kv_cache
 
 from adapters.mlx.admission import Group
 from adapters.mlx.decode import Cache, merge
+from adapters.mlx.sampling import report
+from adapters.mlx.sequence import Sampled
 
 PATIENCE = 4
 """Every so many chunks it is the oldest prompt's turn, however long it is."""
 
 PADDING = 0.25
 """Of what is read together so much may be padding, measured by what is not."""
+
+_NOTED = 128
+"""Tokens of which the logits, for the whole vocabulary each, are there at once."""
 
 
 class Prefill:
@@ -31,6 +36,8 @@ class Prefill:
         self.cache = cache
         self.done = done
         self._stops = tuple(stop for stop in stops if stop > done)
+        self.noted: list[Sampled] | None = [] if group.reports_prompt else None
+        """What the model thought of the prompt so far, where that is to be reported."""
         self.started = False
         """Some choice has its row; the others take what is free."""
 
@@ -42,12 +49,25 @@ class Prefill:
     def pieces(self, tokens: int) -> int:
         """In how many chunks of about so many tokens the rest is read: even ones, for a small one
         at the end would cost as much."""
+        if self.noted is not None:
+            tokens = min(tokens, _NOTED)
         return 0 if self.remaining == 0 else max(1, (self.remaining + tokens // 2) // tokens)
 
     def chunk(self, tokens: int) -> list[int]:
         """What is read next, of about so many tokens."""
         size = -(-self.remaining // self.pieces(tokens))
         return self.group.prompt[self.done : min([self.done + size, *self._stops])]
+
+    def note(self, logits: mx.array) -> None:
+        """(tokens, vocabulary): what the model expected after each token of this chunk."""
+        if self.noted is None:
+            return
+        begin = self.done + 1
+        following = self.group.prompt[begin : begin + logits.shape[0]]
+        found = report(logits, mx.array(following), self.group.top_logprobs)
+        lists: list[Any] = [array.tolist() for array in found]
+        for token, logprob, ids, tops in zip(following, *lists, strict=True):
+            self.noted.append(Sampled(token, None, logprob, tuple(zip(ids, tops, strict=True))))
 
     def advance(self, count: int) -> bool:
         """So many tokens more were read. True where it has come to one of the stops."""
@@ -75,7 +95,8 @@ def read(model: Any, prefills: Ordered[Prefill], tokens: int, kv_bits: int | Non
 
 
 def _read_alone(model: Any, prefill: Prefill, chunk: list[int], kv_bits: int | None) -> None:
-    model(mx.array([chunk]), cache=prefill.cache)
+    logits = model(mx.array([chunk]), cache=prefill.cache)
+    prefill.note(logits[0])
     if kv_bits is not None:
         maybe_quantize_kv_cache(prefill.cache, 0, 64, kv_bits)
 
@@ -137,7 +158,7 @@ def is_party(prefills: Ordered[Prefill], tokens: int, together: int) -> bool:
     before, made a rectangle by padding, is too large or too empty."""
     sizes = [prefill.remaining for prefill in prefills]
     return (
-        all(prefill.pieces(tokens) == 1 for prefill in prefills)
+        all(prefill.pieces(tokens) == 1 and prefill.noted is None for prefill in prefills)
         and len(sizes) * max(sizes) <= together
         and _is_full(max(sizes), sizes)
         and _is_full(width(prefills), [len(prefill.group.prompt) - 1 for prefill in prefills])

@@ -28,8 +28,6 @@ class Prepared(NamedTuple):
     reading: Reading
     context: int | None
     """Tokens that prompt and answer may have together."""
-    echo: str
-    """The prompt, where the answer is to begin with it."""
 
 
 async def prepare(
@@ -51,7 +49,7 @@ async def prepare(
     if request.echo:
         echo = await loop.run_in_executor(tokenizing, raw_text, loaded.tokenizer, request.prompt)
     sequences = _to_sequences(request, loaded, prompt, context, processors)
-    return Prepared(sequences, _to_reading(request, loaded, prompt), context, echo)
+    return Prepared(sequences, _to_reading(request, loaded, prompt, echo), context)
 
 
 def _refuse_lacking(request: GenerationRequest, loaded: LoadedModel) -> None:
@@ -89,21 +87,24 @@ def _to_sequences(
         Sequence(
             model=request.model,
             prompt=prompt.ids,
-            max_tokens=min(request.max_tokens or room, room),
+            max_tokens=room if request.max_tokens is None else min(request.max_tokens, room),
             sampling=_for_choice(sampling, choice),
             processors=processors[choice],
             top_logprobs=request.top_logprobs,
             client=request.client,
             choice=choice,
             bounded=request.max_tokens is not None,
+            reports_prompt=not needs(request).isdisjoint({"echo_logprobs", "empty_answer"}),
         )
         for choice in range(request.n)
     ]
 
 
-def _to_reading(request: GenerationRequest, loaded: LoadedModel, prompt: Prompt) -> Reading:
+def _to_reading(
+    request: GenerationRequest, loaded: LoadedModel, prompt: Prompt, echo: str
+) -> Reading:
     if not isinstance(request.prompt, tuple):
-        return Reading(loaded.vocabulary, request.stop)
+        return Reading(loaded.vocabulary, request.stop, echo=echo)
     return Reading(
         loaded.vocabulary,
         request.stop,

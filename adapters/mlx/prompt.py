@@ -58,12 +58,13 @@ def require_room(prompt_tokens: int, context: int | None, request: GenerationReq
     """
     Raises:
         InvalidRequestError: there is nothing to continue.
-        ContextLengthError: no room is left for a single token of the answer.
+        ContextLengthError: no room is left for a single token of the answer, if there is to be one.
     """
     param = "messages" if isinstance(request.prompt, tuple) else "prompt"
     if prompt_tokens == 0:
         raise InvalidRequestError("The prompt is empty.", param=param)
-    if context is not None and prompt_tokens >= context:
+    least = 0 if request.max_tokens == 0 else 1
+    if context is not None and prompt_tokens + least > context:
         error = ContextLengthError(
             f"The context of '{request.model}' holds {context} tokens; "
             f"the prompt alone has {prompt_tokens}.",

@@ -12,8 +12,7 @@ def refuse_senseless(request: GenerationRequest) -> None:
     """
     Raises:
         InvalidRequestError: a chat with what only a raw prompt can have, or the reverse.
-        UnsupportedParameterError: the probabilities of a prompt that is repeated. The first of
-            them has none, which the contract's numbers cannot say.
+        UnsupportedParameterError: the probabilities of a prompt with a gap in it.
     """
     if isinstance(request.prompt, tuple):
         for param, asked in {"suffix": request.suffix is not None, "echo": request.echo}.items():
@@ -26,9 +25,10 @@ def refuse_senseless(request: GenerationRequest) -> None:
         }.items():
             if asked:
                 raise InvalidRequestError(f"'{param}' goes with a chat only.", param=param)
-    if request.echo and request.top_logprobs is not None:
+    if request.suffix is not None and request.echo and request.top_logprobs is not None:
         raise UnsupportedParameterError(
-            "'echo' together with 'logprobs' is not supported by the mlx backend.", param="echo"
+            "'echo' with 'logprobs' reports a prompt as it was sent, without a 'suffix'.",
+            param="suffix",
         )
 
 

@@ -174,14 +174,15 @@ def _cuts(asked: Sampling) -> bool:
     return bool(asked.temperature) and bool(narrow or asked.top_k or asked.min_p)
 
 
-def report(logits: mx.array, tokens: mx.array, rows: list[int], width: int) -> Report:
-    """What the model itself thought of the tokens drawn in `rows`, and of the `width` likeliest."""
-    logits = logits[mx.array(rows)].astype(mx.float32)
+def report(logits: mx.array, tokens: mx.array, width: int) -> Report:
+    """What the model itself thought of each row's token, and of the `width` likeliest."""
+    logits = logits.astype(mx.float32)
     logprobs = logits - mx.logsumexp(logits, axis=-1, keepdims=True)
-    drawn = mx.take_along_axis(logprobs, tokens[mx.array(rows)][:, None], axis=-1)[:, 0]
+    drawn = mx.take_along_axis(logprobs, tokens[:, None], axis=-1)[:, 0]
     width = min(width, logits.shape[-1])
     if width == 0:
-        return drawn, mx.zeros((len(rows), 0), dtype=mx.uint32), mx.zeros((len(rows), 0))
+        rows = tokens.shape[0]
+        return drawn, mx.zeros((rows, 0), dtype=mx.uint32), mx.zeros((rows, 0))
     ids = mx.argpartition(-logprobs, width - 1, axis=-1)[:, :width]
     top = mx.take_along_axis(logprobs, ids, axis=-1)
     order = mx.argsort(-top, axis=-1)

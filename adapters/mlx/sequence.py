@@ -2,11 +2,11 @@
 
 import asyncio
 import secrets
-from typing import TYPE_CHECKING, Literal, Protocol
+from typing import TYPE_CHECKING, Literal, Protocol, TypeVar
 
 from msgspec import Struct
 
-from adapters.errors import BackendBusyError, BackendError
+from adapters.errors import BackendBusyError, BackendError, GenerationError
 from adapters.request import Sampling
 
 if TYPE_CHECKING:
@@ -55,6 +55,20 @@ class Sampled(Struct, frozen=True):
     """The likeliest tokens at this place and their natural logprobs, likeliest first."""
 
 
+class PromptRead(Struct, frozen=True):
+    """What the model thought of the prompt, which comes before any token of the answer."""
+
+    tokens: tuple[Sampled, ...]
+    """All of the prompt but the first, which nothing came before."""
+    finish: Finish | None = None
+    """"length" where no answer was asked for."""
+
+
+Post = Sampled | PromptRead | BackendError | None
+"""What comes of a sequence; `None`: it was admitted, and its prompt is being read."""
+P = TypeVar("P", Sampled, PromptRead)
+
+
 class Sequence:
     """Token ids in, token ids out. Made and read on the event loop, advanced by the engine."""
 
@@ -70,14 +84,19 @@ class Sequence:
         client: str = "",
         choice: int = 0,
         bounded: bool = True,
+        reports_prompt: bool = False,
     ) -> None:
-        """`bounded`: `max_tokens` is the caller's own, not only where the context ends."""
+        """`bounded`: `max_tokens` is the caller's own, not only where the context ends.
+
+        `reports_prompt`: wait for `prompt_read` first. Only then `max_tokens` may be 0.
+        """
         self.model = model
         self.prompt = prompt
         self.max_tokens = max_tokens
         self.sampling = sampling
         self.processors = processors
         self.top_logprobs = top_logprobs
+        self.reports_prompt = reports_prompt
         self.client = client
         self.choice = choice
         self.expected = len(prompt) + (max_tokens if bounded else min(max_tokens, PLAUSIBLE))
@@ -88,11 +107,11 @@ class Sequence:
         self.loop = asyncio.get_running_loop()
         self.cancelled = False
         self.ended = False
-        self._mailbox: asyncio.Queue[Sampled | BackendError] = asyncio.Queue()
+        self._mailbox: asyncio.Queue[Sampled | PromptRead | BackendError] = asyncio.Queue()
         self._turned = asyncio.Event()
         self._refusal: BackendError | None = None
 
-    def deliver(self, post: Sampled | BackendError | None) -> None:
+    def deliver(self, post: Post) -> None:
         """On the event loop; `None` is its admission. The mailbox holds at most `max_tokens`
         small structs."""
         if isinstance(post, BackendError) and not self._turned.is_set():
@@ -121,7 +140,17 @@ class Sequence:
         Raises:
             BackendError: the engine gave this sequence up.
         """
+        return await self._take(Sampled)
+
+    async def prompt_read(self) -> PromptRead:
+        """
+        Raises:
+            BackendError: the engine gave this sequence up.
+        """
+        return await self._take(PromptRead)
+
+    async def _take(self, kind: type[P]) -> P:
         post = await self._mailbox.get()
-        if isinstance(post, BackendError):
-            raise post
-        return post
+        if isinstance(post, kind):
+            return post
+        raise post if isinstance(post, BackendError) else GenerationError("Tokens out of order.")
