@@ -4,7 +4,8 @@ import argparse
 from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
-from proxy.cli.command import Commands, fail
+from proxy.cli.command import Commands
+from proxy.cli.exchange import tell
 from proxy.cli.reports import prompt_lines, tensor_lines
 from proxy.config import Config
 
@@ -20,28 +21,22 @@ def add(commands: Commands) -> None:
 
 def export(config: Config, args: argparse.Namespace) -> int:
     """Make it, print what became of it. 1 if it cannot be made."""
+    stopped = "stopped; nothing of it is kept here"
+    return tell(args.source, stopped, lambda: _export(config, args.source, args.tag))
+
+
+def _export(config: Config, named: str, tag: str | None) -> None:
     from adapters.config import MLXConfig, OllamaConfig
-    from adapters.errors import BackendError
     from adapters.exchange.exporting import default_tag, export_model, find_folder
-    from adapters.gguf.errors import InexactGGUFError, UnsupportedGGUFError
     from adapters.gguf.progress import Bar
 
     backends = config.backends
     mlx = backends.mlx if isinstance(backends.mlx, MLXConfig) else MLXConfig()
     ollama = backends.ollama if isinstance(backends.ollama, OllamaConfig) else OllamaConfig()
-    try:
-        name, folder = find_folder(args.source, mlx)
-        bar = Bar(f"Writing {name} as GGUF")
-        exported = export_model(folder, args.tag or default_tag(name), mlx, ollama, bar)
-    except (BackendError, UnsupportedGGUFError, InexactGGUFError) as exc:
-        return fail(1, f"{args.source}: {exc}")
-    except OSError as exc:
-        return fail(1, f"{args.source}: {exc.strerror or exc}")
-    except KeyboardInterrupt:
-        return fail(130, "stopped; nothing of it is kept here")
-    for line in _lines(name, exported):
+    name, folder = find_folder(named, mlx)
+    bar = Bar(f"Writing {name} as GGUF")
+    for line in _lines(name, export_model(folder, tag or default_tag(name), mlx, ollama, bar)):
         print(line)
-    return 0
 
 
 def _lines(name: str, exported: "Exported") -> Iterator[str]:

@@ -5,7 +5,8 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from proxy.cli.command import Commands, fail
+from proxy.cli.command import Commands
+from proxy.cli.exchange import tell
 from proxy.cli.reports import prompt_lines, tensor_lines
 from proxy.config import Config
 
@@ -21,30 +22,23 @@ def add(commands: Commands) -> None:
 
 def import_(config: Config, args: argparse.Namespace) -> int:
     """Make it, print what became of it. 1 if it cannot be made."""
+    stopped = "stopped; nothing of it is kept"
+    return tell(args.source, stopped, lambda: _import(config, args.source, args.to))
+
+
+def _import(config: Config, named: str, to: Path | None) -> None:
     from adapters.config import MLXConfig, OllamaConfig
-    from adapters.errors import BackendError
     from adapters.exchange.importing import default_target, find_source, import_model
-    from adapters.gguf.errors import InexactGGUFError, UnsupportedGGUFError
     from adapters.gguf.progress import Bar
 
     backends = config.backends
     mlx = backends.mlx if isinstance(backends.mlx, MLXConfig) else MLXConfig()
     ollama = backends.enabled().get("ollama")
     assert ollama is None or isinstance(ollama, OllamaConfig)  # noqa: S101 - its kind says so.
-    try:
-        source = find_source(args.source, ollama)
-        target = args.to or default_target(source, mlx)
-        bar = Bar(f"Converting {source.name} for MLX")
-        imported = import_model(source, target, ollama, bar)
-    except (BackendError, UnsupportedGGUFError, InexactGGUFError) as exc:
-        return fail(1, f"{args.source}: {exc}")
-    except OSError as exc:
-        return fail(1, f"{args.source}: {exc.strerror or exc}")
-    except KeyboardInterrupt:
-        return fail(130, "stopped; nothing of it is kept")
-    for line in _lines(imported):
+    source = find_source(named, ollama)
+    bar = Bar(f"Converting {source.name} for MLX")
+    for line in _lines(import_model(source, to or default_target(source, mlx), ollama, bar)):
         print(line)
-    return 0
 
 
 def _lines(imported: "Imported") -> Iterator[str]:
