@@ -1,9 +1,12 @@
 """`GET /api/health`."""
 
+import httpx2
 import pytest
-from scripted_backend import WELL, ScriptedBackend, http_client
+from scripted_backend import BASE, WELL, ScriptedBackend, http_client
 
 from adapters.backend import Health
+from proxy.app import create_app
+from proxy.config import Config
 from proxy.endpoints.health import ServerHealth
 from proxy.endpoints.hybrid.health import HybridHealth, Status
 
@@ -25,6 +28,15 @@ async def test_status_is_that_of_the_engines_together(mlx: Health, ollama: Healt
     assert told["backends"]["ollama"]["detail"] == ollama.detail
     assert set(told["memory"]) == {"budget", "used", "models"}
     assert told["fallbacks"] == {}
+
+
+async def test_server_that_goes_down_says_so():
+    backend = ScriptedBackend(kind="mlx")
+    app = create_app(Config(), {"mlx": backend})
+    transport = httpx2.ASGITransport(app=app)  # type: ignore[arg-type]
+    async with app.lifespan(), httpx2.AsyncClient(transport=transport, base_url=BASE) as client:
+        app.state.drain.begin()
+        assert (await client.get("/api/health")).json()["status"] == "draining"
 
 
 async def test_engine_that_is_off_is_named_and_hurts_nobody():
