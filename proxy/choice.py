@@ -10,6 +10,7 @@ from collections.abc import Callable, Sequence
 from typing import Literal
 
 from msgspec import Struct, field
+from msgspec.structs import replace
 
 from proxy.candidates import Candidate
 from proxy.demand import Demand
@@ -33,6 +34,14 @@ _SETTLED = 600.0
 """Seconds between two changes of place."""
 _AGAIN = 3600.0
 """Seconds after which a place that was not asked is tried once more: it may be faster now."""
+_SLOWER = 0.2
+"""By which the place that is stayed with has slowed down when the others are tried anew …"""
+_LASTING = 6
+"""… and for how many answers on end: one that was slow is none."""
+_LONG_RUN = 0.02
+"""What an answer counts for in what is usual for that place."""
+_YARDSTICK = 100.0
+"""Tokens of the answer by which a place is compared with itself."""
 _NEAR = ((0, 0), (0, -1), (0, 1), (-1, 0), (1, 0))
 """Buckets whose figures may stand in, by their distance in crowd and prompt."""
 
@@ -53,6 +62,10 @@ class Pick(Struct, frozen=True, kw_only=True):
     """What the answer will take, by kind, as far as places were measured."""
     takes_over: bool = False
     """The first is now the one to stay with."""
+    renews: bool = False
+    """The one to stay with has slowed down: the others are tried anew."""
+    pace: float | None = None
+    """Seconds for `_YARDSTICK` tokens, of the one to stay with."""
 
 
 class _Standing(Struct):
@@ -63,6 +76,24 @@ class _Standing(Struct):
     changed_at: float = float("-inf")
     asked: Counter[str] = field(default_factory=Counter[str])
     asked_at: dict[str, float] = field(default_factory=dict[str, float])
+    renewed_at: float = float("-inf")
+    is_open: bool = False
+    """The others have just been tried anew: the fastest is taken, by however little."""
+    paces: int = 0
+    usual: float = 0.0
+    """The mean of so many paces, the newer ones counting for more in the end."""
+    slow: int = 0
+    """Paces on end that were clearly slower."""
+
+    def add(self, pace: float) -> None:
+        self.slow = self.slow + 1 if self.paces and pace > (1 + _SLOWER) * self.usual else 0
+        self.paces += 1
+        self.usual += max(1 / self.paces, _LONG_RUN) * (pace - self.usual)
+
+    def renew(self, now: float) -> None:
+        """All but the holder are to be measured again; what it does now is what is usual."""
+        self.asked = Counter({self.holder: self.asked[self.holder]} if self.holder else {})
+        self.renewed_at, self.paces, self.slow, self.is_open = now, 0, 0, True
 
 
 class Choice:
@@ -87,18 +118,25 @@ class Choice:
         seconds = self._seconds(keys, buckets, answer)
         if (tried := self._untried(candidates, standing, buckets)) is not None:
             return Pick(order=_first(tried, candidates), rule="trial", spot=spot, seconds=seconds)
-        return self._fastest(candidates, spot, standing, seconds)
+        pick = self._fastest(candidates, spot, standing, seconds)
+        return self._checked(pick, standing, dict(zip(keys, buckets, strict=True)))
 
     def note(self, pick: Pick) -> None:
         """It is acted upon."""
         standing = self._standings.setdefault(pick.spot, _Standing())
         kind, now = pick.order[0].place.kind, self._clock()
+        if pick.renews:
+            standing.renew(now)
+        if pick.pace is not None:
+            standing.add(pick.pace)
         standing.asked[kind] += 1
         standing.asked_at[kind] = now
+        if pick.rule != "trial":
+            standing.is_open = False
         if pick.takes_over:
             # The first choice may be put right at once: it was made of few answers.
             standing.changed_at = now if standing.holder is not None else float("-inf")
-            standing.holder = kind
+            standing.holder, standing.paces, standing.slow = kind, 0, 0
 
     def _bucket(self, key: Key, tokens: int, own: int) -> Bucket:
         """Where the answer would be counted, if all this model has in hand were at that place."""
@@ -146,7 +184,8 @@ class Choice:
     ) -> int:
         """Trials of each."""
         least = min(standing.asked[each.place.kind] for each in candidates)
-        if least in range(_TRIALS_BESIDE, _TRIALS) and self._near(candidates, buckets):
+        is_first = standing.renewed_at == float("-inf")
+        if is_first and least in range(_TRIALS_BESIDE, _TRIALS) and self._near(candidates, buckets):
             return _TRIALS_BESIDE
         return _TRIALS
 
@@ -184,12 +223,29 @@ class Choice:
             takes_over=fastest != holder and (holder is None or held is not None),
         )
 
+    def _checked(self, pick: Pick, standing: _Standing, buckets: dict[Key, Bucket]) -> Pick:
+        """`pick`; or another is tried, where the one that would stay is slower than it was."""
+        first, *others = pick.order
+        if first.place.kind != standing.holder:
+            return pick
+        pace = self._expected(first.key, buckets[first.key], _YARDSTICK)
+        pick = replace(pick, pace=pace)
+        other = next((each for each in others if each.is_at_hand), None)
+        if other is None or not self._has_slowed(standing):
+            return pick
+        return replace(pick, order=_first(other, pick.order), rule="trial", renews=True)
+
+    def _has_slowed(self, standing: _Standing) -> bool:
+        """For good, and not where it was taken, or its rivals were tried, a short while ago."""
+        since = self._clock() - max(standing.changed_at, standing.renewed_at)
+        return since >= _SETTLED and standing.slow >= _LASTING
+
     def _may_change(self, standing: _Standing, seconds: dict[str, float]) -> bool:
         """To the fastest of all."""
         if self._clock() - standing.changed_at < _SETTLED:
             return False
         now = seconds.get(standing.holder or "", float("inf"))
-        return min(seconds.values()) < (1 - _BETTER) * now
+        return min(seconds.values()) < (1 if standing.is_open else 1 - _BETTER) * now
 
 
 def _first(first: Candidate, candidates: Sequence[Candidate]) -> tuple[Candidate, ...]:

@@ -79,8 +79,13 @@ class Row(Figures, frozen=True, kw_only=True):
 
 
 class Measurements:
-    def __init__(self, memory_of: MemoryOf = lambda _kind, _name: None) -> None:
+    def __init__(
+        self,
+        memory_of: MemoryOf = lambda _kind, _name: None,
+        clock: Callable[[], float] = time.perf_counter,
+    ) -> None:
         self._memory_of = memory_of
+        self._clock = clock
         self._figures: dict[tuple[str, str], dict[Bucket, Figures]] = {}
         self._in_hand: Counter[tuple[str, str]] = Counter()
 
@@ -89,7 +94,7 @@ class Measurements:
         """Around one answer, whose events are shown to the watch."""
         self._in_hand[backend, name] += 1
         crowd = self.in_hand(backend)
-        watch = Watch(request.n)
+        watch = Watch(request.n, self._clock)
         try:
             yield watch
         finally:
@@ -129,9 +134,10 @@ class Measurements:
 class Watch:
     """The times of one answer, from now on."""
 
-    def __init__(self, choices: int) -> None:
+    def __init__(self, choices: int, clock: Callable[[], float] = time.perf_counter) -> None:
         self._choices = choices
-        self._began = time.perf_counter()
+        self._clock = clock
+        self._began = clock()
         self._ended: list[Finished] = []
         self._last = 0.0
         self.cold = False
@@ -144,10 +150,10 @@ class Watch:
                 self.cold = cold
             case Finished():
                 self._ended.append(event)
-                self._last = time.perf_counter()
+                self._last = self._clock()
                 self.first = self.first or self._last
             case _:
-                self.first = self.first or time.perf_counter()
+                self.first = self.first or self._clock()
 
     @property
     def is_whole(self) -> bool:

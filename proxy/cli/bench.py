@@ -1,4 +1,4 @@
-"""`tandem bench MODEL | engine | relay`: measure, side by side."""
+"""`tandem bench MODEL | engine | relay | routing`: measure, side by side."""
 
 import argparse
 import asyncio
@@ -144,8 +144,21 @@ async def _relay(_config: Config, args: argparse.Namespace) -> None:
     await bench_relay(RelayPlan(args.rounds, args.litellm))
 
 
+def _add_routing(routing: argparse.ArgumentParser) -> None:
+    routing.add_argument("--requests", type=_count, default=40, help="in each part of a scene")
+
+
+async def _routing(_config: Config, args: argparse.Namespace) -> None:
+    from proxy.bench.routing import SETTLING, RoutingPlan, bench_routing, lines
+
+    plan = RoutingPlan(requests=max(args.requests, SETTLING + 1))
+    for line in lines(await bench_routing(plan)):
+        print(line)
+
+
 _SUBJECTS = {
     "model": _Subject("the backends that have this model, in turns", _add_model, _model),
     "engine": _Subject("bare BatchGenerator, mlx_lm.server and Tandem", _add_engine, _engine),
     "relay": _Subject("a plain relay, Tandem and LiteLLM before an Ollama", _add_relay, _relay),
+    "routing": _Subject("the engine that is chosen, and each of the two", _add_routing, _routing),
 }

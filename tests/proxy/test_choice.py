@@ -18,6 +18,7 @@ from proxy.measurements import Measurement, Measurements
 from proxy.registry import Place
 
 MINUTES = 60.0
+SETTLING = 20
 _ANY = Demand()
 REQUEST = GenerationRequest(model="m", prompt="Hi")
 
@@ -278,3 +279,23 @@ def test_an_answer_in_one_piece_took_the_time_it_took():
     world.measurements.record(measured)
     world.measurements.record(replace(measured, backend="ollama", ttft=2.0))
     assert world.pick().seconds == {"mlx": 3.0, "ollama": 2.0}
+
+
+def test_engines_that_change_places_are_noticed():
+    world = World(1, 2, noise=0.2)
+    world.asks(40)
+    world.now += 10 * MINUTES
+    world.seconds = {"mlx": 2.0, "ollama": 1.0}  # Of ollama nobody knows.
+    kinds = world.asks(60)
+    assert set(kinds[SETTLING:]) == {"ollama"}
+    assert changes(kinds) == 1
+
+
+def test_a_slow_hour_of_the_faster_one_costs_a_few_trials():
+    world = World(1, 2)
+    world.asks(40)
+    world.now += 10 * MINUTES
+    world.seconds["mlx"] = 1.5
+    kinds = world.asks(500)
+    assert Counter(kinds) == {"mlx": 496, "ollama": 4}
+    assert changes(kinds) == 2

@@ -1,0 +1,64 @@
+"""The engine that is chosen is the faster one: on a clock of its own, and through the server."""
+
+import asyncio
+from itertools import pairwise
+
+import httpx2
+import pytest
+from scripted_backend import chat, http_client
+
+from proxy.bench.paced import Pace, PacedBackend
+from proxy.bench.routing import RoutingPlan, RoutingRow, Scene, bench_routing, lines
+
+FAST, SLOW = Pace(seconds=1.0), Pace(seconds=2.0)
+
+
+@pytest.fixture(scope="module")
+def rows() -> list[RoutingRow]:
+    return asyncio.run(bench_routing(RoutingPlan()))
+
+
+def test_auto_is_never_much_slower_than_the_better_engine(rows: list[RoutingRow]):
+    assert max(row.ratio for row in rows) <= 1.1
+
+
+def test_the_engine_changes_once_where_the_other_has_become_the_better_one(rows: list[RoutingRow]):
+    changed = {row.scene: row.changes for row in rows if row.part == 1}
+    assert changed == {"mlx slows down": 1, "they change places": 1}
+    assert max(row.changes for row in rows) <= 1
+
+
+def test_the_figures_are_those_of_the_engines(rows: list[RoutingRow]):
+    row = next(row for row in rows if row.scene == "ollama takes twice as long")
+    assert (row.mlx, row.ollama) == (pytest.approx(1, rel=0.1), pytest.approx(2, rel=0.1))
+    assert "| ollama takes twice as long | 1 | 20 |" in "\n".join(lines(rows))
+
+
+async def test_hours_of_noise_change_little():
+    plan = RoutingPlan(scenes=(Scene("steady", ((FAST, SLOW),)),), prompts=(20,), requests=2000)
+    (row,) = await bench_routing(plan)
+    assert row.ratio <= 1.02
+    assert row.changes <= 2 * 6  # Once an hour the slower one is asked once.
+
+
+async def kinds(client: httpx2.AsyncClient, many: int) -> list[str]:
+    answers = [await client.post("/v1/chat/completions", json=chat()) for _ in range(many)]
+    return [answer.headers["x-tandem-backend"] for answer in answers]
+
+
+@pytest.mark.long
+async def test_server_asks_the_faster_engine_and_does_not_flap():
+    fast, slow = Pace(seconds=0.1), Pace(seconds=0.2)
+    mlx = PacedBackend("mlx", slow, asyncio.sleep)
+    ollama = PacedBackend("ollama", fast, asyncio.sleep)
+    async with http_client(mlx, ollama) as client:
+        await client.get("/v1/models")
+        first = await kinds(client, 30)
+        mlx.pace, ollama.pace = fast, slow
+        second = await kinds(client, 40)
+        mlx.pace, ollama.pace = slow, fast
+        third = await kinds(client, 40)
+    assert set(first[8:]) == {"ollama"}
+    assert set(second[20:]) == {"mlx"}
+    assert sum(one != other for one, other in pairwise(second)) == 1
+    assert set(third) == {"mlx"}  # Ten minutes are not over.
