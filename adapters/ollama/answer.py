@@ -1,13 +1,13 @@
 """One answer of one Ollama, from its lines to events that keep what was promised."""
 
-from collections.abc import AsyncGenerator, Sequence
-from contextlib import aclosing
+from collections.abc import AsyncGenerator, Awaitable, Callable, Sequence
 
 import anyio.to_thread
 
 from adapters.errors import GenerationError
 from adapters.events import Event, Finished, Started, TextDelta, ToolCallDelta, ToolCallStarted
 from adapters.ollama.forced import ForcedCall, chosen_tools, is_forced
+from adapters.ollama.lines import Lines
 from adapters.ollama.response import Answer
 from adapters.ollama.schema import Promise
 from adapters.ollama.wire import Line
@@ -21,12 +21,12 @@ from adapters.request import (
 
 
 async def to_events(
-    request: GenerationRequest, lines: AsyncGenerator[Sequence[Line]]
+    request: GenerationRequest, begin: Callable[[], Awaitable[Lines[Line]]]
 ) -> AsyncGenerator[Event]:
-    """`Started` with the first line: until then Ollama may still refuse.
+    """`Started` with the first line, which `begin` waits for: until then Ollama may still refuse.
 
     Raises:
-        BadUpstreamError: the lines make no sense.
+        BackendError: there is no line, or they make no sense.
         GenerationError: the answer is not what a forced call, or the shape it was to have, asks
             for. It is known at the end only, when its text is already out. It is lasting where
             the same answer would come again.
@@ -34,24 +34,26 @@ async def to_events(
     """
     promises = await _promises(request)
     reading = _Reading(request)
-    async with aclosing(lines):
-        started = False
+    lines = await begin()
+    started = False
+    try:
         async for batch in lines:
-            try:
-                for line in batch:
-                    events = reading.events(line)
-                    if not started:
-                        started = True
-                        yield Started(line.num_ctx, line.cold)
-                        if request.echo and isinstance(request.prompt, str):
-                            yield TextDelta(request.prompt)
-                    for event in events:
-                        if promises is not None:
-                            await promises.keep(event)
-                        yield event
-            except GenerationError as error:
-                error.lasting = _comes_again(request.sampling)
-                raise
+            for line in batch:
+                events = reading.events(line)
+                if not started:
+                    started = True
+                    yield Started(line.num_ctx, line.cold)
+                    if request.echo and isinstance(request.prompt, str):
+                        yield TextDelta(request.prompt)
+                for event in events:
+                    if promises is not None:
+                        await promises.keep(event)
+                    yield event
+    except GenerationError as error:
+        error.lasting = _comes_again(request.sampling)
+        raise
+    finally:
+        lines.close()
 
 
 def _comes_again(sampling: Sampling) -> bool:

@@ -4,6 +4,7 @@ import math
 from collections import Counter
 from collections.abc import AsyncGenerator
 from contextlib import aclosing
+from functools import partial
 
 from msgspec.structs import replace
 
@@ -99,8 +100,8 @@ class OllamaBackend:
         try:
             if not await self._shows_tools(request):
                 body = to_body(request, shows_tools=False)
-            lines = self._hosts.lines(_PATHS[type(body)], body, waiting)
-            async with aclosing(to_events(request, lines)) as events:
+            begin = partial(self._hosts.lines, _PATHS[type(body)], body, waiting)
+            async with aclosing(to_events(request, begin)) as events:
                 async for event in events:
                     if isinstance(event, Finished):
                         outcome = "finished"

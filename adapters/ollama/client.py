@@ -7,10 +7,8 @@ headers is used; what it does with answers is not.
 
 import asyncio
 from collections.abc import AsyncGenerator, Sequence
-from contextlib import asynccontextmanager
 from typing import TypeVar, cast
 
-import anyio
 import httpx
 import msgspec
 import ollama
@@ -20,8 +18,8 @@ from msgspec.json import Decoder
 from adapters.config import OllamaConfig
 from adapters.errors import BackendUnavailableError, BadUpstreamError
 from adapters.ollama.errors import Progress, from_response, translated
-from adapters.ollama.lines import LineReader
-from adapters.ollama.transport import Body, Connection, Transport
+from adapters.ollama.lines import LineReader, Lines
+from adapters.ollama.transport import Connection, Transport
 from adapters.ollama.wire import Line, PullLine
 
 _T = TypeVar("_T")
@@ -29,7 +27,6 @@ _L = TypeVar("_L", Line, PullLine)
 
 _MOST_BODY_BYTES = 32_000_000  # /api/show of a large vocabulary is long.
 _MOST_ERROR_BYTES = 64_000
-_CLOSING_SECONDS = 1.0
 _DIGEST_SECONDS = 900.0
 """Ollama says nothing while it checks what it has fetched: many gigabytes, on a slow disk."""
 
@@ -50,19 +47,17 @@ class OllamaClient:
         self._http.headers.pop("authorization", None)
         # The caps below are meant for what is held, so nothing may come packed.
         self._http.headers["accept-encoding"] = "identity"
-        self._headers = self._http.headers.raw
-        self._urls: dict[str, httpx.URL] = {}
+        self._heads: dict[tuple[str, str], tuple[httpx.URL, bytes]] = {}
 
-    def lines(self, path: str, body: Struct, seconds: float) -> AsyncGenerator[Sequence[Line]]:
-        """The lines that Ollama streams, as many at a time as have arrived.
+    async def lines(self, path: str, body: Struct, seconds: float) -> Lines[Line]:
+        """The lines that Ollama streams; the first is there within `seconds`.
 
-        The very last one has `done`. Closing it closes the socket. The first may take so many
-        `seconds`, those after it what is configured.
+        Closing them closes the socket, if they are not at their end.
 
         Raises:
-            BackendError: by the tables in `errors.py`; also where the stream ends before `done`.
+            BackendError: by the tables in `errors.py`.
         """
-        return self._stream(path, body, _LINES, (seconds, self._config.token_timeout))
+        return await self._begin(path, body, _LINES, (seconds, self._config.token_timeout))
 
     def pulled(self, body: Struct) -> AsyncGenerator[Sequence[PullLine]]:
         """The lines of `/api/pull`, as many at a time as have arrived; the last says `success`.
@@ -79,21 +74,27 @@ class OllamaClient:
     async def _stream(
         self, path: str, body: Struct, decoder: Decoder[_L], seconds: tuple[float, float]
     ) -> AsyncGenerator[Sequence[_L]]:
+        lines = await self._begin(path, body, decoder, seconds)
+        try:
+            async for batch in lines:
+                yield batch
+        finally:
+            lines.close()
+
+    async def _begin(
+        self, path: str, body: Struct, decoder: Decoder[_L], seconds: tuple[float, float]
+    ) -> Lines[_L]:
         """`seconds` are to the first line, and from one to the next."""
-        progress = Progress()
         until = asyncio.get_running_loop().time() + seconds[0]
-        with translated(progress):
-            async with self._open("POST", path, body, until) as response:
-                reader = LineReader(_connection_of(response), decoder)
-                while lines := await reader.read(until):
-                    progress.started = True
-                    if lines[-1].done:
-                        await reader.drain()
-                    yield lines
-                    if lines[-1].done:
-                        return
-                    until = asyncio.get_running_loop().time() + seconds[1]
-        raise BadUpstreamError("Ollama's answer ended before it was done.")
+        connection = await self._ask("POST", path, body, until)
+        lines = Lines(LineReader(connection, decoder), seconds[1])
+        lines.held.callback(self._transport.take_back, connection)
+        try:
+            await lines.begin(until)
+        except BaseException:
+            lines.close()
+            raise
+        return lines
 
     async def get(self, path: str, kind: type[_T], seconds: float) -> _T:
         """What a GET of `path` answers within `seconds`; errors as in `lines`."""
@@ -110,45 +111,44 @@ class OllamaClient:
         self, method: str, path: str, body: Struct | None, kind: type[_T], seconds: float
     ) -> _T:
         until = asyncio.get_running_loop().time() + seconds
-        with translated(Progress()):
-            async with self._open(method, path, body, until) as response:
-                content = await _read(response, _MOST_BODY_BYTES, until)
+        connection = await self._ask(method, path, body, until)
+        try:
+            with translated(Progress()):
+                content = await _read(connection, _MOST_BODY_BYTES, until)
                 return msgspec.json.decode(content, type=kind)
+        finally:
+            self._transport.take_back(connection)
 
-    def _url(self, path: str) -> httpx.URL:
-        """Where the client would send it: joined once, for that costs as much as an answer."""
-        if path not in self._urls:
-            self._urls[path] = self._http.build_request("GET", path).url
-        return self._urls[path]
-
-    @asynccontextmanager
-    async def _open(
-        self, method: str, path: str, body: Struct | None, until: float
-    ) -> AsyncGenerator[httpx.Response]:
-        """A response of status 200, nothing of it read; closed at the end, come what may."""
+    async def _ask(self, method: str, path: str, body: Struct | None, until: float) -> Connection:
+        """An answer of status 200 has begun on it; nothing of that is read."""
         if self._http.is_closed:
             raise BackendUnavailableError("The backend for Ollama is closed.")
-        content = None if body is None else _encode(body)
-        request = httpx.Request(method, self._url(path), headers=self._headers, content=content)
+        url, head = self._heads.get((method, path)) or self._head(method, path)
+        content = b"" if body is None else _encode(body)
+        request = head + b"content-length: %d\r\n\r\n%b" % (len(content), content)
         # Not through the client's `send`: redirects, cookies and secrets are not for an Ollama.
-        response = await self._transport.send(request, until)
-        try:
-            if response.status_code != 200:
-                raise await _refusal(response, until)
-            yield response
-        finally:
-            # Shielded: where a scope is cancelled, anyio lets nothing else be awaited, and the
-            # socket is what tells Ollama to stop.
-            with anyio.move_on_after(_CLOSING_SECONDS, shield=True):
-                await response.aclose()
+        with translated(Progress()):
+            connection = await self._transport.ask(url, request, until)
+            if connection.status == 200:
+                return connection
+            try:
+                raise await _refusal(connection, until)
+            finally:
+                self._transport.take_back(connection)
+
+    def _head(self, method: str, path: str) -> tuple[httpx.URL, bytes]:
+        """As the client would write it: once, for that costs as much as an answer."""
+        request = self._http.build_request(method, path)
+        head = b"%b %b HTTP/1.1\r\n" % (method.encode(), request.url.raw_path)
+        for name, value in request.headers.raw:
+            if name.lower() != b"content-length":
+                head += b"%b: %b\r\n" % (name, value)
+        self._heads[method, path] = request.url, head
+        return request.url, head
 
 
-def _connection_of(response: httpx.Response) -> Connection:
-    return cast(Body, response.stream).connection
-
-
-async def _read(response: httpx.Response, most: int, until: float) -> bytes:
-    connection, content = _connection_of(response), bytearray()
+async def _read(connection: Connection, most: int, until: float) -> bytes:
+    content = bytearray()
     while piece := await connection.read(until):
         content += piece
         if len(content) > most:
@@ -156,9 +156,11 @@ async def _read(response: httpx.Response, most: int, until: float) -> bytes:
     return bytes(content)
 
 
-async def _refusal(response: httpx.Response, until: float) -> Exception:
+async def _refusal(connection: Connection, until: float) -> Exception:
     try:
-        body = await _read(response, _MOST_ERROR_BYTES, until)
+        body = await _read(connection, _MOST_ERROR_BYTES, until)
     except BadUpstreamError:  # Whatever it is, it is not Ollama's `{"error": "…"}`.
         body = b""
-    return from_response(response.status_code, body, response.headers.get("retry-after"))
+    headers = {name.lower(): value for name, value in connection.headers}
+    retry_after = headers.get(b"retry-after", b"").decode("latin-1") or None
+    return from_response(connection.status or 0, body, retry_after)

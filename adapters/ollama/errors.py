@@ -87,15 +87,22 @@ class Progress:
     started = False
 
 
+FOREIGN = tuple(EXCEPTIONS)
+
+
+def translate(error: Exception, began: bool) -> BackendError:
+    """What `error`, one of `FOREIGN`, is to those who wait for an answer that has begun or not."""
+    row = find_row(type(error))
+    return (row.after if began else row.before)(row.message)
+
+
 @contextmanager
 def translated(progress: Progress) -> Generator[None]:
     """Every exception of `EXCEPTIONS` leaves as the error of its row."""
     try:
         yield
-    except tuple(EXCEPTIONS) as error:
-        row = find_row(type(error))
-        kind = row.after if progress.started else row.before
-        raise kind(row.message) from error
+    except FOREIGN as error:
+        raise translate(error, progress.started) from error
 
 
 def _too_long(words: str, runner: RunnerError | None) -> ContextLengthError:

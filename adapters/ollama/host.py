@@ -4,8 +4,8 @@ import logging
 import re
 import time
 from collections import Counter
-from collections.abc import AsyncGenerator, Generator, Sequence
-from contextlib import AsyncExitStack, aclosing, asynccontextmanager, contextmanager
+from collections.abc import AsyncGenerator, Awaitable, Generator
+from contextlib import ExitStack, aclosing, asynccontextmanager, contextmanager
 
 from msgspec import UNSET, UnsetType
 from msgspec.structs import replace
@@ -24,6 +24,7 @@ from adapters.memory import Footprint, Room
 from adapters.ollama.breaker import Breaker
 from adapters.ollama.catalog import Catalog, full_name
 from adapters.ollama.client import OllamaClient
+from adapters.ollama.lines import Lines
 from adapters.ollama.options import to_keep_alive
 from adapters.ollama.sizing import Size, Sizing
 from adapters.ollama.waiting import PATIENT, Waiting, unless_hanging
@@ -130,76 +131,64 @@ class Host:
 
     async def lines(
         self, path: str, body: ChatBody | RawBody, waiting: Waiting = PATIENT
-    ) -> AsyncGenerator[Sequence[Line]]:
-        """The answer to `body`, in a context of the right size; the first line tells which.
+    ) -> Lines[Line]:
+        """The answer to `body`, in a context of the right size; the first line is there.
 
         Raises:
             ContextLengthError: no context that the prompt fits into can be had.
             BackendError: as `OllamaClient.lines`.
         """
         try:
-            with self._in_use(body.model):
-                async with aclosing(self._sized(path, body, waiting)) as lines:
-                    async for batch in lines:
-                        if batch[-1].done:
-                            self.breaker.succeeded()
-                        yield batch
+            with ExitStack() as held:
+                held.enter_context(self._in_use(body.model))
+                lines = await self._sized(path, body, waiting)
+                held.callback(self._judge, lines)
+                lines.held.push(held.pop_all())
+                return lines
         except BackendError as error:
             self._learn(error)
             raise
 
-    async def _sized(
-        self, path: str, body: ChatBody | RawBody, waiting: Waiting
-    ) -> AsyncGenerator[Sequence[Line]]:
+    def _judge(self, lines: Lines[Line]) -> None:
+        if lines.failure is not None:
+            self._learn(lines.failure)
+        elif lines.last is not None:
+            self.breaker.succeeded()
+
+    async def _sized(self, path: str, body: ChatBody | RawBody, waiting: Waiting) -> Lines[Line]:
         size = await self._sizing.size(body)
         try:
-            async with aclosing(self._sent(path, body, size, waiting)) as lines:
-                async for batch in lines:
-                    yield batch
-            return
-        except ContextLengthError as error:  # Only ever before the first line.
+            return await self._sent(path, body, size, waiting)
+        except ContextLengthError as error:
             size = self._sizing.grown(size, error, body.model)
-        async with aclosing(self._sent(path, body, size, waiting)) as lines:
-            async for batch in lines:
-                yield batch
+        return await self._sent(path, body, size, waiting)
 
     async def _sent(
         self, path: str, body: ChatBody | RawBody, size: Size, waiting: Waiting
-    ) -> AsyncGenerator[Sequence[Line]]:
+    ) -> Lines[Line]:
+        """The first line tells the size, and whether it was loaded for."""
         options = replace(body.options, num_ctx=size.num_ctx)
         sent = replace(body, options=options, keep_alive=self._keep_alive(body))
         cold = self._is_cold(body.model, size.num_ctx)
         seconds = waiting.to_first_line(self._config.first_token_timeout, cold=cold)
-        with self._sizing.running(body.model, size):
-            async with (
-                AsyncExitStack() as loading,
-                aclosing(self.client.lines(path, sent, seconds)) as lines,
-            ):
-                if cold:
-                    loading.enter_context(self._loading(body.model))
-                await loading.enter_async_context(self._room_for(body.model, size.num_ctx))
-                first = batch = await self._first(lines, waiting)
-                first[0].num_ctx, first[0].cold = size.num_ctx, cold
-                self._sizing.used(body.model, size)
-                await loading.aclose()
-                with self._spoken():
-                    while batch is not None:
-                        if batch[-1].done:
-                            size.learn(batch[-1].prompt_eval_count)
-                        yield batch
-                        batch = await anext(lines, None)
+        with ExitStack() as held:
+            held.enter_context(self._sizing.running(body.model, size))
+            async with self._loaded(body.model, size.num_ctx, cold):
+                lines = await self._first(self.client.lines(path, sent, seconds), waiting)
+            lines.first.num_ctx, lines.first.cold = size.num_ctx, cold
+            self._sizing.used(body.model, size)
+            held.callback(_learn_size, size, lines)
+            held.enter_context(self._spoken())
+            lines.held.push(held.pop_all())
+        return lines
 
-    async def _first(
-        self, lines: AsyncGenerator[Sequence[Line]], waiting: Waiting
-    ) -> Sequence[Line]:
+    async def _first(self, lines: Awaitable[Lines[Line]], waiting: Waiting) -> Lines[Line]:
         first = self._in_turn(lines, waiting)
         return await (unless_hanging(first, self._is_there) if waiting.elsewhere else first)
 
-    async def _in_turn(
-        self, lines: AsyncGenerator[Sequence[Line]], waiting: Waiting
-    ) -> Sequence[Line]:
+    async def _in_turn(self, lines: Awaitable[Lines[Line]], waiting: Waiting) -> Lines[Line]:
         try:
-            return await anext(lines)
+            return await lines
         except BackendTimeoutError as error:
             if waiting.seconds is None or not self._speaking:
                 raise
@@ -218,13 +207,15 @@ class Host:
         """It has to be loaded, or is being loaded: `/api/ps` tells of it from the beginning."""
         return self._cold[full_name(model)] > 0 or self.catalog.must_load(model, num_ctx)
 
-    @contextmanager
-    def _loading(self, model: str) -> Generator[None]:
-        self._cold[full_name(model)] += 1
+    @asynccontextmanager
+    async def _loaded(self, model: str, num_ctx: int, cold: bool) -> AsyncGenerator[None]:
+        """Until the first line is there, with which it is."""
+        self._cold[full_name(model)] += cold
         try:
-            yield
+            async with self._room_for(model, num_ctx):
+                yield
         finally:
-            self._cold[full_name(model)] -= 1
+            self._cold[full_name(model)] -= cold
 
     async def embed(self, body: EmbedBody) -> Embedded:
         """
@@ -367,6 +358,11 @@ class Host:
         body = RawBody(model=model, prompt="1", options=options, stream=False)
         seconds = min(_PROBE_SECONDS, self._config.first_token_timeout)
         await self.client.post("/api/generate", body, Line, seconds)
+
+
+def _learn_size(size: Size, lines: Lines[Line]) -> None:
+    if lines.last is not None:
+        size.learn(lines.last.prompt_eval_count)
 
 
 def _to_progress(line: PullLine) -> Progress:

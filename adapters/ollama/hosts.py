@@ -1,7 +1,7 @@
 """Several Ollamas as one: who answers, who is stepped over, who takes over."""
 
 import asyncio
-from collections.abc import AsyncGenerator, Iterable, Sequence
+from collections.abc import AsyncGenerator, Iterable
 from contextlib import aclosing
 
 from msgspec.structs import replace
@@ -16,6 +16,7 @@ from adapters.errors import (
 )
 from adapters.ollama.catalog import full_name
 from adapters.ollama.host import Host
+from adapters.ollama.lines import Lines
 from adapters.ollama.waiting import PATIENT, Waiting
 from adapters.ollama.wire import ChatBody, EmbedBody, Embedded, Line, RawBody
 
@@ -35,7 +36,7 @@ class Hosts:
 
     async def lines(
         self, path: str, body: ChatBody | RawBody, waiting: Waiting = PATIENT
-    ) -> AsyncGenerator[Sequence[Line]]:
+    ) -> Lines[Line]:
         """The answer of the best host; of the next best where that fails before the first line.
 
         Raises:
@@ -43,19 +44,12 @@ class Hosts:
         """
         first, *others = await self._candidates(body.model)
         wary = replace(waiting, elsewhere=waiting.elsewhere or bool(others))
-        began = False
         try:
-            async with aclosing(first.lines(path, body, wary)) as lines:
-                async for batch in lines:
-                    began = True
-                    yield batch
-            return
+            return await first.lines(path, body, wary)
         except BackendError as error:
-            if began or not others or isinstance(error, InvalidRequestError):
+            if not others or isinstance(error, InvalidRequestError):
                 raise
-        async with aclosing(others[0].lines(path, body, waiting)) as lines:
-            async for batch in lines:
-                yield batch
+        return await others[0].lines(path, body, waiting)
 
     async def embed(self, body: EmbedBody) -> Embedded:
         """The vectors of the best host; of the next best where that fails."""

@@ -2,14 +2,15 @@
 
 import asyncio
 from collections.abc import Sequence
+from contextlib import ExitStack
 from typing import Generic, TypeVar
 
 import httpx
 import msgspec
 from msgspec.json import Decoder
 
-from adapters.errors import BadUpstreamError
-from adapters.ollama.errors import from_line
+from adapters.errors import BackendError, BadUpstreamError
+from adapters.ollama.errors import FOREIGN, from_line, translate
 from adapters.ollama.transport import Connection
 from adapters.ollama.wire import Line, PullLine
 
@@ -98,3 +99,70 @@ class LineReader(Generic[L]):
             raise failure
         self._failure = failure
         return self._until_the_end(lines)
+
+
+class Lines(Generic[L]):
+    """The lines of one answer, the last of which has `done`. Whoever gets them closes them."""
+
+    def __init__(self, reader: LineReader[L], seconds: float) -> None:
+        """`seconds` are from one line to the next."""
+        self._loop = asyncio.get_running_loop()
+        self._reader = reader
+        self._seconds = seconds
+        self._first: Sequence[L] = ()
+        self._began = False
+        self.last: L | None = None
+        """The one that has `done`, once it was read."""
+        self.failure: BackendError | None = None
+        self.held = ExitStack()
+        """What lasts as long as the answer."""
+
+    async def begin(self, until: float) -> None:
+        """Wait for the first.
+
+        Raises:
+            BackendError: there is none by `until`; otherwise as the iteration.
+        """
+        self._first = await self._read(until)
+
+    @property
+    def first(self) -> L:
+        """Until it was iterated over."""
+        return self._first[0]
+
+    def __aiter__(self) -> "Lines[L]":
+        return self
+
+    async def __anext__(self) -> Sequence[L]:
+        """As many as have arrived.
+
+        Raises:
+            BackendError: by the tables in `errors.py`; also where they end before `done`.
+        """
+        if self._first:
+            batch, self._first = self._first, ()
+            return batch
+        if self.last is not None:
+            raise StopAsyncIteration
+        return await self._read(self._loop.time() + self._seconds)
+
+    def close(self) -> None:
+        self.held.close()
+
+    async def _read(self, until: float) -> Sequence[L]:
+        try:
+            batch = await self._reader.read(until)
+        except FOREIGN as error:
+            self.failure = translate(error, self._began)
+            raise self.failure from error
+        except BackendError as error:
+            self.failure = error
+            raise
+        if not batch:
+            self.failure = BadUpstreamError("Ollama's answer ended before it was done.")
+            raise self.failure
+        self._began = True
+        if batch[-1].done:
+            self.last = batch[-1]
+            await self._reader.drain()
+        return batch

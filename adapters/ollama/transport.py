@@ -38,8 +38,8 @@ class Connection(asyncio.Protocol):
         self._asked = False
         self._complete = False
         self._keeps = False
-        self._status: int | None = None
-        self._headers: list[tuple[bytes, bytes]] = []
+        self.status: int | None = None
+        self.headers: list[tuple[bytes, bytes]] = []
         self._pieces: list[bytes] = []
         self._received = 0
         """Bytes of the head, later of what is held of the body."""
@@ -60,8 +60,8 @@ class Connection(asyncio.Protocol):
     def is_open(self) -> bool:
         return self._error is None
 
-    async def ask(self, request: bytes, until: float) -> tuple[int, list[tuple[bytes, bytes]]]:
-        """Send `request`; the status and the headers of its answer.
+    async def ask(self, request: bytes, until: float) -> None:
+        """Send `request`, and wait for `status` and `headers`.
 
         Raises:
             TimeoutError: there is none by `until`.
@@ -71,9 +71,8 @@ class Connection(asyncio.Protocol):
         self._asked = True
         if self._transport is not None:
             self._transport.write(request)
-        while self._status is None:
+        while self.status is None:
             await self._wait(until)
-        return self._status, self._headers
 
     async def read(self, until: float) -> bytes:
         """What has arrived of the body, at least a byte; nothing at its end.
@@ -157,18 +156,18 @@ class Connection(asyncio.Protocol):
             self._fail(httpx.RemoteProtocolError(str(error)))
             return
         self._limit()
-        if self._pieces or self._complete or self._status is not None:
+        if self._pieces or self._complete or self.status is not None:
             self._wake()
 
     def _limit(self) -> None:
-        if self._status is None and self._received > _MOST_HEAD_BYTES:
+        if self.status is None and self._received > _MOST_HEAD_BYTES:
             self._fail(httpx.RemoteProtocolError("Its head is too long."))
         elif self._received > _MOST_HELD_BYTES and self._transport is not None:
             self._transport.pause_reading()
 
     def eof_received(self) -> None:
         # An answer without a length ends here. llhttp knows, but has no word for it.
-        if self._status is not None and not self._has_length():
+        if self.status is not None and not self._has_length():
             self._complete = True
         self.connection_lost(None)
 
@@ -181,7 +180,7 @@ class Connection(asyncio.Protocol):
             self._fail(httpx.RemoteProtocolError("It was closed in the middle of an answer."))
 
     def _has_length(self) -> bool:
-        names = {name.lower() for name, _ in self._headers}
+        names = {name.lower() for name, _ in self.headers}
         return not names.isdisjoint({b"content-length", b"transfer-encoding"})
 
     # --- what the parser does ---
@@ -189,22 +188,22 @@ class Connection(asyncio.Protocol):
     def on_message_begin(self) -> None:
         if self._complete:
             self._fail(httpx.RemoteProtocolError("It answered twice."))
-        self._headers = [] if self._status is None else self._headers
+        self.headers = [] if self.status is None else self.headers
 
     def on_header(self, name: bytes, value: bytes) -> None:
-        self._headers.append((name, value))
+        self.headers.append((name, value))
 
     def on_headers_complete(self) -> None:
         status = self._parser.get_status_code()
         if status >= 200:  # What comes before is not the answer.
-            self._status = status
+            self.status = status
 
     def on_body(self, data: bytes) -> None:
         if not self._complete:
             self._pieces.append(data)
 
     def on_message_complete(self) -> None:
-        self._complete = self._status is not None
+        self._complete = self.status is not None
         self._keeps = self._parser.should_keep_alive()
 
 
@@ -236,22 +235,30 @@ class Transport(httpx.AsyncBaseTransport):
         return await self.send(request, math.inf)
 
     async def send(self, request: httpx.Request, until: float) -> httpx.Response:
-        """The answer to `request`, of which nothing but the head is read.
+        """The answer to `request`, of which nothing but the head is read; errors as in `ask`."""
+        connection = await self.ask(request.url, _to_bytes(request), until)
+        return httpx.Response(
+            connection.status or 0,
+            headers=connection.headers,
+            stream=Body(connection, self),
+            request=request,
+        )
+
+    async def ask(self, url: httpx.URL, request: bytes, until: float) -> Connection:
+        """A connection on which the answer to `request` has begun; `take_back` ends it.
 
         Raises:
             TimeoutError: there is none by `until`.
             httpx.TransportError: there is no connection, or it broke.
         """
-        connection = self._idle_one() or await self._connect(request.url, until)
+        connection = self._idle_one() or await self._connect(url, until)
         self._busy.add(connection)
         try:
-            status, headers = await connection.ask(_to_bytes(request), until)
+            await connection.ask(request, until)
         except BaseException:
             self.take_back(connection)
             raise
-        return httpx.Response(
-            status, headers=headers, stream=Body(connection, self), request=request
-        )
+        return connection
 
     def take_back(self, connection: Connection) -> None:
         self._busy.discard(connection)
