@@ -29,6 +29,8 @@ class Model(Struct, frozen=True, kw_only=True):
     them from the other."""
     exact: bool | None = None
     """Whether they are what that file has, to the last bit, however they are packed."""
+    primed: bool = False
+    """It is told more than its template says before each chat: a system prompt, or messages."""
     created: int = 0
     """Seconds since 1970."""
     loaded: bool | None = None

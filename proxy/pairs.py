@@ -42,14 +42,16 @@ def by_origin(name: str, here: Models, there: Models) -> str | None:
     """The other backend's name of the one model that has its weights from the same file.
 
     Where several have, as tags do that differ in their template, nobody knows which is meant;
-    names of one digest are one model.
+    names of one digest are one model. One that is primed is another.
     """
     if (model := here.get(name)) is None or model.origin is None:
         return None
-    same = _of_origin(model.origin, there)
-    if len(_distinct(same)) != 1 or len(_distinct(_of_origin(model.origin, here))) != 1:
+    ours, theirs = _of_origin(model.origin, here), _of_origin(model.origin, there)
+    if len(_distinct(ours)) != 1 or len(_distinct(theirs)) != 1:
         return None
-    return min(each.name for each in same)
+    if any(each.primed for each in (*ours, *theirs)):
+        return None
+    return min(each.name for each in theirs)
 
 
 FOUND: tuple[Callable[[str, Models, Models], str | None], ...] = (by_name, by_origin)

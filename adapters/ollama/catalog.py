@@ -7,7 +7,7 @@ from datetime import datetime
 from adapters.backend import Capability, Model
 from adapters.errors import BackendError, BackendUnavailableError
 from adapters.ollama.client import OllamaClient
-from adapters.ollama.facts import Facts, context_length, origin, to_facts
+from adapters.ollama.facts import Facts, context_length, is_primed, origin, to_facts
 from adapters.ollama.wire import Details, Show, ShowBody, Tag, Tags
 from adapters.request import Feature
 
@@ -216,6 +216,7 @@ class Catalog:
             digest=tag.digest or None,
             origin=file,
             exact=None if file is None else True,
+            primed=is_primed(shown),
             created=_seconds_since_1970(tag.modified_at),
             loaded=None if loaded is None else tag.name in loaded,
             loaded_context=self._loaded_with(tag.name) if loaded else None,

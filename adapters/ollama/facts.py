@@ -16,6 +16,7 @@ if TYPE_CHECKING:
 
 _FROM = re.compile(r"^FROM (.*[/\\]sha256-([0-9a-f]{64}))$", re.MULTILINE)
 _ADAPTER = re.compile(r"^ADAPTER ", re.MULTILINE)
+_PRIMING = re.compile(r"^(SYSTEM|MESSAGE) ", re.MULTILINE)
 _NUM_CTX = re.compile(r"^num_ctx\s+(\d+)$", re.MULTILINE)
 
 
@@ -55,6 +56,10 @@ def origin(shown: Show) -> str | None:
     """`sha256:…` of the file with the weights; `None` too where an adapter changes them."""
     blob = None if _ADAPTER.search(shown.modelfile) else _FROM.search(shown.modelfile)
     return f"sha256:{blob[2]}" if blob else None
+
+
+def is_primed(shown: Show) -> bool:
+    return _PRIMING.search(shown.modelfile) is not None
 
 
 def context_length(shown: Show) -> int | None:

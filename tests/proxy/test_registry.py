@@ -82,6 +82,7 @@ async def test_models_of_one_file_are_one_entry():
         # Two tags of one file differ in their template, or in what they are told to be.
         ([made("a", "1")], [made("b", "1", "x"), made("c", "1", "y")]),
         ([made("a", "1"), made("d", "1")], [made("b", "1")]),
+        ([made("a", "1")], [Model(name="pirate", origin="1", primed=True)]),
         ([Model(name="org/a-7b")], [Model(name="a:7b")]),
         ([Model(name="org/a")], [Model(name="a:latest")]),
         ([made("a", "1")], [made("b", "2")]),

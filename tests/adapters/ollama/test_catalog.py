@@ -95,6 +95,23 @@ async def test_origin_of_a_model_with_an_adapter_is_not_its_bases(
     assert {(model.origin, model.exact) for model in await backend.list_models()} == {(None, None)}
 
 
+@pytest.mark.parametrize(
+    ("line", "primed"),
+    [
+        ("SYSTEM You are a pirate.", True),
+        ('SYSTEM """You are\na pirate."""', True),
+        ("MESSAGE user Ahoy", True),
+        ('TEMPLATE """{{ .System }}"""', False),
+        ("PARAMETER stop SYSTEM", False),
+    ],
+)
+async def test_model_is_primed_by_what_its_modelfile_says_before_a_chat(
+    full: StandIn, backend: OllamaBackend, line: str, primed: bool
+):
+    says_json(full, "/api/show", {"modelfile": f"FROM llama3\n{line}\n"})
+    assert {model.primed for model in await backend.list_models()} == {primed}
+
+
 async def test_old_server_is_asked_once_for_each_digest(full: StandIn, standin: StandIn):
     tags = json.loads(recording("tags")["response"]["chunks"][0])
     for tag in tags["models"]:
