@@ -12,7 +12,7 @@ from adapters.errors import (
 )
 
 _IN_A_ROW = 3
-_LOOK_SECONDS = 3.0
+_LOOK_SECONDS = 2.0
 """Between two looks whether it is there at all, which costs it nothing."""
 _FIRST_WAIT = 5.0
 _LONGEST_WAIT = 60.0

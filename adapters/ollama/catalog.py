@@ -89,8 +89,13 @@ class Catalog:
         return frozenset(self._tags) if self._until or self._tags else None
 
     def smallest(self) -> str | None:
-        """The model that is loaded fastest, one that is loaded before all others."""
-        sizes = {name: tag.size or 0 for name, tag in self._tags.items()}
+        """The model that says something soonest: one that is loaded, else the smallest; none that
+        embeds only."""
+        sizes = {
+            each.name: each.size_bytes or 0
+            for each in self._models
+            if each.capabilities != frozenset[Capability]({"embedding"})
+        }
         return min(sizes, key=lambda name: (name not in self._running, sizes[name]), default=None)
 
     async def facts(self, name: str) -> Facts:

@@ -268,6 +268,25 @@ async def test_only_host_that_hangs_is_refused_at_once_after_three(
     await backend.aclose()
 
 
+async def test_host_is_tested_with_a_model_that_says_something(pair: tuple[StandIn, StandIn]):
+    one, _ = pair
+    embedder = {"name": "minilm:1", "size": 1, "digest": "a", "capabilities": ["embedding"]}
+    chatty = {"name": "smollm2:135m", "size": 9, "digest": "b", "capabilities": ["completion"]}
+    tags = [each | {"details": {"context_length": 4096}} for each in (embedder, chatty)]
+    says_json(one, "/api/tags", {"models": tags})
+    says_json(one, "/api/ps", {"models": [{"name": "minilm:1"}]})
+    one.says("/api/chat", page)
+    backend = OllamaBackend(OllamaConfig(host=one.host))
+    for _ in range(3):
+        with pytest.raises(BackendError):
+            await text_of(backend)
+    async with asyncio.timeout(3):
+        while not (await backend.health()).ok:  # noqa: ASYNC110
+            await asyncio.sleep(0.02)
+    assert [body["model"] for body in one.bodies("/api/generate")] == ["smollm2:135m"]
+    await backend.aclose()
+
+
 async def test_full_queue_does_not_speak_against_a_host(
     pair: tuple[StandIn, StandIn], backend: OllamaBackend
 ):
