@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 from collections.abc import Iterator
 from functools import cache
 from importlib.util import find_spec
@@ -40,6 +41,8 @@ _REMAPPED = {
     "gemma4_unified": "gemma4",
 }
 
+
+_PART = re.compile(r"model-\d+-of-(\d+)\.safetensors")
 
 LORA_FILES = ("adapter_config.json", "adapters.safetensors")
 """What mlx-lm's training leaves in a folder."""
@@ -128,7 +131,7 @@ def read_folder(name: str, path: Path) -> Model | None:
     """What the files of `path` say of the model, or None where nothing here could load it."""
     config = read_config(path)
     weights = list(path.glob("model*.safetensors"))
-    if config is None or not weights or not _has_tokenizer(path):
+    if config is None or not _are_whole(weights) or not _has_tokenizer(path):
         return None
     can, made = capabilities(name, path, config), origin_of(path)
     if "embedding" not in can and not _can_generate(config):
@@ -223,6 +226,13 @@ def _read_json(path: Path) -> dict[str, Any] | None:
     except (OSError, ValueError):
         return None
     return cast(dict[str, Any], value) if isinstance(value, dict) else None
+
+
+def _are_whole(weights: list[Path]) -> bool:
+    """Whether all parts are there: `model-00002-of-00003.safetensors` is one of three. In a cache
+    the others may be on their way."""
+    counts = [int(part[1]) for each in weights if (part := _PART.fullmatch(each.name))]
+    return bool(weights) and all(count == len(counts) for count in counts)
 
 
 def _has_tokenizer(path: Path) -> bool:

@@ -139,3 +139,14 @@ def test_origin_is_what_the_converter_noted(tmp_path: Path, hub: Path, tiny: Pat
     found = find_models(MLXConfig(folders=(str(tmp_path),), embedded="never"))
     assert found["with"].model.origin == "sha256:abc"
     assert found["without"].model.origin is None
+
+
+def test_model_is_listed_when_all_its_parts_are_there(
+    tmp_path: Path, hub: Path, tiny: Path
+) -> None:
+    folder = tmp_path / "models" / "parts"
+    shutil.copytree(tiny, folder)
+    whole = (folder / "model.safetensors").rename(folder / "model-00001-of-00002.safetensors")
+    assert names(folders=(str(tmp_path / "models"),)) == []
+    shutil.copy(whole, folder / "model-00002-of-00002.safetensors")
+    assert names(folders=(str(tmp_path / "models"),)) == ["parts"]
