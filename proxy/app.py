@@ -3,12 +3,14 @@
 import os
 from collections.abc import AsyncGenerator, Mapping
 from contextlib import asynccontextmanager
+from itertools import chain
 from typing import Any
 
 from litestar import Litestar
 from litestar.datastructures import State
 from litestar.di import Provide
 from litestar.exceptions import HTTPException
+from litestar.routes import HTTPRoute
 from msgspec.structs import asdict
 
 from adapters.backend import Backend
@@ -91,9 +93,19 @@ def create_app(config: Config, backends: Mapping[str, Backend] | None = None) ->
         logging_config=None,
         debug=False,
     )
+    _resolve_in_turn(app)
     app.asgi_handler = Gate(app.asgi_handler, config.server)
     return app
 
 
 def _provide(value: Any) -> Provide:
     return Provide(lambda: value, sync_to_thread=False)
+
+
+def _resolve_in_turn(app: Litestar) -> None:
+    """Litestar starts a task for each of several dependencies, in case they wait for something.
+    Ours are values, and the tasks cost more than any other part of a short answer."""
+    for route in app.routes:
+        if isinstance(route, HTTPRoute):
+            for _, wanted in route.route_handler_map.values():
+                wanted.dependency_batches = [{d} for d in chain(*wanted.dependency_batches)]
