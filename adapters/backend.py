@@ -82,6 +82,15 @@ class Backend(Protocol):
         """Its share of this machine's memory; `None` where it takes none."""
         ...
 
+    def check(self, request: GenerationRequest) -> None:
+        """Without asking anybody, and whatever the model: what of `request` is not honoured, by
+        itself or beside the rest. `generate` may refuse more, by what it learns of the model.
+
+        Raises:
+            UnsupportedParameterError: there is one; `param` is the feature.
+        """
+        ...
+
     def generate(self, request: GenerationRequest) -> AsyncGenerator[Event]:
         """Yield `Started`, then deltas, then `Finished`, once for each of `request.n` choices.
 

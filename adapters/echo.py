@@ -33,8 +33,11 @@ class EchoBackend:
         self._config = config
         self._counters = {"active": 0, "finished": 0, "cancelled": 0}
 
-    async def generate(self, request: GenerationRequest) -> AsyncGenerator[Event]:
+    def check(self, request: GenerationRequest) -> None:
         refuse_unsupported(request, self.honours, self.kind)
+
+    async def generate(self, request: GenerationRequest) -> AsyncGenerator[Event]:
+        self.check(request)
         self._require(request.model)
         reply = self._config.reply if self._config.reply is not None else _last_text(request)
         self._counters["active"] += 1

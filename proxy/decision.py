@@ -4,8 +4,8 @@ from typing import Literal
 
 from msgspec import Struct
 
-from adapters.errors import UnsupportedParameterError
-from adapters.request import Feature
+from adapters.errors import InvalidRequestError, UnsupportedParameterError
+from adapters.request import Feature, GenerationRequest
 from proxy.candidates import Candidate, Candidates
 from proxy.choice import BySpeed, Choice, Pick
 from proxy.demand import Demand
@@ -16,12 +16,21 @@ Rule = Literal["only", "ready", "preferred", "steady"] | BySpeed
 its vectors are the ones that came before; or by what was measured."""
 
 
+class Unable(Struct, frozen=True, kw_only=True):
+    """A place that cannot honour a request."""
+
+    place: Place
+    lacks: tuple[Feature, ...] = ()
+    """The features that it lacks; else it refuses what …"""
+    refusal: UnsupportedParameterError | None = None
+    """… this says."""
+
+
 class Decision(Struct, frozen=True, kw_only=True):
     entry: Entry
     order: tuple[Candidate, ...]
     """Those that can answer, the best first; never empty."""
-    unable: tuple[tuple[Place, tuple[Feature, ...]], ...]
-    """The others, each with what it cannot honour."""
+    unable: tuple[Unable, ...]
     rule: Rule
     pick: Pick | None = None
     """Where there was something to choose."""
@@ -33,17 +42,19 @@ class Decider:
         self._candidates = candidates
         self._choice = choice
 
-    def decide(self, entry: Entry, demand: Demand) -> Decision:
-        """By what is known: nobody is asked, nothing is begun.
+    def decide(
+        self, entry: Entry, demand: Demand, request: GenerationRequest | None = None
+    ) -> Decision:
+        """By what is known: nobody is asked, nothing is begun. `demand` is that of `request`.
 
         Raises:
-            UnsupportedParameterError: no place of `entry` honours all of `demand.features`.
+            UnsupportedParameterError: no place of `entry` honours all that is asked.
         """
-        lacking = [(place, self._lacks(place, demand.features)) for place in entry.places]
-        unable = tuple((place, lacks) for place, lacks in lacking if lacks)
-        able = [place for place, lacks in lacking if not lacks]
-        if not able:
+        judged = [(place, self._unable(place, demand, request)) for place in entry.places]
+        unable = tuple(each for _, each in judged if each is not None)
+        if len(unable) == len(judged):
             raise self._unsupported(entry, unable)
+        able = [place for place, each in judged if each is None]
         weighed = [self._candidates.weigh(place, demand) for place in able]
         ranked = sorted(weighed, key=lambda candidate: self._rank(candidate, entry.prefer))
         rule = _rule(ranked, entry.prefer, demand)
@@ -59,22 +70,35 @@ class Decider:
         if decision.pick is not None:
             self._choice.note(decision.pick)
 
-    def _lacks(self, place: Place, features: frozenset[Feature]) -> tuple[Feature, ...]:
-        """What of `features` is not to be had there; a model that tells nothing is trusted."""
-        honours = self._registry.shelves[place.kind].backend.honours
-        lacks = place.model.lacks if place.model else frozenset[Feature]()
-        return tuple(sorted((features - honours) | (features & lacks)))
+    def _unable(
+        self, place: Place, demand: Demand, request: GenerationRequest | None
+    ) -> Unable | None:
+        """What is not to be had there; a model that tells nothing is trusted."""
+        backend = self._registry.shelves[place.kind].backend
+        missing = place.model.lacks if place.model else frozenset[Feature]()
+        lacks = (demand.features - backend.honours) | (demand.features & missing)
+        if lacks:
+            return Unable(place=place, lacks=tuple(sorted(lacks)))
+        try:
+            if request is not None:
+                backend.check(request)
+        except UnsupportedParameterError as error:
+            return Unable(place=place, refusal=error)
+        except InvalidRequestError:  # Nobody will take it: who is asked will say so.
+            pass
+        return None
 
     def _rank(self, candidate: Candidate, prefer: str) -> tuple[tuple[bool, ...], bool, int]:
         """Smallest first: who has no obstacle, who is preferred, the order of the backends."""
         kind = candidate.place.kind
         return candidate.obstacles, kind != prefer, list(self._registry.shelves).index(kind)
 
-    def _unsupported(
-        self, entry: Entry, unable: tuple[tuple[Place, tuple[Feature, ...]], ...]
-    ) -> UnsupportedParameterError:
+    def _unsupported(self, entry: Entry, unable: tuple[Unable, ...]) -> UnsupportedParameterError:
         """Of the place that lacks least."""
-        place, (feature, *_) = min(unable, key=lambda each: len(each[1]))
+        nearest = min(unable, key=lambda each: len(each.lacks))
+        if nearest.refusal is not None:
+            return nearest.refusal
+        place, feature = nearest.place, nearest.lacks[0]
         shelves = self._registry.shelves
         able = [k for k, s in shelves.items() if k != place.kind and feature in s.backend.honours]
         hint = f" A model on {' or '.join(able)} could honour it." if able else ""

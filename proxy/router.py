@@ -16,6 +16,7 @@ from adapters.errors import (
     ContextLengthError,
     InvalidRequestError,
     ModelNotFoundError,
+    UnsupportedParameterError,
 )
 from adapters.events import Event, Finished, Started, TextDelta
 from adapters.request import EmbeddingRequest, Feature, GenerationRequest
@@ -111,7 +112,7 @@ class Router:
         """
         demand = to_demand(request)
         await self._fetch(request.model)
-        decision = await self.decide(request.model, demand)
+        decision = await self.decide(request.model, demand, request)
         self._decider.note(decision)
         first, *others = [self._route(each, decision.entry) for each in decision.order]
         answer = self._answer(first, self._hurried(request, decision.order), demand, watcher)
@@ -209,9 +210,11 @@ class Router:
         decision = await self.decide(name, demand)
         return [self._route(candidate, decision.entry) for candidate in decision.order]
 
-    async def decide(self, name: str, demand: Demand) -> Decision:
+    async def decide(
+        self, name: str, demand: Demand, request: GenerationRequest | None = None
+    ) -> Decision:
         """As `routes`, with the reasons. Nothing is begun, and the next decision is the same."""
-        return self._decider.decide(await self.find(name), demand)
+        return self._decider.decide(await self.find(name), demand, request)
 
     def _route(self, candidate: Candidate, entry: Entry) -> Route:
         return Route(
@@ -279,6 +282,8 @@ class Router:
 
 def _may_go_on(error: BackendError, failed: Route, other: Route) -> bool:
     """Whether `other` may do better than `failed`, which ended with `error`."""
+    if isinstance(error, UnsupportedParameterError):
+        return True  # A loaded model shows what it cannot do; another engine may.
     if not isinstance(error, ContextLengthError):
         return not isinstance(error, InvalidRequestError)
     limit = error.limit or failed.context

@@ -9,7 +9,14 @@ import httpx2
 import openai
 from msgspec.structs import replace
 
-from adapters.backend import Backend, Embeddings, Health, Model, Progress
+from adapters.backend import (
+    Backend,
+    Embeddings,
+    Health,
+    Model,
+    Progress,
+    refuse_unsupported,
+)
 from adapters.errors import BackendError
 from adapters.events import Event, Finished, Started, TextDelta, Usage
 from adapters.memory import Tenant
@@ -53,6 +60,9 @@ class ScriptedBackend:
         self.closed = asyncio.Event()
         """Set when a generator has ended, however it did."""
         self.aclosed = False
+
+    def check(self, request: GenerationRequest) -> None:
+        refuse_unsupported(request, self.honours, self.kind)
 
     async def generate(self, request: GenerationRequest) -> AsyncGenerator[Event]:
         self.requests.append(request)

@@ -86,9 +86,12 @@ class MLXBackend:
         self._keeping = Keeping(config, self._is_loaded, self.unload)
         self.tenant = MLXTenant(config, self._engine, self._keeping, self.unload)
 
-    async def generate(self, request: GenerationRequest) -> AsyncGenerator[Event]:
+    def check(self, request: GenerationRequest) -> None:
         refuse_unsupported(request, self.honours, self.kind)
         refuse_senseless(request)
+
+    async def generate(self, request: GenerationRequest) -> AsyncGenerator[Event]:
+        self.check(request)
         with self._keeping.using(request.model, request.keep_alive):
             cold = not self._is_loaded(request.model)
             loaded = await self._ready_to_generate(request.model)

@@ -18,7 +18,7 @@ from adapters.ollama.embed import Vector, to_bodies, to_vectors
 from adapters.ollama.errors import blame_input
 from adapters.ollama.forced import is_forced
 from adapters.ollama.hosts import Hosts
-from adapters.ollama.request import to_body
+from adapters.ollama.request import refuse_unenforced, to_body
 from adapters.ollama.tenant import OllamaTenant
 from adapters.ollama.waiting import Waiting
 from adapters.ollama.wire import ChatBody, FillBody, RawBody
@@ -71,6 +71,10 @@ class OllamaBackend:
         self.tenant = OllamaTenant(self._hosts)
         self._loading: Counter[str] = Counter()
         self._counters = {"active": 0, "started": 0, "finished": 0, "cancelled": 0, "failed": 0}
+
+    def check(self, request: GenerationRequest) -> None:
+        refuse_unsupported(request, self.honours, self.kind)
+        refuse_unenforced(request)
 
     def generate(self, request: GenerationRequest) -> AsyncGenerator[Event]:
         """Always streamed from Ollama, so that closing the generator stops the work.

@@ -72,6 +72,20 @@ def to_body(request: GenerationRequest, shows_tools: bool = True) -> ChatBody | 
     return _to_chat_body(request, request.prompt, shows_tools)
 
 
+def refuse_unenforced(request: GenerationRequest) -> None:
+    """As `to_body`, which is more work where there are images or long texts.
+
+    Raises:
+        UnsupportedParameterError: fields that Ollama does not honour together, or a schema.
+    """
+    if isinstance(request.prompt, tuple):
+        _refuse_in_chat(request)
+        _to_tools(request)
+    else:
+        _refuse_in_text(request)
+        _to_format(request.response_format)
+
+
 def _to_chat_body(
     request: GenerationRequest, messages: tuple[Message, ...], shows_tools: bool
 ) -> ChatBody:
@@ -127,7 +141,7 @@ def _refuse_strict_patterns(tools: tuple[Tool, ...]) -> None:
             )
 
 
-def _to_text_body(request: GenerationRequest, prompt: str) -> RawBody:
+def _refuse_in_text(request: GenerationRequest) -> None:
     # Raw text knows no template, hence neither tools nor a switch for reasoning.
     for param, asked in (
         ("tools", request.tools and request.tool_choice != "none"),
@@ -135,6 +149,10 @@ def _to_text_body(request: GenerationRequest, prompt: str) -> RawBody:
     ):
         if asked:
             raise UnsupportedParameterError(f"'{param}' needs a chat.", param=param)
+
+
+def _to_text_body(request: GenerationRequest, prompt: str) -> RawBody:
+    _refuse_in_text(request)
     if request.suffix:
         return FillBody(prompt=prompt, suffix=request.suffix, **_common(request))
     if not prompt:

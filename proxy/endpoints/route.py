@@ -12,7 +12,7 @@ from adapters.errors import BackendError
 from adapters.request import GenerationRequest
 from proxy.candidates import Candidate
 from proxy.config import Config
-from proxy.decision import Decision, Rule
+from proxy.decision import Decision, Rule, Unable
 from proxy.demand import to_demand
 from proxy.endpoints.chat_completions.handler import blaming, read_chat
 from proxy.endpoints.chat_completions.request import ChatCompletionRequest
@@ -72,7 +72,7 @@ async def plan_route(
 ) -> Plan:
     body, asked = await read_chat(request, config, registry, drain)
     with blaming(body):
-        decision = await router.decide(asked.model, to_demand(asked))
+        decision = await router.decide(asked.model, to_demand(asked), asked)
     left_out = await _left_out(asked.model, registry, router)
     first = decision.order[0]
     return Plan(
@@ -126,8 +126,14 @@ def _reasons(decision: Decision, left_out: list[Place]) -> Iterator[str]:
 def _only(decision: Decision) -> str:
     if not decision.unable:
         return f"Only {decision.order[0].place.kind} has the model."
-    lacking = sorted({feature for _, lacks in decision.unable for feature in lacks})
-    return f"Only {decision.order[0].place.kind} honours {_list(lacking)} here."
+    what = " ".join(_lacking(each) for each in decision.unable)
+    return f"Only {decision.order[0].place.kind} can honour all that is asked. {what}"
+
+
+def _lacking(unable: Unable) -> str:
+    if unable.refusal is not None:
+        return unable.refusal.message
+    return f"{unable.place.kind} does not honour {', '.join(map(repr, unable.lacks))} here."
 
 
 def _fastest(decision: Decision) -> str:
@@ -154,8 +160,8 @@ _WHY: dict[Rule, Callable[[Decision], str]] = {
 def _alternatives(decision: Decision) -> Iterator[Alternative]:
     for candidate in decision.order[1:]:
         yield _alternative(candidate.place, _why_not(candidate, decision))
-    for place, lacks in decision.unable:
-        yield _alternative(place, f"It does not honour {_list(lacks)}.")
+    for each in decision.unable:
+        yield _alternative(each.place, _lacking(each))
 
 
 def _passed_over(left_out: list[Place], first: Candidate) -> Iterator[Alternative]:
@@ -184,7 +190,3 @@ def _slower(candidate: Candidate, decision: Decision) -> str | None:
         return None
     seconds = decision.pick.seconds.get(candidate.place.kind)
     return "It was not measured." if seconds is None else f"It would take about {seconds:.2g} s."
-
-
-def _list(features: list[Any] | tuple[Any, ...]) -> str:
-    return ", ".join(f"'{feature}'" for feature in features)

@@ -8,7 +8,11 @@ import pytest
 from scripted_backend import HELLO, ScriptedBackend, Step, chat, http_client
 
 from adapters.backend import Model
-from adapters.errors import BackendUnavailableError, ContextLengthError
+from adapters.errors import (
+    BackendUnavailableError,
+    ContextLengthError,
+    UnsupportedParameterError,
+)
 from adapters.memory import Footprint, Resident, Room
 from adapters.request import GenerationRequest, Message, TextPart
 from proxy.demand import Demand, to_demand
@@ -137,6 +141,45 @@ async def test_who_is_away_comes_last_whatever_else():
         mlx.models = BackendUnavailableError("gone")
         await router._registry.refresh(1)  # pyright: ignore[reportPrivateUsage]
         assert await order(router, to_demand(LONG)) == ["ollama", "mlx"]
+
+
+class Picky(ScriptedBackend):
+    """It honours every feature, and not this combination of them."""
+
+    def check(self, request: GenerationRequest) -> None:
+        if request.tools and request.response_format is not None:
+            raise UnsupportedParameterError("Not both.", param="response_format")
+
+
+BOTH: dict[str, Any] = {
+    "tools": [{"type": "function", "function": {"name": "f"}}],
+    "response_format": {"type": "json_object"},
+}
+
+
+async def test_what_a_backend_refuses_beforehand_is_asked_of_the_other():
+    mlx, ollama = Picky(kind="mlx"), engine("ollama")
+    async with http_client(mlx, ollama) as client:
+        answer = await client.post(URL, json=chat(**BOTH))
+        forced = await client.post(URL, json=chat(**BOTH, backend="mlx"))
+    assert answer.headers["x-tandem-backend"] == "ollama"
+    assert "x-tandem-fallback-from" not in answer.headers
+    assert (forced.status_code, forced.json()["error"]["param"]) == (400, "response_format")
+    assert mlx.requests == []
+
+
+async def test_what_both_refuse_is_one_error():
+    async with http_client(Picky(kind="mlx"), Picky(kind="ollama")) as client:
+        answer = await client.post(URL, json=chat(**BOTH))
+    assert (answer.status_code, answer.json()["error"]["message"]) == (400, "Not both.")
+
+
+async def test_what_a_loaded_model_proves_unable_to_do_is_asked_of_the_other():
+    mlx = engine("mlx", UnsupportedParameterError("It does not think.", param="reasoning_effort"))
+    async with http_client(mlx, engine("ollama")) as client:
+        answer = await client.post(URL, json=chat(reasoning_effort="low"))
+    assert answer.headers["x-tandem-backend"] == "ollama"
+    assert answer.headers["x-tandem-fallback-from"] == "mlx; reason=unsupported_parameter"
 
 
 def too_long(limit: int) -> ContextLengthError:

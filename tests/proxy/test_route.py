@@ -99,7 +99,7 @@ async def test_the_plan_in_full():
             "backend": "mlx",
             "model": "m",
             "reasons": [
-                "Only mlx honours 'logit_bias' here.",
+                "Only mlx can honour all that is asked. ollama does not honour 'logit_bias' here.",
                 "The model has room beside all that is loaded.",
             ],
             "context": 4096,
@@ -108,7 +108,7 @@ async def test_the_plan_in_full():
                 {
                     "backend": "ollama",
                     "model": "m",
-                    "why_not": "It does not honour 'logit_bias'.",
+                    "why_not": "ollama does not honour 'logit_bias' here.",
                 }
             ],
         }

@@ -7,7 +7,7 @@ import msgspec
 import pytest
 
 from adapters.errors import BackendError, InvalidRequestError, UnsupportedParameterError
-from adapters.ollama.request import to_body
+from adapters.ollama.request import refuse_unenforced, to_body
 from adapters.request import (
     GenerationRequest,
     ImagePart,
@@ -236,3 +236,42 @@ def test_image_to_be_fetched_is_unsupported(url: str):
     error = refused(prompt=(Message(role="user", content=(ImagePart(url),)),))
     assert type(error) is UnsupportedParameterError
     assert error.param == "images"
+
+
+UNIQUE = {"type": "array", "items": {"type": "integer"}, "uniqueItems": True}
+STRICT_TOOL = Tool("f", None, {"type": "object", "properties": {"a": UNIQUE}}, strict=True)
+PATTERN = Tool("f", None, {"properties": {"a": {"type": "string", "pattern": "a+"}}}, strict=True)
+
+
+@pytest.mark.parametrize(
+    "fields",
+    [
+        {"tools": (WEATHER,), "response_format": JSONObject()},
+        {"response_format": JSONSchema(UNIQUE, strict=True)},
+        {"prompt": "raw", "response_format": JSONSchema(UNIQUE, strict=True)},
+        {"tools": (STRICT_TOOL,), "tool_choice": "required"},
+        {"tools": (PATTERN,)},
+        {"prompt": "raw", "tools": (WEATHER,)},
+        {"suffix": "end"},
+    ],
+)
+def test_what_is_not_honoured_together_is_told_without_building_anything(fields: dict[str, Any]):
+    request = GenerationRequest(**({"model": "m", "prompt": (QUESTION,)} | fields))
+    with pytest.raises(UnsupportedParameterError) as caught:
+        refuse_unenforced(request)
+    error = refused(**fields)
+    assert (error.message, error.param) == (caught.value.message, caught.value.param)
+
+
+@pytest.mark.parametrize(
+    "fields",
+    [
+        {},
+        {"prompt": "raw", "suffix": "end"},
+        {"response_format": JSONSchema(UNIQUE)},
+        {"tools": (WEATHER,), "tool_choice": "required"},
+        {"tools": (PATTERN,), "tool_choice": "none", "response_format": JSONObject()},
+    ],
+)
+def test_what_is_honoured_together_is_not_refused(fields: dict[str, Any]):
+    refuse_unenforced(GenerationRequest(**({"model": "m", "prompt": (QUESTION,)} | fields)))
