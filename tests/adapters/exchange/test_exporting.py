@@ -116,7 +116,11 @@ def exporting(settings: Settings) -> Iterator[Settings]:
 
 
 @pytest.mark.ollama
-def test_an_export_answers_on_ollama(apart: Settings, tmp_path: Path):
+async def test_an_export_answers_on_ollama_and_is_known_for_its_folders_model(
+    apart: Settings, mlx: MLXConfig, tmp_path: Path
+):
+    # As if its weights had come from elsewhere.
+    (tmp_path / "cache" / "imported" / "tiny:1b" / "conversion.json").unlink()
     done = apart.tandem("export", "mlx:tiny:1b", "--as", TAG)
     assert done.returncode == 0, done.stderr
     assert "20 of 20 tensors are the source's to the last bit" in done.stdout
@@ -130,16 +134,7 @@ def test_an_export_answers_on_ollama(apart: Settings, tmp_path: Path):
     assert details.family == "llama"
     assert answer.eval_count == 1
     assert list((tmp_path / "cache").glob(".export-*")) == []
-
-
-@pytest.mark.ollama
-async def test_an_export_and_its_folder_are_known_for_one_model(apart: Settings, mlx: MLXConfig):
-    folder = find_models(mlx)["tiny:1b"].path
-    assert folder is not None
-    (folder / "conversion.json").unlink()  # As if its weights had come from elsewhere.
-    assert apart.tandem("export", "mlx:tiny:1b", "--as", TAG).returncode == 0
-    there = OllamaBackend(OllamaConfig(host=apart.host))
-    async with aclosing(there):
+    async with aclosing(OllamaBackend(OllamaConfig(host=apart.host))) as there:
         exported = next(model for model in await there.list_models() if model.name == TAG)
     model = find_models(mlx)["tiny:1b"].model
     assert model.origin is not None
