@@ -17,6 +17,7 @@ from proxy.config import (
     ServerConfig,
     find_config,
     load_config,
+    state_folder,
 )
 from proxy.registry import Registry
 
@@ -210,3 +211,25 @@ def test_the_users_own_file_by_system(
     monkeypatch.setattr("sys.platform", platform)
     monkeypatch.setenv("HOME", str(tmp_path))
     assert find_config(None, {}) == own
+
+
+@pytest.mark.parametrize(
+    ("platform", "environ", "folder"),
+    [
+        ("linux", {}, ".local/state/tandem"),
+        ("darwin", {}, "Library/Application Support/tandem"),
+        ("darwin", {"XDG_STATE_HOME": "/state"}, "/state/tandem"),
+    ],
+)
+def test_benchmarks_lie_where_the_system_keeps_such_things(
+    monkeypatch: pytest.MonkeyPatch,
+    tmp_path: Path,
+    platform: str,
+    environ: dict[str, str],
+    folder: str,
+):
+    monkeypatch.setattr("sys.platform", platform)
+    monkeypatch.setenv("HOME", str(tmp_path))
+    assert state_folder(Config(), environ) == tmp_path / folder
+    own = Config(server=ServerConfig(state_folder="~/mine"))
+    assert state_folder(own, environ) == tmp_path / "mine"
