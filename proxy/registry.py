@@ -112,6 +112,7 @@ class Registry:
         self._aliases = aliases
         self._declared = Declared(config.names() for config in aliases.values())
         self._period = period
+        self._warned: set[str] = set()
         self.shelves: dict[str, Shelf] = {}
         """By kind, in order of preference."""
 
@@ -140,8 +141,24 @@ class Registry:
     async def _watch(self, shelf: Shelf) -> None:
         while True:
             await shelf.refresh()
+            self._warn(shelf)
             away = shelf.reached is False
             await asyncio.sleep(min(self._period, _AWAY_SECONDS) if away else self._period)
+
+    def _warn(self, shelf: Shelf) -> None:
+        """Once for each name of the user's own that cannot be reached, for a model has it."""
+        taken = {
+            own
+            for own in self._aliases.keys() & shelf.models
+            if own not in self._known(own).values()
+        }
+        for own in sorted(taken - self._warned):
+            log.warning(
+                "models: '%s' is %s's own name of a model, and leads to that one.",
+                own,
+                shelf.backend.kind,
+            )
+        self._warned |= taken
 
     def tenants(self) -> dict[str, Tenant]:
         """The backends that take of this machine's memory, by kind."""
@@ -179,7 +196,7 @@ class Registry:
         then one that the user does. Without places where they have none."""
         there = frozenset(kinds)
         for match in (self._exact, self._alias):
-            entry = match(name).among(there)
+            entry = match(name, there)
             if entry.places:
                 return entry
         return Entry(id=name, places=())
@@ -193,23 +210,22 @@ class Registry:
         found = (self.named(full, there) for full in sorted(alike))
         return list({entry.id: entry for entry in found if entry.places}.values())
 
-    def _exact(self, name: str) -> Entry:
+    def _exact(self, name: str, kinds: frozenset[str]) -> Entry:
         """What a backend calls just that is asked of it first: the other's weights may be packed
         otherwise."""
         called = {kind: name for kind, shelf in self.shelves.items() if name in shelf.models}
+        prefer = next(iter(called)) if len(called) == 1 else "auto"
         own = self._known(name)
         if name in own.values():  # The user adds to what a backend calls so.
-            return replace(self._entry(self._completed(own)), prefer=self._aliases[name].prefer)
-        prefer = next(iter(called)) if len(called) == 1 else "auto"
-        return replace(self._entry(self._completed(called)), prefer=prefer)
+            called, prefer = own, self._aliases[name].prefer
+        return replace(self._entry(self._completed(called), kinds), prefer=prefer)
 
-    def _alias(self, name: str) -> Entry:
-        config, known = self._aliases.get(name), self._known(name)
-        if config is None or not known:
+    def _alias(self, name: str, kinds: frozenset[str]) -> Entry:
+        if name not in self._aliases:
             return Entry(id=name, places=())
-        entry = self._entry(known)
+        entry = self._entry(self._known(name), kinds)
         names = entry.names if entry.id == name else (name,)
-        return replace(entry, id=name, names=names, prefer=config.prefer)
+        return replace(entry, id=name, names=names, prefer=self._aliases[name].prefer)
 
     def _known(self, own: str) -> dict[str, str]:
         """What the backends call a model of the config, by kind."""
@@ -235,28 +251,29 @@ class Registry:
                     return found
         return None
 
-    def _entry(self, called: Mapping[str, str]) -> Entry:
-        """The model that the backends call so, by kind; without those that are known to lack it,
-        where another has it."""
-        order = [kind for kind in self.shelves if kind in called]
-        having = [kind for kind in order if self.shelves[kind].may_have(called[kind])] or order
-        places = tuple(
-            Place(kind=k, name=called[k], model=self.shelves[k].models.get(called[k]))
-            for k in having
+    def _entry(self, called: Mapping[str, str], kinds: frozenset[str]) -> Entry:
+        """The model that the backends call so, by kind, on those of `kinds`; without those that are
+        known to lack it, where another has it."""
+        shelves = self.shelves
+        order = [kind for kind in shelves if kind in called]
+        able = [kind for kind in order if shelves[kind].may_have(called[kind])] or order
+        asked = [kind for kind in order if kind in kinds]
+        having = [kind for kind in asked if kind in able] or asked
+        named = dict.fromkeys((*self._titles(called), *(called[kind] for kind in able)))
+        places = (
+            Place(kind=kind, name=called[kind], model=shelves[kind].models.get(called[kind]))
+            for kind in having
         )
-        if not places:
-            return Entry(id="", places=())
-        title = self._title(called) or places[0].name
-        names = dict.fromkeys((title, *(place.name for place in places)))
-        return Entry(id=title, places=places, names=tuple(names))
+        return Entry(id=next(iter(named), ""), places=tuple(places), names=tuple(named))
 
-    def _title(self, called: Mapping[str, str]) -> str | None:
-        """The user's own name for the whole of it: one that is a backend's, else the first."""
+    def _titles(self, called: Mapping[str, str]) -> list[str]:
+        """The user's own name for the whole of it, if there is one: one that is a backend's as
+        well, else the first."""
         known = {own: self._known(own) for own in self._aliases}
         whole = [own for own, names in known.items() if names.items() <= called.items()]
         named = [own for own in whole if own in known[own].values()]
         pairs = [own for own in whole if len(known[own]) > 1]
-        return next(iter((*named, *pairs)), None)
+        return [*named, *pairs][:1]
 
 
 def same_weights(models: Sequence[Model | None]) -> bool | None:

@@ -169,7 +169,9 @@ async def test_own_name_is_fetched_by_what_is_behind_it():
     own = {"mine": ModelConfig(mlx="org/name", ollama="a:7b", prefer="ollama")}
     async with http_client(mlx, ollama, config=Config(server=PULLING, models=own)) as client:
         assert await status_of(client, "mine") == 200
-    assert (mlx.fetched, ollama.fetched) == ([], ["a:7b"])
+        assert (mlx.fetched, ollama.fetched) == ([], ["a:7b"])
+        assert await status_of(client, "mlx/mine") == 200
+    assert (mlx.fetched, ollama.fetched) == (["org/name"], ["a:7b"])
 
 
 @pytest.mark.parametrize(

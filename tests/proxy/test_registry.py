@@ -1,5 +1,6 @@
 """The same model on two backends: what makes it one entry, and which names lead there."""
 
+import asyncio
 from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager
 
@@ -169,11 +170,23 @@ async def test_model_that_is_declared_the_same_as_two_others_stays_for_itself():
         assert places(await router.find("other")) == ["mlx/org/a", "ollama/b:7b"]
 
 
-async def test_half_of_a_pair_that_is_not_there_is_not_asked():
+async def test_half_of_a_pair_that_is_not_there_is_asked_only_where_it_is_forced():
     async with routing([], [Model(name="a:7b")], PAIR) as (router, _, _):
         assert places(await router.find("fast")) == ["ollama/a:7b"]
-        with pytest.raises(ModelNotFoundError):
-            await router.find("mlx/fast")
+        forced = await router.find("mlx/fast")  # MLX itself says that it has no such model.
+        assert (places(forced), forced.names) == (["mlx/org/a"], ("fast", "a:7b"))
+
+
+async def test_own_name_that_a_model_has_is_told_once(caplog: pytest.LogCaptureFixture):
+    own = {"a:7b": ModelConfig(mlx="org/a"), "fine": ModelConfig(mlx="org/a")}
+    backend = ScriptedBackend(kind="ollama", models=[Model(name="a:7b")])
+    registry = Registry(own, period=0.01)
+    async with registry.open({}, {"ollama": backend}):
+        while backend.listed < 3:  # noqa: ASYNC110 - nothing tells of it.
+            await asyncio.sleep(0.01)
+    assert caplog.messages == [
+        "models: 'a:7b' is ollama's own name of a model, and leads to that one."
+    ]
 
 
 async def test_folder_of_a_pair_need_not_be_listed():
