@@ -184,7 +184,7 @@ def check_refused(told: Told) -> None:
 async def used_again(client: openai.AsyncOpenAI) -> None:
     """On a quiet machine within 5 s, loading the model included."""
     began = time.monotonic()
-    async with asyncio.timeout(15):
+    async with asyncio.timeout(30):
         for model in (f"ollama/{PLAIN}", "both"):
             await until_ollama_answers(client, model)
             print(f"{model} is answered by Ollama again after {time.monotonic() - began:.1f} s")

@@ -4,8 +4,9 @@ import logging
 import re
 import time
 from collections import Counter
-from collections.abc import AsyncGenerator, Awaitable, Generator
+from collections.abc import AsyncGenerator, Awaitable, Coroutine, Generator
 from contextlib import ExitStack, aclosing, asynccontextmanager, contextmanager
+from typing import Any, TypeVar
 
 from msgspec import UNSET, UnsetType
 from msgspec.structs import replace
@@ -27,7 +28,7 @@ from adapters.ollama.client import OllamaClient
 from adapters.ollama.lines import Lines
 from adapters.ollama.options import to_keep_alive
 from adapters.ollama.sizing import Size, Sizing
-from adapters.ollama.waiting import PATIENT, Waiting, unless_hanging
+from adapters.ollama.waiting import PATIENT, Waiting, Work, unless_hanging
 from adapters.ollama.wire import (
     ChatBody,
     EmbedBody,
@@ -43,6 +44,7 @@ from adapters.ollama.wire import (
 )
 
 log = logging.getLogger("tandem")
+T = TypeVar("T")
 
 _HEALTH_SECONDS = 0.8
 """Less than a second: one that hangs must not hold up who asks how things are."""
@@ -63,10 +65,7 @@ class Host:
         self.breaker = Breaker(self._is_there, self._probe)
         self._sizing = Sizing(address, self.catalog, config)
         self._answering: Counter[str] = Counter()
-        self._speaking = 0
-        """Answers that have begun."""
-        self._cold: Counter[str] = Counter()
-        """The requests that each model is being loaded for."""
+        self._work = Work()
         self.used_at: dict[str, float] = {}
         """When each model was asked last, by `time.monotonic`."""
         self._version: str | None = None
@@ -173,51 +172,37 @@ class Host:
         seconds = waiting.to_first_line(self._config.first_token_timeout, cold=cold)
         with ExitStack() as held:
             held.enter_context(self._sizing.running(body.model, size))
-            async with self._loaded(body.model, size.num_ctx, cold):
-                lines = await self._first(self.client.lines(path, sent, seconds), waiting)
+            async with self._room_for(body.model, size.num_ctx):
+                with self._work.loading(body.model, cold):
+                    lines = await self._first(self.client.lines(path, sent, seconds), waiting)
             lines.first.num_ctx, lines.first.cold = size.num_ctx, cold
             self._sizing.used(body.model, size)
             held.callback(_learn_size, size, lines)
-            held.enter_context(self._spoken())
+            held.enter_context(self._work.speaking())
             lines.held.push(held.pop_all())
         return lines
 
     async def _first(self, lines: Awaitable[Lines[Line]], waiting: Waiting) -> Lines[Line]:
-        first = self._in_turn(lines, waiting)
-        return await (unless_hanging(first, self._is_there) if waiting.elsewhere else first)
+        return await self._there(self._in_turn(lines, waiting), waiting)
+
+    async def _there(self, work: Coroutine[Any, Any, T], waiting: Waiting) -> T:
+        """The result of `work`, unless somebody else could do it and the server hangs."""
+        return await (unless_hanging(work, self._is_there) if waiting.elsewhere else work)
 
     async def _in_turn(self, lines: Awaitable[Lines[Line]], waiting: Waiting) -> Lines[Line]:
         try:
             return await lines
         except BackendTimeoutError as error:
-            if waiting.seconds is None or not self._speaking:
+            if waiting.seconds is None or not self._work.is_speaking:
                 raise
             # It takes a few at a time, and this one's turn has not come.
             raise BackendBusyError("Ollama is busy with other answers.") from error
 
-    @contextmanager
-    def _spoken(self) -> Generator[None]:
-        self._speaking += 1
-        try:
-            yield
-        finally:
-            self._speaking -= 1
-
     def _is_cold(self, model: str, num_ctx: int) -> bool:
         """It has to be loaded, or is being loaded: `/api/ps` tells of it from the beginning."""
-        return self._cold[full_name(model)] > 0 or self.catalog.must_load(model, num_ctx)
+        return self._work.is_loading(model) or self.catalog.must_load(model, num_ctx)
 
-    @asynccontextmanager
-    async def _loaded(self, model: str, num_ctx: int, cold: bool) -> AsyncGenerator[None]:
-        """Until the first line is there, with which it is."""
-        self._cold[full_name(model)] += cold
-        try:
-            async with self._room_for(model, num_ctx):
-                yield
-        finally:
-            self._cold[full_name(model)] -= cold
-
-    async def embed(self, body: EmbedBody) -> Embedded:
+    async def embed(self, body: EmbedBody, waiting: Waiting = PATIENT) -> Embedded:
         """
         Raises:
             BackendError: as `OllamaClient.post`.
@@ -228,7 +213,8 @@ class Host:
         try:
             with self._in_use(body.model):
                 async with self._room_for(body.model, None):
-                    embedded = await self.client.post("/api/embed", body, Embedded, seconds)
+                    made = self.client.post("/api/embed", body, Embedded, seconds)
+                    embedded = await self._there(made, waiting)
         except ContextLengthError as error:
             raise await self._with_length(error, body.model) from error
         except BackendError as error:

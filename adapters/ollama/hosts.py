@@ -55,7 +55,7 @@ class Hosts:
         """The vectors of the best host; of the next best where that fails."""
         first, *others = await self._candidates(body.model)
         try:
-            return await first.embed(body)
+            return await first.embed(body, Waiting(elsewhere=bool(others)))
         except BackendError as error:
             if not others or isinstance(error, InvalidRequestError):
                 raise

@@ -183,6 +183,21 @@ async def test_failure_in_a_stream_is_an_error_that_ends_it(fault: str):
     assert all(choice["finish_reason"] is None for each in said for choice in each["choices"])
 
 
+NO_MEMORY = b'{"error": "model requires more system memory (9 GiB) than is available (1 GiB)"}'
+BROKEN_MODEL = b'{"error": "llama runner process has terminated: error loading model"}'
+MORE: dict[str, tuple[Script, int, str]] = {
+    "out of memory": (plain(500, NO_MEMORY), 503, "insufficient_memory"),
+    "a model that cannot be loaded": (plain(500, BROKEN_MODEL), 500, "generation_failed"),
+}
+WRONG: dict[str, Script] = {
+    "a schema that is none": recorded("chat-schema-bad"),
+    "an image for a model without eyes": recorded("chat-image-bad"),
+    "an option of another type": recorded("chat-option-wrong-type"),
+    "anything else": plain(400, b'{"error": "what?"}'),
+}
+"""The caller's mistakes: what Ollama says of them, 500 among it."""
+
+
 async def ask_both(script: Script, **fields: Any) -> Told:
     """One chat with a model that MLX has as well; Ollama is asked first."""
     body = {"model": "both", **ASKED["/v1/chat/completions"], **fields}
@@ -195,15 +210,29 @@ async def ask_both(script: Script, **fields: Any) -> Told:
 
 
 @pytest.mark.parametrize("streamed", [False, True], ids=["whole", "streamed"])
-@pytest.mark.parametrize("fault", BEFORE)
+@pytest.mark.parametrize("fault", [*BEFORE, *MORE])
 async def test_failure_before_the_first_word_makes_the_other_backend_answer(
     fault: str, streamed: bool
 ):
-    script, _, code = BEFORE[fault]
+    script, _, code = (BEFORE | MORE)[fault]
     told = await ask_both(script, stream=streamed)
     assert (told.status, told.headers["x-tandem-backend"]) == (200, "mlx")
     assert told.headers["x-tandem-fallback-from"] == f"ollama; reason={code}"
     assert "error" not in told.text
+
+
+@pytest.mark.parametrize("fault", MORE)
+async def test_failure_that_nobody_makes_good_is_a_status(fault: str):
+    script, status, code = MORE[fault]
+    told = await ask(script)
+    assert (told.status, json.loads(told.text)["error"]["code"]) == (status, code)
+
+
+@pytest.mark.parametrize("mistake", WRONG)
+async def test_mistake_of_the_caller_is_told_by_the_first_that_sees_it(mistake: str):
+    told = await ask_both(WRONG[mistake])
+    assert (told.status, told.headers["x-tandem-backend"]) == (400, "ollama")
+    assert "x-tandem-fallback-from" not in told.headers
 
 
 @pytest.mark.parametrize("fault", AFTER)

@@ -17,9 +17,9 @@ from adapters.errors import (
     ModelNotFoundError,
 )
 from adapters.events import Finished, TextDelta
-from adapters.ollama import breaker, catalog
+from adapters.ollama import breaker, catalog, host, waiting
 from adapters.ollama.backend import OllamaBackend
-from adapters.request import GenerationRequest, Message, TextPart
+from adapters.request import EmbeddingRequest, GenerationRequest, Message, TextPart
 from tests.adapters.ollama.standin import Reply, StandIn, says_lines, stand_in
 
 CHAT = GenerationRequest(
@@ -212,6 +212,44 @@ async def _until(backend: OllamaBackend, text: str) -> None:
     async with asyncio.timeout(3):
         while await text_of(backend) != text:  # noqa: ASYNC110
             await asyncio.sleep(0.02)
+
+
+async def test_host_that_dies_under_eight_clients_is_taken_over_from(
+    pair: tuple[StandIn, StandIn], backend: OllamaBackend
+):
+    one, _ = pair
+    dead = asyncio.Event()
+
+    async def dies_then(reply: Reply) -> None:
+        await dead.wait()
+        reply.cut()
+
+    one.says("/api/chat", dies_then)
+    asked = [asyncio.create_task(text_of(backend)) for _ in range(8)]
+    async with asyncio.timeout(3):
+        while len(one.bodies("/api/chat")) < 4:  # noqa: ASYNC110
+            await asyncio.sleep(0.01)
+    dead.set()
+    assert await asyncio.gather(*asked) == ["B"] * 8
+    assert [await text_of(backend) for _ in range(3)] == ["B"] * 3
+    assert len(one.bodies("/api/chat")) >= 4
+
+
+async def test_vectors_of_a_host_that_hangs_come_from_the_other(
+    pair: tuple[StandIn, StandIn], monkeypatch: pytest.MonkeyPatch
+):
+    monkeypatch.setattr(waiting, "_LOOK_SECONDS", 0.05)
+    monkeypatch.setattr(host, "_LOOK_SECONDS", 0.05)
+    one, two = pair
+    backend = OllamaBackend(OllamaConfig(hosts=(one.host, two.host), refresh=60))
+    await backend.list_models()
+    for path in ("/api/version", "/api/embed", "/api/show", "/api/ps"):
+        one.says(path, hangs)
+    says_json(two, "/api/embed", {"embeddings": [[1.0]]})
+    async with asyncio.timeout(4):
+        made = await backend.embed(EmbeddingRequest(model="smollm2:135m", inputs=("a",)))
+    assert made.vectors == ((1.0,),)
+    await backend.aclose()
 
 
 async def test_host_that_hangs_is_left_alone_and_the_other_is_not_touched(
