@@ -50,6 +50,8 @@ _HEALTH_SECONDS = 0.8
 """Less than a second: one that hangs must not hold up who asks how things are."""
 _LOOK_SECONDS = 2.0
 """One that is very busy may take its time."""
+_UNLOAD_SECONDS = 10.0
+"""It only has to say that it will: others wait for the memory meanwhile."""
 _PROBE_SECONDS = 60.0
 _SAFE = (0, 17, 1)
 """Before it: holes by which a model file takes over the server."""
@@ -261,13 +263,13 @@ class Host:
         if body.keep_alive is UNSET:
             body.keep_alive = self._default_keep_alive(model)
         async with self._room_for(model, num_ctx):
-            await self._post(body)
+            await self._post(body, self._config.first_token_timeout)
 
     async def unload(self, model: str) -> None:
         """Only answers of this backend count as busy: Ollama does not tell of others."""
         if self.is_answering(model):
             raise BackendBusyError(f"'{model}' is answering somebody.", param="model")
-        await self._post(LoadBody(model=model, keep_alive=0))
+        await self._post(LoadBody(model=model, keep_alive=0), _UNLOAD_SECONDS)
 
     async def pull(self, model: str) -> AsyncGenerator[Progress]:
         async with aclosing(self.client.pulled(PullBody(model))) as lines:
@@ -295,9 +297,8 @@ class Host:
         await self.breaker.aclose()
         await self.catalog.aclose()
 
-    async def _post(self, body: LoadBody) -> None:
+    async def _post(self, body: LoadBody, seconds: float) -> None:
         try:
-            seconds = self._config.first_token_timeout
             await self.client.post("/api/chat", body, Line, seconds)
         except BackendError as error:
             self._learn(error)

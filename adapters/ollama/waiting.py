@@ -87,6 +87,8 @@ async def unless_hanging(work: Awaitable[T], is_there: Callable[[], Awaitable[bo
         async with timeout:
             return await work
     except TimeoutError:
+        if not timeout.expired():
+            raise
         raise BackendTimeoutError("Ollama hangs: it does not even say its version.") from None
     finally:
         looking.cancel()

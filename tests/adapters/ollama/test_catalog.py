@@ -17,6 +17,7 @@ from adapters.errors import (
     ModelNotFoundError,
 )
 from adapters.events import Event
+from adapters.ollama import host
 from adapters.ollama.backend import OllamaBackend
 from adapters.request import GenerationRequest, Message, TextPart
 from tests.adapters.ollama.standin import Reply, StandIn, recording
@@ -283,6 +284,21 @@ async def test_load_that_takes_too_long(full: StandIn, backend: OllamaBackend):
     full.says("/api/chat", hangs)
     with pytest.raises(BackendTimeoutError):
         await backend.load("smollm2:135m")
+
+
+async def test_unload_by_a_server_that_hangs_is_not_waited_for(
+    full: StandIn, monkeypatch: pytest.MonkeyPatch
+):
+    async def hangs(reply: Reply) -> None:
+        await reply.gone()
+
+    monkeypatch.setattr(host, "_UNLOAD_SECONDS", 0.1)
+    full.says("/api/chat", hangs)
+    backend = OllamaBackend(OllamaConfig(host=full.host))
+    async with asyncio.timeout(3):
+        with pytest.raises(BackendTimeoutError):
+            await backend.unload("smollm2:135m")
+    await backend.aclose()
 
 
 async def test_unload_of_a_model_that_answers_is_busy(full: StandIn, backend: OllamaBackend):
