@@ -5,11 +5,10 @@ is clearly faster, and not often: prompts that were read before are where they w
 """
 
 import time
-from collections import Counter
 from collections.abc import Callable, Sequence
 from typing import Literal
 
-from msgspec import Struct, field
+from msgspec import Struct
 from msgspec.structs import replace
 
 from proxy.candidates import Candidate
@@ -17,6 +16,7 @@ from proxy.demand import Demand
 from proxy.habits import Habits
 from proxy.ledger import Key
 from proxy.measurements import Bucket, Measurements, to_bucket
+from proxy.standing import Standing
 
 Clock = Callable[[], float]
 """Seconds, of which only differences mean anything."""
@@ -26,23 +26,16 @@ while ago; nobody was measured, and it comes first in order."""
 
 _TRIALS = 4
 """Answers of each place before their speeds are compared …"""
-_TRIALS_BESIDE = 2
-"""… and where answers much like these were measured already."""
-_BETTER = 0.15
-"""The share of the time that another place has to save."""
-_SETTLED = 600.0
-"""Seconds between two changes of place."""
+_FEWER = 2
+"""… and where answers much like these were measured already, or two are clear enough."""
+_CLEARLY = 2.0
+"""Times that the slowest takes longer than the fastest: chance makes no such difference."""
 _AGAIN = 3600.0
 """Seconds after which a place that was not asked is tried once more: it may be faster now."""
-_SLOWER = 0.2
-"""By which the place that is stayed with has slowed down when the others are tried anew …"""
-_LASTING = 6
-"""… and for how many answers on end: one that was slow is none."""
-_LONG_RUN = 0.02
-"""What an answer counts for in what is usual for that place."""
 _YARDSTICK = 100.0
 """Tokens of the answer by which a place is compared with itself."""
-_NEAR = ((0, 0), (0, -1), (0, 1), (-1, 0), (1, 0))
+_HERE = (0, 0)
+_BESIDE = ((0, -1), (0, 1), (-1, 0), (1, 0))
 """Buckets whose figures may stand in, by their distance in crowd and prompt."""
 
 
@@ -58,7 +51,7 @@ class Pick(Struct, frozen=True, kw_only=True):
     """The best first."""
     rule: BySpeed
     spot: Spot
-    seconds: dict[str, float] = {}
+    seconds: dict[str, float]
     """What the answer will take, by kind, as far as places were measured."""
     takes_over: bool = False
     """The first is now the one to stay with."""
@@ -68,32 +61,25 @@ class Pick(Struct, frozen=True, kw_only=True):
     """Seconds for `_YARDSTICK` tokens, of the one to stay with."""
 
 
-class _Standing(Struct):
-    """What was chosen at a spot."""
+class _Case(Struct, frozen=True, kw_only=True):
+    """All that one pick is made of."""
 
-    holder: str | None = None
-    """The kind that is stayed with."""
-    changed_at: float = float("-inf")
-    asked: Counter[str] = field(default_factory=Counter[str])
-    asked_at: dict[str, float] = field(default_factory=dict[str, float])
-    renewed_at: float = float("-inf")
-    is_open: bool = False
-    """The others have just been tried anew: the fastest is taken, by however little."""
-    paces: int = 0
-    usual: float = 0.0
-    """The mean of so many paces, the newer ones counting for more in the end."""
-    slow: int = 0
-    """Paces on end that were clearly slower."""
+    candidates: Sequence[Candidate]
+    """Equal but for their speed, in the order of the backends."""
+    buckets: Sequence[Bucket]
+    """Where the answer would be counted, of each."""
+    spot: Spot
+    standing: Standing
+    seconds: dict[str, float]
 
-    def add(self, pace: float) -> None:
-        self.slow = self.slow + 1 if self.paces and pace > (1 + _SLOWER) * self.usual else 0
-        self.paces += 1
-        self.usual += max(1 / self.paces, _LONG_RUN) * (pace - self.usual)
-
-    def renew(self, now: float) -> None:
-        """All but the holder are to be measured again; what it does now is what is usual."""
-        self.asked = Counter({self.holder: self.asked[self.holder]} if self.holder else {})
-        self.renewed_at, self.paces, self.slow, self.is_open = now, 0, 0, True
+    def pick(self, order: Sequence[Candidate], rule: BySpeed, *, takes_over: bool = False) -> Pick:
+        return Pick(
+            order=tuple(order),
+            rule=rule,
+            spot=self.spot,
+            seconds=self.seconds,
+            takes_over=takes_over,
+        )
 
 
 class Choice:
@@ -103,43 +89,47 @@ class Choice:
         self._measurements = measurements
         self._habits = habits
         self._clock = clock
-        self._standings: dict[Spot, _Standing] = {}
+        self._standings: dict[Spot, Standing] = {}
 
     def pick(self, candidates: Sequence[Candidate], demand: Demand) -> Pick:
         """Of `candidates`, which are equal but for their speed, in the order of the backends.
         Nothing is changed by asking: see `note`."""
-        keys = tuple(candidate.key for candidate in candidates)
-        own = sum(self._measurements.in_hand(*key) for key in keys)
-        tokens = max(candidate.tokens for candidate in candidates)
-        spot = Spot(keys, to_bucket(tokens, own + 1))
-        standing = self._standings.get(spot) or _Standing()
-        buckets = [self._bucket(key, tokens, own) for key in keys]
-        answer = self._habits.answer_tokens(keys, demand)
-        seconds = self._seconds(keys, buckets, answer)
-        if (tried := self._untried(candidates, standing, buckets)) is not None:
-            return Pick(order=_first(tried, candidates), rule="trial", spot=spot, seconds=seconds)
-        pick = self._fastest(candidates, spot, standing, seconds)
-        return self._checked(pick, standing, dict(zip(keys, buckets, strict=True)))
+        case = self._case(candidates, demand)
+        if (tried := self._untried(case)) is not None:
+            return case.pick(_first(tried, candidates), "trial")
+        return self._checked(case, self._fastest(case))
 
     def note(self, pick: Pick) -> None:
         """It is acted upon."""
-        standing = self._standings.setdefault(pick.spot, _Standing())
+        standing = self._standings.setdefault(pick.spot, Standing())
         kind, now = pick.order[0].place.kind, self._clock()
         if pick.renews:
             standing.renew(now)
         if pick.pace is not None:
             standing.add(pick.pace)
-        standing.asked[kind] += 1
-        standing.asked_at[kind] = now
         if pick.rule != "trial":
             standing.is_open = False
         if pick.takes_over:
-            # The first choice may be put right at once: it was made of few answers.
-            standing.changed_at = now if standing.holder is not None else float("-inf")
-            standing.holder, standing.paces, standing.slow = kind, 0, 0
+            standing.take(kind, now)
+        standing.ask(kind, now)
+
+    def _case(self, candidates: Sequence[Candidate], demand: Demand) -> _Case:
+        keys = tuple(candidate.key for candidate in candidates)
+        own = sum(self._measurements.in_hand(*key) for key in keys)
+        tokens = max(candidate.tokens for candidate in candidates)
+        spot = Spot(keys, to_bucket(tokens, own + 1))
+        buckets = [self._bucket(key, tokens, own) for key in keys]
+        answer = self._habits.answer_tokens(keys, demand)
+        return _Case(
+            candidates=candidates,
+            buckets=buckets,
+            spot=spot,
+            standing=self._standings.get(spot) or Standing(),
+            seconds=self._seconds(keys, buckets, answer),
+        )
 
     def _bucket(self, key: Key, tokens: int, own: int) -> Bucket:
-        """Where the answer would be counted, if all this model has in hand were at that place."""
+        """As if all that this model has in hand were at that place."""
         others = self._measurements.in_hand(key[0]) - self._measurements.in_hand(*key)
         return to_bucket(tokens, others + own + 1)
 
@@ -148,7 +138,7 @@ class Choice:
     ) -> dict[str, float]:
         """By kind, from the nearest buckets where all were measured, else as many as possible."""
         best: dict[str, float] = {}
-        for shift in _NEAR:
+        for shift in (_HERE, *_BESIDE):
             found: dict[str, float] = {}
             for key, bucket in zip(keys, buckets, strict=True):
                 if (seconds := self._expected(key, _moved(bucket, shift), answer)) is not None:
@@ -159,93 +149,75 @@ class Choice:
         return best
 
     def _expected(self, key: Key, bucket: Bucket, answer: float) -> float | None:
+        """Seconds for an answer of so many tokens."""
         figures = self._measurements.within(*key, bucket)
         if figures is None:
             return None
         speed = figures.tokens_per_second
         return figures.ttft_s + (answer / speed if speed else 0.0)
 
-    def _untried(
-        self, candidates: Sequence[Candidate], standing: _Standing, buckets: Sequence[Bucket]
-    ) -> Candidate | None:
+    def _untried(self, case: _Case) -> Candidate | None:
         """Who has to be measured, and costs nobody else's model its memory."""
-        enough, long_ago = self._enough(candidates, standing, buckets), self._clock() - _AGAIN
-        asked, asked_at = standing.asked, standing.asked_at
+        enough, long_ago = self._enough(case), self._clock() - _AGAIN
+        asked, asked_at = case.standing.asked, case.standing.asked_at
         waiting = [
             each
-            for each in candidates
+            for each in case.candidates
             if each.is_at_hand
             and (asked[each.place.kind] < enough or asked_at[each.place.kind] < long_ago)
         ]
         return min(waiting, key=lambda each: asked[each.place.kind], default=None)
 
-    def _enough(
-        self, candidates: Sequence[Candidate], standing: _Standing, buckets: Sequence[Bucket]
-    ) -> int:
+    def _enough(self, case: _Case) -> int:
         """Trials of each."""
-        least = min(standing.asked[each.place.kind] for each in candidates)
-        is_first = standing.renewed_at == float("-inf")
-        if is_first and least in range(_TRIALS_BESIDE, _TRIALS) and self._near(candidates, buckets):
-            return _TRIALS_BESIDE
-        return _TRIALS
+        least = min(case.standing.asked[each.place.kind] for each in case.candidates)
+        if not _FEWER <= least < _TRIALS:
+            return _TRIALS
+        is_known = not case.standing.was_renewed and self._is_known_beside(case)
+        return _FEWER if is_known or _is_clear(case) else _TRIALS
 
-    def _near(self, candidates: Sequence[Candidate], buckets: Sequence[Bucket]) -> bool:
-        """Whether all were measured in answers beside those."""
+    def _is_known_beside(self, case: _Case) -> bool:
+        """Whether all were measured in answers much like these."""
         return any(
             all(
                 self._measurements.within(*each.key, _moved(bucket, shift)) is not None
-                for each, bucket in zip(candidates, buckets, strict=True)
+                for each, bucket in zip(case.candidates, case.buckets, strict=True)
             )
-            for shift in _NEAR[1:]
+            for shift in _BESIDE
         )
 
-    def _fastest(
-        self,
-        candidates: Sequence[Candidate],
-        spot: Spot,
-        standing: _Standing,
-        seconds: dict[str, float],
-    ) -> Pick:
+    def _fastest(self, case: _Case) -> Pick:
+        """Of those that were measured; or the one to stay with."""
+        seconds, standing = case.seconds, case.standing
         if not seconds:
-            return Pick(order=tuple(candidates), rule="order", spot=spot)
-        by_speed = sorted(candidates, key=lambda each: seconds.get(each.place.kind, float("inf")))
-        fastest, holder = by_speed[0].place.kind, standing.holder
-        held = next((each for each in candidates if each.place.kind == holder), None)
-        if held is not None and fastest != holder and not self._may_change(standing, seconds):
-            order = _first(held, by_speed)
-            return Pick(order=order, rule="kept", spot=spot, seconds=seconds)
-        return Pick(
-            order=tuple(by_speed),
-            rule="fastest",
-            spot=spot,
-            seconds=seconds,
+            return case.pick(case.candidates, "order")
+        order = sorted(case.candidates, key=lambda each: seconds.get(each.place.kind, float("inf")))
+        fastest, holder = order[0].place.kind, standing.holder
+        held = next((each for each in order if each.place.kind == holder), None)
+        if held is None or fastest == holder:
             # A holder that cannot answer this time is not given up for it.
-            takes_over=fastest != holder and (holder is None or held is not None),
-        )
+            return case.pick(order, "fastest", takes_over=holder is None)
+        if standing.may_change(seconds, self._clock()):
+            return case.pick(order, "fastest", takes_over=True)
+        return case.pick(_first(held, order), "kept")
 
-    def _checked(self, pick: Pick, standing: _Standing, buckets: dict[Key, Bucket]) -> Pick:
+    def _checked(self, case: _Case, pick: Pick) -> Pick:
         """`pick`; or another is tried, where the one that would stay is slower than it was."""
         first, *others = pick.order
-        if first.place.kind != standing.holder:
+        if first.place.kind != case.standing.holder:
             return pick
-        pace = self._expected(first.key, buckets[first.key], _YARDSTICK)
-        pick = replace(pick, pace=pace)
+        bucket = case.buckets[case.candidates.index(first)]
+        pick = replace(pick, pace=self._expected(first.key, bucket, _YARDSTICK))
         other = next((each for each in others if each.is_at_hand), None)
-        if other is None or not self._has_slowed(standing):
+        if other is None or not case.standing.has_slowed(self._clock()):
             return pick
         return replace(pick, order=_first(other, pick.order), rule="trial", renews=True)
 
-    def _has_slowed(self, standing: _Standing) -> bool:
-        """For good, and not where it was taken, or its rivals were tried, a short while ago."""
-        since = self._clock() - max(standing.changed_at, standing.renewed_at)
-        return since >= _SETTLED and standing.slow >= _LASTING
 
-    def _may_change(self, standing: _Standing, seconds: dict[str, float]) -> bool:
-        """To the fastest of all."""
-        if self._clock() - standing.changed_at < _SETTLED:
-            return False
-        now = seconds.get(standing.holder or "", float("inf"))
-        return min(seconds.values()) < (1 if standing.is_open else 1 - _BETTER) * now
+def _is_clear(case: _Case) -> bool:
+    """Whether all were measured, and the fastest leaves no doubt."""
+    times = case.seconds.values()
+    return len(times) == len(case.candidates) and max(times) > _CLEARLY * min(times)
 
 
 def _first(first: Candidate, candidates: Sequence[Candidate]) -> tuple[Candidate, ...]:

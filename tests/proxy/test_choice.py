@@ -299,3 +299,7 @@ def test_a_slow_hour_of_the_faster_one_costs_a_few_trials():
     kinds = world.asks(500)
     assert Counter(kinds) == {"mlx": 496, "ollama": 4}
     assert changes(kinds) == 2
+
+
+def test_who_is_much_slower_is_not_tried_four_times():
+    assert Counter(World(1, 5, noise=0.2).asks(20)) == {"mlx": 18, "ollama": 2}
