@@ -31,9 +31,11 @@ class _Measure(Struct, frozen=True):
 
 
 _MEASURES = (
-    _Measure("tokens a second, together (more is better)", lambda row: row.together, throughput, 1),
     _Measure(
-        "seconds to the first token, p50 (less is better)",
+        "tokens a second, together\n(more is better)", lambda row: row.together, throughput, 1
+    ),
+    _Measure(
+        "seconds to the first token, p50\n(less is better)",
         lambda row: row.ttft_p50_s,
         first_token,
         2,
