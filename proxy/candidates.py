@@ -37,6 +37,11 @@ class Candidate(Struct, frozen=True, kw_only=True):
         return self.away, self.short, self.fit == "full"
 
     @property
+    def hindrance(self) -> tuple[bool, ...]:
+        """The same, and what only counts where nobody is preferred."""
+        return *self.obstacles, not self.is_at_hand
+
+    @property
     def context(self) -> int | None:
         return self.place.model.context_length if self.place.model is not None else None
 

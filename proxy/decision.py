@@ -60,7 +60,7 @@ class Decider:
         rule = _rule(ranked, entry.prefer, demand)
         if rule is not None:
             return Decision(entry=entry, order=tuple(ranked), unable=unable, rule=rule)
-        equals = [each for each in ranked if each.obstacles == ranked[0].obstacles]
+        equals = [each for each in ranked if each.hindrance == ranked[0].hindrance]
         pick = self._choice.pick(equals, demand)
         order = (*pick.order, *ranked[len(equals) :])
         return Decision(entry=entry, order=order, unable=unable, rule=pick.rule, pick=pick)
@@ -88,10 +88,14 @@ class Decider:
             pass
         return None
 
-    def _rank(self, candidate: Candidate, prefer: str) -> tuple[tuple[bool, ...], bool, int]:
-        """Smallest first: who has no obstacle, who is preferred, the order of the backends."""
+    def _rank(
+        self, candidate: Candidate, prefer: str
+    ) -> tuple[tuple[bool, ...], bool, tuple[bool, ...], int]:
+        """Smallest first: who has no obstacle, who is preferred, who costs no other model its
+        memory, the order of the backends."""
         kind = candidate.place.kind
-        return candidate.obstacles, kind != prefer, list(self._registry.shelves).index(kind)
+        order = list(self._registry.shelves).index(kind)
+        return candidate.obstacles, kind != prefer, candidate.hindrance, order
 
     def _unsupported(self, entry: Entry, unable: tuple[Unable, ...]) -> UnsupportedParameterError:
         """Of the place that lacks least."""
@@ -112,7 +116,7 @@ def _rule(ranked: list[Candidate], prefer: str, demand: Demand) -> Rule | None:
     first, *others = ranked
     if not others:
         return "only"
-    if all(other.obstacles > first.obstacles for other in others):
+    if all(other.hindrance > first.hindrance for other in others):
         return "ready"
     if first.place.kind == prefer:
         return "preferred"

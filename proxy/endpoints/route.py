@@ -182,6 +182,8 @@ def _why_not(candidate: Candidate, decision: Decision) -> str:
         return f"Its context of {candidate.context} tokens seems too short."
     if candidate.fit == "full" and first.fit != "full":
         return "There is no memory for it."
+    if candidate.fit == "evicts" and decision.rule == "ready":
+        return "Idle models would have to make way for it."
     return _slower(candidate, decision) or _WHY[decision.rule](decision)
 
 

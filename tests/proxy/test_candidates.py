@@ -15,6 +15,7 @@ from adapters.errors import (
 )
 from adapters.memory import Footprint, Resident, Room
 from adapters.request import GenerationRequest, Message, TextPart
+from proxy.config import ModelConfig
 from proxy.demand import Demand, to_demand
 from proxy.measurements import Measurements
 from proxy.memory import Memory
@@ -112,16 +113,26 @@ async def test_a_model_that_cannot_have_the_memory_comes_last():
         assert await order(router) == ["ollama", "mlx"]
 
 
-async def test_idle_models_are_no_obstacle():
+async def test_who_costs_no_other_model_its_memory_comes_first():
     mlx, ollama = engine("mlx", size_bytes=60), engine("ollama", size_bytes=60)
     mlx.tenant = Tenant(resident("other", 50))
     async with a_router(mlx, ollama) as router:
         decided = await router.decide("m", Demand())
     assert [(each.place.kind, each.fit) for each in decided.order] == [
-        ("ollama", "fits"),  # There it can be tried at nobody's cost.
+        ("ollama", "fits"),
         ("mlx", "evicts"),
     ]
     assert not any(any(each.obstacles) for each in decided.order)
+
+
+async def test_who_is_preferred_may_cost_idle_models_their_memory():
+    registry = Registry({"m": ModelConfig(mlx="m", ollama="m", prefer="mlx")}, period=60)
+    mlx, ollama = engine("mlx", size_bytes=60), engine("ollama")
+    mlx.tenant, memory = Tenant(resident("other", 50)), Memory(100, frozenset(), 60)
+    async with registry.open({}, {"mlx": mlx, "ollama": ollama}), memory.open({"mlx": mlx.tenant}):
+        await registry.refresh(1)
+        await memory.snapshot()
+        assert await order(Router(registry, Measurements(), memory)) == ["mlx", "ollama"]
 
 
 async def test_what_was_asked_for_is_remembered_and_counts_for_more_than_the_file():

@@ -12,7 +12,7 @@ from adapters.backend import Model
 from adapters.errors import BackendUnavailableError
 from adapters.memory import Footprint, Resident, Room
 from adapters.request import Feature
-from proxy.config import Config, ModelConfig
+from proxy.config import Config, ModelConfig, ServerConfig
 
 URL = "/api/route"
 CHAT = "/v1/chat/completions"
@@ -132,6 +132,15 @@ async def test_who_is_not_taken_learns_why():
         assert " s." in await why_not(client)
 
 
+async def test_who_would_cost_idle_models_their_memory_learns_so():
+    mlx, ollama = ScriptedBackend(kind="mlx"), ScriptedBackend(kind="ollama")
+    mlx.models, mlx.tenant = [Model(name="m", size_bytes=70)], Tenant(("other", 50))
+    config = Config(server=ServerConfig(memory_bytes=100))
+    async with http_client(mlx, ollama, config=config) as client:
+        await client.get("/health")
+        assert "make way" in await why_not(client)
+
+
 async def test_a_backend_that_is_away_is_named():
     mlx, ollama = engines()
     mlx.models = BackendUnavailableError("gone")
@@ -153,6 +162,11 @@ async def test_the_only_one_that_has_it_says_so():
 class Tenant:
     elastic = False
 
+    def __init__(self, *loaded: tuple[str, int]) -> None:
+        self._loaded = [
+            Resident(name=name, footprint=Footprint(weights=nbytes)) for name, nbytes in loaded
+        ]
+
     def move_into(self, room: Room) -> None:
         pass
 
@@ -163,7 +177,7 @@ class Tenant:
         return Footprint(weights=70, context=7)
 
     async def resident(self, *, fresh: bool = False) -> list[Resident]:
-        return []
+        return self._loaded
 
     async def evict(self, model: str) -> None:
         pass
