@@ -54,11 +54,15 @@ class Candidates:
 
     def weigh(self, place: Place, demand: Demand) -> Candidate:
         """By what is known already: nobody is asked."""
+        away = self._registry.shelves[place.kind].is_away(place.name)
+        if "embeddings" in demand.features:
+            # Vectors of two engines cannot be compared: nothing fleeting decides on them.
+            return Candidate(place=place, tokens=0, away=away)
         tokens = self._habits.prompt_tokens((place.kind, place.name), demand)
         return Candidate(
             place=place,
             tokens=tokens,
-            away=self._registry.shelves[place.kind].is_away(place.name),
+            away=away,
             short=_is_short(place, tokens, demand),
             fit=self._fit(place),
         )

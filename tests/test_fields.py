@@ -188,6 +188,8 @@ async def test_backend_honours_or_refuses(backend: type[Backend], field: str):
         await anext(unopened.generate(request))
     assert caught.value.param in lacks
     assert caught.value.param == min(lacks)
+    with pytest.raises(UnsupportedParameterError):
+        unopened.check(request)
 
 
 @pytest.mark.parametrize("backend", backend_classes())

@@ -125,6 +125,14 @@ async def test_who_costs_no_other_model_its_memory_comes_first():
     assert not any(any(each.obstacles) for each in decided.order)
 
 
+async def test_memory_does_not_decide_who_embeds():
+    mlx, ollama = engine("mlx", size_bytes=60), engine("ollama", size_bytes=60)
+    mlx.tenant = Tenant(resident("other", 50, busy=True))
+    async with a_router(mlx, ollama) as router:
+        assert await order(router) == ["ollama", "mlx"]
+        assert await order(router, Demand(features=frozenset({"embeddings"}))) == ["mlx", "ollama"]
+
+
 async def test_who_is_preferred_may_cost_idle_models_their_memory():
     registry = Registry({"m": ModelConfig(mlx="m", ollama="m", prefer="mlx")}, period=60)
     mlx, ollama = engine("mlx", size_bytes=60), engine("ollama")
