@@ -9,7 +9,7 @@ from adapters.request import Feature, GenerationRequest
 from proxy.candidates import Candidate, Candidates
 from proxy.choice import BySpeed, Choice, Pick
 from proxy.demand import Demand
-from proxy.registry import Entry, Place, Registry
+from proxy.registry import Entry, Place, Registry, same_weights
 
 Rule = Literal["only", "ready", "preferred", "steady"] | BySpeed
 """Why the first is the first: nobody else can; the others have obstacles; the config prefers it;
@@ -57,6 +57,8 @@ class Decider:
         able = [place for place, each in judged if each is None]
         weighed = [self._candidates.weigh(place, demand) for place in able]
         ranked = sorted(weighed, key=lambda candidate: self._rank(candidate, entry.prefer))
+        if "embeddings" in demand.features:
+            ranked = self._steady(ranked, entry.prefer)
         rule = _rule(ranked, entry.prefer, demand)
         if rule is not None:
             return Decision(entry=entry, order=tuple(ranked), unable=unable, rule=rule)
@@ -96,6 +98,16 @@ class Decider:
         kind = candidate.place.kind
         order = list(self._registry.shelves).index(kind)
         return candidate.obstacles, kind != prefer, candidate.hindrance, order
+
+    def _steady(self, ranked: list[Candidate], prefer: str) -> list[Candidate]:
+        """Vectors of other weights cannot be compared: an obstacle moves nobody to those."""
+        home = min(ranked, key=lambda each: self._rank(each, prefer)[1:])
+        same = [
+            each
+            for each in ranked
+            if each is home or same_weights([home.place.model, each.place.model])
+        ]
+        return [*same, *(each for each in ranked if each not in same)]
 
     def _unsupported(self, entry: Entry, unable: tuple[Unable, ...]) -> UnsupportedParameterError:
         """Of the place that lacks least."""

@@ -206,6 +206,22 @@ async def test_vectors_of_other_weights_are_never_mixed(models: tuple[Model, Mod
     assert ollama.embedded == []
 
 
+@pytest.mark.parametrize(
+    ("models", "backend"),
+    [*[(each, "ollama") for each in SAME], *[(each, "mlx") for each in OTHERS]],
+)
+async def test_backend_that_keeps_failing_is_left_for_the_same_vectors_only(
+    models: tuple[Model, Model], backend: str
+):
+    """A vector of other weights would be taken for one of those that came before."""
+    mlx, ollama = embedders(*models)
+    mlx.unwell.add("m")
+    async with http_client(mlx, ollama) as client:
+        response = await client.post("/v1/embeddings", json=EMBEDDINGS)
+    assert response.headers["x-tandem-backend"] == backend
+    assert "x-tandem-fallback-from" not in response.headers
+
+
 async def test_vectors_that_were_asked_for_wrongly_are_asked_for_once():
     mlx, ollama = embedders(*SAME[0])
     mlx.script = [InvalidRequestError("wrong")]
