@@ -151,6 +151,8 @@ class EmbeddingRequest(Struct, frozen=True, kw_only=True):
     dimensions: int | None = None
     """Cut the vectors to so many components, and scale them to length 1 again."""
     keep_alive: float | None = None
+    elsewhere: bool = False
+    """Another backend has the same weights: a server that hangs need not be waited for."""
 
 
 Feature = Literal[

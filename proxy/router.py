@@ -175,7 +175,7 @@ class Router:
         first, *others = await self.routes(request.model, to_demand(request))
         twins = [other for other in others if self._same_weights(first, other)]
         try:
-            return await self._embed(first, request, watcher)
+            return await self._embed(first, replace(request, elsewhere=bool(twins)), watcher)
         except BackendError as error:
             if not twins or isinstance(error, InvalidRequestError):
                 raise

@@ -144,7 +144,7 @@ class OllamaBackend:
         outcome = "cancelled"
         try:
             for body in list(to_bodies(request)):
-                embedded = await self._hosts.embed(body)
+                embedded = await self._hosts.embed(body, Waiting(elsewhere=request.elsewhere))
                 vectors += to_vectors(embedded, body)
                 tokens += embedded.prompt_eval_count
             outcome = "finished"

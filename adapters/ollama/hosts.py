@@ -1,7 +1,7 @@
 """Several Ollamas as one: who answers, who is stepped over, who takes over."""
 
 import asyncio
-from collections.abc import AsyncGenerator, Iterable
+from collections.abc import AsyncGenerator, Iterable, Sequence
 from contextlib import aclosing
 
 from msgspec.structs import replace
@@ -43,23 +43,22 @@ class Hosts:
             BackendError: what the last of them raised. A mistake of the caller ends it at once.
         """
         first, *others = await self._candidates(body.model)
-        wary = replace(waiting, elsewhere=waiting.elsewhere or bool(others))
         try:
-            return await first.lines(path, body, wary)
+            return await first.lines(path, body, _wary(waiting, others))
         except BackendError as error:
             if not others or isinstance(error, InvalidRequestError):
                 raise
         return await others[0].lines(path, body, waiting)
 
-    async def embed(self, body: EmbedBody) -> Embedded:
+    async def embed(self, body: EmbedBody, waiting: Waiting = PATIENT) -> Embedded:
         """The vectors of the best host; of the next best where that fails."""
         first, *others = await self._candidates(body.model)
         try:
-            return await first.embed(body, Waiting(elsewhere=bool(others)))
+            return await first.embed(body, _wary(waiting, others))
         except BackendError as error:
             if not others or isinstance(error, InvalidRequestError):
                 raise
-        return await others[0].embed(body)
+        return await others[0].embed(body, waiting)
 
     def is_well(self, model: str) -> bool:
         """One of those that may have it is not known to fail."""
@@ -176,6 +175,10 @@ class Hosts:
         del self._listing[host]
         if not task.cancelled():
             task.exception()
+
+
+def _wary(waiting: Waiting, others: Sequence[Host]) -> Waiting:
+    return replace(waiting, elsewhere=waiting.elsewhere or bool(others))
 
 
 def _answered(task: asyncio.Task[list[Model]]) -> bool:

@@ -197,6 +197,16 @@ async def test_vectors_come_from_the_other_backend_when_its_weights_are_the_same
     assert health["fallbacks"] == {"mlx": {"backend_unavailable": 1}}
 
 
+async def test_backend_is_told_that_others_have_the_same_vectors():
+    told = []
+    for models in (SAME[0], OTHERS[0]):
+        mlx, ollama = embedders(*models)
+        async with http_client(mlx, ollama) as client:
+            await client.post("/v1/embeddings", json=EMBEDDINGS)
+        told.append([request.elsewhere for request in (*mlx.embedded, *ollama.embedded)])
+    assert told == [[True, False], [False]]
+
+
 @pytest.mark.parametrize("models", OTHERS)
 async def test_vectors_of_other_weights_are_never_mixed(models: tuple[Model, Model]):
     mlx, ollama = embedders(*models)

@@ -6,13 +6,14 @@ from collections.abc import AsyncIterator
 from typing import Any
 
 import pytest
+from msgspec.structs import replace
 
 from adapters.config import OllamaConfig
 from adapters.errors import BackendBusyError, BackendTimeoutError
 from adapters.events import Event, TextDelta
 from adapters.ollama import breaker, catalog, host, waiting
 from adapters.ollama.backend import OllamaBackend
-from adapters.request import GenerationRequest, Message, TextPart
+from adapters.request import EmbeddingRequest, GenerationRequest, Message, TextPart
 from tests.adapters.ollama.standin import Reply, Script, StandIn, says_lines, stand_in
 
 WORD, DONE = {"message": {"content": "A"}}, {"message": {}, "done": True}
@@ -197,3 +198,18 @@ async def test_breaker_opens_by_silence_and_closes_by_a_token(
             await asyncio.sleep(0.01)
     assert states == ["open", "half-open", "closed"]
     assert backend.is_well("m")
+
+
+async def test_vectors_of_a_server_that_hangs_are_waited_for_only_if_nobody_else_has_them(
+    standin: StandIn,
+):
+    backend = OllamaBackend(OllamaConfig(host=standin.host, first_token_timeout=0.8))
+    await backend.list_models()
+    for path in ("/api/version", "/api/embed", "/api/show", "/api/ps"):
+        standin.says(path, hangs)
+    asked = EmbeddingRequest(model="m", inputs=("a",), elsewhere=True)
+    with pytest.raises(BackendTimeoutError, match="hangs"):
+        await backend.embed(asked)
+    with pytest.raises(BackendTimeoutError, match="too long"):
+        await backend.embed(replace(asked, elsewhere=False))
+    await backend.aclose()
