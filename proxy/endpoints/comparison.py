@@ -11,6 +11,7 @@ from msgspec.structs import asdict
 
 from proxy.bench.archive import Archive
 from proxy.bench.results import Contestant, Result, to_contestant
+from proxy.endpoints.models import PATIENCE
 from proxy.leads import Verdict, benched_verdicts, live_verdicts
 from proxy.measurements import Measurements, Row
 from proxy.operation import Operation
@@ -55,6 +56,7 @@ async def get_comparison(
     model: FromQuery[str | None] = None,
 ) -> Comparison:
     """Of all models, or of `model` alone, which is then there even if nothing is known of it."""
+    await registry.refresh(PATIENCE, only_new=True)
     entries = registry.entries() if model is None else [await router.find(model)]
     results = await asyncio.to_thread(archive.results)
     models = [to_comparison(entry, measurements, results) for entry in entries]

@@ -1,5 +1,6 @@
 """`GET /api/performance/comparison`: what is live, what was benched, and who is faster."""
 
+import asyncio
 from pathlib import Path
 from typing import Any
 
@@ -55,6 +56,19 @@ async def test_a_model_that_was_benched_and_never_answered_is_listed(tmp_path: P
         "benched",
         {"backend": "ollama", "times": 2.0},
     )
+
+
+async def test_the_first_who_asks_waits_for_the_lists(tmp_path: Path):
+    class Slow(ScriptedBackend):
+        async def list_models(self) -> list[Model]:
+            await asyncio.sleep(0.1)
+            return await super().list_models()
+
+    Archive(tmp_path).save(bench_result(contestants=(MLX,)))
+    backend = Slow(kind="mlx", models=[Model(name="m")])
+    only = Config(server=ServerConfig(state_folder=str(tmp_path)))
+    async with http_client(backend, config=only) as client:
+        assert [each["model_id"] for each in await comparison(client)] == ["m"]
 
 
 @pytest.mark.parametrize(
