@@ -2,7 +2,6 @@
 
 import asyncio
 from collections.abc import AsyncGenerator
-from contextlib import asynccontextmanager
 from typing import Any
 
 from anyio import move_on_after
@@ -87,7 +86,9 @@ async def collect(events: AsyncGenerator[Event]) -> tuple[Answer, ...]:
         async for event in events:
             if isinstance(event, Started):
                 continue
-            pieces.setdefault(event.choice, _Pieces()).add(event)
+            if event.choice not in pieces:
+                pieces[event.choice] = _Pieces()
+            pieces[event.choice].add(event)
             if isinstance(event, Finished):
                 ended[event.choice] = event
     return tuple(pieces[choice].answer(ended[choice]) for choice in sorted(ended))
@@ -136,12 +137,15 @@ def _out_of_order(event: Event) -> BadUpstreamError:
     return BadUpstreamError(f"The backend sent {type(event).__name__} out of order.")
 
 
-@asynccontextmanager
-async def closing(events: AsyncGenerator[Any]) -> AsyncGenerator[None]:
-    try:
-        yield
-    finally:
-        await close(events)
+class closing:
+    def __init__(self, events: AsyncGenerator[Any]) -> None:
+        self._events = events
+
+    async def __aenter__(self) -> None:
+        pass
+
+    async def __aexit__(self, *_: object) -> None:
+        await close(self._events)
 
 
 async def close(events: AsyncGenerator[Any]) -> None:

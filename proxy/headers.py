@@ -1,10 +1,10 @@
 """What every answer carries besides its body: who it is, who made it, what was ignored."""
 
 import secrets
+from collections.abc import Iterator
 from typing import Any
 
 from litestar import Request
-from litestar.datastructures import MutableScopeHeaders
 from litestar.types import Message, Scope
 from msgspec import Struct
 
@@ -59,18 +59,20 @@ def provide_notes(request: Request[Any, Any, Any]) -> AnswerNotes:
 
 async def write_notes(message: Message, scope: Scope) -> None:
     """Litestar's `before_send`: it sees the answers of the gates and of no route as well."""
-    if message["type"] != "http.response.start":
-        return
-    notes = notes_of(scope)
-    headers = MutableScopeHeaders(message)
-    headers["x-request-id"] = notes.request_id
-    headers["x-tandem-backend"] = notes.backend
+    if message["type"] == "http.response.start":
+        written = _written(notes_of(scope))
+        message["headers"] = [*message["headers"], *written]
+
+
+def _written(notes: AnswerNotes) -> Iterator[tuple[bytes, bytes]]:
+    yield b"x-request-id", notes.request_id.encode()
+    yield b"x-tandem-backend", notes.backend.encode()
     if notes.fallback_from is not None:
-        headers["x-tandem-fallback-from"] = notes.fallback_from
+        yield b"x-tandem-fallback-from", notes.fallback_from.encode()
     if notes.context is not None:
-        headers["x-tandem-context"] = str(notes.context)
+        yield b"x-tandem-context", b"%d" % notes.context
     if notes.ignored:
-        headers["x-tandem-ignored"] = _list(notes.ignored)
+        yield b"x-tandem-ignored", _list(notes.ignored).encode()
 
 
 def _list(names: tuple[str, ...]) -> str:

@@ -3,6 +3,7 @@
 import asyncio
 from collections.abc import Iterable
 from datetime import datetime
+from functools import lru_cache
 
 from adapters.backend import Capability, Model
 from adapters.errors import BackendError, BackendUnavailableError
@@ -245,6 +246,7 @@ def _is_told(tag: Tag) -> bool:
     return bool(tag.capabilities and tag.details and tag.details.context_length)
 
 
+@lru_cache(1024)
 def full_name(name: str) -> str:
     """With its tag, as lists name it."""
     return name if ":" in name.rpartition("/")[2] else f"{name}:latest"

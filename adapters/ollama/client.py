@@ -17,7 +17,7 @@ from msgspec.json import Decoder
 
 from adapters.config import OllamaConfig
 from adapters.errors import BackendUnavailableError, BadUpstreamError
-from adapters.ollama.errors import Progress, from_response, translated
+from adapters.ollama.errors import FOREIGN, from_response, translate
 from adapters.ollama.lines import LineReader, Lines
 from adapters.ollama.transport import Connection, Transport
 from adapters.ollama.wire import Line, PullLine
@@ -113,9 +113,10 @@ class OllamaClient:
         until = asyncio.get_running_loop().time() + seconds
         connection = await self._ask(method, path, body, until)
         try:
-            with translated(Progress()):
-                content = await _read(connection, _MOST_BODY_BYTES, until)
-                return msgspec.json.decode(content, type=kind)
+            content = await _read(connection, _MOST_BODY_BYTES, until)
+            return msgspec.json.decode(content, type=kind)
+        except FOREIGN as error:
+            raise translate(error, began=False) from error
         finally:
             self._transport.take_back(connection)
 
@@ -127,7 +128,7 @@ class OllamaClient:
         content = b"" if body is None else _encode(body)
         request = head + b"content-length: %d\r\n\r\n%b" % (len(content), content)
         # Not through the client's `send`: redirects, cookies and secrets are not for an Ollama.
-        with translated(Progress()):
+        try:
             connection = await self._transport.ask(url, request, until)
             if connection.status == 200:
                 return connection
@@ -135,6 +136,8 @@ class OllamaClient:
                 raise await _refusal(connection, until)
             finally:
                 self._transport.take_back(connection)
+        except FOREIGN as error:
+            raise translate(error, began=False) from error
 
     def _head(self, method: str, path: str) -> tuple[httpx.URL, bytes]:
         """As the client would write it: once, for that costs as much as an answer."""

@@ -5,7 +5,13 @@ import re
 import time
 from collections import Counter
 from collections.abc import AsyncGenerator, Awaitable, Coroutine, Generator
-from contextlib import ExitStack, aclosing, asynccontextmanager, contextmanager
+from contextlib import (
+    AbstractAsyncContextManager,
+    ExitStack,
+    aclosing,
+    contextmanager,
+    nullcontext,
+)
 from typing import Any, TypeVar
 
 from msgspec import UNSET, UnsetType
@@ -110,25 +116,21 @@ class Host:
             self._answering[name] -= 1
             self.used_at[name] = time.monotonic()
 
-    @asynccontextmanager
-    async def _room_for(self, model: str, num_ctx: int | None) -> AsyncGenerator[None]:
-        """While Ollama loads `model` with that context; nothing where it is loaded so already.
+    async def _room_for(self, model: str, num_ctx: int | None) -> AbstractAsyncContextManager[None]:
+        """To be held while Ollama loads `model` with that context, if it has to.
 
         Raises:
-            InsufficientMemoryError: there is no room for it.
+            InsufficientMemoryError: when it is entered: there is no room for it.
         """
         if not self.is_local or self._sizing.room.budget is None:
-            yield
-            return
+            return nullcontext()
         loaded = {tag.name: tag for tag in await self.catalog.running()}.get(full_name(model))
         if loaded is not None and num_ctx in (None, loaded.context_length):
-            yield
-            return
+            return nullcontext()
         if not self.has(model):  # Its size on disk is in the list only.
             await self.models()
         footprint = (await self.catalog.facts(model)).footprint(num_ctx)
-        async with self._sizing.room.hold(full_name(model), footprint):
-            yield
+        return self._sizing.room.hold(full_name(model), footprint)
 
     async def lines(
         self, path: str, body: ChatBody | RawBody, waiting: Waiting = PATIENT
@@ -142,7 +144,7 @@ class Host:
         try:
             with ExitStack() as held:
                 held.enter_context(self._in_use(body.model))
-                lines = await self._sized(path, body, waiting)
+                lines = await self._sized(path, body, waiting, held)
                 held.callback(self._judge, lines)
                 lines.held.push(held.pop_all())
                 return lines
@@ -156,32 +158,32 @@ class Host:
         elif lines.last is not None:
             self.breaker.succeeded()
 
-    async def _sized(self, path: str, body: ChatBody | RawBody, waiting: Waiting) -> Lines[Line]:
+    async def _sized(
+        self, path: str, body: ChatBody | RawBody, waiting: Waiting, held: ExitStack
+    ) -> Lines[Line]:
         size = await self._sizing.size(body)
         try:
-            return await self._sent(path, body, size, waiting)
+            return await self._sent(path, body, size, waiting, held)
         except ContextLengthError as error:
             size = self._sizing.grown(size, error, body.model)
-        return await self._sent(path, body, size, waiting)
+        return await self._sent(path, body, size, waiting, held)
 
     async def _sent(
-        self, path: str, body: ChatBody | RawBody, size: Size, waiting: Waiting
+        self, path: str, body: ChatBody | RawBody, size: Size, waiting: Waiting, held: ExitStack
     ) -> Lines[Line]:
         """The first line tells the size, and whether it was loaded for."""
         options = replace(body.options, num_ctx=size.num_ctx)
         sent = replace(body, options=options, keep_alive=self._keep_alive(body))
         cold = self._is_cold(body.model, size.num_ctx)
         seconds = waiting.to_first_line(self._config.first_token_timeout, cold=cold)
-        with ExitStack() as held:
-            held.enter_context(self._sizing.running(body.model, size))
-            async with self._room_for(body.model, size.num_ctx):
-                with self._work.loading(body.model, cold):
-                    lines = await self._first(self.client.lines(path, sent, seconds), waiting)
-            lines.first.num_ctx, lines.first.cold = size.num_ctx, cold
-            self._sizing.used(body.model, size)
-            held.callback(_learn_size, size, lines)
-            held.enter_context(self._work.speaking())
-            lines.held.push(held.pop_all())
+        held.enter_context(self._sizing.running(body.model, size))
+        async with await self._room_for(body.model, size.num_ctx):
+            with self._work.loading(body.model, cold):
+                lines = await self._first(self.client.lines(path, sent, seconds), waiting)
+        lines.first.num_ctx, lines.first.cold = size.num_ctx, cold
+        self._sizing.used(body.model, size)
+        held.callback(_learn_size, size, lines)
+        held.enter_context(self._work.speaking())
         return lines
 
     async def _first(self, lines: Awaitable[Lines[Line]], waiting: Waiting) -> Lines[Line]:
@@ -214,7 +216,7 @@ class Host:
         seconds = self._config.first_token_timeout
         try:
             with self._in_use(body.model):
-                async with self._room_for(body.model, None):
+                async with await self._room_for(body.model, None):
                     made = self.client.post("/api/embed", body, Embedded, seconds)
                     embedded = await self._there(made, waiting)
         except ContextLengthError as error:
@@ -262,7 +264,7 @@ class Host:
         )
         if body.keep_alive is UNSET:
             body.keep_alive = self._default_keep_alive(model)
-        async with self._room_for(model, num_ctx):
+        async with await self._room_for(model, num_ctx):
             await self._post(body, self._config.first_token_timeout)
 
     async def unload(self, model: str) -> None:

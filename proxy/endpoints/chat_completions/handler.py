@@ -55,7 +55,7 @@ async def create_chat_completion(
         if body.stream:
             return await stream(request, events, ChatCompletionRenderer(body), drain, keepalive)
         answers = await unless_gone(request, drain.limit(collect(events)))
-    return Response[ChatCompletion](to_chat_completion(body, answers))
+    return Response(to_chat_completion(body, answers))
 
 
 async def read_chat(
