@@ -114,7 +114,7 @@ class Router:
         await self._fetch(request.model)
         decision = await self.decide(request.model, demand, request)
         self._decider.note(decision)
-        first, *others = [self._route(each, decision.entry) for each in decision.order]
+        first, *others = self._routes(decision)
         answer = self._answer(first, self._hurried(request, decision.order), demand, watcher)
         events = held(answer) if whole and others else answer
         began = False
@@ -207,8 +207,7 @@ class Router:
             BackendUnavailableError: the backend that the name points to is away.
             UnsupportedParameterError: the model is there, and nobody can honour a feature on it.
         """
-        decision = await self.decide(name, demand)
-        return [self._route(candidate, decision.entry) for candidate in decision.order]
+        return self._routes(await self.decide(name, demand))
 
     async def decide(
         self, name: str, demand: Demand, request: GenerationRequest | None = None
@@ -216,13 +215,16 @@ class Router:
         """As `routes`, with the reasons. Nothing is begun, and the next decision is the same."""
         return self._decider.decide(await self.find(name), demand, request)
 
-    def _route(self, candidate: Candidate, entry: Entry) -> Route:
-        return Route(
-            backend=self._registry.shelves[candidate.place.kind].backend,
-            name=candidate.place.name,
-            model=entry.id,
-            context=candidate.context,
-        )
+    def _routes(self, decision: Decision) -> list[Route]:
+        return [
+            Route(
+                backend=self._registry.shelves[candidate.place.kind].backend,
+                name=candidate.place.name,
+                model=decision.entry.id,
+                context=candidate.context,
+            )
+            for candidate in decision.order
+        ]
 
     async def _fetch(self, name: str) -> None:
         """The model where nobody has it, if there is a leave to."""
