@@ -27,6 +27,7 @@ class _Envelope(Struct):
 class Archive:
     def __init__(self, state_folder: Path) -> None:
         self._folder = state_folder / "benchmarks"
+        self._warned: dict[Path, str] = {}
 
     def save(self, result: Result) -> Path:
         """Keep `result` in place of an earlier one of the same model with the same weights.
@@ -53,7 +54,13 @@ class Archive:
             try:
                 yield _decode(path.read_bytes())
             except (OSError, ValueError) as exc:
-                log.warning("The benchmark %s is passed over: %s", path, exc)
+                self._warn(path, str(exc))
+
+    def _warn(self, path: Path, why: str) -> None:
+        """Once for each reason: a page may ask every second."""
+        if self._warned.get(path) != why:
+            log.warning("The benchmark %s is passed over: %s", path, why)
+        self._warned[path] = why
 
 
 def _decode(whole: bytes) -> Result:
