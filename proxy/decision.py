@@ -101,7 +101,10 @@ class Decider:
 
     def _steady(self, ranked: list[Candidate], prefer: str) -> list[Candidate]:
         """Vectors of other weights cannot be compared: an obstacle moves nobody to those."""
-        home = min(ranked, key=lambda each: self._rank(each, prefer)[1:])
+        kinds = list(self._registry.shelves)
+        home = min(
+            ranked, key=lambda each: (each.place.kind != prefer, kinds.index(each.place.kind))
+        )
         same = [
             each
             for each in ranked
