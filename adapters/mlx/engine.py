@@ -19,6 +19,7 @@ from typing import TYPE_CHECKING, TypeVar
 from adapters.config import MLXConfig
 from adapters.errors import BackendBusyError, BackendError, BackendUnavailableError, GenerationError
 from adapters.mlx import blas
+from adapters.mlx.errands import Errand, Errands, Pieces
 from adapters.mlx.loading import Extras, Loading
 from adapters.mlx.pace import Pace
 from adapters.mlx.pool import Pool
@@ -33,7 +34,8 @@ if TYPE_CHECKING:
 logger = logging.getLogger(__name__)
 T = TypeVar("T")
 _CLOSING_SECONDS = 5.0
-"""A load cannot be interrupted: past that the thread is left behind, and ends with the process."""
+"""A step or a piece of a load cannot be interrupted: past that the thread is left behind, and ends
+with the process."""
 
 _FAILURES, _FAILURE_SECONDS = 3, 60.0
 """So many steps that failed within so many seconds, and the model is not asked again."""
@@ -47,6 +49,7 @@ class Engine:
     def __init__(self, config: MLXConfig) -> None:
         self._config = config
         self._commands: deque[Callable[[], None]] = deque()
+        self._errands = Errands()
         self._wake = threading.Condition()
         self._thread: threading.Thread | None = None
         self._closing = False
@@ -99,7 +102,7 @@ class Engine:
             self._send(lambda: self._remove(sequence))
 
     def load(self, path: Path, loading: Loading, extras: Extras) -> "Future[LoadedModel]":
-        return self.run(lambda: self._load(path, loading, extras))
+        return self.run_in_pieces(lambda: self._load(path, loading, extras))
 
     def unload(self, name: str) -> "Future[None]":
         """The future raises BackendBusyError while rows of that model are alive."""
@@ -132,8 +135,7 @@ class Engine:
 
     def _stall(self) -> str | None:
         silence = time.monotonic() - self._heartbeat
-        has_rows = any(len(lane) for lane in tuple(self._lanes.values()))
-        if has_rows and not self._commanded and silence > self._config.stall_seconds:
+        if self._is_answering() and not self._commanded and silence > self._config.stall_seconds:
             return f"Stalled: no step has ended for {silence:.0f} seconds."
         return None
 
@@ -187,6 +189,12 @@ class Engine:
         self._send(command)
         return future
 
+    def run_in_pieces(self, start: Callable[[], Pieces[T]]) -> "Future[T]":
+        """What `start` begins, on the thread, after what was sent so before it."""
+        errand = Errand(start)
+        self._send(lambda: self._errands.add(errand))
+        return errand.future
+
     def _send(self, command: Callable[[], None]) -> None:
         with self._wake:
             if self._ended:
@@ -225,13 +233,17 @@ class Engine:
         self._commanded = True
         while self._commands and not self._closing:
             self._commands.popleft()()
+        self._errands.advance()
         self._heartbeat = time.monotonic()
         self._commanded = False
 
     def _wait_for_work(self) -> None:
         with self._wake:
-            while not (self._closing or self._commands or any(map(len, self._lanes.values()))):
+            while not (self._closing or self._commands or self._errands or self._is_answering()):
                 self._wake.wait()
+
+    def _is_answering(self) -> bool:
+        return any(len(lane) for lane in tuple(self._lanes.values()))
 
     def _step(self, lane: "Lane") -> list[Posted]:
         try:
@@ -288,16 +300,15 @@ class Engine:
         except Exception:
             self._post(self._fail(lane))
 
-    def _load(self, path: Path, loading: Loading, extras: Extras) -> "LoadedModel":
-        if self._closing:
-            raise BackendUnavailableError("The MLX engine was closed.")
+    def _load(self, path: Path, loading: Loading, extras: Extras) -> "Pieces[LoadedModel]":
         name = loading.name
         if name not in self._lanes:
             from adapters.mlx.batch import Lane
             from adapters.mlx.models import load_folder
 
             started = time.monotonic()
-            loaded = load_folder(path, self._config.dequantize, loading, extras)
+            loaded = yield from load_folder(path, self._config.dequantize, loading, extras)
+            yield
             lane = self._lanes[name] = Lane(loaded, self._config, self.pool)
             self.pool.least[name] = lane.budget.least
             self._counters["loads"] += 1
@@ -346,6 +357,7 @@ class Engine:
         while self._commands:
             self._commands.popleft()()
         error = BackendUnavailableError("The MLX engine was closed.")
+        self._errands.give_up(error)
         for lane in self._lanes.values():
             self._post([(sequence, error) for sequence in lane.drop_all()])
             self._drop(lane)

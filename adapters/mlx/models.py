@@ -8,7 +8,7 @@ from collections.abc import Generator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, NamedTuple
 
 import mlx.core as mx
 from mlx.utils import tree_flatten
@@ -19,11 +19,13 @@ from mlx_lm.tuner.utils import load_adapters
 from adapters.errors import BackendError, GenerationError
 from adapters.mlx.catalog import context_length
 from adapters.mlx.device import unpacks
+from adapters.mlx.errands import Pieces, beside
 from adapters.mlx.grammar.compiler import GrammarCompiler
 from adapters.mlx.loading import Extras, Loading
 from adapters.mlx.reasoning import Reasoning, find_reasoning
 from adapters.mlx.text import Vocabulary
 from adapters.mlx.tool_calls import ToolSyntax, find_syntax
+from adapters.mlx.unpacking import Packed, unpack
 from adapters.request import Sampling
 
 logger = logging.getLogger(__name__)
@@ -61,14 +63,14 @@ def load_folder(
     dequantize: Literal["auto", "always", "never"],
     loading: Loading,
     extras: Extras = NO_EXTRAS,
-) -> LoadedModel:
+) -> Pieces[LoadedModel]:
     """
     Raises:
         GenerationError: the files are not a model that mlx-lm can run; says why.
         BackendUnavailableError: nobody waits for it any more.
     """
     with explained(path, loading.name):
-        return _load(path, dequantize, loading, extras)
+        return (yield from _load(path, dequantize, loading, extras))
 
 
 @contextmanager
@@ -92,61 +94,94 @@ def explained(path: Path, name: str) -> Generator[None]:
         ) from error
 
 
-def read_weights(models: list[Any], loading: Loading) -> None:
-    """Into memory, a piece at a time.
+def read_weights(models: list[Any], packed: list[Packed], loading: Loading) -> Pieces[None]:
+    """Into memory, an array at a time; those of `packed`, which belong to `models`, in pieces.
 
     Raises:
         BackendUnavailableError: nobody waits for it any more.
     """
-    named: list[Any] = [tree_flatten(model.parameters()) for model in models]
-    weights = [array for each in named for _, array in each]
-    loading.begin(sum(array.nbytes for array in weights))
-    for array in weights:
+    loading.begin(sum(array.nbytes for array in _weights(models)))
+    while packed:
+        loading.check()
+        yield from packed.pop().unpack()
+    for array in _weights(models):
         loading.check()
         mx.eval(array)
         loading.advance(array.nbytes)
+        yield
+
+
+def _weights(models: list[Any]) -> list[mx.array]:
+    named: list[Any] = [tree_flatten(model.parameters()) for model in models]
+    return [array for each in named for _, array in each]
 
 
 def _load(
     path: Path, dequantize: Literal["auto", "always", "never"], loading: Loading, extras: Extras
-) -> LoadedModel:
-    model, config = _open(path, dequantize)
+) -> Pieces[LoadedModel]:
+    model, config, packed = _open(path, dequantize)
+    yield
     if extras.lora is not None:
         # New layers come in training mode, which drops some of what they say.
         model = load_adapters(model, str(extras.lora)).eval()
-    draft = None if extras.draft is None else _open(extras.draft, dequantize)[0]
-    read_weights([each for each in (model, draft) if each is not None], loading)
-    caches = make_prompt_cache(model)
-    tokenizer = mlx_lm_utils.load_tokenizer(path, eos_token_ids=config.get("eos_token_id"))
+    draft = None
     if extras.draft is not None:
-        _require_same_tokens(tokenizer, mlx_lm_utils.load_tokenizer(extras.draft))
-    end_tokens = frozenset(tokenizer.eos_token_ids)
+        draft, _, also_packed = _open(extras.draft, dequantize)
+        packed += also_packed
+    reading_words = beside(lambda: _read_words(path, config, extras.draft))
+    next(reading_words)  # It has begun, and goes on while weights are read.
+    models = [each for each in (model, draft) if each is not None]
+    yield from read_weights(models, packed, loading)
+    words = yield from reading_words
+    caches = make_prompt_cache(model)
     return LoadedModel(
         name=loading.name,
         model=model,
-        tokenizer=tokenizer,
-        vocabulary=Vocabulary(tokenizer),
+        tokenizer=words.tokenizer,
+        vocabulary=words.vocabulary,
         context_length=context_length(config),
-        end_tokens=end_tokens,
+        end_tokens=words.end_tokens,
         batchable=all(hasattr(cache, "merge") for cache in caches),
         recurrent=any(isinstance(cache, (ArraysCache, CacheList)) for cache in caches),
         sampling=recommended_sampling(path),
-        reasoning=find_reasoning(tokenizer),
-        syntax=find_syntax(tokenizer),
-        grammars=GrammarCompiler(tokenizer, end_tokens),
+        reasoning=words.reasoning,
+        syntax=words.syntax,
+        grammars=GrammarCompiler(words.tokenizer, words.end_tokens),
         files=(*model_files(path), *(model_files(extras.lora) if extras.lora else ())),
         draft=draft,
     )
 
 
-def _open(path: Path, dequantize: Literal["auto", "always", "never"]) -> tuple[Any, dict[str, Any]]:
-    """The model, not read yet, and its configuration."""
+class Words(NamedTuple):
+    """What is known of a model without its weights: reading it takes a second, and no array."""
+
+    tokenizer: Any
+    vocabulary: Vocabulary
+    end_tokens: frozenset[int]
+    reasoning: Reasoning | None
+    syntax: ToolSyntax | None
+
+
+def _read_words(path: Path, config: dict[str, Any], draft: Path | None) -> Words:
+    tokenizer: Any = mlx_lm_utils.load_tokenizer(path, eos_token_ids=config.get("eos_token_id"))
+    if draft is not None:
+        _require_same_tokens(tokenizer, mlx_lm_utils.load_tokenizer(draft))
+    return Words(
+        tokenizer,
+        Vocabulary(tokenizer),
+        frozenset(tokenizer.eos_token_ids),
+        find_reasoning(tokenizer),
+        find_syntax(tokenizer),
+    )
+
+
+def _open(
+    path: Path, dequantize: Literal["auto", "always", "never"]
+) -> tuple[Any, dict[str, Any], list[Packed]]:
+    """The model, not read yet, its configuration, and what of it is to be unpacked."""
     model, config = mlx_lm_utils.load_model(path, lazy=True)
-    if should_unpack(model, dequantize):
-        # Exact only in this order: scales and offsets become float32 before they are used.
-        model.set_dtype(mx.float32)
-        model = mlx_lm_utils.dequantize_model(model)
-    return model, config
+    packed = unpack(model) if should_unpack(model, dequantize) else []
+    return model, config, packed
 
 
 def _require_same_tokens(tokenizer: Any, draft: Any) -> None:

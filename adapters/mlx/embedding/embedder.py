@@ -17,8 +17,10 @@ from adapters.errors import ContextLengthError, InvalidRequestError
 from adapters.mlx.embedding.activations import activation
 from adapters.mlx.embedding.files import EmbeddingFiles, read_embedding_files
 from adapters.mlx.embedding.pooling import normalized, pool
+from adapters.mlx.errands import Pieces, beside
 from adapters.mlx.loading import Loading
 from adapters.mlx.models import explained, read_weights, should_unpack
+from adapters.mlx.unpacking import unpack
 from adapters.request import TokenIds
 
 _CLASSES = {
@@ -97,7 +99,7 @@ class Embedder:
 
 def load_embedder(
     path: Path, dequantize: Literal["auto", "always", "never"], loading: Loading
-) -> Embedder:
+) -> Pieces[Embedder]:
     """On the engine's thread.
 
     Raises:
@@ -105,17 +107,17 @@ def load_embedder(
         BackendUnavailableError: nobody waits for it any more.
     """
     with explained(path, loading.name):
-        return _load(path, dequantize, loading)
+        return (yield from _load(path, dequantize, loading))
 
 
-def _load(path: Path, dequantize: Literal["auto", "always", "never"], loading: Loading) -> Embedder:
+def _load(
+    path: Path, dequantize: Literal["auto", "always", "never"], loading: Loading
+) -> Pieces[Embedder]:
     files = read_embedding_files(path, json.loads((path / "config.json").read_bytes()))
     model, config = mlx_lm_utils.load_model(path, lazy=True, get_model_classes=_classes)
-    if should_unpack(model, dequantize):
-        model.set_dtype(mx.float32)
-        model = mlx_lm_utils.dequantize_model(model)
-    read_weights([model], loading)
-    tokenizer = AutoTokenizer.from_pretrained(path)
+    packed = unpack(model) if should_unpack(model, dequantize) else []
+    yield from read_weights([model], packed, loading)
+    tokenizer = yield from beside(lambda: AutoTokenizer.from_pretrained(path))
     return Embedder(
         name=loading.name,
         model=model,

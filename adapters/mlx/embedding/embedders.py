@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Literal, Protocol, TypeVar
 from adapters.backend import Embeddings
 from adapters.errors import InvalidRequestError
 from adapters.mlx.embedding.batches import to_batches
+from adapters.mlx.errands import Pieces
 from adapters.mlx.loading import Loading
 from adapters.request import EmbeddingRequest
 
@@ -29,6 +30,7 @@ class Thread(Protocol):
     """The engine, as far as it is needed here."""
 
     def run(self, job: Callable[[], T]) -> "Future[T]": ...
+    def run_in_pieces(self, start: Callable[[], Pieces[T]]) -> "Future[T]": ...
 
 
 class Embedders:
@@ -50,7 +52,7 @@ class Embedders:
             BackendUnavailableError: nobody waits for it any more.
         """
         self._loaded[loading.name] = await asyncio.wrap_future(
-            self._thread.run(lambda: _load(path, self._dequantize, loading))
+            self._thread.run_in_pieces(lambda: _load(path, self._dequantize, loading))
         )
 
     async def unload(self, name: str) -> None:
@@ -81,10 +83,10 @@ class Embedders:
 
 def _load(
     path: Path, dequantize: Literal["auto", "always", "never"], loading: Loading
-) -> "Embedder":
+) -> "Pieces[Embedder]":
     from adapters.mlx.embedding.embedder import load_embedder
 
-    return load_embedder(path, dequantize, loading)
+    return (yield from load_embedder(path, dequantize, loading))
 
 
 def _free() -> None:

@@ -11,6 +11,7 @@ from tiny_model import KINDS, write_tiny_model
 
 from adapters.mlx.admission import measure_footprint
 from adapters.mlx.catalog import read_config
+from adapters.mlx.errands import finish
 from adapters.mlx.footprint import Weights, context_bytes, read_weights
 from adapters.mlx.loading import Loading
 from adapters.mlx.models import load_folder
@@ -19,7 +20,7 @@ from adapters.mlx.models import load_folder
 @pytest.mark.parametrize("kind", KINDS)
 def test_weights_are_foreseen_to_the_byte(tmp_path: Path, kind: str) -> None:
     folder, loading = write_tiny_model(tmp_path / kind, kind), Loading(kind)
-    load_folder(folder, "auto", loading)
+    finish(load_folder(folder, "auto", loading))
     weights = read_weights(folder)
     assert weights is not None
     assert weights.stored == weights.unpacked == loading.total
@@ -27,7 +28,7 @@ def test_weights_are_foreseen_to_the_byte(tmp_path: Path, kind: str) -> None:
 
 def quantized(folder: Path, bits: int, group_size: int) -> Path:
     """A packed edition of `folder`, in half precision, as the hub has most of them."""
-    loaded = load_folder(folder, "never", Loading("plain"))
+    loaded = finish(load_folder(folder, "never", Loading("plain")))
     loaded.model.set_dtype(mx.bfloat16)
     config = read_config(folder) or {}
     model, config = quantize_model(loaded.model, config, group_size=group_size, bits=bits)
@@ -49,7 +50,7 @@ def test_packed_weights_are_foreseen_as_they_will_be(
         group_size,
     )
     loading = Loading("packed")
-    load_folder(folder, dequantize, loading)  # type: ignore[arg-type]
+    finish(load_folder(folder, dequantize, loading))  # type: ignore[arg-type]
     weights = read_weights(folder)
     assert weights is not None
     assert loading.total == (weights.unpacked if dequantize == "always" else weights.stored)
@@ -60,7 +61,7 @@ def test_packed_weights_are_foreseen_as_they_will_be(
 @pytest.mark.parametrize("tokens", [10, 400])
 def test_keys_and_values_are_foreseen_to_the_byte(tmp_path: Path, kind: str, tokens: int) -> None:
     folder = write_tiny_model(tmp_path / kind, kind)
-    measured = measure_footprint(load_folder(folder, "never", Loading(kind)).model)
+    measured = measure_footprint(finish(load_folder(folder, "never", Loading(kind))).model)
     assert context_bytes(read_config(folder) or {}, tokens, itemsize=4) == measured.row(tokens)
 
 

@@ -2,6 +2,7 @@
 
 import asyncio
 import threading
+import time
 from collections.abc import AsyncGenerator, Awaitable, Callable
 from contextlib import aclosing
 from pathlib import Path
@@ -12,6 +13,7 @@ from tiny_model import write_tiny_model
 
 from adapters.backend import Progress
 from adapters.errors import BackendUnavailableError
+from adapters.events import Finished
 from adapters.mlx.backend import MLXBackend
 from adapters.mlx.loading import Loading
 from proxy.loading import load
@@ -67,6 +69,51 @@ async def until(reached: Callable[[], Awaitable[bool]]) -> None:
 
 async def loads(backend: MLXBackend) -> int:
     return (await backend.health()).counters["loads"]
+
+
+@pytest.fixture
+async def two(tmp_path: Path) -> AsyncGenerator[MLXBackend]:
+    for name in ("first", "second"):
+        write_tiny_model(tmp_path / name)
+    backend = MLXBackend(config_for(tmp_path))
+    await backend.load("first")
+    yield backend
+    await backend.aclose()
+
+
+@pytest.fixture
+def at_work(two: MLXBackend, monkeypatch: pytest.MonkeyPatch) -> threading.Event:
+    """Set when the second load reads weights, which takes it a while."""
+    at_work, advance = threading.Event(), Loading.advance
+
+    def slow(loading: Loading, nbytes: int) -> None:
+        at_work.set()
+        time.sleep(0.04)
+        advance(loading, nbytes)
+
+    monkeypatch.setattr(Loading, "advance", slow)
+    return at_work
+
+
+async def test_others_are_answered_while_a_model_is_loaded(
+    two: MLXBackend, at_work: threading.Event
+) -> None:
+    loaded = asyncio.create_task(two.load("second"))
+    await reach(at_work)
+    events = await answer(two, chat(model="first", max_tokens=1))
+    assert isinstance(events[-1], Finished)
+    assert not loaded.done()
+    await loaded
+
+
+async def test_closing_ends_a_load_that_has_begun(
+    two: MLXBackend, at_work: threading.Event
+) -> None:
+    loaded = asyncio.create_task(two.load("second"))
+    await reach(at_work)
+    await asyncio.to_thread(two._engine.close)
+    with pytest.raises(BackendUnavailableError, match="closed"):
+        await loaded
 
 
 async def test_a_load_says_how_many_bytes_are_read(backend: MLXBackend, gate: Gate) -> None:

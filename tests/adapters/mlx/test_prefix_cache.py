@@ -13,6 +13,7 @@ from adapters.backend import Backend
 from adapters.config import MLXConfig
 from adapters.events import Event, Finished, TextDelta
 from adapters.mlx.backend import MLXBackend
+from adapters.mlx.errands import finish
 from adapters.mlx.loading import Loading
 from adapters.mlx.models import LoadedModel, load_folder
 from adapters.mlx.prefix_cache import BlockStore, choose_block, create_prefix_cache
@@ -172,7 +173,7 @@ def test_windows_recurrence_and_chunks_are_not_cut(folder: Path) -> None:
 
 
 def load(folder: Path, kind: str) -> LoadedModel:
-    return load_folder(folder / kind, "auto", Loading(kind))
+    return finish(load_folder(folder / kind, "auto", Loading(kind)))
 
 
 def read(loaded: LoadedModel, tokens: list[int]) -> list[Any]:

@@ -9,6 +9,7 @@ from scripted_model import WEATHER, chat
 from tiny_model import TOOL_TEMPLATE, write_tiny_model
 
 from adapters.errors import GenerationError, UnsupportedParameterError
+from adapters.mlx.errands import finish
 from adapters.mlx.loading import Loading
 from adapters.mlx.models import LoadedModel, load_folder
 from adapters.mlx.prompt import Prompt, render
@@ -42,7 +43,10 @@ def loaded(tmp_path_factory: pytest.TempPathFactory) -> dict[str, LoadedModel]:
     folders: dict[str, Path] = {
         name: write_tiny_model(root / name, **how) for name, how in templates.items()
     }
-    return {name: load_folder(folder, "never", Loading(name)) for name, folder in folders.items()}
+    return {
+        name: finish(load_folder(folder, "never", Loading(name)))
+        for name, folder in folders.items()
+    }
 
 
 def text_of(model: LoadedModel, prompt: Prompt) -> str:

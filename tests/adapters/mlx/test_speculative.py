@@ -13,6 +13,7 @@ from tiny_model import write_tiny_model
 from adapters.config import MLXConfig
 from adapters.mlx.backend import MLXBackend
 from adapters.mlx.batch import Lane
+from adapters.mlx.errands import finish
 from adapters.mlx.loading import Loading
 from adapters.mlx.models import LoadedModel, load_folder
 from adapters.mlx.sequence import Sequence
@@ -38,7 +39,7 @@ async def backend(folder: Path) -> AsyncGenerator[MLXBackend]:
 def add_draft(backend: MLXBackend, folder: Path, noise: float) -> None:
     """On the engine's thread: a lane whose draft is the model itself, more or less disturbed."""
     loaded: LoadedModel = backend._engine._lanes["llama"].loaded
-    draft = load_folder(folder, "never", Loading("draft")).model
+    draft = finish(load_folder(folder, "never", Loading("draft"))).model
     mx.random.seed(3)
     draft.update(
         tree_map(lambda array: array + noise * mx.random.normal(array.shape), draft.parameters())

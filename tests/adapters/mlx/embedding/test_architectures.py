@@ -14,6 +14,7 @@ from tiny_model import write_tiny_model
 
 from adapters.mlx.catalog import read_folder
 from adapters.mlx.embedding.embedder import Embedder, load_embedder
+from adapters.mlx.errands import finish
 from adapters.mlx.loading import Loading
 
 _SHAPE = {
@@ -161,7 +162,7 @@ def write(
 
 
 def load(folder: Path) -> Embedder:
-    return load_embedder(folder, "auto", Loading("tiny-embedding"))
+    return finish(load_embedder(folder, "auto", Loading("tiny-embedding")))
 
 
 def unit(vector: Any) -> Any:
