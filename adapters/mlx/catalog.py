@@ -67,8 +67,8 @@ def find_models(config: MLXConfig) -> dict[str, ModelFolder]:
         if name not in found and (model := read_folder(name, path)) is not None:
             found[name] = ModelFolder(_with_export(model, exported.get(path.resolve())), path)
     if config.embedded == "always" or (config.embedded == "auto" and not found):
-        embedded = _embedded_model(config)
-        found.setdefault(embedded.name, ModelFolder(embedded, None))
+        embedded = _embedded(config)
+        found.setdefault(embedded.model.name, embedded)
     made = {name: _make(name, entry, found) for name, entry in config.models.items()}
     return found | {name: each for name, each in made.items() if isinstance(each, ModelFolder)}
 
@@ -262,15 +262,16 @@ def _quantization(config: dict[str, Any]) -> str | None:
     return dtype if isinstance(dtype, str) else None
 
 
-def _embedded_model(config: MLXConfig) -> Model:
+def _embedded(config: MLXConfig) -> ModelFolder:
     """All that can be told of it once it was converted; before that, what it will be."""
     source = find_gguf()
     name = EMBEDDED if source is not None else HUB_FALLBACK
     made = converted_folder(config.cache_folder)
     if made is not None and (model := read_folder(name, made)) is not None:
-        return model
+        return ModelFolder(model, made)
     can: frozenset[Capability] = frozenset({"chat"})
     size = source.stat().st_size if source is not None else None
-    return Model(
+    foreseen = Model(
         name=name, context_length=8192, capabilities=can, lacks=lacks(can), size_bytes=size
     )
+    return ModelFolder(foreseen, None)

@@ -9,10 +9,11 @@ import pytest
 from scripted_model import answer, chat, config_for, told
 from tiny_model import write_tiny_model
 
-from adapters.config import MLXModel
+from adapters.config import MLXConfig, MLXModel
 from adapters.errors import BackendBusyError, InsufficientMemoryError
 from adapters.memory import Footprint
 from adapters.mlx.backend import MLXBackend
+from adapters.mlx.embedded import EMBEDDED
 from adapters.mlx.tenant import MLXTenant
 from proxy.memory import Memory
 
@@ -51,6 +52,18 @@ async def test_what_was_foreseen_is_what_is_taken(backend: MLXBackend, name: str
     assert foreseen == await only(backend.tenant)
     assert foreseen is not None
     assert foreseen.known > ROW
+
+
+@pytest.mark.usefixtures("smollm2_folder")
+async def test_the_embedded_model_is_foreseen_once_it_was_converted() -> None:
+    backend = MLXBackend(MLXConfig(embedded="always", huggingface_cache=False))
+    try:
+        foreseen = await backend.tenant.footprint(EMBEDDED)
+    finally:
+        await backend.aclose()
+    assert foreseen is not None
+    assert foreseen.weights is not None
+    assert foreseen.weights > 4 * 134_000_000
 
 
 async def test_nothing_is_known_of_a_model_that_is_not_there(backend: MLXBackend) -> None:
