@@ -2,7 +2,7 @@
 
 import difflib
 import time
-from collections.abc import AsyncGenerator, Sequence
+from collections.abc import AsyncGenerator, Callable, Sequence
 from typing import Protocol
 
 from msgspec import Struct
@@ -75,6 +75,12 @@ class Unwatched:
 
 _NOBODY = Unwatched()
 
+Through = Callable[[AsyncGenerator[Event]], AsyncGenerator[Event]]
+
+
+def _unchanged(events: AsyncGenerator[Event]) -> AsyncGenerator[Event]:
+    return events
+
 
 class Router:
     def __init__(
@@ -100,12 +106,18 @@ class Router:
         )
 
     async def generate(
-        self, request: GenerationRequest, watcher: Watcher = _NOBODY, *, whole: bool = False
+        self,
+        request: GenerationRequest,
+        watcher: Watcher = _NOBODY,
+        *,
+        whole: bool = False,
+        through: Through = _unchanged,
     ) -> AsyncGenerator[Event]:
         """The events of the backend that `request.model`, a public name, leads to. Where that one
         fails before the first of them was given away, and not by the caller's mistake, the next
         that can is asked, once; so it is where the first one's context is too short and the other's
-        may be longer. Of an answer that is sent `whole` none is given away before all are there.
+        may be longer. Of an answer that is sent `whole` none is given away before all are there;
+        what comes of each attempt goes `through` something that wants to see it at once.
 
         Raises:
             BackendError: as `resolve`, what the backend raised, or it broke the contract.
@@ -115,7 +127,8 @@ class Router:
         decision = await self.decide(request.model, demand, request)
         self._decider.note(decision)
         first, *others = self._routes(decision)
-        answer = self._answer(first, self._hurried(request, decision.order), demand, watcher)
+        hurried = self._hurried(request, decision.order)
+        answer = through(self._answer(first, hurried, demand, watcher))
         events = held(answer) if whole and others else answer
         began = False
         try:
@@ -130,8 +143,9 @@ class Router:
             failed = error
             self._leave(first, others[0], error, watcher)
         try:
-            async with closing(events := self._answer(others[0], request, demand, watcher)):
-                async for event in events:
+            answer = through(self._answer(others[0], request, demand, watcher))
+            async with closing(answer):
+                async for event in answer:
                     yield event
         except ContextLengthError as error:
             raise _longer(failed, error) from error

@@ -1,6 +1,8 @@
 """`POST /api/chat` with `{"model_id", "prompt"}`."""
 
+import asyncio
 import json
+from collections.abc import AsyncGenerator
 from typing import Any
 
 import pytest
@@ -8,8 +10,8 @@ from scripted_backend import DONE, EVERYTHING, ScriptedBackend, http_client
 
 from adapters.backend import Model
 from adapters.errors import GenerationError, ModelNotFoundError
-from adapters.events import ReasoningDelta, Started, TextDelta
-from adapters.request import Message, Regex, Sampling, TextPart
+from adapters.events import Event, ReasoningDelta, Started, TextDelta
+from adapters.request import GenerationRequest, Message, Regex, Sampling, TextPart
 
 URL = "/api/chat"
 USAGE = {"prompt_tokens": 3, "completion_tokens": 2, "total_tokens": 5}
@@ -131,6 +133,28 @@ async def test_model_that_nobody_has_is_not_found():
     assert response.status_code == 404
     error = response.json()["error"]
     assert (error["code"], error["param"]) == ("model_not_found", "model_id")
+
+
+class Slow(ScriptedBackend):
+    """Thinks before the end."""
+
+    async def generate(self, request: GenerationRequest) -> AsyncGenerator[Event]:
+        async for event in super().generate(request):
+            if event == DONE:
+                await asyncio.sleep(0.1)
+            yield event
+
+
+async def test_other_backend_gives_the_whole_answer_of_which_the_first_has_a_part():
+    breaks = [Started(), TextDelta("Lost"), GenerationError("It broke.")]
+    mlx, ollama = ScriptedBackend(breaks, kind="mlx"), Slow(kind="ollama")
+    async with http_client(mlx, ollama) as client:
+        response = await client.post(URL, json=question())
+    answer = response.json()
+    assert (answer["backend"], answer["response"]) == ("ollama", "Hello")
+    assert response.headers["x-tandem-fallback-from"] == "mlx; reason=generation_failed"
+    performance = answer["performance"]
+    assert performance["total_s"] - performance["ttft_s"] > 0.09
 
 
 async def test_other_backend_answers_where_the_first_fails():

@@ -69,7 +69,9 @@ class Exchange(Struct):
             asked = replace(asked, client=to_client(self.request.headers))
             if has_images(asked):
                 asked = await self.finish(settle_images(asked, self.config.server.images))
-            events = times.watching(self.router.generate(asked, self.notes))
+            events = self.router.generate(
+                asked, self.notes, whole=not streamed, through=times.watching
+            )
             if streamed:
                 keepalive = self.config.server.keepalive
                 return await stream(self.request, events, dialect, self.drain, keepalive, NDJSON)

@@ -17,7 +17,7 @@ class Times:
         self._ended = self._asked
 
     async def watching(self, events: AsyncGenerator[Event]) -> AsyncGenerator[Event]:
-        """`events` as they are, looked at on their way."""
+        """`events` as they are, looked at on their way. Of two attempts the second counts."""
         async with closing(events):
             async for event in events:
                 self._see(event)
@@ -26,7 +26,7 @@ class Times:
     def _see(self, event: Event) -> None:
         match event:
             case Started():
-                self._started = time.perf_counter()
+                self._started, self._first = time.perf_counter(), None
             case Finished():
                 self._ended = time.perf_counter()
             case _ if self._first is None:
