@@ -32,7 +32,7 @@ class PrefillChunk(Struct, frozen=True):
     alone: int
     beside_decoding: int
     together: int
-    """Of several short prompts, padding included."""
+    """Of several short prompts, padding included, where nobody decodes or those who do pause."""
 
 
 def choose_prefill_chunk(config: MLXConfig) -> PrefillChunk:
@@ -93,7 +93,8 @@ class Lane:
         """Advance every row that can be; the sequences that ended are gone afterwards."""
         self._steps += 1
         step = self._expire() + self._admit()
-        if self._decoding.rows and not self._reads_first():
+        only_reads = not self._decoding.rows or self._reads_first()
+        if not only_reads:
             step += self._decoding.step()
             self._overtaken = 0
             # The other choices of a request and newcomers are first by turns: neither starves.
@@ -101,7 +102,8 @@ class Lane:
                 self._start_answers()
             step += self._admit()
         if self._prefills:
-            step += self._read()
+            together = self._chunk.together if only_reads else self._chunk.beside_decoding
+            step += self._read(together)
         self._start_answers()
         return step
 
@@ -182,8 +184,8 @@ class Lane:
         held = self._held()
         return len(held) < self.max_rows and self.budget.fits([*held, expected])
 
-    def _read(self) -> Step:
-        chunk, party = self._chunk_tokens(), self._party()
+    def _read(self, together: int) -> Step:
+        chunk, party = self._chunk_tokens(), self._party(together)
         if self._decoding.rows:
             self._overtaken += len(party)
         for prefill in read(self.loaded.model, party, chunk, self._kv_bits):
@@ -205,10 +207,10 @@ class Lane:
             self._ready.append(prefill)
         return step
 
-    def _party(self) -> list[Prefill]:
-        """Whose prompts are read next, in one pass."""
-        together = self._chunk.together if self._reads_together else 0
-        party = self._prefills.pick(self._chunk_tokens(), together)
+    def _party(self, together: int) -> list[Prefill]:
+        """Whose prompts are read next, in one pass of no more than `together` tokens."""
+        most = together if self._reads_together else 0
+        party = self._prefills.pick(self._chunk_tokens(), most)
         # A rectangle may be wider than any of its rows, because what each has read before differs.
         while len(party) > 1 and not self.budget.fits(self._held(least=width(party))):
             party.pop()

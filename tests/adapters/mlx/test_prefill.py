@@ -2,6 +2,7 @@
 
 import asyncio
 import random
+import threading
 from collections.abc import Sequence as Ordered
 from pathlib import Path
 from typing import Any
@@ -173,6 +174,34 @@ async def test_a_cancelled_prompt_leaves_its_company_alone(folder: Path) -> None
         await backend.aclose()
 
 
+@pytest.mark.parametrize(("decoding", "expected"), [(0, [2]), (2, [2]), (5, [1, 1])])
+async def test_rows_that_go_on_wait_for_no_more_than_a_chunk(
+    folder: Path, monkeypatch: pytest.MonkeyPatch, decoding: int, expected: list[int]
+) -> None:
+    """Two rows pause for two newcomers of 80 tokens, five do not."""
+    parties = Parties(monkeypatch)
+    backend = MLXBackend(config_for(folder))
+    try:
+        await backend.load("llama")
+        rows = [Sequence("llama", written(i, 20), 400, Sampling()) for i in range(decoding)]
+        for each in rows:
+            backend._engine.submit(each)
+        for each in rows:
+            await each.next()
+        parties.sizes.clear()
+        gate = threading.Event()
+        backend._engine.run(gate.wait)
+        coming = asyncio.create_task(answers(backend, "llama", [written(i, 80) for i in (8, 9)]))
+        await asyncio.sleep(0.05)
+        gate.set()
+        await coming
+        assert parties.sizes == expected
+        for each in rows:
+            backend._engine.release(each, answered=False)
+    finally:
+        await backend.aclose()
+
+
 # The tiny llama: 2 layers x 2 heads x 8 numbers x 4 bytes, keys and values.
 _TOKEN_BYTES = 2 * 2 * 2 * 8 * 4
 
@@ -189,6 +218,6 @@ async def test_prompts_are_read_together_as_far_as_memory_was_set_aside(
         for each in (prefill(20, done=8), prefill(23)):
             each.group.expected = 28
             lane._prefills.add(each)
-        assert len(lane._party()) == expected
+        assert len(lane._party(TOGETHER)) == expected
     finally:
         await backend.aclose()
