@@ -21,6 +21,8 @@ class Candidate(Struct, frozen=True, kw_only=True):
     short: bool = False
     """Its context seems not to hold prompt and answer. Only the backend knows: it may be tried."""
     fit: Fit = "fits"
+    context: int | None = None
+    """Tokens that prompt and answer may have together, where that is known."""
 
     @property
     def key(self) -> Key:
@@ -41,10 +43,6 @@ class Candidate(Struct, frozen=True, kw_only=True):
         """The same, and what only counts where nobody is preferred."""
         return *self.obstacles, not self.is_at_hand
 
-    @property
-    def context(self) -> int | None:
-        return self.place.model.context_length if self.place.model is not None else None
-
 
 class Candidates:
     def __init__(self, registry: Registry, habits: Habits, memory: Memory | None) -> None:
@@ -59,22 +57,23 @@ class Candidates:
             # Vectors of two engines cannot be compared: nothing fleeting decides on them.
             return Candidate(place=place, tokens=0, away=away)
         tokens = self._habits.prompt_tokens((place.kind, place.name), demand)
+        context = self._context(place)
         return Candidate(
             place=place,
             tokens=tokens,
             away=away,
-            short=_is_short(place, tokens, demand),
+            short=context is not None and tokens * _MARGIN + (demand.max_tokens or 1) > context,
             fit=self._fit(place),
+            context=context,
         )
+
+    def _context(self, place: Place) -> int | None:
+        told = place.model.context_length if place.model is not None else None
+        limits = (told, self._habits.limit((place.kind, place.name)))
+        return min((each for each in limits if each is not None), default=None)
 
     def _fit(self, place: Place) -> Fit:
         if self._memory is None:
             return "fits"
         size = place.model.size_bytes if place.model is not None else None
         return self._memory.fit((place.kind, place.name), size)
-
-
-def _is_short(place: Place, tokens: int, demand: Demand) -> bool:
-    if place.model is None or place.model.context_length is None:
-        return False
-    return tokens * _MARGIN + (demand.max_tokens or 1) > place.model.context_length

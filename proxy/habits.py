@@ -25,6 +25,8 @@ class Habit(Struct):
     """Tokens that a template puts around each message, and once around all."""
     answer: float = 256.0
     """Tokens of an answer that no limit has cut."""
+    limit: int | None = None
+    """Tokens that a prompt was too long for: memory and settings may leave less than is told."""
 
     def learn(self, demand: Demand, usage: Usage) -> None:
         tokens = usage.prompt_tokens - demand.prompt_tokens
@@ -37,6 +39,8 @@ class Habit(Struct):
             rest = tokens - demand.prompt_bytes / self.bytes_per_token
             self.around = _mean(self.around, max(rest / _frames(demand), 0.0))
         self.answer = _mean(self.answer, usage.completion_tokens)
+        if self.limit is not None and usage.prompt_tokens >= self.limit:
+            self.limit = None
 
 
 class Habits:
@@ -58,6 +62,15 @@ class Habits:
     def learn(self, key: Key, demand: Demand, usage: Usage) -> None:
         """`usage` is that of one choice."""
         self._habits.setdefault(key, Habit()).learn(demand, usage)
+
+    def limit(self, key: Key) -> int | None:
+        """The tokens that it seems to have room for, where that proved to be too few once."""
+        habit = self._habits.get(key)
+        return habit.limit if habit is not None else None
+
+    def refused(self, key: Key, limit: int | None) -> None:
+        """A prompt was too long for `limit` tokens."""
+        self._habits.setdefault(key, Habit()).limit = limit
 
 
 def _frames(demand: Demand) -> int:

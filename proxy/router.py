@@ -142,6 +142,8 @@ class Router:
                 raise
             failed = error
             self._leave(first, others[0], error, watcher)
+            if isinstance(error, ContextLengthError) and request.num_ctx is None:
+                self._habits.refused((first.backend.kind, first.name), error.limit)
         try:
             answer = through(self._answer(others[0], request, demand, watcher))
             async with closing(answer):

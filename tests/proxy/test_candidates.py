@@ -220,6 +220,31 @@ async def test_a_longer_context_answers_what_the_first_cannot_hold(
     assert response.headers["x-tandem-fallback-from"] == "mlx; reason=context_length_exceeded"
 
 
+async def test_a_limit_that_was_met_once_is_remembered():
+    mlx = engine("mlx", too_long(500), context_length=8000)
+    async with http_client(mlx, engine("ollama", context_length=8000)) as client:
+        long = chat(messages=[{"role": "user", "content": "words " * 1000}])
+        first = await client.post(URL, json=long)
+        second = await client.post(URL, json=long)
+        plan = await client.post("/api/route", json=long)
+        short = await client.post("/api/route", json=chat(backend="mlx"))
+    assert "x-tandem-fallback-from" in first.headers
+    assert "x-tandem-fallback-from" not in second.headers
+    assert "500 tokens seems too short" in plan.json()["alternatives"][0]["why_not"]
+    assert short.json()["context"] == 500
+    assert len(mlx.requests) == 1
+
+
+async def test_a_limit_of_the_requests_own_is_not():
+    mlx = engine("mlx", too_long(500), context_length=8000)
+    async with http_client(mlx, engine("ollama", context_length=8000)) as client:
+        for _ in range(2):
+            answer = await client.post(URL, json=chat(num_ctx=500))
+            assert answer.headers["x-tandem-backend"] == "ollama"
+        plan = await client.post("/api/route", json=chat(backend="mlx"))
+    assert plan.json()["context"] == 8000
+
+
 async def test_a_context_that_is_no_longer_is_not_asked():
     ollama = engine("ollama", context_length=8000)
     async with http_client(engine("mlx", too_long(8000), context_length=8000), ollama) as client:

@@ -71,6 +71,15 @@ def test_nonsense_is_not_believed():
     assert habits.prompt_tokens(KEY, demand) > 6000
 
 
+def test_a_limit_is_forgotten_when_a_longer_prompt_was_read():
+    habits = Habits()
+    habits.refused(KEY, 500)
+    habits.learn(KEY, Demand(), usage(prompt=499))
+    assert habits.limit(KEY) == 500
+    habits.learn(KEY, Demand(), usage(prompt=600))
+    assert habits.limit(KEY) is None
+
+
 def test_an_answer_is_as_long_as_others_were_and_no_longer_than_its_limit():
     habits = Habits()
     assert habits.answer_tokens([KEY], Demand()) == 256
