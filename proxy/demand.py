@@ -8,6 +8,7 @@ from adapters.request import (
     Feature,
     GenerationRequest,
     Message,
+    TextPart,
     TokenIds,
     needs,
 )
@@ -31,31 +32,37 @@ class Demand(Struct, frozen=True, kw_only=True):
 def to_demand(request: GenerationRequest | EmbeddingRequest) -> Demand:
     if isinstance(request, EmbeddingRequest):
         return Demand(features=needs(request))
-    texts = _texts(request)
+    messages = request.prompt if isinstance(request.prompt, tuple) else ()
     return Demand(
         features=needs(request),
-        prompt_bytes=sum(len(text.encode(errors="replace")) for text in texts),
+        prompt_bytes=_bytes_around(request) + sum(map(_bytes_of, messages)),
         prompt_tokens=_other_tokens(request),
-        messages=len(request.prompt) if isinstance(request.prompt, tuple) else 0,
+        messages=len(messages),
         n=request.n,
         max_tokens=request.max_tokens,
     )
 
 
-def _texts(request: GenerationRequest) -> list[str]:
-    texts = [request.suffix] if request.suffix else []
-    if isinstance(request.prompt, str):
-        texts.append(request.prompt)
-    elif isinstance(request.prompt, tuple):
-        texts.extend(text for message in request.prompt for text in _texts_of(message))
+def _bytes_around(request: GenerationRequest) -> int:
+    """Of all that stands in no message."""
+    nbytes = _size(request.prompt) if isinstance(request.prompt, str) else 0
+    if request.suffix:
+        nbytes += _size(request.suffix)
     if request.tools and request.tool_choice != "none":
-        texts.append(msgspec.json.encode(request.tools).decode())
-    return texts
+        nbytes += len(msgspec.json.encode(request.tools))
+    return nbytes
 
 
-def _texts_of(message: Message) -> list[str]:
-    calls = (text for call in message.tool_calls for text in (call.name, call.arguments))
-    return [message.text, message.reasoning or "", *calls]
+def _bytes_of(message: Message) -> int:
+    nbytes = sum([_size(part.text) for part in message.content if isinstance(part, TextPart)])
+    for call in message.tool_calls:
+        nbytes += _size(call.name) + _size(call.arguments)
+    return nbytes + _size(message.reasoning) if message.reasoning else nbytes
+
+
+def _size(text: str) -> int:
+    # Most texts are ASCII, and long ones need not be copied for it.
+    return len(text) if text.isascii() else len(text.encode(errors="replace"))
 
 
 def _other_tokens(request: GenerationRequest) -> int:
@@ -65,4 +72,4 @@ def _other_tokens(request: GenerationRequest) -> int:
         case str():
             return 0
         case messages:
-            return _IMAGE * sum(len(message.images) for message in messages)
+            return _IMAGE * sum([len(message.images) for message in messages])
