@@ -194,40 +194,56 @@ Feature = Literal[
 what the model thought of the prompt, `empty_answer` an answer of no more than that.
 """
 
-_ASKED: dict[Feature, Callable[[GenerationRequest], bool]] = {
-    "prompt": lambda r: isinstance(r.prompt, str),
-    "tokens": lambda r: isinstance(r.prompt, TokenIds),
-    "suffix": lambda r: r.suffix is not None,
-    "echo": lambda r: r.echo,
-    "echo_logprobs": lambda r: r.echo and r.top_logprobs is not None,
-    "empty_answer": lambda r: r.max_tokens == 0,
-    "images": lambda r: isinstance(r.prompt, tuple) and any(m.images for m in r.prompt),
-    "n": lambda r: r.n > 1,
-    "temperature": lambda r: r.sampling.temperature is not None,
-    "top_p": lambda r: r.sampling.top_p is not None,
-    "top_k": lambda r: r.sampling.top_k is not None,
-    "min_p": lambda r: r.sampling.min_p is not None,
-    "seed": lambda r: r.sampling.seed is not None,
-    "frequency_penalty": lambda r: bool(r.sampling.frequency_penalty),
-    "presence_penalty": lambda r: bool(r.sampling.presence_penalty),
-    "repetition_penalty": lambda r: r.sampling.repetition_penalty not in (None, 1),
-    "logit_bias": lambda r: bool(r.sampling.logit_bias),
-    "max_tokens": lambda r: r.max_tokens is not None,
-    "stop": lambda r: bool(r.stop),
-    "tools": lambda r: bool(r.tools) and r.tool_choice == "auto",
-    "tool_choice": lambda r: bool(r.tools) and r.tool_choice not in ("auto", "none"),
-    "parallel_tool_calls": lambda r: (
-        bool(r.tools) and r.tool_choice != "none" and not r.parallel_tool_calls
-    ),
-    "response_format": lambda r: isinstance(r.response_format, (JSONObject, JSONSchema)),
-    "guided_regex": lambda r: isinstance(r.response_format, Regex),
-    "guided_grammar": lambda r: isinstance(r.response_format, Lark),
-    "reasoning_effort": lambda r: r.reasoning_effort not in (None, "none"),
-    "logprobs": lambda r: r.top_logprobs is not None,
-    "num_ctx": lambda r: r.num_ctx is not None,
-    "keep_alive": lambda r: r.keep_alive is not None,
-    "options": lambda r: bool(r.options),
+_ASKED: dict[str, dict[Feature, Callable[[GenerationRequest], bool]]] = {
+    "prompt": {
+        "prompt": lambda r: isinstance(r.prompt, str),
+        "tokens": lambda r: isinstance(r.prompt, TokenIds),
+        "images": lambda r: isinstance(r.prompt, tuple) and any(m.images for m in r.prompt),
+    },
+    "suffix": {"suffix": lambda r: r.suffix is not None},
+    "echo": {
+        "echo": lambda r: r.echo,
+        "echo_logprobs": lambda r: r.echo and r.top_logprobs is not None,
+    },
+    "n": {"n": lambda r: r.n > 1},
+    "sampling": {
+        "temperature": lambda r: r.sampling.temperature is not None,
+        "top_p": lambda r: r.sampling.top_p is not None,
+        "top_k": lambda r: r.sampling.top_k is not None,
+        "min_p": lambda r: r.sampling.min_p is not None,
+        "seed": lambda r: r.sampling.seed is not None,
+        "frequency_penalty": lambda r: bool(r.sampling.frequency_penalty),
+        "presence_penalty": lambda r: bool(r.sampling.presence_penalty),
+        "repetition_penalty": lambda r: r.sampling.repetition_penalty not in (None, 1),
+        "logit_bias": lambda r: bool(r.sampling.logit_bias),
+    },
+    "max_tokens": {
+        "max_tokens": lambda r: r.max_tokens is not None,
+        "empty_answer": lambda r: r.max_tokens == 0,
+    },
+    "stop": {"stop": lambda r: bool(r.stop)},
+    "tools": {
+        "tools": lambda r: bool(r.tools) and r.tool_choice == "auto",
+        "tool_choice": lambda r: bool(r.tools) and r.tool_choice not in ("auto", "none"),
+        "parallel_tool_calls": lambda r: (
+            bool(r.tools) and r.tool_choice != "none" and not r.parallel_tool_calls
+        ),
+    },
+    "response_format": {
+        "response_format": lambda r: isinstance(r.response_format, (JSONObject, JSONSchema)),
+        "guided_regex": lambda r: isinstance(r.response_format, Regex),
+        "guided_grammar": lambda r: isinstance(r.response_format, Lark),
+    },
+    "reasoning_effort": {"reasoning_effort": lambda r: r.reasoning_effort not in (None, "none")},
+    "top_logprobs": {"logprobs": lambda r: r.top_logprobs is not None},
+    "num_ctx": {"num_ctx": lambda r: r.num_ctx is not None},
+    "keep_alive": {"keep_alive": lambda r: r.keep_alive is not None},
+    "options": {"options": lambda r: bool(r.options)},
 }
+"""By the field that asks: most requests leave most of them as they are."""
+
+_NOTHING = GenerationRequest(model="", prompt=())
+_LEFT = {name: getattr(_NOTHING, name) for name in _ASKED}
 
 
 def needs(request: GenerationRequest | EmbeddingRequest) -> frozenset[Feature]:
@@ -238,7 +254,10 @@ def needs(request: GenerationRequest | EmbeddingRequest) -> frozenset[Feature]:
     """
     if isinstance(request, EmbeddingRequest):
         return _needs_of_embedding(request)
-    return frozenset(feature for feature, asked in _ASKED.items() if asked(request))
+    fields = [name for name, left in _LEFT.items() if getattr(request, name) != left]
+    return frozenset(
+        feature for name in fields for feature, asked in _ASKED[name].items() if asked(request)
+    )
 
 
 def _needs_of_embedding(request: EmbeddingRequest) -> frozenset[Feature]:

@@ -26,6 +26,8 @@ def refuse_at_once(failure: Failure) -> bytes:
 class Reply(RequestResponseCycle):
     """What the application sends. It is a `proxy.outbox.Wire` as well."""
 
+    _head = b""
+    """Sent with the first of the body: what is written once costs once."""
     _left: int | None = None
     """Bytes of a body of known length that are still to come."""
 
@@ -60,9 +62,14 @@ class Reply(RequestResponseCycle):
 
     def write(self, data: bytes) -> None:
         """A piece of the body, at once, in the frame that it needs."""
-        if self.disconnected or not data:
-            return
-        self.transport.write(b"%x\r\n%b\r\n" % (len(data), data) if self.chunked_encoding else data)
+        if data:
+            framed = b"%x\r\n%b\r\n" % (len(data), data) if self.chunked_encoding else data
+            self._send(framed)
+
+    def _send(self, data: bytes) -> None:
+        if not self.disconnected:
+            self.transport.write(self._head + data)
+            self._head = b""
 
     async def drained(self) -> None:
         """Wait until the client has read enough, or has gone."""
@@ -85,7 +92,7 @@ class Reply(RequestResponseCycle):
         lines = b"".join([b"%b: %b\r\n" % header for header in headers])
         if lines.count(b"\n") != len(headers) or lines.count(b"\r") != len(headers):
             raise RuntimeError("A header is more than a line.")
-        self.transport.write(STATUS_LINE[message["status"]] + lines + b"\r\n")
+        self._head = STATUS_LINE[message["status"]] + lines + b"\r\n"
 
     def _frame(self, status: int, length: bytes | None) -> None:
         """How the client will know where the body ends."""
@@ -108,8 +115,8 @@ class Reply(RequestResponseCycle):
             self._end()
 
     def _end(self) -> None:
-        if self.chunked_encoding:
-            self.transport.write(b"0\r\n\r\n")
+        if self.chunked_encoding or self._head:
+            self._send(b"0\r\n\r\n" if self.chunked_encoding else b"")
         self.response_complete = True
         self.message_event.set()
         self.on_response()
