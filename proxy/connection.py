@@ -50,7 +50,7 @@ class Connection(HttpToolsProtocol):
     _due = math.inf
     """When it is closed, by the loop's clock, unless something happens before."""
     _timer: asyncio.TimerHandle | None = None
-    _reply: RequestResponseCycle | None = None
+    _reply: Reply | None = None
     """Of the request that is being answered; `cycle` is that of the last one read."""
     _refusal: int | None = None
     """What the client will be told after the answers that it still waits for."""
@@ -68,9 +68,10 @@ class Connection(HttpToolsProtocol):
     def connection_lost(self, exc: Exception | None) -> None:
         if self._timer is not None:
             self._timer.cancel()
-        for reply in (self._reply, *(waiting for waiting, _ in self.pipeline)):
+        waiting = [cast(Reply, reply) for reply, _ in self.pipeline]
+        for reply in (self._reply, *waiting):
             if reply is not None and not reply.response_complete:
-                _tell_gone(reply)
+                reply.gone()
         super().connection_lost(exc)
 
     def data_received(self, data: bytes) -> None:
@@ -165,7 +166,7 @@ class Connection(HttpToolsProtocol):
             raise _Refused(400)
 
     def _start_asgi_task(self, cycle: RequestResponseCycle, app: ASGI3Application) -> None:
-        self._reply = cycle
+        self._reply = cast(Reply, cycle)
         if cycle.more_body:
             self._wait(_BODY_SECONDS)
         super()._start_asgi_task(cycle, app)
@@ -196,7 +197,7 @@ class Connection(HttpToolsProtocol):
     def _say_refusal(self, status: int) -> None:
         reply = self._reply
         if reply is not None and not reply.response_complete:
-            _tell_gone(reply)
+            reply.gone()
         if reply is None or reply.response_complete or not reply.response_started:
             self.transport.write(refuse_at_once(to_failure(HTTPException(status_code=status))))
         self._leave()
@@ -233,11 +234,6 @@ class Connection(HttpToolsProtocol):
             self._refuse(408)
         else:
             self.transport.close()
-
-
-def _tell_gone(reply: RequestResponseCycle) -> None:
-    reply.disconnected = True
-    reply.message_event.set()
 
 
 def _check_head(

@@ -6,6 +6,7 @@ than the token. Where the server has a `Wire`, a token takes no turn of the resp
 
 import asyncio
 import math
+from collections.abc import Callable
 from typing import Protocol
 
 WIRE = "tandem.wire"
@@ -32,6 +33,10 @@ class Wire(Protocol):
 
     async def drained(self) -> None:
         """Wait until it is not full, or the client has gone."""
+        ...
+
+    def when_gone(self, call: Callable[[], None] | None) -> None:
+        """`call` once the client has gone, even if it has already; `None`: nobody asks any more."""
         ...
 
 

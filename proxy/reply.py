@@ -3,6 +3,8 @@
 Source: uvicorn's `RequestResponseCycle`, whose `receive` and whose task are used as they are.
 """
 
+from collections.abc import Callable
+
 import msgspec
 from uvicorn._types import ASGISendEvent, HTTPResponseBodyEvent, HTTPResponseStartEvent
 from uvicorn.protocols.http.httptools_impl import STATUS_LINE, RequestResponseCycle
@@ -26,6 +28,7 @@ def refuse_at_once(failure: Failure) -> bytes:
 class Reply(RequestResponseCycle):
     """What the application sends. It is a `proxy.outbox.Wire` as well."""
 
+    _when_gone: Callable[[], None] | None = None
     _head = b""
     """Sent with the first of the body: what is written once costs once."""
     _left: int | None = None
@@ -75,6 +78,21 @@ class Reply(RequestResponseCycle):
         """Wait until the client has read enough, or has gone."""
         if self.flow.write_paused and not self.disconnected:
             await self.flow.drain()
+
+    def when_gone(self, call: Callable[[], None] | None) -> None:
+        self._when_gone = call
+        if self.disconnected:
+            self.gone()
+
+    # --- the connection ---
+
+    def gone(self) -> None:
+        """Nobody will read the rest."""
+        self.disconnected = True
+        self.message_event.set()
+        call, self._when_gone = self._when_gone, None
+        if call is not None:
+            call()
 
     # --- how it looks on the wire ---
 

@@ -107,19 +107,29 @@ async def unless_gone(request: Request[Any, Any, Any], work: Coroutine[Any, Any,
         ClientDisconnectedError: the client has gone.
     """
     timeout = asyncio.timeout(None)
-    gone = asyncio.create_task(_end_when_gone(request, timeout))
     try:
         async with timeout:
-            return await work
+            stop_watching = _end_when_gone(request, timeout)
+            try:
+                return await work
+            finally:
+                stop_watching()
     except TimeoutError:
         if timeout.expired():
             raise ClientDisconnectedError from None
         raise
-    finally:
-        gone.cancel()
 
 
-async def _end_when_gone(request: Request[Any, Any, Any], work: asyncio.Timeout) -> None:
+def _end_when_gone(request: Request[Any, Any, Any], work: asyncio.Timeout) -> Callable[[], object]:
+    """End `work` when the client goes; what comes back ends the watch."""
+    wire = _wire_of(request)
+    if wire is None:
+        return asyncio.create_task(_listen(request, work)).cancel
+    wire.when_gone(lambda: work.reschedule(0.0))
+    return lambda: wire.when_gone(None)
+
+
+async def _listen(request: Request[Any, Any, Any], work: asyncio.Timeout) -> None:
     """Only after the body has been read: it takes the connection's messages."""
     while (await request.receive())["type"] != "http.disconnect":
         pass

@@ -1,6 +1,7 @@
 """What waits for a client: sent together where it came together, and never without limit."""
 
 import asyncio
+from collections.abc import Callable
 
 import pytest
 
@@ -118,6 +119,9 @@ class Scroll:
     async def drained(self) -> None:
         if self.is_full:
             await self.emptied.wait()
+
+    def when_gone(self, call: Callable[[], None] | None) -> None:
+        """Whoever reads a scroll stays."""
 
 
 async def poured(outbox: Outbox) -> tuple[Scroll, asyncio.Task[None]]:
