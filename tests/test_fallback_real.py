@@ -242,3 +242,31 @@ async def test_ollama_hangs_under_sixteen_clients(server: Running, process: Olla
         print(f"the next one after {time.monotonic() - began:.1f} s")
         process.signal(signal.SIGCONT)
         await used_again(client)
+
+
+async def test_one_of_two_ollamas_is_killed_under_eight_clients(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+):
+    monkeypatch.setenv("OLLAMA_NUM_PARALLEL", "1")
+    with own_ollama() as one, own_ollama() as two:
+        config = f"backends: {{mlx: null, ollama: {{hosts: ['{one.host}', '{two.host}']}}}}"
+        with serving(write(tmp_path, config)) as server:
+            async with connected(server) as client:
+                await check_takeover(client, one)
+
+
+async def check_takeover(client: openai.AsyncOpenAI, dies: OllamaProcess) -> None:
+    told = [Told() for _ in range(8)]
+    fields = STORY | {"max_tokens": 200, "model": PLAIN}
+    asked = [asyncio.create_task(observed(each, streamed(client, each, **fields))) for each in told]
+    while sum(bool(each.text) for each in told) < 2:  # noqa: ASYNC110
+        await asyncio.sleep(0.02)
+    before = [bool(each.text) for each in told]
+    dies.kill()
+    await asyncio.gather(*asked)
+    failed = [(each.error, spoke) for each, spoke in zip(told, before, strict=True) if each.error]
+    # At most one was speaking by the host that died: it gives one answer at a time.
+    assert failed in ([], [("bad_upstream", True)])
+    assert all(each.text for each in told)
+    after = await observed(Told(), whole(client, last := Told(), **(SHORT | {"model": PLAIN})))
+    assert (after.error, last.status) == (None, 200)
