@@ -67,14 +67,15 @@ class Outbox:
         return self._bytes > _MOST_BYTES
 
     def put(self, data: bytes) -> None:
-        if self._wire is not None and self._is_alone():
+        if self._wire is not None and not self._held and self._is_silent(self._wire):
             self._left_at = self._loop.time()
             self._wire.write(data)
             return
         self._held.append(data)
         self._bytes += len(data)
         if self._wire is not None:
-            self._write_soon()
+            if not self._writing:
+                self._write_soon()
         elif self._taker is not None:
             _wake(self._taker)
         elif not self._begun.done():
@@ -129,15 +130,13 @@ class Outbox:
             if not self._ended:
                 await self._something()
 
-    def _is_alone(self) -> bool:
-        """Nothing came before it that is still here, or left a moment ago."""
-        silent = not self._held and self._loop.time() - self._left_at > _ALONE
-        return silent and self._wire is not None and not self._wire.is_full
+    def _is_silent(self, wire: Wire) -> bool:
+        """What comes now is none of many, and can be written."""
+        return self._loop.time() - self._left_at > _ALONE and not wire.is_full
 
     def _write_soon(self) -> None:
-        if not self._writing:
-            self._writing = True
-            self._loop.call_soon(self._write)
+        self._writing = True
+        self._loop.call_soon(self._write)
 
     def _write(self) -> None:
         self._writing = False

@@ -33,13 +33,13 @@ async def to_events(
         InvalidRequestError: a strict schema is none.
     """
     promises = await _promises(request)
-    reading = _Reading(request)
+    read = _reader(request)
     lines = await begin()
     started = False
     try:
         async for batch in lines:
             for line in batch:
-                events = reading.events(line)
+                events = read(line)
                 if not started:
                     started = True
                     yield Started(line.num_ctx, line.cold)
@@ -59,6 +59,12 @@ async def to_events(
 def _comes_again(sampling: Sampling) -> bool:
     """Whether the same request has the same answer: then nobody should put it again."""
     return sampling.temperature == 0 or sampling.seed is not None
+
+
+def _reader(request: GenerationRequest) -> Callable[[Line], Sequence[Event]]:
+    if request.parallel_tool_calls and not _is_forced(request):
+        return Answer().events
+    return _Reading(request).events
 
 
 class _Reading:

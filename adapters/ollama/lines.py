@@ -1,7 +1,7 @@
 """Bytes of a body -> typed lines, as many at a time as one read has brought."""
 
 import asyncio
-from collections.abc import Sequence
+from collections.abc import Awaitable, Sequence
 from contextlib import ExitStack
 from typing import Generic, TypeVar
 
@@ -54,6 +54,8 @@ class LineReader(Generic[L]):
 
     def _whole(self, piece: bytes) -> bytes:
         """The lines that `piece` completes; the beginning of the next is kept."""
+        if not self._rest and piece.endswith(b"\n") and len(piece) <= MOST_LINE_BYTES:
+            return piece  # As nearly all come.
         first, end = piece.find(b"\n"), piece.rfind(b"\n") + 1
         if len(self._rest) + (first if end else len(piece)) > MOST_LINE_BYTES:
             raise BadUpstreamError("Ollama sent a line of more than a megabyte.")
@@ -123,7 +125,7 @@ class Lines(Generic[L]):
         Raises:
             BackendError: there is none by `until`; otherwise as the iteration.
         """
-        self._first = await self._read(until)
+        self._first = await self._next(until)
 
     @property
     def first(self) -> L:
@@ -133,36 +135,38 @@ class Lines(Generic[L]):
     def __aiter__(self) -> "Lines[L]":
         return self
 
-    async def __anext__(self) -> Sequence[L]:
+    def __anext__(self) -> Awaitable[Sequence[L]]:
         """As many as have arrived.
 
         Raises:
             BackendError: by the tables in `errors.py`; also where they end before `done`.
         """
+        return self._next(self._loop.time() + self._seconds)
+
+    async def _next(self, until: float) -> Sequence[L]:
         if self._first:
             batch, self._first = self._first, ()
             return batch
         if self.last is not None:
             raise StopAsyncIteration
-        return await self._read(self._loop.time() + self._seconds)
-
-    def close(self) -> None:
-        self.held.close()
-
-    async def _read(self, until: float) -> Sequence[L]:
         try:
             batch = await self._reader.read(until)
         except FOREIGN as error:
-            self.failure = translate(error, self._began)
-            raise self.failure from error
+            raise self._failed(translate(error, self._began)) from error
         except BackendError as error:
             self.failure = error
             raise
         if not batch:
-            self.failure = BadUpstreamError("Ollama's answer ended before it was done.")
-            raise self.failure
+            raise self._failed(BadUpstreamError("Ollama's answer ended before it was done."))
         self._began = True
         if batch[-1].done:
             self.last = batch[-1]
             await self._reader.drain()
         return batch
+
+    def _failed(self, error: BackendError) -> BackendError:
+        self.failure = error
+        return error
+
+    def close(self) -> None:
+        self.held.close()

@@ -34,6 +34,8 @@ class Answer:
             BadUpstreamError: the line is neither text, nor a call, nor the end.
         """
         message = line.message or _raw_message(line)
+        if message is not None and _is_text(message, line):  # Nearly all are.
+            return (TextDelta(message.content),)
         events: list[Event] = []
         if message is not None:
             self._add(message, line.logprobs, events)
@@ -68,6 +70,12 @@ class Answer:
         if line.done_reason == "length":
             return "length"
         return "tool_calls" if self._calls else "stop"
+
+
+def _is_text(message: AnswerMessage, line: Line) -> bool:
+    """Nothing but."""
+    other = line.done or line.logprobs or message.thinking or message.tool_calls
+    return not other and message.content != ""
 
 
 def _raw_message(line: Line) -> AnswerMessage | None:

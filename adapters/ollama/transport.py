@@ -85,7 +85,7 @@ class Connection(asyncio.Protocol):
             if self._complete:
                 return b""
             await self._wait(until)
-        data = b"".join(self._pieces)
+        data = b"".join(self._pieces) if len(self._pieces) > 1 else self._pieces[0]
         self._pieces.clear()
         if self._received > _MOST_HELD_BYTES and self._transport is not None:
             self._transport.resume_reading()
@@ -155,12 +155,13 @@ class Connection(asyncio.Protocol):
         except (httptools.HttpParserError, httptools.HttpParserUpgrade) as error:
             self._fail(httpx.RemoteProtocolError(str(error)))
             return
-        self._limit()
+        if self._received > _MOST_HEAD_BYTES:
+            self._limit()
         if self._pieces or self._complete or self.status is not None:
             self._wake()
 
     def _limit(self) -> None:
-        if self.status is None and self._received > _MOST_HEAD_BYTES:
+        if self.status is None:
             self._fail(httpx.RemoteProtocolError("Its head is too long."))
         elif self._received > _MOST_HELD_BYTES and self._transport is not None:
             self._transport.pause_reading()

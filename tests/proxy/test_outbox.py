@@ -88,9 +88,9 @@ async def test_silence_stays_where_clients_know_no_comments():
 
 
 async def test_words_put_silence_off():
-    outbox = Outbox(keepalive=0.1)
+    outbox = Outbox(keepalive=0.3)
     for _ in range(4):
-        asyncio.get_running_loop().call_later(0.05, outbox.put, b"a")
+        asyncio.get_running_loop().call_later(0.1, outbox.put, b"a")
         assert await outbox.take() == b"a"
 
 
