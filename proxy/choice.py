@@ -53,6 +53,8 @@ class Pick(Struct, frozen=True, kw_only=True):
     spot: Spot
     seconds: dict[str, float]
     """What the answer will take, by kind, as far as places were measured."""
+    is_guess: bool = False
+    """They were measured in answers beside those in question."""
     takes_over: bool = False
     """The first is now the one to stay with."""
     renews: bool = False
@@ -71,6 +73,7 @@ class _Case(Struct, frozen=True, kw_only=True):
     spot: Spot
     standing: Standing
     seconds: dict[str, float]
+    is_guess: bool
 
     def pick(self, order: Sequence[Candidate], rule: BySpeed, *, takes_over: bool = False) -> Pick:
         return Pick(
@@ -78,6 +81,7 @@ class _Case(Struct, frozen=True, kw_only=True):
             rule=rule,
             spot=self.spot,
             seconds=self.seconds,
+            is_guess=self.is_guess,
             takes_over=takes_over,
         )
 
@@ -110,7 +114,7 @@ class Choice:
         if pick.rule != "trial":
             standing.is_open = False
         if pick.takes_over:
-            standing.take(kind, now)
+            standing.take(kind, now, is_guess=pick.is_guess)
         standing.ask(kind, now)
 
     def _case(self, candidates: Sequence[Candidate], demand: Demand) -> _Case:
@@ -120,12 +124,14 @@ class Choice:
         spot = Spot(keys, to_bucket(tokens, own + 1))
         buckets = [self._bucket(key, tokens, own) for key in keys]
         answer = self._habits.answer_tokens(keys, demand)
+        seconds, is_guess = self._seconds(keys, buckets, answer)
         return _Case(
             candidates=candidates,
             buckets=buckets,
             spot=spot,
             standing=self._standings.get(spot) or Standing(),
-            seconds=self._seconds(keys, buckets, answer),
+            seconds=seconds,
+            is_guess=is_guess,
         )
 
     def _bucket(self, key: Key, tokens: int, own: int) -> Bucket:
@@ -135,8 +141,9 @@ class Choice:
 
     def _seconds(
         self, keys: Sequence[Key], buckets: Sequence[Bucket], answer: float
-    ) -> dict[str, float]:
-        """By kind, from the nearest buckets where all were measured, else as many as possible."""
+    ) -> tuple[dict[str, float], bool]:
+        """By kind, from the nearest buckets where all were measured, else as many as possible; and
+        whether those are other buckets than asked for."""
         best: dict[str, float] = {}
         for shift in (_HERE, *_BESIDE):
             found: dict[str, float] = {}
@@ -144,9 +151,9 @@ class Choice:
                 if (seconds := self._expected(key, _moved(bucket, shift), answer)) is not None:
                     found[key[0]] = seconds
             if len(found) == len(keys):
-                return found
+                return found, shift != _HERE
             best = max(best, found, key=len)
-        return best
+        return best, True
 
     def _expected(self, key: Key, bucket: Bucket, answer: float) -> float | None:
         """Seconds for an answer of so many tokens."""
@@ -170,11 +177,14 @@ class Choice:
 
     def _enough(self, case: _Case) -> int:
         """Trials of each."""
-        least = min(case.standing.asked[each.place.kind] for each in case.candidates)
-        if not _FEWER <= least < _TRIALS:
+        standing = case.standing
+        if standing.was_renewed:  # Old figures count for less and less.
             return _TRIALS
-        is_known = not case.standing.was_renewed and self._is_known_beside(case)
-        return _FEWER if is_known or _is_clear(case) else _TRIALS
+        if standing.holder is not None:
+            return _FEWER
+        least = min(standing.asked[each.place.kind] for each in case.candidates)
+        is_close = _FEWER <= least < _TRIALS
+        return _FEWER if is_close and (_is_clear(case) or self._is_known_beside(case)) else _TRIALS
 
     def _is_known_beside(self, case: _Case) -> bool:
         """Whether all were measured in answers much like these."""

@@ -21,7 +21,8 @@ PROMPTS = (128, 512, 2048, 8192, 32768)
 CROWDS = (1, 4, 8)
 """The same for the answers that a backend has in hand at once."""
 _NEWEST = 0.25
-"""What the newest answer counts for in a figure; all that came before share the rest."""
+"""What the newest answer counts for in a figure, all that came before share the rest; the first
+few count for the same, so that a lucky first one is soon forgotten."""
 
 MemoryOf = Callable[[str, str], int | None]
 """A backend's kind and its own name of a model -> the bytes that the model takes, if known."""
@@ -193,19 +194,20 @@ def _with(known: Figures | None, measured: Measurement) -> Figures:
     )
     if known is None:
         return newest
+    share = max(_NEWEST, 1 / (known.answers + 1))
     return replace(
         newest,
         answers=known.answers + 1,
-        ttft_s=(1 - _NEWEST) * known.ttft_s + _NEWEST * newest.ttft_s,
-        tokens_per_second=_mean(known.tokens_per_second, newest.tokens_per_second),
+        ttft_s=(1 - share) * known.ttft_s + share * newest.ttft_s,
+        tokens_per_second=_mean(known.tokens_per_second, newest.tokens_per_second, share),
         memory_bytes=known.memory_bytes if newest.memory_bytes is None else newest.memory_bytes,
     )
 
 
-def _mean(known: float | None, newest: float | None) -> float | None:
+def _mean(known: float | None, newest: float | None, share: float) -> float | None:
     if known is None or newest is None:
         return newest if known is None else known
-    return (1 - _NEWEST) * known + _NEWEST * newest
+    return (1 - share) * known + share * newest
 
 
 def limits(bucket: Bucket) -> tuple[int | None, int | None]:

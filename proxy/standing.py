@@ -61,10 +61,10 @@ class Standing(Struct):
         self.paces += 1
         self.usual += max(1 / self.paces, _LONG_RUN) * (pace - self.usual)
 
-    def take(self, kind: str, now: float) -> None:
+    def take(self, kind: str, now: float, *, is_guess: bool) -> None:
         """From now on `kind` is stayed with."""
-        # The first choice may be put right at once: it was made of few answers.
-        self.changed_at = now if self.holder is not None else _NEVER
+        # The first choice is made of few answers, a guess of others: they may be put right at once.
+        self.changed_at = _NEVER if self.holder is None or is_guess else now
         self.holder, self.paces, self.slow = kind, 0, 0
 
     def renew(self, now: float) -> None:

@@ -149,10 +149,7 @@ _WHY: dict[Rule, Callable[[Decision], str]] = {
     "steady": lambda it: f"{it.order[0].place.kind} comes first in order.",
     "trial": lambda it: f"{it.order[0].place.kind} has to be measured for such prompts first.",
     "fastest": _fastest,
-    "kept": lambda it: (
-        f"{it.order[0].place.kind} has answered such prompts, and a change would gain little or "
-        "comes too soon after the last one."
-    ),
+    "kept": lambda it: f"{it.order[0].place.kind} has answered such prompts up to now.",
     "order": lambda it: f"Nobody was measured, and {it.order[0].place.kind} comes first in order.",
 }
 
@@ -188,7 +185,10 @@ def _why_not(candidate: Candidate, decision: Decision) -> str:
 
 
 def _slower(candidate: Candidate, decision: Decision) -> str | None:
-    if decision.rule != "fastest" or decision.pick is None:
+    if decision.rule not in ("fastest", "kept") or decision.pick is None:
         return None
     seconds = decision.pick.seconds.get(candidate.place.kind)
-    return "It was not measured." if seconds is None else f"It would take about {seconds:.2g} s."
+    if seconds is None:
+        return "It was not measured."
+    kept = " A change would gain little, or comes too soon." if decision.rule == "kept" else ""
+    return f"It would take about {seconds:.2g} s.{kept}"

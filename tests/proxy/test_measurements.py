@@ -38,12 +38,12 @@ def known(measurements: Measurements, prompt_tokens: int = 10, crowd: int = 1) -
 
 def test_newer_answers_count_for_more():
     measurements = Measurements()
-    for ttft, speed in ((1.0, 100.0), (3.0, 200.0), (3.0, 200.0)):
+    for ttft, speed in ((1.0, 100.0), (2.0, 200.0), (3.0, 300.0), (2.0, 200.0), (6.0, 600.0)):
         measurements.record(measured(ttft=ttft, tokens_per_second=speed))
     figures = known(measurements)
-    assert figures.answers == 3
-    assert figures.ttft_s == pytest.approx(1.875)
-    assert figures.tokens_per_second == pytest.approx(143.75)
+    assert figures.answers == 5
+    assert figures.ttft_s == pytest.approx(3)  # The first four had a mean of 2.
+    assert figures.tokens_per_second == pytest.approx(300)
 
 
 def test_what_an_answer_does_not_tell_changes_nothing():
