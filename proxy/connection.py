@@ -30,6 +30,8 @@ _IDLE_SECONDS = 75.0
 """Agents think between two turns, on one connection."""
 _LEAVING_SECONDS = 2.0
 
+_FIRST_LINE = re.compile(rb"[A-Z-]+ [^\s]+ HTTP/|[^\n]*\Z")
+"""Or as much of it as has come. llhttp reads RTSP, too, and passes over spaces and empty lines."""
 _TARGET = re.compile(rb'/[!"$-~]*')
 """An address here: not another server's, no fragment, nothing that is not printed."""
 
@@ -79,6 +81,8 @@ class Connection(HttpToolsProtocol):
             return
         self._quiet += len(data)
         try:
+            if not (self._in_message or _FIRST_LINE.match(data)):
+                raise _Refused(400)
             self._read(data)
             if self._quiet > _MOST_HEAD_BYTES:
                 raise _Refused(400 if self._head_ended else 431)
