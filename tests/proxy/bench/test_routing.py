@@ -1,12 +1,17 @@
 """The engine that is chosen is the faster one: on a clock of its own, and through the server."""
 
 import asyncio
+from collections import Counter
+from collections.abc import AsyncGenerator, Callable
 from itertools import pairwise
 
 import httpx2
 import pytest
 from scripted_backend import chat, http_client
 
+from adapters.events import Event
+from adapters.request import GenerationRequest
+from proxy.answers import closing
 from proxy.bench.paced import Pace, PacedBackend
 from proxy.bench.routing import RoutingPlan, RoutingRow, Scene, bench_routing, lines
 
@@ -62,3 +67,34 @@ async def test_server_asks_the_faster_engine_and_does_not_flap():
     assert set(second[20:]) == {"mlx"}
     assert sum(one != other for one, other in pairwise(second)) == 1
     assert set(third) == {"mlx"}  # Ten minutes are not over.
+
+
+class Crowded(PacedBackend):
+    """An engine that is slower or not where it has several answers in hand."""
+
+    def __init__(self, kind: str, seconds: Callable[[int], float]) -> None:
+        super().__init__(kind, FAST, asyncio.sleep)
+        self._seconds = seconds
+        self._in_hand = 0
+
+    async def generate(self, request: GenerationRequest) -> AsyncGenerator[Event]:
+        self._in_hand += 1
+        try:
+            self.pace = Pace(seconds=self._seconds(self._in_hand))
+            async with closing(events := super().generate(request)):
+                async for event in events:
+                    yield event
+        finally:
+            self._in_hand -= 1
+
+
+@pytest.mark.long
+@pytest.mark.parametrize(("clients", "better"), [(1, "ollama"), (2, "ollama"), (8, "mlx")])
+async def test_crowd_is_answered_by_the_engine_that_bears_it(clients: int, better: str):
+    mlx = Crowded("mlx", lambda _many: 0.1)  # It reads in batches: a crowd costs nothing.
+    ollama = Crowded("ollama", lambda many: 0.03 * many)
+    async with http_client(mlx, ollama) as client:
+        await client.get("/v1/models")
+        asked = await asyncio.gather(*(kinds(client, 30) for _ in range(clients)))
+    late = Counter(kind for each in asked for kind in each[20:])
+    assert late[better] >= 0.9 * late.total()
