@@ -46,7 +46,7 @@ class Memory:
         self._deciding = asyncio.Lock()
         self._seen = Ledger()
         self._needed: dict[Key, Footprint] = {}
-        """What each model asked for when it was last loaded here."""
+        """What each model asked for when it was last loaded here, or will by its files."""
 
     @asynccontextmanager
     async def open(self, tenants: Mapping[str, Tenant]) -> AsyncGenerator[None]:
@@ -88,7 +88,10 @@ class Memory:
             if each.name == model:
                 return each.footprint.known
         foreseen = await tenant.footprint(model)
-        return foreseen.known or None if foreseen is not None else None
+        if foreseen is None or not foreseen.known:
+            return None
+        self._needed[kind, model] = foreseen
+        return foreseen.known
 
     def seen(self, kind: str, model: str) -> int | None:
         """Bytes that `model` took when that was last looked at, `period` ago at most; `None` where

@@ -19,11 +19,11 @@ from proxy.endpoints.chat_completions.request import ChatCompletionRequest
 from proxy.ledger import Fit
 from proxy.memory import Memory
 from proxy.operation import Operation
-from proxy.registry import Place, Registry
+from proxy.registry import Entry, Place, Registry
 from proxy.router import Router
 from proxy.streaming import Drain
 
-_PATIENCE = 1.0
+_PATIENCE = 5.0
 """Seconds that a backend has to say what a model takes of the memory."""
 
 
@@ -72,6 +72,8 @@ async def plan_route(
 ) -> Plan:
     body, asked = await read_chat(request, config, registry, drain)
     with blaming(body):
+        # Before it is decided: what is found out here counts in decisions to come.
+        takes = await _takes(memory, await router.find(asked.model))
         decision = await router.decide(asked.model, to_demand(asked), asked)
     left_out = await _left_out(asked.model, registry, router)
     first = decision.order[0]
@@ -80,7 +82,7 @@ async def plan_route(
         model=first.place.name,
         reasons=list(_reasons(decision, left_out)),
         context=_context(first, asked),
-        memory_bytes=await _memory(memory, first.place),
+        memory_bytes=takes.get(first.place.kind),
         alternatives=[*_alternatives(decision), *_passed_over(left_out, first)],
     )
 
@@ -100,6 +102,12 @@ async def _left_out(model: str, registry: Registry, router: Router) -> list[Plac
 def _context(first: Candidate, asked: GenerationRequest) -> int | None:
     known = [each for each in (first.context, asked.num_ctx) if each is not None]
     return min(known, default=None)
+
+
+async def _takes(memory: Memory, entry: Entry) -> dict[str, int | None]:
+    """What a model takes of the memory, by the backend's kind."""
+    found = await asyncio.gather(*(_memory(memory, place) for place in entry.places))
+    return {place.kind: nbytes for place, nbytes in zip(entry.places, found, strict=True)}
 
 
 async def _memory(memory: Memory, place: Place) -> int | None:

@@ -43,7 +43,7 @@ class Tenant:
         return None
 
     async def footprint(self, model: str) -> Footprint | None:
-        return None
+        return Footprint(weights=90)
 
     async def resident(self, *, fresh: bool = False) -> list[Resident]:
         return self._residents
@@ -123,6 +123,17 @@ async def test_who_costs_no_other_model_its_memory_comes_first():
         ("mlx", "evicts"),
     ]
     assert not any(any(each.obstacles) for each in decided.order)
+
+
+async def test_what_the_files_tell_counts_for_more_than_their_size():
+    mlx, memory = engine("mlx", size_bytes=10), Memory(100, frozenset(), 60)
+    mlx.tenant = Tenant(resident("other", 50, busy=True))
+    registry = Registry({}, period=60)
+    async with registry.open({}, {"mlx": mlx}), memory.open({"mlx": mlx.tenant}):
+        await memory.snapshot()
+        assert memory.fit(("mlx", "m"), 10) == "fits"
+        assert await memory.footprint("mlx", "m") == 90
+        assert memory.fit(("mlx", "m"), 10) == "full"
 
 
 async def test_memory_does_not_decide_who_embeds():

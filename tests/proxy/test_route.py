@@ -186,6 +186,17 @@ class Tenant:
         return 0
 
 
+async def test_what_is_found_out_on_the_way_counts_already():
+    mlx, ollama = ScriptedBackend(kind="mlx"), ScriptedBackend(kind="ollama")
+    mlx.models, mlx.tenant = [Model(name="m", size_bytes=10)], Tenant(("other", 40))
+    config = Config(server=ServerConfig(memory_bytes=100))
+    async with http_client(mlx, ollama, config=config) as client:
+        await client.get("/health")
+        told = await plan(client)  # The file has 10 bytes, and 77 are needed.
+        happened = await client.post(CHAT, json=chat())
+    assert told["backend"] == happened.headers["x-tandem-backend"] == "ollama"
+
+
 async def test_what_the_model_takes_is_told():
     backend = ScriptedBackend(kind="mlx")
     backend.tenant = Tenant()
