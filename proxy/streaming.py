@@ -222,6 +222,8 @@ async def _bodies(
 
 async def _end(task: asyncio.Task[None]) -> None:
     """Stop it, even in a task that is being cancelled itself."""
+    if task.done():
+        return
     task.cancel()
     with move_on_after(CLOSING, shield=True):
         await asyncio.wait((task,))
