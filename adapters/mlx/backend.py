@@ -19,6 +19,7 @@ from adapters.errors import (
 )
 from adapters.events import Event, Finished, Started
 from adapters.mlx import embedded
+from adapters.mlx.arrivals import Arrival
 from adapters.mlx.catalog import ModelFolder, absent_models, find_model, find_models
 from adapters.mlx.choices import interleave
 from adapters.mlx.embedding.embedders import Embedders
@@ -97,21 +98,23 @@ class MLXBackend:
             loaded = await self._ready_to_generate(request.model)
             from adapters.mlx.preparation import prepare
 
-            prepared = await prepare(request, loaded, self._tokenizing)
-            async with (
-                self.tenant.answering(prepared.sequences[0]),
-                aclosing(self._answer(prepared, request.patience, cold)) as events,
-            ):
-                async for event in events:
-                    yield event
+            with self._engine.arrivals.expect() as arrival:
+                prepared = await prepare(request, loaded, self._tokenizing)
+                async with (
+                    self.tenant.answering(prepared.sequences[0]),
+                    aclosing(self._answer(prepared, arrival, request.patience, cold)) as events,
+                ):
+                    async for event in events:
+                        yield event
 
     async def _answer(
-        self, prepared: "Prepared", patience: float | None, cold: bool
+        self, prepared: "Prepared", arrival: Arrival, patience: float | None, cold: bool
     ) -> AsyncGenerator[Event]:
         from adapters.mlx.answer import read
 
         sequences = prepared.sequences
         self._engine.submit(*sequences)
+        arrival.over()
         unfinished = dict(enumerate(sequences))
         try:
             await sequences[0].admitted(patience)

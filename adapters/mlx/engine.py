@@ -19,6 +19,7 @@ from typing import TYPE_CHECKING, TypeVar
 from adapters.config import MLXConfig
 from adapters.errors import BackendBusyError, BackendError, BackendUnavailableError, GenerationError
 from adapters.mlx import blas
+from adapters.mlx.arrivals import Arrivals
 from adapters.mlx.errands import Errand, Errands, Pieces
 from adapters.mlx.loading import Extras, Loading
 from adapters.mlx.pace import Pace
@@ -51,6 +52,7 @@ class Engine:
         self._commands: deque[Callable[[], None]] = deque()
         self._errands = Errands()
         self._wake = threading.Condition()
+        self.arrivals = Arrivals(self._wake)
         self._thread: threading.Thread | None = None
         self._closing = False
         self._ended = False
@@ -241,6 +243,8 @@ class Engine:
         with self._wake:
             while not (self._closing or self._commands or self._errands or self._is_answering()):
                 self._wake.wait()
+            if not (self._closing or self._errands or self._is_answering()):
+                self.arrivals.wait()
 
     def _is_answering(self) -> bool:
         return any(len(lane) for lane in tuple(self._lanes.values()))

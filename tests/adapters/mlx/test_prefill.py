@@ -14,7 +14,7 @@ from mlx_lm.models.cache import make_prompt_cache
 from scripted_model import config_for
 from tiny_model import write_tiny_model
 
-from adapters.mlx import batch
+from adapters.mlx import arrivals, batch
 from adapters.mlx.admission import Group
 from adapters.mlx.backend import MLXBackend
 from adapters.mlx.prefill import Prefill, Prefills, read
@@ -170,6 +170,32 @@ async def test_a_cancelled_prompt_leaves_its_company_alone(folder: Path) -> None
         backend._engine.release(leaving, answered=False)
         assert await staying == alone
         assert backend._engine.counters()["rows"] == 0
+    finally:
+        await backend.aclose()
+
+
+@pytest.mark.parametrize(
+    ("moment", "seconds", "expected"), [(10.0, 0.02, [2]), (0.01, 0.5, [1, 1])]
+)
+async def test_an_idle_engine_waits_a_moment_for_who_is_on_the_way(
+    folder: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    moment: float,
+    seconds: float,
+    expected: list[int],
+) -> None:
+    monkeypatch.setattr(arrivals, "_MOMENT", moment)
+    parties = Parties(monkeypatch)
+    backend = MLXBackend(config_for(folder))
+    try:
+        await backend.load("llama")
+        with backend._engine.arrivals.expect():
+            first = asyncio.create_task(answers(backend, "llama", [written(1, 50)]))
+            await asyncio.sleep(seconds)
+            second = asyncio.create_task(answers(backend, "llama", [written(2, 50)]))
+            await asyncio.sleep(0)
+        await asyncio.gather(first, second)
+        assert parties.sizes == expected
     finally:
         await backend.aclose()
 
