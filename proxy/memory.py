@@ -23,6 +23,8 @@ _SHARE = 0.75
 """Of the system's memory, where no device recommends anything: the rest is everybody else's."""
 _LEAVING_SECONDS = 10.0
 """How long an unloaded model may take to be gone."""
+_SETTLING_SECONDS = 0.5
+"""Who wants to know how things are does not wait for one that does not leave."""
 _LOOK_SECONDS = 0.05
 
 
@@ -107,10 +109,27 @@ class Memory:
         return self._seen.fit(Newcomer(key, footprint), self.budget)
 
     async def snapshot(self) -> Snapshot:
-        ledger = await self._look(fresh=False)
+        """Of one moment, unless room is being made for somebody and that takes long."""
+        async with self._settled():
+            ledger = await self._look(fresh=False)
         models = ledger.models()
         caches = sum(model.cache for model in models)
         return Snapshot(budget=self.budget, used=ledger.used() + caches, models=models)
+
+    @asynccontextmanager
+    async def _settled(self) -> AsyncGenerator[None]:
+        """Between two decisions: else one that has left meanwhile, and one that has its memory
+        now, would both be counted."""
+        try:
+            async with asyncio.timeout(_SETTLING_SECONDS):
+                await self._deciding.acquire()
+        except TimeoutError:
+            yield
+            return
+        try:
+            yield
+        finally:
+            self._deciding.release()
 
     async def _recommended(self) -> int:
         said = [await tenant.recommended() for tenant in self._tenants.values()]

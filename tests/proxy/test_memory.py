@@ -180,19 +180,55 @@ async def test_loads_at_once_never_exceed_the_budget():
     async with shared(100, mlx=engine) as memory:
         most = 0
 
-        async def watch() -> None:
+        async def look() -> None:
             nonlocal most
+            most = max(most, (await memory.snapshot()).used)
+
+        async def watch() -> None:
             while True:
-                most = max(most, (await memory.snapshot()).used)
+                await look()
                 await asyncio.sleep(0)
 
         watching = asyncio.create_task(watch())
         loads = (engine.load(name) for name in engine.sizes)
         outcomes = await asyncio.gather(*loads, return_exceptions=True)
+        await look()
         watching.cancel()
     assert 80 < most <= 100
     assert any(outcome is None for outcome in outcomes)
     assert all(isinstance(each, InsufficientMemoryError) for each in outcomes if each is not None)
+
+
+async def test_one_that_leaves_and_one_that_comes_are_never_counted_together():
+    class Slow(Engine):
+        """Takes its time to tell, unless it is asked for news, and to load."""
+
+        told = asyncio.Event()
+        loads = asyncio.Event()
+
+        async def resident(self, *, fresh: bool = False) -> list[Resident]:
+            found = await super().resident(fresh=fresh)
+            if not fresh:
+                await self.told.wait()
+            return found
+
+        async def load(self, model: str) -> None:
+            assert self._room is not None
+            async with self._room.hold(model, Footprint(weights=self.sizes[model], context=10)):
+                await self.loads.wait()
+
+    engine = Slow({"old": 30, "new": 40})
+    async with shared(50, mlx=engine) as memory:
+        engine.use("old")
+        looking = asyncio.create_task(memory.snapshot())
+        await asyncio.sleep(0)
+        loading = asyncio.create_task(engine.load("new"))
+        await asyncio.sleep(0.1)
+        engine.told.set()
+        assert (await looking).used <= 50
+        engine.loads.set()
+        await loading
+    assert engine.events == ["-old"]
 
 
 async def test_who_looks_at_old_news_changes_nothing():
