@@ -14,7 +14,7 @@ from contextlib import asynccontextmanager
 from msgspec import Struct
 
 from adapters.errors import BackendError, InsufficientMemoryError
-from adapters.memory import Footprint, Tenant
+from adapters.memory import Footprint, Resident, Tenant
 from proxy.ledger import Fit, Key, Ledger, ModelMemory, Newcomer
 
 log = logging.getLogger("tandem")
@@ -23,8 +23,6 @@ _SHARE = 0.75
 """Of the system's memory, where no device recommends anything: the rest is everybody else's."""
 _LEAVING_SECONDS = 10.0
 """How long an unloaded model may take to be gone."""
-_SETTLING_SECONDS = 0.5
-"""Who wants to know how things are does not wait for one that does not leave."""
 _LOOK_SECONDS = 0.05
 
 
@@ -45,6 +43,8 @@ class Memory:
         self.budget = budget or 0
         self._tenants: dict[str, Tenant] = {}
         self._held: dict[Key, tuple[Footprint, ...]] = {}
+        self._evictions = 0
+        """How many models had to make way."""
         self._deciding = asyncio.Lock()
         self._seen = Ledger()
         self._needed: dict[Key, Footprint] = {}
@@ -109,27 +109,10 @@ class Memory:
         return self._seen.fit(Newcomer(key, footprint), self.budget)
 
     async def snapshot(self) -> Snapshot:
-        """Of one moment, unless room is being made for somebody and that takes long."""
-        async with self._settled():
-            ledger = await self._look(fresh=False)
+        ledger = await self._look(fresh=False)
         models = ledger.models()
         caches = sum(model.cache for model in models)
         return Snapshot(budget=self.budget, used=ledger.used() + caches, models=models)
-
-    @asynccontextmanager
-    async def _settled(self) -> AsyncGenerator[None]:
-        """Between two decisions: else one that has left meanwhile, and one that has its memory
-        now, would both be counted."""
-        try:
-            async with asyncio.timeout(_SETTLING_SECONDS):
-                await self._deciding.acquire()
-        except TimeoutError:
-            yield
-            return
-        try:
-            yield
-        finally:
-            self._deciding.release()
 
     async def _recommended(self) -> int:
         said = [await tenant.recommended() for tenant in self._tenants.values()]
@@ -186,6 +169,7 @@ class Memory:
         except BackendError as error:
             log.info("%s/%s stays: %s", kind, name, error.message)
             return await self._look(fresh=True)
+        self._evictions += 1
         log.info("%s/%s was unloaded to make room.", kind, name)
         until = time.monotonic() + _LEAVING_SECONDS
         while key in (ledger := await self._look(fresh=True)).residents:
@@ -195,16 +179,25 @@ class Memory:
         return ledger
 
     async def _look(self, *, fresh: bool) -> Ledger:
+        """All at one moment: where somebody has come or gone meanwhile, it is looked at again."""
+        while True:
+            held, evictions = self._held.copy(), self._evictions
+            residents = await self._residents(fresh=fresh)
+            # Whose load has ended since may be loaded by now, and was not told of.
+            ended = held.keys() - self._held.keys() - residents.keys()
+            if not ended and evictions == self._evictions:
+                # What is held changes: the ledger has it as it is when it is read.
+                self._seen = Ledger(residents, self._held, self._pinned)
+                return self._seen
+
+    async def _residents(self, *, fresh: bool) -> dict[Key, Resident]:
         kinds = list(self._tenants)
         told = await asyncio.gather(*(self._tenants[k].resident(fresh=fresh) for k in kinds))
-        residents = {
+        return {
             (kind, each.name): each
             for kind, found in zip(kinds, told, strict=True)
             for each in found
         }
-        # What is held changes while others look: the ledger has it as it is when it is read.
-        self._seen = Ledger(residents, self._held, self._pinned)
-        return self._seen
 
     def _release(self, key: Key, footprint: Footprint) -> None:
         held = list(self._held[key])

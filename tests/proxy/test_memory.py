@@ -249,6 +249,33 @@ async def test_who_looks_at_old_news_changes_nothing():
         assert mlx.limit == 70
 
 
+async def test_a_load_that_ends_while_another_looks_is_counted():
+    promised, looked = asyncio.Event(), asyncio.Event()
+
+    class Slow(Engine):
+        """Tells what it has once the other engine has loaded its model."""
+
+        async def resident(self, *, fresh: bool = False) -> list[Resident]:
+            if promised.is_set():
+                looked.set()
+                await loading
+            return await super().resident()
+
+    mlx, ollama = Engine({"a": 60}), Slow({"b": 60})
+
+    async def load() -> None:
+        async with memory.hold(("mlx", "a"), Footprint(weights=60, context=10)):
+            promised.set()
+            await looked.wait()
+            mlx.use("a")
+
+    async with shared(100, mlx=mlx, ollama=ollama) as memory:
+        loading = asyncio.create_task(load())
+        await promised.wait()
+        await ollama.load("b")
+    assert mlx.events == ["-a"]
+
+
 async def test_a_load_that_fails_gives_its_room_back():
     engine = Engine({"a": 80})
     async with shared(100, mlx=engine) as memory:
