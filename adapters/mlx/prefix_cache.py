@@ -1,7 +1,8 @@
 """What a model has already read, kept for whoever sends the same beginning again.
 
 Keys and values of plain attention depend on nothing that comes later, so they are kept in blocks
-of a fixed number of tokens, and prompts with one beginning share the blocks of it: `BlockStore`.
+of a fixed number of tokens, and prompts with one beginning share the blocks of it, the last one in
+part: `BlockStore`.
 Other states (windows that turn, recurrent layers) stand for exactly the tokens they have read and
 cannot be cut: `SnapshotStore` keeps them whole. Everything here runs on the engine's thread.
 """
@@ -10,10 +11,11 @@ cannot be cut: `SnapshotStore` keeps them whole. Everything here runs on the eng
 import copy
 import logging
 from array import array
-from collections import OrderedDict
+from collections import OrderedDict, defaultdict
 from collections.abc import Iterator
 from dataclasses import dataclass
 from hashlib import blake2b
+from itertools import islice
 from typing import Any, Protocol
 
 import mlx.core as mx
@@ -30,6 +32,9 @@ logger = logging.getLogger(__name__)
 
 _CLOSING_SECONDS = 3.0
 """The engine's own thread has five seconds to end."""
+
+_LEAST, _LOOKED_AT = 8, 64
+"""Tokens that are worth cutting a block for; blocks that are compared."""
 
 Caches = list[Any]
 """One of mlx_lm.models.cache per layer, of one row."""
@@ -156,6 +161,17 @@ def _open_folder(loaded: LoadedModel, config: MLXConfig, block: int) -> BlockFol
 class Block(Struct, frozen=True):
     arrays: list[mx.array]
     """Keys and values of the first layer, those of the second, …: (1, heads, block, head size)."""
+    tokens: list[int]
+    parent: bytes
+    """The name of the block before it, or of nothing read yet."""
+
+    def begins(self, tokens: list[int]) -> int:
+        """With how many of `tokens` it begins."""
+        pairs = enumerate(zip(self.tokens, tokens, strict=False))
+        return next(
+            (place for place, (mine, other) in pairs if mine != other),
+            min(len(self.tokens), len(tokens)),
+        )
 
     @property
     def nbytes(self) -> int:
@@ -172,19 +188,38 @@ class BlockStore:
         self._folder = folder
         self._blocks: OrderedDict[bytes, Block] = OrderedDict()
         """Least recently used first."""
+        self._heirs: defaultdict[bytes, dict[bytes, None]] = defaultdict(dict)
+        """The blocks that begin where one ends, the latest last."""
 
     def find(self, client: str, prompt: list[int]) -> Prefix:
-        names, found = [], []
-        for name in self._names(client, prompt[:-1]):
-            if (block := self._blocks.get(name) or self._read(name)) is None:
+        tokens = prompt[:-1]
+        name, names, found = _root(client), list[bytes](), list[list[mx.array]]()
+        for each in self._names(client, tokens):
+            own = tokens[len(found) * self._block : (len(found) + 1) * self._block]
+            if (block := self._blocks.get(each) or self._read(each, name, own)) is None:
                 break
-            names.append(name)
-            found.append(block)
+            name = each
+            names.append(each)
+            found.append(block.arrays)
+        count = len(found) * self._block
+        if (heir := self._nearest(name, tokens[count : count + self._block])) is not None:
+            heir_name, shared = heir
+            names.append(heir_name)
+            found.append([part[..., :shared, :] for part in self._blocks[heir_name].arrays])
+            count += shared
         if not found:
             return Prefix()
         self._touch(names)
         self.trim(self._budget)
-        return Prefix(len(found) * self._block, self._join(found))
+        return Prefix(count, self._join(found))
+
+    def _nearest(self, name: bytes, tokens: list[int]) -> tuple[bytes, int] | None:
+        """The block after `name` that begins most like `tokens`, and how far: texts that part
+        within a block have a system prompt in common, say."""
+        heirs = islice(reversed(self._heirs.get(name, {})), _LOOKED_AT)
+        found = [(self._blocks[heir].begins(tokens), heir) for heir in heirs]
+        shared, heir = max(found, default=(0, b""))
+        return (heir, shared) if shared >= _LEAST else None
 
     def stops(self, prompt: list[int]) -> tuple[int, ...]:
         return (len(prompt) - 1,) if len(prompt) > 1 else ()
@@ -195,7 +230,10 @@ class BlockStore:
         if new:
             room = self._budget // _bytes_of(caches, self._block)
             new = [i for i in new if i < room]
-            self._insert([names[i] for i in new], self._cut(caches, new))
+            parents = [_root(client), *names]
+            for i, arrays in zip(new, self._cut(caches, new), strict=True):
+                part = tokens[i * self._block : (i + 1) * self._block]
+                self._insert(names[i], Block(arrays, part, parents[i]))
         self._touch(name for name in names if name in self._blocks)
         self.trim(self._budget)
 
@@ -205,21 +243,26 @@ class BlockStore:
             self._folder.close(_CLOSING_SECONDS)
 
     def _names(self, client: str, tokens: list[int]) -> Iterator[bytes]:
-        name = blake2b(client.encode(), digest_size=16).digest()
+        name = _root(client)
         for end in range(self._block, len(tokens) + 1, self._block):
             part = array("I", tokens[end - self._block : end]).tobytes()
             name = blake2b(name + part, digest_size=16).digest()
             yield name
 
-    def _read(self, name: bytes) -> Block | None:
+    def _read(self, name: bytes, parent: bytes, tokens: list[int]) -> Block | None:
+        """From disk, if it is there."""
         arrays = self._folder.read(name.hex()) if self._folder is not None else None
         if arrays is None:
             return None
-        block = self._blocks[name] = Block(arrays)
+        return self._keep(name, Block(arrays, tokens, parent))
+
+    def _keep(self, name: bytes, block: Block) -> Block:
+        self._blocks[name] = block
+        self._heirs[block.parent][name] = None
         self.nbytes += block.nbytes
         return block
 
-    def _cut(self, caches: Caches, numbers: list[int]) -> list[Block]:
+    def _cut(self, caches: Caches, numbers: list[int]) -> list[list[mx.array]]:
         """The blocks of these numbers, a layer after the other: one at a time is then doubled."""
         cut: list[list[mx.array]] = [[] for _ in numbers]
         for cache in caches:
@@ -230,17 +273,15 @@ class BlockStore:
                     part = mx.contiguous(whole[..., start : start + self._block, :])
                     arrays.append(part)
             mx.eval([arrays[-2:] for arrays in cut])
-        return [Block(arrays) for arrays in cut]
+        return cut
 
-    def _insert(self, names: list[bytes], blocks: list[Block]) -> None:
-        for name, block in zip(names, blocks, strict=True):
-            self._blocks[name] = block
-            self.nbytes += block.nbytes
-            if self._folder is not None:
-                self._folder.write(name.hex(), block.arrays)
+    def _insert(self, name: bytes, block: Block) -> None:
+        self._keep(name, block)
+        if self._folder is not None:
+            self._folder.write(name.hex(), block.arrays)
 
-    def _join(self, blocks: list[Block]) -> Caches:
-        layers = zip(*(block.arrays for block in blocks), strict=True)
+    def _join(self, blocks: list[list[mx.array]]) -> Caches:
+        layers = zip(*blocks, strict=True)
         whole = [mx.concatenate(list(parts), axis=2) for parts in layers]
         caches = []
         for keys, values in zip(whole[::2], whole[1::2], strict=True):
@@ -256,8 +297,16 @@ class BlockStore:
 
     def trim(self, budget: int) -> None:
         while self.nbytes > budget:
-            _, block = self._blocks.popitem(last=False)
+            name, block = self._blocks.popitem(last=False)
             self.nbytes -= block.nbytes
+            del self._heirs[block.parent][name]
+            if not self._heirs[block.parent]:
+                del self._heirs[block.parent]
+
+
+def _root(client: str) -> bytes:
+    """The name of nothing read yet: nobody's blocks follow another's."""
+    return blake2b(client.encode(), digest_size=16).digest()
 
 
 def _bytes_of(caches: Caches, tokens: int) -> int:

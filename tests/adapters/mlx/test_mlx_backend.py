@@ -190,7 +190,7 @@ async def test_a_failed_step_ends_the_live_answers_and_the_next_one_works(
         patch.setattr(Lane, "step", breaks)
         results = await asyncio.gather(
             answer(backend, chat("llama", max_tokens=300)),
-            answer(backend, chat("llama", "z" * 150)),
+            answer(backend, chat("llama", "z" * 300)),
             return_exceptions=True,
         )
     assert [type(result) for result in results] == [GenerationError, GenerationError]

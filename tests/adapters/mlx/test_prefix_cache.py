@@ -126,7 +126,29 @@ async def test_a_token_is_left_to_feed_when_the_whole_prompt_is_cached(
     first, _ = await answer(backend, request)
     again, cached = await answer(backend, request)
     assert again == first
-    assert cached == (length - 1) // BLOCK * BLOCK
+    assert cached == length - 1
+
+
+@pytest.mark.parametrize("length", [BLOCK + 5, 3 * BLOCK])
+@pytest.mark.parametrize(("common", "expected"), [(7, 0), (8, 8), (20, 20), (BLOCK + 3, BLOCK)])
+async def test_prompts_that_part_within_a_block_share_what_is_before(
+    backend: MLXBackend, plain: MLXBackend, length: int, common: int, expected: int
+) -> None:
+    """A few tokens are not worth the cutting; the block that they end in has to be full."""
+    one, other = ["x" * common + letter * (length - common) for letter in "ab"]
+    asked = [GenerationRequest(model="llama", prompt=text, max_tokens=8) for text in (one, other)]
+    await answer(backend, asked[0])
+    text, cached = await answer(backend, asked[1])
+    assert cached == expected
+    assert (text, 0) == await answer(plain, asked[1])
+
+
+async def test_what_is_forgotten_is_no_beginning_of_anything(backend: MLXBackend) -> None:
+    asked = GenerationRequest(model="llama", prompt="x" * 40 + "a", max_tokens=1)
+    await answer(backend, asked)
+    await asyncio.wrap_future(backend._engine.trim_prefixes(2**40))
+    _, cached = await answer(backend, asked)
+    assert cached == 0
 
 
 @pytest.mark.parametrize("kind", KINDS)
