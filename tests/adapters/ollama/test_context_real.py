@@ -62,6 +62,12 @@ async def events_of(backend: OllamaBackend, request: GenerationRequest) -> list[
     return [event async for event in backend.generate(request)]
 
 
+def context_of(first: Event) -> int | None:
+    """Whether the model had to be loaded for it depends on who was answered before."""
+    assert isinstance(first, Started)
+    return first.context
+
+
 def end_of(events: list[Event]) -> Finished:
     assert isinstance(events[-1], Finished)
     return events[-1]
@@ -81,7 +87,7 @@ async def test_long_prompt_loses_its_beginning_through_ollamas_own_v1_and_nothin
     theirs = ask(ollama_host, "/v1/chat/completions", body)["usage"]["prompt_tokens"]
     assert theirs < 4096
     events = await events_of(backend, chat(LONG))
-    assert events[0] == Started(8192)
+    assert context_of(events[0]) == 8192
     assert end_of(events).usage.prompt_tokens > 6000
     assert loaded(ollama_host) == {PLAIN: 8192}
 
@@ -90,9 +96,9 @@ async def test_short_request_after_a_long_one_loads_nothing_anew(
     backend: OllamaBackend, ollama_host: str
 ):
     long = backend.generate(chat("Hi", max_tokens=5000))
-    assert await anext(long) == Started(8192)
+    assert context_of(await anext(long)) == 8192
     await long.aclose()
-    assert (await events_of(backend, chat("Hello")))[0] == Started(8192)
+    assert context_of((await events_of(backend, chat("Hello")))[0]) == 8192
     # Ollama's own word: a load takes a tenth of a second at least.
     body = {
         "model": PLAIN,
