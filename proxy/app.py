@@ -34,11 +34,11 @@ from proxy.endpoints.models import list_models, retrieve_model
 from proxy.endpoints.openapi import get_litestar_openapi, get_openapi
 from proxy.endpoints.route import plan_route
 from proxy.errors import answer_error
-from proxy.gates import Gate
-from proxy.headers import provide_notes, write_notes
+from proxy.http.gates import Gate
+from proxy.http.headers import provide_notes, write_notes
+from proxy.http.streaming import Drain
 from proxy.openapi import Document
 from proxy.opening import assemble, opened
-from proxy.streaming import Drain
 
 
 def create_app(config: Config, backends: Mapping[str, Backend] | None = None) -> Litestar:

@@ -7,11 +7,11 @@ from msgspec import Struct
 
 from adapters.backend import Backend
 from proxy.config import Config
-from proxy.measurements import Measurements
 from proxy.memory import Memory
 from proxy.pulling import Pulls
 from proxy.registry import Registry
-from proxy.router import Router
+from proxy.routing.measurements import Measurements
+from proxy.routing.router import Router
 
 _PATIENCE = 1.0
 """Seconds that the first answer of each backend is waited for."""

@@ -10,7 +10,7 @@ from scripted_backend import DEFAULTS, ScriptedBackend
 
 from proxy.app import create_app
 from proxy.config import Config
-from proxy.connection import Connection
+from proxy.http.connection import Connection
 
 
 async def until(happened: Callable[[], bool]) -> None:

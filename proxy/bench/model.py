@@ -23,9 +23,9 @@ from proxy.bench.quantiles import percentile
 from proxy.bench.questions import Length, question
 from proxy.bench.results import BenchRow, Result, Round, Scenario, to_contestant
 from proxy.config import Config
-from proxy.measurements import Measurement, Watch
 from proxy.opening import Parts, assemble, opened
 from proxy.registry import Entry, Place
+from proxy.routing.measurements import Measurement, Watch
 
 _LISTING_SECONDS = 10.0
 _LEAVING_SECONDS = 10.0

@@ -14,9 +14,9 @@ from msgspec import Struct, field
 from adapters.request import GenerationRequest, Message, TextPart
 from proxy.answers import collect
 from proxy.bench.paced import MODEL, Pace, PacedBackend
-from proxy.measurements import Measurements
 from proxy.registry import Registry
-from proxy.router import Route, Router, Unwatched
+from proxy.routing.measurements import Measurements
+from proxy.routing.router import Route, Router, Unwatched
 
 SETTLING = 20
 """Requests of each length after which the choice has to be right."""

@@ -54,8 +54,8 @@ def _run(config: Config, listener: socket.socket) -> None:
     import uvicorn
 
     from proxy.app import create_app
-    from proxy.connection import Connection
-    from proxy.streaming import Drain
+    from proxy.http.connection import Connection
+    from proxy.http.streaming import Drain
 
     app = create_app(config)
     drain: Drain = app.state.drain

@@ -10,13 +10,13 @@ from msgspec import Struct
 from msgspec.structs import asdict
 
 from proxy.bench.archive import Archive
+from proxy.bench.leads import Verdict, benched_verdicts, live_verdicts
 from proxy.bench.results import Contestant, Result, to_contestant
 from proxy.endpoints.models import PATIENCE
-from proxy.leads import Verdict, benched_verdicts, live_verdicts
-from proxy.measurements import Measurements, Row
 from proxy.operation import Operation
 from proxy.registry import Entry, Registry
-from proxy.router import Router
+from proxy.routing.measurements import Measurements, Row
+from proxy.routing.router import Router
 
 
 class Benched(Result, frozen=True, kw_only=True):

@@ -18,16 +18,16 @@ from msgspec.structs import replace
 from adapters.backend import Embeddings
 from adapters.errors import BackendError, InvalidRequestError
 from adapters.request import EmbeddingRequest, TokenIds
-from proxy.body import read_body
 from proxy.config import Config
 from proxy.endpoints.wire import TokenCount, TokenId
-from proxy.forcing import to_forced
-from proxy.headers import AnswerNotes
+from proxy.http.body import read_body
+from proxy.http.headers import AnswerNotes
+from proxy.http.streaming import Drain, unless_gone
 from proxy.keep_alive import KeepAlive, to_keep_alive
 from proxy.operation import Operation
 from proxy.registry import Registry
-from proxy.router import Router
-from proxy.streaming import Drain, unless_gone
+from proxy.routing.forcing import to_forced
+from proxy.routing.router import Router
 
 _SMALL = 20_000
 """Numbers that may be encoded on the event loop: a few milliseconds."""

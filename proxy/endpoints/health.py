@@ -9,11 +9,11 @@ from litestar.di import NamedDependency
 from msgspec import Struct
 
 from adapters.backend import Backend, Health
+from proxy.http.streaming import Drain
 from proxy.memory import Memory, Snapshot
 from proxy.operation import Operation
 from proxy.registry import Registry
-from proxy.router import Router
-from proxy.streaming import Drain
+from proxy.routing.router import Router
 
 _PATIENCE = 1.0
 """Seconds a backend has to say how it is."""

@@ -14,7 +14,7 @@ from msgspec import Struct
 from adapters.backend import Model
 from proxy.operation import Operation
 from proxy.registry import Entry, Place, Registry
-from proxy.router import Router
+from proxy.routing.router import Router
 
 _T = TypeVar("_T")
 

@@ -10,18 +10,18 @@ from msgspec import Struct
 
 from adapters.errors import BackendError
 from adapters.request import GenerationRequest
-from proxy.candidates import Candidate
 from proxy.config import Config
-from proxy.decision import Decision, Rule, Unable
-from proxy.demand import to_demand
 from proxy.endpoints.chat_completions.handler import blaming, read_chat
 from proxy.endpoints.chat_completions.request import ChatCompletionRequest
+from proxy.http.streaming import Drain
 from proxy.ledger import Fit
 from proxy.memory import Memory
 from proxy.operation import Operation
 from proxy.registry import Entry, Place, Registry
-from proxy.router import Router
-from proxy.streaming import Drain
+from proxy.routing.candidates import Candidate
+from proxy.routing.decision import Decision, Rule, Unable
+from proxy.routing.demand import to_demand
+from proxy.routing.router import Router
 
 _PATIENCE = 5.0
 """Seconds that a backend has to say what a model takes of the memory."""

@@ -24,10 +24,10 @@ from adapters.request import (
     Tool,
     ToolCall,
 )
-from proxy.body import decode
 from proxy.endpoints.chat_completions.request import ChatCompletionRequest
 from proxy.endpoints.chat_completions.translate import to_generation_request, to_param
 from proxy.endpoints.generation import OLLAMA_ONLY
+from proxy.http.body import decode
 
 ROOT = Path(__file__).parents[2]
 OPENAPI = ROOT.parent / "shared" / "openapi.yaml"

@@ -42,7 +42,7 @@ from adapters.request import (
 )
 from proxy.app import create_app
 from proxy.config import Config, ModelConfig, ServerConfig
-from proxy.forcing import HEADER
+from proxy.routing.forcing import HEADER
 
 URL = "/api/chat"
 HI: Any = [{"role": "user", "content": "Hi"}]

@@ -10,7 +10,7 @@ from adapters.request import EmbeddingRequest, GenerationRequest, Message, TextP
 from proxy.answers import collect
 from proxy.config import BackendsConfig, Config, ModelConfig
 from proxy.opening import open_router
-from proxy.router import Router
+from proxy.routing.router import Router
 
 ECHO = Config(backends=BackendsConfig(mlx=None, ollama=None, echo=EchoConfig(models=("org/echo",))))
 

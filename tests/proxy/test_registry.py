@@ -10,9 +10,9 @@ from scripted_backend import ScriptedBackend
 from adapters.backend import Model
 from adapters.errors import BackendUnavailableError, ModelNotFoundError
 from proxy.config import ModelConfig
-from proxy.measurements import Measurements
 from proxy.registry import Entry, Registry
-from proxy.router import Router
+from proxy.routing.measurements import Measurements
+from proxy.routing.router import Router
 
 Shelves = Mapping[str, list[Model]]
 

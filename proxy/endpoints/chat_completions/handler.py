@@ -11,8 +11,6 @@ from msgspec.structs import replace
 from adapters.errors import BackendError
 from adapters.request import GenerationRequest
 from proxy.answers import collect
-from proxy.body import read_body
-from proxy.clients import to_client
 from proxy.config import Config
 from proxy.endpoints.chat_completions.request import ChatCompletionRequest
 from proxy.endpoints.chat_completions.response import (
@@ -22,13 +20,15 @@ from proxy.endpoints.chat_completions.response import (
     to_chat_completion,
 )
 from proxy.endpoints.chat_completions.translate import to_generation_request, to_param
-from proxy.forcing import to_forced
-from proxy.headers import AnswerNotes
+from proxy.http.body import read_body
+from proxy.http.clients import to_client
+from proxy.http.headers import AnswerNotes
+from proxy.http.streaming import Drain, stream, unless_gone
 from proxy.images import has_images, settle_images
 from proxy.operation import Operation
 from proxy.registry import Registry
-from proxy.router import Router
-from proxy.streaming import Drain, stream, unless_gone
+from proxy.routing.forcing import to_forced
+from proxy.routing.router import Router
 
 _COMPLETE = Operation(
     summary="OpenAI's chat completions",

@@ -23,7 +23,7 @@ from proxy.answers import Answer
 from proxy.endpoints.chat_completions.request import ChatCompletionRequest
 from proxy.endpoints.wire import Usage, to_usage, total
 from proxy.errors import to_failure
-from proxy.streaming import Frame
+from proxy.http.streaming import Frame
 
 _TEXT = secrets.token_hex()
 """Stands for a text, and for nothing that anybody names."""

@@ -8,8 +8,6 @@ from msgspec.structs import replace
 
 from adapters.errors import BackendError
 from proxy.answers import collect
-from proxy.body import read_body
-from proxy.clients import to_client
 from proxy.config import Config
 from proxy.endpoints.completions.request import (
     CompletionRequest,
@@ -17,13 +15,15 @@ from proxy.endpoints.completions.request import (
     to_param,
 )
 from proxy.endpoints.completions.response import Completion, CompletionRenderer, to_completion
-from proxy.forcing import to_forced
-from proxy.headers import AnswerNotes
+from proxy.http.body import read_body
+from proxy.http.clients import to_client
+from proxy.http.headers import AnswerNotes
+from proxy.http.streaming import Drain, stream, unless_gone
 from proxy.merging import merge
 from proxy.operation import Operation
 from proxy.registry import Registry
-from proxy.router import Router
-from proxy.streaming import Drain, stream, unless_gone
+from proxy.routing.forcing import to_forced
+from proxy.routing.router import Router
 
 _COMPLETE = Operation(
     summary="OpenAI's completions of raw text",

@@ -23,7 +23,7 @@ from proxy.answers import Answer
 from proxy.endpoints.completions.request import CompletionRequest
 from proxy.endpoints.wire import Usage, to_usage, total
 from proxy.errors import to_failure
-from proxy.streaming import Frame
+from proxy.http.streaming import Frame
 
 FinishReason = Literal["stop", "length"]
 

@@ -8,7 +8,6 @@ from msgspec import UNSET, Raw, Struct, UnsetType
 from msgspec.structs import replace
 
 from adapters.errors import UnsupportedParameterError
-from proxy.body import decode, receive, understand
 from proxy.endpoints.hybrid import ollama_request
 from proxy.endpoints.hybrid.exchange import Exchange
 from proxy.endpoints.hybrid.ollama_request import OllamaChatRequest
@@ -16,9 +15,10 @@ from proxy.endpoints.hybrid.ollama_response import OllamaChat, OllamaDialect
 from proxy.endpoints.hybrid.prompt import PromptAnswer, PromptRequest, answer_prompt
 from proxy.endpoints.hybrid.residence import load, unload
 from proxy.endpoints.hybrid.times import Times
+from proxy.http.body import decode, receive, understand
+from proxy.http.streaming import NDJSON
 from proxy.keep_alive import to_keep_alive
 from proxy.operation import Operation
-from proxy.streaming import NDJSON
 
 
 class _Head(Struct):

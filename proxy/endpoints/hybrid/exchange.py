@@ -12,15 +12,15 @@ from adapters.errors import BackendError
 from adapters.events import Event
 from adapters.request import GenerationRequest
 from proxy.answers import Answer, collect
-from proxy.clients import to_client
 from proxy.config import Config
 from proxy.endpoints.hybrid.times import Times
-from proxy.forcing import to_forced
-from proxy.headers import AnswerNotes
+from proxy.http.clients import to_client
+from proxy.http.headers import AnswerNotes
+from proxy.http.streaming import NDJSON, Drain, Frame, stream, unless_gone
 from proxy.images import has_images, settle_images
 from proxy.registry import Registry
-from proxy.router import Router
-from proxy.streaming import NDJSON, Drain, Frame, stream, unless_gone
+from proxy.routing.forcing import to_forced
+from proxy.routing.router import Router
 
 T = TypeVar("T")
 

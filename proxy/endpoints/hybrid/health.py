@@ -10,11 +10,11 @@ from msgspec.structs import asdict
 
 from adapters.backend import Health
 from proxy.endpoints.health import tell_health
+from proxy.http.streaming import Drain
 from proxy.memory import Memory, Snapshot
 from proxy.operation import Operation
 from proxy.registry import Registry
-from proxy.router import Router
-from proxy.streaming import Drain
+from proxy.routing.router import Router
 
 _OFF = Health(ok=False, detail="It is switched off in the configuration.")
 

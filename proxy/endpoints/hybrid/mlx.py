@@ -11,16 +11,16 @@ from msgspec.structs import replace
 
 from adapters.backend import Progress
 from adapters.errors import BackendUnavailableError, InvalidRequestError
-from proxy.body import read_body, receive, understand
 from proxy.endpoints.hybrid import residence
 from proxy.endpoints.hybrid.exchange import Exchange
 from proxy.endpoints.hybrid.prompt import PromptAnswer, PromptRequest, answer_prompt
 from proxy.endpoints.hybrid.times import Times
 from proxy.errors import to_failure
+from proxy.http.body import read_body, receive, understand
+from proxy.http.streaming import NDJSON, Frame, stream
 from proxy.keep_alive import KeepAlive, to_keep_alive
 from proxy.memory import Memory
 from proxy.operation import Operation
-from proxy.streaming import NDJSON, Frame, stream
 
 S = TypeVar("S")
 

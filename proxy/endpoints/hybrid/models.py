@@ -12,7 +12,7 @@ from proxy.endpoints.hybrid.mlx import require_mlx
 from proxy.endpoints.models import PATIENCE, ModelCard, ModelPlace, find_card, to_place
 from proxy.operation import Operation
 from proxy.registry import Registry, Shelf
-from proxy.router import Router
+from proxy.routing.router import Router
 
 
 class HeldModel(ModelPlace, kw_only=True):

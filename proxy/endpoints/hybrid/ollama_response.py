@@ -27,7 +27,7 @@ from proxy.answers import Answer
 from proxy.endpoints.hybrid.ollama_request import OllamaChatRequest, to_param
 from proxy.endpoints.hybrid.times import Times
 from proxy.errors import to_failure
-from proxy.streaming import Frame
+from proxy.http.streaming import Frame
 
 DoneReason = Literal["stop", "length", "load", "unload"]
 

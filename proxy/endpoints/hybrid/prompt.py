@@ -24,9 +24,9 @@ from proxy.endpoints.hybrid.exchange import Exchange
 from proxy.endpoints.hybrid.times import Times
 from proxy.endpoints.wire import Usage, as_tuple, to_usage
 from proxy.errors import to_failure
-from proxy.headers import AnswerNotes
+from proxy.http.headers import AnswerNotes
+from proxy.http.streaming import Frame
 from proxy.keep_alive import to_keep_alive
-from proxy.streaming import Frame
 
 
 class PromptRequest(GenerationFields, kw_only=True):

@@ -7,7 +7,7 @@ from adapters.errors import BackendUnavailableError
 from proxy import loading
 from proxy.answers import closing
 from proxy.endpoints.hybrid.exchange import Exchange
-from proxy.router import Route
+from proxy.routing.router import Route
 
 _PATIENCE = 1.0
 """Seconds that a backend has to tell anew what it has loaded."""

@@ -4,9 +4,9 @@ from typing import Any
 
 from benched import bench_result, bench_row
 
+from proxy.bench.leads import Lead, benched_verdicts, in_words, live_verdicts
 from proxy.bench.results import Scenario
-from proxy.leads import Lead, benched_verdicts, in_words, live_verdicts
-from proxy.measurements import Row
+from proxy.routing.measurements import Row
 
 
 def row(backend: str, **fields: Any) -> Row:

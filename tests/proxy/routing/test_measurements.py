@@ -10,8 +10,8 @@ from adapters.backend import Model
 from adapters.errors import GenerationError
 from adapters.events import Finished, ReasoningDelta, Started, TextDelta, Usage
 from proxy.config import Config, ModelConfig
-from proxy.measurements import Figures, Measurement, Measurements, Watch
 from proxy.registry import Place
+from proxy.routing.measurements import Figures, Measurement, Measurements, Watch
 
 URL = "/api/performance/comparison"
 BOTH = [Place(kind="mlx", name="m"), Place(kind="ollama", name="m:1")]

@@ -6,7 +6,7 @@ import pytest
 from scripted_backend import ScriptedBackend, chat, http_client, openai_client
 
 from adapters.errors import BackendUnavailableError, InvalidRequestError
-from proxy.forcing import to_forced
+from proxy.routing.forcing import to_forced
 
 KINDS = ("mlx", "ollama")
 CHAT = "/v1/chat/completions"

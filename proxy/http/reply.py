@@ -10,7 +10,7 @@ from uvicorn._types import ASGISendEvent, HTTPResponseBodyEvent, HTTPResponseSta
 from uvicorn.protocols.http.httptools_impl import STATUS_LINE, RequestResponseCycle
 
 from proxy.errors import Failure, internal_failure
-from proxy.headers import new_request_id
+from proxy.http.headers import new_request_id
 
 _BODILESS = frozenset({204, 304})
 
@@ -26,7 +26,7 @@ def refuse_at_once(failure: Failure) -> bytes:
 
 
 class Reply(RequestResponseCycle):
-    """What the application sends. It is a `proxy.outbox.Wire` as well."""
+    """What the application sends. It is a `proxy.http.outbox.Wire` as well."""
 
     _when_gone: Callable[[], None] | None = None
     _head = b""

@@ -21,16 +21,16 @@ from adapters.errors import (
 from adapters.events import Event, Finished, Started, TextDelta
 from adapters.request import EmbeddingRequest, Feature, GenerationRequest
 from proxy.answers import closing, each, held
-from proxy.candidates import Candidate, Candidates
-from proxy.choice import Choice, Clock
-from proxy.decision import Decider, Decision
-from proxy.demand import Demand, to_demand
-from proxy.fallbacks import Fallbacks
-from proxy.habits import Habits
-from proxy.measurements import Measurements
 from proxy.memory import Memory
 from proxy.pulling import Pulls
 from proxy.registry import Entry, Registry, same_weights
+from proxy.routing.candidates import Candidate, Candidates
+from proxy.routing.choice import Choice, Clock
+from proxy.routing.decision import Decider, Decision
+from proxy.routing.demand import Demand, to_demand
+from proxy.routing.fallbacks import Fallbacks
+from proxy.routing.habits import Habits
+from proxy.routing.measurements import Measurements
 
 _PATIENCE = 1.0
 """Seconds a request waits for a list of models that might know its name."""

@@ -14,8 +14,8 @@ from msgspec.structs import fields
 from adapters.errors import InvalidRequestError
 from proxy.config import ServerConfig
 from proxy.errors import ClientDisconnectedError
-from proxy.gates import check_depth
-from proxy.headers import notes_of
+from proxy.http.gates import check_depth
+from proxy.http.headers import notes_of
 
 S = TypeVar("S")
 

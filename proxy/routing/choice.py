@@ -11,12 +11,12 @@ from typing import Literal
 from msgspec import Struct
 from msgspec.structs import replace
 
-from proxy.candidates import Candidate
-from proxy.demand import Demand
-from proxy.habits import Habits
 from proxy.ledger import Key
-from proxy.measurements import Bucket, Measurements, to_bucket
-from proxy.standing import Standing
+from proxy.routing.candidates import Candidate
+from proxy.routing.demand import Demand
+from proxy.routing.habits import Habits
+from proxy.routing.measurements import Bucket, Measurements, to_bucket
+from proxy.routing.standing import Standing
 
 Clock = Callable[[], float]
 """Seconds, of which only differences mean anything."""

@@ -6,10 +6,10 @@ from msgspec import Struct
 
 from adapters.errors import InvalidRequestError, UnsupportedParameterError
 from adapters.request import Feature, GenerationRequest
-from proxy.candidates import Candidate, Candidates
-from proxy.choice import BySpeed, Choice, Pick
-from proxy.demand import Demand
 from proxy.registry import Entry, Place, Registry, same_weights
+from proxy.routing.candidates import Candidate, Candidates
+from proxy.routing.choice import BySpeed, Choice, Pick
+from proxy.routing.demand import Demand
 
 Rule = Literal["only", "ready", "preferred", "steady"] | BySpeed
 """Why the first is the first: nobody else can; the others have obstacles; the config prefers it;

@@ -17,9 +17,9 @@ from adapters.errors import (
     UnsupportedParameterError,
 )
 from proxy.config import ModelConfig
-from proxy.measurements import Measurements
 from proxy.registry import Registry
-from proxy.router import Router
+from proxy.routing.measurements import Measurements
+from proxy.routing.router import Router
 
 ALIASES = {
     "fast": ModelConfig(mlx="/models/llama", ollama="llama3.2:3b"),

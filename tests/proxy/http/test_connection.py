@@ -10,7 +10,7 @@ from scripted_backend import HANG, EndlessBackend, ScriptedBackend, chat
 from served import served, until
 
 from adapters.events import Started, TextDelta
-from proxy import connection
+from proxy.http import connection
 
 URL = b"/v1/chat/completions"
 BODY = json.dumps(chat()).encode()

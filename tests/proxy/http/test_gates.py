@@ -9,7 +9,7 @@ from scripted_backend import DEFAULTS, ScriptedBackend, chat, http_client
 
 from adapters.errors import InvalidRequestError
 from proxy.config import Config, ServerConfig
-from proxy.gates import check_depth
+from proxy.http.gates import check_depth
 
 PATHS = ["/health", "/v1/models", "/nope"]
 OPEN = Config(server=ServerConfig(host="0.0.0.0"))

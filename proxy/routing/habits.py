@@ -6,8 +6,8 @@ from collections.abc import Sequence
 from msgspec import Struct
 
 from adapters.events import Usage
-from proxy.demand import Demand
 from proxy.ledger import Key
+from proxy.routing.demand import Demand
 
 _NEWEST = 0.2
 """What the newest answer counts for against all that came before."""

@@ -10,9 +10,9 @@ from msgspec import Struct
 from scripted_backend import ScriptedBackend, chat, http_client
 
 from adapters.errors import InvalidRequestError
-from proxy.body import decode, unknown_fields
 from proxy.config import Config, ServerConfig
 from proxy.endpoints.chat_completions.request import ChatCompletionRequest
+from proxy.http.body import decode, unknown_fields
 
 URL = "/v1/chat/completions"
 JSON = {"content-type": "application/json"}

@@ -16,11 +16,11 @@ from adapters.errors import (
 from adapters.memory import Footprint, Resident, Room
 from adapters.request import GenerationRequest, Message, TextPart
 from proxy.config import ModelConfig
-from proxy.demand import Demand, to_demand
-from proxy.measurements import Measurements
 from proxy.memory import Memory
 from proxy.registry import Registry
-from proxy.router import Router
+from proxy.routing.demand import Demand, to_demand
+from proxy.routing.measurements import Measurements
+from proxy.routing.router import Router
 
 URL = "/v1/chat/completions"
 LONG = GenerationRequest(

@@ -11,7 +11,7 @@ from msgspec import Struct
 from adapters.errors import BackendError
 from adapters.events import Started
 from proxy.errors import to_code
-from proxy.router import Route
+from proxy.routing.router import Route
 
 _MOST_NAMES = 20
 _LONGEST_NAME = 80

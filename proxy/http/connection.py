@@ -17,8 +17,8 @@ from uvicorn._types import ASGI3Application
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol, RequestResponseCycle
 
 from proxy.errors import to_failure
-from proxy.outbox import WIRE
-from proxy.reply import Reply, refuse_at_once
+from proxy.http.outbox import WIRE
+from proxy.http.reply import Reply, refuse_at_once
 
 _MOST_HEAD_BYTES = 65_536
 _MOST_HEADERS = 128

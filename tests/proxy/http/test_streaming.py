@@ -27,9 +27,9 @@ from adapters.request import GenerationRequest
 from proxy.answers import collect, each
 from proxy.app import create_app
 from proxy.config import Config, ServerConfig
-from proxy.connection import Connection
 from proxy.errors import ServerShutdownError
-from proxy.streaming import Drain, Frame, encode_frame, encode_line
+from proxy.http.connection import Connection
+from proxy.http.streaming import Drain, Frame, encode_frame, encode_line
 
 
 class SlowBackend(ScriptedBackend):

@@ -7,7 +7,7 @@ from typing import Literal
 from msgspec import Struct
 
 from proxy.bench.results import BenchRow, Result, Scenario
-from proxy.measurements import Row, limits, to_bucket
+from proxy.routing.measurements import Row, limits, to_bucket
 
 _EQUAL = 1.05
 """Who is not faster than that is as fast."""

@@ -16,7 +16,7 @@ from msgspec import Struct
 
 from proxy.answers import CLOSING, closing
 from proxy.errors import ClientDisconnectedError, ServerShutdownError
-from proxy.outbox import WIRE, Outbox, Wire
+from proxy.http.outbox import WIRE, Outbox, Wire
 
 T = TypeVar("T")
 T_contra = TypeVar("T_contra", contravariant=True)

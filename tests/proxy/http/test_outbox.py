@@ -5,7 +5,7 @@ from collections.abc import Callable
 
 import pytest
 
-from proxy.outbox import Outbox
+from proxy.http.outbox import Outbox
 
 
 async def test_what_came_together_leaves_together():

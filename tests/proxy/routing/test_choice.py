@@ -10,12 +10,12 @@ from msgspec.structs import replace
 
 from adapters.events import Usage
 from adapters.request import GenerationRequest
-from proxy.candidates import Candidate
-from proxy.choice import Choice, Pick
-from proxy.demand import Demand
-from proxy.habits import Habits
-from proxy.measurements import Measurement, Measurements
 from proxy.registry import Place
+from proxy.routing.candidates import Candidate
+from proxy.routing.choice import Choice, Pick
+from proxy.routing.demand import Demand
+from proxy.routing.habits import Habits
+from proxy.routing.measurements import Measurement, Measurements
 
 MINUTES = 60.0
 SETTLING = 20

@@ -13,8 +13,8 @@ from adapters.request import (
     Tool,
     ToolCall,
 )
-from proxy.demand import Demand, to_demand
-from proxy.habits import Habits
+from proxy.routing.demand import Demand, to_demand
+from proxy.routing.habits import Habits
 
 KEY = ("mlx", "m")
 HI = GenerationRequest(model="m", prompt=(Message(role="user", content=(TextPart("Hié"),)),))

@@ -1,0 +1,1 @@
+"""The wire: connections, gates, bodies, headers, streams."""
