@@ -1,6 +1,5 @@
 """A name and what is needed -> the backend that answers."""
 
-import difflib
 import time
 from collections.abc import AsyncGenerator, Callable, Sequence
 from typing import Protocol
@@ -11,11 +10,9 @@ from msgspec.structs import replace
 from adapters.backend import Backend, Embeddings
 from adapters.errors import (
     BackendError,
-    BackendUnavailableError,
     BadUpstreamError,
     ContextLengthError,
     InvalidRequestError,
-    ModelNotFoundError,
     UnsupportedParameterError,
 )
 from adapters.events import Event, Finished, Started, TextDelta
@@ -31,10 +28,8 @@ from proxy.routing.demand import Demand, to_demand
 from proxy.routing.fallbacks import Fallbacks
 from proxy.routing.habits import Habits
 from proxy.routing.measurements import Measurements
+from proxy.routing.names import Names
 
-_PATIENCE = 1.0
-"""Seconds a request waits for a list of models that might know its name."""
-_LONGEST_NAME = 200
 _NOTHING = Demand()
 
 
@@ -94,7 +89,7 @@ class Router:
     ) -> None:
         """`patience`: seconds that a backend has to begin, where another could answer as well."""
         self._registry = registry
-        self._pulls = pulls
+        self._names = Names(registry, pulls)
         self._measurements = measurements
         self._patience = patience
         self.fallbacks = Fallbacks()
@@ -123,7 +118,7 @@ class Router:
             BackendError: as `resolve`, what the backend raised, or it broke the contract.
         """
         demand = to_demand(request)
-        await self._fetch(request.model)
+        await self._names.fetch(request.model)
         decision = await self.decide(request.model, demand, request)
         self._decider.note(decision)
         first, *others = self._routes(decision)
@@ -141,16 +136,12 @@ class Router:
             if began or not others or not _may_go_on(error, first, others[0]):
                 raise
             failed = error
-            self._leave(first, others[0], error, watcher)
-            if isinstance(error, ContextLengthError) and request.num_ctx is None:
-                self._habits.refused((first.backend.kind, first.name), error.limit)
-        try:
-            answer = through(self._answer(others[0], request, demand, watcher))
-            async with closing(answer):
-                async for event in answer:
-                    yield event
-        except ContextLengthError as error:
-            raise _longer(failed, error) from error
+        self._leave(first, others[0], failed, watcher)
+        self._learn_limit(first, request, failed)
+        answer = through(self._answer(others[0], request, demand, watcher))
+        async with closing(events := _after(failed, answer)):
+            async for event in events:
+                yield event
 
     def _hurried(self, request: GenerationRequest, order: Sequence[Candidate]) -> GenerationRequest:
         """For the first of `order`. Nobody is hurried for the sake of one who is away."""
@@ -161,6 +152,10 @@ class Router:
     def _leave(self, failed: Route, other: Route, error: BackendError, watcher: Watcher) -> None:
         self.fallbacks.note(failed.backend.kind, error, other.backend.kind)
         watcher.fell_back(failed, error)
+
+    def _learn_limit(self, route: Route, request: GenerationRequest, error: BackendError) -> None:
+        if isinstance(error, ContextLengthError) and request.num_ctx is None:
+            self._habits.refused((route.backend.kind, route.name), error.limit)
 
     async def _answer(
         self, route: Route, request: GenerationRequest, demand: Demand, watcher: Watcher
@@ -187,7 +182,7 @@ class Router:
         Raises:
             BackendError: as `resolve`, what the backend raised, or vectors are missing.
         """
-        await self._fetch(request.model)
+        await self._names.fetch(request.model)
         first, *others = await self.routes(request.model, to_demand(request))
         twins = [other for other in others if self._same_weights(first, other)]
         try:
@@ -231,6 +226,10 @@ class Router:
         """As `routes`, with the reasons. Nothing is begun, and the next decision is the same."""
         return self._decider.decide(await self.find(name), demand, request)
 
+    async def find(self, name: str) -> Entry:
+        """As `Names.find`."""
+        return await self._names.find(name)
+
     def _routes(self, decision: Decision) -> list[Route]:
         return [
             Route(
@@ -241,61 +240,6 @@ class Router:
             )
             for candidate in decision.order
         ]
-
-    async def _fetch(self, name: str) -> None:
-        """The model where nobody has it, if there is a leave to."""
-        if self._pulls is not None:
-            await self._registry.refresh(_PATIENCE, only_new=True)
-            await self._pulls.fetch(name, await self._seen(name))
-
-    async def find(self, name: str) -> Entry:
-        """The model called `name`, with a second look if nobody knows it yet."""
-        entry = await self._seen(name)
-        if not entry.places:
-            raise self._not_found(name)
-        return entry
-
-    async def _seen(self, name: str) -> Entry:
-        """Without places where nobody has it."""
-        _check_name(name)
-        entry = self._lookup(name)
-        if not entry.places:
-            await self._registry.refresh(_PATIENCE)
-            entry = self._lookup(name)
-        return entry
-
-    def _not_found(self, name: str) -> BackendError:
-        """404, unless the name points to a backend that is away: then nobody can know."""
-        kind, slash, rest = name.partition("/")
-        forced = bool(slash) and kind in self._registry.shelves
-        # Only Ollama's names have a tag.
-        owner = kind if forced else "ollama" if ":" in rest or ":" in kind else None
-        shelf = self._registry.shelves.get(owner) if owner is not None else None
-        if shelf is not None and shelf.reached is False:
-            return BackendUnavailableError(
-                f"The {owner} backend, which may have {name!r}, does not answer.", param="model"
-            )
-        return ModelNotFoundError(self._unknown(name), param="model")
-
-    def _lookup(self, name: str) -> Entry:
-        kind, slash, rest = name.partition("/")
-        if slash and kind in self._registry.shelves:
-            return self._match(rest, {kind})
-        return self._match(name, set(self._registry.shelves))
-
-    def _match(self, name: str, kinds: set[str]) -> Entry:
-        """Exact id, then a name of the user's own, then a short name that is unique."""
-        if (entry := self._registry.named(name, kinds)).places:
-            return entry
-        entries = self._registry.short(name, kinds)
-        if len(entries) > 1:
-            raise ModelNotFoundError(_ambiguous(name, entries), param="model")
-        return entries[0] if entries else Entry(id=name, places=())
-
-    def _unknown(self, name: str) -> str:
-        near = difflib.get_close_matches(name, self._registry.names(), n=3, cutoff=0.5)
-        hint = f" Did you mean {', '.join(repr(each) for each in near)}?" if near else ""
-        return f"There is no model {name!r}.{hint}"
 
 
 def _may_go_on(error: BackendError, failed: Route, other: Route) -> bool:
@@ -308,24 +252,18 @@ def _may_go_on(error: BackendError, failed: Route, other: Route) -> bool:
     return other.context is None or limit is None or other.context > limit
 
 
+async def _after(failed: BackendError, answer: AsyncGenerator[Event]) -> AsyncGenerator[Event]:
+    """The `answer` of who stands in; where both have too little room, the caller hears of more."""
+    try:
+        async with closing(answer):
+            async for event in answer:
+                yield event
+    except ContextLengthError as error:
+        raise _longer(failed, error) from error
+
+
 def _longer(first: BackendError, second: ContextLengthError) -> ContextLengthError:
     """Of two refusals the one with the bigger limit: that is what there is room for."""
     if isinstance(first, ContextLengthError) and (first.limit or 0) > (second.limit or 0):
         return first
     return second
-
-
-def _check_name(name: str) -> None:
-    """Names are only ever compared with known ones; these could not be anybody's.
-
-    Raises:
-        InvalidRequestError: it is empty, very long, or not printable.
-    """
-    if not name or len(name) > _LONGEST_NAME or not name.isprintable():
-        raise InvalidRequestError("This cannot be the name of a model.", param="model")
-
-
-def _ambiguous(name: str, entries: list[Entry]) -> str:
-    places = [place for entry in entries for place in entry.places]
-    named = ", ".join(f"'{place.kind}/{place.name}'" for place in places[:5])
-    return f"Several models are called {name!r} for short: {named}. Name one of them in full."
