@@ -146,19 +146,25 @@ class Registry:
             await asyncio.sleep(min(self._period, _AWAY_SECONDS) if away else self._period)
 
     def _warn(self, shelf: Shelf) -> None:
-        """Once for each name of the user's own that cannot be reached, for a model has it."""
-        taken = {
-            own
-            for own in self._aliases.keys() & shelf.models
-            if own not in self._known(own).values()
+        """Once of each name of the user's own that does not lead where the config says."""
+        found = {**self._taken(shelf), **self._missing(shelf)}
+        for said in sorted(found.keys() - self._warned):
+            log.warning("models: '%s' %s", *found[said])
+        self._warned |= found.keys()
+
+    def _taken(self, shelf: Shelf) -> dict[str, tuple[str, str]]:
+        what = f"is {shelf.backend.kind}'s own name of a model, and leads to that one."
+        taken = self._aliases.keys() & shelf.models
+        return {own: (own, what) for own in taken if own not in self._known(own).values()}
+
+    def _missing(self, shelf: Shelf) -> dict[str, tuple[str, str]]:
+        kind = shelf.backend.kind
+        named = {own: self._known(own).get(kind) for own in self._aliases}
+        return {
+            f"{kind}/{own}": (own, f"names {name!r}, which {kind} does not have.")
+            for own, name in named.items()
+            if name is not None and not shelf.may_have(name)
         }
-        for own in sorted(taken - self._warned):
-            log.warning(
-                "models: '%s' is %s's own name of a model, and leads to that one.",
-                own,
-                shelf.backend.kind,
-            )
-        self._warned |= taken
 
     def tenants(self) -> dict[str, Tenant]:
         """The backends that take of this machine's memory, by kind."""

@@ -177,6 +177,16 @@ async def test_half_of_a_pair_that_is_not_there_is_asked_only_where_it_is_forced
         assert (places(forced), forced.names) == (["mlx/org/a"], ("fast", "a:7b"))
 
 
+async def test_own_name_of_a_model_that_is_not_there_is_told_once(caplog: pytest.LogCaptureFixture):
+    own = {"fast": ModelConfig(mlx="org/a", ollama="b:7b"), "fine": ModelConfig(ollama="a")}
+    backend = ScriptedBackend(kind="ollama", models=[Model(name="a:latest")])
+    registry = Registry(own, period=0.01)
+    async with registry.open({}, {"ollama": backend}):
+        while backend.listed < 3:  # noqa: ASYNC110 - nothing tells of it.
+            await asyncio.sleep(0.01)
+    assert caplog.messages == ["models: 'fast' names 'b:7b', which ollama does not have."]
+
+
 async def test_own_name_that_a_model_has_is_told_once(caplog: pytest.LogCaptureFixture):
     own = {"a:7b": ModelConfig(mlx="org/a"), "fine": ModelConfig(mlx="org/a")}
     backend = ScriptedBackend(kind="ollama", models=[Model(name="a:7b")])
