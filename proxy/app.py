@@ -40,6 +40,27 @@ from proxy.http.streaming import Drain
 from proxy.openapi import Document
 from proxy.opening import assemble, opened
 
+ROUTES = (
+    create_chat_completion,
+    create_completion,
+    create_embedding,
+    plan_route,
+    list_models,
+    retrieve_model,
+    get_health,
+    get_comparison,
+    list_models_by_backend,
+    retrieve_hybrid_model,
+    list_mlx_models,
+    create_chat,
+    create_mlx_generation,
+    load_mlx_model,
+    unload_mlx_model,
+    get_hybrid_health,
+    get_openapi,
+    get_litestar_openapi,
+)
+
 
 def create_app(config: Config, backends: Mapping[str, Backend] | None = None) -> Litestar:
     """The application. Backends that are given are used as they are, and not closed."""
@@ -59,26 +80,7 @@ def create_app(config: Config, backends: Mapping[str, Backend] | None = None) ->
             yield
 
     app = Litestar(
-        route_handlers=[
-            create_chat_completion,
-            create_completion,
-            create_embedding,
-            plan_route,
-            list_models,
-            retrieve_model,
-            get_health,
-            get_comparison,
-            list_models_by_backend,
-            retrieve_hybrid_model,
-            list_mlx_models,
-            create_chat,
-            create_mlx_generation,
-            load_mlx_model,
-            unload_mlx_model,
-            get_hybrid_health,
-            get_openapi,
-            get_litestar_openapi,
-        ],
+        route_handlers=ROUTES,
         dependencies={
             **{name: _provide(value) for name, value in state.items()},
             "notes": Provide(provide_notes, sync_to_thread=False),

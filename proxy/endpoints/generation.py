@@ -11,7 +11,16 @@ from msgspec import Meta, Struct
 from msgspec.structs import replace
 
 from adapters.errors import InvalidRequestError
-from adapters.request import JSONSchema, Lark, Regex, ResponseFormat, Sampling
+from adapters.request import (
+    GenerationRequest,
+    JSONSchema,
+    Lark,
+    Message,
+    Regex,
+    ResponseFormat,
+    Sampling,
+    TokenIds,
+)
 from proxy.endpoints.wire import (
     Choices,
     LogitBias,
@@ -23,11 +32,13 @@ from proxy.endpoints.wire import (
     StreamOptions,
     Temperature,
     TokenCount,
+    as_tuple,
 )
-from proxy.keep_alive import KeepAlive
+from proxy.keep_alive import KeepAlive, to_keep_alive
 
 RepetitionPenalty = Annotated[float, Meta(gt=0, le=10)]
 Scalar = bool | int | float | str | None
+Prompt = tuple[Message, ...] | str | TokenIds
 
 
 class GenerationFields(Struct, kw_only=True):
@@ -206,6 +217,21 @@ def to_sampling(body: GenerationFields) -> Sampling:
         presence_penalty=body.presence_penalty,
         repetition_penalty=body.repetition_penalty,
         logit_bias=body.logit_bias,  # type: ignore[arg-type]
+    )
+
+
+def to_request(body: GenerationFields, prompt: Prompt, max_tokens: int | None) -> GenerationRequest:
+    """What the fields of a `body` that is settled ask for, but for what shapes the answer."""
+    return GenerationRequest(
+        model=body.model,
+        prompt=prompt,
+        n=body.n or 1,
+        sampling=to_sampling(body),
+        max_tokens=max_tokens,
+        stop=as_tuple(body.stop),
+        num_ctx=body.num_ctx,
+        keep_alive=to_keep_alive(body.keep_alive, body.ttl),
+        options=body.options or {},
     )
 
 

@@ -164,7 +164,6 @@ class Watch:
         """Of an answer that is whole."""
         first = self.first or self._last
         tokens = sum(each.usage.completion_tokens for each in self._ended)
-        seconds = self._last - first
         return Measurement(
             backend=backend,
             name=name,
@@ -173,10 +172,15 @@ class Watch:
             crowd=crowd,
             ttft=first - self._began,
             cold=self.cold,
-            # The first token's time is the prompt's.
-            tokens_per_second=(tokens - 1) / seconds if tokens > 1 and seconds > 0 else None,
+            tokens_per_second=to_speed(tokens, self._last - first),
             memory=memory_of(backend, name),
         )
+
+
+def to_speed(tokens: int, seconds: float) -> float | None:
+    """Tokens a second, of so many `seconds` after the first piece; `None` where the answer came in
+    one. The first token's time is the prompt's."""
+    return (tokens - 1) / seconds if tokens > 1 and seconds > 0 else None
 
 
 def to_bucket(prompt_tokens: int, crowd: int, cold: bool = False) -> Bucket:

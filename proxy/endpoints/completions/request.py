@@ -3,6 +3,7 @@
 from typing import Annotated, Any
 
 from msgspec import Meta
+from msgspec.structs import replace
 
 from adapters.errors import InvalidRequestError, UnsupportedParameterError
 from adapters.request import GenerationRequest, TokenIds
@@ -14,10 +15,9 @@ from proxy.endpoints.generation import (
     settle,
     to_guided,
     to_limit,
-    to_sampling,
+    to_request,
 )
-from proxy.endpoints.wire import TokenId, as_tuple
-from proxy.keep_alive import to_keep_alive
+from proxy.endpoints.wire import TokenId
 
 _MAX_TOKENS = 16
 """OpenAI's default."""
@@ -54,20 +54,12 @@ def to_generation_requests(body: CompletionRequest) -> list[GenerationRequest]:
 
 
 def _to_request(body: CompletionRequest, prompt: str | TokenIds) -> GenerationRequest:
-    return GenerationRequest(
-        model=body.model,
-        prompt=prompt,
+    return replace(
+        to_request(body, prompt, _to_limit(body)),
         suffix=body.suffix or None,
         echo=bool(body.echo),
-        n=body.n or 1,
-        sampling=to_sampling(body),
-        max_tokens=_to_limit(body),
-        stop=as_tuple(body.stop),
         response_format=only_one(to_guided(body)),
         top_logprobs=body.logprobs,
-        num_ctx=body.num_ctx,
-        keep_alive=to_keep_alive(body.keep_alive, body.ttl),
-        options=body.options or {},
     )
 
 

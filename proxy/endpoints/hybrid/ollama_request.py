@@ -7,13 +7,13 @@ from typing import Annotated, Any, Literal
 
 import msgspec
 from msgspec import Meta, Struct
+from msgspec.structs import replace
 
 from adapters import request as contract
 from adapters.errors import InvalidRequestError, UnsupportedParameterError
 from adapters.request import GenerationRequest
-from proxy.endpoints.generation import GenerationFields, sent_as, settle, to_limit, to_sampling
-from proxy.endpoints.wire import as_tuple
-from proxy.keep_alive import KeepAlive, to_keep_alive
+from proxy.endpoints.generation import GenerationFields, sent_as, settle, to_limit, to_request
+from proxy.keep_alive import KeepAlive
 
 JSON = dict[str, Any]
 
@@ -83,19 +83,12 @@ def to_generation_request(body: OllamaChatRequest) -> GenerationRequest:
     """
     refuse_impossible(body)
     settled = settle(_fields(body))
-    return GenerationRequest(
-        model=body.model,
-        prompt=to_messages(body.messages or []),
-        sampling=to_sampling(settled),
-        max_tokens=to_limit(settled.max_tokens),
-        stop=as_tuple(settled.stop),
+    return replace(
+        to_request(settled, to_messages(body.messages or []), to_limit(settled.max_tokens)),
         tools=tuple(_tool(tool.function) for tool in body.tools or []),
         response_format=to_response_format(body.format),
         reasoning_effort=to_reasoning_effort(body),
         top_logprobs=(body.top_logprobs or 0) if body.logprobs else None,
-        num_ctx=settled.num_ctx,
-        keep_alive=to_keep_alive(body.keep_alive, None),
-        options=settled.options or {},
     )
 
 

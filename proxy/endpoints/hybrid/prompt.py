@@ -18,15 +18,14 @@ from proxy.endpoints.generation import (
     settle,
     to_guided,
     to_limit,
-    to_sampling,
+    to_request,
 )
 from proxy.endpoints.hybrid.exchange import Exchange
 from proxy.endpoints.hybrid.times import Times
-from proxy.endpoints.wire import Usage, as_tuple, to_usage
+from proxy.endpoints.wire import Usage, to_usage
 from proxy.errors import to_failure
 from proxy.http.headers import AnswerNotes
 from proxy.http.streaming import Frame
-from proxy.keep_alive import to_keep_alive
 
 
 class PromptRequest(GenerationFields, kw_only=True):
@@ -72,17 +71,11 @@ def to_generation_request(body: PromptRequest) -> GenerationRequest:
     """
     refuse_impossible(body)
     body = settle(replace(body, model=to_model(body)))
-    return GenerationRequest(
-        model=body.model,
-        prompt=body.prompt if body.raw else to_messages(body),
-        sampling=to_sampling(body),
-        max_tokens=to_limit(body.max_tokens),
-        stop=as_tuple(body.stop),
+    prompt = body.prompt if body.raw else to_messages(body)
+    return replace(
+        to_request(body, prompt, to_limit(body.max_tokens)),
         response_format=only_one(to_guided(body)),
         reasoning_effort=body.reasoning_effort,
-        num_ctx=body.num_ctx,
-        keep_alive=to_keep_alive(body.keep_alive, body.ttl),
-        options=body.options or {},
     )
 
 

@@ -5,6 +5,7 @@ from collections.abc import AsyncGenerator
 
 from adapters.events import Event, Finished, Started, Timings, Usage
 from proxy.answers import closing
+from proxy.routing.measurements import to_speed
 
 
 class Times:
@@ -54,9 +55,8 @@ class Times:
         )
 
     def tokens_per_second(self, usage: Usage) -> float | None:
-        """`None` where the answer came in one piece. The first token's time is the prompt's."""
-        following = usage.completion_tokens - 1
-        return following / self._answer if following > 0 and self._answer > 0 else None
+        """As `to_speed`."""
+        return to_speed(usage.completion_tokens, self._answer)
 
     @property
     def _ready(self) -> float:
