@@ -2,6 +2,7 @@
 
 import asyncio
 import signal
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -12,6 +13,14 @@ from tiny_model import write_tiny_model
 from tests.adapters.ollama.standin import Reply, StandIn, says_lines, stand_in
 
 PART = {"status": "pulling dde5aa3fc5ff", "digest": "sha256:dd", "total": 8}
+
+
+@pytest.fixture(autouse=True)
+def heeded() -> Iterator[None]:
+    """Ctrl-C is ignored in what a script runs in the background, and a child inherits that."""
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield
+    signal.signal(signal.SIGINT, before)
 
 
 async def start(
