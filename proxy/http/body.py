@@ -1,7 +1,6 @@
 """A JSON body -> a wire Struct: strict about types, and aware of what it did not understand."""
 
 import re
-from collections.abc import Generator
 from functools import cache
 from typing import Any, TypeVar, cast
 
@@ -21,6 +20,9 @@ S = TypeVar("S")
 
 _MISSING = re.compile(r"missing required field `([^`]*)`")
 _LONGEST_MESSAGE = 300
+_NESTED = (dict, list)
+"""What JSON has fields in, at whatever depth."""
+_LISTS = (list, tuple)
 
 
 async def read_body(request: Request[Any, Any, Any], kind: type[S], config: ServerConfig) -> S:
@@ -47,7 +49,7 @@ def understand(
 ) -> S:
     """As `read_body`, of a body that was received."""
     decoded = decode(body, kind)
-    unknown = tuple(unknown_fields(decode(body, object), decoded))
+    unknown = unknown_fields(decode(body, object), decoded)
     if unknown and config.strict_fields:
         raise InvalidRequestError(f"Unknown parameter: '{unknown[0][:200]}'.", param=unknown[0])
     notes_of(request.scope).ignored = unknown
@@ -81,29 +83,37 @@ def _locate(said: str) -> tuple[str, str | None]:
     return (f"'{path}': {what}." if path else f"{what}."), path or None
 
 
-def unknown_fields(raw: Any, decoded: Any, path: str = "") -> Generator[str]:
+def unknown_fields(raw: Any, decoded: Any) -> tuple[str, ...]:
     """Paths of the keys in `raw` that `decoded`, made of the same JSON, has no field for.
 
     Dicts in `decoded` are free-form and not looked into.
     """
+    unknown: list[str] = []
+    _compare(raw, decoded, "", unknown)
+    return tuple(unknown)
+
+
+def _compare(raw: Any, decoded: Any, path: str, unknown: list[str]) -> None:
     if isinstance(decoded, Struct) and isinstance(raw, dict):
-        yield from _unknown_keys(cast(dict[str, Any], raw), decoded, f"{path}." if path else "")
-    elif isinstance(decoded, list | tuple) and isinstance(raw, list):
-        for at, pair in enumerate(zip(cast(list[Any], raw), cast(list[Any], decoded), strict=True)):
-            yield from unknown_fields(*pair, f"{path}[{at}]")
+        _compare_keys(cast(dict[str, Any], raw), decoded, f"{path}." if path else "", unknown)
+    elif isinstance(decoded, _LISTS) and isinstance(raw, list):
+        for at, value in enumerate(cast(list[Any], raw)):
+            if isinstance(value, _NESTED):
+                _compare(value, decoded[at], f"{path}[{at}]", unknown)
+
+
+def _compare_keys(raw: dict[str, Any], decoded: Struct, prefix: str, unknown: list[str]) -> None:
+    known = _names(type(decoded))
+    for key, value in raw.items():
+        if key not in known:
+            unknown.append(prefix + key)
+        elif isinstance(value, _NESTED):
+            _compare(value, getattr(decoded, known[key]), prefix + key, unknown)
 
 
 @cache
 def _names(kind: type[Struct]) -> dict[str, str]:
-    """Encoded name -> name. Kept: `fields` evaluates every annotation anew."""
-    return {field.encode_name: field.name for field in fields(kind)}
-
-
-def _unknown_keys(raw: dict[str, Any], decoded: Struct, prefix: str) -> Generator[str]:
-    known = _names(type(decoded))
-    tag = decoded.__struct_config__.tag_field
-    for key, value in raw.items():
-        if key in known:
-            yield from unknown_fields(value, getattr(decoded, known[key]), prefix + key)
-        elif key != tag:
-            yield prefix + key
+    """Encoded name -> name; the tag's, too. Kept: `fields` evaluates every annotation anew."""
+    tag = kind.__struct_config__.tag_field
+    tagged = {tag: tag} if tag is not None else {}
+    return tagged | {field.encode_name: field.name for field in fields(kind)}
