@@ -3,14 +3,10 @@
 import os
 from collections.abc import AsyncGenerator, Mapping
 from contextlib import asynccontextmanager
-from itertools import chain
-from typing import Any
 
 from litestar import Litestar
 from litestar.datastructures import State
-from litestar.di import Provide
 from litestar.exceptions import HTTPException
-from litestar.routes import HTTPRoute
 from msgspec.structs import asdict
 
 from adapters.backend import Backend
@@ -22,7 +18,6 @@ from proxy.endpoints.completions import create_completion
 from proxy.endpoints.embeddings import create_embedding
 from proxy.endpoints.health import get_health
 from proxy.endpoints.hybrid.chat import create_chat
-from proxy.endpoints.hybrid.exchange import provide_exchange
 from proxy.endpoints.hybrid.health import get_hybrid_health
 from proxy.endpoints.hybrid.mlx import create_mlx_generation, load_mlx_model, unload_mlx_model
 from proxy.endpoints.hybrid.models import (
@@ -34,8 +29,9 @@ from proxy.endpoints.models import list_models, retrieve_model
 from proxy.endpoints.openapi import get_litestar_openapi, get_openapi
 from proxy.endpoints.route import plan_route
 from proxy.errors import answer_error
+from proxy.http.exchange import Exchange
 from proxy.http.gates import Gate
-from proxy.http.headers import provide_notes, write_notes
+from proxy.http.headers import write_notes
 from proxy.http.streaming import Drain
 from proxy.openapi import Document
 from proxy.opening import assemble, opened
@@ -81,11 +77,7 @@ def create_app(config: Config, backends: Mapping[str, Backend] | None = None) ->
 
     app = Litestar(
         route_handlers=ROUTES,
-        dependencies={
-            **{name: _provide(value) for name, value in state.items()},
-            "notes": Provide(provide_notes, sync_to_thread=False),
-            "exchange": Provide(provide_exchange, sync_to_thread=False),
-        },
+        request_class=Exchange,
         exception_handlers={HTTPException: answer_error, Exception: answer_error},
         before_send=[write_notes],
         lifespan=[lifespan],
@@ -95,19 +87,5 @@ def create_app(config: Config, backends: Mapping[str, Backend] | None = None) ->
         logging_config=None,
         debug=False,
     )
-    _resolve_in_turn(app)
     app.asgi_handler = Gate(app.asgi_handler, config.server)
     return app
-
-
-def _provide(value: Any) -> Provide:
-    return Provide(lambda: value, sync_to_thread=False)
-
-
-def _resolve_in_turn(app: Litestar) -> None:
-    """Litestar starts a task for each of several dependencies, in case they wait for something.
-    Ours are values, and the tasks cost more than any other part of a short answer."""
-    for route in app.routes:
-        if isinstance(route, HTTPRoute):
-            for _, wanted in route.route_handler_map.values():
-                wanted.dependency_batches = [{d} for d in chain(*wanted.dependency_batches)]

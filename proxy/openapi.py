@@ -165,7 +165,7 @@ def _parameters(route: _Route, schemas: Mapping[Any, JSON]) -> Iterator[JSON]:
 
 def _query(route: _Route) -> Iterator[tuple[str, Any, bool]]:
     """Name, type, and whether it has to be there: what is left once all else has been given."""
-    given = {*route.handler.resolve_dependencies(), *route.path_parameters, "request"}
+    given = {*route.path_parameters, "request"}
     for name, field in route.handler.parsed_fn_signature.parameters.items():
         if name not in given:
             yield name, field.annotation, not field.is_optional

@@ -4,19 +4,17 @@ import asyncio
 from collections.abc import Sequence
 
 from litestar import get
-from litestar.di import NamedDependency
 from litestar.params import FromQuery
 from msgspec import Struct
 from msgspec.structs import asdict
 
-from proxy.bench.archive import Archive
 from proxy.bench.leads import Verdict, benched_verdicts, live_verdicts
 from proxy.bench.results import Contestant, Result, to_contestant
 from proxy.endpoints.models import PATIENCE
+from proxy.http.exchange import Exchange
 from proxy.operation import Operation
-from proxy.registry import Entry, Registry
+from proxy.registry import Entry
 from proxy.routing.measurements import Measurements, Row
-from proxy.routing.router import Router
 
 
 class Benched(Result, frozen=True, kw_only=True):
@@ -48,18 +46,13 @@ class Comparison(Struct):
     "/api/performance/comparison",
     operation=Operation(summary="What each engine did with the same model", answers=(Comparison,)),
 )
-async def get_comparison(
-    registry: NamedDependency[Registry],
-    router: NamedDependency[Router],
-    measurements: NamedDependency[Measurements],
-    archive: NamedDependency[Archive],
-    model: FromQuery[str | None] = None,
-) -> Comparison:
+async def get_comparison(request: Exchange, model: FromQuery[str | None] = None) -> Comparison:
     """Of all models, or of `model` alone, which is then there even if nothing is known of it."""
+    registry = request.registry
     await registry.refresh(PATIENCE, only_new=True)
-    entries = registry.entries() if model is None else [await router.find(model)]
-    results = await asyncio.to_thread(archive.results)
-    models = [to_comparison(entry, measurements, results) for entry in entries]
+    entries = registry.entries() if model is None else [await request.router.find(model)]
+    results = await asyncio.to_thread(request.archive.results)
+    models = [to_comparison(entry, request.measurements, results) for entry in entries]
     return Comparison([each for each in models if model or each.live or each.benched])
 
 

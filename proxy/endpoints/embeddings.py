@@ -10,24 +10,18 @@ from array import array
 from typing import Annotated, Any, Generic, Literal, TypeVar
 
 import msgspec
-from litestar import Request, Response, post
-from litestar.di import NamedDependency
+from litestar import Response, post
 from msgspec import Meta, Struct
 from msgspec.structs import replace
 
 from adapters.backend import Embeddings
 from adapters.errors import BackendError, InvalidRequestError
 from adapters.request import EmbeddingRequest, TokenIds
-from proxy.config import Config
 from proxy.endpoints.wire import TokenCount, TokenId
 from proxy.http.body import read_body
-from proxy.http.headers import AnswerNotes
-from proxy.http.streaming import Drain, unless_gone
+from proxy.http.exchange import Exchange
 from proxy.keep_alive import KeepAlive, to_keep_alive
 from proxy.operation import Operation
-from proxy.registry import Registry
-from proxy.routing.forcing import to_forced
-from proxy.routing.router import Router
 
 _SMALL = 20_000
 """Numbers that may be encoded on the event loop: a few milliseconds."""
@@ -130,19 +124,12 @@ _EMBED = Operation(
 
 
 @post("/v1/embeddings", status_code=200, operation=_EMBED)
-async def create_embedding(
-    request: Request[Any, Any, Any],
-    config: NamedDependency[Config],
-    registry: NamedDependency[Registry],
-    router: NamedDependency[Router],
-    drain: NamedDependency[Drain],
-    notes: NamedDependency[AnswerNotes],
-) -> Response[bytes]:
-    body = await read_body(request, EmbeddingsBody, config.server)
-    model = to_forced(body.model, request.headers, body.backend, registry.shelves)
+async def create_embedding(request: Exchange) -> Response[bytes]:
+    body = await read_body(request, EmbeddingsBody)
+    model = request.forced(body.model, body.backend)
     asked = replace(to_embedding_request(body), model=model)
     try:
-        made = await unless_gone(request, drain.limit(router.embed(asked, notes)))
+        made = await request.finish(request.router.embed(asked, request.notes))
     except BackendError as exc:
         exc.param = to_param(exc.param, body)
         raise

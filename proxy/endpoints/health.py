@@ -5,15 +5,12 @@ from importlib.metadata import version
 from typing import Literal
 
 from litestar import get
-from litestar.di import NamedDependency
 from msgspec import Struct
 
 from adapters.backend import Backend, Health
-from proxy.http.streaming import Drain
-from proxy.memory import Memory, Snapshot
+from proxy.http.exchange import Exchange
+from proxy.memory import Snapshot
 from proxy.operation import Operation
-from proxy.registry import Registry
-from proxy.routing.router import Router
 
 _PATIENCE = 1.0
 """Seconds a backend has to say how it is."""
@@ -40,22 +37,15 @@ async def _ask(backend: Backend) -> Health:
     "/health",
     operation=Operation(summary="How the server and its engines are", answers=(ServerHealth,)),
 )
-async def get_health(
-    registry: NamedDependency[Registry],
-    router: NamedDependency[Router],
-    memory: NamedDependency[Memory],
-    drain: NamedDependency[Drain],
-) -> ServerHealth:
-    return await tell_health(registry, router, memory, drain)
+async def get_health(request: Exchange) -> ServerHealth:
+    return await tell_health(request)
 
 
-async def tell_health(
-    registry: Registry, router: Router, memory: Memory, drain: Drain
-) -> ServerHealth:
-    kinds = list(registry.shelves)
-    asked = asyncio.gather(*(_ask(registry.shelves[kind].backend) for kind in kinds))
-    answers, snapshot = await asyncio.gather(asked, memory.snapshot())
-    status = "draining" if drain.began else "ok"
-    told = dict(zip(kinds, answers, strict=True))
-    counts = router.fallbacks.counts()
+async def tell_health(request: Exchange) -> ServerHealth:
+    shelves = request.registry.shelves
+    asked = asyncio.gather(*(_ask(shelf.backend) for shelf in shelves.values()))
+    answers, snapshot = await asyncio.gather(asked, request.memory.snapshot())
+    status = "draining" if request.drain.began else "ok"
+    told = dict(zip(list(shelves), answers, strict=True))
+    counts = request.router.fallbacks.counts()
     return ServerHealth(status, version("tandem-proxy"), told, snapshot, counts)

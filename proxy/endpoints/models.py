@@ -7,11 +7,11 @@ from collections.abc import Iterable
 from typing import TypeVar
 
 from litestar import get
-from litestar.di import NamedDependency
 from litestar.params import FromPath
 from msgspec import Struct
 
 from adapters.backend import Model
+from proxy.http.exchange import Exchange
 from proxy.operation import Operation
 from proxy.registry import Entry, Place, Registry
 from proxy.routing.router import Router
@@ -131,17 +131,17 @@ def _any(told: Iterable[bool | None]) -> bool | None:
 
 
 @get("/v1/models", operation=Operation(summary="All models by all names", answers=(ModelList,)))
-async def list_models(registry: NamedDependency[Registry]) -> ModelList:
-    await registry.refresh(PATIENCE, only_new=True)
-    return to_list(registry)
+async def list_models(request: Exchange) -> ModelList:
+    await request.registry.refresh(PATIENCE, only_new=True)
+    return to_list(request.registry)
 
 
 @get(
     "/v1/models/{model:path}",
     operation=Operation(summary="A model by any of its names", answers=(ModelCard,)),
 )
-async def retrieve_model(model: FromPath[str], router: NamedDependency[Router]) -> ModelCard:
-    return await find_card(router, model.removeprefix("/"))
+async def retrieve_model(model: FromPath[str], request: Exchange) -> ModelCard:
+    return await find_card(request.router, model.removeprefix("/"))
 
 
 async def find_card(router: Router, name: str) -> ModelCard:

@@ -5,24 +5,19 @@ There is no page to look at it with: those that there are come from somebody els
 
 from typing import Any
 
-from litestar import Request, Response, get
-from litestar.di import NamedDependency
+from litestar import Response, get
 
-from proxy.openapi import Document
+from proxy.http.exchange import Exchange
 from proxy.operation import Operation
 
 _TELL = Operation(summary="This document", answers=(dict[str, Any],))
 
 
 @get("/openapi.json", operation=_TELL)
-async def get_openapi(
-    request: Request[Any, Any, Any], document: NamedDependency[Document]
-) -> Response[bytes]:
-    return Response(document.encoded(request.app), media_type="application/json")
+async def get_openapi(request: Exchange) -> Response[bytes]:
+    return Response(request.document.encoded(request.app), media_type="application/json")
 
 
 @get("/schema/openapi.json", operation=_TELL)
-async def get_litestar_openapi(
-    request: Request[Any, Any, Any], document: NamedDependency[Document]
-) -> Response[bytes]:
-    return Response(document.encoded(request.app), media_type="application/json")
+async def get_litestar_openapi(request: Exchange) -> Response[bytes]:
+    return Response(request.document.encoded(request.app), media_type="application/json")

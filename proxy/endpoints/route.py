@@ -2,18 +2,15 @@
 
 import asyncio
 from collections.abc import Callable, Iterator
-from typing import Any
 
-from litestar import Request, post
-from litestar.di import NamedDependency
+from litestar import post
 from msgspec import Struct
 
 from adapters.errors import BackendError
 from adapters.request import GenerationRequest
-from proxy.config import Config
 from proxy.endpoints.chat_completions.handler import blaming, read_chat
 from proxy.endpoints.chat_completions.request import ChatCompletionRequest
-from proxy.http.streaming import Drain
+from proxy.http.exchange import Exchange
 from proxy.ledger import Fit
 from proxy.memory import Memory
 from proxy.operation import Operation
@@ -62,20 +59,14 @@ _FITS: dict[Fit, str] = {
 
 
 @post("/api/route", status_code=200, operation=_PLAN)
-async def plan_route(
-    request: Request[Any, Any, Any],
-    config: NamedDependency[Config],
-    registry: NamedDependency[Registry],
-    router: NamedDependency[Router],
-    memory: NamedDependency[Memory],
-    drain: NamedDependency[Drain],
-) -> Plan:
-    body, asked = await read_chat(request, config, registry, drain)
+async def plan_route(request: Exchange) -> Plan:
+    router = request.router
+    body, asked = await read_chat(request)
     with blaming(body):
         # Before it is decided: what is found out here counts in decisions to come.
-        takes = await _takes(memory, await router.find(asked.model))
+        takes = await _takes(request.memory, await router.find(asked.model))
         decision = await router.decide(asked.model, to_demand(asked), asked)
-    left_out = await _left_out(asked.model, registry, router)
+    left_out = await _left_out(asked.model, request.registry, router)
     first = decision.order[0]
     return Plan(
         backend=first.place.kind,

@@ -5,16 +5,14 @@ from functools import cache
 from typing import Any, TypeVar, cast
 
 import msgspec
-from litestar import Request
 from litestar.exceptions import InternalServerException
 from msgspec import Struct
 from msgspec.structs import fields
 
 from adapters.errors import InvalidRequestError
-from proxy.config import ServerConfig
 from proxy.errors import ClientDisconnectedError
+from proxy.http.exchange import Exchange
 from proxy.http.gates import check_depth
-from proxy.http.headers import notes_of
 
 S = TypeVar("S")
 
@@ -25,34 +23,32 @@ _NESTED = (dict, list)
 _LISTS = (list, tuple)
 
 
-async def read_body(request: Request[Any, Any, Any], kind: type[S], config: ServerConfig) -> S:
+async def read_body(request: Exchange, kind: type[S]) -> S:
     """The request's body; unknown fields go to `x-tandem-ignored`.
 
     Raises:
         InvalidRequestError: not JSON, not a `kind`, or with unknown fields where those are errors.
     """
-    return understand(request, await receive(request, config), kind, config)
+    return understand(request, await receive(request), kind)
 
 
-async def receive(request: Request[Any, Any, Any], config: ServerConfig) -> bytes:
+async def receive(request: Exchange) -> bytes:
     """The body as it came, nested no deeper than decoders can bear."""
     try:
         body = await request.body()
     except InternalServerException as exc:  # Litestar's word for a client that broke off
         raise ClientDisconnectedError from exc
-    check_depth(body, config.max_depth)
+    check_depth(body, request.config.server.max_depth)
     return body
 
 
-def understand(
-    request: Request[Any, Any, Any], body: bytes, kind: type[S], config: ServerConfig
-) -> S:
+def understand(request: Exchange, body: bytes, kind: type[S]) -> S:
     """As `read_body`, of a body that was received."""
     decoded = decode(body, kind)
     unknown = unknown_fields(decode(body, object), decoded)
-    if unknown and config.strict_fields:
+    if unknown and request.config.server.strict_fields:
         raise InvalidRequestError(f"Unknown parameter: '{unknown[0][:200]}'.", param=unknown[0])
-    notes_of(request.scope).ignored = unknown
+    request.notes.ignored = unknown
     return decoded
 
 

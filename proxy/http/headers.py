@@ -2,9 +2,7 @@
 
 import secrets
 from collections.abc import Iterator
-from typing import Any
 
-from litestar import Request
 from litestar.types import Message, Scope
 from msgspec import Struct
 
@@ -51,10 +49,6 @@ def notes_of(scope: Scope) -> AnswerNotes:
     if "notes" not in state:
         state["notes"] = AnswerNotes(new_request_id())
     return state["notes"]
-
-
-def provide_notes(request: Request[Any, Any, Any]) -> AnswerNotes:
-    return notes_of(request.scope)
 
 
 async def write_notes(message: Message, scope: Scope) -> None:

@@ -3,19 +3,19 @@
 from typing import Any
 
 from litestar import Response, post
-from litestar.di import NamedDependency
 from msgspec import UNSET, Raw, Struct, UnsetType
 from msgspec.structs import replace
 
 from adapters.errors import UnsupportedParameterError
 from proxy.endpoints.hybrid import ollama_request
-from proxy.endpoints.hybrid.exchange import Exchange
+from proxy.endpoints.hybrid.dialect import generate
 from proxy.endpoints.hybrid.ollama_request import OllamaChatRequest
 from proxy.endpoints.hybrid.ollama_response import OllamaChat, OllamaDialect
 from proxy.endpoints.hybrid.prompt import PromptAnswer, PromptRequest, answer_prompt
 from proxy.endpoints.hybrid.residence import load, unload
 from proxy.endpoints.hybrid.times import Times
 from proxy.http.body import decode, receive, understand
+from proxy.http.exchange import Exchange
 from proxy.http.streaming import NDJSON
 from proxy.keep_alive import to_keep_alive
 from proxy.operation import Operation
@@ -39,32 +39,28 @@ _CHAT = Operation(
 
 
 @post("/api/chat", status_code=200, operation=_CHAT)
-async def create_chat(exchange: NamedDependency[Exchange]) -> Response[Any]:
+async def create_chat(request: Exchange) -> Response[Any]:
     times = Times()
-    config = exchange.config.server
-    raw = await receive(exchange.request, config)
+    raw = await receive(request)
     head = decode(raw, _Head)
     if head.model_id is UNSET and head.prompt is UNSET:
-        body = understand(exchange.request, raw, OllamaChatRequest, config)
-        return await _answer_ollama(exchange, body, times)
-    return await answer_prompt(
-        exchange, understand(exchange.request, raw, PromptRequest, config), times
-    )
+        body = understand(request, raw, OllamaChatRequest)
+        return await _answer_ollama(request, body, times)
+    return await answer_prompt(request, understand(request, raw, PromptRequest), times)
 
 
-async def _answer_ollama(
-    exchange: Exchange, body: OllamaChatRequest, times: Times
-) -> Response[Any]:
+async def _answer_ollama(request: Exchange, body: OllamaChatRequest, times: Times) -> Response[Any]:
     dialect = OllamaDialect(body, times)
-    model = exchange.forced(body.model, body.backend)
+    model = request.forced(body.model, body.backend)
     if not body.messages:
-        return await _load_or_unload(exchange, body, model, dialect)
+        return await _load_or_unload(request, body, model, dialect)
     asked = replace(ollama_request.to_generation_request(body), model=model)
-    return await exchange.generate(asked, dialect, times, streamed=body.stream is not False)
+    streamed = body.stream is not False
+    return await generate(request, asked, dialect, times, streamed=streamed)
 
 
 async def _load_or_unload(
-    exchange: Exchange, body: OllamaChatRequest, model: str, dialect: OllamaDialect
+    request: Exchange, body: OllamaChatRequest, model: str, dialect: OllamaDialect
 ) -> Response[Any]:
     """Streamed or not, Ollama answers with one object."""
     if body.options:
@@ -73,7 +69,7 @@ async def _load_or_unload(
         )
     keep_alive = to_keep_alive(body.keep_alive, None)
     if keep_alive == 0:
-        await unload(exchange, model)
+        await unload(request, model)
         return Response(dialect.without_words("unload"))
-    await load(exchange, model, keep_alive)
+    await load(request, model, keep_alive)
     return Response(dialect.without_words("load"))

@@ -4,17 +4,14 @@ from collections.abc import Collection
 from typing import Any, Literal
 
 from litestar import get
-from litestar.di import NamedDependency
 from msgspec import Struct
 from msgspec.structs import asdict
 
 from adapters.backend import Health
 from proxy.endpoints.health import tell_health
-from proxy.http.streaming import Drain
-from proxy.memory import Memory, Snapshot
+from proxy.http.exchange import Exchange
+from proxy.memory import Snapshot
 from proxy.operation import Operation
-from proxy.registry import Registry
-from proxy.routing.router import Router
 
 _OFF = Health(ok=False, detail="It is switched off in the configuration.")
 
@@ -44,13 +41,8 @@ def to_status(conditions: Collection[Health]) -> Status:
     "/api/health",
     operation=Operation(summary="How both engines are, and why", answers=(HybridHealth,)),
 )
-async def get_hybrid_health(
-    registry: NamedDependency[Registry],
-    router: NamedDependency[Router],
-    memory: NamedDependency[Memory],
-    drain: NamedDependency[Drain],
-) -> HybridHealth:
-    told = await tell_health(registry, router, memory, drain)
+async def get_hybrid_health(request: Exchange) -> HybridHealth:
+    told = await tell_health(request)
     fields: dict[str, Any] = asdict(told)
     fields["backends"] = {"mlx": _OFF, "ollama": _OFF} | told.backends
     if told.status != "draining":

@@ -4,7 +4,6 @@ from collections.abc import Iterable
 from typing import Annotated, Any, Literal, TypeVar
 
 from litestar import Response, post
-from litestar.di import NamedDependency
 from litestar.params import FromPath
 from msgspec import Meta, Struct
 from msgspec.structs import replace
@@ -12,14 +11,13 @@ from msgspec.structs import replace
 from adapters.backend import Progress
 from adapters.errors import BackendUnavailableError, InvalidRequestError
 from proxy.endpoints.hybrid import residence
-from proxy.endpoints.hybrid.exchange import Exchange
 from proxy.endpoints.hybrid.prompt import PromptAnswer, PromptRequest, answer_prompt
 from proxy.endpoints.hybrid.times import Times
 from proxy.errors import to_failure
 from proxy.http.body import read_body, receive, understand
-from proxy.http.streaming import NDJSON, Frame, stream
+from proxy.http.exchange import Exchange
+from proxy.http.streaming import NDJSON, Frame
 from proxy.keep_alive import KeepAlive, to_keep_alive
-from proxy.memory import Memory
 from proxy.operation import Operation
 
 S = TypeVar("S")
@@ -74,53 +72,48 @@ _UNLOAD = Operation(
 
 
 @post("/api/mlx/generate", status_code=200, operation=_GENERATE)
-async def create_mlx_generation(exchange: NamedDependency[Exchange]) -> Response[Any]:
+async def create_mlx_generation(request: Exchange) -> Response[Any]:
     times = Times()
-    require_mlx(exchange)
-    body = await read_body(exchange.request, PromptRequest, exchange.config.server)
+    require_mlx(request)
+    body = await read_body(request, PromptRequest)
     if body.backend not in (None, "mlx"):
         raise InvalidRequestError("Here it is always MLX that answers.", param="backend")
-    return await answer_prompt(exchange, replace(body, backend="mlx"), times)
+    return await answer_prompt(request, replace(body, backend="mlx"), times)
 
 
 @post("/api/mlx/load/{model:path}", status_code=200, operation=_LOAD)
-async def load_mlx_model(
-    model: FromPath[str], exchange: NamedDependency[Exchange], memory: NamedDependency[Memory]
-) -> Response[Any]:
-    require_mlx(exchange)
-    body = await _read_optional(exchange, LoadRequest)
+async def load_mlx_model(model: FromPath[str], request: Exchange) -> Response[Any]:
+    require_mlx(request)
+    body = await _read_optional(request, LoadRequest)
     keep_alive = to_keep_alive(body.keep_alive, body.ttl)
     name = model.removeprefix("/")
     if body.stream:
-        return await _load_in_steps(exchange, _forced(exchange, name), keep_alive)
-    route = await residence.load(exchange, _forced(exchange, name), keep_alive)
-    taken = await memory.footprint(route.backend.kind, route.name)
+        return await _load_in_steps(request, _forced(request, name), keep_alive)
+    route = await residence.load(request, _forced(request, name), keep_alive)
+    taken = await request.memory.footprint(route.backend.kind, route.name)
     return Response(_tell(name, route.name, "loaded", taken))
 
 
 @post("/api/mlx/unload/{model:path}", status_code=200, operation=_UNLOAD)
-async def unload_mlx_model(
-    model: FromPath[str], exchange: NamedDependency[Exchange]
-) -> Response[Residence]:
-    require_mlx(exchange)
-    await _read_optional(exchange, UnloadRequest)
+async def unload_mlx_model(model: FromPath[str], request: Exchange) -> Response[Residence]:
+    require_mlx(request)
+    await _read_optional(request, UnloadRequest)
     name = model.removeprefix("/")
-    route = await residence.unload(exchange, _forced(exchange, name))
+    route = await residence.unload(request, _forced(request, name))
     return Response(_tell(name, route.name, "unloaded", 0))
 
 
-def require_mlx(exchange: Exchange) -> None:
-    if "mlx" not in exchange.registry.shelves:
+def require_mlx(request: Exchange) -> None:
+    if "mlx" not in request.registry.shelves:
         raise BackendUnavailableError("The mlx backend is switched off.", lasting=True)
 
 
-async def _read_optional(exchange: Exchange, kind: type[S]) -> S:
-    raw = await receive(exchange.request, exchange.config.server)
-    return understand(exchange.request, raw or b"{}", kind, exchange.config.server)
+async def _read_optional(request: Exchange, kind: type[S]) -> S:
+    return understand(request, await receive(request) or b"{}", kind)
 
 
-def _forced(exchange: Exchange, name: str) -> str:
-    return exchange.forced(name, "mlx")
+def _forced(request: Exchange, name: str) -> str:
+    return request.forced(name, "mlx")
 
 
 def _tell(
@@ -129,10 +122,9 @@ def _tell(
     return Residence(model_id=model, backend="mlx", name=name, status=status, memory_bytes=taken)
 
 
-async def _load_in_steps(exchange: Exchange, name: str, keep_alive: float | None) -> Response[Any]:
-    steps = residence.load_in_steps(exchange, name, keep_alive)
-    keepalive = exchange.config.server.keepalive
-    return await stream(exchange.request, steps, _Steps(), exchange.drain, keepalive, NDJSON)
+async def _load_in_steps(request: Exchange, name: str, keep_alive: float | None) -> Response[Any]:
+    steps = residence.load_in_steps(request, name, keep_alive)
+    return await request.stream_events(steps, _Steps(), NDJSON)
 
 
 class _Steps:

@@ -1,18 +1,16 @@
 """`GET /api/models`, `/api/models/{id}` and `/api/mlx/models`: what each engine has."""
 
 from litestar import get
-from litestar.di import NamedDependency
 from litestar.params import FromPath
 from msgspec import Struct
 from msgspec.structs import asdict
 
 from adapters.backend import Progress
-from proxy.endpoints.hybrid.exchange import Exchange
 from proxy.endpoints.hybrid.mlx import require_mlx
 from proxy.endpoints.models import PATIENCE, ModelCard, ModelPlace, find_card, to_place
+from proxy.http.exchange import Exchange
 from proxy.operation import Operation
 from proxy.registry import Registry, Shelf
-from proxy.routing.router import Router
 
 
 class HeldModel(ModelPlace, kw_only=True):
@@ -63,26 +61,24 @@ def _loading(shelf: Shelf, name: str) -> Progress | None:
     "/api/models",
     operation=Operation(summary="All models by engine", answers=(ModelsByBackend,)),
 )
-async def list_models_by_backend(registry: NamedDependency[Registry]) -> ModelsByBackend:
-    await registry.refresh(PATIENCE, only_new=True)
-    return ModelsByBackend(to_held(registry))
+async def list_models_by_backend(request: Exchange) -> ModelsByBackend:
+    await request.registry.refresh(PATIENCE, only_new=True)
+    return ModelsByBackend(to_held(request.registry))
 
 
 @get(
     "/api/models/{model:path}",
     operation=Operation(summary="A model by any of its names", answers=(ModelCard,)),
 )
-async def retrieve_hybrid_model(model: FromPath[str], router: NamedDependency[Router]) -> ModelCard:
-    return await find_card(router, model.removeprefix("/"))
+async def retrieve_hybrid_model(model: FromPath[str], request: Exchange) -> ModelCard:
+    return await find_card(request.router, model.removeprefix("/"))
 
 
 @get(
     "/api/mlx/models",
     operation=Operation(summary="The models of MLX", answers=(MLXModels,)),
 )
-async def list_mlx_models(
-    exchange: NamedDependency[Exchange], registry: NamedDependency[Registry]
-) -> MLXModels:
-    require_mlx(exchange)
-    await registry.refresh(PATIENCE, only_new=True)
-    return MLXModels(to_held(registry)["mlx"].models)
+async def list_mlx_models(request: Exchange) -> MLXModels:
+    require_mlx(request)
+    await request.registry.refresh(PATIENCE, only_new=True)
+    return MLXModels(to_held(request.registry)["mlx"].models)

@@ -20,10 +20,11 @@ from proxy.endpoints.generation import (
     to_limit,
     to_request,
 )
-from proxy.endpoints.hybrid.exchange import Exchange
+from proxy.endpoints.hybrid.dialect import generate
 from proxy.endpoints.hybrid.times import Times
 from proxy.endpoints.wire import Usage, to_usage
 from proxy.errors import to_failure
+from proxy.http.exchange import Exchange
 from proxy.http.headers import AnswerNotes
 from proxy.http.streaming import Frame
 
@@ -157,11 +158,12 @@ class PromptDialect:
         )
 
 
-async def answer_prompt(exchange: Exchange, body: PromptRequest, times: Times) -> Response[Any]:
+async def answer_prompt(request: Exchange, body: PromptRequest, times: Times) -> Response[Any]:
     asked = to_generation_request(body)
-    return await exchange.generate(
-        replace(asked, model=exchange.forced(asked.model, body.backend)),
-        PromptDialect(body, exchange.notes, times),
+    return await generate(
+        request,
+        replace(asked, model=request.forced(asked.model, body.backend)),
+        PromptDialect(body, request.notes, times),
         times,
         streamed=bool(body.stream),
     )

@@ -6,38 +6,38 @@ from adapters.backend import Progress
 from adapters.errors import BackendUnavailableError
 from proxy import loading
 from proxy.answers import closing
-from proxy.endpoints.hybrid.exchange import Exchange
+from proxy.http.exchange import Exchange
 from proxy.routing.router import Route
 
 _PATIENCE = 1.0
 """Seconds that a backend has to tell anew what it has loaded."""
 
 
-async def load(exchange: Exchange, name: str, keep_alive: float | None) -> Route:
+async def load(request: Exchange, name: str, keep_alive: float | None) -> Route:
     """Load `name` where a plain question to it would go, and wait until it is there.
 
     Raises:
         BackendError: as `Router.resolve` and `Backend.load`.
     """
-    route = await _resolve(exchange, name)
-    await exchange.finish(route.backend.load(route.name, keep_alive))
-    await _look(exchange, route)
+    route = await _resolve(request, name)
+    await request.finish(route.backend.load(route.name, keep_alive))
+    await _look(request, route)
     return route
 
 
 async def load_in_steps(
-    exchange: Exchange, name: str, keep_alive: float | None
+    request: Exchange, name: str, keep_alive: float | None
 ) -> AsyncGenerator[Progress]:
     """As `load`, telling how far it is; `success` comes last. Closing it gives the load up."""
-    route = await _resolve(exchange, name)
+    route = await _resolve(request, name)
     async with closing(steps := loading.load(route.backend, route.name, keep_alive)):
         async for step in steps:
             if step.status == "success":
-                await _look(exchange, route)
+                await _look(request, route)
             yield step
 
 
-async def unload(exchange: Exchange, name: str) -> Route:
+async def unload(request: Exchange, name: str) -> Route:
     """Unload `name` wherever it is.
 
     Raises:
@@ -46,11 +46,11 @@ async def unload(exchange: Exchange, name: str) -> Route:
     """
     away: BackendUnavailableError | None = None
     done: list[Route] = []
-    for route in await exchange.router.routes(name):
-        exchange.notes.routed(route)
+    for route in await request.router.routes(name):
+        request.notes.routed(route)
         try:
-            await exchange.finish(route.backend.unload(route.name))
-            await _look(exchange, route)
+            await request.finish(route.backend.unload(route.name))
+            await _look(request, route)
             done.append(route)
         except BackendUnavailableError as exc:
             away = exc
@@ -59,11 +59,11 @@ async def unload(exchange: Exchange, name: str) -> Route:
     return done[0]
 
 
-async def _resolve(exchange: Exchange, name: str) -> Route:
-    route = await exchange.router.resolve(name, frozenset())
-    exchange.notes.routed(route)
+async def _resolve(request: Exchange, name: str) -> Route:
+    route = await request.router.resolve(name, frozenset())
+    request.notes.routed(route)
     return route
 
 
-async def _look(exchange: Exchange, route: Route) -> None:
-    await exchange.registry.shelves[route.backend.kind].refresh(_PATIENCE)
+async def _look(request: Exchange, route: Route) -> None:
+    await request.registry.shelves[route.backend.kind].refresh(_PATIENCE)
