@@ -351,7 +351,7 @@ class Host:
 
 def _learn_size(size: Size, lines: Lines[Line]) -> None:
     if lines.last is not None:
-        size.learn(lines.last.prompt_eval_count)
+        size.learn(lines.last.prompt_eval_count or 0)
 
 
 def _to_progress(line: PullLine) -> Progress:

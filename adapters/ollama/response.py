@@ -22,10 +22,11 @@ from adapters.ollama.wire import AnswerMessage, Function, FunctionCall, Line, Lo
 
 
 class Answer:
-    """One answer as it comes in; it knows how many tools were called so far."""
+    """One answer as it comes in; it knows the calls so far."""
 
     def __init__(self) -> None:
-        self._calls = 0
+        self._ids: list[str] = []
+        """Of the calls."""
 
     def events(self, line: Line) -> Sequence[Event]:
         """The events of one line, in order; `Finished` ends those of the last line.
@@ -34,7 +35,7 @@ class Answer:
             BadUpstreamError: the line is neither text, nor a call, nor the end.
         """
         message = line.message or _raw_message(line)
-        if message is not None and _is_text(message, line):  # Nearly all are.
+        if message is not None and message.content and _is_plain(message, line):  # Nearly all.
             return (TextDelta(message.content),)
         events: list[Event] = []
         if message is not None:
@@ -53,49 +54,63 @@ class Answer:
             events.append(ReasoningDelta(message.thinking))
         if message.content or (logprobs and not message.thinking):
             known = None if logprobs is None else _to_logprobs(logprobs)
-            events.append(TextDelta(message.content, known))
+            events.append(TextDelta(message.content or "", known))
         for call in message.tool_calls or ():
             events += self._call(call)
 
     def _call(self, call: FunctionCall) -> Sequence[Event]:
         # Counted here: there were servers that gave every call the index 0.
-        index, self._calls = self._calls, self._calls + 1
+        index = len(self._ids)
+        self._ids.append(self._new_id(call))
         return (
-            ToolCallStarted(index, call.id or f"call_{uuid4().hex[:24]}", call.function.name),
+            ToolCallStarted(index, self._ids[index], call.function.name),
             ToolCallDelta(index, _arguments(call.function)),
         )
+
+    def _new_id(self, call: FunctionCall) -> str:
+        """Its own, unless an earlier call has it: nothing else joins a result to its call."""
+        if call.id and call.id not in self._ids:
+            return call.id
+        return f"call_{uuid4().hex[:24]}"
 
     def _reason(self, line: Line) -> FinishReason:
         # First: of an answer cut by the limit, the last call may be missing.
         if line.done_reason == "length":
             return "length"
-        return "tool_calls" if self._calls else "stop"
+        return "tool_calls" if self._ids else "stop"
 
 
-def _is_text(message: AnswerMessage, line: Line) -> bool:
-    """Nothing but."""
-    other = line.done or line.logprobs or message.thinking or message.tool_calls
-    return not other and message.content != ""
+def _is_plain(message: AnswerMessage, line: Line) -> bool:
+    """Text, and nothing but."""
+    return not (line.done or line.logprobs or message.thinking or message.tool_calls)
 
 
 def _raw_message(line: Line) -> AnswerMessage | None:
     if line.response is None:
         return None
-    return AnswerMessage(content=line.response, thinking=line.thinking or "")
+    return AnswerMessage(content=line.response, thinking=line.thinking)
 
 
 def _arguments(function: Function) -> str:
     """The arguments as JSON text.
 
     Raises:
-        BadUpstreamError: they are neither an object nor a string.
+        BadUpstreamError: they are neither an object nor a string that holds one.
     """
     value = bytes(function.arguments)
-    if value.startswith(b'"'):
-        return msgspec.json.decode(value, type=str)
-    if not value.startswith(b"{"):
-        raise BadUpstreamError("Ollama's tool call has no arguments.")
-    return value.decode()
+    if value.startswith(b"{"):  # Decoded with the line, so there is no doubt about the rest of it.
+        return value.decode()
+    if value.startswith(b'"') and _is_object(text := msgspec.json.decode(value, type=str)):
+        return text
+    raise BadUpstreamError("Ollama's tool call has no arguments.")
+
+
+def _is_object(text: str) -> bool:
+    try:
+        msgspec.json.decode(text, type=dict[str, msgspec.Raw])
+    except msgspec.MsgspecError:
+        return False
+    return True
 
 
 def _to_logprobs(logprobs: tuple[Logprob, ...]) -> tuple[TokenLogprob, ...]:
@@ -107,17 +122,19 @@ def _to_logprob(logprob: Logprob) -> TokenLogprob:
         token=logprob.token,
         logprob=logprob.logprob,
         bytes=logprob.bytes,
-        top=tuple(_to_logprob(other) for other in logprob.top_logprobs),
+        top=tuple(_to_logprob(other) for other in logprob.top_logprobs or ()),
     )
 
 
 def _usage(line: Line) -> Usage:
-    return Usage(prompt_tokens=line.prompt_eval_count, completion_tokens=line.eval_count)
+    return Usage(prompt_tokens=line.prompt_eval_count or 0, completion_tokens=line.eval_count or 0)
 
 
 def _timings(line: Line) -> Timings | None:
     if not line.eval_duration:
         return None
     return Timings(
-        load=line.load_duration, prompt=line.prompt_eval_duration, answer=line.eval_duration
+        load=line.load_duration or 0,
+        prompt=line.prompt_eval_duration or 0,
+        answer=line.eval_duration,
     )

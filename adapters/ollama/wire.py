@@ -19,7 +19,7 @@ class Function(Struct, kw_only=True):
 
 class FunctionCall(Struct, kw_only=True):
     function: Function
-    id: str | UnsetType = UNSET
+    id: str | UnsetType | None = UNSET
 
 
 class ChatMessage(Struct, kw_only=True):
@@ -165,12 +165,14 @@ class Logprob(Struct, kw_only=True):
     token: str
     logprob: float
     bytes: tuple[int, ...] | None = None
-    top_logprobs: "tuple[Logprob, ...]" = ()
+    top_logprobs: "tuple[Logprob, ...] | None" = None
 
 
 class AnswerMessage(Struct, kw_only=True, gc=False):
-    content: str = ""
-    thinking: str = ""
+    # Ollama leaves out what it has not; who writes its answers with its own client's classes says
+    # null, which that client reads.
+    content: str | None = None
+    thinking: str | None = None
     tool_calls: tuple[FunctionCall, ...] | None = None
 
 
@@ -184,16 +186,16 @@ class Line(Struct, kw_only=True, gc=False):
     response: str | None = None
     thinking: str | None = None
     error: str | None = None
-    done: bool = False
+    done: bool | None = None
     done_reason: str | None = None
     logprobs: tuple[Logprob, ...] | None = None
-    prompt_eval_count: int = 0
+    prompt_eval_count: int | None = None
     """Tokens of the prompt, those found in a cache included; absent means 0."""
-    eval_count: int = 0
-    load_duration: int = 0
+    eval_count: int | None = None
+    load_duration: int | None = None
     """This and what follows: nanoseconds, on the last line."""
-    prompt_eval_duration: int = 0
-    eval_duration: int = 0
+    prompt_eval_duration: int | None = None
+    eval_duration: int | None = None
     num_ctx: int | None = None
     """Not Ollama's: the context it was asked with, told on the first line."""
     cold: bool = False

@@ -49,6 +49,43 @@ def test_counts_that_are_absent_are_zero():
     assert events_of(DONE) == [Finished("stop", NONE)]
 
 
+NULLS = dict.fromkeys(
+    (
+        "done",
+        "done_reason",
+        "error",
+        "logprobs",
+        "response",
+        "thinking",
+        "prompt_eval_count",
+        "eval_count",
+        "load_duration",
+        "prompt_eval_duration",
+        "eval_duration",
+    )
+)
+NO_MESSAGE = {"content": None, "thinking": None, "tool_calls": None, "images": None}
+
+
+def test_null_is_the_same_as_absent():
+    function = {"name": "a", "arguments": {}}
+    started, *rest = events_of(
+        NULLS | {"message": NO_MESSAGE | {"tool_calls": [{"id": None, "function": function}]}},
+        NULLS | {"message": NO_MESSAGE | {"thinking": "Hm"}},
+        NULLS | {"message": NO_MESSAGE | {"content": "Hi"}},
+        NULLS | {"message": NO_MESSAGE, "logprobs": [{"token": "", "logprob": 0.0}]},
+        NULLS | {"message": NO_MESSAGE, "done": True},
+    )
+    assert isinstance(started, ToolCallStarted)
+    assert rest == [
+        ToolCallDelta(0, "{}"),
+        ReasoningDelta("Hm"),
+        TextDelta("Hi"),
+        TextDelta("", (TokenLogprob(token="", logprob=0.0),)),
+        Finished("tool_calls", NONE),
+    ]
+
+
 def test_durations_are_ollamas_own():
     done = DONE | {"load_duration": 1, "prompt_eval_duration": 2, "eval_duration": 3}
     told = Timings(load=1, prompt=2, answer=3)
@@ -101,11 +138,20 @@ def test_call_without_an_id_gets_one_of_its_own():
     assert first.id != second.id
 
 
+def test_call_with_the_id_of_an_earlier_one_gets_one_of_its_own():
+    first, _, second, _ = events_of(call("a", {"x": 1}, id="call_1"), call("a", {}, id="call_1"))
+    assert isinstance(first, ToolCallStarted)
+    assert isinstance(second, ToolCallStarted)
+    assert first.id == "call_1"
+    assert second.id.startswith("call_")
+    assert second.id != first.id
+
+
 def test_arguments_in_a_string_are_taken_out_of_it():
     assert events_of(call("a", '{"x": "é"}'))[1] == ToolCallDelta(0, '{"x": "é"}')
 
 
-@pytest.mark.parametrize("arguments", [None, 3, [1]])
+@pytest.mark.parametrize("arguments", [None, 3, [1], '{"x": ', "[1]", "", "3"])
 def test_arguments_that_are_no_object_make_no_sense(arguments: Any):
     with pytest.raises(BadUpstreamError):
         events_of(call("a", arguments))
