@@ -1,14 +1,15 @@
 """The contract every backend keeps, and what it tells of itself."""
 
 from collections.abc import AsyncGenerator
-from typing import Literal, Protocol
+from functools import lru_cache
+from typing import Literal, Protocol, get_args
 
 from msgspec import Struct
 
 from adapters.errors import UnsupportedParameterError
 from adapters.events import Event
 from adapters.memory import Tenant
-from adapters.request import EmbeddingRequest, Feature, GenerationRequest, needs
+from adapters.request import EmbeddingRequest, Feature, GenerationRequest, is_needed
 
 Capability = Literal["chat", "tools", "vision", "embedding", "fim", "reasoning"]
 
@@ -178,7 +179,14 @@ def refuse_unsupported(
     Raises:
         UnsupportedParameterError: the request needs what `honours` lacks; `param` is the feature.
     """
-    for feature in sorted(needs(request) - honours):
-        raise UnsupportedParameterError(
-            f"'{feature}' is not supported by the {backend} backend.", param=feature
-        )
+    for feature in _all_but(honours):
+        if is_needed(feature, request):
+            raise UnsupportedParameterError(
+                f"'{feature}' is not supported by the {backend} backend.", param=feature
+            )
+
+
+@lru_cache(16)
+def _all_but(honours: frozenset[Feature]) -> tuple[Feature, ...]:
+    """In order: of several that a request needs, always the same one is named."""
+    return tuple(sorted(frozenset[Feature](get_args(Feature)) - honours))

@@ -39,11 +39,11 @@ class Message(Struct, frozen=True, kw_only=True):
     @property
     def text(self) -> str:
         """The text parts, a line each: words of two parts never run together."""
-        return "\n".join(part.text for part in self.content if isinstance(part, TextPart))
+        return "\n".join([part.text for part in self.content if isinstance(part, TextPart)])
 
     @property
     def images(self) -> tuple[ImagePart, ...]:
-        return tuple(part for part in self.content if isinstance(part, ImagePart))
+        return tuple([part for part in self.content if isinstance(part, ImagePart)])
 
 
 class Tool(Struct, frozen=True):
@@ -244,6 +244,7 @@ _ASKED: dict[str, dict[Feature, Callable[[GenerationRequest], bool]]] = {
 
 _NOTHING = GenerationRequest(model="", prompt=())
 _LEFT = {name: getattr(_NOTHING, name) for name in _ASKED}
+_BY_FEATURE = {feature: asked for asks in _ASKED.values() for feature, asked in asks.items()}
 
 
 def needs(request: GenerationRequest | EmbeddingRequest) -> frozenset[Feature]:
@@ -256,8 +257,15 @@ def needs(request: GenerationRequest | EmbeddingRequest) -> frozenset[Feature]:
         return _needs_of_embedding(request)
     fields = [name for name, left in _LEFT.items() if getattr(request, name) != left]
     return frozenset(
-        feature for name in fields for feature, asked in _ASKED[name].items() if asked(request)
+        [feature for name in fields for feature, asked in _ASKED[name].items() if asked(request)]
     )
+
+
+def is_needed(feature: Feature, request: GenerationRequest | EmbeddingRequest) -> bool:
+    """Whether `needs` has it: less work, where only a few features are of interest."""
+    if isinstance(request, EmbeddingRequest):
+        return feature in needs(request)
+    return feature in _BY_FEATURE and _BY_FEATURE[feature](request)
 
 
 def _needs_of_embedding(request: EmbeddingRequest) -> frozenset[Feature]:

@@ -24,6 +24,7 @@ from adapters.request import (
     TextPart,
     TokenIds,
     Tool,
+    is_needed,
     needs,
 )
 
@@ -172,6 +173,7 @@ def test_field_asks_for_its_feature(field: str):
     request, feature = ASKING[field]
     assert feature in needs(request)
     assert needs(PLAIN) == frozenset()
+    assert {each for each in EVERYTHING if is_needed(each, request)} == needs(request)
 
 
 @pytest.mark.parametrize("backend", backend_classes())

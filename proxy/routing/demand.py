@@ -15,6 +15,7 @@ from adapters.request import (
 
 _IMAGE = 1024
 """Tokens of an image, roughly; each model has a number of its own."""
+_NO_TEXT: frozenset[Feature] = frozenset({"images", "tokens"})
 
 
 class Demand(Struct, frozen=True, kw_only=True):
@@ -30,13 +31,14 @@ class Demand(Struct, frozen=True, kw_only=True):
 
 
 def to_demand(request: GenerationRequest | EmbeddingRequest) -> Demand:
+    features = needs(request)
     if isinstance(request, EmbeddingRequest):
-        return Demand(features=needs(request))
+        return Demand(features=features)
     messages = request.prompt if isinstance(request.prompt, tuple) else ()
     return Demand(
-        features=needs(request),
+        features=features,
         prompt_bytes=_bytes_around(request) + sum(map(_bytes_of, messages)),
-        prompt_tokens=_other_tokens(request),
+        prompt_tokens=0 if features.isdisjoint(_NO_TEXT) else _other_tokens(request),
         messages=len(messages),
         n=request.n,
         max_tokens=request.max_tokens,
