@@ -5,7 +5,7 @@ A model that two backends have is one entry, and each name that either gives it 
 
 import asyncio
 import logging
-from collections.abc import AsyncGenerator, Iterable, Mapping, Sequence
+from collections.abc import AsyncGenerator, Callable, Iterable, Mapping, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager
 
 from msgspec import Struct
@@ -61,8 +61,10 @@ class Entry(Struct, frozen=True, kw_only=True):
 class Shelf:
     """One backend and the models it had when it was last asked."""
 
-    def __init__(self, backend: Backend) -> None:
+    def __init__(self, backend: Backend, asked: Callable[[], None]) -> None:
+        """`asked` hears of every answer, and of every question that had none."""
         self.backend = backend
+        self._asked = asked
         self.models: dict[str, Model] = {}
         self.reached: bool | None = None
         """Whether the last question was answered; `None` before the first."""
@@ -100,6 +102,8 @@ class Shelf:
         else:
             self.models = {model.name: model for model in models}
             self.reached = True
+        finally:
+            self._asked()
 
     async def stop(self) -> None:
         if self._asking is not None:
@@ -113,6 +117,8 @@ class Registry:
         self._declared = Declared(config.names() for config in aliases.values())
         self._period = period
         self._warned: set[str] = set()
+        self._found: dict[tuple[str, frozenset[str]], Entry] = {}
+        """What names lead to on some kinds, until a backend was asked again."""
         self.shelves: dict[str, Shelf] = {}
         """By kind, in order of preference."""
 
@@ -123,7 +129,7 @@ class Registry:
         """Open the backends (unless they are given) and keep asking them for their models."""
         async with AsyncExitStack() as stack:
             backends = given if given is not None else await _open_all(configs, stack)
-            self.shelves = {kind: Shelf(backend) for kind, backend in backends.items()}
+            self.shelves = {k: Shelf(backend, self._found.clear) for k, backend in backends.items()}
             await stack.enter_async_context(self._watching())
             yield
 
@@ -200,9 +206,17 @@ class Registry:
     def named(self, name: str, kinds: Iterable[str]) -> Entry:
         """The model of just that name, as far as `kinds` have it: one that a backend calls so,
         then one that the user does. Without places where they have none."""
-        there = frozenset(kinds)
+        key = (name, frozenset(kinds))
+        found = self._found.get(key)
+        if found is None:
+            found = self._find(*key)
+            if found.places:  # Of names that lead nowhere there is no end.
+                self._found[key] = found
+        return found
+
+    def _find(self, name: str, kinds: frozenset[str]) -> Entry:
         for match in (self._exact, self._alias):
-            entry = match(name, there)
+            entry = match(name, kinds)
             if entry.places:
                 return entry
         return Entry(id=name, places=())

@@ -224,7 +224,7 @@ class Router:
         self, name: str, demand: Demand, request: GenerationRequest | None = None
     ) -> Decision:
         """As `routes`, with the reasons. Nothing is begun, and the next decision is the same."""
-        return self._decider.decide(await self.find(name), demand, request)
+        return self._decider.decide(await self._names.find(name), demand, request)
 
     async def find(self, name: str) -> Entry:
         """As `Names.find`."""

@@ -211,3 +211,15 @@ async def test_pair_whose_one_half_is_away_is_listed_with_the_other():
         await registry.refresh(1)
         (entry,) = registry.entries()
     assert (entry.id, places(entry)) == ("fast", ["mlx/org/a"])
+
+
+async def test_name_found_before_leads_to_what_its_backend_tells_when_it_was_asked_again():
+    async with routing([Model(name="org/a")], [Model(name="a:7b")], PAIR) as (router, registry, it):
+        assert places(await router.find("fast")) == ["mlx/org/a", "ollama/a:7b"]
+        it.models = [Model(name="a:7b", context_length=2048)]
+        await registry.refresh(1)
+        found = await router.find("fast")
+        assert [place.model and place.model.context_length for place in found.places][1] == 2048
+        it.models = [Model(name="b:7b")]
+        await registry.refresh(1)
+        assert places(await router.find("fast")) == ["mlx/org/a"]
