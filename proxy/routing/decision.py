@@ -55,10 +55,7 @@ class Decider:
         if len(unable) == len(judged):
             raise self._unsupported(entry, unable)
         able = [place for place, each in judged if each is None]
-        weighed = [self._candidates.weigh(place, demand) for place in able]
-        ranked = sorted(weighed, key=lambda candidate: self._rank(candidate, entry.prefer))
-        if "embeddings" in demand.features:
-            ranked = self._steady(ranked, entry.prefer)
+        ranked = self._ranked(able, entry.prefer, demand)
         rule = _rule(ranked, entry.prefer, demand)
         if rule is not None:
             return Decision(entry=entry, order=tuple(ranked), unable=unable, rule=rule)
@@ -89,6 +86,14 @@ class Decider:
         except InvalidRequestError:  # Nobody will take it: who is asked will say so.
             pass
         return None
+
+    def _ranked(self, places: list[Place], prefer: str, demand: Demand) -> list[Candidate]:
+        """The best first, as far as that does not depend on speed."""
+        weighed = [self._candidates.weigh(place, demand) for place in places]
+        if len(weighed) == 1:
+            return weighed
+        ranked = sorted(weighed, key=lambda candidate: self._rank(candidate, prefer))
+        return self._steady(ranked, prefer) if "embeddings" in demand.features else ranked
 
     def _rank(
         self, candidate: Candidate, prefer: str
