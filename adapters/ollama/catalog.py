@@ -85,9 +85,9 @@ class Catalog:
         """The last list, however old."""
         return list(self._models)
 
-    def known(self) -> frozenset[str] | None:
-        """The names of the last list; `None` before the first."""
-        return frozenset(self._tags) if self._until or self._tags else None
+    def has(self, name: str) -> bool | None:
+        """By the last list; `None` before the first."""
+        return full_name(name) in self._tags if self._until or self._tags else None
 
     def smallest(self) -> str | None:
         """The model that says something soonest: one that is loaded, else the smallest; none that

@@ -250,8 +250,7 @@ class Host:
 
     def has(self, model: str) -> bool | None:
         """By the last list; `None` before the first."""
-        known = self.catalog.known()
-        return None if known is None else full_name(model) in known
+        return self.catalog.has(model)
 
     async def load(self, model: str, keep_alive: float | None) -> None:
         """Ollama itself lets calls that meet share one load."""
