@@ -2,7 +2,7 @@
 
 import base64
 import binascii
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from typing import Any, Literal, TypeVar
 
 import msgspec
@@ -38,6 +38,7 @@ from adapters.request import (
 )
 
 _T = TypeVar("_T")
+Format = Literal["json"] | dict[str, Any] | UnsetType
 
 # Levels go out as they are: a model that only knows on and off reads every level as on.
 _THINK: Mapping[ReasoningEffort, Think] = {
@@ -99,7 +100,7 @@ def _to_chat_body(
         messages=_to_messages(messages),
         tools=[_to_tool(tool) for tool in tools] or UNSET,
         think=_THINK[request.reasoning_effort] if request.reasoning_effort else UNSET,
-        **_common(request) | {"format": format_},
+        **_common(request, format_),
     )
 
 
@@ -114,7 +115,7 @@ def _refuse_in_chat(request: GenerationRequest) -> None:
         )
 
 
-def _to_tools(request: GenerationRequest) -> tuple[tuple[Tool, ...], Any]:
+def _to_tools(request: GenerationRequest) -> tuple[tuple[Tool, ...], Format]:
     """The tools to tell of, and the format that the answer must have.
 
     Where format and tools are given, Ollama tells of the tools and keeps to the format.
@@ -153,19 +154,20 @@ def _refuse_in_text(request: GenerationRequest) -> None:
 
 def _to_text_body(request: GenerationRequest, prompt: str) -> RawBody:
     _refuse_in_text(request)
+    common = _common(request, _to_format(request.response_format))
     if request.suffix:
-        return FillBody(prompt=prompt, suffix=request.suffix, **_common(request))
+        return FillBody(prompt=prompt, suffix=request.suffix, **common)
     if not prompt:
         raise InvalidRequestError("Ollama cannot continue an empty text.", param="prompt")
-    return RawBody(prompt=prompt, **_common(request))
+    return RawBody(prompt=prompt, **common)
 
 
-def _common(request: GenerationRequest) -> dict[str, Any]:
+def _common(request: GenerationRequest, format_: Format) -> dict[str, Any]:
     return {
         "model": request.model,
         "options": _to_options(request),
         "keep_alive": UNSET if request.keep_alive is None else to_keep_alive(request.keep_alive),
-        "format": _to_format(request.response_format),
+        "format": format_,
         "logprobs": True if request.top_logprobs is not None else UNSET,
         "top_logprobs": request.top_logprobs or UNSET,
     }
@@ -191,10 +193,10 @@ def _to_options(request: GenerationRequest) -> Options:
         repeat_penalty=_given(sampling.repetition_penalty),
         num_ctx=_given(request.num_ctx),
     )
-    return to_options(asked, request.options)
+    return to_options(asked, request.options) if request.options else asked
 
 
-def _to_format(wanted: ResponseFormat | None) -> Literal["json"] | dict[str, Any] | UnsetType:
+def _to_format(wanted: ResponseFormat | None) -> Format:
     match wanted:
         case None:
             return UNSET
@@ -234,7 +236,7 @@ def _to_message(message: Message, called: Mapping[str, str]) -> ChatMessage:
         content=message.text,
         images=[_to_base64(image) for image in message.images] or UNSET,
         thinking=message.reasoning or UNSET,
-        tool_calls=list(_to_calls(message.tool_calls)) or UNSET,
+        tool_calls=[_to_call(call) for call in message.tool_calls] or UNSET,
         tool_name=_tool_name(message, called) if message.role == "tool" else UNSET,
         tool_call_id=_given(message.tool_call_id),
     )
@@ -249,10 +251,9 @@ def _tool_name(message: Message, called: Mapping[str, str]) -> str | UnsetType:
     return _given(name)
 
 
-def _to_calls(calls: Iterable[ToolCall]) -> Iterable[FunctionCall]:
-    for call in calls:
-        function = Function(name=call.name, arguments=_to_object(call.arguments))
-        yield FunctionCall(function=function, id=call.id)
+def _to_call(call: ToolCall) -> FunctionCall:
+    function = Function(name=call.name, arguments=_to_object(call.arguments))
+    return FunctionCall(function=function, id=call.id)
 
 
 def _to_object(arguments: str) -> msgspec.Raw:
