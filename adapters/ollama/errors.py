@@ -170,6 +170,11 @@ _STATUS: dict[int, tuple[type[BackendError], str | None]] = {
     503: (BackendBusyError, None),
 }
 """Any other status means that Ollama, or what stands in its place, is not as it should be."""
+_STATUS_OF_OTHERS: dict[int, type[BackendError]] = {
+    429: BackendBusyError,
+    503: BackendUnavailableError,
+}
+"""Of an answer without a reason, which Ollama itself always gives: who stands before it speaks."""
 
 
 def blame_input(error: BackendError) -> None:
@@ -190,18 +195,17 @@ def from_response(status: int, body: bytes, retry_after: str | None) -> BackendE
     if not error:
         error = _from_status(status, words)
     seconds = _seconds(retry_after)
-    if seconds is not None and isinstance(error, BackendBusyError):
+    if seconds is not None and isinstance(error, BackendBusyError | BackendUnavailableError):
         error.retry_after = seconds
     return error
 
 
 def _from_status(status: int, words: str | None) -> BackendError:
+    if words is None:
+        kind = _STATUS_OF_OTHERS.get(status, BadUpstreamError)
+        return kind(f"Ollama answered with HTTP status {status}.")
     kind, param = _STATUS.get(status, (BadUpstreamError, None))
-    if words is not None:
-        return kind(_shown(words), param=param)
-    if kind in (InvalidRequestError, ModelNotFoundError):  # Ollama itself always gives a reason.
-        kind, param = BadUpstreamError, None
-    return kind(f"Ollama answered with HTTP status {status}.", param=param)
+    return kind(_shown(words), param=param)
 
 
 def _from_words(words: str) -> BackendError | None:
@@ -235,7 +239,7 @@ def _shown(words: str) -> str:
     """`words` on one line, 200 characters at most, without the paths of the machine."""
     runner = _runner_error(words)
     line = " ".join((runner.message if runner else words).split())
-    return _PATH.sub("…", line)[:_MOST_WORDS]
+    return _PATH.sub("…", line)[:_MOST_WORDS] or "Ollama failed, and did not say why."
 
 
 def _seconds(retry_after: str | None) -> float | None:

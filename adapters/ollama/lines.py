@@ -17,6 +17,8 @@ from adapters.ollama.wire import Line, PullLine
 L = TypeVar("L", Line, PullLine)
 
 MOST_LINE_BYTES = 1_000_000
+MOST_BYTES = 256_000_000
+"""Of one answer: nearly a million tokens. Whoever says more has lost its end."""
 _DRAINING_SECONDS = 0.2
 
 
@@ -25,19 +27,25 @@ class LineReader(Generic[L]):
         self._connection = connection
         self._decoder = decoder
         self._rest = bytearray()
+        self._taken = 0
+        """Bytes of the body."""
         self._failure: Exception | None = None
 
     async def read(self, until: float) -> Sequence[L]:
         """At least one line, or nothing at the end of the body; none after one that is `done`.
 
         Raises:
-            BackendError: what a line with `error` means, or it is longer than `MOST_LINE_BYTES`.
+            BackendError: what a line with `error` means, or it is longer than `MOST_LINE_BYTES`,
+                or all of them are than `MOST_BYTES`.
             msgspec.MsgspecError: a line is not what it should be.
             TimeoutError: no line was complete by `until`.
         """
         if self._failure is not None:
             raise self._failure
         while piece := await self._connection.read(until):
+            self._taken += len(piece)
+            if self._taken > MOST_BYTES:
+                raise BadUpstreamError("Ollama's answer has no end.")
             if lines := self._decoded(self._whole(piece)):
                 return lines
         rest, self._rest = bytes(self._rest), bytearray()

@@ -147,13 +147,13 @@ class Connection(asyncio.Protocol):
 
     def data_received(self, data: bytes) -> None:
         if not self._asked or self._complete:
-            self._fail(httpx.RemoteProtocolError("It spoke unasked."))
+            self._fail(httpx.ProtocolError("It spoke unasked."))
             return
         self._received += len(data)
         try:
             self._parser.feed_data(data)
         except (httptools.HttpParserError, httptools.HttpParserUpgrade) as error:
-            self._fail(httpx.RemoteProtocolError(str(error)))
+            self._fail(httpx.ProtocolError(str(error)))
             return
         if self._received > _MOST_HEAD_BYTES:
             self._limit()
@@ -162,7 +162,7 @@ class Connection(asyncio.Protocol):
 
     def _limit(self) -> None:
         if self.status is None:
-            self._fail(httpx.RemoteProtocolError("Its head is too long."))
+            self._fail(httpx.ProtocolError("Its head is too long."))
         elif self._received > _MOST_HELD_BYTES and self._transport is not None:
             self._transport.pause_reading()
 
@@ -188,7 +188,7 @@ class Connection(asyncio.Protocol):
 
     def on_message_begin(self) -> None:
         if self._complete:
-            self._fail(httpx.RemoteProtocolError("It answered twice."))
+            self._fail(httpx.ProtocolError("It answered twice."))
         self.headers = [] if self.status is None else self.headers
 
     def on_header(self, name: bytes, value: bytes) -> None:

@@ -29,6 +29,10 @@ class Reply:
         lines = [f"HTTP/1.1 {status} Said", *(f"{k}: {v}" for k, v in fields.items()), "", ""]
         await self._write("\r\n".join(lines).encode())
 
+    async def raw(self, data: bytes) -> None:
+        """As it is, be it HTTP or not."""
+        await self._write(data)
+
     async def chunk(self, data: bytes) -> None:
         await self._write(b"%x\r\n%s\r\n" % (len(data), data))
 

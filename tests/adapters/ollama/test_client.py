@@ -2,6 +2,7 @@
 
 import asyncio
 import contextlib
+import json
 import time
 from collections.abc import AsyncGenerator, Awaitable, Callable
 from typing import Any
@@ -322,6 +323,11 @@ async def page(reply: Reply) -> None:
     await reply.plain(500, b"<html>secret</html>", Content_Type="text/html")
 
 
+async def no_http(reply: Reply) -> None:
+    await reply.raw(b"SSH-2.0-OpenSSH_9.6\r\n")
+    await reply.gone()
+
+
 async def endless_page(reply: Reply) -> None:
     await reply.head(500)
     with contextlib.suppress(OSError):
@@ -336,6 +342,7 @@ async def endless_page(reply: Reply) -> None:
         redirect,
         page,
         endless_page,
+        no_http,
         says_lines(b"<html>secret</html>"),
         says_lines(b'{"message":{"content":"secr'),
         says_lines({"message": "secret"}),
@@ -382,6 +389,24 @@ async def test_line_without_an_end_is_cut_off_at_a_megabyte(
     assert type(error) is BadUpstreamError
     await standin.closed()
     assert sent < 20_000_000
+
+
+async def test_answer_without_an_end_is_cut_off(
+    standin: StandIn, backend: OllamaBackend, monkeypatch: pytest.MonkeyPatch
+):
+    monkeypatch.setattr("adapters.ollama.lines.MOST_BYTES", 100_000)
+
+    async def script(reply: Reply) -> None:
+        await reply.head()
+        with contextlib.suppress(OSError):
+            while True:
+                await reply.chunk(json.dumps(WORD).encode() + b"\n")
+
+    standin.says("/api/chat", script)
+    events, error = await failure_of(backend)
+    assert type(error) is BadUpstreamError
+    assert len(text_of(events)) > 1000
+    await standin.closed()
 
 
 async def test_queue_that_is_full_is_busy(standin: StandIn, backend: OllamaBackend):

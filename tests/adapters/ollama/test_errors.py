@@ -152,7 +152,19 @@ def test_body_that_is_not_ollamas_is_never_repeated(status: int):
     ("header", "seconds"), [("7", 7.0), (None, 1.0), ("Wed, 21 Oct 2026 07:28:00 GMT", 1.0)]
 )
 def test_retry_after_is_passed_on(header: str | None, seconds: float):
-    assert from_response(503, b"", header).retry_after == seconds
+    assert from_response(429, b"", header).retry_after == seconds
+
+
+def test_503_that_is_not_ollamas_comes_from_who_stands_before_it():
+    error = from_response(503, b"<html>Service Unavailable</html>", "9")
+    assert (type(error), error.retry_after) == (BackendUnavailableError, 9)
+
+
+@pytest.mark.parametrize("words", ["", " \n"])
+def test_error_without_words_says_so(words: str):
+    body = json.dumps({"error": words}).encode()
+    for error in (from_line(words), from_response(500, body, None)):
+        assert error.message == "Ollama failed, and did not say why."
 
 
 @pytest.mark.parametrize(
