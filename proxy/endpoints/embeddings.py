@@ -10,7 +10,8 @@ from array import array
 from typing import Annotated, Any, Generic, Literal, TypeVar
 
 import msgspec
-from litestar import Response, post
+from litestar import post
+from litestar.response.base import ASGIResponse
 from msgspec import Meta, Struct
 from msgspec.structs import replace
 
@@ -20,6 +21,7 @@ from adapters.request import EmbeddingRequest, TokenIds
 from proxy.endpoints.wire import TokenCount, TokenId
 from proxy.http.body import read_body
 from proxy.http.exchange import Exchange
+from proxy.http.whole import Whole
 from proxy.keep_alive import KeepAlive, to_keep_alive
 from proxy.operation import Operation
 
@@ -124,7 +126,7 @@ _EMBED = Operation(
 
 
 @post("/v1/embeddings", status_code=200, operation=_EMBED)
-async def create_embedding(request: Exchange) -> Response[bytes]:
+async def create_embedding(request: Exchange) -> ASGIResponse:
     body = await read_body(request, EmbeddingsBody)
     model = request.forced(body.model, body.backend)
     asked = replace(to_embedding_request(body), model=model)
@@ -137,4 +139,4 @@ async def create_embedding(request: Exchange) -> Response[bytes]:
     content = (
         encode(body, made) if numbers <= _SMALL else await asyncio.to_thread(encode, body, made)
     )
-    return Response(content, media_type="application/json")
+    return Whole(content)

@@ -5,7 +5,8 @@ from functools import cache
 from typing import Any, TypeVar, cast
 
 import msgspec
-from litestar.exceptions import InternalServerException
+from litestar.exceptions.http_exceptions import RequestEntityTooLarge
+from litestar.types import Receive
 from msgspec import Struct
 from msgspec.structs import fields
 
@@ -33,13 +34,33 @@ async def read_body(request: Exchange, kind: type[S]) -> S:
 
 
 async def receive(request: Exchange) -> bytes:
-    """The body as it came, nested no deeper than decoders can bear."""
-    try:
-        body = await request.body()
-    except InternalServerException as exc:  # Litestar's word for a client that broke off
-        raise ClientDisconnectedError from exc
-    check_depth(body, request.config.server.max_depth)
+    """The body as it came, no larger than is allowed, nested no deeper than decoders can bear.
+
+    Raises:
+        RequestEntityTooLarge: it is larger, or its length says so.
+        ClientDisconnectedError: it broke off.
+    """
+    limits = request.config.server
+    length = request.fields.get("content-length", "")
+    if length.isdecimal() and int(length) > limits.max_body_bytes:
+        raise RequestEntityTooLarge
+    body = await _all(request.receive, limits.max_body_bytes)
+    check_depth(body, limits.max_depth)
     return body
+
+
+async def _all(receive: Receive, most: int) -> bytes:
+    """Litestar's `body()` reads through a generator what nearly always comes in one piece."""
+    pieces: list[bytes] = []
+    size = 0
+    while (message := await receive())["type"] == "http.request":
+        pieces.append(message["body"])
+        size += len(message["body"])
+        if size > most:
+            raise RequestEntityTooLarge
+        if not message.get("more_body", False):
+            return b"".join(pieces)
+    raise ClientDisconnectedError
 
 
 def understand(request: Exchange, body: bytes, kind: type[S]) -> S:

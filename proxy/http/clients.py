@@ -1,13 +1,12 @@
 """Who asks, as far as a backend may know it: never the key itself."""
 
 import hashlib
+from collections.abc import Mapping
 
-from litestar.datastructures import Headers
 
-
-def to_client(headers: Headers, cache_key: str | None = None) -> str:
+def to_client(fields: Mapping[str, str], cache_key: str | None = None) -> str:
     """A digest of the key and of `prompt_cache_key`; empty where there is neither."""
-    key = headers.get("x-api-key") or _bearer(headers.get("authorization", ""))
+    key = fields.get("x-api-key") or _bearer(fields.get("authorization", ""))
     if not key and not cache_key:
         return ""
     # The length keeps ("ab", "c") and ("a", "bc") apart.

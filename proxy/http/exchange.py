@@ -4,11 +4,12 @@ from collections.abc import AsyncGenerator, Coroutine
 from typing import Any, TypeVar
 
 from litestar import Request
-from litestar.response import Stream
+from litestar.response.base import ASGIResponse
 
 from proxy.bench.archive import Archive
 from proxy.config import Config
 from proxy.http.clients import to_client
+from proxy.http.gates import Fields
 from proxy.http.headers import AnswerNotes, notes_of
 from proxy.http.streaming import SSE, Drain, Framing, Renderer, stream, unless_gone
 from proxy.memory import Memory
@@ -61,13 +62,18 @@ class Exchange(Request[Any, Any, Any]):
     def notes(self) -> AnswerNotes:
         return notes_of(self.scope)
 
+    @property
+    def fields(self) -> Fields:
+        """The headers, as the gates have read them."""
+        return self.scope["state"]["fields"]
+
     def caller(self, cache_key: str | None = None) -> str:
         """As `to_client`."""
-        return to_client(self.headers, cache_key)
+        return to_client(self.fields, cache_key)
 
     def forced(self, model: str, field: str | None = None) -> str:
         """As `to_forced`."""
-        return to_forced(model, self.headers, field, self.registry.shelves)
+        return to_forced(model, self.fields, field, self.registry.shelves)
 
     async def finish(self, work: Coroutine[Any, Any, T]) -> T:
         """The result of `work`, which ends when the client goes, or the server."""
@@ -75,7 +81,8 @@ class Exchange(Request[Any, Any, Any]):
 
     async def stream_events(
         self, events: AsyncGenerator[T], renderer: Renderer[T], framing: Framing = SSE
-    ) -> Stream:
+    ) -> ASGIResponse:
         """As `stream`."""
         keepalive = self.config.server.keepalive
-        return await stream(self, events, renderer, self.drain, keepalive, framing)
+        made = await stream(self, events, renderer, self.drain, keepalive, framing)
+        return made.to_asgi_response(None, self)  # pyright: ignore[reportUnknownMemberType]

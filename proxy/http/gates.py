@@ -6,13 +6,13 @@ from functools import lru_cache
 from ipaddress import ip_address
 from urllib.parse import urlsplit
 
-import msgspec
 from litestar.exceptions import HTTPException
 from litestar.types import ASGIApp, HTTPScope, Receive, Scope, Send
 
 from adapters.errors import InvalidRequestError
 from proxy.config import ServerConfig
 from proxy.errors import to_failure
+from proxy.http.whole import Whole
 
 _LOOPBACK = frozenset({"localhost", "127.0.0.1", "::1"})
 _ANYWHERE = frozenset({"0.0.0.0", "::"})  # noqa: S104
@@ -23,7 +23,7 @@ _BRACKETS = bytes.maketrans(b"[]{}", b"()()")
 _NO_BRACKETS = bytes(byte for byte in range(256) if byte not in b"[]{}")
 
 
-Fields = Mapping[bytes, str]
+Fields = Mapping[str, str]
 """A request's headers, names in lower case."""
 
 
@@ -36,29 +36,20 @@ class Gate:
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         http: HTTPScope = scope  # type: ignore[assignment] - no WebSocket is served
-        refusal = refuse(to_fields(http["headers"]), http["method"], self._config)
+        fields = http["state"]["fields"] = to_fields(http["headers"])
+        refusal = refuse(fields, http["method"], self._config)
         if refusal is None:
             await self._app(scope, receive, send)
         else:
-            await _answer(refusal, send)
-
-
-async def _answer(refusal: HTTPException, send: Send) -> None:
-    failure = to_failure(refusal)
-    body = msgspec.json.encode(failure.body)
-    headers = [
-        (b"content-type", b"application/json"),
-        (b"content-length", b"%d" % len(body)),
-    ]
-    await send({"type": "http.response.start", "status": failure.status, "headers": headers})
-    await send({"type": "http.response.body", "body": body, "more_body": False})
+            failure = to_failure(refusal)
+            await Whole(failure.body, failure.status)(scope, receive, send)
 
 
 def to_fields(headers: Iterable[tuple[bytes, bytes]]) -> Fields:
     """What is there twice is one long value, which no gate knows."""
-    fields: dict[bytes, str] = {}
-    for name, value in headers:
-        text = value.decode("latin-1")
+    fields: dict[str, str] = {}
+    for raw_name, value in headers:
+        name, text = raw_name.decode("latin-1"), value.decode("latin-1")
         fields[name] = f"{fields[name]}, {text}" if name in fields else text
     return fields
 
@@ -73,7 +64,7 @@ def refuse(headers: Fields, method: str, config: ServerConfig) -> HTTPException 
 
 def _host_allowed(headers: Fields, _method: str, config: ServerConfig) -> bool:
     """DNS rebinding brings a foreign name to this address: only our own names pass."""
-    name = _host_name(headers.get(b"host", ""))
+    name = _host_name(headers.get("host", ""))
     if name is None or name in _ANYWHERE:
         return False
     if name in _LOOPBACK or name in {host.lower() for host in (*config.allowed_hosts, config.host)}:
@@ -105,9 +96,9 @@ def _is_address(name: str) -> bool:
 
 def _origin_allowed(headers: Fields, _method: str, config: ServerConfig) -> bool:
     """Pages of this machine may call; Open WebUI's server sends such an origin, too."""
-    origin = headers.get(b"origin")
+    origin = headers.get("origin")
     if origin is None:
-        return headers.get(b"sec-fetch-site") != "cross-site"
+        return headers.get("sec-fetch-site") != "cross-site"
     if origin in config.allowed_origins:
         return True
     scheme, _, host = origin.partition("://")
@@ -118,14 +109,14 @@ def _type_allowed(headers: Fields, method: str, _config: ServerConfig) -> bool:
     """JSON only: a page can send other types without asking the browser's leave."""
     if method not in _WITH_BODY:
         return True
-    given = headers.get(b"content-type", "application/json").partition(";")[0].strip().lower()
+    given = headers.get("content-type", "application/json").partition(";")[0].strip().lower()
     return given == "application/json" or (
         given.startswith("application/") and given[-5:] == "+json"
     )
 
 
 def _encoding_allowed(headers: Fields, _method: str, _config: ServerConfig) -> bool:
-    return headers.get(b"content-encoding", "identity").strip().lower() in ("", "identity")
+    return headers.get("content-encoding", "identity").strip().lower() in ("", "identity")
 
 
 _WITH_BODY = frozenset({"POST", "PUT", "PATCH"})

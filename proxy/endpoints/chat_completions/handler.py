@@ -2,9 +2,9 @@
 
 from collections.abc import Generator
 from contextlib import contextmanager
-from typing import Any
 
-from litestar import Response, post
+from litestar import post
+from litestar.response.base import ASGIResponse
 from msgspec.structs import replace
 
 from adapters.errors import BackendError
@@ -20,6 +20,7 @@ from proxy.endpoints.chat_completions.response import (
 from proxy.endpoints.chat_completions.translate import to_generation_request, to_param
 from proxy.http.body import read_body
 from proxy.http.exchange import Exchange
+from proxy.http.whole import Whole
 from proxy.images import has_images, settle_images
 from proxy.operation import Operation
 
@@ -33,14 +34,14 @@ _COMPLETE = Operation(
 
 
 @post("/v1/chat/completions", status_code=200, operation=_COMPLETE)
-async def create_chat_completion(request: Exchange) -> Response[Any]:
+async def create_chat_completion(request: Exchange) -> ASGIResponse:
     body, asked = await read_chat(request)
     with blaming(body):
         events = request.router.generate(asked, request.notes, whole=not body.stream)
         if body.stream:
             return await request.stream_events(events, ChatCompletionRenderer(body))
         answers = await request.finish(collect(events))
-    return Response(to_chat_completion(body, answers))
+    return Whole(to_chat_completion(body, answers))
 
 
 async def read_chat(request: Exchange) -> tuple[ChatCompletionRequest, GenerationRequest]:

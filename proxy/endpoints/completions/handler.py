@@ -1,8 +1,7 @@
 """The URL itself."""
 
-from typing import Any
-
-from litestar import Response, post
+from litestar import post
+from litestar.response.base import ASGIResponse
 from msgspec.structs import replace
 
 from adapters.errors import BackendError
@@ -15,6 +14,7 @@ from proxy.endpoints.completions.request import (
 from proxy.endpoints.completions.response import Completion, CompletionRenderer, to_completion
 from proxy.http.body import read_body
 from proxy.http.exchange import Exchange
+from proxy.http.whole import Whole
 from proxy.merging import merge
 from proxy.operation import Operation
 
@@ -28,7 +28,7 @@ _COMPLETE = Operation(
 
 
 @post("/v1/completions", status_code=200, operation=_COMPLETE)
-async def create_completion(request: Exchange) -> Response[Any]:
+async def create_completion(request: Exchange) -> ASGIResponse:
     body = await read_body(request, CompletionRequest)
     model, client = request.forced(body.model, body.backend), request.caller()
     asked = [replace(each, model=model, client=client) for each in to_generation_requests(body)]
@@ -42,4 +42,4 @@ async def create_completion(request: Exchange) -> Response[Any]:
     except BackendError as exc:
         exc.param = to_param(exc.param, body)
         raise
-    return Response[Completion](to_completion(body, answers))
+    return Whole(to_completion(body, answers))

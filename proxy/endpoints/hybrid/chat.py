@@ -1,8 +1,7 @@
 """`POST /api/chat`: the original's `{"model_id", "prompt"}`, and Ollama's own chat alike."""
 
-from typing import Any
-
-from litestar import Response, post
+from litestar import post
+from litestar.response.base import ASGIResponse
 from msgspec import UNSET, Raw, Struct, UnsetType
 from msgspec.structs import replace
 
@@ -17,6 +16,7 @@ from proxy.endpoints.hybrid.times import Times
 from proxy.http.body import decode, receive, understand
 from proxy.http.exchange import Exchange
 from proxy.http.streaming import NDJSON
+from proxy.http.whole import Whole
 from proxy.keep_alive import to_keep_alive
 from proxy.operation import Operation
 
@@ -39,7 +39,7 @@ _CHAT = Operation(
 
 
 @post("/api/chat", status_code=200, operation=_CHAT)
-async def create_chat(request: Exchange) -> Response[Any]:
+async def create_chat(request: Exchange) -> ASGIResponse:
     times = Times()
     raw = await receive(request)
     head = decode(raw, _Head)
@@ -49,7 +49,7 @@ async def create_chat(request: Exchange) -> Response[Any]:
     return await answer_prompt(request, understand(request, raw, PromptRequest), times)
 
 
-async def _answer_ollama(request: Exchange, body: OllamaChatRequest, times: Times) -> Response[Any]:
+async def _answer_ollama(request: Exchange, body: OllamaChatRequest, times: Times) -> ASGIResponse:
     dialect = OllamaDialect(body, times)
     model = request.forced(body.model, body.backend)
     if not body.messages:
@@ -61,7 +61,7 @@ async def _answer_ollama(request: Exchange, body: OllamaChatRequest, times: Time
 
 async def _load_or_unload(
     request: Exchange, body: OllamaChatRequest, model: str, dialect: OllamaDialect
-) -> Response[Any]:
+) -> ASGIResponse:
     """Streamed or not, Ollama answers with one object."""
     if body.options:
         raise UnsupportedParameterError(
@@ -70,6 +70,6 @@ async def _load_or_unload(
     keep_alive = to_keep_alive(body.keep_alive, None)
     if keep_alive == 0:
         await unload(request, model)
-        return Response(dialect.without_words("unload"))
+        return Whole(dialect.without_words("unload"))
     await load(request, model, keep_alive)
-    return Response(dialect.without_words("load"))
+    return Whole(dialect.without_words("load"))

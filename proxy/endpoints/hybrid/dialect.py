@@ -1,9 +1,9 @@
 """What the dialects that answer in lines of JSON share: from the contract's words to a response."""
 
 from collections.abc import Iterable
-from typing import Any, Protocol
+from typing import Protocol
 
-from litestar import Response
+from litestar.response.base import ASGIResponse
 from msgspec import Struct
 from msgspec.structs import replace
 
@@ -14,6 +14,7 @@ from proxy.answers import Answer, collect
 from proxy.endpoints.hybrid.times import Times
 from proxy.http.exchange import Exchange
 from proxy.http.streaming import NDJSON, Frame
+from proxy.http.whole import Whole
 from proxy.images import has_images, settle_images
 
 
@@ -33,7 +34,7 @@ class Dialect(Protocol):
 
 async def generate(
     request: Exchange, asked: GenerationRequest, dialect: Dialect, times: Times, *, streamed: bool
-) -> Response[Any]:
+) -> ASGIResponse:
     """The answer as NDJSON, or as one object.
 
     Raises:
@@ -52,4 +53,4 @@ async def generate(
     except BackendError as exc:
         exc.param = dialect.to_param(exc.param)
         raise
-    return Response(dialect.whole(answer))
+    return Whole(dialect.whole(answer))

@@ -1,10 +1,11 @@
 """`/api/mlx/…`: MLX and nothing else. `GET /api/mlx/models` is in `models.py`."""
 
 from collections.abc import Iterable
-from typing import Annotated, Any, Literal, TypeVar
+from typing import Annotated, Literal, TypeVar
 
-from litestar import Response, post
+from litestar import post
 from litestar.params import FromPath
+from litestar.response.base import ASGIResponse
 from msgspec import Meta, Struct
 from msgspec.structs import replace
 
@@ -17,6 +18,7 @@ from proxy.errors import to_failure
 from proxy.http.body import read_body, receive, understand
 from proxy.http.exchange import Exchange
 from proxy.http.streaming import NDJSON, Frame
+from proxy.http.whole import Whole
 from proxy.keep_alive import KeepAlive, to_keep_alive
 from proxy.operation import Operation
 
@@ -72,7 +74,7 @@ _UNLOAD = Operation(
 
 
 @post("/api/mlx/generate", status_code=200, operation=_GENERATE)
-async def create_mlx_generation(request: Exchange) -> Response[Any]:
+async def create_mlx_generation(request: Exchange) -> ASGIResponse:
     times = Times()
     require_mlx(request)
     body = await read_body(request, PromptRequest)
@@ -82,7 +84,7 @@ async def create_mlx_generation(request: Exchange) -> Response[Any]:
 
 
 @post("/api/mlx/load/{model:path}", status_code=200, operation=_LOAD)
-async def load_mlx_model(model: FromPath[str], request: Exchange) -> Response[Any]:
+async def load_mlx_model(model: FromPath[str], request: Exchange) -> ASGIResponse:
     require_mlx(request)
     body = await _read_optional(request, LoadRequest)
     keep_alive = to_keep_alive(body.keep_alive, body.ttl)
@@ -91,16 +93,16 @@ async def load_mlx_model(model: FromPath[str], request: Exchange) -> Response[An
         return await _load_in_steps(request, _forced(request, name), keep_alive)
     route = await residence.load(request, _forced(request, name), keep_alive)
     taken = await request.memory.footprint(route.backend.kind, route.name)
-    return Response(_tell(name, route.name, "loaded", taken))
+    return Whole(_tell(name, route.name, "loaded", taken))
 
 
 @post("/api/mlx/unload/{model:path}", status_code=200, operation=_UNLOAD)
-async def unload_mlx_model(model: FromPath[str], request: Exchange) -> Response[Residence]:
+async def unload_mlx_model(model: FromPath[str], request: Exchange) -> ASGIResponse:
     require_mlx(request)
     await _read_optional(request, UnloadRequest)
     name = model.removeprefix("/")
     route = await residence.unload(request, _forced(request, name))
-    return Response(_tell(name, route.name, "unloaded", 0))
+    return Whole(_tell(name, route.name, "unloaded", 0))
 
 
 def require_mlx(request: Exchange) -> None:
@@ -122,7 +124,7 @@ def _tell(
     return Residence(model_id=model, backend="mlx", name=name, status=status, memory_bytes=taken)
 
 
-async def _load_in_steps(request: Exchange, name: str, keep_alive: float | None) -> Response[Any]:
+async def _load_in_steps(request: Exchange, name: str, keep_alive: float | None) -> ASGIResponse:
     steps = residence.load_in_steps(request, name, keep_alive)
     return await request.stream_events(steps, _Steps(), NDJSON)
 

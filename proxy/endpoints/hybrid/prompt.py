@@ -1,9 +1,9 @@
 """`{"model_id", "prompt"}`: one question, one answer."""
 
 from collections.abc import Iterable
-from typing import Annotated, Any
+from typing import Annotated
 
-from litestar import Response
+from litestar.response.base import ASGIResponse
 from msgspec import UNSET, Meta, Struct, UnsetType
 from msgspec.structs import replace
 
@@ -158,7 +158,7 @@ class PromptDialect:
         )
 
 
-async def answer_prompt(request: Exchange, body: PromptRequest, times: Times) -> Response[Any]:
+async def answer_prompt(request: Exchange, body: PromptRequest, times: Times) -> ASGIResponse:
     asked = to_generation_request(body)
     return await generate(
         request,
