@@ -55,17 +55,24 @@ class Names:
         return entry
 
     def _not_found(self, name: str) -> BackendError:
-        """404, unless the name points to a backend that is away: then nobody can know."""
-        kind, slash, rest = name.partition("/")
-        forced = bool(slash) and kind in self._registry.shelves
-        # Only Ollama's names have a tag.
-        owner = kind if forced else "ollama" if ":" in rest or ":" in kind else None
+        """404, unless the name points to a backend that does not tell: then nobody can know."""
+        owner = self._owner(name)
         shelf = self._registry.shelves.get(owner) if owner is not None else None
-        if shelf is not None and shelf.reached is False:
+        if shelf is not None and not shelf.reached:
             return BackendUnavailableError(
                 f"The {owner} backend, which may have {name!r}, does not answer.", param="model"
             )
         return ModelNotFoundError(self._unknown(name), param="model")
+
+    def _owner(self, name: str) -> str | None:
+        """The only backend that can have a model of that name."""
+        kind, slash, rest = name.partition("/")
+        if slash and kind in self._registry.shelves:
+            return kind
+        if ":" in rest or ":" in kind:  # Only Ollama's names have a tag.
+            return "ollama"
+        kinds = list(self._registry.shelves)
+        return kinds[0] if len(kinds) == 1 else None
 
     def _lookup(self, name: str) -> Entry:
         kind, slash, rest = name.partition("/")

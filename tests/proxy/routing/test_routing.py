@@ -195,6 +195,15 @@ async def test_name_that_points_to_an_absent_backend_is_unavailable(
             await router.resolve(name, frozenset())
 
 
+@pytest.mark.parametrize("models", [BackendUnavailableError("gone"), HANG])
+async def test_name_is_not_unknown_while_nobody_has_told_of_any(models: Exception | str):
+    backend = ollama()
+    backend.models = models
+    async with a_router(backend) as router:
+        with pytest.raises(BackendUnavailableError):
+            await router.resolve("llama3.2", frozenset())
+
+
 async def test_new_model_is_found_at_once():
     backend = ollama()
     async with a_router(backend) as router:
