@@ -163,7 +163,7 @@ class Catalog:
             return False
         if asked_at < self._changed_at:
             return await self._look(seconds)
-        self._running = {tag.name: tag for tag in running.models or ()}
+        self._running = {tag.name: tag for tag in running.known}
         self._changed_at, self._looked_until = asked_at, asked_at + self._believed
         self._tells = True
         return True
@@ -180,7 +180,7 @@ class Catalog:
 
     async def _ask(self) -> list[Model]:
         asked_at = asyncio.get_running_loop().time()
-        tags = (await self._client.get("/api/tags", Tags, _SECONDS)).models or ()
+        tags = (await self._client.get("/api/tags", Tags, _SECONDS)).known
         await self._show_all(tags)
         loaded = await self._loaded()
         self._tags = {tag.name: tag for tag in tags}

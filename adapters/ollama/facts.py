@@ -64,7 +64,7 @@ def is_primed(shown: Show) -> bool:
 
 def context_length(shown: Show) -> int | None:
     found = (v for k, v in shown.model_info.items() if k.endswith(".context_length"))
-    return next((value for value in found if isinstance(value, int)), None)
+    return next((value for value in found if isinstance(value, int) and value > 0), None)
 
 
 async def open_vocabulary(facts: Facts) -> "Tokenizer | None":

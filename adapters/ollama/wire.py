@@ -3,7 +3,7 @@
 Source: https://github.com/ollama/ollama/blob/main/docs/api.md and `api/types.go`.
 """
 
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, cast
 
 import msgspec
 from msgspec import UNSET, Meta, Struct, UnsetType
@@ -247,7 +247,29 @@ class Tag(Struct, kw_only=True):
 
 
 class Tags(Struct):
-    models: tuple[Tag, ...] | None = None
+    models: tuple[dict[str, Any], ...] | None = None
+
+    @property
+    def known(self) -> list[Tag]:
+        """Those that make sense: one that does not must not hide the others."""
+        return [tag for each in self.models or () if (tag := _to_tag(each)) is not None]
+
+
+def _to_tag(listed: dict[str, Any]) -> Tag | None:
+    # The official client reads `model`, and null where there is nothing.
+    given = {"name": listed.get("model")} | _without_nulls(listed)
+    try:
+        return msgspec.convert(given, Tag)
+    except msgspec.ValidationError:
+        return None
+
+
+def _without_nulls(given: dict[str, Any]) -> dict[str, Any]:
+    return {
+        key: _without_nulls(cast(dict[str, Any], value)) if isinstance(value, dict) else value
+        for key, value in given.items()
+        if value is not None
+    }
 
 
 class ShowBody(Struct):

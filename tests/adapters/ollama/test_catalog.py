@@ -68,6 +68,40 @@ async def test_models_of_the_recording(full: StandIn, backend: OllamaBackend):
     assert (embed.capabilities, embed.context_length) == ({"embedding"}, 512)
 
 
+@pytest.mark.parametrize(
+    "odd",
+    [{"name": 5}, {}, {"name": "a:latest", "size": "large"}, {"name": "a:latest", "details": []}],
+)
+async def test_model_that_makes_no_sense_hides_no_other(
+    full: StandIn, backend: OllamaBackend, odd: dict[str, Any]
+):
+    says_json(full, "/api/tags", {"models": [odd, {"name": "b:latest"}]})
+    says_json(full, "/api/ps", {"models": [odd, {"name": "b:latest", "context_length": 4096}]})
+    (model,) = await backend.list_models()
+    assert (model.name, model.loaded, model.loaded_context) == ("b:latest", True, 4096)
+
+
+async def test_model_may_be_named_as_the_official_client_reads_it(
+    full: StandIn, backend: OllamaBackend
+):
+    details = dict.fromkeys(("format", "quantization_level", "context_length"))
+    fields = dict.fromkeys(("name", "digest", "size", "modified_at", "capabilities"))
+    says_json(full, "/api/tags", {"models": [{"model": "b:latest", "details": details, **fields}]})
+    nulls = dict.fromkeys(("size_vram", "expires_at", "context_length"))
+    says_json(full, "/api/ps", {"models": [{"model": "b:latest", **fields, **nulls}]})
+    (model,) = await backend.list_models()
+    assert (model.name, model.loaded, model.size_bytes) == ("b:latest", True, None)
+
+
+@pytest.mark.parametrize("told", [0, -1, "8192", None])
+async def test_context_length_that_is_none_is_not_known(
+    full: StandIn, backend: OllamaBackend, told: object
+):
+    says_json(full, "/api/tags", {"models": [{"name": "b:latest"}]})
+    says_json(full, "/api/show", {"model_info": {"llama.context_length": told}})
+    assert [model.context_length for model in await backend.list_models()] == [None]
+
+
 async def test_show_tells_the_origin_and_is_asked_once(full: StandIn):
     backend = OllamaBackend(OllamaConfig(host=full.host, refresh=0.001))
     models = await backend.list_models()
