@@ -129,10 +129,11 @@ class Catalog:
             return False
         return not self.is_loaded(name) or self._loaded_with(full_name(name)) not in (None, context)
 
-    async def loaded_context(self, name: str) -> int | None:
-        """The context that `name` is loaded with; `None` where it is not, or nobody tells."""
-        await self.running()
-        return self._loaded_with(full_name(name))
+    async def loaded(self, name: str) -> Tag | None:
+        """`name` as it is loaded, by the last look, which is made anew where it is old."""
+        if self._is_old:
+            await self._look(_LOOK_SECONDS)
+        return self._running.get(full_name(name))
 
     def _loaded_with(self, name: str) -> int | None:
         tag = self._running.get(name)
@@ -143,9 +144,14 @@ class Catalog:
 
         Where Ollama does not answer: what the last look saw.
         """
-        if fresh or asyncio.get_running_loop().time() >= self._looked_until:
+        if fresh or self._is_old:
             await self._look(_LOOK_SECONDS)
         return list(self._running.values())
+
+    @property
+    def _is_old(self) -> bool:
+        """What the last look saw."""
+        return asyncio.get_running_loop().time() >= self._looked_until
 
     def note_loaded(self, name: str, context: int) -> None:
         """A request runs with `context`: that is newer than the last look."""

@@ -2,16 +2,8 @@
 
 import logging
 import re
-import time
-from collections import Counter
-from collections.abc import AsyncGenerator, Awaitable, Coroutine, Generator
-from contextlib import (
-    AbstractAsyncContextManager,
-    ExitStack,
-    aclosing,
-    contextmanager,
-    nullcontext,
-)
+from collections.abc import AsyncGenerator, Awaitable, Coroutine
+from contextlib import AbstractAsyncContextManager, aclosing, nullcontext
 from typing import Any, TypeVar
 
 from msgspec import UNSET, UnsetType
@@ -34,7 +26,7 @@ from adapters.ollama.client import OllamaClient
 from adapters.ollama.lines import Lines
 from adapters.ollama.options import to_keep_alive
 from adapters.ollama.sizing import Size, Sizing
-from adapters.ollama.waiting import PATIENT, Waiting, Work, unless_hanging
+from adapters.ollama.waiting import PATIENT, Waiting, unless_hanging
 from adapters.ollama.wire import (
     ChatBody,
     EmbedBody,
@@ -48,6 +40,7 @@ from adapters.ollama.wire import (
     RawBody,
     Version,
 )
+from adapters.ollama.work import Use, Work
 
 log = logging.getLogger("tandem")
 T = TypeVar("T")
@@ -66,16 +59,13 @@ _SAFE = (0, 17, 1)
 class Host:
     def __init__(self, address: str, config: OllamaConfig) -> None:
         self.address = address
-        self.in_flight = 0
         self._config = config
         self.client = OllamaClient(address, config)
         self.catalog = Catalog(self.client, config.refresh)
         self.breaker = Breaker(self._is_there, self._probe)
-        self._sizing = Sizing(address, self.catalog, config)
-        self._answering: Counter[str] = Counter()
-        self._work = Work()
-        self.used_at: dict[str, float] = {}
-        """When each model was asked last, by `time.monotonic`."""
+        self.work = Work()
+        self._sizing = Sizing(address, self.catalog, self.work, config)
+        self._keep_alive_of = {full_name(n): s for n, s in config.keep_alive_of.items()}
         self._version: str | None = None
 
     @property
@@ -93,7 +83,7 @@ class Host:
 
     def is_answering(self, model: str) -> bool:
         """Somebody of ours; Ollama does not tell of others."""
-        return self._answering[full_name(model)] > 0
+        return self.work.of(model).requests > 0
 
     async def footprint(self, model: str) -> Footprint:
         """What `model` will take, with the context that a short request needs."""
@@ -103,19 +93,6 @@ class Host:
         except BackendError:
             return Footprint()
 
-    @contextmanager
-    def _in_use(self, model: str) -> Generator[None]:
-        name = full_name(model)
-        self.in_flight += 1
-        self._answering[name] += 1
-        self.used_at[name] = time.monotonic()
-        try:
-            yield
-        finally:
-            self.in_flight -= 1
-            self._answering[name] -= 1
-            self.used_at[name] = time.monotonic()
-
     async def _room_for(self, model: str, num_ctx: int | None) -> AbstractAsyncContextManager[None]:
         """To be held while Ollama loads `model` with that context, if it has to.
 
@@ -124,7 +101,7 @@ class Host:
         """
         if not self.is_local or self._sizing.room.budget is None:
             return nullcontext()
-        loaded = {tag.name: tag for tag in await self.catalog.running()}.get(full_name(model))
+        loaded = await self.catalog.loaded(model)
         if loaded is not None and num_ctx in (None, loaded.context_length):
             return nullcontext()
         if not self.has(model):  # Its size on disk is in the list only.
@@ -141,70 +118,69 @@ class Host:
             ContextLengthError: no context that the prompt fits into can be had.
             BackendError: as `OllamaClient.lines`.
         """
+        use = Use(self.work, body.model)
         try:
-            with ExitStack() as held:
-                held.enter_context(self._in_use(body.model))
-                lines = await self._sized(path, body, waiting, held)
-                held.callback(self._judge, lines)
-                lines.held.push(held.pop_all())
-                return lines
-        except BackendError as error:
-            self._learn(error)
+            return await self._sized(path, body, waiting, use)
+        except BaseException as error:
+            use.end()
+            if isinstance(error, BackendError):
+                self._learn(error)
             raise
 
-    def _judge(self, lines: Lines[Line]) -> None:
-        if lines.failure is not None:
-            self._learn(lines.failure)
-        elif lines.last is not None:
-            self.breaker.succeeded()
-
     async def _sized(
-        self, path: str, body: ChatBody | RawBody, waiting: Waiting, held: ExitStack
+        self, path: str, body: ChatBody | RawBody, waiting: Waiting, use: Use
     ) -> Lines[Line]:
         size = await self._sizing.size(body)
         try:
-            return await self._sent(path, body, size, waiting, held)
+            return await self._sent(path, body, size, waiting, use)
         except ContextLengthError as error:
             size = self._sizing.grown(size, error, body.model)
-        return await self._sent(path, body, size, waiting, held)
+        return await self._sent(path, body, size, waiting, use)
 
     async def _sent(
-        self, path: str, body: ChatBody | RawBody, size: Size, waiting: Waiting, held: ExitStack
+        self, path: str, body: ChatBody | RawBody, size: Size, waiting: Waiting, use: Use
     ) -> Lines[Line]:
         """The first line tells the size, and whether it was loaded for."""
         options = replace(body.options, num_ctx=size.num_ctx)
         sent = replace(body, options=options, keep_alive=self._keep_alive(body))
         cold = self._is_cold(body.model, size.num_ctx)
         seconds = waiting.to_first_line(self._config.first_token_timeout, cold=cold)
-        held.enter_context(self._sizing.running(body.model, size))
+        use.take(size.num_ctx)
         async with await self._room_for(body.model, size.num_ctx):
-            with self._work.loading(body.model, cold):
-                lines = await self._first(self.client.lines(path, sent, seconds), waiting)
+            use.wait(cold=cold)
+            asked = self._in_turn(self.client.lines(path, sent, seconds), waiting)
+            lines = await self._there(asked, waiting)
+            use.begin()
+        lines.held.callback(self._end, use, size, lines)
         lines.first.num_ctx, lines.first.cold = size.num_ctx, cold
         self._sizing.used(body.model, size)
-        held.callback(_learn_size, size, lines)
-        held.enter_context(self._work.speaking())
         return lines
 
-    async def _first(self, lines: Awaitable[Lines[Line]], waiting: Waiting) -> Lines[Line]:
-        return await self._there(self._in_turn(lines, waiting), waiting)
+    def _end(self, use: Use, size: Size, lines: Lines[Line]) -> None:
+        """The answer has ended, however it did."""
+        use.end()
+        if lines.failure is not None:
+            self._learn(lines.failure)
+        elif lines.last is not None:
+            self.breaker.succeeded()
+            size.learn(lines.last.prompt_eval_count or 0)
 
-    async def _there(self, work: Coroutine[Any, Any, T], waiting: Waiting) -> T:
+    def _there(self, work: Coroutine[Any, Any, T], waiting: Waiting) -> Coroutine[Any, Any, T]:
         """The result of `work`, unless somebody else could do it and the server hangs."""
-        return await (unless_hanging(work, self._is_there) if waiting.elsewhere else work)
+        return unless_hanging(work, self._is_there) if waiting.elsewhere else work
 
     async def _in_turn(self, lines: Awaitable[Lines[Line]], waiting: Waiting) -> Lines[Line]:
         try:
             return await lines
         except BackendTimeoutError as error:
-            if waiting.seconds is None or not self._work.is_speaking:
+            if waiting.seconds is None or not self.work.answers:
                 raise
             # It takes a few at a time, and this one's turn has not come.
             raise BackendBusyError("Ollama is busy with other answers.") from error
 
     def _is_cold(self, model: str, num_ctx: int) -> bool:
         """It has to be loaded, or is being loaded: `/api/ps` tells of it from the beginning."""
-        return self._work.is_loading(model) or self.catalog.must_load(model, num_ctx)
+        return self.work.of(model).loads > 0 or self.catalog.must_load(model, num_ctx)
 
     async def embed(self, body: EmbedBody, waiting: Waiting = PATIENT) -> Embedded:
         """
@@ -214,16 +190,18 @@ class Host:
         if body.keep_alive is UNSET:
             body = replace(body, keep_alive=self._default_keep_alive(body.model))
         seconds = self._config.first_token_timeout
+        use = Use(self.work, body.model)
         try:
-            with self._in_use(body.model):
-                async with await self._room_for(body.model, None):
-                    made = self.client.post("/api/embed", body, Embedded, seconds)
-                    embedded = await self._there(made, waiting)
+            async with await self._room_for(body.model, None):
+                made = self.client.post("/api/embed", body, Embedded, seconds)
+                embedded = await self._there(made, waiting)
         except ContextLengthError as error:
             raise await self._with_length(error, body.model) from error
         except BackendError as error:
             self._learn(error)
             raise
+        finally:
+            use.end()
         self.breaker.succeeded()
         return embedded
 
@@ -317,8 +295,7 @@ class Host:
         return self._default_keep_alive(body.model)
 
     def _default_keep_alive(self, model: str) -> float | UnsetType:
-        named = {full_name(name): s for name, s in self._config.keep_alive_of.items()}
-        seconds = named.get(full_name(model), self._config.keep_alive)
+        seconds = self._keep_alive_of.get(full_name(model), self._config.keep_alive)
         return UNSET if seconds is None else to_keep_alive(seconds)
 
     def _note_version(self, version: str) -> None:
@@ -346,11 +323,6 @@ class Host:
         body = RawBody(model=model, prompt="1", options=options, stream=False)
         seconds = min(_PROBE_SECONDS, self._config.first_token_timeout)
         await self.client.post("/api/generate", body, Line, seconds)
-
-
-def _learn_size(size: Size, lines: Lines[Line]) -> None:
-    if lines.last is not None:
-        size.learn(lines.last.prompt_eval_count or 0)
 
 
 def _to_progress(line: PullLine) -> Progress:

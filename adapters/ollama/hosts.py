@@ -206,7 +206,7 @@ def _usable(hosts: Iterable[Host]) -> list[Host]:
 
 
 def _rank(host: Host, model: str) -> tuple[bool, int, bool]:
-    return host.has(model) is None, host.in_flight, not host.catalog.is_loaded(model)
+    return host.has(model) is None, host.work.requests, not host.catalog.is_loaded(model)
 
 
 def _ill(host: Host, health: Health, alone: bool) -> str:

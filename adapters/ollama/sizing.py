@@ -1,8 +1,5 @@
 """The context of each request to one Ollama: chosen before it is sent, learned from after it."""
 
-from collections import Counter
-from collections.abc import Generator
-from contextlib import contextmanager
 from urllib.parse import urlsplit
 
 from msgspec import UNSET, Struct
@@ -16,6 +13,7 @@ from adapters.ollama.context import choose, longest, room_in_memory, system_memo
 from adapters.ollama.counting import Count, Texts, TokenCounter, texts_of
 from adapters.ollama.facts import Facts, open_vocabulary
 from adapters.ollama.wire import ChatBody, RawBody
+from adapters.ollama.work import Work
 
 _LOCAL = frozenset({"127.0.0.1", "localhost", "::1"})
 
@@ -39,8 +37,9 @@ class Size(Struct, frozen=True, kw_only=True):
 
 
 class Sizing:
-    def __init__(self, host: str, catalog: Catalog, config: OllamaConfig) -> None:
+    def __init__(self, host: str, catalog: Catalog, work: Work, config: OllamaConfig) -> None:
         self._catalog = catalog
+        self._work = work
         self._config = config
         self.local = urlsplit(host).hostname in _LOCAL
         self.room: Room = Unlimited()
@@ -48,8 +47,6 @@ class Sizing:
         self._counters: dict[tuple[str, Facts], TokenCounter] = {}
         self._used: dict[str, int] = {}
         """The longest context that each model was given here."""
-        self._running: dict[str, Counter[int]] = {}
-        """The contexts of the requests in progress, some of which may still wait for theirs."""
 
     async def size(self, body: ChatBody | RawBody) -> Size:
         """
@@ -59,30 +56,32 @@ class Sizing:
             InvalidRequestError: a `num_ctx` beyond what the model has.
         """
         facts = await self._catalog.facts(body.model)
-        texts = texts_of(body)
+        limit = self._limit(body.model, facts)
         counter = await self._counter(body.model, facts)
-        size = Size(
-            num_ctx=0,
-            limit=self._limit(body.model, facts),
-            fixed=False,
-            texts=texts,
-            count=await counter.count(texts),
-            counter=counter,
-        )
-        asked = body.options.num_ctx
-        if asked is not UNSET:
-            size = replace(size, num_ctx=asked, limit=_allowed(asked, size.limit), fixed=True)
+        texts = texts_of(body)
+        count = await counter.count(texts)
+        room = self._room_for_answer(body)
+        if (asked := body.options.num_ctx) is not UNSET:
+            num_ctx = limit = _allowed(asked, limit)
         else:
-            size = await self._chosen(size, body, facts)
+            num_ctx = await self._chosen(body.model, facts, count.tokens + room, limit)
+        size = Size(
+            num_ctx=num_ctx,
+            limit=limit,
+            fixed=asked is not UNSET,
+            texts=texts,
+            count=count,
+            counter=counter,
+            room=room,
+        )
         _require_room(size, body.model)
         return size
 
     async def loading(self, model: str) -> int | None:
         """The `num_ctx` to load `model` with, so that a short request need not change it."""
         facts = await self._catalog.facts(model)
-        loaded = await self._loaded(model)
         floor = self._floor(model, facts)
-        return choose(floor, loaded=loaded, floor=floor, limit=self._limit(model, facts))
+        return await self._chosen(model, facts, floor, self._limit(model, facts))
 
     def grown(self, size: Size, error: ContextLengthError, model: str) -> Size:
         """What to try after Ollama has refused `size` with `error`.
@@ -102,16 +101,6 @@ class Sizing:
         num_ctx = choose(tokens + size.room, loaded=None, floor=size.num_ctx, limit=size.limit)
         return replace(size, num_ctx=num_ctx)
 
-    @contextmanager
-    def running(self, model: str, size: Size) -> Generator[None]:
-        """Meanwhile nobody asks for less, which would make Ollama load the model twice."""
-        contexts = self._running.setdefault(full_name(model), Counter())
-        contexts[size.num_ctx] += 1
-        try:
-            yield
-        finally:
-            contexts[size.num_ctx] -= 1
-
     def used(self, model: str, size: Size) -> None:
         """A request runs with it."""
         name = full_name(model)
@@ -126,20 +115,20 @@ class Sizing:
             self._counters.setdefault(key, TokenCounter(tokenizer))
         return self._counters[key]
 
-    async def _chosen(self, size: Size, body: ChatBody | RawBody, facts: Facts) -> Size:
+    def _room_for_answer(self, body: ChatBody | RawBody) -> int:
+        """Tokens."""
         answer = body.options.num_predict
-        room = answer if answer is not UNSET and answer > 0 else self._config.answer_room
-        loaded = await self._loaded(body.model)
-        floor = self._floor(body.model, facts)
-        needed = size.count.tokens + room
-        num_ctx = choose(needed, loaded=loaded, floor=floor, limit=size.limit)
-        return replace(size, num_ctx=num_ctx, room=room)
+        return answer if answer is not UNSET and answer > 0 else self._config.answer_room
+
+    async def _chosen(self, model: str, facts: Facts, needed: int, limit: int | None) -> int:
+        loaded = await self._loaded(model)
+        return choose(needed, loaded=loaded, floor=self._floor(model, facts), limit=limit)
 
     async def _loaded(self, model: str) -> int | None:
-        loaded = await self._catalog.loaded_context(model)
-        contexts = self._running.get(full_name(model), Counter[int]())
-        running = [num_ctx for num_ctx, many in contexts.items() if many > 0]
-        return max(running, default=loaded)
+        """The longest that a request runs with, or may still wait for; else what is in memory."""
+        tag = await self._catalog.loaded(model)
+        loaded = tag.context_length if tag is not None else None
+        return self._work.longest_context(model) or loaded
 
     @property
     def _budget(self) -> int | None:

@@ -71,7 +71,7 @@ class OllamaTenant:
                     tag, await _facts(host, tag), own_gpu_memory=self._own_gpu_memory
                 ),
                 busy=host.is_answering(tag.name),
-                used_at=max(self._sight(host, tag), host.used_at.get(tag.name, 0.0)),
+                used_at=max(self._sight(host, tag), host.work.of(tag.name).used_at),
             )
             for tag in await host.catalog.running(fresh=fresh)
         ]

@@ -2,15 +2,12 @@
 
 import asyncio
 import math
-from collections import Counter
-from collections.abc import Awaitable, Callable, Generator
-from contextlib import contextmanager
+from collections.abc import Awaitable, Callable
 from typing import TypeVar
 
 from msgspec import Struct
 
 from adapters.errors import BackendTimeoutError
-from adapters.ollama.catalog import full_name
 
 T = TypeVar("T")
 
@@ -39,40 +36,6 @@ class Waiting(Struct, frozen=True):
 
 
 PATIENT = Waiting()
-
-
-class Work:
-    """What a server is doing for others, who may have to wait for it."""
-
-    def __init__(self) -> None:
-        self._loads: Counter[str] = Counter()
-        """The requests that each model is being loaded for."""
-        self._answers = 0
-        """Those that have begun."""
-
-    @property
-    def is_speaking(self) -> bool:
-        return self._answers > 0
-
-    def is_loading(self, model: str) -> bool:
-        return self._loads[full_name(model)] > 0
-
-    @contextmanager
-    def loading(self, model: str, cold: bool) -> Generator[None]:
-        """Until the first line is there, with which it is; nothing where it was not `cold`."""
-        self._loads[full_name(model)] += cold
-        try:
-            yield
-        finally:
-            self._loads[full_name(model)] -= cold
-
-    @contextmanager
-    def speaking(self) -> Generator[None]:
-        self._answers += 1
-        try:
-            yield
-        finally:
-            self._answers -= 1
 
 
 async def unless_hanging(work: Awaitable[T], is_there: Callable[[], Awaitable[bool]]) -> T:
