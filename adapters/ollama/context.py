@@ -114,7 +114,7 @@ def room_in_memory(cost: KeyValues | None, weights: int | None, budget: int | No
 
 def longest(*limits: int | None) -> int | None:
     """The strictest of the limits that are known."""
-    return min((limit for limit in limits if limit is not None), default=None)
+    return min([limit for limit in limits if limit is not None], default=None)
 
 
 def choose(needed: int, *, loaded: int | None, floor: int, limit: int | None) -> int:

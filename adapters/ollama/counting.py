@@ -6,7 +6,6 @@ from `prompt_eval_count`. Too small an estimate costs a second try, never a cut 
 """
 
 import asyncio
-from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
 import msgspec
@@ -42,7 +41,7 @@ class Texts(Struct, frozen=True):
 
     @property
     def bytes(self) -> int:
-        return sum(len(text.encode(errors="replace")) for text in self.texts)
+        return sum([len(text.encode(errors="replace")) for text in self.texts])
 
 
 class Count(Struct, frozen=True):
@@ -114,13 +113,14 @@ def texts_of(body: ChatBody | RawBody) -> Texts:
     texts = [text for message in body.messages for text in _texts(message)]
     if body.tools:
         texts.append(msgspec.json.encode(body.tools).decode())
-    images = sum(len(message.images) for message in body.messages if message.images)
+    images = sum([len(message.images) for message in body.messages if message.images])
     return Texts(tuple(texts), messages=len(body.messages), images=images)
 
 
-def _texts(message: ChatMessage) -> Iterator[str]:
-    yield message.content
+def _texts(message: ChatMessage) -> list[str]:
+    texts = [message.content]
     if message.thinking:
-        yield message.thinking
+        texts.append(message.thinking)
     if message.tool_calls:
-        yield msgspec.json.encode(message.tool_calls).decode()
+        texts.append(msgspec.json.encode(message.tool_calls).decode())
+    return texts
