@@ -6,10 +6,11 @@ import binascii
 
 from msgspec.structs import replace
 
-from adapters.errors import InvalidRequestError
+from adapters.errors import BackendError, InvalidRequestError
 from adapters.request import ContentPart, GenerationRequest, ImagePart, Message
 from proxy.config import ImagesConfig
 from proxy.images.header import Header, read_header
+from proxy.images.place import image_at
 
 
 def has_images(request: GenerationRequest) -> bool:
@@ -21,7 +22,8 @@ async def settle_images(request: GenerationRequest, config: ImagesConfig) -> Gen
 
     Raises:
         UnsupportedParameterError: an image would have to be fetched from where it may not be.
-        InvalidRequestError: there are too many, one is too large, or is none.
+        InvalidRequestError: there are too many, one is too large, or is none. Of one image
+            `param` is its place, as `image_at` writes it.
     """
     messages = request.prompt
     if not isinstance(messages, tuple):
@@ -31,21 +33,30 @@ async def settle_images(request: GenerationRequest, config: ImagesConfig) -> Gen
         raise _wrong(f"{many} images are more than the {config.max_count} that are allowed.")
     try:
         async with asyncio.timeout(config.timeout):
-            settled = [await _settled(message, config) for message in messages]
+            settled = [await _settled(at, each, config) for at, each in enumerate(messages)]
     except TimeoutError:
         raise _wrong("Fetching the images took too long.") from None
     return replace(request, prompt=tuple(settled))
 
 
-async def _settled(message: Message, config: ImagesConfig) -> Message:
+async def _settled(at: int, message: Message, config: ImagesConfig) -> Message:
     if not message.images:
         return message
-    return replace(message, content=tuple([await _part(p, config) for p in message.content]))
+    parts = enumerate(message.content)
+    return replace(message, content=tuple([await _part(at, p, part, config) for p, part in parts]))
 
 
-async def _part(part: ContentPart, config: ImagesConfig) -> ContentPart:
+async def _part(at: int, place: int, part: ContentPart, config: ImagesConfig) -> ContentPart:
     if not isinstance(part, ImagePart):
         return part
+    try:
+        return await _image(part, config)
+    except BackendError as error:
+        error.param = image_at(at, place)
+        raise
+
+
+async def _image(part: ImagePart, config: ImagesConfig) -> ImagePart:
     if part.url[:5].lower() != "data:":
         return ImagePart(await _fetched(part.url, config))
     await asyncio.to_thread(_check_url, part.url, config)

@@ -46,6 +46,7 @@ from proxy.routing.forcing import HEADER
 
 URL = "/api/chat"
 HI: Any = [{"role": "user", "content": "Hi"}]
+PICTURE = data_url(png(2, 2)).partition(",")[2]
 CUT = Finished("length", Usage(prompt_tokens=3, completion_tokens=2))
 CALLED = Finished("tool_calls", Usage(prompt_tokens=3, completion_tokens=2))
 PARIS = '{"city": "Paris"}'
@@ -247,7 +248,7 @@ async def test_what_cannot_be_is_refused_by_name(fields: dict[str, Any], param: 
         ("reasoning_effort", {"think": True}, "think"),
         ("logprobs", {"logprobs": True}, "logprobs"),
         ("tools", {"tools": [WEATHER]}, "tools"),
-        ("images", {"messages": [{"role": "user", "images": ["AA=="]}]}, "messages"),
+        ("images", {"messages": [{"role": "user", "images": [PICTURE]}]}, "messages[0].images[0]"),
         ("keep_alive", {"keep_alive": 5}, "keep_alive"),
         ("options", {"options": {"mirostat": 1}}, "options.mirostat"),
         ("min_p", {"options": {"min_p": 0.5}}, "options.min_p"),
@@ -357,16 +358,23 @@ async def test_history_is_joined_by_ids_where_the_client_sent_none():
 
 
 async def test_image_is_one_of_the_message():
-    url = data_url(png(2, 2))
-    image = url.partition(",")[2]
     backend = ScriptedBackend()
     async with http_client(backend) as client:
-        message = {"role": "user", "content": "What?", "images": [image]}
+        message = {"role": "user", "content": "What?", "images": [PICTURE]}
         response = await client.post(URL, json={"model": "m", "messages": [message]})
     assert response.status_code == 200
     prompt = backend.requests[0].prompt
     assert isinstance(prompt, tuple)
-    assert prompt[0].content == (TextPart("What?"), ImagePart(f"data:;base64,{image}"))
+    assert prompt[0].content == (TextPart("What?"), ImagePart(f"data:;base64,{PICTURE}"))
+
+
+@pytest.mark.parametrize("words", ["", "What?"])
+async def test_image_that_is_none_is_named(words: str):
+    message = {"role": "user", "content": words, "images": [PICTURE, "AA=="]}
+    async with http_client(ScriptedBackend()) as client:
+        response = await client.post(URL, json={"model": "m", "messages": [*HI, message]})
+    error = response.json()["error"]
+    assert (response.status_code, error["param"]) == (400, "messages[1].images[1]")
 
 
 async def test_backend_is_chosen_and_may_be_forced():

@@ -17,6 +17,7 @@ from proxy.endpoints.generation import (
     to_sampling,
 )
 from proxy.endpoints.wire import as_tuple
+from proxy.images import image_at, path_of_image
 from proxy.keep_alive import to_keep_alive
 
 _IMPOSSIBLE: dict[str, Callable[[ChatCompletionRequest], bool]] = {
@@ -67,7 +68,20 @@ def to_param(feature: str | None, body: ChatCompletionRequest) -> str | None:
         "logprobs": "top_logprobs" if body.top_logprobs else "logprobs",
         "top_logprobs": "top_logprobs",
     }
-    return names.get(feature) or sent_as(feature, body) if feature is not None else None
+    if feature is None:
+        return None
+    return path_of_image(feature, image_paths(body)) or names.get(feature) or sent_as(feature, body)
+
+
+def image_paths(body: ChatCompletionRequest) -> dict[str, str]:
+    """From each image's place in the contract to where the client put it."""
+    return {
+        image_at(at, place): f"messages[{at}].content[{place}]"
+        for at, message in enumerate(body.messages)
+        if isinstance(message.content, list)
+        for place, part in enumerate(message.content)
+        if isinstance(part, wire.ImagePart)
+    }
 
 
 def refuse_impossible(body: ChatCompletionRequest) -> None:

@@ -13,6 +13,7 @@ from adapters import request as contract
 from adapters.errors import InvalidRequestError, UnsupportedParameterError
 from adapters.request import GenerationRequest
 from proxy.endpoints.generation import GenerationFields, sent_as, settle, to_limit, to_request
+from proxy.images import image_at, path_of_image
 from proxy.keep_alive import KeepAlive
 
 JSON = dict[str, Any]
@@ -101,7 +102,19 @@ def to_param(feature: str | None, body: OllamaChatRequest) -> str | None:
         "response_format": "format",
         "reasoning_effort": "think",
     }
-    return names.get(feature) or sent_as(feature, _fields(body)) if feature is not None else None
+    if feature is None:
+        return None
+    path = path_of_image(feature, image_paths(body))
+    return path or names.get(feature) or sent_as(feature, _fields(body))
+
+
+def image_paths(body: OllamaChatRequest) -> dict[str, str]:
+    """From each image's place in the contract, which is after the text, to the client's."""
+    return {
+        image_at(at, bool(message.content) + place): f"messages[{at}].images[{place}]"
+        for at, message in enumerate(body.messages or [])
+        for place, _ in enumerate(message.images or [])
+    }
 
 
 def _fields(body: OllamaChatRequest) -> GenerationFields:

@@ -7,6 +7,7 @@ import pytest
 from pictures import data_url, gif, png
 from scripted_backend import ScriptedBackend, chat, http_client
 
+from adapters.errors import InvalidRequestError
 from adapters.request import ImagePart, Message, TextPart
 from proxy.config import Config, ImagesConfig, ServerConfig
 
@@ -70,8 +71,31 @@ async def test_images_and_texts_stay_one_message_in_order():
 async def test_image_that_is_refused_reaches_no_backend(url: str, words: str):
     status, body, backend = await post(text("Look:"), image(url))
     assert status == 400
-    assert (words in body["error"]["message"], body["error"]["param"]) == (True, "messages")
+    error = body["error"]
+    assert (words in error["message"], error["param"]) == (True, "messages[0].content[1]")
     assert not backend.requests
+
+
+async def test_image_that_is_refused_is_named_among_others():
+    parts = [image(SMALL), text("and"), image(SMALL), image("data:,no"), image(SMALL)]
+    messages = [{"role": "user", "content": "Hi"}, {"role": "user", "content": parts}]
+    async with http_client(ScriptedBackend()) as client:
+        answer = await client.post("/v1/chat/completions", json=chat(messages=messages))
+    assert (answer.status_code, answer.json()["error"]["param"]) == (400, "messages[1].content[3]")
+
+
+@pytest.mark.parametrize(
+    ("many", "param"), [(1, "messages[0].content[1]"), (2, "messages")], ids=str
+)
+async def test_image_that_the_backend_refuses_is_named_where_it_is_the_only_one(
+    many: int, param: str
+):
+    """An engine does not say which it could not read."""
+    backend = ScriptedBackend([InvalidRequestError("It is none.", param="images")])
+    messages = [{"role": "user", "content": [text("Look:"), *[image(SMALL)] * many]}]
+    async with http_client(backend) as client:
+        answer = await client.post("/v1/chat/completions", json=chat(messages=messages))
+    assert (answer.status_code, answer.json()["error"]["param"]) == (400, param)
 
 
 async def test_too_many_images_are_refused():
