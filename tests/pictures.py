@@ -3,6 +3,9 @@
 import base64
 import struct
 import zlib
+from pathlib import Path
+
+_PHOTOS = Path(__file__).parent / "data" / "pictures"
 
 
 def _chunk(kind: bytes, data: bytes) -> bytes:
@@ -50,3 +53,8 @@ def _three(number: int) -> bytes:
 
 def data_url(data: bytes, media_type: str = "image/png") -> str:
     return f"data:{media_type};base64,{base64.b64encode(data).decode()}"
+
+
+def photo(kind: str) -> bytes:
+    """A real one, of 48 x 32 pixels: `png`, `jpg`, `gif` or `webp`."""
+    return (_PHOTOS / f"photo.{kind}").read_bytes()

@@ -26,7 +26,7 @@ from ollama_server import OllamaProcess, own_ollama  # noqa: E402
 DATA = ROOT / "tests" / "data" / "ollama"
 JSON = dict[str, Any]
 _SECONDS = 300.0
-_SHORT = ("smollm2-tools", "smollm2-think", "smollm2-fim")
+_SHORT = ("smollm2-tools", "smollm2-think", "smollm2-fim", "smollm2-vision")
 """The names in the requests, of models that end in `:135m`."""
 NOT_RENEWED = frozenset({"fault-queue-full", "pull-unreachable"})
 """The one needs a queue of length 1, the other a machine without a network."""

@@ -137,11 +137,17 @@ _WORDS: tuple[tuple[str, Callable[[str, RunnerError | None], BackendError]], ...
         _refuses("reasoning_effort", "this reasoning_effort"),
     ),
     (r"does not support insert", _refuses("suffix", "a suffix")),
-    (r"does not support (multimodal|images|vision)", _refuses("images", "images")),
-    (r"missing data required for image input", _refuses("images", "images")),
+    (
+        r"does not support (multimodal|images|vision)|image input is not supported"
+        r"|missing data required for image input",
+        _refuses("images", "images"),
+    ),
     (r"does not support embeddings", _as(InvalidRequestError, "model")),
     (r"does not support (chat|generate)", _as(InvalidRequestError, "model")),
-    (r"illegal base64|failed to (load|process|decode) image", _as(InvalidRequestError, "images")),
+    (
+        r"illegal base64|failed to (load|process|decode) image|(de|en)code WebP image",
+        _as(InvalidRequestError, "images"),
+    ),
     (
         r"JSON schema|invalid format|failed to parse grammar",
         _as(InvalidRequestError, "response_format"),

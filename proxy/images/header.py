@@ -21,7 +21,10 @@ class Header(Struct, frozen=True):
 
 
 def read_header(data: bytes) -> Header | None:
-    """`None` where it is none of the formats of `_FORMATS`, or breaks off."""
+    """`None` where it is none of the formats of `_FORMATS`, or breaks off.
+
+    To the end: engines show what there is of half a JPEG, and answer as if it were whole.
+    """
     for is_one, read in _FORMATS:
         if is_one(data):
             try:
@@ -29,6 +32,9 @@ def read_header(data: bytes) -> Header | None:
             except (struct.error, IndexError):
                 return None
     return None
+
+
+_PNG_END = b"IEND\xaeB`\x82"
 
 
 def _png(data: bytes) -> Header | None:
@@ -39,7 +45,7 @@ def _png(data: bytes) -> Header | None:
         if kind == b"acTL":
             return Header("image/png", width, height, moves=True)
         at += 12 + length
-    return Header("image/png", width, height)
+    return Header("image/png", width, height) if _PNG_END in data[at:] else None
 
 
 _FRAMES = frozenset({*range(0xC0, 0xD0)} - {0xC4, 0xC8, 0xCC})
@@ -54,7 +60,9 @@ def _jpeg(data: bytes) -> Header | None:
         marker = data[at + 1]
         if marker in _FRAMES:
             height, width = struct.unpack_from(">HH", data, at + 5)
-            return Header("image/jpeg", width, height)
+            # What shows a small picture of it stands before the frame, and has an end of its own.
+            whole = data.find(b"\xff\xd9", at) > 0
+            return Header("image/jpeg", width, height) if whole else None
         # 0xFF may be repeated before a marker.
         at += 1 if marker == 0xFF else 2 + struct.unpack_from(">H", data, at + 2)[0]
 
@@ -80,11 +88,12 @@ def _colours(flags: int) -> int:
 
 
 def _webp(data: bytes) -> Header | None:
+    if struct.unpack_from("<I", data, 4)[0] + 8 > len(data):
+        return None
     kind = data[12:16]
     if kind == b"VP8X":
         width, height = (int.from_bytes(data[at : at + 3], "little") + 1 for at in (24, 27))
-        whole = len(data) >= 30
-        return Header("image/webp", width, height, bool(data[20] & 2)) if whole else None
+        return Header("image/webp", width, height, bool(data[20] & 2))
     if kind == b"VP8L":
         bits = struct.unpack_from("<I", data, 21)[0]
         return Header("image/webp", (bits & 0x3FFF) + 1, (bits >> 14 & 0x3FFF) + 1)

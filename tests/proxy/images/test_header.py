@@ -1,5 +1,5 @@
 import pytest
-from pictures import gif, jpeg, png, webp
+from pictures import gif, jpeg, photo, png, webp
 
 from proxy.images.header import Header, read_header
 
@@ -27,6 +27,15 @@ def test_size_is_read_from_the_head(data: bytes, header: Header):
 def test_head_that_breaks_off_is_none(whole: bytes):
     read = [read_header(whole[:size]) for size in range(20)]
     assert read == [None] * 20
+
+
+@pytest.mark.parametrize("kind", ["png", "jpg", "gif", "webp"])
+def test_picture_without_its_end_is_none(kind: str):
+    whole = photo(kind)
+    assert read_header(whole) is not None
+    assert [read_header(whole[:size]) for size in range(len(whole) - 1)] == [None] * (
+        len(whole) - 1
+    )
 
 
 @pytest.mark.parametrize(
