@@ -224,6 +224,19 @@ def test_field_when_in_another_form(given: dict[str, Any], part: dict[str, Any])
             Message(role="user", content=(TextPart("See"), ImagePart("data:x"))),
         ),
         (
+            {"role": "user", "content": [{"type": "image_url", "image_url": "data:x"}]},
+            Message(role="user", content=(ImagePart("data:x"),)),
+        ),
+        (
+            {
+                "role": "user",
+                "content": [
+                    {"type": "image_url", "image_url": {"url": "data:x", "detail": "original"}}
+                ],
+            },
+            Message(role="user", content=(ImagePart("data:x"),)),
+        ),
+        (
             {"role": "assistant", "content": None, "tool_calls": [CALL]},
             Message(role="assistant", tool_calls=(ToolCall("c1", "f", "{}"),)),
         ),

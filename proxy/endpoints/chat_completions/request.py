@@ -20,11 +20,13 @@ class TextPart(Struct, tag_field="type", tag="text"):
 
 class ImageURL(Struct):
     url: str
-    detail: Literal["auto", "low", "high"] | None = None
+    detail: Literal["auto", "low", "high", "original"] | None = None
+    """A price that OpenAI's models know; the local ones see each image as large as they can."""
 
 
 class ImagePart(Struct, tag_field="type", tag="image_url"):
-    image_url: ImageURL
+    image_url: ImageURL | str
+    """A bare URL is how Ollama's clients wrote it before there was `detail`."""
     prompt_cache_breakpoint: JSON | None = None
 
 

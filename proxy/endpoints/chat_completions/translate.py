@@ -208,8 +208,8 @@ def _part(part: wire.Part, path: str) -> contract.ContentPart:
     match part:
         case wire.TextPart(text=text) | wire.RefusalPart(refusal=text):
             return contract.TextPart(text)
-        case wire.ImagePart():
-            return contract.ImagePart(part.image_url.url)
+        case wire.ImagePart(image_url=image):
+            return contract.ImagePart(image if isinstance(image, str) else image.url)
         case wire.AudioPart():
             raise _unsupported(f"{path}.input_audio")
         case wire.FilePart():
