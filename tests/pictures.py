@@ -20,6 +20,17 @@ def png(width: int, height: int, moves: bool = False) -> bytes:
     return b"\x89PNG\r\n\x1a\n" + head + frames + _chunk(b"IDAT", rows) + _chunk(b"IEND", b"")
 
 
+def blank(width: int, height: int, white: int = 1) -> bytes:
+    """A PNG that is true to its last pixel, all of them white or black."""
+    row = b"\0" + bytes([255 * white]) * -(-width // 8)
+    chunks = (
+        _chunk(b"IHDR", struct.pack(">IIBBBBB", width, height, 1, 0, 0, 0, 0)),
+        _chunk(b"IDAT", zlib.compress(row * height)),
+        _chunk(b"IEND", b""),
+    )
+    return b"\x89PNG\r\n\x1a\n" + b"".join(chunks)
+
+
 def jpeg(width: int, height: int) -> bytes:
     app = b"\xff\xe0" + struct.pack(">H", 16) + b"JFIF\0\1\1\0\0\1\0\1\0\0"
     frame = b"\xff\xc0" + struct.pack(">HBHHB", 11, 8, height, width, 1) + b"\1\x11\0"

@@ -96,7 +96,7 @@ WIRE: dict[Feature, tuple[dict[str, Any], str]] = {
                 }
             ]
         },
-        "messages",
+        "messages[0].content[0]",
     ),
     "n": ({"n": 2}, "n"),
     "temperature": ({"temperature": 0.5}, "temperature"),

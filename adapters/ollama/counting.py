@@ -1,11 +1,13 @@
 """How many tokens a prompt will have, before Ollama says so.
 
 The template is Ollama's to render. What is counted are the texts in it: exactly, where the
-model's vocabulary can be read, and by their bytes otherwise. What the template adds is learned
-from `prompt_eval_count`. Too small an estimate costs a second try, never a cut prompt.
+model's vocabulary can be read, and by their bytes otherwise. What the template adds, and what an
+image comes to, is learned from `prompt_eval_count`. Too small an estimate costs a second try,
+never a cut prompt.
 """
 
 import asyncio
+import math
 from typing import TYPE_CHECKING
 
 import msgspec
@@ -25,6 +27,7 @@ _SHARE = 0.3
 _OVERHEAD = 12.0
 """Tokens that a template puts around a message, to begin with."""
 _IMAGE = 1024
+"""Tokens of an image, to begin with: few models make more of one, and many a tenth."""
 _LONG = 20_000
 """Characters beyond which counting leaves the event loop."""
 _TELLING = 200
@@ -61,6 +64,7 @@ class TokenCounter:
         self._tokenizer = tokenizer
         self._bytes_per_token = _BYTES_PER_TOKEN
         self._overhead = _OVERHEAD
+        self._image: float | None = None
 
     async def count(self, texts: Texts) -> Count:
         if self._tokenizer is None:
@@ -71,9 +75,11 @@ class TokenCounter:
 
     def learn(self, texts: Texts, count: Count, prompt_tokens: int) -> None:
         """`prompt_tokens` is what Ollama has counted where `count` was foreseen."""
-        if prompt_tokens <= 0 or texts.images:
+        if prompt_tokens <= 0:
             return
-        if self._tokenizer is not None:
+        if texts.images:
+            self._learn_image(texts, count, prompt_tokens)
+        elif self._tokenizer is not None:
             self._learn_overhead(texts, prompt_tokens - count.counted)
         elif count.counted >= _TELLING:
             self._bytes_per_token += _SHARE * (
@@ -81,10 +87,16 @@ class TokenCounter:
             )
 
     def _learn_overhead(self, texts: Texts, tokens: int) -> None:
-        """Up at once and down slowly: too much costs nothing."""
-        seen = max(tokens, 0) / (texts.messages + 1)
-        share = 1.0 if seen > self._overhead else _SHARE
-        self._overhead += share * (seen - self._overhead)
+        self._overhead = _nearer(self._overhead, max(tokens, 0) / (texts.messages + 1))
+
+    def _learn_image(self, texts: Texts, count: Count, prompt_tokens: int) -> None:
+        """What is no text is its images': a text that was only guessed must be the smaller part."""
+        known = self._tokenizer is not None
+        words = count.counted / (1 if known else self._bytes_per_token) + self._template(texts)
+        tokens = prompt_tokens - words
+        if known or tokens > words:
+            seen = max(tokens, 0) / texts.images
+            self._image = seen if self._image is None else _nearer(self._image, seen)
 
     def _estimate(self, texts: Texts) -> Count:
         size = texts.bytes
@@ -101,7 +113,16 @@ class TokenCounter:
         return Count(tokens=counted + self._around(texts), least=least, counted=counted)
 
     def _around(self, texts: Texts) -> int:
-        return int(self._overhead * (texts.messages + 1)) + _IMAGE * texts.images + 1
+        image = _IMAGE if self._image is None else self._image
+        return int(self._template(texts)) + math.ceil(image * texts.images) + 1
+
+    def _template(self, texts: Texts) -> float:
+        return self._overhead * (texts.messages + 1)
+
+
+def _nearer(known: float, seen: float) -> float:
+    """Up at once and down slowly: too much costs nothing."""
+    return known + (1.0 if seen > known else _SHARE) * (seen - known)
 
 
 def texts_of(body: ChatBody | RawBody) -> Texts:

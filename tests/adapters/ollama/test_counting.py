@@ -106,3 +106,30 @@ async def test_image_and_tools_take_room():
     counter = TokenCounter()
     plain = await counter.count(texts_of(chat("Hi")))
     assert (await counter.count(texts_of(chat("Hi", images=2)))).tokens == plain.tokens + 2048
+
+
+@pytest.mark.parametrize(("known", "told"), [(True, 33), (False, 270)], ids=["known", "guessed"])
+async def test_tokens_of_an_image_are_learned_from_an_answer(blob: Path, known: bool, told: int):
+    """A real Ollama said 33 where an image of 20 tokens came with this text."""
+    counter = TokenCounter(await open_vocabulary(Facts(blob=str(blob))) if known else None)
+    texts = texts_of(chat("What is this?", images=1))
+    before = await counter.count(texts)
+    counter.learn(texts, before, told)
+    assert before.tokens > 1024
+    assert told <= (await counter.count(texts)).tokens < told + 20
+
+
+async def test_larger_image_is_believed_at_once_and_smaller_ones_slowly():
+    counter = TokenCounter()
+    texts = texts_of(chat("Look", images=2))
+    for tokens in (60, 2200, 60):
+        counter.learn(texts, await counter.count(texts), tokens)
+    assert 1200 < (await counter.count(texts)).tokens < 2000
+
+
+async def test_long_text_of_unknown_vocabulary_tells_nothing_of_its_image():
+    counter = TokenCounter()
+    texts = texts_of(chat(ENGLISH, images=1))
+    before = await counter.count(texts)
+    counter.learn(texts, before, 250)
+    assert (await counter.count(texts)).tokens == before.tokens
