@@ -18,6 +18,7 @@ from adapters.errors import (
     UnsupportedParameterError,
 )
 from adapters.events import Event, Finished, Started
+from adapters.honours import MLX
 from adapters.mlx import embedded
 from adapters.mlx.arrivals import Arrival
 from adapters.mlx.catalog import ModelFolder, absent_models, find_model, find_models
@@ -29,7 +30,7 @@ from adapters.mlx.loading import Extras, Loading, Loads
 from adapters.mlx.pulling import pull
 from adapters.mlx.raw_prompt import refuse_senseless
 from adapters.mlx.tenant import MLXTenant
-from adapters.request import EmbeddingRequest, Feature, GenerationRequest
+from adapters.request import EmbeddingRequest, GenerationRequest
 
 if TYPE_CHECKING:
     # Importing it loads mlx and transformers, which an idle server does without.
@@ -41,39 +42,7 @@ logger = logging.getLogger(__name__)
 
 class MLXBackend:
     kind = "mlx"
-    honours: frozenset[Feature] = frozenset(
-        {
-            "prompt",
-            "temperature",
-            "top_p",
-            "top_k",
-            "min_p",
-            "seed",
-            "frequency_penalty",
-            "presence_penalty",
-            "repetition_penalty",
-            "logit_bias",
-            "n",
-            "max_tokens",
-            "stop",
-            "embeddings",
-            "tokens",
-            "suffix",
-            "echo",
-            "echo_logprobs",
-            "empty_answer",
-            "num_ctx",
-            "tools",
-            "tool_choice",
-            "parallel_tool_calls",
-            "response_format",
-            "guided_regex",
-            "guided_grammar",
-            "reasoning_effort",
-            "logprobs",
-            "keep_alive",
-        }
-    )
+    honours = MLX
 
     def __init__(self, config: MLXConfig) -> None:
         self._config = config

@@ -12,6 +12,7 @@ from adapters.backend import Embeddings, Health, Model, Progress, refuse_unsuppo
 from adapters.config import OllamaConfig
 from adapters.errors import BackendError
 from adapters.events import Event, Finished
+from adapters.honours import OLLAMA
 from adapters.ollama.answer import to_events
 from adapters.ollama.choices import Choices
 from adapters.ollama.embed import Vector, to_bodies, to_vectors
@@ -22,7 +23,7 @@ from adapters.ollama.request import refuse_unenforced, to_body
 from adapters.ollama.tenant import OllamaTenant
 from adapters.ollama.waiting import Waiting
 from adapters.ollama.wire import ChatBody, FillBody, RawBody
-from adapters.request import EmbeddingRequest, Feature, GenerationRequest
+from adapters.request import EmbeddingRequest, GenerationRequest
 
 _PATHS: dict[type[ChatBody | RawBody], str] = {
     ChatBody: "/api/chat",
@@ -33,37 +34,7 @@ _PATHS: dict[type[ChatBody | RawBody], str] = {
 
 class OllamaBackend:
     kind = "ollama"
-    # Not here, and so refused by name: logit_bias, which Ollama accepts and ignores, token ids
-    # and grammars.
-    honours: frozenset[Feature] = frozenset(
-        {
-            "embeddings",
-            "prompt",
-            "suffix",
-            "echo",
-            "images",
-            "n",
-            "temperature",
-            "top_p",
-            "top_k",
-            "min_p",
-            "seed",
-            "frequency_penalty",
-            "presence_penalty",
-            "repetition_penalty",
-            "num_ctx",
-            "keep_alive",
-            "options",
-            "max_tokens",
-            "stop",
-            "tools",
-            "tool_choice",
-            "parallel_tool_calls",
-            "response_format",
-            "reasoning_effort",
-            "logprobs",
-        }
-    )
+    honours = OLLAMA
 
     def __init__(self, config: OllamaConfig) -> None:
         self._config = config

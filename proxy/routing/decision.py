@@ -1,10 +1,12 @@
 """Who answers a request, and why: decided in one place, for those who ask and those who run it."""
 
+from collections.abc import Mapping
 from typing import Literal
 
 from msgspec import Struct
 
 from adapters.errors import InvalidRequestError, UnsupportedParameterError
+from adapters.honours import ENGINES
 from adapters.request import Feature, GenerationRequest
 from proxy.registry import Entry, Place, Registry, same_weights
 from proxy.routing.candidates import Candidate, Candidates
@@ -14,6 +16,13 @@ from proxy.routing.demand import Demand
 Rule = Literal["only", "ready", "preferred", "steady"] | BySpeed
 """Why the first is the first: nobody else can; the others have obstacles; the config prefers it;
 its vectors are the ones that came before; or by what was measured."""
+
+_IN_WORDS: Mapping[Feature, str] = {
+    "tokens": "Text as token ids",
+    "echo_logprobs": "'echo' together with 'logprobs'",
+    "empty_answer": "'max_tokens' of 0",
+}
+"""The features that are not called as any field is."""
 
 
 class Unable(Struct, frozen=True, kw_only=True):
@@ -123,11 +132,13 @@ class Decider:
         if nearest.refusal is not None:
             return nearest.refusal
         place, feature = nearest.place, nearest.lacks[0]
-        shelves = self._registry.shelves
-        able = [k for k, s in shelves.items() if k != place.kind and feature in s.backend.honours]
+        open_ones = {kind: s.backend.honours for kind, s in self._registry.shelves.items()}
+        engines = {**ENGINES, **open_ones}
+        able = [k for k, honours in engines.items() if k != place.kind and feature in honours]
         hint = f" A model on {' or '.join(able)} could honour it." if able else ""
+        what = _IN_WORDS.get(feature, f"'{feature}'")
         return UnsupportedParameterError(
-            f"'{feature}' is not supported for '{entry.id}' on {place.kind}.{hint}", param=feature
+            f"{what} is not supported for '{entry.id}' on {place.kind}.{hint}", param=feature
         )
 
 

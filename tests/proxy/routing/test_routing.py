@@ -16,6 +16,8 @@ from adapters.errors import (
     ModelNotFoundError,
     UnsupportedParameterError,
 )
+from adapters.honours import OLLAMA
+from adapters.request import Feature
 from proxy.config import ModelConfig
 from proxy.registry import Registry
 from proxy.routing.measurements import Measurements
@@ -193,6 +195,25 @@ async def test_name_that_points_to_an_absent_backend_is_unavailable(
     async with a_router(backend, ScriptedBackend(kind="mlx")) as router:
         with pytest.raises(error):
             await router.resolve(name, frozenset())
+
+
+@pytest.mark.parametrize(
+    ("feature", "said"),
+    [
+        ("logit_bias", "'logit_bias' is not supported for 'tiny:latest' on ollama. A model on mlx"),
+        ("tokens", "Text as token ids is not supported for 'tiny:latest' on ollama. A model on"),
+        ("tools", "'tools' is not supported for 'tiny:latest' on ollama. A model on mlx could"),
+    ],
+)
+@pytest.mark.parametrize("others", [[], [ScriptedBackend(kind="mlx")]], ids=["alone", "both"])
+async def test_refusal_names_the_engine_that_could_be_it_there_or_not(
+    feature: Feature, said: str, others: list[ScriptedBackend]
+):
+    backend = ollama(honours=OLLAMA)
+    backend.models = [Model(name="tiny:latest", lacks=frozenset({"tools"}))]
+    async with a_router(backend, *others) as router:
+        with pytest.raises(UnsupportedParameterError, match=f"^{said}"):
+            await router.resolve("tiny", frozenset({feature}))
 
 
 @pytest.mark.parametrize("models", [BackendUnavailableError("gone"), HANG])
