@@ -13,10 +13,11 @@ import msgspec
 ROOT = Path(__file__).parent.parent
 sys.path.insert(0, str(ROOT))
 
-from adapters.errors import UnsupportedParameterError  # noqa: E402
+from adapters.errors import InvalidRequestError, UnsupportedParameterError  # noqa: E402
 from adapters.mlx.backend import MLXBackend  # noqa: E402
 from adapters.ollama.backend import OllamaBackend  # noqa: E402
-from adapters.request import Feature, GenerationRequest, needs  # noqa: E402
+from adapters.ollama.request import to_body  # noqa: E402
+from adapters.request import GenerationRequest, needs  # noqa: E402
 from proxy.endpoints.chat_completions.request import ChatCompletionRequest  # noqa: E402
 from proxy.endpoints.chat_completions.translate import to_generation_request  # noqa: E402
 from proxy.endpoints.generation import OLLAMA_ONLY  # noqa: E402
@@ -60,8 +61,9 @@ ASKING: dict[str, dict[str, Any]] = {
     "num_ctx": {"num_ctx": 512},
     "keep_alive": {"keep_alive": "5m"},
     "ttl": {"ttl": 300},
-    "options": {"options": {"mirostat": 1}},
+    "options": {"options": {"num_gpu": 1}},
     **{name: {name: 1} for name in OLLAMA_ONLY},
+    "use_mmap": {"use_mmap": True},
     "tools": {"tools": _TOOLS},
     "tool_choice": {"tools": _TOOLS, "tool_choice": "required"},
     "parallel_tool_calls": {"tools": _TOOLS, "parallel_tool_calls": False},
@@ -87,6 +89,7 @@ ASKING: dict[str, dict[str, Any]] = {
 }
 """For every field of the request, a body that uses it beyond its neutral value."""
 
+GONE = ("tfs_z", "mirostat", "mirostat_tau", "mirostat_eta", "penalize_newline", "numa")
 BY_THE_SERVER = frozenset({"model", "backend", "messages", "stream", "stream_options"})
 NOTES = {
     "backend": "ours: `mlx` or `ollama`, never left",
@@ -108,6 +111,7 @@ NOTES = {
     "ttl": "LM Studio's: `keep_alive` in seconds",
     "options": "Ollama's; what has a field of its own is that field",
     **dict.fromkeys(OLLAMA_ONLY, "Ollama's"),
+    **dict.fromkeys(GONE, "Ollama's once, which now does nothing with it"),
     "function_call": "a forced call, in the shape of before `tools`",
     "functions": "answered in the shape of before `tools`",
     "top_k": "not OpenAI's",
@@ -128,12 +132,24 @@ def cells(field: str) -> list[str]:
     if field in BY_THE_SERVER:
         return ["yes"] * len(BACKENDS)
     try:
-        asked: frozenset[Feature] = needs(translate(ASKING[field]))
+        request = translate(ASKING[field])
     except UnsupportedParameterError:
         return ["400"] * len(BACKENDS)
-    if not asked:
+    if not needs(request):
         return ["no effect"] * len(BACKENDS)
-    return ["yes" if asked <= backend.honours else "400" for backend in BACKENDS]
+    return ["yes" if is_taken(request, backend) else "400" for backend in BACKENDS]
+
+
+def is_taken(request: GenerationRequest, backend: type[MLXBackend | OllamaBackend]) -> bool:
+    """Ollama's options are told apart by what is to be sent only."""
+    if not needs(request) <= backend.honours:
+        return False
+    try:
+        if backend is OllamaBackend:
+            to_body(request)
+    except InvalidRequestError:
+        return False
+    return True
 
 
 def table() -> str:

@@ -36,6 +36,7 @@ def test_the_table_tells_the_backends_apart() -> None:
     assert cells("temperature") == ["yes", "yes"]
     assert cells("user") == ["no effect", "no effect"]
     assert cells("options") == ["400", "yes"]
+    assert cells("mirostat") == ["400", "400"]
 
 
 def test_the_examples_without_a_server_answer(

@@ -273,7 +273,7 @@ def check_stream_options(body: GenerationFields) -> None:
 
 def sent_as(feature: str, body: GenerationFields) -> str:
     """The field of the body, as the client sent it, that asked for `feature`."""
-    for field in _SENT_AS.get(feature, (feature,)):
+    for field in _SENT_AS.get(feature, (feature.removeprefix("options."),)):
         if getattr(body, field, None) is not None:
             return field
     for option in body.options or {}:

@@ -432,6 +432,8 @@ def test_field_without_effect_is_accepted(field: dict[str, Any]):
         ({"max_completion_tokens": 9}, "max_tokens", "max_completion_tokens"),
         ({"options": {"num_ctx": 9, "mirostat": 1}}, "options", "options.mirostat"),
         ({"mirostat": 1}, "options", "mirostat"),
+        ({"mirostat": 1}, "options.mirostat", "mirostat"),
+        ({"options": {"mirostat": 1}}, "options.mirostat", "options.mirostat"),
         ({"ttl": 1}, "keep_alive", "ttl"),
         ({"repeat_penalty": 2}, "repetition_penalty", "repeat_penalty"),
         ({"guided_json": {}}, "response_format", "guided_json"),
