@@ -9,7 +9,7 @@ from msgspec import Struct
 from adapters.errors import UnsupportedParameterError
 from adapters.events import Event
 from adapters.memory import Tenant
-from adapters.request import EmbeddingRequest, Feature, GenerationRequest, is_needed
+from adapters.request import EmbeddingRequest, Feature, GenerationRequest, first_needed
 
 Capability = Literal["chat", "tools", "vision", "embedding", "fim", "reasoning"]
 
@@ -84,8 +84,9 @@ class Backend(Protocol):
         ...
 
     def check(self, request: GenerationRequest) -> None:
-        """Without asking anybody, and whatever the model: what of `request` is not honoured, by
-        itself or beside the rest. `generate` may refuse more, by what it learns of the model.
+        """Without asking anybody, and whatever the model: what of `request`, of which it `honours`
+        every feature, is not honoured beside the rest. `generate` refuses both, and may refuse
+        more by what it learns of the model.
 
         Raises:
             UnsupportedParameterError: there is one; `param` is the feature.
@@ -179,11 +180,11 @@ def refuse_unsupported(
     Raises:
         UnsupportedParameterError: the request needs what `honours` lacks; `param` is the feature.
     """
-    for feature in _all_but(honours):
-        if is_needed(feature, request):
-            raise UnsupportedParameterError(
-                f"'{feature}' is not supported by the {backend} backend.", param=feature
-            )
+    feature = first_needed(_all_but(honours), request)
+    if feature is not None:
+        raise UnsupportedParameterError(
+            f"'{feature}' is not supported by the {backend} backend.", param=feature
+        )
 
 
 @lru_cache(16)

@@ -34,10 +34,10 @@ class EchoBackend:
         self._counters = {"active": 0, "finished": 0, "cancelled": 0}
 
     def check(self, request: GenerationRequest) -> None:
-        refuse_unsupported(request, self.honours, self.kind)
+        """What it honours, it honours beside everything else."""
 
     async def generate(self, request: GenerationRequest) -> AsyncGenerator[Event]:
-        self.check(request)
+        refuse_unsupported(request, self.honours, self.kind)
         self._require(request.model)
         reply = self._config.reply if self._config.reply is not None else _last_text(request)
         self._counters["active"] += 1

@@ -57,11 +57,11 @@ class MLXBackend:
         self.tenant = MLXTenant(config, self._engine, self._keeping, self.unload)
 
     def check(self, request: GenerationRequest) -> None:
-        refuse_unsupported(request, self.honours, self.kind)
         refuse_senseless(request)
 
     async def generate(self, request: GenerationRequest) -> AsyncGenerator[Event]:
-        self.check(request)
+        refuse_unsupported(request, self.honours, self.kind)
+        refuse_senseless(request)
         with self._keeping.using(request.model, request.keep_alive):
             cold = not self._is_loaded(request.model)
             loaded = await self._ready_to_generate(request.model)

@@ -44,7 +44,6 @@ class OllamaBackend:
         self._counters = {"active": 0, "started": 0, "finished": 0, "cancelled": 0, "failed": 0}
 
     def check(self, request: GenerationRequest) -> None:
-        refuse_unsupported(request, self.honours, self.kind)
         refuse_unenforced(request)
 
     def generate(self, request: GenerationRequest) -> AsyncGenerator[Event]:

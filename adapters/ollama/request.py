@@ -105,9 +105,9 @@ def _to_chat_body(
 
 
 def _refuse_in_chat(request: GenerationRequest) -> None:
-    for param, asked in (("suffix", request.suffix is not None), ("echo", request.echo)):
-        if asked:
-            raise UnsupportedParameterError(f"'{param}' needs a prompt, no chat.", param=param)
+    if request.suffix is not None or request.echo:
+        param = "echo" if request.suffix is None else "suffix"
+        raise UnsupportedParameterError(f"'{param}' needs a prompt, no chat.", param=param)
     if request.tools and request.tool_choice != "none" and request.response_format is not None:
         raise UnsupportedParameterError(
             "Ollama never calls a tool while it keeps to a response_format: give one of the two.",
