@@ -7,6 +7,7 @@ import base64
 import functools
 import json
 import re
+import urllib.request
 from collections.abc import Iterator
 from contextlib import aclosing, closing
 from typing import Any
@@ -106,6 +107,17 @@ def test_each_image_of_a_message_is_seen(client: OpenAI):
     parts = (text("One,"), image(DARK), text("two,"), image(large), text("three."))
     without = tokens(chat(client, user(*parts[::2])))
     assert tokens(chat(client, user(*parts))) - without >= tokens_of(64, 64) + tokens_of(128, 96)
+
+
+def test_image_stands_where_it_was_among_the_words(
+    client: OpenAI, upstream: Between, ollama_host: str
+):
+    """Ollama tells what it makes of the chat, and shows the place of each image."""
+    chat(client, user(text("One is"), image(DARK), text("two is"), image(PHOTO), text("Well?")))
+    asked = json.dumps(upstream.bodies("/api/chat")[-1] | {"_debug_render_only": True})
+    with urllib.request.urlopen(f"{ollama_host}/api/chat", asked.encode()) as response:
+        prompt = json.load(response)["_debug_info"]["rendered_template"]
+    assert "user\nOne is\n[img-0]\ntwo is\n[img-1]\nWell?<" in prompt
 
 
 def test_another_image_gets_another_answer(client: OpenAI):

@@ -19,6 +19,7 @@ from adapters.ollama.embed import Vector, to_bodies, to_vectors
 from adapters.ollama.errors import blame_input
 from adapters.ollama.forced import is_forced
 from adapters.ollama.hosts import Hosts
+from adapters.ollama.placing import placed
 from adapters.ollama.request import refuse_unenforced, to_body
 from adapters.ollama.tenant import OllamaTenant
 from adapters.ollama.waiting import Waiting
@@ -72,8 +73,7 @@ class OllamaBackend:
         self._begin()
         outcome = "cancelled"
         try:
-            if not await self._shows_tools(request):
-                body = to_body(request, shows_tools=False)
+            body = await self._as_the_model_reads(request, body)
             begin = partial(self._hosts.lines, _PATHS[type(body)], body, waiting)
             async with aclosing(to_events(request, begin)) as events:
                 async for event in events:
@@ -94,6 +94,16 @@ class OllamaBackend:
     def _answer_in_time(self, request: GenerationRequest) -> AsyncGenerator[Event]:
         """One of several answers: whether they are in time is judged of all together."""
         return self._answer(request, replace(_to_waiting(request), seconds=math.inf))
+
+    async def _as_the_model_reads(
+        self, request: GenerationRequest, body: ChatBody | RawBody
+    ) -> ChatBody | RawBody:
+        """`body`, or another one that says the same where its template needs that."""
+        shows_tools = await self._shows_tools(request)
+        mixed = placed(request)
+        if mixed is not None and await self._hosts.places_images(request.model):
+            return to_body(mixed, shows_tools)
+        return body if shows_tools else to_body(request, shows_tools=False)
 
     async def _shows_tools(self, request: GenerationRequest) -> bool:
         """Whether the model's template shows tools; only a forced call needs to know."""

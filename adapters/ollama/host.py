@@ -93,6 +93,13 @@ class Host:
         except BackendError:
             return Footprint()
 
+    async def places_images(self, model: str) -> bool:
+        """Whether a text may say where among it an image stands, as far as is known."""
+        try:
+            return (await self.catalog.facts(model)).places_images
+        except BackendError:
+            return False
+
     async def _room_for(self, model: str, num_ctx: int | None) -> AbstractAsyncContextManager[None]:
         """To be held while Ollama loads `model` with that context, if it has to.
 

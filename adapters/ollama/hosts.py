@@ -76,6 +76,10 @@ class Hosts:
         known = models.get(full_name(model))
         return known is not None and "tools" in known.capabilities
 
+    async def places_images(self, model: str) -> bool:
+        """As the host that would answer does."""
+        return await (await self._candidates(model))[0].places_images(model)
+
     async def models(self) -> list[Model]:
         """Every model of every host; of two of a name the first, loaded where one of them is.
 

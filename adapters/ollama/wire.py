@@ -280,5 +280,7 @@ class Show(Struct, kw_only=True):
     modelfile: str = ""
     parameters: str = ""
     """A line for each `PARAMETER` of the Modelfile."""
+    template: str = ""
+    """The one that chats are rendered by: in Go, or the weights' own, in Jinja."""
     capabilities: tuple[str, ...] | None = None
     model_info: dict[str, Any] = {}
