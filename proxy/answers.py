@@ -1,6 +1,7 @@
 """What a backend says, held to the contract: events -> one `Answer` for each choice."""
 
 import asyncio
+from collections import defaultdict
 from collections.abc import AsyncGenerator
 from typing import Any
 
@@ -19,6 +20,7 @@ from adapters.events import (
     ToolCallStarted,
 )
 from adapters.request import ToolCall
+from adapters.shortcut import Shortcut
 
 CLOSING = 5.0
 """Seconds a backend has to stop its work once nobody wants it."""
@@ -74,21 +76,29 @@ class _Pieces:
         )
 
 
-async def collect(events: AsyncGenerator[Event]) -> tuple[Answer, ...]:
-    """All of `events`, which `each` has checked: an answer for each choice, in order.
+async def collect(
+    events: AsyncGenerator[Event], shortcut: Shortcut[Event] | None = None
+) -> tuple[Answer, ...]:
+    """All of `events`, which `each` has checked, and what takes the `shortcut`: an answer for each
+    choice, in order.
 
     Raises:
         BackendError: whatever the backend raised, before `Started` or after.
     """
-    pieces: dict[int, _Pieces] = {}
+    pieces: dict[int, _Pieces] = defaultdict(_Pieces)
     ended: dict[int, Finished] = {}
+
+    def take(event: Event) -> bool:
+        if isinstance(event, Started):
+            return False
+        pieces[event.choice].add(event)
+        return True
+
+    if shortcut is not None:
+        shortcut.take = take
     async with closing(events):
         async for event in events:
-            if isinstance(event, Started):
-                continue
-            if event.choice not in pieces:
-                pieces[event.choice] = _Pieces()
-            pieces[event.choice].add(event)
+            take(event)
             if isinstance(event, Finished):
                 ended[event.choice] = event
     return tuple(pieces[choice].answer(ended[choice]) for choice in sorted(ended))

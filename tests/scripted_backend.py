@@ -172,3 +172,25 @@ def every_error() -> list[type[BackendError]]:
         found.append(kind)
         waiting.extend(kind.__subclasses__())
     return [kind for kind in found if kind.__module__ == "adapters.errors"]
+
+
+class ShortBackend(ScriptedBackend):
+    """Lets its texts take the shortcut wherever they may, with a turn for others before each."""
+
+    def __init__(self, script: Sequence[Step] = HELLO, kind: str = "scripted") -> None:
+        super().__init__(script, kind=kind)
+        self.taken: list[Event] = []
+
+    async def generate(self, request: GenerationRequest) -> AsyncGenerator[Event]:
+        began = False
+        async for event in super().generate(request):
+            await asyncio.sleep(0)
+            if began and self._is_taken(event, request):
+                self.taken.append(event)
+            else:
+                yield event
+            began = began or isinstance(event, TextDelta)
+
+    def _is_taken(self, event: Event, request: GenerationRequest) -> bool:
+        short = request.shortcut
+        return isinstance(event, TextDelta) and short is not None and short.take(event)

@@ -8,7 +8,7 @@ from adapters.errors import GenerationError
 from adapters.events import Event, Finished, Started, TextDelta, ToolCallDelta, ToolCallStarted
 from adapters.ollama.forced import ForcedCall, chosen_tools, is_forced
 from adapters.ollama.lines import Lines
-from adapters.ollama.response import Answer
+from adapters.ollama.response import Answer, to_text
 from adapters.ollama.schema import Promise
 from adapters.ollama.wire import Line
 from adapters.request import (
@@ -34,26 +34,56 @@ async def to_events(
     """
     promises = await _promises(request)
     read = _reader(request)
+    taker = _taker(request) if promises is None else None
+    take = None
     lines = await begin()
     started = False
     try:
         async for batch in lines:
             for line in batch:
+                if take is not None and take(line):
+                    continue
                 events = read(line)
                 if not started:
-                    started = True
-                    yield Started(line.num_ctx, line.cold)
-                    if request.echo and isinstance(request.prompt, str):
-                        yield TextDelta(request.prompt)
+                    started, events = True, (*_opening(request, line), *events)
                 for event in events:
                     if promises is not None:
                         await promises.keep(event)
                     yield event
+                if take is None and taker is not None and _has_begun(events):
+                    take = taker
+                    lines.divert(take)
     except GenerationError as error:
         error.lasting = _comes_again(request.sampling)
         raise
     finally:
         lines.close()
+
+
+def _opening(request: GenerationRequest, line: Line) -> Sequence[Event]:
+    """What comes before all that Ollama says."""
+    started = Started(line.num_ctx, line.cold)
+    if request.echo and isinstance(request.prompt, str):
+        return started, TextDelta(request.prompt)
+    return (started,)
+
+
+def _has_begun(events: Sequence[Event]) -> bool:
+    """There is something for the reader in it."""
+    return any(not isinstance(event, Started) for event in events)
+
+
+def _taker(request: GenerationRequest) -> Callable[[Line], bool] | None:
+    """Has a line of text take the shortcut, where nobody here has to see it."""
+    shortcut = request.shortcut
+    if shortcut is None or not _is_plain(request):
+        return None
+
+    def take(line: Line) -> bool:
+        text = to_text(line)
+        return text is not None and shortcut.take(text)
+
+    return take
 
 
 def _comes_again(sampling: Sampling) -> bool:
@@ -62,9 +92,12 @@ def _comes_again(sampling: Sampling) -> bool:
 
 
 def _reader(request: GenerationRequest) -> Callable[[Line], Sequence[Event]]:
-    if request.parallel_tool_calls and not _is_forced(request):
-        return Answer().events
-    return _Reading(request).events
+    return Answer().events if _is_plain(request) else _Reading(request).events
+
+
+def _is_plain(request: GenerationRequest) -> bool:
+    """Every line means what it says."""
+    return request.parallel_tool_calls and not _is_forced(request)
 
 
 class _Reading:

@@ -27,7 +27,8 @@ def _choice(request: GenerationRequest, at: int) -> GenerationRequest:
     sampling = request.sampling
     if sampling.seed is not None:
         sampling = msgspec.structs.replace(sampling, seed=sampling.seed + at)
-    return msgspec.structs.replace(request, n=1, sampling=sampling)
+    # The shortcut does not tell one answer from another.
+    return msgspec.structs.replace(request, n=1, sampling=sampling, shortcut=None)
 
 
 class Choices:

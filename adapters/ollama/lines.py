@@ -1,7 +1,7 @@
 """Bytes of a body -> typed lines, as many at a time as one read has brought."""
 
 import asyncio
-from collections.abc import Awaitable, Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from contextlib import ExitStack
 from typing import Generic, TypeVar
 
@@ -24,11 +24,13 @@ _DRAINING_SECONDS = 0.2
 
 class LineReader(Generic[L]):
     def __init__(self, connection: Connection, decoder: Decoder[L]) -> None:
+        self._loop = asyncio.get_running_loop()
         self._connection = connection
         self._decoder = decoder
         self._rest = bytearray()
         self._taken = 0
         """Bytes of the body."""
+        self._until = 0.0
         self._failure: Exception | None = None
 
     async def read(self, until: float) -> Sequence[L]:
@@ -42,7 +44,8 @@ class LineReader(Generic[L]):
         """
         if self._failure is not None:
             raise self._failure
-        while piece := await self._connection.read(until):
+        self._until = until
+        while piece := await self._connection.read(self._until):
             self._taken += len(piece)
             if self._taken > MOST_BYTES:
                 raise BadUpstreamError("Ollama's answer has no end.")
@@ -51,9 +54,29 @@ class LineReader(Generic[L]):
         rest, self._rest = bytes(self._rest), bytearray()
         return self._decoded(rest)
 
+    def divert(self, take: Callable[[L], bool], seconds: float) -> None:
+        """`take` has each line that comes alone while `read` waits, and `seconds` are then left
+        until the next; what it does not take is read."""
+        decode, time, connection = self._decoder.decode_lines, self._loop.time, self._connection
+
+        def take_piece(piece: bytes) -> bool:
+            if self._rest or self._taken > MOST_BYTES or not piece.endswith(b"\n"):
+                return False
+            try:
+                lines = decode(piece)
+            except (msgspec.MsgspecError, UnicodeDecodeError):
+                return False  # It is for `read` to say what is wrong with it.
+            if len(lines) != 1 or not take(lines[0]):
+                return False
+            self._taken += len(piece)
+            self._until = connection.until = time() + seconds
+            return True
+
+        connection.taker = take_piece
+
     async def drain(self) -> None:
         """Read what follows the last line, so that the connection can be used again."""
-        until = asyncio.get_running_loop().time() + _DRAINING_SECONDS
+        until = self._loop.time() + _DRAINING_SECONDS
         try:
             while await self._connection.read(until):
                 pass
@@ -139,6 +162,10 @@ class Lines(Generic[L]):
     def first(self) -> L:
         """Until it was iterated over."""
         return self._first[0]
+
+    def divert(self, take: Callable[[L], bool]) -> None:
+        """As `LineReader.divert`, until the end."""
+        self._reader.divert(take, self._seconds)
 
     def __aiter__(self) -> "Lines[L]":
         return self

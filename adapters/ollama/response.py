@@ -34,9 +34,9 @@ class Answer:
         Raises:
             BadUpstreamError: the line is neither text, nor a call, nor the end.
         """
+        if (text := to_text(line)) is not None:
+            return (text,)
         message = line.message or _raw_message(line)
-        if message is not None and message.content and _is_plain(message, line):  # Nearly all.
-            return (TextDelta(message.content),)
         events: list[Event] = []
         if message is not None:
             self._add(message, line.logprobs, events)
@@ -80,9 +80,14 @@ class Answer:
         return "tool_calls" if self._ids else "stop"
 
 
-def _is_plain(message: AnswerMessage, line: Line) -> bool:
-    """Text, and nothing but."""
-    return not (line.done or line.logprobs or message.thinking or message.tool_calls)
+def to_text(line: Line) -> TextDelta | None:
+    """What a line says that says nothing but text, as nearly all do."""
+    if line.done or line.error is not None or line.logprobs:
+        return None
+    message = line.message or _raw_message(line)
+    if message is None or message.thinking or message.tool_calls or not message.content:
+        return None
+    return TextDelta(message.content)
 
 
 def _raw_message(line: Line) -> AnswerMessage | None:

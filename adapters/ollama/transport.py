@@ -7,7 +7,7 @@ most of what a relay costs. Errors are httpx's, deadlines are points of the loop
 import asyncio
 import math
 import ssl
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from typing import cast
 
 import httptools
@@ -30,12 +30,15 @@ class Connection(asyncio.Protocol):
         self._error: httpx.TransportError | None = None
         self._waiter: asyncio.Future[None] | None = None
         self._timer: asyncio.TimerHandle | None = None
-        self._until = 0.0
+        self.until = 0.0
+        """When it was waited for too long, by the loop's clock."""
         self._forget()
 
     def _forget(self) -> None:
         """Be as before an exchange."""
         self._asked = False
+        self._reading = False
+        """The head is there."""
         self._complete = False
         self._keeps = False
         self.status: int | None = None
@@ -43,6 +46,9 @@ class Connection(asyncio.Protocol):
         self._pieces: list[bytes] = []
         self._received = 0
         """Bytes of the head, later of what is held of the body."""
+        self.taker: Callable[[bytes], bool] | None = None
+        """Has pieces of the body as they come, while `read` waits for one; what it does not take,
+        and the last piece, are read."""
 
     # --- what the one who asks does ---
 
@@ -81,30 +87,35 @@ class Connection(asyncio.Protocol):
             TimeoutError: nothing has by `until`.
             httpx.TransportError: it broke off, after everything before has been read.
         """
+        self._reading = True
         while not self._pieces:
             if self._complete:
                 return b""
             await self._wait(until)
-        data = b"".join(self._pieces) if len(self._pieces) > 1 else self._pieces[0]
-        self._pieces.clear()
-        if self._received > _MOST_HELD_BYTES and self._transport is not None:
-            self._transport.resume_reading()
-        self._received = 0
+        data = b"".join(self._pieces)
+        self._let_go()
         return data
 
     def release(self) -> None:
         """The exchange is over; what comes now was not asked for."""
         self._asked = False
+        self.taker = None
 
     def close(self, why: str = "It was closed.") -> None:
         """At once, whatever is under way."""
         self._fail(httpx.ReadError(why))
 
+    def _let_go(self) -> None:
+        self._pieces.clear()
+        if self._received > _MOST_HELD_BYTES and self._transport is not None:
+            self._transport.resume_reading()
+        self._received = 0
+
     async def _wait(self, until: float) -> None:
         if self._error is not None:
             raise self._error
         self._waiter = self._loop.create_future()
-        self._until = until
+        self.until = until
         # Set anew only when it has gone off: a timer for each read would cost more than the read.
         if self._timer is None or self._timer.when() > until:
             self._set_timer()
@@ -116,17 +127,29 @@ class Connection(asyncio.Protocol):
     def _set_timer(self) -> None:
         if self._timer is not None:
             self._timer.cancel()
-        never = self._until == math.inf
-        self._timer = None if never else self._loop.call_at(self._until, self._time_is_up)
+        never = self.until == math.inf
+        self._timer = None if never else self._loop.call_at(self.until, self._time_is_up)
 
     def _time_is_up(self) -> None:
         self._timer = None
         if self._waiter is None or self._waiter.done():
             return
-        if self._loop.time() < self._until:
+        if self._loop.time() < self.until:
             self._set_timer()
         else:
             self._waiter.set_exception(TimeoutError())
+
+    def _hand_over(self, waiter: asyncio.Future[None]) -> None:
+        """What has come: to the one who takes it at once, or to the one who waits."""
+        if waiter.done():
+            return
+        try:
+            if self.taker and not self._complete and self.taker(b"".join(self._pieces)):
+                self._let_go()
+            else:
+                waiter.set_result(None)
+        except Exception as error:  # Of the taker; it is for the one who waits.
+            waiter.set_exception(error)
 
     def _wake(self) -> None:
         if self._waiter is not None and not self._waiter.done():
@@ -157,8 +180,8 @@ class Connection(asyncio.Protocol):
             return
         if self._received > _MOST_HEAD_BYTES:
             self._limit()
-        if self._pieces or self._complete or self.status is not None:
-            self._wake()
+        if self._waiter is not None and (self._pieces or self._complete or not self._reading):
+            self._hand_over(self._waiter)
 
     def _limit(self) -> None:
         if self.status is None:

@@ -6,6 +6,7 @@ from typing import Any, TypeVar
 from litestar import Request
 from litestar.response.base import ASGIResponse
 
+from adapters.shortcut import Shortcut
 from proxy.bench.archive import Archive
 from proxy.config import Config
 from proxy.http.clients import to_client
@@ -80,9 +81,13 @@ class Exchange(Request[Any, Any, Any]):
         return await unless_gone(self, self.drain.limit(work))
 
     async def stream_events(
-        self, events: AsyncGenerator[T], renderer: Renderer[T], framing: Framing = SSE
+        self,
+        events: AsyncGenerator[T],
+        renderer: Renderer[T],
+        framing: Framing = SSE,
+        shortcut: Shortcut[T] | None = None,
     ) -> ASGIResponse:
         """As `stream`."""
         keepalive = self.config.server.keepalive
-        made = await stream(self, events, renderer, self.drain, keepalive, framing)
+        made = await stream(self, events, renderer, self.drain, keepalive, framing, shortcut)
         return made.to_asgi_response(None, self)  # pyright: ignore[reportUnknownMemberType]

@@ -47,6 +47,8 @@ class Outbox:
         self._keepalive = math.inf if keepalive is None else keepalive
         self._held: list[bytes] = []
         self._bytes = 0
+        self.is_full = False
+        """The one who answers should wait for `room`."""
         self._ended = False
         self._begun: asyncio.Future[None] = self._loop.create_future()
         self._taker: asyncio.Future[None] | None = None
@@ -62,17 +64,17 @@ class Outbox:
 
     # --- for the one who answers ---
 
-    @property
-    def is_full(self) -> bool:
-        return self._bytes > _MOST_BYTES
-
     def put(self, data: bytes) -> None:
-        if self._wire is not None and not self._held and self._is_silent(self._wire):
-            self._left_at = self._loop.time()
-            self._wire.write(data)
-            return
+        if self._wire is not None and not self._held:
+            now = self._loop.time()
+            # What comes after a silence is none of many.
+            if now - self._left_at > _ALONE and not self._wire.is_full:
+                self._left_at = now
+                self._wire.write(data)
+                return
         self._held.append(data)
         self._bytes += len(data)
+        self.is_full = self._bytes > _MOST_BYTES
         if self._wire is not None:
             if not self._writing:
                 self._write_soon()
@@ -130,10 +132,6 @@ class Outbox:
             if not self._ended:
                 await self._something()
 
-    def _is_silent(self, wire: Wire) -> bool:
-        """What comes now is none of many, and can be written."""
-        return self._loop.time() - self._left_at > _ALONE and not wire.is_full
-
     def _write_soon(self) -> None:
         self._writing = True
         self._loop.call_soon(self._write)
@@ -159,6 +157,7 @@ class Outbox:
         data = b"".join(self._held)
         self._held.clear()
         self._bytes = self._before = 0
+        self.is_full = False
         self._left_at = self._loop.time()
         if self._room is not None:
             _wake(self._room)

@@ -14,6 +14,7 @@ from litestar.background_tasks import BackgroundTask
 from litestar.response import Stream
 from msgspec import Struct
 
+from adapters.shortcut import Shortcut
 from proxy.answers import CLOSING, closing
 from proxy.errors import ClientDisconnectedError, ServerShutdownError
 from proxy.http.outbox import WIRE, Outbox, Wire
@@ -143,8 +144,9 @@ async def stream(
     drain: Drain,
     keepalive: float,
     framing: Framing = SSE,
+    shortcut: Shortcut[T] | None = None,
 ) -> Stream:
-    """`events` in frames, once the first of them is there.
+    """`events` in frames, and what takes the `shortcut`, once the first of them is there.
 
     A comment, where there are any, is sent whenever nothing else was for `keepalive` seconds.
 
@@ -153,6 +155,8 @@ async def stream(
         ClientDisconnectedError, ServerShutdownError: as `unless_gone` and `Drain.limit`.
     """
     outbox = Outbox(keepalive if framing.has_comments else None)
+    if shortcut is not None:
+        shortcut.take = _taker(renderer, outbox, framing.encode)
     answer = asyncio.create_task(_answer(events, renderer, drain, outbox, framing.encode))
     try:
         await unless_gone(request, outbox.begun())
@@ -199,6 +203,21 @@ async def _put_all(
                 outbox.put(encode(frame))
             if outbox.is_full:
                 await outbox.room()
+
+
+def _taker(
+    renderer: Renderer[T], outbox: Outbox, encode: Callable[[Frame], bytes]
+) -> Callable[[T], bool]:
+    """Puts an event into `outbox` without a turn of the answer's task, as long as it has room."""
+
+    def take(event: T) -> bool:
+        if outbox.is_full:
+            return False
+        for frame in renderer.render(event):
+            outbox.put(encode(frame))
+        return True
+
+    return take
 
 
 def _wire_of(request: Request[Any, Any, Any]) -> Wire | None:

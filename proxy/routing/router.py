@@ -17,6 +17,7 @@ from adapters.errors import (
 )
 from adapters.events import Event, Finished, Started, TextDelta
 from adapters.request import EmbeddingRequest, Feature, GenerationRequest
+from adapters.shortcut import Shortcut
 from proxy.answers import closing, each, held
 from proxy.memory import Memory
 from proxy.pulling import Pulls
@@ -107,12 +108,14 @@ class Router:
         *,
         whole: bool = False,
         through: Through = _unchanged,
+        shortcut: Shortcut[Event] | None = None,
     ) -> AsyncGenerator[Event]:
         """The events of the backend that `request.model`, a public name, leads to. Where that one
         fails before the first of them was given away, and not by the caller's mistake, the next
         that can is asked, once; so it is where the first one's context is too short and the other's
         may be longer. Of an answer that is sent `whole` none is given away before all are there;
-        what comes of each attempt goes `through` something that wants to see it at once.
+        what comes of each attempt goes `through` something that wants to see it at once. Of texts
+        after the first, where nobody holds them back, `shortcut` may have some instead.
 
         Raises:
             BackendError: as `resolve`, what the backend raised, or it broke the contract.
@@ -122,9 +125,11 @@ class Router:
         decision = await self.decide(request.model, demand, request)
         self._decider.note(decision)
         first, *others = self._routes(decision)
+        is_held = whole and bool(others)
+        request = request if is_held else replace(request, shortcut=shortcut)
         hurried = self._hurried(request, decision.order)
         answer = through(self._answer(first, hurried, demand, watcher))
-        events = held(answer) if whole and others else answer
+        events = held(answer) if is_held else answer
         began = False
         try:
             async with closing(events):

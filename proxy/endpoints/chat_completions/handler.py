@@ -8,7 +8,9 @@ from litestar.response.base import ASGIResponse
 from msgspec.structs import replace
 
 from adapters.errors import BackendError
+from adapters.events import Event
 from adapters.request import GenerationRequest
+from adapters.shortcut import Shortcut
 from proxy.answers import collect
 from proxy.endpoints.chat_completions.request import ChatCompletionRequest
 from proxy.endpoints.chat_completions.response import (
@@ -37,10 +39,12 @@ _COMPLETE = Operation(
 async def create_chat_completion(request: Exchange) -> ASGIResponse:
     body, asked = await read_chat(request)
     with blaming(body):
-        events = request.router.generate(asked, request.notes, whole=not body.stream)
+        short, whole = Shortcut[Event](), not body.stream
+        events = request.router.generate(asked, request.notes, whole=whole, shortcut=short)
         if body.stream:
-            return await request.stream_events(events, ChatCompletionRenderer(body))
-        answers = await request.finish(collect(events))
+            renderer = ChatCompletionRenderer(body)
+            return await request.stream_events(events, renderer, shortcut=short)
+        answers = await request.finish(collect(events, short))
     return Whole(to_chat_completion(body, answers))
 
 

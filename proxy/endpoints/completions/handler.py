@@ -5,6 +5,8 @@ from litestar.response.base import ASGIResponse
 from msgspec.structs import replace
 
 from adapters.errors import BackendError
+from adapters.events import Event
+from adapters.shortcut import Shortcut
 from proxy.answers import collect
 from proxy.endpoints.completions.request import (
     CompletionRequest,
@@ -33,12 +35,17 @@ async def create_completion(request: Exchange) -> ASGIResponse:
     model, client = request.forced(body.model, body.backend), request.caller()
     asked = [replace(each, model=model, client=client) for each in to_generation_requests(body)]
     whole = not body.stream
-    streams = [request.router.generate(each, request.notes, whole=whole) for each in asked]
+    # Of several prompts nobody could tell the texts apart.
+    short = Shortcut[Event]() if len(asked) == 1 else None
+    streams = [
+        request.router.generate(each, request.notes, whole=whole, shortcut=short) for each in asked
+    ]
     events = merge(streams, body.n or 1)
     try:
         if body.stream:
-            return await request.stream_events(events, CompletionRenderer(body, len(asked)))
-        answers = await request.finish(collect(events))
+            renderer = CompletionRenderer(body, len(asked))
+            return await request.stream_events(events, renderer, shortcut=short)
+        answers = await request.finish(collect(events, short))
     except BackendError as exc:
         exc.param = to_param(exc.param, body)
         raise

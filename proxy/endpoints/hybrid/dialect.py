@@ -10,6 +10,7 @@ from msgspec.structs import replace
 from adapters.errors import BackendError
 from adapters.events import Event
 from adapters.request import GenerationRequest
+from adapters.shortcut import Shortcut
 from proxy.answers import Answer, collect
 from proxy.endpoints.hybrid.times import Times
 from proxy.http.exchange import Exchange
@@ -44,12 +45,13 @@ async def generate(
         asked = replace(asked, client=request.caller())
         if has_images(asked):
             asked = await request.finish(settle_images(asked, request.config.server.images))
+        short = Shortcut[Event]()
         events = request.router.generate(
-            asked, request.notes, whole=not streamed, through=times.watching
+            asked, request.notes, whole=not streamed, through=times.watching, shortcut=short
         )
         if streamed:
-            return await request.stream_events(events, dialect, NDJSON)
-        (answer,) = await request.finish(collect(events))
+            return await request.stream_events(events, dialect, NDJSON, short)
+        (answer,) = await request.finish(collect(events, short))
     except BackendError as exc:
         exc.param = dialect.to_param(exc.param)
         raise

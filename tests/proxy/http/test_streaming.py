@@ -2,10 +2,12 @@
 
 import asyncio
 import json
+import re
 import socket
 from collections.abc import AsyncGenerator
 from typing import Any
 
+import httpx2
 import pytest
 import uvicorn
 from litestar import Litestar
@@ -17,6 +19,7 @@ from scripted_backend import (
     HELLO,
     EndlessBackend,
     ScriptedBackend,
+    ShortBackend,
     chat,
 )
 from served import served, until
@@ -301,3 +304,61 @@ async def test_streams_end_with_an_error_when_the_server_does():
         writer.close()
     assert b'"code":"server_shutdown"' in rest
     assert b"[DONE]" not in rest
+
+
+WORDS = [Started(), *map(TextDelta, "abcdef"), DONE]
+
+
+@pytest.mark.parametrize("path", ["/v1/chat/completions", "/v1/completions", "/api/chat"])
+@pytest.mark.parametrize("streamed", [False, True])
+async def test_texts_that_take_the_shortcut_are_answered_in_order(path: str, streamed: bool):
+    backend = ShortBackend(WORDS)
+    body = {"model": "m", "messages": [{"role": "user", "content": "Hi"}], "stream": streamed}
+    if path == "/v1/completions":
+        body = {"model": "m", "prompt": "Hi", "stream": streamed}
+    async with served(backend) as port, httpx2.AsyncClient() as client:
+        answer = await client.post(f"http://127.0.0.1:{port}{path}", json=body)
+    assert backend.taken == WORDS[2:-1]
+    said = re.findall(r'"(?:content|text)": ?"(\w*)"', answer.text)
+    assert "".join(said) == "abcdef"
+    assert "[DONE]" in answer.text or not (streamed and path.startswith("/v1"))
+
+
+@pytest.mark.parametrize(
+    "body",
+    [
+        {"prompt": ["Hi", "Ho"]},
+        {"prompt": ["Hi", "Ho"], "stream": True},
+    ],
+)
+async def test_texts_of_several_prompts_take_no_shortcut(body: dict[str, Any]):
+    backend = ShortBackend()
+    async with served(backend) as port, httpx2.AsyncClient() as client:
+        answer = await client.post(
+            f"http://127.0.0.1:{port}/v1/completions", json={"model": "m", **body}
+        )
+    assert answer.status_code == 200
+    assert [request.shortcut for request in backend.requests] == [None, None]
+
+
+async def test_client_that_does_not_read_holds_up_the_shortcut():
+    """What is not read is held in the backend, not here."""
+    many = [TextDelta("x" * 1000)] * 20_000
+    backend = ShortBackend([Started(), *many, DONE])
+    loop = asyncio.get_running_loop()
+    async with served(backend) as port:
+        with socket.create_connection(("127.0.0.1", port)) as client:
+            client.setblocking(False)
+            await loop.sock_sendall(client, post(port, {"model": "m", "messages": CHAT} | STREAMED))
+            held = -1
+            while held != (held := len(backend.taken)):  # noqa: ASYNC110
+                await asyncio.sleep(0.1)
+            assert 0 < held < len(many) / 2
+            said = bytearray()
+            while b"[DONE]" not in said[-100:]:
+                said += await loop.sock_recv(client, 2**20)
+            assert said.count(b"x" * 1000) == len(many)
+
+
+STREAMED = {"stream": True}
+CHAT = [{"role": "user", "content": "Hi"}]

@@ -9,6 +9,7 @@ from scripted_backend import (
     HANG,
     HELLO,
     ScriptedBackend,
+    ShortBackend,
     chat,
     every_error,
     http_client,
@@ -85,6 +86,15 @@ async def test_the_other_backend_gives_a_whole_answer_of_which_the_first_has_a_p
     assert response.json()["choices"][0]["message"]["content"] == "Hello"
     assert response.headers["x-tandem-fallback-from"].startswith("mlx; reason=")
     assert "x-tandem-context" not in response.headers
+
+
+async def test_a_part_that_is_lost_has_taken_no_shortcut():
+    lost = (Started(), TextDelta("Lo"), TextDelta("st"), BackendUnavailableError("down"))
+    mlx, ollama = ShortBackend(lost, kind="mlx"), engine("ollama")
+    async with http_client(mlx, ollama) as client:
+        response = await client.post(URL, json=chat())
+    assert response.json()["choices"][0]["message"]["content"] == "Hello"
+    assert mlx.taken == []
 
 
 async def test_several_whole_completions_fall_back_each_for_itself():
