@@ -65,7 +65,8 @@ async def plan_route(request: Exchange) -> Plan:
     with blaming(body):
         # Before it is decided: what is found out here counts in decisions to come.
         takes = await _takes(request.memory, await router.find(asked.model))
-        decision = await router.decide(asked.model, to_demand(asked), asked)
+        demand = to_demand(asked)
+        decision = router.weighed(await router.decide(asked.model, demand, asked), demand)
     left_out = await _left_out(asked.model, request.registry, router)
     first = decision.order[0]
     return Plan(

@@ -14,8 +14,8 @@ _MARGIN = 1.1
 
 class Candidate(Struct, frozen=True, kw_only=True):
     place: Place
-    tokens: int
-    """Of the prompt, there, roughly."""
+    tokens: int = 0
+    """Of the prompt, there, roughly; 0 where that does not matter."""
     away: bool = False
     """The backend did not answer when it was last asked, or keeps failing. It is tried last."""
     short: bool = False
@@ -55,7 +55,7 @@ class Candidates:
         away = self._registry.shelves[place.kind].is_away(place.name)
         if "embeddings" in demand.features:
             # Vectors of two engines cannot be compared: nothing fleeting decides on them.
-            return Candidate(place=place, tokens=0, away=away)
+            return Candidate(place=place, away=away)
         tokens = self._habits.prompt_tokens((place.kind, place.name), demand)
         context = self._context(place)
         return Candidate(

@@ -4,6 +4,7 @@ from collections.abc import Mapping
 from typing import Literal
 
 from msgspec import Struct
+from msgspec.structs import replace
 
 from adapters.errors import InvalidRequestError, UnsupportedParameterError
 from adapters.honours import ENGINES
@@ -38,7 +39,7 @@ class Unable(Struct, frozen=True, kw_only=True):
 class Decision(Struct, frozen=True, kw_only=True):
     entry: Entry
     order: tuple[Candidate, ...]
-    """Those that can answer, the best first; never empty."""
+    """Those that can answer, the best first; never empty. One that is alone was not weighed."""
     unable: tuple[Unable, ...]
     rule: Rule
     pick: Pick | None = None
@@ -64,14 +65,15 @@ class Decider:
         if len(unable) == len(judged):
             raise self._unsupported(entry, unable)
         able = [place for place, each in judged if each is None]
-        ranked = self._ranked(able, entry.prefer, demand)
-        rule = _rule(ranked, entry.prefer, demand)
-        if rule is not None:
-            return Decision(entry=entry, order=tuple(ranked), unable=unable, rule=rule)
-        equals = [each for each in ranked if each.hindrance == ranked[0].hindrance]
-        pick = self._choice.pick(equals, demand)
-        order = (*pick.order, *ranked[len(equals) :])
-        return Decision(entry=entry, order=order, unable=unable, rule=pick.rule, pick=pick)
+        order, rule, pick = self._ordered(able, entry.prefer, demand)
+        return Decision(entry=entry, order=order, unable=unable, rule=rule, pick=pick)
+
+    def weighed(self, decision: Decision, demand: Demand) -> Decision:
+        """With what speaks even against one that is alone, for who wants to know."""
+        if decision.rule != "only":
+            return decision
+        only = self._candidates.weigh(decision.order[0].place, demand)
+        return replace(decision, order=(only,))
 
     def note(self, decision: Decision) -> None:
         """It is acted upon."""
@@ -96,11 +98,23 @@ class Decider:
             pass
         return None
 
+    def _ordered(
+        self, places: list[Place], prefer: str, demand: Demand
+    ) -> tuple[tuple[Candidate, ...], Rule, Pick | None]:
+        """The best first, and why. What speaks against one that is alone changes nothing."""
+        if len(places) == 1:
+            return (Candidate(place=places[0]),), "only", None
+        ranked = self._ranked(places, prefer, demand)
+        rule = _rule(ranked, prefer, demand)
+        if rule is not None:
+            return tuple(ranked), rule, None
+        equals = [each for each in ranked if each.hindrance == ranked[0].hindrance]
+        pick = self._choice.pick(equals, demand)
+        return (*pick.order, *ranked[len(equals) :]), pick.rule, pick
+
     def _ranked(self, places: list[Place], prefer: str, demand: Demand) -> list[Candidate]:
         """The best first, as far as that does not depend on speed."""
         weighed = [self._candidates.weigh(place, demand) for place in places]
-        if len(weighed) == 1:
-            return weighed
         ranked = sorted(weighed, key=lambda candidate: self._rank(candidate, prefer))
         return self._steady(ranked, prefer) if "embeddings" in demand.features else ranked
 
@@ -143,10 +157,8 @@ class Decider:
 
 
 def _rule(ranked: list[Candidate], prefer: str, demand: Demand) -> Rule | None:
-    """Why the first of `ranked` is it, where that does not depend on speed."""
+    """Why the first of `ranked`, several, is it, where that does not depend on speed."""
     first, *others = ranked
-    if not others:
-        return "only"
     if all(other.hindrance > first.hindrance for other in others):
         return "ready"
     if first.place.kind == prefer:

@@ -231,6 +231,10 @@ class Router:
         """As `routes`, with the reasons. Nothing is begun, and the next decision is the same."""
         return self._decider.decide(await self._names.find(name), demand, request)
 
+    def weighed(self, decision: Decision, demand: Demand) -> Decision:
+        """As `Decider.weighed`."""
+        return self._decider.weighed(decision, demand)
+
     async def find(self, name: str) -> Entry:
         """As `Names.find`."""
         return await self._names.find(name)
