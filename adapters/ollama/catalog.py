@@ -156,7 +156,8 @@ class Catalog:
     def note_loaded(self, name: str, context: int) -> None:
         """A request runs with `context`: that is newer than the last look."""
         self._changed_at = asyncio.get_running_loop().time()
-        self._running[name] = Tag(name=name, context_length=context)
+        if self._loaded_with(name) != context:
+            self._running[name] = Tag(name=name, context_length=context)
 
     async def _look(self, seconds: float) -> bool:
         asked_at = asyncio.get_running_loop().time()
