@@ -6,6 +6,7 @@ most of what a relay costs. Errors are httpx's, deadlines are points of the loop
 
 import asyncio
 import math
+import select
 import ssl
 from collections.abc import AsyncIterator, Callable
 from typing import cast
@@ -32,6 +33,9 @@ class Connection(asyncio.Protocol):
         self._timer: asyncio.TimerHandle | None = None
         self.until = 0.0
         """When it was waited for too long, by the loop's clock."""
+        self._fileno = -1
+        self.unheard = False
+        """The other end threw the request away unread: it was closing as that was on its way."""
         self._forget()
 
     def _forget(self) -> None:
@@ -64,7 +68,8 @@ class Connection(asyncio.Protocol):
 
     @property
     def is_open(self) -> bool:
-        return self._error is None
+        """While it idles: the other end may have closed it without the loop's having seen it."""
+        return self._error is None and not _has_something(self._fileno)
 
     async def ask(self, request: bytes, until: float) -> None:
         """Send `request`, and wait for `status` and `headers`.
@@ -167,6 +172,7 @@ class Connection(asyncio.Protocol):
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         self._transport = cast(asyncio.Transport, transport)
+        self._fileno = transport.get_extra_info("socket").fileno()
 
     def data_received(self, data: bytes) -> None:
         if not self._asked or self._complete:
@@ -199,6 +205,7 @@ class Connection(asyncio.Protocol):
         if self._complete:
             self._fail(httpx.ReadError("It was closed."))
         elif isinstance(exc, OSError):
+            self.unheard = self.status is None and not self._received
             self._fail(httpx.ReadError(str(exc)))
         else:
             self._fail(httpx.RemoteProtocolError("It was closed in the middle of an answer."))
@@ -229,6 +236,13 @@ class Connection(asyncio.Protocol):
     def on_message_complete(self) -> None:
         self._complete = self.status is not None
         self._keeps = self._parser.should_keep_alive()
+
+
+def _has_something(fileno: int) -> bool:
+    """To read, be it only an end."""
+    poll = select.poll()
+    poll.register(fileno, select.POLLIN)
+    return bool(poll.poll(0))
 
 
 class Body(httpx.AsyncByteStream):
@@ -275,7 +289,15 @@ class Transport(httpx.AsyncBaseTransport):
             TimeoutError: there is none by `until`.
             httpx.TransportError: there is no connection, or it broke.
         """
-        connection = self._idle_one() or await self._connect(url, until)
+        while (connection := self._idle_one()) is not None:
+            try:
+                return await self._put(connection, request, until)
+            except httpx.ReadError:
+                if not connection.unheard:
+                    raise
+        return await self._put(await self._connect(url, until), request, until)
+
+    async def _put(self, connection: Connection, request: bytes, until: float) -> Connection:
         self._busy.add(connection)
         try:
             await connection.ask(request, until)

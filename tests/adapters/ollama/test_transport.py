@@ -1,8 +1,10 @@
 """HTTP as servers really speak it, on a real socket, and what is done where they do not."""
 
 import asyncio
+import socket
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
+from typing import cast
 
 import httpx
 import pytest
@@ -171,6 +173,50 @@ async def test_connection_that_was_closed_while_idle_is_not_used(transport: Tran
             assert await ask(transport, server) == (200, b"ok")
             await asyncio.sleep(0.02)
         assert server.connections == 2
+
+
+async def test_connection_that_was_closed_this_moment_is_not_used(transport: Transport):
+    listening = socket.create_server(("127.0.0.1", 0))
+    listening.settimeout(2)
+    server = Server(says())
+    server.url = f"http://127.0.0.1:{listening.getsockname()[1]}/"
+
+    def answer() -> None:
+        connection, _ = listening.accept()
+        with connection:
+            connection.recv(65_536)
+            connection.sendall(WHOLE)
+
+    with listening:
+        for _ in range(3):
+            answering = asyncio.create_task(asyncio.to_thread(answer))
+            assert await ask(transport, server) == (200, b"ok")
+            await answering  # What has just been closed is still to be told to the loop.
+
+
+async def test_request_that_met_a_closing_connection_is_put_again(transport: Transport):
+    async def speak(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        await reader.readuntil(b"\r\n\r\n")
+        cast(asyncio.ReadTransport, writer.transport).pause_reading()
+        writer.write(WHOLE)
+        await asyncio.sleep(0.05)
+        writer.transport.abort()
+
+    async with speaking(speak) as server:
+        for _ in range(3):
+            assert await ask(transport, server) == (200, b"ok")
+        assert server.connections == 3
+
+
+async def test_request_that_was_read_is_not_put_again(transport: Transport):
+    async with speaking(says(WHOLE, b"")) as server:
+        await ask(transport, server)
+        asking = asyncio.create_task(ask(transport, server))
+        await asyncio.sleep(0.05)
+        await transport.aclose()
+        with pytest.raises(httpx.ReadError):
+            await asking
+        assert server.connections == 1
 
 
 async def test_two_at_once_have_a_connection_each(transport: Transport):
