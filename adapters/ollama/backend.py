@@ -19,8 +19,8 @@ from adapters.ollama.embed import Vector, to_bodies, to_vectors
 from adapters.ollama.errors import blame_input
 from adapters.ollama.forced import is_forced
 from adapters.ollama.hosts import Hosts
-from adapters.ollama.placing import placed
 from adapters.ollama.request import refuse_unenforced, to_body
+from adapters.ollama.template import depends_on_template, fitted
 from adapters.ollama.tenant import OllamaTenant
 from adapters.ollama.waiting import Waiting
 from adapters.ollama.wire import ChatBody, FillBody, RawBody
@@ -100,9 +100,9 @@ class OllamaBackend:
     ) -> ChatBody | RawBody:
         """`body`, or another one that says the same where its template needs that."""
         shows_tools = await self._shows_tools(request)
-        mixed = placed(request)
-        if mixed is not None and await self._hosts.places_images(request.model):
-            return to_body(mixed, shows_tools)
+        if depends_on_template(request):
+            told = fitted(request, await self._hosts.template(request.model))
+            return to_body(told, shows_tools)
         return body if shows_tools else to_body(request, shows_tools=False)
 
     async def _shows_tools(self, request: GenerationRequest) -> bool:

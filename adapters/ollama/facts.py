@@ -9,7 +9,7 @@ from msgspec import Struct
 
 from adapters.memory import Footprint
 from adapters.ollama.context import KeyValues, key_values
-from adapters.ollama.placing import places_images
+from adapters.ollama.template import Template, to_template
 from adapters.ollama.wire import Show
 
 if TYPE_CHECKING:
@@ -33,8 +33,7 @@ class Facts(Struct, frozen=True, kw_only=True):
     """Bytes of the model on disk."""
     blob: str | None = None
     """The path of its weights, on the machine where that Ollama runs."""
-    places_images: bool = False
-    """Its texts may say where among them an image stands."""
+    template: Template = Template()
 
     def footprint(self, num_ctx: int | None) -> Footprint:
         """What it takes with a context of that size, where nothing of it is on a GPU."""
@@ -52,7 +51,7 @@ def to_facts(shown: Show, size: int | None) -> Facts:
         cost=key_values(shown.model_info),
         size=size,
         blob=blob[1] if blob else None,
-        places_images=places_images(shown),
+        template=to_template(shown),
     )
 
 

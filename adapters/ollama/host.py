@@ -26,6 +26,7 @@ from adapters.ollama.client import OllamaClient
 from adapters.ollama.lines import Lines
 from adapters.ollama.options import to_keep_alive
 from adapters.ollama.sizing import Size, Sizing
+from adapters.ollama.template import Template
 from adapters.ollama.waiting import PATIENT, Waiting, unless_hanging
 from adapters.ollama.wire import (
     ChatBody,
@@ -93,12 +94,12 @@ class Host:
         except BackendError:
             return Footprint()
 
-    async def places_images(self, model: str) -> bool:
-        """Whether a text may say where among it an image stands, as far as is known."""
+    async def template(self, model: str) -> Template:
+        """As far as it is known."""
         try:
-            return (await self.catalog.facts(model)).places_images
+            return (await self.catalog.facts(model)).template
         except BackendError:
-            return False
+            return Template()
 
     async def _room_for(self, model: str, num_ctx: int | None) -> AbstractAsyncContextManager[None]:
         """To be held while Ollama loads `model` with that context, if it has to.

@@ -17,6 +17,7 @@ from adapters.errors import (
 from adapters.ollama.catalog import full_name
 from adapters.ollama.host import Host
 from adapters.ollama.lines import Lines
+from adapters.ollama.template import Template
 from adapters.ollama.waiting import PATIENT, Waiting
 from adapters.ollama.wire import ChatBody, EmbedBody, Embedded, Line, RawBody
 
@@ -76,9 +77,9 @@ class Hosts:
         known = models.get(full_name(model))
         return known is not None and "tools" in known.capabilities
 
-    async def places_images(self, model: str) -> bool:
-        """As the host that would answer does."""
-        return await (await self._candidates(model))[0].places_images(model)
+    async def template(self, model: str) -> Template:
+        """That of the host that would answer."""
+        return await (await self._candidates(model))[0].template(model)
 
     async def models(self) -> list[Model]:
         """Every model of every host; of two of a name the first, loaded where one of them is.
