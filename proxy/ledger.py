@@ -50,8 +50,8 @@ class Ledger:
 
     def taken(self, key: Key, newcomer: Newcomer | None = None) -> int:
         footprints = self._footprints(key, newcomer)
-        weights = max((each.weights or 0 for each in footprints), default=0)
-        return weights + max((each.context or 0 for each in footprints), default=0)
+        weights = max([each.weights or 0 for each in footprints], default=0)
+        return weights + max([each.context or 0 for each in footprints], default=0)
 
     def firm(self, kind: str, newcomer: Newcomer | None = None) -> int:
         """What is not for the contexts and caches of `kind`; `newcomer`'s context is not yet."""

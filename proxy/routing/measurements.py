@@ -10,7 +10,7 @@ from collections.abc import Callable, Generator, Iterable
 from contextlib import contextmanager
 
 from msgspec import Struct
-from msgspec.structs import asdict, replace
+from msgspec.structs import asdict
 
 from adapters.events import Event, Finished, Started
 from adapters.request import GenerationRequest
@@ -68,6 +68,11 @@ class Figures(Struct, frozen=True, kw_only=True):
     """Seconds since 1970."""
 
 
+_NO_ANSWER = Figures(
+    answers=0, ttft_s=0.0, tokens_per_second=None, memory_bytes=None, measured_at=0
+)
+
+
 class Row(Figures, frozen=True, kw_only=True):
     """What a backend did in answers of one bucket."""
 
@@ -107,7 +112,7 @@ class Measurements:
     def record(self, measured: Measurement) -> None:
         figures = self._figures.setdefault((measured.backend, measured.name), {})
         bucket = to_bucket(measured.prompt_tokens, measured.crowd, measured.cold)
-        figures[bucket] = _with(figures.get(bucket), measured)
+        figures[bucket] = _with(figures.get(bucket, _NO_ANSWER), measured)
 
     def figures(self, backend: str, name: str, prompt_tokens: int, crowd: int) -> Figures | None:
         """Of answers like that one by a model that was loaded; `None`: there was none yet."""
@@ -120,7 +125,7 @@ class Measurements:
         """The answers on their way from `backend`: of all its models, or of `name`."""
         if name is not None:
             return self._in_hand[backend, name]
-        return sum(many for (kind, _), many in self._in_hand.items() if kind == backend)
+        return sum([many for (kind, _), many in self._in_hand.items() if kind == backend])
 
     def comparison(self, places: Iterable[Place]) -> list[Row]:
         """What is known of a model that has these `places`, bucket by bucket, side by side."""
@@ -163,7 +168,7 @@ class Watch:
     def measurement(self, backend: str, name: str, crowd: int, memory_of: MemoryOf) -> Measurement:
         """Of an answer that is whole."""
         first = self.first or self._last
-        tokens = sum(each.usage.completion_tokens for each in self._ended)
+        tokens = sum([each.usage.completion_tokens for each in self._ended])
         return Measurement(
             backend=backend,
             name=name,
@@ -188,23 +193,14 @@ def to_bucket(prompt_tokens: int, crowd: int, cold: bool = False) -> Bucket:
     return Bucket(prompt, bisect.bisect_left(CROWDS, crowd), cold)
 
 
-def _with(known: Figures | None, measured: Measurement) -> Figures:
-    newest = Figures(
-        answers=1,
-        ttft_s=measured.ttft,
-        tokens_per_second=measured.tokens_per_second,
-        memory_bytes=measured.memory,
-        measured_at=int(time.time()),
-    )
-    if known is None:
-        return newest
+def _with(known: Figures, measured: Measurement) -> Figures:
     share = max(_NEWEST, 1 / (known.answers + 1))
-    return replace(
-        newest,
+    return Figures(
         answers=known.answers + 1,
-        ttft_s=(1 - share) * known.ttft_s + share * newest.ttft_s,
-        tokens_per_second=_mean(known.tokens_per_second, newest.tokens_per_second, share),
-        memory_bytes=known.memory_bytes if newest.memory_bytes is None else newest.memory_bytes,
+        ttft_s=(1 - share) * known.ttft_s + share * measured.ttft,
+        tokens_per_second=_mean(known.tokens_per_second, measured.tokens_per_second, share),
+        memory_bytes=known.memory_bytes if measured.memory is None else measured.memory,
+        measured_at=int(time.time()),
     )
 
 
