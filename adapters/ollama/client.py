@@ -7,6 +7,7 @@ headers is used; what it does with answers is not.
 
 import asyncio
 from collections.abc import AsyncGenerator, Sequence
+from functools import partial
 from typing import TypeVar, cast
 
 import httpx
@@ -88,7 +89,7 @@ class OllamaClient:
         until = asyncio.get_running_loop().time() + seconds[0]
         connection = await self._ask("POST", path, body, until)
         lines = Lines(LineReader(connection, decoder), seconds[1])
-        lines.held.callback(self._transport.take_back, connection)
+        lines.at_end.append(partial(self._transport.take_back, connection))
         try:
             await lines.begin(until)
         except BaseException:

@@ -4,6 +4,7 @@ import logging
 import re
 from collections.abc import AsyncGenerator, Awaitable, Coroutine
 from contextlib import AbstractAsyncContextManager, aclosing, nullcontext
+from functools import partial
 from typing import Any, TypeVar
 
 from msgspec import UNSET, UnsetType
@@ -159,8 +160,9 @@ class Host:
             asked = self._in_turn(self.client.lines(path, sent, seconds), waiting)
             lines = await self._there(asked, waiting)
             use.begin()
-        lines.held.callback(self._end, use, size, lines)
-        lines.first.num_ctx, lines.first.cold = size.num_ctx, cold
+        lines.at_end.append(partial(self._end, use, size, lines))
+        first = lines.first
+        first.num_ctx, first.cold = size.num_ctx, cold
         self._sizing.used(body.model, size)
         return lines
 

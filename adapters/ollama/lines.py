@@ -2,7 +2,6 @@
 
 import asyncio
 from collections.abc import Awaitable, Callable, Sequence
-from contextlib import ExitStack
 from typing import Generic, TypeVar
 
 import httpx
@@ -147,8 +146,8 @@ class Lines(Generic[L]):
         self.last: L | None = None
         """The one that has `done`, once it was read."""
         self.failure: BackendError | None = None
-        self.held = ExitStack()
-        """What lasts as long as the answer."""
+        self.at_end: list[Callable[[], None]] = []
+        """Called once it is closed, the last of them first."""
 
     async def begin(self, until: float) -> None:
         """Wait for the first.
@@ -204,4 +203,5 @@ class Lines(Generic[L]):
         return error
 
     def close(self) -> None:
-        self.held.close()
+        while self.at_end:
+            self.at_end.pop()()
