@@ -45,7 +45,7 @@ def _png(data: bytes) -> Header | None:
         if kind == b"acTL":
             return Header("image/png", width, height, moves=True)
         at += 12 + length
-    return Header("image/png", width, height) if _PNG_END in data[at:] else None
+    return Header("image/png", width, height) if data.find(_PNG_END, at) > 0 else None
 
 
 _FRAMES = frozenset({*range(0xC0, 0xD0)} - {0xC4, 0xC8, 0xCC})
