@@ -8,6 +8,7 @@ is refused, and slowness too, with OpenAI's error body, and the connection is cl
 import asyncio
 import math
 import re
+from itertools import chain
 from typing import Any, cast
 from urllib.parse import unquote
 
@@ -44,6 +45,7 @@ class _Refused(Exception):
 class Connection(HttpToolsProtocol):
     """What it adds to uvicorn's: limits, deadlines, refusals. `Reply` is the way back."""
 
+    app: ASGI3Application
     parser: httptools.HttpRequestParser
     _in_message = False
     _head_ended = False
@@ -116,7 +118,7 @@ class Connection(HttpToolsProtocol):
 
     def on_header(self, name: bytes, value: bytes) -> None:
         if not self._head_ended:  # What follows the body is nobody's business.
-            super().on_header(name, value)
+            self.headers.append((name.lower(), value))
 
     def on_headers_complete(self) -> None:
         self._head_ended = True
@@ -124,6 +126,7 @@ class Connection(HttpToolsProtocol):
         self.scope["method"] = self.parser.get_method().decode()
         version = self.scope["http_version"] = self.parser.get_http_version()
         _check_head(version, self.scope["method"], self.url, self.headers)
+        self.expect_100_continue = dict(self.headers).get(b"expect", b"").lower() == b"100-continue"
         if self.parser.should_upgrade():
             return
         path, _, query = self.url.partition(b"?")
@@ -160,12 +163,11 @@ class Connection(HttpToolsProtocol):
             on_response=self.on_response_complete,
         )
         cast(dict[str, Any], self.scope)["extensions"] = {WIRE: self.cycle}
-        app = cast(ASGI3Application, self.app)  # pyright: ignore[reportUnknownMemberType]
         if self._reply is None or self._reply.response_complete:
-            self._start_asgi_task(self.cycle, app)
+            self._start_asgi_task(self.cycle, self.app)
         elif len(self.pipeline) < _MOST_WAITING:
             self._due = math.inf
-            self.pipeline.appendleft((self.cycle, app))
+            self.pipeline.appendleft((self.cycle, self.app))
         else:
             raise _Refused(400)
 
@@ -250,14 +252,16 @@ def _check_head(
     """
     if version not in ("1.0", "1.1"):
         raise _Refused(505)
-    size = len(target) + sum([len(name) + len(value) for name, value in headers])
+    size = len(target) + sum(map(len, chain.from_iterable(headers)))
     if len(headers) > _MOST_HEADERS or size > _MOST_HEAD_BYTES:
         raise _Refused(431)
     if method == "CONNECT" or not _TARGET.fullmatch(target):
         raise _Refused(400)
-    hosts = [value for name, value in headers if name == b"host"]
-    if len(hosts) > 1 or (not hosts and version == "1.1"):
+    names = [name for name, _ in headers]
+    hosts = names.count(b"host")
+    if hosts > 1 or (not hosts and version == "1.1"):
         raise _Refused(400)
-    codings = [value.lower() for name, value in headers if name == b"transfer-encoding"]
-    if codings and (codings != [b"chunked"] or version == "1.0"):
-        raise _Refused(400)
+    if b"transfer-encoding" in names:
+        codings = [value.lower() for name, value in headers if name == b"transfer-encoding"]
+        if codings != [b"chunked"] or version == "1.0":
+            raise _Refused(400)
