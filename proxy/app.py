@@ -29,9 +29,8 @@ from proxy.endpoints.models import list_models, retrieve_model
 from proxy.endpoints.openapi import get_litestar_openapi, get_openapi
 from proxy.endpoints.route import plan_route
 from proxy.errors import answer_error
-from proxy.http.exchange import Exchange
+from proxy.http.exchange import Exchange, ServerParts
 from proxy.http.gates import Gate
-from proxy.http.headers import write_notes
 from proxy.http.streaming import Drain
 from proxy.openapi import Document
 from proxy.opening import assemble, opened
@@ -60,15 +59,13 @@ ROUTES = (
 
 def create_app(config: Config, backends: Mapping[str, Backend] | None = None) -> Litestar:
     """The application. Backends that are given are used as they are, and not closed."""
-    parts = assemble(config)
-    drain = Drain(config.server.shutdown_grace)
-    state = {
-        "config": config,
-        "archive": Archive(state_folder(config, os.environ)),
-        "drain": drain,
-        "document": Document(),
-        **asdict(parts),
-    }
+    parts = ServerParts(
+        **asdict(assemble(config)),
+        config=config,
+        archive=Archive(state_folder(config, os.environ)),
+        drain=Drain(config.server.shutdown_grace),
+        document=Document(),
+    )
 
     @asynccontextmanager
     async def lifespan(_app: Litestar) -> AsyncGenerator[None]:
@@ -79,10 +76,9 @@ def create_app(config: Config, backends: Mapping[str, Backend] | None = None) ->
         route_handlers=ROUTES,
         request_class=Exchange,
         exception_handlers={HTTPException: answer_error, Exception: answer_error},
-        before_send=[write_notes],
         lifespan=[lifespan],
         request_max_body_size=config.server.max_body_bytes,
-        state=State(state),
+        state=State({"parts": parts}),
         openapi_config=None,
         logging_config=None,
         debug=False,

@@ -55,10 +55,10 @@ def _run(config: Config, listener: socket.socket) -> None:
 
     from proxy.app import create_app
     from proxy.http.connection import Connection
-    from proxy.http.streaming import Drain
+    from proxy.http.exchange import ServerParts
 
     app = create_app(config)
-    drain: Drain = app.state.drain
+    parts: ServerParts = app.state.parts
 
     class Server(uvicorn.Server):
         async def startup(self, sockets: list[socket.socket] | None = None) -> None:
@@ -72,7 +72,7 @@ def _run(config: Config, listener: socket.socket) -> None:
             if self.should_exit:
                 self.force_exit = True
             super().handle_exit(sig, frame)
-            self._loop.call_soon_threadsafe(drain.begin)
+            self._loop.call_soon_threadsafe(parts.drain.begin)
 
     settings = uvicorn.Config(
         app,

@@ -4,6 +4,7 @@ vLLM's `guided_*` and `repetition_penalty`, LM Studio's `ttl`, Ollama's `keep_al
 (https://github.com/ollama/ollama/blob/main/docs/modelfile.md) mean here what they mean there.
 """
 
+from operator import attrgetter
 from typing import Annotated, Any, TypeVar
 
 import msgspec
@@ -110,6 +111,8 @@ OLLAMA_ONLY = (
     "draft_num_predict",
 )
 
+_ollama_only = attrgetter(*OLLAMA_ONLY)
+
 UNLIMITED = -1
 """Ollama's `num_predict` for "as many as there is room for"; its `seed` for "any"."""
 
@@ -188,7 +191,8 @@ def _agree(flat: Any, other: Any, param: str) -> None:
 
 
 def _only_ollamas(body: GenerationFields, given: dict[str, Any]) -> dict[str, Any]:
-    flat = {k: getattr(body, k) for k in OLLAMA_ONLY if getattr(body, k) is not None}
+    said = zip(OLLAMA_ONLY, _ollama_only(body), strict=True)
+    flat = {name: value for name, value in said if value is not None}
     for name in flat.keys() & given.keys():
         _agree(flat[name], given[name], f"options.{name}")
     return {**{k: v for k, v in given.items() if k not in _SHARED}, **flat}

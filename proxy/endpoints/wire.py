@@ -43,6 +43,8 @@ class Usage(Struct, kw_only=True):
 
 def total(usages: Sequence[EventUsage], per_prompt: int) -> EventUsage:
     """The usage of all choices together: each prompt is counted once, for its first choice."""
+    if len(usages) == 1:
+        return usages[0]
     prompts = usages[::per_prompt]
     return EventUsage(
         prompt_tokens=sum(usage.prompt_tokens for usage in prompts),

@@ -4,17 +4,20 @@ from collections.abc import AsyncGenerator, Coroutine
 from typing import Any, TypeVar
 
 from litestar import Request
+from litestar.connection.base import empty_receive, empty_send
 from litestar.response.base import ASGIResponse
+from litestar.types import Receive, Scope, Send
 
 from adapters.shortcut import Shortcut
 from proxy.bench.archive import Archive
 from proxy.config import Config
 from proxy.http.clients import to_client
 from proxy.http.gates import Fields
-from proxy.http.headers import AnswerNotes, notes_of
+from proxy.http.headers import notes_of
 from proxy.http.streaming import SSE, Drain, Framing, Renderer, stream, unless_gone
 from proxy.memory import Memory
 from proxy.openapi import Document
+from proxy.opening import Parts
 from proxy.registry import Registry
 from proxy.routing.forcing import to_forced
 from proxy.routing.measurements import Measurements
@@ -23,50 +26,61 @@ from proxy.routing.router import Router
 T = TypeVar("T")
 
 
+class ServerParts(Parts, frozen=True, kw_only=True):
+    """All that the application has for answering."""
+
+    config: Config
+    archive: Archive
+    drain: Drain
+    document: Document
+
+
 class Exchange(Request[Any, Any, Any]):
     """The application's `request_class`. Litestar would put the same parts into a handler's
     arguments, as dependencies, for as much time as it takes to read a body."""
 
+    __slots__ = ("_parts", "fields", "notes")
+
+    def __init__(
+        self, scope: Scope, receive: Receive = empty_receive, send: Send = empty_send
+    ) -> None:
+        super().__init__(scope, receive, send)
+        self._parts: ServerParts = self.app.state["parts"]
+        self.fields: Fields = scope["state"]["fields"]
+        """The headers, as the gates have read them."""
+        self.notes = notes_of(scope)
+
     @property
     def config(self) -> Config:
-        return self.app.state["config"]
+        return self._parts.config
 
     @property
     def registry(self) -> Registry:
-        return self.app.state["registry"]
+        return self._parts.registry
 
     @property
     def router(self) -> Router:
-        return self.app.state["router"]
+        return self._parts.router
 
     @property
     def memory(self) -> Memory:
-        return self.app.state["memory"]
+        return self._parts.memory
 
     @property
     def measurements(self) -> Measurements:
-        return self.app.state["measurements"]
+        return self._parts.measurements
 
     @property
     def archive(self) -> Archive:
-        return self.app.state["archive"]
+        return self._parts.archive
 
     @property
     def document(self) -> Document:
-        return self.app.state["document"]
+        return self._parts.document
 
     @property
     def drain(self) -> Drain:
-        return self.app.state["drain"]
-
-    @property
-    def notes(self) -> AnswerNotes:
-        return notes_of(self.scope)
-
-    @property
-    def fields(self) -> Fields:
-        """The headers, as the gates have read them."""
-        return self.scope["state"]["fields"]
+        return self._parts.drain
 
     def caller(self, cache_key: str | None = None) -> str:
         """As `to_client`."""

@@ -12,6 +12,7 @@ from litestar.types import ASGIApp, HTTPScope, Receive, Scope, Send
 from adapters.errors import InvalidRequestError
 from proxy.config import ServerConfig
 from proxy.errors import to_failure
+from proxy.http.headers import notes_of, signed
 from proxy.http.whole import Whole
 
 _LOOPBACK = frozenset({"localhost", "127.0.0.1", "::1"})
@@ -28,7 +29,10 @@ Fields = Mapping[str, str]
 
 
 class Gate:
-    """ASGI, around the whole application: Litestar's middleware misses paths without a route."""
+    """ASGI, around the whole application: Litestar's middleware misses paths without a route.
+
+    What comes back is signed, whoever it is from.
+    """
 
     def __init__(self, app: ASGIApp, config: ServerConfig) -> None:
         self._app = app
@@ -37,6 +41,7 @@ class Gate:
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         http: HTTPScope = scope  # type: ignore[assignment] - no WebSocket is served
         fields = http["state"]["fields"] = to_fields(http["headers"])
+        send = signed(send, notes_of(scope))
         refusal = refuse(fields, http["method"], self._config)
         if refusal is None:
             await self._app(scope, receive, send)

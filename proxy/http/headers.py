@@ -1,9 +1,9 @@
 """What every answer carries besides its body: who it is, who made it, what was ignored."""
 
-import secrets
+import os
 from collections.abc import Iterator
 
-from litestar.types import Message, Scope
+from litestar.types import Message, Scope, Send
 from msgspec import Struct
 
 from adapters.errors import BackendError
@@ -41,7 +41,7 @@ class AnswerNotes(Struct):
 
 
 def new_request_id() -> str:
-    return f"req_{secrets.token_hex(12)}"
+    return f"req_{os.urandom(12).hex()}"
 
 
 def notes_of(scope: Scope) -> AnswerNotes:
@@ -51,11 +51,15 @@ def notes_of(scope: Scope) -> AnswerNotes:
     return state["notes"]
 
 
-async def write_notes(message: Message, scope: Scope) -> None:
-    """Litestar's `before_send`: it sees the answers of the gates and of no route as well."""
-    if message["type"] == "http.response.start":
-        written = _written(notes_of(scope))
-        message["headers"] = [*message["headers"], *written]
+def signed(send: Send, notes: AnswerNotes) -> Send:
+    """`send`, which writes what is noted by then into the head of the answer."""
+
+    async def send_signed(message: Message) -> None:
+        if message["type"] == "http.response.start":
+            message["headers"] = [*message["headers"], *_written(notes)]
+        await send(message)
+
+    return send_signed
 
 
 def _written(notes: AnswerNotes) -> Iterator[tuple[bytes, bytes]]:

@@ -41,7 +41,8 @@ class Reply(RequestResponseCycle):
         Raises:
             RuntimeError: what is sent is no answer, or would not be one on the wire.
         """
-        await self.drained()
+        if self.flow.write_paused:
+            await self.drained()
         if self.disconnected:
             return
         match message["type"]:

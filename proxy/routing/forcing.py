@@ -21,12 +21,12 @@ def to_forced(
     in_name = {"model": kind} if slash and kind in kinds else {}
     others = {HEADER: headers.get(HEADER), "backend": field}
     asked = in_name | {param: said for param, said in others.items() if said is not None}
+    if not asked:
+        return model
     for param, said in asked.items():
         _check_kind(param, said, kinds)
     _check_agreement(asked)
-    if in_name or not asked:
-        return model
-    return f"{next(iter(asked.values()))}/{model}"
+    return model if in_name else f"{next(iter(asked.values()))}/{model}"
 
 
 def _check_kind(param: str, said: str, kinds: Collection[str]) -> None:
@@ -38,7 +38,7 @@ def _check_kind(param: str, said: str, kinds: Collection[str]) -> None:
 
 
 def _check_agreement(asked: Mapping[str, str]) -> None:
-    first = next(iter(asked.values()), None)
+    first = next(iter(asked.values()))
     for param, said in asked.items():
         if said != first:
             raise InvalidRequestError(

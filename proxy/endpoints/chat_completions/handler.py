@@ -1,8 +1,5 @@
 """The URL itself."""
 
-from collections.abc import Generator
-from contextlib import contextmanager
-
 from litestar import post
 from litestar.response.base import ASGIResponse
 from msgspec.structs import replace
@@ -66,11 +63,15 @@ async def read_chat(request: Exchange) -> tuple[ChatCompletionRequest, Generatio
         return body, await request.finish(settle_images(asked, request.config.server.images))
 
 
-@contextmanager
-def blaming(body: ChatCompletionRequest) -> Generator[None]:
+class blaming:
     """Errors name the field of `body` that is to blame."""
-    try:
-        yield
-    except BackendError as exc:
-        exc.param = to_param(exc.param, body)
-        raise
+
+    def __init__(self, body: ChatCompletionRequest) -> None:
+        self._body = body
+
+    def __enter__(self) -> None:
+        pass
+
+    def __exit__(self, _kind: object, exc: BaseException | None, _trace: object) -> None:
+        if isinstance(exc, BackendError):
+            exc.param = to_param(exc.param, self._body)

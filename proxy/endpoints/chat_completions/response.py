@@ -1,6 +1,6 @@
 """Events -> `chat.completion`, whole or in chunks."""
 
-import secrets
+import os
 import time
 from collections.abc import Iterable, Sequence
 from typing import Literal
@@ -25,7 +25,7 @@ from proxy.endpoints.wire import Usage, to_usage, total
 from proxy.errors import to_failure
 from proxy.http.streaming import Frame
 
-_TEXT = secrets.token_hex()
+_TEXT = os.urandom(32).hex()
 """Stands for a text, and for nothing that anybody names."""
 
 _encode = msgspec.json.Encoder().encode
@@ -177,7 +177,7 @@ def _to_logprobs(tokens: tuple[TokenLogprob, ...] | None) -> Logprobs | None:
 
 
 def _new_id() -> str:
-    return f"chatcmpl-{secrets.token_hex(12)}"
+    return f"chatcmpl-{os.urandom(12).hex()}"
 
 
 class ChatCompletionRenderer:

@@ -1,6 +1,7 @@
 """`ChatCompletionRequest` -> `GenerationRequest`."""
 
 from collections.abc import Callable
+from typing import Any
 
 from adapters import request as contract
 from adapters.errors import InvalidRequestError, UnsupportedParameterError
@@ -20,14 +21,14 @@ from proxy.endpoints.wire import as_tuple
 from proxy.images import image_at, path_of_image
 from proxy.keep_alive import to_keep_alive
 
-_IMPOSSIBLE: dict[str, Callable[[ChatCompletionRequest], bool]] = {
-    "audio": lambda body: body.audio is not None,
-    "modalities": lambda body: body.modalities is not None and "audio" in body.modalities,
-    "moderation": lambda body: body.moderation is not None,
-    "verbosity": lambda body: body.verbosity not in (None, "medium"),
-    "web_search_options": lambda body: body.web_search_options is not None,
+_IMPOSSIBLE: dict[str, Callable[[Any], bool]] = {
+    "audio": lambda _: True,
+    "modalities": lambda asked: "audio" in asked,
+    "moderation": lambda _: True,
+    "verbosity": lambda asked: asked != "medium",
+    "web_search_options": lambda _: True,
 }
-"""What no backend can honour, by the field to blame."""
+"""Field -> whether what it asks for, if anything, is what no backend can honour."""
 
 
 def to_generation_request(body: ChatCompletionRequest) -> GenerationRequest:
@@ -85,8 +86,9 @@ def image_paths(body: ChatCompletionRequest) -> dict[str, str]:
 
 
 def refuse_impossible(body: ChatCompletionRequest) -> None:
-    for param, asked in _IMPOSSIBLE.items():
-        if asked(body):
+    for param, is_impossible in _IMPOSSIBLE.items():
+        asked = getattr(body, param)
+        if asked is not None and is_impossible(asked):
             raise _unsupported(param)
     for name in body.chat_template_kwargs or {}:
         if name != "enable_thinking":

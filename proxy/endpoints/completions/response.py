@@ -1,7 +1,7 @@
 """Events -> `text_completion`, whole or in chunks of the same shape."""
 
 import codecs
-import secrets
+import os
 import time
 from collections import defaultdict
 from collections.abc import Iterable, Sequence
@@ -112,7 +112,7 @@ def _to_top(token: TokenLogprob) -> dict[str, float]:
 
 
 def _new_id() -> str:
-    return f"cmpl-{secrets.token_hex(12)}"
+    return f"cmpl-{os.urandom(12).hex()}"
 
 
 class CompletionRenderer:

@@ -288,7 +288,7 @@ async def test_streams_end_with_an_error_when_the_server_does():
     backend = ScriptedBackend([Started(), TextDelta("x"), HANG])
     config = Config(server=ServerConfig(shutdown_grace=0.1))
     app: Litestar = create_app(config, {backend.kind: backend})
-    drain: Drain = app.state.drain
+    drain: Drain = app.state.parts.drain
     with socket.create_server(("127.0.0.1", 0)) as listener:
         port = listener.getsockname()[1]
         server = uvicorn.Server(uvicorn.Config(app, http=Connection, ws="none", log_level="error"))
