@@ -1,6 +1,5 @@
 """The URL itself."""
 
-from litestar import post
 from litestar.response.base import ASGIResponse
 from msgspec.structs import replace
 
@@ -17,6 +16,7 @@ from proxy.endpoints.chat_completions.response import (
     to_chat_completion,
 )
 from proxy.endpoints.chat_completions.translate import to_generation_request, to_param
+from proxy.http import straight
 from proxy.http.body import read_body
 from proxy.http.exchange import Exchange
 from proxy.http.whole import Whole
@@ -32,7 +32,7 @@ _COMPLETE = Operation(
 )
 
 
-@post("/v1/chat/completions", status_code=200, operation=_COMPLETE)
+@straight.post("/v1/chat/completions", _COMPLETE)
 async def create_chat_completion(request: Exchange) -> ASGIResponse:
     body, asked = await read_chat(request)
     with blaming(body):
