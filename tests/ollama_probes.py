@@ -12,8 +12,9 @@ from datetime import UTC, datetime
 from itertools import islice
 from typing import Any, NamedTuple
 
-from ollama_server import EMBED, FILL, PLAIN, THINK, TOOLS
+from ollama_server import EMBED, FILL, PLAIN, SEES, THINK, TOOLS
 from ollama_side import JSON, RefusedError, Side
+from pictures import data_url, photo
 
 GREEDY = "smollm2-greedy:135m"
 """`PLAIN` with `PARAMETER temperature 0` in its Modelfile."""
@@ -88,6 +89,23 @@ def _changes(side: Side, **fields: Any) -> bool:
     """The likeliest text is another one with `fields`."""
     asked: JSON = {"temperature": 0, "max_tokens": 40}
     return side.says(STORY, **asked) != side.says(STORY, **asked, **fields)
+
+
+_LOOK: JSON = {"type": "text", "text": "And this?"}
+_PHOTO: JSON = {"type": "image_url", "image_url": {"url": data_url(photo("png"))}}
+
+
+def _tokens_seen(side: Side, content: list[JSON], turns: int) -> int:
+    """Of a prompt of as many turns, each with that content."""
+    turn = [{"role": "user", "content": content}, {"role": "assistant", "content": "A house."}]
+    messages = (turn * turns)[:-1]
+    return side.chat(model=SEES, messages=messages, max_tokens=1)["usage"]["prompt_tokens"]
+
+
+def _sees(side: Side, images: int, turns: int) -> bool:
+    """Each of the images is there, with its sixteen tokens and some."""
+    with_images = _tokens_seen(side, [_LOOK, *[_PHOTO] * images], turns)
+    return with_images >= _tokens_seen(side, [_LOOK], turns) + 16 * images * turns
 
 
 def _limit_is_kept(side: Side) -> bool:
@@ -207,6 +225,8 @@ def _never(**fields: Any) -> Test:
 
 PROBES = (
     Probe("messages", "a prompt of 6,000 tokens is read whole", _reads_it_all),
+    Probe("messages: images", "two in a message are both seen", lambda s: _sees(s, 2, 1)),
+    Probe("messages: images of before", "eight turns: all are seen", lambda s: _sees(s, 1, 8)),
     Probe(
         "max_tokens",
         "5: five tokens",
