@@ -52,6 +52,11 @@ class Breaker:
         """The last fault was one that shows at once: trying costs nothing."""
         return isinstance(self.last, BackendUnavailableError)
 
+    @property
+    def is_silent(self) -> bool:
+        """The last fault was one that takes its time, and would take it of whoever tries."""
+        return isinstance(self.last, BackendTimeoutError)
+
     def succeeded(self) -> None:
         self._faults, self.last = 0, None
 

@@ -72,8 +72,13 @@ class Host:
 
     @property
     def is_away(self) -> bool:
-        """It fails at once: to try it costs nothing."""
+        """It was not there, the last time."""
         return self.breaker.is_open and self.breaker.absent
+
+    @property
+    def is_quick_to_fail(self) -> bool:
+        """Of several models one may be broken: to try another costs nothing."""
+        return self.breaker.is_open and not self.breaker.is_silent
 
     @property
     def is_local(self) -> bool:

@@ -204,7 +204,8 @@ def _usable(hosts: Iterable[Host]) -> list[Host]:
         BackendUnavailableError: all of them are there and do not answer.
     """
     every = list(hosts)
-    for usable in ([h for h in every if not h.breaker.is_open], [h for h in every if h.is_away]):
+    well = [host for host in every if not host.breaker.is_open]
+    for usable in (well, [host for host in every if host.is_quick_to_fail]):
         if usable:
             return usable
     raise BackendUnavailableError("Ollama failed several times and is being tested.")

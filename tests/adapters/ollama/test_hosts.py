@@ -306,6 +306,24 @@ async def test_only_host_that_hangs_is_refused_at_once_after_three(
     await backend.aclose()
 
 
+async def test_only_host_whose_one_model_breaks_still_answers_with_the_others(
+    pair: tuple[StandIn, StandIn],
+):
+    one, _ = pair
+    one.says("/api/chat", page)
+    one.says("/api/generate", page)
+    backend = OllamaBackend(OllamaConfig(host=one.host))
+    for _ in range(5):
+        with pytest.raises(BadUpstreamError):
+            await text_of(backend)
+    assert (await backend.health()).breaker == "open"
+    assert len(one.bodies("/api/chat")) == 5
+    says(one, "A")
+    assert await text_of(backend) == "A"
+    assert (await backend.health()).breaker == "closed"
+    await backend.aclose()
+
+
 async def test_host_is_tested_with_a_model_that_says_something(pair: tuple[StandIn, StandIn]):
     one, _ = pair
     embedder = {"name": "minilm:1", "size": 1, "digest": "a", "capabilities": ["embedding"]}
