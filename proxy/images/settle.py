@@ -3,15 +3,20 @@
 import asyncio
 import base64
 import binascii
+from collections.abc import Coroutine, Iterable
+from typing import Any, TypeVar
 
 from msgspec.structs import replace
 
 from adapters.errors import BackendError, InvalidRequestError
-from adapters.request import ContentPart, GenerationRequest, ImagePart, Message
+from adapters.request import GenerationRequest, ImagePart, Message
 from proxy.config import ImagesConfig
 from proxy.images.header import Header, read_header
 from proxy.images.place import image_at
 
+T = TypeVar("T")
+Place = tuple[int, int]
+"""Message and part."""
 _PIECE = 1 << 18
 """Characters; a multiple of four, which are three bytes."""
 
@@ -31,31 +36,51 @@ async def settle_images(request: GenerationRequest, config: ImagesConfig) -> Gen
     messages = request.prompt
     if not isinstance(messages, tuple):
         return request
-    many = sum(len(message.images) for message in messages)
-    if many > config.max_count:
-        raise _wrong(f"{many} images are more than the {config.max_count} that are allowed.")
+    found = _images(messages)
+    if len(found) > config.max_count:
+        raise _wrong(f"{len(found)} images are more than the {config.max_count} that are allowed.")
     try:
         async with asyncio.timeout(config.timeout):
-            settled = [await _settled(at, each, config) for at, each in enumerate(messages)]
+            settled = await _together(_at(*at, image, config) for at, image in found.items())
     except TimeoutError:
         raise _wrong("Fetching the images took too long.") from None
-    return replace(request, prompt=tuple(settled))
+    return replace(request, prompt=_with(messages, dict(zip(found, settled, strict=True))))
 
 
-async def _settled(at: int, message: Message, config: ImagesConfig) -> Message:
-    if not message.images:
-        return message
-    parts = enumerate(message.content)
-    return replace(message, content=tuple([await _part(at, p, part, config) for p, part in parts]))
+def _images(messages: tuple[Message, ...]) -> dict[Place, ImagePart]:
+    return {
+        (at, place): part
+        for at, message in enumerate(messages)
+        for place, part in enumerate(message.content)
+        if isinstance(part, ImagePart)
+    }
 
 
-async def _part(at: int, place: int, part: ContentPart, config: ImagesConfig) -> ContentPart:
-    if not isinstance(part, ImagePart):
-        return part
+def _with(messages: tuple[Message, ...], images: dict[Place, ImagePart]) -> tuple[Message, ...]:
+    changed = {at: list(messages[at].content) for at, _ in images}
+    for (at, place), image in images.items():
+        changed[at][place] = image
+    return tuple(
+        replace(each, content=tuple(changed[at])) if at in changed else each
+        for at, each in enumerate(messages)
+    )
+
+
+async def _together(work: Iterable[Coroutine[Any, Any, T]]) -> list[T]:
+    """The results in order. The first failure ends the others, and is raised alone."""
     try:
-        return await _image(part, config)
+        async with asyncio.TaskGroup() as group:
+            tasks = [group.create_task(each) for each in work]
+    except ExceptionGroup as failed:
+        raise failed.exceptions[0] from None
+    return [task.result() for task in tasks]
+
+
+async def _at(message: int, place: int, image: ImagePart, config: ImagesConfig) -> ImagePart:
+    try:
+        return await _image(image, config)
     except BackendError as error:
-        error.param = image_at(at, place)
+        error.param = image_at(message, place)
         raise
 
 

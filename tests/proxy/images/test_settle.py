@@ -120,6 +120,41 @@ async def test_fetched_image_becomes_a_data_url(monkeypatch: pytest.MonkeyPatch)
     assert backend.requests[0].prompt == (message,)
 
 
+async def test_images_are_fetched_beside_each_other(monkeypatch: pytest.MonkeyPatch):
+    all_begun = asyncio.Barrier(3)
+
+    async def fetch(_self: object, url: str) -> bytes:
+        await all_begun.wait()
+        return png(3, int(url[-1]))
+
+    monkeypatch.setattr("proxy.images.fetch.Fetcher.fetch", fetch)
+    parts = [image(f"https://images.example/{height}") for height in (5, 4, 6)]
+    status, _, backend = await post(*parts, images=ImagesConfig(timeout=2))
+    assert status == 200
+    content = tuple(ImagePart(data_url(png(3, height))) for height in (5, 4, 6))
+    assert backend.requests[0].prompt == (Message(role="user", content=content),)
+
+
+async def test_image_that_cannot_be_fetched_ends_the_fetching_of_others(
+    monkeypatch: pytest.MonkeyPatch,
+):
+    ended: list[str] = []
+
+    async def fetch(_self: object, url: str) -> bytes:
+        if url.endswith("bad"):
+            raise InvalidRequestError("It is not there.", param="images")
+        try:
+            await asyncio.Event().wait()
+        finally:
+            ended.append(url)
+        return b""
+
+    monkeypatch.setattr("proxy.images.fetch.Fetcher.fetch", fetch)
+    status, body, _ = await post(image("https://images.example/slow"), image("https://a.b/bad"))
+    assert (status, body["error"]["param"]) == (400, "messages[0].content[1]")
+    assert ended == ["https://images.example/slow"]
+
+
 async def test_fetching_that_takes_too_long_is_ended(monkeypatch: pytest.MonkeyPatch):
     async def fetch(_self: object, _url: str) -> bytes:
         await asyncio.Event().wait()
