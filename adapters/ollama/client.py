@@ -6,7 +6,7 @@ headers is used; what it does with answers is not.
 """
 
 import asyncio
-from collections.abc import AsyncGenerator, Sequence
+from collections.abc import AsyncGenerator, Awaitable, Sequence
 from functools import partial
 from typing import TypeVar, cast
 
@@ -50,7 +50,7 @@ class OllamaClient:
         self._http.headers["accept-encoding"] = "identity"
         self._heads: dict[tuple[str, str], tuple[httpx.URL, bytes]] = {}
 
-    async def lines(self, path: str, body: Struct, seconds: float) -> Lines[Line]:
+    def lines(self, path: str, body: Struct, seconds: float) -> Awaitable[Lines[Line]]:
         """The lines that Ollama streams; the first is there within `seconds`.
 
         Closing them closes the socket, if they are not at their end.
@@ -58,7 +58,7 @@ class OllamaClient:
         Raises:
             BackendError: by the tables in `errors.py`.
         """
-        return await self._begin(path, body, _LINES, (seconds, self._config.token_timeout))
+        return self._begin(path, body, _LINES, (seconds, self._config.token_timeout))
 
     def pulled(self, body: Struct) -> AsyncGenerator[Sequence[PullLine]]:
         """The lines of `/api/pull`, as many at a time as have arrived; the last says `success`.

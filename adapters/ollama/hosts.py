@@ -183,7 +183,7 @@ class Hosts:
 
 
 def _wary(waiting: Waiting, others: Sequence[Host]) -> Waiting:
-    return replace(waiting, elsewhere=waiting.elsewhere or bool(others))
+    return replace(waiting, elsewhere=True) if others else waiting
 
 
 def _answered(task: asyncio.Task[list[Model]]) -> bool:
@@ -204,11 +204,19 @@ def _usable(hosts: Iterable[Host]) -> list[Host]:
         BackendUnavailableError: all of them are there and do not answer.
     """
     every = list(hosts)
+<<<<<<< Updated upstream
     well = [host for host in every if not host.breaker.is_open]
     for usable in (well, [host for host in every if host.is_quick_to_fail]):
         if usable:
             return usable
     raise BackendUnavailableError("Ollama failed several times and is being tested.")
+=======
+    usable = [host for host in every if not host.breaker.is_open]
+    usable = usable or [host for host in every if host.is_away]
+    if not usable:
+        raise BackendUnavailableError("Ollama failed several times and is being tested.")
+    return usable
+>>>>>>> Stashed changes
 
 
 def _rank(host: Host, model: str) -> tuple[bool, int, bool]:

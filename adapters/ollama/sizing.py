@@ -121,14 +121,11 @@ class Sizing:
         return answer if answer is not UNSET and answer > 0 else self._config.answer_room
 
     async def _chosen(self, model: str, facts: Facts, needed: int, limit: int | None) -> int:
-        loaded = await self._loaded(model)
-        return choose(needed, loaded=loaded, floor=self._floor(model, facts), limit=limit)
-
-    async def _loaded(self, model: str) -> int | None:
-        """The longest that a request runs with, or may still wait for; else what is in memory."""
         tag = await self._catalog.loaded(model)
         loaded = tag.context_length if tag is not None else None
-        return self._work.longest_context(model) or loaded
+        # What another request runs with, or still waits for, is newer.
+        promised = self._work.longest_context(model) or loaded
+        return choose(needed, loaded=promised, floor=self._floor(model, facts), limit=limit)
 
     @property
     def _budget(self) -> int | None:

@@ -122,7 +122,8 @@ class Router:
         """
         demand = to_demand(request)
         await self._names.fetch(request.model)
-        decision = await self.decide(request.model, demand, request)
+        entry = await self._names.find(request.model)
+        decision = self._decider.decide(entry, demand, request)
         self._decider.note(decision)
         first, *others = self._routes(decision)
         is_held = whole and bool(others)
