@@ -321,9 +321,11 @@ class Transport(httpx.AsyncBaseTransport):
 
     def _idle_one(self) -> Connection | None:
         now = asyncio.get_running_loop().time()
+        while self._idle and self._idle[0][0] <= now:  # The last to come back is at the end.
+            self._idle.pop(0)[1].close()
         while self._idle:
-            until, connection = self._idle.pop()
-            if connection.is_open and now < until:
+            _, connection = self._idle.pop()
+            if connection.is_open:
                 return connection
             connection.close()
         return None

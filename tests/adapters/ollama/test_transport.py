@@ -226,6 +226,21 @@ async def test_two_at_once_have_a_connection_each(transport: Transport):
         assert server.connections == 2
 
 
+async def test_connections_of_a_crowd_are_closed_when_it_has_gone(
+    transport: Transport, monkeypatch: pytest.MonkeyPatch
+):
+    monkeypatch.setattr("adapters.ollama.transport._IDLE_SECONDS", 0.1)
+    async with speaking(says(WHOLE)) as server:
+        await asyncio.gather(*(ask(transport, server) for _ in range(8)))
+        assert server.open == 8
+        for _ in range(8):  # Each in time for the one of the last.
+            await asyncio.sleep(0.03)
+            await ask(transport, server)
+        async with asyncio.timeout(1):
+            while server.open > 1:  # noqa: ASYNC110 - on the other side of a socket
+                await asyncio.sleep(0.005)
+
+
 async def test_server_waits_where_nobody_reads(transport: Transport):
     sent = 0
 
