@@ -204,19 +204,11 @@ def _usable(hosts: Iterable[Host]) -> list[Host]:
         BackendUnavailableError: all of them are there and do not answer.
     """
     every = list(hosts)
-<<<<<<< Updated upstream
-    well = [host for host in every if not host.breaker.is_open]
-    for usable in (well, [host for host in every if host.is_quick_to_fail]):
-        if usable:
-            return usable
-    raise BackendUnavailableError("Ollama failed several times and is being tested.")
-=======
     usable = [host for host in every if not host.breaker.is_open]
-    usable = usable or [host for host in every if host.is_away]
+    usable = usable or [host for host in every if host.is_quick_to_fail]
     if not usable:
         raise BackendUnavailableError("Ollama failed several times and is being tested.")
     return usable
->>>>>>> Stashed changes
 
 
 def _rank(host: Host, model: str) -> tuple[bool, int, bool]:
