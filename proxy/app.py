@@ -31,6 +31,7 @@ from proxy.endpoints.route import plan_route
 from proxy.errors import answer_error
 from proxy.http.exchange import Exchange, ServerParts
 from proxy.http.gates import Gate
+from proxy.http.straight import Straight
 from proxy.http.streaming import Drain
 from proxy.openapi import Document
 from proxy.opening import assemble, opened
@@ -83,5 +84,5 @@ def create_app(config: Config, backends: Mapping[str, Backend] | None = None) ->
         logging_config=None,
         debug=False,
     )
-    app.asgi_handler = Gate(app.asgi_handler, config.server)
+    app.asgi_handler = Gate(Straight(app), config.server)
     return app

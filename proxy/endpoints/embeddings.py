@@ -10,6 +10,7 @@ from array import array
 from typing import Annotated, Any, Generic, Literal, TypeVar
 
 import msgspec
+from litestar import post
 from litestar.response.base import ASGIResponse
 from msgspec import Meta, Struct
 from msgspec.structs import replace
@@ -18,7 +19,6 @@ from adapters.backend import Embeddings
 from adapters.errors import BackendError, InvalidRequestError
 from adapters.request import EmbeddingRequest, TokenIds
 from proxy.endpoints.wire import TokenCount, TokenId
-from proxy.http import straight
 from proxy.http.body import read_body
 from proxy.http.exchange import Exchange
 from proxy.http.whole import Whole
@@ -125,7 +125,7 @@ _EMBED = Operation(
 )
 
 
-@straight.post("/v1/embeddings", _EMBED)
+@post("/v1/embeddings", status_code=200, operation=_EMBED, straight=True)
 async def create_embedding(request: Exchange) -> ASGIResponse:
     body = await read_body(request, EmbeddingsBody)
     model = request.forced(body.model, body.backend)

@@ -11,9 +11,8 @@ from litestar.types import ASGIApp, HTTPScope, Receive, Scope, Send
 
 from adapters.errors import InvalidRequestError
 from proxy.config import ServerConfig
-from proxy.errors import to_failure
 from proxy.http.headers import notes_of, signed
-from proxy.http.whole import Whole
+from proxy.http.whole import to_whole
 
 _LOOPBACK = frozenset({"localhost", "127.0.0.1", "::1"})
 _ANYWHERE = frozenset({"0.0.0.0", "::"})  # noqa: S104
@@ -46,8 +45,7 @@ class Gate:
         if refusal is None:
             await self._app(scope, receive, send)
         else:
-            failure = to_failure(refusal)
-            await Whole(failure.body, failure.status)(scope, receive, send)
+            await to_whole(refusal)(scope, receive, send)
 
 
 def to_fields(headers: Iterable[tuple[bytes, bytes]]) -> Fields:

@@ -1,35 +1,46 @@
-"""A route whose handler is called straight away, with its request."""
+"""The short way to a handler that takes the request, nothing else, and makes its own answer."""
 
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Iterator
+from typing import Any
 
-import litestar
-from litestar.handlers import HTTPRouteHandler
+from litestar import Litestar
 from litestar.response.base import ASGIResponse
-from litestar.types import ASGIApp, Receive, Scope, Send
+from litestar.routes import HTTPRoute
+from litestar.types import HTTPScope, Receive, Scope, Send
 
 from proxy.http.exchange import Exchange
-from proxy.operation import Operation
+from proxy.http.whole import to_whole
 
 Handler = Callable[[Exchange], Awaitable[ASGIResponse]]
 
 
-def post(path: str, operation: Operation) -> Callable[[Handler], HTTPRouteHandler]:
-    """Litestar's `post`, for a handler that takes nothing but the request and makes its own answer.
+class Straight:
+    """ASGI, around Litestar's own: it calls the handlers of routes with `straight=True` itself.
 
-    Such a route has one middleware, which answers and passes nothing on: what Litestar has behind
-    it, to find a handler's arguments and to make an answer of what it returns, would find and make
-    the same, at a tenth of the cost of a short answer.
+    Litestar would find the same arguments and give back the same answer, for a tenth of the cost
+    of a short one. It still has these routes, and all that is not exactly their method and path.
     """
 
-    def to_route(handler: Handler) -> HTTPRouteHandler:
-        def answering(app: ASGIApp) -> ASGIApp:
-            async def answer(scope: Scope, receive: Receive, send: Send) -> None:
-                response = await handler(Exchange(scope, receive, send))
-                await response(scope, receive, send)
+    def __init__(self, app: Litestar) -> None:
+        self._app = app.asgi_handler
+        self._handlers: dict[tuple[str, str], Handler] = dict(_straight(app))
 
-            return answer
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        http: HTTPScope = scope  # type: ignore[assignment] - no WebSocket is served
+        handler = self._handlers.get((http["method"], http["path"]))
+        if handler is None:
+            await self._app(scope, receive, send)
+            return
+        try:
+            response = await handler(Exchange(scope, receive, send))
+        except Exception as exc:
+            response = to_whole(exc)
+        await response(scope, receive, send)
 
-        made = litestar.post(path, status_code=200, operation=operation, middleware=[answering])
-        return made(handler)
 
-    return to_route
+def _straight(app: Litestar) -> Iterator[tuple[tuple[str, str], Any]]:
+    for route in (route for route in app.routes if isinstance(route, HTTPRoute)):
+        for handler in route.route_handlers:
+            if handler.opt.get("straight"):
+                for method in handler.http_methods:
+                    yield (method, route.path), handler.fn

@@ -1,5 +1,6 @@
 """The URL itself."""
 
+from litestar import post
 from litestar.response.base import ASGIResponse
 from msgspec.structs import replace
 
@@ -16,7 +17,6 @@ from proxy.endpoints.chat_completions.response import (
     to_chat_completion,
 )
 from proxy.endpoints.chat_completions.translate import to_generation_request, to_param
-from proxy.http import straight
 from proxy.http.body import read_body
 from proxy.http.exchange import Exchange
 from proxy.http.whole import Whole
@@ -32,12 +32,14 @@ _COMPLETE = Operation(
 )
 
 
-@straight.post("/v1/chat/completions", _COMPLETE)
+@post("/v1/chat/completions", status_code=200, operation=_COMPLETE, straight=True)
 async def create_chat_completion(request: Exchange) -> ASGIResponse:
     body, asked = await read_chat(request)
     with blaming(body):
-        short, whole = Shortcut[Event](), not body.stream
-        events = request.router.generate(asked, request.notes, whole=whole, shortcut=short)
+        short: Shortcut[Event] = Shortcut()
+        events = request.router.generate(
+            asked, request.notes, whole=not body.stream, shortcut=short
+        )
         if body.stream:
             renderer = ChatCompletionRenderer(body)
             return await request.stream_events(events, renderer, shortcut=short)

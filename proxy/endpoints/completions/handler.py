@@ -1,5 +1,6 @@
 """The URL itself."""
 
+from litestar import post
 from litestar.response.base import ASGIResponse
 from msgspec.structs import replace
 
@@ -13,7 +14,6 @@ from proxy.endpoints.completions.request import (
     to_param,
 )
 from proxy.endpoints.completions.response import Completion, CompletionRenderer, to_completion
-from proxy.http import straight
 from proxy.http.body import read_body
 from proxy.http.exchange import Exchange
 from proxy.http.whole import Whole
@@ -29,7 +29,7 @@ _COMPLETE = Operation(
 )
 
 
-@straight.post("/v1/completions", _COMPLETE)
+@post("/v1/completions", status_code=200, operation=_COMPLETE, straight=True)
 async def create_completion(request: Exchange) -> ASGIResponse:
     body = await read_body(request, CompletionRequest)
     model, client = request.forced(body.model, body.backend), request.caller()

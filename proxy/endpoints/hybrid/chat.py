@@ -1,5 +1,6 @@
 """`POST /api/chat`: the original's `{"model_id", "prompt"}`, and Ollama's own chat alike."""
 
+from litestar import post
 from litestar.response.base import ASGIResponse
 from msgspec import UNSET, Raw, Struct, UnsetType
 from msgspec.structs import replace
@@ -12,7 +13,6 @@ from proxy.endpoints.hybrid.ollama_response import OllamaChat, OllamaDialect
 from proxy.endpoints.hybrid.prompt import PromptAnswer, PromptRequest, answer_prompt
 from proxy.endpoints.hybrid.residence import load, unload
 from proxy.endpoints.hybrid.times import Times
-from proxy.http import straight
 from proxy.http.body import decode, receive, understand
 from proxy.http.exchange import Exchange
 from proxy.http.streaming import NDJSON
@@ -38,7 +38,7 @@ _CHAT = Operation(
 )
 
 
-@straight.post("/api/chat", _CHAT)
+@post("/api/chat", status_code=200, operation=_CHAT, straight=True)
 async def create_chat(request: Exchange) -> ASGIResponse:
     times = Times()
     raw = await receive(request)

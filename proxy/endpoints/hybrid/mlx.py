@@ -15,7 +15,6 @@ from proxy.endpoints.hybrid import residence
 from proxy.endpoints.hybrid.prompt import PromptAnswer, PromptRequest, answer_prompt
 from proxy.endpoints.hybrid.times import Times
 from proxy.errors import to_failure
-from proxy.http import straight
 from proxy.http.body import read_body, receive, understand
 from proxy.http.exchange import Exchange
 from proxy.http.streaming import NDJSON, Frame
@@ -74,7 +73,7 @@ _UNLOAD = Operation(
 )
 
 
-@straight.post("/api/mlx/generate", _GENERATE)
+@post("/api/mlx/generate", status_code=200, operation=_GENERATE, straight=True)
 async def create_mlx_generation(request: Exchange) -> ASGIResponse:
     times = Times()
     require_mlx(request)
