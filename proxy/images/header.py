@@ -34,18 +34,21 @@ def read_header(data: bytes) -> Header | None:
     return None
 
 
+_MOST_PARTS = 90_000
+"""Blocks, chunks or segments: those of a GIF of 20 MB. A few bytes each would take for ever."""
 _PNG_END = b"IEND\xaeB`\x82"
 
 
 def _png(data: bytes) -> Header | None:
     width, height = struct.unpack_from(">II", data, 16)
-    at, kind = 8, b""
-    while kind != b"IDAT":
+    at = 8
+    for _ in range(_MOST_PARTS):
         length, kind = struct.unpack_from(">I4s", data, at)
-        if kind == b"acTL":
-            return Header("image/png", width, height, moves=True)
+        if kind in (b"acTL", b"IDAT"):
+            whole = data.find(_PNG_END, at) > 0
+            return Header("image/png", width, height, moves=kind == b"acTL") if whole else None
         at += 12 + length
-    return Header("image/png", width, height) if data.find(_PNG_END, at) > 0 else None
+    return None
 
 
 _FRAMES = frozenset({*range(0xC0, 0xD0)} - {0xC4, 0xC8, 0xCC})
@@ -54,7 +57,7 @@ _FRAMES = frozenset({*range(0xC0, 0xD0)} - {0xC4, 0xC8, 0xCC})
 
 def _jpeg(data: bytes) -> Header | None:
     at = 2
-    while True:
+    for _ in range(_MOST_PARTS):
         if data[at] != 0xFF:
             return None
         marker = data[at + 1]
@@ -65,21 +68,24 @@ def _jpeg(data: bytes) -> Header | None:
             return Header("image/jpeg", width, height) if whole else None
         # 0xFF may be repeated before a marker.
         at += 1 if marker == 0xFF else 2 + struct.unpack_from(">H", data, at + 2)[0]
+    return None
 
 
 def _gif(data: bytes) -> Header | None:
     width, height, flags = struct.unpack_from("<HHB", data, 6)
     at, frames = 13 + _colours(flags), 0
-    while data[at] != 0x3B and frames < 2:
-        if data[at] == 0x2C:
-            frames += 1
-            at += 11 + _colours(data[at + 9])
-        else:
-            at += 2
-        while data[at]:  # Blocks, each with its length before it.
-            at += 1 + data[at]
-        at += 1
-    return Header("image/gif", width, height, moves=frames > 1)
+    in_blocks = False
+    for _ in range(_MOST_PARTS):
+        match data[at]:
+            case size if in_blocks:  # Each with its length before it; the last has none.
+                at, in_blocks = at + 1 + size, size > 0
+            case 0x2C if frames == 0:
+                at, frames, in_blocks = at + 11 + _colours(data[at + 9]), 1, True
+            case 0x2C | 0x3B as kind:
+                return Header("image/gif", width, height, moves=kind == 0x2C)
+            case _:
+                at, in_blocks = at + 2, True
+    return None
 
 
 def _colours(flags: int) -> int:

@@ -48,3 +48,23 @@ def test_other_format_is_none(data: bytes):
 
 def test_chunks_without_end_are_none():
     assert read_header(png(3, 5).replace(b"IDAT", b"tEXt")) is None
+
+
+MANY = 100_000
+
+
+@pytest.mark.parametrize(
+    ("whole", "at", "part"),
+    [
+        (jpeg(3, 5), 2, b"\xff"),
+        (jpeg(3, 5), 2, b"\xff\xe0\0\2"),
+        (png(3, 5), 33, b"\0\0\0\0tEXt\0\0\0\0"),
+        (gif(3, 5), 19, b"\x21\xf9\0"),
+        (gif(3, 5), 21, b"\1a"),
+    ],
+    ids=["padding", "segments", "chunks", "extensions", "blocks"],
+)
+def test_picture_of_too_many_parts_is_given_up(whole: bytes, at: int, part: bytes):
+    """Twenty megabytes of them would take seconds to walk over."""
+    assert read_header(whole[:at] + part * 9 + whole[at:]) == read_header(whole)
+    assert read_header(whole[:at] + part * MANY + whole[at:]) is None
