@@ -164,6 +164,8 @@ _WORDS: tuple[tuple[str, Callable[[str, RunnerError | None], BackendError]], ...
     ),
     (r"server busy", _as(BackendBusyError)),
     (r"no space left on device|disk quota exceeded", _as(InsufficientMemoryError)),
+    # The runner's, about one prompt: it goes on with others.
+    (r"^got exception", _as(GenerationError)),
     (r"(unable|failed) to load model|error loading model", _as(GenerationError)),
     (r"^model .* not found", _as(ModelNotFoundError, "model")),
 )

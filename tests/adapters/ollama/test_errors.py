@@ -177,6 +177,11 @@ def test_error_without_words_says_so(words: str):
         ("cudaMalloc failed: out of memory", InsufficientMemoryError),
         ("unable to load model: bad magic", GenerationError),
         ("image input is not supported - hint: provide the mmproj", UnsupportedParameterError),
+        # Of a LLaVA, asked about one of two images that stood side by side in the prompt before.
+        (
+            '{"error":{"code":500,"message":"got exception: Chunk not found"}}',
+            GenerationError,
+        ),
         ('think value "low" is not supported for this model', UnsupportedParameterError),
         ("an error was encountered while running the model: unexpected EOF", BadUpstreamError),
     ],
