@@ -5,7 +5,7 @@ from typing import Annotated, Literal
 
 from msgspec import Meta, Struct
 
-from adapters.ollama.address import usual_address
+from adapters.ollama.address import is_address, to_address, usual_address
 
 Seconds = Annotated[float, Meta(gt=0)]
 Count = Annotated[int, Meta(ge=1)]
@@ -98,12 +98,20 @@ class OllamaConfig(
     def __post_init__(self) -> None:
         if self.host is not None and self.hosts:
             raise ValueError("Give `host` or `hosts`, not both")
-        if len(set(self.hosts)) < len(self.hosts):
+        for said in self._said:
+            if not is_address(said):
+                raise ValueError(f"{said!r} is no address of an Ollama")
+        if len(set(self.addresses)) < len(self.addresses):
             raise ValueError("`hosts` names one server twice")
 
     @property
     def addresses(self) -> tuple[str, ...]:
-        return self.hosts or (self.host or usual_address(os.environ),)
+        """As URLs."""
+        return tuple(map(to_address, self._said)) or (usual_address(os.environ),)
+
+    @property
+    def _said(self) -> tuple[str, ...]:
+        return self.hosts or (() if self.host is None else (self.host,))
 
 
 class EchoConfig(

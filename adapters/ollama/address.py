@@ -10,18 +10,35 @@ _EVERYWHERE = {"": "127.0.0.1", "0.0.0.0": "127.0.0.1", "[::]": "[::1]"}  # noqa
 
 
 def usual_address(environ: Mapping[str, str]) -> str:
-    """As Ollama's own client reads its variable: `box`, `:1234`, `0.0.0.0:1234`, `https://box`.
+    """What Ollama's own variable says, as its client reads it."""
+    return to_address(environ.get(VARIABLE, ""))
+
+
+def to_address(said: str) -> str:
+    """`box`, `:1234`, `0.0.0.0:1234`, `https://box` -> a URL with its port.
 
     Source: https://github.com/ollama/ollama/blob/main/envconfig/config.go (Host, ConnectableHost)
     """
-    said = environ.get(VARIABLE, "").strip().strip("\"'")
-    scheme, separator, rest = said.partition("://")
-    if not separator:
-        scheme, rest = "http", said
-    port = _PORTS.get(scheme, _PORT) if separator else _PORT
-    place, slash, path = rest.partition("/")
+    scheme, place, path = _parts(said)
+    port = _PORTS.get(scheme, _PORT) if scheme else _PORT
     host, named = _split(place)
-    return f"{scheme}://{_EVERYWHERE.get(host, host)}:{named or port}{slash}{path}".rstrip("/")
+    address = f"{scheme or 'http'}://{_EVERYWHERE.get(host, host)}:{named or port}"
+    return f"{address}{path}".rstrip("/")
+
+
+def is_address(said: str) -> bool:
+    """Whether `to_address` takes all of it as it is meant."""
+    scheme, place, _ = _parts(said)
+    host, port = _split(place)
+    return bool(place) and scheme in ("", *_PORTS) and (host == place or port != "")
+
+
+def _parts(said: str) -> tuple[str, str, str]:
+    """The scheme, if there is one, then the host with its port, then the path with its `/`."""
+    before, separator, after = said.strip().strip("\"'").partition("://")
+    scheme, rest = (before.lower(), after) if separator else ("", before)
+    place, slash, path = rest.partition("/")
+    return scheme, place, f"{slash}{path}"
 
 
 def _split(place: str) -> tuple[str, str]:

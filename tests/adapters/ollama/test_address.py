@@ -31,6 +31,35 @@ def test_address_is_read_as_ollama_reads_it(said: str | None, address: str):
     assert usual_address({} if said is None else {"OLLAMA_HOST": said}) == address
 
 
+@pytest.mark.parametrize(
+    ("said", "address"),
+    [
+        ("localhost:1234", "http://localhost:1234"),
+        ("127.0.0.1:1234", "http://127.0.0.1:1234"),
+        ("box", "http://box:11434"),
+        ("0.0.0.0:1234", "http://127.0.0.1:1234"),
+        ("HTTP://box:1234/", "http://box:1234"),
+        ("http://[::1]:1234", "http://[::1]:1234"),
+    ],
+)
+def test_host_of_the_config_is_read_in_the_same_way(said: str, address: str):
+    assert OllamaConfig(host=said).addresses == (address,)
+    assert OllamaConfig(hosts=(said, "http://b:1")).addresses == (address, "http://b:1")
+
+
+@pytest.mark.parametrize("said", ["", " ", "http://", "ftp://box", "box:70000", "http://box:port"])
+def test_host_that_is_no_address_is_refused(said: str):
+    with pytest.raises(ValueError, match="is no address"):
+        OllamaConfig(host=said)
+    with pytest.raises(ValueError, match="is no address"):
+        OllamaConfig(hosts=("http://b:1", said))
+
+
+def test_two_names_of_one_host_are_refused():
+    with pytest.raises(ValueError, match="twice"):
+        OllamaConfig(hosts=("box:1234", "http://box:1234/"))
+
+
 def test_address_of_the_config_is_stronger(monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setenv("OLLAMA_HOST", "box:1234")
     assert OllamaConfig().addresses == ("http://box:1234",)
