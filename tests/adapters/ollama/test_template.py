@@ -72,14 +72,18 @@ def test_template_is_told_by_its_language(show: dict[str, Any], places: bool, ke
         ((A, ONE, B), True),
         ((ONE, A, TWO), True),
         ((A, ONE), False),
-        ((ONE, TWO, A, B), False),
+        ((ONE, TWO, A, B), True),
+        ((A, ONE, ONE), True),
+        ((ONE, A, B), False),
         ((ONE,), False),
         ((A, B), False),
         ((A, ONE, TextPart("What is [img]?")), False),
         ((A, ONE, TextPart("What is [img-0]?")), False),
     ],
 )
-def test_image_between_words_has_a_place(content: tuple[ContentPart, ...], mixed: bool):
+def test_image_between_words_or_beside_another_has_a_place(
+    content: tuple[ContentPart, ...], mixed: bool
+):
     assert is_mixed(Message(role="user", content=content)) == mixed
 
 
