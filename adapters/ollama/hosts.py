@@ -157,7 +157,8 @@ class Hosts:
             return
 
     async def _lists(self) -> list[list[Model]]:
-        """What each host has that answers; who does not is asked on, for the next time."""
+        """What each host has, those first that answer; who does not is asked on, for the next
+        time."""
         asked = [host for host in self._hosts if not host.breaker.is_open] or self._hosts
         tasks = {host: self._ask(host) for host in asked}
         pending = set(tasks.values())
@@ -165,10 +166,11 @@ class Hosts:
             _, pending = await asyncio.wait(pending, return_when=asyncio.FIRST_COMPLETED)
         if pending:
             await asyncio.wait(pending, timeout=_PATIENCE)
-        lists = [_list(host, task) for host, task in tasks.items()]
-        if not any(_answered(task) for task in tasks.values()):
+        answered = {host: task for host, task in tasks.items() if _answered(task)}
+        if not answered:
             next(iter(tasks.values())).result()
-        return lists
+        others = [_last(host, tasks.get(host)) for host in self._hosts if host not in answered]
+        return [*(task.result() for task in answered.values()), *others]
 
     def _ask(self, host: Host) -> asyncio.Task[list[Model]]:
         if host not in self._listing:
@@ -190,11 +192,13 @@ def _answered(task: asyncio.Task[list[Model]]) -> bool:
     return task.done() and not task.cancelled() and task.exception() is None
 
 
-def _list(host: Host, task: asyncio.Task[list[Model]]) -> list[Model]:
-    """What it has now; of one that takes its time, what it had."""
-    if not task.done():
-        return host.catalog.last()
-    return task.result() if _answered(task) else []
+def _last(host: Host, asking: asyncio.Task[list[Model]] | None) -> list[Model]:
+    """What it had, of one that takes its time or fails: to say that there is no such model would be
+    final, and the host may be back for a request."""
+    had = host.catalog.last()
+    if asking is not None and not asking.done():
+        return had
+    return [replace(model, loaded=None, loaded_context=None) for model in had]
 
 
 def _usable(hosts: Iterable[Host]) -> list[Host]:

@@ -8,6 +8,7 @@ from typing import Any
 import msgspec
 import pytest
 
+from adapters.backend import Model
 from adapters.config import OllamaConfig
 from adapters.errors import (
     BackendError,
@@ -20,7 +21,7 @@ from adapters.events import Finished, TextDelta
 from adapters.ollama import breaker, catalog, host, waiting
 from adapters.ollama.backend import OllamaBackend
 from adapters.request import EmbeddingRequest, GenerationRequest, Message, TextPart
-from tests.adapters.ollama.standin import Reply, StandIn, says_lines, stand_in
+from tests.adapters.ollama.standin import Reply, Script, StandIn, says_lines, stand_in
 
 CHAT = GenerationRequest(
     model="smollm2:135m", prompt=(Message(role="user", content=(TextPart("Hi"),)),)
@@ -274,6 +275,28 @@ async def test_host_that_is_away_from_the_start_is_stepped_over(pair: tuple[Stan
     assert (health.ok, health.counters["hosts"], health.counters["hosts_well"]) == (True, 2, 1)
     assert health.detail == "http://127.0.0.1:9: Ollama cannot be reached."
     await backend.aclose()
+
+
+@pytest.mark.parametrize("fault", [page, dies])
+async def test_model_of_a_host_that_fails_is_no_unknown_one(
+    pair: tuple[StandIn, StandIn], backend: OllamaBackend, fault: Script
+):
+    lonely = {"models": [{"name": "smollm2:135m"}, {"name": "lonely:1b"}]}
+    says_json(pair[0], "/api/tags", lonely)
+    says_json(pair[0], "/api/ps", lonely)
+    assert "lonely:1b" in {model.name for model in await backend.list_models()}
+    for path in ("/api/tags", "/api/chat", "/api/generate"):
+        pair[0].says(path, fault)
+    await asyncio.sleep(0.05)
+    models: dict[str, Model] = {}
+    for _ in range(4):  # Also once nobody asks it for its list any more.
+        models = {model.name: model for model in await backend.list_models()}
+        await asyncio.sleep(0.03)
+    assert models["lonely:1b"].loaded is None
+    assert models["smollm2:135m"].loaded_context == 4096  # The other's.
+    with pytest.raises(BackendError) as failure:
+        await text_of(backend, GenerationRequest(model="lonely:1b", prompt=CHAT.prompt))
+    assert not isinstance(failure.value, ModelNotFoundError)
 
 
 async def test_list_is_told_why_when_nobody_answers():
