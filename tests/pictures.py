@@ -67,5 +67,5 @@ def data_url(data: bytes, media_type: str = "image/png") -> str:
 
 
 def photo(kind: str) -> bytes:
-    """A real one, of 48 x 32 pixels: `png`, `jpg`, `gif` or `webp`."""
+    """A house, drawn for these tests on 48 x 32 pixels: `png`, `jpg`, `gif` or `webp`."""
     return (_PHOTOS / f"photo.{kind}").read_bytes()

@@ -33,6 +33,8 @@ class Facts(Struct, frozen=True, kw_only=True):
     """Bytes of the model on disk."""
     blob: str | None = None
     """The path of its weights, on the machine where that Ollama runs."""
+    files: int = 1
+    """That its bytes are in: one that sees may have a second."""
     template: Template = Template()
 
     def footprint(self, num_ctx: int | None) -> Footprint:
@@ -51,6 +53,7 @@ def to_facts(shown: Show, size: int | None) -> Facts:
         cost=key_values(shown.model_info),
         size=size,
         blob=blob[1] if blob else None,
+        files=max(len(_FROM.findall(shown.modelfile)), 1),
         template=to_template(shown),
     )
 
@@ -74,10 +77,10 @@ async def open_vocabulary(facts: Facts) -> "Tokenizer | None":
     """The model's own tokenizer, where its weights lie on this machine and are understood."""
     if facts.blob is None:
         return None
-    return await asyncio.to_thread(_read_vocabulary, Path(facts.blob), facts.size)
+    return await asyncio.to_thread(_read_vocabulary, Path(facts.blob), facts.size, facts.files)
 
 
-def _read_vocabulary(blob: Path, size: int | None) -> "Tokenizer | None":
+def _read_vocabulary(blob: Path, size: int | None, files: int) -> "Tokenizer | None":
     # Imported only here: an idle server does without it.
     from adapters.gguf.errors import UnsupportedGGUFError
     from adapters.gguf.metadata import read_metadata
@@ -85,7 +88,7 @@ def _read_vocabulary(blob: Path, size: int | None) -> "Tokenizer | None":
 
     try:
         # A file of that digest's name whose size cannot be is somebody else's.
-        if size is not None and not size / 2 <= blob.stat().st_size <= size:
+        if size is not None and not size / files / 2 <= blob.stat().st_size <= size:
             return None
         return build_tokenizer(read_metadata(blob, lambda key: key.startswith("tokenizer.")))
     except (OSError, UnsupportedGGUFError):

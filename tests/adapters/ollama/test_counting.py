@@ -1,15 +1,18 @@
 """How many tokens a prompt will have: by the model's vocabulary, or by bytes and experience."""
 
 import importlib.util
+import json
 from pathlib import Path
 
+import msgspec
 import pytest
 
 from adapters.gguf.errors import UnsupportedGGUFError
 from adapters.gguf.metadata import read_metadata
 from adapters.ollama.counting import TokenCounter, texts_of
-from adapters.ollama.facts import Facts, open_vocabulary
-from adapters.ollama.wire import ChatBody, ChatMessage, Options, RawBody
+from adapters.ollama.facts import Facts, open_vocabulary, to_facts
+from adapters.ollama.wire import ChatBody, ChatMessage, Options, RawBody, Show
+from tests.adapters.ollama.standin import recording
 
 ENGLISH = "The quick brown fox jumps over the lazy dog. " * 20
 
@@ -71,6 +74,20 @@ async def test_long_prompt_is_counted_beside_the_loop_alike(blob: Path):
 @pytest.mark.parametrize("size", [10, 10**12])
 async def test_blob_of_a_size_that_cannot_be_is_not_read(blob: Path, size: int):
     assert await open_vocabulary(Facts(blob=str(blob), size=size)) is None
+
+
+@pytest.mark.parametrize(("files", "read"), [(2, True), (1, False)])
+async def test_blob_may_be_the_smaller_part_of_a_model_with_eyes(
+    blob: Path, files: int, read: bool
+):
+    """Moondream's weights are 829 MB, and what reads images 910 MB."""
+    facts = Facts(blob=str(blob), size=int(blob.stat().st_size * 2.1), files=files)
+    assert (await open_vocabulary(facts) is not None) == read
+
+
+def test_files_of_a_model_are_counted():
+    shown = json.loads("".join(recording("show-vision")["response"]["chunks"]))
+    assert to_facts(msgspec.convert(shown, Show), None).files == 2
 
 
 async def test_blob_on_another_machine_is_no_vocabulary():
