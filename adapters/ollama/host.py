@@ -162,7 +162,7 @@ class Host:
         use.take(size.num_ctx)
         async with await self._room_for(body.model, size.num_ctx):
             use.wait(cold=cold)
-            asked = self._in_turn(self.client.lines(path, sent, seconds), waiting)
+            asked = self._in_turn(self.client.lines(path, sent, seconds))
             lines = await self._there(asked, waiting)
             use.begin()
         lines.at_end.append(partial(self._end, use, size, lines))
@@ -184,11 +184,11 @@ class Host:
         """The result of `work`, unless somebody else could do it and the server hangs."""
         return unless_hanging(work, self._is_there) if waiting.elsewhere else work
 
-    async def _in_turn(self, lines: Awaitable[Lines[Line]], waiting: Waiting) -> Lines[Line]:
+    async def _in_turn(self, lines: Awaitable[Lines[Line]]) -> Lines[Line]:
         try:
             return await lines
         except BackendTimeoutError as error:
-            if waiting.seconds is None or not self.work.answers:
+            if not self.work.answers:
                 raise
             # It takes a few at a time, and this one's turn has not come.
             raise BackendBusyError("Ollama is busy with other answers.") from error

@@ -3,6 +3,7 @@
 import asyncio
 import json
 from collections.abc import AsyncIterator
+from contextlib import aclosing
 from typing import Any
 
 import pytest
@@ -136,6 +137,21 @@ async def test_one_that_answers_others_meanwhile_is_busy_and_not_at_fault(
             await answer(backend, patience=0.1)
     assert backend.is_well("m")
     await other.aclose()
+
+
+async def test_one_that_answers_others_meanwhile_is_busy_though_nobody_else_can_answer(
+    standin: StandIn,
+):
+    config = OllamaConfig(host=standin.host, first_token_timeout=0.3)
+    async with aclosing(OllamaBackend(config)) as backend:
+        standin.says("/api/chat", one_word)
+        async with aclosing(backend.generate(chat())) as speaking:
+            await anext(speaking)
+            standin.says("/api/chat", hangs)
+            waiting_ones = [answer(backend) for _ in range(4)]
+            told = await asyncio.gather(*waiting_ones, return_exceptions=True)
+            assert {type(each) for each in told} == {BackendBusyError}
+            assert (await backend.health()).breaker == "closed"
 
 
 async def test_server_that_hangs_is_not_waited_for_even_if_it_may_be_loading(
