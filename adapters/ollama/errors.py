@@ -154,6 +154,7 @@ _WORDS: tuple[tuple[str, Callable[[str, RunnerError | None], BackendError]], ...
     ),
     (r"top_logprobs must be", _as(InvalidRequestError, "logprobs")),
     (r"option \"\w+\" must be of type", _as(InvalidRequestError)),
+    (r"cannot unmarshal .*\.tools\.", _as(InvalidRequestError, "tools")),
     (r"requires more system memory|out of memory|not enough memory", _as(InsufficientMemoryError)),
     (r"(manifest|model).*(file )?does not exist", _as(ModelNotFoundError, "model")),
     (r"invalid model name", _as(ModelNotFoundError, "model")),

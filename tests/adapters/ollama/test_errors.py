@@ -116,6 +116,15 @@ def test_recorded_refusal(name: str, kind: type[BackendError], param: str | None
     assert (type(error), error.param) == (kind, param)
 
 
+def test_tools_that_ollama_cannot_read_are_to_blame():
+    words = (
+        "json: cannot unmarshal bool into Go struct field "
+        "ToolFunctionParameters.tools.function.parameters.properties of type api.ToolProperty"
+    )
+    error = from_response(400, json.dumps({"error": words}).encode(), None)
+    assert (type(error), error.param) == (InvalidRequestError, "tools")
+
+
 def test_overflow_tells_both_numbers():
     response = recording("chat-overflow-truncate-false")["response"]
     error = from_response(400, response["chunks"][0].encode(), None)
