@@ -112,6 +112,8 @@ OLLAMA_ONLY = (
 )
 
 _ollama_only = attrgetter(*OLLAMA_ONLY)
+_unsettled = attrgetter("repeat_penalty", "options", *OLLAMA_ONLY)
+_NOTHING = (None,) * (2 + len(OLLAMA_ONLY))
 
 UNLIMITED = -1
 """Ollama's `num_predict` for "as many as there is room for"; its `seed` for "any"."""
@@ -156,6 +158,8 @@ def settle(body: F) -> F:
     Raises:
         InvalidRequestError: two fields for the same thing differ, or an option makes no sense.
     """
+    if _unsettled(body) == _NOTHING:  # as nearly always
+        return body
     body = _with_alias(body)
     given = {k: v for k, v in (body.options or {}).items() if v is not None}
     changes: dict[str, Any] = {}

@@ -1,7 +1,6 @@
 """What every answer carries besides its body: who it is, who made it, what was ignored."""
 
 import os
-from collections.abc import Iterator
 
 from litestar.types import Message, Scope, Send
 from msgspec import Struct
@@ -62,15 +61,18 @@ def signed(send: Send, notes: AnswerNotes) -> Send:
     return send_signed
 
 
-def _written(notes: AnswerNotes) -> Iterator[tuple[bytes, bytes]]:
-    yield b"x-request-id", notes.request_id.encode()
-    yield b"x-tandem-backend", notes.backend.encode()
+def _written(notes: AnswerNotes) -> list[tuple[bytes, bytes]]:
+    written = [
+        (b"x-request-id", notes.request_id.encode()),
+        (b"x-tandem-backend", notes.backend.encode()),
+    ]
     if notes.fallback_from is not None:
-        yield b"x-tandem-fallback-from", notes.fallback_from.encode()
+        written.append((b"x-tandem-fallback-from", notes.fallback_from.encode()))
     if notes.context is not None:
-        yield b"x-tandem-context", b"%d" % notes.context
+        written.append((b"x-tandem-context", b"%d" % notes.context))
     if notes.ignored:
-        yield b"x-tandem-ignored", _list(notes.ignored).encode()
+        written.append((b"x-tandem-ignored", _list(notes.ignored).encode()))
+    return written
 
 
 def _list(names: tuple[str, ...]) -> str:
