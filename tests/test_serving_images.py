@@ -16,7 +16,7 @@ import jsonschema
 import ollama
 import pytest
 from between import Between, between
-from ollama_server import PLAIN, SEES, require_model
+from ollama_server import LLAVA, PLAIN, SEES, require_model
 from openai import BadRequestError, OpenAI
 from pictures import blank, data_url, photo, png
 from scripted_backend import openai_client
@@ -202,6 +202,17 @@ def test_choices_about_an_image_are_seeded_one_after_the_other(client: OpenAI):
     both = chat(client, message, n=2, seed=5, temperature=1).choices
     second = chat(client, message, seed=6, temperature=1).choices[0]
     assert both[1].message.content == second.message.content
+
+
+def test_images_may_be_compared_with_one_after_the_other(client: OpenAI, ollama_host: str):
+    """Side by side in the prompt they would make Ollama's runner fail at the second request."""
+    model = require_model(ollama_host, LLAVA)
+    other = data_url(blank(96, 64))
+    seen = [
+        tokens(chat(client, user(*map(image, urls), text("Well?")), model=model))
+        for urls in ([PHOTO, DARK], [PHOTO, other], [PHOTO], [PHOTO, other])
+    ]
+    assert seen[0] == seen[1] == seen[3] > seen[2]
 
 
 # --- what is refused -------------------------------------------------------------------------
