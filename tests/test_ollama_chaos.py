@@ -1,5 +1,7 @@
-"""Thirty clients at once of an Ollama that breaks off, errs, drips and hurries: each hears the
-answer to what it asked, whole, or an error. Nothing is mixed, lost, or ended as if it were complete.
+"""Thirty clients at once of an Ollama that breaks off, errs, drips and hurries.
+
+Each hears the answer to what it asked, whole, or an error: nothing is mixed, lost, or ended as if
+it were complete.
 """
 
 import asyncio
