@@ -103,5 +103,4 @@ class Exchange(Request[Any, Any, Any]):
     ) -> ASGIResponse:
         """As `stream`."""
         keepalive = self.config.server.keepalive
-        made = await stream(self, events, renderer, self.drain, keepalive, framing, shortcut)
-        return made.to_asgi_response(None, self)  # pyright: ignore[reportUnknownMemberType]
+        return await stream(self, events, renderer, self.drain, keepalive, framing, shortcut)

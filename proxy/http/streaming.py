@@ -10,8 +10,8 @@ from typing import Any, Protocol, TypeVar, cast
 import msgspec
 from anyio import move_on_after
 from litestar import Request
-from litestar.background_tasks import BackgroundTask
-from litestar.response import Stream
+from litestar.response.base import ASGIResponse
+from litestar.types import Receive, Scope, Send
 from msgspec import Struct
 
 from adapters.shortcut import Shortcut
@@ -44,13 +44,17 @@ def encode_line(frame: Frame) -> bytes:
 
 class Framing(Struct, frozen=True):
     media_type: str
+    content_type: bytes
+    """The same as it is sent."""
     encode: Callable[[Frame], bytes]
     has_comments: bool
     """Something may be sent that clients skip, to be heard in a long silence."""
 
 
-SSE = Framing("text/event-stream", encode_frame, has_comments=True)
-NDJSON = Framing("application/x-ndjson", encode_line, has_comments=False)
+SSE = Framing(
+    "text/event-stream", b"text/event-stream; charset=utf-8", encode_frame, has_comments=True
+)
+NDJSON = Framing("application/x-ndjson", b"application/x-ndjson", encode_line, has_comments=False)
 """Ollama's: its clients take every line for JSON, so a comment would end them."""
 
 
@@ -145,7 +149,7 @@ async def stream(
     keepalive: float,
     framing: Framing = SSE,
     shortcut: Shortcut[T] | None = None,
-) -> Stream:
+) -> "Streamed":
     """`events` in frames, and what takes the `shortcut`, once the first of them is there.
 
     A comment, where there are any, is sent whenever nothing else was for `keepalive` seconds.
@@ -163,13 +167,43 @@ async def stream(
     except BaseException:
         await _end(answer)
         raise
-    return Stream(
-        _bodies(answer, outbox, _wire_of(request)),
-        media_type=framing.media_type,
-        headers={"cache-control": "no-cache"},
-        # For a client that goes before the first frame was asked for, or while one is sent.
-        background=BackgroundTask(_end, answer),
-    )
+    return Streamed(request, answer, outbox, framing)
+
+
+class Streamed(ASGIResponse):
+    """What an answer's task puts into `outbox`, on its way to the client.
+
+    Litestar's own has a task group for each, with a task that listens and one that sends.
+    """
+
+    def __init__(
+        self,
+        request: Request[Any, Any, Any],
+        answer: asyncio.Task[None],
+        outbox: Outbox,
+        framing: Framing,
+    ) -> None:
+        self._request = request
+        self._answer = answer
+        self._outbox = outbox
+        self._headers = [(b"content-type", framing.content_type), (b"cache-control", b"no-cache")]
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        try:
+            await unless_gone(self._request, self._send(send))
+        except ClientDisconnectedError:
+            return  # Nobody is left to be told anything.
+        finally:
+            await _end(self._answer)
+
+    async def _send(self, send: Send) -> None:
+        await send({"type": "http.response.start", "status": 200, "headers": self._headers})
+        if (wire := _wire_of(self._request)) is not None:
+            await self._outbox.pour(wire)
+        while body := await self._outbox.take():
+            await send({"type": "http.response.body", "body": body, "more_body": True})
+        await self._answer  # If its last words failed, the connection is cut: no end is feigned.
+        await send({"type": "http.response.body", "body": b"", "more_body": False})
 
 
 async def _answer(
@@ -223,20 +257,6 @@ def _taker(
 def _wire_of(request: Request[Any, Any, Any]) -> Wire | None:
     extensions = cast(dict[str, Any], request.scope.get("extensions") or {})  # pyright: ignore[reportUnknownMemberType]
     return extensions.get(WIRE)
-
-
-async def _bodies(
-    answer: asyncio.Task[None], outbox: Outbox, wire: Wire | None
-) -> AsyncGenerator[bytes]:
-    """The answer, as far as it does not go by `wire`."""
-    try:
-        if wire is not None:
-            await outbox.pour(wire)
-        while body := await outbox.take():
-            yield body
-        await answer  # If even its last words failed, the connection is cut: no end is feigned.
-    finally:
-        await _end(answer)
 
 
 async def _end(task: asyncio.Task[None]) -> None:
