@@ -11,6 +11,9 @@ from msgspec.structs import replace
 from proxy.cli.command import Commands, fail
 from proxy.config import Config
 
+_DATE_SECONDS = 1.0
+"""An answer's `date` is as old as this at most."""
+
 
 def add(commands: Commands) -> None:
     parser = commands.add("serve", serve, "answer on HTTP")
@@ -64,8 +67,15 @@ def _run(config: Config, listener: socket.socket) -> None:
         async def startup(self, sockets: list[socket.socket] | None = None) -> None:
             await super().startup(sockets)
             self._loop = asyncio.get_running_loop()
+            self._asked_to_exit = asyncio.Event()
             if self.started:
                 _announce(listener)
+
+        async def main_loop(self) -> None:
+            """uvicorn's looks ten times a second whether to go on; only the date needs a look."""
+            while not await self.on_tick(0):
+                with contextlib.suppress(TimeoutError):
+                    await asyncio.wait_for(self._asked_to_exit.wait(), _DATE_SECONDS)
 
         def handle_exit(self, sig: int, frame: FrameType | None) -> None:
             """The first signal gives answers their grace; the second ends them."""
