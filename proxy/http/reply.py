@@ -66,13 +66,9 @@ class Reply(RequestResponseCycle):
 
     def write(self, data: bytes) -> None:
         """A piece of the body, at once, in the frame that it needs."""
-        if data:
+        if data and not self.disconnected:
             framed = b"%x\r\n%b\r\n" % (len(data), data) if self.chunked_encoding else data
-            self._send(framed)
-
-    def _send(self, data: bytes) -> None:
-        if not self.disconnected:
-            self.transport.write(self._head + data)
+            self.transport.write(self._head + framed)
             self._head = b""
 
     async def drained(self) -> None:
@@ -134,8 +130,9 @@ class Reply(RequestResponseCycle):
             self._end()
 
     def _end(self) -> None:
-        if self.chunked_encoding or self._head:
-            self._send(b"0\r\n\r\n" if self.chunked_encoding else b"")
+        if not self.disconnected and (self.chunked_encoding or self._head):
+            self.transport.write(self._head + (b"0\r\n\r\n" if self.chunked_encoding else b""))
+            self._head = b""
         self.response_complete = True
         self.message_event.set()
         self.on_response()
