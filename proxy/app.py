@@ -78,7 +78,6 @@ def create_app(config: Config, backends: Mapping[str, Backend] | None = None) ->
         request_class=Exchange,
         exception_handlers={HTTPException: answer_error, Exception: answer_error},
         lifespan=[lifespan],
-        request_max_body_size=config.server.max_body_bytes,
         state=State({"parts": parts}),
         openapi_config=None,
         logging_config=None,
