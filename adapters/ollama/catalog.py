@@ -106,7 +106,7 @@ class Catalog:
             BackendUnavailableError: Ollama is not there. Every other failure is "not known".
         """
         name = full_name(name)
-        tag = self._tags.get(name, Tag(name=name))
+        tag = self._tags.get(name) or Tag(name=name)
         key = (name, tag.digest)
         if key not in self._facts:
             try:
