@@ -6,8 +6,7 @@ Every answer that comes to its end leaves a measurement; one that fails or is gi
 import bisect
 import time
 from collections import Counter
-from collections.abc import Callable, Generator, Iterable
-from contextlib import contextmanager
+from collections.abc import Callable, Iterable
 
 from msgspec import Struct
 from msgspec.structs import asdict
@@ -90,24 +89,22 @@ class Measurements:
         memory_of: MemoryOf = lambda _kind, _name: None,
         clock: Callable[[], float] = time.perf_counter,
     ) -> None:
-        self._memory_of = memory_of
-        self._clock = clock
+        self.memory_of = memory_of
+        self.clock = clock
         self._figures: dict[tuple[str, str], dict[Bucket, Figures]] = {}
         self._in_hand: Counter[tuple[str, str]] = Counter()
 
-    @contextmanager
-    def watching(self, backend: str, name: str, request: GenerationRequest) -> Generator["Watch"]:
-        """Around one answer, whose events are shown to the watch."""
+    def watching(self, backend: str, name: str, request: GenerationRequest) -> "Watching":
+        """Around one answer, whose events are shown to it."""
+        return Watching(self, (backend, name), request)
+
+    def begin(self, backend: str, name: str) -> int:
+        """Have one more in hand; how many `backend` has then."""
         self._in_hand[backend, name] += 1
-        crowd = self.in_hand(backend)
-        watch = Watch(request.n, self._clock)
-        try:
-            yield watch
-        finally:
-            self._in_hand[backend, name] -= 1
-            # What begins with its own prompt begins before anything was read.
-            if watch.is_whole and not request.echo:
-                self.record(watch.measurement(backend, name, crowd, self._memory_of))
+        return self.in_hand(backend)
+
+    def end(self, backend: str, name: str) -> None:
+        self._in_hand[backend, name] -= 1
 
     def record(self, measured: Measurement) -> None:
         figures = self._figures.setdefault((measured.backend, measured.name), {})
@@ -180,6 +177,31 @@ class Watch:
             tokens_per_second=to_speed(tokens, self._last - first),
             memory=memory_of(backend, name),
         )
+
+
+class Watching(Watch):
+    """The watch of an answer that is in hand, and recorded once it is whole."""
+
+    def __init__(
+        self, measurements: Measurements, key: tuple[str, str], request: GenerationRequest
+    ) -> None:
+        super().__init__(request.n, measurements.clock)
+        self._measurements = measurements
+        self._key = key
+        # What begins with its own prompt begins before anything was read.
+        self._is_told = not request.echo
+        self._crowd = 0
+
+    def __enter__(self) -> Watch:
+        self._crowd = self._measurements.begin(*self._key)
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        measurements = self._measurements
+        measurements.end(*self._key)
+        if self.is_whole and self._is_told:
+            measured = self.measurement(*self._key, self._crowd, measurements.memory_of)
+            measurements.record(measured)
 
 
 def to_speed(tokens: int, seconds: float) -> float | None:
