@@ -5,7 +5,6 @@ from typing import Any, Literal
 
 from msgspec import Struct
 
-from adapters.events import Event
 from adapters.shortcut import Shortcut
 
 Role = Literal["system", "user", "assistant", "tool"]
@@ -145,7 +144,7 @@ class GenerationRequest(Struct, frozen=True, kw_only=True):
     patience: float | None = None
     """Seconds in which the answer must begin, as another backend could give it; a model that has to
     be loaded first may take longer. `None`: nobody else can, so what the backend is set up for."""
-    shortcut: Shortcut[Event] | None = None
+    shortcut: Shortcut | None = None
     """Texts may take it; a backend need not know it."""
 
 

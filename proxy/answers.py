@@ -61,6 +61,10 @@ class _Pieces:
             case Started() | Finished():
                 pass
 
+    def take(self, text: str) -> bool:
+        self._text.append(text)
+        return True
+
     def _add_logprobs(self, logprobs: tuple[TokenLogprob, ...] | None) -> None:
         if logprobs is not None:
             self._logprobs = self._logprobs if self._logprobs is not None else []
@@ -77,10 +81,10 @@ class _Pieces:
 
 
 async def collect(
-    events: AsyncGenerator[Event], shortcut: Shortcut[Event] | None = None
+    events: AsyncGenerator[Event], shortcut: Shortcut | None = None
 ) -> tuple[Answer, ...]:
-    """All of `events`, which `each` has checked, and what takes the `shortcut`: an answer for each
-    choice, in order.
+    """All of `events`, which `each` has checked, and the texts of an only choice that take the
+    `shortcut`: an answer for each choice, in order.
 
     Raises:
         BackendError: whatever the backend raised, before `Started` or after.
@@ -88,17 +92,13 @@ async def collect(
     pieces: dict[int, _Pieces] = defaultdict(_Pieces)
     ended: dict[int, Finished] = {}
 
-    def take(event: Event) -> bool:
-        if isinstance(event, Started):
-            return False
-        pieces[event.choice].add(event)
-        return True
-
     if shortcut is not None:
-        shortcut.take = take
+        shortcut.take = pieces[0].take
     async with closing(events):
         async for event in events:
-            take(event)
+            if isinstance(event, Started):
+                continue
+            pieces[event.choice].add(event)
             if isinstance(event, Finished):
                 ended[event.choice] = event
     return tuple(pieces[choice].answer(ended[choice]) for choice in sorted(ended))

@@ -193,4 +193,4 @@ class ShortBackend(ScriptedBackend):
 
     def _is_taken(self, event: Event, request: GenerationRequest) -> bool:
         short = request.shortcut
-        return isinstance(event, TextDelta) and short is not None and short.take(event)
+        return isinstance(event, TextDelta) and short is not None and short.take(event.text)

@@ -35,7 +35,7 @@ class Answer:
             BadUpstreamError: the line is neither text, nor a call, nor the end.
         """
         if (text := to_text(line)) is not None:
-            return (text,)
+            return (TextDelta(text),)
         message = line.message or _raw_message(line)
         events: list[Event] = []
         if message is not None:
@@ -80,14 +80,14 @@ class Answer:
         return "tool_calls" if self._ids else "stop"
 
 
-def to_text(line: Line) -> TextDelta | None:
+def to_text(line: Line) -> str | None:
     """What a line says that says nothing but text, as nearly all do."""
     if line.done or line.error is not None or line.logprobs:
         return None
     message = line.message or _raw_message(line)
     if message is None or message.thinking or message.tool_calls or not message.content:
         return None
-    return TextDelta(message.content)
+    return message.content
 
 
 def _raw_message(line: Line) -> AnswerMessage | None:

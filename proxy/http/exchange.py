@@ -8,13 +8,12 @@ from litestar.connection.base import empty_receive, empty_send
 from litestar.response.base import ASGIResponse
 from litestar.types import Receive, Scope, Send
 
-from adapters.shortcut import Shortcut
 from proxy.bench.archive import Archive
 from proxy.config import Config
 from proxy.http.clients import to_client
 from proxy.http.gates import Fields
 from proxy.http.headers import notes_of
-from proxy.http.streaming import SSE, Drain, Framing, Renderer, stream, unless_gone
+from proxy.http.streaming import SSE, Drain, Framing, Renderer, Texts, stream, unless_gone
 from proxy.memory import Memory
 from proxy.openapi import Document
 from proxy.opening import Parts
@@ -99,8 +98,8 @@ class Exchange(Request[Any, Any, Any]):
         events: AsyncGenerator[T],
         renderer: Renderer[T],
         framing: Framing = SSE,
-        shortcut: Shortcut[T] | None = None,
+        texts: Texts | None = None,
     ) -> ASGIResponse:
         """As `stream`."""
         keepalive = self.config.server.keepalive
-        return await stream(self, events, renderer, self.drain, keepalive, framing, shortcut)
+        return await stream(self, events, renderer, self.drain, keepalive, framing, texts)

@@ -4,6 +4,7 @@ The only place that writes `data: `.
 """
 
 import asyncio
+import secrets
 from collections.abc import AsyncGenerator, Awaitable, Callable, Coroutine, Iterable
 from typing import Any, Protocol, TypeVar, cast
 
@@ -19,6 +20,9 @@ from proxy.answers import CLOSING, closing
 from proxy.errors import ClientDisconnectedError, ServerShutdownError
 from proxy.http.outbox import WIRE, Outbox, Wire
 
+_TEXT = secrets.token_hex()
+"""Stands for a text, and for nothing that anybody names."""
+
 T = TypeVar("T")
 T_contra = TypeVar("T_contra", contravariant=True)
 
@@ -30,16 +34,19 @@ class Frame(Struct, frozen=True):
     event: str | None = None
 
 
+def _data(frame: Frame) -> bytes:
+    return frame.data if isinstance(frame.data, bytes) else msgspec.json.encode(frame.data)
+
+
 def encode_frame(frame: Frame) -> bytes:
-    data = frame.data if isinstance(frame.data, bytes) else msgspec.json.encode(frame.data)
+    data = _data(frame)
     if frame.event is None:
         return b"data: " + data + b"\n\n"
     return b"event: %b\ndata: %b\n\n" % (frame.event.encode(), data)
 
 
 def encode_line(frame: Frame) -> bytes:
-    data = frame.data if isinstance(frame.data, bytes) else msgspec.json.encode(frame.data)
-    return data + b"\n"
+    return _data(frame) + b"\n"
 
 
 class Framing(Struct, frozen=True):
@@ -66,6 +73,20 @@ class Renderer(Protocol[T_contra]):
     def error(self, exc: Exception) -> Iterable[Frame]:
         """The last words of an answer that failed after it had begun."""
         ...
+
+
+class Texts(Struct, frozen=True):
+    """Texts that need no renderer: all that stands around them in a frame is always the same."""
+
+    shortcut: Shortcut
+    before: bytes
+    after: bytes
+
+
+def around_text(frame: Callable[[str], Frame]) -> tuple[bytes, bytes]:
+    """What stands before and after the text in each `frame` of one."""
+    before, _, after = _data(frame(_TEXT)).partition(msgspec.json.encode(_TEXT))
+    return before, after
 
 
 class Drain:
@@ -148,9 +169,9 @@ async def stream(
     drain: Drain,
     keepalive: float,
     framing: Framing = SSE,
-    shortcut: Shortcut[T] | None = None,
+    texts: Texts | None = None,
 ) -> "Streamed":
-    """`events` in frames, and what takes the `shortcut`, once the first of them is there.
+    """`events` in frames, and the `texts` that take a shortcut, once the first of them is there.
 
     A comment, where there are any, is sent whenever nothing else was for `keepalive` seconds.
 
@@ -159,8 +180,8 @@ async def stream(
         ClientDisconnectedError, ServerShutdownError: as `unless_gone` and `Drain.limit`.
     """
     outbox = Outbox(keepalive if framing.has_comments else None)
-    if shortcut is not None:
-        shortcut.take = _taker(renderer, outbox, framing.encode)
+    if texts is not None:
+        texts.shortcut.take = _taker(texts, outbox, framing)
     answer = asyncio.create_task(_answer(events, renderer, drain, outbox, framing.encode))
     try:
         await unless_gone(request, outbox.begun())
@@ -239,16 +260,17 @@ async def _put_all(
                 await outbox.room()
 
 
-def _taker(
-    renderer: Renderer[T], outbox: Outbox, encode: Callable[[Frame], bytes]
-) -> Callable[[T], bool]:
-    """Puts an event into `outbox` without a turn of the answer's task, as long as it has room."""
+def _taker(texts: Texts, outbox: Outbox, framing: Framing) -> Callable[[str], bool]:
+    """Puts a text into `outbox` without a turn of the answer's task, as long as it has room."""
+    # Where the text is, for JSON has no such byte.
+    frame = framing.encode(Frame(texts.before + b"\0" + texts.after))
+    before, _, after = frame.partition(b"\0")
+    put, encode = outbox.put, msgspec.json.Encoder().encode
 
-    def take(event: T) -> bool:
+    def take(text: str) -> bool:
         if outbox.is_full:
             return False
-        for frame in renderer.render(event):
-            outbox.put(encode(frame))
+        put(before + encode(text) + after)
         return True
 
     return take

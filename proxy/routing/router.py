@@ -108,7 +108,7 @@ class Router:
         *,
         whole: bool = False,
         through: Through = _unchanged,
-        shortcut: Shortcut[Event] | None = None,
+        shortcut: Shortcut | None = None,
     ) -> AsyncGenerator[Event]:
         """The events of the backend that `request.model`, a public name, leads to. Where that one
         fails before the first of them was given away, and not by the caller's mistake, the next

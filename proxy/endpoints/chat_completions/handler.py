@@ -5,7 +5,6 @@ from litestar.response.base import ASGIResponse
 from msgspec.structs import replace
 
 from adapters.errors import BackendError
-from adapters.events import Event
 from adapters.request import GenerationRequest
 from adapters.shortcut import Shortcut
 from proxy.answers import collect
@@ -36,13 +35,14 @@ _COMPLETE = Operation(
 async def create_chat_completion(request: Exchange) -> ASGIResponse:
     body, asked = await read_chat(request)
     with blaming(body):
-        short: Shortcut[Event] = Shortcut()
+        short = Shortcut()
         events = request.router.generate(
             asked, request.notes, whole=not body.stream, shortcut=short
         )
         if body.stream:
             renderer = ChatCompletionRenderer(body)
-            return await request.stream_events(events, renderer, shortcut=short)
+            texts = renderer.texts(short)
+            return await request.stream_events(events, renderer, texts=texts)
         answers = await request.finish(collect(events, short))
     return Whole(to_chat_completion(body, answers))
 

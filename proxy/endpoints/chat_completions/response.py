@@ -19,11 +19,12 @@ from adapters.events import (
     ToolCallStarted,
 )
 from adapters.request import ToolCall
+from adapters.shortcut import Shortcut
 from proxy.answers import Answer
 from proxy.endpoints.chat_completions.request import ChatCompletionRequest
 from proxy.endpoints.wire import Usage, to_usage, total
 from proxy.errors import to_failure
-from proxy.http.streaming import Frame
+from proxy.http.streaming import Frame, Texts, around_text
 
 _TEXT = os.urandom(32).hex()
 """Stands for a text, and for nothing that anybody names."""
@@ -214,16 +215,18 @@ class ChatCompletionRenderer:
     def error(self, exc: Exception) -> Iterable[Frame]:
         return (Frame(to_failure(exc).body),)
 
+    def texts(self, shortcut: Shortcut) -> Texts:
+        return Texts(shortcut, *self._around_text(0))
+
     def _text(self, event: TextDelta) -> Frame:
         """Of most chunks nothing but the text changes: the rest is encoded once."""
         around = self._around.get(event.choice) or self._around_text(event.choice)
         return Frame(around[0] + _encode(event.text) + around[1])
 
     def _around_text(self, choice: int) -> tuple[bytes, bytes]:
-        chunk = _encode(self._delta(choice, Delta(content=_TEXT)).data)
-        before, _, after = chunk.partition(_encode(_TEXT))
-        self._around[choice] = before, after
-        return before, after
+        around = around_text(lambda text: self._delta(choice, Delta(content=text)))
+        self._around[choice] = around
+        return around
 
     def _roles(self) -> Iterable[Frame]:
         for choice in range(self._choices):

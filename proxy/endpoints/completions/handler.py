@@ -5,7 +5,6 @@ from litestar.response.base import ASGIResponse
 from msgspec.structs import replace
 
 from adapters.errors import BackendError
-from adapters.events import Event
 from adapters.shortcut import Shortcut
 from proxy.answers import collect
 from proxy.endpoints.completions.request import (
@@ -36,7 +35,7 @@ async def create_completion(request: Exchange) -> ASGIResponse:
     asked = [replace(each, model=model, client=client) for each in to_generation_requests(body)]
     whole = not body.stream
     # Of several prompts nobody could tell the texts apart.
-    short = Shortcut[Event]() if len(asked) == 1 else None
+    short = Shortcut() if len(asked) == 1 else None
     streams = [
         request.router.generate(each, request.notes, whole=whole, shortcut=short) for each in asked
     ]
@@ -44,7 +43,8 @@ async def create_completion(request: Exchange) -> ASGIResponse:
     try:
         if body.stream:
             renderer = CompletionRenderer(body, len(asked))
-            return await request.stream_events(events, renderer, shortcut=short)
+            texts = renderer.texts(short) if short is not None else None
+            return await request.stream_events(events, renderer, texts=texts)
         answers = await request.finish(collect(events, short))
     except BackendError as exc:
         exc.param = to_param(exc.param, body)

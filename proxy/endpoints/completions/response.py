@@ -19,11 +19,12 @@ from adapters.events import (
     ToolCallDelta,
     ToolCallStarted,
 )
+from adapters.shortcut import Shortcut
 from proxy.answers import Answer
 from proxy.endpoints.completions.request import CompletionRequest
 from proxy.endpoints.wire import Usage, to_usage, total
 from proxy.errors import to_failure
-from proxy.http.streaming import Frame
+from proxy.http.streaming import Frame, Texts, around_text
 
 FinishReason = Literal["stop", "length"]
 
@@ -139,6 +140,9 @@ class CompletionRenderer:
 
     def error(self, exc: Exception) -> Iterable[Frame]:
         return (Frame(to_failure(exc).body),)
+
+    def texts(self, shortcut: Shortcut) -> Texts:
+        return Texts(shortcut, *around_text(lambda text: self._text(TextDelta(text))))
 
     def _text(self, event: TextDelta) -> Frame:
         logprobs = to_logprobs(event.logprobs, self._offsets[event.choice])

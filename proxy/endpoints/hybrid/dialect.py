@@ -45,12 +45,12 @@ async def generate(
         asked = replace(asked, client=request.caller())
         if has_images(asked):
             asked = await request.finish(settle_images(asked, request.config.server.images))
-        short = Shortcut[Event]()
+        short = Shortcut()
         events = request.router.generate(
             asked, request.notes, whole=not streamed, through=times.watching, shortcut=short
         )
         if streamed:
-            return await request.stream_events(events, dialect, NDJSON, short)
+            return await request.stream_events(events, dialect, NDJSON)
         (answer,) = await request.finish(collect(events, short))
     except BackendError as exc:
         exc.param = dialect.to_param(exc.param)

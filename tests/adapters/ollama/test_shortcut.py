@@ -37,19 +37,18 @@ def line(text: str, **others: Any) -> dict[str, Any]:
 class Reader:
     """Who reads: what it was given in which way, and all of it in order."""
 
-    def __init__(self, takes: Callable[[Event], bool] = lambda _: True) -> None:
-        self.shortcut = Shortcut[Event]()
+    def __init__(self, takes: Callable[[str], bool] = lambda _: True) -> None:
+        self.shortcut = Shortcut()
         self.shortcut.take = self._take
         self._takes = takes
         self.taken: list[str] = []
         self.all: list[Event] = []
 
-    def _take(self, event: Event) -> bool:
-        if not self._takes(event):
+    def _take(self, text: str) -> bool:
+        if not self._takes(text):
             return False
-        assert isinstance(event, TextDelta)
-        self.taken.append(event.text)
-        self.all.append(event)
+        self.taken.append(text)
+        self.all.append(TextDelta(text))
         return True
 
     async def read(self, backend: OllamaBackend, **fields: Any) -> str:
@@ -133,7 +132,7 @@ async def test_text_that_is_not_taken_is_yielded_in_its_place(
     backend: OllamaBackend, standin: StandIn, refused: str
 ):
     standin.says("/api/chat", slowly(*lines("a", "b", "c", "d"), LAST))
-    reader = Reader(takes=lambda event: event != TextDelta(refused))
+    reader = Reader(takes=lambda text: text != refused)
     assert await reader.read(backend) == "abcd"
     assert reader.taken == [text for text in ("b", "c", "d") if text != refused]
 
@@ -252,7 +251,7 @@ async def test_drip_of_half_a_line_is_ended(backend: OllamaBackend, standin: Sta
 
 
 async def test_reader_that_fails_ends_the_answer(backend: OllamaBackend, standin: StandIn):
-    def fails(_event: Event) -> bool:
+    def fails(_text: str) -> bool:
         raise ArithmeticError
 
     standin.says("/api/chat", slowly(*lines("a", "b"), LAST))

@@ -318,7 +318,8 @@ async def test_texts_that_take_the_shortcut_are_answered_in_order(path: str, str
         body = {"model": "m", "prompt": "Hi", "stream": streamed}
     async with served(backend) as port, httpx2.AsyncClient() as client:
         answer = await client.post(f"http://127.0.0.1:{port}{path}", json=body)
-    assert backend.taken == WORDS[2:-1]
+    # Lines of Ollama's chat tell the time each.
+    assert backend.taken == ([] if path == "/api/chat" and streamed else WORDS[2:-1])
     said = re.findall(r'"(?:content|text)": ?"(\w*)"', answer.text)
     assert "".join(said) == "abcdef"
     assert "[DONE]" in answer.text or not (streamed and path.startswith("/v1"))
