@@ -3,6 +3,7 @@
 import argparse
 import asyncio
 import contextlib
+import gc
 import socket
 from types import FrameType
 
@@ -68,6 +69,9 @@ def _run(config: Config, listener: socket.socket) -> None:
             await super().startup(sockets)
             self._loop = asyncio.get_running_loop()
             self._asked_to_exit = asyncio.Event()
+            # What is here now stays: looking through it for garbage, time and again, would hold up
+            # every answer for a fiftieth of a second.
+            gc.freeze()
             if self.started:
                 _announce(listener)
 
