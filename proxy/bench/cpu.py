@@ -1,20 +1,18 @@
 """What a process has cost so far."""
 
-import os
 import subprocess
 from pathlib import Path
 
 
 def cpu_seconds(pid: int) -> float:
-    """User and system time of all threads of `pid`.
+    """User and system time of the threads that `pid` has.
 
-    Ticks of 10 ms on Linux (proc(5): fields 14 and 15 of `stat`), hundredths elsewhere (`ps`).
+    To the nanosecond on Linux (the first field of each `schedstat`: `stat` tells hundredths of a
+    second, of which a measurement here has only a few), hundredths elsewhere (`ps`).
     """
-    stat = Path(f"/proc/{pid}/stat")
-    if stat.is_file():
-        # The name, in parentheses, may hold spaces.
-        fields = stat.read_text().rpartition(")")[2].split()
-        return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
+    threads = list(Path(f"/proc/{pid}/task").glob("*/schedstat"))
+    if threads:
+        return sum(int(each.read_text().split()[0]) for each in threads) / 1e9
     said = subprocess.run(  # noqa: S603 - a number of our own
         ("/bin/ps", "-o", "cputime=", "-p", str(pid)), capture_output=True, text=True, check=True
     )
