@@ -1,19 +1,13 @@
 """`tandem serve`: answer on HTTP until a signal comes."""
 
 import argparse
-import asyncio
 import contextlib
-import gc
 import socket
-from types import FrameType
 
 from msgspec.structs import replace
 
 from proxy.cli.command import Commands, fail
 from proxy.config import Config
-
-_DATE_SECONDS = 1.0
-"""An answer's `date` is as old as this at most."""
 
 
 def add(commands: Commands) -> None:
@@ -55,53 +49,14 @@ def _listen(host: str, port: int) -> socket.socket:
 
 def _run(config: Config, listener: socket.socket) -> None:
     # Here, so that `tandem models` and a bad config do not wait for a web server.
-    import uvicorn
-
     from proxy.app import create_app
-    from proxy.http.connection import Connection
     from proxy.http.exchange import ServerParts
+    from proxy.http.server import Server
 
     app = create_app(config)
     parts: ServerParts = app.state.parts
-
-    class Server(uvicorn.Server):
-        async def startup(self, sockets: list[socket.socket] | None = None) -> None:
-            await super().startup(sockets)
-            self._loop = asyncio.get_running_loop()
-            self._asked_to_exit = asyncio.Event()
-            # What is here now stays: looking through it for garbage, time and again, would hold up
-            # every answer for a fiftieth of a second.
-            gc.freeze()
-            if self.started:
-                _announce(listener)
-
-        async def main_loop(self) -> None:
-            """uvicorn's looks ten times a second whether to go on; only the date needs a look."""
-            while not await self.on_tick(0):
-                with contextlib.suppress(TimeoutError):
-                    await asyncio.wait_for(self._asked_to_exit.wait(), _DATE_SECONDS)
-
-        def handle_exit(self, sig: int, frame: FrameType | None) -> None:
-            """The first signal gives answers their grace; the second ends them."""
-            if self.should_exit:
-                self.force_exit = True
-            super().handle_exit(sig, frame)
-            self._loop.call_soon_threadsafe(parts.drain.begin)
-
-    settings = uvicorn.Config(
-        app,
-        http=Connection,
-        loop="uvloop",  # asyncio's own takes twice as long to get from one token to the next
-        ws="none",  # uvicorn hangs on `Upgrade: websocket` where a library for it is installed
-        lifespan="on",
-        log_level="warning",
-        access_log=False,
-        proxy_headers=False,
-        server_header=False,
-        # A backstop for clients that do not read; all others end by the grace.
-        timeout_graceful_shutdown=int(config.server.shutdown_grace) + 1,
-    )
-    Server(settings).run(sockets=[listener])
+    server = Server(app, config.server, parts.drain, lambda: _announce(listener))
+    server.run(sockets=[listener])
 
 
 def _announce(listener: socket.socket) -> None:

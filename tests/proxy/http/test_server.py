@@ -1,0 +1,37 @@
+"""What is uvicorn's, and done otherwise."""
+
+import asyncio
+import gc
+import signal
+import socket
+
+import pytest
+from scripted_backend import ScriptedBackend
+from served import until
+
+from proxy.app import create_app
+from proxy.config import Config, ServerConfig
+from proxy.http import server as server_module
+from proxy.http.server import Server
+from proxy.http.streaming import Drain
+
+
+async def test_told_to_end_it_does_not_wait_for_its_next_look(monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr(server_module, "_DATE_SECONDS", 60)
+    # uvicorn raises it once more when all is over, which would end the tests.
+    again: list[int] = []
+    monkeypatch.setattr(signal, "raise_signal", again.append)
+    backend = ScriptedBackend()
+    announced: list[str] = []
+    drain = Drain(grace=1)
+    app = create_app(Config(), {backend.kind: backend})
+    server = Server(app, ServerConfig(), drain, lambda: announced.append("here"))
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        serving = asyncio.create_task(server.serve([listener]))
+        await until(lambda: bool(announced))
+        server.handle_exit(signal.SIGTERM, None)
+        async with asyncio.timeout(5):
+            await serving
+    gc.unfreeze()  # It stays for as long as a server, not for the tests that follow.
+    assert drain.began
+    assert again == [signal.SIGTERM]
