@@ -23,7 +23,14 @@ def main(argv: Sequence[str] | None = None) -> int:
         config = load_config(find_config(args.config, os.environ))
     except ConfigError as exc:
         return fail(2, str(exc))
-    return args.run(config, args)
+    try:
+        code: int = args.run(config, args)
+        sys.stdout.flush()
+    except BrokenPipeError:
+        # Whoever reads has read enough, as `head` does. What is left goes nowhere, at the exit too.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 1
+    return code
 
 
 def _parser() -> argparse.ArgumentParser:

@@ -1,6 +1,7 @@
 """`tandem` as a process: start, weight, signals, and what it says when it cannot."""
 
 import json
+import os
 import signal
 import socket
 import subprocess
@@ -80,6 +81,15 @@ def test_signal_ends_an_idle_server_at_once(tmp_path: Path, sent: signal.Signals
         _out, err = running.process.communicate(timeout=5)
     assert running.process.returncode in (0, -sent)
     assert err == ""
+
+
+def test_reader_that_has_read_enough_is_no_failure_to_tell_of(tmp_path: Path):
+    reader, writer = os.pipe()
+    os.close(reader)
+    command_line = command("models", "--json", "--config", str(echo(tmp_path)))
+    ended = subprocess.run(command_line, stdout=writer, stderr=subprocess.PIPE, timeout=60)
+    os.close(writer)
+    assert (ended.returncode, ended.stderr) == (1, b"")
 
 
 def test_signal_ends_streams_with_an_error_after_the_grace(tmp_path: Path):
