@@ -207,9 +207,9 @@ def test_both_engines_share_the_budget(
 @pytest.mark.long
 @pytest.mark.ollama
 def test_a_stream_of_either_engine_keeps_its_model(
-    folder: Path, tmp_path: Path, ollama_host: str
+    folder: Path, tmp_path: Path, ollama_process: OllamaProcess
 ) -> None:
-    here = f"{{host: '{ollama_host}', refresh: 0.1}}"
+    here = f"{{host: '{ollama_process.host}', refresh: 0.1}}"
     budget = ON_OLLAMA + SMALL - KB
     with sharing(folder, budget, tmp_path, here) as server, Watch(server) as watch:
         for answering, asked in ((f"ollama/{PLAIN}", "mlx/one"), ("mlx/one", f"ollama/{PLAIN}")):
