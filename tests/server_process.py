@@ -8,6 +8,8 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+from openai import OpenAI
+
 
 def write(folder: Path, text: str) -> Path:
     path = folder / "tandem.yaml"
@@ -39,6 +41,10 @@ class Running:
         text = answer.read().decode()
         connection.close()
         return answer.status, text
+
+    def sdk(self) -> OpenAI:
+        """A client that asks once."""
+        return OpenAI(base_url=f"http://127.0.0.1:{self.port}/v1", api_key="x", max_retries=0)
 
     @contextmanager
     def stream(self) -> Iterator[http.client.HTTPResponse]:

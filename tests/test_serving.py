@@ -8,7 +8,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from openai import AsyncOpenAI, NotFoundError, OpenAI
+from openai import AsyncOpenAI, NotFoundError
 from openai.types.chat import ChatCompletionMessageParam
 from server_process import Running, serving, write
 
@@ -44,10 +44,6 @@ def server(request: pytest.FixtureRequest, kind: str) -> Running:
     return request.getfixturevalue("mlx_only" if kind == "mlx" else "with_ollama")
 
 
-def sdk(server: Running) -> OpenAI:
-    return OpenAI(base_url=f"http://127.0.0.1:{server.port}/v1", api_key="x", max_retries=0)
-
-
 def counters(server: Running, kind: str) -> dict[str, int]:
     return json.loads(server.get("/health")[1])["backends"][kind]["counters"]
 
@@ -73,7 +69,7 @@ def until_idle(server: Running, kind: str, within: float) -> float:
 
 @pytest.mark.parametrize(("kind", "model"), BACKENDS)
 def test_the_sdk_learns_the_capital_of_france(server: Running, kind: str, model: str) -> None:
-    with sdk(server) as client:
+    with server.sdk() as client:
         raw = client.chat.completions.with_raw_response.create(
             model=model, messages=PARIS, max_tokens=20, temperature=0
         )
@@ -109,7 +105,7 @@ def test_a_client_that_is_killed_stops_the_work(
     server: Running, kind: str, model: str, prompt: str, stream: bool
 ) -> None:
     """The long prompt is still being read when the client dies, the short one is answered."""
-    with sdk(server) as client:
+    with server.sdk() as client:
         client.chat.completions.create(model=model, messages=PARIS, max_tokens=1)
     before = counters(server, kind)["cancelled"]
     # The number keeps the long prompt out of Ollama's prefix cache.
@@ -133,7 +129,7 @@ def test_a_client_that_is_killed_stops_the_work(
         time.sleep(0.15)
     until_idle(server, kind, within=30)
     assert counters(server, kind)["cancelled"] == before + 1
-    with sdk(server) as client:
+    with server.sdk() as client:
         again = client.chat.completions.create(model=model, messages=PARIS, max_tokens=2)
     assert again.usage is not None
 
@@ -172,7 +168,7 @@ async def test_eight_at_once_get_what_each_gets_alone_though_one_leaves(
 
 @pytest.mark.ollama
 def test_both_backends_are_listed_and_can_be_forced(with_ollama: Running) -> None:
-    with sdk(with_ollama) as client:
+    with with_ollama.sdk() as client:
         listed = {model.id: model.owned_by for model in client.models.list()}
         assert listed[MLX] == "mlx"
         assert listed[OLLAMA] == "ollama"
@@ -189,7 +185,7 @@ def test_both_backends_are_listed_and_can_be_forced(with_ollama: Running) -> Non
 
 
 def test_a_path_in_a_request_is_never_followed(mlx_only: Running, tmp_path: Path) -> None:
-    with sdk(mlx_only) as client:
+    with mlx_only.sdk() as client:
         for name in (f"mlx/{tmp_path}", str(tmp_path), "../../etc/passwd", f"mlx/../{MLX}"):
             with pytest.raises(NotFoundError):
                 client.chat.completions.create(model=name, messages=PARIS)

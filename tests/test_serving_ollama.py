@@ -55,8 +55,7 @@ def server(tmp_path_factory: pytest.TempPathFactory, ollama_host: str) -> Iterat
 
 @pytest.fixture(scope="module")
 def client(server: Running) -> Iterator[OpenAI]:
-    url = f"http://127.0.0.1:{server.port}/v1"
-    with OpenAI(base_url=url, api_key="x", max_retries=0) as client:
+    with server.sdk() as client:
         yield client
 
 

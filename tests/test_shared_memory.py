@@ -99,10 +99,8 @@ def sharing(
     folder: Path, budget: int, path: Path, ollama: str = "null", models: str = "{}"
 ) -> Iterator[Server]:
     text = CONFIG.format(budget=budget, folder=folder, ollama=ollama, models=models)
-    with serving(write(path, text)) as running:
-        base = f"http://127.0.0.1:{running.port}/v1"
-        with openai.OpenAI(base_url=base, api_key="x", max_retries=0) as client:
-            yield Server(running, client)
+    with serving(write(path, text)) as running, running.sdk() as client:
+        yield Server(running, client)
 
 
 class Watch:
