@@ -7,49 +7,12 @@ from collections.abc import Mapping
 
 from adapters.request import Feature
 
-MLX: frozenset[Feature] = frozenset(
-    {
-        "prompt",
-        "temperature",
-        "top_p",
-        "top_k",
-        "min_p",
-        "seed",
-        "frequency_penalty",
-        "presence_penalty",
-        "repetition_penalty",
-        "logit_bias",
-        "n",
-        "max_tokens",
-        "stop",
-        "embeddings",
-        "tokens",
-        "suffix",
-        "echo",
-        "echo_logprobs",
-        "empty_answer",
-        "num_ctx",
-        "tools",
-        "tool_choice",
-        "parallel_tool_calls",
-        "response_format",
-        "guided_regex",
-        "guided_grammar",
-        "reasoning_effort",
-        "logprobs",
-        "keep_alive",
-    }
-)
-
-# Not here, and so refused by name: logit_bias, which Ollama accepts and ignores, token ids and
-# grammars.
-OLLAMA: frozenset[Feature] = frozenset(
+_BOTH: frozenset[Feature] = frozenset(
     {
         "embeddings",
         "prompt",
         "suffix",
         "echo",
-        "images",
         "n",
         "temperature",
         "top_p",
@@ -59,9 +22,6 @@ OLLAMA: frozenset[Feature] = frozenset(
         "frequency_penalty",
         "presence_penalty",
         "repetition_penalty",
-        "num_ctx",
-        "keep_alive",
-        "options",
         "max_tokens",
         "stop",
         "tools",
@@ -70,8 +30,19 @@ OLLAMA: frozenset[Feature] = frozenset(
         "response_format",
         "reasoning_effort",
         "logprobs",
+        "num_ctx",
+        "keep_alive",
     }
 )
 
+# Not on Ollama, and so refused there by name: logit_bias, which it accepts and ignores, token ids
+# and grammars.
+_ONLY_MLX: frozenset[Feature] = frozenset(
+    {"tokens", "echo_logprobs", "empty_answer", "logit_bias", "guided_regex", "guided_grammar"}
+)
+_ONLY_OLLAMA: frozenset[Feature] = frozenset({"images", "options"})
+
+MLX = _BOTH | _ONLY_MLX
+OLLAMA = _BOTH | _ONLY_OLLAMA
 ENGINES: Mapping[str, frozenset[Feature]] = {"mlx": MLX, "ollama": OLLAMA}
 """By kind."""

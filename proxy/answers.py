@@ -91,7 +91,6 @@ async def collect(
     """
     pieces: dict[int, _Pieces] = defaultdict(_Pieces)
     ended: dict[int, Finished] = {}
-
     if shortcut is not None:
         shortcut.take = pieces[0].take
     async with closing(events):

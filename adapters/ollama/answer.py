@@ -70,7 +70,7 @@ def _opening(request: GenerationRequest, line: Line) -> Sequence[Event]:
 
 def _has_begun(events: Sequence[Event]) -> bool:
     """There is something for the reader in it."""
-    return any(not isinstance(event, Started) for event in events)
+    return bool(events) and not isinstance(events[-1], Started)
 
 
 def _taker(request: GenerationRequest) -> Callable[[Line], bool] | None:

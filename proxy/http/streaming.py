@@ -79,13 +79,12 @@ class Texts(Struct, frozen=True):
     """Texts that need no renderer: all that stands around them in a frame is always the same."""
 
     shortcut: Shortcut
-    before: bytes
-    after: bytes
+    frame: Callable[[str], Frame]
 
 
-def around_text(frame: Callable[[str], Frame]) -> tuple[bytes, bytes]:
-    """What stands before and after the text in each `frame` of one."""
-    before, _, after = _data(frame(_TEXT)).partition(msgspec.json.encode(_TEXT))
+def around_text(written: Callable[[str], bytes]) -> tuple[bytes, bytes]:
+    """What stands before and after the JSON of a text, whatever it is, where it is `written`."""
+    before, _, after = written(_TEXT).partition(msgspec.json.encode(_TEXT))
     return before, after
 
 
@@ -262,9 +261,7 @@ async def _put_all(
 
 def _taker(texts: Texts, outbox: Outbox, framing: Framing) -> Callable[[str], bool]:
     """Puts a text into `outbox` without a turn of the answer's task, as long as it has room."""
-    # Where the text is, for JSON has no such byte.
-    frame = framing.encode(Frame(texts.before + b"\0" + texts.after))
-    before, _, after = frame.partition(b"\0")
+    before, after = around_text(lambda text: framing.encode(texts.frame(text)))
     put, encode = outbox.put, msgspec.json.Encoder().encode
 
     def take(text: str) -> bool:

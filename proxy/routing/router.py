@@ -122,8 +122,7 @@ class Router:
         """
         demand = to_demand(request)
         await self._names.fetch(request.model)
-        entry = await self._names.find(request.model)
-        decision = self._decider.decide(entry, demand, request)
+        decision = await self.decide(request.model, demand, request)
         self._decider.note(decision)
         first, *others = self._routes(decision)
         is_held = whole and bool(others)
@@ -230,7 +229,7 @@ class Router:
         self, name: str, demand: Demand, request: GenerationRequest | None = None
     ) -> Decision:
         """As `routes`, with the reasons. Nothing is begun, and the next decision is the same."""
-        return self._decider.decide(await self._names.find(name), demand, request)
+        return self._decider.decide(await self.find(name), demand, request)
 
     def weighed(self, decision: Decision, demand: Demand) -> Decision:
         """As `Decider.weighed`."""

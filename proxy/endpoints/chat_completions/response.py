@@ -26,9 +26,6 @@ from proxy.endpoints.wire import Usage, to_usage, total
 from proxy.errors import to_failure
 from proxy.http.streaming import Frame, Texts, around_text
 
-_TEXT = os.urandom(32).hex()
-"""Stands for a text, and for nothing that anybody names."""
-
 _encode = msgspec.json.Encoder().encode
 
 FinishReason = Literal["stop", "length", "tool_calls", "function_call"]
@@ -216,7 +213,7 @@ class ChatCompletionRenderer:
         return (Frame(to_failure(exc).body),)
 
     def texts(self, shortcut: Shortcut) -> Texts:
-        return Texts(shortcut, *self._around_text(0))
+        return Texts(shortcut, lambda text: self._text(TextDelta(text)))
 
     def _text(self, event: TextDelta) -> Frame:
         """Of most chunks nothing but the text changes: the rest is encoded once."""
@@ -224,7 +221,7 @@ class ChatCompletionRenderer:
         return Frame(around[0] + _encode(event.text) + around[1])
 
     def _around_text(self, choice: int) -> tuple[bytes, bytes]:
-        around = around_text(lambda text: self._delta(choice, Delta(content=text)))
+        around = around_text(lambda text: _encode(self._delta(choice, Delta(content=text)).data))
         self._around[choice] = around
         return around
 

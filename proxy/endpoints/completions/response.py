@@ -24,7 +24,7 @@ from proxy.answers import Answer
 from proxy.endpoints.completions.request import CompletionRequest
 from proxy.endpoints.wire import Usage, to_usage, total
 from proxy.errors import to_failure
-from proxy.http.streaming import Frame, Texts, around_text
+from proxy.http.streaming import Frame, Texts
 
 FinishReason = Literal["stop", "length"]
 
@@ -142,7 +142,7 @@ class CompletionRenderer:
         return (Frame(to_failure(exc).body),)
 
     def texts(self, shortcut: Shortcut) -> Texts:
-        return Texts(shortcut, *around_text(lambda text: self._text(TextDelta(text))))
+        return Texts(shortcut, lambda text: self._text(TextDelta(text)))
 
     def _text(self, event: TextDelta) -> Frame:
         logprobs = to_logprobs(event.logprobs, self._offsets[event.choice])
