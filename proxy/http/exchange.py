@@ -1,6 +1,6 @@
 """One request, and the parts of the server that answer it."""
 
-from collections.abc import AsyncGenerator, Coroutine
+from collections.abc import AsyncGenerator, Awaitable
 from typing import Any, TypeVar
 
 from litestar import Request
@@ -13,7 +13,7 @@ from proxy.config import Config
 from proxy.http.clients import to_client
 from proxy.http.gates import Fields
 from proxy.http.headers import notes_of
-from proxy.http.streaming import SSE, Drain, Framing, Renderer, Texts, stream, unless_gone
+from proxy.http.streaming import SSE, Drain, Framing, Renderer, Texts, limited, stream
 from proxy.memory import Memory
 from proxy.openapi import Document
 from proxy.opening import Parts
@@ -89,9 +89,9 @@ class Exchange(Request[Any, Any, Any]):
         """As `to_forced`."""
         return to_forced(model, self.fields, field, self.registry.shelves)
 
-    async def finish(self, work: Coroutine[Any, Any, T]) -> T:
+    async def finish(self, work: Awaitable[T]) -> T:
         """The result of `work`, which ends when the client goes, or the server."""
-        return await unless_gone(self, self.drain.limit(work))
+        return await limited(work, drain=self._parts.drain, request=self)
 
     async def stream_events(
         self,

@@ -5,7 +5,7 @@ The only place that writes `data: `.
 
 import asyncio
 import secrets
-from collections.abc import AsyncGenerator, Awaitable, Callable, Coroutine, Iterable
+from collections.abc import AsyncGenerator, Awaitable, Callable, Iterable
 from typing import Any, Protocol, TypeVar, cast
 
 import msgspec
@@ -22,6 +22,9 @@ from proxy.http.outbox import WIRE, Outbox, Wire
 
 _TEXT = secrets.token_hex()
 """Stands for a text, and for nothing that anybody names."""
+
+_GONE = 0.0
+"""When a timeout ends that ends because the client has gone: no grace ends so early."""
 
 T = TypeVar("T")
 T_contra = TypeVar("T_contra", contravariant=True)
@@ -104,34 +107,33 @@ class Drain:
         if self._deadline is None:
             self._deadline = asyncio.get_running_loop().time() + self._grace
         for timeout in self._waiting:
-            timeout.reschedule(self._deadline)
+            if timeout.when() != _GONE:
+                timeout.reschedule(self._deadline)
 
-    async def limit(self, work: Awaitable[T]) -> T:
-        """The result of `work`.
-
-        Raises:
-            ServerShutdownError: the grace ended first; `work` is cancelled.
-        """
+    def timeout(self) -> asyncio.Timeout:
+        """One that ends with the grace, as long as it is not let go."""
         timeout = asyncio.timeout_at(self._deadline)
-        try:
-            async with timeout:
-                self._waiting.add(timeout)
-                return await work
-        except TimeoutError:
-            if timeout.expired():
-                raise ServerShutdownError from None
-            raise
-        finally:
-            self._waiting.discard(timeout)
+        self._waiting.add(timeout)
+        return timeout
+
+    def let_go(self, timeout: asyncio.Timeout) -> None:
+        self._waiting.discard(timeout)
 
 
-async def unless_gone(request: Request[Any, Any, Any], work: Coroutine[Any, Any, T]) -> T:
-    """The result of `work`, which is cancelled when the client hangs up: Litestar does not.
+async def limited(
+    work: Awaitable[T],
+    *,
+    drain: Drain | None = None,
+    request: Request[Any, Any, Any] | None = None,
+) -> T:
+    """The result of `work`, which is cancelled when the grace of `drain` ends, or the client of
+    `request` hangs up: Litestar does neither.
 
     Raises:
+        ServerShutdownError: the grace ended first.
         ClientDisconnectedError: the client has gone.
     """
-    timeout = asyncio.timeout(None)
+    timeout = asyncio.timeout(None) if drain is None else drain.timeout()
     try:
         async with timeout:
             stop_watching = _end_when_gone(request, timeout)
@@ -140,25 +142,36 @@ async def unless_gone(request: Request[Any, Any, Any], work: Coroutine[Any, Any,
             finally:
                 stop_watching()
     except TimeoutError:
-        if timeout.expired():
-            raise ClientDisconnectedError from None
-        raise
+        if not timeout.expired():
+            raise
+        raise ClientDisconnectedError if timeout.when() == _GONE else ServerShutdownError from None
+    finally:
+        if drain is not None:
+            drain.let_go(timeout)
 
 
-def _end_when_gone(request: Request[Any, Any, Any], work: asyncio.Timeout) -> Callable[[], object]:
-    """End `work` when the client goes; what comes back ends the watch."""
+def _end_when_gone(
+    request: Request[Any, Any, Any] | None, timeout: asyncio.Timeout
+) -> Callable[[], object]:
+    """Have `timeout` end when the client goes; what comes back ends the watch."""
+    if request is None:
+        return _nothing
     wire = _wire_of(request)
     if wire is None:
-        return asyncio.create_task(_listen(request, work)).cancel
-    wire.when_gone(lambda: work.reschedule(0.0))
+        return asyncio.create_task(_listen(request, timeout)).cancel
+    wire.when_gone(lambda: timeout.reschedule(_GONE))
     return lambda: wire.when_gone(None)
+
+
+def _nothing() -> None:
+    pass
 
 
 async def _listen(request: Request[Any, Any, Any], work: asyncio.Timeout) -> None:
     """Only after the body has been read: it takes the connection's messages."""
     while (await request.receive())["type"] != "http.disconnect":
         pass
-    work.reschedule(0.0)
+    work.reschedule(_GONE)
 
 
 async def stream(
@@ -176,14 +189,14 @@ async def stream(
 
     Raises:
         BackendError: it failed before `Started`: the answer can still have a status of its own.
-        ClientDisconnectedError, ServerShutdownError: as `unless_gone` and `Drain.limit`.
+        ClientDisconnectedError, ServerShutdownError: as `limited`.
     """
     outbox = Outbox(keepalive if framing.has_comments else None)
     if texts is not None:
         texts.shortcut.take = _taker(texts, outbox, framing)
     answer = asyncio.create_task(_answer(events, renderer, drain, outbox, framing.encode))
     try:
-        await unless_gone(request, outbox.begun())
+        await limited(outbox.begun(), request=request)
     except BaseException:
         await _end(answer)
         raise
@@ -210,7 +223,7 @@ class Streamed(ASGIResponse):
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         try:
-            await unless_gone(self._request, self._send(send))
+            await limited(self._send(send), request=self._request)
         except ClientDisconnectedError:
             return  # Nobody is left to be told anything.
         finally:
@@ -235,7 +248,7 @@ async def _answer(
 ) -> None:
     """In a task of its own, from the first event to the last, whoever reads how fast."""
     try:
-        await drain.limit(_put_all(events, renderer, outbox, encode))
+        await limited(_put_all(events, renderer, outbox, encode), drain=drain)
     except Exception as exc:
         if outbox.fail(exc):
             return

@@ -32,7 +32,7 @@ from proxy.app import create_app
 from proxy.config import Config, ServerConfig
 from proxy.errors import ServerShutdownError
 from proxy.http.connection import Connection
-from proxy.http.streaming import Drain, Frame, encode_frame, encode_line
+from proxy.http.streaming import Drain, Frame, encode_frame, encode_line, limited
 
 
 class SlowBackend(ScriptedBackend):
@@ -156,18 +156,18 @@ async def test_source_that_never_waits_leaves_turns_to_others():
 
 async def test_drain_ends_work_that_outlasts_its_grace():
     drain = Drain(grace=0.05)
-    waiting = asyncio.create_task(drain.limit(asyncio.sleep(60)))
+    waiting = asyncio.create_task(limited(asyncio.sleep(60), drain=drain))
     await asyncio.sleep(0)
     drain.begin()
     with pytest.raises(ServerShutdownError):
         await waiting
     with pytest.raises(ServerShutdownError):  # and what comes after it
-        await drain.limit(asyncio.sleep(60))
+        await limited(asyncio.sleep(60), drain=drain)
 
 
 async def test_drain_lets_work_within_its_grace_end():
     drain = Drain(grace=5)
-    waiting = asyncio.create_task(drain.limit(asyncio.sleep(0.05, "done")))
+    waiting = asyncio.create_task(limited(asyncio.sleep(0.05, "done"), drain=drain))
     await asyncio.sleep(0)
     drain.begin()
     assert await waiting == "done"
@@ -178,7 +178,7 @@ async def test_timeout_of_the_work_itself_is_not_the_drains():
         raise TimeoutError("mine")
 
     with pytest.raises(TimeoutError, match="mine"):
-        await Drain(grace=5).limit(work())
+        await limited(work(), drain=Drain(grace=5))
 
 
 def post(port: int, body: dict[str, Any]) -> bytes:
