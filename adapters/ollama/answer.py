@@ -1,6 +1,7 @@
 """One answer of one Ollama, from its lines to events that keep what was promised."""
 
 from collections.abc import AsyncGenerator, Awaitable, Callable, Sequence
+from typing import Protocol
 
 import anyio.to_thread
 
@@ -20,8 +21,20 @@ from adapters.request import (
 )
 
 
+class Counted(Protocol):
+    """Around one answer, whatever becomes of it."""
+
+    def finish(self) -> None:
+        """It has come to its end."""
+        ...
+
+    def __enter__(self) -> object: ...
+
+    def __exit__(self, kind: object, exc: BaseException | None, trace: object, /) -> None: ...
+
+
 async def to_events(
-    request: GenerationRequest, begin: Callable[[], Awaitable[Lines[Line]]]
+    request: GenerationRequest, begin: Callable[[], Awaitable[Lines[Line]]], counted: Counted
 ) -> AsyncGenerator[Event]:
     """`Started` with the first line, which `begin` waits for: until then Ollama may still refuse.
 
@@ -32,32 +45,33 @@ async def to_events(
             the same answer would come again.
         InvalidRequestError: a strict schema is none.
     """
-    promises = await _promises(request)
-    read = _reader(request)
-    taker = _taker(request) if promises is None else None
-    take = None
-    lines = await begin()
-    started = False
-    try:
-        async for batch in lines:
-            for line in batch:
-                if take is not None and take(line):
-                    continue
-                events = read(line)
-                if not started:
-                    started, events = True, (*_opening(request, line), *events)
-                for event in events:
-                    if promises is not None:
-                        await promises.keep(event)
-                    yield event
-                if take is None and taker is not None and _has_begun(events):
-                    take = taker
-                    lines.divert(take)
-    except GenerationError as error:
-        error.lasting = _comes_again(request.sampling)
-        raise
-    finally:
-        lines.close()
+    with counted:
+        promises, read = await _promises(request), _reader(request)
+        lines = await begin()
+        taker = _taker(request) if promises is None else None
+        take, started = None, False
+        try:
+            async for batch in lines:
+                for line in batch:
+                    if take is not None and take(line):
+                        continue
+                    events = read(line)
+                    if not started:
+                        started, events = True, (*_opening(request, line), *events)
+                    for event in events:
+                        if promises is not None:
+                            await promises.keep(event)
+                        if isinstance(event, Finished):
+                            counted.finish()
+                        yield event
+                    if take is None and taker is not None and _has_begun(events):
+                        take = taker
+                        lines.divert(take)
+        except GenerationError as error:
+            error.lasting = _comes_again(request.sampling)
+            raise
+        finally:
+            lines.close()
 
 
 def _opening(request: GenerationRequest, line: Line) -> Sequence[Event]:

@@ -11,7 +11,7 @@ from msgspec.structs import replace
 from adapters.backend import Embeddings, Health, Model, Progress, refuse_unsupported
 from adapters.config import OllamaConfig
 from adapters.errors import BackendError
-from adapters.events import Event, Finished
+from adapters.events import Event
 from adapters.honours import OLLAMA
 from adapters.ollama.answer import to_events
 from adapters.ollama.choices import Choices
@@ -19,11 +19,12 @@ from adapters.ollama.embed import Vector, to_bodies, to_vectors
 from adapters.ollama.errors import blame_input
 from adapters.ollama.forced import is_forced
 from adapters.ollama.hosts import Hosts
+from adapters.ollama.lines import Lines
 from adapters.ollama.request import refuse_unenforced, to_body
 from adapters.ollama.template import depends_on_template, fitted
 from adapters.ollama.tenant import OllamaTenant
 from adapters.ollama.waiting import Waiting
-from adapters.ollama.wire import ChatBody, FillBody, RawBody
+from adapters.ollama.wire import ChatBody, FillBody, Line, RawBody
 from adapters.request import EmbeddingRequest, GenerationRequest
 
 _PATHS: dict[type[ChatBody | RawBody], str] = {
@@ -68,23 +69,17 @@ class OllamaBackend:
             async for event in events:
                 yield event
 
-    async def _answer(self, request: GenerationRequest, waiting: Waiting) -> AsyncGenerator[Event]:
+    def _answer(self, request: GenerationRequest, waiting: Waiting) -> AsyncGenerator[Event]:
+        counted = _Counted(self)
+        return to_events(request, partial(self._lines, request, waiting, counted), counted)
+
+    async def _lines(
+        self, request: GenerationRequest, waiting: Waiting, counted: "_Counted"
+    ) -> Lines[Line]:
         body = self._to_body(request)
-        self._begin()
-        outcome = "cancelled"
-        try:
-            body = await self._as_the_model_reads(request, body)
-            begin = partial(self._hosts.lines, _PATHS[type(body)], body, waiting)
-            async with aclosing(to_events(request, begin)) as events:
-                async for event in events:
-                    if isinstance(event, Finished):
-                        outcome = "finished"
-                    yield event
-        except BackendError:
-            outcome = "failed"
-            raise
-        finally:
-            self._end(outcome)
+        counted.begin()
+        body = await self._as_the_model_reads(request, body)
+        return await self._hosts.lines(_PATHS[type(body)], body, waiting)
 
     def _to_body(self, request: GenerationRequest) -> ChatBody | RawBody:
         """What is refused here is refused before anything is asked, and is nobody's failure."""
@@ -120,20 +115,17 @@ class OllamaBackend:
         refuse_unsupported(request, self.honours, self.kind)
         vectors: list[Vector] = []
         tokens = 0
-        self._begin()
-        outcome = "cancelled"
-        try:
-            for body in list(to_bodies(request)):
-                embedded = await self._hosts.embed(body, Waiting(elsewhere=request.elsewhere))
-                vectors += to_vectors(embedded, body)
-                tokens += embedded.prompt_eval_count
-            outcome = "finished"
-        except BackendError as error:
-            outcome = "failed"
-            blame_input(error)
-            raise
-        finally:
-            self._end(outcome)
+        with _Counted(self) as counted:
+            counted.begin()
+            try:
+                for body in list(to_bodies(request)):
+                    embedded = await self._hosts.embed(body, Waiting(elsewhere=request.elsewhere))
+                    vectors += to_vectors(embedded, body)
+                    tokens += embedded.prompt_eval_count
+            except BackendError as error:
+                blame_input(error)
+                raise
+            counted.finish()
         return Embeddings(tuple(vectors), tokens)
 
     async def pull(self, model: str) -> AsyncGenerator[Progress]:
@@ -165,16 +157,37 @@ class OllamaBackend:
         health = await self._hosts.health()
         return replace(health, counters=health.counters | self._counters)
 
+    def count(self, **changes: int) -> None:
+        """Of the requests that it has."""
+        for name, change in changes.items():
+            self._counters[name] += change
+
     async def aclose(self) -> None:
         await self._hosts.aclose()
 
-    def _begin(self) -> None:
-        self._counters["active"] += 1
-        self._counters["started"] += 1
 
-    def _end(self, outcome: str) -> None:
-        self._counters["active"] -= 1
-        self._counters[outcome] += 1
+class _Counted:
+    """One request among the backend's counters, from when it has begun, if it does."""
+
+    def __init__(self, backend: OllamaBackend) -> None:
+        self._backend = backend
+        self._began = False
+        self._outcome = "cancelled"
+
+    def begin(self) -> None:
+        self._began = True
+        self._backend.count(active=1, started=1)
+
+    def finish(self) -> None:
+        self._outcome = "finished"
+
+    def __enter__(self) -> "_Counted":
+        return self
+
+    def __exit__(self, _kind: object, exc: BaseException | None, _trace: object, /) -> None:
+        if self._began:
+            outcome = "failed" if isinstance(exc, BackendError) else self._outcome
+            self._backend.count(active=-1, **{outcome: 1})
 
 
 def _to_waiting(request: GenerationRequest) -> Waiting:
