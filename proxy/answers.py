@@ -3,7 +3,7 @@
 import asyncio
 from collections import defaultdict
 from collections.abc import AsyncGenerator
-from typing import Any
+from typing import Any, Protocol
 
 from anyio import move_on_after
 from msgspec import Struct
@@ -115,31 +115,66 @@ async def held(events: AsyncGenerator[Event]) -> AsyncGenerator[Event]:
         yield event
 
 
-async def each(events: AsyncGenerator[Event], choices: int = 1) -> AsyncGenerator[Event]:
+class Observer(Protocol):
+    """Who looks at one answer as it passes: entered before its first event, left after the last."""
+
+    @property
+    def is_content(self) -> bool:
+        """Of mere texts it has seen enough."""
+        ...
+
+    def see(self, event: Event) -> None: ...
+
+    def __enter__(self) -> object: ...
+
+    def __exit__(self, *_: object) -> None: ...
+
+
+class _Unobserved:
+    is_content = True
+
+    def see(self, event: Event) -> None:
+        pass
+
+    def __enter__(self) -> None:
+        pass
+
+    def __exit__(self, *_: object) -> None:
+        pass
+
+
+_UNOBSERVED = _Unobserved()
+
+
+async def each(
+    events: AsyncGenerator[Event], choices: int = 1, observer: Observer = _UNOBSERVED
+) -> AsyncGenerator[Event]:
     """`events`, held to the contract: `Started` first, every choice ended once, turns for others.
 
     Raises:
         BadUpstreamError: an event is missing, comes out of order, or belongs to no choice.
     """
     open_choices = set(range(choices))
-    async with closing(events):
-        started = await anext(events, None)
-        if not isinstance(started, Started | None):
-            raise _out_of_order(started)
-        if started is not None:
-            yield started
-        count = 1
-        async for event in events:
-            if isinstance(event, Started) or event.choice not in open_choices:
-                raise _out_of_order(event)
-            if isinstance(event, Finished):
-                open_choices.remove(event.choice)
-            yield event
-            count += 1
-            if count % _BREATH == 0:
-                await asyncio.sleep(0)
-    if open_choices:
-        raise BadUpstreamError("The backend stopped in the middle of its answer.")
+    count = 0
+    with observer:
+        async with closing(events):
+            async for event in events:
+                if isinstance(event, Started):
+                    if count:
+                        raise _out_of_order(event)
+                elif not count or event.choice not in open_choices:
+                    raise _out_of_order(event)
+                elif isinstance(event, Finished):
+                    open_choices.remove(event.choice)
+                # Nearly all events are texts after the first: those cost nothing here.
+                if not (observer.is_content and isinstance(event, TextDelta)):
+                    observer.see(event)
+                yield event
+                count += 1
+                if count % _BREATH == 0:
+                    await asyncio.sleep(0)
+        if open_choices:
+            raise BadUpstreamError("The backend stopped in the middle of its answer.")
 
 
 def _out_of_order(event: Event) -> BadUpstreamError:

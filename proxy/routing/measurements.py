@@ -94,10 +94,6 @@ class Measurements:
         self._figures: dict[tuple[str, str], dict[Bucket, Figures]] = {}
         self._in_hand: Counter[tuple[str, str]] = Counter()
 
-    def watching(self, backend: str, name: str, request: GenerationRequest) -> "Watching":
-        """Around one answer, whose events are shown to it."""
-        return Watching(self, (backend, name), request)
-
     def begin(self, backend: str, name: str) -> int:
         """Have one more in hand; how many `backend` has then."""
         self._in_hand[backend, name] += 1
@@ -145,7 +141,9 @@ class Watch:
         self._last = 0.0
         self.cold = False
         self.first: float | None = None
-        """When the first piece came; until then every event has to be shown."""
+        """When the first piece came."""
+        self.is_content = False
+        """The first piece was shown: of those that follow only the last is wanted."""
 
     def see(self, event: Event) -> None:
         match event:
@@ -157,6 +155,7 @@ class Watch:
                 self.first = self.first or self._last
             case _:
                 self.first = self.first or self._clock()
+                self.is_content = True
 
     @property
     def is_whole(self) -> bool:
@@ -187,20 +186,20 @@ class Watching(Watch):
     ) -> None:
         super().__init__(request.n, measurements.clock)
         self._measurements = measurements
-        self._key = key
+        self.key = key
         # What begins with its own prompt begins before anything was read.
         self._is_told = not request.echo
         self._crowd = 0
 
     def __enter__(self) -> Watch:
-        self._crowd = self._measurements.begin(*self._key)
+        self._crowd = self._measurements.begin(*self.key)
         return self
 
     def __exit__(self, *_: object) -> None:
         measurements = self._measurements
-        measurements.end(*self._key)
+        measurements.end(*self.key)
         if self.is_whole and self._is_told:
-            measured = self.measurement(*self._key, self._crowd, measurements.memory_of)
+            measured = self.measurement(*self.key, self._crowd, measurements.memory_of)
             measurements.record(measured)
 
 

@@ -15,7 +15,7 @@ from adapters.errors import (
     InvalidRequestError,
     UnsupportedParameterError,
 )
-from adapters.events import Event, Finished, Started, TextDelta
+from adapters.events import Event, Finished, Started
 from adapters.request import EmbeddingRequest, Feature, GenerationRequest
 from adapters.shortcut import Shortcut
 from proxy.answers import closing, each, held
@@ -28,7 +28,7 @@ from proxy.routing.decision import Decider, Decision
 from proxy.routing.demand import Demand, to_demand
 from proxy.routing.fallbacks import Fallbacks
 from proxy.routing.habits import Habits
-from proxy.routing.measurements import Measurements
+from proxy.routing.measurements import Measurements, Watching
 from proxy.routing.names import Names
 
 _NOTHING = Demand()
@@ -76,6 +76,31 @@ Through = Callable[[AsyncGenerator[Event]], AsyncGenerator[Event]]
 
 def _unchanged(events: AsyncGenerator[Event]) -> AsyncGenerator[Event]:
     return events
+
+
+class _Attempt(Watching):
+    """What comes of asking one backend, shown to all who learn from it."""
+
+    def __init__(
+        self,
+        measurements: Measurements,
+        habits: Habits,
+        route: Route,
+        request: GenerationRequest,
+        demand: Demand,
+        watcher: Watcher,
+    ) -> None:
+        super().__init__(measurements, (route.backend.kind, route.name), request)
+        self._habits = habits
+        self._demand = demand
+        self._watcher = watcher
+
+    def see(self, event: Event) -> None:
+        super().see(event)
+        if isinstance(event, Started):
+            self._watcher.started(event)
+        elif isinstance(event, Finished):
+            self._habits.learn(self.key, self._demand, event.usage)
 
 
 class Router:
@@ -162,23 +187,13 @@ class Router:
         if isinstance(error, ContextLengthError) and request.num_ctx is None:
             self._habits.refused((route.backend.kind, route.name), error.limit)
 
-    async def _answer(
+    def _answer(
         self, route: Route, request: GenerationRequest, demand: Demand, watcher: Watcher
     ) -> AsyncGenerator[Event]:
         watcher.routed(route)
-        events = each(route.backend.generate(replace(request, model=route.name)), request.n)
-        with self._measurements.watching(route.backend.kind, route.name, request) as watch:
-            async with closing(events):
-                async for event in events:
-                    # Nearly all events are texts after the first: those cost nothing here.
-                    if watch.first is None or not isinstance(event, TextDelta):
-                        watch.see(event)
-                        if isinstance(event, Started):
-                            watcher.started(event)
-                        elif isinstance(event, Finished):
-                            key = (route.backend.kind, route.name)
-                            self._habits.learn(key, demand, event.usage)
-                    yield event
+        attempt = _Attempt(self._measurements, self._habits, route, request, demand, watcher)
+        events = route.backend.generate(replace(request, model=route.name))
+        return each(events, request.n, attempt)
 
     async def embed(self, request: EmbeddingRequest, watcher: Watcher = _NOBODY) -> Embeddings:
         """The vectors of the backend that `request.model`, a public name, leads to. Another is

@@ -15,7 +15,7 @@ from proxy.routing.candidates import Candidate
 from proxy.routing.choice import Choice, Pick
 from proxy.routing.demand import Demand
 from proxy.routing.habits import Habits
-from proxy.routing.measurements import Measurement, Measurements
+from proxy.routing.measurements import Measurement, Measurements, Watching
 
 MINUTES = 60.0
 SETTLING = 20
@@ -218,7 +218,7 @@ def test_many_at_once_share_the_trials():
         world.choice.note(pick)
         kind = pick.order[0].place.kind
         crowd.append(kind)
-        watching = world.measurements.watching(kind, "m", REQUEST)
+        watching = Watching(world.measurements, (kind, "m"), REQUEST)
         watching.__enter__()
         with_open.append(watching)
     assert min(Counter(crowd).values()) >= 3
@@ -234,8 +234,8 @@ def test_what_else_a_backend_has_in_hand_counts_against_it_alone():
     world.measure("mlx", 50, crowd=3)
     assert world.pick().order[0].place.kind == "mlx"
     with (
-        world.measurements.watching("mlx", "another", REQUEST),
-        world.measurements.watching("mlx", "another", REQUEST),
+        Watching(world.measurements, ("mlx", "another"), REQUEST),
+        Watching(world.measurements, ("mlx", "another"), REQUEST),
     ):
         pick = world.pick()
     assert pick.seconds["mlx"] == pytest.approx(50)
