@@ -182,6 +182,9 @@ def _out_of_order(event: Event) -> BadUpstreamError:
 
 
 class closing:
+    """Around the reading of `events`: at its end the work behind them is stopped, even in a task
+    that is being cancelled."""
+
     def __init__(self, events: AsyncGenerator[Any]) -> None:
         self._events = events
 
@@ -189,15 +192,8 @@ class closing:
         pass
 
     async def __aexit__(self, *_: object) -> None:
-        await close(self._events)
-
-
-async def close(events: AsyncGenerator[Any]) -> None:
-    """Stop the work behind `events`, even in a task that is being cancelled.
-
-    Litestar cancels through anyio, which repeats itself at every await that is not shielded.
-    """
-    if getattr(events, "ag_frame", events) is None:  # It has ended: nothing is left to stop.
-        return
-    with move_on_after(CLOSING, shield=True):
-        await events.aclose()
+        if getattr(self._events, "ag_frame", self._events) is None:  # They have ended.
+            return
+        # Litestar cancels through anyio, which repeats itself at every await that is not shielded.
+        with move_on_after(CLOSING, shield=True):
+            await self._events.aclose()

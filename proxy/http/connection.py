@@ -175,7 +175,15 @@ class Connection(HttpToolsProtocol):
         self._reply = cast(Reply, cycle)
         if cycle.more_body:
             self._wait(_BODY_SECONDS)
-        super()._start_asgi_task(cycle, app)
+        self._reply.task = self.loop.create_task(self._run(self._reply, app))
+        self.tasks.add(self._reply.task)
+
+    async def _run(self, reply: Reply, app: ASGI3Application) -> None:
+        """uvicorn's callback for the end of a task would take a turn of the loop of its own."""
+        try:
+            await reply.run_asgi(app)
+        finally:
+            self.tasks.discard(reply.task)
 
     def on_response_complete(self) -> None:
         self.server_state.total_requests += 1

@@ -3,6 +3,7 @@
 Source: uvicorn's `RequestResponseCycle`, whose `receive` and whose task are used as they are.
 """
 
+import asyncio
 from collections.abc import Callable
 
 import msgspec
@@ -28,6 +29,8 @@ def refuse_at_once(failure: Failure) -> bytes:
 class Reply(RequestResponseCycle):
     """What the application sends. It is a `proxy.http.outbox.Wire` as well."""
 
+    task: asyncio.Task[None]
+    """In which the application makes it."""
     _when_gone: Callable[[], None] | None = None
     _head = b""
     """Sent with the first of the body: what is written once costs once."""

@@ -4,6 +4,7 @@ import asyncio
 import contextlib
 import gc
 import socket
+import sys
 from collections.abc import Callable
 from types import FrameType
 
@@ -34,6 +35,9 @@ class Server(uvicorn.Server):
         # What is here now stays: looking through it for garbage, time and again, would hold up
         # every answer for a fiftieth of a second.
         gc.freeze()
+        # uvloop notes every asynchronous generator, in Python, to close it when the loop ends: as
+        # much work as a step of it. Ours are closed by who reads them.
+        sys.set_asyncgen_hooks(firstiter=None)
         if self.started:
             self._announce()
 
