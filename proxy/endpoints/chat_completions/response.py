@@ -1,6 +1,6 @@
 """Events -> `chat.completion`, whole or in chunks."""
 
-import os
+import random
 import time
 from collections.abc import Iterable, Sequence
 from typing import Literal
@@ -175,7 +175,7 @@ def _to_logprobs(tokens: tuple[TokenLogprob, ...] | None) -> Logprobs | None:
 
 
 def _new_id() -> str:
-    return f"chatcmpl-{os.urandom(12).hex()}"
+    return f"chatcmpl-{random.getrandbits(96):024x}"
 
 
 class ChatCompletionRenderer:

@@ -1,7 +1,7 @@
 """Events -> `text_completion`, whole or in chunks of the same shape."""
 
 import codecs
-import os
+import random
 import time
 from collections import defaultdict
 from collections.abc import Iterable, Sequence
@@ -113,7 +113,7 @@ def _to_top(token: TokenLogprob) -> dict[str, float]:
 
 
 def _new_id() -> str:
-    return f"cmpl-{os.urandom(12).hex()}"
+    return f"cmpl-{random.getrandbits(96):024x}"
 
 
 class CompletionRenderer:
