@@ -46,7 +46,8 @@ async def to_events(
         InvalidRequestError: a strict schema is none.
     """
     with counted:
-        promises, read = await _promises(request), _reader(request)
+        promises = await _promises(request) if _has_promises(request) else None
+        read = _reader(request)
         lines = await begin()
         taker = _taker(request) if promises is None else None
         take, started = None, False
@@ -145,11 +146,13 @@ def _is_forced(request: GenerationRequest) -> bool:
     return isinstance(request.prompt, tuple) and bool(request.tools) and is_forced(request)
 
 
-async def _promises(request: GenerationRequest) -> "_Promises | None":
+def _has_promises(request: GenerationRequest) -> bool:
+    return request.response_format is not None or any(tool.strict for tool in request.tools)
+
+
+async def _promises(request: GenerationRequest) -> "_Promises":
     """In a thread: what checks schemas is imported for the first of them."""
-    if request.response_format is not None or any(tool.strict for tool in request.tools):
-        return await anyio.to_thread.run_sync(_Promises, request)
-    return None
+    return await anyio.to_thread.run_sync(_Promises, request)
 
 
 def _promise_of(wanted: ResponseFormat | None) -> Promise | None:

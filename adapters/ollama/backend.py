@@ -78,7 +78,8 @@ class OllamaBackend:
     ) -> Lines[Line]:
         body = self._to_body(request)
         counted.begin()
-        body = await self._as_the_model_reads(request, body)
+        if is_forced(request) or depends_on_template(request):
+            body = await self._as_the_model_reads(request, body)
         return await self._hosts.lines(_PATHS[type(body)], body, waiting)
 
     def _to_body(self, request: GenerationRequest) -> ChatBody | RawBody:

@@ -1,6 +1,7 @@
 """Which models an Ollama has: asked for when needed, believed for a while, asked by one."""
 
 import asyncio
+import time
 from collections.abc import Iterable
 from datetime import datetime
 from functools import lru_cache
@@ -67,7 +68,7 @@ class Catalog:
         Raises:
             BackendError: Ollama is not there, or makes no sense; the next call asks anew.
         """
-        if asyncio.get_running_loop().time() < self._until:
+        if time.monotonic() < self._until:
             return list(self._models)
         if self._asking is None:
             self._asking = asyncio.create_task(self._ask())
@@ -79,7 +80,7 @@ class Catalog:
         """The list was wrong: ask at the next call."""
         self._until = 0.0
         self._looked_until = 0.0
-        self._changed_at = asyncio.get_running_loop().time()
+        self._changed_at = time.monotonic()
 
     def last(self) -> list[Model]:
         """The last list, however old."""
@@ -151,16 +152,16 @@ class Catalog:
     @property
     def _is_old(self) -> bool:
         """What the last look saw."""
-        return asyncio.get_running_loop().time() >= self._looked_until
+        return time.monotonic() >= self._looked_until
 
     def note_loaded(self, name: str, context: int) -> None:
         """A request runs with `context`: that is newer than the last look."""
-        self._changed_at = asyncio.get_running_loop().time()
+        self._changed_at = time.monotonic()
         if self._loaded_with(name) != context:
             self._running[name] = Tag(name=name, context_length=context)
 
     async def _look(self, seconds: float) -> bool:
-        asked_at = asyncio.get_running_loop().time()
+        asked_at = time.monotonic()
         try:
             running = await self._client.get("/api/ps", Tags, seconds)
         except BackendUnavailableError:  # It is gone, and its models with it.
@@ -186,7 +187,7 @@ class Catalog:
             task.exception()  # Where every caller has left, nobody else looks at it.
 
     async def _ask(self) -> list[Model]:
-        asked_at = asyncio.get_running_loop().time()
+        asked_at = time.monotonic()
         tags = (await self._client.get("/api/tags", Tags, _SECONDS)).known
         await self._show_all(tags)
         loaded = await self._loaded()

@@ -1,6 +1,5 @@
 """Bytes of a body -> typed lines, as many at a time as one read has brought."""
 
-import asyncio
 from collections.abc import Awaitable, Callable, Sequence
 from typing import Generic, TypeVar
 
@@ -23,7 +22,7 @@ _DRAINING_SECONDS = 0.2
 
 class LineReader(Generic[L]):
     def __init__(self, connection: Connection, decoder: Decoder[L]) -> None:
-        self._loop = asyncio.get_running_loop()
+        self.loop = connection.loop
         self._connection = connection
         self._decoder = decoder
         self._rest = bytearray()
@@ -56,7 +55,7 @@ class LineReader(Generic[L]):
     def divert(self, take: Callable[[L], bool], seconds: float) -> None:
         """`take` has each line that comes alone while `read` waits, and `seconds` are then left
         until the next; what it does not take is read."""
-        decode, time, connection = self._decoder.decode_lines, self._loop.time, self._connection
+        decode, time, connection = self._decoder.decode_lines, self.loop.time, self._connection
 
         def take_piece(piece: bytes) -> bool:
             if self._rest or self._taken > MOST_BYTES or not piece.endswith(b"\n"):
@@ -73,9 +72,13 @@ class LineReader(Generic[L]):
 
         connection.taker = take_piece
 
+    @property
+    def is_drained(self) -> bool:
+        return self._connection.is_drained
+
     async def drain(self) -> None:
         """Read what follows the last line, so that the connection can be used again."""
-        until = self._loop.time() + _DRAINING_SECONDS
+        until = self.loop.time() + _DRAINING_SECONDS
         try:
             while await self._connection.read(until):
                 pass
@@ -138,7 +141,7 @@ class Lines(Generic[L]):
 
     def __init__(self, reader: LineReader[L], seconds: float) -> None:
         """`seconds` are from one line to the next."""
-        self._loop = asyncio.get_running_loop()
+        self._loop = reader.loop
         self._reader = reader
         self._seconds = seconds
         self._first: Sequence[L] = ()
@@ -195,7 +198,8 @@ class Lines(Generic[L]):
         self._began = True
         if batch[-1].done:
             self.last = batch[-1]
-            await self._reader.drain()
+            if not self._reader.is_drained:
+                await self._reader.drain()
         return batch
 
     def _failed(self, error: BackendError) -> BackendError:

@@ -26,7 +26,7 @@ def placed(messages: tuple[Message, ...]) -> tuple[Message, ...]:
 
 def is_mixed(message: Message) -> bool:
     """It has several images, or one between words; none of the words looks like a place itself."""
-    if not message.images:
+    if not message.has_images:
         return False
     turns = [kind for kind, _ in groupby(message.content, key=type)]
     return (len(message.images) > 1 or len(turns) > 2) and "[img" not in message.text

@@ -8,6 +8,7 @@ import asyncio
 import math
 import select
 import ssl
+import time
 from collections.abc import AsyncIterator, Callable
 from typing import cast
 
@@ -25,7 +26,7 @@ class Connection(asyncio.Protocol):
     """One socket, one exchange at a time: a request, then the pieces of its answer."""
 
     def __init__(self) -> None:
-        self._loop = asyncio.get_running_loop()
+        self.loop = asyncio.get_running_loop()
         self._transport: asyncio.Transport | None = None
         self._parser = httptools.HttpResponseParser(self)
         self._error: httpx.TransportError | None = None
@@ -57,14 +58,13 @@ class Connection(asyncio.Protocol):
     # --- what the one who asks does ---
 
     @property
-    def complete(self) -> bool:
-        """The answer has been received to its end."""
-        return self._complete
+    def is_drained(self) -> bool:
+        """The answer has been read to its end."""
+        return self._complete and not self._pieces
 
     @property
     def reusable(self) -> bool:
-        whole = self._complete and not self._pieces
-        return whole and self._error is None and self._keeps
+        return self.is_drained and self._error is None and self._keeps
 
     @property
     def is_open(self) -> bool:
@@ -119,7 +119,7 @@ class Connection(asyncio.Protocol):
     async def _wait(self, until: float) -> None:
         if self._error is not None:
             raise self._error
-        self._waiter = self._loop.create_future()
+        self._waiter = self.loop.create_future()
         self.until = until
         # Set anew only when it has gone off: a timer for each read would cost more than the read.
         if self._timer is None or self._timer.when() > until:
@@ -133,13 +133,13 @@ class Connection(asyncio.Protocol):
         if self._timer is not None:
             self._timer.cancel()
         never = self.until == math.inf
-        self._timer = None if never else self._loop.call_at(self.until, self._time_is_up)
+        self._timer = None if never else self.loop.call_at(self.until, self._time_is_up)
 
     def _time_is_up(self) -> None:
         self._timer = None
         if self._waiter is None or self._waiter.done():
             return
-        if self._loop.time() < self.until:
+        if self.loop.time() < self.until:
             self._set_timer()
         else:
             self._waiter.set_exception(TimeoutError())
@@ -312,7 +312,7 @@ class Transport(httpx.AsyncBaseTransport):
             connection.close()
             return
         connection.release()
-        self._idle.append((asyncio.get_running_loop().time() + _IDLE_SECONDS, connection))
+        self._idle.append((time.monotonic() + _IDLE_SECONDS, connection))
 
     async def aclose(self) -> None:
         for connection in (*self._busy, *(each for _, each in self._idle)):
@@ -320,7 +320,7 @@ class Transport(httpx.AsyncBaseTransport):
         self._idle.clear()
 
     def _idle_one(self) -> Connection | None:
-        now = asyncio.get_running_loop().time()
+        now = time.monotonic()
         while self._idle and self._idle[0][0] <= now:  # The last to come back is at the end.
             self._idle.pop(0)[1].close()
         while self._idle:
