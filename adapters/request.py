@@ -1,6 +1,7 @@
 """What any endpoint may ask of any backend: one request type, free of every dialect."""
 
 from collections.abc import Callable, Iterable
+from operator import attrgetter
 from typing import Any, Literal
 
 from msgspec import Struct
@@ -46,6 +47,10 @@ class Message(Struct, frozen=True, kw_only=True):
     @property
     def images(self) -> tuple[ImagePart, ...]:
         return tuple([part for part in self.content if isinstance(part, ImagePart)])
+
+    @property
+    def has_images(self) -> bool:
+        return ImagePart in map(type, self.content)
 
 
 class Tool(Struct, frozen=True):
@@ -202,7 +207,7 @@ _ASKED: dict[str, dict[Feature, Callable[[GenerationRequest], bool]]] = {
     "prompt": {
         "prompt": lambda r: isinstance(r.prompt, str),
         "tokens": lambda r: isinstance(r.prompt, TokenIds),
-        "images": lambda r: isinstance(r.prompt, tuple) and any(m.images for m in r.prompt),
+        "images": lambda r: isinstance(r.prompt, tuple) and any(m.has_images for m in r.prompt),
     },
     "suffix": {"suffix": lambda r: r.suffix is not None},
     "echo": {
@@ -247,7 +252,8 @@ _ASKED: dict[str, dict[Feature, Callable[[GenerationRequest], bool]]] = {
 """By the field that asks: most requests leave most of them as they are."""
 
 _NOTHING = GenerationRequest(model="", prompt=())
-_LEFT = {name: getattr(_NOTHING, name) for name in _ASKED}
+_asking = attrgetter(*_ASKED)
+_LEFT = tuple(zip(_ASKED.values(), _asking(_NOTHING), strict=True))
 _BY_FEATURE = {feature: asked for asks in _ASKED.values() for feature, asked in asks.items()}
 
 
@@ -259,9 +265,11 @@ def needs(request: GenerationRequest | EmbeddingRequest) -> frozenset[Feature]:
     """
     if isinstance(request, EmbeddingRequest):
         return _needs_of_embedding(request)
-    fields = [name for name, left in _LEFT.items() if getattr(request, name) != left]
+    asking = [
+        asks for value, (asks, left) in zip(_asking(request), _LEFT, strict=True) if value != left
+    ]
     return frozenset(
-        [feature for name in fields for feature, asked in _ASKED[name].items() if asked(request)]
+        [feature for asks in asking for feature, asked in asks.items() if asked(request)]
     )
 
 

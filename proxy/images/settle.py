@@ -22,7 +22,7 @@ _PIECE = 1 << 18
 
 
 def has_images(request: GenerationRequest) -> bool:
-    return isinstance(request.prompt, tuple) and any(each.images for each in request.prompt)
+    return isinstance(request.prompt, tuple) and any(each.has_images for each in request.prompt)
 
 
 async def settle_images(request: GenerationRequest, config: ImagesConfig) -> GenerationRequest:
