@@ -36,6 +36,15 @@ class Size(Struct, frozen=True, kw_only=True):
         self.counter.learn(self.texts, self.count, prompt_tokens)
 
 
+class _Known(Struct, frozen=True):
+    """What all requests to one model have in common, as long as these stay as they are."""
+
+    facts: Facts
+    counter: TokenCounter
+    budget: int | None
+    limit: int | None
+
+
 class Sizing:
     def __init__(self, host: str, catalog: Catalog, work: Work, config: OllamaConfig) -> None:
         self._catalog = catalog
@@ -45,6 +54,7 @@ class Sizing:
         self.room: Room = Unlimited()
         self._own_budget = config.memory_bytes or (system_memory() if self.local else None)
         self._counters: dict[tuple[str, Facts], TokenCounter] = {}
+        self._known: dict[str, _Known] = {}
         self._used: dict[str, int] = {}
         """The longest context that each model was given here."""
 
@@ -56,8 +66,10 @@ class Sizing:
             InvalidRequestError: a `num_ctx` beyond what the model has.
         """
         facts = await self._catalog.facts(body.model)
-        limit = self._limit(body.model, facts)
-        counter = await self._counter(body.model, facts)
+        known = self._known.get(body.model)
+        if known is None or known.facts is not facts or known.budget != self._budget:
+            known = await self._know(body.model, facts)
+        limit, counter = known.limit, known.counter
         texts = texts_of(body)
         count = await counter.count(texts)
         room = self._room_for_answer(body)
@@ -107,6 +119,12 @@ class Sizing:
         if not size.fixed:
             self._used[name] = max(size.num_ctx, self._used.get(name, 0))
         self._catalog.note_loaded(name, size.num_ctx)
+
+    async def _know(self, model: str, facts: Facts) -> "_Known":
+        counter = await self._counter(model, facts)
+        known = _Known(facts, counter, self._budget, self._limit(model, facts))
+        self._known[model] = known
+        return known
 
     async def _counter(self, model: str, facts: Facts) -> TokenCounter:
         key = (full_name(model), facts)
