@@ -93,14 +93,18 @@ class Measurements:
         self.clock = clock
         self._figures: dict[tuple[str, str], dict[Bucket, Figures]] = {}
         self._in_hand: Counter[tuple[str, str]] = Counter()
+        self._crowds: Counter[str] = Counter()
+        """The same of each backend."""
 
-    def begin(self, backend: str, name: str) -> int:
-        """Have one more in hand; how many `backend` has then."""
-        self._in_hand[backend, name] += 1
-        return self.in_hand(backend)
+    def begin(self, key: tuple[str, str]) -> int:
+        """Have one more in hand; how many its backend has then."""
+        self._in_hand[key] += 1
+        self._crowds[key[0]] += 1
+        return self._crowds[key[0]]
 
-    def end(self, backend: str, name: str) -> None:
-        self._in_hand[backend, name] -= 1
+    def end(self, key: tuple[str, str]) -> None:
+        self._in_hand[key] -= 1
+        self._crowds[key[0]] -= 1
 
     def record(self, measured: Measurement) -> None:
         figures = self._figures.setdefault((measured.backend, measured.name), {})
@@ -116,9 +120,7 @@ class Measurements:
 
     def in_hand(self, backend: str, name: str | None = None) -> int:
         """The answers on their way from `backend`: of all its models, or of `name`."""
-        if name is not None:
-            return self._in_hand[backend, name]
-        return sum([many for (kind, _), many in self._in_hand.items() if kind == backend])
+        return self._crowds[backend] if name is None else self._in_hand[backend, name]
 
     def comparison(self, places: Iterable[Place]) -> list[Row]:
         """What is known of a model that has these `places`, bucket by bucket, side by side."""
@@ -133,29 +135,30 @@ class Measurements:
 class Watch:
     """The times of one answer, from now on."""
 
+    cold = False
+    first: float | None = None
+    """When the first piece came."""
+    is_content = False
+    """The first piece was shown: of those that follow only the last is wanted."""
+    _last = 0.0
+
     def __init__(self, choices: int, clock: Callable[[], float] = time.perf_counter) -> None:
         self._choices = choices
         self._clock = clock
         self._began = clock()
         self._ended: list[Finished] = []
-        self._last = 0.0
-        self.cold = False
-        self.first: float | None = None
-        """When the first piece came."""
-        self.is_content = False
-        """The first piece was shown: of those that follow only the last is wanted."""
 
     def see(self, event: Event) -> None:
-        match event:
-            case Started(cold=cold):
-                self.cold = cold
-            case Finished():
-                self._ended.append(event)
-                self._last = self._clock()
-                self.first = self.first or self._last
-            case _:
-                self.first = self.first or self._clock()
-                self.is_content = True
+        if isinstance(event, Started):
+            self.cold = event.cold
+            return
+        now = self._clock()
+        self.first = self.first or now
+        if isinstance(event, Finished):
+            self._ended.append(event)
+            self._last = now
+        else:
+            self.is_content = True
 
     @property
     def is_whole(self) -> bool:
@@ -186,20 +189,20 @@ class Watching(Watch):
     ) -> None:
         super().__init__(request.n, measurements.clock)
         self._measurements = measurements
-        self.key = key
+        self._key = key
         # What begins with its own prompt begins before anything was read.
         self._is_told = not request.echo
         self._crowd = 0
 
     def __enter__(self) -> Watch:
-        self._crowd = self._measurements.begin(*self.key)
+        self._crowd = self._measurements.begin(self._key)
         return self
 
     def __exit__(self, *_: object) -> None:
         measurements = self._measurements
-        measurements.end(*self.key)
+        measurements.end(self._key)
         if self.is_whole and self._is_told:
-            measured = self.measurement(*self.key, self._crowd, measurements.memory_of)
+            measured = self.measurement(*self._key, self._crowd, measurements.memory_of)
             measurements.record(measured)
 
 

@@ -100,7 +100,7 @@ class _Attempt(Watching):
         if isinstance(event, Started):
             self._watcher.started(event)
         elif isinstance(event, Finished):
-            self._habits.learn(self.key, self._demand, event.usage)
+            self._habits.learn(self._key, self._demand, event.usage)
 
 
 class Router:
