@@ -1,6 +1,7 @@
 """From Tandem's request to Ollama's JSON: pure functions."""
 
 from collections.abc import Mapping
+from operator import attrgetter
 from typing import Any, Literal, TypeVar
 
 import msgspec
@@ -47,6 +48,21 @@ _THINK: Mapping[ReasoningEffort, Think] = {
     "high": "high",
     "xhigh": "max",
 }
+
+
+_DRAWN: Mapping[str, str] = {
+    "temperature": "temperature",
+    "top_p": "top_p",
+    "top_k": "top_k",
+    "min_p": "min_p",
+    "seed": "seed",
+    "frequency_penalty": "frequency_penalty",
+    "presence_penalty": "presence_penalty",
+    "repetition_penalty": "repeat_penalty",
+}
+"""Field of `Sampling` -> Ollama's option."""
+_drawing = attrgetter(*_DRAWN)
+_SAID_AS = tuple(_DRAWN.values())
 
 
 def to_body(request: GenerationRequest, shows_tools: bool = True) -> ChatBody | RawBody:
@@ -177,18 +193,11 @@ def _given(value: _T | None) -> _T | UnsetType:
 
 def _to_options(request: GenerationRequest) -> Options:
     """Only what the caller asked for: everything else is the Modelfile's to say."""
-    sampling = request.sampling
+    said = zip(_SAID_AS, _drawing(request.sampling), strict=True)
     asked = Options(
-        temperature=_given(sampling.temperature),
-        top_p=_given(sampling.top_p),
-        top_k=_given(sampling.top_k),
-        min_p=_given(sampling.min_p),
-        seed=_given(sampling.seed),
-        frequency_penalty=_given(sampling.frequency_penalty),
-        presence_penalty=_given(sampling.presence_penalty),
+        **{name: value for name, value in said if value is not None},
         stop=request.stop or UNSET,
         num_predict=_given(request.max_tokens),
-        repeat_penalty=_given(sampling.repetition_penalty),
         num_ctx=_given(request.num_ctx),
     )
     return to_options(asked, request.options) if request.options else asked
@@ -222,7 +231,8 @@ def _to_messages(messages: tuple[Message, ...]) -> list[ChatMessage]:
     called: dict[str, str] = {}
     answer: list[ChatMessage] = []
     for message in messages:
-        called.update((call.id, call.name) for call in message.tool_calls)
+        if message.tool_calls:
+            called.update((call.id, call.name) for call in message.tool_calls)
         answer.append(_to_message(message, called))
     return answer
 

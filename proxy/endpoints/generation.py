@@ -213,19 +213,17 @@ def to_limit(max_tokens: int | None, default: int | None = None) -> int | None:
     return None if max_tokens == UNLIMITED else max_tokens
 
 
+_drawing = attrgetter(*Sampling.__struct_fields__)
+_AS_THE_MODEL_DOES = Sampling()
+_NOT_ASKED = _drawing(_AS_THE_MODEL_DOES)
+
+
 def to_sampling(body: GenerationFields) -> Sampling:
-    """Of a body that is settled."""
-    return Sampling(
-        temperature=body.temperature,
-        top_p=body.top_p,
-        top_k=body.top_k,
-        min_p=body.min_p,
-        seed=body.seed,
-        frequency_penalty=body.frequency_penalty,
-        presence_penalty=body.presence_penalty,
-        repetition_penalty=body.repetition_penalty,
-        logit_bias=body.logit_bias,  # type: ignore[arg-type]
-    )
+    """Of a body that is settled; its fields have the names of the contract's."""
+    values = _drawing(body)
+    if values == _NOT_ASKED:
+        return _AS_THE_MODEL_DOES
+    return Sampling(**dict(zip(Sampling.__struct_fields__, values, strict=True)))
 
 
 def to_request(body: GenerationFields, prompt: Prompt, max_tokens: int | None) -> GenerationRequest:

@@ -1,7 +1,10 @@
 """`ChatCompletionRequest` -> `GenerationRequest`."""
 
 from collections.abc import Callable
+from operator import attrgetter
 from typing import Any
+
+from msgspec.structs import replace
 
 from adapters import request as contract
 from adapters.errors import InvalidRequestError, UnsupportedParameterError
@@ -15,11 +18,9 @@ from proxy.endpoints.generation import (
     settle,
     to_guided,
     to_limit,
-    to_sampling,
+    to_request,
 )
-from proxy.endpoints.wire import as_tuple
 from proxy.images import image_at, path_of_image
-from proxy.keep_alive import to_keep_alive
 
 _IMPOSSIBLE: dict[str, Callable[[Any], bool]] = {
     "audio": lambda _: True,
@@ -29,6 +30,29 @@ _IMPOSSIBLE: dict[str, Callable[[Any], bool]] = {
     "web_search_options": lambda _: True,
 }
 """Field -> whether what it asks for, if anything, is what no backend can honour."""
+_SHAPES = (
+    *_IMPOSSIBLE,
+    "stream_options",
+    "logprobs",
+    "top_logprobs",
+    "response_format",
+    "guided_json",
+    "guided_regex",
+    "guided_grammar",
+    "reasoning_effort",
+    "reasoning",
+    "think",
+    "enable_thinking",
+    "chat_template_kwargs",
+    "tools",
+    "tool_choice",
+    "parallel_tool_calls",
+    "functions",
+    "function_call",
+)
+"""What shapes an answer, or may not be asked for."""
+_shape = attrgetter(*_SHAPES)
+_NO_SHAPE = (None,) * len(_SHAPES)
 
 
 def to_generation_request(body: ChatCompletionRequest) -> GenerationRequest:
@@ -38,26 +62,28 @@ def to_generation_request(body: ChatCompletionRequest) -> GenerationRequest:
         UnsupportedParameterError: nobody can honour a field; `param` is its path.
         InvalidRequestError: fields that contradict each other.
     """
-    refuse_impossible(body)
-    check_combinations(body)
+    is_plain = _shape(body) == _NO_SHAPE  # as most are
+    if not is_plain:
+        refuse_impossible(body)
+        check_combinations(body)
     body = settle(body)
+    messages = tuple([to_message(m, f"messages[{at}]") for at, m in enumerate(body.messages)])
+    limit = body.max_completion_tokens or to_limit(body.max_tokens)
+    request = to_request(body, messages, limit)
+    return request if is_plain else _shaped(request, body)
+
+
+def _shaped(request: GenerationRequest, body: ChatCompletionRequest) -> GenerationRequest:
+    """With what a chat alone can ask for."""
     tools, choice = to_tools_and_choice(body)
-    return GenerationRequest(
-        model=body.model,
-        prompt=tuple(to_message(m, f"messages[{at}]") for at, m in enumerate(body.messages)),
-        n=body.n or 1,
-        sampling=to_sampling(body),
-        max_tokens=body.max_completion_tokens or to_limit(body.max_tokens),
-        stop=as_tuple(body.stop),
+    return replace(
+        request,
         tools=tools,
         tool_choice=choice,
         parallel_tool_calls=body.parallel_tool_calls is not False,
         response_format=to_response_format(body),
         reasoning_effort=to_reasoning_effort(body),
         top_logprobs=(body.top_logprobs or 0) if body.logprobs else None,
-        num_ctx=body.num_ctx,
-        keep_alive=to_keep_alive(body.keep_alive, body.ttl),
-        options=body.options or {},
     )
 
 
