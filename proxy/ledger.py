@@ -50,8 +50,6 @@ class Ledger:
 
     def taken(self, key: Key, newcomer: Newcomer | None = None) -> int:
         footprints = self._footprints(key, newcomer)
-        if len(footprints) == 1:
-            return footprints[0].known
         weights = max([each.weights or 0 for each in footprints], default=0)
         return weights + max([each.context or 0 for each in footprints], default=0)
 

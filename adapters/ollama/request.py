@@ -108,11 +108,11 @@ def _to_chat_body(
         raise InvalidRequestError("There is no message to answer.", param="messages")
     _refuse_in_chat(request)
     tools, format_ = _to_tools(request)
-    if is_forced(request) and not shows_tools:
+    if not shows_tools and is_forced(request):
         messages, tools = in_words(messages, tools), ()
     return ChatBody(
         messages=_to_messages(messages),
-        tools=[_to_tool(tool) for tool in tools] or UNSET,
+        tools=[_to_tool(tool) for tool in tools] if tools else UNSET,
         think=_THINK[request.reasoning_effort] if request.reasoning_effort else UNSET,
         **_common(request, format_),
     )
