@@ -97,7 +97,9 @@ async def test_what_is_read_together_is_what_would_be_read_alone(folder: Path) -
             for mine_read, their_read in zip(
                 mine.keys_and_values(), theirs.keys_and_values(), strict=True
             ):
-                assert mx.allclose(mine_read, their_read, atol=1e-5)
+                # Numbers up to 33, and sums in another order: 3e-4 apart on some processors. What
+                # is read wrongly is off by whole numbers.
+                assert mx.allclose(mine_read, their_read, atol=1e-3)
 
 
 async def tokens_of(backend: MLXBackend, asked: Sequence) -> list[int]:
