@@ -20,6 +20,10 @@ _ADAPTER = re.compile(r"^ADAPTER ", re.MULTILINE)
 _PRIMING = re.compile(r"^(SYSTEM|MESSAGE) ", re.MULTILINE)
 _NUM_CTX = re.compile(r"^num_ctx\s+(\d+)$", re.MULTILINE)
 
+_LEAST_CONTEXT = 4
+_LEAST_CONTEXT_THAT_SEES = 2048
+"""What Ollama makes of less, and says nothing (`getRunner` of its scheduler)."""
+
 
 class Facts(Struct, frozen=True, kw_only=True):
     """`None` is "not known"."""
@@ -28,6 +32,8 @@ class Facts(Struct, frozen=True, kw_only=True):
     """What the model was trained for; Ollama never gives it more."""
     num_ctx: int | None = None
     """What its Modelfile asks for."""
+    least_context: int = _LEAST_CONTEXT
+    """What Ollama gives it in any case."""
     cost: KeyValues | None = None
     size: int | None = None
     """Bytes of the model on disk."""
@@ -50,6 +56,7 @@ def to_facts(shown: Show, size: int | None) -> Facts:
     return Facts(
         context_length=context_length(shown),
         num_ctx=int(num_ctx[1]) if num_ctx else None,
+        least_context=_least_context(shown),
         cost=key_values(shown.model_info),
         size=size,
         blob=blob[1] if blob else None,
@@ -71,6 +78,12 @@ def is_primed(shown: Show) -> bool:
 def context_length(shown: Show) -> int | None:
     found = (v for k, v in shown.model_info.items() if k.endswith(".context_length"))
     return next((value for value in found if isinstance(value, int) and value > 0), None)
+
+
+def _least_context(shown: Show) -> int:
+    if "vision" not in (shown.capabilities or ()):
+        return _LEAST_CONTEXT
+    return min(_LEAST_CONTEXT_THAT_SEES, context_length(shown) or _LEAST_CONTEXT_THAT_SEES)
 
 
 async def open_vocabulary(facts: Facts) -> "Tokenizer | None":

@@ -62,7 +62,7 @@ class Sizing:
         """
         Raises:
             ContextLengthError: the prompt is longer than any context it can get.
-            InsufficientMemoryError: the model alone is larger than the memory.
+            InsufficientMemoryError: the model is larger than the memory, with the least context.
             InvalidRequestError: a `num_ctx` beyond what the model has.
         """
         facts = await self._catalog.facts(body.model)
@@ -74,7 +74,7 @@ class Sizing:
         count = await counter.count(texts)
         room = self._room_for_answer(body)
         if (asked := body.options.num_ctx) is not UNSET:
-            num_ctx = limit = _allowed(asked, limit)
+            num_ctx = limit = _allowed(max(asked, facts.least_context), limit)
         else:
             num_ctx = await self._chosen(body.model, facts, count.tokens + room, limit)
         size = Size(
@@ -151,15 +151,18 @@ class Sizing:
 
     def _floor(self, model: str, facts: Facts) -> int:
         used = self._used.get(full_name(model), 0)
-        return max(self._config.min_context, facts.num_ctx or 0, used)
+        return max(self._config.min_context, facts.num_ctx or 0, facts.least_context, used)
 
     def _limit(self, model: str, facts: Facts) -> int | None:
+        least = facts.least_context
         room = room_in_memory(facts.cost, facts.size, self._budget)
-        if room is not None and room < 1:
+        if room is not None and room < least:
+            takes = facts.footprint(least).known
             raise InsufficientMemoryError(
-                f"'{model}' takes {facts.size} bytes, and {self._budget} are allowed."
+                f"'{model}' takes {takes} bytes, and {self._budget} are allowed."
             )
-        return longest(facts.context_length, self._config.max_context, room)
+        limit = longest(facts.context_length, self._config.max_context, room)
+        return None if limit is None else max(limit, least)
 
 
 def _allowed(asked: int, limit: int | None) -> int:

@@ -9,7 +9,7 @@ from typing import Any
 import msgspec
 import pytest
 from msgspec.structs import replace
-from ollama_server import PLAIN, own_ollama
+from ollama_server import PLAIN, SEES, own_ollama, require_model
 
 from adapters.config import OllamaConfig
 from adapters.errors import BackendError, ContextLengthError
@@ -43,10 +43,10 @@ def ask(host: str, path: str, body: dict[str, Any] | None = None) -> dict[str, A
         return json.load(response)
 
 
-def loaded(host: str) -> int | None:
+def loaded(host: str, model: str = PLAIN) -> int | None:
     """The context that the model has; `None` where it is not loaded. Others may be."""
     models = ask(host, "/api/ps")["models"]
-    return next((each["context_length"] for each in models if each["name"] == PLAIN), None)
+    return next((each["context_length"] for each in models if each["name"] == model), None)
 
 
 @pytest.fixture
@@ -122,6 +122,18 @@ async def test_load_fits_the_request_that_follows(backend: OllamaBackend, ollama
         "options": {"num_ctx": 4096, "num_predict": 1},
     }
     assert ask(ollama_host, "/api/generate", body)["load_duration"] < 100_000_000
+
+
+@pytest.mark.parametrize("model", [SEES, PLAIN])
+async def test_context_that_is_told_is_the_one_that_ollama_gives(
+    backend: OllamaBackend, ollama_host: str, model: str
+):
+    require_model(ollama_host, model)
+    for num_ctx in (3072, 512):
+        request = replace(chat("Hi"), model=model, num_ctx=num_ctx)
+        told = context_of((await events_of(backend, request))[0])
+        assert told == loaded(ollama_host, model)
+    await backend.unload(model)
 
 
 async def test_prompt_that_the_model_cannot_hold_is_refused_with_the_exact_count(

@@ -192,10 +192,59 @@ async def test_memory_limits(ollama: StandIn):
 async def test_model_larger_than_the_memory_is_refused(ollama: StandIn):
     backend = OllamaBackend(OllamaConfig(host=ollama.host, memory_bytes=90_000_000))
     await backend.list_models()
-    with pytest.raises(InsufficientMemoryError, match=r"98362745.*90000000"):
+    with pytest.raises(InsufficientMemoryError, match=r"98454905.*90000000"):
         await events_of(backend, chat())
     assert sizes(ollama) == []
     await backend.aclose()
+
+
+@pytest.fixture
+async def sighted(ollama: StandIn) -> AsyncIterator[OllamaBackend]:
+    """Whatever its settings and its memory: Ollama gives a model that sees 2048 tokens."""
+    ollama.replays("show-vision")
+    config = OllamaConfig(host=ollama.host, refresh=0.001, min_context=512, max_context=1500)
+    backend = OllamaBackend(config)
+    yield backend
+    await backend.aclose()
+
+
+@pytest.mark.parametrize("fields", [{}, {"num_ctx": 512}, {"options": {"num_ctx": 512}}])
+async def test_model_that_sees_is_given_what_ollama_gives_it_at_least(
+    ollama: StandIn, sighted: OllamaBackend, fields: dict[str, Any]
+):
+    loads(ollama, 2048)
+    request = chat(**{"max_tokens": 9} | fields)
+    assert (await events_of(sighted, request))[0] == Started(2048)
+    assert sizes(ollama) == [2048]
+
+
+async def test_model_that_sees_is_loaded_with_what_ollama_gives_it_at_least(
+    ollama: StandIn, sighted: OllamaBackend
+):
+    await sighted.load("smollm2:135m")
+    assert sizes(ollama) == [2048]
+
+
+async def test_model_that_sees_is_refused_where_the_memory_holds_no_such_context(
+    ollama: StandIn,
+):
+    ollama.replays("show-vision")
+    budget = 98_362_745 + 23_040 * 1500
+    backend = OllamaBackend(OllamaConfig(host=ollama.host, memory_bytes=budget))
+    await backend.list_models()
+    with pytest.raises(InsufficientMemoryError, match=rf"{98_362_745 + 23_040 * 2048}.*{budget}"):
+        await events_of(backend, chat(num_ctx=512))
+    assert sizes(ollama) == []
+    await backend.aclose()
+
+
+async def test_num_ctx_below_ollamas_least_is_raised_as_ollama_raises_it(
+    ollama: StandIn, backend: OllamaBackend
+):
+    ollama.replays("show-missing", "/api/show")  # Nothing is known of its tokens.
+    request = GenerationRequest(model="smollm2:135m", prompt="a", num_ctx=3)
+    ollama.says("/api/generate", says_lines({"response": "A", "done": True}))
+    assert (await events_of(backend, request))[0] == Started(4)
 
 
 async def test_model_that_is_shown_once_is_not_asked_for_again(
