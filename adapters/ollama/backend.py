@@ -64,7 +64,8 @@ class OllamaBackend:
         slowest = self._config.first_token_timeout
         cold = request.patience is not None and not await self._hosts.has_loaded(request.model)
         first = _to_waiting(request).to_first_line(slowest, cold=cold)
-        choices = Choices(request, self._answer_in_time, first, slowest)
+        overdue = partial(self._hosts.overdue, request.model)
+        choices = Choices(request, self._answer_in_time, first, slowest, overdue)
         async with aclosing(choices.events()) as events:
             async for event in events:
                 yield event

@@ -7,7 +7,7 @@ from contextlib import aclosing
 import anyio
 import msgspec
 
-from adapters.errors import BackendTimeoutError
+from adapters.errors import BackendError
 from adapters.events import Event, Started
 from adapters.request import GenerationRequest
 
@@ -38,15 +38,22 @@ class Choices:
     """
 
     def __init__(
-        self, request: GenerationRequest, generate: Generate, first: float, later: float
+        self,
+        request: GenerationRequest,
+        generate: Generate,
+        first: float,
+        later: float,
+        overdue: Callable[[], BackendError],
     ) -> None:
-        """Seconds in which at least one of the answers must begin, and then say something more.
+        """Seconds in which at least one of the answers must begin, and then say something more;
+        and what it is, if none does.
 
         Of a single one nothing can be asked: Ollama may take them one after the other.
         """
         self._sources = [generate(each) for each in each_choice(request)]
         self._queue: asyncio.Queue[Event | Exception | None] = asyncio.Queue(_HELD)
         self._seconds, self._later = first, later
+        self._overdue = overdue
         self._tasks: list[asyncio.Task[None]] = []
 
     async def events(self) -> AsyncGenerator[Event]:
@@ -73,7 +80,7 @@ class Choices:
             async with asyncio.timeout(self._seconds):
                 return await self._queue.get()
         except TimeoutError:
-            raise BackendTimeoutError("Ollama said nothing for too long.") from None
+            raise self._overdue() from None
 
     async def _read(self, at: int, events: AsyncGenerator[Event]) -> None:
         try:

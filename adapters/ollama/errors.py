@@ -42,7 +42,8 @@ class Row(Struct, frozen=True):
 
 _ABSENT = Row(BackendUnavailableError, BadUpstreamError, "Ollama cannot be reached.")
 _LOST = Row(BackendUnavailableError, BadUpstreamError, "Ollama's answer ended before it was done.")
-_SILENT = Row(BackendTimeoutError, BackendTimeoutError, "Ollama said nothing for too long.")
+SILENT = "Ollama said nothing for too long."
+_SILENT = Row(BackendTimeoutError, BackendTimeoutError, SILENT)
 _NONSENSE = Row(BadUpstreamError, BadUpstreamError, "Ollama's answer makes no sense.")
 
 EXCEPTIONS: dict[type[Exception], Row] = {

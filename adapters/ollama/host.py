@@ -24,6 +24,7 @@ from adapters.memory import Footprint, Room
 from adapters.ollama.breaker import Breaker
 from adapters.ollama.catalog import Catalog, full_name
 from adapters.ollama.client import OllamaClient
+from adapters.ollama.errors import SILENT
 from adapters.ollama.lines import Lines
 from adapters.ollama.options import to_keep_alive
 from adapters.ollama.sizing import Size, Sizing
@@ -190,8 +191,14 @@ class Host:
         except BackendTimeoutError as error:
             if not self.work.answers:
                 raise
-            # It takes a few at a time, and this one's turn has not come.
-            raise BackendBusyError("Ollama is busy with other answers.") from error
+            raise _busy() from error
+
+    def overdue(self) -> BackendError:
+        """What it is that whoever has waited for several answers at once got none. Nobody else
+        tells the breaker: of a single one the time is not known to be up."""
+        error = _busy() if self.work.answers else BackendTimeoutError(SILENT)
+        self._learn(error)
+        return error
 
     def _is_cold(self, model: str, num_ctx: int) -> bool:
         """It has to be loaded, or is being loaded: `/api/ps` tells of it from the beginning."""
@@ -338,6 +345,11 @@ class Host:
         body = RawBody(model=model, prompt="1", options=options, stream=False)
         seconds = min(_PROBE_SECONDS, self._config.first_token_timeout)
         await self.client.post("/api/generate", body, Line, seconds)
+
+
+def _busy() -> BackendBusyError:
+    """It takes a few at a time, and one's turn has not come."""
+    return BackendBusyError("Ollama is busy with other answers.")
 
 
 def _to_progress(line: PullLine) -> Progress:

@@ -9,12 +9,15 @@ from msgspec.structs import replace
 from adapters.backend import BreakerState, Health, Model, Progress
 from adapters.config import OllamaConfig
 from adapters.errors import (
+    BackendBusyError,
     BackendError,
+    BackendTimeoutError,
     BackendUnavailableError,
     InvalidRequestError,
     ModelNotFoundError,
 )
 from adapters.ollama.catalog import full_name
+from adapters.ollama.errors import SILENT
 from adapters.ollama.host import Host
 from adapters.ollama.lines import Lines
 from adapters.ollama.template import Template
@@ -64,6 +67,12 @@ class Hosts:
     def is_well(self, model: str) -> bool:
         """One of those that may have it is not known to fail."""
         return any(h.has(model) is not False and not h.breaker.is_open for h in self._hosts)
+
+    def overdue(self, model: str) -> BackendError:
+        """As `Host.overdue`, of all that are asked for `model`."""
+        asked = [host.overdue() for host in self._hosts if host.is_answering(model)]
+        busy = [error for error in asked if isinstance(error, BackendBusyError)]
+        return next(iter(busy or asked), BackendTimeoutError(SILENT))
 
     async def has_loaded(self, model: str) -> bool:
         """The host that would answer, as it tells now."""

@@ -125,8 +125,9 @@ async def test_request_that_comes_during_a_load_may_take_longer(
     await asyncio.gather(first, answer(backend, patience=0.1))
 
 
+@pytest.mark.parametrize("n", [1, 3])
 async def test_one_that_answers_others_meanwhile_is_busy_and_not_at_fault(
-    standin: StandIn, backend: OllamaBackend
+    standin: StandIn, backend: OllamaBackend, n: int
 ):
     standin.says("/api/chat", one_word)
     other = backend.generate(chat())
@@ -134,13 +135,14 @@ async def test_one_that_answers_others_meanwhile_is_busy_and_not_at_fault(
     standin.says("/api/chat", hangs)
     for _ in range(4):
         with pytest.raises(BackendBusyError):
-            await answer(backend, patience=0.1)
+            await answer(backend, patience=0.1, n=n)
     assert backend.is_well("m")
     await other.aclose()
 
 
+@pytest.mark.parametrize("n", [1, 3])
 async def test_one_that_answers_others_meanwhile_is_busy_though_nobody_else_can_answer(
-    standin: StandIn,
+    standin: StandIn, n: int
 ):
     config = OllamaConfig(host=standin.host, first_token_timeout=0.3)
     async with aclosing(OllamaBackend(config)) as backend:
@@ -148,7 +150,7 @@ async def test_one_that_answers_others_meanwhile_is_busy_though_nobody_else_can_
         async with aclosing(backend.generate(chat())) as speaking:
             await anext(speaking)
             standin.says("/api/chat", hangs)
-            waiting_ones = [answer(backend) for _ in range(4)]
+            waiting_ones = [answer(backend, n=n) for _ in range(4)]
             told = await asyncio.gather(*waiting_ones, return_exceptions=True)
             assert {type(each) for each in told} == {BackendBusyError}
             assert (await backend.health()).breaker == "closed"
@@ -197,14 +199,15 @@ async def test_host_that_hangs_is_left_for_the_other_though_nobody_else_can_answ
         await backend.aclose()
 
 
+@pytest.mark.parametrize("n", [1, 3])
 async def test_breaker_opens_by_silence_and_closes_by_a_token(
-    standin: StandIn, backend: OllamaBackend
+    standin: StandIn, backend: OllamaBackend, n: int
 ):
     standin.says("/api/chat", hangs)
     standin.says("/api/generate", says_after(0.2, {"response": "1", "done": True}))
     for _ in range(3):
         assert backend.is_well("m")
-        await silent(backend, patience=0.05)
+        await silent(backend, patience=0.05, n=n)
     assert not backend.is_well("m")
     states: list[str] = []
     async with asyncio.timeout(3):
