@@ -42,6 +42,15 @@ class Started(Struct, frozen=True):
     """The model was not loaded when the request came: it waited for that as well."""
 
 
+class Restarted(Struct, frozen=True):
+    """What the choice has said so far is void, whichever way it came: it is answered anew, from its
+    beginning, by another of the backend's servers. Only in an answer that is asked for `whole`."""
+
+    context: int | None = None
+    """As that of `Started`."""
+    choice: int = 0
+
+
 class TextDelta(Struct, frozen=True, gc=False):
     text: str
     logprobs: tuple[TokenLogprob, ...] | None = None
@@ -89,4 +98,6 @@ class Finished(Struct, frozen=True):
     """`None` where the engine tells nothing: then events come when what they tell of happens."""
 
 
-Event = Started | TextDelta | ReasoningDelta | ToolCallStarted | ToolCallDelta | Finished
+Event = (
+    Started | Restarted | TextDelta | ReasoningDelta | ToolCallStarted | ToolCallDelta | Finished
+)

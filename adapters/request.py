@@ -149,6 +149,8 @@ class GenerationRequest(Struct, frozen=True, kw_only=True):
     patience: float | None = None
     """Seconds in which the answer must begin, as another backend could give it; a model that has to
     be loaded first may take longer. `None`: nobody else can, so what the backend is set up for."""
+    whole: bool = False
+    """Nothing of the answer is given away before all of it is there: it may be `Restarted`."""
     shortcut: Shortcut | None = None
     """Texts may take it; a backend need not know it."""
 

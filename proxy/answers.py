@@ -13,6 +13,7 @@ from adapters.events import (
     Event,
     Finished,
     ReasoningDelta,
+    Restarted,
     Started,
     TextDelta,
     TokenLogprob,
@@ -42,6 +43,9 @@ class _Pieces:
     """Gathers an `Answer`."""
 
     def __init__(self) -> None:
+        self._clear()
+
+    def _clear(self) -> None:
         self._text: list[str] = []
         self._reasoning: list[str] = []
         self._calls: dict[int, tuple[ToolCallStarted, list[str]]] = {}
@@ -58,6 +62,8 @@ class _Pieces:
                 self._calls[event.index] = (event, [])
             case ToolCallDelta():
                 self._calls[event.index][1].append(event.arguments)
+            case Restarted():
+                self._clear()
             case Started() | Finished():
                 pass
 

@@ -33,6 +33,20 @@ class Counted(Protocol):
     def __exit__(self, kind: object, exc: BaseException | None, trace: object, /) -> None: ...
 
 
+class _Uncounted:
+    def finish(self) -> None:
+        pass
+
+    def __enter__(self) -> None:
+        pass
+
+    def __exit__(self, *_: object) -> None:
+        pass
+
+
+UNCOUNTED = _Uncounted()
+
+
 async def to_events(
     request: GenerationRequest, begin: Callable[[], Awaitable[Lines[Line]]], counted: Counted
 ) -> AsyncGenerator[Event]:

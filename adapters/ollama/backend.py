@@ -24,6 +24,7 @@ from adapters.ollama.request import refuse_unenforced, to_body
 from adapters.ollama.template import depends_on_template, fitted
 from adapters.ollama.tenant import OllamaTenant
 from adapters.ollama.waiting import Waiting
+from adapters.ollama.whole import to_whole
 from adapters.ollama.wire import ChatBody, FillBody, Line, RawBody
 from adapters.request import EmbeddingRequest, GenerationRequest
 
@@ -71,6 +72,8 @@ class OllamaBackend:
                 yield event
 
     def _answer(self, request: GenerationRequest, waiting: Waiting) -> AsyncGenerator[Event]:
+        if request.whole and self._hosts.are_several:
+            return self._whole(request, waiting)
         counted = _Counted(self)
         return to_events(request, partial(self._lines, request, waiting, counted), counted)
 
@@ -82,6 +85,17 @@ class OllamaBackend:
         if is_forced(request) or depends_on_template(request):
             body = await self._as_the_model_reads(request, body)
         return await self._hosts.lines(_PATHS[type(body)], body, waiting)
+
+    async def _whole(self, request: GenerationRequest, waiting: Waiting) -> AsyncGenerator[Event]:
+        with _Counted(self) as counted:
+            body = self._to_body(request)
+            counted.begin()
+            body = await self._as_the_model_reads(request, body)
+            asking = await self._hosts.asking(_PATHS[type(body)], body, waiting)
+            async with aclosing(to_whole(request, asking)) as events:
+                async for event in events:
+                    yield event
+            counted.finish()
 
     def _to_body(self, request: GenerationRequest) -> ChatBody | RawBody:
         """What is refused here is refused before anything is asked, and is nobody's failure."""

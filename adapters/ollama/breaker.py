@@ -17,7 +17,7 @@ _LOOK_SECONDS = 2.0
 _FIRST_WAIT = 5.0
 _LONGEST_WAIT = 60.0
 
-_FAULTS = (BackendUnavailableError, BackendTimeoutError, BadUpstreamError)
+FAULTS = (BackendUnavailableError, BackendTimeoutError, BadUpstreamError)
 """What speaks against the server. A full queue does not, nor a model that cannot be loaded."""
 
 
@@ -61,7 +61,7 @@ class Breaker:
         self._faults, self.last = 0, None
 
     def failed(self, error: BackendError) -> None:
-        if not isinstance(error, _FAULTS):
+        if not isinstance(error, FAULTS):
             return
         self._faults += 1
         self.last = error

@@ -16,6 +16,7 @@ from adapters.errors import (
     InvalidRequestError,
     ModelNotFoundError,
 )
+from adapters.ollama.breaker import FAULTS
 from adapters.ollama.catalog import full_name
 from adapters.ollama.errors import SILENT
 from adapters.ollama.host import Host
@@ -31,9 +32,35 @@ _BREAKERS: tuple[BreakerState, ...] = ("closed", "half-open", "open")
 """The best first: requests go to the best host."""
 
 
+class Asking:
+    """One request; none of the hosts is asked twice, and two are at most."""
+
+    def __init__(
+        self, hosts: Sequence[Host], path: str, body: ChatBody | RawBody, waiting: Waiting
+    ) -> None:
+        """`hosts`: those that could answer, the best first."""
+        self._left = list(hosts[:2])
+        self._path, self._body, self._waiting = path, body, waiting
+
+    async def lines(self) -> Lines[Line]:
+        """As `Hosts.lines`, of those that were not asked yet."""
+        host = self._left.pop(0)
+        try:
+            return await host.lines(self._path, self._body, _wary(self._waiting, self._left))
+        except BackendError as error:
+            if not self._left or isinstance(error, InvalidRequestError):
+                raise
+        return await self.lines()
+
+    def may_mend(self, error: BackendError) -> bool:
+        """Whether somebody is left who could give the answer that has broken off with `error`."""
+        return bool(self._left) and isinstance(error, FAULTS)
+
+
 class Hosts:
     def __init__(self, config: OllamaConfig) -> None:
         self._hosts = [Host(address, config) for address in config.addresses]
+        self.are_several = len(self._hosts) > 1
         self.local = tuple(host for host in self._hosts if host.is_local)
         """Those that take of this machine's memory."""
         self._listing: dict[Host, asyncio.Task[list[Model]]] = {}
@@ -46,13 +73,18 @@ class Hosts:
         Raises:
             BackendError: what the last of them raised. A mistake of the caller ends it at once.
         """
-        first, *others = await self._candidates(body.model)
-        try:
-            return await first.lines(path, body, _wary(waiting, others))
-        except BackendError as error:
-            if not others or isinstance(error, InvalidRequestError):
-                raise
-        return await others[0].lines(path, body, waiting)
+        if not self.are_several:  # As most have it: nothing between this and the one there is.
+            return await _usable(self._hosts)[0].lines(path, body, waiting)
+        return await (await self.asking(path, body, waiting)).lines()
+
+    async def asking(
+        self, path: str, body: ChatBody | RawBody, waiting: Waiting = PATIENT
+    ) -> "Asking":
+        """
+        Raises:
+            BackendError: there is nobody to ask.
+        """
+        return Asking(await self._candidates(body.model), path, body, waiting)
 
     async def embed(self, body: EmbedBody, waiting: Waiting = PATIENT) -> Embedded:
         """The vectors of the best host; of the next best where that fails."""

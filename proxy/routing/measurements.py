@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterable
 from msgspec import Struct
 from msgspec.structs import asdict
 
-from adapters.events import Event, Finished, Started
+from adapters.events import Event, Finished, Restarted, Started
 from adapters.request import GenerationRequest
 from proxy.registry import Place
 
@@ -141,6 +141,7 @@ class Watch:
     is_content = False
     """The first piece was shown: of those that follow only the last is wanted."""
     _last = 0.0
+    _is_mended = False
 
     def __init__(self, choices: int, clock: Callable[[], float] = time.perf_counter) -> None:
         self._choices = choices
@@ -152,6 +153,9 @@ class Watch:
         if isinstance(event, Started):
             self.cold = event.cold
             return
+        if isinstance(event, Restarted):
+            self._is_mended = True
+            return
         now = self._clock()
         self.first = self.first or now
         if isinstance(event, Finished):
@@ -162,7 +166,8 @@ class Watch:
 
     @property
     def is_whole(self) -> bool:
-        return len(self._ended) == self._choices
+        """Each choice has come to its end, and at the first go: else its times say nothing."""
+        return len(self._ended) == self._choices and not self._is_mended
 
     def measurement(self, backend: str, name: str, crowd: int, memory_of: MemoryOf) -> Measurement:
         """Of an answer that is whole."""

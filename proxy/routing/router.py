@@ -15,7 +15,7 @@ from adapters.errors import (
     InvalidRequestError,
     UnsupportedParameterError,
 )
-from adapters.events import Event, Finished, Started
+from adapters.events import Event, Finished, Restarted, Started
 from adapters.request import EmbeddingRequest, Feature, GenerationRequest
 from adapters.shortcut import Shortcut
 from proxy.answers import closing, each, held
@@ -99,6 +99,8 @@ class _Attempt(Watching):
         super().see(event)
         if isinstance(event, Started):
             self._watcher.started(event)
+        elif isinstance(event, Restarted):
+            self._watcher.started(Started(event.context))
         elif isinstance(event, Finished):
             self._habits.learn(self._key, self._demand, event.usage)
 
@@ -151,7 +153,7 @@ class Router:
         self._decider.note(decision)
         first, *others = self._routes(decision)
         is_held = whole and bool(others)
-        request = request if is_held else replace(request, shortcut=shortcut)
+        request = replace(request, whole=whole, shortcut=None if is_held else shortcut)
         hurried = self._hurried(request, decision.order)
         answer = through(self._answer(first, hurried, demand, watcher))
         events = held(answer) if is_held else answer

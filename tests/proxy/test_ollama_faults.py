@@ -303,3 +303,82 @@ async def test_ollama_that_is_not_there_is_unavailable():
     await backend.aclose()
     assert (answer.status_code, answer.json()["error"]["code"]) == (503, "backend_unavailable")
     assert answer.headers["retry-after"] == "5"
+
+
+WHOLE: dict[str, dict[str, Any]] = {
+    **ASKED,
+    "/api/chat": ASKED["/v1/chat/completions"] | {"stream": False},
+}
+WELL = says_lines(
+    {"message": {"content": "He"}, "response": "He", "done": False},
+    {"message": {"content": "l"}, "response": "l", "done": False},
+    {"message": {"content": "lo"}, "response": "lo", "done": False},
+    {"message": {}, "response": "", "done": True, "prompt_eval_count": 9, "eval_count": 3},
+)
+
+
+@asynccontextmanager
+async def two_hosts(script: Script) -> AsyncIterator[OllamaBackend]:
+    """The one that does as `script` says has the model loaded, and is asked first; all is well with
+    the other."""
+    async with ollama(script) as (one, _), ollama(WELL) as (two, _):
+        one.says("/api/ps", says_lines({"models": [TAG]}))
+        two.says("/api/ps", says_lines({"models": []}))
+        backend = OllamaBackend(OllamaConfig(hosts=(one.host, two.host), **LIMITS))
+        yield backend
+        assert [each.path for each in one.seen if each.path in ("/api/chat", "/api/generate")]
+        await backend.aclose()
+
+
+async def ask_two(script: Script, path: str = "/v1/chat/completions", **fields: Any) -> Told:
+    async with two_hosts(script) as backend, http_client(backend) as client:
+        async with asyncio.timeout(5):
+            answer = await client.post(path, json={"model": "m", **WHOLE[path], **fields})
+        counters = (await backend.health()).counters
+        assert (counters["active"], counters["failed"], counters["cancelled"]) == (0, 0, 0)
+    return Told(answer.status_code, answer.headers, answer.text)
+
+
+def texts(told: Told) -> list[str]:
+    body = json.loads(told.text)
+    choices = body.get("choices") or [{"message": body["message"]}]
+    return [each["text"] if "text" in each else each["message"]["content"] for each in choices]
+
+
+@pytest.mark.parametrize("fault", AFTER)
+async def test_other_host_gives_a_whole_answer_that_breaks_off(fault: str):
+    told = await ask_two(AFTER[fault][0])
+    assert (told.status, texts(told)) == (200, ["Hello"])
+    assert told.headers["x-tandem-backend"] == "ollama"
+    assert json.loads(told.text)["usage"]["completion_tokens"] == 3
+
+
+RAW = says_lines({"response": "A", "done": False}, cut=True)
+
+
+@pytest.mark.parametrize(
+    ("path", "fields", "answers"),
+    [
+        ("/v1/chat/completions", {"n": 3}, ["Hello"] * 3),
+        ("/v1/completions", {}, ["Hello"]),
+        ("/v1/completions", {"echo": True, "n": 2}, ["HiHello"] * 2),
+        ("/v1/completions", {"prompt": ["a", "b"]}, ["Hello"] * 2),
+        ("/api/chat", {}, ["Hello"]),
+    ],
+)
+async def test_other_host_gives_whole_answers_of_every_kind(
+    path: str, fields: dict[str, Any], answers: list[str]
+):
+    script = RAW if path == "/v1/completions" else AFTER["dies"][0]
+    told = await ask_two(script, path, **fields)
+    assert (told.status, texts(told)) == (200, answers)
+
+
+@pytest.mark.parametrize("fault", AFTER)
+async def test_other_host_does_not_go_on_with_a_stream(fault: str):
+    script, _, code = AFTER[fault]
+    async with two_hosts(script) as backend, http_client(backend) as client:
+        body = {"model": "m", **ASKED["/v1/chat/completions"], "stream": True}
+        answer = await client.post("/v1/chat/completions", json=body)
+    told = Told(answer.status_code, answer.headers, answer.text)
+    assert told.frames[-1]["error"]["code"] == code

@@ -12,6 +12,7 @@ from adapters.events import (
     Event,
     Finished,
     ReasoningDelta,
+    Restarted,
     Started,
     TextDelta,
     TokenLogprob,
@@ -208,6 +209,8 @@ class ChatCompletionRenderer:
                 return (self._delta(event.choice, Delta(tool_calls=[_to_chunk(event)])),)
             case Finished():
                 return self._end(event)
+            case Restarted():
+                return ()  # only in answers that are not streamed
 
     def error(self, exc: Exception) -> Iterable[Frame]:
         return (Frame(to_failure(exc).body),)

@@ -13,6 +13,7 @@ from adapters.events import (
     Event,
     Finished,
     ReasoningDelta,
+    Restarted,
     Started,
     TextDelta,
     TokenLogprob,
@@ -137,6 +138,8 @@ class CompletionRenderer:
                 return self._end(event)
             case Started() | ReasoningDelta() | ToolCallStarted() | ToolCallDelta():
                 return ()  # a text has no roles, thoughts or calls
+            case Restarted():
+                return ()  # only in answers that are not streamed
 
     def error(self, exc: Exception) -> Iterable[Frame]:
         return (Frame(to_failure(exc).body),)

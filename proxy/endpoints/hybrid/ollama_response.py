@@ -16,6 +16,7 @@ from adapters.events import (
     Event,
     Finished,
     ReasoningDelta,
+    Restarted,
     Started,
     TextDelta,
     TokenLogprob,
@@ -108,7 +109,7 @@ class OllamaDialect:
             case Finished():
                 yield from self._written_call(event)
                 yield Frame(self._with_end(self._line(ChatMessage()), event))
-            case Started():
+            case Started() | Restarted():
                 pass
 
     def error(self, exc: Exception) -> Iterable[Frame]:

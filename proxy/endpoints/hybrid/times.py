@@ -3,7 +3,7 @@
 import time
 from collections.abc import AsyncGenerator
 
-from adapters.events import Event, Finished, Started, Timings, Usage
+from adapters.events import Event, Finished, Restarted, Started, Timings, Usage
 from proxy.answers import closing
 from proxy.routing.measurements import to_speed
 
@@ -26,7 +26,7 @@ class Times:
 
     def _see(self, event: Event) -> None:
         match event:
-            case Started():
+            case Started() | Restarted():
                 self._started, self._first = time.perf_counter(), None
             case Finished():
                 self._ended = time.perf_counter()

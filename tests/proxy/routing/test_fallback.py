@@ -22,7 +22,7 @@ from adapters.errors import (
     BackendUnavailableError,
     InvalidRequestError,
 )
-from adapters.events import Started, TextDelta
+from adapters.events import Restarted, Started, TextDelta
 from proxy.config import Config, ModelConfig, ServerConfig
 
 URL = "/v1/chat/completions"
@@ -95,6 +95,21 @@ async def test_a_part_that_is_lost_has_taken_no_shortcut():
         response = await client.post(URL, json=chat())
     assert response.json()["choices"][0]["message"]["content"] == "Hello"
     assert mlx.taken == []
+
+
+@pytest.mark.parametrize("other", [(), ("ollama",)], ids=["alone", "held"])
+async def test_an_answer_that_is_begun_anew_has_nothing_of_the_part_before(other: tuple[str, ...]):
+    """Nor do its times count: the part before was somebody else's."""
+    lost = (Started(8, cold=True), TextDelta("Lo"), TextDelta("st"), Restarted(4), *HELLO[1:])
+    mlx = ShortBackend(lost, kind="mlx")
+    places = dict.fromkeys(("mlx", *other), "m")
+    first = Config(models={"m": ModelConfig(prefer="mlx", **places)})  # type: ignore[arg-type]
+    async with http_client(mlx, *map(engine, other), config=first) as client:
+        response = await client.post(URL, json=chat())
+        compared = (await client.get("/api/performance/comparison")).json()["models"]
+    assert response.json()["choices"][0]["message"]["content"] == "Hello"
+    assert response.headers["x-tandem-context"] == "4"
+    assert compared == []
 
 
 async def test_several_whole_completions_fall_back_each_for_itself():

@@ -1,0 +1,34 @@
+"""An answer that nobody sees before its end: where a host fails in it, the next begins it anew."""
+
+from collections.abc import AsyncGenerator
+from contextlib import aclosing
+
+from adapters.errors import BackendError
+from adapters.events import Event, Restarted, Started
+from adapters.ollama.answer import UNCOUNTED, to_events
+from adapters.ollama.hosts import Asking
+from adapters.request import GenerationRequest
+
+
+async def to_whole(request: GenerationRequest, asking: Asking) -> AsyncGenerator[Event]:
+    """As `to_events`, of the first host that gives all of it.
+
+    Raises:
+        BackendError: what the last of them raised.
+    """
+    began = False
+    while True:
+        try:
+            async with aclosing(to_events(request, asking.lines, UNCOUNTED)) as events:
+                async for event in events:
+                    yield _anew(event) if began else event
+                    began = True
+            return
+        except BackendError as error:
+            if not asking.may_mend(error):
+                raise
+
+
+def _anew(event: Event) -> Event:
+    """Of an answer that somebody else has begun before."""
+    return Restarted(event.context) if isinstance(event, Started) else event
