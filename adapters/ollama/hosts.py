@@ -1,8 +1,9 @@
 """Several Ollamas as one: who answers, who is stepped over, who takes over."""
 
 import asyncio
-from collections.abc import AsyncGenerator, Iterable, Sequence
+from collections.abc import AsyncGenerator, Awaitable, Callable, Iterable, Sequence
 from contextlib import aclosing
+from typing import Generic, TypeVar
 
 from msgspec.structs import replace
 
@@ -25,6 +26,8 @@ from adapters.ollama.template import Template
 from adapters.ollama.waiting import PATIENT, Waiting
 from adapters.ollama.wire import ChatBody, EmbedBody, Embedded, Line, RawBody
 
+T = TypeVar("T")
+
 _PATIENCE = 1.0
 """Seconds that a list waits for the slow, once somebody has answered."""
 
@@ -32,28 +35,41 @@ _BREAKERS: tuple[BreakerState, ...] = ("closed", "half-open", "open")
 """The best first: requests go to the best host."""
 
 
-class Asking:
-    """One request; none of the hosts is asked twice, and two are at most."""
+class Asking(Generic[T]):
+    """One request; each host is asked once at most, the best first."""
 
     def __init__(
-        self, hosts: Sequence[Host], path: str, body: ChatBody | RawBody, waiting: Waiting
+        self, hosts: Sequence[Host], ask: Callable[[Host, Waiting], Awaitable[T]], waiting: Waiting
     ) -> None:
-        """`hosts`: those that could answer, the best first."""
-        self._left = list(hosts[:2])
-        self._path, self._body, self._waiting = path, body, waiting
+        """`hosts` are those that could answer, in order."""
+        self._left = list(hosts)
+        self._ask = ask
+        self._waiting = waiting
+        self._failed: BackendError | None = None
 
-    async def lines(self) -> Lines[Line]:
-        """As `Hosts.lines`, of those that were not asked yet."""
+    async def answer(self) -> T:
+        """That of the first who gives one, of those that were not asked yet.
+
+        Raises:
+            BackendError: what the last of them raised, but for one who does not have the model. A
+                mistake of the caller ends it at once.
+        """
         host = self._left.pop(0)
         try:
-            return await host.lines(self._path, self._body, _wary(self._waiting, self._left))
+            return await self._ask(host, _wary(self._waiting, self._left))
+        except InvalidRequestError:
+            raise
+        except ModelNotFoundError as error:
+            failed = self._failed or error  # Who failed has the model, and may be back.
         except BackendError as error:
-            if not self._left or isinstance(error, InvalidRequestError):
-                raise
-        return await self.lines()
+            failed = self._failed = error
+        if not self._left:
+            raise failed
+        return await self.answer()
 
-    def may_mend(self, error: BackendError) -> bool:
+    def goes_on(self, error: BackendError) -> bool:
         """Whether somebody is left who could give the answer that has broken off with `error`."""
+        self._failed = error
         return bool(self._left) and isinstance(error, FAULTS)
 
 
@@ -71,30 +87,32 @@ class Hosts:
         """The answer of the best host; of the next best where that fails before the first line.
 
         Raises:
-            BackendError: what the last of them raised. A mistake of the caller ends it at once.
+            BackendError: as `Asking.answer`.
         """
         if not self.are_several:  # As most have it: nothing between this and the one there is.
             return await _usable(self._hosts)[0].lines(path, body, waiting)
-        return await (await self.asking(path, body, waiting)).lines()
+        return await (await self.asking(path, body, waiting)).answer()
 
     async def asking(
         self, path: str, body: ChatBody | RawBody, waiting: Waiting = PATIENT
-    ) -> "Asking":
+    ) -> Asking[Lines[Line]]:
         """
         Raises:
             BackendError: there is nobody to ask.
         """
-        return Asking(await self._candidates(body.model), path, body, waiting)
+
+        def ask(host: Host, waiting: Waiting) -> Awaitable[Lines[Line]]:
+            return host.lines(path, body, waiting)
+
+        return Asking(await self._candidates(body.model), ask, waiting)
 
     async def embed(self, body: EmbedBody, waiting: Waiting = PATIENT) -> Embedded:
         """The vectors of the best host; of the next best where that fails."""
-        first, *others = await self._candidates(body.model)
-        try:
-            return await first.embed(body, _wary(waiting, others))
-        except BackendError as error:
-            if not others or isinstance(error, InvalidRequestError):
-                raise
-        return await others[0].embed(body, waiting)
+
+        def ask(host: Host, waiting: Waiting) -> Awaitable[Embedded]:
+            return host.embed(body, waiting)
+
+        return await Asking(await self._candidates(body.model), ask, waiting).answer()
 
     def is_well(self, model: str) -> bool:
         """One of those that may have it is not known to fail."""

@@ -7,10 +7,14 @@ from adapters.errors import BackendError
 from adapters.events import Event, Restarted, Started
 from adapters.ollama.answer import UNCOUNTED, to_events
 from adapters.ollama.hosts import Asking
+from adapters.ollama.lines import Lines
+from adapters.ollama.wire import Line
 from adapters.request import GenerationRequest
 
 
-async def to_whole(request: GenerationRequest, asking: Asking) -> AsyncGenerator[Event]:
+async def to_whole(
+    request: GenerationRequest, asking: Asking[Lines[Line]]
+) -> AsyncGenerator[Event]:
     """As `to_events`, of the first host that gives all of it.
 
     Raises:
@@ -19,13 +23,13 @@ async def to_whole(request: GenerationRequest, asking: Asking) -> AsyncGenerator
     began = False
     while True:
         try:
-            async with aclosing(to_events(request, asking.lines, UNCOUNTED)) as events:
+            async with aclosing(to_events(request, asking.answer, UNCOUNTED)) as events:
                 async for event in events:
                     yield _anew(event) if began else event
                     began = True
             return
         except BackendError as error:
-            if not asking.may_mend(error):
+            if not asking.goes_on(error):
                 raise
 
 

@@ -3,10 +3,12 @@
 import asyncio
 import json
 from collections.abc import AsyncIterator
+from contextlib import aclosing
 from typing import Any
 
 import msgspec
 import pytest
+from msgspec.structs import replace
 
 from adapters.backend import Model
 from adapters.config import OllamaConfig
@@ -17,7 +19,7 @@ from adapters.errors import (
     InvalidRequestError,
     ModelNotFoundError,
 )
-from adapters.events import Finished, TextDelta
+from adapters.events import Finished, Restarted, TextDelta
 from adapters.ollama import breaker, catalog, host, waiting
 from adapters.ollama.backend import OllamaBackend
 from adapters.request import EmbeddingRequest, GenerationRequest, Message, TextPart
@@ -75,8 +77,14 @@ async def backend(pair: tuple[StandIn, StandIn]) -> AsyncIterator[OllamaBackend]
 
 
 async def text_of(backend: OllamaBackend, request: GenerationRequest = CHAT) -> str:
-    events = [event async for event in backend.generate(request)]
-    return "".join(event.text for event in events if isinstance(event, TextDelta))
+    """Of all choices, one after the other."""
+    texts = [""] * request.n
+    async for event in backend.generate(request):
+        if isinstance(event, Restarted):
+            texts[event.choice] = ""
+        elif isinstance(event, TextDelta):
+            texts[event.choice] += event.text
+    return "".join(texts)
 
 
 async def dies(reply: Reply) -> None:
@@ -182,12 +190,80 @@ async def test_other_host_is_not_asked_when_the_request_is_wrong(
     assert pair[1].bodies("/api/chat") == []
 
 
-async def test_two_hosts_are_tried_at_most(backend: OllamaBackend, pair: tuple[StandIn, StandIn]):
+async def test_each_host_is_tried_once(backend: OllamaBackend, pair: tuple[StandIn, StandIn]):
     for server in pair:
         server.says("/api/chat", dies)
     with pytest.raises(BackendUnavailableError):
         await text_of(backend)
     assert [len(server.bodies("/api/chat")) for server in pair] == [1, 1]
+
+
+async def breaks_off(reply: Reply) -> None:
+    await reply.head()
+    await reply.chunk(b'{"message":{"content":"A"}}\n')
+    reply.cut()
+
+
+@pytest.mark.parametrize("whole", [False, True])
+@pytest.mark.parametrize("n", [1, 2])
+async def test_third_host_answers_when_two_die_at_once(
+    pair: tuple[StandIn, StandIn], n: int, whole: bool
+):
+    async with stand_in() as third:
+        third.replays("tags")
+        says(third, "C")
+        hosts = tuple(server.host for server in (*pair, third))
+        async with aclosing(OllamaBackend(OllamaConfig(hosts=hosts))) as backend:
+            await backend.list_models()
+            pair[0].says("/api/chat", breaks_off if whole else dies)
+            pair[1].says("/api/chat", dies)
+            text = await text_of(backend, replace(CHAT, n=n, whole=whole))
+    assert text == "C" * n
+
+
+async def test_vectors_come_from_the_third_host_when_two_die_at_once(
+    pair: tuple[StandIn, StandIn],
+):
+    async with stand_in() as third:
+        third.replays("tags")
+        says_json(third, "/api/embed", {"embeddings": [[1.0]]})
+        hosts = tuple(server.host for server in (*pair, third))
+        async with aclosing(OllamaBackend(OllamaConfig(hosts=hosts))) as backend:
+            await backend.list_models()
+            for server in pair:
+                server.says("/api/embed", dies)
+            made = await backend.embed(EmbeddingRequest(model="smollm2:135m", inputs=("a",)))
+    assert made.vectors == ((1.0,),)
+
+
+@pytest.mark.parametrize(
+    ("script", "failure"), [(dies, BackendUnavailableError), (breaks_off, BadUpstreamError)]
+)
+async def test_model_of_a_host_that_fails_is_no_unknown_one_though_another_has_lost_it(
+    pair: tuple[StandIn, StandIn],
+    backend: OllamaBackend,
+    script: Script,
+    failure: type[BackendError],
+):
+    await backend.list_models()
+    pair[0].says("/api/chat", script)
+    pair[1].replays("chat-missing", "/api/chat")
+    with pytest.raises(failure):
+        await text_of(backend, replace(CHAT, whole=True))
+
+
+async def test_model_that_one_has_lost_is_asked_of_all_others(
+    pair: tuple[StandIn, StandIn],
+):
+    async with stand_in() as third:
+        third.replays("tags")
+        says(third, "C")
+        hosts = tuple(server.host for server in (*pair, third))
+        async with aclosing(OllamaBackend(OllamaConfig(hosts=hosts))) as backend:
+            await backend.list_models()
+            pair[0].says("/api/chat", dies)
+            pair[1].replays("chat-missing", "/api/chat")
+            assert await text_of(backend) == "C"
 
 
 async def test_failing_host_is_left_alone_after_three_and_used_after_a_real_token(
