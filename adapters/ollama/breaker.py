@@ -35,7 +35,7 @@ class Breaker:
         self._probing = False
         self._testing: asyncio.Task[None] | None = None
         self.last: BackendError | None = None
-        """Why it is open."""
+        """Why it is open, or what speaks against it so far."""
 
     @property
     def is_open(self) -> bool:
@@ -59,6 +59,11 @@ class Breaker:
 
     def succeeded(self) -> None:
         self._faults, self.last = 0, None
+
+    def heard(self) -> None:
+        """It has said something that is no answer: it is not silent, as far as is known."""
+        if not self.is_open:
+            self.last = None
 
     def failed(self, error: BackendError) -> None:
         if not isinstance(error, FAULTS):

@@ -244,6 +244,7 @@ class Host:
         except BackendError as error:
             self.breaker.failed(error)
             raise
+        self.breaker.heard()
         if self._version is None:
             await self.health()
         return models

@@ -3,6 +3,7 @@
 import asyncio
 from collections.abc import AsyncGenerator, Awaitable, Callable, Iterable, Sequence
 from contextlib import aclosing
+from functools import partial
 from typing import Generic, TypeVar
 
 from msgspec.structs import replace
@@ -39,12 +40,17 @@ class Asking(Generic[T]):
     """One request; each host is asked once at most, the best first."""
 
     def __init__(
-        self, hosts: Sequence[Host], ask: Callable[[Host, Waiting], Awaitable[T]], waiting: Waiting
+        self,
+        hosts: Sequence[Host],
+        ask: Callable[[Host, Waiting], Awaitable[T]],
+        waiting: Waiting,
+        look: Callable[[Sequence[Host]], Awaitable[list[Host]]],
     ) -> None:
-        """`hosts` are those that could answer, in order."""
+        """`hosts` are those that could answer, in order; `look` finds out who else can by now."""
         self._left = list(hosts)
-        self._ask = ask
-        self._waiting = waiting
+        self._known = list(hosts)
+        self._ask, self._waiting = ask, waiting
+        self._look = look
         self._failed: BackendError | None = None
 
     async def answer(self) -> T:
@@ -63,14 +69,20 @@ class Asking(Generic[T]):
             failed = self._failed or error  # Who failed has the model, and may be back.
         except BackendError as error:
             failed = self._failed = error
-        if not self._left:
+        if not await self._is_anybody_left():
             raise failed
         return await self.answer()
 
-    def goes_on(self, error: BackendError) -> bool:
+    async def goes_on(self, error: BackendError) -> bool:
         """Whether somebody is left who could give the answer that has broken off with `error`."""
         self._failed = error
-        return bool(self._left) and isinstance(error, FAULTS)
+        return isinstance(error, FAULTS) and await self._is_anybody_left()
+
+    async def _is_anybody_left(self) -> bool:
+        if not self._left:
+            self._left = await self._look(self._known)
+            self._known += self._left
+        return bool(self._left)
 
 
 class Hosts:
@@ -104,7 +116,7 @@ class Hosts:
         def ask(host: Host, waiting: Waiting) -> Awaitable[Lines[Line]]:
             return host.lines(path, body, waiting)
 
-        return Asking(await self._candidates(body.model), ask, waiting)
+        return await self._asking(body.model, ask, waiting)
 
     async def embed(self, body: EmbedBody, waiting: Waiting = PATIENT) -> Embedded:
         """The vectors of the best host; of the next best where that fails."""
@@ -112,7 +124,13 @@ class Hosts:
         def ask(host: Host, waiting: Waiting) -> Awaitable[Embedded]:
             return host.embed(body, waiting)
 
-        return await Asking(await self._candidates(body.model), ask, waiting).answer()
+        return await (await self._asking(body.model, ask, waiting)).answer()
+
+    async def _asking(
+        self, model: str, ask: Callable[[Host, Waiting], Awaitable[T]], waiting: Waiting
+    ) -> Asking[T]:
+        others = partial(self._others, model)
+        return Asking(await self._candidates(model), ask, waiting, others)
 
     def is_well(self, model: str) -> bool:
         """One of those that may have it is not known to fail."""
@@ -195,7 +213,7 @@ class Hosts:
             await asyncio.wait(self._listing.values())
 
     async def _candidates(self, model: str) -> list[Host]:
-        """Best first: who has it, is well, is least busy, has it loaded.
+        """Best first: who has it, was not silent, is least busy, has it loaded.
 
         Raises:
             BackendUnavailableError: all that may have it are being tested.
@@ -203,13 +221,20 @@ class Hosts:
         if len(self._hosts) == 1:
             return _usable(self._hosts)
         if any(host.has(model) is None and not host.breaker.is_open for host in self._hosts):
-            await self._ask_those_unknown()
+            await self._look()
         owners = [host for host in self._hosts if host.has(model) is not False]
         if not owners:
             raise ModelNotFoundError(f"No Ollama has a model '{model}'.", param="model")
         return sorted(_usable(owners), key=lambda host: _rank(host, model))
 
-    async def _ask_those_unknown(self) -> None:
+    async def _others(self, model: str, known: Sequence[Host]) -> list[Host]:
+        """Those that have got the model since the last look."""
+        others = [host for host in self._hosts if host not in known and not host.breaker.is_open]
+        if others:
+            await self._look()
+        return [host for host in others if host.has(model)]
+
+    async def _look(self) -> None:
         try:
             await self._lists()
         except BackendError:  # The request itself will tell.
@@ -274,8 +299,13 @@ def _usable(hosts: Iterable[Host]) -> list[Host]:
     return usable
 
 
-def _rank(host: Host, model: str) -> tuple[bool, int, bool]:
-    return host.has(model) is None, host.work.requests, not host.catalog.is_loaded(model)
+def _rank(host: Host, model: str) -> tuple[bool, bool, int, bool]:
+    return (
+        host.has(model) is None,
+        host.breaker.is_silent,
+        host.work.requests,
+        not host.catalog.is_loaded(model),
+    )
 
 
 def _ill(host: Host, health: Health, alone: bool) -> str:

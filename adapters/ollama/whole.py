@@ -29,7 +29,7 @@ async def to_whole(
                     began = True
             return
         except BackendError as error:
-            if not asking.goes_on(error):
+            if not await asking.goes_on(error):
                 raise
 
 

@@ -266,6 +266,46 @@ async def test_model_that_one_has_lost_is_asked_of_all_others(
             assert await text_of(backend) == "C"
 
 
+async def missing(reply: Reply) -> None:
+    await reply.plain(404, b'{"error":"model \'m\' not found"}')
+
+
+@pytest.mark.parametrize("script", [dies, missing, breaks_off])
+async def test_host_that_has_got_the_model_since_is_asked_when_the_one_that_had_it_fails(
+    pair: tuple[StandIn, StandIn], backend: OllamaBackend, script: Script
+):
+    one, two = pair
+    says_json(one, "/api/tags", {"models": []})
+    await backend.list_models()
+    one.replays("tags")
+    two.says("/api/chat", script)
+    two.says("/api/embed", dies)
+    says_json(one, "/api/embed", {"embeddings": [[1.0]]})
+    await asyncio.sleep(0.03)  # Lists are believed that long.
+    assert await text_of(backend, replace(CHAT, whole=True)) == "A"
+    assert len(two.bodies("/api/chat")) == 1
+    says_json(one, "/api/tags", {"models": []})
+    await asyncio.sleep(0.03)
+    await backend.list_models()
+    one.replays("tags")
+    await asyncio.sleep(0.03)
+    made = await backend.embed(EmbeddingRequest(model="smollm2:135m", inputs=("a",)))
+    assert made.vectors == ((1.0,),)
+
+
+async def test_nobody_is_asked_twice_when_nobody_has_got_the_model_since(
+    pair: tuple[StandIn, StandIn], backend: OllamaBackend
+):
+    one, two = pair
+    says_json(one, "/api/tags", {"models": []})
+    await backend.list_models()
+    two.says("/api/chat", dies)
+    await asyncio.sleep(0.03)
+    with pytest.raises(BackendUnavailableError):
+        await text_of(backend)
+    assert [len(server.bodies("/api/chat")) for server in pair] == [0, 1]
+
+
 async def test_failing_host_is_left_alone_after_three_and_used_after_a_real_token(
     pair: tuple[StandIn, StandIn], backend: OllamaBackend
 ):
@@ -340,7 +380,22 @@ async def test_host_that_hangs_is_left_alone_and_the_other_is_not_touched(
         assert await text_of(backend) == "B"
     asked = len(one.bodies("/api/chat"))
     assert [await text_of(backend) for _ in range(5)] == ["B"] * 5
-    assert len(one.bodies("/api/chat")) == asked == 3
+    assert len(one.bodies("/api/chat")) == asked == 1
+
+
+async def test_host_that_was_silent_is_asked_last_until_it_says_something(
+    pair: tuple[StandIn, StandIn], backend: OllamaBackend
+):
+    one, _ = pair
+    await backend.list_models()
+    one.says("/api/chat", hangs)
+    for _ in range(3):  # Only the first of them waits in vain.
+        assert await text_of(backend) == "B"
+    assert len(one.bodies("/api/chat")) == 1
+    says(one, "A")
+    await asyncio.sleep(0.03)
+    await backend.list_models()
+    assert await text_of(backend) == "A"
 
 
 async def test_host_that_is_away_from_the_start_is_stepped_over(pair: tuple[StandIn, StandIn]):
