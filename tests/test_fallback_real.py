@@ -2,6 +2,7 @@
 
 import asyncio
 import json
+import os
 import signal
 import time
 from collections.abc import AsyncIterator, Coroutine, Iterator
@@ -244,18 +245,50 @@ async def test_ollama_hangs_under_sixteen_clients(server: Running, process: Olla
         await used_again(client)
 
 
-async def test_one_of_two_ollamas_is_killed_under_eight_clients(
-    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
-):
+@pytest.fixture
+def two(monkeypatch: pytest.MonkeyPatch) -> Iterator[tuple[OllamaProcess, OllamaProcess]]:
+    """Each gives one answer at a time."""
     monkeypatch.setenv("OLLAMA_NUM_PARALLEL", "1")
-    with own_ollama() as one, own_ollama() as two:
-        config = f"backends: {{mlx: null, ollama: {{hosts: ['{one.host}', '{two.host}']}}}}"
-        with serving(write(tmp_path, config)) as server:
-            async with connected(server) as client:
-                await check_takeover(client, one)
+    with own_ollama() as one, own_ollama() as other:
+        yield one, other
 
 
-async def check_takeover(client: openai.AsyncOpenAI, dies: OllamaProcess) -> None:
+@pytest.fixture
+async def client_of_two(
+    two: tuple[OllamaProcess, OllamaProcess], tmp_path: Path
+) -> AsyncIterator[openai.AsyncOpenAI]:
+    hosts = ", ".join(f"'{each.host}'" for each in two)
+    config = f"backends: {{mlx: null, ollama: {{hosts: [{hosts}], token_timeout: 3}}}}"
+    with serving(write(tmp_path, config)) as server:
+        async with connected(server) as client:
+            yield client
+
+
+@pytest.mark.parametrize("fault", ["killed", "paused"])
+async def test_one_of_two_ollamas_fails_in_the_middle_of_whole_answers(
+    two: tuple[OllamaProcess, OllamaProcess], client_of_two: openai.AsyncOpenAI, fault: str
+):
+    fields = STORY | {"max_tokens": 200, "model": PLAIN}
+    told = [Told() for _ in range(8)]
+    asked = [
+        asyncio.create_task(observed(each, whole(client_of_two, each, **fields))) for each in told
+    ]
+    while sum(bool(each.text) for each in told) < 2:  # noqa: ASYNC110
+        await asyncio.sleep(0.02)
+    await asyncio.sleep(0.5)  # The next are in the middle: each takes seconds.
+    if fault == "killed":
+        two[0].kill()
+    else:
+        os.killpg(two[0].group, signal.SIGSTOP)
+    await asyncio.gather(*asked)
+    assert [(each.status, each.error) for each in told] == [(200, None)] * 8
+    assert all(each.text for each in told)
+
+
+async def test_one_of_two_ollamas_is_killed_under_eight_clients(
+    two: tuple[OllamaProcess, OllamaProcess], client_of_two: openai.AsyncOpenAI
+):
+    client, dies = client_of_two, two[0]
     told = [Told() for _ in range(8)]
     fields = STORY | {"max_tokens": 200, "model": PLAIN}
     asked = [asyncio.create_task(observed(each, streamed(client, each, **fields))) for each in told]
