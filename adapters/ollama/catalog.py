@@ -90,6 +90,11 @@ class Catalog:
         """By the last list; `None` before the first."""
         return full_name(name) in self._tags if self._until or self._tags else None
 
+    def digest(self, name: str) -> str:
+        """By the last list; empty where it is not known."""
+        tag = self._tags.get(full_name(name))
+        return "" if tag is None else tag.digest
+
     def smallest(self) -> str | None:
         """The model that says something soonest: one that is loaded, else the smallest; none that
         embeds only."""

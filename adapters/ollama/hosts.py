@@ -116,21 +116,33 @@ class Hosts:
         def ask(host: Host, waiting: Waiting) -> Awaitable[Lines[Line]]:
             return host.lines(path, body, waiting)
 
-        return await self._asking(body.model, ask, waiting)
+        look = partial(self._others, body.model)
+        return Asking(await self._candidates(body.model), ask, waiting, look)
 
     async def embed(self, body: EmbedBody, waiting: Waiting = PATIENT) -> Embedded:
-        """The vectors of the best host; of the next best where that fails."""
+        """The vectors of the best host; of the next best of the same weights where that fails.
+
+        Raises:
+            BackendError: as `Asking.answer`.
+        """
 
         def ask(host: Host, waiting: Waiting) -> Awaitable[Embedded]:
             return host.embed(body, waiting)
 
-        return await (await self._asking(body.model, ask, waiting)).answer()
+        async def look(known: Sequence[Host]) -> list[Host]:
+            return self._alike(body.model, await self._others(body.model, known))
 
-    async def _asking(
-        self, model: str, ask: Callable[[Host, Waiting], Awaitable[T]], waiting: Waiting
-    ) -> Asking[T]:
-        others = partial(self._others, model)
-        return Asking(await self._candidates(model), ask, waiting, others)
+        hosts = self._alike(body.model, await self._candidates(body.model))
+        if not hosts:
+            raise BackendUnavailableError("The first Ollama that has the model keeps failing.")
+        return await Asking(hosts, ask, waiting, look).answer()
+
+    def _alike(self, model: str, hosts: Iterable[Host]) -> list[Host]:
+        """Those of `hosts` that have the weights of the first that has the model: one tag may be
+        two models, pulled at different times, and vectors of the two cannot be compared."""
+        told = (host.catalog.digest(model) for host in self._hosts)
+        home = next(filter(None, told), "")
+        return [host for host in hosts if host.catalog.digest(model) in (home, "")]
 
     def is_well(self, model: str) -> bool:
         """One of those that may have it is not known to fail."""

@@ -236,6 +236,51 @@ async def test_vectors_come_from_the_third_host_when_two_die_at_once(
     assert made.vectors == ((1.0,),)
 
 
+def has_weights(standin: StandIn, digest: str) -> None:
+    says_json(standin, "/api/tags", {"models": [{"name": "smollm2:135m", "digest": digest}]})
+
+
+async def vector_of(backend: OllamaBackend) -> float:
+    made = await backend.embed(EmbeddingRequest(model="smollm2:135m", inputs=("a",)))
+    return made.vectors[0][0]
+
+
+@pytest.fixture
+async def embedding(pair: tuple[StandIn, StandIn]) -> None:
+    """The one has [1.0] for every input, the other [2.0]."""
+    for server, value in zip(pair, (1.0, 2.0), strict=True):
+        says_json(server, "/api/embed", {"embeddings": [[value]]})
+
+
+@pytest.mark.usefixtures("embedding")
+async def test_vectors_of_other_weights_are_never_mixed_with_those_of_the_first(
+    pair: tuple[StandIn, StandIn], backend: OllamaBackend
+):
+    one, two = pair
+    has_weights(one, "a")
+    has_weights(two, "b")
+    says_json(one, "/api/ps", {"models": []})  # Were it a chat, the other would go first.
+    await backend.list_models()
+    assert await vector_of(backend) == 1.0
+    one.says("/api/embed", dies)
+    for _ in range(4):  # Also once nobody asks it any more.
+        with pytest.raises(BackendUnavailableError):
+            await vector_of(backend)
+    assert two.bodies("/api/embed") == []
+
+
+@pytest.mark.usefixtures("embedding")
+@pytest.mark.parametrize("digest", ["a", ""])
+async def test_vectors_of_the_same_weights_come_from_whoever_is_well(
+    pair: tuple[StandIn, StandIn], backend: OllamaBackend, digest: str
+):
+    has_weights(pair[0], "a")
+    has_weights(pair[1], digest)
+    await backend.list_models()
+    pair[0].says("/api/embed", dies)
+    assert await vector_of(backend) == 2.0
+
+
 @pytest.mark.parametrize(
     ("script", "failure"), [(dies, BackendUnavailableError), (breaks_off, BadUpstreamError)]
 )
