@@ -181,18 +181,26 @@ class Hosts:
         for model in (model for models in lists for model in models):
             same = found.setdefault(model.name, model)
             if model.loaded and not same.loaded:
-                found[model.name] = replace(same, loaded=True)
+                context = model.loaded_context
+                found[model.name] = replace(same, loaded=True, loaded_context=context)
         return list(found.values())
 
     async def load(self, model: str, keep_alive: float | None) -> None:
         """On one host: where it is loaded, or would be answered."""
-        await (await self._candidates(model))[0].load(model, keep_alive)
+
+        def ask(host: Host, _: Waiting) -> Awaitable[None]:
+            return host.load(model, keep_alive)
+
+        look = partial(self._others, model)
+        await Asking(await self._candidates(model), ask, PATIENT, look).answer()
 
     async def unload(self, model: str) -> None:
-        """Wherever it is."""
+        """Wherever it is; one that fails keeps it on no other."""
         owners = [host for host in await self._candidates(model) if host.has(model) is not False]
-        for host in owners:
-            await host.unload(model)
+        unloading = (host.unload(model) for host in owners)
+        for failure in await asyncio.gather(*unloading, return_exceptions=True):
+            if failure is not None:
+                raise failure
 
     async def pull(self, model: str) -> AsyncGenerator[Progress]:
         """To the first host that is there."""

@@ -123,6 +123,7 @@ async def test_models_of_both_are_listed_once(
     assert len(models) == 5
     assert models["smollm2:135m"].context_length == 8192
     assert models["smollm2:135m"].loaded is True
+    assert models["smollm2:135m"].loaded_context == 4096
 
 
 async def test_model_is_asked_of_the_host_that_has_it(
@@ -559,4 +560,25 @@ async def test_unload_reaches_every_host_that_has_the_model(
     for server in pair:
         server.replays("unload")
     await backend.unload("smollm2:135m")
+    assert [server.bodies("/api/chat")[0]["keep_alive"] for server in pair] == [0, 0]
+
+
+async def test_model_is_loaded_by_the_other_host_when_one_dies(
+    pair: tuple[StandIn, StandIn], backend: OllamaBackend
+):
+    await backend.list_models()
+    pair[0].says("/api/chat", dies)
+    pair[1].replays("load")
+    await backend.load("smollm2:135m")
+    assert [len(server.bodies("/api/chat")) for server in pair] == [1, 1]
+
+
+async def test_unload_reaches_the_hosts_behind_one_that_has_died(
+    pair: tuple[StandIn, StandIn], backend: OllamaBackend
+):
+    await backend.list_models()
+    pair[0].says("/api/chat", dies)
+    pair[1].replays("unload")
+    with pytest.raises(BackendUnavailableError):  # Nobody knows whether it is unloaded there.
+        await backend.unload("smollm2:135m")
     assert [server.bodies("/api/chat")[0]["keep_alive"] for server in pair] == [0, 0]
