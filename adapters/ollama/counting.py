@@ -41,10 +41,20 @@ class Texts(Struct, frozen=True):
     messages: int
     """0 for a raw text, around which nothing is put."""
     images: int
+    doubtful: tuple[str, ...] = ()
+    """A template may leave them out, or say them shorter: earlier thoughts, calls, tools."""
 
     @property
     def bytes(self) -> int:
-        return sum([len(text.encode(errors="replace")) for text in self.texts])
+        return sum([len(text.encode(errors="replace")) for text in self._all])
+
+    @property
+    def characters(self) -> int:
+        return sum([len(text) for text in self._all])
+
+    @property
+    def _all(self) -> tuple[str, ...]:
+        return self.texts + self.doubtful
 
 
 class Count(Struct, frozen=True):
@@ -69,7 +79,7 @@ class TokenCounter:
     async def count(self, texts: Texts) -> Count:
         if self._tokenizer is None:
             return self._estimate(texts)
-        if sum(len(text) for text in texts.texts) < _LONG:
+        if texts.characters < _LONG:
             return self._tokenized(self._tokenizer, texts)
         return await asyncio.to_thread(self._tokenized, self._tokenizer, texts)
 
@@ -105,11 +115,13 @@ class TokenCounter:
 
     def _tokenized(self, tokenizer: "Tokenizer", texts: Texts) -> Count:
         raw = not texts.messages
-        counted = sum(len(tokenizer.encode(t, add_special_tokens=raw)) for t in texts.texts)
+        certain = sum(len(tokenizer.encode(t, add_special_tokens=raw)) for t in texts.texts)
         if raw and len(texts.texts) == 1 and not texts.images:
-            return Count(tokens=counted, least=counted, exact=True, counted=counted)
+            return Count(tokens=certain, least=certain, exact=True, counted=certain)
+        doubtful = sum(len(tokenizer.encode(t, add_special_tokens=False)) for t in texts.doubtful)
+        counted = certain + doubtful
         # A token may reach over the end of a text into the template.
-        least = max(counted - 2 * len(texts.texts), 0)
+        least = max(certain - 2 * len(texts.texts), 0)
         return Count(tokens=counted + self._around(texts), least=least, counted=counted)
 
     def _around(self, texts: Texts) -> int:
@@ -131,15 +143,19 @@ def texts_of(body: ChatBody | RawBody) -> Texts:
         suffix = getattr(body, "suffix", UNSET)
         texts = tuple(text for text in (body.prompt, suffix) if isinstance(text, str) and text)
         return Texts(texts, messages=0, images=len(images) if images else 0)
-    texts = [text for message in body.messages for text in _texts(message)]
+    doubtful = [text for message in body.messages for text in _doubtful(message)]
     if body.tools:
-        texts.append(msgspec.json.encode(body.tools).decode())
-    images = sum([len(message.images) for message in body.messages if message.images])
-    return Texts(tuple(texts), messages=len(body.messages), images=images)
+        doubtful.append(msgspec.json.encode(body.tools).decode())
+    return Texts(
+        tuple([message.content for message in body.messages]),
+        messages=len(body.messages),
+        images=sum([len(message.images) for message in body.messages if message.images]),
+        doubtful=tuple(doubtful),
+    )
 
 
-def _texts(message: ChatMessage) -> list[str]:
-    texts = [message.content]
+def _doubtful(message: ChatMessage) -> list[str]:
+    texts: list[str] = []
     if message.thinking:
         texts.append(message.thinking)
     if message.tool_calls:

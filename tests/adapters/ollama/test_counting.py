@@ -12,7 +12,17 @@ from adapters.gguf.errors import UnsupportedGGUFError
 from adapters.gguf.metadata import read_metadata
 from adapters.ollama.counting import TokenCounter, texts_of
 from adapters.ollama.facts import Facts, open_vocabulary, to_facts
-from adapters.ollama.wire import ChatBody, ChatMessage, Options, RawBody, Show
+from adapters.ollama.wire import (
+    ChatBody,
+    ChatMessage,
+    Function,
+    FunctionCall,
+    Options,
+    RawBody,
+    Show,
+    ToolDefinition,
+    ToolFunction,
+)
 from tests.adapters.ollama.standin import recording
 
 ENGLISH = "The quick brown fox jumps over the lazy dog. " * 20
@@ -54,6 +64,18 @@ async def test_chat_is_never_taken_for_longer_than_its_texts(blob: Path):
     assert count.counted == 7
     assert count.least <= 7 < 16 < count.tokens
     assert not count.exact
+
+
+async def test_what_a_template_may_leave_out_makes_no_prompt_too_long(blob: Path):
+    """Most templates show the last thoughts only, and some of them tools as fewer words."""
+    counter = TokenCounter(await open_vocabulary(Facts(blob=str(blob))))
+    call = FunctionCall(function=Function(name="f", arguments=msgspec.Raw(b'{"x":1}')))
+    tool = ToolDefinition(function=ToolFunction(name="f", description=ENGLISH, parameters={}))
+    body = chat("Hi.", "Hello.")
+    body.messages[1].thinking, body.messages[1].tool_calls, body.tools = ENGLISH, [call], [tool]
+    plain, count = [await counter.count(texts_of(each)) for each in (chat("Hi.", "Hello."), body)]
+    assert count.least == plain.least
+    assert count.tokens > plain.tokens + 400
 
 
 async def test_template_is_learned_from_an_answer(blob: Path):
