@@ -80,7 +80,7 @@ class OllamaConfig(
     token_timeout: Seconds = 30.0
     """The longest silence between two pieces of an answer."""
     refresh: Seconds = 1.0
-    """How long a list of its models is believed: a tag that was just pulled is found after that."""
+    """How long a request believes the last look at the models it has, and at what is loaded."""
     min_context: Count = 4096
     """The shortest context that a model is loaded with, so that short requests never reload it."""
     max_context: Count | None = None

@@ -150,7 +150,7 @@ class OllamaBackend:
                 yield progress
 
     async def list_models(self) -> list[Model]:
-        return await self._hosts.models()
+        return await self._hosts.models(fresh=True)
 
     async def load(self, model: str, keep_alive: float | None = None) -> None:
         self._loading[model] += 1

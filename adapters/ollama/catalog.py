@@ -76,6 +76,10 @@ class Catalog:
         # Shielded: a caller that leaves takes nothing from the others.
         return list(await asyncio.shield(self._asking))
 
+    def doubt(self) -> None:
+        """The list is for somebody who wants to know how it is now: ask at the next call."""
+        self._until = 0.0
+
     def forget(self) -> None:
         """The list was wrong: ask at the next call."""
         self._until = 0.0

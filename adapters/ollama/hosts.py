@@ -170,12 +170,16 @@ class Hosts:
         """That of the host that would answer."""
         return await (await self._candidates(model))[0].template(model)
 
-    async def models(self) -> list[Model]:
+    async def models(self, *, fresh: bool = False) -> list[Model]:
         """Every model of every host; of two of a name the first, loaded where one of them is.
+        `fresh`: as it is now, not as it was within `refresh` seconds.
 
         Raises:
             BackendError: no host has answered; what the first of them raised.
         """
+        if fresh:
+            for host in self._hosts:
+                host.catalog.doubt()
         lists = await self._lists()
         found: dict[str, Model] = {}
         for model in (model for models in lists for model in models):

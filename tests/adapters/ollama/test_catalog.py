@@ -16,9 +16,9 @@ from adapters.errors import (
     BadUpstreamError,
     ModelNotFoundError,
 )
-from adapters.events import Event
 from adapters.ollama import host
 from adapters.ollama.backend import OllamaBackend
+from adapters.ollama.host import Host
 from adapters.request import GenerationRequest, Message, TextPart
 from tests.adapters.ollama.standin import Reply, StandIn, recording
 
@@ -200,14 +200,21 @@ async def test_callers_that_meet_share_one_question(full: StandIn, backend: Olla
 
 
 async def test_list_is_believed_for_a_while_and_no_longer(full: StandIn):
-    backend = OllamaBackend(OllamaConfig(host=full.host, refresh=0.1))
-    await backend.list_models()
-    await backend.list_models()
+    ollama = Host(full.host, OllamaConfig(host=full.host, refresh=0.1))
+    await ollama.models()
+    await ollama.models()
     assert paths(full).count("/api/tags") == 1
     await asyncio.sleep(0.12)
-    await backend.list_models()
+    await ollama.models()
     assert paths(full).count("/api/tags") == 2
-    await backend.aclose()
+    await ollama.aclose()
+
+
+async def test_tag_that_was_just_made_is_listed_at_once(full: StandIn, backend: OllamaBackend):
+    """Who asks right after `ollama create` must not be told that there is no such model."""
+    await backend.list_models()
+    says_json(full, "/api/tags", {"models": [{"name": "made:1"}]})
+    assert [model.name for model in await backend.list_models()] == ["made:1"]
 
 
 async def test_caller_that_leaves_takes_nothing_from_the_other(
@@ -238,19 +245,15 @@ async def test_failure_that_nobody_waits_for_is_quiet(standin: StandIn, backend:
     assert paths(standin) == ["/api/tags"]
 
 
-async def test_model_missing_upstream_makes_the_list_doubtful(
-    full: StandIn, backend: OllamaBackend
-):
+async def test_model_missing_upstream_makes_the_list_doubtful(full: StandIn):
     full.replays("chat-missing")
-    await backend.list_models()
+    ollama = Host(full.host, OllamaConfig(host=full.host, refresh=60))
+    await ollama.models()
     with pytest.raises(ModelNotFoundError):
-        await _events_of(backend)
-    await backend.list_models()
+        await ollama.load("smollm2:135m", None)
+    await ollama.models()
     assert paths(full).count("/api/tags") == 2
-
-
-async def _events_of(backend: OllamaBackend) -> list[Event]:
-    return [event async for event in backend.generate(CHAT)]
+    await ollama.aclose()
 
 
 async def test_absent_ollama_has_no_list():
@@ -297,12 +300,14 @@ async def test_load_and_unload_send_what_was_recorded(full: StandIn, backend: Ol
     ]
 
 
-async def test_load_makes_the_list_doubtful(full: StandIn, backend: OllamaBackend):
+async def test_load_makes_the_list_doubtful(full: StandIn):
     full.replays("load")
-    await backend.list_models()
-    await backend.load("smollm2:135m")
-    await backend.list_models()
+    ollama = Host(full.host, OllamaConfig(host=full.host, refresh=60))
+    await ollama.models()
+    await ollama.load("smollm2:135m", None)
+    await ollama.models()
     assert paths(full).count("/api/tags") == 2
+    await ollama.aclose()
 
 
 async def test_load_of_a_missing_model(full: StandIn, backend: OllamaBackend):
