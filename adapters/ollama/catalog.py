@@ -9,7 +9,7 @@ from functools import lru_cache
 from adapters.backend import Capability, Model
 from adapters.errors import BackendError, BackendUnavailableError
 from adapters.ollama.client import OllamaClient
-from adapters.ollama.facts import Facts, context_length, is_primed, origin, to_facts
+from adapters.ollama.facts import Facts, context_length, is_primed, origin, runner, to_facts
 from adapters.ollama.wire import Details, Show, ShowBody, Tag, Tags
 from adapters.request import Feature
 
@@ -54,6 +54,8 @@ class Catalog:
         self._asking: asyncio.Task[list[Model]] | None = None
         self._shown: dict[str, Show] = {}
         self._tags: dict[str, Tag] = {}
+        self._runners: dict[str, str] = {}
+        """By digest; without those of which nobody knows what their runner is started with."""
         self._facts: dict[tuple[str, str], Facts] = {}
         self._running: dict[str, Tag] = {}
         self._tells = False
@@ -107,7 +109,7 @@ class Catalog:
             for each in self._models
             if each.capabilities != frozenset[Capability]({"embedding"})
         }
-        return min(sizes, key=lambda name: (name not in self._running, sizes[name]), default=None)
+        return min(sizes, key=lambda name: (not self.is_loaded(name), sizes[name]), default=None)
 
     async def facts(self, name: str) -> Facts:
         """What is known of `name`, asked for once as long as it stays the same model.
@@ -128,26 +130,43 @@ class Catalog:
             self._facts[key] = to_facts(shown, tag.size)
         return self._facts[key]
 
+    def runner(self, name: str) -> str:
+        """The same for all models that one runner answers for; as far as is known."""
+        name = full_name(name)
+        tag = self._tags.get(name)
+        return name if tag is None else self._runners.get(tag.digest, name)
+
     def is_loaded(self, name: str) -> bool:
-        """By the last look, which asks nobody."""
-        return full_name(name) in self._running
+        """By the last look, which asks nobody; be it under another name."""
+        return self._as_loaded(name) is not None
 
     def must_load(self, name: str, context: int) -> bool:
         """Whether it will, to answer with that context, by the last look; never where Ollama does
         not tell what is loaded."""
         if not self._tells:
             return False
-        return not self.is_loaded(name) or self._loaded_with(full_name(name)) not in (None, context)
+        return not self.is_loaded(name) or self._loaded_with(name) not in (None, context)
 
     async def loaded(self, name: str) -> Tag | None:
         """`name` as it is loaded, by the last look, which is made anew where it is old."""
         if self._is_old:
             await self._look(_LOOK_SECONDS)
-        return self._running.get(full_name(name))
+        return self._as_loaded(name)
 
     def _loaded_with(self, name: str) -> int | None:
-        tag = self._running.get(name)
+        tag = self._as_loaded(name)
         return None if tag is None else tag.context_length
+
+    def _as_loaded(self, name: str) -> Tag | None:
+        runner = self.runner(name)
+        tag = self._running.get(full_name(name))
+        if tag is not None and self._runner_of(tag) == runner:
+            return tag
+        return next((tag for tag in self._running.values() if self._runner_of(tag) == runner), None)
+
+    def _runner_of(self, tag: Tag) -> str:
+        """Of one that is loaded, which need not be listed any more."""
+        return self._runners.get(tag.digest) or self.runner(tag.name)
 
     async def running(self, *, fresh: bool = False) -> list[Tag]:
         """The loaded models, by the last look, which is made anew where it is old or not `fresh`.
@@ -166,7 +185,11 @@ class Catalog:
     def note_loaded(self, name: str, context: int) -> None:
         """A request runs with `context`: that is newer than the last look."""
         self._changed_at = time.monotonic()
-        if self._loaded_with(name) != context:
+        loaded = self._as_loaded(name)
+        if loaded is not None and loaded.context_length != context:
+            del self._running[loaded.name]
+            loaded = None
+        if loaded is None:
             self._running[name] = Tag(name=name, context_length=context)
 
     async def _look(self, seconds: float) -> bool:
@@ -199,14 +222,11 @@ class Catalog:
         asked_at = time.monotonic()
         tags = (await self._client.get("/api/tags", Tags, _SECONDS)).known
         await self._show_all(tags)
-        loaded = await self._loaded()
+        is_told = await self._look(_SECONDS)
         self._tags = {tag.name: tag for tag in tags}
-        self._models = [self._to_model(tag, loaded) for tag in tags]
+        self._models = [self._to_model(tag, is_told) for tag in tags]
         self._until = asked_at + self._believed
         return self._models
-
-    async def _loaded(self) -> frozenset[str] | None:
-        return frozenset(self._running) if await self._look(_SECONDS) else None
 
     async def _show_all(self, tags: Iterable[Tag]) -> None:
         """Ask for what `/api/tags` does not tell, the origin above all, once for each digest."""
@@ -221,8 +241,11 @@ class Catalog:
             except BackendError:  # One broken model must not hide the others.
                 return
         self._shown[tag.digest] = shown
+        if tag.digest and (started_with := runner(shown)):
+            self._runners[tag.digest] = "; ".join(started_with)
 
-    def _to_model(self, tag: Tag, loaded: frozenset[str] | None) -> Model:
+    def _to_model(self, tag: Tag, is_told: bool) -> Model:
+        """`is_told`: which are loaded."""
         details = tag.details or Details()
         shown = self._shown.get(tag.digest, Show())
         told = (None if _is_told(tag) else shown.capabilities) or tag.capabilities or ()
@@ -241,8 +264,8 @@ class Catalog:
             exact=None if file is None else True,
             primed=is_primed(shown),
             created=_seconds_since_1970(tag.modified_at),
-            loaded=None if loaded is None else tag.name in loaded,
-            loaded_context=self._loaded_with(tag.name) if loaded else None,
+            loaded=self.is_loaded(tag.name) if is_told else None,
+            loaded_context=self._loaded_with(tag.name) if is_told else None,
         )
 
 

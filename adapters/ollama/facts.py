@@ -18,6 +18,8 @@ if TYPE_CHECKING:
 _FROM = re.compile(r"^FROM (.*[/\\]sha256-([0-9a-f]{64}))$", re.MULTILINE)
 _ADAPTER = re.compile(r"^ADAPTER ", re.MULTILINE)
 _PRIMING = re.compile(r"^(SYSTEM|MESSAGE) ", re.MULTILINE)
+_FILE = re.compile(r"^(FROM|ADAPTER) .*[/\\](sha256-[0-9a-f]{64})$", re.MULTILINE)
+_RUNNERS_OWN = re.compile(r"^(num_gpu|main_gpu|num_thread|num_batch|use_mmap)\s.*$", re.MULTILINE)
 _NUM_CTX = re.compile(r"^num_ctx\s+(\d+)$", re.MULTILINE)
 
 _LEAST_CONTEXT = 4
@@ -63,6 +65,18 @@ def to_facts(shown: Show, size: int | None) -> Facts:
         files=max(len(_FROM.findall(shown.modelfile)), 1),
         template=to_template(shown),
     )
+
+
+def runner(shown: Show) -> tuple[str, ...]:
+    """What its runner is started with, but for the context. Ollama has one runner for all models of
+    the same weights, and tells of it by the name of the one that it was started for.
+
+    Source: https://github.com/ollama/ollama/blob/main/server/sched.go (schedulerModelKey,
+    needsReload)
+    """
+    files = [" ".join(file) for file in _FILE.findall(shown.modelfile)]
+    options = [option[0] for option in _RUNNERS_OWN.finditer(shown.parameters)]
+    return (*files, *sorted(options)) if files else ()
 
 
 def origin(shown: Show) -> str | None:

@@ -66,7 +66,7 @@ class Host:
         self.client = OllamaClient(address, config)
         self.catalog = Catalog(self.client, config.refresh)
         self.breaker = Breaker(self._is_there, self._probe)
-        self.work = Work()
+        self.work = Work(self.catalog.runner)
         self._sizing = Sizing(address, self.catalog, self.work, config)
         self._keep_alive_of = {full_name(n): s for n, s in config.keep_alive_of.items()}
         self._version: str | None = None
@@ -122,7 +122,9 @@ class Host:
         if not self.has(model):  # Its size on disk is in the list only.
             await self.models()
         footprint = (await self.catalog.facts(model)).footprint(num_ctx)
-        return self._sizing.room.hold(full_name(model), footprint)
+        # What is loaded for another model with its weights makes way for it.
+        name = full_name(model) if loaded is None else loaded.name
+        return self._sizing.room.hold(name, footprint)
 
     async def lines(
         self, path: str, body: ChatBody | RawBody, waiting: Waiting = PATIENT

@@ -56,7 +56,7 @@ class Sizing:
         self._counters: dict[tuple[str, Facts], TokenCounter] = {}
         self._known: dict[str, _Known] = {}
         self._used: dict[str, int] = {}
-        """The longest context that each model was given here."""
+        """The longest context that each runner was given here."""
 
     async def size(self, body: ChatBody | RawBody) -> Size:
         """
@@ -115,10 +115,10 @@ class Sizing:
 
     def used(self, model: str, size: Size) -> None:
         """A request runs with it."""
-        name = full_name(model)
+        runner = self._catalog.runner(model)
         if not size.fixed:
-            self._used[name] = max(size.num_ctx, self._used.get(name, 0))
-        self._catalog.note_loaded(name, size.num_ctx)
+            self._used[runner] = max(size.num_ctx, self._used.get(runner, 0))
+        self._catalog.note_loaded(full_name(model), size.num_ctx)
 
     async def _know(self, model: str, facts: Facts) -> "_Known":
         counter = await self._counter(model, facts)
@@ -150,7 +150,7 @@ class Sizing:
         return longest(self._own_budget, self.room.budget if self.local else None)
 
     def _floor(self, model: str, facts: Facts) -> int:
-        used = self._used.get(full_name(model), 0)
+        used = self._used.get(self._catalog.runner(model), 0)
         return max(self._config.min_context, facts.num_ctx or 0, facts.least_context, used)
 
     def _limit(self, model: str, facts: Facts) -> int | None:

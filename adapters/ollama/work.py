@@ -1,6 +1,7 @@
 """What one Ollama is doing for us: counted of each request, from before it is sent to its end."""
 
 import time
+from collections.abc import Callable
 
 from msgspec import Struct, field
 
@@ -8,7 +9,7 @@ from adapters.ollama.catalog import full_name
 
 
 class Tally(Struct):
-    """Of the requests to one model that are on their way."""
+    """Of the requests on their way to one model, or to all that share a runner with it."""
 
     requests: int = 0
     loads: int = 0
@@ -20,17 +21,19 @@ class Tally(Struct):
 
 
 class Work:
-    def __init__(self) -> None:
+    def __init__(self, runner: Callable[[str], str] = full_name) -> None:
+        """`runner` is the same for models that one runner answers for."""
+        self._runner = runner
         self.requests = 0
         self.answers = 0
         """The requests whose answer has begun."""
         self._tallies: dict[str, Tally] = {}
 
     def of(self, model: str) -> Tally:
-        name = full_name(model)
-        if name not in self._tallies:
-            self._tallies[name] = Tally()
-        return self._tallies[name]
+        runner = self._runner(model)
+        if runner not in self._tallies:
+            self._tallies[runner] = Tally()
+        return self._tallies[runner]
 
     def longest_context(self, model: str) -> int | None:
         """Nobody asks for less, which would make Ollama load the model twice."""

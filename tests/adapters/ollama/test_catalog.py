@@ -20,7 +20,7 @@ from adapters.ollama import host
 from adapters.ollama.backend import OllamaBackend
 from adapters.ollama.host import Host
 from adapters.request import GenerationRequest, Message, TextPart
-from tests.adapters.ollama.standin import Reply, StandIn, recording
+from tests.adapters.ollama.standin import Reply, StandIn, recording, replay
 
 CHAT = GenerationRequest(
     model="smollm2:135m", prompt=(Message(role="user", content=(TextPart("Hi"),)),)
@@ -30,9 +30,21 @@ CHAT = GenerationRequest(
 @pytest.fixture
 def full(standin: StandIn) -> StandIn:
     """The stand-in with the recorded models."""
-    for name in ("tags", "ps", "version", "show-embed"):
+    for name in ("tags", "ps", "version"):
         standin.replays(name)
+    shows_by_name(standin)
     return standin
+
+
+def shows_by_name(standin: StandIn) -> None:
+    """The three chat models are of one file."""
+
+    async def script(reply: Reply) -> None:
+        model: str = standin.bodies("/api/show")[-1]["model"]
+        name = "show-embed" if model == "all-minilm:latest" else "show-llama"
+        await replay(recording(name)["response"])(reply)
+
+    standin.says("/api/show", script)
 
 
 def says_json(standin: StandIn, path: str, body: Any) -> None:
@@ -56,7 +68,7 @@ async def test_models_of_the_recording(full: StandIn, backend: OllamaBackend):
         size_bytes=98362745,
         quantization="Q4_1",
         digest="765525e6017ab6ad369d812befc610782d2c43da14435f795b5922a44187b6aa",
-        origin="sha256:abeb1316372b0b6864ee420a39e7b261651687126a7a321114b7b1aafcd00601",
+        origin="sha256:b179c9523d0e6a0f98a330c7562b682750a6f8c8c15e5bc70ea373728110db53",
         exact=True,
         created=1795459472,
         loaded=True,
@@ -64,8 +76,59 @@ async def test_models_of_the_recording(full: StandIn, backend: OllamaBackend):
     )
     assert think.capabilities == {"chat", "tools", "reasoning"}
     assert tools.capabilities == {"chat", "tools"}
-    assert tools.loaded is False
     assert (embed.capabilities, embed.context_length) == ({"embedding"}, 512)
+
+
+async def test_models_of_one_file_are_loaded_together(full: StandIn, backend: OllamaBackend):
+    """Ollama has one runner for them; `/api/ps` names the model that it was started for."""
+    models = {model.name: model for model in await backend.list_models()}
+    loaded = {name: (model.loaded, model.loaded_context) for name, model in models.items()}
+    assert loaded == {
+        "smollm2-think:latest": (True, 4096),
+        "smollm2-tools:latest": (True, 4096),
+        "smollm2:135m": (True, 4096),
+        "all-minilm:latest": (False, None),
+    }
+
+
+@pytest.mark.parametrize(
+    ("part", "added"),
+    [
+        ("modelfile", f"ADAPTER /models/blobs/sha256-{'a' * 64}\n"),
+        ("modelfile", f"FROM /models/blobs/sha256-{'b' * 64}\n"),
+        ("parameters", "\nnum_thread                     4"),
+    ],
+    ids=["adapter", "projector", "option"],
+)
+async def test_models_of_one_file_are_not_loaded_together_where_their_runner_differs(
+    full: StandIn, backend: OllamaBackend, part: str, added: str
+):
+    async def script(reply: Reply) -> None:
+        shown = json.loads("".join(recording("show-llama")["response"]["chunks"]))
+        if full.bodies("/api/show")[-1]["model"] == "smollm2-tools:latest":
+            shown[part] += added
+        await reply.plain(200, json.dumps(shown).encode())
+
+    full.says("/api/show", script)
+    models = {model.name: model.loaded for model in await backend.list_models()}
+    assert (models["smollm2-think:latest"], models["smollm2-tools:latest"]) == (True, False)
+
+
+async def test_nothing_is_unloaded_under_an_answer_of_another_model_of_its_file(
+    full: StandIn, backend: OllamaBackend
+):
+    async def script(reply: Reply) -> None:
+        await reply.head()
+        await reply.chunk(b'{"message": {"content": "A"}}\n')
+        await reply.gone()
+
+    full.says("/api/chat", script)
+    await backend.list_models()
+    answer = backend.generate(CHAT)
+    await anext(answer)
+    with pytest.raises(BackendBusyError):
+        await backend.unload("smollm2-tools:latest")
+    await answer.aclose()
 
 
 @pytest.mark.parametrize(
@@ -107,10 +170,13 @@ async def test_show_tells_the_origin_and_is_asked_once(full: StandIn):
     models = await backend.list_models()
     await asyncio.sleep(0.01)
     assert await backend.list_models() == models
-    # The recording is one model's, and answers for all.
-    assert {model.origin for model in models} == {
-        "sha256:abeb1316372b0b6864ee420a39e7b261651687126a7a321114b7b1aafcd00601"
-    }
+    chat, embed = (
+        recording(name)["response"]["chunks"][0] for name in ("show-llama", "show-embed")
+    )
+    origins = {model.name: (model.origin or "").removeprefix("sha256:") for model in models}
+    assert origins.pop("all-minilm:latest") in embed
+    assert len({*origins.values()}) == 1
+    assert origins["smollm2:135m"] in chat
     assert len(full.bodies("/api/show")) == len({model.digest for model in models})
     await backend.aclose()
 

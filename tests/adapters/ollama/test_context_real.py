@@ -9,7 +9,7 @@ from typing import Any
 import msgspec
 import pytest
 from msgspec.structs import replace
-from ollama_server import PLAIN, SEES, own_ollama, require_model
+from ollama_server import PLAIN, SEES, TOOLS, own_ollama, require_model
 
 from adapters.config import OllamaConfig
 from adapters.errors import BackendError, ContextLengthError
@@ -44,7 +44,7 @@ def ask(host: str, path: str, body: dict[str, Any] | None = None) -> dict[str, A
 
 
 def loaded(host: str, model: str = PLAIN) -> int | None:
-    """The context that the model has; `None` where it is not loaded. Others may be."""
+    """The context that it has; `None` where it is not loaded by this name. Others may be."""
     models = ask(host, "/api/ps")["models"]
     return next((each["context_length"] for each in models if each["name"] == model), None)
 
@@ -109,6 +109,15 @@ async def test_short_request_after_a_long_one_loads_nothing_anew(
     }
     assert ask(ollama_host, "/api/generate", body)["load_duration"] < 100_000_000
     assert loaded(ollama_host) == 8192
+
+
+async def test_model_of_the_same_file_needs_no_load(backend: OllamaBackend, ollama_host: str):
+    long = backend.generate(replace(chat("Hi", max_tokens=5000), model=TOOLS))
+    assert context_of(await anext(long)) == 8192
+    await long.aclose()
+    assert (await events_of(backend, chat("Hello")))[0] == Started(8192)
+    assert loaded(ollama_host, TOOLS) == 8192
+    assert loaded(ollama_host, PLAIN) is None
 
 
 async def test_load_fits_the_request_that_follows(backend: OllamaBackend, ollama_host: str):

@@ -41,8 +41,8 @@ def ollama(standin: StandIn) -> StandIn:
     return standin
 
 
-def loads(standin: StandIn, context: int | None) -> None:
-    models = [{"name": "smollm2:135m", "context_length": context}] if context else []
+def loads(standin: StandIn, context: int | None, name: str = "smollm2:135m") -> None:
+    models = [{"name": name, "context_length": context}] if context else []
 
     async def script(reply: Reply) -> None:
         await reply.plain(200, json.dumps({"models": models}).encode())
@@ -94,6 +94,22 @@ async def test_context_that_somebody_else_loaded_is_left_alone(
     await events_of(backend, chat(max_tokens=3000))
     await events_of(backend, chat(max_tokens=7000))
     assert sizes(ollama) == [6000, 6000, 8192]
+
+
+async def test_context_that_another_model_of_the_same_file_was_loaded_with_is_left_alone(
+    ollama: StandIn, backend: OllamaBackend
+):
+    """Ollama would load the one runner of both anew, each time the other is asked."""
+    await backend.list_models()
+    request = chat(max_tokens=5000)
+    await events_of(backend, replace(request, model="smollm2-tools:latest"))
+    loads(ollama, 8192, "smollm2-tools:latest")
+    await asyncio.sleep(0.01)
+    assert (await events_of(backend, chat()))[0] == Started(8192)
+    loads(ollama, None)
+    await asyncio.sleep(0.01)
+    assert (await events_of(backend, chat()))[0] == Started(8192, cold=True)
+    assert sizes(ollama) == [8192, 8192, 8192]
 
 
 async def test_short_request_asks_for_no_less_than_the_long_one_in_progress(

@@ -18,7 +18,7 @@ from adapters.ollama.tenant import has_gpu_memory, to_footprint
 from adapters.ollama.wire import Tag
 from adapters.request import EmbeddingRequest, GenerationRequest, Message, TextPart
 from proxy.memory import Memory
-from tests.adapters.ollama.standin import Reply, StandIn
+from tests.adapters.ollama.standin import Reply, StandIn, recording
 
 PLAIN, TOOLS = "smollm2:135m", "smollm2-tools:latest"
 PER_TOKEN = 2 * 3 * 64 * 2 * 30
@@ -30,21 +30,28 @@ class Shop:
     """A stand-in that keeps the books: what is loaded, with which context, until when."""
 
     def __init__(self, standin: StandIn) -> None:
-        for name in ("tags", "version", "show-llama"):
+        for name in ("tags", "version"):
             standin.replays(name)
         self.loaded: dict[str, int] = {}
         self.moment = 0
         self.done: list[str] = []
         self.hangs = asyncio.Event()
         self.hangs.set()
+        self.of_one_file = False
+        """Both models are, so that one runner does for both."""
         self._standin = standin
+        standin.says("/api/show", self._show)
         standin.says("/api/ps", self.tell)
         standin.says("/api/chat", self._chat)
         standin.says("/api/embed", self._embed)
 
     def load(self, model: str, context: int = 4096) -> None:
-        self.loaded[model] = context
         self.moment += 1
+        if self.of_one_file and context in self.loaded.values():
+            return  # What is loaded keeps its name.
+        if self.of_one_file:
+            self.loaded.clear()
+        self.loaded[model] = context
 
     async def tell(self, reply: Reply) -> None:
         lines = [
@@ -52,6 +59,13 @@ class Shop:
             for m, c in self.loaded.items()
         ]
         await reply.plain(200, json.dumps({"models": lines}).encode())
+
+    async def _show(self, reply: Reply) -> None:
+        model = self._standin.bodies("/api/show")[-1]["model"]
+        shown = "".join(recording("show-llama")["response"]["chunks"])
+        if model == TOOLS and not self.of_one_file:
+            shown = shown.replace("sha256-b179c952", "sha256-aaaaaaaa")
+        await reply.plain(200, shown.encode())
 
     async def _chat(self, reply: Reply) -> None:
         body = self._standin.bodies("/api/chat")[-1]
@@ -218,6 +232,28 @@ async def test_a_longer_context_is_asked_for_before_it_is_loaded(
         await ask(backend, max_tokens=5000)
         assert shop.loaded == {PLAIN: 8192}
         assert (await memory.snapshot()).used == memory.budget
+
+
+async def test_models_of_one_file_take_the_memory_once(standin: StandIn, shop: Shop):
+    shop.of_one_file = True
+    backend = OllamaBackend(OllamaConfig(host=standin.host, refresh=0.001))
+    memory = Memory(await weights(backend, TOOLS) + 2 * CONTEXT, frozenset(), 60.0)
+    async with memory.open({"ollama": backend.tenant}):
+        await ask(backend)
+        shop.hangs.clear()
+        answering = asyncio.create_task(ask(backend))
+        await until_busy(backend)
+        await asyncio.wait_for(_first_of(backend, chat(TOOLS)), 5)
+        await asyncio.wait_for(_first_of(backend, chat(TOOLS, max_tokens=5000)), 5)
+        shop.hangs.set()
+        await answering
+    await backend.aclose()
+
+
+async def _first_of(backend: OllamaBackend, request: GenerationRequest) -> None:
+    answer = backend.generate(request)
+    await anext(answer)
+    await answer.aclose()
 
 
 async def test_a_context_ends_where_the_budget_does(backend: OllamaBackend, shop: Shop):
