@@ -100,13 +100,19 @@ class OllamaConfig(
             raise ValueError("Give `host` or `hosts`, not both")
         for said in self._said:
             if not is_address(said):
-                raise ValueError(f"{said!r} is no address of an Ollama")
-        if len(set(self.addresses)) < len(self.addresses):
+                raise ValueError(
+                    f"{said!r} is no address of an Ollama, as box:11434 and https://box/ollama are"
+                )
+        if len(set(map(to_address, self._said))) < len(self._said):
             raise ValueError("`hosts` names one server twice")
 
     @property
     def addresses(self) -> tuple[str, ...]:
-        """As URLs."""
+        """As URLs.
+
+        Raises:
+            ValueError: of `$OLLAMA_HOST`, where nothing else names one.
+        """
         return tuple(map(to_address, self._said)) or (usual_address(os.environ),)
 
     @property

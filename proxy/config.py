@@ -155,10 +155,20 @@ def load_config(path: Path | None) -> Config:
     """The file's settings; with no file, the defaults.
 
     Raises:
-        ConfigError: the file cannot be read, is not YAML, or says what no key allows.
+        ConfigError: the file cannot be read, is not YAML, or says what no key allows; or
+            `$OLLAMA_HOST` does, where it is heeded.
     """
-    if path is None:
-        return Config()
+    config = Config() if path is None else _read(path)
+    try:
+        for backend in config.backends.enabled().values():
+            if isinstance(backend, OllamaConfig):
+                _ = backend.addresses
+    except ValueError as exc:
+        raise ConfigError(str(exc)) from exc
+    return config
+
+
+def _read(path: Path) -> Config:
     try:
         return _decode(path.read_bytes())
     except (OSError, UnicodeDecodeError, msgspec.DecodeError, msgspec.ValidationError) as exc:

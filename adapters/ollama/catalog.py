@@ -109,7 +109,7 @@ class Catalog:
             for each in self._models
             if each.capabilities != frozenset[Capability]({"embedding"})
         }
-        return min(sizes, key=lambda name: (not self.is_loaded(name), sizes[name]), default=None)
+        return min(sizes, key=lambda name: (name not in self._running, sizes[name]), default=None)
 
     async def facts(self, name: str) -> Facts:
         """What is known of `name`, asked for once as long as it stays the same model.

@@ -6,6 +6,8 @@ an option of a wrong type is a 500 there.
 """
 
 import re
+import socket
+import ssl
 from collections.abc import Callable, Generator
 from contextlib import contextmanager
 
@@ -70,6 +72,17 @@ EXCEPTIONS: dict[type[Exception], Row] = {
 }
 
 
+_REASONS: tuple[tuple[type[Exception], str], ...] = (
+    (
+        ssl.SSLCertVerificationError,
+        "Ollama's certificate is not trusted ({reason}): $SSL_CERT_FILE may name one that is.",
+    ),
+    (ssl.SSLError, "Ollama's address says https, and no TLS is spoken there."),
+    (socket.gaierror, "The name of Ollama's host leads nowhere."),
+)
+"""Why there is no connection, where whoever set it up can mend it."""
+
+
 def find_row(error: type[Exception]) -> Row:
     """The row of the nearest base class.
 
@@ -94,7 +107,13 @@ FOREIGN = tuple(EXCEPTIONS)
 def translate(error: Exception, began: bool) -> BackendError:
     """What `error`, one of `FOREIGN`, is to those who wait for an answer that has begun or not."""
     row = find_row(type(error))
-    return (row.after if began else row.before)(row.message)
+    return (row.after if began else row.before)(_reason(error.__cause__) or row.message)
+
+
+def _reason(cause: BaseException | None) -> str | None:
+    said = getattr(cause, "verify_message", "")
+    words = (words for kind, words in _REASONS if isinstance(cause, kind))
+    return next((each.format(reason=said) for each in words), None)
 
 
 @contextmanager

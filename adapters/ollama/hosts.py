@@ -214,11 +214,11 @@ class Hosts:
                 yield progress
 
     async def health(self) -> Health:
-        """Well where one of them is; `detail` names those that are not."""
+        """Well where one of them is; `detail` tells where those are that are not."""
         each = await asyncio.gather(*(host.health() for host in self._hosts))
         well = [health for health in each if health.ok]
         ill = [
-            _ill(host, health, alone=len(self._hosts) == 1)
+            f"{host.address}: {health.detail or ''}"
             for host, health in zip(self._hosts, each, strict=True)
             if not health.ok
         ]
@@ -330,8 +330,3 @@ def _rank(host: Host, model: str) -> tuple[bool, bool, int, bool]:
         host.work.requests,
         not host.catalog.is_loaded(model),
     )
-
-
-def _ill(host: Host, health: Health, alone: bool) -> str:
-    detail = health.detail or ""
-    return detail if alone else f"{host.address}: {detail}"

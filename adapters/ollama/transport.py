@@ -348,7 +348,10 @@ class Transport(httpx.AsyncBaseTransport):
     def _tls_for(self, url: httpx.URL) -> ssl.SSLContext | None:
         """Made when it is first needed: it reads every certificate there is."""
         if url.scheme == "https" and self._tls is None:
-            self._tls = httpx.create_ssl_context(trust_env=False)
+            self._tls = httpx.create_ssl_context()
+            # What the machine's owner trusts, as Ollama's own programs do: the list that httpx
+            # brings along has no authority of a house.
+            self._tls.load_default_certs()
         return self._tls
 
 

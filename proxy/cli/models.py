@@ -45,7 +45,8 @@ async def _print_models(config: Config, as_json: bool) -> int:
         print(_as_json(registry) if as_json else "\n".join(_table(registry.entries())))
         for kind, shelf in registry.shelves.items():
             if not shelf.reached:
-                print(f"tandem: {kind} does not answer", file=sys.stderr)
+                detail = (await shelf.backend.health()).detail
+                print(f"tandem: {kind} does not answer. {detail or ''}".rstrip(), file=sys.stderr)
     return 0
 
 

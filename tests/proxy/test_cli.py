@@ -183,4 +183,5 @@ def test_models_say_which_backend_is_absent(tmp_path: Path):
     config = write(tmp_path, "backends: {mlx: null, ollama: {host: 'http://127.0.0.1:9'}}")
     done = run("models", "--config", str(config))
     assert done.returncode == 0
-    assert done.stderr == "tandem: ollama does not answer\n"
+    why = "http://127.0.0.1:9: Ollama cannot be reached."
+    assert done.stderr == f"tandem: ollama does not answer. {why}\n"

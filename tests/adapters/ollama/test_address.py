@@ -1,9 +1,12 @@
 """`OLLAMA_HOST` in the forms that Ollama's own programs take."""
 
+from pathlib import Path
+
 import pytest
 
 from adapters.config import OllamaConfig
 from adapters.ollama.address import usual_address
+from proxy.config import ConfigError, load_config
 
 
 @pytest.mark.parametrize(
@@ -18,6 +21,9 @@ from adapters.ollama.address import usual_address
         ("0.0.0.0:1234", "http://127.0.0.1:1234"),
         ("[::]:1234", "http://[::1]:1234"),
         ("[::1]", "http://[::1]:11434"),
+        ("::1", "http://[::1]:11434"),
+        ("::", "http://[::1]:11434"),
+        ("http://[fe80::1%eth0]:1234", "http://[fe80::1%eth0]:1234"),
         ("http://box", "http://box:80"),
         ("https://box", "https://box:443"),
         ("https://box:1234/", "https://box:1234"),
@@ -47,7 +53,44 @@ def test_host_of_the_config_is_read_in_the_same_way(said: str, address: str):
     assert OllamaConfig(hosts=(said, "http://b:1")).addresses == (address, "http://b:1")
 
 
-@pytest.mark.parametrize("said", ["", " ", "http://", "ftp://box", "box:70000", "http://box:port"])
+NOWHERE = [
+    "ftp://box",
+    "http://[::1",
+    "[:::1]:1234",
+    "::1:11434",
+    "http:127.0.0.1:1234",
+    "http://http://box",
+    "my box",
+    "me@box",
+    "http://me:secret@box",
+    "http://box/?key=1",
+    "http://box/#1",
+    "http//127.0.0.1:1234",
+]
+
+
+@pytest.mark.parametrize("said", NOWHERE)
+def test_variable_that_leads_nowhere_is_told_by_its_name(
+    said: str, monkeypatch: pytest.MonkeyPatch
+):
+    monkeypatch.setenv("OLLAMA_HOST", said)
+    with pytest.raises(ConfigError, match=r"\$OLLAMA_HOST is .*, which is no address"):
+        load_config(None)
+
+
+def test_variable_is_not_looked_at_where_the_config_names_a_host(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    monkeypatch.setenv("OLLAMA_HOST", "my box")
+    file = tmp_path / "config.yaml"
+    for backends in ("{ollama: {host: box}}", "{ollama: false}"):
+        file.write_text(f"backends: {backends}")
+        load_config(file)
+
+
+@pytest.mark.parametrize(
+    "said", ["", " ", "http://", "box:70000", "http://box:port", "box:", *NOWHERE]
+)
 def test_host_that_is_no_address_is_refused(said: str):
     with pytest.raises(ValueError, match="is no address"):
         OllamaConfig(host=said)

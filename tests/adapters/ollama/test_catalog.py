@@ -337,7 +337,8 @@ async def test_health_when_it_is_there(full: StandIn, backend: OllamaBackend):
 async def test_health_when_it_is_not():
     backend = OllamaBackend(OllamaConfig(host="http://127.0.0.1:9"))
     health = await backend.health()
-    assert (health.ok, health.detail) == (False, "Ollama cannot be reached.")
+    assert not health.ok
+    assert health.detail == "http://127.0.0.1:9: Ollama cannot be reached."
     await backend.aclose()
 
 
@@ -349,7 +350,10 @@ async def test_health_does_not_wait_for_one_that_hangs(standin: StandIn):
     backend = OllamaBackend(OllamaConfig(host=standin.host, connect_timeout=0.1))
     started = time.monotonic()
     health = await backend.health()
-    assert (health.ok, health.detail) == (False, "Ollama said nothing for too long.")
+    assert (health.ok, health.detail) == (
+        False,
+        f"{standin.host}: Ollama said nothing for too long.",
+    )
     assert time.monotonic() - started < 1
     await backend.aclose()
 
