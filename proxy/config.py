@@ -119,9 +119,8 @@ class ModelConfig(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True)
             raise ValueError(f"`prefer: {self.prefer}` needs the model's name on {self.prefer}")
 
     def seconds(self) -> float | None:
-        """That it stays loaded unused; negative: for ever, `None`: as its backend is set up."""
-        said = to_keep_alive(self.keep_alive, self.ttl)
-        return -1.0 if said is None and self.pin else said
+        """That it stays loaded unused; negative: for ever, `None`: it does not say."""
+        return to_keep_alive(self.keep_alive, self.ttl)
 
     def names(self) -> dict[str, str]:
         """Backend kind -> the backend's own name."""
@@ -132,6 +131,10 @@ class Config(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     server: ServerConfig = ServerConfig()
     backends: BackendsConfig = BackendsConfig()
     models: dict[str, ModelConfig] = {}
+
+    def __post_init__(self) -> None:
+        for kind in ("mlx", "ollama"):
+            self._keep_alive_of(kind)
 
     def backend_configs(self) -> dict[str, BackendConfig]:
         """The backends to open, by kind, with what the models' entries say of them."""
@@ -146,9 +149,32 @@ class Config(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     def _with_models(self, kind: str, config: BackendConfig) -> BackendConfig:
         if isinstance(config, EchoConfig):
             return config
-        said = {m.names().get(kind): m.seconds() for m in self.models.values()}
-        own = {name: s for name, s in said.items() if name is not None and s is not None}
-        return replace(config, keep_alive_of=config.keep_alive_of | own)
+        return replace(config, keep_alive_of=config.keep_alive_of | self._keep_alive_of(kind))
+
+    def _keep_alive_of(self, kind: str) -> dict[str, float]:
+        """What the user's own names say of those of `kind`.
+
+        Raises:
+            ValueError: two of them are one model there, and say different things.
+        """
+        said: dict[str, tuple[str, float]] = {}
+        for own, model in self.models.items():
+            name, seconds = _bare(model.names().get(kind, "")), model.seconds()
+            if not name or seconds is None:
+                continue
+            other, known = said.setdefault(name, (own, seconds))
+            if known != seconds:
+                raise ValueError(
+                    f"`models`: '{other}' and '{own}' are both '{name}' on {kind}, and each says "
+                    "another `keep_alive`"
+                )
+        pinned = {_bare(name): -1.0 for of, name in self.pinned() if of == kind}
+        return pinned | {name: seconds for name, (_, seconds) in said.items()}
+
+
+def _bare(name: str) -> str:
+    """As Ollama's names may be written, and others end otherwise."""
+    return name.removesuffix(":latest")
 
 
 def load_config(path: Path | None) -> Config:
@@ -176,9 +202,33 @@ def _read(path: Path) -> Config:
 
 
 def _decode(text: bytes) -> Config:
-    if msgspec.yaml.decode(text) is None:  # nothing, or nothing but comments
+    said = msgspec.yaml.decode(text)
+    if said is None:  # nothing, or nothing but comments
         return Config()
-    return msgspec.yaml.decode(text, type=Config)
+    try:
+        return msgspec.convert(said, Config)
+    except msgspec.ValidationError as exc:
+        if _ANY_MODEL not in str(exc):
+            raise
+        named = f"$.models.{_faulty(said['models'])}"
+        raise msgspec.ValidationError(str(exc).replace(_ANY_MODEL, named)) from exc
+
+
+_ANY_MODEL = "$.models[...]"
+"""msgspec does not tell which."""
+
+
+def _faulty(models: Mapping[str, object]) -> str:
+    """The first of which something is wrong."""
+    return next(name for name, model in models.items() if not _is_model(model))
+
+
+def _is_model(said: object) -> bool:
+    try:
+        msgspec.convert(said, ModelConfig)
+    except msgspec.ValidationError:
+        return False
+    return True
 
 
 def _say(exc: Exception) -> str:

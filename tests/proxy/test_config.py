@@ -150,16 +150,24 @@ def test_backends_are_switched(tmp_path: Path, text: str, kinds: list[str]):
             "backends: {ollama: {hots: x}}",
             "$.backends.ollama: Object contains unknown field `hots`",
         ),
-        ("models: {fast: {}}", "$.models[...]: Name the model on mlx, on ollama, or on both"),
+        ("models: {fast: {}}", "$.models.fast: Name the model on mlx, on ollama, or on both"),
         (
             "models: {fast: {mlx: x, prefer: ollama}}",
-            "$.models[...]: `prefer: ollama` needs the model's name on ollama",
+            "$.models.fast: `prefer: ollama` needs the model's name on ollama",
         ),
         (
             "models: {fast: {mlx: x, prefer: best}}",
-            "$.models[...].prefer: Invalid enum value 'best'",
+            "$.models.fast.prefer: Invalid enum value 'best'",
         ),
-        ("models: {fast: {vllm: x}}", "$.models[...]: Object contains unknown field `vllm`"),
+        ("models: {fast: {vllm: x}}", "$.models.fast: Object contains unknown field `vllm`"),
+        (
+            "models: {slow: {mlx: x}, fast: {mlx: x, keep_alive: soon}}",
+            "$.models.fast: 'keep_alive' is a number of seconds",
+        ),
+        (
+            "models: {a: {ollama: x, keep_alive: 5m}, b: {ollama: 'x:latest', ttl: 60}}",
+            "'a' and 'b' are both 'x' on ollama, and each says another `keep_alive`",
+        ),
         ("[]", "Expected `object`, got `array`"),
         ("server: [", "line 2"),
         ("x: 1\na: b: c", "line 2"),

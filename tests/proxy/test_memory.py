@@ -374,6 +374,24 @@ def test_a_models_entry_tells_its_backends_how_long_it_stays():
     assert config.pinned() == {("ollama", "b"), ("mlx", "c")}
 
 
+@pytest.mark.parametrize("order", [1, -1])
+@pytest.mark.parametrize(
+    ("one", "other", "seconds"),
+    [
+        (ModelConfig(ollama="a", keep_alive="5m"), ModelConfig(ollama="a"), 300.0),
+        (ModelConfig(ollama="a", keep_alive="5m"), ModelConfig(ollama="a:latest", ttl=300), 300.0),
+        (ModelConfig(ollama="a", pin=True), ModelConfig(ollama="a"), -1.0),
+        (ModelConfig(ollama="a", pin=True), ModelConfig(ollama="a", keep_alive="5m"), 300.0),
+    ],
+)
+def test_of_two_names_of_one_model_that_counts_which_says_how_long_it_stays(
+    one: ModelConfig, other: ModelConfig, seconds: float, order: int
+):
+    first, second = (one, other)[::order]
+    ollama = Config(models={"x": first, "y": second}).backend_configs()["ollama"]
+    assert getattr(ollama, "keep_alive_of", None) == {"a": seconds}
+
+
 @pytest.mark.parametrize("fields", [{"keep_alive": "soon"}, {"keep_alive": 5, "ttl": 6}])
 def test_an_entry_that_names_no_duration_is_refused(fields: dict[str, object]):
     with pytest.raises(ValueError, match=r"keep_alive"):
