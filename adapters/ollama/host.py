@@ -122,8 +122,8 @@ class Host:
         if not self.has(model):  # Its size on disk is in the list only.
             await self.models()
         footprint = (await self.catalog.facts(model)).footprint(num_ctx)
-        # What is loaded for another model with its weights makes way for it.
-        name = full_name(model) if loaded is None else loaded.name
+        # What is loaded for another model of its file is its own.
+        name = self.work.name_of(model) if loaded is None else loaded.name
         return self._sizing.room.hold(name, footprint)
 
     async def lines(

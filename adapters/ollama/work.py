@@ -11,6 +11,8 @@ from adapters.ollama.catalog import full_name
 class Tally(Struct):
     """Of the requests on their way to one model, or to all that share a runner with it."""
 
+    name: str = ""
+    """That of the first of them."""
     requests: int = 0
     loads: int = 0
     """Those that it is being loaded for."""
@@ -35,6 +37,11 @@ class Work:
             self._tallies[runner] = Tally()
         return self._tallies[runner]
 
+    def name_of(self, model: str) -> str:
+        """What is being loaded for it: the first that needs its runner gives that its name."""
+        tally = self.of(model)
+        return tally.name if tally.requests else full_name(model)
+
     def longest_context(self, model: str) -> int | None:
         """Nobody asks for less, which would make Ollama load the model twice."""
         return max(self.of(model).contexts, default=None)
@@ -49,6 +56,7 @@ class Use:
         self._context: int | None = None
         self._loads = False
         self._is_answered = False
+        self._tally.name = work.name_of(model)
         work.requests += 1
         self._tally.requests += 1
         self._tally.used_at = time.monotonic()

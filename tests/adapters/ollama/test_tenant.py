@@ -2,7 +2,7 @@
 
 import asyncio
 import json
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from pathlib import Path
 from typing import Any
 
@@ -37,6 +37,8 @@ class Shop:
         self.done: list[str] = []
         self.hangs = asyncio.Event()
         self.hangs.set()
+        self.loads = asyncio.Event()
+        self.loads.set()
         self.of_one_file = False
         """Both models are, so that one runner does for both."""
         self._standin = standin
@@ -76,6 +78,7 @@ class Shop:
         else:
             self.done.append(f"+{body['model']}")
             self.load(body["model"], body["options"]["num_ctx"])
+            await self.loads.wait()
             await self._answer(reply)
 
     async def _answer(self, reply: Reply) -> None:
@@ -248,6 +251,31 @@ async def test_models_of_one_file_take_the_memory_once(standin: StandIn, shop: S
         shop.hangs.set()
         await answering
     await backend.aclose()
+
+
+async def test_models_of_one_file_that_are_loaded_at_once_take_the_memory_once(
+    standin: StandIn, shop: Shop
+):
+    shop.of_one_file = True
+    shop.loads.clear()
+    backend = OllamaBackend(OllamaConfig(host=standin.host, refresh=60))
+    memory = Memory(await weights(backend, TOOLS) + CONTEXT, frozenset(), 60.0)
+    async with memory.open({"ollama": backend.tenant}):
+        first = asyncio.create_task(ask(backend))
+        await until(lambda: bool(shop.loaded))
+        second = asyncio.create_task(ask(backend, TOOLS))
+        await until(lambda: len(shop.done) == 2 or second.done())
+        shop.loads.set()
+        await asyncio.gather(first, second)
+    await backend.aclose()
+
+
+async def until(is_so: Callable[[], bool]) -> None:
+    for _ in range(500):
+        if is_so():
+            return
+        await asyncio.sleep(0.01)
+    raise AssertionError("it was not so within five seconds")
 
 
 async def _first_of(backend: OllamaBackend, request: GenerationRequest) -> None:
