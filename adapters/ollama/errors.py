@@ -178,6 +178,8 @@ _WORDS: tuple[tuple[str, Callable[[str, RunnerError | None], BackendError]], ...
     (r"requires more system memory|out of memory|not enough memory", _as(InsufficientMemoryError)),
     (r"(manifest|model).*(file )?does not exist", _as(ModelNotFoundError, "model")),
     (r"invalid model name", _as(ModelNotFoundError, "model")),
+    # It is not for everybody, or not for this version of Ollama: there is none for this one.
+    (r"pull model manifest: (40[13]|412|realm host)", _as(ModelNotFoundError, "model")),
     (
         r"pull model manifest|no such host|dial tcp|network is unreachable|i/o timeout"
         r"|max retries exceeded|connection (refused|reset)",

@@ -51,6 +51,14 @@ async def test_no_network_is_unavailable(standin: StandIn, backend: OllamaBacken
     [
         ("pull model manifest: file does not exist", ModelNotFoundError),
         ("pull model manifest: 500: oops", BackendUnavailableError),
+        # What another try does not change.
+        ('pull model manifest: 401: {"error":"Invalid username or password."}', ModelNotFoundError),
+        ("pull model manifest: 403: denied", ModelNotFoundError),
+        ("pull model manifest: 412: requires a newer version of Ollama", ModelNotFoundError),
+        (
+            'pull model manifest: realm host "" does not match original host "box"',
+            ModelNotFoundError,
+        ),
         ("max retries exceeded: EOF", BackendUnavailableError),
         ("write /x/blobs/sha256-dd-partial-0: no space left on device", InsufficientMemoryError),
         ("digest mismatch, file must be downloaded again", BadUpstreamError),
