@@ -26,6 +26,8 @@ class Resident(Struct, frozen=True, kw_only=True):
     """A model that is in memory now, whoever has loaded it."""
 
     name: str
+    also: frozenset[str] = frozenset()
+    """Other models of its backend that need no more than it to answer."""
     footprint: Footprint
     cache: int = 0
     """Prompts kept for the next time, which `Tenant.confine` makes it forget."""

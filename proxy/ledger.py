@@ -53,6 +53,14 @@ class Ledger:
         weights = max([each.weights or 0 for each in footprints], default=0)
         return weights + max([each.context or 0 for each in footprints], default=0)
 
+    def found(self, key: Key) -> Key:
+        """`key`, or the resident that answers for it."""
+        if key in self.residents:
+            return key
+        kind, name = key
+        of = (k for k, each in self.residents.items() if k[0] == kind and name in each.also)
+        return next(of, key)
+
     def firm(self, kind: str, newcomer: Newcomer | None = None) -> int:
         """What is not for the contexts and caches of `kind`; `newcomer`'s context is not yet."""
         own = (key for key in self._keys() if key[0] == kind)
@@ -61,7 +69,7 @@ class Ledger:
         return self.used(newcomer) - free
 
     def fit(self, newcomer: Newcomer, budget: int) -> Fit:
-        if newcomer.key in self.residents or self.held.get(newcomer.key):
+        if self.found(newcomer.key) in self.residents or self.held.get(newcomer.key):
             return "loaded"
         used = self.used(newcomer)
         if used <= budget:
@@ -95,7 +103,10 @@ class Ledger:
 
     def _is_pinned(self, key: Key) -> bool:
         kind, name = key
-        return not self.pinned.isdisjoint({key, (kind, name.removesuffix(":latest"))})
+        resident = self.residents.get(key)
+        names = {name} if resident is None else {name, *resident.also}
+        bare = {each.removesuffix(":latest") for each in names}
+        return not self.pinned.isdisjoint((kind, each) for each in names | bare)
 
     def _tell(self, key: Key) -> ModelMemory:
         resident, footprints = self.residents.get(key), self._footprints(key)

@@ -87,7 +87,7 @@ class Memory:
         if (tenant := self._tenants.get(kind)) is None:
             return None
         for each in await tenant.resident():
-            if each.name == model:
+            if model == each.name or model in each.also:
                 return each.footprint.known
         foreseen = await tenant.footprint(model)
         if foreseen is None or not foreseen.known:
@@ -102,7 +102,7 @@ class Memory:
         resident = self._seen.residents.get(key)
         if resident is not None and key not in self._held:  # As nearly always.
             return resident.footprint.known or None
-        return self._seen.taken(key) or None
+        return self._seen.taken(self._seen.found(key)) or None
 
     def fit(self, key: Key, size: int | None) -> Fit:
         """Whether the model `key`, of a file of `size` bytes, has room, as things were when they

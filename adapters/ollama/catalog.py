@@ -164,6 +164,11 @@ class Catalog:
             return tag
         return next((tag for tag in self._running.values() if self._runner_of(tag) == runner), None)
 
+    def sharing(self, tag: Tag) -> frozenset[str]:
+        """The other models that the runner of `tag`, which is loaded, answers for."""
+        same = self._runner_of(tag)
+        return frozenset(n for n in self._tags if n != tag.name and self.runner(n) == same)
+
     def _runner_of(self, tag: Tag) -> str:
         """Of one that is loaded, which need not be listed any more."""
         return self._runners.get(tag.digest) or self.runner(tag.name)

@@ -67,6 +67,7 @@ class OllamaTenant:
         return [
             Resident(
                 name=tag.name,
+                also=host.catalog.sharing(tag),
                 footprint=to_footprint(
                     tag, await _facts(host, tag), own_gpu_memory=self._own_gpu_memory
                 ),
@@ -116,6 +117,7 @@ def _together(one: Resident, other: Resident) -> Resident:
     """A model that two Ollamas of this machine have loaded."""
     return replace(
         one,
+        also=one.also | other.also,
         footprint=Footprint(
             weights=one.footprint.known + other.footprint.known,
             context=0,

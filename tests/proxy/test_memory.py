@@ -1,7 +1,7 @@
 """Who gets memory, who makes way for it, and who is refused: with engines that only count."""
 
 import asyncio
-from collections.abc import AsyncGenerator
+from collections.abc import AsyncGenerator, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager
 
 import pytest
@@ -55,11 +55,15 @@ class Engine:
         self.cache = max(min(self.cache, nbytes - rows), 0)
         return rows + self.cache
 
-    def use(self, model: str, *, busy: bool = False) -> None:
+    def use(self, model: str, *, busy: bool = False, also: Sequence[str] = ()) -> None:
         self._clock += 1
         footprint = Footprint(weights=self.sizes[model], context=10)
         self.loaded[model] = Resident(
-            name=model, footprint=footprint, busy=busy, used_at=self._clock
+            name=model,
+            also=frozenset(also),
+            footprint=footprint,
+            busy=busy,
+            used_at=self._clock,
         )
 
     async def load(self, model: str) -> None:
@@ -132,6 +136,27 @@ async def test_who_answers_somebody_stays_and_the_refusal_has_both_numbers():
     assert caught.value.lasting
     assert "'new' needs 50 bytes of memory; 30 of 100 are free" in caught.value.message
     assert list(engine.loaded) == ["a"]
+
+
+async def test_what_answers_for_another_that_is_pinned_stays():
+    ollama = Engine({"a": 60, "new": 60})
+    async with shared(100, frozenset({("ollama", "b")}), ollama=ollama) as memory:
+        ollama.use("a", also=("b:latest",))
+        with pytest.raises(InsufficientMemoryError):
+            await ollama.load("new")
+        assert [model.pinned for model in (await memory.snapshot()).models] == [True]
+
+
+async def test_what_is_loaded_for_another_is_loaded():
+    ollama = Engine({"a": 60, "b": 60, "new": 60})
+    async with shared(100, ollama=ollama) as memory:
+        ollama.use("a", also=("b",))
+        assert await memory.footprint("ollama", "b") == 70
+        assert memory.fit(("ollama", "new"), 60) == "fits"  # As was seen last.
+        await memory.snapshot()
+        assert memory.fit(("ollama", "new"), 60) == "evicts"
+        assert memory.fit(("ollama", "b"), 60) == "loaded"
+        assert memory.seen("ollama", "b") == 70
 
 
 async def test_what_is_pinned_stays():

@@ -253,6 +253,17 @@ async def test_models_of_one_file_take_the_memory_once(standin: StandIn, shop: S
     await backend.aclose()
 
 
+async def test_what_is_loaded_tells_for_whom_else_it_answers(standin: StandIn, shop: Shop):
+    shop.of_one_file = True
+    shop.load(PLAIN)
+    backend = OllamaBackend(OllamaConfig(host=standin.host, refresh=0.001))
+    await backend.list_models()
+    (resident,) = await backend.tenant.resident(fresh=True)
+    assert (resident.name, TOOLS in resident.also) == (PLAIN, True)
+    assert resident.name not in resident.also
+    await backend.aclose()
+
+
 async def test_models_of_one_file_that_are_loaded_at_once_take_the_memory_once(
     standin: StandIn, shop: Shop
 ):
