@@ -56,6 +56,8 @@ class Catalog:
         self._tags: dict[str, Tag] = {}
         self._runners: dict[str, str] = {}
         """By digest; without those of which nobody knows what their runner is started with."""
+        self._runner_by_name: dict[str, str] = {}
+        """As long as the list stays as it is."""
         self._facts: dict[tuple[str, str], Facts] = {}
         self._running: dict[str, Tag] = {}
         self._tells = False
@@ -132,9 +134,14 @@ class Catalog:
 
     def runner(self, name: str) -> str:
         """The same for all models that one runner answers for; as far as is known."""
-        name = full_name(name)
-        tag = self._tags.get(name)
-        return name if tag is None else self._runners.get(tag.digest, name)
+        runner = self._runner_by_name.get(name)
+        if runner is None:
+            full = full_name(name)
+            tag = self._tags.get(full)
+            if tag is None:  # Of such names there is no end.
+                return full
+            runner = self._runner_by_name[name] = self._runners.get(tag.digest, full)
+        return runner
 
     def is_loaded(self, name: str) -> bool:
         """By the last look, which asks nobody; be it under another name."""
@@ -145,7 +152,8 @@ class Catalog:
         not tell what is loaded."""
         if not self._tells:
             return False
-        return not self.is_loaded(name) or self._loaded_with(name) not in (None, context)
+        tag = self._as_loaded(name)
+        return tag is None or tag.context_length not in (None, context)
 
     async def loaded(self, name: str) -> Tag | None:
         """`name` as it is loaded, by the last look, which is made anew where it is old."""
@@ -229,6 +237,7 @@ class Catalog:
         await self._show_all(tags)
         is_told = await self._look(_SECONDS)
         self._tags = {tag.name: tag for tag in tags}
+        self._runner_by_name.clear()
         self._models = [self._to_model(tag, is_told) for tag in tags]
         self._until = asked_at + self._believed
         return self._models

@@ -56,7 +56,8 @@ class Use:
         self._context: int | None = None
         self._loads = False
         self._is_answered = False
-        self._tally.name = work.name_of(model)
+        if not self._tally.requests:
+            self._tally.name = full_name(model)
         work.requests += 1
         self._tally.requests += 1
         self._tally.used_at = time.monotonic()
