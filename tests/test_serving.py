@@ -147,7 +147,7 @@ async def test_eight_at_once_get_what_each_gets_alone_though_one_leaves(
             completion = await client.chat.completions.create(
                 model=MLX,
                 messages=[{"role": "user", "content": prompt}],
-                max_tokens=24,
+                max_tokens=14,
                 temperature=0,
             )
             return completion.choices[0].message.content
