@@ -107,8 +107,7 @@ class Drain:
         if self._deadline is None:
             self._deadline = asyncio.get_running_loop().time() + self._grace
         for timeout in self._waiting:
-            if timeout.when() != _GONE:
-                timeout.reschedule(self._deadline)
+            _end_at(timeout, self._deadline)
 
     def timeout(self) -> asyncio.Timeout:
         """One that ends with the grace, as long as it is not let go."""
@@ -159,7 +158,7 @@ def _end_when_gone(
     wire = _wire_of(request)
     if wire is None:
         return asyncio.create_task(_listen(request, timeout)).cancel
-    wire.when_gone(lambda: timeout.reschedule(_GONE))
+    wire.when_gone(lambda: _end_at(timeout, _GONE))
     return lambda: wire.when_gone(None)
 
 
@@ -171,7 +170,13 @@ async def _listen(request: Request[Any, Any, Any], work: asyncio.Timeout) -> Non
     """Only after the body has been read: it takes the connection's messages."""
     while (await request.receive())["type"] != "http.disconnect":
         pass
-    work.reschedule(_GONE)
+    _end_at(work, _GONE)
+
+
+def _end_at(timeout: asyncio.Timeout, when: float) -> None:
+    """Unless it ends already, which nothing changes."""
+    if timeout.when() != _GONE and not timeout.expired():
+        timeout.reschedule(when)
 
 
 async def stream(

@@ -4,7 +4,7 @@ import asyncio
 import json
 import re
 import socket
-from collections.abc import AsyncGenerator
+from collections.abc import AsyncGenerator, Callable
 from typing import Any
 
 import httpx2
@@ -32,6 +32,7 @@ from proxy.app import create_app
 from proxy.config import Config, ServerConfig
 from proxy.errors import ServerShutdownError
 from proxy.http.connection import Connection
+from proxy.http.outbox import WIRE
 from proxy.http.streaming import Drain, Frame, encode_frame, encode_line, limited
 
 
@@ -171,6 +172,31 @@ async def test_drain_lets_work_within_its_grace_end():
     await asyncio.sleep(0)
     drain.begin()
     assert await waiting == "done"
+
+
+class Leaves:
+    """A request whose client goes when it is told to."""
+
+    def __init__(self) -> None:
+        self.scope = {"extensions": {WIRE: self}}
+
+    def when_gone(self, call: Callable[[], None] | None) -> None:
+        self.go = call
+
+
+async def test_client_may_go_while_work_ends_that_outlasted_its_grace():
+    drain, client = Drain(grace=0.0), Leaves()
+
+    async def work() -> None:
+        try:
+            await asyncio.sleep(60)
+        finally:
+            assert client.go is not None
+            client.go()
+
+    drain.begin()
+    with pytest.raises(ServerShutdownError):
+        await limited(work(), drain=drain, request=client)  # type: ignore[arg-type]
 
 
 async def test_timeout_of_the_work_itself_is_not_the_drains():
