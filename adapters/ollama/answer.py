@@ -1,12 +1,12 @@
 """One answer of one Ollama, from its lines to events that keep what was promised."""
 
 from collections.abc import AsyncGenerator, Awaitable, Callable, Sequence
-from typing import Protocol
 
 import anyio.to_thread
 
 from adapters.errors import GenerationError
 from adapters.events import Event, Finished, Started, TextDelta, ToolCallDelta, ToolCallStarted
+from adapters.ollama.counted import Counted
 from adapters.ollama.forced import ForcedCall, chosen_tools, is_forced
 from adapters.ollama.lines import Lines
 from adapters.ollama.response import Answer, to_text
@@ -19,32 +19,6 @@ from adapters.request import (
     ResponseFormat,
     Sampling,
 )
-
-
-class Counted(Protocol):
-    """Around one answer, whatever becomes of it."""
-
-    def finish(self) -> None:
-        """It has come to its end."""
-        ...
-
-    def __enter__(self) -> object: ...
-
-    def __exit__(self, kind: object, exc: BaseException | None, trace: object, /) -> None: ...
-
-
-class _Uncounted:
-    def finish(self) -> None:
-        pass
-
-    def __enter__(self) -> None:
-        pass
-
-    def __exit__(self, *_: object) -> None:
-        pass
-
-
-UNCOUNTED = _Uncounted()
 
 
 async def to_events(

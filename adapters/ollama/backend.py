@@ -15,6 +15,7 @@ from adapters.events import Event
 from adapters.honours import OLLAMA
 from adapters.ollama.answer import to_events
 from adapters.ollama.choices import Choices
+from adapters.ollama.counted import Counted
 from adapters.ollama.embed import Vector, to_bodies, to_vectors
 from adapters.ollama.errors import blame_input
 from adapters.ollama.forced import is_forced
@@ -74,28 +75,30 @@ class OllamaBackend:
     def _answer(self, request: GenerationRequest, waiting: Waiting) -> AsyncGenerator[Event]:
         if request.whole and self._hosts.are_several:
             return self._whole(request, waiting)
-        counted = _Counted(self)
+        counted = Counted(self._count)
         return to_events(request, partial(self._lines, request, waiting, counted), counted)
 
     async def _lines(
-        self, request: GenerationRequest, waiting: Waiting, counted: "_Counted"
+        self, request: GenerationRequest, waiting: Waiting, counted: Counted
     ) -> Lines[Line]:
-        body = self._to_body(request)
-        counted.begin()
-        if is_forced(request) or depends_on_template(request):
-            body = await self._as_the_model_reads(request, body)
+        body = await self._begun(request, counted)
         return await self._hosts.lines(_PATHS[type(body)], body, waiting)
 
     async def _whole(self, request: GenerationRequest, waiting: Waiting) -> AsyncGenerator[Event]:
-        with _Counted(self) as counted:
-            body = self._to_body(request)
-            counted.begin()
-            body = await self._as_the_model_reads(request, body)
+        with Counted(self._count) as counted:
+            body = await self._begun(request, counted)
             asking = await self._hosts.asking(_PATHS[type(body)], body, waiting)
             async with aclosing(to_whole(request, asking)) as events:
                 async for event in events:
                     yield event
             counted.finish()
+
+    async def _begun(self, request: GenerationRequest, counted: Counted) -> ChatBody | RawBody:
+        body = self._to_body(request)
+        counted.begin()
+        if is_forced(request) or depends_on_template(request):
+            return await self._as_the_model_reads(request, body)
+        return body
 
     def _to_body(self, request: GenerationRequest) -> ChatBody | RawBody:
         """What is refused here is refused before anything is asked, and is nobody's failure."""
@@ -131,7 +134,7 @@ class OllamaBackend:
         refuse_unsupported(request, self.honours, self.kind)
         vectors: list[Vector] = []
         tokens = 0
-        with _Counted(self) as counted:
+        with Counted(self._count) as counted:
             counted.begin()
             try:
                 for body in list(to_bodies(request)):
@@ -173,37 +176,13 @@ class OllamaBackend:
         health = await self._hosts.health()
         return replace(health, counters=health.counters | self._counters)
 
-    def count(self, **changes: int) -> None:
+    def _count(self, **changes: int) -> None:
         """Of the requests that it has."""
         for name, change in changes.items():
             self._counters[name] += change
 
     async def aclose(self) -> None:
         await self._hosts.aclose()
-
-
-class _Counted:
-    """One request among the backend's counters, from when it has begun, if it does."""
-
-    def __init__(self, backend: OllamaBackend) -> None:
-        self._backend = backend
-        self._began = False
-        self._outcome = "cancelled"
-
-    def begin(self) -> None:
-        self._began = True
-        self._backend.count(active=1, started=1)
-
-    def finish(self) -> None:
-        self._outcome = "finished"
-
-    def __enter__(self) -> "_Counted":
-        return self
-
-    def __exit__(self, _kind: object, exc: BaseException | None, _trace: object, /) -> None:
-        if self._began:
-            outcome = "failed" if isinstance(exc, BackendError) else self._outcome
-            self._backend.count(active=-1, **{outcome: 1})
 
 
 def _to_waiting(request: GenerationRequest) -> Waiting:

@@ -5,11 +5,20 @@ from contextlib import aclosing
 
 from adapters.errors import BackendError
 from adapters.events import Event, Restarted, Started
-from adapters.ollama.answer import UNCOUNTED, to_events
+from adapters.ollama.answer import to_events
+from adapters.ollama.counted import Counted
 from adapters.ollama.hosts import Asking
 from adapters.ollama.lines import Lines
 from adapters.ollama.wire import Line
 from adapters.request import GenerationRequest
+
+
+def _nobody(**_: int) -> None:
+    """Counts."""
+
+
+_UNCOUNTED = Counted(_nobody)
+"""No attempt is begun by itself: what counts is the whole."""
 
 
 async def to_whole(
@@ -23,7 +32,7 @@ async def to_whole(
     began = False
     while True:
         try:
-            async with aclosing(to_events(request, asking.answer, UNCOUNTED)) as events:
+            async with aclosing(to_events(request, asking.answer, _UNCOUNTED)) as events:
                 async for event in events:
                     yield _anew(event) if began else event
                     began = True
