@@ -1,13 +1,12 @@
 """What every answer carries besides its body: who it is, who made it, what was ignored."""
 
-import random
-
 from litestar.types import Message, Scope, Send
 from msgspec import Struct
 
 from adapters.errors import BackendError
 from adapters.events import Started
 from proxy.errors import to_code
+from proxy.ids import new_id
 from proxy.routing.router import Route
 
 _MOST_NAMES = 20
@@ -40,7 +39,7 @@ class AnswerNotes(Struct):
 
 
 def new_request_id() -> str:
-    return f"req_{random.getrandbits(96):024x}"
+    return new_id("req_")
 
 
 def notes_of(scope: Scope) -> AnswerNotes:

@@ -1,6 +1,5 @@
 """Events -> `chat.completion`, whole or in chunks."""
 
-import random
 import time
 from collections.abc import Iterable, Sequence
 from typing import Literal
@@ -26,6 +25,7 @@ from proxy.endpoints.chat_completions.request import ChatCompletionRequest
 from proxy.endpoints.wire import Usage, to_usage, total
 from proxy.errors import to_failure
 from proxy.http.streaming import Frame, Texts, around_text
+from proxy.ids import new_id
 
 _encode = msgspec.json.Encoder().encode
 
@@ -121,7 +121,7 @@ class ChatCompletionChunk(Struct, kw_only=True):
 def to_chat_completion(body: ChatCompletionRequest, answers: Sequence[Answer]) -> ChatCompletion:
     usages = [answer.finished.usage for answer in answers]
     return ChatCompletion(
-        id=_new_id(),
+        id=new_id("chatcmpl-"),
         created=int(time.time()),
         model=body.model,
         choices=[_to_choice(answer, body.functions is not None) for answer in answers],
@@ -175,15 +175,11 @@ def _to_logprobs(tokens: tuple[TokenLogprob, ...] | None) -> Logprobs | None:
     )
 
 
-def _new_id() -> str:
-    return f"chatcmpl-{random.getrandbits(96):024x}"
-
-
 class ChatCompletionRenderer:
     """Chunks as OpenAI's: the roles, deltas, the finish reasons, perhaps usage, `[DONE]`."""
 
     def __init__(self, body: ChatCompletionRequest) -> None:
-        self._id = _new_id()
+        self._id = new_id("chatcmpl-")
         self._created = int(time.time())
         self._model = body.model
         self._choices = body.n or 1

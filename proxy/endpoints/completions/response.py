@@ -1,7 +1,6 @@
 """Events -> `text_completion`, whole or in chunks of the same shape."""
 
 import codecs
-import random
 import time
 from collections import defaultdict
 from collections.abc import Iterable, Sequence
@@ -26,6 +25,7 @@ from proxy.endpoints.completions.request import CompletionRequest
 from proxy.endpoints.wire import Usage, to_usage, total
 from proxy.errors import to_failure
 from proxy.http.streaming import Frame, Texts
+from proxy.ids import new_id
 
 FinishReason = Literal["stop", "length"]
 
@@ -58,7 +58,7 @@ class Completion(Struct, kw_only=True):
 def to_completion(body: CompletionRequest, answers: Sequence[Answer]) -> Completion:
     usages = [answer.finished.usage for answer in answers]
     return Completion(
-        id=_new_id(),
+        id=new_id("cmpl-"),
         created=int(time.time()),
         model=body.model,
         choices=[_to_choice(answer) for answer in answers],
@@ -113,15 +113,11 @@ def _to_top(token: TokenLogprob) -> dict[str, float]:
     return top
 
 
-def _new_id() -> str:
-    return f"cmpl-{random.getrandbits(96):024x}"
-
-
 class CompletionRenderer:
     """Chunks as OpenAI's: texts, the finish reasons, perhaps usage, `[DONE]`."""
 
     def __init__(self, body: CompletionRequest, prompts: int) -> None:
-        self._id = _new_id()
+        self._id = new_id("cmpl-")
         self._created = int(time.time())
         self._model = body.model
         self._per_prompt = body.n or 1
