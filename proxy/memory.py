@@ -98,11 +98,7 @@ class Memory:
     def seen(self, kind: str, model: str) -> int | None:
         """Bytes that `model` took when that was last looked at, `period` ago at most; `None` where
         it took none here, or nobody knows."""
-        key = (kind, model)
-        resident = self._seen.residents.get(key)
-        if resident is not None and key not in self._held:  # As nearly always.
-            return resident.footprint.known or None
-        return self._seen.taken(self._seen.found(key)) or None
+        return self._seen.taken(self._seen.found((kind, model))) or None
 
     def fit(self, key: Key, size: int | None) -> Fit:
         """Whether the model `key`, of a file of `size` bytes, has room, as things were when they

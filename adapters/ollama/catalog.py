@@ -161,10 +161,6 @@ class Catalog:
             await self._look(_LOOK_SECONDS)
         return self._as_loaded(name)
 
-    def _loaded_with(self, name: str) -> int | None:
-        tag = self._as_loaded(name)
-        return None if tag is None else tag.context_length
-
     def _as_loaded(self, name: str) -> Tag | None:
         runner = self.runner(name)
         tag = self._running.get(full_name(name))
@@ -266,6 +262,7 @@ class Catalog:
         capabilities = _to_capabilities(told)
         is_mlx = details.format == "safetensors"
         file = origin(shown)
+        running = self._as_loaded(tag.name)
         return Model(
             name=tag.name,
             context_length=details.context_length or context_length(shown),
@@ -278,8 +275,8 @@ class Catalog:
             exact=None if file is None else True,
             primed=is_primed(shown),
             created=_seconds_since_1970(tag.modified_at),
-            loaded=self.is_loaded(tag.name) if is_told else None,
-            loaded_context=self._loaded_with(tag.name) if is_told else None,
+            loaded=running is not None if is_told else None,
+            loaded_context=running.context_length if is_told and running else None,
         )
 
 

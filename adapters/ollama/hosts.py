@@ -242,7 +242,7 @@ class Hosts:
         Raises:
             BackendUnavailableError: all that may have it are being tested.
         """
-        if len(self._hosts) == 1:
+        if not self.are_several:
             return _usable(self._hosts)
         if any(host.has(model) is None and not host.breaker.is_open for host in self._hosts):
             await self._look()

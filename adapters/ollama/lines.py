@@ -72,10 +72,6 @@ class LineReader(Generic[L]):
 
         connection.taker = take_piece
 
-    @property
-    def is_drained(self) -> bool:
-        return self._connection.is_drained
-
     async def drain(self) -> None:
         """Read what follows the last line, so that the connection can be used again."""
         until = self.loop.time() + _DRAINING_SECONDS
@@ -198,8 +194,7 @@ class Lines(Generic[L]):
         self._began = True
         if batch[-1].done:
             self.last = batch[-1]
-            if not self._reader.is_drained:
-                await self._reader.drain()
+            await self._reader.drain()
         return batch
 
     def _failed(self, error: BackendError) -> BackendError:

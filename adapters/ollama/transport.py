@@ -58,13 +58,9 @@ class Connection(asyncio.Protocol):
     # --- what the one who asks does ---
 
     @property
-    def is_drained(self) -> bool:
-        """The answer has been read to its end."""
-        return self._complete and not self._pieces
-
-    @property
     def reusable(self) -> bool:
-        return self.is_drained and self._error is None and self._keeps
+        whole = self._complete and not self._pieces
+        return whole and self._error is None and self._keeps
 
     @property
     def is_open(self) -> bool:

@@ -91,7 +91,7 @@ class Exchange(Request[Any, Any, Any]):
 
     async def finish(self, work: Awaitable[T]) -> T:
         """The result of `work`, which ends when the client goes, or the server."""
-        return await limited(work, drain=self._parts.drain, request=self)
+        return await limited(work, drain=self.drain, request=self)
 
     async def stream_events(
         self,

@@ -61,10 +61,7 @@ class Habits:
 
     def learn(self, key: Key, demand: Demand, usage: Usage) -> None:
         """`usage` is that of one choice."""
-        habit = self._habits.get(key)
-        if habit is None:
-            habit = self._habits[key] = Habit()
-        habit.learn(demand, usage)
+        self._habits.setdefault(key, Habit()).learn(demand, usage)
 
     def limit(self, key: Key) -> int | None:
         """The tokens that it seems to have room for, where that proved to be too few once."""

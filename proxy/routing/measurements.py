@@ -93,18 +93,14 @@ class Measurements:
         self.clock = clock
         self._figures: dict[tuple[str, str], dict[Bucket, Figures]] = {}
         self._in_hand: Counter[tuple[str, str]] = Counter()
-        self._crowds: Counter[str] = Counter()
-        """The same of each backend."""
 
     def begin(self, key: tuple[str, str]) -> int:
         """Have one more in hand; how many its backend has then."""
         self._in_hand[key] += 1
-        self._crowds[key[0]] += 1
-        return self._crowds[key[0]]
+        return self.in_hand(key[0])
 
     def end(self, key: tuple[str, str]) -> None:
         self._in_hand[key] -= 1
-        self._crowds[key[0]] -= 1
 
     def record(self, measured: Measurement) -> None:
         figures = self._figures.setdefault((measured.backend, measured.name), {})
@@ -120,7 +116,9 @@ class Measurements:
 
     def in_hand(self, backend: str, name: str | None = None) -> int:
         """The answers on their way from `backend`: of all its models, or of `name`."""
-        return self._crowds[backend] if name is None else self._in_hand[backend, name]
+        if name is not None:
+            return self._in_hand[backend, name]
+        return sum([many for (kind, _), many in self._in_hand.items() if kind == backend])
 
     def comparison(self, places: Iterable[Place]) -> list[Row]:
         """What is known of a model that has these `places`, bucket by bucket, side by side."""
