@@ -12,6 +12,7 @@ from adapters.request import Feature, GenerationRequest
 from proxy.endpoints.chat_completions import request as wire
 from proxy.endpoints.chat_completions.request import ChatCompletionRequest
 from proxy.endpoints.generation import (
+    GenerationFields,
     check_stream_options,
     only_one,
     sent_as,
@@ -30,27 +31,15 @@ _IMPOSSIBLE: dict[str, Callable[[Any], bool]] = {
     "web_search_options": lambda _: True,
 }
 """Field -> whether what it asks for, if anything, is what no backend can honour."""
-_SHAPES = (
-    *_IMPOSSIBLE,
+_PLAIN = {"messages", "max_completion_tokens", *GenerationFields.__struct_fields__} - {
     "stream_options",
-    "logprobs",
-    "top_logprobs",
-    "response_format",
     "guided_json",
     "guided_regex",
     "guided_grammar",
-    "reasoning_effort",
-    "reasoning",
-    "think",
-    "enable_thinking",
-    "chat_template_kwargs",
-    "tools",
-    "tool_choice",
-    "parallel_tool_calls",
-    "functions",
-    "function_call",
-)
-"""What shapes an answer, or may not be asked for."""
+}
+"""What `to_request` and `settle` read, and what needs no reading."""
+_SHAPES = tuple(name for name in ChatCompletionRequest.__struct_fields__ if name not in _PLAIN)
+"""What shapes an answer, may not be asked for, or is new here: it is looked at."""
 _shape = attrgetter(*_SHAPES)
 _NO_SHAPE = (None,) * len(_SHAPES)
 
