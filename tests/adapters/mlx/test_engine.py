@@ -3,7 +3,7 @@
 import asyncio
 import threading
 import time
-from collections.abc import AsyncGenerator, Callable
+from collections.abc import AsyncGenerator
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -11,6 +11,7 @@ from typing import Any
 import mlx.core as mx
 import pytest
 from tiny_model import write_tiny_model
+from waiting import until
 
 from adapters.config import MLXConfig
 from adapters.errors import (
@@ -82,14 +83,6 @@ async def run(backend: MLXBackend, *sequences: Sequence) -> list[Any]:
     finally:
         for each in sequences:
             backend._engine.release(each, answered=False)
-
-
-async def until(reached: Callable[[], bool]) -> None:
-    for _ in range(2000):
-        if reached():
-            return
-        await asyncio.sleep(0.005)
-    raise AssertionError("it did not happen within ten seconds")
 
 
 def rows(backend: MLXBackend) -> int:

@@ -2,12 +2,13 @@
 
 import asyncio
 import threading
-from collections.abc import AsyncGenerator, Callable
+from collections.abc import AsyncGenerator
 from pathlib import Path
 from typing import Any
 
 import pytest
 from tiny_model import write_tiny_model
+from waiting import until
 
 from adapters.backend import Backend
 from adapters.config import MLXConfig
@@ -57,15 +58,6 @@ async def answer(backend: Backend, request: GenerationRequest) -> list[Event]:
 
 def text_of(events: list[Event]) -> str:
     return "".join(event.text for event in events if isinstance(event, TextDelta))
-
-
-async def until(reached: Callable[[], bool]) -> None:
-    """Poll: what is waited for happens on a thread that tells nobody."""
-    for _ in range(2000):
-        if reached():
-            return
-        await asyncio.sleep(0.005)
-    raise AssertionError("it did not happen within ten seconds")
 
 
 @pytest.mark.parametrize("kind", KINDS)

@@ -3,7 +3,7 @@
 import asyncio
 import json
 from collections.abc import AsyncIterator
-from contextlib import aclosing
+from contextlib import aclosing, asynccontextmanager
 from typing import Any
 
 import msgspec
@@ -205,35 +205,40 @@ async def breaks_off(reply: Reply) -> None:
     reply.cut()
 
 
+@asynccontextmanager
+async def with_third(
+    pair: tuple[StandIn, StandIn],
+) -> AsyncIterator[tuple[OllamaBackend, StandIn]]:
+    """The backend of three hosts, which has listed their models, and the third of them."""
+    async with stand_in() as third:
+        third.replays("tags")
+        hosts = tuple(server.host for server in (*pair, third))
+        async with aclosing(OllamaBackend(OllamaConfig(hosts=hosts))) as backend:
+            await backend.list_models()
+            yield backend, third
+
+
 @pytest.mark.parametrize("whole", [False, True])
 @pytest.mark.parametrize("n", [1, 2])
 async def test_third_host_answers_when_two_die_at_once(
     pair: tuple[StandIn, StandIn], n: int, whole: bool
 ):
-    async with stand_in() as third:
-        third.replays("tags")
+    async with with_third(pair) as (backend, third):
         says(third, "C")
-        hosts = tuple(server.host for server in (*pair, third))
-        async with aclosing(OllamaBackend(OllamaConfig(hosts=hosts))) as backend:
-            await backend.list_models()
-            pair[0].says("/api/chat", breaks_off if whole else dies)
-            pair[1].says("/api/chat", dies)
-            text = await text_of(backend, replace(CHAT, n=n, whole=whole))
+        pair[0].says("/api/chat", breaks_off if whole else dies)
+        pair[1].says("/api/chat", dies)
+        text = await text_of(backend, replace(CHAT, n=n, whole=whole))
     assert text == "C" * n
 
 
 async def test_vectors_come_from_the_third_host_when_two_die_at_once(
     pair: tuple[StandIn, StandIn],
 ):
-    async with stand_in() as third:
-        third.replays("tags")
+    async with with_third(pair) as (backend, third):
         says_json(third, "/api/embed", {"embeddings": [[1.0]]})
-        hosts = tuple(server.host for server in (*pair, third))
-        async with aclosing(OllamaBackend(OllamaConfig(hosts=hosts))) as backend:
-            await backend.list_models()
-            for server in pair:
-                server.says("/api/embed", dies)
-            made = await backend.embed(EmbeddingRequest(model="smollm2:135m", inputs=("a",)))
+        for server in pair:
+            server.says("/api/embed", dies)
+        made = await backend.embed(EmbeddingRequest(model="smollm2:135m", inputs=("a",)))
     assert made.vectors == ((1.0,),)
 
 
@@ -301,15 +306,11 @@ async def test_model_of_a_host_that_fails_is_no_unknown_one_though_another_has_l
 async def test_model_that_one_has_lost_is_asked_of_all_others(
     pair: tuple[StandIn, StandIn],
 ):
-    async with stand_in() as third:
-        third.replays("tags")
+    async with with_third(pair) as (backend, third):
         says(third, "C")
-        hosts = tuple(server.host for server in (*pair, third))
-        async with aclosing(OllamaBackend(OllamaConfig(hosts=hosts))) as backend:
-            await backend.list_models()
-            pair[0].says("/api/chat", dies)
-            pair[1].replays("chat-missing", "/api/chat")
-            assert await text_of(backend) == "C"
+        pair[0].says("/api/chat", dies)
+        pair[1].replays("chat-missing", "/api/chat")
+        assert await text_of(backend) == "C"
 
 
 async def missing(reply: Reply) -> None:

@@ -2,11 +2,12 @@
 
 import asyncio
 import json
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Any
 
 import pytest
+from waiting import until
 
 from adapters.config import OllamaConfig
 from adapters.errors import InsufficientMemoryError
@@ -273,20 +274,12 @@ async def test_models_of_one_file_that_are_loaded_at_once_take_the_memory_once(
     memory = Memory(await weights(backend, TOOLS) + CONTEXT, frozenset(), 60.0)
     async with memory.open({"ollama": backend.tenant}):
         first = asyncio.create_task(ask(backend))
-        await until(lambda: bool(shop.loaded))
+        await until(lambda: bool(shop.loaded), seconds=5)
         second = asyncio.create_task(ask(backend, TOOLS))
-        await until(lambda: len(shop.done) == 2 or second.done())
+        await until(lambda: len(shop.done) == 2 or second.done(), seconds=5)
         shop.loads.set()
         await asyncio.gather(first, second)
     await backend.aclose()
-
-
-async def until(is_so: Callable[[], bool]) -> None:
-    for _ in range(500):
-        if is_so():
-            return
-        await asyncio.sleep(0.01)
-    raise AssertionError("it was not so within five seconds")
 
 
 async def _first_of(backend: OllamaBackend, request: GenerationRequest) -> None:
