@@ -122,6 +122,14 @@ async def test_official_client_reads_a_whole_answer():
     assert answer.message.tool_calls is None
 
 
+async def test_streamed_answer_offers_no_shortcut_that_nothing_opens():
+    backend = ScriptedBackend()
+    async with http_client(backend) as client:
+        for stream in (True, False):
+            await client.post(URL, json={"model": "m", "messages": HI, "stream": stream})
+    assert [request.shortcut is None for request in backend.requests] == [True, False]
+
+
 async def test_answer_is_streamed_unless_told_otherwise():
     told = await lines(list(HELLO))
     assert told[0] == line(content="Hel")

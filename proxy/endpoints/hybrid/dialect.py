@@ -45,7 +45,8 @@ async def generate(
         asked = replace(asked, client=request.caller())
         if has_images(asked):
             asked = await request.finish(settle_images(asked, request.config.server.images))
-        short = Shortcut()
+        # Lines are rendered one by one: a shortcut that nothing opens has each decoded twice.
+        short = None if streamed else Shortcut()
         events = request.router.generate(
             asked, request.notes, whole=not streamed, through=times.watching, shortcut=short
         )
