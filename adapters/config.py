@@ -5,7 +5,7 @@ from typing import Annotated, Literal
 
 from msgspec import Meta, Struct
 
-from adapters.ollama.address import is_address, to_address, usual_address
+from adapters.upstream.address import is_address, to_address, usual_address
 
 Seconds = Annotated[float, Meta(gt=0)]
 Count = Annotated[int, Meta(ge=1)]

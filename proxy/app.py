@@ -10,31 +10,31 @@ from litestar.exceptions import HTTPException
 from msgspec.structs import asdict
 
 from adapters.backend import Backend
+from proxy.assembly import assemble, opened
 from proxy.bench.archive import Archive
 from proxy.config import Config, state_folder
-from proxy.endpoints.chat_completions import create_chat_completion
-from proxy.endpoints.comparison import get_comparison
-from proxy.endpoints.completions import create_completion
-from proxy.endpoints.embeddings import create_embedding
-from proxy.endpoints.health import get_health
-from proxy.endpoints.hybrid.chat import create_chat
-from proxy.endpoints.hybrid.health import get_hybrid_health
-from proxy.endpoints.hybrid.mlx import create_mlx_generation, load_mlx_model, unload_mlx_model
-from proxy.endpoints.hybrid.models import (
+from proxy.endpoints.ollama.chat.handler import create_chat
+from proxy.endpoints.openai.chat_completions import create_chat_completion
+from proxy.endpoints.openai.completions import create_completion
+from proxy.endpoints.openai.embeddings import create_embedding
+from proxy.endpoints.openai.models import list_models, retrieve_model
+from proxy.endpoints.server_request import Exchange, ServerParts
+from proxy.endpoints.tandem.api_health import get_hybrid_health
+from proxy.endpoints.tandem.health import get_health
+from proxy.endpoints.tandem.load import create_mlx_generation, load_mlx_model, unload_mlx_model
+from proxy.endpoints.tandem.models_by_backend import (
     list_mlx_models,
     list_models_by_backend,
     retrieve_hybrid_model,
 )
-from proxy.endpoints.models import list_models, retrieve_model
-from proxy.endpoints.openapi import get_litestar_openapi, get_openapi
-from proxy.endpoints.route import plan_route
+from proxy.endpoints.tandem.openapi import get_litestar_openapi, get_openapi
+from proxy.endpoints.tandem.performance import get_comparison
+from proxy.endpoints.tandem.route import plan_route
 from proxy.errors import answer_error
-from proxy.http.exchange import Exchange, ServerParts
+from proxy.http.event_stream import Drain
+from proxy.http.fast_dispatch import Straight
 from proxy.http.gates import Gate
-from proxy.http.straight import Straight
-from proxy.http.streaming import Drain
 from proxy.openapi import Document
-from proxy.opening import assemble, opened
 
 ROUTES = (
     create_chat_completion,

@@ -7,7 +7,7 @@ from anyio import move_on_after
 from msgspec.structs import replace
 
 from adapters.events import Event, Started
-from proxy.answers import CLOSING, closing
+from proxy.sinks import CLOSING, closing
 
 _AT_ONCE = 8
 """Prompts of one request that are worked on together: the others' turns come first."""

@@ -24,7 +24,7 @@ from pathlib import Path
 from typing import IO, Any
 
 import pytest
-from tiny_projector import Kind, write_projector
+from fakes.tiny_projector import Kind, write_projector
 
 PLAIN, TOOLS, THINK = "smollm2:135m", "smollm2-tools:135m", "smollm2-think:135m"
 FILL, EMBED = "smollm2-fim:135m", "all-minilm:latest"

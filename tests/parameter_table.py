@@ -16,11 +16,11 @@ sys.path.insert(0, str(ROOT))
 from adapters.errors import InvalidRequestError, UnsupportedParameterError  # noqa: E402
 from adapters.mlx.backend import MLXBackend  # noqa: E402
 from adapters.ollama.backend import OllamaBackend  # noqa: E402
-from adapters.ollama.request import to_body  # noqa: E402
+from adapters.ollama.translate.request import to_body  # noqa: E402
 from adapters.request import GenerationRequest, needs  # noqa: E402
-from proxy.endpoints.chat_completions.request import ChatCompletionRequest  # noqa: E402
-from proxy.endpoints.chat_completions.translate import to_generation_request  # noqa: E402
-from proxy.endpoints.generation import OLLAMA_ONLY  # noqa: E402
+from proxy.endpoints.generation_fields import OLLAMA_ONLY  # noqa: E402
+from proxy.endpoints.openai.chat_completions.request import ChatCompletionRequest  # noqa: E402
+from proxy.endpoints.openai.chat_completions.translate import to_generation_request  # noqa: E402
 
 BEGIN = "<!-- parameters: generated from the code by `uv run python tests/parameter_table.py` -->"
 END = "<!-- end of parameters -->"

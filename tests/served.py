@@ -6,11 +6,11 @@ from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 
 import uvicorn
-from scripted_backend import DEFAULTS, ScriptedBackend
+from fakes.scripted_backend import DEFAULTS, ScriptedBackend
 
 from proxy.app import create_app
 from proxy.config import Config
-from proxy.http.connection import Connection
+from proxy.http.protocol import Connection
 
 
 async def until(happened: Callable[[], bool]) -> None:

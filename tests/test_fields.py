@@ -4,9 +4,9 @@ from importlib import import_module
 from typing import Any
 
 import pytest
+from fakes.pictures import data_url, png
+from fakes.scripted_backend import EVERYTHING, ScriptedBackend, chat, http_client
 from msgspec.structs import fields, replace
-from pictures import data_url, png
-from scripted_backend import EVERYTHING, ScriptedBackend, chat, http_client
 
 from adapters import _BACKENDS  # pyright: ignore[reportPrivateUsage]
 from adapters.backend import Backend, refuse_unsupported

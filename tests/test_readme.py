@@ -11,14 +11,14 @@ from pathlib import Path
 
 import pytest
 import uvicorn
+from fakes.scripted_backend import ScriptedBackend
 from msgspec.structs import fields
 from parameter_table import ASKING, ROOT, cells, with_table
-from scripted_backend import ScriptedBackend
 
 from adapters.backend import Model
 from proxy.app import create_app
 from proxy.config import Config
-from proxy.endpoints.chat_completions.request import ChatCompletionRequest
+from proxy.endpoints.openai.chat_completions.request import ChatCompletionRequest
 
 
 def test_the_readmes_table_is_what_the_code_does() -> None:

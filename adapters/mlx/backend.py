@@ -18,24 +18,24 @@ from adapters.errors import (
     UnsupportedParameterError,
 )
 from adapters.events import Event, Finished, Started
-from adapters.honours import MLX
-from adapters.mlx import embedded
-from adapters.mlx.arrivals import Arrival
-from adapters.mlx.catalog import ModelFolder, absent_models, find_model, find_models
+from adapters.features import MLX
 from adapters.mlx.choices import interleave
 from adapters.mlx.embedding.embedders import Embedders
-from adapters.mlx.engine import Engine
-from adapters.mlx.keeping import Keeping
-from adapters.mlx.loading import Extras, Loading, Loads
-from adapters.mlx.pulling import pull
-from adapters.mlx.raw_prompt import refuse_senseless
-from adapters.mlx.tenant import MLXTenant
+from adapters.mlx.engine.batching_window import Arrival
+from adapters.mlx.engine.engine import Engine
+from adapters.mlx.memory import MLXTenant
+from adapters.mlx.models import bundled
+from adapters.mlx.models.catalog import ModelFolder, absent_models, find_model, find_models
+from adapters.mlx.models.hub_download import pull
+from adapters.mlx.models.idle_unload import Keeping
+from adapters.mlx.models.load_progress import Extras, Loading, Loads
+from adapters.mlx.prompt.raw import refuse_senseless
 from adapters.request import EmbeddingRequest, GenerationRequest
 
 if TYPE_CHECKING:
     # Importing it loads mlx and transformers, which an idle server does without.
-    from adapters.mlx.models import LoadedModel
-    from adapters.mlx.preparation import Prepared
+    from adapters.mlx.models.load import LoadedModel
+    from adapters.mlx.prompt.prepare import Prepared
 
 logger = logging.getLogger(__name__)
 
@@ -65,7 +65,7 @@ class MLXBackend:
         with self._keeping.using(request.model, request.keep_alive):
             cold = not self._is_loaded(request.model)
             loaded = await self._ready_to_generate(request.model)
-            from adapters.mlx.preparation import prepare
+            from adapters.mlx.prompt.prepare import prepare
 
             with self._engine.arrivals.expect() as arrival:
                 prepared = await prepare(request, loaded, self._tokenizing)
@@ -79,7 +79,7 @@ class MLXBackend:
     async def _answer(
         self, prepared: "Prepared", arrival: Arrival, patience: float | None, cold: bool
     ) -> AsyncGenerator[Event]:
-        from adapters.mlx.answer import read
+        from adapters.mlx.output.assemble import read
 
         sequences = prepared.sequences
         self._engine.submit(*sequences)
@@ -229,4 +229,4 @@ class MLXBackend:
     async def _path_of(self, folder: ModelFolder) -> Path:
         """Converted or fetched now, if it has to be."""
         name = folder.base or folder.model.name
-        return folder.path or await embedded.ensure_available(name, self._config.cache_folder)
+        return folder.path or await bundled.ensure_available(name, self._config.cache_folder)

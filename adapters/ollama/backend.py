@@ -12,22 +12,22 @@ from adapters.backend import Embeddings, Health, Model, Progress, refuse_unsuppo
 from adapters.config import OllamaConfig
 from adapters.errors import BackendError
 from adapters.events import Event
-from adapters.honours import OLLAMA
-from adapters.ollama.answer import to_events
+from adapters.features import OLLAMA
 from adapters.ollama.choices import Choices
 from adapters.ollama.counted import Counted
-from adapters.ollama.embed import Vector, to_bodies, to_vectors
 from adapters.ollama.errors import blame_input
-from adapters.ollama.forced import is_forced
-from adapters.ollama.hosts import Hosts
-from adapters.ollama.lines import Lines
-from adapters.ollama.request import refuse_unenforced, to_body
-from adapters.ollama.template import depends_on_template, fitted
-from adapters.ollama.tenant import OllamaTenant
-from adapters.ollama.waiting import Waiting
+from adapters.ollama.memory import OllamaTenant
+from adapters.ollama.ndjson import Lines
+from adapters.ollama.servers import Hosts
+from adapters.ollama.translate.embeddings import Vector, to_bodies, to_vectors
+from adapters.ollama.translate.request import refuse_unenforced, to_body
+from adapters.ollama.translate.stream import to_events
+from adapters.ollama.translate.template import depends_on_template, fitted
+from adapters.ollama.translate.tool_choice import is_forced
 from adapters.ollama.whole import to_whole
 from adapters.ollama.wire import ChatBody, FillBody, Line, RawBody
 from adapters.request import EmbeddingRequest, GenerationRequest
+from adapters.upstream.deadlines import Waiting
 
 _PATHS: dict[type[ChatBody | RawBody], str] = {
     ChatBody: "/api/chat",

@@ -9,7 +9,7 @@ from functools import lru_cache
 from adapters.backend import Capability, Model
 from adapters.errors import BackendError, BackendUnavailableError
 from adapters.ollama.client import OllamaClient
-from adapters.ollama.facts import Facts, context_length, is_primed, origin, runner, to_facts
+from adapters.ollama.model_info import Facts, context_length, is_primed, origin, runner, to_facts
 from adapters.ollama.wire import Details, Show, ShowBody, Tag, Tags
 from adapters.request import Feature
 

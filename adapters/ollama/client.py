@@ -19,9 +19,9 @@ from msgspec.json import Decoder
 from adapters.config import OllamaConfig
 from adapters.errors import BackendUnavailableError, BadUpstreamError
 from adapters.ollama.errors import FOREIGN, from_response, translate
-from adapters.ollama.lines import LineReader, Lines
-from adapters.ollama.transport import Connection, Transport
+from adapters.ollama.ndjson import LineReader, Lines
 from adapters.ollama.wire import Line, PullLine
+from adapters.upstream.transport import Connection, Transport
 
 _T = TypeVar("_T")
 _L = TypeVar("_L", Line, PullLine)

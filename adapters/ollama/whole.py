@@ -5,10 +5,10 @@ from contextlib import aclosing
 
 from adapters.errors import BackendError
 from adapters.events import Event, Restarted, Started
-from adapters.ollama.answer import to_events
 from adapters.ollama.counted import Counted
-from adapters.ollama.hosts import Asking
-from adapters.ollama.lines import Lines
+from adapters.ollama.ndjson import Lines
+from adapters.ollama.servers import Asking
+from adapters.ollama.translate.stream import to_events
 from adapters.ollama.wire import Line
 from adapters.request import GenerationRequest
 

@@ -21,12 +21,12 @@ from msgspec import Struct
 
 from proxy.bench.cpu import cpu_seconds
 from proxy.bench.load import Question, Target, Timing, ask, ask_all
+from proxy.bench.percentiles import percentile
 from proxy.bench.process import free_port, listening, running
-from proxy.bench.quantiles import percentile
 from proxy.bench.report import Row, print_newcomers, print_rows
 
 CLIENTS = (1, 2, 4, 8)
-_YARDSTICK = ("-P", "-m", "adapters.mlx.yardstick")
+_YARDSTICK = ("-P", "-m", "adapters.mlx.baseline")
 _LONG = 16
 """How many times as long the answers are that a newcomer finds in progress."""
 

@@ -17,15 +17,15 @@ from msgspec import Struct
 from adapters.backend import Backend
 from adapters.errors import BackendError, ContextLengthError
 from adapters.request import GenerationRequest, Message, Sampling, TextPart
-from proxy.answers import closing, each
+from proxy.assembly import Parts, assemble, opened
 from proxy.bench.machine import this_machine
-from proxy.bench.quantiles import percentile
-from proxy.bench.questions import Length, question
+from proxy.bench.percentiles import percentile
+from proxy.bench.prompts import Length, question
 from proxy.bench.results import BenchRow, Result, Round, Scenario, to_contestant
 from proxy.config import Config
-from proxy.opening import Parts, assemble, opened
-from proxy.registry import Entry, Place
+from proxy.models.registry import Entry, Place
 from proxy.routing.measurements import Measurement, Watch
+from proxy.sinks import closing, each
 
 _LISTING_SECONDS = 10.0
 _LEAVING_SECONDS = 10.0

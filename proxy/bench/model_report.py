@@ -2,9 +2,9 @@
 
 from collections.abc import Callable, Iterator, Sequence
 
-from proxy.bench.bars import bar
 from proxy.bench.ratios import Figure, first_token, ratio, throughput
 from proxy.bench.results import BenchRow, Contestant, Result, differ
+from proxy.bench.text_bars import bar
 
 _COLUMNS = (
     "prompt",

@@ -195,7 +195,7 @@ async def _plain(upstream: Ask, log: BinaryIO) -> AsyncGenerator[Relay]:
     port = free_port()
     command = ("-P", "-m", "proxy.bench.plain_relay", str(port), _url(upstream))
     # By name: the proxy knows no engine.
-    client = ("adapters.ollama.yardstick", "OfficialChat")
+    client = ("adapters.ollama.baseline", "OfficialChat")
     async with _relay(sys.executable, *command, *client, port=port, log=log) as relay:
         yield relay
 

@@ -7,8 +7,8 @@ from typing import Literal
 from msgspec import Struct
 
 from proxy.bench.machine import Machine
-from proxy.bench.questions import Length
-from proxy.registry import Place
+from proxy.bench.prompts import Length
+from proxy.models.registry import Place
 
 State = Literal["warm", "cold", "again"]
 """The model is loaded and the prompt new; the model has to be loaded; the prompt was just read."""
@@ -76,7 +76,7 @@ class Result(Struct, frozen=True, kw_only=True):
     machine: Machine
     contestants: tuple[Contestant, ...]
     same_weights: bool | None
-    """As `proxy.registry.Entry.same_weights`."""
+    """As `proxy.models.registry.Entry.same_weights`."""
     rows: tuple[BenchRow, ...]
 
     def scenarios(self) -> list[Scenario]:

@@ -12,11 +12,11 @@ from itertools import pairwise
 from msgspec import Struct, field
 
 from adapters.request import GenerationRequest, Message, TextPart
-from proxy.answers import collect
-from proxy.bench.paced import MODEL, Pace, PacedBackend
-from proxy.registry import Registry
+from proxy.bench.paced_backend import MODEL, Pace, PacedBackend
+from proxy.models.registry import Registry
 from proxy.routing.measurements import Measurements
 from proxy.routing.router import Route, Router, Unwatched
+from proxy.sinks import collect
 
 SETTLING = 20
 """Requests of each length after which the choice has to be right."""

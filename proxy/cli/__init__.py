@@ -9,11 +9,11 @@ import os
 import sys
 from collections.abc import Sequence
 
-from proxy.cli import bench, exporting, importing, models, pull, serve
+from proxy.cli import bench, export_model, import_model, models, pull, serve
 from proxy.cli.command import Commands, fail
 from proxy.config import ConfigError, find_config, load_config
 
-_COMMANDS = (serve, models, pull, importing, exporting, bench)
+_COMMANDS = (serve, models, pull, import_model, export_model, bench)
 
 
 def main(argv: Sequence[str] | None = None) -> int:

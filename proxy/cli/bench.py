@@ -108,7 +108,7 @@ def _keep(config: Config, result: "Result") -> Path | None:
 
 
 def _draw(result: "Result", png: Path) -> None:
-    from proxy.bench.picture import NoPlotError, draw
+    from proxy.bench.plot import NoPlotError, draw
 
     try:
         draw(result, png)

@@ -10,7 +10,7 @@ from proxy.cli.command import Commands
 from proxy.config import Config
 
 if TYPE_CHECKING:
-    from proxy.registry import Entry, Place, Registry
+    from proxy.models.registry import Entry, Place, Registry
 
 _PATIENCE = 2.0
 """Seconds it waits for a backend."""
@@ -37,7 +37,7 @@ def models(config: Config, args: argparse.Namespace) -> int:
 
 
 async def _print_models(config: Config, as_json: bool) -> int:
-    from proxy.registry import Registry
+    from proxy.models.registry import Registry
 
     registry = Registry(config.models, config.server.refresh)
     async with registry.open(config.backends.enabled()):
@@ -53,7 +53,7 @@ async def _print_models(config: Config, as_json: bool) -> int:
 def _as_json(registry: "Registry") -> str:
     import msgspec
 
-    from proxy.endpoints.models import to_list
+    from proxy.endpoints.openai.models import to_list
 
     return msgspec.json.format(msgspec.json.encode(to_list(registry))).decode()
 

@@ -49,7 +49,7 @@ async def _pull(config: Config, name: str) -> int:
 
 def _owner(name: str, config: Config) -> tuple[str, str]:
     """`mlx/NAME` names its backend, as it does in a request; others look like a name of one's."""
-    from proxy.pulling import source_of
+    from proxy.models.auto_pull import source_of
 
     kind, slash, model = name.partition("/")
     if slash and kind in BackendsConfig.__struct_fields__:

@@ -5,7 +5,7 @@ from collections.abc import Iterable, Iterator
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from adapters.exchange.parity import Parity
+    from adapters.conversion.parity import Parity
     from adapters.gguf.report import TensorReport
 
 

@@ -50,7 +50,7 @@ def _listen(host: str, port: int) -> socket.socket:
 def _run(config: Config, listener: socket.socket) -> None:
     # Here, so that `tandem models` and a bad config do not wait for a web server.
     from proxy.app import create_app
-    from proxy.http.exchange import ServerParts
+    from proxy.endpoints.server_request import ServerParts
     from proxy.http.server import Server
 
     app = create_app(config)

@@ -11,8 +11,8 @@ from msgspec import Struct
 from msgspec.structs import fields
 
 from adapters.errors import InvalidRequestError
+from proxy.endpoints.server_request import Exchange
 from proxy.errors import ClientDisconnectedError
-from proxy.http.exchange import Exchange
 from proxy.http.gates import check_depth
 
 S = TypeVar("S")

@@ -12,7 +12,7 @@ from litestar.types import ASGIApp, HTTPScope, Receive, Scope, Send
 from adapters.errors import InvalidRequestError
 from proxy.config import ServerConfig
 from proxy.http.headers import notes_of, signed
-from proxy.http.whole import to_whole
+from proxy.http.json_response import to_whole
 
 _LOOPBACK = frozenset({"localhost", "127.0.0.1", "::1"})
 _ANYWHERE = frozenset({"0.0.0.0", "::"})  # noqa: S104

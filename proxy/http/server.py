@@ -12,8 +12,8 @@ import uvicorn
 from litestar import Litestar
 
 from proxy.config import ServerConfig
-from proxy.http.connection import Connection
-from proxy.http.streaming import Drain
+from proxy.http.event_stream import Drain
+from proxy.http.protocol import Connection
 
 _DATE_SECONDS = 1.0
 """An answer's `date` is as old as this at most."""

@@ -2,11 +2,11 @@
 
 from msgspec import Struct
 
-from proxy.ledger import Fit, Key
-from proxy.memory import Memory
-from proxy.registry import Place, Registry
-from proxy.routing.demand import Demand
-from proxy.routing.habits import Habits
+from proxy.memory.budget import Memory
+from proxy.memory.ledger import Fit, Key
+from proxy.models.registry import Place, Registry
+from proxy.routing.estimates import Habits
+from proxy.routing.requirements import Demand
 
 _MARGIN = 1.1
 """A prompt may be longer than it was thought to be."""

@@ -7,12 +7,12 @@ from msgspec import Struct
 from msgspec.structs import replace
 
 from adapters.errors import InvalidRequestError, UnsupportedParameterError
-from adapters.honours import ENGINES
+from adapters.features import ENGINES
 from adapters.request import Feature, GenerationRequest
-from proxy.registry import Entry, Place, Registry, same_weights
+from proxy.models.registry import Entry, Place, Registry, same_weights
+from proxy.routing.by_speed import BySpeed, Choice, Pick
 from proxy.routing.candidates import Candidate, Candidates
-from proxy.routing.choice import BySpeed, Choice, Pick
-from proxy.routing.demand import Demand
+from proxy.routing.requirements import Demand
 
 Rule = Literal["only", "ready", "preferred", "steady"] | BySpeed
 """Why the first is the first: nobody else can; the others have obstacles; the config prefers it;

@@ -13,7 +13,7 @@ from msgspec.structs import asdict
 
 from adapters.events import Event, Finished, Restarted, Started
 from adapters.request import GenerationRequest
-from proxy.registry import Place
+from proxy.models.registry import Place
 
 PROMPTS = (128, 512, 2048, 8192, 32768)
 """The longest prompt of each bucket, in tokens; what is longer is in one more."""

@@ -18,18 +18,18 @@ from adapters.errors import (
 from adapters.events import Event, Finished, Restarted, Started
 from adapters.request import EmbeddingRequest, Feature, GenerationRequest
 from adapters.shortcut import Shortcut
-from proxy.answers import closing, each, held
-from proxy.memory import Memory
-from proxy.pulling import Pulls
-from proxy.registry import Entry, Registry, same_weights
+from proxy.memory.budget import Memory
+from proxy.models.auto_pull import Pulls
+from proxy.models.registry import Entry, Registry, same_weights
+from proxy.routing.by_speed import Choice, Clock
 from proxy.routing.candidates import Candidate, Candidates
-from proxy.routing.choice import Choice, Clock
 from proxy.routing.decision import Decider, Decision
-from proxy.routing.demand import Demand, to_demand
+from proxy.routing.estimates import Habits
 from proxy.routing.fallbacks import Fallbacks
-from proxy.routing.habits import Habits
+from proxy.routing.lookup import Names
 from proxy.routing.measurements import Measurements, Watching
-from proxy.routing.names import Names
+from proxy.routing.requirements import Demand, to_demand
+from proxy.sinks import closing, each, held
 
 _NOTHING = Demand()
 

@@ -68,7 +68,7 @@ def _configuration(
 
 
 def _tiny_models(folders: pytest.TempPathFactory) -> Path:
-    from tiny_model import write_tiny_model
+    from fakes.tiny_model import write_tiny_model
 
     root = folders.mktemp("contract")
     write_tiny_model(root / "tiny")

@@ -4,8 +4,8 @@ from pathlib import Path
 
 import msgspec
 import pytest
+from fakes.scripted_backend import ScriptedBackend
 from msgspec.structs import fields
-from scripted_backend import ScriptedBackend
 
 from adapters.backend import Model
 from adapters.config import EchoConfig, MLXConfig, OllamaConfig
@@ -19,7 +19,7 @@ from proxy.config import (
     load_config,
     state_folder,
 )
-from proxy.registry import Registry
+from proxy.models.registry import Registry
 
 DOCUMENTED = Path(__file__).parents[2] / "config.yaml"
 EVERY_KEY = {

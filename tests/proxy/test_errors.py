@@ -5,8 +5,8 @@ from typing import Any
 
 import openai
 import pytest
+from fakes.scripted_backend import ScriptedBackend, chat, every_error, http_client, openai_client
 from litestar.exceptions import HTTPException
-from scripted_backend import ScriptedBackend, chat, every_error, http_client, openai_client
 
 from adapters.errors import (
     BackendBusyError,

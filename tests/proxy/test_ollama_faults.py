@@ -7,12 +7,7 @@ from contextlib import asynccontextmanager
 from typing import Any
 
 import pytest
-from scripted_backend import ScriptedBackend, http_client
-
-from adapters.config import OllamaConfig
-from adapters.ollama.backend import OllamaBackend
-from proxy.config import Config, ModelConfig, ServerConfig
-from tests.adapters.ollama.standin import (
+from fakes.recorded_ollama import (
     Reply,
     Script,
     StandIn,
@@ -21,6 +16,11 @@ from tests.adapters.ollama.standin import (
     says_lines,
     stand_in,
 )
+from fakes.scripted_backend import ScriptedBackend, http_client
+
+from adapters.config import OllamaConfig
+from adapters.ollama.backend import OllamaBackend
+from proxy.config import Config, ModelConfig, ServerConfig
 
 WORD = {"message": {"content": "A"}, "done": False}
 TAG = {"name": "m:latest", "capabilities": ["completion"], "details": {"context_length": 4096}}

@@ -6,12 +6,12 @@ from typing import Any
 
 import httpx2
 import pytest
-from scripted_backend import ScriptedBackend, http_client
+from fakes.recorded_ollama import StandIn, says_lines, stand_in
+from fakes.scripted_backend import ScriptedBackend, http_client
 
 from adapters.backend import Model
 from adapters.config import OllamaConfig
 from adapters.ollama.backend import OllamaBackend
-from tests.adapters.ollama.standin import StandIn, says_lines, stand_in
 
 DETAILS = {"format": "safetensors", "context_length": 4096}
 TAG = {"name": "m:latest", "capabilities": ["completion", "tools"], "details": DETAILS}

@@ -17,10 +17,10 @@ from adapters.errors import ContextLengthError, InvalidRequestError
 from adapters.mlx.embedding.activations import activation
 from adapters.mlx.embedding.files import EmbeddingFiles, read_embedding_files
 from adapters.mlx.embedding.pooling import normalized, pool
-from adapters.mlx.errands import Pieces, beside
-from adapters.mlx.loading import Loading
-from adapters.mlx.models import explained, read_weights, should_unpack
-from adapters.mlx.unpacking import unpack
+from adapters.mlx.jobs import Pieces, beside
+from adapters.mlx.models.dequantize import unpack
+from adapters.mlx.models.load import explained, read_weights, should_unpack
+from adapters.mlx.models.load_progress import Loading
 from adapters.request import TokenIds
 
 _CLASSES = {

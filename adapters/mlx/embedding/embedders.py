@@ -12,8 +12,8 @@ from typing import TYPE_CHECKING, Literal, Protocol, TypeVar
 from adapters.backend import Embeddings
 from adapters.errors import InvalidRequestError
 from adapters.mlx.embedding.batches import to_batches
-from adapters.mlx.errands import Pieces
-from adapters.mlx.loading import Loading
+from adapters.mlx.jobs import Pieces
+from adapters.mlx.models.load_progress import Loading
 from adapters.request import EmbeddingRequest
 
 if TYPE_CHECKING:
@@ -90,7 +90,7 @@ def _load(
 
 
 def _free() -> None:
-    from adapters.mlx.models import free_memory
+    from adapters.mlx.models.load import free_memory
 
     free_memory()
 

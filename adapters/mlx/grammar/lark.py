@@ -17,8 +17,8 @@ from msgspec.structs import replace
 
 from adapters.errors import BackendError, InvalidRequestError, UnsupportedParameterError
 from adapters.mlx.grammar.schema import any_object, bound
-from adapters.mlx.reasoning import HARMONY_ANSWER, Reasoning, Thinking
-from adapters.mlx.tool_calls import PLAIN_JSON, ToolSyntax
+from adapters.mlx.output.reasoning import HARMONY_ANSWER, Reasoning, Thinking
+from adapters.mlx.output.tool_calls import PLAIN_JSON, ToolSyntax
 from adapters.request import (
     GenerationRequest,
     JSONObject,

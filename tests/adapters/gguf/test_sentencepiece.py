@@ -139,7 +139,7 @@ def test_tokenizer_gives_sentencepieces_ids_for_random_texts(prefix: bool) -> No
 def test_mlx_streams_the_text_of_such_a_vocabulary(tmp_path: Path, prefix: bool) -> None:
     from mlx_lm.utils import load_tokenizer
 
-    from adapters.mlx.text import Vocabulary
+    from adapters.mlx.output.detokenize import Vocabulary
 
     (tmp_path / "config.json").write_text("{}")
     write_tokenizer(tmp_path, metadata(add_space_prefix=prefix), 512)

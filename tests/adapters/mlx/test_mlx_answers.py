@@ -7,8 +7,18 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from scripted_model import CITY, TIME, WEATHER, answer, chat, config_for, saying, told, usage_of
-from tiny_model import END, TOOL_TEMPLATE, write_tiny_model
+from fakes.scripted_model import (
+    CITY,
+    TIME,
+    WEATHER,
+    answer,
+    chat,
+    config_for,
+    saying,
+    told,
+    usage_of,
+)
+from fakes.tiny_model import END, TOOL_TEMPLATE, write_tiny_model
 
 from adapters.errors import InvalidRequestError, UnsupportedParameterError
 from adapters.events import (

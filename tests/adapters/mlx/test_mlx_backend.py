@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from tiny_model import write_tiny_model
+from fakes.tiny_model import write_tiny_model
 from waiting import until
 
 from adapters.backend import Backend
@@ -22,7 +22,7 @@ from adapters.errors import (
 )
 from adapters.events import Event, Finished, Started, TextDelta
 from adapters.mlx.backend import MLXBackend
-from adapters.mlx.batch import Lane
+from adapters.mlx.engine.scheduler import Lane
 from adapters.request import GenerationRequest, JSONObject, Message, Sampling, TextPart
 
 KINDS = ("llama", "llama4", "mamba")

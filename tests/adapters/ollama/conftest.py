@@ -1,10 +1,10 @@
 from collections.abc import AsyncIterator
 
 import pytest
+from fakes.recorded_ollama import StandIn, stand_in
 
 from adapters.config import OllamaConfig
 from adapters.ollama.backend import OllamaBackend
-from tests.adapters.ollama.standin import StandIn, stand_in
 
 
 @pytest.fixture

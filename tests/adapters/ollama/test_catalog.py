@@ -6,6 +6,7 @@ import time
 from typing import Any
 
 import pytest
+from fakes.recorded_ollama import Reply, StandIn, recording, replay
 
 from adapters.backend import Model
 from adapters.config import OllamaConfig
@@ -16,11 +17,10 @@ from adapters.errors import (
     BadUpstreamError,
     ModelNotFoundError,
 )
-from adapters.ollama import host
+from adapters.ollama import server
 from adapters.ollama.backend import OllamaBackend
-from adapters.ollama.host import Host
+from adapters.ollama.server import Host
 from adapters.request import GenerationRequest, Message, TextPart
-from tests.adapters.ollama.standin import Reply, StandIn, recording, replay
 
 CHAT = GenerationRequest(
     model="smollm2:135m", prompt=(Message(role="user", content=(TextPart("Hi"),)),)
@@ -401,7 +401,7 @@ async def test_unload_by_a_server_that_hangs_is_not_waited_for(
     async def hangs(reply: Reply) -> None:
         await reply.gone()
 
-    monkeypatch.setattr(host, "_UNLOAD_SECONDS", 0.1)
+    monkeypatch.setattr(server, "_UNLOAD_SECONDS", 0.1)
     full.says("/api/chat", hangs)
     backend = OllamaBackend(OllamaConfig(host=full.host))
     async with asyncio.timeout(3):

@@ -4,13 +4,13 @@ import asyncio
 from typing import Any
 
 import pytest
+from fakes.recorded_ollama import Reply, StandIn, says_lines
 
 from adapters.config import OllamaConfig
 from adapters.errors import BackendTimeoutError, BadUpstreamError, ModelNotFoundError
 from adapters.events import Event, Finished, Started, TextDelta
 from adapters.ollama.backend import OllamaBackend
 from adapters.request import GenerationRequest, Message, Sampling, TextPart
-from tests.adapters.ollama.standin import Reply, StandIn, says_lines
 
 QUESTION = Message(role="user", content=(TextPart("Hi"),))
 LAST = {"message": {"content": ""}, "done": True, "done_reason": "stop", "eval_count": 1}

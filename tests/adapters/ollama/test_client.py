@@ -11,6 +11,7 @@ import anyio
 import httpx
 import ollama
 import pytest
+from fakes.recorded_ollama import Reply, StandIn, recording, says_lines, stand_in
 from msgspec.structs import replace
 
 from adapters.config import OllamaConfig
@@ -37,7 +38,6 @@ from adapters.events import (
 )
 from adapters.ollama.backend import OllamaBackend
 from adapters.request import GenerationRequest, JSONSchema, Message, Regex, Sampling, TextPart
-from tests.adapters.ollama.standin import Reply, StandIn, recording, says_lines, stand_in
 
 QUESTION = Message(role="user", content=(TextPart("What is the capital of France?"),))
 CHAT = GenerationRequest(model="smollm2:135m", prompt=(QUESTION,))
@@ -394,7 +394,7 @@ async def test_line_without_an_end_is_cut_off_at_a_megabyte(
 async def test_answer_without_an_end_is_cut_off(
     standin: StandIn, backend: OllamaBackend, monkeypatch: pytest.MonkeyPatch
 ):
-    monkeypatch.setattr("adapters.ollama.lines.MOST_BYTES", 100_000)
+    monkeypatch.setattr("adapters.ollama.ndjson.MOST_BYTES", 100_000)
 
     async def script(reply: Reply) -> None:
         await reply.head()

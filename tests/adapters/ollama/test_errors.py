@@ -6,6 +6,7 @@ import httpx
 import msgspec
 import ollama
 import pytest
+from fakes.recorded_ollama import recording
 
 from adapters.errors import (
     BackendBusyError,
@@ -28,7 +29,6 @@ from adapters.ollama.errors import (
     from_response,
     translated,
 )
-from tests.adapters.ollama.standin import recording
 
 FOREIGN = (
     httpx.HTTPError,

@@ -7,7 +7,7 @@ import msgspec
 import pytest
 
 from adapters.errors import InvalidRequestError
-from adapters.ollama.request import to_body
+from adapters.ollama.translate.request import to_body
 from adapters.request import GenerationRequest, Message, Sampling, TextPart
 
 QUESTION = Message(role="user", content=(TextPart("Weather in Paris?"),))

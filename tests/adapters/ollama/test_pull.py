@@ -3,6 +3,7 @@
 import json
 
 import pytest
+from fakes.recorded_ollama import Reply, StandIn, says_lines
 
 from adapters.backend import Progress
 from adapters.errors import (
@@ -12,7 +13,6 @@ from adapters.errors import (
     ModelNotFoundError,
 )
 from adapters.ollama.backend import OllamaBackend
-from tests.adapters.ollama.standin import Reply, StandIn, says_lines
 
 
 async def pulled(backend: OllamaBackend) -> list[Progress]:

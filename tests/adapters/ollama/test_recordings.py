@@ -5,10 +5,9 @@ from collections.abc import Iterator
 from typing import Any
 
 import pytest
+from fakes.recorded_ollama import recording
 from ollama_server import OllamaProcess, own_ollama
 from record_ollama import faults, record, requests_recorded, with_short_names
-
-from tests.adapters.ollama.standin import recording
 
 pytestmark = [pytest.mark.ollama, pytest.mark.long, pytest.mark.timeout(300)]
 

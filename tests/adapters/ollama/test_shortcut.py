@@ -6,13 +6,13 @@ from collections.abc import Callable
 from typing import Any
 
 import pytest
+from fakes.recorded_ollama import Reply, StandIn, says_lines
 
 from adapters.errors import BackendError, BackendTimeoutError, BadUpstreamError
 from adapters.events import Event, Finished, Started, TextDelta
 from adapters.ollama.backend import OllamaBackend
 from adapters.request import GenerationRequest, JSONObject, Message, TextPart, Tool
 from adapters.shortcut import Shortcut
-from tests.adapters.ollama.standin import Reply, StandIn, says_lines
 
 QUESTION = Message(role="user", content=(TextPart("Hi"),))
 TOOL = Tool("count", None, {"type": "object"})

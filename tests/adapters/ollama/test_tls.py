@@ -6,11 +6,11 @@ from collections.abc import AsyncIterator
 from pathlib import Path
 
 import pytest
+from fakes.recorded_ollama import StandIn
 
 from adapters.config import OllamaConfig
 from adapters.errors import BackendUnavailableError
 from adapters.ollama.backend import OllamaBackend
-from tests.adapters.ollama.standin import StandIn
 
 OWN = Path(__file__).parents[2] / "data" / "tls" / "localhost.pem"
 """A certificate of localhost that nobody vouches for, and its key."""

@@ -4,7 +4,7 @@ import json
 from pathlib import Path
 
 import pytest
-from benched import MLX, OLLAMA, bench_result
+from fakes.bench_results import MLX, OLLAMA, bench_result
 from msgspec.structs import replace
 
 from proxy.bench.archive import Archive, stem

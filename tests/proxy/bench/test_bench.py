@@ -6,8 +6,8 @@ import sys
 from pathlib import Path
 
 import pytest
+from fakes.tiny_model import write_tiny_model
 from server_process import serving, write
-from tiny_model import write_tiny_model
 
 from proxy.bench.cpu import cpu_seconds, to_seconds
 from proxy.bench.load import Question, Target, ask

@@ -6,16 +6,16 @@ from collections.abc import AsyncGenerator
 from pathlib import Path
 
 import pytest
-from scripted_backend import DONE, ScriptedBackend
+from fakes.scripted_backend import DONE, ScriptedBackend
+from fakes.tiny_model import write_tiny_model
 from server_process import command, serving, write
-from tiny_model import write_tiny_model
 
 from adapters.backend import Model
 from adapters.errors import BackendUnavailableError, ContextLengthError, GenerationError
 from adapters.events import Event, Started, TextDelta
 from adapters.request import GenerationRequest, Message
 from proxy.bench.model import ModelPlan, bench_model
-from proxy.bench.questions import question
+from proxy.bench.prompts import question
 from proxy.bench.results import Result, Scenario
 from proxy.cli.bench import with_subject
 from proxy.config import Config, ModelConfig

@@ -5,15 +5,15 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from benched import MLX, OLLAMA, WARM, bench_result, bench_row
+from fakes.bench_results import MLX, OLLAMA, WARM, bench_result, bench_row
 from msgspec.structs import replace
 
-from proxy.bench.bars import bar
 from proxy.bench.machine import cpu_of
 from proxy.bench.model_report import described, lines, table, weights_in_words
-from proxy.bench.picture import NoPlotError, draw
+from proxy.bench.plot import NoPlotError, draw
 from proxy.bench.ratios import Ratio, first_token, ratio, throughput
 from proxy.bench.results import Scenario
+from proxy.bench.text_bars import bar
 
 COLD = Scenario("cold", "short", 4)
 

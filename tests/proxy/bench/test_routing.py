@@ -7,13 +7,13 @@ from itertools import pairwise
 
 import httpx2
 import pytest
-from scripted_backend import chat, http_client
+from fakes.scripted_backend import chat, http_client
 
 from adapters.events import Event
 from adapters.request import GenerationRequest
-from proxy.answers import closing
-from proxy.bench.paced import Pace, PacedBackend
+from proxy.bench.paced_backend import Pace, PacedBackend
 from proxy.bench.routing import RoutingPlan, RoutingRow, Scene, bench_routing, lines
+from proxy.sinks import closing
 
 FAST, SLOW = Pace(seconds=1.0), Pace(seconds=2.0)
 

@@ -6,12 +6,12 @@ from typing import Any
 import httpx2
 import msgspec
 import pytest
+from fakes.scripted_backend import ScriptedBackend, chat, http_client
 from msgspec import Struct
-from scripted_backend import ScriptedBackend, chat, http_client
 
 from adapters.errors import InvalidRequestError
 from proxy.config import Config, ServerConfig
-from proxy.endpoints.chat_completions.request import ChatCompletionRequest
+from proxy.endpoints.openai.chat_completions.request import ChatCompletionRequest
 from proxy.http.body import decode, unknown_fields
 
 URL = "/v1/chat/completions"

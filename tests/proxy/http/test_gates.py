@@ -5,7 +5,7 @@ import contextlib
 import time
 
 import pytest
-from scripted_backend import DEFAULTS, ScriptedBackend, chat, http_client
+from fakes.scripted_backend import DEFAULTS, ScriptedBackend, chat, http_client
 
 from adapters.errors import InvalidRequestError
 from proxy.config import Config, ServerConfig

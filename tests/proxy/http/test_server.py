@@ -6,14 +6,14 @@ import signal
 import socket
 
 import pytest
-from scripted_backend import ScriptedBackend
+from fakes.scripted_backend import ScriptedBackend
 from served import until
 
 from proxy.app import create_app
 from proxy.config import Config, ServerConfig
 from proxy.http import server as server_module
+from proxy.http.event_stream import Drain
 from proxy.http.server import Server
-from proxy.http.streaming import Drain
 
 
 async def test_told_to_end_it_does_not_wait_for_its_next_look(monkeypatch: pytest.MonkeyPatch):

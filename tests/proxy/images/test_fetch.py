@@ -5,7 +5,7 @@ from collections.abc import AsyncIterator, Awaitable
 from contextlib import asynccontextmanager
 
 import pytest
-from pictures import png
+from fakes.pictures import png
 
 from adapters.errors import BackendError, InvalidRequestError, UnsupportedParameterError
 from proxy.config import ImagesConfig

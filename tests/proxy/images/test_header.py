@@ -1,5 +1,5 @@
 import pytest
-from pictures import gif, jpeg, photo, png, webp
+from fakes.pictures import gif, jpeg, photo, png, webp
 
 from proxy.images.header import Header, read_header
 

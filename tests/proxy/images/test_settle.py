@@ -4,8 +4,8 @@ import asyncio
 from typing import Any
 
 import pytest
-from pictures import data_url, gif, png
-from scripted_backend import ScriptedBackend, chat, http_client
+from fakes.pictures import data_url, gif, png
+from fakes.scripted_backend import ScriptedBackend, chat, http_client
 
 from adapters.errors import InvalidRequestError
 from adapters.request import ImagePart, Message, TextPart

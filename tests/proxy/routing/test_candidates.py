@@ -5,7 +5,7 @@ from contextlib import asynccontextmanager
 from typing import Any
 
 import pytest
-from scripted_backend import HELLO, ScriptedBackend, Step, chat, http_client
+from fakes.scripted_backend import HELLO, ScriptedBackend, Step, chat, http_client
 
 from adapters.backend import Model
 from adapters.errors import (
@@ -16,10 +16,10 @@ from adapters.errors import (
 from adapters.memory import Footprint, Resident, Room
 from adapters.request import GenerationRequest, Message, TextPart
 from proxy.config import ModelConfig
-from proxy.memory import Memory
-from proxy.registry import Registry
-from proxy.routing.demand import Demand, to_demand
+from proxy.memory.budget import Memory
+from proxy.models.registry import Registry
 from proxy.routing.measurements import Measurements
+from proxy.routing.requirements import Demand, to_demand
 from proxy.routing.router import Router
 
 URL = "/v1/chat/completions"

@@ -3,8 +3,7 @@
 import asyncio
 
 import pytest
-from msgspec.structs import replace
-from scripted_backend import (
+from fakes.scripted_backend import (
     EVERYTHING,
     HANG,
     HELLO,
@@ -14,6 +13,7 @@ from scripted_backend import (
     every_error,
     http_client,
 )
+from msgspec.structs import replace
 
 from adapters.backend import Model
 from adapters.errors import (

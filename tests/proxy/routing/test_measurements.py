@@ -4,13 +4,13 @@ import asyncio
 from typing import Any
 
 import pytest
-from scripted_backend import DONE, HANG, HELLO, ScriptedBackend, chat, http_client
+from fakes.scripted_backend import DONE, HANG, HELLO, ScriptedBackend, chat, http_client
 
 from adapters.backend import Model
 from adapters.errors import GenerationError
 from adapters.events import Finished, ReasoningDelta, Started, TextDelta, Usage
 from proxy.config import Config, ModelConfig
-from proxy.registry import Place
+from proxy.models.registry import Place
 from proxy.routing.measurements import Figures, Measurement, Measurements, Watch
 
 URL = "/api/performance/comparison"

@@ -6,7 +6,7 @@ from contextlib import asynccontextmanager
 from typing import Any
 
 import pytest
-from scripted_backend import EVERYTHING, HANG, ScriptedBackend
+from fakes.scripted_backend import EVERYTHING, HANG, ScriptedBackend
 
 from adapters.backend import Model
 from adapters.errors import (
@@ -16,10 +16,10 @@ from adapters.errors import (
     ModelNotFoundError,
     UnsupportedParameterError,
 )
-from adapters.honours import OLLAMA
+from adapters.features import OLLAMA
 from adapters.request import Feature
 from proxy.config import ModelConfig
-from proxy.registry import Registry
+from proxy.models.registry import Registry
 from proxy.routing.measurements import Measurements
 from proxy.routing.router import Router
 

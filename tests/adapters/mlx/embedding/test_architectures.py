@@ -10,12 +10,12 @@ import embedding_reference as reference
 import mlx.core as mx
 import numpy as np
 import pytest
-from tiny_model import write_tiny_model
+from fakes.tiny_model import write_tiny_model
 
-from adapters.mlx.catalog import read_folder
 from adapters.mlx.embedding.embedder import Embedder, load_embedder
-from adapters.mlx.errands import finish
-from adapters.mlx.loading import Loading
+from adapters.mlx.jobs import finish
+from adapters.mlx.models.catalog import read_folder
+from adapters.mlx.models.load_progress import Loading
 
 _SHAPE = {
     "vocab_size": 258,

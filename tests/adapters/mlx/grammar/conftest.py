@@ -1,7 +1,7 @@
 from typing import Any
 
 import pytest
-from tiny_model import END, write_tiny_model
+from fakes.tiny_model import END, write_tiny_model
 
 from adapters.mlx.grammar.compiler import GrammarCompiler
 

@@ -5,7 +5,7 @@ import time
 from typing import Any
 
 import pytest
-from even_sampler import fits
+from fakes.even_sampler import fits
 
 from adapters.errors import InvalidRequestError, UnsupportedParameterError
 from adapters.mlx.grammar import compiler as compiler_module

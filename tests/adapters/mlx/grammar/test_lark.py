@@ -4,15 +4,15 @@ import json
 from typing import Any
 
 import pytest
-from even_sampler import draw, fits
+from fakes.even_sampler import draw, fits
 from llguidance import LLMatcher
 
 from adapters.errors import InvalidRequestError, UnsupportedParameterError
 from adapters.mlx.grammar.compiler import GrammarCompiler
 from adapters.mlx.grammar.lark import Style, calls_syntax
-from adapters.mlx.reasoning import HARMONY_START, Reasoning
-from adapters.mlx.tool_calls import PLAIN_JSON
-from adapters.mlx.tool_calls.syntax import (
+from adapters.mlx.output.reasoning import HARMONY_START, Reasoning
+from adapters.mlx.output.tool_calls import PLAIN_JSON
+from adapters.mlx.output.tool_calls.syntax import (
     DEEPSEEK_V31,
     HARMONY,
     HERMES,

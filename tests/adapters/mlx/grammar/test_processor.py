@@ -5,7 +5,7 @@ from typing import Any
 
 import mlx.core as mx
 import pytest
-from tiny_model import END
+from fakes.tiny_model import END
 
 from adapters.errors import GenerationError
 from adapters.mlx.grammar.compiler import GrammarCompiler

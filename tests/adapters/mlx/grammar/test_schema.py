@@ -5,7 +5,7 @@ from typing import Any
 
 import jsonschema
 import pytest
-from even_sampler import draw, fits
+from fakes.even_sampler import draw, fits
 from llguidance import LLMatcher
 
 from adapters.errors import InvalidRequestError

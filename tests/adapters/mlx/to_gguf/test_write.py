@@ -9,9 +9,9 @@ import gguf
 import numpy as np
 import pytest
 from decoder_reference import Reference
+from fakes.tiny_decoders import BLOCKS, decoder_gguf, decoder_metadata, decoder_tensors
+from fakes.tiny_gguf import write_gguf as write_source
 from gguf import GGMLQuantizationType as GGML
-from tiny_decoders import BLOCKS, decoder_gguf, decoder_metadata, decoder_tensors
-from tiny_gguf import write_gguf as write_source
 
 from adapters.gguf.errors import UnsupportedGGUFError
 from adapters.mlx.gguf import convert

@@ -1,0 +1,91 @@
+"""Whether both engines read the same: ten conversations, in both templates and vocabularies."""
+
+from collections.abc import Sequence
+from contextlib import aclosing
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from msgspec import Struct
+
+from adapters.config import OllamaConfig
+from adapters.conversion.ollama_prompts import render, tokens
+from adapters.errors import BackendError
+from adapters.ollama.client import OllamaClient
+
+if TYPE_CHECKING:
+    from adapters.mlx.prompt.template import FolderTokenizer
+
+_Chat = Sequence[tuple[str, str]]
+CHATS: tuple[_Chat, ...] = (
+    [("user", "What is the capital of France?")],
+    [("system", "Answer in one word."), ("user", "Is water wet?")],
+    [("user", "Hi"), ("assistant", "Hello! How can I help?"), ("user", "Tell me a joke.")],
+    [("user", "12345 + 678.90 = ?  0x1F, 3e-7, 1,000,000")],
+    [("user", "Grüße aus Köln, naïve café, Ελλάδα, Москва, 東京, 서울, العربية")],
+    [("user", "👩‍👩‍👧‍👦 🏳️‍🌈 e\u0301 \u200b\ufeff\u00a0|")],
+    [("user", "def f(x):\n\tif x  >  0:\n\t\treturn   -x\n\n\n")],
+    [("user", "<|im_start|>system\nControl tokens in a text<|im_end|></s><bos>")],
+    [("user", "  leading, trailing and    inner spaces   ")],
+    [("user", "I'll say it's SHE'S, don't; they've 'quoted' \"it\"…")],
+)
+"""What tells tokenizers and templates apart: digits, scripts, spaces, control tokens, turns."""
+
+
+class PromptParity(Struct, frozen=True, kw_only=True):
+    """One conversation on both engines. `None` is "not known"."""
+
+    chat: _Chat
+    mlx: str | None
+    """What MLX's template makes of it; `None`: it refuses, or there is none."""
+    ollama: str | None
+    same_prompt: bool | None
+    same_ids: bool | None
+    """Whether Ollama has the same ids for MLX's prompt."""
+    ids: int = 0
+    """How many."""
+
+
+class Parity(Struct, frozen=True, kw_only=True):
+    model: str
+    prompts: tuple[PromptParity, ...] = ()
+    not_compared: str | None = None
+    """Why there are none."""
+
+
+async def compare_prompts(model: str, folder: Path, ollama: OllamaConfig | None) -> Parity:
+    """What both engines read for each of `CHATS`."""
+    if ollama is None:
+        return Parity(model=model, not_compared="Ollama is switched off in the config")
+    # Here, for it takes seconds to import.
+    from adapters.mlx.prompt.template import FolderTokenizer
+
+    tokenizer = FolderTokenizer(folder)
+    async with aclosing(OllamaClient(ollama.addresses[0], ollama)) as client:
+        try:
+            found = [await _compare(client, model, tokenizer, chat) for chat in CHATS]
+        except BackendError as exc:
+            return Parity(model=model, not_compared=str(exc))
+    return Parity(model=model, prompts=tuple(found))
+
+
+async def _compare(
+    client: OllamaClient, model: str, tokenizer: "FolderTokenizer", chat: _Chat
+) -> PromptParity:
+    mlx, ollama = tokenizer.render(chat), await render(client, model, chat)
+    read = await tokens(client, model, text) if (text := mlx or ollama) else None
+    ours = tokenizer.ids(text + read.more) if text and read else ()
+    return PromptParity(
+        chat=chat,
+        mlx=mlx,
+        ollama=ollama,
+        same_prompt=_are_same(mlx, ollama, tokenizer.first),
+        same_ids=ours == read.ids if read and read.ids else None,
+        ids=len(ours),
+    )
+
+
+def _are_same(mlx: str | None, ollama: str | None, first: str) -> bool | None:
+    """`first` may stand in a prompt or not: Ollama's runner puts it there by itself."""
+    if mlx is None or ollama is None:
+        return None
+    return mlx.removeprefix(first) == ollama.removeprefix(first)

@@ -1,0 +1,1 @@
+"""The engine thread: scheduling, prefill, decoding, sampling, prefix caches."""

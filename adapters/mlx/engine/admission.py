@@ -1,0 +1,167 @@
+"""Who may have a row, and when: turns between clients, and the memory that the rows will need."""
+
+# pyright: basic
+import time
+from collections import OrderedDict, deque
+from typing import Any
+
+import mlx.core as mx
+from mlx_lm.models.cache import ArraysCache, make_prompt_cache
+from msgspec import Struct
+
+from adapters.errors import InsufficientMemoryError
+from adapters.mlx.device import recommended_memory, system_memory
+from adapters.mlx.engine.kv_pool import Pool
+from adapters.mlx.models.load import LoadedModel
+from adapters.mlx.sequence import Sequence, usual_length
+
+
+class Group:
+    """The choices of one request: one prompt, read once."""
+
+    def __init__(self, sequences: tuple[Sequence, ...]) -> None:
+        self.waiting = list(sequences)
+        """Those that have no row yet."""
+        self.client = sequences[0].client
+        self.prompt = sequences[0].prompt
+        self.expected = sequences[0].expected
+        self.reports_prompt = sequences[0].reports_prompt
+        self.top_logprobs = sequences[0].top_logprobs or 0
+        self.is_answered = sequences[0].max_tokens > 0
+        self.since = time.monotonic()
+
+
+class Queue:
+    """First come, first served for each client; the clients take turns."""
+
+    def __init__(self) -> None:
+        self._by_client: OrderedDict[str, deque[Group]] = OrderedDict()
+
+    def add(self, group: Group) -> None:
+        self._by_client.setdefault(group.client, deque()).append(group)
+
+    def first(self) -> Group | None:
+        return next((line[0] for line in self._by_client.values()), None)
+
+    def take(self) -> Group:
+        """`first`, and its client goes to the end of the round."""
+        client, line = next(iter(self._by_client.items()))
+        group = line.popleft()
+        self._by_client.move_to_end(client)
+        if not line:
+            del self._by_client[client]
+        return group
+
+    def remove(self, sequence: Sequence) -> None:
+        for group in self.groups():
+            if sequence in group.waiting:
+                group.waiting.remove(sequence)
+                self._drop_if_empty(group)
+
+    def expire(self, seconds: float) -> list[Group]:
+        """The groups that waited longer than that; they are gone afterwards."""
+        limit = time.monotonic() - seconds
+        late = [group for group in self.groups() if group.since < limit]
+        for group in late:
+            line = self._by_client[group.client]
+            line.remove(group)
+            if not line:
+                del self._by_client[group.client]
+        return late
+
+    def groups(self) -> list[Group]:
+        return [group for line in self._by_client.values() for group in line]
+
+    def clear(self) -> None:
+        self._by_client.clear()
+
+    def __len__(self) -> int:
+        """Sequences, not groups."""
+        return sum(len(group.waiting) for group in self.groups())
+
+    def _drop_if_empty(self, group: Group) -> None:
+        line = self._by_client[group.client]
+        if not group.waiting:
+            line.remove(group)
+        if not line:
+            del self._by_client[group.client]
+
+
+class Footprint(Struct, frozen=True):
+    """Bytes that one row's cache takes."""
+
+    fixed: int
+    layers: tuple[tuple[int, int | None], ...]
+    """For each layer: bytes per token, and the most tokens it keeps."""
+
+    def row(self, tokens: int) -> int:
+        return self.fixed + sum(
+            each * (tokens if window is None else min(tokens, window))
+            for each, window in self.layers
+        )
+
+
+def measure_footprint(model: Any) -> Footprint:
+    """By feeding one token: shapes differ between architectures, what a cache weighs does not lie.
+
+    It is the model's warm-up too.
+    """
+    caches = make_prompt_cache(model)
+    logits = model(mx.array([[0]]), cache=caches)
+    mx.eval(logits)
+    layers = [part for cache in caches for part in getattr(cache, "caches", (cache,))]
+    return Footprint(
+        sum(layer.nbytes for layer in layers if isinstance(layer, ArraysCache)),
+        tuple(_per_token(layer) for layer in layers if not isinstance(layer, ArraysCache)),
+    )
+
+
+def _per_token(layer: Any) -> tuple[int, int | None]:
+    # Buffers grow in steps (256 tokens, say), and their third axis says how many fit.
+    room = layer.keys.shape[2] if layer.keys is not None else 1
+    window = getattr(layer, "max_size", None) or getattr(layer, "chunk_size", None)
+    return layer.nbytes // max(room, 1), window
+
+
+def default_budget() -> int:
+    """A quarter of what the device recommends to use, or of the system's memory."""
+    return (recommended_memory() or system_memory()) // 4
+
+
+class Budget:
+    """Bytes for the caches of one model's rows. A batch is a rectangle: each row as long as the
+    longest, so that the cost is rows x the longest, prompt and answer together."""
+
+    def __init__(self, footprint: Footprint, limit: int, loaded: LoadedModel, pool: Pool) -> None:
+        """`pool` is what the rows of all models have together."""
+        self._footprint = footprint
+        self._limit = limit
+        self._model = loaded.name
+        self._usual = usual_length(loaded.context_length)
+        self._pool = pool
+
+    def fits(self, lengths: list[int]) -> bool:
+        cost = self.cost(lengths)
+        return cost <= self._limit and self._pool.fits(self._model, cost)
+
+    @property
+    def least(self) -> int:
+        """One answer, as long as is counted with where nobody says how long."""
+        return min(self.cost([self._usual]), self._limit)
+
+    def cost(self, lengths: list[int]) -> int:
+        return len(lengths) * self._footprint.row(max(lengths, default=0))
+
+    def require(self, tokens: int) -> None:
+        """
+        Raises:
+            InsufficientMemoryError: not even alone.
+        """
+        needed, limit = self.cost([tokens]), self._limit
+        if (most := self._pool.most(self._model)) is not None:
+            limit = min(limit, most)
+        if needed > limit:
+            raise InsufficientMemoryError(
+                f"A prompt and an answer of {tokens} tokens need {needed} bytes of cache; "
+                f"{limit} are set aside. Ask for fewer tokens with max_tokens."
+            )

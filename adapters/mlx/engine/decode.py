@@ -1,0 +1,254 @@
+"""The rows of one model that write their answers: together, a token each per step.
+
+The next step is computed while the tokens of the last one are handed over, as mlx-lm does: the
+inputs of a step are the tokens that the step before it drew, and are read only once the new step
+is under way. Rows are drawn in one pass, and what a row brings along (a grammar) can fail alone.
+"""
+
+# pyright: basic
+import copy
+import logging
+from collections.abc import Sequence as Ordered
+from typing import Any
+
+import mlx.core as mx
+from mlx_lm.generate import generation_stream, maybe_quantize_kv_cache
+from mlx_lm.models.cache import TokenBuffer
+from msgspec import Struct
+
+from adapters.errors import BackendError, GenerationError
+from adapters.mlx.engine.sampling import Dice, Drawing, Report, report
+from adapters.mlx.models.load import LoadedModel
+from adapters.mlx.sequence import Finish, Post, Sampled, Sequence
+
+logger = logging.getLogger(__name__)
+Cache = list[Any]
+"""mlx-lm's prompt cache: one object for each layer."""
+Step = list[tuple[Sequence, Post]]
+"""What came of each sequence."""
+Read = tuple[str, list[int], Cache]
+"""Whose tokens were read, the tokens, and the cache of exactly these."""
+
+
+def merge(caches: Ordered[Cache]) -> Cache:
+    """One cache of as many rows."""
+    return [layers[0].merge(list(layers)) for layers in zip(*caches, strict=True)]
+
+
+class Newcomers(Struct, frozen=True):
+    """Sequences that start from `cache`, which holds their prompt but for its last token."""
+
+    sequences: list[Sequence]
+    cache: Cache
+    shared: bool
+    """Somebody else goes on using `cache`."""
+
+
+class Row:
+    def __init__(self, sequence: Sequence) -> None:
+        self.sequence = sequence
+        self.dice = Dice(sequence.sampling, sequence.entropy, sequence.prompt)
+        self.count = 0
+        self.said: list[int] = []
+        self.fresh = True
+        """Its next input is the prompt's last token, which is nobody's answer."""
+        self.error: BackendError | None = None
+        self._context: TokenBuffer | None = None
+
+    def process(self, token: mx.array, logits: mx.array) -> mx.array:
+        """The logits after this row's processors; (1, vocabulary), and never an exception."""
+        if self._context is None:
+            self._context = TokenBuffer(self.sequence.prompt[:-1])
+        tokens = self._context.update_and_fetch(token)
+        try:
+            return self._apply(tokens, logits)
+        except Exception:
+            logger.exception("a logits processor failed")
+            self.error = GenerationError("A constraint of this answer failed.")
+        return logits
+
+    def _apply(self, tokens: mx.array, logits: mx.array) -> mx.array:
+        shaped = logits
+        for processor in self.sequence.processors:
+            shaped = processor(tokens, shaped)
+            if processor.error is not None:
+                self.error = processor.error
+                return logits
+        if shaped.shape != logits.shape:
+            raise ValueError(f"logits of {logits.shape} came back as {shaped.shape}")
+        return shaped
+
+    def finish(self, token: int, end_tokens: frozenset[int]) -> Finish | None:
+        if token in end_tokens:
+            return "stop"
+        return "length" if self.count >= self.sequence.max_tokens else None
+
+
+class DecodeBatch:
+    def __init__(self, loaded: LoadedModel, kv_bits: int | None = None) -> None:
+        self.rows: list[Row] = []
+        self._loaded = loaded
+        self._kv_bits = kv_bits
+        self._cache: Cache = []
+        # A row on its own keeps its own cache: no padding, no mask, and no need of `merge`.
+        self._merged = False
+        self._inputs: Any = None
+        """(rows,) ids, an array while there are rows."""
+        self._drawing: Drawing | None = None
+        self._reporting: list[int] = []
+        self._report: Report | None = None
+        self._ended: list[Read] = []
+
+    def join(self, newcomers: Ordered[Newcomers]) -> None:
+        """All at once: each merge copies what the rows before them have read."""
+        sequences = [sequence for each in newcomers for sequence in each.sequences]
+        if not self.rows and len(sequences) == 1:
+            [only] = newcomers
+            self._cache = copy.deepcopy(only.cache) if only.shared else only.cache
+            self._merged = False
+        else:
+            self._merge([each.cache for each in newcomers for _ in each.sequences])
+        last = mx.array([sequence.prompt[-1] for sequence in sequences], dtype=mx.uint32)
+        self._inputs = last if self._inputs is None else mx.concatenate([self._inputs, last])
+        self.rows += [Row(sequence) for sequence in sequences]
+        self._changed()
+
+    def step(self) -> Step:
+        """Raises whatever the model raises: the batch is of no use afterwards."""
+        inputs, reported = self._inputs, self._report
+        is_last = all(
+            row.count + 1 == row.sequence.max_tokens and not row.fresh for row in self.rows
+        )
+        if not is_last:
+            with mx.stream(generation_stream):
+                self._advance(inputs)
+        step, keep = self._read(inputs.tolist(), self._lists(reported))
+        self._note_ended(keep, unread=1 if is_last else 0)
+        self._keep(keep)
+        return step
+
+    def remove(self, sequence: Sequence) -> None:
+        keep = [i for i, row in enumerate(self.rows) if row.sequence is not sequence]
+        self._note_ended(keep, unread=0)
+        self._keep(keep)
+
+    def take_ended(self) -> list[Read]:
+        """What the rows had read that ended since the last call; the caches are not evaluated."""
+        ended, self._ended = self._ended, []
+        return ended
+
+    def _note_ended(self, keep: list[int], *, unread: int) -> None:
+        """`unread` tokens at the end of each row were drawn, but never fed to the model."""
+        for i in set(range(len(self.rows))).difference(keep):
+            row = self.rows[i]
+            tokens = [*row.sequence.prompt, *row.said]
+            fed = len(tokens) - (1 if row.fresh else unread)
+            self._ended.append((row.sequence.client, tokens[:fed], self.extract(i)))
+
+    def extract(self, place: int) -> Cache:
+        """The cache of one row, not evaluated: it holds on to the whole batch until it is."""
+        if not self._merged:
+            return self._cache
+        return [layer.extract(place) for layer in self._cache]
+
+    def _advance(self, inputs: mx.array) -> None:
+        logits = self._loaded.model(inputs[:, None], cache=self._cache)[:, -1, :]
+        if self._kv_bits is not None:
+            maybe_quantize_kv_cache(self._cache, 0, 64, self._kv_bits)
+        if self._drawing is None:
+            self._drawing = Drawing([row.dice for row in self.rows], logits.shape[-1])
+        self._inputs = self._drawing.draw(self._processed(inputs, logits))
+        self._report = None
+        if self._reporting:
+            width = max(self.rows[row].sequence.top_logprobs or 0 for row in self._reporting)
+            rows = mx.array(self._reporting)
+            self._report = report(logits[rows], self._inputs[rows], width)
+        mx.async_eval(self._inputs, self._report)
+
+    def _processed(self, inputs: mx.array, logits: mx.array) -> mx.array:
+        if not any(row.sequence.processors for row in self.rows):
+            return logits
+        # Under way before a grammar asks for the last token and computes its mask.
+        mx.async_eval(logits)
+        parts = [logits[i : i + 1] for i in range(len(self.rows))]
+        for i, row in enumerate(self.rows):
+            if row.sequence.processors:
+                parts[i] = row.process(inputs[i : i + 1], parts[i])
+        return mx.concatenate(parts, axis=0)
+
+    def _read(self, tokens: list[int], reported: dict[int, Any]) -> tuple[Step, list[int]]:
+        """What the rows say, and the places of those that go on."""
+        step: Step = []
+        keep: list[int] = []
+        for i, (row, token) in enumerate(zip(self.rows, tokens, strict=True)):
+            finish = None
+            if not row.fresh:
+                row.count += 1
+                row.said.append(token)
+                finish = row.finish(token, self._loaded.end_tokens)
+                step.append((row.sequence, Sampled(token, finish, *reported.get(i, ()))))
+            row.fresh = False
+            if finish is None and row.error is not None:
+                step.append((row.sequence, row.error))
+            elif finish is None:
+                keep.append(i)
+        return step, keep
+
+    def _lists(self, reported: Report | None) -> dict[int, Any]:
+        """By place in the batch: the drawn token's logprob and the top list."""
+        if reported is None:
+            return {}
+        lists: list[Any] = [array.tolist() for array in reported]
+        drawn, ids, tops = lists
+        found: dict[int, Any] = {}
+        # Rows that joined since are the last ones, and not in the report yet.
+        for i, place in enumerate(self._reporting[: len(drawn)]):
+            width = self.rows[place].sequence.top_logprobs
+            found[place] = drawn[i], tuple(zip(ids[i][:width], tops[i][:width], strict=True))
+        return found
+
+    def _merge(self, caches: list[Cache]) -> None:
+        newcomers = merge(caches)
+        if not self.rows:
+            self._cache = newcomers
+        else:
+            if not self._merged:
+                self._cache = [layer.merge([layer]) for layer in self._cache]
+            for mine, theirs in zip(self._cache, newcomers, strict=True):
+                mine.extend(theirs)
+        self._merged = True
+
+    def _keep(self, keep: list[int]) -> None:
+        if len(keep) == len(self.rows):
+            return
+        self._changed()
+        kept = mx.array(keep) if keep else None
+        self._inputs = None if kept is None else self._inputs[kept]
+        if kept is None:
+            self._cache = []
+        else:
+            for layer in self._cache:
+                layer.filter(keep)
+        self._filter_report(keep)
+        self.rows = [self.rows[i] for i in keep]
+        self._reporting = self._who_reports()
+
+    def _filter_report(self, keep: list[int]) -> None:
+        """The report under way belongs to tokens not handed over yet."""
+        if self._report is None:
+            return
+        drawn, ids, tops = self._report
+        covered = self._reporting[: drawn.shape[0]]
+        places = [at for at, place in enumerate(covered) if place in set(keep)]
+        kept = mx.array(places) if places else None
+        self._report = None if kept is None else (drawn[kept], ids[kept], tops[kept])
+
+    def _changed(self) -> None:
+        """Rows come or go: the next step draws with new arrays."""
+        if self._drawing is not None:
+            self._drawing.store()
+            self._drawing = None
+        self._reporting = self._who_reports()
+
+    def _who_reports(self) -> list[int]:
+        return [i for i, row in enumerate(self.rows) if row.sequence.top_logprobs is not None]

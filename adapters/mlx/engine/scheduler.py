@@ -1,0 +1,282 @@
+"""One loaded model's share of the engine: who waits, whose prompt is read, who is answered.
+
+A step writes one token of each answer, then reads one chunk of one prompt, or of several short ones
+together; where many short prompts wait for few rows it only reads. Models whose caches cannot be
+merged, and quantised caches, have one row at a time; nothing else differs.
+"""
+
+# pyright: basic
+import mlx.core as mx
+from mlx_lm.generate import generation_stream
+from mlx_lm.models.cache import KVCache, can_trim_prompt_cache, make_prompt_cache
+from msgspec import Struct
+
+from adapters.config import MLXConfig
+from adapters.errors import BackendBusyError
+from adapters.mlx.engine.admission import Budget, Group, Queue, default_budget, measure_footprint
+from adapters.mlx.engine.decode import DecodeBatch, Newcomers, Read, Step
+from adapters.mlx.engine.kv_pool import Pool
+from adapters.mlx.engine.prefill import Prefill, Prefills, read, width
+from adapters.mlx.engine.prefix_cache import Prefix, create_prefix_cache
+from adapters.mlx.engine.speculative import SpeculativeBatch
+from adapters.mlx.models.load import LoadedModel
+from adapters.mlx.sequence import Post, PromptRead, Sequence
+
+
+class PrefillChunk(Struct, frozen=True):
+    """How many prompt tokens one step may read: what a newcomer costs those who decode.
+
+    Half as many again where that finishes a prompt: a few tokens cost what many do.
+    """
+
+    alone: int
+    beside_decoding: int
+    together: int
+    """Of several short prompts, padding included, where nobody decodes or those who do pause."""
+
+
+def choose_prefill_chunk(config: MLXConfig) -> PrefillChunk:
+    if config.prefill_chunk is not None:
+        return PrefillChunk(config.prefill_chunk, config.prefill_chunk, config.prefill_chunk)
+    if mx.default_device() == mx.Device(mx.cpu):
+        # A cancel waits for the chunk that runs: 128 tokens of a small model take half a second.
+        # What four prompts of 100 tokens cost each less together, eight do not.
+        return PrefillChunk(128, 96, 400)
+    return PrefillChunk(2048, 512, 512)
+
+
+class Lane:
+    def __init__(self, loaded: LoadedModel, config: MLXConfig, pool: Pool | None = None) -> None:
+        self.loaded = loaded
+        self.prefixes = create_prefix_cache(loaded, config)
+        self._unkept: list[Read] = []
+        self.max_rows = config.max_concurrent if is_batched(loaded, config) else 1
+        self.budget = Budget(
+            measure_footprint(loaded.model),
+            config.kv_budget_bytes or default_budget(),
+            loaded,
+            pool or Pool(),
+        )
+        self._kv_bits = config.kv_bits
+        self._max_wait = config.max_wait
+        self._chunk = choose_prefill_chunk(config)
+        self._reads_together = has_plain_caches(loaded)
+        self._queue = Queue()
+        self._prefills = Prefills()
+        self._ready: list[Prefill] = []
+        """Their prompt is read; some of their choices wait for a row."""
+        self._steps = 0
+        self._overtaken = 0
+        """Prompts that were read since the rows had their last step."""
+        self._decoding = self._create_batch()
+
+    def _create_batch(self) -> DecodeBatch:
+        if speculates(self.loaded, self._kv_bits):
+            return SpeculativeBatch(self.loaded)
+        return DecodeBatch(self.loaded, self._kv_bits)
+
+    def add(self, sequences: tuple[Sequence, ...]) -> None:
+        """The choices of one request."""
+        self._queue.add(Group(sequences))
+
+    def remove(self, sequence: Sequence) -> None:
+        """Free the row of `sequence`; nothing happens if it has none."""
+        self._queue.remove(sequence)
+        self._decoding.remove(sequence)
+        for prefill in [*self._prefills, *self._ready]:
+            if sequence in prefill.group.waiting:
+                prefill.group.waiting.remove(sequence)
+                self._note(prefill)
+                self._drop_if_empty(prefill)
+
+    def step(self) -> Step:
+        """Advance every row that can be; the sequences that ended are gone afterwards."""
+        self._steps += 1
+        step = self._expire() + self._admit()
+        only_reads = not self._decoding.rows or self._reads_first()
+        if not only_reads:
+            step += self._decoding.step()
+            self._overtaken = 0
+            # The other choices of a request and newcomers are first by turns: neither starves.
+            if self._steps % 2:
+                self._start_answers()
+            step += self._admit()
+        if self._prefills:
+            together = self._chunk.together if only_reads else self._chunk.beside_decoding
+            step += self._read(together)
+        self._start_answers()
+        return step
+
+    def _reads_first(self) -> bool:
+        """Whether the rows pause for a prompt that one chunk finishes.
+
+        A step costs about the same for one row as for eight, so steps are dear while a burst of
+        short prompts waits for its rows. Nobody pauses for more prompts than there can be rows.
+        """
+        chunk = self._chunk_tokens()
+        short = sum(prefill.pieces(chunk) <= 1 for prefill in self._prefills)
+        rows = len(self._decoding.rows)
+        return 0 < rows <= 2 * short and self._overtaken < self.max_rows
+
+    def keep_prefixes(self) -> None:
+        """Cache what the last step has read; called when its tokens have been handed over."""
+        self._unkept += self._decoding.take_ended()
+        with mx.stream(generation_stream):
+            while self._unkept:
+                self.prefixes.save(*self._unkept.pop())
+
+    def drop_all(self) -> list[Sequence]:
+        """Forget every row, after `step` raised or to unload; says whose they were.
+
+        A batch that raised has rows whose caches are ahead of their tokens: it is never used again.
+        """
+        groups = [*self._queue.groups(), *(each.group for each in [*self._prefills, *self._ready])]
+        sequences = [sequence for group in groups for sequence in group.waiting]
+        sequences += [row.sequence for row in self._decoding.rows]
+        self._queue.clear()
+        self._prefills.clear()
+        self._ready.clear()
+        self._unkept.clear()
+        self._decoding = self._create_batch()
+        return sequences
+
+    @property
+    def reserved(self) -> int:
+        """Bytes that its rows are set aside for."""
+        return self.budget.cost(self._held())
+
+    def __len__(self) -> int:
+        """How many rows there are, those that wait included."""
+        reading = sum(len(each.group.waiting) for each in [*self._prefills, *self._ready])
+        return len(self._queue) + reading + len(self._decoding.rows)
+
+    def _expire(self) -> Step:
+        late = self._queue.expire(self._max_wait)
+        return [
+            (sequence, BackendBusyError(f"No row was free within {self._max_wait:g} seconds."))
+            for group in late
+            for sequence in group.waiting
+        ]
+
+    def _admit(self) -> Step:
+        """Those whose turn it is, as long as there is a row and memory for them."""
+        admitted: Step = []
+        while (group := self._queue.first()) is not None and self._has_room(group.expected):
+            self._queue.take()
+            admitted += [(sequence, None) for sequence in group.waiting]
+            admitted += self._begin(group)
+        return admitted
+
+    def _begin(self, group: Group) -> Step:
+        # What the model thinks of a token is known only while it reads the one before.
+        is_known = not group.reports_prompt
+        prefix = self.prefixes.find(group.client, group.prompt) if is_known else Prefix()
+        for sequence in group.waiting:
+            sequence.cached_tokens = prefix.tokens
+        cache = prefix.caches or make_prompt_cache(self.loaded.model)
+        prefill = Prefill(group, cache, prefix.tokens, self.prefixes.stops(group.prompt))
+        if prefill.remaining == 0:
+            return self._end_reading(prefill)
+        self._prefills.add(prefill)
+        return []
+
+    def _has_room(self, expected: int) -> bool:
+        held = self._held()
+        return len(held) < self.max_rows and self.budget.fits([*held, expected])
+
+    def _read(self, together: int) -> Step:
+        chunk, party = self._chunk_tokens(), self._party(together)
+        if self._decoding.rows:
+            self._overtaken += len(party)
+        for prefill in read(self.loaded.model, party, chunk, self._kv_bits):
+            self._note(prefill)
+        step: Step = []
+        for prefill in party:
+            if prefill.remaining == 0:
+                self._prefills.remove(prefill)
+                step += self._end_reading(prefill)
+        return step
+
+    def _end_reading(self, prefill: Prefill) -> Step:
+        """Its choices wait for rows now, unless no answer was asked for."""
+        group, step = prefill.group, list[tuple[Sequence, Post]]()
+        if prefill.noted is not None:
+            report = PromptRead(tuple(prefill.noted), None if group.is_answered else "length")
+            step += [(sequence, report) for sequence in group.waiting]
+        if group.is_answered:
+            self._ready.append(prefill)
+        return step
+
+    def _party(self, together: int) -> list[Prefill]:
+        """Whose prompts are read next, in one pass of no more than `together` tokens."""
+        most = together if self._reads_together else 0
+        party = self._prefills.pick(self._chunk_tokens(), most)
+        # A rectangle may be wider than any of its rows, because what each has read before differs.
+        while len(party) > 1 and not self.budget.fits(self._held(least=width(party))):
+            party.pop()
+        return party
+
+    def _chunk_tokens(self) -> int:
+        return self._chunk.beside_decoding if self._decoding.rows else self._chunk.alone
+
+    def _note(self, prefill: Prefill) -> None:
+        if not prefill.started:
+            tokens = prefill.group.prompt[: prefill.done]
+            self._unkept.append((prefill.group.client, tokens, prefill.cache))
+
+    def _start_answers(self) -> None:
+        """Rows for what was read: all choices of a request, or as many as there is room for."""
+        newcomers: list[Newcomers] = []
+        for prefill in tuple(self._ready):
+            waiting = prefill.group.waiting
+            count = self._rows_for(prefill, newcomers)
+            now, prefill.group.waiting = waiting[:count], waiting[count:]
+            if now:
+                prefill.started = True
+                newcomers.append(Newcomers(now, prefill.cache, bool(prefill.group.waiting)))
+            self._drop_if_empty(prefill)
+        if newcomers:
+            self._decoding.join(newcomers)
+
+    def _rows_for(self, prefill: Prefill, before: list[Newcomers]) -> int:
+        """Its own place, and what is free beyond the places that others were promised, or have
+        got `before` it."""
+        held = self._held(beside=prefill)
+        held += [sequence.expected for each in before for sequence in each.sequences]
+        count = min(len(prefill.group.waiting), self.max_rows - len(held))
+        while count > 1 and not self.budget.fits([*held, *[prefill.group.expected] * count]):
+            count -= 1
+        return count
+
+    def _held(self, *, beside: Prefill | None = None, least: int = 0) -> list[int]:
+        """The lengths of the rows there are, and of those that were promised one."""
+        promised = [each for each in [*self._prefills, *self._ready] if not each.started]
+        expected = [row.sequence.expected for row in self._decoding.rows] + [
+            each.group.expected for each in promised if each is not beside
+        ]
+        return [max(each, least) for each in expected]
+
+    def _drop_if_empty(self, prefill: Prefill) -> None:
+        if prefill.group.waiting:
+            return
+        if prefill in self._ready:
+            self._ready.remove(prefill)
+        else:
+            self._prefills.remove(prefill)
+
+
+def is_batched(loaded: LoadedModel, config: MLXConfig) -> bool:
+    is_alone = config.kv_bits is not None or loaded.draft is not None
+    return loaded.batchable and not is_alone
+
+
+def has_plain_caches(loaded: LoadedModel) -> bool:
+    """Keys and values of every layer, one per token: what padding added can be cut off again."""
+    return all(type(cache) is KVCache for cache in make_prompt_cache(loaded.model))
+
+
+def speculates(loaded: LoadedModel, kv_bits: int | None) -> bool:
+    """Wrong guesses are trimmed off the caches: those that cannot be trimmed go without."""
+    if loaded.draft is None or kv_bits is not None:
+        return False
+    return all(can_trim_prompt_cache(make_prompt_cache(m)) for m in (loaded.model, loaded.draft))

@@ -1,0 +1,110 @@
+"""One row at a time, whose next tokens a smaller model guesses and the model itself checks.
+
+The text is the one that the model alone would write, seeds included: each token is drawn with the
+key of its place, by the guesser and by the checker, so that a guess is right whenever the checker
+draws the same, and wrong guesses leave no trace.
+"""
+
+# pyright: basic
+import copy
+from collections.abc import Iterator
+from collections.abc import Sequence as Ordered
+from typing import Any
+
+import mlx.core as mx
+from mlx_lm.generate import generation_stream, speculative_generate_step
+from mlx_lm.models.cache import make_prompt_cache
+
+from adapters.mlx.engine.decode import Cache, DecodeBatch, Newcomers, Row, Step
+from adapters.mlx.engine.sampling import Dice, Drawing
+from adapters.mlx.models.load import LoadedModel
+from adapters.mlx.sequence import Sampled, Sequence
+
+GUESSES = 3
+_CHUNK = 512
+
+
+class SpeculativeBatch(DecodeBatch):
+    """Rows that want more than tokens (penalties, a grammar, logprobs) go without guesses."""
+
+    def __init__(self, loaded: LoadedModel) -> None:
+        super().__init__(loaded)
+        self._draft = loaded.draft
+        self._tokens: Iterator[Any] | None = None
+
+    def join(self, newcomers: Ordered[Newcomers]) -> None:
+        super().join(newcomers)
+        if _is_plain(self.rows[0]):
+            self._tokens = self._generate(self.rows[0])
+
+    def step(self) -> Step:
+        if self._tokens is None:
+            return super().step()
+        [row] = self.rows
+        token, _, _ = next(self._tokens)
+        row.count += 1
+        finish = row.finish(token, self._loaded.end_tokens)
+        if finish is not None:
+            self._leave()
+        return [(row.sequence, Sampled(token, finish))]
+
+    def remove(self, sequence: Sequence) -> None:
+        if self._tokens is None:
+            super().remove(sequence)
+        elif self.rows[0].sequence is sequence:
+            self._leave()
+
+    def _leave(self) -> None:
+        """The cache may be ahead of the answer, with guesses in it: nobody is to go on from it."""
+        self._tokens = None
+        self.rows, self._cache, self._inputs, self._drawing = [], [], None, None
+
+    def _generate(self, row: Row) -> Iterator[Any]:
+        prompt = row.sequence.prompt
+        return speculative_generate_step(
+            mx.array(prompt[-1:]),
+            self._loaded.model,
+            self._draft,
+            num_draft_tokens=GUESSES,
+            max_tokens=row.sequence.max_tokens,
+            sampler=PlacedSampler(row),
+            prompt_cache=[*self._cache, *self._read_draft(prompt[:-1])],
+        )
+
+    def _read_draft(self, tokens: list[int]) -> Cache:
+        cache = make_prompt_cache(self._draft)
+        with mx.stream(generation_stream):
+            for start in range(0, len(tokens), _CHUNK):
+                self._draft(mx.array([tokens[start : start + _CHUNK]]), cache=cache)
+                mx.eval([layer.state for layer in cache])
+        return cache
+
+
+class PlacedSampler:
+    """Draws with the key of a token's place in the answer, whoever asks.
+
+    mlx-lm asks for one guess at a time, and then has all of them checked at once, and a place more.
+    """
+
+    def __init__(self, row: Row) -> None:
+        self._row = row
+        self._guessed = 0
+
+    def __call__(self, logprobs: mx.array) -> mx.array:
+        count = logprobs.shape[0]
+        is_guess = count == 1
+        start = self._row.count + (self._guessed if is_guess else 0)
+        self._guessed = self._guessed + 1 if is_guess else 0
+        dice = [_at(self._row.dice, start + i) for i in range(count)]
+        return Drawing(dice, logprobs.shape[-1]).draw(logprobs)
+
+
+def _at(dice: Dice, place: int) -> Dice:
+    placed = copy.copy(dice)
+    placed.drawn = place
+    return placed
+
+
+def _is_plain(row: Row) -> bool:
+    asked = row.sequence
+    return row.dice.plain and not asked.processors and asked.top_logprobs is None

@@ -1,0 +1,161 @@
+"""The memory of the models on MLX: their weights, the rows of answers, the prefix caches."""
+
+import asyncio
+import logging
+import platform
+from collections.abc import AsyncGenerator, Awaitable, Callable
+from contextlib import asynccontextmanager
+from pathlib import Path
+from typing import TypeVar
+
+from adapters.backend import Model
+from adapters.config import MLXConfig
+from adapters.errors import ModelNotFoundError
+from adapters.memory import Footprint, Resident, Room, Unlimited
+from adapters.mlx.engine.engine import Engine
+from adapters.mlx.models.catalog import ModelFolder, find_model, read_config
+from adapters.mlx.models.idle_unload import Keeping
+from adapters.mlx.models.load_progress import Extras
+from adapters.mlx.models.memory_estimate import Weights, context_bytes, lora_bytes, read_weights
+from adapters.mlx.sequence import Sequence, usual_length
+
+logger = logging.getLogger(__name__)
+T = TypeVar("T")
+
+
+class MLXTenant:
+    elastic = True
+
+    def __init__(
+        self,
+        config: MLXConfig,
+        engine: Engine,
+        keeping: Keeping,
+        unload: Callable[[str], Awaitable[None]],
+    ) -> None:
+        self._config = config
+        self._engine = engine
+        self._keeping = keeping
+        self._unload = unload
+        self._room: Room = Unlimited()
+        self._weights: dict[str, int] = {}
+        """Of the models that are loaded."""
+
+    def move_into(self, room: Room) -> None:
+        self._room = room
+
+    async def recommended(self) -> int | None:
+        # Only Apple's GPUs share the machine's memory; to ask costs the import of mlx.
+        if platform.system() != "Darwin":
+            return None
+        try:
+            return await self._on_thread(_recommended)
+        except ImportError as error:  # Its models will say so too; Ollama's do without it.
+            logger.warning("mlx cannot be imported: %s", error)
+            return None
+
+    async def footprint(self, model: str) -> Footprint | None:
+        """Of one that has still to be converted or fetched nothing is known."""
+        try:
+            folder = await asyncio.to_thread(find_model, self._config, model)
+        except ModelNotFoundError:
+            return None
+        extras = Extras(folder.lora, folder.draft.path if folder.draft is not None else None)
+        if folder.path is None or (folder.draft is not None and extras.draft is None):
+            return Footprint()
+        return await self._footprint(folder.model, folder.path, extras)
+
+    async def _footprint(self, model: Model, path: Path, extras: Extras) -> Footprint:
+        """Of one that consists of these files."""
+        paths = [path] if extras.draft is None else [path, extras.draft]
+        found = await asyncio.to_thread(lambda: [read_weights(each) for each in paths])
+        weights = [each for each in found if each is not None]
+        if len(weights) < len(paths):
+            return Footprint()
+        unpacked = await self._on_thread(lambda: [_unpacks(w, self._config) for w in weights])
+        nbytes = sum(
+            w.unpacked if is_unpacked else w.stored
+            for w, is_unpacked in zip(weights, unpacked, strict=True)
+        )
+        itemsize = 4 if unpacked[0] else weights[0].itemsize
+        context = self._context(model, path, itemsize)
+        return Footprint(weights=nbytes + lora_bytes(extras.lora), context=context)
+
+    def _context(self, model: Model, path: Path, itemsize: int) -> int | None:
+        """Of one answer; embeddings keep nothing."""
+        if "embedding" in model.capabilities:
+            return 0
+        tokens, limit = usual_length(model.context_length), self._config.kv_budget_bytes
+        nbytes = context_bytes(read_config(path) or {}, tokens, itemsize, self._config.kv_bits)
+        return nbytes if nbytes is None or limit is None else min(nbytes, limit)
+
+    async def resident(self, *, fresh: bool = False) -> list[Resident]:
+        return [
+            Resident(
+                name=name,
+                footprint=Footprint(weights=weights, context=self._engine.pool.share(name)),
+                cache=self._engine.prefix_bytes(name),
+                busy=self._keeping.users(name) > 0,
+                used_at=self._keeping.used_at.get(name, 0.0),
+            )
+            for name, weights in self._weights.items()
+        ]
+
+    async def evict(self, model: str) -> None:
+        await self._unload(model)
+
+    async def confine(self, nbytes: int) -> int:
+        if not self._weights:
+            self._engine.pool.limit = nbytes
+            return 0
+        return await asyncio.wrap_future(self._engine.confine(nbytes))
+
+    @asynccontextmanager
+    async def loading(
+        self, name: str, folder: ModelFolder, path: Path, extras: Extras
+    ) -> AsyncGenerator[None]:
+        """Room for its weights and for one answer, while it is loaded.
+
+        Raises:
+            InsufficientMemoryError: there is none.
+        """
+        if self._room.budget is None:
+            yield
+            return
+        async with self._room.hold(name, await self._footprint(folder.model, path, extras)):
+            yield
+
+    @asynccontextmanager
+    async def answering(self, sequence: Sequence) -> AsyncGenerator[None]:
+        """Room for the row of an answer that is longer than the one set aside for its model.
+
+        Raises:
+            InsufficientMemoryError: there is none.
+        """
+        name, row = sequence.model, self._engine.row_bytes(sequence.model, sequence.expected)
+        if self._room.budget is None or row <= self._engine.pool.least.get(name, 0):
+            yield
+            return
+        async with self._room.hold(name, Footprint(weights=self._weights.get(name), context=row)):
+            yield
+
+    def loaded(self, name: str, weights: int) -> None:
+        self._weights[name] = weights
+
+    def unloaded(self, name: str) -> None:
+        self._weights.pop(name, None)
+
+    async def _on_thread(self, job: Callable[[], T]) -> T:
+        return await asyncio.wrap_future(self._engine.run(job))
+
+
+def _recommended() -> int | None:
+    from adapters.mlx.device import recommended_memory
+
+    return recommended_memory()
+
+
+def _unpacks(weights: Weights, config: MLXConfig) -> bool:
+    from adapters.mlx.device import unpacks
+
+    return unpacks(weights.unpacked // 4, config.dequantize)

@@ -1,0 +1,1 @@
+"""The models on this machine: catalog, download, loading, memory estimates."""

@@ -1,0 +1,1 @@
+"""Sampled tokens to events: text, reasoning, tool calls, logprobs."""

@@ -1,0 +1,90 @@
+"""Where a model thinks aloud: the markers around it, model by model.
+
+Imports neither mlx nor transformers: the catalogue reads templates with it.
+"""
+
+from typing import Any, Literal
+
+from msgspec import Struct
+
+from adapters.mlx.output.tool_calls.syntax import template_text
+
+Thinking = Literal["none", "open", "may"]
+"""Whether thinking comes before the answer: never, the prompt has begun it, the model may."""
+
+HARMONY_START = "<|channel|>analysis<|message|>"
+HARMONY_ANSWER = "<|channel|>final<|message|>"
+
+# Source: mlx_lm.tokenizer_utils._infer_thinking (0.32.2) and the templates of those it lacks.
+MARKERS: tuple[tuple[str, str], ...] = (
+    (HARMONY_START, "<|end|>"),
+    ("<think>", "</think>"),
+    ("<longcat_think>", "</longcat_think>"),
+    ("<|think:start|>", "<|think:end|>"),
+    ("<|channel>thought", "<channel|>"),
+    ("<|open|>think<|sep|>", "<|close|>think<|sep|>"),
+    ("[THINK]", "[/THINK]"),
+    ("<seed:think>", "</seed:think>"),
+    ("<|START_THINKING|>", "<|END_THINKING|>"),
+    ("<reasoning>", "</reasoning>"),
+    ("<thought>", "</thought>"),
+    ("<thinking>", "</thinking>"),
+)
+TAIL = 32
+"""Tokens at the end of a prompt that are looked at: the marker and the white space after it."""
+
+
+class Reasoning(Struct, frozen=True):
+    """The texts that open and close the thinking of one model, and their token ids."""
+
+    start: str
+    end: str
+    start_ids: tuple[int, ...] = ()
+    end_ids: tuple[int, ...] = ()
+
+    def ends_open(self, prompt: str) -> bool:
+        """Whether `prompt` ends with thinking that it began and did not close."""
+        return prompt.rstrip().endswith(self.start)
+
+    def skipped(self, prompt: str) -> str:
+        """What follows `prompt` so that the answer comes next: thinking without a thought."""
+        if self.is_harmony:
+            return HARMONY_ANSWER
+        if prompt.rstrip().endswith(self.end):
+            return ""
+        opening = "" if self.ends_open(prompt) else f"{self.start}\n"
+        return f"{opening}\n{self.end}\n\n"
+
+    @property
+    def is_harmony(self) -> bool:
+        return self.start == HARMONY_START
+
+
+def reasoning_of_template(template: str) -> tuple[str, str] | None:
+    """The markers that a chat template knows: what opens the thinking, and what closes it."""
+    if "<|channel|>" in template and "analysis" in template:
+        return MARKERS[0]
+    return next((pair for pair in MARKERS[1:] if pair[1] in template), None)
+
+
+def find_reasoning(tokenizer: Any) -> Reasoning | None:
+    """What the model behind mlx-lm's `tokenizer` thinks in; None where it cannot reason.
+
+    The template's markers come first; a vocabulary that has both as tokens will do.
+    """
+    vocabulary = tokenizer.get_vocab()
+    pair = reasoning_of_template(template_text(tokenizer)) or next(
+        (pair for pair in MARKERS if pair[0] in vocabulary and pair[1] in vocabulary), None
+    )
+    if pair is None and tokenizer.has_thinking:
+        pair = (tokenizer.think_start, tokenizer.think_end)
+    return None if pair is None else Reasoning(*pair, *(_ids(tokenizer, text) for text in pair))
+
+
+def is_open(reasoning: Reasoning | None, tokenizer: Any, prompt: list[int]) -> bool:
+    """Whether the rendered prompt has opened the thinking already, as some templates do."""
+    return reasoning is not None and reasoning.ends_open(tokenizer.decode(prompt[-TAIL:]))
+
+
+def _ids(tokenizer: Any, text: str) -> tuple[int, ...]:
+    return tuple(tokenizer.encode(text, add_special_tokens=False))

@@ -1,0 +1,113 @@
+"""gpt-oss's answers: messages in channels, each with a header of its own.
+
+Source: https://cookbook.openai.com/articles/openai-harmony
+"""
+
+import re
+
+from adapters.mlx.output.tool_calls.json_scanner import JSONScanner
+from adapters.mlx.output.tool_calls.object_calls import ArgumentStream
+from adapters.mlx.output.tool_calls.pieces import Kind, Piece, as_marker, overlap
+
+_MESSAGE = "<|message|>"
+_ENDS = ("<|end|>", "<|call|>", "<|return|>", "<|start|>", "<|channel|>")
+_OPENINGS = ("<|channel|>", "<|start|>", "<|message|>", "<|constrain|>", " to=", "to=", "assistant")
+_CHANNEL = re.compile(r"<\|channel\|>\s*(\w+)")
+_RECIPIENT = re.compile(r"\bto=(?:functions\.)?([\w.-]+)")
+
+
+class HarmonyReader:
+    """Channel analysis is reasoning, commentary to a function a call, the rest is for the user."""
+
+    def __init__(self, names: frozenset[str], *, is_answering: bool = False) -> None:
+        """`is_answering`: the prompt ends with the header of a text for the user."""
+        self._names = names
+        self._held = ""
+        self._kind: Kind | None = "content" if is_answering else None
+        """Of the message being read; None in a header."""
+        self._scanner: JSONScanner | None = None
+        self._stream = ArgumentStream()
+
+    @property
+    def in_reasoning(self) -> bool:
+        return self._kind == "reasoning"
+
+    def feed(self, text: str) -> list[Piece]:
+        self._held += text
+        pieces: list[Piece] = []
+        while True:
+            before = self._held, self._kind
+            pieces += self._read_header() if self._kind is None else self._read_body()
+            if before == (self._held, self._kind):
+                return pieces
+
+    def finish(self) -> list[Piece]:
+        held, self._held = self._held, ""
+        if not held:
+            return []
+        if self._kind is None or self._kind == "arguments":
+            return [as_marker(held)]
+        return [Piece(self._kind, held, held)]
+
+    def _read_header(self) -> list[Piece]:
+        held, at = self._held, self._held.find(_MESSAGE)
+        if held and not any(held.startswith(o) or o.startswith(held) for o in _OPENINGS):
+            # A model that answers without any channel says so with its first character.
+            self._kind = "content"
+        if self._kind is not None or at < 0:
+            return []
+        end = at + len(_MESSAGE)
+        header, self._held = self._held[:end], self._held[end:]
+        channel, recipient = _CHANNEL.search(header), _RECIPIENT.search(header)
+        if recipient is not None and recipient[1] in self._names:
+            self._kind, self._scanner = "arguments", JSONScanner()
+            return [Piece("call", header, recipient[1])]
+        is_analysis = channel is not None and channel[1] == "analysis" and recipient is None
+        self._kind = "reasoning" if is_analysis else "content"
+        return [as_marker(header)]
+
+    def _read_body(self) -> list[Piece]:
+        found = [(at, end) for end in _ENDS if (at := self._held.find(end)) >= 0]
+        if found:
+            at, end = min(found)
+            # What opens the next header belongs to it.
+            past = at if end in ("<|start|>", "<|channel|>") else at + len(end)
+            body, marker = self._held[:at], self._held[at:past]
+            self._held = self._held[past:]
+            pieces = [*self._as_pieces(body), *([as_marker(marker)] if marker else [])]
+            self._kind, self._scanner = None, None
+            return pieces
+        keep = max(overlap(self._held, end) for end in _ENDS)
+        body, self._held = (
+            self._held[: len(self._held) - keep],
+            self._held[len(self._held) - keep :],
+        )
+        return self._as_pieces(body)
+
+    def _as_pieces(self, body: str) -> list[Piece]:
+        if not body or self._kind is None:
+            return []
+        if self._scanner is None:
+            return [Piece(self._kind, body, body)]
+        return self._as_arguments(self._scanner, body)
+
+    def _as_arguments(self, scanner: JSONScanner, body: str) -> list[Piece]:
+        pieces: list[Piece] = []
+        for at, char in enumerate(body):
+            outside = not scanner.depth
+            if scanner.done or not scanner.feed(char):
+                return [*pieces, *self._stream.take(), *self._after_arguments(body[at:])]
+            if outside and char != "{":
+                pieces.append(as_marker(char))
+                continue
+            self._stream.add(char, scanner.state)
+            if scanner.done:
+                pieces += [*self._stream.take(), Piece("end", "", "")]
+        return [*pieces, *self._stream.take()]
+
+    def _after_arguments(self, rest: str) -> list[Piece]:
+        """White space before the message ends means nothing; all else is shown."""
+        if self._scanner is not None and self._scanner.done and not rest.strip():
+            return [as_marker(rest)]
+        self._scanner, self._kind = None, "content"
+        return [Piece("content", rest, rest)]

@@ -1,0 +1,1 @@
+"""Requests to prompts: chat templates, raw text, token ids, grammars."""

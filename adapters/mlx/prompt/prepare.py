@@ -1,0 +1,142 @@
+"""What one request needs before the engine has it: its prompt, its grammar, its sequences."""
+
+# pyright: basic
+import asyncio
+from concurrent.futures import Executor
+from typing import NamedTuple
+
+from msgspec.structs import asdict, replace
+
+from adapters.errors import InvalidRequestError, UnsupportedParameterError
+from adapters.mlx.grammar.lark import Style, calls_syntax, is_constrained
+from adapters.mlx.grammar.processor import GrammarProcessor
+from adapters.mlx.models.load import LoadedModel
+from adapters.mlx.output.assemble import Reading
+from adapters.mlx.prompt.chat import Prompt, offered_tools, render, require_room
+from adapters.mlx.prompt.context import context_of
+from adapters.mlx.prompt.raw import raw_text
+from adapters.mlx.sequence import LogitsProcessor, Sequence
+from adapters.request import GenerationRequest, Sampling, needs
+
+UNBOUNDED = 1 << 20
+"""Tokens an answer may have where neither the request nor the model sets an end."""
+
+
+class Prepared(NamedTuple):
+    sequences: list[Sequence]
+    """One for each choice; they share the prompt."""
+    reading: Reading
+    context: int | None
+    """Tokens that prompt and answer may have together."""
+
+
+async def prepare(
+    request: GenerationRequest, loaded: LoadedModel, tokenizing: Executor
+) -> Prepared:
+    """
+    Raises:
+        InvalidRequestError: the template, the grammar or the context refuses what is asked.
+        UnsupportedParameterError: this model cannot do it, though others can.
+    """
+    _refuse_lacking(request, loaded)
+    loop = asyncio.get_running_loop()
+    prompt = await loop.run_in_executor(tokenizing, render, loaded, request)
+    context = context_of(request, loaded.context_length)
+    require_room(len(prompt.ids), context, request)
+    _require_tokens(request.sampling.logit_bias or {}, len(loaded.tokenizer))
+    processors = await _constrain(request, loaded, prompt)
+    echo = ""
+    if request.echo:
+        echo = await loop.run_in_executor(tokenizing, raw_text, loaded.tokenizer, request.prompt)
+    sequences = _to_sequences(request, loaded, prompt, context, processors)
+    return Prepared(sequences, _to_reading(request, loaded, prompt, echo), context)
+
+
+def _refuse_lacking(request: GenerationRequest, loaded: LoadedModel) -> None:
+    if "reasoning_effort" in needs(request) and loaded.reasoning is None:
+        raise UnsupportedParameterError(
+            f"'{request.model}' does not think aloud.", param="reasoning_effort"
+        )
+
+
+async def _constrain(
+    request: GenerationRequest, loaded: LoadedModel, prompt: Prompt
+) -> list[tuple[LogitsProcessor, ...]]:
+    """The grammar of each choice, where there is one to follow."""
+    style = Style()
+    if isinstance(request.prompt, tuple):
+        style = Style(loaded.syntax, loaded.reasoning, prompt.thinking)
+    if not is_constrained(request, style.syntax):
+        return [()] * request.n
+    matcher = await loaded.grammars.compile(request, style)
+    if matcher is None:
+        return [()] * request.n
+    return [(GrammarProcessor(matcher.deep_copy()),) for _ in range(request.n)]
+
+
+def _to_sequences(
+    request: GenerationRequest,
+    loaded: LoadedModel,
+    prompt: Prompt,
+    context: int | None,
+    processors: list[tuple[LogitsProcessor, ...]],
+) -> list[Sequence]:
+    room = (context or UNBOUNDED) - len(prompt.ids)
+    sampling = _with_defaults(request.sampling, loaded.sampling)
+    return [
+        Sequence(
+            model=request.model,
+            prompt=prompt.ids,
+            max_tokens=room if request.max_tokens is None else min(request.max_tokens, room),
+            sampling=_for_choice(sampling, choice),
+            processors=processors[choice],
+            top_logprobs=request.top_logprobs,
+            client=request.client,
+            choice=choice,
+            bounded=request.max_tokens is not None,
+            reports_prompt=not needs(request).isdisjoint({"echo_logprobs", "empty_answer"}),
+        )
+        for choice in range(request.n)
+    ]
+
+
+def _to_reading(
+    request: GenerationRequest, loaded: LoadedModel, prompt: Prompt, echo: str
+) -> Reading:
+    if not isinstance(request.prompt, tuple):
+        return Reading(loaded.vocabulary, request.stop, echo=echo)
+    return Reading(
+        loaded.vocabulary,
+        request.stop,
+        reasoning=loaded.reasoning,
+        is_open=prompt.thinking == "open",
+        is_answering=prompt.is_answering,
+        syntax=calls_syntax(request, loaded.syntax),
+        tools=offered_tools(request),
+    )
+
+
+def _with_defaults(asked: Sampling, recommended: Sampling) -> Sampling:
+    """The request's own values; the model's recommendation where it has none."""
+    fields = {
+        name: value if value is not None else getattr(recommended, name)
+        for name, value in asdict(asked).items()
+    }
+    return Sampling(**fields)
+
+
+def _for_choice(sampling: Sampling, choice: int) -> Sampling:
+    if sampling.seed is None or choice == 0:
+        return sampling
+    return replace(sampling, seed=sampling.seed + choice)
+
+
+def _require_tokens(logit_bias: dict[int, float], vocabulary: int) -> None:
+    """
+    Raises:
+        InvalidRequestError: a key is no token of this model.
+    """
+    if unknown := [token for token in logit_bias if not 0 <= token < vocabulary]:
+        raise InvalidRequestError(
+            f"{unknown[0]} is no token of this model, which has {vocabulary}.", param="logit_bias"
+        )

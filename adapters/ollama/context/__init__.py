@@ -1,0 +1,1 @@
+"""The context length (`num_ctx`) of each request to Ollama."""

@@ -1,0 +1,189 @@
+"""The context of each request to one Ollama: chosen before it is sent, learned from after it."""
+
+from urllib.parse import urlsplit
+
+from msgspec import UNSET, Struct
+from msgspec.structs import replace
+
+from adapters.config import OllamaConfig
+from adapters.errors import ContextLengthError, InsufficientMemoryError, InvalidRequestError
+from adapters.memory import Room, Unlimited
+from adapters.ollama.catalog import Catalog, full_name
+from adapters.ollama.context.kv_size import choose, longest, room_in_memory, system_memory
+from adapters.ollama.context.token_estimate import Count, Texts, TokenCounter, texts_of
+from adapters.ollama.in_flight import Work
+from adapters.ollama.model_info import Facts, open_vocabulary
+from adapters.ollama.wire import ChatBody, RawBody
+
+_LOCAL = frozenset({"127.0.0.1", "localhost", "::1"})
+
+
+class Size(Struct, frozen=True, kw_only=True):
+    """How one request is sent, and what that was reckoned from."""
+
+    num_ctx: int
+    limit: int | None
+    """The most that the model, the memory and the settings allow."""
+    fixed: bool
+    """The request itself says how long."""
+    texts: Texts
+    count: Count
+    counter: TokenCounter
+    room: int = 0
+
+    def learn(self, prompt_tokens: int) -> None:
+        """`prompt_tokens` is what Ollama has counted."""
+        self.counter.learn(self.texts, self.count, prompt_tokens)
+
+
+class _Known(Struct, frozen=True):
+    """What all requests to one model have in common, as long as these stay as they are."""
+
+    facts: Facts
+    counter: TokenCounter
+    budget: int | None
+    limit: int | None
+
+
+class Sizing:
+    def __init__(self, host: str, catalog: Catalog, work: Work, config: OllamaConfig) -> None:
+        self._catalog = catalog
+        self._work = work
+        self._config = config
+        self.local = urlsplit(host).hostname in _LOCAL
+        self.room: Room = Unlimited()
+        self._own_budget = config.memory_bytes or (system_memory() if self.local else None)
+        self._counters: dict[tuple[str, Facts], TokenCounter] = {}
+        self._known: dict[str, _Known] = {}
+        self._used: dict[str, int] = {}
+        """The longest context that each runner was given here."""
+
+    async def size(self, body: ChatBody | RawBody) -> Size:
+        """
+        Raises:
+            ContextLengthError: the prompt is longer than any context it can get.
+            InsufficientMemoryError: the model is larger than the memory, with the least context.
+            InvalidRequestError: a `num_ctx` beyond what the model has.
+        """
+        facts = await self._catalog.facts(body.model)
+        known = self._known.get(body.model)
+        if known is None or known.facts is not facts or known.budget != self._budget:
+            known = await self._know(body.model, facts)
+        limit, counter = known.limit, known.counter
+        texts = texts_of(body)
+        count = await counter.count(texts)
+        room = self._room_for_answer(body)
+        if (asked := body.options.num_ctx) is not UNSET:
+            num_ctx = limit = _allowed(max(asked, facts.least_context), limit)
+        else:
+            num_ctx = await self._chosen(body.model, facts, count.tokens + room, limit)
+        size = Size(
+            num_ctx=num_ctx,
+            limit=limit,
+            fixed=asked is not UNSET,
+            texts=texts,
+            count=count,
+            counter=counter,
+            room=room,
+        )
+        _require_room(size, body.model)
+        return size
+
+    async def loading(self, model: str) -> int | None:
+        """The `num_ctx` to load `model` with, so that a short request need not change it."""
+        facts = await self._catalog.facts(model)
+        floor = self._floor(model, facts)
+        return await self._chosen(model, facts, floor, self._limit(model, facts))
+
+    def grown(self, size: Size, error: ContextLengthError, model: str) -> Size:
+        """What to try after Ollama has refused `size` with `error`.
+
+        Raises:
+            ContextLengthError: there is nothing longer to try.
+        """
+        tokens = error.prompt_tokens
+        if size.fixed or (size.limit is not None and size.num_ctx >= size.limit):
+            raise too_long(model, size.num_ctx, tokens) if tokens else error
+        if tokens is None:
+            if size.limit is None:
+                raise error
+            return replace(size, num_ctx=size.limit)
+        if size.limit is not None and tokens >= size.limit:
+            raise too_long(model, size.limit, tokens)
+        num_ctx = choose(tokens + size.room, loaded=None, floor=size.num_ctx, limit=size.limit)
+        return replace(size, num_ctx=num_ctx)
+
+    def used(self, model: str, size: Size) -> None:
+        """A request runs with it."""
+        runner = self._catalog.runner(model)
+        if not size.fixed:
+            self._used[runner] = max(size.num_ctx, self._used.get(runner, 0))
+        self._catalog.note_loaded(full_name(model), size.num_ctx)
+
+    async def _know(self, model: str, facts: Facts) -> "_Known":
+        counter = await self._counter(model, facts)
+        known = _Known(facts, counter, self._budget, self._limit(model, facts))
+        self._known[model] = known
+        return known
+
+    async def _counter(self, model: str, facts: Facts) -> TokenCounter:
+        key = (full_name(model), facts)
+        if key not in self._counters:
+            tokenizer = await open_vocabulary(facts) if self.local else None
+            self._counters.setdefault(key, TokenCounter(tokenizer))
+        return self._counters[key]
+
+    def _room_for_answer(self, body: ChatBody | RawBody) -> int:
+        """Tokens."""
+        answer = body.options.num_predict
+        return answer if answer is not UNSET and answer > 0 else self._config.answer_room
+
+    async def _chosen(self, model: str, facts: Facts, needed: int, limit: int | None) -> int:
+        tag = await self._catalog.loaded(model)
+        loaded = tag.context_length if tag is not None else None
+        # What another request runs with, or still waits for, is newer.
+        promised = self._work.longest_context(model) or loaded
+        return choose(needed, loaded=promised, floor=self._floor(model, facts), limit=limit)
+
+    @property
+    def _budget(self) -> int | None:
+        return longest(self._own_budget, self.room.budget if self.local else None)
+
+    def _floor(self, model: str, facts: Facts) -> int:
+        used = self._used.get(self._catalog.runner(model), 0)
+        return max(self._config.min_context, facts.num_ctx or 0, facts.least_context, used)
+
+    def _limit(self, model: str, facts: Facts) -> int | None:
+        least = facts.least_context
+        room = room_in_memory(facts.cost, facts.size, self._budget)
+        if room is not None and room < least:
+            takes = facts.footprint(least).known
+            raise InsufficientMemoryError(
+                f"'{model}' takes {takes} bytes, and {self._budget} are allowed."
+            )
+        limit = longest(facts.context_length, self._config.max_context, room)
+        return None if limit is None else max(limit, least)
+
+
+def _allowed(asked: int, limit: int | None) -> int:
+    # Ollama would give less than asked for, and say nothing.
+    if limit is not None and asked > limit:
+        raise InvalidRequestError(
+            f"num_ctx is {asked}, and the longest context here is {limit}.", param="num_ctx"
+        )
+    return asked
+
+
+def too_long(model: str, limit: int, tokens: int, least: bool = False) -> ContextLengthError:
+    few = "at least " if least else ""
+    error = ContextLengthError(
+        f"The context of '{model}' holds {limit} tokens; the prompt alone has {few}{tokens}.",
+        param="messages",
+    )
+    error.limit = limit
+    return error
+
+
+def _require_room(size: Size, model: str) -> None:
+    if size.limit is not None and size.count.least >= size.limit:
+        raise too_long(model, size.limit, size.count.least, least=not size.count.exact)

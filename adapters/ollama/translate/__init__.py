@@ -1,0 +1,1 @@
+"""Translation between Tandem's contract and Ollama's API, as pure functions where possible."""

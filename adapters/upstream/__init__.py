@@ -1,0 +1,1 @@
+"""Connections to servers that run elsewhere: transport, deadlines, circuit breaker."""

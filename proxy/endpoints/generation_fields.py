@@ -1,0 +1,289 @@
+"""What chats and completions have in common: sampling, limits, and the words of other servers.
+
+vLLM's `guided_*` and `repetition_penalty`, LM Studio's `ttl`, Ollama's `keep_alive` and `options`
+(https://github.com/ollama/ollama/blob/main/docs/modelfile.md) mean here what they mean there.
+"""
+
+from operator import attrgetter
+from typing import Annotated, Any, TypeVar
+
+import msgspec
+from msgspec import Meta, Struct
+from msgspec.structs import replace
+
+from adapters.errors import InvalidRequestError
+from adapters.request import (
+    GenerationRequest,
+    JSONSchema,
+    Lark,
+    Message,
+    Regex,
+    ResponseFormat,
+    Sampling,
+    TokenIds,
+)
+from proxy.endpoints.wire_types import (
+    Choices,
+    LogitBias,
+    Penalty,
+    Probability,
+    Seed,
+    StopList,
+    StopString,
+    StreamOptions,
+    Temperature,
+    TokenCount,
+    as_tuple,
+)
+from proxy.keep_alive import KeepAlive, to_keep_alive
+
+RepetitionPenalty = Annotated[float, Meta(gt=0, le=10)]
+Scalar = bool | int | float | str | None
+Prompt = tuple[Message, ...] | str | TokenIds
+
+
+class GenerationFields(Struct, kw_only=True):
+    model: str
+    n: Choices | None = None
+    max_tokens: TokenCount | None = None
+    temperature: Temperature | None = None
+    top_p: Probability | None = None
+    top_k: TokenCount | None = None
+    min_p: Probability | None = None
+    seed: Seed | None = None
+    frequency_penalty: Penalty | None = None
+    presence_penalty: Penalty | None = None
+    repetition_penalty: RepetitionPenalty | None = None
+    repeat_penalty: RepetitionPenalty | None = None
+    """Ollama's name for the same."""
+    logit_bias: LogitBias | None = None
+    stop: StopString | StopList | None = None
+    stream: bool | None = None
+    stream_options: StreamOptions | None = None
+    user: str | None = None
+    backend: str | None = None
+    """The kind of the one that must answer."""
+
+    guided_json: dict[str, Any] | str | None = None
+    guided_regex: Annotated[str, Meta(min_length=1)] | None = None
+    guided_grammar: Annotated[str, Meta(min_length=1)] | None = None
+
+    num_ctx: TokenCount | None = None
+    keep_alive: KeepAlive | None = None
+    ttl: Annotated[float, Meta(ge=0)] | None = None
+    options: dict[str, Any] | None = None
+
+    # Ollama's options by themselves: what they may be is Ollama's backend's to say.
+    repeat_last_n: Scalar = None
+    typical_p: Scalar = None
+    tfs_z: Scalar = None
+    mirostat: Scalar = None
+    mirostat_tau: Scalar = None
+    mirostat_eta: Scalar = None
+    num_keep: Scalar = None
+    num_batch: Scalar = None
+    num_gpu: Scalar = None
+    main_gpu: Scalar = None
+    num_thread: Scalar = None
+    use_mmap: Scalar = None
+    penalize_newline: Scalar = None
+    numa: Scalar = None
+    draft_num_predict: Scalar = None
+
+
+F = TypeVar("F", bound=GenerationFields)
+
+OLLAMA_ONLY = (
+    "repeat_last_n",
+    "typical_p",
+    "tfs_z",
+    "mirostat",
+    "mirostat_tau",
+    "mirostat_eta",
+    "num_keep",
+    "num_batch",
+    "num_gpu",
+    "main_gpu",
+    "num_thread",
+    "use_mmap",
+    "penalize_newline",
+    "numa",
+    "draft_num_predict",
+)
+
+_ollama_only = attrgetter(*OLLAMA_ONLY)
+_unsettled = attrgetter("repeat_penalty", "options", *OLLAMA_ONLY)
+_NOTHING = (None,) * (2 + len(OLLAMA_ONLY))
+
+UNLIMITED = -1
+"""Ollama's `num_predict` for "as many as there is room for"; its `seed` for "any"."""
+
+_SHARED: dict[str, tuple[str, Any]] = {
+    "temperature": ("temperature", Annotated[float, Meta(ge=0)]),
+    "top_p": ("top_p", Probability),
+    "top_k": ("top_k", TokenCount),
+    "min_p": ("min_p", Probability),
+    "seed": ("seed", Seed),
+    "stop": ("stop", StopString | StopList),
+    "num_predict": ("max_tokens", Annotated[int, Meta(ge=UNLIMITED, le=2**31 - 1)]),
+    "num_ctx": ("num_ctx", TokenCount),
+    "repeat_penalty": ("repetition_penalty", RepetitionPenalty),
+    "frequency_penalty": ("frequency_penalty", Penalty),
+    "presence_penalty": ("presence_penalty", Penalty),
+}
+"""Ollama's option -> the field of the request that says the same, and what it may be."""
+
+_SENT_AS: dict[str, tuple[str, ...]] = {
+    "max_tokens": ("max_completion_tokens", "max_tokens"),
+    "repetition_penalty": ("repetition_penalty", "repeat_penalty"),
+    "keep_alive": ("keep_alive", "ttl"),
+    "response_format": ("response_format", "guided_json"),
+    "options": OLLAMA_ONLY,
+    "tools": ("tools", "functions"),
+    "tool_choice": ("tool_choice", "function_call"),
+    "reasoning_effort": (
+        "reasoning_effort",
+        "reasoning",
+        "think",
+        "enable_thinking",
+        "chat_template_kwargs",
+    ),
+}
+"""A feature of the contract -> the fields that may have asked for it."""
+
+
+def settle(body: F) -> F:
+    """`body` with every wish in one field: aliases resolved, `options` only with what is Ollama's.
+
+    Raises:
+        InvalidRequestError: two fields for the same thing differ, or an option makes no sense.
+    """
+    if _unsettled(body) == _NOTHING:  # as nearly always
+        return body
+    body = _with_alias(body)
+    given = {k: v for k, v in (body.options or {}).items() if v is not None}
+    changes: dict[str, Any] = {}
+    for name in given.keys() & _SHARED.keys():
+        field, kind = _SHARED[name]
+        value = _option(name, given[name], kind)
+        for flat in _SENT_AS.get(field, (field,)):
+            _agree(getattr(body, flat, None), value, f"options.{name}")
+        changes[field] = value
+    return replace(body, **changes, options=_only_ollamas(body, given))
+
+
+def _with_alias(body: F) -> F:
+    if body.repeat_penalty is None:
+        return body
+    _agree(body.repetition_penalty, body.repeat_penalty, "repeat_penalty")
+    return replace(body, repetition_penalty=body.repeat_penalty)
+
+
+def _option(name: str, value: Any, kind: Any) -> Any:
+    try:
+        return msgspec.convert(value, kind)
+    except msgspec.ValidationError as exc:
+        path = f"options.{name}"
+        raise InvalidRequestError(f"'{path}': {exc}.", param=path) from exc
+
+
+def _agree(flat: Any, other: Any, param: str) -> None:
+    if flat is not None and flat != other:
+        raise InvalidRequestError(
+            f"'{param}' says something else than the field of the same meaning.", param=param
+        )
+
+
+def _only_ollamas(body: GenerationFields, given: dict[str, Any]) -> dict[str, Any]:
+    said = zip(OLLAMA_ONLY, _ollama_only(body), strict=True)
+    flat = {name: value for name, value in said if value is not None}
+    for name in flat.keys() & given.keys():
+        _agree(flat[name], given[name], f"options.{name}")
+    return {**{k: v for k, v in given.items() if k not in _SHARED}, **flat}
+
+
+def to_limit(max_tokens: int | None, default: int | None = None) -> int | None:
+    """Raises InvalidRequestError where nothing may be said: 0 comes only from `num_predict`."""
+    if max_tokens == 0:
+        raise InvalidRequestError(
+            "'options.num_predict' must be -1 or more than 0.", param="options.num_predict"
+        )
+    if max_tokens is None:
+        return default
+    return None if max_tokens == UNLIMITED else max_tokens
+
+
+_drawing = attrgetter(*Sampling.__struct_fields__)
+_AS_THE_MODEL_DOES = Sampling()
+_NOT_ASKED = _drawing(_AS_THE_MODEL_DOES)
+
+
+def to_sampling(body: GenerationFields) -> Sampling:
+    """Of a body that is settled; its fields have the names of the contract's."""
+    values = _drawing(body)
+    if values == _NOT_ASKED:
+        return _AS_THE_MODEL_DOES
+    return Sampling(**dict(zip(Sampling.__struct_fields__, values, strict=True)))
+
+
+def to_request(body: GenerationFields, prompt: Prompt, max_tokens: int | None) -> GenerationRequest:
+    """What the fields of a `body` that is settled ask for, but for what shapes the answer."""
+    return GenerationRequest(
+        model=body.model,
+        prompt=prompt,
+        n=body.n or 1,
+        sampling=to_sampling(body),
+        max_tokens=max_tokens,
+        stop=as_tuple(body.stop),
+        num_ctx=body.num_ctx,
+        keep_alive=to_keep_alive(body.keep_alive, body.ttl),
+        options=body.options or {},
+    )
+
+
+def to_guided(body: GenerationFields) -> list[tuple[str, ResponseFormat]]:
+    """The shapes that vLLM's fields ask for, each with its field."""
+    asked: list[tuple[str, ResponseFormat]] = []
+    if body.guided_json is not None:
+        asked.append(("guided_json", JSONSchema(_to_schema(body.guided_json))))
+    if body.guided_regex is not None:
+        asked.append(("guided_regex", Regex(body.guided_regex)))
+    if body.guided_grammar is not None:
+        asked.append(("guided_grammar", Lark(body.guided_grammar)))
+    return asked
+
+
+def only_one(formats: list[tuple[str, ResponseFormat]]) -> ResponseFormat | None:
+    """Raises InvalidRequestError where the answer is to have several shapes at once."""
+    if len(formats) > 1:
+        fields = " and ".join(f"'{field}'" for field, _ in formats)
+        raise InvalidRequestError(f"Only one of {fields} can shape it.", param=formats[1][0])
+    return formats[0][1] if formats else None
+
+
+def _to_schema(given: dict[str, Any] | str) -> dict[str, Any]:
+    if isinstance(given, dict):
+        return given
+    try:
+        return msgspec.json.decode(given, type=dict[str, Any])
+    except (msgspec.DecodeError, RecursionError) as exc:
+        raise InvalidRequestError("It is no JSON schema.", param="guided_json") from exc
+
+
+def check_stream_options(body: GenerationFields) -> None:
+    if body.stream_options is not None and not body.stream:
+        raise InvalidRequestError(
+            "'stream_options' needs 'stream' to be true.", param="stream_options"
+        )
+
+
+def sent_as(feature: str, body: GenerationFields) -> str:
+    """The field of the body, as the client sent it, that asked for `feature`."""
+    for field in _SENT_AS.get(feature, (feature.removeprefix("options."),)):
+        if getattr(body, field, None) is not None:
+            return field
+    for option in body.options or {}:
+        shared = _SHARED.get(option)
+        if (shared is None and feature == "options") or (shared and shared[0] == feature):
+            return f"options.{option}"
+    return feature

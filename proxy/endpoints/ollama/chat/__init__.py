@@ -1,0 +1,1 @@
+"""`POST /api/chat` as Ollama's clients use it."""

@@ -1,0 +1,220 @@
+"""What a client may send: every property of OpenAI's CreateChatCompletionRequest, and ours.
+
+`null` is the same as absent: OpenAI allows it for most fields, and clients send it for the rest.
+"""
+
+from typing import Annotated, Any, Literal
+
+from msgspec import Meta, Struct
+
+from proxy.endpoints.generation_fields import GenerationFields
+from proxy.endpoints.wire_types import TokenCount
+
+JSON = dict[str, Any]
+
+
+class TextPart(Struct, tag_field="type", tag="text"):
+    text: str
+    prompt_cache_breakpoint: JSON | None = None
+
+
+class ImageURL(Struct):
+    url: str
+    detail: Literal["auto", "low", "high", "original"] | None = None
+    """A price that OpenAI's models know; the local ones see each image as large as they can."""
+
+
+class ImagePart(Struct, tag_field="type", tag="image_url"):
+    image_url: ImageURL | str
+    """A bare URL is how Ollama's clients wrote it before there was `detail`."""
+    prompt_cache_breakpoint: JSON | None = None
+
+
+class AudioPart(Struct, tag_field="type", tag="input_audio"):
+    input_audio: JSON
+    prompt_cache_breakpoint: JSON | None = None
+
+
+class FilePart(Struct, tag_field="type", tag="file"):
+    file: JSON
+    prompt_cache_breakpoint: JSON | None = None
+
+
+class RefusalPart(Struct, tag_field="type", tag="refusal"):
+    refusal: str
+
+
+Part = TextPart | ImagePart | AudioPart | FilePart | RefusalPart
+Content = str | list[Part]
+
+
+class FunctionCall(Struct):
+    name: str
+    arguments: str
+
+
+class FunctionToolCall(Struct, tag_field="type", tag="function"):
+    id: str
+    function: FunctionCall
+
+
+class CustomToolCall(Struct, tag_field="type", tag="custom"):
+    id: str
+    custom: JSON
+
+
+class SystemMessage(Struct, tag_field="role", tag="system"):
+    content: Content
+    name: str | None = None
+
+
+class DeveloperMessage(Struct, tag_field="role", tag="developer"):
+    content: Content
+    name: str | None = None
+
+
+class UserMessage(Struct, tag_field="role", tag="user"):
+    content: Content
+    name: str | None = None
+
+
+class AssistantMessage(Struct, tag_field="role", tag="assistant"):
+    content: Content | None = None
+    name: str | None = None
+    refusal: str | None = None
+    reasoning_content: str | None = None
+    reasoning: str | None = None
+    tool_calls: list[FunctionToolCall | CustomToolCall] | None = None
+    function_call: FunctionCall | None = None
+    audio: JSON | None = None
+    annotations: list[JSON] | None = None
+
+
+class ToolMessage(Struct, tag_field="role", tag="tool"):
+    content: Content
+    tool_call_id: str
+    name: str | None = None
+
+
+class FunctionMessage(Struct, tag_field="role", tag="function"):
+    name: str
+    content: str | None = None
+
+
+Message = (
+    SystemMessage
+    | DeveloperMessage
+    | UserMessage
+    | AssistantMessage
+    | ToolMessage
+    | FunctionMessage
+)
+
+
+class Function(Struct):
+    name: Annotated[str, Meta(min_length=1, max_length=256)]
+    description: str | None = None
+    parameters: JSON | None = None
+    strict: bool | None = None
+
+
+class FunctionTool(Struct, tag_field="type", tag="function"):
+    function: Function
+
+
+class CustomTool(Struct, tag_field="type", tag="custom"):
+    custom: JSON
+
+
+class FunctionName(Struct):
+    name: str
+
+
+class FunctionChoice(Struct, tag_field="type", tag="function"):
+    function: FunctionName
+
+
+class CustomChoice(Struct, tag_field="type", tag="custom"):
+    custom: JSON
+
+
+class AllowedTools(Struct):
+    mode: Literal["auto", "required"]
+    tools: list[JSON]
+
+
+class AllowedToolsChoice(Struct, tag_field="type", tag="allowed_tools"):
+    allowed_tools: AllowedTools
+
+
+ToolChoice = (
+    Literal["none", "auto", "required"] | FunctionChoice | CustomChoice | AllowedToolsChoice
+)
+
+
+class TextFormat(Struct, tag_field="type", tag="text"):
+    pass
+
+
+class JSONObjectFormat(Struct, tag_field="type", tag="json_object"):
+    pass
+
+
+class NamedSchema(Struct):
+    name: str
+    schema: JSON
+    description: str | None = None
+    strict: bool | None = None
+
+
+class JSONSchemaFormat(Struct, tag_field="type", tag="json_schema"):
+    json_schema: NamedSchema
+
+
+class Reasoning(Struct):
+    """OpenRouter's and the Responses API's way to say `reasoning_effort`."""
+
+    effort: Literal["none", "minimal", "low", "medium", "high", "xhigh", "max"] | None = None
+
+
+Effort = Literal["none", "minimal", "low", "medium", "high", "xhigh", "max"]
+
+
+class ChatCompletionRequest(GenerationFields, kw_only=True):
+    messages: Annotated[list[Message], Meta(min_length=1, max_length=4096)]
+
+    max_completion_tokens: TokenCount | None = None
+    """Newer than `max_tokens`, and stronger."""
+    logprobs: bool | None = None
+    top_logprobs: Annotated[int, Meta(ge=0, le=20)] | None = None
+    response_format: TextFormat | JSONObjectFormat | JSONSchemaFormat | None = None
+    reasoning_effort: Effort | None = None
+    reasoning: Reasoning | None = None
+    think: bool | Literal["low", "medium", "high", "max"] | None = None
+    """Ollama's."""
+    enable_thinking: bool | None = None
+    chat_template_kwargs: JSON | None = None
+    """vLLM's; of it only `enable_thinking`."""
+    tools: Annotated[list[FunctionTool | CustomTool], Meta(max_length=128)] | None = None
+    tool_choice: ToolChoice | None = None
+    parallel_tool_calls: bool | None = None
+    functions: Annotated[list[Function], Meta(max_length=128)] | None = None
+    """With `function_call` what `tools` and `tool_choice` were; the answer has that shape, too."""
+    function_call: Literal["none", "auto"] | FunctionName | None = None
+    prompt_cache_key: str | None = None
+
+    # Without effect on the answer: accepted.
+    metadata: JSON | None = None
+    prediction: JSON | None = None
+    prompt_cache_options: JSON | None = None
+    prompt_cache_retention: Literal["in_memory", "24h"] | None = None
+    safety_identifier: str | None = None
+    service_tier: Literal["auto", "default", "flex", "scale", "priority", "fast"] | None = None
+    store: bool | None = None
+
+    # What nobody can honour: refused by `refuse_impossible`, but for the neutral values.
+    audio: JSON | None = None
+    modalities: list[Literal["text", "audio"]] | None = None
+    moderation: JSON | None = None
+    verbosity: Literal["low", "medium", "high"] | None = None
+    web_search_options: JSON | None = None

@@ -1,0 +1,319 @@
+"""`ChatCompletionRequest` -> `GenerationRequest`."""
+
+from collections.abc import Callable
+from operator import attrgetter
+from typing import Any
+
+from msgspec.structs import replace
+
+from adapters import request as contract
+from adapters.errors import InvalidRequestError, UnsupportedParameterError
+from adapters.request import Feature, GenerationRequest
+from proxy.endpoints.generation_fields import (
+    GenerationFields,
+    check_stream_options,
+    only_one,
+    sent_as,
+    settle,
+    to_guided,
+    to_limit,
+    to_request,
+)
+from proxy.endpoints.openai.chat_completions import request as wire
+from proxy.endpoints.openai.chat_completions.request import ChatCompletionRequest
+from proxy.images import image_at, path_of_image
+
+_IMPOSSIBLE: dict[str, Callable[[Any], bool]] = {
+    "audio": lambda _: True,
+    "modalities": lambda asked: "audio" in asked,
+    "moderation": lambda _: True,
+    "verbosity": lambda asked: asked != "medium",
+    "web_search_options": lambda _: True,
+}
+"""Field -> whether what it asks for, if anything, is what no backend can honour."""
+_PLAIN = {"messages", "max_completion_tokens", *GenerationFields.__struct_fields__} - {
+    "stream_options",
+    "guided_json",
+    "guided_regex",
+    "guided_grammar",
+}
+"""What `to_request` and `settle` read, and what needs no reading."""
+_SHAPES = tuple(name for name in ChatCompletionRequest.__struct_fields__ if name not in _PLAIN)
+"""What shapes an answer, may not be asked for, or is new here: it is looked at."""
+_shape = attrgetter(*_SHAPES)
+_NO_SHAPE = (None,) * len(_SHAPES)
+
+
+def to_generation_request(body: ChatCompletionRequest) -> GenerationRequest:
+    """The request with the public model name still in it.
+
+    Raises:
+        UnsupportedParameterError: nobody can honour a field; `param` is its path.
+        InvalidRequestError: fields that contradict each other.
+    """
+    is_plain = _shape(body) == _NO_SHAPE  # as most are
+    if not is_plain:
+        refuse_impossible(body)
+        check_combinations(body)
+    body = settle(body)
+    messages = tuple([to_message(m, f"messages[{at}]") for at, m in enumerate(body.messages)])
+    limit = body.max_completion_tokens or to_limit(body.max_tokens)
+    request = to_request(body, messages, limit)
+    return request if is_plain else _shaped(request, body)
+
+
+def _shaped(request: GenerationRequest, body: ChatCompletionRequest) -> GenerationRequest:
+    """With what a chat alone can ask for."""
+    tools, choice = to_tools_and_choice(body)
+    return replace(
+        request,
+        tools=tools,
+        tool_choice=choice,
+        parallel_tool_calls=body.parallel_tool_calls is not False,
+        response_format=to_response_format(body),
+        reasoning_effort=to_reasoning_effort(body),
+        top_logprobs=(body.top_logprobs or 0) if body.logprobs else None,
+    )
+
+
+def to_param(feature: str | None, body: ChatCompletionRequest) -> str | None:
+    """A field of the contract -> the name of the field that the client sent."""
+    names: dict[Feature | str, str] = {
+        "prompt": "messages",
+        "images": "messages",
+        "logprobs": "top_logprobs" if body.top_logprobs else "logprobs",
+        "top_logprobs": "top_logprobs",
+    }
+    if feature is None:
+        return None
+    return path_of_image(feature, image_paths(body)) or names.get(feature) or sent_as(feature, body)
+
+
+def image_paths(body: ChatCompletionRequest) -> dict[str, str]:
+    """From each image's place in the contract to where the client put it."""
+    return {
+        image_at(at, place): f"messages[{at}].content[{place}]"
+        for at, message in enumerate(body.messages)
+        if isinstance(message.content, list)
+        for place, part in enumerate(message.content)
+        if isinstance(part, wire.ImagePart)
+    }
+
+
+def refuse_impossible(body: ChatCompletionRequest) -> None:
+    for param, is_impossible in _IMPOSSIBLE.items():
+        asked = getattr(body, param)
+        if asked is not None and is_impossible(asked):
+            raise _unsupported(param)
+    for name in body.chat_template_kwargs or {}:
+        if name != "enable_thinking":
+            raise _unsupported(f"chat_template_kwargs.{name[:100]}")
+
+
+def check_combinations(body: ChatCompletionRequest) -> None:
+    check_stream_options(body)
+    if body.top_logprobs is not None and not body.logprobs:
+        raise InvalidRequestError(
+            "'top_logprobs' needs 'logprobs' to be true.", param="top_logprobs"
+        )
+    for new, old in (("tools", "functions"), ("tool_choice", "function_call")):
+        if getattr(body, new) is not None and getattr(body, old) is not None:
+            raise InvalidRequestError(f"'{old}' is the old form of '{new}': send one.", param=old)
+
+
+def to_reasoning_effort(body: ChatCompletionRequest) -> contract.ReasoningEffort | None:
+    """OpenAI's field where it is there, else the other servers' ways to say it."""
+    asked = body.reasoning_effort or (body.reasoning and body.reasoning.effort)
+    if asked is None and isinstance(body.think, str):
+        asked = body.think
+    if asked is None:
+        return _switched(body)
+    return "xhigh" if asked == "max" else asked
+
+
+def _switched(body: ChatCompletionRequest) -> contract.ReasoningEffort | None:
+    path = "chat_template_kwargs.enable_thinking"
+    inner = (body.chat_template_kwargs or {}).get("enable_thinking")
+    if inner is not None and not isinstance(inner, bool):
+        raise InvalidRequestError(f"'{path}': Expected `bool`.", param=path)
+    given = [each for each in (body.think, body.enable_thinking, inner) if each is not None]
+    if not given:
+        return None
+    return "medium" if given[0] else "none"
+
+
+def to_message(message: wire.Message, path: str) -> contract.Message:
+    match message:
+        case wire.SystemMessage() | wire.DeveloperMessage():
+            return _plain("system", message.content, message.name, path)
+        case wire.UserMessage():
+            return _plain("user", message.content, message.name, path)
+        case wire.AssistantMessage():
+            return _assistant(message, path)
+        case wire.ToolMessage():
+            return contract.Message(
+                role="tool",
+                content=to_content(message.content, path),
+                tool_call_id=message.tool_call_id,
+                name=message.name,
+            )
+        case wire.FunctionMessage():
+            return contract.Message(
+                role="tool",
+                content=to_content(message.content or "", path),
+                tool_call_id=_old_id(message.name),
+                name=message.name,
+            )
+
+
+def _plain(
+    role: contract.Role, content: wire.Content, name: str | None, path: str
+) -> contract.Message:
+    return contract.Message(role=role, content=to_content(content, path), name=name)
+
+
+def _assistant(message: wire.AssistantMessage, path: str) -> contract.Message:
+    """A turn of the model's own; one without content has at least calls, a refusal or thoughts."""
+    if message.audio is not None:
+        raise _unsupported(f"{path}.audio")
+    content = message.content if message.content is not None else message.refusal
+    reasoning = message.reasoning_content or message.reasoning
+    calls = _tool_calls(message.tool_calls or [], f"{path}.tool_calls")
+    if message.function_call is not None:
+        calls = (*calls, _old_call(message.function_call))
+    if content is None and not calls and not reasoning:
+        raise InvalidRequestError(
+            f"'{path}.content' is needed where there are no tool calls.", param=f"{path}.content"
+        )
+    return contract.Message(
+        role="assistant",
+        content=() if content is None else to_content(content, path),
+        reasoning=reasoning,
+        tool_calls=calls,
+        name=message.name,
+    )
+
+
+def _tool_calls(
+    calls: list[wire.FunctionToolCall | wire.CustomToolCall], path: str
+) -> tuple[contract.ToolCall, ...]:
+    return tuple(_tool_call(call, f"{path}[{at}]") for at, call in enumerate(calls))
+
+
+def _tool_call(call: wire.FunctionToolCall | wire.CustomToolCall, path: str) -> contract.ToolCall:
+    if isinstance(call, wire.CustomToolCall):
+        raise _unsupported(f"{path}.type")
+    return contract.ToolCall(call.id, call.function.name, call.function.arguments)
+
+
+def _old_call(call: wire.FunctionCall) -> contract.ToolCall:
+    return contract.ToolCall(_old_id(call.name), call.name, call.arguments)
+
+
+def _old_id(name: str) -> str:
+    """Calls had no ids before there were tools: the name joins call and result."""
+    return f"call_{name}"
+
+
+def to_content(content: wire.Content, path: str) -> tuple[contract.ContentPart, ...]:
+    if isinstance(content, str):
+        return (contract.TextPart(content),)
+    return tuple(_part(part, f"{path}.content[{at}]") for at, part in enumerate(content))
+
+
+def _part(part: wire.Part, path: str) -> contract.ContentPart:
+    match part:
+        case wire.TextPart(text=text) | wire.RefusalPart(refusal=text):
+            return contract.TextPart(text)
+        case wire.ImagePart(image_url=image):
+            return contract.ImagePart(image if isinstance(image, str) else image.url)
+        case wire.AudioPart():
+            raise _unsupported(f"{path}.input_audio")
+        case wire.FilePart():
+            raise _unsupported(f"{path}.file")
+
+
+def to_tools_and_choice(
+    body: ChatCompletionRequest,
+) -> tuple[tuple[contract.Tool, ...], contract.ToolChoice]:
+    """`allowed_tools` withholds all others."""
+    tools = tuple(_tool(tool, f"tools[{at}]") for at, tool in enumerate(body.tools or []))
+    tools += tuple(_function(function) for function in body.functions or [])
+    if isinstance(body.tool_choice, wire.AllowedToolsChoice):
+        allowed = body.tool_choice.allowed_tools
+        return _allowed(allowed, tools), to_tool_choice(allowed.mode, tools)
+    if isinstance(body.function_call, wire.FunctionName):
+        return tools, _named(body.function_call.name, tools, "function_call")
+    return tools, to_tool_choice(body.tool_choice or body.function_call, tools)
+
+
+def _allowed(
+    allowed: wire.AllowedTools, tools: tuple[contract.Tool, ...]
+) -> tuple[contract.Tool, ...]:
+    try:
+        kinds = {each["type"] for each in allowed.tools}
+        names = {each["function"]["name"] for each in allowed.tools}
+    except (KeyError, TypeError) as exc:
+        path = "tool_choice.allowed_tools.tools"
+        raise InvalidRequestError(f"'{path}' names functions.", param=path) from exc
+    if kinds - {"function"} or not names or names - {tool.name for tool in tools}:
+        raise InvalidRequestError(
+            "'tool_choice' allows what is not among the tools.", param="tool_choice"
+        )
+    return tuple(tool for tool in tools if tool.name in names)
+
+
+def _tool(tool: wire.FunctionTool | wire.CustomTool, path: str) -> contract.Tool:
+    if isinstance(tool, wire.CustomTool):
+        raise _unsupported(f"{path}.type")
+    return _function(tool.function)
+
+
+def _function(function: wire.Function) -> contract.Tool:
+    return contract.Tool(
+        function.name, function.description, function.parameters, bool(function.strict)
+    )
+
+
+def to_tool_choice(
+    choice: wire.ToolChoice | None, tools: tuple[contract.Tool, ...]
+) -> contract.ToolChoice:
+    match choice:
+        case None:
+            return "auto"
+        case wire.CustomChoice() | wire.AllowedToolsChoice():  # the latter was resolved before
+            raise _unsupported("tool_choice")
+        case wire.FunctionChoice():
+            return _named(choice.function.name, tools, "tool_choice")
+        case "required" if not tools:
+            raise InvalidRequestError("There is no tool to be required.", param="tool_choice")
+        case _:
+            return choice
+
+
+def _named(name: str, tools: tuple[contract.Tool, ...], param: str) -> contract.NamedTool:
+    if name not in {tool.name for tool in tools}:
+        raise InvalidRequestError(
+            f"'{param}' names '{name[:100]}', which is not among the tools.", param=param
+        )
+    return contract.NamedTool(name)
+
+
+def to_response_format(body: ChatCompletionRequest) -> contract.ResponseFormat | None:
+    asked = _own_format(body)
+    own = [("response_format", asked)] if asked is not None else []
+    return only_one([*own, *to_guided(body)])
+
+
+def _own_format(body: ChatCompletionRequest) -> contract.ResponseFormat | None:
+    match body.response_format:
+        case None | wire.TextFormat():
+            return None
+        case wire.JSONObjectFormat():
+            return contract.JSONObject()
+        case wire.JSONSchemaFormat(json_schema=named):
+            return contract.JSONSchema(named.schema, bool(named.strict))
+
+
+def _unsupported(param: str) -> UnsupportedParameterError:
+    return UnsupportedParameterError(f"'{param}' is not supported.", param=param)

@@ -1,0 +1,172 @@
+"""Events -> `text_completion`, whole or in chunks of the same shape."""
+
+import codecs
+import time
+from collections import defaultdict
+from collections.abc import Iterable, Sequence
+from typing import Literal
+
+from msgspec import UNSET, Struct, UnsetType
+
+from adapters.events import (
+    Event,
+    Finished,
+    ReasoningDelta,
+    Restarted,
+    Started,
+    TextDelta,
+    TokenLogprob,
+    ToolCallDelta,
+    ToolCallStarted,
+)
+from adapters.shortcut import Shortcut
+from proxy.endpoints.openai.completions.request import CompletionRequest
+from proxy.endpoints.wire_types import Usage, to_usage, total
+from proxy.errors import to_failure
+from proxy.http.event_stream import Frame, Texts
+from proxy.ids import new_id
+from proxy.sinks import Answer
+
+FinishReason = Literal["stop", "length"]
+
+
+class Logprobs(Struct, kw_only=True):
+    tokens: list[str]
+    token_logprobs: list[float | None]
+    """`None` for the first token of a prompt."""
+    top_logprobs: list[dict[str, float] | None]
+    text_offset: list[int]
+    """Where each token begins in the choice's text, in characters."""
+
+
+class Choice(Struct, kw_only=True):
+    text: str
+    index: int
+    logprobs: Logprobs | None = None
+    finish_reason: FinishReason | None = None
+
+
+class Completion(Struct, kw_only=True):
+    id: str
+    object: str = "text_completion"
+    created: int
+    model: str
+    choices: list[Choice]
+    usage: Usage | UnsetType | None = UNSET
+
+
+def to_completion(body: CompletionRequest, answers: Sequence[Answer]) -> Completion:
+    usages = [answer.finished.usage for answer in answers]
+    return Completion(
+        id=new_id("cmpl-"),
+        created=int(time.time()),
+        model=body.model,
+        choices=[_to_choice(answer) for answer in answers],
+        usage=to_usage(total(usages, body.n or 1)),
+    )
+
+
+def _to_choice(answer: Answer) -> Choice:
+    return Choice(
+        text=answer.text,
+        index=answer.finished.choice,
+        logprobs=to_logprobs(answer.logprobs, Offsets()),
+        finish_reason=_to_reason(answer.finished),
+    )
+
+
+def _to_reason(finished: Finished) -> FinishReason:
+    return "length" if finished.reason == "length" else "stop"
+
+
+class Offsets:
+    """Where each token of a choice begins in its text: after the characters whole by then."""
+
+    def __init__(self) -> None:
+        self._decoder = codecs.getincrementaldecoder("utf-8")("replace")
+        self._characters = 0
+
+    def add(self, token: TokenLogprob) -> int:
+        begin = self._characters
+        written = token.token if token.bytes is None else self._decoder.decode(bytes(token.bytes))
+        self._characters += len(written)
+        return begin
+
+
+def to_logprobs(tokens: Sequence[TokenLogprob] | None, offsets: Offsets) -> Logprobs | None:
+    """`offsets` has seen the choice's tokens before these."""
+    if tokens is None:
+        return None
+    return Logprobs(
+        tokens=[token.token for token in tokens],
+        token_logprobs=[None if token.is_first else token.logprob for token in tokens],
+        top_logprobs=[None if token.is_first else _to_top(token) for token in tokens],
+        text_offset=[offsets.add(token) for token in tokens],
+    )
+
+
+def _to_top(token: TokenLogprob) -> dict[str, float]:
+    """Of several tokens that are written alike (parts of characters are) the likeliest."""
+    top: dict[str, float] = {}
+    for each in token.top:
+        top.setdefault(each.token, each.logprob)
+    return top
+
+
+class CompletionRenderer:
+    """Chunks as OpenAI's: texts, the finish reasons, perhaps usage, `[DONE]`."""
+
+    def __init__(self, body: CompletionRequest, prompts: int) -> None:
+        self._id = new_id("cmpl-")
+        self._created = int(time.time())
+        self._model = body.model
+        self._per_prompt = body.n or 1
+        self._choices = prompts * self._per_prompt
+        self._wants_usage = bool(body.stream_options and body.stream_options.include_usage)
+        self._finished: dict[int, Finished] = {}
+        self._offsets: defaultdict[int, Offsets] = defaultdict(Offsets)
+
+    def render(self, event: Event) -> Iterable[Frame]:
+        match event:
+            case TextDelta():
+                return (self._text(event),)
+            case Finished():
+                return self._end(event)
+            case Started() | ReasoningDelta() | ToolCallStarted() | ToolCallDelta():
+                return ()  # a text has no roles, thoughts or calls
+            case Restarted():
+                return ()  # only in answers that are not streamed
+
+    def error(self, exc: Exception) -> Iterable[Frame]:
+        return (Frame(to_failure(exc).body),)
+
+    def texts(self, shortcut: Shortcut) -> Texts:
+        return Texts(shortcut, lambda text: self._text(TextDelta(text)))
+
+    def _text(self, event: TextDelta) -> Frame:
+        logprobs = to_logprobs(event.logprobs, self._offsets[event.choice])
+        return self._chunk([Choice(text=event.text, index=event.choice, logprobs=logprobs)])
+
+    def _end(self, event: Finished) -> Iterable[Frame]:
+        self._finished[event.choice] = event
+        reason = _to_reason(event)
+        yield self._chunk([Choice(text="", index=event.choice, finish_reason=reason)])
+        if len(self._finished) == self._choices:
+            yield from self._last_words()
+
+    def _last_words(self) -> Iterable[Frame]:
+        if self._wants_usage:
+            usages = [self._finished[choice].usage for choice in sorted(self._finished)]
+            yield self._chunk([], to_usage(total(usages, self._per_prompt)))
+        yield Frame(b"[DONE]")
+
+    def _chunk(self, choices: list[Choice], usage: Usage | None = None) -> Frame:
+        return Frame(
+            Completion(
+                id=self._id,
+                created=self._created,
+                model=self._model,
+                choices=choices,
+                usage=usage if self._wants_usage else UNSET,
+            )
+        )

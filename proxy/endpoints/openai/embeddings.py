@@ -1,0 +1,142 @@
+"""`POST /v1/embeddings`.
+
+Source: https://platform.openai.com/docs/api-reference/embeddings/create
+"""
+
+import asyncio
+import base64
+import sys
+from array import array
+from typing import Annotated, Any, Generic, Literal, TypeVar
+
+import msgspec
+from litestar import post
+from litestar.response.base import ASGIResponse
+from msgspec import Meta, Struct
+from msgspec.structs import replace
+
+from adapters.backend import Embeddings
+from adapters.errors import BackendError, InvalidRequestError
+from adapters.request import EmbeddingRequest, TokenIds
+from proxy.endpoints.server_request import Exchange
+from proxy.endpoints.wire_types import TokenCount, TokenId
+from proxy.http.body import read_body
+from proxy.http.json_response import Whole
+from proxy.keep_alive import KeepAlive, to_keep_alive
+from proxy.operation import Operation
+
+_SMALL = 20_000
+"""Numbers that may be encoded on the event loop: a few milliseconds."""
+
+E = TypeVar("E")
+Ids = Annotated[list[TokenId], Meta(min_length=1)]
+Format = Literal["float", "base64"]
+
+
+class EmbeddingsBody(Struct, kw_only=True):
+    model: str
+    input: str | Annotated[list[str | TokenId | Ids], Meta(min_length=1, max_length=2048)]
+    encoding_format: Format | None = None
+    dimensions: TokenCount | None = None
+    user: str | None = None
+    backend: str | None = None
+    """The kind of the one that must answer."""
+    keep_alive: KeepAlive | None = None
+    ttl: Annotated[float, Meta(ge=0)] | None = None
+
+
+class Embedding(Struct, kw_only=True):
+    object: str = "embedding"
+    index: int
+    embedding: tuple[float, ...] | str
+
+
+class EmbeddingUsage(Struct):
+    prompt_tokens: int
+    total_tokens: int
+
+
+class EmbeddingList(Struct, Generic[E], kw_only=True):
+    object: str = "list"
+    data: list[E]
+    model: str
+    usage: EmbeddingUsage
+
+
+def to_embedding_request(body: EmbeddingsBody) -> EmbeddingRequest:
+    """Raises InvalidRequestError: an input is empty, or they are of several kinds."""
+    return EmbeddingRequest(
+        model=body.model,
+        inputs=to_inputs(body.input),
+        dimensions=body.dimensions,
+        keep_alive=to_keep_alive(body.keep_alive, body.ttl),
+    )
+
+
+def to_inputs(given: str | list[Any]) -> tuple[str | TokenIds, ...]:
+    """A text, texts, a text's tokens, or several texts' tokens."""
+    inputs: list[Any] = [given] if isinstance(given, str) else given
+    if any(type(each) is not type(inputs[0]) for each in inputs):
+        raise InvalidRequestError("'input' mixes texts and tokens.", param="input")
+    if isinstance(inputs[0], int):
+        return (TokenIds(tuple(inputs)),)
+    for at, each in enumerate(inputs):
+        if not each:
+            path = "input" if isinstance(given, str) else f"input[{at}]"
+            raise InvalidRequestError(f"'{path}' is empty.", param=path)
+    return tuple(each if isinstance(each, str) else TokenIds(tuple(each)) for each in inputs)
+
+
+def to_param(feature: str | None, body: EmbeddingsBody) -> str | None:
+    names = {"tokens": "input", "inputs": "input", "embeddings": "model"}
+    if feature == "keep_alive" and body.keep_alive is None:
+        return "ttl"
+    return names.get(feature, feature) if feature is not None else None
+
+
+def encode(body: EmbeddingsBody, made: Embeddings) -> bytes:
+    """The answer as JSON. A vector at a time: others get the interpreter in between."""
+    form = to_base64 if body.encoding_format == "base64" else _as_it_is
+    data = [
+        msgspec.Raw(msgspec.json.encode(Embedding(index=at, embedding=form(vector))))
+        for at, vector in enumerate(made.vectors)
+    ]
+    usage = EmbeddingUsage(made.prompt_tokens, made.prompt_tokens)
+    return msgspec.json.encode(EmbeddingList(data=data, model=body.model, usage=usage))
+
+
+def _as_it_is(vector: tuple[float, ...]) -> tuple[float, ...]:
+    return vector
+
+
+def to_base64(vector: tuple[float, ...]) -> str:
+    """float32, little-endian: what OpenAI's SDK asks for unless told otherwise."""
+    numbers = array("f", vector)
+    if sys.byteorder == "big":
+        numbers.byteswap()
+    return base64.b64encode(numbers.tobytes()).decode()
+
+
+_EMBED = Operation(
+    summary="OpenAI's embeddings",
+    asks=(EmbeddingsBody,),
+    answers=(EmbeddingList[Embedding],),
+    may_force=True,
+)
+
+
+@post("/v1/embeddings", status_code=200, operation=_EMBED, straight=True)
+async def create_embedding(request: Exchange) -> ASGIResponse:
+    body = await read_body(request, EmbeddingsBody)
+    model = request.forced(body.model, body.backend)
+    asked = replace(to_embedding_request(body), model=model)
+    try:
+        made = await request.finish(request.router.embed(asked, request.notes))
+    except BackendError as exc:
+        exc.param = to_param(exc.param, body)
+        raise
+    numbers = sum(map(len, made.vectors))
+    content = (
+        encode(body, made) if numbers <= _SMALL else await asyncio.to_thread(encode, body, made)
+    )
+    return Whole(content)

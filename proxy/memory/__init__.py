@@ -1,0 +1,1 @@
+"""One memory budget for the models of all backends."""

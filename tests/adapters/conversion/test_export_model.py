@@ -1,0 +1,160 @@
+"""`tandem export`: what is refused here, and what a real Ollama makes of the rest."""
+
+import json
+import shutil
+import subprocess
+from collections.abc import Iterator
+from contextlib import aclosing, closing, contextmanager
+from pathlib import Path
+from typing import Any
+
+import ollama
+import pytest
+from fakes.tiny_decoders import decoder_gguf
+from ollama_server import OllamaProcess
+from server_process import command, write
+
+from adapters.config import MLXConfig, OllamaConfig
+from adapters.conversion.export_model import default_tag, export_model, find_folder
+from adapters.errors import BackendUnavailableError, InvalidRequestError, ModelNotFoundError
+from adapters.mlx.gguf import convert
+from adapters.mlx.models.catalog import find_models
+from adapters.ollama.backend import OllamaBackend
+
+TAG = "tandem-export-test:1"
+
+
+def quiet(done: int, total: int) -> None:
+    pass
+
+
+@pytest.fixture
+def mlx(tmp_path: Path) -> MLXConfig:
+    """A cache with one imported model."""
+    cache = tmp_path / "cache"
+    convert(decoder_gguf(tmp_path, "llama"), cache / "imported" / "tiny:1b", quiet)
+    return MLXConfig(cache_folder=str(cache), huggingface_cache=False, embedded="never")
+
+
+@pytest.fixture
+def nobody() -> OllamaConfig:
+    return OllamaConfig(host="http://127.0.0.1:9", connect_timeout=0.5)
+
+
+def test_a_model_is_found_by_name_or_by_folder(mlx: MLXConfig):
+    name, folder = find_folder("mlx:tiny:1b", mlx)
+    assert (name, folder.name) == ("tiny:1b", "tiny:1b")
+    assert find_folder(str(folder), mlx) == (name, folder)
+
+
+@pytest.mark.parametrize("named", ["mlx:other", "no/such/folder", "ollama:tiny", "mlx:../cache"])
+def test_a_model_that_is_not_there_is_said(mlx: MLXConfig, named: str):
+    with pytest.raises(ModelNotFoundError):
+        find_folder(named, mlx)
+
+
+@pytest.mark.parametrize(
+    ("name", "tag"),
+    [
+        ("mlx-community/Llama-3.2-3B-Instruct-4bit", "llama-3.2-3b-instruct-4bit"),
+        ("smollm2:135m", "smollm2:135m"),
+        ("My Model (2)", "my-model-2-"),
+    ],
+)
+def test_the_tag_is_the_models_name(name: str, tag: str):
+    assert default_tag(name) == tag
+
+
+def test_an_absent_ollama_is_told_before_the_work(mlx: MLXConfig, nobody: OllamaConfig):
+    with pytest.raises(BackendUnavailableError):
+        export_model(find_folder("mlx:tiny:1b", mlx)[1], TAG, mlx, nobody, never)
+
+
+def test_a_tag_that_is_none_is_told_before_the_work(mlx: MLXConfig, nobody: OllamaConfig):
+    with pytest.raises(InvalidRequestError, match="no name"):
+        export_model(find_folder("mlx:tiny:1b", mlx)[1], "a b", mlx, nobody, never)
+
+
+def never(done: int, total: int) -> None:
+    pytest.fail("something was written")
+
+
+class Settings:
+    def __init__(self, folder: Path, host: str) -> None:
+        self.host = host
+        self.path = write(
+            folder,
+            f"backends: {{ollama: {{host: '{host}'}}, mlx: {{cache_folder: '{folder / 'cache'}', "
+            "huggingface_cache: false, embedded: never}}",
+        )
+
+    def tandem(self, *args: str) -> "subprocess.CompletedProcess[str]":
+        asked = command(*args, "--config", str(self.path))
+        return subprocess.run(asked, capture_output=True, text=True, timeout=100, check=False)
+
+
+@pytest.fixture
+def real(ollama_host: str, mlx: MLXConfig, tmp_path: Path) -> Iterator[Settings]:
+    with exporting(Settings(tmp_path, ollama_host)) as settings:
+        yield settings
+
+
+@pytest.fixture
+def apart(ollama_process: OllamaProcess, mlx: MLXConfig, tmp_path: Path) -> Iterator[Settings]:
+    """On an Ollama of its own: others count what theirs has loaded."""
+    with exporting(Settings(tmp_path, ollama_process.host)) as settings:
+        yield settings
+
+
+@contextmanager
+def exporting(settings: Settings) -> Iterator[Settings]:
+    """Settings with a real Ollama, which has not what was exported afterwards."""
+    yield settings
+    with closing(ollama.Client(settings.host)) as official:
+        if TAG in {model.model for model in official.list().models}:
+            official.delete(TAG)
+
+
+@pytest.mark.ollama
+async def test_an_export_answers_on_ollama_and_is_known_for_its_folders_model(
+    apart: Settings, mlx: MLXConfig, tmp_path: Path
+):
+    # As if its weights had come from elsewhere.
+    (tmp_path / "cache" / "imported" / "tiny:1b" / "conversion.json").unlink()
+    done = apart.tandem("export", "mlx:tiny:1b", "--as", TAG)
+    assert done.returncode == 0, done.stderr
+    assert "20 of 20 tensors are the source's to the last bit" in done.stdout
+    assert f"ollama: '{TAG}'" in done.stdout
+    with closing(ollama.Client(apart.host)) as official:
+        details = official.show(TAG).details
+        # With some seeds the first token is no whole text: Ollama answers 200 and an empty body.
+        options = {"num_predict": 1, "seed": 1}
+        answer = official.generate(TAG, "hello", raw=True, options=options)
+    assert details is not None
+    assert details.family == "llama"
+    assert answer.eval_count == 1
+    assert list((tmp_path / "cache").glob(".export-*")) == []
+    async with aclosing(OllamaBackend(OllamaConfig(host=apart.host))) as there:
+        exported = next(model for model in await there.list_models() if model.name == TAG)
+    model = find_models(mlx)["tiny:1b"].model
+    assert model.origin is not None
+    assert (model.origin, model.exact) == (exported.origin, True)
+
+
+@pytest.mark.ollama
+def test_a_model_that_ollama_has_is_not_replaced(real: Settings):
+    done = real.tandem("export", "mlx:tiny:1b", "--as", "smollm2:135m")
+    assert done.returncode == 1
+    assert "already; name another with --as" in done.stderr
+
+
+@pytest.mark.ollama
+def test_a_model_that_cannot_be_carried_over_is_refused(real: Settings, tmp_path: Path):
+    other = tmp_path / "other"
+    shutil.copytree(tmp_path / "cache" / "imported" / "tiny:1b", other)
+    config: dict[str, Any] = json.loads((other / "config.json").read_text())
+    (other / "config.json").write_text(json.dumps(config | {"model_type": "mamba"}))
+    done = real.tandem("export", str(other), "--as", TAG)
+    assert done.returncode == 1
+    assert "'mamba' is not supported" in done.stderr
+    assert list((tmp_path / "cache").glob(".export-*")) == []

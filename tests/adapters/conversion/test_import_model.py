@@ -1,0 +1,166 @@
+"""`tandem import` as a process, and what it makes of the real model."""
+
+import json
+import shutil
+import signal
+import subprocess
+import time
+from pathlib import Path
+from typing import Any
+
+import pytest
+from fakes.tiny_gguf import tiny_gguf
+from gguf import GGMLQuantizationType as GGML
+from server_process import command, write
+
+from adapters.config import MLXConfig, OllamaConfig
+from adapters.conversion.import_model import Imported, find_source, import_model
+from adapters.conversion.parity import CHATS
+from adapters.errors import InvalidRequestError
+from adapters.mlx.models.catalog import find_models
+from adapters.ollama.backend import OllamaBackend
+
+
+def quiet(done: int, total: int) -> None:
+    pass
+
+
+def config(folder: Path, ollama: str = "null") -> Path:
+    return write(
+        folder,
+        f"backends: {{ollama: {ollama}, mlx: {{cache_folder: '{folder / 'cache'}', "
+        "huggingface_cache: false, embedded: never}}",
+    )
+
+
+def tandem(*args: str | Path) -> "subprocess.CompletedProcess[str]":
+    asked = command(*map(str, args))
+    return subprocess.run(asked, capture_output=True, text=True, timeout=60, check=False)
+
+
+def listed(folder: Path) -> list[str]:
+    mlx = MLXConfig(cache_folder=str(folder / "cache"), huggingface_cache=False, embedded="never")
+    return list(find_models(mlx))
+
+
+def test_a_gguf_becomes_a_listed_model_with_a_report(tmp_path: Path):
+    done = tandem("import", tiny_gguf(tmp_path, GGML.Q8_0), "--config", config(tmp_path))
+    assert done.returncode == 0, done.stderr
+    assert "8 of 11 tensors are the source's to the last bit" in done.stdout
+    assert "8-bit groups of 32" in done.stdout
+    assert "not compared: Ollama is switched off" in done.stdout
+    assert listed(tmp_path) == ["tiny"]
+    folder = tmp_path / "cache" / "imported" / "tiny"
+    assert len(json.loads((folder / "conversion.json").read_text())["tensors"]) == 11
+    assert "switched off" in json.loads((folder / "parity.json").read_text())["not_compared"]
+
+
+def test_a_second_import_is_done_at_once(tmp_path: Path):
+    source, settings = tiny_gguf(tmp_path), config(tmp_path)
+    first = tandem("import", source, "--config", settings)
+    again = tandem("import", source, "--config", settings)
+    assert (again.returncode, again.stdout) == (0, first.stdout)
+    assert again.stderr == ""
+
+
+def test_a_folder_of_ones_own_is_taken(tmp_path: Path):
+    target = tmp_path / "mine" / "small"
+    source = tiny_gguf(tmp_path)
+    done = tandem("import", source, "--to", target, "--config", config(tmp_path))
+    assert done.returncode == 0, done.stderr
+    assert (target / "model.safetensors").exists()
+    assert listed(tmp_path) == []
+
+
+@pytest.mark.parametrize(
+    ("source", "said"),
+    [("ollama:no-such:1b", "no 'no-such:1b'"), ("no.gguf", "no file"), ("ollama:../x", "no name")],
+)
+def test_what_is_not_there_is_said_in_a_line(tmp_path: Path, source: str, said: str):
+    done = tandem("import", source, "--config", config(tmp_path))
+    assert done.returncode == 1
+    assert said in done.stderr
+    assert done.stderr.count("\n") == 1
+    assert listed(tmp_path) == []
+
+
+def test_a_file_that_is_no_model_is_refused_and_nothing_is_listed(tmp_path: Path):
+    (tmp_path / "a.gguf").write_bytes(b"not a model" * 100)
+    done = tandem("import", tmp_path / "a.gguf", "--config", config(tmp_path))
+    assert done.returncode == 1
+    assert "cannot be read as GGUF" in done.stderr
+    assert listed(tmp_path) == []
+
+
+def test_a_folder_that_is_something_else_is_left_alone(tmp_path: Path):
+    (tmp_path / "mine").mkdir()
+    source = tiny_gguf(tmp_path)
+    done = tandem("import", source, "--to", tmp_path / "mine", "--config", config(tmp_path))
+    assert done.returncode == 1
+    assert "was not made by this converter" in done.stderr
+    assert list((tmp_path / "mine").iterdir()) == []
+
+
+def test_a_full_disk_is_told_before_the_work(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    usage = shutil.disk_usage(tmp_path)._replace(free=1000)
+    monkeypatch.setattr(shutil, "disk_usage", lambda _: usage)
+    source = find_source(str(tiny_gguf(tmp_path)), None)
+    with pytest.raises(InvalidRequestError, match=r"0\.0 GB free"):
+        import_model(source, tmp_path / "cache" / "imported" / "tiny", None, quiet)
+    assert listed(tmp_path) == []
+
+
+def test_an_interrupt_leaves_nothing(tmp_path: Path):
+    source = tiny_gguf(tmp_path)
+    held = tmp_path / "cache" / "imported" / ".tiny.lock"
+    with subprocess.Popen(command("import", str(source), "--config", str(config(tmp_path)))) as run:
+        until = time.monotonic() + 20
+        while not held.exists() and time.monotonic() < until:
+            time.sleep(0.005)
+        run.send_signal(signal.SIGINT)
+    assert run.returncode in (0, 130)  # Whole, where it was faster than the signal.
+    left = [path.name for path in held.parent.iterdir() if path.name != held.name]
+    assert left == (["tiny"] if run.returncode == 0 else [])
+
+
+@pytest.fixture(scope="module")
+def imported(ollama_host: str, tmp_path_factory: pytest.TempPathFactory) -> Imported:
+    """The real model, found through the Ollama that has it."""
+    ollama = OllamaConfig(host=ollama_host)
+    source = find_source("ollama:smollm2:135m", ollama)
+    folder = tmp_path_factory.mktemp("imported") / source.name
+    return import_model(source, folder, ollama, quiet)
+
+
+@pytest.mark.ollama
+def test_the_import_has_every_weight_to_the_last_bit(imported: Imported):
+    assert imported.folder.name == "smollm2:135m"
+    assert imported.report.exact == len(imported.report.tensors) == 272
+
+
+@pytest.mark.ollama
+def test_ollama_has_the_same_ids_for_every_prompt(imported: Imported):
+    prompts = imported.parity.prompts
+    assert len(prompts) == len(CHATS)
+    assert [prompt.same_ids for prompt in prompts] == [True] * len(prompts)
+    assert all(prompt.ids > 10 for prompt in prompts)
+
+
+@pytest.mark.ollama
+def test_a_prompt_is_the_same_where_both_templates_say_so(imported: Imported):
+    # The GGUF's template adds a system message of its own where the chat has none.
+    found: dict[bool, Any] = {p.chat[0][0] == "system": p for p in imported.parity.prompts}
+    assert found[True].same_prompt is True
+    assert found[False].same_prompt is False
+    assert found[False].ollama == found[False].mlx.split("<|im_end|>\n", 1)[1]
+
+
+@pytest.mark.ollama
+@pytest.mark.anyio
+async def test_the_import_and_its_source_have_one_origin(imported: Imported, ollama_host: str):
+    backend = OllamaBackend(OllamaConfig(host=ollama_host))
+    on_ollama = {model.name: model.origin for model in await backend.list_models()}
+    await backend.aclose()
+    root = str(imported.folder.parent)
+    here = find_models(MLXConfig(folders=(root,), huggingface_cache=False, embedded="never"))
+    assert here["smollm2:135m"].model.origin == on_ollama["smollm2:135m"] is not None

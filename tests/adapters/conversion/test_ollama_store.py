@@ -1,0 +1,93 @@
+"""Finding the file of a model in a store laid out as Ollama's."""
+
+import json
+from pathlib import Path
+
+import pytest
+
+from adapters.conversion.ollama_store import find_stored, store_folders
+from adapters.errors import InvalidRequestError, ModelNotFoundError
+
+DIGEST = "sha256:" + "5a" * 32
+KIND = "application/vnd.ollama.image."
+
+
+def store(root: Path, place: str, *layers: tuple[str, str]) -> Path:
+    manifest = root / "manifests" / place
+    manifest.parent.mkdir(parents=True)
+    listed = [{"mediaType": KIND + kind, "digest": digest, "size": 1} for kind, digest in layers]
+    manifest.write_text(json.dumps({"schemaVersion": 2, "config": {}, "layers": listed}))
+    (root / "blobs").mkdir(exist_ok=True)
+    (root / "blobs" / DIGEST.replace(":", "-")).write_bytes(b"GGUF")
+    return root
+
+
+LAYERS = (("model", DIGEST), ("template", "sha256:" + "00" * 32))
+
+
+@pytest.mark.parametrize(
+    ("named", "place", "listed"),
+    [
+        ("tiny:1b", "registry.ollama.ai/library/tiny/1b", "tiny:1b"),
+        ("tiny", "registry.ollama.ai/library/tiny/latest", "tiny:latest"),
+        ("ada/tiny:1b", "registry.ollama.ai/ada/tiny/1b", "ada/tiny:1b"),
+        ("hf.co/ada/tiny-GGUF:Q4_K_M", "hf.co/ada/tiny-GGUF/Q4_K_M", "hf.co/ada/tiny-GGUF:Q4_K_M"),
+    ],
+)
+def test_find_stored_follows_the_manifest_to_the_blob(
+    tmp_path: Path, named: str, place: str, listed: str
+):
+    root = store(tmp_path, place, *LAYERS)
+    found = find_stored(named, (tmp_path / "absent", root))
+    assert found.name == listed
+    assert found.weights == root / "blobs" / f"sha256-{'5a' * 32}"
+
+
+@pytest.mark.parametrize(
+    "named", ["tiny:2b", "", "..", "../../tiny", "tiny:../1b", "a/../tiny:1b", "tiny:1b/", "/tiny"]
+)
+def test_find_stored_knows_no_such_model(tmp_path: Path, named: str):
+    root = store(tmp_path, "registry.ollama.ai/library/tiny/1b", *LAYERS)
+    with pytest.raises(ModelNotFoundError):
+        find_stored(named, (root,))
+
+
+def test_find_stored_tells_when_the_file_is_gone(tmp_path: Path):
+    root = store(tmp_path, "registry.ollama.ai/library/tiny/1b", *LAYERS)
+    (root / "blobs" / f"sha256-{'5a' * 32}").unlink()
+    with pytest.raises(ModelNotFoundError, match="gone"):
+        find_stored("tiny:1b", (root,))
+
+
+@pytest.mark.parametrize(
+    ("layers", "said"),
+    [
+        ((*LAYERS, ("adapter", DIGEST)), "LoRA"),
+        ((*LAYERS, ("projector", DIGEST)), "images"),
+        ((("tensor", DIGEST), ("tensor", DIGEST)), "MLX runner"),
+        ((("model", DIGEST), ("model", DIGEST)), "2 files"),
+        ((("template", DIGEST),), "0 files"),
+        ((("model", "sha256:../../secret"),), "files of weights"),
+    ],
+)
+def test_find_stored_refuses_what_is_more_than_a_gguf(
+    tmp_path: Path, layers: tuple[tuple[str, str], ...], said: str
+):
+    root = store(tmp_path, "registry.ollama.ai/library/tiny/1b", *layers)
+    with pytest.raises(InvalidRequestError, match=said):
+        find_stored("tiny:1b", (root,))
+
+
+def test_find_stored_refuses_a_manifest_that_makes_no_sense(tmp_path: Path):
+    root = store(tmp_path, "registry.ollama.ai/library/tiny/1b", *LAYERS)
+    (root / "manifests/registry.ollama.ai/library/tiny/1b").write_text('{"layers": 3}')
+    with pytest.raises(InvalidRequestError, match="no sense"):
+        find_stored("tiny:1b", (root,))
+
+
+def test_store_is_where_the_environment_says(monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setenv("OLLAMA_MODELS", "/big/disk")
+    assert store_folders() == (Path("/big/disk"),)
+    monkeypatch.delenv("OLLAMA_MODELS")
+    monkeypatch.setenv("HOME", "/home/ada")
+    assert store_folders()[0] == Path("/home/ada/.ollama/models")

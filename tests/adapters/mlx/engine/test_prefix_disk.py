@@ -1,0 +1,139 @@
+"""Blocks that outlive the process, and files that nobody should trust."""
+
+import time
+from pathlib import Path
+from typing import Any
+
+import mlx.core as mx
+import pytest
+from fakes.tiny_model import write_tiny_model
+
+from adapters.config import MLXConfig
+from adapters.events import Finished, Started, TextDelta
+from adapters.mlx.backend import MLXBackend
+from adapters.mlx.engine.prefix_disk import BlockFolder, fingerprint
+from adapters.request import GenerationRequest, Message, TextPart
+
+PROMPT = "What is kept on disk is read again after a restart. " * 3
+
+
+def open_folder(root: Path, budget: int = 1 << 30) -> BlockFolder:
+    folder = BlockFolder.open(str(root), "model", budget)
+    assert folder is not None
+    return folder
+
+
+def block(value: float, size: int = 1000) -> list[mx.array]:
+    arrays = [mx.full((size,), value), mx.full((size,), -value)]
+    mx.eval(arrays)
+    return arrays
+
+
+def files(root: Path) -> list[Path]:
+    return sorted((root / "model").iterdir())
+
+
+def test_a_block_is_found_when_the_folder_is_opened_anew(tmp_path: Path) -> None:
+    first = open_folder(tmp_path)
+    first.write("aa", block(3.0))
+    first.close(10)
+    found = open_folder(tmp_path).read("aa")
+    assert found is not None
+    assert [array[0].item() for array in found] == [3.0, -3.0]
+
+
+@pytest.mark.parametrize("damage", [lambda b: b[:-5], lambda b: b[:-5] + b"\1" * 5, lambda b: b""])
+def test_a_damaged_block_is_removed_when_it_is_read(tmp_path: Path, damage: Any) -> None:
+    first = open_folder(tmp_path)
+    first.write("aa", block(3.0))
+    first.close(10)
+    [file] = files(tmp_path)
+    file.write_bytes(damage(file.read_bytes()))
+    assert open_folder(tmp_path).read("aa") is None
+    assert files(tmp_path) == []
+
+
+def test_the_oldest_blocks_leave_when_the_folder_is_full(tmp_path: Path) -> None:
+    folder = open_folder(tmp_path, budget=25_000)
+    for name in ("aa", "bb", "cc", "dd"):
+        folder.write(name, block(1.0))
+    folder.close(10)
+    assert [file.name[:2] for file in files(tmp_path)] == ["bb", "cc", "dd"]
+
+
+def test_a_fingerprint_changes_with_the_files(tmp_path: Path) -> None:
+    file = tmp_path / "config.json"
+    file.write_text("{}")
+    before = fingerprint([file], "")
+    assert fingerprint([file], "") == before
+    file.write_text("[]")
+    assert fingerprint([file], "") != before
+
+
+async def answer(config: MLXConfig, model: str, *texts: str, max_tokens: int = 16) -> Any:
+    """The text, the cached tokens and the seconds to the first token, of a server of its own."""
+    backend = MLXBackend(config)
+    try:
+        await backend.load(model)
+        return await ask(backend, model, *texts, max_tokens=max_tokens)
+    finally:
+        await backend.aclose()
+
+
+async def ask(backend: MLXBackend, model: str, *texts: str, max_tokens: int = 16) -> Any:
+    roles: tuple[Any, Any] = ("user", "assistant")
+    chat = tuple(
+        Message(role=roles[i % 2], content=(TextPart(text),)) for i, text in enumerate(texts)
+    )
+    text, cached, first, start = "", 0, None, time.perf_counter()
+    request = GenerationRequest(model=model, prompt=chat, max_tokens=max_tokens)
+    async for event in backend.generate(request):
+        if isinstance(event, TextDelta):
+            first = first or time.perf_counter() - start
+            text += event.text
+        if isinstance(event, Finished):
+            cached = event.usage.cached_tokens
+        assert isinstance(event, (Started, TextDelta, Finished))
+    return text, cached, first
+
+
+async def test_text_is_the_same_when_the_prompt_comes_from_disk(tmp_path: Path) -> None:
+    write_tiny_model(tmp_path / "models" / "llama", context=2048)
+    config = MLXConfig(
+        folders=(str(tmp_path / "models"),),
+        huggingface_cache=False,
+        embedded="never",
+        prefix_cache_folder=str(tmp_path / "kept"),
+    )
+    first, cached, _ = await answer(config, "llama", PROMPT)
+    again, cached_again, _ = await answer(config, "llama", PROMPT)
+    assert (again, cached) == (first, 0)
+    assert cached_again > 100
+
+
+@pytest.mark.long
+async def test_turn_two_is_answered_when_its_history_is_kept(
+    tmp_path: Path, smollm2_folder: Path
+) -> None:
+    """Prints how the time to the first token falls: in memory, and from disk after a restart. They
+    are parts of what reading everything took in the same run. How small depends on the machine all
+    the same: on what it takes to read the few tokens that are not kept, be they ever so few."""
+    history = ("The ship sailed north, and its crew counted the birds that followed it. " * 40,)
+    name = str(smollm2_folder)
+    config = MLXConfig(prefix_cache_folder=str(tmp_path))
+    backend = MLXBackend(config)
+    await backend.load(name)
+    await ask(backend, name, "Hello", max_tokens=4)
+    reply, _, cold = await ask(backend, name, *history, max_tokens=24)
+    turn = (*history, reply, "Which way did the ship sail?")
+    text, cached, warm = await ask(backend, name, *turn, max_tokens=24)
+    await backend.aclose()
+    again, from_disk, restarted = await answer(config, name, *turn, max_tokens=24)
+    print(
+        f"\ncold {cold:.2f} s | memory {warm:.2f} s ({warm / cold:.3f}, {cached} cached) | "
+        f"restart {restarted:.2f} s ({restarted / cold:.3f}, {from_disk} cached)"
+    )
+    assert again == text
+    assert min(cached, from_disk) > 500
+    assert warm / cold <= 0.2
+    assert restarted / cold <= 0.3

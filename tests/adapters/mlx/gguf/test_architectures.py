@@ -1,0 +1,137 @@
+"""Every architecture: what MLX computes from the converted folder is what the GGUF computes."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from decoder_reference import Reference
+from fakes.tiny_decoders import BLOCKS, decoder_gguf, decoder_metadata, decoder_tensors
+from fakes.tiny_gguf import Metadata, write_gguf
+from gguf import GGMLQuantizationType as GGML
+
+from adapters.mlx.gguf import UnsupportedGGUFError, convert
+
+ARCHITECTURES = sorted(BLOCKS)
+IDS = [1, 7, 31, 8, 200, 263, 5, 5, 90, 17, 2, 44, 45, 46, 120, 9, 33, 250, 6, 71, 72, 73, 11, 1]
+
+
+def quiet(done: int, total: int) -> None:
+    pass
+
+
+def mlx_logits(source: Path, target: Path) -> np.ndarray:
+    import mlx.core as mx
+    from mlx_lm.utils import dequantize_model, load_model
+
+    convert(source, target, quiet)
+    model: Any = load_model(target)[0]
+    model.set_dtype(mx.float32)
+    model = dequantize_model(model)
+    return np.array(model(mx.array([IDS]))[0])
+
+
+def furthest(source: Path, target: Path) -> float:
+    """The largest difference of a logit, in standard deviations of all of them."""
+    expected = Reference(source).logits(IDS)
+    return float(np.abs(mlx_logits(source, target) - expected).max() / expected.std())
+
+
+@pytest.mark.parametrize("kind", [GGML.F32, GGML.Q8_0, GGML.Q4_1], ids=lambda kind: kind.name)
+@pytest.mark.parametrize("architecture", ARCHITECTURES)
+def test_mlx_computes_what_the_gguf_does(tmp_path: Path, architecture: str, kind: GGML) -> None:
+    source = decoder_gguf(tmp_path, architecture, kind)
+    assert furthest(source, tmp_path / "out") < 1e-4
+
+
+LINEAR: Metadata = {"rope.scaling.type": "linear", "rope.scaling.factor": 4.0}
+YARN: Metadata = {
+    "rope.scaling.type": "yarn",
+    "rope.scaling.factor": 4.0,
+    "rope.scaling.original_context_length": 128,
+}
+
+
+@pytest.mark.parametrize("scaling", [LINEAR, YARN], ids=["linear", "yarn"])
+@pytest.mark.parametrize("architecture", ARCHITECTURES)
+def test_mlx_turns_positions_as_the_gguf_says(
+    tmp_path: Path, architecture: str, scaling: Metadata
+) -> None:
+    changed = {f"{architecture}.{key}": value for key, value in scaling.items()}
+    source = decoder_gguf(tmp_path, architecture, changed=changed)
+    assert furthest(source, tmp_path / "out") < 1e-4
+    (tmp_path / "plain").mkdir()
+    plain = Reference(decoder_gguf(tmp_path / "plain", architecture))
+    apart = np.abs(Reference(source).logits(IDS) - plain.logits(IDS)).max()
+    assert apart > 0.01  # Else nothing is proved.
+
+
+@pytest.mark.parametrize("architecture", ARCHITECTURES)
+def test_mlx_gives_the_same_whether_it_reads_at_once_or_token_by_token(
+    tmp_path: Path, architecture: str
+) -> None:
+    import mlx.core as mx
+    from mlx_lm.models.cache import make_prompt_cache
+    from mlx_lm.utils import load_model
+
+    source = decoder_gguf(tmp_path, architecture)
+    at_once = mlx_logits(source, tmp_path / "out")
+    model: Any = load_model(tmp_path / "out")[0]
+    cache = make_prompt_cache(model)
+    one_by_one = np.array([np.array(model(mx.array([[i]]), cache=cache)[0, 0]) for i in IDS])
+    assert np.abs(at_once - one_by_one).max() < 1e-3
+
+
+@pytest.mark.parametrize("architecture", ARCHITECTURES)
+@pytest.mark.parametrize("tensor", ["blk.0.attn_norm.weight", "blk.1.ffn_up.weight"])
+def test_a_block_without_a_part_is_refused(tmp_path: Path, architecture: str, tensor: str) -> None:
+    tensors = decoder_tensors(architecture, GGML.F32)
+    del tensors[tensor]
+    source = write_gguf(tmp_path / "a.gguf", tensors, decoder_metadata(architecture), architecture)
+    with pytest.raises(UnsupportedGGUFError, match=tensor):
+        convert(source, tmp_path / "out", quiet)
+
+
+REFUSED: list[tuple[str, Metadata, str]] = [
+    ("qwen2", {"qwen2.attention.key_length": 64}, "key_length"),
+    ("qwen3", {"qwen3.expert_count": 8}, "expert_count"),
+    ("gemma3", {"gemma3.final_logit_softcapping": 30.0}, "softcapping"),
+    ("gemma3", {"gemma3.attention.sliding_window_pattern": 4}, "sliding_window_pattern"),
+    ("gemma3", {"gemma3.vision.block_count": 27}, "vision"),
+    ("llama", {"llama.rope.scaling.type": "yarn", "llama.rope.scaling.factor": 2.0}, "original"),
+]
+
+
+@pytest.mark.parametrize(("architecture", "change", "named"), REFUSED)
+def test_a_setting_that_would_be_lost_is_refused(
+    tmp_path: Path, architecture: str, change: Metadata, named: str
+) -> None:
+    source = decoder_gguf(tmp_path, architecture, changed=change)
+    with pytest.raises(UnsupportedGGUFError, match=named):
+        convert(source, tmp_path / "out", quiet)
+
+
+def test_gemma_says_how_far_it_looks_back(tmp_path: Path) -> None:
+    pattern = [(index + 1) % 6 != 0 for index in range(BLOCKS["gemma3"])]
+    changed: Metadata = {
+        "gemma3.attention.sliding_window_pattern": pattern,
+        "gemma3.rope.local.freq_base": 10000.0,
+    }
+    convert(decoder_gguf(tmp_path, "gemma3", changed=changed), tmp_path / "out", quiet)
+    config = json.loads((tmp_path / "out" / "config.json").read_text())
+    assert config["sliding_window"] == 8
+    assert config["sliding_window_pattern"] == 6
+    assert config["rope_local_base_freq"] == 10000.0
+    assert config["query_pre_attn_scalar"] == 32
+
+
+def test_gemmas_norms_are_the_sources_less_one(tmp_path: Path) -> None:
+    from safetensors.numpy import load_file
+
+    source = decoder_gguf(tmp_path, "gemma3")
+    report = convert(source, tmp_path / "out", quiet)
+    stored = load_file(tmp_path / "out" / "model.safetensors")["model.norm.weight"]
+    data, _ = decoder_tensors("gemma3", GGML.F32)["output_norm.weight"]
+    assert np.abs(stored + 1 - data).max() < 1e-6
+    assert report.worst.relative_l2 < 1e-6

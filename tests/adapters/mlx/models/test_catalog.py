@@ -1,0 +1,152 @@
+import json
+import shutil
+from pathlib import Path
+
+import pytest
+from fakes.tiny_model import write_tiny_model
+
+from adapters.config import MLXConfig
+from adapters.mlx.models import catalog
+from adapters.mlx.models.catalog import context_length, find_models
+
+
+@pytest.fixture(scope="module")
+def tiny(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return write_tiny_model(tmp_path_factory.mktemp("tiny") / "tiny")
+
+
+@pytest.fixture
+def hub(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    monkeypatch.setenv("HF_HUB_CACHE", str(tmp_path / "hub"))
+    return tmp_path / "hub"
+
+
+def put_in_hub(hub: Path, tiny: Path, name: str, revision: str, *, main: bool) -> Path:
+    folder = hub / f"models--{name.replace('/', '--')}"
+    snapshot = folder / "snapshots" / revision
+    shutil.copytree(tiny, snapshot)
+    if main:
+        (folder / "refs").mkdir(exist_ok=True)
+        (folder / "refs" / "main").write_text(revision)
+    return snapshot
+
+
+def names(**fields: object) -> list[str]:
+    return list(find_models(MLXConfig(**{"embedded": "never", **fields})))  # pyright: ignore[reportArgumentType]
+
+
+def test_models_of_the_hugging_face_cache_go_by_their_repository(hub: Path, tiny: Path) -> None:
+    put_in_hub(hub, tiny, "mlx-community/Tiny-4bit", "aaa", main=False)
+    current = put_in_hub(hub, tiny, "mlx-community/Tiny-4bit", "bbb", main=True)
+    (hub / "datasets--someone--data").mkdir()
+    [(name, folder)] = find_models(MLXConfig(embedded="never")).items()
+    assert name == "mlx-community/Tiny-4bit"
+    assert folder.path == current
+    assert folder.model.context_length == 512
+    assert folder.model.size_bytes == (current / "model.safetensors").stat().st_size
+
+
+@pytest.mark.parametrize("missing", ["config.json", "model.safetensors", "tokenizer"])
+def test_a_download_that_never_ended_is_no_model(hub: Path, tiny: Path, missing: str) -> None:
+    snapshot = put_in_hub(hub, tiny, "someone/half", "aaa", main=True)
+    for file in snapshot.glob(f"{missing}*"):
+        file.unlink()
+    assert names() == []
+
+
+@pytest.mark.parametrize(
+    "config", ["[1, 2]", "{", '{"model_type": "vit"}', '{"model_type": 5}', "{}", "\xff"]
+)
+def test_what_mlx_lm_cannot_run_is_not_listed(hub: Path, tiny: Path, config: str) -> None:
+    snapshot = put_in_hub(hub, tiny, "someone/other", "aaa", main=True)
+    (snapshot / "config.json").write_bytes(config.encode("latin-1"))
+    assert names() == []
+
+
+def test_folders_are_searched_two_levels_deep(tmp_path: Path, tiny: Path, hub: Path) -> None:
+    shutil.copytree(tiny, tmp_path / "models" / "mine")
+    shutil.copytree(tiny, tmp_path / "models" / "org" / "theirs")
+    (tmp_path / "models" / "empty").mkdir()
+    assert names(folders=(str(tmp_path / "models"),)) == ["mine", "org/theirs"]
+    assert names(folders=(str(tmp_path / "nowhere"),)) == []
+
+
+def test_the_embedded_model_stands_in_where_there_is_no_other(hub: Path, tiny: Path) -> None:
+    assert names(embedded="auto") == ["SmolLM2-135M-Instruct"]
+    put_in_hub(hub, tiny, "someone/tiny", "aaa", main=True)
+    assert names(embedded="auto") == ["someone/tiny"]
+    assert names(embedded="always") == ["someone/tiny", "SmolLM2-135M-Instruct"]
+    assert names(embedded="never", huggingface_cache=False) == []
+
+
+def test_without_its_wheel_the_default_is_a_model_of_the_hub(
+    hub: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(catalog, "find_gguf", lambda: None)
+    assert names(embedded="auto") == ["HuggingFaceTB/SmolLM2-135M-Instruct"]
+
+
+@pytest.mark.parametrize(
+    ("variables", "expected"),
+    [
+        ({"HF_HUB_CACHE": "/a"}, "/a"),
+        ({"HF_HOME": "/b"}, "/b/hub"),
+        ({"XDG_CACHE_HOME": "/c"}, "/c/huggingface/hub"),
+        ({"HOME": "/d"}, "/d/.cache/huggingface/hub"),
+    ],
+)
+def test_the_cache_is_where_the_hubs_client_has_it(
+    variables: dict[str, str], expected: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name in ("HF_HUB_CACHE", "HUGGINGFACE_HUB_CACHE", "HF_HOME", "XDG_CACHE_HOME"):
+        monkeypatch.delenv(name, raising=False)
+    for name, value in variables.items():
+        monkeypatch.setenv(name, value)
+    assert str(catalog.huggingface_cache()) == expected
+
+
+@pytest.mark.parametrize(
+    ("config", "expected"),
+    [
+        ({"max_position_embeddings": 4096}, 4096),
+        ({"text_config": {"max_position_embeddings": 8192}}, 8192),
+        ({"n_positions": 1024}, 1024),
+        ({"text_config": None}, None),
+        ({}, None),
+    ],
+)
+def test_the_context_length_is_read_where_models_keep_it(
+    config: dict[str, object], expected: int | None
+) -> None:
+    assert context_length(json.loads(json.dumps(config))) == expected
+
+
+def test_imports_are_listed_by_their_name_on_ollama(tmp_path: Path, hub: Path, tiny: Path) -> None:
+    shutil.copytree(tiny, tmp_path / "cache" / "imported" / "tiny:1b")
+    shutil.copytree(tiny, tmp_path / "cache" / "imported" / "ada" / "tiny:1b")
+    assert names(cache_folder=str(tmp_path / "cache")) == ["ada/tiny:1b", "tiny:1b"]
+
+
+def test_an_import_under_way_is_no_model(tmp_path: Path, hub: Path, tiny: Path) -> None:
+    shutil.copytree(tiny, tmp_path / "cache" / "imported" / ".tiny:1b.partial")
+    assert names(cache_folder=str(tmp_path / "cache")) == []
+
+
+def test_origin_is_what_the_converter_noted(tmp_path: Path, hub: Path, tiny: Path) -> None:
+    for name, noted in (("with", '{"origin": "sha256:abc"}'), ("without", "{}")):
+        shutil.copytree(tiny, tmp_path / name)
+        (tmp_path / name / "conversion.json").write_text(noted)
+    found = find_models(MLXConfig(folders=(str(tmp_path),), embedded="never"))
+    assert found["with"].model.origin == "sha256:abc"
+    assert found["without"].model.origin is None
+
+
+def test_model_is_listed_when_all_its_parts_are_there(
+    tmp_path: Path, hub: Path, tiny: Path
+) -> None:
+    folder = tmp_path / "models" / "parts"
+    shutil.copytree(tiny, folder)
+    whole = (folder / "model.safetensors").rename(folder / "model-00001-of-00002.safetensors")
+    assert names(folders=(str(tmp_path / "models"),)) == []
+    shutil.copy(whole, folder / "model-00002-of-00002.safetensors")
+    assert names(folders=(str(tmp_path / "models"),)) == ["parts"]

@@ -1,0 +1,113 @@
+"""A download from the hub, before a server in its place."""
+
+import asyncio
+from collections.abc import Iterator
+from contextlib import aclosing
+from pathlib import Path
+
+import pytest
+from fakes.hub_server import Hub, serving_hub
+from fakes.tiny_model import write_tiny_model
+
+from adapters.backend import Progress
+from adapters.config import MLXConfig
+from adapters.errors import (
+    BackendUnavailableError,
+    ModelNotFoundError,
+    UnsupportedParameterError,
+)
+from adapters.mlx.backend import MLXBackend
+from adapters.mlx.models.catalog import find_models
+from adapters.mlx.models.hub_download import pull
+
+TINY = "someone/tiny"
+CONFIG = MLXConfig(embedded="never", cache_folder="/nowhere")
+
+
+@pytest.fixture
+def hub(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Hub]:
+    hub = Hub(TINY, write_tiny_model(tmp_path / "model"))
+    hub.files["code.py"] = b"raise SystemExit"
+    with serving_hub(hub) as address:
+        monkeypatch.setenv("HF_ENDPOINT", address)
+        monkeypatch.setenv("HF_HUB_CACHE", str(tmp_path / "hub"))
+        monkeypatch.setenv("HF_HUB_DISABLE_XET", "1")
+        yield hub
+
+
+def names() -> list[str]:
+    return list(find_models(CONFIG))
+
+
+async def test_model_is_listed_after_its_download(hub: Hub):
+    assert names() == []
+    said = [progress async for progress in pull(TINY)]
+    total = sum(len(data) for name, data in hub.files.items() if name != "code.py")
+    assert said[-1] == Progress(status="success")
+    assert said[-2] == Progress(status="fetching config.json", completed=total, total=total)
+    done = [each.completed for each in said[:-1] if each.completed is not None]
+    assert done == sorted(done)
+    assert names() == [TINY]
+    assert hub.fetched[-1] == "config.json"
+    assert "code.py" not in hub.fetched
+
+
+async def test_download_that_was_stopped_is_no_model_and_goes_on_from_there(
+    hub: Hub, tmp_path: Path
+):
+    hub.held = "tokenizer.json"  # The second.
+    told: list[Progress] = []
+    async with aclosing(pull(TINY)) as steps:
+        async for progress in steps:
+            if progress in told:  # All bytes were there, and now the file is.
+                break
+            told.append(progress)
+    assert names() == []
+    assert list((tmp_path / "hub").rglob("*.incomplete")) == []
+    hub.held = None
+    hub.going_on.set()
+    async for _ in pull(TINY):
+        pass
+    assert hub.fetched.count("model.safetensors") == 1
+    assert names() == [TINY]
+
+
+async def test_repository_that_the_hub_has_not_is_not_found(hub: Hub):
+    with pytest.raises(ModelNotFoundError, match="The hub has no repository") as caught:
+        await anext(pull("someone/other"))
+    assert caught.value.param == "model"
+
+
+async def test_repository_without_safetensors_is_no_model(hub: Hub):
+    del hub.files["model.safetensors"]
+    with pytest.raises(ModelNotFoundError, match="no safetensors"):
+        await anext(pull(TINY))
+    assert hub.fetched == []
+
+
+async def test_hub_that_does_not_answer_is_unavailable(hub: Hub):
+    hub.broken = True
+    with pytest.raises(BackendUnavailableError, match="cannot be fetched"):
+        await anext(pull(TINY))
+
+
+async def test_cache_that_is_not_looked_at_is_not_filled(hub: Hub):
+    backend = MLXBackend(MLXConfig(huggingface_cache=False))
+    async with aclosing(backend):
+        with pytest.raises(UnsupportedParameterError, match="huggingface_cache"):
+            await anext(backend.pull(TINY))
+    assert hub.fetched == []
+
+
+async def test_download_ends_while_nothing_comes(hub: Hub, tmp_path: Path):
+    hub.held = "model.safetensors"
+    hub.files["model.safetensors"] += b"\0" * 30_000_000  # More than the client reads at once.
+    steps = pull(TINY)
+    assert (await anext(steps)).status == "fetching model.safetensors"
+    waiting = asyncio.create_task(anext(steps))
+    await asyncio.sleep(0.1)
+    waiting.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await waiting
+    await steps.aclose()
+    assert list((tmp_path / "hub").rglob("*.incomplete")) == []

@@ -1,0 +1,169 @@
+"""Models that the configuration makes of others: with a LoRA folder, with a draft model."""
+
+import json
+import logging
+from collections.abc import AsyncGenerator
+from contextlib import asynccontextmanager
+from pathlib import Path
+from typing import Any
+
+import mlx.core as mx
+import msgspec
+import pytest
+from fakes.scripted_model import answer, chat, config_for, told
+from fakes.tiny_model import write_tiny_model
+from mlx.utils import tree_flatten
+from mlx_lm.tuner.utils import linear_to_lora_layers
+from mlx_lm.utils import load_model
+
+from adapters.backend import Model
+from adapters.config import MLXModel
+from adapters.errors import GenerationError, ModelNotFoundError
+from adapters.mlx.backend import MLXBackend
+from adapters.mlx.models.catalog import ModelFolder, absent_models, find_models
+from adapters.request import Sampling
+
+SCALE = 3.0
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """`base`, `merged` (with the LoRA already added to its weights), and the LoRA in `../lora`."""
+    root = tmp_path_factory.mktemp("made")
+    write_tiny_model(root / "models" / "base")
+    write_tiny_model(root / "models" / "merged")
+    write_lora(root / "lora", root / "models" / "base", root / "models" / "merged")
+    return root
+
+
+def write_lora(folder: Path, base: Path, merged: Path) -> None:
+    folder.mkdir()
+    model: Any = load_model(base)[0]
+    # What it drops in training must not be dropped in answers.
+    parameters = {
+        "rank": 4,
+        "scale": SCALE,
+        "dropout": 0.9,
+        "keys": ["self_attn.q_proj", "mlp.down_proj"],
+    }
+    linear_to_lora_layers(model, 2, parameters)
+    mx.random.seed(11)
+    named: Any = tree_flatten(model.parameters())
+    learned = {
+        name: mx.random.normal(array.shape) * 0.3
+        for name, array in named
+        if name.endswith(("lora_a", "lora_b"))
+    }
+    mx.save_safetensors(str(folder / "adapters.safetensors"), learned)
+    about = {"fine_tune_type": "lora", "num_layers": 2, "lora_parameters": parameters}
+    (folder / "adapter_config.json").write_text(json.dumps(about))
+    weights: Any = mx.load(str(merged / "model.safetensors"))
+    for name in {name.rpartition(".")[0] for name in learned}:
+        added = (learned[f"{name}.lora_a"] @ learned[f"{name}.lora_b"]).T
+        weights[f"{name}.weight"] = weights[f"{name}.weight"] + SCALE * added
+    mx.eval(weights)
+    mx.save_safetensors(str(merged / "model.safetensors"), weights)
+
+
+def entry(folder: Path, **parts: str) -> MLXModel:
+    shown = {part: value.replace("ROOT", str(folder)) for part, value in parts.items()}
+    return MLXModel(**{"base": "base", **shown})
+
+
+@asynccontextmanager
+async def opened(folder: Path, **models: MLXModel) -> AsyncGenerator[MLXBackend]:
+    backend = MLXBackend(config_for(folder / "models", models=models))
+    try:
+        yield backend
+    finally:
+        await backend.aclose()
+
+
+async def text(backend: MLXBackend, model: str, sampling: Sampling | None = None) -> str:
+    request = chat("Hello", model, max_tokens=40, sampling=sampling or Sampling())
+    return told(await answer(backend, request))["text"]
+
+
+async def test_a_model_with_lora_says_what_one_with_merged_weights_says(folder: Path) -> None:
+    async with opened(folder, tuned=entry(folder, lora="ROOT/lora")) as backend:
+        assert await text(backend, "tuned") == await text(backend, "merged")
+        assert await text(backend, "tuned") != await text(backend, "base")
+
+
+async def test_a_model_with_a_draft_says_what_it_says_alone(folder: Path) -> None:
+    wild = Sampling(temperature=1.0, seed=3)
+    async with opened(folder, fast=entry(folder, draft="merged")) as backend:
+        for sampling in (Sampling(), wild):
+            assert await text(backend, "fast", sampling) == await text(backend, "base", sampling)
+        assert backend._engine._lanes["fast"].max_rows == 1
+
+
+async def test_made_models_are_listed_under_their_names(folder: Path) -> None:
+    named = entry(folder, base="ROOT/models/base", lora="ROOT/lora")
+    async with opened(folder, tuned=named, again=entry(folder)) as backend:
+        listed = {model.name: model for model in await backend.list_models()}
+        assert set(listed) == {"base", "merged", "tuned", "again"}
+        assert listed["tuned"].context_length == listed["base"].context_length
+
+
+async def test_a_lora_model_does_not_share_its_bases_origin(folder: Path) -> None:
+    base = folder / "models" / "base" / "conversion.json"
+    base.write_text(json.dumps({"origin": "sha256:1"}))
+    try:
+        made = {"tuned": entry(folder, lora="ROOT/lora"), "again": entry(folder)}
+        found = find_models(config_for(folder / "models", models=made))
+        assert found["again"].model.origin == "sha256:1"
+        assert found["tuned"].model.origin is None
+    finally:
+        base.unlink()
+
+
+@pytest.mark.parametrize(
+    ("parts", "why"),
+    [
+        ({"base": "nobody"}, "'nobody' is not on this machine"),
+        ({"draft": "nobody"}, "'nobody' is not on this machine"),
+        ({"lora": "ROOT/models"}, "lacks adapter_config.json or adapters.safetensors"),
+    ],
+)
+async def test_a_model_that_lacks_a_part_is_not_listed_and_says_why(
+    folder: Path, parts: dict[str, str], why: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    async with opened(folder, broken=entry(folder, **parts)) as backend:
+        with caplog.at_level(logging.WARNING):
+            names = [model.name for model in await backend.list_models()]
+            await backend.list_models()
+        assert "broken" not in names
+        assert [why in record.getMessage() for record in caplog.records] == [True]
+        with pytest.raises(ModelNotFoundError, match=why):
+            await backend.load("broken")
+
+
+async def test_a_lora_of_another_shape_is_refused_when_it_is_loaded(
+    folder: Path, tmp_path: Path
+) -> None:
+    weights: Any = mx.load(str(folder / "lora" / "adapters.safetensors"))
+    bad = {name: mx.zeros((3, 3)) for name in weights}
+    mx.save_safetensors(str(tmp_path / "adapters.safetensors"), bad)
+    about = (folder / "lora" / "adapter_config.json").read_text()
+    (tmp_path / "adapter_config.json").write_text(about)
+    async with opened(folder, tuned=entry(folder, lora=str(tmp_path))) as backend:
+        with pytest.raises(GenerationError, match="'tuned' could not be loaded"):
+            await backend.load("tuned")
+
+
+async def test_a_draft_with_other_tokens_is_refused(folder: Path, tmp_path: Path) -> None:
+    other = write_tiny_model(tmp_path / "other")
+    words = msgspec.json.decode((other / "tokenizer.json").read_bytes())
+    vocabulary = words["model"]["vocab"]
+    vocabulary["a"], vocabulary["b"] = vocabulary["b"], vocabulary["a"]
+    (other / "tokenizer.json").write_bytes(msgspec.json.encode(words))
+    async with opened(folder, fast=entry(folder, draft=str(other))) as backend:
+        with pytest.raises(GenerationError, match="other tokens"):
+            await backend.load("fast")
+
+
+def test_a_base_that_embeds_makes_no_model() -> None:
+    base = ModelFolder(Model(name="y", capabilities=frozenset({"embedding"})), Path("y"))
+    config = config_for(Path("nowhere"), models={"x": MLXModel(base="y")})
+    assert absent_models(config, {"y": base}) == {"x": "'y' embeds"}

@@ -1,0 +1,89 @@
+"""Characters come whole, and all of the text comes."""
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+from fakes.tiny_model import write_tiny_model
+from mlx_lm.tokenizer_utils import load as load_tokenizer
+from tokenizers import Tokenizer, decoders, models
+from transformers import PreTrainedTokenizerFast
+
+from adapters.mlx.output.detokenize import Vocabulary
+
+TEXTS = [
+    "plain",
+    "  two  spaces\n\n\ttab ",
+    "naïve café",
+    "日本語テキスト",
+    "🙂👩‍👩‍👧 flags 🇫🇷",
+    "a\u0000b",
+]
+
+
+@pytest.fixture(scope="module")
+def tiny(tmp_path_factory: pytest.TempPathFactory) -> Any:
+    return load_tokenizer(write_tiny_model(tmp_path_factory.mktemp("tokenizer") / "tiny"))
+
+
+def pieces(tokenizer: Any, tokens: list[int]) -> list[str]:
+    detokenizer = Vocabulary(tokenizer).detokenizer()
+    return [*(detokenizer.add(token) for token in tokens), detokenizer.finish()]
+
+
+@pytest.mark.parametrize("text", TEXTS)
+def test_text_comes_back_whole_from_single_bytes(tiny: Any, text: str) -> None:
+    shown = pieces(tiny, tiny.encode(text, add_special_tokens=False))
+    assert "".join(shown) == text
+    assert not any("\ufffd" in piece for piece in shown)
+
+
+def test_a_character_that_is_cut_off_is_replaced_at_the_end_only(tiny: Any) -> None:
+    tokens = tiny.encode("ok 🙂", add_special_tokens=False)
+    assert pieces(tiny, tokens[:-1])[-1] == "\ufffd"
+    assert "".join(pieces(tiny, tokens[:-1])[:-1]) == "ok "
+
+
+def test_control_tokens_are_nobodys_text(tiny: Any) -> None:
+    tokens = [*tiny.encode("a"), tiny.eos_token_id, *tiny.encode("b")]
+    assert "".join(pieces(tiny, tokens)) == "ab"
+
+
+def test_a_row_beyond_the_vocabulary_is_silent(tiny: Any) -> None:
+    assert pieces(tiny, [99_999]) == ["", ""]
+
+
+@pytest.fixture(scope="module")
+def sentencepiece(tmp_path_factory: pytest.TempPathFactory) -> Any:
+    """A vocabulary as Llama 2 and Mistral have it: `▁` for a space, `<0x…>` for bytes."""
+    folder: Path = tmp_path_factory.mktemp("spm")
+    words = [
+        "<unk>",
+        "<s>",
+        "</s>",
+        *(f"<0x{byte:02X}>" for byte in range(256)),
+        "▁Hi",
+        "▁you",
+        "!",
+    ]
+    tokenizer = Tokenizer(
+        models.BPE({word: at for at, word in enumerate(words)}, [], byte_fallback=True)
+    )
+    tokenizer.decoder = decoders.Sequence(
+        [
+            decoders.Replace("▁", " "),
+            decoders.ByteFallback(),
+            decoders.Fuse(),
+            decoders.Strip(" ", 1, 0),
+        ]
+    )
+    fast = PreTrainedTokenizerFast(tokenizer_object=tokenizer, eos_token="</s>", bos_token="<s>")
+    fast.save_pretrained(folder)
+    return load_tokenizer(folder)
+
+
+def test_sentencepiece_loses_only_the_space_before_the_first_word(sentencepiece: Any) -> None:
+    ids = sentencepiece.convert_tokens_to_ids
+    emoji = [ids(f"<0x{byte:02X}>") for byte in "🙂".encode()]
+    tokens = [ids("▁Hi"), ids("▁you"), *emoji, ids("!"), ids("▁you"), ids("</s>")]
+    assert pieces(sentencepiece, tokens) == ["Hi", " you", "", "", "", "🙂", "!", " you", "", ""]

@@ -1,0 +1,178 @@
+"""What the model reads: tools, earlier calls and thoughts, and whether it is to think."""
+
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+from fakes.scripted_model import WEATHER, chat
+from fakes.tiny_model import TOOL_TEMPLATE, write_tiny_model
+
+from adapters.errors import GenerationError, UnsupportedParameterError
+from adapters.mlx.jobs import finish
+from adapters.mlx.models.load import LoadedModel, load_folder
+from adapters.mlx.models.load_progress import Loading
+from adapters.mlx.output.reasoning import HARMONY_START, Reasoning
+from adapters.mlx.prompt.chat import Prompt, render
+from adapters.request import GenerationRequest, JSONObject, Message, TextPart, ToolCall
+
+OPEN = "{% for m in messages %}{{ m.content }}{% endfor %}<think>\n{# </think> #}"
+BROKEN = "{{ 1 // 0 }}"
+SILENT = "{% for m in messages %}{{ m.content }}{% endfor %}|{# </think> #}"
+HISTORY = (
+    Message(role="user", content=(TextPart("Weather?"),)),
+    Message(
+        role="assistant",
+        reasoning="Ask.",
+        tool_calls=(ToolCall("call_1", "weather", '{"city": "Rome"}'),),
+    ),
+    Message(role="tool", content=(TextPart("sunny"),), tool_call_id="call_1"),
+)
+
+
+@pytest.fixture(scope="module")
+def loaded(tmp_path_factory: pytest.TempPathFactory) -> dict[str, LoadedModel]:
+    root = tmp_path_factory.mktemp("models")
+    templates: dict[str, dict[str, Any]] = {
+        "caller": {"template": TOOL_TEMPLATE},
+        "plain": {},
+        "open": {"template": OPEN},
+        "silent": {"template": SILENT},
+        "broken": {"template": BROKEN},
+    }
+    folders: dict[str, Path] = {
+        name: write_tiny_model(root / name, **how) for name, how in templates.items()
+    }
+    return {
+        name: finish(load_folder(folder, "never", Loading(name)))
+        for name, folder in folders.items()
+    }
+
+
+def text_of(model: LoadedModel, prompt: Prompt) -> str:
+    return model.tokenizer.decode(prompt.ids)
+
+
+def rendered(model: LoadedModel, **fields: Any) -> str:
+    request = chat(model=model.name, **fields)
+    return text_of(model, render(model, request))
+
+
+def test_tools_are_shown_as_the_template_has_them(loaded: dict[str, LoadedModel]) -> None:
+    assert "weather\nAnswer with" in rendered(loaded["caller"], tools=(WEATHER,))
+
+
+def test_withheld_tools_are_not_shown(loaded: dict[str, LoadedModel]) -> None:
+    for model in (loaded["caller"], loaded["plain"]):
+        text = rendered(model, tools=(WEATHER,), tool_choice="none")
+        assert text == rendered(model)
+
+
+def test_tools_are_told_in_words_where_the_template_knows_none(
+    loaded: dict[str, LoadedModel],
+) -> None:
+    text = rendered(loaded["plain"], tools=(WEATHER,))
+    assert text.startswith("<|im_start|>user\nYou can call these functions:\n")
+    assert '"name": "weather"' in text
+    assert "To call one:" in text
+    assert text.endswith("Hi<|im_end|>\n<|im_start|>assistant\n")
+    forced = rendered(loaded["plain"], tools=(WEATHER,), tool_choice="required")
+    assert "Call one now:" in forced
+
+
+@pytest.mark.parametrize(
+    ("model", "expected"),
+    [
+        (
+            "caller",
+            "<|im_start|>assistant\n<think>Ask.</think>"
+            '<tool_call>{"name": "weather", "arguments": {"city": "Rome"}}</tool_call><|im_end|>\n'
+            "<|im_start|>tool\nsunny<|im_end|>\n",
+        ),
+        (
+            "plain",
+            '<|im_start|>assistant\n{"name": "weather", "arguments": {"city": "Rome"}}<|im_end|>\n'
+            "<|im_start|>user\nweather returned: sunny<|im_end|>\n",
+        ),
+    ],
+)
+def test_calls_results_and_thoughts_of_before_are_shown(
+    loaded: dict[str, LoadedModel], model: str, expected: str
+) -> None:
+    prompt = render(loaded[model], GenerationRequest(model=model, prompt=HISTORY))
+    assert expected in text_of(loaded[model], prompt)
+
+
+def test_a_call_of_before_that_is_no_json_is_shown_as_it_was(
+    loaded: dict[str, LoadedModel],
+) -> None:
+    wrong = (Message(role="assistant", tool_calls=(ToolCall("call_1", "weather", "Rome}"),)),)
+    prompt = render(loaded["caller"], GenerationRequest(model="caller", prompt=wrong))
+    assert '"arguments": "Rome}"' in text_of(loaded["caller"], prompt)
+
+
+def test_tools_have_a_message_of_their_own_where_nobody_has_asked(
+    loaded: dict[str, LoadedModel],
+) -> None:
+    greeting = (Message(role="assistant", content=(TextPart("Hello."),)),)
+    asked = GenerationRequest(model="plain", prompt=greeting, tools=(WEATHER,))
+    text = text_of(loaded["plain"], render(loaded["plain"], asked))
+    assert text.startswith("<|im_start|>user\nYou can call")
+    assert text.endswith("Hello.<|im_end|>\n<|im_start|>assistant\n")
+
+
+def test_a_template_that_breaks_is_no_mistake_of_the_caller(
+    loaded: dict[str, LoadedModel],
+) -> None:
+    with pytest.raises(GenerationError, match="template failed") as caught:
+        render(loaded["broken"], chat(model="broken"))
+    assert caught.value.lasting
+
+
+def test_the_template_opens_the_thinking_or_the_model_may(
+    loaded: dict[str, LoadedModel],
+) -> None:
+    thinking = {
+        name: render(loaded[name], chat(model=name)).thinking
+        for name in ("caller", "plain", "open", "silent")
+    }
+    assert thinking == {"caller": "may", "plain": "none", "open": "open", "silent": "may"}
+
+
+@pytest.mark.parametrize(
+    ("model", "ending"),
+    [
+        ("caller", "<|im_start|>assistant\n<think>\n\n</think>\n\n"),
+        ("open", "Hi<think>\n\n</think>\n\n"),
+        ("silent", "Hi|<think>\n\n</think>\n\n"),
+    ],
+)
+def test_no_effort_closes_the_thinking_before_it_begins(
+    loaded: dict[str, LoadedModel], model: str, ending: str
+) -> None:
+    prompt = render(loaded[model], chat(model=model, reasoning_effort="none"))
+    assert prompt.thinking == "none"
+    assert text_of(loaded[model], prompt).endswith(ending)
+
+
+def in_channels(model: LoadedModel) -> LoadedModel:
+    return replace(model, reasoning=Reasoning(HARMONY_START, "<|end|>"))
+
+
+def test_no_effort_opens_the_answer_where_there_are_channels(
+    loaded: dict[str, LoadedModel],
+) -> None:
+    model = in_channels(loaded["plain"])
+    prompt = render(model, chat(reasoning_effort="none"))
+    assert prompt.is_answering
+    assert text_of(model, prompt).endswith("<|channel|>final<|message|>")
+    shaped = render(model, chat(reasoning_effort="none", response_format=JSONObject()))
+    assert not shaped.is_answering
+
+
+def test_no_effort_is_refused_where_it_would_rule_out_calls(
+    loaded: dict[str, LoadedModel],
+) -> None:
+    with pytest.raises(UnsupportedParameterError) as caught:
+        render(in_channels(loaded["plain"]), chat(reasoning_effort="none", tools=(WEATHER,)))
+    assert caught.value.param == "reasoning_effort"

@@ -1,0 +1,187 @@
+"""Raw prompts over a tiny model whose 256 tokens are the bytes, and two control tokens."""
+
+import json
+from collections.abc import AsyncGenerator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from fakes.tiny_model import write_tiny_model
+
+from adapters.config import MLXConfig
+from adapters.errors import ContextLengthError, InvalidRequestError, UnsupportedParameterError
+from adapters.events import Event, Finished, Started, TextDelta
+from adapters.mlx.backend import MLXBackend
+from adapters.mlx.models.fim import KNOWN, find_infill
+from adapters.mlx.prompt.raw import raw_ids, refuse_senseless
+from adapters.request import GenerationRequest, Message, TextPart, TokenIds
+
+
+class Tokenizer:
+    """A letter is a token, and so is each marker; text begins with `bos`."""
+
+    eos_token_id = None
+
+    def __init__(self, *markers: str, bos: int | None = None) -> None:
+        self.bos_token_id = bos
+        self._vocabulary = {marker: 1000 + place for place, marker in enumerate(markers)}
+
+    def get_vocab(self) -> dict[str, int]:
+        return self._vocabulary
+
+    def encode(self, text: str, *, add_special_tokens: bool = True) -> list[int]:
+        first = [self.bos_token_id] if add_special_tokens and self.bos_token_id else []
+        return [*first, *text.encode()]  # type: ignore[list-item]
+
+    def __len__(self) -> int:
+        return 2000
+
+
+def raw(prompt: str | TokenIds = "ab", **fields: Any) -> GenerationRequest:
+    return GenerationRequest(model="tiny", prompt=prompt, **fields)
+
+
+@pytest.mark.parametrize(
+    ("markers", "bos", "expected"),
+    [
+        (
+            ("<|fim_prefix|>", "<|fim_suffix|>", "<|fim_middle|>"),
+            None,
+            [1000, 97, 98, 1001, 122, 1002],
+        ),
+        (("<fim_prefix>", "<fim_suffix>", "<fim_middle>"), None, [1000, 97, 98, 1001, 122, 1002]),
+        (("▁<PRE>", "▁<SUF>", "▁<MID>"), 1, [1, 1000, 97, 98, 1001, 122, 1002]),
+        (
+            ("<｜fim▁begin｜>", "<｜fim▁hole｜>", "<｜fim▁end｜>"),
+            5,
+            [5, 1000, 97, 98, 1001, 122, 1002],
+        ),
+        (("[PREFIX]", "[SUFFIX]"), 1, [1, 1001, 122, 1000, 97, 98]),
+    ],
+)
+def test_a_gap_is_put_as_each_family_was_taught(
+    markers: tuple[str, ...], bos: int | None, expected: list[int]
+) -> None:
+    assert raw_ids(Tokenizer(*markers, bos=bos), raw(suffix="z")) == expected
+    ids = raw(TokenIds((97, 98)), suffix="z")
+    assert raw_ids(Tokenizer(*markers, bos=bos), ids) == expected
+
+
+def test_every_way_is_found_by_its_own_markers() -> None:
+    assert [find_infill(set(way.markers)) for way in KNOWN] == list(KNOWN)
+    assert find_infill({"<fim_prefix>", "<fim_suffix>"}) is None
+
+
+def test_a_suffix_is_refused_where_the_model_fills_no_gaps() -> None:
+    with pytest.raises(UnsupportedParameterError) as caught:
+        raw_ids(Tokenizer(), raw(suffix="z"))
+    assert caught.value.param == "suffix"
+
+
+@pytest.mark.parametrize("token", [-1, 2000])
+def test_an_id_that_is_no_token_is_refused(token: int) -> None:
+    with pytest.raises(InvalidRequestError, match="2000") as caught:
+        raw_ids(Tokenizer(), raw(TokenIds((1, token))))
+    assert caught.value.param == "tokens"
+
+
+@pytest.mark.parametrize("prompt", ["", TokenIds(())])
+def test_an_empty_prompt_begins_with_the_models_own_token(prompt: str | TokenIds) -> None:
+    assert raw_ids(Tokenizer(bos=7), raw(prompt)) == [7]
+    with pytest.raises(InvalidRequestError, match="empty") as caught:
+        raw_ids(Tokenizer(), raw(prompt))
+    assert caught.value.param == "prompt"
+
+
+@pytest.mark.parametrize("fields", [{"suffix": "z"}, {"echo": True}])
+def test_what_a_chat_cannot_have_is_refused(fields: dict[str, Any]) -> None:
+    chat = (Message(role="user", content=(TextPart("Hi"),)),)
+    with pytest.raises(InvalidRequestError) as caught:
+        refuse_senseless(GenerationRequest(model="m", prompt=chat, **fields))
+    assert caught.value.param == next(iter(fields))
+
+
+def test_the_probabilities_of_a_prompt_with_a_gap_are_refused() -> None:
+    refuse_senseless(raw(echo=True, top_logprobs=0))
+    with pytest.raises(UnsupportedParameterError) as caught:
+        refuse_senseless(raw(echo=True, top_logprobs=0, suffix="z"))
+    assert caught.value.param == "suffix"
+
+
+@pytest.fixture
+async def backend(tmp_path: Path) -> AsyncGenerator[MLXBackend]:
+    folder = write_tiny_model(tmp_path / "tiny")
+    about = json.loads((folder / "tokenizer_config.json").read_text())
+    del about["chat_template"]
+    (folder / "tokenizer_config.json").write_text(json.dumps(about))
+    config = MLXConfig(folders=(str(tmp_path),), huggingface_cache=False, embedded="never")
+    backend = MLXBackend(config)
+    yield backend
+    await backend.aclose()
+
+
+async def answer(backend: MLXBackend, request: GenerationRequest) -> list[Event]:
+    return [event async for event in backend.generate(request)]
+
+
+def text_of(events: list[Event]) -> str:
+    return "".join(event.text for event in events if isinstance(event, TextDelta))
+
+
+async def test_token_ids_say_what_their_text_says(backend: MLXBackend) -> None:
+    by_text = await answer(backend, raw("AB", max_tokens=8))
+    vocabulary = backend._loaded["tiny"].tokenizer.get_vocab()
+    ids = TokenIds((vocabulary["A"], vocabulary["B"]))
+    assert (await answer(backend, raw(ids, max_tokens=8)))[1:] == by_text[1:]
+
+
+async def test_echo_puts_the_prompt_before_the_answer(backend: MLXBackend) -> None:
+    plain = text_of(await answer(backend, raw("AB", max_tokens=8)))
+    assert text_of(await answer(backend, raw("AB", max_tokens=8, echo=True))) == "AB" + plain
+    vocabulary = backend._loaded["tiny"].tokenizer.get_vocab()
+    ids = TokenIds((vocabulary["A"], vocabulary["B"]))
+    assert text_of(await answer(backend, raw(ids, max_tokens=8, echo=True))) == "AB" + plain
+
+
+async def test_echo_puts_the_prompt_before_every_choice(backend: MLXBackend) -> None:
+    events = await answer(backend, raw("AB", max_tokens=4, echo=True, n=2))
+    for choice in range(2):
+        mine = [e for e in events if isinstance(e, TextDelta) and e.choice == choice]
+        assert mine[0].text == "AB"
+        assert len(mine) > 1
+
+
+async def test_an_empty_prompt_is_answered(backend: MLXBackend) -> None:
+    finished = (await answer(backend, raw("", max_tokens=2)))[-1]
+    assert isinstance(finished, Finished)
+    assert finished.usage.prompt_tokens == 1
+
+
+async def test_a_context_that_is_asked_for_ends_the_answer(backend: MLXBackend) -> None:
+    events = await answer(backend, raw("A" * 10, num_ctx=16))
+    assert events[0] == Started(context=16, cold=True)
+    finished = events[-1]
+    assert isinstance(finished, Finished)
+    assert finished.usage.prompt_tokens + finished.usage.completion_tokens == 16
+    assert finished.reason == "length"
+
+
+async def test_a_context_that_is_too_small_is_refused_with_both_numbers(
+    backend: MLXBackend,
+) -> None:
+    with pytest.raises(ContextLengthError, match=r"16 tokens.* has 20\.") as caught:
+        await answer(backend, raw("A" * 20, num_ctx=16))
+    assert caught.value.param == "prompt"
+    with pytest.raises(InvalidRequestError, match="num_ctx"):
+        await answer(backend, raw("A", num_ctx=0))
+    assert (await answer(backend, raw("A", num_ctx=9999, max_tokens=1)))[0] == Started(512)
+
+
+async def test_a_model_without_a_template_is_listed_as_no_chat(backend: MLXBackend) -> None:
+    [model] = await backend.list_models()
+    assert model.capabilities == frozenset()
+    assert model.lacks == {"reasoning_effort", "suffix", "images", "embeddings"}
+    chat = (Message(role="user", content=(TextPart("Hi"),)),)
+    with pytest.raises(InvalidRequestError, match="no chat template") as caught:
+        await answer(backend, GenerationRequest(model="tiny", prompt=chat))
+    assert caught.value.param == "messages"

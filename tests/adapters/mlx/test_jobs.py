@@ -1,0 +1,110 @@
+"""Long work in pieces, without an engine."""
+
+import threading
+import time
+from concurrent.futures import Future
+from typing import Any
+
+import pytest
+
+from adapters.mlx.jobs import Errand, Errands, Pieces, beside, finish
+
+
+def counting(said: list[str], name: str, pieces: int, seconds: float = 0.0) -> Pieces[str]:
+    for _ in range(pieces):
+        said.append(name)
+        time.sleep(seconds)
+        yield
+    return name
+
+
+def failing() -> Pieces[str]:
+    yield
+    raise ValueError("broken")
+
+
+def errands(*starts: Any) -> tuple[Errands, list[Future[str]]]:
+    all_of_them = Errands()
+    each = [Errand[str](start) for start in starts]
+    for errand in each:
+        all_of_them.add(errand)
+    return all_of_them, [errand.future for errand in each]
+
+
+def test_pieces_are_done_one_errand_after_the_other() -> None:
+    said: list[str] = []
+    work, futures = errands(lambda: counting(said, "a", 2), lambda: counting(said, "b", 1))
+    work.advance()
+    assert said == ["a", "a", "b"]
+    assert [future.result(0) for future in futures] == ["a", "b"]
+    assert len(work) == 0
+
+
+def test_a_turn_ends_when_others_have_waited_long_enough() -> None:
+    said: list[str] = []
+    work, [future] = errands(lambda: counting(said, "a", 3, seconds=0.11))
+    work.advance()
+    assert said == ["a"]
+    assert not future.done()
+    while len(work):
+        work.advance()
+    assert future.result(0) == "a"
+
+
+def test_one_that_fails_tells_its_own_future() -> None:
+    work, [bad, good] = errands(failing, lambda: counting([], "b", 1))
+    work.advance()
+    with pytest.raises(ValueError, match="broken"):
+        bad.result(0)
+    assert good.result(0) == "b"
+
+
+def test_one_that_was_cancelled_never_begins() -> None:
+    said: list[str] = []
+    work, [future] = errands(lambda: counting(said, "a", 1))
+    assert future.cancel()
+    work.advance()
+    assert said == []
+    assert len(work) == 0
+
+
+def test_giving_up_closes_what_has_begun_and_tells_all() -> None:
+    closed = threading.Event()
+
+    def begun() -> Pieces[str]:
+        try:
+            while True:
+                time.sleep(0.11)
+                yield
+        finally:
+            closed.set()
+
+    work, futures = errands(begun, lambda: counting([], "b", 1))
+    work.advance()
+    work.give_up(ValueError("the end"))
+    assert closed.is_set()
+    for future in futures:
+        with pytest.raises(ValueError, match="the end"):
+            future.result(0)
+
+
+def test_a_job_beside_leaves_the_thread_to_others_until_it_is_done() -> None:
+    gate = threading.Event()
+
+    def job() -> str:
+        assert gate.wait(10)
+        return threading.current_thread().name
+
+    pieces = beside(job)
+    for _ in range(3):
+        next(pieces)
+    gate.set()
+    assert finish(pieces) != threading.current_thread().name
+
+
+def test_a_job_beside_that_fails_is_told() -> None:
+    def job() -> str:
+        raise ValueError("broken")
+
+    with pytest.raises(ValueError, match="broken"):
+        finish(beside(job))

@@ -1,0 +1,190 @@
+"""The memory of models on MLX: foreseen, seen, and kept within what was said."""
+
+import asyncio
+import sys
+from collections.abc import AsyncGenerator
+from pathlib import Path
+
+import pytest
+from fakes.scripted_model import answer, chat, config_for, told
+from fakes.tiny_model import write_tiny_model
+
+from adapters.config import MLXConfig, MLXModel
+from adapters.errors import BackendBusyError, InsufficientMemoryError
+from adapters.memory import Footprint
+from adapters.mlx.backend import MLXBackend
+from adapters.mlx.memory import MLXTenant
+from adapters.mlx.models.bundled import EMBEDDED
+from proxy.memory.budget import Memory
+
+CONTEXT, BYTES_PER_TOKEN = 512, 256
+ROW = CONTEXT * BYTES_PER_TOKEN
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    root = tmp_path_factory.mktemp("models")
+    for name in ("one", "two", "three"):
+        write_tiny_model(root / name, context=CONTEXT)
+    write_tiny_model(root / "long", context=8192)
+    return root
+
+
+@pytest.fixture
+async def backend(folder: Path) -> AsyncGenerator[MLXBackend]:
+    entry = MLXModel(base="one", draft="two")
+    backend = MLXBackend(config_for(folder, models={"guessed": entry}))
+    try:
+        yield backend
+    finally:
+        await backend.aclose()
+
+
+async def only(tenant: MLXTenant) -> Footprint:
+    [resident] = await tenant.resident()
+    return resident.footprint
+
+
+@pytest.mark.parametrize("name", ["one", "long", "guessed"])
+async def test_what_was_foreseen_is_what_is_taken(backend: MLXBackend, name: str) -> None:
+    foreseen = await backend.tenant.footprint(name)
+    await backend.load(name)
+    assert foreseen == await only(backend.tenant)
+    assert foreseen is not None
+    assert foreseen.known > ROW
+
+
+@pytest.mark.usefixtures("smollm2_folder")
+async def test_the_embedded_model_is_foreseen_once_it_was_converted() -> None:
+    backend = MLXBackend(MLXConfig(embedded="always", huggingface_cache=False))
+    try:
+        foreseen = await backend.tenant.footprint(EMBEDDED)
+    finally:
+        await backend.aclose()
+    assert foreseen is not None
+    assert foreseen.weights is not None
+    assert foreseen.weights > 4 * 134_000_000
+
+
+async def test_nothing_is_known_of_a_model_that_is_not_there(backend: MLXBackend) -> None:
+    assert await backend.tenant.footprint("none") is None
+    assert await backend.tenant.resident() == []
+
+
+async def test_who_is_answered_is_busy_and_stays(backend: MLXBackend) -> None:
+    stream = backend.generate(chat(model="one", max_tokens=400))
+    await anext(stream)
+    assert [each.busy for each in await backend.tenant.resident()] == [True]
+    with pytest.raises(BackendBusyError):
+        await backend.tenant.evict("one")
+    await stream.aclose()
+    assert [each.busy for each in await backend.tenant.resident()] == [False]
+    await backend.tenant.evict("one")
+    assert await backend.tenant.resident() == []
+
+
+async def test_the_last_used_is_told_from_those_before(backend: MLXBackend) -> None:
+    for name in ("one", "two", "one"):
+        await answer(backend, chat(model=name, max_tokens=1))
+    used = {each.name: each.used_at for each in await backend.tenant.resident()}
+    assert used["one"] > used["two"]
+
+
+async def test_caches_are_trimmed_to_what_is_left_and_stay_there(backend: MLXBackend) -> None:
+    words = "word " * 60
+    await answer(backend, chat(words, model="one", max_tokens=1))
+    [before] = await backend.tenant.resident()
+    assert before.cache > 0
+    assert await backend.tenant.confine(ROW) == ROW
+    [after] = await backend.tenant.resident()
+    assert after.cache == 0
+    await answer(backend, chat(words, model="one", max_tokens=1))
+    await backend.tenant.confine(ROW)
+    [later] = await backend.tenant.resident()
+    assert later.cache == 0
+
+
+async def test_rows_wait_for_room_and_are_all_answered(backend: MLXBackend) -> None:
+    await backend.load("one")
+    await backend.load("two")
+    # Each model always has its one answer; there is room for one more.
+    await backend.tenant.confine(3 * ROW)
+    most = 0
+
+    async def watch() -> None:
+        nonlocal most
+        while True:
+            residents = await backend.tenant.resident()
+            most = max(most, sum(each.footprint.context or 0 for each in residents))
+            await asyncio.sleep(0.001)
+
+    watching = asyncio.create_task(watch())
+    asked = [chat(model=name, max_tokens=450) for name in ("one", "two") for _ in range(4)]
+    answers = await asyncio.gather(*(answer(backend, each) for each in asked))
+    watching.cancel()
+    assert [told(each)["reason"] for each in answers] == ["length"] * 8
+    assert 2 * ROW < most <= 3 * ROW
+
+
+async def test_an_answer_that_never_fits_is_refused(backend: MLXBackend) -> None:
+    await backend.load("long")
+    await backend.tenant.confine(5000 * BYTES_PER_TOKEN)
+    with pytest.raises(InsufficientMemoryError, match="are set aside"):
+        await answer(backend, chat(model="long", max_tokens=6000))
+    assert told(await answer(backend, chat(model="long", max_tokens=2)))["reason"] == "length"
+
+
+async def test_models_make_way_for_a_long_answer(backend: MLXBackend) -> None:
+    weights = 107_392
+    memory = Memory(2 * weights + 5000 * BYTES_PER_TOKEN, frozenset(), 60.0)
+    async with memory.open({"mlx": backend.tenant}):
+        await backend.load("one")
+        await backend.load("long")
+        stream = backend.generate(chat(model="long", max_tokens=5200))
+        await anext(stream)
+        assert [each.name for each in await backend.tenant.resident()] == ["long"]
+        assert (await memory.snapshot()).used > weights + 5200 * BYTES_PER_TOKEN
+        await stream.aclose()
+        with pytest.raises(InsufficientMemoryError, match="'long' needs") as caught:
+            await answer(backend, chat(model="long", max_tokens=7000))
+        assert str(memory.budget) in caught.value.message
+
+
+async def test_models_take_turns_where_one_fits(backend: MLXBackend) -> None:
+    memory = Memory(300_000, frozenset(), 60.0)
+    async with memory.open({"mlx": backend.tenant}):
+        for name in ("one", "two", "three", "one"):
+            await answer(backend, chat("word " * 60, model=name, max_tokens=2))
+            assert [each.name for each in await backend.tenant.resident()] == [name]
+            assert (await memory.snapshot()).used <= 300_000
+
+
+async def test_a_refused_load_reads_nothing_and_can_be_tried_again(backend: MLXBackend) -> None:
+    memory = Memory(300_000, frozenset(), 60.0)
+    async with memory.open({"mlx": backend.tenant}):
+        stream = backend.generate(chat(model="one", max_tokens=450))
+        await anext(stream)
+        with pytest.raises(InsufficientMemoryError, match="'two' needs 238464 bytes"):
+            await answer(backend, chat(model="two"))
+        assert (await backend.health()).counters["loads"] == 1
+        await stream.aclose()
+        assert told(await answer(backend, chat(model="two", max_tokens=2)))["reason"] == "length"
+
+
+async def test_no_device_recommends_anything_on_a_cpu(
+    backend: MLXBackend, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert await backend.tenant.recommended() is None
+    monkeypatch.setattr("platform.system", lambda: "Darwin")
+    assert await backend.tenant.recommended() is None
+    told = {"max_recommended_working_set_size": 11_453_251_584}
+    monkeypatch.setattr("mlx.core.device_info", lambda: told)
+    assert await backend.tenant.recommended() == 11_453_251_584
+
+
+async def test_a_machine_whose_mlx_is_broken_recommends_nothing(
+    backend: MLXBackend, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("platform.system", lambda: "Darwin")
+    monkeypatch.setitem(sys.modules, "adapters.mlx.device", None)
+    assert await backend.tenant.recommended() is None

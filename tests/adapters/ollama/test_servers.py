@@ -1,0 +1,587 @@
+"""Several Ollamas: who answers, who is stepped over, who takes over, and who comes back."""
+
+import asyncio
+import json
+from collections.abc import AsyncIterator
+from contextlib import aclosing, asynccontextmanager
+from typing import Any
+
+import msgspec
+import pytest
+from fakes.recorded_ollama import Reply, Script, StandIn, says_lines, stand_in
+from msgspec.structs import replace
+
+from adapters.backend import Model
+from adapters.config import OllamaConfig
+from adapters.errors import (
+    BackendError,
+    BackendUnavailableError,
+    BadUpstreamError,
+    InvalidRequestError,
+    ModelNotFoundError,
+)
+from adapters.events import Finished, Restarted, TextDelta
+from adapters.ollama import catalog
+from adapters.ollama import server as one_server
+from adapters.ollama.backend import OllamaBackend
+from adapters.request import EmbeddingRequest, GenerationRequest, Message, TextPart
+from adapters.upstream import circuit_breaker, deadlines
+
+CHAT = GenerationRequest(
+    model="smollm2:135m", prompt=(Message(role="user", content=(TextPart("Hi"),)),)
+)
+LOADED = {"name": "smollm2:135m", "context_length": 4096}
+DONE = {"message": {}, "done": True}
+
+
+@pytest.fixture(autouse=True)
+def quick(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(circuit_breaker, "_LOOK_SECONDS", 0.05)
+    monkeypatch.setattr(circuit_breaker, "_FIRST_WAIT", 0.05)
+    monkeypatch.setattr(catalog, "_LOOK_SECONDS", 0.1)
+
+
+def says_json(standin: StandIn, path: str, body: Any) -> None:
+    async def script(reply: Reply) -> None:
+        await reply.plain(200, json.dumps(body).encode())
+
+    standin.says(path, script)
+
+
+def says(standin: StandIn, text: str) -> None:
+    standin.says("/api/chat", says_lines({"message": {"content": text}}, DONE))
+
+
+@pytest.fixture
+async def pair() -> AsyncIterator[tuple[StandIn, StandIn]]:
+    """Two servers with the recorded models, one of them loaded; they say A and B."""
+    async with stand_in() as one, stand_in() as two:
+        for server, text in ((one, "A"), (two, "B")):
+            for name in ("tags", "version", "show-llama"):
+                server.replays(name)
+            says_json(server, "/api/ps", {"models": [LOADED]})
+            says(server, text)
+            says_json(server, "/api/generate", {"response": "1", "done": True})
+        yield one, two
+
+
+@pytest.fixture
+async def backend(pair: tuple[StandIn, StandIn]) -> AsyncIterator[OllamaBackend]:
+    config = OllamaConfig(
+        hosts=tuple(server.host for server in pair),
+        first_token_timeout=0.3,
+        token_timeout=0.3,
+        refresh=0.02,
+    )
+    backend = OllamaBackend(config)
+    yield backend
+    await backend.aclose()
+
+
+async def text_of(backend: OllamaBackend, request: GenerationRequest = CHAT) -> str:
+    """Of all choices, one after the other."""
+    texts = [""] * request.n
+    async for event in backend.generate(request):
+        if isinstance(event, Restarted):
+            texts[event.choice] = ""
+        elif isinstance(event, TextDelta):
+            texts[event.choice] += event.text
+    return "".join(texts)
+
+
+async def dies(reply: Reply) -> None:
+    reply.cut()
+
+
+async def hangs(reply: Reply) -> None:
+    await reply.gone()
+
+
+async def page(reply: Reply) -> None:
+    await reply.plain(500, b"<html>", Content_Type="text/html")
+
+
+async def full(reply: Reply) -> None:
+    await reply.plain(503, b'{"error":"server busy"}')
+
+
+async def one_word(reply: Reply) -> None:
+    await reply.head()
+    await reply.chunk(b'{"message":{"content":"A"}}\n')
+    await reply.gone()
+
+
+def test_host_and_hosts_together_are_a_mistake():
+    with pytest.raises(msgspec.ValidationError, match="`host` or `hosts`"):
+        msgspec.convert({"kind": "ollama", "host": "http://a", "hosts": ["http://b"]}, OllamaConfig)
+
+
+async def test_models_of_both_are_listed_once(
+    pair: tuple[StandIn, StandIn], backend: OllamaBackend
+):
+    says_json(pair[1], "/api/tags", {"models": [{"name": "other:1b"}, {"name": "smollm2:135m"}]})
+    says_json(pair[0], "/api/ps", {"models": []})
+    models = {model.name: model for model in await backend.list_models()}
+    assert len(models) == 5
+    assert models["smollm2:135m"].context_length == 8192
+    assert models["smollm2:135m"].loaded is True
+    assert models["smollm2:135m"].loaded_context == 4096
+
+
+async def test_model_is_asked_of_the_host_that_has_it(
+    pair: tuple[StandIn, StandIn], backend: OllamaBackend
+):
+    says_json(pair[0], "/api/tags", {"models": [{"name": "other:1b"}]})
+    assert await text_of(backend) == "B"
+    assert pair[0].bodies("/api/chat") == []
+
+
+async def test_model_that_nobody_has_is_not_found(backend: OllamaBackend):
+    with pytest.raises(ModelNotFoundError):
+        await text_of(backend, GenerationRequest(model="nope", prompt=CHAT.prompt))
+
+
+async def test_busy_host_is_not_asked_when_another_is_idle(
+    pair: tuple[StandIn, StandIn], backend: OllamaBackend
+):
+    pair[0].says("/api/chat", one_word)
+    busy = backend.generate(CHAT)
+    await anext(busy)
+    assert await text_of(backend) == "B"
+    await busy.aclose()
+
+
+async def test_idle_host_that_has_it_loaded_goes_first(
+    pair: tuple[StandIn, StandIn], backend: OllamaBackend
+):
+    says_json(pair[0], "/api/ps", {"models": []})
+    assert await text_of(backend) == "B"
+
+
+@pytest.mark.parametrize("script", [dies, hangs, page, full])
+async def test_other_host_answers_when_one_fails_before_the_first_line(
+    pair: tuple[StandIn, StandIn], backend: OllamaBackend, script: Any
+):
+    pair[0].says("/api/chat", script)
+    events = [event async for event in backend.generate(CHAT)]
+    assert [type(event).__name__ for event in events] == ["Started", "TextDelta", "Finished"]
+    assert isinstance(events[1], TextDelta)
+    assert events[1].text == "B"
+    assert isinstance(events[-1], Finished)
+
+
+async def test_other_host_is_not_asked_after_the_first_line(
+    pair: tuple[StandIn, StandIn], backend: OllamaBackend
+):
+    async def breaks(reply: Reply) -> None:
+        await reply.head()
+        await reply.chunk(b'{"message":{"content":"A"}}\n')
+        reply.cut()
+
+    pair[0].says("/api/chat", breaks)
+    with pytest.raises(BadUpstreamError):
+        await text_of(backend)
+    assert pair[1].bodies("/api/chat") == []
+
+
+async def test_other_host_is_not_asked_when_the_request_is_wrong(
+    pair: tuple[StandIn, StandIn], backend: OllamaBackend
+):
+    pair[0].replays("chat-schema-bad", "/api/chat")
+    with pytest.raises(InvalidRequestError):
+        await text_of(backend)
+    assert pair[1].bodies("/api/chat") == []
+
+
+async def test_each_host_is_tried_once(backend: OllamaBackend, pair: tuple[StandIn, StandIn]):
+    for server in pair:
+        server.says("/api/chat", dies)
+    with pytest.raises(BackendUnavailableError):
+        await text_of(backend)
+    assert [len(server.bodies("/api/chat")) for server in pair] == [1, 1]
+
+
+async def breaks_off(reply: Reply) -> None:
+    await reply.head()
+    await reply.chunk(b'{"message":{"content":"A"}}\n')
+    reply.cut()
+
+
+@asynccontextmanager
+async def with_third(
+    pair: tuple[StandIn, StandIn],
+) -> AsyncIterator[tuple[OllamaBackend, StandIn]]:
+    """The backend of three hosts, which has listed their models, and the third of them."""
+    async with stand_in() as third:
+        third.replays("tags")
+        hosts = tuple(server.host for server in (*pair, third))
+        async with aclosing(OllamaBackend(OllamaConfig(hosts=hosts))) as backend:
+            await backend.list_models()
+            yield backend, third
+
+
+@pytest.mark.parametrize("whole", [False, True])
+@pytest.mark.parametrize("n", [1, 2])
+async def test_third_host_answers_when_two_die_at_once(
+    pair: tuple[StandIn, StandIn], n: int, whole: bool
+):
+    async with with_third(pair) as (backend, third):
+        says(third, "C")
+        pair[0].says("/api/chat", breaks_off if whole else dies)
+        pair[1].says("/api/chat", dies)
+        text = await text_of(backend, replace(CHAT, n=n, whole=whole))
+    assert text == "C" * n
+
+
+async def test_vectors_come_from_the_third_host_when_two_die_at_once(
+    pair: tuple[StandIn, StandIn],
+):
+    async with with_third(pair) as (backend, third):
+        says_json(third, "/api/embed", {"embeddings": [[1.0]]})
+        for server in pair:
+            server.says("/api/embed", dies)
+        made = await backend.embed(EmbeddingRequest(model="smollm2:135m", inputs=("a",)))
+    assert made.vectors == ((1.0,),)
+
+
+def has_weights(standin: StandIn, digest: str) -> None:
+    says_json(standin, "/api/tags", {"models": [{"name": "smollm2:135m", "digest": digest}]})
+
+
+async def vector_of(backend: OllamaBackend) -> float:
+    made = await backend.embed(EmbeddingRequest(model="smollm2:135m", inputs=("a",)))
+    return made.vectors[0][0]
+
+
+@pytest.fixture
+async def embedding(pair: tuple[StandIn, StandIn]) -> None:
+    """The one has [1.0] for every input, the other [2.0]."""
+    for server, value in zip(pair, (1.0, 2.0), strict=True):
+        says_json(server, "/api/embed", {"embeddings": [[value]]})
+
+
+@pytest.mark.usefixtures("embedding")
+async def test_vectors_of_other_weights_are_never_mixed_with_those_of_the_first(
+    pair: tuple[StandIn, StandIn], backend: OllamaBackend
+):
+    one, two = pair
+    has_weights(one, "a")
+    has_weights(two, "b")
+    says_json(one, "/api/ps", {"models": []})  # Were it a chat, the other would go first.
+    await backend.list_models()
+    assert await vector_of(backend) == 1.0
+    one.says("/api/embed", dies)
+    for _ in range(4):  # Also once nobody asks it any more.
+        with pytest.raises(BackendUnavailableError):
+            await vector_of(backend)
+    assert two.bodies("/api/embed") == []
+
+
+@pytest.mark.usefixtures("embedding")
+@pytest.mark.parametrize("digest", ["a", ""])
+async def test_vectors_of_the_same_weights_come_from_whoever_is_well(
+    pair: tuple[StandIn, StandIn], backend: OllamaBackend, digest: str
+):
+    has_weights(pair[0], "a")
+    has_weights(pair[1], digest)
+    await backend.list_models()
+    pair[0].says("/api/embed", dies)
+    assert await vector_of(backend) == 2.0
+
+
+@pytest.mark.parametrize(
+    ("script", "failure"), [(dies, BackendUnavailableError), (breaks_off, BadUpstreamError)]
+)
+async def test_model_of_a_host_that_fails_is_no_unknown_one_though_another_has_lost_it(
+    pair: tuple[StandIn, StandIn],
+    backend: OllamaBackend,
+    script: Script,
+    failure: type[BackendError],
+):
+    await backend.list_models()
+    pair[0].says("/api/chat", script)
+    pair[1].replays("chat-missing", "/api/chat")
+    with pytest.raises(failure):
+        await text_of(backend, replace(CHAT, whole=True))
+
+
+async def test_model_that_one_has_lost_is_asked_of_all_others(
+    pair: tuple[StandIn, StandIn],
+):
+    async with with_third(pair) as (backend, third):
+        says(third, "C")
+        pair[0].says("/api/chat", dies)
+        pair[1].replays("chat-missing", "/api/chat")
+        assert await text_of(backend) == "C"
+
+
+async def missing(reply: Reply) -> None:
+    await reply.plain(404, b'{"error":"model \'m\' not found"}')
+
+
+@pytest.mark.parametrize("script", [dies, missing, breaks_off])
+async def test_host_that_has_got_the_model_since_is_asked_when_the_one_that_had_it_fails(
+    pair: tuple[StandIn, StandIn], backend: OllamaBackend, script: Script
+):
+    one, two = pair
+    says_json(one, "/api/tags", {"models": []})
+    await backend.list_models()
+    one.replays("tags")
+    two.says("/api/chat", script)
+    two.says("/api/embed", dies)
+    says_json(one, "/api/embed", {"embeddings": [[1.0]]})
+    await asyncio.sleep(0.03)  # Lists are believed that long.
+    assert await text_of(backend, replace(CHAT, whole=True)) == "A"
+    assert len(two.bodies("/api/chat")) == 1
+    says_json(one, "/api/tags", {"models": []})
+    await asyncio.sleep(0.03)
+    await backend.list_models()
+    one.replays("tags")
+    await asyncio.sleep(0.03)
+    made = await backend.embed(EmbeddingRequest(model="smollm2:135m", inputs=("a",)))
+    assert made.vectors == ((1.0,),)
+
+
+async def test_nobody_is_asked_twice_when_nobody_has_got_the_model_since(
+    pair: tuple[StandIn, StandIn], backend: OllamaBackend
+):
+    one, two = pair
+    says_json(one, "/api/tags", {"models": []})
+    await backend.list_models()
+    two.says("/api/chat", dies)
+    await asyncio.sleep(0.03)
+    with pytest.raises(BackendUnavailableError):
+        await text_of(backend)
+    assert [len(server.bodies("/api/chat")) for server in pair] == [0, 1]
+
+
+async def test_failing_host_is_left_alone_after_three_and_used_after_a_real_token(
+    pair: tuple[StandIn, StandIn], backend: OllamaBackend
+):
+    one, two = pair
+    one.says("/api/chat", page)
+    one.says("/api/generate", page)
+    assert [await text_of(backend) for _ in range(6)] == ["B"] * 6
+    assert len(one.bodies("/api/chat")) == 3
+    health = await backend.health()
+    assert health.ok
+    assert health.detail == f"{one.host}: Ollama failed several times."
+    says(one, "A")
+    says_json(one, "/api/generate", {"response": "1", "done": True})
+    await _until(backend, "A")
+    probe = one.bodies("/api/generate")[-1]
+    assert (probe["model"], probe["options"]["num_predict"]) == ("smollm2:135m", 1)
+    assert two.bodies("/api/generate") == []
+
+
+async def _until(backend: OllamaBackend, text: str) -> None:
+    async with asyncio.timeout(3):
+        while await text_of(backend) != text:  # noqa: ASYNC110
+            await asyncio.sleep(0.02)
+
+
+async def test_host_that_dies_under_eight_clients_is_taken_over_from(
+    pair: tuple[StandIn, StandIn], backend: OllamaBackend
+):
+    one, _ = pair
+    dead = asyncio.Event()
+
+    async def dies_then(reply: Reply) -> None:
+        await dead.wait()
+        reply.cut()
+
+    one.says("/api/chat", dies_then)
+    asked = [asyncio.create_task(text_of(backend)) for _ in range(8)]
+    async with asyncio.timeout(3):
+        while len(one.bodies("/api/chat")) < 4:  # noqa: ASYNC110
+            await asyncio.sleep(0.01)
+    dead.set()
+    assert await asyncio.gather(*asked) == ["B"] * 8
+    assert [await text_of(backend) for _ in range(3)] == ["B"] * 3
+    assert len(one.bodies("/api/chat")) >= 4
+
+
+async def test_vectors_of_a_host_that_hangs_come_from_the_other(
+    pair: tuple[StandIn, StandIn], monkeypatch: pytest.MonkeyPatch
+):
+    monkeypatch.setattr(deadlines, "_LOOK_SECONDS", 0.05)
+    monkeypatch.setattr(one_server, "_LOOK_SECONDS", 0.05)
+    one, two = pair
+    backend = OllamaBackend(OllamaConfig(hosts=(one.host, two.host), refresh=60))
+    await backend.list_models()
+    for path in ("/api/version", "/api/embed", "/api/show", "/api/ps"):
+        one.says(path, hangs)
+    says_json(two, "/api/embed", {"embeddings": [[1.0]]})
+    async with asyncio.timeout(4):
+        made = await backend.embed(EmbeddingRequest(model="smollm2:135m", inputs=("a",)))
+    assert made.vectors == ((1.0,),)
+    await backend.aclose()
+
+
+async def test_host_that_hangs_is_left_alone_and_the_other_is_not_touched(
+    pair: tuple[StandIn, StandIn], backend: OllamaBackend
+):
+    one, _ = pair
+    await backend.list_models()
+    for path in ("/api/tags", "/api/ps", "/api/version", "/api/chat", "/api/generate"):
+        one.says(path, hangs)
+    for _ in range(3):
+        assert await text_of(backend) == "B"
+    asked = len(one.bodies("/api/chat"))
+    assert [await text_of(backend) for _ in range(5)] == ["B"] * 5
+    assert len(one.bodies("/api/chat")) == asked == 1
+
+
+async def test_host_that_was_silent_is_asked_last_until_it_says_something(
+    pair: tuple[StandIn, StandIn], backend: OllamaBackend
+):
+    one, _ = pair
+    await backend.list_models()
+    one.says("/api/chat", hangs)
+    for _ in range(3):  # Only the first of them waits in vain.
+        assert await text_of(backend) == "B"
+    assert len(one.bodies("/api/chat")) == 1
+    says(one, "A")
+    await asyncio.sleep(0.03)
+    await backend.list_models()
+    assert await text_of(backend) == "A"
+
+
+async def test_host_that_is_away_from_the_start_is_stepped_over(pair: tuple[StandIn, StandIn]):
+    backend = OllamaBackend(OllamaConfig(hosts=("http://127.0.0.1:9", pair[1].host)))
+    assert await text_of(backend) == "B"
+    assert len(await backend.list_models()) == 4
+    health = await backend.health()
+    assert (health.ok, health.counters["hosts"], health.counters["hosts_well"]) == (True, 2, 1)
+    assert health.detail == "http://127.0.0.1:9: Ollama cannot be reached."
+    await backend.aclose()
+
+
+@pytest.mark.parametrize("fault", [page, dies])
+async def test_model_of_a_host_that_fails_is_no_unknown_one(
+    pair: tuple[StandIn, StandIn], backend: OllamaBackend, fault: Script
+):
+    lonely = {"models": [{"name": "smollm2:135m"}, {"name": "lonely:1b"}]}
+    says_json(pair[0], "/api/tags", lonely)
+    says_json(pair[0], "/api/ps", lonely)
+    assert "lonely:1b" in {model.name for model in await backend.list_models()}
+    for path in ("/api/tags", "/api/chat", "/api/generate"):
+        pair[0].says(path, fault)
+    await asyncio.sleep(0.05)
+    models: dict[str, Model] = {}
+    for _ in range(4):  # Also once nobody asks it for its list any more.
+        models = {model.name: model for model in await backend.list_models()}
+        await asyncio.sleep(0.03)
+    assert models["lonely:1b"].loaded is None
+    assert models["smollm2:135m"].loaded_context == 4096  # The other's.
+    with pytest.raises(BackendError) as failure:
+        await text_of(backend, GenerationRequest(model="lonely:1b", prompt=CHAT.prompt))
+    assert not isinstance(failure.value, ModelNotFoundError)
+
+
+async def test_list_is_told_why_when_nobody_answers():
+    backend = OllamaBackend(OllamaConfig(hosts=("http://127.0.0.1:9", "http://127.0.0.1:19")))
+    with pytest.raises(BackendUnavailableError):
+        await backend.list_models()
+    assert not (await backend.health()).ok
+    await backend.aclose()
+
+
+async def test_only_host_that_hangs_is_refused_at_once_after_three(
+    pair: tuple[StandIn, StandIn],
+):
+    one, _ = pair
+    one.says("/api/generate", hangs)
+    one.says("/api/chat", hangs)
+    backend = OllamaBackend(OllamaConfig(host=one.host, first_token_timeout=0.2))
+    for _ in range(3):
+        with pytest.raises(BackendError):
+            await text_of(backend)
+    with pytest.raises(BackendUnavailableError, match="being tested"):
+        await text_of(backend)
+    assert len(one.bodies("/api/chat")) == 3
+    says(one, "A")
+    says_json(one, "/api/generate", {"response": "1", "done": True})
+    async with asyncio.timeout(3):
+        while not (await backend.health()).ok:  # noqa: ASYNC110
+            await asyncio.sleep(0.02)
+    assert await text_of(backend) == "A"
+    await backend.aclose()
+
+
+async def test_only_host_whose_one_model_breaks_still_answers_with_the_others(
+    pair: tuple[StandIn, StandIn],
+):
+    one, _ = pair
+    one.says("/api/chat", page)
+    one.says("/api/generate", page)
+    backend = OllamaBackend(OllamaConfig(host=one.host))
+    for _ in range(5):
+        with pytest.raises(BadUpstreamError):
+            await text_of(backend)
+    assert (await backend.health()).breaker == "open"
+    assert len(one.bodies("/api/chat")) == 5
+    says(one, "A")
+    assert await text_of(backend) == "A"
+    assert (await backend.health()).breaker == "closed"
+    await backend.aclose()
+
+
+async def test_host_is_tested_with_a_model_that_says_something(pair: tuple[StandIn, StandIn]):
+    one, _ = pair
+    embedder = {"name": "minilm:1", "size": 1, "digest": "a", "capabilities": ["embedding"]}
+    chatty = {"name": "smollm2:135m", "size": 9, "digest": "b", "capabilities": ["completion"]}
+    tags = [each | {"details": {"context_length": 4096}} for each in (embedder, chatty)]
+    says_json(one, "/api/tags", {"models": tags})
+    says_json(one, "/api/ps", {"models": [{"name": "minilm:1"}]})
+    one.says("/api/chat", page)
+    backend = OllamaBackend(OllamaConfig(host=one.host))
+    for _ in range(3):
+        with pytest.raises(BackendError):
+            await text_of(backend)
+    async with asyncio.timeout(3):
+        while not (await backend.health()).ok:  # noqa: ASYNC110
+            await asyncio.sleep(0.02)
+    assert [body["model"] for body in one.bodies("/api/generate")] == ["smollm2:135m"]
+    await backend.aclose()
+
+
+async def test_full_queue_does_not_speak_against_a_host(
+    pair: tuple[StandIn, StandIn], backend: OllamaBackend
+):
+    pair[0].says("/api/chat", full)
+    for _ in range(5):
+        await text_of(backend)
+    assert len(pair[0].bodies("/api/chat")) == 5
+    assert (await backend.health()).detail is None
+
+
+async def test_unload_reaches_every_host_that_has_the_model(
+    pair: tuple[StandIn, StandIn], backend: OllamaBackend
+):
+    await backend.list_models()
+    for server in pair:
+        server.replays("unload")
+    await backend.unload("smollm2:135m")
+    assert [server.bodies("/api/chat")[0]["keep_alive"] for server in pair] == [0, 0]
+
+
+async def test_model_is_loaded_by_the_other_host_when_one_dies(
+    pair: tuple[StandIn, StandIn], backend: OllamaBackend
+):
+    await backend.list_models()
+    pair[0].says("/api/chat", dies)
+    pair[1].replays("load")
+    await backend.load("smollm2:135m")
+    assert [len(server.bodies("/api/chat")) for server in pair] == [1, 1]
+
+
+async def test_unload_reaches_the_hosts_behind_one_that_has_died(
+    pair: tuple[StandIn, StandIn], backend: OllamaBackend
+):
+    await backend.list_models()
+    pair[0].says("/api/chat", dies)
+    pair[1].replays("unload")
+    with pytest.raises(BackendUnavailableError):  # Nobody knows whether it is unloaded there.
+        await backend.unload("smollm2:135m")
+    assert [server.bodies("/api/chat")[0]["keep_alive"] for server in pair] == [0, 0]

@@ -1,0 +1,277 @@
+"""Tandem's request -> the literal JSON that Ollama gets."""
+
+import json
+from typing import Any
+
+import msgspec
+import pytest
+
+from adapters.errors import BackendError, InvalidRequestError, UnsupportedParameterError
+from adapters.ollama.translate.request import refuse_unenforced, to_body
+from adapters.request import (
+    GenerationRequest,
+    ImagePart,
+    JSONObject,
+    JSONSchema,
+    Message,
+    Sampling,
+    TextPart,
+    Tool,
+    ToolCall,
+)
+
+QUESTION = Message(role="user", content=(TextPart("Weather in Paris?"),))
+PIXEL = "iVBORw0KGgo="
+WEATHER = Tool("get_weather", "Tells it", {"type": "object", "properties": {}})
+
+
+def body_of(**fields: Any) -> dict[str, Any]:
+    request = GenerationRequest(**({"model": "m", "prompt": (QUESTION,)} | fields))
+    return json.loads(msgspec.json.encode(to_body(request)))
+
+
+def message_of(message: Message, *before: Message) -> dict[str, Any]:
+    return body_of(prompt=(*before, message))["messages"][-1]
+
+
+def refused(**fields: Any) -> BackendError:
+    with pytest.raises(BackendError) as caught:
+        body_of(**fields)
+    return caught.value
+
+
+def test_chat_when_nothing_is_asked_for_sends_nothing_else():
+    assert body_of() == {
+        "model": "m",
+        "options": {},
+        "stream": True,
+        "truncate": False,
+        "shift": False,
+        "messages": [{"role": "user", "content": "Weather in Paris?"}],
+    }
+
+
+def test_chat_with_every_option_sends_each_under_ollamas_name():
+    sampling = Sampling(
+        temperature=0,
+        top_p=0.5,
+        top_k=3,
+        min_p=0.25,
+        seed=7,
+        frequency_penalty=0.5,
+        presence_penalty=-0.5,
+    )
+    assert body_of(sampling=sampling, stop=("a", "b"), max_tokens=9)["options"] == {
+        "temperature": 0,
+        "top_p": 0.5,
+        "top_k": 3,
+        "min_p": 0.25,
+        "seed": 7,
+        "frequency_penalty": 0.5,
+        "presence_penalty": -0.5,
+        "stop": ["a", "b"],
+        "num_predict": 9,
+    }
+
+
+def test_raw_text_goes_out_raw():
+    assert body_of(prompt="Once upon", top_logprobs=2, max_tokens=3) == {
+        "model": "m",
+        "options": {"num_predict": 3},
+        "stream": True,
+        "truncate": False,
+        "shift": False,
+        "logprobs": True,
+        "top_logprobs": 2,
+        "prompt": "Once upon",
+        "raw": True,
+    }
+
+
+@pytest.mark.parametrize(
+    ("fields", "param"),
+    [
+        ({"prompt": ""}, "prompt"),
+        ({"prompt": ()}, "messages"),
+        ({"max_tokens": 0}, "max_tokens"),
+        ({"prompt": "text", "tools": (WEATHER,)}, "tools"),
+        ({"prompt": "text", "reasoning_effort": "low"}, "reasoning_effort"),
+        ({"tools": (WEATHER,), "response_format": JSONObject()}, "response_format"),
+    ],
+)
+def test_what_ollama_would_take_in_silence_is_refused(fields: dict[str, Any], param: str):
+    error = refused(**fields)
+    assert isinstance(error, InvalidRequestError)
+    assert error.param == param
+
+
+def test_logprobs_without_alternatives_leave_their_number_out():
+    body = body_of(top_logprobs=0)
+    assert body["logprobs"] is True
+    assert "top_logprobs" not in body
+
+
+@pytest.mark.parametrize(
+    ("effort", "think"),
+    [
+        ("none", False),
+        ("minimal", "low"),
+        ("low", "low"),
+        ("medium", "medium"),
+        ("high", "high"),
+        ("xhigh", "max"),
+    ],
+)
+def test_reasoning_effort_becomes_think(effort: str, think: bool | str):
+    assert body_of(reasoning_effort=effort)["think"] == think
+
+
+def test_json_object_becomes_the_format_json():
+    assert body_of(response_format=JSONObject())["format"] == "json"
+
+
+def test_json_schema_becomes_the_format():
+    schema = {"type": "object", "properties": {"a": {"type": "integer"}}}
+    assert body_of(response_format=JSONSchema(schema))["format"] == schema
+
+
+def test_tools_are_sent_as_functions():
+    assert body_of(tools=(WEATHER, Tool("bare")))["tools"] == [
+        {
+            "type": "function",
+            "function": {
+                "name": "get_weather",
+                "description": "Tells it",
+                "parameters": {"type": "object", "properties": {}},
+            },
+        },
+        {
+            "type": "function",
+            "function": {"name": "bare", "parameters": {"type": "object", "properties": {}}},
+        },
+    ]
+
+
+def test_tools_are_withheld_when_the_choice_is_none():
+    assert "tools" not in body_of(tools=(WEATHER,), tool_choice="none")
+
+
+def test_assistant_message_carries_reasoning_and_calls():
+    call = ToolCall("call_1", "get_weather", ' {"city": "Paris", "n": 1.50}')
+    said = Message(role="assistant", reasoning="I look.", tool_calls=(call,))
+    assert message_of(said) == {
+        "role": "assistant",
+        "content": "",
+        "thinking": "I look.",
+        "tool_calls": [
+            {
+                "id": "call_1",
+                "function": {"name": "get_weather", "arguments": {"city": "Paris", "n": 1.5}},
+            }
+        ],
+    }
+
+
+def test_arguments_keep_their_digits():
+    call = ToolCall("c", "f", '{"n": 12345678901234567890.10}')
+    request = GenerationRequest(model="m", prompt=(Message(role="assistant", tool_calls=(call,)),))
+    assert b'"arguments":{"n": 12345678901234567890.10}' in msgspec.json.encode(to_body(request))
+
+
+def test_empty_arguments_become_an_empty_object():
+    said = Message(role="assistant", tool_calls=(ToolCall("c", "f", ""),))
+    assert message_of(said)["tool_calls"][0]["function"]["arguments"] == {}
+
+
+@pytest.mark.parametrize("arguments", ["[]", "1", "{", '{"a":}', "[" * 100_000])
+def test_arguments_that_are_no_object_are_refused(arguments: str):
+    said = Message(role="assistant", tool_calls=(ToolCall("c", "f", arguments),))
+    assert refused(prompt=(said,)).param == "messages"
+
+
+def test_tool_result_is_sent_with_the_name_of_the_call_it_answers():
+    calls = (ToolCall("call_1", "first", "{}"), ToolCall("call_2", "second", "{}"))
+    asked = Message(role="assistant", tool_calls=calls)
+    result = Message(role="tool", content=(TextPart("21"),), tool_call_id="call_2")
+    assert message_of(result, asked) == {
+        "role": "tool",
+        "content": "21",
+        "tool_name": "second",
+        "tool_call_id": "call_2",
+    }
+
+
+def test_tool_result_without_its_call_is_refused():
+    result = Message(role="tool", content=(TextPart("21"),), tool_call_id="call_9")
+    assert refused(prompt=(QUESTION, result)).param == "messages"
+
+
+def test_image_is_sent_as_base64_beside_the_text():
+    parts = (TextPart("Look:"), ImagePart(f"data:image/png;base64,{PIXEL}"), TextPart("What?"))
+    assert message_of(Message(role="user", content=parts)) == {
+        "role": "user",
+        "content": "Look:\nWhat?",
+        "images": [PIXEL],
+    }
+
+
+@pytest.mark.parametrize(
+    "url",
+    [
+        "data:image/png;base64,%%%",
+        "data:image/png;base64,",
+        "data:image/png;base64,abc",
+        "data:image/png,abcd",
+        "data:image/png;base64",
+    ],
+)
+def test_bad_data_url_is_the_callers_mistake(url: str):
+    error = refused(prompt=(Message(role="user", content=(ImagePart(url),)),))
+    assert type(error) is InvalidRequestError
+    assert error.param == "images"
+
+
+@pytest.mark.parametrize("url", ["http://127.0.0.1/a.png", "file:///etc/passwd", ""])
+def test_image_to_be_fetched_is_unsupported(url: str):
+    error = refused(prompt=(Message(role="user", content=(ImagePart(url),)),))
+    assert type(error) is UnsupportedParameterError
+    assert error.param == "images"
+
+
+UNIQUE = {"type": "array", "items": {"type": "integer"}, "uniqueItems": True}
+STRICT_TOOL = Tool("f", None, {"type": "object", "properties": {"a": UNIQUE}}, strict=True)
+PATTERN = Tool("f", None, {"properties": {"a": {"type": "string", "pattern": "a+"}}}, strict=True)
+
+
+@pytest.mark.parametrize(
+    "fields",
+    [
+        {"tools": (WEATHER,), "response_format": JSONObject()},
+        {"response_format": JSONSchema(UNIQUE, strict=True)},
+        {"prompt": "raw", "response_format": JSONSchema(UNIQUE, strict=True)},
+        {"tools": (STRICT_TOOL,), "tool_choice": "required"},
+        {"tools": (PATTERN,)},
+        {"prompt": "raw", "tools": (WEATHER,)},
+        {"suffix": "end"},
+    ],
+)
+def test_what_is_not_honoured_together_is_told_without_building_anything(fields: dict[str, Any]):
+    request = GenerationRequest(**({"model": "m", "prompt": (QUESTION,)} | fields))
+    with pytest.raises(UnsupportedParameterError) as caught:
+        refuse_unenforced(request)
+    error = refused(**fields)
+    assert (error.message, error.param) == (caught.value.message, caught.value.param)
+
+
+@pytest.mark.parametrize(
+    "fields",
+    [
+        {},
+        {"prompt": "raw", "suffix": "end"},
+        {"response_format": JSONSchema(UNIQUE)},
+        {"tools": (WEATHER,), "tool_choice": "required"},
+        {"tools": (PATTERN,), "tool_choice": "none", "response_format": JSONObject()},
+    ],
+)
+def test_what_is_honoured_together_is_not_refused(fields: dict[str, Any]):
+    refuse_unenforced(GenerationRequest(**({"model": "m", "prompt": (QUESTION,)} | fields)))

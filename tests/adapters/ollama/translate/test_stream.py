@@ -1,0 +1,221 @@
+"""What is promised of an answer, and what becomes of one that breaks it."""
+
+import json
+from typing import Any
+
+import pytest
+from fakes.recorded_ollama import StandIn, says_lines
+
+from adapters.errors import GenerationError, InvalidRequestError
+from adapters.events import Event, Finished, Started, TextDelta, ToolCallDelta, ToolCallStarted
+from adapters.ollama.backend import OllamaBackend
+from adapters.request import (
+    GenerationRequest,
+    JSONObject,
+    JSONSchema,
+    Message,
+    Sampling,
+    TextPart,
+    Tool,
+)
+
+QUESTION = Message(role="user", content=(TextPart("Hi"),))
+NUMBER = {"type": "object", "properties": {"n": {"type": "integer"}}, "required": ["n"]}
+STRICT = JSONSchema(NUMBER, strict=True)
+LOOSE = JSONSchema(NUMBER)
+TOOL = Tool("count", None, NUMBER)
+STRICT_TOOL = Tool("count", None, NUMBER, strict=True)
+
+
+def chat(**fields: Any) -> GenerationRequest:
+    return GenerationRequest(**({"model": "m", "prompt": (QUESTION,)} | fields))
+
+
+def says(standin: StandIn, *texts: str, reason: str = "stop", **last: Any) -> None:
+    """An answer of these pieces, by the chat and the raw route."""
+    lines = [{"message": {"content": text}, "response": text, "done": False} for text in texts]
+    end = {"message": {"content": "", **last}, "done": True, "done_reason": reason}
+    for path in ("/api/chat", "/api/generate"):
+        standin.says(path, says_lines(*lines, end))
+
+
+async def events_of(backend: OllamaBackend, request: GenerationRequest) -> list[Event]:
+    return [event async for event in backend.generate(request)]
+
+
+def text_of(events: list[Event]) -> str:
+    return "".join(event.text for event in events if isinstance(event, TextDelta))
+
+
+@pytest.mark.parametrize(
+    ("wanted", "text"),
+    [
+        (STRICT, '{"n": "one"}'),
+        (STRICT, "{}"),
+        (STRICT, ""),
+        (LOOSE, "It is one."),
+        (LOOSE, ""),
+        (JSONObject(), "[1]"),
+        (JSONObject(), '{"n": 1'),
+        (JSONObject(), ""),
+    ],
+)
+async def test_answer_of_another_shape_is_no_success(
+    standin: StandIn, backend: OllamaBackend, wanted: JSONObject | JSONSchema, text: str
+):
+    says(standin, text)
+    with pytest.raises(GenerationError, match="does not keep to the shape"):
+        await events_of(backend, chat(response_format=wanted))
+
+
+@pytest.mark.parametrize(
+    ("sampling", "lasting"),
+    [
+        (Sampling(), False),
+        (Sampling(temperature=0.5), False),
+        (Sampling(temperature=0), True),
+        (Sampling(temperature=0.5, seed=1), True),
+    ],
+)
+@pytest.mark.parametrize(
+    "wish", [{"response_format": LOOSE}, {"tools": (TOOL,), "tool_choice": "required"}]
+)
+async def test_broken_promise_lasts_where_the_same_answer_would_come_again(
+    standin: StandIn, backend: OllamaBackend, wish: Any, sampling: Sampling, lasting: bool
+):
+    lists(standin)
+    says(standin, "I would rather not.")
+    with pytest.raises(GenerationError) as caught:
+        await events_of(backend, chat(sampling=sampling, **wish))
+    assert caught.value.lasting == lasting
+
+
+@pytest.mark.parametrize(
+    ("wanted", "text"),
+    [(STRICT, '{"n": 1}'), (LOOSE, '{"n": "one"}'), (JSONObject(), ' {"a": []} ')],
+)
+async def test_answer_of_its_shape_passes(
+    standin: StandIn, backend: OllamaBackend, wanted: JSONObject | JSONSchema, text: str
+):
+    says(standin, text[:4], text[4:])
+    events = await events_of(backend, chat(response_format=wanted))
+    assert text_of(events) == text
+    assert isinstance(events[-1], Finished)
+
+
+async def test_json_cut_by_the_limit_says_length(standin: StandIn, backend: OllamaBackend):
+    says(standin, '{"n": ', reason="length")
+    end = (await events_of(backend, chat(response_format=STRICT)))[-1]
+    assert isinstance(end, Finished)
+    assert end.reason == "length"
+
+
+async def test_json_cut_by_a_stop_string_is_what_was_asked_for(
+    standin: StandIn, backend: OllamaBackend
+):
+    says(standin, '{"n": ')
+    events = await events_of(backend, chat(response_format=STRICT, stop=("1",)))
+    assert text_of(events) == '{"n": '
+
+
+async def test_schema_that_is_none_is_the_callers_mistake(standin: StandIn, backend: OllamaBackend):
+    says(standin, "{}")
+    wanted = JSONSchema({"type": "nonsense"}, strict=True)
+    with pytest.raises(InvalidRequestError) as caught:
+        await events_of(backend, chat(response_format=wanted))
+    assert caught.value.param == "response_format"
+
+
+# --- calls -----------------------------------------------------------------------------------
+
+
+def lists(standin: StandIn, capability: str = "tools") -> None:
+    tag = {"name": "m:latest", "capabilities": [capability], "details": {"context_length": 4096}}
+    standin.says("/api/tags", says_lines({"models": [tag]}))
+
+
+def call(**arguments: Any) -> dict[str, Any]:
+    return {"function": {"name": "count", "arguments": arguments}}
+
+
+async def test_free_call_of_a_strict_tool_is_checked(standin: StandIn, backend: OllamaBackend):
+    says(standin, tool_calls=[call(n="one")])
+    with pytest.raises(GenerationError):
+        await events_of(backend, chat(tools=(STRICT_TOOL,)))
+    says(standin, tool_calls=[call(n=1)])
+    assert len(await events_of(backend, chat(tools=(STRICT_TOOL,)))) == 4
+
+
+async def test_second_call_is_withheld_when_one_at_a_time_is_asked_for(
+    standin: StandIn, backend: OllamaBackend
+):
+    says(standin, tool_calls=[call(n=1), call(n=2)])
+    both = await events_of(backend, chat(tools=(TOOL,)))
+    one = await events_of(backend, chat(tools=(TOOL,), parallel_tool_calls=False))
+    assert [len([e for e in es if isinstance(e, ToolCallStarted)]) for es in (both, one)] == [2, 1]
+    end = one[-1]
+    assert isinstance(end, Finished)
+    assert end.reason == "tool_calls"
+
+
+async def test_forced_call_is_read_from_the_text(standin: StandIn, backend: OllamaBackend):
+    lists(standin)
+    says(standin, '{"name": "co', 'unt", "param', 'eters": {"n"', ": 1}", "}")
+    events = await events_of(backend, chat(tools=(TOOL,), tool_choice="required"))
+    arguments = "".join(e.arguments for e in events if isinstance(e, ToolCallDelta))
+    assert json.loads(arguments) == {"n": 1}
+    assert not text_of(events)
+    end = events[-1]
+    assert isinstance(end, Finished)
+    assert end.reason == "tool_calls"
+
+
+async def test_forced_call_that_was_not_written_is_no_success(
+    standin: StandIn, backend: OllamaBackend
+):
+    lists(standin)
+    says(standin, "I would rather not.")
+    with pytest.raises(GenerationError, match="did not write the call"):
+        await events_of(backend, chat(tools=(TOOL,), tool_choice="required"))
+
+
+async def test_forced_call_cut_by_the_limit_says_length(standin: StandIn, backend: OllamaBackend):
+    lists(standin)
+    says(standin, '{"name": "count", "parameters": {"n', reason="length")
+    end = (await events_of(backend, chat(tools=(TOOL,), tool_choice="required")))[-1]
+    assert isinstance(end, Finished)
+    assert end.reason == "length"
+
+
+@pytest.mark.parametrize("capability", ["tools", "completion"])
+async def test_forced_call_tells_the_tools_in_words_where_the_template_shows_none(
+    standin: StandIn, backend: OllamaBackend, capability: str
+):
+    lists(standin, capability)
+    says(standin, '{"name": "count", "parameters": {"n": 1}}')
+    await events_of(backend, chat(tools=(TOOL,), tool_choice="required"))
+    sent = standin.bodies("/api/chat")[-1]
+    assert ("tools" in sent) == (capability == "tools")
+    assert ("Functions that can be called" in sent["messages"][0]["content"]) != ("tools" in sent)
+
+
+# --- raw text --------------------------------------------------------------------------------
+
+
+async def test_echo_is_said_after_started_and_before_the_answer(
+    standin: StandIn, backend: OllamaBackend
+):
+    says(standin, " two")
+    events = await events_of(backend, chat(prompt="one", echo=True))
+    assert events[:3] == [Started(4096), TextDelta("one"), TextDelta(" two")]
+
+
+async def test_suffix_is_filled_in_by_the_models_own_template(
+    standin: StandIn, backend: OllamaBackend
+):
+    standin.replays("generate-suffix")
+    prompt, suffix = "def add(a, b):\n    return ", "\n"
+    events = await events_of(backend, chat(prompt=prompt, suffix=suffix, max_tokens=12))
+    assert text_of(events) == "\n\ndef add_fim_middle(a,"
+    sent = standin.bodies("/api/generate")[0]
+    assert (sent["prompt"], sent["suffix"], sent["raw"]) == (prompt, suffix, False)

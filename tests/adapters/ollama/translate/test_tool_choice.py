@@ -1,0 +1,165 @@
+"""What a forced call sends to Ollama, and what becomes of the answer."""
+
+import json
+from typing import Any
+
+import msgspec
+import pytest
+
+from adapters.errors import GenerationError, InvalidRequestError
+from adapters.events import (
+    Event,
+    Finished,
+    ReasoningDelta,
+    TextDelta,
+    ToolCallDelta,
+    ToolCallStarted,
+    Usage,
+)
+from adapters.ollama.translate.request import to_body
+from adapters.ollama.translate.tool_choice import ForcedCall, call_schema
+from adapters.request import GenerationRequest, Message, NamedTool, TextPart, Tool, ToolCall
+
+CITY = {"type": "object", "properties": {"city": {"type": "string"}}, "required": ["city"]}
+WEATHER = Tool("get_weather", "Tells it", CITY)
+CLOCK = Tool("clock")
+QUESTION = Message(role="user", content=(TextPart("Weather in Paris?"),))
+USAGE = Usage(prompt_tokens=3, completion_tokens=2)
+DONE = Finished("stop", USAGE)
+CALL = '{"name": "get_weather", "parameters": {"city": "Pa{r\\"}is"} }'
+
+
+def body_of(shows_tools: bool = True, **fields: Any) -> dict[str, Any]:
+    asked: dict[str, Any] = {"model": "m", "prompt": (QUESTION,), "tools": (WEATHER, CLOCK)}
+    asked |= {"tool_choice": "required"} | fields
+    request = GenerationRequest(**asked)
+    return json.loads(msgspec.json.encode(to_body(request, shows_tools)))
+
+
+def events_of(*said: Event, may_stop: bool = False) -> list[Event]:
+    call = ForcedCall((WEATHER,), may_stop)
+    return [event for each in said for event in call.events(each)]
+
+
+def branch(name: str, parameters: dict[str, Any]) -> dict[str, Any]:
+    return {
+        "type": "object",
+        "properties": {"name": {"const": name}, "parameters": parameters},
+        "required": ["name", "parameters"],
+        "additionalProperties": False,
+    }
+
+
+def test_required_asks_for_a_call_of_one_of_the_tools():
+    body = body_of()
+    assert body["format"] == {
+        "anyOf": [branch("get_weather", CITY), branch("clock", {"type": "object"})]
+    }
+    assert [tool["function"]["name"] for tool in body["tools"]] == ["get_weather", "clock"]
+
+
+def test_named_asks_for_that_call_and_tells_of_no_other():
+    body = body_of(tool_choice=NamedTool("get_weather"))
+    assert body["format"] == branch("get_weather", CITY)
+    assert [tool["function"]["name"] for tool in body["tools"]] == ["get_weather"]
+
+
+@pytest.mark.parametrize("fields", [{"tool_choice": NamedTool("nobody")}, {"tools": ()}])
+def test_call_of_a_tool_that_is_not_given_is_refused(fields: dict[str, Any]):
+    with pytest.raises(InvalidRequestError) as caught:
+        body_of(**fields)
+    assert caught.value.param == "tools"
+
+
+def test_references_are_turned_to_where_the_schema_lies():
+    tree = {
+        "$defs": {"Node": {"properties": {"next": {"$ref": "#/$defs/Node"}}}},
+        "properties": {"a": {"$ref": "#/$defs/Node"}, "b": {"$ref": "#/properties/a"}},
+    }
+    schema = call_schema((CLOCK, Tool("grow", None, tree)))
+    assert schema["$defs"] == {
+        "1-Node": {"properties": {"next": {"$ref": "#/$defs/1-Node"}}},
+    }
+    assert schema["anyOf"][1]["properties"]["parameters"] == {
+        "type": "object",
+        "properties": {
+            "a": {"$ref": "#/$defs/1-Node"},
+            "b": {"$ref": "#/anyOf/1/properties/parameters/properties/a"},
+        },
+    }
+
+
+def test_tools_are_told_in_words_when_the_template_shows_none():
+    body = body_of(shows_tools=False, tools=(WEATHER,))
+    assert "tools" not in body
+    assert body["messages"] == [
+        {
+            "role": "user",
+            "content": "Weather in Paris?\n"
+            "Functions that can be called:\n"
+            '{"name":"get_weather","description":"Tells it","parameters":{"type":"object",'
+            '"properties":{"city":{"type":"string"}},"required":["city"]}}\n'
+            'Call one of them. Answer only with {"name": its name, "parameters": its parameters}.',
+        }
+    ]
+
+
+def test_calls_and_results_are_told_in_words_when_the_template_shows_none():
+    called = Message(role="assistant", tool_calls=(ToolCall("c", "clock", '{"zone": 1}'),))
+    result = Message(role="tool", tool_call_id="c", content=(TextPart("12:00"),))
+    said = body_of(shows_tools=False, prompt=(QUESTION, called, result))["messages"]
+    assert said[1] == {
+        "role": "assistant",
+        "content": '{"name": "clock", "parameters": {"zone": 1}}',
+    }
+    assert said[2]["role"] == "user"
+    assert said[2]["content"].startswith("The function clock gave: 12:00\nFunctions that can be")
+
+
+@pytest.mark.parametrize("size", [1, 2, 7, 1000])
+def test_text_becomes_a_call_however_it_is_cut(size: int):
+    pieces = [TextDelta(CALL[at : at + size]) for at in range(0, len(CALL), size)]
+    started, *deltas, end = events_of(*pieces, DONE)
+    assert isinstance(started, ToolCallStarted)
+    assert (started.index, started.name) == (0, "get_weather")
+    assert started.id.startswith("call_")
+    text = "".join(each.arguments for each in deltas if isinstance(each, ToolCallDelta))
+    assert text == '{"city": "Pa{r\\"}is"}'
+    assert end == Finished("tool_calls", USAGE)
+
+
+def test_name_goes_out_before_the_arguments_are_there():
+    (started,) = events_of(TextDelta('{"name": "get_weather"'))
+    assert isinstance(started, ToolCallStarted)
+
+
+def test_reasoning_passes_before_the_call():
+    assert events_of(ReasoningDelta("Hm"))[0] == ReasoningDelta("Hm")
+
+
+def test_call_cut_by_the_limit_keeps_what_arrived():
+    events = events_of(TextDelta(CALL[:-6]), Finished("length", USAGE))
+    assert events[1:] == [ToolCallDelta(0, '{"city": "Pa{r\\"}'), Finished("length", USAGE)]
+
+
+def test_call_that_ollama_parsed_itself_passes():
+    call = [ToolCallStarted(0, "call_1", "get_weather"), ToolCallDelta(0, '{"city":"Rome"}')]
+    assert events_of(*call, DONE) == [*call, Finished("tool_calls", USAGE)]
+
+
+def test_call_cut_by_a_stop_string_ends_as_it_does_elsewhere():
+    assert events_of(TextDelta(CALL[:20]), DONE, may_stop=True)[-1] == DONE
+
+
+@pytest.mark.parametrize(
+    "text",
+    ["", "I cannot.", '{"name": "other", "parameters": {}}', CALL[:-9], "x" * 1000],
+)
+def test_text_that_is_no_call_is_an_error(text: str):
+    with pytest.raises(GenerationError):
+        events_of(TextDelta(text), DONE)
+
+
+def test_call_of_another_tool_by_ollamas_own_parser_is_an_error():
+    with pytest.raises(GenerationError):
+        events_of(ToolCallStarted(0, "call_1", "other"))

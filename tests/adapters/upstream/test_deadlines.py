@@ -1,0 +1,235 @@
+"""How long a first line is waited for, when somebody else could answer and when nobody could."""
+
+import asyncio
+import json
+from collections.abc import AsyncIterator
+from contextlib import aclosing
+from typing import Any
+
+import pytest
+from fakes.recorded_ollama import Reply, Script, StandIn, says_lines, stand_in
+from msgspec.structs import replace
+
+from adapters.config import OllamaConfig
+from adapters.errors import BackendBusyError, BackendTimeoutError
+from adapters.events import Event, TextDelta
+from adapters.ollama import catalog, server
+from adapters.ollama.backend import OllamaBackend
+from adapters.request import EmbeddingRequest, GenerationRequest, Message, TextPart
+from adapters.upstream import circuit_breaker, deadlines
+
+WORD, DONE = {"message": {"content": "A"}}, {"message": {}, "done": True}
+TAG = {"name": "m:latest", "details": {"context_length": 4096}}
+
+
+@pytest.fixture(autouse=True)
+def quick(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(deadlines, "_LOOK_SECONDS", 0.05)
+    monkeypatch.setattr(server, "_LOOK_SECONDS", 0.1)
+    monkeypatch.setattr(circuit_breaker, "_LOOK_SECONDS", 0.05)
+    monkeypatch.setattr(circuit_breaker, "_FIRST_WAIT", 0.05)
+    monkeypatch.setattr(catalog, "_LOOK_SECONDS", 0.1)
+
+
+@pytest.fixture
+async def standin() -> AsyncIterator[StandIn]:
+    """One that has `m`, loaded, and says its version."""
+    async with stand_in() as server:
+        server.replays("version")
+        says_json(server, "/api/tags", {"models": [TAG]})
+        says_json(server, "/api/ps", {"models": [{"name": "m:latest", "context_length": 4096}]})
+        says_json(server, "/api/generate", {"response": "1", "done": True})
+        yield server
+
+
+@pytest.fixture
+async def backend(standin: StandIn) -> AsyncIterator[OllamaBackend]:
+    backend = OllamaBackend(OllamaConfig(host=standin.host, first_token_timeout=5, refresh=0.02))
+    yield backend
+    await backend.aclose()
+
+
+def says_json(standin: StandIn, path: str, body: Any) -> None:
+    async def script(reply: Reply) -> None:
+        await reply.plain(200, json.dumps(body).encode())
+
+    standin.says(path, script)
+
+
+def says_after(seconds: float, *lines: Any) -> Script:
+    async def script(reply: Reply) -> None:
+        await asyncio.sleep(seconds)
+        await says_lines(*(lines or (WORD, DONE)))(reply)
+
+    return script
+
+
+async def hangs(reply: Reply) -> None:
+    await reply.gone()
+
+
+async def one_word(reply: Reply) -> None:
+    await reply.head()
+    await reply.chunk(json.dumps(WORD).encode() + b"\n")
+    await reply.gone()
+
+
+def chat(**fields: Any) -> GenerationRequest:
+    message = Message(role="user", content=(TextPart("Hi"),))
+    return GenerationRequest(**({"model": "m", "prompt": (message,)} | fields))
+
+
+async def answer(backend: OllamaBackend, **fields: Any) -> list[Event]:
+    async with asyncio.timeout(3):
+        return [event async for event in backend.generate(chat(**fields))]
+
+
+async def silent(backend: OllamaBackend, **fields: Any) -> None:
+    with pytest.raises(BackendTimeoutError):
+        await answer(backend, **fields)
+
+
+@pytest.mark.parametrize("n", [1, 3])
+async def test_silence_is_borne_no_longer_than_the_patience_lasts(
+    standin: StandIn, backend: OllamaBackend, n: int
+):
+    standin.says("/api/chat", hangs)
+    await silent(backend, patience=0.1, n=n)
+
+
+@pytest.mark.parametrize("n", [1, 3])
+async def test_silence_is_borne_as_configured_when_nobody_else_can_answer(
+    standin: StandIn, backend: OllamaBackend, n: int
+):
+    standin.says("/api/chat", says_after(0.3))
+    assert TextDelta("A") in await answer(backend, n=n)
+
+
+@pytest.mark.parametrize("n", [1, 3])
+async def test_model_that_is_loaded_first_may_take_longer(
+    standin: StandIn, backend: OllamaBackend, n: int
+):
+    says_json(standin, "/api/ps", {"models": []})
+    standin.says("/api/chat", says_after(0.3))
+    assert TextDelta("A") in await answer(backend, patience=0.1, n=n)
+
+
+async def test_request_that_comes_during_a_load_may_take_longer(
+    standin: StandIn, backend: OllamaBackend
+):
+    """`/api/ps` tells of a model from the moment that it begins to be loaded."""
+    says_json(standin, "/api/ps", {"models": []})
+    standin.says("/api/chat", says_after(0.4))
+    first = asyncio.create_task(answer(backend, patience=0.1))
+    await asyncio.sleep(0.15)
+    says_json(standin, "/api/ps", {"models": [{"name": "m:latest", "context_length": 4096}]})
+    await asyncio.gather(first, answer(backend, patience=0.1))
+
+
+@pytest.mark.parametrize("n", [1, 3])
+async def test_one_that_answers_others_meanwhile_is_busy_and_not_at_fault(
+    standin: StandIn, backend: OllamaBackend, n: int
+):
+    standin.says("/api/chat", one_word)
+    other = backend.generate(chat())
+    await anext(other)
+    standin.says("/api/chat", hangs)
+    for _ in range(4):
+        with pytest.raises(BackendBusyError):
+            await answer(backend, patience=0.1, n=n)
+    assert backend.is_well("m")
+    await other.aclose()
+
+
+@pytest.mark.parametrize("n", [1, 3])
+async def test_one_that_answers_others_meanwhile_is_busy_though_nobody_else_can_answer(
+    standin: StandIn, n: int
+):
+    config = OllamaConfig(host=standin.host, first_token_timeout=0.3)
+    async with aclosing(OllamaBackend(config)) as backend:
+        standin.says("/api/chat", one_word)
+        async with aclosing(backend.generate(chat())) as speaking:
+            await anext(speaking)
+            standin.says("/api/chat", hangs)
+            waiting_ones = [answer(backend, n=n) for _ in range(4)]
+            told = await asyncio.gather(*waiting_ones, return_exceptions=True)
+            assert {type(each) for each in told} == {BackendBusyError}
+            assert (await backend.health()).breaker == "closed"
+
+
+async def test_server_that_hangs_is_not_waited_for_even_if_it_may_be_loading(
+    standin: StandIn, backend: OllamaBackend
+):
+    says_json(standin, "/api/ps", {"models": []})
+    await backend.list_models()
+    for path in ("/api/version", "/api/chat", "/api/show", "/api/ps"):
+        standin.says(path, hangs)
+    await silent(backend, patience=4)
+
+
+async def test_server_that_misses_one_look_is_waited_for(standin: StandIn, backend: OllamaBackend):
+    looks = 0
+
+    async def at_times(reply: Reply) -> None:
+        nonlocal looks
+        looks += 1
+        if looks % 2:
+            await reply.gone()
+        else:
+            await reply.plain(404, b"What?")
+
+    standin.says("/api/version", at_times)
+    standin.says("/api/chat", says_after(0.8))
+    assert TextDelta("A") in await answer(backend, patience=2)
+    assert looks >= 4
+
+
+async def test_host_that_hangs_is_left_for_the_other_though_nobody_else_can_answer(
+    standin: StandIn,
+):
+    async with stand_in() as other:
+        for path in ("/api/tags", "/api/ps"):
+            says_json(other, path, {"models": [TAG]})
+        other.says("/api/chat", says_lines(WORD, DONE))
+        config = OllamaConfig(hosts=(standin.host, other.host), refresh=60)
+        backend = OllamaBackend(config)
+        await backend.list_models()
+        for path in ("/api/version", "/api/chat", "/api/show", "/api/ps"):
+            standin.says(path, hangs)
+        assert TextDelta("A") in await answer(backend)
+        await backend.aclose()
+
+
+@pytest.mark.parametrize("n", [1, 3])
+async def test_breaker_opens_by_silence_and_closes_by_a_token(
+    standin: StandIn, backend: OllamaBackend, n: int
+):
+    standin.says("/api/chat", hangs)
+    standin.says("/api/generate", says_after(0.2, {"response": "1", "done": True}))
+    for _ in range(3):
+        assert backend.is_well("m")
+        await silent(backend, patience=0.05, n=n)
+    assert not backend.is_well("m")
+    states: list[str] = []
+    async with asyncio.timeout(3):
+        while "closed" not in states:
+            state = (await backend.health()).breaker
+            states += [] if states[-1:] == [state] else [state]
+            await asyncio.sleep(0.01)
+    assert states == ["open", "half-open", "closed"]
+    assert backend.is_well("m")
+
+
+async def test_vectors_of_a_server_that_hangs_are_waited_for_only_if_nobody_else_has_them(
+    standin: StandIn,
+):
+    backend = OllamaBackend(OllamaConfig(host=standin.host, first_token_timeout=0.8))
+    await backend.list_models()
+    for path in ("/api/version", "/api/embed", "/api/show", "/api/ps"):
+        standin.says(path, hangs)
+    asked = EmbeddingRequest(model="m", inputs=("a",), elsewhere=True)
+    with pytest.raises(BackendTimeoutError, match="hangs"):
+        await backend.embed(asked)
+    with pytest.raises(BackendTimeoutError, match="too long"):
+        await backend.embed(replace(asked, elsewhere=False))
+    await backend.aclose()

@@ -1,0 +1,301 @@
+"""HTTP as servers really speak it, on a real socket, and what is done where they do not."""
+
+import asyncio
+import socket
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import asynccontextmanager
+from typing import cast
+
+import httpx
+import pytest
+
+from adapters.upstream.transport import Body, Transport
+
+WHOLE = b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok"
+CHUNKED = b"HTTP/1.1 200 OK\r\ntransfer-encoding: chunked\r\n\r\n"
+Speak = Callable[[asyncio.StreamReader, asyncio.StreamWriter], Awaitable[None]]
+
+
+class Server:
+    def __init__(self, speak: Speak) -> None:
+        self.url = ""
+        self.connections = 0
+        self.open = 0
+        self._speak = speak
+
+    async def serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        self.connections += 1
+        self.open += 1
+        try:
+            await self._speak(reader, writer)
+        except (OSError, asyncio.IncompleteReadError):
+            pass  # The client has gone, as it may.
+        finally:
+            self.open -= 1
+            writer.close()
+
+
+@asynccontextmanager
+async def speaking(speak: Speak) -> AsyncIterator[Server]:
+    it = Server(speak)
+    server = await asyncio.start_server(it.serve, "127.0.0.1", 0)
+    it.url = f"http://127.0.0.1:{server.sockets[0].getsockname()[1]}/"
+    try:
+        yield it
+    finally:
+        server.close()
+
+
+@pytest.fixture
+async def transport() -> AsyncIterator[Transport]:
+    transport = Transport(connect_timeout=1)
+    yield transport
+    await transport.aclose()
+
+
+def says(*answers: bytes, then_closes: bool = False) -> Speak:
+    """One of `answers` to each request of a connection, the last one to all that follow."""
+
+    async def speak(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        remaining = list(answers)
+        while True:
+            await reader.readuntil(b"\r\n\r\n")
+            writer.write(remaining[0])
+            remaining = remaining[1:] or remaining
+            if then_closes:
+                await writer.drain()
+                return
+
+    return speak
+
+
+def soon(seconds: float = 2.0) -> float:
+    return asyncio.get_running_loop().time() + seconds
+
+
+async def ask(transport: Transport, server: Server) -> tuple[int, bytes]:
+    response = await transport.send(httpx.Request("GET", server.url), soon())
+    try:
+        return response.status_code, await read_all(response)
+    finally:
+        await response.aclose()
+
+
+async def read_all(response: httpx.Response) -> bytes:
+    stream, data = response.stream, bytearray()
+    assert isinstance(stream, Body)
+    while piece := await stream.connection.read(soon()):
+        data += piece
+    return bytes(data)
+
+
+@pytest.mark.parametrize(
+    ("answer", "body"),
+    [
+        (WHOLE, b"ok"),
+        (CHUNKED + b"1;x=y\r\no\r\n1\r\nk\r\n0\r\n\r\n", b"ok"),
+        (b"HTTP/1.1 100 Continue\r\n\r\n" + WHOLE, b"ok"),
+        (b"HTTP/1.1 103 Early Hints\r\nLink: x\r\n\r\n" + WHOLE, b"ok"),
+        (b"HTTP/1.1 204 No Content\r\n\r\n", b""),
+    ],
+)
+async def test_answer_is_read_and_the_connection_used_again(
+    transport: Transport, answer: bytes, body: bytes
+):
+    async with speaking(says(answer)) as server:
+        for _ in range(3):
+            assert (await ask(transport, server))[1] == body
+        assert server.connections == 1
+
+
+@pytest.mark.parametrize(
+    "answer",
+    [
+        b"HTTP/1.1 200 OK\r\nConnection: close\r\nContent-Length: 2\r\n\r\nok",
+        b"HTTP/1.0 200 OK\r\nContent-Length: 2\r\n\r\nok",
+        b"HTTP/1.0 200 OK\r\n\r\nok",
+        b"HTTP/1.1 200 OK\r\n\r\nok",
+    ],
+)
+async def test_answer_that_ends_the_connection_is_whole(transport: Transport, answer: bytes):
+    async with speaking(says(answer, then_closes=True)) as server:
+        for _ in range(2):
+            assert await ask(transport, server) == (200, b"ok")
+        assert server.connections == 2
+
+
+@pytest.mark.parametrize(
+    "answer",
+    [
+        b"HTTP/1.1 200 OK\r\nContent-Length: 3\r\n\r\nok",
+        b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n2\r\nok\r\n",
+        b"HTTP/1.1 200 OK\r\nContent-",
+        b"",
+    ],
+)
+async def test_answer_that_breaks_off_is_an_error(transport: Transport, answer: bytes):
+    async with speaking(says(answer, then_closes=True)) as server:
+        with pytest.raises(httpx.RemoteProtocolError):
+            await ask(transport, server)
+
+
+@pytest.mark.parametrize(
+    "answer",
+    [
+        b"SSH-2.0-OpenSSH_9.6\r\n",
+        b"HTTP/1.1 200 OK\r\nContent-Length: x\r\n\r\n",
+        b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\nTransfer-Encoding: chunked\r\n\r\n2\r\nok\r\n",
+        b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\nzz\r\nok\r\n",
+        b"HTTP/1.1 200 OK\r\nX: " + b"x" * 100_000,
+    ],
+)
+async def test_what_is_no_http_is_an_error_at_once(transport: Transport, answer: bytes):
+    async with speaking(says(answer)) as server:
+        with pytest.raises(httpx.ProtocolError) as failure:
+            await ask(transport, server)
+        # That one is for what broke off.
+        assert not isinstance(failure.value, httpx.RemoteProtocolError)
+        async with asyncio.timeout(1):
+            while server.open:  # noqa: ASYNC110 - on the other side of a socket
+                await asyncio.sleep(0.005)
+
+
+async def test_second_answer_to_one_question_is_not_believed(transport: Transport):
+    async with speaking(says(WHOLE + WHOLE.replace(b"ok", b"no"))) as server:
+        for _ in range(2):
+            assert await ask(transport, server) == (200, b"ok")
+        assert server.connections == 2
+
+
+async def test_connection_that_was_closed_while_idle_is_not_used(transport: Transport):
+    async with speaking(says(WHOLE, then_closes=True)) as server:
+        for _ in range(2):
+            assert await ask(transport, server) == (200, b"ok")
+            await asyncio.sleep(0.02)
+        assert server.connections == 2
+
+
+async def test_connection_that_was_closed_this_moment_is_not_used(transport: Transport):
+    listening = socket.create_server(("127.0.0.1", 0))
+    listening.settimeout(2)
+    server = Server(says())
+    server.url = f"http://127.0.0.1:{listening.getsockname()[1]}/"
+
+    def answer() -> None:
+        connection, _ = listening.accept()
+        with connection:
+            connection.recv(65_536)
+            connection.sendall(WHOLE)
+
+    with listening:
+        for _ in range(3):
+            answering = asyncio.create_task(asyncio.to_thread(answer))
+            assert await ask(transport, server) == (200, b"ok")
+            await answering  # What has just been closed is still to be told to the loop.
+
+
+async def test_request_that_met_a_closing_connection_is_put_again(transport: Transport):
+    async def speak(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        await reader.readuntil(b"\r\n\r\n")
+        cast(asyncio.ReadTransport, writer.transport).pause_reading()
+        writer.write(WHOLE)
+        await asyncio.sleep(0.05)
+        writer.transport.abort()
+
+    async with speaking(speak) as server:
+        for _ in range(3):
+            assert await ask(transport, server) == (200, b"ok")
+        assert server.connections == 3
+
+
+async def test_request_that_was_read_is_not_put_again(transport: Transport):
+    async with speaking(says(WHOLE, b"")) as server:
+        await ask(transport, server)
+        asking = asyncio.create_task(ask(transport, server))
+        await asyncio.sleep(0.05)
+        await transport.aclose()
+        with pytest.raises(httpx.ReadError):
+            await asking
+        assert server.connections == 1
+
+
+async def test_two_at_once_have_a_connection_each(transport: Transport):
+    async with speaking(says(WHOLE)) as server:
+        await asyncio.gather(ask(transport, server), ask(transport, server))
+        await ask(transport, server)
+        assert server.connections == 2
+
+
+async def test_connections_of_a_crowd_are_closed_when_it_has_gone(
+    transport: Transport, monkeypatch: pytest.MonkeyPatch
+):
+    monkeypatch.setattr("adapters.upstream.transport._IDLE_SECONDS", 0.1)
+    async with speaking(says(WHOLE)) as server:
+        await asyncio.gather(*(ask(transport, server) for _ in range(8)))
+        assert server.open == 8
+        for _ in range(8):  # Each in time for the one of the last.
+            await asyncio.sleep(0.03)
+            await ask(transport, server)
+        async with asyncio.timeout(1):
+            while server.open > 1:  # noqa: ASYNC110 - on the other side of a socket
+                await asyncio.sleep(0.005)
+
+
+async def test_server_waits_where_nobody_reads(transport: Transport):
+    sent = 0
+
+    async def endless(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        nonlocal sent
+        await reader.readuntil(b"\r\n\r\n")
+        writer.write(b"HTTP/1.1 200 OK\r\n\r\n")
+        while True:
+            writer.write(b"x" * 100_000)
+            await writer.drain()
+            sent += 100_000
+
+    async with speaking(endless) as server:
+        response = await transport.send(httpx.Request("GET", server.url), soon())
+        await asyncio.sleep(0.3)
+        held = sent
+        await asyncio.sleep(0.1)
+        assert sent == held
+        stream = response.stream
+        assert isinstance(stream, Body)
+        received = 0
+        while received <= held:
+            received += len(await stream.connection.read(soon()))
+        await response.aclose()
+
+
+async def test_one_deadline_after_another_is_kept(transport: Transport):
+    """One that is nearer than the last too, though the timer is not set for each."""
+
+    async def hesitates(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        await reader.readuntil(b"\r\n\r\n")
+        writer.write(b"HTTP/1.1 200 OK\r\n\r\n")
+        for _ in range(3):
+            writer.write(b"x")
+            await asyncio.sleep(0.06)
+        await reader.read()
+
+    async with speaking(hesitates) as server:
+        response = await transport.send(httpx.Request("GET", server.url), soon(0.1))
+        stream = response.stream
+        assert isinstance(stream, Body)
+        assert [await stream.connection.read(soon(0.1)) for _ in range(3)] == [b"x"] * 3
+        for seconds in (0.3, 0.1):
+            began = soon(0)
+            with pytest.raises(TimeoutError):
+                await stream.connection.read(soon(seconds))
+            assert seconds <= soon(0) - began + 0.01 < seconds + 0.5
+        await response.aclose()
+
+
+async def test_httpx_itself_can_use_it(transport: Transport):
+    async with (
+        speaking(says(CHUNKED + b"2\r\nok\r\n0\r\n\r\n")) as server,
+        httpx.AsyncClient(transport=transport) as client,
+    ):
+        for _ in range(2):
+            assert (await client.get(server.url)).text == "ok"
+        assert server.connections == 1

@@ -1,0 +1,172 @@
+"""A server in Ollama's place, on a real socket: it says what a test lets it say, and no more."""
+
+import asyncio
+import json
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterable
+from contextlib import asynccontextmanager
+from pathlib import Path
+from typing import Any, NamedTuple
+
+DATA = Path(__file__).parents[1] / "data" / "ollama"
+
+
+class Seen(NamedTuple):
+    method: str
+    path: str
+    headers: dict[str, str]
+    body: Any
+
+
+class Reply:
+    """One answer being given. Every piece is a write, and an HTTP chunk, of its own."""
+
+    def __init__(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        self._reader = reader
+        self._writer = writer
+
+    async def head(self, status: int = 200, headers: dict[str, str] | None = None) -> None:
+        fields = headers or {"Content-Type": "application/x-ndjson", "Transfer-Encoding": "chunked"}
+        lines = [f"HTTP/1.1 {status} Said", *(f"{k}: {v}" for k, v in fields.items()), "", ""]
+        await self._write("\r\n".join(lines).encode())
+
+    async def raw(self, data: bytes) -> None:
+        """As it is, be it HTTP or not."""
+        await self._write(data)
+
+    async def chunk(self, data: bytes) -> None:
+        await self._write(b"%x\r\n%s\r\n" % (len(data), data))
+
+    async def end(self) -> None:
+        await self._write(b"0\r\n\r\n")
+
+    async def plain(self, status: int, body: bytes, **headers: str) -> None:
+        """A whole answer that is not chunked."""
+        fields = {k.replace("_", "-"): v for k, v in headers.items()}
+        await self.head(status, fields | {"Content-Length": str(len(body))})
+        await self._write(body)
+
+    async def gone(self) -> None:
+        """Wait until the client has closed its end."""
+        await self._reader.read()
+
+    def cut(self) -> None:
+        self._writer.transport.abort()
+
+    async def _write(self, data: bytes) -> None:
+        self._writer.write(data)
+        await self._writer.drain()
+        await asyncio.sleep(0)
+
+
+Script = Callable[[Reply], Awaitable[None]]
+
+
+class StandIn:
+    def __init__(self) -> None:
+        self.host = ""
+        self.seen: list[Seen] = []
+        self.connections = 0
+        """How many sockets were ever opened."""
+        self._open = 0
+        self._changed = asyncio.Condition()
+        self._scripts: dict[str, Script] = {}
+
+    @property
+    def open(self) -> int:
+        """How many are open now."""
+        return self._open
+
+    def bodies(self, path: str) -> list[Any]:
+        return [seen.body for seen in self.seen if seen.path == path]
+
+    def says(self, path: str, script: Script) -> None:
+        """What it answers at `path` from now on; elsewhere 404."""
+        self._scripts[path] = script
+
+    def replays(self, name: str, path: str | None = None, piece: int | None = None) -> None:
+        """The recorded answer, in its own chunks or in pieces of `piece` bytes."""
+        record = recording(name)
+        self.says(path or record["request"]["path"], replay(record["response"], piece))
+
+    async def closed(self, seconds: float = 2.0) -> None:
+        """Wait until no client has a socket open.
+
+        Raises:
+            TimeoutError: one still has.
+        """
+        async with asyncio.timeout(seconds), self._changed:
+            await self._changed.wait_for(lambda: not self._open)
+
+    async def serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        self.connections += 1
+        self._open += 1
+        try:
+            while (seen := await _read_request(reader)) is not None:
+                self.seen.append(seen)
+                await self._scripts.get(seen.path, not_there)(Reply(reader, writer))
+        except (OSError, asyncio.IncompleteReadError):
+            pass  # The client is gone, which some tests are about.
+        finally:
+            self._open -= 1
+            writer.close()
+            async with self._changed:
+                self._changed.notify_all()
+
+
+async def not_there(reply: Reply) -> None:
+    await reply.plain(404, b"404 page not found", Content_Type="text/plain")
+
+
+def replay(response: dict[str, Any], piece: int | None = None) -> Script:
+    async def script(reply: Reply) -> None:
+        await reply.head(response["status"])
+        for chunk in _pieces([text.encode() for text in response["chunks"]], piece):
+            await reply.chunk(chunk)
+        if response["ended"] == "cut":
+            reply.cut()
+        else:
+            await reply.end()
+
+    return script
+
+
+def says_lines(*lines: object, cut: bool = False) -> Script:
+    """An answer of these lines: bytes as they are, everything else as JSON."""
+    texts = [line if isinstance(line, bytes) else json.dumps(line).encode() for line in lines]
+    chunks = [f"{text.decode('latin-1')}\n" for text in texts]
+    return replay({"status": 200, "chunks": chunks, "ended": "cut" if cut else "complete"})
+
+
+def recording(name: str) -> dict[str, Any]:
+    return json.loads((DATA / f"{name}.json").read_text())
+
+
+def _pieces(chunks: list[bytes], size: int | None) -> Iterable[bytes]:
+    if size is None:
+        return chunks
+    whole = b"".join(chunks)
+    return [whole[at : at + size] for at in range(0, len(whole), size)]
+
+
+async def _read_request(reader: asyncio.StreamReader) -> Seen | None:
+    try:
+        head = (await reader.readuntil(b"\r\n\r\n")).decode()
+    except asyncio.IncompleteReadError:
+        return None
+    first, *fields = head.strip().split("\r\n")
+    headers = {k.lower(): v for k, v in (field.split(": ", 1) for field in fields)}
+    method, path, _ = first.split(" ")
+    body = await reader.readexactly(int(headers.get("content-length", "0")))
+    return Seen(method, path, headers, json.loads(body) if body else None)
+
+
+@asynccontextmanager
+async def stand_in(port: int = 0) -> AsyncIterator[StandIn]:
+    standin = StandIn()
+    server = await asyncio.start_server(standin.serve, "127.0.0.1", port)
+    standin.host = f"http://127.0.0.1:{server.sockets[0].getsockname()[1]}"
+    try:
+        yield standin
+    finally:
+        server.close()
+        await standin.closed()

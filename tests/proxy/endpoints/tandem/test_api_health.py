@@ -1,0 +1,51 @@
+"""`GET /api/health`."""
+
+import httpx2
+import pytest
+from fakes.scripted_backend import BASE, WELL, ScriptedBackend, http_client
+
+from adapters.backend import Health
+from proxy.app import create_app
+from proxy.config import Config
+from proxy.endpoints.tandem.api_health import HybridHealth, Status
+from proxy.endpoints.tandem.health import ServerHealth
+
+ILL = Health(ok=False, detail="It failed several times.")
+
+
+@pytest.mark.parametrize(
+    ("mlx", "ollama", "status"),
+    [(WELL, WELL, "ok"), (WELL, ILL, "degraded"), (ILL, ILL, "unavailable")],
+)
+async def test_status_is_that_of_the_engines_together(mlx: Health, ollama: Health, status: Status):
+    backends = (
+        ScriptedBackend(kind="mlx", health=mlx),
+        ScriptedBackend(kind="ollama", health=ollama),
+    )
+    async with http_client(*backends) as client:
+        told = (await client.get("/api/health")).json()
+    assert told["status"] == status
+    assert told["backends"]["ollama"]["detail"] == ollama.detail
+    assert set(told["memory"]) == {"budget", "used", "models"}
+    assert told["fallbacks"] == {}
+
+
+async def test_server_that_goes_down_says_so():
+    backend = ScriptedBackend(kind="mlx")
+    app = create_app(Config(), {"mlx": backend})
+    transport = httpx2.ASGITransport(app=app)  # type: ignore[arg-type]
+    async with app.lifespan(), httpx2.AsyncClient(transport=transport, base_url=BASE) as client:
+        app.state.parts.drain.begin()
+        assert (await client.get("/api/health")).json()["status"] == "draining"
+
+
+async def test_engine_that_is_off_is_named_and_hurts_nobody():
+    async with http_client(ScriptedBackend(kind="ollama")) as client:
+        told = (await client.get("/api/health")).json()
+    assert told["status"] == "ok"
+    assert told["backends"]["mlx"]["ok"] is False
+    assert "switched off" in told["backends"]["mlx"]["detail"]
+
+
+def test_it_tells_all_that_health_tells():
+    assert HybridHealth.__struct_fields__ == ServerHealth.__struct_fields__

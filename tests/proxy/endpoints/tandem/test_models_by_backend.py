@@ -1,0 +1,90 @@
+"""`GET /api/models`, `/api/models/{id}` and `/api/mlx/models`."""
+
+import pytest
+from fakes.scripted_backend import ScriptedBackend, http_client
+
+from adapters.backend import Model, Progress
+from adapters.errors import BackendUnavailableError
+from proxy.config import Config, ModelConfig
+
+BIG = Model(
+    name="org/Big:7b",
+    context_length=4096,
+    capabilities=frozenset({"tools", "chat"}),
+    size_bytes=10,
+    quantization="4-bit",
+    digest="d1",
+    loaded=True,
+)
+OTHER = Model(name="big:latest", quantization="Q4_0", loaded=False)
+CONFIG = Config(models={"both": ModelConfig(mlx="org/Big:7b", ollama="big:latest")})
+NAMES = ["both", "org/Big:7b", "big:latest"]
+
+
+class Loading(ScriptedBackend):
+    def loading(self) -> dict[str, Progress]:
+        return {"big:latest": Progress(status="loading", completed=1, total=2)}
+
+
+async def test_models_are_told_by_backend():
+    mlx = ScriptedBackend(kind="mlx", models=[BIG])
+    other = Loading(kind="ollama", models=[OTHER])
+    async with http_client(mlx, other, config=CONFIG) as client:
+        told = (await client.get("/api/models")).json()["backends"]
+    assert list(told) == ["mlx", "ollama"]
+    (on_mlx,), (on_ollama,) = told["mlx"]["models"], told["ollama"]["models"]
+    assert on_mlx == {
+        "model_id": "both",
+        "names": on_mlx["names"],
+        "backend": "mlx",
+        "name": "org/Big:7b",
+        "quantization": "4-bit",
+        "size_bytes": 10,
+        "digest": "d1",
+        "context_length": 4096,
+        "capabilities": ["chat", "tools"],
+        "loaded": True,
+        "loaded_context": None,
+        "loading": None,
+    }
+    assert sorted(on_mlx["names"]) == sorted(on_ollama["names"]) == sorted(NAMES)
+    assert (on_ollama["quantization"], on_ollama["loaded"]) == ("Q4_0", False)
+    assert on_ollama["loading"] == {"status": "loading", "completed": 1, "total": 2}
+
+
+async def test_backend_that_is_away_has_no_models():
+    mlx = ScriptedBackend(kind="mlx", models=[BIG])
+    away = ScriptedBackend(kind="ollama", models=BackendUnavailableError("gone"))
+    async with http_client(mlx, away) as client:
+        told = (await client.get("/api/models")).json()["backends"]
+    assert told["ollama"] == {"reached": False, "models": []}
+    assert (told["mlx"]["reached"], len(told["mlx"]["models"])) == (True, 1)
+
+
+@pytest.mark.parametrize("path", [*NAMES, "org%2FBig%3A7b", "mlx/org/Big:7b"])
+async def test_model_is_retrieved_as_openais_card(path: str):
+    mlx, other = [
+        ScriptedBackend(kind=kind, models=[model])
+        for kind, model in (("mlx", BIG), ("ollama", OTHER))
+    ]
+    async with http_client(mlx, other, config=CONFIG) as client:
+        card = (await client.get(f"/api/models/{path}")).json()
+        assert card == (await client.get(f"/v1/models/{path}")).json()
+    assert card["root"] == "both"
+
+
+async def test_unknown_model_is_not_found():
+    async with http_client(ScriptedBackend(kind="mlx", models=[BIG])) as client:
+        response = await client.get("/api/models/nobody")
+    assert response.status_code == 404
+    assert response.json()["error"]["code"] == "model_not_found"
+
+
+async def test_models_of_mlx_are_its_own():
+    mlx = ScriptedBackend(kind="mlx", models=[BIG])
+    other = ScriptedBackend(kind="ollama", models=[OTHER])
+    async with http_client(mlx, other) as client:
+        (model,) = (await client.get("/api/mlx/models")).json()["models"]
+    assert (model["backend"], model["name"]) == ("mlx", "org/Big:7b")
+    async with http_client(other) as client:
+        assert (await client.get("/api/mlx/models")).status_code == 503

@@ -1,0 +1,159 @@
+"""The OpenAPI document: valid, whole, and true."""
+
+import json
+from typing import Any
+
+import jsonschema
+import pytest
+from fakes.scripted_backend import ScriptedBackend, chat, http_client
+from litestar.routes import HTTPRoute
+from openapi_spec_validator import OpenAPIV31SpecValidator
+from referencing import Registry
+from referencing.jsonschema import DRAFT202012
+
+from adapters.backend import Model
+from proxy.app import create_app
+from proxy.config import Config
+from proxy.errors import BACKEND_ERRORS
+from proxy.openapi import Document, to_document
+
+NAME = "org/m"
+PROMPT = {"model_id": NAME, "prompt": "Hi"}
+BODIES: dict[str, dict[str, Any]] = {
+    "/v1/chat/completions": chat(model=NAME),
+    "/api/route": chat(model=NAME),
+    "/v1/completions": {"model": NAME, "prompt": "Hi"},
+    "/v1/embeddings": {"model": NAME, "input": "Hi"},
+    "/api/chat": PROMPT,
+    "/api/mlx/generate": PROMPT,
+}
+STREAMS = [
+    ("/v1/chat/completions", BODIES["/v1/chat/completions"]),
+    ("/v1/completions", BODIES["/v1/completions"]),
+    ("/api/chat", PROMPT),
+    ("/api/chat", chat(model=NAME)),
+    ("/api/mlx/generate", PROMPT),
+    (f"/api/mlx/load/{NAME}", {}),
+]
+
+
+@pytest.fixture(scope="module")
+def document() -> dict[str, Any]:
+    return json.loads(Document().encoded(create_app(Config(), {})))
+
+
+def operations(document: dict[str, Any]) -> list[tuple[str, str, dict[str, Any]]]:
+    return [
+        (method, path, operation)
+        for path, item in document["paths"].items()
+        for method, operation in item.items()
+    ]
+
+
+def check(document: dict[str, Any], schema: dict[str, Any], value: Any) -> None:
+    """`value` is what `schema`, which points into `document`, says."""
+    whole = DRAFT202012.create_resource(document)
+    registry: Any = Registry().with_resource("urn:tandem", whole)
+    moved = json.loads(json.dumps(schema).replace('"#/', '"urn:tandem#/'))
+    jsonschema.Draft202012Validator(moved, registry=registry).validate(value)
+
+
+def content_of(document: dict[str, Any], path: str, method: str) -> dict[str, Any]:
+    return document["paths"][path][method]["responses"]["200"]["content"]
+
+
+def test_document_is_valid(document: dict[str, Any]):
+    OpenAPIV31SpecValidator(document).validate()  # pyright: ignore[reportArgumentType]
+    assert document["openapi"].startswith("3.1")
+
+
+def test_every_route_is_in_it():
+    app = create_app(Config(), {})
+    served = {
+        (route.path_format, method.lower())
+        for route in app.routes
+        if isinstance(route, HTTPRoute)
+        for handler in route.route_handlers
+        for method in handler.http_methods
+        if method != "OPTIONS"
+    }
+    told = {(path, method) for method, path, _ in operations(to_document(app))}
+    assert told == served
+
+
+async def test_every_operation_answers_as_it_says(document: dict[str, Any]):
+    """With an engine that does all there is; schemas and content types are looked at."""
+    backend = ScriptedBackend(kind="mlx", models=[Model(name=NAME)])
+    async with http_client(backend) as client:
+        for method, path, operation in operations(document):
+            url = path.replace("{model}", NAME)
+            response = await client.request(method.upper(), url, json=BODIES.get(path))
+            assert response.status_code == 200, (path, response.text)
+            content = operation["responses"]["200"]["content"]
+            assert response.headers["content-type"] == "application/json"
+            check(document, content["application/json"]["schema"], response.json())
+
+
+@pytest.mark.parametrize(("url", "body"), STREAMS)
+async def test_every_stream_is_what_it_says(
+    document: dict[str, Any], url: str, body: dict[str, Any]
+):
+    backend = ScriptedBackend(kind="mlx", models=[Model(name=NAME)])
+    async with http_client(backend) as client:
+        response = await client.post(url, json={**body, "stream": True})
+    media_type = response.headers["content-type"].partition(";")[0]
+    path = url.replace(NAME, "{model}")
+    schema = content_of(document, path, "post")[media_type]["schema"]
+    lines = [line.removeprefix("data: ") for line in response.text.splitlines() if line]
+    told = [json.loads(line) for line in lines if line != "[DONE]"]
+    assert told
+    for each in told:
+        check(document, schema, each)
+
+
+@pytest.mark.parametrize("path", BODIES)
+async def test_bodies_are_told_as_they_are_taken(document: dict[str, Any], path: str):
+    schema = document["paths"][path]["post"]["requestBody"]["content"]["application/json"]["schema"]
+    check(document, schema, BODIES[path])
+    for wrong in ({}, {**BODIES[path], "keep_alive": []}):
+        with pytest.raises(jsonschema.ValidationError):
+            check(document, schema, wrong)
+        async with http_client(ScriptedBackend(kind="mlx", models=[Model(name=NAME)])) as client:
+            assert (await client.post(path, json=wrong)).status_code == 400
+
+
+async def test_errors_are_told_once_and_as_they_are(document: dict[str, Any]):
+    for _, _, operation in operations(document):
+        for status in ("4XX", "5XX"):
+            pointer = {"$ref": "#/components/responses/Error"}
+            assert operation["responses"][status] == pointer
+    error = document["components"]["responses"]["Error"]
+    for row in BACKEND_ERRORS.values():
+        assert f"{row.status} `{row.type}`" in error["description"]
+        assert row.code is None or f"`{row.code}`" in error["description"]
+    async with http_client(ScriptedBackend()) as client:
+        body = (await client.get("/v1/models/nobody")).json()
+    check(document, error["content"]["application/json"]["schema"], body)
+
+
+async def test_document_is_served_at_both_addresses():
+    async with http_client(ScriptedBackend()) as client:
+        one, other = [await client.get(path) for path in ("/openapi.json", "/schema/openapi.json")]
+        assert one.content == other.content
+        assert "/api/chat" in one.json()["paths"]
+        assert (await client.get("/schema")).status_code == 404  # no page from elsewhere
+
+
+def test_document_is_not_made_before_it_is_asked_for(monkeypatch: pytest.MonkeyPatch):
+    made: list[object] = []
+
+    def make(app: object) -> dict[str, Any]:
+        made.append(app)
+        return {}
+
+    monkeypatch.setattr("proxy.openapi.to_document", make)
+    app = create_app(Config(), {})
+    assert not made
+    document = Document()
+    assert document.encoded(app) is document.encoded(app)
+    assert made == [app]

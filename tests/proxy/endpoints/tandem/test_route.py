@@ -1,0 +1,221 @@
+"""`POST /api/route`: what it tells is what happens."""
+
+import random
+from typing import Any
+
+import httpx2
+import pytest
+from fakes.pictures import data_url, png
+from fakes.scripted_backend import EVERYTHING, ScriptedBackend, chat, http_client
+
+from adapters.backend import Model
+from adapters.errors import BackendUnavailableError
+from adapters.memory import Footprint, Resident, Room
+from adapters.request import Feature
+from proxy.config import Config, ModelConfig, ServerConfig
+
+URL = "/api/route"
+CHAT = "/v1/chat/completions"
+PICTURE = data_url(png(2, 2))
+TOOL = {"type": "function", "function": {"name": "f", "parameters": {"type": "object"}}}
+SCHEMA = {"type": "json_schema", "json_schema": {"name": "s", "schema": {}, "strict": True}}
+WISHES: list[dict[str, Any]] = [
+    {"logit_bias": {"1": 5}},
+    {"response_format": SCHEMA},
+    {"guided_regex": "a+"},
+    {"n": 2},
+    {"tools": [TOOL]},
+    {"tools": [TOOL], "tool_choice": "required"},
+    {"logprobs": True},
+    {"options": {"mirostat": 1}},
+    {"max_tokens": 20_000},
+    {"seed": 3, "temperature": 0.5},
+    {"messages": [{"role": "user", "content": "long " * 20_000}]},
+    {
+        "messages": [
+            {"role": "user", "content": [{"type": "image_url", "image_url": {"url": PICTURE}}]}
+        ]
+    },
+    {"backend": "ollama"},
+    {"backend": "mlx"},
+    {"model": "mlx/m"},
+    {"model": "preferred"},
+    {"model": "nobody"},
+    {"top_p": 7},
+]
+NOT_ON_MLX: set[Feature] = {"images", "options"}
+NOT_ON_OLLAMA: set[Feature] = {"logit_bias", "guided_regex", "guided_grammar"}
+PREFERRED = Config(models={"preferred": ModelConfig(mlx="m", ollama="m", prefer="ollama")})
+
+
+def engines() -> tuple[ScriptedBackend, ScriptedBackend]:
+    mlx = Model(name="m", context_length=8192, lacks=frozenset({"n"}))
+    return (
+        ScriptedBackend(kind="mlx", models=[mlx], honours=EVERYTHING - NOT_ON_MLX),
+        ScriptedBackend(
+            kind="ollama",
+            models=[Model(name="m", context_length=32_768)],
+            honours=EVERYTHING - NOT_ON_OLLAMA,
+        ),
+    )
+
+
+async def plan(client: httpx2.AsyncClient, **fields: object) -> dict[str, Any]:
+    response = await client.post(URL, json=chat(**fields))
+    assert response.status_code == 200, response.text
+    return response.json()
+
+
+async def test_a_hundred_random_requests_are_answered_as_was_told():
+    chance = random.Random(6)  # noqa: S311
+    outcomes: set[str] = set()
+    async with http_client(*engines(), config=PREFERRED) as client:
+        for _ in range(100):
+            wishes = chance.sample(WISHES, k=chance.randint(0, 3))
+            body = chat(**{name: value for wish in wishes for name, value in wish.items()})
+            told = await client.post(URL, json=body)
+            happened = await client.post(CHAT, json=body)
+            assert told.status_code == happened.status_code, body
+            if told.status_code == 200:
+                assert told.json()["backend"] == happened.headers["x-tandem-backend"]
+                outcomes.add(told.json()["reasons"][0])
+            else:
+                assert told.json() == happened.json()
+                outcomes.add(told.json()["error"]["code"])
+    assert len(outcomes) > 8  # They were not all alike.
+
+
+async def test_nothing_is_run():
+    mlx, ollama = engines()
+    async with http_client(mlx, ollama) as client:
+        for _ in range(20):
+            await plan(client)
+    assert mlx.requests == ollama.requests == []
+
+
+async def test_the_plan_in_full():
+    async with http_client(*engines()) as client:
+        assert await plan(client, logit_bias={"1": 5}, num_ctx=4096) == {
+            "backend": "mlx",
+            "model": "m",
+            "reasons": [
+                "Only mlx can honour all that is asked. ollama does not honour 'logit_bias' here.",
+                "The model has room beside all that is loaded.",
+            ],
+            "context": 4096,
+            "memory_bytes": None,
+            "alternatives": [
+                {
+                    "backend": "ollama",
+                    "model": "m",
+                    "why_not": "ollama does not honour 'logit_bias' here.",
+                }
+            ],
+        }
+
+
+async def why_not(client: httpx2.AsyncClient, **fields: object) -> str:
+    (alternative,) = (await plan(client, **fields))["alternatives"]
+    return alternative["why_not"]
+
+
+async def test_who_is_not_taken_learns_why():
+    mlx, ollama = engines()
+    async with http_client(mlx, ollama, config=PREFERRED) as client:
+        assert "too short" in await why_not(client, max_tokens=20_000)
+        assert "insists on mlx" in await why_not(client, backend="mlx")
+        assert "ollama is preferred" in await why_not(client, model="preferred")
+        assert "'n'" in await why_not(client, n=2)
+        assert "mlx has to be measured" in await why_not(client)
+        for _ in range(10):
+            await client.post(CHAT, json=chat())
+        assert " s." in await why_not(client)
+
+
+async def test_who_would_cost_idle_models_their_memory_learns_so():
+    mlx, ollama = ScriptedBackend(kind="mlx"), ScriptedBackend(kind="ollama")
+    mlx.models, mlx.tenant = [Model(name="m", size_bytes=70)], Tenant(("other", 50))
+    config = Config(server=ServerConfig(memory_bytes=100))
+    async with http_client(mlx, ollama, config=config) as client:
+        await client.get("/health")
+        assert "make way" in await why_not(client)
+
+
+async def test_a_backend_that_is_away_is_named():
+    mlx, ollama = engines()
+    mlx.models = BackendUnavailableError("gone")
+    config = Config(models={"both": ModelConfig(mlx="m", ollama="m")})
+    async with http_client(mlx, ollama, config=config) as client:
+        await client.get("/v1/models")
+        assert "did not answer" in await why_not(client, model="both")
+        told = await plan(client, model="both", logit_bias={"1": 5})
+    assert (told["backend"], told["reasons"][1][:21]) == ("mlx", "It did not answer whe")
+
+
+async def test_the_only_one_that_has_it_says_so():
+    async with http_client(ScriptedBackend(kind="mlx")) as client:
+        told = await plan(client)
+    assert told["reasons"][0] == "Only mlx has the model."
+    assert (told["context"], told["alternatives"]) == (None, [])
+
+
+class Tenant:
+    elastic = False
+
+    def __init__(self, *loaded: tuple[str, int]) -> None:
+        self._loaded = [
+            Resident(name=name, footprint=Footprint(weights=nbytes)) for name, nbytes in loaded
+        ]
+
+    def move_into(self, room: Room) -> None:
+        pass
+
+    async def recommended(self) -> int | None:
+        return None
+
+    async def footprint(self, model: str) -> Footprint | None:
+        return Footprint(weights=70, context=7)
+
+    async def resident(self, *, fresh: bool = False) -> list[Resident]:
+        return self._loaded
+
+    async def evict(self, model: str) -> None:
+        pass
+
+    async def confine(self, nbytes: int) -> int:
+        return 0
+
+
+async def test_what_is_found_out_on_the_way_counts_already():
+    mlx, ollama = ScriptedBackend(kind="mlx"), ScriptedBackend(kind="ollama")
+    mlx.models, mlx.tenant = [Model(name="m", size_bytes=10)], Tenant(("other", 40))
+    config = Config(server=ServerConfig(memory_bytes=100))
+    async with http_client(mlx, ollama, config=config) as client:
+        await client.get("/health")
+        told = await plan(client)  # The file has 10 bytes, and 77 are needed.
+        happened = await client.post(CHAT, json=chat())
+    assert told["backend"] == happened.headers["x-tandem-backend"] == "ollama"
+
+
+async def test_what_the_model_takes_is_told():
+    backend = ScriptedBackend(kind="mlx")
+    backend.tenant = Tenant()
+    async with http_client(backend) as client:
+        assert (await plan(client))["memory_bytes"] == 77
+
+
+@pytest.mark.parametrize(
+    ("body", "param"),
+    [
+        ({}, "model"),
+        (chat(temperature=9), "temperature"),
+        (chat(backend="vllm"), "backend"),
+        (chat(max_completion_tokens=5), "max_completion_tokens"),
+    ],
+)
+async def test_errors_are_those_of_a_chat(body: dict[str, Any], param: str):
+    backend = ScriptedBackend(honours=EVERYTHING - {"max_tokens"})
+    async with http_client(backend) as client:
+        told, chatted = await client.post(URL, json=body), await client.post(CHAT, json=body)
+    assert (told.status_code, told.json()) == (chatted.status_code, chatted.json())
+    assert (told.status_code, told.json()["error"]["param"]) == (400, param)

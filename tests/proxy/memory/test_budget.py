@@ -1,0 +1,423 @@
+"""Who gets memory, who makes way for it, and who is refused: with engines that only count."""
+
+import asyncio
+from collections.abc import AsyncGenerator, Sequence
+from contextlib import AsyncExitStack, asynccontextmanager
+
+import pytest
+from fakes.scripted_backend import ScriptedBackend, http_client
+
+from adapters.errors import BackendBusyError, GenerationError, InsufficientMemoryError
+from adapters.memory import Footprint, Resident, Room
+from proxy.config import Config, ModelConfig, ServerConfig
+from proxy.memory.budget import Memory
+
+
+class Engine:
+    """Models of so many bytes; a load takes a moment, and is counted against the budget."""
+
+    def __init__(self, sizes: dict[str, int] | None = None, *, elastic: bool = False) -> None:
+        self.elastic = elastic
+        self.sizes = sizes or {}
+        self.loaded: dict[str, Resident] = {}
+        self.cache = 0
+        self.limit: int | None = None
+        self.said: int | None = None
+        self.stubborn: set[str] = set()
+        self.broken: set[str] = set()
+        self.events: list[str] = []
+        self._room: Room | None = None
+        self._clock = 0.0
+
+    def move_into(self, room: Room) -> None:
+        self._room = room
+
+    async def recommended(self) -> int | None:
+        return self.said
+
+    async def footprint(self, model: str) -> Footprint | None:
+        size = self.sizes.get(model)
+        return None if size is None else Footprint(weights=size, context=10)
+
+    async def resident(self, *, fresh: bool = False) -> list[Resident]:
+        return list(self.loaded.values())
+
+    async def evict(self, model: str) -> None:
+        await asyncio.sleep(0)
+        if model in self.stubborn:
+            raise BackendBusyError(f"{model} is answering somebody.")
+        self.events.append(f"-{model}")
+        del self.loaded[model]
+
+    async def confine(self, nbytes: int) -> int:
+        self.limit = nbytes
+        rows = sum(each.footprint.context or 0 for each in self.loaded.values())
+        self.cache = max(min(self.cache, nbytes - rows), 0)
+        return rows + self.cache
+
+    def use(self, model: str, *, busy: bool = False, also: Sequence[str] = ()) -> None:
+        self._clock += 1
+        footprint = Footprint(weights=self.sizes[model], context=10)
+        self.loaded[model] = Resident(
+            name=model,
+            also=frozenset(also),
+            footprint=footprint,
+            busy=busy,
+            used_at=self._clock,
+        )
+
+    async def load(self, model: str) -> None:
+        assert self._room is not None
+        footprint = await self.footprint(model)
+        assert footprint is not None
+        async with self._room.hold(model, footprint):
+            await asyncio.sleep(0.001)
+            if model in self.broken:
+                raise GenerationError("This is no model.")
+            self.events.append(f"+{model}")
+            self.use(model)
+
+
+@asynccontextmanager
+async def shared(
+    budget: int | None, pinned: frozenset[tuple[str, str]] = frozenset(), **engines: Engine
+) -> AsyncGenerator[Memory]:
+    memory = Memory(budget, pinned, 60.0)
+    async with memory.open(engines):
+        yield memory
+
+
+async def test_what_fits_is_loaded_and_nobody_leaves():
+    mlx, ollama = Engine({"a": 50}, elastic=True), Engine({"b": 30})
+    async with shared(100, mlx=mlx, ollama=ollama) as memory:
+        await mlx.load("a")
+        await ollama.load("b")
+        assert (await memory.snapshot()).used == 100
+    assert [*mlx.loaded, *ollama.loaded] == ["a", "b"]
+
+
+async def test_the_longest_unused_leaves_first_whichever_engine_has_it():
+    mlx, ollama = Engine({"a": 30, "new": 30}, elastic=True), Engine({"b": 30})
+    async with shared(100, mlx=mlx, ollama=ollama):
+        await mlx.load("a")
+        await ollama.load("b")
+        ollama._clock = mlx._clock  # One clock for both, in life.
+        mlx.use("a")
+        await mlx.load("new")
+    assert (mlx.events, ollama.events) == (["+a", "+new"], ["+b", "-b"])
+
+
+async def test_only_as_many_leave_as_must():
+    engine = Engine({"a": 20, "b": 20, "c": 20, "new": 40})
+    async with shared(100, mlx=engine):
+        for name in "abc":
+            await engine.load(name)
+        await engine.load("new")
+    assert sorted(engine.loaded) == ["c", "new"]
+
+
+async def test_caches_give_way_before_any_model_does():
+    engine = Engine({"a": 30, "new": 30}, elastic=True)
+    async with shared(100, mlx=engine) as memory:
+        await engine.load("a")
+        engine.cache = 50
+        await engine.load("new")
+        assert sorted(engine.loaded) == ["a", "new"]
+        assert engine.cache == 20
+        assert (await memory.snapshot()).used <= 100
+
+
+async def test_who_answers_somebody_stays_and_the_refusal_has_both_numbers():
+    engine = Engine({"a": 60, "new": 40})
+    async with shared(100, mlx=engine):
+        engine.use("a", busy=True)
+        with pytest.raises(InsufficientMemoryError) as caught:
+            await engine.load("new")
+    assert caught.value.lasting
+    assert "'new' needs 50 bytes of memory; 30 of 100 are free" in caught.value.message
+    assert list(engine.loaded) == ["a"]
+
+
+async def test_what_answers_for_another_that_is_pinned_stays():
+    ollama = Engine({"a": 60, "new": 60})
+    async with shared(100, frozenset({("ollama", "b")}), ollama=ollama) as memory:
+        ollama.use("a", also=("b:latest",))
+        with pytest.raises(InsufficientMemoryError):
+            await ollama.load("new")
+        assert [model.pinned for model in (await memory.snapshot()).models] == [True]
+
+
+async def test_what_is_loaded_for_another_is_loaded():
+    ollama = Engine({"a": 60, "b": 60, "new": 60})
+    async with shared(100, ollama=ollama) as memory:
+        ollama.use("a", also=("b",))
+        assert await memory.footprint("ollama", "b") == 70
+        assert memory.fit(("ollama", "new"), 60) == "fits"  # As was seen last.
+        await memory.snapshot()
+        assert memory.fit(("ollama", "new"), 60) == "evicts"
+        assert memory.fit(("ollama", "b"), 60) == "loaded"
+        assert memory.seen("ollama", "b") == 70
+
+
+async def test_what_is_pinned_stays():
+    engine = Engine({"a:latest": 60, "new": 40})
+    async with shared(100, frozenset({("ollama", "a")}), ollama=engine) as memory:
+        await engine.load("a:latest")
+        with pytest.raises(InsufficientMemoryError):
+            await engine.load("new")
+        assert [model.pinned for model in (await memory.snapshot()).models] == [True]
+    assert list(engine.loaded) == ["a:latest"]
+
+
+async def test_nobody_leaves_for_a_model_that_would_not_fit_even_then():
+    engine = Engine({"a": 20, "b": 20, "giant": 95}, elastic=True)
+    async with shared(100, mlx=engine):
+        await engine.load("a")
+        await engine.load("b")
+        engine.cache = 40
+        with pytest.raises(InsufficientMemoryError, match="'giant' needs 105 bytes"):
+            await engine.load("giant")
+    assert sorted(engine.loaded) == ["a", "b"]
+    assert engine.cache == 40
+
+
+async def test_one_that_is_used_meanwhile_stays_and_the_next_leaves():
+    engine = Engine({"a": 30, "b": 30, "new": 40})
+    async with shared(100, mlx=engine):
+        await engine.load("a")
+        await engine.load("b")
+        engine.stubborn = {"a"}
+        await engine.load("new")
+    assert sorted(engine.loaded) == ["a", "new"]
+
+
+async def test_refused_where_all_who_could_leave_are_used_meanwhile():
+    engine = Engine({"a": 60, "new": 40})
+    async with shared(100, mlx=engine):
+        await engine.load("a")
+        engine.stubborn = {"a"}
+        with pytest.raises(InsufficientMemoryError):
+            await engine.load("new")
+
+
+async def test_loads_at_once_never_exceed_the_budget():
+    engine = Engine({f"m{at}": 35 for at in range(6)})
+    async with shared(100, mlx=engine) as memory:
+        most = 0
+
+        async def look() -> None:
+            nonlocal most
+            most = max(most, (await memory.snapshot()).used)
+
+        async def watch() -> None:
+            while True:
+                await look()
+                await asyncio.sleep(0)
+
+        watching = asyncio.create_task(watch())
+        loads = (engine.load(name) for name in engine.sizes)
+        outcomes = await asyncio.gather(*loads, return_exceptions=True)
+        await look()
+        watching.cancel()
+    assert 80 < most <= 100
+    assert any(outcome is None for outcome in outcomes)
+    assert all(isinstance(each, InsufficientMemoryError) for each in outcomes if each is not None)
+
+
+async def test_one_that_leaves_and_one_that_comes_are_never_counted_together():
+    class Slow(Engine):
+        """Takes its time to tell, unless it is asked for news, and to load."""
+
+        told = asyncio.Event()
+        loads = asyncio.Event()
+
+        async def resident(self, *, fresh: bool = False) -> list[Resident]:
+            found = await super().resident(fresh=fresh)
+            if not fresh:
+                await self.told.wait()
+            return found
+
+        async def load(self, model: str) -> None:
+            assert self._room is not None
+            async with self._room.hold(model, Footprint(weights=self.sizes[model], context=10)):
+                await self.loads.wait()
+
+    engine = Slow({"old": 30, "new": 40})
+    async with shared(50, mlx=engine) as memory:
+        engine.use("old")
+        looking = asyncio.create_task(memory.snapshot())
+        await asyncio.sleep(0)
+        loading = asyncio.create_task(engine.load("new"))
+        await asyncio.sleep(0.1)
+        engine.told.set()
+        assert (await looking).used <= 50
+        engine.loads.set()
+        await loading
+    assert engine.events == ["-old"]
+
+
+async def test_who_looks_at_old_news_changes_nothing():
+    class Slow(Engine):
+        """Tells of a model for a while after it is gone, unless it is asked for news."""
+
+        async def resident(self, *, fresh: bool = False) -> list[Resident]:
+            ghost = Resident(name="ghost", footprint=Footprint(weights=90))
+            return await super().resident() if fresh else [ghost]
+
+        async def confine(self, nbytes: int) -> int:
+            await memory.snapshot()
+            return await super().confine(nbytes)
+
+    mlx, ollama = Engine({"a": 30}, elastic=True), Slow(elastic=True)
+    async with shared(100, ollama=ollama, mlx=mlx) as memory:
+        await mlx.load("a")
+        assert mlx.limit == 70
+
+
+async def test_a_load_that_ends_while_another_looks_is_counted():
+    promised, looked = asyncio.Event(), asyncio.Event()
+
+    class Slow(Engine):
+        """Tells what it has once the other engine has loaded its model."""
+
+        async def resident(self, *, fresh: bool = False) -> list[Resident]:
+            if promised.is_set():
+                looked.set()
+                await loading
+            return await super().resident()
+
+    mlx, ollama = Engine({"a": 60}), Slow({"b": 60})
+
+    async def load() -> None:
+        async with memory.hold(("mlx", "a"), Footprint(weights=60, context=10)):
+            promised.set()
+            await looked.wait()
+            mlx.use("a")
+
+    async with shared(100, mlx=mlx, ollama=ollama) as memory:
+        loading = asyncio.create_task(load())
+        await promised.wait()
+        await ollama.load("b")
+    assert mlx.events == ["-a"]
+
+
+async def test_a_load_that_fails_gives_its_room_back():
+    engine = Engine({"a": 80})
+    async with shared(100, mlx=engine) as memory:
+        engine.broken = {"a"}
+        with pytest.raises(GenerationError):
+            await engine.load("a")
+        assert (await memory.snapshot()).used == 0
+        engine.broken = set()
+        await engine.load("a")
+
+
+async def test_a_model_that_grows_is_counted_once():
+    engine = Engine({"a": 50})
+    async with shared(100, ollama=engine) as memory, AsyncExitStack() as stack:
+        await engine.load("a")
+        room = engine._room
+        assert room is not None
+        await stack.enter_async_context(room.hold("a", Footprint(weights=50, context=40)))
+        assert (await memory.snapshot()).used == 90
+        with pytest.raises(InsufficientMemoryError, match=r"needs 110 bytes .* 100 of 100"):
+            await stack.enter_async_context(room.hold("a", Footprint(weights=50, context=60)))
+
+
+async def test_a_model_that_tells_nothing_of_its_size_is_let_in():
+    engine = Engine({"a": 90})
+    async with shared(100, mlx=engine):
+        await engine.load("a")
+        room = engine._room
+        assert room is not None
+        async with room.hold("unknown", Footprint()):
+            assert list(engine.loaded) == ["a"]
+
+
+async def test_models_that_others_have_loaded_leave_less_for_caches():
+    mlx, ollama = Engine({"a": 30}, elastic=True), Engine({"b": 40})
+    memory = Memory(100, frozenset(), 0.01)
+    async with memory.open({"mlx": mlx, "ollama": ollama}):
+        await mlx.load("a")
+        mlx.cache = 60
+        ollama.use("b", busy=True)
+        for _ in range(500):
+            await asyncio.sleep(0.01)
+            if mlx.cache <= 10:
+                break
+        assert (await memory.snapshot()).used <= 100
+
+
+async def test_the_budget_is_what_the_device_recommends_or_a_share_of_the_memory():
+    told, silent = Engine(), Engine()
+    told.said = 5000
+    async with shared(None, mlx=told, ollama=silent) as memory:
+        assert memory.budget == 5000
+    async with shared(70, mlx=told) as memory:
+        assert memory.budget == 70
+    async with shared(None, ollama=silent) as memory:
+        assert memory.budget > 0
+        assert (await memory.snapshot()).models == ()
+
+
+async def test_health_shows_what_each_model_takes():
+    engine, backend = Engine({"a": 30}), ScriptedBackend(kind="mlx")
+    backend.tenant = engine
+    async with http_client(backend, config=Config(server=ServerConfig(memory_bytes=100))) as client:
+        await engine.load("a")
+        body = (await client.get("/health")).json()
+    model = {"backend": "mlx", "model": "a", "weights": 30, "context": 10, "cache": 0}
+    state = {"busy": False, "pinned": False}
+    assert body["memory"] == {"budget": 100, "used": 40, "models": [{**model, **state}]}
+
+
+async def test_what_a_model_takes_is_foreseen_and_then_seen():
+    engine = Engine({"a": 30})
+    async with shared(100, mlx=engine) as memory:
+        assert await memory.footprint("mlx", "a") == 40
+        engine.sizes["a"] = 20
+        engine.use("a")
+        assert await memory.footprint("mlx", "a") == 30
+        assert await memory.footprint("mlx", "b") is None
+        assert await memory.footprint("echo", "a") is None
+
+
+def test_a_models_entry_tells_its_backends_how_long_it_stays():
+    config = Config(
+        models={
+            "short": ModelConfig(mlx="org/a", ollama="a:1b", keep_alive="5m"),
+            "mine": ModelConfig(ollama="b", pin=True),
+            "lent": ModelConfig(mlx="c", pin=True, ttl=60),
+            "plain": ModelConfig(mlx="d"),
+        }
+    )
+    told = {
+        kind: getattr(each, "keep_alive_of", None)
+        for kind, each in config.backend_configs().items()
+    }
+    assert told == {"mlx": {"org/a": 300.0, "c": 60}, "ollama": {"a:1b": 300.0, "b": -1.0}}
+    assert config.pinned() == {("ollama", "b"), ("mlx", "c")}
+
+
+@pytest.mark.parametrize("order", [1, -1])
+@pytest.mark.parametrize(
+    ("one", "other", "seconds"),
+    [
+        (ModelConfig(ollama="a", keep_alive="5m"), ModelConfig(ollama="a"), 300.0),
+        (ModelConfig(ollama="a", keep_alive="5m"), ModelConfig(ollama="a:latest", ttl=300), 300.0),
+        (ModelConfig(ollama="a", pin=True), ModelConfig(ollama="a"), -1.0),
+        (ModelConfig(ollama="a", pin=True), ModelConfig(ollama="a", keep_alive="5m"), 300.0),
+    ],
+)
+def test_of_two_names_of_one_model_that_counts_which_says_how_long_it_stays(
+    one: ModelConfig, other: ModelConfig, seconds: float, order: int
+):
+    first, second = (one, other)[::order]
+    ollama = Config(models={"x": first, "y": second}).backend_configs()["ollama"]
+    assert getattr(ollama, "keep_alive_of", None) == {"a": seconds}
+
+
+@pytest.mark.parametrize("fields", [{"keep_alive": "soon"}, {"keep_alive": 5, "ttl": 6}])
+def test_an_entry_that_names_no_duration_is_refused(fields: dict[str, object]):
+    with pytest.raises(ValueError, match=r"keep_alive"):
+        ModelConfig(mlx="a", **fields)  # type: ignore[arg-type]

@@ -1,0 +1,227 @@
+"""`auto_pull`: without it nobody is asked; with it one download serves all who wait for it."""
+
+import asyncio
+import socket
+from collections.abc import AsyncGenerator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from fakes.recorded_ollama import Reply, StandIn, says_lines, stand_in
+from fakes.scripted_backend import ScriptedBackend, chat, http_client
+
+from adapters import open_backend
+from adapters.backend import Model, Progress
+from adapters.config import MLXConfig, OllamaConfig
+from adapters.errors import BackendError, BackendUnavailableError, ModelNotFoundError
+from proxy.config import Config, ModelConfig, ServerConfig
+from proxy.models.auto_pull import Source, source_of
+
+CHAT = "/v1/chat/completions"
+PULLING = ServerConfig(auto_pull=True)
+
+
+class Library(ScriptedBackend):
+    """Has nothing but what was fetched from it."""
+
+    def __init__(self, kind: str, error: BackendError | None = None) -> None:
+        super().__init__(kind=kind, models=[])
+        self.error = error
+        self.fetched: list[str] = []
+        self.given_up: list[str] = []
+        self.began, self.left = asyncio.Event(), asyncio.Event()
+        self.going_on = asyncio.Event()
+        self.going_on.set()
+
+    async def pull(self, model: str) -> AsyncGenerator[Progress]:
+        self.fetched.append(model)
+        self.began.set()
+        yield Progress(status="pulling")
+        try:
+            await self.going_on.wait()
+        except asyncio.CancelledError:
+            self.given_up.append(model)
+            self.left.set()
+            raise
+        if self.error is not None:
+            raise self.error
+        self.models = [Model(name=model)]
+
+
+async def status_of(client: Any, model: str) -> int:
+    return (await client.post(CHAT, json=chat(model=model))).status_code
+
+
+@pytest.mark.parametrize(
+    ("name", "source"),
+    [
+        ("llama3.2", ("ollama", "llama3.2")),
+        ("llama3.2:3b", ("ollama", "llama3.2:3b")),
+        ("someone/model:7b", ("ollama", "someone/model:7b")),
+        ("hf.co/org/name:Q4_K_M", ("ollama", "hf.co/org/name:Q4_K_M")),
+        ("box:5000/org/name", ("ollama", "box:5000/org/name")),
+        ("mlx-community/Qwen3-4B-4bit", ("mlx", "mlx-community/Qwen3-4B-4bit")),
+        ("ollama/someone/model", ("ollama", "someone/model")),
+        ("mlx/org/name", ("mlx", "org/name")),
+        ("mlx/name", None),
+        ("../etc/passwd", None),
+        ("/models/llama", None),
+        ("a b", None),
+        ("a/b/c/d", None),
+        ("org/../name", None),
+    ],
+)
+def test_name_tells_where_it_could_come_from(name: str, source: Source | None):
+    assert source_of(name, ("mlx", "ollama")) == source
+
+
+def test_repository_is_a_tag_where_there_is_no_mlx():
+    assert source_of("org/name", ("ollama",)) == ("ollama", "org/name")
+    assert source_of("llama3.2", ("mlx",)) is None
+
+
+@pytest.fixture
+def connections(monkeypatch: pytest.MonkeyPatch) -> list[object]:
+    """Every address that is connected to, or looked up, from now on."""
+    seen: list[object] = []
+    connect, look_up = socket.socket.connect, socket.getaddrinfo
+
+    def watched_connect(self: socket.socket, address: Any) -> None:
+        seen.append(address)
+        return connect(self, address)
+
+    def watched_look_up(*args: Any, **more: Any) -> Any:
+        seen.append(args[:2])
+        return look_up(*args, **more)
+
+    monkeypatch.setattr(socket.socket, "connect", watched_connect)
+    monkeypatch.setattr(socket, "getaddrinfo", watched_look_up)
+    return seen
+
+
+async def test_nobody_but_the_engine_is_asked_when_it_is_off(
+    tmp_path: Path, connections: list[object]
+):
+    mlx_config = MLXConfig(cache_folder=str(tmp_path), huggingface_cache=False, embedded="never")
+    async with stand_in() as standin:
+        standin.replays("tags")
+        standin.replays("ps")
+        ollama_config = OllamaConfig(host=standin.host)
+        async with (
+            open_backend(mlx_config) as mlx,
+            open_backend(ollama_config) as ollama,
+            http_client(mlx, ollama) as client,
+        ):
+            for name in (
+                "mlx-community/Nope-4bit",
+                "nope:7b",
+                "mlx/a/b",
+                "ollama/nope",
+                "hf.co/a/b",
+            ):
+                assert await status_of(client, name) == 404
+                assert (await client.get(f"/v1/models/{name}")).status_code == 404
+        assert "/api/pull" not in {seen.path for seen in standin.seen}
+        place = standin.host.removeprefix("http://").split(":")
+    assert {str(address) for address in connections} == {str((place[0], int(place[1])))}
+
+
+async def test_model_that_nobody_has_is_fetched_and_answers():
+    mlx, ollama = Library("mlx"), Library("ollama")
+    async with http_client(mlx, ollama, config=Config(server=PULLING)) as client:
+        assert await status_of(client, "llama3.2:3b") == 200
+        assert await status_of(client, "org/name") == 200
+        assert await status_of(client, "llama3.2:3b") == 200
+    assert (ollama.fetched, mlx.fetched) == (["llama3.2:3b"], ["org/name"])
+
+
+async def test_model_is_fetched_from_an_ollama_by_its_own_words():
+    async with stand_in() as standin:
+        has_it = asyncio.Event()
+        add_tags(standin, has_it)
+        async with (
+            open_backend(OllamaConfig(host=standin.host, refresh=0.001)) as ollama,
+            http_client(ollama, config=Config(server=PULLING)) as client,
+        ):
+            body = {"model": "tiny", "input": "a"}
+            assert (await client.post("/v1/embeddings", json=body)).status_code == 400
+        assert standin.bodies("/api/pull") == [{"model": "tiny"}]
+
+
+def add_tags(standin: StandIn, has_it: asyncio.Event) -> None:
+    """It lists `tiny`, which does not embed, once that was pulled."""
+
+    async def tags(reply: Reply) -> None:
+        tiny = b'{"name": "tiny:latest", "digest": "d", "capabilities": ["completion"], '
+        tiny += b'"details": {"context_length": 8}}'
+        await reply.plain(200, b'{"models": [' + (tiny if has_it.is_set() else b"") + b"]}")
+
+    async def pull(reply: Reply) -> None:
+        has_it.set()
+        await says_lines({"status": "pulling manifest"}, {"status": "success"})(reply)
+
+    standin.says("/api/tags", tags)
+    standin.says("/api/pull", pull)
+
+
+async def test_own_name_is_fetched_by_what_is_behind_it():
+    mlx, ollama = Library("mlx"), Library("ollama")
+    own = {"mine": ModelConfig(mlx="org/name", ollama="a:7b", prefer="ollama")}
+    async with http_client(mlx, ollama, config=Config(server=PULLING, models=own)) as client:
+        assert await status_of(client, "mine") == 200
+        assert (mlx.fetched, ollama.fetched) == ([], ["a:7b"])
+        assert await status_of(client, "mlx/mine") == 200
+    assert (mlx.fetched, ollama.fetched) == (["org/name"], ["a:7b"])
+
+
+@pytest.mark.parametrize(
+    ("error", "status"),
+    [(ModelNotFoundError("no such model"), 404), (BackendUnavailableError("no way out"), 503)],
+)
+async def test_download_that_fails_says_why(error: BackendError, status: int):
+    ollama = Library("ollama", error)
+    async with http_client(ollama, config=Config(server=PULLING)) as client:
+        response = await client.post(CHAT, json=chat(model="nope"))
+    assert response.status_code == status
+    assert response.json()["error"]["message"] == error.message
+
+
+async def test_download_that_takes_too_long_is_given_up():
+    ollama = Library("ollama")
+    ollama.going_on.clear()
+    config = Config(server=ServerConfig(auto_pull=True, pull_timeout=0.05))
+    async with http_client(ollama, config=config) as client:
+        assert await status_of(client, "slow") == 504
+    assert ollama.given_up == ["slow"]
+
+
+async def test_requests_that_meet_share_one_download():
+    ollama = Library("ollama")
+    ollama.going_on.clear()
+    async with http_client(ollama, config=Config(server=PULLING)) as client:
+        asked = [asyncio.create_task(status_of(client, "llama3.2")) for _ in range(8)]
+        await ollama.began.wait()
+        asked[0].cancel()
+        ollama.going_on.set()
+        assert {await each for each in asked[1:]} == {200}
+    assert (ollama.fetched, ollama.given_up) == (["llama3.2"], [])
+
+
+async def test_download_that_nobody_waits_for_ends():
+    ollama = Library("ollama")
+    ollama.going_on.clear()
+    async with http_client(ollama, config=Config(server=PULLING)) as client:
+        asked = asyncio.create_task(status_of(client, "llama3.2"))
+        await ollama.began.wait()
+        asked.cancel()
+        await ollama.left.wait()
+        ollama.going_on.set()
+        assert await status_of(client, "llama3.2") == 200
+    assert len(ollama.fetched) == 2
+
+
+async def test_model_is_only_looked_at_without_a_download():
+    ollama = Library("ollama")
+    async with http_client(ollama, config=Config(server=PULLING)) as client:
+        assert (await client.get("/v1/models/llama3.2")).status_code == 404
+    assert ollama.fetched == []

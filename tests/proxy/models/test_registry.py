@@ -1,0 +1,225 @@
+"""The same model on two backends: what makes it one entry, and which names lead there."""
+
+import asyncio
+from collections.abc import AsyncIterator, Mapping
+from contextlib import asynccontextmanager
+
+import pytest
+from fakes.scripted_backend import ScriptedBackend
+
+from adapters.backend import Model
+from adapters.errors import BackendUnavailableError, ModelNotFoundError
+from proxy.config import ModelConfig
+from proxy.models.registry import Entry, Registry
+from proxy.routing.measurements import Measurements
+from proxy.routing.router import Router
+
+Shelves = Mapping[str, list[Model]]
+
+
+@asynccontextmanager
+async def routing(
+    mlx: list[Model], ollama: list[Model], own: Mapping[str, ModelConfig] | None = None
+) -> AsyncIterator[tuple[Router, Registry, ScriptedBackend]]:
+    """A router, its registry, and the backend in Ollama's place."""
+    backends = [ScriptedBackend(kind=k, models=m) for k, m in (("mlx", mlx), ("ollama", ollama))]
+    registry = Registry(own or {}, period=60)
+    async with registry.open({}, {backend.kind: backend for backend in backends}):
+        await registry.refresh(1)
+        yield Router(registry, Measurements()), registry, backends[1]
+
+
+def places(entry: Entry) -> list[str]:
+    return [f"{place.kind}/{place.name}" for place in entry.places]
+
+
+def made(name: str, origin: str, digest: str | None = None) -> Model:
+    return Model(name=name, origin=origin, digest=digest)
+
+
+PAIR = {"fast": ModelConfig(mlx="org/a", ollama="a:7b")}
+
+
+@pytest.mark.parametrize("name", ["fast", "org/a", "a:7b", "a"])
+async def test_declared_pair_is_one_entry_by_each_of_its_names(name: str):
+    async with routing([Model(name="org/a")], [Model(name="a:7b")], PAIR) as (router, registry, _):
+        (entry,) = registry.entries()
+        found = await router.find(name)
+    assert (entry.id, entry.names) == ("fast", ("fast", "org/a", "a:7b"))
+    assert (found.id, places(found)) == ("fast", ["mlx/org/a", "ollama/a:7b"])
+
+
+@pytest.mark.parametrize(
+    ("name", "kinds"),
+    [
+        ("fast", ["mlx", "ollama"]),
+        ("org/a", ["mlx", "ollama"]),
+        ("a:7b", ["ollama", "mlx"]),  # Named as Ollama does, its weights come first.
+        ("mlx/a:7b", ["mlx"]),
+        ("mlx/fast", ["mlx"]),
+        ("ollama/org/a", ["ollama"]),
+        ("ollama/a:7b", ["ollama"]),
+    ],
+)
+async def test_name_of_a_backends_own_is_asked_of_it_first_and_a_forced_one_of_it_alone(
+    name: str, kinds: list[str]
+):
+    async with routing([Model(name="org/a")], [Model(name="a:7b")], PAIR) as (router, _, _):
+        routes = await router.routes(name)
+    assert [route.backend.kind for route in routes] == kinds
+
+
+async def test_models_of_one_file_are_one_entry():
+    mlx, ollama = [made("org/a", "sha256:1")], [made("b:7b", "sha256:1"), made("c", "sha256:2")]
+    async with routing(mlx, ollama) as (router, registry, _):
+        entries = registry.entries()
+        assert places(await router.find("b:7b")) == ["mlx/org/a", "ollama/b:7b"]
+    assert {entry.names for entry in entries} == {("org/a", "b:7b"), ("c",)}
+
+
+@pytest.mark.parametrize(
+    ("mlx", "ollama"),
+    [
+        # Two tags of one file differ in their template, or in what they are told to be.
+        ([made("a", "1")], [made("b", "1", "x"), made("c", "1", "y")]),
+        ([made("a", "1"), made("d", "1")], [made("b", "1")]),
+        ([made("a", "1")], [Model(name="pirate", origin="1", primed=True)]),
+        ([Model(name="org/a-7b")], [Model(name="a:7b")]),
+        ([Model(name="org/a")], [Model(name="a:latest")]),
+        ([made("a", "1")], [made("b", "2")]),
+    ],
+)
+async def test_models_that_are_merely_alike_stay_apart(mlx: list[Model], ollama: list[Model]):
+    async with routing(mlx, ollama) as (_, registry, _):
+        entries = registry.entries()
+    assert all(len(entry.places) == 1 for entry in entries)
+    assert len(entries) == len(mlx) + len(ollama)
+
+
+async def test_two_tags_of_one_digest_are_one_model_beside_its_import():
+    tags = [made("a:7b", "1", "x"), made("a:latest", "1", "x")]
+    async with routing([made("imported", "1")], tags) as (router, registry, _):
+        (entry,) = registry.entries()
+        assert entry.names == ("imported", "a:7b", "a:latest")
+        assert places(await router.find("a")) == ["mlx/imported", "ollama/a:latest"]
+        assert places(await router.find("imported")) == ["mlx/imported", "ollama/a:7b"]
+
+
+async def test_short_name_of_both_halves_of_a_pair_is_not_ambiguous():
+    mlx, ollama = [made("org/tiny", "1")], [made("tiny:latest", "1")]
+    async with routing(mlx, ollama) as (router, _, _):
+        assert places(await router.find("tiny")) == ["mlx/org/tiny", "ollama/tiny:latest"]
+
+
+async def test_short_name_of_two_models_names_both():
+    async with routing([Model(name="org/tiny")], [Model(name="tiny:latest")]) as (router, _, _):
+        with pytest.raises(ModelNotFoundError, match="'mlx/org/tiny', 'ollama/tiny:latest'"):
+            await router.find("tiny")
+        assert places(await router.find("mlx/tiny")) == ["mlx/org/tiny"]
+
+
+@pytest.mark.parametrize(
+    ("own", "found"),
+    [
+        (ModelConfig(ollama="a:7b"), ["ollama/a:7b"]),
+        (ModelConfig(ollama="a:7b", mlx="org/a"), ["mlx/org/a", "ollama/a:7b"]),
+        (ModelConfig(mlx="org/a"), ["ollama/a:7b"]),  # Another model: a tag is what it is.
+    ],
+)
+async def test_own_name_may_be_a_tag(own: ModelConfig, found: list[str]):
+    given = {"a:7b": own}
+    async with routing([Model(name="org/a")], [Model(name="a:7b")], given) as (router, registry, _):
+        entry = await router.find("a:7b")
+        listed = {name: places(each) for each in registry.entries() for name in each.names}
+    assert (entry.id, places(entry)) == ("a:7b", found)
+    assert listed["a:7b"] == found
+
+
+async def test_preference_of_an_own_name_that_is_a_tag_is_kept():
+    own = {"a:7b": ModelConfig(ollama="a:7b", mlx="org/a", prefer="mlx")}
+    async with routing([Model(name="org/a")], [Model(name="a:7b")], own) as (router, _, _):
+        assert (await router.find("a:7b")).prefer == "mlx"
+
+
+async def test_tag_of_the_config_may_leave_latest_out():
+    own = {"fast": ModelConfig(mlx="org/a", ollama="a")}
+    tag = Model(name="a:latest", context_length=9)
+    async with routing([Model(name="org/a")], [tag], own) as (router, registry, _):
+        (entry,) = registry.entries()
+        assert entry.places[1].model == tag
+        assert places(await router.find("org/a")) == ["mlx/org/a", "ollama/a:latest"]
+        assert (await router.find("a:latest")).id == "fast"
+
+
+async def test_two_own_names_of_one_pair_are_two_entries():
+    own = PAIR | {"slow": ModelConfig(mlx="org/a", ollama="a:7b", prefer="ollama")}
+    async with routing([Model(name="org/a")], [Model(name="a:7b")], own) as (router, registry, _):
+        assert [entry.names for entry in registry.entries()] == [
+            ("fast", "org/a", "a:7b"),
+            ("slow",),
+        ]
+        assert ((await router.find("slow")).id, (await router.find("org/a")).id) == ("slow", "fast")
+
+
+async def test_model_that_is_declared_the_same_as_two_others_stays_for_itself():
+    own = PAIR | {"other": ModelConfig(mlx="org/a", ollama="b:7b")}
+    tags = [Model(name="a:7b"), Model(name="b:7b")]
+    async with routing([Model(name="org/a")], tags, own) as (router, _, _):
+        for name in ("org/a", "a:7b", "b:7b"):
+            assert len((await router.find(name)).places) == 1
+        assert places(await router.find("other")) == ["mlx/org/a", "ollama/b:7b"]
+
+
+async def test_half_of_a_pair_that_is_not_there_is_asked_only_where_it_is_forced():
+    async with routing([], [Model(name="a:7b")], PAIR) as (router, _, _):
+        assert places(await router.find("fast")) == ["ollama/a:7b"]
+        forced = await router.find("mlx/fast")  # MLX itself says that it has no such model.
+        assert (places(forced), forced.names) == (["mlx/org/a"], ("fast", "a:7b"))
+
+
+async def test_own_name_of_a_model_that_is_not_there_is_told_once(caplog: pytest.LogCaptureFixture):
+    own = {"fast": ModelConfig(mlx="org/a", ollama="b:7b"), "fine": ModelConfig(ollama="a")}
+    backend = ScriptedBackend(kind="ollama", models=[Model(name="a:latest")])
+    registry = Registry(own, period=0.01)
+    async with registry.open({}, {"ollama": backend}):
+        while backend.listed < 3:  # noqa: ASYNC110 - nothing tells of it.
+            await asyncio.sleep(0.01)
+    assert caplog.messages == ["models: 'fast' names 'b:7b', which ollama does not have."]
+
+
+async def test_own_name_that_a_model_has_is_told_once(caplog: pytest.LogCaptureFixture):
+    own = {"a:7b": ModelConfig(mlx="org/a"), "fine": ModelConfig(mlx="org/a")}
+    backend = ScriptedBackend(kind="ollama", models=[Model(name="a:7b")])
+    registry = Registry(own, period=0.01)
+    async with registry.open({}, {"ollama": backend}):
+        while backend.listed < 3:  # noqa: ASYNC110 - nothing tells of it.
+            await asyncio.sleep(0.01)
+    assert caplog.messages == [
+        "models: 'a:7b' is ollama's own name of a model, and leads to that one."
+    ]
+
+
+async def test_folder_of_a_pair_need_not_be_listed():
+    own = {"fast": ModelConfig(mlx="~/models/a", ollama="a:7b")}
+    async with routing([], [Model(name="a:7b")], own) as (router, _, _):
+        assert places(await router.find("fast")) == ["mlx/~/models/a", "ollama/a:7b"]
+
+
+async def test_pair_whose_one_half_is_away_is_listed_with_the_other():
+    async with routing([Model(name="org/a")], [Model(name="a:7b")], PAIR) as (_, registry, ollama):
+        ollama.models = BackendUnavailableError("gone")
+        await registry.refresh(1)
+        (entry,) = registry.entries()
+    assert (entry.id, places(entry)) == ("fast", ["mlx/org/a"])
+
+
+async def test_name_found_before_leads_to_what_its_backend_tells_when_it_was_asked_again():
+    async with routing([Model(name="org/a")], [Model(name="a:7b")], PAIR) as (router, registry, it):
+        assert places(await router.find("fast")) == ["mlx/org/a", "ollama/a:7b"]
+        it.models = [Model(name="a:7b", context_length=2048)]
+        await registry.refresh(1)
+        found = await router.find("fast")
+        assert [place.model and place.model.context_length for place in found.places][1] == 2048
+        it.models = [Model(name="b:7b")]
+        await registry.refresh(1)
+        assert places(await router.find("fast")) == ["mlx/org/a"]

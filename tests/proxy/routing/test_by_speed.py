@@ -1,0 +1,316 @@
+"""The place that was measured to be fastest is taken, and not another every time."""
+
+import random
+from collections import Counter
+from itertools import pairwise
+from typing import Any
+
+import pytest
+from msgspec.structs import replace
+
+from adapters.events import Usage
+from adapters.request import GenerationRequest
+from proxy.models.registry import Place
+from proxy.routing.by_speed import Choice, Pick
+from proxy.routing.candidates import Candidate
+from proxy.routing.estimates import Habits
+from proxy.routing.measurements import Measurement, Measurements, Watching
+from proxy.routing.requirements import Demand
+
+MINUTES = 60.0
+SETTLING = 20
+_ANY = Demand()
+REQUEST = GenerationRequest(model="m", prompt="Hi")
+
+
+class World:
+    """Two engines of known speed, and a clock that is put forward by hand."""
+
+    def __init__(self, mlx: float, ollama: float, noise: float = 0.0) -> None:
+        self.now = 0.0
+        self.seconds = {"mlx": mlx, "ollama": ollama}
+        """That an answer takes."""
+        self.cold: set[str] = set()
+        self.measurements, self.habits = Measurements(), Habits()
+        self.choice = Choice(self.measurements, self.habits, lambda: self.now)
+        self._noise, self._chance = noise, random.Random(7)  # noqa: S311
+
+    def pick(self, *kinds: str, tokens: int = 50, demand: Demand = _ANY, **about: Any) -> Pick:
+        candidates = [
+            Candidate(place=Place(kind=kind, name="m"), tokens=tokens, **about)
+            for kind in kinds or self.seconds
+        ]
+        return self.choice.pick(candidates, demand)
+
+    def ask(self, *kinds: str, tokens: int = 50, crowd: int = 1, **about: Any) -> str:
+        """The kind that answers, after a second; it was measured."""
+        pick = self.pick(*kinds, tokens=tokens, **about)
+        self.choice.note(pick)
+        kind = pick.order[0].place.kind
+        self.measure(kind, self.seconds[kind], tokens, crowd)
+        self.now += 1
+        return kind
+
+    def measure(self, kind: str, seconds: float, tokens: int = 50, crowd: int = 1) -> None:
+        took = seconds * (1 + self._chance.uniform(-self._noise, self._noise))
+        self.measurements.record(
+            Measurement(
+                backend=kind,
+                name="m",
+                prompt_tokens=tokens,
+                crowd=crowd,
+                ttft=took / 2,
+                cold=kind in self.cold,
+                tokens_per_second=256 / (took / 2),
+                memory=None,
+            )
+        )
+
+    def asks(self, many: int, **about: Any) -> list[str]:
+        return [self.ask(**about) for _ in range(many)]
+
+
+def changes(kinds: list[str]) -> int:
+    return sum(one != other for one, other in pairwise(kinds))
+
+
+@pytest.mark.parametrize(("mlx", "ollama", "fastest"), [(1, 2, "mlx"), (2, 1, "ollama")])
+def test_both_are_tried_and_then_the_faster_one_is_stayed_with(
+    mlx: float, ollama: float, fastest: str
+):
+    kinds = World(mlx, ollama).asks(30)
+    assert Counter(kinds[:8]) == {"mlx": 4, "ollama": 4}
+    assert set(kinds[8:]) == {fastest}
+
+
+def test_asking_changes_nothing():
+    world = World(1, 2)
+    for _ in range(12):
+        picks = [world.pick().order[0].place.kind for _ in range(3)]
+        assert picks == [world.ask()] * 3
+
+
+def test_nothing_measured_leaves_the_order_as_it_is():
+    world = World(1, 2)
+    pick = world.pick(fit="evicts")
+    assert (pick.rule, [each.place.kind for each in pick.order]) == ("order", ["mlx", "ollama"])
+
+
+def test_who_would_cost_another_model_its_memory_is_not_tried():
+    world = World(1, 2)
+    here = Candidate(place=Place(kind="ollama", name="m"), tokens=50, fit="loaded")
+    there = Candidate(place=Place(kind="mlx", name="m"), tokens=50, fit="evicts")
+    for _ in range(10):
+        pick = world.choice.pick([there, here], Demand())
+        world.choice.note(pick)
+        world.measure("ollama", 2)
+        assert pick.order[0] is here
+    world.measure("mlx", 1)  # Somebody insisted on it.
+    assert world.choice.pick([there, here], Demand()).order[0] is there
+
+
+def test_an_answer_that_waited_for_a_load_is_no_measure():
+    world = World(1, 2)
+    world.measure("ollama", 2)
+    world.cold = {"mlx"}
+    world.measure("mlx", 0.1)
+    world.measure("mlx", 0.1)
+    assert world.pick().seconds.keys() == {"ollama"}
+
+
+def test_a_small_gain_is_not_worth_a_change():
+    world = World(1, 1.3)
+    world.asks(10)
+    world.now += 20 * MINUTES
+    for _ in range(20):
+        world.measure("ollama", 0.9)
+    assert world.ask() == "mlx"
+    for _ in range(20):
+        world.measure("ollama", 0.8)
+    assert world.ask() == "ollama"
+
+
+def test_a_place_is_left_at_most_once_in_ten_minutes():
+    world = World(1, 2)
+    world.asks(10)
+    world.seconds = {"mlx": 4.0, "ollama": 2.0}
+    assert changes(kinds := world.asks(20)) == 1  # The first choice may be put right at once …
+    assert kinds[-1] == "ollama"
+    world.seconds = {"mlx": 4.0, "ollama": 20.0}
+    changed_at = world.now
+    kinds = [world.ask() for _ in range(700)]
+    assert changes(kinds) == 1  # … and from then on it is held to.
+    assert kinds.index("mlx") + changed_at == pytest.approx(10 * MINUTES + 25, abs=20)
+
+
+@pytest.mark.parametrize("faster", ["mlx", "ollama"])
+def test_noise_makes_nobody_change(faster: str):
+    other = {"mlx": "ollama", "ollama": "mlx"}[faster]
+    for ratio in (1.0, 1.1, 1.25, 2.0):
+        world = World(**{faster: 1.0, other: ratio}, noise=0.2)
+        kinds = world.asks(1800)
+        assert changes(kinds[8:]) <= (ratio == 1)  # In half an hour.
+        if ratio > 1.2:
+            assert set(kinds[20:]) == {faster}
+
+
+def test_the_better_one_that_becomes_the_worse_is_left():
+    world = World(1, 1.5, noise=0.2)
+    world.asks(20)
+    world.now += 10 * MINUTES
+    world.seconds["mlx"] = 3
+    kinds = world.asks(30)
+    assert changes(kinds) == 1
+    assert set(kinds[6:]) == {"ollama"}
+
+
+def test_who_is_away_is_left_at_once_and_come_back_to():
+    world = World(1, 2)
+    world.asks(20)
+    assert [world.ask("ollama") for _ in range(5)] == ["ollama"] * 5
+    assert world.ask() == "mlx"
+    world.seconds["mlx"] = 9
+    assert "ollama" in world.asks(10)  # That was no change: the one in ten minutes is still there.
+
+
+def test_one_that_cannot_answer_this_time_keeps_its_place():
+    world = World(1, 2)
+    world.asks(20)
+    assert (
+        world.choice.pick([Candidate(place=Place(kind="ollama", name="m"), tokens=50)], Demand())
+        .order[0]
+        .place.kind
+        == "ollama"
+    )
+    assert world.asks(5) == ["mlx"] * 5
+
+
+def test_who_was_slow_is_tried_again_after_an_hour():
+    world = World(1, 2)
+    world.asks(20)
+    world.now += 61 * MINUTES
+    assert Counter(world.asks(10)) == {"mlx": 9, "ollama": 1}
+
+
+def test_what_was_measured_beside_shortens_the_trial():
+    world = World(1, 2)
+    world.asks(20)
+    assert world.pick(tokens=300).seconds["mlx"] == pytest.approx(1, rel=0.05)
+    kinds = world.asks(10, tokens=300)
+    assert Counter(kinds[:4]) == {"mlx": 2, "ollama": 2}
+    assert set(kinds[4:]) == {"mlx"}
+
+
+def test_long_prompts_and_crowds_have_a_choice_of_their_own():
+    world = World(1, 2)
+    world.asks(20)
+    world.seconds = {"mlx": 5.0, "ollama": 1.0}
+    assert set(world.asks(20, tokens=5000)[10:]) == {"ollama"}
+    assert world.ask() == "mlx"
+
+
+def test_many_at_once_share_the_trials():
+    world = World(1, 2)
+    crowd: list[str] = []
+    with_open: list[Any] = []
+    for _ in range(8):
+        pick = world.pick()
+        world.choice.note(pick)
+        kind = pick.order[0].place.kind
+        crowd.append(kind)
+        watching = Watching(world.measurements, (kind, "m"), REQUEST)
+        watching.__enter__()
+        with_open.append(watching)
+    assert min(Counter(crowd).values()) >= 3
+    assert world.pick().spot.bucket.crowd == 3
+    for watching in with_open:
+        watching.__exit__(None, None, None)
+    assert world.pick().spot.bucket.crowd == 0
+
+
+def test_what_else_a_backend_has_in_hand_counts_against_it_alone():
+    world = World(1, 2)
+    world.asks(20)
+    world.measure("mlx", 50, crowd=3)
+    assert world.pick().order[0].place.kind == "mlx"
+    with (
+        Watching(world.measurements, ("mlx", "another"), REQUEST),
+        Watching(world.measurements, ("mlx", "another"), REQUEST),
+    ):
+        pick = world.pick()
+    assert pick.seconds["mlx"] == pytest.approx(50)
+    assert pick.order[0].place.kind == "ollama"
+
+
+def test_a_short_answer_goes_where_the_first_token_comes_sooner():
+    world = World(1, 1)
+    for kind, ttft, speed in (("mlx", 0.1, 10.0), ("ollama", 1.0, 100.0)):
+        for _ in range(4):
+            world.measurements.record(
+                Measurement(
+                    backend=kind,
+                    name="m",
+                    prompt_tokens=50,
+                    crowd=1,
+                    ttft=ttft,
+                    tokens_per_second=speed,
+                    memory=None,
+                )
+            )
+    for _ in range(40):
+        world.habits.learn(("mlx", "m"), Demand(), Usage(prompt_tokens=50, completion_tokens=100))
+    long = world.pick(fit="evicts")
+    assert long.seconds == pytest.approx({"mlx": 10, "ollama": 2}, rel=0.05)
+    assert long.order[0].place.kind == "ollama"
+    assert world.pick(fit="evicts", demand=Demand(max_tokens=2)).order[0].place.kind == "mlx"
+
+
+def test_an_answer_in_one_piece_took_the_time_it_took():
+    world = World(1, 1)
+    measured = Measurement(
+        backend="mlx",
+        name="m",
+        prompt_tokens=50,
+        crowd=1,
+        ttft=3.0,
+        tokens_per_second=None,
+        memory=None,
+    )
+    world.measurements.record(measured)
+    world.measurements.record(replace(measured, backend="ollama", ttft=2.0))
+    assert world.pick().seconds == {"mlx": 3.0, "ollama": 2.0}
+
+
+def test_engines_that_change_places_are_noticed():
+    world = World(1, 2, noise=0.2)
+    world.asks(40)
+    world.now += 10 * MINUTES
+    world.seconds = {"mlx": 2.0, "ollama": 1.0}  # Of ollama nobody knows.
+    kinds = world.asks(60)
+    assert set(kinds[SETTLING:]) == {"ollama"}
+    assert changes(kinds) == 1
+
+
+def test_a_slow_hour_of_the_faster_one_costs_a_few_trials():
+    world = World(1, 2)
+    world.asks(40)
+    world.now += 10 * MINUTES
+    world.seconds["mlx"] = 1.5
+    kinds = world.asks(500)
+    assert Counter(kinds) == {"mlx": 496, "ollama": 4}
+    assert changes(kinds) == 2
+
+
+def test_who_is_much_slower_is_not_tried_four_times():
+    assert Counter(World(1, 5, noise=0.2).asks(20)) == {"mlx": 18, "ollama": 2}
+
+
+def test_a_guess_that_was_wrong_is_put_right_at_once():
+    world = World(1, 1)
+    world.asks(20, fit="evicts")  # Nobody is tried: mlx comes first.
+    world.measure("mlx", 5, tokens=300)
+    world.measure("ollama", 1, tokens=300)
+    world.seconds = {"mlx": 1.0, "ollama": 3.0}
+    kinds = world.asks(10, fit="evicts")
+    assert kinds[0] == "ollama"  # By how it was with longer prompts.
+    assert set(kinds[1:]) == {"mlx"}

@@ -1,0 +1,90 @@
+"""Tokens foreseen: from what a request says, and from what answers were like."""
+
+import pytest
+from msgspec.structs import replace
+
+from adapters.events import Usage
+from adapters.request import (
+    GenerationRequest,
+    ImagePart,
+    Message,
+    TextPart,
+    TokenIds,
+    Tool,
+    ToolCall,
+)
+from proxy.routing.estimates import Habits
+from proxy.routing.requirements import Demand, to_demand
+
+KEY = ("mlx", "m")
+HI = GenerationRequest(model="m", prompt=(Message(role="user", content=(TextPart("Hié"),)),))
+
+
+def usage(prompt: int = 10, completion: int = 10) -> Usage:
+    return Usage(prompt_tokens=prompt, completion_tokens=completion)
+
+
+def test_text_is_counted_in_bytes_wherever_it_stands():
+    assert to_demand(HI).prompt_bytes == 4
+    raw = replace(HI, prompt="ab", suffix="cd")
+    assert (to_demand(raw).prompt_bytes, to_demand(raw).messages) == (4, 0)
+    called = Message(role="assistant", reasoning="abc", tool_calls=(ToolCall("1", "f", "{}"),))
+    assert to_demand(replace(HI, prompt=(called,))).prompt_bytes == 6
+    offered = replace(HI, tools=(Tool("f", "what it does"),))
+    assert to_demand(offered).prompt_bytes > 20
+    assert to_demand(replace(offered, tool_choice="none")).prompt_bytes == 4
+
+
+def test_half_a_character_is_no_error():
+    assert to_demand(replace(HI, prompt="\ud800")).prompt_bytes == 1
+
+
+def test_what_is_no_text_is_tokens():
+    assert to_demand(replace(HI, prompt=TokenIds((1, 2, 3)))).prompt_tokens == 3
+    seen = Message(role="user", content=(ImagePart("data:" + "A" * 5000),))
+    assert to_demand(replace(HI, prompt=(seen, seen))) == Demand(
+        prompt_tokens=2048, messages=2, features=frozenset({"images"})
+    )
+
+
+@pytest.mark.parametrize("per_token", [1.5, 3.0, 5.0])
+def test_bytes_of_a_token_are_learned(per_token: float):
+    habits, demand = Habits(), Demand(prompt_bytes=6000, messages=3)
+    tokens = int(6000 / per_token) + 40
+    for _ in range(30):
+        habits.learn(KEY, demand, usage(prompt=tokens))
+    assert habits.prompt_tokens(KEY, demand) == pytest.approx(tokens, rel=0.05)
+    assert habits.prompt_tokens(("ollama", "m"), demand) == 1500 + 48
+
+
+def test_what_a_template_adds_is_learned_from_short_prompts():
+    habits, demand = Habits(), Demand(prompt_bytes=8, messages=1)
+    for _ in range(20):
+        habits.learn(KEY, demand, usage(prompt=102))
+    assert habits.prompt_tokens(KEY, demand) == pytest.approx(102, abs=3)
+
+
+def test_nonsense_is_not_believed():
+    habits, demand = Habits(), Demand(prompt_bytes=100_000)
+    for _ in range(50):
+        habits.learn(KEY, demand, usage(prompt=0))
+    assert habits.prompt_tokens(KEY, demand) > 6000
+
+
+def test_a_limit_is_forgotten_when_a_longer_prompt_was_read():
+    habits = Habits()
+    habits.refused(KEY, 500)
+    habits.learn(KEY, Demand(), usage(prompt=499))
+    assert habits.limit(KEY) == 500
+    habits.learn(KEY, Demand(), usage(prompt=600))
+    assert habits.limit(KEY) is None
+
+
+def test_an_answer_is_as_long_as_others_were_and_no_longer_than_its_limit():
+    habits = Habits()
+    assert habits.answer_tokens([KEY], Demand()) == 256
+    for _ in range(40):
+        habits.learn(KEY, Demand(), usage(completion=50))
+    assert habits.answer_tokens([KEY], Demand()) == pytest.approx(50, rel=0.05)
+    assert habits.answer_tokens([KEY], Demand(max_tokens=5)) == 5
+    assert habits.answer_tokens([KEY], Demand(max_tokens=5, n=3)) == 15

@@ -1,0 +1,58 @@
+"""The hybrid without a server: the same names, choice and fallback, and an end."""
+
+import asyncio
+
+import pytest
+
+from adapters.config import EchoConfig, MLXConfig, OllamaConfig
+from adapters.errors import ModelNotFoundError
+from adapters.request import EmbeddingRequest, GenerationRequest, Message, TextPart
+from proxy.assembly import open_router
+from proxy.config import BackendsConfig, Config, ModelConfig
+from proxy.routing.router import Router
+from proxy.sinks import collect
+
+ECHO = Config(backends=BackendsConfig(mlx=None, ollama=None, echo=EchoConfig(models=("org/echo",))))
+
+
+def ask(model: str) -> GenerationRequest:
+    return GenerationRequest(
+        model=model, prompt=(Message(role="user", content=(TextPart("one two"),)),)
+    )
+
+
+async def said(router: Router, model: str) -> str:
+    (answer,) = await collect(router.generate(ask(model)))
+    return answer.text
+
+
+@pytest.mark.parametrize("name", ["org/echo", "echo", "echo/org/echo"])
+async def test_router_answers_by_any_name_of_a_model(name: str):
+    async with open_router(ECHO) as router:
+        assert await said(router, name) == "one two"
+
+
+async def test_router_knows_its_models_when_it_is_open():
+    async with open_router(ECHO) as router:
+        assert (await router.find("org/echo")).names == ("org/echo",)
+
+
+async def test_router_refuses_as_the_server_does():
+    async with open_router(ECHO) as router:
+        with pytest.raises(ModelNotFoundError):
+            await said(router, "nobody")
+        with pytest.raises(ModelNotFoundError):
+            await router.embed(EmbeddingRequest(model="nobody", inputs=("a",)))
+
+
+async def test_router_opens_where_an_engine_is_away_and_leaves_no_task():
+    before = asyncio.all_tasks()
+    away = OllamaConfig(host="http://127.0.0.1:9")
+    nothing = MLXConfig(huggingface_cache=False, embedded="never", cache_folder="/nowhere")
+    config = Config(
+        backends=BackendsConfig(mlx=nothing, ollama=away, echo=EchoConfig()),
+        models={"mine": ModelConfig(ollama="a:7b")},
+    )
+    async with open_router(config) as router:
+        assert await said(router, "echo") == "one two"
+    assert asyncio.all_tasks() == before
