@@ -8,7 +8,7 @@ from msgspec import Struct
 
 from adapters.errors import UnsupportedParameterError
 from adapters.events import Event
-from adapters.memory import Tenant
+from adapters.memory import MemoryUser
 from adapters.request import EmbeddingRequest, Feature, GenerationRequest, first_needed
 
 Capability = Literal["chat", "tools", "vision", "embedding", "fim", "reasoning"]
@@ -79,7 +79,7 @@ class Backend(Protocol):
     """The features it can honour on some model at least."""
 
     @property
-    def tenant(self) -> Tenant | None:
+    def memory_user(self) -> MemoryUser | None:
         """Its share of this machine's memory; `None` where it takes none."""
         ...
 

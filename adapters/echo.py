@@ -17,7 +17,7 @@ from adapters.errors import (
     UnsupportedParameterError,
 )
 from adapters.events import Event, Finished, FinishReason, Started, TextDelta, Usage
-from adapters.memory import Tenant
+from adapters.memory import MemoryUser
 from adapters.request import EmbeddingRequest, Feature, GenerationRequest, TokenIds
 
 _PIECE = re.compile(r"\s*\S+|\s+")
@@ -26,7 +26,7 @@ _COMPONENTS = 8
 
 class EchoBackend:
     kind = "echo"
-    tenant: Tenant | None = None
+    memory_user: MemoryUser | None = None
     honours: frozenset[Feature] = frozenset({"embeddings", "prompt", "n", "max_tokens", "stop"})
 
     def __init__(self, config: EchoConfig) -> None:

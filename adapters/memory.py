@@ -1,7 +1,7 @@
-"""What models take of this machine's memory: told by each backend, shared out by somebody else.
+"""Memory accounting: backends report usage, the proxy grants reservations.
 
-A backend that takes none (it answers from elsewhere, or has no model) has no `Tenant`. All numbers
-are bytes; `None` is "not known", never a guess.
+A backend that takes none (it answers from elsewhere, or has no model) has no `MemoryUser`. All
+numbers are bytes; `None` is "not known", never a guess.
 """
 
 from collections.abc import AsyncGenerator
@@ -30,14 +30,14 @@ class Resident(Struct, frozen=True, kw_only=True):
     """Other models of its backend that need no more than it to answer."""
     footprint: Footprint
     cache: int = 0
-    """Prompts kept for the next time, which `Tenant.confine` makes it forget."""
+    """Prompts kept for the next time, which `MemoryUser.confine` makes it forget."""
     busy: bool = False
     """Somebody waits for its answer: it cannot be unloaded."""
     used_at: float = 0.0
     """When it was last used, as far as is known; by `time.monotonic`."""
 
 
-class Room(Protocol):
+class MemoryBudget(Protocol):
     """What one backend may take."""
 
     @property
@@ -55,7 +55,7 @@ class Room(Protocol):
         ...
 
 
-class Unlimited:
+class UnlimitedMemory:
     """The room of a backend that shares with nobody."""
 
     budget: int | None = None
@@ -65,13 +65,13 @@ class Unlimited:
         yield
 
 
-class Tenant(Protocol):
+class MemoryUser(Protocol):
     """A backend, as far as this machine's memory goes."""
 
     elastic: bool
     """Contexts and caches grow and shrink while a model stays loaded, as `confine` lets them."""
 
-    def move_into(self, room: Room) -> None:
+    def share_budget(self, room: MemoryBudget) -> None:
         """Ask `room` before memory is taken, from here on."""
         ...
 
@@ -89,7 +89,7 @@ class Tenant(Protocol):
         does not answer has nothing."""
         ...
 
-    async def evict(self, model: str) -> None:
+    async def unload_for_memory(self, model: str) -> None:
         """Unload it.
 
         Raises:

@@ -18,7 +18,7 @@ from proxy.endpoints.openai.chat_completions import create_chat_completion
 from proxy.endpoints.openai.completions import create_completion
 from proxy.endpoints.openai.embeddings import create_embedding
 from proxy.endpoints.openai.models import list_models, retrieve_model
-from proxy.endpoints.server_request import Exchange, ServerParts
+from proxy.endpoints.server_request import ServerParts, ServerRequest
 from proxy.endpoints.tandem.api_health import get_hybrid_health
 from proxy.endpoints.tandem.health import get_health
 from proxy.endpoints.tandem.load import create_mlx_generation, load_mlx_model, unload_mlx_model
@@ -31,9 +31,9 @@ from proxy.endpoints.tandem.openapi import get_litestar_openapi, get_openapi
 from proxy.endpoints.tandem.performance import get_comparison
 from proxy.endpoints.tandem.route import plan_route
 from proxy.errors import answer_error
-from proxy.http.event_stream import Drain
-from proxy.http.fast_dispatch import Straight
-from proxy.http.gates import Gate
+from proxy.http.event_stream import ShutdownGrace
+from proxy.http.fast_dispatch import FastDispatch
+from proxy.http.gates import Gates
 from proxy.openapi import Document
 
 ROUTES = (
@@ -64,7 +64,7 @@ def create_app(config: Config, backends: Mapping[str, Backend] | None = None) ->
         **asdict(assemble(config)),
         config=config,
         archive=Archive(state_folder(config, os.environ)),
-        drain=Drain(config.server.shutdown_grace),
+        drain=ShutdownGrace(config.server.shutdown_grace),
         document=Document(),
     )
 
@@ -75,7 +75,7 @@ def create_app(config: Config, backends: Mapping[str, Backend] | None = None) ->
 
     app = Litestar(
         route_handlers=ROUTES,
-        request_class=Exchange,
+        request_class=ServerRequest,
         exception_handlers={HTTPException: answer_error, Exception: answer_error},
         lifespan=[lifespan],
         state=State({"parts": parts}),
@@ -83,5 +83,5 @@ def create_app(config: Config, backends: Mapping[str, Backend] | None = None) ->
         logging_config=None,
         debug=False,
     )
-    app.asgi_handler = Gate(Straight(app), config.server)
+    app.asgi_handler = Gates(FastDispatch(app), config.server)
     return app

@@ -7,8 +7,8 @@ from msgspec import Struct
 
 from adapters.backend import Backend
 from proxy.config import Config
-from proxy.memory.budget import Memory
-from proxy.models.auto_pull import Pulls
+from proxy.memory.budget import SharedBudget
+from proxy.models.auto_pull import AutoPull
 from proxy.models.registry import Registry
 from proxy.routing.measurements import Measurements
 from proxy.routing.router import Router
@@ -20,7 +20,7 @@ _DEFAULTS = Config()
 
 class Parts(Struct, frozen=True):
     registry: Registry
-    memory: Memory
+    memory: SharedBudget
     measurements: Measurements
     router: Router
 
@@ -28,9 +28,9 @@ class Parts(Struct, frozen=True):
 def assemble(config: Config) -> Parts:
     """What is needed to answer; nothing is opened yet."""
     registry = Registry(config.models, config.server.refresh)
-    memory = Memory(config.server.memory_bytes, config.pinned(), config.server.refresh)
+    memory = SharedBudget(config.server.memory_bytes, config.pinned(), config.server.refresh)
     measurements = Measurements(memory.seen)
-    pulls = Pulls(registry, config.server.pull_timeout) if config.server.auto_pull else None
+    pulls = AutoPull(registry, config.server.pull_timeout) if config.server.auto_pull else None
     patience = config.server.fallback_after
     router = Router(registry, measurements, memory, pulls, patience=patience)
     return Parts(registry, memory, measurements, router)
@@ -43,7 +43,7 @@ async def opened(
     """Until the end. Backends that are given are used as they are, and not closed."""
     async with (
         parts.registry.open(config.backend_configs(), backends),
-        parts.memory.open(parts.registry.tenants()),
+        parts.memory.open(parts.registry.memory_users()),
     ):
         yield
 

@@ -16,7 +16,7 @@ from adapters.errors import BackendError, InvalidRequestError, ModelNotFoundErro
 from adapters.mlx.gguf import Report, convert
 from adapters.mlx.models.bundled import imports_folder
 from adapters.ollama.client import OllamaClient
-from adapters.ollama.model_info import to_facts
+from adapters.ollama.model_info import to_model_info
 from adapters.ollama.wire import Show, ShowBody
 
 PARITY = "parity.json"
@@ -56,7 +56,7 @@ async def _store_in_use(name: str, ollama: OllamaConfig) -> Path | None:
             shown = await client.post("/api/show", ShowBody(name), Show, _LOOK_SECONDS)
         except BackendError:  # Its files can be read without it.
             return None
-    blob = to_facts(shown, None).blob
+    blob = to_model_info(shown, None).blob
     return Path(blob).parents[1] if blob else None
 
 

@@ -21,13 +21,13 @@ from adapters.events import Event, Finished, Started
 from adapters.features import MLX
 from adapters.mlx.choices import interleave
 from adapters.mlx.embedding.embedders import Embedders
-from adapters.mlx.engine.batching_window import Arrival
+from adapters.mlx.engine.batching_window import ExpectedRequest
 from adapters.mlx.engine.engine import Engine
-from adapters.mlx.memory import MLXTenant
+from adapters.mlx.memory import MLXMemory
 from adapters.mlx.models import bundled
 from adapters.mlx.models.catalog import ModelFolder, absent_models, find_model, find_models
 from adapters.mlx.models.hub_download import pull
-from adapters.mlx.models.idle_unload import Keeping
+from adapters.mlx.models.idle_unload import IdleUnload
 from adapters.mlx.models.load_progress import Extras, Loading, Loads
 from adapters.mlx.prompt.raw import refuse_senseless
 from adapters.request import EmbeddingRequest, GenerationRequest
@@ -53,8 +53,8 @@ class MLXBackend:
         # Tokenizers are not made for two threads at once; one is enough to keep the loop free.
         self._tokenizing = ThreadPoolExecutor(1, thread_name_prefix="mlx-prompt")
         self._embedders = Embedders(self._engine, self._tokenizing, config.dequantize)
-        self._keeping = Keeping(config, self._is_loaded, self.unload)
-        self.tenant = MLXTenant(config, self._engine, self._keeping, self.unload)
+        self._keeping = IdleUnload(config, self._is_loaded, self.unload)
+        self.memory_user = MLXMemory(config, self._engine, self._keeping, self.unload)
 
     def check(self, request: GenerationRequest) -> None:
         refuse_senseless(request)
@@ -70,14 +70,14 @@ class MLXBackend:
             with self._engine.arrivals.expect() as arrival:
                 prepared = await prepare(request, loaded, self._tokenizing)
                 async with (
-                    self.tenant.answering(prepared.sequences[0]),
+                    self.memory_user.answering(prepared.sequences[0]),
                     aclosing(self._answer(prepared, arrival, request.patience, cold)) as events,
                 ):
                     async for event in events:
                         yield event
 
     async def _answer(
-        self, prepared: "Prepared", arrival: Arrival, patience: float | None, cold: bool
+        self, prepared: "Prepared", arrival: ExpectedRequest, patience: float | None, cold: bool
     ) -> AsyncGenerator[Event]:
         from adapters.mlx.output.assemble import read
 
@@ -154,13 +154,13 @@ class MLXBackend:
         self._keeping.forget(model)
         if model in self._embedders:
             await self._embedders.unload(model)
-            self.tenant.unloaded(model)
+            self.memory_user.unloaded(model)
         # Who comes while it is unloaded has it loaded anew, by a command that comes after.
         elif (loaded := self._loaded.pop(model, None)) is not None:
             loaded.grammars.close()
             del loaded
             await asyncio.wrap_future(self._engine.unload(model))
-            self.tenant.unloaded(model)
+            self.memory_user.unloaded(model)
 
     async def health(self) -> Health:
         trouble = self._engine.trouble()
@@ -209,7 +209,7 @@ class MLXBackend:
         draft = await self._path_of(folder.draft) if folder.draft is not None else None
         extras = Extras(folder.lora, draft)
         loading.check()
-        async with self.tenant.loading(name, folder, path, extras):
+        async with self.memory_user.loading(name, folder, path, extras):
             try:
                 await self._read(folder, path, loading, extras)
             finally:
@@ -224,7 +224,7 @@ class MLXBackend:
         else:
             loaded = await asyncio.wrap_future(self._engine.load(path, loading, extras))
             self._loaded[loading.name] = loaded
-        self.tenant.loaded(loading.name, loading.total or 0)
+        self.memory_user.loaded(loading.name, loading.total or 0)
 
     async def _path_of(self, folder: ModelFolder) -> Path:
         """Converted or fetched now, if it has to be."""

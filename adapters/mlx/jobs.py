@@ -38,7 +38,7 @@ def beside(job: Callable[[], T]) -> Pieces[T]:
     return future.result()
 
 
-class Errand(Generic[T]):
+class Job(Generic[T]):
     """`start` is called with the first piece."""
 
     def __init__(self, start: Callable[[], Pieces[T]]) -> None:
@@ -70,13 +70,13 @@ class Errand(Generic[T]):
         self.future.set_exception(error)
 
 
-class Errands:
+class Jobs:
     """One after the other: two loads at once would each take twice as long."""
 
     def __init__(self) -> None:
-        self._waiting: deque[Errand[Any]] = deque()
+        self._waiting: deque[Job[Any]] = deque()
 
-    def add(self, errand: Errand[Any]) -> None:
+    def add(self, errand: Job[Any]) -> None:
         self._waiting.append(errand)
 
     def advance(self) -> None:

@@ -11,10 +11,10 @@ from typing import TypeVar
 from adapters.backend import Model
 from adapters.config import MLXConfig
 from adapters.errors import ModelNotFoundError
-from adapters.memory import Footprint, Resident, Room, Unlimited
+from adapters.memory import Footprint, MemoryBudget, Resident, UnlimitedMemory
 from adapters.mlx.engine.engine import Engine
 from adapters.mlx.models.catalog import ModelFolder, find_model, read_config
-from adapters.mlx.models.idle_unload import Keeping
+from adapters.mlx.models.idle_unload import IdleUnload
 from adapters.mlx.models.load_progress import Extras
 from adapters.mlx.models.memory_estimate import Weights, context_bytes, lora_bytes, read_weights
 from adapters.mlx.sequence import Sequence, usual_length
@@ -23,25 +23,25 @@ logger = logging.getLogger(__name__)
 T = TypeVar("T")
 
 
-class MLXTenant:
+class MLXMemory:
     elastic = True
 
     def __init__(
         self,
         config: MLXConfig,
         engine: Engine,
-        keeping: Keeping,
+        keeping: IdleUnload,
         unload: Callable[[str], Awaitable[None]],
     ) -> None:
         self._config = config
         self._engine = engine
         self._keeping = keeping
         self._unload = unload
-        self._room: Room = Unlimited()
+        self._room: MemoryBudget = UnlimitedMemory()
         self._weights: dict[str, int] = {}
         """Of the models that are loaded."""
 
-    def move_into(self, room: Room) -> None:
+    def share_budget(self, room: MemoryBudget) -> None:
         self._room = room
 
     async def recommended(self) -> int | None:
@@ -101,7 +101,7 @@ class MLXTenant:
             for name, weights in self._weights.items()
         ]
 
-    async def evict(self, model: str) -> None:
+    async def unload_for_memory(self, model: str) -> None:
         await self._unload(model)
 
     async def confine(self, nbytes: int) -> int:

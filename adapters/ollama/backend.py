@@ -16,9 +16,9 @@ from adapters.features import OLLAMA
 from adapters.ollama.choices import Choices
 from adapters.ollama.counted import Counted
 from adapters.ollama.errors import blame_input
-from adapters.ollama.memory import OllamaTenant
+from adapters.ollama.memory import OllamaMemory
 from adapters.ollama.ndjson import Lines
-from adapters.ollama.servers import Hosts
+from adapters.ollama.servers import OllamaServers
 from adapters.ollama.translate.embeddings import Vector, to_bodies, to_vectors
 from adapters.ollama.translate.request import refuse_unenforced, to_body
 from adapters.ollama.translate.stream import to_events
@@ -27,7 +27,7 @@ from adapters.ollama.translate.tool_choice import is_forced
 from adapters.ollama.whole import to_whole
 from adapters.ollama.wire import ChatBody, FillBody, Line, RawBody
 from adapters.request import EmbeddingRequest, GenerationRequest
-from adapters.upstream.deadlines import Waiting
+from adapters.upstream.deadlines import Patience
 
 _PATHS: dict[type[ChatBody | RawBody], str] = {
     ChatBody: "/api/chat",
@@ -42,8 +42,8 @@ class OllamaBackend:
 
     def __init__(self, config: OllamaConfig) -> None:
         self._config = config
-        self._hosts = Hosts(config)
-        self.tenant = OllamaTenant(self._hosts)
+        self._hosts = OllamaServers(config)
+        self.memory_user = OllamaMemory(self._hosts)
         self._loading: Counter[str] = Counter()
         self._counters = {"active": 0, "started": 0, "finished": 0, "cancelled": 0, "failed": 0}
 
@@ -72,19 +72,19 @@ class OllamaBackend:
             async for event in events:
                 yield event
 
-    def _answer(self, request: GenerationRequest, waiting: Waiting) -> AsyncGenerator[Event]:
+    def _answer(self, request: GenerationRequest, waiting: Patience) -> AsyncGenerator[Event]:
         if request.whole and self._hosts.are_several:
             return self._whole(request, waiting)
         counted = Counted(self._count)
         return to_events(request, partial(self._lines, request, waiting, counted), counted)
 
     async def _lines(
-        self, request: GenerationRequest, waiting: Waiting, counted: Counted
+        self, request: GenerationRequest, waiting: Patience, counted: Counted
     ) -> Lines[Line]:
         body = await self._begun(request, counted)
         return await self._hosts.lines(_PATHS[type(body)], body, waiting)
 
-    async def _whole(self, request: GenerationRequest, waiting: Waiting) -> AsyncGenerator[Event]:
+    async def _whole(self, request: GenerationRequest, waiting: Patience) -> AsyncGenerator[Event]:
         with Counted(self._count) as counted:
             body = await self._begun(request, counted)
             asking = await self._hosts.asking(_PATHS[type(body)], body, waiting)
@@ -138,7 +138,7 @@ class OllamaBackend:
             counted.begin()
             try:
                 for body in list(to_bodies(request)):
-                    embedded = await self._hosts.embed(body, Waiting(elsewhere=request.elsewhere))
+                    embedded = await self._hosts.embed(body, Patience(elsewhere=request.elsewhere))
                     vectors += to_vectors(embedded, body)
                     tokens += embedded.prompt_eval_count
             except BackendError as error:
@@ -185,5 +185,5 @@ class OllamaBackend:
         await self._hosts.aclose()
 
 
-def _to_waiting(request: GenerationRequest) -> Waiting:
-    return Waiting(request.patience, elsewhere=request.patience is not None)
+def _to_waiting(request: GenerationRequest) -> Patience:
+    return Patience(request.patience, elsewhere=request.patience is not None)

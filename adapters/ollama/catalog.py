@@ -9,7 +9,14 @@ from functools import lru_cache
 from adapters.backend import Capability, Model
 from adapters.errors import BackendError, BackendUnavailableError
 from adapters.ollama.client import OllamaClient
-from adapters.ollama.model_info import Facts, context_length, is_primed, origin, runner, to_facts
+from adapters.ollama.model_info import (
+    ModelInfo,
+    context_length,
+    is_primed,
+    origin,
+    runner,
+    to_model_info,
+)
 from adapters.ollama.wire import Details, Show, ShowBody, Tag, Tags
 from adapters.request import Feature
 
@@ -58,7 +65,7 @@ class Catalog:
         """By digest; without those of which nobody knows what their runner is started with."""
         self._runner_by_name: dict[str, str] = {}
         """As long as the list stays as it is."""
-        self._facts: dict[tuple[str, str], Facts] = {}
+        self._facts: dict[tuple[str, str], ModelInfo] = {}
         self._running: dict[str, Tag] = {}
         self._tells = False
         """Whether it has ever told what is loaded."""
@@ -113,7 +120,7 @@ class Catalog:
         }
         return min(sizes, key=lambda name: (name not in self._running, sizes[name]), default=None)
 
-    async def facts(self, name: str) -> Facts:
+    async def facts(self, name: str) -> ModelInfo:
         """What is known of `name`, asked for once as long as it stays the same model.
 
         Raises:
@@ -128,8 +135,8 @@ class Catalog:
             except BackendUnavailableError:
                 raise
             except BackendError:
-                return Facts()
-            self._facts[key] = to_facts(shown, tag.size)
+                return ModelInfo()
+            self._facts[key] = to_model_info(shown, tag.size)
         return self._facts[key]
 
     def runner(self, name: str) -> str:

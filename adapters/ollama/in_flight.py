@@ -8,7 +8,7 @@ from msgspec import Struct, field
 from adapters.ollama.catalog import full_name
 
 
-class Tally(Struct):
+class InFlightByRunner(Struct):
     """Of the requests on their way to one model, or to all that share a runner with it."""
 
     name: str = ""
@@ -22,19 +22,19 @@ class Tally(Struct):
     """When one of them came or went, by `time.monotonic`."""
 
 
-class Work:
+class InFlight:
     def __init__(self, runner: Callable[[str], str] = full_name) -> None:
         """`runner` is the same for models that one runner answers for."""
         self._runner = runner
         self.requests = 0
         self.answers = 0
         """The requests whose answer has begun."""
-        self._tallies: dict[str, Tally] = {}
+        self._tallies: dict[str, InFlightByRunner] = {}
 
-    def of(self, model: str) -> Tally:
+    def of(self, model: str) -> InFlightByRunner:
         runner = self._runner(model)
         if runner not in self._tallies:
-            self._tallies[runner] = Tally()
+            self._tallies[runner] = InFlightByRunner()
         return self._tallies[runner]
 
     def name_of(self, model: str) -> str:
@@ -47,10 +47,10 @@ class Work:
         return max(self.of(model).contexts, default=None)
 
 
-class Use:
+class InFlightRequest:
     """One request; who makes it ends it."""
 
-    def __init__(self, work: Work, model: str) -> None:
+    def __init__(self, work: InFlight, model: str) -> None:
         self._work = work
         self._tally = work.of(model)
         self._context: int | None = None

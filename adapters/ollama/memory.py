@@ -7,10 +7,10 @@ from msgspec import Struct
 from msgspec.structs import replace
 
 from adapters.errors import BackendError
-from adapters.memory import Footprint, Resident, Room
-from adapters.ollama.model_info import Facts
-from adapters.ollama.server import Host
-from adapters.ollama.servers import Hosts
+from adapters.memory import Footprint, MemoryBudget, Resident
+from adapters.ollama.model_info import ModelInfo
+from adapters.ollama.server import OllamaServer
+from adapters.ollama.servers import OllamaServers
 from adapters.ollama.wire import Tag
 
 
@@ -21,18 +21,18 @@ class _Sight(Struct):
     at: float
 
 
-class OllamaTenant:
+class OllamaMemory:
     elastic = False
 
-    def __init__(self, hosts: Hosts) -> None:
+    def __init__(self, hosts: OllamaServers) -> None:
         self.hosts = hosts.local
         """Those of this machine."""
         self._own_gpu_memory = has_gpu_memory()
         self._seen: dict[tuple[str, str], _Sight] = {}
 
-    def move_into(self, room: Room) -> None:
+    def share_budget(self, room: MemoryBudget) -> None:
         for host in self.hosts:
-            host.move_into(room)
+            host.share_budget(room)
 
     async def recommended(self) -> int | None:
         return None
@@ -56,12 +56,12 @@ class OllamaTenant:
         """Ollama sets a model's context aside when it loads it: there is nothing to give back."""
         return 0
 
-    async def evict(self, model: str) -> None:
+    async def unload_for_memory(self, model: str) -> None:
         for host in self.hosts:
             if any(tag.name == model for tag in await host.catalog.running()):
                 await host.unload(model)
 
-    async def _resident_on(self, host: Host, fresh: bool) -> list[Resident]:
+    async def _resident_on(self, host: OllamaServer, fresh: bool) -> list[Resident]:
         if host.is_away:
             return []
         return [
@@ -77,7 +77,7 @@ class OllamaTenant:
             for tag in await host.catalog.running(fresh=fresh)
         ]
 
-    def _sight(self, host: Host, tag: Tag) -> float:
+    def _sight(self, host: OllamaServer, tag: Tag) -> float:
         key = (host.address, tag.name)
         known = self._seen.get(key)
         if known is None or (tag.expires_at and known.expires_at != tag.expires_at):
@@ -85,16 +85,16 @@ class OllamaTenant:
         return known.at
 
 
-async def _facts(host: Host, tag: Tag) -> Facts:
+async def _facts(host: OllamaServer, tag: Tag) -> ModelInfo:
     try:
         if not host.has(tag.name):  # Its size on disk is in the list only.
             await host.models()
         return await host.catalog.facts(tag.name)
     except BackendError:
-        return Facts()
+        return ModelInfo()
 
 
-def to_footprint(tag: Tag, facts: Facts, *, own_gpu_memory: bool) -> Footprint:
+def to_footprint(tag: Tag, facts: ModelInfo, *, own_gpu_memory: bool) -> Footprint:
     """What a loaded model takes of this machine's memory, by a line of `/api/ps`.
 
     Without a GPU servers say 0, or the weights alone and call them a GPU's: there it is the file,

@@ -27,7 +27,7 @@ _LEAST_CONTEXT_THAT_SEES = 2048
 """What Ollama makes of less, and says nothing (`getRunner` of its scheduler)."""
 
 
-class Facts(Struct, frozen=True, kw_only=True):
+class ModelInfo(Struct, frozen=True, kw_only=True):
     """`None` is "not known"."""
 
     context_length: int | None = None
@@ -52,10 +52,10 @@ class Facts(Struct, frozen=True, kw_only=True):
         return Footprint(weights=self.size, context=self.cost.bytes(num_ctx))
 
 
-def to_facts(shown: Show, size: int | None) -> Facts:
+def to_model_info(shown: Show, size: int | None) -> ModelInfo:
     blob = _FROM.search(shown.modelfile)
     num_ctx = _NUM_CTX.search(shown.parameters)
-    return Facts(
+    return ModelInfo(
         context_length=context_length(shown),
         num_ctx=int(num_ctx[1]) if num_ctx else None,
         least_context=_least_context(shown),
@@ -100,7 +100,7 @@ def _least_context(shown: Show) -> int:
     return min(_LEAST_CONTEXT_THAT_SEES, context_length(shown) or _LEAST_CONTEXT_THAT_SEES)
 
 
-async def open_vocabulary(facts: Facts) -> "Tokenizer | None":
+async def open_vocabulary(facts: ModelInfo) -> "Tokenizer | None":
     """The model's own tokenizer, where its weights lie on this machine and are understood."""
     if facts.blob is None:
         return None

@@ -20,12 +20,12 @@ from adapters.errors import (
     ContextLengthError,
     ModelNotFoundError,
 )
-from adapters.memory import Footprint, Room
+from adapters.memory import Footprint, MemoryBudget
 from adapters.ollama.catalog import Catalog, full_name
 from adapters.ollama.client import OllamaClient
-from adapters.ollama.context.num_ctx import Size, Sizing
+from adapters.ollama.context.num_ctx import ContextSizing, Size
 from adapters.ollama.errors import SILENT
-from adapters.ollama.in_flight import Use, Work
+from adapters.ollama.in_flight import InFlight, InFlightRequest
 from adapters.ollama.ndjson import Lines
 from adapters.ollama.options import to_keep_alive
 from adapters.ollama.translate.template import Template
@@ -42,8 +42,8 @@ from adapters.ollama.wire import (
     RawBody,
     Version,
 )
-from adapters.upstream.circuit_breaker import Breaker
-from adapters.upstream.deadlines import PATIENT, Waiting, unless_hanging
+from adapters.upstream.circuit_breaker import CircuitBreaker
+from adapters.upstream.deadlines import PATIENT, Patience, unless_hanging
 
 log = logging.getLogger("tandem")
 T = TypeVar("T")
@@ -59,15 +59,15 @@ _SAFE = (0, 17, 1)
 """Before it: holes by which a model file takes over the server."""
 
 
-class Host:
+class OllamaServer:
     def __init__(self, address: str, config: OllamaConfig) -> None:
         self.address = address
         self._config = config
         self.client = OllamaClient(address, config)
         self.catalog = Catalog(self.client, config.refresh)
-        self.breaker = Breaker(self._is_there, self._probe)
-        self.work = Work(self.catalog.runner)
-        self._sizing = Sizing(address, self.catalog, self.work, config)
+        self.breaker = CircuitBreaker(self._is_there, self._probe)
+        self.work = InFlight(self.catalog.runner)
+        self._sizing = ContextSizing(address, self.catalog, self.work, config)
         self._keep_alive_of = {full_name(n): s for n, s in config.keep_alive_of.items()}
         self._version: str | None = None
 
@@ -86,7 +86,7 @@ class Host:
         """It takes of this machine's memory."""
         return self._sizing.local
 
-    def move_into(self, room: Room) -> None:
+    def share_budget(self, room: MemoryBudget) -> None:
         self._sizing.room = room
 
     def is_answering(self, model: str) -> bool:
@@ -127,7 +127,7 @@ class Host:
         return self._sizing.room.hold(name, footprint)
 
     async def lines(
-        self, path: str, body: ChatBody | RawBody, waiting: Waiting = PATIENT
+        self, path: str, body: ChatBody | RawBody, waiting: Patience = PATIENT
     ) -> Lines[Line]:
         """The answer to `body`, in a context of the right size; the first line is there.
 
@@ -135,7 +135,7 @@ class Host:
             ContextLengthError: no context that the prompt fits into can be had.
             BackendError: as `OllamaClient.lines`.
         """
-        use = Use(self.work, body.model)
+        use = InFlightRequest(self.work, body.model)
         try:
             return await self._sized(path, body, waiting, use)
         except BaseException as error:
@@ -145,7 +145,7 @@ class Host:
             raise
 
     async def _sized(
-        self, path: str, body: ChatBody | RawBody, waiting: Waiting, use: Use
+        self, path: str, body: ChatBody | RawBody, waiting: Patience, use: InFlightRequest
     ) -> Lines[Line]:
         size = await self._sizing.size(body)
         try:
@@ -155,7 +155,12 @@ class Host:
         return await self._sent(path, body, size, waiting, use)
 
     async def _sent(
-        self, path: str, body: ChatBody | RawBody, size: Size, waiting: Waiting, use: Use
+        self,
+        path: str,
+        body: ChatBody | RawBody,
+        size: Size,
+        waiting: Patience,
+        use: InFlightRequest,
     ) -> Lines[Line]:
         """The first line tells the size, and whether it was loaded for."""
         options = replace(body.options, num_ctx=size.num_ctx)
@@ -174,7 +179,7 @@ class Host:
         self._sizing.used(body.model, size)
         return lines
 
-    def _end(self, use: Use, size: Size, lines: Lines[Line]) -> None:
+    def _end(self, use: InFlightRequest, size: Size, lines: Lines[Line]) -> None:
         """The answer has ended, however it did."""
         use.end()
         if lines.failure is not None:
@@ -183,7 +188,7 @@ class Host:
             self.breaker.succeeded()
             size.learn(lines.last.prompt_eval_count or 0)
 
-    def _there(self, work: Coroutine[Any, Any, T], waiting: Waiting) -> Coroutine[Any, Any, T]:
+    def _there(self, work: Coroutine[Any, Any, T], waiting: Patience) -> Coroutine[Any, Any, T]:
         """The result of `work`, unless somebody else could do it and the server hangs."""
         return unless_hanging(work, self._is_there) if waiting.elsewhere else work
 
@@ -206,7 +211,7 @@ class Host:
         """It has to be loaded, or is being loaded: `/api/ps` tells of it from the beginning."""
         return self.work.of(model).loads > 0 or self.catalog.must_load(model, num_ctx)
 
-    async def embed(self, body: EmbedBody, waiting: Waiting = PATIENT) -> Embedded:
+    async def embed(self, body: EmbedBody, waiting: Patience = PATIENT) -> Embedded:
         """
         Raises:
             BackendError: as `OllamaClient.post`.
@@ -214,7 +219,7 @@ class Host:
         if body.keep_alive is UNSET:
             body = replace(body, keep_alive=self._default_keep_alive(body.model))
         seconds = self._config.first_token_timeout
-        use = Use(self.work, body.model)
+        use = InFlightRequest(self.work, body.model)
         try:
             async with await self._room_for(body.model, None):
                 made = self.client.post("/api/embed", body, Embedded, seconds)

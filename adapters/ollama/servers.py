@@ -21,11 +21,11 @@ from adapters.errors import (
 from adapters.ollama.catalog import full_name
 from adapters.ollama.errors import SILENT
 from adapters.ollama.ndjson import Lines
-from adapters.ollama.server import Host
+from adapters.ollama.server import OllamaServer
 from adapters.ollama.translate.template import Template
 from adapters.ollama.wire import ChatBody, EmbedBody, Embedded, Line, RawBody
 from adapters.upstream.circuit_breaker import FAULTS
-from adapters.upstream.deadlines import PATIENT, Waiting
+from adapters.upstream.deadlines import PATIENT, Patience
 
 T = TypeVar("T")
 
@@ -36,15 +36,15 @@ _BREAKERS: tuple[BreakerState, ...] = ("closed", "half-open", "open")
 """The best first: requests go to the best host."""
 
 
-class Asking(Generic[T]):
+class Failover(Generic[T]):
     """One request; each host is asked once at most, the best first."""
 
     def __init__(
         self,
-        hosts: Sequence[Host],
-        ask: Callable[[Host, Waiting], Awaitable[T]],
-        waiting: Waiting,
-        look: Callable[[Sequence[Host]], Awaitable[list[Host]]],
+        hosts: Sequence[OllamaServer],
+        ask: Callable[[OllamaServer, Patience], Awaitable[T]],
+        waiting: Patience,
+        look: Callable[[Sequence[OllamaServer]], Awaitable[list[OllamaServer]]],
     ) -> None:
         """`hosts` are those that could answer, in order; `look` finds out who else can by now."""
         self._left = list(hosts)
@@ -85,59 +85,59 @@ class Asking(Generic[T]):
         return bool(self._left)
 
 
-class Hosts:
+class OllamaServers:
     def __init__(self, config: OllamaConfig) -> None:
-        self._hosts = [Host(address, config) for address in config.addresses]
+        self._hosts = [OllamaServer(address, config) for address in config.addresses]
         self.are_several = len(self._hosts) > 1
         self.local = tuple(host for host in self._hosts if host.is_local)
         """Those that take of this machine's memory."""
-        self._listing: dict[Host, asyncio.Task[list[Model]]] = {}
+        self._listing: dict[OllamaServer, asyncio.Task[list[Model]]] = {}
 
     async def lines(
-        self, path: str, body: ChatBody | RawBody, waiting: Waiting = PATIENT
+        self, path: str, body: ChatBody | RawBody, waiting: Patience = PATIENT
     ) -> Lines[Line]:
         """The answer of the best host; of the next best where that fails before the first line.
 
         Raises:
-            BackendError: as `Asking.answer`.
+            BackendError: as `Failover.answer`.
         """
         if not self.are_several:  # As most have it: nothing between this and the one there is.
             return await _usable(self._hosts)[0].lines(path, body, waiting)
         return await (await self.asking(path, body, waiting)).answer()
 
     async def asking(
-        self, path: str, body: ChatBody | RawBody, waiting: Waiting = PATIENT
-    ) -> Asking[Lines[Line]]:
+        self, path: str, body: ChatBody | RawBody, waiting: Patience = PATIENT
+    ) -> Failover[Lines[Line]]:
         """
         Raises:
             BackendError: there is nobody to ask.
         """
 
-        def ask(host: Host, waiting: Waiting) -> Awaitable[Lines[Line]]:
+        def ask(host: OllamaServer, waiting: Patience) -> Awaitable[Lines[Line]]:
             return host.lines(path, body, waiting)
 
         look = partial(self._others, body.model)
-        return Asking(await self._candidates(body.model), ask, waiting, look)
+        return Failover(await self._candidates(body.model), ask, waiting, look)
 
-    async def embed(self, body: EmbedBody, waiting: Waiting = PATIENT) -> Embedded:
+    async def embed(self, body: EmbedBody, waiting: Patience = PATIENT) -> Embedded:
         """The vectors of the best host; of the next best of the same weights where that fails.
 
         Raises:
-            BackendError: as `Asking.answer`.
+            BackendError: as `Failover.answer`.
         """
 
-        def ask(host: Host, waiting: Waiting) -> Awaitable[Embedded]:
+        def ask(host: OllamaServer, waiting: Patience) -> Awaitable[Embedded]:
             return host.embed(body, waiting)
 
-        async def look(known: Sequence[Host]) -> list[Host]:
+        async def look(known: Sequence[OllamaServer]) -> list[OllamaServer]:
             return self._alike(body.model, await self._others(body.model, known))
 
         hosts = self._alike(body.model, await self._candidates(body.model))
         if not hosts:
             raise BackendUnavailableError("The first Ollama that has the model keeps failing.")
-        return await Asking(hosts, ask, waiting, look).answer()
+        return await Failover(hosts, ask, waiting, look).answer()
 
-    def _alike(self, model: str, hosts: Iterable[Host]) -> list[Host]:
+    def _alike(self, model: str, hosts: Iterable[OllamaServer]) -> list[OllamaServer]:
         """Those of `hosts` that have the weights of the first that has the model: one tag may be
         two models, pulled at different times, and vectors of the two cannot be compared."""
         told = (host.catalog.digest(model) for host in self._hosts)
@@ -149,7 +149,7 @@ class Hosts:
         return any(h.has(model) is not False and not h.breaker.is_open for h in self._hosts)
 
     def overdue(self, model: str) -> BackendError:
-        """As `Host.overdue`, of all that are asked for `model`."""
+        """As `OllamaServer.overdue`, of all that are asked for `model`."""
         asked = [host.overdue() for host in self._hosts if host.is_answering(model)]
         busy = [error for error in asked if isinstance(error, BackendBusyError)]
         return next(iter(busy or asked), BackendTimeoutError(SILENT))
@@ -192,11 +192,11 @@ class Hosts:
     async def load(self, model: str, keep_alive: float | None) -> None:
         """On one host: where it is loaded, or would be answered."""
 
-        def ask(host: Host, _: Waiting) -> Awaitable[None]:
+        def ask(host: OllamaServer, _: Patience) -> Awaitable[None]:
             return host.load(model, keep_alive)
 
         look = partial(self._others, model)
-        await Asking(await self._candidates(model), ask, PATIENT, look).answer()
+        await Failover(await self._candidates(model), ask, PATIENT, look).answer()
 
     async def unload(self, model: str) -> None:
         """Wherever it is; one that fails keeps it on no other."""
@@ -236,7 +236,7 @@ class Hosts:
         if self._listing:
             await asyncio.wait(self._listing.values())
 
-    async def _candidates(self, model: str) -> list[Host]:
+    async def _candidates(self, model: str) -> list[OllamaServer]:
         """Best first: who has it, was not silent, is least busy, has it loaded.
 
         Raises:
@@ -251,7 +251,7 @@ class Hosts:
             raise ModelNotFoundError(f"No Ollama has a model '{model}'.", param="model")
         return sorted(_usable(owners), key=lambda host: _rank(host, model))
 
-    async def _others(self, model: str, known: Sequence[Host]) -> list[Host]:
+    async def _others(self, model: str, known: Sequence[OllamaServer]) -> list[OllamaServer]:
         """Those that have got the model since the last look."""
         others = [host for host in self._hosts if host not in known and not host.breaker.is_open]
         if others:
@@ -280,19 +280,19 @@ class Hosts:
         others = [_last(host, tasks.get(host)) for host in self._hosts if host not in answered]
         return [*(task.result() for task in answered.values()), *others]
 
-    def _ask(self, host: Host) -> asyncio.Task[list[Model]]:
+    def _ask(self, host: OllamaServer) -> asyncio.Task[list[Model]]:
         if host not in self._listing:
             task = self._listing[host] = asyncio.create_task(host.models())
             task.add_done_callback(lambda task: self._asked(host, task))
         return self._listing[host]
 
-    def _asked(self, host: Host, task: asyncio.Task[list[Model]]) -> None:
+    def _asked(self, host: OllamaServer, task: asyncio.Task[list[Model]]) -> None:
         del self._listing[host]
         if not task.cancelled():
             task.exception()
 
 
-def _wary(waiting: Waiting, others: Sequence[Host]) -> Waiting:
+def _wary(waiting: Patience, others: Sequence[OllamaServer]) -> Patience:
     return replace(waiting, elsewhere=True) if others else waiting
 
 
@@ -300,7 +300,7 @@ def _answered(task: asyncio.Task[list[Model]]) -> bool:
     return task.done() and not task.cancelled() and task.exception() is None
 
 
-def _last(host: Host, asking: asyncio.Task[list[Model]] | None) -> list[Model]:
+def _last(host: OllamaServer, asking: asyncio.Task[list[Model]] | None) -> list[Model]:
     """What it had, of one that takes its time or fails: to say that there is no such model would be
     final, and the host may be back for a request."""
     had = host.catalog.last()
@@ -309,7 +309,7 @@ def _last(host: Host, asking: asyncio.Task[list[Model]] | None) -> list[Model]:
     return [replace(model, loaded=None, loaded_context=None) for model in had]
 
 
-def _usable(hosts: Iterable[Host]) -> list[Host]:
+def _usable(hosts: Iterable[OllamaServer]) -> list[OllamaServer]:
     """Those that are well. Where none is, those that will tell at once that they are not.
 
     Raises:
@@ -323,7 +323,7 @@ def _usable(hosts: Iterable[Host]) -> list[Host]:
     return usable
 
 
-def _rank(host: Host, model: str) -> tuple[bool, bool, int, bool]:
+def _rank(host: OllamaServer, model: str) -> tuple[bool, bool, int, bool]:
     return (
         host.has(model) is None,
         host.breaker.is_silent,

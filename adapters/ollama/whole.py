@@ -7,7 +7,7 @@ from adapters.errors import BackendError
 from adapters.events import Event, Restarted, Started
 from adapters.ollama.counted import Counted
 from adapters.ollama.ndjson import Lines
-from adapters.ollama.servers import Asking
+from adapters.ollama.servers import Failover
 from adapters.ollama.translate.stream import to_events
 from adapters.ollama.wire import Line
 from adapters.request import GenerationRequest
@@ -22,7 +22,7 @@ _UNCOUNTED = Counted(_nobody)
 
 
 async def to_whole(
-    request: GenerationRequest, asking: Asking[Lines[Line]]
+    request: GenerationRequest, asking: Failover[Lines[Line]]
 ) -> AsyncGenerator[Event]:
     """As `to_events`, of the first host that gives all of it.
 

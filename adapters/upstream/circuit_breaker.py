@@ -21,7 +21,7 @@ FAULTS = (BackendUnavailableError, BackendTimeoutError, BadUpstreamError)
 """What speaks against the server. A full queue does not, nor a model that cannot be loaded."""
 
 
-class Breaker:
+class CircuitBreaker:
     """Opens after three faults in a row; closes once a real answer was seen.
 
     While it is open, somebody looks whether the server is there, and if it is, asks it for a

@@ -17,7 +17,7 @@ _MISSED_LOOKS = 2
 """In a row: one may be missed by a machine that is very busy."""
 
 
-class Waiting(Struct, frozen=True):
+class Patience(Struct, frozen=True):
     seconds: float | None = None
     """For the first line, unless the model has to be loaded; `None`: as it is configured, and
     infinite: somebody else decides."""
@@ -35,7 +35,7 @@ class Waiting(Struct, frozen=True):
                 return configured if cold else min(seconds, configured)
 
 
-PATIENT = Waiting()
+PATIENT = Patience()
 
 
 async def unless_hanging(work: Awaitable[T], is_there: Callable[[], Awaitable[bool]]) -> T:

@@ -23,7 +23,7 @@ from proxy.bench.percentiles import percentile
 from proxy.bench.prompts import Length, question
 from proxy.bench.results import BenchRow, Result, Round, Scenario, to_contestant
 from proxy.config import Config
-from proxy.models.registry import Entry, Place
+from proxy.models.registry import Deployment, RegisteredModel
 from proxy.routing.measurements import Measurement, Watch
 from proxy.sinks import closing, each
 
@@ -70,7 +70,7 @@ async def bench_model(
     parts = assemble(config)
     async with opened(parts, config, backends):
         entry = await _find(plan.model, parts)
-        sides = [_Side(place, parts) for place in entry.places]
+        sides = [_Side(deployment, parts) for deployment in entry.deployments]
         rows = await _rows(sides, plan, say)
         # What was converted for its first answer tells only now where it is from.
         entry = await _find(plan.model, parts)
@@ -79,24 +79,24 @@ async def bench_model(
             measured_at=int(time.time()),
             max_tokens=plan.max_tokens,
             machine=this_machine(await _versions(sides)),
-            contestants=tuple(to_contestant(place) for place in entry.places),
+            contestants=tuple(to_contestant(deployment) for deployment in entry.deployments),
             same_weights=entry.same_weights,
             rows=tuple(rows),
         )
 
 
-async def _find(model: str, parts: Parts) -> Entry:
+async def _find(model: str, parts: Parts) -> RegisteredModel:
     """The model, on the backends that are there."""
     await parts.registry.refresh(_LISTING_SECONDS)
     try:
         entry = await parts.router.find(model)
     except BackendError as error:
         raise RuntimeError(error.message) from error
-    return entry.among(kind for kind, shelf in parts.registry.shelves.items() if shelf.reached)
+    return entry.among(kind for kind, listed in parts.registry.backends.items() if listed.reached)
 
 
 async def _versions(sides: Sequence["_Side"]) -> dict[str, str]:
-    told = {side.place.kind: (await side.backend.health()).version for side in sides}
+    told = {side.deployment.kind: (await side.backend.health()).version for side in sides}
     return {kind: version for kind, version in told.items() if version}
 
 
@@ -106,13 +106,13 @@ async def _rows(sides: Sequence["_Side"], plan: ModelPlan, say: Say) -> list[Ben
     longest = await _warm_up(sides, plan, run, say)
     rows: list[BenchRow] = []
     for at, scenario in enumerate(plan.scenarios(longest)):
-        turns: dict[str, list[_Turn]] = {side.place.kind: [] for side in sides}
+        turns: dict[str, list[_Turn]] = {side.deployment.kind: [] for side in sides}
         for number in range(plan.rounds):
             say(f"{scenario.in_words()}, round {number + 1} of {plan.rounds}")
             prompts = _prompts(scenario, f"{run}.{at}.{number}")
             for side in _in_turn(sides, number):
                 turn = await side.turn(scenario, prompts, plan.max_tokens)
-                turns[side.place.kind].append(turn)
+                turns[side.deployment.kind].append(turn)
         rows.extend(_to_row(kind, scenario, found) for kind, found in turns.items())
     return rows
 
@@ -121,9 +121,11 @@ async def _warm_up(sides: Sequence["_Side"], plan: ModelPlan, run: str, say: Say
     """How long the prompts may be that all have room for."""
     longest: Length = "long"
     for side in sides:
-        say(f"{side.place.kind} loads {side.place.name}")
+        say(f"{side.deployment.kind} loads {side.deployment.name}")
         if await side.warm_up(run, plan.max_tokens) == "short":
-            say(f"{side.place.kind} has too short a context for long prompts: they are left out")
+            say(
+                f"{side.deployment.kind} has too short a context for long prompts: they are left out"
+            )
             longest = "short"
     return longest
 
@@ -136,15 +138,15 @@ def _in_turn(sides: Sequence["_Side"], number: int) -> Sequence["_Side"]:
 
 def _prompts(scenario: Scenario, key: str) -> list[str]:
     """The same for each backend, unlike those of any other round."""
-    return [question(scenario.prompt, f"{key}.{place}") for place in range(scenario.clients)]
+    return [question(scenario.prompt, f"{key}.{at}") for at in range(scenario.clients)]
 
 
 class _Side:
     """A model on the backend that has it."""
 
-    def __init__(self, place: Place, parts: Parts) -> None:
-        self.place = place
-        self.backend = parts.registry.shelves[place.kind].backend
+    def __init__(self, deployment: Deployment, parts: Parts) -> None:
+        self.deployment = deployment
+        self.backend = parts.registry.backends[deployment.kind].backend
         self._memory = parts.memory
 
     async def warm_up(self, run: str, max_tokens: int) -> Length:
@@ -166,7 +168,7 @@ class _Side:
     async def _prepare(self, scenario: Scenario, prompts: Sequence[str]) -> None:
         match scenario.state:
             case "warm":
-                await self.backend.load(self.place.name)
+                await self.backend.load(self.deployment.name)
             case "again":
                 await self._ask_all(prompts, 1)
             case "cold":
@@ -174,11 +176,11 @@ class _Side:
 
     async def _unload(self) -> None:
         """And see it gone: Ollama says that it will, and does it later."""
-        await self.backend.unload(self.place.name)
+        await self.backend.unload(self.deployment.name)
         until = time.monotonic() + _LEAVING_SECONDS
         while time.monotonic() < until:
             models = await self.backend.list_models()
-            if not any(model.loaded for model in models if model.name == self.place.name):
+            if not any(model.loaded for model in models if model.name == self.deployment.name):
                 return
             await asyncio.sleep(_LOOK_SECONDS)
 
@@ -187,10 +189,13 @@ class _Side:
         asked = (self._ask(prompt, max_tokens) for prompt in prompts)
         watches = await asyncio.gather(*asked)
         seconds = time.perf_counter() - began
-        memory = await self._memory.footprint(self.place.kind, self.place.name)
+        memory = await self._memory.footprint(self.deployment.kind, self.deployment.name)
         measured = [
             watch.measurement(
-                self.place.kind, self.place.name, len(prompts), lambda _kind, _name: memory
+                self.deployment.kind,
+                self.deployment.name,
+                len(prompts),
+                lambda _kind, _name: memory,
             )
             for watch in watches
         ]
@@ -201,7 +206,7 @@ class _Side:
         system = Message(role="system", content=(TextPart("You tell stories."),))
         message = Message(role="user", content=(TextPart(prompt),))
         request = GenerationRequest(
-            model=self.place.name,
+            model=self.deployment.name,
             prompt=(system, message),
             sampling=Sampling(temperature=0),
             max_tokens=max_tokens,
@@ -218,7 +223,7 @@ class _Side:
         try:
             yield
         except BackendError as error:
-            raise RuntimeError(f"{self.place.kind}: {error.message}") from error
+            raise RuntimeError(f"{self.deployment.kind}: {error.message}") from error
 
 
 def _to_row(backend: str, scenario: Scenario, turns: Sequence[_Turn]) -> BenchRow:

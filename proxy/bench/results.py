@@ -8,7 +8,7 @@ from msgspec import Struct
 
 from proxy.bench.machine import Machine
 from proxy.bench.prompts import Length
-from proxy.models.registry import Place
+from proxy.models.registry import Deployment
 
 State = Literal["warm", "cold", "again"]
 """The model is loaded and the prompt new; the model has to be loaded; the prompt was just read."""
@@ -87,11 +87,11 @@ class Result(Struct, frozen=True, kw_only=True):
         return [row for row in self.rows if row.scenario == scenario]
 
 
-def to_contestant(place: Place) -> Contestant:
-    model = place.model
+def to_contestant(deployment: Deployment) -> Contestant:
+    model = deployment.model
     return Contestant(
-        backend=place.kind,
-        name=place.name,
+        backend=deployment.kind,
+        name=deployment.name,
         quantization=model.quantization if model else None,
         digest=model.digest if model else None,
         origin=model.origin if model else None,

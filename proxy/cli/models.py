@@ -10,7 +10,7 @@ from proxy.cli.command import Commands
 from proxy.config import Config
 
 if TYPE_CHECKING:
-    from proxy.models.registry import Entry, Place, Registry
+    from proxy.models.registry import Deployment, RegisteredModel, Registry
 
 _PATIENCE = 2.0
 """Seconds it waits for a backend."""
@@ -43,9 +43,9 @@ async def _print_models(config: Config, as_json: bool) -> int:
     async with registry.open(config.backends.enabled()):
         await registry.refresh(_PATIENCE)
         print(_as_json(registry) if as_json else "\n".join(_table(registry.entries())))
-        for kind, shelf in registry.shelves.items():
-            if not shelf.reached:
-                detail = (await shelf.backend.health()).detail
+        for kind, listed in registry.backends.items():
+            if not listed.reached:
+                detail = (await listed.backend.health()).detail
                 print(f"tandem: {kind} does not answer. {detail or ''}".rstrip(), file=sys.stderr)
     return 0
 
@@ -58,7 +58,7 @@ def _as_json(registry: "Registry") -> str:
     return msgspec.json.format(msgspec.json.encode(to_list(registry))).decode()
 
 
-def _table(entries: "Iterable[Entry]") -> Iterator[str]:
+def _table(entries: "Iterable[RegisteredModel]") -> Iterator[str]:
     """A line for each place of a model, in columns."""
     rows = [_COLUMNS, *(row for entry in entries for row in _rows(entry))]
     widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
@@ -67,13 +67,13 @@ def _table(entries: "Iterable[Entry]") -> Iterator[str]:
         yield "  ".join(cells).rstrip()
 
 
-def _rows(entry: "Entry") -> Iterator[tuple[str, ...]]:
-    for at, place in enumerate(entry.places):
-        yield ("" if at else entry.id, place.kind, place.name, *_facts(place))
+def _rows(entry: "RegisteredModel") -> Iterator[tuple[str, ...]]:
+    for at, deployment in enumerate(entry.deployments):
+        yield ("" if at else entry.id, deployment.kind, deployment.name, *_facts(deployment))
 
 
-def _facts(place: "Place") -> tuple[str, ...]:
-    model = place.model
+def _facts(deployment: "Deployment") -> tuple[str, ...]:
+    model = deployment.model
     if model is None:
         return (_UNKNOWN,) * 5
     size = f"{model.size_bytes / 1e9:.2f} GB" if model.size_bytes is not None else _UNKNOWN

@@ -11,10 +11,10 @@ from adapters.errors import BackendError
 from adapters.events import Event
 from adapters.request import GenerationRequest
 from adapters.shortcut import Shortcut
-from proxy.endpoints.server_request import Exchange
+from proxy.endpoints.server_request import ServerRequest
 from proxy.endpoints.times import Times
 from proxy.http.event_stream import NDJSON, Frame
-from proxy.http.json_response import Whole
+from proxy.http.json_response import JSONResponse
 from proxy.images import has_images, settle_images
 from proxy.sinks import Answer, collect
 
@@ -34,7 +34,12 @@ class Dialect(Protocol):
 
 
 async def generate(
-    request: Exchange, asked: GenerationRequest, dialect: Dialect, times: Times, *, streamed: bool
+    request: ServerRequest,
+    asked: GenerationRequest,
+    dialect: Dialect,
+    times: Times,
+    *,
+    streamed: bool,
 ) -> ASGIResponse:
     """The answer as NDJSON, or as one object.
 
@@ -56,4 +61,4 @@ async def generate(
     except BackendError as exc:
         exc.param = dialect.to_param(exc.param)
         raise
-    return Whole(dialect.whole(answer))
+    return JSONResponse(dialect.whole(answer))

@@ -4,7 +4,7 @@ from collections.abc import AsyncGenerator
 
 from adapters.backend import Progress
 from adapters.errors import BackendUnavailableError
-from proxy.endpoints.server_request import Exchange
+from proxy.endpoints.server_request import ServerRequest
 from proxy.models import load_progress
 from proxy.routing.router import Route
 from proxy.sinks import closing
@@ -13,7 +13,7 @@ _PATIENCE = 1.0
 """Seconds that a backend has to tell anew what it has loaded."""
 
 
-async def load(request: Exchange, name: str, keep_alive: float | None) -> Route:
+async def load(request: ServerRequest, name: str, keep_alive: float | None) -> Route:
     """Load `name` where a plain question to it would go, and wait until it is there.
 
     Raises:
@@ -26,7 +26,7 @@ async def load(request: Exchange, name: str, keep_alive: float | None) -> Route:
 
 
 async def load_in_steps(
-    request: Exchange, name: str, keep_alive: float | None
+    request: ServerRequest, name: str, keep_alive: float | None
 ) -> AsyncGenerator[Progress]:
     """As `load`, telling how far it is; `success` comes last. Closing it gives the load up."""
     route = await _resolve(request, name)
@@ -37,7 +37,7 @@ async def load_in_steps(
             yield step
 
 
-async def unload(request: Exchange, name: str) -> Route:
+async def unload(request: ServerRequest, name: str) -> Route:
     """Unload `name` wherever it is.
 
     Raises:
@@ -59,11 +59,11 @@ async def unload(request: Exchange, name: str) -> Route:
     return done[0]
 
 
-async def _resolve(request: Exchange, name: str) -> Route:
+async def _resolve(request: ServerRequest, name: str) -> Route:
     route = await request.router.resolve(name, frozenset())
     request.notes.routed(route)
     return route
 
 
-async def _look(request: Exchange, route: Route) -> None:
-    await request.registry.shelves[route.backend.kind].refresh(_PATIENCE)
+async def _look(request: ServerRequest, route: Route) -> None:
+    await request.registry.backends[route.backend.kind].refresh(_PATIENCE)

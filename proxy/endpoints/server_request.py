@@ -12,14 +12,14 @@ from proxy.assembly import Parts
 from proxy.bench.archive import Archive
 from proxy.config import Config
 from proxy.http.clients import to_client
-from proxy.http.event_stream import SSE, Drain, Framing, Renderer, Texts, limited, stream
+from proxy.http.event_stream import SSE, Framing, Renderer, ShutdownGrace, Texts, limited, stream
 from proxy.http.gates import Fields
 from proxy.http.headers import notes_of
-from proxy.memory.budget import Memory
+from proxy.memory.budget import SharedBudget
 from proxy.models.registry import Registry
 from proxy.openapi import Document
 from proxy.routing.measurements import Measurements
-from proxy.routing.override import to_forced
+from proxy.routing.override import to_override
 from proxy.routing.router import Router
 
 T = TypeVar("T")
@@ -30,11 +30,11 @@ class ServerParts(Parts, frozen=True, kw_only=True):
 
     config: Config
     archive: Archive
-    drain: Drain
+    drain: ShutdownGrace
     document: Document
 
 
-class Exchange(Request[Any, Any, Any]):
+class ServerRequest(Request[Any, Any, Any]):
     """The application's `request_class`. Litestar would put the same parts into a handler's
     arguments, as dependencies, for as much time as it takes to read a body."""
 
@@ -62,7 +62,7 @@ class Exchange(Request[Any, Any, Any]):
         return self._parts.router
 
     @property
-    def memory(self) -> Memory:
+    def memory(self) -> SharedBudget:
         return self._parts.memory
 
     @property
@@ -78,7 +78,7 @@ class Exchange(Request[Any, Any, Any]):
         return self._parts.document
 
     @property
-    def drain(self) -> Drain:
+    def drain(self) -> ShutdownGrace:
         return self._parts.drain
 
     def caller(self, cache_key: str | None = None) -> str:
@@ -87,7 +87,7 @@ class Exchange(Request[Any, Any, Any]):
 
     def forced(self, model: str, field: str | None = None) -> str:
         """As `to_forced`."""
-        return to_forced(model, self.fields, field, self.registry.shelves)
+        return to_override(model, self.fields, field, self.registry.backends)
 
     async def finish(self, work: Awaitable[T]) -> T:
         """The result of `work`, which ends when the client goes, or the server."""

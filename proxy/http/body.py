@@ -11,7 +11,7 @@ from msgspec import Struct
 from msgspec.structs import fields
 
 from adapters.errors import InvalidRequestError
-from proxy.endpoints.server_request import Exchange
+from proxy.endpoints.server_request import ServerRequest
 from proxy.errors import ClientDisconnectedError
 from proxy.http.gates import check_depth
 
@@ -24,7 +24,7 @@ _NESTED = (dict, list)
 _LISTS = (list, tuple)
 
 
-async def read_body(request: Exchange, kind: type[S]) -> S:
+async def read_body(request: ServerRequest, kind: type[S]) -> S:
     """The request's body; unknown fields go to `x-tandem-ignored`.
 
     Raises:
@@ -33,7 +33,7 @@ async def read_body(request: Exchange, kind: type[S]) -> S:
     return understand(request, await receive(request), kind)
 
 
-async def receive(request: Exchange) -> bytes:
+async def receive(request: ServerRequest) -> bytes:
     """The body as it came, no larger than is allowed, nested no deeper than decoders can bear.
 
     Raises:
@@ -63,7 +63,7 @@ async def _all(receive: Receive, most: int) -> bytes:
     raise ClientDisconnectedError
 
 
-def understand(request: Exchange, body: bytes, kind: type[S]) -> S:
+def understand(request: ServerRequest, body: bytes, kind: type[S]) -> S:
     """As `read_body`, of a body that was received."""
     decoded = decode(body, kind)
     unknown = unknown_fields(decode(body, object), decoded)

@@ -17,7 +17,7 @@ from msgspec import Struct
 
 from adapters.shortcut import Shortcut
 from proxy.errors import ClientDisconnectedError, ServerShutdownError
-from proxy.http.send_buffer import WIRE, Outbox, Wire
+from proxy.http.send_buffer import WIRE, SendBuffer, Wire
 from proxy.sinks import CLOSING, closing
 
 _TEXT = secrets.token_hex()
@@ -91,7 +91,7 @@ def around_text(written: Callable[[str], bytes]) -> tuple[bytes, bytes]:
     return before, after
 
 
-class Drain:
+class ShutdownGrace:
     """The end of the server: answers in progress have `grace` seconds left once it begins."""
 
     def __init__(self, grace: float) -> None:
@@ -122,7 +122,7 @@ class Drain:
 async def limited(
     work: Awaitable[T],
     *,
-    drain: Drain | None = None,
+    drain: ShutdownGrace | None = None,
     request: Request[Any, Any, Any] | None = None,
 ) -> T:
     """The result of `work`, which is cancelled when the grace of `drain` ends, or the client of
@@ -183,7 +183,7 @@ async def stream(
     request: Request[Any, Any, Any],
     events: AsyncGenerator[T],
     renderer: Renderer[T],
-    drain: Drain,
+    drain: ShutdownGrace,
     keepalive: float,
     framing: Framing = SSE,
     texts: Texts | None = None,
@@ -196,16 +196,16 @@ async def stream(
         BackendError: it failed before `Started`: the answer can still have a status of its own.
         ClientDisconnectedError, ServerShutdownError: as `limited`.
     """
-    outbox = Outbox(keepalive if framing.has_comments else None)
+    buffer = SendBuffer(keepalive if framing.has_comments else None)
     if texts is not None:
-        texts.shortcut.take = _taker(texts, outbox, framing)
-    answer = asyncio.create_task(_answer(events, renderer, drain, outbox, framing.encode))
+        texts.shortcut.take = _taker(texts, buffer, framing)
+    answer = asyncio.create_task(_answer(events, renderer, drain, buffer, framing.encode))
     try:
-        await limited(outbox.begun(), request=request)
+        await limited(buffer.begun(), request=request)
     except BaseException:
         await _end(answer)
         raise
-    return Streamed(request, answer, outbox, framing)
+    return Streamed(request, answer, buffer, framing)
 
 
 class Streamed(ASGIResponse):
@@ -218,12 +218,12 @@ class Streamed(ASGIResponse):
         self,
         request: Request[Any, Any, Any],
         answer: asyncio.Task[None],
-        outbox: Outbox,
+        buffer: SendBuffer,
         framing: Framing,
     ) -> None:
         self._request = request
         self._answer = answer
-        self._outbox = outbox
+        self._outbox = buffer
         self._headers = [(b"content-type", framing.content_type), (b"cache-control", b"no-cache")]
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
@@ -247,43 +247,43 @@ class Streamed(ASGIResponse):
 async def _answer(
     events: AsyncGenerator[T],
     renderer: Renderer[T],
-    drain: Drain,
-    outbox: Outbox,
+    drain: ShutdownGrace,
+    buffer: SendBuffer,
     encode: Callable[[Frame], bytes],
 ) -> None:
     """In a task of its own, from the first event to the last, whoever reads how fast."""
     try:
-        await limited(_put_all(events, renderer, outbox, encode), drain=drain)
+        await limited(_put_all(events, renderer, buffer, encode), drain=drain)
     except Exception as exc:
-        if outbox.fail(exc):
+        if buffer.fail(exc):
             return
         for frame in renderer.error(exc):
-            outbox.put(encode(frame))
+            buffer.put(encode(frame))
     finally:
-        outbox.end()
+        buffer.end()
 
 
 async def _put_all(
     events: AsyncGenerator[T],
     renderer: Renderer[T],
-    outbox: Outbox,
+    buffer: SendBuffer,
     encode: Callable[[Frame], bytes],
 ) -> None:
     async with closing(events):
         async for event in events:
             for frame in renderer.render(event):
-                outbox.put(encode(frame))
-            if outbox.is_full:
-                await outbox.room()
+                buffer.put(encode(frame))
+            if buffer.is_full:
+                await buffer.room()
 
 
-def _taker(texts: Texts, outbox: Outbox, framing: Framing) -> Callable[[str], bool]:
+def _taker(texts: Texts, buffer: SendBuffer, framing: Framing) -> Callable[[str], bool]:
     """Puts a text into `outbox` without a turn of the answer's task, as long as it has room."""
     before, after = around_text(lambda text: framing.encode(texts.frame(text)))
-    put, encode = outbox.put, msgspec.json.Encoder().encode
+    put, encode = buffer.put, msgspec.json.Encoder().encode
 
     def take(text: str) -> bool:
-        if outbox.is_full:
+        if buffer.is_full:
             return False
         put(before + encode(text) + after)
         return True

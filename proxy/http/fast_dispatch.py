@@ -8,14 +8,14 @@ from litestar.response.base import ASGIResponse
 from litestar.routes import HTTPRoute
 from litestar.types import HTTPScope, Receive, Scope, Send
 
-from proxy.endpoints.server_request import Exchange
-from proxy.http.json_response import to_whole
+from proxy.endpoints.server_request import ServerRequest
+from proxy.http.json_response import error_response
 
-Handler = Callable[[Exchange], Awaitable[ASGIResponse]]
+Handler = Callable[[ServerRequest], Awaitable[ASGIResponse]]
 
 
-class Straight:
-    """ASGI, around Litestar's own: it calls the handlers of routes with `straight=True` itself.
+class FastDispatch:
+    """ASGI, around Litestar's own: it calls the handlers of routes with `fast=True` itself.
 
     Litestar would find the same arguments and give back the same answer, for a tenth of the cost
     of a short one. It still has these routes, and all that is not exactly their method and path.
@@ -32,15 +32,15 @@ class Straight:
             await self._app(scope, receive, send)
             return
         try:
-            response = await handler(Exchange(scope, receive, send))
+            response = await handler(ServerRequest(scope, receive, send))
         except Exception as exc:
-            response = to_whole(exc)
+            response = error_response(exc)
         await response(scope, receive, send)
 
 
 def _straight(app: Litestar) -> Iterator[tuple[tuple[str, str], Any]]:
     for route in (route for route in app.routes if isinstance(route, HTTPRoute)):
         for handler in route.route_handlers:
-            if handler.opt.get("straight"):
+            if handler.opt.get("fast"):
                 for method in handler.http_methods:
                     yield (method, route.path), handler.fn

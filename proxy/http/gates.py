@@ -12,7 +12,7 @@ from litestar.types import ASGIApp, HTTPScope, Receive, Scope, Send
 from adapters.errors import InvalidRequestError
 from proxy.config import ServerConfig
 from proxy.http.headers import notes_of, signed
-from proxy.http.json_response import to_whole
+from proxy.http.json_response import error_response
 
 _LOOPBACK = frozenset({"localhost", "127.0.0.1", "::1"})
 _ANYWHERE = frozenset({"0.0.0.0", "::"})  # noqa: S104
@@ -27,7 +27,7 @@ Fields = Mapping[str, str]
 """A request's headers, names in lower case."""
 
 
-class Gate:
+class Gates:
     """ASGI, around the whole application: Litestar's middleware misses paths without a route.
 
     What comes back is signed, whoever it is from.
@@ -45,7 +45,7 @@ class Gate:
         if refusal is None:
             await self._app(scope, receive, send)
         else:
-            await to_whole(refusal)(scope, receive, send)
+            await error_response(refusal)(scope, receive, send)
 
 
 def to_fields(headers: Iterable[tuple[bytes, bytes]]) -> Fields:

@@ -13,7 +13,7 @@ _encode = msgspec.json.Encoder().encode
 _NONE: Mapping[str, str] = {}
 
 
-class Whole(ASGIResponse):
+class JSONResponse(ASGIResponse):
     """JSON: a Struct to be encoded, or bytes as they are.
 
     Litestar's own would look for cookies, encoders and headers of handlers, which none of ours has.
@@ -36,7 +36,7 @@ class Whole(ASGIResponse):
         await send({"type": "http.response.body", "body": self.body, "more_body": False})
 
 
-def to_whole(exc: Exception) -> Whole:
+def error_response(exc: Exception) -> JSONResponse:
     """The answer to a request that failed."""
     failure = to_failure(exc)
-    return Whole(failure.body, failure.status, failure.headers)
+    return JSONResponse(failure.body, failure.status, failure.headers)

@@ -18,7 +18,7 @@ from uvicorn._types import ASGI3Application
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol, RequestResponseCycle
 
 from proxy.errors import to_failure
-from proxy.http.response_cycle import Reply, refuse_at_once
+from proxy.http.response_cycle import ResponseCycle, refuse_at_once
 from proxy.http.send_buffer import WIRE
 
 _MOST_HEAD_BYTES = 65_536
@@ -43,7 +43,7 @@ class _Refused(Exception):
 
 
 class Connection(HttpToolsProtocol):
-    """What it adds to uvicorn's: limits, deadlines, refusals. `Reply` is the way back."""
+    """What it adds to uvicorn's: limits, deadlines, refusals. `ResponseCycle` is the way back."""
 
     app: ASGI3Application
     parser: httptools.HttpRequestParser
@@ -54,7 +54,7 @@ class Connection(HttpToolsProtocol):
     _due = math.inf
     """When it is closed, by the loop's clock, unless something happens before."""
     _timer: asyncio.TimerHandle | None = None
-    _reply: Reply | None = None
+    _reply: ResponseCycle | None = None
     """Of the request that is being answered; `cycle` is that of the last one read."""
     _refusal: int | None = None
     """What the client will be told after the answers that it still waits for."""
@@ -72,7 +72,7 @@ class Connection(HttpToolsProtocol):
     def connection_lost(self, exc: Exception | None) -> None:
         if self._timer is not None:
             self._timer.cancel()
-        waiting = [cast(Reply, reply) for reply, _ in self.pipeline]
+        waiting = [cast(ResponseCycle, reply) for reply, _ in self.pipeline]
         for reply in (self._reply, *waiting):
             if reply is not None and not reply.response_complete:
                 reply.gone()
@@ -149,7 +149,7 @@ class Connection(HttpToolsProtocol):
 
     def _answer(self, keep_alive: bool) -> None:
         """Now, or after those that came before."""
-        self.cycle = Reply(
+        self.cycle = ResponseCycle(
             scope=self.scope,
             transport=self.transport,
             flow=self.flow,
@@ -172,13 +172,13 @@ class Connection(HttpToolsProtocol):
             raise _Refused(400)
 
     def _start_asgi_task(self, cycle: RequestResponseCycle, app: ASGI3Application) -> None:
-        self._reply = cast(Reply, cycle)
+        self._reply = cast(ResponseCycle, cycle)
         if cycle.more_body:
             self._wait(_BODY_SECONDS)
         self._reply.task = self.loop.create_task(self._run(self._reply, app))
         self.tasks.add(self._reply.task)
 
-    async def _run(self, reply: Reply, app: ASGI3Application) -> None:
+    async def _run(self, reply: ResponseCycle, app: ASGI3Application) -> None:
         """uvicorn's callback for the end of a task would take a turn of the loop of its own."""
         try:
             await reply.run_asgi(app)

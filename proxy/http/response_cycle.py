@@ -26,7 +26,7 @@ def refuse_at_once(failure: Failure) -> bytes:
     return STATUS_LINE[failure.status] + head + body
 
 
-class Reply(RequestResponseCycle):
+class ResponseCycle(RequestResponseCycle):
     """What the application sends. It is a `proxy.http.send_buffer.Wire` as well."""
 
     task: asyncio.Task[None]

@@ -40,7 +40,7 @@ class Wire(Protocol):
         ...
 
 
-class Outbox:
+class SendBuffer:
     def __init__(self, keepalive: float | None) -> None:
         """A comment is put in whenever nobody else did for `keepalive` seconds; `None`: never."""
         self._loop = asyncio.get_running_loop()

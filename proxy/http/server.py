@@ -12,7 +12,7 @@ import uvicorn
 from litestar import Litestar
 
 from proxy.config import ServerConfig
-from proxy.http.event_stream import Drain
+from proxy.http.event_stream import ShutdownGrace
 from proxy.http.protocol import Connection
 
 _DATE_SECONDS = 1.0
@@ -21,7 +21,11 @@ _DATE_SECONDS = 1.0
 
 class Server(uvicorn.Server):
     def __init__(
-        self, app: Litestar, config: ServerConfig, drain: Drain, announce: Callable[[], None]
+        self,
+        app: Litestar,
+        config: ServerConfig,
+        drain: ShutdownGrace,
+        announce: Callable[[], None],
     ) -> None:
         """`announce` is called once it listens; `drain` begins with the first signal to end."""
         super().__init__(_settings(app, config))

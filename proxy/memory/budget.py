@@ -14,7 +14,7 @@ from contextlib import asynccontextmanager
 from msgspec import Struct
 
 from adapters.errors import BackendError, InsufficientMemoryError
-from adapters.memory import Footprint, Resident, Tenant
+from adapters.memory import Footprint, MemoryUser, Resident
 from proxy.memory.ledger import Fit, Key, Ledger, ModelMemory, Newcomer
 
 log = logging.getLogger("tandem")
@@ -34,14 +34,14 @@ class Snapshot(Struct, frozen=True, kw_only=True):
     models: tuple[ModelMemory, ...]
 
 
-class Memory:
+class SharedBudget:
     def __init__(self, budget: int | None, pinned: frozenset[Key], period: float) -> None:
         """`budget` is the configuration's own; `period` the seconds between two looks."""
         self._asked = budget
         self._pinned = pinned
         self._period = period
         self.budget = budget or 0
-        self._tenants: dict[str, Tenant] = {}
+        self._tenants: dict[str, MemoryUser] = {}
         self._held: dict[Key, tuple[Footprint, ...]] = {}
         self._evictions = 0
         """How many models had to make way."""
@@ -51,12 +51,12 @@ class Memory:
         """What each model asked for when it was last loaded here, or will by its files."""
 
     @asynccontextmanager
-    async def open(self, tenants: Mapping[str, Tenant]) -> AsyncGenerator[None]:
+    async def open(self, memory_users: Mapping[str, MemoryUser]) -> AsyncGenerator[None]:
         """Share the memory out among `tenants`, by kind, until the end."""
-        self._tenants = dict(tenants)
+        self._tenants = dict(memory_users)
         self.budget = self._asked or await self._recommended()
-        for kind, tenant in tenants.items():
-            tenant.move_into(TenantRoom(self, kind))
+        for kind, memory_user in memory_users.items():
+            memory_user.share_budget(BackendBudget(self, kind))
         watching = asyncio.create_task(self._watch())
         try:
             yield
@@ -84,12 +84,12 @@ class Memory:
 
     async def footprint(self, kind: str, model: str) -> int | None:
         """Bytes that `model` takes, or will; `None` where it takes none here, or nobody knows."""
-        if (tenant := self._tenants.get(kind)) is None:
+        if (memory_user := self._tenants.get(kind)) is None:
             return None
-        for each in await tenant.resident():
+        for each in await memory_user.resident():
             if model == each.name or model in each.also:
                 return each.footprint.known
-        foreseen = await tenant.footprint(model)
+        foreseen = await memory_user.footprint(model)
         if foreseen is None or not foreseen.known:
             return None
         self._needed[kind, model] = foreseen
@@ -115,7 +115,7 @@ class Memory:
         return Snapshot(budget=self.budget, used=ledger.used() + caches, models=models)
 
     async def _recommended(self) -> int:
-        said = [await tenant.recommended() for tenant in self._tenants.values()]
+        said = [await memory_user.recommended() for memory_user in self._tenants.values()]
         known = [each for each in said if each is not None]
         return min(known, default=int(_system_memory() * _SHARE))
 
@@ -155,17 +155,17 @@ class Memory:
         """Tell the elastic backends what is left for their contexts and caches; whether they have
         not taken more meanwhile."""
         well = True
-        for kind, tenant in self._tenants.items():
-            if tenant.elastic:
+        for kind, memory_user in self._tenants.items():
+            if memory_user.elastic:
                 limit = max(self.budget - ledger.firm(kind, newcomer), 0)
-                well &= await tenant.confine(limit) <= limit
+                well &= await memory_user.confine(limit) <= limit
         return well
 
     async def _evict(self, key: Key) -> Ledger:
         """Unload it, and see it gone; one that somebody has begun to use stays."""
         kind, name = key
         try:
-            await self._tenants[kind].evict(name)
+            await self._tenants[kind].unload_for_memory(name)
         except BackendError as error:
             log.info("%s/%s stays: %s", kind, name, error.message)
             return await self._look(fresh=True)
@@ -217,10 +217,10 @@ class Memory:
         )
 
 
-class TenantRoom:
+class BackendBudget:
     """The memory, as one backend sees it."""
 
-    def __init__(self, memory: Memory, kind: str) -> None:
+    def __init__(self, memory: SharedBudget, kind: str) -> None:
         self._memory = memory
         self._kind = kind
 

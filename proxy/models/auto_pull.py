@@ -8,7 +8,7 @@ from collections.abc import Collection
 from contextlib import aclosing
 
 from adapters.errors import BackendTimeoutError
-from proxy.models.registry import Entry, Registry
+from proxy.models.registry import RegisteredModel, Registry
 
 log = logging.getLogger("tandem")
 
@@ -38,7 +38,7 @@ def source_of(name: str, kinds: Collection[str]) -> Source | None:
     return next(((kind, name) for kind in fitting), None)
 
 
-class Pulls:
+class AutoPull:
     """The downloads on their way: one for each model, however many wait for it."""
 
     def __init__(self, registry: Registry, seconds: float) -> None:
@@ -48,7 +48,7 @@ class Pulls:
         self._running: dict[Source, asyncio.Task[None]] = {}
         self._waiting: Counter[Source] = Counter()
 
-    async def fetch(self, name: str, entry: Entry) -> None:
+    async def fetch(self, name: str, entry: RegisteredModel) -> None:
         """What `name`, which the registry takes for `entry`, lacks; at once if that is nothing.
 
         The download ends when the last who waits for it leaves; a later one goes on from there.
@@ -68,15 +68,20 @@ class Pulls:
             if not self._waiting[source]:
                 self._give_up(source)
 
-    def _missing(self, name: str, entry: Entry) -> Source | None:
+    def _missing(self, name: str, entry: RegisteredModel) -> Source | None:
         """A model with one half there lacks nothing, nor does one whose backend is away."""
-        shelves = self._registry.shelves
-        if not entry.places:
-            return source_of(name, shelves.keys())
-        if any(shelves[place.kind].may_have(place.name) for place in entry.places):
+        backends = self._registry.backends
+        if not entry.deployments:
+            return source_of(name, backends.keys())
+        if any(
+            backends[deployment.kind].may_have(deployment.name) for deployment in entry.deployments
+        ):
             return None
-        ordered = sorted(entry.places, key=lambda place: place.kind != entry.prefer)
-        sources = (source_of(f"{place.kind}/{place.name}", shelves.keys()) for place in ordered)
+        ordered = sorted(entry.deployments, key=lambda deployment: deployment.kind != entry.prefer)
+        sources = (
+            source_of(f"{deployment.kind}/{deployment.name}", backends.keys())
+            for deployment in ordered
+        )
         return next((source for source in sources if source is not None), None)
 
     def _joined(self, source: Source) -> asyncio.Task[None]:
@@ -98,10 +103,10 @@ class Pulls:
             task.exception()  # Where every caller has left, nobody else looks at it.
 
     async def _pull(self, kind: str, name: str) -> None:
-        shelf = self._registry.shelves[kind]
+        listed = self._registry.backends[kind]
         log.warning("%s/%s is not there: it is fetched, for auto_pull is on.", kind, name)
         try:
-            async with asyncio.timeout(self._seconds), aclosing(shelf.backend.pull(name)) as steps:
+            async with asyncio.timeout(self._seconds), aclosing(listed.backend.pull(name)) as steps:
                 async for _ in steps:
                     pass
         except TimeoutError:
@@ -110,4 +115,4 @@ class Pulls:
                 "from there.",
                 param="model",
             ) from None
-        await shelf.refresh(_PATIENCE)
+        await listed.refresh(_PATIENCE)

@@ -13,7 +13,7 @@ Key = tuple[str, str]
 """A backend's kind, and its own name of a model."""
 
 
-class Declared:
+class DeclaredCounterparts:
     """The pairs of the config. A model that it pairs with two others is paired with none."""
 
     def __init__(self, entries: Iterable[Mapping[str, str]]) -> None:

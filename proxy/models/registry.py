@@ -15,9 +15,9 @@ from adapters import open_backend
 from adapters.backend import Backend, Model
 from adapters.config import BackendConfig
 from adapters.errors import BackendError
-from adapters.memory import Tenant
+from adapters.memory import MemoryUser
 from proxy.config import ModelConfig
-from proxy.models.counterparts import FOUND, Declared
+from proxy.models.counterparts import FOUND, DeclaredCounterparts
 
 log = logging.getLogger("tandem")
 
@@ -25,7 +25,7 @@ _AWAY_SECONDS = 2.0
 """Between two looks for a backend that is away: who comes back is to be used at once."""
 
 
-class Place(Struct, frozen=True, kw_only=True):
+class Deployment(Struct, frozen=True, kw_only=True):
     """A model on one backend."""
 
     kind: str
@@ -35,12 +35,12 @@ class Place(Struct, frozen=True, kw_only=True):
     """What the backend tells of it; `None` if it is only known from the config."""
 
 
-class Entry(Struct, frozen=True, kw_only=True):
+class RegisteredModel(Struct, frozen=True, kw_only=True):
     """A model as clients see it: on one backend or on several, by one name or more."""
 
     id: str
     """The user's own name; else what the first backend that has it calls it."""
-    places: tuple[Place, ...]
+    deployments: tuple[Deployment, ...]
     names: tuple[str, ...] = ()
     """All that lead here in full, `id` first. Short ones do as well, where they are unique."""
     prefer: str = "auto"
@@ -50,15 +50,17 @@ class Entry(Struct, frozen=True, kw_only=True):
     def same_weights(self) -> bool | None:
         """Whether all places compute with the same numbers, to the last bit; `None`: there is one
         place only, or nobody knows. Equal names of quantisations prove nothing."""
-        return same_weights([place.model for place in self.places])
+        return same_weights([deployment.model for deployment in self.deployments])
 
-    def among(self, kinds: Iterable[str]) -> "Entry":
+    def among(self, kinds: Iterable[str]) -> "RegisteredModel":
         """As far as `kinds` have it."""
         there = frozenset(kinds)
-        return replace(self, places=tuple(each for each in self.places if each.kind in there))
+        return replace(
+            self, deployments=tuple(each for each in self.deployments if each.kind in there)
+        )
 
 
-class Shelf:
+class BackendModels:
     """One backend and the models it had when it was last asked."""
 
     def __init__(self, backend: Backend, asked: Callable[[], None]) -> None:
@@ -114,12 +116,12 @@ class Shelf:
 class Registry:
     def __init__(self, aliases: Mapping[str, ModelConfig], period: float) -> None:
         self._aliases = aliases
-        self._declared = Declared(config.names() for config in aliases.values())
+        self._declared = DeclaredCounterparts(config.names() for config in aliases.values())
         self._period = period
         self._warned: set[str] = set()
-        self._found: dict[tuple[str, frozenset[str]], Entry] = {}
+        self._found: dict[tuple[str, frozenset[str]], RegisteredModel] = {}
         """What names lead to on some kinds, until a backend was asked again."""
-        self.shelves: dict[str, Shelf] = {}
+        self.backends: dict[str, BackendModels] = {}
         """By kind, in order of preference."""
 
     @asynccontextmanager
@@ -129,66 +131,72 @@ class Registry:
         """Open the backends (unless they are given) and keep asking them for their models."""
         async with AsyncExitStack() as stack:
             backends = given if given is not None else await _open_all(configs, stack)
-            self.shelves = {k: Shelf(backend, self._found.clear) for k, backend in backends.items()}
+            self.backends = {
+                k: BackendModels(backend, self._found.clear) for k, backend in backends.items()
+            }
             await stack.enter_async_context(self._watching())
             yield
 
     @asynccontextmanager
     async def _watching(self) -> AsyncGenerator[None]:
-        shelves = list(self.shelves.values())
-        tasks = [asyncio.create_task(self._watch(shelf)) for shelf in shelves]
+        backends = list(self.backends.values())
+        tasks = [asyncio.create_task(self._watch(listed)) for listed in backends]
         try:
             yield
         finally:
             for task in tasks:
                 task.cancel()
-            await asyncio.gather(*tasks, *(s.stop() for s in shelves), return_exceptions=True)
+            await asyncio.gather(*tasks, *(s.stop() for s in backends), return_exceptions=True)
 
-    async def _watch(self, shelf: Shelf) -> None:
+    async def _watch(self, listed: BackendModels) -> None:
         while True:
-            await shelf.refresh()
-            self._warn(shelf)
-            away = shelf.reached is False
+            await listed.refresh()
+            self._warn(listed)
+            away = listed.reached is False
             await asyncio.sleep(min(self._period, _AWAY_SECONDS) if away else self._period)
 
-    def _warn(self, shelf: Shelf) -> None:
+    def _warn(self, listed: BackendModels) -> None:
         """Once of each name of the user's own that does not lead where the config says."""
-        found = {**self._taken(shelf), **self._missing(shelf)}
+        found = {**self._taken(listed), **self._missing(listed)}
         for said in sorted(found.keys() - self._warned):
             log.warning("models: '%s' %s", *found[said])
         self._warned |= found.keys()
 
-    def _taken(self, shelf: Shelf) -> dict[str, tuple[str, str]]:
-        what = f"is {shelf.backend.kind}'s own name of a model, and leads to that one."
-        taken = self._aliases.keys() & shelf.models
+    def _taken(self, listed: BackendModels) -> dict[str, tuple[str, str]]:
+        what = f"is {listed.backend.kind}'s own name of a model, and leads to that one."
+        taken = self._aliases.keys() & listed.models
         return {own: (own, what) for own in taken if own not in self._known(own).values()}
 
-    def _missing(self, shelf: Shelf) -> dict[str, tuple[str, str]]:
-        kind = shelf.backend.kind
+    def _missing(self, listed: BackendModels) -> dict[str, tuple[str, str]]:
+        kind = listed.backend.kind
         named = {own: self._known(own).get(kind) for own in self._aliases}
         return {
             f"{kind}/{own}": (own, f"names {name!r}, which {kind} does not have.")
             for own, name in named.items()
-            if name is not None and not shelf.may_have(name)
+            if name is not None and not listed.may_have(name)
         }
 
-    def tenants(self) -> dict[str, Tenant]:
+    def memory_users(self) -> dict[str, MemoryUser]:
         """The backends that take of this machine's memory, by kind."""
-        backends = {kind: shelf.backend for kind, shelf in self.shelves.items()}
-        return {k: backend.tenant for k, backend in backends.items() if backend.tenant is not None}
+        backends = {kind: listed.backend for kind, listed in self.backends.items()}
+        return {
+            k: backend.memory_user
+            for k, backend in backends.items()
+            if backend.memory_user is not None
+        }
 
     async def refresh(self, patience: float, *, only_new: bool = False) -> None:
         """Ask all backends at once, or those that never answered yet; `patience` is in seconds."""
-        asked = [s for s in self.shelves.values() if not only_new or s.reached is None]
-        await asyncio.gather(*(shelf.refresh(patience) for shelf in asked))
+        asked = [s for s in self.backends.values() if not only_new or s.reached is None]
+        await asyncio.gather(*(listed.refresh(patience) for listed in asked))
 
-    def entries(self) -> list[Entry]:
+    def entries(self) -> list[RegisteredModel]:
         """What can answer now: the models of the backends that are there, and the own names."""
-        there = {kind for kind, shelf in self.shelves.items() if shelf.reached}
-        found: dict[str, Entry] = {}
+        there = {kind for kind, listed in self.backends.items() if listed.reached}
+        found: dict[str, RegisteredModel] = {}
         for name in (*self._aliases, *self._names(there)):
             entry = self.named(name, there)
-            if entry.places:
+            if entry.deployments:
                 known = found.get(entry.id, entry)
                 names = dict.fromkeys((*known.names, *entry.names))
                 found[entry.id] = replace(known, names=tuple(names))
@@ -196,53 +204,53 @@ class Registry:
 
     def _names(self, kinds: Iterable[str]) -> list[str]:
         """Every model's name once, a name of the user's own not among them."""
-        names = dict.fromkeys(name for k in kinds for name in self.shelves[k].models)
+        names = dict.fromkeys(name for k in kinds for name in self.backends[k].models)
         return sorted(name for name in names if name not in self._aliases)
 
     def names(self) -> list[str]:
         """All that can be asked for, for "did you mean"."""
-        return [*self._aliases, *self._names(self.shelves)]
+        return [*self._aliases, *self._names(self.backends)]
 
-    def named(self, name: str, kinds: Iterable[str]) -> Entry:
+    def named(self, name: str, kinds: Iterable[str]) -> RegisteredModel:
         """The model of just that name, as far as `kinds` have it: one that a backend calls so,
         then one that the user does. Without places where they have none."""
         key = (name, frozenset(kinds))
         found = self._found.get(key)
         if found is None:
             found = self._find(*key)
-            if found.places:  # Of names that lead nowhere there is no end.
+            if found.deployments:  # Of names that lead nowhere there is no end.
                 self._found[key] = found
         return found
 
-    def _find(self, name: str, kinds: frozenset[str]) -> Entry:
+    def _find(self, name: str, kinds: frozenset[str]) -> RegisteredModel:
         for match in (self._exact, self._alias):
             entry = match(name, kinds)
-            if entry.places:
+            if entry.deployments:
                 return entry
-        return Entry(id=name, places=())
+        return RegisteredModel(id=name, deployments=())
 
-    def short(self, name: str, kinds: Iterable[str]) -> list[Entry]:
+    def short(self, name: str, kinds: Iterable[str]) -> list[RegisteredModel]:
         """The models whose name without its owner and `:latest` is `name`; best matches only."""
         there = frozenset(kinds)
-        names = [full for kind in there for full in self.shelves[kind].models]
+        names = [full for kind in there for full in self.backends[kind].models]
         exactly = [full for full in names if name in short_names(full)]
         alike = exactly or [full for full in names if name.lower() in short_names(full.lower())]
         found = (self.named(full, there) for full in sorted(alike))
-        return list({entry.id: entry for entry in found if entry.places}.values())
+        return list({entry.id: entry for entry in found if entry.deployments}.values())
 
-    def _exact(self, name: str, kinds: frozenset[str]) -> Entry:
+    def _exact(self, name: str, kinds: frozenset[str]) -> RegisteredModel:
         """What a backend calls just that is asked of it first: the other's weights may be packed
         otherwise."""
-        called = {kind: name for kind, shelf in self.shelves.items() if name in shelf.models}
+        called = {kind: name for kind, listed in self.backends.items() if name in listed.models}
         prefer = next(iter(called)) if len(called) == 1 else "auto"
         own = self._known(name)
         if name in own.values():  # The user adds to what a backend calls so.
             called, prefer = own, self._aliases[name].prefer
         return replace(self._entry(self._completed(called), kinds), prefer=prefer)
 
-    def _alias(self, name: str, kinds: frozenset[str]) -> Entry:
+    def _alias(self, name: str, kinds: frozenset[str]) -> RegisteredModel:
         if name not in self._aliases:
-            return Entry(id=name, places=())
+            return RegisteredModel(id=name, deployments=())
         entry = self._entry(self._known(name), kinds)
         names = entry.names if entry.id == name else (name,)
         return replace(entry, id=name, names=names, prefer=self._aliases[name].prefer)
@@ -251,40 +259,42 @@ class Registry:
         """What the backends call a model of the config, by kind."""
         config = self._aliases.get(own)
         names = config.names() if config is not None else {}
-        return {k: self.shelves[k].full(n) for k, n in names.items() if k in self.shelves}
+        return {k: self.backends[k].full(n) for k, n in names.items() if k in self.backends}
 
     def _completed(self, called: Mapping[str, str]) -> dict[str, str]:
         """`called`, a model's names by kind, with what other backends call it."""
-        others = self.shelves.keys() - called.keys()
+        others = self.backends.keys() - called.keys()
         found = {kind: self._counterpart(called, kind) for kind in others}
         return dict(called) | {k: name for k, name in found.items() if name is not None}
 
     def _counterpart(self, called: Mapping[str, str], other: str) -> str | None:
-        there = self.shelves[other]
+        there = self.backends[other]
         for kind, name in called.items():
             # The config may leave `:latest` out on both sides.
             for each in (name, name.removesuffix(":latest")):
                 if (said := self._declared.counterpart((kind, each), other)) is not None:
                     return there.full(said)
             for rule in FOUND:
-                if found := rule(name, self.shelves[kind].models, there.models):
+                if found := rule(name, self.backends[kind].models, there.models):
                     return found
         return None
 
-    def _entry(self, called: Mapping[str, str], kinds: frozenset[str]) -> Entry:
+    def _entry(self, called: Mapping[str, str], kinds: frozenset[str]) -> RegisteredModel:
         """The model that the backends call so, by kind, on those of `kinds`; without those that are
         known to lack it, where another has it."""
-        shelves = self.shelves
-        order = [kind for kind in shelves if kind in called]
-        able = [kind for kind in order if shelves[kind].may_have(called[kind])] or order
+        backends = self.backends
+        order = [kind for kind in backends if kind in called]
+        able = [kind for kind in order if backends[kind].may_have(called[kind])] or order
         asked = [kind for kind in order if kind in kinds]
         having = [kind for kind in asked if kind in able] or asked
         named = dict.fromkeys((*self._titles(called), *(called[kind] for kind in able)))
-        places = (
-            Place(kind=kind, name=called[kind], model=shelves[kind].models.get(called[kind]))
+        deployments = (
+            Deployment(kind=kind, name=called[kind], model=backends[kind].models.get(called[kind]))
             for kind in having
         )
-        return Entry(id=next(iter(named), ""), places=tuple(places), names=tuple(named))
+        return RegisteredModel(
+            id=next(iter(named), ""), deployments=tuple(deployments), names=tuple(named)
+        )
 
     def _titles(self, called: Mapping[str, str]) -> list[str]:
         """The user's own name for the whole of it, if there is one: one that is a backend's as
@@ -297,7 +307,7 @@ class Registry:
 
 
 def same_weights(models: Sequence[Model | None]) -> bool | None:
-    """As `Entry.same_weights`."""
+    """As `RegisteredModel.same_weights`."""
     digests = {model.digest if model is not None else None for model in models}
     origins = {model.origin if model is not None else None for model in models}
     if len(models) < 2:

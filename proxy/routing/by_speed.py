@@ -13,10 +13,10 @@ from msgspec.structs import replace
 
 from proxy.memory.ledger import Key
 from proxy.routing.candidates import Candidate
-from proxy.routing.estimates import Habits
-from proxy.routing.incumbent import Standing
+from proxy.routing.estimates import Estimates
+from proxy.routing.incumbent import Incumbent
 from proxy.routing.measurements import Bucket, Measurements, to_bucket
-from proxy.routing.requirements import Demand
+from proxy.routing.requirements import Requirements
 
 Clock = Callable[[], float]
 """Seconds, of which only differences mean anything."""
@@ -42,7 +42,7 @@ _BESIDE = ((0, -1), (0, 1), (-1, 0), (1, 0))
 class Spot(Struct, frozen=True):
     """Answers for which one choice holds."""
 
-    places: tuple[Key, ...]
+    deployments: tuple[Key, ...]
     bucket: Bucket
 
 
@@ -71,7 +71,7 @@ class _Case(Struct, frozen=True, kw_only=True):
     buckets: Sequence[Bucket]
     """Where the answer would be counted, of each."""
     spot: Spot
-    standing: Standing
+    incumbent: Incumbent
     seconds: dict[str, float]
     is_guess: bool
 
@@ -88,48 +88,48 @@ class _Case(Struct, frozen=True, kw_only=True):
 
 class Choice:
     def __init__(
-        self, measurements: Measurements, habits: Habits, clock: Clock = time.monotonic
+        self, measurements: Measurements, estimates: Estimates, clock: Clock = time.monotonic
     ) -> None:
         self._measurements = measurements
-        self._habits = habits
+        self._estimates = estimates
         self._clock = clock
-        self._standings: dict[Spot, Standing] = {}
+        self._incumbents: dict[Spot, Incumbent] = {}
 
-    def pick(self, candidates: Sequence[Candidate], demand: Demand) -> Pick:
+    def pick(self, candidates: Sequence[Candidate], requirements: Requirements) -> Pick:
         """Of `candidates`, which are equal but for their speed, in the order of the backends.
         Nothing is changed by asking: see `note`."""
-        case = self._case(candidates, demand)
+        case = self._case(candidates, requirements)
         if (tried := self._untried(case)) is not None:
             return case.pick(_first(tried, candidates), "trial")
         return self._checked(case, self._fastest(case))
 
     def note(self, pick: Pick) -> None:
         """It is acted upon."""
-        standing = self._standings.setdefault(pick.spot, Standing())
-        kind, now = pick.order[0].place.kind, self._clock()
+        incumbent = self._incumbents.setdefault(pick.spot, Incumbent())
+        kind, now = pick.order[0].deployment.kind, self._clock()
         if pick.renews:
-            standing.renew(now)
+            incumbent.renew(now)
         if pick.pace is not None:
-            standing.add(pick.pace)
+            incumbent.add(pick.pace)
         if pick.rule != "trial":
-            standing.is_open = False
+            incumbent.is_open = False
         if pick.takes_over:
-            standing.take(kind, now, is_guess=pick.is_guess)
-        standing.ask(kind, now)
+            incumbent.take(kind, now, is_guess=pick.is_guess)
+        incumbent.ask(kind, now)
 
-    def _case(self, candidates: Sequence[Candidate], demand: Demand) -> _Case:
+    def _case(self, candidates: Sequence[Candidate], requirements: Requirements) -> _Case:
         keys = tuple(candidate.key for candidate in candidates)
         own = sum(self._measurements.in_hand(*key) for key in keys)
         tokens = max(candidate.tokens for candidate in candidates)
         spot = Spot(keys, to_bucket(tokens, own + 1))
         buckets = [self._bucket(key, tokens, own) for key in keys]
-        answer = self._habits.answer_tokens(keys, demand)
+        answer = self._estimates.answer_tokens(keys, requirements)
         seconds, is_guess = self._seconds(keys, buckets, answer)
         return _Case(
             candidates=candidates,
             buckets=buckets,
             spot=spot,
-            standing=self._standings.get(spot) or Standing(),
+            incumbent=self._incumbents.get(spot) or Incumbent(),
             seconds=seconds,
             is_guess=is_guess,
         )
@@ -166,23 +166,23 @@ class Choice:
     def _untried(self, case: _Case) -> Candidate | None:
         """Who has to be measured, and costs nobody else's model its memory."""
         enough, long_ago = self._enough(case), self._clock() - _AGAIN
-        asked, asked_at = case.standing.asked, case.standing.asked_at
+        asked, asked_at = case.incumbent.asked, case.incumbent.asked_at
         waiting = [
             each
             for each in case.candidates
             if each.is_at_hand
-            and (asked[each.place.kind] < enough or asked_at[each.place.kind] < long_ago)
+            and (asked[each.deployment.kind] < enough or asked_at[each.deployment.kind] < long_ago)
         ]
-        return min(waiting, key=lambda each: asked[each.place.kind], default=None)
+        return min(waiting, key=lambda each: asked[each.deployment.kind], default=None)
 
     def _enough(self, case: _Case) -> int:
         """Trials of each."""
-        standing = case.standing
-        if standing.was_renewed:  # Old figures count for less and less.
+        incumbent = case.incumbent
+        if incumbent.was_renewed:  # Old figures count for less and less.
             return _TRIALS
-        if standing.holder is not None:
+        if incumbent.holder is not None:
             return _FEWER
-        least = min(standing.asked[each.place.kind] for each in case.candidates)
+        least = min(incumbent.asked[each.deployment.kind] for each in case.candidates)
         is_close = _FEWER <= least < _TRIALS
         return _FEWER if is_close and (_is_clear(case) or self._is_known_beside(case)) else _TRIALS
 
@@ -198,28 +198,30 @@ class Choice:
 
     def _fastest(self, case: _Case) -> Pick:
         """Of those that were measured; or the one to stay with."""
-        seconds, standing = case.seconds, case.standing
+        seconds, incumbent = case.seconds, case.incumbent
         if not seconds:
             return case.pick(case.candidates, "order")
-        order = sorted(case.candidates, key=lambda each: seconds.get(each.place.kind, float("inf")))
-        fastest, holder = order[0].place.kind, standing.holder
-        held = next((each for each in order if each.place.kind == holder), None)
+        order = sorted(
+            case.candidates, key=lambda each: seconds.get(each.deployment.kind, float("inf"))
+        )
+        fastest, holder = order[0].deployment.kind, incumbent.holder
+        held = next((each for each in order if each.deployment.kind == holder), None)
         if held is None or fastest == holder:
             # A holder that cannot answer this time is not given up for it.
             return case.pick(order, "fastest", takes_over=holder is None)
-        if standing.may_change(seconds, self._clock()):
+        if incumbent.may_change(seconds, self._clock()):
             return case.pick(order, "fastest", takes_over=True)
         return case.pick(_first(held, order), "kept")
 
     def _checked(self, case: _Case, pick: Pick) -> Pick:
         """`pick`; or another is tried, where the one that would stay is slower than it was."""
         first, *others = pick.order
-        if first.place.kind != case.standing.holder:
+        if first.deployment.kind != case.incumbent.holder:
             return pick
         bucket = case.buckets[case.candidates.index(first)]
         pick = replace(pick, pace=self._expected(first.key, bucket, _YARDSTICK))
         other = next((each for each in others if each.is_at_hand), None)
-        if other is None or not case.standing.has_slowed(self._clock()):
+        if other is None or not case.incumbent.has_slowed(self._clock()):
             return pick
         return replace(pick, order=_first(other, pick.order), rule="trial", renews=True)
 

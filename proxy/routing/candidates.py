@@ -2,18 +2,18 @@
 
 from msgspec import Struct
 
-from proxy.memory.budget import Memory
+from proxy.memory.budget import SharedBudget
 from proxy.memory.ledger import Fit, Key
-from proxy.models.registry import Place, Registry
-from proxy.routing.estimates import Habits
-from proxy.routing.requirements import Demand
+from proxy.models.registry import Deployment, Registry
+from proxy.routing.estimates import Estimates
+from proxy.routing.requirements import Requirements
 
 _MARGIN = 1.1
 """A prompt may be longer than it was thought to be."""
 
 
 class Candidate(Struct, frozen=True, kw_only=True):
-    place: Place
+    deployment: Deployment
     tokens: int = 0
     """Of the prompt, there, roughly; 0 where that does not matter."""
     away: bool = False
@@ -26,7 +26,7 @@ class Candidate(Struct, frozen=True, kw_only=True):
 
     @property
     def key(self) -> Key:
-        return self.place.kind, self.place.name
+        return self.deployment.kind, self.deployment.name
 
     @property
     def is_at_hand(self) -> bool:
@@ -45,35 +45,38 @@ class Candidate(Struct, frozen=True, kw_only=True):
 
 
 class Candidates:
-    def __init__(self, registry: Registry, habits: Habits, memory: Memory | None) -> None:
+    def __init__(
+        self, registry: Registry, estimates: Estimates, memory: SharedBudget | None
+    ) -> None:
         self._registry = registry
-        self._habits = habits
+        self._estimates = estimates
         self._memory = memory
 
-    def weigh(self, place: Place, demand: Demand) -> Candidate:
+    def weigh(self, deployment: Deployment, requirements: Requirements) -> Candidate:
         """By what is known already: nobody is asked."""
-        away = self._registry.shelves[place.kind].is_away(place.name)
-        if "embeddings" in demand.features:
+        away = self._registry.backends[deployment.kind].is_away(deployment.name)
+        if "embeddings" in requirements.features:
             # Vectors of two engines cannot be compared: nothing fleeting decides on them.
-            return Candidate(place=place, away=away)
-        tokens = self._habits.prompt_tokens((place.kind, place.name), demand)
-        context = self._context(place)
+            return Candidate(deployment=deployment, away=away)
+        tokens = self._estimates.prompt_tokens((deployment.kind, deployment.name), requirements)
+        context = self._context(deployment)
         return Candidate(
-            place=place,
+            deployment=deployment,
             tokens=tokens,
             away=away,
-            short=context is not None and tokens * _MARGIN + (demand.max_tokens or 1) > context,
-            fit=self._fit(place),
+            short=context is not None
+            and tokens * _MARGIN + (requirements.max_tokens or 1) > context,
+            fit=self._fit(deployment),
             context=context,
         )
 
-    def _context(self, place: Place) -> int | None:
-        told = place.model.context_length if place.model is not None else None
-        limits = (told, self._habits.limit((place.kind, place.name)))
+    def _context(self, deployment: Deployment) -> int | None:
+        told = deployment.model.context_length if deployment.model is not None else None
+        limits = (told, self._estimates.limit((deployment.kind, deployment.name)))
         return min((each for each in limits if each is not None), default=None)
 
-    def _fit(self, place: Place) -> Fit:
+    def _fit(self, deployment: Deployment) -> Fit:
         if self._memory is None:
             return "fits"
-        size = place.model.size_bytes if place.model is not None else None
-        return self._memory.fit((place.kind, place.name), size)
+        size = deployment.model.size_bytes if deployment.model is not None else None
+        return self._memory.fit((deployment.kind, deployment.name), size)

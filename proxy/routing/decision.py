@@ -9,10 +9,10 @@ from msgspec.structs import replace
 from adapters.errors import InvalidRequestError, UnsupportedParameterError
 from adapters.features import ENGINES
 from adapters.request import Feature, GenerationRequest
-from proxy.models.registry import Entry, Place, Registry, same_weights
+from proxy.models.registry import Deployment, RegisteredModel, Registry, same_weights
 from proxy.routing.by_speed import BySpeed, Choice, Pick
 from proxy.routing.candidates import Candidate, Candidates
-from proxy.routing.requirements import Demand
+from proxy.routing.requirements import Requirements
 
 Rule = Literal["only", "ready", "preferred", "steady"] | BySpeed
 """Why the first is the first: nobody else can; the others have obstacles; the config prefers it;
@@ -29,7 +29,7 @@ _IN_WORDS: Mapping[Feature, str] = {
 class Unable(Struct, frozen=True, kw_only=True):
     """A place that cannot honour a request."""
 
-    place: Place
+    deployment: Deployment
     lacks: tuple[Feature, ...] = ()
     """The features that it lacks; else it refuses what …"""
     refusal: UnsupportedParameterError | None = None
@@ -37,7 +37,7 @@ class Unable(Struct, frozen=True, kw_only=True):
 
 
 class Decision(Struct, frozen=True, kw_only=True):
-    entry: Entry
+    entry: RegisteredModel
     order: tuple[Candidate, ...]
     """Those that can answer, the best first; never empty. One that is alone was not weighed."""
     unable: tuple[Unable, ...]
@@ -53,26 +53,32 @@ class Decider:
         self._choice = choice
 
     def decide(
-        self, entry: Entry, demand: Demand, request: GenerationRequest | None = None
+        self,
+        entry: RegisteredModel,
+        requirements: Requirements,
+        request: GenerationRequest | None = None,
     ) -> Decision:
         """By what is known: nobody is asked, nothing is begun. `demand` is that of `request`.
 
         Raises:
             UnsupportedParameterError: no place of `entry` honours all that is asked.
         """
-        judged = [(place, self._unable(place, demand, request)) for place in entry.places]
+        judged = [
+            (deployment, self._unable(deployment, requirements, request))
+            for deployment in entry.deployments
+        ]
         unable = tuple(each for _, each in judged if each is not None)
         if len(unable) == len(judged):
             raise self._unsupported(entry, unable)
-        able = [place for place, each in judged if each is None]
-        order, rule, pick = self._ordered(able, entry.prefer, demand)
+        able = [deployment for deployment, each in judged if each is None]
+        order, rule, pick = self._ordered(able, entry.prefer, requirements)
         return Decision(entry=entry, order=order, unable=unable, rule=rule, pick=pick)
 
-    def weighed(self, decision: Decision, demand: Demand) -> Decision:
+    def weighed(self, decision: Decision, requirements: Requirements) -> Decision:
         """With what speaks even against one that is alone, for who wants to know."""
         if decision.rule != "only":
             return decision
-        only = self._candidates.weigh(decision.order[0].place, demand)
+        only = self._candidates.weigh(decision.order[0].deployment, requirements)
         return replace(decision, order=(only,))
 
     def note(self, decision: Decision) -> None:
@@ -81,87 +87,92 @@ class Decider:
             self._choice.note(decision.pick)
 
     def _unable(
-        self, place: Place, demand: Demand, request: GenerationRequest | None
+        self, deployment: Deployment, requirements: Requirements, request: GenerationRequest | None
     ) -> Unable | None:
         """What is not to be had there; a model that tells nothing is trusted."""
-        backend = self._registry.shelves[place.kind].backend
-        missing = place.model.lacks if place.model else frozenset[Feature]()
-        lacks = (demand.features - backend.honours) | (demand.features & missing)
+        backend = self._registry.backends[deployment.kind].backend
+        missing = deployment.model.lacks if deployment.model else frozenset[Feature]()
+        lacks = (requirements.features - backend.honours) | (requirements.features & missing)
         if lacks:
-            return Unable(place=place, lacks=tuple(sorted(lacks)))
+            return Unable(deployment=deployment, lacks=tuple(sorted(lacks)))
         try:
             if request is not None:
                 backend.check(request)
         except UnsupportedParameterError as error:
-            return Unable(place=place, refusal=error)
+            return Unable(deployment=deployment, refusal=error)
         except InvalidRequestError:  # Nobody will take it: who is asked will say so.
             pass
         return None
 
     def _ordered(
-        self, places: list[Place], prefer: str, demand: Demand
+        self, deployments: list[Deployment], prefer: str, requirements: Requirements
     ) -> tuple[tuple[Candidate, ...], Rule, Pick | None]:
         """The best first, and why. What speaks against one that is alone changes nothing."""
-        if len(places) == 1:
-            return (Candidate(place=places[0]),), "only", None
-        ranked = self._ranked(places, prefer, demand)
-        rule = _rule(ranked, prefer, demand)
+        if len(deployments) == 1:
+            return (Candidate(deployment=deployments[0]),), "only", None
+        ranked = self._ranked(deployments, prefer, requirements)
+        rule = _rule(ranked, prefer, requirements)
         if rule is not None:
             return tuple(ranked), rule, None
         equals = [each for each in ranked if each.hindrance == ranked[0].hindrance]
-        pick = self._choice.pick(equals, demand)
+        pick = self._choice.pick(equals, requirements)
         return (*pick.order, *ranked[len(equals) :]), pick.rule, pick
 
-    def _ranked(self, places: list[Place], prefer: str, demand: Demand) -> list[Candidate]:
+    def _ranked(
+        self, deployments: list[Deployment], prefer: str, requirements: Requirements
+    ) -> list[Candidate]:
         """The best first, as far as that does not depend on speed."""
-        weighed = [self._candidates.weigh(place, demand) for place in places]
+        weighed = [self._candidates.weigh(deployment, requirements) for deployment in deployments]
         ranked = sorted(weighed, key=lambda candidate: self._rank(candidate, prefer))
-        return self._steady(ranked, prefer) if "embeddings" in demand.features else ranked
+        return self._steady(ranked, prefer) if "embeddings" in requirements.features else ranked
 
     def _rank(
         self, candidate: Candidate, prefer: str
     ) -> tuple[tuple[bool, ...], bool, tuple[bool, ...], int]:
         """Smallest first: who has no obstacle, who is preferred, who costs no other model its
         memory, the order of the backends."""
-        kind = candidate.place.kind
-        order = list(self._registry.shelves).index(kind)
+        kind = candidate.deployment.kind
+        order = list(self._registry.backends).index(kind)
         return candidate.obstacles, kind != prefer, candidate.hindrance, order
 
     def _steady(self, ranked: list[Candidate], prefer: str) -> list[Candidate]:
         """Vectors of other weights cannot be compared: an obstacle moves nobody to those."""
-        kinds = list(self._registry.shelves)
+        kinds = list(self._registry.backends)
         home = min(
-            ranked, key=lambda each: (each.place.kind != prefer, kinds.index(each.place.kind))
+            ranked,
+            key=lambda each: (each.deployment.kind != prefer, kinds.index(each.deployment.kind)),
         )
         same = [
             each
             for each in ranked
-            if each is home or same_weights([home.place.model, each.place.model])
+            if each is home or same_weights([home.deployment.model, each.deployment.model])
         ]
         return [*same, *(each for each in ranked if each not in same)]
 
-    def _unsupported(self, entry: Entry, unable: tuple[Unable, ...]) -> UnsupportedParameterError:
+    def _unsupported(
+        self, entry: RegisteredModel, unable: tuple[Unable, ...]
+    ) -> UnsupportedParameterError:
         """Of the place that lacks least."""
         nearest = min(unable, key=lambda each: len(each.lacks))
         if nearest.refusal is not None:
             return nearest.refusal
-        place, feature = nearest.place, nearest.lacks[0]
-        open_ones = {kind: s.backend.honours for kind, s in self._registry.shelves.items()}
+        deployment, feature = nearest.deployment, nearest.lacks[0]
+        open_ones = {kind: s.backend.honours for kind, s in self._registry.backends.items()}
         engines = {**ENGINES, **open_ones}
-        able = [k for k, honours in engines.items() if k != place.kind and feature in honours]
+        able = [k for k, honours in engines.items() if k != deployment.kind and feature in honours]
         hint = f" A model on {' or '.join(able)} could honour it." if able else ""
         what = _IN_WORDS.get(feature, f"'{feature}'")
         return UnsupportedParameterError(
-            f"{what} is not supported for '{entry.id}' on {place.kind}.{hint}", param=feature
+            f"{what} is not supported for '{entry.id}' on {deployment.kind}.{hint}", param=feature
         )
 
 
-def _rule(ranked: list[Candidate], prefer: str, demand: Demand) -> Rule | None:
+def _rule(ranked: list[Candidate], prefer: str, requirements: Requirements) -> Rule | None:
     """Why the first of `ranked`, several, is it, where that does not depend on speed."""
     first, *others = ranked
     if all(other.hindrance > first.hindrance for other in others):
         return "ready"
-    if first.place.kind == prefer:
+    if first.deployment.kind == prefer:
         return "preferred"
     # Vectors of two engines cannot be compared with each other.
-    return "steady" if "embeddings" in demand.features else None
+    return "steady" if "embeddings" in requirements.features else None

@@ -7,7 +7,7 @@ from msgspec import Struct
 
 from adapters.events import Usage
 from proxy.memory.ledger import Key
-from proxy.routing.requirements import Demand
+from proxy.routing.requirements import Requirements
 
 _NEWEST = 0.2
 """What the newest answer counts for against all that came before."""
@@ -17,7 +17,7 @@ _BOUNDS = (1.0, 16.0)
 """Bytes that a token has: what lies outside was counted otherwise (a prompt that was cut, say)."""
 
 
-class Habit(Struct):
+class Estimate(Struct):
     """What is believed of one model, to begin with."""
 
     bytes_per_token: float = 4.0
@@ -28,53 +28,55 @@ class Habit(Struct):
     limit: int | None = None
     """Tokens that a prompt was too long for: memory and settings may leave less than is told."""
 
-    def learn(self, demand: Demand, usage: Usage) -> None:
-        tokens = usage.prompt_tokens - demand.prompt_tokens
-        if demand.prompt_bytes >= _TELLING:
-            text = max(tokens - self.around * _frames(demand), 1)
+    def learn(self, requirements: Requirements, usage: Usage) -> None:
+        tokens = usage.prompt_tokens - requirements.prompt_tokens
+        if requirements.prompt_bytes >= _TELLING:
+            text = max(tokens - self.around * _frames(requirements), 1)
             least, most = _BOUNDS
-            seen = min(max(demand.prompt_bytes / text, least), most)
+            seen = min(max(requirements.prompt_bytes / text, least), most)
             self.bytes_per_token = _mean(self.bytes_per_token, seen)
-        elif demand.messages:
-            rest = tokens - demand.prompt_bytes / self.bytes_per_token
-            self.around = _mean(self.around, max(rest / _frames(demand), 0.0))
+        elif requirements.messages:
+            rest = tokens - requirements.prompt_bytes / self.bytes_per_token
+            self.around = _mean(self.around, max(rest / _frames(requirements), 0.0))
         self.answer = _mean(self.answer, usage.completion_tokens)
         if self.limit is not None and usage.prompt_tokens >= self.limit:
             self.limit = None
 
 
-class Habits:
+class Estimates:
     def __init__(self) -> None:
-        self._habits: dict[Key, Habit] = {}
+        self._estimates: dict[Key, Estimate] = {}
 
-    def prompt_tokens(self, key: Key, demand: Demand) -> int:
+    def prompt_tokens(self, key: Key, requirements: Requirements) -> int:
         """About how many the prompt has for the model `key`."""
-        habit = self._habits.get(key) or Habit()
-        text = demand.prompt_bytes / habit.bytes_per_token
-        return int(demand.prompt_tokens + text + habit.around * _frames(demand))
+        estimate = self._estimates.get(key) or Estimate()
+        text = requirements.prompt_bytes / estimate.bytes_per_token
+        return int(requirements.prompt_tokens + text + estimate.around * _frames(requirements))
 
-    def answer_tokens(self, keys: Sequence[Key], demand: Demand) -> float:
+    def answer_tokens(self, keys: Sequence[Key], requirements: Requirements) -> float:
         """About how many will be said, all choices together, by a model that is called `keys`."""
-        known = [self._habits[key].answer for key in keys if key in self._habits]
-        usual = sum(known) / len(known) if known else Habit().answer
-        return demand.n * (usual if demand.max_tokens is None else min(usual, demand.max_tokens))
+        known = [self._estimates[key].answer for key in keys if key in self._estimates]
+        usual = sum(known) / len(known) if known else Estimate().answer
+        return requirements.n * (
+            usual if requirements.max_tokens is None else min(usual, requirements.max_tokens)
+        )
 
-    def learn(self, key: Key, demand: Demand, usage: Usage) -> None:
+    def learn(self, key: Key, requirements: Requirements, usage: Usage) -> None:
         """`usage` is that of one choice."""
-        self._habits.setdefault(key, Habit()).learn(demand, usage)
+        self._estimates.setdefault(key, Estimate()).learn(requirements, usage)
 
     def limit(self, key: Key) -> int | None:
         """The tokens that it seems to have room for, where that proved to be too few once."""
-        habit = self._habits.get(key)
-        return habit.limit if habit is not None else None
+        estimate = self._estimates.get(key)
+        return estimate.limit if estimate is not None else None
 
     def refused(self, key: Key, limit: int | None) -> None:
         """A prompt was too long for `limit` tokens."""
-        self._habits.setdefault(key, Habit()).limit = limit
+        self._estimates.setdefault(key, Estimate()).limit = limit
 
 
-def _frames(demand: Demand) -> int:
-    return demand.messages + 1 if demand.messages else 0
+def _frames(requirements: Requirements) -> int:
+    return requirements.messages + 1 if requirements.messages else 0
 
 
 def _mean(known: float, newest: float) -> float:

@@ -18,7 +18,7 @@ _LONG_RUN = 0.02
 """What an answer counts for in what is usual for that place."""
 
 
-class Standing(Struct):
+class Incumbent(Struct):
     """Places are called by their kind; all times are seconds of one clock."""
 
     holder: str | None = None

@@ -8,16 +8,16 @@ from adapters.errors import (
     InvalidRequestError,
     ModelNotFoundError,
 )
-from proxy.models.auto_pull import Pulls
-from proxy.models.registry import Entry, Registry
+from proxy.models.auto_pull import AutoPull
+from proxy.models.registry import RegisteredModel, Registry
 
 _PATIENCE = 1.0
 """Seconds a request waits for a list of models that might know its name."""
 _LONGEST = 200
 
 
-class Names:
-    def __init__(self, registry: Registry, pulls: Pulls | None) -> None:
+class ModelLookup:
+    def __init__(self, registry: Registry, pulls: AutoPull | None) -> None:
         """`pulls` fetches what nobody has; `None`: there is no leave to."""
         self._registry = registry
         self._pulls = pulls
@@ -26,13 +26,13 @@ class Names:
         """The model called `name` where nobody has it.
 
         Raises:
-            BackendError: as `Pulls.fetch`.
+            BackendError: as `AutoPull.fetch`.
         """
         if self._pulls is not None:
             await self._registry.refresh(_PATIENCE, only_new=True)
             await self._pulls.fetch(name, await self._seen(name))
 
-    async def find(self, name: str) -> Entry:
+    async def find(self, name: str) -> RegisteredModel:
         """The model called `name`, with a second look if nobody knows it yet.
 
         Raises:
@@ -41,15 +41,15 @@ class Names:
             BackendUnavailableError: the backend that the name points to is away.
         """
         entry = await self._seen(name)
-        if not entry.places:
+        if not entry.deployments:
             raise self._not_found(name)
         return entry
 
-    async def _seen(self, name: str) -> Entry:
+    async def _seen(self, name: str) -> RegisteredModel:
         """Without places where nobody has it."""
         _check_name(name)
         entry = self._lookup(name)
-        if not entry.places:
+        if not entry.deployments:
             await self._registry.refresh(_PATIENCE)
             entry = self._lookup(name)
         return entry
@@ -57,8 +57,8 @@ class Names:
     def _not_found(self, name: str) -> BackendError:
         """404, unless the name points to a backend that does not tell: then nobody can know."""
         owner = self._owner(name)
-        shelf = self._registry.shelves.get(owner) if owner is not None else None
-        if shelf is not None and not shelf.reached:
+        listed = self._registry.backends.get(owner) if owner is not None else None
+        if listed is not None and not listed.reached:
             return BackendUnavailableError(
                 f"The {owner} backend, which may have {name!r}, does not answer.", param="model"
             )
@@ -67,27 +67,27 @@ class Names:
     def _owner(self, name: str) -> str | None:
         """The only backend that can have a model of that name."""
         kind, slash, rest = name.partition("/")
-        if slash and kind in self._registry.shelves:
+        if slash and kind in self._registry.backends:
             return kind
         if ":" in rest or ":" in kind:  # Only Ollama's names have a tag.
             return "ollama"
-        kinds = list(self._registry.shelves)
+        kinds = list(self._registry.backends)
         return kinds[0] if len(kinds) == 1 else None
 
-    def _lookup(self, name: str) -> Entry:
+    def _lookup(self, name: str) -> RegisteredModel:
         kind, slash, rest = name.partition("/")
-        if slash and kind in self._registry.shelves:
+        if slash and kind in self._registry.backends:
             return self._match(rest, {kind})
-        return self._match(name, set(self._registry.shelves))
+        return self._match(name, set(self._registry.backends))
 
-    def _match(self, name: str, kinds: set[str]) -> Entry:
+    def _match(self, name: str, kinds: set[str]) -> RegisteredModel:
         """Exact id, then a name of the user's own, then a short name that is unique."""
-        if (entry := self._registry.named(name, kinds)).places:
+        if (entry := self._registry.named(name, kinds)).deployments:
             return entry
         entries = self._registry.short(name, kinds)
         if len(entries) > 1:
             raise ModelNotFoundError(_ambiguous(name, entries), param="model")
-        return entries[0] if entries else Entry(id=name, places=())
+        return entries[0] if entries else RegisteredModel(id=name, deployments=())
 
     def _unknown(self, name: str) -> str:
         near = difflib.get_close_matches(name, self._registry.names(), n=3, cutoff=0.5)
@@ -105,7 +105,7 @@ def _check_name(name: str) -> None:
         raise InvalidRequestError("This cannot be the name of a model.", param="model")
 
 
-def _ambiguous(name: str, entries: list[Entry]) -> str:
-    places = [place for entry in entries for place in entry.places]
-    named = ", ".join(f"'{place.kind}/{place.name}'" for place in places[:5])
+def _ambiguous(name: str, entries: list[RegisteredModel]) -> str:
+    deployments = [deployment for entry in entries for deployment in entry.deployments]
+    named = ", ".join(f"'{deployment.kind}/{deployment.name}'" for deployment in deployments[:5])
     return f"Several models are called {name!r} for short: {named}. Name one of them in full."

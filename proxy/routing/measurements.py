@@ -13,7 +13,7 @@ from msgspec.structs import asdict
 
 from adapters.events import Event, Finished, Restarted, Started
 from adapters.request import GenerationRequest
-from proxy.models.registry import Place
+from proxy.models.registry import Deployment
 
 PROMPTS = (128, 512, 2048, 8192, 32768)
 """The longest prompt of each bucket, in tokens; what is longer is in one more."""
@@ -120,9 +120,13 @@ class Measurements:
             return self._in_hand[backend, name]
         return sum([many for (kind, _), many in self._in_hand.items() if kind == backend])
 
-    def comparison(self, places: Iterable[Place]) -> list[Row]:
-        """What is known of a model that has these `places`, bucket by bucket, side by side."""
-        rows = [row for place in places for row in self._rows(place.kind, place.name)]
+    def comparison(self, deployments: Iterable[Deployment]) -> list[Row]:
+        """What is known of a model that has these `deployments`, bucket by bucket, side by side."""
+        rows = [
+            row
+            for deployment in deployments
+            for row in self._rows(deployment.kind, deployment.name)
+        ]
         return [row for _, row in sorted(rows, key=lambda each: each[0])]
 
     def _rows(self, backend: str, name: str) -> Iterable[tuple[Bucket, Row]]:
@@ -254,5 +258,5 @@ def _to_row(backend: str, name: str, bucket: Bucket, figures: Figures) -> Row:
     )
 
 
-def _limit(limits: tuple[int, ...], place: int) -> int | None:
-    return limits[place] if place < len(limits) else None
+def _limit(limits: tuple[int, ...], deployment: int) -> int | None:
+    return limits[deployment] if deployment < len(limits) else None

@@ -9,7 +9,7 @@ HEADER = "x-tandem-backend"
 _LONGEST = 80
 
 
-def to_forced(
+def to_override(
     model: str, headers: Mapping[str, str], field: str | None, kinds: Collection[str]
 ) -> str:
     """`model` as `KIND/NAME` where the request insists on one of `kinds`, else as it is.

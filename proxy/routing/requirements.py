@@ -18,7 +18,7 @@ _IMAGE = 1024
 _NO_TEXT: frozenset[Feature] = frozenset({"images", "tokens"})
 
 
-class Demand(Struct, frozen=True, kw_only=True):
+class Requirements(Struct, frozen=True, kw_only=True):
     features: frozenset[Feature] = frozenset()
     prompt_bytes: int = 0
     """UTF-8, of everything in the prompt that is text."""
@@ -30,12 +30,12 @@ class Demand(Struct, frozen=True, kw_only=True):
     max_tokens: int | None = None
 
 
-def to_demand(request: GenerationRequest | EmbeddingRequest) -> Demand:
+def to_requirements(request: GenerationRequest | EmbeddingRequest) -> Requirements:
     features = needs(request)
     if isinstance(request, EmbeddingRequest):
-        return Demand(features=features)
+        return Requirements(features=features)
     messages = request.prompt if isinstance(request.prompt, tuple) else ()
-    return Demand(
+    return Requirements(
         features=features,
         prompt_bytes=_bytes_around(request) + sum(map(_bytes_of, messages)),
         prompt_tokens=0 if features.isdisjoint(_NO_TEXT) else _other_tokens(request),

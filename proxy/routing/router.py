@@ -18,20 +18,20 @@ from adapters.errors import (
 from adapters.events import Event, Finished, Restarted, Started
 from adapters.request import EmbeddingRequest, Feature, GenerationRequest
 from adapters.shortcut import Shortcut
-from proxy.memory.budget import Memory
-from proxy.models.auto_pull import Pulls
-from proxy.models.registry import Entry, Registry, same_weights
+from proxy.memory.budget import SharedBudget
+from proxy.models.auto_pull import AutoPull
+from proxy.models.registry import RegisteredModel, Registry, same_weights
 from proxy.routing.by_speed import Choice, Clock
 from proxy.routing.candidates import Candidate, Candidates
 from proxy.routing.decision import Decider, Decision
-from proxy.routing.estimates import Habits
+from proxy.routing.estimates import Estimates
 from proxy.routing.fallbacks import Fallbacks
-from proxy.routing.lookup import Names
+from proxy.routing.lookup import ModelLookup
 from proxy.routing.measurements import Measurements, Watching
-from proxy.routing.requirements import Demand, to_demand
+from proxy.routing.requirements import Requirements, to_requirements
 from proxy.sinks import closing, each, held
 
-_NOTHING = Demand()
+_NOTHING = Requirements()
 
 
 class Route(Struct, frozen=True, kw_only=True):
@@ -84,15 +84,15 @@ class _Attempt(Watching):
     def __init__(
         self,
         measurements: Measurements,
-        habits: Habits,
+        estimates: Estimates,
         route: Route,
         request: GenerationRequest,
-        demand: Demand,
+        requirements: Requirements,
         watcher: Watcher,
     ) -> None:
         super().__init__(measurements, (route.backend.kind, route.name), request)
-        self._habits = habits
-        self._demand = demand
+        self._estimates = estimates
+        self._requirements = requirements
         self._watcher = watcher
 
     def see(self, event: Event) -> None:
@@ -102,7 +102,7 @@ class _Attempt(Watching):
         elif isinstance(event, Restarted):
             self._watcher.started(Started(event.context))
         elif isinstance(event, Finished):
-            self._habits.learn(self._key, self._demand, event.usage)
+            self._estimates.learn(self._key, self._requirements, event.usage)
 
 
 class Router:
@@ -110,22 +110,22 @@ class Router:
         self,
         registry: Registry,
         measurements: Measurements,
-        memory: Memory | None = None,
-        pulls: Pulls | None = None,
+        memory: SharedBudget | None = None,
+        pulls: AutoPull | None = None,
         clock: Clock = time.monotonic,
         patience: float | None = None,
     ) -> None:
         """`patience`: seconds that a backend has to begin, where another could answer as well."""
         self._registry = registry
-        self._names = Names(registry, pulls)
+        self._names = ModelLookup(registry, pulls)
         self._measurements = measurements
         self._patience = patience
         self.fallbacks = Fallbacks()
-        self._habits = Habits()
+        self._estimates = Estimates()
         self._decider = Decider(
             registry,
-            Candidates(registry, self._habits, memory),
-            Choice(measurements, self._habits, clock),
+            Candidates(registry, self._estimates, memory),
+            Choice(measurements, self._estimates, clock),
         )
 
     async def generate(
@@ -147,15 +147,15 @@ class Router:
         Raises:
             BackendError: as `resolve`, what the backend raised, or it broke the contract.
         """
-        demand = to_demand(request)
+        requirements = to_requirements(request)
         await self._names.fetch(request.model)
-        decision = await self.decide(request.model, demand, request)
+        decision = await self.decide(request.model, requirements, request)
         self._decider.note(decision)
         first, *others = self._routes(decision)
         is_held = whole and bool(others)
         request = replace(request, whole=whole, shortcut=None if is_held else shortcut)
         hurried = self._hurried(request, decision.order)
-        answer = through(self._answer(first, hurried, demand, watcher))
+        answer = through(self._answer(first, hurried, requirements, watcher))
         events = held(answer) if is_held else answer
         began = False
         try:
@@ -170,7 +170,7 @@ class Router:
             failed = error
         self._leave(first, others[0], failed, watcher)
         self._learn_limit(first, request, failed)
-        answer = through(self._answer(others[0], request, demand, watcher))
+        answer = through(self._answer(others[0], request, requirements, watcher))
         async with closing(events := _after(failed, answer)):
             async for event in events:
                 yield event
@@ -187,13 +187,15 @@ class Router:
 
     def _learn_limit(self, route: Route, request: GenerationRequest, error: BackendError) -> None:
         if isinstance(error, ContextLengthError) and request.num_ctx is None:
-            self._habits.refused((route.backend.kind, route.name), error.limit)
+            self._estimates.refused((route.backend.kind, route.name), error.limit)
 
     def _answer(
-        self, route: Route, request: GenerationRequest, demand: Demand, watcher: Watcher
+        self, route: Route, request: GenerationRequest, requirements: Requirements, watcher: Watcher
     ) -> AsyncGenerator[Event]:
         watcher.routed(route)
-        attempt = _Attempt(self._measurements, self._habits, route, request, demand, watcher)
+        attempt = _Attempt(
+            self._measurements, self._estimates, route, request, requirements, watcher
+        )
         events = route.backend.generate(replace(request, model=route.name))
         return each(events, request.n, attempt)
 
@@ -205,7 +207,7 @@ class Router:
             BackendError: as `resolve`, what the backend raised, or vectors are missing.
         """
         await self._names.fetch(request.model)
-        first, *others = await self.routes(request.model, to_demand(request))
+        first, *others = await self.routes(request.model, to_requirements(request))
         twins = [other for other in others if self._same_weights(first, other)]
         try:
             return await self._embed(first, replace(request, elsewhere=bool(twins)), watcher)
@@ -224,14 +226,14 @@ class Router:
 
     def _same_weights(self, one: Route, other: Route) -> bool:
         """As far as both backends tell; what is not known is not the same."""
-        models = [self._registry.shelves[r.backend.kind].models.get(r.name) for r in (one, other)]
+        models = [self._registry.backends[r.backend.kind].models.get(r.name) for r in (one, other)]
         return same_weights(models) is True
 
     async def resolve(self, name: str, features: frozenset[Feature]) -> Route:
         """The first of `routes`."""
-        return (await self.routes(name, Demand(features=features)))[0]
+        return (await self.routes(name, Requirements(features=features)))[0]
 
-    async def routes(self, name: str, demand: Demand = _NOTHING) -> list[Route]:
+    async def routes(self, name: str, requirements: Requirements = _NOTHING) -> list[Route]:
         """Where `name` can be answered as `demand` says, the best first; never empty.
 
         Raises:
@@ -240,27 +242,27 @@ class Router:
             BackendUnavailableError: the backend that the name points to is away.
             UnsupportedParameterError: the model is there, and nobody can honour a feature on it.
         """
-        return self._routes(await self.decide(name, demand))
+        return self._routes(await self.decide(name, requirements))
 
     async def decide(
-        self, name: str, demand: Demand, request: GenerationRequest | None = None
+        self, name: str, requirements: Requirements, request: GenerationRequest | None = None
     ) -> Decision:
         """As `routes`, with the reasons. Nothing is begun, and the next decision is the same."""
-        return self._decider.decide(await self.find(name), demand, request)
+        return self._decider.decide(await self.find(name), requirements, request)
 
-    def weighed(self, decision: Decision, demand: Demand) -> Decision:
+    def weighed(self, decision: Decision, requirements: Requirements) -> Decision:
         """As `Decider.weighed`."""
-        return self._decider.weighed(decision, demand)
+        return self._decider.weighed(decision, requirements)
 
-    async def find(self, name: str) -> Entry:
-        """As `Names.find`."""
+    async def find(self, name: str) -> RegisteredModel:
+        """As `ModelLookup.find`."""
         return await self._names.find(name)
 
     def _routes(self, decision: Decision) -> list[Route]:
         return [
             Route(
-                backend=self._registry.shelves[candidate.place.kind].backend,
-                name=candidate.place.name,
+                backend=self._registry.backends[candidate.deployment.kind].backend,
+                name=candidate.deployment.name,
                 model=decision.entry.id,
                 context=candidate.context,
             )

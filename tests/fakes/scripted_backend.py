@@ -12,7 +12,7 @@ from msgspec.structs import replace
 from adapters.backend import Backend, Embeddings, Health, Model, Progress
 from adapters.errors import BackendError
 from adapters.events import Event, Finished, Started, TextDelta, Usage
-from adapters.memory import Tenant
+from adapters.memory import MemoryUser
 from adapters.request import EmbeddingRequest, Feature, GenerationRequest
 from proxy.app import create_app
 from proxy.config import Config
@@ -40,7 +40,7 @@ class ScriptedBackend:
         health: Health | str = WELL,
     ) -> None:
         self.kind = kind
-        self.tenant: Tenant | None = None
+        self.memory_user: MemoryUser | None = None
         self.honours = honours
         self.script = script
         self.models: Sequence[Model] | Exception | str = models

@@ -95,7 +95,9 @@ async def test_the_documented_models_are_found_by_each_of_their_names(tmp_path: 
         for own, model in models.items():
             for name in (own, *model.names().values()):
                 entry = registry.named(name, backends)
-                assert {place.kind: place.name for place in entry.places} == model.names()
+                assert {
+                    deployment.kind: deployment.name for deployment in entry.deployments
+                } == model.names()
 
 
 @pytest.mark.parametrize("key", EVERY_KEY)

@@ -9,7 +9,7 @@ _MOMENT = 0.02
 milliseconds; a prompt of a whole book is not waited for."""
 
 
-class Arrival:
+class ExpectedRequest:
     """One request that is being prepared. It is over where it was submitted, or came to nothing."""
 
     def __init__(self, ended: Callable[[], None]) -> None:
@@ -29,17 +29,17 @@ class Arrival:
             self._ended()
 
 
-class Arrivals:
+class BatchingWindow:
     """Noted on the event loop, waited for on the engine's thread; `wake` guards both."""
 
     def __init__(self, wake: threading.Condition) -> None:
         self._wake = wake
         self._count = 0
 
-    def expect(self) -> Arrival:
+    def expect(self) -> ExpectedRequest:
         with self._wake:
             self._count += 1
-        return Arrival(self._end)
+        return ExpectedRequest(self._end)
 
     def wait(self) -> None:
         """Until nobody is on the way, or a moment has passed; called with `wake` held."""

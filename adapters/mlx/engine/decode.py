@@ -17,7 +17,7 @@ from mlx_lm.models.cache import TokenBuffer
 from msgspec import Struct
 
 from adapters.errors import BackendError, GenerationError
-from adapters.mlx.engine.sampling import Dice, Drawing, Report, report
+from adapters.mlx.engine.sampling import Drawing, Report, RowNoise, report
 from adapters.mlx.models.load import LoadedModel
 from adapters.mlx.sequence import Finish, Post, Sampled, Sequence
 
@@ -47,7 +47,7 @@ class Newcomers(Struct, frozen=True):
 class Row:
     def __init__(self, sequence: Sequence) -> None:
         self.sequence = sequence
-        self.dice = Dice(sequence.sampling, sequence.entropy, sequence.prompt)
+        self.dice = RowNoise(sequence.sampling, sequence.entropy, sequence.prompt)
         self.count = 0
         self.said: list[int] = []
         self.fresh = True

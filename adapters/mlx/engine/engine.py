@@ -19,17 +19,17 @@ from typing import TYPE_CHECKING, TypeVar
 from adapters.config import MLXConfig
 from adapters.errors import BackendBusyError, BackendError, BackendUnavailableError, GenerationError
 from adapters.mlx import blas
-from adapters.mlx.engine.batching_window import Arrivals
+from adapters.mlx.engine.batching_window import BatchingWindow
 from adapters.mlx.engine.kv_pool import Pool
 from adapters.mlx.engine.retry_after import Pace
-from adapters.mlx.jobs import Errand, Errands, Pieces
+from adapters.mlx.jobs import Job, Jobs, Pieces
 from adapters.mlx.models.load_progress import Extras, Loading
 from adapters.mlx.sequence import Post, Sampled, Sequence
 
 if TYPE_CHECKING:
     # Importing these loads mlx and transformers, which an idle server does without.
     from adapters.mlx.engine.prefix_cache import PrefixCache
-    from adapters.mlx.engine.scheduler import Lane
+    from adapters.mlx.engine.scheduler import Scheduler
     from adapters.mlx.models.load import LoadedModel
 
 logger = logging.getLogger(__name__)
@@ -50,13 +50,13 @@ class Engine:
     def __init__(self, config: MLXConfig) -> None:
         self._config = config
         self._commands: deque[Callable[[], None]] = deque()
-        self._errands = Errands()
+        self._errands = Jobs()
         self._wake = threading.Condition()
-        self.arrivals = Arrivals(self._wake)
+        self.arrivals = BatchingWindow(self._wake)
         self._thread: threading.Thread | None = None
         self._closing = False
         self._ended = False
-        self._lanes: dict[str, Lane] = {}
+        self._lanes: dict[str, Scheduler] = {}
         self._live: Counter[str] = Counter()
         self._counters: Counter[str] = Counter()
         self._failures: dict[str, deque[float]] = {}
@@ -193,7 +193,7 @@ class Engine:
 
     def run_in_pieces(self, start: Callable[[], Pieces[T]]) -> "Future[T]":
         """What `start` begins, on the thread, after what was sent so before it."""
-        errand = Errand(start)
+        errand = Job(start)
         self._send(lambda: self._errands.add(errand))
         return errand.future
 
@@ -249,7 +249,7 @@ class Engine:
     def _is_answering(self) -> bool:
         return any(len(lane) for lane in tuple(self._lanes.values()))
 
-    def _step(self, lane: "Lane") -> list[Posted]:
+    def _step(self, lane: "Scheduler") -> list[Posted]:
         try:
             step = lane.step()
         except Exception:
@@ -264,7 +264,7 @@ class Engine:
                 self._counters["finished"] += post.finish is not None
         return list(step)
 
-    def _fail(self, lane: "Lane") -> list[Posted]:
+    def _fail(self, lane: "Scheduler") -> list[Posted]:
         """A step that raised leaves rows in no known state: all of them end, with an error."""
         from adapters.mlx.models.load import free_memory
 
@@ -307,13 +307,13 @@ class Engine:
     def _load(self, path: Path, loading: Loading, extras: Extras) -> "Pieces[LoadedModel]":
         name = loading.name
         if name not in self._lanes:
-            from adapters.mlx.engine.scheduler import Lane
+            from adapters.mlx.engine.scheduler import Scheduler
             from adapters.mlx.models.load import load_folder
 
             started = time.monotonic()
             loaded = yield from load_folder(path, self._config.dequantize, loading, extras)
             yield
-            lane = self._lanes[name] = Lane(loaded, self._config, self.pool)
+            lane = self._lanes[name] = Scheduler(loaded, self._config, self.pool)
             self.pool.least[name] = lane.budget.least
             self._counters["loads"] += 1
             logger.info("loaded %s in %.1f s", name, time.monotonic() - started)
@@ -333,7 +333,7 @@ class Engine:
         self.pool.drop(name)
         free_memory()
 
-    def _drop(self, lane: "Lane") -> None:
+    def _drop(self, lane: "Scheduler") -> None:
         self._counters["prefix_hits"] += lane.prefixes.hits
         lane.prefixes.close()
 

@@ -12,7 +12,7 @@ Report = tuple[mx.array, mx.array, mx.array]
 """Of R rows: (R,) the drawn tokens' logprobs, (R, K) the likeliest ids and (R, K) theirs."""
 
 
-class Dice:
+class RowNoise:
     """What one row draws with: its parameters, its key, and what was said so far.
 
     `entropy` (64 bits) is the seed of a row that asks for none.
@@ -48,7 +48,7 @@ class Drawing:
     The order is penalties, bias, top_k, min_p, top_p, and the temperature last, as in mlx-lm.
     """
 
-    def __init__(self, dice: list[Dice], vocabulary: int) -> None:
+    def __init__(self, dice: list[RowNoise], vocabulary: int) -> None:
         self._dice = dice
         self._temperature = _column(dice, lambda asked: asked.temperature or 0.0)
         self._noisy = any(each.sampling.temperature for each in dice)
@@ -92,7 +92,7 @@ class _Shape:
     Source: https://platform.openai.com/docs/api-reference/chat/create
     """
 
-    def __init__(self, dice: list[Dice], vocabulary: int) -> None:
+    def __init__(self, dice: list[RowNoise], vocabulary: int) -> None:
         self._frequency = _column(dice, lambda asked: asked.frequency_penalty or 0.0)
         self._presence = _column(dice, lambda asked: asked.presence_penalty or 0.0)
         self._repeats = any(d.sampling.repetition_penalty not in (None, 1) for d in dice)
@@ -116,7 +116,7 @@ class _Shape:
         # Lazy, as all of mlx: the next step's graph hangs on these tokens, not on their values.
         self._counts = self._counts.at[self._rows, tokens].add(1.0)
 
-    def store(self, dice: list[Dice]) -> None:
+    def store(self, dice: list[RowNoise]) -> None:
         for row, each in enumerate(dice):
             each.counts = None if each.plain else self._counts[row]
 
@@ -124,7 +124,7 @@ class _Shape:
 class _Cut:
     """The logit below which a token is not drawn, for the rows in `rows`."""
 
-    def __init__(self, dice: list[Dice], rows: list[int], vocabulary: int) -> None:
+    def __init__(self, dice: list[RowNoise], rows: list[int], vocabulary: int) -> None:
         asked = [dice[row].sampling for row in rows]
         limits = [min(each.top_k or vocabulary, vocabulary) for each in asked]
         self._all = len(rows) == len(dice)
@@ -164,7 +164,7 @@ class _Cut:
         return mx.min(mx.where(inside, kept, mx.inf), axis=-1, keepdims=True)
 
 
-def _create_cut(dice: list[Dice], vocabulary: int) -> _Cut | None:
+def _create_cut(dice: list[RowNoise], vocabulary: int) -> _Cut | None:
     rows = [row for row, each in enumerate(dice) if _cuts(each.sampling)]
     return _Cut(dice, rows, vocabulary) if rows else None
 
@@ -193,11 +193,11 @@ def report(logits: mx.array, tokens: mx.array, width: int) -> Report:
     )
 
 
-def _column(dice: list[Dice], read: Callable[[Sampling], float]) -> mx.array:
+def _column(dice: list[RowNoise], read: Callable[[Sampling], float]) -> mx.array:
     return mx.array([[float(read(each.sampling))] for each in dice])
 
 
-def _bias(dice: Dice, vocabulary: int) -> mx.array:
+def _bias(dice: RowNoise, vocabulary: int) -> mx.array:
     asked = {t: v for t, v in (dice.sampling.logit_bias or {}).items() if 0 <= t < vocabulary}
     bias = mx.zeros((vocabulary,))
     if asked:
@@ -205,7 +205,7 @@ def _bias(dice: Dice, vocabulary: int) -> mx.array:
     return bias
 
 
-def _in_prompt(dice: Dice, vocabulary: int) -> mx.array:
+def _in_prompt(dice: RowNoise, vocabulary: int) -> mx.array:
     seen = mx.zeros((vocabulary,), dtype=mx.bool_)
     # mlx does not check an index that is written to.
     if ids := sorted({token for token in dice.prompt if 0 <= token < vocabulary}):

@@ -45,7 +45,7 @@ def choose_prefill_chunk(config: MLXConfig) -> PrefillChunk:
     return PrefillChunk(2048, 512, 512)
 
 
-class Lane:
+class Scheduler:
     def __init__(self, loaded: LoadedModel, config: MLXConfig, pool: Pool | None = None) -> None:
         self.loaded = loaded
         self.prefixes = create_prefix_cache(loaded, config)

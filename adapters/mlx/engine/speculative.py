@@ -16,7 +16,7 @@ from mlx_lm.generate import generation_stream, speculative_generate_step
 from mlx_lm.models.cache import make_prompt_cache
 
 from adapters.mlx.engine.decode import Cache, DecodeBatch, Newcomers, Row, Step
-from adapters.mlx.engine.sampling import Dice, Drawing
+from adapters.mlx.engine.sampling import Drawing, RowNoise
 from adapters.mlx.models.load import LoadedModel
 from adapters.mlx.sequence import Sampled, Sequence
 
@@ -99,7 +99,7 @@ class PlacedSampler:
         return Drawing(dice, logprobs.shape[-1]).draw(logprobs)
 
 
-def _at(dice: Dice, place: int) -> Dice:
+def _at(dice: RowNoise, place: int) -> RowNoise:
     placed = copy.copy(dice)
     placed.drawn = place
     return placed

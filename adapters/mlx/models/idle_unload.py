@@ -16,7 +16,7 @@ logger = logging.getLogger(__name__)
 FOREVER = -1.0
 
 
-class Keeping:
+class IdleUnload:
     """Counts who uses each model, and unloads it so many seconds after the last of them.
 
     What a request says holds until the model is unloaded, or another says otherwise. Lives on the

@@ -7,12 +7,12 @@ from msgspec.structs import replace
 
 from adapters.config import OllamaConfig
 from adapters.errors import ContextLengthError, InsufficientMemoryError, InvalidRequestError
-from adapters.memory import Room, Unlimited
+from adapters.memory import MemoryBudget, UnlimitedMemory
 from adapters.ollama.catalog import Catalog, full_name
 from adapters.ollama.context.kv_size import choose, longest, room_in_memory, system_memory
 from adapters.ollama.context.token_estimate import Count, Texts, TokenCounter, texts_of
-from adapters.ollama.in_flight import Work
-from adapters.ollama.model_info import Facts, open_vocabulary
+from adapters.ollama.in_flight import InFlight
+from adapters.ollama.model_info import ModelInfo, open_vocabulary
 from adapters.ollama.wire import ChatBody, RawBody
 
 _LOCAL = frozenset({"127.0.0.1", "localhost", "::1"})
@@ -39,21 +39,21 @@ class Size(Struct, frozen=True, kw_only=True):
 class _Known(Struct, frozen=True):
     """What all requests to one model have in common, as long as these stay as they are."""
 
-    facts: Facts
+    facts: ModelInfo
     counter: TokenCounter
     budget: int | None
     limit: int | None
 
 
-class Sizing:
-    def __init__(self, host: str, catalog: Catalog, work: Work, config: OllamaConfig) -> None:
+class ContextSizing:
+    def __init__(self, host: str, catalog: Catalog, work: InFlight, config: OllamaConfig) -> None:
         self._catalog = catalog
         self._work = work
         self._config = config
         self.local = urlsplit(host).hostname in _LOCAL
-        self.room: Room = Unlimited()
+        self.room: MemoryBudget = UnlimitedMemory()
         self._own_budget = config.memory_bytes or (system_memory() if self.local else None)
-        self._counters: dict[tuple[str, Facts], TokenCounter] = {}
+        self._counters: dict[tuple[str, ModelInfo], TokenCounter] = {}
         self._known: dict[str, _Known] = {}
         self._used: dict[str, int] = {}
         """The longest context that each runner was given here."""
@@ -120,13 +120,13 @@ class Sizing:
             self._used[runner] = max(size.num_ctx, self._used.get(runner, 0))
         self._catalog.note_loaded(full_name(model), size.num_ctx)
 
-    async def _know(self, model: str, facts: Facts) -> "_Known":
+    async def _know(self, model: str, facts: ModelInfo) -> "_Known":
         counter = await self._counter(model, facts)
         known = _Known(facts, counter, self._budget, self._limit(model, facts))
         self._known[model] = known
         return known
 
-    async def _counter(self, model: str, facts: Facts) -> TokenCounter:
+    async def _counter(self, model: str, facts: ModelInfo) -> TokenCounter:
         key = (full_name(model), facts)
         if key not in self._counters:
             tokenizer = await open_vocabulary(facts) if self.local else None
@@ -138,7 +138,7 @@ class Sizing:
         answer = body.options.num_predict
         return answer if answer is not UNSET and answer > 0 else self._config.answer_room
 
-    async def _chosen(self, model: str, facts: Facts, needed: int, limit: int | None) -> int:
+    async def _chosen(self, model: str, facts: ModelInfo, needed: int, limit: int | None) -> int:
         tag = await self._catalog.loaded(model)
         loaded = tag.context_length if tag is not None else None
         # What another request runs with, or still waits for, is newer.
@@ -149,11 +149,11 @@ class Sizing:
     def _budget(self) -> int | None:
         return longest(self._own_budget, self.room.budget if self.local else None)
 
-    def _floor(self, model: str, facts: Facts) -> int:
+    def _floor(self, model: str, facts: ModelInfo) -> int:
         used = self._used.get(self._catalog.runner(model), 0)
         return max(self._config.min_context, facts.num_ctx or 0, facts.least_context, used)
 
-    def _limit(self, model: str, facts: Facts) -> int | None:
+    def _limit(self, model: str, facts: ModelInfo) -> int | None:
         least = facts.least_context
         room = room_in_memory(facts.cost, facts.size, self._budget)
         if room is not None and room < least:

@@ -10,7 +10,7 @@ from adapters.ollama.counted import Counted
 from adapters.ollama.ndjson import Lines
 from adapters.ollama.translate.json_schema import Promise
 from adapters.ollama.translate.response import Answer, to_text
-from adapters.ollama.translate.tool_choice import ForcedCall, chosen_tools, is_forced
+from adapters.ollama.translate.tool_choice import ForcedCallReader, chosen_tools, is_forced
 from adapters.ollama.wire import Line
 from adapters.request import (
     GenerationRequest,
@@ -109,7 +109,9 @@ class _Reading:
     def __init__(self, request: GenerationRequest) -> None:
         self._answer = Answer()
         self._forced = (
-            ForcedCall(chosen_tools(request), bool(request.stop)) if _is_forced(request) else None
+            ForcedCallReader(chosen_tools(request), bool(request.stop))
+            if _is_forced(request)
+            else None
         )
         self._one_call = bool(self._forced) or not request.parallel_tool_calls
 

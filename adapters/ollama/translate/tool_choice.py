@@ -132,7 +132,7 @@ _NAME = re.compile(r'\s*\{\s*"name"\s*:\s*("(?:[^"\\]|\\.)*")')
 _PARAMETERS = re.compile(r'\s*,\s*"parameters"\s*:\s*')
 
 
-class ForcedCall:
+class ForcedCallReader:
     """Turns the text of an answer that keeps to `call_schema` into the events of a call."""
 
     def __init__(self, tools: tuple[Tool, ...], may_stop: bool) -> None:

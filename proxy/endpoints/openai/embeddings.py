@@ -18,10 +18,10 @@ from msgspec.structs import replace
 from adapters.backend import Embeddings
 from adapters.errors import BackendError, InvalidRequestError
 from adapters.request import EmbeddingRequest, TokenIds
-from proxy.endpoints.server_request import Exchange
+from proxy.endpoints.server_request import ServerRequest
 from proxy.endpoints.wire_types import TokenCount, TokenId
 from proxy.http.body import read_body
-from proxy.http.json_response import Whole
+from proxy.http.json_response import JSONResponse
 from proxy.keep_alive import KeepAlive, to_keep_alive
 from proxy.operation import Operation
 
@@ -125,8 +125,8 @@ _EMBED = Operation(
 )
 
 
-@post("/v1/embeddings", status_code=200, operation=_EMBED, straight=True)
-async def create_embedding(request: Exchange) -> ASGIResponse:
+@post("/v1/embeddings", status_code=200, operation=_EMBED, fast=True)
+async def create_embedding(request: ServerRequest) -> ASGIResponse:
     body = await read_body(request, EmbeddingsBody)
     model = request.forced(body.model, body.backend)
     asked = replace(to_embedding_request(body), model=model)
@@ -139,4 +139,4 @@ async def create_embedding(request: Exchange) -> ASGIResponse:
     content = (
         encode(body, made) if numbers <= _SMALL else await asyncio.to_thread(encode, body, made)
     )
-    return Whole(content)
+    return JSONResponse(content)

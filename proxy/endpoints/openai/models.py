@@ -11,8 +11,8 @@ from litestar.params import FromPath
 from msgspec import Struct
 
 from adapters.backend import Model
-from proxy.endpoints.server_request import Exchange
-from proxy.models.registry import Entry, Place, Registry
+from proxy.endpoints.server_request import ServerRequest
+from proxy.models.registry import Deployment, RegisteredModel, Registry
 from proxy.operation import Operation
 from proxy.routing.router import Router
 
@@ -78,34 +78,41 @@ def to_list(registry: Registry) -> ModelList:
     return ModelList([to_card(entry, name) for entry in entries for name in entry.names])
 
 
-def to_card(entry: Entry, name: str) -> ModelCard:
+def to_card(entry: RegisteredModel, name: str) -> ModelCard:
     """The card of one of its names."""
-    places = [to_place(place) for place in entry.places]
-    length = max((p.context_length for p in places if p.context_length is not None), default=None)
+    deployments = [to_deployment(deployment) for deployment in entry.deployments]
+    length = max(
+        (p.context_length for p in deployments if p.context_length is not None), default=None
+    )
     return ModelCard(
         id=name,
-        created=_first(place.model.created or None for place in entry.places if place.model) or 0,
-        owned_by=",".join(place.backend for place in places),
+        created=_first(
+            deployment.model.created or None for deployment in entry.deployments if deployment.model
+        )
+        or 0,
+        owned_by=",".join(deployment.backend for deployment in deployments),
         root=entry.id,
         names=list(entry.names),
-        backends=places,
+        backends=deployments,
         same_weights=entry.same_weights,
         context_length=length,
         max_model_len=length,
-        capabilities=sorted({each for place in places for each in place.capabilities}),
-        quantization=_agreed(place.quantization for place in places),
-        size_bytes=_agreed(place.size_bytes for place in places),
-        digest=_agreed(place.digest for place in places),
-        loaded=_any(place.loaded for place in places),
-        loaded_context=_first(place.loaded_context for place in places),
+        capabilities=sorted(
+            {each for deployment in deployments for each in deployment.capabilities}
+        ),
+        quantization=_agreed(deployment.quantization for deployment in deployments),
+        size_bytes=_agreed(deployment.size_bytes for deployment in deployments),
+        digest=_agreed(deployment.digest for deployment in deployments),
+        loaded=_any(deployment.loaded for deployment in deployments),
+        loaded_context=_first(deployment.loaded_context for deployment in deployments),
     )
 
 
-def to_place(place: Place) -> ModelPlace:
-    model = place.model or Model(name=place.name)
+def to_deployment(deployment: Deployment) -> ModelPlace:
+    model = deployment.model or Model(name=deployment.name)
     return ModelPlace(
-        backend=place.kind,
-        name=place.name,
+        backend=deployment.kind,
+        name=deployment.name,
         quantization=model.quantization or None,
         size_bytes=model.size_bytes,
         digest=model.digest,
@@ -131,7 +138,7 @@ def _any(told: Iterable[bool | None]) -> bool | None:
 
 
 @get("/v1/models", operation=Operation(summary="All models by all names", answers=(ModelList,)))
-async def list_models(request: Exchange) -> ModelList:
+async def list_models(request: ServerRequest) -> ModelList:
     await request.registry.refresh(PATIENCE, only_new=True)
     return to_list(request.registry)
 
@@ -140,7 +147,7 @@ async def list_models(request: Exchange) -> ModelList:
     "/v1/models/{model:path}",
     operation=Operation(summary="A model by any of its names", answers=(ModelCard,)),
 )
-async def retrieve_model(model: FromPath[str], request: Exchange) -> ModelCard:
+async def retrieve_model(model: FromPath[str], request: ServerRequest) -> ModelCard:
     return await find_card(request.router, model.removeprefix("/"))
 
 

@@ -8,7 +8,7 @@ from msgspec import Struct
 from msgspec.structs import asdict
 
 from adapters.backend import Health
-from proxy.endpoints.server_request import Exchange
+from proxy.endpoints.server_request import ServerRequest
 from proxy.endpoints.tandem.health import tell_health
 from proxy.memory.budget import Snapshot
 from proxy.operation import Operation
@@ -41,7 +41,7 @@ def to_status(conditions: Collection[Health]) -> Status:
     "/api/health",
     operation=Operation(summary="How both engines are, and why", answers=(HybridHealth,)),
 )
-async def get_hybrid_health(request: Exchange) -> HybridHealth:
+async def get_hybrid_health(request: ServerRequest) -> HybridHealth:
     told = await tell_health(request)
     fields: dict[str, Any] = asdict(told)
     fields["backends"] = {"mlx": _OFF, "ollama": _OFF} | told.backends

@@ -8,7 +8,7 @@ from litestar import get
 from msgspec import Struct
 
 from adapters.backend import Backend, Health
-from proxy.endpoints.server_request import Exchange
+from proxy.endpoints.server_request import ServerRequest
 from proxy.memory.budget import Snapshot
 from proxy.operation import Operation
 
@@ -37,15 +37,15 @@ async def _ask(backend: Backend) -> Health:
     "/health",
     operation=Operation(summary="How the server and its engines are", answers=(ServerHealth,)),
 )
-async def get_health(request: Exchange) -> ServerHealth:
+async def get_health(request: ServerRequest) -> ServerHealth:
     return await tell_health(request)
 
 
-async def tell_health(request: Exchange) -> ServerHealth:
-    shelves = request.registry.shelves
-    asked = asyncio.gather(*(_ask(shelf.backend) for shelf in shelves.values()))
+async def tell_health(request: ServerRequest) -> ServerHealth:
+    backends = request.registry.backends
+    asked = asyncio.gather(*(_ask(listed.backend) for listed in backends.values()))
     answers, snapshot = await asyncio.gather(asked, request.memory.snapshot())
     status = "draining" if request.drain.began else "ok"
-    told = dict(zip(list(shelves), answers, strict=True))
+    told = dict(zip(list(backends), answers, strict=True))
     counts = request.router.fallbacks.counts()
     return ServerHealth(status, version("tandem-proxy"), told, snapshot, counts)

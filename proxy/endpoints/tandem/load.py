@@ -12,13 +12,13 @@ from msgspec.structs import replace
 from adapters.backend import Progress
 from adapters.errors import BackendUnavailableError, InvalidRequestError
 from proxy.endpoints import residence
-from proxy.endpoints.server_request import Exchange
+from proxy.endpoints.server_request import ServerRequest
 from proxy.endpoints.tandem.prompt import PromptAnswer, PromptRequest, answer_prompt
 from proxy.endpoints.times import Times
 from proxy.errors import to_failure
 from proxy.http.body import read_body, receive, understand
 from proxy.http.event_stream import NDJSON, Frame
-from proxy.http.json_response import Whole
+from proxy.http.json_response import JSONResponse
 from proxy.keep_alive import KeepAlive, to_keep_alive
 from proxy.operation import Operation
 
@@ -73,8 +73,8 @@ _UNLOAD = Operation(
 )
 
 
-@post("/api/mlx/generate", status_code=200, operation=_GENERATE, straight=True)
-async def create_mlx_generation(request: Exchange) -> ASGIResponse:
+@post("/api/mlx/generate", status_code=200, operation=_GENERATE, fast=True)
+async def create_mlx_generation(request: ServerRequest) -> ASGIResponse:
     times = Times()
     require_mlx(request)
     body = await read_body(request, PromptRequest)
@@ -84,7 +84,7 @@ async def create_mlx_generation(request: Exchange) -> ASGIResponse:
 
 
 @post("/api/mlx/load/{model:path}", status_code=200, operation=_LOAD)
-async def load_mlx_model(model: FromPath[str], request: Exchange) -> ASGIResponse:
+async def load_mlx_model(model: FromPath[str], request: ServerRequest) -> ASGIResponse:
     require_mlx(request)
     body = await _read_optional(request, LoadRequest)
     keep_alive = to_keep_alive(body.keep_alive, body.ttl)
@@ -93,28 +93,28 @@ async def load_mlx_model(model: FromPath[str], request: Exchange) -> ASGIRespons
         return await _load_in_steps(request, _forced(request, name), keep_alive)
     route = await residence.load(request, _forced(request, name), keep_alive)
     taken = await request.memory.footprint(route.backend.kind, route.name)
-    return Whole(_tell(name, route.name, "loaded", taken))
+    return JSONResponse(_tell(name, route.name, "loaded", taken))
 
 
 @post("/api/mlx/unload/{model:path}", status_code=200, operation=_UNLOAD)
-async def unload_mlx_model(model: FromPath[str], request: Exchange) -> ASGIResponse:
+async def unload_mlx_model(model: FromPath[str], request: ServerRequest) -> ASGIResponse:
     require_mlx(request)
     await _read_optional(request, UnloadRequest)
     name = model.removeprefix("/")
     route = await residence.unload(request, _forced(request, name))
-    return Whole(_tell(name, route.name, "unloaded", 0))
+    return JSONResponse(_tell(name, route.name, "unloaded", 0))
 
 
-def require_mlx(request: Exchange) -> None:
-    if "mlx" not in request.registry.shelves:
+def require_mlx(request: ServerRequest) -> None:
+    if "mlx" not in request.registry.backends:
         raise BackendUnavailableError("The mlx backend is switched off.", lasting=True)
 
 
-async def _read_optional(request: Exchange, kind: type[S]) -> S:
+async def _read_optional(request: ServerRequest, kind: type[S]) -> S:
     return understand(request, await receive(request) or b"{}", kind)
 
 
-def _forced(request: Exchange, name: str) -> str:
+def _forced(request: ServerRequest, name: str) -> str:
     return request.forced(name, "mlx")
 
 
@@ -124,7 +124,9 @@ def _tell(
     return Residence(model_id=model, backend="mlx", name=name, status=status, memory_bytes=taken)
 
 
-async def _load_in_steps(request: Exchange, name: str, keep_alive: float | None) -> ASGIResponse:
+async def _load_in_steps(
+    request: ServerRequest, name: str, keep_alive: float | None
+) -> ASGIResponse:
     steps = residence.load_in_steps(request, name, keep_alive)
     return await request.stream_events(steps, _Steps(), NDJSON)
 

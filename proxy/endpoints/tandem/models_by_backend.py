@@ -6,10 +6,10 @@ from msgspec import Struct
 from msgspec.structs import asdict
 
 from adapters.backend import Progress
-from proxy.endpoints.openai.models import PATIENCE, ModelCard, ModelPlace, find_card, to_place
-from proxy.endpoints.server_request import Exchange
+from proxy.endpoints.openai.models import PATIENCE, ModelCard, ModelPlace, find_card, to_deployment
+from proxy.endpoints.server_request import ServerRequest
 from proxy.endpoints.tandem.load import require_mlx
-from proxy.models.registry import Registry, Shelf
+from proxy.models.registry import BackendModels, Registry
 from proxy.operation import Operation
 
 
@@ -40,28 +40,28 @@ class MLXModels(Struct):
 
 def to_held(registry: Registry) -> dict[str, Held]:
     """What can answer now; an engine that is away has nothing."""
-    held = {kind: Held(reached=s.reached, models=[]) for kind, s in registry.shelves.items()}
+    held = {kind: Held(reached=s.reached, models=[]) for kind, s in registry.backends.items()}
     for entry in registry.entries():
-        for place in entry.places:
+        for deployment in entry.deployments:
             model = HeldModel(
                 model_id=entry.id,
                 names=list(entry.names),
-                loading=_loading(registry.shelves[place.kind], place.name),
-                **asdict(to_place(place)),
+                loading=_loading(registry.backends[deployment.kind], deployment.name),
+                **asdict(to_deployment(deployment)),
             )
-            held[place.kind].models.append(model)
+            held[deployment.kind].models.append(model)
     return held
 
 
-def _loading(shelf: Shelf, name: str) -> Progress | None:
-    return shelf.backend.loading().get(name)
+def _loading(listed: BackendModels, name: str) -> Progress | None:
+    return listed.backend.loading().get(name)
 
 
 @get(
     "/api/models",
     operation=Operation(summary="All models by engine", answers=(ModelsByBackend,)),
 )
-async def list_models_by_backend(request: Exchange) -> ModelsByBackend:
+async def list_models_by_backend(request: ServerRequest) -> ModelsByBackend:
     await request.registry.refresh(PATIENCE, only_new=True)
     return ModelsByBackend(to_held(request.registry))
 
@@ -70,7 +70,7 @@ async def list_models_by_backend(request: Exchange) -> ModelsByBackend:
     "/api/models/{model:path}",
     operation=Operation(summary="A model by any of its names", answers=(ModelCard,)),
 )
-async def retrieve_hybrid_model(model: FromPath[str], request: Exchange) -> ModelCard:
+async def retrieve_hybrid_model(model: FromPath[str], request: ServerRequest) -> ModelCard:
     return await find_card(request.router, model.removeprefix("/"))
 
 
@@ -78,7 +78,7 @@ async def retrieve_hybrid_model(model: FromPath[str], request: Exchange) -> Mode
     "/api/mlx/models",
     operation=Operation(summary="The models of MLX", answers=(MLXModels,)),
 )
-async def list_mlx_models(request: Exchange) -> MLXModels:
+async def list_mlx_models(request: ServerRequest) -> MLXModels:
     require_mlx(request)
     await request.registry.refresh(PATIENCE, only_new=True)
     return MLXModels(to_held(request.registry)["mlx"].models)

@@ -7,17 +7,17 @@ from typing import Any
 
 from litestar import Response, get
 
-from proxy.endpoints.server_request import Exchange
+from proxy.endpoints.server_request import ServerRequest
 from proxy.operation import Operation
 
 _TELL = Operation(summary="This document", answers=(dict[str, Any],))
 
 
 @get("/openapi.json", operation=_TELL)
-async def get_openapi(request: Exchange) -> Response[bytes]:
+async def get_openapi(request: ServerRequest) -> Response[bytes]:
     return Response(request.document.encoded(request.app), media_type="application/json")
 
 
 @get("/schema/openapi.json", operation=_TELL)
-async def get_litestar_openapi(request: Exchange) -> Response[bytes]:
+async def get_litestar_openapi(request: ServerRequest) -> Response[bytes]:
     return Response(request.document.encoded(request.app), media_type="application/json")

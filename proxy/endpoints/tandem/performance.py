@@ -11,8 +11,8 @@ from msgspec.structs import asdict
 from proxy.bench.results import Contestant, Result, to_contestant
 from proxy.bench.speed_verdicts import Verdict, benched_verdicts, live_verdicts
 from proxy.endpoints.openai.models import PATIENCE
-from proxy.endpoints.server_request import Exchange
-from proxy.models.registry import Entry
+from proxy.endpoints.server_request import ServerRequest
+from proxy.models.registry import RegisteredModel
 from proxy.operation import Operation
 from proxy.routing.measurements import Measurements, Row
 
@@ -28,7 +28,7 @@ class ModelComparison(Struct, kw_only=True):
     model_id: str
     backends: list[Contestant]
     same_weights: bool | None
-    """As `Entry.same_weights`. Other weights answer otherwise, however fast."""
+    """As `RegisteredModel.same_weights`. Other weights answer otherwise, however fast."""
     live: list[Row]
     """What the answers were like since the server started."""
     benched: list[Benched]
@@ -46,7 +46,7 @@ class Comparison(Struct):
     "/api/performance/comparison",
     operation=Operation(summary="What each engine did with the same model", answers=(Comparison,)),
 )
-async def get_comparison(request: Exchange, model: FromQuery[str | None] = None) -> Comparison:
+async def get_comparison(request: ServerRequest, model: FromQuery[str | None] = None) -> Comparison:
     """Of all models, or of `model` alone, which is then there even if nothing is known of it."""
     registry = request.registry
     await registry.refresh(PATIENCE, only_new=True)
@@ -57,10 +57,10 @@ async def get_comparison(request: Exchange, model: FromQuery[str | None] = None)
 
 
 def to_comparison(
-    entry: Entry, measurements: Measurements, results: Sequence[Result]
+    entry: RegisteredModel, measurements: Measurements, results: Sequence[Result]
 ) -> ModelComparison:
-    now = [to_contestant(place) for place in entry.places]
-    live = measurements.comparison(entry.places)
+    now = [to_contestant(deployment) for deployment in entry.deployments]
+    live = measurements.comparison(entry.deployments)
     benched = [_to_benched(result, now) for result in results if _is_of(result, now)]
     newest = [benched_verdicts(each) for each in benched if not each.stale][:1]
     return ModelComparison(

@@ -20,7 +20,7 @@ from proxy.endpoints.generation_fields import (
     to_limit,
     to_request,
 )
-from proxy.endpoints.server_request import Exchange
+from proxy.endpoints.server_request import ServerRequest
 from proxy.endpoints.times import Times
 from proxy.endpoints.wire_types import Usage, to_usage
 from proxy.errors import to_failure
@@ -158,7 +158,7 @@ class PromptDialect:
         )
 
 
-async def answer_prompt(request: Exchange, body: PromptRequest, times: Times) -> ASGIResponse:
+async def answer_prompt(request: ServerRequest, body: PromptRequest, times: Times) -> ASGIResponse:
     asked = to_generation_request(body)
     return await generate(
         request,

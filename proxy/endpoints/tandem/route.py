@@ -10,14 +10,14 @@ from adapters.errors import BackendError
 from adapters.request import GenerationRequest
 from proxy.endpoints.openai.chat_completions.handler import blaming, read_chat
 from proxy.endpoints.openai.chat_completions.request import ChatCompletionRequest
-from proxy.endpoints.server_request import Exchange
-from proxy.memory.budget import Memory
+from proxy.endpoints.server_request import ServerRequest
+from proxy.memory.budget import SharedBudget
 from proxy.memory.ledger import Fit
-from proxy.models.registry import Entry, Place, Registry
+from proxy.models.registry import Deployment, RegisteredModel, Registry
 from proxy.operation import Operation
 from proxy.routing.candidates import Candidate
 from proxy.routing.decision import Decision, Rule, Unable
-from proxy.routing.requirements import to_demand
+from proxy.routing.requirements import to_requirements
 from proxy.routing.router import Router
 
 _PATIENCE = 5.0
@@ -59,36 +59,38 @@ _FITS: dict[Fit, str] = {
 
 
 @post("/api/route", status_code=200, operation=_PLAN)
-async def plan_route(request: Exchange) -> Plan:
+async def plan_route(request: ServerRequest) -> Plan:
     router = request.router
     body, asked = await read_chat(request)
     with blaming(body):
         # Before it is decided: what is found out here counts in decisions to come.
         takes = await _takes(request.memory, await router.find(asked.model))
-        demand = to_demand(asked)
-        decision = router.weighed(await router.decide(asked.model, demand, asked), demand)
+        requirements = to_requirements(asked)
+        decision = router.weighed(
+            await router.decide(asked.model, requirements, asked), requirements
+        )
     left_out = await _left_out(asked.model, request.registry, router)
     first = decision.order[0]
     return Plan(
-        backend=first.place.kind,
-        model=first.place.name,
+        backend=first.deployment.kind,
+        model=first.deployment.name,
         reasons=list(_reasons(decision, left_out)),
         context=_context(first, asked),
-        memory_bytes=takes.get(first.place.kind),
+        memory_bytes=takes.get(first.deployment.kind),
         alternatives=[*_alternatives(decision), *_passed_over(left_out, first)],
     )
 
 
-async def _left_out(model: str, registry: Registry, router: Router) -> list[Place]:
+async def _left_out(model: str, registry: Registry, router: Router) -> list[Deployment]:
     """Where else the model is that the request insists on having from one backend."""
     kind, slash, name = model.partition("/")
-    if not slash or kind not in registry.shelves:
+    if not slash or kind not in registry.backends:
         return []
     try:
         entry = await router.find(name)
     except BackendError:  # Nobody has it by that name alone.
         return []
-    return [place for place in entry.places if place.kind != kind]
+    return [deployment for deployment in entry.deployments if deployment.kind != kind]
 
 
 def _context(first: Candidate, asked: GenerationRequest) -> int | None:
@@ -96,24 +98,26 @@ def _context(first: Candidate, asked: GenerationRequest) -> int | None:
     return min(known, default=None)
 
 
-async def _takes(memory: Memory, entry: Entry) -> dict[str, int | None]:
+async def _takes(memory: SharedBudget, entry: RegisteredModel) -> dict[str, int | None]:
     """What a model takes of the memory, by the backend's kind."""
-    found = await asyncio.gather(*(_memory(memory, place) for place in entry.places))
-    return {place.kind: nbytes for place, nbytes in zip(entry.places, found, strict=True)}
+    found = await asyncio.gather(*(_memory(memory, deployment) for deployment in entry.deployments))
+    return {
+        deployment.kind: nbytes for deployment, nbytes in zip(entry.deployments, found, strict=True)
+    }
 
 
-async def _memory(memory: Memory, place: Place) -> int | None:
+async def _memory(memory: SharedBudget, deployment: Deployment) -> int | None:
     try:
         async with asyncio.timeout(_PATIENCE):
-            return await memory.footprint(place.kind, place.name)
+            return await memory.footprint(deployment.kind, deployment.name)
     except (BackendError, TimeoutError):  # The plan holds without it.
         return None
 
 
-def _reasons(decision: Decision, left_out: list[Place]) -> Iterator[str]:
+def _reasons(decision: Decision, left_out: list[Deployment]) -> Iterator[str]:
     first = decision.order[0]
     if left_out:
-        yield f"The request insists on {first.place.kind}."
+        yield f"The request insists on {first.deployment.kind}."
     else:
         yield _WHY[decision.rule](decision)
     if first.away:
@@ -125,49 +129,51 @@ def _reasons(decision: Decision, left_out: list[Place]) -> Iterator[str]:
 
 def _only(decision: Decision) -> str:
     if not decision.unable:
-        return f"Only {decision.order[0].place.kind} has the model."
+        return f"Only {decision.order[0].deployment.kind} has the model."
     what = " ".join(_lacking(each) for each in decision.unable)
-    return f"Only {decision.order[0].place.kind} can honour all that is asked. {what}"
+    return f"Only {decision.order[0].deployment.kind} can honour all that is asked. {what}"
 
 
 def _lacking(unable: Unable) -> str:
     if unable.refusal is not None:
         return unable.refusal.message
-    return f"{unable.place.kind} does not honour {', '.join(map(repr, unable.lacks))} here."
+    return f"{unable.deployment.kind} does not honour {', '.join(map(repr, unable.lacks))} here."
 
 
 def _fastest(decision: Decision) -> str:
     seconds = decision.pick.seconds if decision.pick is not None else {}
-    kind = decision.order[0].place.kind
+    kind = decision.order[0].deployment.kind
     return f"{kind} was measured to be the fastest: about {seconds[kind]:.2g} s."
 
 
 _WHY: dict[Rule, Callable[[Decision], str]] = {
     "only": _only,
-    "ready": lambda it: f"Nothing stands in the way of {it.order[0].place.kind}.",
-    "preferred": lambda it: f"{it.order[0].place.kind} is preferred for this name.",
-    "steady": lambda it: f"{it.order[0].place.kind} comes first in order.",
-    "trial": lambda it: f"{it.order[0].place.kind} has to be measured for such prompts first.",
+    "ready": lambda it: f"Nothing stands in the way of {it.order[0].deployment.kind}.",
+    "preferred": lambda it: f"{it.order[0].deployment.kind} is preferred for this name.",
+    "steady": lambda it: f"{it.order[0].deployment.kind} comes first in order.",
+    "trial": lambda it: f"{it.order[0].deployment.kind} has to be measured for such prompts first.",
     "fastest": _fastest,
-    "kept": lambda it: f"{it.order[0].place.kind} has answered such prompts up to now.",
-    "order": lambda it: f"Nobody was measured, and {it.order[0].place.kind} comes first in order.",
+    "kept": lambda it: f"{it.order[0].deployment.kind} has answered such prompts up to now.",
+    "order": lambda it: (
+        f"Nobody was measured, and {it.order[0].deployment.kind} comes first in order."
+    ),
 }
 
 
 def _alternatives(decision: Decision) -> Iterator[Alternative]:
     for candidate in decision.order[1:]:
-        yield _alternative(candidate.place, _why_not(candidate, decision))
+        yield _alternative(candidate.deployment, _why_not(candidate, decision))
     for each in decision.unable:
-        yield _alternative(each.place, _lacking(each))
+        yield _alternative(each.deployment, _lacking(each))
 
 
-def _passed_over(left_out: list[Place], first: Candidate) -> Iterator[Alternative]:
-    for place in left_out:
-        yield _alternative(place, f"The request insists on {first.place.kind}.")
+def _passed_over(left_out: list[Deployment], first: Candidate) -> Iterator[Alternative]:
+    for deployment in left_out:
+        yield _alternative(deployment, f"The request insists on {first.deployment.kind}.")
 
 
-def _alternative(place: Place, why_not: str) -> Alternative:
-    return Alternative(backend=place.kind, model=place.name, why_not=why_not)
+def _alternative(deployment: Deployment, why_not: str) -> Alternative:
+    return Alternative(backend=deployment.kind, model=deployment.name, why_not=why_not)
 
 
 def _why_not(candidate: Candidate, decision: Decision) -> str:
@@ -187,7 +193,7 @@ def _why_not(candidate: Candidate, decision: Decision) -> str:
 def _slower(candidate: Candidate, decision: Decision) -> str | None:
     if decision.rule not in ("fastest", "kept") or decision.pick is None:
         return None
-    seconds = decision.pick.seconds.get(candidate.place.kind)
+    seconds = decision.pick.seconds.get(candidate.deployment.kind)
     if seconds is None:
         return "It was not measured."
     kept = " A change would gain little, or comes too soon." if decision.rule == "kept" else ""

@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from adapters.mlx.jobs import Errand, Errands, Pieces, beside, finish
+from adapters.mlx.jobs import Job, Jobs, Pieces, beside, finish
 
 
 def counting(said: list[str], name: str, pieces: int, seconds: float = 0.0) -> Pieces[str]:
@@ -23,9 +23,9 @@ def failing() -> Pieces[str]:
     raise ValueError("broken")
 
 
-def errands(*starts: Any) -> tuple[Errands, list[Future[str]]]:
-    all_of_them = Errands()
-    each = [Errand[str](start) for start in starts]
+def errands(*starts: Any) -> tuple[Jobs, list[Future[str]]]:
+    all_of_them = Jobs()
+    each = [Job[str](start) for start in starts]
     for errand in each:
         all_of_them.add(errand)
     return all_of_them, [errand.future for errand in each]

@@ -22,7 +22,7 @@ from adapters.errors import (
 )
 from adapters.events import Event, Finished, Started, TextDelta
 from adapters.mlx.backend import MLXBackend
-from adapters.mlx.engine.scheduler import Lane
+from adapters.mlx.engine.scheduler import Scheduler
 from adapters.request import GenerationRequest, JSONObject, Message, Sampling, TextPart
 
 KINDS = ("llama", "llama4", "mamba")
@@ -171,15 +171,15 @@ async def test_a_failed_step_ends_the_live_answers_and_the_next_one_works(
     backend: MLXBackend, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     expected = text_of(await answer(backend, chat("llama")))
-    fine = Lane.step
+    fine = Scheduler.step
 
-    def breaks(lane: Lane) -> Any:
+    def breaks(lane: Scheduler) -> Any:
         if any(len(each.group.prompt) > 100 for each in lane._prefills) and lane._decoding.rows:
             raise RuntimeError("[metal] out of resources")
         return fine(lane)
 
     with monkeypatch.context() as patch:
-        patch.setattr(Lane, "step", breaks)
+        patch.setattr(Scheduler, "step", breaks)
         results = await asyncio.gather(
             answer(backend, chat("llama", max_tokens=300)),
             answer(backend, chat("llama", "z" * 300)),

@@ -13,9 +13,9 @@ from adapters.config import MLXConfig, MLXModel
 from adapters.errors import BackendBusyError, InsufficientMemoryError
 from adapters.memory import Footprint
 from adapters.mlx.backend import MLXBackend
-from adapters.mlx.memory import MLXTenant
+from adapters.mlx.memory import MLXMemory
 from adapters.mlx.models.bundled import EMBEDDED
-from proxy.memory.budget import Memory
+from proxy.memory.budget import SharedBudget
 
 CONTEXT, BYTES_PER_TOKEN = 512, 256
 ROW = CONTEXT * BYTES_PER_TOKEN
@@ -40,16 +40,16 @@ async def backend(folder: Path) -> AsyncGenerator[MLXBackend]:
         await backend.aclose()
 
 
-async def only(tenant: MLXTenant) -> Footprint:
-    [resident] = await tenant.resident()
+async def only(memory_user: MLXMemory) -> Footprint:
+    [resident] = await memory_user.resident()
     return resident.footprint
 
 
 @pytest.mark.parametrize("name", ["one", "long", "guessed"])
 async def test_what_was_foreseen_is_what_is_taken(backend: MLXBackend, name: str) -> None:
-    foreseen = await backend.tenant.footprint(name)
+    foreseen = await backend.memory_user.footprint(name)
     await backend.load(name)
-    assert foreseen == await only(backend.tenant)
+    assert foreseen == await only(backend.memory_user)
     assert foreseen is not None
     assert foreseen.known > ROW
 
@@ -58,7 +58,7 @@ async def test_what_was_foreseen_is_what_is_taken(backend: MLXBackend, name: str
 async def test_the_embedded_model_is_foreseen_once_it_was_converted() -> None:
     backend = MLXBackend(MLXConfig(embedded="always", huggingface_cache=False))
     try:
-        foreseen = await backend.tenant.footprint(EMBEDDED)
+        foreseen = await backend.memory_user.footprint(EMBEDDED)
     finally:
         await backend.aclose()
     assert foreseen is not None
@@ -67,40 +67,40 @@ async def test_the_embedded_model_is_foreseen_once_it_was_converted() -> None:
 
 
 async def test_nothing_is_known_of_a_model_that_is_not_there(backend: MLXBackend) -> None:
-    assert await backend.tenant.footprint("none") is None
-    assert await backend.tenant.resident() == []
+    assert await backend.memory_user.footprint("none") is None
+    assert await backend.memory_user.resident() == []
 
 
 async def test_who_is_answered_is_busy_and_stays(backend: MLXBackend) -> None:
     stream = backend.generate(chat(model="one", max_tokens=400))
     await anext(stream)
-    assert [each.busy for each in await backend.tenant.resident()] == [True]
+    assert [each.busy for each in await backend.memory_user.resident()] == [True]
     with pytest.raises(BackendBusyError):
-        await backend.tenant.evict("one")
+        await backend.memory_user.unload_for_memory("one")
     await stream.aclose()
-    assert [each.busy for each in await backend.tenant.resident()] == [False]
-    await backend.tenant.evict("one")
-    assert await backend.tenant.resident() == []
+    assert [each.busy for each in await backend.memory_user.resident()] == [False]
+    await backend.memory_user.unload_for_memory("one")
+    assert await backend.memory_user.resident() == []
 
 
 async def test_the_last_used_is_told_from_those_before(backend: MLXBackend) -> None:
     for name in ("one", "two", "one"):
         await answer(backend, chat(model=name, max_tokens=1))
-    used = {each.name: each.used_at for each in await backend.tenant.resident()}
+    used = {each.name: each.used_at for each in await backend.memory_user.resident()}
     assert used["one"] > used["two"]
 
 
 async def test_caches_are_trimmed_to_what_is_left_and_stay_there(backend: MLXBackend) -> None:
     words = "word " * 60
     await answer(backend, chat(words, model="one", max_tokens=1))
-    [before] = await backend.tenant.resident()
+    [before] = await backend.memory_user.resident()
     assert before.cache > 0
-    assert await backend.tenant.confine(ROW) == ROW
-    [after] = await backend.tenant.resident()
+    assert await backend.memory_user.confine(ROW) == ROW
+    [after] = await backend.memory_user.resident()
     assert after.cache == 0
     await answer(backend, chat(words, model="one", max_tokens=1))
-    await backend.tenant.confine(ROW)
-    [later] = await backend.tenant.resident()
+    await backend.memory_user.confine(ROW)
+    [later] = await backend.memory_user.resident()
     assert later.cache == 0
 
 
@@ -108,13 +108,13 @@ async def test_rows_wait_for_room_and_are_all_answered(backend: MLXBackend) -> N
     await backend.load("one")
     await backend.load("two")
     # Each model always has its one answer; there is room for one more.
-    await backend.tenant.confine(3 * ROW)
+    await backend.memory_user.confine(3 * ROW)
     most = 0
 
     async def watch() -> None:
         nonlocal most
         while True:
-            residents = await backend.tenant.resident()
+            residents = await backend.memory_user.resident()
             most = max(most, sum(each.footprint.context or 0 for each in residents))
             await asyncio.sleep(0.001)
 
@@ -128,7 +128,7 @@ async def test_rows_wait_for_room_and_are_all_answered(backend: MLXBackend) -> N
 
 async def test_an_answer_that_never_fits_is_refused(backend: MLXBackend) -> None:
     await backend.load("long")
-    await backend.tenant.confine(5000 * BYTES_PER_TOKEN)
+    await backend.memory_user.confine(5000 * BYTES_PER_TOKEN)
     with pytest.raises(InsufficientMemoryError, match="are set aside"):
         await answer(backend, chat(model="long", max_tokens=6000))
     assert told(await answer(backend, chat(model="long", max_tokens=2)))["reason"] == "length"
@@ -136,13 +136,13 @@ async def test_an_answer_that_never_fits_is_refused(backend: MLXBackend) -> None
 
 async def test_models_make_way_for_a_long_answer(backend: MLXBackend) -> None:
     weights = 107_392
-    memory = Memory(2 * weights + 5000 * BYTES_PER_TOKEN, frozenset(), 60.0)
-    async with memory.open({"mlx": backend.tenant}):
+    memory = SharedBudget(2 * weights + 5000 * BYTES_PER_TOKEN, frozenset(), 60.0)
+    async with memory.open({"mlx": backend.memory_user}):
         await backend.load("one")
         await backend.load("long")
         stream = backend.generate(chat(model="long", max_tokens=5200))
         await anext(stream)
-        assert [each.name for each in await backend.tenant.resident()] == ["long"]
+        assert [each.name for each in await backend.memory_user.resident()] == ["long"]
         assert (await memory.snapshot()).used > weights + 5200 * BYTES_PER_TOKEN
         await stream.aclose()
         with pytest.raises(InsufficientMemoryError, match="'long' needs") as caught:
@@ -151,17 +151,17 @@ async def test_models_make_way_for_a_long_answer(backend: MLXBackend) -> None:
 
 
 async def test_models_take_turns_where_one_fits(backend: MLXBackend) -> None:
-    memory = Memory(300_000, frozenset(), 60.0)
-    async with memory.open({"mlx": backend.tenant}):
+    memory = SharedBudget(300_000, frozenset(), 60.0)
+    async with memory.open({"mlx": backend.memory_user}):
         for name in ("one", "two", "three", "one"):
             await answer(backend, chat("word " * 60, model=name, max_tokens=2))
-            assert [each.name for each in await backend.tenant.resident()] == [name]
+            assert [each.name for each in await backend.memory_user.resident()] == [name]
             assert (await memory.snapshot()).used <= 300_000
 
 
 async def test_a_refused_load_reads_nothing_and_can_be_tried_again(backend: MLXBackend) -> None:
-    memory = Memory(300_000, frozenset(), 60.0)
-    async with memory.open({"mlx": backend.tenant}):
+    memory = SharedBudget(300_000, frozenset(), 60.0)
+    async with memory.open({"mlx": backend.memory_user}):
         stream = backend.generate(chat(model="one", max_tokens=450))
         await anext(stream)
         with pytest.raises(InsufficientMemoryError, match="'two' needs 238464 bytes"):
@@ -174,12 +174,12 @@ async def test_a_refused_load_reads_nothing_and_can_be_tried_again(backend: MLXB
 async def test_no_device_recommends_anything_on_a_cpu(
     backend: MLXBackend, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    assert await backend.tenant.recommended() is None
+    assert await backend.memory_user.recommended() is None
     monkeypatch.setattr("platform.system", lambda: "Darwin")
-    assert await backend.tenant.recommended() is None
+    assert await backend.memory_user.recommended() is None
     told = {"max_recommended_working_set_size": 11_453_251_584}
     monkeypatch.setattr("mlx.core.device_info", lambda: told)
-    assert await backend.tenant.recommended() == 11_453_251_584
+    assert await backend.memory_user.recommended() == 11_453_251_584
 
 
 async def test_a_machine_whose_mlx_is_broken_recommends_nothing(
@@ -187,4 +187,4 @@ async def test_a_machine_whose_mlx_is_broken_recommends_nothing(
 ) -> None:
     monkeypatch.setattr("platform.system", lambda: "Darwin")
     monkeypatch.setitem(sys.modules, "adapters.mlx.device", None)
-    assert await backend.tenant.recommended() is None
+    assert await backend.memory_user.recommended() is None

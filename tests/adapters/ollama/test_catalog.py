@@ -19,7 +19,7 @@ from adapters.errors import (
 )
 from adapters.ollama import server
 from adapters.ollama.backend import OllamaBackend
-from adapters.ollama.server import Host
+from adapters.ollama.server import OllamaServer
 from adapters.request import GenerationRequest, Message, TextPart
 
 CHAT = GenerationRequest(
@@ -266,7 +266,7 @@ async def test_callers_that_meet_share_one_question(full: StandIn, backend: Olla
 
 
 async def test_list_is_believed_for_a_while_and_no_longer(full: StandIn):
-    ollama = Host(full.host, OllamaConfig(host=full.host, refresh=0.1))
+    ollama = OllamaServer(full.host, OllamaConfig(host=full.host, refresh=0.1))
     await ollama.models()
     await ollama.models()
     assert paths(full).count("/api/tags") == 1
@@ -313,7 +313,7 @@ async def test_failure_that_nobody_waits_for_is_quiet(standin: StandIn, backend:
 
 async def test_model_missing_upstream_makes_the_list_doubtful(full: StandIn):
     full.replays("chat-missing")
-    ollama = Host(full.host, OllamaConfig(host=full.host, refresh=60))
+    ollama = OllamaServer(full.host, OllamaConfig(host=full.host, refresh=60))
     await ollama.models()
     with pytest.raises(ModelNotFoundError):
         await ollama.load("smollm2:135m", None)
@@ -372,7 +372,7 @@ async def test_load_and_unload_send_what_was_recorded(full: StandIn, backend: Ol
 
 async def test_load_makes_the_list_doubtful(full: StandIn):
     full.replays("load")
-    ollama = Host(full.host, OllamaConfig(host=full.host, refresh=60))
+    ollama = OllamaServer(full.host, OllamaConfig(host=full.host, refresh=60))
     await ollama.models()
     await ollama.load("smollm2:135m", None)
     await ollama.models()

@@ -4,9 +4,9 @@ from collections.abc import Callable, Sequence
 
 import pytest
 
-from adapters.ollama.in_flight import Tally, Use, Work
+from adapters.ollama.in_flight import InFlight, InFlightByRunner, InFlightRequest
 
-STEPS: Sequence[Callable[[Use], None]] = (
+STEPS: Sequence[Callable[[InFlightRequest], None]] = (
     lambda use: use.take(4096),
     lambda use: use.wait(cold=True),
     lambda use: use.take(8192),
@@ -15,14 +15,14 @@ STEPS: Sequence[Callable[[Use], None]] = (
 )
 
 
-def seen(work: Work) -> tuple[int, int, Tally]:
+def seen(work: InFlight) -> tuple[int, int, InFlightByRunner]:
     return work.requests, work.answers, work.of("m:latest")
 
 
 @pytest.mark.parametrize("steps", range(len(STEPS) + 1))
 def test_nothing_is_left_of_a_request_that_ends_after_any_step(steps: int):
-    work = Work()
-    use = Use(work, "m")
+    work = InFlight()
+    use = InFlightRequest(work, "m")
     for step in STEPS[:steps]:
         step(use)
     use.end()
@@ -32,8 +32,8 @@ def test_nothing_is_left_of_a_request_that_ends_after_any_step(steps: int):
 
 
 def test_model_is_loaded_with_the_first_line():
-    work = Work()
-    use = Use(work, "m")
+    work = InFlight()
+    use = InFlightRequest(work, "m")
     use.take(4096)
     use.wait(cold=True)
     assert (work.of("m").loads, work.answers) == (1, 0)
@@ -42,8 +42,8 @@ def test_model_is_loaded_with_the_first_line():
 
 
 def test_longest_context_is_that_of_all_requests_in_progress():
-    work = Work()
-    long, short = Use(work, "m"), Use(work, "m:latest")
+    work = InFlight()
+    long, short = InFlightRequest(work, "m"), InFlightRequest(work, "m:latest")
     assert work.longest_context("m") is None
     short.take(4096)
     long.take(4096)

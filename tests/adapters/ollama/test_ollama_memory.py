@@ -16,10 +16,10 @@ from adapters.memory import Footprint, Resident
 from adapters.ollama.backend import OllamaBackend
 from adapters.ollama.context.kv_size import KeyValues
 from adapters.ollama.memory import has_gpu_memory, to_footprint
-from adapters.ollama.model_info import Facts
+from adapters.ollama.model_info import ModelInfo
 from adapters.ollama.wire import Tag
 from adapters.request import EmbeddingRequest, GenerationRequest, Message, TextPart
-from proxy.memory.budget import Memory
+from proxy.memory.budget import SharedBudget
 
 PLAIN, TOOLS = "smollm2:135m", "smollm2-tools:latest"
 PER_TOKEN = 2 * 3 * 64 * 2 * 30
@@ -122,7 +122,7 @@ async def weights(backend: OllamaBackend, model: str = PLAIN) -> int:
     return next(each.size_bytes or 0 for each in await backend.list_models() if each.name == model)
 
 
-FACTS = Facts(size=1000, cost=KeyValues(2))
+FACTS = ModelInfo(size=1000, cost=KeyValues(2))
 
 
 @pytest.mark.parametrize(
@@ -145,7 +145,7 @@ def test_what_a_loaded_model_takes(tag: dict[str, Any], own_gpu_memory: bool, kn
 
 
 def test_nothing_is_made_up_where_nothing_is_known():
-    assert to_footprint(Tag(name="m"), Facts(), own_gpu_memory=False) == Footprint()
+    assert to_footprint(Tag(name="m"), ModelInfo(), own_gpu_memory=False) == Footprint()
 
 
 def test_a_gpu_with_its_own_memory_is_known_by_its_device(tmp_path: Path):
@@ -156,20 +156,20 @@ def test_a_gpu_with_its_own_memory_is_known_by_its_device(tmp_path: Path):
 
 async def test_what_a_load_will_take_is_the_file_and_the_least_context(backend: OllamaBackend):
     expected = Footprint(weights=await weights(backend), context=CONTEXT)
-    assert await backend.tenant.footprint(PLAIN) == expected
-    assert await backend.tenant.footprint("none") is None
+    assert await backend.memory_user.footprint(PLAIN) == expected
+    assert await backend.memory_user.footprint("none") is None
 
 
 async def test_a_model_that_others_have_loaded_is_seen(backend: OllamaBackend, shop: Shop):
     shop.load(PLAIN, 8192)
-    [resident] = await backend.tenant.resident(fresh=True)
+    [resident] = await backend.memory_user.resident(fresh=True)
     expected = Footprint(weights=await weights(backend), context=2 * CONTEXT)
     assert (resident.name, resident.footprint, resident.busy) == (PLAIN, expected, False)
 
 
 async def test_use_by_others_is_seen(backend: OllamaBackend, shop: Shop):
     async def used() -> float:
-        [resident] = await backend.tenant.resident(fresh=True)
+        [resident] = await backend.memory_user.resident(fresh=True)
         return resident.used_at
 
     shop.load(PLAIN)
@@ -182,19 +182,19 @@ async def test_use_by_others_is_seen(backend: OllamaBackend, shop: Shop):
 async def test_an_ollama_elsewhere_takes_nothing_here(standin: StandIn):
     config = OllamaConfig(hosts=("http://192.0.2.1:11434", standin.host))
     backend = OllamaBackend(config)
-    assert [host.address for host in backend.tenant.hosts] == [standin.host]
+    assert [host.address for host in backend.memory_user.hosts] == [standin.host]
     await backend.aclose()
 
 
 async def test_one_that_does_not_answer_has_nothing():
     backend = OllamaBackend(OllamaConfig(host="http://127.0.0.1:9"))
-    assert await backend.tenant.resident(fresh=True) == []
+    assert await backend.memory_user.resident(fresh=True) == []
     await backend.aclose()
 
 
 async def test_models_make_way_for_each_other(backend: OllamaBackend, shop: Shop):
-    memory = Memory(await weights(backend) + 2 * CONTEXT, frozenset(), 60.0)
-    async with memory.open({"ollama": backend.tenant}):
+    memory = SharedBudget(await weights(backend) + 2 * CONTEXT, frozenset(), 60.0)
+    async with memory.open({"ollama": backend.memory_user}):
         for model in (PLAIN, TOOLS, PLAIN):
             await ask(backend, model)
             assert list(shop.loaded) == [model]
@@ -203,8 +203,8 @@ async def test_models_make_way_for_each_other(backend: OllamaBackend, shop: Shop
 
 
 async def test_who_answers_stays_and_the_other_is_refused(backend: OllamaBackend, shop: Shop):
-    memory = Memory(await weights(backend) + 2 * CONTEXT, frozenset(), 60.0)
-    async with memory.open({"ollama": backend.tenant}):
+    memory = SharedBudget(await weights(backend) + 2 * CONTEXT, frozenset(), 60.0)
+    async with memory.open({"ollama": backend.memory_user}):
         shop.hangs.clear()
         answering = asyncio.create_task(ask(backend))
         await until_busy(backend)
@@ -220,7 +220,7 @@ async def test_who_answers_stays_and_the_other_is_refused(backend: OllamaBackend
 
 async def until_busy(backend: OllamaBackend) -> Resident:
     for _ in range(500):
-        for each in await backend.tenant.resident(fresh=True):
+        for each in await backend.memory_user.resident(fresh=True):
             if each.busy:
                 return each
         await asyncio.sleep(0.01)
@@ -230,8 +230,8 @@ async def until_busy(backend: OllamaBackend) -> Resident:
 async def test_a_longer_context_is_asked_for_before_it_is_loaded(
     backend: OllamaBackend, shop: Shop
 ):
-    memory = Memory(await weights(backend) + 2 * CONTEXT, frozenset(), 60.0)
-    async with memory.open({"ollama": backend.tenant}):
+    memory = SharedBudget(await weights(backend) + 2 * CONTEXT, frozenset(), 60.0)
+    async with memory.open({"ollama": backend.memory_user}):
         await ask(backend)
         await ask(backend, max_tokens=5000)
         assert shop.loaded == {PLAIN: 8192}
@@ -241,8 +241,8 @@ async def test_a_longer_context_is_asked_for_before_it_is_loaded(
 async def test_models_of_one_file_take_the_memory_once(standin: StandIn, shop: Shop):
     shop.of_one_file = True
     backend = OllamaBackend(OllamaConfig(host=standin.host, refresh=0.001))
-    memory = Memory(await weights(backend, TOOLS) + 2 * CONTEXT, frozenset(), 60.0)
-    async with memory.open({"ollama": backend.tenant}):
+    memory = SharedBudget(await weights(backend, TOOLS) + 2 * CONTEXT, frozenset(), 60.0)
+    async with memory.open({"ollama": backend.memory_user}):
         await ask(backend)
         shop.hangs.clear()
         answering = asyncio.create_task(ask(backend))
@@ -259,7 +259,7 @@ async def test_what_is_loaded_tells_for_whom_else_it_answers(standin: StandIn, s
     shop.load(PLAIN)
     backend = OllamaBackend(OllamaConfig(host=standin.host, refresh=0.001))
     await backend.list_models()
-    (resident,) = await backend.tenant.resident(fresh=True)
+    (resident,) = await backend.memory_user.resident(fresh=True)
     assert (resident.name, TOOLS in resident.also) == (PLAIN, True)
     assert resident.name not in resident.also
     await backend.aclose()
@@ -271,8 +271,8 @@ async def test_models_of_one_file_that_are_loaded_at_once_take_the_memory_once(
     shop.of_one_file = True
     shop.loads.clear()
     backend = OllamaBackend(OllamaConfig(host=standin.host, refresh=60))
-    memory = Memory(await weights(backend, TOOLS) + CONTEXT, frozenset(), 60.0)
-    async with memory.open({"ollama": backend.tenant}):
+    memory = SharedBudget(await weights(backend, TOOLS) + CONTEXT, frozenset(), 60.0)
+    async with memory.open({"ollama": backend.memory_user}):
         first = asyncio.create_task(ask(backend))
         await until(lambda: bool(shop.loaded), seconds=5)
         second = asyncio.create_task(ask(backend, TOOLS))
@@ -289,15 +289,15 @@ async def _first_of(backend: OllamaBackend, request: GenerationRequest) -> None:
 
 
 async def test_a_context_ends_where_the_budget_does(backend: OllamaBackend, shop: Shop):
-    memory = Memory(await weights(backend) + 6000 * PER_TOKEN, frozenset(), 60.0)
-    async with memory.open({"ollama": backend.tenant}):
+    memory = SharedBudget(await weights(backend) + 6000 * PER_TOKEN, frozenset(), 60.0)
+    async with memory.open({"ollama": backend.memory_user}):
         await ask(backend, max_tokens=7000)
     assert shop.loaded == {PLAIN: 6000}
 
 
 async def test_a_load_and_an_embedding_ask_for_room_too(backend: OllamaBackend, shop: Shop):
-    memory = Memory(await weights(backend) + 2 * CONTEXT, frozenset(), 60.0)
-    async with memory.open({"ollama": backend.tenant}):
+    memory = SharedBudget(await weights(backend) + 2 * CONTEXT, frozenset(), 60.0)
+    async with memory.open({"ollama": backend.memory_user}):
         await ask(backend)
         shop.hangs.clear()
         answering = asyncio.create_task(ask(backend))
@@ -315,8 +315,8 @@ async def test_a_load_and_an_embedding_ask_for_room_too(backend: OllamaBackend, 
 
 
 async def test_nothing_is_asked_for_where_it_is_loaded_already(backend: OllamaBackend, shop: Shop):
-    memory = Memory(await weights(backend, TOOLS) + CONTEXT, frozenset(), 60.0)
-    async with memory.open({"ollama": backend.tenant}):
+    memory = SharedBudget(await weights(backend, TOOLS) + CONTEXT, frozenset(), 60.0)
+    async with memory.open({"ollama": backend.memory_user}):
         shop.load(PLAIN)
         shop.load(TOOLS)  # By others, and more than the budget.
         await asyncio.sleep(0.01)  # A look from before is believed for a millisecond.
@@ -338,13 +338,13 @@ async def test_a_look_from_before_an_unload_is_not_believed(
 
     shop.load(PLAIN)
     standin.says("/api/ps", late)
-    looking = asyncio.create_task(backend.tenant.resident(fresh=True))
+    looking = asyncio.create_task(backend.memory_user.resident(fresh=True))
     await asked.wait()
     await backend.unload(PLAIN)
-    assert await backend.tenant.resident(fresh=True) == []
+    assert await backend.memory_user.resident(fresh=True) == []
     told.set()
     assert await looking == []
-    assert await backend.tenant.resident() == []
+    assert await backend.memory_user.resident() == []
 
 
 async def test_a_model_is_seen_in_full_before_anybody_has_asked_for_the_list(
@@ -352,7 +352,7 @@ async def test_a_model_is_seen_in_full_before_anybody_has_asked_for_the_list(
 ):
     backend = OllamaBackend(OllamaConfig(host=standin.host))
     shop.load(PLAIN)
-    [resident] = await backend.tenant.resident(fresh=True)
+    [resident] = await backend.memory_user.resident(fresh=True)
     assert resident.footprint == Footprint(weights=await weights(backend), context=CONTEXT)
     await backend.aclose()
 
@@ -361,8 +361,8 @@ async def test_what_a_request_needs_is_known_before_anybody_has_asked_for_the_li
     standin: StandIn, shop: Shop
 ):
     backend = OllamaBackend(OllamaConfig(host=standin.host))
-    memory = Memory(CONTEXT + 1000, frozenset(), 60.0)
-    async with memory.open({"ollama": backend.tenant}):
+    memory = SharedBudget(CONTEXT + 1000, frozenset(), 60.0)
+    async with memory.open({"ollama": backend.memory_user}):
         with pytest.raises(InsufficientMemoryError):
             await ask(backend)
     assert shop.done == []

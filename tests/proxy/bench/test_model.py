@@ -24,7 +24,7 @@ PLAN = ModelPlan(model="small", clients=(1, 2), rounds=2, max_tokens=5)
 BOTH = Config(models={"small": ModelConfig(mlx="m", ollama="m:1")})
 
 
-class Shelf(ScriptedBackend):
+class BackendModels(ScriptedBackend):
     """Loads when it is asked for an answer, and tells so; `log` is shared by all."""
 
     def __init__(self, kind: str, name: str, log: list[tuple[str, str]]) -> None:
@@ -59,11 +59,11 @@ def quiet(_doing: str) -> None:
 
 async def run(
     plan: ModelPlan = PLAN, config: Config = BOTH
-) -> tuple[Result, list[tuple[str, str]], list[Shelf]]:
+) -> tuple[Result, list[tuple[str, str]], list[BackendModels]]:
     log: list[tuple[str, str]] = []
-    shelves = [Shelf("mlx", "m", log), Shelf("ollama", "m:1", log)]
-    result = await bench_model(config, plan, quiet, {each.kind: each for each in shelves})
-    return result, log, shelves
+    backends = [BackendModels("mlx", "m", log), BackendModels("ollama", "m:1", log)]
+    result = await bench_model(config, plan, quiet, {each.kind: each for each in backends})
+    return result, log, backends
 
 
 async def test_each_scenario_is_measured_on_each_backend():
@@ -114,22 +114,22 @@ async def test_only_cold_answers_wait_for_a_load():
 
 
 async def test_answers_are_limited_and_greedy():
-    _, _, shelves = await run()
-    for request in shelves[0].requests:
+    _, _, backends = await run()
+    for request in backends[0].requests:
         assert request.max_tokens in (1, 5)
         assert request.sampling.temperature == 0
 
 
 async def test_a_model_that_one_backend_has_is_measured_alone():
-    result, _, shelves = await run(ModelPlan(model="mlx/small", clients=(1,), rounds=1))
+    result, _, backends = await run(ModelPlan(model="mlx/small", clients=(1,), rounds=1))
     assert {row.backend for row in result.rows} == {"mlx"}
-    assert shelves[1].requests == []
+    assert backends[1].requests == []
 
 
 async def test_a_backend_that_is_away_is_left_out():
     log: list[tuple[str, str]] = []
     away = ScriptedBackend(kind="ollama", models=BackendUnavailableError("down"))
-    backends = {"mlx": Shelf("mlx", "m", log), "ollama": away}
+    backends = {"mlx": BackendModels("mlx", "m", log), "ollama": away}
     plan = ModelPlan(model="small", clients=(1,), rounds=1)
     result = await bench_model(BOTH, plan, quiet, backends)
     assert [each.backend for each in result.contestants] == ["mlx"]
@@ -139,20 +139,20 @@ async def test_a_backend_that_fails_is_named():
     broken = ScriptedBackend(
         (GenerationError("It broke."),), kind="ollama", models=[Model(name="m:1")]
     )
-    backends = {"mlx": Shelf("mlx", "m", []), "ollama": broken}
+    backends = {"mlx": BackendModels("mlx", "m", []), "ollama": broken}
     with pytest.raises(RuntimeError, match=r"ollama: It broke\."):
         await bench_model(BOTH, PLAN, quiet, backends)
 
 
 async def test_long_prompts_are_left_out_where_one_backend_has_no_room_for_them():
-    class Narrow(Shelf):
+    class Narrow(BackendModels):
         async def generate(self, request: GenerationRequest) -> AsyncGenerator[Event]:
             if len(text_of(request)) > 500:
                 raise ContextLengthError("too long")
             async for event in super().generate(request):
                 yield event
 
-    backends = {"mlx": Shelf("mlx", "m", []), "ollama": Narrow("ollama", "m:1", [])}
+    backends = {"mlx": BackendModels("mlx", "m", []), "ollama": Narrow("ollama", "m:1", [])}
     said: list[str] = []
     result = await bench_model(BOTH, PLAN, said.append, backends)
     assert {scenario.prompt for scenario in result.scenarios()} == {"short"}

@@ -30,7 +30,7 @@ from adapters.request import GenerationRequest
 from proxy.app import create_app
 from proxy.config import Config, ServerConfig
 from proxy.errors import ServerShutdownError
-from proxy.http.event_stream import Drain, Frame, encode_frame, encode_line, limited
+from proxy.http.event_stream import Frame, ShutdownGrace, encode_frame, encode_line, limited
 from proxy.http.protocol import Connection
 from proxy.http.send_buffer import WIRE
 from proxy.sinks import collect, each
@@ -156,7 +156,7 @@ async def test_source_that_never_waits_leaves_turns_to_others():
 
 
 async def test_drain_ends_work_that_outlasts_its_grace():
-    drain = Drain(grace=0.05)
+    drain = ShutdownGrace(grace=0.05)
     waiting = asyncio.create_task(limited(asyncio.sleep(60), drain=drain))
     await asyncio.sleep(0)
     drain.begin()
@@ -167,7 +167,7 @@ async def test_drain_ends_work_that_outlasts_its_grace():
 
 
 async def test_drain_lets_work_within_its_grace_end():
-    drain = Drain(grace=5)
+    drain = ShutdownGrace(grace=5)
     waiting = asyncio.create_task(limited(asyncio.sleep(0.05, "done"), drain=drain))
     await asyncio.sleep(0)
     drain.begin()
@@ -185,7 +185,7 @@ class Leaves:
 
 
 async def test_client_may_go_while_work_ends_that_outlasted_its_grace():
-    drain, client = Drain(grace=0.0), Leaves()
+    drain, client = ShutdownGrace(grace=0.0), Leaves()
 
     async def work() -> None:
         try:
@@ -204,7 +204,7 @@ async def test_timeout_of_the_work_itself_is_not_the_drains():
         raise TimeoutError("mine")
 
     with pytest.raises(TimeoutError, match="mine"):
-        await limited(work(), drain=Drain(grace=5))
+        await limited(work(), drain=ShutdownGrace(grace=5))
 
 
 def post(port: int, body: dict[str, Any]) -> bytes:
@@ -314,7 +314,7 @@ async def test_streams_end_with_an_error_when_the_server_does():
     backend = ScriptedBackend([Started(), TextDelta("x"), HANG])
     config = Config(server=ServerConfig(shutdown_grace=0.1))
     app: Litestar = create_app(config, {backend.kind: backend})
-    drain: Drain = app.state.parts.drain
+    drain: ShutdownGrace = app.state.parts.drain
     with socket.create_server(("127.0.0.1", 0)) as listener:
         port = listener.getsockname()[1]
         server = uvicorn.Server(uvicorn.Config(app, http=Connection, ws="none", log_level="error"))

@@ -69,7 +69,7 @@ async def test_other_methods_are_litestars():
 
 def test_all_that_answers_with_a_model_is_near():
     app = create_app(Config(), {})
-    near = fast_dispatch.Straight(app)
+    near = fast_dispatch.FastDispatch(app)
     assert {path for _, path in near._handlers} == {  # pyright: ignore[reportPrivateUsage]
         URL,
         "/v1/completions",

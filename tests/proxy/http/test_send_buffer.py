@@ -5,97 +5,97 @@ from collections.abc import Callable
 
 import pytest
 
-from proxy.http.send_buffer import Outbox
+from proxy.http.send_buffer import SendBuffer
 
 
 async def test_what_came_together_leaves_together():
-    outbox = Outbox(keepalive=60)
+    buffer = SendBuffer(keepalive=60)
     for word in (b"a", b"b", b"c"):
-        outbox.put(word)
-    outbox.end()
-    assert [await outbox.take(), await outbox.take()] == [b"abc", b""]
+        buffer.put(word)
+    buffer.end()
+    assert [await buffer.take(), await buffer.take()] == [b"abc", b""]
 
 
 async def test_what_comes_alone_leaves_at_once():
-    outbox = Outbox(keepalive=60)
-    outbox.put(b"a")
-    assert await outbox.take() == b"a"
-    taking = asyncio.create_task(outbox.take())
+    buffer = SendBuffer(keepalive=60)
+    buffer.put(b"a")
+    assert await buffer.take() == b"a"
+    taking = asyncio.create_task(buffer.take())
     await asyncio.sleep(0)
-    outbox.put(b"b")
+    buffer.put(b"b")
     assert await taking == b"b"
 
 
 async def test_burst_that_leaves_turns_to_others_is_one_body():
-    outbox = Outbox(keepalive=60)
+    buffer = SendBuffer(keepalive=60)
 
     async def burst() -> None:
         for _ in range(10):
-            outbox.put(b"x")
-            outbox.put(b"x")
+            buffer.put(b"x")
+            buffer.put(b"x")
             await asyncio.sleep(0)
 
     bursting = asyncio.create_task(burst())
-    await outbox.begun()
-    assert await outbox.take() == b"x" * 20
+    await buffer.begun()
+    assert await buffer.take() == b"x" * 20
     await bursting
 
 
 async def test_burst_without_end_is_cut_into_bodies():
-    outbox = Outbox(keepalive=60)
+    buffer = SendBuffer(keepalive=60)
 
     async def endless() -> None:
         while True:
-            outbox.put(b"x" * 1000)
-            outbox.put(b"x" * 1000)
-            if outbox.is_full:
-                await outbox.room()
+            buffer.put(b"x" * 1000)
+            buffer.put(b"x" * 1000)
+            if buffer.is_full:
+                await buffer.room()
             await asyncio.sleep(0)
 
     bursting = asyncio.create_task(endless())
-    await outbox.begun()
+    await buffer.begun()
     async with asyncio.timeout(2):
-        sizes = [len(await outbox.take()) for _ in range(5)]
+        sizes = [len(await buffer.take()) for _ in range(5)]
     assert max(sizes) < 70_000
     bursting.cancel()
 
 
 async def test_full_one_holds_the_answer_up_until_it_is_emptied():
-    outbox = Outbox(keepalive=60)
-    outbox.put(b"x" * 100_000)
-    assert outbox.is_full
-    waiting = asyncio.create_task(outbox.room())
+    buffer = SendBuffer(keepalive=60)
+    buffer.put(b"x" * 100_000)
+    assert buffer.is_full
+    waiting = asyncio.create_task(buffer.room())
     await asyncio.sleep(0.01)
     assert not waiting.done()
-    await outbox.take()
+    await buffer.take()
     async with asyncio.timeout(1):
         await waiting
-    assert not outbox.is_full
+    assert not buffer.is_full
 
 
 async def test_silence_is_filled_once_in_so_many_seconds():
-    outbox = Outbox(keepalive=0.05)
-    outbox.put(b"a")
-    assert await outbox.take() == b"a"
-    assert [await outbox.take() for _ in range(2)] == [b": keepalive\n\n"] * 2
+    buffer = SendBuffer(keepalive=0.05)
+    buffer.put(b"a")
+    assert await buffer.take() == b"a"
+    assert [await buffer.take() for _ in range(2)] == [b": keepalive\n\n"] * 2
 
 
 async def test_silence_stays_where_clients_know_no_comments():
-    outbox = Outbox(keepalive=None)
-    asyncio.get_running_loop().call_later(0.05, outbox.put, b"a")
+    buffer = SendBuffer(keepalive=None)
+    asyncio.get_running_loop().call_later(0.05, buffer.put, b"a")
     async with asyncio.timeout(2):
-        assert await outbox.take() == b"a"
+        assert await buffer.take() == b"a"
 
 
 async def test_words_put_silence_off():
-    outbox = Outbox(keepalive=0.3)
+    buffer = SendBuffer(keepalive=0.3)
     for _ in range(4):
-        asyncio.get_running_loop().call_later(0.1, outbox.put, b"a")
-        assert await outbox.take() == b"a"
+        asyncio.get_running_loop().call_later(0.1, buffer.put, b"a")
+        assert await buffer.take() == b"a"
 
 
 async def test_failure_is_told_before_the_first_piece_and_not_after():
-    early, late = Outbox(60), Outbox(60)
+    early, late = SendBuffer(60), SendBuffer(60)
     assert early.fail(RuntimeError("no"))
     with pytest.raises(RuntimeError, match="no"):
         await early.begun()
@@ -124,63 +124,63 @@ class Scroll:
         """Whoever reads a scroll stays."""
 
 
-async def poured(outbox: Outbox) -> tuple[Scroll, asyncio.Task[None]]:
+async def poured(buffer: SendBuffer) -> tuple[Scroll, asyncio.Task[None]]:
     wire = Scroll()
-    task = asyncio.create_task(outbox.pour(wire))
+    task = asyncio.create_task(buffer.pour(wire))
     await asyncio.sleep(0.01)
     return wire, task
 
 
 async def test_piece_that_comes_alone_is_written_at_once():
-    outbox = Outbox(keepalive=60)
-    outbox.put(b"a")
-    wire, task = await poured(outbox)
+    buffer = SendBuffer(keepalive=60)
+    buffer.put(b"a")
+    wire, task = await poured(buffer)
     assert wire.written == [b"a"]
-    outbox.put(b"b")
+    buffer.put(b"b")
     assert wire.written == [b"a", b"b"]
-    outbox.end()
+    buffer.end()
     await task
 
 
 async def test_burst_is_few_pieces_on_the_wire():
-    outbox = Outbox(keepalive=60)
-    wire, task = await poured(outbox)
+    buffer = SendBuffer(keepalive=60)
+    wire, task = await poured(buffer)
     for _ in range(100):
         for _ in range(16):
-            outbox.put(b"x")
+            buffer.put(b"x")
         await asyncio.sleep(0)
-    outbox.end()
+    buffer.end()
     await task
     assert b"".join(wire.written) == b"x" * 1600
     assert len(wire.written) < 10
 
 
 async def test_full_wire_is_written_to_when_it_is_emptied():
-    outbox = Outbox(keepalive=60)
-    wire, task = await poured(outbox)
+    buffer = SendBuffer(keepalive=60)
+    wire, task = await poured(buffer)
     wire.is_full = True
     for _ in range(3):
-        outbox.put(b"x" * 30_000)
+        buffer.put(b"x" * 30_000)
         await asyncio.sleep(0.01)
     assert wire.written == []
-    assert outbox.is_full
-    waiting = asyncio.create_task(outbox.room())
+    assert buffer.is_full
+    waiting = asyncio.create_task(buffer.room())
     await asyncio.sleep(0.03)
     wire.is_full = False
     wire.emptied.set()
     async with asyncio.timeout(1):
         await waiting
-    outbox.end()
+    buffer.end()
     await task
     assert wire.written[0] == b"x" * 90_000
 
 
 async def test_silence_on_the_wire_is_filled():
-    outbox = Outbox(keepalive=0.03)
-    wire, task = await poured(outbox)
+    buffer = SendBuffer(keepalive=0.03)
+    wire, task = await poured(buffer)
     await asyncio.sleep(0.1)
-    outbox.put(b"a")
-    outbox.end()
+    buffer.put(b"a")
+    buffer.end()
     await task
     assert wire.written[:2] == [b": keepalive\n\n"] * 2
     assert wire.written[-1] == b"a"

@@ -12,7 +12,7 @@ from served import until
 from proxy.app import create_app
 from proxy.config import Config, ServerConfig
 from proxy.http import server as server_module
-from proxy.http.event_stream import Drain
+from proxy.http.event_stream import ShutdownGrace
 from proxy.http.server import Server
 
 
@@ -23,7 +23,7 @@ async def test_told_to_end_it_does_not_wait_for_its_next_look(monkeypatch: pytes
     monkeypatch.setattr(signal, "raise_signal", again.append)
     backend = ScriptedBackend()
     announced: list[str] = []
-    drain = Drain(grace=1)
+    drain = ShutdownGrace(grace=1)
     app = create_app(Config(), {backend.kind: backend})
     server = Server(app, ServerConfig(), drain, lambda: announced.append("here"))
     with socket.create_server(("127.0.0.1", 0)) as listener:

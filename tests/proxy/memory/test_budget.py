@@ -8,9 +8,9 @@ import pytest
 from fakes.scripted_backend import ScriptedBackend, http_client
 
 from adapters.errors import BackendBusyError, GenerationError, InsufficientMemoryError
-from adapters.memory import Footprint, Resident, Room
+from adapters.memory import Footprint, MemoryBudget, Resident
 from proxy.config import Config, ModelConfig, ServerConfig
-from proxy.memory.budget import Memory
+from proxy.memory.budget import SharedBudget
 
 
 class Engine:
@@ -26,10 +26,10 @@ class Engine:
         self.stubborn: set[str] = set()
         self.broken: set[str] = set()
         self.events: list[str] = []
-        self._room: Room | None = None
+        self._room: MemoryBudget | None = None
         self._clock = 0.0
 
-    def move_into(self, room: Room) -> None:
+    def share_budget(self, room: MemoryBudget) -> None:
         self._room = room
 
     async def recommended(self) -> int | None:
@@ -42,7 +42,7 @@ class Engine:
     async def resident(self, *, fresh: bool = False) -> list[Resident]:
         return list(self.loaded.values())
 
-    async def evict(self, model: str) -> None:
+    async def unload_for_memory(self, model: str) -> None:
         await asyncio.sleep(0)
         if model in self.stubborn:
             raise BackendBusyError(f"{model} is answering somebody.")
@@ -81,8 +81,8 @@ class Engine:
 @asynccontextmanager
 async def shared(
     budget: int | None, pinned: frozenset[tuple[str, str]] = frozenset(), **engines: Engine
-) -> AsyncGenerator[Memory]:
-    memory = Memory(budget, pinned, 60.0)
+) -> AsyncGenerator[SharedBudget]:
+    memory = SharedBudget(budget, pinned, 60.0)
     async with memory.open(engines):
         yield memory
 
@@ -336,7 +336,7 @@ async def test_a_model_that_tells_nothing_of_its_size_is_let_in():
 
 async def test_models_that_others_have_loaded_leave_less_for_caches():
     mlx, ollama = Engine({"a": 30}, elastic=True), Engine({"b": 40})
-    memory = Memory(100, frozenset(), 0.01)
+    memory = SharedBudget(100, frozenset(), 0.01)
     async with memory.open({"mlx": mlx, "ollama": ollama}):
         await mlx.load("a")
         mlx.cache = 60
@@ -362,7 +362,7 @@ async def test_the_budget_is_what_the_device_recommends_or_a_share_of_the_memory
 
 async def test_health_shows_what_each_model_takes():
     engine, backend = Engine({"a": 30}), ScriptedBackend(kind="mlx")
-    backend.tenant = engine
+    backend.memory_user = engine
     async with http_client(backend, config=Config(server=ServerConfig(memory_bytes=100))) as client:
         await engine.load("a")
         body = (await client.get("/health")).json()

@@ -10,7 +10,7 @@ from fakes.scripted_backend import ScriptedBackend
 from adapters.backend import Model
 from adapters.errors import BackendUnavailableError, ModelNotFoundError
 from proxy.config import ModelConfig
-from proxy.models.registry import Entry, Registry
+from proxy.models.registry import RegisteredModel, Registry
 from proxy.routing.measurements import Measurements
 from proxy.routing.router import Router
 
@@ -29,8 +29,8 @@ async def routing(
         yield Router(registry, Measurements()), registry, backends[1]
 
 
-def places(entry: Entry) -> list[str]:
-    return [f"{place.kind}/{place.name}" for place in entry.places]
+def deployments(entry: RegisteredModel) -> list[str]:
+    return [f"{deployment.kind}/{deployment.name}" for deployment in entry.deployments]
 
 
 def made(name: str, origin: str, digest: str | None = None) -> Model:
@@ -46,7 +46,7 @@ async def test_declared_pair_is_one_entry_by_each_of_its_names(name: str):
         (entry,) = registry.entries()
         found = await router.find(name)
     assert (entry.id, entry.names) == ("fast", ("fast", "org/a", "a:7b"))
-    assert (found.id, places(found)) == ("fast", ["mlx/org/a", "ollama/a:7b"])
+    assert (found.id, deployments(found)) == ("fast", ["mlx/org/a", "ollama/a:7b"])
 
 
 @pytest.mark.parametrize(
@@ -73,7 +73,7 @@ async def test_models_of_one_file_are_one_entry():
     mlx, ollama = [made("org/a", "sha256:1")], [made("b:7b", "sha256:1"), made("c", "sha256:2")]
     async with routing(mlx, ollama) as (router, registry, _):
         entries = registry.entries()
-        assert places(await router.find("b:7b")) == ["mlx/org/a", "ollama/b:7b"]
+        assert deployments(await router.find("b:7b")) == ["mlx/org/a", "ollama/b:7b"]
     assert {entry.names for entry in entries} == {("org/a", "b:7b"), ("c",)}
 
 
@@ -92,7 +92,7 @@ async def test_models_of_one_file_are_one_entry():
 async def test_models_that_are_merely_alike_stay_apart(mlx: list[Model], ollama: list[Model]):
     async with routing(mlx, ollama) as (_, registry, _):
         entries = registry.entries()
-    assert all(len(entry.places) == 1 for entry in entries)
+    assert all(len(entry.deployments) == 1 for entry in entries)
     assert len(entries) == len(mlx) + len(ollama)
 
 
@@ -101,21 +101,21 @@ async def test_two_tags_of_one_digest_are_one_model_beside_its_import():
     async with routing([made("imported", "1")], tags) as (router, registry, _):
         (entry,) = registry.entries()
         assert entry.names == ("imported", "a:7b", "a:latest")
-        assert places(await router.find("a")) == ["mlx/imported", "ollama/a:latest"]
-        assert places(await router.find("imported")) == ["mlx/imported", "ollama/a:7b"]
+        assert deployments(await router.find("a")) == ["mlx/imported", "ollama/a:latest"]
+        assert deployments(await router.find("imported")) == ["mlx/imported", "ollama/a:7b"]
 
 
 async def test_short_name_of_both_halves_of_a_pair_is_not_ambiguous():
     mlx, ollama = [made("org/tiny", "1")], [made("tiny:latest", "1")]
     async with routing(mlx, ollama) as (router, _, _):
-        assert places(await router.find("tiny")) == ["mlx/org/tiny", "ollama/tiny:latest"]
+        assert deployments(await router.find("tiny")) == ["mlx/org/tiny", "ollama/tiny:latest"]
 
 
 async def test_short_name_of_two_models_names_both():
     async with routing([Model(name="org/tiny")], [Model(name="tiny:latest")]) as (router, _, _):
         with pytest.raises(ModelNotFoundError, match="'mlx/org/tiny', 'ollama/tiny:latest'"):
             await router.find("tiny")
-        assert places(await router.find("mlx/tiny")) == ["mlx/org/tiny"]
+        assert deployments(await router.find("mlx/tiny")) == ["mlx/org/tiny"]
 
 
 @pytest.mark.parametrize(
@@ -130,8 +130,8 @@ async def test_own_name_may_be_a_tag(own: ModelConfig, found: list[str]):
     given = {"a:7b": own}
     async with routing([Model(name="org/a")], [Model(name="a:7b")], given) as (router, registry, _):
         entry = await router.find("a:7b")
-        listed = {name: places(each) for each in registry.entries() for name in each.names}
-    assert (entry.id, places(entry)) == ("a:7b", found)
+        listed = {name: deployments(each) for each in registry.entries() for name in each.names}
+    assert (entry.id, deployments(entry)) == ("a:7b", found)
     assert listed["a:7b"] == found
 
 
@@ -146,8 +146,8 @@ async def test_tag_of_the_config_may_leave_latest_out():
     tag = Model(name="a:latest", context_length=9)
     async with routing([Model(name="org/a")], [tag], own) as (router, registry, _):
         (entry,) = registry.entries()
-        assert entry.places[1].model == tag
-        assert places(await router.find("org/a")) == ["mlx/org/a", "ollama/a:latest"]
+        assert entry.deployments[1].model == tag
+        assert deployments(await router.find("org/a")) == ["mlx/org/a", "ollama/a:latest"]
         assert (await router.find("a:latest")).id == "fast"
 
 
@@ -166,15 +166,15 @@ async def test_model_that_is_declared_the_same_as_two_others_stays_for_itself():
     tags = [Model(name="a:7b"), Model(name="b:7b")]
     async with routing([Model(name="org/a")], tags, own) as (router, _, _):
         for name in ("org/a", "a:7b", "b:7b"):
-            assert len((await router.find(name)).places) == 1
-        assert places(await router.find("other")) == ["mlx/org/a", "ollama/b:7b"]
+            assert len((await router.find(name)).deployments) == 1
+        assert deployments(await router.find("other")) == ["mlx/org/a", "ollama/b:7b"]
 
 
 async def test_half_of_a_pair_that_is_not_there_is_asked_only_where_it_is_forced():
     async with routing([], [Model(name="a:7b")], PAIR) as (router, _, _):
-        assert places(await router.find("fast")) == ["ollama/a:7b"]
+        assert deployments(await router.find("fast")) == ["ollama/a:7b"]
         forced = await router.find("mlx/fast")  # MLX itself says that it has no such model.
-        assert (places(forced), forced.names) == (["mlx/org/a"], ("fast", "a:7b"))
+        assert (deployments(forced), forced.names) == (["mlx/org/a"], ("fast", "a:7b"))
 
 
 async def test_own_name_of_a_model_that_is_not_there_is_told_once(caplog: pytest.LogCaptureFixture):
@@ -202,7 +202,7 @@ async def test_own_name_that_a_model_has_is_told_once(caplog: pytest.LogCaptureF
 async def test_folder_of_a_pair_need_not_be_listed():
     own = {"fast": ModelConfig(mlx="~/models/a", ollama="a:7b")}
     async with routing([], [Model(name="a:7b")], own) as (router, _, _):
-        assert places(await router.find("fast")) == ["mlx/~/models/a", "ollama/a:7b"]
+        assert deployments(await router.find("fast")) == ["mlx/~/models/a", "ollama/a:7b"]
 
 
 async def test_pair_whose_one_half_is_away_is_listed_with_the_other():
@@ -210,16 +210,18 @@ async def test_pair_whose_one_half_is_away_is_listed_with_the_other():
         ollama.models = BackendUnavailableError("gone")
         await registry.refresh(1)
         (entry,) = registry.entries()
-    assert (entry.id, places(entry)) == ("fast", ["mlx/org/a"])
+    assert (entry.id, deployments(entry)) == ("fast", ["mlx/org/a"])
 
 
 async def test_name_found_before_leads_to_what_its_backend_tells_when_it_was_asked_again():
     async with routing([Model(name="org/a")], [Model(name="a:7b")], PAIR) as (router, registry, it):
-        assert places(await router.find("fast")) == ["mlx/org/a", "ollama/a:7b"]
+        assert deployments(await router.find("fast")) == ["mlx/org/a", "ollama/a:7b"]
         it.models = [Model(name="a:7b", context_length=2048)]
         await registry.refresh(1)
         found = await router.find("fast")
-        assert [place.model and place.model.context_length for place in found.places][1] == 2048
+        assert [
+            deployment.model and deployment.model.context_length for deployment in found.deployments
+        ][1] == 2048
         it.models = [Model(name="b:7b")]
         await registry.refresh(1)
-        assert places(await router.find("fast")) == ["mlx/org/a"]
+        assert deployments(await router.find("fast")) == ["mlx/org/a"]

@@ -10,16 +10,16 @@ from msgspec.structs import replace
 
 from adapters.events import Usage
 from adapters.request import GenerationRequest
-from proxy.models.registry import Place
+from proxy.models.registry import Deployment
 from proxy.routing.by_speed import Choice, Pick
 from proxy.routing.candidates import Candidate
-from proxy.routing.estimates import Habits
+from proxy.routing.estimates import Estimates
 from proxy.routing.measurements import Measurement, Measurements, Watching
-from proxy.routing.requirements import Demand
+from proxy.routing.requirements import Requirements
 
 MINUTES = 60.0
 SETTLING = 20
-_ANY = Demand()
+_ANY = Requirements()
 REQUEST = GenerationRequest(model="m", prompt="Hi")
 
 
@@ -31,22 +31,24 @@ class World:
         self.seconds = {"mlx": mlx, "ollama": ollama}
         """That an answer takes."""
         self.cold: set[str] = set()
-        self.measurements, self.habits = Measurements(), Habits()
-        self.choice = Choice(self.measurements, self.habits, lambda: self.now)
+        self.measurements, self.estimates = Measurements(), Estimates()
+        self.choice = Choice(self.measurements, self.estimates, lambda: self.now)
         self._noise, self._chance = noise, random.Random(7)  # noqa: S311
 
-    def pick(self, *kinds: str, tokens: int = 50, demand: Demand = _ANY, **about: Any) -> Pick:
+    def pick(
+        self, *kinds: str, tokens: int = 50, requirements: Requirements = _ANY, **about: Any
+    ) -> Pick:
         candidates = [
-            Candidate(place=Place(kind=kind, name="m"), tokens=tokens, **about)
+            Candidate(deployment=Deployment(kind=kind, name="m"), tokens=tokens, **about)
             for kind in kinds or self.seconds
         ]
-        return self.choice.pick(candidates, demand)
+        return self.choice.pick(candidates, requirements)
 
     def ask(self, *kinds: str, tokens: int = 50, crowd: int = 1, **about: Any) -> str:
         """The kind that answers, after a second; it was measured."""
         pick = self.pick(*kinds, tokens=tokens, **about)
         self.choice.note(pick)
-        kind = pick.order[0].place.kind
+        kind = pick.order[0].deployment.kind
         self.measure(kind, self.seconds[kind], tokens, crowd)
         self.now += 1
         return kind
@@ -86,27 +88,30 @@ def test_both_are_tried_and_then_the_faster_one_is_stayed_with(
 def test_asking_changes_nothing():
     world = World(1, 2)
     for _ in range(12):
-        picks = [world.pick().order[0].place.kind for _ in range(3)]
+        picks = [world.pick().order[0].deployment.kind for _ in range(3)]
         assert picks == [world.ask()] * 3
 
 
 def test_nothing_measured_leaves_the_order_as_it_is():
     world = World(1, 2)
     pick = world.pick(fit="evicts")
-    assert (pick.rule, [each.place.kind for each in pick.order]) == ("order", ["mlx", "ollama"])
+    assert (pick.rule, [each.deployment.kind for each in pick.order]) == (
+        "order",
+        ["mlx", "ollama"],
+    )
 
 
 def test_who_would_cost_another_model_its_memory_is_not_tried():
     world = World(1, 2)
-    here = Candidate(place=Place(kind="ollama", name="m"), tokens=50, fit="loaded")
-    there = Candidate(place=Place(kind="mlx", name="m"), tokens=50, fit="evicts")
+    here = Candidate(deployment=Deployment(kind="ollama", name="m"), tokens=50, fit="loaded")
+    there = Candidate(deployment=Deployment(kind="mlx", name="m"), tokens=50, fit="evicts")
     for _ in range(10):
-        pick = world.choice.pick([there, here], Demand())
+        pick = world.choice.pick([there, here], Requirements())
         world.choice.note(pick)
         world.measure("ollama", 2)
         assert pick.order[0] is here
     world.measure("mlx", 1)  # Somebody insisted on it.
-    assert world.choice.pick([there, here], Demand()).order[0] is there
+    assert world.choice.pick([there, here], Requirements()).order[0] is there
 
 
 def test_an_answer_that_waited_for_a_load_is_no_measure():
@@ -177,9 +182,11 @@ def test_one_that_cannot_answer_this_time_keeps_its_place():
     world = World(1, 2)
     world.asks(20)
     assert (
-        world.choice.pick([Candidate(place=Place(kind="ollama", name="m"), tokens=50)], Demand())
+        world.choice.pick(
+            [Candidate(deployment=Deployment(kind="ollama", name="m"), tokens=50)], Requirements()
+        )
         .order[0]
-        .place.kind
+        .deployment.kind
         == "ollama"
     )
     assert world.asks(5) == ["mlx"] * 5
@@ -216,7 +223,7 @@ def test_many_at_once_share_the_trials():
     for _ in range(8):
         pick = world.pick()
         world.choice.note(pick)
-        kind = pick.order[0].place.kind
+        kind = pick.order[0].deployment.kind
         crowd.append(kind)
         watching = Watching(world.measurements, (kind, "m"), REQUEST)
         watching.__enter__()
@@ -232,14 +239,14 @@ def test_what_else_a_backend_has_in_hand_counts_against_it_alone():
     world = World(1, 2)
     world.asks(20)
     world.measure("mlx", 50, crowd=3)
-    assert world.pick().order[0].place.kind == "mlx"
+    assert world.pick().order[0].deployment.kind == "mlx"
     with (
         Watching(world.measurements, ("mlx", "another"), REQUEST),
         Watching(world.measurements, ("mlx", "another"), REQUEST),
     ):
         pick = world.pick()
     assert pick.seconds["mlx"] == pytest.approx(50)
-    assert pick.order[0].place.kind == "ollama"
+    assert pick.order[0].deployment.kind == "ollama"
 
 
 def test_a_short_answer_goes_where_the_first_token_comes_sooner():
@@ -258,11 +265,16 @@ def test_a_short_answer_goes_where_the_first_token_comes_sooner():
                 )
             )
     for _ in range(40):
-        world.habits.learn(("mlx", "m"), Demand(), Usage(prompt_tokens=50, completion_tokens=100))
+        world.estimates.learn(
+            ("mlx", "m"), Requirements(), Usage(prompt_tokens=50, completion_tokens=100)
+        )
     long = world.pick(fit="evicts")
     assert long.seconds == pytest.approx({"mlx": 10, "ollama": 2}, rel=0.05)
-    assert long.order[0].place.kind == "ollama"
-    assert world.pick(fit="evicts", demand=Demand(max_tokens=2)).order[0].place.kind == "mlx"
+    assert long.order[0].deployment.kind == "ollama"
+    assert (
+        world.pick(fit="evicts", requirements=Requirements(max_tokens=2)).order[0].deployment.kind
+        == "mlx"
+    )
 
 
 def test_an_answer_in_one_piece_took_the_time_it_took():

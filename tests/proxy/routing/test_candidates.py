@@ -13,13 +13,13 @@ from adapters.errors import (
     ContextLengthError,
     UnsupportedParameterError,
 )
-from adapters.memory import Footprint, Resident, Room
+from adapters.memory import Footprint, MemoryBudget, Resident
 from adapters.request import GenerationRequest, Message, TextPart
 from proxy.config import ModelConfig
-from proxy.memory.budget import Memory
+from proxy.memory.budget import SharedBudget
 from proxy.models.registry import Registry
 from proxy.routing.measurements import Measurements
-from proxy.routing.requirements import Demand, to_demand
+from proxy.routing.requirements import Requirements, to_requirements
 from proxy.routing.router import Router
 
 URL = "/v1/chat/completions"
@@ -28,7 +28,7 @@ LONG = GenerationRequest(
 )
 
 
-class Tenant:
+class MemoryUser:
     """An engine's share of the memory, in which models may be put."""
 
     elastic = False
@@ -36,7 +36,7 @@ class Tenant:
     def __init__(self, *residents: Resident) -> None:
         self._residents = list(residents)
 
-    def move_into(self, room: Room) -> None:
+    def share_budget(self, room: MemoryBudget) -> None:
         self.room = room
 
     async def recommended(self) -> int | None:
@@ -48,7 +48,7 @@ class Tenant:
     async def resident(self, *, fresh: bool = False) -> list[Resident]:
         return self._residents
 
-    async def evict(self, model: str) -> None:
+    async def unload_for_memory(self, model: str) -> None:
         return None
 
     async def confine(self, nbytes: int) -> int:
@@ -65,16 +65,18 @@ def engine(kind: str, *script: Step, **about: Any) -> ScriptedBackend:
 
 @asynccontextmanager
 async def a_router(*backends: ScriptedBackend, budget: int = 100) -> AsyncIterator[Router]:
-    registry, memory = Registry({}, period=60), Memory(budget, frozenset(), 60)
+    registry, memory = Registry({}, period=60), SharedBudget(budget, frozenset(), 60)
     async with registry.open({}, {backend.kind: backend for backend in backends}):
         await registry.refresh(1)
-        async with memory.open(registry.tenants()):
+        async with memory.open(registry.memory_users()):
             await memory.snapshot()
             yield Router(registry, Measurements(), memory)
 
 
-async def order(router: Router, demand: Demand | None = None) -> list[str]:
-    return [route.backend.kind for route in await router.routes("m", demand or Demand())]
+async def order(router: Router, requirements: Requirements | None = None) -> list[str]:
+    return [
+        route.backend.kind for route in await router.routes("m", requirements or Requirements())
+    ]
 
 
 @pytest.mark.parametrize(
@@ -92,33 +94,33 @@ async def test_a_context_that_seems_too_short_comes_last(
 ):
     backends = engine("mlx", context_length=mlx), engine("ollama", context_length=ollama)
     async with a_router(*backends) as router:
-        assert (await order(router, to_demand(LONG)))[0] == first
+        assert (await order(router, to_requirements(LONG)))[0] == first
         assert (await order(router))[0] == "mlx"
 
 
 async def test_the_answer_needs_room_as_well():
     backends = engine("mlx", context_length=1000), engine("ollama", context_length=8000)
     async with a_router(*backends) as router:
-        assert await order(router, Demand(max_tokens=900)) == ["mlx", "ollama"]
-        assert await order(router, Demand(max_tokens=1001)) == ["ollama", "mlx"]
+        assert await order(router, Requirements(max_tokens=900)) == ["mlx", "ollama"]
+        assert await order(router, Requirements(max_tokens=1001)) == ["ollama", "mlx"]
 
 
 async def test_a_model_that_cannot_have_the_memory_comes_last():
     mlx, ollama = engine("mlx", size_bytes=60), engine("ollama", size_bytes=60)
-    mlx.tenant, ollama.tenant = Tenant(resident("other", 50, busy=True)), Tenant()
+    mlx.memory_user, ollama.memory_user = MemoryUser(resident("other", 50, busy=True)), MemoryUser()
     async with a_router(mlx, ollama, budget=200) as router:
         assert await order(router) == ["mlx", "ollama"]
-    ollama.tenant = Tenant(resident("m", 40))
+    ollama.memory_user = MemoryUser(resident("m", 40))
     async with a_router(mlx, ollama) as router:
         assert await order(router) == ["ollama", "mlx"]
 
 
 async def test_who_costs_no_other_model_its_memory_comes_first():
     mlx, ollama = engine("mlx", size_bytes=60), engine("ollama", size_bytes=60)
-    mlx.tenant = Tenant(resident("other", 50))
+    mlx.memory_user = MemoryUser(resident("other", 50))
     async with a_router(mlx, ollama) as router:
-        decided = await router.decide("m", Demand())
-    assert [(each.place.kind, each.fit) for each in decided.order] == [
+        decided = await router.decide("m", Requirements())
+    assert [(each.deployment.kind, each.fit) for each in decided.order] == [
         ("ollama", "fits"),
         ("mlx", "evicts"),
     ]
@@ -126,10 +128,10 @@ async def test_who_costs_no_other_model_its_memory_comes_first():
 
 
 async def test_what_the_files_tell_counts_for_more_than_their_size():
-    mlx, memory = engine("mlx", size_bytes=10), Memory(100, frozenset(), 60)
-    mlx.tenant = Tenant(resident("other", 50, busy=True))
+    mlx, memory = engine("mlx", size_bytes=10), SharedBudget(100, frozenset(), 60)
+    mlx.memory_user = MemoryUser(resident("other", 50, busy=True))
     registry = Registry({}, period=60)
-    async with registry.open({}, {"mlx": mlx}), memory.open({"mlx": mlx.tenant}):
+    async with registry.open({}, {"mlx": mlx}), memory.open({"mlx": mlx.memory_user}):
         await memory.snapshot()
         assert memory.fit(("mlx", "m"), 10) == "fits"
         assert await memory.footprint("mlx", "m") == 90
@@ -138,17 +140,23 @@ async def test_what_the_files_tell_counts_for_more_than_their_size():
 
 async def test_memory_does_not_decide_who_embeds():
     mlx, ollama = engine("mlx", size_bytes=60), engine("ollama", size_bytes=60)
-    mlx.tenant = Tenant(resident("other", 50, busy=True))
+    mlx.memory_user = MemoryUser(resident("other", 50, busy=True))
     async with a_router(mlx, ollama) as router:
         assert await order(router) == ["ollama", "mlx"]
-        assert await order(router, Demand(features=frozenset({"embeddings"}))) == ["mlx", "ollama"]
+        assert await order(router, Requirements(features=frozenset({"embeddings"}))) == [
+            "mlx",
+            "ollama",
+        ]
 
 
 async def test_who_is_preferred_may_cost_idle_models_their_memory():
     registry = Registry({"m": ModelConfig(mlx="m", ollama="m", prefer="mlx")}, period=60)
     mlx, ollama = engine("mlx", size_bytes=60), engine("ollama")
-    mlx.tenant, memory = Tenant(resident("other", 50)), Memory(100, frozenset(), 60)
-    async with registry.open({}, {"mlx": mlx, "ollama": ollama}), memory.open({"mlx": mlx.tenant}):
+    mlx.memory_user, memory = MemoryUser(resident("other", 50)), SharedBudget(100, frozenset(), 60)
+    async with (
+        registry.open({}, {"mlx": mlx, "ollama": ollama}),
+        memory.open({"mlx": mlx.memory_user}),
+    ):
         await registry.refresh(1)
         await memory.snapshot()
         assert await order(Router(registry, Measurements(), memory)) == ["mlx", "ollama"]
@@ -156,12 +164,12 @@ async def test_who_is_preferred_may_cost_idle_models_their_memory():
 
 async def test_what_was_asked_for_is_remembered_and_counts_for_more_than_the_file():
     mlx = engine("mlx", size_bytes=10)
-    mlx.tenant = tenant = Tenant()
+    mlx.memory_user = memory_user = MemoryUser()
     async with a_router(mlx, engine("ollama")) as router:
-        async with tenant.room.hold("m", Footprint(weights=90)):
+        async with memory_user.room.hold("m", Footprint(weights=90)):
             assert await order(router) == ["mlx", "ollama"]
         assert await order(router) == ["mlx", "ollama"]
-        async with tenant.room.hold("other", Footprint(weights=20)):
+        async with memory_user.room.hold("other", Footprint(weights=20)):
             assert await order(router) == ["ollama", "mlx"]
 
 
@@ -170,7 +178,7 @@ async def test_who_is_away_comes_last_whatever_else():
     async with a_router(mlx, engine("ollama", context_length=10)) as router:
         mlx.models = BackendUnavailableError("gone")
         await router._registry.refresh(1)  # pyright: ignore[reportPrivateUsage]
-        assert await order(router, to_demand(LONG)) == ["ollama", "mlx"]
+        assert await order(router, to_requirements(LONG)) == ["ollama", "mlx"]
 
 
 class Picky(ScriptedBackend):

@@ -13,8 +13,8 @@ from adapters.request import (
     Tool,
     ToolCall,
 )
-from proxy.routing.estimates import Habits
-from proxy.routing.requirements import Demand, to_demand
+from proxy.routing.estimates import Estimates
+from proxy.routing.requirements import Requirements, to_requirements
 
 KEY = ("mlx", "m")
 HI = GenerationRequest(model="m", prompt=(Message(role="user", content=(TextPart("Hié"),)),))
@@ -25,66 +25,66 @@ def usage(prompt: int = 10, completion: int = 10) -> Usage:
 
 
 def test_text_is_counted_in_bytes_wherever_it_stands():
-    assert to_demand(HI).prompt_bytes == 4
+    assert to_requirements(HI).prompt_bytes == 4
     raw = replace(HI, prompt="ab", suffix="cd")
-    assert (to_demand(raw).prompt_bytes, to_demand(raw).messages) == (4, 0)
+    assert (to_requirements(raw).prompt_bytes, to_requirements(raw).messages) == (4, 0)
     called = Message(role="assistant", reasoning="abc", tool_calls=(ToolCall("1", "f", "{}"),))
-    assert to_demand(replace(HI, prompt=(called,))).prompt_bytes == 6
+    assert to_requirements(replace(HI, prompt=(called,))).prompt_bytes == 6
     offered = replace(HI, tools=(Tool("f", "what it does"),))
-    assert to_demand(offered).prompt_bytes > 20
-    assert to_demand(replace(offered, tool_choice="none")).prompt_bytes == 4
+    assert to_requirements(offered).prompt_bytes > 20
+    assert to_requirements(replace(offered, tool_choice="none")).prompt_bytes == 4
 
 
 def test_half_a_character_is_no_error():
-    assert to_demand(replace(HI, prompt="\ud800")).prompt_bytes == 1
+    assert to_requirements(replace(HI, prompt="\ud800")).prompt_bytes == 1
 
 
 def test_what_is_no_text_is_tokens():
-    assert to_demand(replace(HI, prompt=TokenIds((1, 2, 3)))).prompt_tokens == 3
+    assert to_requirements(replace(HI, prompt=TokenIds((1, 2, 3)))).prompt_tokens == 3
     seen = Message(role="user", content=(ImagePart("data:" + "A" * 5000),))
-    assert to_demand(replace(HI, prompt=(seen, seen))) == Demand(
+    assert to_requirements(replace(HI, prompt=(seen, seen))) == Requirements(
         prompt_tokens=2048, messages=2, features=frozenset({"images"})
     )
 
 
 @pytest.mark.parametrize("per_token", [1.5, 3.0, 5.0])
 def test_bytes_of_a_token_are_learned(per_token: float):
-    habits, demand = Habits(), Demand(prompt_bytes=6000, messages=3)
+    estimates, requirements = Estimates(), Requirements(prompt_bytes=6000, messages=3)
     tokens = int(6000 / per_token) + 40
     for _ in range(30):
-        habits.learn(KEY, demand, usage(prompt=tokens))
-    assert habits.prompt_tokens(KEY, demand) == pytest.approx(tokens, rel=0.05)
-    assert habits.prompt_tokens(("ollama", "m"), demand) == 1500 + 48
+        estimates.learn(KEY, requirements, usage(prompt=tokens))
+    assert estimates.prompt_tokens(KEY, requirements) == pytest.approx(tokens, rel=0.05)
+    assert estimates.prompt_tokens(("ollama", "m"), requirements) == 1500 + 48
 
 
 def test_what_a_template_adds_is_learned_from_short_prompts():
-    habits, demand = Habits(), Demand(prompt_bytes=8, messages=1)
+    estimates, requirements = Estimates(), Requirements(prompt_bytes=8, messages=1)
     for _ in range(20):
-        habits.learn(KEY, demand, usage(prompt=102))
-    assert habits.prompt_tokens(KEY, demand) == pytest.approx(102, abs=3)
+        estimates.learn(KEY, requirements, usage(prompt=102))
+    assert estimates.prompt_tokens(KEY, requirements) == pytest.approx(102, abs=3)
 
 
 def test_nonsense_is_not_believed():
-    habits, demand = Habits(), Demand(prompt_bytes=100_000)
+    estimates, requirements = Estimates(), Requirements(prompt_bytes=100_000)
     for _ in range(50):
-        habits.learn(KEY, demand, usage(prompt=0))
-    assert habits.prompt_tokens(KEY, demand) > 6000
+        estimates.learn(KEY, requirements, usage(prompt=0))
+    assert estimates.prompt_tokens(KEY, requirements) > 6000
 
 
 def test_a_limit_is_forgotten_when_a_longer_prompt_was_read():
-    habits = Habits()
-    habits.refused(KEY, 500)
-    habits.learn(KEY, Demand(), usage(prompt=499))
-    assert habits.limit(KEY) == 500
-    habits.learn(KEY, Demand(), usage(prompt=600))
-    assert habits.limit(KEY) is None
+    estimates = Estimates()
+    estimates.refused(KEY, 500)
+    estimates.learn(KEY, Requirements(), usage(prompt=499))
+    assert estimates.limit(KEY) == 500
+    estimates.learn(KEY, Requirements(), usage(prompt=600))
+    assert estimates.limit(KEY) is None
 
 
 def test_an_answer_is_as_long_as_others_were_and_no_longer_than_its_limit():
-    habits = Habits()
-    assert habits.answer_tokens([KEY], Demand()) == 256
+    estimates = Estimates()
+    assert estimates.answer_tokens([KEY], Requirements()) == 256
     for _ in range(40):
-        habits.learn(KEY, Demand(), usage(completion=50))
-    assert habits.answer_tokens([KEY], Demand()) == pytest.approx(50, rel=0.05)
-    assert habits.answer_tokens([KEY], Demand(max_tokens=5)) == 5
-    assert habits.answer_tokens([KEY], Demand(max_tokens=5, n=3)) == 15
+        estimates.learn(KEY, Requirements(), usage(completion=50))
+    assert estimates.answer_tokens([KEY], Requirements()) == pytest.approx(50, rel=0.05)
+    assert estimates.answer_tokens([KEY], Requirements(max_tokens=5)) == 5
+    assert estimates.answer_tokens([KEY], Requirements(max_tokens=5, n=3)) == 15

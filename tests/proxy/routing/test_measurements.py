@@ -10,11 +10,11 @@ from adapters.backend import Model
 from adapters.errors import GenerationError
 from adapters.events import Finished, ReasoningDelta, Started, TextDelta, Usage
 from proxy.config import Config, ModelConfig
-from proxy.models.registry import Place
+from proxy.models.registry import Deployment
 from proxy.routing.measurements import Figures, Measurement, Measurements, Watch
 
 URL = "/api/performance/comparison"
-BOTH = [Place(kind="mlx", name="m"), Place(kind="ollama", name="m:1")]
+BOTH = [Deployment(kind="mlx", name="m"), Deployment(kind="ollama", name="m:1")]
 
 
 def measured(**fields: Any) -> Measurement:
@@ -71,16 +71,16 @@ def test_answers_are_compared_with_their_like(one: Any, two: Any, same: bool):
     measurements = Measurements()
     for fields in (one, two):
         measurements.record(measured(**fields))
-    rows = measurements.comparison([BOTH[0], Place(kind="mlx", name="other")])
+    rows = measurements.comparison([BOTH[0], Deployment(kind="mlx", name="other")])
     assert [row.answers for row in rows] == ([2] if same else [1, 1])
 
 
 def test_backends_stand_side_by_side():
     measurements = Measurements()
     for prompt_tokens in (900, 10):
-        for place in BOTH:
+        for deployment in BOTH:
             measurements.record(
-                measured(backend=place.kind, name=place.name, prompt_tokens=prompt_tokens)
+                measured(backend=deployment.kind, name=deployment.name, prompt_tokens=prompt_tokens)
             )
     rows = measurements.comparison(BOTH)
     assert [(row.prompt_tokens_to, row.backend) for row in rows] == [

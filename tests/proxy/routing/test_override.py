@@ -6,7 +6,7 @@ import pytest
 from fakes.scripted_backend import ScriptedBackend, chat, http_client, openai_client
 
 from adapters.errors import BackendUnavailableError, InvalidRequestError
-from proxy.routing.override import to_forced
+from proxy.routing.override import to_override
 
 KINDS = ("mlx", "ollama")
 CHAT = "/v1/chat/completions"
@@ -37,7 +37,7 @@ def test_backend_comes_before_the_name(
     model: str, header: str | None, field: str | None, forced: str
 ):
     headers = {} if header is None else {"x-tandem-backend": header}
-    assert to_forced(model, headers, field, KINDS) == forced
+    assert to_override(model, headers, field, KINDS) == forced
 
 
 @pytest.mark.parametrize(
@@ -56,7 +56,7 @@ def test_contradiction_and_unknown_backend_are_refused_by_name(
 ):
     headers = {} if header is None else {"x-tandem-backend": header}
     with pytest.raises(InvalidRequestError) as caught:
-        to_forced(model, headers, field, KINDS)
+        to_override(model, headers, field, KINDS)
     assert caught.value.param == param
 
 

@@ -11,12 +11,12 @@ from proxy.endpoints.ollama.chat import request as ollama_request
 from proxy.endpoints.ollama.chat.request import OllamaChatRequest
 from proxy.endpoints.ollama.chat.response import OllamaChat, OllamaDialect
 from proxy.endpoints.residence import load, unload
-from proxy.endpoints.server_request import Exchange
+from proxy.endpoints.server_request import ServerRequest
 from proxy.endpoints.tandem.prompt import PromptAnswer, PromptRequest, answer_prompt
 from proxy.endpoints.times import Times
 from proxy.http.body import decode, receive, understand
 from proxy.http.event_stream import NDJSON
-from proxy.http.json_response import Whole
+from proxy.http.json_response import JSONResponse
 from proxy.keep_alive import to_keep_alive
 from proxy.operation import Operation
 
@@ -38,8 +38,8 @@ _CHAT = Operation(
 )
 
 
-@post("/api/chat", status_code=200, operation=_CHAT, straight=True)
-async def create_chat(request: Exchange) -> ASGIResponse:
+@post("/api/chat", status_code=200, operation=_CHAT, fast=True)
+async def create_chat(request: ServerRequest) -> ASGIResponse:
     times = Times()
     raw = await receive(request)
     head = decode(raw, _Head)
@@ -49,7 +49,9 @@ async def create_chat(request: Exchange) -> ASGIResponse:
     return await answer_prompt(request, understand(request, raw, PromptRequest), times)
 
 
-async def _answer_ollama(request: Exchange, body: OllamaChatRequest, times: Times) -> ASGIResponse:
+async def _answer_ollama(
+    request: ServerRequest, body: OllamaChatRequest, times: Times
+) -> ASGIResponse:
     dialect = OllamaDialect(body, times)
     model = request.forced(body.model, body.backend)
     if not body.messages:
@@ -60,7 +62,7 @@ async def _answer_ollama(request: Exchange, body: OllamaChatRequest, times: Time
 
 
 async def _load_or_unload(
-    request: Exchange, body: OllamaChatRequest, model: str, dialect: OllamaDialect
+    request: ServerRequest, body: OllamaChatRequest, model: str, dialect: OllamaDialect
 ) -> ASGIResponse:
     """Streamed or not, Ollama answers with one object."""
     if body.options:
@@ -70,6 +72,6 @@ async def _load_or_unload(
     keep_alive = to_keep_alive(body.keep_alive, None)
     if keep_alive == 0:
         await unload(request, model)
-        return Whole(dialect.without_words("unload"))
+        return JSONResponse(dialect.without_words("unload"))
     await load(request, model, keep_alive)
-    return Whole(dialect.without_words("load"))
+    return JSONResponse(dialect.without_words("load"))

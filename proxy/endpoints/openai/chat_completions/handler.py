@@ -15,9 +15,9 @@ from proxy.endpoints.openai.chat_completions.response import (
     to_chat_completion,
 )
 from proxy.endpoints.openai.chat_completions.translate import to_generation_request, to_param
-from proxy.endpoints.server_request import Exchange
+from proxy.endpoints.server_request import ServerRequest
 from proxy.http.body import read_body
-from proxy.http.json_response import Whole
+from proxy.http.json_response import JSONResponse
 from proxy.images import has_images, settle_images
 from proxy.operation import Operation
 from proxy.sinks import collect
@@ -31,8 +31,8 @@ _COMPLETE = Operation(
 )
 
 
-@post("/v1/chat/completions", status_code=200, operation=_COMPLETE, straight=True)
-async def create_chat_completion(request: Exchange) -> ASGIResponse:
+@post("/v1/chat/completions", status_code=200, operation=_COMPLETE, fast=True)
+async def create_chat_completion(request: ServerRequest) -> ASGIResponse:
     body, asked = await read_chat(request)
     with blaming(body):
         short = Shortcut()
@@ -44,10 +44,10 @@ async def create_chat_completion(request: Exchange) -> ASGIResponse:
             texts = renderer.texts(short)
             return await request.stream_events(events, renderer, texts=texts)
         answers = await request.finish(collect(events, short))
-    return Whole(to_chat_completion(body, answers))
+    return JSONResponse(to_chat_completion(body, answers))
 
 
-async def read_chat(request: Exchange) -> tuple[ChatCompletionRequest, GenerationRequest]:
+async def read_chat(request: ServerRequest) -> tuple[ChatCompletionRequest, GenerationRequest]:
     """The body, and what it asks for: the public name of a model, and images that were checked.
 
     Raises:

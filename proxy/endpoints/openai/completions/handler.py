@@ -16,9 +16,9 @@ from proxy.endpoints.openai.completions.response import (
     CompletionRenderer,
     to_completion,
 )
-from proxy.endpoints.server_request import Exchange
+from proxy.endpoints.server_request import ServerRequest
 from proxy.http.body import read_body
-from proxy.http.json_response import Whole
+from proxy.http.json_response import JSONResponse
 from proxy.merging import merge
 from proxy.operation import Operation
 from proxy.sinks import collect
@@ -32,8 +32,8 @@ _COMPLETE = Operation(
 )
 
 
-@post("/v1/completions", status_code=200, operation=_COMPLETE, straight=True)
-async def create_completion(request: Exchange) -> ASGIResponse:
+@post("/v1/completions", status_code=200, operation=_COMPLETE, fast=True)
+async def create_completion(request: ServerRequest) -> ASGIResponse:
     body = await read_body(request, CompletionRequest)
     model, client = request.forced(body.model, body.backend), request.caller()
     asked = [replace(each, model=model, client=client) for each in to_generation_requests(body)]
@@ -53,4 +53,4 @@ async def create_completion(request: Exchange) -> ASGIResponse:
     except BackendError as exc:
         exc.param = to_param(exc.param, body)
         raise
-    return Whole(to_completion(body, answers))
+    return JSONResponse(to_completion(body, answers))

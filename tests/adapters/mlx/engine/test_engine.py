@@ -26,7 +26,7 @@ from adapters.mlx.backend import MLXBackend
 from adapters.mlx.engine import scheduler
 from adapters.mlx.engine.decode import DecodeBatch
 from adapters.mlx.engine.prefill import Prefill
-from adapters.mlx.engine.scheduler import Lane
+from adapters.mlx.engine.scheduler import Scheduler
 from adapters.mlx.sequence import Sampled, Sequence
 from adapters.request import GenerationRequest, Sampling, TokenIds
 
@@ -429,15 +429,15 @@ async def test_a_step_that_hangs_is_called_a_stall(
     folder: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     backend = open_backend(folder, stall_seconds=0.05)
-    fine = Lane.step
+    fine = Scheduler.step
 
-    def slow(lane: Lane) -> Any:
+    def slow(lane: Scheduler) -> Any:
         time.sleep(0.5)
         return fine(lane)
 
     try:
         await backend.load("llama")
-        monkeypatch.setattr(Lane, "step", slow)
+        monkeypatch.setattr(Scheduler, "step", slow)
         asking = asyncio.create_task(answer(backend, request(max_tokens=1)))
         await asyncio.sleep(0.3)
         health = await backend.health()
@@ -470,16 +470,16 @@ async def test_a_cancelled_row_takes_part_in_no_step_after_the_one_that_runs(
 ) -> None:
     """400 tokens: it is cancelled while its prompt is read, in chunks of 8."""
     backend = open_backend(folder, prefill_chunk=8)
-    fine, late = Lane.step, 0
+    fine, late = Scheduler.step, 0
 
-    def counting(lane: Lane) -> Any:
+    def counting(lane: Scheduler) -> Any:
         nonlocal late
         alive = [row.sequence for row in lane._decoding.rows]
         alive += [each for prefill in lane._prefills for each in prefill.group.waiting]
         late += any(each.cancelled for each in alive)
         return fine(lane)
 
-    monkeypatch.setattr(Lane, "step", counting)
+    monkeypatch.setattr(Scheduler, "step", counting)
     try:
         ids = TokenIds(tuple(prompt(length=length)))
         staying = asyncio.create_task(answer(backend, request(max_tokens=400)))

@@ -3,7 +3,7 @@ from typing import cast
 import mlx.core as mx
 import pytest
 
-from adapters.mlx.engine.sampling import Dice, Drawing, report
+from adapters.mlx.engine.sampling import Drawing, RowNoise, report
 from adapters.request import Sampling
 
 LOGPROBS = mx.log(mx.array([[0.1, 0.5, 0.05, 0.35]]))
@@ -13,7 +13,7 @@ class Sampler:
     """One row that draws from `LOGPROBS` again and again."""
 
     def __init__(self, sampling: Sampling, entropy: int, prompt: list[int] | None = None) -> None:
-        self._drawing = Drawing([Dice(sampling, entropy, prompt or [])], LOGPROBS.shape[-1])
+        self._drawing = Drawing([RowNoise(sampling, entropy, prompt or [])], LOGPROBS.shape[-1])
 
     def draw(self) -> int:
         [token] = cast(list[int], self._drawing.draw(LOGPROBS).tolist())
@@ -120,7 +120,7 @@ MIXED = [
 
 def test_a_row_draws_the_same_alone_and_among_others() -> None:
     def run(samplings: list[Sampling]) -> list[list[int]]:
-        drawing = Drawing([Dice(each, 7, [0]) for each in samplings], 4)
+        drawing = Drawing([RowNoise(each, 7, [0]) for each in samplings], 4)
         logits = mx.concatenate([LOGPROBS] * len(samplings))
         steps = cast(list[list[int]], [drawing.draw(logits).tolist() for _ in range(40)])
         return [list(row) for row in zip(*steps, strict=True)]
@@ -131,7 +131,7 @@ def test_a_row_draws_the_same_alone_and_among_others() -> None:
 def test_a_row_goes_on_where_it_was_when_its_company_changes() -> None:
     alone = Sampler(MIXED[4], entropy=7)
     expected = [alone.draw() for _ in range(20)]
-    dice = [Dice(each, 7, []) for each in MIXED]
+    dice = [RowNoise(each, 7, []) for each in MIXED]
     found: list[int] = []
     for company in (dice, [dice[4]], dice[3:5], dice[4:]):
         drawing = Drawing(company, 4)

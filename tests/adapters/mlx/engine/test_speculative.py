@@ -12,7 +12,7 @@ from mlx.utils import tree_map
 
 from adapters.config import MLXConfig
 from adapters.mlx.backend import MLXBackend
-from adapters.mlx.engine.scheduler import Lane
+from adapters.mlx.engine.scheduler import Scheduler
 from adapters.mlx.engine.speculative import PlacedSampler, SpeculativeBatch
 from adapters.mlx.jobs import finish
 from adapters.mlx.models.load import LoadedModel, load_folder
@@ -44,7 +44,9 @@ def add_draft(backend: MLXBackend, folder: Path, noise: float) -> None:
     draft.update(
         tree_map(lambda array: array + noise * mx.random.normal(array.shape), draft.parameters())
     )
-    backend._engine._lanes["llama"] = Lane(dataclasses.replace(loaded, draft=draft), MLXConfig())
+    backend._engine._lanes["llama"] = Scheduler(
+        dataclasses.replace(loaded, draft=draft), MLXConfig()
+    )
 
 
 async def tokens(backend: MLXBackend, sampling: Sampling, top: int | None = None) -> list[int]:

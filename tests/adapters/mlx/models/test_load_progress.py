@@ -19,7 +19,7 @@ from adapters.mlx.models.load_progress import Loading
 from proxy.models.load_progress import load
 
 
-class Gate:
+class Gates:
     """Holds every load at its second piece of weights until it is opened."""
 
     def __init__(self) -> None:
@@ -32,8 +32,8 @@ class Gate:
 
 
 @pytest.fixture
-def gate(monkeypatch: pytest.MonkeyPatch) -> Gate:
-    gate, advance = Gate(), Loading.advance
+def gate(monkeypatch: pytest.MonkeyPatch) -> Gates:
+    gate, advance = Gates(), Loading.advance
 
     def waits(loading: Loading, nbytes: int) -> None:
         if loading.completed:
@@ -45,7 +45,7 @@ def gate(monkeypatch: pytest.MonkeyPatch) -> Gate:
 
 
 @pytest.fixture
-async def backend(tmp_path: Path, gate: Gate) -> AsyncGenerator[MLXBackend]:
+async def backend(tmp_path: Path, gate: Gates) -> AsyncGenerator[MLXBackend]:
     write_tiny_model(tmp_path / "tiny")
     backend = MLXBackend(config_for(tmp_path))
     try:
@@ -116,7 +116,7 @@ async def test_closing_ends_a_load_that_has_begun(
         await loaded
 
 
-async def test_a_load_says_how_many_bytes_are_read(backend: MLXBackend, gate: Gate) -> None:
+async def test_a_load_says_how_many_bytes_are_read(backend: MLXBackend, gate: Gates) -> None:
     seen: list[Progress] = []
     async with aclosing(load(backend, "tiny")) as progress:
         async for each in progress:
@@ -130,7 +130,7 @@ async def test_a_load_says_how_many_bytes_are_read(backend: MLXBackend, gate: Ga
     assert backend.loading() == {}
 
 
-async def test_the_last_waiter_who_leaves_ends_the_load(backend: MLXBackend, gate: Gate) -> None:
+async def test_the_last_waiter_who_leaves_ends_the_load(backend: MLXBackend, gate: Gates) -> None:
     waiting = [asyncio.create_task(backend.load("tiny")) for _ in range(2)]
     await reach(gate.reached)
     for each in waiting:
@@ -147,7 +147,7 @@ async def test_the_last_waiter_who_leaves_ends_the_load(backend: MLXBackend, gat
 
 
 async def test_who_comes_to_a_load_that_is_given_up_has_one_anew(
-    backend: MLXBackend, gate: Gate
+    backend: MLXBackend, gate: Gates
 ) -> None:
     waiting = asyncio.create_task(backend.load("tiny"))
     await reach(gate.reached)
@@ -160,7 +160,7 @@ async def test_who_comes_to_a_load_that_is_given_up_has_one_anew(
     assert await loads(backend) == 1
 
 
-async def test_an_unload_ends_the_load_for_all_who_wait(backend: MLXBackend, gate: Gate) -> None:
+async def test_an_unload_ends_the_load_for_all_who_wait(backend: MLXBackend, gate: Gates) -> None:
     waiting = [asyncio.create_task(backend.load("tiny")) for _ in range(2)]
     await reach(gate.reached)
     unloading = asyncio.create_task(backend.unload("tiny"))
@@ -173,7 +173,7 @@ async def test_an_unload_ends_the_load_for_all_who_wait(backend: MLXBackend, gat
     assert await loads(backend) == 0
 
 
-async def test_closing_the_progress_gives_the_load_up(backend: MLXBackend, gate: Gate) -> None:
+async def test_closing_the_progress_gives_the_load_up(backend: MLXBackend, gate: Gates) -> None:
     progress = load(backend, "tiny")
     await anext(progress)
     await reach(gate.reached)

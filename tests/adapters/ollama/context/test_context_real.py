@@ -16,7 +16,7 @@ from adapters.errors import BackendError, ContextLengthError
 from adapters.events import Event, Finished, Started
 from adapters.ollama.backend import OllamaBackend
 from adapters.ollama.context.token_estimate import TokenCounter, texts_of
-from adapters.ollama.model_info import open_vocabulary, to_facts
+from adapters.ollama.model_info import open_vocabulary, to_model_info
 from adapters.ollama.wire import Options, RawBody, Show
 from adapters.request import GenerationRequest, Message, Sampling, TextPart
 
@@ -160,7 +160,7 @@ async def test_prompt_that_the_model_cannot_hold_is_refused_with_the_exact_count
 async def test_raw_prompt_is_counted_as_ollama_counts(backend: OllamaBackend, ollama_host: str):
     """So that what is refused before it is sent would have been refused by Ollama, too."""
     shown = ask(ollama_host, "/api/show", {"model": PLAIN})
-    facts = to_facts(msgspec.convert(shown, Show), None)
+    facts = to_model_info(msgspec.convert(shown, Show), None)
     counter = TokenCounter(await open_vocabulary(facts))
     for text in (
         "The capital of France is",

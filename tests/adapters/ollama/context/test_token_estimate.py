@@ -12,7 +12,7 @@ from fakes.recorded_ollama import recording
 from adapters.gguf.errors import UnsupportedGGUFError
 from adapters.gguf.metadata import read_metadata
 from adapters.ollama.context.token_estimate import TokenCounter, texts_of
-from adapters.ollama.model_info import Facts, open_vocabulary, to_facts
+from adapters.ollama.model_info import ModelInfo, open_vocabulary, to_model_info
 from adapters.ollama.wire import (
     ChatBody,
     ChatMessage,
@@ -51,14 +51,14 @@ def blob() -> Path:
 
 
 async def test_raw_text_is_counted_exactly_by_the_vocabulary(blob: Path):
-    counter = TokenCounter(await open_vocabulary(Facts(blob=str(blob))))
+    counter = TokenCounter(await open_vocabulary(ModelInfo(blob=str(blob))))
     # A real Ollama says prompt_eval_count 5 for it.
     count = await counter.count(texts_of(raw("The capital of France is")))
     assert (count.tokens, count.least, count.exact) == (5, 5, True)
 
 
 async def test_chat_is_never_taken_for_longer_than_its_texts(blob: Path):
-    counter = TokenCounter(await open_vocabulary(Facts(blob=str(blob))))
+    counter = TokenCounter(await open_vocabulary(ModelInfo(blob=str(blob))))
     # A real Ollama says 16 for this one; its texts alone have 7.
     count = await counter.count(texts_of(chat("What is the capital of France?")))
     assert count.counted == 7
@@ -68,7 +68,7 @@ async def test_chat_is_never_taken_for_longer_than_its_texts(blob: Path):
 
 async def test_what_a_template_may_leave_out_makes_no_prompt_too_long(blob: Path):
     """Most templates show the last thoughts only, and some of them tools as fewer words."""
-    counter = TokenCounter(await open_vocabulary(Facts(blob=str(blob))))
+    counter = TokenCounter(await open_vocabulary(ModelInfo(blob=str(blob))))
     call = FunctionCall(function=Function(name="f", arguments=msgspec.Raw(b'{"x":1}')))
     tool = ToolDefinition(function=ToolFunction(name="f", description=ENGLISH, parameters={}))
     body = chat("Hi.", "Hello.")
@@ -79,7 +79,7 @@ async def test_what_a_template_may_leave_out_makes_no_prompt_too_long(blob: Path
 
 
 async def test_template_is_learned_from_an_answer(blob: Path):
-    counter = TokenCounter(await open_vocabulary(Facts(blob=str(blob))))
+    counter = TokenCounter(await open_vocabulary(ModelInfo(blob=str(blob))))
     texts = texts_of(chat("What is the capital of France?"))
     before = await counter.count(texts)
     for _ in range(20):
@@ -88,7 +88,7 @@ async def test_template_is_learned_from_an_answer(blob: Path):
 
 
 async def test_long_prompt_is_counted_beside_the_loop_alike(blob: Path):
-    counter = TokenCounter(await open_vocabulary(Facts(blob=str(blob))))
+    counter = TokenCounter(await open_vocabulary(ModelInfo(blob=str(blob))))
     short = await counter.count(texts_of(raw("zebra crossing. " * 100)))
     long = await counter.count(texts_of(raw("zebra crossing. " * 2000)))
     assert (short.tokens, long.tokens) == (302, 6002)
@@ -96,23 +96,23 @@ async def test_long_prompt_is_counted_beside_the_loop_alike(blob: Path):
 
 @pytest.mark.parametrize("size", [10, 10**12])
 async def test_blob_of_a_size_that_cannot_be_is_not_read(blob: Path, size: int):
-    assert await open_vocabulary(Facts(blob=str(blob), size=size)) is None
+    assert await open_vocabulary(ModelInfo(blob=str(blob), size=size)) is None
 
 
 @pytest.mark.parametrize(("files", "read"), [(2, True), (1, False)])
 def test_blob_may_be_the_smaller_part_of_a_model_with_eyes(blob: Path, files: int, read: bool):
     """Moondream's weights are 829 MB, and what reads images 910 MB."""
-    facts = Facts(blob=str(blob), size=int(blob.stat().st_size * 2.1), files=files)
+    facts = ModelInfo(blob=str(blob), size=int(blob.stat().st_size * 2.1), files=files)
     assert (asyncio.run(open_vocabulary(facts)) is not None) == read
 
 
 def test_files_of_a_model_are_counted():
     shown = json.loads("".join(recording("show-vision")["response"]["chunks"]))
-    assert to_facts(msgspec.convert(shown, Show), None).files == 2
+    assert to_model_info(msgspec.convert(shown, Show), None).files == 2
 
 
 async def test_blob_on_another_machine_is_no_vocabulary():
-    assert await open_vocabulary(Facts(blob="/nowhere/blobs/sha256-00")) is None
+    assert await open_vocabulary(ModelInfo(blob="/nowhere/blobs/sha256-00")) is None
 
 
 def test_head_of_what_is_no_gguf_is_refused(tmp_path: Path, blob: Path):
@@ -149,7 +149,7 @@ async def test_image_and_tools_take_room():
 @pytest.mark.parametrize(("known", "told"), [(True, 33), (False, 270)], ids=["known", "guessed"])
 async def test_tokens_of_an_image_are_learned_from_an_answer(blob: Path, known: bool, told: int):
     """A real Ollama said 33 where an image of 20 tokens came with this text."""
-    counter = TokenCounter(await open_vocabulary(Facts(blob=str(blob))) if known else None)
+    counter = TokenCounter(await open_vocabulary(ModelInfo(blob=str(blob))) if known else None)
     texts = texts_of(chat("What is this?", images=1))
     before = await counter.count(texts)
     counter.learn(texts, before, told)

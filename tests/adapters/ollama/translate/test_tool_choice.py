@@ -17,7 +17,7 @@ from adapters.events import (
     Usage,
 )
 from adapters.ollama.translate.request import to_body
-from adapters.ollama.translate.tool_choice import ForcedCall, call_schema
+from adapters.ollama.translate.tool_choice import ForcedCallReader, call_schema
 from adapters.request import GenerationRequest, Message, NamedTool, TextPart, Tool, ToolCall
 
 CITY = {"type": "object", "properties": {"city": {"type": "string"}}, "required": ["city"]}
@@ -37,7 +37,7 @@ def body_of(shows_tools: bool = True, **fields: Any) -> dict[str, Any]:
 
 
 def events_of(*said: Event, may_stop: bool = False) -> list[Event]:
-    call = ForcedCall((WEATHER,), may_stop)
+    call = ForcedCallReader((WEATHER,), may_stop)
     return [event for each in said for event in call.events(each)]
 
 

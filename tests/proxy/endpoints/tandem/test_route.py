@@ -10,7 +10,7 @@ from fakes.scripted_backend import EVERYTHING, ScriptedBackend, chat, http_clien
 
 from adapters.backend import Model
 from adapters.errors import BackendUnavailableError
-from adapters.memory import Footprint, Resident, Room
+from adapters.memory import Footprint, MemoryBudget, Resident
 from adapters.request import Feature
 from proxy.config import Config, ModelConfig, ServerConfig
 
@@ -134,7 +134,7 @@ async def test_who_is_not_taken_learns_why():
 
 async def test_who_would_cost_idle_models_their_memory_learns_so():
     mlx, ollama = ScriptedBackend(kind="mlx"), ScriptedBackend(kind="ollama")
-    mlx.models, mlx.tenant = [Model(name="m", size_bytes=70)], Tenant(("other", 50))
+    mlx.models, mlx.memory_user = [Model(name="m", size_bytes=70)], MemoryUser(("other", 50))
     config = Config(server=ServerConfig(memory_bytes=100))
     async with http_client(mlx, ollama, config=config) as client:
         await client.get("/health")
@@ -159,7 +159,7 @@ async def test_the_only_one_that_has_it_says_so():
     assert (told["context"], told["alternatives"]) == (None, [])
 
 
-class Tenant:
+class MemoryUser:
     elastic = False
 
     def __init__(self, *loaded: tuple[str, int]) -> None:
@@ -167,7 +167,7 @@ class Tenant:
             Resident(name=name, footprint=Footprint(weights=nbytes)) for name, nbytes in loaded
         ]
 
-    def move_into(self, room: Room) -> None:
+    def share_budget(self, room: MemoryBudget) -> None:
         pass
 
     async def recommended(self) -> int | None:
@@ -179,7 +179,7 @@ class Tenant:
     async def resident(self, *, fresh: bool = False) -> list[Resident]:
         return self._loaded
 
-    async def evict(self, model: str) -> None:
+    async def unload_for_memory(self, model: str) -> None:
         pass
 
     async def confine(self, nbytes: int) -> int:
@@ -188,7 +188,7 @@ class Tenant:
 
 async def test_what_is_found_out_on_the_way_counts_already():
     mlx, ollama = ScriptedBackend(kind="mlx"), ScriptedBackend(kind="ollama")
-    mlx.models, mlx.tenant = [Model(name="m", size_bytes=10)], Tenant(("other", 40))
+    mlx.models, mlx.memory_user = [Model(name="m", size_bytes=10)], MemoryUser(("other", 40))
     config = Config(server=ServerConfig(memory_bytes=100))
     async with http_client(mlx, ollama, config=config) as client:
         await client.get("/health")
@@ -199,7 +199,7 @@ async def test_what_is_found_out_on_the_way_counts_already():
 
 async def test_what_the_model_takes_is_told():
     backend = ScriptedBackend(kind="mlx")
-    backend.tenant = Tenant()
+    backend.memory_user = MemoryUser()
     async with http_client(backend) as client:
         assert (await plan(client))["memory_bytes"] == 77
 
