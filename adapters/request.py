@@ -6,8 +6,6 @@ from typing import Any, Literal
 
 from msgspec import Struct
 
-from adapters.shortcut import Shortcut
-
 Role = Literal["system", "user", "assistant", "tool"]
 ReasoningEffort = Literal["none", "minimal", "low", "medium", "high", "xhigh"]
 
@@ -151,8 +149,6 @@ class GenerationRequest(Struct, frozen=True, kw_only=True):
     be loaded first may take longer. `None`: nobody else can, so what the backend is set up for."""
     whole: bool = False
     """Nothing of the answer is given away before all of it is there: it may be `Restarted`."""
-    shortcut: Shortcut | None = None
-    """Texts may take it; a backend need not know it."""
 
 
 class EmbeddingRequest(Struct, frozen=True, kw_only=True):
