@@ -1,8 +1,8 @@
 """The interface of backends, and the types of what they report."""
 
-from collections.abc import AsyncGenerator
+from collections.abc import AsyncGenerator, Coroutine
 from functools import lru_cache
-from typing import Literal, Protocol, get_args
+from typing import Any, Literal, Protocol, get_args
 
 from msgspec import Struct
 
@@ -93,7 +93,7 @@ class Backend(Protocol):
         """
         ...
 
-    async def generate(self, request: GenerationRequest, sink: Sink) -> None:
+    def generate(self, request: GenerationRequest, sink: Sink) -> Coroutine[Any, Any, None]:
         """Write the events of the answers to `sink`, and return after the last one.
 
         - `Started` is written once, before anything else, when the request is accepted and the

@@ -14,7 +14,6 @@ from litestar.routes import HTTPRoute
 from msgspec import Struct
 
 from proxy.errors import BACKEND_ERRORS, GONE, HTTP_ERRORS, INTERNAL, SHUTDOWN, ErrorBody, Row
-from proxy.operation import Operation
 
 JSON = dict[str, Any]
 
@@ -44,6 +43,28 @@ _FORCED = {
     "description": "The engine that must answer: `mlx` or `ollama`.",
     "schema": {"type": "string"},
 }
+
+
+class Operation(Struct, frozen=True, kw_only=True):
+    """What the document tells of a route beside its handler: option `operation`.
+
+    Bodies are read raw, so that handlers do not tell their types. Types are such that msgspec has a
+    schema for them.
+    """
+
+    summary: str
+    answers: tuple[Any, ...]
+    """Types of the whole answer."""
+    asks: tuple[Any, ...] = ()
+    """Types of the body; empty where there is none."""
+    may_be_empty: bool = False
+    """The body may be left out."""
+    events: tuple[Any, ...] = ()
+    """Types of the pieces of a streamed answer."""
+    media_type: str = "text/event-stream"
+    """Media type of a streamed answer."""
+    may_force: bool = False
+    """The route heeds the request header `x-tandem-backend`."""
 
 
 class Document:

@@ -24,8 +24,9 @@ from proxy.bench.prompts import Length, question
 from proxy.bench.results import BenchRow, Result, Round, Scenario, to_contestant
 from proxy.config import Config
 from proxy.models.registry import Deployment, RegisteredModel
-from proxy.routing.measurements import Measurement, Watch
-from proxy.sinks import closing, each
+from proxy.record import Attempt
+from proxy.routing.measurements import Measurement, to_measurement
+from proxy.sinks import CheckedSink, Collector
 
 _LISTING_SECONDS = 10.0
 _LEAVING_SECONDS = 10.0
@@ -186,22 +187,14 @@ class _Side:
 
     async def _ask_all(self, prompts: Sequence[str], max_tokens: int) -> _Turn:
         began = time.perf_counter()
-        asked = (self._ask(prompt, max_tokens) for prompt in prompts)
-        watches = await asyncio.gather(*asked)
+        attempts = await asyncio.gather(
+            *(self._ask(prompt, max_tokens, len(prompts)) for prompt in prompts)
+        )
         seconds = time.perf_counter() - began
         memory = await self._memory.footprint(self.deployment.kind, self.deployment.name)
-        measured = [
-            watch.measurement(
-                self.deployment.kind,
-                self.deployment.name,
-                len(prompts),
-                lambda _kind, _name: memory,
-            )
-            for watch in watches
-        ]
-        return _Turn(tuple(measured), seconds)
+        return _Turn(tuple([to_measurement(each, memory) for each in attempts]), seconds)
 
-    async def _ask(self, prompt: str, max_tokens: int) -> Watch:
+    async def _ask(self, prompt: str, max_tokens: int, concurrency: int) -> Attempt:
         # With one of their own both engines' templates make the same prompt.
         system = Message(role="system", content=(TextPart("You tell stories."),))
         message = Message(role="user", content=(TextPart(prompt),))
@@ -211,11 +204,12 @@ class _Side:
             sampling=Sampling(temperature=0),
             max_tokens=max_tokens,
         )
-        watch = Watch(request.n)
-        async with closing(events := each(self.backend.generate(request), request.n)):
-            async for event in events:
-                watch.see(event)
-        return watch
+        attempt = Attempt(self.deployment.kind, self.deployment.name)
+        attempt.concurrency = concurrency
+        checked = CheckedSink(Collector(), attempt)
+        await self.backend.generate(request, checked)
+        checked.end()
+        return attempt
 
     @contextmanager
     def _blamed(self) -> Generator[None]:

@@ -1,6 +1,6 @@
 """An engine without a model, whose answers take as long as they are told to."""
 
-from collections.abc import AsyncGenerator, Awaitable, Callable
+from collections.abc import Awaitable, Callable
 
 from msgspec import Struct
 
@@ -8,7 +8,7 @@ from adapters.config import EchoConfig
 from adapters.echo import EchoBackend
 from adapters.events import Event, TextDelta
 from adapters.request import GenerationRequest
-from proxy.sinks import closing
+from adapters.sink import Sink
 
 MODEL = "m"
 _REPLY = "one two three four five six seven eight"
@@ -38,10 +38,25 @@ class PacedBackend(EchoBackend):
         """What its pace is multiplied by."""
         self._sleep = sleep
 
-    async def generate(self, request: GenerationRequest) -> AsyncGenerator[Event]:
+    async def generate(self, request: GenerationRequest, sink: Sink) -> None:
         pause = self.pace.of(request) * self.noise / _PIECES
-        async with closing(events := super().generate(request)):
-            async for event in events:
-                if isinstance(event, TextDelta):
-                    await self._sleep(pause)
-                yield event
+        answer = _Events()
+        await super().generate(request, answer)
+        for event in answer.events:
+            if isinstance(event, TextDelta):
+                await self._sleep(pause)
+            sink.write(event)
+
+
+class _Events:
+    """A sink that lists the events of an answer."""
+
+    def __init__(self) -> None:
+        self.events: list[Event] = []
+
+    def write(self, event: Event, /) -> bool:
+        self.events.append(event)
+        return False
+
+    async def drain(self) -> None:
+        """Return at once: the list has no limit."""

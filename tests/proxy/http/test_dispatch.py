@@ -1,0 +1,85 @@
+"""Fast dispatch and Litestar's routing give the same answers."""
+
+import re
+from typing import Any
+
+import httpx2
+import pytest
+from fakes.scripted_backend import ScriptedBackend, chat, http_client
+from litestar.routes import HTTPRoute
+
+from adapters.errors import BackendBusyError
+from adapters.events import Started, TextDelta
+from proxy.app import create_app
+from proxy.config import Config, ServerConfig
+
+URL = "/v1/chat/completions"
+CHANGING = re.compile(r"chatcmpl-\w+|\"created\":\d+|req_\w+")
+REQUESTS: dict[str, dict[str, Any]] = {
+    "whole": {"json": chat(foo=1)},
+    "streamed": {"json": chat(stream=True)},
+    "of another type": {"content": b"{}", "headers": {"content-type": "text/plain"}},
+    "no JSON": {"content": b"{"},
+    "too large": {"content": b" " * 2000},
+    "unknown model": {"json": chat(model="nobody's")},
+    "impossible": {"json": chat(modalities=["audio"])},
+}
+
+
+def told(response: httpx2.Response) -> tuple[int, str, str]:
+    """All of it but what no two answers have in common."""
+    headers = "\n".join(f"{name}: {value}" for name, value in response.headers.items())
+    return response.status_code, CHANGING.sub("", headers), CHANGING.sub("", response.text)
+
+
+async def both(backend: ScriptedBackend, **request: Any) -> list[tuple[int, str, str]]:
+    """Answers to the same request; a slash at the end is one that only Litestar passes over."""
+    config = Config(server=ServerConfig(max_body_bytes=1000))
+    async with http_client(backend, config=config) as client:
+        return [told(await client.post(url, **request)) for url in (URL, f"{URL}/")]
+
+
+@pytest.mark.parametrize("name", REQUESTS)
+async def test_both_ways_end_in_the_same_answer(name: str):
+    short, long = await both(ScriptedBackend(), **REQUESTS[name])
+    assert short == long
+
+
+@pytest.mark.parametrize("when", [(), (Started(), TextDelta("Hel"))], ids=["at once", "later"])
+@pytest.mark.parametrize("stream", [False, True])
+async def test_both_ways_end_in_the_same_error(when: tuple[Any, ...], stream: bool):
+    busy = ScriptedBackend(script=(*when, BackendBusyError("Later.", retry_after=3)))
+    short, long = await both(busy, json=chat(stream=stream))
+    assert short == long
+    assert short[0] == (200 if stream and when else 429)
+
+
+async def test_defect_is_told_without_its_words_on_both_ways():
+    short, long = await both(ScriptedBackend(script=(ValueError("secret"),)), json=chat())
+    assert short == long
+    assert short[0] == 500
+    assert "secret" not in short[2]
+
+
+async def test_other_methods_are_litestars():
+    async with http_client(ScriptedBackend()) as client:
+        assert (await client.get(URL)).status_code == 405
+        assert (await client.options(URL)).headers["allow"] == "OPTIONS, POST"
+
+
+def test_every_route_of_a_model_is_dispatched_fast():
+    app = create_app(Config(), {})
+    fast = {
+        route.path_format
+        for route in app.routes
+        if isinstance(route, HTTPRoute)
+        for handler in route.route_handlers
+        if "fast" in handler.opt
+    }
+    assert fast == {
+        URL,
+        "/v1/completions",
+        "/v1/embeddings",
+        "/api/chat",
+        "/api/mlx/generate",
+    }
