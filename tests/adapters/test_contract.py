@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 from msgspec import Struct
 
-from adapters import open_backend
+from adapters import open_backend, sink
 from adapters.backend import Backend
 from adapters.config import BackendConfig, EchoConfig, MLXConfig, OllamaConfig
 from adapters.errors import ModelNotFoundError, UnsupportedParameterError
@@ -22,7 +22,6 @@ from adapters.events import (
     ToolCallStarted,
 )
 from adapters.request import GenerationRequest, JSONSchema, Message, Sampling, TextPart, Tool
-from adapters.sink import events
 
 COUNT = "Count from one to ten in words, separated by commas."
 
@@ -41,7 +40,7 @@ class Subject(Struct):
         )
 
     async def events(self, **fields: Any) -> list[Event]:
-        return [event async for event in events(self.backend, self.request(**fields))]
+        return [event async for event in sink.events(self.backend, self.request(**fields))]
 
     async def active(self) -> int:
         return (await self.backend.health()).counters["active"]
@@ -121,7 +120,7 @@ async def test_answers_at_once_do_not_mix(subject: Subject) -> None:
 
 
 async def test_closing_the_generator_cancels_the_work(subject: Subject) -> None:
-    stream = events(subject.backend, subject.request(max_tokens=200))
+    stream = sink.events(subject.backend, subject.request(max_tokens=200))
     assert isinstance(await anext(stream), Started)
     assert isinstance(await anext(stream), TextDelta)
     assert await subject.active() == 1

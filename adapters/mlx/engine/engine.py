@@ -63,7 +63,7 @@ class Engine:
         closing_seconds: float = 5.0,
         window_seconds: float = 0.02,
     ) -> None:
-        """`clock` tells seconds, for stalls, failures and `Retry-After`.
+        """`clock` tells seconds, for stalls, failures, `max_wait` and `Retry-After`.
 
         `closing_seconds`: how long `close` waits for the step or the piece of a load that runs,
         which cannot be interrupted; after that the thread ends with the process.
@@ -83,6 +83,7 @@ class Engine:
         self._live: Counter[str] = Counter()
         """Sequences of each model that were submitted and not released."""
         self._counters: Counter[str] = Counter()
+        self._clock = clock
         self._rate = AnswerRate(clock)
         self._watchdog = Watchdog(config.stall_seconds, clock)
         self.pool = Pool()
@@ -327,7 +328,9 @@ class Engine:
             started = time.monotonic()
             loaded = yield from load_folder(path, self._config.dequantize, loading, extras)
             yield
-            scheduler = self._schedulers[name] = Scheduler(loaded, self._config, self.pool)
+            scheduler = self._schedulers[name] = Scheduler(
+                loaded, self._config, self.pool, self._clock
+            )
             self.pool.least[name] = scheduler.budget.least
             self._counters["loads"] += 1
             logger.info("loaded %s in %.1f s", name, time.monotonic() - started)

@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 import pytest
 
+from adapters import sink
 from adapters.config import MLXConfig
 from adapters.errors import (
     ContextLengthError,
@@ -114,7 +115,7 @@ async def test_it_is_listed_as_a_model_that_embeds(backend: MLXBackend) -> None:
 async def test_it_answers_no_prompt(backend: MLXBackend) -> None:
     request = GenerationRequest(model="minilm", prompt="Hi")
     with pytest.raises(InvalidRequestError, match="does not generate") as caught:
-        await anext(backend.generate(request))
+        await anext(sink.events(backend, request))
     assert caught.value.param == "model"
     assert not isinstance(caught.value, UnsupportedParameterError)
 

@@ -9,6 +9,7 @@ import mlx.core as mx
 import pytest
 from fakes.tiny_model import write_tiny_model
 
+from adapters import sink
 from adapters.backend import Backend
 from adapters.config import MLXConfig
 from adapters.events import Event, Finished, TextDelta
@@ -63,7 +64,7 @@ def chat(model: str, *texts: str, **fields: Any) -> GenerationRequest:
 
 async def answer(backend: Backend, request: GenerationRequest) -> tuple[str, int]:
     """The text, and how many tokens of the prompt came from the cache."""
-    events: list[Event] = [event async for event in backend.generate(request)]
+    events: list[Event] = [event async for event in sink.events(backend, request)]
     finished = events[-1]
     assert isinstance(finished, Finished)
     cached = finished.usage.cached_tokens
@@ -161,7 +162,7 @@ async def test_nothing_is_shared_between_clients(backend: MLXBackend, kind: str)
 
 
 async def test_a_client_that_left_finds_its_prompt_cached(backend: MLXBackend) -> None:
-    events = backend.generate(chat("llama", LONG, max_tokens=1000))
+    events = sink.events(backend, chat("llama", LONG, max_tokens=1000))
     async for event in events:
         if isinstance(event, TextDelta):
             break

@@ -11,6 +11,7 @@ import pytest
 from fakes.scripted_model import answer, chat, config_for, told
 from fakes.tiny_model import write_tiny_model
 
+from adapters import sink
 from adapters.errors import BackendBusyError, InvalidRequestError
 from adapters.mlx.backend import MLXBackend
 
@@ -70,7 +71,7 @@ async def test_zero_unloads_at_once_after_the_answer(folder: Path) -> None:
 
 async def test_zero_waits_for_the_others_who_are_answered(folder: Path) -> None:
     async with opened(folder) as backend:
-        longer = backend.generate(chat(model="plain", max_tokens=450))
+        longer = sink.events(backend, chat(model="plain", max_tokens=450))
         await anext(longer)
         await answer(backend, chat(model="plain", keep_alive=0, max_tokens=2))
         await asyncio.sleep(0.05)
@@ -117,7 +118,7 @@ async def test_what_a_load_says_holds_for_requests_that_say_nothing(folder: Path
 
 async def test_a_client_that_leaves_uses_the_model_no_longer(folder: Path) -> None:
     async with opened(folder) as backend:
-        stream = backend.generate(chat(model="plain", keep_alive=0, max_tokens=450))
+        stream = sink.events(backend, chat(model="plain", keep_alive=0, max_tokens=450))
         await anext(stream)
         with pytest.raises(BackendBusyError):
             await backend.unload("plain")

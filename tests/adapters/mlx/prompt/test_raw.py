@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 from fakes.tiny_model import write_tiny_model
 
+from adapters import sink
 from adapters.config import MLXConfig
 from adapters.errors import ContextLengthError, InvalidRequestError, UnsupportedParameterError
 from adapters.events import Event, Finished, Started, TextDelta
@@ -121,7 +122,7 @@ async def backend(tmp_path: Path) -> AsyncGenerator[MLXBackend]:
 
 
 async def answer(backend: MLXBackend, request: GenerationRequest) -> list[Event]:
-    return [event async for event in backend.generate(request)]
+    return [event async for event in sink.events(backend, request)]
 
 
 def text_of(events: list[Event]) -> str:
