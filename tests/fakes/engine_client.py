@@ -34,7 +34,8 @@ class EngineClient:
             self.engine.submit((sequence,), self._receive)
 
     def _receive(self, sequence: Sequence, post: Post) -> None:
-        self._posts[sequence].put_nowait(post)
+        if sequence in self._posts:  # Else it was released while the step ran.
+            self._posts[sequence].put_nowait(post)
 
     def release(self, sequence: Sequence, *, answered: bool = False) -> None:
         del self._posts[sequence]

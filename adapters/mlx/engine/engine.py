@@ -25,7 +25,7 @@ from adapters.mlx.engine.batching_window import BatchingWindow
 from adapters.mlx.engine.kv_pool import Pool
 from adapters.mlx.engine.retry_after import AnswerRate
 from adapters.mlx.engine.watchdog import Watchdog
-from adapters.mlx.jobs import Job, Jobs, Pieces
+from adapters.mlx.jobs import SLICE_SECONDS, Job, Jobs, Pieces
 from adapters.mlx.models.load_progress import Extras, Loading
 from adapters.mlx.sequence import Post, Receiver, Sampled, Sequence
 
@@ -62,6 +62,7 @@ class Engine:
         clock: Callable[[], float] = time.monotonic,
         closing_seconds: float = 5.0,
         window_seconds: float = 0.02,
+        slice_seconds: float = SLICE_SECONDS,
     ) -> None:
         """`clock` tells seconds, for stalls, failures, `max_wait` and `Retry-After`.
 
@@ -69,11 +70,12 @@ class Engine:
         which cannot be interrupted; after that the thread ends with the process.
         `window_seconds`: how long an idle engine waits for more requests, at most. Templates and
         tokens take a few milliseconds; the prompt of a long book is not waited for.
+        `slice_seconds`: how long loads run between two steps.
         """
         self._config = config
         self._closing_seconds = closing_seconds
         self._commands: deque[Callable[[], None]] = deque()
-        self._jobs = Jobs()
+        self._jobs = Jobs(slice_seconds)
         self._wake = threading.Condition()
         self.arrivals = BatchingWindow(self._wake, window_seconds)
         self._thread: threading.Thread | None = None
