@@ -58,7 +58,7 @@ def scripted(
         return [(Script(spelled[choice]),) for choice in range(request.n)]
 
     with patch.context() as patched:
-        patched.setattr(prepare, "_constrain", script)
+        patched.setattr(prepare, "constrain", script)
         yield
 
 
