@@ -80,8 +80,8 @@ def _counts(text: str) -> tuple[int, ...]:
 
 
 async def _model(config: Config, args: argparse.Namespace) -> None:
-    from proxy.bench.model import ModelPlan, bench_model
-    from proxy.bench.model_report import lines
+    from proxy.bench.measure_model import ModelPlan, bench_model
+    from proxy.bench.text_report import lines
 
     plan = ModelPlan(
         model=args.model, clients=args.clients, rounds=args.rounds, max_tokens=args.max_tokens
@@ -127,7 +127,7 @@ def _add_engine(engine: argparse.ArgumentParser) -> None:
 
 
 async def _engine(_config: Config, args: argparse.Namespace) -> None:
-    from proxy.bench.engine import Plan, bench_engine
+    from proxy.bench.developers.engine import Plan, bench_engine
 
     plan = Plan(args.model, args.tiny, args.rounds, args.max_tokens, args.newcomers)
     await bench_engine(plan)
@@ -139,7 +139,7 @@ def _add_relay(relay: argparse.ArgumentParser) -> None:
 
 
 async def _relay(_config: Config, args: argparse.Namespace) -> None:
-    from proxy.bench.relay import RelayPlan, bench_relay
+    from proxy.bench.developers.relay import RelayPlan, bench_relay
 
     await bench_relay(RelayPlan(args.rounds, args.litellm))
 
@@ -149,7 +149,7 @@ def _add_routing(routing: argparse.ArgumentParser) -> None:
 
 
 async def _routing(_config: Config, args: argparse.Namespace) -> None:
-    from proxy.bench.routing import SETTLING, RoutingPlan, bench_routing, lines
+    from proxy.bench.developers.routing import SETTLING, RoutingPlan, bench_routing, lines
 
     plan = RoutingPlan(requests=max(args.requests, SETTLING + 1))
     for line in lines(await bench_routing(plan)):

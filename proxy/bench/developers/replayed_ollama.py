@@ -1,7 +1,7 @@
 """The upstream of `tandem bench relay`: what an Ollama once sent, again, as fast as can be.
 
-A process of its own, `python -m proxy.bench.replay PORT PACE`. It says as many words as
-`options.num_predict` asks for: all at once as the model `fast`, one in `PACE` seconds as `paced`.
+A process of its own, `python -m proxy.bench.developers.replayed_ollama PORT PACE`. It says as many
+words as `options.num_predict` asks for: all at once as the model `fast`, one in `PACE` seconds as `paced`.
 """
 
 import asyncio

@@ -11,8 +11,8 @@ from fakes.scripted_backend import chat, http_client
 
 from adapters.events import Event
 from adapters.request import GenerationRequest
-from proxy.bench.paced_backend import Pace, PacedBackend
-from proxy.bench.routing import RoutingPlan, RoutingRow, Scene, bench_routing, lines
+from proxy.bench.developers.paced_backend import Pace, PacedBackend
+from proxy.bench.developers.routing import RoutingPlan, RoutingRow, Scene, bench_routing, lines
 from proxy.sinks import closing
 
 FAST, SLOW = Pace(seconds=1.0), Pace(seconds=2.0)

@@ -12,7 +12,7 @@ from itertools import pairwise
 from msgspec import Struct, field
 
 from adapters.request import GenerationRequest, Message, TextPart
-from proxy.bench.paced_backend import MODEL, Pace, PacedBackend
+from proxy.bench.developers.paced_backend import MODEL, Pace, PacedBackend
 from proxy.models.registry import Registry
 from proxy.routing.measurements import Measurements
 from proxy.routing.router import Route, Router, Unwatched

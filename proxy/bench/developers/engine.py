@@ -19,11 +19,11 @@ from typing import BinaryIO
 
 from msgspec import Struct
 
-from proxy.bench.cpu import cpu_seconds
-from proxy.bench.load import Question, Target, Timing, ask, ask_all
+from proxy.bench.developers.child_process import free_port, listening, running
+from proxy.bench.developers.cpu import cpu_seconds
+from proxy.bench.developers.engine_client import Question, Target, Timing, ask, ask_all
+from proxy.bench.developers.tables import Row, print_newcomers, print_rows
 from proxy.bench.percentiles import percentile
-from proxy.bench.process import free_port, listening, running
-from proxy.bench.report import Row, print_newcomers, print_rows
 
 CLIENTS = (1, 2, 4, 8)
 _YARDSTICK = ("-P", "-m", "adapters.mlx.baseline")

@@ -1,7 +1,7 @@
 """A relay as one would write it in an afternoon: the yardstick of `tandem bench relay`.
 
 Litestar's `Stream`, uvicorn, the client it is given, a Struct encoded for each chunk. Run as
-`python -m proxy.bench.plain_relay PORT UPSTREAM MODULE CLASS`.
+`python -m proxy.bench.developers.plain_relay PORT UPSTREAM MODULE CLASS`.
 """
 
 import importlib

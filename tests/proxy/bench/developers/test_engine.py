@@ -9,9 +9,9 @@ import pytest
 from fakes.tiny_model import write_tiny_model
 from server_process import serving, write
 
-from proxy.bench.cpu import cpu_seconds, to_seconds
-from proxy.bench.load import Question, Target, ask
-from proxy.bench.report import Row, print_newcomers, print_rows
+from proxy.bench.developers.cpu import cpu_seconds, to_seconds
+from proxy.bench.developers.engine_client import Question, Target, ask
+from proxy.bench.developers.tables import Row, print_newcomers, print_rows
 
 
 def test_processes_cost_more_the_more_they_do():

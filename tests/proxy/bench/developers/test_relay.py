@@ -9,18 +9,18 @@ from pathlib import Path
 
 import pytest
 
-from proxy.bench.fetch import Ask, fetch, fetch_whole, ollama_body, openai_body
-from proxy.bench.process import free_port, listening, running
-from proxy.bench.replay import FAST, PACED, RECORDED
-from proxy.bench.report import RelayRow, print_relays
+from proxy.bench.developers.child_process import free_port, listening, running
+from proxy.bench.developers.relay_client import Ask, fetch, fetch_whole, ollama_body, openai_body
+from proxy.bench.developers.replayed_ollama import FAST, PACED, RECORDED
+from proxy.bench.developers.tables import RelayRow, print_relays
 
-DATA = Path(__file__).parents[2] / "data" / "ollama"
+DATA = Path(__file__).parents[3] / "data" / "ollama"
 
 
 @pytest.fixture
 async def upstream(tmp_path: Path) -> AsyncIterator[Ask]:
     port = free_port()
-    command = (sys.executable, "-m", "proxy.bench.replay", str(port), "0.02")
+    command = (sys.executable, "-m", "proxy.bench.developers.replayed_ollama", str(port), "0.02")
     with (tmp_path / "log").open("wb") as log:
         async with running(*command, log=log):
             await listening(port)

@@ -1,7 +1,7 @@
 """`tandem bench relay`: what it costs to put Tandem, or another relay, in front of an Ollama.
 
-In place of the Ollama there is a process that replays one (`replay.py`): it costs next to nothing
-and never hesitates. Every contestant is up at once, and they take turns, so that a machine that
+In place of the Ollama there is a process that replays one (`replayed_ollama.py`): it costs next to
+nothing and never hesitates. Every contestant is up at once, and they take turns, so that a machine that
 gets slower gets slower for all.
 """
 
@@ -18,11 +18,18 @@ from typing import BinaryIO
 
 from msgspec import Struct
 
-from proxy.bench.cpu import cpu_seconds
-from proxy.bench.fetch import Ask, Fetched, fetch, fetch_whole, ollama_body, openai_body
-from proxy.bench.process import free_port, listening, running
-from proxy.bench.replay import FAST, PACED
-from proxy.bench.report import RelayRow, print_relays
+from proxy.bench.developers.child_process import free_port, listening, running
+from proxy.bench.developers.cpu import cpu_seconds
+from proxy.bench.developers.relay_client import (
+    Ask,
+    Fetched,
+    fetch,
+    fetch_whole,
+    ollama_body,
+    openai_body,
+)
+from proxy.bench.developers.replayed_ollama import FAST, PACED
+from proxy.bench.developers.tables import RelayRow, print_relays
 
 _PACE = 0.02
 """Seconds from one word to the next."""
@@ -175,7 +182,7 @@ def _rows(seen: dict[str, Seen]) -> list[RelayRow]:
 @asynccontextmanager
 async def _upstream(log: BinaryIO) -> AsyncGenerator[Ask]:
     port = free_port()
-    command = ("-P", "-m", "proxy.bench.replay", str(port), str(_PACE))
+    command = ("-P", "-m", "proxy.bench.developers.replayed_ollama", str(port), str(_PACE))
     async with running(sys.executable, *command, log=log):
         await listening(port)
         yield Ask(port, "/api/chat", ollama_body)
@@ -193,7 +200,7 @@ async def _relay(
 @asynccontextmanager
 async def _plain(upstream: Ask, log: BinaryIO) -> AsyncGenerator[Relay]:
     port = free_port()
-    command = ("-P", "-m", "proxy.bench.plain_relay", str(port), _url(upstream))
+    command = ("-P", "-m", "proxy.bench.developers.plain_relay", str(port), _url(upstream))
     # By name: the proxy knows no engine.
     client = ("adapters.ollama.baseline", "OfficialChat")
     async with _relay(sys.executable, *command, *client, port=port, log=log) as relay:

@@ -9,11 +9,11 @@ from fakes.bench_results import MLX, OLLAMA, WARM, bench_result, bench_row
 from msgspec.structs import replace
 
 from proxy.bench.machine import cpu_of
-from proxy.bench.model_report import described, lines, table, weights_in_words
 from proxy.bench.plot import NoPlotError, draw
 from proxy.bench.ratios import Ratio, first_token, ratio, throughput
 from proxy.bench.results import Scenario
 from proxy.bench.text_bars import bar
+from proxy.bench.text_report import described, lines, table, weights_in_words
 
 COLD = Scenario("cold", "short", 4)
 

@@ -1,0 +1,1 @@
+"""`tandem bench engine | relay | routing`: benchmarks for developers of Tandem."""
