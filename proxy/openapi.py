@@ -14,7 +14,6 @@ from litestar.routes import HTTPRoute
 from msgspec import Struct
 
 from proxy.errors import BACKEND_ERRORS, GONE, HTTP_ERRORS, INTERNAL, SHUTDOWN, ErrorBody, Row
-from proxy.operation import Operation
 
 JSON = dict[str, Any]
 
@@ -44,6 +43,24 @@ _FORCED = {
     "description": "The engine that must answer: `mlx` or `ollama`.",
     "schema": {"type": "string"},
 }
+
+
+class Operation(Struct, frozen=True, kw_only=True):
+    """Given to a route as `operation=`. Types are what msgspec has a schema for."""
+
+    summary: str
+    answers: tuple[Any, ...]
+    """One of them is the whole answer."""
+    asks: tuple[Any, ...] = ()
+    """One of them is the body; none: there is no body."""
+    may_be_empty: bool = False
+    """The body may be left out."""
+    events: tuple[Any, ...] = ()
+    """What a streamed answer is made of."""
+    media_type: str = "text/event-stream"
+    """Of a streamed answer."""
+    may_force: bool = False
+    """It looks at the request's header `x-tandem-backend`."""
 
 
 class Document:

@@ -19,9 +19,7 @@ from adapters.errors import BackendError, ContextLengthError
 from adapters.request import GenerationRequest, Message, Sampling, TextPart
 from proxy.assembly import Parts, assemble, opened
 from proxy.bench.machine import this_machine
-from proxy.bench.percentiles import percentile
-from proxy.bench.prompts import Length, question
-from proxy.bench.results import BenchRow, Result, Round, Scenario, to_contestant
+from proxy.bench.results import BenchRow, Length, Result, Round, Scenario, percentile, to_contestant
 from proxy.config import Config
 from proxy.models.registry import Deployment, RegisteredModel
 from proxy.routing.measurements import Measurement, Watch
@@ -258,3 +256,24 @@ def _to_round(turn: _Turn) -> Round:
 def _median(measured: Sequence[Measurement]) -> float | None:
     speeds = [each.tokens_per_second for each in measured if each.tokens_per_second is not None]
     return statistics.median(speeds) if speeds else None
+
+
+_DAYS = 12
+"""In a long prompt, of about 45 tokens each."""
+
+
+def question(length: Length, key: str) -> str:
+    """A question like all others of that length; `key` makes it one that was never asked before,
+    from its beginning on, so that no engine has read any of it."""
+    task = "Write a long story about what the keeper of the lighthouse saw next, in detail."
+    if length == "short":
+        return f"Note {key}: the harbour was quiet that morning, and the boats lay still. {task}"
+    days = " ".join(_day(number, key) for number in range(1, _DAYS + 1))
+    return f"Note {key}, the log of a harbour. {days} {task}"
+
+
+def _day(number: int, key: str) -> str:
+    return (
+        f"On day {number} of log {key} the wind came from the west, {number + 2} boats lay along "
+        "the pier, and gulls walked between the ropes and the empty crates until the evening bell."
+    )

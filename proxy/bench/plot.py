@@ -7,9 +7,8 @@ from pathlib import Path
 
 from msgspec import Struct
 
-from proxy.bench.ratios import first_token, throughput
 from proxy.bench.results import BenchRow, Result, Round, Scenario
-from proxy.bench.text_report import described, weights_in_words
+from proxy.bench.text_report import described, first_token, throughput, weights_in_words
 
 _COLOURS = ("#0072b2", "#e69f00", "#009e73", "#cc79a7")
 """Told apart by all eyes (Okabe and Ito), by contestant."""

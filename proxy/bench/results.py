@@ -1,15 +1,15 @@
 """What a benchmark of one model found: as it is printed, drawn, kept and served."""
 
 import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from typing import Literal
 
 from msgspec import Struct
 
 from proxy.bench.machine import Machine
-from proxy.bench.prompts import Length
 from proxy.models.registry import Deployment
 
+Length = Literal["short", "long"]
 State = Literal["warm", "cold", "again"]
 """The model is loaded and the prompt new; the model has to be loaded; the prompt was just read."""
 
@@ -114,3 +114,9 @@ def _bits(quantization: str | None) -> str | None:
     """The number in `4-bit`, `Q4_K_M`, `BF16` or `float16`: how many bits a weight has."""
     found = re.search(r"\d+", quantization or "")
     return found.group() if found else None
+
+
+def percentile(values: Sequence[float], percent: int) -> float:
+    """The smallest value that at least `percent` of all do not exceed, or the next."""
+    ordered = sorted(values)
+    return ordered[min(len(ordered) - 1, len(ordered) * percent // 100)]

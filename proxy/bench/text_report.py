@@ -1,10 +1,11 @@
 """What `tandem bench MODEL` prints: who was compared, a table, and bars."""
 
+import statistics
 from collections.abc import Callable, Iterator, Sequence
 
-from proxy.bench.ratios import Figure, first_token, ratio, throughput
-from proxy.bench.results import BenchRow, Contestant, Result, differ
-from proxy.bench.text_bars import bar
+from msgspec import Struct
+
+from proxy.bench.results import BenchRow, Contestant, Result, Round, differ
 
 _COLUMNS = (
     "prompt",
@@ -20,6 +21,32 @@ _COLUMNS = (
     "MB",
 )
 _NOT_KNOWN = "—"
+
+
+class Ratio(Struct, frozen=True):
+    """Of two backends' figures, round by round: those of a round were taken one after the other."""
+
+    median: float
+    low: float
+    high: float
+
+
+Figure = Callable[[Round], float | None]
+
+
+def first_token(measured: Round) -> float:
+    return measured.ttft_p50_s
+
+
+def throughput(measured: Round) -> float:
+    return measured.together
+
+
+def ratio(row: BenchRow, yardstick: BenchRow, figure: Figure) -> Ratio | None:
+    """`figure` of `row` over that of `yardstick`; `None` where it was not to be had."""
+    pairs = zip(row.rounds, yardstick.rounds, strict=True)
+    found = [one / two for a, b in pairs if (one := figure(a)) and (two := figure(b))]
+    return Ratio(statistics.median(found), min(found), max(found)) if found else None
 
 
 def lines(result: Result) -> Iterator[str]:
@@ -127,3 +154,14 @@ def _plot(
             shown = f"{bar(value, most)} {value * unit:.1f}"
             yield f"  {label:<32}{row.backend:<{name}} {shown}"
             label = ""
+
+
+_WIDTH = 40
+_EIGHTHS = " ▏▎▍▌▋▊▉"
+
+
+def bar(value: float, most: float, width: int = _WIDTH) -> str:
+    """`most` is as long as `width` characters; what is more than nothing can be seen."""
+    eighths = round(8 * width * value / most) if most > 0 else 0
+    eighths = max(eighths, 1) if value > 0 else 0
+    return "█" * (eighths // 8) + _EIGHTHS[eighths % 8].strip()

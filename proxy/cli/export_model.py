@@ -5,8 +5,7 @@ from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
 from proxy.cli.command import Commands
-from proxy.cli.conversion import tell
-from proxy.cli.reports import prompt_lines, tensor_lines
+from proxy.cli.conversion import prompt_lines, tell, tensor_lines
 from proxy.config import Config
 
 if TYPE_CHECKING:

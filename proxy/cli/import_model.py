@@ -6,8 +6,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from proxy.cli.command import Commands
-from proxy.cli.conversion import tell
-from proxy.cli.reports import prompt_lines, tensor_lines
+from proxy.cli.conversion import prompt_lines, tell, tensor_lines
 from proxy.config import Config
 
 if TYPE_CHECKING:

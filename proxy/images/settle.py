@@ -3,7 +3,7 @@
 import asyncio
 import base64
 import binascii
-from collections.abc import Coroutine, Iterable
+from collections.abc import Coroutine, Iterable, Mapping
 from typing import Any, TypeVar
 
 from msgspec.structs import replace
@@ -12,7 +12,6 @@ from adapters.errors import BackendError, InvalidRequestError
 from adapters.request import GenerationRequest, ImagePart, Message
 from proxy.config import ImagesConfig
 from proxy.images.header import Header, read_header
-from proxy.images.place import image_at
 
 T = TypeVar("T")
 Place = tuple[int, int]
@@ -138,3 +137,19 @@ def _check(data: bytes, config: ImagesConfig) -> Header:
 
 def _wrong(message: str) -> InvalidRequestError:
     return InvalidRequestError(message, param="images")
+
+
+def image_at(message: int, part: int) -> str:
+    """In the words of the contract."""
+    return f"prompt[{message}].content[{part}]"
+
+
+def path_of_image(param: str, paths: Mapping[str, str]) -> str | None:
+    """The client's name for the image that `param` blames; `None` where it blames none.
+
+    `paths` leads there from `image_at` of each image of the request. An engine that takes no
+    images, or not this one, does not say which: it can be told only where there is no other.
+    """
+    if param == "images" and len(paths) == 1:
+        return next(iter(paths.values()))
+    return paths.get(param)

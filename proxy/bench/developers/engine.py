@@ -19,11 +19,10 @@ from typing import BinaryIO
 
 from msgspec import Struct
 
-from proxy.bench.developers.child_process import free_port, listening, running
-from proxy.bench.developers.cpu import cpu_seconds
+from proxy.bench.developers.child_process import cpu_seconds, free_port, listening, running
 from proxy.bench.developers.engine_client import Question, Target, Timing, ask, ask_all
 from proxy.bench.developers.tables import Row, print_newcomers, print_rows
-from proxy.bench.percentiles import percentile
+from proxy.bench.results import percentile
 
 CLIENTS = (1, 2, 4, 8)
 _YARDSTICK = ("-P", "-m", "adapters.mlx.baseline")

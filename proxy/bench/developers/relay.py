@@ -18,8 +18,7 @@ from typing import BinaryIO
 
 from msgspec import Struct
 
-from proxy.bench.developers.child_process import free_port, listening, running
-from proxy.bench.developers.cpu import cpu_seconds
+from proxy.bench.developers.child_process import cpu_seconds, free_port, listening, running
 from proxy.bench.developers.relay_client import (
     Ask,
     Fetched,

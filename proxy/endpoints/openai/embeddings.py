@@ -23,7 +23,7 @@ from proxy.endpoints.wire_types import TokenCount, TokenId
 from proxy.http.body import read_body
 from proxy.http.json_response import JSONResponse
 from proxy.keep_alive import KeepAlive, to_keep_alive
-from proxy.operation import Operation
+from proxy.openapi import Operation
 
 _SMALL = 20_000
 """Numbers that may be encoded on the event loop: a few milliseconds."""

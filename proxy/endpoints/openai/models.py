@@ -13,7 +13,7 @@ from msgspec import Struct
 from adapters.backend import Model
 from proxy.endpoints.server_request import ServerRequest
 from proxy.models.registry import Deployment, RegisteredModel, Registry
-from proxy.operation import Operation
+from proxy.openapi import Operation
 from proxy.routing.router import Router
 
 _T = TypeVar("_T")

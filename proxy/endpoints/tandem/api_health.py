@@ -11,7 +11,7 @@ from adapters.backend import Health
 from proxy.endpoints.server_request import ServerRequest
 from proxy.endpoints.tandem.health import tell_health
 from proxy.memory.budget import Snapshot
-from proxy.operation import Operation
+from proxy.openapi import Operation
 
 _OFF = Health(ok=False, detail="It is switched off in the configuration.")
 

@@ -10,7 +10,7 @@ from msgspec import Struct
 from adapters.backend import Backend, Health
 from proxy.endpoints.server_request import ServerRequest
 from proxy.memory.budget import Snapshot
-from proxy.operation import Operation
+from proxy.openapi import Operation
 
 _PATIENCE = 1.0
 """Seconds a backend has to say how it is."""

@@ -20,7 +20,7 @@ from proxy.http.body import read_body, receive, understand
 from proxy.http.event_stream import NDJSON, Frame
 from proxy.http.json_response import JSONResponse
 from proxy.keep_alive import KeepAlive, to_keep_alive
-from proxy.operation import Operation
+from proxy.openapi import Operation
 
 S = TypeVar("S")
 

@@ -10,7 +10,7 @@ from proxy.endpoints.openai.models import PATIENCE, ModelCard, ModelPlace, find_
 from proxy.endpoints.server_request import ServerRequest
 from proxy.endpoints.tandem.load import require_mlx
 from proxy.models.registry import BackendModels, Registry
-from proxy.operation import Operation
+from proxy.openapi import Operation
 
 
 class HeldModel(ModelPlace, kw_only=True):

@@ -8,7 +8,7 @@ from typing import Any
 from litestar import Response, get
 
 from proxy.endpoints.server_request import ServerRequest
-from proxy.operation import Operation
+from proxy.openapi import Operation
 
 _TELL = Operation(summary="This document", answers=(dict[str, Any],))
 

@@ -13,7 +13,7 @@ from proxy.bench.speed_verdicts import Verdict, benched_verdicts, live_verdicts
 from proxy.endpoints.openai.models import PATIENCE
 from proxy.endpoints.server_request import ServerRequest
 from proxy.models.registry import RegisteredModel
-from proxy.operation import Operation
+from proxy.openapi import Operation
 from proxy.routing.measurements import Measurements, Row
 
 

@@ -14,7 +14,7 @@ from proxy.endpoints.server_request import ServerRequest
 from proxy.memory.budget import SharedBudget
 from proxy.memory.ledger import Fit
 from proxy.models.registry import Deployment, RegisteredModel, Registry
-from proxy.operation import Operation
+from proxy.openapi import Operation
 from proxy.routing.candidates import Candidate
 from proxy.routing.decision import Decision, Rule, Unable
 from proxy.routing.requirements import to_requirements

@@ -14,8 +14,7 @@ from adapters.backend import Model
 from adapters.errors import BackendUnavailableError, ContextLengthError, GenerationError
 from adapters.events import Event, Started, TextDelta
 from adapters.request import GenerationRequest, Message
-from proxy.bench.measure_model import ModelPlan, bench_model
-from proxy.bench.prompts import question
+from proxy.bench.measure_model import ModelPlan, bench_model, question
 from proxy.bench.results import Result, Scenario
 from proxy.cli.bench import with_subject
 from proxy.config import Config, ModelConfig

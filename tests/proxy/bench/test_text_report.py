@@ -10,10 +10,18 @@ from msgspec.structs import replace
 
 from proxy.bench.machine import cpu_of
 from proxy.bench.plot import NoPlotError, draw
-from proxy.bench.ratios import Ratio, first_token, ratio, throughput
 from proxy.bench.results import Scenario
-from proxy.bench.text_bars import bar
-from proxy.bench.text_report import described, lines, table, weights_in_words
+from proxy.bench.text_report import (
+    Ratio,
+    bar,
+    described,
+    first_token,
+    lines,
+    ratio,
+    table,
+    throughput,
+    weights_in_words,
+)
 
 COLD = Scenario("cold", "short", 4)
 

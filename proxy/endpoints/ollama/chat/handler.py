@@ -18,7 +18,7 @@ from proxy.http.body import decode, receive, understand
 from proxy.http.event_stream import NDJSON
 from proxy.http.json_response import JSONResponse
 from proxy.keep_alive import to_keep_alive
-from proxy.operation import Operation
+from proxy.openapi import Operation
 
 
 class _Head(Struct):

@@ -19,7 +19,7 @@ from proxy.endpoints.server_request import ServerRequest
 from proxy.http.body import read_body
 from proxy.http.json_response import JSONResponse
 from proxy.images import has_images, settle_images
-from proxy.operation import Operation
+from proxy.openapi import Operation
 from proxy.sinks import collect
 
 _COMPLETE = Operation(

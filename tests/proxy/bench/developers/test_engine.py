@@ -9,7 +9,7 @@ import pytest
 from fakes.tiny_model import write_tiny_model
 from server_process import serving, write
 
-from proxy.bench.developers.cpu import cpu_seconds, to_seconds
+from proxy.bench.developers.child_process import cpu_seconds, to_seconds
 from proxy.bench.developers.engine_client import Question, Target, ask
 from proxy.bench.developers.tables import Row, print_newcomers, print_rows
 
