@@ -1,8 +1,8 @@
-"""`tandem bench MODEL`: the same prompts on each backend that has the model, in turns.
+"""`tandem bench MODEL`: measure every backend that has the model with the same prompts.
 
-In this process, by the backends that a server would ask, within the same memory budget: HTTP would
-cost both alike and tell nothing of either. The backends take turns, so that a machine that gets
-slower gets slower for all, and each prompt is put to each of them.
+The benchmark calls the backends of a server in its own process, within the same memory budget:
+HTTP would add the same cost to each. The backends take turns within a round, so that changes of
+the machine's speed affect all of them.
 """
 
 import asyncio
@@ -19,19 +19,30 @@ from adapters.errors import BackendError, ContextLengthError
 from adapters.request import GenerationRequest, Message, Sampling, TextPart
 from proxy.assembly import Parts, assemble, opened
 from proxy.bench.machine import this_machine
-from proxy.bench.results import BenchRow, Length, Result, Round, Scenario, percentile, to_contestant
+from proxy.bench.results import (
+    BenchRow,
+    Length,
+    Result,
+    Round,
+    Scenario,
+    percentile,
+    to_contestant,
+)
 from proxy.config import Config
 from proxy.models.registry import Deployment, RegisteredModel
 from proxy.routing.measurements import Measurement, Watch
 from proxy.sinks import closing, each
 
-_LISTING_SECONDS = 10.0
-_LEAVING_SECONDS = 10.0
-"""How long an unloaded model may take to be gone."""
-_LOOK_SECONDS = 0.05
+_LIST_TIMEOUT = 10.0
+_UNLOAD_TIMEOUT = 10.0
+"""Seconds: the longest wait until an unloaded model is no longer listed as loaded."""
+_POLL_INTERVAL = 0.05
 
-Say = Callable[[str], None]
-"""What is being done, for somebody who waits."""
+_LONG_PROMPT_DAYS = 12
+"""Sentences in a long prompt, of about 45 tokens each."""
+
+Report = Callable[[str], None]
+"""Receives a line about each step, to show progress."""
 
 
 class ModelPlan(Struct, frozen=True, kw_only=True):
@@ -41,7 +52,7 @@ class ModelPlan(Struct, frozen=True, kw_only=True):
     max_tokens: int = 64
 
     def scenarios(self, longest: Length) -> list[Scenario]:
-        """With prompts of up to that length. Those that unload the model come last."""
+        """List the scenarios for prompts up to `longest`, those that unload the model last."""
         lengths: tuple[Length, ...] = ("short", "long") if longest == "long" else ("short",)
         warm = [Scenario("warm", length, n) for length in lengths for n in self.clients]
         cold = [Scenario("cold", "short", n) for n in self.clients]
@@ -49,34 +60,36 @@ class ModelPlan(Struct, frozen=True, kw_only=True):
 
 
 class _Turn(Struct, frozen=True):
-    """One backend's answers to one round of questions, which were asked at once."""
+    """Concurrent answers of one backend in one round."""
 
     measured: tuple[Measurement, ...]
     seconds: float
-    """From the first question to the last word."""
+    """From the first request to the end of the last answer."""
 
 
 async def bench_model(
-    config: Config, plan: ModelPlan, say: Say, backends: Mapping[str, Backend] | None = None
+    config: Config, plan: ModelPlan, report: Report, backends: Mapping[str, Backend] | None = None
 ) -> Result:
-    """Measure `plan.model` on each backend that has it. Backends that are given are used as they
-    are, and not closed.
+    """Measure `plan.model` on each backend that has it.
+
+    Without `backends`, the backends of `config` are opened and closed; with `backends`, these are
+    used and stay open.
 
     Raises:
-        RuntimeError: nobody has the model, or a backend failed: then there is nothing to compare.
+        RuntimeError: no backend has the model, or a backend failed.
     """
     parts = assemble(config)
     async with opened(parts, config, backends):
         entry = await _find(plan.model, parts)
-        sides = [_Side(deployment, parts) for deployment in entry.deployments]
-        rows = await _rows(sides, plan, say)
-        # What was converted for its first answer tells only now where it is from.
+        runners = [_Runner(deployment, parts) for deployment in entry.deployments]
+        rows = await _rows(runners, plan, report)
+        # A model converted for its first answer has its origin listed only now.
         entry = await _find(plan.model, parts)
         return Result(
             model=entry.id,
             measured_at=int(time.time()),
             max_tokens=plan.max_tokens,
-            machine=this_machine(await _versions(sides)),
+            machine=this_machine(await _versions(runners)),
             contestants=tuple(to_contestant(deployment) for deployment in entry.deployments),
             same_weights=entry.same_weights,
             rows=tuple(rows),
@@ -84,8 +97,8 @@ async def bench_model(
 
 
 async def _find(model: str, parts: Parts) -> RegisteredModel:
-    """The model, on the backends that are there."""
-    await parts.registry.refresh(_LISTING_SECONDS)
+    """Return the model with its deployments on reachable backends."""
+    await parts.registry.refresh(_LIST_TIMEOUT)
     try:
         entry = await parts.router.find(model)
     except BackendError as error:
@@ -93,54 +106,48 @@ async def _find(model: str, parts: Parts) -> RegisteredModel:
     return entry.among(kind for kind, listed in parts.registry.backends.items() if listed.reached)
 
 
-async def _versions(sides: Sequence["_Side"]) -> dict[str, str]:
-    told = {side.deployment.kind: (await side.backend.health()).version for side in sides}
-    return {kind: version for kind, version in told.items() if version}
+async def _versions(runners: Sequence["_Runner"]) -> dict[str, str]:
+    versions = {one.deployment.kind: (await one.backend.health()).version for one in runners}
+    return {kind: version for kind, version in versions.items() if version}
 
 
-async def _rows(sides: Sequence["_Side"], plan: ModelPlan, say: Say) -> list[BenchRow]:
-    # So that no prompt of an earlier run is still in a cache.
+async def _rows(runners: Sequence["_Runner"], plan: ModelPlan, report: Report) -> list[BenchRow]:
+    # Random, so that prefix caches have no prompt of an earlier run.
     run = secrets.token_hex(4)
-    longest = await _warm_up(sides, plan, run, say)
+    longest = await _warm_up(runners, plan, run, report)
     rows: list[BenchRow] = []
     for at, scenario in enumerate(plan.scenarios(longest)):
-        turns: dict[str, list[_Turn]] = {side.deployment.kind: [] for side in sides}
+        turns: dict[str, list[_Turn]] = {runner.deployment.kind: [] for runner in runners}
         for number in range(plan.rounds):
-            say(f"{scenario.in_words()}, round {number + 1} of {plan.rounds}")
-            prompts = _prompts(scenario, f"{run}.{at}.{number}")
-            for side in _in_turn(sides, number):
-                turn = await side.turn(scenario, prompts, plan.max_tokens)
-                turns[side.deployment.kind].append(turn)
-        rows.extend(_to_row(kind, scenario, found) for kind, found in turns.items())
+            report(f"{scenario.to_text()}, round {number + 1} of {plan.rounds}")
+            # The same prompts for each backend, different ones in each round.
+            key = f"{run}.{at}.{number}"
+            prompts = [make_prompt(scenario.prompt, f"{key}.{i}") for i in range(scenario.clients)]
+            # The first position rotates: after a pause the machine may be cooler and faster.
+            first = number % len(runners)
+            for runner in (*runners[first:], *runners[:first]):
+                turn = await runner.turn(scenario, prompts, plan.max_tokens)
+                turns[runner.deployment.kind].append(turn)
+        rows.extend(_to_row(kind, scenario, measured) for kind, measured in turns.items())
     return rows
 
 
-async def _warm_up(sides: Sequence["_Side"], plan: ModelPlan, run: str, say: Say) -> Length:
-    """How long the prompts may be that all have room for."""
+async def _warm_up(
+    runners: Sequence["_Runner"], plan: ModelPlan, run: str, report: Report
+) -> Length:
+    """Load the model on each backend; return the longest prompt that fits all contexts."""
     longest: Length = "long"
-    for side in sides:
-        say(f"{side.deployment.kind} loads {side.deployment.name}")
-        if await side.warm_up(run, plan.max_tokens) == "short":
-            say(
-                f"{side.deployment.kind} has too short a context for long prompts: they are left out"
-            )
+    for runner in runners:
+        kind = runner.deployment.kind
+        report(f"{kind} loads {runner.deployment.name}")
+        if await runner.warm_up(run, plan.max_tokens) == "short":
+            report(f"long prompts are left out: they exceed the context of {kind}")
             longest = "short"
     return longest
 
 
-def _in_turn(sides: Sequence["_Side"], number: int) -> Sequence["_Side"]:
-    """Who goes first changes, for the first after a pause may find the machine cooler."""
-    first = number % len(sides)
-    return (*sides[first:], *sides[:first])
-
-
-def _prompts(scenario: Scenario, key: str) -> list[str]:
-    """The same for each backend, unlike those of any other round."""
-    return [question(scenario.prompt, f"{key}.{at}") for at in range(scenario.clients)]
-
-
-class _Side:
-    """A model on the backend that has it."""
+class _Runner:
+    """Runs prompts on one deployment of the model."""
 
     def __init__(self, deployment: Deployment, parts: Parts) -> None:
         self.deployment = deployment
@@ -148,18 +155,20 @@ class _Side:
         self._memory = parts.memory
 
     async def warm_up(self, run: str, max_tokens: int) -> Length:
-        """With a long prompt, so that what is loaded has the context that all others need; with a
-        short one where that does not fit. Returns which it was."""
-        with self._blamed():
+        """Load the model with the context that the measurements need.
+
+        Returns the length of the prompt: `long`, or `short` where a long one does not fit.
+        """
+        with self._fatal_errors():
             try:
-                await self._ask_all([question("long", f"{run}.warm-up")], max_tokens)
+                await self._ask_all([make_prompt("long", f"{run}.warm-up")], max_tokens)
                 return "long"
             except ContextLengthError:
-                await self._ask_all([question("short", f"{run}.warm-up")], max_tokens)
+                await self._ask_all([make_prompt("short", f"{run}.warm-up")], max_tokens)
                 return "short"
 
     async def turn(self, scenario: Scenario, prompts: Sequence[str], max_tokens: int) -> _Turn:
-        with self._blamed():
+        with self._fatal_errors():
             await self._prepare(scenario, prompts)
             return await self._ask_all(prompts, max_tokens)
 
@@ -173,19 +182,18 @@ class _Side:
                 await self._unload()
 
     async def _unload(self) -> None:
-        """And see it gone: Ollama says that it will, and does it later."""
+        """Unload the model, and wait until it is no longer loaded: Ollama answers before that."""
         await self.backend.unload(self.deployment.name)
-        until = time.monotonic() + _LEAVING_SECONDS
-        while time.monotonic() < until:
+        deadline = time.monotonic() + _UNLOAD_TIMEOUT
+        while time.monotonic() < deadline:
             models = await self.backend.list_models()
             if not any(model.loaded for model in models if model.name == self.deployment.name):
                 return
-            await asyncio.sleep(_LOOK_SECONDS)
+            await asyncio.sleep(_POLL_INTERVAL)
 
     async def _ask_all(self, prompts: Sequence[str], max_tokens: int) -> _Turn:
         began = time.perf_counter()
-        asked = (self._ask(prompt, max_tokens) for prompt in prompts)
-        watches = await asyncio.gather(*asked)
+        watches = await asyncio.gather(*(self._ask(prompt, max_tokens) for prompt in prompts))
         seconds = time.perf_counter() - began
         memory = await self._memory.footprint(self.deployment.kind, self.deployment.name)
         measured = [
@@ -200,7 +208,7 @@ class _Side:
         return _Turn(tuple(measured), seconds)
 
     async def _ask(self, prompt: str, max_tokens: int) -> Watch:
-        # With one of their own both engines' templates make the same prompt.
+        # Templates may add a default system message; with an explicit one the prompts are the same.
         system = Message(role="system", content=(TextPart("You tell stories."),))
         message = Message(role="user", content=(TextPart(prompt),))
         request = GenerationRequest(
@@ -216,8 +224,8 @@ class _Side:
         return watch
 
     @contextmanager
-    def _blamed(self) -> Generator[None]:
-        """A benchmark of errors would be worth nothing."""
+    def _fatal_errors(self) -> Generator[None]:
+        """Turn errors into a `RuntimeError` that names the backend and ends the benchmark."""
         try:
             yield
         except BackendError as error:
@@ -225,55 +233,50 @@ class _Side:
 
 
 def _to_row(backend: str, scenario: Scenario, turns: Sequence[_Turn]) -> BenchRow:
-    measured = [each for turn in turns for each in turn.measured]
+    measured = [one for turn in turns for one in turn.measured]
     rounds = tuple(map(_to_round, turns))
-    first = [each.ttft for each in measured]
+    first = [one.ttft for one in measured]
     return BenchRow(
         backend=backend,
         scenario=scenario,
-        prompt_tokens=int(statistics.median(each.prompt_tokens for each in measured)),
+        prompt_tokens=int(statistics.median(one.prompt_tokens for one in measured)),
         answers=len(measured),
-        loads=sum(each.cold for each in measured),
+        loads=sum(one.cold for one in measured),
         ttft_p50_s=statistics.median(first),
         ttft_p95_s=percentile(first, 95),
-        tokens_per_second=_median(measured),
-        together=statistics.median(each.together for each in rounds),
-        memory_bytes=max((each.memory for each in measured if each.memory), default=None),
+        tokens_per_second=_median_speed(measured),
+        together=statistics.median(one.together for one in rounds),
+        memory_bytes=max((one.memory for one in measured if one.memory), default=None),
         rounds=rounds,
     )
 
 
 def _to_round(turn: _Turn) -> Round:
-    first = [each.ttft for each in turn.measured]
+    first = [one.ttft for one in turn.measured]
     return Round(
         ttft_p50_s=statistics.median(first),
         ttft_p95_s=percentile(first, 95),
-        tokens_per_second=_median(turn.measured),
-        together=sum(each.completion_tokens for each in turn.measured) / turn.seconds,
+        tokens_per_second=_median_speed(turn.measured),
+        together=sum(one.completion_tokens for one in turn.measured) / turn.seconds,
     )
 
 
-def _median(measured: Sequence[Measurement]) -> float | None:
-    speeds = [each.tokens_per_second for each in measured if each.tokens_per_second is not None]
+def _median_speed(measured: Sequence[Measurement]) -> float | None:
+    speeds = [one.tokens_per_second for one in measured if one.tokens_per_second is not None]
     return statistics.median(speeds) if speeds else None
 
 
-_DAYS = 12
-"""In a long prompt, of about 45 tokens each."""
+def make_prompt(length: Length, key: str) -> str:
+    """Write a prompt that differs from others of its length only by `key`.
 
-
-def question(length: Length, key: str) -> str:
-    """A question like all others of that length; `key` makes it one that was never asked before,
-    from its beginning on, so that no engine has read any of it."""
+    The key comes first, so that prefix caches have no part of a new prompt.
+    """
     task = "Write a long story about what the keeper of the lighthouse saw next, in detail."
     if length == "short":
         return f"Note {key}: the harbour was quiet that morning, and the boats lay still. {task}"
-    days = " ".join(_day(number, key) for number in range(1, _DAYS + 1))
-    return f"Note {key}, the log of a harbour. {days} {task}"
-
-
-def _day(number: int, key: str) -> str:
-    return (
-        f"On day {number} of log {key} the wind came from the west, {number + 2} boats lay along "
+    days = " ".join(
+        f"On day {day} of log {key} the wind came from the west, {day + 2} boats lay along "
         "the pier, and gulls walked between the ropes and the empty crates until the evening bell."
+        for day in range(1, _LONG_PROMPT_DAYS + 1)
     )
+    return f"Note {key}, the log of a harbour. {days} {task}"

@@ -1,11 +1,11 @@
-"""What `tandem bench MODEL` prints: who was compared, a table, and bars."""
+"""Text output of `tandem bench MODEL`: contestants, a table, and bars."""
 
 import statistics
 from collections.abc import Callable, Iterator, Sequence
 
 from msgspec import Struct
 
-from proxy.bench.results import BenchRow, Contestant, Result, Round, differ
+from proxy.bench.results import BenchRow, Contestant, Result, Round, weights_differ
 
 _COLUMNS = (
     "prompt",
@@ -20,11 +20,17 @@ _COLUMNS = (
     "ratio",
     "MB",
 )
-_NOT_KNOWN = "—"
+_UNKNOWN = "—"
+_BAR_WIDTH = 40
+_EIGHTHS = " ▏▎▍▌▋▊▉"
 
 
 class Ratio(Struct, frozen=True):
-    """Of two backends' figures, round by round: those of a round were taken one after the other."""
+    """Ratio of two backends' figures, computed round by round.
+
+    Figures of one round were measured in immediate succession, so their ratio holds on a machine
+    whose speed changes from round to round.
+    """
 
     median: float
     low: float
@@ -42,66 +48,71 @@ def throughput(measured: Round) -> float:
     return measured.together
 
 
-def ratio(row: BenchRow, yardstick: BenchRow, figure: Figure) -> Ratio | None:
-    """`figure` of `row` over that of `yardstick`; `None` where it was not to be had."""
-    pairs = zip(row.rounds, yardstick.rounds, strict=True)
-    found = [one / two for a, b in pairs if (one := figure(a)) and (two := figure(b))]
-    return Ratio(statistics.median(found), min(found), max(found)) if found else None
+def ratio(row: BenchRow, baseline: BenchRow, figure: Figure) -> Ratio | None:
+    """Divide `figure` of `row` by that of `baseline`; `None` if no round has both figures."""
+    pairs = zip(row.rounds, baseline.rounds, strict=True)
+    ratios = [one / two for a, b in pairs if (one := figure(a)) and (two := figure(b))]
+    return Ratio(statistics.median(ratios), min(ratios), max(ratios)) if ratios else None
 
 
 def lines(result: Result) -> Iterator[str]:
-    yield f"{result.model}: {result.machine.in_words()}"
-    for each in result.contestants:
-        yield f"  {described(each)}"
-    yield f"  {weights_in_words(result)}"
+    """Render the report of `result`, line by line."""
+    yield f"{result.model}: {result.machine.to_text()}"
+    for contestant in result.contestants:
+        yield f"  {describe(contestant)}"
+    yield f"  {describe_weights(result)}"
     yield ""
     yield from table(result)
     yield from _notes(result)
-    yield from _plot(result, "Tokens a second, all answers together", lambda r: r.together, 1)
-    yield from _plot(result, "Milliseconds to the first token, p50", lambda r: r.ttft_p50_s, 1e3)
+    yield from _chart(result, "Tokens a second, all answers together", lambda r: r.together, 1)
+    yield from _chart(result, "Milliseconds to the first token, p50", lambda r: r.ttft_p50_s, 1e3)
 
 
-def described(contestant: Contestant) -> str:
-    """`ollama: smollm2:135m, Q4_1, digest 765525e6017a, context 8192`."""
-    told = (
+def describe(contestant: Contestant) -> str:
+    """Render as `ollama: smollm2:135m, Q4_1, digest 765525e6017a, context 8192`."""
+    facts = (
         contestant.name,
-        contestant.quantization or "quantisation not told",
+        contestant.quantization or "quantisation unknown",
         f"digest {_short(contestant.digest)}" if contestant.digest else None,
-        f"of the GGUF {_short(contestant.origin)}" if contestant.origin else None,
+        f"from GGUF {_short(contestant.origin)}" if contestant.origin else None,
         f"context {contestant.context_length}" if contestant.context_length else None,
     )
-    return f"{contestant.backend}: {', '.join(each for each in told if each)}"
+    return f"{contestant.backend}: {', '.join(fact for fact in facts if fact)}"
 
 
 def _short(digest: str) -> str:
     return digest.removeprefix("sha256:")[:12]
 
 
-def weights_in_words(result: Result) -> str:
+def describe_weights(result: Result) -> str:
+    """Render in a sentence if the contestants have the same weights."""
     if len(result.contestants) < 2:
         return "Only one backend has the model: there is nothing to compare it with."
-    if differ(result.contestants):
-        return "These are NOT the same weights: answers differ, not their speed alone."
+    if weights_differ(result.contestants):
+        return "These are NOT the same weights: the answers differ as well as the speed."
     match result.same_weights:
         case True:
-            return "All compute with the same weights, to the last bit."
+            return "All backends use the same weights, bit for bit."
         case False:
-            return "The weights are from one file, and rounded on their way from it."
+            return "The weights come from the same file, but were rounded in conversion."
         case None:
-            return "Whether these are the same weights is not known."
+            return "It is unknown if these are the same weights."
 
 
 def table(result: Result) -> Iterator[str]:
-    """`ratio` is to the first backend, as the median and the extremes of the rounds."""
+    """Render the rows as Markdown.
+
+    `ratio` is relative to the first backend: the median over the rounds, then the extremes.
+    """
     yield f"| {' | '.join(_COLUMNS)} |"
     yield "|---" * len(_COLUMNS) + "|"
     for scenario in result.scenarios():
-        rows = result.of(scenario)
+        rows = result.rows_of(scenario)
         for row in rows:
             yield f"| {' | '.join(_cells(row, rows[0]))} |"
 
 
-def _cells(row: BenchRow, yardstick: BenchRow) -> Sequence[str]:
+def _cells(row: BenchRow, baseline: BenchRow) -> Sequence[str]:
     return (
         row.scenario.prompt,
         row.scenario.state,
@@ -109,59 +120,60 @@ def _cells(row: BenchRow, yardstick: BenchRow) -> Sequence[str]:
         row.backend,
         f"{row.ttft_p50_s * 1e3:.0f}",
         f"{row.ttft_p95_s * 1e3:.0f}",
-        _ratio(row, yardstick, first_token),
-        _NOT_KNOWN if row.tokens_per_second is None else f"{row.tokens_per_second:.1f}",
+        _ratio_cell(row, baseline, first_token),
+        _UNKNOWN if row.tokens_per_second is None else f"{row.tokens_per_second:.1f}",
         f"{row.together:.1f}",
-        _ratio(row, yardstick, throughput),
-        _NOT_KNOWN if row.memory_bytes is None else f"{row.memory_bytes / 1e6:.0f}",
+        _ratio_cell(row, baseline, throughput),
+        _UNKNOWN if row.memory_bytes is None else f"{row.memory_bytes / 1e6:.0f}",
     )
 
 
-def _ratio(row: BenchRow, yardstick: BenchRow, figure: Figure) -> str:
-    if row is yardstick:
+def _ratio_cell(row: BenchRow, baseline: BenchRow, figure: Figure) -> str:
+    if row is baseline:
         return "1"
-    found = ratio(row, yardstick, figure)
-    if found is None:
-        return _NOT_KNOWN
-    return f"{found.median:.2f} ({found.low:.2f}..{found.high:.2f})"
+    over_rounds = ratio(row, baseline, figure)
+    if over_rounds is None:
+        return _UNKNOWN
+    return f"{over_rounds.median:.2f} ({over_rounds.low:.2f}..{over_rounds.high:.2f})"
 
 
 def _notes(result: Result) -> Iterator[str]:
     tokens = sorted({row.prompt_tokens for row in result.rows})
     yield ""
     yield (
-        f"Prompts of {tokens[0]} to {tokens[-1]} tokens, answers of {result.max_tokens} at most. "
-        "Cold: unloaded before; again: the same prompt was just read; else each prompt is new."
+        f"Prompts of {tokens[0]} to {tokens[-1]} tokens, answers of at most {result.max_tokens}. "
+        "cold: the model was unloaded before; again: the same prompt was processed just before; "
+        "in all other rows each prompt is new."
     )
     for row in result.rows:
         if row.scenario.state != "cold" and row.loads:
             yield (
-                f"{row.backend} had to load for {row.loads} of {row.answers} answers "
-                f"({row.scenario.in_words()}): the memory does not hold all of them at once."
+                f"{row.backend} had to load the model for {row.loads} of {row.answers} answers "
+                f"({row.scenario.to_text()}): the memory does not hold the models of all backends."
             )
 
 
-def _plot(
+def _chart(
     result: Result, title: str, figure: Callable[[BenchRow], float], unit: float
 ) -> Iterator[str]:
     yield f"\n{title}:"
-    most = max(figure(row) for row in result.rows)
-    name = max(len(row.backend) for row in result.rows)
+    maximum = max(figure(row) for row in result.rows)
+    name_width = max(len(row.backend) for row in result.rows)
     for scenario in result.scenarios():
-        label = scenario.in_words()
-        for row in result.of(scenario):
+        label = scenario.to_text()
+        for row in result.rows_of(scenario):
             value = figure(row)
-            shown = f"{bar(value, most)} {value * unit:.1f}"
-            yield f"  {label:<32}{row.backend:<{name}} {shown}"
+            yield (
+                f"  {label:<32}{row.backend:<{name_width}} {bar(value, maximum)} {value * unit:.1f}"
+            )
             label = ""
 
 
-_WIDTH = 40
-_EIGHTHS = " ▏▎▍▌▋▊▉"
+def bar(value: float, maximum: float, width: int = _BAR_WIDTH) -> str:
+    """Draw a bar of block characters in steps of an eighth; `maximum` has `width` characters.
 
-
-def bar(value: float, most: float, width: int = _WIDTH) -> str:
-    """`most` is as long as `width` characters; what is more than nothing can be seen."""
-    eighths = round(8 * width * value / most) if most > 0 else 0
+    Values above 0 have at least one eighth, so that they are visible.
+    """
+    eighths = round(8 * width * value / maximum) if maximum > 0 else 0
     eighths = max(eighths, 1) if value > 0 else 0
     return "█" * (eighths // 8) + _EIGHTHS[eighths % 8].strip()
