@@ -11,7 +11,7 @@ from proxy.bench.results import BenchRow, Result, Round, Scenario
 from proxy.bench.text_report import describe, describe_weights, first_token, throughput
 
 _COLOURS = ("#0072b2", "#e69f00", "#009e73", "#cc79a7")
-"""By contestant; distinguishable with colour blindness (palette of Okabe and Ito)."""
+"""Palette of Okabe and Ito, which colour-blind readers can distinguish."""
 _GROUP_WIDTH = 0.8
 """Share of the x axis between two ticks that the bars of a group take together."""
 _NOTE_WIDTH = 150

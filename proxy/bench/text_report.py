@@ -28,8 +28,8 @@ _EIGHTHS = " ▏▎▍▌▋▊▉"
 class Ratio(Struct, frozen=True):
     """Ratio of two backends' figures, computed round by round.
 
-    Figures of one round were measured in immediate succession, so their ratio holds on a machine
-    whose speed changes from round to round.
+    Figures of one round were measured in immediate succession, so their ratio holds even if the
+    machine's speed changes from round to round.
     """
 
     median: float

@@ -1,1 +1,1 @@
-"""`tandem bench engine | relay | routing`: benchmarks for developers of Tandem."""
+"""`tandem bench engine | relay | routing`: benchmarks for the development of Tandem."""

@@ -1,4 +1,4 @@
-"""Contestants as processes of their own: started, waited for, ended."""
+"""Child processes of a benchmark: start, wait for the port, read the CPU time, kill."""
 
 import asyncio
 import socket
@@ -10,13 +10,14 @@ from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import BinaryIO
 
-_START_SECONDS = 120.0
+_START_TIMEOUT = 120.0
 
 
 @asynccontextmanager
 async def running(
     *command: str, log: BinaryIO, stdin: int | None = None
 ) -> AsyncGenerator[Process]:
+    """Run `command` inside the block, with stdout as a pipe and stderr in `log`."""
     child = await asyncio.create_subprocess_exec(
         *command, stdin=stdin, stdout=PIPE, stderr=log, limit=2**24
     )
@@ -29,19 +30,19 @@ async def running(
 
 
 def free_port() -> int:
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        return free.getsockname()[1]
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return probe.getsockname()[1]
 
 
 async def listening(port: int) -> None:
-    """Wait until somebody does.
+    """Wait until a server accepts connections on `port`.
 
     Raises:
-        RuntimeError: nobody did in time.
+        RuntimeError: no server did within `_START_TIMEOUT` seconds.
     """
-    until = time.monotonic() + _START_SECONDS
-    while time.monotonic() < until:
+    deadline = time.monotonic() + _START_TIMEOUT
+    while time.monotonic() < deadline:
         try:
             _, writer = await asyncio.open_connection("127.0.0.1", port)
         except OSError:
@@ -49,26 +50,27 @@ async def listening(port: int) -> None:
             continue
         writer.close()
         return
-    raise RuntimeError(f"nobody listens on port {port} after {_START_SECONDS:.0f} s")
+    raise RuntimeError(f"no server listens on port {port} after {_START_TIMEOUT:.0f} s")
 
 
 def cpu_seconds(pid: int) -> float:
-    """User and system time of the threads that `pid` has.
+    """Return the user and system time of all threads of process `pid`, in seconds.
 
-    To the nanosecond on Linux (the first field of each `schedstat`: `stat` tells hundredths of a
-    second, of which a measurement here has only a few), hundredths elsewhere (`ps`).
+    The resolution is a nanosecond on Linux: the first field of each thread's `schedstat`, as `stat`
+    has hundredths of a second and a measurement takes only a few of them. Elsewhere it is a
+    hundredth (`ps`).
     """
     threads = list(Path(f"/proc/{pid}/task").glob("*/schedstat"))
     if threads:
-        return sum(int(each.read_text().split()[0]) for each in threads) / 1e9
-    said = subprocess.run(  # noqa: S603 - a number of our own
+        return sum(int(thread.read_text().split()[0]) for thread in threads) / 1e9
+    ps = subprocess.run(  # noqa: S603 - the pid of a child process
         ("/bin/ps", "-o", "cputime=", "-p", str(pid)), capture_output=True, text=True, check=True
     )
-    return to_seconds(said.stdout.strip())
+    return to_seconds(ps.stdout.strip())
 
 
 def to_seconds(cputime: str) -> float:
-    """`1-02:03:04.56`, `2:03.45` or `3:04` -> seconds."""
+    """Parse the CPU time that `ps` prints: `1-02:03:04.56`, `2:03.45` or `3:04`."""
     days, _, rest = cputime.rpartition("-")
     seconds = 0.0
     for part in rest.split(":"):

@@ -1,8 +1,8 @@
-"""`tandem bench relay`: what it costs to put Tandem, or another relay, in front of an Ollama.
+"""`tandem bench relay`: measure the cost of Tandem, or another relay, in front of an Ollama.
 
-In place of the Ollama there is a process that replays one (`replayed_ollama.py`): it costs next to
-nothing and never hesitates. Every contestant is up at once, and they take turns, so that a machine that
-gets slower gets slower for all.
+The upstream is a process that replays a recorded answer (`replayed_ollama.py`) at little CPU cost
+and without pauses. All contestants run at the same time and take turns, so that changes of the
+machine's speed affect all of them.
 """
 
 import asyncio
@@ -20,19 +20,19 @@ from msgspec import Struct
 
 from proxy.bench.developers.child_process import cpu_seconds, free_port, listening, running
 from proxy.bench.developers.relay_client import (
-    Ask,
-    Fetched,
+    Endpoint,
+    Latency,
     fetch,
-    fetch_whole,
     ollama_body,
     openai_body,
+    stream,
 )
 from proxy.bench.developers.replayed_ollama import FAST, PACED
 from proxy.bench.developers.tables import RelayRow, print_relays
 
 _PACE = 0.02
-"""Seconds from one word to the next."""
-_CROWD = 64
+"""Seconds between two words of the paced upstream."""
+_MANY_CLIENTS = 64
 _CHATS = "/v1/chat/completions"
 _LITELLM = "from litellm import run_server; run_server()"
 
@@ -40,151 +40,162 @@ _LITELLM = "from litellm import run_server; run_server()"
 class RelayPlan(Struct, frozen=True):
     rounds: int
     litellm: str | None
-    """The Python that has LiteLLM's proxy."""
+    """Path of a Python interpreter that has `litellm[proxy]` installed."""
 
 
 class Load(Struct, frozen=True):
-    """How much one measurement asks of each contestant."""
+    """Concurrent requests and words per answer in one measurement."""
 
     clients: int
     words: int
 
 
-_FULL = Load(4, 4000)
-_ONE_BY_ONE = Load(8, 200)
-_TOGETHER = Load(_CROWD, 100)
+_FULL_SPEED_LOAD = Load(4, 4000)
+_PACED_LOAD = Load(8, 200)
+_CROWD_LOAD = Load(_MANY_CLIENTS, 100)
 _REQUESTS = 200
-_FEW = 8
-"""Words of an answer where the words are not what is measured."""
+_SHORT_ANSWER = 8
+"""Words per answer in measurements that count requests."""
 
 
 class Relay(Struct, frozen=True):
-    ask: Ask
+    endpoint: Endpoint
     process: Process
     share: float = 1.0
-    """Of the work that the others are given: one that is slow would take all night."""
+    """Fraction of the full load, below 1 for a relay that would need hours for it."""
 
 
-class Seen(Struct):
-    """What the rounds have shown of one relay: CPU in seconds for each word or request."""
+class Samples(Struct):
+    """Measurements of one relay, one per round: CPU seconds per word or per request."""
 
     full: list[float] = []
     paced: list[float] = []
     whole: list[float] = []
     first: list[float] = []
-    """Seconds that it adds to the first word."""
+    """Seconds that the relay adds to the time to the first word."""
     crowd: list[float] = []
-    """How long `_CROWD` answers take, over how long they take of the upstream itself."""
+    """Duration of `_MANY_CLIENTS` concurrent answers, relative to the upstream without a relay."""
 
 
 async def bench_relay(plan: RelayPlan) -> None:
     """Run `plan` and print its table.
 
     Raises:
-        RuntimeError: a contestant did not start, or failed to answer.
+        RuntimeError: a contestant did not start, or did not answer.
     """
     with tempfile.TemporaryDirectory(prefix="tandem-bench-") as scratch:
         async with AsyncExitStack() as stack:
             log = stack.enter_context((Path(scratch) / "log").open("wb"))
             upstream = await stack.enter_async_context(_upstream(log))
-            opened = [_plain(upstream, log), _tandem(upstream, Path(scratch), log)]
+            contestants = [_plain(upstream, log), _tandem(upstream, Path(scratch), log)]
             names = ["plain relay", "Tandem"]
             if plan.litellm:
-                opened.append(_litellm(plan.litellm, upstream, Path(scratch), log))
+                contestants.append(_litellm(plan.litellm, upstream, Path(scratch), log))
                 names.append("LiteLLM")
             relays = {
-                name: await stack.enter_async_context(each)
-                for name, each in zip(names, opened, strict=True)
+                name: await stack.enter_async_context(contestant)
+                for name, contestant in zip(names, contestants, strict=True)
             }
             print_relays(_rows(await _rounds(upstream, relays, plan.rounds)))
 
 
-async def _rounds(upstream: Ask, relays: dict[str, Relay], rounds: int) -> dict[str, Seen]:
-    seen = {name: Seen() for name in relays}
+async def _rounds(upstream: Endpoint, relays: dict[str, Relay], rounds: int) -> dict[str, Samples]:
+    samples = {name: Samples() for name in relays}
     for relay in relays.values():
-        await _all(relay.ask, FAST, Load(4, 200))
-        await fetch_whole(relay.ask, FAST, _FEW, 20)
+        await _all(relay.endpoint, FAST, Load(4, 200))
+        await fetch(relay.endpoint, FAST, _SHORT_ANSWER, 20)
     for number in range(rounds):
         print(f"round {number + 1} of {rounds}", file=sys.stderr)
-        for measure in (_at_full_speed, _word_by_word, _not_streamed, _first_words, _in_a_crowd):
+        for measure in _MEASUREMENTS:
             for name, relay in relays.items():
-                await measure(upstream, relay, seen[name])
-    return seen
+                await measure(upstream, relay, samples[name])
+    return samples
 
 
-async def _at_full_speed(_upstream: Ask, relay: Relay, seen: Seen) -> None:
-    load = Load(_FULL.clients, int(_FULL.words * relay.share))
-    seen.full.append(await _cost(relay, lambda: _words(relay.ask, FAST, load)))
+async def _measure_full_speed(_upstream: Endpoint, relay: Relay, samples: Samples) -> None:
+    load = Load(_FULL_SPEED_LOAD.clients, int(_FULL_SPEED_LOAD.words * relay.share))
+    samples.full.append(await _cost(relay, lambda: _words(relay.endpoint, FAST, load)))
 
 
-async def _word_by_word(_upstream: Ask, relay: Relay, seen: Seen) -> None:
-    seen.paced.append(await _cost(relay, lambda: _words(relay.ask, PACED, _ONE_BY_ONE)))
+async def _measure_paced(_upstream: Endpoint, relay: Relay, samples: Samples) -> None:
+    samples.paced.append(await _cost(relay, lambda: _words(relay.endpoint, PACED, _PACED_LOAD)))
 
 
-async def _not_streamed(_upstream: Ask, relay: Relay, seen: Seen) -> None:
+async def _measure_not_streamed(_upstream: Endpoint, relay: Relay, samples: Samples) -> None:
     times = int(_REQUESTS * relay.share)
 
     async def work() -> int:
-        await fetch_whole(relay.ask, FAST, _FEW, times)
+        await fetch(relay.endpoint, FAST, _SHORT_ANSWER, times)
         return times
 
-    seen.whole.append(await _cost(relay, work))
+    samples.whole.append(await _cost(relay, work))
 
 
-async def _first_words(upstream: Ask, relay: Relay, seen: Seen) -> None:
-    """In turns, one by one: what each adds is small beside what the machine does meanwhile."""
+async def _measure_first_word(upstream: Endpoint, relay: Relay, samples: Samples) -> None:
+    """Alternate direct and relayed requests: the difference is small beside the machine's noise."""
     for _ in range(int(_REQUESTS * relay.share)):
-        direct = await fetch(upstream, FAST, _FEW)
-        seen.first.append((await fetch(relay.ask, FAST, _FEW)).first - direct.first)
+        direct = await stream(upstream, FAST, _SHORT_ANSWER)
+        samples.first.append(
+            (await stream(relay.endpoint, FAST, _SHORT_ANSWER)).first - direct.first
+        )
 
 
-async def _in_a_crowd(upstream: Ask, relay: Relay, seen: Seen) -> None:
-    direct = await _all(upstream, PACED, _TOGETHER)
-    through = await _all(relay.ask, PACED, _TOGETHER)
-    seen.crowd.append(_total(through) / _total(direct))
+async def _measure_crowd(upstream: Endpoint, relay: Relay, samples: Samples) -> None:
+    direct = await _all(upstream, PACED, _CROWD_LOAD)
+    relayed = await _all(relay.endpoint, PACED, _CROWD_LOAD)
+    samples.crowd.append(_median_total(relayed) / _median_total(direct))
 
 
-def _total(answers: Sequence[Fetched]) -> float:
+def _median_total(answers: Sequence[Latency]) -> float:
     return statistics.median(answer.total for answer in answers)
 
 
+_MEASUREMENTS = (
+    _measure_full_speed,
+    _measure_paced,
+    _measure_not_streamed,
+    _measure_first_word,
+    _measure_crowd,
+)
+
+
 async def _cost(relay: Relay, work: Callable[[], Awaitable[int]]) -> float:
-    """Seconds of the relay's CPU for each of the things that `work` has done and counted."""
+    """Return the relay's CPU seconds per unit of `work`, which returns its number of units."""
     before = cpu_seconds(relay.process.pid)
     count = await work()
     return (cpu_seconds(relay.process.pid) - before) / count
 
 
-async def _words(ask: Ask, model: str, load: Load) -> int:
-    await _all(ask, model, load)
+async def _words(endpoint: Endpoint, model: str, load: Load) -> int:
+    await _all(endpoint, model, load)
     return load.clients * load.words
 
 
-async def _all(ask: Ask, model: str, load: Load) -> Sequence[Fetched]:
-    return await asyncio.gather(*(fetch(ask, model, load.words) for _ in range(load.clients)))
+async def _all(endpoint: Endpoint, model: str, load: Load) -> Sequence[Latency]:
+    return await asyncio.gather(*(stream(endpoint, model, load.words) for _ in range(load.clients)))
 
 
-def _rows(seen: dict[str, Seen]) -> list[RelayRow]:
+def _rows(samples: dict[str, Samples]) -> list[RelayRow]:
     return [
         RelayRow(
             contestant=name,
-            full=statistics.median(each.full),
-            paced=statistics.median(each.paced),
-            whole=statistics.median(each.whole),
-            first=statistics.median(each.first),
-            crowd=statistics.median(each.crowd),
+            full=statistics.median(sample.full),
+            paced=statistics.median(sample.paced),
+            whole=statistics.median(sample.whole),
+            first=statistics.median(sample.first),
+            crowd=statistics.median(sample.crowd),
         )
-        for name, each in seen.items()
+        for name, sample in samples.items()
     ]
 
 
 @asynccontextmanager
-async def _upstream(log: BinaryIO) -> AsyncGenerator[Ask]:
+async def _upstream(log: BinaryIO) -> AsyncGenerator[Endpoint]:
     port = free_port()
     command = ("-P", "-m", "proxy.bench.developers.replayed_ollama", str(port), str(_PACE))
     async with running(sys.executable, *command, log=log):
         await listening(port)
-        yield Ask(port, "/api/chat", ollama_body)
+        yield Endpoint(port, "/api/chat", ollama_body)
 
 
 @asynccontextmanager
@@ -193,21 +204,21 @@ async def _relay(
 ) -> AsyncGenerator[Relay]:
     async with running(*command, log=log) as child:
         await listening(port)
-        yield Relay(Ask(port, _CHATS, openai_body), child, share)
+        yield Relay(Endpoint(port, _CHATS, openai_body), child, share)
 
 
 @asynccontextmanager
-async def _plain(upstream: Ask, log: BinaryIO) -> AsyncGenerator[Relay]:
+async def _plain(upstream: Endpoint, log: BinaryIO) -> AsyncGenerator[Relay]:
     port = free_port()
     command = ("-P", "-m", "proxy.bench.developers.plain_relay", str(port), _url(upstream))
-    # By name: the proxy knows no engine.
+    # By name: `proxy` imports no engine.
     client = ("adapters.ollama.baseline", "OfficialChat")
     async with _relay(sys.executable, *command, *client, port=port, log=log) as relay:
         yield relay
 
 
 @asynccontextmanager
-async def _tandem(upstream: Ask, scratch: Path, log: BinaryIO) -> AsyncGenerator[Relay]:
+async def _tandem(upstream: Endpoint, scratch: Path, log: BinaryIO) -> AsyncGenerator[Relay]:
     file, port = scratch / "tandem.yaml", free_port()
     file.write_text(json.dumps({"backends": {"mlx": False, "ollama": {"host": _url(upstream)}}}))
     command = ("-P", "-m", "proxy", "serve", "--port", str(port), "--config", str(file))
@@ -217,7 +228,7 @@ async def _tandem(upstream: Ask, scratch: Path, log: BinaryIO) -> AsyncGenerator
 
 @asynccontextmanager
 async def _litellm(
-    python: str, upstream: Ask, scratch: Path, log: BinaryIO
+    python: str, upstream: Endpoint, scratch: Path, log: BinaryIO
 ) -> AsyncGenerator[Relay]:
     file, port = scratch / "litellm.yaml", free_port()
     models = [
@@ -234,5 +245,5 @@ async def _litellm(
         yield relay
 
 
-def _url(upstream: Ask) -> str:
+def _url(upstream: Endpoint) -> str:
     return f"http://127.0.0.1:{upstream.port}"

@@ -1,4 +1,4 @@
-"""The relay's benchmark: its upstream is a recorded one, its figures are ratios, and it runs."""
+"""`tandem bench relay`: the replayed upstream, the client, the table, and one complete run."""
 
 import asyncio
 import json
@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from proxy.bench.developers.child_process import free_port, listening, running
-from proxy.bench.developers.relay_client import Ask, fetch, fetch_whole, ollama_body, openai_body
+from proxy.bench.developers.relay_client import Endpoint, fetch, ollama_body, openai_body, stream
 from proxy.bench.developers.replayed_ollama import FAST, PACED, RECORDED
 from proxy.bench.developers.tables import RelayRow, print_relays
 
@@ -18,44 +18,44 @@ DATA = Path(__file__).parents[3] / "data" / "ollama"
 
 
 @pytest.fixture
-async def upstream(tmp_path: Path) -> AsyncIterator[Ask]:
+async def upstream(tmp_path: Path) -> AsyncIterator[Endpoint]:
     port = free_port()
     command = (sys.executable, "-m", "proxy.bench.developers.replayed_ollama", str(port), "0.02")
     with (tmp_path / "log").open("wb") as log:
         async with running(*command, log=log):
             await listening(port)
-            yield Ask(port, "/api/chat", ollama_body)
+            yield Endpoint(port, "/api/chat", ollama_body)
 
 
-def test_what_is_replayed_was_recorded():
+def test_replayed_lines_are_those_of_the_recording():
     recorded = json.loads((DATA / "chat-stream.json").read_text())
     assert [line.decode() for line in RECORDED] == recorded["response"]["chunks"]
 
 
-async def test_upstream_says_as_many_words_as_it_is_asked_for(upstream: Ask):
-    fetched = await fetch(upstream, FAST, 9)
-    assert 0 < fetched.first <= fetched.total
-    await fetch_whole(upstream, FAST, 9, times=3)
+async def test_upstream_answers_with_the_requested_number_of_words(upstream: Endpoint):
+    latency = await stream(upstream, FAST, 9)
+    assert 0 < latency.first <= latency.total
+    await fetch(upstream, FAST, 9, times=3)
 
 
-async def test_upstream_keeps_its_pace_however_many_listen(upstream: Ask):
+async def test_upstream_keeps_its_pace_with_several_clients(upstream: Endpoint):
     async with asyncio.timeout(5):
-        answers = await asyncio.gather(*(fetch(upstream, PACED, 10) for _ in range(8)))
+        answers = await asyncio.gather(*(stream(upstream, PACED, 10) for _ in range(8)))
     assert all(answer.total >= 9 * 0.02 for answer in answers)
 
 
-async def test_answer_other_than_asked_for_measures_nothing(upstream: Ask):
-    elsewhere = Ask(upstream.port, "/api/version", openai_body)
-    with pytest.raises(RuntimeError, match="not the answer"):
-        await fetch(elsewhere, FAST, 1)
-    with pytest.raises(RuntimeError, match="not the answer"):
-        await fetch_whole(elsewhere, FAST, 1, times=1)
+async def test_unexpected_response_is_an_error(upstream: Endpoint):
+    version = Endpoint(upstream.port, "/api/version", openai_body)
+    with pytest.raises(RuntimeError, match="unexpected response"):
+        await stream(version, FAST, 1)
+    with pytest.raises(RuntimeError, match="unexpected response"):
+        await fetch(version, FAST, 1, times=1)
 
 
-def test_costs_are_shares_of_the_first_relays(capsys: pytest.CaptureFixture[str]):
+def test_costs_are_relative_to_the_first_relay(capsys: pytest.CaptureFixture[str]):
     plain = RelayRow("plain relay", full=80e-6, paced=200e-6, whole=1e-3, first=2e-3, crowd=1.5)
-    ours = RelayRow("Tandem", full=8e-6, paced=50e-6, whole=3e-4, first=1e-3, crowd=1.01)
-    print_relays([plain, ours])
+    tandem = RelayRow("Tandem", full=8e-6, paced=50e-6, whole=3e-4, first=1e-3, crowd=1.01)
+    print_relays([plain, tandem])
     row = "| Tandem | 8.0 (0.100) | 50.0 (0.250) | 300.0 (0.300) | 1.00 | 1.010 |"
     assert row in capsys.readouterr().out
 
