@@ -1,9 +1,11 @@
-"""Names for what is made once."""
+"""Random ids of requests and answers."""
 
 import random
 
 
 def new_id(prefix: str) -> str:
-    """`prefix` and 24 hexadecimal digits, which have to differ and not to be secret: the kernel's
-    random numbers would be a system call each."""
+    """Return `prefix` and 24 random hexadecimal digits.
+
+    Ids must be unique but not secret: `random` saves the system call of `secrets`.
+    """
     return f"{prefix}{random.getrandbits(96):024x}"

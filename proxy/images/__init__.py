@@ -1,4 +1,4 @@
-"""Images of a request: fetched where that is allowed, and measured before anybody decodes them."""
+"""Images of a request: downloaded where allowed, and validated before a backend decodes them."""
 
 from proxy.images.settle import has_images, image_at, path_of_image, settle_images
 
