@@ -24,7 +24,7 @@ _ABOUT = (
 )
 _STREAM = {
     "text/event-stream": "With `stream`: server-sent events with these objects as data.",
-    "application/x-ndjson": "Streamed: one of these objects per line; a failure is a line with `error`.",
+    "application/x-ndjson": "Streamed: an object per line; a failure is a line with `error`.",
 }
 _HEADERS = {
     "x-request-id": "Id of the request, to be quoted in reports.",
