@@ -1,4 +1,4 @@
-"""How each backend is set up: the `backends` part of `config.yaml`."""
+"""Settings of each backend: the `backends` section of `config.yaml`."""
 
 import os
 from typing import Annotated, Literal
@@ -12,111 +12,111 @@ Count = Annotated[int, Meta(ge=1)]
 
 
 class MLXModel(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """A model made of others; each of them a name that is listed, or a folder's path."""
+    """A model composed of others, each given as a listed name or as the path of a folder."""
 
     base: str
     lora: str | None = None
-    """A folder that mlx-lm trained: `adapter_config.json` and `adapters.safetensors`."""
+    """Folder of an adapter trained by mlx-lm: `adapter_config.json`, `adapters.safetensors`."""
     draft: str | None = None
-    """A smaller model with the same tokens, which guesses ahead; one answer at a time then."""
+    """Smaller model with the same vocabulary for speculative decoding; disables batching."""
 
 
 class MLXConfig(
     Struct, frozen=True, kw_only=True, tag_field="kind", tag="mlx", forbid_unknown_fields=True
 ):
     folders: tuple[str, ...] = ()
-    """Folders whose subfolders are models (`config.json`, `*.safetensors`, a tokenizer)."""
+    """Folders with models as subfolders (`config.json`, `*.safetensors`, a tokenizer)."""
     huggingface_cache: bool = True
-    """List the MLX-ready models of the Hugging Face cache."""
+    """List the MLX models in the Hugging Face cache."""
     embedded: Literal["auto", "always", "never"] = "auto"
-    """Offer the small model that comes along: `auto` when no other model is there."""
+    """List the bundled small model; `auto`: only if no other model is installed."""
     cache_folder: str | None = None
-    """Where converted models are kept; by default the user's cache folder."""
+    """Folder of converted models; by default the user's cache folder."""
     max_concurrent: Count = 8
-    """Answers generated in one batch, per model."""
+    """Maximum batch size per model."""
     max_queue: Annotated[int, Meta(ge=0)] = 64
-    """Requests that may wait beyond those, per model; one more is 429."""
+    """Maximum length of the queue per model; further requests are a 429."""
     max_wait: Seconds = 600.0
-    """The longest a request waits for its turn; then it is 429."""
+    """Seconds after which a queued request is a 429."""
     kv_budget_bytes: Count | None = None
-    """For the keys and values of all answers of one model, prompt and answer counted in full; by
-    default a quarter of what the device recommends to use, or of the memory."""
+    """Bytes for the KV cache of all answers of one model, each counted with its maximum length; by
+    default a quarter of the device's recommended working set, or of the memory."""
     kv_bits: Literal[4, 8] | None = None
-    """Keep keys and values in so many bits: less memory, and one answer at a time."""
+    """Quantise the KV cache to 4 or 8 bits: saves memory, but disables batching."""
     stall_seconds: Seconds = 120.0
-    """A step that takes longer is reported as a stalled engine by /health."""
+    """Duration of an engine step after which /health reports a stalled engine."""
     prefill_chunk: Count | None = None
-    """Prompt tokens per step. By default 2048 on a GPU (512 while others decode), 128 on a CPU."""
+    """Prompt tokens per prefill step; default: 2048 on a GPU (512 while decoding), 128 on a CPU."""
     dequantize: Literal["auto", "always", "never"] = "auto"
-    """Unpack quantised weights to float32 at load: `auto` on a CPU, where packed is far slower."""
+    """Dequantise weights to float32 at load; `auto`: only on a CPU, where it is far faster."""
 
     prefix_cache_bytes: Annotated[int, Meta(ge=0)] | None = None
-    """What each model may keep of prompts it has read; by default 5 % of the memory, 0 is none."""
+    """Size of the prefix cache per model; by default 5 % of the memory, 0 disables it."""
     prefix_cache_folder: str | None = None
-    """Where plain attention models keep it for the next start as well."""
+    """Folder in which models with plain attention store their prefix cache across restarts."""
     prefix_cache_disk_bytes: Annotated[int, Meta(ge=0)] = 8 * 1024**3
-    """What all models may keep there together."""
+    """Maximum size of that folder for all models together."""
 
     keep_alive: float | None = None
-    """Seconds an unused model stays loaded, negative for ever; by default for ever."""
+    """Seconds until an idle model is unloaded; negative or by default: never."""
     keep_alive_of: dict[str, float] = {}
-    """The same for single models, by name."""
+    """`keep_alive` of single models, by name."""
 
     models: dict[str, MLXModel] = {}
-    """Models made of others, by the names they are listed under."""
+    """Models composed of others, by the names under which they are listed."""
 
 
 class OllamaConfig(
     Struct, frozen=True, kw_only=True, tag_field="kind", tag="ollama", forbid_unknown_fields=True
 ):
     host: str | None = None
-    """The server's address. Where neither this nor `hosts` is given, `$OLLAMA_HOST` says it as it
-    does for Ollama's own programs, else it is `http://127.0.0.1:11434`."""
+    """Address of the server. Without `host` and `hosts`, it is taken from `$OLLAMA_HOST` as by
+    Ollama's own programs, else `http://127.0.0.1:11434`."""
     hosts: tuple[str, ...] = ()
-    """Several servers instead: the least busy that has the model answers."""
+    """Addresses of several servers; requests go to the least busy server that has the model."""
     connect_timeout: Seconds = 2.0
     first_token_timeout: Seconds = 300.0
-    """Covers loading the model and reading the prompt."""
+    """Includes loading the model and processing the prompt."""
     token_timeout: Seconds = 30.0
-    """The longest silence between two pieces of an answer."""
+    """Maximum time between two chunks of an answer."""
     refresh: Seconds = 1.0
-    """How long a request believes the last look at the models it has, and at what is loaded."""
+    """Maximum age of the cached lists of installed and loaded models, in seconds."""
     min_context: Count = 4096
-    """The shortest context that a model is loaded with, so that short requests never reload it."""
+    """Minimum `num_ctx` of a load, so that short requests never cause a reload."""
     max_context: Count | None = None
-    """The longest; by default the model's own."""
+    """Maximum `num_ctx` of a load; by default the model's context length."""
     answer_room: Count = 2048
-    """Tokens kept free for an answer whose length the request does not limit."""
+    """Tokens reserved for an answer without `max_tokens`."""
     memory_bytes: Count | None = None
-    """What a model and its context may take; by default the memory of this machine, and no limit
-    for a server elsewhere."""
+    """Memory limit for a model and its context; by default the memory of this machine, and no limit
+    for remote servers."""
     keep_alive: float | None = None
-    """Seconds an unused model stays loaded, negative for ever; by default as Ollama is set up."""
+    """Seconds until an idle model is unloaded; negative: never; by default Ollama's setting."""
     keep_alive_of: dict[str, float] = {}
-    """The same for single models, by tag."""
+    """`keep_alive` of single models, by tag."""
 
     def __post_init__(self) -> None:
         if self.host is not None and self.hosts:
-            raise ValueError("Give `host` or `hosts`, not both")
-        for said in self._said:
-            if not is_address(said):
+            raise ValueError("`host` conflicts with `hosts`: set only one of them")
+        for address in self._configured:
+            if not is_address(address):
                 raise ValueError(
-                    f"{said!r} is no address of an Ollama, as box:11434 and https://box/ollama are"
+                    f"{address!r} is not a server address such as box:11434 or https://box/ollama"
                 )
-        if len(set(map(to_address, self._said))) < len(self._said):
-            raise ValueError("`hosts` names one server twice")
+        if len(set(map(to_address, self._configured))) < len(self._configured):
+            raise ValueError("`hosts` contains the same server twice")
 
     @property
     def addresses(self) -> tuple[str, ...]:
-        """As URLs.
+        """Addresses of the servers as URLs.
 
         Raises:
-            ValueError: of `$OLLAMA_HOST`, where nothing else names one.
+            ValueError: `$OLLAMA_HOST` is used and invalid.
         """
-        return tuple(map(to_address, self._said)) or (usual_address(os.environ),)
+        return tuple(map(to_address, self._configured)) or (usual_address(os.environ),)
 
     @property
-    def _said(self) -> tuple[str, ...]:
+    def _configured(self) -> tuple[str, ...]:
         return self.hosts or (() if self.host is None else (self.host,))
 
 
@@ -125,9 +125,9 @@ class EchoConfig(
 ):
     models: tuple[str, ...] = ("echo",)
     reply: str | None = None
-    """What it answers; by default the last message, word by word."""
+    """Text of every answer; by default the last message, word by word."""
     delay: Annotated[float, Meta(ge=0)] = 0.0
-    """Seconds between two pieces."""
+    """Seconds between two words."""
 
 
 BackendConfig = MLXConfig | OllamaConfig | EchoConfig

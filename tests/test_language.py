@@ -24,9 +24,10 @@ CHECKED = (
 )
 """Folders and files whose language is checked."""
 
-OPENINGS = frozenset(
-    ("of", "as", "by", "what", "those", "who", "whoever", "whose", "where", "whether", "how")
-    + ("when", "with", "nobody", "somebody", "else")
+OPENINGS = re.compile(
+    r"\W*(of|as|by|what|those|who|whoever|whose|where|whether|how|when|with|nobody|somebody"
+    r"|else)\b",
+    flags=re.IGNORECASE,
 )
 """First words that leave a docstring without a subject."""
 PERSONS = re.compile(
@@ -68,12 +69,8 @@ def docstrings(source: str) -> Iterator[Finding]:
 
 
 def wrong_openings(source: str) -> list[Finding]:
-    """List the docstrings that begin with one of `OPENINGS`."""
-    return [
-        docstring
-        for docstring in docstrings(source)
-        if (first := re.match(r"[^\w]*(\w+)", docstring.text)) and first[1].lower() in OPENINGS
-    ]
+    """List the docstrings that begin with a word of `OPENINGS`."""
+    return [docstring for docstring in docstrings(source) if OPENINGS.match(docstring.text)]
 
 
 def persons(source: str) -> list[Finding]:
