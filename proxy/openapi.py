@@ -101,7 +101,10 @@ def to_document(app: Litestar) -> JSON:
         "components": {
             "schemas": components,
             "responses": {"Error": _to_error(schemas)},
-            "headers": {name: _to_header(text) for name, text in _ALL_HEADERS.items()},
+            "headers": {
+                name: {"description": text, "schema": {"type": "string"}}
+                for name, text in _ALL_HEADERS.items()
+            },
         },
     }
 
@@ -207,7 +210,3 @@ def _to_error(schemas: Mapping[Any, JSON]) -> JSON:
 
 def _error_text(row: Row) -> str:
     return f"{row.status} `{row.type}`" + (f" `{row.code}`" if row.code is not None else "")
-
-
-def _to_header(text: str) -> JSON:
-    return {"description": text, "schema": {"type": "string"}}

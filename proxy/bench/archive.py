@@ -4,7 +4,6 @@ import hashlib
 import logging
 import os
 import re
-from collections.abc import Iterator
 from pathlib import Path
 
 import msgspec
@@ -51,14 +50,13 @@ class Archive:
 
     def results(self) -> list[Result]:
         """Read all results, newest first. Unreadable files are skipped with a warning."""
-        return sorted(self._read(), key=lambda result: result.measured_at, reverse=True)
-
-    def _read(self) -> Iterator[Result]:
+        results: list[Result] = []
         for path in sorted(self._folder.glob("[!.]*.json")):
             try:
-                yield _decode(path.read_bytes())
+                results.append(_decode(path.read_bytes()))
             except (OSError, ValueError) as exc:
                 self._warn(path, str(exc))
+        return sorted(results, key=lambda result: result.measured_at, reverse=True)
 
     def _warn(self, path: Path, reason: str) -> None:
         """Log each reason once: a web page may poll every second."""

@@ -24,14 +24,10 @@ def _port(text: str) -> int:
     return int(text)
 
 
-def _with_overrides(config: Config, args: argparse.Namespace) -> Config:
-    options = {k: getattr(args, k) for k in ("host", "port") if getattr(args, k) is not None}
-    return replace(config, server=replace(config.server, **options))
-
-
 def serve(config: Config, args: argparse.Namespace) -> int:
     """Serve until SIGTERM or SIGINT. Returns 0, or 1 if the address is not available."""
-    config = _with_overrides(config, args)
+    options = {k: getattr(args, k) for k in ("host", "port") if getattr(args, k) is not None}
+    config = replace(config, server=replace(config.server, **options))
     host, port = config.server.host, config.server.port
     try:
         listener = _listen(host, port)

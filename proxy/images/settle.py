@@ -44,12 +44,16 @@ async def settle_images(request: GenerationRequest, config: ImagesConfig) -> Gen
         )
     try:
         async with asyncio.timeout(config.timeout):
-            urls = await _gather(_with_param(*at, image, config) for at, image in images.items())
+            validated = await _gather(
+                _validate(place, image, config) for place, image in images.items()
+            )
     except TimeoutError:
         raise _invalid(
             f"Downloading the images took too long: more than {config.timeout:g} s."
         ) from None
-    return replace(request, prompt=_with(messages, dict(zip(images, urls, strict=True))))
+    return replace(
+        request, prompt=_replace_images(messages, dict(zip(images, validated, strict=True)))
+    )
 
 
 def _images(messages: tuple[Message, ...]) -> dict[Place, ImagePart]:
@@ -61,7 +65,9 @@ def _images(messages: tuple[Message, ...]) -> dict[Place, ImagePart]:
     }
 
 
-def _with(messages: tuple[Message, ...], images: dict[Place, ImagePart]) -> tuple[Message, ...]:
+def _replace_images(
+    messages: tuple[Message, ...], images: dict[Place, ImagePart]
+) -> tuple[Message, ...]:
     changed = {at: list(messages[at].content) for at, _ in images}
     for (at, place), image in images.items():
         changed[at][place] = image
@@ -84,21 +90,15 @@ async def _gather(work: Iterable[Coroutine[Any, Any, T]]) -> list[T]:
     return [task.result() for task in tasks]
 
 
-async def _with_param(
-    message: int, place: int, image: ImagePart, config: ImagesConfig
-) -> ImagePart:
+async def _validate(place: Place, image: ImagePart, config: ImagesConfig) -> ImagePart:
     try:
-        return await _validate(image, config)
+        if image.url[:5].lower() != "data:":
+            return ImagePart(await _download(image.url, config))
+        await asyncio.to_thread(lambda: _check(_decode(image.url), config))
     except BackendError as error:
-        error.param = image_at(message, place)
+        error.param = image_at(*place)
         raise
-
-
-async def _validate(part: ImagePart, config: ImagesConfig) -> ImagePart:
-    if part.url[:5].lower() != "data:":
-        return ImagePart(await _download(part.url, config))
-    await asyncio.to_thread(lambda: _check(_decode(part.url), config))
-    return part
+    return image
 
 
 async def _download(url: str, config: ImagesConfig) -> str:
