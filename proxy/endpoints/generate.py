@@ -15,7 +15,7 @@ from proxy.endpoints.server_request import ServerRequest
 from proxy.endpoints.times import Times
 from proxy.http.event_stream import NDJSON, Frame
 from proxy.http.json_response import JSONResponse
-from proxy.images import has_images, settle_images
+from proxy.images import has_images, resolve_images
 from proxy.sinks import Answer, collect
 
 
@@ -49,7 +49,7 @@ async def generate(
     try:
         asked = replace(asked, client=request.caller())
         if has_images(asked):
-            asked = await request.finish(settle_images(asked, request.config.server.images))
+            asked = await request.finish(resolve_images(asked, request.config.server.images))
         # Lines are rendered one by one: a shortcut that nothing opens has each decoded twice.
         short = None if streamed else Shortcut()
         events = request.router.generate(

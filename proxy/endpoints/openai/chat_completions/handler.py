@@ -18,7 +18,7 @@ from proxy.endpoints.openai.chat_completions.translate import to_generation_requ
 from proxy.endpoints.server_request import ServerRequest
 from proxy.http.body import read_body
 from proxy.http.json_response import JSONResponse
-from proxy.images import has_images, settle_images
+from proxy.images import has_images, resolve_images
 from proxy.openapi import Operation
 from proxy.sinks import collect
 
@@ -62,7 +62,7 @@ async def read_chat(request: ServerRequest) -> tuple[ChatCompletionRequest, Gene
     if not has_images(asked):
         return body, asked
     with blaming(body):
-        return body, await request.finish(settle_images(asked, request.config.server.images))
+        return body, await request.finish(resolve_images(asked, request.config.server.images))
 
 
 class blaming:

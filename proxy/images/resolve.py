@@ -26,7 +26,7 @@ def has_images(request: GenerationRequest) -> bool:
     )
 
 
-async def settle_images(request: GenerationRequest, config: ImagesConfig) -> GenerationRequest:
+async def resolve_images(request: GenerationRequest, config: ImagesConfig) -> GenerationRequest:
     """Return `request` with all images downloaded and validated, in the same order.
 
     Raises:
