@@ -1,11 +1,9 @@
-"""Random ids of requests and answers."""
+"""Names for what is made once."""
 
 import random
 
 
 def new_id(prefix: str) -> str:
-    """Return `prefix` and 24 random hexadecimal digits.
-
-    Ids must be unique but not secret: `random` saves the system call of `secrets`.
-    """
+    """`prefix` and 24 hexadecimal digits, which have to differ and not to be secret: the kernel's
+    random numbers would be a system call each."""
     return f"{prefix}{random.getrandbits(96):024x}"

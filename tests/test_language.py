@@ -13,7 +13,6 @@ CHECKED = (
     "proxy/bench",
     "proxy/cli",
     "proxy/images",
-    "proxy/ids.py",
     "proxy/openapi.py",
     "adapters/config.py",
     "adapters/errors.py",
