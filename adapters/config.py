@@ -1,4 +1,4 @@
-"""Settings of each backend: the `backends` section of `config.yaml`."""
+"""How each backend is set up: the `backends` part of `config.yaml`."""
 
 import os
 from typing import Annotated, Literal
@@ -12,111 +12,111 @@ Count = Annotated[int, Meta(ge=1)]
 
 
 class MLXModel(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """A model composed of others, each given as a listed name or as the path of a folder."""
+    """A model made of others; each of them a name that is listed, or a folder's path."""
 
     base: str
     lora: str | None = None
-    """Folder of an adapter trained by mlx-lm: `adapter_config.json`, `adapters.safetensors`."""
+    """A folder that mlx-lm trained: `adapter_config.json` and `adapters.safetensors`."""
     draft: str | None = None
-    """Smaller model with the same vocabulary for speculative decoding; disables batching."""
+    """A smaller model with the same tokens, which guesses ahead; one answer at a time then."""
 
 
 class MLXConfig(
     Struct, frozen=True, kw_only=True, tag_field="kind", tag="mlx", forbid_unknown_fields=True
 ):
     folders: tuple[str, ...] = ()
-    """Folders with models as subfolders (`config.json`, `*.safetensors`, a tokenizer)."""
+    """Folders whose subfolders are models (`config.json`, `*.safetensors`, a tokenizer)."""
     huggingface_cache: bool = True
-    """List the MLX models in the Hugging Face cache."""
+    """List the MLX-ready models of the Hugging Face cache."""
     embedded: Literal["auto", "always", "never"] = "auto"
-    """List the bundled small model; `auto`: only if no other model is installed."""
+    """Offer the small model that comes along: `auto` when no other model is there."""
     cache_folder: str | None = None
-    """Folder of converted models; by default the user's cache folder."""
+    """Where converted models are kept; by default the user's cache folder."""
     max_concurrent: Count = 8
-    """Maximum batch size per model."""
+    """Answers generated in one batch, per model."""
     max_queue: Annotated[int, Meta(ge=0)] = 64
-    """Maximum length of the queue per model; further requests are a 429."""
+    """Requests that may wait beyond those, per model; one more is 429."""
     max_wait: Seconds = 600.0
-    """Seconds after which a queued request is a 429."""
+    """The longest a request waits for its turn; then it is 429."""
     kv_budget_bytes: Count | None = None
-    """Bytes for the KV cache of all answers of one model, each counted with its maximum length; by
-    default a quarter of the device's recommended working set, or of the memory."""
+    """For the keys and values of all answers of one model, prompt and answer counted in full; by
+    default a quarter of what the device recommends to use, or of the memory."""
     kv_bits: Literal[4, 8] | None = None
-    """Quantise the KV cache to 4 or 8 bits: saves memory, but disables batching."""
+    """Keep keys and values in so many bits: less memory, and one answer at a time."""
     stall_seconds: Seconds = 120.0
-    """Duration of an engine step after which /health reports a stalled engine."""
+    """A step that takes longer is reported as a stalled engine by /health."""
     prefill_chunk: Count | None = None
-    """Prompt tokens per prefill step; default: 2048 on a GPU (512 while decoding), 128 on a CPU."""
+    """Prompt tokens per step. By default 2048 on a GPU (512 while others decode), 128 on a CPU."""
     dequantize: Literal["auto", "always", "never"] = "auto"
-    """Dequantise weights to float32 at load; `auto`: only on a CPU, where it is far faster."""
+    """Unpack quantised weights to float32 at load: `auto` on a CPU, where packed is far slower."""
 
     prefix_cache_bytes: Annotated[int, Meta(ge=0)] | None = None
-    """Size of the prefix cache per model; by default 5 % of the memory, 0 disables it."""
+    """What each model may keep of prompts it has read; by default 5 % of the memory, 0 is none."""
     prefix_cache_folder: str | None = None
-    """Folder in which models with plain attention store their prefix cache across restarts."""
+    """Where plain attention models keep it for the next start as well."""
     prefix_cache_disk_bytes: Annotated[int, Meta(ge=0)] = 8 * 1024**3
-    """Maximum size of that folder for all models together."""
+    """What all models may keep there together."""
 
     keep_alive: float | None = None
-    """Seconds until an idle model is unloaded; negative or by default: never."""
+    """Seconds an unused model stays loaded, negative for ever; by default for ever."""
     keep_alive_of: dict[str, float] = {}
-    """`keep_alive` of single models, by name."""
+    """The same for single models, by name."""
 
     models: dict[str, MLXModel] = {}
-    """Models composed of others, by the names under which they are listed."""
+    """Models made of others, by the names they are listed under."""
 
 
 class OllamaConfig(
     Struct, frozen=True, kw_only=True, tag_field="kind", tag="ollama", forbid_unknown_fields=True
 ):
     host: str | None = None
-    """Address of the server. Without `host` and `hosts`, it is taken from `$OLLAMA_HOST` as by
-    Ollama's own programs, else `http://127.0.0.1:11434`."""
+    """The server's address. Where neither this nor `hosts` is given, `$OLLAMA_HOST` says it as it
+    does for Ollama's own programs, else it is `http://127.0.0.1:11434`."""
     hosts: tuple[str, ...] = ()
-    """Addresses of several servers; requests go to the least busy server that has the model."""
+    """Several servers instead: the least busy that has the model answers."""
     connect_timeout: Seconds = 2.0
     first_token_timeout: Seconds = 300.0
-    """Includes loading the model and processing the prompt."""
+    """Covers loading the model and reading the prompt."""
     token_timeout: Seconds = 30.0
-    """Maximum time between two chunks of an answer."""
+    """The longest silence between two pieces of an answer."""
     refresh: Seconds = 1.0
-    """Maximum age of the cached lists of installed and loaded models, in seconds."""
+    """How long a request believes the last look at the models it has, and at what is loaded."""
     min_context: Count = 4096
-    """Minimum `num_ctx` of a load, so that short requests never cause a reload."""
+    """The shortest context that a model is loaded with, so that short requests never reload it."""
     max_context: Count | None = None
-    """Maximum `num_ctx` of a load; by default the model's context length."""
+    """The longest; by default the model's own."""
     answer_room: Count = 2048
-    """Tokens reserved for an answer without `max_tokens`."""
+    """Tokens kept free for an answer whose length the request does not limit."""
     memory_bytes: Count | None = None
-    """Memory limit for a model and its context; by default the memory of this machine, and no limit
-    for remote servers."""
+    """What a model and its context may take; by default the memory of this machine, and no limit
+    for a server elsewhere."""
     keep_alive: float | None = None
-    """Seconds until an idle model is unloaded; negative: never; by default Ollama's setting."""
+    """Seconds an unused model stays loaded, negative for ever; by default as Ollama is set up."""
     keep_alive_of: dict[str, float] = {}
-    """`keep_alive` of single models, by tag."""
+    """The same for single models, by tag."""
 
     def __post_init__(self) -> None:
         if self.host is not None and self.hosts:
-            raise ValueError("`host` conflicts with `hosts`: set only one of them")
-        for address in self._configured:
-            if not is_address(address):
+            raise ValueError("Give `host` or `hosts`, not both")
+        for said in self._said:
+            if not is_address(said):
                 raise ValueError(
-                    f"{address!r} is not a server address such as box:11434 or https://box/ollama"
+                    f"{said!r} is no address of an Ollama, as box:11434 and https://box/ollama are"
                 )
-        if len(set(map(to_address, self._configured))) < len(self._configured):
-            raise ValueError("`hosts` contains the same server twice")
+        if len(set(map(to_address, self._said))) < len(self._said):
+            raise ValueError("`hosts` names one server twice")
 
     @property
     def addresses(self) -> tuple[str, ...]:
-        """Addresses of the servers as URLs.
+        """As URLs.
 
         Raises:
-            ValueError: `$OLLAMA_HOST` is used and invalid.
+            ValueError: of `$OLLAMA_HOST`, where nothing else names one.
         """
-        return tuple(map(to_address, self._configured)) or (usual_address(os.environ),)
+        return tuple(map(to_address, self._said)) or (usual_address(os.environ),)
 
     @property
-    def _configured(self) -> tuple[str, ...]:
+    def _said(self) -> tuple[str, ...]:
         return self.hosts or (() if self.host is None else (self.host,))
 
 
@@ -125,9 +125,9 @@ class EchoConfig(
 ):
     models: tuple[str, ...] = ("echo",)
     reply: str | None = None
-    """Text of every answer; by default the last message, word by word."""
+    """What it answers; by default the last message, word by word."""
     delay: Annotated[float, Meta(ge=0)] = 0.0
-    """Seconds between two words."""
+    """Seconds between two pieces."""
 
 
 BackendConfig = MLXConfig | OllamaConfig | EchoConfig

@@ -14,7 +14,6 @@ CHECKED = (
     "proxy/cli",
     "proxy/images",
     "proxy/openapi.py",
-    "adapters/config.py",
     "adapters/errors.py",
     "adapters/events.py",
     "adapters/features.py",

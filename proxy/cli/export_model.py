@@ -26,7 +26,7 @@ def export(config: Config, args: argparse.Namespace) -> int:
     return run_conversion(args.source, interrupted, lambda: _export(config, args.source, args.tag))
 
 
-def _export(config: Config, source: str, tag: str | None) -> None:
+def _export(config: Config, named: str, tag: str | None) -> None:
     from adapters.config import MLXConfig, OllamaConfig
     from adapters.conversion.export_model import default_tag, export_model, find_folder
     from adapters.gguf.progress import Bar
@@ -34,7 +34,7 @@ def _export(config: Config, source: str, tag: str | None) -> None:
     backends = config.backends
     mlx = backends.mlx if isinstance(backends.mlx, MLXConfig) else MLXConfig()
     ollama = backends.ollama if isinstance(backends.ollama, OllamaConfig) else OllamaConfig()
-    name, folder = find_folder(source, mlx)
+    name, folder = find_folder(named, mlx)
     bar = Bar(f"Writing {name} as GGUF")
     for line in _lines(name, export_model(folder, tag or default_tag(name), mlx, ollama, bar)):
         print(line)

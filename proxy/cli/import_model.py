@@ -27,7 +27,7 @@ def import_(config: Config, args: argparse.Namespace) -> int:
     return run_conversion(args.source, interrupted, lambda: _import(config, args.source, args.to))
 
 
-def _import(config: Config, name: str, to: Path | None) -> None:
+def _import(config: Config, named: str, to: Path | None) -> None:
     from adapters.config import MLXConfig, OllamaConfig
     from adapters.conversion.import_model import default_target, find_source, import_model
     from adapters.gguf.progress import Bar
@@ -35,8 +35,8 @@ def _import(config: Config, name: str, to: Path | None) -> None:
     backends = config.backends
     mlx = backends.mlx if isinstance(backends.mlx, MLXConfig) else MLXConfig()
     ollama = backends.enabled().get("ollama")
-    assert ollama is None or isinstance(ollama, OllamaConfig)  # noqa: S101 - the type of `backends.ollama`
-    source = find_source(name, ollama)
+    assert ollama is None or isinstance(ollama, OllamaConfig)  # noqa: S101 - its kind says so.
+    source = find_source(named, ollama)
     bar = Bar(f"Converting {source.name} for MLX")
     for line in _lines(import_model(source, to or default_target(source, mlx), ollama, bar)):
         print(line)
