@@ -46,6 +46,8 @@ Report = Callable[[str], None]
 
 
 class ModelPlan(Struct, frozen=True, kw_only=True):
+    """Settings of one run; `clients` are the numbers of concurrent requests to measure."""
+
     model: str
     clients: tuple[int, ...] = (1, 4, 8)
     rounds: int = 3
