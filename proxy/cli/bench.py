@@ -66,7 +66,9 @@ def _add_model(model: argparse.ArgumentParser) -> None:
         "--config", metavar="FILE", default=argparse.SUPPRESS, help="settings (config.yaml)"
     )
     model.add_argument("model", metavar="MODEL", help="a model listed by `tandem models`")
-    model.add_argument("--rounds", type=_count, default=3, metavar="N", help="default: 3")
+    model.add_argument(
+        "--rounds", type=_count, default=3, metavar="N", help="number of rounds (default: 3)"
+    )
     model.add_argument(
         "--clients",
         type=_counts,
@@ -77,7 +79,12 @@ def _add_model(model: argparse.ArgumentParser) -> None:
     model.add_argument(
         "--max-tokens", type=_count, default=64, metavar="N", help="per answer (default: 64)"
     )
-    model.add_argument("--png", type=Path, metavar="FILE", help="default: next to the saved result")
+    model.add_argument(
+        "--png",
+        type=Path,
+        metavar="FILE",
+        help="path of the plot (default: next to the saved result)",
+    )
 
 
 def _count(text: str) -> int:
@@ -130,12 +137,16 @@ def _draw(result: "Result", png: Path) -> None:
 
 
 def _add_engine(engine: argparse.ArgumentParser) -> None:
-    engine.add_argument("--model", default="SmolLM2-135M-Instruct", help="an MLX model")
+    engine.add_argument(
+        "--model",
+        default="SmolLM2-135M-Instruct",
+        help="an MLX model (default: SmolLM2-135M-Instruct)",
+    )
     engine.add_argument(
         "--tiny", action="store_true", help="use random weights of a tiny model with its tokenizer"
     )
-    engine.add_argument("--rounds", type=int, default=3)
-    engine.add_argument("--max-tokens", type=int, default=64)
+    engine.add_argument("--rounds", type=int, default=3, help="number of rounds (default: 3)")
+    engine.add_argument("--max-tokens", type=int, default=64, help="per answer (default: 64)")
     engine.add_argument(
         "--newcomers",
         type=int,
@@ -152,7 +163,7 @@ async def _engine(_config: Config, args: argparse.Namespace) -> None:
 
 
 def _add_relay(relay: argparse.ArgumentParser) -> None:
-    relay.add_argument("--rounds", type=int, default=5)
+    relay.add_argument("--rounds", type=int, default=5, help="number of rounds (default: 5)")
     relay.add_argument(
         "--litellm", metavar="PYTHON", help="interpreter with litellm[proxy] installed"
     )
