@@ -1,102 +1,114 @@
-"""The contract every backend keeps, and what it tells of itself."""
+"""The interface of backends, and the types of what they report."""
 
-from collections.abc import AsyncGenerator
+from collections.abc import AsyncGenerator, Coroutine
 from functools import lru_cache
-from typing import Literal, Protocol, get_args
+from typing import Any, Literal, Protocol, get_args
 
 from msgspec import Struct
 
 from adapters.errors import UnsupportedParameterError
-from adapters.events import Event
 from adapters.memory import MemoryUser
 from adapters.request import EmbeddingRequest, Feature, GenerationRequest, first_needed
+from adapters.sink import Sink
 
 Capability = Literal["chat", "tools", "vision", "embedding", "fim", "reasoning"]
 
 
 class Model(Struct, frozen=True, kw_only=True):
-    """One model as its backend knows it. `None` is "not known", never a guess."""
+    """A model as its backend describes it. `None` is "not known", never a guess."""
 
     name: str
     context_length: int | None = None
     capabilities: frozenset[Capability] = frozenset()
     lacks: frozenset[Feature] = frozenset()
-    """What this model cannot honour although its backend can on others."""
+    """Features that this model lacks although its backend honours them for others."""
     size_bytes: int | None = None
     quantization: str | None = None
     digest: str | None = None
     origin: str | None = None
-    """`sha256:…` of the GGUF file whose weights these are: the same on both engines, where one has
+    """`sha256:…` of the GGUF file with these weights: equal on both engines, where one imported
     them from the other."""
     exact: bool | None = None
-    """Whether they are what that file has, to the last bit, however they are packed."""
+    """True if the weights equal those of that file to the last bit, however they are packed."""
     primed: bool = False
-    """It is told more than its template says before each chat: a system prompt, or messages."""
+    """True if each chat begins with a system prompt, or messages, that come with the model."""
     created: int = 0
     """Seconds since 1970."""
     loaded: bool | None = None
     loaded_context: int | None = None
-    """Tokens that it is loaded for, where the backend gives it a context of a size."""
+    """Tokens of the context it is loaded with, where the backend chooses a size."""
 
 
 class Embeddings(Struct, frozen=True):
     vectors: tuple[tuple[float, ...], ...]
-    """One for each input, in order; float32 values."""
+    """One vector for each input, in order; float32 values."""
     prompt_tokens: int
     """Tokens of all inputs together."""
 
 
 class Progress(Struct, frozen=True, kw_only=True):
-    """How far a download, or a load, is."""
+    """Progress of a download or a load."""
 
     status: str
     completed: int | None = None
     """Bytes."""
     total: int | None = None
-    """Bytes; `None` while nobody knows."""
+    """Bytes; `None` while not known."""
 
 
 BreakerState = Literal["closed", "open", "half-open"]
-"""`open`: it keeps failing, so others are asked instead. `half-open`: one answer will decide."""
+"""`open`: it keeps failing, so requests go elsewhere. `half-open`: one answer will decide."""
 
 
 class Health(Struct, frozen=True, kw_only=True):
     ok: bool
     detail: str | None = None
-    """Why not, in words for a person; no secrets, no prompts."""
+    """The reason if it is not `ok`, as text for a user; no secrets, no prompts."""
     version: str | None = None
     breaker: BreakerState = "closed"
     counters: dict[str, int] = {}
-    """What the engine did since it started, by name: `active`, `finished`, `cancelled`, …"""
+    """Counters since the engine started, by name: `active`, `finished`, `cancelled`, …"""
 
 
 class Backend(Protocol):
-    """An engine that answers. Safe to use from many tasks of one event loop."""
+    """An engine that generates. Safe to use from many tasks of one event loop."""
 
     kind: str
-    """`mlx`, `ollama`, `echo`: what `x-tandem-backend` says, and what forces it in `mlx/NAME`."""
+    """`mlx`, `ollama`, `echo`: the value of `x-tandem-backend`, and the prefix in `mlx/NAME`."""
     honours: frozenset[Feature]
-    """The features it can honour on some model at least."""
+    """The features that it honours for at least one model."""
 
     @property
     def memory_user(self) -> MemoryUser | None:
-        """Its share of this machine's memory; `None` where it takes none."""
+        """Its memory accounting on this machine; `None` where it takes no memory."""
         ...
 
     def check(self, request: GenerationRequest) -> None:
-        """Without asking anybody, and whatever the model: what of `request`, of which it `honours`
-        every feature, is not honoured beside the rest. `generate` refuses both, and may refuse
-        more by what it learns of the model.
+        """Refuse combinations of features that it honours one by one. No I/O, for any model.
+
+        `generate` refuses them too, and may refuse more that depends on the model.
 
         Raises:
-            UnsupportedParameterError: there is one; `param` is the feature.
+            UnsupportedParameterError: `param` is the feature.
         """
         ...
 
-    def generate(self, request: GenerationRequest) -> AsyncGenerator[Event]:
-        """Yield `Started`, then deltas, then `Finished`, once for each of `request.n` choices.
+    def generate(self, request: GenerationRequest, sink: Sink) -> Coroutine[Any, Any, None]:
+        """Write the events of the answers to `sink`, and return after the last one.
 
-        Closing it cancels the work.
+        - `Started` is written once, before anything else, when the request is accepted and the
+          model is loaded. Before it, nothing of the answer exists: any error may still be answered
+          by another backend.
+        - Then come the deltas of `request.n` choices. Choices may mix; each keeps its own order.
+        - Each choice ends with one `Finished`, and nothing of that choice follows. The call returns
+          normally only after all choices have finished.
+        - Otherwise it raises, and writes no more.
+        - Cancelling the task stops the work: the engine computes no further step for it, and
+          nothing is written after the cancellation has been raised.
+        - An error that `sink.write` raises stops the work and is raised here.
+
+        Where `sink.write` returns true the backend awaits `sink.drain()`, unless the answer is
+        bounded and its engine cannot wait.
 
         Raises:
             BackendError: any of the tree in `adapters/errors.py`, before `Started` or after.
@@ -104,67 +116,67 @@ class Backend(Protocol):
         ...
 
     async def embed(self, request: EmbeddingRequest) -> Embeddings:
-        """A vector for each input. Cancelling the call cancels the work.
+        """Return a vector for each input. Cancelling the call stops the work.
 
         Raises:
-            InvalidRequestError: the model does not embed, an input is empty, or `dimensions` is
+            InvalidRequestError: it is no embedding model, an input is empty, or `dimensions` is
                 more than its vectors have.
-            ContextLengthError: an input is longer than the model reads; nothing is cut.
+            ContextLengthError: an input is longer than the model's context; nothing is cut.
         """
         ...
 
     def pull(self, model: str) -> AsyncGenerator[Progress]:
-        """Fetch `model` from where this backend's models come from; ends once it can be listed.
+        """Download `model` from the registry of this backend; ends once it can be listed.
 
-        Closing it stops the download; a later call goes on from there.
+        Closing the generator stops the download; a later call resumes it.
 
         Raises:
-            ModelNotFoundError: there is no such model to be had.
-            BackendUnavailableError: the network, or the backend, is not there.
+            ModelNotFoundError: the registry has no such model.
+            BackendUnavailableError: the network, or the backend, cannot be reached.
         """
         ...
 
     async def list_models(self) -> list[Model]:
-        """The models it can answer with now.
+        """List the models that it can use now.
 
         Raises:
-            BackendUnavailableError: it is not there; that is a state, not a fault.
+            BackendUnavailableError: it cannot be reached; that is a state, not a fault.
         """
         ...
 
     async def load(self, model: str, keep_alive: float | None = None) -> None:
-        """Make `model` ready; at once if it is. Calls that meet share one load.
+        """Load `model`; returns at once if it is loaded. Concurrent calls share one load.
 
-        `keep_alive` is how many seconds it stays unused before it is unloaded; negative: for ever.
+        `keep_alive`: seconds without use after which it is unloaded; negative: never.
 
         Raises:
             ModelNotFoundError: it has no such model.
-            GenerationError: the model is there and cannot be loaded; a later call tries again.
+            GenerationError: the model exists and cannot be loaded; a later call tries again.
             BackendUnavailableError: an `unload` has ended the load.
         """
         ...
 
     def loading(self) -> dict[str, Progress]:
-        """The loads on their way, by the model's name. To be asked while a `load` is awaited;
-        the one whose last caller leaves is given up."""
+        """Return the progress of running loads by model name, while `load` is awaited. A load
+        without callers is cancelled."""
         ...
 
     def is_well(self, model: str) -> bool:
-        """Whether it is worth to ask for `model` now, by what became of earlier requests: nobody is
-        asked. Where it is not, a request all the same may be refused at once."""
+        """Return false while the circuit breaker of `model` is open: requests may be refused at
+        once. No I/O."""
         ...
 
     async def unload(self, model: str) -> None:
-        """Free what `model` holds; at once if it is not loaded. A load on its way ends, with an
-        error for those who wait for it.
+        """Free the memory of `model`; returns at once if it is not loaded. A running load is
+        cancelled, with an error for its callers.
 
         Raises:
-            BackendBusyError: it is answering somebody.
+            BackendBusyError: it is answering a request.
         """
         ...
 
     async def health(self) -> Health:
-        """Never raises and never waits for an answer in progress."""
+        """Return the state of the engine. Never raises, never waits for an answer in progress."""
         ...
 
     async def aclose(self) -> None:
@@ -175,10 +187,10 @@ class Backend(Protocol):
 def refuse_unsupported(
     request: GenerationRequest | EmbeddingRequest, honours: frozenset[Feature], backend: str
 ) -> None:
-    """The first thing a backend does with a request.
+    """Refuse a request that needs a feature outside `honours`.
 
     Raises:
-        UnsupportedParameterError: the request needs what `honours` lacks; `param` is the feature.
+        UnsupportedParameterError: `param` is the feature.
     """
     feature = first_needed(_all_but(honours), request)
     if feature is not None:
@@ -189,5 +201,5 @@ def refuse_unsupported(
 
 @lru_cache(16)
 def _all_but(honours: frozenset[Feature]) -> tuple[Feature, ...]:
-    """In order: of several that a request needs, always the same one is named."""
+    """Sorted, so that of several features that a request needs always the same is named."""
     return tuple(sorted(frozenset[Feature](get_args(Feature)) - honours))

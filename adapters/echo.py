@@ -1,6 +1,6 @@
-"""A backend without a model: it says what it is told, and keeps the contract to the letter.
+"""A backend without a model: it repeats the last message, or a configured reply.
 
-It serves as the reference for backends to come and as the engine of the server's own tests.
+The reference implementation of `adapters/backend.py`, and the engine of the server's own tests.
 """
 
 import asyncio
@@ -16,9 +16,10 @@ from adapters.errors import (
     ModelNotFoundError,
     UnsupportedParameterError,
 )
-from adapters.events import Event, Finished, FinishReason, Started, TextDelta, Usage
+from adapters.events import Finished, FinishReason, Started, TextDelta, Usage
 from adapters.memory import MemoryUser
 from adapters.request import EmbeddingRequest, Feature, GenerationRequest, TokenIds
+from adapters.sink import Sink
 
 _PIECE = re.compile(r"\s*\S+|\s+")
 _COMPONENTS = 8
@@ -34,42 +35,42 @@ class EchoBackend:
         self._counters = {"active": 0, "finished": 0, "cancelled": 0}
 
     def check(self, request: GenerationRequest) -> None:
-        """What it honours, it honours beside everything else."""
+        """Refuse nothing: its features do not conflict."""
 
-    async def generate(self, request: GenerationRequest) -> AsyncGenerator[Event]:
+    async def generate(self, request: GenerationRequest, sink: Sink) -> None:
         refuse_unsupported(request, self.honours, self.kind)
         self._require(request.model)
         reply = self._config.reply if self._config.reply is not None else _last_text(request)
         self._counters["active"] += 1
         outcome = "cancelled"
         try:
-            yield Started()
+            sink.write(Started())
             for choice in range(request.n):
-                async for event in self._say(reply, request, choice):
-                    yield event
+                await self._answer(reply, request, choice, sink)
             outcome = "finished"
         finally:
             self._counters["active"] -= 1
             self._counters[outcome] += 1
 
-    async def _say(
-        self, reply: str, request: GenerationRequest, choice: int
-    ) -> AsyncGenerator[Event]:
+    async def _answer(
+        self, reply: str, request: GenerationRequest, choice: int, sink: Sink
+    ) -> None:
         text, stopped_by = _until_stop(reply, request.stop)
         pieces = _PIECE.findall(text)
         shown = pieces if request.max_tokens is None else pieces[: request.max_tokens]
         for piece in shown:
             await asyncio.sleep(self._config.delay)
-            yield TextDelta(piece, choice=choice)
+            if sink.write(TextDelta(piece, choice=choice)):
+                await sink.drain()
         reason: FinishReason = "stop" if len(shown) == len(pieces) else "length"
         usage = Usage(prompt_tokens=_count(request), completion_tokens=len(shown))
-        yield Finished(reason, usage, stopped_by if reason == "stop" else None, choice)
+        sink.write(Finished(reason, usage, stopped_by if reason == "stop" else None, choice))
 
     async def embed(self, request: EmbeddingRequest) -> Embeddings:
-        """Vectors that mean nothing: equal texts have equal ones."""
+        """Return a hash of each text as its vector: equal texts have equal vectors."""
         refuse_unsupported(request, self.honours, self.kind)
         self._require(request.model)
-        texts = [each for each in request.inputs if isinstance(each, str)]
+        texts = [text for text in request.inputs if isinstance(text, str)]
         if "" in texts or not texts:
             raise InvalidRequestError("An input is empty.", param="inputs")
         if request.dimensions is not None and request.dimensions > _COMPONENTS:
@@ -122,9 +123,9 @@ def _last_text(request: GenerationRequest) -> str:
     if isinstance(request.prompt, str):
         return request.prompt
     if isinstance(request.prompt, TokenIds):
-        raise UnsupportedParameterError("Tokens mean nothing here.", param="tokens")
+        raise UnsupportedParameterError("The echo backend takes no token ids.", param="tokens")
     if not request.prompt:
-        raise InvalidRequestError("There is no message to answer.", param="messages")
+        raise InvalidRequestError("'messages' has no message to repeat.", param="messages")
     return request.prompt[-1].text
 
 
@@ -139,9 +140,9 @@ def _count(request: GenerationRequest) -> int:
 
 
 def _until_stop(text: str, stop: tuple[str, ...]) -> tuple[str, str | None]:
-    """`text` up to the stop string that comes first, and that string."""
-    found = [(text.find(word), word) for word in stop if word in text]
-    if not found:
+    """Return `text` up to the first stop string, and that string."""
+    matches = [(text.find(word), word) for word in stop if word in text]
+    if not matches:
         return text, None
-    at, word = min(found)
+    at, word = min(matches)
     return text[:at], word

@@ -6,8 +6,6 @@ from typing import Any, Literal
 
 from msgspec import Struct
 
-from adapters.shortcut import Shortcut
-
 Role = Literal["system", "user", "assistant", "tool"]
 ReasoningEffort = Literal["none", "minimal", "low", "medium", "high", "xhigh"]
 
@@ -150,8 +148,6 @@ class GenerationRequest(Struct, frozen=True, kw_only=True):
     extends it. `None`: the timeouts of the backend's config apply."""
     whole: bool = False
     """True if the client sees nothing before the end of the answer, which may be `Restarted`."""
-    shortcut: Shortcut | None = None
-    """Texts may take it; a backend need not know it."""
 
 
 class EmbeddingRequest(Struct, frozen=True, kw_only=True):

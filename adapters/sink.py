@@ -10,8 +10,8 @@ generators for plain text (a second way through every layer, which every new dia
 
 import asyncio
 from collections import deque
-from collections.abc import AsyncGenerator, Awaitable, Callable, Sequence
-from typing import Protocol
+from collections.abc import AsyncGenerator, Awaitable, Callable, Coroutine, Sequence
+from typing import Any, Protocol
 
 from msgspec.structs import replace
 
@@ -44,7 +44,7 @@ class Sink(Protocol):
 class Generator(Protocol):
     """A backend, or the router in front of several."""
 
-    async def generate(self, request: GenerationRequest, sink: Sink) -> None: ...
+    def generate(self, request: GenerationRequest, sink: Sink) -> Coroutine[Any, Any, None]: ...
 
 
 Write = Callable[[Sink], Awaitable[None]]

@@ -13,15 +13,15 @@ from adapters.backend import Backend
 from proxy.assembly import assemble, opened
 from proxy.bench.archive import Archive
 from proxy.config import Config, state_folder
-from proxy.endpoints.ollama.chat.handler import create_chat
-from proxy.endpoints.openai.chat_completions import create_chat_completion
-from proxy.endpoints.openai.completions import create_completion
+from proxy.endpoints.api_chat import create_chat
+from proxy.endpoints.openai.chat_completions.dialect import create_chat_completion
+from proxy.endpoints.openai.completions.dialect import create_completion
 from proxy.endpoints.openai.embeddings import create_embedding
 from proxy.endpoints.openai.models import list_models, retrieve_model
-from proxy.endpoints.server_request import ServerParts, ServerRequest
+from proxy.endpoints.server_request import ServerParts, ServerRequest, answer_error
 from proxy.endpoints.tandem.api_health import get_hybrid_health
 from proxy.endpoints.tandem.health import get_health
-from proxy.endpoints.tandem.load import create_mlx_generation, load_mlx_model, unload_mlx_model
+from proxy.endpoints.tandem.load import load_mlx_model, unload_mlx_model
 from proxy.endpoints.tandem.models_by_backend import (
     list_mlx_models,
     list_models_by_backend,
@@ -29,12 +29,12 @@ from proxy.endpoints.tandem.models_by_backend import (
 )
 from proxy.endpoints.tandem.openapi import get_litestar_openapi, get_openapi
 from proxy.endpoints.tandem.performance import get_comparison
+from proxy.endpoints.tandem.prompt import create_mlx_generation
 from proxy.endpoints.tandem.route import plan_route
-from proxy.errors import answer_error
+from proxy.http.dispatch import Dispatch
 from proxy.http.event_stream import ShutdownGrace
-from proxy.http.fast_dispatch import FastDispatch
-from proxy.http.gates import Gates
 from proxy.openapi import Document
+from proxy.request_log import request_log
 
 ROUTES = (
     create_chat_completion,
@@ -59,12 +59,12 @@ ROUTES = (
 
 
 def create_app(config: Config, backends: Mapping[str, Backend] | None = None) -> Litestar:
-    """The application. Backends that are given are used as they are, and not closed."""
+    """Create the application. Backends that are given are used as they are, and not closed."""
     parts = ServerParts(
         **asdict(assemble(config)),
         config=config,
         archive=Archive(state_folder(config, os.environ)),
-        drain=ShutdownGrace(config.server.shutdown_grace),
+        grace=ShutdownGrace(config.server.shutdown_grace),
         document=Document(),
     )
 
@@ -83,5 +83,6 @@ def create_app(config: Config, backends: Mapping[str, Backend] | None = None) ->
         logging_config=None,
         debug=False,
     )
-    app.asgi_handler = Gates(FastDispatch(app), config.server)
+    readers = request_log(config.server.log_format)
+    app.asgi_handler = Dispatch(app, config.server, ServerRequest, readers)
     return app

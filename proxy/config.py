@@ -65,6 +65,8 @@ class ServerConfig(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True
     """Fetch a model that nobody has when a request asks for it; else it is not found."""
     pull_timeout: Seconds = 1800.0
     """How long such a request waits."""
+    log_format: Literal["text", "json"] | None = "text"
+    """One line on stderr for each answer, in this form; `None`: no request log."""
     shutdown_grace: Annotated[float, Meta(ge=0, le=10)] = 10.0
     """How long answers may go on after SIGTERM."""
     state_folder: str | None = None

@@ -1,10 +1,8 @@
-"""Every failure -> status, type, code and OpenAI's error body: `{"error": {...}}`."""
+"""Failures as HTTP tells them: status, type, code, headers, and OpenAI's `{"error": {...}}`."""
 
 import logging
 import traceback
-from typing import Any
 
-from litestar import Request, Response
 from litestar.exceptions import HTTPException
 from msgspec import Struct
 
@@ -30,7 +28,7 @@ class ServerShutdownError(Exception):
 
 
 class ClientDisconnectedError(Exception):
-    """Nobody is left to read the answer."""
+    """The client has closed its connection."""
 
 
 class Row(Struct, frozen=True):
@@ -69,8 +67,8 @@ HTTP_ERRORS: dict[int, tuple[Row, str]] = {
     431: (Row(431, "invalid_request_error", "headers_too_large"), "The headers are too large."),
     505: (Row(505, "invalid_request_error", "http_version"), "Only HTTP/1.1 is spoken here."),
 }
-"""What Litestar, the gates and the connection raise; their own words may hold paths, so ours are
-sent."""
+"""Errors of Litestar, the gates and the connection. Their own texts may hold paths, so these are
+sent instead."""
 
 INTERNAL = Row(500, "server_error", "internal_error")
 SHUTDOWN = Row(503, "server_error", "server_shutdown")
@@ -85,19 +83,34 @@ class ErrorDetail(Struct, frozen=True):
 
 
 class ErrorBody(Struct, frozen=True):
+    """OpenAI's body of an error, and Tandem's own."""
+
     error: ErrorDetail
 
 
-class Failure(Struct, frozen=True):
-    """An error as HTTP says it."""
+class Failure(Struct, frozen=True, kw_only=True):
+    """An error as HTTP tells it, before a dialect gives it a body."""
 
     status: int
-    body: ErrorBody
-    headers: dict[str, str]
+    message: str
+    type: str
+    param: str | None = None
+    code: str | None = None
+    headers: dict[str, str] = {}
+
+    @property
+    def body(self) -> ErrorBody:
+        """The body in OpenAI's shape."""
+        return ErrorBody(ErrorDetail(self.message, self.type, self.param, self.code))
+
+
+def openai_body(failure: Failure) -> Struct:
+    """Render `failure` as OpenAI does: the body of every route that names no other dialect."""
+    return failure.body
 
 
 def to_failure(exc: Exception) -> Failure:
-    """Any exception as an answer. What nobody foresaw is logged, and told without its text."""
+    """Map any exception to an answer. An unforeseen one is logged, and told without its text."""
     match exc:
         case BackendError():
             return _from_backend(exc)
@@ -109,7 +122,7 @@ def to_failure(exc: Exception) -> Failure:
         case ServerShutdownError():
             return _failure(SHUTDOWN, "The server is shutting down.", headers={"retry-after": "5"})
         case ClientDisconnectedError():
-            return _failure(GONE, "The client has gone.")
+            return _failure(GONE, "The client has disconnected.")
         case _:
             _log_defect(exc)
             return internal_failure()
@@ -120,7 +133,7 @@ def internal_failure() -> Failure:
 
 
 def to_code(exc: BackendError) -> str:
-    """The error in one word, for headers, counters and logs."""
+    """Name the error in one word, for headers, counters and logs."""
     row = _row_of(exc)
     return row.code or row.type
 
@@ -130,30 +143,28 @@ def _row_of(exc: BackendError) -> Row:
 
 
 def _from_backend(exc: BackendError) -> Failure:
-    row = _row_of(exc)
     headers: dict[str, str] = {}
     if exc.retry_after is not None:
         headers["retry-after"] = str(max(1, round(exc.retry_after)))
     if exc.lasting:
         headers["x-should-retry"] = "false"
-    return _failure(row, exc.message, exc.param, headers)
+    return _failure(_row_of(exc), exc.message, exc.param, headers)
 
 
 def _failure(
     row: Row, message: str, param: str | None = None, headers: dict[str, str] | None = None
 ) -> Failure:
     return Failure(
-        row.status, ErrorBody(ErrorDetail(message, row.type, param, row.code)), headers or {}
+        status=row.status,
+        message=message,
+        type=row.type,
+        param=param,
+        code=row.code,
+        headers=headers or {},
     )
 
 
 def _log_defect(exc: Exception) -> None:
-    """Where it happened, not what it said: exception texts carry pieces of prompts."""
+    """Log where it happened, not its text: exception texts carry pieces of prompts."""
     stack = "".join(traceback.format_tb(exc.__traceback__))
     log.error("Unforeseen %s:\n%s", type(exc).__name__, stack)
-
-
-def answer_error(request: Request[Any, Any, Any], exc: Exception) -> Response[ErrorBody]:
-    """Litestar's exception handler for everything."""
-    failure = to_failure(exc)
-    return Response(failure.body, status_code=failure.status, headers=failure.headers)

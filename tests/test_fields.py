@@ -27,6 +27,7 @@ from adapters.request import (
     first_needed,
     needs,
 )
+from proxy.sinks import Collector
 
 URL = "/v1/chat/completions"
 PLAIN = GenerationRequest(
@@ -187,7 +188,7 @@ async def test_backend_honours_or_refuses(backend: type[Backend], field: str):
     # Refused before the model's name is looked at: `generate` needs no engine for that.
     unopened: Any = object.__new__(backend)
     with pytest.raises(UnsupportedParameterError) as caught:
-        await anext(unopened.generate(request))
+        await unopened.generate(request, Collector())
     assert caught.value.param in lacks
     assert caught.value.param == min(lacks)
 

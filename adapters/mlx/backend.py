@@ -1,4 +1,4 @@
-"""Apple's MLX in this process: mlx-lm's generation loop behind Tandem's contract."""
+"""The backend for Apple's MLX, in this process."""
 
 import asyncio
 import logging
@@ -6,7 +6,7 @@ from collections.abc import AsyncGenerator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import aclosing
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TypeVar
 
 import msgspec
 
@@ -14,15 +14,14 @@ from adapters.backend import Embeddings, Health, Model, Progress, refuse_unsuppo
 from adapters.config import MLXConfig
 from adapters.errors import (
     BackendBusyError,
+    BackendUnavailableError,
     InvalidRequestError,
     UnsupportedParameterError,
 )
-from adapters.events import Event, Finished, Started
+from adapters.events import Started
 from adapters.features import MLX
-from adapters.mlx.choices import interleave
-from adapters.mlx.embedding.embedders import Embedders
-from adapters.mlx.engine.batching_window import ExpectedRequest
 from adapters.mlx.engine.engine import Engine
+from adapters.mlx.loaded import EmbeddingModel, Loaded, TextModel, kind_of
 from adapters.mlx.memory import MLXMemory
 from adapters.mlx.models import bundled
 from adapters.mlx.models.catalog import ModelFolder, absent_models, find_model, find_models
@@ -31,89 +30,62 @@ from adapters.mlx.models.idle_unload import IdleUnload
 from adapters.mlx.models.load_progress import Extras, Loading, Loads
 from adapters.mlx.prompt.raw import refuse_senseless
 from adapters.request import EmbeddingRequest, GenerationRequest
-
-if TYPE_CHECKING:
-    # Importing it loads mlx and transformers, which an idle server does without.
-    from adapters.mlx.models.load import LoadedModel
-    from adapters.mlx.prompt.prepare import Prepared
+from adapters.sink import Sink
 
 logger = logging.getLogger(__name__)
+L = TypeVar("L", TextModel, EmbeddingModel)
 
 
 class MLXBackend:
     kind = "mlx"
     honours = MLX
 
-    def __init__(self, config: MLXConfig) -> None:
+    def __init__(self, config: MLXConfig, *, engine: Engine | None = None) -> None:
+        """`engine`: one made for this backend alone, which closes it."""
         self._config = config
-        self._engine = Engine(config)
-        self._loaded: dict[str, LoadedModel] = {}
+        self._engine = engine or Engine(config)
+        self._loaded: dict[str, Loaded] = {}
         self._warned: dict[str, str] = {}
-        self._loads = Loads(self._load, self._load_ended)
+        self._idle = IdleUnload(config, self._loaded.__contains__, self.unload)
+        self._loads = Loads(self._load, self._idle.loaded)
         # Tokenizers are not made for two threads at once; one is enough to keep the loop free.
         self._tokenizing = ThreadPoolExecutor(1, thread_name_prefix="mlx-prompt")
-        self._embedders = Embedders(self._engine, self._tokenizing, config.dequantize)
-        self._keeping = IdleUnload(config, self._is_loaded, self.unload)
-        self.memory_user = MLXMemory(config, self._engine, self._keeping, self.unload)
+        self.memory_user = MLXMemory(config, self._engine, self._idle, self.unload)
 
     def check(self, request: GenerationRequest) -> None:
         refuse_senseless(request)
 
-    async def generate(self, request: GenerationRequest) -> AsyncGenerator[Event]:
+    async def generate(self, request: GenerationRequest, sink: Sink) -> None:
         refuse_unsupported(request, self.honours, self.kind)
         refuse_senseless(request)
-        with self._keeping.using(request.model, request.keep_alive):
-            cold = not self._is_loaded(request.model)
-            loaded = await self._ready_to_generate(request.model)
+        with self._idle.using(request.model, request.keep_alive):
+            cold = request.model not in self._loaded
+            loaded = await self._ready(request.model, TextModel)
+            from adapters.mlx.output.assemble import Answers
             from adapters.mlx.prompt.prepare import prepare
 
             with self._engine.arrivals.expect() as arrival:
-                prepared = await prepare(request, loaded, self._tokenizing)
-                async with (
-                    self.memory_user.answering(prepared.sequences[0]),
-                    aclosing(self._answer(prepared, arrival, request.patience, cold)) as events,
-                ):
-                    async for event in events:
-                        yield event
-
-    async def _answer(
-        self, prepared: "Prepared", arrival: ExpectedRequest, patience: float | None, cold: bool
-    ) -> AsyncGenerator[Event]:
-        from adapters.mlx.output.assemble import read
-
-        sequences = prepared.sequences
-        self._engine.submit(*sequences)
-        arrival.over()
-        unfinished = dict(enumerate(sequences))
-        try:
-            await sequences[0].admitted(patience)
-            yield Started(prepared.context, cold)
-            answers = interleave([read(each, prepared.reading) for each in sequences])
-            async with aclosing(answers) as events:
-                async for event in events:
-                    if isinstance(event, Finished):
-                        # A stop string ends one choice while the others go on.
-                        self._engine.release(unfinished.pop(event.choice), answered=True)
-                    yield event
-        finally:
-            for sequence in unfinished.values():
-                self._engine.release(sequence, answered=False)
+                prepared = await prepare(request, loaded.model, self._tokenizing)
+                started = Started(prepared.context, cold)
+                async with self.memory_user.answering(prepared.sequences[0]):
+                    answers = Answers(
+                        self._engine, prepared.sequences, prepared.reading, started, sink.write
+                    )
+                    answers.submit()
+                    arrival.over()
+                    await answers.wait(request.patience)
 
     async def embed(self, request: EmbeddingRequest) -> Embeddings:
         refuse_unsupported(request, self.honours, self.kind)
-        with self._keeping.using(request.model, request.keep_alive):
-            await self._ready(request.model)
-            if request.model not in self._embedders:
-                raise InvalidRequestError(
-                    f"'{request.model}' generates text; it does not embed.", param="model"
-                )
-            return await self._embedders.embed(request)
+        with self._idle.using(request.model, request.keep_alive):
+            loaded = await self._ready(request.model, EmbeddingModel)
+            return await loaded.embed(request, self._tokenizing)
 
     async def pull(self, model: str) -> AsyncGenerator[Progress]:
         if not self._config.huggingface_cache:
             raise UnsupportedParameterError(
-                "Models come into the Hugging Face cache, which `huggingface_cache: false` leaves "
-                "out.",
+                "Models cannot be downloaded: the Hugging Face cache is switched off by "
+                "`huggingface_cache: false`.",
                 param="model",
             )
         async with aclosing(pull(model)) as steps:
@@ -124,20 +96,21 @@ class MLXBackend:
         folders = await asyncio.to_thread(find_models, self._config)
         self._warn(absent_models(self._config, folders))
         return [
-            msgspec.structs.replace(folder.model, loaded=self._is_loaded(name))
+            msgspec.structs.replace(folder.model, loaded=name in self._loaded)
             for name, folder in folders.items()
         ]
 
     def _warn(self, absent: dict[str, str]) -> None:
-        """Once for each reason: lists are asked for all the time."""
+        """Log each reason once: models are listed often."""
         for name, why in absent.items():
             if self._warned.get(name) != why:
                 logger.warning("backends.mlx.models: '%s' is not listed: %s", name, why)
         self._warned = absent
 
     async def load(self, model: str, keep_alive: float | None = None) -> None:
-        with self._keeping.using(model, keep_alive):
-            await self._ready(model)
+        with self._idle.using(model, keep_alive):
+            if model not in self._loaded:
+                await self._loads.join(model)
 
     def is_well(self, model: str) -> bool:
         return self._engine.is_well(model)
@@ -147,20 +120,14 @@ class MLXBackend:
 
     async def unload(self, model: str) -> None:
         await self._loads.cancel(model)
-        if not self._is_loaded(model):
+        if model not in self._loaded:
             return
-        if users := self._keeping.users(model):
+        if users := self._idle.users(model):
             raise BackendBusyError(f"'{model}' is answering {users} requests.")
-        self._keeping.forget(model)
-        if model in self._embedders:
-            await self._embedders.unload(model)
-            self.memory_user.unloaded(model)
-        # Who comes while it is unloaded has it loaded anew, by a command that comes after.
-        elif (loaded := self._loaded.pop(model, None)) is not None:
-            loaded.grammars.close()
-            del loaded
-            await asyncio.wrap_future(self._engine.unload(model))
-            self.memory_user.unloaded(model)
+        self._idle.forget(model)
+        # A request that comes while it is unloaded loads it anew, by a later command.
+        await self._loaded.pop(model).unload()
+        self.memory_user.unloaded(model)
 
     async def health(self) -> Health:
         trouble = self._engine.trouble()
@@ -172,37 +139,31 @@ class MLXBackend:
         )
 
     async def aclose(self) -> None:
-        self._keeping.close()
+        self._idle.close()
         self._loads.close()
         for loaded in self._loaded.values():
-            loaded.grammars.close()
+            loaded.close()
         await asyncio.to_thread(self._engine.close)
         self._tokenizing.shutdown(wait=False, cancel_futures=True)
 
-    async def _ready_to_generate(self, name: str) -> "LoadedModel":
-        """
+    async def _ready(self, name: str, kind: type[L]) -> L:
+        """Return a model, loaded by the first request for it.
+
         Raises:
-            InvalidRequestError: the model embeds, and says nothing.
+            InvalidRequestError: it is of another kind.
         """
-        await self._ready(name)
+        if name not in self._loaded:
+            await self._loads.join(name)
         if (loaded := self._loaded.get(name)) is None:
+            raise BackendUnavailableError(f"'{name}' was unloaded meanwhile.")
+        if not isinstance(loaded, kind):
             raise InvalidRequestError(
-                f"'{name}' embeds text; it does not generate any.", param="model"
+                f"'{name}' is a model for {loaded.purpose}, not for {kind.purpose}.", param="model"
             )
         return loaded
 
-    def _is_loaded(self, name: str) -> bool:
-        return name in self._loaded or name in self._embedders
-
-    async def _ready(self, name: str) -> None:
-        """The model, loaded by whoever asked first."""
-        if not self._is_loaded(name):
-            await self._loads.join(name)
-
-    def _load_ended(self, name: str) -> None:
-        self._keeping.loaded(name)
-
     async def _load(self, loading: Loading) -> None:
+        """Load a model, converted or downloaded first if it has to be."""
         name = loading.name
         folder = await asyncio.to_thread(find_model, self._config, name)
         path = await self._path_of(folder)
@@ -211,22 +172,14 @@ class MLXBackend:
         loading.check()
         async with self.memory_user.loading(name, folder, path, extras):
             try:
-                await self._read(folder, path, loading, extras)
+                self._loaded[name] = await kind_of(folder.model).load(
+                    self._engine, path, self._config.dequantize, loading, extras
+                )
+                self.memory_user.loaded(name, loading.total or 0)
             finally:
                 if loading.cancelled:
-                    await asyncio.wrap_future(self._engine.tidy())
-
-    async def _read(
-        self, folder: ModelFolder, path: Path, loading: Loading, extras: Extras
-    ) -> None:
-        if "embedding" in folder.model.capabilities:
-            await self._embedders.load(path, loading)
-        else:
-            loaded = await asyncio.wrap_future(self._engine.load(path, loading, extras))
-            self._loaded[loading.name] = loaded
-        self.memory_user.loaded(loading.name, loading.total or 0)
+                    await asyncio.wrap_future(self._engine.free_memory())
 
     async def _path_of(self, folder: ModelFolder) -> Path:
-        """Converted or fetched now, if it has to be."""
         name = folder.base or folder.model.name
         return folder.path or await bundled.ensure_available(name, self._config.cache_folder)

@@ -1,4 +1,4 @@
-"""Long work of the engine's thread, done in pieces, between which everybody's rows have a step."""
+"""Background jobs on the engine's thread, in time slices between decode steps."""
 
 import time
 from collections import deque
@@ -8,15 +8,15 @@ from typing import Any, Generic, TypeVar
 
 T = TypeVar("T")
 Pieces = Generator[None, None, T]
-"""Work that yields where others may have the thread, and returns what came of it."""
+"""Work that yields where other work may have the thread, and returns its result."""
 
-_TURN = 0.1
-"""Seconds of pieces between two steps: what a load costs those who are answered meanwhile."""
-_GLANCE = 0.01
+SLICE_SECONDS = 0.1
+"""Time of pieces between two steps: the delay that a load costs each token."""
+_POLL_SECONDS = 0.01
 
 
 def finish(pieces: Pieces[T]) -> T:
-    """All of it at once, where nobody else wants the thread."""
+    """Do all pieces at once, where no other work wants the thread."""
     while True:
         try:
             next(pieces)
@@ -25,21 +25,21 @@ def finish(pieces: Pieces[T]) -> T:
 
 
 def beside(job: Callable[[], T]) -> Pieces[T]:
-    """`job` on a thread of its own: what touches no array need not keep the engine's thread.
+    """Run `job` on a thread of its own: work without arrays need not keep the engine's thread.
 
-    It begins with the first piece, and is left to itself where the pieces are given up.
+    It begins with the first piece, and goes on unobserved if the pieces are given up.
     """
-    pool = ThreadPoolExecutor(1, thread_name_prefix="mlx-errand")
+    pool = ThreadPoolExecutor(1, thread_name_prefix="mlx-job")
     future = pool.submit(job)
     pool.shutdown(wait=False)
     yield
-    while wait([future], _GLANCE).not_done:
+    while wait([future], _POLL_SECONDS).not_done:
         yield
     return future.result()
 
 
 class Job(Generic[T]):
-    """`start` is called with the first piece."""
+    """A job and the future of its result. `start` is called with the first piece."""
 
     def __init__(self, start: Callable[[], Pieces[T]]) -> None:
         self.future: Future[T] = Future()
@@ -47,7 +47,7 @@ class Job(Generic[T]):
         self._pieces: Pieces[T] | None = None
 
     def advance(self) -> bool:
-        """The next piece. False where there is none any more: the future has what came of it."""
+        """Do the next piece; false after the last, when the future has the result."""
         if self._pieces is None:
             if not self.future.set_running_or_notify_cancel():
                 return False
@@ -71,20 +71,26 @@ class Job(Generic[T]):
 
 
 class Jobs:
-    """One after the other: two loads at once would each take twice as long."""
+    """Runs one job after the other: two loads at once would each take twice as long."""
 
-    def __init__(self) -> None:
+    def __init__(
+        self, slice_seconds: float = SLICE_SECONDS, clock: Callable[[], float] = time.monotonic
+    ) -> None:
+        self._slice_seconds = slice_seconds
+        self._clock = clock
         self._waiting: deque[Job[Any]] = deque()
 
-    def add(self, errand: Job[Any]) -> None:
-        self._waiting.append(errand)
+    def add(self, job: Job[Any]) -> None:
+        self._waiting.append(job)
 
     def advance(self) -> None:
-        """Some pieces of the first."""
-        until = time.monotonic() + _TURN
-        while self._waiting and time.monotonic() < until:
+        """Do pieces for one time slice; one piece at least."""
+        until = self._clock() + self._slice_seconds
+        while self._waiting:
             if not self._waiting[0].advance():
                 self._waiting.popleft()
+            if self._clock() >= until:
+                return
 
     def give_up(self, error: Exception) -> None:
         while self._waiting:

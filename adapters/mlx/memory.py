@@ -94,7 +94,7 @@ class MLXMemory:
             Resident(
                 name=name,
                 footprint=Footprint(weights=weights, context=self._engine.pool.share(name)),
-                cache=self._engine.prefix_bytes(name),
+                cache=status.prefix_bytes if (status := self._engine.status(name)) else 0,
                 busy=self._keeping.users(name) > 0,
                 used_at=self._keeping.used_at.get(name, 0.0),
             )

@@ -1,12 +1,13 @@
-"""What passes between the event loop and the engine's thread: one answer in the making."""
+"""One answer as the engine sees it: token ids in, token ids out."""
 
 import asyncio
 import secrets
-from typing import TYPE_CHECKING, Literal, Protocol, TypeVar
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Literal, Protocol
 
 from msgspec import Struct
 
-from adapters.errors import BackendBusyError, BackendError, GenerationError
+from adapters.errors import BackendError
 from adapters.request import Sampling
 
 if TYPE_CHECKING:
@@ -17,60 +18,63 @@ Finish = Literal["stop", "length"]
 
 
 PLAUSIBLE = 4096
-"""Tokens of an answer that nobody bounded; what memory is counted with."""
+"""Tokens reserved for an answer whose length the request does not bound."""
 
 
 def usual_length(context_length: int | None) -> int:
-    """Tokens of one answer with its prompt, that memory is set aside for."""
+    """Return how many tokens, prompt included, memory is reserved for by default."""
     return PLAUSIBLE if context_length is None else min(context_length, PLAUSIBLE)
 
 
 class LogitsProcessor(Protocol):
-    """Shapes the logits of one row before it is drawn: a grammar, say.
+    """Shapes the logits of one row before a token is drawn; a grammar, for example.
 
     Called once per token, on the engine's thread, and never for the tokens of the prompt alone.
-    Whoever raises here, or sets `error`, ends its own row and no other.
+    A processor that raises, or sets `error`, ends its own row and no other.
     """
 
     error: BackendError | None
-    """Why this row cannot go on; the logits returned with it are not drawn from."""
+    """The reason why this row cannot go on; the logits returned with it are not drawn from."""
 
     def __call__(self, tokens: "mx.array", logits: "mx.array") -> "mx.array":
-        """
+        """Return the logits to draw from, (1, vocabulary) like `logits`.
+
         `tokens` are (length,) int32, prompt and answer so far, a cached prefix included; the last
-        of them may not be evaluated yet. `logits` are (1, vocabulary), and so is what comes back.
+        of them may not be evaluated yet.
         """
         ...
 
 
 class Sampled(Struct, frozen=True):
-    """One token. `finish` is "stop" where it is an end token, "length" where it is the last one."""
+    """One token. `finish` is "stop" for an end token, "length" for the last one allowed."""
 
     token: int
     finish: Finish | None
     logprob: float | None = None
     """Natural, of the model's own distribution: before bias, penalties, grammar and temperature.
-    `None` unless `Sequence.top_logprobs` asks."""
+    `None` unless `Sequence.top_logprobs` is set."""
     top: tuple[tuple[int, float], ...] = ()
     """The likeliest tokens at this place and their natural logprobs, likeliest first."""
 
 
 class PromptRead(Struct, frozen=True):
-    """What the model thought of the prompt, which comes before any token of the answer."""
+    """The logprobs of the prompt; comes before any token of the answer."""
 
     tokens: tuple[Sampled, ...]
-    """All of the prompt but the first, which nothing came before."""
+    """All tokens of the prompt but the first, which has nothing before it."""
     finish: Finish | None = None
-    """"length" where no answer was asked for."""
+    """"length" where the request wants no answer."""
 
 
 Post = Sampled | PromptRead | BackendError | None
-"""What comes of a sequence; `None`: it was admitted, and its prompt is being read."""
-P = TypeVar("P", Sampled, PromptRead)
+"""A result of a sequence; `None`: it was admitted, and its prompt is being read."""
 
 
 class Sequence:
-    """Token ids in, token ids out. Made and read on the event loop, advanced by the engine."""
+    """The prompt and the sampling of one choice. Made on the event loop, advanced by the engine."""
+
+    receive: "Receiver"
+    """Set by `Engine.submit`."""
 
     def __init__(
         self,
@@ -86,9 +90,10 @@ class Sequence:
         bounded: bool = True,
         reports_prompt: bool = False,
     ) -> None:
-        """`bounded`: `max_tokens` is the caller's own, not only where the context ends.
+        """`bounded`: `max_tokens` is the request's own limit, not only the end of the context.
 
-        `reports_prompt`: wait for `prompt_read` first. Only then `max_tokens` may be 0.
+        `reports_prompt`: the first post after the admission is a `PromptRead`. Only then
+        `max_tokens` may be 0.
         """
         self.model = model
         self.prompt = prompt
@@ -100,57 +105,17 @@ class Sequence:
         self.client = client
         self.choice = choice
         self.expected = len(prompt) + (max_tokens if bounded else min(max_tokens, PLAUSIBLE))
-        """Tokens that memory is set aside for."""
+        """Tokens that memory is reserved for."""
         self.cached_tokens = 0
-        """Prompt tokens that were not read anew; the engine fills it before the first token."""
+        """Prompt tokens found in the prefix cache; set by the engine before the first token."""
         self.entropy = secrets.randbits(64)
         self.loop = asyncio.get_running_loop()
         self.cancelled = False
+        """Set on the event loop: the engine drops it before the next step."""
         self.ended = False
-        self._mailbox: asyncio.Queue[Sampled | PromptRead | BackendError] = asyncio.Queue()
-        self._turned = asyncio.Event()
-        self._refusal: BackendError | None = None
+        """Set by the engine, with the last post."""
 
-    def deliver(self, post: Post) -> None:
-        """On the event loop; `None` is its admission. The mailbox holds at most `max_tokens`
-        small structs."""
-        if isinstance(post, BackendError) and not self._turned.is_set():
-            self._refusal = post
-        self._turned.set()
-        if post is not None:
-            self.ended = isinstance(post, BackendError) or post.finish is not None
-            self._mailbox.put_nowait(post)
 
-    async def admitted(self, patience: float | None = None) -> None:
-        """Wait for its turn, so many seconds at most: afterwards its prompt is being read.
-
-        Raises:
-            BackendError: it will not have one.
-        """
-        try:
-            async with asyncio.timeout(patience):
-                await self._turned.wait()
-        except TimeoutError:
-            raise BackendBusyError(f"No row was free within {patience:g} seconds.") from None
-        if self._refusal is not None:
-            raise self._refusal
-
-    async def next(self) -> Sampled:
-        """
-        Raises:
-            BackendError: the engine gave this sequence up.
-        """
-        return await self._take(Sampled)
-
-    async def prompt_read(self) -> PromptRead:
-        """
-        Raises:
-            BackendError: the engine gave this sequence up.
-        """
-        return await self._take(PromptRead)
-
-    async def _take(self, kind: type[P]) -> P:
-        post = await self._mailbox.get()
-        if isinstance(post, kind):
-            return post
-        raise post if isinstance(post, BackendError) else GenerationError("Tokens out of order.")
+Receiver = Callable[[Sequence, Post], None]
+"""Takes the posts of a sequence, in order, on the sequence's event loop; also those of the step that
+ran while the sequence was released. Must not raise."""

@@ -21,8 +21,6 @@ from adapters.ollama.wire import Details, Show, ShowBody, Tag, Tags
 from adapters.request import Feature
 
 _SECONDS = 5.0
-_LOOK_SECONDS = 1.0
-"""For what is good to know before a request is sent, and no more."""
 _SHOWS_AT_ONCE = 4
 
 _CAPABILITIES: dict[str, Capability] = {
@@ -52,9 +50,11 @@ _MLX_RUNNER: frozenset[Feature] = frozenset(
 
 
 class Catalog:
-    def __init__(self, client: OllamaClient, believed: float) -> None:
-        """`believed` is how many seconds a list is taken for true."""
+    def __init__(self, client: OllamaClient, believed: float, lookup: float) -> None:
+        """`believed`: seconds that a list stays valid; `lookup`: seconds for facts that are good to
+        know before a request is sent, and no more."""
         self._client = client
+        self._lookup = lookup
         self._believed = believed
         self._models: list[Model] = []
         self._until = 0.0
@@ -131,7 +131,7 @@ class Catalog:
         key = (name, tag.digest)
         if key not in self._facts:
             try:
-                shown = await self._client.post("/api/show", ShowBody(name), Show, _LOOK_SECONDS)
+                shown = await self._client.post("/api/show", ShowBody(name), Show, self._lookup)
             except BackendUnavailableError:
                 raise
             except BackendError:
@@ -165,7 +165,7 @@ class Catalog:
     async def loaded(self, name: str) -> Tag | None:
         """`name` as it is loaded, by the last look, which is made anew where it is old."""
         if self._is_old:
-            await self._look(_LOOK_SECONDS)
+            await self._look(self._lookup)
         return self._as_loaded(name)
 
     def _as_loaded(self, name: str) -> Tag | None:
@@ -190,7 +190,7 @@ class Catalog:
         Where Ollama does not answer: what the last look saw.
         """
         if fresh or self._is_old:
-            await self._look(_LOOK_SECONDS)
+            await self._look(self._lookup)
         return list(self._running.values())
 
     @property

@@ -1,13 +1,12 @@
-"""The way to one Ollama: typed JSON over the official client's transport, with deadlines.
+"""Client of one Ollama: typed JSON over our own transport, with deadlines and size limits.
 
-The client itself is narrower than the server (no `truncate`, no `shift`), waits without end, ends
-quietly on a stream that was cut, and holds a line of any length. What it knows of hosts and
-headers is used; what it does with answers is not.
+The official client is narrower than the server (no `truncate`, no `shift`), waits without end, ends
+quietly on a stream that was cut, and buffers a line of any length. Only its reading of addresses
+and its headers are used.
 """
 
 import asyncio
-from collections.abc import AsyncGenerator, Awaitable, Sequence
-from functools import partial
+from collections.abc import AsyncGenerator, Sequence
 from typing import TypeVar, cast
 
 import httpx
@@ -19,17 +18,18 @@ from msgspec.json import Decoder
 from adapters.config import OllamaConfig
 from adapters.errors import BackendUnavailableError, BadUpstreamError
 from adapters.ollama.errors import FOREIGN, from_response, translate
-from adapters.ollama.ndjson import LineReader, Lines
-from adapters.ollama.wire import Line, PullLine
+from adapters.ollama.ndjson import LineStream
+from adapters.ollama.wire import ChatBody, Line, PullLine, RawBody
+from adapters.upstream.limits import DEFAULT_LIMITS, Limits
 from adapters.upstream.transport import Connection, Transport
 
 _T = TypeVar("_T")
 _L = TypeVar("_L", Line, PullLine)
 
-_MOST_BODY_BYTES = 32_000_000  # /api/show of a large vocabulary is long.
-_MOST_ERROR_BYTES = 64_000
+_MAX_BODY_BYTES = 32_000_000  # /api/show of a large vocabulary is long.
+_MAX_ERROR_BYTES = 64_000
 _DIGEST_SECONDS = 900.0
-"""Ollama says nothing while it checks what it has fetched: many gigabytes, on a slow disk."""
+"""Ollama sends nothing while it checks a download: many gigabytes, on a slow disk."""
 
 _encode = msgspec.json.Encoder().encode
 _LINES = Decoder(Line)
@@ -37,72 +37,81 @@ _PULL_LINES = Decoder(PullLine)
 
 
 class OllamaClient:
-    def __init__(self, host: str, config: OllamaConfig) -> None:
-        self._config = config
+    def __init__(self, address: str, config: OllamaConfig, limits: Limits = DEFAULT_LIMITS) -> None:
+        self._token_timeout = config.token_timeout
+        self._max_bytes = limits.max_bytes
         self._transport = Transport(config.connect_timeout)
         self._official = ollama.AsyncClient(
-            host, transport=self._transport, follow_redirects=False, trust_env=False
+            address, transport=self._transport, follow_redirects=False, trust_env=False
         )
         self._http = cast(httpx.AsyncClient, self._official._client)  # pyright: ignore[reportPrivateUsage, reportUnknownMemberType]
-        # The key in $OLLAMA_API_KEY is for ollama.com, not for whatever host is configured.
+        # The key in $OLLAMA_API_KEY is for ollama.com, not for any server that is configured.
         self._http.headers.pop("authorization", None)
-        # The caps below are meant for what is held, so nothing may come packed.
+        # The size limits are meant for what is buffered, so nothing may come compressed.
         self._http.headers["accept-encoding"] = "identity"
         self._heads: dict[tuple[str, str], tuple[httpx.URL, bytes]] = {}
 
-    def lines(self, path: str, body: Struct, seconds: float) -> Awaitable[Lines[Line]]:
-        """The lines that Ollama streams; the first is there within `seconds`.
+    async def open(self, body: ChatBody | RawBody, seconds: float) -> LineStream[Line]:
+        """Post `body` and wait for the first line of the answer, at most `seconds`.
 
-        Closing them closes the socket, if they are not at their end.
+        `close` ends the exchange, and closes the socket where the answer is not complete.
 
         Raises:
             BackendError: by the tables in `errors.py`.
         """
-        return self._begin(path, body, _LINES, (seconds, self._config.token_timeout))
+        until = asyncio.get_running_loop().time() + seconds
+        try:
+            connection = await self._transport.ask(*self._request("POST", body.path, body), until)
+        except FOREIGN as error:
+            raise translate(error, began=False) from error
+        return await self._first_line(connection, _LINES, self._token_timeout, until)
+
+    def close(self, lines: LineStream[_L]) -> None:
+        self._transport.take_back(lines.connection)
 
     def pulled(self, body: Struct) -> AsyncGenerator[Sequence[PullLine]]:
-        """The lines of `/api/pull`, as many at a time as have arrived; the last says `success`.
+        """Yield the lines of `/api/pull`, as many at a time as have arrived; the last is `success`.
 
         Raises:
-            BackendError: as in `lines`.
+            BackendError: as in `open`.
         """
-        return self._stream("/api/pull", body, _PULL_LINES, (_DIGEST_SECONDS, _DIGEST_SECONDS))
+        return self._stream("/api/pull", body)
 
     def created(self, body: Struct) -> AsyncGenerator[Sequence[PullLine]]:
-        """The lines of `/api/create`, as `pulled`."""
-        return self._stream("/api/create", body, _PULL_LINES, (_DIGEST_SECONDS, _DIGEST_SECONDS))
+        """Yield the lines of `/api/create`, as `pulled`."""
+        return self._stream("/api/create", body)
 
-    async def _stream(
-        self, path: str, body: Struct, decoder: Decoder[_L], seconds: tuple[float, float]
-    ) -> AsyncGenerator[Sequence[_L]]:
-        lines = await self._begin(path, body, decoder, seconds)
+    async def _stream(self, path: str, body: Struct) -> AsyncGenerator[Sequence[PullLine]]:
+        until = asyncio.get_running_loop().time() + _DIGEST_SECONDS
         try:
-            async for batch in lines:
+            connection = await self._transport.ask(*self._request("POST", path, body), until)
+        except FOREIGN as error:
+            raise translate(error, began=False) from error
+        lines = await self._first_line(connection, _PULL_LINES, _DIGEST_SECONDS, until)
+        try:
+            while batch := await lines.next_lines():
                 yield batch
         finally:
-            lines.close()
+            self.close(lines)
 
-    async def _begin(
-        self, path: str, body: Struct, decoder: Decoder[_L], seconds: tuple[float, float]
-    ) -> Lines[_L]:
-        """`seconds` are to the first line, and from one to the next."""
-        until = asyncio.get_running_loop().time() + seconds[0]
-        connection = await self._ask("POST", path, body, until)
-        lines = Lines(LineReader(connection, decoder), seconds[1])
-        lines.at_end.append(partial(self._transport.take_back, connection))
+    async def _first_line(
+        self, connection: Connection, decoder: Decoder[_L], seconds: float, until: float
+    ) -> LineStream[_L]:
+        lines = LineStream(connection, decoder, seconds, self._max_bytes)
         try:
-            await lines.begin(until)
+            await self._check_status(connection, until)
+            await lines.wait(until)
         except BaseException:
-            lines.close()
+            self.close(lines)
             raise
         return lines
 
     async def get(self, path: str, kind: type[_T], seconds: float) -> _T:
-        """What a GET of `path` answers within `seconds`; errors as in `lines`."""
+        """Return the response to a GET of `path` within `seconds`; raises as `open`."""
         return await self._fetch("GET", path, None, kind, seconds)
 
     async def post(self, path: str, body: Struct, kind: type[_T], seconds: float) -> _T:
-        """What a POST of `body` answers within `seconds`; errors as in `lines`."""
+        """Return the response to a POST of `body` within `seconds`; raises as `open`."""
         return await self._fetch("POST", path, body, kind, seconds)
 
     async def aclose(self) -> None:
@@ -112,36 +121,28 @@ class OllamaClient:
         self, method: str, path: str, body: Struct | None, kind: type[_T], seconds: float
     ) -> _T:
         until = asyncio.get_running_loop().time() + seconds
-        connection = await self._ask(method, path, body, until)
         try:
-            content = await _read(connection, _MOST_BODY_BYTES, until)
-            return msgspec.json.decode(content, type=kind)
-        except FOREIGN as error:
-            raise translate(error, began=False) from error
-        finally:
-            self._transport.take_back(connection)
-
-    async def _ask(self, method: str, path: str, body: Struct | None, until: float) -> Connection:
-        """An answer of status 200 has begun on it; nothing of that is read."""
-        if self._http.is_closed:
-            raise BackendUnavailableError("The backend for Ollama is closed.")
-        url, head = self._heads.get((method, path)) or self._head(method, path)
-        content = b"" if body is None else _encode(body)
-        request = head + b"content-length: %d\r\n\r\n%b" % (len(content), content)
-        # Not through the client's `send`: redirects, cookies and secrets are not for an Ollama.
-        try:
-            connection = await self._transport.ask(url, request, until)
-            if connection.status == 200:
-                return connection
+            connection = await self._transport.ask(*self._request(method, path, body), until)
             try:
-                raise await _refusal(connection, until)
+                await self._check_status(connection, until)
+                content = await _read(connection, _MAX_BODY_BYTES, until)
+                return msgspec.json.decode(content, type=kind)
             finally:
                 self._transport.take_back(connection)
         except FOREIGN as error:
             raise translate(error, began=False) from error
 
+    def _request(self, method: str, path: str, body: Struct | None) -> tuple[httpx.URL, bytes]:
+        """The URL, and the bytes to send. Not through the client's `send`: redirects, cookies and
+        secrets are not for an Ollama."""
+        if self._http.is_closed:
+            raise BackendUnavailableError("The Ollama backend is closed.")
+        url, head = self._heads.get((method, path)) or self._head(method, path)
+        content = b"" if body is None else _encode(body)
+        return url, head + b"content-length: %d\r\n\r\n%b" % (len(content), content)
+
     def _head(self, method: str, path: str) -> tuple[httpx.URL, bytes]:
-        """As the client would write it: once, for that costs as much as an answer."""
+        """Build the head as the official client does; kept, for it costs as much as an answer."""
         request = self._http.build_request(method, path)
         head = b"%b %b HTTP/1.1\r\n" % (method.encode(), request.url.raw_path)
         for name, value in request.headers.raw:
@@ -150,21 +151,24 @@ class OllamaClient:
         self._heads[method, path] = request.url, head
         return request.url, head
 
+    async def _check_status(self, connection: Connection, until: float) -> None:
+        if connection.status == 200:
+            return
+        try:
+            body = await _read(connection, _MAX_ERROR_BYTES, until)
+        except BadUpstreamError:  # Too long for Ollama's `{"error": "…"}`.
+            body = b""
+        except FOREIGN as error:
+            raise translate(error, began=False) from error
+        headers = {name.lower(): value for name, value in connection.headers}
+        retry_after = headers.get(b"retry-after", b"").decode("latin-1") or None
+        raise from_response(connection.status or 0, body, retry_after)
 
-async def _read(connection: Connection, most: int, until: float) -> bytes:
+
+async def _read(connection: Connection, limit: int, until: float) -> bytes:
     content = bytearray()
     while piece := await connection.read(until):
         content += piece
-        if len(content) > most:
-            raise BadUpstreamError("Ollama's answer is too long.")
+        if len(content) > limit:
+            raise BadUpstreamError("Ollama's response is too long.")
     return bytes(content)
-
-
-async def _refusal(connection: Connection, until: float) -> Exception:
-    try:
-        body = await _read(connection, _MOST_ERROR_BYTES, until)
-    except BadUpstreamError:  # Whatever it is, it is not Ollama's `{"error": "…"}`.
-        body = b""
-    headers = {name.lower(): value for name, value in connection.headers}
-    retry_after = headers.get(b"retry-after", b"").decode("latin-1") or None
-    return from_response(connection.status or 0, body, retry_after)

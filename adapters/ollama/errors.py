@@ -43,10 +43,12 @@ class Row(Struct, frozen=True):
 
 
 _ABSENT = Row(BackendUnavailableError, BadUpstreamError, "Ollama cannot be reached.")
-_LOST = Row(BackendUnavailableError, BadUpstreamError, "Ollama's answer ended before it was done.")
-SILENT = "Ollama said nothing for too long."
+ENDED_EARLY = "Ollama's response ended before it was done."
+_LOST = Row(BackendUnavailableError, BadUpstreamError, ENDED_EARLY)
+SILENT = "Ollama did not respond in time."
 _SILENT = Row(BackendTimeoutError, BackendTimeoutError, SILENT)
-_NONSENSE = Row(BadUpstreamError, BadUpstreamError, "Ollama's answer makes no sense.")
+UNEXPECTED = "Unexpected response from Ollama."
+_NONSENSE = Row(BadUpstreamError, BadUpstreamError, UNEXPECTED)
 
 EXCEPTIONS: dict[type[Exception], Row] = {
     httpx.ConnectError: _ABSENT,

@@ -1,102 +1,131 @@
-"""What one Ollama is doing for us: counted of each request, from before it is sent to its end."""
+"""Requests in progress, from before they are sent until they end."""
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Generator
+from contextlib import contextmanager
 
 from msgspec import Struct, field
 
+from adapters.errors import BackendError
 from adapters.ollama.catalog import full_name
 
 
+class RequestCounters:
+    """The requests of a backend, on whichever server, by outcome: `Health.counters`."""
+
+    def __init__(self) -> None:
+        self.values = {"active": 0, "started": 0, "finished": 0, "cancelled": 0, "failed": 0}
+
+    @contextmanager
+    def track(self) -> Generator[None]:
+        """Count one request, which ends with the block."""
+        self.values["active"] += 1
+        self.values["started"] += 1
+        outcome = "cancelled"
+        try:
+            yield
+            outcome = "finished"
+        except BackendError:
+            outcome = "failed"
+            raise
+        finally:
+            self.values["active"] -= 1
+            self.values[outcome] += 1
+
+
 class InFlightByRunner(Struct):
-    """Of the requests on their way to one model, or to all that share a runner with it."""
+    """The requests to one model, or to all models that share its runner."""
 
     name: str = ""
-    """That of the first of them."""
+    """The model of the first of them."""
     requests: int = 0
     loads: int = 0
-    """Those that it is being loaded for."""
+    """Requests that the model is being loaded for."""
     contexts: dict[int, int] = field(default_factory=dict[int, int])
-    """Tokens -> the requests that run with so many, or still wait for theirs."""
+    """`num_ctx` -> the requests that run with it, or wait for it."""
     used_at: float = 0.0
-    """When one of them came or went, by `time.monotonic`."""
+    """When the last of them began or ended, by `time.monotonic`."""
 
 
 class InFlight:
+    """The requests in progress on one server."""
+
     def __init__(self, runner: Callable[[str], str] = full_name) -> None:
-        """`runner` is the same for models that one runner answers for."""
+        """`runner` returns the same name for models that share a runner."""
         self._runner = runner
         self.requests = 0
         self.answers = 0
-        """The requests whose answer has begun."""
-        self._tallies: dict[str, InFlightByRunner] = {}
+        """Requests whose answer has begun."""
+        self._by_runner: dict[str, InFlightByRunner] = {}
 
     def of(self, model: str) -> InFlightByRunner:
         runner = self._runner(model)
-        if runner not in self._tallies:
-            self._tallies[runner] = InFlightByRunner()
-        return self._tallies[runner]
+        if runner not in self._by_runner:
+            self._by_runner[runner] = InFlightByRunner()
+        return self._by_runner[runner]
 
     def name_of(self, model: str) -> str:
-        """What is being loaded for it: the first that needs its runner gives that its name."""
-        tally = self.of(model)
-        return tally.name if tally.requests else full_name(model)
+        """Return the name that `model` is loaded under: that of the first request to its runner."""
+        requests = self.of(model)
+        return requests.name if requests.requests else full_name(model)
 
     def longest_context(self, model: str) -> int | None:
-        """Nobody asks for less, which would make Ollama load the model twice."""
+        """Return the longest `num_ctx` in use: with less, Ollama would load the model twice."""
         return max(self.of(model).contexts, default=None)
 
 
 class InFlightRequest:
-    """One request; who makes it ends it."""
+    """One request to one server; `end` must be called."""
 
-    def __init__(self, work: InFlight, model: str) -> None:
-        self._work = work
-        self._tally = work.of(model)
+    def __init__(self, all_requests: InFlight, model: str) -> None:
+        self._all = all_requests
+        self._same_runner = all_requests.of(model)
+        self.cold = False
+        """The model had to be loaded."""
         self._context: int | None = None
         self._loads = False
         self._is_answered = False
-        if not self._tally.requests:
-            self._tally.name = full_name(model)
-        work.requests += 1
-        self._tally.requests += 1
-        self._tally.used_at = time.monotonic()
+        if not self._same_runner.requests:
+            self._same_runner.name = full_name(model)
+        all_requests.requests += 1
+        self._same_runner.requests += 1
+        self._same_runner.used_at = time.monotonic()
 
     def take(self, context: int) -> None:
-        """It is to run with so many tokens; again, where it was refused with less."""
+        """Note the `num_ctx` it is sent with; again, where a smaller one was refused."""
         self._leave()
-        contexts = self._tally.contexts
+        contexts = self._same_runner.contexts
         contexts[context] = contexts.get(context, 0) + 1
         self._context = context
 
     def wait(self, *, cold: bool) -> None:
-        """For the first line; `cold`: the model has to be loaded for it."""
-        self._loads = cold
-        self._tally.loads += cold
+        """Wait for the first line; `cold`: the model has to be loaded."""
+        self.cold = self._loads = cold
+        self._same_runner.loads += cold
 
     def begin(self) -> None:
-        """The first line is there, and with it the model."""
-        self._loaded()
+        """Note the first line: the model is loaded."""
+        self._end_load()
         self._is_answered = True
-        self._work.answers += 1
+        self._all.answers += 1
 
     def end(self) -> None:
         self._leave()
-        self._work.answers -= self._is_answered
-        self._work.requests -= 1
-        self._tally.requests -= 1
-        self._tally.used_at = time.monotonic()
+        self._all.answers -= self._is_answered
+        self._all.requests -= 1
+        self._same_runner.requests -= 1
+        self._same_runner.used_at = time.monotonic()
 
-    def _loaded(self) -> None:
-        self._tally.loads -= self._loads
+    def _end_load(self) -> None:
+        self._same_runner.loads -= self._loads
         self._loads = False
 
     def _leave(self) -> None:
-        """The place in the model's tally."""
-        self._loaded()
+        """Leave the requests of the same runner."""
+        self._end_load()
         if self._context is None:
             return
-        contexts = self._tally.contexts
+        contexts = self._same_runner.contexts
         contexts[self._context] -= 1
         if not contexts[self._context]:
             del contexts[self._context]

@@ -1,4 +1,4 @@
-"""Bytes of a body -> typed lines, as many at a time as one read has brought."""
+"""The lines of a response: bytes become typed lines inside the read of the socket."""
 
 from collections.abc import Awaitable, Callable, Sequence
 from typing import Generic, TypeVar
@@ -8,199 +8,168 @@ import msgspec
 from msgspec.json import Decoder
 
 from adapters.errors import BackendError, BadUpstreamError
-from adapters.ollama.errors import FOREIGN, from_line, translate
+from adapters.ollama.errors import ENDED_EARLY, FOREIGN, from_line, translate
 from adapters.ollama.wire import Line, PullLine
 from adapters.upstream.transport import Connection
 
 L = TypeVar("L", Line, PullLine)
 
-MOST_LINE_BYTES = 1_000_000
-MOST_BYTES = 256_000_000
-"""Of one answer: nearly a million tokens. Whoever says more has lost its end."""
-_DRAINING_SECONDS = 0.2
+_MAX_LINE_BYTES = 1_000_000
+_DRAIN_SECONDS = 0.2
 
 
-class LineReader(Generic[L]):
-    def __init__(self, connection: Connection, decoder: Decoder[L]) -> None:
-        self.loop = connection.loop
-        self._connection = connection
-        self._decoder = decoder
+class LineStream(Generic[L]):
+    """The lines of one response, the last of which is `done`.
+
+    After `wait`, `next_lines` returns them in batches, or `push` passes each to a function as it
+    arrives.
+    """
+
+    def __init__(
+        self, connection: Connection, decoder: Decoder[L], seconds: float, max_bytes: int
+    ) -> None:
+        """`seconds` are allowed from one line to the next."""
+        self.last: L | None = None
+        """The line that is `done`, once it was read."""
+        self.failure: BackendError | None = None
+        """What went wrong with the server, as opposed to whatever takes the lines."""
+        self.connection = connection
+        self._decode = decoder.decode_lines
+        self._seconds = seconds
+        self._max_bytes = max_bytes
+        self._time = connection.loop.time
+        self._received = 0
         self._rest = bytearray()
-        self._taken = 0
-        """Bytes of the body."""
-        self._until = 0.0
-        self._failure: Exception | None = None
+        """The beginning of a line that is not complete."""
+        self._began = False
+        self._pending: Exception | None = None
+        """The error of a bad line, to be raised after the good lines before it."""
+        self._batch: list[L] = []
+        self._take: Callable[[L], object] = self._collect
 
-    async def read(self, until: float) -> Sequence[L]:
-        """At least one line, or nothing at the end of the body; none after one that is `done`.
+    async def wait(self, until: float) -> None:
+        """Wait for the first line.
 
         Raises:
-            BackendError: what a line with `error` means, or it is longer than `MOST_LINE_BYTES`,
-                or all of them are than `MOST_BYTES`.
-            msgspec.MsgspecError: a line is not what it should be.
-            TimeoutError: no line was complete by `until`.
+            BackendError: by the tables in `errors.py`; there is no line by `until`.
         """
-        if self._failure is not None:
-            raise self._failure
-        self._until = until
-        while piece := await self._connection.read(self._until):
-            self._taken += len(piece)
-            if self._taken > MOST_BYTES:
-                raise BadUpstreamError("Ollama's answer has no end.")
-            if lines := self._decoded(self._whole(piece)):
-                return lines
-        rest, self._rest = bytes(self._rest), bytearray()
-        return self._decoded(rest)
+        while not self._batch:
+            await self._advance(until)
 
-    def divert(self, take: Callable[[L], bool], seconds: float) -> None:
-        """`take` has each line that comes alone while `read` waits, and `seconds` are then left
-        until the next; what it does not take is read."""
-        decode, time, connection = self._decoder.decode_lines, self.loop.time, self._connection
+    async def next_lines(self) -> Sequence[L]:
+        """Return the lines that have arrived, at least one; none after the last.
 
-        def take_piece(piece: bytes) -> bool:
-            if self._rest or self._taken > MOST_BYTES or not piece.endswith(b"\n"):
-                return False
-            try:
-                lines = decode(piece)
-            except (msgspec.MsgspecError, UnicodeDecodeError):
-                return False  # It is for `read` to say what is wrong with it.
-            if len(lines) != 1 or not take(lines[0]):
-                return False
-            self._taken += len(piece)
-            self._until = connection.until = time() + seconds
-            return True
+        Raises:
+            BackendError: by the tables in `errors.py`; also where they end before the last.
+        """
+        while self.last is None and not self._batch:
+            await self._advance(self._time() + self._seconds)
+        batch, self._batch = self._batch, []
+        return batch
 
-        connection.taker = take_piece
+    async def push(self, take: Callable[[L], object], drain: Callable[[], Awaitable[None]]) -> None:
+        """Call `take` with each line, those of `next_lines` that were not returned included.
 
-    async def drain(self) -> None:
-        """Read what follows the last line, so that the connection can be used again."""
-        until = self.loop.time() + _DRAINING_SECONDS
+        Where it returns true, the socket is not read until `drain` has returned.
+
+        Raises:
+            BackendError: as `next_lines`.
+            Exception: what `take` raised.
+        """
+        batch, self._batch = self._batch, []
+        self._take = take
+        behind: object = False
+        for line in batch:
+            behind = take(line) or behind
+        while self.last is None:
+            if behind:
+                await drain()
+            await self._advance(self._time() + self._seconds)
+            behind = True
+
+    async def _advance(self, until: float) -> None:
+        """Read until lines are collected, `take` asks for a pause, or the last line is there."""
         try:
-            while await self._connection.read(until):
-                pass
-        except (httpx.HTTPError, TimeoutError):
-            return  # The answer is complete: how its connection ends is no matter.
+            if self._pending is not None:
+                raise self._pending
+            if not await self.connection.push(self._receive, until):
+                if not self._rest:
+                    raise self._failed(BadUpstreamError(ENDED_EARLY))
+                self._receive(b"\n")  # The last line may lack its end.
+        except FOREIGN as error:
+            raise self._failed(translate(error, self._began)) from error
+        if self.last is not None:
+            await self._drain_connection()
 
-    def _whole(self, piece: bytes) -> bytes:
-        """The lines that `piece` completes; the beginning of the next is kept."""
-        if not self._rest and piece.endswith(b"\n") and len(piece) <= MOST_LINE_BYTES:
-            return piece  # As nearly all come.
+    def _receive(self, piece: bytes) -> bool:
+        """Take the lines that `piece` completes; true where reading should pause."""
+        self._received += len(piece)
+        if (
+            self._rest
+            or len(piece) > _MAX_LINE_BYTES
+            or self._received > self._max_bytes
+            or not piece.endswith(b"\n")
+        ):
+            piece = self._complete_lines(piece)
+        try:
+            lines = self._decode(piece)
+        except (msgspec.MsgspecError, UnicodeDecodeError):
+            lines = self._decode_singly(piece)
+        pause = False
+        for line in lines:
+            if line.error is not None:
+                self._pending = self._failed(from_line(line.error))
+                break
+            if self._take(line):
+                pause = True
+            if line.done:
+                self.last = line
+                return True
+        if self._pending is not None and not self._batch:
+            raise self._pending
+        if lines:
+            self.connection.until = self._time() + self._seconds
+        return pause
+
+    def _collect(self, line: L) -> bool:
+        self._began = True
+        self._batch.append(line)
+        return True
+
+    def _complete_lines(self, piece: bytes) -> bytes:
+        """Return the lines that `piece` completes, and keep the beginning of the next."""
+        if self._received > self._max_bytes:
+            raise self._failed(BadUpstreamError("Ollama's response has no end."))
         first, end = piece.find(b"\n"), piece.rfind(b"\n") + 1
-        if len(self._rest) + (first if end else len(piece)) > MOST_LINE_BYTES:
-            raise BadUpstreamError("Ollama sent a line of more than a megabyte.")
+        if len(self._rest) + (first if end else len(piece)) > _MAX_LINE_BYTES:
+            raise self._failed(BadUpstreamError("Ollama sent a line of more than a megabyte."))
         if not end:
             self._rest += piece
             return b""
-        whole, self._rest = bytes(self._rest) + piece[:end], bytearray(piece[end:])
-        return whole
+        complete, self._rest = bytes(self._rest) + piece[:end], bytearray(piece[end:])
+        return complete
 
-    def _decoded(self, data: bytes) -> Sequence[L]:
-        try:
-            lines = self._decoder.decode_lines(data)
-        except (msgspec.MsgspecError, UnicodeDecodeError):
-            return self._one_by_one(data)
-        return self._until_the_end(lines)
-
-    def _one_by_one(self, data: bytes) -> Sequence[L]:
-        """What comes before a bad line is good: the failure is for the next read."""
+    def _decode_singly(self, data: bytes) -> list[L]:
+        """Decode the lines before a bad one, whose error is raised after them."""
         lines: list[L] = []
         for line in data.splitlines():
             try:
                 # One bad byte of a token is not worth the whole answer.
-                lines += self._decoder.decode_lines(line.decode(errors="replace"))
-            except msgspec.MsgspecError as failure:
-                return self._but(lines, failure)
-        return self._until_the_end(lines)
-
-    def _until_the_end(self, lines: list[L]) -> Sequence[L]:
-        for at, line in enumerate(lines):
-            if line.error is not None:
-                return self._but(lines[:at], from_line(line.error))
-            if line.done:
-                return lines[: at + 1]
+                lines += self._decode(line.decode(errors="replace"))
+            except msgspec.MsgspecError as error:
+                self._pending = error
+                break
         return lines
 
-    def _but(self, lines: list[L], failure: Exception) -> Sequence[L]:
-        """`lines`, and `failure` after them.
-
-        Raises:
-            Exception: there are none, so it is `failure`'s turn.
-        """
-        if not lines:
-            raise failure
-        self._failure = failure
-        return self._until_the_end(lines)
-
-
-class Lines(Generic[L]):
-    """The lines of one answer, the last of which has `done`. Whoever gets them closes them."""
-
-    def __init__(self, reader: LineReader[L], seconds: float) -> None:
-        """`seconds` are from one line to the next."""
-        self._loop = reader.loop
-        self._reader = reader
-        self._seconds = seconds
-        self._first: Sequence[L] = ()
-        self._began = False
-        self.last: L | None = None
-        """The one that has `done`, once it was read."""
-        self.failure: BackendError | None = None
-        self.at_end: list[Callable[[], None]] = []
-        """Called once it is closed, the last of them first."""
-
-    async def begin(self, until: float) -> None:
-        """Wait for the first.
-
-        Raises:
-            BackendError: there is none by `until`; otherwise as the iteration.
-        """
-        self._first = await self._next(until)
-
-    @property
-    def first(self) -> L:
-        """Until it was iterated over."""
-        return self._first[0]
-
-    def divert(self, take: Callable[[L], bool]) -> None:
-        """As `LineReader.divert`, until the end."""
-        self._reader.divert(take, self._seconds)
-
-    def __aiter__(self) -> "Lines[L]":
-        return self
-
-    def __anext__(self) -> Awaitable[Sequence[L]]:
-        """As many as have arrived.
-
-        Raises:
-            BackendError: by the tables in `errors.py`; also where they end before `done`.
-        """
-        return self._next(self._loop.time() + self._seconds)
-
-    async def _next(self, until: float) -> Sequence[L]:
-        if self._first:
-            batch, self._first = self._first, ()
-            return batch
-        if self.last is not None:
-            raise StopAsyncIteration
+    async def _drain_connection(self) -> None:
+        """Read what follows the last line, so that the connection can be used again."""
+        until = self._time() + _DRAIN_SECONDS
         try:
-            batch = await self._reader.read(until)
-        except FOREIGN as error:
-            raise self._failed(translate(error, self._began)) from error
-        except BackendError as error:
-            self.failure = error
-            raise
-        if not batch:
-            raise self._failed(BadUpstreamError("Ollama's answer ended before it was done."))
-        self._began = True
-        if batch[-1].done:
-            self.last = batch[-1]
-            await self._reader.drain()
-        return batch
+            while await self.connection.read(until):
+                pass
+        except (httpx.HTTPError, TimeoutError):
+            return  # The answer is complete: how its connection ends does not matter.
 
     def _failed(self, error: BackendError) -> BackendError:
         self.failure = error
         return error
-
-    def close(self) -> None:
-        while self.at_end:
-            self.at_end.pop()()

@@ -1,13 +1,12 @@
-"""One Ollama: what it has, what it is doing, and how a request is put to it."""
+"""One Ollama: its models, the requests in progress, and how a request is sent to it."""
 
 import logging
 import re
-from collections.abc import AsyncGenerator, Awaitable, Coroutine
+from collections.abc import AsyncGenerator, Coroutine
 from contextlib import AbstractAsyncContextManager, aclosing, nullcontext
-from functools import partial
 from typing import Any, TypeVar
 
-from msgspec import UNSET, UnsetType
+from msgspec import UNSET, Struct, UnsetType
 from msgspec.structs import replace
 
 from adapters.backend import Health, Model, Progress
@@ -26,8 +25,9 @@ from adapters.ollama.client import OllamaClient
 from adapters.ollama.context.num_ctx import ContextSizing, Size
 from adapters.ollama.errors import SILENT
 from adapters.ollama.in_flight import InFlight, InFlightRequest
-from adapters.ollama.ndjson import Lines
+from adapters.ollama.ndjson import LineStream
 from adapters.ollama.options import to_keep_alive
+from adapters.ollama.translate.stream import AnswerWriter
 from adapters.ollama.translate.template import Template
 from adapters.ollama.wire import (
     ChatBody,
@@ -44,28 +44,33 @@ from adapters.ollama.wire import (
 )
 from adapters.upstream.circuit_breaker import CircuitBreaker
 from adapters.upstream.deadlines import PATIENT, Patience, unless_hanging
+from adapters.upstream.limits import DEFAULT_LIMITS, Limits
 
 log = logging.getLogger("tandem")
 T = TypeVar("T")
 
-_HEALTH_SECONDS = 0.8
-"""Less than a second: one that hangs must not hold up who asks how things are."""
-_LOOK_SECONDS = 2.0
-"""One that is very busy may take its time."""
-_UNLOAD_SECONDS = 10.0
-"""It only has to say that it will: others wait for the memory meanwhile."""
 _PROBE_SECONDS = 60.0
 _SAFE = (0, 17, 1)
-"""Before it: holes by which a model file takes over the server."""
+"""Earlier versions let a model file take over the server."""
+_HANGING = "Ollama does not respond to /api/version."
+
+
+class Call(Struct, frozen=True):
+    """One request to Ollama, and what writes its answer."""
+
+    body: ChatBody | RawBody
+    writer: AnswerWriter
+    patience: Patience = PATIENT
 
 
 class OllamaServer:
-    def __init__(self, address: str, config: OllamaConfig) -> None:
+    def __init__(self, address: str, config: OllamaConfig, limits: Limits = DEFAULT_LIMITS) -> None:
         self.address = address
         self._config = config
-        self.client = OllamaClient(address, config)
-        self.catalog = Catalog(self.client, config.refresh)
-        self.breaker = CircuitBreaker(self._is_there, self._probe)
+        self._limits = limits
+        self.client = OllamaClient(address, config, limits)
+        self.catalog = Catalog(self.client, config.refresh, limits.lookup)
+        self.breaker = CircuitBreaker(self._is_there, self._probe, limits)
         self.work = InFlight(self.catalog.runner)
         self._sizing = ContextSizing(address, self.catalog, self.work, config)
         self._keep_alive_of = {full_name(n): s for n, s in config.keep_alive_of.items()}
@@ -73,28 +78,29 @@ class OllamaServer:
 
     @property
     def is_away(self) -> bool:
-        """It was not there, the last time."""
+        """True where the last request to it found no server."""
         return self.breaker.is_open and self.breaker.absent
 
     @property
     def is_quick_to_fail(self) -> bool:
-        """Of several models one may be broken: to try another costs nothing."""
+        """True where the breaker is open, and another try costs nothing: one of several models may
+        be broken."""
         return self.breaker.is_open and not self.breaker.is_silent
 
     @property
     def is_local(self) -> bool:
-        """It takes of this machine's memory."""
+        """True for a server that uses this machine's memory."""
         return self._sizing.local
 
-    def share_budget(self, room: MemoryBudget) -> None:
-        self._sizing.room = room
+    def share_budget(self, budget: MemoryBudget) -> None:
+        self._sizing.memory = budget
 
     def is_answering(self, model: str) -> bool:
-        """Somebody of ours; Ollama does not tell of others."""
+        """True where a request of this backend is in progress; Ollama does not report others."""
         return self.work.of(model).requests > 0
 
     async def footprint(self, model: str) -> Footprint:
-        """What `model` will take, with the context that a short request needs."""
+        """Estimate the memory of `model` with the context of a short request."""
         try:
             num_ctx = await self._sizing.loading(model)
             return (await self.catalog.facts(model)).footprint(num_ctx)
@@ -102,19 +108,19 @@ class OllamaServer:
             return Footprint()
 
     async def template(self, model: str) -> Template:
-        """As far as it is known."""
+        """Return what is known of the template of `model`."""
         try:
             return (await self.catalog.facts(model)).template
         except BackendError:
             return Template()
 
-    async def _room_for(self, model: str, num_ctx: int | None) -> AbstractAsyncContextManager[None]:
-        """To be held while Ollama loads `model` with that context, if it has to.
+    async def _reserve(self, model: str, num_ctx: int | None) -> AbstractAsyncContextManager[None]:
+        """Return the memory reservation for a load of `model`, to be entered while it loads.
 
         Raises:
-            InsufficientMemoryError: when it is entered: there is no room for it.
+            InsufficientMemoryError: on entering, where the budget does not allow it.
         """
-        if not self.is_local or self._sizing.room.budget is None:
+        if not self.is_local or self._sizing.memory.budget is None:
             return nullcontext()
         loaded = await self.catalog.loaded(model)
         if loaded is not None and num_ctx in (None, loaded.context_length):
@@ -124,127 +130,114 @@ class OllamaServer:
         footprint = (await self.catalog.facts(model)).footprint(num_ctx)
         # What is loaded for another model of its file is its own.
         name = self.work.name_of(model) if loaded is None else loaded.name
-        return self._sizing.room.hold(name, footprint)
+        return self._sizing.memory.hold(name, footprint)
 
-    async def lines(
-        self, path: str, body: ChatBody | RawBody, waiting: Patience = PATIENT
-    ) -> Lines[Line]:
-        """The answer to `body`, in a context of the right size; the first line is there.
+    async def generate(self, call: Call, patience: Patience) -> None:
+        """Write the answer to `call`, in a context of the right size.
 
         Raises:
-            ContextLengthError: no context that the prompt fits into can be had.
-            BackendError: as `OllamaClient.lines`.
+            ContextLengthError: the prompt is longer than any context it can get.
+            BackendError: as `OllamaClient.open` and `AnswerWriter.write`.
         """
-        use = InFlightRequest(self.work, body.model)
+        request = InFlightRequest(self.work, call.body.model)
         try:
-            return await self._sized(path, body, waiting, use)
+            size = await self._sizing.size(call.body)
+            try:
+                lines = await self._open(call, patience, size, request)
+            except ContextLengthError as error:
+                size = self._sizing.grown(size, error, call.body.model)
+                lines = await self._open(call, patience, size, request)
         except BaseException as error:
-            use.end()
+            request.end()
             if isinstance(error, BackendError):
                 self._learn(error)
             raise
-
-    async def _sized(
-        self, path: str, body: ChatBody | RawBody, waiting: Patience, use: InFlightRequest
-    ) -> Lines[Line]:
-        size = await self._sizing.size(body)
         try:
-            return await self._sent(path, body, size, waiting, use)
-        except ContextLengthError as error:
-            size = self._sizing.grown(size, error, body.model)
-        return await self._sent(path, body, size, waiting, use)
+            self._sizing.used(call.body.model, size)
+            await call.writer.write(lines, size.num_ctx, cold=request.cold)
+        finally:
+            request.end()
+            self.client.close(lines)
+            if lines.failure is not None:
+                self._learn(lines.failure)
+            elif lines.last is not None:
+                self.breaker.succeeded()
+                size.learn(lines.last.prompt_eval_count or 0)
 
-    async def _sent(
-        self,
-        path: str,
-        body: ChatBody | RawBody,
-        size: Size,
-        waiting: Patience,
-        use: InFlightRequest,
-    ) -> Lines[Line]:
-        """The first line tells the size, and whether it was loaded for."""
-        options = replace(body.options, num_ctx=size.num_ctx)
-        sent = replace(body, options=options, keep_alive=self._keep_alive(body))
-        cold = self._is_cold(body.model, size.num_ctx)
-        seconds = waiting.to_first_line(self._config.first_token_timeout, cold=cold)
-        use.take(size.num_ctx)
-        async with await self._room_for(body.model, size.num_ctx):
-            use.wait(cold=cold)
-            asked = self._in_turn(self.client.lines(path, sent, seconds))
-            lines = await self._there(asked, waiting)
-            use.begin()
-        lines.at_end.append(partial(self._end, use, size, lines))
-        first = lines.first
-        first.num_ctx, first.cold = size.num_ctx, cold
-        self._sizing.used(body.model, size)
+    async def _open(
+        self, call: Call, patience: Patience, size: Size, request: InFlightRequest
+    ) -> LineStream[Line]:
+        """Send `call` with the context of `size`, and wait for the first line."""
+        model = call.body.model
+        options = replace(call.body.options, num_ctx=size.num_ctx)
+        body = replace(call.body, options=options, keep_alive=self._keep_alive(call.body))
+        cold = self._is_cold(model, size.num_ctx)
+        seconds = patience.to_first_line(self._config.first_token_timeout, cold=cold)
+        request.take(size.num_ctx)
+        async with await self._reserve(model, size.num_ctx):
+            request.wait(cold=cold)
+            work = self.client.open(body, seconds)
+            try:
+                lines = await (self._unless_hanging(work) if patience.elsewhere else work)
+            except BackendTimeoutError as error:
+                if error.message == _HANGING or not self.work.answers:
+                    raise
+                raise _busy() from error
+            request.begin()
         return lines
 
-    def _end(self, use: InFlightRequest, size: Size, lines: Lines[Line]) -> None:
-        """The answer has ended, however it did."""
-        use.end()
-        if lines.failure is not None:
-            self._learn(lines.failure)
-        elif lines.last is not None:
-            self.breaker.succeeded()
-            size.learn(lines.last.prompt_eval_count or 0)
-
-    def _there(self, work: Coroutine[Any, Any, T], waiting: Patience) -> Coroutine[Any, Any, T]:
-        """The result of `work`, unless somebody else could do it and the server hangs."""
-        return unless_hanging(work, self._is_there) if waiting.elsewhere else work
-
-    async def _in_turn(self, lines: Awaitable[Lines[Line]]) -> Lines[Line]:
-        try:
-            return await lines
-        except BackendTimeoutError as error:
-            if not self.work.answers:
-                raise
-            raise _busy() from error
+    def _unless_hanging(self, work: Coroutine[Any, Any, T]) -> Coroutine[Any, Any, T]:
+        return unless_hanging(work, self._is_there, self._limits.look_every, _HANGING)
 
     def overdue(self) -> BackendError:
-        """What it is that whoever has waited for several answers at once got none. Nobody else
-        tells the breaker: of a single one the time is not known to be up."""
+        """Return the error of several answers at once of which none has begun in time.
+
+        Only here the circuit breaker learns of it: a single one of them has no time limit.
+        """
         error = _busy() if self.work.answers else BackendTimeoutError(SILENT)
         self._learn(error)
         return error
 
     def _is_cold(self, model: str, num_ctx: int) -> bool:
-        """It has to be loaded, or is being loaded: `/api/ps` tells of it from the beginning."""
+        """True where the model must be loaded, or is loading: `/api/ps` lists it from the start."""
         return self.work.of(model).loads > 0 or self.catalog.must_load(model, num_ctx)
 
-    async def embed(self, body: EmbedBody, waiting: Patience = PATIENT) -> Embedded:
-        """
+    async def embed(self, body: EmbedBody, patience: Patience) -> Embedded:
+        """Return the vectors of `body`.
+
         Raises:
             BackendError: as `OllamaClient.post`.
         """
         if body.keep_alive is UNSET:
             body = replace(body, keep_alive=self._default_keep_alive(body.model))
         seconds = self._config.first_token_timeout
-        use = InFlightRequest(self.work, body.model)
+        request = InFlightRequest(self.work, body.model)
         try:
-            async with await self._room_for(body.model, None):
-                made = self.client.post("/api/embed", body, Embedded, seconds)
-                embedded = await self._there(made, waiting)
+            async with await self._reserve(body.model, None):
+                work = self.client.post("/api/embed", body, Embedded, seconds)
+                embedded = await (self._unless_hanging(work) if patience.elsewhere else work)
         except ContextLengthError as error:
-            raise await self._with_length(error, body.model) from error
+            raise await self._with_limit(error, body.model) from error
         except BackendError as error:
             self._learn(error)
             raise
         finally:
-            use.end()
+            request.end()
         self.breaker.succeeded()
         return embedded
 
-    async def _with_length(self, error: ContextLengthError, model: str) -> ContextLengthError:
-        """Ollama does not tell how long an input may be."""
+    async def _with_limit(self, error: ContextLengthError, model: str) -> ContextLengthError:
+        """Name the limit, which Ollama's own error leaves out."""
         length = (await self.catalog.facts(model)).context_length
         if length is None:
             return error
-        return ContextLengthError(f"An input is longer than the {length} tokens '{model}' reads.")
+        return ContextLengthError(f"An input is longer than the {length} tokens of '{model}'.")
 
     async def models(self) -> list[Model]:
-        """
+        """List the models.
+
         Raises:
-            BackendError: it is not there, or makes no sense.
+            BackendError: the server is not there, or its response is not a list.
         """
         try:
             models = await self.catalog.models()
@@ -257,11 +250,11 @@ class OllamaServer:
         return models
 
     def has(self, model: str) -> bool | None:
-        """By the last list; `None` before the first."""
+        """Look `model` up in the last list; `None` before the first."""
         return self.catalog.has(model)
 
     async def load(self, model: str, keep_alive: float | None) -> None:
-        """Ollama itself lets calls that meet share one load."""
+        """Load `model`; Ollama itself lets concurrent calls share one load."""
         num_ctx = await self._sizing.loading(model)
         body = LoadBody(
             model=model,
@@ -271,14 +264,18 @@ class OllamaServer:
         )
         if body.keep_alive is UNSET:
             body.keep_alive = self._default_keep_alive(model)
-        async with await self._room_for(model, num_ctx):
+        async with await self._reserve(model, num_ctx):
             await self._post(body, self._config.first_token_timeout)
 
     async def unload(self, model: str) -> None:
-        """Only answers of this backend count as busy: Ollama does not tell of others."""
+        """Unload `model`.
+
+        Raises:
+            BackendBusyError: a request of this backend uses it; Ollama does not report others.
+        """
         if self.is_answering(model):
-            raise BackendBusyError(f"'{model}' is answering somebody.", param="model")
-        await self._post(LoadBody(model=model, keep_alive=0), _UNLOAD_SECONDS)
+            raise BackendBusyError(f"'{model}' is answering a request.", param="model")
+        await self._post(LoadBody(model=model, keep_alive=0), self._limits.unload)
 
     async def pull(self, model: str) -> AsyncGenerator[Progress]:
         async with aclosing(self.client.pulled(PullBody(model))) as lines:
@@ -289,7 +286,7 @@ class OllamaServer:
 
     async def health(self) -> Health:
         try:
-            version = await self.client.get("/api/version", Version, _HEALTH_SECONDS)
+            version = await self.client.get("/api/version", Version, self._limits.health)
         except BackendError as error:
             return Health(ok=False, detail=error.message, breaker=self.breaker.state)
         self._note_version(version.version)
@@ -302,7 +299,7 @@ class OllamaServer:
         )
 
     async def aclose(self) -> None:
-        await self.client.aclose()  # Whoever waits for an answer gets an error.
+        await self.client.aclose()  # Requests in progress fail.
         await self.breaker.aclose()
         await self.catalog.aclose()
 
@@ -312,7 +309,7 @@ class OllamaServer:
         except BackendError as error:
             self._learn(error)
             raise
-        self.catalog.forget()  # What is loaded has changed.
+        self.catalog.forget()  # The loaded models have changed.
 
     def _learn(self, error: BackendError) -> None:
         self.breaker.failed(error)
@@ -330,13 +327,15 @@ class OllamaServer:
 
     def _note_version(self, version: str) -> None:
         if self._version is None and (number := _number(version)) and number < _SAFE:
-            log.warning("Ollama %s at %s has known holes: update it.", version, self.address)
+            log.warning(
+                "Ollama %s at %s has known vulnerabilities: update it.", version, self.address
+            )
         self._version = version
 
     async def _is_there(self) -> bool:
-        """It answers, whatever it says."""
+        """True where the server responds, whatever its response is."""
         try:
-            await self.client.get("/api/version", Version, _LOOK_SECONDS)
+            await self.client.get("/api/version", Version, self._limits.look)
         except (BackendUnavailableError, BackendTimeoutError):
             return False
         except BackendError:
@@ -344,7 +343,7 @@ class OllamaServer:
         return True
 
     async def _probe(self) -> None:
-        """A token of a model that it has: a server may take connections and do nothing else."""
+        """Request a token: a server may accept connections and do nothing else."""
         await self.catalog.models()
         model = self.catalog.smallest()
         if model is None:
@@ -356,7 +355,6 @@ class OllamaServer:
 
 
 def _busy() -> BackendBusyError:
-    """It takes a few at a time, and one's turn has not come."""
     return BackendBusyError("Ollama is busy with other answers.")
 
 
@@ -366,7 +364,7 @@ def _to_progress(line: PullLine) -> Progress:
 
 
 def _number(version: str) -> tuple[int, ...] | None:
-    """`0.33.0-rc2` -> (0, 33, 0). One built from source says 0.0.0, and is not old."""
+    """`0.33.0-rc2` -> (0, 33, 0); `None` for 0.0.0, which is built from source and not old."""
     found = re.match(r"(\d+)\.(\d+)\.(\d+)", version)
     number = tuple(int(part) for part in found.groups()) if found else (0, 0, 0)
     return number if any(number) else None

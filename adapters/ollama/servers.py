@@ -1,10 +1,9 @@
-"""Several Ollamas as one: who answers, who is stepped over, who takes over."""
+"""Several Ollama servers as one: choice of a server, failover, and one list of models."""
 
 import asyncio
-from collections.abc import AsyncGenerator, Awaitable, Callable, Iterable, Sequence
+from collections.abc import AsyncGenerator, Awaitable, Iterable, Sequence
 from contextlib import aclosing
 from functools import partial
-from typing import Generic, TypeVar
 
 from msgspec.structs import replace
 
@@ -15,318 +14,259 @@ from adapters.errors import (
     BackendError,
     BackendTimeoutError,
     BackendUnavailableError,
-    InvalidRequestError,
     ModelNotFoundError,
 )
 from adapters.ollama.catalog import full_name
 from adapters.ollama.errors import SILENT
-from adapters.ollama.ndjson import Lines
-from adapters.ollama.server import OllamaServer
+from adapters.ollama.server import Call, OllamaServer
 from adapters.ollama.translate.template import Template
-from adapters.ollama.wire import ChatBody, EmbedBody, Embedded, Line, RawBody
-from adapters.upstream.circuit_breaker import FAULTS
+from adapters.ollama.wire import EmbedBody, Embedded
 from adapters.upstream.deadlines import PATIENT, Patience
-
-T = TypeVar("T")
-
-_PATIENCE = 1.0
-"""Seconds that a list waits for the slow, once somebody has answered."""
+from adapters.upstream.limits import Limits
+from adapters.upstream.restart import Failover
 
 _BREAKERS: tuple[BreakerState, ...] = ("closed", "half-open", "open")
-"""The best first: requests go to the best host."""
-
-
-class Failover(Generic[T]):
-    """One request; each host is asked once at most, the best first."""
-
-    def __init__(
-        self,
-        hosts: Sequence[OllamaServer],
-        ask: Callable[[OllamaServer, Patience], Awaitable[T]],
-        waiting: Patience,
-        look: Callable[[Sequence[OllamaServer]], Awaitable[list[OllamaServer]]],
-    ) -> None:
-        """`hosts` are those that could answer, in order; `look` finds out who else can by now."""
-        self._left = list(hosts)
-        self._known = list(hosts)
-        self._ask, self._waiting = ask, waiting
-        self._look = look
-        self._failed: BackendError | None = None
-
-    async def answer(self) -> T:
-        """That of the first who gives one, of those that were not asked yet.
-
-        Raises:
-            BackendError: what the last of them raised, but for one who does not have the model. A
-                mistake of the caller ends it at once.
-        """
-        host = self._left.pop(0)
-        try:
-            return await self._ask(host, _wary(self._waiting, self._left))
-        except InvalidRequestError:
-            raise
-        except ModelNotFoundError as error:
-            failed = self._failed or error  # Who failed has the model, and may be back.
-        except BackendError as error:
-            failed = self._failed = error
-        if not await self._is_anybody_left():
-            raise failed
-        return await self.answer()
-
-    async def goes_on(self, error: BackendError) -> bool:
-        """Whether somebody is left who could give the answer that has broken off with `error`."""
-        self._failed = error
-        return isinstance(error, FAULTS) and await self._is_anybody_left()
-
-    async def _is_anybody_left(self) -> bool:
-        if not self._left:
-            self._left = await self._look(self._known)
-            self._known += self._left
-        return bool(self._left)
+"""Best first: requests go to the best server."""
 
 
 class OllamaServers:
-    def __init__(self, config: OllamaConfig) -> None:
-        self._hosts = [OllamaServer(address, config) for address in config.addresses]
-        self.are_several = len(self._hosts) > 1
-        self.local = tuple(host for host in self._hosts if host.is_local)
-        """Those that take of this machine's memory."""
+    def __init__(self, config: OllamaConfig, limits: Limits) -> None:
+        self._limits = limits
+        self._servers = [OllamaServer(address, config, limits) for address in config.addresses]
+        self._is_one = len(self._servers) == 1
+        self.local = tuple(server for server in self._servers if server.is_local)
+        """Servers that use this machine's memory."""
         self._listing: dict[OllamaServer, asyncio.Task[list[Model]]] = {}
 
-    async def lines(
-        self, path: str, body: ChatBody | RawBody, waiting: Patience = PATIENT
-    ) -> Lines[Line]:
-        """The answer of the best host; of the next best where that fails before the first line.
+    def generate(self, call: Call) -> Awaitable[None]:
+        """Write the answer of the best server; of the next best where that fails before its first
+        line, or at any time where the client sees the answer as a whole.
 
         Raises:
-            BackendError: as `Failover.answer`.
+            BackendError: as `Failover.result`.
         """
-        if not self.are_several:  # As most have it: nothing between this and the one there is.
-            return await _usable(self._hosts)[0].lines(path, body, waiting)
-        return await (await self.asking(path, body, waiting)).answer()
+        if self._is_one:
+            return _usable(self._servers)[0].generate(call, call.patience)
+        return self._generate(call)
 
-    async def asking(
-        self, path: str, body: ChatBody | RawBody, waiting: Patience = PATIENT
-    ) -> Failover[Lines[Line]]:
-        """
-        Raises:
-            BackendError: there is nobody to ask.
-        """
+    async def _generate(self, call: Call) -> None:
+        await Failover(
+            await self._candidates(call.body.model),
+            lambda server, patience: server.generate(call, patience),
+            call.patience,
+            partial(self._others, call.body.model),
+            call.writer.may_restart,
+        ).result()
 
-        def ask(host: OllamaServer, waiting: Patience) -> Awaitable[Lines[Line]]:
-            return host.lines(path, body, waiting)
-
-        look = partial(self._others, body.model)
-        return Failover(await self._candidates(body.model), ask, waiting, look)
-
-    async def embed(self, body: EmbedBody, waiting: Patience = PATIENT) -> Embedded:
-        """The vectors of the best host; of the next best of the same weights where that fails.
+    async def embed(self, body: EmbedBody, patience: Patience) -> Embedded:
+        """Return the vectors of the best server; of the next best with the same weights where that
+        fails.
 
         Raises:
-            BackendError: as `Failover.answer`.
+            BackendError: as `Failover.result`.
         """
 
-        def ask(host: OllamaServer, waiting: Patience) -> Awaitable[Embedded]:
-            return host.embed(body, waiting)
+        async def others(known: Sequence[OllamaServer]) -> list[OllamaServer]:
+            return self._with_same_weights(body.model, await self._others(body.model, known))
 
-        async def look(known: Sequence[OllamaServer]) -> list[OllamaServer]:
-            return self._alike(body.model, await self._others(body.model, known))
+        servers = self._with_same_weights(body.model, await self._candidates(body.model))
+        if not servers:
+            raise BackendUnavailableError(
+                f"The first Ollama server that has '{body.model}' keeps failing."
+            )
+        return await Failover(
+            servers, lambda server, patience: server.embed(body, patience), patience, others
+        ).result()
 
-        hosts = self._alike(body.model, await self._candidates(body.model))
-        if not hosts:
-            raise BackendUnavailableError("The first Ollama that has the model keeps failing.")
-        return await Failover(hosts, ask, waiting, look).answer()
-
-    def _alike(self, model: str, hosts: Iterable[OllamaServer]) -> list[OllamaServer]:
-        """Those of `hosts` that have the weights of the first that has the model: one tag may be
-        two models, pulled at different times, and vectors of the two cannot be compared."""
-        told = (host.catalog.digest(model) for host in self._hosts)
-        home = next(filter(None, told), "")
-        return [host for host in hosts if host.catalog.digest(model) in (home, "")]
+    def _with_same_weights(self, model: str, servers: Iterable[OllamaServer]) -> list[OllamaServer]:
+        """Keep the servers with the weights of the first that has `model`: one tag may be two
+        models, pulled at different times, and vectors of the two cannot be compared."""
+        digests = (server.catalog.digest(model) for server in self._servers)
+        first = next(filter(None, digests), "")
+        return [server for server in servers if server.catalog.digest(model) in (first, "")]
 
     def is_well(self, model: str) -> bool:
-        """One of those that may have it is not known to fail."""
-        return any(h.has(model) is not False and not h.breaker.is_open for h in self._hosts)
+        """True where a server that may have `model` is not known to fail."""
+        return any(s.has(model) is not False and not s.breaker.is_open for s in self._servers)
 
     def overdue(self, model: str) -> BackendError:
-        """As `OllamaServer.overdue`, of all that are asked for `model`."""
-        asked = [host.overdue() for host in self._hosts if host.is_answering(model)]
-        busy = [error for error in asked if isinstance(error, BackendBusyError)]
-        return next(iter(busy or asked), BackendTimeoutError(SILENT))
+        """Return the error as `OllamaServer.overdue`, of all servers with requests to `model`."""
+        errors = [server.overdue() for server in self._servers if server.is_answering(model)]
+        busy = [error for error in errors if isinstance(error, BackendBusyError)]
+        return next(iter(busy or errors), BackendTimeoutError(SILENT))
 
     async def has_loaded(self, model: str) -> bool:
-        """The host that would answer, as it tells now."""
-        host = (await self._candidates(model))[0]
-        await host.catalog.running()
-        return host.catalog.is_loaded(model)
+        """Ask the server that would answer whether `model` is loaded."""
+        server = (await self._candidates(model))[0]
+        await server.catalog.running()
+        return server.catalog.is_loaded(model)
 
     async def shows_tools(self, model: str) -> bool:
-        """Whether its template shows tools, as far as is known."""
+        """True where the template of `model` is known to show tools."""
         models = {full_name(each.name): each for each in await self.models()}
         known = models.get(full_name(model))
         return known is not None and "tools" in known.capabilities
 
     async def template(self, model: str) -> Template:
-        """That of the host that would answer."""
+        """Return the template of the server that would answer."""
         return await (await self._candidates(model))[0].template(model)
 
     async def models(self, *, fresh: bool = False) -> list[Model]:
-        """Every model of every host; of two of a name the first, loaded where one of them is.
-        `fresh`: as it is now, not as it was within `refresh` seconds.
+        """List the models of all servers; of two with one name the first, loaded where one is.
+
+        `fresh`: as they are now, not as they were within the last `refresh` seconds.
 
         Raises:
-            BackendError: no host has answered; what the first of them raised.
+            BackendError: no server responds; what the first of them raised.
         """
         if fresh:
-            for host in self._hosts:
-                host.catalog.doubt()
-        lists = await self._lists()
-        found: dict[str, Model] = {}
-        for model in (model for models in lists for model in models):
-            same = found.setdefault(model.name, model)
+            for server in self._servers:
+                server.catalog.doubt()
+        by_name: dict[str, Model] = {}
+        for model in (model for models in await self._lists() for model in models):
+            same = by_name.setdefault(model.name, model)
             if model.loaded and not same.loaded:
                 context = model.loaded_context
-                found[model.name] = replace(same, loaded=True, loaded_context=context)
-        return list(found.values())
+                by_name[model.name] = replace(same, loaded=True, loaded_context=context)
+        return list(by_name.values())
 
     async def load(self, model: str, keep_alive: float | None) -> None:
-        """On one host: where it is loaded, or would be answered."""
-
-        def ask(host: OllamaServer, _: Patience) -> Awaitable[None]:
-            return host.load(model, keep_alive)
-
-        look = partial(self._others, model)
-        await Failover(await self._candidates(model), ask, PATIENT, look).answer()
+        """Load `model` on the server that would answer, or on the next where that fails."""
+        await Failover(
+            await self._candidates(model),
+            lambda server, _: server.load(model, keep_alive),
+            PATIENT,
+            partial(self._others, model),
+        ).result()
 
     async def unload(self, model: str) -> None:
-        """Wherever it is; one that fails keeps it on no other."""
-        owners = [host for host in await self._candidates(model) if host.has(model) is not False]
-        unloading = (host.unload(model) for host in owners)
+        """Unload `model` on every server that has it, also where one of them fails."""
+        owners = [s for s in await self._candidates(model) if s.has(model) is not False]
+        unloading = (server.unload(model) for server in owners)
         for failure in await asyncio.gather(*unloading, return_exceptions=True):
             if failure is not None:
                 raise failure
 
     async def pull(self, model: str) -> AsyncGenerator[Progress]:
-        """To the first host that is there."""
-        host = next((host for host in self._hosts if not host.breaker.is_open), self._hosts[0])
-        async with aclosing(host.pull(model)) as lines:
+        """Download `model` to the first server that is not known to fail."""
+        usable = (server for server in self._servers if not server.breaker.is_open)
+        async with aclosing(next(usable, self._servers[0]).pull(model)) as lines:
             async for progress in lines:
                 yield progress
 
     async def health(self) -> Health:
-        """Well where one of them is; `detail` tells where those are that are not."""
-        each = await asyncio.gather(*(host.health() for host in self._hosts))
-        well = [health for health in each if health.ok]
+        """Report ok where one server is; `detail` says what is wrong with the others."""
+        reports = await asyncio.gather(*(server.health() for server in self._servers))
+        well = [health for health in reports if health.ok]
         ill = [
-            f"{host.address}: {health.detail or ''}"
-            for host, health in zip(self._hosts, each, strict=True)
+            f"{server.address}: {health.detail or ''}"
+            for server, health in zip(self._servers, reports, strict=True)
             if not health.ok
         ]
-        counters = {"hosts": len(each), "hosts_well": len(well)} if len(each) > 1 else {}
         return Health(
             ok=bool(well),
             detail="; ".join(ill) or None,
-            version=next((health.version for health in each if health.version), None),
-            breaker=next(state for state in _BREAKERS if state in {h.breaker for h in each}),
-            counters=counters,
+            version=next((health.version for health in reports if health.version), None),
+            breaker=next(state for state in _BREAKERS if state in {h.breaker for h in reports}),
+            counters={} if self._is_one else {"hosts": len(reports), "hosts_well": len(well)},
         )
 
     async def aclose(self) -> None:
-        await asyncio.gather(*(host.aclose() for host in self._hosts))
+        await asyncio.gather(*(server.aclose() for server in self._servers))
         if self._listing:
             await asyncio.wait(self._listing.values())
 
     async def _candidates(self, model: str) -> list[OllamaServer]:
-        """Best first: who has it, was not silent, is least busy, has it loaded.
+        """Return the servers for `model`, best first: has it, was not silent, is least busy, has it
+        loaded.
 
         Raises:
+            ModelNotFoundError: no server has it.
             BackendUnavailableError: all that may have it are being tested.
         """
-        if not self.are_several:
-            return _usable(self._hosts)
-        if any(host.has(model) is None and not host.breaker.is_open for host in self._hosts):
-            await self._look()
-        owners = [host for host in self._hosts if host.has(model) is not False]
+        if self._is_one:
+            return _usable(self._servers)
+        if any(
+            server.has(model) is None and not server.breaker.is_open for server in self._servers
+        ):
+            await self._refresh()
+        owners = [server for server in self._servers if server.has(model) is not False]
         if not owners:
-            raise ModelNotFoundError(f"No Ollama has a model '{model}'.", param="model")
-        return sorted(_usable(owners), key=lambda host: _rank(host, model))
+            raise ModelNotFoundError(f"No Ollama server has a model '{model}'.", param="model")
+        return sorted(_usable(owners), key=lambda server: _rank(server, model))
 
     async def _others(self, model: str, known: Sequence[OllamaServer]) -> list[OllamaServer]:
-        """Those that have got the model since the last look."""
-        others = [host for host in self._hosts if host not in known and not host.breaker.is_open]
+        """Return servers beside `known` that have `model` by now."""
+        others = [s for s in self._servers if s not in known and not s.breaker.is_open]
         if others:
-            await self._look()
-        return [host for host in others if host.has(model)]
+            await self._refresh()
+        return [server for server in others if server.has(model)]
 
-    async def _look(self) -> None:
+    async def _refresh(self) -> None:
         try:
             await self._lists()
-        except BackendError:  # The request itself will tell.
+        except BackendError:  # The request itself will fail, and say why.
             return
 
     async def _lists(self) -> list[list[Model]]:
-        """What each host has, those first that answer; who does not is asked on, for the next
-        time."""
-        asked = [host for host in self._hosts if not host.breaker.is_open] or self._hosts
-        tasks = {host: self._ask(host) for host in asked}
+        """List the models of each server, those first that respond; a slow server goes on in the
+        background, for the next call."""
+        usable = [s for s in self._servers if not s.breaker.is_open] or self._servers
+        tasks = {server: self._list(server) for server in usable}
         pending = set(tasks.values())
-        while pending and not any(_answered(task) for task in tasks.values()):
+        while pending and not any(_has_result(task) for task in tasks.values()):
             _, pending = await asyncio.wait(pending, return_when=asyncio.FIRST_COMPLETED)
         if pending:
-            await asyncio.wait(pending, timeout=_PATIENCE)
-        answered = {host: task for host, task in tasks.items() if _answered(task)}
-        if not answered:
+            await asyncio.wait(pending, timeout=self._limits.list_grace)
+        results = {server: task for server, task in tasks.items() if _has_result(task)}
+        if not results:
             next(iter(tasks.values())).result()
-        others = [_last(host, tasks.get(host)) for host in self._hosts if host not in answered]
-        return [*(task.result() for task in answered.values()), *others]
+        others = [_last(s, tasks.get(s)) for s in self._servers if s not in results]
+        return [*(task.result() for task in results.values()), *others]
 
-    def _ask(self, host: OllamaServer) -> asyncio.Task[list[Model]]:
-        if host not in self._listing:
-            task = self._listing[host] = asyncio.create_task(host.models())
-            task.add_done_callback(lambda task: self._asked(host, task))
-        return self._listing[host]
+    def _list(self, server: OllamaServer) -> asyncio.Task[list[Model]]:
+        if server not in self._listing:
+            task = self._listing[server] = asyncio.create_task(server.models())
+            task.add_done_callback(lambda task: self._end_list(server, task))
+        return self._listing[server]
 
-    def _asked(self, host: OllamaServer, task: asyncio.Task[list[Model]]) -> None:
-        del self._listing[host]
+    def _end_list(self, server: OllamaServer, task: asyncio.Task[list[Model]]) -> None:
+        del self._listing[server]
         if not task.cancelled():
             task.exception()
 
 
-def _wary(waiting: Patience, others: Sequence[OllamaServer]) -> Patience:
-    return replace(waiting, elsewhere=True) if others else waiting
-
-
-def _answered(task: asyncio.Task[list[Model]]) -> bool:
+def _has_result(task: asyncio.Task[list[Model]]) -> bool:
     return task.done() and not task.cancelled() and task.exception() is None
 
 
-def _last(host: OllamaServer, asking: asyncio.Task[list[Model]] | None) -> list[Model]:
-    """What it had, of one that takes its time or fails: to say that there is no such model would be
-    final, and the host may be back for a request."""
-    had = host.catalog.last()
-    if asking is not None and not asking.done():
-        return had
-    return [replace(model, loaded=None, loaded_context=None) for model in had]
+def _last(server: OllamaServer, listing: asyncio.Task[list[Model]] | None) -> list[Model]:
+    """Return the last list of a server that is slow or fails: that there is no such model would be
+    final, and the server may be back for a request."""
+    models = server.catalog.last()
+    if listing is not None and not listing.done():
+        return models
+    return [replace(model, loaded=None, loaded_context=None) for model in models]
 
 
-def _usable(hosts: Iterable[OllamaServer]) -> list[OllamaServer]:
-    """Those that are well. Where none is, those that will tell at once that they are not.
+def _usable(servers: Iterable[OllamaServer]) -> list[OllamaServer]:
+    """Return the servers that are well; where there are none, those that fail at once.
 
     Raises:
-        BackendUnavailableError: all of them are there and do not answer.
+        BackendUnavailableError: all of them accept requests and do not answer.
     """
-    every = list(hosts)
-    usable = [host for host in every if not host.breaker.is_open]
-    usable = usable or [host for host in every if host.is_quick_to_fail]
+    every = list(servers)
+    usable = [server for server in every if not server.breaker.is_open]
+    usable = usable or [server for server in every if server.is_quick_to_fail]
     if not usable:
         raise BackendUnavailableError("Ollama failed several times and is being tested.")
     return usable
 
 
-def _rank(host: OllamaServer, model: str) -> tuple[bool, bool, int, bool]:
+def _rank(server: OllamaServer, model: str) -> tuple[bool, bool, int, bool]:
     return (
-        host.has(model) is None,
-        host.breaker.is_silent,
-        host.work.requests,
-        not host.catalog.is_loaded(model),
+        server.has(model) is None,
+        server.breaker.is_silent,
+        server.work.requests,
+        not server.catalog.is_loaded(model),
     )

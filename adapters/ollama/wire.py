@@ -3,7 +3,7 @@
 Source: https://github.com/ollama/ollama/blob/main/docs/api.md and `api/types.go`.
 """
 
-from typing import Annotated, Any, Literal, cast
+from typing import Annotated, Any, ClassVar, Literal, cast
 
 import msgspec
 from msgspec import UNSET, Meta, Struct, UnsetType
@@ -82,6 +82,8 @@ class Options(Struct, kw_only=True):
 class Generation(Struct, kw_only=True):
     """What `/api/chat` and `/api/generate` have in common."""
 
+    path: ClassVar[str]
+    """Of the URL that it is posted to."""
     model: str
     options: Options
     stream: bool = True
@@ -97,11 +99,13 @@ class Generation(Struct, kw_only=True):
 
 
 class ChatBody(Generation, kw_only=True):
+    path: ClassVar[str] = "/api/chat"
     messages: list[ChatMessage]
     tools: list[ToolDefinition] | UnsetType = UNSET
 
 
 class RawBody(Generation, kw_only=True):
+    path: ClassVar[str] = "/api/generate"
     prompt: str
     raw: bool = True
 
@@ -196,10 +200,6 @@ class Line(Struct, kw_only=True, gc=False):
     """This and what follows: nanoseconds, on the last line."""
     prompt_eval_duration: int | None = None
     eval_duration: int | None = None
-    num_ctx: int | None = None
-    """Not Ollama's: the context it was asked with, told on the first line."""
-    cold: bool = False
-    """Not Ollama's: it had to load the model; told on the first line as well."""
 
 
 class ErrorBody(Struct):

@@ -1,4 +1,4 @@
-"""When to leave an Ollama alone, and when to try it again."""
+"""Circuit breaker: leave a failing server alone, test it, and use it again."""
 
 import asyncio
 from collections.abc import Awaitable, Callable
@@ -10,36 +10,40 @@ from adapters.errors import (
     BackendUnavailableError,
     BadUpstreamError,
 )
+from adapters.upstream.limits import DEFAULT_LIMITS, Limits
 
-_IN_A_ROW = 3
-_LOOK_SECONDS = 2.0
-"""Between two looks whether it is there at all, which costs it nothing."""
-_FIRST_WAIT = 5.0
-_LONGEST_WAIT = 60.0
+_MAX_FAULTS = 3
 
 FAULTS = (BackendUnavailableError, BackendTimeoutError, BadUpstreamError)
-"""What speaks against the server. A full queue does not, nor a model that cannot be loaded."""
+"""Faults of the server. A full queue is none, nor is a model that cannot be loaded."""
 
 
 class CircuitBreaker:
-    """Opens after three faults in a row; closes once a real answer was seen.
+    """Opens after three faults in a row; closes after a real answer.
 
-    While it is open, somebody looks whether the server is there, and if it is, asks it for a
-    token: at once when it was away, and else after 5 s, 10 s, … 60 s.
+    While it is open, it looks whether the server is there, and if so, requests a token: at once
+    where the server was away, otherwise after 5 s, 10 s, … 60 s.
     """
 
-    def __init__(self, look: Callable[[], Awaitable[bool]], probe: Callable[[], Awaitable[None]]):
+    def __init__(
+        self,
+        look: Callable[[], Awaitable[bool]],
+        probe: Callable[[], Awaitable[None]],
+        limits: Limits = DEFAULT_LIMITS,
+    ) -> None:
+        """`look` costs the server nothing; `probe` requests a token, and raises BackendError."""
         self._look = look
         self._probe = probe
+        self._limits = limits
         self._faults = 0
         self._probing = False
         self._testing: asyncio.Task[None] | None = None
         self.last: BackendError | None = None
-        """Why it is open, or what speaks against it so far."""
+        """The latest fault since the last answer."""
 
     @property
     def is_open(self) -> bool:
-        return self._faults >= _IN_A_ROW
+        return self._faults >= _MAX_FAULTS
 
     @property
     def state(self) -> BreakerState:
@@ -49,47 +53,49 @@ class CircuitBreaker:
 
     @property
     def absent(self) -> bool:
-        """The last fault was one that shows at once: trying costs nothing."""
+        """The last fault shows at once: another try costs nothing."""
         return isinstance(self.last, BackendUnavailableError)
 
     @property
     def is_silent(self) -> bool:
-        """The last fault was one that takes its time, and would take it of whoever tries."""
+        """The last fault was a timeout, which another try would wait for again."""
         return isinstance(self.last, BackendTimeoutError)
 
     def succeeded(self) -> None:
+        """Close after a complete answer."""
         self._faults, self.last = 0, None
 
     def heard(self) -> None:
-        """It has said something that is no answer: it is not silent, as far as is known."""
+        """Note a response that is no answer: the server is not silent."""
         if not self.is_open:
             self.last = None
 
     def failed(self, error: BackendError) -> None:
+        """Count `error` if it is one of `FAULTS`; the third in a row opens the breaker."""
         if not isinstance(error, FAULTS):
             return
         self._faults += 1
         self.last = error
         if self.is_open and self._testing is None:
             self._testing = asyncio.create_task(self._test())
-            self._testing.add_done_callback(self._tested)
+            self._testing.add_done_callback(self._end_test)
 
     async def aclose(self) -> None:
         if self._testing is not None:
             self._testing.cancel()
             await asyncio.wait([self._testing])
 
-    def _tested(self, task: asyncio.Task[None]) -> None:
+    def _end_test(self, task: asyncio.Task[None]) -> None:
         self._testing = None
         if not task.cancelled():
             task.exception()
 
     async def _test(self) -> None:
         clock = asyncio.get_running_loop().time
-        wait, was_there = _FIRST_WAIT, not self.absent
+        wait, was_there = self._limits.first_probe, not self.absent
         due = clock() + wait
         while self.is_open:
-            await asyncio.sleep(_LOOK_SECONDS)
+            await asyncio.sleep(self._limits.look_every)
             there = await self._look()
             if not there or (was_there and clock() < due):
                 was_there = there
@@ -97,7 +103,7 @@ class CircuitBreaker:
             was_there = True
             if await self._answers():
                 self.succeeded()
-            wait = min(2 * wait, _LONGEST_WAIT)
+            wait = min(2 * wait, self._limits.longest_probe)
             due = clock() + wait
 
     async def _answers(self) -> bool:

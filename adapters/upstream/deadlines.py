@@ -1,4 +1,4 @@
-"""How long the first line of an answer is waited for."""
+"""Deadlines for the first line of a response, and detection of servers that hang."""
 
 import asyncio
 import math
@@ -11,21 +11,20 @@ from adapters.errors import BackendTimeoutError
 
 T = TypeVar("T")
 
-_LOOK_SECONDS = 2.0
-"""Between two looks at a server that is silent."""
-_MISSED_LOOKS = 2
-"""In a row: one may be missed by a machine that is very busy."""
+_MAX_MISSED_LOOKS = 2
+"""In a row: a machine under load may miss one."""
 
 
 class Patience(Struct, frozen=True):
+    """How long a request waits for the first line of its response."""
+
     seconds: float | None = None
-    """For the first line, unless the model has to be loaded; `None`: as it is configured, and
-    infinite: somebody else decides."""
+    """Unless the model has to be loaded; `None`: as configured; infinite: the caller decides."""
     elsewhere: bool = False
-    """Somebody else could answer: a server that hangs is not waited for."""
+    """Another server could answer: one that hangs is given up."""
 
     def to_first_line(self, configured: float, *, cold: bool) -> float:
-        """`cold`: the model has to be loaded, which takes what it takes."""
+        """Return the seconds to wait; a load (`cold`) may take all that is `configured`."""
         match self.seconds:
             case math.inf:
                 return math.inf
@@ -38,28 +37,32 @@ class Patience(Struct, frozen=True):
 PATIENT = Patience()
 
 
-async def unless_hanging(work: Awaitable[T], is_there: Callable[[], Awaitable[bool]]) -> T:
-    """The result of `work`, as long as the server that does it says that it is there.
+async def unless_hanging(
+    work: Awaitable[T], is_there: Callable[[], Awaitable[bool]], every: float, message: str
+) -> T:
+    """Return the result of `work`; look at its server `every` so many seconds until then.
 
     Raises:
-        BackendTimeoutError: it does not, so that nothing can be hoped for.
+        BackendTimeoutError: with `message`; the server missed two looks in a row.
     """
-    timeout = asyncio.timeout(None)
-    looking = asyncio.create_task(_end_when_hanging(timeout, is_there))
+    limit = asyncio.timeout(None)
+    looking = asyncio.create_task(_expire_when_hanging(limit, is_there, every))
     try:
-        async with timeout:
+        async with limit:
             return await work
     except TimeoutError:
-        if not timeout.expired():
+        if not limit.expired():
             raise
-        raise BackendTimeoutError("Ollama hangs: it does not even say its version.") from None
+        raise BackendTimeoutError(message) from None
     finally:
         looking.cancel()
 
 
-async def _end_when_hanging(work: asyncio.Timeout, is_there: Callable[[], Awaitable[bool]]) -> None:
+async def _expire_when_hanging(
+    limit: asyncio.Timeout, is_there: Callable[[], Awaitable[bool]], every: float
+) -> None:
     missed = 0
-    while missed < _MISSED_LOOKS:
-        await asyncio.sleep(_LOOK_SECONDS)
+    while missed < _MAX_MISSED_LOOKS:
+        await asyncio.sleep(every)
         missed = 0 if await is_there() else missed + 1
-    work.reschedule(0.0)
+    limit.reschedule(0.0)

@@ -1,7 +1,7 @@
-"""HTTP/1.1 under the official client: llhttp parses, one read of the socket is one piece.
+"""HTTP/1.1 client: llhttp parses, and one read of the socket is one piece of the body.
 
-httpx's own transport parses in Python, an HTTP chunk at a time: with the tokens of a model that is
-most of what a relay costs. Errors are httpx's, deadlines are points of the loop's clock.
+httpx's own transport parses in Python, one HTTP chunk at a time: with the tokens of a model that is
+most of what a relay costs. Errors are httpx's; deadlines are points of the event loop's clock.
 """
 
 import asyncio
@@ -15,113 +15,155 @@ from typing import cast
 import httptools
 import httpx
 
-_MOST_HEAD_BYTES = 65_536
-_MOST_HELD_BYTES = 262_144
-"""Then the socket is not read until somebody takes what is there."""
-_MOST_IDLE = 20
+_MAX_HEAD_BYTES = 65_536
+_MAX_BUFFERED_BYTES = 262_144
+"""Unread bytes of a body after which the socket is not read."""
+_MAX_IDLE = 20
 _IDLE_SECONDS = 5.0
+
+Receive = Callable[[bytes], bool]
+"""Handles one piece of a body; true pauses the body."""
 
 
 class Connection(asyncio.Protocol):
-    """One socket, one exchange at a time: a request, then the pieces of its answer."""
+    """One socket, one exchange at a time: a request, then the pieces of its response.
+
+    The body is read with `read`, which returns what has arrived, or with `push`, which calls a
+    function with each piece inside `data_received`: no task is woken for a piece.
+    """
 
     def __init__(self) -> None:
         self.loop = asyncio.get_running_loop()
-        self._transport: asyncio.Transport | None = None
-        self._parser = httptools.HttpResponseParser(self)
-        self._error: httpx.TransportError | None = None
-        self._waiter: asyncio.Future[None] | None = None
-        self._timer: asyncio.TimerHandle | None = None
         self.until = 0.0
-        """When it was waited for too long, by the loop's clock."""
-        self._fileno = -1
+        """The deadline of the current wait, by the loop's clock; `push` may be given more time by
+        moving it."""
         self.unheard = False
-        """The other end threw the request away unread: it was closing as that was on its way."""
-        self._forget()
+        """The server closed the connection before it read the request: it can be sent again."""
+        self._transport: asyncio.Transport | None = None
+        self._error: httpx.TransportError | None = None
+        self._waiter: asyncio.Future[bool] | None = None
+        self._timer: asyncio.TimerHandle | None = None
+        self._receive: Receive | None = None
+        self._fileno = -1
+        self._paused = False
+        self._pieces: list[bytes] = []
+        self.on_body = self._pieces.append  # A call in C for each chunk, not one in Python.
+        self._parser = httptools.HttpResponseParser(self)
+        self._reset()
 
-    def _forget(self) -> None:
-        """Be as before an exchange."""
-        self._asked = False
-        self._reading = False
-        """The head is there."""
+    def _reset(self) -> None:
+        """Forget the exchange before."""
+        self._in_exchange = False
+        self._reading_body = False
         self._complete = False
-        self._keeps = False
+        self._keep_alive = False
         self.status: int | None = None
         self.headers: list[tuple[bytes, bytes]] = []
-        self._pieces: list[bytes] = []
+        self._pieces.clear()
         self._received = 0
-        """Bytes of the head, later of what is held of the body."""
-        self.taker: Callable[[bytes], bool] | None = None
-        """Has pieces of the body as they come, while `read` waits for one; what it does not take,
-        and the last piece, are read."""
+        """Bytes of the head, later the unread bytes of the body."""
 
-    # --- what the one who asks does ---
+    # --- called by the client ---
 
     @property
     def reusable(self) -> bool:
-        whole = self._complete and not self._pieces
-        return whole and self._error is None and self._keeps
+        ended = self._complete and not self._pieces
+        return ended and self._error is None and self._keep_alive
 
     @property
     def is_open(self) -> bool:
-        """While it idles: the other end may have closed it without the loop's having seen it."""
-        return self._error is None and not _has_something(self._fileno)
+        """False where an idle connection was closed by the server, be it unnoticed by the loop."""
+        return self._error is None and not _is_readable(self._fileno)
 
     async def ask(self, request: bytes, until: float) -> None:
-        """Send `request`, and wait for `status` and `headers`.
+        """Send `request` and wait for `status` and `headers`.
 
         Raises:
-            TimeoutError: there is none by `until`.
-            httpx.TransportError: the connection broke, or what it says is not HTTP.
+            TimeoutError: they did not arrive by `until`.
+            httpx.TransportError: the connection broke, or the response is not HTTP.
         """
-        self._forget()
-        self._asked = True
+        self._reset()
+        self._in_exchange = True
         if self._transport is not None:
             self._transport.write(request)
         while self.status is None:
             await self._wait(until)
 
     async def read(self, until: float) -> bytes:
-        """What has arrived of the body, at least a byte; nothing at its end.
+        """Return the bytes of the body that have arrived, at least one; none at its end.
 
         Raises:
-            TimeoutError: nothing has by `until`.
-            httpx.TransportError: it broke off, after everything before has been read.
+            TimeoutError: nothing arrived by `until`.
+            httpx.TransportError: the connection broke, after all bytes before have been read.
         """
-        self._reading = True
+        self._reading_body = True
         while not self._pieces:
             if self._complete:
                 return b""
+            self._resume()
             await self._wait(until)
-        data = b"".join(self._pieces)
-        self._let_go()
-        return data
+        return self._take_pieces()
+
+    async def push(self, receive: Receive, until: float) -> bool:
+        """Call `receive` with each piece of the body as it arrives.
+
+        Returns true when `receive` returned true: the socket is paused until the next call. Returns
+        false at the end of the body.
+
+        Raises:
+            TimeoutError: `self.until`, which begins as `until`, has passed.
+            httpx.TransportError: the connection broke, after all pieces before.
+            Exception: what `receive` raised.
+        """
+        self._reading_body = True
+        while not (self._pieces and receive(self._take_pieces())):
+            if self._complete:
+                return False
+            self._resume()
+            self._receive = receive
+            try:
+                if await self._wait(until):
+                    return True
+            finally:
+                self._receive = None
+        return True
 
     def release(self) -> None:
-        """The exchange is over; what comes now was not asked for."""
-        self._asked = False
-        self.taker = None
+        """End the exchange; data that arrives from now on is an error."""
+        self._in_exchange = False
+        self._resume()
 
-    def close(self, why: str = "It was closed.") -> None:
-        """At once, whatever is under way."""
-        self._fail(httpx.ReadError(why))
+    def close(self, reason: str = "The connection was closed.") -> None:
+        """Close the socket at once; a wait in progress fails."""
+        self._fail(httpx.ReadError(reason))
 
-    def _let_go(self) -> None:
+    def _take_pieces(self) -> bytes:
+        data = b"".join(self._pieces)
         self._pieces.clear()
-        if self._received > _MOST_HELD_BYTES and self._transport is not None:
-            self._transport.resume_reading()
         self._received = 0
+        return data
 
-    async def _wait(self, until: float) -> None:
+    def _pause(self) -> None:
+        if not self._complete and self._transport is not None:
+            self._paused = True
+            self._transport.pause_reading()
+
+    def _resume(self) -> None:
+        if self._paused and self._transport is not None:
+            self._transport.resume_reading()
+        self._paused = False
+
+    async def _wait(self, until: float) -> bool:
+        """Wait for what the event loop has to tell; true where `receive` has paused the body."""
         if self._error is not None:
             raise self._error
         self._waiter = self.loop.create_future()
         self.until = until
-        # Set anew only when it has gone off: a timer for each read would cost more than the read.
+        # Set anew only after it has gone off: a timer for each read would cost more than the read.
         if self._timer is None or self._timer.when() > until:
             self._set_timer()
         try:
-            await self._waiter
+            return await self._waiter
         finally:
             self._waiter = None
 
@@ -129,9 +171,9 @@ class Connection(asyncio.Protocol):
         if self._timer is not None:
             self._timer.cancel()
         never = self.until == math.inf
-        self._timer = None if never else self.loop.call_at(self.until, self._time_is_up)
+        self._timer = None if never else self.loop.call_at(self.until, self._check_deadline)
 
-    def _time_is_up(self) -> None:
+    def _check_deadline(self) -> None:
         self._timer = None
         if self._waiter is None or self._waiter.done():
             return
@@ -140,21 +182,9 @@ class Connection(asyncio.Protocol):
         else:
             self._waiter.set_exception(TimeoutError())
 
-    def _hand_over(self, waiter: asyncio.Future[None]) -> None:
-        """What has come: to the one who takes it at once, or to the one who waits."""
-        if waiter.done():
-            return
-        try:
-            if self.taker and not self._complete and self.taker(b"".join(self._pieces)):
-                self._let_go()
-            else:
-                waiter.set_result(None)
-        except Exception as error:  # Of the taker; it is for the one who waits.
-            waiter.set_exception(error)
-
     def _wake(self) -> None:
         if self._waiter is not None and not self._waiter.done():
-            self._waiter.set_result(None)
+            self._waiter.set_result(False)
 
     def _fail(self, error: httpx.TransportError) -> None:
         self._error = self._error or error
@@ -164,15 +194,19 @@ class Connection(asyncio.Protocol):
             self._transport.abort()
         self._wake()
 
-    # --- what the socket does ---
+    # --- called by the event loop ---
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         self._transport = cast(asyncio.Transport, transport)
         self._fileno = transport.get_extra_info("socket").fileno()
 
     def data_received(self, data: bytes) -> None:
-        if not self._asked or self._complete:
-            self._fail(httpx.ProtocolError("It spoke unasked."))
+        """Parse `data`, then hand the body to `receive`, or wake the task that waits.
+
+        The path of every token: what is called here is written out.
+        """
+        if not self._in_exchange or self._complete:
+            self._fail(httpx.ProtocolError("Unsolicited data from the server."))
             return
         self._received += len(data)
         try:
@@ -180,41 +214,57 @@ class Connection(asyncio.Protocol):
         except (httptools.HttpParserError, httptools.HttpParserUpgrade) as error:
             self._fail(httpx.ProtocolError(str(error)))
             return
-        if self._received > _MOST_HEAD_BYTES:
+        waiter = self._waiter
+        if self._receive is not None and waiter is not None and not waiter.done():
+            try:
+                if pieces := self._pieces:
+                    piece = pieces[0] if len(pieces) == 1 else b"".join(pieces)
+                    pieces.clear()
+                    self._received = 0
+                    if self._receive(piece):
+                        self._pause()
+                        waiter.set_result(True)
+                        return
+                if self._complete:
+                    waiter.set_result(False)
+            except Exception as error:  # Raised by `receive`; for the task that waits.
+                waiter.set_exception(error)
+            return
+        if self._received > _MAX_HEAD_BYTES:
             self._limit()
-        if self._waiter is not None and (self._pieces or self._complete or not self._reading):
-            self._hand_over(self._waiter)
+        if self._pieces or self._complete or not self._reading_body:
+            self._wake()
 
     def _limit(self) -> None:
         if self.status is None:
-            self._fail(httpx.ProtocolError("Its head is too long."))
-        elif self._received > _MOST_HELD_BYTES and self._transport is not None:
-            self._transport.pause_reading()
+            self._fail(httpx.ProtocolError("The head of the response is too long."))
+        elif self._received > _MAX_BUFFERED_BYTES and not self._paused:
+            self._pause()
 
     def eof_received(self) -> None:
-        # An answer without a length ends here. llhttp knows, but has no word for it.
+        # A response without a length ends here. llhttp knows, but has no call for it.
         if self.status is not None and not self._has_length():
             self._complete = True
         self.connection_lost(None)
 
     def connection_lost(self, exc: Exception | None) -> None:
         if self._complete:
-            self._fail(httpx.ReadError("It was closed."))
+            self._fail(httpx.ReadError("The connection was closed."))
         elif isinstance(exc, OSError):
             self.unheard = self.status is None and not self._received
             self._fail(httpx.ReadError(str(exc)))
         else:
-            self._fail(httpx.RemoteProtocolError("It was closed in the middle of an answer."))
+            self._fail(httpx.RemoteProtocolError("The connection was closed within a response."))
 
     def _has_length(self) -> bool:
         names = {name.lower() for name, _ in self.headers}
         return not names.isdisjoint({b"content-length", b"transfer-encoding"})
 
-    # --- what the parser does ---
+    # --- called by the parser ---
 
     def on_message_begin(self) -> None:
-        if self._complete:
-            self._fail(httpx.ProtocolError("It answered twice."))
+        if self._complete:  # Raised through the parser, which stops: no byte of it is body.
+            raise httpx.ProtocolError("A second response to one request.")
         self.headers = [] if self.status is None else self.headers
 
     def on_header(self, name: bytes, value: bytes) -> None:
@@ -222,27 +272,23 @@ class Connection(asyncio.Protocol):
 
     def on_headers_complete(self) -> None:
         status = self._parser.get_status_code()
-        if status >= 200:  # What comes before is not the answer.
+        if status >= 200:  # 1xx comes before the response.
             self.status = status
-
-    def on_body(self, data: bytes) -> None:
-        if not self._complete:
-            self._pieces.append(data)
 
     def on_message_complete(self) -> None:
         self._complete = self.status is not None
-        self._keeps = self._parser.should_keep_alive()
+        self._keep_alive = self._parser.should_keep_alive()
 
 
-def _has_something(fileno: int) -> bool:
-    """To read, be it only an end."""
+def _is_readable(fileno: int) -> bool:
+    """True where the socket has data, or was closed."""
     poll = select.poll()
     poll.register(fileno, select.POLLIN)
     return bool(poll.poll(0))
 
 
 class Body(httpx.AsyncByteStream):
-    """The rest of an answer. Closing it gives the connection back, or ends it."""
+    """The body of a response for httpx; closing it returns or closes the connection."""
 
     def __init__(self, connection: Connection, pool: "Transport") -> None:
         self.connection = connection
@@ -257,10 +303,11 @@ class Body(httpx.AsyncByteStream):
 
 
 class Transport(httpx.AsyncBaseTransport):
-    """Connections to one server. Those that idle are used again, the last one first."""
+    """Pool of connections to one server. Idle ones are used again, the latest first."""
 
-    def __init__(self, connect_timeout: float) -> None:
+    def __init__(self, connect_timeout: float, idle_seconds: float = _IDLE_SECONDS) -> None:
         self._connect_timeout = connect_timeout
+        self._idle_seconds = idle_seconds
         self._tls: ssl.SSLContext | None = None
         self._idle: list[tuple[float, Connection]] = []
         self._busy: set[Connection] = set()
@@ -269,7 +316,7 @@ class Transport(httpx.AsyncBaseTransport):
         return await self.send(request, math.inf)
 
     async def send(self, request: httpx.Request, until: float) -> httpx.Response:
-        """The answer to `request`, of which nothing but the head is read; errors as in `ask`."""
+        """Send `request`; the body of the response is not read yet. Raises as `ask`."""
         connection = await self.ask(request.url, _to_bytes(request), until)
         return httpx.Response(
             connection.status or 0,
@@ -279,45 +326,46 @@ class Transport(httpx.AsyncBaseTransport):
         )
 
     async def ask(self, url: httpx.URL, request: bytes, until: float) -> Connection:
-        """A connection on which the answer to `request` has begun; `take_back` ends it.
+        """Send `request`; returns a connection with the head of its response.
+
+        `take_back` ends the exchange. A request that met a closing idle connection is sent again.
 
         Raises:
-            TimeoutError: there is none by `until`.
+            TimeoutError: there was no response by `until`.
             httpx.TransportError: there is no connection, or it broke.
         """
-        while (connection := self._idle_one()) is not None:
+        while True:
+            connection = self._take_idle()
+            is_new = connection is None
+            if connection is None:
+                connection = await self._connect(url, until)
+            self._busy.add(connection)
             try:
-                return await self._put(connection, request, until)
-            except httpx.ReadError:
-                if not connection.unheard:
+                await connection.ask(request, until)
+            except BaseException as error:
+                self.take_back(connection)
+                if is_new or not isinstance(error, httpx.ReadError) or not connection.unheard:
                     raise
-        return await self._put(await self._connect(url, until), request, until)
-
-    async def _put(self, connection: Connection, request: bytes, until: float) -> Connection:
-        self._busy.add(connection)
-        try:
-            await connection.ask(request, until)
-        except BaseException:
-            self.take_back(connection)
-            raise
-        return connection
+            else:
+                return connection
 
     def take_back(self, connection: Connection) -> None:
+        """Keep `connection` for the next request, or close it where the response is not read."""
         self._busy.discard(connection)
-        if not connection.reusable or len(self._idle) >= _MOST_IDLE:
+        if not connection.reusable or len(self._idle) >= _MAX_IDLE:
             connection.close()
             return
         connection.release()
-        self._idle.append((time.monotonic() + _IDLE_SECONDS, connection))
+        self._idle.append((time.monotonic() + self._idle_seconds, connection))
 
     async def aclose(self) -> None:
-        for connection in (*self._busy, *(each for _, each in self._idle)):
+        for connection in (*self._busy, *(connection for _, connection in self._idle)):
             connection.close()
         self._idle.clear()
 
-    def _idle_one(self) -> Connection | None:
+    def _take_idle(self) -> Connection | None:
         now = time.monotonic()
-        while self._idle and self._idle[0][0] <= now:  # The last to come back is at the end.
+        while self._idle and self._idle[0][0] <= now:  # The latest is at the end.
             self._idle.pop(0)[1].close()
         while self._idle:
             _, connection = self._idle.pop()
@@ -342,11 +390,11 @@ class Transport(httpx.AsyncBaseTransport):
         return connection
 
     def _tls_for(self, url: httpx.URL) -> ssl.SSLContext | None:
-        """Made when it is first needed: it reads every certificate there is."""
+        """Create the TLS context when it is first needed: it reads every certificate there is."""
         if url.scheme == "https" and self._tls is None:
             self._tls = httpx.create_ssl_context()
-            # What the machine's owner trusts, as Ollama's own programs do: the list that httpx
-            # brings along has no authority of a house.
+            # The certificates of this machine, as Ollama's own programs use: httpx's list has no
+            # authority of a private network.
             self._tls.load_default_certs()
         return self._tls
 

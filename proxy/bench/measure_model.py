@@ -30,8 +30,9 @@ from proxy.bench.results import (
 )
 from proxy.config import Config
 from proxy.models.registry import Deployment, RegisteredModel
-from proxy.routing.measurements import Measurement, Watch
-from proxy.sinks import closing, each
+from proxy.record import Attempt
+from proxy.routing.measurements import Measurement, to_measurement
+from proxy.sinks import CheckedSink, Collector
 
 _LIST_TIMEOUT = 10.0
 _UNLOAD_TIMEOUT = 10.0
@@ -195,21 +196,14 @@ class _Runner:
 
     async def _ask_all(self, prompts: Sequence[str], max_tokens: int) -> _Turn:
         began = time.perf_counter()
-        watches = await asyncio.gather(*(self._ask(prompt, max_tokens) for prompt in prompts))
+        attempts = await asyncio.gather(
+            *(self._ask(prompt, max_tokens, len(prompts)) for prompt in prompts)
+        )
         seconds = time.perf_counter() - began
         memory = await self._memory.footprint(self.deployment.kind, self.deployment.name)
-        measured = [
-            watch.measurement(
-                self.deployment.kind,
-                self.deployment.name,
-                len(prompts),
-                lambda _kind, _name: memory,
-            )
-            for watch in watches
-        ]
-        return _Turn(tuple(measured), seconds)
+        return _Turn(tuple([to_measurement(each, memory) for each in attempts]), seconds)
 
-    async def _ask(self, prompt: str, max_tokens: int) -> Watch:
+    async def _ask(self, prompt: str, max_tokens: int, concurrency: int) -> Attempt:
         # Templates may add a default system message; with an explicit one the prompts are the same.
         system = Message(role="system", content=(TextPart("You tell stories."),))
         message = Message(role="user", content=(TextPart(prompt),))
@@ -219,11 +213,12 @@ class _Runner:
             sampling=Sampling(temperature=0),
             max_tokens=max_tokens,
         )
-        watch = Watch(request.n)
-        async with closing(events := each(self.backend.generate(request), request.n)):
-            async for event in events:
-                watch.see(event)
-        return watch
+        attempt = Attempt(self.deployment.kind, self.deployment.name)
+        attempt.concurrency = concurrency
+        checked = CheckedSink(Collector(), attempt)
+        await self.backend.generate(request, checked)
+        checked.end()
+        return attempt
 
     @contextmanager
     def _fatal_errors(self) -> Generator[None]:

@@ -50,10 +50,12 @@ def _run(config: Config, listener: socket.socket) -> None:
     from proxy.app import create_app
     from proxy.endpoints.server_request import ServerParts
     from proxy.http.server import Server
+    from proxy.request_log import log_to_stderr
 
+    log_to_stderr()
     app = create_app(config)
     parts: ServerParts = app.state.parts
-    server = Server(app, config.server, parts.drain, lambda: _announce(listener))
+    server = Server(app, config.server, parts.grace, lambda: _announce(listener))
     server.run(sockets=[listener])
 
 

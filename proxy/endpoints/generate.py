@@ -1,8 +1,11 @@
-"""What the dialects that answer in lines of JSON share: from the contract's words to a response."""
+"""The one way of every generating URL: parse, route, and render in the dialect of the route."""
 
-from collections.abc import Iterable
-from typing import Protocol
+from collections.abc import Sequence
+from functools import partial
+from typing import Generic, Protocol, TypeVar
 
+from litestar import post
+from litestar.handlers import HTTPRouteHandler
 from litestar.response.base import ASGIResponse
 from msgspec import Struct
 from msgspec.structs import replace
@@ -10,55 +13,138 @@ from msgspec.structs import replace
 from adapters.errors import BackendError
 from adapters.events import Event
 from adapters.request import GenerationRequest
-from adapters.shortcut import Shortcut
+from adapters.sink import Sink, write_together
 from proxy.endpoints.server_request import ServerRequest
-from proxy.endpoints.times import Times
-from proxy.http.event_stream import NDJSON, Frame
+from proxy.errors import Failure
+from proxy.http.event_stream import Framing, Renderer, stream
 from proxy.http.json_response import JSONResponse
 from proxy.images import has_images, resolve_images
-from proxy.sinks import Answer, collect
+from proxy.openapi import Operation
+from proxy.record import Record
+from proxy.sinks import Answer, Collector
+
+_PROMPTS_AT_ONCE = 8
+"""Prompts of one request that are worked on together, so that other requests get their turn."""
+
+B = TypeVar("B")
 
 
-class Dialect(Protocol):
-    """How one request is answered: in lines, or whole."""
+class Call(Struct, Generic[B], frozen=True, kw_only=True):
+    """A request of a client, parsed."""
 
-    def render(self, event: Event, /) -> Iterable[Frame]: ...
+    body: B
+    """The wire Struct as the client sent it."""
+    requests: Sequence[GenerationRequest]
+    """One for each prompt; the model is the public name."""
+    stream: bool
+    backend: str | None = None
+    """The backend that the body insists on."""
+    cache_key: str | None = None
+    """Keeps the prefix cache of one conversation apart from others with the same API key."""
 
-    def error(self, exc: Exception) -> Iterable[Frame]: ...
 
-    def whole(self, answer: Answer) -> Struct: ...
+class Dialect(Protocol[B]):
+    """An API that clients speak: from its JSON to the contract and back. Stateless."""
 
-    def to_param(self, feature: str | None) -> str | None:
-        """A field of the contract -> the name of the field that the client sent."""
+    framing: Framing
+    """Of streamed answers."""
+
+    def parse(self, request: ServerRequest, raw: bytes) -> Call[B]:
+        """Decode and translate a body.
+
+        Raises:
+            InvalidRequestError: it cannot be read, or contradicts itself.
+            UnsupportedParameterError: no backend can honour a field; `param` is its path.
+        """
+        ...
+
+    def renderer(self, call: Call[B], record: Record) -> Renderer[Event]:
+        """Create what encodes the events of one streamed answer."""
+        ...
+
+    def whole(self, call: Call[B], answers: Sequence[Answer], record: Record) -> Struct:
+        """Translate an answer that is sent in one piece."""
+        ...
+
+    def to_param(self, feature: str | None, body: B) -> str | None:
+        """Translate a field of the contract to the name of the field that the client sent."""
+        ...
+
+    def failure(self, failure: Failure) -> Struct:
+        """Render the body of an error."""
         ...
 
 
-async def generate(
-    request: ServerRequest,
-    asked: GenerationRequest,
-    dialect: Dialect,
-    times: Times,
-    *,
-    streamed: bool,
+def generating_route(
+    path: str, dialect: Dialect[B], operation: Operation, *, name: str
+) -> HTTPRouteHandler:
+    """Create the route of a URL that always speaks `dialect`; `name` is its operation's id."""
+
+    async def create(request: ServerRequest) -> ASGIResponse:
+        return await answer(request, dialect)
+
+    create.__name__ = create.__qualname__ = name
+    route = post(
+        path,
+        status_code=200,
+        operation=operation,
+        failure_body=dialect.failure,
+        fast=partial(answer, dialect=dialect),
+    )
+    return route(create)
+
+
+async def answer(
+    request: ServerRequest, dialect: Dialect[B], call: Call[B] | None = None
 ) -> ASGIResponse:
-    """The answer as NDJSON, or as one object.
+    """Answer in `dialect`, streamed or whole; `call` is given where the body was parsed before.
 
     Raises:
         BackendError: as `Router.generate`; `param` is the client's field.
     """
-    try:
-        asked = replace(asked, client=request.caller())
-        if has_images(asked):
-            asked = await request.finish(resolve_images(asked, request.config.server.images))
-        # Lines are rendered one by one: a shortcut that nothing opens has each decoded twice.
-        short = None if streamed else Shortcut()
-        events = request.router.generate(
-            asked, request.notes, whole=not streamed, through=times.watching, shortcut=short
+    call = call or dialect.parse(request, await request.read_body())
+    write = partial(_generate, request, dialect, call)
+    if call.stream:
+        request.record.streamed = True
+        return await stream(
+            request,
+            write,
+            dialect.renderer(call, request.record),
+            record=request.record,
+            grace=request.grace,
+            keepalive=request.config.server.keepalive,
+            framing=dialect.framing,
         )
-        if streamed:
-            return await request.stream_events(events, dialect, NDJSON)
-        (answer,) = await request.finish(collect(events, short))
+    collector = Collector()
+    await request.finish(write(collector))
+    return JSONResponse(dialect.whole(call, collector.answers(), request.record))
+
+
+async def _generate(request: ServerRequest, dialect: Dialect[B], call: Call[B], sink: Sink) -> None:
+    try:
+        requests = await to_routed(request, call)
+        if len(requests) == 1:
+            await request.router.generate(requests[0], sink, request.record)
+            return
+        writers = [
+            partial(request.router.generate, each, record=request.record) for each in requests
+        ]
+        await write_together(writers, sink, choices=requests[0].n, at_once=_PROMPTS_AT_ONCE)
     except BackendError as exc:
-        exc.param = dialect.to_param(exc.param)
+        exc.param = dialect.to_param(exc.param, call.body)
         raise
-    return JSONResponse(dialect.whole(answer))
+
+
+async def to_routed(request: ServerRequest, call: Call[B]) -> list[GenerationRequest]:
+    """Complete the requests of `call` for the router: forced backend, client, checked images.
+
+    Raises:
+        InvalidRequestError: the request insists on two backends, or an image is refused.
+    """
+    model = request.forced(call.requests[0].model, call.backend)
+    client = request.caller(call.cache_key)
+    requests = [
+        replace(each, model=model, client=client, whole=not call.stream) for each in call.requests
+    ]
+    images = request.config.server.images
+    return [await resolve_images(each, images) if has_images(each) else each for each in requests]

@@ -1,23 +1,27 @@
 """One request, and the parts of the server that answer it."""
 
-from collections.abc import AsyncGenerator, Awaitable
+from collections.abc import Awaitable
 from typing import Any, TypeVar
 
-from litestar import Request
+from litestar import Request, Response
 from litestar.connection.base import empty_receive, empty_send
-from litestar.response.base import ASGIResponse
 from litestar.types import Receive, Scope, Send
+from msgspec import Struct
 
+from adapters.errors import InvalidRequestError
 from proxy.assembly import Parts
 from proxy.bench.archive import Archive
 from proxy.config import Config
+from proxy.errors import to_failure
+from proxy.http.body import decode, receive_body, unknown_fields
 from proxy.http.clients import to_client
-from proxy.http.event_stream import SSE, Framing, Renderer, ShutdownGrace, Texts, limited, stream
+from proxy.http.event_stream import Limits, ShutdownGrace
 from proxy.http.gates import Fields
-from proxy.http.headers import notes_of
+from proxy.http.json_response import FailureBody
 from proxy.memory.budget import SharedBudget
 from proxy.models.registry import Registry
 from proxy.openapi import Document
+from proxy.record import Record
 from proxy.routing.measurements import Measurements
 from proxy.routing.override import to_override
 from proxy.routing.router import Router
@@ -30,7 +34,7 @@ class ServerParts(Parts, frozen=True, kw_only=True):
 
     config: Config
     archive: Archive
-    drain: ShutdownGrace
+    grace: ShutdownGrace
     document: Document
 
 
@@ -38,7 +42,7 @@ class ServerRequest(Request[Any, Any, Any]):
     """The application's `request_class`. Litestar would put the same parts into a handler's
     arguments, as dependencies, for as much time as it takes to read a body."""
 
-    __slots__ = ("_parts", "fields", "notes")
+    __slots__ = ("_parts", "fields", "record")
 
     def __init__(
         self, scope: Scope, receive: Receive = empty_receive, send: Send = empty_send
@@ -46,8 +50,8 @@ class ServerRequest(Request[Any, Any, Any]):
         super().__init__(scope, receive, send)
         self._parts: ServerParts = self.app.state["parts"]
         self.fields: Fields = scope["state"]["fields"]
-        """The headers, as the gates have read them."""
-        self.notes = notes_of(scope)
+        """The headers, names in lower case."""
+        self.record: Record = scope["state"]["record"]
 
     @property
     def config(self) -> Config:
@@ -78,28 +82,53 @@ class ServerRequest(Request[Any, Any, Any]):
         return self._parts.document
 
     @property
-    def drain(self) -> ShutdownGrace:
-        return self._parts.drain
+    def grace(self) -> ShutdownGrace:
+        return self._parts.grace
+
+    async def read_body(self) -> bytes:
+        """Read the body; errors as in `receive_body`."""
+        return await receive_body(self.receive, self.fields, self.config.server)
+
+    async def read(self, kind: type[T]) -> T:
+        """Read the body as a `kind`; errors as in `decode`."""
+        return self.decode(await self.read_body(), kind)
+
+    def decode(self, body: bytes, kind: type[T]) -> T:
+        """Decode `body` as a `kind`; unknown fields go to `x-tandem-ignored`.
+
+        Raises:
+            InvalidRequestError: it is not a `kind`, or has unknown fields where those are errors.
+        """
+        decoded = decode(body, kind)
+        unknown = unknown_fields(decode(body, object), decoded)
+        if unknown and self.config.server.strict_fields:
+            raise InvalidRequestError(f"Unknown parameter: '{unknown[0][:200]}'.", param=unknown[0])
+        self.record.ignored = unknown
+        return decoded
 
     def caller(self, cache_key: str | None = None) -> str:
         """As `to_client`."""
         return to_client(self.fields, cache_key)
 
     def forced(self, model: str, field: str | None = None) -> str:
-        """As `to_forced`."""
+        """As `to_override`."""
+        self.record.model = model
         return to_override(model, self.fields, field, self.registry.backends)
 
-    async def finish(self, work: Awaitable[T]) -> T:
-        """The result of `work`, which ends when the client goes, or the server."""
-        return await limited(work, drain=self.drain, request=self)
+    def answer_errors_with(self, failure_body: FailureBody) -> None:
+        """Choose the dialect of errors where the body decides on it, not the route."""
+        self.scope["state"]["failure_body"] = failure_body
 
-    async def stream_events(
-        self,
-        events: AsyncGenerator[T],
-        renderer: Renderer[T],
-        framing: Framing = SSE,
-        texts: Texts | None = None,
-    ) -> ASGIResponse:
-        """As `stream`."""
-        keepalive = self.config.server.keepalive
-        return await stream(self, events, renderer, self.drain, keepalive, framing, texts)
+    async def finish(self, work: Awaitable[T]) -> T:
+        """Await `work`, which ends when the client disconnects, or with the server's grace."""
+        async with Limits(self.grace, self):
+            return await work
+
+
+def answer_error(request: Request[Any, Any, Any], exc: Exception) -> Response[Struct]:
+    """Answer any error of Litestar or a handler, in the dialect of the route."""
+    state = request.scope["state"]
+    failure = to_failure(exc)
+    state["record"].fail(exc, failure.code or failure.type)
+    body: Struct = state["failure_body"](failure)
+    return Response(body, status_code=failure.status, headers=failure.headers)

@@ -1,4 +1,4 @@
-"""A JSON body -> a wire Struct: strict about types, and aware of what it did not understand."""
+"""JSON bodies as wire Structs: strict about types, and aware of fields that no part knows."""
 
 import re
 from functools import cache
@@ -11,97 +11,75 @@ from msgspec import Struct
 from msgspec.structs import fields
 
 from adapters.errors import InvalidRequestError
-from proxy.endpoints.server_request import ServerRequest
+from proxy.config import ServerConfig
 from proxy.errors import ClientDisconnectedError
-from proxy.http.gates import check_depth
+from proxy.http.gates import Fields, check_depth
 
 S = TypeVar("S")
 
 _MISSING = re.compile(r"missing required field `([^`]*)`")
-_LONGEST_MESSAGE = 300
+_MAX_MESSAGE_LENGTH = 300
 _NESTED = (dict, list)
-"""What JSON has fields in, at whatever depth."""
+"""Types of JSON values that have fields in them, at whatever depth."""
 _LISTS = (list, tuple)
 
 
-async def read_body(request: ServerRequest, kind: type[S]) -> S:
-    """The request's body; unknown fields go to `x-tandem-ignored`.
-
-    Raises:
-        InvalidRequestError: not JSON, not a `kind`, or with unknown fields where those are errors.
-    """
-    return understand(request, await receive(request), kind)
-
-
-async def receive(request: ServerRequest) -> bytes:
-    """The body as it came, no larger than is allowed, nested no deeper than decoders can bear.
+async def receive_body(receive: Receive, headers: Fields, config: ServerConfig) -> bytes:
+    """Receive a body no larger than is allowed, nested no deeper than decoders can bear.
 
     Raises:
         RequestEntityTooLarge: it is larger, or its length says so.
         ClientDisconnectedError: it broke off.
+        InvalidRequestError: it nests too deep.
     """
-    limits = request.config.server
-    length = request.fields.get("content-length", "")
-    if length.isdecimal() and int(length) > limits.max_body_bytes:
+    length = headers.get("content-length", "")
+    if length.isdecimal() and int(length) > config.max_body_bytes:
         raise RequestEntityTooLarge
-    body = await _all(request.receive, limits.max_body_bytes)
-    check_depth(body, limits.max_depth)
-    return body
-
-
-async def _all(receive: Receive, most: int) -> bytes:
-    """Litestar's `body()` reads through a generator what nearly always comes in one piece."""
+    # Litestar's `body()` reads through a generator what nearly always comes in one piece.
     pieces: list[bytes] = []
     size = 0
     while (message := await receive())["type"] == "http.request":
         pieces.append(message["body"])
         size += len(message["body"])
-        if size > most:
+        if size > config.max_body_bytes:
             raise RequestEntityTooLarge
         if not message.get("more_body", False):
-            return b"".join(pieces)
+            body = b"".join(pieces)
+            check_depth(body, config.max_depth)
+            return body
     raise ClientDisconnectedError
 
 
-def understand(request: ServerRequest, body: bytes, kind: type[S]) -> S:
-    """As `read_body`, of a body that was received."""
-    decoded = decode(body, kind)
-    unknown = unknown_fields(decode(body, object), decoded)
-    if unknown and request.config.server.strict_fields:
-        raise InvalidRequestError(f"Unknown parameter: '{unknown[0][:200]}'.", param=unknown[0])
-    request.notes.ignored = unknown
-    return decoded
-
-
 def decode(body: bytes, kind: type[S]) -> S:
-    """`body` as a `kind`.
+    """Decode `body` as a `kind`.
 
     Raises:
-        InvalidRequestError: `param` is the path of what does not fit, as in `messages[0].content`.
+        InvalidRequestError: `param` is the path of the value that does not fit, as in
+            `messages[0].content`.
     """
     try:
         body.decode()  # msgspec checks only the strings it keeps
         return msgspec.json.decode(body, type=kind)
     except msgspec.ValidationError as exc:
         message, param = _locate(str(exc))
-        raise InvalidRequestError(message[:_LONGEST_MESSAGE], param=param) from exc
+        raise InvalidRequestError(message[:_MAX_MESSAGE_LENGTH], param=param) from exc
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as exc:
         raise InvalidRequestError("The body is not valid JSON in UTF-8.") from exc
 
 
-def _locate(said: str) -> tuple[str, str | None]:
-    """msgspec's words -> ours and the path; a field that is missing ends its own path."""
-    what, _, where = said.partition(" - at ")
-    path = re.sub(r".*`\$\.?([^`]*)`$", r"\1", where).replace("[...]", "")
-    missing = _MISSING.search(what)
+def _locate(text: str) -> tuple[str, str | None]:
+    """Split msgspec's message into ours and a path; a missing field ends its own path."""
+    message, _, location = text.partition(" - at ")
+    path = re.sub(r".*`\$\.?([^`]*)`$", r"\1", location).replace("[...]", "")
+    missing = _MISSING.search(message)
     if missing:
         path = f"{path}.{missing[1]}" if path else missing[1]
         return f"Missing required parameter: '{path}'.", path
-    return (f"'{path}': {what}." if path else f"{what}."), path or None
+    return (f"'{path}': {message}." if path else f"{message}."), path or None
 
 
 def unknown_fields(raw: Any, decoded: Any) -> tuple[str, ...]:
-    """Paths of the keys in `raw` that `decoded`, made of the same JSON, has no field for.
+    """List the paths of keys in `raw` that `decoded`, made of the same JSON, has no field for.
 
     Dicts in `decoded` are free-form and not looked into.
     """
@@ -130,7 +108,7 @@ def _compare_keys(raw: dict[str, Any], decoded: Struct, prefix: str, unknown: li
 
 @cache
 def _names(kind: type[Struct]) -> dict[str, str]:
-    """Encoded name -> name; the tag's, too. Kept: `fields` evaluates every annotation anew."""
+    """Map encoded names to field names, the tag's included. `fields` evaluates annotations anew."""
     tag = kind.__struct_config__.tag_field
     tagged = {tag: tag} if tag is not None else {}
     return tagged | {field.encode_name: field.name for field in fields(kind)}

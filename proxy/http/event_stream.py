@@ -1,12 +1,14 @@
-"""Events -> server-sent events or lines of JSON, and what ends them early.
+"""Streamed answers: server-sent events or lines of JSON, and the limits that end them early.
 
-The only place that writes `data: `.
+The only place that writes `data: `. An answer is written in a task of its own, from its first event
+to its last, and sent by the response's task; between them is a `SendBuffer`.
 """
 
 import asyncio
 import secrets
-from collections.abc import AsyncGenerator, Awaitable, Callable, Iterable
-from typing import Any, Protocol, TypeVar, cast
+from collections.abc import Awaitable, Callable
+from types import TracebackType
+from typing import Any, Generic, Protocol, TypeVar, cast
 
 import msgspec
 from anyio import move_on_after
@@ -15,79 +17,81 @@ from litestar.response.base import ASGIResponse
 from litestar.types import Receive, Scope, Send
 from msgspec import Struct
 
-from adapters.shortcut import Shortcut
-from proxy.errors import ClientDisconnectedError, ServerShutdownError
+from proxy.errors import ClientDisconnectedError, Failure, ServerShutdownError, to_failure
 from proxy.http.send_buffer import WIRE, SendBuffer, Wire
-from proxy.sinks import CLOSING, closing
+from proxy.record import Record
 
-_TEXT = secrets.token_hex()
-"""Stands for a text, and for nothing that anybody names."""
+_PLACEHOLDER = secrets.token_hex()
+"""A text that no answer contains."""
+_STOP_SECONDS = 5.0
+"""Time for an answer's task to stop its work once it is cancelled."""
+_DISCONNECTED = 0.0
+"""Deadline of a timeout that ends because the client has disconnected; no grace ends so early."""
 
-_GONE = 0.0
-"""When a timeout ends that ends because the client has gone: no grace ends so early."""
-
-T = TypeVar("T")
 T_contra = TypeVar("T_contra", contravariant=True)
 
 
-class Frame(Struct, frozen=True):
-    """One server-sent event, or line: a Struct to be encoded, or text as it is."""
-
-    data: Struct | bytes
-    event: str | None = None
-
-
-def _data(frame: Frame) -> bytes:
-    return frame.data if isinstance(frame.data, bytes) else msgspec.json.encode(frame.data)
-
-
-def encode_frame(frame: Frame) -> bytes:
-    data = _data(frame)
-    if frame.event is None:
+def sse(data: bytes, event: str | None = None) -> bytes:
+    """Frame one server-sent event."""
+    if event is None:
         return b"data: " + data + b"\n\n"
-    return b"event: %b\ndata: %b\n\n" % (frame.event.encode(), data)
+    return b"event: %b\ndata: %b\n\n" % (event.encode(), data)
 
 
-def encode_line(frame: Frame) -> bytes:
-    return _data(frame) + b"\n"
+def json_line(data: bytes) -> bytes:
+    """Frame one line of NDJSON."""
+    return data + b"\n"
 
 
 class Framing(Struct, frozen=True):
     media_type: str
     content_type: bytes
-    """The same as it is sent."""
-    encode: Callable[[Frame], bytes]
-    has_comments: bool
-    """Something may be sent that clients skip, to be heard in a long silence."""
+    """The media type as the header sends it."""
+    keepalive: bytes | None
+    """A comment that clients skip, sent in a long silence; `None` where the framing has none."""
 
 
-SSE = Framing(
-    "text/event-stream", b"text/event-stream; charset=utf-8", encode_frame, has_comments=True
-)
-NDJSON = Framing("application/x-ndjson", b"application/x-ndjson", encode_line, has_comments=False)
-"""Ollama's: its clients take every line for JSON, so a comment would end them."""
+SSE = Framing("text/event-stream", b"text/event-stream; charset=utf-8", b": keepalive\n\n")
+NDJSON = Framing("application/x-ndjson", b"application/x-ndjson", None)
+"""Ollama's framing: its clients take every line for JSON, so a comment would end them."""
 
 
 class Renderer(Protocol[T_contra]):
-    """One answer's way from events to a dialect's frames."""
+    """Encodes one answer in a dialect, frames included."""
 
-    def render(self, event: T_contra, /) -> Iterable[Frame]: ...
+    def render(self, event: T_contra, /) -> bytes:
+        """Encode `event`; empty where the dialect has nothing for it."""
+        ...
 
-    def error(self, exc: Exception) -> Iterable[Frame]:
-        """The last words of an answer that failed after it had begun."""
+    def error(self, failure: Failure, /) -> bytes:
+        """Encode the end of an answer that failed after it had begun."""
         ...
 
 
-class Texts(Struct, frozen=True):
-    """Texts that need no renderer: all that stands around them in a frame is always the same."""
+class EventSink(Protocol[T_contra]):
+    """The writing end of a streamed answer; for `adapters.events.Event` an `adapters.sink.Sink`."""
 
-    shortcut: Shortcut
-    frame: Callable[[str], Frame]
+    def write(self, event: T_contra, /) -> bool: ...
+
+    async def drain(self) -> None: ...
 
 
-def around_text(written: Callable[[str], bytes]) -> tuple[bytes, bytes]:
-    """What stands before and after the JSON of a text, whatever it is, where it is `written`."""
-    before, _, after = written(_TEXT).partition(msgspec.json.encode(_TEXT))
+class _StreamSink(Generic[T_contra]):
+    """Renders each event into the send buffer."""
+
+    def __init__(self, renderer: Renderer[T_contra], buffer: SendBuffer) -> None:
+        self._render = renderer.render
+        self._put = buffer.put
+        self.drain = buffer.drain
+
+    def write(self, event: T_contra, /) -> bool:
+        data = self._render(event)
+        return self._put(data) if data else False
+
+
+def around_text(encode: Callable[[str], bytes]) -> tuple[bytes, bytes]:
+    """Encode what stands before and after a text, so that only the text is encoded each time."""
+    before, _, after = encode(_PLACEHOLDER).partition(msgspec.json.encode(_PLACEHOLDER))
     return before, after
 
 
@@ -97,7 +101,7 @@ class ShutdownGrace:
     def __init__(self, grace: float) -> None:
         self._grace = grace
         self._deadline: float | None = None
-        self._waiting: set[asyncio.Timeout] = set()
+        self._timeouts: set[asyncio.Timeout] = set()
 
     @property
     def began(self) -> bool:
@@ -106,112 +110,134 @@ class ShutdownGrace:
     def begin(self) -> None:
         if self._deadline is None:
             self._deadline = asyncio.get_running_loop().time() + self._grace
-        for timeout in self._waiting:
-            _end_at(timeout, self._deadline)
+        for timeout in self._timeouts:
+            _reschedule(timeout, self._deadline)
 
     def timeout(self) -> asyncio.Timeout:
-        """One that ends with the grace, as long as it is not let go."""
+        """Create a timeout that ends with the grace, until it is released."""
         timeout = asyncio.timeout_at(self._deadline)
-        self._waiting.add(timeout)
+        self._timeouts.add(timeout)
         return timeout
 
-    def let_go(self, timeout: asyncio.Timeout) -> None:
-        self._waiting.discard(timeout)
+    def release(self, timeout: asyncio.Timeout) -> None:
+        self._timeouts.discard(timeout)
 
 
-async def limited(
-    work: Awaitable[T],
-    *,
-    drain: ShutdownGrace | None = None,
-    request: Request[Any, Any, Any] | None = None,
-) -> T:
-    """The result of `work`, which is cancelled when the grace of `drain` ends, or the client of
-    `request` hangs up: Litestar does neither.
+class Limits:
+    """Around work on an answer: ends it with the server's grace, or when the client disconnects.
 
-    Raises:
-        ServerShutdownError: the grace ended first.
-        ClientDisconnectedError: the client has gone.
+    Litestar cancels no handler for either. Leaving it raises `ServerShutdownError` or
+    `ClientDisconnectedError` where one of them has ended the work.
     """
-    timeout = asyncio.timeout(None) if drain is None else drain.timeout()
-    try:
-        async with timeout:
-            stop_watching = _end_when_gone(request, timeout)
-            try:
-                return await work
-            finally:
-                stop_watching()
-    except TimeoutError:
-        if not timeout.expired():
-            raise
-        raise ClientDisconnectedError if timeout.when() == _GONE else ServerShutdownError from None
-    finally:
-        if drain is not None:
-            drain.let_go(timeout)
+
+    def __init__(
+        self, grace: ShutdownGrace | None = None, request: Request[Any, Any, Any] | None = None
+    ) -> None:
+        self._grace = grace
+        self._request = request
+        self._timeout = asyncio.timeout(None) if grace is None else grace.timeout()
+        self._unwatch: Callable[[], object] | None = None
+
+    async def __aenter__(self) -> None:
+        await self._timeout.__aenter__()
+        if self._request is not None:
+            self._unwatch = _watch(self._request, self._timeout)
+
+    async def __aexit__(
+        self,
+        kind: type[BaseException] | None,
+        exc: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        if self._unwatch is not None:
+            self._unwatch()
+        try:
+            await self._timeout.__aexit__(kind, exc, trace)
+        except TimeoutError:
+            disconnected = self._timeout.when() == _DISCONNECTED
+            raise ClientDisconnectedError if disconnected else ServerShutdownError from None
+        finally:
+            if self._grace is not None:
+                self._grace.release(self._timeout)
 
 
-def _end_when_gone(
-    request: Request[Any, Any, Any] | None, timeout: asyncio.Timeout
-) -> Callable[[], object]:
-    """Have `timeout` end when the client goes; what comes back ends the watch."""
-    if request is None:
-        return _nothing
+def _watch(request: Request[Any, Any, Any], timeout: asyncio.Timeout) -> Callable[[], object]:
+    """End `timeout` when the client disconnects; returns what stops the watch."""
     wire = _wire_of(request)
     if wire is None:
         return asyncio.create_task(_listen(request, timeout)).cancel
-    wire.when_gone(lambda: _end_at(timeout, _GONE))
-    return lambda: wire.when_gone(None)
+    wire.when_disconnected(lambda: _reschedule(timeout, _DISCONNECTED))
+    return lambda: wire.when_disconnected(None)
 
 
-def _nothing() -> None:
-    pass
-
-
-async def _listen(request: Request[Any, Any, Any], work: asyncio.Timeout) -> None:
-    """Only after the body has been read: it takes the connection's messages."""
+async def _listen(request: Request[Any, Any, Any], limit: asyncio.Timeout) -> None:
+    """Wait for a disconnect, after the body was read: it takes the connection's messages."""
     while (await request.receive())["type"] != "http.disconnect":
         pass
-    _end_at(work, _GONE)
+    _reschedule(limit, _DISCONNECTED)
 
 
-def _end_at(timeout: asyncio.Timeout, when: float) -> None:
-    """Unless it ends already, which nothing changes."""
-    if timeout.when() != _GONE and not timeout.expired():
+def _reschedule(timeout: asyncio.Timeout, when: float) -> None:
+    """Move the deadline, unless the timeout has ended already."""
+    if timeout.when() != _DISCONNECTED and not timeout.expired():
         timeout.reschedule(when)
 
 
 async def stream(
     request: Request[Any, Any, Any],
-    events: AsyncGenerator[T],
-    renderer: Renderer[T],
-    drain: ShutdownGrace,
+    write: Callable[[EventSink[T_contra]], Awaitable[None]],
+    renderer: Renderer[T_contra],
+    *,
+    record: Record,
+    grace: ShutdownGrace,
     keepalive: float,
     framing: Framing = SSE,
-    texts: Texts | None = None,
-) -> "Streamed":
-    """`events` in frames, and the `texts` that take a shortcut, once the first of them is there.
+) -> "StreamedResponse":
+    """Begin an answer; returns once its first event was rendered.
 
-    A comment, where there are any, is sent whenever nothing else was for `keepalive` seconds.
+    `write` writes all events to the sink that it is given. A comment, where the framing has one, is
+    sent after each `keepalive` seconds without anything else.
 
     Raises:
-        BackendError: it failed before `Started`: the answer can still have a status of its own.
-        ClientDisconnectedError, ServerShutdownError: as `limited`.
+        BackendError: the answer failed before its first event: it can still have a status.
+        ClientDisconnectedError, ServerShutdownError: as `Limits`.
     """
-    buffer = SendBuffer(keepalive if framing.has_comments else None)
-    if texts is not None:
-        texts.shortcut.take = _taker(texts, buffer, framing)
-    answer = asyncio.create_task(_answer(events, renderer, drain, buffer, framing.encode))
+    buffer = SendBuffer(keepalive, framing.keepalive)
+    answer = asyncio.create_task(_write_answer(write, renderer, buffer, grace, record))
     try:
-        await limited(buffer.begun(), request=request)
+        async with Limits(request=request):
+            await buffer.begun()
     except BaseException:
-        await _end(answer)
+        await _stop(answer)
         raise
-    return Streamed(request, answer, buffer, framing)
+    return StreamedResponse(request, answer, buffer, framing, record)
 
 
-class Streamed(ASGIResponse):
-    """What an answer's task puts into `outbox`, on its way to the client.
+async def _write_answer(
+    write: Callable[[EventSink[T_contra]], Awaitable[None]],
+    renderer: Renderer[T_contra],
+    buffer: SendBuffer,
+    grace: ShutdownGrace,
+    record: Record,
+) -> None:
+    """Write all of an answer, independent of how fast the client reads."""
+    try:
+        async with Limits(grace):
+            await write(_StreamSink(renderer, buffer))
+    except Exception as exc:
+        if buffer.fail(exc):
+            return
+        failure = to_failure(exc)
+        record.fail(exc, failure.code or failure.type)
+        buffer.put(renderer.error(failure))
+    finally:
+        buffer.end()
 
-    Litestar's own has a task group for each, with a task that listens and one that sends.
+
+class StreamedResponse(ASGIResponse):
+    """Sends what an answer's task puts into `buffer`.
+
+    Litestar's own has a task group for each answer, with a task that listens and one that sends.
     """
 
     def __init__(
@@ -220,75 +246,31 @@ class Streamed(ASGIResponse):
         answer: asyncio.Task[None],
         buffer: SendBuffer,
         framing: Framing,
+        record: Record,
     ) -> None:
         self._request = request
         self._answer = answer
-        self._outbox = buffer
+        self._buffer = buffer
+        self._record = record
         self._headers = [(b"content-type", framing.content_type), (b"cache-control", b"no-cache")]
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         try:
-            await limited(self._send(send), request=self._request)
-        except ClientDisconnectedError:
-            return  # Nobody is left to be told anything.
+            async with Limits(request=self._request):
+                await self._send(send)
+        except ClientDisconnectedError as exc:
+            self._record.fail(exc, "client_disconnected")  # No client is left to be answered.
         finally:
-            await _end(self._answer)
+            await _stop(self._answer)
 
     async def _send(self, send: Send) -> None:
         await send({"type": "http.response.start", "status": 200, "headers": self._headers})
         if (wire := _wire_of(self._request)) is not None:
-            await self._outbox.pour(wire)
-        while body := await self._outbox.take():
+            await self._buffer.pour(wire)
+        while body := await self._buffer.take():
             await send({"type": "http.response.body", "body": body, "more_body": True})
-        await self._answer  # If its last words failed, the connection is cut: no end is feigned.
+        await self._answer  # If it failed at its end, the connection is cut: no end is feigned.
         await send({"type": "http.response.body", "body": b"", "more_body": False})
-
-
-async def _answer(
-    events: AsyncGenerator[T],
-    renderer: Renderer[T],
-    drain: ShutdownGrace,
-    buffer: SendBuffer,
-    encode: Callable[[Frame], bytes],
-) -> None:
-    """In a task of its own, from the first event to the last, whoever reads how fast."""
-    try:
-        await limited(_put_all(events, renderer, buffer, encode), drain=drain)
-    except Exception as exc:
-        if buffer.fail(exc):
-            return
-        for frame in renderer.error(exc):
-            buffer.put(encode(frame))
-    finally:
-        buffer.end()
-
-
-async def _put_all(
-    events: AsyncGenerator[T],
-    renderer: Renderer[T],
-    buffer: SendBuffer,
-    encode: Callable[[Frame], bytes],
-) -> None:
-    async with closing(events):
-        async for event in events:
-            for frame in renderer.render(event):
-                buffer.put(encode(frame))
-            if buffer.is_full:
-                await buffer.room()
-
-
-def _taker(texts: Texts, buffer: SendBuffer, framing: Framing) -> Callable[[str], bool]:
-    """Puts a text into `outbox` without a turn of the answer's task, as long as it has room."""
-    before, after = around_text(lambda text: framing.encode(texts.frame(text)))
-    put, encode = buffer.put, msgspec.json.Encoder().encode
-
-    def take(text: str) -> bool:
-        if buffer.is_full:
-            return False
-        put(before + encode(text) + after)
-        return True
-
-    return take
 
 
 def _wire_of(request: Request[Any, Any, Any]) -> Wire | None:
@@ -296,10 +278,10 @@ def _wire_of(request: Request[Any, Any, Any]) -> Wire | None:
     return extensions.get(WIRE)
 
 
-async def _end(task: asyncio.Task[None]) -> None:
-    """Stop it, even in a task that is being cancelled itself."""
+async def _stop(task: asyncio.Task[None]) -> None:
+    """Cancel `task` and wait for its end, even in a task that is being cancelled itself."""
     if task.done():
         return
     task.cancel()
-    with move_on_after(CLOSING, shield=True):
+    with move_on_after(_STOP_SECONDS, shield=True):
         await asyncio.wait((task,))

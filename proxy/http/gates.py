@@ -1,18 +1,15 @@
-"""What a request must pass before it is read: host, origin, type, encoding, depth."""
+"""Checks of a request before its body is read: host, origin, content type, encoding, depth."""
 
 import re
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Iterable, Mapping
 from functools import lru_cache
 from ipaddress import ip_address
 from urllib.parse import urlsplit
 
 from litestar.exceptions import HTTPException
-from litestar.types import ASGIApp, HTTPScope, Receive, Scope, Send
 
 from adapters.errors import InvalidRequestError
 from proxy.config import ServerConfig
-from proxy.http.headers import notes_of, signed
-from proxy.http.json_response import error_response
 
 _LOOPBACK = frozenset({"localhost", "127.0.0.1", "::1"})
 _ANYWHERE = frozenset({"0.0.0.0", "::"})  # noqa: S104
@@ -25,31 +22,14 @@ _NO_BRACKETS = bytes(byte for byte in range(256) if byte not in b"[]{}")
 
 Fields = Mapping[str, str]
 """A request's headers, names in lower case."""
-
-
-class Gates:
-    """ASGI, around the whole application: Litestar's middleware misses paths without a route.
-
-    What comes back is signed, whoever it is from.
-    """
-
-    def __init__(self, app: ASGIApp, config: ServerConfig) -> None:
-        self._app = app
-        self._config = config
-
-    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        http: HTTPScope = scope  # type: ignore[assignment] - no WebSocket is served
-        fields = http["state"]["fields"] = to_fields(http["headers"])
-        send = signed(send, notes_of(scope))
-        refusal = refuse(fields, http["method"], self._config)
-        if refusal is None:
-            await self._app(scope, receive, send)
-        else:
-            await error_response(refusal)(scope, receive, send)
+ContentTypes = frozenset[str]
+JSON_TYPES: ContentTypes = frozenset({"application/json", "+json"})
+"""Content types of a body that a route takes unless it says otherwise; `+json` is any such suffix.
+A page can send other types without asking the browser for permission."""
 
 
 def to_fields(headers: Iterable[tuple[bytes, bytes]]) -> Fields:
-    """What is there twice is one long value, which no gate knows."""
+    """Read headers; a name that is there twice gets one long value, which passes no gate."""
     fields: dict[str, str] = {}
     for raw_name, value in headers:
         name, text = raw_name.decode("latin-1"), value.decode("latin-1")
@@ -57,28 +37,33 @@ def to_fields(headers: Iterable[tuple[bytes, bytes]]) -> Fields:
     return fields
 
 
-def refuse(headers: Fields, method: str, config: ServerConfig) -> HTTPException | None:
-    """The first gate that stays shut, as what to answer."""
-    for status, is_open in _GATES:
-        if not is_open(headers, method, config):
-            return HTTPException(status_code=status)
+def refuse(
+    headers: Fields, method: str, config: ServerConfig, content_types: ContentTypes = JSON_TYPES
+) -> HTTPException | None:
+    """Check `headers` by every gate; returns the first refusal, as the error to answer."""
+    if not _host_allowed(headers, config) or not _origin_allowed(headers, config):
+        return HTTPException(status_code=403)
+    if method in _WITH_BODY and not _type_allowed(headers, content_types):
+        return HTTPException(status_code=415)
+    if headers.get("content-encoding", "identity").strip().lower() not in ("", "identity"):
+        return HTTPException(status_code=415)
     return None
 
 
-def _host_allowed(headers: Fields, _method: str, config: ServerConfig) -> bool:
-    """DNS rebinding brings a foreign name to this address: only our own names pass."""
+def _host_allowed(headers: Fields, config: ServerConfig) -> bool:
+    """Guard against DNS rebinding, which brings a foreign name to this address."""
     name = _host_name(headers.get("host", ""))
     if name is None or name in _ANYWHERE:
         return False
     if name in _LOOPBACK or name in {host.lower() for host in (*config.allowed_hosts, config.host)}:
         return True
-    # A server that listens everywhere is called by addresses; those cannot be rebound.
+    # A server that listens on all addresses is called by addresses; those cannot be rebound.
     return config.host in _ANYWHERE and _is_address(name)
 
 
 @lru_cache(256)
 def _host_name(host: str) -> str | None:
-    """`host` without port, brackets and the root's dot, in lower case."""
+    """Strip port, brackets and the root's dot from `host`, in lower case; `None` if malformed."""
     try:
         parts = urlsplit(f"//{host}")
         _ = parts.port  # raises where the port is none
@@ -97,8 +82,8 @@ def _is_address(name: str) -> bool:
     return True
 
 
-def _origin_allowed(headers: Fields, _method: str, config: ServerConfig) -> bool:
-    """Pages of this machine may call; Open WebUI's server sends such an origin, too."""
+def _origin_allowed(headers: Fields, config: ServerConfig) -> bool:
+    """Allow pages of this machine; Open WebUI's server sends such an origin, too."""
     origin = headers.get("origin")
     if origin is None:
         return headers.get("sec-fetch-site") != "cross-site"
@@ -108,27 +93,15 @@ def _origin_allowed(headers: Fields, _method: str, config: ServerConfig) -> bool
     return scheme in ("http", "https") and _host_name(host) in _LOOPBACK
 
 
-def _type_allowed(headers: Fields, method: str, _config: ServerConfig) -> bool:
-    """JSON only: a page can send other types without asking the browser's leave."""
-    if method not in _WITH_BODY:
+def _type_allowed(headers: Fields, content_types: ContentTypes) -> bool:
+    media_type = headers.get("content-type", "application/json").partition(";")[0].strip().lower()
+    if media_type in content_types:
         return True
-    given = headers.get("content-type", "application/json").partition(";")[0].strip().lower()
-    return given == "application/json" or (
-        given.startswith("application/") and given[-5:] == "+json"
-    )
-
-
-def _encoding_allowed(headers: Fields, _method: str, _config: ServerConfig) -> bool:
-    return headers.get("content-encoding", "identity").strip().lower() in ("", "identity")
+    suffix = "+" + media_type.rpartition("+")[2]
+    return media_type.startswith("application/") and suffix in content_types
 
 
 _WITH_BODY = frozenset({"POST", "PUT", "PATCH"})
-_GATES: tuple[tuple[int, Callable[[Fields, str, ServerConfig], bool]], ...] = (
-    (403, _host_allowed),
-    (403, _origin_allowed),
-    (415, _type_allowed),
-    (415, _encoding_allowed),
-)
 
 
 def check_depth(body: bytes, limit: int) -> None:

@@ -1,34 +1,38 @@
 """An answer in one piece."""
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 
 import msgspec
 from litestar.response.base import ASGIResponse
 from litestar.types import Receive, Scope, Send
 from msgspec import Struct
 
-from proxy.errors import to_failure
+from proxy.errors import Failure, openai_body, to_failure
+from proxy.record import Record
 
 _encode = msgspec.json.Encoder().encode
-_NONE: Mapping[str, str] = {}
+_NO_HEADERS: Mapping[str, str] = {}
+
+FailureBody = Callable[[Failure], Struct]
+"""Renders the body of an error in a dialect."""
 
 
 class JSONResponse(ASGIResponse):
     """JSON: a Struct to be encoded, or bytes as they are.
 
-    Litestar's own would look for cookies, encoders and headers of handlers, which none of ours has.
+    Litestar's own class would look for cookies, encoders and headers of handlers: there are none.
     """
 
     def __init__(
-        self, content: Struct | bytes, status: int = 200, more: Mapping[str, str] = _NONE
+        self, content: Struct | bytes, status: int = 200, headers: Mapping[str, str] = _NO_HEADERS
     ) -> None:
         self.status_code = status
         self.body = content if isinstance(content, bytes) else _encode(content)
-        self._more = more
+        self._headers = headers
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         headers = [
-            *[(name.encode(), value.encode()) for name, value in self._more.items()],
+            *[(name.encode(), value.encode()) for name, value in self._headers.items()],
             (b"content-type", b"application/json"),
             (b"content-length", b"%d" % len(self.body)),
         ]
@@ -36,7 +40,10 @@ class JSONResponse(ASGIResponse):
         await send({"type": "http.response.body", "body": self.body, "more_body": False})
 
 
-def error_response(exc: Exception) -> JSONResponse:
-    """The answer to a request that failed."""
+def error_response(
+    exc: Exception, record: Record, failure_body: FailureBody = openai_body
+) -> JSONResponse:
+    """Answer a failed request in the dialect of `failure_body`; `record` notes the failure."""
     failure = to_failure(exc)
-    return JSONResponse(failure.body, failure.status, failure.headers)
+    record.fail(exc, failure.code or failure.type)
+    return JSONResponse(failure_body(failure), failure.status, failure.headers)

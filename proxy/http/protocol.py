@@ -75,7 +75,7 @@ class Connection(HttpToolsProtocol):
         waiting = [cast(ResponseCycle, reply) for reply, _ in self.pipeline]
         for reply in (self._reply, *waiting):
             if reply is not None and not reply.response_complete:
-                reply.gone()
+                reply.disconnect()
         super().connection_lost(exc)
 
     def data_received(self, data: bytes) -> None:
@@ -211,7 +211,7 @@ class Connection(HttpToolsProtocol):
     def _say_refusal(self, status: int) -> None:
         reply = self._reply
         if reply is not None and not reply.response_complete:
-            reply.gone()
+            reply.disconnect()
         if reply is None or reply.response_complete or not reply.response_started:
             self.transport.write(refuse_at_once(to_failure(HTTPException(status_code=status))))
         self._leave()

@@ -11,7 +11,7 @@ from uvicorn._types import ASGISendEvent, HTTPResponseBodyEvent, HTTPResponseSta
 from uvicorn.protocols.http.httptools_impl import STATUS_LINE, RequestResponseCycle
 
 from proxy.errors import Failure, internal_failure
-from proxy.http.headers import new_request_id
+from proxy.record import new_id
 
 _BODILESS = frozenset({204, 304})
 
@@ -22,7 +22,7 @@ def refuse_at_once(failure: Failure) -> bytes:
     head = (
         b"content-type: application/json\r\ncontent-length: %d\r\nconnection: close\r\n"
         b"x-request-id: %b\r\nx-tandem-backend: none\r\n\r\n"
-    ) % (len(body), new_request_id().encode())
+    ) % (len(body), new_id("req_").encode())
     return STATUS_LINE[failure.status] + head + body
 
 
@@ -31,7 +31,7 @@ class ResponseCycle(RequestResponseCycle):
 
     task: asyncio.Task[None]
     """In which the application makes it."""
-    _when_gone: Callable[[], None] | None = None
+    _on_disconnect: Callable[[], None] | None = None
     _head = b""
     """Sent with the first of the body: what is written once costs once."""
     _left: int | None = None
@@ -75,22 +75,22 @@ class ResponseCycle(RequestResponseCycle):
             self._head = b""
 
     async def drained(self) -> None:
-        """Wait until the client has read enough, or has gone."""
+        """Wait until the client has read enough, or has disconnected."""
         if self.flow.write_paused and not self.disconnected:
             await self.flow.drain()
 
-    def when_gone(self, call: Callable[[], None] | None) -> None:
-        self._when_gone = call
+    def when_disconnected(self, call: Callable[[], None] | None) -> None:
+        self._on_disconnect = call
         if self.disconnected:
-            self.gone()
+            self.disconnect()
 
     # --- the connection ---
 
-    def gone(self) -> None:
+    def disconnect(self) -> None:
         """Nobody will read the rest."""
         self.disconnected = True
         self.message_event.set()
-        call, self._when_gone = self._when_gone, None
+        call, self._on_disconnect = self._on_disconnect, None
         if call is not None:
             call()
 

@@ -1,7 +1,7 @@
-"""What is on its way to one client: put in by an answer's task, taken by the response's.
+"""The bytes on their way to one client: put in by an answer's task, sent by the response's.
 
-Everything that came together leaves together: a body of its own for each token would cost more
-than the token. Where the server has a `Wire`, a token takes no turn of the response's task either.
+Bytes that came together leave together: a body of its own for each token would cost more than the
+token. Where the server has a `Wire`, a token takes no turn of the response's task either.
 """
 
 import asyncio
@@ -11,100 +11,101 @@ from typing import Protocol
 
 WIRE = "tandem.wire"
 """The ASGI extension that is a `Wire`."""
-_KEEPALIVE = b": keepalive\n\n"
-"""A comment: clients skip it, and see that somebody is still there."""
-_MOST_BYTES = 65_536
-"""Then the answer waits for the client."""
-_ALONE = 0.002
-"""Seconds of silence, after which a piece is none of many."""
+_MAX_BYTES = 65_536
+"""With more than that the answer has to wait for the client."""
+_BURST_SECONDS = 0.002
+"""A piece after a longer silence does not belong to a burst, and is sent at once."""
 
 
 class Wire(Protocol):
-    """The way to the client past ASGI's `send`."""
+    """Writes to the client directly, past ASGI's `send`."""
 
     @property
     def is_full(self) -> bool:
-        """The client reads more slowly than it is written to."""
+        """The client reads more slowly than the answer is written."""
         ...
 
     def write(self, data: bytes) -> None:
-        """A piece of the body, at once."""
+        """Send a piece of the body at once."""
         ...
 
     async def drained(self) -> None:
-        """Wait until it is not full, or the client has gone."""
+        """Wait until it is not full, or the client has disconnected."""
         ...
 
-    def when_gone(self, call: Callable[[], None] | None) -> None:
-        """`call` once the client has gone, even if it has already; `None`: nobody asks any more."""
+    def when_disconnected(self, call: Callable[[], None] | None) -> None:
+        """Call `call` once the client has disconnected, even if it has already; `None` stops it."""
         ...
 
 
 class SendBuffer:
-    def __init__(self, keepalive: float | None) -> None:
-        """A comment is put in whenever nobody else did for `keepalive` seconds; `None`: never."""
+    def __init__(self, keepalive: float = math.inf, comment: bytes | None = None) -> None:
+        """`comment` is sent after each `keepalive` seconds without anything else; `None`: never."""
         self._loop = asyncio.get_running_loop()
-        self._keepalive = math.inf if keepalive is None else keepalive
-        self._held: list[bytes] = []
+        self._keepalive = math.inf if comment is None else keepalive
+        self._comment = comment or b""
+        self._pieces: list[bytes] = []
         self._bytes = 0
         self.is_full = False
-        """The one who answers should wait for `room`."""
+        """The answer should wait in `drain`."""
         self._ended = False
         self._begun: asyncio.Future[None] = self._loop.create_future()
-        self._taker: asyncio.Future[None] | None = None
-        self._room: asyncio.Future[None] | None = None
-        self._left_at = 0.0
-        """When something was sent last, by the loop's clock."""
+        self._waiting_sender: asyncio.Future[None] | None = None
+        self._emptied = asyncio.Event()
+        self._sent_at = 0.0
+        """Time of the last send, by the loop's clock."""
         self._timer: asyncio.TimerHandle | None = None
         self._wire: Wire | None = None
         self._writing = False
-        """What is held will be written in the loop's next turn."""
+        """A write of all that is here is due in the loop's next turn."""
         self._before = 0
-        """The bytes that were held a turn ago."""
+        """Bytes that were here a turn ago."""
 
-    # --- for the one who answers ---
+    # --- for the answer ---
 
-    def put(self, data: bytes) -> None:
-        if self._wire is not None and not self._held:
+    def put(self, data: bytes) -> bool:
+        """Send or keep `data`; returns true where the answer should wait in `drain`."""
+        if self._wire is not None and not self._pieces:
             now = self._loop.time()
-            # What comes after a silence is none of many.
-            if now - self._left_at > _ALONE and not self._wire.is_full:
-                self._left_at = now
+            if now - self._sent_at > _BURST_SECONDS and not self._wire.is_full:
+                self._sent_at = now
                 self._wire.write(data)
-                return
-        self._held.append(data)
+                return False
+        self._pieces.append(data)
         self._bytes += len(data)
-        self.is_full = self._bytes > _MOST_BYTES
+        self.is_full = self._bytes > _MAX_BYTES
         if self._wire is not None:
             if not self._writing:
                 self._write_soon()
-        elif self._taker is not None:
-            _wake(self._taker)
+        elif self._waiting_sender is not None:
+            _wake(self._waiting_sender)
         elif not self._begun.done():
             self._begun.set_result(None)
+        return self.is_full
 
-    async def room(self) -> None:
-        """Wait until it was emptied."""
-        self._room = self._loop.create_future()
-        await self._room
+    async def drain(self) -> None:
+        """Wait until it was emptied, if it is full."""
+        if self.is_full:
+            self._emptied.clear()
+            await self._emptied.wait()
 
     def fail(self, exc: Exception) -> bool:
-        """Tell `begun` of `exc`; false where it is too late for that."""
+        """Make `begun` raise `exc`; returns false where it is too late for that."""
         if self._begun.done():
             return False
         self._begun.set_exception(exc)
-        self._begun.exception()  # Where nobody waits any more, nobody need hear of it.
+        self._begun.exception()  # Marks it as retrieved: the response may be gone.
         return True
 
     def end(self) -> None:
-        """Nothing more will come."""
+        """Note that nothing more will come."""
         self._ended = True
         if not self._begun.done():
             self._begun.set_result(None)
-        if self._taker is not None:
-            _wake(self._taker)
+        if self._waiting_sender is not None:
+            _wake(self._waiting_sender)
 
-    # --- for the one who sends ---
+    # --- for the response ---
 
     async def begun(self) -> None:
         """Wait for the first piece.
@@ -115,22 +116,22 @@ class SendBuffer:
         await self._begun
 
     async def take(self) -> bytes:
-        """Everything there is, at least a comment; nothing at the end."""
-        self._left_at = self._loop.time()
-        if not self._held and not self._ended:
-            await self._something()
-        while self._grows():  # noqa: ASYNC110 - a turn for whoever puts in, no waiting
+        """Take all that is here, at least a comment; empty at the end."""
+        self._sent_at = self._loop.time()
+        if not self._pieces and not self._ended:
+            await self._wait_for_data()
+        while self._grows():  # noqa: ASYNC110 - gives the answer a turn, no waiting
             await asyncio.sleep(0)
         return self._all()
 
     async def pour(self, wire: Wire) -> None:
-        """Write all there is and will be to `wire`; this task has a turn only where it is full."""
+        """Write everything to `wire` until the end; this task has a turn only where it is full."""
         self._wire = wire
-        while self._held or not self._ended:
+        while self._pieces or not self._ended:
             await wire.drained()
             wire.write(self._all())
             if not self._ended:
-                await self._something()
+                await self._wait_for_data()
 
     def _write_soon(self) -> None:
         self._writing = True
@@ -138,52 +139,52 @@ class SendBuffer:
 
     def _write(self) -> None:
         self._writing = False
-        if self._wire is None or not self._held:
+        if self._wire is None or not self._pieces:
             return
         if self._grows():
             self._write_soon()
         elif not self._wire.is_full:
             self._wire.write(self._all())
-        elif self._taker is not None:
-            _wake(self._taker)
+        elif self._waiting_sender is not None:
+            _wake(self._waiting_sender)
 
     def _grows(self) -> bool:
-        """Several at once mean that more is on its way: an answer leaves turns to others."""
+        """Whether a burst goes on: several pieces at once mean that more is on its way."""
         before, self._before = self._before, self._bytes
-        many = len(self._held) > 1 and not self._ended
-        return many and before < self._bytes <= _MOST_BYTES
+        many = len(self._pieces) > 1 and not self._ended
+        return many and before < self._bytes <= _MAX_BYTES
 
     def _all(self) -> bytes:
-        data = b"".join(self._held)
-        self._held.clear()
+        data = b"".join(self._pieces)
+        self._pieces.clear()
         self._bytes = self._before = 0
-        self.is_full = False
-        self._left_at = self._loop.time()
-        if self._room is not None:
-            _wake(self._room)
+        self._sent_at = self._loop.time()
+        if self.is_full:
+            self.is_full = False
+            self._emptied.set()
         return data
 
-    async def _something(self) -> None:
-        # One timer for many waits: to set one for each costs more than what it waits for.
+    async def _wait_for_data(self) -> None:
+        # One timer for many waits: a timer for each costs more than the wait.
         if self._timer is None and self._keepalive < math.inf:
-            self._timer = self._loop.call_at(self._left_at + self._keepalive, self._be_heard)
-        self._taker = self._loop.create_future()
+            self._timer = self._loop.call_at(self._sent_at + self._keepalive, self._send_comment)
+        self._waiting_sender = self._loop.create_future()
         try:
-            await self._taker
+            await self._waiting_sender
         finally:
-            self._taker = None
+            self._waiting_sender = None
 
-    def _be_heard(self) -> None:
+    def _send_comment(self) -> None:
         self._timer = None
         if self._ended:
             return
         now = self._loop.time()
-        due = self._left_at + self._keepalive
+        due = self._sent_at + self._keepalive
         if now >= due:
             due = now + self._keepalive
-            if self._taker is not None:
-                self.put(_KEEPALIVE)
-        self._timer = self._loop.call_at(due, self._be_heard)
+            if self._waiting_sender is not None:
+                self.put(self._comment)
+        self._timer = self._loop.call_at(due, self._send_comment)
 
 
 def _wake(waiting: asyncio.Future[None]) -> None:

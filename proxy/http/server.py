@@ -24,12 +24,12 @@ class Server(uvicorn.Server):
         self,
         app: Litestar,
         config: ServerConfig,
-        drain: ShutdownGrace,
+        grace: ShutdownGrace,
         announce: Callable[[], None],
     ) -> None:
-        """`announce` is called once it listens; `drain` begins with the first signal to end."""
+        """`announce` is called once it listens; `grace` begins with the first signal to end."""
         super().__init__(_settings(app, config))
-        self._drain = drain
+        self._grace = grace
         self._announce = announce
 
     async def startup(self, sockets: list[socket.socket] | None = None) -> None:
@@ -56,7 +56,7 @@ class Server(uvicorn.Server):
         if self.should_exit:
             self.force_exit = True
         super().handle_exit(sig, frame)
-        self._loop.call_soon_threadsafe(self._drain.begin)
+        self._loop.call_soon_threadsafe(self._grace.begin)
         self._loop.call_soon_threadsafe(self._asked_to_exit.set)
 
 

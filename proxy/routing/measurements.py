@@ -11,9 +11,8 @@ from collections.abc import Callable, Iterable
 from msgspec import Struct
 from msgspec.structs import asdict
 
-from adapters.events import Event, Finished, Restarted, Started
-from adapters.request import GenerationRequest
 from proxy.models.registry import Deployment
+from proxy.record import Attempt
 
 PROMPTS = (128, 512, 2048, 8192, 32768)
 """The longest prompt of each bucket, in tokens; what is longer is in one more."""
@@ -102,6 +101,12 @@ class Measurements:
     def end(self, key: tuple[str, str]) -> None:
         self._in_hand[key] -= 1
 
+    def read(self, attempt: Attempt) -> None:
+        """Record an attempt that has ended every choice, and was not restarted on the way."""
+        if attempt.is_complete and not attempt.restarted:
+            memory = self.memory_of(attempt.backend, attempt.model)
+            self.record(to_measurement(attempt, memory))
+
     def record(self, measured: Measurement) -> None:
         figures = self._figures.setdefault((measured.backend, measured.name), {})
         bucket = to_bucket(measured.prompt_tokens, measured.crowd, measured.cold)
@@ -134,89 +139,21 @@ class Measurements:
             yield bucket, _to_row(backend, name, bucket, figures)
 
 
-class Watch:
-    """The times of one answer, from now on."""
-
-    cold = False
-    first: float | None = None
-    """When the first piece came."""
-    is_content = False
-    """The first piece was shown: of those that follow only the last is wanted."""
-    _last = 0.0
-    _is_mended = False
-
-    def __init__(self, choices: int, clock: Callable[[], float] = time.perf_counter) -> None:
-        self._choices = choices
-        self._clock = clock
-        self._began = clock()
-        self._ended: list[Finished] = []
-
-    def see(self, event: Event) -> None:
-        if isinstance(event, Started):
-            self.cold = event.cold
-            return
-        if isinstance(event, Restarted):
-            self._is_mended = True
-            return
-        now = self._clock()
-        self.first = self.first or now
-        if isinstance(event, Finished):
-            self._ended.append(event)
-            self._last = now
-        else:
-            self.is_content = True
-
-    @property
-    def is_whole(self) -> bool:
-        """Each choice has come to its end, and at the first go: else its times say nothing."""
-        return len(self._ended) == self._choices and not self._is_mended
-
-    def measurement(self, backend: str, name: str, crowd: int, memory_of: MemoryOf) -> Measurement:
-        """Of an answer that is whole."""
-        first = self.first or self._last
-        tokens = sum([each.usage.completion_tokens for each in self._ended])
-        return Measurement(
-            backend=backend,
-            name=name,
-            prompt_tokens=self._ended[0].usage.prompt_tokens,
-            completion_tokens=tokens,
-            crowd=crowd,
-            ttft=first - self._began,
-            cold=self.cold,
-            tokens_per_second=to_speed(tokens, self._last - first),
-            memory=memory_of(backend, name),
-        )
-
-
-class Watching(Watch):
-    """The watch of an answer that is in hand, and recorded once it is whole."""
-
-    def __init__(
-        self, measurements: Measurements, key: tuple[str, str], request: GenerationRequest
-    ) -> None:
-        super().__init__(request.n, measurements.clock)
-        self._measurements = measurements
-        self._key = key
-        # What begins with its own prompt begins before anything was read.
-        self._is_told = not request.echo
-        self._crowd = 0
-
-    def __enter__(self) -> Watch:
-        self._crowd = self._measurements.begin(self._key)
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        measurements = self._measurements
-        measurements.end(self._key)
-        if self.is_whole and self._is_told:
-            measured = self.measurement(*self._key, self._crowd, measurements.memory_of)
-            measurements.record(measured)
-
-
-def to_speed(tokens: int, seconds: float) -> float | None:
-    """Tokens a second, of so many `seconds` after the first piece; `None` where the answer came in
-    one. The first token's time is the prompt's."""
-    return (tokens - 1) / seconds if tokens > 1 and seconds > 0 else None
+def to_measurement(attempt: Attempt, memory: int | None) -> Measurement:
+    """Measure an attempt that is complete; `memory` are the bytes that its model takes."""
+    ends = list(attempt.finished.values())
+    first_at = attempt.first_at or attempt.began_at
+    return Measurement(
+        backend=attempt.backend,
+        name=attempt.model,
+        prompt_tokens=ends[0].usage.prompt_tokens,
+        completion_tokens=attempt.completion_tokens,
+        crowd=attempt.concurrency,
+        ttft=first_at - attempt.began_at,
+        cold=attempt.cold,
+        tokens_per_second=attempt.tokens_per_second,
+        memory=memory,
+    )
 
 
 def to_bucket(prompt_tokens: int, crowd: int, cold: bool = False) -> Bucket:

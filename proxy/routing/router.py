@@ -1,8 +1,6 @@
-"""A name and what is needed -> the backend that answers."""
+"""Routes a request by its model's name and its requirements to the backend that answers."""
 
 import time
-from collections.abc import AsyncGenerator, Callable, Sequence
-from typing import Protocol
 
 from msgspec import Struct
 from msgspec.structs import replace
@@ -15,21 +13,21 @@ from adapters.errors import (
     InvalidRequestError,
     UnsupportedParameterError,
 )
-from adapters.events import Event, Finished, Restarted, Started
 from adapters.request import EmbeddingRequest, Feature, GenerationRequest
-from adapters.shortcut import Shortcut
+from adapters.sink import Sink
 from proxy.memory.budget import SharedBudget
 from proxy.models.auto_pull import AutoPull
 from proxy.models.registry import RegisteredModel, Registry, same_weights
+from proxy.record import Attempt, Record
 from proxy.routing.by_speed import Choice, Clock
-from proxy.routing.candidates import Candidate, Candidates
+from proxy.routing.candidates import Candidates
 from proxy.routing.decision import Decider, Decision
 from proxy.routing.estimates import Estimates
 from proxy.routing.fallbacks import Fallbacks
 from proxy.routing.lookup import ModelLookup
-from proxy.routing.measurements import Measurements, Watching
+from proxy.routing.measurements import Measurements
 from proxy.routing.requirements import Requirements, to_requirements
-from proxy.sinks import closing, each, held
+from proxy.sinks import CheckedSink
 
 _NOTHING = Requirements()
 
@@ -44,67 +42,6 @@ class Route(Struct, frozen=True, kw_only=True):
     """Tokens that prompt and answer may have together there, where that is known."""
 
 
-class Watcher(Protocol):
-    """Who wants to know what becomes of a request."""
-
-    def routed(self, route: Route) -> None: ...
-
-    def fell_back(self, route: Route, error: BackendError) -> None:
-        """The backend of `route` failed before it said anything; the next is asked."""
-        ...
-
-    def started(self, event: Started) -> None: ...
-
-
-class Unwatched:
-    """Nobody does."""
-
-    def routed(self, route: Route) -> None:
-        pass
-
-    def fell_back(self, route: Route, error: BackendError) -> None:
-        pass
-
-    def started(self, event: Started) -> None:
-        pass
-
-
-_NOBODY = Unwatched()
-
-Through = Callable[[AsyncGenerator[Event]], AsyncGenerator[Event]]
-
-
-def _unchanged(events: AsyncGenerator[Event]) -> AsyncGenerator[Event]:
-    return events
-
-
-class _Attempt(Watching):
-    """What comes of asking one backend, shown to all who learn from it."""
-
-    def __init__(
-        self,
-        measurements: Measurements,
-        estimates: Estimates,
-        route: Route,
-        request: GenerationRequest,
-        requirements: Requirements,
-        watcher: Watcher,
-    ) -> None:
-        super().__init__(measurements, (route.backend.kind, route.name), request)
-        self._estimates = estimates
-        self._requirements = requirements
-        self._watcher = watcher
-
-    def see(self, event: Event) -> None:
-        super().see(event)
-        if isinstance(event, Started):
-            self._watcher.started(event)
-        elif isinstance(event, Restarted):
-            self._watcher.started(Started(event.context))
-        elif isinstance(event, Finished):
-            self._estimates.learn(self._key, self._requirements, event.usage)
-
-
 class Router:
     def __init__(
         self,
@@ -117,7 +54,7 @@ class Router:
     ) -> None:
         """`patience`: seconds that a backend has to begin, where another could answer as well."""
         self._registry = registry
-        self._names = ModelLookup(registry, pulls)
+        self._lookup = ModelLookup(registry, pulls)
         self._measurements = measurements
         self._patience = patience
         self.fallbacks = Fallbacks()
@@ -129,99 +66,91 @@ class Router:
         )
 
     async def generate(
-        self,
-        request: GenerationRequest,
-        watcher: Watcher = _NOBODY,
-        *,
-        whole: bool = False,
-        through: Through = _unchanged,
-        shortcut: Shortcut | None = None,
-    ) -> AsyncGenerator[Event]:
-        """The events of the backend that `request.model`, a public name, leads to. Where that one
-        fails before the first of them was given away, and not by the caller's mistake, the next
-        that can is asked, once; so it is where the first one's context is too short and the other's
-        may be longer. Of an answer that is sent `whole` none is given away before all are there;
-        what comes of each attempt goes `through` something that wants to see it at once. Of texts
-        after the first, where nobody holds them back, `shortcut` may have some instead.
+        self, request: GenerationRequest, sink: Sink, record: Record | None = None
+    ) -> None:
+        """Write the answer of the backend that `request.model`, a public name, leads to.
+
+        Where that backend fails before it has written anything, and not by the caller's mistake,
+        the next that can is asked, once; so it is where the first one's context is too short and
+        the other's may be longer. A request that is answered `whole` may fail anywhere: what was
+        written of it is then void (`Restarted`).
 
         Raises:
-            BackendError: as `resolve`, what the backend raised, or it broke the contract.
+            BackendError: as `resolve`, the backend's own, or it broke the contract.
         """
         requirements = to_requirements(request)
-        await self._names.fetch(request.model)
+        record = record if record is not None else Record(clock=self._measurements.clock)
+        await self._lookup.fetch(request.model)
         decision = await self.decide(request.model, requirements, request)
         self._decider.note(decision)
         first, *others = self._routes(decision)
-        is_held = whole and bool(others)
-        request = replace(request, whole=whole, shortcut=None if is_held else shortcut)
-        hurried = self._hurried(request, decision.order)
-        answer = through(self._answer(first, hurried, requirements, watcher))
-        events = held(answer) if is_held else answer
-        began = False
+        run = _Run(request, requirements, sink, record)
         try:
-            async with closing(events):
-                async for event in events:
-                    began = True
-                    yield event
+            patience = self._patience if others and not decision.order[1].away else None
+            await self._attempt(run, first, patience=patience)
             return
         except BackendError as error:
-            if began or not others or not _may_go_on(error, first, others[0]):
+            may_restart = request.whole or not run.started
+            if not others or not may_restart or not _may_fall_back(error, first, others[0]):
                 raise
-            failed = error
-        self._leave(first, others[0], failed, watcher)
-        self._learn_limit(first, request, failed)
-        answer = through(self._answer(others[0], request, requirements, watcher))
-        async with closing(events := _after(failed, answer)):
-            async for event in events:
-                yield event
+            self._fall_back(run, first, others[0], error)
+            failure = error
+        try:
+            await self._attempt(run, others[0])
+        except ContextLengthError as error:
+            raise _longer(failure, error) from error
 
-    def _hurried(self, request: GenerationRequest, order: Sequence[Candidate]) -> GenerationRequest:
-        """For the first of `order`. Nobody is hurried for the sake of one who is away."""
-        if len(order) == 1 or order[1].away:
-            return request
-        return replace(request, patience=self._patience)
+    async def _attempt(self, run: "_Run", route: Route, patience: float | None = None) -> None:
+        """Ask the backend of `route`; `patience` is for its first event, in seconds."""
+        attempt = run.record.attempt(route.backend.kind, route.name, run.request.n)
+        run.attempt = attempt
+        checked = CheckedSink(run.sink, attempt, restarts=run.started)
+        request = replace(run.request, model=route.name, patience=patience)
+        attempt.concurrency = self._measurements.begin((attempt.backend, attempt.model))
+        try:
+            await route.backend.generate(request, checked)
+            checked.end()
+        finally:
+            self._measurements.end((attempt.backend, attempt.model))
+            run.started = run.started or checked.started
+        for end in attempt.finished.values():
+            self._estimates.learn((attempt.backend, attempt.model), run.requirements, end.usage)
+        if not request.echo:  # An echoed prompt comes before anything is read: its times say less.
+            self._measurements.read(attempt)
 
-    def _leave(self, failed: Route, other: Route, error: BackendError, watcher: Watcher) -> None:
+    def _fall_back(self, run: "_Run", failed: Route, other: Route, error: BackendError) -> None:
+        run.record.fall_back(run.attempt, error)
         self.fallbacks.note(failed.backend.kind, error, other.backend.kind)
-        watcher.fell_back(failed, error)
+        if isinstance(error, ContextLengthError) and run.request.num_ctx is None:
+            self._estimates.refused((failed.backend.kind, failed.name), error.limit)
 
-    def _learn_limit(self, route: Route, request: GenerationRequest, error: BackendError) -> None:
-        if isinstance(error, ContextLengthError) and request.num_ctx is None:
-            self._estimates.refused((route.backend.kind, route.name), error.limit)
+    async def embed(self, request: EmbeddingRequest, record: Record | None = None) -> Embeddings:
+        """Ask the backend that `request.model`, a public name, leads to for vectors.
 
-    def _answer(
-        self, route: Route, request: GenerationRequest, requirements: Requirements, watcher: Watcher
-    ) -> AsyncGenerator[Event]:
-        watcher.routed(route)
-        attempt = _Attempt(
-            self._measurements, self._estimates, route, request, requirements, watcher
-        )
-        events = route.backend.generate(replace(request, model=route.name))
-        return each(events, request.n, attempt)
-
-    async def embed(self, request: EmbeddingRequest, watcher: Watcher = _NOBODY) -> Embeddings:
-        """The vectors of the backend that `request.model`, a public name, leads to. Another is
-        asked, as in `generate`, where it has the very same weights: others' vectors do not mix.
+        Another is asked, as in `generate`, where it has the very same weights: vectors of different
+        weights do not mix.
 
         Raises:
-            BackendError: as `resolve`, what the backend raised, or vectors are missing.
+            BackendError: as `resolve`, the backend's own, or vectors are missing.
         """
-        await self._names.fetch(request.model)
+        record = record if record is not None else Record()
+        await self._lookup.fetch(request.model)
         first, *others = await self.routes(request.model, to_requirements(request))
-        twins = [other for other in others if self._same_weights(first, other)]
+        same = [other for other in others if self._same_weights(first, other)]
         try:
-            return await self._embed(first, replace(request, elsewhere=bool(twins)), watcher)
+            return await self._embed(first, replace(request, elsewhere=bool(same)), record)
         except BackendError as error:
-            if not twins or isinstance(error, InvalidRequestError):
+            if not same or isinstance(error, InvalidRequestError):
                 raise
-            self._leave(first, twins[0], error, watcher)
-        return await self._embed(twins[0], request, watcher)
+            record.fall_back(record.attempts[-1], error)
+            self.fallbacks.note(first.backend.kind, error, same[0].backend.kind)
+        return await self._embed(same[0], request, record)
 
-    async def _embed(self, route: Route, request: EmbeddingRequest, watcher: Watcher) -> Embeddings:
-        watcher.routed(route)
+    async def _embed(self, route: Route, request: EmbeddingRequest, record: Record) -> Embeddings:
+        record.attempt(route.backend.kind, route.name)
         embeddings = await route.backend.embed(replace(request, model=route.name))
         if len(embeddings.vectors) != len(request.inputs):
-            raise BadUpstreamError("The backend sent another number of vectors than of inputs.")
+            raise BadUpstreamError("The backend sent a different number of vectors than of inputs.")
         return embeddings
 
     def _same_weights(self, one: Route, other: Route) -> bool:
@@ -256,7 +185,7 @@ class Router:
 
     async def find(self, name: str) -> RegisteredModel:
         """As `ModelLookup.find`."""
-        return await self._names.find(name)
+        return await self._lookup.find(name)
 
     def _routes(self, decision: Decision) -> list[Route]:
         return [
@@ -270,7 +199,23 @@ class Router:
         ]
 
 
-def _may_go_on(error: BackendError, failed: Route, other: Route) -> bool:
+class _Run:
+    """One request on its way through the router, over all its attempts."""
+
+    def __init__(
+        self, request: GenerationRequest, requirements: Requirements, sink: Sink, record: Record
+    ) -> None:
+        self.request = request
+        self.requirements = requirements
+        self.sink = sink
+        self.record = record
+        self.attempt: Attempt
+        """The one that was begun last."""
+        self.started = False
+        """The reader has events of an attempt."""
+
+
+def _may_fall_back(error: BackendError, failed: Route, other: Route) -> bool:
     """Whether `other` may do better than `failed`, which ended with `error`."""
     if isinstance(error, UnsupportedParameterError):
         return True  # A loaded model shows what it cannot do; another engine may.
@@ -280,18 +225,8 @@ def _may_go_on(error: BackendError, failed: Route, other: Route) -> bool:
     return other.context is None or limit is None or other.context > limit
 
 
-async def _after(failed: BackendError, answer: AsyncGenerator[Event]) -> AsyncGenerator[Event]:
-    """The `answer` of who stands in; where both have too little room, the caller hears of more."""
-    try:
-        async with closing(answer):
-            async for event in answer:
-                yield event
-    except ContextLengthError as error:
-        raise _longer(failed, error) from error
-
-
 def _longer(first: BackendError, second: ContextLengthError) -> ContextLengthError:
-    """Of two refusals the one with the bigger limit: that is what there is room for."""
+    """Choose the refusal with the bigger limit: so much room is there."""
     if isinstance(first, ContextLengthError) and (first.limit or 0) > (second.limit or 0):
         return first
     return second

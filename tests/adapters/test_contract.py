@@ -1,4 +1,4 @@
-"""One suite over every backend: what `adapters/backend.py` promises, kept by all of them."""
+"""The contract suite: the guarantees of `adapters/backend.py`, tested on every backend."""
 
 import asyncio
 import json
@@ -9,13 +9,14 @@ from typing import Any
 import pytest
 from msgspec import Struct
 
-from adapters import open_backend
+from adapters import open_backend, sink
 from adapters.backend import Backend
 from adapters.config import BackendConfig, EchoConfig, MLXConfig, OllamaConfig
-from adapters.errors import ModelNotFoundError, UnsupportedParameterError
+from adapters.errors import BadUpstreamError, ModelNotFoundError, UnsupportedParameterError
 from adapters.events import (
     Event,
     Finished,
+    Restarted,
     Started,
     TextDelta,
     ToolCallDelta,
@@ -40,7 +41,7 @@ class Subject(Struct):
         )
 
     async def events(self, **fields: Any) -> list[Event]:
-        return [event async for event in self.backend.generate(self.request(**fields))]
+        return [event async for event in sink.events(self.backend, self.request(**fields))]
 
     async def active(self) -> int:
         return (await self.backend.health()).counters["active"]
@@ -81,9 +82,22 @@ def text_of(events: list[Event]) -> str:
 
 async def test_events_come_in_order(subject: Subject) -> None:
     events = await subject.events()
-    assert [isinstance(event, Started) for event in events].index(True) == 0
-    assert sum(isinstance(event, Started) for event in events) == 1
+    assert isinstance(events[0], Started)
+    assert [type(event) for event in events].count(Started) == 1
     assert [isinstance(event, Finished) for event in events] == [False] * (len(events) - 1) + [True]
+
+
+async def test_each_choice_finishes_once_and_says_nothing_after_it(subject: Subject) -> None:
+    events = await subject.events(n=3)
+    assert isinstance(events[0], Started)
+    by_choice: dict[int, list[Event]] = {}
+    for event in events[1:]:
+        assert not isinstance(event, (Started, Restarted))
+        by_choice.setdefault(event.choice, []).append(event)
+    assert sorted(by_choice) == [0, 1, 2]
+    for own in by_choice.values():
+        assert [type(event) for event in own].count(Finished) == 1
+        assert isinstance(own[-1], Finished)
 
 
 async def test_max_tokens_ends_the_answer_at_exactly_that_many(subject: Subject) -> None:
@@ -119,28 +133,74 @@ async def test_answers_at_once_do_not_mix(subject: Subject) -> None:
         assert [text_of(events) for events in together] == alone
 
 
-async def test_closing_the_generator_cancels_the_work(subject: Subject) -> None:
-    stream = subject.backend.generate(subject.request(max_tokens=200))
-    assert isinstance(await anext(stream), Started)
-    assert isinstance(await anext(stream), TextDelta)
+class Listening:
+    """A sink that can be waited on, and that may fail."""
+
+    def __init__(self, *, fails_at: int | None = None) -> None:
+        self.events: list[Event] = []
+        self.spoken = asyncio.Event()
+        """Set with the first delta."""
+        self._fails_at = fails_at
+
+    def write(self, event: Event, /) -> bool:
+        if len(self.events) == self._fails_at:
+            raise BadUpstreamError("no more of this")
+        self.events.append(event)
+        if isinstance(event, TextDelta):
+            self.spoken.set()
+        return False
+
+    async def drain(self) -> None:
+        """Return at once."""
+
+
+async def test_cancelling_the_task_stops_the_work(subject: Subject) -> None:
+    listening = Listening()
+    request = subject.request(max_tokens=400, text="word " * 80)
+    task = asyncio.create_task(subject.backend.generate(request, listening))
+    await listening.spoken.wait()
     assert await subject.active() == 1
-    await stream.aclose()
+    task.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await task
+    written = len(listening.events)
+    assert not any(isinstance(event, Finished) for event in listening.events)
     assert await subject.active() == 0
     assert (await subject.backend.health()).counters["cancelled"] == 1
     assert text_of(await subject.events())
+    assert len(listening.events) == written
 
 
-async def test_cancelling_the_task_cancels_the_work(subject: Subject) -> None:
+async def test_cancelling_before_the_first_event_stops_the_work(subject: Subject) -> None:
     await subject.events()
-    task = asyncio.create_task(subject.events(max_tokens=400, text="word " * 80))
-    for _ in range(5000):
-        if task.done() or await subject.active():
-            break
-        await asyncio.sleep(0.001)
+    task = asyncio.create_task(
+        subject.backend.generate(subject.request(), listening := Listening())
+    )
+    await asyncio.sleep(0)
     task.cancel()
     with pytest.raises(asyncio.CancelledError):
         await task
     assert await subject.active() == 0
+    assert not any(isinstance(event, Finished) for event in listening.events)
+
+
+async def test_closing_the_iterator_stops_the_work(subject: Subject) -> None:
+    stream = sink.events(subject.backend, subject.request(max_tokens=400, text="word " * 80))
+    assert isinstance(await anext(stream), Started)
+    assert isinstance(await anext(stream), TextDelta)
+    await stream.aclose()
+    assert await subject.active() == 0
+    assert text_of(await subject.events())
+
+
+async def test_an_error_of_the_sink_stops_the_work_and_is_raised(subject: Subject) -> None:
+    failing = Listening(fails_at=2)
+    request = subject.request(max_tokens=400, text="word " * 80)
+    with pytest.raises(BadUpstreamError, match="no more of this"):
+        await subject.backend.generate(request, failing)
+    assert len(failing.events) == 2
+    assert await subject.active() == 0
+    assert text_of(await subject.events())
 
 
 async def test_a_model_it_does_not_have_is_not_found(subject: Subject) -> None:
@@ -151,13 +211,13 @@ async def test_a_model_it_does_not_have_is_not_found(subject: Subject) -> None:
         await subject.backend.load("no-such-model")
 
 
-async def test_what_it_does_not_honour_is_refused_by_name(subject: Subject) -> None:
-    asked: dict[str, dict[str, Any]] = {
+async def test_a_feature_it_does_not_honour_is_refused_by_name(subject: Subject) -> None:
+    fields: dict[str, dict[str, Any]] = {
         "logit_bias": {"sampling": Sampling(logit_bias={1: 1.0})},
         "options": {"options": {"mirostat": 1}},
         "tool_choice": {"tools": (Tool("f"),), "tool_choice": "required"},
     }
-    refused = {name: wish for name, wish in asked.items() if name not in subject.backend.honours}
+    refused = {name: wish for name, wish in fields.items() if name not in subject.backend.honours}
     assert refused
     for name, wish in refused.items():
         with pytest.raises(UnsupportedParameterError) as caught:
@@ -173,7 +233,7 @@ CITY: dict[str, Any] = {
 }
 
 
-async def test_a_forced_call_is_made_by_who_honours_it(subject: Subject) -> None:
+async def test_a_forced_call_is_made_where_it_is_honoured(subject: Subject) -> None:
     if "tool_choice" not in subject.backend.honours:
         pytest.skip(f"{subject.backend.kind} does not claim it")
     tools = (Tool("weather", "Tells the weather.", CITY),)
@@ -188,7 +248,7 @@ async def test_a_forced_call_is_made_by_who_honours_it(subject: Subject) -> None
     assert text_of(events) == ""
 
 
-async def test_a_schema_is_kept_by_who_honours_it(subject: Subject) -> None:
+async def test_a_schema_is_kept_where_it_is_honoured(subject: Subject) -> None:
     if "response_format" not in subject.backend.honours:
         pytest.skip(f"{subject.backend.kind} does not claim it")
     events = await subject.events(response_format=JSONSchema(CITY, strict=True), max_tokens=200)

@@ -14,6 +14,7 @@ from adapters.errors import BackendError
 from adapters.events import Event, Finished, Started, TextDelta, Usage
 from adapters.memory import MemoryUser
 from adapters.request import EmbeddingRequest, Feature, GenerationRequest
+from adapters.sink import Sink
 from proxy.app import create_app
 from proxy.config import Config
 
@@ -51,13 +52,13 @@ class ScriptedBackend:
         self.unwell: set[str] = set()
         self.running = 0
         self.closed = asyncio.Event()
-        """Set when a generator has ended, however it did."""
+        """Set when an answer has ended, however it did."""
         self.aclosed = False
 
     def check(self, request: GenerationRequest) -> None:
         """Whatever it honours, it honours together."""
 
-    async def generate(self, request: GenerationRequest) -> AsyncGenerator[Event]:
+    async def generate(self, request: GenerationRequest, sink: Sink) -> None:
         self.requests.append(request)
         self.running += 1
         try:
@@ -66,8 +67,8 @@ class ScriptedBackend:
                     raise step
                 if isinstance(step, str):
                     await asyncio.Event().wait()
-                else:
-                    yield step
+                elif sink.write(step):
+                    await sink.drain()
         finally:
             self.running -= 1
             self.closed.set()
@@ -123,14 +124,15 @@ class ScriptedBackend:
 
 
 class EndlessBackend(ScriptedBackend):
-    """Deltas for ever, without ever waiting."""
+    """Deltas without end, as fast as the reader takes them."""
 
-    async def generate(self, request: GenerationRequest) -> AsyncGenerator[Event]:
+    async def generate(self, request: GenerationRequest, sink: Sink) -> None:
         self.running += 1
         try:
-            yield Started()
+            sink.write(Started())
             while True:
-                yield TextDelta("word ")
+                if sink.write(TextDelta("word ")):
+                    await sink.drain()
         finally:
             self.running -= 1
             self.closed.set()
@@ -172,25 +174,3 @@ def every_error() -> list[type[BackendError]]:
         found.append(kind)
         waiting.extend(kind.__subclasses__())
     return [kind for kind in found if kind.__module__ == "adapters.errors"]
-
-
-class ShortBackend(ScriptedBackend):
-    """Lets its texts take the shortcut wherever they may, with a turn for others before each."""
-
-    def __init__(self, script: Sequence[Step] = HELLO, kind: str = "scripted") -> None:
-        super().__init__(script, kind=kind)
-        self.taken: list[Event] = []
-
-    async def generate(self, request: GenerationRequest) -> AsyncGenerator[Event]:
-        began = False
-        async for event in super().generate(request):
-            await asyncio.sleep(0)
-            if began and self._is_taken(event, request):
-                self.taken.append(event)
-            else:
-                yield event
-            began = began or isinstance(event, TextDelta)
-
-    def _is_taken(self, event: Event, request: GenerationRequest) -> bool:
-        short = request.shortcut
-        return isinstance(event, TextDelta) and short is not None and short.take(event.text)

@@ -9,6 +9,7 @@ import mlx.core as mx
 import pytest
 from fakes.tiny_model import END
 
+from adapters import sink
 from adapters.backend import Backend
 from adapters.config import MLXConfig
 from adapters.errors import BackendError
@@ -57,7 +58,7 @@ def scripted(
         return [(Script(spelled[choice]),) for choice in range(request.n)]
 
     with patch.context() as patched:
-        patched.setattr(prepare, "_constrain", script)
+        patched.setattr(prepare, "constrain", script)
         yield
 
 
@@ -76,7 +77,7 @@ def chat(text: str = "Hi", model: str = "caller", **fields: Any) -> GenerationRe
 
 
 async def answer(backend: Backend, request: GenerationRequest) -> list[Event]:
-    return [event async for event in backend.generate(request)]
+    return [event async for event in sink.events(backend, request)]
 
 
 def told(events: list[Event], choice: int = 0) -> dict[str, Any]:

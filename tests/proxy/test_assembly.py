@@ -6,11 +6,12 @@ import pytest
 
 from adapters.config import EchoConfig, MLXConfig, OllamaConfig
 from adapters.errors import ModelNotFoundError
+from adapters.events import TextDelta
 from adapters.request import EmbeddingRequest, GenerationRequest, Message, TextPart
+from adapters.sink import events
 from proxy.assembly import open_router
 from proxy.config import BackendsConfig, Config, ModelConfig
 from proxy.routing.router import Router
-from proxy.sinks import collect
 
 ECHO = Config(backends=BackendsConfig(mlx=None, ollama=None, echo=EchoConfig(models=("org/echo",))))
 
@@ -22,8 +23,10 @@ def ask(model: str) -> GenerationRequest:
 
 
 async def said(router: Router, model: str) -> str:
-    (answer,) = await collect(router.generate(ask(model)))
-    return answer.text
+    texts = [
+        event.text async for event in events(router, ask(model)) if isinstance(event, TextDelta)
+    ]
+    return "".join(texts)
 
 
 @pytest.mark.parametrize("name", ["org/echo", "echo", "echo/org/echo"])

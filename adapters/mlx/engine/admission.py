@@ -1,7 +1,6 @@
-"""Who may have a row, and when: turns between clients, and the memory that the rows will need."""
+"""Admission: turns between clients, and the memory that rows will need."""
 
 # pyright: basic
-import time
 from collections import OrderedDict, deque
 from typing import Any
 
@@ -19,20 +18,21 @@ from adapters.mlx.sequence import Sequence, usual_length
 class Group:
     """The choices of one request: one prompt, read once."""
 
-    def __init__(self, sequences: tuple[Sequence, ...]) -> None:
+    def __init__(self, sequences: tuple[Sequence, ...], since: float = 0.0) -> None:
+        """`since`: seconds of the scheduler's clock."""
         self.waiting = list(sequences)
-        """Those that have no row yet."""
+        """The choices that have no row yet."""
         self.client = sequences[0].client
         self.prompt = sequences[0].prompt
         self.expected = sequences[0].expected
         self.reports_prompt = sequences[0].reports_prompt
         self.top_logprobs = sequences[0].top_logprobs or 0
         self.is_answered = sequences[0].max_tokens > 0
-        self.since = time.monotonic()
+        self.since = since
 
 
 class Queue:
-    """First come, first served for each client; the clients take turns."""
+    """Requests in line: first come, first served for each client; the clients take turns."""
 
     def __init__(self) -> None:
         self._by_client: OrderedDict[str, deque[Group]] = OrderedDict()
@@ -44,7 +44,7 @@ class Queue:
         return next((line[0] for line in self._by_client.values()), None)
 
     def take(self) -> Group:
-        """`first`, and its client goes to the end of the round."""
+        """Remove and return `first`; its client goes to the end of the round."""
         client, line = next(iter(self._by_client.items()))
         group = line.popleft()
         self._by_client.move_to_end(client)
@@ -58,9 +58,8 @@ class Queue:
                 group.waiting.remove(sequence)
                 self._drop_if_empty(group)
 
-    def expire(self, seconds: float) -> list[Group]:
-        """The groups that waited longer than that; they are gone afterwards."""
-        limit = time.monotonic() - seconds
+    def expire(self, limit: float) -> list[Group]:
+        """Remove and return the groups that have waited since before `limit`."""
         late = [group for group in self.groups() if group.since < limit]
         for group in late:
             line = self._by_client[group.client]
@@ -76,7 +75,7 @@ class Queue:
         self._by_client.clear()
 
     def __len__(self) -> int:
-        """Sequences, not groups."""
+        """Count sequences, not groups."""
         return sum(len(group.waiting) for group in self.groups())
 
     def _drop_if_empty(self, group: Group) -> None:
@@ -88,7 +87,7 @@ class Queue:
 
 
 class Footprint(Struct, frozen=True):
-    """Bytes that one row's cache takes."""
+    """Bytes of the cache of one row."""
 
     fixed: int
     layers: tuple[tuple[int, int | None], ...]
@@ -96,13 +95,13 @@ class Footprint(Struct, frozen=True):
 
     def row(self, tokens: int) -> int:
         return self.fixed + sum(
-            each * (tokens if window is None else min(tokens, window))
-            for each, window in self.layers
+            size * (tokens if window is None else min(tokens, window))
+            for size, window in self.layers
         )
 
 
 def measure_footprint(model: Any) -> Footprint:
-    """By feeding one token: shapes differ between architectures, what a cache weighs does not lie.
+    """Measure the cache of one row by feeding one token: shapes differ between architectures.
 
     It is the model's warm-up too.
     """
@@ -117,14 +116,14 @@ def measure_footprint(model: Any) -> Footprint:
 
 
 def _per_token(layer: Any) -> tuple[int, int | None]:
-    # Buffers grow in steps (256 tokens, say), and their third axis says how many fit.
+    # Buffers grow in steps (256 tokens, for example); their third axis is the capacity.
     room = layer.keys.shape[2] if layer.keys is not None else 1
     window = getattr(layer, "max_size", None) or getattr(layer, "chunk_size", None)
     return layer.nbytes // max(room, 1), window
 
 
 def default_budget() -> int:
-    """A quarter of what the device recommends to use, or of the system's memory."""
+    """Return a quarter of the memory that the device recommends to use, or of the system's."""
     return (recommended_memory() or system_memory()) // 4
 
 
@@ -133,7 +132,7 @@ class Budget:
     longest, so that the cost is rows x the longest, prompt and answer together."""
 
     def __init__(self, footprint: Footprint, limit: int, loaded: LoadedModel, pool: Pool) -> None:
-        """`pool` is what the rows of all models have together."""
+        """`pool`: the limit of all models' rows together."""
         self._footprint = footprint
         self._limit = limit
         self._model = loaded.name
@@ -146,7 +145,7 @@ class Budget:
 
     @property
     def least(self) -> int:
-        """One answer, as long as is counted with where nobody says how long."""
+        """Bytes of one answer of the usual length."""
         return min(self.cost([self._usual]), self._limit)
 
     def cost(self, lengths: list[int]) -> int:
@@ -155,7 +154,7 @@ class Budget:
     def require(self, tokens: int) -> None:
         """
         Raises:
-            InsufficientMemoryError: not even alone.
+            InsufficientMemoryError: a row of so many tokens does not fit even alone.
         """
         needed, limit = self.cost([tokens]), self._limit
         if (most := self._pool.most(self._model)) is not None:
@@ -163,5 +162,5 @@ class Budget:
         if needed > limit:
             raise InsufficientMemoryError(
                 f"A prompt and an answer of {tokens} tokens need {needed} bytes of cache; "
-                f"{limit} are set aside. Ask for fewer tokens with max_tokens."
+                f"{limit} are set aside. Request fewer tokens with max_tokens."
             )

@@ -1,16 +1,12 @@
-"""Requests on their way to the engine: prompts that come together are cheaper to read together."""
+"""The batching window: prompts that arrive together are cheaper to read together."""
 
 import threading
 from collections.abc import Callable
 from typing import Self
 
-_MOMENT = 0.02
-"""Seconds that an idle engine waits for others at most. Templates and tokens take a few
-milliseconds; a prompt of a whole book is not waited for."""
-
 
 class ExpectedRequest:
-    """One request that is being prepared. It is over where it was submitted, or came to nothing."""
+    """A request that is being prepared; over once it was submitted, or failed."""
 
     def __init__(self, ended: Callable[[], None]) -> None:
         self._ended = ended
@@ -23,17 +19,18 @@ class ExpectedRequest:
         self.over()
 
     def over(self) -> None:
-        """May be called again."""
+        """End the expectation; later calls do nothing."""
         if not self._is_over:
             self._is_over = True
             self._ended()
 
 
 class BatchingWindow:
-    """Noted on the event loop, waited for on the engine's thread; `wake` guards both."""
+    """Counts requests on the event loop; the engine's thread waits. `wake` guards both."""
 
-    def __init__(self, wake: threading.Condition) -> None:
+    def __init__(self, wake: threading.Condition, seconds: float) -> None:
         self._wake = wake
+        self._seconds = seconds
         self._count = 0
 
     def expect(self) -> ExpectedRequest:
@@ -42,8 +39,8 @@ class BatchingWindow:
         return ExpectedRequest(self._end)
 
     def wait(self) -> None:
-        """Until nobody is on the way, or a moment has passed; called with `wake` held."""
-        self._wake.wait_for(lambda: self._count == 0, _MOMENT)
+        """Wait until no request is being prepared, `seconds` at most; called with `wake` held."""
+        self._wake.wait_for(lambda: self._count == 0, self._seconds)
 
     def _end(self) -> None:
         with self._wake:

@@ -16,15 +16,18 @@ from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, TypeVar
 
+from msgspec import Struct
+
 from adapters.config import MLXConfig
 from adapters.errors import BackendBusyError, BackendError, BackendUnavailableError, GenerationError
 from adapters.mlx import blas
 from adapters.mlx.engine.batching_window import BatchingWindow
 from adapters.mlx.engine.kv_pool import Pool
-from adapters.mlx.engine.retry_after import Pace
-from adapters.mlx.jobs import Job, Jobs, Pieces
+from adapters.mlx.engine.retry_after import AnswerRate
+from adapters.mlx.engine.watchdog import Watchdog
+from adapters.mlx.jobs import SLICE_SECONDS, Job, Jobs, Pieces
 from adapters.mlx.models.load_progress import Extras, Loading
-from adapters.mlx.sequence import Post, Sampled, Sequence
+from adapters.mlx.sequence import Post, Receiver, Sampled, Sequence
 
 if TYPE_CHECKING:
     # Importing these loads mlx and transformers, which an idle server does without.
@@ -34,68 +37,92 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger(__name__)
 T = TypeVar("T")
-_CLOSING_SECONDS = 5.0
-"""A step or a piece of a load cannot be interrupted: past that the thread is left behind, and ends
-with the process."""
-
-_FAILURES, _FAILURE_SECONDS = 3, 60.0
-"""So many steps that failed within so many seconds, and the model is not asked again."""
 
 Posted = tuple[Sequence, Post]
+_COUNTERS = ("started", "finished", "cancelled", "failed", "tokens", "loads")
+
+
+class ModelStatus(Struct, frozen=True):
+    """The state of one loaded model."""
+
+    rows: int
+    """Sequences that wait, are read or decode."""
+    max_rows: int
+    prefix_bytes: int
+    """Bytes of its prefix cache."""
 
 
 class Engine:
     """Starts its thread with the first command and ends it with `close`."""
 
-    def __init__(self, config: MLXConfig) -> None:
+    def __init__(
+        self,
+        config: MLXConfig,
+        *,
+        clock: Callable[[], float] = time.monotonic,
+        closing_seconds: float = 5.0,
+        window_seconds: float = 0.02,
+        slice_seconds: float = SLICE_SECONDS,
+    ) -> None:
+        """`clock` tells seconds, for stalls, failures, `max_wait` and `Retry-After`.
+
+        `closing_seconds`: how long `close` waits for the step or the piece of a load that runs,
+        which cannot be interrupted; after that the thread ends with the process.
+        `window_seconds`: how long an idle engine waits for more requests, at most. Templates and
+        tokens take a few milliseconds; the prompt of a long book is not waited for.
+        `slice_seconds`: how long loads run between two steps.
+        """
         self._config = config
+        self._closing_seconds = closing_seconds
         self._commands: deque[Callable[[], None]] = deque()
-        self._errands = Jobs()
+        self._jobs = Jobs(slice_seconds)
         self._wake = threading.Condition()
-        self.arrivals = BatchingWindow(self._wake)
+        self.arrivals = BatchingWindow(self._wake, window_seconds)
         self._thread: threading.Thread | None = None
         self._closing = False
         self._ended = False
-        self._lanes: dict[str, Scheduler] = {}
+        self._schedulers: dict[str, Scheduler] = {}
         self._live: Counter[str] = Counter()
+        """Sequences of each model that were submitted and not released."""
         self._counters: Counter[str] = Counter()
-        self._failures: dict[str, deque[float]] = {}
-        self._failed: set[str] = set()
-        self._pace = Pace()
-        self._heartbeat = time.monotonic()
-        self._commanded = False
+        self._clock = clock
+        self._rate = AnswerRate(clock)
+        self._watchdog = Watchdog(config.stall_seconds, clock)
         self.pool = Pool()
 
-    # The event loop's side.
+    # Called on the event loop.
 
-    def submit(self, *sequences: Sequence) -> None:
-        """Queue the choices of one request, which share their prompt; what comes of them arrives
-        through `Sequence.admitted` and `Sequence.next`.
+    def submit(self, sequences: tuple[Sequence, ...], receive: Receiver) -> None:
+        """Queue the choices of one request, which share their prompt.
+
+        `receive` gets their results on the event loop; each sequence has to be released.
 
         Raises:
-            BackendBusyError: as many requests wait for this model as may.
+            BackendBusyError: the queue of this model is full.
             InsufficientMemoryError: the prompt and its answer never fit.
             GenerationError: the model failed too often, and has to be loaded anew.
         """
         model = sequences[0].model
-        self._require_working(model)
+        self._watchdog.require_working(model)
         limit = self._config.max_concurrent + self._config.max_queue
         if (live := self._live[model]) >= limit:
             raise BackendBusyError(
                 f"{limit} requests are running or waiting for '{model}'.",
-                retry_after=self._pace.seconds_for(live - self._config.max_concurrent + 1),
+                retry_after=self._rate.seconds_for(live - self._config.max_concurrent + 1),
             )
-        if (lane := self._lanes.get(model)) is not None:
-            lane.budget.require(sequences[0].expected)
+        if (scheduler := self._schedulers.get(model)) is not None:
+            scheduler.budget.require(sequences[0].expected)
+        for sequence in sequences:
+            sequence.receive = receive
         self._send(lambda: self._add(sequences))
         self._live[model] += len(sequences)
         self._counters["started"] += len(sequences)
 
     def release(self, sequence: Sequence, *, answered: bool) -> None:
-        """The last thing said of a sequence. One that has not ended, because its client left or
-        (`answered`) because a stop string came first, has its row free before the next step."""
+        """Give a sequence up, exactly once. The row of one that has not ended, because its client
+        disconnected or (`answered`) because of a stop string, is free before the next step."""
         self._live[sequence.model] -= 1
-        self._pace.note(busy=self._live[sequence.model] > 0)
+        self._rate.note_answer(busy=self._live[sequence.model] > 0)
         if sequence.ended:
             return
         sequence.cancelled = True
@@ -107,77 +134,66 @@ class Engine:
         return self.run_in_pieces(lambda: self._load(path, loading, extras))
 
     def unload(self, name: str) -> "Future[None]":
-        """The future raises BackendBusyError while rows of that model are alive."""
+        """Free a model; the future raises BackendBusyError while it has rows."""
         return self.run(lambda: self._unload(name))
 
-    def tidy(self) -> "Future[None]":
-        """Give back what nobody holds any more."""
-        return self.run(_tidy)
-
-    def counters(self) -> dict[str, int]:
-        """`active` counts requests that wait or run, `rows` the rows the lanes hold now."""
-        return {
-            "active": sum(self._live.values()),
-            "rows": sum(len(lane) for lane in tuple(self._lanes.values())),
-            "loaded_models": len(self._lanes),
-            "failed_models": len(self._failed),
-            "prefix_hits": self._counters["prefix_hits"] + sum(c.hits for c in self._prefixes()),
-            "prefix_bytes": sum(cache.nbytes for cache in self._prefixes()),
-            **{name: self._counters[name] for name in _COUNTED},
-        }
-
-    def trouble(self) -> str | None:
-        """What is wrong with it, in words for a person; `None` where nothing is."""
-        if self._failed:
-            return f"Failed, to be unloaded and loaded anew: {', '.join(sorted(self._failed))}."
-        return self._stall()
-
-    def is_well(self, model: str) -> bool:
-        return model not in self._failed and self._stall() is None
-
-    def _stall(self) -> str | None:
-        silence = time.monotonic() - self._heartbeat
-        if self._is_answering() and not self._commanded and silence > self._config.stall_seconds:
-            return f"Stalled: no step has ended for {silence:.0f} seconds."
-        return None
+    def free_memory(self) -> "Future[None]":
+        """Return memory without references to the system."""
+        return self.run(_free_memory)
 
     def trim_prefixes(self, nbytes: int) -> "Future[int]":
-        """Make the prefix caches give back at least so many bytes; the result is how many."""
+        """Free at least `nbytes` of the prefix caches, as far as they have them; the result is how
+        many were freed."""
         return self.run(lambda: self._trim_prefixes(nbytes))
 
     def confine(self, nbytes: int) -> "Future[int]":
-        """Rows and prefix caches of all models may take so much together, from here on.
+        """Limit rows and prefix caches of all models together to `nbytes` from now on.
 
         The result is what they take: more, where rows have more already.
         """
         return self.run(lambda: self._confine(nbytes))
 
-    def prefix_bytes(self, name: str) -> int:
-        lane = self._lanes.get(name)
-        return lane.prefixes.nbytes if lane is not None else 0
+    def counters(self) -> dict[str, int]:
+        """`active` counts requests that wait or run, `rows` the rows that the schedulers have."""
+        caches = self._prefix_caches()
+        return {
+            "active": sum(self._live.values()),
+            "rows": sum(map(len, tuple(self._schedulers.values()))),
+            "loaded_models": len(self._schedulers),
+            "failed_models": len(self._watchdog.failed),
+            "prefix_hits": self._counters["prefix_hits"] + sum(cache.hits for cache in caches),
+            "prefix_bytes": sum(cache.nbytes for cache in caches),
+            **{name: self._counters[name] for name in _COUNTERS},
+        }
+
+    def status(self, name: str) -> ModelStatus | None:
+        """Describe a loaded model; `None` for any other, also for embedding models."""
+        if (scheduler := self._schedulers.get(name)) is None:
+            return None
+        return ModelStatus(len(scheduler), scheduler.max_rows, scheduler.prefixes.nbytes)
+
+    def trouble(self) -> str | None:
+        """Describe what is wrong with the engine; `None` while nothing is."""
+        return self._watchdog.trouble()
+
+    def is_well(self, model: str) -> bool:
+        return self._watchdog.is_well(model)
 
     def row_bytes(self, name: str, tokens: int) -> int:
-        """What an answer of so many tokens takes, prompt included; 0 of a model without rows."""
-        lane = self._lanes.get(name)
-        return lane.budget.cost([tokens]) if lane is not None else 0
+        """Return the bytes of a row of `tokens`, prompt included; 0 for a model without rows."""
+        scheduler = self._schedulers.get(name)
+        return scheduler.budget.cost([tokens]) if scheduler is not None else 0
 
     def close(self) -> None:
-        """End the thread after the step that runs; every sequence alive gets an error."""
+        """End the thread after the step that runs; every live sequence gets an error."""
         self._closing = True
         with self._wake:
             self._wake.notify()
         if self._thread is not None:
-            self._thread.join(timeout=_CLOSING_SECONDS)
-
-    def _require_working(self, model: str) -> None:
-        if model in self._failed:
-            raise GenerationError(
-                f"'{model}' failed {_FAILURES} times within a minute; unload it to try again.",
-                lasting=True,
-            )
+            self._thread.join(timeout=self._closing_seconds)
 
     def run(self, job: Callable[[], T]) -> "Future[T]":
-        """`job` on the thread, before its next step; the future may be cancelled until then."""
+        """Run `job` on the thread, before its next step; cancelling the future drops it."""
         future: Future[T] = Future()
 
         def command() -> None:
@@ -192,10 +208,10 @@ class Engine:
         return future
 
     def run_in_pieces(self, start: Callable[[], Pieces[T]]) -> "Future[T]":
-        """What `start` begins, on the thread, after what was sent so before it."""
-        errand = Job(start)
-        self._send(lambda: self._errands.add(errand))
-        return errand.future
+        """Run a job in time slices between steps, after the jobs sent before it."""
+        job = Job(start)
+        self._send(lambda: self._jobs.add(job))
+        return job.future
 
     def _send(self, command: Callable[[], None]) -> None:
         with self._wake:
@@ -207,189 +223,173 @@ class Engine:
             self._commands.append(command)
             self._wake.notify()
 
-    # The thread's side.
+    # Called on the engine's thread.
 
     def _loop(self) -> None:
         blas.preload()
         try:
             while not self._closing:
-                self._turn()
+                self._wait_for_work()
+                while self._commands and not self._closing:
+                    self._commands.popleft()()
+                self._jobs.advance()
+                self._step_all()
         finally:
-            # However it ends, nobody is left waiting for a thread that is gone.
+            # However it ends, no request is left waiting for a thread that is gone.
             with self._wake:
                 self._closing = self._ended = True
             self._abandon_all()
 
-    def _turn(self) -> None:
-        self._wait_for_work()
-        self._obey()
-        for lane in tuple(self._lanes.values()):
-            if len(lane):
-                self._post(self._step(lane))
-            lane.keep_prefixes()
-            self.pool.rows[lane.loaded.name] = lane.reserved
-        self._settle()
-
-    def _obey(self) -> None:
-        """Loads are commands and may take minutes: nobody is to call that a stall."""
-        self._commanded = True
-        while self._commands and not self._closing:
-            self._commands.popleft()()
-        self._errands.advance()
-        self._heartbeat = time.monotonic()
-        self._commanded = False
-
     def _wait_for_work(self) -> None:
+        def is_decoding() -> bool:
+            return any(map(len, self._schedulers.values()))
+
         with self._wake:
-            while not (self._closing or self._commands or self._errands or self._is_answering()):
+            while not (self._closing or self._commands or self._jobs or is_decoding()):
                 self._wake.wait()
-            if not (self._closing or self._errands or self._is_answering()):
+            if not (self._closing or self._jobs or is_decoding()):
                 self.arrivals.wait()
 
-    def _is_answering(self) -> bool:
-        return any(len(lane) for lane in tuple(self._lanes.values()))
+    def _step_all(self) -> None:
+        """Advance each model by one step, and hand its tokens over before its prefixes are kept."""
+        for scheduler in tuple(self._schedulers.values()):
+            self._watchdog.begin_step()
+            if len(scheduler):
+                self._post(self._step(scheduler))
+            scheduler.keep_prefixes()
+            self.pool.rows[scheduler.loaded.name] = scheduler.reserved
+        self._watchdog.end_steps()
+        self._settle()
 
-    def _step(self, lane: "Scheduler") -> list[Posted]:
+    def _step(self, scheduler: "Scheduler") -> list[Posted]:
         try:
-            step = lane.step()
+            posts = scheduler.step()
         except Exception:
-            return self._fail(lane)
-        finally:
-            self._heartbeat = time.monotonic()
-        for _, post in step:
+            return self._fail(scheduler)
+        for _, post in posts:
             if isinstance(post, BackendError):
                 self._counters["failed"] += 1
             elif post is not None:
                 self._counters["tokens"] += isinstance(post, Sampled)
                 self._counters["finished"] += post.finish is not None
-        return list(step)
+        return posts
 
-    def _fail(self, lane: "Scheduler") -> list[Posted]:
-        """A step that raised leaves rows in no known state: all of them end, with an error."""
-        from adapters.mlx.models.load import free_memory
-
-        name = lane.loaded.name
+    def _fail(self, scheduler: "Scheduler") -> list[Posted]:
+        """End all rows after an exception: it leaves them in no known state."""
+        name = scheduler.loaded.name
         logger.exception("a step of %s failed", name)
-        sequences = lane.drop_all()
-        free_memory()
+        sequences = scheduler.drop_all()
+        _free_memory()
         self._counters["failed"] += len(sequences)
-        self._note_failure(name)
+        if self._watchdog.note_failure(name):
+            logger.error("%s failed too often and is not used until it is reloaded", name)
         error = GenerationError("The engine failed while it generated this answer.")
         return [(sequence, error) for sequence in sequences]
 
-    def _note_failure(self, name: str) -> None:
-        now = time.monotonic()
-        failures = self._failures.setdefault(name, deque(maxlen=_FAILURES))
-        failures.append(now)
-        if len(failures) == _FAILURES and now - failures[0] < _FAILURE_SECONDS:
-            logger.error("%s failed %d times within a minute", name, _FAILURES)
-            self._failed.add(name)
+    def _post(self, posts: list[Posted]) -> None:
+        """Hand results over: once for each event loop."""
+        by_loop: dict[asyncio.AbstractEventLoop, list[Posted]] = {}
+        for sequence, post in posts:
+            sequence.ended = isinstance(post, BackendError) or (
+                post is not None and post.finish is not None
+            )
+            by_loop.setdefault(sequence.loop, []).append((sequence, post))
+        for loop, its_posts in by_loop.items():
+            try:
+                loop.call_soon_threadsafe(_deliver, its_posts)
+            except RuntimeError:
+                # That loop was closed without ending its tasks: nothing receives the rest.
+                for sequence, _ in its_posts:
+                    self._remove(sequence)
 
     def _add(self, sequences: tuple[Sequence, ...]) -> None:
-        here = tuple(sequence for sequence in sequences if not sequence.cancelled)
-        if not here:
+        live = tuple(sequence for sequence in sequences if not sequence.cancelled)
+        if not live:
             return
-        lane, model = self._lanes.get(here[0].model), here[0].model
-        if lane is None:
-            gone = BackendUnavailableError(f"'{model}' was unloaded meanwhile.")
-            self._post([(sequence, gone) for sequence in here])
+        model = live[0].model
+        if (scheduler := self._schedulers.get(model)) is not None:
+            scheduler.add(live)
             return
-        lane.add(here)
+        unloaded = BackendUnavailableError(f"'{model}' was unloaded meanwhile.")
+        self._post([(sequence, unloaded) for sequence in live])
 
     def _remove(self, sequence: Sequence) -> None:
-        if (lane := self._lanes.get(sequence.model)) is None:
+        if (scheduler := self._schedulers.get(sequence.model)) is None:
             return
         try:
-            lane.remove(sequence)
+            scheduler.remove(sequence)
         except Exception:
-            self._post(self._fail(lane))
+            self._post(self._fail(scheduler))
 
     def _load(self, path: Path, loading: Loading, extras: Extras) -> "Pieces[LoadedModel]":
         name = loading.name
-        if name not in self._lanes:
+        if name not in self._schedulers:
             from adapters.mlx.engine.scheduler import Scheduler
             from adapters.mlx.models.load import load_folder
 
             started = time.monotonic()
             loaded = yield from load_folder(path, self._config.dequantize, loading, extras)
             yield
-            lane = self._lanes[name] = Scheduler(loaded, self._config, self.pool)
-            self.pool.least[name] = lane.budget.least
+            scheduler = self._schedulers[name] = Scheduler(
+                loaded, self._config, self.pool, self._clock
+            )
+            self.pool.least[name] = scheduler.budget.least
             self._counters["loads"] += 1
             logger.info("loaded %s in %.1f s", name, time.monotonic() - started)
-        return self._lanes[name].loaded
+        return self._schedulers[name].loaded
 
     def _unload(self, name: str) -> None:
-        if (lane := self._lanes.get(name)) is None:
+        if (scheduler := self._schedulers.get(name)) is None:
             return
-        self._failed.discard(name)
-        self._failures.pop(name, None)
-        if len(lane):
-            raise BackendBusyError(f"'{name}' is answering {len(lane)} requests.")
-        from adapters.mlx.models.load import free_memory
-
-        self._drop(lane)
-        del self._lanes[name], lane
+        self._watchdog.forget(name)
+        if len(scheduler):
+            raise BackendBusyError(f"'{name}' is answering {len(scheduler)} requests.")
+        self._drop(scheduler)
+        del self._schedulers[name], scheduler
         self.pool.drop(name)
-        free_memory()
+        _free_memory()
 
-    def _drop(self, lane: "Scheduler") -> None:
-        self._counters["prefix_hits"] += lane.prefixes.hits
-        lane.prefixes.close()
+    def _drop(self, scheduler: "Scheduler") -> None:
+        self._counters["prefix_hits"] += scheduler.prefixes.hits
+        scheduler.prefixes.close()
 
     def _confine(self, nbytes: int) -> int:
         self.pool.limit = nbytes
         return self._settle()
 
     def _settle(self) -> int:
-        """Keep of the prefixes what the rows leave room for; says what both take."""
-        cached = sum(cache.nbytes for cache in self._prefixes())
+        """Trim the prefixes to what the rows leave of the limit; return the bytes of both."""
+        cached = sum(cache.nbytes for cache in self._prefix_caches())
         if self.pool.limit is not None and cached:
             cached -= self._trim_prefixes(self.pool.taken + cached - self.pool.limit)
         return self.pool.taken + cached
 
     def _trim_prefixes(self, nbytes: int) -> int:
         freed = 0
-        for cache in self._prefixes():
+        for cache in self._prefix_caches():
             freed += cache.trim(nbytes - freed) if freed < nbytes else 0
         return freed
 
-    def _prefixes(self) -> "list[PrefixCache]":
-        return [lane.prefixes for lane in tuple(self._lanes.values())]
+    def _prefix_caches(self) -> "list[PrefixCache]":
+        return [scheduler.prefixes for scheduler in tuple(self._schedulers.values())]
 
     def _abandon_all(self) -> None:
         while self._commands:
             self._commands.popleft()()
         error = BackendUnavailableError("The MLX engine was closed.")
-        self._errands.give_up(error)
-        for lane in self._lanes.values():
-            self._post([(sequence, error) for sequence in lane.drop_all()])
-            self._drop(lane)
-        self._lanes.clear()
-
-    def _post(self, posts: list[Posted]) -> None:
-        """One hand-over per step and event loop."""
-        by_loop: dict[asyncio.AbstractEventLoop, list[Posted]] = {}
-        for post in posts:
-            by_loop.setdefault(post[0].loop, []).append(post)
-        for loop, mine in by_loop.items():
-            try:
-                loop.call_soon_threadsafe(_deliver, mine)
-            except RuntimeError:
-                # That loop was closed without closing its generators: nobody listens any more.
-                for sequence, _ in mine:
-                    self._remove(sequence)
-
-
-_COUNTED = ("started", "finished", "cancelled", "failed", "tokens", "loads")
-
-
-def _tidy() -> None:
-    from adapters.mlx.models.load import free_memory
-
-    free_memory()
+        self._jobs.give_up(error)
+        for scheduler in self._schedulers.values():
+            self._post([(sequence, error) for sequence in scheduler.drop_all()])
+            self._drop(scheduler)
+        self._schedulers.clear()
 
 
 def _deliver(posts: list[Posted]) -> None:
     for sequence, post in posts:
-        sequence.deliver(post)
+        sequence.receive(sequence, post)
+
+
+def _free_memory() -> None:
+    from adapters.mlx.models.load import free_memory
+
+    free_memory()

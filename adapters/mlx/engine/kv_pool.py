@@ -1,24 +1,24 @@
-"""What the rows of all models on the engine may take together. Changed on its thread only."""
+"""The KV memory of all models on the engine. Changed on its thread only."""
 
 
 class Pool:
     def __init__(self) -> None:
         self.limit: int | None = None
-        """Bytes; `None`: each model has its own limit, and no more."""
+        """Bytes; `None`: each model has its own limit only."""
         self.least: dict[str, int] = {}
-        """What each loaded model always has: enough for one answer."""
+        """Bytes guaranteed to each loaded model: enough for one answer."""
         self.rows: dict[str, int] = {}
-        """What the rows of each model are set aside for now."""
+        """Bytes reserved for the rows of each model."""
 
     def fits(self, model: str, nbytes: int) -> bool:
-        """Whether the rows of `model` may take so much in all."""
+        """Return whether the rows of `model` may take `nbytes` in all."""
         if self.limit is None:
             return True
         others = sum(self.share(name) for name in self.least if name != model)
         return others + nbytes <= self.limit
 
     def most(self, model: str) -> int | None:
-        """What the rows of `model` may take when no other model answers anybody."""
+        """Return the most that the rows of `model` may take while no other model has rows."""
         if self.limit is None:
             return None
         return self.limit - sum(self.least.values()) + self.least.get(model, 0)

@@ -1,11 +1,14 @@
-"""One loaded model's share of the engine: who waits, whose prompt is read, who is answered.
+"""Scheduler of one model: queue, prefill, decode.
 
-A step writes one token of each answer, then reads one chunk of one prompt, or of several short ones
-together; where many short prompts wait for few rows it only reads. Models whose caches cannot be
-merged, and quantised caches, have one row at a time; nothing else differs.
+A step decodes one token of each answer, then reads one chunk of one prompt, or of several short
+ones together; while many short prompts wait for few rows it only reads. Models whose caches cannot
+be merged, and quantised caches, have one row at a time; nothing else differs.
 """
 
 # pyright: basic
+import time
+from collections.abc import Callable
+
 import mlx.core as mx
 from mlx_lm.generate import generation_stream
 from mlx_lm.models.cache import KVCache, can_trim_prompt_cache, make_prompt_cache
@@ -24,7 +27,7 @@ from adapters.mlx.sequence import Post, PromptRead, Sequence
 
 
 class PrefillChunk(Struct, frozen=True):
-    """How many prompt tokens one step may read: what a newcomer costs those who decode.
+    """Prompt tokens that one step may read: the cost of a new prompt for the rows that decode.
 
     Half as many again where that finishes a prompt: a few tokens cost what many do.
     """
@@ -32,7 +35,7 @@ class PrefillChunk(Struct, frozen=True):
     alone: int
     beside_decoding: int
     together: int
-    """Of several short prompts, padding included, where nobody decodes or those who do pause."""
+    """For several short prompts, padding included, while no row decodes or the rows pause."""
 
 
 def choose_prefill_chunk(config: MLXConfig) -> PrefillChunk:
@@ -40,14 +43,22 @@ def choose_prefill_chunk(config: MLXConfig) -> PrefillChunk:
         return PrefillChunk(config.prefill_chunk, config.prefill_chunk, config.prefill_chunk)
     if mx.default_device() == mx.Device(mx.cpu):
         # A cancel waits for the chunk that runs: 128 tokens of a small model take half a second.
-        # What four prompts of 100 tokens cost each less together, eight do not.
+        # Four prompts of 100 tokens are cheaper together than alone, eight are not.
         return PrefillChunk(128, 96, 400)
     return PrefillChunk(2048, 512, 512)
 
 
 class Scheduler:
-    def __init__(self, loaded: LoadedModel, config: MLXConfig, pool: Pool | None = None) -> None:
+    def __init__(
+        self,
+        loaded: LoadedModel,
+        config: MLXConfig,
+        pool: Pool,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
+        """`clock` tells seconds, for `config.max_wait`."""
         self.loaded = loaded
+        self._clock = clock
         self.prefixes = create_prefix_cache(loaded, config)
         self._unkept: list[Read] = []
         self.max_rows = config.max_concurrent if is_batched(loaded, config) else 1
@@ -55,7 +66,7 @@ class Scheduler:
             measure_footprint(loaded.model),
             config.kv_budget_bytes or default_budget(),
             loaded,
-            pool or Pool(),
+            pool,
         )
         self._kv_bits = config.kv_bits
         self._max_wait = config.max_wait
@@ -64,7 +75,7 @@ class Scheduler:
         self._queue = Queue()
         self._prefills = Prefills()
         self._ready: list[Prefill] = []
-        """Their prompt is read; some of their choices wait for a row."""
+        """Prompts that were read, with choices that wait for a row."""
         self._steps = 0
         self._overtaken = 0
         """Prompts that were read since the rows had their last step."""
@@ -76,11 +87,11 @@ class Scheduler:
         return DecodeBatch(self.loaded, self._kv_bits)
 
     def add(self, sequences: tuple[Sequence, ...]) -> None:
-        """The choices of one request."""
-        self._queue.add(Group(sequences))
+        """Queue the choices of one request."""
+        self._queue.add(Group(sequences, self._clock()))
 
     def remove(self, sequence: Sequence) -> None:
-        """Free the row of `sequence`; nothing happens if it has none."""
+        """Free the row of `sequence`, if it has one."""
         self._queue.remove(sequence)
         self._decoding.remove(sequence)
         for prefill in [*self._prefills, *self._ready]:
@@ -90,14 +101,14 @@ class Scheduler:
                 self._drop_if_empty(prefill)
 
     def step(self) -> Step:
-        """Advance every row that can be; the sequences that ended are gone afterwards."""
+        """Advance the rows and the prompts; sequences that ended are dropped."""
         self._steps += 1
         step = self._expire() + self._admit()
         only_reads = not self._decoding.rows or self._reads_first()
         if not only_reads:
             step += self._decoding.step()
             self._overtaken = 0
-            # The other choices of a request and newcomers are first by turns: neither starves.
+            # New rows and the other choices of older requests take turns: neither starves.
             if self._steps % 2:
                 self._start_answers()
             step += self._admit()
@@ -108,10 +119,10 @@ class Scheduler:
         return step
 
     def _reads_first(self) -> bool:
-        """Whether the rows pause for a prompt that one chunk finishes.
+        """Return whether the rows pause for a prompt that one chunk finishes.
 
-        A step costs about the same for one row as for eight, so steps are dear while a burst of
-        short prompts waits for its rows. Nobody pauses for more prompts than there can be rows.
+        A step costs about the same for one row as for eight, so steps are expensive while a burst
+        of short prompts waits. Rows pause for no more prompts than there can be rows.
         """
         chunk = self._chunk_tokens()
         short = sum(prefill.pieces(chunk) <= 1 for prefill in self._prefills)
@@ -119,18 +130,18 @@ class Scheduler:
         return 0 < rows <= 2 * short and self._overtaken < self.max_rows
 
     def keep_prefixes(self) -> None:
-        """Cache what the last step has read; called when its tokens have been handed over."""
+        """Cache the prompts of the last step; called when its tokens have been handed over."""
         self._unkept += self._decoding.take_ended()
         with mx.stream(generation_stream):
             while self._unkept:
                 self.prefixes.save(*self._unkept.pop())
 
     def drop_all(self) -> list[Sequence]:
-        """Forget every row, after `step` raised or to unload; says whose they were.
+        """Drop every row, after `step` raised or to unload; return the live sequences.
 
         A batch that raised has rows whose caches are ahead of their tokens: it is never used again.
         """
-        groups = [*self._queue.groups(), *(each.group for each in [*self._prefills, *self._ready])]
+        groups = [*self._queue.groups(), *(p.group for p in [*self._prefills, *self._ready])]
         sequences = [sequence for group in groups for sequence in group.waiting]
         sequences += [row.sequence for row in self._decoding.rows]
         self._queue.clear()
@@ -142,16 +153,16 @@ class Scheduler:
 
     @property
     def reserved(self) -> int:
-        """Bytes that its rows are set aside for."""
-        return self.budget.cost(self._held())
+        """Bytes that are reserved for its rows."""
+        return self.budget.cost(self._lengths())
 
     def __len__(self) -> int:
-        """How many rows there are, those that wait included."""
-        reading = sum(len(each.group.waiting) for each in [*self._prefills, *self._ready])
+        """Count the sequences that wait, are read or decode."""
+        reading = sum(len(p.group.waiting) for p in [*self._prefills, *self._ready])
         return len(self._queue) + reading + len(self._decoding.rows)
 
     def _expire(self) -> Step:
-        late = self._queue.expire(self._max_wait)
+        late = self._queue.expire(self._clock() - self._max_wait)
         return [
             (sequence, BackendBusyError(f"No row was free within {self._max_wait:g} seconds."))
             for group in late
@@ -159,7 +170,7 @@ class Scheduler:
         ]
 
     def _admit(self) -> Step:
-        """Those whose turn it is, as long as there is a row and memory for them."""
+        """Admit requests in turn while there are rows and memory for them."""
         admitted: Step = []
         while (group := self._queue.first()) is not None and self._has_room(group.expected):
             self._queue.take()
@@ -168,9 +179,9 @@ class Scheduler:
         return admitted
 
     def _begin(self, group: Group) -> Step:
-        # What the model thinks of a token is known only while it reads the one before.
-        is_known = not group.reports_prompt
-        prefix = self.prefixes.find(group.client, group.prompt) if is_known else Prefix()
+        # The logprob of a token is known only while the model reads the one before.
+        may_skip = not group.reports_prompt
+        prefix = self.prefixes.find(group.client, group.prompt) if may_skip else Prefix()
         for sequence in group.waiting:
             sequence.cached_tokens = prefix.tokens
         cache = prefix.caches or make_prompt_cache(self.loaded.model)
@@ -181,8 +192,8 @@ class Scheduler:
         return []
 
     def _has_room(self, expected: int) -> bool:
-        held = self._held()
-        return len(held) < self.max_rows and self.budget.fits([*held, expected])
+        lengths = self._lengths()
+        return len(lengths) < self.max_rows and self.budget.fits([*lengths, expected])
 
     def _read(self, together: int) -> Step:
         chunk, party = self._chunk_tokens(), self._party(together)
@@ -198,7 +209,7 @@ class Scheduler:
         return step
 
     def _end_reading(self, prefill: Prefill) -> Step:
-        """Its choices wait for rows now, unless no answer was asked for."""
+        """Let its choices wait for rows, unless the request wants no answer."""
         group, step = prefill.group, list[tuple[Sequence, Post]]()
         if prefill.noted is not None:
             report = PromptRead(tuple(prefill.noted), None if group.is_answered else "length")
@@ -208,11 +219,11 @@ class Scheduler:
         return step
 
     def _party(self, together: int) -> list[Prefill]:
-        """Whose prompts are read next, in one pass of no more than `together` tokens."""
+        """Return the prompts to read next, in one pass of `together` tokens at most."""
         most = together if self._reads_together else 0
         party = self._prefills.pick(self._chunk_tokens(), most)
-        # A rectangle may be wider than any of its rows, because what each has read before differs.
-        while len(party) > 1 and not self.budget.fits(self._held(least=width(party))):
+        # A rectangle may be wider than any of its rows, because their offsets differ.
+        while len(party) > 1 and not self.budget.fits(self._lengths(least=width(party))):
             party.pop()
         return party
 
@@ -225,7 +236,7 @@ class Scheduler:
             self._unkept.append((prefill.group.client, tokens, prefill.cache))
 
     def _start_answers(self) -> None:
-        """Rows for what was read: all choices of a request, or as many as there is room for."""
+        """Create rows for prompts that were read: for as many of their choices as have room."""
         newcomers: list[Newcomers] = []
         for prefill in tuple(self._ready):
             waiting = prefill.group.waiting
@@ -239,22 +250,22 @@ class Scheduler:
             self._decoding.join(newcomers)
 
     def _rows_for(self, prefill: Prefill, before: list[Newcomers]) -> int:
-        """Its own place, and what is free beyond the places that others were promised, or have
-        got `before` it."""
-        held = self._held(beside=prefill)
-        held += [sequence.expected for each in before for sequence in each.sequences]
-        count = min(len(prefill.group.waiting), self.max_rows - len(held))
-        while count > 1 and not self.budget.fits([*held, *[prefill.group.expected] * count]):
+        """Return how many choices of `prefill` get a row: its own place, and those that are free
+        beyond the places reserved for others or taken `before` it."""
+        lengths = self._lengths(beside=prefill)
+        lengths += [sequence.expected for each in before for sequence in each.sequences]
+        count = min(len(prefill.group.waiting), self.max_rows - len(lengths))
+        while count > 1 and not self.budget.fits([*lengths, *[prefill.group.expected] * count]):
             count -= 1
         return count
 
-    def _held(self, *, beside: Prefill | None = None, least: int = 0) -> list[int]:
-        """The lengths of the rows there are, and of those that were promised one."""
-        promised = [each for each in [*self._prefills, *self._ready] if not each.started]
+    def _lengths(self, *, beside: Prefill | None = None, least: int = 0) -> list[int]:
+        """Return the lengths of all rows, and of the admitted prompts without one."""
+        promised = [p for p in [*self._prefills, *self._ready] if not p.started]
         expected = [row.sequence.expected for row in self._decoding.rows] + [
-            each.group.expected for each in promised if each is not beside
+            prefill.group.expected for prefill in promised if prefill is not beside
         ]
-        return [max(each, least) for each in expected]
+        return [max(tokens, least) for tokens in expected]
 
     def _drop_if_empty(self, prefill: Prefill) -> None:
         if prefill.group.waiting:
@@ -271,12 +282,12 @@ def is_batched(loaded: LoadedModel, config: MLXConfig) -> bool:
 
 
 def has_plain_caches(loaded: LoadedModel) -> bool:
-    """Keys and values of every layer, one per token: what padding added can be cut off again."""
+    """Return whether every layer has keys and values, one per token: padding can be cut off."""
     return all(type(cache) is KVCache for cache in make_prompt_cache(loaded.model))
 
 
 def speculates(loaded: LoadedModel, kv_bits: int | None) -> bool:
-    """Wrong guesses are trimmed off the caches: those that cannot be trimmed go without."""
+    """Return whether a draft model guesses: wrong guesses have to be trimmed off the caches."""
     if loaded.draft is None or kv_bits is not None:
         return False
     return all(can_trim_prompt_cache(make_prompt_cache(m)) for m in (loaded.model, loaded.draft))

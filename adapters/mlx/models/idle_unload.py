@@ -1,4 +1,4 @@
-"""How long an unused model stays loaded: `keep_alive`, `ttl`, and what the configuration says."""
+"""Unload models that are not used: `keep_alive`, `ttl`, and the defaults of the configuration."""
 
 import asyncio
 import logging
@@ -7,6 +7,7 @@ import time
 from collections import Counter
 from collections.abc import Awaitable, Callable, Generator
 from contextlib import contextmanager
+from typing import Protocol
 
 from adapters.config import MLXConfig
 from adapters.errors import BackendError, InvalidRequestError
@@ -16,11 +17,23 @@ logger = logging.getLogger(__name__)
 FOREVER = -1.0
 
 
-class IdleUnload:
-    """Counts who uses each model, and unloads it so many seconds after the last of them.
+class Timer(Protocol):
+    def cancel(self) -> None: ...
 
-    What a request says holds until the model is unloaded, or another says otherwise. Lives on the
-    event loop.
+
+CallLater = Callable[[float, Callable[[str], None], str], Timer]
+"""`loop.call_later` for a callback of one model name."""
+
+
+def _call_later(seconds: float, callback: Callable[[str], None], name: str) -> Timer:
+    return asyncio.get_running_loop().call_later(seconds, callback, name)
+
+
+class IdleUnload:
+    """Counts the users of each model, and unloads it some seconds after the last one.
+
+    The `keep_alive` of a request holds until the model is unloaded, or another request has one.
+    Lives on the event loop.
     """
 
     def __init__(
@@ -28,51 +41,53 @@ class IdleUnload:
         config: MLXConfig,
         is_loaded: Callable[[str], bool],
         unload: Callable[[str], Awaitable[None]],
+        call_later: CallLater = _call_later,
     ) -> None:
         self._config = config
         self._is_loaded = is_loaded
         self._unload = unload
+        self._call_later = call_later
         self._users: Counter[str] = Counter()
         self.used_at: dict[str, float] = {}
-        """When each was used last, by `time.monotonic`."""
-        self._said: dict[str, float] = {}
-        self._timers: dict[str, asyncio.TimerHandle] = {}
+        """Time of the last use of each model, by `time.monotonic`."""
+        self._keep_alive: dict[str, float] = {}
+        self._timers: dict[str, Timer] = {}
         self._unloading: set[asyncio.Task[None]] = set()
 
     @contextmanager
     def using(self, name: str, keep_alive: float | None) -> Generator[None]:
-        """While somebody waits for `name` to be loaded, or for its answer.
+        """Count a user of `name`: a request that waits for the load or the answer.
 
         Raises:
-            InvalidRequestError: `keep_alive` is no number of seconds.
+            InvalidRequestError: `keep_alive` is not a number of seconds.
         """
         if keep_alive is not None and math.isnan(keep_alive):
-            raise InvalidRequestError("keep_alive is not a number.", param="keep_alive")
+            raise InvalidRequestError("'keep_alive' is not a number.", param="keep_alive")
         self._stop_timer(name)
         self._users[name] += 1
         self.used_at[name] = time.monotonic()
         if keep_alive is not None:
-            self._said[name] = keep_alive
+            self._keep_alive[name] = keep_alive
         try:
             yield
         finally:
             self._users[name] -= 1
             self.used_at[name] = time.monotonic()
             if not self._users[name]:
-                self._rest(name)
+                self._start_timer(name)
 
     def loaded(self, name: str) -> None:
-        """It was loaded, and those who asked for it may all have left."""
+        """Start the timer after a load whose callers may all have disconnected."""
         if not self._users[name]:
-            self._rest(name)
+            self._start_timer(name)
 
     def users(self, name: str) -> int:
         return self._users[name]
 
     def forget(self, name: str) -> None:
-        """It was unloaded: the next load begins as the configuration says."""
+        """Drop the state of an unloaded model: its next load begins with the configured time."""
         self._stop_timer(name)
-        self._said.pop(name, None)
+        self._keep_alive.pop(name, None)
         self.used_at.pop(name, None)
 
     def close(self) -> None:
@@ -81,21 +96,16 @@ class IdleUnload:
         for task in self._unloading:
             task.cancel()
 
-    def _rest(self, name: str) -> None:
-        """Nobody uses it now."""
+    def _start_timer(self, name: str) -> None:
         del self._users[name]
         self._stop_timer(name)
         if not self._is_loaded(name):
             self.forget(name)
             return
-        seconds = self._said.get(name, self._configured(name))
-        if 0 <= seconds < math.inf:
-            loop = asyncio.get_running_loop()
-            self._timers[name] = loop.call_later(seconds, self._expire, name)
-
-    def _configured(self, name: str) -> float:
         default = FOREVER if self._config.keep_alive is None else self._config.keep_alive
-        return self._config.keep_alive_of.get(name, default)
+        seconds = self._keep_alive.get(name, self._config.keep_alive_of.get(name, default))
+        if 0 <= seconds < math.inf:
+            self._timers[name] = self._call_later(seconds, self._expire, name)
 
     def _stop_timer(self, name: str) -> None:
         if (timer := self._timers.pop(name, None)) is not None:
@@ -111,5 +121,5 @@ class IdleUnload:
         try:
             await self._unload(name)
         except BackendError as error:
-            # Somebody came in the meantime; after the last of them it is tried again.
+            # A request came in the meantime; the last one starts the timer again.
             logger.info("%s stays loaded: %s", name, error.message)

@@ -1,55 +1,62 @@
-"""From sampled tokens to events: one answer, put together on the event loop.
+"""Turn sampled tokens into events, on the event loop, and write them to the sink of the request.
 
-Runs once a token. A plain chat takes the short way: characters, stop strings, one delta.
+The engine's callback runs through here once a token, without a turn of any task. A plain chat costs
+a lookup, a decode and a `write`.
 """
 
-from collections import deque
-from collections.abc import AsyncGenerator
+import asyncio
+from collections.abc import Callable
 from dataclasses import dataclass
 from secrets import token_hex
 
+from adapters.errors import BackendBusyError, BackendError
 from adapters.events import (
     Event,
     Finished,
     FinishReason,
     ReasoningDelta,
+    Started,
     TextDelta,
     TokenLogprob,
     ToolCallDelta,
     ToolCallStarted,
     Usage,
 )
+from adapters.mlx.engine.engine import Engine
 from adapters.mlx.output.detokenize import StopMatcher, Vocabulary
-from adapters.mlx.output.logprobs import to_logprob, to_prompt_logprobs
+from adapters.mlx.output.logprobs import TokenLedger, to_logprob, to_prompt_logprobs
 from adapters.mlx.output.parse import SectionReader, create_reader, visible_texts
 from adapters.mlx.output.reasoning import Reasoning
 from adapters.mlx.output.tool_calls import ToolSyntax
 from adapters.mlx.output.tool_calls.pieces import Piece
-from adapters.mlx.sequence import Finish, PromptRead, Sampled, Sequence
+from adapters.mlx.sequence import Finish, Post, PromptRead, Sampled, Sequence
 from adapters.request import Tool
+
+Write = Callable[[Event], object]
 
 
 @dataclass(frozen=True)
 class Reading:
-    """What has to be known of a request to read its answers."""
+    """The facts of a request that decide how its tokens are read."""
 
     vocabulary: Vocabulary
     stop: tuple[str, ...] = ()
     reasoning: Reasoning | None = None
-    """None also where a raw prompt is continued: all of that is text."""
+    """`None` also for a raw prompt: its answer is all text."""
     is_open: bool = False
-    """The prompt has opened the thinking already."""
+    """The prompt has opened the reasoning already."""
     is_answering: bool = False
-    """The prompt has opened the channel of the text for the user already."""
+    """The prompt has opened the channel of the final text already."""
     syntax: ToolSyntax | None = None
     tools: tuple[Tool, ...] = ()
-    """The functions that may be called; without any nothing is read as a call."""
+    """The functions that may be called; without any, no text is read as a call."""
     echo: str = ""
     """The prompt, where the answer is to begin with it."""
 
     def controls(self) -> frozenset[str]:
-        taught = self.syntax if self.tools else None
-        return self.vocabulary.find_control_tokens(visible_texts(self.reasoning, taught))
+        """Return the control tokens whose text the reader has to see."""
+        syntax = self.syntax if self.tools else None
+        return self.vocabulary.find_control_tokens(visible_texts(self.reasoning, syntax))
 
     def reader(self, controls: frozenset[str]) -> SectionReader | None:
         return create_reader(
@@ -62,28 +69,103 @@ class Reading:
         )
 
 
-async def read(sequence: Sequence, reading: Reading) -> AsyncGenerator[Event]:
-    """The events of one choice, up to its `Finished`.
+class Answers:
+    """The answers of one request: written to its sink as the engine delivers their tokens."""
 
-    Raises:
-        BackendError: the engine gave this sequence up.
-    """
-    answer = Answer(reading, sequence)
-    if sequence.reports_prompt:
-        for event in answer.add_prompt(await sequence.prompt_read()):
-            yield event
-    elif reading.echo:
-        yield TextDelta(reading.echo, choice=sequence.choice)
-    while not answer.finished:
-        for event in answer.add(await sequence.next()):
-            yield event
+    def __init__(
+        self,
+        engine: Engine,
+        sequences: list[Sequence],
+        reading: Reading,
+        started: Started,
+        write: Write,
+    ) -> None:
+        self._engine = engine
+        self._write = write
+        self._started: Started | None = started
+        """Until it is written, at the admission."""
+        self._answers = {each: Answer(reading, each, write) for each in sequences}
+        """Those that have not ended."""
+        self._error: Exception | None = None
+        self._end = asyncio.Event()
+
+    def submit(self) -> None:
+        """Queue the sequences; `wait` has to follow.
+
+        Raises:
+            BackendError: as `Engine.submit`.
+        """
+        self._engine.submit(tuple(self._answers), self._receive)
+
+    async def wait(self, patience: float | None) -> None:
+        """Return after the last event. The rows are free before the engine's next step, however
+        this ends.
+
+        Raises:
+            BackendBusyError: no row was free within `patience` seconds.
+            BackendError: the reason why a sequence ended early.
+        """
+        loop = asyncio.get_running_loop()
+        timer = None if patience is None else loop.call_later(patience, self._refuse, patience)
+        try:
+            await self._end.wait()
+            if self._error is not None:
+                raise self._error
+        finally:
+            if timer is not None:
+                timer.cancel()
+            for sequence in self._answers:
+                self._engine.release(sequence, answered=False)
+            self._answers.clear()
+
+    def _receive(self, sequence: Sequence, post: Post) -> None:
+        """Take one result of the engine; an error, the sink's included, ends this request only."""
+        answer = self._answers.get(sequence)
+        if answer is None or self._error is not None:
+            return  # Ended while the step ran that this comes from.
+        try:
+            if type(post) is Sampled:
+                answer.add(post)
+            else:
+                self._take(answer, post)
+        except Exception as error:
+            self._fail(error)
+        if answer.finished:
+            # A stop string ends one choice while the others go on.
+            del self._answers[sequence]
+            self._engine.release(sequence, answered=True)
+            if not self._answers:
+                self._end.set()
+
+    def _take(self, answer: "Answer", post: Post) -> None:
+        match post:
+            case None:
+                if self._started is not None:
+                    started, self._started = self._started, None
+                    self._write(started)
+                answer.begin()
+            case PromptRead():
+                answer.add_prompt(post)
+            case BackendError():
+                raise post
+            case Sampled():
+                answer.add(post)
+
+    def _refuse(self, patience: float) -> None:
+        if self._started is not None:
+            self._fail(BackendBusyError(f"No row was free within {patience:g} seconds."))
+
+    def _fail(self, error: Exception) -> None:
+        self._error = error
+        self._end.set()
 
 
 class Answer:
     """One choice of one request. `add` its tokens in order until `finished`."""
 
-    def __init__(self, reading: Reading, sequence: Sequence) -> None:
+    def __init__(self, reading: Reading, sequence: Sequence, write: Write) -> None:
         controls = reading.controls()
+        self._write = write
         self._vocabulary = reading.vocabulary
         self._echo = reading.echo
         self._text = reading.vocabulary.detokenizer(controls)
@@ -91,108 +173,116 @@ class Answer:
         self._reader = reading.reader(controls)
         self._sequence = sequence
         self._choice = sequence.choice
-        self._ledger = Ledger() if sequence.top_logprobs is not None else None
+        self._ledger = TokenLedger() if sequence.top_logprobs is not None else None
+        self._plain = not reading.stop and self._reader is None and self._ledger is None
         self._count = 0
         self._reasoning = None if reading.reasoning is None else 0
         self._calls = 0
         self._complete = 0
         self.finished = False
 
-    def add_prompt(self, read: PromptRead) -> list[Event]:
-        """The prompt as the beginning of the answer, and perhaps all of it."""
+    def begin(self) -> None:
+        """Write the prompt, where it is the beginning of the answer and nothing else is reported
+        of it."""
+        if self._echo and not self._sequence.reports_prompt:
+            self._write(TextDelta(self._echo, choice=self._choice))
+
+    def add_prompt(self, read: PromptRead) -> None:
+        """Write the prompt with its logprobs; the answer ends here where no token was wanted."""
         reported = None
         if self._ledger is not None:
             prompt = self._sequence.prompt
             reported = to_prompt_logprobs(self._vocabulary, prompt, read.tokens, self._echo)
-        events: list[Event] = [TextDelta(self._echo, reported, self._choice)]
+        self._write(TextDelta(self._echo, reported, self._choice))
         if read.finish is not None:
-            events.append(self._finish("length", None))
-        return events
+            self._finish("length", None)
 
-    def add(self, sampled: Sampled) -> list[Event]:
-        """The events of one token, the last of them `Finished` where it ends the answer."""
+    def add(self, sampled: Sampled) -> None:
+        """Write the events of one token, the last of them `Finished` where it ends the answer."""
         self._count += 1
+        if not self._plain or sampled.finish is not None:
+            self._add(sampled)
+        elif text := self._text.add(sampled.token):
+            self._write(TextDelta(text, None, self._choice))
+
+    def _add(self, sampled: Sampled) -> None:
+        """Handle what a plain answer lacks: an end, sections, stop strings, logprobs."""
+        last = sampled.finish is not None
         text = "" if sampled.finish == "stop" else self._text.add(sampled.token)
         if self._ledger is not None and sampled.finish != "stop":
             self._note(self._ledger, sampled, len(text))
-        if sampled.finish is not None:
+        if last:
             text += self._text.finish()
         if self._reader is None:
-            events, matched = self._show(text, text, last=sampled.finish is not None)
+            matched = self._show(text, text, last=last)
         else:
-            events, matched = self._read(self._reader, text, last=sampled.finish is not None)
-        if matched is not None or sampled.finish is not None:
+            matched = self._read(self._reader, text, last=last)
+        if last or matched is not None:
             if self._sequence.reports_prompt:
-                events += self._report_silent(sampled)
-            events.append(self._finish(sampled.finish, matched))
-        return events
+                self._report_silent(sampled)
+            self._finish(sampled.finish, matched)
 
-    def _read(
-        self, reader: SectionReader, text: str, *, last: bool
-    ) -> tuple[list[Event], str | None]:
+    def _read(self, reader: SectionReader, text: str, *, last: bool) -> str | None:
+        """Write the sections of `text`; return the stop string that ended the answer."""
         before = reader.in_reasoning
         pieces = reader.feed(text) + (reader.finish() if last else [])
         if self._reasoning is not None and (before or reader.in_reasoning):
             self._reasoning += 1
-        events: list[Event] = []
         for piece in pieces:
-            shown, matched = self._render(piece)
-            events += shown
-            if matched is not None:
-                return events, matched
+            if (matched := self._render(piece)) is not None:
+                return matched
         if last:
-            shown, matched = self._show("", "", last=True)
-            events += shown
-        return events, None
+            self._show("", "", last=True)
+        return None
 
-    def _render(self, piece: Piece) -> tuple[list[Event], str | None]:
+    def _render(self, piece: Piece) -> str | None:
         match piece.kind:
             case "content":
                 return self._show(piece.text, piece.source, last=False)
             case "reasoning":
-                events: list[Event] = [ReasoningDelta(piece.text, self._choice)]
+                self._write(ReasoningDelta(piece.text, self._choice))
             case "call":
-                # A stop string cannot reach into a call: what was held for one is shown first.
-                events, _ = self._show("", "", last=True)
+                # A stop string cannot reach into a call: text kept back for one is shown first.
+                self._show("", "", last=True)
                 name = f"call_{token_hex(12)}"
-                events.append(ToolCallStarted(self._calls, name, piece.text, self._choice))
+                self._write(ToolCallStarted(self._calls, name, piece.text, self._choice))
                 self._calls += 1
             case "arguments":
-                events = [ToolCallDelta(self._calls - 1, piece.text, self._choice)]
+                self._write(ToolCallDelta(self._calls - 1, piece.text, self._choice))
             case "end":
                 self._complete += 1
-                events = []
             case "marker":
-                events = []
+                pass
         if self._ledger is not None:
             self._ledger.drop(len(piece.source))
-        return events, None
+        return None
 
-    def _show(self, text: str, source: str, *, last: bool) -> tuple[list[Event], str | None]:
+    def _show(self, text: str, source: str, *, last: bool) -> str | None:
+        """Write `text` up to a stop string; return that string, if there is one."""
         shown, matched = self._stop.feed(text)
         if last and matched is None:
             shown += self._stop.flush()
-        if self._ledger is None:
-            return ([TextDelta(shown, None, self._choice)] if shown else []), matched
-        self._ledger.keep(len(source))
-        entries = self._ledger.take(len(shown), last=last and matched is None)
-        if not shown and not entries:
-            return [], matched
-        return [TextDelta(shown, entries, self._choice)], matched
+        entries: tuple[TokenLogprob, ...] | None = None
+        if self._ledger is not None:
+            self._ledger.keep(len(source))
+            entries = self._ledger.take(len(shown), last=last and matched is None)
+        if shown or entries:
+            self._write(TextDelta(shown, entries, self._choice))
+        return matched
 
-    def _note(self, ledger: "Ledger", sampled: Sampled, length: int) -> None:
+    def _note(self, ledger: TokenLedger, sampled: Sampled, length: int) -> None:
         if self._vocabulary.bytes_of(sampled.token) or length:
             ledger.add(to_logprob(self._vocabulary, sampled), length)
 
-    def _report_silent(self, sampled: Sampled) -> list[Event]:
-        """The last token where it wrote nothing: who has the prompt reported counts on it."""
-        if self._ledger is None or (
-            sampled.finish != "stop" and self._vocabulary.bytes_of(sampled.token)
+    def _report_silent(self, sampled: Sampled) -> None:
+        """Report the last token if it has no text: a reported prompt promises its logprob."""
+        if self._ledger is not None and (
+            sampled.finish == "stop" or not self._vocabulary.bytes_of(sampled.token)
         ):
-            return []
-        return [TextDelta("", (to_logprob(self._vocabulary, sampled),), self._choice)]
+            entry = to_logprob(self._vocabulary, sampled)
+            self._write(TextDelta("", (entry,), self._choice))
 
-    def _finish(self, finish: Finish | None, matched: str | None) -> Finished:
+    def _finish(self, finish: Finish | None, matched: str | None) -> None:
         self.finished = True
         usage = Usage(
             prompt_tokens=len(self._sequence.prompt),
@@ -202,51 +292,4 @@ class Answer:
         )
         cut = matched is None and finish == "length"
         reason: FinishReason = "length" if cut else "tool_calls" if self._complete else "stop"
-        return Finished(reason, usage, matched, self._choice)
-
-
-class Ledger:
-    """Which token wrote which characters, so that each is reported with its text and once.
-
-    A token begins at a place in the text and may have no characters of its own: the first bytes
-    of an emoji, say, which are reported with the token that completes it.
-    """
-
-    def __init__(self) -> None:
-        self._written = 0
-        """Characters of the model's text that tokens were noted for."""
-        self._read = 0
-        """… that were found to be content, or not."""
-        self._content = 0
-        """Characters of content so far."""
-        self._shown = 0
-        self._open: deque[tuple[int, int, TokenLogprob]] = deque()
-        """Begin and end in the model's text."""
-        self._kept: deque[tuple[int, TokenLogprob]] = deque()
-        """Begin in the content."""
-
-    def add(self, entry: TokenLogprob, length: int) -> None:
-        self._open.append((self._written, self._written + length, entry))
-        self._written += length
-
-    def drop(self, length: int) -> None:
-        """The next `length` characters are no content."""
-        self._read += length
-        while self._open and self._open[0][1] <= self._read and self._open[0][0] < self._read:
-            self._open.popleft()
-
-    def keep(self, length: int) -> None:
-        """The next `length` characters are content."""
-        until = self._read + length
-        while self._open and (self._open[0][0] < until):
-            begin, _, entry = self._open.popleft()
-            self._kept.append((self._content + max(begin - self._read, 0), entry))
-        self._read, self._content = until, self._content + length
-
-    def take(self, length: int, *, last: bool) -> tuple[TokenLogprob, ...]:
-        """The tokens of the next `length` characters of content; of all that is left if `last`."""
-        self._shown += length
-        taken: list[TokenLogprob] = []
-        while self._kept and (last or self._kept[0][0] < self._shown):
-            taken.append(self._kept.popleft()[1])
-        return tuple(taken)
+        self._write(Finished(reason, usage, matched, self._choice))

@@ -1,22 +1,32 @@
-"""From tokens to text: characters are never split, stop strings never leak."""
+"""Turn tokens into text: characters are never split, stop strings are never shown."""
 
 # pyright: basic
 import codecs
+from collections.abc import Callable
 from typing import Any, Protocol
 
 from mlx_lm.tokenizer_utils import BPEStreamingDetokenizer, SPMStreamingDetokenizer
 
 
 class Detokenizer(Protocol):
-    """The text of one answer, token by token."""
+    """Decodes one answer, token by token."""
 
     def add(self, token: int) -> str:
-        """What `token` adds to the text; "" while a character is still incomplete."""
+        """Return the text that `token` adds; "" while a character is still incomplete."""
         ...
 
     def finish(self) -> str:
-        """What is left; an incomplete character becomes U+FFFD."""
+        """Return the rest; an incomplete character becomes U+FFFD."""
         ...
+
+
+class TokenBytes(dict[int, bytes]):
+    def __init__(self, look_up: Callable[[int], bytes]) -> None:
+        self._look_up = look_up
+
+    def __missing__(self, token: int) -> bytes:
+        self[token] = own = self._look_up(token)
+        return own
 
 
 class Vocabulary:
@@ -26,9 +36,10 @@ class Vocabulary:
         self._tokenizer = tokenizer
         self._special = frozenset(tokenizer.all_special_ids)
         self._added = {token: text for text, token in tokenizer.get_added_vocab().items()}
-        self._bytes: dict[int, bytes] = {}
+        self.token_bytes = TokenBytes(self._look_up)
+        """As `bytes_of`; a lookup costs no call once a token was seen."""
         self.control_tokens = {str(text): token for text, token in _control_tokens(tokenizer)}
-        """Text -> id of those that are nobody's text: turn markers, ends, and the like."""
+        """Text -> id of the tokens that are not text: turn markers, ends, and the like."""
         # mlx-lm has read the decoder out of tokenizer.json already: its choice is the answer.
         sample = tokenizer.detokenizer
         self._byte_level = isinstance(sample, BPEStreamingDetokenizer)
@@ -36,32 +47,29 @@ class Vocabulary:
         self._trim = bool(getattr(sample, "trim_space", False))
 
     def detokenizer(self, seen: frozenset[str] = frozenset()) -> Detokenizer:
-        """`seen` are the control tokens whose text comes out all the same, for a reader."""
+        """Create the decoder of one answer; the control tokens `seen` are decoded too."""
         silent = self._special - {self.control_tokens.get(text) for text in seen}
         if not (self._byte_level or self._pieces):
-            return WholeDetokenizer(self._tokenizer.detokenizer, silent)
+            return LineDetokenizer(self._tokenizer.detokenizer, silent)
         shown = {self.control_tokens[text]: text.encode() for text in seen}
         return ByteDetokenizer(self, trim_space=self._trim, shown=shown)
 
     def find_control_tokens(self, texts: tuple[str, ...]) -> frozenset[str]:
-        """The control tokens that `texts` are made of, in whole or in part."""
+        """Return the control tokens that occur in any of `texts`."""
         return frozenset(
             control for control in self.control_tokens if any(control in text for text in texts)
         )
 
     def text_of(self, token: int) -> str:
-        """As OpenAI writes a token in logprobs: U+FFFD where it is part of a character, and its
-        name where it is a control token, which has no bytes."""
+        """Return the token as OpenAI writes it in logprobs: U+FFFD where it is part of a character,
+        the name of a control token, which has no bytes."""
         if token in self._special:
             return str(self._tokenizer.convert_ids_to_tokens(token))
         return self.bytes_of(token).decode("utf-8", "replace")
 
     def bytes_of(self, token: int) -> bytes:
-        """UTF-8, maybe part of a character; b"" for a control token, which is nobody's text."""
-        found = self._bytes.get(token)
-        if found is None:
-            found = self._bytes[token] = self._look_up(token)
-        return found
+        """Return UTF-8, maybe part of a character; b"" for a control token."""
+        return self.token_bytes[token]
 
     def _look_up(self, token: int) -> bytes:
         if token in self._special:
@@ -79,7 +87,7 @@ def _control_tokens(tokenizer: Any) -> list[tuple[str, int]]:
 
 
 def _byte_alphabet() -> dict[str, int]:
-    """GPT-2's way to write bytes as characters: printable ones stand for themselves."""
+    """Return GPT-2's mapping of characters to bytes: printable ones stand for themselves."""
     printable = [*range(0x21, 0x7F), *range(0xA1, 0xAD), *range(0xAE, 0x100)]
     others = [byte for byte in range(256) if byte not in set(printable)]
     return {chr(byte): byte for byte in printable} | {
@@ -97,7 +105,7 @@ def _from_byte_level(text: str) -> bytes:
 
 
 def _from_piece(text: str) -> bytes:
-    """A SentencePiece piece: `▁` is a space, `<0x0A>` a byte."""
+    """Return the bytes of a SentencePiece piece: `▁` is a space, `<0x0A>` a byte."""
     if len(text) == 6 and text.startswith("<0x") and text.endswith(">"):
         return bytes((int(text[3:5], 16),))
     return text.replace("\u2581", " ").encode()
@@ -107,28 +115,29 @@ class ByteDetokenizer:
     def __init__(
         self, vocabulary: Vocabulary, *, trim_space: bool, shown: dict[int, bytes]
     ) -> None:
-        self._vocabulary = vocabulary
+        self._bytes = vocabulary.token_bytes
         self._shown = shown
         self._decoder = codecs.getincrementaldecoder("utf-8")("replace")
-        # SentencePiece writes a space before the first word, which belongs to no text.
+        # SentencePiece writes a space before the first word, which is not part of the text.
         self._trim_space = trim_space
 
     def add(self, token: int) -> str:
-        found = self._shown.get(token) or self._vocabulary.bytes_of(token)
-        return self._trimmed(self._decoder.decode(found))
+        own = self._shown.get(token) or self._bytes[token]
+        text = self._decoder.decode(own)
+        return self._trimmed(text) if self._trim_space else text
 
     def finish(self) -> str:
-        return self._trimmed(self._decoder.decode(b"", final=True))
+        text = self._decoder.decode(b"", final=True)
+        return self._trimmed(text) if self._trim_space else text
 
     def _trimmed(self, text: str) -> str:
-        if self._trim_space and text:
+        if text:
             self._trim_space = False
-            return text.removeprefix(" ")
-        return text
+        return text.removeprefix(" ")
 
 
-class WholeDetokenizer:
-    """For decoders that look at neighbours: mlx-lm's, which decodes the line anew each time."""
+class LineDetokenizer:
+    """mlx-lm's detokenizer, for decoders that look at neighbours: it decodes the line each time."""
 
     def __init__(self, detokenizer: Any, silent: frozenset[int]) -> None:
         self._detokenizer = detokenizer
@@ -146,35 +155,35 @@ class WholeDetokenizer:
 
 
 class StopMatcher:
-    """Finds stop strings in text that comes in pieces."""
+    """Finds stop strings in text that arrives in pieces."""
 
     def __init__(self, stop: tuple[str, ...]) -> None:
         self._stop = stop
-        self._held = ""
+        self._kept = ""
 
     def feed(self, text: str) -> tuple[str, str | None]:
-        """What can be shown now, and the stop string that ends the answer, if one is complete.
+        """Return the text that can be shown, and the stop string that ends the answer, if complete.
 
-        Held back is the longest end that may become a stop string. Of several complete ones the
-        one that begins first counts, and of two that begin together the longer.
+        The longest end that may become a stop string is kept back. Among several complete ones the
+        one that begins first counts, and among those the longest.
         """
-        held = self._held + text
-        found = [(at, -len(word), word) for word in self._stop if (at := held.find(word)) >= 0]
-        if found:
-            at, _, word = min(found)
-            self._held = ""
-            return held[:at], word
-        keep = max((_overlap(held, word) for word in self._stop), default=0)
-        self._held = held[len(held) - keep :]
-        return held[: len(held) - keep], None
+        kept = self._kept + text
+        matches = [(at, -len(word), word) for word in self._stop if (at := kept.find(word)) >= 0]
+        if matches:
+            at, _, word = min(matches)
+            self._kept = ""
+            return kept[:at], word
+        keep = max((_overlap(kept, word) for word in self._stop), default=0)
+        self._kept = kept[len(kept) - keep :]
+        return kept[: len(kept) - keep], None
 
     def flush(self) -> str:
-        """What was held back for a stop string that never came."""
-        held, self._held = self._held, ""
-        return held
+        """Return the text that was kept back for a stop string that never came."""
+        kept, self._kept = self._kept, ""
+        return kept
 
 
 def _overlap(text: str, word: str) -> int:
-    """How many characters at the end of `text` are the beginning of `word`."""
+    """Return how many characters at the end of `text` are the beginning of `word`."""
     longest = min(len(text), len(word) - 1)
     return next((n for n in range(longest, 0, -1) if text.endswith(word[:n])), 0)

@@ -1,6 +1,7 @@
 """Tokens as the contract reports them: text, bytes, natural logprobs."""
 
 import codecs
+from collections import deque
 from collections.abc import Sequence as Ordered
 
 from adapters.events import TokenLogprob
@@ -61,3 +62,51 @@ def _to_entry(
         bytes=tuple(vocabulary.bytes_of(token)),
         top=top,
     )
+
+
+class TokenLedger:
+    """Assigns tokens to the characters that they wrote: each is reported once, with its text.
+
+    A token begins at a place in the text and may have no characters of its own: the first bytes
+    of an emoji, for example, are reported with the token that completes it.
+    """
+
+    def __init__(self) -> None:
+        self._written = 0
+        """Characters of the model's text whose tokens were added."""
+        self._read = 0
+        """Characters of it that were sorted into content and other text."""
+        self._content = 0
+        """Characters of content so far."""
+        self._shown = 0
+        self._open: deque[tuple[int, int, TokenLogprob]] = deque()
+        """Begin and end in the model's text."""
+        self._kept: deque[tuple[int, TokenLogprob]] = deque()
+        """Begin in the content."""
+
+    def add(self, entry: TokenLogprob, length: int) -> None:
+        self._open.append((self._written, self._written + length, entry))
+        self._written += length
+
+    def drop(self, length: int) -> None:
+        """Skip the next `length` characters: they are not content."""
+        self._read += length
+        while self._open and self._open[0][1] <= self._read and self._open[0][0] < self._read:
+            self._open.popleft()
+
+    def keep(self, length: int) -> None:
+        """Count the next `length` characters as content."""
+        until = self._read + length
+        while self._open and (self._open[0][0] < until):
+            begin, _, entry = self._open.popleft()
+            self._kept.append((self._content + max(begin - self._read, 0), entry))
+        self._read, self._content = until, self._content + length
+
+    def take(self, length: int, *, last: bool) -> tuple[TokenLogprob, ...]:
+        """Return the tokens of the next `length` characters of content; of all that is left if
+        `last`."""
+        self._shown += length
+        taken: list[TokenLogprob] = []
+        while self._kept and (last or self._kept[0][0] < self._shown):
+            taken.append(self._kept.popleft()[1])
+        return tuple(taken)

@@ -1,4 +1,4 @@
-"""What one request needs before the engine has it: its prompt, its grammar, its sequences."""
+"""Prepare one request for the engine: its prompt, its grammar, its sequences."""
 
 # pyright: basic
 import asyncio
@@ -19,12 +19,12 @@ from adapters.mlx.sequence import LogitsProcessor, Sequence
 from adapters.request import GenerationRequest, Sampling, needs
 
 UNBOUNDED = 1 << 20
-"""Tokens an answer may have where neither the request nor the model sets an end."""
+"""Tokens of an answer that neither the request nor the model bounds."""
 
 
 class Prepared(NamedTuple):
     sequences: list[Sequence]
-    """One for each choice; they share the prompt."""
+    """One sequence for each choice; they share the prompt."""
     reading: Reading
     context: int | None
     """Tokens that prompt and answer may have together."""
@@ -33,18 +33,22 @@ class Prepared(NamedTuple):
 async def prepare(
     request: GenerationRequest, loaded: LoadedModel, tokenizing: Executor
 ) -> Prepared:
-    """
+    """Render, tokenize and constrain a request; tokens are made on the thread `tokenizing`.
+
     Raises:
-        InvalidRequestError: the template, the grammar or the context refuses what is asked.
-        UnsupportedParameterError: this model cannot do it, though others can.
+        InvalidRequestError: the template, the grammar or the context refuses the request.
+        UnsupportedParameterError: this model lacks a feature that others have.
     """
-    _refuse_lacking(request, loaded)
+    if "reasoning_effort" in needs(request) and loaded.reasoning is None:
+        raise UnsupportedParameterError(
+            f"'{request.model}' is not a reasoning model.", param="reasoning_effort"
+        )
     loop = asyncio.get_running_loop()
     prompt = await loop.run_in_executor(tokenizing, render, loaded, request)
     context = context_of(request, loaded.context_length)
     require_room(len(prompt.ids), context, request)
     _require_tokens(request.sampling.logit_bias or {}, len(loaded.tokenizer))
-    processors = await _constrain(request, loaded, prompt)
+    processors = await constrain(request, loaded, prompt)
     echo = ""
     if request.echo:
         echo = await loop.run_in_executor(tokenizing, raw_text, loaded.tokenizer, request.prompt)
@@ -52,17 +56,10 @@ async def prepare(
     return Prepared(sequences, _to_reading(request, loaded, prompt, echo), context)
 
 
-def _refuse_lacking(request: GenerationRequest, loaded: LoadedModel) -> None:
-    if "reasoning_effort" in needs(request) and loaded.reasoning is None:
-        raise UnsupportedParameterError(
-            f"'{request.model}' does not think aloud.", param="reasoning_effort"
-        )
-
-
-async def _constrain(
+async def constrain(
     request: GenerationRequest, loaded: LoadedModel, prompt: Prompt
 ) -> list[tuple[LogitsProcessor, ...]]:
-    """The grammar of each choice, where there is one to follow."""
+    """Return the processors of each choice: its grammar, if it has one."""
     style = Style()
     if isinstance(request.prompt, tuple):
         style = Style(loaded.syntax, loaded.reasoning, prompt.thinking)
@@ -116,11 +113,11 @@ def _to_reading(
     )
 
 
-def _with_defaults(asked: Sampling, recommended: Sampling) -> Sampling:
-    """The request's own values; the model's recommendation where it has none."""
+def _with_defaults(requested: Sampling, recommended: Sampling) -> Sampling:
+    """Fill the fields that the request leaves out with the model's recommendation."""
     fields = {
         name: value if value is not None else getattr(recommended, name)
-        for name, value in asdict(asked).items()
+        for name, value in asdict(requested).items()
     }
     return Sampling(**fields)
 
@@ -134,9 +131,10 @@ def _for_choice(sampling: Sampling, choice: int) -> Sampling:
 def _require_tokens(logit_bias: dict[int, float], vocabulary: int) -> None:
     """
     Raises:
-        InvalidRequestError: a key is no token of this model.
+        InvalidRequestError: a key is not a token of this model.
     """
     if unknown := [token for token in logit_bias if not 0 <= token < vocabulary]:
         raise InvalidRequestError(
-            f"{unknown[0]} is no token of this model, which has {vocabulary}.", param="logit_bias"
+            f"'logit_bias' has the token {unknown[0]}, but the model has {vocabulary} tokens.",
+            param="logit_bias",
         )

@@ -51,7 +51,7 @@ class ContextSizing:
         self._work = work
         self._config = config
         self.local = urlsplit(host).hostname in _LOCAL
-        self.room: MemoryBudget = UnlimitedMemory()
+        self.memory: MemoryBudget = UnlimitedMemory()
         self._own_budget = config.memory_bytes or (system_memory() if self.local else None)
         self._counters: dict[tuple[str, ModelInfo], TokenCounter] = {}
         self._known: dict[str, _Known] = {}
@@ -147,7 +147,7 @@ class ContextSizing:
 
     @property
     def _budget(self) -> int | None:
-        return longest(self._own_budget, self.room.budget if self.local else None)
+        return longest(self._own_budget, self.memory.budget if self.local else None)
 
     def _floor(self, model: str, facts: ModelInfo) -> int:
         used = self._used.get(self._catalog.runner(model), 0)

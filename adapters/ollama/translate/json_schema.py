@@ -230,7 +230,7 @@ class Promise:
             GenerationError: `text` does not keep to it.
         """
         if not await asyncio.to_thread(self._is_kept_by, text):
-            raise GenerationError("The model's answer does not keep to the shape it was to have.")
+            raise GenerationError("The model's answer is not the JSON that the request demands.")
 
     def _is_kept_by(self, text: str) -> bool:
         from referencing.exceptions import Unresolvable

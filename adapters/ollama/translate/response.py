@@ -1,6 +1,6 @@
-"""From the lines of Ollama's answer to Tandem's events."""
+"""Translate the lines of Ollama's answers to events."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from uuid import uuid4
 
 import msgspec
@@ -18,76 +18,92 @@ from adapters.events import (
     ToolCallStarted,
     Usage,
 )
+from adapters.ollama.errors import UNEXPECTED
 from adapters.ollama.wire import AnswerMessage, Function, FunctionCall, Line, Logprob
+
+Emit = Callable[[Event], object]
+"""Takes an event; the result is true where the reader is behind, as that of `Sink.write`."""
 
 
 class Answer:
-    """One answer as it comes in; it knows the calls so far."""
+    """Translates the lines of one answer, and writes their events as they come.
 
-    def __init__(self) -> None:
+    The end is not written: `finished` holds it, for what checks the whole answer.
+    """
+
+    def __init__(self, *, one_call: bool = False) -> None:
+        """`one_call`: further calls are read to the end, for what they cost, and not written."""
+        self.finished = Finished("stop", Usage(prompt_tokens=0, completion_tokens=0))
+        """The end, once the last line was read."""
+        self.emit: Emit = bool
+        """Set before the first line is read."""
+        self._one_call = one_call
         self._ids: list[str] = []
-        """Of the calls."""
+        """Of the calls so far."""
 
-    def events(self, line: Line) -> Sequence[Event]:
-        """The events of one line, in order; `Finished` ends those of the last line.
+    def read(self, line: Line) -> object:
+        """Write the events of `line`; true where the reader is behind.
 
         Raises:
             BadUpstreamError: the line is neither text, nor a call, nor the end.
         """
-        if (text := to_text(line)) is not None:
-            return (TextDelta(text),)
-        message = line.message or _raw_message(line)
-        events: list[Event] = []
-        if message is not None:
-            self._add(message, line.logprobs, events)
-        elif not line.done:
-            raise BadUpstreamError("Ollama's answer makes no sense.")
-        if line.done:
-            timings = _timings(line)
-            events.append(Finished(self._reason(line), _usage(line), timings=timings))
-        return events
+        message = line.message
+        if message is not None and not (line.done or message.tool_calls or line.logprobs):
+            # Nearly all lines: one piece of text, or of reasoning.
+            if message.content and not message.thinking:
+                return self.emit(TextDelta(message.content))
+            if message.thinking and not message.content:
+                return self.emit(ReasoningDelta(message.thinking))
+        elif (
+            message is None and line.response and not (line.done or line.thinking or line.logprobs)
+        ):
+            return self.emit(TextDelta(line.response))
+        return self._read_all(line)
 
-    def _add(
-        self, message: AnswerMessage, logprobs: tuple[Logprob, ...] | None, events: list[Event]
-    ) -> None:
+    def _read_all(self, line: Line) -> object:
+        message = line.message or _raw_message(line)
+        if message is None and not line.done:
+            raise BadUpstreamError(UNEXPECTED)
+        events = () if message is None else self._events(message, line.logprobs)
+        behind: object = False
+        for event in events:
+            behind = self.emit(event) or behind
+        if line.done:
+            self.finished = Finished(self._reason(line), _usage(line), timings=_timings(line))
+        return behind
+
+    def _events(
+        self, message: AnswerMessage, logprobs: tuple[Logprob, ...] | None
+    ) -> Sequence[Event]:
+        events: list[Event] = []
         if message.thinking:
             events.append(ReasoningDelta(message.thinking))
         if message.content or (logprobs and not message.thinking):
-            known = None if logprobs is None else _to_logprobs(logprobs)
-            events.append(TextDelta(message.content or "", known))
+            report = None if logprobs is None else _to_logprobs(logprobs)
+            events.append(TextDelta(message.content or "", report))
         for call in message.tool_calls or ():
             events += self._call(call)
+        return events
 
     def _call(self, call: FunctionCall) -> Sequence[Event]:
-        # Counted here: there were servers that gave every call the index 0.
+        # Numbered here: there were servers that gave every call the index 0.
         index = len(self._ids)
         self._ids.append(self._new_id(call))
-        return (
-            ToolCallStarted(index, self._ids[index], call.function.name),
-            ToolCallDelta(index, _arguments(call.function)),
-        )
+        started = ToolCallStarted(index, self._ids[index], call.function.name)
+        delta = ToolCallDelta(index, _arguments(call.function))
+        return () if self._one_call and index > 0 else (started, delta)
 
     def _new_id(self, call: FunctionCall) -> str:
-        """Its own, unless an earlier call has it: nothing else joins a result to its call."""
+        """Keep the call's own id unless an earlier call has it: results are joined by it."""
         if call.id and call.id not in self._ids:
             return call.id
         return f"call_{uuid4().hex[:24]}"
 
     def _reason(self, line: Line) -> FinishReason:
-        # First: of an answer cut by the limit, the last call may be missing.
+        # First: in an answer cut by the limit the last call may be missing.
         if line.done_reason == "length":
             return "length"
         return "tool_calls" if self._ids else "stop"
-
-
-def to_text(line: Line) -> str | None:
-    """What a line says that says nothing but text, as nearly all do."""
-    if line.done or line.error is not None or line.logprobs:
-        return None
-    message = line.message or _raw_message(line)
-    if message is None or message.thinking or message.tool_calls or not message.content:
-        return None
-    return message.content
 
 
 def _raw_message(line: Line) -> AnswerMessage | None:
@@ -97,17 +113,17 @@ def _raw_message(line: Line) -> AnswerMessage | None:
 
 
 def _arguments(function: Function) -> str:
-    """The arguments as JSON text.
+    """Return the arguments as JSON text.
 
     Raises:
         BadUpstreamError: they are neither an object nor a string that holds one.
     """
     value = bytes(function.arguments)
-    if value.startswith(b"{"):  # Decoded with the line, so there is no doubt about the rest of it.
+    if value.startswith(b"{"):  # Valid JSON, as the line that it was decoded with.
         return value.decode()
     if value.startswith(b'"') and _is_object(text := msgspec.json.decode(value, type=str)):
         return text
-    raise BadUpstreamError("Ollama's tool call has no arguments.")
+    raise BadUpstreamError("Unexpected response from Ollama: a tool call without arguments.")
 
 
 def _is_object(text: str) -> bool:
@@ -119,16 +135,16 @@ def _is_object(text: str) -> bool:
 
 
 def _to_logprobs(logprobs: tuple[Logprob, ...]) -> tuple[TokenLogprob, ...]:
-    return tuple(_to_logprob(each) for each in logprobs)
-
-
-def _to_logprob(logprob: Logprob) -> TokenLogprob:
-    return TokenLogprob(
-        token=logprob.token,
-        logprob=logprob.logprob,
-        bytes=logprob.bytes,
-        top=tuple(_to_logprob(other) for other in logprob.top_logprobs or ()),
-    )
+    """One function for all of a line: a call for each alternative would be most of its cost."""
+    report: list[TokenLogprob] = []
+    for each in logprobs:
+        top: list[TokenLogprob] = []
+        for other in each.top_logprobs or ():
+            top.append(TokenLogprob(token=other.token, logprob=other.logprob, bytes=other.bytes))
+        report.append(
+            TokenLogprob(token=each.token, logprob=each.logprob, bytes=each.bytes, top=tuple(top))
+        )
+    return tuple(report)
 
 
 def _usage(line: Line) -> Usage:

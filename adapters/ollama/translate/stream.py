@@ -1,15 +1,20 @@
-"""One answer of one Ollama, from its lines to events that keep what was promised."""
-
-from collections.abc import AsyncGenerator, Awaitable, Callable, Sequence
+"""One answer of Ollama: from its lines to events that keep what the request demands."""
 
 import anyio.to_thread
 
-from adapters.errors import GenerationError
-from adapters.events import Event, Finished, Started, TextDelta, ToolCallDelta, ToolCallStarted
-from adapters.ollama.counted import Counted
-from adapters.ollama.ndjson import Lines
+from adapters.errors import BackendError, GenerationError
+from adapters.events import (
+    Event,
+    Finished,
+    Restarted,
+    Started,
+    TextDelta,
+    ToolCallDelta,
+    ToolCallStarted,
+)
+from adapters.ollama.ndjson import LineStream
 from adapters.ollama.translate.json_schema import Promise
-from adapters.ollama.translate.response import Answer, to_text
+from adapters.ollama.translate.response import Answer, Emit
 from adapters.ollama.translate.tool_choice import ForcedCallReader, chosen_tools, is_forced
 from adapters.ollama.wire import Line
 from adapters.request import (
@@ -19,134 +24,137 @@ from adapters.request import (
     ResponseFormat,
     Sampling,
 )
+from adapters.sink import Sink
+from adapters.upstream.circuit_breaker import FAULTS
+from adapters.upstream.restart import is_not_the_callers
 
 
-async def to_events(
-    request: GenerationRequest, begin: Callable[[], Awaitable[Lines[Line]]], counted: Counted
-) -> AsyncGenerator[Event]:
-    """`Started` with the first line, which `begin` waits for: until then Ollama may still refuse.
+class _Reader:
+    """Reads the lines of one attempt; what the request demands of its events is noted in passing.
 
-    Raises:
-        BackendError: there is no line, or they make no sense.
-        GenerationError: the answer is not what a forced call, or the shape it was to have, asks
-            for. It is known at the end only, when its text is already out. It is lasting where
-            the same answer would come again.
-        InvalidRequestError: a strict schema is none.
+    From a line to the sink: `Answer`, then `ForcedCallReader` for a forced call, then `Checks`.
     """
-    with counted:
-        promises = await _promises(request) if _has_promises(request) else None
-        read = _reader(request)
-        lines = await begin()
-        taker = _taker(request) if promises is None else None
-        take, started = None, False
+
+    def __init__(self, request: GenerationRequest, checks: "Checks | None") -> None:
+        self._answer = Answer(one_call=not request.parallel_tool_calls or _is_forced(request))
+        self._checks = checks
+        self._forced: ForcedCallReader | None = None
+        self.read = self._answer.read
+        if checks is not None:
+            checks.reset()
+        if _is_forced(request):
+            self._forced = ForcedCallReader(chosen_tools(request), bool(request.stop))
+
+    def emit_to(self, emit: Emit) -> None:
+        """Let `emit` take the events from now on."""
+        if self._checks is not None:
+            self._checks.emit = emit
+            emit = self._checks.take
+        if self._forced is not None:
+            self._forced.emit = emit
+            emit = self._forced.take
+        self._answer.emit = emit
+
+    async def finish(self) -> Finished:
+        """Return the end of the answer, once all of it was checked.
+
+        Raises:
+            GenerationError: it is not what the request demands.
+        """
+        finished = self._answer.finished
+        if self._forced is not None:
+            finished = self._forced.finish(finished)
+        if self._checks is not None and finished.reason != "length":
+            await self._checks.check()
+        return finished
+
+
+class AnswerWriter:
+    """Writes one answer to a sink, however many servers it takes.
+
+    `Started` is written with the first line: until then Ollama may still refuse. A later attempt
+    begins with `Restarted`.
+    """
+
+    def __init__(self, request: GenerationRequest, sink: Sink, checks: "Checks | None") -> None:
+        self._request = request
+        self._sink = sink
+        self._checks = checks
+        self._has_started = False
+        self._in_attempt = False
+
+    async def write(self, lines: LineStream[Line], num_ctx: int, *, cold: bool) -> None:
+        """Write all events of `lines`, the answer of one server.
+
+        `Finished` is held back until the whole answer has been checked.
+
+        Raises:
+            BackendError: the lines break off, or one is not what Ollama's API describes.
+            GenerationError: the answer is not what a forced call, or its format, demands. That is
+                known only at the end, when the text is written. It is `lasting` where the same
+                answer would come again.
+        """
+        first: list[Event] = []
+        reader = _Reader(self._request, self._checks)
         try:
-            async for batch in lines:
-                for line in batch:
-                    if take is not None and take(line):
-                        continue
-                    events = read(line)
-                    if not started:
-                        started, events = True, (*_opening(request, line), *events)
-                    for event in events:
-                        if promises is not None:
-                            await promises.keep(event)
-                        if isinstance(event, Finished):
-                            counted.finish()
-                        yield event
-                    if take is None and taker is not None and _has_begun(events):
-                        take = taker
-                        lines.divert(take)
+            line, *others = await lines.next_lines()
+            reader.emit_to(first.append)
+            reader.read(line)
+            self._start(num_ctx, cold)
+            reader.emit_to(self._sink.write)
+            for event in first:
+                self._sink.write(event)
+            for line in others:
+                reader.read(line)
+            await lines.push(reader.read, self._sink.drain)
+            finished = await reader.finish()
         except GenerationError as error:
-            error.lasting = _comes_again(request.sampling)
+            error.lasting = _comes_again(self._request.sampling)
             raise
-        finally:
-            lines.close()
+        self._sink.write(finished)
 
+    def may_restart(self, error: BackendError) -> bool:
+        """True where another server may answer after `error`, which ended the last attempt.
 
-def _opening(request: GenerationRequest, line: Line) -> Sequence[Event]:
-    """What comes before all that Ollama says."""
-    started = Started(line.num_ctx, line.cold)
-    if request.echo and isinstance(request.prompt, str):
-        return started, TextDelta(request.prompt)
-    return (started,)
+        After the first line only an answer that the client sees as a whole is begun again.
+        """
+        in_attempt, self._in_attempt = self._in_attempt, False
+        if in_attempt:
+            return self._request.whole and isinstance(error, FAULTS)
+        return is_not_the_callers(error)
 
-
-def _has_begun(events: Sequence[Event]) -> bool:
-    """There is something for the reader in it."""
-    return bool(events) and not isinstance(events[-1], Started)
-
-
-def _taker(request: GenerationRequest) -> Callable[[Line], bool] | None:
-    """Has a line of text take the shortcut, where nobody here has to see it."""
-    shortcut = request.shortcut
-    if shortcut is None or not _is_plain(request):
-        return None
-
-    def take(line: Line) -> bool:
-        text = to_text(line)
-        return text is not None and shortcut.take(text)
-
-    return take
+    def _start(self, num_ctx: int, cold: bool) -> None:
+        self._in_attempt = True
+        self._sink.write(Restarted(num_ctx) if self._has_started else Started(num_ctx, cold))
+        self._has_started = True
+        if self._request.echo and isinstance(self._request.prompt, str):
+            self._sink.write(TextDelta(self._request.prompt))
 
 
 def _comes_again(sampling: Sampling) -> bool:
-    """Whether the same request has the same answer: then nobody should put it again."""
+    """True where the same request gets the same answer, so that a retry is useless."""
     return sampling.temperature == 0 or sampling.seed is not None
-
-
-def _reader(request: GenerationRequest) -> Callable[[Line], Sequence[Event]]:
-    return Answer().events if _is_plain(request) else _Reading(request).events
-
-
-def _is_plain(request: GenerationRequest) -> bool:
-    """Every line means what it says."""
-    return request.parallel_tool_calls and not _is_forced(request)
-
-
-class _Reading:
-    """What the lines of one answer mean to the one who asked."""
-
-    def __init__(self, request: GenerationRequest) -> None:
-        self._answer = Answer()
-        self._forced = (
-            ForcedCallReader(chosen_tools(request), bool(request.stop))
-            if _is_forced(request)
-            else None
-        )
-        self._one_call = bool(self._forced) or not request.parallel_tool_calls
-
-    def events(self, line: Line) -> Sequence[Event]:
-        events = self._answer.events(line)
-        if self._forced is not None:
-            events = [each for event in events for each in self._forced.events(event)]
-        if self._one_call:
-            events = [event for event in events if not self._is_withheld(event)]
-        return events
-
-    def _is_withheld(self, event: Event) -> bool:
-        """Further calls are read to the end all the same: what they cost is told only there."""
-        match event:
-            case ToolCallStarted(index=index) | ToolCallDelta(index=index):
-                return index > 0
-            case _:
-                return False
 
 
 def _is_forced(request: GenerationRequest) -> bool:
     return isinstance(request.prompt, tuple) and bool(request.tools) and is_forced(request)
 
 
-def _has_promises(request: GenerationRequest) -> bool:
-    return request.response_format is not None or any(tool.strict for tool in request.tools)
+async def checks_of(request: GenerationRequest) -> "Checks | None":
+    """Return the checks of the answer to `request`; `None` where it demands nothing.
 
+    In a thread: the library for schemas is imported for the first of them.
 
-async def _promises(request: GenerationRequest) -> "_Promises":
-    """In a thread: what checks schemas is imported for the first of them."""
-    return await anyio.to_thread.run_sync(_Promises, request)
+    Raises:
+        InvalidRequestError: a strict schema is not a valid JSON schema.
+    """
+    if request.response_format is None and not any(tool.strict for tool in request.tools):
+        return None
+    return await anyio.to_thread.run_sync(Checks, request)
 
 
 def _promise_of(wanted: ResponseFormat | None) -> Promise | None:
-    """JSON it must be in any case: a model that thinks may end before it has answered at all."""
+    """JSON in any case: a model that reasons may end before it has answered at all."""
     match wanted:
         case JSONSchema(schema=schema, strict=True):
             return Promise(schema, "response_format")
@@ -158,8 +166,8 @@ def _promise_of(wanted: ResponseFormat | None) -> Promise | None:
             return None
 
 
-class _Promises:
-    """What the answer to a request must keep to, and what of it that is about."""
+class Checks:
+    """The schemas that an answer must match, and the parts of the answer they apply to."""
 
     def __init__(self, request: GenerationRequest) -> None:
         self._may_stop = bool(request.stop)
@@ -169,28 +177,38 @@ class _Promises:
             for tool in request.tools
             if tool.strict
         }
-        self._said: list[str] = []
+
+        self.emit: Emit = bool
+        self.reset()
+
+    def reset(self) -> None:
+        """Forget any earlier attempt."""
+        self._texts: list[str] = []
         self._called: dict[int, Promise] = {}
         self._arguments: dict[int, list[str]] = {}
 
-    async def keep(self, event: Event) -> None:
-        """Note `event`; at the end, raise GenerationError if a promise was broken."""
+    def take(self, event: Event) -> object:
+        """Note `event` and emit it."""
         match event:
             case TextDelta(text=text) if self._text:
-                self._said.append(text)
+                self._texts.append(text)
             case ToolCallStarted(index=index, name=name) if name in self._tools:
                 self._called[index] = self._tools[name]
             case ToolCallDelta(index=index, arguments=arguments) if index in self._called:
                 self._arguments.setdefault(index, []).append(arguments)
-            case Finished(reason=reason) if reason != "length":
-                await self._check()
             case _:
                 pass
+        return self.emit(event)
 
-    async def _check(self) -> None:
-        if self._may_stop:  # A stop string may have cut it anywhere, which was asked for.
+    async def check(self) -> None:
+        """Check the complete answer.
+
+        Raises:
+            GenerationError: a part of it does not match its schema.
+        """
+        if self._may_stop:  # A stop string may have cut it anywhere, as requested.
             return
         if self._text:
-            await self._text.check("".join(self._said))
+            await self._text.check("".join(self._texts))
         for index, promise in self._called.items():
             await promise.check("".join(self._arguments.get(index, ())))

@@ -6,7 +6,7 @@ Exactly one call is forced: small models do not find the end of a list.
 """
 
 import re
-from collections.abc import Generator, Iterator, Mapping
+from collections.abc import Callable, Mapping
 from typing import Any, cast
 from uuid import uuid4
 
@@ -17,7 +17,7 @@ from adapters.events import Event, Finished, TextDelta, ToolCallDelta, ToolCallS
 from adapters.request import GenerationRequest, Message, NamedTool, TextPart, Tool
 
 _FALSE_START = 200
-"""Characters after which a text without a name is no call."""
+"""Characters after which a text without a tool's name is not a call."""
 
 
 def is_forced(request: GenerationRequest) -> bool:
@@ -130,109 +130,101 @@ def _instruction(tools: tuple[Tool, ...]) -> str:
 
 _NAME = re.compile(r'\s*\{\s*"name"\s*:\s*("(?:[^"\\]|\\.)*")')
 _PARAMETERS = re.compile(r'\s*,\s*"parameters"\s*:\s*')
+_STRUCTURE = re.compile(r'\\.|["\\{}\[\]]', re.DOTALL)
+"""The characters that decide where a JSON object ends; a lone backslash is cut from its pair."""
 
 
 class ForcedCallReader:
-    """Turns the text of an answer that keeps to `call_schema` into the events of a call."""
+    """Turns the text of an answer that follows `call_schema` into the events of a call."""
 
     def __init__(self, tools: tuple[Tool, ...], may_stop: bool) -> None:
-        """`may_stop`: a stop string was asked for, and may cut the call anywhere."""
+        """`may_stop`: the request has stop strings, which may cut the call anywhere."""
+        self.emit: Callable[[Event], object] = bool
+        """Takes the events of the call; set before the first."""
         self._names = frozenset(tool.name for tool in tools)
         self._may_stop = may_stop
         self._head = ""
         self._named = False
-        self._value: _Value | None = None
         self._calls = 0
+        self._in_arguments = False
+        self._complete = False
+        """The object of the arguments has ended."""
+        self._depth = 0
+        self._in_string = False
+        self._escaped = False
 
-    def events(self, event: Event) -> Iterator[Event]:
-        """What `event` of the answer means.
+    def take(self, event: Event) -> object:
+        """Emit what `event` of the answer means for the call; true where the reader is behind.
 
         Raises:
-            GenerationError: it is no call of one of the tools.
+            GenerationError: it is not a call of one of the tools.
         """
-        match event:
-            case TextDelta(text=text):
-                yield from self._read(text)
-            case ToolCallStarted(name=name):  # Ollama's own parser took the text for a call.
-                self._calls += 1
-                if name not in self._names:
-                    raise _no_call()
-                yield event
-            case Finished():
-                yield self._finished(event)
-            case _:
-                yield event
+        if not isinstance(event, TextDelta):
+            return self._take_other(event)
+        text = event.text if self._in_arguments else self._read_head(event.text)
+        if self._complete or not text:
+            return False
+        start, self._escaped = int(self._escaped), False
+        for found in _STRUCTURE.finditer(text, start):
+            match found[0]:
+                case '"':
+                    self._in_string = not self._in_string
+                case "\\":
+                    self._escaped = True
+                case "{" | "[" if not self._in_string:
+                    self._depth += 1
+                case "}" | "]" if not self._in_string:
+                    self._depth -= 1
+                    if not self._depth:
+                        self._complete = True
+                        text = text[: found.end()]
+                        break
+                case _:
+                    pass
+        return self.emit(ToolCallDelta(0, text))
 
-    def _read(self, text: str) -> Iterator[Event]:
-        if self._value is None:
-            text = yield from self._read_head(text)
-        if self._value is not None and (piece := self._value.feed(text)):
-            yield ToolCallDelta(0, piece)
+    def finish(self, finished: Finished) -> Finished:
+        """Return the end of the call for the end of the answer.
 
-    def _read_head(self, text: str) -> Generator[Event, None, str]:
-        """Read up to the arguments; returns what of `text` belongs to them."""
+        Raises:
+            GenerationError: there is no complete call.
+        """
+        if finished.reason == "length":
+            return finished
+        if self._calls or self._complete:
+            return msgspec.structs.replace(finished, reason="tool_calls")
+        if self._may_stop:
+            return finished
+        raise _no_call()
+
+    def _take_other(self, event: Event) -> object:
+        if isinstance(event, ToolCallStarted):  # Ollama's own parser took the text for a call.
+            self._calls += 1
+            if event.name not in self._names:
+                raise _no_call()
+        return self.emit(event)
+
+    def _read_head(self, text: str) -> str:
+        """Read up to the arguments; return the part of `text` that belongs to them."""
         self._head += text
         if not self._named and (found := _NAME.match(self._head)):
             self._named = True
             self._head = self._head[found.end() :]
-            yield self._started(msgspec.json.decode(found[1], type=str))
+            name = msgspec.json.decode(found[1], type=str)
+            if name not in self._names:
+                raise _no_call()
+            self.emit(ToolCallStarted(0, f"call_{uuid4().hex[:24]}", name))
         if (
             self._named
             and (found := _PARAMETERS.match(self._head))
             and found.end() < len(self._head)
         ):
-            self._value = _Value()
+            self._in_arguments = True
             return self._head[found.end() :]
         if len(self._head) > _FALSE_START + max(map(len, self._names)):
             raise _no_call()
         return ""
 
-    def _started(self, name: str) -> ToolCallStarted:
-        if name not in self._names:
-            raise _no_call()
-        return ToolCallStarted(0, f"call_{uuid4().hex[:24]}", name)
-
-    def _finished(self, event: Finished) -> Finished:
-        if event.reason == "length":
-            return event
-        if self._calls or (self._value is not None and self._value.complete):
-            return msgspec.structs.replace(event, reason="tool_calls")
-        if self._may_stop:
-            return event
-        raise _no_call()
-
-
-class _Value:
-    """The end of a JSON object that comes in pieces."""
-
-    def __init__(self) -> None:
-        self.complete = False
-        self._depth = 0
-        self._in_string = False
-        self._escaped = False
-
-    def feed(self, text: str) -> str:
-        """What of `text` belongs to the object."""
-        if self.complete:
-            return ""
-        for at, character in enumerate(text):
-            self._step(character)
-            if self._depth == 0:
-                self.complete = True
-                return text[: at + 1]
-        return text
-
-    def _step(self, character: str) -> None:
-        if self._escaped:
-            self._escaped = False
-        elif self._in_string:
-            self._escaped = character == "\\"
-            self._in_string = character != '"'
-        elif character == '"':
-            self._in_string = True
-        else:
-            self._depth += (character in "{[") - (character in "}]")
-
 
 def _no_call() -> GenerationError:
-    return GenerationError("The model did not write the call it was asked for.")
+    return GenerationError("The model did not write the tool call that the request demands.")

@@ -1,6 +1,6 @@
 """Backend without a model; its answers take a configured time."""
 
-from collections.abc import AsyncGenerator, Awaitable, Callable
+from collections.abc import Awaitable, Callable
 
 from msgspec import Struct
 
@@ -8,7 +8,7 @@ from adapters.config import EchoConfig
 from adapters.echo import EchoBackend
 from adapters.events import Event, TextDelta
 from adapters.request import GenerationRequest
-from proxy.sinks import closing
+from adapters.sink import Sink
 
 MODEL = "m"
 _REPLY = "one two three four five six seven eight"
@@ -38,10 +38,25 @@ class PacedBackend(EchoBackend):
         """Factor of the duration."""
         self._sleep = sleep
 
-    async def generate(self, request: GenerationRequest) -> AsyncGenerator[Event]:
+    async def generate(self, request: GenerationRequest, sink: Sink) -> None:
         pause = self.pace.duration(request) * self.noise / _PIECES
-        async with closing(events := super().generate(request)):
-            async for event in events:
-                if isinstance(event, TextDelta):
-                    await self._sleep(pause)
-                yield event
+        answer = _Events()
+        await super().generate(request, answer)
+        for event in answer.events:
+            if isinstance(event, TextDelta):
+                await self._sleep(pause)
+            sink.write(event)
+
+
+class _Events:
+    """A sink that lists the events of an answer."""
+
+    def __init__(self) -> None:
+        self.events: list[Event] = []
+
+    def write(self, event: Event, /) -> bool:
+        self.events.append(event)
+        return False
+
+    async def drain(self) -> None:
+        """Return at once: the list has no limit."""

@@ -14,9 +14,10 @@ from msgspec import Struct, field
 from adapters.request import GenerationRequest, Message, TextPart
 from proxy.bench.developers.paced_backend import MODEL, Pace, PacedBackend
 from proxy.models.registry import Registry
+from proxy.record import Record
 from proxy.routing.measurements import Measurements
-from proxy.routing.router import Route, Router, Unwatched
-from proxy.sinks import collect
+from proxy.routing.router import Router
+from proxy.sinks import Collector
 
 SETTLING = 20
 """Requests of each prompt length before the choice is measured."""
@@ -102,19 +103,12 @@ class Contestant:
 
     async def ask(self, words: int) -> None:
         prompt = (Message(role="user", content=(TextPart("word " * words),)),)
-        began, seen = self._clock(), _Seen()
+        record = Record(clock=self._clock)
         request = GenerationRequest(model=self._model, prompt=prompt)
-        await collect(self._router.generate(request, seen))
+        await self._router.generate(request, Collector(), record)
         series = self.series.setdefault(words, Series())
-        series.seconds.append(self._clock() - began)
-        series.kinds.append(seen.kind)
-
-
-class _Seen(Unwatched):
-    kind = ""
-
-    def routed(self, route: Route) -> None:
-        self.kind = route.backend.kind
+        series.seconds.append(self._clock() - record.arrived_at)
+        series.kinds.append(record.backend)
 
 
 async def bench_routing(plan: RoutingPlan) -> list[RoutingRow]:

@@ -20,7 +20,6 @@ from adapters.errors import BackendError, InvalidRequestError
 from adapters.request import EmbeddingRequest, TokenIds
 from proxy.endpoints.server_request import ServerRequest
 from proxy.endpoints.wire_types import TokenCount, TokenId
-from proxy.http.body import read_body
 from proxy.http.json_response import JSONResponse
 from proxy.keep_alive import KeepAlive, to_keep_alive
 from proxy.openapi import Operation
@@ -127,11 +126,11 @@ _EMBED = Operation(
 
 @post("/v1/embeddings", status_code=200, operation=_EMBED, fast=True)
 async def create_embedding(request: ServerRequest) -> ASGIResponse:
-    body = await read_body(request, EmbeddingsBody)
+    body = await request.read(EmbeddingsBody)
     model = request.forced(body.model, body.backend)
     asked = replace(to_embedding_request(body), model=model)
     try:
-        made = await request.finish(request.router.embed(asked, request.notes))
+        made = await request.finish(request.router.embed(asked, request.record))
     except BackendError as exc:
         exc.param = to_param(exc.param, body)
         raise

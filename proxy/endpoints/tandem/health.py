@@ -45,7 +45,7 @@ async def tell_health(request: ServerRequest) -> ServerHealth:
     backends = request.registry.backends
     asked = asyncio.gather(*(_ask(listed.backend) for listed in backends.values()))
     answers, snapshot = await asyncio.gather(asked, request.memory.snapshot())
-    status = "draining" if request.drain.began else "ok"
+    status = "draining" if request.grace.began else "ok"
     told = dict(zip(list(backends), answers, strict=True))
     counts = request.router.fallbacks.counts()
     return ServerHealth(status, version("tandem-proxy"), told, snapshot, counts)

@@ -1,23 +1,19 @@
-"""`/api/mlx/…`: MLX and nothing else. `GET /api/mlx/models` is in `models.py`."""
+"""`/api/mlx/load` and `/api/mlx/unload`."""
 
-from collections.abc import Iterable
 from typing import Annotated, Literal, TypeVar
 
+import msgspec
 from litestar import post
 from litestar.params import FromPath
 from litestar.response.base import ASGIResponse
 from msgspec import Meta, Struct
-from msgspec.structs import replace
 
 from adapters.backend import Progress
-from adapters.errors import BackendUnavailableError, InvalidRequestError
-from proxy.endpoints import residence
+from proxy.endpoints import model_loading
 from proxy.endpoints.server_request import ServerRequest
-from proxy.endpoints.tandem.prompt import PromptAnswer, PromptRequest, answer_prompt
-from proxy.endpoints.times import Times
-from proxy.errors import to_failure
-from proxy.http.body import read_body, receive, understand
-from proxy.http.event_stream import NDJSON, Frame
+from proxy.endpoints.tandem.prompt import require_mlx
+from proxy.errors import Failure
+from proxy.http.event_stream import NDJSON, EventSink, json_line, stream
 from proxy.http.json_response import JSONResponse
 from proxy.keep_alive import KeepAlive, to_keep_alive
 from proxy.openapi import Operation
@@ -50,13 +46,6 @@ class Residence(Struct, kw_only=True):
     """What it takes now; null where nobody knows."""
 
 
-_GENERATE = Operation(
-    summary="A prompt to a model on MLX",
-    asks=(PromptRequest,),
-    answers=(PromptAnswer,),
-    events=(PromptAnswer,),
-    media_type=NDJSON.media_type,
-)
 _LOAD = Operation(
     summary="Load a model of MLX",
     asks=(LoadRequest,),
@@ -73,16 +62,6 @@ _UNLOAD = Operation(
 )
 
 
-@post("/api/mlx/generate", status_code=200, operation=_GENERATE, fast=True)
-async def create_mlx_generation(request: ServerRequest) -> ASGIResponse:
-    times = Times()
-    require_mlx(request)
-    body = await read_body(request, PromptRequest)
-    if body.backend not in (None, "mlx"):
-        raise InvalidRequestError("Here it is always MLX that answers.", param="backend")
-    return await answer_prompt(request, replace(body, backend="mlx"), times)
-
-
 @post("/api/mlx/load/{model:path}", status_code=200, operation=_LOAD)
 async def load_mlx_model(model: FromPath[str], request: ServerRequest) -> ASGIResponse:
     require_mlx(request)
@@ -91,7 +70,7 @@ async def load_mlx_model(model: FromPath[str], request: ServerRequest) -> ASGIRe
     name = model.removeprefix("/")
     if body.stream:
         return await _load_in_steps(request, _forced(request, name), keep_alive)
-    route = await residence.load(request, _forced(request, name), keep_alive)
+    route = await model_loading.load(request, _forced(request, name), keep_alive)
     taken = await request.memory.footprint(route.backend.kind, route.name)
     return JSONResponse(_tell(name, route.name, "loaded", taken))
 
@@ -101,17 +80,12 @@ async def unload_mlx_model(model: FromPath[str], request: ServerRequest) -> ASGI
     require_mlx(request)
     await _read_optional(request, UnloadRequest)
     name = model.removeprefix("/")
-    route = await residence.unload(request, _forced(request, name))
+    route = await model_loading.unload(request, _forced(request, name))
     return JSONResponse(_tell(name, route.name, "unloaded", 0))
 
 
-def require_mlx(request: ServerRequest) -> None:
-    if "mlx" not in request.registry.backends:
-        raise BackendUnavailableError("The mlx backend is switched off.", lasting=True)
-
-
 async def _read_optional(request: ServerRequest, kind: type[S]) -> S:
-    return understand(request, await receive(request) or b"{}", kind)
+    return request.decode(await request.read_body() or b"{}", kind)
 
 
 def _forced(request: ServerRequest, name: str) -> str:
@@ -127,15 +101,26 @@ def _tell(
 async def _load_in_steps(
     request: ServerRequest, name: str, keep_alive: float | None
 ) -> ASGIResponse:
-    steps = residence.load_in_steps(request, name, keep_alive)
-    return await request.stream_events(steps, _Steps(), NDJSON)
+    async def write(sink: EventSink[Progress]) -> None:
+        async for step in model_loading.load_in_steps(request, name, keep_alive):
+            sink.write(step)
+
+    return await stream(
+        request,
+        write,
+        _ProgressRenderer(),
+        record=request.record,
+        grace=request.grace,
+        keepalive=request.config.server.keepalive,
+        framing=NDJSON,
+    )
 
 
-class _Steps:
-    """Bytes so far, and `success` at the end."""
+class _ProgressRenderer:
+    """Encodes a line for each step; `success` comes last."""
 
-    def render(self, event: Progress, /) -> Iterable[Frame]:
-        return (Frame(event),)
+    def render(self, event: Progress, /) -> bytes:
+        return json_line(msgspec.json.encode(event))
 
-    def error(self, exc: Exception) -> Iterable[Frame]:
-        return (Frame(to_failure(exc).body),)
+    def error(self, failure: Failure, /) -> bytes:
+        return json_line(msgspec.json.encode(failure.body))

@@ -1,16 +1,20 @@
 """`{"model_id", "prompt"}`: one question, one answer."""
 
-from collections.abc import Iterable
+from collections.abc import Sequence
 from typing import Annotated
 
-from litestar.response.base import ASGIResponse
+import msgspec
 from msgspec import UNSET, Meta, Struct, UnsetType
 from msgspec.structs import replace
 
-from adapters.errors import InvalidRequestError, UnsupportedParameterError
+from adapters.errors import (
+    BackendUnavailableError,
+    InvalidRequestError,
+    UnsupportedParameterError,
+)
 from adapters.events import Event, Finished, FinishReason, ReasoningDelta, TextDelta
 from adapters.request import GenerationRequest, Message, ReasoningEffort, TextPart
-from proxy.endpoints.generate import generate
+from proxy.endpoints.generate import Call, generating_route
 from proxy.endpoints.generation_fields import (
     GenerationFields,
     only_one,
@@ -21,12 +25,14 @@ from proxy.endpoints.generation_fields import (
     to_request,
 )
 from proxy.endpoints.server_request import ServerRequest
-from proxy.endpoints.times import Times
 from proxy.endpoints.wire_types import Usage, to_usage
-from proxy.errors import to_failure
-from proxy.http.event_stream import Frame
-from proxy.http.headers import AnswerNotes
+from proxy.errors import Failure
+from proxy.http.event_stream import NDJSON, around_text, json_line
+from proxy.openapi import Operation
+from proxy.record import Record
 from proxy.sinks import Answer
+
+_encode = msgspec.json.Encoder().encode
 
 
 class PromptRequest(GenerationFields, kw_only=True):
@@ -107,63 +113,122 @@ def to_messages(body: PromptRequest) -> tuple[Message, ...]:
     return Message(role="system", content=(TextPart(body.system),)), user
 
 
-class PromptDialect:
-    def __init__(self, body: PromptRequest, notes: AnswerNotes, times: Times) -> None:
-        self._body = body
-        self._notes = notes
-        self._times = times
+class PromptRenderer:
+    """Encodes lines of JSON: pieces of the answer, then usage and performance."""
 
-    def render(self, event: Event, /) -> Iterable[Frame]:
+    def __init__(self, model: str, record: Record) -> None:
+        self._model = model
+        self._record = record
+        self._around: tuple[bytes, bytes] | None = None
+        """The bytes before and after the text of a line."""
+
+    def render(self, event: Event, /) -> bytes:
         match event:
             case TextDelta(text=text):
-                yield Frame(self._line(text))
+                around = self._around or self._around_text()
+                return around[0] + _encode(text) + around[1]
             case ReasoningDelta(text=text):
-                yield Frame(self._line("", text))
+                return json_line(_encode(_to_line(self._model, self._record, "", text)))
             case Finished():
-                yield Frame(self._with_end(self._line(""), event))
+                line = _to_line(self._model, self._record, "")
+                return json_line(_encode(_with_end(line, event, self._record)))
             case _:
-                pass  # Nothing was asked that calls tools.
+                return b""  # no tools are offered
 
-    def error(self, exc: Exception) -> Iterable[Frame]:
-        return (Frame(to_failure(exc).body),)
+    def error(self, failure: Failure, /) -> bytes:
+        return json_line(_encode(failure.body))
 
-    def whole(self, answer: Answer) -> PromptAnswer:
-        return self._with_end(self._line(answer.text, answer.reasoning), answer.finished)
-
-    def to_param(self, feature: str | None) -> str | None:
-        if feature == "model" and self._body.model_id:
-            return "model_id"
-        return sent_as(feature, self._body) if feature is not None else None
-
-    def _line(self, text: str, reasoning: str = "") -> PromptAnswer:
-        return PromptAnswer(
-            model_id=self._body.model_id or self._body.model,
-            backend=self._notes.backend,
-            response=text,
-            reasoning=reasoning or UNSET,
-            done=False,
+    def _around_text(self) -> tuple[bytes, bytes]:
+        self._around = around_text(
+            lambda text: json_line(_encode(_to_line(self._model, self._record, text)))
         )
-
-    def _with_end(self, line: PromptAnswer, finished: Finished) -> PromptAnswer:
-        return replace(
-            line,
-            done=True,
-            finish_reason=finished.reason,
-            usage=to_usage(finished.usage),
-            performance=Performance(
-                ttft_s=self._times.first,
-                tokens_per_second=self._times.tokens_per_second(finished.usage),
-                total_s=self._times.total,
-            ),
-        )
+        return self._around
 
 
-async def answer_prompt(request: ServerRequest, body: PromptRequest, times: Times) -> ASGIResponse:
-    asked = to_generation_request(body)
-    return await generate(
-        request,
-        replace(asked, model=request.forced(asked.model, body.backend)),
-        PromptDialect(body, request.notes, times),
-        times,
-        streamed=bool(body.stream),
+def _to_line(model: str, record: Record, text: str, reasoning: str = "") -> PromptAnswer:
+    return PromptAnswer(
+        model_id=model,
+        backend=record.backend,
+        response=text,
+        reasoning=reasoning or UNSET,
+        done=False,
     )
+
+
+def _with_end(line: PromptAnswer, finished: Finished, record: Record) -> PromptAnswer:
+    first = record.first_token_s
+    return replace(
+        line,
+        done=True,
+        finish_reason=finished.reason,
+        usage=to_usage(finished.usage),
+        performance=Performance(
+            ttft_s=record.total_s if first is None else first,
+            tokens_per_second=record.tokens_per_second,
+            total_s=record.total_s,
+        ),
+    )
+
+
+class PromptDialect:
+    framing = NDJSON
+
+    def parse(self, request: ServerRequest, raw: bytes) -> Call[PromptRequest]:
+        body = request.decode(raw, PromptRequest)
+        return Call(
+            body=body,
+            requests=(to_generation_request(body),),
+            stream=bool(body.stream),
+            backend=body.backend,
+        )
+
+    def renderer(self, call: Call[PromptRequest], record: Record) -> PromptRenderer:
+        return PromptRenderer(to_model(call.body), record)
+
+    def whole(
+        self, call: Call[PromptRequest], answers: Sequence[Answer], record: Record
+    ) -> PromptAnswer:
+        (answer,) = answers
+        line = _to_line(to_model(call.body), record, answer.text, answer.reasoning)
+        return _with_end(line, answer.finished, record)
+
+    def to_param(self, feature: str | None, body: PromptRequest) -> str | None:
+        if feature == "model" and body.model_id:
+            return "model_id"
+        return sent_as(feature, body) if feature is not None else None
+
+    def failure(self, failure: Failure) -> Struct:
+        return failure.body
+
+
+PROMPT = PromptDialect()
+
+
+class MLXPromptDialect(PromptDialect):
+    """The same for MLX alone."""
+
+    def parse(self, request: ServerRequest, raw: bytes) -> Call[PromptRequest]:
+        require_mlx(request)
+        call = super().parse(request, raw)
+        if call.body.backend not in (None, "mlx"):
+            raise InvalidRequestError("'backend' can only be 'mlx' here.", param="backend")
+        return replace(call, backend="mlx")
+
+
+def require_mlx(request: ServerRequest) -> None:
+    if "mlx" not in request.registry.backends:
+        raise BackendUnavailableError("The mlx backend is switched off.", lasting=True)
+
+
+create_mlx_generation = generating_route(
+    "/api/mlx/generate",
+    MLXPromptDialect(),
+    Operation(
+        summary="A prompt to a model on MLX",
+        asks=(PromptRequest,),
+        answers=(PromptAnswer,),
+        events=(PromptAnswer,),
+        media_type=NDJSON.media_type,
+    ),
+    name="create_mlx_generation",
+)

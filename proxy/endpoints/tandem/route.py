@@ -8,7 +8,8 @@ from msgspec import Struct
 
 from adapters.errors import BackendError
 from adapters.request import GenerationRequest
-from proxy.endpoints.openai.chat_completions.handler import blaming, read_chat
+from proxy.endpoints.generate import to_routed
+from proxy.endpoints.openai.chat_completions.dialect import CHAT_COMPLETIONS
 from proxy.endpoints.openai.chat_completions.request import ChatCompletionRequest
 from proxy.endpoints.server_request import ServerRequest
 from proxy.memory.budget import SharedBudget
@@ -61,14 +62,18 @@ _FITS: dict[Fit, str] = {
 @post("/api/route", status_code=200, operation=_PLAN)
 async def plan_route(request: ServerRequest) -> Plan:
     router = request.router
-    body, asked = await read_chat(request)
-    with blaming(body):
+    call = CHAT_COMPLETIONS.parse(request, await request.read_body())
+    try:
+        (asked,) = await request.finish(to_routed(request, call))
         # Before it is decided: what is found out here counts in decisions to come.
         takes = await _takes(request.memory, await router.find(asked.model))
         requirements = to_requirements(asked)
         decision = router.weighed(
             await router.decide(asked.model, requirements, asked), requirements
         )
+    except BackendError as exc:
+        exc.param = CHAT_COMPLETIONS.to_param(exc.param, call.body)
+        raise
     left_out = await _left_out(asked.model, request.registry, router)
     first = decision.order[0]
     return Plan(

@@ -1,7 +1,6 @@
-"""Long work in pieces, without an engine."""
+"""Background jobs in time slices, without an engine."""
 
 import threading
-import time
 from concurrent.futures import Future
 from typing import Any
 
@@ -10,10 +9,21 @@ import pytest
 from adapters.mlx.jobs import Job, Jobs, Pieces, beside, finish
 
 
-def counting(said: list[str], name: str, pieces: int, seconds: float = 0.0) -> Pieces[str]:
+class Clock:
+    def __init__(self) -> None:
+        self.now = 0.0
+
+    def __call__(self) -> float:
+        return self.now
+
+
+def counting(
+    said: list[str], name: str, pieces: int, clock: Clock | None = None, seconds: float = 0.0
+) -> Pieces[str]:
     for _ in range(pieces):
         said.append(name)
-        time.sleep(seconds)
+        if clock is not None:
+            clock.now += seconds
         yield
     return name
 
@@ -23,26 +33,27 @@ def failing() -> Pieces[str]:
     raise ValueError("broken")
 
 
-def errands(*starts: Any) -> tuple[Jobs, list[Future[str]]]:
-    all_of_them = Jobs()
-    each = [Job[str](start) for start in starts]
-    for errand in each:
-        all_of_them.add(errand)
-    return all_of_them, [errand.future for errand in each]
+def queue(*starts: Any, clock: Clock | None = None) -> tuple[Jobs, list[Future[str]]]:
+    jobs = Jobs(slice_seconds=0.1, clock=clock or Clock())
+    added = [Job[str](start) for start in starts]
+    for job in added:
+        jobs.add(job)
+    return jobs, [job.future for job in added]
 
 
-def test_pieces_are_done_one_errand_after_the_other() -> None:
+def test_pieces_are_done_one_job_after_the_other() -> None:
     said: list[str] = []
-    work, futures = errands(lambda: counting(said, "a", 2), lambda: counting(said, "b", 1))
+    work, futures = queue(lambda: counting(said, "a", 2), lambda: counting(said, "b", 1))
     work.advance()
     assert said == ["a", "a", "b"]
     assert [future.result(0) for future in futures] == ["a", "b"]
     assert len(work) == 0
 
 
-def test_a_turn_ends_when_others_have_waited_long_enough() -> None:
+def test_a_slice_ends_after_its_time() -> None:
     said: list[str] = []
-    work, [future] = errands(lambda: counting(said, "a", 3, seconds=0.11))
+    clock = Clock()
+    work, [future] = queue(lambda: counting(said, "a", 3, clock, seconds=0.11), clock=clock)
     work.advance()
     assert said == ["a"]
     assert not future.done()
@@ -52,7 +63,7 @@ def test_a_turn_ends_when_others_have_waited_long_enough() -> None:
 
 
 def test_one_that_fails_tells_its_own_future() -> None:
-    work, [bad, good] = errands(failing, lambda: counting([], "b", 1))
+    work, [bad, good] = queue(failing, lambda: counting([], "b", 1))
     work.advance()
     with pytest.raises(ValueError, match="broken"):
         bad.result(0)
@@ -61,7 +72,7 @@ def test_one_that_fails_tells_its_own_future() -> None:
 
 def test_one_that_was_cancelled_never_begins() -> None:
     said: list[str] = []
-    work, [future] = errands(lambda: counting(said, "a", 1))
+    work, [future] = queue(lambda: counting(said, "a", 1))
     assert future.cancel()
     work.advance()
     assert said == []
@@ -69,17 +80,17 @@ def test_one_that_was_cancelled_never_begins() -> None:
 
 
 def test_giving_up_closes_what_has_begun_and_tells_all() -> None:
-    closed = threading.Event()
+    closed, clock = threading.Event(), Clock()
 
     def begun() -> Pieces[str]:
         try:
             while True:
-                time.sleep(0.11)
+                clock.now += 0.11
                 yield
         finally:
             closed.set()
 
-    work, futures = errands(begun, lambda: counting([], "b", 1))
+    work, futures = queue(begun, lambda: counting([], "b", 1), clock=clock)
     work.advance()
     work.give_up(ValueError("the end"))
     assert closed.is_set()

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from fakes.engine_client import EngineClient
 from fakes.scripted_model import (
     CITY,
     TIME,
@@ -30,6 +31,7 @@ from adapters.events import (
     ToolCallStarted,
 )
 from adapters.mlx.backend import MLXBackend
+from adapters.mlx.engine.engine import Engine
 from adapters.request import (
     GenerationRequest,
     JSONObject,
@@ -62,8 +64,14 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture
-async def backend(folder: Path) -> AsyncGenerator[MLXBackend]:
-    backend = MLXBackend(config_for(folder))
+def engine(folder: Path) -> Engine:
+    """Closed by its backend."""
+    return Engine(config_for(folder))
+
+
+@pytest.fixture
+async def backend(folder: Path, engine: Engine) -> AsyncGenerator[MLXBackend]:
+    backend = MLXBackend(config_for(folder), engine=engine)
     yield backend
     await backend.aclose()
 
@@ -225,7 +233,7 @@ async def test_a_forced_call_is_made_by_any_model(
 
 
 async def test_thoughts_come_before_a_forced_call_and_do_not_count_as_one(
-    backend: MLXBackend, monkeypatch: pytest.MonkeyPatch
+    backend: MLXBackend, engine: Engine, folder: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The grammar is the real one here: what it allows is what the script says."""
     from adapters.mlx.grammar.lark import Style
@@ -234,7 +242,7 @@ async def test_thoughts_come_before_a_forced_call_and_do_not_count_as_one(
         said = told(await answer(backend, chat(tools=(WEATHER,), tool_choice="required")))
     assert said["reasoning"] == f"Call {CALL}?"
     assert said["calls"] == [["weather", '{"city": "Paris"}']]
-    loaded = backend._loaded["caller"]
+    loaded = await EngineClient(engine).load(folder / "caller")
     style = Style(loaded.syntax, loaded.reasoning, "may")
     asked = chat(tools=(WEATHER,), tool_choice="required")
     matcher = await loaded.grammars.compile(asked, style)

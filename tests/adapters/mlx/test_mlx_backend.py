@@ -7,14 +7,18 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from fakes.engine_client import ForwardPasses, HeldPass, Shape, paused, rows
+from fakes.tiny_model import KINDS as TINY_KINDS
 from fakes.tiny_model import write_tiny_model
 from waiting import until
 
+from adapters import sink
 from adapters.backend import Backend
 from adapters.config import MLXConfig
 from adapters.errors import (
     BackendBusyError,
     BackendUnavailableError,
+    BadUpstreamError,
     ContextLengthError,
     GenerationError,
     InvalidRequestError,
@@ -22,7 +26,7 @@ from adapters.errors import (
 )
 from adapters.events import Event, Finished, Started, TextDelta
 from adapters.mlx.backend import MLXBackend
-from adapters.mlx.engine.scheduler import Scheduler
+from adapters.mlx.engine.engine import Engine
 from adapters.request import GenerationRequest, JSONObject, Message, Sampling, TextPart
 
 KINDS = ("llama", "llama4", "mamba")
@@ -37,8 +41,14 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture
-async def backend(folder: Path) -> AsyncGenerator[MLXBackend]:
-    backend = MLXBackend(config_for(folder))
+def engine(folder: Path) -> Engine:
+    """Closed by its backend."""
+    return Engine(config_for(folder))
+
+
+@pytest.fixture
+async def backend(folder: Path, engine: Engine) -> AsyncGenerator[MLXBackend]:
+    backend = MLXBackend(config_for(folder), engine=engine)
     yield backend
     await backend.aclose()
 
@@ -53,7 +63,7 @@ def chat(model: str, text: str = "héllo 🙂", **fields: Any) -> GenerationRequ
 
 
 async def answer(backend: Backend, request: GenerationRequest) -> list[Event]:
-    return [event async for event in backend.generate(request)]
+    return [event async for event in sink.events(backend, request)]
 
 
 def text_of(events: list[Event]) -> str:
@@ -114,7 +124,9 @@ async def test_a_bias_on_a_token_that_is_not_there_is_refused(backend: MLXBacken
     assert caught.value.param == "logit_bias"
 
 
-async def test_a_stop_string_ends_the_answer_and_is_not_shown(backend: MLXBackend) -> None:
+async def test_a_stop_string_ends_the_answer_and_is_not_shown(
+    backend: MLXBackend, engine: Engine
+) -> None:
     whole = text_of(await answer(backend, chat("llama")))
     word = whole[6:9]
     events = await answer(backend, chat("llama", stop=("never said", word)))
@@ -123,27 +135,25 @@ async def test_a_stop_string_ends_the_answer_and_is_not_shown(backend: MLXBacken
     assert (finished.reason, finished.stop_sequence) == ("stop", word)
     assert text_of(events) == whole[: whole.index(word)]
     assert 0 < finished.usage.completion_tokens < 24
-    await until(lambda: rows(backend) == 0)
+    assert await rows(engine) == 0
     counters = (await backend.health()).counters
     assert (counters["finished"], counters["cancelled"]) == (2, 0)
 
 
-def rows(backend: MLXBackend) -> int:
-    return backend._engine.counters()["rows"]
-
-
 @pytest.mark.parametrize("kind", KINDS)
-async def test_a_client_that_leaves_frees_its_row_and_changes_nobodys_text(
-    backend: MLXBackend, kind: str
+async def test_a_disconnect_frees_its_row_and_changes_no_other_text(
+    backend: MLXBackend, engine: Engine, kind: str
 ) -> None:
     expected = text_of(await answer(backend, chat(kind, "stays", max_tokens=120)))
-    staying = asyncio.create_task(answer(backend, chat(kind, "stays", max_tokens=120)))
-    leaving = backend.generate(chat(kind, "leaves", max_tokens=400))
+    async with paused(engine):
+        staying = asyncio.create_task(answer(backend, chat(kind, "stays", max_tokens=120)))
+        await until(lambda: engine.counters()["active"] == 1)
+    leaving = sink.events(backend, chat(kind, "leaves", max_tokens=400))
     assert isinstance(await anext(leaving), Started)
-    if kind != "llama4":  # One after the other there: the leaver is still waiting.
+    if kind != "llama4":  # Admitted after the other there: its prompt may not be read yet.
         await anext(leaving)
     await leaving.aclose()
-    await until(lambda: rows(backend) == 1 or staying.done())
+    assert await rows(engine) <= 1
     assert text_of(await staying) == expected
     counters = (await backend.health()).counters
     assert counters["cancelled"] == 1
@@ -151,17 +161,25 @@ async def test_a_client_that_leaves_frees_its_row_and_changes_nobodys_text(
 
 
 @pytest.mark.parametrize("kind", ["llama", "llama4"])
-async def test_leaving_in_prefill_stops_it_at_the_chunk(folder: Path, kind: str) -> None:
-    backend = MLXBackend(config_for(folder, prefill_chunk=16))
+async def test_a_disconnect_in_prefill_stops_it_at_the_chunk(
+    folder: Path, kind: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    config = config_for(folder, prefill_chunk=16)
+    engine = Engine(config)
+    backend = MLXBackend(config, engine=engine)
     try:
-        request = chat(kind, "y" * 400)
         await answer(backend, chat(kind))
         before = (await backend.health()).counters["tokens"]
-        leaving = backend.generate(request)
+        leaving = sink.events(backend, chat(kind, "y" * 400))
+        passes = ForwardPasses(monkeypatch, TINY_KINDS[kind][0].Model)
         await anext(leaving)
-        await until(lambda: rows(backend) == 1)
+        passes.before = chunk = HeldPass(lambda shape: shape[1] > 1)
+        await chunk.reached()
         await leaving.aclose()
-        await until(lambda: rows(backend) == 0)
+        passes.shapes.clear()
+        chunk.go_on()
+        assert await rows(engine) == 0
+        assert len(passes.shapes) == 1
         assert (await backend.health()).counters["tokens"] == before
     finally:
         await backend.aclose()
@@ -171,20 +189,19 @@ async def test_a_failed_step_ends_the_live_answers_and_the_next_one_works(
     backend: MLXBackend, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     expected = text_of(await answer(backend, chat("llama")))
-    fine = Scheduler.step
+    passes = ForwardPasses(monkeypatch, TINY_KINDS["llama"][0].Model)
 
-    def breaks(lane: Scheduler) -> Any:
-        if any(len(each.group.prompt) > 100 for each in lane._prefills) and lane._decoding.rows:
+    def break_down(shape: Shape) -> None:
+        """Fail at a chunk of the long prompt, while the other answer decodes."""
+        if shape[1] > 64 and (1, 1) in passes.shapes:
             raise RuntimeError("[metal] out of resources")
-        return fine(lane)
 
-    with monkeypatch.context() as patch:
-        patch.setattr(Scheduler, "step", breaks)
-        results = await asyncio.gather(
-            answer(backend, chat("llama", max_tokens=300)),
-            answer(backend, chat("llama", "z" * 300)),
-            return_exceptions=True,
-        )
+    passes.before = break_down
+    results = await asyncio.gather(
+        answer(backend, chat("llama", max_tokens=300)),
+        answer(backend, chat("llama", "z" * 300)),
+        return_exceptions=True,
+    )
     assert [type(result) for result in results] == [GenerationError, GenerationError]
     assert text_of(await answer(backend, chat("llama"))) == expected
     assert (await backend.health()).counters["failed"] == 2
@@ -241,7 +258,7 @@ async def test_an_answer_is_cold_when_it_waited_for_the_load(backend: MLXBackend
 
 
 async def test_a_model_that_answers_is_not_unloaded(backend: MLXBackend) -> None:
-    stream = backend.generate(chat("llama", max_tokens=450))
+    stream = sink.events(backend, chat("llama", max_tokens=450))
     await anext(stream)
     await anext(stream)
     with pytest.raises(BackendBusyError):
@@ -250,17 +267,19 @@ async def test_a_model_that_answers_is_not_unloaded(backend: MLXBackend) -> None
 
 
 async def test_more_requests_than_may_wait_are_refused(folder: Path) -> None:
-    backend = MLXBackend(config_for(folder, max_concurrent=1, max_queue=1))
+    config = config_for(folder, max_concurrent=1, max_queue=1)
+    engine = Engine(config)
+    backend = MLXBackend(config, engine=engine)
     try:
-        streams = [backend.generate(chat("llama", max_tokens=300)) for _ in range(3)]
-        await anext(streams[0])
-        await anext(streams[1])
-        with pytest.raises(BackendBusyError) as caught:
-            await anext(streams[2])
-        assert caught.value.retry_after
-        await streams[0].aclose()
-        events = [event async for event in streams[1]]
-        assert isinstance(events[-1], Finished)
+        await backend.load("llama")
+        async with paused(engine):
+            waiting = [asyncio.create_task(answer(backend, chat("llama"))) for _ in range(2)]
+            await until(lambda: engine.counters()["active"] == 2)
+            with pytest.raises(BackendBusyError) as caught:
+                await answer(backend, chat("llama"))
+            assert caught.value.retry_after
+        for events in await asyncio.gather(*waiting):
+            assert isinstance(events[-1], Finished)
     finally:
         await backend.aclose()
 
@@ -321,7 +340,7 @@ async def test_a_folder_can_be_named_by_its_path(
 
 async def test_closing_in_the_middle_ends_every_answer_with_an_error(folder: Path) -> None:
     backend = MLXBackend(config_for(folder))
-    stream = backend.generate(chat("llama", max_tokens=400))
+    stream = sink.events(backend, chat("llama", max_tokens=400))
     await anext(stream)
     await backend.aclose()
     with pytest.raises(BackendUnavailableError):
@@ -340,7 +359,45 @@ async def test_closing_ends_the_thread_that_compiles_grammars(folder: Path) -> N
     assert not compiling[0].is_alive()
 
 
-async def test_models_whose_caches_cannot_be_merged_have_one_row(backend: MLXBackend) -> None:
+async def test_models_whose_caches_cannot_be_merged_have_one_row(
+    backend: MLXBackend, engine: Engine
+) -> None:
     for kind, most in (("llama", 8), ("mamba", 8), ("llama4", 1)):
         await backend.load(kind)
-        assert backend._engine._lanes[kind].max_rows == most
+        status = engine.status(kind)
+        assert status is not None
+        assert status.max_rows == most
+
+
+class Full:
+    """A sink that takes so many events, and fails at the next."""
+
+    def __init__(self, events: int, error: Exception) -> None:
+        self.events: list[Event] = []
+        self._most, self._error = events, error
+
+    def write(self, event: Event, /) -> bool:
+        if len(self.events) == self._most:
+            raise self._error
+        self.events.append(event)
+        return True
+
+    async def drain(self) -> None:
+        raise AssertionError("an answer of bounded length waits for no reader")
+
+
+@pytest.mark.parametrize("error", [BadUpstreamError("out of order"), ValueError("a bug")])
+async def test_an_error_of_the_sink_ends_its_request_only(
+    backend: MLXBackend, engine: Engine, error: Exception
+) -> None:
+    expected = text_of(await answer(backend, chat("llama", "stays", max_tokens=120)))
+    staying = asyncio.create_task(answer(backend, chat("llama", "stays", max_tokens=120)))
+    full = Full(3, error)
+    with pytest.raises(type(error)) as caught:
+        await backend.generate(chat("llama", "fails", max_tokens=400, n=2), full)
+    assert caught.value is error
+    assert len(full.events) == 3
+    assert await rows(engine) <= 1
+    assert text_of(await staying) == expected
+    counters = (await backend.health()).counters
+    assert (counters["active"], counters["rows"], counters["cancelled"]) == (0, 0, 2)

@@ -9,6 +9,7 @@ import pytest
 from fakes.scripted_model import answer, chat, config_for, told
 from fakes.tiny_model import write_tiny_model
 
+from adapters import sink
 from adapters.config import MLXConfig, MLXModel
 from adapters.errors import BackendBusyError, InsufficientMemoryError
 from adapters.memory import Footprint
@@ -72,7 +73,7 @@ async def test_nothing_is_known_of_a_model_that_is_not_there(backend: MLXBackend
 
 
 async def test_who_is_answered_is_busy_and_stays(backend: MLXBackend) -> None:
-    stream = backend.generate(chat(model="one", max_tokens=400))
+    stream = sink.events(backend, chat(model="one", max_tokens=400))
     await anext(stream)
     assert [each.busy for each in await backend.memory_user.resident()] == [True]
     with pytest.raises(BackendBusyError):
@@ -140,7 +141,7 @@ async def test_models_make_way_for_a_long_answer(backend: MLXBackend) -> None:
     async with memory.open({"mlx": backend.memory_user}):
         await backend.load("one")
         await backend.load("long")
-        stream = backend.generate(chat(model="long", max_tokens=5200))
+        stream = sink.events(backend, chat(model="long", max_tokens=5200))
         await anext(stream)
         assert [each.name for each in await backend.memory_user.resident()] == ["long"]
         assert (await memory.snapshot()).used > weights + 5200 * BYTES_PER_TOKEN
@@ -162,7 +163,7 @@ async def test_models_take_turns_where_one_fits(backend: MLXBackend) -> None:
 async def test_a_refused_load_reads_nothing_and_can_be_tried_again(backend: MLXBackend) -> None:
     memory = SharedBudget(300_000, frozenset(), 60.0)
     async with memory.open({"mlx": backend.memory_user}):
-        stream = backend.generate(chat(model="one", max_tokens=450))
+        stream = sink.events(backend, chat(model="one", max_tokens=450))
         await anext(stream)
         with pytest.raises(InsufficientMemoryError, match="'two' needs 238464 bytes"):
             await answer(backend, chat(model="two"))

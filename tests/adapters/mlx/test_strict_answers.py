@@ -12,7 +12,9 @@ import jsonschema
 import pytest
 from fakes.scripted_model import answer, chat, config_for, told
 
+from adapters.config import MLXConfig
 from adapters.mlx.backend import MLXBackend
+from adapters.mlx.engine.engine import Engine
 from adapters.request import GenerationRequest, JSONSchema, Sampling, Tool
 
 REQUESTS, CHOICES = 40, 5
@@ -21,8 +23,21 @@ AT_ONCE = 5
 
 
 @pytest.fixture
-async def backend(smollm2_folder: Path) -> AsyncGenerator[MLXBackend]:
-    backend = MLXBackend(config_for(smollm2_folder.parent, max_concurrent=AT_ONCE * CHOICES))
+def config(smollm2_folder: Path) -> MLXConfig:
+    return config_for(smollm2_folder.parent, max_concurrent=AT_ONCE * CHOICES)
+
+
+@pytest.fixture
+def engine(config: MLXConfig) -> Engine:
+    """Closed by its backend."""
+    return Engine(config)
+
+
+@pytest.fixture
+async def backend(
+    config: MLXConfig, engine: Engine, smollm2_folder: Path
+) -> AsyncGenerator[MLXBackend]:
+    backend = MLXBackend(config, engine=engine)
     await backend.load(smollm2_folder.name)
     yield backend
     await backend.aclose()
@@ -52,7 +67,7 @@ async def test_a_row_says_the_same_among_seven_others(backend: MLXBackend, model
 @pytest.mark.long
 @pytest.mark.timeout(1800)
 async def test_hundreds_of_prompts_read_together_are_answered_as_alone(
-    backend: MLXBackend, model: str
+    backend: MLXBackend, engine: Engine, model: str
 ) -> None:
     """Of random words, so that the model is sure of nothing: ties would show."""
     chance = random.Random(3)  # noqa: S311
@@ -65,7 +80,7 @@ async def test_hundreds_of_prompts_read_together_are_answered_as_alone(
     for burst in range(25):
         several = [asked() for _ in range(8)]
         alone = [(await texts_of(backend, each))[0] for each in several]
-        await asyncio.wrap_future(backend._engine.trim_prefixes(2**40))
+        await asyncio.wrap_future(engine.trim_prefixes(2**40))
         assert await texts_of(backend, *several) == alone
         print(f"{burst * 8 + 8} prompts", flush=True)
 

@@ -3,11 +3,13 @@
 import asyncio
 import json
 import time
+from contextlib import aclosing
 from typing import Any
 
 import pytest
 from fakes.recorded_ollama import Reply, StandIn, recording, replay
 
+from adapters import sink
 from adapters.backend import Model
 from adapters.config import OllamaConfig
 from adapters.errors import (
@@ -17,10 +19,10 @@ from adapters.errors import (
     BadUpstreamError,
     ModelNotFoundError,
 )
-from adapters.ollama import server
 from adapters.ollama.backend import OllamaBackend
 from adapters.ollama.server import OllamaServer
 from adapters.request import GenerationRequest, Message, TextPart
+from adapters.upstream.limits import Limits
 
 CHAT = GenerationRequest(
     model="smollm2:135m", prompt=(Message(role="user", content=(TextPart("Hi"),)),)
@@ -124,7 +126,7 @@ async def test_nothing_is_unloaded_under_an_answer_of_another_model_of_its_file(
 
     full.says("/api/chat", script)
     await backend.list_models()
-    answer = backend.generate(CHAT)
+    answer = sink.events(backend, CHAT)
     await anext(answer)
     with pytest.raises(BackendBusyError):
         await backend.unload("smollm2-tools:latest")
@@ -352,7 +354,7 @@ async def test_health_does_not_wait_for_one_that_hangs(standin: StandIn):
     health = await backend.health()
     assert (health.ok, health.detail) == (
         False,
-        f"{standin.host}: Ollama said nothing for too long.",
+        f"{standin.host}: Ollama did not respond in time.",
     )
     assert time.monotonic() - started < 1
     await backend.aclose()
@@ -396,18 +398,16 @@ async def test_load_that_takes_too_long(full: StandIn, backend: OllamaBackend):
 
 
 async def test_unload_by_a_server_that_hangs_is_not_waited_for(
-    full: StandIn, monkeypatch: pytest.MonkeyPatch
+    full: StandIn,
 ):
     async def hangs(reply: Reply) -> None:
         await reply.gone()
 
-    monkeypatch.setattr(server, "_UNLOAD_SECONDS", 0.1)
     full.says("/api/chat", hangs)
-    backend = OllamaBackend(OllamaConfig(host=full.host))
-    async with asyncio.timeout(3):
+    config = OllamaConfig(host=full.host, first_token_timeout=600)
+    async with aclosing(OllamaBackend(config, Limits(unload=0.1))) as backend:
         with pytest.raises(BackendTimeoutError):
             await backend.unload("smollm2:135m")
-    await backend.aclose()
 
 
 async def test_unload_of_a_model_that_answers_is_busy(full: StandIn, backend: OllamaBackend):
@@ -417,7 +417,7 @@ async def test_unload_of_a_model_that_answers_is_busy(full: StandIn, backend: Ol
         await reply.gone()
 
     full.says("/api/chat", says_one_word)
-    events = backend.generate(CHAT)
+    events = sink.events(backend, CHAT)
     await anext(events)
     with pytest.raises(BackendBusyError):
         await backend.unload("smollm2:135m")

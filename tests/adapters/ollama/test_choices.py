@@ -6,6 +6,7 @@ from typing import Any
 import pytest
 from fakes.recorded_ollama import Reply, StandIn, says_lines
 
+from adapters import sink
 from adapters.config import OllamaConfig
 from adapters.errors import BackendTimeoutError, BadUpstreamError, ModelNotFoundError
 from adapters.events import Event, Finished, Started, TextDelta
@@ -25,7 +26,7 @@ def three(**fields: Any) -> GenerationRequest:
 
 
 async def events_of(backend: OllamaBackend, request: GenerationRequest) -> list[Event]:
-    return [event async for event in backend.generate(request)]
+    return [event async for event in sink.events(backend, request)]
 
 
 def says_its_seed(standin: StandIn) -> None:
@@ -89,7 +90,7 @@ async def test_refusal_comes_before_started(standin: StandIn, backend: OllamaBac
 
     standin.says("/api/chat", script)
     with pytest.raises(ModelNotFoundError):
-        await anext(backend.generate(three()))
+        await anext(sink.events(backend, three()))
 
 
 async def test_one_who_leaves_closes_the_sockets_of_all(standin: StandIn, backend: OllamaBackend):
@@ -102,7 +103,7 @@ async def test_one_who_leaves_closes_the_sockets_of_all(standin: StandIn, backen
         left.release()
 
     standin.says("/api/chat", script)
-    events = backend.generate(three())
+    events = sink.events(backend, three())
     for _ in range(4):  # `Started`, and a word of each.
         await anext(events)
     await events.aclose()

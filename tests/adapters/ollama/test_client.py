@@ -5,6 +5,7 @@ import contextlib
 import json
 import time
 from collections.abc import AsyncGenerator, Awaitable, Callable
+from contextlib import aclosing
 from typing import Any
 
 import anyio
@@ -14,6 +15,7 @@ import pytest
 from fakes.recorded_ollama import Reply, StandIn, recording, says_lines, stand_in
 from msgspec.structs import replace
 
+from adapters import sink
 from adapters.config import OllamaConfig
 from adapters.errors import (
     BackendBusyError,
@@ -38,6 +40,7 @@ from adapters.events import (
 )
 from adapters.ollama.backend import OllamaBackend
 from adapters.request import GenerationRequest, JSONSchema, Message, Regex, Sampling, TextPart
+from adapters.upstream.limits import Limits
 
 QUESTION = Message(role="user", content=(TextPart("What is the capital of France?"),))
 CHAT = GenerationRequest(model="smollm2:135m", prompt=(QUESTION,))
@@ -53,7 +56,7 @@ Script = Callable[[Reply], Awaitable[None]]
 
 
 async def events_of(backend: OllamaBackend, request: GenerationRequest = CHAT) -> list[Event]:
-    return [event async for event in backend.generate(request)]
+    return [event async for event in sink.events(backend, request)]
 
 
 def finished(
@@ -71,7 +74,7 @@ async def failure_of(
     """The events before the error, and the error."""
     events: list[Event] = []
     try:
-        async for event in backend.generate(request):
+        async for event in sink.events(backend, request):
             events.append(event)
     except BackendError as error:
         return events, error
@@ -392,9 +395,8 @@ async def test_line_without_an_end_is_cut_off_at_a_megabyte(
 
 
 async def test_answer_without_an_end_is_cut_off(
-    standin: StandIn, backend: OllamaBackend, monkeypatch: pytest.MonkeyPatch
+    standin: StandIn,
 ):
-    monkeypatch.setattr("adapters.ollama.ndjson.MOST_BYTES", 100_000)
 
     async def script(reply: Reply) -> None:
         await reply.head()
@@ -403,7 +405,9 @@ async def test_answer_without_an_end_is_cut_off(
                 await reply.chunk(json.dumps(WORD).encode() + b"\n")
 
     standin.says("/api/chat", script)
-    events, error = await failure_of(backend)
+    config = OllamaConfig(host=standin.host)
+    async with aclosing(OllamaBackend(config, Limits(max_bytes=100_000))) as backend:
+        events, error = await failure_of(backend)
     assert type(error) is BadUpstreamError
     assert len(text_of(events)) > 1000
     await standin.closed()
@@ -480,7 +484,7 @@ async def test_slow_consumer_is_not_taken_for_a_silent_ollama(
 ):
     standin.replays("chat-stream")
     events: list[Event] = []
-    async for event in backend.generate(CHAT):
+    async for event in sink.events(backend, CHAT):
         events.append(event)
         if len(events) < 3:
             await asyncio.sleep(0.3)
@@ -510,7 +514,7 @@ async def says_one_word(reply: Reply) -> None:
 
 async def test_closing_the_generator_closes_the_socket(standin: StandIn, backend: OllamaBackend):
     standin.says("/api/chat", says_one_word)
-    events = backend.generate(CHAT)
+    events = sink.events(backend, CHAT)
     assert [await anext(events), await anext(events)] == ANSWER[:2]
     await events.aclose()
     await standin.closed(0.1)
@@ -548,7 +552,7 @@ async def test_generator_closed_inside_a_cancelled_scope_closes_the_socket(
     standin: StandIn, backend: OllamaBackend
 ):
     standin.says("/api/chat", says_one_word)
-    events = backend.generate(CHAT)
+    events = sink.events(backend, CHAT)
     await anext(events)
     with anyio.CancelScope() as scope:
         scope.cancel()
@@ -565,10 +569,10 @@ async def _close(events: AsyncGenerator[Event]) -> None:
 
 async def test_one_that_leaves_does_not_disturb_the_other(standin: StandIn, backend: OllamaBackend):
     standin.says("/api/chat", says_one_word)
-    left = backend.generate(CHAT)
+    left = sink.events(backend, CHAT)
     await anext(left)
     standin.replays("chat-stream")
-    stays = backend.generate(CHAT)
+    stays = sink.events(backend, CHAT)
     first = await anext(stays)
     await left.aclose()
     rest = [event async for event in stays]
@@ -579,7 +583,7 @@ async def test_end_is_counted_as_finished_though_nobody_reads_on(
     standin: StandIn, backend: OllamaBackend
 ):
     standin.replays("chat-stream")
-    events = backend.generate(CHAT)
+    events = sink.events(backend, CHAT)
     while not isinstance(await anext(events), Finished):
         pass
     await events.aclose()
@@ -628,7 +632,7 @@ async def test_closing_the_backend_ends_the_answers_in_progress(
     standin: StandIn, backend: OllamaBackend
 ):
     standin.says("/api/chat", says_one_word)
-    events = backend.generate(CHAT)
+    events = sink.events(backend, CHAT)
     await anext(events)
     await anext(events)
     waiting = asyncio.ensure_future(anext(events))

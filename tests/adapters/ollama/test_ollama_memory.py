@@ -10,6 +10,7 @@ import pytest
 from fakes.recorded_ollama import Reply, StandIn, recording
 from waiting import until
 
+from adapters import sink
 from adapters.config import OllamaConfig
 from adapters.errors import InsufficientMemoryError
 from adapters.memory import Footprint, Resident
@@ -114,7 +115,7 @@ def chat(model: str = PLAIN, **fields: Any) -> GenerationRequest:
 
 
 async def ask(backend: OllamaBackend, model: str = PLAIN, **fields: Any) -> None:
-    async for _ in backend.generate(chat(model, **fields)):
+    async for _ in sink.events(backend, chat(model, **fields)):
         pass
 
 
@@ -283,7 +284,7 @@ async def test_models_of_one_file_that_are_loaded_at_once_take_the_memory_once(
 
 
 async def _first_of(backend: OllamaBackend, request: GenerationRequest) -> None:
-    answer = backend.generate(request)
+    answer = sink.events(backend, request)
     await anext(answer)
     await answer.aclose()
 

@@ -11,6 +11,7 @@ import jsonschema
 import pytest
 from ollama_server import PLAIN, THINK, TOOLS, OllamaProcess, require_model
 
+from adapters import sink
 from adapters.config import OllamaConfig
 from adapters.errors import (
     BackendError,
@@ -67,7 +68,7 @@ NOTED = 'POST     "/api/chat"'
 
 
 async def events_of(backend: OllamaBackend, request: GenerationRequest) -> list[Event]:
-    return [event async for event in backend.generate(request)]
+    return [event async for event in sink.events(backend, request)]
 
 
 def text_of(events: list[Event]) -> str:
@@ -236,7 +237,7 @@ async def test_prompt_that_does_not_fit_is_refused_with_both_numbers(
 
 
 async def test_one_who_leaves_stops_the_work(backend: OllamaBackend):
-    events = backend.generate(LONG)
+    events = sink.events(backend, LONG)
     for _ in range(3):
         await anext(events)
     await events.aclose()
@@ -294,7 +295,7 @@ async def test_killed_while_it_loads_the_model(
 
 
 async def test_killed_after_the_third_word(mortal: OllamaBackend, ollama_process: OllamaProcess):
-    events = mortal.generate(LONG)
+    events = sink.events(mortal, LONG)
     said = [await anext(events) for _ in range(4)]
     ollama_process.kill()
     with pytest.raises(BadUpstreamError, match="ended before it was done"):

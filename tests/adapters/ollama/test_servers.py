@@ -11,6 +11,7 @@ import pytest
 from fakes.recorded_ollama import Reply, Script, StandIn, says_lines, stand_in
 from msgspec.structs import replace
 
+from adapters import sink
 from adapters.backend import Model
 from adapters.config import OllamaConfig
 from adapters.errors import (
@@ -21,11 +22,9 @@ from adapters.errors import (
     ModelNotFoundError,
 )
 from adapters.events import Finished, Restarted, TextDelta
-from adapters.ollama import catalog
-from adapters.ollama import server as one_server
 from adapters.ollama.backend import OllamaBackend
 from adapters.request import EmbeddingRequest, GenerationRequest, Message, TextPart
-from adapters.upstream import circuit_breaker, deadlines
+from adapters.upstream.limits import Limits
 
 CHAT = GenerationRequest(
     model="smollm2:135m", prompt=(Message(role="user", content=(TextPart("Hi"),)),)
@@ -34,11 +33,7 @@ LOADED = {"name": "smollm2:135m", "context_length": 4096}
 DONE = {"message": {}, "done": True}
 
 
-@pytest.fixture(autouse=True)
-def quick(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(circuit_breaker, "_LOOK_SECONDS", 0.05)
-    monkeypatch.setattr(circuit_breaker, "_FIRST_WAIT", 0.05)
-    monkeypatch.setattr(catalog, "_LOOK_SECONDS", 0.1)
+QUICK = Limits(look_every=0.05, look=2.0, first_probe=0.05, lookup=0.1)
 
 
 def says_json(standin: StandIn, path: str, body: Any) -> None:
@@ -73,7 +68,7 @@ async def backend(pair: tuple[StandIn, StandIn]) -> AsyncIterator[OllamaBackend]
         token_timeout=0.3,
         refresh=0.02,
     )
-    backend = OllamaBackend(config)
+    backend = OllamaBackend(config, QUICK)
     yield backend
     await backend.aclose()
 
@@ -81,7 +76,7 @@ async def backend(pair: tuple[StandIn, StandIn]) -> AsyncIterator[OllamaBackend]
 async def text_of(backend: OllamaBackend, request: GenerationRequest = CHAT) -> str:
     """Of all choices, one after the other."""
     texts = [""] * request.n
-    async for event in backend.generate(request):
+    async for event in sink.events(backend, request):
         if isinstance(event, Restarted):
             texts[event.choice] = ""
         elif isinstance(event, TextDelta):
@@ -145,7 +140,7 @@ async def test_busy_host_is_not_asked_when_another_is_idle(
     pair: tuple[StandIn, StandIn], backend: OllamaBackend
 ):
     pair[0].says("/api/chat", one_word)
-    busy = backend.generate(CHAT)
+    busy = sink.events(backend, CHAT)
     await anext(busy)
     assert await text_of(backend) == "B"
     await busy.aclose()
@@ -163,7 +158,7 @@ async def test_other_host_answers_when_one_fails_before_the_first_line(
     pair: tuple[StandIn, StandIn], backend: OllamaBackend, script: Any
 ):
     pair[0].says("/api/chat", script)
-    events = [event async for event in backend.generate(CHAT)]
+    events = [event async for event in sink.events(backend, CHAT)]
     assert [type(event).__name__ for event in events] == ["Started", "TextDelta", "Finished"]
     assert isinstance(events[1], TextDelta)
     assert events[1].text == "B"
@@ -215,7 +210,7 @@ async def with_third(
     async with stand_in() as third:
         third.replays("tags")
         hosts = tuple(server.host for server in (*pair, third))
-        async with aclosing(OllamaBackend(OllamaConfig(hosts=hosts))) as backend:
+        async with aclosing(OllamaBackend(OllamaConfig(hosts=hosts), QUICK)) as backend:
             await backend.list_models()
             yield backend, third
 
@@ -402,12 +397,11 @@ async def test_host_that_dies_under_eight_clients_is_taken_over_from(
 
 
 async def test_vectors_of_a_host_that_hangs_come_from_the_other(
-    pair: tuple[StandIn, StandIn], monkeypatch: pytest.MonkeyPatch
+    pair: tuple[StandIn, StandIn],
 ):
-    monkeypatch.setattr(deadlines, "_LOOK_SECONDS", 0.05)
-    monkeypatch.setattr(one_server, "_LOOK_SECONDS", 0.05)
     one, two = pair
-    backend = OllamaBackend(OllamaConfig(hosts=(one.host, two.host), refresh=60))
+    config = OllamaConfig(hosts=(one.host, two.host), refresh=60)
+    backend = OllamaBackend(config, replace(QUICK, look=0.05))
     await backend.list_models()
     for path in ("/api/version", "/api/embed", "/api/show", "/api/ps"):
         one.says(path, hangs)
@@ -448,7 +442,7 @@ async def test_host_that_was_silent_is_asked_last_until_it_says_something(
 
 
 async def test_host_that_is_away_from_the_start_is_stepped_over(pair: tuple[StandIn, StandIn]):
-    backend = OllamaBackend(OllamaConfig(hosts=("http://127.0.0.1:9", pair[1].host)))
+    backend = OllamaBackend(OllamaConfig(hosts=("http://127.0.0.1:9", pair[1].host)), QUICK)
     assert await text_of(backend) == "B"
     assert len(await backend.list_models()) == 4
     health = await backend.health()
@@ -480,7 +474,9 @@ async def test_model_of_a_host_that_fails_is_no_unknown_one(
 
 
 async def test_list_is_told_why_when_nobody_answers():
-    backend = OllamaBackend(OllamaConfig(hosts=("http://127.0.0.1:9", "http://127.0.0.1:19")))
+    backend = OllamaBackend(
+        OllamaConfig(hosts=("http://127.0.0.1:9", "http://127.0.0.1:19")), QUICK
+    )
     with pytest.raises(BackendUnavailableError):
         await backend.list_models()
     assert not (await backend.health()).ok
@@ -493,7 +489,7 @@ async def test_only_host_that_hangs_is_refused_at_once_after_three(
     one, _ = pair
     one.says("/api/generate", hangs)
     one.says("/api/chat", hangs)
-    backend = OllamaBackend(OllamaConfig(host=one.host, first_token_timeout=0.2))
+    backend = OllamaBackend(OllamaConfig(host=one.host, first_token_timeout=0.2), QUICK)
     for _ in range(3):
         with pytest.raises(BackendError):
             await text_of(backend)
@@ -515,7 +511,7 @@ async def test_only_host_whose_one_model_breaks_still_answers_with_the_others(
     one, _ = pair
     one.says("/api/chat", page)
     one.says("/api/generate", page)
-    backend = OllamaBackend(OllamaConfig(host=one.host))
+    backend = OllamaBackend(OllamaConfig(host=one.host), QUICK)
     for _ in range(5):
         with pytest.raises(BadUpstreamError):
             await text_of(backend)
@@ -535,7 +531,7 @@ async def test_host_is_tested_with_a_model_that_says_something(pair: tuple[Stand
     says_json(one, "/api/tags", {"models": tags})
     says_json(one, "/api/ps", {"models": [{"name": "minilm:1"}]})
     one.says("/api/chat", page)
-    backend = OllamaBackend(OllamaConfig(host=one.host))
+    backend = OllamaBackend(OllamaConfig(host=one.host), QUICK)
     for _ in range(3):
         with pytest.raises(BackendError):
             await text_of(backend)

@@ -10,25 +10,19 @@ import pytest
 from fakes.recorded_ollama import Reply, Script, StandIn, says_lines, stand_in
 from msgspec.structs import replace
 
+from adapters import sink
 from adapters.config import OllamaConfig
 from adapters.errors import BackendBusyError, BackendTimeoutError
 from adapters.events import Event, TextDelta
-from adapters.ollama import catalog, server
 from adapters.ollama.backend import OllamaBackend
 from adapters.request import EmbeddingRequest, GenerationRequest, Message, TextPart
-from adapters.upstream import circuit_breaker, deadlines
+from adapters.upstream.limits import Limits
 
 WORD, DONE = {"message": {"content": "A"}}, {"message": {}, "done": True}
 TAG = {"name": "m:latest", "details": {"context_length": 4096}}
 
 
-@pytest.fixture(autouse=True)
-def quick(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(deadlines, "_LOOK_SECONDS", 0.05)
-    monkeypatch.setattr(server, "_LOOK_SECONDS", 0.1)
-    monkeypatch.setattr(circuit_breaker, "_LOOK_SECONDS", 0.05)
-    monkeypatch.setattr(circuit_breaker, "_FIRST_WAIT", 0.05)
-    monkeypatch.setattr(catalog, "_LOOK_SECONDS", 0.1)
+QUICK = Limits(look_every=0.05, look=0.1, first_probe=0.05, lookup=0.1)
 
 
 @pytest.fixture
@@ -44,7 +38,9 @@ async def standin() -> AsyncIterator[StandIn]:
 
 @pytest.fixture
 async def backend(standin: StandIn) -> AsyncIterator[OllamaBackend]:
-    backend = OllamaBackend(OllamaConfig(host=standin.host, first_token_timeout=5, refresh=0.02))
+    backend = OllamaBackend(
+        OllamaConfig(host=standin.host, first_token_timeout=5, refresh=0.02), QUICK
+    )
     yield backend
     await backend.aclose()
 
@@ -81,7 +77,7 @@ def chat(**fields: Any) -> GenerationRequest:
 
 async def answer(backend: OllamaBackend, **fields: Any) -> list[Event]:
     async with asyncio.timeout(3):
-        return [event async for event in backend.generate(chat(**fields))]
+        return [event async for event in sink.events(backend, chat(**fields))]
 
 
 async def silent(backend: OllamaBackend, **fields: Any) -> None:
@@ -131,7 +127,7 @@ async def test_one_that_answers_others_meanwhile_is_busy_and_not_at_fault(
     standin: StandIn, backend: OllamaBackend, n: int
 ):
     standin.says("/api/chat", one_word)
-    other = backend.generate(chat())
+    other = sink.events(backend, chat())
     await anext(other)
     standin.says("/api/chat", hangs)
     for _ in range(4):
@@ -146,9 +142,9 @@ async def test_one_that_answers_others_meanwhile_is_busy_though_nobody_else_can_
     standin: StandIn, n: int
 ):
     config = OllamaConfig(host=standin.host, first_token_timeout=0.3)
-    async with aclosing(OllamaBackend(config)) as backend:
+    async with aclosing(OllamaBackend(config, QUICK)) as backend:
         standin.says("/api/chat", one_word)
-        async with aclosing(backend.generate(chat())) as speaking:
+        async with aclosing(sink.events(backend, chat())) as speaking:
             await anext(speaking)
             standin.says("/api/chat", hangs)
             waiting_ones = [answer(backend, n=n) for _ in range(4)]
@@ -192,7 +188,7 @@ async def test_host_that_hangs_is_left_for_the_other_though_nobody_else_can_answ
             says_json(other, path, {"models": [TAG]})
         other.says("/api/chat", says_lines(WORD, DONE))
         config = OllamaConfig(hosts=(standin.host, other.host), refresh=60)
-        backend = OllamaBackend(config)
+        backend = OllamaBackend(config, QUICK)
         await backend.list_models()
         for path in ("/api/version", "/api/chat", "/api/show", "/api/ps"):
             standin.says(path, hangs)
@@ -223,13 +219,13 @@ async def test_breaker_opens_by_silence_and_closes_by_a_token(
 async def test_vectors_of_a_server_that_hangs_are_waited_for_only_if_nobody_else_has_them(
     standin: StandIn,
 ):
-    backend = OllamaBackend(OllamaConfig(host=standin.host, first_token_timeout=0.8))
+    backend = OllamaBackend(OllamaConfig(host=standin.host, first_token_timeout=0.8), QUICK)
     await backend.list_models()
     for path in ("/api/version", "/api/embed", "/api/show", "/api/ps"):
         standin.says(path, hangs)
     asked = EmbeddingRequest(model="m", inputs=("a",), elsewhere=True)
-    with pytest.raises(BackendTimeoutError, match="hangs"):
+    with pytest.raises(BackendTimeoutError, match="does not respond to /api/version"):
         await backend.embed(asked)
-    with pytest.raises(BackendTimeoutError, match="too long"):
+    with pytest.raises(BackendTimeoutError, match="in time"):
         await backend.embed(replace(asked, elsewhere=False))
     await backend.aclose()

@@ -3,7 +3,7 @@
 import asyncio
 import socket
 from collections.abc import AsyncIterator, Awaitable, Callable
-from contextlib import asynccontextmanager
+from contextlib import aclosing, asynccontextmanager
 from typing import cast
 
 import httpx
@@ -226,11 +226,11 @@ async def test_two_at_once_have_a_connection_each(transport: Transport):
         assert server.connections == 2
 
 
-async def test_connections_of_a_crowd_are_closed_when_it_has_gone(
-    transport: Transport, monkeypatch: pytest.MonkeyPatch
-):
-    monkeypatch.setattr("adapters.upstream.transport._IDLE_SECONDS", 0.1)
-    async with speaking(says(WHOLE)) as server:
+async def test_connections_of_a_crowd_are_closed_when_it_has_gone():
+    async with (
+        speaking(says(WHOLE)) as server,
+        aclosing(Transport(connect_timeout=1, idle_seconds=0.1)) as transport,
+    ):
         await asyncio.gather(*(ask(transport, server) for _ in range(8)))
         assert server.open == 8
         for _ in range(8):  # Each in time for the one of the last.

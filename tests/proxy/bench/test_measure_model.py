@@ -2,7 +2,6 @@
 
 import json
 import subprocess
-from collections.abc import AsyncGenerator
 from pathlib import Path
 
 import pytest
@@ -12,8 +11,9 @@ from server_process import command, serving, write
 
 from adapters.backend import Model
 from adapters.errors import BackendUnavailableError, ContextLengthError, GenerationError
-from adapters.events import Event, Started, TextDelta
+from adapters.events import Started, TextDelta
 from adapters.request import GenerationRequest, Message
+from adapters.sink import Sink
 from proxy.bench.measure_model import ModelPlan, bench_model, make_prompt
 from proxy.bench.results import Result, Scenario
 from proxy.cli.bench import with_subject
@@ -37,13 +37,13 @@ class BackendModels(ScriptedBackend):
     async def unload(self, model: str) -> None:
         self.is_loaded = False
 
-    async def generate(self, request: GenerationRequest) -> AsyncGenerator[Event]:
+    async def generate(self, request: GenerationRequest, sink: Sink) -> None:
         self.requests.append(request)
         self.log.append((self.kind, text_of(request)))
-        yield Started(cold=not self.is_loaded)
+        sink.write(Started(cold=not self.is_loaded))
         self.is_loaded = True
-        yield TextDelta("a")
-        yield DONE
+        sink.write(TextDelta("a"))
+        sink.write(DONE)
 
 
 def text_of(request: GenerationRequest) -> str:
@@ -147,11 +147,10 @@ async def test_failing_backend_is_named():
 
 async def test_long_prompts_are_left_out_when_they_exceed_a_context():
     class Narrow(BackendModels):
-        async def generate(self, request: GenerationRequest) -> AsyncGenerator[Event]:
+        async def generate(self, request: GenerationRequest, sink: Sink) -> None:
             if len(text_of(request)) > 500:
                 raise ContextLengthError("too long")
-            async for event in super().generate(request):
-                yield event
+            await super().generate(request, sink)
 
     backends = {"mlx": BackendModels("mlx", "m", []), "ollama": Narrow("ollama", "m:1", [])}
     progress: list[str] = []

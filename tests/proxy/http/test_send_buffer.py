@@ -9,7 +9,7 @@ from proxy.http.send_buffer import SendBuffer
 
 
 async def test_what_came_together_leaves_together():
-    buffer = SendBuffer(keepalive=60)
+    buffer = SendBuffer(60, b": keepalive\n\n")
     for word in (b"a", b"b", b"c"):
         buffer.put(word)
     buffer.end()
@@ -17,7 +17,7 @@ async def test_what_came_together_leaves_together():
 
 
 async def test_what_comes_alone_leaves_at_once():
-    buffer = SendBuffer(keepalive=60)
+    buffer = SendBuffer(60, b": keepalive\n\n")
     buffer.put(b"a")
     assert await buffer.take() == b"a"
     taking = asyncio.create_task(buffer.take())
@@ -27,7 +27,7 @@ async def test_what_comes_alone_leaves_at_once():
 
 
 async def test_burst_that_leaves_turns_to_others_is_one_body():
-    buffer = SendBuffer(keepalive=60)
+    buffer = SendBuffer(60, b": keepalive\n\n")
 
     async def burst() -> None:
         for _ in range(10):
@@ -42,14 +42,14 @@ async def test_burst_that_leaves_turns_to_others_is_one_body():
 
 
 async def test_burst_without_end_is_cut_into_bodies():
-    buffer = SendBuffer(keepalive=60)
+    buffer = SendBuffer(60, b": keepalive\n\n")
 
     async def endless() -> None:
         while True:
             buffer.put(b"x" * 1000)
             buffer.put(b"x" * 1000)
             if buffer.is_full:
-                await buffer.room()
+                await buffer.drain()
             await asyncio.sleep(0)
 
     bursting = asyncio.create_task(endless())
@@ -61,10 +61,10 @@ async def test_burst_without_end_is_cut_into_bodies():
 
 
 async def test_full_one_holds_the_answer_up_until_it_is_emptied():
-    buffer = SendBuffer(keepalive=60)
+    buffer = SendBuffer(60, b": keepalive\n\n")
     buffer.put(b"x" * 100_000)
     assert buffer.is_full
-    waiting = asyncio.create_task(buffer.room())
+    waiting = asyncio.create_task(buffer.drain())
     await asyncio.sleep(0.01)
     assert not waiting.done()
     await buffer.take()
@@ -74,21 +74,21 @@ async def test_full_one_holds_the_answer_up_until_it_is_emptied():
 
 
 async def test_silence_is_filled_once_in_so_many_seconds():
-    buffer = SendBuffer(keepalive=0.05)
+    buffer = SendBuffer(0.05, b": keepalive\n\n")
     buffer.put(b"a")
     assert await buffer.take() == b"a"
     assert [await buffer.take() for _ in range(2)] == [b": keepalive\n\n"] * 2
 
 
 async def test_silence_stays_where_clients_know_no_comments():
-    buffer = SendBuffer(keepalive=None)
+    buffer = SendBuffer()
     asyncio.get_running_loop().call_later(0.05, buffer.put, b"a")
     async with asyncio.timeout(2):
         assert await buffer.take() == b"a"
 
 
 async def test_words_put_silence_off():
-    buffer = SendBuffer(keepalive=0.3)
+    buffer = SendBuffer(0.3, b": keepalive\n\n")
     for _ in range(4):
         asyncio.get_running_loop().call_later(0.1, buffer.put, b"a")
         assert await buffer.take() == b"a"
@@ -120,7 +120,7 @@ class Scroll:
         if self.is_full:
             await self.emptied.wait()
 
-    def when_gone(self, call: Callable[[], None] | None) -> None:
+    def when_disconnected(self, call: Callable[[], None] | None) -> None:
         """Whoever reads a scroll stays."""
 
 
@@ -132,7 +132,7 @@ async def poured(buffer: SendBuffer) -> tuple[Scroll, asyncio.Task[None]]:
 
 
 async def test_piece_that_comes_alone_is_written_at_once():
-    buffer = SendBuffer(keepalive=60)
+    buffer = SendBuffer(60, b": keepalive\n\n")
     buffer.put(b"a")
     wire, task = await poured(buffer)
     assert wire.written == [b"a"]
@@ -143,7 +143,7 @@ async def test_piece_that_comes_alone_is_written_at_once():
 
 
 async def test_burst_is_few_pieces_on_the_wire():
-    buffer = SendBuffer(keepalive=60)
+    buffer = SendBuffer(60, b": keepalive\n\n")
     wire, task = await poured(buffer)
     for _ in range(100):
         for _ in range(16):
@@ -156,7 +156,7 @@ async def test_burst_is_few_pieces_on_the_wire():
 
 
 async def test_full_wire_is_written_to_when_it_is_emptied():
-    buffer = SendBuffer(keepalive=60)
+    buffer = SendBuffer(60, b": keepalive\n\n")
     wire, task = await poured(buffer)
     wire.is_full = True
     for _ in range(3):
@@ -164,7 +164,7 @@ async def test_full_wire_is_written_to_when_it_is_emptied():
         await asyncio.sleep(0.01)
     assert wire.written == []
     assert buffer.is_full
-    waiting = asyncio.create_task(buffer.room())
+    waiting = asyncio.create_task(buffer.drain())
     await asyncio.sleep(0.03)
     wire.is_full = False
     wire.emptied.set()
@@ -176,7 +176,7 @@ async def test_full_wire_is_written_to_when_it_is_emptied():
 
 
 async def test_silence_on_the_wire_is_filled():
-    buffer = SendBuffer(keepalive=0.03)
+    buffer = SendBuffer(0.03, b": keepalive\n\n")
     wire, task = await poured(buffer)
     await asyncio.sleep(0.1)
     buffer.put(b"a")

@@ -14,7 +14,7 @@ from proxy.models.registry import Deployment
 from proxy.routing.by_speed import Choice, Pick
 from proxy.routing.candidates import Candidate
 from proxy.routing.estimates import Estimates
-from proxy.routing.measurements import Measurement, Measurements, Watching
+from proxy.routing.measurements import Measurement, Measurements
 from proxy.routing.requirements import Requirements
 
 MINUTES = 60.0
@@ -219,19 +219,18 @@ def test_long_prompts_and_crowds_have_a_choice_of_their_own():
 def test_many_at_once_share_the_trials():
     world = World(1, 2)
     crowd: list[str] = []
-    with_open: list[Any] = []
+    in_progress: list[tuple[str, str]] = []
     for _ in range(8):
         pick = world.pick()
         world.choice.note(pick)
         kind = pick.order[0].deployment.kind
         crowd.append(kind)
-        watching = Watching(world.measurements, (kind, "m"), REQUEST)
-        watching.__enter__()
-        with_open.append(watching)
+        world.measurements.begin((kind, "m"))
+        in_progress.append((kind, "m"))
     assert min(Counter(crowd).values()) >= 3
     assert world.pick().spot.bucket.crowd == 3
-    for watching in with_open:
-        watching.__exit__(None, None, None)
+    for key in in_progress:
+        world.measurements.end(key)
     assert world.pick().spot.bucket.crowd == 0
 
 
@@ -240,11 +239,9 @@ def test_what_else_a_backend_has_in_hand_counts_against_it_alone():
     world.asks(20)
     world.measure("mlx", 50, crowd=3)
     assert world.pick().order[0].deployment.kind == "mlx"
-    with (
-        Watching(world.measurements, ("mlx", "another"), REQUEST),
-        Watching(world.measurements, ("mlx", "another"), REQUEST),
-    ):
-        pick = world.pick()
+    for _ in range(2):
+        world.measurements.begin(("mlx", "another"))
+    pick = world.pick()
     assert pick.seconds["mlx"] == pytest.approx(50)
     assert pick.order[0].deployment.kind == "ollama"
 

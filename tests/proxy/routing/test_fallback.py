@@ -8,7 +8,6 @@ from fakes.scripted_backend import (
     HANG,
     HELLO,
     ScriptedBackend,
-    ShortBackend,
     chat,
     every_error,
     http_client,
@@ -88,20 +87,11 @@ async def test_the_other_backend_gives_a_whole_answer_of_which_the_first_has_a_p
     assert "x-tandem-context" not in response.headers
 
 
-async def test_a_part_that_is_lost_has_taken_no_shortcut():
-    lost = (Started(), TextDelta("Lo"), TextDelta("st"), BackendUnavailableError("down"))
-    mlx, ollama = ShortBackend(lost, kind="mlx"), engine("ollama")
-    async with http_client(mlx, ollama) as client:
-        response = await client.post(URL, json=chat())
-    assert response.json()["choices"][0]["message"]["content"] == "Hello"
-    assert mlx.taken == []
-
-
 @pytest.mark.parametrize("other", [(), ("ollama",)], ids=["alone", "held"])
 async def test_an_answer_that_is_begun_anew_has_nothing_of_the_part_before(other: tuple[str, ...]):
     """Nor do its times count: the part before was somebody else's."""
     lost = (Started(8, cold=True), TextDelta("Lo"), TextDelta("st"), Restarted(4), *HELLO[1:])
-    mlx = ShortBackend(lost, kind="mlx")
+    mlx = ScriptedBackend(lost, kind="mlx")
     places = dict.fromkeys(("mlx", *other), "m")
     first = Config(models={"m": ModelConfig(prefer="mlx", **places)})  # type: ignore[arg-type]
     async with http_client(mlx, *map(engine, other), config=first) as client:
@@ -116,7 +106,8 @@ async def test_several_whole_completions_fall_back_each_for_itself():
     mlx = engine("mlx", Started(), TextDelta("Lost"), BackendUnavailableError("down"))
     ollama = engine("ollama")
     body = {"model": "m", "prompt": ["a", "b"], "n": 2}
-    async with http_client(mlx, ollama) as client:
+    first = Config(models={"m": ModelConfig(mlx="m", ollama="m", prefer="mlx")})
+    async with http_client(mlx, ollama, config=first) as client:
         response = await client.post("/v1/completions", json=body)
         health = (await client.get("/health")).json()
     assert [choice["text"] for choice in response.json()["choices"]] == ["Hello"] * 4

@@ -8,10 +8,11 @@ from fakes.scripted_backend import DONE, HANG, HELLO, ScriptedBackend, chat, htt
 
 from adapters.backend import Model
 from adapters.errors import GenerationError
-from adapters.events import Finished, ReasoningDelta, Started, TextDelta, Usage
+from adapters.events import Finished, ReasoningDelta, Restarted, Started, TextDelta, Usage
 from proxy.config import Config, ModelConfig
 from proxy.models.registry import Deployment
-from proxy.routing.measurements import Figures, Measurement, Measurements, Watch
+from proxy.record import Attempt
+from proxy.routing.measurements import Figures, Measurement, Measurements, to_measurement
 
 URL = "/api/performance/comparison"
 BOTH = [Deployment(kind="mlx", name="m"), Deployment(kind="ollama", name="m:1")]
@@ -95,32 +96,40 @@ def finished(tokens: int, choice: int = 0) -> Finished:
     return Finished("stop", Usage(prompt_tokens=7, completion_tokens=tokens), choice=choice)
 
 
-def test_an_answer_is_whole_once_all_its_choices_are():
-    watch = Watch(2)
+def test_attempt_is_complete_once_all_its_choices_have_ended():
+    attempt = Attempt("mlx", "m", 2)
     for event in (Started(), TextDelta("a"), finished(3)):
-        watch.see(event)
-    assert not watch.is_whole
-    watch.see(finished(5, choice=1))
-    assert watch.is_whole
-    found = watch.measurement("mlx", "m", 1, lambda *_: 9)
+        attempt.note(event)
+    assert not attempt.is_complete
+    attempt.note(finished(5, choice=1))
+    assert attempt.is_complete
+    found = to_measurement(attempt, 9)
     assert (found.prompt_tokens, found.memory) == (7, 9)
     assert found.tokens_per_second is not None
     assert found.tokens_per_second > 0
 
 
 @pytest.mark.parametrize("event", [ReasoningDelta("hm"), TextDelta("a")])
-def test_the_first_piece_ends_the_wait(event: Any):
-    watch = Watch(1)
-    watch.see(Started())
-    assert watch.first is None
-    watch.see(event)
-    assert watch.first is not None
+def test_first_piece_ends_the_wait(event: Any):
+    attempt = Attempt("mlx", "m")
+    attempt.note(Started())
+    assert attempt.first_at is None
+    attempt.note(event)
+    assert attempt.first_at is not None
 
 
-def test_an_answer_without_a_word_has_no_speed():
-    watch = Watch(1)
-    watch.see(finished(0))
-    assert watch.measurement("mlx", "m", 1, lambda *_: None).tokens_per_second is None
+def test_answer_without_text_has_no_speed():
+    attempt = Attempt("mlx", "m")
+    attempt.note(finished(0))
+    assert to_measurement(attempt, None).tokens_per_second is None
+
+
+def test_restarted_attempt_leaves_no_measurement():
+    measurements, attempt = Measurements(), Attempt("mlx", "m")
+    for event in (Started(), TextDelta("a"), Restarted(), finished(3)):
+        attempt.note(event)
+    measurements.read(attempt)
+    assert measurements.comparison(BOTH) == []
 
 
 def test_a_load_does_not_slow_the_figures_of_what_is_loaded():

@@ -1,4 +1,4 @@
-"""Events -> Ollama's chat lines, or the one object of them all.
+"""Answers as Ollama's chat lines, or as one object.
 
 Source: https://github.com/ollama/ollama/blob/main/api/types.go
 """
@@ -24,11 +24,13 @@ from adapters.events import (
     ToolCallStarted,
 )
 from adapters.request import ToolCall
-from proxy.endpoints.ollama.chat.request import OllamaChatRequest, to_param
-from proxy.endpoints.times import Times
-from proxy.errors import to_failure
-from proxy.http.event_stream import Frame
+from proxy.errors import Failure
+from proxy.http.event_stream import json_line
+from proxy.record import Record
 from proxy.sinks import Answer
+
+_encode = msgspec.json.Encoder().encode
+_now = datetime.now
 
 DoneReason = Literal["stop", "length", "load", "unload"]
 
@@ -62,7 +64,7 @@ class Logprob(TopLogprob):
 
 
 class OllamaChat(Struct, kw_only=True):
-    """A line, or the whole answer; what is counted is in the last line only."""
+    """A line, or the whole answer; counts and durations are in the last line only."""
 
     model: str
     created_at: datetime
@@ -71,7 +73,7 @@ class OllamaChat(Struct, kw_only=True):
     done_reason: DoneReason | UnsetType = UNSET
     logprobs: list[Logprob] | UnsetType = UNSET
     total_duration: int | UnsetType = UNSET
-    """In nanoseconds, by Tandem's clock; so are the others where the engine does not tell them."""
+    """Nanoseconds by the server's clock; so are the others where the engine tells none."""
     load_duration: int | UnsetType = UNSET
     prompt_eval_count: int | UnsetType = UNSET
     prompt_eval_duration: int | UnsetType = UNSET
@@ -79,107 +81,129 @@ class OllamaChat(Struct, kw_only=True):
     eval_duration: int | UnsetType = UNSET
 
 
-class ErrorLine(Struct):
-    """The last line of an answer that failed after it had begun."""
+class OllamaError(Struct):
+    """The body of an error, and the last line of an answer that failed after it had begun."""
 
     error: str
 
 
-class OllamaDialect:
-    def __init__(self, body: OllamaChatRequest, times: Times) -> None:
-        self._body = body
-        self._times = times
+def to_error(failure: Failure) -> OllamaError:
+    """Render an error; its body has no `param`, so the message names the field to blame."""
+    param, message = failure.param, failure.message
+    is_clear = param in (None, "model") or failure.code == "context_length_exceeded"
+    return OllamaError(message if is_clear or f"'{param}'" in message else f"'{param}': {message}")
+
+
+class OllamaChatRenderer:
+    """Encodes Ollama's lines: text and thinking as they come, each tool call in one piece."""
+
+    def __init__(self, model: str, record: Record) -> None:
+        self._model = model
+        self._record = record
         self._calls = 0
+        """Calls that were written."""
         self._call: ToolCallStarted | None = None
+        """A call whose arguments are on their way."""
         self._arguments: list[str] = []
 
-    def render(self, event: Event, /) -> Iterable[Frame]:
+    def render(self, event: Event, /) -> bytes:
         match event:
+            case TextDelta(text=text, logprobs=None) if self._call is None:  # as nearly all are
+                message = ChatMessage(content=text)
+                line = OllamaChat(model=self._model, created_at=_now(UTC), message=message)
+                return _encode(line) + b"\n"
             case TextDelta(text=text, logprobs=logprobs):
-                yield from self._written_call()
-                yield Frame(self._line(ChatMessage(content=text), logprobs))
+                message = ChatMessage(content=text)
+                return self._end_call() + _to_line(self._model, message, logprobs)
             case ReasoningDelta(text=text):
-                yield from self._written_call()
-                yield Frame(self._line(ChatMessage(thinking=text)))
+                return self._end_call() + _to_line(self._model, ChatMessage(thinking=text))
             case ToolCallStarted():
-                yield from self._written_call()
+                before = self._end_call()
                 self._call = event
+                return before
             case ToolCallDelta(arguments=arguments):
                 self._arguments.append(arguments)
+                return b""
             case Finished():
-                yield from self._written_call(event)
-                yield Frame(self._with_end(self._line(ChatMessage()), event))
+                end = to_chat(self._model, ChatMessage(), event, self._record)
+                return self._end_call(event) + json_line(_encode(end))
             case Started() | Restarted():
-                pass
+                return b""
 
-    def error(self, exc: Exception) -> Iterable[Frame]:
-        return (Frame(ErrorLine(to_failure(exc).body.error.message)),)
+    def error(self, failure: Failure, /) -> bytes:
+        return json_line(_encode(to_error(failure)))
 
-    def whole(self, answer: Answer) -> OllamaChat:
-        message = ChatMessage(
-            content=answer.text,
-            thinking=answer.reasoning or UNSET,
-            tool_calls=to_calls(answer.tool_calls, answer.finished) or UNSET,
-        )
-        return self._with_end(self._line(message, answer.logprobs), answer.finished)
-
-    def to_param(self, feature: str | None) -> str | None:
-        return to_param(feature, self._body)
-
-    def without_words(self, reason: Literal["load", "unload"]) -> OllamaChat:
-        """The answer to a chat without messages."""
-        return replace(self._line(ChatMessage()), done=True, done_reason=reason)
-
-    def _written_call(self, end: Finished | None = None) -> Iterable[Frame]:
-        """Ollama's calls are whole: one is told as soon as something else follows it."""
+    def _end_call(self, end: Finished | None = None) -> bytes:
+        """Encode the call that is complete because something else follows it."""
         if self._call is None:
-            return
+            return b""
         call = ToolCall(self._call.id, self._call.name, "".join(self._arguments))
         self._call, self._arguments = None, []
-        for told in to_calls([call], end, self._calls):
-            self._calls += 1
-            yield Frame(self._line(ChatMessage(tool_calls=[told])))
+        calls = to_calls([call], end, self._calls)
+        self._calls += len(calls)
+        return b"".join([_to_line(self._model, ChatMessage(tool_calls=[c])) for c in calls])
 
-    def _line(
-        self, message: ChatMessage, logprobs: Sequence[TokenLogprob] | None = None
-    ) -> OllamaChat:
-        return OllamaChat(
-            model=self._body.model,
-            created_at=datetime.now(UTC),
-            message=message,
-            logprobs=UNSET if logprobs is None else [_logprob(each) for each in logprobs],
-        )
 
-    def _with_end(self, line: OllamaChat, finished: Finished) -> OllamaChat:
-        timings = self._times.timings(finished)
-        return replace(
-            line,
-            done=True,
-            done_reason="length" if finished.reason == "length" else "stop",
-            total_duration=round(self._times.total * 1e9),
-            load_duration=timings.load,
-            prompt_eval_count=finished.usage.prompt_tokens,
-            prompt_eval_duration=timings.prompt,
-            eval_count=finished.usage.completion_tokens,
-            eval_duration=timings.answer,
-        )
+def _to_line(
+    model: str, message: ChatMessage, logprobs: Sequence[TokenLogprob] | None = None
+) -> bytes:
+    line = OllamaChat(
+        model=model, created_at=_now(UTC), message=message, logprobs=_to_logprobs(logprobs)
+    )
+    return json_line(_encode(line))
+
+
+def to_whole_chat(model: str, answer: Answer, record: Record) -> OllamaChat:
+    """Translate an answer that is sent in one piece."""
+    message = ChatMessage(
+        content=answer.text,
+        thinking=answer.reasoning or UNSET,
+        tool_calls=to_calls(answer.tool_calls, answer.finished) or UNSET,
+    )
+    chat = to_chat(model, message, answer.finished, record)
+    return replace(chat, logprobs=_to_logprobs(answer.logprobs))
+
+
+def to_chat(model: str, message: ChatMessage, finished: Finished, record: Record) -> OllamaChat:
+    """Build the last line, which has the counts and durations."""
+    timings = record.timings(finished)
+    return OllamaChat(
+        model=model,
+        created_at=_now(UTC),
+        message=message,
+        done=True,
+        done_reason="length" if finished.reason == "length" else "stop",
+        total_duration=round(record.total_s * 1e9),
+        load_duration=timings.load,
+        prompt_eval_count=finished.usage.prompt_tokens,
+        prompt_eval_duration=timings.prompt,
+        eval_count=finished.usage.completion_tokens,
+        eval_duration=timings.answer,
+    )
+
+
+def without_answer(model: str, reason: Literal["load", "unload"]) -> OllamaChat:
+    """Answer a chat without messages."""
+    return OllamaChat(
+        model=model, created_at=_now(UTC), message=ChatMessage(), done=True, done_reason=reason
+    )
 
 
 def to_calls(calls: Iterable[ToolCall], end: Finished | None, first: int = 0) -> list[Call]:
-    """Without the one that the token limit has cut: half of an object is none.
+    """Translate calls, numbered from `first`; one that the token limit has cut is left out.
 
     Raises:
-        BadUpstreamError: arguments are no object, though nothing has cut them.
+        BadUpstreamError: arguments are not a JSON object although no limit has cut them.
     """
-    told: list[Call] = []
+    complete: list[Call] = []
     for call in calls:
         arguments = _arguments(call)
         if arguments is not None:
-            index = first + len(told)
-            told.append(Call(call.id, CalledFunction(index, call.name, arguments)))
+            index = first + len(complete)
+            complete.append(Call(call.id, CalledFunction(index, call.name, arguments)))
         elif end is None or end.reason != "length":
             raise BadUpstreamError(f"The model called '{call.name}' without a JSON object.")
-    return told
+    return complete
 
 
 def _arguments(call: ToolCall) -> dict[str, Any] | None:
@@ -189,7 +213,11 @@ def _arguments(call: ToolCall) -> dict[str, Any] | None:
         return None
 
 
-def _logprob(token: TokenLogprob) -> Logprob:
+def _to_logprobs(tokens: Sequence[TokenLogprob] | None) -> list[Logprob] | UnsetType:
+    return UNSET if tokens is None else [_to_logprob(token) for token in tokens]
+
+
+def _to_logprob(token: TokenLogprob) -> Logprob:
     tops = [TopLogprob(top.token, top.logprob, _bytes(top)) for top in token.top]
     return Logprob(token.token, token.logprob, _bytes(token), tops or UNSET)
 

@@ -1,7 +1,7 @@
 """Events -> `chat.completion`, whole or in chunks."""
 
 import time
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from typing import Literal
 
 import msgspec
@@ -19,12 +19,11 @@ from adapters.events import (
     ToolCallStarted,
 )
 from adapters.request import ToolCall
-from adapters.shortcut import Shortcut
 from proxy.endpoints.openai.chat_completions.request import ChatCompletionRequest
 from proxy.endpoints.wire_types import Usage, to_usage, total
-from proxy.errors import to_failure
-from proxy.http.event_stream import Frame, Texts, around_text
-from proxy.ids import new_id
+from proxy.errors import Failure
+from proxy.http.event_stream import around_text, sse
+from proxy.record import new_id
 from proxy.sinks import Answer
 
 _encode = msgspec.json.Encoder().encode
@@ -176,7 +175,7 @@ def _to_logprobs(tokens: tuple[TokenLogprob, ...] | None) -> Logprobs | None:
 
 
 class ChatCompletionRenderer:
-    """Chunks as OpenAI's: the roles, deltas, the finish reasons, perhaps usage, `[DONE]`."""
+    """Encodes OpenAI's chunks: roles, deltas, finish reasons, usage if asked for, `[DONE]`."""
 
     def __init__(self, body: ChatCompletionRequest) -> None:
         self._id = new_id("chatcmpl-")
@@ -187,80 +186,68 @@ class ChatCompletionRenderer:
         self._wants_usage = bool(body.stream_options and body.stream_options.include_usage)
         self._finished: dict[int, Finished] = {}
         self._around: dict[int, tuple[bytes, bytes]] = {}
-        """For each choice the JSON before and after the text of a chunk."""
+        """Choice -> the bytes before and after the text of a chunk."""
 
-    def render(self, event: Event) -> Iterable[Frame]:
+    def render(self, event: Event, /) -> bytes:
         match event:
-            case TextDelta(logprobs=None):  # First, for nearly all of them are.
-                return (self._text(event),)
+            case TextDelta(logprobs=None):  # First, as nearly all events are such.
+                around = self._around.get(event.choice) or self._around_text(event.choice)
+                return around[0] + _encode(event.text) + around[1]
             case Started():
-                return self._roles()
+                role = Delta(role="assistant", content="")
+                return b"".join([self._delta(choice, role) for choice in range(self._choices)])
             case TextDelta(text=text, logprobs=logprobs):
-                return (self._delta(event.choice, Delta(content=text), _to_logprobs(logprobs)),)
+                return self._delta(event.choice, Delta(content=text), _to_logprobs(logprobs))
             case ReasoningDelta(text=text):
-                return (self._delta(event.choice, Delta(reasoning_content=text, reasoning=text)),)
-            case ToolCallStarted() | ToolCallDelta() if self._legacy:
-                return self._function_call(event)
+                return self._delta(event.choice, Delta(reasoning_content=text, reasoning=text))
             case ToolCallStarted() | ToolCallDelta():
-                return (self._delta(event.choice, Delta(tool_calls=[_to_chunk(event)])),)
+                return self._call(event)
             case Finished():
                 return self._end(event)
             case Restarted():
-                return ()  # only in answers that are not streamed
+                return b""  # only in answers that are not streamed
 
-    def error(self, exc: Exception) -> Iterable[Frame]:
-        return (Frame(to_failure(exc).body),)
-
-    def texts(self, shortcut: Shortcut) -> Texts:
-        return Texts(shortcut, lambda text: self._text(TextDelta(text)))
-
-    def _text(self, event: TextDelta) -> Frame:
-        """Of most chunks nothing but the text changes: the rest is encoded once."""
-        around = self._around.get(event.choice) or self._around_text(event.choice)
-        return Frame(around[0] + _encode(event.text) + around[1])
+    def error(self, failure: Failure, /) -> bytes:
+        return sse(_encode(failure.body))
 
     def _around_text(self, choice: int) -> tuple[bytes, bytes]:
-        around = around_text(lambda text: _encode(self._delta(choice, Delta(content=text)).data))
+        """Encode a chunk once: of most chunks nothing but the text changes."""
+        around = around_text(lambda text: self._delta(choice, Delta(content=text)))
         self._around[choice] = around
         return around
 
-    def _roles(self) -> Iterable[Frame]:
-        for choice in range(self._choices):
-            yield self._delta(choice, Delta(role="assistant", content=""))
+    def _call(self, event: ToolCallStarted | ToolCallDelta) -> bytes:
+        chunk = _to_chunk(event)
+        if not self._legacy:
+            return self._delta(event.choice, Delta(tool_calls=[chunk]))
+        # The form that `functions` had takes one call: the first.
+        first = event.index == 0
+        return self._delta(event.choice, Delta(function_call=chunk.function)) if first else b""
 
-    def _function_call(self, event: ToolCallStarted | ToolCallDelta) -> Iterable[Frame]:
-        """The shape of before `tools` has room for one call: the first."""
-        if event.index == 0:
-            call = _to_chunk(event).function
-            yield self._delta(event.choice, Delta(function_call=call))
-
-    def _end(self, event: Finished) -> Iterable[Frame]:
+    def _end(self, event: Finished) -> bytes:
         self._finished[event.choice] = event
         reason = _to_reason(event, self._legacy)
-        yield self._chunk([ChunkChoice(index=event.choice, delta=Delta(), finish_reason=reason)])
-        if len(self._finished) == self._choices:
-            yield from self._last_words()
-
-    def _last_words(self) -> Iterable[Frame]:
+        end = self._chunk([ChunkChoice(index=event.choice, delta=Delta(), finish_reason=reason)])
+        if len(self._finished) < self._choices:
+            return end
         if self._wants_usage:
             usages = [self._finished[choice].usage for choice in sorted(self._finished)]
             # OpenAI sends usage in a last chunk with empty choices.
-            yield self._chunk([], to_usage(total(usages, len(usages))))
-        yield Frame(b"[DONE]")
+            end += self._chunk([], to_usage(total(usages, len(usages))))
+        return end + sse(b"[DONE]")
 
-    def _delta(self, choice: int, delta: Delta, logprobs: Logprobs | None = None) -> Frame:
+    def _delta(self, choice: int, delta: Delta, logprobs: Logprobs | None = None) -> bytes:
         return self._chunk([ChunkChoice(index=choice, delta=delta, logprobs=logprobs)])
 
-    def _chunk(self, choices: list[ChunkChoice], usage: Usage | None = None) -> Frame:
-        return Frame(
-            ChatCompletionChunk(
-                id=self._id,
-                created=self._created,
-                model=self._model,
-                choices=choices,
-                usage=usage if self._wants_usage else UNSET,
-            )
+    def _chunk(self, choices: list[ChunkChoice], usage: Usage | None = None) -> bytes:
+        chunk = ChatCompletionChunk(
+            id=self._id,
+            created=self._created,
+            model=self._model,
+            choices=choices,
+            usage=usage if self._wants_usage else UNSET,
         )
+        return sse(_encode(chunk))
 
 
 def _to_chunk(event: ToolCallStarted | ToolCallDelta) -> ToolCallChunk:

@@ -3,9 +3,10 @@
 import codecs
 import time
 from collections import defaultdict
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from typing import Literal
 
+import msgspec
 from msgspec import UNSET, Struct, UnsetType
 
 from adapters.events import (
@@ -19,13 +20,14 @@ from adapters.events import (
     ToolCallDelta,
     ToolCallStarted,
 )
-from adapters.shortcut import Shortcut
 from proxy.endpoints.openai.completions.request import CompletionRequest
 from proxy.endpoints.wire_types import Usage, to_usage, total
-from proxy.errors import to_failure
-from proxy.http.event_stream import Frame, Texts
-from proxy.ids import new_id
+from proxy.errors import Failure
+from proxy.http.event_stream import around_text, sse
+from proxy.record import new_id
 from proxy.sinks import Answer
+
+_encode = msgspec.json.Encoder().encode
 
 FinishReason = Literal["stop", "length"]
 
@@ -114,7 +116,7 @@ def _to_top(token: TokenLogprob) -> dict[str, float]:
 
 
 class CompletionRenderer:
-    """Chunks as OpenAI's: texts, the finish reasons, perhaps usage, `[DONE]`."""
+    """Encodes OpenAI's chunks: texts, finish reasons, usage if asked for, `[DONE]`."""
 
     def __init__(self, body: CompletionRequest, prompts: int) -> None:
         self._id = new_id("cmpl-")
@@ -125,48 +127,50 @@ class CompletionRenderer:
         self._wants_usage = bool(body.stream_options and body.stream_options.include_usage)
         self._finished: dict[int, Finished] = {}
         self._offsets: defaultdict[int, Offsets] = defaultdict(Offsets)
+        self._around: dict[int, tuple[bytes, bytes]] = {}
+        """Choice -> the bytes before and after the text of a chunk."""
 
-    def render(self, event: Event) -> Iterable[Frame]:
+    def render(self, event: Event, /) -> bytes:
         match event:
-            case TextDelta():
-                return (self._text(event),)
+            case TextDelta(logprobs=None):  # First, as nearly all events are such.
+                around = self._around.get(event.choice) or self._around_text(event.choice)
+                return around[0] + _encode(event.text) + around[1]
+            case TextDelta(text=text, choice=choice):
+                logprobs = to_logprobs(event.logprobs, self._offsets[choice])
+                return self._chunk([Choice(text=text, index=choice, logprobs=logprobs)])
             case Finished():
                 return self._end(event)
             case Started() | ReasoningDelta() | ToolCallStarted() | ToolCallDelta():
-                return ()  # a text has no roles, thoughts or calls
+                return b""  # a text has no roles, reasoning or calls
             case Restarted():
-                return ()  # only in answers that are not streamed
+                return b""  # only in answers that are not streamed
 
-    def error(self, exc: Exception) -> Iterable[Frame]:
-        return (Frame(to_failure(exc).body),)
+    def error(self, failure: Failure, /) -> bytes:
+        return sse(_encode(failure.body))
 
-    def texts(self, shortcut: Shortcut) -> Texts:
-        return Texts(shortcut, lambda text: self._text(TextDelta(text)))
+    def _around_text(self, choice: int) -> tuple[bytes, bytes]:
+        """Encode a chunk once: of most chunks nothing but the text changes."""
+        around = around_text(lambda text: self._chunk([Choice(text=text, index=choice)]))
+        self._around[choice] = around
+        return around
 
-    def _text(self, event: TextDelta) -> Frame:
-        logprobs = to_logprobs(event.logprobs, self._offsets[event.choice])
-        return self._chunk([Choice(text=event.text, index=event.choice, logprobs=logprobs)])
-
-    def _end(self, event: Finished) -> Iterable[Frame]:
+    def _end(self, event: Finished) -> bytes:
         self._finished[event.choice] = event
         reason = _to_reason(event)
-        yield self._chunk([Choice(text="", index=event.choice, finish_reason=reason)])
-        if len(self._finished) == self._choices:
-            yield from self._last_words()
-
-    def _last_words(self) -> Iterable[Frame]:
+        end = self._chunk([Choice(text="", index=event.choice, finish_reason=reason)])
+        if len(self._finished) < self._choices:
+            return end
         if self._wants_usage:
             usages = [self._finished[choice].usage for choice in sorted(self._finished)]
-            yield self._chunk([], to_usage(total(usages, self._per_prompt)))
-        yield Frame(b"[DONE]")
+            end += self._chunk([], to_usage(total(usages, self._per_prompt)))
+        return end + sse(b"[DONE]")
 
-    def _chunk(self, choices: list[Choice], usage: Usage | None = None) -> Frame:
-        return Frame(
-            Completion(
-                id=self._id,
-                created=self._created,
-                model=self._model,
-                choices=choices,
-                usage=usage if self._wants_usage else UNSET,
-            )
+    def _chunk(self, choices: list[Choice], usage: Usage | None = None) -> bytes:
+        chunk = Completion(
+            id=self._id,
+            created=self._created,
+            model=self._model,
+            choices=choices,
+            usage=usage if self._wants_usage else UNSET,
         )
+        return sse(_encode(chunk))

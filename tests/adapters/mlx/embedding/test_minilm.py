@@ -9,7 +9,9 @@ from typing import Any
 
 import numpy as np
 import pytest
+from fakes.engine_client import ForwardPasses, HeldPass
 
+from adapters import sink
 from adapters.config import MLXConfig
 from adapters.errors import (
     ContextLengthError,
@@ -17,6 +19,7 @@ from adapters.errors import (
     UnsupportedParameterError,
 )
 from adapters.mlx.backend import MLXBackend
+from adapters.mlx.embedding import bert
 from adapters.request import EmbeddingRequest, GenerationRequest, TokenIds
 
 RECORDED = json.loads((Path(__file__).parent / "minilm.json").read_text(encoding="utf-8"))
@@ -113,36 +116,26 @@ async def test_it_is_listed_as_a_model_that_embeds(backend: MLXBackend) -> None:
 
 async def test_it_answers_no_prompt(backend: MLXBackend) -> None:
     request = GenerationRequest(model="minilm", prompt="Hi")
-    with pytest.raises(InvalidRequestError, match="does not generate") as caught:
-        await anext(backend.generate(request))
+    with pytest.raises(InvalidRequestError, match="for embeddings, not for text") as caught:
+        await anext(sink.events(backend, request))
     assert caught.value.param == "model"
     assert not isinstance(caught.value, UnsupportedParameterError)
 
 
-async def test_leaving_ends_the_work_after_the_batch_that_runs(
+async def test_cancelling_ends_the_work_after_the_batch_that_runs(
     backend: MLXBackend, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     await backend.load("minilm")
-    from adapters.mlx.embedding.embedder import Embedder
-
-    batches: list[int] = []
-    embed = Embedder.embed
-
-    def counted(self: Embedder, ids: list[list[int]]) -> Any:
-        batches.append(len(ids))
-        return embed(self, ids)
-
-    monkeypatch.setattr(Embedder, "embed", counted)
+    passes = ForwardPasses(monkeypatch, bert.Model)
+    passes.before = first = HeldPass(lambda _shape: True)
     task = asyncio.create_task(backend.embed(asking(*["word " * 200] * 40)))
-    for _ in range(10_000):
-        if batches:
-            break
-        await asyncio.sleep(0.001)
+    await first.reached()
     task.cancel()
     with pytest.raises(asyncio.CancelledError):
         await task
+    first.go_on()
     await backend.embed(asking("one"))
-    assert len(batches) <= 3
+    assert len(passes.shapes) == 2
 
 
 async def test_it_can_be_unloaded_and_comes_back(backend: MLXBackend) -> None:

@@ -3,20 +3,23 @@
 import asyncio
 import random
 import threading
+from collections.abc import AsyncGenerator
 from collections.abc import Sequence as Ordered
+from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any
 
 import mlx.core as mx
 import pytest
+from fakes.engine_client import EngineClient, ForwardPasses, paused, rows
 from fakes.scripted_model import config_for
-from fakes.tiny_model import write_tiny_model
+from fakes.tiny_model import KINDS, write_tiny_model
 from mlx_lm import utils
 from mlx_lm.models.cache import make_prompt_cache
 
-from adapters.mlx.backend import MLXBackend
-from adapters.mlx.engine import batching_window, scheduler
 from adapters.mlx.engine.admission import Group
+from adapters.mlx.engine.batching_window import BatchingWindow
+from adapters.mlx.engine.engine import Engine
 from adapters.mlx.engine.prefill import Prefill, Prefills, read
 from adapters.mlx.sequence import Sequence
 from adapters.request import Sampling
@@ -102,34 +105,24 @@ async def test_what_is_read_together_is_what_would_be_read_alone(folder: Path) -
                 assert mx.allclose(mine_read, their_read, atol=1e-3)
 
 
-async def tokens_of(backend: MLXBackend, asked: Sequence) -> list[int]:
-    found = [await asked.next()]
-    while found[-1].finish is None:
-        found.append(await asked.next())
-    backend._engine.release(asked, answered=True)
-    return [sampled.token for sampled in found]
+@asynccontextmanager
+async def opened(folder: Path, kind: str, **fields: Any) -> AsyncGenerator[EngineClient]:
+    client = EngineClient(Engine(config_for(folder, **fields)))
+    try:
+        await client.load(folder / kind)
+        yield client
+    finally:
+        await asyncio.to_thread(client.engine.close)
 
 
-async def answers(backend: MLXBackend, model: str, prompts: list[list[int]]) -> list[list[int]]:
-    """To all at once."""
-    asked = [Sequence(model, ids, 6, Sampling()) for ids in prompts]
-    for each in asked:
-        backend._engine.submit(each)
-    return await asyncio.gather(*(tokens_of(backend, each) for each in asked))
-
-
-class Parties:
-    """How many prompts were read in each pass."""
-
-    def __init__(self, patch: pytest.MonkeyPatch) -> None:
-        self.sizes: list[int] = []
-        fine = scheduler.read
-
-        def counted(model: Any, prefills: list[Prefill], *given: Any) -> list[Prefill]:
-            self.sizes.append(len(prefills))
-            return fine(model, prefills, *given)
-
-        patch.setattr(scheduler, "read", counted)
+async def answers(
+    client: EngineClient, model: str, prompts: list[list[int]], max_tokens: int = 6
+) -> list[list[int]]:
+    """Answer all prompts, which arrive together."""
+    sequences = [Sequence(model, ids, max_tokens, Sampling()) for ids in prompts]
+    async with paused(client.engine):
+        client.submit(*sequences)
+    return await asyncio.gather(*map(client.tokens, sequences))
 
 
 @pytest.mark.parametrize(
@@ -139,113 +132,119 @@ async def test_a_prompt_is_answered_in_company_as_alone(
     folder: Path, monkeypatch: pytest.MonkeyPatch, kind: str, *, together: bool
 ) -> None:
     """Some begin with what was read before; only keys and values of all tokens take padding."""
-    parties = Parties(monkeypatch)
-    backend = MLXBackend(config_for(folder))
-    cold = MLXBackend(config_for(folder, prefix_cache_bytes=0))
     chance = random.Random(kind)  # noqa: S311
     head = written(99, 40)
-    try:
-        await backend.load(kind)
-        await cold.load(kind)
+    most = 0
+    async with (
+        opened(folder, kind) as client,
+        opened(folder, kind, prefix_cache_bytes=0) as cold,
+    ):
+        passes = ForwardPasses(monkeypatch, KINDS[kind][0].Model)
         for burst in range(4):
             prompts = [written(burst * 8 + i, chance.randrange(1, 60)) for i in range(8)]
             prompts[2:5] = [head + ids for ids in prompts[2:5]]
-            crowd = await answers(backend, kind, prompts)
+            passes.shapes.clear()
+            crowd = await answers(client, kind, prompts)
+            most = max([most, *(count for count, _ in passes.prompts)])
             assert [(await answers(cold, kind, [ids]))[0] for ids in prompts] == crowd
             assert len(set(map(tuple, crowd))) > 4
-        assert (max(parties.sizes) > 1) is together
-    finally:
-        await backend.aclose()
-        await cold.aclose()
+    assert (most > 1) is together
 
 
 async def test_a_cancelled_prompt_leaves_its_company_alone(folder: Path) -> None:
-    backend = MLXBackend(config_for(folder))
-    try:
-        await backend.load("llama")
+    async with opened(folder, "llama") as client:
         prompts = [written(i, 50) for i in range(4)]
-        alone = [(await answers(backend, "llama", [ids]))[0] for ids in prompts[1:]]
+        alone = [(await answers(client, "llama", [ids]))[0] for ids in prompts[1:]]
         leaving = Sequence("llama", written(9, 50), 6, Sampling())
-        backend._engine.submit(leaving)
-        staying = asyncio.create_task(answers(backend, "llama", prompts[1:]))
-        await leaving.admitted()
-        backend._engine.release(leaving, answered=False)
-        assert await staying == alone
-        assert backend._engine.counters()["rows"] == 0
+        staying = [Sequence("llama", ids, 6, Sampling()) for ids in prompts[1:]]
+        async with paused(client.engine):
+            client.submit(leaving, *staying)
+        assert await client.next(leaving) is None
+        client.release(leaving)
+        assert await asyncio.gather(*map(client.tokens, staying)) == alone
+        assert await rows(client.engine) == 0
+
+
+def test_the_window_is_open_while_a_request_is_prepared() -> None:
+    wake = threading.Condition()
+    window, waited = BatchingWindow(wake, 30.0), threading.Event()
+
+    def wait() -> None:
+        with wake:
+            window.wait()
+        waited.set()
+
+    first, second = window.expect(), window.expect()
+    waiting = threading.Thread(target=wait)
+    waiting.start()
+    first.over()
+    first.over()
+    assert not waited.is_set()
+    second.over()
+    assert waited.wait(10)
+    waiting.join(10)
+
+
+def test_the_window_ends_by_itself() -> None:
+    wake = threading.Condition()
+    window = BatchingWindow(wake, 0.0)
+    with window.expect(), wake:
+        window.wait()
+
+
+async def test_prompts_of_one_window_are_read_together(
+    folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    client = EngineClient(Engine(config_for(folder), window_seconds=30.0))
+    try:
+        await client.load(folder / "llama")
+        passes = ForwardPasses(monkeypatch, KINDS["llama"][0].Model)
+        first, second = [Sequence("llama", written(i, 50), 6, Sampling()) for i in (1, 2)]
+        with client.engine.arrivals.expect():
+            client.submit(first)
+            # The engine is idle: it waits for the request that is being prepared.
+            client.submit(second)
+        await asyncio.gather(client.tokens(first), client.tokens(second))
+        assert passes.prompts == [(2, 49)]
     finally:
-        await backend.aclose()
+        await asyncio.to_thread(client.engine.close)
 
 
 @pytest.mark.parametrize(
-    ("moment", "seconds", "expected"), [(10.0, 0.02, [2]), (0.01, 0.5, [1, 1])]
+    ("decoding", "expected"), [(0, [(2, 79)]), (2, [(2, 79)]), (5, [(1, 79), (1, 79)])]
 )
-async def test_an_idle_engine_waits_a_moment_for_who_is_on_the_way(
+async def test_rows_that_go_on_wait_for_no_more_than_a_chunk(
     folder: Path,
     monkeypatch: pytest.MonkeyPatch,
-    moment: float,
-    seconds: float,
-    expected: list[int],
+    decoding: int,
+    expected: list[tuple[int, int]],
 ) -> None:
-    monkeypatch.setattr(batching_window, "_MOMENT", moment)
-    parties = Parties(monkeypatch)
-    backend = MLXBackend(config_for(folder))
-    try:
-        await backend.load("llama")
-        with backend._engine.arrivals.expect():
-            first = asyncio.create_task(answers(backend, "llama", [written(1, 50)]))
-            await asyncio.sleep(seconds)
-            second = asyncio.create_task(answers(backend, "llama", [written(2, 50)]))
-            await asyncio.sleep(0)
-        await asyncio.gather(first, second)
-        assert parties.sizes == expected
-    finally:
-        await backend.aclose()
-
-
-@pytest.mark.parametrize(("decoding", "expected"), [(0, [2]), (2, [2]), (5, [1, 1])])
-async def test_rows_that_go_on_wait_for_no_more_than_a_chunk(
-    folder: Path, monkeypatch: pytest.MonkeyPatch, decoding: int, expected: list[int]
-) -> None:
-    """Two rows pause for two newcomers of 80 tokens, five do not."""
-    parties = Parties(monkeypatch)
-    backend = MLXBackend(config_for(folder))
-    try:
-        await backend.load("llama")
-        rows = [Sequence("llama", written(i, 20), 400, Sampling()) for i in range(decoding)]
-        for each in rows:
-            backend._engine.submit(each)
-        for each in rows:
-            await each.next()
-        parties.sizes.clear()
-        gate = threading.Event()
-        backend._engine.run(gate.wait)
-        coming = asyncio.create_task(answers(backend, "llama", [written(i, 80) for i in (8, 9)]))
-        await asyncio.sleep(0.05)
-        gate.set()
-        await coming
-        assert parties.sizes == expected
-        for each in rows:
-            backend._engine.release(each, answered=False)
-    finally:
-        await backend.aclose()
+    """Two rows pause for two new prompts of 80 tokens, five do not."""
+    async with opened(folder, "llama") as client:
+        going_on = [Sequence("llama", written(i, 20), 490, Sampling()) for i in range(decoding)]
+        client.submit(*going_on)
+        for sequence in going_on:
+            assert await client.next(sequence) is None
+            await client.next(sequence)
+        passes = ForwardPasses(monkeypatch, KINDS["llama"][0].Model)
+        await answers(client, "llama", [written(i, 80) for i in (8, 9)])
+        assert passes.prompts == expected
+        for sequence in going_on:
+            client.release(sequence)
 
 
 # The tiny llama: 2 layers x 2 heads x 8 numbers x 4 bytes, keys and values.
 _TOKEN_BYTES = 2 * 2 * 2 * 8 * 4
 
 
-@pytest.mark.parametrize(("room", "expected"), [(62, 2), (61, 1)])
-async def test_prompts_are_read_together_as_far_as_memory_was_set_aside(
-    folder: Path, room: int, expected: int
+@pytest.mark.parametrize(("room", "together"), [(62, True), (61, False)])
+async def test_prompts_are_read_together_as_far_as_memory_is_reserved(
+    folder: Path, monkeypatch: pytest.MonkeyPatch, room: int, *, together: bool
 ) -> None:
-    """8 tokens and 20 more, beside 23: a rectangle of 2 x (8 + 23)."""
-    backend = MLXBackend(config_for(folder, kv_budget_bytes=room * _TOKEN_BYTES))
-    try:
-        await backend.load("llama")
-        lane = backend._engine._lanes["llama"]
-        for each in (prefill(20, done=8), prefill(23)):
-            each.group.expected = 28
-            lane._prefills.add(each)
-        assert len(lane._party(TOGETHER)) == expected
-    finally:
-        await backend.aclose()
+    """8 cached tokens and 20 more, beside 23: a rectangle of 2 x (8 + 23)."""
+    async with opened(folder, "llama", kv_budget_bytes=room * _TOKEN_BYTES) as client:
+        head = written(5, 37)
+        await answers(client, "llama", [head], max_tokens=1)
+        passes = ForwardPasses(monkeypatch, KINDS["llama"][0].Model)
+        await answers(client, "llama", [head[:8] + written(6, 21), written(7, 24)], max_tokens=1)
+        assert passes.prompts == ([(2, 23)] if together else [(1, 20), (1, 23)])

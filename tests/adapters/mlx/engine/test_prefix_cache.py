@@ -9,10 +9,12 @@ import mlx.core as mx
 import pytest
 from fakes.tiny_model import write_tiny_model
 
+from adapters import sink
 from adapters.backend import Backend
 from adapters.config import MLXConfig
 from adapters.events import Event, Finished, TextDelta
 from adapters.mlx.backend import MLXBackend
+from adapters.mlx.engine.engine import Engine
 from adapters.mlx.engine.prefix_cache import BlockStore, choose_block, create_prefix_cache
 from adapters.mlx.jobs import finish
 from adapters.mlx.models.load import LoadedModel, load_folder
@@ -33,8 +35,14 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture
-async def backend(folder: Path) -> AsyncGenerator[MLXBackend]:
-    backend = MLXBackend(config_for(folder))
+def engine(folder: Path) -> Engine:
+    """Closed by its backend."""
+    return Engine(config_for(folder))
+
+
+@pytest.fixture
+async def backend(folder: Path, engine: Engine) -> AsyncGenerator[MLXBackend]:
+    backend = MLXBackend(config_for(folder), engine=engine)
     yield backend
     await backend.aclose()
 
@@ -63,7 +71,7 @@ def chat(model: str, *texts: str, **fields: Any) -> GenerationRequest:
 
 async def answer(backend: Backend, request: GenerationRequest) -> tuple[str, int]:
     """The text, and how many tokens of the prompt came from the cache."""
-    events: list[Event] = [event async for event in backend.generate(request)]
+    events: list[Event] = [event async for event in sink.events(backend, request)]
     finished = events[-1]
     assert isinstance(finished, Finished)
     cached = finished.usage.cached_tokens
@@ -143,10 +151,10 @@ async def test_prompts_that_part_within_a_block_share_what_is_before(
     assert (text, 0) == await answer(plain, asked[1])
 
 
-async def test_what_is_forgotten_is_no_beginning_of_anything(backend: MLXBackend) -> None:
+async def test_a_prefix_that_was_trimmed_is_not_found(backend: MLXBackend, engine: Engine) -> None:
     asked = GenerationRequest(model="llama", prompt="x" * 40 + "a", max_tokens=1)
     await answer(backend, asked)
-    await asyncio.wrap_future(backend._engine.trim_prefixes(2**40))
+    await asyncio.wrap_future(engine.trim_prefixes(2**40))
     _, cached = await answer(backend, asked)
     assert cached == 0
 
@@ -161,7 +169,7 @@ async def test_nothing_is_shared_between_clients(backend: MLXBackend, kind: str)
 
 
 async def test_a_client_that_left_finds_its_prompt_cached(backend: MLXBackend) -> None:
-    events = backend.generate(chat("llama", LONG, max_tokens=1000))
+    events = sink.events(backend, chat("llama", LONG, max_tokens=1000))
     async for event in events:
         if isinstance(event, TextDelta):
             break
@@ -250,11 +258,10 @@ def test_a_prompt_larger_than_the_budget_is_kept_as_far_as_there_is_room(folder:
 
 @pytest.mark.parametrize("kind", ["llama", "sliding", "mamba"])
 async def test_trimming_gives_back_what_is_asked_when_prompts_are_kept(
-    backend: MLXBackend, kind: str
+    backend: MLXBackend, engine: Engine, kind: str
 ) -> None:
     for n in range(4):
         await answer(backend, chat(kind, f"{n}" + LONG))
-    engine = backend._engine  # pyright: ignore[reportPrivateUsage]
     # The last answer is kept once it is delivered: a command comes after that.
     await asyncio.wrap_future(engine.trim_prefixes(0))
     held = engine.counters()["prefix_bytes"]

@@ -8,6 +8,7 @@ import mlx.core as mx
 import pytest
 from fakes.tiny_model import write_tiny_model
 
+from adapters import sink
 from adapters.config import MLXConfig
 from adapters.events import Finished, Started, TextDelta
 from adapters.mlx.backend import MLXBackend
@@ -87,7 +88,7 @@ async def ask(backend: MLXBackend, model: str, *texts: str, max_tokens: int = 16
     )
     text, cached, first, start = "", 0, None, time.perf_counter()
     request = GenerationRequest(model=model, prompt=chat, max_tokens=max_tokens)
-    async for event in backend.generate(request):
+    async for event in sink.events(backend, request):
         if isinstance(event, TextDelta):
             first = first or time.perf_counter() - start
             text += event.text

@@ -1,4 +1,4 @@
-"""How long an unused model stays loaded: what the request says, the model's entry, the default."""
+"""Unloading of unused models: by the request, the model's entry, the default."""
 
 import asyncio
 import math
@@ -11,8 +11,11 @@ import pytest
 from fakes.scripted_model import answer, chat, config_for, told
 from fakes.tiny_model import write_tiny_model
 
+from adapters import sink
+from adapters.config import MLXConfig
 from adapters.errors import BackendBusyError, InvalidRequestError
 from adapters.mlx.backend import MLXBackend
+from adapters.mlx.models.idle_unload import IdleUnload
 
 Opened = Callable[..., Any]
 
@@ -51,12 +54,93 @@ async def gone(backend: MLXBackend) -> bool:
     return counters["loaded_models"] == 0 and not await loaded(backend)
 
 
-async def test_models_stay_loaded_when_nobody_says_otherwise(folder: Path) -> None:
-    async with opened(folder) as backend:
-        await backend.load("plain")
-        await answer(backend, chat(model="other"))
-        await asyncio.sleep(0.1)
-        assert await loaded(backend) == {"plain", "other"}
+class FakeTimer:
+    def __init__(self, due: float, run: Callable[[], None]) -> None:
+        self.due, self.run, self.cancelled = due, run, False
+
+    def cancel(self) -> None:
+        self.cancelled = True
+
+
+class Models:
+    """Models that are loaded, unloaded by `idle` as its timers expire."""
+
+    def __init__(self, *names: str, **fields: Any) -> None:
+        self.loaded = set(names)
+        self.now = 0.0
+        self._timers: list[FakeTimer] = []
+        self._unloaded: asyncio.Queue[str] = asyncio.Queue()
+        config = MLXConfig(**fields)
+        self.idle = IdleUnload(config, self.loaded.__contains__, self._unload, self._call_later)
+
+    def _call_later(self, seconds: float, callback: Callable[[str], None], name: str) -> FakeTimer:
+        self._timers.append(FakeTimer(self.now + seconds, lambda: callback(name)))
+        return self._timers[-1]
+
+    async def _unload(self, name: str) -> None:
+        self.loaded.discard(name)
+        self.idle.forget(name)
+        self._unloaded.put_nowait(name)
+
+    def use(self, name: str, keep_alive: float | None = None) -> None:
+        with self.idle.using(name, keep_alive):
+            pass
+
+    async def after(self, seconds: float) -> set[str]:
+        """Let so much time pass; return the models that are left."""
+        self.now += seconds
+        due = [timer for timer in self._timers if timer.due <= self.now and not timer.cancelled]
+        self._timers = [timer for timer in self._timers if timer not in due]
+        for timer in due:
+            timer.run()
+            await self._unloaded.get()
+        return self.loaded
+
+
+async def test_models_stay_loaded_by_default() -> None:
+    models = Models("plain")
+    models.use("plain")
+    assert await models.after(1e9) == {"plain"}
+
+
+async def test_the_seconds_count_from_the_last_answer() -> None:
+    models = Models("plain", keep_alive=40)
+    for _ in range(4):
+        models.use("plain")
+        assert await models.after(39) == {"plain"}
+    assert await models.after(1) == set()
+
+
+async def test_a_models_own_time_counts_before_the_default() -> None:
+    models = Models("plain", "other", keep_alive=0, keep_alive_of={"plain": -1})
+    models.use("plain")
+    models.use("other")
+    assert await models.after(1e9) == {"plain"}
+
+
+async def test_the_time_of_a_request_holds_until_the_model_is_unloaded() -> None:
+    models = Models("plain", keep_alive=5)
+    models.use("plain", keep_alive=-1)
+    models.use("plain")
+    assert await models.after(1e9) == {"plain"}
+    models.idle.forget("plain")
+    models.use("plain")
+    assert await models.after(5) == set()
+
+
+async def test_no_model_is_unloaded_while_it_is_used() -> None:
+    models = Models("plain")
+    with models.idle.using("plain", None):
+        models.use("plain", keep_alive=0)
+        assert await models.after(1e9) == {"plain"}
+    assert await models.after(0) == set()
+
+
+async def test_a_load_without_callers_starts_the_time() -> None:
+    models = Models("plain", keep_alive=5)
+    models.idle.loaded("plain")
+    assert await models.after(4) == {"plain"}
+    assert await models.after(1) == set()
 
 
 async def test_zero_unloads_at_once_after_the_answer(folder: Path) -> None:
@@ -68,56 +152,9 @@ async def test_zero_unloads_at_once_after_the_answer(folder: Path) -> None:
         assert (counters["rows"], counters["active"]) == (0, 0)
 
 
-async def test_zero_waits_for_the_others_who_are_answered(folder: Path) -> None:
-    async with opened(folder) as backend:
-        longer = backend.generate(chat(model="plain", max_tokens=450))
-        await anext(longer)
-        await answer(backend, chat(model="plain", keep_alive=0, max_tokens=2))
-        await asyncio.sleep(0.05)
-        assert await loaded(backend) == {"plain"}
-        assert told([e async for e in longer if hasattr(e, "choice")])["reason"] == "length"
-        await until(lambda: gone(backend))
-
-
-async def test_the_seconds_count_from_the_last_answer(folder: Path) -> None:
-    async with opened(folder, keep_alive=0.4) as backend:
-        loop = asyncio.get_running_loop()
-        for _ in range(4):
-            await answer(backend, chat(model="plain", max_tokens=1))
-            await asyncio.sleep(0.2)
-            assert await loaded(backend) == {"plain"}
-        ended = loop.time() - 0.2
-        await until(lambda: gone(backend))
-        assert loop.time() - ended >= 0.35
-
-
-async def test_a_models_entry_counts_before_the_default(folder: Path) -> None:
-    async with opened(folder, keep_alive=0, keep_alive_of={"plain": -1}) as backend:
-        await backend.load("plain")
-        await backend.load("other")
-
-        async def alone() -> bool:
-            return await loaded(backend) == {"plain"}
-
-        await until(alone)
-        await asyncio.sleep(0.05)
-        assert await alone()
-
-
-async def test_what_a_load_says_holds_for_requests_that_say_nothing(folder: Path) -> None:
-    async with opened(folder, keep_alive=0) as backend:
-        await backend.load("plain", keep_alive=-1)
-        await answer(backend, chat(model="plain", max_tokens=1))
-        await asyncio.sleep(0.1)
-        assert await loaded(backend) == {"plain"}
-        await backend.unload("plain")
-        await backend.load("plain")
-        await until(lambda: gone(backend))
-
-
 async def test_a_client_that_leaves_uses_the_model_no_longer(folder: Path) -> None:
     async with opened(folder) as backend:
-        stream = backend.generate(chat(model="plain", keep_alive=0, max_tokens=450))
+        stream = sink.events(backend, chat(model="plain", keep_alive=0, max_tokens=450))
         await anext(stream)
         with pytest.raises(BackendBusyError):
             await backend.unload("plain")

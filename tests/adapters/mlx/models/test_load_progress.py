@@ -2,20 +2,22 @@
 
 import asyncio
 import threading
-import time
 from collections.abc import AsyncGenerator, Awaitable, Callable
 from contextlib import aclosing
 from pathlib import Path
 
 import pytest
+from fakes.engine_client import EngineClient
 from fakes.scripted_model import answer, chat, config_for, told
 from fakes.tiny_model import write_tiny_model
 
 from adapters.backend import Progress
 from adapters.errors import BackendUnavailableError
-from adapters.events import Finished
 from adapters.mlx.backend import MLXBackend
+from adapters.mlx.engine.engine import Engine
 from adapters.mlx.models.load_progress import Loading
+from adapters.mlx.sequence import Sequence
+from adapters.request import Sampling
 from proxy.models.load_progress import load
 
 
@@ -72,48 +74,59 @@ async def loads(backend: MLXBackend) -> int:
 
 
 @pytest.fixture
-async def two(tmp_path: Path) -> AsyncGenerator[MLXBackend]:
+async def client(tmp_path: Path) -> AsyncGenerator[EngineClient]:
+    """An engine that has loaded `first` and takes a step after each array of a load."""
     for name in ("first", "second"):
         write_tiny_model(tmp_path / name)
-    backend = MLXBackend(config_for(tmp_path))
-    await backend.load("first")
-    yield backend
-    await backend.aclose()
+    client = EngineClient(Engine(config_for(tmp_path), slice_seconds=0.0))
+    await client.load(tmp_path / "first")
+    yield client
+    await asyncio.to_thread(client.engine.close)
 
 
-@pytest.fixture
-def at_work(two: MLXBackend, monkeypatch: pytest.MonkeyPatch) -> threading.Event:
-    """Set when the second load reads weights, which takes it a while."""
-    at_work, advance = threading.Event(), Loading.advance
+class HeldAdvance:
+    """Holds a load at some of its arrays."""
 
-    def slow(loading: Loading, nbytes: int) -> None:
-        at_work.set()
-        time.sleep(0.04)
-        advance(loading, nbytes)
+    def __init__(self, patch: pytest.MonkeyPatch, *arrays: int) -> None:
+        self.gates = {array: Gates() for array in arrays}
+        self._count, advance = 0, Loading.advance
 
-    monkeypatch.setattr(Loading, "advance", slow)
-    return at_work
+        def held(loading: Loading, nbytes: int) -> None:
+            self._count += 1
+            if (gate := self.gates.get(self._count)) is not None:
+                gate.pass_by()
+            advance(loading, nbytes)
+
+        patch.setattr(Loading, "advance", held)
 
 
 async def test_others_are_answered_while_a_model_is_loaded(
-    two: MLXBackend, at_work: threading.Event
+    client: EngineClient, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    loaded = asyncio.create_task(two.load("second"))
-    await reach(at_work)
-    events = await answer(two, chat(model="first", max_tokens=1))
-    assert isinstance(events[-1], Finished)
-    assert not loaded.done()
-    await loaded
+    begin, end = HeldAdvance(monkeypatch, 1, 15).gates.values()
+    loading = asyncio.create_task(client.load(tmp_path / "second"))
+    await reach(begin.reached)
+    sequence = Sequence("first", [1, 2, 3], 2, Sampling())
+    client.submit(sequence)
+    begin.opened.set()
+    assert len(await client.tokens(sequence)) == 2
+    assert not loading.done()
+    end.opened.set()
+    await loading
 
 
-async def test_closing_ends_a_load_that_has_begun(
-    two: MLXBackend, at_work: threading.Event
+async def test_closing_waits_no_longer_than_it_may_and_ends_a_load(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    loaded = asyncio.create_task(two.load("second"))
-    await reach(at_work)
-    await asyncio.to_thread(two._engine.close)
+    engine = Engine(config_for(tmp_path), closing_seconds=0.0, slice_seconds=0.0)
+    client = EngineClient(engine)
+    [begin] = HeldAdvance(monkeypatch, 1).gates.values()
+    loading = asyncio.create_task(client.load(write_tiny_model(tmp_path / "tiny")))
+    await reach(begin.reached)
+    engine.close()
+    begin.opened.set()
     with pytest.raises(BackendUnavailableError, match="closed"):
-        await loaded
+        await loading
 
 
 async def test_a_load_says_how_many_bytes_are_read(backend: MLXBackend, gate: Gates) -> None:

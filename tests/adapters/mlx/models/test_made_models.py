@@ -10,9 +10,11 @@ from typing import Any
 import mlx.core as mx
 import msgspec
 import pytest
+from fakes.engine_client import ForwardPasses
 from fakes.scripted_model import answer, chat, config_for, told
 from fakes.tiny_model import write_tiny_model
 from mlx.utils import tree_flatten
+from mlx_lm.models import llama
 from mlx_lm.tuner.utils import linear_to_lora_layers
 from mlx_lm.utils import load_model
 
@@ -90,12 +92,16 @@ async def test_a_model_with_lora_says_what_one_with_merged_weights_says(folder: 
         assert await text(backend, "tuned") != await text(backend, "base")
 
 
-async def test_a_model_with_a_draft_says_what_it_says_alone(folder: Path) -> None:
+async def test_a_model_with_a_draft_says_what_it_says_alone(
+    folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     wild = Sampling(temperature=1.0, seed=3)
     async with opened(folder, fast=entry(folder, draft="merged")) as backend:
         for sampling in (Sampling(), wild):
             assert await text(backend, "fast", sampling) == await text(backend, "base", sampling)
-        assert backend._engine._lanes["fast"].max_rows == 1
+        passes = ForwardPasses(monkeypatch, llama.Model)
+        await text(backend, "fast")
+        assert (1, 4) in passes.shapes, "no pass checks three guesses at once"
 
 
 async def test_made_models_are_listed_under_their_names(folder: Path) -> None:

@@ -8,11 +8,13 @@ from typing import Any
 
 import mlx.core as mx
 import pytest
+from fakes.engine_client import EngineClient
 from fakes.scripted_model import answer, config_for, saying, told, usage_of
 from fakes.tiny_model import END, write_tiny_model
 
 from adapters.events import Event, Finished, TextDelta, TokenLogprob
 from adapters.mlx.backend import MLXBackend
+from adapters.mlx.engine.engine import Engine
 from adapters.mlx.output.logprobs import Places
 from adapters.request import GenerationRequest, Sampling, TokenIds
 
@@ -28,8 +30,14 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture
-async def backend(folder: Path) -> AsyncGenerator[MLXBackend]:
-    backend = MLXBackend(config_for(folder, prefill_chunk=16))
+def engine(folder: Path) -> Engine:
+    """Closed by its backend."""
+    return Engine(config_for(folder, prefill_chunk=16))
+
+
+@pytest.fixture
+async def backend(folder: Path, engine: Engine) -> AsyncGenerator[MLXBackend]:
+    backend = MLXBackend(config_for(folder, prefill_chunk=16), engine=engine)
     yield backend
     await backend.aclose()
 
@@ -63,10 +71,10 @@ def reported(events: list[Event], choice: int = 0) -> list[TokenLogprob]:
     return [entry for event in mine for entry in event.logprobs or ()]
 
 
-async def expected(backend: MLXBackend, model: str, tokens: list[int]) -> list[list[float]]:
-    """For each of `tokens`, the logprobs of whatever comes after it."""
-    forward = partial(logprobs, backend._engine._lanes[model].loaded.model, tokens)
-    return await asyncio.wrap_future(backend._engine.run(forward))
+async def expected(engine: Engine, path: Path, tokens: list[int]) -> list[list[float]]:
+    """Return, for each of `tokens`, the logprobs of every token that may come next."""
+    loaded = await EngineClient(engine).load(path)
+    return await asyncio.wrap_future(engine.run(partial(logprobs, loaded.model, tokens)))
 
 
 def logprobs(model: Any, tokens: list[int]) -> list[list[float]]:
@@ -77,7 +85,7 @@ def logprobs(model: Any, tokens: list[int]) -> list[list[float]]:
 
 @pytest.mark.parametrize("kind", KINDS)
 async def test_a_prompt_is_reported_as_the_model_thinks_of_it(
-    backend: MLXBackend, kind: str
+    backend: MLXBackend, engine: Engine, folder: Path, kind: str
 ) -> None:
     """In chunks of 16, of a prompt that was read before: nothing is taken from a cache."""
     await answer(backend, asked(kind, echo=False, top_logprobs=None))
@@ -85,7 +93,7 @@ async def test_a_prompt_is_reported_as_the_model_thinks_of_it(
     entries = reported(events)
     assert [entry.is_first for entry in entries] == [True] + [False] * 42
     assert "".join(entry.token for entry in entries[:40]) == letters()
-    own = await expected(backend, kind, list(ids()))
+    own = await expected(engine, folder / kind, list(ids()))
     said = [*ids(), own[-1].index(max(own[-1]))]
     for place, entry in enumerate(entries[1:41]):
         assert entry.logprob == pytest.approx(own[place][said[place + 1]], abs=1e-3)

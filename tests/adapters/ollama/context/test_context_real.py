@@ -11,6 +11,7 @@ import pytest
 from msgspec.structs import replace
 from ollama_server import PLAIN, SEES, TOOLS, own_ollama, require_model
 
+from adapters import sink
 from adapters.config import OllamaConfig
 from adapters.errors import BackendError, ContextLengthError
 from adapters.events import Event, Finished, Started
@@ -59,7 +60,7 @@ async def backend(ollama_host: str) -> AsyncIterator[OllamaBackend]:
 
 
 async def events_of(backend: OllamaBackend, request: GenerationRequest) -> list[Event]:
-    return [event async for event in backend.generate(request)]
+    return [event async for event in sink.events(backend, request)]
 
 
 def context_of(first: Event) -> int | None:
@@ -95,7 +96,7 @@ async def test_long_prompt_loses_its_beginning_through_ollamas_own_v1_and_nothin
 async def test_short_request_after_a_long_one_loads_nothing_anew(
     backend: OllamaBackend, ollama_host: str
 ):
-    long = backend.generate(chat("Hi", max_tokens=5000))
+    long = sink.events(backend, chat("Hi", max_tokens=5000))
     assert context_of(await anext(long)) == 8192
     await long.aclose()
     assert context_of((await events_of(backend, chat("Hello")))[0]) == 8192
@@ -112,7 +113,7 @@ async def test_short_request_after_a_long_one_loads_nothing_anew(
 
 
 async def test_model_of_the_same_file_needs_no_load(backend: OllamaBackend, ollama_host: str):
-    long = backend.generate(replace(chat("Hi", max_tokens=5000), model=TOOLS))
+    long = sink.events(backend, replace(chat("Hi", max_tokens=5000), model=TOOLS))
     assert context_of(await anext(long)) == 8192
     await long.aclose()
     assert (await events_of(backend, chat("Hello")))[0] == Started(8192)
@@ -185,7 +186,7 @@ async def test_other_ollama_answers_when_one_is_killed_under_load():
     with own_ollama() as one, own_ollama() as two:
         backend = OllamaBackend(OllamaConfig(hosts=(one.host, two.host)))
         await backend.list_models()
-        streams = [backend.generate(chat("Tell me a story.", 400)) for _ in range(2)]
+        streams = [sink.events(backend, chat("Tell me a story.", 400)) for _ in range(2)]
         for stream in streams:
             assert isinstance(await anext(stream), Started)
         one.kill()

@@ -9,6 +9,7 @@ import pytest
 from fakes.recorded_ollama import Reply, StandIn, recording, replay, says_lines
 from msgspec.structs import replace
 
+from adapters import sink
 from adapters.config import OllamaConfig
 from adapters.errors import ContextLengthError, InsufficientMemoryError, InvalidRequestError
 from adapters.events import Event, Started
@@ -24,7 +25,7 @@ def chat(words: int = 1, **fields: Any) -> GenerationRequest:
 
 
 async def events_of(backend: OllamaBackend, request: GenerationRequest) -> list[Event]:
-    return [event async for event in backend.generate(request)]
+    return [event async for event in sink.events(backend, request)]
 
 
 def sizes(standin: StandIn) -> list[int]:

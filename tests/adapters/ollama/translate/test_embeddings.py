@@ -123,7 +123,7 @@ async def test_input_too_long_is_refused_with_how_long_it_may_be(
 ):
     standin.replays("embed-long-truncate-false")
     standin.replays("show-embed")
-    with pytest.raises(ContextLengthError, match="longer than the 512 tokens 'all-minilm' reads"):
+    with pytest.raises(ContextLengthError, match="longer than the 512 tokens of 'all-minilm'"):
         await backend.embed(HELLO)
 
 

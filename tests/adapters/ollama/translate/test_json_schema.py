@@ -105,7 +105,7 @@ async def test_text_that_breaks_the_promise_is_an_error(text: str):
         "properties": {"a": {"type": "integer"}},
         "additionalProperties": False,
     }
-    with pytest.raises(GenerationError, match="does not keep to the shape"):
+    with pytest.raises(GenerationError, match="is not the JSON"):
         await Promise(schema, "response_format").check(text)
 
 

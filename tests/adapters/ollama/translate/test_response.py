@@ -23,9 +23,13 @@ from adapters.ollama.wire import Line
 
 
 def events_of(*lines: dict[str, Any]) -> list[Event]:
-    answer = Answer()
-    decoded = (msgspec.json.decode(json.dumps(line).encode(), type=Line) for line in lines)
-    return [event for line in decoded for event in answer.events(line)]
+    answer, events = Answer(), list[Event]()
+    answer.emit = events.append
+    for line in lines:
+        answer.read(msgspec.json.decode(json.dumps(line).encode(), type=Line))
+        if line.get("done"):
+            events.append(answer.finished)
+    return events
 
 
 def call(name: str, arguments: Any, **fields: Any) -> dict[str, Any]:

@@ -6,6 +6,7 @@ from typing import Any
 import pytest
 from fakes.recorded_ollama import StandIn, says_lines
 
+from adapters import sink
 from adapters.errors import GenerationError, InvalidRequestError
 from adapters.events import Event, Finished, Started, TextDelta, ToolCallDelta, ToolCallStarted
 from adapters.ollama.backend import OllamaBackend
@@ -40,7 +41,7 @@ def says(standin: StandIn, *texts: str, reason: str = "stop", **last: Any) -> No
 
 
 async def events_of(backend: OllamaBackend, request: GenerationRequest) -> list[Event]:
-    return [event async for event in backend.generate(request)]
+    return [event async for event in sink.events(backend, request)]
 
 
 def text_of(events: list[Event]) -> str:
@@ -64,7 +65,7 @@ async def test_answer_of_another_shape_is_no_success(
     standin: StandIn, backend: OllamaBackend, wanted: JSONObject | JSONSchema, text: str
 ):
     says(standin, text)
-    with pytest.raises(GenerationError, match="does not keep to the shape"):
+    with pytest.raises(GenerationError, match="is not the JSON"):
         await events_of(backend, chat(response_format=wanted))
 
 
@@ -175,7 +176,7 @@ async def test_forced_call_that_was_not_written_is_no_success(
 ):
     lists(standin)
     says(standin, "I would rather not.")
-    with pytest.raises(GenerationError, match="did not write the call"):
+    with pytest.raises(GenerationError, match="did not write the tool call"):
         await events_of(backend, chat(tools=(TOOL,), tool_choice="required"))
 
 

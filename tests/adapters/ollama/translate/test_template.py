@@ -10,6 +10,7 @@ from fakes.recorded_ollama import StandIn, recording, says_lines
 from msgspec.structs import replace
 from ollama_server import PLAIN, own_ollama
 
+from adapters import sink
 from adapters.config import OllamaConfig
 from adapters.events import TextDelta
 from adapters.ollama.backend import OllamaBackend
@@ -44,7 +45,7 @@ async def sent(
     """What is asked of an Ollama that shows `template`."""
     standin.says("/api/show", says_lines({"template": template}))
     standin.says("/api/chat", says_lines({"message": {"content": "{}"}, "done": True}))
-    async for _ in backend.generate(request):
+    async for _ in sink.events(backend, request):
         pass
     return standin.bodies("/api/chat")[-1]
 
@@ -121,6 +122,6 @@ async def test_any_json_is_json_where_llama_server_renders_the_chat(
                 sampling=Sampling(temperature=0),
                 max_tokens=40,
             )
-            events = [event async for event in backend.generate(request)]
+            events = [event async for event in sink.events(backend, request)]
     said = "".join(event.text for event in events if isinstance(event, TextDelta))
     assert said.startswith("{")

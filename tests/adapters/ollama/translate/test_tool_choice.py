@@ -37,8 +37,14 @@ def body_of(shows_tools: bool = True, **fields: Any) -> dict[str, Any]:
 
 
 def events_of(*said: Event, may_stop: bool = False) -> list[Event]:
-    call = ForcedCallReader((WEATHER,), may_stop)
-    return [event for each in said for event in call.events(each)]
+    call, events = ForcedCallReader((WEATHER,), may_stop), list[Event]()
+    call.emit = events.append
+    for event in said:
+        if isinstance(event, Finished):
+            events.append(call.finish(event))
+        else:
+            call.take(event)
+    return events
 
 
 def branch(name: str, parameters: dict[str, Any]) -> dict[str, Any]:

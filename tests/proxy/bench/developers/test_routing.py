@@ -2,18 +2,17 @@
 
 import asyncio
 from collections import Counter
-from collections.abc import AsyncGenerator, Callable
+from collections.abc import Callable
 from itertools import pairwise
 
 import httpx2
 import pytest
 from fakes.scripted_backend import chat, http_client
 
-from adapters.events import Event
 from adapters.request import GenerationRequest
+from adapters.sink import Sink
 from proxy.bench.developers.paced_backend import Pace, PacedBackend
 from proxy.bench.developers.routing import RoutingPlan, RoutingRow, Scene, bench_routing, lines
-from proxy.sinks import closing
 
 FAST, SLOW = Pace(seconds=1.0), Pace(seconds=2.0)
 
@@ -77,13 +76,11 @@ class Crowded(PacedBackend):
         self._seconds = seconds
         self._in_progress = 0
 
-    async def generate(self, request: GenerationRequest) -> AsyncGenerator[Event]:
+    async def generate(self, request: GenerationRequest, sink: Sink) -> None:
         self._in_progress += 1
         try:
             self.pace = Pace(seconds=self._seconds(self._in_progress))
-            async with closing(events := super().generate(request)):
-                async for event in events:
-                    yield event
+            await super().generate(request, sink)
         finally:
             self._in_progress -= 1
 

@@ -122,14 +122,6 @@ async def test_official_client_reads_a_whole_answer():
     assert answer.message.tool_calls is None
 
 
-async def test_streamed_answer_offers_no_shortcut_that_nothing_opens():
-    backend = ScriptedBackend()
-    async with http_client(backend) as client:
-        for stream in (True, False):
-            await client.post(URL, json={"model": "m", "messages": HI, "stream": stream})
-    assert [request.shortcut is None for request in backend.requests] == [True, False]
-
-
 async def test_answer_is_streamed_unless_told_otherwise():
     told = await lines(list(HELLO))
     assert told[0] == line(content="Hel")
@@ -221,8 +213,7 @@ async def test_failure_before_the_answer_has_its_status(streamed: bool):
         body = {"model": "m", "messages": HI, "stream": streamed}
         response = await client.post(URL, json=body)
     assert response.status_code == 400
-    error = response.json()["error"]
-    assert (error["code"], error["param"]) == ("context_length_exceeded", "messages")
+    assert response.json() == {"error": "Too long."}
 
 
 @pytest.mark.parametrize(
@@ -245,7 +236,7 @@ async def test_what_cannot_be_is_refused_by_name(fields: dict[str, Any], param: 
     async with http_client(backend) as client:
         response = await client.post(URL, json={"model": "m", "messages": HI, **fields})
     assert response.status_code == 400
-    assert response.json()["error"]["param"] == param
+    assert f"'{param}'" in response.json()["error"]
     assert not backend.requests
 
 
@@ -268,7 +259,7 @@ async def test_what_nobody_honours_is_refused_by_name(
     async with http_client(ScriptedBackend(honours=EVERYTHING - {feature})) as client:
         response = await client.post(URL, json={"model": "m", "messages": HI, **fields})
     assert response.status_code == 400
-    assert response.json()["error"]["param"] == param
+    assert f"'{param}'" in response.json()["error"]
 
 
 async def test_unknown_field_is_named_or_refused():
@@ -277,7 +268,9 @@ async def test_unknown_field_is_named_or_refused():
         assert (await client.post(URL, json=body)).headers["x-tandem-ignored"] == "surprise"
     strict = Config(server=ServerConfig(strict_fields=True))
     async with http_client(ScriptedBackend(), config=strict) as client:
-        assert (await client.post(URL, json=body)).json()["error"]["param"] == "surprise"
+        assert (await client.post(URL, json=body)).json() == {
+            "error": "Unknown parameter: 'surprise'."
+        }
 
 
 @pytest.mark.parametrize("body", [b"", b"[]", b"{", b'"x"', b"{}", b'{"messages":[]}'])
@@ -285,7 +278,8 @@ async def test_body_that_is_none_is_a_mistake_of_the_caller(body: bytes):
     async with http_client(ScriptedBackend()) as client:
         response = await client.post(URL, content=body)
     assert response.status_code == 400
-    assert set(response.json()["error"]) == {"message", "type", "param", "code"}
+    assert list(response.json()) == ["error"]
+    assert isinstance(response.json()["error"], str)
 
 
 # --- what is asked -----------------------------------------------------------------------------
@@ -381,8 +375,8 @@ async def test_image_that_is_none_is_named(words: str):
     message = {"role": "user", "content": words, "images": [PICTURE, "AA=="]}
     async with http_client(ScriptedBackend()) as client:
         response = await client.post(URL, json={"model": "m", "messages": [*HI, message]})
-    error = response.json()["error"]
-    assert (response.status_code, error["param"]) == (400, "messages[1].images[1]")
+    assert response.status_code == 400
+    assert "'messages[1].images[1]'" in response.json()["error"]
 
 
 async def test_backend_is_chosen_and_may_be_forced():
@@ -399,7 +393,7 @@ async def test_backend_is_chosen_and_may_be_forced():
             response = await client.post(URL, json=forced, headers=headers)
             assert response.headers[HEADER] == "ollama"
         refused = await client.post(URL, json={**body, "model": "mlx/a", "backend": "ollama"})
-        assert refused.json()["error"]["param"] == "backend"
+        assert "'backend'" in refused.json()["error"]
 
 
 # --- without messages --------------------------------------------------------------------------

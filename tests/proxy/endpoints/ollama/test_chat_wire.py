@@ -70,16 +70,17 @@ async def test_runner_that_dies_ends_the_lines_with_an_error(upstream: StandIn):
 
 
 @pytest.mark.parametrize(
-    ("name", "status", "code"),
+    ("name", "status", "words"),
     [
-        ("chat-missing", 404, "model_not_found"),
-        ("chat-think-unsupported", 400, "unsupported_parameter"),
-        ("chat-tools-unsupported", 400, "unsupported_parameter"),
-        ("chat-overflow-truncate-false", 400, "context_length_exceeded"),
+        ("chat-missing", 404, "There is no model 'nope'."),
+        ("chat-think-unsupported", 400, "'think'"),
+        ("chat-tools-unsupported", 400, "'tools'"),
+        ("chat-overflow-truncate-false", 400, "holds 2048 tokens; the prompt alone has 9925."),
     ],
 )
-async def test_what_ollama_refuses_has_openais_body(
-    upstream: StandIn, name: str, status: int, code: str
+async def test_what_ollama_refuses_has_ollamas_body(
+    upstream: StandIn, name: str, status: int, words: str
 ):
     got, (body,) = await answer_of(upstream, name)
-    assert (got, body["error"]["code"]) == (status, code)
+    assert (got, list(body)) == (status, ["error"])
+    assert words in body["error"]

@@ -35,7 +35,7 @@ async def test_server_that_goes_down_says_so():
     app = create_app(Config(), {"mlx": backend})
     transport = httpx2.ASGITransport(app=app)  # type: ignore[arg-type]
     async with app.lifespan(), httpx2.AsyncClient(transport=transport, base_url=BASE) as client:
-        app.state.parts.drain.begin()
+        app.state.parts.grace.begin()
         assert (await client.get("/api/health")).json()["status"] == "draining"
 
 

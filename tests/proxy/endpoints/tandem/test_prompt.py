@@ -2,7 +2,6 @@
 
 import asyncio
 import json
-from collections.abc import AsyncGenerator
 from typing import Any
 
 import pytest
@@ -10,8 +9,9 @@ from fakes.scripted_backend import DONE, EVERYTHING, ScriptedBackend, http_clien
 
 from adapters.backend import Model
 from adapters.errors import GenerationError, ModelNotFoundError
-from adapters.events import Event, ReasoningDelta, Started, TextDelta
+from adapters.events import ReasoningDelta, Started, TextDelta
 from adapters.request import GenerationRequest, Message, Regex, Sampling, TextPart
+from adapters.sink import Sink, events
 
 URL = "/api/chat"
 USAGE = {"prompt_tokens": 3, "completion_tokens": 2, "total_tokens": 5}
@@ -138,11 +138,11 @@ async def test_model_that_nobody_has_is_not_found():
 class Slow(ScriptedBackend):
     """Thinks before the end."""
 
-    async def generate(self, request: GenerationRequest) -> AsyncGenerator[Event]:
-        async for event in super().generate(request):
+    async def generate(self, request: GenerationRequest, sink: Sink) -> None:
+        async for event in events(ScriptedBackend(), request):
             if event == DONE:
                 await asyncio.sleep(0.1)
-            yield event
+            sink.write(event)
 
 
 async def test_other_backend_gives_the_whole_answer_of_which_the_first_has_a_part():

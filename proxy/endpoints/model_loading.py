@@ -1,13 +1,13 @@
 """A model of a public name, made ready or sent away; lists tell of it at once."""
 
 from collections.abc import AsyncGenerator
+from contextlib import aclosing
 
 from adapters.backend import Progress
 from adapters.errors import BackendUnavailableError
 from proxy.endpoints.server_request import ServerRequest
 from proxy.models import load_progress
 from proxy.routing.router import Route
-from proxy.sinks import closing
 
 _PATIENCE = 1.0
 """Seconds that a backend has to tell anew what it has loaded."""
@@ -30,7 +30,7 @@ async def load_in_steps(
 ) -> AsyncGenerator[Progress]:
     """As `load`, telling how far it is; `success` comes last. Closing it gives the load up."""
     route = await _resolve(request, name)
-    async with closing(steps := load_progress.load(route.backend, route.name, keep_alive)):
+    async with aclosing(load_progress.load(route.backend, route.name, keep_alive)) as steps:
         async for step in steps:
             if step.status == "success":
                 await _look(request, route)
@@ -47,7 +47,7 @@ async def unload(request: ServerRequest, name: str) -> Route:
     away: BackendUnavailableError | None = None
     done: list[Route] = []
     for route in await request.router.routes(name):
-        request.notes.routed(route)
+        request.record.attempt(route.backend.kind, route.name)
         try:
             await request.finish(route.backend.unload(route.name))
             await _look(request, route)
@@ -61,7 +61,7 @@ async def unload(request: ServerRequest, name: str) -> Route:
 
 async def _resolve(request: ServerRequest, name: str) -> Route:
     route = await request.router.resolve(name, frozenset())
-    request.notes.routed(route)
+    request.record.attempt(route.backend.kind, route.name)
     return route
 
 

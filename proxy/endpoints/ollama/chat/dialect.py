@@ -1,0 +1,55 @@
+"""Ollama's chat, streamed as lines of JSON unless the client says otherwise.
+
+Source: https://github.com/ollama/ollama/blob/main/docs/api.md
+"""
+
+from collections.abc import Sequence
+
+from proxy.endpoints.generate import Call
+from proxy.endpoints.ollama.chat.request import (
+    OllamaChatRequest,
+    to_generation_request,
+    to_param,
+)
+from proxy.endpoints.ollama.chat.response import (
+    OllamaChat,
+    OllamaChatRenderer,
+    OllamaError,
+    to_error,
+    to_whole_chat,
+)
+from proxy.endpoints.server_request import ServerRequest
+from proxy.errors import Failure
+from proxy.http.event_stream import NDJSON
+from proxy.record import Record
+from proxy.sinks import Answer
+
+
+class OllamaChatDialect:
+    framing = NDJSON
+
+    def parse(self, request: ServerRequest, raw: bytes) -> Call[OllamaChatRequest]:
+        body = request.decode(raw, OllamaChatRequest)
+        return Call(
+            body=body,
+            requests=(to_generation_request(body),),
+            stream=body.stream is not False,
+            backend=body.backend,
+        )
+
+    def renderer(self, call: Call[OllamaChatRequest], record: Record) -> OllamaChatRenderer:
+        return OllamaChatRenderer(call.body.model, record)
+
+    def whole(
+        self, call: Call[OllamaChatRequest], answers: Sequence[Answer], record: Record
+    ) -> OllamaChat:
+        return to_whole_chat(call.body.model, answers[0], record)
+
+    def to_param(self, feature: str | None, body: OllamaChatRequest) -> str | None:
+        return to_param(feature, body)
+
+    def failure(self, failure: Failure) -> OllamaError:
+        return to_error(failure)
+
+
+OLLAMA_CHAT = OllamaChatDialect()

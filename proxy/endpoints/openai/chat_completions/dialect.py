@@ -1,0 +1,68 @@
+"""`POST /v1/chat/completions`.
+
+Source: https://platform.openai.com/docs/api-reference/chat/create
+"""
+
+from collections.abc import Sequence
+
+from msgspec import Struct
+
+from proxy.endpoints.generate import Call, generating_route
+from proxy.endpoints.openai.chat_completions.request import ChatCompletionRequest
+from proxy.endpoints.openai.chat_completions.response import (
+    ChatCompletion,
+    ChatCompletionChunk,
+    ChatCompletionRenderer,
+    to_chat_completion,
+)
+from proxy.endpoints.openai.chat_completions.translate import to_generation_request, to_param
+from proxy.endpoints.server_request import ServerRequest
+from proxy.errors import Failure
+from proxy.http.event_stream import SSE
+from proxy.openapi import Operation
+from proxy.record import Record
+from proxy.sinks import Answer
+
+
+class ChatCompletionsDialect:
+    framing = SSE
+
+    def parse(self, request: ServerRequest, raw: bytes) -> Call[ChatCompletionRequest]:
+        body = request.decode(raw, ChatCompletionRequest)
+        return Call(
+            body=body,
+            requests=(to_generation_request(body),),
+            stream=bool(body.stream),
+            backend=body.backend,
+            cache_key=body.prompt_cache_key,
+        )
+
+    def renderer(self, call: Call[ChatCompletionRequest], record: Record) -> ChatCompletionRenderer:
+        return ChatCompletionRenderer(call.body)
+
+    def whole(
+        self, call: Call[ChatCompletionRequest], answers: Sequence[Answer], record: Record
+    ) -> ChatCompletion:
+        return to_chat_completion(call.body, answers)
+
+    def to_param(self, feature: str | None, body: ChatCompletionRequest) -> str | None:
+        return to_param(feature, body)
+
+    def failure(self, failure: Failure) -> Struct:
+        return failure.body
+
+
+CHAT_COMPLETIONS = ChatCompletionsDialect()
+
+create_chat_completion = generating_route(
+    "/v1/chat/completions",
+    CHAT_COMPLETIONS,
+    Operation(
+        summary="OpenAI's chat completions",
+        asks=(ChatCompletionRequest,),
+        answers=(ChatCompletion,),
+        events=(ChatCompletionChunk,),
+        may_force=True,
+    ),
+    name="create_chat_completion",
+)

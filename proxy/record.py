@@ -1,0 +1,224 @@
+"""One answer of the server, from the arrival of its request to its end.
+
+`Record` is filled on the way and closed once. Response headers, the request log, measurements,
+estimates and the `performance` fields read it; none of them follows the answer by itself.
+"""
+
+import random
+import time
+from collections.abc import Callable, Iterable
+from typing import Literal
+
+from adapters.errors import BackendError
+from adapters.events import Event, Finished, Restarted, Started, Timings, Usage
+from proxy.errors import ClientDisconnectedError, ServerShutdownError, to_code
+
+Outcome = Literal["ok", "error", "disconnected", "shutdown"]
+Clock = Callable[[], float]
+
+
+def new_id(prefix: str) -> str:
+    """`prefix` and 24 hexadecimal digits: unique, not secret, without a system call each."""
+    return f"{prefix}{random.getrandbits(96):024x}"
+
+
+class Attempt:
+    """One backend's work on one request. Times are seconds of `clock`."""
+
+    def __init__(
+        self, backend: str, model: str, choices: int = 1, clock: Clock = time.perf_counter
+    ) -> None:
+        """`backend` is its configured name, `model` the backend's own name of the model."""
+        self.backend = backend
+        self.model = model
+        self.choices = choices
+        self._clock = clock
+        self.began_at = clock()
+        self.ready_at: float | None = None
+        """The model was loaded and the request admitted."""
+        self.first_at: float | None = None
+        """The first piece of the answer came."""
+        self.ended_at: float | None = None
+        """The last choice that has ended by now did so."""
+        self.cold = False
+        """The request waited for its model to be loaded."""
+        self.context: int | None = None
+        """Tokens that prompt and answer may have together."""
+        self.restarted = False
+        """Another server of the backend began the answer anew: its times are not comparable."""
+        self.concurrency = 1
+        """Answers that the backend had in progress when this one began, itself included."""
+        self.finished: dict[int, Finished] = {}
+        self.error: BackendError | None = None
+
+    def note(self, event: Event) -> None:
+        """Fill in what `event` tells. Text after the first piece tells nothing."""
+        match event:
+            case Started():
+                self.cold, self.context, self.ready_at = event.cold, event.context, self._clock()
+            case Restarted():
+                self.restarted, self.context = True, event.context
+                self.ready_at, self.first_at = self._clock(), None
+            case Finished():
+                self.finished[event.choice] = event
+                self.ended_at = self._clock()
+                self.first_at = self.first_at or self.ended_at
+            case _:
+                self.first_at = self.first_at or self._clock()
+
+    @property
+    def is_complete(self) -> bool:
+        """Every choice has ended."""
+        return len(self.finished) == self.choices
+
+    @property
+    def completion_tokens(self) -> int:
+        return sum([end.usage.completion_tokens for end in self.finished.values()])
+
+    @property
+    def tokens_per_second(self) -> float | None:
+        """As `to_speed`, all choices together."""
+        if self.first_at is None or self.ended_at is None:
+            return None
+        return to_speed(self.completion_tokens, self.ended_at - self.first_at)
+
+
+class Record:
+    """All that is known of one answer."""
+
+    def __init__(
+        self,
+        method: str = "",
+        path: str = "",
+        readers: Iterable[Callable[["Record"], None]] = (),
+        clock: Clock = time.perf_counter,
+    ) -> None:
+        """`readers` are called once, when the record is closed."""
+        self.request_id = new_id("req_")
+        self.method = method
+        self.path = path
+        self.clock = clock
+        self.arrived_at = clock()
+        self._readers = readers
+        self.model = ""
+        """The public name that the client asked for."""
+        self.streamed = False
+        self.ignored: tuple[str, ...] = ()
+        """Paths of request fields that no part of the server knows."""
+        self.attempts: list[Attempt] = []
+        """In order; several where a backend failed, or the request has several prompts."""
+        self.fallback_from: str | None = None
+        """`NAME; reason=CODE` of the backend that failed before another was asked."""
+        self.status: int | None = None
+        """`None` until the head of the answer was sent."""
+        self.outcome: Outcome | None = None
+        """`None` while the answer is on its way."""
+        self.error: str | None = None
+        """The code of the failure that ended it."""
+        self.closed_at: float | None = None
+
+    def attempt(self, backend: str, model: str, choices: int = 1) -> Attempt:
+        """Begin an attempt: `backend` is asked for `model`, its own name of it."""
+        attempt = Attempt(backend, model, choices, self.clock)
+        self.attempts.append(attempt)
+        return attempt
+
+    def fall_back(self, failed: Attempt, error: BackendError) -> None:
+        """Note that another backend is asked because `failed` ended with `error`."""
+        failed.error = error
+        self.fallback_from = f"{failed.backend}; reason={to_code(error)}"
+
+    def fail(self, exc: BaseException, code: str | None) -> None:
+        """Note the failure that ends the answer."""
+        match exc:
+            case ClientDisconnectedError():
+                self.outcome = "disconnected"
+            case ServerShutdownError():
+                self.outcome = "shutdown"
+            case _:
+                self.outcome = "error"
+        self.error = code
+
+    def close(self) -> None:
+        """End the record and hand it to its readers; a second call does nothing."""
+        if self.closed_at is not None:
+            return
+        self.closed_at = self.clock()
+        if self.outcome is None:
+            ok = self.status is not None and self.status < 400
+            self.outcome = "ok" if ok else "disconnected" if self.status is None else "error"
+        for read in self._readers:
+            read(self)
+
+    @property
+    def backend(self) -> str:
+        """The configured name of the backend that was asked last; `none` before the first."""
+        return self.attempts[-1].backend if self.attempts else "none"
+
+    @property
+    def context(self) -> int | None:
+        """Tokens that prompt and answer may have together; the least of several prompts."""
+        known = [a.context for a in self.attempts if a.context is not None and a.error is None]
+        return min(known, default=None)
+
+    @property
+    def first_token_s(self) -> float | None:
+        """Seconds from the arrival to the first piece of the answer that was sent."""
+        first = min([a.first_at for a in self._sent if a.first_at is not None], default=None)
+        return None if first is None else first - self.arrived_at
+
+    @property
+    def total_s(self) -> float:
+        """Seconds from the arrival to the end of the last choice; to now before that."""
+        ends = [a.ended_at for a in self._sent if a.ended_at is not None]
+        return max(ends, default=self.clock()) - self.arrived_at
+
+    @property
+    def tokens_per_second(self) -> float | None:
+        """As `to_speed`, all choices together."""
+        if self.first_token_s is None:
+            return None
+        tokens = sum([attempt.completion_tokens for attempt in self._sent])
+        return to_speed(tokens, self.total_s - self.first_token_s)
+
+    @property
+    def usage(self) -> Usage | None:
+        """Tokens of all choices that have ended; each prompt is counted once."""
+        prompts = [next(iter(a.finished.values())).usage for a in self._sent if a.finished]
+        if not prompts:
+            return None
+        cached = [usage.cached_tokens for usage in prompts if usage.cached_tokens is not None]
+        return Usage(
+            prompt_tokens=sum([usage.prompt_tokens for usage in prompts]),
+            completion_tokens=sum([attempt.completion_tokens for attempt in self._sent]),
+            cached_tokens=sum(cached) if cached else None,
+        )
+
+    def timings(self, finished: Finished) -> Timings:
+        """The engine's own timings; by this server's clock where the engine tells none.
+
+        Load and prompt cannot be told apart for an engine that is silent until its first word.
+        """
+        if finished.timings is not None:
+            return finished.timings
+        ready = self.attempts[-1].ready_at if self.attempts else None
+        until_ready = self.total_s if ready is None else ready - self.arrived_at
+        until_first = self.total_s if self.first_token_s is None else self.first_token_s
+        return Timings(
+            load=round(until_ready * 1e9),
+            prompt=round((until_first - until_ready) * 1e9),
+            answer=round((self.total_s - until_first) * 1e9),
+        )
+
+    @property
+    def _sent(self) -> list[Attempt]:
+        """The attempts whose answer went to the client."""
+        return [attempt for attempt in self.attempts if attempt.error is None]
+
+
+def to_speed(tokens: int, seconds: float) -> float | None:
+    """Tokens a second, `seconds` after the first piece; `None` where the answer came in one piece.
+
+    The time of the first token is the prompt's.
+    """
+    return (tokens - 1) / seconds if tokens > 1 and seconds > 0 else None
