@@ -1,29 +1,29 @@
-"""Everything a backend raises on purpose.
+"""Errors that a backend raises deliberately.
 
     BackendError
-    ├── InvalidRequestError         the caller's mistake
-    │   ├── UnsupportedParameterError   … something this backend or model cannot honour
-    │   └── ContextLengthError          … more tokens than the model's context holds
-    ├── ModelNotFoundError          nobody has a model of that name
-    ├── BackendBusyError            its queue is full: later
-    ├── InsufficientMemoryError     the model does not fit: not later either
-    ├── BackendUnavailableError     it is not there, or went away before it answered
-    ├── BackendTimeoutError         it is there and says nothing
-    ├── BadUpstreamError            what it says makes no sense, or breaks off
-    └── GenerationError             it failed at the work itself
+    ├── InvalidRequestError         the request is wrong
+    │   ├── UnsupportedParameterError   … a feature this backend or model does not support
+    │   └── ContextLengthError          … more tokens than the model's context length
+    ├── ModelNotFoundError          no backend has a model of that name
+    ├── BackendBusyError            the queue is full; retry later
+    ├── InsufficientMemoryError     the model does not fit; retries are useless
+    ├── BackendUnavailableError     not running, or disconnected before it answered
+    ├── BackendTimeoutError         running, but does not respond in time
+    ├── BadUpstreamError            unexpected or truncated response
+    └── GenerationError             the engine failed to generate
 
-Foreign exceptions (httpx, ollama, mlx, jinja2) become one of these where they are met; what
-reaches a caller as anything else is a defect of Tandem.
+Exceptions of libraries (httpx, ollama, mlx, jinja2) are converted to one of these where they are
+caught. Any other exception that reaches a caller is a bug in Tandem.
 """
 
 
 class BackendError(Exception):
-    """The root. `param` names what in the request is to blame, if anything is."""
+    """Base class. `param` is the field of the request that caused the error, if there is one."""
 
     retry_after: float | None = None
-    """Seconds after which another try may go better."""
+    """Seconds after which to retry."""
     lasting = False
-    """True where the same request will fail again, so that clients must not repeat it."""
+    """True if the same request will fail again, so that clients must not retry."""
 
     def __init__(
         self,
@@ -52,9 +52,9 @@ class UnsupportedParameterError(InvalidRequestError):
 
 class ContextLengthError(InvalidRequestError):
     prompt_tokens: int | None = None
-    """How many the prompt has, where the engine has told."""
+    """Number of tokens of the prompt, if the engine reported it."""
     limit: int | None = None
-    """How many there is room for, where that is known."""
+    """Context length in tokens, if known."""
 
 
 class ModelNotFoundError(BackendError):

@@ -1,7 +1,7 @@
-"""What a backend says while it generates: one flat stream that serves every dialect.
+"""Events of a generation: one flat stream for every dialect.
 
-`choice` tells the answers of one request with `n` > 1 apart, from 0. Their events may mix; each
-choice keeps the order of its own.
+`choice` numbers the answers of a request with `n` > 1 from 0. Events of different choices may be
+interleaved; those of one choice are in order.
 """
 
 from typing import Literal
@@ -12,12 +12,12 @@ FinishReason = Literal["stop", "length", "tool_calls"]
 
 
 class Usage(Struct, frozen=True, kw_only=True):
-    """Token counts. The token that ended the answer is counted, as Ollama and mlx-lm do."""
+    """Token counts, including the token that ended the answer, as in Ollama and mlx-lm."""
 
     prompt_tokens: int
     completion_tokens: int
     cached_tokens: int | None = None
-    """How many prompt tokens came from a cache; `None` where the backend cannot tell."""
+    """Prompt tokens taken from a cache; `None` if unknown."""
     reasoning_tokens: int | None = None
 
 
@@ -26,28 +26,30 @@ class TokenLogprob(Struct, frozen=True, kw_only=True):
     logprob: float
     """Natural logarithm."""
     bytes: tuple[int, ...] | None = None
-    """UTF-8; may be part of a character, and is empty where the token is not in the text."""
+    """UTF-8, possibly a part of a character; empty if the token is not in the text."""
     top: tuple["TokenLogprob", ...] = ()
-    """The likeliest tokens at this place, likeliest first."""
+    """Most likely tokens at this position, in descending order."""
     is_first: bool = False
-    """Of a prompt that is echoed: nothing came before it, and `logprob` means nothing."""
+    """True for the first token of an echoed prompt; its `logprob` has no meaning."""
 
 
 class Started(Struct, frozen=True):
-    """First, exactly once: the request is valid and the model is loaded."""
+    """First event, exactly once: the request is valid and the model is loaded."""
 
     context: int | None = None
-    """Tokens that prompt and answer may have together, as this request is run."""
+    """Context length of this request in tokens, for prompt and answer together."""
     cold: bool = False
-    """The model was not loaded when the request came: it waited for that as well."""
+    """True if the model was not loaded before, so that the request waited for the load."""
 
 
 class Restarted(Struct, frozen=True):
-    """What the choice has said so far is void, whichever way it came: it is answered anew, from its
-    beginning, by another of the backend's servers. Only in an answer that is asked for `whole`."""
+    """All earlier events of the choice are void: another server of the backend restarts it.
+
+    Occurs only in answers to requests with `whole`.
+    """
 
     context: int | None = None
-    """As that of `Started`."""
+    """Same meaning as `Started.context`."""
     choice: int = 0
 
 
@@ -78,7 +80,7 @@ class ToolCallDelta(Struct, frozen=True):
 
 
 class Timings(Struct, frozen=True, kw_only=True):
-    """How long the parts of an answer took, as its engine says; in nanoseconds."""
+    """Durations of the phases of an answer as reported by the engine, in nanoseconds."""
 
     load: int
     prompt: int
@@ -86,16 +88,16 @@ class Timings(Struct, frozen=True, kw_only=True):
 
 
 class Finished(Struct, frozen=True):
-    """The end of a choice, exactly once for each; the last event of all is one of them."""
+    """Last event of a choice, exactly once for each choice."""
 
     reason: FinishReason
     usage: Usage
-    """Of this choice: the prompt, which all choices share, and its own answer."""
+    """Tokens of the prompt, which all choices share, and of the answer of this choice."""
     stop_sequence: str | None = None
-    """The stop string that ended the answer, where one did and the backend knows which."""
+    """Stop string that ended the answer, if one did and the backend knows which."""
     choice: int = 0
     timings: Timings | None = None
-    """`None` where the engine tells nothing: then events come when what they tell of happens."""
+    """`None` if the engine reports none; then the times of the events are those of the phases."""
 
 
 Event = (

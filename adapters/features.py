@@ -1,6 +1,6 @@
-"""What each engine can honour on some model at least, told without importing the engine.
+"""Features that each engine can honour on at least one model, without importing the engine.
 
-A refusal names the engine that could, be it there or not.
+The error for an unsupported feature names the engine that supports it, even if it is disabled.
 """
 
 from collections.abc import Mapping
@@ -35,8 +35,8 @@ _BOTH: frozenset[Feature] = frozenset(
     }
 )
 
-# Not on Ollama, and so refused there by name: logit_bias, which it accepts and ignores, token ids
-# and grammars.
+# Not supported by Ollama and rejected by name: token ids, grammars, and logit_bias, which Ollama
+# accepts and ignores.
 _ONLY_MLX: frozenset[Feature] = frozenset(
     {"tokens", "echo_logprobs", "empty_answer", "logit_bias", "guided_regex", "guided_grammar"}
 )
@@ -45,4 +45,4 @@ _ONLY_OLLAMA: frozenset[Feature] = frozenset({"images", "options"})
 MLX = _BOTH | _ONLY_MLX
 OLLAMA = _BOTH | _ONLY_OLLAMA
 ENGINES: Mapping[str, frozenset[Feature]] = {"mlx": MLX, "ollama": OLLAMA}
-"""By kind."""
+"""Features by kind of backend."""

@@ -1,7 +1,7 @@
 """Memory accounting: backends report usage, the proxy grants reservations.
 
-A backend that takes none (it answers from elsewhere, or has no model) has no `MemoryUser`. All
-numbers are bytes; `None` is "not known", never a guess.
+A backend that uses no memory of this machine (its server is remote, or it has no model) has no
+`MemoryUser`. All numbers are bytes; `None` is "unknown", never a guess.
 """
 
 from collections.abc import AsyncGenerator
@@ -12,51 +12,54 @@ from msgspec import Struct
 
 
 class Footprint(Struct, frozen=True, kw_only=True):
+    """Memory of one model."""
+
     weights: int | None = None
     context: int | None = None
-    """Keys and values: of a model that is not loaded, those of one answer."""
+    """KV cache; for a model that is not loaded, that of one answer."""
 
     @property
     def known(self) -> int:
-        """What it takes at least."""
+        """Lower bound of the total."""
         return (self.weights or 0) + (self.context or 0)
 
 
 class Resident(Struct, frozen=True, kw_only=True):
-    """A model that is in memory now, whoever has loaded it."""
+    """A model that is in memory now, loaded by Tandem or by another program."""
 
     name: str
     also: frozenset[str] = frozenset()
-    """Other models of its backend that need no more than it to answer."""
+    """Other models of the backend that need no memory beyond that of this one."""
     footprint: Footprint
     cache: int = 0
-    """Prompts kept for the next time, which `MemoryUser.confine` makes it forget."""
+    """Prefix cache, which `MemoryUser.confine` can trim."""
     busy: bool = False
-    """Somebody waits for its answer: it cannot be unloaded."""
+    """True while it answers a request; it cannot be unloaded."""
     used_at: float = 0.0
-    """When it was last used, as far as is known; by `time.monotonic`."""
+    """Time of the last use known, by `time.monotonic`."""
 
 
 class MemoryBudget(Protocol):
-    """What one backend may take."""
+    """Memory that one backend may use."""
 
     @property
     def budget(self) -> int | None:
-        """For everything that is shared out; `None`: no limit."""
+        """Total of all backends; `None`: no limit."""
         ...
 
     def hold(self, model: str, footprint: Footprint) -> AbstractAsyncContextManager[None]:
-        """Around a load, or an answer that takes more than its model was loaded with: meanwhile
-        that much is set aside. Idle models may have to make way first.
+        """Reserve memory during a load, or an answer that exceeds the memory of its model.
+
+        Idle models may be unloaded first.
 
         Raises:
-            InsufficientMemoryError: it does not fit beside what is busy or has to stay.
+            InsufficientMemoryError: it does not fit beside models that are busy or must stay.
         """
         ...
 
 
 class UnlimitedMemory:
-    """The room of a backend that shares with nobody."""
+    """`MemoryBudget` without a limit."""
 
     budget: int | None = None
 
@@ -66,40 +69,44 @@ class UnlimitedMemory:
 
 
 class MemoryUser(Protocol):
-    """A backend, as far as this machine's memory goes."""
+    """Memory interface of a backend on this machine."""
 
     elastic: bool
-    """Contexts and caches grow and shrink while a model stays loaded, as `confine` lets them."""
+    """True if contexts and caches of loaded models grow and shrink within `confine`."""
 
     def share_budget(self, room: MemoryBudget) -> None:
-        """Ask `room` before memory is taken, from here on."""
+        """Reserve memory from `room` from now on."""
         ...
 
     async def recommended(self) -> int | None:
-        """What the device says its programs should take at most; `None` where none says so."""
+        """Return the maximum that the device recommends for all programs; `None` if unknown."""
         ...
 
     async def footprint(self, model: str) -> Footprint | None:
-        """What `model` will take once it is loaded, from its files' headers alone. `None`: nothing
-        here, or there is no such model."""
+        """Return the memory of `model` once loaded, estimated from the headers of its files.
+
+        `None`: it uses no memory of this machine, or there is no such model.
+        """
         ...
 
     async def resident(self, *, fresh: bool = False) -> list[Resident]:
-        """What is loaded here; `fresh`: as it is now, not as it was a second ago. A backend that
-        does not answer has nothing."""
+        """List the loaded models; `fresh` bypasses the cache.
+
+        The list is empty if the backend does not respond.
+        """
         ...
 
     async def unload_for_memory(self, model: str) -> None:
-        """Unload it.
+        """Unload `model`.
 
         Raises:
-            BackendBusyError: somebody waits for its answer.
+            BackendBusyError: it answers a request.
         """
         ...
 
     async def confine(self, nbytes: int) -> int:
-        """Contexts and caches of all models may take so much together, from here on.
+        """Limit contexts and caches of all models together to `nbytes` from now on.
 
-        Returns what they take: caches have been trimmed to fit, contexts in use never are.
+        Caches are trimmed to fit, contexts in use are not. Returns their size after that.
         """
         ...

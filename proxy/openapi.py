@@ -1,6 +1,7 @@
-"""All routes of the server -> its OpenAPI 3.1 document.
+"""OpenAPI 3.1 document of the server, generated from its routes.
 
-Not Litestar's own: that one sees no bodies that are read raw, and tells of errors never sent here.
+Litestar's own generator is not used: it does not see bodies that handlers read raw, and it lists
+errors that this server never sends.
 """
 
 from collections.abc import Iterable, Iterator, Mapping
@@ -18,57 +19,56 @@ from proxy.errors import BACKEND_ERRORS, GONE, HTTP_ERRORS, INTERNAL, SHUTDOWN, 
 JSON = dict[str, Any]
 
 _ABOUT = (
-    "OpenAI's API over MLX and Ollama, the hybrid API of both, and Ollama's chat. Request fields "
-    "that nobody knows are named in `x-tandem-ignored`; what cannot be honoured is a 400."
+    "OpenAI's API over MLX and Ollama, the hybrid API of both, and Ollama's chat. Unknown request "
+    "fields are listed in `x-tandem-ignored`; fields that cannot be honoured are a 400."
 )
 _STREAM = {
-    "text/event-stream": "With `stream`: server-sent events, each with one of these as its data.",
-    "application/x-ndjson": "Streamed: a line for each of these; a failure is a line with `error`.",
+    "text/event-stream": "With `stream`: server-sent events with these objects as data.",
+    "application/x-ndjson": "Streamed: an object per line; a failure is a line with `error`.",
 }
 _HEADERS = {
-    "x-request-id": "Of this request, for a report.",
-    "x-tandem-backend": "Which engine answered; `none` if none was asked.",
-    "x-tandem-fallback-from": "Which engine failed before, and how.",
-    "x-tandem-context": "Tokens that prompt and answer may have together.",
-    "x-tandem-ignored": "Fields of the body that nobody knows.",
+    "x-request-id": "Id of the request, to be quoted in reports.",
+    "x-tandem-backend": "Backend that answered; `none` if no backend was used.",
+    "x-tandem-fallback-from": "Backend that failed before, and how.",
+    "x-tandem-context": "Context length in tokens, for prompt and answer together.",
+    "x-tandem-ignored": "Unknown fields of the body.",
 }
 _ERROR_HEADERS = {
-    "retry-after": "Seconds after which another try may go better.",
-    "x-should-retry": "`false` where the same request will fail again.",
+    "retry-after": "Seconds after which to retry.",
+    "x-should-retry": "`false` if the same request will fail again.",
 }
 _ALL_HEADERS = _HEADERS | _ERROR_HEADERS
 _FORCED = {
     "name": "x-tandem-backend",
     "in": "header",
-    "description": "The engine that must answer: `mlx` or `ollama`.",
+    "description": "Backend that must answer: `mlx` or `ollama`.",
     "schema": {"type": "string"},
 }
 
 
 class Operation(Struct, frozen=True, kw_only=True):
-    """What the document tells of a route beside its handler: option `operation`.
+    """Description of a route, passed to its handler as `operation=`.
 
-    Bodies are read raw, so that handlers do not tell their types. Types are such that msgspec has a
-    schema for them.
+    Types are those for which msgspec can generate a schema.
     """
 
     summary: str
     answers: tuple[Any, ...]
-    """Types of the whole answer."""
+    """Alternative types of the response body."""
     asks: tuple[Any, ...] = ()
-    """Types of the body; empty where there is none."""
+    """Alternative types of the request body; empty if the route takes no body."""
     may_be_empty: bool = False
-    """The body may be left out."""
+    """True if the request body is optional."""
     events: tuple[Any, ...] = ()
-    """Types of the pieces of a streamed answer."""
+    """Types of the events of a streamed response."""
     media_type: str = "text/event-stream"
-    """Media type of a streamed answer."""
+    """Media type of a streamed response."""
     may_force: bool = False
-    """The route heeds the request header `x-tandem-backend`."""
+    """True if the route reads the request header `x-tandem-backend`."""
 
 
 class Document:
-    """Made when somebody first asks for it: a server that starts has better things to do."""
+    """The encoded document, generated on the first request to keep the start fast."""
 
     def __init__(self) -> None:
         self._encoded: bytes | None = None
@@ -88,7 +88,7 @@ class _Route(Struct, frozen=True):
 
 
 def to_document(app: Litestar) -> JSON:
-    routes = list(_described(app))
+    routes = list(_described_routes(app))
     schemas, components = _schemas(routes)
     paths: dict[str, JSON] = {}
     for route in routes:
@@ -101,13 +101,16 @@ def to_document(app: Litestar) -> JSON:
         "components": {
             "schemas": components,
             "responses": {"Error": _to_error(schemas)},
-            "headers": {name: _to_header(text) for name, text in _ALL_HEADERS.items()},
+            "headers": {
+                name: {"description": text, "schema": {"type": "string"}}
+                for name, text in _ALL_HEADERS.items()
+            },
         },
     }
 
 
-def _described(app: Litestar) -> Iterator[_Route]:
-    """Litestar's own OPTIONS have nothing to tell."""
+def _described_routes(app: Litestar) -> Iterator[_Route]:
+    """Yield the routes that have an `operation`; Litestar's OPTIONS handlers have none."""
     for route in (route for route in app.routes if isinstance(route, HTTPRoute)):
         names = frozenset(route.path_parameters)
         for handler in route.route_handlers:
@@ -118,14 +121,14 @@ def _described(app: Litestar) -> Iterator[_Route]:
 
 
 def _schemas(routes: Iterable[_Route]) -> tuple[Mapping[Any, JSON], JSON]:
-    """For each type what points to its schema, and the schemas by name."""
+    """Return a reference to the schema of each type, and the schemas by name."""
     kinds: list[Any] = [ErrorBody]
     for route in routes:
         operation = route.operation
         kinds += [*operation.asks, *operation.answers, *operation.events]
         kinds += [kind for _, kind, _ in _query(route)]
     unique = list(dict.fromkeys(kinds))
-    # Two Structs of one name are told apart by their modules.
+    # msgspec prefixes the names of Structs with their modules where they collide.
     pointers, components = msgspec.json.schema_components(
         unique, ref_template="#/components/schemas/{name}"
     )
@@ -134,7 +137,7 @@ def _schemas(routes: Iterable[_Route]) -> tuple[Mapping[Any, JSON], JSON]:
 
 def _to_operation(route: _Route, schemas: Mapping[Any, JSON]) -> JSON:
     operation = route.operation
-    told: JSON = {
+    document: JSON = {
         "operationId": route.handler.handler_name,
         "summary": operation.summary,
         "tags": [route.path.split("/")[1]],
@@ -145,22 +148,22 @@ def _to_operation(route: _Route, schemas: Mapping[Any, JSON]) -> JSON:
         },
     }
     if parameters := list(_parameters(route, schemas)):
-        told["parameters"] = parameters
+        document["parameters"] = parameters
     if operation.asks:
-        told["requestBody"] = {
+        document["requestBody"] = {
             "required": not operation.may_be_empty,
             "content": {"application/json": {"schema": _one_of(operation.asks, schemas)}},
         }
-    return told
+    return document
 
 
 def _to_success(operation: Operation, schemas: Mapping[Any, JSON]) -> JSON:
     content = {"application/json": {"schema": _one_of(operation.answers, schemas)}}
-    said = "The whole answer."
+    description = "The complete answer."
     if operation.events:
         content[operation.media_type] = {"schema": _one_of(operation.events, schemas)}
-        said = f"{said} {_STREAM[operation.media_type]}"
-    return {"description": said, "headers": _point_to(_HEADERS), "content": content}
+        description = f"{description} {_STREAM[operation.media_type]}"
+    return {"description": description, "headers": _point_to(_HEADERS), "content": content}
 
 
 def _point_to(headers: Iterable[str]) -> JSON:
@@ -168,43 +171,42 @@ def _point_to(headers: Iterable[str]) -> JSON:
 
 
 def _one_of(kinds: tuple[Any, ...], schemas: Mapping[Any, JSON]) -> JSON:
-    """`anyOf`, as no field of theirs has to tell them apart."""
-    each = [schemas[kind] for kind in kinds]
-    return each[0] if len(each) == 1 else {"anyOf": each}
+    """Combine types by `anyOf`, as they need not have a discriminator field."""
+    references = [schemas[kind] for kind in kinds]
+    return references[0] if len(references) == 1 else {"anyOf": references}
 
 
 def _parameters(route: _Route, schemas: Mapping[Any, JSON]) -> Iterator[JSON]:
     for name in sorted(route.path_parameters):
-        text = "Any name of a model; slashes in it may stay as they are."
+        text = "Name of a model; slashes need not be escaped."
         schema = {"type": "string"}
         yield {"name": name, "in": "path", "required": True, "description": text, "schema": schema}
-    for name, kind, is_needed in _query(route):
-        yield {"name": name, "in": "query", "required": is_needed, "schema": schemas[kind]}
+    for name, kind, required in _query(route):
+        yield {"name": name, "in": "query", "required": required, "schema": schemas[kind]}
     if route.operation.may_force:
         yield _FORCED
 
 
 def _query(route: _Route) -> Iterator[tuple[str, Any, bool]]:
-    """Name, type, and whether it has to be there: what is left once all else has been given."""
-    given = {*route.path_parameters, "request"}
+    """Yield name, type and `required` of each query parameter.
+
+    These are the handler's parameters that Litestar does not take from the path or the request.
+    """
+    others = {*route.path_parameters, "request"}
     for name, field in route.handler.parsed_fn_signature.parameters.items():
-        if name not in given:
+        if name not in others:
             yield name, field.annotation, not field.is_optional
 
 
 def _to_error(schemas: Mapping[Any, JSON]) -> JSON:
     rows = [*BACKEND_ERRORS.values(), *(row for row, _ in HTTP_ERRORS.values())]
-    told = dict.fromkeys(_in_words(row) for row in (*rows, INTERNAL, SHUTDOWN, GONE))
+    errors = dict.fromkeys(_error_text(row) for row in (*rows, INTERNAL, SHUTDOWN, GONE))
     return {
-        "description": "By status, `type` and `code`: " + "; ".join(sorted(told)) + ".",
+        "description": "By status, `type` and `code`: " + "; ".join(sorted(errors)) + ".",
         "headers": _point_to(_ALL_HEADERS),
         "content": {"application/json": {"schema": schemas[ErrorBody]}},
     }
 
 
-def _in_words(row: Row) -> str:
+def _error_text(row: Row) -> str:
     return f"{row.status} `{row.type}`" + (f" `{row.code}`" if row.code is not None else "")
-
-
-def _to_header(text: str) -> JSON:
-    return {"description": text, "schema": {"type": "string"}}

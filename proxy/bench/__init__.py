@@ -1,1 +1,1 @@
-"""`tandem bench`: measurements side by side in one run, as ratios that hold on a noisy machine."""
+"""`tandem bench`: side-by-side measurements in one run, compared as ratios."""

@@ -1,4 +1,4 @@
-"""A benchmark of a model as a PNG: throughput above, time to the first token below."""
+"""PNG of a `tandem bench MODEL` result: throughput above, time to the first token below."""
 
 # pyright: basic
 import textwrap
@@ -7,20 +7,19 @@ from pathlib import Path
 
 from msgspec import Struct
 
-from proxy.bench.model_report import described, weights_in_words
-from proxy.bench.ratios import first_token, throughput
 from proxy.bench.results import BenchRow, Result, Round, Scenario
+from proxy.bench.text_report import describe, describe_weights, first_token, throughput
 
 _COLOURS = ("#0072b2", "#e69f00", "#009e73", "#cc79a7")
-"""Told apart by all eyes (Okabe and Ito), by contestant."""
-_BARS = 0.8
-"""Of the room for a number of clients, what all bars of it take."""
-_LINE = 150
-"""Characters in a line of small print."""
+"""Palette of Okabe and Ito, which colour-blind readers can distinguish."""
+_GROUP_WIDTH = 0.8
+"""Share of the x axis between two ticks that the bars of a group take together."""
+_NOTE_WIDTH = 150
+"""Characters per line of the note below the panels."""
 
 
 class NoPlotError(Exception):
-    """matplotlib is not installed; the text says how to get it."""
+    """matplotlib is not installed; the message says how to install it."""
 
 
 class _Measure(Struct, frozen=True):
@@ -44,15 +43,16 @@ _MEASURES = (
 
 
 def draw(result: Result, path: Path) -> None:
-    """
+    """Draw `result` and write it to `path`.
+
     Raises:
-        NoPlotError: nothing here can draw.
+        NoPlotError: matplotlib is not installed.
         OSError: `path` cannot be written.
     """
     try:
         from matplotlib.figure import Figure
     except ImportError as exc:
-        raise NoPlotError("matplotlib is not installed: `tandem-proxy[plot]` brings it") from exc
+        raise NoPlotError("matplotlib is not installed: install `tandem-proxy[plot]`") from exc
     panels = _panels(result)
     widths = [len(panel) + 1 for panel in panels]
     figure = Figure(figsize=(1.1 * sum(widths) + 1.5, 7.5), layout="constrained")
@@ -68,49 +68,49 @@ def draw(result: Result, path: Path) -> None:
 
 
 def _panels(result: Result) -> list[list[Scenario]]:
-    """The scenarios that differ in the number of clients alone, side by side."""
-    found: dict[tuple[str, str], list[Scenario]] = {}
+    """Group the scenarios that differ only in the number of clients."""
+    panels: dict[tuple[str, str], list[Scenario]] = {}
     for scenario in result.scenarios():
-        found.setdefault((scenario.state, scenario.prompt), []).append(scenario)
-    return list(found.values())
+        panels.setdefault((scenario.state, scenario.prompt), []).append(scenario)
+    return list(panels.values())
 
 
 def _draw_panel(axis, result: Result, scenarios: list[Scenario], measure: _Measure) -> None:
     backends = [contestant.backend for contestant in result.contestants]
-    width = _BARS / len(backends)
+    width = _GROUP_WIDTH / len(backends)
     for at, backend in enumerate(backends):
-        rows = [row for each in scenarios for row in result.of(each) if row.backend == backend]
-        places = [spot + (at - (len(backends) - 1) / 2) * width for spot in range(len(rows))]
+        rows = [row for key in scenarios for row in result.rows_of(key) if row.backend == backend]
+        positions = [tick + (at - (len(backends) - 1) / 2) * width for tick in range(len(rows))]
         values = [measure.value(row) for row in rows]
         bars = axis.bar(
-            places,
+            positions,
             values,
             width,
             label=backend,
             color=_COLOURS[at % len(_COLOURS)],
-            yerr=_spread(rows, values, measure),
+            yerr=_error_bars(rows, values, measure),
             error_kw={"ecolor": "#444444", "elinewidth": 1, "capsize": 2},
         )
         labels = [f"{value:.{measure.decimals}f}" for value in values]
         axis.bar_label(bars, labels, padding=2, fontsize=7)
-    axis.set_xticks(range(len(scenarios)), [str(each.clients) for each in scenarios])
+    axis.set_xticks(range(len(scenarios)), [str(scenario.clients) for scenario in scenarios])
     axis.set_xlabel("clients at once")
     axis.set_xlim(-0.6, len(scenarios) - 0.4)
     axis.margins(y=0.12)
     axis.spines[["top", "right"]].set_visible(False)
 
 
-def _spread(rows: list[BenchRow], values: list[float], measure: _Measure) -> list[list[float]]:
-    """How far the rounds reach below and above what is drawn."""
-    rounds = [[measure.of_round(each) for each in row.rounds] for row in rows]
+def _error_bars(rows: list[BenchRow], values: list[float], measure: _Measure) -> list[list[float]]:
+    """Return the distances from each value to the lowest and to the highest round."""
+    rounds = [[measure.of_round(one) for one in row.rounds] for row in rows]
     pairs = list(zip(values, rounds, strict=True))
-    below = [max(value - min(found), 0) for value, found in pairs]
-    return [below, [max(max(found) - value, 0) for value, found in pairs]]
+    below = [max(value - min(figures), 0) for value, figures in pairs]
+    return [below, [max(max(figures) - value, 0) for value, figures in pairs]]
 
 
 def _annotate(figure, first_axis, result: Result) -> None:
     handles, labels = first_axis.get_legend_handles_labels()
-    names = {each.backend: described(each) for each in result.contestants}
+    names = {one.backend: describe(one) for one in result.contestants}
     figure.legend(
         handles,
         [names[label] for label in labels],
@@ -121,8 +121,8 @@ def _annotate(figure, first_axis, result: Result) -> None:
         title=f"{result.model} on {' and '.join(labels)}",
         title_fontproperties={"size": 13, "weight": "bold"},
     )
-    small = (
-        f"{weights_in_words(result)} Bars are medians over the rounds, whiskers their "
-        f"extremes; answers of at most {result.max_tokens} tokens. {result.machine.in_words()}"
+    note = (
+        f"{describe_weights(result)} Bars are medians over the rounds, whiskers their "
+        f"extremes; answers of at most {result.max_tokens} tokens. {result.machine.to_text()}"
     )
-    figure.supxlabel(textwrap.fill(small, _LINE), fontsize=8, color="#444444")
+    figure.supxlabel(textwrap.fill(note, _NOTE_WIDTH), fontsize=8, color="#444444")

@@ -1,64 +1,68 @@
-"""What a benchmark of one model found: as it is printed, drawn, kept and served."""
+"""Result types of `tandem bench MODEL`, shared by reports, the archive and the HTTP API."""
 
 import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from typing import Literal
 
 from msgspec import Struct
 
 from proxy.bench.machine import Machine
-from proxy.bench.prompts import Length
 from proxy.models.registry import Deployment
 
+Length = Literal["short", "long"]
 State = Literal["warm", "cold", "again"]
-"""The model is loaded and the prompt new; the model has to be loaded; the prompt was just read."""
+"""`warm`: model loaded, new prompt; `cold`: model unloaded; `again`: prompt already processed."""
 
 
 class Scenario(Struct, frozen=True):
+    """One kind of load that every backend is measured under."""
+
     state: State
     prompt: Length
     clients: int
-    """How many ask at once."""
+    """Number of concurrent requests."""
 
-    def in_words(self) -> str:
-        many = "1 client" if self.clients == 1 else f"{self.clients} clients"
-        return f"{self.prompt} prompts, {self.state}, {many}"
+    def to_text(self) -> str:
+        """Render as `short prompts, warm, 4 clients`."""
+        clients = "1 client" if self.clients == 1 else f"{self.clients} clients"
+        return f"{self.prompt} prompts, {self.state}, {clients}"
 
 
 class Contestant(Struct, frozen=True, kw_only=True):
-    """A model on one backend, as it was when it was measured."""
+    """A model on one backend, as listed at the time of the measurement."""
 
     backend: str
     name: str
-    """The backend's own, of the model."""
+    """Model name on the backend."""
     quantization: str | None = None
     digest: str | None = None
     origin: str | None = None
-    """The digest of the GGUF that its weights are from."""
+    """Digest of the GGUF from which the weights were made."""
     context_length: int | None = None
     size_bytes: int | None = None
 
 
 class Round(Struct, frozen=True, kw_only=True):
-    """One turn of a backend: seconds, and tokens a second."""
+    """Figures of one backend in one round, in seconds and tokens per second."""
 
     ttft_p50_s: float
     ttft_p95_s: float
     tokens_per_second: float | None
-    """Of one answer, from its first piece to its end; the median. `None`: all came in one piece."""
+    """Median decode speed of single answers; `None` if every answer arrived in one piece."""
     together: float
-    """Of all answers, from the first question to the last word."""
+    """Tokens of all answers divided by the duration of the round."""
 
 
 class BenchRow(Struct, frozen=True, kw_only=True):
-    """A backend in one scenario, all rounds together."""
+    """Figures of one backend in one scenario over all rounds."""
 
     backend: str
     scenario: Scenario
     prompt_tokens: int
     answers: int
     loads: int
-    """Answers that waited for a load. In a warm scenario: the memory does not hold all backends."""
+    """Number of answers that waited for a load. More than 0 outside `cold` scenarios means that
+    the memory does not hold the models of all backends at once."""
     ttft_p50_s: float
     ttft_p95_s: float
     tokens_per_second: float | None
@@ -68,22 +72,25 @@ class BenchRow(Struct, frozen=True, kw_only=True):
 
 
 class Result(Struct, frozen=True, kw_only=True):
+    """One complete run of `tandem bench MODEL`."""
+
     model: str
-    """The public id."""
+    """Public id."""
     measured_at: int
-    """Seconds since 1970."""
+    """Unix time in seconds."""
     max_tokens: int
     machine: Machine
     contestants: tuple[Contestant, ...]
     same_weights: bool | None
-    """As `proxy.models.registry.Entry.same_weights`."""
+    """Same meaning as `proxy.models.registry.RegisteredModel.same_weights`."""
     rows: tuple[BenchRow, ...]
 
     def scenarios(self) -> list[Scenario]:
+        """List the scenarios in the order of measurement."""
         return list(dict.fromkeys(row.scenario for row in self.rows))
 
-    def of(self, scenario: Scenario) -> list[BenchRow]:
-        """In the order of the contestants."""
+    def rows_of(self, scenario: Scenario) -> list[BenchRow]:
+        """List the rows of `scenario` in the order of `contestants`."""
         return [row for row in self.rows if row.scenario == scenario]
 
 
@@ -100,17 +107,26 @@ def to_contestant(deployment: Deployment) -> Contestant:
     )
 
 
-def differ(contestants: Iterable[Contestant]) -> bool:
-    """Whether they surely have other weights: of other files, or of other numbers of bits."""
-    told = list(contestants)
-    origins = {each.origin for each in told}
+def weights_differ(contestants: Iterable[Contestant]) -> bool:
+    """Return True if the weights are certainly different.
+
+    They are if they come from different files or have different numbers of bits.
+    """
+    contestants = list(contestants)
+    origins = {contestant.origin for contestant in contestants}
     if None not in origins:
         return len(origins) > 1
-    bits = {_bits(each.quantization) for each in told}
+    bits = {_weight_bits(contestant.quantization) for contestant in contestants}
     return None not in bits and len(bits) > 1
 
 
-def _bits(quantization: str | None) -> str | None:
-    """The number in `4-bit`, `Q4_K_M`, `BF16` or `float16`: how many bits a weight has."""
-    found = re.search(r"\d+", quantization or "")
-    return found.group() if found else None
+def _weight_bits(quantization: str | None) -> str | None:
+    """Extract the bits per weight from `4-bit`, `Q4_K_M`, `BF16` or `float16`."""
+    number = re.search(r"\d+", quantization or "")
+    return number.group() if number else None
+
+
+def percentile(values: Sequence[float], percent: int) -> float:
+    """Return the `percent` percentile of `values` as one of the values, without interpolation."""
+    ordered = sorted(values)
+    return ordered[min(len(ordered) - 1, len(ordered) * percent // 100)]

@@ -1,6 +1,6 @@
 """`tandem serve | models | pull | import | export | bench`: one file for each command.
 
-A command imports what it needs when it runs, so that none waits for what another needs.
+Each command imports its dependencies when it runs, so that it does not load those of the others.
 """
 
 import argparse
@@ -27,7 +27,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         code: int = args.run(config, args)
         sys.stdout.flush()
     except BrokenPipeError:
-        # Whoever reads has read enough, as `head` does. What is left goes nowhere, at the exit too.
+        # The reader of a pipe, such as `head`, has closed it. Discard the rest, also at exit.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 1
     return code

@@ -1,4 +1,4 @@
-"""`tandem bench MODEL | engine | relay | routing`: measure, side by side."""
+"""`tandem bench MODEL | engine | relay | routing`: side-by-side measurements."""
 
 import argparse
 import asyncio
@@ -22,18 +22,18 @@ class _Subject(NamedTuple):
 
 
 def with_subject(argv: Sequence[str]) -> Sequence[str]:
-    """`bench NAME …` -> `bench model NAME …`: what is no subject is a model."""
+    """Expand `bench NAME …` to `bench model NAME …` unless NAME is a subject."""
     match list(argv):
         case ["bench", first, *rest] if first not in ("-h", "--help"):
-            named = _SUBJECTS.keys() & {first, *rest}
-            return argv if named else ["bench", "model", first, *rest]
+            subjects = _SUBJECTS.keys() & {first, *rest}
+            return argv if subjects else ["bench", "model", first, *rest]
         case _:
             return argv
 
 
 def add(commands: Commands) -> None:
-    parser = commands.add("bench", bench, "measure, side by side")
-    parser.epilog = "`tandem bench NAME` is `tandem bench model NAME`, where NAME is no subject."
+    parser = commands.add("bench", bench, "measure backends side by side")
+    parser.epilog = "`tandem bench NAME` means `tandem bench model NAME` unless NAME is a subject."
     subjects = parser.add_subparsers(required=True, metavar="MODEL | SUBJECT")
     for name, subject in _SUBJECTS.items():
         options = subjects.add_parser(name, help=subject.summary)
@@ -42,69 +42,87 @@ def add(commands: Commands) -> None:
 
 
 def bench(config: Config, args: argparse.Namespace) -> int:
-    """Measure and print tables. 1 if a contestant failed, 130 if it was stopped."""
+    """Measure and print tables.
+
+    Returns 0, 1 if a contestant failed, 130 if the user interrupted.
+    """
     try:
         asyncio.run(args.measure(config, args))
     except RuntimeError as exc:
         return fail(1, str(exc))
     except KeyboardInterrupt:
-        return fail(130, "stopped; nothing of it is kept")
+        return fail(130, "interrupted; no result was saved")
     return 0
 
 
 def _add_model(model: argparse.ArgumentParser) -> None:
     model.description = (
-        "Put the same prompts to each backend that has the model, in turns: short and long ones, "
-        "with the model loaded and with the model unloaded first. The result is printed, drawn, "
-        "and kept for GET /api/performance/comparison."
+        "Send the same prompts to each backend that has the model, in turns: short and long "
+        "prompts, with the model loaded and with the model unloaded first. The result is printed, "
+        "drawn as a PNG, and saved for GET /api/performance/comparison."
     )
-    # Both places are fine; what was said before the subject is not taken back by saying nothing.
+    # `--config` may precede or follow the subject; without it here, an earlier one stays.
     model.add_argument(
         "--config", metavar="FILE", default=argparse.SUPPRESS, help="settings (config.yaml)"
     )
-    model.add_argument("model", metavar="MODEL", help="as `tandem models` names it")
-    model.add_argument("--rounds", type=_count, default=3, metavar="N")
-    model.add_argument("--clients", type=_counts, default=(1, 4, 8), metavar="N,N,…")
-    model.add_argument("--max-tokens", type=_count, default=64, metavar="N", help="of an answer")
-    model.add_argument("--png", type=Path, metavar="FILE", help="by default beside what is kept")
+    model.add_argument("model", metavar="MODEL", help="a model listed by `tandem models`")
+    model.add_argument(
+        "--rounds", type=_count, default=3, metavar="N", help="number of rounds (default: 3)"
+    )
+    model.add_argument(
+        "--clients",
+        type=_counts,
+        default=(1, 4, 8),
+        metavar="N,N,…",
+        help="numbers of concurrent requests (default: 1,4,8)",
+    )
+    model.add_argument(
+        "--max-tokens", type=_count, default=64, metavar="N", help="per answer (default: 64)"
+    )
+    model.add_argument(
+        "--png",
+        type=Path,
+        metavar="FILE",
+        help="path of the plot (default: next to the saved result)",
+    )
 
 
 def _count(text: str) -> int:
     if not text.isdecimal() or int(text) < 1:
-        raise argparse.ArgumentTypeError(f"{text!r} is not a number of 1 or more")
+        raise argparse.ArgumentTypeError(f"{text!r} is not a whole number of at least 1")
     return int(text)
 
 
 def _counts(text: str) -> tuple[int, ...]:
-    return tuple(dict.fromkeys(_count(each.strip()) for each in text.split(",")))
+    return tuple(dict.fromkeys(_count(number.strip()) for number in text.split(",")))
 
 
 async def _model(config: Config, args: argparse.Namespace) -> None:
-    from proxy.bench.model import ModelPlan, bench_model
-    from proxy.bench.model_report import lines
+    from proxy.bench.measure_model import ModelPlan, bench_model
+    from proxy.bench.text_report import lines
 
     plan = ModelPlan(
         model=args.model, clients=args.clients, rounds=args.rounds, max_tokens=args.max_tokens
     )
-    result = await bench_model(config, plan, lambda doing: print(doing, file=sys.stderr))
+    result = await bench_model(config, plan, lambda line: print(line, file=sys.stderr))
     for line in lines(result):
         print(line)
-    kept = _keep(config, result)
-    if (png := args.png or (kept and kept.with_suffix(".png"))) is not None:
+    saved = _save(config, result)
+    if (png := args.png or (saved and saved.with_suffix(".png"))) is not None:
         _draw(result, png)
 
 
-def _keep(config: Config, result: "Result") -> Path | None:
-    """Where it lies; `None` if it cannot be kept: it was printed all the same."""
+def _save(config: Config, result: "Result") -> Path | None:
+    """Save the result and return its path; print a warning and return `None` on failure."""
     from proxy.bench.archive import Archive
 
     try:
-        kept = Archive(state_folder(config, os.environ)).save(result)
+        path = Archive(state_folder(config, os.environ)).save(result)
     except OSError as exc:
-        fail(0, f"not kept: {exc}")
+        fail(0, f"the result was not saved: {exc}")
         return None
-    print(f"\nKept in {kept}")
-    return kept
+    print(f"\nSaved to {path}")
+    return path
 
 
 def _draw(result: "Result", png: Path) -> None:
@@ -113,43 +131,58 @@ def _draw(result: "Result", png: Path) -> None:
     try:
         draw(result, png)
     except (OSError, NoPlotError) as exc:
-        fail(0, f"not drawn: {exc}")
+        fail(0, f"the plot was not drawn: {exc}")
         return
-    print(f"Drawn in {png}")
+    print(f"Plot saved to {png}")
 
 
 def _add_engine(engine: argparse.ArgumentParser) -> None:
-    engine.add_argument("--model", default="SmolLM2-135M-Instruct", help="an MLX model")
-    engine.add_argument("--tiny", action="store_true", help="its tokenizer, tiny random weights")
-    engine.add_argument("--rounds", type=int, default=3)
-    engine.add_argument("--max-tokens", type=int, default=64)
-    engine.add_argument("--newcomers", type=int, default=5, help="0 leaves that part out")
+    engine.add_argument(
+        "--model",
+        default="SmolLM2-135M-Instruct",
+        help="an MLX model (default: SmolLM2-135M-Instruct)",
+    )
+    engine.add_argument(
+        "--tiny", action="store_true", help="use random weights of a tiny model with its tokenizer"
+    )
+    engine.add_argument("--rounds", type=int, default=3, help="number of rounds (default: 3)")
+    engine.add_argument("--max-tokens", type=int, default=64, help="per answer (default: 64)")
+    engine.add_argument(
+        "--newcomers",
+        type=int,
+        default=5,
+        help="short requests sent while long answers run; 0 skips this part (default: 5)",
+    )
 
 
 async def _engine(_config: Config, args: argparse.Namespace) -> None:
-    from proxy.bench.engine import Plan, bench_engine
+    from proxy.bench.developers.engine import Plan, bench_engine
 
     plan = Plan(args.model, args.tiny, args.rounds, args.max_tokens, args.newcomers)
     await bench_engine(plan)
 
 
 def _add_relay(relay: argparse.ArgumentParser) -> None:
-    relay.add_argument("--rounds", type=int, default=5)
-    relay.add_argument("--litellm", metavar="PYTHON", help="one that has litellm[proxy]")
+    relay.add_argument("--rounds", type=int, default=5, help="number of rounds (default: 5)")
+    relay.add_argument(
+        "--litellm", metavar="PYTHON", help="interpreter with litellm[proxy] installed"
+    )
 
 
 async def _relay(_config: Config, args: argparse.Namespace) -> None:
-    from proxy.bench.relay import RelayPlan, bench_relay
+    from proxy.bench.developers.relay import RelayPlan, bench_relay
 
     await bench_relay(RelayPlan(args.rounds, args.litellm))
 
 
 def _add_routing(routing: argparse.ArgumentParser) -> None:
-    routing.add_argument("--requests", type=_count, default=40, help="in each part of a scene")
+    routing.add_argument(
+        "--requests", type=_count, default=40, help="per part of a scene (default: 40)"
+    )
 
 
 async def _routing(_config: Config, args: argparse.Namespace) -> None:
-    from proxy.bench.routing import SETTLING, RoutingPlan, bench_routing, lines
+    from proxy.bench.developers.routing import SETTLING, RoutingPlan, bench_routing, lines
 
     plan = RoutingPlan(requests=max(args.requests, SETTLING + 1))
     for line in lines(await bench_routing(plan)):
@@ -157,8 +190,10 @@ async def _routing(_config: Config, args: argparse.Namespace) -> None:
 
 
 _SUBJECTS = {
-    "model": _Subject("the backends that have this model, in turns", _add_model, _model),
+    "model": _Subject("the backends that have a model", _add_model, _model),
     "engine": _Subject("bare BatchGenerator, mlx_lm.server and Tandem", _add_engine, _engine),
-    "relay": _Subject("a plain relay, Tandem and LiteLLM before an Ollama", _add_relay, _relay),
-    "routing": _Subject("the engine that is chosen, and each of the two", _add_routing, _routing),
+    "relay": _Subject(
+        "a plain relay, Tandem and LiteLLM in front of an Ollama", _add_relay, _relay
+    ),
+    "routing": _Subject("the router's choices and each of two backends", _add_routing, _routing),
 }

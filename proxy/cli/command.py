@@ -1,4 +1,4 @@
-"""What all commands share: how one is added, and how one fails."""
+"""Registration and failure of commands."""
 
 import argparse
 import sys
@@ -7,11 +7,11 @@ from collections.abc import Callable
 from proxy.config import Config
 
 Run = Callable[[Config, argparse.Namespace], int]
-"""Returns the exit status."""
+"""Runs a command and returns its exit status."""
 
 
 class Commands:
-    """The commands of `tandem`; each takes `--config`."""
+    """Registry of the commands of `tandem`, each of which takes `--config`."""
 
     def __init__(self, parser: argparse.ArgumentParser) -> None:
         self._commands = parser.add_subparsers(required=True, metavar="COMMAND")
@@ -23,6 +23,7 @@ class Commands:
         return command
 
 
-def fail(status: int, why: str) -> int:
-    print(f"tandem: {why}", file=sys.stderr)
+def fail(status: int, reason: str) -> int:
+    """Print `reason` on stderr and return `status`."""
+    print(f"tandem: {reason}", file=sys.stderr)
     return status

@@ -1,12 +1,11 @@
-"""`tandem export`: an MLX model for Ollama."""
+"""`tandem export`: convert an MLX model for Ollama."""
 
 import argparse
 from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
 from proxy.cli.command import Commands
-from proxy.cli.conversion import tell
-from proxy.cli.reports import prompt_lines, tensor_lines
+from proxy.cli.conversion import prompt_lines, run_conversion, tensor_lines
 from proxy.config import Config
 
 if TYPE_CHECKING:
@@ -14,15 +13,17 @@ if TYPE_CHECKING:
 
 
 def add(commands: Commands) -> None:
-    parser = commands.add("export", export, "make an Ollama model of one for MLX")
-    parser.add_argument("source", help="mlx:NAME, or a model's folder", metavar="MODEL")
-    parser.add_argument("--as", dest="tag", metavar="TAG", help="by default the model's own name")
+    parser = commands.add("export", export, "convert an MLX model for Ollama")
+    parser.add_argument("source", help="mlx:NAME, or the folder of a model", metavar="MODEL")
+    parser.add_argument(
+        "--as", dest="tag", metavar="TAG", help="name on Ollama (default: the model's name)"
+    )
 
 
 def export(config: Config, args: argparse.Namespace) -> int:
-    """Make it, print what became of it. 1 if it cannot be made."""
-    stopped = "stopped; nothing of it is kept here"
-    return tell(args.source, stopped, lambda: _export(config, args.source, args.tag))
+    """Convert the model and print a report. Returns the exit status of `run_conversion`."""
+    interrupted = "interrupted; the files written here were removed"
+    return run_conversion(args.source, interrupted, lambda: _export(config, args.source, args.tag))
 
 
 def _export(config: Config, named: str, tag: str | None) -> None:
@@ -47,5 +48,5 @@ def _lines(name: str, exported: "Exported") -> Iterator[str]:
     yield ""
     yield from prompt_lines(exported.parity)
     yield ""
-    yield "  one name for both, in config.yaml:"
+    yield "  To use one name for both models, add to config.yaml:"
     yield f"    models: {{NAME: {{mlx: {name!r}, ollama: {exported.tag!r}}}}}"

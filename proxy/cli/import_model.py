@@ -1,4 +1,4 @@
-"""`tandem import`: an Ollama model, or a GGUF, for MLX."""
+"""`tandem import`: convert an Ollama model or a GGUF file for MLX."""
 
 import argparse
 from collections.abc import Iterator
@@ -6,8 +6,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from proxy.cli.command import Commands
-from proxy.cli.conversion import tell
-from proxy.cli.reports import prompt_lines, tensor_lines
+from proxy.cli.conversion import prompt_lines, run_conversion, tensor_lines
 from proxy.config import Config
 
 if TYPE_CHECKING:
@@ -15,15 +14,17 @@ if TYPE_CHECKING:
 
 
 def add(commands: Commands) -> None:
-    parser = commands.add("import", import_, "make an MLX model of one that Ollama has")
-    parser.add_argument("source", help="ollama:NAME, or the path of a GGUF", metavar="MODEL")
-    parser.add_argument("--to", type=Path, metavar="FOLDER", help="by default where Tandem looks")
+    parser = commands.add("import", import_, "convert an Ollama model for MLX")
+    parser.add_argument("source", help="ollama:NAME, or the path of a GGUF file", metavar="MODEL")
+    parser.add_argument(
+        "--to", type=Path, metavar="FOLDER", help="default: a folder where Tandem finds it"
+    )
 
 
 def import_(config: Config, args: argparse.Namespace) -> int:
-    """Make it, print what became of it. 1 if it cannot be made."""
-    stopped = "stopped; nothing of it is kept"
-    return tell(args.source, stopped, lambda: _import(config, args.source, args.to))
+    """Convert the model and print a report. Returns the exit status of `run_conversion`."""
+    interrupted = "interrupted; the partial conversion was removed"
+    return run_conversion(args.source, interrupted, lambda: _import(config, args.source, args.to))
 
 
 def _import(config: Config, named: str, to: Path | None) -> None:
@@ -45,7 +46,8 @@ def _lines(imported: "Imported") -> Iterator[str]:
     report = imported.report
     yield f"{imported.folder}"
     yield f"  {report.architecture}, from {report.origin}"
-    yield f"  {report.source_bytes / 1e6:.1f} MB as GGUF, {report.weights_bytes / 1e6:.1f} MB here"
+    source, weights = report.source_bytes / 1e6, report.weights_bytes / 1e6
+    yield f"  {source:.1f} MB as GGUF, {weights:.1f} MB for MLX"
     yield from tensor_lines(report.tensors)
     yield ""
     yield from prompt_lines(imported.parity)

@@ -1,4 +1,4 @@
-"""`tandem pull`: fetch a model through the backend that will have it."""
+"""`tandem pull`: download a model through its backend."""
 
 import argparse
 import asyncio
@@ -12,16 +12,23 @@ from proxy.config import BackendsConfig, Config
 if TYPE_CHECKING:
     from adapters.backend import Progress
 
-_USUAL = "ollama"
+_DEFAULT_KIND = "ollama"
 
 
 def add(commands: Commands) -> None:
-    parser = commands.add("pull", pull, "fetch a model through Ollama, or from the hub for MLX")
-    parser.add_argument("model", metavar="MODEL", help="llama3.2:3b, mlx-community/Qwen3-4B-4bit")
+    parser = commands.add(
+        "pull", pull, "download a model through Ollama, or from the Hugging Face hub for MLX"
+    )
+    parser.add_argument(
+        "model", metavar="MODEL", help="such as llama3.2:3b or mlx-community/Qwen3-4B-4bit"
+    )
 
 
 def pull(config: Config, args: argparse.Namespace) -> int:
-    """Fetch it, showing how far it is. 1 if it cannot be had, 130 if it was stopped."""
+    """Download the model and show the progress.
+
+    Returns 0, 1 if the model cannot be downloaded, 130 if the user interrupted.
+    """
     from adapters.errors import BackendError
 
     try:
@@ -29,7 +36,7 @@ def pull(config: Config, args: argparse.Namespace) -> int:
     except BackendError as exc:
         return fail(1, f"{args.model}: {exc.message}")
     except KeyboardInterrupt:
-        return fail(130, f"stopped; `tandem pull {args.model}` goes on from there")
+        return fail(130, f"interrupted; `tandem pull {args.model}` continues the download")
 
 
 async def _pull(config: Config, name: str) -> int:
@@ -38,27 +45,30 @@ async def _pull(config: Config, name: str) -> int:
     kind, model = _owner(name, config)
     settings = config.backends.enabled().get(kind)
     if settings is None:
-        return fail(1, f"{name}: the {kind} backend is switched off")
-    shown = _Shown()
+        return fail(1, f"{name}: the {kind} backend is disabled in the config")
+    progress_display = _ProgressDisplay()
     async with open_backend(settings) as backend, aclosing(backend.pull(model)) as steps:
         async for progress in steps:
-            shown(progress)
-    print(f"{model} is there", file=sys.stderr)
+            progress_display(progress)
+    print(f"{model} is downloaded", file=sys.stderr)
     return 0
 
 
 def _owner(name: str, config: Config) -> tuple[str, str]:
-    """`mlx/NAME` names its backend, as it does in a request; others look like a name of one's."""
+    """Split `name` into the kind of its backend and the name there.
+
+    `mlx/NAME` names its backend, as in a request; otherwise the form of the name decides.
+    """
     from proxy.models.auto_pull import source_of
 
     kind, slash, model = name.partition("/")
     if slash and kind in BackendsConfig.__struct_fields__:
         return kind, model
-    return source_of(name, config.backends.enabled()) or (_USUAL, name)
+    return source_of(name, config.backends.enabled()) or (_DEFAULT_KIND, name)
 
 
-class _Shown:
-    """A line for each step, and a bar for each file."""
+class _ProgressDisplay:
+    """Prints a line for each step and a bar for each file on stderr."""
 
     def __init__(self) -> None:
         self._status = ""

@@ -1,4 +1,4 @@
-"""`tandem serve`: answer on HTTP until a signal comes."""
+"""`tandem serve`: run the HTTP server until a signal arrives."""
 
 import argparse
 import contextlib
@@ -11,31 +11,29 @@ from proxy.config import Config
 
 
 def add(commands: Commands) -> None:
-    parser = commands.add("serve", serve, "answer on HTTP")
-    parser.add_argument("--host", help="address to listen on (127.0.0.1)")
-    parser.add_argument("--port", type=_port, help="port to listen on (8006); 0 = any free")
+    parser = commands.add("serve", serve, "run the HTTP server")
+    parser.add_argument("--host", help="address to listen on (default: 127.0.0.1)")
+    parser.add_argument(
+        "--port", type=_port, help="port to listen on (default: 8006); 0 picks a free one"
+    )
 
 
 def _port(text: str) -> int:
     if not text.isdecimal() or int(text) > 65535:
-        raise argparse.ArgumentTypeError(f"{text!r} is no port")
+        raise argparse.ArgumentTypeError(f"{text!r} is not a port number from 0 to 65535")
     return int(text)
 
 
-def _with_overrides(config: Config, args: argparse.Namespace) -> Config:
-    given = {k: getattr(args, k) for k in ("host", "port") if getattr(args, k) is not None}
-    return replace(config, server=replace(config.server, **given))
-
-
 def serve(config: Config, args: argparse.Namespace) -> int:
-    """Serve until SIGTERM or SIGINT. 1 if the address cannot be listened on."""
-    config = _with_overrides(config, args)
+    """Serve until SIGTERM or SIGINT. Returns 0, or 1 if the address is not available."""
+    options = {k: getattr(args, k) for k in ("host", "port") if getattr(args, k) is not None}
+    config = replace(config, server=replace(config.server, **options))
     host, port = config.server.host, config.server.port
     try:
         listener = _listen(host, port)
     except OSError as exc:
         return fail(1, f"cannot listen on {host}:{port}: {exc.strerror or exc}")
-    with contextlib.suppress(KeyboardInterrupt):  # uvicorn raises it again once it has ended
+    with contextlib.suppress(KeyboardInterrupt):  # uvicorn raises it again after the shutdown
         _run(config, listener)
     return 0
 
@@ -48,7 +46,7 @@ def _listen(host: str, port: int) -> socket.socket:
 
 
 def _run(config: Config, listener: socket.socket) -> None:
-    # Here, so that `tandem models` and a bad config do not wait for a web server.
+    # Imported here: `tandem models` and an invalid config need no web server.
     from proxy.app import create_app
     from proxy.endpoints.server_request import ServerParts
     from proxy.http.server import Server

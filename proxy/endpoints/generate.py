@@ -18,7 +18,7 @@ from proxy.endpoints.server_request import ServerRequest
 from proxy.errors import Failure
 from proxy.http.event_stream import Framing, Renderer, stream
 from proxy.http.json_response import JSONResponse
-from proxy.images import has_images, settle_images
+from proxy.images import has_images, resolve_images
 from proxy.openapi import Operation
 from proxy.record import Record
 from proxy.sinks import Answer, Collector
@@ -147,4 +147,4 @@ async def to_routed(request: ServerRequest, call: Call[B]) -> list[GenerationReq
         replace(each, model=model, client=client, whole=not call.stream) for each in call.requests
     ]
     images = request.config.server.images
-    return [await settle_images(each, images) if has_images(each) else each for each in requests]
+    return [await resolve_images(each, images) if has_images(each) else each for each in requests]

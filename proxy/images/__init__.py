@@ -1,6 +1,5 @@
-"""Images of a request: fetched where that is allowed, and measured before anybody decodes them."""
+"""Images of a request: downloaded where allowed, and validated before a backend decodes them."""
 
-from proxy.images.place import image_at, path_of_image
-from proxy.images.settle import has_images, settle_images
+from proxy.images.resolve import has_images, image_at, path_of_image, resolve_images
 
-__all__ = ["has_images", "image_at", "path_of_image", "settle_images"]
+__all__ = ["has_images", "image_at", "path_of_image", "resolve_images"]

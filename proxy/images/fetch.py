@@ -1,7 +1,8 @@
-"""An image of the web, fetched so that a request cannot make this server call its own network.
+"""Download images from the web without server-side request forgery (SSRF).
 
-One parser reads the URL, for the checks and for the call; the name is resolved once, and the call
-goes to that address. Two parsers, or a name asked for twice, are how others were deceived.
+The URL is parsed once, for the checks and for the request. Its host name is resolved once, and the
+request goes to the address that was checked. A second parser or a second resolution can yield
+another address, which is how SSRF checks are usually bypassed.
 """
 
 import asyncio
@@ -15,85 +16,88 @@ import httpx
 from adapters.errors import InvalidRequestError, UnsupportedParameterError
 from proxy.config import ImagesConfig
 
-_UNUSUAL = re.compile(r"[^!-~]|[\\<>\"{}|^`]")
-"""What no URL holds that was not meant to be read in two ways."""
+_AMBIGUOUS = re.compile(r"[^!-~]|[\\<>\"{}|^`]")
+"""Characters that URL parsers interpret differently; no valid URL contains them."""
 _PORTS = {"https": 443, "http": 80}
-_TRANSLATED = IPv6Network("64:ff9b::/96")
+_NAT64 = IPv6Network("64:ff9b::/96")
 
 
 def is_public(address: str) -> bool:
-    """Whether `address` is somewhere on the internet, and does not stand for another one."""
+    """Return True if `address` is a global unicast address without an embedded IPv4 address."""
     ip = ip_address(address.partition("%")[0])
     if isinstance(ip, IPv6Address) and (
-        ip.ipv4_mapped or ip.sixtofour or ip.teredo or ip in _TRANSLATED
+        ip.ipv4_mapped or ip.sixtofour or ip.teredo or ip in _NAT64
     ):
         return False
     return ip.is_global and not (ip.is_multicast or ip.is_reserved or ip.is_unspecified)
 
 
 class Fetcher:
+    """Downloads images from the hosts that the config allows."""
+
     def __init__(self, config: ImagesConfig, is_allowed: Callable[[str], bool] = is_public) -> None:
         self._config = config
         self._hosts = frozenset(host.lower() for host in config.fetch_from)
         self._is_allowed = is_allowed
 
     async def fetch(self, text: str) -> bytes:
-        """What is at `text`, a URL.
+        """Download the image at the URL `text`.
 
         Raises:
-            UnsupportedParameterError: this server does not fetch from there.
-            InvalidRequestError: it does, and there is no image to be had.
+            UnsupportedParameterError: the config does not allow the URL, or its address is not
+                public.
+            InvalidRequestError: the download failed, or has more than `max_bytes` bytes.
         """
-        url = self._checked(text)
-        address = await self._resolved(url)
+        url = self._parse(text)
+        address = await self._resolve(url)
         try:
             return await self._get(url, address)
         except (httpx.HTTPError, httpx.StreamError, httpx.InvalidURL):
-            raise _nothing_there() from None
+            raise _failed() from None
 
-    def _checked(self, text: str) -> httpx.URL:
+    def _parse(self, text: str) -> httpx.URL:
         if not self._hosts:
-            raise _refused("Images must be data: URLs: this server fetches none.")
-        if _UNUSUAL.search(text):
-            raise _refused("The URL of an image holds characters that no URL has.")
+            raise _refused("Images must be data: URLs; this server downloads no images.")
+        if _AMBIGUOUS.search(text):
+            raise _refused("The URL of an image contains invalid characters.")
         try:
             url = httpx.URL(text)
         except httpx.InvalidURL:
-            raise InvalidRequestError("An image has no URL.", param="images") from None
+            raise InvalidRequestError("The URL of an image is invalid.", param="images") from None
         if url.scheme != "https" and not (url.scheme == "http" and self._config.plain_http):
-            raise _refused("Images are fetched by https only.")
-        if url.userinfo or _name(url) not in self._hosts:
-            raise _refused("This server does not fetch images from there.")
+            raise _refused("The URL of an image must begin with https://.")
+        if url.userinfo or _host_and_port(url) not in self._hosts:
+            raise _refused("This server does not download images from the host of that URL.")
         return url
 
-    async def _resolved(self, url: httpx.URL) -> str:
-        """The one address that is called; all that the name has must be public."""
+    async def _resolve(self, url: httpx.URL) -> str:
+        """Resolve the host name once; every address it has must be public."""
         loop = asyncio.get_running_loop()
         port = url.port or _PORTS[url.scheme]
         try:
-            found = await loop.getaddrinfo(url.host, port, type=socket.SOCK_STREAM)
+            infos = await loop.getaddrinfo(url.host, port, type=socket.SOCK_STREAM)
         except (OSError, UnicodeError):
-            raise _nothing_there() from None
-        addresses = [str(each[4][0]) for each in found]
+            raise _failed() from None
+        addresses = [str(info[4][0]) for info in infos]
         if not addresses or not all(map(self._is_allowed, addresses)):
-            raise _refused("This server does not fetch images from there.")
+            raise _refused("This server does not download images from the host of that URL.")
         return addresses[0]
 
     async def _get(self, url: httpx.URL, address: str) -> bytes:
-        # Reading the certificates takes as long as thirty short answers.
+        # In a thread: loading the certificates takes as long as thirty short answers.
         context = await asyncio.to_thread(httpx.create_ssl_context, trust_env=False)
         client = httpx.AsyncClient(
             verify=context,
             trust_env=False,
             follow_redirects=False,
-            timeout=None,  # noqa: S113 - the caller's deadline is around it.
+            timeout=None,  # noqa: S113 - the caller applies a timeout.
         )
         async with client:
             request = httpx.Request(
                 "GET",
                 url.copy_with(host=address),
                 headers={"host": url.netloc.decode(), "accept-encoding": "identity"},
-                # The certificate must be that of the name.
+                # Verify the certificate against the host name, not the address.
                 extensions={"sni_hostname": url.host},
             )
             response = await client.send(request, stream=True)
@@ -104,17 +108,19 @@ class Fetcher:
 
     async def _body(self, response: httpx.Response) -> bytes:
         if response.status_code != 200:
-            raise _nothing_there()
+            raise _failed()
         content = bytearray()
         async for piece in response.aiter_raw():
             content += piece
             if len(content) > self._config.max_bytes:
-                raise InvalidRequestError("An image has too many bytes.", param="images")
+                raise InvalidRequestError(
+                    f"An image has more than {self._config.max_bytes} bytes.", param="images"
+                )
         return bytes(content)
 
 
-def _name(url: httpx.URL) -> str:
-    """`images.example`, or `images.example:8443` where the port is not the usual one."""
+def _host_and_port(url: httpx.URL) -> str:
+    """Return `images.example`, or `images.example:8443` if the URL has a port."""
     host = url.host.removesuffix(".")
     return host if url.port is None else f"{host}:{url.port}"
 
@@ -123,5 +129,5 @@ def _refused(message: str) -> UnsupportedParameterError:
     return UnsupportedParameterError(message, param="images")
 
 
-def _nothing_there() -> InvalidRequestError:
-    return InvalidRequestError("An image could not be fetched.", param="images")
+def _failed() -> InvalidRequestError:
+    return InvalidRequestError("An image could not be downloaded.", param="images")

@@ -1,4 +1,6 @@
-"""How large a picture is, read from its head: a few bytes can promise gigabytes of pixels.
+"""Read format and size of an image from its bytes, without decoding pixels.
+
+A file of a few bytes can declare gigabytes of pixels, so the size is checked before decoding.
 
 Sources: https://www.w3.org/TR/png-3/, https://www.w3.org/Graphics/GIF/spec-gif89a.txt,
 https://www.w3.org/Graphics/JPEG/itu-t81.pdf,
@@ -16,17 +18,17 @@ class Header(Struct, frozen=True):
     width: int
     height: int
     """Pixels."""
-    moves: bool = False
-    """It has several frames."""
+    animated: bool = False
+    """True if the image has several frames."""
 
 
 def read_header(data: bytes) -> Header | None:
-    """`None` where it is none of the formats of `_FORMATS`, or breaks off.
+    """Read the header of a PNG, JPEG, GIF or WebP; `None` for other formats and truncated files.
 
-    To the end: engines show what there is of half a JPEG, and answer as if it were whole.
+    The file is scanned to its end, as engines decode a truncated JPEG without an error.
     """
-    for is_one, read in _FORMATS:
-        if is_one(data):
+    for matches, read in _FORMATS:
+        if matches(data):
             try:
                 return read(data)
             except (struct.error, IndexError):
@@ -34,38 +36,39 @@ def read_header(data: bytes) -> Header | None:
     return None
 
 
-_MOST_PARTS = 90_000
-"""Blocks, chunks or segments: those of a GIF of 20 MB. A few bytes each would take for ever."""
+_MAX_PARTS = 90_000
+"""Limit on blocks, chunks or segments, which a GIF of 20 MB does not exceed. Without it, scanning
+parts of a few bytes each would take seconds."""
 _PNG_END = b"IEND\xaeB`\x82"
 
 
 def _png(data: bytes) -> Header | None:
     width, height = struct.unpack_from(">II", data, 16)
     at = 8
-    for _ in range(_MOST_PARTS):
+    for _ in range(_MAX_PARTS):
         length, kind = struct.unpack_from(">I4s", data, at)
         if kind in (b"acTL", b"IDAT"):
-            whole = data.find(_PNG_END, at) > 0
-            return Header("image/png", width, height, moves=kind == b"acTL") if whole else None
+            complete = data.find(_PNG_END, at) > 0
+            return Header("image/png", width, height, kind == b"acTL") if complete else None
         at += 12 + length
     return None
 
 
-_FRAMES = frozenset({*range(0xC0, 0xD0)} - {0xC4, 0xC8, 0xCC})
-"""The markers of JPEG that tell a size."""
+_START_OF_FRAME = frozenset({*range(0xC0, 0xD0)} - {0xC4, 0xC8, 0xCC})
+"""JPEG markers (SOF) of the segments that contain the size."""
 
 
 def _jpeg(data: bytes) -> Header | None:
     at = 2
-    for _ in range(_MOST_PARTS):
+    for _ in range(_MAX_PARTS):
         if data[at] != 0xFF:
             return None
         marker = data[at + 1]
-        if marker in _FRAMES:
+        if marker in _START_OF_FRAME:
             height, width = struct.unpack_from(">HH", data, at + 5)
-            # What shows a small picture of it stands before the frame, and has an end of its own.
-            whole = data.find(b"\xff\xd9", at) > 0
-            return Header("image/jpeg", width, height) if whole else None
+            # Search behind the frame: an embedded thumbnail before it has its own end marker.
+            complete = data.find(b"\xff\xd9", at) > 0
+            return Header("image/jpeg", width, height) if complete else None
         # 0xFF may be repeated before a marker.
         at += 1 if marker == 0xFF else 2 + struct.unpack_from(">H", data, at + 2)[0]
     return None
@@ -73,23 +76,23 @@ def _jpeg(data: bytes) -> Header | None:
 
 def _gif(data: bytes) -> Header | None:
     width, height, flags = struct.unpack_from("<HHB", data, 6)
-    at, frames = 13 + _colours(flags), 0
+    at, frames = 13 + _colour_table_size(flags), 0
     in_blocks = False
-    for _ in range(_MOST_PARTS):
+    for _ in range(_MAX_PARTS):
         match data[at]:
-            case size if in_blocks:  # Each with its length before it; the last has none.
+            case size if in_blocks:  # The length of a data block; the last one has length 0.
                 at, in_blocks = at + 1 + size, size > 0
             case 0x2C if frames == 0:
-                at, frames, in_blocks = at + 11 + _colours(data[at + 9]), 1, True
+                at, frames, in_blocks = at + 11 + _colour_table_size(data[at + 9]), 1, True
             case 0x2C | 0x3B as kind:
-                return Header("image/gif", width, height, moves=kind == 0x2C)
+                return Header("image/gif", width, height, animated=kind == 0x2C)
             case _:
                 at, in_blocks = at + 2, True
     return None
 
 
-def _colours(flags: int) -> int:
-    """Bytes of the table of colours that `flags` tell of."""
+def _colour_table_size(flags: int) -> int:
+    """Return the size of the colour table that `flags` declare, in bytes."""
     return 3 << ((flags & 7) + 1) if flags & 0x80 else 0
 
 

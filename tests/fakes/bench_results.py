@@ -1,4 +1,4 @@
-"""A benchmark's result, made by hand: `small`, twice as fast on Ollama as on MLX."""
+"""Handwritten result of a benchmark: `small`, twice as fast on Ollama as on MLX."""
 
 from typing import Any
 
@@ -16,12 +16,12 @@ MACHINE = Machine(
 
 
 def bench_row(backend: str, together: float = 10.0, **fields: Any) -> BenchRow:
-    """Two rounds, the second a tenth faster than the first."""
+    """Build a row of two rounds, the second a tenth faster than the first."""
     rounds = tuple(
         Round(ttft_p50_s=1 / speed, ttft_p95_s=2 / speed, tokens_per_second=speed, together=speed)
         for speed in (together, together * 1.1)
     )
-    usual: dict[str, Any] = {
+    defaults: dict[str, Any] = {
         "backend": backend,
         "scenario": WARM,
         "prompt_tokens": 60,
@@ -34,11 +34,11 @@ def bench_row(backend: str, together: float = 10.0, **fields: Any) -> BenchRow:
         "memory_bytes": 5_000_000,
         "rounds": rounds,
     }
-    return BenchRow(**usual | fields)
+    return BenchRow(**defaults | fields)
 
 
 def bench_result(**fields: Any) -> Result:
-    usual: dict[str, Any] = {
+    defaults: dict[str, Any] = {
         "model": "small",
         "measured_at": 1000,
         "max_tokens": 64,
@@ -47,4 +47,4 @@ def bench_result(**fields: Any) -> Result:
         "same_weights": None,
         "rows": (bench_row("mlx"), bench_row("ollama", 20.0)),
     }
-    return Result(**usual | fields)
+    return Result(**defaults | fields)

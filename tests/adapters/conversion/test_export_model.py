@@ -123,7 +123,7 @@ async def test_an_export_answers_on_ollama_and_is_known_for_its_folders_model(
     (tmp_path / "cache" / "imported" / "tiny:1b" / "conversion.json").unlink()
     done = apart.tandem("export", "mlx:tiny:1b", "--as", TAG)
     assert done.returncode == 0, done.stderr
-    assert "20 of 20 tensors are the source's to the last bit" in done.stdout
+    assert "20 of 20 tensors equal those of the source bit for bit" in done.stdout
     assert f"ollama: '{TAG}'" in done.stdout
     with closing(ollama.Client(apart.host)) as official:
         details = official.show(TAG).details

@@ -1,11 +1,11 @@
-"""Who is said to be faster, and where nobody is."""
+"""Speed verdicts from live measurements and from benchmarks."""
 
 from typing import Any
 
 from fakes.bench_results import bench_result, bench_row
 
 from proxy.bench.results import Scenario
-from proxy.bench.speed_verdicts import Lead, benched_verdicts, in_words, live_verdicts
+from proxy.bench.speed_verdicts import Lead, benched_verdicts, live_verdicts, to_text
 from proxy.routing.measurements import Row
 
 
@@ -25,7 +25,7 @@ def row(backend: str, **fields: Any) -> Row:
     return Row(**usual | fields)
 
 
-def test_only_answers_of_a_kind_are_compared():
+def test_only_rows_of_the_same_bucket_are_compared():
     rows = [
         row("mlx"),
         row("ollama", ttft_s=0.5, tokens_per_second=30.0, answers=1),
@@ -40,24 +40,24 @@ def test_only_answers_of_a_kind_are_compared():
     assert verdict.text == "ollama begins 2.0 times as soon, ollama writes 3.0 times as fast"
 
 
-def test_each_may_lead_in_something():
+def test_backends_may_lead_in_different_figures():
     (verdict,) = live_verdicts([row("mlx", ttft_s=0.5), row("ollama", tokens_per_second=20.0)])
     assert verdict.text == "mlx begins 2.0 times as soon, ollama writes 2.0 times as fast"
 
 
-def test_nobody_leads_by_less_than_a_twentieth():
-    assert in_words(Lead("mlx", 1.04), Lead("mlx", 1.06)) == (
+def test_less_than_five_percent_is_no_lead():
+    assert to_text(Lead("mlx", 1.04), Lead("mlx", 1.06)) == (
         "both begin equally soon, mlx writes 1.1 times as fast"
     )
 
 
-def test_a_speed_that_one_alone_has_is_no_lead():
+def test_speed_known_of_one_backend_only_is_no_lead():
     (verdict,) = live_verdicts([row("mlx"), row("ollama", tokens_per_second=None)])
     assert verdict.tokens_per_second is None
     assert verdict.text == "both begin equally soon"
 
 
-def test_what_was_benched_is_put_into_the_same_buckets():
+def test_benchmarks_use_the_buckets_of_live_measurements():
     cold = Scenario("cold", "short", 4)
     rows = (
         bench_row("mlx", scenario=cold),

@@ -1,4 +1,4 @@
-"""`tandem pull` as a process, before a server in Ollama's place."""
+"""`tandem pull` as a process, against a fake Ollama."""
 
 import asyncio
 import signal
@@ -15,8 +15,8 @@ PART = {"status": "pulling dde5aa3fc5ff", "digest": "sha256:dd", "total": 8}
 
 
 @pytest.fixture(autouse=True)
-def heeded() -> Iterator[None]:
-    """Ctrl-C is ignored in what a script runs in the background, and a child inherits that."""
+def interruptible() -> Iterator[None]:
+    """Restore SIGINT: background jobs of a script ignore it, and child processes inherit that."""
     before = signal.signal(signal.SIGINT, signal.default_int_handler)
     yield
     signal.signal(signal.SIGINT, before)
@@ -33,34 +33,38 @@ async def start(
 
 async def ended(process: asyncio.subprocess.Process) -> tuple[int | None, list[str]]:
     async with asyncio.timeout(20):
-        _, told = await process.communicate()
-    return process.returncode, told.decode().splitlines()
+        _, output = await process.communicate()
+    return process.returncode, output.decode().splitlines()
 
 
-async def test_pull_tells_how_far_it_is(tmp_path: Path):
+async def test_pull_shows_progress(tmp_path: Path):
     async with stand_in() as standin:
         lines = [{"status": "pulling manifest"}, PART, PART | {"completed": 4}]
         done = [PART | {"completed": 8}, {"status": "success"}]
         standin.says("/api/pull", says_lines(*lines, *done))
-        status, told = await ended(await start(tmp_path, standin, "ollama/tiny:1b"))
+        status, output = await ended(await start(tmp_path, standin, "ollama/tiny:1b"))
         assert standin.bodies("/api/pull") == [{"model": "tiny:1b"}]
     assert status == 0
-    assert told[0] == "pulling manifest"
-    assert [line.split("]")[1].split()[0] for line in told if "]" in line] == ["0%", "50%", "100%"]
-    assert told[-1] == "tiny:1b is there"
+    assert output[0] == "pulling manifest"
+    assert [line.split("]")[1].split()[0] for line in output if "]" in line] == [
+        "0%",
+        "50%",
+        "100%",
+    ]
+    assert output[-1] == "tiny:1b is downloaded"
 
 
-async def test_model_that_is_not_to_be_had_is_told(tmp_path: Path):
+async def test_unknown_model_is_reported(tmp_path: Path):
     async with stand_in() as standin:
         words = {"error": "pull model manifest: file does not exist"}
         standin.says("/api/pull", says_lines({"status": "pulling manifest"}, words))
-        status, told = await ended(await start(tmp_path, standin, "hf.co/nobody/none"))
-        assert standin.bodies("/api/pull") == [{"model": "hf.co/nobody/none"}]
+        status, output = await ended(await start(tmp_path, standin, "hf.co/example/missing"))
+        assert standin.bodies("/api/pull") == [{"model": "hf.co/example/missing"}]
     assert status == 1
-    assert told[-1].startswith("tandem: hf.co/nobody/none: ")
+    assert output[-1].startswith("tandem: hf.co/example/missing: ")
 
 
-async def test_interrupted_pull_hangs_up_and_says_how_to_go_on(tmp_path: Path):
+async def test_interrupted_pull_disconnects_and_says_how_to_continue(tmp_path: Path):
     began = asyncio.Event()
 
     async def script(reply: Reply) -> None:
@@ -75,26 +79,31 @@ async def test_interrupted_pull_hangs_up_and_says_how_to_go_on(tmp_path: Path):
         async with asyncio.timeout(20):
             await began.wait()
             process.send_signal(signal.SIGINT)
-            status, told = await ended(process)
+            status, output = await ended(process)
             await standin.closed()
-    assert (status, told[-1]) == (130, "tandem: stopped; `tandem pull tiny` goes on from there")
+    assert (status, output[-1]) == (
+        130,
+        "tandem: interrupted; `tandem pull tiny` continues the download",
+    )
 
 
-async def test_backend_that_is_switched_off_is_told(tmp_path: Path):
+async def test_disabled_backend_is_reported(tmp_path: Path):
     async with stand_in() as standin:
-        status, told = await ended(await start(tmp_path, standin, "mlx/tiny"))
+        status, output = await ended(await start(tmp_path, standin, "mlx/tiny"))
         assert not standin.seen
-    assert (status, told) == (1, ["tandem: mlx/tiny: the mlx backend is switched off"])
+    assert (status, output) == (1, ["tandem: mlx/tiny: the mlx backend is disabled in the config"])
 
 
-async def test_repository_is_fetched_from_the_hub(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+async def test_repository_is_downloaded_from_the_hub(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
     hub = Hub("someone/tiny", write_tiny_model(tmp_path / "model"))
     with serving_hub(hub) as address:
         monkeypatch.setenv("HF_ENDPOINT", address)
         monkeypatch.setenv("HF_HUB_CACHE", str(tmp_path / "hub"))
         async with stand_in() as standin:
-            status, told = await ended(await start(tmp_path, standin, "someone/tiny", mlx=""))
+            status, output = await ended(await start(tmp_path, standin, "someone/tiny", mlx=""))
             assert not standin.seen
     assert status == 0
-    assert told[-1] == "someone/tiny is there"
+    assert output[-1] == "someone/tiny is downloaded"
     assert "config.json" in hub.fetched

@@ -1,4 +1,4 @@
-"""Fetching images: what may be fetched is, and a hostile URL reaches nobody."""
+"""Download of images: allowed URLs are downloaded, hostile ones reach no server."""
 
 import asyncio
 from collections.abc import AsyncIterator, Awaitable
@@ -15,7 +15,7 @@ PICTURE = png(3, 5)
 
 
 class Canary:
-    """A server that counts who calls, and answers what it was told."""
+    """A server that records the head of each request, and responds with `answer`."""
 
     def __init__(self) -> None:
         self.heads: list[str] = []
@@ -46,7 +46,7 @@ async def canary() -> AsyncIterator[Canary]:
 
 
 def fetcher(*hosts: str, plain_http: bool = True, max_bytes: int = 1000) -> Fetcher:
-    """One that takes 127.0.0.1 for a place on the internet."""
+    """Build a fetcher that takes 127.0.0.1 for a public address."""
     config = ImagesConfig(fetch_from=hosts, plain_http=plain_http, max_bytes=max_bytes)
     return Fetcher(config, is_allowed=lambda address: address == "127.0.0.1")
 
@@ -80,17 +80,17 @@ async def test_plain_http_is_refused_unless_it_is_configured(canary: Canary):
     assert not canary.heads
 
 
-async def test_certificate_is_asked_for(canary: Canary):
+async def test_server_without_tls_fails_the_download(canary: Canary):
     host = f"localhost:{canary.port}"
     canary.answer = b"no TLS"
     assert isinstance(await failure(fetcher(host).fetch(f"https://{host}/")), InvalidRequestError)
 
 
 @pytest.mark.parametrize("status", ["301 Moved", "302 Found", "307 Temporary", "404 No", "500 No"])
-async def test_redirects_and_refusals_end_it(canary: Canary, status: str):
+async def test_redirects_and_errors_are_not_followed(canary: Canary, status: str):
     host = f"localhost:{canary.port}"
-    place = f"location: http://{host}/inner\r\n"
-    canary.answer = f"HTTP/1.1 {status}\r\n{place}content-length: 0\r\n\r\n".encode()
+    location = f"location: http://{host}/inner\r\n"
+    canary.answer = f"HTTP/1.1 {status}\r\n{location}content-length: 0\r\n\r\n".encode()
     assert isinstance(await failure(fetcher(host).fetch(f"http://{host}/")), InvalidRequestError)
     assert len(canary.heads) == 1
 
@@ -99,10 +99,10 @@ async def test_too_many_bytes_are_not_read(canary: Canary):
     host = f"localhost:{canary.port}"
     canary.answer += bytes(5000)
     error = await failure(fetcher(host).fetch(f"http://{host}/"))
-    assert "too many bytes" in error.message
+    assert "more than 1000 bytes" in error.message
 
 
-async def test_host_that_is_not_there_could_not_be_fetched():
+async def test_unreachable_host_is_an_invalid_request():
     error = await failure(fetcher("localhost:1").fetch("http://localhost:1/"))
     assert isinstance(error, InvalidRequestError)
 
@@ -163,8 +163,8 @@ HOSTILE = (
 
 @pytest.mark.parametrize("form", HOSTILE)
 @pytest.mark.parametrize("listed", [False, True], ids=["unlisted", "listed"])
-async def test_hostile_url_reaches_nobody(canary: Canary, form: str, listed: bool):
-    """Also where the name itself is allowed, its address must be a public one."""
+async def test_hostile_url_reaches_no_server(canary: Canary, form: str, listed: bool):
+    """An allowed name must resolve to a public address, too."""
     port = canary.port
     names = ("localhost", "127.0.0.1", "127.1", "2130706433", "0x7f000001", "0", "0.0.0.0", "::1")
     hosts = tuple(f"{name}:{port}" for name in names) if listed else ("images.example",)
@@ -203,17 +203,17 @@ def test_address_of_elsewhere_is_not_public(address: str):
 async def test_name_is_resolved_once_and_all_its_addresses_must_be_public(
     canary: Canary, monkeypatch: pytest.MonkeyPatch
 ):
-    asked: list[str] = []
+    resolved: list[str] = []
 
     async def getaddrinfo(host: str, port: int, **_: object) -> list[tuple[object, ...]]:
-        asked.append(host)
-        return [(2, 1, 6, "", (each, port)) for each in answers]
+        resolved.append(host)
+        return [(2, 1, 6, "", (address, port)) for address in answers]
 
     monkeypatch.setattr(asyncio.get_running_loop(), "getaddrinfo", getaddrinfo)
     url = f"http://images.example:{canary.port}/"
     answers = ["1.1.1.1", "127.0.0.1"]
     real = Fetcher(ImagesConfig(fetch_from=(f"images.example:{canary.port}",), plain_http=True))
     await failure(real.fetch(url))
-    assert (asked, canary.heads) == (["images.example"], [])
+    assert (resolved, canary.heads) == (["images.example"], [])
     answers = ["127.0.0.1"]
     assert await fetcher(f"images.example:{canary.port}").fetch(url) == PICTURE

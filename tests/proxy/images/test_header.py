@@ -9,28 +9,28 @@ from proxy.images.header import Header, read_header
     [
         (png(3, 5), Header("image/png", 3, 5)),
         (png(65_500, 65_500), Header("image/png", 65_500, 65_500)),
-        (png(3, 5, moves=True), Header("image/png", 3, 5, moves=True)),
+        (png(3, 5, moves=True), Header("image/png", 3, 5, animated=True)),
         (jpeg(300, 500), Header("image/jpeg", 300, 500)),
         (gif(3, 5), Header("image/gif", 3, 5)),
-        (gif(3, 5, frames=2), Header("image/gif", 3, 5, moves=True)),
+        (gif(3, 5, frames=2), Header("image/gif", 3, 5, animated=True)),
         (webp(300, 70_000), Header("image/webp", 300, 70_000)),
-        (webp(3, 5, moves=True), Header("image/webp", 3, 5, moves=True)),
+        (webp(3, 5, moves=True), Header("image/webp", 3, 5, animated=True)),
         (webp(300, 5000, b"VP8L"), Header("image/webp", 300, 5000)),
         (webp(300, 5000, b"VP8 "), Header("image/webp", 300, 5000)),
     ],
 )
-def test_size_is_read_from_the_head(data: bytes, header: Header):
+def test_size_is_read_from_the_header(data: bytes, header: Header):
     assert read_header(data) == header
 
 
 @pytest.mark.parametrize("whole", [png(3, 5), jpeg(3, 5), gif(3, 5), webp(3, 5)])
-def test_head_that_breaks_off_is_none(whole: bytes):
+def test_truncated_header_is_none(whole: bytes):
     read = [read_header(whole[:size]) for size in range(20)]
     assert read == [None] * 20
 
 
 @pytest.mark.parametrize("kind", ["png", "jpg", "gif", "webp"])
-def test_picture_without_its_end_is_none(kind: str):
+def test_image_without_its_end_is_none(kind: str):
     whole = photo(kind)
     assert read_header(whole) is not None
     assert [read_header(whole[:size]) for size in range(len(whole) - 1)] == [None] * (
@@ -46,11 +46,11 @@ def test_other_format_is_none(data: bytes):
     assert read_header(data) is None
 
 
-def test_chunks_without_end_are_none():
+def test_png_without_image_data_is_none():
     assert read_header(png(3, 5).replace(b"IDAT", b"tEXt")) is None
 
 
-MANY = 100_000
+TOO_MANY = 100_000
 
 
 @pytest.mark.parametrize(
@@ -64,7 +64,7 @@ MANY = 100_000
     ],
     ids=["padding", "segments", "chunks", "extensions", "blocks"],
 )
-def test_picture_of_too_many_parts_is_given_up(whole: bytes, at: int, part: bytes):
-    """Twenty megabytes of them would take seconds to walk over."""
+def test_image_with_too_many_parts_is_none(whole: bytes, at: int, part: bytes):
+    """Scanning twenty megabytes of them would take seconds."""
     assert read_header(whole[:at] + part * 9 + whole[at:]) == read_header(whole)
-    assert read_header(whole[:at] + part * MANY + whole[at:]) is None
+    assert read_header(whole[:at] + part * TOO_MANY + whole[at:]) is None

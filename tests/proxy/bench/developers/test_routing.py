@@ -1,4 +1,4 @@
-"""The engine that is chosen is the faster one: on a clock of its own, and through the server."""
+"""The router chooses the faster backend: on a simulated clock, and through the server."""
 
 import asyncio
 from collections import Counter
@@ -11,8 +11,8 @@ from fakes.scripted_backend import chat, http_client
 
 from adapters.request import GenerationRequest
 from adapters.sink import Sink
-from proxy.bench.paced_backend import Pace, PacedBackend
-from proxy.bench.routing import RoutingPlan, RoutingRow, Scene, bench_routing, lines
+from proxy.bench.developers.paced_backend import Pace, PacedBackend
+from proxy.bench.developers.routing import RoutingPlan, RoutingRow, Scene, bench_routing, lines
 
 FAST, SLOW = Pace(seconds=1.0), Pace(seconds=2.0)
 
@@ -22,27 +22,27 @@ def rows() -> list[RoutingRow]:
     return asyncio.run(bench_routing(RoutingPlan()))
 
 
-def test_auto_is_never_much_slower_than_the_better_engine(rows: list[RoutingRow]):
+def test_auto_is_at_most_a_tenth_slower_than_the_faster_backend(rows: list[RoutingRow]):
     assert max(row.ratio for row in rows) <= 1.1
 
 
-def test_the_engine_changes_once_where_the_other_has_become_the_better_one(rows: list[RoutingRow]):
+def test_backend_changes_once_after_the_other_has_become_faster(rows: list[RoutingRow]):
     changed = {row.scene: row.changes for row in rows if row.part == 1}
     assert changed == {"mlx slows down": 1, "they change places": 1}
     assert max(row.changes for row in rows) <= 1
 
 
-def test_the_figures_are_those_of_the_engines(rows: list[RoutingRow]):
+def test_figures_are_those_of_the_backends(rows: list[RoutingRow]):
     row = next(row for row in rows if row.scene == "ollama takes twice as long")
     assert (row.mlx, row.ollama) == (pytest.approx(1, rel=0.1), pytest.approx(2, rel=0.1))
     assert "| ollama takes twice as long | 1 | 20 |" in "\n".join(lines(rows))
 
 
-async def test_hours_of_noise_change_little():
+async def test_noise_over_hours_hardly_changes_the_backend():
     plan = RoutingPlan(scenes=(Scene("steady", ((FAST, SLOW),)),), prompts=(20,), requests=2000)
     (row,) = await bench_routing(plan)
     assert row.ratio <= 1.02
-    assert row.changes <= 2 * 6  # Once an hour the slower one is asked once.
+    assert row.changes <= 2 * 6  # The slower backend gets one request an hour.
 
 
 async def kinds(client: httpx2.AsyncClient, many: int) -> list[str]:
@@ -51,7 +51,7 @@ async def kinds(client: httpx2.AsyncClient, many: int) -> list[str]:
 
 
 @pytest.mark.long
-async def test_server_asks_the_faster_engine_and_does_not_flap():
+async def test_server_uses_the_faster_backend_and_does_not_flap():
     fast, slow = Pace(seconds=0.1), Pace(seconds=0.2)
     mlx = PacedBackend("mlx", slow, asyncio.sleep)
     ollama = PacedBackend("ollama", fast, asyncio.sleep)
@@ -65,33 +65,35 @@ async def test_server_asks_the_faster_engine_and_does_not_flap():
     assert set(first[8:]) == {"ollama"}
     assert set(second[20:]) == {"mlx"}
     assert sum(one != other for one, other in pairwise(second)) == 1
-    assert set(third) == {"mlx"}  # Ten minutes are not over.
+    assert set(third) == {"mlx"}  # The minimum of ten minutes between changes is not over.
 
 
 class Crowded(PacedBackend):
-    """An engine that is slower or not where it has several answers in hand."""
+    """Backend whose speed depends on the number of its answers in progress."""
 
     def __init__(self, kind: str, seconds: Callable[[int], float]) -> None:
         super().__init__(kind, FAST, asyncio.sleep)
         self._seconds = seconds
-        self._in_hand = 0
+        self._in_progress = 0
 
     async def generate(self, request: GenerationRequest, sink: Sink) -> None:
-        self._in_hand += 1
+        self._in_progress += 1
         try:
-            self.pace = Pace(seconds=self._seconds(self._in_hand))
+            self.pace = Pace(seconds=self._seconds(self._in_progress))
             await super().generate(request, sink)
         finally:
-            self._in_hand -= 1
+            self._in_progress -= 1
 
 
 @pytest.mark.long
 @pytest.mark.parametrize(("clients", "better"), [(1, "ollama"), (2, "ollama"), (8, "mlx")])
-async def test_crowd_is_answered_by_the_engine_that_bears_it(clients: int, better: str):
-    mlx = Crowded("mlx", lambda _many: 0.1)  # It reads in batches: a crowd costs nothing.
-    ollama = Crowded("ollama", lambda many: 0.03 * many)
+async def test_concurrent_requests_go_to_the_backend_that_is_faster_under_load(
+    clients: int, better: str
+):
+    mlx = Crowded("mlx", lambda _answers: 0.1)  # It decodes in batches: concurrency costs nothing.
+    ollama = Crowded("ollama", lambda answers: 0.03 * answers)
     async with http_client(mlx, ollama) as client:
         await client.get("/v1/models")
-        asked = await asyncio.gather(*(kinds(client, 30) for _ in range(clients)))
-    late = Counter(kind for each in asked for kind in each[20:])
+        answers = await asyncio.gather(*(kinds(client, 30) for _ in range(clients)))
+    late = Counter(kind for client_kinds in answers for kind in client_kinds[20:])
     assert late[better] >= 0.9 * late.total()

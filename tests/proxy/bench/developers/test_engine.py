@@ -1,4 +1,4 @@
-"""What the benchmarks reckon, and that the whole of one runs."""
+"""`tandem bench engine`: CPU times, tables, client timestamps, and one complete run."""
 
 import os
 import subprocess
@@ -9,41 +9,43 @@ import pytest
 from fakes.tiny_model import write_tiny_model
 from server_process import serving, write
 
-from proxy.bench.cpu import cpu_seconds, to_seconds
-from proxy.bench.load import Question, Target, ask
-from proxy.bench.report import Row, print_newcomers, print_rows
+from proxy.bench.developers.child_process import cpu_seconds, to_seconds
+from proxy.bench.developers.engine_client import Question, Target, ask
+from proxy.bench.developers.tables import Row, print_newcomers, print_rows
 
 
-def test_processes_cost_more_the_more_they_do():
+def test_cpu_seconds_grow_with_work():
     before = cpu_seconds(os.getpid())
     sum(number * number for number in range(3_000_000))
     assert cpu_seconds(os.getpid()) > before
 
 
 @pytest.mark.parametrize(
-    ("said", "seconds"), [("0:01.50", 1.5), ("1:02:03", 3723.0), ("2-00:00:01.25", 172801.25)]
+    ("cputime", "seconds"), [("0:01.50", 1.5), ("1:02:03", 3723.0), ("2-00:00:01.25", 172801.25)]
 )
-def test_what_ps_says_is_read(said: str, seconds: float):
-    assert to_seconds(said) == seconds
+def test_cpu_time_of_ps_is_parsed(cputime: str, seconds: float):
+    assert to_seconds(cputime) == seconds
 
 
-def test_ratio_is_to_the_first_contestant_of_as_many_clients(capsys: pytest.CaptureFixture[str]):
+def test_ratio_is_relative_to_the_first_contestant_at_the_same_clients(
+    capsys: pytest.CaptureFixture[str],
+):
     times = {"first_token_p50": 0.1, "first_token_p95": 0.2, "gap_p99": 0.003}
     print_rows(
         [
-            Row(contestant=who, clients=2, tokens_per_second=speed, cpu_per_token=0.001, **times)
-            for who, speed in (("bare", 50.0), ("Tandem", 49.0))
+            Row(contestant=name, clients=2, tokens_per_second=speed, cpu_per_token=0.001, **times)
+            for name, speed in (("bare", 50.0), ("Tandem", 49.0))
         ]
     )
     assert "| 2 | Tandem | 49.0 | 0.98 | 100 | 200 | 3.0 | 1.00 |" in capsys.readouterr().out
 
 
-def test_newcomers_are_compared_with_the_first(capsys: pytest.CaptureFixture[str]):
+def test_newcomers_are_compared_with_the_first_contestant(capsys: pytest.CaptureFixture[str]):
     print_newcomers({"mlx_lm.server": 0.5, "Tandem": 0.25})
     assert "Tandem: 250 ms (0.50)" in capsys.readouterr().out
 
 
-async def test_answer_is_stamped_piece_by_piece(tmp_path: Path):
+async def test_client_records_the_time_of_each_piece(tmp_path: Path):
     write_tiny_model(tmp_path / "models" / "tiny")
     mlx = f"{{folders: [{tmp_path / 'models'}], huggingface_cache: false}}"
     with serving(write(tmp_path, f"backends: {{ollama: false, mlx: {mlx}}}")) as server:
@@ -52,11 +54,11 @@ async def test_answer_is_stamped_piece_by_piece(tmp_path: Path):
         assert timing.began < timing.pieces[0]
         assert list(timing.pieces) == sorted(timing.pieces)
         with pytest.raises(RuntimeError, match="model_not_found"):
-            await ask(Target(server.port, "nobody"), Question("one", 3))
+            await ask(Target(server.port, "missing"), Question("one", 3))
 
 
 @pytest.mark.long
-def test_engine_is_measured_beside_its_yardsticks():
+def test_engine_is_measured_beside_its_baselines():
     command = [sys.executable, "-m", "proxy", "bench", "engine", "--tiny", "--rounds", "1"]
     done = subprocess.run(
         [*command, "--max-tokens", "16", "--newcomers", "1"], capture_output=True, text=True

@@ -1,7 +1,7 @@
-"""The upstream of `tandem bench relay`: what an Ollama once sent, again, as fast as can be.
+"""Upstream of `tandem bench relay`: a server that replays a recorded answer of Ollama.
 
-A process of its own, `python -m proxy.bench.replay PORT PACE`. It says as many words as
-`options.num_predict` asks for: all at once as the model `fast`, one in `PACE` seconds as `paced`.
+Run as `python -m proxy.bench.developers.replayed_ollama PORT PACE`. An answer has
+`options.num_predict` words. The model `fast` sends them at once, `paced` one every PACE seconds.
 """
 
 import asyncio
@@ -36,13 +36,13 @@ RECORDED = (
     b'"total_duration":198537392,"load_duration":1225474,"prompt_eval_count":16,'
     b'"prompt_eval_duration":24867000,"eval_count":8,"eval_duration":169369000}\n',
 )
-"""An answer of Ollama 0.33, line by line: `tests/data/ollama/chat-stream.json`."""
+"""Lines of an answer of Ollama 0.33, from `tests/data/ollama/chat-stream.json`."""
 
 _STREAM = (
     b"HTTP/1.1 200 OK\r\nContent-Type: application/x-ndjson\r\n"
     b"Date: Mon, 23 Nov 2026 18:51:25 GMT\r\nTransfer-Encoding: chunked\r\n\r\n"
 )
-_WHOLE = b"HTTP/1.1 200 OK\r\nContent-Type: application/json\r\nContent-Length: %d\r\n\r\n%b"
+_RESPONSE = b"HTTP/1.1 200 OK\r\nContent-Type: application/json\r\nContent-Length: %d\r\n\r\n%b"
 
 
 class _Options(Struct, frozen=True):
@@ -57,8 +57,8 @@ class _Body(Struct):
 
 def _models() -> list[dict[str, object]]:
     details = {"format": "gguf", "quantization_level": "Q4_1", "context_length": 8192}
-    told = {"size": 1, "details": details, "capabilities": ["completion"]}
-    return [{"name": name, "model": name, "digest": name, **told} for name in (FAST, PACED)]
+    facts = {"size": 1, "details": details, "capabilities": ["completion"]}
+    return [{"name": name, "model": name, "digest": name, **facts} for name in (FAST, PACED)]
 
 
 _PAGES: dict[bytes, object] = {
@@ -71,7 +71,7 @@ _PAGES: dict[bytes, object] = {
 
 @cache
 def _streamed(words: int) -> tuple[bytes, ...]:
-    """The HTTP chunks of an answer of so many words, its end included."""
+    """Return the HTTP chunks of a streamed answer, including the last chunk."""
     lines = (*islice(cycle(RECORDED[:-1]), words), RECORDED[-1])
     return (*(b"%x\r\n%b\r\n" % (len(line), line) for line in lines), b"0\r\n\r\n")
 
@@ -82,21 +82,21 @@ def _at_once(words: int) -> bytes:
 
 
 @cache
-def _whole(words: int) -> bytes:
-    """The answer to `stream: false`: the last line with all the text."""
-    said = (msgspec.json.decode(line)["message"]["content"] for line in RECORDED[:-1])
+def _complete(words: int) -> bytes:
+    """Return the response to `stream: false`: the last line with the complete text."""
+    texts = (msgspec.json.decode(line)["message"]["content"] for line in RECORDED[:-1])
     answer = msgspec.json.decode(RECORDED[-1])
-    answer["message"]["content"] = "".join(islice(cycle(list(said)), words))
+    answer["message"]["content"] = "".join(islice(cycle(list(texts)), words))
     return _page(answer)
 
 
 def _page(value: object) -> bytes:
     text = msgspec.json.encode(value)
-    return _WHOLE % (len(text), text)
+    return _RESPONSE % (len(text), text)
 
 
 class _Connection(asyncio.Protocol):
-    """One client, which asks again only after it was answered."""
+    """One connection, on which requests are not pipelined."""
 
     def __init__(self, pace: float) -> None:
         self._loop = asyncio.get_running_loop()
@@ -123,25 +123,25 @@ class _Connection(asyncio.Protocol):
         if path in _PAGES:
             self._write(_page(_PAGES[path]), last)
             return
-        asked = msgspec.json.decode(body, type=_Body)
-        words = asked.options.num_predict
-        if not asked.stream:
-            self._write(_whole(words), last)
-        elif asked.model == PACED:
+        request = msgspec.json.decode(body, type=_Body)
+        words = request.options.num_predict
+        if not request.stream:
+            self._write(_complete(words), last)
+        elif request.model == PACED:
             self._write(_STREAM, False)
-            self._say(iter(_streamed(words)), self._loop.time(), last)
+            self._send_paced(iter(_streamed(words)), self._loop.time(), last)
         else:
             self._write(_at_once(words), last)
 
-    def _say(self, chunks: Iterator[bytes], due: float, last: bool) -> None:
-        """One word, and the next when its time has come: lateness does not add up."""
+    def _send_paced(self, chunks: Iterator[bytes], due: float, last: bool) -> None:
+        """Send one word and schedule the next at a fixed rate: delays do not accumulate."""
         chunk = next(chunks)
         if chunk.startswith(b"0\r"):
             self._write(chunk, last)
             return
         self._write(chunk, False)
         due += self._pace
-        self._timer = self._loop.call_at(due, self._say, chunks, due, last)
+        self._timer = self._loop.call_at(due, self._send_paced, chunks, due, last)
 
     def _write(self, data: bytes, last: bool) -> None:
         if self._transport is not None:
@@ -151,8 +151,8 @@ class _Connection(asyncio.Protocol):
 
 
 def _length(head: bytes) -> int:
-    _, named, rest = head.partition(b"content-length:")
-    return int(rest.partition(b"\r\n")[0]) if named else 0
+    _, name, rest = head.partition(b"content-length:")
+    return int(rest.partition(b"\r\n")[0]) if name else 0
 
 
 async def _serve(port: int, pace: float) -> None:

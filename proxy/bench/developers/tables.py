@@ -1,4 +1,4 @@
-"""The tables of `tandem bench`."""
+"""Tables of `tandem bench engine` and `tandem bench relay`."""
 
 import platform
 import sys
@@ -9,7 +9,7 @@ from msgspec import Struct
 
 
 class Row(Struct, frozen=True, kw_only=True):
-    """One contestant at one number of clients; seconds, and seconds of CPU for each token."""
+    """Figures of one contestant at one number of clients, in seconds and CPU seconds per token."""
 
     contestant: str
     clients: int
@@ -33,17 +33,17 @@ _COLUMNS = (
 
 
 def machine() -> str:
-    """What was measured with, on what."""
+    """Describe the platform and the versions of the libraries."""
     parts = " ".join(f"{name} {version(name)}" for name in ("mlx", "mlx-lm", "litestar", "uvicorn"))
     return f"{platform.platform()} {platform.machine()}, Python {sys.version.split()[0]}, {parts}"
 
 
 def print_rows(rows: Sequence[Row]) -> None:
-    """`ratio` is the throughput over that of the first contestant at as many clients."""
+    """Print a table; `ratio` is relative to the first contestant at the same number of clients."""
     print(f"{machine()}\n\n| {' | '.join(_COLUMNS)} |\n{'|---' * len(_COLUMNS)}|")
     for row in rows:
-        yardstick = next(each for each in rows if each.clients == row.clients)
-        ratio = row.tokens_per_second / yardstick.tokens_per_second
+        baseline = next(other for other in rows if other.clients == row.clients)
+        ratio = row.tokens_per_second / baseline.tokens_per_second
         print(
             f"| {row.clients} | {row.contestant} | {row.tokens_per_second:.1f} | {ratio:.2f} "
             f"| {row.first_token_p50 * 1e3:.0f} | {row.first_token_p95 * 1e3:.0f} "
@@ -52,15 +52,16 @@ def print_rows(rows: Sequence[Row]) -> None:
         )
 
 
-def print_newcomers(found: dict[str, float]) -> None:
+def print_newcomers(times: dict[str, float]) -> None:
+    """Print TTFT by contestant, with the ratio to the first contestant in parentheses."""
     print("\nFirst token of a short request beside two long answers, median:")
-    first = next(iter(found.values()))
-    for name, seconds in found.items():
+    first = next(iter(times.values()))
+    for name, seconds in times.items():
         print(f"  {name}: {seconds * 1e3:.0f} ms ({seconds / first:.2f})", flush=True)
 
 
 class RelayRow(Struct, frozen=True):
-    """One relay: seconds of CPU for each word or request, seconds added, and a ratio of times."""
+    """Figures of one relay: CPU seconds per word or request, added seconds, and a time ratio."""
 
     contestant: str
     full: float
@@ -81,7 +82,7 @@ _RELAY_COLUMNS = (
 
 
 def print_relays(rows: Sequence[RelayRow]) -> None:
-    """In parentheses: as a share of the first contestant's."""
+    """Print a table, with ratios to the first contestant in parentheses."""
     print(f"{machine()}\n\n| {' | '.join(_RELAY_COLUMNS)} |\n{'|---' * len(_RELAY_COLUMNS)}|")
     for row in rows:
         costs = (

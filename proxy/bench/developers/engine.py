@@ -1,9 +1,9 @@
-"""`tandem bench engine`: bare `BatchGenerator`, `mlx_lm.server` and Tandem, side by side.
+"""`tandem bench engine`: compare mlx-lm's `BatchGenerator`, `mlx_lm.server` and Tandem.
 
-Each contestant has a process of its own and the same weights; all are up at once and take turns,
-so that a machine that gets slower gets slower for all. Prompts are never repeated: a prefix cache
-would measure itself. They have the beginning of the chat template in common, 28 of 84 tokens with
-SmolLM2: both servers keep that, the bare generator reads it each time.
+Each contestant is a process of its own with the same weights. All run at the same time and take
+turns, so that changes of the machine's speed affect all of them. Prompts are not repeated, as a
+prefix cache would make the second one faster. They share the beginning of the chat template, 28 of
+84 tokens with SmolLM2: both servers cache it, the bare generator processes it each time.
 """
 
 import asyncio
@@ -19,16 +19,15 @@ from typing import BinaryIO
 
 from msgspec import Struct
 
-from proxy.bench.cpu import cpu_seconds
-from proxy.bench.load import Question, Target, Timing, ask, ask_all
-from proxy.bench.percentiles import percentile
-from proxy.bench.process import free_port, listening, running
-from proxy.bench.report import Row, print_newcomers, print_rows
+from proxy.bench.developers.child_process import cpu_seconds, free_port, listening, running
+from proxy.bench.developers.engine_client import Question, Target, Timing, ask, ask_all
+from proxy.bench.developers.tables import Row, print_newcomers, print_rows
+from proxy.bench.results import percentile
 
 CLIENTS = (1, 2, 4, 8)
-_YARDSTICK = ("-P", "-m", "adapters.mlx.baseline")
-_LONG = 16
-"""How many times as long the answers are that a newcomer finds in progress."""
+_BASELINE = ("-P", "-m", "adapters.mlx.baseline")
+_LONG_ANSWER_FACTOR = 16
+"""Length of the answers in progress when a newcomer arrives, as a multiple of `max_tokens`."""
 
 
 class Plan(Struct, frozen=True):
@@ -40,11 +39,11 @@ class Plan(Struct, frozen=True):
 
 
 class Outcome(Struct, frozen=True):
-    """One round of one contestant."""
+    """Answers of one contestant in one round."""
 
     timings: tuple[Timing, ...]
     cpu: float
-    """Seconds, over all its threads."""
+    """CPU time of the contestant in seconds, over all its threads."""
 
 
 Contestant = Callable[[Sequence[Question]], Awaitable[Outcome]]
@@ -54,10 +53,10 @@ async def bench_engine(plan: Plan) -> None:
     """Run `plan` and print its tables.
 
     Raises:
-        RuntimeError: a contestant did not start, or failed to answer.
+        RuntimeError: a contestant did not start, or did not answer.
     """
     with tempfile.TemporaryDirectory(prefix="tandem-bench-") as scratch:
-        folder = Path(scratch) / "models" / "yardstick"
+        folder = Path(scratch) / "models" / "baseline"
         await _prepare(plan, folder)
         async with AsyncExitStack() as stack:
             log = stack.enter_context((Path(scratch) / "log").open("wb"))
@@ -75,14 +74,14 @@ async def bench_engine(plan: Plan) -> None:
 async def _prepare(plan: Plan, folder: Path) -> None:
     folder.parent.mkdir(parents=True)
     flags = ["--tiny"] if plan.tiny else []
-    command = (*_YARDSTICK, "prepare", plan.model, str(folder), *flags)
+    command = (*_BASELINE, "prepare", plan.model, str(folder), *flags)
     child = await asyncio.create_subprocess_exec(sys.executable, *command)
     if await child.wait():
         raise RuntimeError(f"'{plan.model}' cannot be prepared for the benchmark")
 
 
 async def _warm_up(contestants: dict[str, Contestant]) -> None:
-    """Loads the model, and compiles what is compiled, at each number of rows."""
+    """Load the model, and compile its kernels for each batch size."""
     for run in contestants.values():
         for clients in CLIENTS:
             await run(_questions("warm-up", clients, 4))
@@ -93,25 +92,25 @@ async def _rounds(contestants: dict[str, Contestant], plan: Plan) -> list[Row]:
     for clients in CLIENTS:
         outcomes: dict[str, list[Outcome]] = {name: [] for name in contestants}
         for number in range(plan.rounds):
-            # Who goes first changes, for the first after a pause may find the machine cooler.
+            # The first position rotates: after a pause the machine may be cooler and faster.
             names = list(contestants)
             for name in names[number % len(names) :] + names[: number % len(names)]:
                 questions = _questions(f"{clients}.{number}", clients, plan.max_tokens)
                 outcomes[name].append(await contestants[name](questions))
-        rows.extend(_to_row(name, clients, found) for name, found in outcomes.items())
+        rows.extend(_to_row(name, clients, rounds) for name, rounds in outcomes.items())
     return rows
 
 
 def _questions(round_name: str, clients: int, max_tokens: int) -> list[Question]:
-    """The same for each contestant, unlike those of any other round."""
+    """Build the prompts of a round; they differ from those of every other round."""
     return [
         Question(
-            f"Note {round_name}.{place}: the harbour was quiet that morning, and the boats lay in "
+            f"Note {round_name}.{number}: the harbour was quiet that morning, and the boats lay in "
             "rows along the pier while gulls walked between the ropes and the empty crates. "
             "Write a long story about what the keeper of the lighthouse saw next, in detail.",
             max_tokens,
         )
-        for place in range(clients)
+        for number in range(clients)
     ]
 
 
@@ -138,36 +137,36 @@ def _speed(outcome: Outcome) -> float:
 
 
 async def _newcomers(servers: dict[str, Target], plan: Plan) -> dict[str, float]:
-    """Seconds to the first token of a short request beside two long answers; the median."""
-    found: dict[str, list[float]] = {name: [] for name in servers}
+    """Return the median TTFT of a short request while two long answers run, in seconds."""
+    times: dict[str, list[float]] = {name: [] for name in servers}
     for number in range(plan.newcomers):
         for name, target in servers.items():
-            found[name].append(await _newcomer(target, number, plan.max_tokens))
-    return {name: statistics.median(values) for name, values in found.items()}
+            times[name].append(await _newcomer(target, number, plan.max_tokens))
+    return {name: statistics.median(values) for name, values in times.items()}
 
 
 async def _newcomer(target: Target, number: int, max_tokens: int) -> float:
-    questions = _questions(f"long {number}", 2, _LONG * max_tokens)
-    begun = [asyncio.Event() for _ in questions]
+    questions = _questions(f"long {number}", 2, _LONG_ANSWER_FACTOR * max_tokens)
+    first_texts = [asyncio.Event() for _ in questions]
     long = [
         asyncio.create_task(ask(target, question, event.set))
-        for question, event in zip(questions, begun, strict=True)
+        for question, event in zip(questions, first_texts, strict=True)
     ]
-    for event in begun:
+    for event in first_texts:
         await event.wait()
-    late = await ask(target, Question(f"Say the number {number}.", 4))
+    newcomer = await ask(target, Question(f"Say the number {number}.", 4))
     if any(task.done() for task in long):
-        raise RuntimeError("a long answer was too short: ask for more tokens")
+        raise RuntimeError("a long answer ended too early: increase --max-tokens")
     for task in long:
         task.cancel()
     await asyncio.wait(long)
-    return late.pieces[0] - late.began
+    return newcomer.pieces[0] - newcomer.began
 
 
 @asynccontextmanager
 async def _bare(folder: Path, log: BinaryIO) -> AsyncGenerator[Contestant]:
     async with running(
-        sys.executable, *_YARDSTICK, "bare", str(folder), log=log, stdin=PIPE
+        sys.executable, *_BASELINE, "bare", str(folder), log=log, stdin=PIPE
     ) as child:
 
         async def run(questions: Sequence[Question]) -> Outcome:
@@ -192,10 +191,10 @@ async def _bare(folder: Path, log: BinaryIO) -> AsyncGenerator[Contestant]:
 async def _mlx_lm_server(folder: Path, log: BinaryIO) -> AsyncGenerator[tuple[Contestant, Target]]:
     port = free_port()
     async with running(
-        sys.executable, *_YARDSTICK, "server", str(folder), "--port", str(port), log=log
+        sys.executable, *_BASELINE, "server", str(folder), "--port", str(port), log=log
     ) as child:
         await listening(port)
-        # Its own name for what it was started with.
+        # The name under which mlx_lm.server serves the model it was started with.
         target = Target(port, "default_model")
         yield _contestant(target, child), target
 

@@ -1,7 +1,7 @@
-"""Whether the engine that is chosen is the faster one, and stays so: `tandem bench routing`.
+"""`tandem bench routing`: compare the router's choices with always using one backend.
 
-The engines are scripted, and so is the time: an answer puts the clock forward by what it is to
-take, so that figures are exact and hours pass at once. What chooses is the server's own router.
+Backends and time are simulated: an answer advances the clock by its duration, so that figures are
+exact and hours take no time. The router is the one of the server.
 """
 
 import random
@@ -12,7 +12,7 @@ from itertools import pairwise
 from msgspec import Struct, field
 
 from adapters.request import GenerationRequest, Message, TextPart
-from proxy.bench.paced_backend import MODEL, Pace, PacedBackend
+from proxy.bench.developers.paced_backend import MODEL, Pace, PacedBackend
 from proxy.models.registry import Registry
 from proxy.record import Record
 from proxy.routing.measurements import Measurements
@@ -20,16 +20,16 @@ from proxy.routing.router import Router
 from proxy.sinks import Collector
 
 SETTLING = 20
-"""Requests of each length after which the choice has to be right."""
+"""Requests of each prompt length before the choice is measured."""
 _TRIALS = 8
-"""Requests of those that are shared out between the engines, at first."""
+"""Requests at the beginning that the router distributes over the backends to measure them."""
 _TEN_MINUTES = 600.0
 _NOISE = 0.2
 _SEED = 4
 
 
 class Scene(Struct, frozen=True):
-    """How fast mlx and ollama are, part by part."""
+    """Speeds of mlx and ollama, for each part of the scene."""
 
     name: str
     parts: tuple[tuple[Pace, Pace], ...]
@@ -48,13 +48,13 @@ class RoutingPlan(Struct, frozen=True, kw_only=True):
         Scene("they change places", ((_ONE, _TWO), (_TWO, _ONE))),
     )
     prompts: tuple[int, ...] = (20, 300, 1000)
-    """Words; each is a token here."""
+    """Prompt lengths in words, each of which is a token here."""
     requests: int = 2 * SETTLING
-    """Of each length, in each part of a scene."""
+    """Number of requests per prompt length in each part of a scene."""
 
 
 class RoutingRow(Struct, frozen=True, kw_only=True):
-    """Prompts of one length in a part of a scene. Seconds are means, once the choice settled."""
+    """Mean seconds per answer for one prompt length in a part of a scene, after `SETTLING`."""
 
     scene: str
     part: int
@@ -63,17 +63,17 @@ class RoutingRow(Struct, frozen=True, kw_only=True):
     ollama: float
     auto: float
     changes: int
-    """Of the engine, from one request to the next, without those that were shared out at first;
-    one that is tried anew for a few answers makes two."""
+    """Changes of backend between consecutive requests, after the first `_TRIALS` of the scene. A
+    retry of the other backend counts as two."""
 
     @property
     def ratio(self) -> float:
-        """To the better engine."""
+        """Time of the router's choices relative to the faster backend."""
         return self.auto / min(self.mlx, self.ollama)
 
 
 class Clock:
-    """One that stands still but for those who sleep by it."""
+    """Simulated clock, which advances only by `sleep`."""
 
     def __init__(self) -> None:
         self.now = 1.0
@@ -86,14 +86,14 @@ class Clock:
 
 
 class Series(Struct):
-    """The answers to prompts of one length."""
+    """Durations and backends of the answers to prompts of one length."""
 
-    took: list[float] = field(default_factory=list[float])
+    seconds: list[float] = field(default_factory=list[float])
     kinds: list[str] = field(default_factory=list[str])
 
 
 class Contestant:
-    """One way to ask, with measurements of its own."""
+    """A model name to send requests to, with a router and measurements of its own."""
 
     def __init__(self, registry: Registry, model: str, clock: Clock) -> None:
         self._router = Router(registry, Measurements(clock=clock), clock=clock)
@@ -107,7 +107,7 @@ class Contestant:
         request = GenerationRequest(model=self._model, prompt=prompt)
         await self._router.generate(request, Collector(), record)
         series = self.series.setdefault(words, Series())
-        series.took.append(self._clock() - record.arrived_at)
+        series.seconds.append(self._clock() - record.arrived_at)
         series.kinds.append(record.backend)
 
 
@@ -116,8 +116,8 @@ async def bench_routing(plan: RoutingPlan) -> list[RoutingRow]:
 
 
 async def _run(scene: Scene, plan: RoutingPlan) -> list[RoutingRow]:
-    """Each way to ask in turn, request by request, so that chance is the same for all."""
-    chance, clock = random.Random(_SEED), Clock()  # noqa: S311
+    """Send each request to all contestants in turn, with the same random noise."""
+    noise, clock = random.Random(_SEED), Clock()  # noqa: S311
     rows: list[RoutingRow] = []
     async with _engines(clock) as (registry, engines):
         names = (MODEL, f"mlx/{MODEL}", f"ollama/{MODEL}")
@@ -127,7 +127,7 @@ async def _run(scene: Scene, plan: RoutingPlan) -> list[RoutingRow]:
             for engine, pace in zip(engines, paces, strict=True):
                 engine.pace = pace
             for _ in range(plan.requests):
-                await _round(plan.prompts, engines, contestants, chance)
+                await _round(plan.prompts, engines, contestants, noise)
             rows += [_row(scene, part, words, contestants, plan) for words in plan.prompts]
     return rows
 
@@ -136,11 +136,11 @@ async def _round(
     prompts: Sequence[int],
     engines: Sequence[PacedBackend],
     contestants: Sequence[Contestant],
-    chance: random.Random,
+    noise: random.Random,
 ) -> None:
     for words in prompts:
         for engine in engines:
-            engine.noise = chance.uniform(1 - _NOISE, 1 + _NOISE)
+            engine.noise = noise.uniform(1 - _NOISE, 1 + _NOISE)
         for contestant in contestants:
             await contestant.ask(words)
 
@@ -164,9 +164,9 @@ def _row(
         scene=scene.name,
         part=part,
         prompt=words,
-        mlx=_mean(mlx.took[begins + SETTLING : ends]),
-        ollama=_mean(ollama.took[begins + SETTLING : ends]),
-        auto=_mean(auto.took[begins + SETTLING : ends]),
+        mlx=_mean(mlx.seconds[begins + SETTLING : ends]),
+        ollama=_mean(ollama.seconds[begins + SETTLING : ends]),
+        auto=_mean(auto.seconds[begins + SETTLING : ends]),
         changes=sum(one != other for one, other in pairwise(kinds)),
     )
 
@@ -176,7 +176,7 @@ def _mean(numbers: Sequence[float]) -> float:
 
 
 def lines(rows: Sequence[RoutingRow]) -> list[str]:
-    """The table, and how good the choice was at worst."""
+    """Render the table, and the worst figures of the router."""
     columns = ("scene", "part", "prompt", "mlx s", "ollama s", "auto s", "of better", "changes")
     table = [
         f"| {row.scene} | {row.part + 1} | {row.prompt} | {row.mlx:.2f} | {row.ollama:.2f} "
@@ -184,14 +184,14 @@ def lines(rows: Sequence[RoutingRow]) -> list[str]:
         for row in rows
     ]
     return [
-        "Scripted engines, no model: an answer takes a set time, 20 % more or less by chance, on a",
-        f"clock that nobody waits for. Means after {SETTLING} requests of a length; ten minutes",
-        "between the parts.",
+        "Simulated backends and clock, no model: an answer takes a set time, with random noise of",
+        f"up to 20 %. Means after {SETTLING} requests of a prompt length; ten minutes between",
+        "the parts.",
         "",
         f"| {' | '.join(columns)} |",
         "|---" * len(columns) + "|",
         *table,
         "",
-        f"At worst {max(row.ratio for row in rows):.2f} of the better engine's time, and "
-        f"{max(row.changes for row in rows)} changes of engine in a part.",
+        f"Worst case: {max(row.ratio for row in rows):.2f} of the faster backend's time, "
+        f"{max(row.changes for row in rows)} changes of backend in a part.",
     ]

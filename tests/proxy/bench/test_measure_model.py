@@ -1,4 +1,4 @@
-"""`tandem bench MODEL`: what is asked of whom, in which order, and what comes of it."""
+"""`tandem bench MODEL`: the requests to each backend, their order, and the result."""
 
 import json
 import subprocess
@@ -14,8 +14,7 @@ from adapters.errors import BackendUnavailableError, ContextLengthError, Generat
 from adapters.events import Started, TextDelta
 from adapters.request import GenerationRequest, Message
 from adapters.sink import Sink
-from proxy.bench.model import ModelPlan, bench_model
-from proxy.bench.prompts import question
+from proxy.bench.measure_model import ModelPlan, bench_model, make_prompt
 from proxy.bench.results import Result, Scenario
 from proxy.cli.bench import with_subject
 from proxy.config import Config, ModelConfig
@@ -25,7 +24,7 @@ BOTH = Config(models={"small": ModelConfig(mlx="m", ollama="m:1")})
 
 
 class BackendModels(ScriptedBackend):
-    """Loads when it is asked for an answer, and tells so; `log` is shared by all."""
+    """Loads its model on the first request; logs prompts to `log`, which all backends share."""
 
     def __init__(self, kind: str, name: str, log: list[tuple[str, str]]) -> None:
         super().__init__(kind=kind, models=[Model(name=name, loaded=False)])
@@ -53,7 +52,7 @@ def text_of(request: GenerationRequest) -> str:
     return "".join(part.text for part in last.content if hasattr(part, "text"))  # type: ignore[union-attr]
 
 
-def quiet(_doing: str) -> None:
+def ignore(_line: str) -> None:
     pass
 
 
@@ -62,13 +61,15 @@ async def run(
 ) -> tuple[Result, list[tuple[str, str]], list[BackendModels]]:
     log: list[tuple[str, str]] = []
     backends = [BackendModels("mlx", "m", log), BackendModels("ollama", "m:1", log)]
-    result = await bench_model(config, plan, quiet, {each.kind: each for each in backends})
+    result = await bench_model(
+        config, plan, ignore, {backend.kind: backend for backend in backends}
+    )
     return result, log, backends
 
 
 async def test_each_scenario_is_measured_on_each_backend():
     result, _, _ = await run()
-    assert [each.backend for each in result.contestants] == ["mlx", "ollama"]
+    assert [one.backend for one in result.contestants] == ["mlx", "ollama"]
     assert [
         (scenario.state, scenario.prompt, scenario.clients) for scenario in result.scenarios()
     ] == [
@@ -81,27 +82,27 @@ async def test_each_scenario_is_measured_on_each_backend():
         ("cold", "short", 2),
     ]
     for scenario in result.scenarios():
-        rows = result.of(scenario)
+        rows = result.rows_of(scenario)
         assert [row.backend for row in rows] == ["mlx", "ollama"]
         assert [row.answers for row in rows] == [2 * scenario.clients] * 2
         assert all(row.ttft_p95_s >= row.ttft_p50_s > 0 for row in rows)
         assert all(row.together > 0 for row in rows)
 
 
-async def test_backends_are_asked_the_same_in_turns():
+async def test_backends_get_the_same_prompts_in_turns():
     _, log, _ = await run(ModelPlan(model="small", clients=(1,), rounds=2))
     short = [(kind, text) for kind, text in log if len(text) < 300][:4]
-    # The one that goes first changes with each round.
+    # The first position rotates.
     assert [kind for kind, _ in short] == ["mlx", "ollama", "ollama", "mlx"]
     texts = [text for _, text in short]
     assert texts[0] == texts[1] != texts[2] == texts[3]
 
 
-async def test_no_prompt_begins_like_another():
+async def test_prompts_have_no_common_prefix():
     _, log, _ = await run()
     _, later, _ = await run()
     texts = [text for kind, text in (*log, *later) if kind == "mlx"]
-    # But for those that are put a second time on purpose.
+    # Repeated prompts are those of the scenario `again`.
     again = 2 * PLAN.rounds
     assert len(texts) - len({text[:40] for text in texts}) == again
 
@@ -109,8 +110,8 @@ async def test_no_prompt_begins_like_another():
 async def test_only_cold_answers_wait_for_a_load():
     result, _, _ = await run()
     assert {row.scenario.state for row in result.rows if row.loads} == {"cold"}
-    # Whoever comes while it is loaded waits as well; this one loads with the first.
-    assert result.of(Scenario("cold", "short", 1))[0].loads == 2
+    # This backend is loaded by the first request of a round.
+    assert result.rows_of(Scenario("cold", "short", 1))[0].loads == 2
 
 
 async def test_answers_are_limited_and_greedy():
@@ -120,31 +121,31 @@ async def test_answers_are_limited_and_greedy():
         assert request.sampling.temperature == 0
 
 
-async def test_a_model_that_one_backend_has_is_measured_alone():
+async def test_model_of_one_backend_is_measured_alone():
     result, _, backends = await run(ModelPlan(model="mlx/small", clients=(1,), rounds=1))
     assert {row.backend for row in result.rows} == {"mlx"}
     assert backends[1].requests == []
 
 
-async def test_a_backend_that_is_away_is_left_out():
+async def test_unreachable_backend_is_left_out():
     log: list[tuple[str, str]] = []
     away = ScriptedBackend(kind="ollama", models=BackendUnavailableError("down"))
     backends = {"mlx": BackendModels("mlx", "m", log), "ollama": away}
     plan = ModelPlan(model="small", clients=(1,), rounds=1)
-    result = await bench_model(BOTH, plan, quiet, backends)
-    assert [each.backend for each in result.contestants] == ["mlx"]
+    result = await bench_model(BOTH, plan, ignore, backends)
+    assert [one.backend for one in result.contestants] == ["mlx"]
 
 
-async def test_a_backend_that_fails_is_named():
+async def test_failing_backend_is_named():
     broken = ScriptedBackend(
         (GenerationError("It broke."),), kind="ollama", models=[Model(name="m:1")]
     )
     backends = {"mlx": BackendModels("mlx", "m", []), "ollama": broken}
     with pytest.raises(RuntimeError, match=r"ollama: It broke\."):
-        await bench_model(BOTH, PLAN, quiet, backends)
+        await bench_model(BOTH, PLAN, ignore, backends)
 
 
-async def test_long_prompts_are_left_out_where_one_backend_has_no_room_for_them():
+async def test_long_prompts_are_left_out_when_they_exceed_a_context():
     class Narrow(BackendModels):
         async def generate(self, request: GenerationRequest, sink: Sink) -> None:
             if len(text_of(request)) > 500:
@@ -152,25 +153,25 @@ async def test_long_prompts_are_left_out_where_one_backend_has_no_room_for_them(
             await super().generate(request, sink)
 
     backends = {"mlx": BackendModels("mlx", "m", []), "ollama": Narrow("ollama", "m:1", [])}
-    said: list[str] = []
-    result = await bench_model(BOTH, PLAN, said.append, backends)
+    progress: list[str] = []
+    result = await bench_model(BOTH, PLAN, progress.append, backends)
     assert {scenario.prompt for scenario in result.scenarios()} == {"short"}
-    assert "ollama has too short a context for long prompts: they are left out" in said
+    assert "long prompts are left out: they exceed the context of ollama" in progress
 
 
-async def test_nobody_has_such_a_model():
+async def test_unknown_model_is_an_error():
     with pytest.raises(RuntimeError, match="no model 'other'"):
         await run(ModelPlan(model="other"))
 
 
-def test_prompts_of_a_length_are_alike():
-    lengths = {len(question("long", f"k.{place}")) for place in range(9)}
+def test_prompts_of_a_length_have_equal_lengths():
+    lengths = {len(make_prompt("long", f"k.{number}")) for number in range(9)}
     assert len(lengths) == 1
-    assert len(question("short", "k.1")) * 5 < lengths.pop()
+    assert len(make_prompt("short", "k.1")) * 5 < lengths.pop()
 
 
 @pytest.mark.parametrize(
-    ("said", "meant"),
+    ("argv", "expanded"),
     [
         (["bench", "qwen2.5:7b"], ["bench", "model", "qwen2.5:7b"]),
         (["bench", "--rounds", "2", "small"], ["bench", "model", "--rounds", "2", "small"]),
@@ -183,18 +184,18 @@ def test_prompts_of_a_length_are_alike():
         ([], []),
     ],
 )
-def test_what_is_no_subject_is_a_model(said: list[str], meant: list[str]):
-    assert list(with_subject(said)) == meant
+def test_unknown_subject_is_a_model(argv: list[str], expanded: list[str]):
+    assert list(with_subject(argv)) == expanded
 
 
-def test_a_model_is_benched_from_the_command_line(tmp_path: Path):
+def test_command_line_measures_a_model(tmp_path: Path):
     write_tiny_model(tmp_path / "models" / "tiny")
     mlx = f"{{folders: [{tmp_path / 'models'}], huggingface_cache: false}}"
     server = f"{{state_folder: {tmp_path}}}"
     config = write(tmp_path, f"server: {server}\nbackends: {{ollama: false, mlx: {mlx}}}\n")
-    asked = ("bench", "tiny", "--config", str(config), "--rounds", "1", "--clients", "1,2")
+    arguments = ("bench", "tiny", "--config", str(config), "--rounds", "1", "--clients", "1,2")
     done = subprocess.run(
-        command(*asked, "--max-tokens", "4", "--png", str(tmp_path / "it.png")),
+        command(*arguments, "--max-tokens", "4", "--png", str(tmp_path / "it.png")),
         capture_output=True,
         text=True,
         timeout=100,
@@ -210,18 +211,20 @@ def test_a_model_is_benched_from_the_command_line(tmp_path: Path):
     assert not any(row["loads"] for row in rows if row["scenario"]["state"] != "cold")
 
 
-def test_a_bench_of_a_model_that_is_not_there_says_so(tmp_path: Path):
+def test_command_line_reports_an_unknown_model(tmp_path: Path):
     config = write(tmp_path, "backends: {ollama: false, mlx: false, echo: true}\n")
     done = subprocess.run(
-        command("bench", "nobody", "--config", str(config)), capture_output=True, text=True
+        command("bench", "missing", "--config", str(config)), capture_output=True, text=True
     )
     assert done.returncode == 1
-    assert "tandem: There is no model 'nobody'." in done.stderr
+    assert "tandem: There is no model 'missing'." in done.stderr
 
 
 @pytest.mark.ollama
 @pytest.mark.long
-def test_both_engines_are_benched_and_the_server_tells_it(ollama_host: str, tmp_path: Path):
+def test_both_engines_are_measured_and_the_server_serves_the_result(
+    ollama_host: str, tmp_path: Path
+):
     write_tiny_model(tmp_path / "models" / "tiny")
     config = write(
         tmp_path,
@@ -230,12 +233,12 @@ def test_both_engines_are_benched_and_the_server_tells_it(ollama_host: str, tmp_
         "huggingface_cache: false, embedded: never}}\n"
         "models: {both: {mlx: tiny, ollama: 'smollm2:135m'}}\n",
     )
-    asked = ("bench", "both", "--config", str(config), "--rounds", "1", "--clients", "2")
+    arguments = ("bench", "both", "--config", str(config), "--rounds", "1", "--clients", "2")
     done = subprocess.run(
-        command(*asked, "--max-tokens", "3"), capture_output=True, text=True, timeout=100
+        command(*arguments, "--max-tokens", "3"), capture_output=True, text=True, timeout=100
     )
     assert done.returncode == 0, done.stderr
-    assert "Whether these are the same weights is not known" in done.stdout
+    assert "It is unknown if these are the same weights" in done.stdout
     with serving(config) as server:
         status, body = server.get("/api/performance/comparison?model=both")
     assert status == 200

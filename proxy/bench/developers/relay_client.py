@@ -1,4 +1,4 @@
-"""Answers taken as bytes: from Ollama's API or OpenAI's, streamed or whole, at little cost."""
+"""Client of `tandem bench relay`: OpenAI's or Ollama's chat API as bytes, at low CPU cost."""
 
 import asyncio
 import json
@@ -9,25 +9,25 @@ from typing import Any
 
 from msgspec import Struct
 
-_LARGEST_READ = 262144
+_READ_SIZE = 262144
 _LENGTH = re.compile(rb"content-length: ?(\d+)", re.IGNORECASE)
 _WORD = re.compile(rb'"content": ?"[^"]')
 
 
-class Ask(Struct, frozen=True):
-    """A question to one server, and how much it must say."""
+class Endpoint(Struct, frozen=True):
+    """The chat API of a server on 127.0.0.1."""
 
     port: int
     path: str
     to_body: Callable[[str, int, bool], dict[str, Any]]
-    """Model, words, whether to stream -> the JSON of the dialect."""
+    """Build the request body from the model, the number of words and `stream`."""
 
 
-class Fetched(Struct, frozen=True):
-    """In seconds, from when the request was written."""
+class Latency(Struct, frozen=True):
+    """Times of one streamed answer, in seconds from the moment the request was written."""
 
     first: float
-    """To the first word."""
+    """Time to the first word."""
     total: float
 
 
@@ -47,37 +47,37 @@ def openai_body(model: str, words: int, stream: bool) -> dict[str, Any]:
 _QUESTION = {"role": "user", "content": "What is the capital of France?"}
 
 
-async def fetch(ask: Ask, model: str, words: int) -> Fetched:
-    """One streamed answer, on a connection of its own.
+async def stream(endpoint: Endpoint, model: str, words: int) -> Latency:
+    """Read one streamed answer of `words` words, on a connection of its own.
 
     Raises:
-        RuntimeError: the answer is not what was asked for: nothing can be measured by it.
+        RuntimeError: the response has another number of words.
     """
-    reader, writer = await asyncio.open_connection("127.0.0.1", ask.port, limit=2**20)
+    reader, writer = await asyncio.open_connection("127.0.0.1", endpoint.port, limit=2**20)
     try:
-        request = _request(ask.path, ask.to_body(model, words, True), "close")
+        request = _request(endpoint.path, endpoint.to_body(model, words, True), "close")
         began = time.perf_counter()
         writer.write(request)
         first, pieces = 0.0, list[bytes]()
-        while data := await reader.read(_LARGEST_READ):
+        while data := await reader.read(_READ_SIZE):
             first = first or (time.perf_counter() if _WORD.search(data) else 0.0)
             pieces.append(data)
         ended = time.perf_counter()
     finally:
         writer.close()
     _check(b"".join(pieces), words)
-    return Fetched(first - began, ended - began)
+    return Latency(first - began, ended - began)
 
 
-async def fetch_whole(ask: Ask, model: str, words: int, times: int) -> None:
-    """Answers that are not streamed, one after the other on one connection, as the SDK does it.
+async def fetch(endpoint: Endpoint, model: str, words: int, times: int) -> None:
+    """Read `times` answers without streaming, in sequence on one connection, as OpenAI's SDK does.
 
     Raises:
-        RuntimeError: as `fetch`.
+        RuntimeError: a response is not a chat completion.
     """
-    reader, writer = await asyncio.open_connection("127.0.0.1", ask.port, limit=2**20)
+    reader, writer = await asyncio.open_connection("127.0.0.1", endpoint.port, limit=2**20)
     try:
-        request = _request(ask.path, ask.to_body(model, words, False), "keep-alive")
+        request = _request(endpoint.path, endpoint.to_body(model, words, False), "keep-alive")
         for _ in range(times):
             writer.write(request)
             head = await reader.readuntil(b"\r\n\r\n")
@@ -87,10 +87,10 @@ async def fetch_whole(ask: Ask, model: str, words: int, times: int) -> None:
         writer.close()
 
 
-def _check(said: bytes, times: int) -> None:
-    """That a text, or a piece of one, was said so many times."""
-    if len(_WORD.findall(said)) != times:
-        raise RuntimeError(f"not the answer that was asked for: {said[:500]!r}")
+def _check(response: bytes, texts: int) -> None:
+    """Check that `response` contains `texts` contents that are not empty."""
+    if len(_WORD.findall(response)) != texts:
+        raise RuntimeError(f"unexpected response: {response[:500]!r}")
 
 
 def _request(path: str, body: dict[str, Any], connection: str) -> bytes:

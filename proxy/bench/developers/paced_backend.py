@@ -1,4 +1,4 @@
-"""An engine without a model, whose answers take as long as they are told to."""
+"""Backend without a model; its answers take a configured time."""
 
 from collections.abc import Awaitable, Callable
 
@@ -19,11 +19,11 @@ Sleep = Callable[[float], Awaitable[None]]
 
 class Pace(Struct, frozen=True, kw_only=True):
     seconds: float
-    """That an answer takes, …"""
+    """Duration of an answer to an empty prompt."""
     per_word: float = 0.0
-    """… and what each word of the prompt adds."""
+    """Seconds that each word of the prompt adds."""
 
-    def of(self, request: GenerationRequest) -> float:
+    def duration(self, request: GenerationRequest) -> float:
         messages = request.prompt if isinstance(request.prompt, tuple) else ()
         words = sum(len(message.text.split()) for message in messages)
         return self.seconds + self.per_word * words
@@ -35,11 +35,11 @@ class PacedBackend(EchoBackend):
         self.kind = kind
         self.pace = pace
         self.noise = 1.0
-        """What its pace is multiplied by."""
+        """Factor of the duration."""
         self._sleep = sleep
 
     async def generate(self, request: GenerationRequest, sink: Sink) -> None:
-        pause = self.pace.of(request) * self.noise / _PIECES
+        pause = self.pace.duration(request) * self.noise / _PIECES
         answer = _Events()
         await super().generate(request, answer)
         for event in answer.events:

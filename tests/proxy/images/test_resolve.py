@@ -58,8 +58,8 @@ async def test_images_and_texts_stay_one_message_in_order():
         (data_url(png(1, 1)), "side"),
         (data_url(png(2, 2, moves=True)), "several frames"),
         (data_url(gif(2, 2, frames=2)), "several frames"),
-        (data_url(png(2, 2)[:20]), "no PNG"),
-        (data_url(b"<svg/>", "image/svg+xml"), "no PNG"),
+        (data_url(png(2, 2)[:20]), "not a complete PNG"),
+        (data_url(b"<svg/>", "image/svg+xml"), "not a complete PNG"),
         ("data:image/png;base64,%%%", "base64"),
         ("data:image/png,abc", "base64"),
         ("data:", "base64"),
@@ -87,11 +87,9 @@ async def test_image_that_is_refused_is_named_among_others():
 @pytest.mark.parametrize(
     ("many", "param"), [(1, "messages[0].content[1]"), (2, "messages")], ids=str
 )
-async def test_image_that_the_backend_refuses_is_named_where_it_is_the_only_one(
-    many: int, param: str
-):
-    """An engine does not say which it could not read."""
-    backend = ScriptedBackend([InvalidRequestError("It is none.", param="images")])
+async def test_only_image_is_named_when_the_backend_rejects_it(many: int, param: str):
+    """Backends do not say which image they reject."""
+    backend = ScriptedBackend([InvalidRequestError("Invalid image.", param="images")])
     messages = [{"role": "user", "content": [text("Look:"), *[image(SMALL)] * many]}]
     async with http_client(backend) as client:
         answer = await client.post("/v1/chat/completions", json=chat(messages=messages))
@@ -108,7 +106,7 @@ async def test_too_many_bytes_are_refused():
     assert (status, "10 bytes" in body["error"]["message"]) == (400, True)
 
 
-async def test_fetched_image_becomes_a_data_url(monkeypatch: pytest.MonkeyPatch):
+async def test_downloaded_image_becomes_a_data_url(monkeypatch: pytest.MonkeyPatch):
     async def fetch(_self: object, url: str) -> bytes:
         assert url == "https://images.example/a.png"
         return png(3, 5)
@@ -120,7 +118,7 @@ async def test_fetched_image_becomes_a_data_url(monkeypatch: pytest.MonkeyPatch)
     assert backend.requests[0].prompt == (message,)
 
 
-async def test_images_are_fetched_beside_each_other(monkeypatch: pytest.MonkeyPatch):
+async def test_images_are_downloaded_concurrently(monkeypatch: pytest.MonkeyPatch):
     all_begun = asyncio.Barrier(3)
 
     async def fetch(_self: object, url: str) -> bytes:
@@ -135,27 +133,27 @@ async def test_images_are_fetched_beside_each_other(monkeypatch: pytest.MonkeyPa
     assert backend.requests[0].prompt == (Message(role="user", content=content),)
 
 
-async def test_image_that_cannot_be_fetched_ends_the_fetching_of_others(
+async def test_failed_download_cancels_the_others(
     monkeypatch: pytest.MonkeyPatch,
 ):
-    ended: list[str] = []
+    cancelled: list[str] = []
 
     async def fetch(_self: object, url: str) -> bytes:
         if url.endswith("bad"):
-            raise InvalidRequestError("It is not there.", param="images")
+            raise InvalidRequestError("Not found.", param="images")
         try:
             await asyncio.Event().wait()
         finally:
-            ended.append(url)
+            cancelled.append(url)
         return b""
 
     monkeypatch.setattr("proxy.images.fetch.Fetcher.fetch", fetch)
     status, body, _ = await post(image("https://images.example/slow"), image("https://a.b/bad"))
     assert (status, body["error"]["param"]) == (400, "messages[0].content[1]")
-    assert ended == ["https://images.example/slow"]
+    assert cancelled == ["https://images.example/slow"]
 
 
-async def test_fetching_that_takes_too_long_is_ended(monkeypatch: pytest.MonkeyPatch):
+async def test_download_is_limited_by_the_timeout(monkeypatch: pytest.MonkeyPatch):
     async def fetch(_self: object, _url: str) -> bytes:
         await asyncio.Event().wait()
         return b""

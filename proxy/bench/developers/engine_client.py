@@ -1,7 +1,7 @@
-"""Clients for a benchmark: many streamed chats at once, at as little cost as can be.
+"""Client of `tandem bench engine`: concurrent streamed chats with a timestamp for each piece.
 
-They share the machine with what they measure, so bytes are only stamped as they come and read
-when all is over.
+The client shares the machine with the server it measures. To cost little CPU, it only records the
+time of each read and parses the bytes after the answer has ended.
 """
 
 import asyncio
@@ -12,11 +12,11 @@ from typing import Any
 
 from msgspec import Struct
 
-_LARGEST_READ = 65536
+_READ_SIZE = 65536
 
 
 class Target(Struct, frozen=True):
-    """A server to be asked for one model."""
+    """A server on 127.0.0.1, and the model to request from it."""
 
     port: int
     model: str
@@ -28,19 +28,19 @@ class Question(Struct, frozen=True):
 
 
 class Timing(Struct, frozen=True):
-    """One streamed answer, in seconds of the benchmark's clock."""
+    """Times of one streamed answer, in seconds of `time.perf_counter`."""
 
     began: float
     pieces: tuple[float, ...]
-    """When each piece of the answer arrived."""
+    """Arrival time of each piece of text."""
     tokens: int
 
 
 async def ask_all(target: Target, questions: Sequence[Question]) -> list[Timing]:
-    """Ask all `questions` at once.
+    """Send all `questions` concurrently.
 
     Raises:
-        RuntimeError: an answer failed; a benchmark of errors would be worth nothing.
+        RuntimeError: an answer failed.
     """
     return list(await asyncio.gather(*(ask(target, question) for question in questions)))
 
@@ -48,17 +48,23 @@ async def ask_all(target: Target, questions: Sequence[Question]) -> list[Timing]
 async def ask(
     target: Target, question: Question, on_text: Callable[[], None] = lambda: None
 ) -> Timing:
-    """One answer, whole. `on_text` is called with every read that has a piece of it."""
+    """Send one question, and read its answer to the end.
+
+    `on_text` is called for each read that contains text of the answer.
+
+    Raises:
+        RuntimeError: the response is an error, or has no text or no usage.
+    """
     reader, writer = await asyncio.open_connection("127.0.0.1", target.port)
     try:
         began = time.perf_counter()
         writer.write(_request(target, question))
-        stamped: list[tuple[float, bytes]] = []
-        while data := await reader.read(_LARGEST_READ):
-            stamped.append((time.perf_counter(), data))
+        reads: list[tuple[float, bytes]] = []
+        while data := await reader.read(_READ_SIZE):
+            reads.append((time.perf_counter(), data))
             if b'"content"' in data and b'"content":""' not in data:
                 on_text()
-        return _timing(began, stamped)
+        return _timing(began, reads)
     finally:
         writer.close()
 
@@ -80,26 +86,18 @@ def _request(target: Target, question: Question) -> bytes:
     return head.encode() + text
 
 
-def _timing(began: float, stamped: list[tuple[float, bytes]]) -> Timing:
+def _timing(began: float, reads: list[tuple[float, bytes]]) -> Timing:
     pieces: list[float] = []
     tokens: int | None = None
     rest = b""
-    for moment, data in stamped:
+    for moment, data in reads:
         *lines, rest = (rest + data).split(b"\n")
         for line in lines:
-            said = _read(line)
-            pieces.extend([moment] if _has_text(said) else [])
-            tokens = tokens if said.get("usage") is None else said["usage"]["completion_tokens"]
+            chunk: dict[str, Any] = json.loads(line[6:]) if line.startswith(b"data: {") else {}
+            if any(choice.get("delta", {}).get("content") for choice in chunk.get("choices") or ()):
+                pieces.append(moment)
+            if chunk.get("usage") is not None:
+                tokens = chunk["usage"]["completion_tokens"]
     if tokens is None or not pieces:
-        raise RuntimeError(f"no answer: {b''.join(data for _, data in stamped)[:500]!r}")
+        raise RuntimeError(f"unexpected response: {b''.join(data for _, data in reads)[:500]!r}")
     return Timing(began, tuple(pieces), tokens)
-
-
-def _read(line: bytes) -> dict[str, Any]:
-    if not line.startswith(b"data: {"):
-        return {}
-    return json.loads(line.removeprefix(b"data: "))
-
-
-def _has_text(said: dict[str, Any]) -> bool:
-    return any(choice.get("delta", {}).get("content") for choice in said.get("choices") or ())

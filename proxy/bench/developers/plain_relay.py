@@ -1,7 +1,8 @@
-"""A relay as one would write it in an afternoon: the yardstick of `tandem bench relay`.
+"""Baseline of `tandem bench relay`: a minimal relay from OpenAI's API to an upstream client.
 
-Litestar's `Stream`, uvicorn, the client it is given, a Struct encoded for each chunk. Run as
-`python -m proxy.bench.plain_relay PORT UPSTREAM MODULE CLASS`.
+It uses Litestar's `Stream`, uvicorn, and one encoded Struct per chunk. Run as
+`python -m proxy.bench.developers.plain_relay PORT UPSTREAM MODULE CLASS`, where CLASS in MODULE
+is a `Client` constructed with the URL UPSTREAM.
 """
 
 import importlib
@@ -78,7 +79,7 @@ def _main(port: int, upstream: str, module: str, name: str) -> None:
         openapi_config=None,
         logging_config=None,
     )
-    # What it has without extras, whatever else is installed.
+    # Uvicorn's defaults without its optional extras, even if they are installed.
     uvicorn.run(app, host="127.0.0.1", port=port, http="h11", loop="asyncio", log_level="warning")
 
 

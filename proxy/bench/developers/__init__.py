@@ -1,0 +1,1 @@
+"""`tandem bench engine | relay | routing`: benchmarks for the development of Tandem."""

@@ -1,0 +1,162 @@
+"""Replace every image of a request by a validated data URL."""
+
+import asyncio
+import base64
+import binascii
+from collections.abc import Coroutine, Iterable, Mapping
+from typing import Any, TypeVar
+
+from msgspec.structs import replace
+
+from adapters.errors import BackendError, InvalidRequestError
+from adapters.request import GenerationRequest, ImagePart, Message
+from proxy.config import ImagesConfig
+from proxy.images.header import Header, read_header
+
+T = TypeVar("T")
+Place = tuple[int, int]
+"""Index of the message, index of the part."""
+_CHUNK_SIZE = 1 << 18
+"""Base64 characters decoded at once; a multiple of four, which encode three bytes."""
+
+
+def has_images(request: GenerationRequest) -> bool:
+    return isinstance(request.prompt, tuple) and any(
+        message.has_images for message in request.prompt
+    )
+
+
+async def resolve_images(request: GenerationRequest, config: ImagesConfig) -> GenerationRequest:
+    """Return `request` with all images downloaded and validated, in the same order.
+
+    Raises:
+        UnsupportedParameterError: the config does not allow the URL of an image.
+        InvalidRequestError: there are too many images, or one is invalid or too large. If the error
+            is about one image, `param` is its place as written by `image_at`.
+    """
+    messages = request.prompt
+    if not isinstance(messages, tuple):
+        return request
+    images = _images(messages)
+    if len(images) > config.max_count:
+        raise _invalid(
+            f"The request has {len(images)} images; at most {config.max_count} are allowed."
+        )
+    try:
+        async with asyncio.timeout(config.timeout):
+            validated = await _gather(
+                _validate(place, image, config) for place, image in images.items()
+            )
+    except TimeoutError:
+        raise _invalid(
+            f"Downloading the images took too long: more than {config.timeout:g} s."
+        ) from None
+    return replace(
+        request, prompt=_replace_images(messages, dict(zip(images, validated, strict=True)))
+    )
+
+
+def _images(messages: tuple[Message, ...]) -> dict[Place, ImagePart]:
+    return {
+        (at, place): part
+        for at, message in enumerate(messages)
+        for place, part in enumerate(message.content)
+        if isinstance(part, ImagePart)
+    }
+
+
+def _replace_images(
+    messages: tuple[Message, ...], images: dict[Place, ImagePart]
+) -> tuple[Message, ...]:
+    changed = {at: list(messages[at].content) for at, _ in images}
+    for (at, place), image in images.items():
+        changed[at][place] = image
+    return tuple(
+        replace(message, content=tuple(changed[at])) if at in changed else message
+        for at, message in enumerate(messages)
+    )
+
+
+async def _gather(work: Iterable[Coroutine[Any, Any, T]]) -> list[T]:
+    """Run `work` concurrently and return the results in order.
+
+    The first failure cancels the rest and is raised without an `ExceptionGroup`.
+    """
+    try:
+        async with asyncio.TaskGroup() as group:
+            tasks = [group.create_task(coroutine) for coroutine in work]
+    except ExceptionGroup as failed:
+        raise failed.exceptions[0] from None
+    return [task.result() for task in tasks]
+
+
+async def _validate(place: Place, image: ImagePart, config: ImagesConfig) -> ImagePart:
+    try:
+        if image.url[:5].lower() != "data:":
+            return ImagePart(await _download(image.url, config))
+        await asyncio.to_thread(lambda: _check(_decode(image.url), config))
+    except BackendError as error:
+        error.param = image_at(*place)
+        raise
+    return image
+
+
+async def _download(url: str, config: ImagesConfig) -> str:
+    # Imported here: most servers never download images and do not need httpx for it.
+    from proxy.images.fetch import Fetcher
+
+    data = await Fetcher(config).fetch(url)
+    header = _check(data, config)
+    return f"data:{header.media_type};base64,{base64.b64encode(data).decode()}"
+
+
+def _decode(url: str) -> bytes:
+    head, comma, text = url.partition(",")
+    if not comma or not head.lower().endswith(";base64"):
+        raise _invalid("An image is not a valid base64 data: URL.")
+    try:
+        return _decode_base64("".join(text.split()))
+    except (binascii.Error, ValueError):
+        raise _invalid("An image is not a valid base64 data: URL.") from None
+
+
+def _decode_base64(text: str) -> bytes:
+    """Decode in chunks: one call for 20 MB would hold the GIL and delay every answer."""
+    chunks = range(0, len(text), _CHUNK_SIZE)
+    return b"".join([base64.b64decode(text[at : at + _CHUNK_SIZE], validate=True) for at in chunks])
+
+
+def _check(data: bytes, config: ImagesConfig) -> Header:
+    """Check the bytes, as decoders do, and not the media type of the URL."""
+    if len(data) > config.max_bytes:
+        raise _invalid(f"An image has more than {config.max_bytes} bytes.")
+    header = read_header(data)
+    if header is None:
+        raise _invalid("An image is not a complete PNG, JPEG, GIF or WebP file.")
+    if header.animated:
+        raise _invalid("An image has several frames: send a single frame.")
+    if min(header.width, header.height) < config.min_side:
+        raise _invalid(f"An image has a side of less than {config.min_side} pixels.")
+    if header.width * header.height > config.max_pixels:
+        raise _invalid(f"An image has more than {config.max_pixels} pixels.")
+    return header
+
+
+def _invalid(message: str) -> InvalidRequestError:
+    return InvalidRequestError(message, param="images")
+
+
+def image_at(message: int, part: int) -> str:
+    """Format the place of an image as backends do in the `param` of an error."""
+    return f"prompt[{message}].content[{part}]"
+
+
+def path_of_image(param: str, paths: Mapping[str, str]) -> str | None:
+    """Translate `param` of an error to the client's path of the image; `None` if there is none.
+
+    `paths` maps `image_at` of each image of the request to the path. The `param` of a backend that
+    rejects an image is `images`, which identifies the image only if the request has a single one.
+    """
+    if param == "images" and len(paths) == 1:
+        return next(iter(paths.values()))
+    return paths.get(param)
