@@ -96,7 +96,7 @@ async def _find(model: str, parts: Parts) -> RegisteredModel:
 
 
 async def _versions(sides: Sequence["_Side"]) -> dict[str, str]:
-    told = {side.deployment.kind: (await side.backend.health()).version for side in sides}
+    told = {side.deployment.backend: (await side.backend.health()).version for side in sides}
     return {kind: version for kind, version in told.items() if version}
 
 
@@ -106,13 +106,13 @@ async def _rows(sides: Sequence["_Side"], plan: ModelPlan, say: Say) -> list[Ben
     longest = await _warm_up(sides, plan, run, say)
     rows: list[BenchRow] = []
     for at, scenario in enumerate(plan.scenarios(longest)):
-        turns: dict[str, list[_Turn]] = {side.deployment.kind: [] for side in sides}
+        turns: dict[str, list[_Turn]] = {side.deployment.backend: [] for side in sides}
         for number in range(plan.rounds):
             say(f"{scenario.in_words()}, round {number + 1} of {plan.rounds}")
             prompts = _prompts(scenario, f"{run}.{at}.{number}")
             for side in _in_turn(sides, number):
                 turn = await side.turn(scenario, prompts, plan.max_tokens)
-                turns[side.deployment.kind].append(turn)
+                turns[side.deployment.backend].append(turn)
         rows.extend(_to_row(kind, scenario, found) for kind, found in turns.items())
     return rows
 
@@ -121,10 +121,10 @@ async def _warm_up(sides: Sequence["_Side"], plan: ModelPlan, run: str, say: Say
     """How long the prompts may be that all have room for."""
     longest: Length = "long"
     for side in sides:
-        say(f"{side.deployment.kind} loads {side.deployment.name}")
+        say(f"{side.deployment.backend} loads {side.deployment.name}")
         if await side.warm_up(run, plan.max_tokens) == "short":
             say(
-                f"{side.deployment.kind} has too short a context for long prompts: they are left out"
+                f"{side.deployment.backend} has too short a context for long prompts: they are left out"
             )
             longest = "short"
     return longest
@@ -146,7 +146,7 @@ class _Side:
 
     def __init__(self, deployment: Deployment, parts: Parts) -> None:
         self.deployment = deployment
-        self.backend = parts.registry.backends[deployment.kind].backend
+        self.backend = parts.registry.backends[deployment.backend].backend
         self._memory = parts.memory
 
     async def warm_up(self, run: str, max_tokens: int) -> Length:
@@ -189,10 +189,10 @@ class _Side:
         asked = (self._ask(prompt, max_tokens) for prompt in prompts)
         watches = await asyncio.gather(*asked)
         seconds = time.perf_counter() - began
-        memory = await self._memory.footprint(self.deployment.kind, self.deployment.name)
+        memory = await self._memory.footprint(self.deployment.backend, self.deployment.name)
         measured = [
             watch.measurement(
-                self.deployment.kind,
+                self.deployment.backend,
                 self.deployment.name,
                 len(prompts),
                 lambda _kind, _name: memory,
@@ -223,7 +223,7 @@ class _Side:
         try:
             yield
         except BackendError as error:
-            raise RuntimeError(f"{self.deployment.kind}: {error.message}") from error
+            raise RuntimeError(f"{self.deployment.backend}: {error.message}") from error
 
 
 def _to_row(backend: str, scenario: Scenario, turns: Sequence[_Turn]) -> BenchRow:

@@ -69,7 +69,7 @@ def _table(entries: "Iterable[RegisteredModel]") -> Iterator[str]:
 
 def _rows(entry: "RegisteredModel") -> Iterator[tuple[str, ...]]:
     for at, deployment in enumerate(entry.deployments):
-        yield ("" if at else entry.id, deployment.kind, deployment.name, *_facts(deployment))
+        yield ("" if at else entry.id, deployment.backend, deployment.name, *_facts(deployment))
 
 
 def _facts(deployment: "Deployment") -> tuple[str, ...]:

@@ -74,12 +74,15 @@ class AutoPull:
         if not entry.deployments:
             return source_of(name, backends.keys())
         if any(
-            backends[deployment.kind].may_have(deployment.name) for deployment in entry.deployments
+            backends[deployment.backend].may_have(deployment.name)
+            for deployment in entry.deployments
         ):
             return None
-        ordered = sorted(entry.deployments, key=lambda deployment: deployment.kind != entry.prefer)
+        ordered = sorted(
+            entry.deployments, key=lambda deployment: deployment.backend != entry.prefer
+        )
         sources = (
-            source_of(f"{deployment.kind}/{deployment.name}", backends.keys())
+            source_of(f"{deployment.backend}/{deployment.name}", backends.keys())
             for deployment in ordered
         )
         return next((source for source in sources if source is not None), None)

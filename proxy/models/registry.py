@@ -28,7 +28,8 @@ _AWAY_SECONDS = 2.0
 class Deployment(Struct, frozen=True, kw_only=True):
     """A model on one backend."""
 
-    kind: str
+    backend: str
+    """The backend's name."""
     name: str
     """The backend's own."""
     model: Model | None = None
@@ -56,7 +57,7 @@ class RegisteredModel(Struct, frozen=True, kw_only=True):
         """As far as `kinds` have it."""
         there = frozenset(kinds)
         return replace(
-            self, deployments=tuple(each for each in self.deployments if each.kind in there)
+            self, deployments=tuple(each for each in self.deployments if each.backend in there)
         )
 
 
@@ -289,7 +290,9 @@ class Registry:
         having = [kind for kind in asked if kind in able] or asked
         named = dict.fromkeys((*self._titles(called), *(called[kind] for kind in able)))
         deployments = (
-            Deployment(kind=kind, name=called[kind], model=backends[kind].models.get(called[kind]))
+            Deployment(
+                backend=kind, name=called[kind], model=backends[kind].models.get(called[kind])
+            )
             for kind in having
         )
         return RegisteredModel(

@@ -106,7 +106,7 @@ class Choice:
     def note(self, pick: Pick) -> None:
         """It is acted upon."""
         incumbent = self._incumbents.setdefault(pick.spot, Incumbent())
-        kind, now = pick.order[0].deployment.kind, self._clock()
+        kind, now = pick.order[0].deployment.backend, self._clock()
         if pick.renews:
             incumbent.renew(now)
         if pick.pace is not None:
@@ -171,9 +171,12 @@ class Choice:
             each
             for each in case.candidates
             if each.is_at_hand
-            and (asked[each.deployment.kind] < enough or asked_at[each.deployment.kind] < long_ago)
+            and (
+                asked[each.deployment.backend] < enough
+                or asked_at[each.deployment.backend] < long_ago
+            )
         ]
-        return min(waiting, key=lambda each: asked[each.deployment.kind], default=None)
+        return min(waiting, key=lambda each: asked[each.deployment.backend], default=None)
 
     def _enough(self, case: _Case) -> int:
         """Trials of each."""
@@ -182,7 +185,7 @@ class Choice:
             return _TRIALS
         if incumbent.holder is not None:
             return _FEWER
-        least = min(incumbent.asked[each.deployment.kind] for each in case.candidates)
+        least = min(incumbent.asked[each.deployment.backend] for each in case.candidates)
         is_close = _FEWER <= least < _TRIALS
         return _FEWER if is_close and (_is_clear(case) or self._is_known_beside(case)) else _TRIALS
 
@@ -202,10 +205,10 @@ class Choice:
         if not seconds:
             return case.pick(case.candidates, "order")
         order = sorted(
-            case.candidates, key=lambda each: seconds.get(each.deployment.kind, float("inf"))
+            case.candidates, key=lambda each: seconds.get(each.deployment.backend, float("inf"))
         )
-        fastest, holder = order[0].deployment.kind, incumbent.holder
-        held = next((each for each in order if each.deployment.kind == holder), None)
+        fastest, holder = order[0].deployment.backend, incumbent.holder
+        held = next((each for each in order if each.deployment.backend == holder), None)
         if held is None or fastest == holder:
             # A holder that cannot answer this time is not given up for it.
             return case.pick(order, "fastest", takes_over=holder is None)
@@ -216,7 +219,7 @@ class Choice:
     def _checked(self, case: _Case, pick: Pick) -> Pick:
         """`pick`; or another is tried, where the one that would stay is slower than it was."""
         first, *others = pick.order
-        if first.deployment.kind != case.incumbent.holder:
+        if first.deployment.backend != case.incumbent.holder:
             return pick
         bucket = case.buckets[case.candidates.index(first)]
         pick = replace(pick, pace=self._expected(first.key, bucket, _YARDSTICK))

@@ -26,7 +26,7 @@ class Candidate(Struct, frozen=True, kw_only=True):
 
     @property
     def key(self) -> Key:
-        return self.deployment.kind, self.deployment.name
+        return self.deployment.backend, self.deployment.name
 
     @property
     def is_at_hand(self) -> bool:
@@ -54,11 +54,11 @@ class Candidates:
 
     def weigh(self, deployment: Deployment, requirements: Requirements) -> Candidate:
         """By what is known already: nobody is asked."""
-        away = self._registry.backends[deployment.kind].is_away(deployment.name)
+        away = self._registry.backends[deployment.backend].is_away(deployment.name)
         if "embeddings" in requirements.features:
             # Vectors of two engines cannot be compared: nothing fleeting decides on them.
             return Candidate(deployment=deployment, away=away)
-        tokens = self._estimates.prompt_tokens((deployment.kind, deployment.name), requirements)
+        tokens = self._estimates.prompt_tokens((deployment.backend, deployment.name), requirements)
         context = self._context(deployment)
         return Candidate(
             deployment=deployment,
@@ -72,11 +72,11 @@ class Candidates:
 
     def _context(self, deployment: Deployment) -> int | None:
         told = deployment.model.context_length if deployment.model is not None else None
-        limits = (told, self._estimates.limit((deployment.kind, deployment.name)))
+        limits = (told, self._estimates.limit((deployment.backend, deployment.name)))
         return min((each for each in limits if each is not None), default=None)
 
     def _fit(self, deployment: Deployment) -> Fit:
         if self._memory is None:
             return "fits"
         size = deployment.model.size_bytes if deployment.model is not None else None
-        return self._memory.fit((deployment.kind, deployment.name), size)
+        return self._memory.fit((deployment.backend, deployment.name), size)

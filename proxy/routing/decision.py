@@ -90,7 +90,7 @@ class Decider:
         self, deployment: Deployment, requirements: Requirements, request: GenerationRequest | None
     ) -> Unable | None:
         """What is not to be had there; a model that tells nothing is trusted."""
-        backend = self._registry.backends[deployment.kind].backend
+        backend = self._registry.backends[deployment.backend].backend
         missing = deployment.model.lacks if deployment.model else frozenset[Feature]()
         lacks = (requirements.features - backend.honours) | (requirements.features & missing)
         if lacks:
@@ -131,7 +131,7 @@ class Decider:
     ) -> tuple[tuple[bool, ...], bool, tuple[bool, ...], int]:
         """Smallest first: who has no obstacle, who is preferred, who costs no other model its
         memory, the order of the backends."""
-        kind = candidate.deployment.kind
+        kind = candidate.deployment.backend
         order = list(self._registry.backends).index(kind)
         return candidate.obstacles, kind != prefer, candidate.hindrance, order
 
@@ -140,7 +140,10 @@ class Decider:
         kinds = list(self._registry.backends)
         home = min(
             ranked,
-            key=lambda each: (each.deployment.kind != prefer, kinds.index(each.deployment.kind)),
+            key=lambda each: (
+                each.deployment.backend != prefer,
+                kinds.index(each.deployment.backend),
+            ),
         )
         same = [
             each
@@ -159,11 +162,14 @@ class Decider:
         deployment, feature = nearest.deployment, nearest.lacks[0]
         open_ones = {kind: s.backend.honours for kind, s in self._registry.backends.items()}
         engines = {**ENGINES, **open_ones}
-        able = [k for k, honours in engines.items() if k != deployment.kind and feature in honours]
+        able = [
+            k for k, honours in engines.items() if k != deployment.backend and feature in honours
+        ]
         hint = f" A model on {' or '.join(able)} could honour it." if able else ""
         what = _IN_WORDS.get(feature, f"'{feature}'")
         return UnsupportedParameterError(
-            f"{what} is not supported for '{entry.id}' on {deployment.kind}.{hint}", param=feature
+            f"{what} is not supported for '{entry.id}' on {deployment.backend}.{hint}",
+            param=feature,
         )
 
 
@@ -172,7 +178,7 @@ def _rule(ranked: list[Candidate], prefer: str, requirements: Requirements) -> R
     first, *others = ranked
     if all(other.hindrance > first.hindrance for other in others):
         return "ready"
-    if first.deployment.kind == prefer:
+    if first.deployment.backend == prefer:
         return "preferred"
     # Vectors of two engines cannot be compared with each other.
     return "steady" if "embeddings" in requirements.features else None

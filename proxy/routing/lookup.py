@@ -107,5 +107,5 @@ def _check_name(name: str) -> None:
 
 def _ambiguous(name: str, entries: list[RegisteredModel]) -> str:
     deployments = [deployment for entry in entries for deployment in entry.deployments]
-    named = ", ".join(f"'{deployment.kind}/{deployment.name}'" for deployment in deployments[:5])
+    named = ", ".join(f"'{deployment.backend}/{deployment.name}'" for deployment in deployments[:5])
     return f"Several models are called {name!r} for short: {named}. Name one of them in full."

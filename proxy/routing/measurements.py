@@ -125,7 +125,7 @@ class Measurements:
         rows = [
             row
             for deployment in deployments
-            for row in self._rows(deployment.kind, deployment.name)
+            for row in self._rows(deployment.backend, deployment.name)
         ]
         return [row for _, row in sorted(rows, key=lambda each: each[0])]
 

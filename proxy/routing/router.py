@@ -261,7 +261,7 @@ class Router:
     def _routes(self, decision: Decision) -> list[Route]:
         return [
             Route(
-                backend=self._registry.backends[candidate.deployment.kind].backend,
+                backend=self._registry.backends[candidate.deployment.backend].backend,
                 name=candidate.deployment.name,
                 model=decision.entry.id,
                 context=candidate.context,

@@ -96,7 +96,7 @@ async def test_the_documented_models_are_found_by_each_of_their_names(tmp_path: 
             for name in (own, *model.names().values()):
                 entry = registry.named(name, backends)
                 assert {
-                    deployment.kind: deployment.name for deployment in entry.deployments
+                    deployment.backend: deployment.name for deployment in entry.deployments
                 } == model.names()
 
 

@@ -111,7 +111,7 @@ def to_card(entry: RegisteredModel, name: str) -> ModelCard:
 def to_deployment(deployment: Deployment) -> ModelPlace:
     model = deployment.model or Model(name=deployment.name)
     return ModelPlace(
-        backend=deployment.kind,
+        backend=deployment.backend,
         name=deployment.name,
         quantization=model.quantization or None,
         size_bytes=model.size_bytes,

@@ -46,10 +46,10 @@ def to_held(registry: Registry) -> dict[str, Held]:
             model = HeldModel(
                 model_id=entry.id,
                 names=list(entry.names),
-                loading=_loading(registry.backends[deployment.kind], deployment.name),
+                loading=_loading(registry.backends[deployment.backend], deployment.name),
                 **asdict(to_deployment(deployment)),
             )
-            held[deployment.kind].models.append(model)
+            held[deployment.backend].models.append(model)
     return held
 
 

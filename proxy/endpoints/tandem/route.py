@@ -72,11 +72,11 @@ async def plan_route(request: ServerRequest) -> Plan:
     left_out = await _left_out(asked.model, request.registry, router)
     first = decision.order[0]
     return Plan(
-        backend=first.deployment.kind,
+        backend=first.deployment.backend,
         model=first.deployment.name,
         reasons=list(_reasons(decision, left_out)),
         context=_context(first, asked),
-        memory_bytes=takes.get(first.deployment.kind),
+        memory_bytes=takes.get(first.deployment.backend),
         alternatives=[*_alternatives(decision), *_passed_over(left_out, first)],
     )
 
@@ -90,7 +90,7 @@ async def _left_out(model: str, registry: Registry, router: Router) -> list[Depl
         entry = await router.find(name)
     except BackendError:  # Nobody has it by that name alone.
         return []
-    return [deployment for deployment in entry.deployments if deployment.kind != kind]
+    return [deployment for deployment in entry.deployments if deployment.backend != kind]
 
 
 def _context(first: Candidate, asked: GenerationRequest) -> int | None:
@@ -102,14 +102,15 @@ async def _takes(memory: SharedBudget, entry: RegisteredModel) -> dict[str, int 
     """What a model takes of the memory, by the backend's kind."""
     found = await asyncio.gather(*(_memory(memory, deployment) for deployment in entry.deployments))
     return {
-        deployment.kind: nbytes for deployment, nbytes in zip(entry.deployments, found, strict=True)
+        deployment.backend: nbytes
+        for deployment, nbytes in zip(entry.deployments, found, strict=True)
     }
 
 
 async def _memory(memory: SharedBudget, deployment: Deployment) -> int | None:
     try:
         async with asyncio.timeout(_PATIENCE):
-            return await memory.footprint(deployment.kind, deployment.name)
+            return await memory.footprint(deployment.backend, deployment.name)
     except (BackendError, TimeoutError):  # The plan holds without it.
         return None
 
@@ -117,7 +118,7 @@ async def _memory(memory: SharedBudget, deployment: Deployment) -> int | None:
 def _reasons(decision: Decision, left_out: list[Deployment]) -> Iterator[str]:
     first = decision.order[0]
     if left_out:
-        yield f"The request insists on {first.deployment.kind}."
+        yield f"The request insists on {first.deployment.backend}."
     else:
         yield _WHY[decision.rule](decision)
     if first.away:
@@ -129,33 +130,35 @@ def _reasons(decision: Decision, left_out: list[Deployment]) -> Iterator[str]:
 
 def _only(decision: Decision) -> str:
     if not decision.unable:
-        return f"Only {decision.order[0].deployment.kind} has the model."
+        return f"Only {decision.order[0].deployment.backend} has the model."
     what = " ".join(_lacking(each) for each in decision.unable)
-    return f"Only {decision.order[0].deployment.kind} can honour all that is asked. {what}"
+    return f"Only {decision.order[0].deployment.backend} can honour all that is asked. {what}"
 
 
 def _lacking(unable: Unable) -> str:
     if unable.refusal is not None:
         return unable.refusal.message
-    return f"{unable.deployment.kind} does not honour {', '.join(map(repr, unable.lacks))} here."
+    return f"{unable.deployment.backend} does not honour {', '.join(map(repr, unable.lacks))} here."
 
 
 def _fastest(decision: Decision) -> str:
     seconds = decision.pick.seconds if decision.pick is not None else {}
-    kind = decision.order[0].deployment.kind
+    kind = decision.order[0].deployment.backend
     return f"{kind} was measured to be the fastest: about {seconds[kind]:.2g} s."
 
 
 _WHY: dict[Rule, Callable[[Decision], str]] = {
     "only": _only,
-    "ready": lambda it: f"Nothing stands in the way of {it.order[0].deployment.kind}.",
-    "preferred": lambda it: f"{it.order[0].deployment.kind} is preferred for this name.",
-    "steady": lambda it: f"{it.order[0].deployment.kind} comes first in order.",
-    "trial": lambda it: f"{it.order[0].deployment.kind} has to be measured for such prompts first.",
+    "ready": lambda it: f"Nothing stands in the way of {it.order[0].deployment.backend}.",
+    "preferred": lambda it: f"{it.order[0].deployment.backend} is preferred for this name.",
+    "steady": lambda it: f"{it.order[0].deployment.backend} comes first in order.",
+    "trial": lambda it: (
+        f"{it.order[0].deployment.backend} has to be measured for such prompts first."
+    ),
     "fastest": _fastest,
-    "kept": lambda it: f"{it.order[0].deployment.kind} has answered such prompts up to now.",
+    "kept": lambda it: f"{it.order[0].deployment.backend} has answered such prompts up to now.",
     "order": lambda it: (
-        f"Nobody was measured, and {it.order[0].deployment.kind} comes first in order."
+        f"Nobody was measured, and {it.order[0].deployment.backend} comes first in order."
     ),
 }
 
@@ -169,11 +172,11 @@ def _alternatives(decision: Decision) -> Iterator[Alternative]:
 
 def _passed_over(left_out: list[Deployment], first: Candidate) -> Iterator[Alternative]:
     for deployment in left_out:
-        yield _alternative(deployment, f"The request insists on {first.deployment.kind}.")
+        yield _alternative(deployment, f"The request insists on {first.deployment.backend}.")
 
 
 def _alternative(deployment: Deployment, why_not: str) -> Alternative:
-    return Alternative(backend=deployment.kind, model=deployment.name, why_not=why_not)
+    return Alternative(backend=deployment.backend, model=deployment.name, why_not=why_not)
 
 
 def _why_not(candidate: Candidate, decision: Decision) -> str:
@@ -193,7 +196,7 @@ def _why_not(candidate: Candidate, decision: Decision) -> str:
 def _slower(candidate: Candidate, decision: Decision) -> str | None:
     if decision.rule not in ("fastest", "kept") or decision.pick is None:
         return None
-    seconds = decision.pick.seconds.get(candidate.deployment.kind)
+    seconds = decision.pick.seconds.get(candidate.deployment.backend)
     if seconds is None:
         return "It was not measured."
     kept = " A change would gain little, or comes too soon." if decision.rule == "kept" else ""

@@ -30,7 +30,7 @@ async def routing(
 
 
 def deployments(entry: RegisteredModel) -> list[str]:
-    return [f"{deployment.kind}/{deployment.name}" for deployment in entry.deployments]
+    return [f"{deployment.backend}/{deployment.name}" for deployment in entry.deployments]
 
 
 def made(name: str, origin: str, digest: str | None = None) -> Model:

@@ -39,7 +39,7 @@ class World:
         self, *kinds: str, tokens: int = 50, requirements: Requirements = _ANY, **about: Any
     ) -> Pick:
         candidates = [
-            Candidate(deployment=Deployment(kind=kind, name="m"), tokens=tokens, **about)
+            Candidate(deployment=Deployment(backend=kind, name="m"), tokens=tokens, **about)
             for kind in kinds or self.seconds
         ]
         return self.choice.pick(candidates, requirements)
@@ -48,7 +48,7 @@ class World:
         """The kind that answers, after a second; it was measured."""
         pick = self.pick(*kinds, tokens=tokens, **about)
         self.choice.note(pick)
-        kind = pick.order[0].deployment.kind
+        kind = pick.order[0].deployment.backend
         self.measure(kind, self.seconds[kind], tokens, crowd)
         self.now += 1
         return kind
@@ -88,14 +88,14 @@ def test_both_are_tried_and_then_the_faster_one_is_stayed_with(
 def test_asking_changes_nothing():
     world = World(1, 2)
     for _ in range(12):
-        picks = [world.pick().order[0].deployment.kind for _ in range(3)]
+        picks = [world.pick().order[0].deployment.backend for _ in range(3)]
         assert picks == [world.ask()] * 3
 
 
 def test_nothing_measured_leaves_the_order_as_it_is():
     world = World(1, 2)
     pick = world.pick(fit="evicts")
-    assert (pick.rule, [each.deployment.kind for each in pick.order]) == (
+    assert (pick.rule, [each.deployment.backend for each in pick.order]) == (
         "order",
         ["mlx", "ollama"],
     )
@@ -103,8 +103,8 @@ def test_nothing_measured_leaves_the_order_as_it_is():
 
 def test_who_would_cost_another_model_its_memory_is_not_tried():
     world = World(1, 2)
-    here = Candidate(deployment=Deployment(kind="ollama", name="m"), tokens=50, fit="loaded")
-    there = Candidate(deployment=Deployment(kind="mlx", name="m"), tokens=50, fit="evicts")
+    here = Candidate(deployment=Deployment(backend="ollama", name="m"), tokens=50, fit="loaded")
+    there = Candidate(deployment=Deployment(backend="mlx", name="m"), tokens=50, fit="evicts")
     for _ in range(10):
         pick = world.choice.pick([there, here], Requirements())
         world.choice.note(pick)
@@ -183,10 +183,11 @@ def test_one_that_cannot_answer_this_time_keeps_its_place():
     world.asks(20)
     assert (
         world.choice.pick(
-            [Candidate(deployment=Deployment(kind="ollama", name="m"), tokens=50)], Requirements()
+            [Candidate(deployment=Deployment(backend="ollama", name="m"), tokens=50)],
+            Requirements(),
         )
         .order[0]
-        .deployment.kind
+        .deployment.backend
         == "ollama"
     )
     assert world.asks(5) == ["mlx"] * 5
@@ -223,7 +224,7 @@ def test_many_at_once_share_the_trials():
     for _ in range(8):
         pick = world.pick()
         world.choice.note(pick)
-        kind = pick.order[0].deployment.kind
+        kind = pick.order[0].deployment.backend
         crowd.append(kind)
         watching = Watching(world.measurements, (kind, "m"), REQUEST)
         watching.__enter__()
@@ -239,14 +240,14 @@ def test_what_else_a_backend_has_in_hand_counts_against_it_alone():
     world = World(1, 2)
     world.asks(20)
     world.measure("mlx", 50, crowd=3)
-    assert world.pick().order[0].deployment.kind == "mlx"
+    assert world.pick().order[0].deployment.backend == "mlx"
     with (
         Watching(world.measurements, ("mlx", "another"), REQUEST),
         Watching(world.measurements, ("mlx", "another"), REQUEST),
     ):
         pick = world.pick()
     assert pick.seconds["mlx"] == pytest.approx(50)
-    assert pick.order[0].deployment.kind == "ollama"
+    assert pick.order[0].deployment.backend == "ollama"
 
 
 def test_a_short_answer_goes_where_the_first_token_comes_sooner():
@@ -270,9 +271,11 @@ def test_a_short_answer_goes_where_the_first_token_comes_sooner():
         )
     long = world.pick(fit="evicts")
     assert long.seconds == pytest.approx({"mlx": 10, "ollama": 2}, rel=0.05)
-    assert long.order[0].deployment.kind == "ollama"
+    assert long.order[0].deployment.backend == "ollama"
     assert (
-        world.pick(fit="evicts", requirements=Requirements(max_tokens=2)).order[0].deployment.kind
+        world.pick(fit="evicts", requirements=Requirements(max_tokens=2))
+        .order[0]
+        .deployment.backend
         == "mlx"
     )
 

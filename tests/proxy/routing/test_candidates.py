@@ -120,7 +120,7 @@ async def test_who_costs_no_other_model_its_memory_comes_first():
     mlx.memory_user = MemoryUser(resident("other", 50))
     async with a_router(mlx, ollama) as router:
         decided = await router.decide("m", Requirements())
-    assert [(each.deployment.kind, each.fit) for each in decided.order] == [
+    assert [(each.deployment.backend, each.fit) for each in decided.order] == [
         ("ollama", "fits"),
         ("mlx", "evicts"),
     ]

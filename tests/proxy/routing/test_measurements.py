@@ -14,7 +14,7 @@ from proxy.models.registry import Deployment
 from proxy.routing.measurements import Figures, Measurement, Measurements, Watch
 
 URL = "/api/performance/comparison"
-BOTH = [Deployment(kind="mlx", name="m"), Deployment(kind="ollama", name="m:1")]
+BOTH = [Deployment(backend="mlx", name="m"), Deployment(backend="ollama", name="m:1")]
 
 
 def measured(**fields: Any) -> Measurement:
@@ -71,7 +71,7 @@ def test_answers_are_compared_with_their_like(one: Any, two: Any, same: bool):
     measurements = Measurements()
     for fields in (one, two):
         measurements.record(measured(**fields))
-    rows = measurements.comparison([BOTH[0], Deployment(kind="mlx", name="other")])
+    rows = measurements.comparison([BOTH[0], Deployment(backend="mlx", name="other")])
     assert [row.answers for row in rows] == ([2] if same else [1, 1])
 
 
@@ -80,7 +80,9 @@ def test_backends_stand_side_by_side():
     for prompt_tokens in (900, 10):
         for deployment in BOTH:
             measurements.record(
-                measured(backend=deployment.kind, name=deployment.name, prompt_tokens=prompt_tokens)
+                measured(
+                    backend=deployment.backend, name=deployment.name, prompt_tokens=prompt_tokens
+                )
             )
     rows = measurements.comparison(BOTH)
     assert [(row.prompt_tokens_to, row.backend) for row in rows] == [
