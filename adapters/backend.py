@@ -9,6 +9,7 @@ from msgspec import Struct
 from adapters.errors import UnsupportedParameterError
 from adapters.events import Event
 from adapters.memory import MemoryUser
+from adapters.naming import Naming
 from adapters.request import EmbeddingRequest, Feature, GenerationRequest, first_needed
 
 Capability = Literal["chat", "tools", "vision", "embedding", "fim", "reasoning"]
@@ -74,7 +75,9 @@ class Backend(Protocol):
     """An engine that answers. Safe to use from many tasks of one event loop."""
 
     kind: str
-    """`mlx`, `ollama`, `echo`: what `x-tandem-backend` says, and what forces it in `mlx/NAME`."""
+    """`mlx`, `ollama`, `echo`: the kind of engine. Its configured name is the registry's."""
+    naming: Naming
+    """The names that its models have."""
     honours: frozenset[Feature]
     """The features it can honour on some model at least."""
 

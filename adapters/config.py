@@ -1,10 +1,12 @@
 """How each backend is set up: the `backends` part of `config.yaml`."""
 
 import os
-from typing import Annotated, Literal
+from typing import Annotated, ClassVar, Literal, get_args
 
 from msgspec import Meta, Struct
 
+from adapters import naming
+from adapters.naming import Naming
 from adapters.upstream.address import is_address, to_address, usual_address
 
 Seconds = Annotated[float, Meta(gt=0)]
@@ -24,6 +26,8 @@ class MLXModel(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
 class MLXConfig(
     Struct, frozen=True, kw_only=True, tag_field="kind", tag="mlx", forbid_unknown_fields=True
 ):
+    naming: ClassVar[Naming] = naming.MLX
+
     folders: tuple[str, ...] = ()
     """Folders whose subfolders are models (`config.json`, `*.safetensors`, a tokenizer)."""
     huggingface_cache: bool = True
@@ -69,6 +73,8 @@ class MLXConfig(
 class OllamaConfig(
     Struct, frozen=True, kw_only=True, tag_field="kind", tag="ollama", forbid_unknown_fields=True
 ):
+    naming: ClassVar[Naming] = naming.OLLAMA
+
     host: str | None = None
     """The server's address. Where neither this nor `hosts` is given, `$OLLAMA_HOST` says it as it
     does for Ollama's own programs, else it is `http://127.0.0.1:11434`."""
@@ -123,6 +129,8 @@ class OllamaConfig(
 class EchoConfig(
     Struct, frozen=True, kw_only=True, tag_field="kind", tag="echo", forbid_unknown_fields=True
 ):
+    naming: ClassVar[Naming] = Naming()
+
     models: tuple[str, ...] = ("echo",)
     reply: str | None = None
     """What it answers; by default the last message, word by word."""
@@ -131,3 +139,8 @@ class EchoConfig(
 
 
 BackendConfig = MLXConfig | OllamaConfig | EchoConfig
+
+KINDS: dict[str, type[BackendConfig]] = {
+    str(config.__struct_config__.tag): config for config in get_args(BackendConfig)
+}
+"""The configuration of each kind of backend, in the order in which backends are preferred."""

@@ -42,6 +42,7 @@ logger = logging.getLogger(__name__)
 
 class MLXBackend:
     kind = "mlx"
+    naming = MLXConfig.naming
     honours = MLX
 
     def __init__(self, config: MLXConfig) -> None:

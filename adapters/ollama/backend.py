@@ -38,6 +38,7 @@ _PATHS: dict[type[ChatBody | RawBody], str] = {
 
 class OllamaBackend:
     kind = "ollama"
+    naming = OllamaConfig.naming
     honours = OLLAMA
 
     def __init__(self, config: OllamaConfig) -> None:

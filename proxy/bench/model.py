@@ -124,7 +124,8 @@ async def _warm_up(sides: Sequence["_Side"], plan: ModelPlan, run: str, say: Say
         say(f"{side.deployment.backend} loads {side.deployment.name}")
         if await side.warm_up(run, plan.max_tokens) == "short":
             say(
-                f"{side.deployment.backend} has too short a context for long prompts: they are left out"
+                f"{side.deployment.backend} has too short a context for long prompts: "
+                "they are left out"
             )
             longest = "short"
     return longest

@@ -114,7 +114,7 @@ class _Seen(Unwatched):
     kind = ""
 
     def routed(self, route: Route) -> None:
-        self.kind = route.backend.kind
+        self.kind = route.backend_name
 
 
 async def bench_routing(plan: RoutingPlan) -> list[RoutingRow]:

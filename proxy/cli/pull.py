@@ -7,7 +7,7 @@ from contextlib import aclosing
 from typing import TYPE_CHECKING
 
 from proxy.cli.command import Commands, fail
-from proxy.config import BackendsConfig, Config
+from proxy.config import Config
 
 if TYPE_CHECKING:
     from adapters.backend import Progress
@@ -36,7 +36,7 @@ async def _pull(config: Config, name: str) -> int:
     from adapters import open_backend
 
     kind, model = _owner(name, config)
-    settings = config.backends.enabled().get(kind)
+    settings = config.enabled().get(kind)
     if settings is None:
         return fail(1, f"{name}: the {kind} backend is switched off")
     shown = _Shown()
@@ -49,12 +49,13 @@ async def _pull(config: Config, name: str) -> int:
 
 def _owner(name: str, config: Config) -> tuple[str, str]:
     """`mlx/NAME` names its backend, as it does in a request; others look like a name of one's."""
-    from proxy.models.auto_pull import source_of
+    from proxy.models.auto_pull import to_source
 
     kind, slash, model = name.partition("/")
-    if slash and kind in BackendsConfig.__struct_fields__:
+    if slash and kind in config.backends:
         return kind, model
-    return source_of(name, config.backends.enabled()) or (_USUAL, name)
+    namings = {backend: each.naming for backend, each in config.enabled().items()}
+    return to_source(name, namings) or (_USUAL, name)
 
 
 class _Shown:

@@ -66,4 +66,4 @@ async def _resolve(request: ServerRequest, name: str) -> Route:
 
 
 async def _look(request: ServerRequest, route: Route) -> None:
-    await request.registry.backends[route.backend.kind].refresh(_PATIENCE)
+    await request.registry.backends[route.backend_name].refresh(_PATIENCE)

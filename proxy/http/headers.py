@@ -27,10 +27,10 @@ class AnswerNotes(Struct):
     """Paths of request fields that nobody knows."""
 
     def routed(self, route: Route) -> None:
-        self.backend = route.backend.kind
+        self.backend = route.backend_name
 
     def fell_back(self, route: Route, error: BackendError) -> None:
-        self.fallback_from = f"{route.backend.kind}; reason={to_code(error)}"
+        self.fallback_from = f"{route.backend_name}; reason={to_code(error)}"
         self.context = None  # That was the other's.
 
     def started(self, event: Started) -> None:

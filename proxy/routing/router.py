@@ -21,7 +21,7 @@ from adapters.shortcut import Shortcut
 from proxy.memory.budget import SharedBudget
 from proxy.models.auto_pull import AutoPull
 from proxy.models.registry import RegisteredModel, Registry, same_weights
-from proxy.routing.by_speed import Choice, Clock
+from proxy.routing.by_speed import Clock, SpeedChooser
 from proxy.routing.candidates import Candidate, Candidates
 from proxy.routing.decision import Decider, Decision
 from proxy.routing.estimates import Estimates
@@ -36,6 +36,8 @@ _NOTHING = Requirements()
 
 class Route(Struct, frozen=True, kw_only=True):
     backend: Backend
+    backend_name: str
+    """The backend's configured name."""
     name: str
     """The backend's own name of the model."""
     model: str
@@ -90,7 +92,7 @@ class _Attempt(Watching):
         requirements: Requirements,
         watcher: Watcher,
     ) -> None:
-        super().__init__(measurements, (route.backend.kind, route.name), request)
+        super().__init__(measurements, (route.backend_name, route.name), request)
         self._estimates = estimates
         self._requirements = requirements
         self._watcher = watcher
@@ -125,7 +127,7 @@ class Router:
         self._decider = Decider(
             registry,
             Candidates(registry, self._estimates, memory),
-            Choice(measurements, self._estimates, clock),
+            SpeedChooser(measurements, self._estimates, clock),
         )
 
     async def generate(
@@ -182,12 +184,12 @@ class Router:
         return replace(request, patience=self._patience)
 
     def _leave(self, failed: Route, other: Route, error: BackendError, watcher: Watcher) -> None:
-        self.fallbacks.note(failed.backend.kind, error, other.backend.kind)
+        self.fallbacks.note(failed.backend_name, error, other.backend_name)
         watcher.fell_back(failed, error)
 
     def _learn_limit(self, route: Route, request: GenerationRequest, error: BackendError) -> None:
         if isinstance(error, ContextLengthError) and request.num_ctx is None:
-            self._estimates.refused((route.backend.kind, route.name), error.limit)
+            self._estimates.refused((route.backend_name, route.name), error.limit)
 
     def _answer(
         self, route: Route, request: GenerationRequest, requirements: Requirements, watcher: Watcher
@@ -226,7 +228,7 @@ class Router:
 
     def _same_weights(self, one: Route, other: Route) -> bool:
         """As far as both backends tell; what is not known is not the same."""
-        models = [self._registry.backends[r.backend.kind].models.get(r.name) for r in (one, other)]
+        models = [self._registry.backends[r.backend_name].models.get(r.name) for r in (one, other)]
         return same_weights(models) is True
 
     async def resolve(self, name: str, features: frozenset[Feature]) -> Route:
@@ -262,6 +264,7 @@ class Router:
         return [
             Route(
                 backend=self._registry.backends[candidate.deployment.backend].backend,
+                backend_name=candidate.deployment.backend,
                 name=candidate.deployment.name,
                 model=decision.entry.id,
                 context=candidate.context,

@@ -10,9 +10,11 @@ import openai
 from msgspec.structs import replace
 
 from adapters.backend import Backend, Embeddings, Health, Model, Progress
+from adapters.config import KINDS
 from adapters.errors import BackendError
 from adapters.events import Event, Finished, Started, TextDelta, Usage
 from adapters.memory import MemoryUser
+from adapters.naming import Naming
 from adapters.request import EmbeddingRequest, Feature, GenerationRequest
 from proxy.app import create_app
 from proxy.config import Config
@@ -40,6 +42,7 @@ class ScriptedBackend:
         health: Health | str = WELL,
     ) -> None:
         self.kind = kind
+        self.naming = KINDS[kind].naming if kind in KINDS else Naming()
         self.memory_user: MemoryUser | None = None
         self.honours = honours
         self.script = script
@@ -50,6 +53,8 @@ class ScriptedBackend:
         self.listed = 0
         self.unwell: set[str] = set()
         self.running = 0
+        self.began = asyncio.Event()
+        """Set when a generator runs."""
         self.closed = asyncio.Event()
         """Set when a generator has ended, however it did."""
         self.aclosed = False
@@ -60,6 +65,7 @@ class ScriptedBackend:
     async def generate(self, request: GenerationRequest) -> AsyncGenerator[Event]:
         self.requests.append(request)
         self.running += 1
+        self.began.set()
         try:
             for step in self._steps(request):
                 if isinstance(step, Exception):

@@ -8,11 +8,11 @@ from adapters.config import EchoConfig, MLXConfig, OllamaConfig
 from adapters.errors import ModelNotFoundError
 from adapters.request import EmbeddingRequest, GenerationRequest, Message, TextPart
 from proxy.assembly import open_router
-from proxy.config import BackendsConfig, Config, ModelConfig
+from proxy.config import Config, ModelConfig
 from proxy.routing.router import Router
 from proxy.sinks import collect
 
-ECHO = Config(backends=BackendsConfig(mlx=None, ollama=None, echo=EchoConfig(models=("org/echo",))))
+ECHO = Config(backends={"mlx": None, "ollama": None, "echo": EchoConfig(models=("org/echo",))})
 
 
 def ask(model: str) -> GenerationRequest:
@@ -50,8 +50,8 @@ async def test_router_opens_where_an_engine_is_away_and_leaves_no_task():
     away = OllamaConfig(host="http://127.0.0.1:9")
     nothing = MLXConfig(huggingface_cache=False, embedded="never", cache_folder="/nowhere")
     config = Config(
-        backends=BackendsConfig(mlx=nothing, ollama=away, echo=EchoConfig()),
-        models={"mine": ModelConfig(ollama="a:7b")},
+        backends={"mlx": nothing, "ollama": away, "echo": EchoConfig()},
+        models={"mine": ModelConfig(names={"ollama": "a:7b"})},
     )
     async with open_router(config) as router:
         assert await said(router, "echo") == "one two"

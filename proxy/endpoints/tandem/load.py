@@ -21,6 +21,7 @@ from proxy.http.event_stream import NDJSON, Frame
 from proxy.http.json_response import JSONResponse
 from proxy.keep_alive import KeepAlive, to_keep_alive
 from proxy.operation import Operation
+from proxy.routing.router import Route
 
 S = TypeVar("S")
 
@@ -76,11 +77,11 @@ _UNLOAD = Operation(
 @post("/api/mlx/generate", status_code=200, operation=_GENERATE, fast=True)
 async def create_mlx_generation(request: ServerRequest) -> ASGIResponse:
     times = Times()
-    require_mlx(request)
+    backend = require_mlx(request)
     body = await read_body(request, PromptRequest)
-    if body.backend not in (None, "mlx"):
+    if body.backend not in (None, backend):
         raise InvalidRequestError("Here it is always MLX that answers.", param="backend")
-    return await answer_prompt(request, replace(body, backend="mlx"), times)
+    return await answer_prompt(request, replace(body, backend=backend), times)
 
 
 @post("/api/mlx/load/{model:path}", status_code=200, operation=_LOAD)
@@ -92,8 +93,8 @@ async def load_mlx_model(model: FromPath[str], request: ServerRequest) -> ASGIRe
     if body.stream:
         return await _load_in_steps(request, _forced(request, name), keep_alive)
     route = await residence.load(request, _forced(request, name), keep_alive)
-    taken = await request.memory.footprint(route.backend.kind, route.name)
-    return JSONResponse(_tell(name, route.name, "loaded", taken))
+    taken = await request.memory.footprint(route.backend_name, route.name)
+    return JSONResponse(_tell(name, route, "loaded", taken))
 
 
 @post("/api/mlx/unload/{model:path}", status_code=200, operation=_UNLOAD)
@@ -102,12 +103,19 @@ async def unload_mlx_model(model: FromPath[str], request: ServerRequest) -> ASGI
     await _read_optional(request, UnloadRequest)
     name = model.removeprefix("/")
     route = await residence.unload(request, _forced(request, name))
-    return JSONResponse(_tell(name, route.name, "unloaded", 0))
+    return JSONResponse(_tell(name, route, "unloaded", 0))
 
 
-def require_mlx(request: ServerRequest) -> None:
-    if "mlx" not in request.registry.backends:
+def require_mlx(request: ServerRequest) -> str:
+    """The name of the backend of kind `mlx`.
+
+    Raises:
+        BackendUnavailableError: there is none.
+    """
+    name = request.registry.name_of("mlx")
+    if name is None:
         raise BackendUnavailableError("The mlx backend is switched off.", lasting=True)
+    return name
 
 
 async def _read_optional(request: ServerRequest, kind: type[S]) -> S:
@@ -115,13 +123,19 @@ async def _read_optional(request: ServerRequest, kind: type[S]) -> S:
 
 
 def _forced(request: ServerRequest, name: str) -> str:
-    return request.forced(name, "mlx")
+    return request.forced(name, require_mlx(request))
 
 
 def _tell(
-    model: str, name: str, status: Literal["loaded", "unloaded"], taken: int | None
+    model: str, route: Route, status: Literal["loaded", "unloaded"], taken: int | None
 ) -> Residence:
-    return Residence(model_id=model, backend="mlx", name=name, status=status, memory_bytes=taken)
+    return Residence(
+        model_id=model,
+        backend=route.backend_name,
+        name=route.name,
+        status=status,
+        memory_bytes=taken,
+    )
 
 
 async def _load_in_steps(

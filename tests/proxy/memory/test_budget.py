@@ -26,11 +26,11 @@ class Engine:
         self.stubborn: set[str] = set()
         self.broken: set[str] = set()
         self.events: list[str] = []
-        self._room: MemoryBudget | None = None
-        self._clock = 0.0
+        self.room: MemoryBudget | None = None
+        self.clock = 0.0
 
     def share_budget(self, room: MemoryBudget) -> None:
-        self._room = room
+        self.room = room
 
     async def recommended(self) -> int | None:
         return self.said
@@ -56,26 +56,31 @@ class Engine:
         return rows + self.cache
 
     def use(self, model: str, *, busy: bool = False, also: Sequence[str] = ()) -> None:
-        self._clock += 1
+        self.clock += 1
         footprint = Footprint(weights=self.sizes[model], context=10)
         self.loaded[model] = Resident(
             name=model,
             also=frozenset(also),
             footprint=footprint,
             busy=busy,
-            used_at=self._clock,
+            used_at=self.clock,
         )
 
     async def load(self, model: str) -> None:
-        assert self._room is not None
+        assert self.room is not None
         footprint = await self.footprint(model)
         assert footprint is not None
-        async with self._room.hold(model, footprint):
-            await asyncio.sleep(0.001)
+        async with self.room.hold(model, footprint):
+            await asyncio.sleep(0)
             if model in self.broken:
                 raise GenerationError("This is no model.")
             self.events.append(f"+{model}")
             self.use(model)
+
+
+def pins(**names: str) -> frozenset[tuple[str, str]]:
+    """The keys of one pinned model, by its names on each backend."""
+    return Config(models={"pinned": ModelConfig(names=names, pin=True)}).pinned()
 
 
 @asynccontextmanager
@@ -101,7 +106,7 @@ async def test_the_longest_unused_leaves_first_whichever_engine_has_it():
     async with shared(100, mlx=mlx, ollama=ollama):
         await mlx.load("a")
         await ollama.load("b")
-        ollama._clock = mlx._clock  # One clock for both, in life.
+        ollama.clock = mlx.clock  # One clock for both, in life.
         mlx.use("a")
         await mlx.load("new")
     assert (mlx.events, ollama.events) == (["+a", "+new"], ["+b", "-b"])
@@ -140,7 +145,7 @@ async def test_who_answers_somebody_stays_and_the_refusal_has_both_numbers():
 
 async def test_what_answers_for_another_that_is_pinned_stays():
     ollama = Engine({"a": 60, "new": 60})
-    async with shared(100, frozenset({("ollama", "b")}), ollama=ollama) as memory:
+    async with shared(100, pins(ollama="b"), ollama=ollama) as memory:
         ollama.use("a", also=("b:latest",))
         with pytest.raises(InsufficientMemoryError):
             await ollama.load("new")
@@ -156,12 +161,12 @@ async def test_what_is_loaded_for_another_is_loaded():
         await memory.snapshot()
         assert memory.fit(("ollama", "new"), 60) == "evicts"
         assert memory.fit(("ollama", "b"), 60) == "loaded"
-        assert memory.seen("ollama", "b") == 70
+        assert memory.last_footprint("ollama", "b") == 70
 
 
 async def test_what_is_pinned_stays():
     engine = Engine({"a:latest": 60, "new": 40})
-    async with shared(100, frozenset({("ollama", "a")}), ollama=engine) as memory:
+    async with shared(100, pins(ollama="a"), ollama=engine) as memory:
         await engine.load("a:latest")
         with pytest.raises(InsufficientMemoryError):
             await engine.load("new")
@@ -229,6 +234,7 @@ async def test_one_that_leaves_and_one_that_comes_are_never_counted_together():
         """Takes its time to tell, unless it is asked for news, and to load."""
 
         told = asyncio.Event()
+        reserved = asyncio.Event()
         loads = asyncio.Event()
 
         async def resident(self, *, fresh: bool = False) -> list[Resident]:
@@ -238,8 +244,9 @@ async def test_one_that_leaves_and_one_that_comes_are_never_counted_together():
             return found
 
         async def load(self, model: str) -> None:
-            assert self._room is not None
-            async with self._room.hold(model, Footprint(weights=self.sizes[model], context=10)):
+            assert self.room is not None
+            async with self.room.hold(model, Footprint(weights=self.sizes[model], context=10)):
+                self.reserved.set()
                 await self.loads.wait()
 
     engine = Slow({"old": 30, "new": 40})
@@ -248,7 +255,7 @@ async def test_one_that_leaves_and_one_that_comes_are_never_counted_together():
         looking = asyncio.create_task(memory.snapshot())
         await asyncio.sleep(0)
         loading = asyncio.create_task(engine.load("new"))
-        await asyncio.sleep(0.1)
+        await engine.reserved.wait()
         engine.told.set()
         assert (await looking).used <= 50
         engine.loads.set()
@@ -316,7 +323,7 @@ async def test_a_model_that_grows_is_counted_once():
     engine = Engine({"a": 50})
     async with shared(100, ollama=engine) as memory, AsyncExitStack() as stack:
         await engine.load("a")
-        room = engine._room
+        room = engine.room
         assert room is not None
         await stack.enter_async_context(room.hold("a", Footprint(weights=50, context=40)))
         assert (await memory.snapshot()).used == 90
@@ -328,23 +335,30 @@ async def test_a_model_that_tells_nothing_of_its_size_is_let_in():
     engine = Engine({"a": 90})
     async with shared(100, mlx=engine):
         await engine.load("a")
-        room = engine._room
+        room = engine.room
         assert room is not None
         async with room.hold("unknown", Footprint()):
             assert list(engine.loaded) == ["a"]
 
 
 async def test_models_that_others_have_loaded_leave_less_for_caches():
-    mlx, ollama = Engine({"a": 30}, elastic=True), Engine({"b": 40})
+    trimmed = asyncio.Event()
+
+    class Elastic(Engine):
+        async def confine(self, nbytes: int) -> int:
+            taken = await super().confine(nbytes)
+            if nbytes <= 20:
+                trimmed.set()
+            return taken
+
+    mlx, ollama = Elastic({"a": 30}, elastic=True), Engine({"b": 40})
     memory = SharedBudget(100, frozenset(), 0.01)
     async with memory.open({"mlx": mlx, "ollama": ollama}):
         await mlx.load("a")
         mlx.cache = 60
         ollama.use("b", busy=True)
-        for _ in range(500):
-            await asyncio.sleep(0.01)
-            if mlx.cache <= 10:
-                break
+        await trimmed.wait()
+        assert mlx.cache == 10
         assert (await memory.snapshot()).used <= 100
 
 
@@ -385,10 +399,10 @@ async def test_what_a_model_takes_is_foreseen_and_then_seen():
 def test_a_models_entry_tells_its_backends_how_long_it_stays():
     config = Config(
         models={
-            "short": ModelConfig(mlx="org/a", ollama="a:1b", keep_alive="5m"),
-            "mine": ModelConfig(ollama="b", pin=True),
-            "lent": ModelConfig(mlx="c", pin=True, ttl=60),
-            "plain": ModelConfig(mlx="d"),
+            "short": ModelConfig(names={"mlx": "org/a", "ollama": "a:1b"}, keep_alive="5m"),
+            "mine": ModelConfig(names={"ollama": "b"}, pin=True),
+            "lent": ModelConfig(names={"mlx": "c"}, pin=True, ttl=60),
+            "plain": ModelConfig(names={"mlx": "d"}),
         }
     )
     told = {
@@ -396,17 +410,34 @@ def test_a_models_entry_tells_its_backends_how_long_it_stays():
         for kind, each in config.backend_configs().items()
     }
     assert told == {"mlx": {"org/a": 300.0, "c": 60}, "ollama": {"a:1b": 300.0, "b": -1.0}}
-    assert config.pinned() == {("ollama", "b"), ("mlx", "c")}
+    assert config.pinned() == {
+        ("ollama", "b"),
+        ("ollama", "b:latest"),
+        ("mlx", "c"),
+        ("mlx", "c:latest"),
+    }
 
 
 @pytest.mark.parametrize("order", [1, -1])
 @pytest.mark.parametrize(
     ("one", "other", "seconds"),
     [
-        (ModelConfig(ollama="a", keep_alive="5m"), ModelConfig(ollama="a"), 300.0),
-        (ModelConfig(ollama="a", keep_alive="5m"), ModelConfig(ollama="a:latest", ttl=300), 300.0),
-        (ModelConfig(ollama="a", pin=True), ModelConfig(ollama="a"), -1.0),
-        (ModelConfig(ollama="a", pin=True), ModelConfig(ollama="a", keep_alive="5m"), 300.0),
+        (
+            ModelConfig(names={"ollama": "a"}, keep_alive="5m"),
+            ModelConfig(names={"ollama": "a"}),
+            300.0,
+        ),
+        (
+            ModelConfig(names={"ollama": "a"}, keep_alive="5m"),
+            ModelConfig(names={"ollama": "a:latest"}, ttl=300),
+            300.0,
+        ),
+        (ModelConfig(names={"ollama": "a"}, pin=True), ModelConfig(names={"ollama": "a"}), -1.0),
+        (
+            ModelConfig(names={"ollama": "a"}, pin=True),
+            ModelConfig(names={"ollama": "a"}, keep_alive="5m"),
+            300.0,
+        ),
     ],
 )
 def test_of_two_names_of_one_model_that_counts_which_says_how_long_it_stays(
@@ -420,4 +451,4 @@ def test_of_two_names_of_one_model_that_counts_which_says_how_long_it_stays(
 @pytest.mark.parametrize("fields", [{"keep_alive": "soon"}, {"keep_alive": 5, "ttl": 6}])
 def test_an_entry_that_names_no_duration_is_refused(fields: dict[str, object]):
     with pytest.raises(ValueError, match=r"keep_alive"):
-        ModelConfig(mlx="a", **fields)  # type: ignore[arg-type]
+        ModelConfig(names={"mlx": "a"}, **fields)  # type: ignore[arg-type]

@@ -10,14 +10,15 @@ import pytest
 from fakes.recorded_ollama import Reply, StandIn, says_lines, stand_in
 from fakes.scripted_backend import ScriptedBackend, chat, http_client
 
-from adapters import open_backend
+from adapters import naming, open_backend
 from adapters.backend import Model, Progress
 from adapters.config import MLXConfig, OllamaConfig
 from adapters.errors import BackendError, BackendUnavailableError, ModelNotFoundError
 from proxy.config import Config, ModelConfig, ServerConfig
-from proxy.models.auto_pull import Source, source_of
+from proxy.models.auto_pull import Source, to_source
 
 CHAT = "/v1/chat/completions"
+BOTH = {"mlx": naming.MLX, "ollama": naming.OLLAMA}
 PULLING = ServerConfig(auto_pull=True)
 
 
@@ -72,12 +73,12 @@ async def status_of(client: Any, model: str) -> int:
     ],
 )
 def test_name_tells_where_it_could_come_from(name: str, source: Source | None):
-    assert source_of(name, ("mlx", "ollama")) == source
+    assert to_source(name, BOTH) == source
 
 
 def test_repository_is_a_tag_where_there_is_no_mlx():
-    assert source_of("org/name", ("ollama",)) == ("ollama", "org/name")
-    assert source_of("llama3.2", ("mlx",)) is None
+    assert to_source("org/name", {"ollama": naming.OLLAMA}) == ("ollama", "org/name")
+    assert to_source("llama3.2", {"mlx": naming.MLX}) is None
 
 
 @pytest.fixture
@@ -166,7 +167,7 @@ def add_tags(standin: StandIn, has_it: asyncio.Event) -> None:
 
 async def test_own_name_is_fetched_by_what_is_behind_it():
     mlx, ollama = Library("mlx"), Library("ollama")
-    own = {"mine": ModelConfig(mlx="org/name", ollama="a:7b", prefer="ollama")}
+    own = {"mine": ModelConfig(names={"mlx": "org/name", "ollama": "a:7b"}, prefer="ollama")}
     async with http_client(mlx, ollama, config=Config(server=PULLING, models=own)) as client:
         assert await status_of(client, "mine") == 200
         assert (mlx.fetched, ollama.fetched) == ([], ["a:7b"])

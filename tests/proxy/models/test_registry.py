@@ -37,7 +37,20 @@ def made(name: str, origin: str, digest: str | None = None) -> Model:
     return Model(name=name, origin=origin, digest=digest)
 
 
-PAIR = {"fast": ModelConfig(mlx="org/a", ollama="a:7b")}
+class Listed(ScriptedBackend):
+    """Signals its third listing, after which the warnings of the first two are logged."""
+
+    def __init__(self, name: str) -> None:
+        super().__init__(kind="ollama", models=[Model(name=name)])
+        self.listed_thrice = asyncio.Event()
+
+    async def list_models(self) -> list[Model]:
+        if self.listed == 2:
+            self.listed_thrice.set()
+        return await super().list_models()
+
+
+PAIR = {"fast": ModelConfig(names={"mlx": "org/a", "ollama": "a:7b"})}
 
 
 @pytest.mark.parametrize("name", ["fast", "org/a", "a:7b", "a"])
@@ -121,9 +134,12 @@ async def test_short_name_of_two_models_names_both():
 @pytest.mark.parametrize(
     ("own", "found"),
     [
-        (ModelConfig(ollama="a:7b"), ["ollama/a:7b"]),
-        (ModelConfig(ollama="a:7b", mlx="org/a"), ["mlx/org/a", "ollama/a:7b"]),
-        (ModelConfig(mlx="org/a"), ["ollama/a:7b"]),  # Another model: a tag is what it is.
+        (ModelConfig(names={"ollama": "a:7b"}), ["ollama/a:7b"]),
+        (ModelConfig(names={"ollama": "a:7b", "mlx": "org/a"}), ["mlx/org/a", "ollama/a:7b"]),
+        (
+            ModelConfig(names={"mlx": "org/a"}),
+            ["ollama/a:7b"],
+        ),  # Another model: a tag is what it is.
     ],
 )
 async def test_own_name_may_be_a_tag(own: ModelConfig, found: list[str]):
@@ -136,13 +152,13 @@ async def test_own_name_may_be_a_tag(own: ModelConfig, found: list[str]):
 
 
 async def test_preference_of_an_own_name_that_is_a_tag_is_kept():
-    own = {"a:7b": ModelConfig(ollama="a:7b", mlx="org/a", prefer="mlx")}
+    own = {"a:7b": ModelConfig(names={"ollama": "a:7b", "mlx": "org/a"}, prefer="mlx")}
     async with routing([Model(name="org/a")], [Model(name="a:7b")], own) as (router, _, _):
         assert (await router.find("a:7b")).prefer == "mlx"
 
 
 async def test_tag_of_the_config_may_leave_latest_out():
-    own = {"fast": ModelConfig(mlx="org/a", ollama="a")}
+    own = {"fast": ModelConfig(names={"mlx": "org/a", "ollama": "a"})}
     tag = Model(name="a:latest", context_length=9)
     async with routing([Model(name="org/a")], [tag], own) as (router, registry, _):
         (entry,) = registry.entries()
@@ -152,7 +168,7 @@ async def test_tag_of_the_config_may_leave_latest_out():
 
 
 async def test_two_own_names_of_one_pair_are_two_entries():
-    own = PAIR | {"slow": ModelConfig(mlx="org/a", ollama="a:7b", prefer="ollama")}
+    own = PAIR | {"slow": ModelConfig(names={"mlx": "org/a", "ollama": "a:7b"}, prefer="ollama")}
     async with routing([Model(name="org/a")], [Model(name="a:7b")], own) as (router, registry, _):
         assert [entry.names for entry in registry.entries()] == [
             ("fast", "org/a", "a:7b"),
@@ -162,7 +178,7 @@ async def test_two_own_names_of_one_pair_are_two_entries():
 
 
 async def test_model_that_is_declared_the_same_as_two_others_stays_for_itself():
-    own = PAIR | {"other": ModelConfig(mlx="org/a", ollama="b:7b")}
+    own = PAIR | {"other": ModelConfig(names={"mlx": "org/a", "ollama": "b:7b"})}
     tags = [Model(name="a:7b"), Model(name="b:7b")]
     async with routing([Model(name="org/a")], tags, own) as (router, _, _):
         for name in ("org/a", "a:7b", "b:7b"):
@@ -178,29 +194,31 @@ async def test_half_of_a_pair_that_is_not_there_is_asked_only_where_it_is_forced
 
 
 async def test_own_name_of_a_model_that_is_not_there_is_told_once(caplog: pytest.LogCaptureFixture):
-    own = {"fast": ModelConfig(mlx="org/a", ollama="b:7b"), "fine": ModelConfig(ollama="a")}
-    backend = ScriptedBackend(kind="ollama", models=[Model(name="a:latest")])
+    own = {
+        "fast": ModelConfig(names={"mlx": "org/a", "ollama": "b:7b"}),
+        "fine": ModelConfig(names={"ollama": "a"}),
+    }
+    backend = Listed("a:latest")
     registry = Registry(own, period=0.01)
     async with registry.open({}, {"ollama": backend}):
-        while backend.listed < 3:  # noqa: ASYNC110 - nothing tells of it.
-            await asyncio.sleep(0.01)
+        await backend.listed_thrice.wait()
     assert caplog.messages == ["models: 'fast' names 'b:7b', which ollama does not have."]
 
 
 async def test_own_name_that_a_model_has_is_told_once(caplog: pytest.LogCaptureFixture):
-    own = {"a:7b": ModelConfig(mlx="org/a"), "fine": ModelConfig(mlx="org/a")}
-    backend = ScriptedBackend(kind="ollama", models=[Model(name="a:7b")])
+    own = {"a:7b": ModelConfig(names={"mlx": "org/a"}), "fine": ModelConfig(names={"mlx": "org/a"})}
+    backend = Listed("a:7b")
     registry = Registry(own, period=0.01)
     async with registry.open({}, {"ollama": backend}):
-        while backend.listed < 3:  # noqa: ASYNC110 - nothing tells of it.
-            await asyncio.sleep(0.01)
+        await backend.listed_thrice.wait()
     assert caplog.messages == [
-        "models: 'a:7b' is ollama's own name of a model, and leads to that one."
+        "models: 'a:7b' is the name of a model on ollama, which is used instead of the alias; "
+        "rename the alias."
     ]
 
 
 async def test_folder_of_a_pair_need_not_be_listed():
-    own = {"fast": ModelConfig(mlx="~/models/a", ollama="a:7b")}
+    own = {"fast": ModelConfig(names={"mlx": "~/models/a", "ollama": "a:7b"})}
     async with routing([], [Model(name="a:7b")], own) as (router, _, _):
         assert deployments(await router.find("fast")) == ["mlx/~/models/a", "ollama/a:7b"]
 

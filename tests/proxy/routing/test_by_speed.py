@@ -11,7 +11,7 @@ from msgspec.structs import replace
 from adapters.events import Usage
 from adapters.request import GenerationRequest
 from proxy.models.registry import Deployment
-from proxy.routing.by_speed import Choice, Pick
+from proxy.routing.by_speed import SpeedChoice, SpeedChooser
 from proxy.routing.candidates import Candidate
 from proxy.routing.estimates import Estimates
 from proxy.routing.measurements import Measurement, Measurements, Watching
@@ -32,23 +32,23 @@ class World:
         """That an answer takes."""
         self.cold: set[str] = set()
         self.measurements, self.estimates = Measurements(), Estimates()
-        self.choice = Choice(self.measurements, self.estimates, lambda: self.now)
+        self.chooser = SpeedChooser(self.measurements, self.estimates, lambda: self.now)
         self._noise, self._chance = noise, random.Random(7)  # noqa: S311
 
-    def pick(
+    def choose(
         self, *kinds: str, tokens: int = 50, requirements: Requirements = _ANY, **about: Any
-    ) -> Pick:
+    ) -> SpeedChoice:
         candidates = [
             Candidate(deployment=Deployment(backend=kind, name="m"), tokens=tokens, **about)
             for kind in kinds or self.seconds
         ]
-        return self.choice.pick(candidates, requirements)
+        return self.chooser.choose(candidates, requirements)
 
     def ask(self, *kinds: str, tokens: int = 50, crowd: int = 1, **about: Any) -> str:
         """The kind that answers, after a second; it was measured."""
-        pick = self.pick(*kinds, tokens=tokens, **about)
-        self.choice.note(pick)
-        kind = pick.order[0].deployment.backend
+        choice = self.choose(*kinds, tokens=tokens, **about)
+        self.chooser.note(choice)
+        kind = choice.order[0].deployment.backend
         self.measure(kind, self.seconds[kind], tokens, crowd)
         self.now += 1
         return kind
@@ -88,14 +88,14 @@ def test_both_are_tried_and_then_the_faster_one_is_stayed_with(
 def test_asking_changes_nothing():
     world = World(1, 2)
     for _ in range(12):
-        picks = [world.pick().order[0].deployment.backend for _ in range(3)]
-        assert picks == [world.ask()] * 3
+        choices = [world.choose().order[0].deployment.backend for _ in range(3)]
+        assert choices == [world.ask()] * 3
 
 
 def test_nothing_measured_leaves_the_order_as_it_is():
     world = World(1, 2)
-    pick = world.pick(fit="evicts")
-    assert (pick.rule, [each.deployment.backend for each in pick.order]) == (
+    choice = world.choose(fit="evicts")
+    assert (choice.rule, [each.deployment.backend for each in choice.order]) == (
         "order",
         ["mlx", "ollama"],
     )
@@ -106,12 +106,12 @@ def test_who_would_cost_another_model_its_memory_is_not_tried():
     here = Candidate(deployment=Deployment(backend="ollama", name="m"), tokens=50, fit="loaded")
     there = Candidate(deployment=Deployment(backend="mlx", name="m"), tokens=50, fit="evicts")
     for _ in range(10):
-        pick = world.choice.pick([there, here], Requirements())
-        world.choice.note(pick)
+        choice = world.chooser.choose([there, here], Requirements())
+        world.chooser.note(choice)
         world.measure("ollama", 2)
-        assert pick.order[0] is here
+        assert choice.order[0] is here
     world.measure("mlx", 1)  # Somebody insisted on it.
-    assert world.choice.pick([there, here], Requirements()).order[0] is there
+    assert world.chooser.choose([there, here], Requirements()).order[0] is there
 
 
 def test_an_answer_that_waited_for_a_load_is_no_measure():
@@ -120,7 +120,7 @@ def test_an_answer_that_waited_for_a_load_is_no_measure():
     world.cold = {"mlx"}
     world.measure("mlx", 0.1)
     world.measure("mlx", 0.1)
-    assert world.pick().seconds.keys() == {"ollama"}
+    assert world.choose().seconds.keys() == {"ollama"}
 
 
 def test_a_small_gain_is_not_worth_a_change():
@@ -182,7 +182,7 @@ def test_one_that_cannot_answer_this_time_keeps_its_place():
     world = World(1, 2)
     world.asks(20)
     assert (
-        world.choice.pick(
+        world.chooser.choose(
             [Candidate(deployment=Deployment(backend="ollama", name="m"), tokens=50)],
             Requirements(),
         )
@@ -203,7 +203,7 @@ def test_who_was_slow_is_tried_again_after_an_hour():
 def test_what_was_measured_beside_shortens_the_trial():
     world = World(1, 2)
     world.asks(20)
-    assert world.pick(tokens=300).seconds["mlx"] == pytest.approx(1, rel=0.05)
+    assert world.choose(tokens=300).seconds["mlx"] == pytest.approx(1, rel=0.05)
     kinds = world.asks(10, tokens=300)
     assert Counter(kinds[:4]) == {"mlx": 2, "ollama": 2}
     assert set(kinds[4:]) == {"mlx"}
@@ -222,32 +222,32 @@ def test_many_at_once_share_the_trials():
     crowd: list[str] = []
     with_open: list[Any] = []
     for _ in range(8):
-        pick = world.pick()
-        world.choice.note(pick)
-        kind = pick.order[0].deployment.backend
+        choice = world.choose()
+        world.chooser.note(choice)
+        kind = choice.order[0].deployment.backend
         crowd.append(kind)
         watching = Watching(world.measurements, (kind, "m"), REQUEST)
         watching.__enter__()
         with_open.append(watching)
     assert min(Counter(crowd).values()) >= 3
-    assert world.pick().spot.bucket.crowd == 3
+    assert world.choose().context.bucket.crowd == 3
     for watching in with_open:
         watching.__exit__(None, None, None)
-    assert world.pick().spot.bucket.crowd == 0
+    assert world.choose().context.bucket.crowd == 0
 
 
 def test_what_else_a_backend_has_in_hand_counts_against_it_alone():
     world = World(1, 2)
     world.asks(20)
     world.measure("mlx", 50, crowd=3)
-    assert world.pick().order[0].deployment.backend == "mlx"
+    assert world.choose().order[0].deployment.backend == "mlx"
     with (
         Watching(world.measurements, ("mlx", "another"), REQUEST),
         Watching(world.measurements, ("mlx", "another"), REQUEST),
     ):
-        pick = world.pick()
-    assert pick.seconds["mlx"] == pytest.approx(50)
-    assert pick.order[0].deployment.backend == "ollama"
+        choice = world.choose()
+    assert choice.seconds["mlx"] == pytest.approx(50)
+    assert choice.order[0].deployment.backend == "ollama"
 
 
 def test_a_short_answer_goes_where_the_first_token_comes_sooner():
@@ -269,11 +269,11 @@ def test_a_short_answer_goes_where_the_first_token_comes_sooner():
         world.estimates.learn(
             ("mlx", "m"), Requirements(), Usage(prompt_tokens=50, completion_tokens=100)
         )
-    long = world.pick(fit="evicts")
+    long = world.choose(fit="evicts")
     assert long.seconds == pytest.approx({"mlx": 10, "ollama": 2}, rel=0.05)
     assert long.order[0].deployment.backend == "ollama"
     assert (
-        world.pick(fit="evicts", requirements=Requirements(max_tokens=2))
+        world.choose(fit="evicts", requirements=Requirements(max_tokens=2))
         .order[0]
         .deployment.backend
         == "mlx"
@@ -293,7 +293,7 @@ def test_an_answer_in_one_piece_took_the_time_it_took():
     )
     world.measurements.record(measured)
     world.measurements.record(replace(measured, backend="ollama", ttft=2.0))
-    assert world.pick().seconds == {"mlx": 3.0, "ollama": 2.0}
+    assert world.choose().seconds == {"mlx": 3.0, "ollama": 2.0}
 
 
 def test_engines_that_change_places_are_noticed():

@@ -150,7 +150,9 @@ async def test_memory_does_not_decide_who_embeds():
 
 
 async def test_who_is_preferred_may_cost_idle_models_their_memory():
-    registry = Registry({"m": ModelConfig(mlx="m", ollama="m", prefer="mlx")}, period=60)
+    registry = Registry(
+        {"m": ModelConfig(names={"mlx": "m", "ollama": "m"}, prefer="mlx")}, period=60
+    )
     mlx, ollama = engine("mlx", size_bytes=60), engine("ollama")
     mlx.memory_user, memory = MemoryUser(resident("other", 50)), SharedBudget(100, frozenset(), 60)
     async with (

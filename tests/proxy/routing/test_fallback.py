@@ -102,8 +102,8 @@ async def test_an_answer_that_is_begun_anew_has_nothing_of_the_part_before(other
     """Nor do its times count: the part before was somebody else's."""
     lost = (Started(8, cold=True), TextDelta("Lo"), TextDelta("st"), Restarted(4), *HELLO[1:])
     mlx = ShortBackend(lost, kind="mlx")
-    places = dict.fromkeys(("mlx", *other), "m")
-    first = Config(models={"m": ModelConfig(prefer="mlx", **places)})  # type: ignore[arg-type]
+    names = dict.fromkeys(("mlx", *other), "m")
+    first = Config(models={"m": ModelConfig(names=names, prefer="mlx")})
     async with http_client(mlx, *map(engine, other), config=first) as client:
         response = await client.post(URL, json=chat())
         compared = (await client.get("/api/performance/comparison")).json()["models"]
@@ -127,7 +127,7 @@ async def test_fallbacks_are_counted_by_backend_and_reason_and_logged_without_wo
     caplog: pytest.LogCaptureFixture,
 ):
     mlx = engine("mlx", BackendUnavailableError("secret"))
-    first = Config(models={"m": ModelConfig(mlx="m", ollama="m", prefer="mlx")})
+    first = Config(models={"m": ModelConfig(names={"mlx": "m", "ollama": "m"}, prefer="mlx")})
     async with http_client(mlx, engine("ollama"), config=first) as client:
         before = (await client.get("/health")).json()["fallbacks"]
         for error in (BackendUnavailableError, BackendUnavailableError, BackendTimeoutError):
@@ -136,7 +136,7 @@ async def test_fallbacks_are_counted_by_backend_and_reason_and_logged_without_wo
         after = (await client.get("/health")).json()["fallbacks"]
     assert (before, after) == ({}, {"mlx": {"backend_unavailable": 2, "backend_timeout": 1}})
     lines = [record.getMessage() for record in caplog.records if record.name == "tandem"]
-    assert lines[-1] == "mlx failed (backend_timeout): ollama is asked"
+    assert lines[-1] == "mlx failed (backend_timeout): falling back to ollama"
     assert "secret" not in caplog.text
 
 
@@ -144,8 +144,7 @@ async def test_nobody_else_is_asked_when_the_client_goes():
     mlx, ollama = engine("mlx", HANG), engine("ollama")
     async with http_client(mlx, ollama) as client:
         asking = asyncio.create_task(client.post(URL, json=chat()))
-        while not mlx.running:  # noqa: ASYNC110
-            await asyncio.sleep(0.005)
+        await mlx.began.wait()
         asking.cancel()
         await asyncio.wait([asking])
     assert (mlx.running, ollama.requests) == (0, [])

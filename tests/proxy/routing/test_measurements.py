@@ -160,7 +160,7 @@ async def test_an_answer_that_begins_with_its_prompt_leaves_none():
 async def test_every_answer_leaves_a_measurement():
     mlx = ScriptedBackend(kind="mlx", models=[Model(name="m", quantization="4-bit")])
     ollama = ScriptedBackend(kind="ollama", models=[Model(name="m:1", quantization="Q4_K_M")])
-    both = Config(models={"fast": ModelConfig(mlx="m", ollama="m:1")})
+    both = Config(models={"fast": ModelConfig(names={"mlx": "m", "ollama": "m:1"})})
     async with http_client(mlx, ollama, config=both) as client:
         assert (await client.get(URL)).json() == {"models": []}
         for model, stream in (("fast", True), ("ollama/fast", False), ("m", False)):
@@ -183,7 +183,7 @@ async def test_an_answer_that_does_not_end_leaves_none(step: Any):
     backend = ScriptedBackend((Started(), TextDelta("a"), step))
     async with http_client(backend) as client:
         asking = asyncio.create_task(client.post("/v1/chat/completions", json=chat()))
-        await asyncio.wait((asking,), timeout=0.2)
+        await backend.began.wait()
         asking.cancel()
         await asyncio.wait((asking,))
         assert (await client.get(URL)).json() == {"models": []}
@@ -193,7 +193,7 @@ async def test_answers_at_once_are_counted():
     backend = ScriptedBackend((Started(), HANG))
     async with http_client(backend) as client:
         waiting = asyncio.create_task(client.post("/v1/chat/completions", json=chat()))
-        await asyncio.sleep(0.1)
+        await backend.began.wait()
         backend.script = (*HELLO[:-1], DONE)
         await client.post("/v1/chat/completions", json=chat())
         waiting.cancel()

@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 from fakes.scripted_backend import EVERYTHING, HANG, ScriptedBackend
+from waiting import until
 
 from adapters.backend import Model
 from adapters.errors import (
@@ -24,10 +25,10 @@ from proxy.routing.measurements import Measurements
 from proxy.routing.router import Router
 
 ALIASES = {
-    "fast": ModelConfig(mlx="/models/llama", ollama="llama3.2:3b"),
-    "slow": ModelConfig(mlx="/models/llama", ollama="llama3.2:3b", prefer="ollama"),
-    "mine": ModelConfig(ollama="unlisted:1b"),
-    "qwen2.5:7b": ModelConfig(mlx="another"),
+    "fast": ModelConfig(names={"mlx": "/models/llama", "ollama": "llama3.2:3b"}),
+    "slow": ModelConfig(names={"mlx": "/models/llama", "ollama": "llama3.2:3b"}, prefer="ollama"),
+    "mine": ModelConfig(names={"ollama": "unlisted:1b"}),
+    "qwen2.5:7b": ModelConfig(names={"mlx": "another"}),
 }
 
 
@@ -237,9 +238,7 @@ async def test_unknown_names_share_one_question():
     async with a_router(backend) as router:
         backend.models, backend.listed = HANG, 0
         tasks = [router.resolve(f"x{at}", frozenset()) for at in range(20)]
-        began = asyncio.get_running_loop().time()
         found = await asyncio.gather(*tasks, return_exceptions=True)
-        assert asyncio.get_running_loop().time() - began < 2
     assert {type(each) for each in found} == {ModelNotFoundError}
     assert backend.listed == 1
 
@@ -252,7 +251,8 @@ async def test_backend_that_comes_late_is_noticed():
         await registry.refresh(1)
         assert registry.entries() == []
         backend.models = [Model(name="a")]
-        await asyncio.sleep(0.1)
+        listed = backend.listed
+        await until(lambda: backend.listed > listed + 1)
         assert [entry.id for entry in registry.entries()] == ["a"]
 
 
@@ -260,8 +260,7 @@ async def test_opening_waits_for_nobody_and_closing_leaves_no_task():
     backend = ollama()
     backend.models = HANG
     before = asyncio.all_tasks()
-    async with asyncio.timeout(0.5):
-        async with Registry({}, period=60).open({}, {"ollama": backend}):
-            await asyncio.sleep(0.01)
+    async with Registry({}, period=60).open({}, {"ollama": backend}):
+        await asyncio.sleep(0)  # Its task begins to list.
     assert asyncio.all_tasks() == before
     assert not backend.aclosed  # given, so not ours to close

@@ -17,7 +17,7 @@ BIG = Model(
     loaded=True,
 )
 OTHER = Model(name="big:latest", quantization="Q4_0", loaded=False)
-CONFIG = Config(models={"both": ModelConfig(mlx="org/Big:7b", ollama="big:latest")})
+CONFIG = Config(models={"both": ModelConfig(names={"mlx": "org/Big:7b", "ollama": "big:latest"})})
 NAMES = ["both", "org/Big:7b", "big:latest"]
 
 

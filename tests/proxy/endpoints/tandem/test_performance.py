@@ -29,7 +29,7 @@ def both() -> tuple[ScriptedBackend, ScriptedBackend]:
 def config(folder: Path) -> Config:
     return Config(
         server=ServerConfig(state_folder=str(folder)),
-        models={"small": ModelConfig(mlx="m", ollama="m:1")},
+        models={"small": ModelConfig(names={"mlx": "m", "ollama": "m:1"})},
     )
 
 
@@ -61,14 +61,18 @@ async def test_a_model_that_was_benched_and_never_answered_is_listed(tmp_path: P
 async def test_the_first_who_asks_waits_for_the_lists(tmp_path: Path):
     class Slow(ScriptedBackend):
         async def list_models(self) -> list[Model]:
-            await asyncio.sleep(0.1)
+            await listing
             return await super().list_models()
 
     Archive(tmp_path).save(bench_result(contestants=(MLX,)))
     backend = Slow(kind="mlx", models=[Model(name="m")])
     only = Config(server=ServerConfig(state_folder=str(tmp_path)))
+    listing: asyncio.Future[None] = asyncio.get_running_loop().create_future()
     async with http_client(backend, config=only) as client:
-        assert [each["model_id"] for each in await comparison(client)] == ["m"]
+        comparing = asyncio.create_task(comparison(client))
+        await asyncio.sleep(0)  # It waits by now.
+        listing.set_result(None)
+        assert [each["model_id"] for each in await comparing] == ["m"]
 
 
 @pytest.mark.parametrize(

@@ -45,7 +45,9 @@ WISHES: list[dict[str, Any]] = [
 ]
 NOT_ON_MLX: set[Feature] = {"images", "options"}
 NOT_ON_OLLAMA: set[Feature] = {"logit_bias", "guided_regex", "guided_grammar"}
-PREFERRED = Config(models={"preferred": ModelConfig(mlx="m", ollama="m", prefer="ollama")})
+PREFERRED = Config(
+    models={"preferred": ModelConfig(names={"mlx": "m", "ollama": "m"}, prefer="ollama")}
+)
 
 
 def engines() -> tuple[ScriptedBackend, ScriptedBackend]:
@@ -99,8 +101,9 @@ async def test_the_plan_in_full():
             "backend": "mlx",
             "model": "m",
             "reasons": [
-                "Only mlx can honour all that is asked. ollama does not honour 'logit_bias' here.",
-                "The model has room beside all that is loaded.",
+                "Only mlx supports this request. "
+                "ollama does not support 'logit_bias' with this model.",
+                "The model fits in memory beside all loaded models.",
             ],
             "context": 4096,
             "memory_bytes": None,
@@ -108,7 +111,7 @@ async def test_the_plan_in_full():
                 {
                     "backend": "ollama",
                     "model": "m",
-                    "why_not": "ollama does not honour 'logit_bias' here.",
+                    "why_not": "ollama does not support 'logit_bias' with this model.",
                 }
             ],
         }
@@ -123,7 +126,7 @@ async def test_who_is_not_taken_learns_why():
     mlx, ollama = engines()
     async with http_client(mlx, ollama, config=PREFERRED) as client:
         assert "too short" in await why_not(client, max_tokens=20_000)
-        assert "insists on mlx" in await why_not(client, backend="mlx")
+        assert "requires mlx" in await why_not(client, backend="mlx")
         assert "ollama is preferred" in await why_not(client, model="preferred")
         assert "'n'" in await why_not(client, n=2)
         assert "mlx has to be measured" in await why_not(client)
@@ -138,18 +141,21 @@ async def test_who_would_cost_idle_models_their_memory_learns_so():
     config = Config(server=ServerConfig(memory_bytes=100))
     async with http_client(mlx, ollama, config=config) as client:
         await client.get("/health")
-        assert "make way" in await why_not(client)
+        assert "have to be unloaded" in await why_not(client)
 
 
 async def test_a_backend_that_is_away_is_named():
     mlx, ollama = engines()
     mlx.models = BackendUnavailableError("gone")
-    config = Config(models={"both": ModelConfig(mlx="m", ollama="m")})
+    config = Config(models={"both": ModelConfig(names={"mlx": "m", "ollama": "m"})})
     async with http_client(mlx, ollama, config=config) as client:
         await client.get("/v1/models")
-        assert "did not answer" in await why_not(client, model="both")
+        assert "did not respond last time" in await why_not(client, model="both")
         told = await plan(client, model="both", logit_bias={"1": 5})
-    assert (told["backend"], told["reasons"][1][:21]) == ("mlx", "It did not answer whe")
+    assert (told["backend"], told["reasons"][1]) == (
+        "mlx",
+        "It did not respond last time, but there is no alternative.",
+    )
 
 
 async def test_the_only_one_that_has_it_says_so():
