@@ -1,7 +1,7 @@
 """A backend that plays a list: events, errors to raise, and waits. For tests of the server."""
 
 import asyncio
-from collections.abc import AsyncGenerator, AsyncIterator, Sequence
+from collections.abc import AsyncGenerator, AsyncIterator, Mapping, Sequence
 from contextlib import asynccontextmanager
 from typing import get_args
 
@@ -146,8 +146,17 @@ class EndlessBackend(ScriptedBackend):
 async def http_client(
     *backends: Backend, config: Config = DEFAULTS
 ) -> AsyncIterator[httpx2.AsyncClient]:
-    """A plain client of an application with these backends, in this process."""
-    app = create_app(config, {backend.kind: backend for backend in backends})
+    """A plain client of an application with these backends, each named after its kind."""
+    async with named_client({each.kind: each for each in backends}, config) as client:
+        yield client
+
+
+@asynccontextmanager
+async def named_client(
+    backends: Mapping[str, Backend] | None, config: Config = DEFAULTS
+) -> AsyncIterator[httpx2.AsyncClient]:
+    """A plain client of an application in this process, with `backends` or those of `config`."""
+    app = create_app(config, backends)
     transport = httpx2.ASGITransport(app=app)  # type: ignore[arg-type]  # Litestar's own words for ASGI
     async with app.lifespan(), httpx2.AsyncClient(transport=transport, base_url=BASE) as client:
         yield client
