@@ -38,54 +38,55 @@ class ConfigError(Exception):
 
 
 class ImagesConfig(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """What images a chat may hold, and from where they are fetched."""
+    """Limits for the images of a chat, and the hosts they may be fetched from."""
 
     fetch_from: tuple[str, ...] = ()
-    """Hosts whose images are fetched, `host:port` where the port is not the usual one. By default
-    none: an image is then a `data:` URL."""
+    """Hosts that images may be fetched from, as `host:port` if the port is not the default one. If
+    empty, images have to be `data:` URLs."""
     plain_http: bool = False
-    """Fetch by http as well."""
+    """Fetch by http as well as by https."""
     timeout: Seconds = 10.0
-    """For all images of a request."""
+    """Seconds for all images of a request."""
     max_bytes: Count = 20 * 1024 * 1024
     max_pixels: Count = 33_000_000
     min_side: Count = 2
-    """Pixels; there are decoders that fail at less."""
+    """Pixels; some decoders fail on smaller images."""
     max_count: Count = 16
-    """In one request."""
+    """Images in one request."""
 
 
 class ServerConfig(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     host: str = "127.0.0.1"
     port: Port = 8006
     allowed_hosts: tuple[str, ...] = ()
-    """Names besides localhost that clients may call the server by, without a port."""
+    """Host names besides localhost that clients may use, without a port."""
     allowed_origins: tuple[str, ...] = ()
-    """Web pages besides those of this machine that may call, such as `https://chat.example`."""
+    """Origins of web pages besides those of this machine, such as `https://chat.example`."""
     strict_fields: bool = False
-    """Refuse request fields that nobody knows, instead of naming them in a header."""
+    """Reject unknown request fields instead of listing them in a header."""
     max_body_bytes: Count = 32 * 1024 * 1024
-    """Room for images in data URLs."""
+    """Large enough for images in `data:` URLs."""
     max_depth: Count = 64
-    """How deep the brackets of a JSON body may nest."""
+    """The nesting depth of a JSON body."""
     refresh: Seconds = 5.0
-    """How often each backend is asked for its models."""
+    """Seconds between two listings of each backend's models."""
     keepalive: Seconds = 15.0
-    """How long a stream may be silent before a comment is sent, so that nobody hangs up."""
+    """Seconds that a stream may be silent before a comment is sent, so that clients do not time
+    out."""
     memory_bytes: Count | None = None
-    """What the models of all backends may take of this machine's memory together; by default what
-    a Mac's GPU recommends, else three quarters of the memory."""
+    """The memory budget for the models of all backends together; by default what a Mac's GPU
+    recommends, else three quarters of the memory."""
     auto_pull: bool = False
-    """Fetch a model that nobody has when a request asks for it; else it is not found."""
+    """Download a missing model on its first request instead of answering 404."""
     pull_timeout: Seconds = 1800.0
-    """How long such a request waits."""
+    """Seconds that such a request waits for the download."""
     shutdown_grace: Annotated[float, Meta(ge=0, le=10)] = 10.0
-    """How long answers may go on after SIGTERM."""
+    """Seconds that answers may take after SIGTERM."""
     state_folder: str | None = None
-    """Where benchmarks are kept; by default the user's own folder for such things."""
+    """The folder of benchmark results; by default the user's folder for application state."""
     fallback_after: Seconds = 30.0
-    """How long a backend may say nothing, where another has the model too, before that one is
-    asked; loading the model does not count."""
+    """Seconds without an answer after which another backend with the same model takes over; loading
+    the model does not count."""
     images: ImagesConfig = ImagesConfig()
 
 
@@ -319,24 +320,24 @@ def _split(exc: Exception) -> tuple[str, str]:
     return where.strip("`"), what
 
 
-def find_config(asked: str | None, environ: Mapping[str, str]) -> Path | None:
-    """`--config`, else `$TANDEM_CONFIG`, else the user's own file if there is one."""
-    named = asked or environ.get("TANDEM_CONFIG")
+def find_config(option: str | None, environ: Mapping[str, str]) -> Path | None:
+    """The file of `--config`, else of `$TANDEM_CONFIG`, else the user's own file if it exists."""
+    named = option or environ.get("TANDEM_CONFIG")
     if named:
         return Path(named)
-    usual = _config_folder(environ) / "tandem" / "config.yaml"
-    return usual if usual.is_file() else None
+    default = _config_folder(environ) / "tandem" / "config.yaml"
+    return default if default.is_file() else None
 
 
 def state_folder(config: Config, environ: Mapping[str, str]) -> Path:
-    """Where what `tandem bench MODEL` found is kept."""
+    """The folder that keeps the results of `tandem bench MODEL`."""
     if config.server.state_folder is not None:
         return Path(config.server.state_folder).expanduser()
     if environ.get("XDG_STATE_HOME"):
         return Path(environ["XDG_STATE_HOME"]) / "tandem"
     home = Path(os.path.expanduser("~"))
-    usual = "Library/Application Support" if sys.platform == "darwin" else ".local/state"
-    return home / usual / "tandem"
+    folder = "Library/Application Support" if sys.platform == "darwin" else ".local/state"
+    return home / folder / "tandem"
 
 
 def _config_folder(environ: Mapping[str, str]) -> Path:

@@ -224,7 +224,7 @@ def test_an_alias_may_name_a_backend_that_is_switched_off(tmp_path: Path):
         ("models: {fast: {mlx: x, pin: 1}}", "$.models.fast.pin: Expected `bool`, got `int`"),
         (
             "models: {slow: {mlx: x}, fast: {mlx: x, keep_alive: soon}}",
-            "$.models.fast: 'keep_alive' is a number of seconds",
+            "$.models.fast: 'keep_alive' must be a number of seconds",
         ),
         (
             "models: {a: {ollama: x, keep_alive: 5m}, b: {ollama: 'x:latest', ttl: 60}}",
