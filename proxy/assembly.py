@@ -14,7 +14,7 @@ from proxy.routing.measurements import Measurements
 from proxy.routing.router import Router
 
 _LISTING_SECONDS = 1.0
-"""How long `open_router` waits for the first listing of each backend."""
+"""Time that `open_router` waits for the first listing of each backend."""
 _DEFAULTS = Config()
 
 

@@ -98,7 +98,7 @@ class ModelConfig(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True)
     prefer: str = "auto"
     """The backend that is tried first, or `auto`: the one measured to be fastest."""
     keep_alive: float | str | None = None
-    """How long the model stays loaded unused, as in a request: seconds, `5m`, -1 for ever."""
+    """Time that the model stays loaded unused, as in a request: seconds, `5m`, -1: for ever."""
     ttl: float | None = None
     """The same in seconds, by LM Studio's name."""
     pin: bool = False
@@ -119,14 +119,14 @@ class ModelConfig(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True)
             )
 
     def seconds(self) -> float | None:
-        """How long the model stays loaded unused; negative: for ever, `None`: not set."""
+        """Seconds that the model stays loaded unused; negative: for ever, `None`: not set."""
         return to_keep_alive(self.keep_alive, self.ttl)
 
 
 class Config(Struct, frozen=True, kw_only=True):
     server: ServerConfig = ServerConfig()
     backends: Mapping[str, BackendConfig | None] = {}
-    """By name; `None` is switched off. `mlx` and `ollama` are on unless switched off here."""
+    """Settings by name; `None`: switched off. `mlx` and `ollama` are on unless switched off."""
     models: Mapping[str, ModelConfig] = {}
     """The aliases."""
 
@@ -275,20 +275,20 @@ def _to_backend(name: str, settings: object) -> BackendConfig | None:
     key = f"$.backends.{name}"
     if settings is None or settings is False:
         return None
-    given = {} if settings is True else _convert(settings, dict[str, Any], key)
-    kind = given.get("kind", name)
+    fields = {} if settings is True else _convert(settings, dict[str, Any], key)
+    kind = fields.get("kind", name)
     if not isinstance(kind, str) or kind not in KINDS:
-        wrong = f"no kind of backend is {kind!r}; " if "kind" in given else "missing; "
+        wrong = f"no kind of backend is {kind!r}; " if "kind" in fields else "missing; "
         raise ValueError(f"{key}.kind: {wrong}use {_any_of(KINDS)}")
-    return _convert(given | {"kind": kind}, KINDS[kind], key)
+    return _convert(fields | {"kind": kind}, KINDS[kind], key)
 
 
 def _to_model(alias: str, settings: object) -> ModelConfig:
     key = f"$.models.{alias}"
-    given = _convert(settings, dict[str, Any], key)
-    names = {name: each for name, each in given.items() if name not in _ALIAS_SETTINGS}
+    fields = _convert(settings, dict[str, Any], key)
+    names = {name: each for name, each in fields.items() if name not in _ALIAS_SETTINGS}
     texts = {n: _convert(each, str, f"{key}.{n}") for n, each in names.items() if each is not None}
-    options = {name: each for name, each in given.items() if name in _ALIAS_SETTINGS}
+    options = {name: each for name, each in fields.items() if name in _ALIAS_SETTINGS}
     return _convert({**options, "names": texts}, ModelConfig, key)
 
 

@@ -13,7 +13,7 @@ if TYPE_CHECKING:
     from proxy.models.registry import Deployment, RegisteredModel, Registry
 
 _LISTING_SECONDS = 2.0
-"""How long a backend has to list its models."""
+"""Time that a backend has to list its models."""
 _COLUMNS = (
     "MODEL",
     "BACKEND",

@@ -23,7 +23,7 @@ _SHARE = 0.75
 """The default share of the system's memory, if no device recommends a limit: other programs need
 the rest."""
 _UNLOAD_SECONDS = 10.0
-"""How long an unloaded model may still be reported."""
+"""Time that an unloaded model may still be reported."""
 _POLL_SECONDS = 0.05
 
 
@@ -68,7 +68,7 @@ class SharedBudget:
 
     @asynccontextmanager
     async def hold(self, key: Key, footprint: Footprint) -> AsyncGenerator[None]:
-        """As `adapters.memory.MemoryBudget.hold`, for the model `key`."""
+        """Reserve memory for the model `key`; see `adapters.memory.MemoryBudget.hold`."""
         async with self._deciding:
             if key not in self._latest.residents:  # A loaded one only needs more context.
                 self._needed[key] = footprint
@@ -103,7 +103,7 @@ class SharedBudget:
         return self._latest.taken(self._latest.resident_for((backend, model))) or None
 
     def fit(self, key: Key, size: int | None) -> Fit:
-        """Whether the model `key`, with a file of `size` bytes, fits, by the last look. A model
+        """Check if the model `key`, with a file of `size` bytes, fits, by the last look. A model
         that uses no memory here, or an unknown amount, fits. No I/O."""
         if key[0] not in self._users:
             return "fits"

@@ -11,8 +11,7 @@ from adapters.memory import Footprint, Resident
 Key = tuple[str, str]
 """A backend's name, and its own name of a model."""
 Fit = Literal["loaded", "fits", "evicts", "full"]
-"""Whether a model is in memory, fits beside all others, needs idle ones unloaded, or does not fit.
-"""
+"""A model is in memory, fits beside all others, needs idle ones unloaded, or does not fit."""
 
 
 class ModelMemory(Struct, frozen=True, kw_only=True):

@@ -16,7 +16,7 @@ Source = tuple[str, str]
 """A backend's name, and the name by which it downloads a model."""
 
 _LISTING_SECONDS = 5.0
-"""How long a backend has to list a model after its download."""
+"""Time that a backend has to list a model after its download."""
 
 
 def to_source(name: str, backends: Mapping[str, Naming]) -> Source | None:
@@ -66,7 +66,7 @@ class AutoPull:
                     task.cancel()
 
     def _missing(self, name: str, entry: RegisteredModel) -> Source | None:
-        """Where to download from; `None` if a deployment exists or its backend is unreachable."""
+        """The source to download from; `None` if a deployment exists or may exist."""
         backends = self._registry.backends
         namings = {backend: listed.backend.naming for backend, listed in backends.items()}
         if not entry.deployments:

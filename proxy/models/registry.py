@@ -34,7 +34,7 @@ class Deployment(Struct, frozen=True, kw_only=True):
     name: str
     """The backend's own name of the model."""
     model: Model | None = None
-    """As the backend lists it; `None` if it is only known from the config."""
+    """The backend's description; `None` if the model is only known from the config."""
 
 
 class RegisteredModel(Struct, frozen=True, kw_only=True):
@@ -125,7 +125,7 @@ class Registry:
         self._resolved: dict[tuple[str, frozenset[str]], RegisteredModel] = {}
         """Names and the backends they were looked up on -> the result, until the next listing."""
         self.backends: dict[str, BackendModels] = {}
-        """By name, in order of preference."""
+        """All backends by name, in order of preference."""
 
     @asynccontextmanager
     async def open(
@@ -279,8 +279,8 @@ class Registry:
     def _completed(self, called: Mapping[str, str]) -> dict[str, str]:
         """`called`, a model's names by backend, extended by its counterparts on other backends."""
         others = [backend for backend in self.backends if backend not in called]
-        found = {other: self._counterpart(called, other) for other in others}
-        return dict(called) | {other: name for other, name in found.items() if name is not None}
+        names = {other: self._counterpart(called, other) for other in others}
+        return dict(called) | {other: name for other, name in names.items() if name is not None}
 
     def _counterpart(self, called: Mapping[str, str], other: str) -> str | None:
         there = self.backends[other]
@@ -291,8 +291,8 @@ class Registry:
                 if (declared := self._declared.counterpart((backend, key), other)) is not None:
                     return there.full(declared)
             for rule in INFERRED:
-                if found := rule(name, here.models, there.models):
-                    return found
+                if inferred := rule(name, here.models, there.models):
+                    return inferred
         return None
 
     def _entry(self, called: Mapping[str, str], backends: frozenset[str]) -> RegisteredModel:
@@ -323,7 +323,7 @@ class Registry:
 
 
 def same_weights(models: Sequence[Model | None]) -> bool | None:
-    """As `RegisteredModel.same_weights`."""
+    """Compute `RegisteredModel.same_weights`."""
     digests = {model.digest if model is not None else None for model in models}
     origins = {model.origin if model is not None else None for model in models}
     if len(models) < 2:

@@ -181,7 +181,7 @@ class SpeedChooser:
         return min(due, key=lambda c: incumbent.requests[c.deployment.backend], default=None)
 
     def _trials(self, comparison: _Comparison) -> int:
-        """How many trials each candidate gets."""
+        """The number of trials for each candidate."""
         incumbent = comparison.incumbent
         if incumbent.was_renewed:  # It takes several answers to outweigh old figures.
             return _TRIALS

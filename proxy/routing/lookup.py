@@ -12,7 +12,7 @@ from proxy.models.auto_pull import AutoPull
 from proxy.models.registry import RegisteredModel, Registry
 
 _LISTING_SECONDS = 1.0
-"""How long a request with an unknown name waits for the backends to list their models again."""
+"""Time that a request with an unknown name waits for the backends to list their models again."""
 _LONGEST = 200
 """Characters in the name of a model."""
 
@@ -47,7 +47,7 @@ class ModelLookup:
         return entry
 
     async def _refreshed(self, name: str) -> RegisteredModel:
-        """As `find`, without deployments if there is no such model."""
+        """Resolve `name` as `find` does; without deployments if there is no such model."""
         if not name or len(name) > _LONGEST or not name.isprintable():
             raise InvalidRequestError("This cannot be the name of a model.", param="model")
         entry = self._lookup(name)
@@ -82,7 +82,7 @@ class ModelLookup:
         return [b for b, each in backends.items() if each.backend.naming.is_possible(name)]
 
     def _lookup(self, name: str) -> RegisteredModel:
-        """By exact name, then by alias, then by a short name that is unique."""
+        """Resolve by exact name, then by alias, then by a short name that is unique."""
         backends = set(self._registry.backends)
         prefix, slash, rest = name.partition("/")
         if slash and prefix in backends:

@@ -1,4 +1,4 @@
-"""The hybrid without a server: the same names, choice and fallback, and an end."""
+"""The router without a server: names, choice, fallback and closing."""
 
 import asyncio
 
@@ -32,7 +32,7 @@ async def test_router_answers_by_any_name_of_a_model(name: str):
         assert await said(router, name) == "one two"
 
 
-async def test_router_knows_its_models_when_it_is_open():
+async def test_open_router_has_listed_its_models():
     async with open_router(ECHO) as router:
         assert (await router.find("org/echo")).names == ("org/echo",)
 
@@ -45,7 +45,7 @@ async def test_router_refuses_as_the_server_does():
             await router.embed(EmbeddingRequest(model="nobody", inputs=("a",)))
 
 
-async def test_router_opens_where_an_engine_is_away_and_leaves_no_task():
+async def test_router_opens_with_an_unreachable_engine_and_leaves_no_task():
     before = asyncio.all_tasks()
     away = OllamaConfig(host="http://127.0.0.1:9")
     nothing = MLXConfig(huggingface_cache=False, embedded="never", cache_folder="/nowhere")

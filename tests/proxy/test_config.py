@@ -1,4 +1,4 @@
-"""config.yaml <-> the Structs, and what a wrong file says."""
+"""config.yaml matches the Structs; invalid files are refused with file and key."""
 
 from pathlib import Path
 
@@ -40,7 +40,7 @@ EVERY_KEY = {
 
 
 def with_examples() -> str:
-    """The file with what it shows behind `#~` in force."""
+    """The file with the examples behind `#~` enabled."""
     lines = DOCUMENTED.read_text().splitlines()
     shown = [line.replace("#~ ", "", 1) for line in lines]
     return "\n".join(x for x in shown if x != "models: {}" and "echo: null" not in x)
@@ -245,7 +245,7 @@ def test_wrong_file_is_refused_with_file_and_key(tmp_path: Path, text: str, says
     assert "\n" not in what
 
 
-def test_file_in_no_encoding_is_refused(tmp_path: Path):
+def test_undecodable_file_is_refused(tmp_path: Path):
     path = tmp_path / "config.yaml"
     path.write_bytes(b"server: {host: \xff}")
     with pytest.raises(ConfigError, match=str(path)):
@@ -257,7 +257,7 @@ def test_missing_file_is_refused(tmp_path: Path):
         load_config(tmp_path / "none.yaml")
 
 
-def test_places_of_the_file_in_order(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+def test_file_is_looked_up_in_order(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     own = tmp_path / "tandem" / "config.yaml"
     environ = {"XDG_CONFIG_HOME": str(tmp_path)}
     assert find_config(None, environ) is None
@@ -272,7 +272,7 @@ def test_places_of_the_file_in_order(tmp_path: Path, monkeypatch: pytest.MonkeyP
     ("platform", "folder"),
     [("linux", ".config"), ("darwin", "Library/Application Support")],
 )
-def test_the_users_own_file_by_system(
+def test_users_file_depends_on_the_system(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, platform: str, folder: str
 ):
     own = tmp_path / folder / "tandem/config.yaml"
@@ -291,7 +291,7 @@ def test_the_users_own_file_by_system(
         ("darwin", {"XDG_STATE_HOME": "/state"}, "/state/tandem"),
     ],
 )
-def test_benchmarks_lie_where_the_system_keeps_such_things(
+def test_state_folder_depends_on_the_system(
     monkeypatch: pytest.MonkeyPatch,
     tmp_path: Path,
     platform: str,

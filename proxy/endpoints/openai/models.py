@@ -19,7 +19,7 @@ from proxy.routing.router import Router
 _T = TypeVar("_T")
 
 LISTING_SECONDS = 1.0
-"""How long the first request waits for a backend that was never listed."""
+"""Time that the first request waits for a backend that was never listed."""
 
 
 class DeploymentCard(Struct, kw_only=True):
@@ -59,7 +59,7 @@ class ModelCard(Struct, kw_only=True):
     only one."""
     context_length: int | None
     max_model_len: int | None
-    """The same, named as in vLLM."""
+    """`context_length`, named as in vLLM."""
     capabilities: list[str]
     quantization: str | None
     size_bytes: int | None

@@ -23,7 +23,7 @@ class HybridHealth(Struct, kw_only=True):
     """`ok`: all backends that are switched on are healthy; `degraded`: some are."""
     version: str
     backends: dict[str, Health]
-    """By name; `detail` is the reason why a backend is not healthy."""
+    """Health by the backend's name; `detail` is the reason why it is not healthy."""
     memory: Snapshot
     fallbacks: dict[str, dict[str, int]]
     """Name of the failed backend -> error code -> requests that fell back to another backend."""

@@ -20,7 +20,7 @@ class ServerHealth(Struct):
     status: Literal["ok", "draining"]
     version: str
     backends: dict[str, Health]
-    """By name."""
+    """Health by the backend's name."""
     memory: Snapshot
     fallbacks: dict[str, dict[str, int]]
     """Name of the failed backend -> error code -> requests that fell back to another backend."""

@@ -37,7 +37,7 @@ class BackendListing(Struct, kw_only=True):
 
 class ModelsByBackend(Struct):
     backends: dict[str, BackendListing]
-    """By name."""
+    """Listings by the backend's name."""
 
 
 class MLXModels(Struct):

@@ -28,7 +28,7 @@ class ModelComparison(Struct, kw_only=True):
     model_id: str
     backends: list[Contestant]
     same_weights: bool | None
-    """As `RegisteredModel.same_weights`. Different weights give different answers."""
+    """See `RegisteredModel.same_weights`; different weights give different answers."""
     live: list[Row]
     """The answers since the server started."""
     benched: list[Benched]

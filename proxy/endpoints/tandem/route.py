@@ -20,7 +20,7 @@ from proxy.routing.requirements import to_requirements
 from proxy.routing.router import Router
 
 _FOOTPRINT_SECONDS = 5.0
-"""How long a backend has to report the memory of a model."""
+"""Time that a backend has to report the memory of a model."""
 
 
 class Alternative(Struct, kw_only=True):

@@ -1,4 +1,4 @@
-"""Who gets memory, who makes way for it, and who is refused: with engines that only count."""
+"""Reservations, evictions and refusals of the shared budget, with engines that only count."""
 
 import asyncio
 from collections.abc import AsyncGenerator, Sequence
@@ -14,7 +14,7 @@ from proxy.memory.budget import SharedBudget
 
 
 class Engine:
-    """Models of so many bytes; a load takes a moment, and is counted against the budget."""
+    """A memory user with models of given sizes, whose loads reserve memory."""
 
     def __init__(self, sizes: dict[str, int] | None = None, *, elastic: bool = False) -> None:
         self.elastic = elastic
@@ -92,7 +92,7 @@ async def shared(
         yield memory
 
 
-async def test_what_fits_is_loaded_and_nobody_leaves():
+async def test_model_that_fits_evicts_nothing():
     mlx, ollama = Engine({"a": 50}, elastic=True), Engine({"b": 30})
     async with shared(100, mlx=mlx, ollama=ollama) as memory:
         await mlx.load("a")
@@ -101,7 +101,7 @@ async def test_what_fits_is_loaded_and_nobody_leaves():
     assert [*mlx.loaded, *ollama.loaded] == ["a", "b"]
 
 
-async def test_the_longest_unused_leaves_first_whichever_engine_has_it():
+async def test_least_recently_used_model_is_evicted_first_on_any_engine():
     mlx, ollama = Engine({"a": 30, "new": 30}, elastic=True), Engine({"b": 30})
     async with shared(100, mlx=mlx, ollama=ollama):
         await mlx.load("a")
@@ -112,7 +112,7 @@ async def test_the_longest_unused_leaves_first_whichever_engine_has_it():
     assert (mlx.events, ollama.events) == (["+a", "+new"], ["+b", "-b"])
 
 
-async def test_only_as_many_leave_as_must():
+async def test_no_more_models_are_evicted_than_needed():
     engine = Engine({"a": 20, "b": 20, "c": 20, "new": 40})
     async with shared(100, mlx=engine):
         for name in "abc":
@@ -121,7 +121,7 @@ async def test_only_as_many_leave_as_must():
     assert sorted(engine.loaded) == ["c", "new"]
 
 
-async def test_caches_give_way_before_any_model_does():
+async def test_caches_are_trimmed_before_models_are_evicted():
     engine = Engine({"a": 30, "new": 30}, elastic=True)
     async with shared(100, mlx=engine) as memory:
         await engine.load("a")
@@ -132,7 +132,7 @@ async def test_caches_give_way_before_any_model_does():
         assert (await memory.snapshot()).used <= 100
 
 
-async def test_who_answers_somebody_stays_and_the_refusal_has_both_numbers():
+async def test_busy_model_stays_and_the_refusal_has_both_numbers():
     engine = Engine({"a": 60, "new": 40})
     async with shared(100, mlx=engine):
         engine.use("a", busy=True)
@@ -143,7 +143,7 @@ async def test_who_answers_somebody_stays_and_the_refusal_has_both_numbers():
     assert list(engine.loaded) == ["a"]
 
 
-async def test_what_answers_for_another_that_is_pinned_stays():
+async def test_resident_that_answers_for_a_pinned_model_stays():
     ollama = Engine({"a": 60, "new": 60})
     async with shared(100, pins(ollama="b"), ollama=ollama) as memory:
         ollama.use("a", also=("b:latest",))
@@ -152,7 +152,7 @@ async def test_what_answers_for_another_that_is_pinned_stays():
         assert [model.pinned for model in (await memory.snapshot()).models] == [True]
 
 
-async def test_what_is_loaded_for_another_is_loaded():
+async def test_model_that_another_resident_answers_for_is_loaded():
     ollama = Engine({"a": 60, "b": 60, "new": 60})
     async with shared(100, ollama=ollama) as memory:
         ollama.use("a", also=("b",))
@@ -164,7 +164,7 @@ async def test_what_is_loaded_for_another_is_loaded():
         assert memory.last_footprint("ollama", "b") == 70
 
 
-async def test_what_is_pinned_stays():
+async def test_pinned_model_stays():
     engine = Engine({"a:latest": 60, "new": 40})
     async with shared(100, pins(ollama="a"), ollama=engine) as memory:
         await engine.load("a:latest")
@@ -174,7 +174,7 @@ async def test_what_is_pinned_stays():
     assert list(engine.loaded) == ["a:latest"]
 
 
-async def test_nobody_leaves_for_a_model_that_would_not_fit_even_then():
+async def test_nothing_is_evicted_for_a_model_that_would_not_fit():
     engine = Engine({"a": 20, "b": 20, "giant": 95}, elastic=True)
     async with shared(100, mlx=engine):
         await engine.load("a")
@@ -186,7 +186,7 @@ async def test_nobody_leaves_for_a_model_that_would_not_fit_even_then():
     assert engine.cache == 40
 
 
-async def test_one_that_is_used_meanwhile_stays_and_the_next_leaves():
+async def test_model_that_became_busy_stays_and_the_next_is_evicted():
     engine = Engine({"a": 30, "b": 30, "new": 40})
     async with shared(100, mlx=engine):
         await engine.load("a")
@@ -196,7 +196,7 @@ async def test_one_that_is_used_meanwhile_stays_and_the_next_leaves():
     assert sorted(engine.loaded) == ["a", "new"]
 
 
-async def test_refused_where_all_who_could_leave_are_used_meanwhile():
+async def test_load_is_refused_when_all_idle_models_became_busy():
     engine = Engine({"a": 60, "new": 40})
     async with shared(100, mlx=engine):
         await engine.load("a")
@@ -205,7 +205,7 @@ async def test_refused_where_all_who_could_leave_are_used_meanwhile():
             await engine.load("new")
 
 
-async def test_loads_at_once_never_exceed_the_budget():
+async def test_concurrent_loads_never_exceed_the_budget():
     engine = Engine({f"m{at}": 35 for at in range(6)})
     async with shared(100, mlx=engine) as memory:
         most = 0
@@ -229,9 +229,9 @@ async def test_loads_at_once_never_exceed_the_budget():
     assert all(isinstance(each, InsufficientMemoryError) for each in outcomes if each is not None)
 
 
-async def test_one_that_leaves_and_one_that_comes_are_never_counted_together():
+async def test_evicted_and_new_model_are_never_counted_together():
     class Slow(Engine):
-        """Takes its time to tell, unless it is asked for news, and to load."""
+        """Delays loads, and reports that need not be fresh."""
 
         told = asyncio.Event()
         reserved = asyncio.Event()
@@ -263,9 +263,9 @@ async def test_one_that_leaves_and_one_that_comes_are_never_counted_together():
     assert engine.events == ["-old"]
 
 
-async def test_who_looks_at_old_news_changes_nothing():
+async def test_snapshot_with_old_reports_changes_nothing():
     class Slow(Engine):
-        """Tells of a model for a while after it is gone, unless it is asked for news."""
+        """Reports an unloaded model unless the report has to be fresh."""
 
         async def resident(self, *, fresh: bool = False) -> list[Resident]:
             ghost = Resident(name="ghost", footprint=Footprint(weights=90))
@@ -281,11 +281,11 @@ async def test_who_looks_at_old_news_changes_nothing():
         assert mlx.limit == 70
 
 
-async def test_a_load_that_ends_while_another_looks_is_counted():
+async def test_load_that_ends_during_a_look_is_counted():
     promised, looked = asyncio.Event(), asyncio.Event()
 
     class Slow(Engine):
-        """Tells what it has once the other engine has loaded its model."""
+        """Reports its models once the other engine has loaded its own."""
 
         async def resident(self, *, fresh: bool = False) -> list[Resident]:
             if promised.is_set():
@@ -308,7 +308,7 @@ async def test_a_load_that_ends_while_another_looks_is_counted():
     assert mlx.events == ["-a"]
 
 
-async def test_a_load_that_fails_gives_its_room_back():
+async def test_failed_load_releases_its_reservation():
     engine = Engine({"a": 80})
     async with shared(100, mlx=engine) as memory:
         engine.broken = {"a"}
@@ -319,7 +319,7 @@ async def test_a_load_that_fails_gives_its_room_back():
         await engine.load("a")
 
 
-async def test_a_model_that_grows_is_counted_once():
+async def test_growing_model_is_counted_once():
     engine = Engine({"a": 50})
     async with shared(100, ollama=engine) as memory, AsyncExitStack() as stack:
         await engine.load("a")
@@ -331,7 +331,7 @@ async def test_a_model_that_grows_is_counted_once():
             await stack.enter_async_context(room.hold("a", Footprint(weights=50, context=60)))
 
 
-async def test_a_model_that_tells_nothing_of_its_size_is_let_in():
+async def test_model_of_unknown_size_is_loaded():
     engine = Engine({"a": 90})
     async with shared(100, mlx=engine):
         await engine.load("a")
@@ -341,7 +341,7 @@ async def test_a_model_that_tells_nothing_of_its_size_is_let_in():
             assert list(engine.loaded) == ["a"]
 
 
-async def test_models_that_others_have_loaded_leave_less_for_caches():
+async def test_models_loaded_by_others_leave_less_for_caches():
     trimmed = asyncio.Event()
 
     class Elastic(Engine):
@@ -362,7 +362,7 @@ async def test_models_that_others_have_loaded_leave_less_for_caches():
         assert (await memory.snapshot()).used <= 100
 
 
-async def test_the_budget_is_what_the_device_recommends_or_a_share_of_the_memory():
+async def test_budget_is_the_devices_recommendation_or_a_share_of_the_memory():
     told, silent = Engine(), Engine()
     told.said = 5000
     async with shared(None, mlx=told, ollama=silent) as memory:
@@ -374,7 +374,7 @@ async def test_the_budget_is_what_the_device_recommends_or_a_share_of_the_memory
         assert (await memory.snapshot()).models == ()
 
 
-async def test_health_shows_what_each_model_takes():
+async def test_health_has_the_memory_of_each_model():
     engine, backend = Engine({"a": 30}), ScriptedBackend(kind="mlx")
     backend.memory_user = engine
     async with http_client(backend, config=Config(server=ServerConfig(memory_bytes=100))) as client:
@@ -385,7 +385,7 @@ async def test_health_shows_what_each_model_takes():
     assert body["memory"] == {"budget": 100, "used": 40, "models": [{**model, **state}]}
 
 
-async def test_what_a_model_takes_is_foreseen_and_then_seen():
+async def test_footprint_is_estimated_before_and_reported_after_a_load():
     engine = Engine({"a": 30})
     async with shared(100, mlx=engine) as memory:
         assert await memory.footprint("mlx", "a") == 40
@@ -396,7 +396,7 @@ async def test_what_a_model_takes_is_foreseen_and_then_seen():
         assert await memory.footprint("echo", "a") is None
 
 
-def test_a_models_entry_tells_its_backends_how_long_it_stays():
+def test_alias_sets_keep_alive_on_its_backends():
     config = Config(
         models={
             "short": ModelConfig(names={"mlx": "org/a", "ollama": "a:1b"}, keep_alive="5m"),
@@ -440,7 +440,7 @@ def test_a_models_entry_tells_its_backends_how_long_it_stays():
         ),
     ],
 )
-def test_of_two_names_of_one_model_that_counts_which_says_how_long_it_stays(
+def test_explicit_keep_alive_wins_between_two_aliases_of_one_model(
     one: ModelConfig, other: ModelConfig, seconds: float, order: int
 ):
     first, second = (one, other)[::order]
@@ -449,6 +449,6 @@ def test_of_two_names_of_one_model_that_counts_which_says_how_long_it_stays(
 
 
 @pytest.mark.parametrize("fields", [{"keep_alive": "soon"}, {"keep_alive": 5, "ttl": 6}])
-def test_an_entry_that_names_no_duration_is_refused(fields: dict[str, object]):
+def test_alias_with_an_invalid_duration_is_refused(fields: dict[str, object]):
     with pytest.raises(ValueError, match=r"keep_alive"):
         ModelConfig(names={"mlx": "a"}, **fields)  # type: ignore[arg-type]

@@ -1,4 +1,4 @@
-"""`auto_pull`: without it nobody is asked; with it one download serves all who wait for it."""
+"""auto_pull: off, nothing is downloaded; on, one download serves all waiting requests."""
 
 import asyncio
 import socket
@@ -23,7 +23,7 @@ PULLING = ServerConfig(auto_pull=True)
 
 
 class Library(ScriptedBackend):
-    """Has nothing but what was fetched from it."""
+    """A backend with only the models that were pulled."""
 
     def __init__(self, kind: str, error: BackendError | None = None) -> None:
         super().__init__(kind=kind, models=[])
@@ -72,18 +72,18 @@ async def status_of(client: Any, model: str) -> int:
         ("org/../name", None),
     ],
 )
-def test_name_tells_where_it_could_come_from(name: str, source: Source | None):
+def test_form_of_a_name_selects_its_source(name: str, source: Source | None):
     assert to_source(name, BOTH) == source
 
 
-def test_repository_is_a_tag_where_there_is_no_mlx():
+def test_repository_is_pulled_by_ollama_without_mlx():
     assert to_source("org/name", {"ollama": naming.OLLAMA}) == ("ollama", "org/name")
     assert to_source("llama3.2", {"mlx": naming.MLX}) is None
 
 
 @pytest.fixture
 def connections(monkeypatch: pytest.MonkeyPatch) -> list[object]:
-    """Every address that is connected to, or looked up, from now on."""
+    """Record every address that is connected to or looked up."""
     seen: list[object] = []
     connect, look_up = socket.socket.connect, socket.getaddrinfo
 
@@ -100,7 +100,7 @@ def connections(monkeypatch: pytest.MonkeyPatch) -> list[object]:
     return seen
 
 
-async def test_nobody_but_the_engine_is_asked_when_it_is_off(
+async def test_only_the_engine_is_contacted_when_it_is_off(
     tmp_path: Path, connections: list[object]
 ):
     mlx_config = MLXConfig(cache_folder=str(tmp_path), huggingface_cache=False, embedded="never")
@@ -127,7 +127,7 @@ async def test_nobody_but_the_engine_is_asked_when_it_is_off(
     assert {str(address) for address in connections} == {str((place[0], int(place[1])))}
 
 
-async def test_model_that_nobody_has_is_fetched_and_answers():
+async def test_missing_model_is_downloaded_and_answers():
     mlx, ollama = Library("mlx"), Library("ollama")
     async with http_client(mlx, ollama, config=Config(server=PULLING)) as client:
         assert await status_of(client, "llama3.2:3b") == 200
@@ -136,7 +136,7 @@ async def test_model_that_nobody_has_is_fetched_and_answers():
     assert (ollama.fetched, mlx.fetched) == (["llama3.2:3b"], ["org/name"])
 
 
-async def test_model_is_fetched_from_an_ollama_by_its_own_words():
+async def test_model_is_pulled_through_ollama():
     async with stand_in() as standin:
         has_it = asyncio.Event()
         add_tags(standin, has_it)
@@ -150,7 +150,7 @@ async def test_model_is_fetched_from_an_ollama_by_its_own_words():
 
 
 def add_tags(standin: StandIn, has_it: asyncio.Event) -> None:
-    """It lists `tiny`, which does not embed, once that was pulled."""
+    """List `tiny`, which does not embed, after it was pulled."""
 
     async def tags(reply: Reply) -> None:
         tiny = b'{"name": "tiny:latest", "digest": "d", "capabilities": ["completion"], '
@@ -165,7 +165,7 @@ def add_tags(standin: StandIn, has_it: asyncio.Event) -> None:
     standin.says("/api/pull", pull)
 
 
-async def test_own_name_is_fetched_by_what_is_behind_it():
+async def test_alias_is_downloaded_by_its_model_names():
     mlx, ollama = Library("mlx"), Library("ollama")
     own = {"mine": ModelConfig(names={"mlx": "org/name", "ollama": "a:7b"}, prefer="ollama")}
     async with http_client(mlx, ollama, config=Config(server=PULLING, models=own)) as client:
@@ -179,7 +179,7 @@ async def test_own_name_is_fetched_by_what_is_behind_it():
     ("error", "status"),
     [(ModelNotFoundError("no such model"), 404), (BackendUnavailableError("no way out"), 503)],
 )
-async def test_download_that_fails_says_why(error: BackendError, status: int):
+async def test_failed_download_reports_the_reason(error: BackendError, status: int):
     ollama = Library("ollama", error)
     async with http_client(ollama, config=Config(server=PULLING)) as client:
         response = await client.post(CHAT, json=chat(model="nope"))
@@ -187,7 +187,7 @@ async def test_download_that_fails_says_why(error: BackendError, status: int):
     assert response.json()["error"]["message"] == error.message
 
 
-async def test_download_that_takes_too_long_is_given_up():
+async def test_slow_download_is_cancelled():
     ollama = Library("ollama")
     ollama.going_on.clear()
     config = Config(server=ServerConfig(auto_pull=True, pull_timeout=0.05))
@@ -196,7 +196,7 @@ async def test_download_that_takes_too_long_is_given_up():
     assert ollama.given_up == ["slow"]
 
 
-async def test_requests_that_meet_share_one_download():
+async def test_concurrent_requests_share_one_download():
     ollama = Library("ollama")
     ollama.going_on.clear()
     async with http_client(ollama, config=Config(server=PULLING)) as client:
@@ -208,7 +208,7 @@ async def test_requests_that_meet_share_one_download():
     assert (ollama.fetched, ollama.given_up) == (["llama3.2"], [])
 
 
-async def test_download_that_nobody_waits_for_ends():
+async def test_download_ends_when_its_last_request_leaves():
     ollama = Library("ollama")
     ollama.going_on.clear()
     async with http_client(ollama, config=Config(server=PULLING)) as client:
@@ -221,7 +221,7 @@ async def test_download_that_nobody_waits_for_ends():
     assert len(ollama.fetched) == 2
 
 
-async def test_model_is_only_looked_at_without_a_download():
+async def test_retrieving_a_model_does_not_download_it():
     ollama = Library("ollama")
     async with http_client(ollama, config=Config(server=PULLING)) as client:
         assert (await client.get("/v1/models/llama3.2")).status_code == 404

@@ -1,4 +1,4 @@
-"""The same model on two backends: what makes it one entry, and which names lead there."""
+"""One model on two backends: one entry, and all names that resolve to it."""
 
 import asyncio
 from collections.abc import AsyncIterator, Mapping
@@ -21,7 +21,7 @@ Shelves = Mapping[str, list[Model]]
 async def routing(
     mlx: list[Model], ollama: list[Model], own: Mapping[str, ModelConfig] | None = None
 ) -> AsyncIterator[tuple[Router, Registry, ScriptedBackend]]:
-    """A router, its registry, and the backend in Ollama's place."""
+    """A router, its registry, and the backend of kind `ollama`."""
     backends = [ScriptedBackend(kind=k, models=m) for k, m in (("mlx", mlx), ("ollama", ollama))]
     registry = Registry(own or {}, period=60)
     async with registry.open({}, {backend.kind: backend for backend in backends}):
@@ -54,7 +54,7 @@ PAIR = {"fast": ModelConfig(names={"mlx": "org/a", "ollama": "a:7b"})}
 
 
 @pytest.mark.parametrize("name", ["fast", "org/a", "a:7b", "a"])
-async def test_declared_pair_is_one_entry_by_each_of_its_names(name: str):
+async def test_alias_pair_is_one_entry_by_each_of_its_names(name: str):
     async with routing([Model(name="org/a")], [Model(name="a:7b")], PAIR) as (router, registry, _):
         (entry,) = registry.entries()
         found = await router.find(name)
@@ -74,15 +74,13 @@ async def test_declared_pair_is_one_entry_by_each_of_its_names(name: str):
         ("ollama/a:7b", ["ollama"]),
     ],
 )
-async def test_name_of_a_backends_own_is_asked_of_it_first_and_a_forced_one_of_it_alone(
-    name: str, kinds: list[str]
-):
+async def test_own_name_of_a_backend_prefers_it_and_a_prefix_forces_it(name: str, kinds: list[str]):
     async with routing([Model(name="org/a")], [Model(name="a:7b")], PAIR) as (router, _, _):
         routes = await router.routes(name)
     assert [route.backend.kind for route in routes] == kinds
 
 
-async def test_models_of_one_file_are_one_entry():
+async def test_models_of_one_origin_are_one_entry():
     mlx, ollama = [made("org/a", "sha256:1")], [made("b:7b", "sha256:1"), made("c", "sha256:2")]
     async with routing(mlx, ollama) as (router, registry, _):
         entries = registry.entries()
@@ -102,7 +100,7 @@ async def test_models_of_one_file_are_one_entry():
         ([made("a", "1")], [made("b", "2")]),
     ],
 )
-async def test_models_that_are_merely_alike_stay_apart(mlx: list[Model], ollama: list[Model]):
+async def test_similar_models_stay_apart(mlx: list[Model], ollama: list[Model]):
     async with routing(mlx, ollama) as (_, registry, _):
         entries = registry.entries()
     assert all(len(entry.deployments) == 1 for entry in entries)
@@ -124,7 +122,7 @@ async def test_short_name_of_both_halves_of_a_pair_is_not_ambiguous():
         assert deployments(await router.find("tiny")) == ["mlx/org/tiny", "ollama/tiny:latest"]
 
 
-async def test_short_name_of_two_models_names_both():
+async def test_ambiguous_short_name_error_names_both():
     async with routing([Model(name="org/tiny")], [Model(name="tiny:latest")]) as (router, _, _):
         with pytest.raises(ModelNotFoundError, match="'mlx/org/tiny', 'ollama/tiny:latest'"):
             await router.find("tiny")
@@ -142,7 +140,7 @@ async def test_short_name_of_two_models_names_both():
         ),  # Another model: a tag is what it is.
     ],
 )
-async def test_own_name_may_be_a_tag(own: ModelConfig, found: list[str]):
+async def test_alias_may_be_a_tag(own: ModelConfig, found: list[str]):
     given = {"a:7b": own}
     async with routing([Model(name="org/a")], [Model(name="a:7b")], given) as (router, registry, _):
         entry = await router.find("a:7b")
@@ -151,13 +149,13 @@ async def test_own_name_may_be_a_tag(own: ModelConfig, found: list[str]):
     assert listed["a:7b"] == found
 
 
-async def test_preference_of_an_own_name_that_is_a_tag_is_kept():
+async def test_alias_that_is_a_tag_keeps_its_preference():
     own = {"a:7b": ModelConfig(names={"ollama": "a:7b", "mlx": "org/a"}, prefer="mlx")}
     async with routing([Model(name="org/a")], [Model(name="a:7b")], own) as (router, _, _):
         assert (await router.find("a:7b")).prefer == "mlx"
 
 
-async def test_tag_of_the_config_may_leave_latest_out():
+async def test_config_may_omit_latest():
     own = {"fast": ModelConfig(names={"mlx": "org/a", "ollama": "a"})}
     tag = Model(name="a:latest", context_length=9)
     async with routing([Model(name="org/a")], [tag], own) as (router, registry, _):
@@ -167,7 +165,7 @@ async def test_tag_of_the_config_may_leave_latest_out():
         assert (await router.find("a:latest")).id == "fast"
 
 
-async def test_two_own_names_of_one_pair_are_two_entries():
+async def test_two_aliases_of_one_pair_are_two_entries():
     own = PAIR | {"slow": ModelConfig(names={"mlx": "org/a", "ollama": "a:7b"}, prefer="ollama")}
     async with routing([Model(name="org/a")], [Model(name="a:7b")], own) as (router, registry, _):
         assert [entry.names for entry in registry.entries()] == [
@@ -177,7 +175,7 @@ async def test_two_own_names_of_one_pair_are_two_entries():
         assert ((await router.find("slow")).id, (await router.find("org/a")).id) == ("slow", "fast")
 
 
-async def test_model_that_is_declared_the_same_as_two_others_stays_for_itself():
+async def test_model_paired_with_two_others_has_no_counterpart():
     own = PAIR | {"other": ModelConfig(names={"mlx": "org/a", "ollama": "b:7b"})}
     tags = [Model(name="a:7b"), Model(name="b:7b")]
     async with routing([Model(name="org/a")], tags, own) as (router, _, _):
@@ -186,14 +184,14 @@ async def test_model_that_is_declared_the_same_as_two_others_stays_for_itself():
         assert deployments(await router.find("other")) == ["mlx/org/a", "ollama/b:7b"]
 
 
-async def test_half_of_a_pair_that_is_not_there_is_asked_only_where_it_is_forced():
+async def test_missing_half_of_a_pair_is_used_only_if_forced():
     async with routing([], [Model(name="a:7b")], PAIR) as (router, _, _):
         assert deployments(await router.find("fast")) == ["ollama/a:7b"]
         forced = await router.find("mlx/fast")  # MLX itself says that it has no such model.
         assert (deployments(forced), forced.names) == (["mlx/org/a"], ("fast", "a:7b"))
 
 
-async def test_own_name_of_a_model_that_is_not_there_is_told_once(caplog: pytest.LogCaptureFixture):
+async def test_alias_of_a_missing_model_is_logged_once(caplog: pytest.LogCaptureFixture):
     own = {
         "fast": ModelConfig(names={"mlx": "org/a", "ollama": "b:7b"}),
         "fine": ModelConfig(names={"ollama": "a"}),
@@ -205,7 +203,7 @@ async def test_own_name_of_a_model_that_is_not_there_is_told_once(caplog: pytest
     assert caplog.messages == ["models: 'fast' names 'b:7b', which ollama does not have."]
 
 
-async def test_own_name_that_a_model_has_is_told_once(caplog: pytest.LogCaptureFixture):
+async def test_alias_shadowed_by_a_model_is_logged_once(caplog: pytest.LogCaptureFixture):
     own = {"a:7b": ModelConfig(names={"mlx": "org/a"}), "fine": ModelConfig(names={"mlx": "org/a"})}
     backend = Listed("a:7b")
     registry = Registry(own, period=0.01)
@@ -223,7 +221,7 @@ async def test_folder_of_a_pair_need_not_be_listed():
         assert deployments(await router.find("fast")) == ["mlx/~/models/a", "ollama/a:7b"]
 
 
-async def test_pair_whose_one_half_is_away_is_listed_with_the_other():
+async def test_pair_with_an_unreachable_half_lists_the_other():
     async with routing([Model(name="org/a")], [Model(name="a:7b")], PAIR) as (_, registry, ollama):
         ollama.models = BackendUnavailableError("gone")
         await registry.refresh(1)
@@ -231,7 +229,7 @@ async def test_pair_whose_one_half_is_away_is_listed_with_the_other():
     assert (entry.id, deployments(entry)) == ("fast", ["mlx/org/a"])
 
 
-async def test_name_found_before_leads_to_what_its_backend_tells_when_it_was_asked_again():
+async def test_known_name_resolves_anew_after_a_listing():
     async with routing([Model(name="org/a")], [Model(name="a:7b")], PAIR) as (router, registry, it):
         assert deployments(await router.find("fast")) == ["mlx/org/a", "ollama/a:7b"]
         it.models = [Model(name="a:7b", context_length=2048)]

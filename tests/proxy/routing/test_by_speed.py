@@ -1,4 +1,4 @@
-"""The place that was measured to be fastest is taken, and not another every time."""
+"""The fastest backend by measurements is used, without frequent changes."""
 
 import random
 from collections import Counter
@@ -24,12 +24,12 @@ REQUEST = GenerationRequest(model="m", prompt="Hi")
 
 
 class World:
-    """Two engines of known speed, and a clock that is put forward by hand."""
+    """Two engines of known speed and a manual clock."""
 
     def __init__(self, mlx: float, ollama: float, noise: float = 0.0) -> None:
         self.now = 0.0
         self.seconds = {"mlx": mlx, "ollama": ollama}
-        """That an answer takes."""
+        """Duration of an answer, by backend."""
         self.cold: set[str] = set()
         self.measurements, self.estimates = Measurements(), Estimates()
         self.chooser = SpeedChooser(self.measurements, self.estimates, lambda: self.now)
@@ -45,7 +45,7 @@ class World:
         return self.chooser.choose(candidates, requirements)
 
     def ask(self, *kinds: str, tokens: int = 50, crowd: int = 1, **about: Any) -> str:
-        """The kind that answers, after a second; it was measured."""
+        """The backend that answers; measures the answer and advances the clock by a second."""
         choice = self.choose(*kinds, tokens=tokens, **about)
         self.chooser.note(choice)
         kind = choice.order[0].deployment.backend
@@ -77,7 +77,7 @@ def changes(kinds: list[str]) -> int:
 
 
 @pytest.mark.parametrize(("mlx", "ollama", "fastest"), [(1, 2, "mlx"), (2, 1, "ollama")])
-def test_both_are_tried_and_then_the_faster_one_is_stayed_with(
+def test_both_backends_are_tried_before_the_faster_one_is_kept(
     mlx: float, ollama: float, fastest: str
 ):
     kinds = World(mlx, ollama).asks(30)
@@ -85,14 +85,14 @@ def test_both_are_tried_and_then_the_faster_one_is_stayed_with(
     assert set(kinds[8:]) == {fastest}
 
 
-def test_asking_changes_nothing():
+def test_choosing_without_noting_changes_nothing():
     world = World(1, 2)
     for _ in range(12):
         choices = [world.choose().order[0].deployment.backend for _ in range(3)]
         assert choices == [world.ask()] * 3
 
 
-def test_nothing_measured_leaves_the_order_as_it_is():
+def test_order_is_kept_without_measurements():
     world = World(1, 2)
     choice = world.choose(fit="evicts")
     assert (choice.rule, [each.deployment.backend for each in choice.order]) == (
@@ -101,7 +101,7 @@ def test_nothing_measured_leaves_the_order_as_it_is():
     )
 
 
-def test_who_would_cost_another_model_its_memory_is_not_tried():
+def test_candidate_that_evicts_a_model_is_not_tried():
     world = World(1, 2)
     here = Candidate(deployment=Deployment(backend="ollama", name="m"), tokens=50, fit="loaded")
     there = Candidate(deployment=Deployment(backend="mlx", name="m"), tokens=50, fit="evicts")
@@ -114,7 +114,7 @@ def test_who_would_cost_another_model_its_memory_is_not_tried():
     assert world.chooser.choose([there, here], Requirements()).order[0] is there
 
 
-def test_an_answer_that_waited_for_a_load_is_no_measure():
+def test_answers_after_a_load_do_not_count():
     world = World(1, 2)
     world.measure("ollama", 2)
     world.cold = {"mlx"}
@@ -123,7 +123,7 @@ def test_an_answer_that_waited_for_a_load_is_no_measure():
     assert world.choose().seconds.keys() == {"ollama"}
 
 
-def test_a_small_gain_is_not_worth_a_change():
+def test_incumbent_is_kept_for_a_small_gain():
     world = World(1, 1.3)
     world.asks(10)
     world.now += 20 * MINUTES
@@ -135,7 +135,7 @@ def test_a_small_gain_is_not_worth_a_change():
     assert world.ask() == "ollama"
 
 
-def test_a_place_is_left_at_most_once_in_ten_minutes():
+def test_incumbent_changes_at_most_once_in_ten_minutes():
     world = World(1, 2)
     world.asks(10)
     world.seconds = {"mlx": 4.0, "ollama": 2.0}
@@ -149,7 +149,7 @@ def test_a_place_is_left_at_most_once_in_ten_minutes():
 
 
 @pytest.mark.parametrize("faster", ["mlx", "ollama"])
-def test_noise_makes_nobody_change(faster: str):
+def test_incumbent_is_kept_despite_noise(faster: str):
     other = {"mlx": "ollama", "ollama": "mlx"}[faster]
     for ratio in (1.0, 1.1, 1.25, 2.0):
         world = World(**{faster: 1.0, other: ratio}, noise=0.2)
@@ -159,7 +159,7 @@ def test_noise_makes_nobody_change(faster: str):
             assert set(kinds[20:]) == {faster}
 
 
-def test_the_better_one_that_becomes_the_worse_is_left():
+def test_incumbent_changes_when_the_faster_becomes_the_slower():
     world = World(1, 1.5, noise=0.2)
     world.asks(20)
     world.now += 10 * MINUTES
@@ -169,7 +169,7 @@ def test_the_better_one_that_becomes_the_worse_is_left():
     assert set(kinds[6:]) == {"ollama"}
 
 
-def test_who_is_away_is_left_at_once_and_come_back_to():
+def test_unreachable_incumbent_is_skipped_and_used_again_later():
     world = World(1, 2)
     world.asks(20)
     assert [world.ask("ollama") for _ in range(5)] == ["ollama"] * 5
@@ -178,7 +178,7 @@ def test_who_is_away_is_left_at_once_and_come_back_to():
     assert "ollama" in world.asks(10)  # That was no change: the one in ten minutes is still there.
 
 
-def test_one_that_cannot_answer_this_time_keeps_its_place():
+def test_incumbent_that_is_no_candidate_stays_the_incumbent():
     world = World(1, 2)
     world.asks(20)
     assert (
@@ -193,14 +193,14 @@ def test_one_that_cannot_answer_this_time_keeps_its_place():
     assert world.asks(5) == ["mlx"] * 5
 
 
-def test_who_was_slow_is_tried_again_after_an_hour():
+def test_slower_backend_is_tried_again_after_an_hour():
     world = World(1, 2)
     world.asks(20)
     world.now += 61 * MINUTES
     assert Counter(world.asks(10)) == {"mlx": 9, "ollama": 1}
 
 
-def test_what_was_measured_beside_shortens_the_trial():
+def test_figures_of_adjacent_buckets_shorten_the_trial():
     world = World(1, 2)
     world.asks(20)
     assert world.choose(tokens=300).seconds["mlx"] == pytest.approx(1, rel=0.05)
@@ -209,7 +209,7 @@ def test_what_was_measured_beside_shortens_the_trial():
     assert set(kinds[4:]) == {"mlx"}
 
 
-def test_long_prompts_and_crowds_have_a_choice_of_their_own():
+def test_long_prompts_and_concurrency_have_incumbents_of_their_own():
     world = World(1, 2)
     world.asks(20)
     world.seconds = {"mlx": 5.0, "ollama": 1.0}
@@ -217,7 +217,7 @@ def test_long_prompts_and_crowds_have_a_choice_of_their_own():
     assert world.ask() == "mlx"
 
 
-def test_many_at_once_share_the_trials():
+def test_concurrent_requests_share_the_trials():
     world = World(1, 2)
     crowd: list[str] = []
     with_open: list[Any] = []
@@ -236,7 +236,7 @@ def test_many_at_once_share_the_trials():
     assert world.choose().context.bucket.crowd == 0
 
 
-def test_what_else_a_backend_has_in_hand_counts_against_it_alone():
+def test_other_requests_of_a_backend_count_against_it_alone():
     world = World(1, 2)
     world.asks(20)
     world.measure("mlx", 50, crowd=3)
@@ -250,7 +250,7 @@ def test_what_else_a_backend_has_in_hand_counts_against_it_alone():
     assert choice.order[0].deployment.backend == "ollama"
 
 
-def test_a_short_answer_goes_where_the_first_token_comes_sooner():
+def test_short_answer_goes_to_the_backend_with_the_lower_ttft():
     world = World(1, 1)
     for kind, ttft, speed in (("mlx", 0.1, 10.0), ("ollama", 1.0, 100.0)):
         for _ in range(4):
@@ -280,7 +280,7 @@ def test_a_short_answer_goes_where_the_first_token_comes_sooner():
     )
 
 
-def test_an_answer_in_one_piece_took_the_time_it_took():
+def test_answer_in_one_piece_counts_with_its_ttft():
     world = World(1, 1)
     measured = Measurement(
         backend="mlx",
@@ -296,7 +296,7 @@ def test_an_answer_in_one_piece_took_the_time_it_took():
     assert world.choose().seconds == {"mlx": 3.0, "ollama": 2.0}
 
 
-def test_engines_that_change_places_are_noticed():
+def test_swapped_speeds_are_noticed():
     world = World(1, 2, noise=0.2)
     world.asks(40)
     world.now += 10 * MINUTES
@@ -306,7 +306,7 @@ def test_engines_that_change_places_are_noticed():
     assert changes(kinds) == 1
 
 
-def test_a_slow_hour_of_the_faster_one_costs_a_few_trials():
+def test_slow_hour_of_the_faster_backend_costs_a_few_trials():
     world = World(1, 2)
     world.asks(40)
     world.now += 10 * MINUTES
@@ -316,11 +316,11 @@ def test_a_slow_hour_of_the_faster_one_costs_a_few_trials():
     assert changes(kinds) == 2
 
 
-def test_who_is_much_slower_is_not_tried_four_times():
+def test_much_slower_backend_is_tried_fewer_times():
     assert Counter(World(1, 5, noise=0.2).asks(20)) == {"mlx": 18, "ollama": 2}
 
 
-def test_a_guess_that_was_wrong_is_put_right_at_once():
+def test_wrong_guess_is_corrected_at_once():
     world = World(1, 1)
     world.asks(20, fit="evicts")  # Nobody is tried: mlx comes first.
     world.measure("mlx", 5, tokens=300)

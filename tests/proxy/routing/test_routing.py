@@ -1,4 +1,4 @@
-"""Names -> models, and what is needed -> a backend."""
+"""Names resolve to models, and requirements to backends."""
 
 import asyncio
 from collections.abc import AsyncIterator
@@ -74,7 +74,7 @@ async def a_router(*backends: ScriptedBackend) -> AsyncIterator[Router]:
         ("org-a/twin", "mlx", "org-a/twin"),
     ],
 )
-async def test_name_leads_to_a_model(name: str, kind: str, own: str):
+async def test_name_resolves_to_a_model(name: str, kind: str, own: str):
     async with a_router(mlx(), ollama()) as router:
         route = await router.resolve(name, frozenset())
     assert (route.backend.kind, route.name) == (kind, own)
@@ -116,32 +116,32 @@ async def test_name_that_cannot_be_one_is_invalid(name: str):
             await router.resolve(name, frozenset())
 
 
-async def test_unknown_name_is_answered_with_the_nearest():
+async def test_unknown_name_error_suggests_the_nearest():
     async with a_router(mlx(), ollama()) as router:
         with pytest.raises(ModelNotFoundError, match=r"Did you mean 'llama3.2:3b'"):
             await router.resolve("llama3.2:4b", frozenset())
 
 
-async def test_ambiguous_short_name_is_answered_with_the_full_ones():
+async def test_ambiguous_short_name_error_lists_the_full_ones():
     async with a_router(mlx()) as router:
         with pytest.raises(ModelNotFoundError, match=r"'mlx/org-a/twin', 'mlx/org-b/twin'"):
             await router.resolve("twin", frozenset())
 
 
-async def test_feature_leads_to_the_backend_that_has_it():
+async def test_feature_selects_the_backend_that_honours_it():
     async with a_router(mlx(honours=EVERYTHING - {"seed"}), ollama()) as router:
         assert (await router.resolve("both", frozenset({"seed"}))).backend.kind == "ollama"
         assert (await router.resolve("both", frozenset({"stop"}))).backend.kind == "mlx"
 
 
-async def test_feature_that_the_forced_backend_lacks_is_refused_with_who_has_it():
+async def test_feature_that_the_forced_backend_lacks_is_refused_with_a_hint():
     async with a_router(mlx(honours=EVERYTHING - {"seed"}), ollama()) as router:
         with pytest.raises(UnsupportedParameterError, match=r"on ollama could") as caught:
             await router.resolve("mlx/both", frozenset({"seed", "stop"}))
     assert caught.value.param == "seed"
 
 
-async def test_model_that_lacks_a_feature_is_passed_over_for_one_that_has_it():
+async def test_model_that_lacks_a_feature_is_skipped():
     one = ScriptedBackend(
         kind="mlx", models=[Model(name="a", lacks=frozenset({"tools"})), Model(name="b")]
     )
@@ -154,7 +154,7 @@ async def test_model_that_lacks_a_feature_is_passed_over_for_one_that_has_it():
             await router.resolve("mlx/a", frozenset({"tools"}))
 
 
-async def test_absent_backend_is_left_for_the_one_that_is_there():
+async def test_unreachable_backend_is_skipped():
     first, second = mlx(), ollama()
     async with a_router(first, second) as router:
         first.models = BackendUnavailableError("gone")
@@ -164,7 +164,7 @@ async def test_absent_backend_is_left_for_the_one_that_is_there():
 
 
 @pytest.mark.parametrize("fault", [BackendUnavailableError("gone"), KeyError("defect")])
-async def test_model_of_an_absent_backend_is_not_listed_but_tried(fault: Exception):
+async def test_model_of_an_unreachable_backend_is_not_listed_but_tried(fault: Exception):
     backend = ollama()
     async with a_router(backend) as router:
         registry = router._registry  # pyright: ignore[reportPrivateUsage]
@@ -188,9 +188,7 @@ async def test_model_of_an_absent_backend_is_not_listed_but_tried(fault: Excepti
         ("mlx/mistral:7b", ModelNotFoundError),
     ],
 )
-async def test_name_that_points_to_an_absent_backend_is_unavailable(
-    name: str, error: type[BackendError]
-):
+async def test_name_of_an_unreachable_backend_is_unavailable(name: str, error: type[BackendError]):
     backend = ollama()
     backend.models = BackendUnavailableError("gone")
     async with a_router(backend, ScriptedBackend(kind="mlx")) as router:
@@ -207,7 +205,7 @@ async def test_name_that_points_to_an_absent_backend_is_unavailable(
     ],
 )
 @pytest.mark.parametrize("others", [[], [ScriptedBackend(kind="mlx")]], ids=["alone", "both"])
-async def test_refusal_names_the_engine_that_could_be_it_there_or_not(
+async def test_refusal_names_the_engine_that_could_even_if_it_is_off(
     feature: Feature, said: str, others: list[ScriptedBackend]
 ):
     backend = ollama(honours=OLLAMA)
@@ -218,7 +216,7 @@ async def test_refusal_names_the_engine_that_could_be_it_there_or_not(
 
 
 @pytest.mark.parametrize("models", [BackendUnavailableError("gone"), HANG])
-async def test_name_is_not_unknown_while_nobody_has_told_of_any(models: Exception | str):
+async def test_name_is_unavailable_before_the_first_listing(models: Exception | str):
     backend = ollama()
     backend.models = models
     async with a_router(backend) as router:
@@ -233,7 +231,7 @@ async def test_new_model_is_found_at_once():
         assert (await router.resolve("new", frozenset())).name == "new:latest"
 
 
-async def test_unknown_names_share_one_question():
+async def test_unknown_names_share_one_listing():
     backend = ollama()
     async with a_router(backend) as router:
         backend.models, backend.listed = HANG, 0
@@ -243,7 +241,7 @@ async def test_unknown_names_share_one_question():
     assert backend.listed == 1
 
 
-async def test_backend_that_comes_late_is_noticed():
+async def test_backend_that_starts_later_is_noticed():
     backend = ollama()
     backend.models = BackendUnavailableError("not yet")
     registry = Registry({}, period=0.01)
@@ -256,7 +254,7 @@ async def test_backend_that_comes_late_is_noticed():
         assert [entry.id for entry in registry.entries()] == ["a"]
 
 
-async def test_opening_waits_for_nobody_and_closing_leaves_no_task():
+async def test_opening_does_not_wait_and_closing_leaves_no_task():
     backend = ollama()
     backend.models = HANG
     before = asyncio.all_tasks()

@@ -17,7 +17,7 @@ ILL = Health(ok=False, detail="It failed several times.")
     ("mlx", "ollama", "status"),
     [(WELL, WELL, "ok"), (WELL, ILL, "degraded"), (ILL, ILL, "unavailable")],
 )
-async def test_status_is_that_of_the_engines_together(mlx: Health, ollama: Health, status: Status):
+async def test_status_combines_the_backends(mlx: Health, ollama: Health, status: Status):
     backends = (
         ScriptedBackend(kind="mlx", health=mlx),
         ScriptedBackend(kind="ollama", health=ollama),
@@ -30,7 +30,7 @@ async def test_status_is_that_of_the_engines_together(mlx: Health, ollama: Healt
     assert told["fallbacks"] == {}
 
 
-async def test_server_that_goes_down_says_so():
+async def test_status_is_draining_during_shutdown():
     backend = ScriptedBackend(kind="mlx")
     app = create_app(Config(), {"mlx": backend})
     transport = httpx2.ASGITransport(app=app)  # type: ignore[arg-type]
@@ -39,7 +39,7 @@ async def test_server_that_goes_down_says_so():
         assert (await client.get("/api/health")).json()["status"] == "draining"
 
 
-async def test_engine_that_is_off_is_named_and_hurts_nobody():
+async def test_engine_that_is_off_is_listed_and_does_not_degrade():
     async with http_client(ScriptedBackend(kind="ollama")) as client:
         told = (await client.get("/api/health")).json()
     assert told["status"] == "ok"
@@ -47,5 +47,5 @@ async def test_engine_that_is_off_is_named_and_hurts_nobody():
     assert "switched off" in told["backends"]["mlx"]["detail"]
 
 
-def test_it_tells_all_that_health_tells():
+def test_fields_include_those_of_health():
     assert HybridHealth.__struct_fields__ == ServerHealth.__struct_fields__

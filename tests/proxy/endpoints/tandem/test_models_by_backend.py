@@ -26,7 +26,7 @@ class Loading(ScriptedBackend):
         return {"big:latest": Progress(status="loading", completed=1, total=2)}
 
 
-async def test_models_are_told_by_backend():
+async def test_models_are_listed_by_backend():
     mlx = ScriptedBackend(kind="mlx", models=[BIG])
     other = Loading(kind="ollama", models=[OTHER])
     async with http_client(mlx, other, config=CONFIG) as client:
@@ -52,7 +52,7 @@ async def test_models_are_told_by_backend():
     assert on_ollama["loading"] == {"status": "loading", "completed": 1, "total": 2}
 
 
-async def test_backend_that_is_away_has_no_models():
+async def test_unreachable_backend_has_no_models():
     mlx = ScriptedBackend(kind="mlx", models=[BIG])
     away = ScriptedBackend(kind="ollama", models=BackendUnavailableError("gone"))
     async with http_client(mlx, away) as client:

@@ -1,4 +1,4 @@
-"""`GET /api/performance/comparison`: what is live, what was benched, and who is faster."""
+"""`GET /api/performance/comparison`: live answers, benchmarks, and verdicts."""
 
 import asyncio
 from pathlib import Path
@@ -39,7 +39,7 @@ async def comparison(client: httpx2.AsyncClient, **params: str) -> list[dict[str
     return response.json()["models"]
 
 
-async def test_a_model_that_was_benched_and_never_answered_is_listed(tmp_path: Path):
+async def test_benched_model_without_answers_is_listed(tmp_path: Path):
     Archive(tmp_path).save(bench_result())
     async with http_client(*both(), config=config(tmp_path)) as client:
         (model,) = await comparison(client)
@@ -58,7 +58,7 @@ async def test_a_model_that_was_benched_and_never_answered_is_listed(tmp_path: P
     )
 
 
-async def test_the_first_who_asks_waits_for_the_lists(tmp_path: Path):
+async def test_first_comparison_waits_for_the_listings(tmp_path: Path):
     class Slow(ScriptedBackend):
         async def list_models(self) -> list[Model]:
             await listing
@@ -78,7 +78,7 @@ async def test_the_first_who_asks_waits_for_the_lists(tmp_path: Path):
 @pytest.mark.parametrize(
     "then", [(MLX, replace(OLLAMA, digest="d0")), (replace(MLX, size_bytes=7), OLLAMA)]
 )
-async def test_a_benchmark_of_other_weights_is_stale_and_settles_nothing(
+async def test_benchmark_of_other_weights_is_stale(
     tmp_path: Path, then: tuple[Contestant, Contestant]
 ):
     Archive(tmp_path).save(bench_result(contestants=then))
@@ -88,13 +88,13 @@ async def test_a_benchmark_of_other_weights_is_stale_and_settles_nothing(
     assert model["summary"] == []
 
 
-async def test_a_benchmark_of_other_models_is_not_told(tmp_path: Path):
+async def test_benchmark_of_other_models_is_omitted(tmp_path: Path):
     Archive(tmp_path).save(bench_result(contestants=(MLX, replace(OLLAMA, name="other:1"))))
     async with http_client(*both(), config=config(tmp_path)) as client:
         assert await comparison(client) == []
 
 
-async def test_one_model_is_told_when_it_is_asked_for(tmp_path: Path):
+async def test_comparison_of_one_model(tmp_path: Path):
     Archive(tmp_path).save(bench_result())
     async with http_client(*both(), config=config(tmp_path)) as client:
         assert [each["model_id"] for each in await comparison(client, model="small")] == ["small"]
@@ -103,7 +103,7 @@ async def test_one_model_is_told_when_it_is_asked_for(tmp_path: Path):
     assert missing.json()["error"]["code"] == "model_not_found"
 
 
-async def test_a_model_of_which_nothing_is_known_is_told_when_it_is_asked_for(tmp_path: Path):
+async def test_comparison_of_one_model_without_measurements(tmp_path: Path):
     async with http_client(*both(), config=config(tmp_path)) as client:
         assert await comparison(client) == []
         (model,) = await comparison(client, model="small")
@@ -111,7 +111,7 @@ async def test_a_model_of_which_nothing_is_known_is_told_when_it_is_asked_for(tm
     assert [each["name"] for each in model["backends"]] == ["m", "m:1"]
 
 
-async def test_live_answers_of_both_are_summed_up(tmp_path: Path):
+async def test_live_answers_of_both_have_a_summary(tmp_path: Path):
     async with http_client(*both(), config=config(tmp_path)) as client:
         for model in ("mlx/small", "ollama/small"):
             await client.post("/v1/chat/completions", json=chat(model=model))

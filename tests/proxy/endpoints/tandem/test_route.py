@@ -1,4 +1,4 @@
-"""`POST /api/route`: what it tells is what happens."""
+"""`POST /api/route`: the plan matches the routing."""
 
 import random
 from typing import Any
@@ -68,7 +68,7 @@ async def plan(client: httpx2.AsyncClient, **fields: object) -> dict[str, Any]:
     return response.json()
 
 
-async def test_a_hundred_random_requests_are_answered_as_was_told():
+async def test_plan_matches_the_answer_for_a_hundred_random_requests():
     chance = random.Random(6)  # noqa: S311
     outcomes: set[str] = set()
     async with http_client(*engines(), config=PREFERRED) as client:
@@ -122,7 +122,7 @@ async def why_not(client: httpx2.AsyncClient, **fields: object) -> str:
     return alternative["why_not"]
 
 
-async def test_who_is_not_taken_learns_why():
+async def test_alternatives_have_reasons():
     mlx, ollama = engines()
     async with http_client(mlx, ollama, config=PREFERRED) as client:
         assert "too short" in await why_not(client, max_tokens=20_000)
@@ -135,7 +135,7 @@ async def test_who_is_not_taken_learns_why():
         assert " s." in await why_not(client)
 
 
-async def test_who_would_cost_idle_models_their_memory_learns_so():
+async def test_alternative_that_evicts_idle_models_has_that_reason():
     mlx, ollama = ScriptedBackend(kind="mlx"), ScriptedBackend(kind="ollama")
     mlx.models, mlx.memory_user = [Model(name="m", size_bytes=70)], MemoryUser(("other", 50))
     config = Config(server=ServerConfig(memory_bytes=100))
@@ -144,7 +144,7 @@ async def test_who_would_cost_idle_models_their_memory_learns_so():
         assert "have to be unloaded" in await why_not(client)
 
 
-async def test_a_backend_that_is_away_is_named():
+async def test_unreachable_backend_has_that_reason():
     mlx, ollama = engines()
     mlx.models = BackendUnavailableError("gone")
     config = Config(models={"both": ModelConfig(names={"mlx": "m", "ollama": "m"})})
@@ -158,7 +158,7 @@ async def test_a_backend_that_is_away_is_named():
     )
 
 
-async def test_the_only_one_that_has_it_says_so():
+async def test_only_backend_with_the_model_has_that_reason():
     async with http_client(ScriptedBackend(kind="mlx")) as client:
         told = await plan(client)
     assert told["reasons"][0] == "Only mlx has the model."
@@ -192,7 +192,7 @@ class MemoryUser:
         return 0
 
 
-async def test_what_is_found_out_on_the_way_counts_already():
+async def test_footprint_read_for_a_plan_counts_in_it():
     mlx, ollama = ScriptedBackend(kind="mlx"), ScriptedBackend(kind="ollama")
     mlx.models, mlx.memory_user = [Model(name="m", size_bytes=10)], MemoryUser(("other", 40))
     config = Config(server=ServerConfig(memory_bytes=100))
@@ -203,7 +203,7 @@ async def test_what_is_found_out_on_the_way_counts_already():
     assert told["backend"] == happened.headers["x-tandem-backend"] == "ollama"
 
 
-async def test_what_the_model_takes_is_told():
+async def test_plan_has_the_memory_of_the_model():
     backend = ScriptedBackend(kind="mlx")
     backend.memory_user = MemoryUser()
     async with http_client(backend) as client:
