@@ -87,6 +87,21 @@ async def test_one_stands_in_for_the_other():
     assert [(row["backend"], row["name"]) for row in rows] == [("studio", "n:8b")]
 
 
+@pytest.mark.parametrize(
+    ("digest", "roots"), [("d1", ["a:7b"]), ("d2", ["a:7b", "b:7b"])], ids=["same", "other"]
+)
+async def test_tags_of_one_file_are_one_model_only_with_one_digest(digest: str, roots: list[str]):
+    def tag(name: str, digest: str) -> ScriptedBackend:
+        return ScriptedBackend(
+            kind="ollama", models=[Model(name=name, origin="sha256:a", exact=True, digest=digest)]
+        )
+
+    backends = {"box": tag("a:7b", "d1"), "studio": tag("b:7b", digest)}
+    async with named_client(backends) as client:
+        cards = (await client.get("/v1/models")).json()["data"]
+    assert sorted({card["root"] for card in cards}) == roots
+
+
 async def test_refusal_names_the_backend_that_could():
     backends = {"box": ollama("m:7b", honours=EVERYTHING - {"n"}), "studio": ollama("n:8b")}
     async with named_client(backends) as client:
