@@ -21,7 +21,7 @@ def ask(model: str) -> GenerationRequest:
     )
 
 
-async def said(router: Router, model: str) -> str:
+async def text_of(router: Router, model: str) -> str:
     (answer,) = await collect(router.generate(ask(model)))
     return answer.text
 
@@ -29,7 +29,7 @@ async def said(router: Router, model: str) -> str:
 @pytest.mark.parametrize("name", ["org/echo", "echo", "echo/org/echo"])
 async def test_router_answers_by_any_name_of_a_model(name: str):
     async with open_router(ECHO) as router:
-        assert await said(router, name) == "one two"
+        assert await text_of(router, name) == "one two"
 
 
 async def test_open_router_has_listed_its_models():
@@ -40,9 +40,9 @@ async def test_open_router_has_listed_its_models():
 async def test_router_refuses_as_the_server_does():
     async with open_router(ECHO) as router:
         with pytest.raises(ModelNotFoundError):
-            await said(router, "nobody")
+            await text_of(router, "unknown")
         with pytest.raises(ModelNotFoundError):
-            await router.embed(EmbeddingRequest(model="nobody", inputs=("a",)))
+            await router.embed(EmbeddingRequest(model="unknown", inputs=("a",)))
 
 
 async def test_router_opens_with_an_unreachable_engine_and_leaves_no_task():
@@ -54,5 +54,5 @@ async def test_router_opens_with_an_unreachable_engine_and_leaves_no_task():
         models={"mine": ModelConfig(names={"ollama": "a:7b"})},
     )
     async with open_router(config) as router:
-        assert await said(router, "echo") == "one two"
+        assert await text_of(router, "echo") == "one two"
     assert asyncio.all_tasks() == before

@@ -172,7 +172,7 @@ def test_an_alias_may_name_a_backend_that_is_switched_off(tmp_path: Path):
 
 
 @pytest.mark.parametrize(
-    ("text", "says"),
+    ("text", "message"),
     [
         ("server: {port: eighty}", "$.server.port: Expected `int`, got `str`"),
         ("server: {port: 70000}", "$.server.port: Expected `int` <= 65535"),
@@ -235,13 +235,13 @@ def test_an_alias_may_name_a_backend_that_is_switched_off(tmp_path: Path):
         ("x: 1\na: b: c", "line 2"),
     ],
 )
-def test_wrong_file_is_refused_with_file_and_key(tmp_path: Path, text: str, says: str):
+def test_wrong_file_is_refused_with_file_and_key(tmp_path: Path, text: str, message: str):
     path = write(tmp_path, text)
     with pytest.raises(ConfigError) as caught:
         load_config(path)
     where, _, what = str(caught.value).partition(f"{path}: ")
     assert where == ""
-    assert says in what
+    assert message in what
     assert "\n" not in what
 
 

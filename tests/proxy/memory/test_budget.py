@@ -14,7 +14,7 @@ from proxy.memory.budget import SharedBudget
 
 
 class Engine:
-    """A memory user with models of given sizes, whose loads reserve memory."""
+    """A memory user with models of fixed sizes, whose loads reserve memory."""
 
     def __init__(self, sizes: dict[str, int] | None = None, *, elastic: bool = False) -> None:
         self.elastic = elastic
@@ -22,7 +22,7 @@ class Engine:
         self.loaded: dict[str, Resident] = {}
         self.cache = 0
         self.limit: int | None = None
-        self.said: int | None = None
+        self.recommendation: int | None = None
         self.stubborn: set[str] = set()
         self.broken: set[str] = set()
         self.events: list[str] = []
@@ -33,7 +33,7 @@ class Engine:
         self.room = room
 
     async def recommended(self) -> int | None:
-        return self.said
+        return self.recommendation
 
     async def footprint(self, model: str) -> Footprint | None:
         size = self.sizes.get(model)
@@ -45,7 +45,7 @@ class Engine:
     async def unload_for_memory(self, model: str) -> None:
         await asyncio.sleep(0)
         if model in self.stubborn:
-            raise BackendBusyError(f"{model} is answering somebody.")
+            raise BackendBusyError(f"{model} is busy.")
         self.events.append(f"-{model}")
         del self.loaded[model]
 
@@ -233,15 +233,15 @@ async def test_evicted_and_new_model_are_never_counted_together():
     class Slow(Engine):
         """Delays loads, and reports that need not be fresh."""
 
-        told = asyncio.Event()
+        reported = asyncio.Event()
         reserved = asyncio.Event()
         loads = asyncio.Event()
 
         async def resident(self, *, fresh: bool = False) -> list[Resident]:
-            found = await super().resident(fresh=fresh)
+            residents = await super().resident(fresh=fresh)
             if not fresh:
-                await self.told.wait()
-            return found
+                await self.reported.wait()
+            return residents
 
         async def load(self, model: str) -> None:
             assert self.room is not None
@@ -256,7 +256,7 @@ async def test_evicted_and_new_model_are_never_counted_together():
         await asyncio.sleep(0)
         loading = asyncio.create_task(engine.load("new"))
         await engine.reserved.wait()
-        engine.told.set()
+        engine.reported.set()
         assert (await looking).used <= 50
         engine.loads.set()
         await loading
@@ -363,11 +363,11 @@ async def test_models_loaded_by_others_leave_less_for_caches():
 
 
 async def test_budget_is_the_devices_recommendation_or_a_share_of_the_memory():
-    told, silent = Engine(), Engine()
-    told.said = 5000
-    async with shared(None, mlx=told, ollama=silent) as memory:
+    vocal, silent = Engine(), Engine()
+    vocal.recommendation = 5000
+    async with shared(None, mlx=vocal, ollama=silent) as memory:
         assert memory.budget == 5000
-    async with shared(70, mlx=told) as memory:
+    async with shared(70, mlx=vocal) as memory:
         assert memory.budget == 70
     async with shared(None, ollama=silent) as memory:
         assert memory.budget > 0
@@ -405,11 +405,11 @@ def test_alias_sets_keep_alive_on_its_backends():
             "plain": ModelConfig(names={"mlx": "d"}),
         }
     )
-    told = {
+    times = {
         kind: getattr(each, "keep_alive_of", None)
         for kind, each in config.backend_configs().items()
     }
-    assert told == {"mlx": {"org/a": 300.0, "c": 60}, "ollama": {"a:1b": 300.0, "b": -1.0}}
+    assert times == {"mlx": {"org/a": 300.0, "c": 60}, "ollama": {"a:1b": 300.0, "b": -1.0}}
     assert config.pinned() == {
         ("ollama", "b"),
         ("ollama", "b:latest"),

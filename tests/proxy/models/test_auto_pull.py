@@ -200,11 +200,11 @@ async def test_concurrent_requests_share_one_download():
     ollama = Library("ollama")
     ollama.going_on.clear()
     async with http_client(ollama, config=Config(server=PULLING)) as client:
-        asked = [asyncio.create_task(status_of(client, "llama3.2")) for _ in range(8)]
+        posting = [asyncio.create_task(status_of(client, "llama3.2")) for _ in range(8)]
         await ollama.began.wait()
-        asked[0].cancel()
+        posting[0].cancel()
         ollama.going_on.set()
-        assert {await each for each in asked[1:]} == {200}
+        assert {await each for each in posting[1:]} == {200}
     assert (ollama.fetched, ollama.given_up) == (["llama3.2"], [])
 
 
@@ -212,9 +212,9 @@ async def test_download_ends_when_its_last_request_leaves():
     ollama = Library("ollama")
     ollama.going_on.clear()
     async with http_client(ollama, config=Config(server=PULLING)) as client:
-        asked = asyncio.create_task(status_of(client, "llama3.2"))
+        posting = asyncio.create_task(status_of(client, "llama3.2"))
         await ollama.began.wait()
-        asked.cancel()
+        posting.cancel()
         await ollama.left.wait()
         ollama.going_on.set()
         assert await status_of(client, "llama3.2") == 200

@@ -57,9 +57,9 @@ PAIR = {"fast": ModelConfig(names={"mlx": "org/a", "ollama": "a:7b"})}
 async def test_alias_pair_is_one_entry_by_each_of_its_names(name: str):
     async with routing([Model(name="org/a")], [Model(name="a:7b")], PAIR) as (router, registry, _):
         (entry,) = registry.entries()
-        found = await router.find(name)
+        entry = await router.find(name)
     assert (entry.id, entry.names) == ("fast", ("fast", "org/a", "a:7b"))
-    assert (found.id, deployments(found)) == ("fast", ["mlx/org/a", "ollama/a:7b"])
+    assert (entry.id, deployments(entry)) == ("fast", ["mlx/org/a", "ollama/a:7b"])
 
 
 @pytest.mark.parametrize(
@@ -91,7 +91,7 @@ async def test_models_of_one_origin_are_one_entry():
 @pytest.mark.parametrize(
     ("mlx", "ollama"),
     [
-        # Two tags of one file differ in their template, or in what they are told to be.
+        # Two tags of one file differ in their template, or in their system prompt.
         ([made("a", "1")], [made("b", "1", "x"), made("c", "1", "y")]),
         ([made("a", "1"), made("d", "1")], [made("b", "1")]),
         ([made("a", "1")], [Model(name="pirate", origin="1", primed=True)]),
@@ -130,7 +130,7 @@ async def test_ambiguous_short_name_error_names_both():
 
 
 @pytest.mark.parametrize(
-    ("own", "found"),
+    ("own", "expected"),
     [
         (ModelConfig(names={"ollama": "a:7b"}), ["ollama/a:7b"]),
         (ModelConfig(names={"ollama": "a:7b", "mlx": "org/a"}), ["mlx/org/a", "ollama/a:7b"]),
@@ -140,13 +140,17 @@ async def test_ambiguous_short_name_error_names_both():
         ),  # Another model: a tag is what it is.
     ],
 )
-async def test_alias_may_be_a_tag(own: ModelConfig, found: list[str]):
-    given = {"a:7b": own}
-    async with routing([Model(name="org/a")], [Model(name="a:7b")], given) as (router, registry, _):
+async def test_alias_may_be_a_tag(own: ModelConfig, expected: list[str]):
+    aliases = {"a:7b": own}
+    async with routing([Model(name="org/a")], [Model(name="a:7b")], aliases) as (
+        router,
+        registry,
+        _,
+    ):
         entry = await router.find("a:7b")
         listed = {name: deployments(each) for each in registry.entries() for name in each.names}
-    assert (entry.id, deployments(entry)) == ("a:7b", found)
-    assert listed["a:7b"] == found
+    assert (entry.id, deployments(entry)) == ("a:7b", expected)
+    assert listed["a:7b"] == expected
 
 
 async def test_alias_that_is_a_tag_keeps_its_preference():
@@ -187,7 +191,7 @@ async def test_model_paired_with_two_others_has_no_counterpart():
 async def test_missing_half_of_a_pair_is_used_only_if_forced():
     async with routing([], [Model(name="a:7b")], PAIR) as (router, _, _):
         assert deployments(await router.find("fast")) == ["ollama/a:7b"]
-        forced = await router.find("mlx/fast")  # MLX itself says that it has no such model.
+        forced = await router.find("mlx/fast")  # MLX itself reports that it has no such model.
         assert (deployments(forced), forced.names) == (["mlx/org/a"], ("fast", "a:7b"))
 
 
@@ -234,9 +238,9 @@ async def test_known_name_resolves_anew_after_a_listing():
         assert deployments(await router.find("fast")) == ["mlx/org/a", "ollama/a:7b"]
         it.models = [Model(name="a:7b", context_length=2048)]
         await registry.refresh(1)
-        found = await router.find("fast")
+        entry = await router.find("fast")
         assert [
-            deployment.model and deployment.model.context_length for deployment in found.deployments
+            deployment.model and deployment.model.context_length for deployment in entry.deployments
         ][1] == 2048
         it.models = [Model(name="b:7b")]
         await registry.refresh(1)

@@ -144,7 +144,7 @@ def test_incumbent_changes_at_most_once_in_ten_minutes():
     world.seconds = {"mlx": 4.0, "ollama": 20.0}
     changed_at = world.now
     kinds = [world.ask() for _ in range(700)]
-    assert changes(kinds) == 1  # … and from then on it is held to.
+    assert changes(kinds) == 1  # … and it stays the incumbent.
     assert kinds.index("mlx") + changed_at == pytest.approx(10 * MINUTES + 25, abs=20)
 
 
@@ -300,7 +300,7 @@ def test_swapped_speeds_are_noticed():
     world = World(1, 2, noise=0.2)
     world.asks(40)
     world.now += 10 * MINUTES
-    world.seconds = {"mlx": 2.0, "ollama": 1.0}  # Of ollama nobody knows.
+    world.seconds = {"mlx": 2.0, "ollama": 1.0}  # ollama has not been measured since.
     kinds = world.asks(60)
     assert set(kinds[SETTLING:]) == {"ollama"}
     assert changes(kinds) == 1

@@ -99,7 +99,7 @@ async def test_a_part_that_is_lost_has_taken_no_shortcut():
 
 @pytest.mark.parametrize("other", [(), ("ollama",)], ids=["alone", "held"])
 async def test_an_answer_that_is_begun_anew_has_nothing_of_the_part_before(other: tuple[str, ...]):
-    """Nor do its times count: the part before was somebody else's."""
+    """Its times are not recorded either: the earlier part is of another answer."""
     lost = (Started(8, cold=True), TextDelta("Lo"), TextDelta("st"), Restarted(4), *HELLO[1:])
     mlx = ShortBackend(lost, kind="mlx")
     names = dict.fromkeys(("mlx", *other), "m")
@@ -143,10 +143,10 @@ async def test_fallbacks_are_counted_and_logged_without_the_error_message(
 async def test_disconnect_does_not_fall_back():
     mlx, ollama = engine("mlx", HANG), engine("ollama")
     async with http_client(mlx, ollama) as client:
-        asking = asyncio.create_task(client.post(URL, json=chat()))
+        posting = asyncio.create_task(client.post(URL, json=chat()))
         await mlx.began.wait()
-        asking.cancel()
-        await asyncio.wait([asking])
+        posting.cancel()
+        await asyncio.wait([posting])
     assert (mlx.running, ollama.requests) == (0, [])
 
 
@@ -222,13 +222,13 @@ async def test_vectors_come_from_the_other_backend_when_its_weights_are_the_same
 
 
 async def test_backend_knows_that_another_has_the_same_vectors():
-    told = []
+    flags = []
     for models in (SAME[0], OTHERS[0]):
         mlx, ollama = embedders(*models)
         async with http_client(mlx, ollama) as client:
             await client.post("/v1/embeddings", json=EMBEDDINGS)
-        told.append([request.elsewhere for request in (*mlx.embedded, *ollama.embedded)])
-    assert told == [[True, False], [False]]
+        flags.append([request.elsewhere for request in (*mlx.embedded, *ollama.embedded)])
+    assert flags == [[True, False], [False]]
 
 
 @pytest.mark.parametrize("models", OTHERS)

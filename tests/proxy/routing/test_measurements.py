@@ -104,10 +104,10 @@ def test_an_answer_is_whole_once_all_its_choices_are():
     assert not watch.is_whole
     watch.see(finished(5, choice=1))
     assert watch.is_whole
-    found = watch.measurement("mlx", "m", 1, lambda *_: 9)
-    assert (found.prompt_tokens, found.memory) == (7, 9)
-    assert found.tokens_per_second is not None
-    assert found.tokens_per_second > 0
+    measurement = watch.measurement("mlx", "m", 1, lambda *_: 9)
+    assert (measurement.prompt_tokens, measurement.memory) == (7, 9)
+    assert measurement.tokens_per_second is not None
+    assert measurement.tokens_per_second > 0
 
 
 @pytest.mark.parametrize("event", [ReasoningDelta("hm"), TextDelta("a")])
@@ -182,10 +182,10 @@ async def test_every_complete_answer_is_measured():
 async def test_incomplete_answer_is_not_measured(step: Any):
     backend = ScriptedBackend((Started(), TextDelta("a"), step))
     async with http_client(backend) as client:
-        asking = asyncio.create_task(client.post("/v1/chat/completions", json=chat()))
+        posting = asyncio.create_task(client.post("/v1/chat/completions", json=chat()))
         await backend.began.wait()
-        asking.cancel()
-        await asyncio.wait((asking,))
+        posting.cancel()
+        await asyncio.wait((posting,))
         assert (await client.get(URL)).json() == {"models": []}
 
 

@@ -83,7 +83,7 @@ async def test_name_resolves_to_a_model(name: str, kind: str, own: str):
 @pytest.mark.parametrize(
     "name",
     [
-        "nobody",
+        "unknown",
         "llama3.2",
         "mlx/tiny",
         "mlx/mine",
@@ -197,7 +197,7 @@ async def test_name_of_an_unreachable_backend_is_unavailable(name: str, error: t
 
 
 @pytest.mark.parametrize(
-    ("feature", "said"),
+    ("feature", "message"),
     [
         ("logit_bias", "'logit_bias' is not supported for 'tiny:latest' on ollama. A model on mlx"),
         ("tokens", "Text as token ids is not supported for 'tiny:latest' on ollama. A model on"),
@@ -206,12 +206,12 @@ async def test_name_of_an_unreachable_backend_is_unavailable(name: str, error: t
 )
 @pytest.mark.parametrize("others", [[], [ScriptedBackend(kind="mlx")]], ids=["alone", "both"])
 async def test_refusal_names_the_engine_that_could_even_if_it_is_off(
-    feature: Feature, said: str, others: list[ScriptedBackend]
+    feature: Feature, message: str, others: list[ScriptedBackend]
 ):
     backend = ollama(honours=OLLAMA)
     backend.models = [Model(name="tiny:latest", lacks=frozenset({"tools"}))]
     async with a_router(backend, *others) as router:
-        with pytest.raises(UnsupportedParameterError, match=f"^{said}"):
+        with pytest.raises(UnsupportedParameterError, match=f"^{message}"):
             await router.resolve("tiny", frozenset({feature}))
 
 
@@ -236,8 +236,8 @@ async def test_unknown_names_share_one_listing():
     async with a_router(backend) as router:
         backend.models, backend.listed = HANG, 0
         tasks = [router.resolve(f"x{at}", frozenset()) for at in range(20)]
-        found = await asyncio.gather(*tasks, return_exceptions=True)
-    assert {type(each) for each in found} == {ModelNotFoundError}
+        errors = await asyncio.gather(*tasks, return_exceptions=True)
+    assert {type(each) for each in errors} == {ModelNotFoundError}
     assert backend.listed == 1
 
 
@@ -261,4 +261,4 @@ async def test_opening_does_not_wait_and_closing_leaves_no_task():
     async with Registry({}, period=60).open({}, {"ollama": backend}):
         await asyncio.sleep(0)  # Its task begins to list.
     assert asyncio.all_tasks() == before
-    assert not backend.aclosed  # given, so not ours to close
+    assert not backend.aclosed  # It was opened by the test.

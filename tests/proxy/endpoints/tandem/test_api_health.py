@@ -23,11 +23,11 @@ async def test_status_combines_the_backends(mlx: Health, ollama: Health, status:
         ScriptedBackend(kind="ollama", health=ollama),
     )
     async with http_client(*backends) as client:
-        told = (await client.get("/api/health")).json()
-    assert told["status"] == status
-    assert told["backends"]["ollama"]["detail"] == ollama.detail
-    assert set(told["memory"]) == {"budget", "used", "models"}
-    assert told["fallbacks"] == {}
+        body = (await client.get("/api/health")).json()
+    assert body["status"] == status
+    assert body["backends"]["ollama"]["detail"] == ollama.detail
+    assert set(body["memory"]) == {"budget", "used", "models"}
+    assert body["fallbacks"] == {}
 
 
 async def test_status_is_draining_during_shutdown():
@@ -41,10 +41,10 @@ async def test_status_is_draining_during_shutdown():
 
 async def test_engine_that_is_off_is_listed_and_does_not_degrade():
     async with http_client(ScriptedBackend(kind="ollama")) as client:
-        told = (await client.get("/api/health")).json()
-    assert told["status"] == "ok"
-    assert told["backends"]["mlx"]["ok"] is False
-    assert "switched off" in told["backends"]["mlx"]["detail"]
+        body = (await client.get("/api/health")).json()
+    assert body["status"] == "ok"
+    assert body["backends"]["mlx"]["ok"] is False
+    assert "switched off" in body["backends"]["mlx"]["detail"]
 
 
 def test_fields_include_those_of_health():

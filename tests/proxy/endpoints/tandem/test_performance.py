@@ -98,7 +98,7 @@ async def test_comparison_of_one_model(tmp_path: Path):
     Archive(tmp_path).save(bench_result())
     async with http_client(*both(), config=config(tmp_path)) as client:
         assert [each["model_id"] for each in await comparison(client, model="small")] == ["small"]
-        missing = await client.get(URL, params={"model": "nobody"})
+        missing = await client.get(URL, params={"model": "unknown"})
     assert missing.status_code == 404
     assert missing.json()["error"]["code"] == "model_not_found"
 
@@ -115,7 +115,7 @@ async def test_live_answers_of_both_have_a_summary(tmp_path: Path):
     async with http_client(*both(), config=config(tmp_path)) as client:
         for model in ("mlx/small", "ollama/small"):
             await client.post("/v1/chat/completions", json=chat(model=model))
-        (found,) = await comparison(client, model="small")
-    (verdict,) = found["summary"]
+        (compared,) = await comparison(client, model="small")
+    (verdict,) = compared["summary"]
     assert (verdict["source"], verdict["answers"]) == ("live", 1)
     assert verdict["first_token"]["times"] >= 1

@@ -40,7 +40,7 @@ WISHES: list[dict[str, Any]] = [
     {"backend": "mlx"},
     {"model": "mlx/m"},
     {"model": "preferred"},
-    {"model": "nobody"},
+    {"model": "unknown"},
     {"top_p": 7},
 ]
 NOT_ON_MLX: set[Feature] = {"images", "options"}
@@ -75,15 +75,15 @@ async def test_plan_matches_the_answer_for_a_hundred_random_requests():
         for _ in range(100):
             wishes = chance.sample(WISHES, k=chance.randint(0, 3))
             body = chat(**{name: value for wish in wishes for name, value in wish.items()})
-            told = await client.post(URL, json=body)
-            happened = await client.post(CHAT, json=body)
-            assert told.status_code == happened.status_code, body
-            if told.status_code == 200:
-                assert told.json()["backend"] == happened.headers["x-tandem-backend"]
-                outcomes.add(told.json()["reasons"][0])
+            planned = await client.post(URL, json=body)
+            answered = await client.post(CHAT, json=body)
+            assert planned.status_code == answered.status_code, body
+            if planned.status_code == 200:
+                assert planned.json()["backend"] == answered.headers["x-tandem-backend"]
+                outcomes.add(planned.json()["reasons"][0])
             else:
-                assert told.json() == happened.json()
-                outcomes.add(told.json()["error"]["code"])
+                assert planned.json() == answered.json()
+                outcomes.add(planned.json()["error"]["code"])
     assert len(outcomes) > 8  # They were not all alike.
 
 
@@ -151,8 +151,8 @@ async def test_unreachable_backend_has_that_reason():
     async with http_client(mlx, ollama, config=config) as client:
         await client.get("/v1/models")
         assert "did not respond last time" in await why_not(client, model="both")
-        told = await plan(client, model="both", logit_bias={"1": 5})
-    assert (told["backend"], told["reasons"][1]) == (
+        planned = await plan(client, model="both", logit_bias={"1": 5})
+    assert (planned["backend"], planned["reasons"][1]) == (
         "mlx",
         "It did not respond last time, but there is no alternative.",
     )
@@ -160,9 +160,9 @@ async def test_unreachable_backend_has_that_reason():
 
 async def test_only_backend_with_the_model_has_that_reason():
     async with http_client(ScriptedBackend(kind="mlx")) as client:
-        told = await plan(client)
-    assert told["reasons"][0] == "Only mlx has the model."
-    assert (told["context"], told["alternatives"]) == (None, [])
+        planned = await plan(client)
+    assert planned["reasons"][0] == "Only mlx has the model."
+    assert (planned["context"], planned["alternatives"]) == (None, [])
 
 
 class MemoryUser:
@@ -198,9 +198,9 @@ async def test_footprint_read_for_a_plan_counts_in_it():
     config = Config(server=ServerConfig(memory_bytes=100))
     async with http_client(mlx, ollama, config=config) as client:
         await client.get("/health")
-        told = await plan(client)  # The file has 10 bytes, and 77 are needed.
-        happened = await client.post(CHAT, json=chat())
-    assert told["backend"] == happened.headers["x-tandem-backend"] == "ollama"
+        planned = await plan(client)  # The file has 10 bytes, and 77 are needed.
+        answered = await client.post(CHAT, json=chat())
+    assert planned["backend"] == answered.headers["x-tandem-backend"] == "ollama"
 
 
 async def test_plan_has_the_memory_of_the_model():
@@ -222,6 +222,6 @@ async def test_plan_has_the_memory_of_the_model():
 async def test_errors_are_those_of_a_chat(body: dict[str, Any], param: str):
     backend = ScriptedBackend(honours=EVERYTHING - {"max_tokens"})
     async with http_client(backend) as client:
-        told, chatted = await client.post(URL, json=body), await client.post(CHAT, json=body)
-    assert (told.status_code, told.json()) == (chatted.status_code, chatted.json())
-    assert (told.status_code, told.json()["error"]["param"]) == (400, param)
+        planned, chatted = await client.post(URL, json=body), await client.post(CHAT, json=body)
+    assert (planned.status_code, planned.json()) == (chatted.status_code, chatted.json())
+    assert (planned.status_code, planned.json()["error"]["param"]) == (400, param)
