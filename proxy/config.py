@@ -1,5 +1,6 @@
 """The types of `config.yaml`, with every default, and reading the file."""
 
+import logging
 import os
 import sys
 from collections.abc import Iterable, Mapping
@@ -13,6 +14,8 @@ from msgspec.structs import force_setattr, replace
 from adapters.config import KINDS, BackendConfig, EchoConfig, MLXConfig, OllamaConfig
 from adapters.errors import InvalidRequestError
 from proxy.keep_alive import to_keep_alive
+
+log = logging.getLogger("tandem")
 
 Port = Annotated[int, Meta(ge=0, le=65535)]
 Count = Annotated[int, Meta(ge=1)]
@@ -235,12 +238,28 @@ def load_config(path: Path | None) -> Config:
     """
     config = Config() if path is None else _read(path)
     try:
-        for backend in config.enabled().values():
-            if isinstance(backend, OllamaConfig):
-                _ = backend.addresses
+        _warn_of_duplicates(config)
     except ValueError as exc:
         raise ConfigError(str(exc)) from exc
     return config
+
+
+def _warn_of_duplicates(config: Config) -> None:
+    """Log servers that two backends use: their models and memory would be counted twice.
+
+    Raises:
+        ValueError: `$OLLAMA_HOST` is used and is not an address.
+    """
+    names: dict[str, str] = {}
+    for name, backend in config.enabled().items():
+        for address in backend.addresses if isinstance(backend, OllamaConfig) else ():
+            first = names.setdefault(address, name)
+            if first != name:
+                log.warning(
+                    "backends: `%s` and `%s` are both the server %s; switch one off, as in "
+                    "`%s: null`.",
+                    *(first, name, address, first),
+                )
 
 
 def _read(path: Path) -> Config:

@@ -164,6 +164,15 @@ def test_backends_of_one_kind_have_settings_of_their_own(tmp_path: Path):
     assert config.pinned() == {("box", "a:7b"), ("mlx", "org/a"), ("mlx", "org/a:latest")}
 
 
+def test_two_backends_of_one_server_are_logged(tmp_path: Path, caplog: pytest.LogCaptureFixture):
+    text = "backends: {ollama: {host: box}, box: {kind: ollama, hosts: [studio, box]}}"
+    load_config(write(tmp_path, text))
+    assert caplog.messages == [
+        "backends: `ollama` and `box` are both the server http://box:11434; switch one off, as in "
+        "`ollama: null`."
+    ]
+
+
 def test_an_alias_may_name_a_backend_that_is_switched_off(tmp_path: Path):
     text = "backends: {box: null}\nmodels: {fast: {box: a, prefer: box}}"
     config = load_config(write(tmp_path, text))
@@ -201,6 +210,9 @@ def test_an_alias_may_name_a_backend_that_is_switched_off(tmp_path: Path):
         ("backends: {auto: {kind: echo}}", "$.backends.auto: this name is reserved"),
         ("backends: {pin: {kind: echo}}", "$.backends.pin: this name is reserved"),
         ("backends: {a/b: {kind: echo}}", "$.backends.'a/b': the name of a backend is one word"),
+        ("backends: {a b: {kind: echo}}", "$.backends.'a b': the name of a backend is one word"),
+        ("backends: {'a,b': {kind: echo}}", "$.backends.'a,b': the name of a backend is one word"),
+        ("backends: {büro: {kind: echo}}", "$.backends.'büro': the name of a backend is one word"),
         ("backends: {'': {kind: echo}}", "$.backends.'': the name of a backend is one word"),
         (
             "backends: {ollama: {hots: x}}",

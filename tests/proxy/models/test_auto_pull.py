@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 from fakes.recorded_ollama import Reply, StandIn, says_lines, stand_in
-from fakes.scripted_backend import ScriptedBackend, chat, http_client
+from fakes.scripted_backend import ScriptedBackend, chat, http_client, named_client
 
 from adapters import naming, open_backend
 from adapters.backend import Model, Progress
@@ -79,6 +79,14 @@ def test_form_of_a_name_selects_its_source(name: str, source: Source | None):
 def test_repository_is_pulled_by_ollama_without_mlx():
     assert to_source("org/name", {"ollama": naming.OLLAMA}) == ("ollama", "org/name")
     assert to_source("llama3.2", {"mlx": naming.MLX}) is None
+
+
+def test_source_is_the_first_backend_by_name_that_can_pull():
+    backends = {"apple": naming.MLX, "box": naming.OLLAMA, "studio": naming.OLLAMA}
+    assert to_source("org/name", backends) == ("apple", "org/name")
+    assert to_source("llama3.2:3b", backends) == ("box", "llama3.2:3b")
+    assert to_source("studio/llama3.2:3b", backends) == ("studio", "llama3.2:3b")
+    assert to_source("apple/llama3.2:3b", backends) is None
 
 
 @pytest.fixture
@@ -173,6 +181,14 @@ async def test_alias_is_downloaded_by_its_model_names():
         assert (mlx.fetched, ollama.fetched) == ([], ["a:7b"])
         assert await status_of(client, "mlx/mine") == 200
     assert (mlx.fetched, ollama.fetched) == (["org/name"], ["a:7b"])
+
+
+async def test_model_is_downloaded_by_the_named_backend():
+    box, studio = Library("ollama"), Library("ollama")
+    async with named_client({"box": box, "studio": studio}, Config(server=PULLING)) as client:
+        assert await status_of(client, "a:7b") == 200
+        assert await status_of(client, "studio/b:7b") == 200
+    assert (box.fetched, studio.fetched) == (["a:7b"], ["b:7b"])
 
 
 @pytest.mark.parametrize(
