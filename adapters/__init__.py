@@ -1,4 +1,4 @@
-"""The engines behind one contract. Nothing here knows HTTP or anybody's JSON dialect."""
+"""Inference engines behind one contract, independent of HTTP and of the dialects of clients."""
 
 from collections.abc import AsyncGenerator
 from contextlib import asynccontextmanager
@@ -16,7 +16,8 @@ _BACKENDS: dict[type[BackendConfig], str] = {
 
 @asynccontextmanager
 async def open_backend(config: BackendConfig) -> AsyncGenerator[Backend]:
-    """The backend that `config` describes; closed at the end. Only its own module is imported."""
+    """Open the backend that `config` describes and close it at the end. Only the module of its kind
+    is imported."""
     module, name = _BACKENDS[type(config)].split(":")
     backend: Backend = getattr(import_module(module), name)(config)
     try:

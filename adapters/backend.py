@@ -8,6 +8,7 @@ from msgspec import Struct
 
 from adapters.errors import UnsupportedParameterError
 from adapters.memory import MemoryUser
+from adapters.naming import Naming
 from adapters.request import EmbeddingRequest, Feature, GenerationRequest, first_needed
 from adapters.sink import Sink
 
@@ -74,7 +75,9 @@ class Backend(Protocol):
     """An engine that generates. Safe to use from many tasks of one event loop."""
 
     kind: str
-    """`mlx`, `ollama`, `echo`: the value of `x-tandem-backend`, and the prefix in `mlx/NAME`."""
+    """`mlx`, `ollama`, `echo`: the kind of engine. Its configured name is the registry's."""
+    naming: Naming
+    """The names that its models have."""
     honours: frozenset[Feature]
     """The features that it honours for at least one model."""
 

@@ -27,6 +27,7 @@ _COMPONENTS = 8
 
 class EchoBackend:
     kind = "echo"
+    naming = EchoConfig.naming
     memory_user: MemoryUser | None = None
     honours: frozenset[Feature] = frozenset({"embeddings", "prompt", "n", "max_tokens", "stop"})
 

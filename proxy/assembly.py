@@ -1,4 +1,4 @@
-"""The hybrid put together: for the server, and for programs that do without one."""
+"""Assemble registry, memory budget, measurements and router, for the server and for programs."""
 
 from collections.abc import AsyncGenerator, Mapping
 from contextlib import asynccontextmanager
@@ -13,8 +13,8 @@ from proxy.models.registry import Registry
 from proxy.routing.measurements import Measurements
 from proxy.routing.router import Router
 
-_PATIENCE = 1.0
-"""Seconds that the first answer of each backend is waited for."""
+_LISTING_SECONDS = 1.0
+"""Time that `open_router` waits for the first listing of each backend."""
 _DEFAULTS = Config()
 
 
@@ -26,10 +26,10 @@ class Parts(Struct, frozen=True):
 
 
 def assemble(config: Config) -> Parts:
-    """What is needed to answer; nothing is opened yet."""
+    """Create the parts; no backend is opened yet."""
     registry = Registry(config.models, config.server.refresh)
     memory = SharedBudget(config.server.memory_bytes, config.pinned(), config.server.refresh)
-    measurements = Measurements(memory.seen)
+    measurements = Measurements(memory.last_footprint)
     pulls = AutoPull(registry, config.server.pull_timeout) if config.server.auto_pull else None
     patience = config.server.fallback_after
     router = Router(registry, measurements, memory, pulls, patience=patience)
@@ -40,7 +40,7 @@ def assemble(config: Config) -> Parts:
 async def opened(
     parts: Parts, config: Config, backends: Mapping[str, Backend] | None = None
 ) -> AsyncGenerator[None]:
-    """Until the end. Backends that are given are used as they are, and not closed."""
+    """Open the backends of `config`, or use `backends`, by name, which are not closed."""
     async with (
         parts.registry.open(config.backend_configs(), backends),
         parts.memory.open(parts.registry.memory_users()),
@@ -50,9 +50,9 @@ async def opened(
 
 @asynccontextmanager
 async def open_router(config: Config = _DEFAULTS) -> AsyncGenerator[Router]:
-    """All that the server has behind its endpoints, in this process: the same names, choice,
-    fallback and memory budget. To be used by one event loop."""
+    """A router in this process, with the server's names, choice, fallback and memory budget. For
+    use by one event loop."""
     parts = assemble(config)
     async with opened(parts, config):
-        await parts.registry.refresh(_PATIENCE)
+        await parts.registry.refresh(_LISTING_SECONDS)
         yield parts.router

@@ -1,265 +1,364 @@
-"""`config.yaml` as types: what may be set, what it means, what holds without it."""
+"""The types of `config.yaml`, with every default, and reading the file."""
 
+import logging
 import os
 import sys
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated, Any, TypeVar
 
 import msgspec
 from msgspec import Meta, Struct
-from msgspec.structs import replace
+from msgspec.structs import force_setattr, replace
 
-from adapters.config import BackendConfig, EchoConfig, MLXConfig, OllamaConfig
+from adapters.config import KINDS, BackendConfig, EchoConfig, MLXConfig, OllamaConfig
 from adapters.errors import InvalidRequestError
 from proxy.keep_alive import to_keep_alive
+
+log = logging.getLogger("tandem")
 
 Port = Annotated[int, Meta(ge=0, le=65535)]
 Count = Annotated[int, Meta(ge=1)]
 Seconds = Annotated[float, Meta(gt=0)]
+_T = TypeVar("_T")
+_C = TypeVar("_C", bound=BackendConfig)
+
+_BY_DEFAULT: Mapping[str, BackendConfig | None] = {
+    "mlx": MLXConfig(),
+    "ollama": OllamaConfig(),
+    "echo": None,
+}
+"""The backends that exist without being configured; `None`: switched off."""
+_ONE_PER_PROCESS = ("mlx",)
+"""Kinds that run in this process, on its one device."""
+_ALIAS_SETTINGS = ("prefer", "keep_alive", "ttl", "pin")
+"""The keys of an alias that are no backend's name."""
+_RESERVED = ("auto", *_ALIAS_SETTINGS)
 
 
 class ConfigError(Exception):
-    """The file cannot be used; the text names the file and the key."""
+    """The configuration file cannot be used; the text names the file and the key."""
 
 
 class ImagesConfig(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """What images a chat may hold, and from where they are fetched."""
+    """Limits for the images of a chat, and the hosts they may be fetched from."""
 
     fetch_from: tuple[str, ...] = ()
-    """Hosts whose images are fetched, `host:port` where the port is not the usual one. By default
-    none: an image is then a `data:` URL."""
+    """Hosts that images may be fetched from, as `host:port` if the port is not the default one. If
+    empty, images have to be `data:` URLs."""
     plain_http: bool = False
-    """Fetch by http as well."""
+    """Fetch by http as well as by https."""
     timeout: Seconds = 10.0
-    """For all images of a request."""
+    """Seconds for all images of a request."""
     max_bytes: Count = 20 * 1024 * 1024
     max_pixels: Count = 33_000_000
     min_side: Count = 2
-    """Pixels; there are decoders that fail at less."""
+    """Pixels; some decoders fail on smaller images."""
     max_count: Count = 16
-    """In one request."""
+    """Images in one request."""
 
 
 class ServerConfig(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     host: str = "127.0.0.1"
     port: Port = 8006
     allowed_hosts: tuple[str, ...] = ()
-    """Names besides localhost that clients may call the server by, without a port."""
+    """Host names besides localhost that clients may use, without a port."""
     allowed_origins: tuple[str, ...] = ()
-    """Web pages besides those of this machine that may call, such as `https://chat.example`."""
+    """Origins of web pages besides those of this machine, such as `https://chat.example`."""
     strict_fields: bool = False
-    """Refuse request fields that nobody knows, instead of naming them in a header."""
+    """Reject unknown request fields instead of listing them in a header."""
     max_body_bytes: Count = 32 * 1024 * 1024
-    """Room for images in data URLs."""
+    """Large enough for images in `data:` URLs."""
     max_depth: Count = 64
-    """How deep the brackets of a JSON body may nest."""
+    """The nesting depth of a JSON body."""
     refresh: Seconds = 5.0
-    """How often each backend is asked for its models."""
+    """Seconds between two listings of each backend's models."""
     keepalive: Seconds = 15.0
-    """How long a stream may be silent before a comment is sent, so that nobody hangs up."""
+    """Seconds that a stream may be silent before a comment is sent, so that clients do not time
+    out."""
     memory_bytes: Count | None = None
-    """What the models of all backends may take of this machine's memory together; by default what
-    a Mac's GPU recommends, else three quarters of the memory."""
+    """The memory budget for the models of all backends together; by default what a Mac's GPU
+    recommends, else three quarters of the memory."""
     auto_pull: bool = False
-    """Fetch a model that nobody has when a request asks for it; else it is not found."""
+    """Download a missing model on its first request instead of answering 404."""
     pull_timeout: Seconds = 1800.0
-    """How long such a request waits."""
+    """Seconds that such a request waits for the download."""
     log_format: Literal["text", "json"] | None = "text"
-    """One line on stderr for each answer, in this form; `None`: no request log."""
+    """The form of the request log, one line on stderr for each answer; `None`: no request log."""
     shutdown_grace: Annotated[float, Meta(ge=0, le=10)] = 10.0
-    """How long answers may go on after SIGTERM."""
+    """Seconds that answers may take after SIGTERM."""
     state_folder: str | None = None
-    """Where benchmarks are kept; by default the user's own folder for such things."""
+    """The folder of benchmark results; by default the user's folder for application state."""
     fallback_after: Seconds = 30.0
-    """How long a backend may say nothing, where another has the model too, before that one is
-    asked; loading the model does not count."""
+    """Seconds without an answer after which another backend with the same model takes over; loading
+    the model does not count."""
     images: ImagesConfig = ImagesConfig()
 
 
-class BackendsConfig(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """`null` or `false` switches a backend off, `true` takes its defaults."""
-
-    mlx: MLXConfig | bool | None = MLXConfig()
-    ollama: OllamaConfig | bool | None = OllamaConfig()
-    echo: EchoConfig | bool | None = None
-
-    def enabled(self) -> dict[str, BackendConfig]:
-        """By kind, in the order that holds where nothing else says who comes first."""
-        defaults = {"mlx": MLXConfig(), "ollama": OllamaConfig(), "echo": EchoConfig()}
-        asked = {"mlx": self.mlx, "ollama": self.ollama, "echo": self.echo}
-        return {
-            kind: defaults[kind] if config is True else config
-            for kind, config in asked.items()
-            if config
-        }
-
-
 class ModelConfig(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """A name of the user's own for a model on one backend or on both."""
+    """An alias: the user's own name for a model on one backend or on several."""
 
-    mlx: str | None = None
-    """A folder, or a repository of the Hugging Face cache."""
-    ollama: str | None = None
-    """A tag."""
-    prefer: Literal["auto", "mlx", "ollama"] = "auto"
+    names: dict[str, str]
+    """A backend's name -> its name of the model. In the file these are keys of the alias."""
+    prefer: str = "auto"
+    """The backend that is tried first, or `auto`: the one measured to be fastest."""
     keep_alive: float | str | None = None
-    """How long it stays loaded unused, as in a request: seconds, `5m`, -1 for ever."""
+    """Time that the model stays loaded unused, as in a request: seconds, `5m`, -1: for ever."""
     ttl: float | None = None
-    """The same in seconds, as LM Studio calls it."""
+    """The same in seconds, by LM Studio's name."""
     pin: bool = False
-    """Once loaded it makes way for no other model, and stays unless `keep_alive` says how long."""
+    """Never unload the model to make room for another, nor when unused unless `keep_alive` is set.
+    """
 
     def __post_init__(self) -> None:
         try:
             self.seconds()
         except InvalidRequestError as exc:
             raise ValueError(exc.message) from exc
-        if not self.names():
-            raise ValueError("Name the model on mlx, on ollama, or on both")
-        if self.prefer != "auto" and self.prefer not in self.names():
-            raise ValueError(f"`prefer: {self.prefer}` needs the model's name on {self.prefer}")
+        if not self.names:
+            raise ValueError("Name the model on at least one backend, as in `ollama: llama3.2:1b`")
+        if self.prefer not in ("auto", *self.names):
+            raise ValueError(
+                f"`prefer: {self.prefer}` needs the model's name on {self.prefer}; "
+                f"use {_any_of(['auto', *self.names])}"
+            )
 
     def seconds(self) -> float | None:
-        """That it stays loaded unused; negative: for ever, `None`: it does not say."""
+        """Seconds that the model stays loaded unused; negative: for ever, `None`: not set."""
         return to_keep_alive(self.keep_alive, self.ttl)
 
-    def names(self) -> dict[str, str]:
-        """Backend kind -> the backend's own name."""
-        return {k: name for k, name in (("mlx", self.mlx), ("ollama", self.ollama)) if name}
 
-
-class Config(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+class Config(Struct, frozen=True, kw_only=True):
     server: ServerConfig = ServerConfig()
-    backends: BackendsConfig = BackendsConfig()
-    models: dict[str, ModelConfig] = {}
+    backends: Mapping[str, BackendConfig | None] = {}
+    """Settings by name; `None`: switched off. `mlx` and `ollama` are on unless switched off."""
+    models: Mapping[str, ModelConfig] = {}
+    """The aliases."""
 
     def __post_init__(self) -> None:
-        for kind in ("mlx", "ollama"):
-            self._keep_alive_of(kind)
+        """Raise `ValueError` where parts contradict each other; the text begins with the key."""
+        force_setattr(self, "backends", {**_BY_DEFAULT, **self.backends})
+        for name in self.backends:
+            _check_name(name)
+        for kind in _ONE_PER_PROCESS:
+            self._check_single(kind)
+        for alias, model in self.models.items():
+            for name in model.names.keys() - self.backends.keys():
+                known = _any_of(self.backends)
+                raise ValueError(f"$.models.{alias}.{name}: no backend of this name; use {known}")
+        self.backend_configs()
+
+    def enabled(self) -> dict[str, BackendConfig]:
+        """The backends that are switched on, by name, in the order in which they are preferred:
+        by kind as in `KINDS`, then as in the file."""
+        kinds = list(KINDS.values())
+        enabled = [(name, config) for name, config in self.backends.items() if config is not None]
+        return dict(sorted(enabled, key=lambda item: kinds.index(type(item[1]))))
+
+    def of_kind(self, kind: type[_C]) -> _C | None:
+        """The first enabled backend of a kind, by the type of its settings."""
+        return next((each for each in self.enabled().values() if isinstance(each, kind)), None)
 
     def backend_configs(self) -> dict[str, BackendConfig]:
-        """The backends to open, by kind, with what the models' entries say of them."""
-        configs = self.backends.enabled()
-        return {kind: self._with_models(kind, config) for kind, config in configs.items()}
-
-    def pinned(self) -> frozenset[tuple[str, str]]:
-        """(kind, the backend's own name) of each."""
-        pinned = (model for model in self.models.values() if model.pin)
-        return frozenset(place for model in pinned for place in model.names().items())
-
-    def _with_models(self, kind: str, config: BackendConfig) -> BackendConfig:
-        if isinstance(config, EchoConfig):
-            return config
-        return replace(config, keep_alive_of=config.keep_alive_of | self._keep_alive_of(kind))
-
-    def _keep_alive_of(self, kind: str) -> dict[str, float]:
-        """What the user's own names say of those of `kind`.
+        """The backends to open, as `enabled`, with the aliases' `keep_alive` merged in.
 
         Raises:
-            ValueError: two of them are one model there, and say different things.
+            ValueError: two aliases of one model set different times.
         """
-        said: dict[str, tuple[str, float]] = {}
-        for own, model in self.models.items():
-            name, seconds = _bare(model.names().get(kind, "")), model.seconds()
+        return {name: self._with_keep_alive(name, each) for name, each in self.enabled().items()}
+
+    def pinned(self) -> frozenset[tuple[str, str]]:
+        """(backend name, the backend's name of the model) of each pinned model on an enabled
+        backend, with and without the default tag."""
+        enabled = self.enabled()
+        keys = [key for model in self.models.values() if model.pin for key in model.names.items()]
+        return frozenset(
+            (backend, spelling)
+            for backend, name in keys
+            if backend in enabled
+            for spelling in enabled[backend].naming.spellings(name)
+        )
+
+    def _check_single(self, kind: str) -> None:
+        names = [name for name, each in self.enabled().items() if isinstance(each, KINDS[kind])]
+        if len(names) > 1:
+            raise ValueError(
+                f"$.backends.{names[1]}.kind: a process has one backend of kind {kind}, and "
+                f"`{names[0]}` is one; switch one off, as in `{names[0]}: null`"
+            )
+
+    def _with_keep_alive(self, backend: str, config: BackendConfig) -> BackendConfig:
+        if isinstance(config, EchoConfig):
+            return config
+        bare = config.naming.bare
+        times = {bare(name): -1.0 for owner, name in self.pinned() if owner == backend}
+        first: dict[str, tuple[str, float]] = {}
+        for alias, model in self.models.items():
+            name, seconds = bare(model.names.get(backend, "")), model.seconds()
             if not name or seconds is None:
                 continue
-            other, known = said.setdefault(name, (own, seconds))
+            other, known = first.setdefault(name, (alias, seconds))
             if known != seconds:
                 raise ValueError(
-                    f"`models`: '{other}' and '{own}' are both '{name}' on {kind}, and each says "
-                    "another `keep_alive`"
+                    f"$.models.{alias}: '{other}' and '{alias}' are both '{name}' on {backend}, "
+                    "and set different `keep_alive` times"
                 )
-        pinned = {_bare(name): -1.0 for of, name in self.pinned() if of == kind}
-        return pinned | {name: seconds for name, (_, seconds) in said.items()}
+            times[name] = seconds
+        return replace(config, keep_alive_of=config.keep_alive_of | times)
 
 
-def _bare(name: str) -> str:
-    """As Ollama's names may be written, and others end otherwise."""
-    return name.removesuffix(":latest")
+def _check_name(name: str) -> None:
+    """Names appear in `NAME/MODEL`, in headers, and beside the settings of an alias."""
+    if name in _RESERVED:
+        raise ValueError(f"$.backends.{name}: this name is reserved; choose another")
+    if (
+        not name
+        or not (name.isascii() and name.isprintable())
+        or not _NOT_IN_NAMES.isdisjoint(name)
+    ):
+        raise ValueError(
+            f"$.backends.{name!r}: the name of a backend is one word of ASCII characters "
+            "without any of / , ;"
+        )
+
+
+_NOT_IN_NAMES = frozenset(" /,;")
+
+
+def _any_of(names: Iterable[str]) -> str:
+    """`a, b or c`"""
+    *others, last = names
+    return f"{', '.join(others)} or {last}" if others else last
 
 
 def load_config(path: Path | None) -> Config:
-    """The file's settings; with no file, the defaults.
+    """The settings of the file at `path`; without a file, the defaults.
 
     Raises:
-        ConfigError: the file cannot be read, is not YAML, or says what no key allows; or
-            `$OLLAMA_HOST` does, where it is heeded.
+        ConfigError: the file cannot be read, is not YAML, or has a key or value that is not
+            allowed; or `$OLLAMA_HOST`, where no setting overrides it, is not an address.
     """
     config = Config() if path is None else _read(path)
     try:
-        for backend in config.backends.enabled().values():
-            if isinstance(backend, OllamaConfig):
-                _ = backend.addresses
+        _warn_of_duplicates(config)
     except ValueError as exc:
         raise ConfigError(str(exc)) from exc
     return config
 
 
+def _warn_of_duplicates(config: Config) -> None:
+    """Log servers that two backends use: their models and memory would be counted twice.
+
+    Raises:
+        ValueError: `$OLLAMA_HOST` is used and is not an address.
+    """
+    names: dict[str, str] = {}
+    for name, backend in config.enabled().items():
+        for address in backend.addresses if isinstance(backend, OllamaConfig) else ():
+            first = names.setdefault(address, name)
+            if first != name:
+                log.warning(
+                    "backends: `%s` and `%s` are both the server %s; switch one off, as in "
+                    "`%s: null`.",
+                    *(first, name, address, first),
+                )
+
+
 def _read(path: Path) -> Config:
     try:
         return _decode(path.read_bytes())
-    except (OSError, UnicodeDecodeError, msgspec.DecodeError, msgspec.ValidationError) as exc:
-        raise ConfigError(f"{path}: {_say(exc)}") from exc
+    except (OSError, ValueError, msgspec.DecodeError) as exc:
+        raise ConfigError(f"{path}: {_message(exc)}") from exc
+
+
+class _File(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """The file, as far as its form does not depend on names that the user chose."""
+
+    server: ServerConfig = ServerConfig()
+    backends: dict[str, Any] = {}
+    models: dict[str, Any] = {}
 
 
 def _decode(text: bytes) -> Config:
-    said = msgspec.yaml.decode(text)
-    if said is None:  # nothing, or nothing but comments
+    raw = msgspec.yaml.decode(text)
+    if raw is None:  # An empty file, or only comments.
         return Config()
+    file = msgspec.convert(raw, _File)
+    return Config(
+        server=file.server,
+        backends={name: _to_backend(name, each) for name, each in file.backends.items()},
+        models={alias: _to_model(alias, each) for alias, each in file.models.items()},
+    )
+
+
+def _to_backend(name: str, settings: object) -> BackendConfig | None:
+    """`true` takes the defaults of the kind, `null` and `false` switch the backend off."""
+    key = f"$.backends.{name}"
+    if settings is None or settings is False:
+        return None
+    fields = {} if settings is True else _convert(settings, dict[str, Any], key)
+    kind = fields.get("kind", name)
+    if not isinstance(kind, str) or kind not in KINDS:
+        wrong = f"no kind of backend is {kind!r}; " if "kind" in fields else "missing; "
+        raise ValueError(f"{key}.kind: {wrong}use {_any_of(KINDS)}")
+    return _convert(fields | {"kind": kind}, KINDS[kind], key)
+
+
+def _to_model(alias: str, settings: object) -> ModelConfig:
+    key = f"$.models.{alias}"
+    fields = _convert(settings, dict[str, Any], key)
+    names = {name: each for name, each in fields.items() if name not in _ALIAS_SETTINGS}
+    texts = {n: _convert(each, str, f"{key}.{n}") for n, each in names.items() if each is not None}
+    options = {name: each for name, each in fields.items() if name in _ALIAS_SETTINGS}
+    return _convert({**options, "names": texts}, ModelConfig, key)
+
+
+def _convert(value: object, form: type[_T], key: str) -> _T:
+    """`value` as a `form`.
+
+    Raises:
+        ValueError: it is not; the text begins with `key`, or a key below it.
+    """
     try:
-        return msgspec.convert(said, Config)
+        return msgspec.convert(value, form)
     except msgspec.ValidationError as exc:
-        if _ANY_MODEL not in str(exc):
-            raise
-        named = f"$.models.{_faulty(said['models'])}"
-        raise msgspec.ValidationError(str(exc).replace(_ANY_MODEL, named)) from exc
+        where, what = _split(exc)
+        raise ValueError(f"{key}{where.removeprefix('$')}: {what}") from exc
 
 
-_ANY_MODEL = "$.models[...]"
-"""msgspec does not tell which."""
-
-
-def _faulty(models: Mapping[str, object]) -> str:
-    """The first of which something is wrong."""
-    return next(name for name, model in models.items() if not _is_model(model))
-
-
-def _is_model(said: object) -> bool:
-    try:
-        msgspec.convert(said, ModelConfig)
-    except msgspec.ValidationError:
-        return False
-    return True
-
-
-def _say(exc: Exception) -> str:
-    """Key first: ``$.server.port: Expected `int`, got `str` ``."""
+def _message(exc: Exception) -> str:
+    """One line, key first: ``$.server.port: Expected `int`, got `str` ``."""
     if isinstance(exc, OSError):
         return exc.strerror or "cannot be read"
+    where, what = _split(exc)
+    return f"{where}: {what}" if where else what
+
+
+def _split(exc: Exception) -> tuple[str, str]:
+    """The key, empty where the text has none, and the rest of msgspec's text."""
     text = " ".join(str(exc).split()).replace('in "<byte string>", ', "at ")
     what, _, where = text.partition(" - at ")
-    return f"{where.strip('`')}: {what}" if where else what
+    return where.strip("`"), what
 
 
-def find_config(asked: str | None, environ: Mapping[str, str]) -> Path | None:
-    """`--config`, else `$TANDEM_CONFIG`, else the user's own file if there is one."""
-    named = asked or environ.get("TANDEM_CONFIG")
+def find_config(option: str | None, environ: Mapping[str, str]) -> Path | None:
+    """The file of `--config`, else of `$TANDEM_CONFIG`, else the user's own file if it exists."""
+    named = option or environ.get("TANDEM_CONFIG")
     if named:
         return Path(named)
-    usual = _config_folder(environ) / "tandem" / "config.yaml"
-    return usual if usual.is_file() else None
+    default = _config_folder(environ) / "tandem" / "config.yaml"
+    return default if default.is_file() else None
 
 
 def state_folder(config: Config, environ: Mapping[str, str]) -> Path:
-    """Where what `tandem bench MODEL` found is kept."""
+    """The folder that keeps the results of `tandem bench MODEL`."""
     if config.server.state_folder is not None:
         return Path(config.server.state_folder).expanduser()
     if environ.get("XDG_STATE_HOME"):
         return Path(environ["XDG_STATE_HOME"]) / "tandem"
     home = Path(os.path.expanduser("~"))
-    usual = "Library/Application Support" if sys.platform == "darwin" else ".local/state"
-    return home / usual / "tandem"
+    folder = "Library/Application Support" if sys.platform == "darwin" else ".local/state"
+    return home / folder / "tandem"
 
 
 def _config_folder(environ: Mapping[str, str]) -> Path:

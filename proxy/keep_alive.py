@@ -1,4 +1,4 @@
-"""How long a model stays loaded, in Ollama's words and in LM Studio's -> seconds.
+"""Parse `keep_alive` and `ttl`: how long a model stays loaded, in Ollama's and LM Studio's form.
 
 Source: https://pkg.go.dev/time#ParseDuration, which Ollama uses.
 """
@@ -15,14 +15,14 @@ _DURATION = re.compile(rf"[+-]?(?:0|(?:{_PIECE})+)", re.ASCII)
 
 
 def to_keep_alive(keep_alive: KeepAlive | None, ttl: float | None) -> float | None:
-    """Seconds; negative: for ever.
+    """The seconds that a model stays loaded unused; negative: for ever, `None`: not given.
 
     Raises:
-        InvalidRequestError: the text is no duration, or the two differ.
+        InvalidRequestError: `keep_alive` is not a duration, or differs from `ttl`.
     """
     seconds = _to_seconds(keep_alive) if isinstance(keep_alive, str) else keep_alive
     if ttl is not None and seconds is not None and ttl != seconds:
-        raise InvalidRequestError("'ttl' says something else than 'keep_alive'.", param="ttl")
+        raise InvalidRequestError("'ttl' conflicts with 'keep_alive'.", param="ttl")
     return ttl if seconds is None else seconds
 
 
@@ -30,7 +30,7 @@ def _to_seconds(text: str) -> float:
     """`1h30m` -> 5400.0"""
     if len(text) > 40 or not _DURATION.fullmatch(text):
         raise InvalidRequestError(
-            "'keep_alive' is a number of seconds, or a text such as '5m' or '1h30m'.",
+            "'keep_alive' must be a number of seconds or a duration such as '5m' or '1h30m'.",
             param="keep_alive",
         )
     seconds = sum(float(count) * _UNITS[unit] for count, unit in re.findall(_PIECE, text))

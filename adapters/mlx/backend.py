@@ -38,6 +38,7 @@ L = TypeVar("L", TextModel, EmbeddingModel)
 
 class MLXBackend:
     kind = "mlx"
+    naming = MLXConfig.naming
     honours = MLX
 
     def __init__(self, config: MLXConfig, *, engine: Engine | None = None) -> None:

@@ -33,6 +33,7 @@ from adapters.upstream.limits import DEFAULT_LIMITS, Limits
 
 class OllamaBackend:
     kind = "ollama"
+    naming = OllamaConfig.naming
     honours = OLLAMA
 
     def __init__(self, config: OllamaConfig, limits: Limits = DEFAULT_LIMITS) -> None:

@@ -110,7 +110,7 @@ async def _find(model: str, parts: Parts) -> RegisteredModel:
 
 
 async def _versions(runners: Sequence["_Runner"]) -> dict[str, str]:
-    versions = {one.deployment.kind: (await one.backend.health()).version for one in runners}
+    versions = {one.deployment.backend: (await one.backend.health()).version for one in runners}
     return {kind: version for kind, version in versions.items() if version}
 
 
@@ -120,7 +120,7 @@ async def _rows(runners: Sequence["_Runner"], plan: ModelPlan, report: Report) -
     longest = await _warm_up(runners, plan, run, report)
     rows: list[BenchRow] = []
     for at, scenario in enumerate(plan.scenarios(longest)):
-        turns: dict[str, list[_Turn]] = {runner.deployment.kind: [] for runner in runners}
+        turns: dict[str, list[_Turn]] = {runner.deployment.backend: [] for runner in runners}
         for number in range(plan.rounds):
             report(f"{scenario.to_text()}, round {number + 1} of {plan.rounds}")
             # The same prompts for each backend, different ones in each round.
@@ -130,7 +130,7 @@ async def _rows(runners: Sequence["_Runner"], plan: ModelPlan, report: Report) -
             first = number % len(runners)
             for runner in (*runners[first:], *runners[:first]):
                 turn = await runner.turn(scenario, prompts, plan.max_tokens)
-                turns[runner.deployment.kind].append(turn)
+                turns[runner.deployment.backend].append(turn)
         rows.extend(_to_row(kind, scenario, measured) for kind, measured in turns.items())
     return rows
 
@@ -141,7 +141,7 @@ async def _warm_up(
     """Load the model on each backend; return the longest prompt that fits all contexts."""
     longest: Length = "long"
     for runner in runners:
-        kind = runner.deployment.kind
+        kind = runner.deployment.backend
         report(f"{kind} loads {runner.deployment.name}")
         if await runner.warm_up(run, plan.max_tokens) == "short":
             report(f"long prompts are left out: they exceed the context of {kind}")
@@ -154,7 +154,7 @@ class _Runner:
 
     def __init__(self, deployment: Deployment, parts: Parts) -> None:
         self.deployment = deployment
-        self.backend = parts.registry.backends[deployment.kind].backend
+        self.backend = parts.registry.backends[deployment.backend].backend
         self._memory = parts.memory
 
     async def warm_up(self, run: str, max_tokens: int) -> Length:
@@ -200,7 +200,7 @@ class _Runner:
             *(self._ask(prompt, max_tokens, len(prompts)) for prompt in prompts)
         )
         seconds = time.perf_counter() - began
-        memory = await self._memory.footprint(self.deployment.kind, self.deployment.name)
+        memory = await self._memory.footprint(self.deployment.backend, self.deployment.name)
         return _Turn(tuple([to_measurement(each, memory) for each in attempts]), seconds)
 
     async def _ask(self, prompt: str, max_tokens: int, concurrency: int) -> Attempt:
@@ -213,7 +213,7 @@ class _Runner:
             sampling=Sampling(temperature=0),
             max_tokens=max_tokens,
         )
-        attempt = Attempt(self.deployment.kind, self.deployment.name)
+        attempt = Attempt(self.deployment.backend, self.deployment.name)
         attempt.concurrency = concurrency
         checked = CheckedSink(Collector(), attempt)
         await self.backend.generate(request, checked)
@@ -226,7 +226,7 @@ class _Runner:
         try:
             yield
         except BackendError as error:
-            raise RuntimeError(f"{self.deployment.kind}: {error.message}") from error
+            raise RuntimeError(f"{self.deployment.backend}: {error.message}") from error
 
 
 def _to_row(backend: str, scenario: Scenario, turns: Sequence[_Turn]) -> BenchRow:

@@ -97,7 +97,7 @@ class Result(Struct, frozen=True, kw_only=True):
 def to_contestant(deployment: Deployment) -> Contestant:
     model = deployment.model
     return Contestant(
-        backend=deployment.kind,
+        backend=deployment.backend,
         name=deployment.name,
         quantization=model.quantization if model else None,
         digest=model.digest if model else None,

@@ -31,9 +31,8 @@ def _export(config: Config, named: str, tag: str | None) -> None:
     from adapters.conversion.export_model import default_tag, export_model, find_folder
     from adapters.gguf.progress import Bar
 
-    backends = config.backends
-    mlx = backends.mlx if isinstance(backends.mlx, MLXConfig) else MLXConfig()
-    ollama = backends.ollama if isinstance(backends.ollama, OllamaConfig) else OllamaConfig()
+    mlx = config.of_kind(MLXConfig) or MLXConfig()
+    ollama = config.of_kind(OllamaConfig) or OllamaConfig()
     name, folder = find_folder(named, mlx)
     bar = Bar(f"Writing {name} as GGUF")
     for line in _lines(name, export_model(folder, tag or default_tag(name), mlx, ollama, bar)):

@@ -32,10 +32,8 @@ def _import(config: Config, named: str, to: Path | None) -> None:
     from adapters.conversion.import_model import default_target, find_source, import_model
     from adapters.gguf.progress import Bar
 
-    backends = config.backends
-    mlx = backends.mlx if isinstance(backends.mlx, MLXConfig) else MLXConfig()
-    ollama = backends.enabled().get("ollama")
-    assert ollama is None or isinstance(ollama, OllamaConfig)  # noqa: S101 - its kind says so.
+    mlx = config.of_kind(MLXConfig) or MLXConfig()
+    ollama = config.of_kind(OllamaConfig)
     source = find_source(named, ollama)
     bar = Bar(f"Converting {source.name} for MLX")
     for line in _lines(import_model(source, to or default_target(source, mlx), ollama, bar)):

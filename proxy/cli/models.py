@@ -1,4 +1,4 @@
-"""`tandem models`: what the backends have, without a server."""
+"""`tandem models`: list the models of all backends, without a server."""
 
 import argparse
 import asyncio
@@ -12,8 +12,8 @@ from proxy.config import Config
 if TYPE_CHECKING:
     from proxy.models.registry import Deployment, RegisteredModel, Registry
 
-_PATIENCE = 2.0
-"""Seconds it waits for a backend."""
+_LISTING_SECONDS = 2.0
+"""Time that a backend has to list its models."""
 _COLUMNS = (
     "MODEL",
     "BACKEND",
@@ -40,13 +40,13 @@ async def _print_models(config: Config, as_json: bool) -> int:
     from proxy.models.registry import Registry
 
     registry = Registry(config.models, config.server.refresh)
-    async with registry.open(config.backends.enabled()):
-        await registry.refresh(_PATIENCE)
+    async with registry.open(config.backend_configs()):
+        await registry.refresh(_LISTING_SECONDS)
         print(_as_json(registry) if as_json else "\n".join(_table(registry.entries())))
-        for kind, listed in registry.backends.items():
+        for name, listed in registry.backends.items():
             if not listed.reached:
                 detail = (await listed.backend.health()).detail
-                print(f"tandem: {kind} does not answer. {detail or ''}".rstrip(), file=sys.stderr)
+                print(f"tandem: {name} does not respond. {detail or ''}".rstrip(), file=sys.stderr)
     return 0
 
 
@@ -59,7 +59,7 @@ def _as_json(registry: "Registry") -> str:
 
 
 def _table(entries: "Iterable[RegisteredModel]") -> Iterator[str]:
-    """A line for each place of a model, in columns."""
+    """A line for each deployment, in columns."""
     rows = [_COLUMNS, *(row for entry in entries for row in _rows(entry))]
     widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
     for row in rows:
@@ -68,8 +68,8 @@ def _table(entries: "Iterable[RegisteredModel]") -> Iterator[str]:
 
 
 def _rows(entry: "RegisteredModel") -> Iterator[tuple[str, ...]]:
-    for at, deployment in enumerate(entry.deployments):
-        yield ("" if at else entry.id, deployment.kind, deployment.name, *_facts(deployment))
+    for index, deployment in enumerate(entry.deployments):
+        yield ("" if index else entry.id, deployment.backend, deployment.name, *_facts(deployment))
 
 
 def _facts(deployment: "Deployment") -> tuple[str, ...]:

@@ -7,7 +7,7 @@ from contextlib import aclosing
 from typing import TYPE_CHECKING
 
 from proxy.cli.command import Commands, fail
-from proxy.config import BackendsConfig, Config
+from proxy.config import Config
 
 if TYPE_CHECKING:
     from adapters.backend import Progress
@@ -43,7 +43,7 @@ async def _pull(config: Config, name: str) -> int:
     from adapters import open_backend
 
     kind, model = _owner(name, config)
-    settings = config.backends.enabled().get(kind)
+    settings = config.enabled().get(kind)
     if settings is None:
         return fail(1, f"{name}: the {kind} backend is disabled in the config")
     progress_display = _ProgressDisplay()
@@ -59,12 +59,13 @@ def _owner(name: str, config: Config) -> tuple[str, str]:
 
     `mlx/NAME` names its backend, as in a request; otherwise the form of the name decides.
     """
-    from proxy.models.auto_pull import source_of
+    from proxy.models.auto_pull import to_source
 
     kind, slash, model = name.partition("/")
-    if slash and kind in BackendsConfig.__struct_fields__:
+    if slash and kind in config.backends:
         return kind, model
-    return source_of(name, config.backends.enabled()) or (_DEFAULT_KIND, name)
+    namings = {backend: each.naming for backend, each in config.enabled().items()}
+    return to_source(name, namings) or (_DEFAULT_KIND, name)
 
 
 class _ProgressDisplay:

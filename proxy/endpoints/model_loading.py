@@ -47,7 +47,7 @@ async def unload(request: ServerRequest, name: str) -> Route:
     away: BackendUnavailableError | None = None
     done: list[Route] = []
     for route in await request.router.routes(name):
-        request.record.attempt(route.backend.kind, route.name)
+        request.record.attempt(route.backend_name, route.name)
         try:
             await request.finish(route.backend.unload(route.name))
             await _look(request, route)
@@ -61,9 +61,9 @@ async def unload(request: ServerRequest, name: str) -> Route:
 
 async def _resolve(request: ServerRequest, name: str) -> Route:
     route = await request.router.resolve(name, frozenset())
-    request.record.attempt(route.backend.kind, route.name)
+    request.record.attempt(route.backend_name, route.name)
     return route
 
 
 async def _look(request: ServerRequest, route: Route) -> None:
-    await request.registry.backends[route.backend.kind].refresh(_PATIENCE)
+    await request.registry.backends[route.backend_name].refresh(_PATIENCE)

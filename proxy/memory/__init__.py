@@ -1,1 +1,1 @@
-"""One memory budget for the models of all backends."""
+"""Shared memory budget for the models of all backends."""

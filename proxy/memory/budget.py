@@ -1,7 +1,7 @@
-"""One budget for what all models take of this machine's memory, whichever engine has them.
+"""Shared memory budget: one limit for the models of all backends on this machine.
 
-Before a model is loaded its backend asks for room. Prefix caches give way first, then idle models,
-those longest unused before others; what is pinned, or answers somebody, stays.
+A backend reserves memory before it loads a model. To make room, prefix caches are trimmed first,
+then idle models are unloaded, the least recently used first; pinned and busy models stay.
 """
 
 import asyncio
@@ -20,43 +20,45 @@ from proxy.memory.ledger import Fit, Key, Ledger, ModelMemory, Newcomer
 log = logging.getLogger("tandem")
 
 _SHARE = 0.75
-"""Of the system's memory, where no device recommends anything: the rest is everybody else's."""
-_LEAVING_SECONDS = 10.0
-"""How long an unloaded model may take to be gone."""
-_LOOK_SECONDS = 0.05
+"""The default share of the system's memory, if no device recommends a limit: other programs need
+the rest."""
+_UNLOAD_SECONDS = 10.0
+"""Time that an unloaded model may still be reported."""
+_POLL_SECONDS = 0.05
 
 
 class Snapshot(Struct, frozen=True, kw_only=True):
     budget: int
     """Bytes."""
     used: int
-    """Of all models, those that are being loaded and all caches included."""
+    """Bytes of all models, including those being loaded and all caches."""
     models: tuple[ModelMemory, ...]
 
 
 class SharedBudget:
     def __init__(self, budget: int | None, pinned: frozenset[Key], period: float) -> None:
-        """`budget` is the configuration's own; `period` the seconds between two looks."""
-        self._asked = budget
+        """`budget`: bytes by the config, if it sets a limit; `pinned`: every spelling of the pinned
+        models' names; `period`: seconds between two looks at the backends."""
+        self._configured = budget
         self._pinned = pinned
         self._period = period
         self.budget = budget or 0
-        self._tenants: dict[str, MemoryUser] = {}
-        self._held: dict[Key, tuple[Footprint, ...]] = {}
+        self._users: dict[str, MemoryUser] = {}
+        self._reserved: dict[Key, tuple[Footprint, ...]] = {}
         self._evictions = 0
-        """How many models had to make way."""
+        """Models unloaded to make room, since the start."""
         self._deciding = asyncio.Lock()
-        self._seen = Ledger()
+        self._latest = Ledger()
         self._needed: dict[Key, Footprint] = {}
-        """What each model asked for when it was last loaded here, or will by its files."""
+        """The memory each model needed for its last load, or needs according to its files."""
 
     @asynccontextmanager
     async def open(self, memory_users: Mapping[str, MemoryUser]) -> AsyncGenerator[None]:
-        """Share the memory out among `tenants`, by kind, until the end."""
-        self._tenants = dict(memory_users)
-        self.budget = self._asked or await self._recommended()
-        for kind, memory_user in memory_users.items():
-            memory_user.share_budget(BackendBudget(self, kind))
+        """Share the budget among `memory_users`, by backend, until the end."""
+        self._users = dict(memory_users)
+        self.budget = self._configured or await self._recommended()
+        for backend, memory_user in memory_users.items():
+            memory_user.share_budget(BackendBudget(self, backend))
         watching = asyncio.create_task(self._watch())
         try:
             yield
@@ -66,12 +68,12 @@ class SharedBudget:
 
     @asynccontextmanager
     async def hold(self, key: Key, footprint: Footprint) -> AsyncGenerator[None]:
-        """As `adapters.memory.Room.hold`, for the model `key`."""
+        """Reserve memory for the model `key`; see `adapters.memory.MemoryBudget.hold`."""
         async with self._deciding:
-            if key not in self._seen.residents:  # A loaded one asks for a longer answer only.
+            if key not in self._latest.residents:  # A loaded one only needs more context.
                 self._needed[key] = footprint
             ledger = await self._make_room(Newcomer(key, footprint))
-            self._held[key] = (*self._held.get(key, ()), footprint)
+            self._reserved[key] = (*self._reserved.get(key, ()), footprint)
             try:
                 await self._confine(ledger)
             except BaseException:
@@ -82,31 +84,31 @@ class SharedBudget:
         finally:
             self._release(key, footprint)
 
-    async def footprint(self, kind: str, model: str) -> int | None:
-        """Bytes that `model` takes, or will; `None` where it takes none here, or nobody knows."""
-        if (memory_user := self._tenants.get(kind)) is None:
+    async def footprint(self, backend: str, model: str) -> int | None:
+        """Bytes that `model` uses, or will use once loaded; `None`: none here, or not known."""
+        if (memory_user := self._users.get(backend)) is None:
             return None
-        for each in await memory_user.resident():
-            if model == each.name or model in each.also:
-                return each.footprint.known
-        foreseen = await memory_user.footprint(model)
-        if foreseen is None or not foreseen.known:
+        for resident in await memory_user.resident():
+            if model == resident.name or model in resident.also:
+                return resident.footprint.known
+        needed = await memory_user.footprint(model)
+        if needed is None or not needed.known:
             return None
-        self._needed[kind, model] = foreseen
-        return foreseen.known
+        self._needed[backend, model] = needed
+        return needed.known
 
-    def seen(self, kind: str, model: str) -> int | None:
-        """Bytes that `model` took when that was last looked at, `period` ago at most; `None` where
-        it took none here, or nobody knows."""
-        return self._seen.taken(self._seen.found((kind, model))) or None
+    def last_footprint(self, backend: str, model: str) -> int | None:
+        """Bytes that `model` used by the last look, at most `period` ago; `None`: none here, or not
+        known. No I/O."""
+        return self._latest.taken(self._latest.resident_for((backend, model))) or None
 
     def fit(self, key: Key, size: int | None) -> Fit:
-        """Whether the model `key`, of a file of `size` bytes, has room, as things were when they
-        were last looked at. What takes nothing here, or nobody knows how much, fits."""
-        if key[0] not in self._tenants:
+        """Check if the model `key`, with a file of `size` bytes, fits, by the last look. A model
+        that uses no memory here, or an unknown amount, fits. No I/O."""
+        if key[0] not in self._users:
             return "fits"
         footprint = self._needed.get(key) or Footprint(weights=size)
-        return self._seen.fit(Newcomer(key, footprint), self.budget)
+        return self._latest.fit(Newcomer(key, footprint), self.budget)
 
     async def snapshot(self) -> Snapshot:
         ledger = await self._look(fresh=False)
@@ -115,31 +117,31 @@ class SharedBudget:
         return Snapshot(budget=self.budget, used=ledger.used() + caches, models=models)
 
     async def _recommended(self) -> int:
-        said = [await memory_user.recommended() for memory_user in self._tenants.values()]
-        known = [each for each in said if each is not None]
-        return min(known, default=int(_system_memory() * _SHARE))
+        limits = [await memory_user.recommended() for memory_user in self._users.values()]
+        system = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+        return min((each for each in limits if each is not None), default=int(system * _SHARE))
 
     async def _watch(self) -> None:
-        """Ollama's models come and go by themselves: what is left for the others changes."""
+        """Update the limits periodically: Ollama loads and unloads models by itself."""
         while True:
             await asyncio.sleep(self._period)
             async with self._deciding:
                 try:
                     await self._confine(await self._look(fresh=True))
                 except BackendError as error:
-                    log.info("The memory was not looked at: %s", error.message)
+                    log.info("Cannot read the memory in use: %s", error.message)
 
     async def _make_room(self, newcomer: Newcomer) -> Ledger:
-        """How things are once `newcomer` fits in.
+        """Unload idle models until `newcomer` fits; returns the ledger after that.
 
         Raises:
-            InsufficientMemoryError: it does not; nothing was unloaded where that was foreseeable.
+            InsufficientMemoryError: it does not fit. Nothing is unloaded if that is foreseeable.
         """
         ledger = await self._look(fresh=True)
         if ledger.used(newcomer) - ledger.idle(newcomer.key) > self.budget:
             raise self._refusal(ledger, newcomer)
         tried: set[Key] = {newcomer.key}
-        while not await self._fits(ledger, newcomer):
+        while ledger.used(newcomer) > self.budget or not await self._confine(ledger, newcomer):
             if (victim := ledger.oldest_idle(tried)) is None:
                 await self._confine(ledger)
                 raise self._refusal(ledger, newcomer)
@@ -147,82 +149,77 @@ class SharedBudget:
             ledger = await self._evict(victim)
         return ledger
 
-    async def _fits(self, ledger: Ledger, newcomer: Newcomer) -> bool:
-        """Whether it does now, after caches have been trimmed for it."""
-        return ledger.used(newcomer) <= self.budget and await self._confine(ledger, newcomer)
-
     async def _confine(self, ledger: Ledger, newcomer: Newcomer | None = None) -> bool:
-        """Tell the elastic backends what is left for their contexts and caches; whether they have
-        not taken more meanwhile."""
-        well = True
-        for kind, memory_user in self._tenants.items():
+        """Limit the contexts and caches of elastic backends to what is left; False if one of them
+        uses more than that."""
+        within = True
+        for backend, memory_user in self._users.items():
             if memory_user.elastic:
-                limit = max(self.budget - ledger.firm(kind, newcomer), 0)
-                well &= await memory_user.confine(limit) <= limit
-        return well
+                limit = max(self.budget - ledger.firm(backend, newcomer), 0)
+                within &= await memory_user.confine(limit) <= limit
+        return within
 
     async def _evict(self, key: Key) -> Ledger:
-        """Unload it, and see it gone; one that somebody has begun to use stays."""
-        kind, name = key
+        """Unload a model and wait until it is gone. A model that has become busy stays."""
+        backend, name = key
         try:
-            await self._tenants[kind].unload_for_memory(name)
+            await self._users[backend].unload_for_memory(name)
         except BackendError as error:
-            log.info("%s/%s stays: %s", kind, name, error.message)
+            log.info("%s/%s is not unloaded: %s", backend, name, error.message)
             return await self._look(fresh=True)
         self._evictions += 1
-        log.info("%s/%s was unloaded to make room.", kind, name)
-        until = time.monotonic() + _LEAVING_SECONDS
+        log.info("%s/%s was unloaded to make room.", backend, name)
+        until = time.monotonic() + _UNLOAD_SECONDS
         while key in (ledger := await self._look(fresh=True)).residents:
             if time.monotonic() > until:
                 break
-            await asyncio.sleep(_LOOK_SECONDS)
+            await asyncio.sleep(_POLL_SECONDS)
         return ledger
 
     async def _look(self, *, fresh: bool) -> Ledger:
-        """All at one moment: where somebody has come or gone meanwhile, it is looked at again."""
+        """A consistent ledger of all backends: read again if models came or went meanwhile."""
         while True:
-            held, evictions = self._held.copy(), self._evictions
+            reserved, evictions = self._reserved.copy(), self._evictions
             residents = await self._residents(fresh=fresh)
-            # Whose load has ended since may be loaded by now, and was not told of.
-            ended = held.keys() - self._held.keys() - residents.keys()
+            # A model whose load has ended since may be loaded without being among `residents`.
+            ended = reserved.keys() - self._reserved.keys() - residents.keys()
             if not ended and evictions == self._evictions:
-                # What is held changes: the ledger has it as it is when it is read.
-                self._seen = Ledger(residents, self._held, self._pinned)
-                return self._seen
+                # Not a copy: the ledger shows the reservations as they are when it is read.
+                self._latest = Ledger(residents, self._reserved, self._pinned)
+                return self._latest
 
     async def _residents(self, *, fresh: bool) -> dict[Key, Resident]:
-        kinds = list(self._tenants)
-        told = await asyncio.gather(*(self._tenants[k].resident(fresh=fresh) for k in kinds))
+        users = self._users
+        reports = await asyncio.gather(*(each.resident(fresh=fresh) for each in users.values()))
         return {
-            (kind, each.name): each
-            for kind, found in zip(kinds, told, strict=True)
-            for each in found
+            (backend, resident.name): resident
+            for backend, residents in zip(users, reports, strict=True)
+            for resident in residents
         }
 
     def _release(self, key: Key, footprint: Footprint) -> None:
-        held = list(self._held[key])
-        held.remove(footprint)
-        self._held[key] = tuple(held)
-        if not held:
-            del self._held[key]
+        rest = list(self._reserved[key])
+        rest.remove(footprint)
+        self._reserved[key] = tuple(rest)
+        if not rest:
+            del self._reserved[key]
 
     def _refusal(self, ledger: Ledger, newcomer: Newcomer) -> InsufficientMemoryError:
         key = newcomer.key
         others = ledger.used() - ledger.taken(key) - ledger.idle(key)
         return InsufficientMemoryError(
             f"'{key[1]}' needs {ledger.taken(key, newcomer)} bytes of memory; "
-            f"{max(self.budget - others, 0)} of {self.budget} are free, or held by models that "
-            "nobody uses.",
+            f"{max(self.budget - others, 0)} of {self.budget} are free or used by idle models.",
             param="model",
         )
 
 
 class BackendBudget:
-    """The memory, as one backend sees it."""
+    """The shared budget as one backend uses it."""
 
-    def __init__(self, memory: SharedBudget, kind: str) -> None:
+    def __init__(self, memory: SharedBudget, backend: str) -> None:
         self._memory = memory
-        self._kind = kind
+        self._backend = backend
 
     @property
     def budget(self) -> int | None:
@@ -230,9 +227,5 @@ class BackendBudget:
 
     @asynccontextmanager
     async def hold(self, model: str, footprint: Footprint) -> AsyncGenerator[None]:
-        async with self._memory.hold((self._kind, model), footprint):
+        async with self._memory.hold((self._backend, model), footprint):
             yield
-
-
-def _system_memory() -> int:
-    return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")

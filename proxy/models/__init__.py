@@ -1,1 +1,1 @@
-"""Which models exist on which backend, and how a missing one is fetched."""
+"""Models: which backend has which, their names, loading and downloading."""

@@ -1,6 +1,6 @@
-"""Which models of two backends are one and the same: said in the config, or known by their weights.
+"""Counterparts: models of two backends that are the same, by the config or by their weights.
 
-Nothing is ever guessed from names that are merely alike.
+Similar names are never taken as evidence.
 """
 
 from collections.abc import Callable, Iterable, Mapping
@@ -10,56 +10,58 @@ from adapters.backend import Model
 Models = Mapping[str, Model]
 """A backend's models, by its own names."""
 Key = tuple[str, str]
-"""A backend's kind, and its own name of a model."""
+"""A backend's name, and its own name of a model."""
 
 
 class DeclaredCounterparts:
-    """The pairs of the config. A model that it pairs with two others is paired with none."""
+    """The pairs of the config. A model that is paired with two others has no counterpart."""
 
-    def __init__(self, entries: Iterable[Mapping[str, str]]) -> None:
-        """Each entry has a model's names by kind."""
+    def __init__(self, aliases: Iterable[Mapping[str, str]]) -> None:
+        """`aliases`: a model's names by backend, each."""
         self._others: dict[tuple[Key, str], set[str]] = {}
-        for names in entries:
+        for names in aliases:
             for key in names.items():
                 for other in names.keys() - {key[0]}:
                     self._others.setdefault((key, other), set()).add(names[other])
 
     def counterpart(self, key: Key, other: str) -> str | None:
-        found = self._others.get((key, other), set())
-        return next(iter(found)) if len(found) == 1 and self._is_mutual(key, other) else None
-
-    def _is_mutual(self, key: Key, other: str) -> bool:
-        kind, _ = key
-        return all(len(self._others[(other, name), kind]) == 1 for name in self._others[key, other])
+        """The name of the model `key` on the backend `other`, if both sides agree on one."""
+        backend, _ = key
+        names = self._others.get((key, other), set())
+        is_mutual = all(len(self._others[(other, name), backend]) == 1 for name in names)
+        return next(iter(names)) if len(names) == 1 and is_mutual else None
 
 
 def by_name(name: str, _here: Models, there: Models) -> str | None:
-    """The other backend's name of a model that both call the same, as imports are."""
+    """Match a model that both backends list by the same name, as imports are."""
     return name if name in there else None
 
 
 def by_origin(name: str, here: Models, there: Models) -> str | None:
-    """The other backend's name of the one model that has its weights from the same file.
+    """Match the only model there whose weights come from the same GGUF file.
 
-    Where several have, as tags do that differ in their template, nobody knows which is meant;
-    names of one digest are one model. One that is primed is another.
+    Tags that differ only in their template share an origin and are ambiguous, so they have no
+    counterpart; names of one digest are one model. A primed model is a model of its own, and so
+    are models of two servers whose digests differ: their templates do.
     """
     if (model := here.get(name)) is None or model.origin is None:
         return None
-    ours, theirs = _of_origin(model.origin, here), _of_origin(model.origin, there)
-    if len(_distinct(ours)) != 1 or len(_distinct(theirs)) != 1:
+    ours, theirs = _with_origin(model.origin, here), _with_origin(model.origin, there)
+    if _count(ours) != 1 or _count(theirs) != 1:
         return None
-    if any(each.primed for each in (*ours, *theirs)):
+    both = (*ours, *theirs)
+    if any(model.primed for model in both) or len({each.digest for each in both} - {None}) > 1:
         return None
-    return min(each.name for each in theirs)
+    return min(model.name for model in theirs)
 
 
-FOUND: tuple[Callable[[str, Models, Models], str | None], ...] = (by_name, by_origin)
+INFERRED: tuple[Callable[[str, Models, Models], str | None], ...] = (by_name, by_origin)
+"""Rules that find the name there of the model `name` here, in order of precedence."""
 
 
-def _of_origin(origin: str, models: Models) -> list[Model]:
+def _with_origin(origin: str, models: Models) -> list[Model]:
     return [model for model in models.values() if model.origin == origin]
 
 
-def _distinct(models: Iterable[Model]) -> set[str]:
-    return {model.digest or model.name for model in models}
+def _count(models: Iterable[Model]) -> int:
+    return len({model.digest or model.name for model in models})

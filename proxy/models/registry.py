@@ -1,6 +1,7 @@
-"""Which models exist where: asked in the background, remembered, found by name.
+"""Registry of models: lists each backend's models in the background and resolves names.
 
-A model that two backends have is one entry, and each name that either gives it leads there.
+A model that several backends have is one entry, and every name that any of them gives it resolves
+to that entry.
 """
 
 import asyncio
@@ -17,122 +18,130 @@ from adapters.config import BackendConfig
 from adapters.errors import BackendError
 from adapters.memory import MemoryUser
 from proxy.config import ModelConfig
-from proxy.models.counterparts import FOUND, DeclaredCounterparts
+from proxy.models.counterparts import INFERRED, DeclaredCounterparts
 
 log = logging.getLogger("tandem")
 
-_AWAY_SECONDS = 2.0
-"""Between two looks for a backend that is away: who comes back is to be used at once."""
+_RETRY_SECONDS = 2.0
+"""Between two listings of an unreachable backend, so that it is used soon after it recovers."""
 
 
 class Deployment(Struct, frozen=True, kw_only=True):
     """A model on one backend."""
 
-    kind: str
+    backend: str
+    """The backend's configured name."""
     name: str
-    """The backend's own."""
+    """The backend's own name of the model."""
     model: Model | None = None
-    """What the backend tells of it; `None` if it is only known from the config."""
+    """The backend's description; `None` if the model is only known from the config."""
 
 
 class RegisteredModel(Struct, frozen=True, kw_only=True):
-    """A model as clients see it: on one backend or on several, by one name or more."""
+    """A model as clients see it: on one backend or several, under one name or several."""
 
     id: str
-    """The user's own name; else what the first backend that has it calls it."""
+    """The alias; without one, the name on the first backend that has the model."""
     deployments: tuple[Deployment, ...]
     names: tuple[str, ...] = ()
-    """All that lead here in full, `id` first. Short ones do as well, where they are unique."""
+    """All full names of the model, `id` first. Unique short names resolve to it as well."""
     prefer: str = "auto"
-    """The backend that is asked first, or `auto`."""
+    """The backend to try first, or `auto`."""
 
     @property
     def same_weights(self) -> bool | None:
-        """Whether all places compute with the same numbers, to the last bit; `None`: there is one
-        place only, or nobody knows. Equal names of quantisations prove nothing."""
+        """True if all deployments compute with the same numbers, to the last bit; `None`: there is
+        only one, or it is not known. Equal names of quantisations prove nothing."""
         return same_weights([deployment.model for deployment in self.deployments])
 
-    def among(self, kinds: Iterable[str]) -> "RegisteredModel":
-        """As far as `kinds` have it."""
-        there = frozenset(kinds)
-        return replace(
-            self, deployments=tuple(each for each in self.deployments if each.kind in there)
-        )
+    def among(self, backends: Iterable[str]) -> "RegisteredModel":
+        """The same model, restricted to its deployments on `backends`."""
+        there = frozenset(backends)
+        return replace(self, deployments=tuple(d for d in self.deployments if d.backend in there))
 
 
 class BackendModels:
-    """One backend and the models it had when it was last asked."""
+    """One backend and the models of its last listing."""
 
-    def __init__(self, backend: Backend, asked: Callable[[], None]) -> None:
-        """`asked` hears of every answer, and of every question that had none."""
+    def __init__(self, name: str, backend: Backend, on_listed: Callable[[], None]) -> None:
+        """`on_listed` is called after each listing, successful or not."""
+        self.name = name
         self.backend = backend
-        self._asked = asked
+        self._on_listed = on_listed
         self.models: dict[str, Model] = {}
         self.reached: bool | None = None
-        """Whether the last question was answered; `None` before the first."""
-        self._asking: asyncio.Task[None] | None = None
+        """True if the last listing succeeded; `None` before the first."""
+        self._listing: asyncio.Task[None] | None = None
 
     def full(self, name: str) -> str:
-        """`name` as the backend lists it: a config may leave `:latest` out."""
-        latest = f"{name}:latest"
-        return latest if name not in self.models and latest in self.models else name
+        """`name` as the backend lists it: a config may omit the default tag."""
+        tagged = name + self.backend.naming.default_tag
+        return tagged if name not in self.models and tagged in self.models else name
 
     def may_have(self, name: str) -> bool:
-        """A folder need not be listed, nor need anything while the backend is away."""
+        """False if the backend was listed without `name`, which is no path of a folder."""
         return not self.reached or name in self.models or name.startswith(("/", "~", "."))
 
     def is_away(self, name: str) -> bool:
-        """It did not answer when it was last asked, or keeps failing at that model. It may be well
-        again: who has no other may try."""
+        """True if the last listing failed or the backend keeps failing with `name`. It may have
+        recovered: a request without an alternative still tries it."""
         return self.reached is False or not self.backend.is_well(name)
 
-    async def refresh(self, patience: float | None = None) -> None:
-        """Ask, or join a question on its way; after `patience` seconds it goes on by itself."""
-        if self._asking is None or self._asking.done():
-            self._asking = asyncio.create_task(self._ask())
-        await asyncio.wait((self._asking,), timeout=patience)
+    async def refresh(self, seconds: float | None = None) -> None:
+        """List the models, or join a listing in progress; after `seconds` it continues in the
+        background."""
+        if self._listing is None or self._listing.done():
+            self._listing = asyncio.create_task(self._list())
+        await asyncio.wait((self._listing,), timeout=seconds)
 
-    async def _ask(self) -> None:
+    async def _list(self) -> None:
         try:
             models = await self.backend.list_models()
         except BackendError:
             self.reached = False
         except Exception as exc:
             if self.reached is not False:
-                log.error("Listing the models of %s: %s", self.backend.kind, type(exc).__name__)
+                log.error("Listing the models of %s: %s", self.name, type(exc).__name__)
             self.reached = False
         else:
             self.models = {model.name: model for model in models}
             self.reached = True
         finally:
-            self._asked()
+            self._on_listed()
 
     async def stop(self) -> None:
-        if self._asking is not None:
-            self._asking.cancel()
-            await asyncio.wait((self._asking,))
+        if self._listing is not None:
+            self._listing.cancel()
+            await asyncio.wait((self._listing,))
 
 
 class Registry:
     def __init__(self, aliases: Mapping[str, ModelConfig], period: float) -> None:
+        """`period`: seconds between two listings of a backend."""
         self._aliases = aliases
-        self._declared = DeclaredCounterparts(config.names() for config in aliases.values())
+        self._declared = DeclaredCounterparts(config.names for config in aliases.values())
         self._period = period
         self._warned: set[str] = set()
-        self._found: dict[tuple[str, frozenset[str]], RegisteredModel] = {}
-        """What names lead to on some kinds, until a backend was asked again."""
+        self._resolved: dict[tuple[str, frozenset[str]], RegisteredModel] = {}
+        """Names and the backends they were looked up on -> the result, until the next listing."""
         self.backends: dict[str, BackendModels] = {}
-        """By kind, in order of preference."""
+        """All backends by name, in order of preference."""
 
     @asynccontextmanager
     async def open(
-        self, configs: Mapping[str, BackendConfig], given: Mapping[str, Backend] | None = None
+        self, configs: Mapping[str, BackendConfig], backends: Mapping[str, Backend] | None = None
     ) -> AsyncGenerator[None]:
-        """Open the backends (unless they are given) and keep asking them for their models."""
+        """Open the backends and list their models periodically. `backends`, if there are any, are
+        used instead of `configs` and not closed."""
         async with AsyncExitStack() as stack:
-            backends = given if given is not None else await _open_all(configs, stack)
+            if backends is None:
+                backends = {
+                    name: await stack.enter_async_context(open_backend(config))
+                    for name, config in configs.items()
+                }
             self.backends = {
-                k: BackendModels(backend, self._found.clear) for k, backend in backends.items()
+                name: BackendModels(name, backend, self._resolved.clear)
+                for name, backend in backends.items()
             }
             await stack.enter_async_context(self._watching())
             yield
@@ -153,161 +162,168 @@ class Registry:
             await listed.refresh()
             self._warn(listed)
             away = listed.reached is False
-            await asyncio.sleep(min(self._period, _AWAY_SECONDS) if away else self._period)
+            await asyncio.sleep(min(self._period, _RETRY_SECONDS) if away else self._period)
 
     def _warn(self, listed: BackendModels) -> None:
-        """Once of each name of the user's own that does not lead where the config says."""
-        found = {**self._taken(listed), **self._missing(listed)}
-        for said in sorted(found.keys() - self._warned):
-            log.warning("models: '%s' %s", *found[said])
-        self._warned |= found.keys()
+        """Log, once each, the aliases that do not resolve as the config says."""
+        warnings = {**self._shadowed(listed), **self._missing(listed)}
+        for key in sorted(warnings.keys() - self._warned):
+            log.warning("models: %s", warnings[key])
+        self._warned |= warnings.keys()
 
-    def _taken(self, listed: BackendModels) -> dict[str, tuple[str, str]]:
-        what = f"is {listed.backend.kind}'s own name of a model, and leads to that one."
-        taken = self._aliases.keys() & listed.models
-        return {own: (own, what) for own in taken if own not in self._known(own).values()}
-
-    def _missing(self, listed: BackendModels) -> dict[str, tuple[str, str]]:
-        kind = listed.backend.kind
-        named = {own: self._known(own).get(kind) for own in self._aliases}
+    def _shadowed(self, listed: BackendModels) -> dict[str, str]:
+        shadowed = self._aliases.keys() & listed.models
         return {
-            f"{kind}/{own}": (own, f"names {name!r}, which {kind} does not have.")
-            for own, name in named.items()
+            alias: f"'{alias}' is the name of a model on {listed.name}, which is used instead of "
+            "the alias; rename the alias."
+            for alias in shadowed
+            if alias not in self._names_of(alias).values()
+        }
+
+    def _missing(self, listed: BackendModels) -> dict[str, str]:
+        backend = listed.name
+        names = {alias: self._names_of(alias).get(backend) for alias in self._aliases}
+        return {
+            f"{backend}/{alias}": f"'{alias}' names {name!r}, which {backend} does not have."
+            for alias, name in names.items()
             if name is not None and not listed.may_have(name)
         }
 
     def memory_users(self) -> dict[str, MemoryUser]:
-        """The backends that take of this machine's memory, by kind."""
-        backends = {kind: listed.backend for kind, listed in self.backends.items()}
-        return {
-            k: backend.memory_user
-            for k, backend in backends.items()
-            if backend.memory_user is not None
-        }
+        """The backends that use this machine's memory, by name."""
+        users = {name: listed.backend.memory_user for name, listed in self.backends.items()}
+        return {name: user for name, user in users.items() if user is not None}
 
-    async def refresh(self, patience: float, *, only_new: bool = False) -> None:
-        """Ask all backends at once, or those that never answered yet; `patience` is in seconds."""
-        asked = [s for s in self.backends.values() if not only_new or s.reached is None]
-        await asyncio.gather(*(listed.refresh(patience) for listed in asked))
+    def name_of(self, kind: str) -> str | None:
+        """The name of the first backend of `kind`."""
+        return next((n for n, each in self.backends.items() if each.backend.kind == kind), None)
+
+    async def refresh(self, seconds: float, *, only_new: bool = False) -> None:
+        """List all backends, or only those that were never listed; wait for `seconds` at most."""
+        wanted = [s for s in self.backends.values() if not only_new or s.reached is None]
+        await asyncio.gather(*(listed.refresh(seconds) for listed in wanted))
 
     def entries(self) -> list[RegisteredModel]:
-        """What can answer now: the models of the backends that are there, and the own names."""
-        there = {kind for kind, listed in self.backends.items() if listed.reached}
-        found: dict[str, RegisteredModel] = {}
-        for name in (*self._aliases, *self._names(there)):
+        """All models that can answer now: those of the reachable backends, and the aliases."""
+        there = {name for name, listed in self.backends.items() if listed.reached}
+        entries: dict[str, RegisteredModel] = {}
+        for name in (*self._aliases, *self._listed(there)):
             entry = self.named(name, there)
             if entry.deployments:
-                known = found.get(entry.id, entry)
+                known = entries.get(entry.id, entry)
                 names = dict.fromkeys((*known.names, *entry.names))
-                found[entry.id] = replace(known, names=tuple(names))
-        return list(found.values())
+                entries[entry.id] = replace(known, names=tuple(names))
+        return list(entries.values())
 
-    def _names(self, kinds: Iterable[str]) -> list[str]:
-        """Every model's name once, a name of the user's own not among them."""
-        names = dict.fromkeys(name for k in kinds for name in self.backends[k].models)
+    def _listed(self, backends: Iterable[str]) -> list[str]:
+        """The names of all models on `backends`, without those that are aliases as well."""
+        names = dict.fromkeys(name for b in backends for name in self.backends[b].models)
         return sorted(name for name in names if name not in self._aliases)
 
     def names(self) -> list[str]:
-        """All that can be asked for, for "did you mean"."""
-        return [*self._aliases, *self._names(self.backends)]
+        """All names that a request can use, for "did you mean"."""
+        return [*self._aliases, *self._listed(self.backends)]
 
-    def named(self, name: str, kinds: Iterable[str]) -> RegisteredModel:
-        """The model of just that name, as far as `kinds` have it: one that a backend calls so,
-        then one that the user does. Without places where they have none."""
-        key = (name, frozenset(kinds))
-        found = self._found.get(key)
-        if found is None:
-            found = self._find(*key)
-            if found.deployments:  # Of names that lead nowhere there is no end.
-                self._found[key] = found
-        return found
+    def named(self, name: str, backends: Iterable[str]) -> RegisteredModel:
+        """The model called exactly `name` by one of `backends`, else by an alias, restricted to its
+        deployments on `backends`. Without deployments if there is none."""
+        key = (name, frozenset(backends))
+        entry = self._resolved.get(key)
+        if entry is None:
+            entry = self._exact(*key)
+            if not entry.deployments:
+                entry = self._alias(*key)
+            if entry.deployments:  # Unknown names are unlimited in number.
+                self._resolved[key] = entry
+        return entry
 
-    def _find(self, name: str, kinds: frozenset[str]) -> RegisteredModel:
-        for match in (self._exact, self._alias):
-            entry = match(name, kinds)
-            if entry.deployments:
-                return entry
-        return RegisteredModel(id=name, deployments=())
+    def short(self, name: str, backends: Iterable[str]) -> list[RegisteredModel]:
+        """The models on `backends` whose name without owner and default tag is `name`: those that
+        match in case, else all."""
+        there = frozenset(backends)
+        names = [(n, self._short_names(n, b)) for b in there for n in self.backends[b].models]
+        exact = [full for full, shorts in names if name in shorts]
+        folded = name.lower()
+        alike = exact or [f for f, shorts in names if folded in map(str.lower, shorts)]
+        entries = (self.named(full, there) for full in sorted(alike))
+        return list({entry.id: entry for entry in entries if entry.deployments}.values())
 
-    def short(self, name: str, kinds: Iterable[str]) -> list[RegisteredModel]:
-        """The models whose name without its owner and `:latest` is `name`; best matches only."""
-        there = frozenset(kinds)
-        names = [full for kind in there for full in self.backends[kind].models]
-        exactly = [full for full in names if name in short_names(full)]
-        alike = exactly or [full for full in names if name.lower() in short_names(full.lower())]
-        found = (self.named(full, there) for full in sorted(alike))
-        return list({entry.id: entry for entry in found if entry.deployments}.values())
+    def _short_names(self, name: str, backend: str) -> frozenset[str]:
+        """`hf.co/org/tiny:latest` -> itself, `tiny:latest`, `tiny`, `hf.co/org/tiny`."""
+        bare = self.backends[backend].backend.naming.bare(name)
+        return frozenset({name, bare, name.rpartition("/")[2], bare.rpartition("/")[2]})
 
-    def _exact(self, name: str, kinds: frozenset[str]) -> RegisteredModel:
-        """What a backend calls just that is asked of it first: the other's weights may be packed
-        otherwise."""
-        called = {kind: name for kind, listed in self.backends.items() if name in listed.models}
+    def _exact(self, name: str, backends: frozenset[str]) -> RegisteredModel:
+        """A backend that alone lists a model as `name` is preferred for that name: its counterparts
+        may be quantised differently."""
+        called = {b: name for b, listed in self.backends.items() if name in listed.models}
         prefer = next(iter(called)) if len(called) == 1 else "auto"
-        own = self._known(name)
-        if name in own.values():  # The user adds to what a backend calls so.
+        own = self._names_of(name)
+        if name in own.values():  # The alias extends the model of the same name.
             called, prefer = own, self._aliases[name].prefer
-        return replace(self._entry(self._completed(called), kinds), prefer=prefer)
+        return replace(self._entry(self._completed(called), backends), prefer=prefer)
 
-    def _alias(self, name: str, kinds: frozenset[str]) -> RegisteredModel:
+    def _alias(self, name: str, backends: frozenset[str]) -> RegisteredModel:
         if name not in self._aliases:
             return RegisteredModel(id=name, deployments=())
-        entry = self._entry(self._known(name), kinds)
+        entry = self._entry(self._names_of(name), backends)
         names = entry.names if entry.id == name else (name,)
         return replace(entry, id=name, names=names, prefer=self._aliases[name].prefer)
 
-    def _known(self, own: str) -> dict[str, str]:
-        """What the backends call a model of the config, by kind."""
-        config = self._aliases.get(own)
-        names = config.names() if config is not None else {}
-        return {k: self.backends[k].full(n) for k, n in names.items() if k in self.backends}
+    def _names_of(self, alias: str) -> dict[str, str]:
+        """The full names of the model behind `alias`, by backend; empty if it is not an alias."""
+        config = self._aliases.get(alias)
+        names = config.names if config is not None else {}
+        return {b: self.backends[b].full(names[b]) for b in self.backends if b in names}
 
     def _completed(self, called: Mapping[str, str]) -> dict[str, str]:
-        """`called`, a model's names by kind, with what other backends call it."""
-        others = self.backends.keys() - called.keys()
-        found = {kind: self._counterpart(called, kind) for kind in others}
-        return dict(called) | {k: name for k, name in found.items() if name is not None}
+        """`called`, a model's names by backend, extended by its counterparts on other backends."""
+        others = [backend for backend in self.backends if backend not in called]
+        names = {other: self._counterpart(called, other) for other in others}
+        return dict(called) | {other: name for other, name in names.items() if name is not None}
 
     def _counterpart(self, called: Mapping[str, str], other: str) -> str | None:
         there = self.backends[other]
-        for kind, name in called.items():
-            # The config may leave `:latest` out on both sides.
-            for each in (name, name.removesuffix(":latest")):
-                if (said := self._declared.counterpart((kind, each), other)) is not None:
-                    return there.full(said)
-            for rule in FOUND:
-                if found := rule(name, self.backends[kind].models, there.models):
-                    return found
+        for backend, name in called.items():
+            here = self.backends[backend]
+            # The config may omit the default tag on both sides.
+            for key in (name, here.backend.naming.bare(name)):
+                if (declared := self._declared.counterpart((backend, key), other)) is not None:
+                    return there.full(declared)
+            for rule in INFERRED:
+                if inferred := rule(name, here.models, there.models):
+                    return inferred
         return None
 
-    def _entry(self, called: Mapping[str, str], kinds: frozenset[str]) -> RegisteredModel:
-        """The model that the backends call so, by kind, on those of `kinds`; without those that are
-        known to lack it, where another has it."""
-        backends = self.backends
-        order = [kind for kind in backends if kind in called]
-        able = [kind for kind in order if backends[kind].may_have(called[kind])] or order
-        asked = [kind for kind in order if kind in kinds]
-        having = [kind for kind in asked if kind in able] or asked
-        named = dict.fromkeys((*self._titles(called), *(called[kind] for kind in able)))
-        deployments = (
-            Deployment(kind=kind, name=called[kind], model=backends[kind].models.get(called[kind]))
-            for kind in having
-        )
+    def _entry(self, called: Mapping[str, str], backends: frozenset[str]) -> RegisteredModel:
+        """The model called `called` by backend, restricted to `backends`; without the backends
+        that are known to lack it, if another has it."""
+        order = [b for b in self.backends if b in called]
+        able = [b for b in order if self.backends[b].may_have(called[b])] or order
+        wanted = [b for b in order if b in backends]
+        having = [b for b in wanted if b in able] or wanted
+        names = dict.fromkeys((*self._titles(called), *(called[b] for b in able)))
         return RegisteredModel(
-            id=next(iter(named), ""), deployments=tuple(deployments), names=tuple(named)
+            id=next(iter(names), ""),
+            deployments=tuple(
+                Deployment(backend=b, name=called[b], model=self.backends[b].models.get(called[b]))
+                for b in having
+            ),
+            names=tuple(names),
         )
 
     def _titles(self, called: Mapping[str, str]) -> list[str]:
-        """The user's own name for the whole of it, if there is one: one that is a backend's as
-        well, else the first."""
-        known = {own: self._known(own) for own in self._aliases}
-        whole = [own for own, names in known.items() if names.items() <= called.items()]
-        named = [own for own in whole if own in known[own].values()]
-        pairs = [own for own in whole if len(known[own]) > 1]
-        return [*named, *pairs][:1]
+        """The alias of the model called `called`, if there is one that covers several backends or
+        is a backend's name as well; the latter takes precedence."""
+        known = {alias: self._names_of(alias) for alias in self._aliases}
+        matching = [alias for alias, names in known.items() if names.items() <= called.items()]
+        native = [alias for alias in matching if alias in known[alias].values()]
+        shared = [alias for alias in matching if len(known[alias]) > 1]
+        return [*native, *shared][:1]
 
 
 def same_weights(models: Sequence[Model | None]) -> bool | None:
-    """As `RegisteredModel.same_weights`."""
+    """Compute `RegisteredModel.same_weights`."""
     digests = {model.digest if model is not None else None for model in models}
     origins = {model.origin if model is not None else None for model in models}
     if len(models) < 2:
@@ -317,18 +333,3 @@ def same_weights(models: Sequence[Model | None]) -> bool | None:
     if len(origins) > 1 or None in origins:
         return None
     return all(model is not None and model.exact for model in models)
-
-
-async def _open_all(
-    configs: Mapping[str, BackendConfig], stack: AsyncExitStack
-) -> dict[str, Backend]:
-    return {
-        kind: await stack.enter_async_context(open_backend(config))
-        for kind, config in configs.items()
-    }
-
-
-def short_names(name: str) -> frozenset[str]:
-    """`hf.co/org/tiny:latest` -> itself, `tiny:latest`, `tiny`, `hf.co/org/tiny`."""
-    bare = name.removesuffix(":latest")
-    return frozenset({name, bare, name.rpartition("/")[2], bare.rpartition("/")[2]})

@@ -1,1 +1,1 @@
-"""Who answers a request: what it needs, who can, who is fastest, and who stands in."""
+"""Routing: requirements of a request, candidates, choice by speed, and fallback."""

@@ -1,7 +1,7 @@
-"""Which of several places that can answer is asked: the one that was measured to be fastest.
+"""Choose the fastest of several equivalent candidates, by measured speed.
 
-What is not measured yet is tried a few times first. After that the place changes only for one that
-is clearly faster, and not often: prompts that were read before are where they were read.
+Candidates without measurements are tried a few times first. After that the incumbent is replaced
+only by one that is clearly faster, and rarely: its prefix cache holds the earlier prompts.
 """
 
 import time
@@ -19,222 +19,230 @@ from proxy.routing.measurements import Bucket, Measurements, to_bucket
 from proxy.routing.requirements import Requirements
 
 Clock = Callable[[], float]
-"""Seconds, of which only differences mean anything."""
-BySpeed = Literal["trial", "fastest", "kept", "order"]
-"""Why: it has to be measured first; it is the fastest; it is not, but nearly, or was taken only a
-while ago; nobody was measured, and it comes first in order."""
+"""Seconds, of which only differences are used."""
+SpeedRule = Literal["trial", "fastest", "kept", "order"]
+"""The reason for a choice: the first has to be measured; it is the fastest; it is the incumbent,
+nearly as fast or chosen recently; nothing is measured, and it comes first in order."""
 
 _TRIALS = 4
-"""Answers of each place before their speeds are compared …"""
-_FEWER = 2
-"""… and where answers much like these were measured already, or two are clear enough."""
-_CLEARLY = 2.0
-"""Times that the slowest takes longer than the fastest: chance makes no such difference."""
-_AGAIN = 3600.0
-"""Seconds after which a place that was not asked is tried once more: it may be faster now."""
-_YARDSTICK = 100.0
-"""Tokens of the answer by which a place is compared with itself."""
-_HERE = (0, 0)
-_BESIDE = ((0, -1), (0, 1), (-1, 0), (1, 0))
-"""Buckets whose figures may stand in, by their distance in crowd and prompt."""
+"""Answers of each candidate before speeds are compared …"""
+_FEWER_TRIALS = 2
+"""… or fewer, if similar answers were measured already, or the difference is clear."""
+_CLEAR_FACTOR = 2.0
+"""A difference in time between slowest and fastest that chance does not explain."""
+_RETRY_SECONDS = 3600.0
+"""Seconds without a request after which a candidate is tried again: it may be faster by now."""
+_REFERENCE_TOKENS = 100.0
+"""Length of the answer by which the incumbent is compared with its own past."""
+_SAME = (0, 0)
+_ADJACENT = ((0, -1), (0, 1), (-1, 0), (1, 0))
+"""Buckets whose figures may be used instead, as (crowd, prompt) offsets."""
 
 
-class Spot(Struct, frozen=True):
-    """Answers for which one choice holds."""
+class SpeedContext(Struct, frozen=True):
+    """The requests that share one incumbent."""
 
     deployments: tuple[Key, ...]
     bucket: Bucket
 
 
-class Pick(Struct, frozen=True, kw_only=True):
+class SpeedChoice(Struct, frozen=True, kw_only=True):
     order: tuple[Candidate, ...]
     """The best first."""
-    rule: BySpeed
-    spot: Spot
+    rule: SpeedRule
+    context: SpeedContext
     seconds: dict[str, float]
-    """What the answer will take, by kind, as far as places were measured."""
+    """Expected seconds of the answer, by backend, for the candidates with measurements."""
     is_guess: bool = False
-    """They were measured in answers beside those in question."""
+    """The measurements are of an adjacent bucket."""
     takes_over: bool = False
-    """The first is now the one to stay with."""
+    """The first becomes the incumbent."""
     renews: bool = False
-    """The one to stay with has slowed down: the others are tried anew."""
-    pace: float | None = None
-    """Seconds for `_YARDSTICK` tokens, of the one to stay with."""
+    """The incumbent has slowed down: the others are tried again."""
+    reference_seconds: float | None = None
+    """The incumbent's expected time for `_REFERENCE_TOKENS` tokens."""
 
 
-class _Case(Struct, frozen=True, kw_only=True):
-    """All that one pick is made of."""
+class _Comparison(Struct, frozen=True, kw_only=True):
+    """The inputs of one choice."""
 
     candidates: Sequence[Candidate]
     """Equal but for their speed, in the order of the backends."""
     buckets: Sequence[Bucket]
-    """Where the answer would be counted, of each."""
-    spot: Spot
+    """The bucket that the answer would be recorded in, for each candidate."""
+    context: SpeedContext
     incumbent: Incumbent
     seconds: dict[str, float]
     is_guess: bool
 
-    def pick(self, order: Sequence[Candidate], rule: BySpeed, *, takes_over: bool = False) -> Pick:
-        return Pick(
+    def choose(
+        self, order: Sequence[Candidate], rule: SpeedRule, *, takes_over: bool = False
+    ) -> SpeedChoice:
+        return SpeedChoice(
             order=tuple(order),
             rule=rule,
-            spot=self.spot,
+            context=self.context,
             seconds=self.seconds,
             is_guess=self.is_guess,
             takes_over=takes_over,
         )
 
 
-class Choice:
+class SpeedChooser:
     def __init__(
         self, measurements: Measurements, estimates: Estimates, clock: Clock = time.monotonic
     ) -> None:
         self._measurements = measurements
         self._estimates = estimates
         self._clock = clock
-        self._incumbents: dict[Spot, Incumbent] = {}
+        self._incumbents: dict[SpeedContext, Incumbent] = {}
 
-    def pick(self, candidates: Sequence[Candidate], requirements: Requirements) -> Pick:
-        """Of `candidates`, which are equal but for their speed, in the order of the backends.
-        Nothing is changed by asking: see `note`."""
-        case = self._case(candidates, requirements)
-        if (tried := self._untried(case)) is not None:
-            return case.pick(_first(tried, candidates), "trial")
-        return self._checked(case, self._fastest(case))
+    def choose(self, candidates: Sequence[Candidate], requirements: Requirements) -> SpeedChoice:
+        """Order `candidates`, which are equal but for their speed, in the order of the backends.
+        Has no effect on later choices: see `note`."""
+        comparison = self._compare(candidates, requirements)
+        if (trial := self._next_trial(comparison)) is not None:
+            return comparison.choose(_with_first(trial, candidates), "trial")
+        return self._checked(comparison, self._fastest(comparison))
 
-    def note(self, pick: Pick) -> None:
-        """It is acted upon."""
-        incumbent = self._incumbents.setdefault(pick.spot, Incumbent())
-        kind, now = pick.order[0].deployment.kind, self._clock()
-        if pick.renews:
+    def note(self, choice: SpeedChoice) -> None:
+        """Record that a request follows `choice`."""
+        incumbent = self._incumbents.setdefault(choice.context, Incumbent())
+        backend, now = choice.order[0].deployment.backend, self._clock()
+        if choice.renews:
             incumbent.renew(now)
-        if pick.pace is not None:
-            incumbent.add(pick.pace)
-        if pick.rule != "trial":
+        if choice.reference_seconds is not None:
+            incumbent.add(choice.reference_seconds)
+        if choice.rule != "trial":
             incumbent.is_open = False
-        if pick.takes_over:
-            incumbent.take(kind, now, is_guess=pick.is_guess)
-        incumbent.ask(kind, now)
+        if choice.takes_over:
+            incumbent.take(backend, now, is_guess=choice.is_guess)
+        incumbent.count_request(backend, now)
 
-    def _case(self, candidates: Sequence[Candidate], requirements: Requirements) -> _Case:
+    def _compare(self, candidates: Sequence[Candidate], requirements: Requirements) -> _Comparison:
         keys = tuple(candidate.key for candidate in candidates)
         own = sum(self._measurements.in_hand(*key) for key in keys)
         tokens = max(candidate.tokens for candidate in candidates)
-        spot = Spot(keys, to_bucket(tokens, own + 1))
+        context = SpeedContext(keys, to_bucket(tokens, own + 1))
         buckets = [self._bucket(key, tokens, own) for key in keys]
         answer = self._estimates.answer_tokens(keys, requirements)
         seconds, is_guess = self._seconds(keys, buckets, answer)
-        return _Case(
+        return _Comparison(
             candidates=candidates,
             buckets=buckets,
-            spot=spot,
-            incumbent=self._incumbents.get(spot) or Incumbent(),
+            context=context,
+            incumbent=self._incumbents.get(context) or Incumbent(),
             seconds=seconds,
             is_guess=is_guess,
         )
 
     def _bucket(self, key: Key, tokens: int, own: int) -> Bucket:
-        """As if all that this model has in hand were at that place."""
+        """The bucket if all `own` requests of the model in progress were on that backend."""
         others = self._measurements.in_hand(key[0]) - self._measurements.in_hand(*key)
         return to_bucket(tokens, others + own + 1)
 
     def _seconds(
         self, keys: Sequence[Key], buckets: Sequence[Bucket], answer: float
     ) -> tuple[dict[str, float], bool]:
-        """By kind, from the nearest buckets where all were measured, else as many as possible; and
-        whether those are other buckets than asked for."""
+        """Expected seconds by backend, from the nearest buckets with figures for all, else for as
+        many as possible; and whether those are adjacent buckets."""
         best: dict[str, float] = {}
-        for shift in (_HERE, *_BESIDE):
-            found: dict[str, float] = {}
-            for key, bucket in zip(keys, buckets, strict=True):
-                if (seconds := self._expected(key, _moved(bucket, shift), answer)) is not None:
-                    found[key[0]] = seconds
-            if len(found) == len(keys):
-                return found, shift != _HERE
-            best = max(best, found, key=len)
+        for shift in (_SAME, *_ADJACENT):
+            seconds = {
+                key[0]: expected
+                for key, bucket in zip(keys, buckets, strict=True)
+                if (expected := self._expected(key, _shifted(bucket, shift), answer)) is not None
+            }
+            if len(seconds) == len(keys):
+                return seconds, shift != _SAME
+            best = max(best, seconds, key=len)
         return best, True
 
     def _expected(self, key: Key, bucket: Bucket, answer: float) -> float | None:
-        """Seconds for an answer of so many tokens."""
+        """Expected seconds for an answer of `answer` tokens."""
         figures = self._measurements.within(*key, bucket)
         if figures is None:
             return None
         speed = figures.tokens_per_second
         return figures.ttft_s + (answer / speed if speed else 0.0)
 
-    def _untried(self, case: _Case) -> Candidate | None:
-        """Who has to be measured, and costs nobody else's model its memory."""
-        enough, long_ago = self._enough(case), self._clock() - _AGAIN
-        asked, asked_at = case.incumbent.asked, case.incumbent.asked_at
-        waiting = [
-            each
-            for each in case.candidates
-            if each.is_at_hand
-            and (asked[each.deployment.kind] < enough or asked_at[each.deployment.kind] < long_ago)
-        ]
-        return min(waiting, key=lambda each: asked[each.deployment.kind], default=None)
+    def _next_trial(self, comparison: _Comparison) -> Candidate | None:
+        """The candidate with the fewest trials that has to be measured and evicts no model."""
+        incumbent = comparison.incumbent
+        trials, long_ago = self._trials(comparison), self._clock() - _RETRY_SECONDS
 
-    def _enough(self, case: _Case) -> int:
-        """Trials of each."""
-        incumbent = case.incumbent
-        if incumbent.was_renewed:  # Old figures count for less and less.
+        def is_due(backend: str) -> bool:
+            few = incumbent.requests[backend] < trials
+            return few or incumbent.requested_at[backend] < long_ago
+
+        due = [
+            c for c in comparison.candidates if c.evicts_nothing and is_due(c.deployment.backend)
+        ]
+        return min(due, key=lambda c: incumbent.requests[c.deployment.backend], default=None)
+
+    def _trials(self, comparison: _Comparison) -> int:
+        """The number of trials for each candidate."""
+        incumbent = comparison.incumbent
+        if incumbent.was_renewed:  # It takes several answers to outweigh old figures.
             return _TRIALS
         if incumbent.holder is not None:
-            return _FEWER
-        least = min(incumbent.asked[each.deployment.kind] for each in case.candidates)
-        is_close = _FEWER <= least < _TRIALS
-        return _FEWER if is_close and (_is_clear(case) or self._is_known_beside(case)) else _TRIALS
+            return _FEWER_TRIALS
+        least = min(incumbent.requests[c.deployment.backend] for c in comparison.candidates)
+        is_enough = _FEWER_TRIALS <= least < _TRIALS and (
+            _is_clear(comparison) or self._is_known_nearby(comparison)
+        )
+        return _FEWER_TRIALS if is_enough else _TRIALS
 
-    def _is_known_beside(self, case: _Case) -> bool:
-        """Whether all were measured in answers much like these."""
+    def _is_known_nearby(self, comparison: _Comparison) -> bool:
+        """True if an adjacent bucket has figures for all candidates."""
         return any(
             all(
-                self._measurements.within(*each.key, _moved(bucket, shift)) is not None
-                for each, bucket in zip(case.candidates, case.buckets, strict=True)
+                self._measurements.within(*candidate.key, _shifted(bucket, shift)) is not None
+                for candidate, bucket in zip(comparison.candidates, comparison.buckets, strict=True)
             )
-            for shift in _BESIDE
+            for shift in _ADJACENT
         )
 
-    def _fastest(self, case: _Case) -> Pick:
-        """Of those that were measured; or the one to stay with."""
-        seconds, incumbent = case.seconds, case.incumbent
+    def _fastest(self, comparison: _Comparison) -> SpeedChoice:
+        """The fastest candidate by measurements, or the incumbent."""
+        seconds, incumbent = comparison.seconds, comparison.incumbent
         if not seconds:
-            return case.pick(case.candidates, "order")
+            return comparison.choose(comparison.candidates, "order")
         order = sorted(
-            case.candidates, key=lambda each: seconds.get(each.deployment.kind, float("inf"))
+            comparison.candidates, key=lambda c: seconds.get(c.deployment.backend, float("inf"))
         )
-        fastest, holder = order[0].deployment.kind, incumbent.holder
-        held = next((each for each in order if each.deployment.kind == holder), None)
-        if held is None or fastest == holder:
-            # A holder that cannot answer this time is not given up for it.
-            return case.pick(order, "fastest", takes_over=holder is None)
+        holder = next((c for c in order if c.deployment.backend == incumbent.holder), None)
+        if holder is None or holder is order[0]:
+            # An incumbent that cannot answer this request is not replaced for it.
+            return comparison.choose(order, "fastest", takes_over=incumbent.holder is None)
         if incumbent.may_change(seconds, self._clock()):
-            return case.pick(order, "fastest", takes_over=True)
-        return case.pick(_first(held, order), "kept")
+            return comparison.choose(order, "fastest", takes_over=True)
+        return comparison.choose(_with_first(holder, order), "kept")
 
-    def _checked(self, case: _Case, pick: Pick) -> Pick:
-        """`pick`; or another is tried, where the one that would stay is slower than it was."""
-        first, *others = pick.order
-        if first.deployment.kind != case.incumbent.holder:
-            return pick
-        bucket = case.buckets[case.candidates.index(first)]
-        pick = replace(pick, pace=self._expected(first.key, bucket, _YARDSTICK))
-        other = next((each for each in others if each.is_at_hand), None)
-        if other is None or not case.incumbent.has_slowed(self._clock()):
-            return pick
-        return replace(pick, order=_first(other, pick.order), rule="trial", renews=True)
-
-
-def _is_clear(case: _Case) -> bool:
-    """Whether all were measured, and the fastest leaves no doubt."""
-    times = case.seconds.values()
-    return len(times) == len(case.candidates) and max(times) > _CLEARLY * min(times)
+    def _checked(self, comparison: _Comparison, choice: SpeedChoice) -> SpeedChoice:
+        """`choice`, or a trial of another candidate if the incumbent has slowed down."""
+        first, *others = choice.order
+        if first.deployment.backend != comparison.incumbent.holder:
+            return choice
+        bucket = comparison.buckets[comparison.candidates.index(first)]
+        expected = self._expected(first.key, bucket, _REFERENCE_TOKENS)
+        choice = replace(choice, reference_seconds=expected)
+        other = next((each for each in others if each.evicts_nothing), None)
+        if other is None or not comparison.incumbent.has_slowed(self._clock()):
+            return choice
+        order = _with_first(other, choice.order)
+        return replace(choice, order=order, rule="trial", renews=True)
 
 
-def _first(first: Candidate, candidates: Sequence[Candidate]) -> tuple[Candidate, ...]:
+def _is_clear(comparison: _Comparison) -> bool:
+    """True if all candidates were measured and the slowest takes far longer than the fastest."""
+    times = comparison.seconds.values()
+    return len(times) == len(comparison.candidates) and max(times) > _CLEAR_FACTOR * min(times)
+
+
+def _with_first(first: Candidate, candidates: Sequence[Candidate]) -> tuple[Candidate, ...]:
     return (first, *(each for each in candidates if each is not first))
 
 
-def _moved(bucket: Bucket, shift: tuple[int, int]) -> Bucket:
+def _shifted(bucket: Bucket, shift: tuple[int, int]) -> Bucket:
     return Bucket(bucket.prompt + shift[1], bucket.crowd + shift[0])

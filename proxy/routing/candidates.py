@@ -1,4 +1,4 @@
-"""The places that can honour a request, and what speaks against each of them all the same."""
+"""Candidates: the deployments that can honour a request, and the obstacles to each of them."""
 
 from msgspec import Struct
 
@@ -9,39 +9,40 @@ from proxy.routing.estimates import Estimates
 from proxy.routing.requirements import Requirements
 
 _MARGIN = 1.1
-"""A prompt may be longer than it was thought to be."""
+"""Factor for prompts, which may be longer than estimated."""
 
 
 class Candidate(Struct, frozen=True, kw_only=True):
     deployment: Deployment
     tokens: int = 0
-    """Of the prompt, there, roughly; 0 where that does not matter."""
+    """Estimated tokens of the prompt there; 0 where that does not matter."""
     away: bool = False
-    """The backend did not answer when it was last asked, or keeps failing. It is tried last."""
+    """The backend is unreachable or keeps failing. It is tried last."""
     short: bool = False
-    """Its context seems not to hold prompt and answer. Only the backend knows: it may be tried."""
+    """The context seems too short for prompt and answer. Only the backend knows exactly, so the
+    candidate may be tried."""
     fit: Fit = "fits"
     context: int | None = None
-    """Tokens that prompt and answer may have together, where that is known."""
+    """Tokens available for prompt and answer together, if known."""
 
     @property
     def key(self) -> Key:
-        return self.deployment.kind, self.deployment.name
+        return self.deployment.backend, self.deployment.name
 
     @property
-    def is_at_hand(self) -> bool:
-        """Asking it costs no other model its memory."""
+    def evicts_nothing(self) -> bool:
+        """True if no other model has to be unloaded for it."""
         return self.fit in ("loaded", "fits")
 
     @property
     def obstacles(self) -> tuple[bool, bool, bool]:
-        """The worst first: who has less of them comes before all others."""
+        """The most serious first: the candidate with the smallest tuple comes first."""
         return self.away, self.short, self.fit == "full"
 
     @property
-    def hindrance(self) -> tuple[bool, ...]:
-        """The same, and what only counts where nobody is preferred."""
-        return *self.obstacles, not self.is_at_hand
+    def all_obstacles(self) -> tuple[bool, ...]:
+        """`obstacles`, and the one that counts only if no backend is preferred."""
+        return *self.obstacles, not self.evicts_nothing
 
 
 class Candidates:
@@ -53,30 +54,24 @@ class Candidates:
         self._memory = memory
 
     def weigh(self, deployment: Deployment, requirements: Requirements) -> Candidate:
-        """By what is known already: nobody is asked."""
-        away = self._registry.backends[deployment.kind].is_away(deployment.name)
+        """Assess a deployment by what is known already. No I/O."""
+        key = (deployment.backend, deployment.name)
+        away = self._registry.backends[deployment.backend].is_away(deployment.name)
         if "embeddings" in requirements.features:
-            # Vectors of two engines cannot be compared: nothing fleeting decides on them.
+            # Vectors of two engines are not comparable: no transient condition decides on them.
             return Candidate(deployment=deployment, away=away)
-        tokens = self._estimates.prompt_tokens((deployment.kind, deployment.name), requirements)
-        context = self._context(deployment)
+        model = deployment.model
+        declared = model.context_length if model is not None else None
+        limits = [each for each in (declared, self._estimates.limit(key)) if each is not None]
+        context = min(limits, default=None)
+        tokens = self._estimates.prompt_tokens(key, requirements)
+        needed = tokens * _MARGIN + (requirements.max_tokens or 1)
+        size = model.size_bytes if model is not None else None
         return Candidate(
             deployment=deployment,
             tokens=tokens,
             away=away,
-            short=context is not None
-            and tokens * _MARGIN + (requirements.max_tokens or 1) > context,
-            fit=self._fit(deployment),
+            short=context is not None and needed > context,
+            fit=self._memory.fit(key, size) if self._memory is not None else "fits",
             context=context,
         )
-
-    def _context(self, deployment: Deployment) -> int | None:
-        told = deployment.model.context_length if deployment.model is not None else None
-        limits = (told, self._estimates.limit((deployment.kind, deployment.name)))
-        return min((each for each in limits if each is not None), default=None)
-
-    def _fit(self, deployment: Deployment) -> Fit:
-        if self._memory is None:
-            return "fits"
-        size = deployment.model.size_bytes if deployment.model is not None else None
-        return self._memory.fit((deployment.kind, deployment.name), size)

@@ -1,4 +1,7 @@
-"""Who answers a request, and why: decided in one place, for those who ask and those who run it."""
+"""Decide which backend answers a request, and why.
+
+The router acts on a decision; `POST /api/route` explains it.
+"""
 
 from collections.abc import Mapping
 from typing import Literal
@@ -10,47 +13,47 @@ from adapters.errors import InvalidRequestError, UnsupportedParameterError
 from adapters.features import ENGINES
 from adapters.request import Feature, GenerationRequest
 from proxy.models.registry import Deployment, RegisteredModel, Registry, same_weights
-from proxy.routing.by_speed import BySpeed, Choice, Pick
+from proxy.routing.by_speed import SpeedChoice, SpeedChooser, SpeedRule
 from proxy.routing.candidates import Candidate, Candidates
 from proxy.routing.requirements import Requirements
 
-Rule = Literal["only", "ready", "preferred", "steady"] | BySpeed
-"""Why the first is the first: nobody else can; the others have obstacles; the config prefers it;
-its vectors are the ones that came before; or by what was measured."""
+Rule = Literal["only", "ready", "preferred", "steady"] | SpeedRule
+"""The reason for the first candidate: there is no other; the others have obstacles; the config
+prefers it; earlier vectors are from it; or by speed."""
 
 _IN_WORDS: Mapping[Feature, str] = {
     "tokens": "Text as token ids",
     "echo_logprobs": "'echo' together with 'logprobs'",
     "empty_answer": "'max_tokens' of 0",
 }
-"""The features that are not called as any field is."""
+"""The features that are not named after a field."""
 
 
 class Unable(Struct, frozen=True, kw_only=True):
-    """A place that cannot honour a request."""
+    """A deployment that cannot honour a request, and why."""
 
     deployment: Deployment
     lacks: tuple[Feature, ...] = ()
-    """The features that it lacks; else it refuses what …"""
+    """The required features that it lacks; if empty, there is a `refusal`."""
     refusal: UnsupportedParameterError | None = None
-    """… this says."""
+    """The backend's error for the combination of features."""
 
 
 class Decision(Struct, frozen=True, kw_only=True):
     entry: RegisteredModel
     order: tuple[Candidate, ...]
-    """Those that can answer, the best first; never empty. One that is alone was not weighed."""
+    """The candidates, the best first; never empty. A single one was not assessed."""
     unable: tuple[Unable, ...]
     rule: Rule
-    pick: Pick | None = None
-    """Where there was something to choose."""
+    choice: SpeedChoice | None = None
+    """Set if speed decided."""
 
 
 class Decider:
-    def __init__(self, registry: Registry, candidates: Candidates, choice: Choice) -> None:
+    def __init__(self, registry: Registry, candidates: Candidates, by_speed: SpeedChooser) -> None:
         self._registry = registry
         self._candidates = candidates
-        self._choice = choice
+        self._by_speed = by_speed
 
     def decide(
         self,
@@ -58,39 +61,41 @@ class Decider:
         requirements: Requirements,
         request: GenerationRequest | None = None,
     ) -> Decision:
-        """By what is known: nobody is asked, nothing is begun. `demand` is that of `request`.
+        """Decide by what is known, without I/O. `requirements` are those of `request`.
 
         Raises:
-            UnsupportedParameterError: no place of `entry` honours all that is asked.
+            UnsupportedParameterError: no deployment of `entry` honours the request.
         """
-        judged = [
-            (deployment, self._unable(deployment, requirements, request))
-            for deployment in entry.deployments
-        ]
-        unable = tuple(each for _, each in judged if each is not None)
-        if len(unable) == len(judged):
+        able: list[Deployment] = []
+        unable: list[Unable] = []
+        for deployment in entry.deployments:
+            reason = self._unable(deployment, requirements, request)
+            if reason is None:
+                able.append(deployment)
+            else:
+                unable.append(reason)
+        if not able:
             raise self._unsupported(entry, unable)
-        able = [deployment for deployment, each in judged if each is None]
-        order, rule, pick = self._ordered(able, entry.prefer, requirements)
-        return Decision(entry=entry, order=order, unable=unable, rule=rule, pick=pick)
+        order, rule, choice = self._ordered(able, entry.prefer, requirements)
+        return Decision(entry=entry, order=order, unable=tuple(unable), rule=rule, choice=choice)
 
     def weighed(self, decision: Decision, requirements: Requirements) -> Decision:
-        """With what speaks even against one that is alone, for who wants to know."""
+        """`decision` with a single candidate assessed as well, to be explained."""
         if decision.rule != "only":
             return decision
         only = self._candidates.weigh(decision.order[0].deployment, requirements)
         return replace(decision, order=(only,))
 
     def note(self, decision: Decision) -> None:
-        """It is acted upon."""
-        if decision.pick is not None:
-            self._choice.note(decision.pick)
+        """Record that a request follows `decision`."""
+        if decision.choice is not None:
+            self._by_speed.note(decision.choice)
 
     def _unable(
         self, deployment: Deployment, requirements: Requirements, request: GenerationRequest | None
     ) -> Unable | None:
-        """What is not to be had there; a model that tells nothing is trusted."""
-        backend = self._registry.backends[deployment.kind].backend
+        """Why the deployment cannot honour the request. A model that is not listed is trusted."""
+        backend = self._registry.backends[deployment.backend].backend
         missing = deployment.model.lacks if deployment.model else frozenset[Feature]()
         lacks = (requirements.features - backend.honours) | (requirements.features & missing)
         if lacks:
@@ -100,79 +105,89 @@ class Decider:
                 backend.check(request)
         except UnsupportedParameterError as error:
             return Unable(deployment=deployment, refusal=error)
-        except InvalidRequestError:  # Nobody will take it: who is asked will say so.
+        except InvalidRequestError:  # Invalid on all backends: the one that is used reports it.
             pass
         return None
 
     def _ordered(
         self, deployments: list[Deployment], prefer: str, requirements: Requirements
-    ) -> tuple[tuple[Candidate, ...], Rule, Pick | None]:
-        """The best first, and why. What speaks against one that is alone changes nothing."""
+    ) -> tuple[tuple[Candidate, ...], Rule, SpeedChoice | None]:
+        """The best first, and why. Obstacles to a single candidate change nothing."""
         if len(deployments) == 1:
             return (Candidate(deployment=deployments[0]),), "only", None
         ranked = self._ranked(deployments, prefer, requirements)
         rule = _rule(ranked, prefer, requirements)
         if rule is not None:
             return tuple(ranked), rule, None
-        equals = [each for each in ranked if each.hindrance == ranked[0].hindrance]
-        pick = self._choice.pick(equals, requirements)
-        return (*pick.order, *ranked[len(equals) :]), pick.rule, pick
+        equal = [each for each in ranked if each.all_obstacles == ranked[0].all_obstacles]
+        choice = self._by_speed.choose(equal, requirements)
+        return (*choice.order, *ranked[len(equal) :]), choice.rule, choice
 
     def _ranked(
         self, deployments: list[Deployment], prefer: str, requirements: Requirements
     ) -> list[Candidate]:
-        """The best first, as far as that does not depend on speed."""
-        weighed = [self._candidates.weigh(deployment, requirements) for deployment in deployments]
-        ranked = sorted(weighed, key=lambda candidate: self._rank(candidate, prefer))
+        """The best first, regardless of speed: by obstacles, preference, evictions, and the order
+        of the backends."""
+        order = list(self._registry.backends)
+
+        def rank(candidate: Candidate) -> tuple[tuple[bool, ...], bool, tuple[bool, ...], int]:
+            backend = candidate.deployment.backend
+            return (
+                candidate.obstacles,
+                backend != prefer,
+                candidate.all_obstacles,
+                order.index(backend),
+            )
+
+        candidates = [self._candidates.weigh(each, requirements) for each in deployments]
+        ranked = sorted(candidates, key=rank)
         return self._steady(ranked, prefer) if "embeddings" in requirements.features else ranked
 
-    def _rank(
-        self, candidate: Candidate, prefer: str
-    ) -> tuple[tuple[bool, ...], bool, tuple[bool, ...], int]:
-        """Smallest first: who has no obstacle, who is preferred, who costs no other model its
-        memory, the order of the backends."""
-        kind = candidate.deployment.kind
-        order = list(self._registry.backends).index(kind)
-        return candidate.obstacles, kind != prefer, candidate.hindrance, order
-
     def _steady(self, ranked: list[Candidate], prefer: str) -> list[Candidate]:
-        """Vectors of other weights cannot be compared: an obstacle moves nobody to those."""
-        kinds = list(self._registry.backends)
+        """For embeddings: the preferred backend and those with the same weights first, whatever
+        the obstacles. Vectors of other weights are not comparable."""
+        order = list(self._registry.backends)
         home = min(
-            ranked,
-            key=lambda each: (each.deployment.kind != prefer, kinds.index(each.deployment.kind)),
+            (each.deployment for each in ranked),
+            key=lambda each: (each.backend != prefer, order.index(each.backend)),
         )
         same = [
             each
             for each in ranked
-            if each is home or same_weights([home.deployment.model, each.deployment.model])
+            if each.deployment is home or same_weights([home.model, each.deployment.model])
         ]
         return [*same, *(each for each in ranked if each not in same)]
 
     def _unsupported(
-        self, entry: RegisteredModel, unable: tuple[Unable, ...]
+        self, entry: RegisteredModel, unable: list[Unable]
     ) -> UnsupportedParameterError:
-        """Of the place that lacks least."""
+        """The error for the deployment that lacks the fewest features."""
         nearest = min(unable, key=lambda each: len(each.lacks))
         if nearest.refusal is not None:
             return nearest.refusal
-        deployment, feature = nearest.deployment, nearest.lacks[0]
-        open_ones = {kind: s.backend.honours for kind, s in self._registry.backends.items()}
-        engines = {**ENGINES, **open_ones}
-        able = [k for k, honours in engines.items() if k != deployment.kind and feature in honours]
+        backend, feature = nearest.deployment.backend, nearest.lacks[0]
+        able = [name for name in self._honouring(feature) if name != backend]
         hint = f" A model on {' or '.join(able)} could honour it." if able else ""
         what = _IN_WORDS.get(feature, f"'{feature}'")
         return UnsupportedParameterError(
-            f"{what} is not supported for '{entry.id}' on {deployment.kind}.{hint}", param=feature
+            f"{what} is not supported for '{entry.id}' on {backend}.{hint}", param=feature
         )
+
+    def _honouring(self, feature: Feature) -> list[str]:
+        """The backends that honour `feature` on some model, and the kinds that are switched off."""
+        backends = {name: each.backend for name, each in self._registry.backends.items()}
+        kinds = {backend.kind for backend in backends.values()}
+        absent = {kind: honours for kind, honours in ENGINES.items() if kind not in kinds}
+        honours = absent | {name: backend.honours for name, backend in backends.items()}
+        return [name for name, features in honours.items() if feature in features]
 
 
 def _rule(ranked: list[Candidate], prefer: str, requirements: Requirements) -> Rule | None:
-    """Why the first of `ranked`, several, is it, where that does not depend on speed."""
+    """Why the first of several candidates is first; `None` if that depends on speed."""
     first, *others = ranked
-    if all(other.hindrance > first.hindrance for other in others):
+    if all(other.all_obstacles > first.all_obstacles for other in others):
         return "ready"
-    if first.deployment.kind == prefer:
+    if first.deployment.backend == prefer:
         return "preferred"
-    # Vectors of two engines cannot be compared with each other.
+    # Vectors of two engines are not comparable with each other.
     return "steady" if "embeddings" in requirements.features else None

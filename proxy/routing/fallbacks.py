@@ -1,4 +1,4 @@
-"""How often one backend stood in for another, and why."""
+"""Counters of fallbacks, by the backend that failed and the code of its error."""
 
 import logging
 from collections import Counter
@@ -13,17 +13,16 @@ class Fallbacks:
     def __init__(self) -> None:
         self._counts: Counter[tuple[str, str]] = Counter()
 
-    def note(self, failed: str, error: BackendError, asked: str) -> None:
-        """The backend of kind `failed` raised `error`, and that of kind `asked` is asked."""
+    def note(self, failed: str, error: BackendError, next_backend: str) -> None:
+        """Count a request that moves from `failed`, which raised `error`, to `next_backend`."""
         code = to_code(error)
         self._counts[failed, code] += 1
-        # Not the error's own words: they may hold a piece of the prompt.
-        log.warning("%s failed (%s): %s is asked", failed, code, asked)
+        # Without the error's message, which may quote the prompt.
+        log.warning("%s failed (%s): falling back to %s", failed, code, next_backend)
 
     def counts(self) -> dict[str, dict[str, int]]:
-        """The kind that failed -> the error's code -> how often, since the start."""
-        kinds = dict.fromkeys(kind for kind, _ in self._counts)
-        return {
-            kind: {code: many for (k, code), many in self._counts.items() if k == kind}
-            for kind in kinds
-        }
+        """Name of the failed backend -> error code -> fallbacks since the start."""
+        counts: dict[str, dict[str, int]] = {}
+        for (backend, code), count in self._counts.items():
+            counts.setdefault(backend, {})[code] = count
+        return counts

@@ -1,4 +1,4 @@
-"""What was chosen for answers of one kind, and what has become of it: when to change one's mind."""
+"""The incumbent: the backend chosen for similar requests, and when to replace it."""
 
 from collections import Counter
 from collections.abc import Mapping
@@ -6,68 +6,74 @@ from collections.abc import Mapping
 from msgspec import Struct, field
 
 BETTER = 0.15
-"""The share of the time that another place has to save."""
+"""The share of the time that another backend has to save to replace the incumbent."""
 SETTLED = 600.0
-"""Seconds between two changes of place."""
+"""Seconds between two changes of the incumbent."""
 _NEVER = float("-inf")
 _SLOWER = 0.2
-"""By which the place that is stayed with has slowed down when the others are tried anew …"""
+"""The slowdown of the incumbent after which the others are tried again …"""
 _LASTING = 6
-"""… and for how many answers on end: one that was slow is none."""
+"""… if it lasts for this many consecutive answers: a single slow one is noise."""
 _LONG_RUN = 0.02
-"""What an answer counts for in what is usual for that place."""
+"""The least weight of one answer in the incumbent's usual time."""
 
 
 class Incumbent(Struct):
-    """Places are called by their kind; all times are seconds of one clock."""
+    """Backends are identified by name; all times are seconds of one clock."""
 
     holder: str | None = None
-    """The place that is stayed with."""
+    """The backend in use."""
     changed_at: float = _NEVER
-    asked: Counter[str] = field(default_factory=Counter[str])
-    asked_at: dict[str, float] = field(default_factory=dict[str, float])
+    requests: Counter[str] = field(default_factory=Counter[str])
+    """The requests to each backend."""
+    requested_at: dict[str, float] = field(default_factory=dict[str, float])
+    """The time of the last request to each."""
     renewed_at: float = _NEVER
     is_open: bool = False
-    """The others have just been tried anew: the fastest is taken, by however little."""
-    paces: int = 0
+    """The others were just tried again: the fastest wins, by any margin."""
+    samples: int = 0
     usual: float = 0.0
-    """The mean of so many paces of the holder, the newer ones counting for more in the end."""
+    """The mean of the holder's reference times, the newer ones weighted more in the long run."""
     slow: int = 0
-    """Paces on end that were clearly slower."""
+    """Consecutive reference times that were clearly longer than usual."""
 
     @property
     def was_renewed(self) -> bool:
         return self.renewed_at > _NEVER
 
     def may_change(self, seconds: Mapping[str, float], now: float) -> bool:
-        """To the fastest of those that take `seconds`."""
+        """True if the fastest backend may replace the holder; `seconds` are expected times."""
         if now - self.changed_at < SETTLED:
             return False
         own = seconds.get(self.holder or "", float("inf"))
         return min(seconds.values()) < (1 if self.is_open else 1 - BETTER) * own
 
     def has_slowed(self, now: float) -> bool:
-        """The holder, for good; not a short while after it was taken, or its rivals were tried."""
+        """True if the holder is slower than usual for good. False for `SETTLED` seconds after it
+        was chosen or the others were tried."""
         since = now - max(self.changed_at, self.renewed_at)
         return since >= SETTLED and self.slow >= _LASTING
 
-    def ask(self, kind: str, now: float) -> None:
-        self.asked[kind] += 1
-        self.asked_at[kind] = now
+    def count_request(self, backend: str, now: float) -> None:
+        self.requests[backend] += 1
+        self.requested_at[backend] = now
 
-    def add(self, pace: float) -> None:
-        """The holder takes `pace` seconds for an answer of a certain length, by its last ones."""
-        self.slow = self.slow + 1 if self.paces and pace > (1 + _SLOWER) * self.usual else 0
-        self.paces += 1
-        self.usual += max(1 / self.paces, _LONG_RUN) * (pace - self.usual)
+    def add(self, seconds: float) -> None:
+        """Add the holder's expected time for the reference answer, by its latest figures."""
+        is_slow = self.samples > 0 and seconds > (1 + _SLOWER) * self.usual
+        self.slow = self.slow + 1 if is_slow else 0
+        self.samples += 1
+        self.usual += max(1 / self.samples, _LONG_RUN) * (seconds - self.usual)
 
-    def take(self, kind: str, now: float, *, is_guess: bool) -> None:
-        """From now on `kind` is stayed with."""
-        # The first choice is made of few answers, a guess of others: they may be put right at once.
+    def take(self, backend: str, now: float, *, is_guess: bool) -> None:
+        """Make `backend` the holder."""
+        # The first choice rests on few answers, a guess on answers of other buckets: both may be
+        # corrected at once.
         self.changed_at = _NEVER if self.holder is None or is_guess else now
-        self.holder, self.paces, self.slow = kind, 0, 0
+        self.holder, self.samples, self.slow = backend, 0, 0
 
     def renew(self, now: float) -> None:
-        """All but the holder are to be measured again; what it does now is what is usual."""
-        self.asked = Counter({self.holder: self.asked[self.holder]} if self.holder else {})
-        self.renewed_at, self.paces, self.slow, self.is_open = now, 0, 0, True
+        """Have all but the holder measured again; the holder's time now becomes the usual one."""
+        own = {self.holder: self.requests[self.holder]} if self.holder else {}
+        self.requests = Counter(own)
+        self.renewed_at, self.samples, self.slow, self.is_open = now, 0, 0, True

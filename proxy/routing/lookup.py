@@ -1,4 +1,4 @@
-"""A name from a request -> the model that is meant, or why there is none."""
+"""Resolve the model name of a request, or explain why there is no such model."""
 
 import difflib
 
@@ -11,101 +11,92 @@ from adapters.errors import (
 from proxy.models.auto_pull import AutoPull
 from proxy.models.registry import RegisteredModel, Registry
 
-_PATIENCE = 1.0
-"""Seconds a request waits for a list of models that might know its name."""
+_LISTING_SECONDS = 1.0
+"""Time that a request with an unknown name waits for the backends to list their models again."""
 _LONGEST = 200
+"""Characters in the name of a model."""
 
 
 class ModelLookup:
     def __init__(self, registry: Registry, pulls: AutoPull | None) -> None:
-        """`pulls` fetches what nobody has; `None`: there is no leave to."""
+        """`pulls` downloads missing models; `None`: auto_pull is off."""
         self._registry = registry
         self._pulls = pulls
 
     async def fetch(self, name: str) -> None:
-        """The model called `name` where nobody has it.
+        """Download the model called `name` if it is missing and auto_pull is on.
 
         Raises:
             BackendError: as `AutoPull.fetch`.
         """
         if self._pulls is not None:
-            await self._registry.refresh(_PATIENCE, only_new=True)
-            await self._pulls.fetch(name, await self._seen(name))
+            await self._registry.refresh(_LISTING_SECONDS, only_new=True)
+            await self._pulls.fetch(name, await self._refreshed(name))
 
     async def find(self, name: str) -> RegisteredModel:
-        """The model called `name`, with a second look if nobody knows it yet.
+        """The model called `name`; the backends are listed again if it is unknown.
 
         Raises:
             InvalidRequestError: no model can have such a name.
-            ModelNotFoundError: no model has it, or several do in its short form.
-            BackendUnavailableError: the backend that the name points to is away.
+            ModelNotFoundError: there is no such model, or several share this short name.
+            BackendUnavailableError: the backends that may have the model are unreachable.
         """
-        entry = await self._seen(name)
+        entry = await self._refreshed(name)
         if not entry.deployments:
             raise self._not_found(name)
         return entry
 
-    async def _seen(self, name: str) -> RegisteredModel:
-        """Without places where nobody has it."""
-        _check_name(name)
+    async def _refreshed(self, name: str) -> RegisteredModel:
+        """Resolve `name` as `find` does; without deployments if there is no such model."""
+        if not name or len(name) > _LONGEST or not name.isprintable():
+            raise InvalidRequestError("This cannot be the name of a model.", param="model")
         entry = self._lookup(name)
         if not entry.deployments:
-            await self._registry.refresh(_PATIENCE)
+            await self._registry.refresh(_LISTING_SECONDS)
             entry = self._lookup(name)
         return entry
 
     def _not_found(self, name: str) -> BackendError:
-        """404, unless the name points to a backend that does not tell: then nobody can know."""
-        owner = self._owner(name)
-        listed = self._registry.backends.get(owner) if owner is not None else None
-        if listed is not None and not listed.reached:
-            return BackendUnavailableError(
-                f"The {owner} backend, which may have {name!r}, does not answer.", param="model"
+        """503 if every backend that may have the model is unreachable, else 404."""
+        listed = self._registry.backends
+        possible = self._possible(name)
+        if possible and not any(listed[backend].reached for backend in possible):
+            which, verb = (
+                (f"backend {possible[0]}", "does")
+                if len(possible) == 1
+                else (f"backends {' and '.join(possible)}", "do")
             )
-        return ModelNotFoundError(self._unknown(name), param="model")
+            return BackendUnavailableError(
+                f"The {which}, which may have {name!r}, {verb} not respond.", param="model"
+            )
+        near = difflib.get_close_matches(name, self._registry.names(), n=3, cutoff=0.5)
+        hint = f" Did you mean {', '.join(map(repr, near))}?" if near else ""
+        return ModelNotFoundError(f"There is no model {name!r}.{hint}", param="model")
 
-    def _owner(self, name: str) -> str | None:
-        """The only backend that can have a model of that name."""
-        kind, slash, rest = name.partition("/")
-        if slash and kind in self._registry.backends:
-            return kind
-        if ":" in rest or ":" in kind:  # Only Ollama's names have a tag.
-            return "ollama"
-        kinds = list(self._registry.backends)
-        return kinds[0] if len(kinds) == 1 else None
+    def _possible(self, name: str) -> list[str]:
+        """The backends that could list a model of that name."""
+        backends = self._registry.backends
+        prefix, slash, _ = name.partition("/")
+        if slash and prefix in backends:
+            return [prefix]
+        return [b for b, each in backends.items() if each.backend.naming.is_possible(name)]
 
     def _lookup(self, name: str) -> RegisteredModel:
-        kind, slash, rest = name.partition("/")
-        if slash and kind in self._registry.backends:
-            return self._match(rest, {kind})
-        return self._match(name, set(self._registry.backends))
-
-    def _match(self, name: str, kinds: set[str]) -> RegisteredModel:
-        """Exact id, then a name of the user's own, then a short name that is unique."""
-        if (entry := self._registry.named(name, kinds)).deployments:
+        """Resolve by exact name, then by alias, then by a short name that is unique."""
+        backends = set(self._registry.backends)
+        prefix, slash, rest = name.partition("/")
+        if slash and prefix in backends:
+            name, backends = rest, {prefix}
+        entry = self._registry.named(name, backends)
+        if entry.deployments:
             return entry
-        entries = self._registry.short(name, kinds)
+        entries = self._registry.short(name, backends)
         if len(entries) > 1:
             raise ModelNotFoundError(_ambiguous(name, entries), param="model")
-        return entries[0] if entries else RegisteredModel(id=name, deployments=())
-
-    def _unknown(self, name: str) -> str:
-        near = difflib.get_close_matches(name, self._registry.names(), n=3, cutoff=0.5)
-        hint = f" Did you mean {', '.join(repr(each) for each in near)}?" if near else ""
-        return f"There is no model {name!r}.{hint}"
-
-
-def _check_name(name: str) -> None:
-    """Names are only ever compared with known ones; these could not be anybody's.
-
-    Raises:
-        InvalidRequestError: it is empty, very long, or not printable.
-    """
-    if not name or len(name) > _LONGEST or not name.isprintable():
-        raise InvalidRequestError("This cannot be the name of a model.", param="model")
+        return entries[0] if entries else entry
 
 
 def _ambiguous(name: str, entries: list[RegisteredModel]) -> str:
     deployments = [deployment for entry in entries for deployment in entry.deployments]
-    named = ", ".join(f"'{deployment.kind}/{deployment.name}'" for deployment in deployments[:5])
-    return f"Several models are called {name!r} for short: {named}. Name one of them in full."
+    names = ", ".join(f"'{deployment.backend}/{deployment.name}'" for deployment in deployments[:5])
+    return f"The short name {name!r} is ambiguous: {names}. Use one of the full names."

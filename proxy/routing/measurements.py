@@ -1,6 +1,6 @@
-"""What each backend did for each model: how soon it began, how fast it went, what it took.
+"""Measurements of each backend and model: time to first token, tokens per second, memory.
 
-Every answer that comes to its end leaves a measurement; one that fails or is given up leaves none.
+Every complete answer is recorded; one that fails or is cancelled is not.
 """
 
 import bisect
@@ -15,15 +15,15 @@ from proxy.models.registry import Deployment
 from proxy.record import Attempt
 
 PROMPTS = (128, 512, 2048, 8192, 32768)
-"""The longest prompt of each bucket, in tokens; what is longer is in one more."""
+"""The longest prompt of each bucket, in tokens; one more bucket is for longer ones."""
 CROWDS = (1, 4, 8)
-"""The same for the answers that a backend has in hand at once."""
+"""The same for the concurrent answers of a backend."""
 _NEWEST = 0.25
-"""What the newest answer counts for in a figure, all that came before share the rest; the first
-few count for the same, so that a lucky first one is soon forgotten."""
+"""The weight of the newest answer in a mean; the first few have equal weights, so that an
+exceptional first one does not dominate."""
 
 MemoryOf = Callable[[str, str], int | None]
-"""A backend's kind and its own name of a model -> the bytes that the model takes, if known."""
+"""A backend's name and its own name of a model -> the bytes that the model uses, if known."""
 
 
 class Measurement(Struct, frozen=True, kw_only=True):
@@ -31,24 +31,24 @@ class Measurement(Struct, frozen=True, kw_only=True):
 
     backend: str
     name: str
-    """The backend's own, of the model."""
+    """The backend's own name of the model."""
     prompt_tokens: int
     completion_tokens: int = 0
     crowd: int
-    """The answers that the backend had in hand when this one began, itself included."""
+    """The backend's concurrent answers when this one began, itself included."""
     ttft: float
-    """Seconds to the first piece of it, loading and waiting included."""
+    """Seconds to the first token, including queueing and loading."""
     cold: bool = False
     """The model had to be loaded first."""
     tokens_per_second: float | None
-    """From the first piece to the end; `None` where it came in one piece."""
+    """From the first token to the end; `None` if the answer arrived in one piece."""
     memory: int | None
-    """Bytes that the model took, when that was last looked at."""
+    """Bytes that the model used, by the last look."""
 
 
 class Bucket(Struct, frozen=True, order=True):
-    """Answers that may be compared: their places in `PROMPTS` and `CROWDS`, and who waited for a
-    load or did not."""
+    """A class of comparable answers: indices into `PROMPTS` and `CROWDS`, and whether the model
+    had to be loaded."""
 
     prompt: int
     crowd: int
@@ -56,7 +56,7 @@ class Bucket(Struct, frozen=True, order=True):
 
 
 class Figures(Struct, frozen=True, kw_only=True):
-    """The answers of a bucket: means in which the newer ones count for more."""
+    """The figures of a bucket: means weighted towards the newer answers."""
 
     answers: int
     ttft_s: float
@@ -72,12 +72,12 @@ _NO_ANSWER = Figures(
 
 
 class Row(Figures, frozen=True, kw_only=True):
-    """What a backend did in answers of one bucket."""
+    """The figures of one backend in one bucket."""
 
     backend: str
     name: str
     prompt_tokens_to: int | None
-    """The longest prompt of the bucket; `None`: there is none."""
+    """The longest prompt of the bucket, in tokens; `None`: unlimited."""
     answers_at_once_to: int | None
     cold: bool
 
@@ -85,7 +85,7 @@ class Row(Figures, frozen=True, kw_only=True):
 class Measurements:
     def __init__(
         self,
-        memory_of: MemoryOf = lambda _kind, _name: None,
+        memory_of: MemoryOf = lambda _backend, _name: None,
         clock: Callable[[], float] = time.perf_counter,
     ) -> None:
         self.memory_of = memory_of
@@ -94,7 +94,7 @@ class Measurements:
         self._in_hand: Counter[tuple[str, str]] = Counter()
 
     def begin(self, key: tuple[str, str]) -> int:
-        """Have one more in hand; how many its backend has then."""
+        """Count one more answer in progress; returns how many its backend has now."""
         self._in_hand[key] += 1
         return self.in_hand(key[0])
 
@@ -107,36 +107,32 @@ class Measurements:
             memory = self.memory_of(attempt.backend, attempt.model)
             self.record(to_measurement(attempt, memory))
 
-    def record(self, measured: Measurement) -> None:
-        figures = self._figures.setdefault((measured.backend, measured.name), {})
-        bucket = to_bucket(measured.prompt_tokens, measured.crowd, measured.cold)
-        figures[bucket] = _with(figures.get(bucket, _NO_ANSWER), measured)
+    def record(self, measurement: Measurement) -> None:
+        figures = self._figures.setdefault((measurement.backend, measurement.name), {})
+        bucket = to_bucket(measurement.prompt_tokens, measurement.crowd, measurement.cold)
+        figures[bucket] = _updated(figures.get(bucket, _NO_ANSWER), measurement)
 
     def figures(self, backend: str, name: str, prompt_tokens: int, crowd: int) -> Figures | None:
-        """Of answers like that one by a model that was loaded; `None`: there was none yet."""
+        """The figures for such an answer by a loaded model; `None`: not measured yet."""
         return self.within(backend, name, to_bucket(prompt_tokens, crowd))
 
     def within(self, backend: str, name: str, bucket: Bucket) -> Figures | None:
         return self._figures.get((backend, name), {}).get(bucket)
 
     def in_hand(self, backend: str, name: str | None = None) -> int:
-        """The answers on their way from `backend`: of all its models, or of `name`."""
+        """The answers of `backend` in progress: of all its models, or of `name`."""
         if name is not None:
             return self._in_hand[backend, name]
-        return sum([many for (kind, _), many in self._in_hand.items() if kind == backend])
+        return sum([count for (owner, _), count in self._in_hand.items() if owner == backend])
 
     def comparison(self, deployments: Iterable[Deployment]) -> list[Row]:
-        """What is known of a model that has these `deployments`, bucket by bucket, side by side."""
+        """The figures of `deployments` of one model, ordered by bucket."""
         rows = [
-            row
-            for deployment in deployments
-            for row in self._rows(deployment.kind, deployment.name)
+            (bucket, _to_row(each, bucket, figures))
+            for each in deployments
+            for bucket, figures in self._figures.get((each.backend, each.name), {}).items()
         ]
-        return [row for _, row in sorted(rows, key=lambda each: each[0])]
-
-    def _rows(self, backend: str, name: str) -> Iterable[tuple[Bucket, Row]]:
-        for bucket, figures in self._figures.get((backend, name), {}).items():
-            yield bucket, _to_row(backend, name, bucket, figures)
+        return [row for _, row in sorted(rows, key=lambda pair: pair[0])]
 
 
 def to_measurement(attempt: Attempt, memory: int | None) -> Measurement:
@@ -161,13 +157,13 @@ def to_bucket(prompt_tokens: int, crowd: int, cold: bool = False) -> Bucket:
     return Bucket(prompt, bisect.bisect_left(CROWDS, crowd), cold)
 
 
-def _with(known: Figures, measured: Measurement) -> Figures:
+def _updated(known: Figures, newest: Measurement) -> Figures:
     share = max(_NEWEST, 1 / (known.answers + 1))
     return Figures(
         answers=known.answers + 1,
-        ttft_s=(1 - share) * known.ttft_s + share * measured.ttft,
-        tokens_per_second=_mean(known.tokens_per_second, measured.tokens_per_second, share),
-        memory_bytes=known.memory_bytes if measured.memory is None else measured.memory,
+        ttft_s=(1 - share) * known.ttft_s + share * newest.ttft,
+        tokens_per_second=_mean(known.tokens_per_second, newest.tokens_per_second, share),
+        memory_bytes=known.memory_bytes if newest.memory is None else newest.memory,
         measured_at=int(time.time()),
     )
 
@@ -179,15 +175,15 @@ def _mean(known: float | None, newest: float | None, share: float) -> float | No
 
 
 def limits(bucket: Bucket) -> tuple[int | None, int | None]:
-    """The longest prompt and the most answers at once of it; `None`: there is no limit."""
+    """The longest prompt, in tokens, and the most concurrent answers; `None`: unlimited."""
     return _limit(PROMPTS, bucket.prompt), _limit(CROWDS, bucket.crowd)
 
 
-def _to_row(backend: str, name: str, bucket: Bucket, figures: Figures) -> Row:
+def _to_row(deployment: Deployment, bucket: Bucket, figures: Figures) -> Row:
     prompt_tokens_to, answers_at_once_to = limits(bucket)
     return Row(
-        backend=backend,
-        name=name,
+        backend=deployment.backend,
+        name=deployment.name,
         prompt_tokens_to=prompt_tokens_to,
         answers_at_once_to=answers_at_once_to,
         cold=bucket.cold,
@@ -195,5 +191,5 @@ def _to_row(backend: str, name: str, bucket: Bucket, figures: Figures) -> Row:
     )
 
 
-def _limit(limits: tuple[int, ...], deployment: int) -> int | None:
-    return limits[deployment] if deployment < len(limits) else None
+def _limit(limits: tuple[int, ...], index: int) -> int | None:
+    return limits[index] if index < len(limits) else None

@@ -1,4 +1,4 @@
-"""What a request takes of whoever answers it, as far as that can be told before."""
+"""The requirements of a request: features, prompt size, and length of the answer."""
 
 import msgspec
 from msgspec import Struct
@@ -14,18 +14,18 @@ from adapters.request import (
 )
 
 _IMAGE = 1024
-"""Tokens of an image, roughly; each model has a number of its own."""
+"""Tokens of an image, roughly; the exact number depends on the model."""
 _NO_TEXT: frozenset[Feature] = frozenset({"images", "tokens"})
 
 
 class Requirements(Struct, frozen=True, kw_only=True):
     features: frozenset[Feature] = frozenset()
     prompt_bytes: int = 0
-    """UTF-8, of everything in the prompt that is text."""
+    """All text of the prompt, as UTF-8."""
     prompt_tokens: int = 0
-    """Of everything in it that is none."""
+    """Estimated tokens of all parts that are not text."""
     messages: int = 0
-    """0 for raw text, around which no template puts anything."""
+    """0 for raw text, to which no template is applied."""
     n: int = 1
     max_tokens: int | None = None
 
@@ -37,7 +37,7 @@ def to_requirements(request: GenerationRequest | EmbeddingRequest) -> Requiremen
     messages = request.prompt if isinstance(request.prompt, tuple) else ()
     return Requirements(
         features=features,
-        prompt_bytes=_bytes_around(request) + sum(map(_bytes_of, messages)),
+        prompt_bytes=_bytes_outside_messages(request) + sum(map(_message_bytes, messages)),
         prompt_tokens=0 if features.isdisjoint(_NO_TEXT) else _other_tokens(request),
         messages=len(messages),
         n=request.n,
@@ -45,8 +45,8 @@ def to_requirements(request: GenerationRequest | EmbeddingRequest) -> Requiremen
     )
 
 
-def _bytes_around(request: GenerationRequest) -> int:
-    """Of all that stands in no message."""
+def _bytes_outside_messages(request: GenerationRequest) -> int:
+    """Count the text outside the messages."""
     nbytes = _size(request.prompt) if isinstance(request.prompt, str) else 0
     if request.suffix:
         nbytes += _size(request.suffix)
@@ -55,7 +55,7 @@ def _bytes_around(request: GenerationRequest) -> int:
     return nbytes
 
 
-def _bytes_of(message: Message) -> int:
+def _message_bytes(message: Message) -> int:
     nbytes = sum([_size(part.text) for part in message.content if isinstance(part, TextPart)])
     for call in message.tool_calls:
         nbytes += _size(call.name) + _size(call.arguments)
@@ -63,7 +63,7 @@ def _bytes_of(message: Message) -> int:
 
 
 def _size(text: str) -> int:
-    # Most texts are ASCII, and long ones need not be copied for it.
+    # Most texts are ASCII; those are not copied.
     return len(text) if text.isascii() else len(text.encode(errors="replace"))
 
 

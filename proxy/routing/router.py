@@ -19,7 +19,7 @@ from proxy.memory.budget import SharedBudget
 from proxy.models.auto_pull import AutoPull
 from proxy.models.registry import RegisteredModel, Registry, same_weights
 from proxy.record import Attempt, Record
-from proxy.routing.by_speed import Choice, Clock
+from proxy.routing.by_speed import Clock, SpeedChooser
 from proxy.routing.candidates import Candidates
 from proxy.routing.decision import Decider, Decision
 from proxy.routing.estimates import Estimates
@@ -34,6 +34,8 @@ _NOTHING = Requirements()
 
 class Route(Struct, frozen=True, kw_only=True):
     backend: Backend
+    backend_name: str
+    """The backend's configured name."""
     name: str
     """The backend's own name of the model."""
     model: str
@@ -62,7 +64,7 @@ class Router:
         self._decider = Decider(
             registry,
             Candidates(registry, self._estimates, memory),
-            Choice(measurements, self._estimates, clock),
+            SpeedChooser(measurements, self._estimates, clock),
         )
 
     async def generate(
@@ -102,7 +104,7 @@ class Router:
 
     async def _attempt(self, run: "_Run", route: Route, patience: float | None = None) -> None:
         """Ask the backend of `route`; `patience` is for its first event, in seconds."""
-        attempt = run.record.attempt(route.backend.kind, route.name, run.request.n)
+        attempt = run.record.attempt(route.backend_name, route.name, run.request.n)
         run.attempt = attempt
         checked = CheckedSink(run.sink, attempt, restarts=run.started)
         request = replace(run.request, model=route.name, patience=patience)
@@ -120,9 +122,9 @@ class Router:
 
     def _fall_back(self, run: "_Run", failed: Route, other: Route, error: BackendError) -> None:
         run.record.fall_back(run.attempt, error)
-        self.fallbacks.note(failed.backend.kind, error, other.backend.kind)
+        self.fallbacks.note(failed.backend_name, error, other.backend_name)
         if isinstance(error, ContextLengthError) and run.request.num_ctx is None:
-            self._estimates.refused((failed.backend.kind, failed.name), error.limit)
+            self._estimates.refused((failed.backend_name, failed.name), error.limit)
 
     async def embed(self, request: EmbeddingRequest, record: Record | None = None) -> Embeddings:
         """Ask the backend that `request.model`, a public name, leads to for vectors.
@@ -143,11 +145,11 @@ class Router:
             if not same or isinstance(error, InvalidRequestError):
                 raise
             record.fall_back(record.attempts[-1], error)
-            self.fallbacks.note(first.backend.kind, error, same[0].backend.kind)
+            self.fallbacks.note(first.backend_name, error, same[0].backend_name)
         return await self._embed(same[0], request, record)
 
     async def _embed(self, route: Route, request: EmbeddingRequest, record: Record) -> Embeddings:
-        record.attempt(route.backend.kind, route.name)
+        record.attempt(route.backend_name, route.name)
         embeddings = await route.backend.embed(replace(request, model=route.name))
         if len(embeddings.vectors) != len(request.inputs):
             raise BadUpstreamError("The backend sent a different number of vectors than of inputs.")
@@ -155,7 +157,7 @@ class Router:
 
     def _same_weights(self, one: Route, other: Route) -> bool:
         """As far as both backends tell; what is not known is not the same."""
-        models = [self._registry.backends[r.backend.kind].models.get(r.name) for r in (one, other)]
+        models = [self._registry.backends[r.backend_name].models.get(r.name) for r in (one, other)]
         return same_weights(models) is True
 
     async def resolve(self, name: str, features: frozenset[Feature]) -> Route:
@@ -190,7 +192,8 @@ class Router:
     def _routes(self, decision: Decision) -> list[Route]:
         return [
             Route(
-                backend=self._registry.backends[candidate.deployment.kind].backend,
+                backend=self._registry.backends[candidate.deployment.backend].backend,
+                backend_name=candidate.deployment.backend,
                 name=candidate.deployment.name,
                 model=decision.entry.id,
                 context=candidate.context,

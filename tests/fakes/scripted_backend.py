@@ -1,7 +1,7 @@
 """A backend that plays a list: events, errors to raise, and waits. For tests of the server."""
 
 import asyncio
-from collections.abc import AsyncGenerator, AsyncIterator, Sequence
+from collections.abc import AsyncGenerator, AsyncIterator, Mapping, Sequence
 from contextlib import asynccontextmanager
 from typing import get_args
 
@@ -10,9 +10,11 @@ import openai
 from msgspec.structs import replace
 
 from adapters.backend import Backend, Embeddings, Health, Model, Progress
+from adapters.config import KINDS
 from adapters.errors import BackendError
 from adapters.events import Event, Finished, Started, TextDelta, Usage
 from adapters.memory import MemoryUser
+from adapters.naming import Naming
 from adapters.request import EmbeddingRequest, Feature, GenerationRequest
 from adapters.sink import Sink
 from proxy.app import create_app
@@ -41,6 +43,7 @@ class ScriptedBackend:
         health: Health | str = WELL,
     ) -> None:
         self.kind = kind
+        self.naming = KINDS[kind].naming if kind in KINDS else Naming()
         self.memory_user: MemoryUser | None = None
         self.honours = honours
         self.script = script
@@ -51,6 +54,8 @@ class ScriptedBackend:
         self.listed = 0
         self.unwell: set[str] = set()
         self.running = 0
+        self.began = asyncio.Event()
+        """Set when a generator runs."""
         self.closed = asyncio.Event()
         """Set when an answer has ended, however it did."""
         self.aclosed = False
@@ -61,6 +66,7 @@ class ScriptedBackend:
     async def generate(self, request: GenerationRequest, sink: Sink) -> None:
         self.requests.append(request)
         self.running += 1
+        self.began.set()
         try:
             for step in self._steps(request):
                 if isinstance(step, Exception):
@@ -142,8 +148,17 @@ class EndlessBackend(ScriptedBackend):
 async def http_client(
     *backends: Backend, config: Config = DEFAULTS
 ) -> AsyncIterator[httpx2.AsyncClient]:
-    """A plain client of an application with these backends, in this process."""
-    app = create_app(config, {backend.kind: backend for backend in backends})
+    """A plain client of an application with these backends, each named after its kind."""
+    async with named_client({each.kind: each for each in backends}, config) as client:
+        yield client
+
+
+@asynccontextmanager
+async def named_client(
+    backends: Mapping[str, Backend] | None, config: Config = DEFAULTS
+) -> AsyncIterator[httpx2.AsyncClient]:
+    """A plain client of an application in this process, with `backends` or those of `config`."""
+    app = create_app(config, backends)
     transport = httpx2.ASGITransport(app=app)  # type: ignore[arg-type]  # Litestar's own words for ASGI
     async with app.lifespan(), httpx2.AsyncClient(transport=transport, base_url=BASE) as client:
         yield client

@@ -1,4 +1,4 @@
-"""config.yaml <-> the Structs, and what a wrong file says."""
+"""config.yaml matches the Structs; invalid files are refused with file and key."""
 
 from pathlib import Path
 
@@ -22,6 +22,7 @@ from proxy.config import (
 from proxy.models.registry import Registry
 
 DOCUMENTED = Path(__file__).parents[2] / "config.yaml"
+APPLE = ["apple", "ollama", "box"]
 EVERY_KEY = {
     f"{kind.__name__}.{field.encode_name}": field.encode_name
     for kind in (
@@ -34,14 +35,15 @@ EVERY_KEY = {
         ModelConfig,
     )
     for field in fields(kind)
+    if (kind, field.name) != (ModelConfig, "names")  # Not a key: the names of backends are keys.
 }
 
 
 def with_examples() -> str:
-    """The file with what it shows behind `#~` in force."""
+    """The file with the examples behind `#~` enabled."""
     lines = DOCUMENTED.read_text().splitlines()
     shown = [line.replace("#~ ", "", 1) for line in lines]
-    return "\n".join(x for x in shown if x not in ("models: {}",) and "echo: null" not in x)
+    return "\n".join(x for x in shown if x != "models: {}" and "echo: null" not in x)
 
 
 def write(folder: Path, text: str) -> Path:
@@ -56,13 +58,13 @@ def test_the_documented_values_are_the_defaults():
 
 def test_the_documented_examples_are_valid(tmp_path: Path):
     config = load_config(write(tmp_path, with_examples()))
-    assert config.backends.enabled()["echo"] == EchoConfig()
-    assert config.models["fast"].names().keys() == {"mlx", "ollama"}
+    assert config.enabled()["echo"] == EchoConfig()
+    assert config.models["fast"].names.keys() == {"mlx", "ollama"}
 
 
 def test_the_documented_models_are_those_of_the_original_design(tmp_path: Path):
     config = load_config(write(tmp_path, with_examples()))
-    behind = {name: tuple(model.names().values()) for name, model in config.models.items()}
+    behind = {name: tuple(model.names.values()) for name, model in config.models.items()}
     assert behind == {
         "fast": ("mlx-community/Llama-3.2-1B-Instruct-4bit", "llama3.2:1b"),
         "qwen3-30b-mlx": ("mlx-community/Qwen3-30B-A3B-4bit",),
@@ -73,7 +75,7 @@ def test_the_documented_models_are_those_of_the_original_design(tmp_path: Path):
         "llava:7b": ("llava:7b",),
         "gpt-oss:20b": ("mlx-community/gpt-oss-20b-MXFP4-Q8", "gpt-oss:20b"),
     }
-    mlx = config.backends.enabled()["mlx"]
+    mlx = config.enabled()["mlx"]
     assert isinstance(mlx, MLXConfig)
     assert mlx.folders == ("mlx_models", "~/mlx_models")
 
@@ -83,7 +85,7 @@ async def test_the_documented_models_are_found_by_each_of_their_names(tmp_path: 
     backends = {
         kind: ScriptedBackend(
             kind=kind,
-            models=[Model(name=m.names()[kind]) for m in models.values() if kind in m.names()],
+            models=[Model(name=m.names[kind]) for m in models.values() if kind in m.names],
         )
         for kind in ("mlx", "ollama")
     }
@@ -93,11 +95,11 @@ async def test_the_documented_models_are_found_by_each_of_their_names(tmp_path: 
         cards = [name for entry in registry.entries() for name in entry.names]
         assert len(cards) == len(set(cards))
         for own, model in models.items():
-            for name in (own, *model.names().values()):
+            for name in (own, *model.names.values()):
                 entry = registry.named(name, backends)
                 assert {
-                    deployment.kind: deployment.name for deployment in entry.deployments
-                } == model.names()
+                    deployment.backend: deployment.name for deployment in entry.deployments
+                } == model.names
 
 
 @pytest.mark.parametrize("key", EVERY_KEY)
@@ -119,7 +121,7 @@ def test_every_documented_server_and_backend_key_is_there():
 
 
 def test_zero_configuration_is_both_engines():
-    assert Config().backends.enabled() == {"mlx": MLXConfig(), "ollama": OllamaConfig()}
+    assert Config().enabled() == {"mlx": MLXConfig(), "ollama": OllamaConfig()}
 
 
 @pytest.mark.parametrize(
@@ -131,61 +133,131 @@ def test_zero_configuration_is_both_engines():
         ("backends: {mlx: true, ollama: {host: http://box:1}}", ["mlx", "ollama"]),
         ("backends: {echo: true}", ["mlx", "ollama", "echo"]),
         ("backends: {mlx: null, ollama: null, echo: {reply: x}}", ["echo"]),
+        ("backends: {box: {kind: ollama, host: box}}", ["mlx", "ollama", "box"]),
+        ("backends: {say: {kind: echo}, box: {kind: ollama}}", ["mlx", "ollama", "box", "say"]),
+        ("backends: {box: {kind: ollama}, ollama: null}", ["mlx", "box"]),
+        ("backends: {box: {kind: ollama}, apple: {kind: mlx}, mlx: false}", APPLE),
+        ("backends: {mlx: {kind: mlx, max_queue: 1}}", ["mlx", "ollama"]),
+        ("backends: {box: null}", ["mlx", "ollama"]),
         ("", ["mlx", "ollama"]),
         ("# nothing", ["mlx", "ollama"]),
         ("backends: {}", ["mlx", "ollama"]),
     ],
 )
 def test_backends_are_switched(tmp_path: Path, text: str, kinds: list[str]):
-    assert list(load_config(write(tmp_path, text)).backends.enabled()) == kinds
+    assert list(load_config(write(tmp_path, text)).enabled()) == kinds
+
+
+def test_backends_of_one_kind_have_settings_of_their_own(tmp_path: Path):
+    text = """
+        backends: {box: {kind: ollama, host: "box:1"}, studio: {kind: ollama, token_timeout: 5}}
+        models: {fast: {box: "a:7b", mlx: org/a, prefer: box, keep_alive: 5m, pin: true}}
+    """
+    config = load_config(write(tmp_path, text))
+    assert config.backend_configs() == {
+        "mlx": MLXConfig(keep_alive_of={"org/a": 300.0}),
+        "ollama": OllamaConfig(),
+        "box": OllamaConfig(host="box:1", keep_alive_of={"a:7b": 300.0}),
+        "studio": OllamaConfig(token_timeout=5),
+    }
+    assert config.models["fast"].names == {"box": "a:7b", "mlx": "org/a"}
+    assert config.pinned() == {("box", "a:7b"), ("mlx", "org/a"), ("mlx", "org/a:latest")}
+
+
+def test_two_backends_of_one_server_are_logged(tmp_path: Path, caplog: pytest.LogCaptureFixture):
+    text = "backends: {ollama: {host: box}, box: {kind: ollama, hosts: [studio, box]}}"
+    load_config(write(tmp_path, text))
+    assert caplog.messages == [
+        "backends: `ollama` and `box` are both the server http://box:11434; switch one off, as in "
+        "`ollama: null`."
+    ]
+
+
+def test_an_alias_may_name_a_backend_that_is_switched_off(tmp_path: Path):
+    text = "backends: {box: null}\nmodels: {fast: {box: a, prefer: box}}"
+    config = load_config(write(tmp_path, text))
+    assert config.models["fast"].names == {"box": "a"}
+    assert config.pinned() == frozenset()
 
 
 @pytest.mark.parametrize(
-    ("text", "says"),
+    ("text", "message"),
     [
         ("server: {port: eighty}", "$.server.port: Expected `int`, got `str`"),
         ("server: {port: 70000}", "$.server.port: Expected `int` <= 65535"),
         ("server: {prot: 1}", "$.server: Object contains unknown field `prot`"),
         ("servers: {}", "Object contains unknown field `servers`"),
-        ("backends: {vllm: {}}", "$.backends: Object contains unknown field `vllm`"),
+        ("backends: {box: {}}", "$.backends.box.kind: missing; use mlx, ollama or echo"),
+        ("backends: {box: true}", "$.backends.box.kind: missing; use mlx, ollama or echo"),
+        ("backends: {box: 3}", "$.backends.box: Expected `object`, got `int`"),
+        (
+            "backends: {box: {kind: vllm}}",
+            "$.backends.box.kind: no kind of backend is 'vllm'; use mlx, ollama or echo",
+        ),
+        (
+            "backends: {box: {kind: ollama, hots: x}}",
+            "$.backends.box: Object contains unknown field `hots`",
+        ),
+        (
+            "backends: {box: {kind: ollama, token_timeout: 0}}",
+            "$.backends.box.token_timeout: Expected `float` > 0.0",
+        ),
+        (
+            "backends: {apple: {kind: mlx}}",
+            "$.backends.apple.kind: a process has one backend of kind mlx, and `mlx` is one; "
+            "switch one off, as in `mlx: null`",
+        ),
+        ("backends: {auto: {kind: echo}}", "$.backends.auto: this name is reserved"),
+        ("backends: {pin: {kind: echo}}", "$.backends.pin: this name is reserved"),
+        ("backends: {a/b: {kind: echo}}", "$.backends.'a/b': the name of a backend is one word"),
+        ("backends: {a b: {kind: echo}}", "$.backends.'a b': the name of a backend is one word"),
+        ("backends: {'a,b': {kind: echo}}", "$.backends.'a,b': the name of a backend is one word"),
+        ("backends: {büro: {kind: echo}}", "$.backends.'büro': the name of a backend is one word"),
+        ("backends: {'': {kind: echo}}", "$.backends.'': the name of a backend is one word"),
         (
             "backends: {ollama: {hots: x}}",
             "$.backends.ollama: Object contains unknown field `hots`",
         ),
-        ("models: {fast: {}}", "$.models.fast: Name the model on mlx, on ollama, or on both"),
+        ("models: {fast: {}}", "$.models.fast: Name the model on at least one backend"),
         (
             "models: {fast: {mlx: x, prefer: ollama}}",
             "$.models.fast: `prefer: ollama` needs the model's name on ollama",
         ),
         (
             "models: {fast: {mlx: x, prefer: best}}",
-            "$.models.fast.prefer: Invalid enum value 'best'",
+            "$.models.fast: `prefer: best` needs the model's name on best; use auto or mlx",
         ),
-        ("models: {fast: {vllm: x}}", "$.models.fast: Object contains unknown field `vllm`"),
+        (
+            "models: {fast: {vllm: x}}",
+            "$.models.fast.vllm: no backend of this name; use mlx, ollama or echo",
+        ),
+        ("models: {fast: {mlx: 3}}", "$.models.fast.mlx: Expected `str`, got `int`"),
+        ("models: {fast: x}", "$.models.fast: Expected `object`, got `str`"),
+        ("models: {fast: {mlx: x, pin: 1}}", "$.models.fast.pin: Expected `bool`, got `int`"),
         (
             "models: {slow: {mlx: x}, fast: {mlx: x, keep_alive: soon}}",
-            "$.models.fast: 'keep_alive' is a number of seconds",
+            "$.models.fast: 'keep_alive' must be a number of seconds",
         ),
         (
             "models: {a: {ollama: x, keep_alive: 5m}, b: {ollama: 'x:latest', ttl: 60}}",
-            "'a' and 'b' are both 'x' on ollama, and each says another `keep_alive`",
+            "$.models.b: 'a' and 'b' are both 'x' on ollama, and set different `keep_alive` times",
         ),
         ("[]", "Expected `object`, got `array`"),
         ("server: [", "line 2"),
         ("x: 1\na: b: c", "line 2"),
     ],
 )
-def test_wrong_file_is_refused_with_file_and_key(tmp_path: Path, text: str, says: str):
+def test_wrong_file_is_refused_with_file_and_key(tmp_path: Path, text: str, message: str):
     path = write(tmp_path, text)
     with pytest.raises(ConfigError) as caught:
         load_config(path)
     where, _, what = str(caught.value).partition(f"{path}: ")
     assert where == ""
-    assert says in what
+    assert message in what
     assert "\n" not in what
 
 
-def test_file_in_no_encoding_is_refused(tmp_path: Path):
+def test_undecodable_file_is_refused(tmp_path: Path):
     path = tmp_path / "config.yaml"
     path.write_bytes(b"server: {host: \xff}")
     with pytest.raises(ConfigError, match=str(path)):
@@ -197,7 +269,7 @@ def test_missing_file_is_refused(tmp_path: Path):
         load_config(tmp_path / "none.yaml")
 
 
-def test_places_of_the_file_in_order(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+def test_file_is_looked_up_in_order(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     own = tmp_path / "tandem" / "config.yaml"
     environ = {"XDG_CONFIG_HOME": str(tmp_path)}
     assert find_config(None, environ) is None
@@ -212,7 +284,7 @@ def test_places_of_the_file_in_order(tmp_path: Path, monkeypatch: pytest.MonkeyP
     ("platform", "folder"),
     [("linux", ".config"), ("darwin", "Library/Application Support")],
 )
-def test_the_users_own_file_by_system(
+def test_users_file_depends_on_the_system(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, platform: str, folder: str
 ):
     own = tmp_path / folder / "tandem/config.yaml"
@@ -231,7 +303,7 @@ def test_the_users_own_file_by_system(
         ("darwin", {"XDG_STATE_HOME": "/state"}, "/state/tandem"),
     ],
 )
-def test_benchmarks_lie_where_the_system_keeps_such_things(
+def test_state_folder_depends_on_the_system(
     monkeypatch: pytest.MonkeyPatch,
     tmp_path: Path,
     platform: str,

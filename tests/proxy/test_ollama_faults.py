@@ -201,7 +201,7 @@ WRONG: dict[str, Script] = {
 async def ask_both(script: Script, **fields: Any) -> Told:
     """One chat with a model that MLX has as well; Ollama is asked first."""
     body = {"model": "both", **ASKED["/v1/chat/completions"], **fields}
-    both = Config(models={"both": ModelConfig(mlx="m", ollama="m", prefer="ollama")})
+    both = Config(models={"both": ModelConfig(names={"mlx": "m", "ollama": "m"}, prefer="ollama")})
     mlx = ScriptedBackend(kind="mlx")
     async with ollama(script) as (_, backend), http_client(mlx, backend, config=both) as client:
         async with asyncio.timeout(5):
@@ -254,7 +254,7 @@ async def test_failure_in_a_stream_is_not_made_good_by_the_other_backend(fault: 
 async def test_ollama_that_keeps_silent_is_left_at_once_after_three_times():
     both = Config(
         server=ServerConfig(fallback_after=0.2),
-        models={"both": ModelConfig(mlx="m", ollama="m", prefer="ollama")},
+        models={"both": ModelConfig(names={"mlx": "m", "ollama": "m"}, prefer="ollama")},
     )
     body = {"model": "both", **ASKED["/v1/chat/completions"]}
     mlx, told = ScriptedBackend(kind="mlx"), []

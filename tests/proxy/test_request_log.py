@@ -50,7 +50,9 @@ async def test_line_has_no_prompt_answer_or_key(caplog: pytest.LogCaptureFixture
 
 
 async def test_fallback_is_named(caplog: pytest.LogCaptureFixture):
-    config = Config(server=JSON, models={"m": ModelConfig(mlx="m", ollama="m", prefer="mlx")})
+    config = Config(
+        server=JSON, models={"m": ModelConfig(names={"mlx": "m", "ollama": "m"}, prefer="mlx")}
+    )
     mlx = ScriptedBackend([BackendUnavailableError("down")], kind="mlx", models=[Model(name="m")])
     (line,) = await lines(caplog, mlx, ScriptedBackend(kind="ollama"), config=config)
     assert (line["backend"], line["outcome"]) == ("ollama", "ok")

@@ -18,16 +18,16 @@ from proxy.routing.router import Router
 
 _T = TypeVar("_T")
 
-PATIENCE = 1.0
-"""Seconds the first list waits for a backend that has not answered yet."""
+LISTING_SECONDS = 1.0
+"""Time that the first request waits for a backend that was never listed."""
 
 
-class ModelPlace(Struct, kw_only=True):
-    """What one backend has of it."""
+class DeploymentCard(Struct, kw_only=True):
+    """The model on one backend."""
 
     backend: str
     name: str
-    """The backend's own."""
+    """The backend's own name of the model."""
     quantization: str | None
     size_bytes: int | None
     digest: str | None
@@ -35,13 +35,13 @@ class ModelPlace(Struct, kw_only=True):
     capabilities: list[str]
     loaded: bool | None
     loaded_context: int | None
-    """Tokens that it is loaded for, where that is another number than it could have."""
+    """Tokens of context that the model is loaded with, if the backend chooses them."""
 
 
 class ModelCard(Struct, kw_only=True):
-    """OpenAI's four fields, and what clients of local servers look for.
+    """OpenAI's four fields, and those that clients of local servers use.
 
-    A number or a word for the whole is what any backend can, or what all that tell agree on.
+    A value for the whole model is the best of all deployments, or what all known ones agree on.
     """
 
     id: str
@@ -49,17 +49,17 @@ class ModelCard(Struct, kw_only=True):
     created: int
     owned_by: str
     root: str
-    """The model's first name: cards of one root are one model under several names. vLLM's word."""
+    """The model's first name: cards with one root are one model. Named as in vLLM."""
     names: list[str]
-    """All that lead to it in full."""
-    backends: list[ModelPlace]
-    """In the order in which they are asked, where nothing else decides."""
+    """All full names of the model."""
+    backends: list[DeploymentCard]
+    """In the order in which they are preferred if nothing else decides."""
     same_weights: bool | None
-    """Whether they compute with the same numbers, to the last bit; `null` where nobody knows, or
-    where there is one of them."""
+    """True if all compute with the same numbers, to the last bit; `null`: not known, or there is
+    only one."""
     context_length: int | None
     max_model_len: int | None
-    """vLLM's name for the same."""
+    """`context_length`, named as in vLLM."""
     capabilities: list[str]
     quantization: str | None
     size_bytes: int | None
@@ -79,17 +79,14 @@ def to_list(registry: Registry) -> ModelList:
 
 
 def to_card(entry: RegisteredModel, name: str) -> ModelCard:
-    """The card of one of its names."""
-    deployments = [to_deployment(deployment) for deployment in entry.deployments]
-    length = max(
-        (p.context_length for p in deployments if p.context_length is not None), default=None
-    )
+    """The card of `entry` under one of its names."""
+    deployments = [to_deployment_card(deployment) for deployment in entry.deployments]
+    lengths = [each.context_length for each in deployments if each.context_length is not None]
+    length = max(lengths, default=None)
+    created = (each.model.created or None for each in entry.deployments if each.model)
     return ModelCard(
         id=name,
-        created=_first(
-            deployment.model.created or None for deployment in entry.deployments if deployment.model
-        )
-        or 0,
+        created=_first(created) or 0,
         owned_by=",".join(deployment.backend for deployment in deployments),
         root=entry.id,
         names=list(entry.names),
@@ -97,9 +94,7 @@ def to_card(entry: RegisteredModel, name: str) -> ModelCard:
         same_weights=entry.same_weights,
         context_length=length,
         max_model_len=length,
-        capabilities=sorted(
-            {each for deployment in deployments for each in deployment.capabilities}
-        ),
+        capabilities=sorted({name for each in deployments for name in each.capabilities}),
         quantization=_agreed(deployment.quantization for deployment in deployments),
         size_bytes=_agreed(deployment.size_bytes for deployment in deployments),
         digest=_agreed(deployment.digest for deployment in deployments),
@@ -108,10 +103,10 @@ def to_card(entry: RegisteredModel, name: str) -> ModelCard:
     )
 
 
-def to_deployment(deployment: Deployment) -> ModelPlace:
+def to_deployment_card(deployment: Deployment) -> DeploymentCard:
     model = deployment.model or Model(name=deployment.name)
-    return ModelPlace(
-        backend=deployment.kind,
+    return DeploymentCard(
+        backend=deployment.backend,
         name=deployment.name,
         quantization=model.quantization or None,
         size_bytes=model.size_bytes,
@@ -123,23 +118,23 @@ def to_deployment(deployment: Deployment) -> ModelPlace:
     )
 
 
-def _first(told: Iterable[_T | None]) -> _T | None:
-    return next((each for each in told if each is not None), None)
+def _first(values: Iterable[_T | None]) -> _T | None:
+    return next((value for value in values if value is not None), None)
 
 
-def _agreed(told: Iterable[_T | None]) -> _T | None:
-    known = {each for each in told if each is not None}
+def _agreed(values: Iterable[_T | None]) -> _T | None:
+    known = {value for value in values if value is not None}
     return known.pop() if len(known) == 1 else None
 
 
-def _any(told: Iterable[bool | None]) -> bool | None:
-    known = [each for each in told if each is not None]
+def _any(values: Iterable[bool | None]) -> bool | None:
+    known = [value for value in values if value is not None]
     return any(known) if known else None
 
 
 @get("/v1/models", operation=Operation(summary="All models by all names", answers=(ModelList,)))
 async def list_models(request: ServerRequest) -> ModelList:
-    await request.registry.refresh(PATIENCE, only_new=True)
+    await request.registry.refresh(LISTING_SECONDS, only_new=True)
     return to_list(request.registry)
 
 
@@ -152,7 +147,7 @@ async def retrieve_model(model: FromPath[str], request: ServerRequest) -> ModelC
 
 
 async def find_card(router: Router, name: str) -> ModelCard:
-    """The card of the full name that `name` is, or is short for.
+    """The card of the model called `name`, in full or for short.
 
     Raises:
         BackendError: as `Router.find`.

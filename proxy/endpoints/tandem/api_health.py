@@ -1,4 +1,4 @@
-"""`GET /api/health`: as `/health`, with both engines in it whether they are on or off."""
+"""`GET /api/health`: as `/health`, including `mlx` and `ollama` when they are switched off."""
 
 from collections.abc import Collection
 from typing import Any, Literal
@@ -9,42 +9,42 @@ from msgspec.structs import asdict
 
 from adapters.backend import Health
 from proxy.endpoints.server_request import ServerRequest
-from proxy.endpoints.tandem.health import tell_health
+from proxy.endpoints.tandem.health import to_health
 from proxy.memory.budget import Snapshot
 from proxy.openapi import Operation
 
-_OFF = Health(ok=False, detail="It is switched off in the configuration.")
+_OFF = Health(ok=False, detail="The backend is switched off in the configuration.")
 
 Status = Literal["ok", "degraded", "unavailable", "draining"]
 
 
 class HybridHealth(Struct, kw_only=True):
     status: Status
-    """`ok`: all engines that are switched on are well; `degraded`: some of them."""
+    """`ok`: all backends that are switched on are healthy; `degraded`: some are."""
     version: str
     backends: dict[str, Health]
-    """By kind; `detail` says why one is not well."""
+    """Health by the backend's name; `detail` is the reason why it is not healthy."""
     memory: Snapshot
     fallbacks: dict[str, dict[str, int]]
-    """The kind that failed -> the error's code -> how often another was asked instead."""
+    """Name of the failed backend -> error code -> requests that fell back to another backend."""
 
 
-def to_status(conditions: Collection[Health]) -> Status:
-    """Of the engines that are switched on."""
-    well = [each for each in conditions if each.ok]
-    if not well:
+def to_status(healths: Collection[Health]) -> Status:
+    """The status of the backends that are switched on, together."""
+    healthy = [health for health in healths if health.ok]
+    if not healthy:
         return "unavailable"
-    return "ok" if len(well) == len(conditions) else "degraded"
+    return "ok" if len(healthy) == len(healths) else "degraded"
 
 
 @get(
     "/api/health",
-    operation=Operation(summary="How both engines are, and why", answers=(HybridHealth,)),
+    operation=Operation(summary="Health of all backends, with reasons", answers=(HybridHealth,)),
 )
 async def get_hybrid_health(request: ServerRequest) -> HybridHealth:
-    told = await tell_health(request)
-    fields: dict[str, Any] = asdict(told)
-    fields["backends"] = {"mlx": _OFF, "ollama": _OFF} | told.backends
-    if told.status != "draining":
-        fields["status"] = to_status(told.backends.values())
+    health = await to_health(request)
+    fields: dict[str, Any] = asdict(health)
+    fields["backends"] = {"mlx": _OFF, "ollama": _OFF} | health.backends
+    if health.status != "draining":
+        fields["status"] = to_status(health.backends.values())
     return HybridHealth(**fields)

@@ -1,4 +1,4 @@
-"""`GET /health`: alive as long as it answers; what the backends are is in the body."""
+"""`GET /health`: always 200 while the server runs; the body has the health of each backend."""
 
 import asyncio
 from importlib.metadata import version
@@ -12,40 +12,44 @@ from proxy.endpoints.server_request import ServerRequest
 from proxy.memory.budget import Snapshot
 from proxy.openapi import Operation
 
-_PATIENCE = 1.0
-"""Seconds a backend has to say how it is."""
+_TIMEOUT = 1.0
+"""Seconds that a backend has to report its health."""
 
 
 class ServerHealth(Struct):
     status: Literal["ok", "draining"]
     version: str
     backends: dict[str, Health]
+    """Health by the backend's name."""
     memory: Snapshot
     fallbacks: dict[str, dict[str, int]]
-    """The kind that failed -> the error's code -> how often another was asked instead."""
+    """Name of the failed backend -> error code -> requests that fell back to another backend."""
 
 
-async def _ask(backend: Backend) -> Health:
+async def _health(backend: Backend) -> Health:
     try:
-        async with asyncio.timeout(_PATIENCE):
+        async with asyncio.timeout(_TIMEOUT):
             return await backend.health()
     except TimeoutError:
-        return Health(ok=False, detail=f"It said nothing for {_PATIENCE:g} s.")
+        return Health(ok=False, detail=f"No response within {_TIMEOUT:g} s.")
 
 
 @get(
     "/health",
-    operation=Operation(summary="How the server and its engines are", answers=(ServerHealth,)),
+    operation=Operation(summary="Health of the server and its backends", answers=(ServerHealth,)),
 )
 async def get_health(request: ServerRequest) -> ServerHealth:
-    return await tell_health(request)
+    return await to_health(request)
 
 
-async def tell_health(request: ServerRequest) -> ServerHealth:
+async def to_health(request: ServerRequest) -> ServerHealth:
     backends = request.registry.backends
-    asked = asyncio.gather(*(_ask(listed.backend) for listed in backends.values()))
-    answers, snapshot = await asyncio.gather(asked, request.memory.snapshot())
-    status = "draining" if request.grace.began else "ok"
-    told = dict(zip(list(backends), answers, strict=True))
-    counts = request.router.fallbacks.counts()
-    return ServerHealth(status, version("tandem-proxy"), told, snapshot, counts)
+    reports = asyncio.gather(*(_health(listed.backend) for listed in backends.values()))
+    healths, snapshot = await asyncio.gather(reports, request.memory.snapshot())
+    return ServerHealth(
+        status="draining" if request.grace.began else "ok",
+        version=version("tandem-proxy"),
+        backends=dict(zip(backends, healths, strict=True)),
+        memory=snapshot,
+        fallbacks=request.router.fallbacks.counts(),
+    )

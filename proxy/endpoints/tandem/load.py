@@ -17,6 +17,7 @@ from proxy.http.event_stream import NDJSON, EventSink, json_line, stream
 from proxy.http.json_response import JSONResponse
 from proxy.keep_alive import KeepAlive, to_keep_alive
 from proxy.openapi import Operation
+from proxy.routing.router import Route
 
 S = TypeVar("S")
 
@@ -71,8 +72,8 @@ async def load_mlx_model(model: FromPath[str], request: ServerRequest) -> ASGIRe
     if body.stream:
         return await _load_in_steps(request, _forced(request, name), keep_alive)
     route = await model_loading.load(request, _forced(request, name), keep_alive)
-    taken = await request.memory.footprint(route.backend.kind, route.name)
-    return JSONResponse(_tell(name, route.name, "loaded", taken))
+    taken = await request.memory.footprint(route.backend_name, route.name)
+    return JSONResponse(_tell(name, route, "loaded", taken))
 
 
 @post("/api/mlx/unload/{model:path}", status_code=200, operation=_UNLOAD)
@@ -81,7 +82,7 @@ async def unload_mlx_model(model: FromPath[str], request: ServerRequest) -> ASGI
     await _read_optional(request, UnloadRequest)
     name = model.removeprefix("/")
     route = await model_loading.unload(request, _forced(request, name))
-    return JSONResponse(_tell(name, route.name, "unloaded", 0))
+    return JSONResponse(_tell(name, route, "unloaded", 0))
 
 
 async def _read_optional(request: ServerRequest, kind: type[S]) -> S:
@@ -89,13 +90,19 @@ async def _read_optional(request: ServerRequest, kind: type[S]) -> S:
 
 
 def _forced(request: ServerRequest, name: str) -> str:
-    return request.forced(name, "mlx")
+    return request.forced(name, require_mlx(request))
 
 
 def _tell(
-    model: str, name: str, status: Literal["loaded", "unloaded"], taken: int | None
+    model: str, route: Route, status: Literal["loaded", "unloaded"], taken: int | None
 ) -> Residence:
-    return Residence(model_id=model, backend="mlx", name=name, status=status, memory_bytes=taken)
+    return Residence(
+        model_id=model,
+        backend=route.backend_name,
+        name=route.name,
+        status=status,
+        memory_bytes=taken,
+    )
 
 
 async def _load_in_steps(

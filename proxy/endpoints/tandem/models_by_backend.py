@@ -1,4 +1,4 @@
-"""`GET /api/models`, `/api/models/{id}` and `/api/mlx/models`: what each engine has."""
+"""`GET /api/models`, `/api/models/{id}` and `/api/mlx/models`: models by backend."""
 
 from litestar import get
 from litestar.params import FromPath
@@ -6,64 +6,67 @@ from msgspec import Struct
 from msgspec.structs import asdict
 
 from adapters.backend import Progress
-from proxy.endpoints.openai.models import PATIENCE, ModelCard, ModelPlace, find_card, to_deployment
+from proxy.endpoints.openai.models import (
+    LISTING_SECONDS,
+    DeploymentCard,
+    ModelCard,
+    find_card,
+    to_deployment_card,
+)
 from proxy.endpoints.server_request import ServerRequest
 from proxy.endpoints.tandem.load import require_mlx
-from proxy.models.registry import BackendModels, Registry
+from proxy.models.registry import Registry
 from proxy.openapi import Operation
 
 
-class HeldModel(ModelPlace, kw_only=True):
-    """A model, as one engine has it."""
+class BackendModel(DeploymentCard, kw_only=True):
+    """A model on one backend."""
 
     model_id: str
     names: list[str]
-    """All that lead to the model in full, on whichever engine."""
+    """All full names of the model, on any backend."""
     loading: Progress | None
-    """How far it is where it is being loaded."""
+    """The progress of a load; null if the model is not being loaded."""
 
 
-class Held(Struct, kw_only=True):
+class BackendListing(Struct, kw_only=True):
     reached: bool | None
-    """Whether the engine answered when it was last asked; null before the first time."""
-    models: list[HeldModel]
+    """True if the last listing succeeded; null before the first."""
+    models: list[BackendModel]
 
 
 class ModelsByBackend(Struct):
-    backends: dict[str, Held]
-    """By kind."""
+    backends: dict[str, BackendListing]
+    """Listings by the backend's name."""
 
 
 class MLXModels(Struct):
-    models: list[HeldModel]
+    models: list[BackendModel]
 
 
-def to_held(registry: Registry) -> dict[str, Held]:
-    """What can answer now; an engine that is away has nothing."""
-    held = {kind: Held(reached=s.reached, models=[]) for kind, s in registry.backends.items()}
+def to_listings(registry: Registry) -> dict[str, BackendListing]:
+    """The models that can answer now; an unreachable backend has none."""
+    backends = registry.backends
+    listings = {b: BackendListing(reached=each.reached, models=[]) for b, each in backends.items()}
     for entry in registry.entries():
         for deployment in entry.deployments:
-            model = HeldModel(
+            model = BackendModel(
                 model_id=entry.id,
                 names=list(entry.names),
-                loading=_loading(registry.backends[deployment.kind], deployment.name),
-                **asdict(to_deployment(deployment)),
+                loading=backends[deployment.backend].backend.loading().get(deployment.name),
+                **asdict(to_deployment_card(deployment)),
             )
-            held[deployment.kind].models.append(model)
-    return held
-
-
-def _loading(listed: BackendModels, name: str) -> Progress | None:
-    return listed.backend.loading().get(name)
+            listings[deployment.backend].models.append(model)
+    return listings
 
 
 @get(
     "/api/models",
-    operation=Operation(summary="All models by engine", answers=(ModelsByBackend,)),
+    operation=Operation(summary="All models by backend", answers=(ModelsByBackend,)),
 )
 async def list_models_by_backend(request: ServerRequest) -> ModelsByBackend:
-    await request.registry.refresh(PATIENCE, only_new=True)
-    return ModelsByBackend(to_held(request.registry))
+    await request.registry.refresh(LISTING_SECONDS, only_new=True)
+    return ModelsByBackend(to_listings(request.registry))
 
 
 @get(
@@ -79,6 +82,6 @@ async def retrieve_hybrid_model(model: FromPath[str], request: ServerRequest) ->
     operation=Operation(summary="The models of MLX", answers=(MLXModels,)),
 )
 async def list_mlx_models(request: ServerRequest) -> MLXModels:
-    require_mlx(request)
-    await request.registry.refresh(PATIENCE, only_new=True)
-    return MLXModels(to_held(request.registry)["mlx"].models)
+    name = require_mlx(request)
+    await request.registry.refresh(LISTING_SECONDS, only_new=True)
+    return MLXModels(to_listings(request.registry)[name].models)

@@ -1,4 +1,4 @@
-"""`GET /api/performance/comparison`: what each backend did with the same model, side by side."""
+"""`GET /api/performance/comparison`: the speed of each backend with the same model."""
 
 import asyncio
 from collections.abc import Sequence
@@ -10,7 +10,7 @@ from msgspec.structs import asdict
 
 from proxy.bench.results import Contestant, Result, to_contestant
 from proxy.bench.speed_verdicts import Verdict, benched_verdicts, live_verdicts
-from proxy.endpoints.openai.models import PATIENCE
+from proxy.endpoints.openai.models import LISTING_SECONDS
 from proxy.endpoints.server_request import ServerRequest
 from proxy.models.registry import RegisteredModel
 from proxy.openapi import Operation
@@ -18,42 +18,42 @@ from proxy.routing.measurements import Measurements, Row
 
 
 class Benched(Result, frozen=True, kw_only=True):
-    """What `tandem bench MODEL` found, some time or other."""
+    """A stored result of `tandem bench MODEL`."""
 
     stale: bool
-    """The model is another one now on one of the backends: other weights, or another tag."""
+    """The model has changed since on one of the backends: other weights, or another tag."""
 
 
 class ModelComparison(Struct, kw_only=True):
     model_id: str
     backends: list[Contestant]
     same_weights: bool | None
-    """As `RegisteredModel.same_weights`. Other weights answer otherwise, however fast."""
+    """See `RegisteredModel.same_weights`; different weights give different answers."""
     live: list[Row]
-    """What the answers were like since the server started."""
+    """The answers since the server started."""
     benched: list[Benched]
     """The newest first."""
     summary: list[Verdict]
-    """Who is faster, where several were measured at the same; of what was benched the newest."""
+    """The fastest backend of each bucket with several measured; of benchmarks, the newest."""
 
 
 class Comparison(Struct):
     models: list[ModelComparison]
-    """Those that have answered, or were benched."""
+    """The models with answers or benchmarks."""
 
 
 @get(
     "/api/performance/comparison",
-    operation=Operation(summary="What each engine did with the same model", answers=(Comparison,)),
+    operation=Operation(summary="Speed of each backend with the same model", answers=(Comparison,)),
 )
 async def get_comparison(request: ServerRequest, model: FromQuery[str | None] = None) -> Comparison:
-    """Of all models, or of `model` alone, which is then there even if nothing is known of it."""
+    """Compare all models with measurements, or `model` alone, with or without measurements."""
     registry = request.registry
-    await registry.refresh(PATIENCE, only_new=True)
+    await registry.refresh(LISTING_SECONDS, only_new=True)
     entries = registry.entries() if model is None else [await request.router.find(model)]
     results = await asyncio.to_thread(request.archive.results)
-    models = [to_comparison(entry, request.measurements, results) for entry in entries]
-    return Comparison([each for each in models if model or each.live or each.benched])
+    comparisons = [to_comparison(entry, request.measurements, results) for entry in entries]
+    return Comparison([each for each in comparisons if model or each.live or each.benched])
 
 
 def to_comparison(
@@ -69,29 +69,28 @@ def to_comparison(
         same_weights=entry.same_weights,
         live=live,
         benched=benched,
-        summary=[*live_verdicts(live), *(verdict for found in newest for verdict in found)],
+        summary=[*live_verdicts(live), *(verdict for verdicts in newest for verdict in verdicts)],
     )
 
 
 def _is_of(result: Result, now: Sequence[Contestant]) -> bool:
-    """By what the backends call it: the names of the user's own may have changed since."""
+    """Compare by the backends' own names: aliases may have changed since."""
     here = {(each.backend, each.name) for each in now}
     return all((each.backend, each.name) in here for each in result.contestants)
 
 
 def _to_benched(result: Result, now: Sequence[Contestant]) -> Benched:
-    here = {each.backend: each for each in now}
-    stale = any(_has_changed(each, here[each.backend]) for each in result.contestants)
+    current = {each.backend: each for each in now}
+    stale = any(_has_changed(each, current[each.backend]) for each in result.contestants)
     return Benched(**asdict(result), stale=stale)
 
 
 def _has_changed(then: Contestant, now: Contestant) -> bool:
-    """What was not known then, or is not now, has not changed."""
+    """Compare what was known then and is known now."""
     pairs = zip(_identity(then), _identity(now), strict=True)
     return any(one != other for one, other in pairs if one and other)
 
 
 def _identity(contestant: Contestant) -> tuple[str | int | None, ...]:
-    """MLX's folders have no digest; few are made anew in just as many bytes."""
-    told = contestant
-    return told.digest, told.origin, told.quantization, told.size_bytes
+    """Size included: MLX folders have no digest, and a new version rarely has the same size."""
+    return contestant.digest, contestant.origin, contestant.quantization, contestant.size_bytes

@@ -208,16 +208,23 @@ class MLXPromptDialect(PromptDialect):
     """The same for MLX alone."""
 
     def parse(self, request: ServerRequest, raw: bytes) -> Call[PromptRequest]:
-        require_mlx(request)
+        backend = require_mlx(request)
         call = super().parse(request, raw)
-        if call.body.backend not in (None, "mlx"):
-            raise InvalidRequestError("'backend' can only be 'mlx' here.", param="backend")
-        return replace(call, backend="mlx")
+        if call.body.backend not in (None, backend):
+            raise InvalidRequestError(f"'backend' can only be '{backend}' here.", param="backend")
+        return replace(call, backend=backend)
 
 
-def require_mlx(request: ServerRequest) -> None:
-    if "mlx" not in request.registry.backends:
+def require_mlx(request: ServerRequest) -> str:
+    """Return the name of the backend of kind `mlx`.
+
+    Raises:
+        BackendUnavailableError: there is none.
+    """
+    name = request.registry.name_of("mlx")
+    if name is None:
         raise BackendUnavailableError("The mlx backend is switched off.", lasting=True)
+    return name
 
 
 create_mlx_generation = generating_route(

@@ -1,4 +1,4 @@
-"""`POST /api/route`: who would answer a chat, and why; nothing is run, loaded or fetched."""
+"""`POST /api/route`: explain which backend would answer a chat. Nothing is run or loaded."""
 
 import asyncio
 from collections.abc import Callable, Iterator
@@ -7,7 +7,6 @@ from litestar import post
 from msgspec import Struct
 
 from adapters.errors import BackendError
-from adapters.request import GenerationRequest
 from proxy.endpoints.generate import to_routed
 from proxy.endpoints.openai.chat_completions.dialect import CHAT_COMPLETIONS
 from proxy.endpoints.openai.chat_completions.request import ChatCompletionRequest
@@ -21,14 +20,14 @@ from proxy.routing.decision import Decision, Rule, Unable
 from proxy.routing.requirements import to_requirements
 from proxy.routing.router import Router
 
-_PATIENCE = 5.0
-"""Seconds that a backend has to say what a model takes of the memory."""
+_FOOTPRINT_SECONDS = 5.0
+"""Time that a backend has to report the memory of a model."""
 
 
 class Alternative(Struct, kw_only=True):
     backend: str
     model: str
-    """Its own name of the model."""
+    """The backend's own name of the model."""
     why_not: str
 
 
@@ -38,14 +37,14 @@ class Plan(Struct, kw_only=True):
     """The backend's own name of the model."""
     reasons: list[str]
     context: int | None
-    """Tokens that prompt and answer may have together; `null`: not known."""
+    """Tokens available for prompt and answer together; `null`: not known."""
     memory_bytes: int | None
-    """What the model takes of this machine's memory, or will; `null`: none, or not known."""
+    """Memory that the model uses on this machine, or will use; `null`: none, or not known."""
     alternatives: list[Alternative]
 
 
 _PLAN = Operation(
-    summary="Who would answer this chat, and why",
+    summary="Which backend would answer this chat, and why",
     asks=(ChatCompletionRequest,),
     answers=(Plan,),
     may_force=True,
@@ -53,9 +52,9 @@ _PLAN = Operation(
 
 _FITS: dict[Fit, str] = {
     "loaded": "The model is loaded.",
-    "fits": "The model has room beside all that is loaded.",
-    "evicts": "Idle models would make way for it.",
-    "full": "There is no memory for it, and nowhere else either.",
+    "fits": "The model fits in memory beside all loaded models.",
+    "evicts": "Idle models would be unloaded for it.",
+    "full": "There is no memory for it, nor on any alternative.",
 }
 
 
@@ -64,142 +63,130 @@ async def plan_route(request: ServerRequest) -> Plan:
     router = request.router
     call = CHAT_COMPLETIONS.parse(request, await request.read_body())
     try:
-        (asked,) = await request.finish(to_routed(request, call))
-        # Before it is decided: what is found out here counts in decisions to come.
-        takes = await _takes(request.memory, await router.find(asked.model))
-        requirements = to_requirements(asked)
-        decision = router.weighed(
-            await router.decide(asked.model, requirements, asked), requirements
-        )
+        (chat,) = await request.finish(to_routed(request, call))
+        # Before the decision, which takes the footprints into account.
+        footprints = await _footprints(request.memory, await router.find(chat.model))
+        requirements = to_requirements(chat)
+        decision = router.weighed(await router.decide(chat.model, requirements, chat), requirements)
     except BackendError as exc:
         exc.param = CHAT_COMPLETIONS.to_param(exc.param, call.body)
         raise
-    left_out = await _left_out(asked.model, request.registry, router)
+    excluded = await _excluded(chat.model, request.registry, router)
     first = decision.order[0]
+    contexts = [each for each in (first.context, chat.num_ctx) if each is not None]
     return Plan(
-        backend=first.deployment.kind,
+        backend=first.deployment.backend,
         model=first.deployment.name,
-        reasons=list(_reasons(decision, left_out)),
-        context=_context(first, asked),
-        memory_bytes=takes.get(first.deployment.kind),
-        alternatives=[*_alternatives(decision), *_passed_over(left_out, first)],
+        reasons=list(_reasons(decision, excluded)),
+        context=min(contexts, default=None),
+        memory_bytes=footprints.get(first.deployment.backend),
+        alternatives=list(_alternatives(decision, excluded)),
     )
 
 
-async def _left_out(model: str, registry: Registry, router: Router) -> list[Deployment]:
-    """Where else the model is that the request insists on having from one backend."""
-    kind, slash, name = model.partition("/")
-    if not slash or kind not in registry.backends:
+async def _excluded(model: str, registry: Registry, router: Router) -> list[Deployment]:
+    """The deployments on other backends than the one that the request requires."""
+    backend, slash, name = model.partition("/")
+    if not slash or backend not in registry.backends:
         return []
     try:
         entry = await router.find(name)
-    except BackendError:  # Nobody has it by that name alone.
+    except BackendError:  # No model has that name without the prefix.
         return []
-    return [deployment for deployment in entry.deployments if deployment.kind != kind]
+    return [deployment for deployment in entry.deployments if deployment.backend != backend]
 
 
-def _context(first: Candidate, asked: GenerationRequest) -> int | None:
-    known = [each for each in (first.context, asked.num_ctx) if each is not None]
-    return min(known, default=None)
+async def _footprints(memory: SharedBudget, entry: RegisteredModel) -> dict[str, int | None]:
+    """The memory of a model in bytes, by backend."""
+
+    async def footprint(deployment: Deployment) -> int | None:
+        try:
+            async with asyncio.timeout(_FOOTPRINT_SECONDS):
+                return await memory.footprint(deployment.backend, deployment.name)
+        except (BackendError, TimeoutError):  # The plan is valid without it.
+            return None
+
+    sizes = await asyncio.gather(*map(footprint, entry.deployments))
+    return {each.backend: size for each, size in zip(entry.deployments, sizes, strict=True)}
 
 
-async def _takes(memory: SharedBudget, entry: RegisteredModel) -> dict[str, int | None]:
-    """What a model takes of the memory, by the backend's kind."""
-    found = await asyncio.gather(*(_memory(memory, deployment) for deployment in entry.deployments))
-    return {
-        deployment.kind: nbytes for deployment, nbytes in zip(entry.deployments, found, strict=True)
-    }
-
-
-async def _memory(memory: SharedBudget, deployment: Deployment) -> int | None:
-    try:
-        async with asyncio.timeout(_PATIENCE):
-            return await memory.footprint(deployment.kind, deployment.name)
-    except (BackendError, TimeoutError):  # The plan holds without it.
-        return None
-
-
-def _reasons(decision: Decision, left_out: list[Deployment]) -> Iterator[str]:
+def _reasons(decision: Decision, excluded: list[Deployment]) -> Iterator[str]:
     first = decision.order[0]
-    if left_out:
-        yield f"The request insists on {first.deployment.kind}."
+    if excluded:
+        yield f"The request requires {first.deployment.backend}."
     else:
         yield _WHY[decision.rule](decision)
     if first.away:
-        yield "It did not answer when it was last asked, but nobody else can."
+        yield "It did not respond last time, but there is no alternative."
     if first.short:
-        yield "Its context seems too short, but nobody has a longer one."
+        yield "Its context seems too short, but no alternative has a longer one."
     yield _FITS[first.fit]
 
 
 def _only(decision: Decision) -> str:
     if not decision.unable:
-        return f"Only {decision.order[0].deployment.kind} has the model."
-    what = " ".join(_lacking(each) for each in decision.unable)
-    return f"Only {decision.order[0].deployment.kind} can honour all that is asked. {what}"
+        return f"Only {_first(decision)} has the model."
+    reasons = " ".join(map(_lacking, decision.unable))
+    return f"Only {_first(decision)} supports this request. {reasons}"
 
 
 def _lacking(unable: Unable) -> str:
     if unable.refusal is not None:
         return unable.refusal.message
-    return f"{unable.deployment.kind} does not honour {', '.join(map(repr, unable.lacks))} here."
+    features = ", ".join(map(repr, unable.lacks))
+    return f"{unable.deployment.backend} does not support {features} with this model."
 
 
 def _fastest(decision: Decision) -> str:
-    seconds = decision.pick.seconds if decision.pick is not None else {}
-    kind = decision.order[0].deployment.kind
-    return f"{kind} was measured to be the fastest: about {seconds[kind]:.2g} s."
+    seconds = decision.choice.seconds if decision.choice is not None else {}
+    backend = _first(decision)
+    return f"{backend} is the fastest by measurements: about {seconds[backend]:.2g} s."
+
+
+def _first(decision: Decision) -> str:
+    return decision.order[0].deployment.backend
 
 
 _WHY: dict[Rule, Callable[[Decision], str]] = {
     "only": _only,
-    "ready": lambda it: f"Nothing stands in the way of {it.order[0].deployment.kind}.",
-    "preferred": lambda it: f"{it.order[0].deployment.kind} is preferred for this name.",
-    "steady": lambda it: f"{it.order[0].deployment.kind} comes first in order.",
-    "trial": lambda it: f"{it.order[0].deployment.kind} has to be measured for such prompts first.",
+    "ready": lambda it: f"{_first(it)} has no obstacle.",
+    "preferred": lambda it: f"{_first(it)} is preferred for this name.",
+    "steady": lambda it: f"{_first(it)} comes first in order.",
+    "trial": lambda it: f"{_first(it)} has to be measured for such prompts first.",
     "fastest": _fastest,
-    "kept": lambda it: f"{it.order[0].deployment.kind} has answered such prompts up to now.",
-    "order": lambda it: (
-        f"Nobody was measured, and {it.order[0].deployment.kind} comes first in order."
-    ),
+    "kept": lambda it: f"{_first(it)} has answered such prompts so far.",
+    "order": lambda it: f"No backend is measured, and {_first(it)} comes first in order.",
 }
 
 
-def _alternatives(decision: Decision) -> Iterator[Alternative]:
+def _alternatives(decision: Decision, excluded: list[Deployment]) -> Iterator[Alternative]:
     for candidate in decision.order[1:]:
         yield _alternative(candidate.deployment, _why_not(candidate, decision))
-    for each in decision.unable:
-        yield _alternative(each.deployment, _lacking(each))
-
-
-def _passed_over(left_out: list[Deployment], first: Candidate) -> Iterator[Alternative]:
-    for deployment in left_out:
-        yield _alternative(deployment, f"The request insists on {first.deployment.kind}.")
+    for unable in decision.unable:
+        yield _alternative(unable.deployment, _lacking(unable))
+    for deployment in excluded:
+        yield _alternative(deployment, f"The request requires {_first(decision)}.")
 
 
 def _alternative(deployment: Deployment, why_not: str) -> Alternative:
-    return Alternative(backend=deployment.kind, model=deployment.name, why_not=why_not)
+    return Alternative(backend=deployment.backend, model=deployment.name, why_not=why_not)
 
 
 def _why_not(candidate: Candidate, decision: Decision) -> str:
-    """The worst that speaks against it; else the reason that speaks for the first."""
+    """The most serious obstacle; without one, the reason for the first candidate."""
     first = decision.order[0]
     if candidate.away and not first.away:
-        return "It did not answer when it was last asked."
+        return "It did not respond last time."
     if candidate.short and not first.short:
         return f"Its context of {candidate.context} tokens seems too short."
     if candidate.fit == "full" and first.fit != "full":
         return "There is no memory for it."
     if candidate.fit == "evicts" and decision.rule == "ready":
-        return "Idle models would have to make way for it."
-    return _slower(candidate, decision) or _WHY[decision.rule](decision)
-
-
-def _slower(candidate: Candidate, decision: Decision) -> str | None:
-    if decision.rule not in ("fastest", "kept") or decision.pick is None:
-        return None
-    seconds = decision.pick.seconds.get(candidate.deployment.kind)
+        return "Idle models would have to be unloaded for it."
+    if decision.rule not in ("fastest", "kept") or decision.choice is None:
+        return _WHY[decision.rule](decision)
+    seconds = decision.choice.seconds.get(candidate.deployment.backend)
     if seconds is None:
-        return "It was not measured."
-    kept = " A change would gain little, or comes too soon." if decision.rule == "kept" else ""
+        return "It is not measured."
+    kept = " A change would gain little, or is too soon." if decision.rule == "kept" else ""
     return f"It would take about {seconds:.2g} s.{kept}"

@@ -20,7 +20,7 @@ from proxy.cli.bench import with_subject
 from proxy.config import Config, ModelConfig
 
 PLAN = ModelPlan(model="small", clients=(1, 2), rounds=2, max_tokens=5)
-BOTH = Config(models={"small": ModelConfig(mlx="m", ollama="m:1")})
+BOTH = Config(models={"small": ModelConfig(names={"mlx": "m", "ollama": "m:1"})})
 
 
 class BackendModels(ScriptedBackend):

@@ -185,4 +185,4 @@ def test_models_report_an_unreachable_backend(tmp_path: Path):
     done = run("models", "--config", str(config))
     assert done.returncode == 0
     why = "http://127.0.0.1:9: Ollama cannot be reached."
-    assert done.stderr == f"tandem: ollama does not answer. {why}\n"
+    assert done.stderr == f"tandem: ollama does not respond. {why}\n"

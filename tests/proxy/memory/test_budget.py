@@ -1,4 +1,4 @@
-"""Who gets memory, who makes way for it, and who is refused: with engines that only count."""
+"""Reservations, evictions and refusals of the shared budget, with engines that only count."""
 
 import asyncio
 from collections.abc import AsyncGenerator, Sequence
@@ -14,7 +14,7 @@ from proxy.memory.budget import SharedBudget
 
 
 class Engine:
-    """Models of so many bytes; a load takes a moment, and is counted against the budget."""
+    """A memory user with models of fixed sizes, whose loads reserve memory."""
 
     def __init__(self, sizes: dict[str, int] | None = None, *, elastic: bool = False) -> None:
         self.elastic = elastic
@@ -22,18 +22,18 @@ class Engine:
         self.loaded: dict[str, Resident] = {}
         self.cache = 0
         self.limit: int | None = None
-        self.said: int | None = None
+        self.recommendation: int | None = None
         self.stubborn: set[str] = set()
         self.broken: set[str] = set()
         self.events: list[str] = []
-        self._room: MemoryBudget | None = None
-        self._clock = 0.0
+        self.room: MemoryBudget | None = None
+        self.clock = 0.0
 
     def share_budget(self, room: MemoryBudget) -> None:
-        self._room = room
+        self.room = room
 
     async def recommended(self) -> int | None:
-        return self.said
+        return self.recommendation
 
     async def footprint(self, model: str) -> Footprint | None:
         size = self.sizes.get(model)
@@ -45,7 +45,7 @@ class Engine:
     async def unload_for_memory(self, model: str) -> None:
         await asyncio.sleep(0)
         if model in self.stubborn:
-            raise BackendBusyError(f"{model} is answering somebody.")
+            raise BackendBusyError(f"{model} is busy.")
         self.events.append(f"-{model}")
         del self.loaded[model]
 
@@ -56,26 +56,31 @@ class Engine:
         return rows + self.cache
 
     def use(self, model: str, *, busy: bool = False, also: Sequence[str] = ()) -> None:
-        self._clock += 1
+        self.clock += 1
         footprint = Footprint(weights=self.sizes[model], context=10)
         self.loaded[model] = Resident(
             name=model,
             also=frozenset(also),
             footprint=footprint,
             busy=busy,
-            used_at=self._clock,
+            used_at=self.clock,
         )
 
     async def load(self, model: str) -> None:
-        assert self._room is not None
+        assert self.room is not None
         footprint = await self.footprint(model)
         assert footprint is not None
-        async with self._room.hold(model, footprint):
-            await asyncio.sleep(0.001)
+        async with self.room.hold(model, footprint):
+            await asyncio.sleep(0)
             if model in self.broken:
                 raise GenerationError("This is no model.")
             self.events.append(f"+{model}")
             self.use(model)
+
+
+def pins(**names: str) -> frozenset[tuple[str, str]]:
+    """The keys of one pinned model, by its names on each backend."""
+    return Config(models={"pinned": ModelConfig(names=names, pin=True)}).pinned()
 
 
 @asynccontextmanager
@@ -87,7 +92,7 @@ async def shared(
         yield memory
 
 
-async def test_what_fits_is_loaded_and_nobody_leaves():
+async def test_model_that_fits_evicts_nothing():
     mlx, ollama = Engine({"a": 50}, elastic=True), Engine({"b": 30})
     async with shared(100, mlx=mlx, ollama=ollama) as memory:
         await mlx.load("a")
@@ -96,18 +101,18 @@ async def test_what_fits_is_loaded_and_nobody_leaves():
     assert [*mlx.loaded, *ollama.loaded] == ["a", "b"]
 
 
-async def test_the_longest_unused_leaves_first_whichever_engine_has_it():
+async def test_least_recently_used_model_is_evicted_first_on_any_engine():
     mlx, ollama = Engine({"a": 30, "new": 30}, elastic=True), Engine({"b": 30})
     async with shared(100, mlx=mlx, ollama=ollama):
         await mlx.load("a")
         await ollama.load("b")
-        ollama._clock = mlx._clock  # One clock for both, in life.
+        ollama.clock = mlx.clock  # One clock for both, in life.
         mlx.use("a")
         await mlx.load("new")
     assert (mlx.events, ollama.events) == (["+a", "+new"], ["+b", "-b"])
 
 
-async def test_only_as_many_leave_as_must():
+async def test_no_more_models_are_evicted_than_needed():
     engine = Engine({"a": 20, "b": 20, "c": 20, "new": 40})
     async with shared(100, mlx=engine):
         for name in "abc":
@@ -116,7 +121,7 @@ async def test_only_as_many_leave_as_must():
     assert sorted(engine.loaded) == ["c", "new"]
 
 
-async def test_caches_give_way_before_any_model_does():
+async def test_caches_are_trimmed_before_models_are_evicted():
     engine = Engine({"a": 30, "new": 30}, elastic=True)
     async with shared(100, mlx=engine) as memory:
         await engine.load("a")
@@ -127,7 +132,7 @@ async def test_caches_give_way_before_any_model_does():
         assert (await memory.snapshot()).used <= 100
 
 
-async def test_who_answers_somebody_stays_and_the_refusal_has_both_numbers():
+async def test_busy_model_stays_and_the_refusal_has_both_numbers():
     engine = Engine({"a": 60, "new": 40})
     async with shared(100, mlx=engine):
         engine.use("a", busy=True)
@@ -138,16 +143,16 @@ async def test_who_answers_somebody_stays_and_the_refusal_has_both_numbers():
     assert list(engine.loaded) == ["a"]
 
 
-async def test_what_answers_for_another_that_is_pinned_stays():
+async def test_resident_that_answers_for_a_pinned_model_stays():
     ollama = Engine({"a": 60, "new": 60})
-    async with shared(100, frozenset({("ollama", "b")}), ollama=ollama) as memory:
+    async with shared(100, pins(ollama="b"), ollama=ollama) as memory:
         ollama.use("a", also=("b:latest",))
         with pytest.raises(InsufficientMemoryError):
             await ollama.load("new")
         assert [model.pinned for model in (await memory.snapshot()).models] == [True]
 
 
-async def test_what_is_loaded_for_another_is_loaded():
+async def test_model_that_another_resident_answers_for_is_loaded():
     ollama = Engine({"a": 60, "b": 60, "new": 60})
     async with shared(100, ollama=ollama) as memory:
         ollama.use("a", also=("b",))
@@ -156,12 +161,12 @@ async def test_what_is_loaded_for_another_is_loaded():
         await memory.snapshot()
         assert memory.fit(("ollama", "new"), 60) == "evicts"
         assert memory.fit(("ollama", "b"), 60) == "loaded"
-        assert memory.seen("ollama", "b") == 70
+        assert memory.last_footprint("ollama", "b") == 70
 
 
-async def test_what_is_pinned_stays():
+async def test_pinned_model_stays():
     engine = Engine({"a:latest": 60, "new": 40})
-    async with shared(100, frozenset({("ollama", "a")}), ollama=engine) as memory:
+    async with shared(100, pins(ollama="a"), ollama=engine) as memory:
         await engine.load("a:latest")
         with pytest.raises(InsufficientMemoryError):
             await engine.load("new")
@@ -169,7 +174,7 @@ async def test_what_is_pinned_stays():
     assert list(engine.loaded) == ["a:latest"]
 
 
-async def test_nobody_leaves_for_a_model_that_would_not_fit_even_then():
+async def test_nothing_is_evicted_for_a_model_that_would_not_fit():
     engine = Engine({"a": 20, "b": 20, "giant": 95}, elastic=True)
     async with shared(100, mlx=engine):
         await engine.load("a")
@@ -181,7 +186,7 @@ async def test_nobody_leaves_for_a_model_that_would_not_fit_even_then():
     assert engine.cache == 40
 
 
-async def test_one_that_is_used_meanwhile_stays_and_the_next_leaves():
+async def test_model_that_became_busy_stays_and_the_next_is_evicted():
     engine = Engine({"a": 30, "b": 30, "new": 40})
     async with shared(100, mlx=engine):
         await engine.load("a")
@@ -191,7 +196,7 @@ async def test_one_that_is_used_meanwhile_stays_and_the_next_leaves():
     assert sorted(engine.loaded) == ["a", "new"]
 
 
-async def test_refused_where_all_who_could_leave_are_used_meanwhile():
+async def test_load_is_refused_when_all_idle_models_became_busy():
     engine = Engine({"a": 60, "new": 40})
     async with shared(100, mlx=engine):
         await engine.load("a")
@@ -200,7 +205,7 @@ async def test_refused_where_all_who_could_leave_are_used_meanwhile():
             await engine.load("new")
 
 
-async def test_loads_at_once_never_exceed_the_budget():
+async def test_concurrent_loads_never_exceed_the_budget():
     engine = Engine({f"m{at}": 35 for at in range(6)})
     async with shared(100, mlx=engine) as memory:
         most = 0
@@ -224,22 +229,24 @@ async def test_loads_at_once_never_exceed_the_budget():
     assert all(isinstance(each, InsufficientMemoryError) for each in outcomes if each is not None)
 
 
-async def test_one_that_leaves_and_one_that_comes_are_never_counted_together():
+async def test_evicted_and_new_model_are_never_counted_together():
     class Slow(Engine):
-        """Takes its time to tell, unless it is asked for news, and to load."""
+        """Delays loads, and reports that need not be fresh."""
 
-        told = asyncio.Event()
+        reported = asyncio.Event()
+        reserved = asyncio.Event()
         loads = asyncio.Event()
 
         async def resident(self, *, fresh: bool = False) -> list[Resident]:
-            found = await super().resident(fresh=fresh)
+            residents = await super().resident(fresh=fresh)
             if not fresh:
-                await self.told.wait()
-            return found
+                await self.reported.wait()
+            return residents
 
         async def load(self, model: str) -> None:
-            assert self._room is not None
-            async with self._room.hold(model, Footprint(weights=self.sizes[model], context=10)):
+            assert self.room is not None
+            async with self.room.hold(model, Footprint(weights=self.sizes[model], context=10)):
+                self.reserved.set()
                 await self.loads.wait()
 
     engine = Slow({"old": 30, "new": 40})
@@ -248,17 +255,17 @@ async def test_one_that_leaves_and_one_that_comes_are_never_counted_together():
         looking = asyncio.create_task(memory.snapshot())
         await asyncio.sleep(0)
         loading = asyncio.create_task(engine.load("new"))
-        await asyncio.sleep(0.1)
-        engine.told.set()
+        await engine.reserved.wait()
+        engine.reported.set()
         assert (await looking).used <= 50
         engine.loads.set()
         await loading
     assert engine.events == ["-old"]
 
 
-async def test_who_looks_at_old_news_changes_nothing():
+async def test_snapshot_with_old_reports_changes_nothing():
     class Slow(Engine):
-        """Tells of a model for a while after it is gone, unless it is asked for news."""
+        """Reports an unloaded model unless the report has to be fresh."""
 
         async def resident(self, *, fresh: bool = False) -> list[Resident]:
             ghost = Resident(name="ghost", footprint=Footprint(weights=90))
@@ -274,11 +281,11 @@ async def test_who_looks_at_old_news_changes_nothing():
         assert mlx.limit == 70
 
 
-async def test_a_load_that_ends_while_another_looks_is_counted():
+async def test_load_that_ends_during_a_look_is_counted():
     promised, looked = asyncio.Event(), asyncio.Event()
 
     class Slow(Engine):
-        """Tells what it has once the other engine has loaded its model."""
+        """Reports its models once the other engine has loaded its own."""
 
         async def resident(self, *, fresh: bool = False) -> list[Resident]:
             if promised.is_set():
@@ -301,7 +308,7 @@ async def test_a_load_that_ends_while_another_looks_is_counted():
     assert mlx.events == ["-a"]
 
 
-async def test_a_load_that_fails_gives_its_room_back():
+async def test_failed_load_releases_its_reservation():
     engine = Engine({"a": 80})
     async with shared(100, mlx=engine) as memory:
         engine.broken = {"a"}
@@ -312,11 +319,11 @@ async def test_a_load_that_fails_gives_its_room_back():
         await engine.load("a")
 
 
-async def test_a_model_that_grows_is_counted_once():
+async def test_growing_model_is_counted_once():
     engine = Engine({"a": 50})
     async with shared(100, ollama=engine) as memory, AsyncExitStack() as stack:
         await engine.load("a")
-        room = engine._room
+        room = engine.room
         assert room is not None
         await stack.enter_async_context(room.hold("a", Footprint(weights=50, context=40)))
         assert (await memory.snapshot()).used == 90
@@ -324,43 +331,50 @@ async def test_a_model_that_grows_is_counted_once():
             await stack.enter_async_context(room.hold("a", Footprint(weights=50, context=60)))
 
 
-async def test_a_model_that_tells_nothing_of_its_size_is_let_in():
+async def test_model_of_unknown_size_is_loaded():
     engine = Engine({"a": 90})
     async with shared(100, mlx=engine):
         await engine.load("a")
-        room = engine._room
+        room = engine.room
         assert room is not None
         async with room.hold("unknown", Footprint()):
             assert list(engine.loaded) == ["a"]
 
 
-async def test_models_that_others_have_loaded_leave_less_for_caches():
-    mlx, ollama = Engine({"a": 30}, elastic=True), Engine({"b": 40})
+async def test_models_loaded_by_others_leave_less_for_caches():
+    trimmed = asyncio.Event()
+
+    class Elastic(Engine):
+        async def confine(self, nbytes: int) -> int:
+            taken = await super().confine(nbytes)
+            if nbytes <= 20:
+                trimmed.set()
+            return taken
+
+    mlx, ollama = Elastic({"a": 30}, elastic=True), Engine({"b": 40})
     memory = SharedBudget(100, frozenset(), 0.01)
     async with memory.open({"mlx": mlx, "ollama": ollama}):
         await mlx.load("a")
         mlx.cache = 60
         ollama.use("b", busy=True)
-        for _ in range(500):
-            await asyncio.sleep(0.01)
-            if mlx.cache <= 10:
-                break
+        await trimmed.wait()
+        assert mlx.cache == 10
         assert (await memory.snapshot()).used <= 100
 
 
-async def test_the_budget_is_what_the_device_recommends_or_a_share_of_the_memory():
-    told, silent = Engine(), Engine()
-    told.said = 5000
-    async with shared(None, mlx=told, ollama=silent) as memory:
+async def test_budget_is_the_devices_recommendation_or_a_share_of_the_memory():
+    vocal, silent = Engine(), Engine()
+    vocal.recommendation = 5000
+    async with shared(None, mlx=vocal, ollama=silent) as memory:
         assert memory.budget == 5000
-    async with shared(70, mlx=told) as memory:
+    async with shared(70, mlx=vocal) as memory:
         assert memory.budget == 70
     async with shared(None, ollama=silent) as memory:
         assert memory.budget > 0
         assert (await memory.snapshot()).models == ()
 
 
-async def test_health_shows_what_each_model_takes():
+async def test_health_has_the_memory_of_each_model():
     engine, backend = Engine({"a": 30}), ScriptedBackend(kind="mlx")
     backend.memory_user = engine
     async with http_client(backend, config=Config(server=ServerConfig(memory_bytes=100))) as client:
@@ -371,7 +385,7 @@ async def test_health_shows_what_each_model_takes():
     assert body["memory"] == {"budget": 100, "used": 40, "models": [{**model, **state}]}
 
 
-async def test_what_a_model_takes_is_foreseen_and_then_seen():
+async def test_footprint_is_estimated_before_and_reported_after_a_load():
     engine = Engine({"a": 30})
     async with shared(100, mlx=engine) as memory:
         assert await memory.footprint("mlx", "a") == 40
@@ -382,34 +396,51 @@ async def test_what_a_model_takes_is_foreseen_and_then_seen():
         assert await memory.footprint("echo", "a") is None
 
 
-def test_a_models_entry_tells_its_backends_how_long_it_stays():
+def test_alias_sets_keep_alive_on_its_backends():
     config = Config(
         models={
-            "short": ModelConfig(mlx="org/a", ollama="a:1b", keep_alive="5m"),
-            "mine": ModelConfig(ollama="b", pin=True),
-            "lent": ModelConfig(mlx="c", pin=True, ttl=60),
-            "plain": ModelConfig(mlx="d"),
+            "short": ModelConfig(names={"mlx": "org/a", "ollama": "a:1b"}, keep_alive="5m"),
+            "mine": ModelConfig(names={"ollama": "b"}, pin=True),
+            "lent": ModelConfig(names={"mlx": "c"}, pin=True, ttl=60),
+            "plain": ModelConfig(names={"mlx": "d"}),
         }
     )
-    told = {
+    times = {
         kind: getattr(each, "keep_alive_of", None)
         for kind, each in config.backend_configs().items()
     }
-    assert told == {"mlx": {"org/a": 300.0, "c": 60}, "ollama": {"a:1b": 300.0, "b": -1.0}}
-    assert config.pinned() == {("ollama", "b"), ("mlx", "c")}
+    assert times == {"mlx": {"org/a": 300.0, "c": 60}, "ollama": {"a:1b": 300.0, "b": -1.0}}
+    assert config.pinned() == {
+        ("ollama", "b"),
+        ("ollama", "b:latest"),
+        ("mlx", "c"),
+        ("mlx", "c:latest"),
+    }
 
 
 @pytest.mark.parametrize("order", [1, -1])
 @pytest.mark.parametrize(
     ("one", "other", "seconds"),
     [
-        (ModelConfig(ollama="a", keep_alive="5m"), ModelConfig(ollama="a"), 300.0),
-        (ModelConfig(ollama="a", keep_alive="5m"), ModelConfig(ollama="a:latest", ttl=300), 300.0),
-        (ModelConfig(ollama="a", pin=True), ModelConfig(ollama="a"), -1.0),
-        (ModelConfig(ollama="a", pin=True), ModelConfig(ollama="a", keep_alive="5m"), 300.0),
+        (
+            ModelConfig(names={"ollama": "a"}, keep_alive="5m"),
+            ModelConfig(names={"ollama": "a"}),
+            300.0,
+        ),
+        (
+            ModelConfig(names={"ollama": "a"}, keep_alive="5m"),
+            ModelConfig(names={"ollama": "a:latest"}, ttl=300),
+            300.0,
+        ),
+        (ModelConfig(names={"ollama": "a"}, pin=True), ModelConfig(names={"ollama": "a"}), -1.0),
+        (
+            ModelConfig(names={"ollama": "a"}, pin=True),
+            ModelConfig(names={"ollama": "a"}, keep_alive="5m"),
+            300.0,
+        ),
     ],
 )
-def test_of_two_names_of_one_model_that_counts_which_says_how_long_it_stays(
+def test_explicit_keep_alive_wins_between_two_aliases_of_one_model(
     one: ModelConfig, other: ModelConfig, seconds: float, order: int
 ):
     first, second = (one, other)[::order]
@@ -418,6 +449,6 @@ def test_of_two_names_of_one_model_that_counts_which_says_how_long_it_stays(
 
 
 @pytest.mark.parametrize("fields", [{"keep_alive": "soon"}, {"keep_alive": 5, "ttl": 6}])
-def test_an_entry_that_names_no_duration_is_refused(fields: dict[str, object]):
+def test_alias_with_an_invalid_duration_is_refused(fields: dict[str, object]):
     with pytest.raises(ValueError, match=r"keep_alive"):
-        ModelConfig(mlx="a", **fields)  # type: ignore[arg-type]
+        ModelConfig(names={"mlx": "a"}, **fields)  # type: ignore[arg-type]

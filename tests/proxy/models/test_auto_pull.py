@@ -1,4 +1,4 @@
-"""`auto_pull`: without it nobody is asked; with it one download serves all who wait for it."""
+"""auto_pull: off, nothing is downloaded; on, one download serves all waiting requests."""
 
 import asyncio
 import socket
@@ -8,21 +8,22 @@ from typing import Any
 
 import pytest
 from fakes.recorded_ollama import Reply, StandIn, says_lines, stand_in
-from fakes.scripted_backend import ScriptedBackend, chat, http_client
+from fakes.scripted_backend import ScriptedBackend, chat, http_client, named_client
 
-from adapters import open_backend
+from adapters import naming, open_backend
 from adapters.backend import Model, Progress
 from adapters.config import MLXConfig, OllamaConfig
 from adapters.errors import BackendError, BackendUnavailableError, ModelNotFoundError
 from proxy.config import Config, ModelConfig, ServerConfig
-from proxy.models.auto_pull import Source, source_of
+from proxy.models.auto_pull import Source, to_source
 
 CHAT = "/v1/chat/completions"
+BOTH = {"mlx": naming.MLX, "ollama": naming.OLLAMA}
 PULLING = ServerConfig(auto_pull=True)
 
 
 class Library(ScriptedBackend):
-    """Has nothing but what was fetched from it."""
+    """A backend with only the models that were pulled."""
 
     def __init__(self, kind: str, error: BackendError | None = None) -> None:
         super().__init__(kind=kind, models=[])
@@ -71,18 +72,26 @@ async def status_of(client: Any, model: str) -> int:
         ("org/../name", None),
     ],
 )
-def test_name_tells_where_it_could_come_from(name: str, source: Source | None):
-    assert source_of(name, ("mlx", "ollama")) == source
+def test_form_of_a_name_selects_its_source(name: str, source: Source | None):
+    assert to_source(name, BOTH) == source
 
 
-def test_repository_is_a_tag_where_there_is_no_mlx():
-    assert source_of("org/name", ("ollama",)) == ("ollama", "org/name")
-    assert source_of("llama3.2", ("mlx",)) is None
+def test_repository_is_pulled_by_ollama_without_mlx():
+    assert to_source("org/name", {"ollama": naming.OLLAMA}) == ("ollama", "org/name")
+    assert to_source("llama3.2", {"mlx": naming.MLX}) is None
+
+
+def test_source_is_the_first_backend_by_name_that_can_pull():
+    backends = {"apple": naming.MLX, "box": naming.OLLAMA, "studio": naming.OLLAMA}
+    assert to_source("org/name", backends) == ("apple", "org/name")
+    assert to_source("llama3.2:3b", backends) == ("box", "llama3.2:3b")
+    assert to_source("studio/llama3.2:3b", backends) == ("studio", "llama3.2:3b")
+    assert to_source("apple/llama3.2:3b", backends) is None
 
 
 @pytest.fixture
 def connections(monkeypatch: pytest.MonkeyPatch) -> list[object]:
-    """Every address that is connected to, or looked up, from now on."""
+    """Record every address that is connected to or looked up."""
     seen: list[object] = []
     connect, look_up = socket.socket.connect, socket.getaddrinfo
 
@@ -99,7 +108,7 @@ def connections(monkeypatch: pytest.MonkeyPatch) -> list[object]:
     return seen
 
 
-async def test_nobody_but_the_engine_is_asked_when_it_is_off(
+async def test_only_the_engine_is_contacted_when_it_is_off(
     tmp_path: Path, connections: list[object]
 ):
     mlx_config = MLXConfig(cache_folder=str(tmp_path), huggingface_cache=False, embedded="never")
@@ -126,7 +135,7 @@ async def test_nobody_but_the_engine_is_asked_when_it_is_off(
     assert {str(address) for address in connections} == {str((place[0], int(place[1])))}
 
 
-async def test_model_that_nobody_has_is_fetched_and_answers():
+async def test_missing_model_is_downloaded_and_answers():
     mlx, ollama = Library("mlx"), Library("ollama")
     async with http_client(mlx, ollama, config=Config(server=PULLING)) as client:
         assert await status_of(client, "llama3.2:3b") == 200
@@ -135,7 +144,7 @@ async def test_model_that_nobody_has_is_fetched_and_answers():
     assert (ollama.fetched, mlx.fetched) == (["llama3.2:3b"], ["org/name"])
 
 
-async def test_model_is_fetched_from_an_ollama_by_its_own_words():
+async def test_model_is_pulled_through_ollama():
     async with stand_in() as standin:
         has_it = asyncio.Event()
         add_tags(standin, has_it)
@@ -149,7 +158,7 @@ async def test_model_is_fetched_from_an_ollama_by_its_own_words():
 
 
 def add_tags(standin: StandIn, has_it: asyncio.Event) -> None:
-    """It lists `tiny`, which does not embed, once that was pulled."""
+    """List `tiny`, which does not embed, after it was pulled."""
 
     async def tags(reply: Reply) -> None:
         tiny = b'{"name": "tiny:latest", "digest": "d", "capabilities": ["completion"], '
@@ -164,9 +173,9 @@ def add_tags(standin: StandIn, has_it: asyncio.Event) -> None:
     standin.says("/api/pull", pull)
 
 
-async def test_own_name_is_fetched_by_what_is_behind_it():
+async def test_alias_is_downloaded_by_its_model_names():
     mlx, ollama = Library("mlx"), Library("ollama")
-    own = {"mine": ModelConfig(mlx="org/name", ollama="a:7b", prefer="ollama")}
+    own = {"mine": ModelConfig(names={"mlx": "org/name", "ollama": "a:7b"}, prefer="ollama")}
     async with http_client(mlx, ollama, config=Config(server=PULLING, models=own)) as client:
         assert await status_of(client, "mine") == 200
         assert (mlx.fetched, ollama.fetched) == ([], ["a:7b"])
@@ -174,11 +183,19 @@ async def test_own_name_is_fetched_by_what_is_behind_it():
     assert (mlx.fetched, ollama.fetched) == (["org/name"], ["a:7b"])
 
 
+async def test_model_is_downloaded_by_the_named_backend():
+    box, studio = Library("ollama"), Library("ollama")
+    async with named_client({"box": box, "studio": studio}, Config(server=PULLING)) as client:
+        assert await status_of(client, "a:7b") == 200
+        assert await status_of(client, "studio/b:7b") == 200
+    assert (box.fetched, studio.fetched) == (["a:7b"], ["b:7b"])
+
+
 @pytest.mark.parametrize(
     ("error", "status"),
     [(ModelNotFoundError("no such model"), 404), (BackendUnavailableError("no way out"), 503)],
 )
-async def test_download_that_fails_says_why(error: BackendError, status: int):
+async def test_failed_download_reports_the_reason(error: BackendError, status: int):
     ollama = Library("ollama", error)
     async with http_client(ollama, config=Config(server=PULLING)) as client:
         response = await client.post(CHAT, json=chat(model="nope"))
@@ -186,7 +203,7 @@ async def test_download_that_fails_says_why(error: BackendError, status: int):
     assert response.json()["error"]["message"] == error.message
 
 
-async def test_download_that_takes_too_long_is_given_up():
+async def test_slow_download_is_cancelled():
     ollama = Library("ollama")
     ollama.going_on.clear()
     config = Config(server=ServerConfig(auto_pull=True, pull_timeout=0.05))
@@ -195,32 +212,32 @@ async def test_download_that_takes_too_long_is_given_up():
     assert ollama.given_up == ["slow"]
 
 
-async def test_requests_that_meet_share_one_download():
+async def test_concurrent_requests_share_one_download():
     ollama = Library("ollama")
     ollama.going_on.clear()
     async with http_client(ollama, config=Config(server=PULLING)) as client:
-        asked = [asyncio.create_task(status_of(client, "llama3.2")) for _ in range(8)]
+        posting = [asyncio.create_task(status_of(client, "llama3.2")) for _ in range(8)]
         await ollama.began.wait()
-        asked[0].cancel()
+        posting[0].cancel()
         ollama.going_on.set()
-        assert {await each for each in asked[1:]} == {200}
+        assert {await each for each in posting[1:]} == {200}
     assert (ollama.fetched, ollama.given_up) == (["llama3.2"], [])
 
 
-async def test_download_that_nobody_waits_for_ends():
+async def test_download_ends_when_its_last_request_leaves():
     ollama = Library("ollama")
     ollama.going_on.clear()
     async with http_client(ollama, config=Config(server=PULLING)) as client:
-        asked = asyncio.create_task(status_of(client, "llama3.2"))
+        posting = asyncio.create_task(status_of(client, "llama3.2"))
         await ollama.began.wait()
-        asked.cancel()
+        posting.cancel()
         await ollama.left.wait()
         ollama.going_on.set()
         assert await status_of(client, "llama3.2") == 200
     assert len(ollama.fetched) == 2
 
 
-async def test_model_is_only_looked_at_without_a_download():
+async def test_retrieving_a_model_does_not_download_it():
     ollama = Library("ollama")
     async with http_client(ollama, config=Config(server=PULLING)) as client:
         assert (await client.get("/v1/models/llama3.2")).status_code == 404

@@ -1,4 +1,4 @@
-"""The same model on two backends: what makes it one entry, and which names lead there."""
+"""One model on two backends: one entry, and all names that resolve to it."""
 
 import asyncio
 from collections.abc import AsyncIterator, Mapping
@@ -21,7 +21,7 @@ Shelves = Mapping[str, list[Model]]
 async def routing(
     mlx: list[Model], ollama: list[Model], own: Mapping[str, ModelConfig] | None = None
 ) -> AsyncIterator[tuple[Router, Registry, ScriptedBackend]]:
-    """A router, its registry, and the backend in Ollama's place."""
+    """A router, its registry, and the backend of kind `ollama`."""
     backends = [ScriptedBackend(kind=k, models=m) for k, m in (("mlx", mlx), ("ollama", ollama))]
     registry = Registry(own or {}, period=60)
     async with registry.open({}, {backend.kind: backend for backend in backends}):
@@ -30,23 +30,36 @@ async def routing(
 
 
 def deployments(entry: RegisteredModel) -> list[str]:
-    return [f"{deployment.kind}/{deployment.name}" for deployment in entry.deployments]
+    return [f"{deployment.backend}/{deployment.name}" for deployment in entry.deployments]
 
 
 def made(name: str, origin: str, digest: str | None = None) -> Model:
     return Model(name=name, origin=origin, digest=digest)
 
 
-PAIR = {"fast": ModelConfig(mlx="org/a", ollama="a:7b")}
+class Listed(ScriptedBackend):
+    """Signals its third listing, after which the warnings of the first two are logged."""
+
+    def __init__(self, name: str) -> None:
+        super().__init__(kind="ollama", models=[Model(name=name)])
+        self.listed_thrice = asyncio.Event()
+
+    async def list_models(self) -> list[Model]:
+        if self.listed == 2:
+            self.listed_thrice.set()
+        return await super().list_models()
+
+
+PAIR = {"fast": ModelConfig(names={"mlx": "org/a", "ollama": "a:7b"})}
 
 
 @pytest.mark.parametrize("name", ["fast", "org/a", "a:7b", "a"])
-async def test_declared_pair_is_one_entry_by_each_of_its_names(name: str):
+async def test_alias_pair_is_one_entry_by_each_of_its_names(name: str):
     async with routing([Model(name="org/a")], [Model(name="a:7b")], PAIR) as (router, registry, _):
         (entry,) = registry.entries()
-        found = await router.find(name)
+        entry = await router.find(name)
     assert (entry.id, entry.names) == ("fast", ("fast", "org/a", "a:7b"))
-    assert (found.id, deployments(found)) == ("fast", ["mlx/org/a", "ollama/a:7b"])
+    assert (entry.id, deployments(entry)) == ("fast", ["mlx/org/a", "ollama/a:7b"])
 
 
 @pytest.mark.parametrize(
@@ -61,15 +74,13 @@ async def test_declared_pair_is_one_entry_by_each_of_its_names(name: str):
         ("ollama/a:7b", ["ollama"]),
     ],
 )
-async def test_name_of_a_backends_own_is_asked_of_it_first_and_a_forced_one_of_it_alone(
-    name: str, kinds: list[str]
-):
+async def test_own_name_of_a_backend_prefers_it_and_a_prefix_forces_it(name: str, kinds: list[str]):
     async with routing([Model(name="org/a")], [Model(name="a:7b")], PAIR) as (router, _, _):
         routes = await router.routes(name)
     assert [route.backend.kind for route in routes] == kinds
 
 
-async def test_models_of_one_file_are_one_entry():
+async def test_models_of_one_origin_are_one_entry():
     mlx, ollama = [made("org/a", "sha256:1")], [made("b:7b", "sha256:1"), made("c", "sha256:2")]
     async with routing(mlx, ollama) as (router, registry, _):
         entries = registry.entries()
@@ -80,7 +91,7 @@ async def test_models_of_one_file_are_one_entry():
 @pytest.mark.parametrize(
     ("mlx", "ollama"),
     [
-        # Two tags of one file differ in their template, or in what they are told to be.
+        # Two tags of one file differ in their template, or in their system prompt.
         ([made("a", "1")], [made("b", "1", "x"), made("c", "1", "y")]),
         ([made("a", "1"), made("d", "1")], [made("b", "1")]),
         ([made("a", "1")], [Model(name="pirate", origin="1", primed=True)]),
@@ -89,7 +100,7 @@ async def test_models_of_one_file_are_one_entry():
         ([made("a", "1")], [made("b", "2")]),
     ],
 )
-async def test_models_that_are_merely_alike_stay_apart(mlx: list[Model], ollama: list[Model]):
+async def test_similar_models_stay_apart(mlx: list[Model], ollama: list[Model]):
     async with routing(mlx, ollama) as (_, registry, _):
         entries = registry.entries()
     assert all(len(entry.deployments) == 1 for entry in entries)
@@ -111,7 +122,7 @@ async def test_short_name_of_both_halves_of_a_pair_is_not_ambiguous():
         assert deployments(await router.find("tiny")) == ["mlx/org/tiny", "ollama/tiny:latest"]
 
 
-async def test_short_name_of_two_models_names_both():
+async def test_ambiguous_short_name_error_names_both():
     async with routing([Model(name="org/tiny")], [Model(name="tiny:latest")]) as (router, _, _):
         with pytest.raises(ModelNotFoundError, match="'mlx/org/tiny', 'ollama/tiny:latest'"):
             await router.find("tiny")
@@ -119,30 +130,37 @@ async def test_short_name_of_two_models_names_both():
 
 
 @pytest.mark.parametrize(
-    ("own", "found"),
+    ("own", "expected"),
     [
-        (ModelConfig(ollama="a:7b"), ["ollama/a:7b"]),
-        (ModelConfig(ollama="a:7b", mlx="org/a"), ["mlx/org/a", "ollama/a:7b"]),
-        (ModelConfig(mlx="org/a"), ["ollama/a:7b"]),  # Another model: a tag is what it is.
+        (ModelConfig(names={"ollama": "a:7b"}), ["ollama/a:7b"]),
+        (ModelConfig(names={"ollama": "a:7b", "mlx": "org/a"}), ["mlx/org/a", "ollama/a:7b"]),
+        (
+            ModelConfig(names={"mlx": "org/a"}),
+            ["ollama/a:7b"],
+        ),  # Another model: a tag is what it is.
     ],
 )
-async def test_own_name_may_be_a_tag(own: ModelConfig, found: list[str]):
-    given = {"a:7b": own}
-    async with routing([Model(name="org/a")], [Model(name="a:7b")], given) as (router, registry, _):
+async def test_alias_may_be_a_tag(own: ModelConfig, expected: list[str]):
+    aliases = {"a:7b": own}
+    async with routing([Model(name="org/a")], [Model(name="a:7b")], aliases) as (
+        router,
+        registry,
+        _,
+    ):
         entry = await router.find("a:7b")
         listed = {name: deployments(each) for each in registry.entries() for name in each.names}
-    assert (entry.id, deployments(entry)) == ("a:7b", found)
-    assert listed["a:7b"] == found
+    assert (entry.id, deployments(entry)) == ("a:7b", expected)
+    assert listed["a:7b"] == expected
 
 
-async def test_preference_of_an_own_name_that_is_a_tag_is_kept():
-    own = {"a:7b": ModelConfig(ollama="a:7b", mlx="org/a", prefer="mlx")}
+async def test_alias_that_is_a_tag_keeps_its_preference():
+    own = {"a:7b": ModelConfig(names={"ollama": "a:7b", "mlx": "org/a"}, prefer="mlx")}
     async with routing([Model(name="org/a")], [Model(name="a:7b")], own) as (router, _, _):
         assert (await router.find("a:7b")).prefer == "mlx"
 
 
-async def test_tag_of_the_config_may_leave_latest_out():
-    own = {"fast": ModelConfig(mlx="org/a", ollama="a")}
+async def test_config_may_omit_latest():
+    own = {"fast": ModelConfig(names={"mlx": "org/a", "ollama": "a"})}
     tag = Model(name="a:latest", context_length=9)
     async with routing([Model(name="org/a")], [tag], own) as (router, registry, _):
         (entry,) = registry.entries()
@@ -151,8 +169,8 @@ async def test_tag_of_the_config_may_leave_latest_out():
         assert (await router.find("a:latest")).id == "fast"
 
 
-async def test_two_own_names_of_one_pair_are_two_entries():
-    own = PAIR | {"slow": ModelConfig(mlx="org/a", ollama="a:7b", prefer="ollama")}
+async def test_two_aliases_of_one_pair_are_two_entries():
+    own = PAIR | {"slow": ModelConfig(names={"mlx": "org/a", "ollama": "a:7b"}, prefer="ollama")}
     async with routing([Model(name="org/a")], [Model(name="a:7b")], own) as (router, registry, _):
         assert [entry.names for entry in registry.entries()] == [
             ("fast", "org/a", "a:7b"),
@@ -161,8 +179,8 @@ async def test_two_own_names_of_one_pair_are_two_entries():
         assert ((await router.find("slow")).id, (await router.find("org/a")).id) == ("slow", "fast")
 
 
-async def test_model_that_is_declared_the_same_as_two_others_stays_for_itself():
-    own = PAIR | {"other": ModelConfig(mlx="org/a", ollama="b:7b")}
+async def test_model_paired_with_two_others_has_no_counterpart():
+    own = PAIR | {"other": ModelConfig(names={"mlx": "org/a", "ollama": "b:7b"})}
     tags = [Model(name="a:7b"), Model(name="b:7b")]
     async with routing([Model(name="org/a")], tags, own) as (router, _, _):
         for name in ("org/a", "a:7b", "b:7b"):
@@ -170,42 +188,44 @@ async def test_model_that_is_declared_the_same_as_two_others_stays_for_itself():
         assert deployments(await router.find("other")) == ["mlx/org/a", "ollama/b:7b"]
 
 
-async def test_half_of_a_pair_that_is_not_there_is_asked_only_where_it_is_forced():
+async def test_missing_half_of_a_pair_is_used_only_if_forced():
     async with routing([], [Model(name="a:7b")], PAIR) as (router, _, _):
         assert deployments(await router.find("fast")) == ["ollama/a:7b"]
-        forced = await router.find("mlx/fast")  # MLX itself says that it has no such model.
+        forced = await router.find("mlx/fast")  # MLX itself reports that it has no such model.
         assert (deployments(forced), forced.names) == (["mlx/org/a"], ("fast", "a:7b"))
 
 
-async def test_own_name_of_a_model_that_is_not_there_is_told_once(caplog: pytest.LogCaptureFixture):
-    own = {"fast": ModelConfig(mlx="org/a", ollama="b:7b"), "fine": ModelConfig(ollama="a")}
-    backend = ScriptedBackend(kind="ollama", models=[Model(name="a:latest")])
+async def test_alias_of_a_missing_model_is_logged_once(caplog: pytest.LogCaptureFixture):
+    own = {
+        "fast": ModelConfig(names={"mlx": "org/a", "ollama": "b:7b"}),
+        "fine": ModelConfig(names={"ollama": "a"}),
+    }
+    backend = Listed("a:latest")
     registry = Registry(own, period=0.01)
     async with registry.open({}, {"ollama": backend}):
-        while backend.listed < 3:  # noqa: ASYNC110 - nothing tells of it.
-            await asyncio.sleep(0.01)
+        await backend.listed_thrice.wait()
     assert caplog.messages == ["models: 'fast' names 'b:7b', which ollama does not have."]
 
 
-async def test_own_name_that_a_model_has_is_told_once(caplog: pytest.LogCaptureFixture):
-    own = {"a:7b": ModelConfig(mlx="org/a"), "fine": ModelConfig(mlx="org/a")}
-    backend = ScriptedBackend(kind="ollama", models=[Model(name="a:7b")])
+async def test_alias_shadowed_by_a_model_is_logged_once(caplog: pytest.LogCaptureFixture):
+    own = {"a:7b": ModelConfig(names={"mlx": "org/a"}), "fine": ModelConfig(names={"mlx": "org/a"})}
+    backend = Listed("a:7b")
     registry = Registry(own, period=0.01)
     async with registry.open({}, {"ollama": backend}):
-        while backend.listed < 3:  # noqa: ASYNC110 - nothing tells of it.
-            await asyncio.sleep(0.01)
+        await backend.listed_thrice.wait()
     assert caplog.messages == [
-        "models: 'a:7b' is ollama's own name of a model, and leads to that one."
+        "models: 'a:7b' is the name of a model on ollama, which is used instead of the alias; "
+        "rename the alias."
     ]
 
 
 async def test_folder_of_a_pair_need_not_be_listed():
-    own = {"fast": ModelConfig(mlx="~/models/a", ollama="a:7b")}
+    own = {"fast": ModelConfig(names={"mlx": "~/models/a", "ollama": "a:7b"})}
     async with routing([], [Model(name="a:7b")], own) as (router, _, _):
         assert deployments(await router.find("fast")) == ["mlx/~/models/a", "ollama/a:7b"]
 
 
-async def test_pair_whose_one_half_is_away_is_listed_with_the_other():
+async def test_pair_with_an_unreachable_half_lists_the_other():
     async with routing([Model(name="org/a")], [Model(name="a:7b")], PAIR) as (_, registry, ollama):
         ollama.models = BackendUnavailableError("gone")
         await registry.refresh(1)
@@ -213,14 +233,14 @@ async def test_pair_whose_one_half_is_away_is_listed_with_the_other():
     assert (entry.id, deployments(entry)) == ("fast", ["mlx/org/a"])
 
 
-async def test_name_found_before_leads_to_what_its_backend_tells_when_it_was_asked_again():
+async def test_known_name_resolves_anew_after_a_listing():
     async with routing([Model(name="org/a")], [Model(name="a:7b")], PAIR) as (router, registry, it):
         assert deployments(await router.find("fast")) == ["mlx/org/a", "ollama/a:7b"]
         it.models = [Model(name="a:7b", context_length=2048)]
         await registry.refresh(1)
-        found = await router.find("fast")
+        entry = await router.find("fast")
         assert [
-            deployment.model and deployment.model.context_length for deployment in found.deployments
+            deployment.model and deployment.model.context_length for deployment in entry.deployments
         ][1] == 2048
         it.models = [Model(name="b:7b")]
         await registry.refresh(1)

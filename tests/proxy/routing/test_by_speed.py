@@ -1,4 +1,4 @@
-"""The place that was measured to be fastest is taken, and not another every time."""
+"""The fastest backend by measurements is used, without frequent changes."""
 
 import random
 from collections import Counter
@@ -11,7 +11,7 @@ from msgspec.structs import replace
 from adapters.events import Usage
 from adapters.request import GenerationRequest
 from proxy.models.registry import Deployment
-from proxy.routing.by_speed import Choice, Pick
+from proxy.routing.by_speed import SpeedChoice, SpeedChooser
 from proxy.routing.candidates import Candidate
 from proxy.routing.estimates import Estimates
 from proxy.routing.measurements import Measurement, Measurements
@@ -24,31 +24,31 @@ REQUEST = GenerationRequest(model="m", prompt="Hi")
 
 
 class World:
-    """Two engines of known speed, and a clock that is put forward by hand."""
+    """Two engines of known speed and a manual clock."""
 
     def __init__(self, mlx: float, ollama: float, noise: float = 0.0) -> None:
         self.now = 0.0
         self.seconds = {"mlx": mlx, "ollama": ollama}
-        """That an answer takes."""
+        """Duration of an answer, by backend."""
         self.cold: set[str] = set()
         self.measurements, self.estimates = Measurements(), Estimates()
-        self.choice = Choice(self.measurements, self.estimates, lambda: self.now)
+        self.chooser = SpeedChooser(self.measurements, self.estimates, lambda: self.now)
         self._noise, self._chance = noise, random.Random(7)  # noqa: S311
 
-    def pick(
+    def choose(
         self, *kinds: str, tokens: int = 50, requirements: Requirements = _ANY, **about: Any
-    ) -> Pick:
+    ) -> SpeedChoice:
         candidates = [
-            Candidate(deployment=Deployment(kind=kind, name="m"), tokens=tokens, **about)
+            Candidate(deployment=Deployment(backend=kind, name="m"), tokens=tokens, **about)
             for kind in kinds or self.seconds
         ]
-        return self.choice.pick(candidates, requirements)
+        return self.chooser.choose(candidates, requirements)
 
     def ask(self, *kinds: str, tokens: int = 50, crowd: int = 1, **about: Any) -> str:
-        """The kind that answers, after a second; it was measured."""
-        pick = self.pick(*kinds, tokens=tokens, **about)
-        self.choice.note(pick)
-        kind = pick.order[0].deployment.kind
+        """The backend that answers; measures the answer and advances the clock by a second."""
+        choice = self.choose(*kinds, tokens=tokens, **about)
+        self.chooser.note(choice)
+        kind = choice.order[0].deployment.backend
         self.measure(kind, self.seconds[kind], tokens, crowd)
         self.now += 1
         return kind
@@ -77,7 +77,7 @@ def changes(kinds: list[str]) -> int:
 
 
 @pytest.mark.parametrize(("mlx", "ollama", "fastest"), [(1, 2, "mlx"), (2, 1, "ollama")])
-def test_both_are_tried_and_then_the_faster_one_is_stayed_with(
+def test_both_backends_are_tried_before_the_faster_one_is_kept(
     mlx: float, ollama: float, fastest: str
 ):
     kinds = World(mlx, ollama).asks(30)
@@ -85,45 +85,45 @@ def test_both_are_tried_and_then_the_faster_one_is_stayed_with(
     assert set(kinds[8:]) == {fastest}
 
 
-def test_asking_changes_nothing():
+def test_choosing_without_noting_changes_nothing():
     world = World(1, 2)
     for _ in range(12):
-        picks = [world.pick().order[0].deployment.kind for _ in range(3)]
-        assert picks == [world.ask()] * 3
+        choices = [world.choose().order[0].deployment.backend for _ in range(3)]
+        assert choices == [world.ask()] * 3
 
 
-def test_nothing_measured_leaves_the_order_as_it_is():
+def test_order_is_kept_without_measurements():
     world = World(1, 2)
-    pick = world.pick(fit="evicts")
-    assert (pick.rule, [each.deployment.kind for each in pick.order]) == (
+    choice = world.choose(fit="evicts")
+    assert (choice.rule, [each.deployment.backend for each in choice.order]) == (
         "order",
         ["mlx", "ollama"],
     )
 
 
-def test_who_would_cost_another_model_its_memory_is_not_tried():
+def test_candidate_that_evicts_a_model_is_not_tried():
     world = World(1, 2)
-    here = Candidate(deployment=Deployment(kind="ollama", name="m"), tokens=50, fit="loaded")
-    there = Candidate(deployment=Deployment(kind="mlx", name="m"), tokens=50, fit="evicts")
+    here = Candidate(deployment=Deployment(backend="ollama", name="m"), tokens=50, fit="loaded")
+    there = Candidate(deployment=Deployment(backend="mlx", name="m"), tokens=50, fit="evicts")
     for _ in range(10):
-        pick = world.choice.pick([there, here], Requirements())
-        world.choice.note(pick)
+        choice = world.chooser.choose([there, here], Requirements())
+        world.chooser.note(choice)
         world.measure("ollama", 2)
-        assert pick.order[0] is here
+        assert choice.order[0] is here
     world.measure("mlx", 1)  # Somebody insisted on it.
-    assert world.choice.pick([there, here], Requirements()).order[0] is there
+    assert world.chooser.choose([there, here], Requirements()).order[0] is there
 
 
-def test_an_answer_that_waited_for_a_load_is_no_measure():
+def test_answers_after_a_load_do_not_count():
     world = World(1, 2)
     world.measure("ollama", 2)
     world.cold = {"mlx"}
     world.measure("mlx", 0.1)
     world.measure("mlx", 0.1)
-    assert world.pick().seconds.keys() == {"ollama"}
+    assert world.choose().seconds.keys() == {"ollama"}
 
 
-def test_a_small_gain_is_not_worth_a_change():
+def test_incumbent_is_kept_for_a_small_gain():
     world = World(1, 1.3)
     world.asks(10)
     world.now += 20 * MINUTES
@@ -135,7 +135,7 @@ def test_a_small_gain_is_not_worth_a_change():
     assert world.ask() == "ollama"
 
 
-def test_a_place_is_left_at_most_once_in_ten_minutes():
+def test_incumbent_changes_at_most_once_in_ten_minutes():
     world = World(1, 2)
     world.asks(10)
     world.seconds = {"mlx": 4.0, "ollama": 2.0}
@@ -144,12 +144,12 @@ def test_a_place_is_left_at_most_once_in_ten_minutes():
     world.seconds = {"mlx": 4.0, "ollama": 20.0}
     changed_at = world.now
     kinds = [world.ask() for _ in range(700)]
-    assert changes(kinds) == 1  # … and from then on it is held to.
+    assert changes(kinds) == 1  # … and it stays the incumbent.
     assert kinds.index("mlx") + changed_at == pytest.approx(10 * MINUTES + 25, abs=20)
 
 
 @pytest.mark.parametrize("faster", ["mlx", "ollama"])
-def test_noise_makes_nobody_change(faster: str):
+def test_incumbent_is_kept_despite_noise(faster: str):
     other = {"mlx": "ollama", "ollama": "mlx"}[faster]
     for ratio in (1.0, 1.1, 1.25, 2.0):
         world = World(**{faster: 1.0, other: ratio}, noise=0.2)
@@ -159,7 +159,7 @@ def test_noise_makes_nobody_change(faster: str):
             assert set(kinds[20:]) == {faster}
 
 
-def test_the_better_one_that_becomes_the_worse_is_left():
+def test_incumbent_changes_when_the_faster_becomes_the_slower():
     world = World(1, 1.5, noise=0.2)
     world.asks(20)
     world.now += 10 * MINUTES
@@ -169,7 +169,7 @@ def test_the_better_one_that_becomes_the_worse_is_left():
     assert set(kinds[6:]) == {"ollama"}
 
 
-def test_who_is_away_is_left_at_once_and_come_back_to():
+def test_unreachable_incumbent_is_skipped_and_used_again_later():
     world = World(1, 2)
     world.asks(20)
     assert [world.ask("ollama") for _ in range(5)] == ["ollama"] * 5
@@ -178,37 +178,38 @@ def test_who_is_away_is_left_at_once_and_come_back_to():
     assert "ollama" in world.asks(10)  # That was no change: the one in ten minutes is still there.
 
 
-def test_one_that_cannot_answer_this_time_keeps_its_place():
+def test_incumbent_that_is_no_candidate_stays_the_incumbent():
     world = World(1, 2)
     world.asks(20)
     assert (
-        world.choice.pick(
-            [Candidate(deployment=Deployment(kind="ollama", name="m"), tokens=50)], Requirements()
+        world.chooser.choose(
+            [Candidate(deployment=Deployment(backend="ollama", name="m"), tokens=50)],
+            Requirements(),
         )
         .order[0]
-        .deployment.kind
+        .deployment.backend
         == "ollama"
     )
     assert world.asks(5) == ["mlx"] * 5
 
 
-def test_who_was_slow_is_tried_again_after_an_hour():
+def test_slower_backend_is_tried_again_after_an_hour():
     world = World(1, 2)
     world.asks(20)
     world.now += 61 * MINUTES
     assert Counter(world.asks(10)) == {"mlx": 9, "ollama": 1}
 
 
-def test_what_was_measured_beside_shortens_the_trial():
+def test_figures_of_adjacent_buckets_shorten_the_trial():
     world = World(1, 2)
     world.asks(20)
-    assert world.pick(tokens=300).seconds["mlx"] == pytest.approx(1, rel=0.05)
+    assert world.choose(tokens=300).seconds["mlx"] == pytest.approx(1, rel=0.05)
     kinds = world.asks(10, tokens=300)
     assert Counter(kinds[:4]) == {"mlx": 2, "ollama": 2}
     assert set(kinds[4:]) == {"mlx"}
 
 
-def test_long_prompts_and_crowds_have_a_choice_of_their_own():
+def test_long_prompts_and_concurrency_have_incumbents_of_their_own():
     world = World(1, 2)
     world.asks(20)
     world.seconds = {"mlx": 5.0, "ollama": 1.0}
@@ -216,37 +217,37 @@ def test_long_prompts_and_crowds_have_a_choice_of_their_own():
     assert world.ask() == "mlx"
 
 
-def test_many_at_once_share_the_trials():
+def test_concurrent_requests_share_the_trials():
     world = World(1, 2)
     crowd: list[str] = []
     in_progress: list[tuple[str, str]] = []
     for _ in range(8):
-        pick = world.pick()
-        world.choice.note(pick)
-        kind = pick.order[0].deployment.kind
+        choice = world.choose()
+        world.chooser.note(choice)
+        kind = choice.order[0].deployment.backend
         crowd.append(kind)
         world.measurements.begin((kind, "m"))
         in_progress.append((kind, "m"))
     assert min(Counter(crowd).values()) >= 3
-    assert world.pick().spot.bucket.crowd == 3
+    assert world.choose().context.bucket.crowd == 3
     for key in in_progress:
         world.measurements.end(key)
-    assert world.pick().spot.bucket.crowd == 0
+    assert world.choose().context.bucket.crowd == 0
 
 
-def test_what_else_a_backend_has_in_hand_counts_against_it_alone():
+def test_other_requests_of_a_backend_count_against_it_alone():
     world = World(1, 2)
     world.asks(20)
     world.measure("mlx", 50, crowd=3)
-    assert world.pick().order[0].deployment.kind == "mlx"
+    assert world.choose().order[0].deployment.backend == "mlx"
     for _ in range(2):
         world.measurements.begin(("mlx", "another"))
-    pick = world.pick()
-    assert pick.seconds["mlx"] == pytest.approx(50)
-    assert pick.order[0].deployment.kind == "ollama"
+    choice = world.choose()
+    assert choice.seconds["mlx"] == pytest.approx(50)
+    assert choice.order[0].deployment.backend == "ollama"
 
 
-def test_a_short_answer_goes_where_the_first_token_comes_sooner():
+def test_short_answer_goes_to_the_backend_with_the_lower_ttft():
     world = World(1, 1)
     for kind, ttft, speed in (("mlx", 0.1, 10.0), ("ollama", 1.0, 100.0)):
         for _ in range(4):
@@ -265,16 +266,18 @@ def test_a_short_answer_goes_where_the_first_token_comes_sooner():
         world.estimates.learn(
             ("mlx", "m"), Requirements(), Usage(prompt_tokens=50, completion_tokens=100)
         )
-    long = world.pick(fit="evicts")
+    long = world.choose(fit="evicts")
     assert long.seconds == pytest.approx({"mlx": 10, "ollama": 2}, rel=0.05)
-    assert long.order[0].deployment.kind == "ollama"
+    assert long.order[0].deployment.backend == "ollama"
     assert (
-        world.pick(fit="evicts", requirements=Requirements(max_tokens=2)).order[0].deployment.kind
+        world.choose(fit="evicts", requirements=Requirements(max_tokens=2))
+        .order[0]
+        .deployment.backend
         == "mlx"
     )
 
 
-def test_an_answer_in_one_piece_took_the_time_it_took():
+def test_answer_in_one_piece_counts_with_its_ttft():
     world = World(1, 1)
     measured = Measurement(
         backend="mlx",
@@ -287,20 +290,20 @@ def test_an_answer_in_one_piece_took_the_time_it_took():
     )
     world.measurements.record(measured)
     world.measurements.record(replace(measured, backend="ollama", ttft=2.0))
-    assert world.pick().seconds == {"mlx": 3.0, "ollama": 2.0}
+    assert world.choose().seconds == {"mlx": 3.0, "ollama": 2.0}
 
 
-def test_engines_that_change_places_are_noticed():
+def test_swapped_speeds_are_noticed():
     world = World(1, 2, noise=0.2)
     world.asks(40)
     world.now += 10 * MINUTES
-    world.seconds = {"mlx": 2.0, "ollama": 1.0}  # Of ollama nobody knows.
+    world.seconds = {"mlx": 2.0, "ollama": 1.0}  # ollama has not been measured since.
     kinds = world.asks(60)
     assert set(kinds[SETTLING:]) == {"ollama"}
     assert changes(kinds) == 1
 
 
-def test_a_slow_hour_of_the_faster_one_costs_a_few_trials():
+def test_slow_hour_of_the_faster_backend_costs_a_few_trials():
     world = World(1, 2)
     world.asks(40)
     world.now += 10 * MINUTES
@@ -310,11 +313,11 @@ def test_a_slow_hour_of_the_faster_one_costs_a_few_trials():
     assert changes(kinds) == 2
 
 
-def test_who_is_much_slower_is_not_tried_four_times():
+def test_much_slower_backend_is_tried_fewer_times():
     assert Counter(World(1, 5, noise=0.2).asks(20)) == {"mlx": 18, "ollama": 2}
 
 
-def test_a_guess_that_was_wrong_is_put_right_at_once():
+def test_wrong_guess_is_corrected_at_once():
     world = World(1, 1)
     world.asks(20, fit="evicts")  # Nobody is tried: mlx comes first.
     world.measure("mlx", 5, tokens=300)

@@ -1,4 +1,4 @@
-"""What speaks against a place that can honour a request: it is away, its context, the memory."""
+"""Obstacles to candidates: unreachable backends, short contexts, and memory."""
 
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
@@ -29,7 +29,7 @@ LONG = GenerationRequest(
 
 
 class MemoryUser:
-    """An engine's share of the memory, in which models may be put."""
+    """A memory user with models to choose."""
 
     elastic = False
 
@@ -89,7 +89,7 @@ async def order(router: Router, requirements: Requirements | None = None) -> lis
         (1000, 1000, "mlx"),
     ],
 )
-async def test_a_context_that_seems_too_short_comes_last(
+async def test_candidate_with_a_short_context_comes_last(
     mlx: int | None, ollama: int | None, first: str
 ):
     backends = engine("mlx", context_length=mlx), engine("ollama", context_length=ollama)
@@ -98,14 +98,14 @@ async def test_a_context_that_seems_too_short_comes_last(
         assert (await order(router))[0] == "mlx"
 
 
-async def test_the_answer_needs_room_as_well():
+async def test_answer_counts_towards_the_context():
     backends = engine("mlx", context_length=1000), engine("ollama", context_length=8000)
     async with a_router(*backends) as router:
         assert await order(router, Requirements(max_tokens=900)) == ["mlx", "ollama"]
         assert await order(router, Requirements(max_tokens=1001)) == ["ollama", "mlx"]
 
 
-async def test_a_model_that_cannot_have_the_memory_comes_last():
+async def test_model_that_does_not_fit_in_memory_comes_last():
     mlx, ollama = engine("mlx", size_bytes=60), engine("ollama", size_bytes=60)
     mlx.memory_user, ollama.memory_user = MemoryUser(resident("other", 50, busy=True)), MemoryUser()
     async with a_router(mlx, ollama, budget=200) as router:
@@ -115,19 +115,19 @@ async def test_a_model_that_cannot_have_the_memory_comes_last():
         assert await order(router) == ["ollama", "mlx"]
 
 
-async def test_who_costs_no_other_model_its_memory_comes_first():
+async def test_candidate_that_evicts_nothing_comes_first():
     mlx, ollama = engine("mlx", size_bytes=60), engine("ollama", size_bytes=60)
     mlx.memory_user = MemoryUser(resident("other", 50))
     async with a_router(mlx, ollama) as router:
         decided = await router.decide("m", Requirements())
-    assert [(each.deployment.kind, each.fit) for each in decided.order] == [
+    assert [(each.deployment.backend, each.fit) for each in decided.order] == [
         ("ollama", "fits"),
         ("mlx", "evicts"),
     ]
     assert not any(any(each.obstacles) for each in decided.order)
 
 
-async def test_what_the_files_tell_counts_for_more_than_their_size():
+async def test_footprint_by_file_headers_overrides_the_file_size():
     mlx, memory = engine("mlx", size_bytes=10), SharedBudget(100, frozenset(), 60)
     mlx.memory_user = MemoryUser(resident("other", 50, busy=True))
     registry = Registry({}, period=60)
@@ -138,7 +138,7 @@ async def test_what_the_files_tell_counts_for_more_than_their_size():
         assert memory.fit(("mlx", "m"), 10) == "full"
 
 
-async def test_memory_does_not_decide_who_embeds():
+async def test_memory_does_not_decide_on_embeddings():
     mlx, ollama = engine("mlx", size_bytes=60), engine("ollama", size_bytes=60)
     mlx.memory_user = MemoryUser(resident("other", 50, busy=True))
     async with a_router(mlx, ollama) as router:
@@ -149,8 +149,10 @@ async def test_memory_does_not_decide_who_embeds():
         ]
 
 
-async def test_who_is_preferred_may_cost_idle_models_their_memory():
-    registry = Registry({"m": ModelConfig(mlx="m", ollama="m", prefer="mlx")}, period=60)
+async def test_preferred_backend_may_evict_idle_models():
+    registry = Registry(
+        {"m": ModelConfig(names={"mlx": "m", "ollama": "m"}, prefer="mlx")}, period=60
+    )
     mlx, ollama = engine("mlx", size_bytes=60), engine("ollama")
     mlx.memory_user, memory = MemoryUser(resident("other", 50)), SharedBudget(100, frozenset(), 60)
     async with (
@@ -162,7 +164,7 @@ async def test_who_is_preferred_may_cost_idle_models_their_memory():
         assert await order(Router(registry, Measurements(), memory)) == ["mlx", "ollama"]
 
 
-async def test_what_was_asked_for_is_remembered_and_counts_for_more_than_the_file():
+async def test_footprint_of_the_last_load_overrides_the_file_size():
     mlx = engine("mlx", size_bytes=10)
     mlx.memory_user = memory_user = MemoryUser()
     async with a_router(mlx, engine("ollama")) as router:
@@ -173,7 +175,7 @@ async def test_what_was_asked_for_is_remembered_and_counts_for_more_than_the_fil
             assert await order(router) == ["ollama", "mlx"]
 
 
-async def test_who_is_away_comes_last_whatever_else():
+async def test_unreachable_backend_comes_last():
     mlx = engine("mlx", context_length=8000)
     async with a_router(mlx, engine("ollama", context_length=10)) as router:
         mlx.models = BackendUnavailableError("gone")
@@ -182,7 +184,7 @@ async def test_who_is_away_comes_last_whatever_else():
 
 
 class Picky(ScriptedBackend):
-    """It honours every feature, and not this combination of them."""
+    """A backend that honours every feature but refuses one combination."""
 
     def check(self, request: GenerationRequest) -> None:
         if request.tools and request.response_format is not None:
@@ -195,7 +197,7 @@ BOTH: dict[str, Any] = {
 }
 
 
-async def test_what_a_backend_refuses_beforehand_is_asked_of_the_other():
+async def test_request_that_one_backend_refuses_goes_to_the_other():
     mlx, ollama = Picky(kind="mlx"), engine("ollama")
     async with http_client(mlx, ollama) as client:
         answer = await client.post(URL, json=chat(**BOTH))
@@ -206,13 +208,13 @@ async def test_what_a_backend_refuses_beforehand_is_asked_of_the_other():
     assert mlx.requests == []
 
 
-async def test_what_both_refuse_is_one_error():
+async def test_request_that_both_backends_refuse_is_one_error():
     async with http_client(Picky(kind="mlx"), Picky(kind="ollama")) as client:
         answer = await client.post(URL, json=chat(**BOTH))
     assert (answer.status_code, answer.json()["error"]["message"]) == (400, "Not both.")
 
 
-async def test_what_a_loaded_model_proves_unable_to_do_is_asked_of_the_other():
+async def test_request_that_a_loaded_model_cannot_honour_goes_to_the_other():
     mlx = engine("mlx", UnsupportedParameterError("It does not think.", param="reasoning_effort"))
     async with http_client(mlx, engine("ollama")) as client:
         answer = await client.post(URL, json=chat(reasoning_effort="low"))
@@ -228,9 +230,7 @@ def too_long(limit: int) -> ContextLengthError:
 
 @pytest.mark.parametrize("longer", [9000, None])
 @pytest.mark.parametrize("stream", [False, True])
-async def test_a_longer_context_answers_what_the_first_cannot_hold(
-    longer: int | None, stream: bool
-):
+async def test_too_long_prompt_goes_to_the_longer_context(longer: int | None, stream: bool):
     mlx = engine("mlx", too_long(8000), context_length=8000)
     async with http_client(mlx, engine("ollama", context_length=longer)) as client:
         response = await client.post(URL, json=chat(stream=stream))
@@ -239,7 +239,7 @@ async def test_a_longer_context_answers_what_the_first_cannot_hold(
     assert response.headers["x-tandem-fallback-from"] == "mlx; reason=context_length_exceeded"
 
 
-async def test_a_limit_that_was_met_once_is_remembered():
+async def test_context_limit_is_remembered():
     mlx = engine("mlx", too_long(500), context_length=8000)
     async with http_client(mlx, engine("ollama", context_length=8000)) as client:
         long = chat(messages=[{"role": "user", "content": "words " * 1000}])
@@ -254,7 +254,7 @@ async def test_a_limit_that_was_met_once_is_remembered():
     assert len(mlx.requests) == 1
 
 
-async def test_a_limit_of_the_requests_own_is_not():
+async def test_context_limit_of_the_request_is_not_remembered():
     mlx = engine("mlx", too_long(500), context_length=8000)
     async with http_client(mlx, engine("ollama", context_length=8000)) as client:
         for _ in range(2):
@@ -264,7 +264,7 @@ async def test_a_limit_of_the_requests_own_is_not():
     assert plan.json()["context"] == 8000
 
 
-async def test_a_context_that_is_no_longer_is_not_asked():
+async def test_too_long_prompt_does_not_go_to_an_equal_context():
     ollama = engine("ollama", context_length=8000)
     async with http_client(engine("mlx", too_long(8000), context_length=8000), ollama) as client:
         response = await client.post(URL, json=chat())
@@ -272,7 +272,7 @@ async def test_a_context_that_is_no_longer_is_not_asked():
     assert ollama.requests == []
 
 
-async def test_a_forced_backend_is_not_left_for_a_longer_context():
+async def test_forced_backend_does_not_fall_back_to_a_longer_context():
     ollama = engine("ollama")
     async with http_client(engine("mlx", too_long(10)), ollama) as client:
         response = await client.post(URL, json=chat(backend="mlx"))
@@ -281,7 +281,7 @@ async def test_a_forced_backend_is_not_left_for_a_longer_context():
 
 
 @pytest.mark.parametrize(("mlx", "ollama"), [(4000, 8000), (8000, 4000)])
-async def test_of_two_refusals_the_caller_is_told_the_bigger_limit(mlx: int, ollama: int):
+async def test_two_context_errors_report_the_larger_limit(mlx: int, ollama: int):
     backends = engine("mlx", too_long(mlx)), engine("ollama", too_long(ollama))
     async with http_client(*backends) as client:
         response = await client.post(URL, json=chat())

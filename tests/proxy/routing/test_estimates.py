@@ -1,4 +1,4 @@
-"""Tokens foreseen: from what a request says, and from what answers were like."""
+"""Estimates of prompt and answer tokens, from requests and earlier answers."""
 
 import pytest
 from msgspec.structs import replace
@@ -24,7 +24,7 @@ def usage(prompt: int = 10, completion: int = 10) -> Usage:
     return Usage(prompt_tokens=prompt, completion_tokens=completion)
 
 
-def test_text_is_counted_in_bytes_wherever_it_stands():
+def test_all_text_is_counted_in_bytes():
     assert to_requirements(HI).prompt_bytes == 4
     raw = replace(HI, prompt="ab", suffix="cd")
     assert (to_requirements(raw).prompt_bytes, to_requirements(raw).messages) == (4, 0)
@@ -35,11 +35,11 @@ def test_text_is_counted_in_bytes_wherever_it_stands():
     assert to_requirements(replace(offered, tool_choice="none")).prompt_bytes == 4
 
 
-def test_half_a_character_is_no_error():
+def test_lone_surrogate_is_counted():
     assert to_requirements(replace(HI, prompt="\ud800")).prompt_bytes == 1
 
 
-def test_what_is_no_text_is_tokens():
+def test_images_and_token_ids_are_counted_in_tokens():
     assert to_requirements(replace(HI, prompt=TokenIds((1, 2, 3)))).prompt_tokens == 3
     seen = Message(role="user", content=(ImagePart("data:" + "A" * 5000),))
     assert to_requirements(replace(HI, prompt=(seen, seen))) == Requirements(
@@ -48,7 +48,7 @@ def test_what_is_no_text_is_tokens():
 
 
 @pytest.mark.parametrize("per_token", [1.5, 3.0, 5.0])
-def test_bytes_of_a_token_are_learned(per_token: float):
+def test_bytes_per_token_are_learned(per_token: float):
     estimates, requirements = Estimates(), Requirements(prompt_bytes=6000, messages=3)
     tokens = int(6000 / per_token) + 40
     for _ in range(30):
@@ -57,21 +57,21 @@ def test_bytes_of_a_token_are_learned(per_token: float):
     assert estimates.prompt_tokens(("ollama", "m"), requirements) == 1500 + 48
 
 
-def test_what_a_template_adds_is_learned_from_short_prompts():
+def test_template_overhead_is_learned_from_short_prompts():
     estimates, requirements = Estimates(), Requirements(prompt_bytes=8, messages=1)
     for _ in range(20):
         estimates.learn(KEY, requirements, usage(prompt=102))
     assert estimates.prompt_tokens(KEY, requirements) == pytest.approx(102, abs=3)
 
 
-def test_nonsense_is_not_believed():
+def test_implausible_counts_are_bounded():
     estimates, requirements = Estimates(), Requirements(prompt_bytes=100_000)
     for _ in range(50):
         estimates.learn(KEY, requirements, usage(prompt=0))
     assert estimates.prompt_tokens(KEY, requirements) > 6000
 
 
-def test_a_limit_is_forgotten_when_a_longer_prompt_was_read():
+def test_context_limit_is_dropped_after_a_longer_prompt():
     estimates = Estimates()
     estimates.refused(KEY, 500)
     estimates.learn(KEY, Requirements(), usage(prompt=499))
@@ -80,7 +80,7 @@ def test_a_limit_is_forgotten_when_a_longer_prompt_was_read():
     assert estimates.limit(KEY) is None
 
 
-def test_an_answer_is_as_long_as_others_were_and_no_longer_than_its_limit():
+def test_answer_is_estimated_by_earlier_ones_up_to_its_limit():
     estimates = Estimates()
     assert estimates.answer_tokens([KEY], Requirements()) == 256
     for _ in range(40):

@@ -1,4 +1,4 @@
-"""What happens when the backend that was chosen fails."""
+"""Fallback to another backend when the chosen one fails."""
 
 import asyncio
 
@@ -35,7 +35,7 @@ def engine(kind: str, *script: object) -> ScriptedBackend:
 
 @pytest.mark.parametrize("stream", [False, True])
 @pytest.mark.parametrize("fault", FAULTS)
-async def test_the_other_backend_answers_when_the_first_fails_before_it_began(
+async def test_other_backend_answers_when_the_first_fails_before_its_first_event(
     fault: type[BackendError], stream: bool
 ):
     mlx, ollama = engine("mlx", fault("down")), engine("ollama")
@@ -47,7 +47,7 @@ async def test_the_other_backend_answers_when_the_first_fails_before_it_began(
     assert mlx.running == ollama.running == 0
 
 
-async def test_a_mistake_of_the_caller_is_told_and_nobody_else_is_asked():
+async def test_invalid_request_does_not_fall_back():
     ollama = engine("ollama")
     async with http_client(engine("mlx", InvalidRequestError("no")), ollama) as client:
         response = await client.post(URL, json=chat())
@@ -56,7 +56,7 @@ async def test_a_mistake_of_the_caller_is_told_and_nobody_else_is_asked():
     assert "x-tandem-fallback-from" not in response.headers
 
 
-async def test_a_backend_that_was_forced_is_never_left():
+async def test_forced_backend_does_not_fall_back():
     ollama = engine("ollama")
     async with http_client(engine("mlx", BackendUnavailableError("down")), ollama) as client:
         response = await client.post(URL, json=chat(model="mlx/m"))
@@ -89,11 +89,11 @@ async def test_the_other_backend_gives_a_whole_answer_of_which_the_first_has_a_p
 
 @pytest.mark.parametrize("other", [(), ("ollama",)], ids=["alone", "held"])
 async def test_an_answer_that_is_begun_anew_has_nothing_of_the_part_before(other: tuple[str, ...]):
-    """Nor do its times count: the part before was somebody else's."""
+    """Its times are not recorded either: the earlier part is of another answer."""
     lost = (Started(8, cold=True), TextDelta("Lo"), TextDelta("st"), Restarted(4), *HELLO[1:])
     mlx = ScriptedBackend(lost, kind="mlx")
-    places = dict.fromkeys(("mlx", *other), "m")
-    first = Config(models={"m": ModelConfig(prefer="mlx", **places)})  # type: ignore[arg-type]
+    names = dict.fromkeys(("mlx", *other), "m")
+    first = Config(models={"m": ModelConfig(names=names, prefer="mlx")})
     async with http_client(mlx, *map(engine, other), config=first) as client:
         response = await client.post(URL, json=chat())
         compared = (await client.get("/api/performance/comparison")).json()["models"]
@@ -106,7 +106,7 @@ async def test_several_whole_completions_fall_back_each_for_itself():
     mlx = engine("mlx", Started(), TextDelta("Lost"), BackendUnavailableError("down"))
     ollama = engine("ollama")
     body = {"model": "m", "prompt": ["a", "b"], "n": 2}
-    first = Config(models={"m": ModelConfig(mlx="m", ollama="m", prefer="mlx")})
+    first = Config(models={"m": ModelConfig(names={"mlx": "m", "ollama": "m"}, prefer="mlx")})
     async with http_client(mlx, ollama, config=first) as client:
         response = await client.post("/v1/completions", json=body)
         health = (await client.get("/health")).json()
@@ -114,11 +114,11 @@ async def test_several_whole_completions_fall_back_each_for_itself():
     assert health["fallbacks"] == {"mlx": {"backend_unavailable": 2}}
 
 
-async def test_fallbacks_are_counted_by_backend_and_reason_and_logged_without_words_of_others(
+async def test_fallbacks_are_counted_and_logged_without_the_error_message(
     caplog: pytest.LogCaptureFixture,
 ):
     mlx = engine("mlx", BackendUnavailableError("secret"))
-    first = Config(models={"m": ModelConfig(mlx="m", ollama="m", prefer="mlx")})
+    first = Config(models={"m": ModelConfig(names={"mlx": "m", "ollama": "m"}, prefer="mlx")})
     async with http_client(mlx, engine("ollama"), config=first) as client:
         before = (await client.get("/health")).json()["fallbacks"]
         for error in (BackendUnavailableError, BackendUnavailableError, BackendTimeoutError):
@@ -127,18 +127,17 @@ async def test_fallbacks_are_counted_by_backend_and_reason_and_logged_without_wo
         after = (await client.get("/health")).json()["fallbacks"]
     assert (before, after) == ({}, {"mlx": {"backend_unavailable": 2, "backend_timeout": 1}})
     lines = [record.getMessage() for record in caplog.records if record.name == "tandem"]
-    assert lines[-1] == "mlx failed (backend_timeout): ollama is asked"
+    assert lines[-1] == "mlx failed (backend_timeout): falling back to ollama"
     assert "secret" not in caplog.text
 
 
-async def test_nobody_else_is_asked_when_the_client_goes():
+async def test_disconnect_does_not_fall_back():
     mlx, ollama = engine("mlx", HANG), engine("ollama")
     async with http_client(mlx, ollama) as client:
-        asking = asyncio.create_task(client.post(URL, json=chat()))
-        while not mlx.running:  # noqa: ASYNC110
-            await asyncio.sleep(0.005)
-        asking.cancel()
-        await asyncio.wait([asking])
+        posting = asyncio.create_task(client.post(URL, json=chat()))
+        await mlx.began.wait()
+        posting.cancel()
+        await asyncio.wait([posting])
     assert (mlx.running, ollama.requests) == (0, [])
 
 
@@ -152,7 +151,7 @@ async def test_a_backend_that_cannot_honour_the_request_is_no_fallback():
     assert ollama.requests == []
 
 
-async def test_backend_is_hurried_only_when_another_can_answer():
+async def test_deadline_is_set_only_when_another_backend_can_answer():
     config = Config(server=ServerConfig(fallback_after=7))
     mlx, ollama = engine("mlx", BackendUnavailableError("down")), engine("ollama")
     async with http_client(mlx, ollama, config=config) as client:
@@ -164,7 +163,7 @@ async def test_backend_is_hurried_only_when_another_can_answer():
     assert [request.patience for request in ollama.requests] == [None, None]
 
 
-async def test_backend_that_keeps_failing_at_the_model_is_asked_last():
+async def test_backend_that_keeps_failing_with_the_model_is_tried_last():
     mlx, ollama = engine("mlx"), engine("ollama")
     mlx.unwell.add("m")
     async with http_client(mlx, ollama) as client:
@@ -192,7 +191,7 @@ OTHERS = [
 
 
 def embedders(one: Model, other: Model) -> tuple[ScriptedBackend, ScriptedBackend]:
-    """The first is down."""
+    """Two backends, the first of which is down."""
     down = [BackendUnavailableError("down")]
     return (
         ScriptedBackend(down, kind="mlx", models=[one]),
@@ -213,14 +212,14 @@ async def test_vectors_come_from_the_other_backend_when_its_weights_are_the_same
     assert health["fallbacks"] == {"mlx": {"backend_unavailable": 1}}
 
 
-async def test_backend_is_told_that_others_have_the_same_vectors():
-    told = []
+async def test_backend_knows_that_another_has_the_same_vectors():
+    flags = []
     for models in (SAME[0], OTHERS[0]):
         mlx, ollama = embedders(*models)
         async with http_client(mlx, ollama) as client:
             await client.post("/v1/embeddings", json=EMBEDDINGS)
-        told.append([request.elsewhere for request in (*mlx.embedded, *ollama.embedded)])
-    assert told == [[True, False], [False]]
+        flags.append([request.elsewhere for request in (*mlx.embedded, *ollama.embedded)])
+    assert flags == [[True, False], [False]]
 
 
 @pytest.mark.parametrize("models", OTHERS)
@@ -236,10 +235,10 @@ async def test_vectors_of_other_weights_are_never_mixed(models: tuple[Model, Mod
     ("models", "backend"),
     [*[(each, "ollama") for each in SAME], *[(each, "mlx") for each in OTHERS]],
 )
-async def test_backend_that_keeps_failing_is_left_for_the_same_vectors_only(
+async def test_embeddings_leave_a_failing_backend_for_the_same_weights_only(
     models: tuple[Model, Model], backend: str
 ):
-    """A vector of other weights would be taken for one of those that came before."""
+    """Vectors of other weights are not comparable with earlier ones."""
     mlx, ollama = embedders(*models)
     mlx.unwell.add("m")
     async with http_client(mlx, ollama) as client:
@@ -248,7 +247,7 @@ async def test_backend_that_keeps_failing_is_left_for_the_same_vectors_only(
     assert "x-tandem-fallback-from" not in response.headers
 
 
-async def test_vectors_that_were_asked_for_wrongly_are_asked_for_once():
+async def test_invalid_embedding_request_does_not_fall_back():
     mlx, ollama = embedders(*SAME[0])
     mlx.script = [InvalidRequestError("wrong")]
     async with http_client(mlx, ollama) as client:
@@ -256,7 +255,7 @@ async def test_vectors_that_were_asked_for_wrongly_are_asked_for_once():
     assert (response.status_code, ollama.embedded) == (400, [])
 
 
-async def test_the_second_failure_is_the_last():
+async def test_second_failure_is_returned():
     mlx = engine("mlx", BackendUnavailableError("down"))
     ollama = engine("ollama", BackendUnavailableError("down too"))
     async with http_client(mlx, ollama) as client:

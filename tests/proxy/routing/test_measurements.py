@@ -1,4 +1,4 @@
-"""What answers leave behind, and what the comparison makes of it."""
+"""Measurements of answers, and their comparison."""
 
 import asyncio
 from typing import Any
@@ -15,7 +15,7 @@ from proxy.record import Attempt
 from proxy.routing.measurements import Figures, Measurement, Measurements, to_measurement
 
 URL = "/api/performance/comparison"
-BOTH = [Deployment(kind="mlx", name="m"), Deployment(kind="ollama", name="m:1")]
+BOTH = [Deployment(backend="mlx", name="m"), Deployment(backend="ollama", name="m:1")]
 
 
 def measured(**fields: Any) -> Measurement:
@@ -37,7 +37,7 @@ def known(measurements: Measurements, prompt_tokens: int = 10, crowd: int = 1) -
     return figures
 
 
-def test_newer_answers_count_for_more():
+def test_newer_answers_have_more_weight():
     measurements = Measurements()
     for ttft, speed in ((1.0, 100.0), (2.0, 200.0), (3.0, 300.0), (2.0, 200.0), (6.0, 600.0)):
         measurements.record(measured(ttft=ttft, tokens_per_second=speed))
@@ -47,7 +47,7 @@ def test_newer_answers_count_for_more():
     assert figures.tokens_per_second == pytest.approx(300)
 
 
-def test_what_an_answer_does_not_tell_changes_nothing():
+def test_unknown_figures_of_an_answer_change_nothing():
     measurements = Measurements()
     for speed, memory in ((None, None), (100.0, 5), (None, None)):
         measurements.record(measured(tokens_per_second=speed, memory=memory))
@@ -68,20 +68,22 @@ def test_what_an_answer_does_not_tell_changes_nothing():
         ({"cold": False}, {"cold": True}, False),
     ],
 )
-def test_answers_are_compared_with_their_like(one: Any, two: Any, same: bool):
+def test_answers_are_compared_within_their_bucket(one: Any, two: Any, same: bool):
     measurements = Measurements()
     for fields in (one, two):
         measurements.record(measured(**fields))
-    rows = measurements.comparison([BOTH[0], Deployment(kind="mlx", name="other")])
+    rows = measurements.comparison([BOTH[0], Deployment(backend="mlx", name="other")])
     assert [row.answers for row in rows] == ([2] if same else [1, 1])
 
 
-def test_backends_stand_side_by_side():
+def test_comparison_lists_backends_by_bucket():
     measurements = Measurements()
     for prompt_tokens in (900, 10):
         for deployment in BOTH:
             measurements.record(
-                measured(backend=deployment.kind, name=deployment.name, prompt_tokens=prompt_tokens)
+                measured(
+                    backend=deployment.backend, name=deployment.name, prompt_tokens=prompt_tokens
+                )
             )
     rows = measurements.comparison(BOTH)
     assert [(row.prompt_tokens_to, row.backend) for row in rows] == [
@@ -132,7 +134,7 @@ def test_restarted_attempt_leaves_no_measurement():
     assert measurements.comparison(BOTH) == []
 
 
-def test_a_load_does_not_slow_the_figures_of_what_is_loaded():
+def test_cold_answers_do_not_change_warm_figures():
     measurements = Measurements()
     for cold, ttft in ((True, 9.0), (False, 1.0)):
         measurements.record(measured(cold=cold, ttft=ttft))
@@ -141,7 +143,7 @@ def test_a_load_does_not_slow_the_figures_of_what_is_loaded():
     assert [(row.cold, row.ttft_s) for row in rows] == [(False, 1.0), (True, 9.0)]
 
 
-async def test_an_answer_that_waited_for_a_load_is_told_apart():
+async def test_cold_answers_are_listed_apart():
     backend = ScriptedBackend((Started(cold=True), TextDelta("a"), DONE))
     async with http_client(backend) as client:
         await client.post("/v1/chat/completions", json=chat())
@@ -149,7 +151,7 @@ async def test_an_answer_that_waited_for_a_load_is_told_apart():
     assert [row["cold"] for row in model["live"]] == [True]
 
 
-async def test_the_backend_that_answered_in_the_others_place_is_measured():
+async def test_fallback_backend_is_measured():
     mlx = ScriptedBackend((GenerationError("It broke."),), kind="mlx")
     async with http_client(mlx, ScriptedBackend(kind="ollama")) as client:
         assert (await client.post("/v1/chat/completions", json=chat())).status_code == 200
@@ -157,17 +159,17 @@ async def test_the_backend_that_answered_in_the_others_place_is_measured():
     assert [row["backend"] for row in model["live"]] == ["ollama"]
 
 
-async def test_an_answer_that_begins_with_its_prompt_leaves_none():
+async def test_echoed_prompt_is_not_measured():
     async with http_client(ScriptedBackend()) as client:
         body = {"model": "m", "prompt": "Hi", "echo": True}
         assert (await client.post("/v1/completions", json=body)).status_code == 200
         assert (await client.get(URL)).json() == {"models": []}
 
 
-async def test_every_answer_leaves_a_measurement():
+async def test_every_complete_answer_is_measured():
     mlx = ScriptedBackend(kind="mlx", models=[Model(name="m", quantization="4-bit")])
     ollama = ScriptedBackend(kind="ollama", models=[Model(name="m:1", quantization="Q4_K_M")])
-    both = Config(models={"fast": ModelConfig(mlx="m", ollama="m:1")})
+    both = Config(models={"fast": ModelConfig(names={"mlx": "m", "ollama": "m:1"})})
     async with http_client(mlx, ollama, config=both) as client:
         assert (await client.get(URL)).json() == {"models": []}
         for model, stream in (("fast", True), ("ollama/fast", False), ("m", False)):
@@ -186,21 +188,21 @@ async def test_every_answer_leaves_a_measurement():
 
 
 @pytest.mark.parametrize("step", [GenerationError("It broke."), HANG])
-async def test_an_answer_that_does_not_end_leaves_none(step: Any):
+async def test_incomplete_answer_is_not_measured(step: Any):
     backend = ScriptedBackend((Started(), TextDelta("a"), step))
     async with http_client(backend) as client:
-        asking = asyncio.create_task(client.post("/v1/chat/completions", json=chat()))
-        await asyncio.wait((asking,), timeout=0.2)
-        asking.cancel()
-        await asyncio.wait((asking,))
+        posting = asyncio.create_task(client.post("/v1/chat/completions", json=chat()))
+        await backend.began.wait()
+        posting.cancel()
+        await asyncio.wait((posting,))
         assert (await client.get(URL)).json() == {"models": []}
 
 
-async def test_answers_at_once_are_counted():
+async def test_concurrent_answers_are_counted():
     backend = ScriptedBackend((Started(), HANG))
     async with http_client(backend) as client:
         waiting = asyncio.create_task(client.post("/v1/chat/completions", json=chat()))
-        await asyncio.sleep(0.1)
+        await backend.began.wait()
         backend.script = (*HELLO[:-1], DONE)
         await client.post("/v1/chat/completions", json=chat())
         waiting.cancel()

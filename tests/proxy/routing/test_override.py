@@ -1,4 +1,4 @@
-"""The backend that a request insists on, by name, by header or in its body."""
+"""The backend that a request requires, by name, by header or in its body."""
 
 from typing import Any
 
@@ -33,7 +33,7 @@ def both() -> tuple[ScriptedBackend, ScriptedBackend]:
         ("echo/m", None, "mlx", "mlx/echo/m"),
     ],
 )
-def test_backend_comes_before_the_name(
+def test_override_is_a_prefix_of_the_name(
     model: str, header: str | None, field: str | None, forced: str
 ):
     headers = {} if header is None else {"x-tandem-backend": header}
@@ -51,7 +51,7 @@ def test_backend_comes_before_the_name(
         ("m", None, "", "backend"),
     ],
 )
-def test_contradiction_and_unknown_backend_are_refused_by_name(
+def test_conflict_and_unknown_backend_name_the_parameter(
     model: str, header: str | None, field: str | None, param: str
 ):
     headers = {} if header is None else {"x-tandem-backend": header}
@@ -62,7 +62,7 @@ def test_contradiction_and_unknown_backend_are_refused_by_name(
 
 @pytest.mark.parametrize("kind", KINDS)
 @pytest.mark.parametrize("url", ASKING)
-async def test_every_endpoint_goes_where_it_is_told(url: str, kind: str):
+async def test_every_endpoint_takes_an_override(url: str, kind: str):
     async with http_client(*both()) as client:
         by_field = await client.post(url, json=ASKING[url] | {"backend": kind})
         by_header = await client.post(url, json=ASKING[url], headers={"x-tandem-backend": kind})
@@ -74,7 +74,7 @@ async def test_every_endpoint_goes_where_it_is_told(url: str, kind: str):
 
 
 @pytest.mark.parametrize("url", ASKING)
-async def test_every_endpoint_refuses_a_contradiction(url: str):
+async def test_every_endpoint_refuses_a_conflict(url: str):
     async with http_client(*both()) as client:
         response = await client.post(
             url, json=ASKING[url] | {"backend": "mlx"}, headers={"x-tandem-backend": "ollama"}
@@ -83,7 +83,7 @@ async def test_every_endpoint_refuses_a_contradiction(url: str):
     assert response.json()["error"]["param"] == "backend"
 
 
-async def test_a_backend_that_a_header_forces_is_never_left():
+async def test_backend_forced_by_header_does_not_fall_back():
     mlx = ScriptedBackend([BackendUnavailableError("down")], kind="mlx")
     ollama = ScriptedBackend(kind="ollama")
     async with http_client(mlx, ollama) as client:
@@ -92,7 +92,7 @@ async def test_a_backend_that_a_header_forces_is_never_left():
     assert ollama.requests == []
 
 
-async def test_openais_client_forces_by_its_own_means():
+async def test_openai_client_forces_by_headers_and_extra_body():
     mlx, ollama = both()
     messages: Any = [{"role": "user", "content": "Hi"}]
     async with openai_client(mlx, ollama) as client:

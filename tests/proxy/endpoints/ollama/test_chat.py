@@ -380,7 +380,7 @@ async def test_image_that_is_none_is_named(words: str):
 
 
 async def test_backend_is_chosen_and_may_be_forced():
-    config = Config(models={"both": ModelConfig(mlx="a", ollama="b")})
+    config = Config(models={"both": ModelConfig(names={"mlx": "a", "ollama": "b"})})
     mlx = ScriptedBackend(kind="mlx", models=[Model(name="a")])
     other = ScriptedBackend(kind="ollama", models=[Model(name="b")])
     async with http_client(mlx, other, config=config) as client:

@@ -17,20 +17,20 @@ ILL = Health(ok=False, detail="It failed several times.")
     ("mlx", "ollama", "status"),
     [(WELL, WELL, "ok"), (WELL, ILL, "degraded"), (ILL, ILL, "unavailable")],
 )
-async def test_status_is_that_of_the_engines_together(mlx: Health, ollama: Health, status: Status):
+async def test_status_combines_the_backends(mlx: Health, ollama: Health, status: Status):
     backends = (
         ScriptedBackend(kind="mlx", health=mlx),
         ScriptedBackend(kind="ollama", health=ollama),
     )
     async with http_client(*backends) as client:
-        told = (await client.get("/api/health")).json()
-    assert told["status"] == status
-    assert told["backends"]["ollama"]["detail"] == ollama.detail
-    assert set(told["memory"]) == {"budget", "used", "models"}
-    assert told["fallbacks"] == {}
+        body = (await client.get("/api/health")).json()
+    assert body["status"] == status
+    assert body["backends"]["ollama"]["detail"] == ollama.detail
+    assert set(body["memory"]) == {"budget", "used", "models"}
+    assert body["fallbacks"] == {}
 
 
-async def test_server_that_goes_down_says_so():
+async def test_status_is_draining_during_shutdown():
     backend = ScriptedBackend(kind="mlx")
     app = create_app(Config(), {"mlx": backend})
     transport = httpx2.ASGITransport(app=app)  # type: ignore[arg-type]
@@ -39,13 +39,13 @@ async def test_server_that_goes_down_says_so():
         assert (await client.get("/api/health")).json()["status"] == "draining"
 
 
-async def test_engine_that_is_off_is_named_and_hurts_nobody():
+async def test_engine_that_is_off_is_listed_and_does_not_degrade():
     async with http_client(ScriptedBackend(kind="ollama")) as client:
-        told = (await client.get("/api/health")).json()
-    assert told["status"] == "ok"
-    assert told["backends"]["mlx"]["ok"] is False
-    assert "switched off" in told["backends"]["mlx"]["detail"]
+        body = (await client.get("/api/health")).json()
+    assert body["status"] == "ok"
+    assert body["backends"]["mlx"]["ok"] is False
+    assert "switched off" in body["backends"]["mlx"]["detail"]
 
 
-def test_it_tells_all_that_health_tells():
+def test_fields_include_those_of_health():
     assert HybridHealth.__struct_fields__ == ServerHealth.__struct_fields__

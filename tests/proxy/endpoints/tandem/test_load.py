@@ -16,7 +16,7 @@ from adapters.errors import BackendBusyError, GenerationError, InsufficientMemor
 from proxy.config import Config, ModelConfig, ServerConfig
 
 NAME = "org/Big:7b"
-CONFIG = Config(models={"both": ModelConfig(mlx=NAME, ollama="big")})
+CONFIG = Config(models={"both": ModelConfig(names={"mlx": NAME, "ollama": "big"})})
 
 
 class Loads(ScriptedBackend):

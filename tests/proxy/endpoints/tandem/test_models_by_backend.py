@@ -17,7 +17,7 @@ BIG = Model(
     loaded=True,
 )
 OTHER = Model(name="big:latest", quantization="Q4_0", loaded=False)
-CONFIG = Config(models={"both": ModelConfig(mlx="org/Big:7b", ollama="big:latest")})
+CONFIG = Config(models={"both": ModelConfig(names={"mlx": "org/Big:7b", "ollama": "big:latest"})})
 NAMES = ["both", "org/Big:7b", "big:latest"]
 
 
@@ -26,13 +26,13 @@ class Loading(ScriptedBackend):
         return {"big:latest": Progress(status="loading", completed=1, total=2)}
 
 
-async def test_models_are_told_by_backend():
+async def test_models_are_listed_by_backend():
     mlx = ScriptedBackend(kind="mlx", models=[BIG])
     other = Loading(kind="ollama", models=[OTHER])
     async with http_client(mlx, other, config=CONFIG) as client:
-        told = (await client.get("/api/models")).json()["backends"]
-    assert list(told) == ["mlx", "ollama"]
-    (on_mlx,), (on_ollama,) = told["mlx"]["models"], told["ollama"]["models"]
+        backends = (await client.get("/api/models")).json()["backends"]
+    assert list(backends) == ["mlx", "ollama"]
+    (on_mlx,), (on_ollama,) = backends["mlx"]["models"], backends["ollama"]["models"]
     assert on_mlx == {
         "model_id": "both",
         "names": on_mlx["names"],
@@ -52,13 +52,13 @@ async def test_models_are_told_by_backend():
     assert on_ollama["loading"] == {"status": "loading", "completed": 1, "total": 2}
 
 
-async def test_backend_that_is_away_has_no_models():
+async def test_unreachable_backend_has_no_models():
     mlx = ScriptedBackend(kind="mlx", models=[BIG])
     away = ScriptedBackend(kind="ollama", models=BackendUnavailableError("gone"))
     async with http_client(mlx, away) as client:
-        told = (await client.get("/api/models")).json()["backends"]
-    assert told["ollama"] == {"reached": False, "models": []}
-    assert (told["mlx"]["reached"], len(told["mlx"]["models"])) == (True, 1)
+        backends = (await client.get("/api/models")).json()["backends"]
+    assert backends["ollama"] == {"reached": False, "models": []}
+    assert (backends["mlx"]["reached"], len(backends["mlx"]["models"])) == (True, 1)
 
 
 @pytest.mark.parametrize("path", [*NAMES, "org%2FBig%3A7b", "mlx/org/Big:7b"])
@@ -75,7 +75,7 @@ async def test_model_is_retrieved_as_openais_card(path: str):
 
 async def test_unknown_model_is_not_found():
     async with http_client(ScriptedBackend(kind="mlx", models=[BIG])) as client:
-        response = await client.get("/api/models/nobody")
+        response = await client.get("/api/models/unknown")
     assert response.status_code == 404
     assert response.json()["error"]["code"] == "model_not_found"
 

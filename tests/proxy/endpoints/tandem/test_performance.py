@@ -1,4 +1,4 @@
-"""`GET /api/performance/comparison`: what is live, what was benched, and who is faster."""
+"""`GET /api/performance/comparison`: live answers, benchmarks, and verdicts."""
 
 import asyncio
 from pathlib import Path
@@ -29,7 +29,7 @@ def both() -> tuple[ScriptedBackend, ScriptedBackend]:
 def config(folder: Path) -> Config:
     return Config(
         server=ServerConfig(state_folder=str(folder)),
-        models={"small": ModelConfig(mlx="m", ollama="m:1")},
+        models={"small": ModelConfig(names={"mlx": "m", "ollama": "m:1"})},
     )
 
 
@@ -39,7 +39,7 @@ async def comparison(client: httpx2.AsyncClient, **params: str) -> list[dict[str
     return response.json()["models"]
 
 
-async def test_a_model_that_was_benched_and_never_answered_is_listed(tmp_path: Path):
+async def test_benched_model_without_answers_is_listed(tmp_path: Path):
     Archive(tmp_path).save(bench_result())
     async with http_client(*both(), config=config(tmp_path)) as client:
         (model,) = await comparison(client)
@@ -58,23 +58,27 @@ async def test_a_model_that_was_benched_and_never_answered_is_listed(tmp_path: P
     )
 
 
-async def test_the_first_who_asks_waits_for_the_lists(tmp_path: Path):
+async def test_first_comparison_waits_for_the_listings(tmp_path: Path):
     class Slow(ScriptedBackend):
         async def list_models(self) -> list[Model]:
-            await asyncio.sleep(0.1)
+            await listing
             return await super().list_models()
 
     Archive(tmp_path).save(bench_result(contestants=(MLX,)))
     backend = Slow(kind="mlx", models=[Model(name="m")])
     only = Config(server=ServerConfig(state_folder=str(tmp_path)))
+    listing: asyncio.Future[None] = asyncio.get_running_loop().create_future()
     async with http_client(backend, config=only) as client:
-        assert [each["model_id"] for each in await comparison(client)] == ["m"]
+        comparing = asyncio.create_task(comparison(client))
+        await asyncio.sleep(0)  # It waits by now.
+        listing.set_result(None)
+        assert [each["model_id"] for each in await comparing] == ["m"]
 
 
 @pytest.mark.parametrize(
     "then", [(MLX, replace(OLLAMA, digest="d0")), (replace(MLX, size_bytes=7), OLLAMA)]
 )
-async def test_a_benchmark_of_other_weights_is_stale_and_settles_nothing(
+async def test_benchmark_of_other_weights_is_stale(
     tmp_path: Path, then: tuple[Contestant, Contestant]
 ):
     Archive(tmp_path).save(bench_result(contestants=then))
@@ -84,22 +88,22 @@ async def test_a_benchmark_of_other_weights_is_stale_and_settles_nothing(
     assert model["summary"] == []
 
 
-async def test_a_benchmark_of_other_models_is_not_told(tmp_path: Path):
+async def test_benchmark_of_other_models_is_omitted(tmp_path: Path):
     Archive(tmp_path).save(bench_result(contestants=(MLX, replace(OLLAMA, name="other:1"))))
     async with http_client(*both(), config=config(tmp_path)) as client:
         assert await comparison(client) == []
 
 
-async def test_one_model_is_told_when_it_is_asked_for(tmp_path: Path):
+async def test_comparison_of_one_model(tmp_path: Path):
     Archive(tmp_path).save(bench_result())
     async with http_client(*both(), config=config(tmp_path)) as client:
         assert [each["model_id"] for each in await comparison(client, model="small")] == ["small"]
-        missing = await client.get(URL, params={"model": "nobody"})
+        missing = await client.get(URL, params={"model": "unknown"})
     assert missing.status_code == 404
     assert missing.json()["error"]["code"] == "model_not_found"
 
 
-async def test_a_model_of_which_nothing_is_known_is_told_when_it_is_asked_for(tmp_path: Path):
+async def test_comparison_of_one_model_without_measurements(tmp_path: Path):
     async with http_client(*both(), config=config(tmp_path)) as client:
         assert await comparison(client) == []
         (model,) = await comparison(client, model="small")
@@ -107,11 +111,11 @@ async def test_a_model_of_which_nothing_is_known_is_told_when_it_is_asked_for(tm
     assert [each["name"] for each in model["backends"]] == ["m", "m:1"]
 
 
-async def test_live_answers_of_both_are_summed_up(tmp_path: Path):
+async def test_live_answers_of_both_have_a_summary(tmp_path: Path):
     async with http_client(*both(), config=config(tmp_path)) as client:
         for model in ("mlx/small", "ollama/small"):
             await client.post("/v1/chat/completions", json=chat(model=model))
-        (found,) = await comparison(client, model="small")
-    (verdict,) = found["summary"]
+        (compared,) = await comparison(client, model="small")
+    (verdict,) = compared["summary"]
     assert (verdict["source"], verdict["answers"]) == ("live", 1)
     assert verdict["first_token"]["times"] >= 1

@@ -1,4 +1,4 @@
-"""`POST /api/route`: what it tells is what happens."""
+"""`POST /api/route`: the plan matches the routing."""
 
 import random
 from typing import Any
@@ -40,12 +40,14 @@ WISHES: list[dict[str, Any]] = [
     {"backend": "mlx"},
     {"model": "mlx/m"},
     {"model": "preferred"},
-    {"model": "nobody"},
+    {"model": "unknown"},
     {"top_p": 7},
 ]
 NOT_ON_MLX: set[Feature] = {"images", "options"}
 NOT_ON_OLLAMA: set[Feature] = {"logit_bias", "guided_regex", "guided_grammar"}
-PREFERRED = Config(models={"preferred": ModelConfig(mlx="m", ollama="m", prefer="ollama")})
+PREFERRED = Config(
+    models={"preferred": ModelConfig(names={"mlx": "m", "ollama": "m"}, prefer="ollama")}
+)
 
 
 def engines() -> tuple[ScriptedBackend, ScriptedBackend]:
@@ -66,22 +68,22 @@ async def plan(client: httpx2.AsyncClient, **fields: object) -> dict[str, Any]:
     return response.json()
 
 
-async def test_a_hundred_random_requests_are_answered_as_was_told():
+async def test_plan_matches_the_answer_for_a_hundred_random_requests():
     chance = random.Random(6)  # noqa: S311
     outcomes: set[str] = set()
     async with http_client(*engines(), config=PREFERRED) as client:
         for _ in range(100):
             wishes = chance.sample(WISHES, k=chance.randint(0, 3))
             body = chat(**{name: value for wish in wishes for name, value in wish.items()})
-            told = await client.post(URL, json=body)
-            happened = await client.post(CHAT, json=body)
-            assert told.status_code == happened.status_code, body
-            if told.status_code == 200:
-                assert told.json()["backend"] == happened.headers["x-tandem-backend"]
-                outcomes.add(told.json()["reasons"][0])
+            planned = await client.post(URL, json=body)
+            answered = await client.post(CHAT, json=body)
+            assert planned.status_code == answered.status_code, body
+            if planned.status_code == 200:
+                assert planned.json()["backend"] == answered.headers["x-tandem-backend"]
+                outcomes.add(planned.json()["reasons"][0])
             else:
-                assert told.json() == happened.json()
-                outcomes.add(told.json()["error"]["code"])
+                assert planned.json() == answered.json()
+                outcomes.add(planned.json()["error"]["code"])
     assert len(outcomes) > 8  # They were not all alike.
 
 
@@ -99,8 +101,9 @@ async def test_the_plan_in_full():
             "backend": "mlx",
             "model": "m",
             "reasons": [
-                "Only mlx can honour all that is asked. ollama does not honour 'logit_bias' here.",
-                "The model has room beside all that is loaded.",
+                "Only mlx supports this request. "
+                "ollama does not support 'logit_bias' with this model.",
+                "The model fits in memory beside all loaded models.",
             ],
             "context": 4096,
             "memory_bytes": None,
@@ -108,7 +111,7 @@ async def test_the_plan_in_full():
                 {
                     "backend": "ollama",
                     "model": "m",
-                    "why_not": "ollama does not honour 'logit_bias' here.",
+                    "why_not": "ollama does not support 'logit_bias' with this model.",
                 }
             ],
         }
@@ -119,11 +122,11 @@ async def why_not(client: httpx2.AsyncClient, **fields: object) -> str:
     return alternative["why_not"]
 
 
-async def test_who_is_not_taken_learns_why():
+async def test_alternatives_have_reasons():
     mlx, ollama = engines()
     async with http_client(mlx, ollama, config=PREFERRED) as client:
         assert "too short" in await why_not(client, max_tokens=20_000)
-        assert "insists on mlx" in await why_not(client, backend="mlx")
+        assert "requires mlx" in await why_not(client, backend="mlx")
         assert "ollama is preferred" in await why_not(client, model="preferred")
         assert "'n'" in await why_not(client, n=2)
         assert "mlx has to be measured" in await why_not(client)
@@ -132,31 +135,34 @@ async def test_who_is_not_taken_learns_why():
         assert " s." in await why_not(client)
 
 
-async def test_who_would_cost_idle_models_their_memory_learns_so():
+async def test_alternative_that_evicts_idle_models_has_that_reason():
     mlx, ollama = ScriptedBackend(kind="mlx"), ScriptedBackend(kind="ollama")
     mlx.models, mlx.memory_user = [Model(name="m", size_bytes=70)], MemoryUser(("other", 50))
     config = Config(server=ServerConfig(memory_bytes=100))
     async with http_client(mlx, ollama, config=config) as client:
         await client.get("/health")
-        assert "make way" in await why_not(client)
+        assert "have to be unloaded" in await why_not(client)
 
 
-async def test_a_backend_that_is_away_is_named():
+async def test_unreachable_backend_has_that_reason():
     mlx, ollama = engines()
     mlx.models = BackendUnavailableError("gone")
-    config = Config(models={"both": ModelConfig(mlx="m", ollama="m")})
+    config = Config(models={"both": ModelConfig(names={"mlx": "m", "ollama": "m"})})
     async with http_client(mlx, ollama, config=config) as client:
         await client.get("/v1/models")
-        assert "did not answer" in await why_not(client, model="both")
-        told = await plan(client, model="both", logit_bias={"1": 5})
-    assert (told["backend"], told["reasons"][1][:21]) == ("mlx", "It did not answer whe")
+        assert "did not respond last time" in await why_not(client, model="both")
+        planned = await plan(client, model="both", logit_bias={"1": 5})
+    assert (planned["backend"], planned["reasons"][1]) == (
+        "mlx",
+        "It did not respond last time, but there is no alternative.",
+    )
 
 
-async def test_the_only_one_that_has_it_says_so():
+async def test_only_backend_with_the_model_has_that_reason():
     async with http_client(ScriptedBackend(kind="mlx")) as client:
-        told = await plan(client)
-    assert told["reasons"][0] == "Only mlx has the model."
-    assert (told["context"], told["alternatives"]) == (None, [])
+        planned = await plan(client)
+    assert planned["reasons"][0] == "Only mlx has the model."
+    assert (planned["context"], planned["alternatives"]) == (None, [])
 
 
 class MemoryUser:
@@ -186,18 +192,18 @@ class MemoryUser:
         return 0
 
 
-async def test_what_is_found_out_on_the_way_counts_already():
+async def test_footprint_read_for_a_plan_counts_in_it():
     mlx, ollama = ScriptedBackend(kind="mlx"), ScriptedBackend(kind="ollama")
     mlx.models, mlx.memory_user = [Model(name="m", size_bytes=10)], MemoryUser(("other", 40))
     config = Config(server=ServerConfig(memory_bytes=100))
     async with http_client(mlx, ollama, config=config) as client:
         await client.get("/health")
-        told = await plan(client)  # The file has 10 bytes, and 77 are needed.
-        happened = await client.post(CHAT, json=chat())
-    assert told["backend"] == happened.headers["x-tandem-backend"] == "ollama"
+        planned = await plan(client)  # The file has 10 bytes, and 77 are needed.
+        answered = await client.post(CHAT, json=chat())
+    assert planned["backend"] == answered.headers["x-tandem-backend"] == "ollama"
 
 
-async def test_what_the_model_takes_is_told():
+async def test_plan_has_the_memory_of_the_model():
     backend = ScriptedBackend(kind="mlx")
     backend.memory_user = MemoryUser()
     async with http_client(backend) as client:
@@ -216,6 +222,6 @@ async def test_what_the_model_takes_is_told():
 async def test_errors_are_those_of_a_chat(body: dict[str, Any], param: str):
     backend = ScriptedBackend(honours=EVERYTHING - {"max_tokens"})
     async with http_client(backend) as client:
-        told, chatted = await client.post(URL, json=body), await client.post(CHAT, json=body)
-    assert (told.status_code, told.json()) == (chatted.status_code, chatted.json())
-    assert (told.status_code, told.json()["error"]["param"]) == (400, param)
+        planned, chatted = await client.post(URL, json=body), await client.post(CHAT, json=body)
+    assert (planned.status_code, planned.json()) == (chatted.status_code, chatted.json())
+    assert (planned.status_code, planned.json()["error"]["param"]) == (400, param)
