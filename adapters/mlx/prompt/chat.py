@@ -14,8 +14,8 @@ from adapters.errors import (
 )
 from adapters.mlx.models.load import LoadedModel
 from adapters.mlx.output.reasoning import TAIL, Thinking, is_open
-from adapters.mlx.output.tool_calls.in_words import in_words
-from adapters.mlx.output.tool_calls.parsed_calls import to_openai
+from adapters.mlx.output.tool_calls.mlx_lm_calls import to_openai
+from adapters.mlx.output.tool_calls.tools_as_text import tools_as_text
 from adapters.mlx.prompt.raw import raw_ids
 from adapters.request import GenerationRequest, Message, ReasoningEffort, Tool
 
@@ -81,7 +81,7 @@ def _apply_template(
         raise InvalidRequestError("This model has no chat template.", param="messages")
     tools, given = offered_tools(request), _effort(request.reasoning_effort)
     if loaded.syntax is None:
-        messages = in_words(messages, tools, forced=request.tool_choice != "auto")
+        messages = tools_as_text(messages, tools, forced=request.tool_choice != "auto")
     elif tools:
         given["tools"] = [to_openai(tool) for tool in tools]
     chat = [to_template_message(message) for message in messages]

@@ -5,9 +5,9 @@ Source: https://cookbook.openai.com/articles/openai-harmony
 
 import re
 
+from adapters.mlx.output.tool_calls.json_calls import ArgumentStream
 from adapters.mlx.output.tool_calls.json_scanner import JSONScanner
-from adapters.mlx.output.tool_calls.object_calls import ArgumentStream
-from adapters.mlx.output.tool_calls.pieces import Kind, Piece, as_marker, overlap
+from adapters.mlx.output.tool_calls.output_pieces import Kind, Piece, as_marker, overlap
 
 _MESSAGE = "<|message|>"
 _ENDS = ("<|end|>", "<|call|>", "<|return|>", "<|start|>", "<|channel|>")

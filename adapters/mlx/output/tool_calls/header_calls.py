@@ -2,9 +2,9 @@
 
 import re
 
+from adapters.mlx.output.tool_calls.json_calls import ArgumentStream
 from adapters.mlx.output.tool_calls.json_scanner import JSONScanner
-from adapters.mlx.output.tool_calls.object_calls import ArgumentStream
-from adapters.mlx.output.tool_calls.pieces import Piece, as_marker, as_shown
+from adapters.mlx.output.tool_calls.output_pieces import Piece, as_marker, as_shown
 from adapters.mlx.output.tool_calls.syntax import ToolSyntax
 
 _LONGEST_HEADER = 256

@@ -4,7 +4,7 @@ import json
 from typing import Any
 
 from adapters.mlx.output.tool_calls.json_scanner import JSONScanner, State, escaped
-from adapters.mlx.output.tool_calls.pieces import Piece, as_marker, as_shown
+from adapters.mlx.output.tool_calls.output_pieces import Piece, as_marker, as_shown
 
 _NAME = ("name", "tool_name")
 _ARGUMENTS = ("arguments", "parameters")
@@ -12,7 +12,7 @@ _BETWEEN = " \t\r\n[],;"
 """What stands around and between the objects of one span."""
 
 
-class ObjectCalls:
+class JSONCalls:
     """Passes arguments on as they are written, once it is known whose they are."""
 
     def __init__(self, begin: str, end: str, names: frozenset[str]) -> None:

@@ -5,7 +5,7 @@ from collections.abc import Callable
 from importlib import import_module
 from typing import Any, cast
 
-from adapters.mlx.output.tool_calls.pieces import Piece, as_marker, as_shown
+from adapters.mlx.output.tool_calls.output_pieces import Piece, as_marker, as_shown
 from adapters.mlx.output.tool_calls.syntax import ToolSyntax
 from adapters.request import Tool
 
@@ -13,7 +13,7 @@ Call = tuple[str, str]
 """A function's name, and its arguments as JSON."""
 
 
-class ParsedCalls:
+class MLXLMCalls:
     def __init__(self, syntax: ToolSyntax, tools: tuple[Tool, ...]) -> None:
         self._syntax = syntax
         self._tools = tools

@@ -11,7 +11,7 @@ from msgspec.structs import replace
 from adapters.request import Message, TextPart, Tool
 
 
-def in_words(
+def tools_as_text(
     messages: tuple[Message, ...], tools: tuple[Tool, ...], *, forced: bool
 ) -> tuple[Message, ...]:
     """The same chat without tool calls and tool messages; `tools` are those that may be called.

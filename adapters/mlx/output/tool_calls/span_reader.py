@@ -1,9 +1,9 @@
 """Which reader a span of calls gets."""
 
 from adapters.mlx.output.tool_calls.header_calls import HeaderCalls
-from adapters.mlx.output.tool_calls.object_calls import ObjectCalls
-from adapters.mlx.output.tool_calls.parsed_calls import ParsedCalls
-from adapters.mlx.output.tool_calls.pieces import Piece, SpanReader, as_shown
+from adapters.mlx.output.tool_calls.json_calls import JSONCalls
+from adapters.mlx.output.tool_calls.mlx_lm_calls import MLXLMCalls
+from adapters.mlx.output.tool_calls.output_pieces import Piece, SpanReader, as_shown
 from adapters.mlx.output.tool_calls.syntax import ToolSyntax
 from adapters.request import Tool
 
@@ -12,7 +12,7 @@ def open_span(syntax: ToolSyntax, tools: tuple[Tool, ...], begin: str) -> SpanRe
     """A reader of what follows `begin`, which is "" where the answer itself is the call."""
     names = frozenset(tool.name for tool in tools)
     if syntax.body == "object":
-        return ObjectCalls(begin, syntax.end, names)
+        return JSONCalls(begin, syntax.end, names)
     return _PeekedCalls(syntax, tools, names)
 
 
@@ -46,7 +46,7 @@ class _PeekedCalls:
 
     def _choose(self, first: str) -> SpanReader:
         if first in "[{" and self._syntax.name != "pythonic":
-            return ObjectCalls(self._syntax.begin, self._syntax.end, self._names)
+            return JSONCalls(self._syntax.begin, self._syntax.end, self._names)
         if self._syntax.body == "header":
             return HeaderCalls(self._syntax, self._names)
-        return ParsedCalls(self._syntax, self._tools)
+        return MLXLMCalls(self._syntax, self._tools)
