@@ -14,7 +14,7 @@ from typing import Any
 from tokenizers import Tokenizer, decoders, normalizers
 from tokenizers.models import BPE
 
-from adapters.gguf.errors import UnsupportedGGUFError
+from adapters.gguf.conversion import UnsupportedGGUFError
 
 _SPACE = "▁"
 _NORMAL, _UNKNOWN, _BYTE = 1, 2, 6  # tokenizer.ggml.token_type

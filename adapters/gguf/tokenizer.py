@@ -15,7 +15,7 @@ from typing import Any
 from tokenizers import AddedToken, Regex, Tokenizer, decoders, pre_tokenizers, processors
 from tokenizers.models import BPE
 
-from adapters.gguf.errors import UnsupportedGGUFError
+from adapters.gguf.conversion import UnsupportedGGUFError
 from adapters.gguf.sentencepiece import build_sentencepiece
 
 _UNKNOWN, _CONTROL, _USER_DEFINED = 2, 3, 4  # tokenizer.ggml.token_type

@@ -8,7 +8,7 @@ from proxy.cli.command import fail
 def tell(source: str, stopped: str, work: Callable[[], None]) -> int:
     """0 once `work` is done; 1 if `source` cannot be carried over, and 130 if it was `stopped`."""
     from adapters.errors import BackendError
-    from adapters.gguf.errors import InexactGGUFError, UnsupportedGGUFError
+    from adapters.gguf.conversion import InexactGGUFError, UnsupportedGGUFError
 
     try:
         work()

@@ -28,7 +28,7 @@ def export(config: Config, args: argparse.Namespace) -> int:
 def _export(config: Config, named: str, tag: str | None) -> None:
     from adapters.config import MLXConfig, OllamaConfig
     from adapters.conversion.export_model import default_tag, export_model, find_folder
-    from adapters.gguf.progress import Bar
+    from adapters.gguf.conversion import Bar
 
     backends = config.backends
     mlx = backends.mlx if isinstance(backends.mlx, MLXConfig) else MLXConfig()

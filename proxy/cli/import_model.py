@@ -29,7 +29,7 @@ def import_(config: Config, args: argparse.Namespace) -> int:
 def _import(config: Config, named: str, to: Path | None) -> None:
     from adapters.config import MLXConfig, OllamaConfig
     from adapters.conversion.import_model import default_target, find_source, import_model
-    from adapters.gguf.progress import Bar
+    from adapters.gguf.conversion import Bar
 
     backends = config.backends
     mlx = backends.mlx if isinstance(backends.mlx, MLXConfig) else MLXConfig()

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from adapters.conversion.parity import Parity
-    from adapters.gguf.report import TensorReport
+    from adapters.gguf.conversion import TensorReport
 
 
 def tensor_lines(tensors: "Iterable[TensorReport]") -> Iterator[str]:

@@ -1,33 +1,35 @@
-"""The models that embed: loaded once, fed batch by batch, so that no row that decodes waits long.
+"""Loaded embedding models: one engine job for each batch, so that decoding never waits long.
 
-Lives on the event loop; what touches arrays is sent to the engine's thread.
+Runs on the event loop; all work on arrays is sent to the engine thread.
 """
 
 import asyncio
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from concurrent.futures import Executor, Future
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal, Protocol, TypeVar
 
 from adapters.backend import Embeddings
 from adapters.errors import InvalidRequestError
-from adapters.mlx.embedding.batches import to_batches
 from adapters.mlx.jobs import Pieces
 from adapters.mlx.models.load_progress import Loading
 from adapters.request import EmbeddingRequest
 
 if TYPE_CHECKING:
-    # Importing it loads mlx and transformers, which an idle server does without.
+    # Imports mlx and transformers, which an idle server does not load.
     from adapters.mlx.embedding.embedder import Embedder
 
 T = TypeVar("T")
 
 _BATCH_TOKENS = 1024
-"""Padding included: a step of some tens of milliseconds on a GPU, of a second on two slow cores."""
+"""Padding included: tens of milliseconds on a GPU, a second on two slow cores."""
+_BATCH_ROWS = 64
+_MAX_PADDING = 0.25
+"""Largest share of padding in a batch; above it a further batch costs less."""
 
 
 class Thread(Protocol):
-    """The engine, as far as it is needed here."""
+    """The part of the engine that is used here."""
 
     def run(self, job: Callable[[], T]) -> "Future[T]": ...
     def run_in_pieces(self, start: Callable[[], Pieces[T]]) -> "Future[T]": ...
@@ -46,10 +48,11 @@ class Embedders:
         return name in self._loaded
 
     async def load(self, path: Path, loading: Loading) -> None:
-        """
+        """Load the model in `path` as `loading.name`.
+
         Raises:
-            GenerationError: the files are not a model that can be run here.
-            BackendUnavailableError: nobody waits for it any more.
+            GenerationError: the model cannot be run here.
+            BackendUnavailableError: no request waits for it any more.
         """
         self._loaded[loading.name] = await asyncio.wrap_future(
             self._thread.run_in_pieces(lambda: _load(path, self._dequantize, loading))
@@ -60,10 +63,10 @@ class Embedders:
             await asyncio.wrap_future(self._thread.run(_free))
 
     async def embed(self, request: EmbeddingRequest) -> Embeddings:
-        """The model has to be loaded.
+        """Compute the vectors of a request. The model has to be loaded.
 
         Raises:
-            InvalidRequestError, ContextLengthError: as `Backend.embed`.
+            InvalidRequestError, ContextLengthError: see `Backend.embed`.
         """
         embedder = self._loaded[request.model]
         if not request.inputs:
@@ -71,13 +74,14 @@ class Embedders:
         loop = asyncio.get_running_loop()
         ids = await loop.run_in_executor(self._tokenizing, embedder.to_ids, request.inputs)
         vectors: dict[int, tuple[float, ...]] = {}
-        for batch in to_batches([len(each) for each in ids], _BATCH_TOKENS):
-            rows = [ids[place] for place in batch]
-            # One command each: between two of them the engine takes a step of everybody else.
+        for batch in to_batches([len(row) for row in ids], _BATCH_TOKENS):
+            rows = [ids[index] for index in batch]
+            # One job for each batch: between two of them the engine does a step of all others.
             job = self._thread.run(lambda rows=rows: embedder.embed(rows))
-            found = [_cut(each, request.dimensions) for each in await asyncio.wrap_future(job)]
-            vectors.update(zip(batch, found, strict=True))
-        ordered = tuple(vectors[place] for place in range(len(ids)))
+            full = await asyncio.wrap_future(job)
+            cut = [_truncate(vector, request.dimensions) for vector in full]
+            vectors.update(zip(batch, cut, strict=True))
+        ordered = tuple(vectors[index] for index in range(len(ids)))
         return Embeddings(ordered, prompt_tokens=sum(map(len, ids)))
 
 
@@ -95,8 +99,28 @@ def _free() -> None:
     free_memory()
 
 
-def _cut(vector: tuple[float, ...], dimensions: int | None) -> tuple[float, ...]:
-    """The first `dimensions` components, scaled to length 1 again."""
+def to_batches(
+    lengths: Sequence[int], max_tokens: int, max_rows: int = _BATCH_ROWS
+) -> list[tuple[int, ...]]:
+    """Group inputs of similar length: indices into `lengths`, each once, longest first.
+
+    A batch has at most `max_tokens`, padding included; a longer input is a batch of its own.
+    """
+    batches: list[list[int]] = []
+    for index in sorted(range(len(lengths)), key=lambda index: -lengths[index]):
+        last = [lengths[row] for row in batches[-1]] if batches else []
+        area = last[0] * (len(last) + 1) if last else 0
+        padding = area - sum(last) - lengths[index]
+        has_space = area <= max_tokens and padding <= _MAX_PADDING * area
+        if 0 < len(last) < max_rows and has_space:
+            batches[-1].append(index)
+        else:
+            batches.append([index])
+    return [tuple(batch) for batch in batches]
+
+
+def _truncate(vector: tuple[float, ...], dimensions: int | None) -> tuple[float, ...]:
+    """Keep the first `dimensions` components and scale them to length 1 again."""
     if dimensions is None or dimensions == len(vector):
         return vector
     if not 0 < dimensions < len(vector):

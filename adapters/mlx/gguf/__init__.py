@@ -10,7 +10,7 @@ What cannot be carried over is refused by name. mlx is not imported: `mx.load` r
 types wrongly without a word, and a converter needs no GPU. `python -m adapters.mlx.gguf` runs it.
 """
 
-from adapters.gguf.errors import InexactGGUFError, UnsupportedGGUFError
+from adapters.gguf.conversion import InexactGGUFError, UnsupportedGGUFError
 from adapters.mlx.gguf.convert import Report, convert
 
 __all__ = ["InexactGGUFError", "Report", "UnsupportedGGUFError", "convert"]

@@ -7,7 +7,7 @@ Progress goes to stderr; the outcome is one line on stdout, and the exit status.
 import sys
 from pathlib import Path
 
-from adapters.gguf.progress import Bar
+from adapters.gguf.conversion import Bar
 from adapters.mlx.gguf import InexactGGUFError, UnsupportedGGUFError, convert
 
 

@@ -18,8 +18,7 @@ import gguf
 import numpy as np
 from gguf import GGUFReader, ReaderTensor
 
-from adapters.gguf.errors import UnsupportedGGUFError
-from adapters.gguf.report import TensorReport
+from adapters.gguf.conversion import TensorReport, UnsupportedGGUFError
 from adapters.gguf.tokenizer import end_tokens, write_tokenizer
 from adapters.mlx.gguf.architectures import (
     Architecture,

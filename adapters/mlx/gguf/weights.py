@@ -19,8 +19,7 @@ from gguf import GGMLQuantizationType as GGML
 from gguf import ReaderTensor
 from numpy.typing import NDArray
 
-from adapters.gguf.errors import InexactGGUFError, UnsupportedGGUFError
-from adapters.gguf.report import TensorReport
+from adapters.gguf.conversion import InexactGGUFError, TensorReport, UnsupportedGGUFError
 from adapters.mlx.gguf.packing import PACKED, Packed, Parts
 
 GATE = 1e-3

@@ -7,7 +7,7 @@ from typing import TypeVar
 import msgspec
 from msgspec import Struct
 
-from adapters.gguf.report import TensorReport
+from adapters.gguf.conversion import TensorReport
 
 _T = TypeVar("_T")
 

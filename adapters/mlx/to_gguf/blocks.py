@@ -11,7 +11,7 @@ import numpy as np
 from gguf import GGMLQuantizationType as GGML
 from numpy.typing import NDArray
 
-from adapters.gguf.errors import UnsupportedGGUFError
+from adapters.gguf.conversion import UnsupportedGGUFError
 from adapters.mlx.gguf.packing import GROUP, unpack
 from adapters.mlx.to_gguf.arrays import StoredArray
 

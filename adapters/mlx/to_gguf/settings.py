@@ -7,7 +7,7 @@ The rows of `gguf/architectures.py` are read the other way; what none of them ha
 from collections.abc import Callable, Mapping
 from typing import Any
 
-from adapters.gguf.errors import UnsupportedGGUFError
+from adapters.gguf.conversion import UnsupportedGGUFError
 from adapters.mlx.gguf.architectures import ARCHITECTURES, Architecture
 
 Config = Mapping[str, Any]

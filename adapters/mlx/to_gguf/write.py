@@ -14,8 +14,7 @@ import numpy as np
 from gguf import GGMLQuantizationType as GGML
 from numpy.typing import NDArray
 
-from adapters.gguf.errors import InexactGGUFError, UnsupportedGGUFError
-from adapters.gguf.report import TensorReport
+from adapters.gguf.conversion import InexactGGUFError, TensorReport, UnsupportedGGUFError
 from adapters.mlx.gguf.architectures import Architecture, is_norm, module_names, row_order
 from adapters.mlx.gguf.rotary import llama3_factors
 from adapters.mlx.gguf.weights import GATE, Progress, relative_error

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 import sentencepiece
 
-from adapters.gguf.errors import UnsupportedGGUFError
+from adapters.gguf.conversion import UnsupportedGGUFError
 from adapters.gguf.tokenizer import build_tokenizer, tokenizer_config, write_tokenizer
 
 DATA = Path(__file__).parents[2] / "data"

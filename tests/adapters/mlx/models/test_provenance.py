@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from adapters.gguf.report import TensorReport
+from adapters.gguf.conversion import TensorReport
 from adapters.mlx.models.provenance import Origin, exports, note_export, origin_of
 
 

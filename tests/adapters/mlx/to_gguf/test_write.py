@@ -13,7 +13,7 @@ from fakes.tiny_decoders import BLOCKS, decoder_gguf, decoder_metadata, decoder_
 from fakes.tiny_gguf import write_gguf as write_source
 from gguf import GGMLQuantizationType as GGML
 
-from adapters.gguf.errors import UnsupportedGGUFError
+from adapters.gguf.conversion import UnsupportedGGUFError
 from adapters.mlx.gguf import convert
 from adapters.mlx.to_gguf import write_gguf
 from adapters.mlx.to_gguf.arrays import read_arrays
