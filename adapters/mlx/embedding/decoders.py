@@ -22,7 +22,7 @@ class Qwen3(nn.Module):
         self.model = qwen3.Qwen3Model(args)
 
     def __call__(self, ids: mx.array, _real: mx.array) -> mx.array:
-        """(rows, tokens) ids -> (rows, tokens, hidden). Causal: padding comes last and is not read."""
+        """(rows, tokens) ids -> (rows, tokens, hidden). Padding, at the end, is not read."""
         return self.model(ids)
 
     def sanitize(self, weights: dict[str, mx.array]) -> dict[str, mx.array]:

@@ -139,11 +139,6 @@ def _is_normalized(modules: list[tuple[str, str]], settings: dict[str, Any]) -> 
     return settings.get("similarity_fn_name") in (None, "cosine")
 
 
-def _prefix(about: dict[str, Any]) -> str:
-    prompts: dict[str, str] = about.get("prompts") or {}
-    return prompts.get(about.get("default_prompt_name") or "", "")
-
-
 def _read(path: Path) -> dict[str, Any]:
     try:
         value = json.loads(path.read_bytes())
