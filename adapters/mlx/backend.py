@@ -29,7 +29,7 @@ from adapters.mlx.models.catalog import ModelFolder, absent_models, find_model, 
 from adapters.mlx.models.hub_download import pull
 from adapters.mlx.models.idle_unload import IdleUnload
 from adapters.mlx.models.load_progress import Extras, Loading, Loads
-from adapters.mlx.prompt.raw import refuse_senseless
+from adapters.mlx.prompt.raw import reject_conflicts
 from adapters.request import EmbeddingRequest, GenerationRequest
 
 if TYPE_CHECKING:
@@ -57,11 +57,11 @@ class MLXBackend:
         self.memory_user = MLXMemory(config, self._engine, self._keeping, self.unload)
 
     def check(self, request: GenerationRequest) -> None:
-        refuse_senseless(request)
+        reject_conflicts(request)
 
     async def generate(self, request: GenerationRequest) -> AsyncGenerator[Event]:
         refuse_unsupported(request, self.honours, self.kind)
-        refuse_senseless(request)
+        reject_conflicts(request)
         with self._keeping.using(request.model, request.keep_alive):
             cold = not self._is_loaded(request.model)
             loaded = await self._ready_to_generate(request.model)

@@ -13,7 +13,7 @@ from adapters.errors import ContextLengthError, InvalidRequestError, Unsupported
 from adapters.events import Event, Finished, Started, TextDelta
 from adapters.mlx.backend import MLXBackend
 from adapters.mlx.models.fim import KNOWN, find_infill
-from adapters.mlx.prompt.raw import raw_ids, refuse_senseless
+from adapters.mlx.prompt.raw import raw_ids, reject_conflicts
 from adapters.request import GenerationRequest, Message, TextPart, TokenIds
 
 
@@ -97,14 +97,14 @@ def test_an_empty_prompt_begins_with_the_models_own_token(prompt: str | TokenIds
 def test_what_a_chat_cannot_have_is_refused(fields: dict[str, Any]) -> None:
     chat = (Message(role="user", content=(TextPart("Hi"),)),)
     with pytest.raises(InvalidRequestError) as caught:
-        refuse_senseless(GenerationRequest(model="m", prompt=chat, **fields))
+        reject_conflicts(GenerationRequest(model="m", prompt=chat, **fields))
     assert caught.value.param == next(iter(fields))
 
 
 def test_the_probabilities_of_a_prompt_with_a_gap_are_refused() -> None:
-    refuse_senseless(raw(echo=True, top_logprobs=0))
+    reject_conflicts(raw(echo=True, top_logprobs=0))
     with pytest.raises(UnsupportedParameterError) as caught:
-        refuse_senseless(raw(echo=True, top_logprobs=0, suffix="z"))
+        reject_conflicts(raw(echo=True, top_logprobs=0, suffix="z"))
     assert caught.value.param == "suffix"
 
 
