@@ -21,7 +21,7 @@ _LEVELS: dict[ReasoningEffort, ReasoningEffort] = {"minimal": "low", "xhigh": "h
 class Prompt(NamedTuple):
     ids: list[int]
     thinking: Thinking = "none"
-    """Does the model think before it answers?"""
+    """State of the thinking that comes before the answer."""
     is_answering: bool = False
     """For models with channels: true if the prompt ends with the header of the final message."""
 

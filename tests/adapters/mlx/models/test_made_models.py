@@ -166,4 +166,4 @@ async def test_a_draft_with_other_tokens_is_refused(folder: Path, tmp_path: Path
 def test_a_base_that_embeds_makes_no_model() -> None:
     base = ModelFolder(Model(name="y", capabilities=frozenset({"embedding"})), Path("y"))
     config = config_for(Path("nowhere"), models={"x": MLXModel(base="y")})
-    assert absent_models(config, {"y": base}) == {"x": "'y' embeds"}
+    assert absent_models(config, {"y": base}) == {"x": "'y' is an embedding model"}
