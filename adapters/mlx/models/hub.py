@@ -94,9 +94,8 @@ def _progress_bar(
 
 def main(arguments: Iterable[str]) -> int:
     (repository,) = arguments
-    signal.signal(
-        signal.SIGTERM, lambda _number, _frame: sys.exit(1)
-    )  # Incomplete files are removed.
+    # By an exception, so that incomplete files are removed.
+    signal.signal(signal.SIGTERM, lambda _number, _frame: sys.exit(1))
     try:
         fetch(repository, _print)
     except NoModelError as exc:

@@ -1,15 +1,13 @@
 """Grammars made to hurt, and how many are kept."""
 
 import asyncio
-import time
 from typing import Any
 
 import pytest
 from fakes.even_sampler import fits
 
 from adapters.errors import InvalidRequestError, UnsupportedParameterError
-from adapters.mlx.grammar import compiler as compiler_module
-from adapters.mlx.grammar.compiler import MAX_KEPT, GrammarCompiler
+from adapters.mlx.grammar.compiler import MAX_CACHED, GrammarCompiler
 from adapters.mlx.grammar.lark import Style
 from adapters.request import (
     GenerationRequest,
@@ -77,20 +75,19 @@ async def test_a_grammar_made_to_hurt_is_taken_or_refused_at_once(
         assert fault.param is not None
 
 
-async def test_what_compiles_too_long_is_refused(
-    compiler: GrammarCompiler, monkeypatch: pytest.MonkeyPatch
-) -> None:
+async def test_a_grammar_is_rejected_when_compiling_exceeds_the_limit(tokenizer: Any) -> None:
+    compiler = GrammarCompiler(tokenizer, frozenset({1}), compile_seconds=0)
+    # The first request has no limit: it waits for the vocabulary.
     await compiler.compile(request(Regex("a")), Style())
-    monkeypatch.setattr(compiler_module, "COMPILE_SECONDS", 0.05)
-    monkeypatch.setattr(compiler_module, "_compile", lambda *_: time.sleep(0.5))
-    with pytest.raises(InvalidRequestError, match="to compile"):
+    with pytest.raises(InvalidRequestError, match="longer than 0 s to compile"):
         await compiler.compile(request(Regex("b")), Style())
+    compiler.close()
 
 
 async def test_compiled_grammars_are_kept_up_to_a_number(compiler: GrammarCompiler) -> None:
-    for number in range(MAX_KEPT + 40):
+    for number in range(MAX_CACHED + 40):
         await compiler.compile(request(Regex(f"a{number}")), Style())
-    assert len(compiler._compiled) == MAX_KEPT
+    assert len(compiler._compiled) == MAX_CACHED
 
 
 async def test_requests_with_one_grammar_do_not_share_its_progress(
