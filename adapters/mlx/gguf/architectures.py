@@ -68,9 +68,7 @@ def read_architecture(metadata: Mapping[str, Any]) -> tuple[Architecture, Fields
         raise UnsupportedGGUFError(f"{name}: the setting '{unknown[0]}' is not supported.")
     for key, value in fields.items():
         if isinstance(value, list) and key != _PATTERN:
-            raise UnsupportedGGUFError(
-                f"{name}: '{key}' with a value per layer is not supported."
-            )
+            raise UnsupportedGGUFError(f"{name}: '{key}' with a value per layer is not supported.")
     return architecture, fields
 
 
@@ -110,9 +108,7 @@ def row_order(
     if match is None or match[1] not in architecture.interleaved:
         return None
     if rows % head_dim:
-        raise UnsupportedGGUFError(
-            f"'{tensor}' has {rows} rows, no multiple of {head_dim}."
-        )
+        raise UnsupportedGGUFError(f"'{tensor}' has {rows} rows, no multiple of {head_dim}.")
     order = np.arange(rows, dtype=np.intp)
     return order.reshape(-1, head_dim // 2, 2).swapaxes(1, 2).reshape(-1)
 

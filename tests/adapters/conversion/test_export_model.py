@@ -71,7 +71,7 @@ def test_an_absent_ollama_is_told_before_the_work(mlx: MLXConfig, nobody: Ollama
 
 
 def test_a_tag_that_is_none_is_told_before_the_work(mlx: MLXConfig, nobody: OllamaConfig):
-    with pytest.raises(InvalidRequestError, match="no name"):
+    with pytest.raises(InvalidRequestError, match="not a valid name"):
         export_model(find_folder("mlx:tiny:1b", mlx)[1], "a b", mlx, nobody, never)
 
 
@@ -145,7 +145,7 @@ async def test_an_export_answers_on_ollama_and_is_known_for_its_folders_model(
 def test_a_model_that_ollama_has_is_not_replaced(real: Settings):
     done = real.tandem("export", "mlx:tiny:1b", "--as", "smollm2:135m")
     assert done.returncode == 1
-    assert "already; name another with --as" in done.stderr
+    assert "already has a model 'smollm2:135m'; choose another name with --as" in done.stderr
 
 
 @pytest.mark.ollama

@@ -74,7 +74,11 @@ def test_a_folder_of_ones_own_is_taken(tmp_path: Path):
 
 @pytest.mark.parametrize(
     ("source", "said"),
-    [("ollama:no-such:1b", "no 'no-such:1b'"), ("no.gguf", "no file"), ("ollama:../x", "no name")],
+    [
+        ("ollama:no-such:1b", "no 'no-such:1b'"),
+        ("no.gguf", "no file"),
+        ("ollama:../x", "not a valid name"),
+    ],
 )
 def test_what_is_not_there_is_said_in_a_line(tmp_path: Path, source: str, said: str):
     done = tandem("import", source, "--config", config(tmp_path))
