@@ -1,4 +1,4 @@
-"""What both directions of a conversion share: errors, the report on a tensor, a progress bar."""
+"""Shared by both directions of a conversion: errors, the report on a tensor, a progress bar."""
 
 import sys
 import time

@@ -23,8 +23,8 @@ _NUMBERS: dict[int, str] = {
 }  # fmt: skip
 
 
-def read_metadata(path: Path, wanted: Callable[[str], bool]) -> dict[str, Any]:
-    """The values of all keys that `wanted` accepts.
+def read_metadata(path: Path, select: Callable[[str], bool]) -> dict[str, Any]:
+    """The values of all keys that `select` accepts.
 
     Raises:
         UnsupportedGGUFError: not a GGUF of version 2 or 3, or truncated.
@@ -32,7 +32,7 @@ def read_metadata(path: Path, wanted: Callable[[str], bool]) -> dict[str, Any]:
     """
     with path.open("rb") as file:
         try:
-            return _HeaderReader(file).read(wanted)
+            return _HeaderReader(file).read(select)
         except (struct.error, UnicodeDecodeError, KeyError) as error:
             raise UnsupportedGGUFError(f"{path.name} is truncated or corrupt.") from error
 
@@ -42,14 +42,14 @@ class _HeaderReader:
         self._file = file
         self._read = 0
 
-    def read(self, wanted: Callable[[str], bool]) -> dict[str, Any]:
+    def read(self, select: Callable[[str], bool]) -> dict[str, Any]:
         if self._take(4) != _MAGIC or self._number("I") not in (2, 3):
             raise UnsupportedGGUFError("The file is not a GGUF of version 2 or 3.")
         self._number("Q")  # The number of tensors.
         values: dict[str, Any] = {}
         for _ in range(self._number("Q")):
             key, value = self._string(), self._value(self._number("I"))
-            if wanted(key):
+            if select(key):
                 values[key] = value
         return values
 

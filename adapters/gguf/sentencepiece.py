@@ -71,7 +71,7 @@ def _merges(
         for token, kind, score in zip(tokens, kinds, scores, strict=True)
         if kind == _NORMAL
     }
-    # Stable: for equal scores the lower id comes first, as in files whose scores are only ranks.
+    # Stable: for equal scores the lower id comes first, as in files with ranks as scores.
     for token in sorted(scored, key=lambda token: -scored[token]):
         for at in range(1, len(token)):
             if token[:at] in scored and token[at:] in scored:

@@ -84,8 +84,7 @@ class Embedder:
             return self.tokenizer(self.files.prefix + text, verbose=False)["input_ids"]
         if unknown := [token for token in value.ids if not 0 <= token < self.vocabulary]:
             raise InvalidRequestError(
-                f"{unknown[0]} is not a token of this model, whose vocabulary has "
-                f"{self.vocabulary}.",
+                f"{unknown[0]} is not a token of this model; its vocabulary has {self.vocabulary}.",
                 param="input",
             )
         return list(value.ids)

@@ -60,7 +60,9 @@ class Embedders:
 
     async def unload(self, name: str) -> None:
         if self._loaded.pop(name, None) is not None:
-            await asyncio.wrap_future(self._thread.run(_free))
+            from adapters.mlx.models.load import free_memory  # Imported by the first load.
+
+            await asyncio.wrap_future(self._thread.run(free_memory))
 
     async def embed(self, request: EmbeddingRequest) -> Embeddings:
         """Compute the vectors of a request. The model has to be loaded.
@@ -91,12 +93,6 @@ def _load(
     from adapters.mlx.embedding.embedder import load_embedder
 
     return (yield from load_embedder(path, dequantize, loading))
-
-
-def _free() -> None:
-    from adapters.mlx.models.load import free_memory
-
-    free_memory()
 
 
 def to_batches(

@@ -21,7 +21,7 @@ ENCODERS = frozenset({"bert", "roberta", "xlm-roberta", "camembert", "modernbert
 _READ_AS_ENCODERS = frozenset({"qwen3", "gemma3_text"})
 ARCHITECTURES = ENCODERS | _READ_AS_ENCODERS
 _SHIFTED = frozenset({"roberta", "xlm-roberta", "camembert"})
-"""Architectures whose positions start after that of the padding token."""
+"""Architectures with positions that start after that of the padding token."""
 
 _MODES: dict[str, PoolingMode] = {
     "pooling_mode_cls_token": "cls",
@@ -88,8 +88,10 @@ def read_embedding_files(path: Path, config: dict[str, Any]) -> EmbeddingFiles:
     settings = _read(path / "config_sentence_transformers.json")
     prompts: dict[str, str] = settings.get("prompts") or {}
     pooling = [_pooling(path / folder) for kind, folder in modules if kind == "Pooling"]
+    # The default of Sentence Transformers, or for Qwen3 that of its model card.
+    default: PoolingMode = "lasttoken" if config.get("model_type") == "qwen3" else "mean"
     return EmbeddingFiles(
-        pooling=pooling[0] if pooling else (_default_pooling(config),),
+        pooling=pooling[0] if pooling else (default,),
         dense=tuple(folder for kind, folder in modules if kind == "Dense"),
         normalize=_is_normalized(modules, settings),
         max_tokens=longest_input(path, config),
@@ -125,11 +127,6 @@ def _pooling(folder: Path) -> tuple[PoolingMode, ...]:
     if config.get("include_prompt") is False:
         raise EmbeddingFilesError(f"{folder.name}/config.json excludes the prompt from pooling")
     return modes
-
-
-def _default_pooling(config: dict[str, Any]) -> PoolingMode:
-    """The default of Sentence Transformers, or for Qwen3 that of its model card."""
-    return "lasttoken" if config.get("model_type") == "qwen3" else "mean"
 
 
 def _is_normalized(modules: list[tuple[str, str]], settings: dict[str, Any]) -> bool:

@@ -36,7 +36,7 @@ class Architecture:
     biased: frozenset[str] = frozenset()
     """Tensors of `block` with a bias."""
     interleaved: frozenset[str] = frozenset()
-    """Tensors of `block` whose rows llama.cpp's converter reorders for its rotary embedding."""
+    """Tensors of `block` with rows reordered by llama.cpp's converter for its rotary embedding."""
     norm_offset: float = 0.0
     """GGUF's norm weights minus MLX's."""
 

@@ -58,11 +58,18 @@ class Plain:
         if _FLOATS.get(self.source) == self.dtype and not self.offset:
             return {self.suffix: raw.view(_DTYPES[self.dtype])}
         values = gguf.dequantize(raw, self.source) - np.float32(self.offset)
-        return {self.suffix: _from_float32(values, self.dtype)}
+        if self.dtype == "BF16":
+            return {self.suffix: gguf.quantize(values, GGML.BF16).view("<u2")}
+        return {self.suffix: values.astype(_DTYPES[self.dtype])}
 
     def decode(self, parts: Parts) -> NDArray[np.float32]:
         """The values that MLX computes with, as float32."""
-        return _to_float32(parts[self.suffix], self.dtype) + np.float32(self.offset)
+        stored = parts[self.suffix]
+        if self.dtype == "BF16":
+            values = (stored.astype("<u4") << 16).view(np.float32)
+        else:
+            values = stored.astype(np.float32)
+        return values + np.float32(self.offset)
 
 
 @dataclass(frozen=True)
@@ -249,15 +256,3 @@ def _read_rows(
         data = file.read((last - first) * part.row_bytes)
         arrays[suffix] = np.frombuffer(data, _DTYPES[part.dtype]).reshape(-1, *part.shape[1:])
     return arrays
-
-
-def _from_float32(values: NDArray[np.float32], dtype: str) -> NDArray:
-    if dtype == "BF16":
-        return gguf.quantize(values, GGML.BF16).view("<u2")
-    return values.astype(_DTYPES[dtype])
-
-
-def _to_float32(stored: NDArray, dtype: str) -> NDArray[np.float32]:
-    if dtype == "BF16":
-        return (stored.astype("<u4") << 16).view(np.float32)
-    return stored.astype(np.float32)

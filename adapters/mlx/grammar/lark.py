@@ -37,7 +37,7 @@ _COMPACT = {"whitespace_flexible": False, "item_separator": ", ?", "key_separato
 
 
 class Style(Struct, frozen=True):
-    """How one model writes calls, thinking and control tokens."""
+    """Format of calls, thinking and control tokens of one model."""
 
     syntax: ToolSyntax | None = None
     """Syntax of calls; None if the template does not support tools."""
@@ -232,16 +232,16 @@ class _Calls:
         self._require_json()
         begin = self._syntax.begin
         if begin and self._syntax.opening.startswith(begin):
-            return self._part(self._triggered(begin), "tools")
+            return self._part(self._calls_after_marker(begin), "tools")
         # Calls have no opening marker: text must not begin like one.
         first = "" if self._writer.harmony else r"[^\s{\[]"
         text = f"answer: {self._writer.final} TEXT | calls\nTEXT: /{first}(?s:.*)/\n"
         return self._part(text + self._calls(), "tools")
 
-    def _triggered(self, begin: str) -> str:
+    def _calls_after_marker(self, begin: str) -> str:
         rest = self._writer.literal(self._syntax.opening.removeprefix(begin))
         lazy = "" if begin in self._writer.style.control else "[lazy]"
-        spans = 1 if self._one or self._syntax.between_calls is not None else MAX_CALLS
+        spans = 1 if self._is_single or self._syntax.between_calls is not None else MAX_CALLS
         return (
             f"answer: (head {rest} {self._span()}){{0,{spans}}} last\n"
             f"last: TEXT\nTEXT: /(?s:.*)/\nhead{lazy}: TEXT {self._writer.literal(begin)}\n"
@@ -263,17 +263,17 @@ class _Calls:
         )
 
     @property
-    def _one(self) -> bool:
+    def _is_single(self) -> bool:
         return not self._request.parallel_tool_calls
 
     def _calls(self) -> str:
         """The rule `calls`: one or more."""
         opening = self._writer.literal(self._syntax.opening)
         if self._syntax is PLAIN_JSON:
-            several = "" if self._one else f" | {opening} {self._span()}"
-            return f"calls: call{several}\n" + self._call()
+            array = "" if self._is_single else f" | {opening} {self._span()}"
+            return f"calls: call{array}\n" + self._call()
         more = ""
-        if self._syntax.between_calls is None and not self._one and not self._writer.harmony:
+        if self._syntax.between_calls is None and not self._is_single and not self._writer.harmony:
             between = self._writer.literal(self._syntax.between_spans)
             more = f" ({between} span){{0,{MAX_CALLS - 1}}}"
         return f"calls: span{more}\nspan: {opening} {self._span()}\n" + self._call()
@@ -281,7 +281,7 @@ class _Calls:
     def _span(self) -> str:
         """The calls of a span and its end, after the opening."""
         more = ""
-        if self._syntax.between_calls is not None and not self._one:
+        if self._syntax.between_calls is not None and not self._is_single:
             between = self._writer.literal(self._syntax.between_calls)
             more = f" ({between} call){{0,{MAX_CALLS - 1}}}"
         return f"call{more} {self._writer.literal(self._syntax.closing)}"
@@ -293,10 +293,12 @@ class _Calls:
         before, *rest = syntax.before_arguments.split("{index}")
         index = f" /[0-9]/ {literal(rest[0])}" if rest else ""
         after = literal(syntax.after_arguments)
+        names = [tool.name for tool in self._tools]
+        if syntax.body == "object":
+            names = [json.dumps(name, ensure_ascii=False)[1:-1] for name in names]
         calls = [
-            f"{literal(syntax.before_name + _spelled(tool.name, syntax) + before)}{index} "
-            f"{arguments.name} {after}"
-            for tool, arguments in zip(self._tools, self._arguments, strict=True)
+            f"{literal(syntax.before_name + name + before)}{index} {arguments.name} {after}"
+            for name, arguments in zip(names, self._arguments, strict=True)
         ]
         return "call: " + "\n    | ".join(calls) + "\n"
 
@@ -309,7 +311,3 @@ def _arguments_rule(index: int, tool: Tool) -> SchemaRule:
     param = f"tools[{index}].function.parameters"
     schema = {"type": "object"} if tool.parameters is None else tool.parameters
     return SchemaRule(f"arguments_{index}", param, _bounded(schema, param))
-
-
-def _spelled(name: str, syntax: ToolSyntax) -> str:
-    return json.dumps(name, ensure_ascii=False)[1:-1] if syntax.body == "object" else name

@@ -47,7 +47,10 @@ class References:
         self._closing: set[tuple[str, str]] = set()
         self._explore()
         self._heights: dict[str, float] = dict.fromkeys(self._nodes, inf)
-        self._compute_heights()
+        previous = None
+        while self._heights != previous:  # To the fixed point.
+            previous = self._heights
+            self._heights = {p: self._height_of(node, p) for p, node in self._nodes.items()}
         if self._heights[ROOT] == inf:
             raise InvalidRequestError("The schema has no finite instance.")
 
@@ -84,13 +87,6 @@ class References:
                 self._closing.add((pointer, target))
             elif target not in self._nodes:
                 enter(target)
-
-    def _compute_heights(self) -> None:
-        """Iterate to the fixed point."""
-        previous = None
-        while self._heights != previous:
-            previous = self._heights
-            self._heights = {p: self._height_of(node, p) for p, node in self._nodes.items()}
 
     def _height_of(self, node: Node, source: str) -> float:
         """The minimum over alternatives, the maximum over required parts."""

@@ -9,7 +9,8 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import Any, cast
 
-import msgspec
+from msgspec import Struct
+from msgspec.structs import replace
 
 from adapters.backend import Capability, Model
 from adapters.config import MLXConfig, MLXModel
@@ -24,9 +25,9 @@ from adapters.mlx.models.bundled import (
     imports_folder,
 )
 from adapters.mlx.models.capabilities import capabilities, lacks
-from adapters.mlx.models.provenance import Origin, exports, origin_of
+from adapters.mlx.models.provenance import exports, origin_of
 
-# From mlx_lm.utils.MODEL_REMAPPING (0.32.2): model types whose class has another name.
+# From mlx_lm.utils.MODEL_REMAPPING (0.32.2): model types with a class of another name.
 _REMAPPED = {
     "mistral": "llama",
     "llava": "mistral3",
@@ -44,11 +45,17 @@ _REMAPPED = {
 
 _PART = re.compile(r"model-\d+-of-(\d+)\.safetensors")
 
+_TOKENIZER_FILES = (
+    "tokenizer.json",
+    "tokenizer.model",
+    "tiktoken.model",
+    "tokenizer_config.json",
+)
 LORA_FILES = ("adapter_config.json", "adapters.safetensors")
 """The files that mlx-lm's training writes to a folder."""
 
 
-class ModelFolder(msgspec.Struct, frozen=True):
+class ModelFolder(Struct, frozen=True):
     """A model and its folder; `path` is None until it has been converted or downloaded."""
 
     model: Model
@@ -65,7 +72,10 @@ def find_models(config: MLXConfig) -> dict[str, ModelFolder]:
     exported = exports(cache_folder(config.cache_folder))
     for name, path in _candidates(config):
         if name not in folders and (model := read_folder(name, path)) is not None:
-            folders[name] = ModelFolder(_with_export(model, exported.get(path.resolve())), path)
+            export = exported.get(path.resolve())
+            if export is not None and model.origin is None:
+                model = replace(model, origin=export.origin, exact=export.exact)
+            folders[name] = ModelFolder(model, path)
     if config.embedded == "always" or (config.embedded == "auto" and not folders):
         bundled = _bundled_model(config)
         folders.setdefault(bundled.model.name, bundled)
@@ -73,13 +83,6 @@ def find_models(config: MLXConfig) -> dict[str, ModelFolder]:
     return folders | {
         name: folder for name, folder in configured.items() if isinstance(folder, ModelFolder)
     }
-
-
-def _with_export(model: Model, origin: Origin | None) -> Model:
-    """Add the origin of an export, unless the folder itself was converted from a file."""
-    if origin is None or model.origin is not None:
-        return model
-    return msgspec.structs.replace(model, origin=origin.origin, exact=origin.exact)
 
 
 def find_model(config: MLXConfig, name: str) -> ModelFolder:
@@ -115,9 +118,9 @@ def _resolve(name: str, entry: MLXModel, folders: dict[str, ModelFolder]) -> Mod
     lora = Path(entry.lora).expanduser() if entry.lora is not None else None
     if lora is not None and not all((lora / file).is_file() for file in LORA_FILES):
         return f"its LoRA folder lacks {' or '.join(LORA_FILES)}"
-    model = msgspec.structs.replace(base.model, name=name)
+    model = replace(base.model, name=name)
     if lora is not None:
-        model = msgspec.structs.replace(model, origin=None, exact=None)
+        model = replace(model, origin=None, exact=None)
     return ModelFolder(model, base.path, base.model.name, lora, draft)
 
 
@@ -133,11 +136,13 @@ def read_folder(name: str, path: Path) -> Model | None:
     """Read the model in `path`; None if it is incomplete or not supported."""
     config = read_config(path)
     weights = list(path.glob("model*.safetensors"))
-    if config is None or not _are_complete(weights) or not _has_tokenizer(path):
+    has_tokenizer = any((path / name).exists() for name in _TOKENIZER_FILES)
+    if config is None or not _are_complete(weights) or not has_tokenizer:
         return None
     can, origin = capabilities(name, path, config), origin_of(path)
     is_embedding = "embedding" in can
-    if not is_embedding and not _can_generate(config):
+    kind = str(config.get("model_type"))
+    if not is_embedding and _REMAPPED.get(kind, kind) not in _architectures():
         return None
     return Model(
         name=name,
@@ -224,16 +229,6 @@ def _are_complete(weights: list[Path]) -> bool:
     cache may have an unfinished download."""
     counts = [int(part[1]) for file in weights if (part := _PART.fullmatch(file.name))]
     return bool(weights) and all(count == len(counts) for count in counts)
-
-
-def _has_tokenizer(path: Path) -> bool:
-    names = ("tokenizer.json", "tokenizer.model", "tiktoken.model", "tokenizer_config.json")
-    return any((path / name).exists() for name in names)
-
-
-def _can_generate(config: dict[str, Any]) -> bool:
-    kind = config.get("model_type")
-    return isinstance(kind, str) and _REMAPPED.get(kind, kind) in _architectures()
 
 
 @cache

@@ -21,24 +21,26 @@ class Packed:
 
     def unpack(self) -> Pieces[None]:
         """Dequantize slice by slice into one array, so that memory holds the weights once."""
-        shape = self._plain.weight.shape
+        layer, shape = self._packed, self._plain.weight.shape
         rows = max(1, _PIECE * shape[0] // self._plain.weight.size)
         weight = mx.zeros(shape, self._plain.weight.dtype)
-        for array in (self._packed.weight, self._packed.scales, self._packed.biases, weight):
+        for array in (layer.weight, layer.scales, layer.biases, weight):
             mx.eval(array)
             yield
         for start in range(0, shape[0], rows):
-            weight[start : start + rows] = self._rows(slice(start, start + rows))
+            chosen = slice(start, start + rows)
+            biases = None if layer.biases is None else layer.biases[chosen]
+            weight[chosen] = mx.dequantize(
+                layer.weight[chosen],
+                layer.scales[chosen],
+                biases,
+                layer.group_size,
+                layer.bits,
+                layer.mode,
+            )
             mx.eval(weight)
             yield
         self._plain.weight = weight
-
-    def _rows(self, rows: slice) -> mx.array:
-        layer = self._packed
-        biases = None if layer.biases is None else layer.biases[rows]
-        return mx.dequantize(
-            layer.weight[rows], layer.scales[rows], biases, layer.group_size, layer.bits, layer.mode
-        )
 
 
 def unpack(model: Any) -> list[Packed]:

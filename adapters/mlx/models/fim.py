@@ -35,7 +35,7 @@ KNOWN = (
     Infill("<fim_prefix>", "<fim_suffix>", "<fim_middle>"),
     # SantaCoder
     Infill("<fim-prefix>", "<fim-suffix>", "<fim-middle>"),
-    # Code Llama, whose markers are words of its SentencePiece vocabulary
+    # Code Llama: markers are tokens of its SentencePiece vocabulary
     Infill("▁<PRE>", "▁<SUF>", "▁<MID>"),
     # DeepSeek-Coder
     Infill("<｜fim▁begin｜>", "<｜fim▁hole｜>", "<｜fim▁end｜>"),
@@ -45,7 +45,7 @@ KNOWN = (
 
 
 def find_infill(vocabulary: Container[str]) -> Infill | None:
-    """The format whose markers are all in `vocabulary`; None if the model has no infilling."""
+    """The format with all of its markers in `vocabulary`; None if the model has no infilling."""
     return next(
         (infill for infill in KNOWN if all(marker in vocabulary for marker in infill.markers)), None
     )

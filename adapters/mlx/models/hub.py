@@ -20,7 +20,7 @@ from tqdm import tqdm
 
 from adapters.mlx.models.hub_download import Report
 
-_WANTED = (
+_PATTERNS = (
     "*.json",
     "*.jinja",
     "model*.safetensors",
@@ -65,11 +65,11 @@ def _files(repository: str) -> list[RepoSibling]:
         ) from exc
     except (RepositoryNotFoundError, HFValidationError) as exc:
         raise NoModelError(f"The hub has no repository '{repository}'.") from exc
-    wanted = [file for file in listed if any(fnmatch(file.rfilename, glob) for glob in _WANTED)]
-    names = {file.rfilename for file in wanted}
+    files = [file for file in listed if any(fnmatch(file.rfilename, glob) for glob in _PATTERNS)]
+    names = {file.rfilename for file in files}
     if _CONFIG not in names or not any(name.endswith(".safetensors") for name in names):
         raise NoModelError(f"'{repository}' is not a model for MLX: it has no safetensors.")
-    return sorted(wanted, key=lambda file: (file.rfilename == _CONFIG, -(file.size or 0)))
+    return sorted(files, key=lambda file: (file.rfilename == _CONFIG, -(file.size or 0)))
 
 
 def _progress_bar(

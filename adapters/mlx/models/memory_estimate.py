@@ -28,7 +28,7 @@ _OTHER_STATES = (
     "block_type",
     "chunk_size",
 )
-"""Parts of settings in configurations whose layers keep a state other than keys and values."""
+"""Parts of the names of settings for layers with a state other than keys and values."""
 
 
 class Tensor(Struct, frozen=True):

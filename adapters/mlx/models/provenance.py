@@ -37,7 +37,7 @@ class _Export(Struct):
     folder: str
     stamp: list[tuple[str, int, int]]
     """Name, time in nanoseconds and bytes of the weights at the time of the export."""
-    made: Origin
+    origin: Origin = msgspec.field(name="made")
 
 
 def origin_of(folder: Path) -> Origin | None:
@@ -62,11 +62,11 @@ def note_export(folder: Path, cache: Path, origin: str, tensors: Iterable[Tensor
 
 
 def exports(cache: Path) -> dict[Path, Origin]:
-    """Recorded exports by folder, without those whose weights have changed since."""
+    """Recorded exports by folder, without folders with other weights since."""
     files = sorted((cache / _EXPORTS).glob("*.json"))
     recorded = [export for file in files if (export := _read(file, _Export)) is not None]
     return {
-        Path(export.folder): export.made
+        Path(export.folder): export.origin
         for export in recorded
         if export.stamp == _stamp(Path(export.folder))
     }

@@ -80,7 +80,7 @@ def _valid_ids(tokenizer: Any, prompt: TokenIds) -> list[int]:
     size = len(tokenizer)
     if unknown := [token for token in prompt.ids if not 0 <= token < size]:
         raise InvalidRequestError(
-            f"{unknown[0]} is not a token of this model, whose vocabulary has {size}.",
+            f"{unknown[0]} is not a token of this model; its vocabulary has {size}.",
             param="tokens",
         )
     return list(prompt.ids)

@@ -120,20 +120,16 @@ def _sliding_window(config: Config) -> dict[str, int | float | str]:
         return {}
     if config.get("sliding_window_pattern", 6) != 6:
         raise UnsupportedGGUFError("'sliding_window_pattern' is not that of Gemma 3.")
-    _require_scale(config)
+    # GGUF has no key for the scale of attention: llama.cpp derives it from the blocks.
+    is_27b = int(config["num_hidden_layers"]) == 62
+    per_head = int(config["hidden_size"]) // int(config["num_attention_heads"])
+    scale = per_head if is_27b else head_dim(config)
+    if config.get("query_pre_attn_scalar", scale) != scale:
+        raise UnsupportedGGUFError("'query_pre_attn_scalar' is not that of Gemma 3.")
     return {
         "attention.sliding_window": int(_required(config, "sliding_window")),
         "rope.freq_base_swa": float(_required(config, "rope_local_base_freq")),
     }
-
-
-def _require_scale(config: Config) -> None:
-    """Require the attention scale that llama.cpp derives from the blocks: GGUF has no key."""
-    large = int(config["num_hidden_layers"]) == 62
-    heads, width = int(config["num_attention_heads"]), int(config["hidden_size"])
-    expected = width // heads if large else head_dim(config)
-    if config.get("query_pre_attn_scalar", expected) != expected:
-        raise UnsupportedGGUFError("'query_pre_attn_scalar' is not that of Gemma 3.")
 
 
 def _required(values: Config, key: str) -> Any:

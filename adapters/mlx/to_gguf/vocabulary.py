@@ -26,7 +26,7 @@ PROBES = (
     "naïve Zürich Привет 你好，世界！ こんにちは 안녕 😀👍🏽",
     "for (int i = 0; i < n; i++) {\n    return -x;\n}\n",
 )
-"""Texts that are split differently by all known pre-tokenizers."""
+"""Texts that distinguish the supported pre-tokenizers."""
 
 
 def vocabulary(folder: Path, config: Mapping[str, Any], rows: int) -> dict[str, Any]:

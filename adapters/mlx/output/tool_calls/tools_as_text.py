@@ -1,4 +1,4 @@
-"""Tools, calls and results as plain text, for models whose chat template does not support tools.
+"""Tools, calls and results as plain text, for models without tools in their chat template.
 
 Calls have the syntax `PLAIN_JSON`, in the instruction as in the grammar that enforces it.
 """
