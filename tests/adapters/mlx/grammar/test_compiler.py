@@ -1,4 +1,4 @@
-"""Grammars made to hurt, and how many are kept."""
+"""Expensive grammars, and the cache of compiled ones."""
 
 import asyncio
 from typing import Any
@@ -20,8 +20,8 @@ from adapters.request import (
 )
 
 
-def request(wanted: ResponseFormat) -> GenerationRequest:
-    return GenerationRequest(model="m", prompt="p", response_format=wanted)
+def request(response_format: ResponseFormat) -> GenerationRequest:
+    return GenerationRequest(model="m", prompt="p", response_format=response_format)
 
 
 RECURSIVE = {
@@ -61,7 +61,7 @@ BOMBS: dict[str, ResponseFormat] = {
 
 
 @pytest.mark.parametrize("name", BOMBS)
-async def test_a_grammar_made_to_hurt_is_taken_or_refused_at_once(
+async def test_expensive_grammar_is_compiled_or_rejected_in_time(
     compiler: GrammarCompiler, name: str
 ) -> None:
     await compiler.compile(request(Regex("a")), Style())
@@ -75,7 +75,7 @@ async def test_a_grammar_made_to_hurt_is_taken_or_refused_at_once(
         assert fault.param is not None
 
 
-async def test_a_grammar_is_rejected_when_compiling_exceeds_the_limit(tokenizer: Any) -> None:
+async def test_grammar_is_rejected_when_compiling_exceeds_the_limit(tokenizer: Any) -> None:
     compiler = GrammarCompiler(tokenizer, frozenset({1}), compile_seconds=0)
     # The first request has no limit: it waits for the vocabulary.
     await compiler.compile(request(Regex("a")), Style())
@@ -84,13 +84,13 @@ async def test_a_grammar_is_rejected_when_compiling_exceeds_the_limit(tokenizer:
     compiler.close()
 
 
-async def test_compiled_grammars_are_kept_up_to_a_number(compiler: GrammarCompiler) -> None:
+async def test_cache_of_compiled_grammars_is_bounded(compiler: GrammarCompiler) -> None:
     for number in range(MAX_CACHED + 40):
         await compiler.compile(request(Regex(f"a{number}")), Style())
     assert len(compiler._compiled) == MAX_CACHED
 
 
-async def test_requests_with_one_grammar_do_not_share_its_progress(
+async def test_requests_with_the_same_grammar_have_separate_states(
     compiler: GrammarCompiler, tokenizer: Any
 ) -> None:
     first, second = await asyncio.gather(
@@ -103,9 +103,9 @@ async def test_requests_with_one_grammar_do_not_share_its_progress(
     assert fits(tokenizer, second, "ab")
 
 
-async def test_a_tokenizer_that_cannot_be_constrained_is_refused_with_the_parameter() -> None:
+async def test_tokenizer_without_rust_backend_is_rejected_with_the_parameter() -> None:
     compiler = GrammarCompiler(object(), frozenset({1}))
-    for asked, param in (
+    for generation_request, param in (
         (request(Regex("a")), "guided_regex"),
         (request(Lark("start: /a/")), "guided_grammar"),
         (request(JSONSchema({})), "response_format"),
@@ -118,6 +118,6 @@ async def test_a_tokenizer_that_cannot_be_constrained_is_refused_with_the_parame
         ),
     ):
         with pytest.raises(UnsupportedParameterError) as caught:
-            await compiler.compile(asked, Style())
+            await compiler.compile(generation_request, Style())
         assert caught.value.param == param
     compiler.close()

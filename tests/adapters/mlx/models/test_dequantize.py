@@ -1,4 +1,4 @@
-"""Packed layers made plain: all at once, and large ones in pieces."""
+"""Quantised layers made plain: at once, and large ones in slices."""
 
 from typing import Any
 
@@ -24,15 +24,15 @@ def packed_model(mode: str = "affine") -> Any:
 
 
 @pytest.mark.parametrize("mode", ["affine", "mxfp4"])
-def test_large_layers_are_unpacked_in_pieces_to_the_same_numbers(
+def test_large_layers_are_unpacked_in_slices_with_the_same_weights(
     monkeypatch: pytest.MonkeyPatch, mode: str
 ) -> None:
-    whole, model = packed_model(mode), packed_model(mode)
-    assert unpack(whole) == []
+    reference, model = packed_model(mode), packed_model(mode)
+    assert unpack(reference) == []
     monkeypatch.setattr(dequantize, "_PIECE", 2000)
-    pieces = [sum(1 for _ in each.unpack()) for each in unpack(model)]
+    pieces = [sum(1 for _ in layer.unpack()) for layer in unpack(model)]
     assert sorted(pieces) == [4 + 3, 4 + 4, 4 + 4]
     for name in ("table", "matrix", "experts"):
         weight = model[name].weight
-        assert weight.dtype == whole[name].weight.dtype
-        assert mx.array_equal(weight, whole[name].weight)
+        assert weight.dtype == reference[name].weight.dtype
+        assert mx.array_equal(weight, reference[name].weight)

@@ -1,4 +1,4 @@
-"""Raw prompts over a tiny model whose 256 tokens are the bytes, and two control tokens."""
+"""Raw prompts with a tiny model: 256 tokens for the bytes, and two control tokens."""
 
 import json
 from collections.abc import AsyncGenerator
@@ -59,7 +59,7 @@ def raw(prompt: str | TokenIds = "ab", **fields: Any) -> GenerationRequest:
         (("[PREFIX]", "[SUFFIX]"), 1, [1, 1001, 122, 1000, 97, 98]),
     ],
 )
-def test_a_gap_is_put_as_each_family_was_taught(
+def test_infill_prompt_has_the_markers_of_its_family(
     markers: tuple[str, ...], bos: int | None, expected: list[int]
 ) -> None:
     assert raw_ids(Tokenizer(*markers, bos=bos), raw(suffix="z")) == expected
@@ -67,26 +67,26 @@ def test_a_gap_is_put_as_each_family_was_taught(
     assert raw_ids(Tokenizer(*markers, bos=bos), ids) == expected
 
 
-def test_every_way_is_found_by_its_own_markers() -> None:
-    assert [find_infill(set(way.markers)) for way in KNOWN] == list(KNOWN)
+def test_infill_format_is_found_by_its_markers() -> None:
+    assert [find_infill(set(infill.markers)) for infill in KNOWN] == list(KNOWN)
     assert find_infill({"<fim_prefix>", "<fim_suffix>"}) is None
 
 
-def test_a_suffix_is_refused_where_the_model_fills_no_gaps() -> None:
+def test_suffix_is_rejected_when_the_model_has_no_infilling() -> None:
     with pytest.raises(UnsupportedParameterError) as caught:
         raw_ids(Tokenizer(), raw(suffix="z"))
     assert caught.value.param == "suffix"
 
 
 @pytest.mark.parametrize("token", [-1, 2000])
-def test_an_id_that_is_no_token_is_refused(token: int) -> None:
+def test_id_outside_the_vocabulary_is_rejected(token: int) -> None:
     with pytest.raises(InvalidRequestError, match="2000") as caught:
         raw_ids(Tokenizer(), raw(TokenIds((1, token))))
     assert caught.value.param == "tokens"
 
 
 @pytest.mark.parametrize("prompt", ["", TokenIds(())])
-def test_an_empty_prompt_begins_with_the_models_own_token(prompt: str | TokenIds) -> None:
+def test_empty_prompt_is_the_first_token_of_the_model(prompt: str | TokenIds) -> None:
     assert raw_ids(Tokenizer(bos=7), raw(prompt)) == [7]
     with pytest.raises(InvalidRequestError, match="empty") as caught:
         raw_ids(Tokenizer(), raw(prompt))
@@ -94,14 +94,14 @@ def test_an_empty_prompt_begins_with_the_models_own_token(prompt: str | TokenIds
 
 
 @pytest.mark.parametrize("fields", [{"suffix": "z"}, {"echo": True}])
-def test_what_a_chat_cannot_have_is_refused(fields: dict[str, Any]) -> None:
+def test_parameters_of_raw_prompts_are_rejected_in_chats(fields: dict[str, Any]) -> None:
     chat = (Message(role="user", content=(TextPart("Hi"),)),)
     with pytest.raises(InvalidRequestError) as caught:
         reject_conflicts(GenerationRequest(model="m", prompt=chat, **fields))
     assert caught.value.param == next(iter(fields))
 
 
-def test_the_probabilities_of_a_prompt_with_a_gap_are_refused() -> None:
+def test_prompt_logprobs_are_rejected_with_a_suffix() -> None:
     reject_conflicts(raw(echo=True, top_logprobs=0))
     with pytest.raises(UnsupportedParameterError) as caught:
         reject_conflicts(raw(echo=True, top_logprobs=0, suffix="z"))
@@ -128,7 +128,7 @@ def text_of(events: list[Event]) -> str:
     return "".join(event.text for event in events if isinstance(event, TextDelta))
 
 
-async def test_token_ids_say_what_their_text_says(backend: MLXBackend) -> None:
+async def test_token_ids_have_the_same_answer_as_their_text(backend: MLXBackend) -> None:
     by_text = await answer(backend, raw("AB", max_tokens=8))
     vocabulary = backend._loaded["tiny"].tokenizer.get_vocab()
     ids = TokenIds((vocabulary["A"], vocabulary["B"]))
@@ -151,13 +151,13 @@ async def test_echo_puts_the_prompt_before_every_choice(backend: MLXBackend) -> 
         assert len(mine) > 1
 
 
-async def test_an_empty_prompt_is_answered(backend: MLXBackend) -> None:
+async def test_empty_prompt_has_an_answer(backend: MLXBackend) -> None:
     finished = (await answer(backend, raw("", max_tokens=2)))[-1]
     assert isinstance(finished, Finished)
     assert finished.usage.prompt_tokens == 1
 
 
-async def test_a_context_that_is_asked_for_ends_the_answer(backend: MLXBackend) -> None:
+async def test_answer_ends_at_num_ctx(backend: MLXBackend) -> None:
     events = await answer(backend, raw("A" * 10, num_ctx=16))
     assert events[0] == Started(context=16, cold=True)
     finished = events[-1]
@@ -166,7 +166,7 @@ async def test_a_context_that_is_asked_for_ends_the_answer(backend: MLXBackend) 
     assert finished.reason == "length"
 
 
-async def test_a_context_that_is_too_small_is_refused_with_both_numbers(
+async def test_small_context_is_rejected_with_both_numbers(
     backend: MLXBackend,
 ) -> None:
     with pytest.raises(ContextLengthError, match=r"16 tokens.* has 20\.") as caught:
@@ -177,7 +177,7 @@ async def test_a_context_that_is_too_small_is_refused_with_both_numbers(
     assert (await answer(backend, raw("A", num_ctx=9999, max_tokens=1)))[0] == Started(512)
 
 
-async def test_a_model_without_a_template_is_listed_as_no_chat(backend: MLXBackend) -> None:
+async def test_model_without_template_is_not_listed_as_chat(backend: MLXBackend) -> None:
     [model] = await backend.list_models()
     assert model.capabilities == frozenset()
     assert model.lacks == {"reasoning_effort", "suffix", "images", "embeddings"}
