@@ -108,7 +108,7 @@ def row_order(
     if match is None or match[1] not in architecture.interleaved:
         return None
     if rows % head_dim:
-        raise UnsupportedGGUFError(f"'{tensor}' has {rows} rows, no multiple of {head_dim}.")
+        raise UnsupportedGGUFError(f"'{tensor}' has {rows} rows, which {head_dim} does not divide.")
     order = np.arange(rows, dtype=np.intp)
     return order.reshape(-1, head_dim // 2, 2).swapaxes(1, 2).reshape(-1)
 

@@ -70,6 +70,11 @@ class GrammarCompiler:
                 f"The grammar takes longer than {self._compile_seconds:g} s to compile."
             ) from None
 
+    @property
+    def cached(self) -> int:
+        """Number of compiled grammars in the cache."""
+        return len(self._compiled)
+
     def close(self) -> None:
         self._thread.shutdown(wait=False, cancel_futures=True)
 

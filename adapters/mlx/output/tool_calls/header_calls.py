@@ -77,10 +77,8 @@ class HeaderCalls:
         text = text.strip()
         end = self._syntax.end
         trailers = (self._after, end, f"{self._after}{end}")
-        return any(trailer.startswith(text) for trailer in trailers if trailer) or text in (
-            "",
-            f"{self._after}\n{end}",
-        )
+        is_beginning = any(trailer.startswith(text) for trailer in trailers if trailer)
+        return is_beginning or text in ("", f"{self._after}\n{end}")
 
     def _leave(self, rest: str) -> tuple[list[Piece], str]:
         text, end = self._buffer, self._syntax.end

@@ -2,6 +2,7 @@
 
 import asyncio
 import json
+import threading
 from collections.abc import AsyncGenerator
 from importlib.util import find_spec
 from pathlib import Path
@@ -124,18 +125,17 @@ async def test_work_ends_after_the_current_batch_when_cancelled(
     from adapters.mlx.embedding.embedder import Embedder
 
     batches: list[int] = []
+    has_started = threading.Event()
     embed = Embedder.embed
 
     def count_batches(self: Embedder, ids: list[list[int]]) -> Any:
         batches.append(len(ids))
+        has_started.set()
         return embed(self, ids)
 
     monkeypatch.setattr(Embedder, "embed", count_batches)
     task = asyncio.create_task(backend.embed(request(*["word " * 200] * 40)))
-    for _ in range(10_000):
-        if batches:
-            break
-        await asyncio.sleep(0.001)
+    assert await asyncio.to_thread(has_started.wait, 60)
     task.cancel()
     with pytest.raises(asyncio.CancelledError):
         await task

@@ -1,6 +1,7 @@
 """Find and convert the bundled model."""
 
 import asyncio
+import os
 import subprocess
 import sys
 from collections.abc import AsyncGenerator
@@ -72,11 +73,8 @@ def test_find_gguf_finds_the_wheels_file_without_importing_it() -> None:
     assert done.stdout == "SmolLM2-135M-Instruct.Q4_1.gguf []\n"
 
 
-def test_find_gguf_finds_nothing_when_the_wheel_is_absent(
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
-    monkeypatch.setattr(bundled, "_WHEEL", "no_such_wheel")
-    assert bundled.find_gguf() is None
+def test_find_gguf_finds_nothing_when_the_wheel_is_absent() -> None:
+    assert bundled.find_gguf("no_such_wheel") is None
 
 
 @pytest.mark.parametrize(
@@ -127,14 +125,17 @@ async def test_ensure_converted_continues_when_one_caller_is_cancelled(
     monkeypatch: pytest.MonkeyPatch,
     children: Children,
 ) -> None:
-    run_instead(monkeypatch, tmp_path, "time.sleep(0.3)" + CONVERTS)
-    leaves = asyncio.create_task(bundled.ensure_converted(tmp_path))
-    stays = asyncio.create_task(bundled.ensure_converted(tmp_path))
-    await asyncio.sleep(0.1)
-    leaves.cancel()
+    gate = tmp_path / "gate"
+    os.mkfifo(gate)  # Opening it blocks until the other side opens it too.
+    run_instead(monkeypatch, tmp_path, f"open({str(gate)!r}).read()" + CONVERTS)
+    cancelled = asyncio.create_task(bundled.ensure_converted(tmp_path))
+    waiting = asyncio.create_task(bundled.ensure_converted(tmp_path))
+    await children.started.wait()
+    cancelled.cancel()
+    await asyncio.to_thread(gate.write_text, "")
 
-    assert (await stays / "config.json").is_file()
-    assert leaves.cancelled()
+    assert (await waiting / "config.json").is_file()
+    assert cancelled.cancelled()
     assert len(children) == 1
 
 
@@ -181,13 +182,13 @@ async def test_ensure_converted_ends_its_child_when_the_server_stops(
     children: Children,
 ) -> None:
     run_instead(monkeypatch, tmp_path, "time.sleep(60)")
-    asker = asyncio.create_task(bundled.ensure_converted(tmp_path))
+    caller = asyncio.create_task(bundled.ensure_converted(tmp_path))
     await children.started.wait()
-    everything = asyncio.all_tasks() - {asyncio.current_task()}
-    [conversion] = [task for task in everything if task.get_name() == "convert"]
+    tasks = asyncio.all_tasks() - {asyncio.current_task()}
+    [conversion] = [task for task in tasks if task.get_name() == "convert"]
     conversion.cancel()
     with pytest.raises(asyncio.CancelledError):
-        await asker
+        await caller
     assert children[0].returncode == -9
 
 

@@ -45,7 +45,7 @@ async def test_model_is_listed_after_its_download(hub: Hub):
     total = sum(len(data) for name, data in hub.files.items() if name != "code.py")
     assert reports[-1] == Progress(status="success")
     assert reports[-2] == Progress(status="fetching config.json", completed=total, total=total)
-    done = [each.completed for each in reports[:-1] if each.completed is not None]
+    done = [report.completed for report in reports[:-1] if report.completed is not None]
     assert done == sorted(done)
     assert names() == [TINY]
     assert hub.fetched[-1] == "config.json"
@@ -53,17 +53,17 @@ async def test_model_is_listed_after_its_download(hub: Hub):
 
 
 async def test_stopped_download_is_not_listed_and_can_be_resumed(hub: Hub, tmp_path: Path):
-    hub.held = "tokenizer.json"  # The second.
+    hub.stalls_at = "tokenizer.json"  # The second file.
     seen: list[Progress] = []
     async with aclosing(pull(TINY)) as steps:
         async for progress in steps:
-            if progress in seen:  # All bytes were there, and now the file is.
+            if progress in seen:  # Repeated once the file is complete.
                 break
             seen.append(progress)
     assert names() == []
     assert list((tmp_path / "hub").rglob("*.incomplete")) == []
-    hub.held = None
-    hub.going_on.set()
+    hub.stalls_at = None
+    hub.resume.set()
     async for _ in pull(TINY):
         pass
     assert hub.fetched.count("model.safetensors") == 1
@@ -98,14 +98,17 @@ async def test_download_is_rejected_when_the_cache_is_switched_off(hub: Hub):
 
 
 async def test_download_ends_when_closed_while_stalled(hub: Hub, tmp_path: Path):
-    hub.held = "model.safetensors"
+    hub.stalls_at = "model.safetensors"
     hub.files["model.safetensors"] += b"\0" * 30_000_000  # More than the client reads at once.
     steps = pull(TINY)
-    assert (await anext(steps)).status == "fetching model.safetensors"
-    waiting = asyncio.create_task(anext(steps))
-    await asyncio.sleep(0.1)
-    waiting.cancel()
+
+    async def download() -> list[Progress]:
+        return [progress async for progress in steps]
+
+    downloading = asyncio.create_task(download())
+    assert await asyncio.to_thread(hub.has_stalled.wait, 60)
+    downloading.cancel()
     with pytest.raises(asyncio.CancelledError):
-        await waiting
+        await downloading
     await steps.aclose()
     assert list((tmp_path / "hub").rglob("*.incomplete")) == []
