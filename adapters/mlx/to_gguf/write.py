@@ -98,7 +98,10 @@ def _outgoing(
     if unused:
         raise UnsupportedGGUFError(f"The tensor '{min(unused)}' is not supported.")
     if scaling_of(config).get("rope_type") == "llama3":
-        tensors.append(_rotary_table(config))
+        factors = llama3_factors(scaling_of(config), float(config["rope_theta"]), head_dim(config))
+        table = StoredArray("F32", factors.astype(np.float32))
+        rows = np.arange(len(factors), dtype=np.intp)
+        tensors.append(_plain("rope_freqs.weight", table, 0.0, rows))
     return tensors
 
 
@@ -179,12 +182,6 @@ def _rows(
     """Row order of the file: the reverse of that of an import."""
     order = row_order(architecture, head_dim(config), name, rows)
     return np.arange(rows, dtype=np.intp) if order is None else np.argsort(order)
-
-
-def _rotary_table(config: Mapping[str, Any]) -> Outgoing:
-    factors = llama3_factors(scaling_of(config), float(config["rope_theta"]), head_dim(config))
-    array = StoredArray("F32", factors.astype(np.float32))
-    return _plain("rope_freqs.weight", array, 0.0, np.arange(len(factors), dtype=np.intp))
 
 
 def _file_type(tensors: list[Outgoing]) -> int:
