@@ -1,1 +1,1 @@
-"""The same model on both engines: what one has, made for the other, and held against its source."""
+"""Import models from Ollama to MLX, export them to Ollama, and compare both engines."""

@@ -1,4 +1,4 @@
-"""An MLX model as one of Ollama's: written as GGUF, handed over, and held against its source."""
+"""Export an MLX model to Ollama: write a GGUF, upload it, compare prompts with its source."""
 
 import asyncio
 import re
@@ -8,10 +8,11 @@ from collections.abc import Callable
 from contextlib import aclosing
 from pathlib import Path
 
+import httpx
+import ollama as official_client
 from msgspec import Struct
 
 from adapters.config import MLXConfig, OllamaConfig
-from adapters.conversion.ollama_upload import upload
 from adapters.conversion.parity import Parity, compare_prompts
 from adapters.errors import InvalidRequestError, ModelNotFoundError
 from adapters.mlx.models import bundled
@@ -19,6 +20,7 @@ from adapters.mlx.models.catalog import find_models
 from adapters.mlx.models.provenance import note_export
 from adapters.mlx.to_gguf import Written, write_gguf
 from adapters.ollama.client import OllamaClient
+from adapters.ollama.errors import Progress, translated
 from adapters.ollama.model_info import origin
 from adapters.ollama.wire import CreateBody, Show, ShowBody
 
@@ -33,23 +35,24 @@ class Exported(Struct, frozen=True):
     parity: Parity
 
 
-def find_folder(named: str, mlx: MLXConfig) -> tuple[str, Path]:
-    """The name and the folder of `mlx:NAME`, or of a folder's path.
+def find_folder(source: str, mlx: MLXConfig) -> tuple[str, Path]:
+    """Name and folder of `source`, which is `mlx:NAME` or the path of a folder.
 
     Raises:
-        BackendError: there is no such model, or it cannot be made ready.
+        BackendError: the model does not exist, or cannot be converted or downloaded.
     """
-    kind, _, name = named.partition(":")
+    kind, _, name = source.partition(":")
     if kind != "mlx":
-        path = Path(named).expanduser()
+        path = Path(source).expanduser()
         if not (path / "config.json").is_file():
-            raise ModelNotFoundError(f"'{named}' is no model's folder; a model is `mlx:NAME`.")
+            raise ModelNotFoundError(
+                f"'{source}' is not the folder of a model; name a model as `mlx:NAME`."
+            )
         return path.resolve().name, path
-    found = find_models(mlx).get(name)
-    if found is None:
+    model = find_models(mlx).get(name)
+    if model is None:
         raise ModelNotFoundError(f"There is no MLX model '{name}'.")
-    ready = found.path or asyncio.run(bundled.ensure_available(name, mlx.cache_folder))
-    return name, ready
+    return name, model.path or asyncio.run(bundled.ensure_available(name, mlx.cache_folder))
 
 
 def default_tag(name: str) -> str:
@@ -64,15 +67,17 @@ def export_model(
     ollama: OllamaConfig,
     progress: Callable[[int, int], None],
 ) -> Exported:
-    """Write, hand over, and compare prompts. Nothing of the file stays here but a note, by
-    which the two are known for one model.
+    """Write a GGUF, upload it, and compare prompts.
+
+    The file is deleted afterwards; a record of the export stays, by which both are recognised as
+    the same model.
 
     Raises:
-        UnsupportedGGUFError: something of the model cannot be carried over; says what.
-        InexactGGUFError: a tensor would not be the source's.
-        InvalidRequestError: `tag` is taken or no tag, or the disk has no room.
-        BackendError: Ollama is not there, or does not take it.
-        OSError: the disk.
+        UnsupportedGGUFError: a part of the model is not supported; the message names it.
+        InexactGGUFError: a tensor would differ from the source.
+        InvalidRequestError: `tag` exists or is invalid, or the disk is too small.
+        BackendError: Ollama cannot be reached, or rejects the file.
+        OSError: a file cannot be read or written.
     """
     asyncio.run(_require_free(tag, ollama))
     cache = bundled.cache_folder(mlx.cache_folder)
@@ -81,7 +86,7 @@ def export_model(
     with tempfile.TemporaryDirectory(prefix=".export-", dir=cache) as partial:
         file = Path(partial) / "model.gguf"
         written = write_gguf(folder, file, progress)
-        stored = asyncio.run(_hand_over(file, tag, ollama))
+        stored = asyncio.run(_create(file, tag, ollama))
     if stored is not None:
         note_export(folder, cache, stored, written.tensors)
     parity = asyncio.run(compare_prompts(tag, folder, ollama))
@@ -90,32 +95,50 @@ def export_model(
 
 async def _require_free(tag: str, ollama: OllamaConfig) -> None:
     if not _TAG.fullmatch(tag):
-        raise InvalidRequestError(f"'{tag}' is no name for a model of Ollama's.")
+        raise InvalidRequestError(f"'{tag}' is not a valid name for an Ollama model.")
     async with aclosing(OllamaClient(ollama.addresses[0], ollama)) as client:
         try:
             await client.post("/api/show", ShowBody(tag), Show, _LOOK_SECONDS)
         except ModelNotFoundError:
             return
-    raise InvalidRequestError(f"Ollama has a '{tag}' already; name another with --as.")
+    raise InvalidRequestError(f"Ollama already has a model '{tag}'; choose another name with --as.")
 
 
 def _require_room(folder: Path, cache: Path) -> None:
-    # The file, and Ollama's copy of it, mostly on the same disk.
+    # For the file and Ollama's copy of it, usually on the same disk.
     needed = 2 * sum(file.stat().st_size for file in folder.glob("model*.safetensors"))
     free = shutil.disk_usage(cache).free
     if free < needed:
         raise InvalidRequestError(
-            f"{cache} has {free / 1e9:.1f} GB free; about {needed / 1e9:.1f} are needed."
+            f"{cache} has {free / 1e9:.1f} GB free; about {needed / 1e9:.1f} GB are needed."
         )
 
 
-async def _hand_over(file: Path, tag: str, ollama: OllamaConfig) -> str | None:
-    """The origin that Ollama tells of: it writes a file of its own, with the same tensors."""
-    body = CreateBody(model=tag, files={file.name: await upload(file, ollama)})
+async def _upload(file: Path, ollama: OllamaConfig) -> str:
+    """Upload `file` to the first server of the config; returns its `sha256:…`.
+
+    The official client streams the file; our own transport cannot send a body larger than memory.
+    """
+    client = official_client.AsyncClient(
+        ollama.addresses[0],
+        timeout=httpx.Timeout(None, connect=ollama.connect_timeout),
+        follow_redirects=False,
+        trust_env=False,
+    )
+    try:
+        with translated(Progress()):
+            return await client.create_blob(file)
+    finally:
+        await client.close()
+
+
+async def _create(file: Path, tag: str, ollama: OllamaConfig) -> str | None:
+    """Create the model; returns the origin by Ollama, which stores a file of its own."""
+    body = CreateBody(model=tag, files={file.name: await _upload(file, ollama)})
     async with (
         aclosing(OllamaClient(ollama.addresses[0], ollama)) as client,
         aclosing(client.created(body)) as lines,
     ):
-        async for _ in lines:  # It says what it does; the last line says that it is done.
+        async for _ in lines:  # Progress, until the model has been created.
             pass
         return origin(await client.post("/api/show", ShowBody(tag), Show, _LOOK_SECONDS))

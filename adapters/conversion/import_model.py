@@ -1,4 +1,4 @@
-"""An Ollama model, or any GGUF, as a folder for MLX: made, and held against its source."""
+"""Import an Ollama model or a GGUF to an MLX folder, and compare prompts with its source."""
 
 import asyncio
 import shutil
@@ -20,8 +20,8 @@ from adapters.ollama.model_info import to_model_info
 from adapters.ollama.wire import Show, ShowBody
 
 PARITY = "parity.json"
-_ROOM = 1.25
-"""An MLX folder is larger than its GGUF: scales for 32 weights each, not for 256."""
+_SIZE_RATIO = 1.25
+"""An MLX folder is larger than its GGUF: a scale for 32 weights, not for 256."""
 
 _LOOK_SECONDS = 5.0
 
@@ -32,36 +32,38 @@ class Imported(Struct, frozen=True):
     parity: Parity
 
 
-def find_source(named: str, ollama: OllamaConfig | None) -> StoredModel:
-    """`ollama:NAME`, or the path of a GGUF.
+def find_source(source: str, ollama: OllamaConfig | None) -> StoredModel:
+    """The weights of `source`, which is `ollama:NAME` or the path of a GGUF.
 
     Raises:
-        BackendError: there is no such model, or it is more than a GGUF.
-        OSError: it cannot be read.
+        BackendError: the model does not exist, or has other parts than one GGUF.
+        OSError: a file cannot be read.
     """
-    kind, _, name = named.partition(":")
+    kind, _, name = source.partition(":")
     if kind == "ollama":
-        told = asyncio.run(_store_in_use(name, ollama)) if ollama is not None else None
-        return find_stored(name, (*([told] if told else []), *store_folders()))
-    path = Path(named).expanduser()
+        store = asyncio.run(_store_of_server(name, ollama)) if ollama is not None else None
+        return find_stored(name, (*([store] if store else []), *store_folders()))
+    path = Path(source).expanduser()
     if not path.is_file():
-        raise ModelNotFoundError(f"There is no file '{named}'; a model is `ollama:NAME`.")
+        raise ModelNotFoundError(
+            f"There is no file '{source}'; name a model of Ollama as `ollama:NAME`."
+        )
     return StoredModel(name=path.stem, weights=path)
 
 
-async def _store_in_use(name: str, ollama: OllamaConfig) -> Path | None:
-    """The store of the Ollama that runs, which may be another one than this user's."""
+async def _store_of_server(name: str, ollama: OllamaConfig) -> Path | None:
+    """The store of the running Ollama, which may differ from this user's."""
     async with aclosing(OllamaClient(ollama.addresses[0], ollama)) as client:
         try:
             shown = await client.post("/api/show", ShowBody(name), Show, _LOOK_SECONDS)
-        except BackendError:  # Its files can be read without it.
+        except BackendError:  # The files can be read without the server.
             return None
     blob = to_model_info(shown, None).blob
     return Path(blob).parents[1] if blob else None
 
 
 def default_target(source: StoredModel, mlx: MLXConfig) -> Path:
-    """Where the MLX backend lists it: by the name that it has on Ollama."""
+    """The folder where the MLX backend finds it, by its name on Ollama."""
     return imports_folder(mlx.cache_folder) / source.name
 
 
@@ -71,34 +73,30 @@ def import_model(
     ollama: OllamaConfig | None,
     progress: Callable[[int, int], None],
 ) -> Imported:
-    """Convert, and compare prompts where an Ollama with the model answers.
+    """Convert, and compare prompts if an Ollama with the model is running.
 
     Raises:
-        UnsupportedGGUFError: something of the model cannot be carried over; says what.
-        InexactGGUFError: a tensor would not be the source's.
-        InvalidRequestError: the disk has no room for it.
-        FileExistsError: `target` is something else.
-        OSError: the disk.
+        UnsupportedGGUFError: a part of the model is not supported; the message names it.
+        InexactGGUFError: a tensor would differ from the source.
+        InvalidRequestError: the disk is too small.
+        FileExistsError: `target` exists and is not a conversion of `source`.
+        OSError: a file cannot be read or written.
     """
     if not target.exists():
         _require_room(source.weights, target)
     report = convert(source.weights, target, progress)
     parity = asyncio.run(compare_prompts(source.name, target, ollama))
-    _write(target / PARITY, parity)
+    partial = target / f".{PARITY}"
+    partial.write_bytes(msgspec.json.format(msgspec.json.encode(parity)))
+    partial.rename(target / PARITY)
     return Imported(target, report, parity)
 
 
 def _require_room(source: Path, target: Path) -> None:
     target.parent.mkdir(parents=True, exist_ok=True)
-    needed = int(source.stat().st_size * _ROOM)
+    needed = int(source.stat().st_size * _SIZE_RATIO)
     free = shutil.disk_usage(target.parent).free
     if free < needed:
         raise InvalidRequestError(
-            f"{target.parent} has {free / 1e9:.1f} GB free; about {needed / 1e9:.1f} are needed."
+            f"{target.parent} has {free / 1e9:.1f} GB free; about {needed / 1e9:.1f} GB are needed."
         )
-
-
-def _write(path: Path, parity: Parity) -> None:
-    partial = path.with_name(f".{path.name}")
-    partial.write_bytes(msgspec.json.format(msgspec.json.encode(parity)))
-    partial.rename(path)

@@ -1,4 +1,4 @@
-"""What Ollama makes of a conversation: the text its template gives, and the ids of a text."""
+"""Render and tokenize prompts with Ollama."""
 
 from collections.abc import Sequence
 
@@ -8,14 +8,14 @@ from adapters.ollama.client import OllamaClient
 from adapters.ollama.wire import ChatMessage, Options
 
 _SECONDS = 120.0
-"""The model may have to be loaded."""
+"""Includes the time to load the model."""
 
 
 class Tokens(Struct, frozen=True):
     ids: tuple[int, ...]
-    """Of the text that was asked for and of `more`."""
-    more: str
-    """What the model said after it: Ollama tells no ids before it has said something."""
+    """Ids of the text and of `generated`."""
+    generated: str
+    """Text generated after it: Ollama returns ids only together with an answer."""
 
 
 def _one_token() -> Options:
@@ -54,10 +54,10 @@ class _TokensAnswer(Struct):
 async def render(
     client: OllamaClient, model: str, messages: Sequence[tuple[str, str]]
 ) -> str | None:
-    """The prompt for `messages`, each a role and a text; `None` where this Ollama does not tell.
+    """The prompt for `messages`, each a role and a text; `None` if this Ollama cannot render it.
 
     Raises:
-        BackendError: as of `OllamaClient.post`.
+        BackendError: see `OllamaClient.post`.
     """
     chat = [ChatMessage(role=role, content=content) for role, content in messages]
     body = _RenderBody(model=model, messages=chat)
@@ -66,10 +66,10 @@ async def render(
 
 
 async def tokens(client: OllamaClient, model: str, text: str) -> Tokens:
-    """The ids that the model's own vocabulary has for `text`, control tokens read as such.
+    """Tokenize `text` with the model's vocabulary, control tokens included.
 
     Raises:
-        BackendError: as of `OllamaClient.post`.
+        BackendError: see `OllamaClient.post`.
     """
     body = _TokensBody(model=model, prompt=text)
     answer = await client.post("/api/generate", body, _TokensAnswer, _SECONDS)

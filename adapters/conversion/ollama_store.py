@@ -1,4 +1,4 @@
-"""Ollama's store on this machine: which file holds a model's weights.
+"""Find the weights of a model in Ollama's store on this machine.
 
 A manifest lists a model's layers by digest and kind; each is a file below `blobs`.
 
@@ -18,19 +18,19 @@ _HOST, _NAMESPACE = "registry.ollama.ai", "library"
 _PART = re.compile(r"[A-Za-z0-9_](?:[A-Za-z0-9_.:-]*[A-Za-z0-9_])?")
 _DIGEST = re.compile(r"sha256:[0-9a-f]{64}")
 _KIND = "application/vnd.ollama.image."
-_REFUSED = {
-    "adapter": "a LoRA adapter on top of its weights",
-    "projector": "a part of its own that reads images",
+_UNSUPPORTED = {
+    "adapter": "a LoRA adapter",
+    "projector": "a separate image encoder",
     "tensor": "the format of Ollama's own MLX runner",
 }
-"""What a model may have beside its weights, or in their place, that an import would lose."""
+"""Kinds of layers, beside the weights or instead of them, that an import would lose."""
 
 
 class StoredModel(Struct, frozen=True, kw_only=True):
     name: str
-    """With its tag, as Ollama lists it."""
+    """Name with tag, as listed by Ollama."""
     weights: Path
-    """A GGUF, named `sha256-…`."""
+    """The GGUF, a file `sha256-…`."""
 
 
 class _Layer(Struct):
@@ -43,58 +43,61 @@ class _Manifest(Struct):
 
 
 def store_folders() -> tuple[Path, ...]:
-    """Where Ollama keeps models: as told, the user's, and that of the service on Linux."""
-    if given := os.environ.get("OLLAMA_MODELS"):
-        return (Path(given),)
+    """Folders of Ollama's models: the configured one, or the user's and the Linux service's."""
+    if folder := os.environ.get("OLLAMA_MODELS"):
+        return (Path(folder),)
     return (Path.home() / ".ollama" / "models", Path("/usr/share/ollama/.ollama/models"))
 
 
 def find_stored(name: str, folders: tuple[Path, ...]) -> StoredModel:
-    """
+    """Find the weights of a model.
+
     Raises:
-        ModelNotFoundError: no such tag in any of `folders`, or its file is gone.
-        InvalidRequestError: it is more than one GGUF, or none; says what.
+        ModelNotFoundError: no such tag in any of `folders`, or its file is missing.
+        InvalidRequestError: the model is not exactly one GGUF; the message says what it has.
         OSError: the store cannot be read.
     """
-    place = _place(name)
+    path = _manifest_path(name)
     for folder in folders:
-        manifest = folder / "manifests" / place
+        manifest = folder / "manifests" / path
         if manifest.is_file():
             weights = folder / "blobs" / _weights(name, manifest)
             if not weights.is_file():
-                raise ModelNotFoundError(f"'{name}' is listed by Ollama, but its file is gone.")
-            return StoredModel(name=_listed(place), weights=weights)
+                raise ModelNotFoundError(f"Ollama lists '{name}', but its file is missing.")
+            return StoredModel(name=_listed_name(path), weights=weights)
     raise ModelNotFoundError(f"Ollama's store has no '{name}'.")
 
 
-def _place(name: str) -> Path:
+def _manifest_path(name: str) -> Path:
     """`smollm2:135m` -> `registry.ollama.ai/library/smollm2/135m`."""
     owner, _, model = name.rpartition("/")
     model, _, tag = model.partition(":")
     host, _, namespace = owner.rpartition("/")
     parts = (host or _HOST, namespace or _NAMESPACE, model, tag or "latest")
     if not all(_PART.fullmatch(part) for part in parts):
-        raise ModelNotFoundError(f"'{name}' is no name of an Ollama model.")
+        raise ModelNotFoundError(f"'{name}' is not a valid name of an Ollama model.")
     return Path(*parts)
 
 
-def _listed(place: Path) -> str:
-    host, namespace, model, tag = place.parts
+def _listed_name(manifest: Path) -> str:
+    host, namespace, model, tag = manifest.parts
     if host != _HOST:
         return f"{host}/{namespace}/{model}:{tag}"
     return f"{model}:{tag}" if namespace == _NAMESPACE else f"{namespace}/{model}:{tag}"
 
 
 def _weights(name: str, manifest: Path) -> str:
-    """The file name of the one GGUF that the manifest lists."""
+    """File name of the only GGUF in the manifest."""
     try:
         layers = msgspec.json.decode(manifest.read_bytes(), type=_Manifest).layers
     except msgspec.DecodeError as error:
-        raise InvalidRequestError(f"Ollama's manifest of '{name}' makes no sense.") from error
-    for kind, what in _REFUSED.items():
+        raise InvalidRequestError(f"Ollama's manifest of '{name}' cannot be read.") from error
+    for kind, description in _UNSUPPORTED.items():
         if any(layer.kind == _KIND + kind for layer in layers):
-            raise InvalidRequestError(f"'{name}' has {what}; that cannot be imported.")
-    found = [layer.digest for layer in layers if layer.kind == f"{_KIND}model"]
-    if len(found) != 1 or not _DIGEST.fullmatch(found[0]):
-        raise InvalidRequestError(f"'{name}' has {len(found)} files of weights, not one.")
-    return found[0].replace(":", "-")
+            raise InvalidRequestError(f"'{name}' has {description}, which cannot be imported.")
+    digests = [layer.digest for layer in layers if layer.kind == f"{_KIND}model"]
+    if len(digests) != 1:
+        raise InvalidRequestError(f"'{name}' has {len(digests)} files of weights, not one.")
+    if not _DIGEST.fullmatch(digests[0]):
+        raise InvalidRequestError(f"The digest of the weights of '{name}' is malformed.")
+    return digests[0].replace(":", "-")

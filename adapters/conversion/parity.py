@@ -1,4 +1,4 @@
-"""Whether both engines read the same: ten conversations, in both templates and vocabularies."""
+"""Compare prompts on both engines: ten conversations, rendered and tokenized by each."""
 
 from collections.abc import Sequence
 from contextlib import aclosing
@@ -28,64 +28,62 @@ CHATS: tuple[_Chat, ...] = (
     [("user", "  leading, trailing and    inner spaces   ")],
     [("user", "I'll say it's SHE'S, don't; they've 'quoted' \"it\"…")],
 )
-"""What tells tokenizers and templates apart: digits, scripts, spaces, control tokens, turns."""
+"""Conversations that reveal differences: digits, scripts, spaces, control tokens, turns."""
 
 
 class PromptParity(Struct, frozen=True, kw_only=True):
-    """One conversation on both engines. `None` is "not known"."""
+    """One conversation on both engines. `None` is "unknown"."""
 
     chat: _Chat
     mlx: str | None
-    """What MLX's template makes of it; `None`: it refuses, or there is none."""
+    """The prompt by MLX's template; `None` if there is none, or it rejects the conversation."""
     ollama: str | None
     same_prompt: bool | None
     same_ids: bool | None
-    """Whether Ollama has the same ids for MLX's prompt."""
+    """True if Ollama has the same ids for MLX's prompt."""
     ids: int = 0
-    """How many."""
+    """Number of ids."""
 
 
 class Parity(Struct, frozen=True, kw_only=True):
     model: str
     prompts: tuple[PromptParity, ...] = ()
     not_compared: str | None = None
-    """Why there are none."""
+    """Reason why there are none."""
 
 
 async def compare_prompts(model: str, folder: Path, ollama: OllamaConfig | None) -> Parity:
-    """What both engines read for each of `CHATS`."""
+    """Compare the prompts of both engines for `CHATS`."""
     if ollama is None:
         return Parity(model=model, not_compared="Ollama is switched off in the config")
-    # Here, for it takes seconds to import.
+    # Imported here: it takes seconds.
     from adapters.mlx.prompt.template import FolderTokenizer
 
     tokenizer = FolderTokenizer(folder)
     async with aclosing(OllamaClient(ollama.addresses[0], ollama)) as client:
         try:
-            found = [await _compare(client, model, tokenizer, chat) for chat in CHATS]
+            prompts = [await _compare(client, model, tokenizer, chat) for chat in CHATS]
         except BackendError as exc:
             return Parity(model=model, not_compared=str(exc))
-    return Parity(model=model, prompts=tuple(found))
+    return Parity(model=model, prompts=tuple(prompts))
 
 
 async def _compare(
     client: OllamaClient, model: str, tokenizer: "FolderTokenizer", chat: _Chat
 ) -> PromptParity:
     mlx, ollama = tokenizer.render(chat), await render(client, model, chat)
-    read = await tokens(client, model, text) if (text := mlx or ollama) else None
-    ours = tokenizer.ids(text + read.more) if text and read else ()
+    by_ollama = await tokens(client, model, text) if (text := mlx or ollama) else None
+    by_mlx = tokenizer.ids(text + by_ollama.generated) if text and by_ollama else ()
+    same_prompt = None
+    if mlx is not None and ollama is not None:
+        # Without the first token, which Ollama's runner adds itself.
+        first = tokenizer.first
+        same_prompt = mlx.removeprefix(first) == ollama.removeprefix(first)
     return PromptParity(
         chat=chat,
         mlx=mlx,
         ollama=ollama,
-        same_prompt=_are_same(mlx, ollama, tokenizer.first),
-        same_ids=ours == read.ids if read and read.ids else None,
-        ids=len(ours),
+        same_prompt=same_prompt,
+        same_ids=by_mlx == by_ollama.ids if by_ollama and by_ollama.ids else None,
+        ids=len(by_mlx),
     )
-
-
-def _are_same(mlx: str | None, ollama: str | None, first: str) -> bool | None:
-    """`first` may stand in a prompt or not: Ollama's runner puts it there by itself."""
-    if mlx is None or ollama is None:
-        return None
-    return mlx.removeprefix(first) == ollama.removeprefix(first)

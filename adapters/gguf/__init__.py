@@ -1,1 +1,1 @@
-"""What a GGUF file says of itself, for both engines; without mlx and without numpy."""
+"""Metadata and vocabulary of GGUF files, for both engines; without mlx and numpy."""

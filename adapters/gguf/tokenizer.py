@@ -1,9 +1,8 @@
 # pyright: basic
-"""A GGUF's vocabulary as `tokenizer.json`, so that both engines read the same token ids.
+"""Convert a GGUF's vocabulary to `tokenizer.json`, so that both engines have the same token ids.
 
-How text is cut before the merges is not in the file, only its name (`tokenizer.ggml.pre`): a row
-of `_CUTS` says what the name means, and a name without a row is refused. Each row was compared
-with llama.cpp's own ids (`tests/data/`).
+A GGUF has only the name of its pre-tokenizer (`tokenizer.ggml.pre`). `_PRE_TOKENIZERS` has its
+definition; other names are rejected. Each row was compared with llama.cpp's ids (`tests/data/`).
 """
 
 import json
@@ -15,13 +14,13 @@ from typing import Any
 from tokenizers import AddedToken, Regex, Tokenizer, decoders, pre_tokenizers, processors
 from tokenizers.models import BPE
 
-from adapters.gguf.errors import UnsupportedGGUFError
+from adapters.gguf.conversion import UnsupportedGGUFError
 from adapters.gguf.sentencepiece import build_sentencepiece
 
 _UNKNOWN, _CONTROL, _USER_DEFINED = 2, 3, 4  # tokenizer.ggml.token_type
 _KINDS = ("gpt2", "llama")  # tokenizer.ggml.model
 
-# llama.cpp ends an answer at any of these, whichever the file names as its end.
+# llama.cpp ends an answer at any of these, whichever token the file has as its end.
 _ENDS = frozenset(
     {
         "<|endoftext|>",
@@ -37,14 +36,14 @@ Metadata = Mapping[str, Any]
 
 
 @dataclass(frozen=True)
-class _Cut:
-    """How text is cut into the pieces that merges never cross."""
+class _PreTokenizer:
+    """Splits text into parts that merges never cross."""
 
     steps: tuple[pre_tokenizers.PreTokenizer, ...]
     add_bos: bool = False
-    """What holds when the file does not say."""
-    whole_first: bool = False
-    """A piece that is a token as it stands is taken so, even if no merges lead to it."""
+    """The default if the file has no such setting."""
+    ignore_merges: bool = False
+    """A part that is a token is not split, even if no merges lead to it."""
 
 
 def _bytes(gpt2_words: bool) -> pre_tokenizers.PreTokenizer:
@@ -56,65 +55,67 @@ _LLAMA3 = (
     r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}{1,3}"
     r"| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+"
 )
-# https://huggingface.co/Qwen/Qwen2.5-0.5B/blob/main/tokenizer.json: digits one by one
+# https://huggingface.co/Qwen/Qwen2.5-0.5B/blob/main/tokenizer.json: single digits
 _QWEN2 = _LLAMA3.replace(r"\p{N}{1,3}", r"\p{N}")
 # https://huggingface.co/mistralai/Mistral-Nemo-Instruct-2407/blob/main/tokenizer.json: words also
-# end where capitals begin. As llama.cpp has it: accents that stand alone are no part of a word, and
-# only A to Z are capitals.
+# end where capitals begin. Like llama.cpp: separate accents are not part of a word, and only A to Z
+# are capitals.
 _UPPER, _LOWER = r"[\p{L}&&[^a-z]]", r"[\p{L}&&[^A-Z]]"
 _TEKKEN = (
     rf"[^\r\n\p{{L}}\p{{N}}]?{_UPPER}*{_LOWER}+|[^\r\n\p{{L}}\p{{N}}]?{_UPPER}+{_LOWER}*"
     r"|\p{N}| ?[^\s\p{L}\p{N}]+[\r\n/]*|\s*[\r\n]+|\s+(?!\S)|\s+"
 )
-_CUTS: dict[str, _Cut] = {
-    "gpt-2": _Cut((_bytes(True),)),
+_PRE_TOKENIZERS: dict[str, _PreTokenizer] = {
+    "gpt-2": _PreTokenizer((_bytes(True),)),
     # https://huggingface.co/HuggingFaceTB/SmolLM2-135M-Instruct/blob/main/tokenizer.json
-    "smollm": _Cut((pre_tokenizers.Digits(individual_digits=True), _bytes(True))),
-    "llama-bpe": _Cut(
+    "smollm": _PreTokenizer((pre_tokenizers.Digits(individual_digits=True), _bytes(True))),
+    "llama-bpe": _PreTokenizer(
         (pre_tokenizers.Split(Regex(_LLAMA3), "isolated"), _bytes(False)),
         add_bos=True,
-        whole_first=True,
+        ignore_merges=True,
     ),
-    "qwen2": _Cut((pre_tokenizers.Split(Regex(_QWEN2), "isolated"), _bytes(False))),
-    "tekken": _Cut(
+    "qwen2": _PreTokenizer((pre_tokenizers.Split(Regex(_QWEN2), "isolated"), _bytes(False))),
+    "tekken": _PreTokenizer(
         (pre_tokenizers.Split(Regex(_TEKKEN), "isolated"), _bytes(False)),
         add_bos=True,
-        whole_first=True,
+        ignore_merges=True,
     ),
 }
-_SENTENCEPIECE = _Cut((), add_bos=True)
-"""It cuts nothing beforehand: merges cross words."""
+_SENTENCEPIECE = _PreTokenizer((), add_bos=True)
+"""No pre-tokenizer: merges cross words."""
 
 
-PRE_TOKENIZERS = tuple(_CUTS)
-"""The names of `tokenizer.ggml.pre` that are known."""
+PRE_TOKENIZER_NAMES = tuple(_PRE_TOKENIZERS)
+"""The supported values of `tokenizer.ggml.pre`."""
 
 
-def cut_into(pre: str, text: str) -> list[str]:
-    """The pieces of `text` that merges never cross, in the letters that stand for bytes."""
-    sequence = pre_tokenizers.Sequence(list(_CUTS[pre].steps))
-    return [piece for piece, _ in sequence.pre_tokenize_str(text)]
+def pre_tokenized(pre: str, text: str) -> list[str]:
+    """The parts of `text` that merges never cross, in the letters that represent bytes."""
+    sequence = pre_tokenizers.Sequence(list(_PRE_TOKENIZERS[pre].steps))
+    return [part for part, _ in sequence.pre_tokenize_str(text)]
 
 
 def build_tokenizer(metadata: Metadata) -> Tokenizer:
-    """
+    """Build the tokenizer of a GGUF with this metadata.
+
     Raises:
-        UnsupportedGGUFError: a kind of vocabulary, or a cut, that is not known here.
+        UnsupportedGGUFError: the type of the vocabulary or its pre-tokenizer is not supported.
     """
-    cut = _cut(metadata)
+    pre = _pre_tokenizer(metadata)
     tokens = _token_list(metadata)
-    if cut is _SENTENCEPIECE:
+    if pre is _SENTENCEPIECE:
         tokenizer = build_sentencepiece(metadata, tokens)
     else:
-        tokenizer = Tokenizer(_bpe(tokens, metadata, cut))
-        tokenizer.pre_tokenizer = pre_tokenizers.Sequence(list(cut.steps))
+        tokenizer = Tokenizer(_bpe(tokens, metadata, pre))
+        tokenizer.pre_tokenizer = pre_tokenizers.Sequence(list(pre.steps))
         tokenizer.decoder = decoders.ByteLevel()
-    tokenizer.post_processor = _post_processor(metadata, tokens, cut)
+    tokenizer.post_processor = _post_processor(metadata, tokens, pre)
     tokenizer.add_tokens(_added_tokens(tokens, metadata))
     return tokenizer
 
 
 def write_tokenizer(folder: Path, metadata: Metadata, context_length: int) -> None:
+    """Write `tokenizer.json` and `tokenizer_config.json`; raises like `build_tokenizer`."""
     build_tokenizer(metadata).save(str(folder / "tokenizer.json"))
     config = tokenizer_config(metadata, context_length)
     (folder / "tokenizer_config.json").write_text(json.dumps(config, indent=2), "utf-8")
@@ -126,7 +127,7 @@ def tokenizer_config(metadata: Metadata, context_length: int) -> dict[str, Any]:
     config: dict[str, Any] = {
         "tokenizer_class": "PreTrainedTokenizerFast",
         "clean_up_tokenization_spaces": False,
-        "add_bos_token": _adds_bos(metadata, _cut(metadata)),
+        "add_bos_token": _adds_bos(metadata, _pre_tokenizer(metadata)),
         "model_max_length": context_length,
     }
     for short, long in names.items():
@@ -139,9 +140,9 @@ def tokenizer_config(metadata: Metadata, context_length: int) -> dict[str, Any]:
 
 
 def end_tokens(metadata: Metadata) -> list[int]:
-    """The ids that end an answer, the file's own end of sequence first.
+    """Ids that end an answer, the end of sequence of the file first.
 
-    A model may end its turn with another control token than the one the file calls `eos`.
+    Models may end a turn with a control token other than `eos`.
     """
     own = [
         metadata[key]
@@ -154,7 +155,7 @@ def end_tokens(metadata: Metadata) -> list[int]:
     return [int(index) for index in dict.fromkeys(own + others)]
 
 
-def _cut(metadata: Metadata) -> _Cut:
+def _pre_tokenizer(metadata: Metadata) -> _PreTokenizer:
     model = metadata.get("tokenizer.ggml.model")
     if model not in _KINDS:
         known = ", ".join(_KINDS)
@@ -164,10 +165,10 @@ def _cut(metadata: Metadata) -> _Cut:
     if model == "llama":
         return _SENTENCEPIECE
     pre = metadata.get("tokenizer.ggml.pre")
-    if pre not in _CUTS:
-        known = ", ".join(sorted(_CUTS))
+    if pre not in _PRE_TOKENIZERS:
+        known = ", ".join(sorted(_PRE_TOKENIZERS))
         raise UnsupportedGGUFError(f"The pre-tokenizer '{pre}' is not supported, only {known}.")
-    return _CUTS[pre]
+    return _PRE_TOKENIZERS[pre]
 
 
 def _token_list(metadata: Metadata) -> list[str]:
@@ -179,26 +180,30 @@ def _token_list(metadata: Metadata) -> list[str]:
 
 def _token(tokens: list[str], index: int) -> str:
     if not 0 <= index < len(tokens):
-        raise UnsupportedGGUFError(f"Token {index} is named, and there are {len(tokens)}.")
+        raise UnsupportedGGUFError(
+            f"A setting refers to token {index}; the vocabulary has {len(tokens)}."
+        )
     return tokens[index]
 
 
-def _bpe(tokens: list[str], metadata: Metadata, cut: _Cut) -> BPE:
+def _bpe(tokens: list[str], metadata: Metadata, pre: _PreTokenizer) -> BPE:
     vocabulary = {token: index for index, token in enumerate(tokens)}
     if len(vocabulary) != len(tokens):
         raise UnsupportedGGUFError("Two tokens of the vocabulary have the same text.")
     merges = [tuple(merge.split(" ")) for merge in metadata.get("tokenizer.ggml.merges", ())]
     for merge in merges:
         if len(merge) != 2 or "".join(merge) not in vocabulary or not vocabulary.keys() >= {*merge}:
-            raise UnsupportedGGUFError(f"The merge {merge} is not of two tokens into a third.")
-    return BPE(vocabulary, merges, ignore_merges=cut.whole_first)  # type: ignore[arg-type]
+            raise UnsupportedGGUFError(f"The merge {merge} does not form a token of two tokens.")
+    return BPE(vocabulary, merges, ignore_merges=pre.ignore_merges)  # type: ignore[arg-type]
 
 
 def _added_tokens(tokens: list[str], metadata: Metadata) -> list[AddedToken]:
-    """The tokens that are found in text as they stand, before it is cut."""
+    """Tokens that are recognised in the text before it is split."""
     kinds = metadata.get("tokenizer.ggml.token_type", [1] * len(tokens))
     if len(kinds) != len(tokens):
-        raise UnsupportedGGUFError("'tokenizer.ggml.token_type' has not one entry a token.")
+        raise UnsupportedGGUFError(
+            "'tokenizer.ggml.token_type' must have one entry for each token."
+        )
     return [
         AddedToken(token, special=kind != _USER_DEFINED, normalized=False)
         for token, kind in zip(tokens, kinds, strict=True)
@@ -206,15 +211,17 @@ def _added_tokens(tokens: list[str], metadata: Metadata) -> list[AddedToken]:
     ]
 
 
-def _adds_bos(metadata: Metadata, cut: _Cut) -> bool:
-    return bool(metadata.get("tokenizer.ggml.add_bos_token", cut.add_bos))
+def _adds_bos(metadata: Metadata, pre: _PreTokenizer) -> bool:
+    return bool(metadata.get("tokenizer.ggml.add_bos_token", pre.add_bos))
 
 
-def _post_processor(metadata: Metadata, tokens: list[str], cut: _Cut) -> processors.PostProcessor:
-    if not _adds_bos(metadata, cut):
+def _post_processor(
+    metadata: Metadata, tokens: list[str], pre: _PreTokenizer
+) -> processors.PostProcessor:
+    if not _adds_bos(metadata, pre):
         return processors.ByteLevel(trim_offsets=False)
     index = metadata.get("tokenizer.ggml.bos_token_id")
     if index is None:
-        raise UnsupportedGGUFError("A first token is asked for and 'bos_token_id' is missing.")
+        raise UnsupportedGGUFError("'add_bos_token' requires 'bos_token_id', which is missing.")
     bos = _token(tokens, index)
     return processors.TemplateProcessing(single=[bos, "$A"], special_tokens=[(bos, int(index))])

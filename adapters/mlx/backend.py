@@ -28,7 +28,7 @@ from adapters.mlx.models.catalog import ModelFolder, absent_models, find_model, 
 from adapters.mlx.models.hub_download import pull
 from adapters.mlx.models.idle_unload import IdleUnload
 from adapters.mlx.models.load_progress import Extras, Loading, Loads
-from adapters.mlx.prompt.raw import refuse_senseless
+from adapters.mlx.prompt.raw import reject_conflicts
 from adapters.request import EmbeddingRequest, GenerationRequest
 from adapters.sink import Sink
 
@@ -54,11 +54,11 @@ class MLXBackend:
         self.memory_user = MLXMemory(config, self._engine, self._idle, self.unload)
 
     def check(self, request: GenerationRequest) -> None:
-        refuse_senseless(request)
+        reject_conflicts(request)
 
     async def generate(self, request: GenerationRequest, sink: Sink) -> None:
         refuse_unsupported(request, self.honours, self.kind)
-        refuse_senseless(request)
+        reject_conflicts(request)
         with self._idle.using(request.model, request.keep_alive):
             cold = request.model not in self._loaded
             loaded = await self._ready(request.model, TextModel)

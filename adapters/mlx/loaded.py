@@ -25,7 +25,10 @@ if TYPE_CHECKING:
 Dequantize = Literal["auto", "always", "never"]
 
 _BATCH_TOKENS = 1024
-"""Padding included: a step of some tens of milliseconds on a GPU, of a second on two slow cores."""
+"""Padding included: tens of milliseconds on a GPU, a second on two slow cores."""
+_BATCH_ROWS = 64
+_MAX_PADDING = 0.25
+"""Largest share of padding in a batch; above it a further batch costs less."""
 
 
 class Loaded(Protocol):
@@ -107,7 +110,7 @@ class EmbeddingModel:
         """Embed batch by batch, so that the engine takes a step of every model in between.
 
         Raises:
-            InvalidRequestError, ContextLengthError: as `Backend.embed`.
+            InvalidRequestError, ContextLengthError: see `Backend.embed`.
         """
         if not request.inputs:
             raise InvalidRequestError("There is no input.", param="input")

@@ -109,7 +109,7 @@ async def open_vocabulary(facts: ModelInfo) -> "Tokenizer | None":
 
 def _read_vocabulary(blob: Path, size: int | None, files: int) -> "Tokenizer | None":
     # Imported only here: an idle server does without it.
-    from adapters.gguf.errors import UnsupportedGGUFError
+    from adapters.gguf.conversion import UnsupportedGGUFError
     from adapters.gguf.metadata import read_metadata
     from adapters.gguf.tokenizer import build_tokenizer
 

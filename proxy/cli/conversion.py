@@ -8,7 +8,7 @@ from proxy.cli.command import fail
 
 if TYPE_CHECKING:
     from adapters.conversion.parity import Parity
-    from adapters.gguf.report import TensorReport
+    from adapters.gguf.conversion import TensorReport
 
 
 def run_conversion(source: str, interrupted: str, convert: Callable[[], None]) -> int:
@@ -18,7 +18,7 @@ def run_conversion(source: str, interrupted: str, convert: Callable[[], None]) -
     the user interrupted.
     """
     from adapters.errors import BackendError
-    from adapters.gguf.errors import InexactGGUFError, UnsupportedGGUFError
+    from adapters.gguf.conversion import InexactGGUFError, UnsupportedGGUFError
 
     try:
         convert()

@@ -29,7 +29,7 @@ def export(config: Config, args: argparse.Namespace) -> int:
 def _export(config: Config, named: str, tag: str | None) -> None:
     from adapters.config import MLXConfig, OllamaConfig
     from adapters.conversion.export_model import default_tag, export_model, find_folder
-    from adapters.gguf.progress import Bar
+    from adapters.gguf.conversion import Bar
 
     mlx = config.of_kind(MLXConfig) or MLXConfig()
     ollama = config.of_kind(OllamaConfig) or OllamaConfig()

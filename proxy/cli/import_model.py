@@ -30,7 +30,7 @@ def import_(config: Config, args: argparse.Namespace) -> int:
 def _import(config: Config, named: str, to: Path | None) -> None:
     from adapters.config import MLXConfig, OllamaConfig
     from adapters.conversion.import_model import default_target, find_source, import_model
-    from adapters.gguf.progress import Bar
+    from adapters.gguf.conversion import Bar
 
     mlx = config.of_kind(MLXConfig) or MLXConfig()
     ollama = config.of_kind(OllamaConfig)

@@ -75,7 +75,7 @@ class _ProgressDisplay:
         self._status = ""
 
     def __call__(self, progress: "Progress") -> None:
-        from adapters.gguf.progress import Bar
+        from adapters.gguf.conversion import Bar
 
         if progress.status != self._status:
             self._status = progress.status

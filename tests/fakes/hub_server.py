@@ -1,4 +1,4 @@
-"""A small server in the hub's place: one repository, which it gives in pieces if it is told to."""
+"""A small HTTP server in place of the hub, with one repository; it can stall in a file."""
 
 import hashlib
 import json
@@ -18,9 +18,10 @@ class Hub:
         self.fetched: list[str] = []
         self.broken = False
         """Answer 503 to everything."""
-        self.held: str | None = None
-        """The file of which half is given until `going_on` is set."""
-        self.going_on = threading.Event()
+        self.stalls_at: str | None = None
+        """Name of a file that stops after its first half until `resume` is set."""
+        self.has_stalled = threading.Event()
+        self.resume = threading.Event()
 
     def listing(self) -> bytes:
         siblings = [{"rfilename": name, "size": len(data)} for name, data in self.files.items()]
@@ -37,38 +38,38 @@ class _Handler(BaseHTTPRequestHandler):
     def do_GET(self) -> None:
         self._answer(with_body=True)
 
-    def log_message(self, format: str, *args: object) -> None:  # noqa: A002 - its own name.
+    def log_message(self, format: str, *args: object) -> None:  # noqa: A002 - the name in the base class.
         pass
 
     def _answer(self, *, with_body: bool) -> None:
         path = self.path.partition("?")[0]
         _, _, name = path.rpartition(f"/{self.hub.repository}/resolve/main/")
         if self.hub.broken:
-            self._say(503, b"")
+            self._respond(503, b"")
         elif path.startswith(f"/api/models/{self.hub.repository}"):
-            self._say(200, self.hub.listing())
+            self._respond(200, self.hub.listing())
         elif name in self.hub.files and path != name:
-            self._give(name, with_body)
+            self._send_file(name, with_body)
         else:
-            self._say(404, b"", {"X-Error-Code": "RepoNotFound"})
+            self._respond(404, b"", {"X-Error-Code": "RepoNotFound"})
 
-    def _give(self, name: str, with_body: bool) -> None:
+    def _send_file(self, name: str, with_body: bool) -> None:
         data = self.hub.files[name]
         headers = {"ETag": f'"{hashlib.sha256(data).hexdigest()}"', "X-Repo-Commit": COMMIT}
         if not with_body:
-            self._say(200, data, headers, with_body=False)
+            self._respond(200, data, headers, with_body=False)
             return
         self.hub.fetched.append(name)
-        self._say(200, data, headers, held=self.hub.held == name)
+        self._respond(200, data, headers, stalls=self.hub.stalls_at == name)
 
-    def _say(
+    def _respond(
         self,
         status: int,
         body: bytes,
         headers: dict[str, str] | None = None,
         *,
         with_body: bool = True,
-        held: bool = False,
+        stalls: bool = False,
     ) -> None:
         self.send_response(status)
         for key, value in (headers or {}).items():
@@ -77,26 +78,29 @@ class _Handler(BaseHTTPRequestHandler):
         self.end_headers()
         if not with_body:
             return
-        half = len(body) // 2 if held else len(body)
+        half = len(body) // 2 if stalls else len(body)
         self.wfile.write(body[:half])
         self.wfile.flush()
-        if held:
-            self.hub.going_on.wait(30)
+        if stalls:
+            self.hub.has_stalled.set()
+            self.hub.resume.wait(30)
             self.wfile.write(body[half:])
 
 
 @contextmanager
 def serving_hub(hub: Hub) -> Iterator[str]:
-    """Its address, for `HF_ENDPOINT`."""
+    """Run the server; yields its address for `HF_ENDPOINT`."""
     handler = type("Handler", (_Handler,), {"hub": hub})
     server = ThreadingHTTPServer(("127.0.0.1", 0), handler)
-    server.handle_error = lambda request, client_address: None  # The client may go at any time.
+    server.handle_error = lambda request, client_address: (
+        None
+    )  # The client may disconnect at any time.
     thread = threading.Thread(target=server.serve_forever)
     thread.start()
     try:
         yield f"http://127.0.0.1:{server.server_port}"
     finally:
-        hub.going_on.set()
+        hub.resume.set()
         server.shutdown()
         thread.join()
         server.server_close()

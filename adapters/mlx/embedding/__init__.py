@@ -1,1 +1,1 @@
-"""Text to vectors: encoders that mlx-lm does not have, and two of its decoders read as encoders."""
+"""Embedding models: encoders that mlx-lm lacks, and two of its decoders used as encoders."""

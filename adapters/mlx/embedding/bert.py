@@ -1,4 +1,4 @@
-"""BERT, RoBERTa and XLM-RoBERTa; the parameters are named as in the hub's files.
+"""BERT, RoBERTa and XLM-RoBERTa; parameters are named as in the files on the hub.
 
 Source: https://arxiv.org/abs/1810.04805, https://arxiv.org/abs/1907.11692
 """
@@ -10,8 +10,7 @@ import mlx.core as mx
 from mlx import nn
 from mlx_lm.models.base import BaseModelArgs
 
-from adapters.mlx.embedding.activations import activation
-from adapters.mlx.embedding.attention import attend, every_token, split
+from adapters.mlx.embedding.layers import activation, attend, global_mask, split_heads
 
 _PREFIXES = ("bert.", "roberta.", "model.", "0.auto_model.", "auto_model.")
 _HEADS = ("pooler.", "cls.", "lm_head.", "classifier.", "embeddings.position_ids")
@@ -35,7 +34,7 @@ class ModelArgs(BaseModelArgs):
 
     def __post_init__(self) -> None:
         if self.position_embedding_type not in (None, "absolute"):
-            raise ValueError(f"positions of type {self.position_embedding_type!r} are not known")
+            raise ValueError(f"{self.position_embedding_type!r} positions are not supported")
 
 
 class Embeddings(nn.Module):
@@ -49,13 +48,13 @@ class Embeddings(nn.Module):
 
     def __call__(self, ids: mx.array) -> mx.array:
         types = self.token_type_embeddings(mx.zeros_like(ids))
-        places = self.position_embeddings(self._positions(ids))
-        return self.LayerNorm(self.word_embeddings(ids) + types + places)
+        positions = self.position_embeddings(self._positions(ids))
+        return self.LayerNorm(self.word_embeddings(ids) + types + positions)
 
     def _positions(self, ids: mx.array) -> mx.array:
         if self._padding is None:
             return mx.broadcast_to(mx.arange(ids.shape[1]), ids.shape)
-        # RoBERTa counts from behind the padding token's own position, which padding keeps.
+        # RoBERTa's positions start after that of the padding token, which padding keeps.
         real = (ids != self._padding).astype(mx.int32)
         return mx.cumsum(real, axis=1) * real + self._padding
 
@@ -70,7 +69,7 @@ class SelfAttention(nn.Module):
 
     def __call__(self, x: mx.array, mask: mx.array) -> mx.array:
         parts = (self.query, self.key, self.value)
-        queries, keys, values = (split(part(x), self._heads) for part in parts)
+        queries, keys, values = (split_heads(part(x), self._heads) for part in parts)
         return attend(queries, keys, values, mask)
 
 
@@ -112,8 +111,8 @@ class Layer(nn.Module):
         self.output = Output(args.intermediate_size, args)
 
     def __call__(self, x: mx.array, mask: mx.array) -> mx.array:
-        seen = self.attention(x, mask)
-        return self.output(self.intermediate(seen), seen)
+        x = self.attention(x, mask)
+        return self.output(self.intermediate(x), x)
 
 
 class Encoder(nn.Module):
@@ -129,18 +128,18 @@ class Model(nn.Module):
         self.encoder = Encoder(args)
 
     def __call__(self, ids: mx.array, real: mx.array) -> mx.array:
-        """(rows, tokens) ids, and which of them are no padding -> (rows, tokens, hidden)."""
-        x, mask = self.embeddings(ids), every_token(real)
+        """(rows, tokens) ids and a mask, false for padding -> (rows, tokens, hidden)."""
+        x, mask = self.embeddings(ids), global_mask(real)
         for layer in self.encoder.layer:
             x = layer(x, mask)
         return x
 
     def sanitize(self, weights: dict[str, mx.array]) -> dict[str, mx.array]:
-        named = {_own_name(name): array for name, array in weights.items()}
+        named = {_parameter_name(name): array for name, array in weights.items()}
         return {name: array for name, array in named.items() if not name.startswith(_HEADS)}
 
 
-def _own_name(name: str) -> str:
+def _parameter_name(name: str) -> str:
     for prefix in _PREFIXES:
         name = name.removeprefix(prefix)
     stem, dot, last = name.rpartition(".")

@@ -1,5 +1,5 @@
-"""mlx-lm's decoders read as encoders: Qwen3-Embedding, which looks back only, and EmbeddingGemma,
-whose tokens see each other both ways.
+"""Encoders made from mlx-lm's decoders: Qwen3-Embedding with causal attention, EmbeddingGemma with
+bidirectional attention.
 
 Source: https://arxiv.org/abs/2506.05176, https://arxiv.org/abs/2509.20354
 """
@@ -11,7 +11,7 @@ import mlx.core as mx
 from mlx import nn
 from mlx_lm.models import gemma3_text, qwen3
 
-from adapters.mlx.embedding.attention import every_token, nearby_tokens
+from adapters.mlx.embedding.layers import global_mask, local_mask
 
 Qwen3Args = qwen3.ModelArgs
 
@@ -22,23 +22,23 @@ class Qwen3(nn.Module):
         self.model = qwen3.Qwen3Model(args)
 
     def __call__(self, ids: mx.array, _real: mx.array) -> mx.array:
-        """(rows, tokens) ids -> (rows, tokens, hidden). Padding comes last: no token sees it."""
+        """(rows, tokens) ids -> (rows, tokens, hidden). Padding, at the end, is not read."""
         return self.model(ids)
 
     def sanitize(self, weights: dict[str, mx.array]) -> dict[str, mx.array]:
-        return _below_model(weights)
+        return _with_model_prefix(weights)
 
 
 class Gemma3Args(gemma3_text.ModelArgs):
     @classmethod
     def from_dict(cls, params: dict[str, Any]) -> "Gemma3Args":
-        """transformers 5 keeps both thetas in `rope_parameters`, by the type of layer."""
+        """Read both thetas from the `rope_parameters` of transformers 5, by type of layer."""
         rope = params.get("rope_parameters") or {}
-        places = {"rope_theta": "full_attention", "rope_local_base_freq": "sliding_attention"}
-        found = {key: rope[kind]["rope_theta"] for key, kind in places.items() if kind in rope}
+        kinds = {"rope_theta": "full_attention", "rope_local_base_freq": "sliding_attention"}
+        settings = {key: rope[kind]["rope_theta"] for key, kind in kinds.items() if kind in rope}
         if "_sliding_window_pattern" in params:
-            found["sliding_window_pattern"] = params["_sliding_window_pattern"]
-        return super().from_dict({**params, **found})
+            settings["sliding_window_pattern"] = params["_sliding_window_pattern"]
+        return super().from_dict({**params, **settings})
 
 
 class Gemma3(nn.Module):
@@ -49,20 +49,20 @@ class Gemma3(nn.Module):
         self._reach = args.sliding_window // 2
 
     def __call__(self, ids: mx.array, real: mx.array) -> mx.array:
-        """(rows, tokens) ids, and which of them are no padding -> (rows, tokens, hidden)."""
+        """(rows, tokens) ids and a mask, false for padding -> (rows, tokens, hidden)."""
         x = self.model.embed_tokens(ids)
         x = x * mx.array(self._scale).astype(x.dtype)
-        near, every = nearby_tokens(real, self._reach), every_token(real)
+        local, everything = local_mask(real, self._reach), global_mask(real)
         for layer in self.model.layers:
-            x = layer(x, near if layer.self_attn.is_sliding else every)
+            x = layer(x, local if layer.self_attn.is_sliding else everything)
         return self.model.norm(x)
 
     def sanitize(self, weights: dict[str, mx.array]) -> dict[str, mx.array]:
-        return _below_model(weights)
+        return _with_model_prefix(weights)
 
 
-def _below_model(weights: dict[str, mx.array]) -> dict[str, mx.array]:
-    """The hub's files of an embedding model lack the prefix that a generating one has."""
+def _with_model_prefix(weights: dict[str, mx.array]) -> dict[str, mx.array]:
+    """Add the prefix `model.`, which embedding models on the hub lack and generating ones have."""
     return {
         name if name.startswith("model.") else f"model.{name}": array
         for name, array in weights.items()

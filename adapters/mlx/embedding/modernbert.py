@@ -1,4 +1,4 @@
-"""ModernBERT: rotary positions, and windows in most layers.
+"""ModernBERT: rotary positions, and local attention in most layers.
 
 Source: https://arxiv.org/abs/2412.13663
 """
@@ -11,8 +11,7 @@ import mlx.core as mx
 from mlx import nn
 from mlx_lm.models.base import BaseModelArgs
 
-from adapters.mlx.embedding.activations import activation
-from adapters.mlx.embedding.attention import attend, every_token, nearby_tokens, split
+from adapters.mlx.embedding.layers import activation, attend, global_mask, local_mask, split_heads
 
 _HEADS = ("head.", "decoder.", "classifier.")
 
@@ -31,13 +30,13 @@ class ModelArgs(BaseModelArgs):
     mlp_bias: bool = False
     hidden_activation: str = "gelu"
     local_attention: int = 128
-    """The whole window: half of it on either side."""
+    """Size of the window, half of it on either side."""
     global_attn_every_n_layers: int = 3
     layer_types: list[str] | None = None
     global_rope_theta: float = 160_000.0
     local_rope_theta: float | None = 10_000.0
     rope_parameters: dict[str, dict[str, Any]] = field(default_factory=dict)
-    """As transformers 5 writes it: theta for each type of layer."""
+    """The format of transformers 5: theta for each type of layer."""
 
     def is_local(self, layer: int) -> bool:
         if self.layer_types is not None:
@@ -46,8 +45,8 @@ class ModelArgs(BaseModelArgs):
 
     def theta(self, layer: int) -> float:
         kind = "sliding_attention" if self.is_local(layer) else "full_attention"
-        if (said := self.rope_parameters.get(kind, {}).get("rope_theta")) is not None:
-            return said
+        if (theta := self.rope_parameters.get(kind, {}).get("rope_theta")) is not None:
+            return theta
         local = self.local_rope_theta or self.global_rope_theta
         return local if self.is_local(layer) else self.global_rope_theta
 
@@ -73,7 +72,7 @@ class Attention(nn.Module):
 
     def __call__(self, x: mx.array, mask: mx.array) -> mx.array:
         queries, keys, values = (
-            split(part, self._heads) for part in mx.split(self.Wqkv(x), 3, axis=-1)
+            split_heads(part, self._heads) for part in mx.split(self.Wqkv(x), 3, axis=-1)
         )
         return self.Wo(attend(self.rope(queries), self.rope(keys), values, mask))
 
@@ -86,14 +85,14 @@ class MLP(nn.Module):
         self._activation = activation(args.hidden_activation)
 
     def __call__(self, x: mx.array) -> mx.array:
-        shaped, gate = mx.split(self.Wi(x), 2, axis=-1)
-        return self.Wo(self._activation(shaped) * gate)
+        hidden, gate = mx.split(self.Wi(x), 2, axis=-1)
+        return self.Wo(self._activation(hidden) * gate)
 
 
 class Layer(nn.Module):
     def __init__(self, args: ModelArgs, layer: int) -> None:
         super().__init__()
-        # The embeddings' own norm stands before the first layer.
+        # The embeddings are normalised already before the first layer.
         self.attn_norm = _norm(args) if layer else nn.Identity()
         self.attn = Attention(args, layer)
         self.mlp_norm = _norm(args)
@@ -114,11 +113,11 @@ class Model(nn.Module):
         self._reach = args.local_attention // 2
 
     def __call__(self, ids: mx.array, real: mx.array) -> mx.array:
-        """(rows, tokens) ids, and which of them are no padding -> (rows, tokens, hidden)."""
+        """(rows, tokens) ids and a mask, false for padding -> (rows, tokens, hidden)."""
         x = self.embeddings(ids)
-        near, every = nearby_tokens(real, self._reach), every_token(real)
+        local, everything = local_mask(real, self._reach), global_mask(real)
         for layer in self.layers:
-            x = layer(x, near if layer.is_local else every)
+            x = layer(x, local if layer.is_local else everything)
         return self.final_norm(x)
 
     def sanitize(self, weights: dict[str, mx.array]) -> dict[str, mx.array]:

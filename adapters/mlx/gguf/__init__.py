@@ -1,16 +1,17 @@
-"""The same weights for MLX: a GGUF file becomes a folder that mlx-lm loads.
+"""Convert a GGUF file to a folder that mlx-lm loads.
 
-    architectures.py   which tensors a model has, what MLX calls them, its `config.json`
+    architectures.py   tensors of each architecture, their names in MLX, `config.json`
     packing.py         GGUF's blocks <-> MLX's packed integers with a scale and a bias
     weights.py         writes `model.safetensors` and reads it back to check every tensor
     ../../gguf/tokenizer.py  `tokenizer.json` and `tokenizer_config.json` from the GGUF's vocabulary
-    convert.py         all of it, into a folder that is there whole or not at all
+    convert.py         the conversion as a whole; the folder appears complete or not at all
 
-What cannot be carried over is refused by name. mlx is not imported: `mx.load` reads some GGUF
-types wrongly without a word, and a converter needs no GPU. `python -m adapters.mlx.gguf` runs it.
+Tensors and settings that are not supported are rejected by name. mlx is not imported: `mx.load`
+silently misreads some GGUF types, and a converter needs no GPU. `python -m adapters.mlx.gguf`
+runs it.
 """
 
-from adapters.gguf.errors import InexactGGUFError, UnsupportedGGUFError
+from adapters.gguf.conversion import InexactGGUFError, UnsupportedGGUFError
 from adapters.mlx.gguf.convert import Report, convert
 
 __all__ = ["InexactGGUFError", "Report", "UnsupportedGGUFError", "convert"]

@@ -1,13 +1,13 @@
 """`python -m adapters.mlx.gguf SOURCE TARGET`
 
-The server runs it as a child, so that what a conversion needs in memory goes when it is done.
-Progress goes to stderr; the outcome is one line on stdout, and the exit status.
+The server runs this as a child process, so that the memory of a conversion is freed at its end.
+Progress goes to stderr, the result as one line to stdout and as the exit status.
 """
 
 import sys
 from pathlib import Path
 
-from adapters.gguf.progress import Bar
+from adapters.gguf.conversion import Bar
 from adapters.mlx.gguf import InexactGGUFError, UnsupportedGGUFError, convert
 
 
@@ -23,8 +23,8 @@ def main(arguments: list[str]) -> int:
         return 1
     worst = report.worst
     print(
-        f"{target}: {len(report.tensors)} tensors, none further from the source "
-        f"than {worst.relative_l2:.1e} ({worst.tensor})"
+        f"{target}: {len(report.tensors)} tensors; largest difference from the source "
+        f"{worst.relative_l2:.1e} ({worst.tensor})"
     )
     return 0
 

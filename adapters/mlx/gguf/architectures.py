@@ -1,8 +1,8 @@
 # pyright: basic
-"""Which tensors each architecture has, what MLX calls them, and the model's `config.json`.
+"""Tensors of each architecture, their names in MLX, and the model's `config.json`.
 
-A new architecture is a row of `ARCHITECTURES`. Everything a GGUF says that its row does not
-expect, key or tensor, is refused by name: a model with a part left out still talks, only wrongly.
+A new architecture is a row of `ARCHITECTURES`. Keys and tensors of a GGUF that its row does not
+have are rejected by name: a model without one of its parts still generates text, but bad text.
 
 Source: https://github.com/ggml-org/ggml/blob/master/docs/gguf.md (keys and tensor names)
 """
@@ -15,46 +15,48 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from adapters.gguf.errors import UnsupportedGGUFError
+from adapters.gguf.conversion import UnsupportedGGUFError
 from adapters.mlx.gguf import rotary
 
 Fields = Mapping[str, Any]
-"""Metadata key -> value, the architecture's prefix taken off its own keys."""
+"""Metadata key -> value; keys of the architecture without its prefix."""
 
 
 @dataclass(frozen=True)
 class Architecture:
     model_type: str
-    """mlx-lm's name of it."""
+    """Name in mlx-lm."""
     hub_class: str
     """`architectures` of its `config.json` on the hub."""
     block: Mapping[str, str]
-    """Within a block: GGUF's tensor -> MLX's module. Each must be there."""
+    """Tensor of a block in GGUF -> module in MLX. All are required."""
     keys: frozenset[str]
-    """The metadata that `config` understands or that says nothing more."""
+    """Metadata keys that `config` uses or that are redundant."""
     config: Callable[[Fields], dict[str, Any]]
     biased: frozenset[str] = frozenset()
-    """Those that have a bias beside their weight."""
+    """Tensors of `block` with a bias."""
     interleaved: frozenset[str] = frozenset()
-    """Those whose rows llama.cpp's converter reorders for its rotary embedding."""
+    """Tensors of `block` with rows reordered by llama.cpp's converter for its rotary embedding."""
     norm_offset: float = 0.0
-    """What GGUF's norms are more than MLX's."""
+    """GGUF's norm weights minus MLX's."""
 
 
-# Outside of blocks.
+# Tensors outside the blocks.
 _VOCABULARY = {"token_embd.weight": "model.embed_tokens", "output_norm.weight": "model.norm"}
 
 
 def read_architecture(metadata: Mapping[str, Any]) -> tuple[Architecture, Fields]:
-    """The row for the file's architecture, and the file's keys under it.
+    """The architecture of a file and its metadata.
 
     Raises:
-        UnsupportedGGUFError: no row, or a key that the row does not know.
+        UnsupportedGGUFError: the architecture or one of the keys is not supported.
     """
     name = metadata.get("general.architecture")
     if name not in ARCHITECTURES:
         known = ", ".join(sorted(ARCHITECTURES))
-        raise UnsupportedGGUFError(f"The architecture '{name}' is not supported, only {known}.")
+        raise UnsupportedGGUFError(
+            f"The architecture '{name}' is not supported; supported: {known}."
+        )
     architecture = ARCHITECTURES[name]
     fields = {
         key.removeprefix(f"{name}."): value
@@ -66,7 +68,7 @@ def read_architecture(metadata: Mapping[str, Any]) -> tuple[Architecture, Fields
         raise UnsupportedGGUFError(f"{name}: the setting '{unknown[0]}' is not supported.")
     for key, value in fields.items():
         if isinstance(value, list) and key != _PATTERN:
-            raise UnsupportedGGUFError(f"{name}: '{key}' differs by layer; that is not supported.")
+            raise UnsupportedGGUFError(f"{name}: '{key}' with a value per layer is not supported.")
     return architecture, fields
 
 
@@ -74,7 +76,7 @@ def module_names(architecture: Architecture, fields: Fields, tensors: set[str]) 
     """GGUF tensor -> MLX module, for all of `tensors` but the rotary table.
 
     Raises:
-        UnsupportedGGUFError: a tensor is missing, or one is there that the row does not know.
+        UnsupportedGGUFError: a tensor is missing or not supported.
     """
     names = dict(_VOCABULARY)
     for index in range(int(_required(fields, "block_count"))):
@@ -94,19 +96,19 @@ def module_names(architecture: Architecture, fields: Fields, tensors: set[str]) 
 def row_order(
     architecture: Architecture, head_dim: int, tensor: str, rows: int
 ) -> NDArray[np.intp] | None:
-    """For each row of MLX's weight the row of GGUF's `tensor`; `None` where they agree.
+    """Index of the row in GGUF's `tensor` for each row in MLX; `None` if the order is the same.
 
-    Within a head of d rows MLX keeps the first and the second halves of the rotary pairs apart,
-    where GGUF has each pair's two rows next to each other.
+    Within a head MLX has the first rows of all rotary pairs, then the second ones; GGUF has the
+    two rows of each pair next to each other.
 
     Raises:
-        UnsupportedGGUFError: the rows are no whole number of heads.
+        UnsupportedGGUFError: the rows are not a multiple of the size of a head.
     """
     match = re.fullmatch(r"blk\.\d+\.(\w+)\.weight", tensor)
     if match is None or match[1] not in architecture.interleaved:
         return None
     if rows % head_dim:
-        raise UnsupportedGGUFError(f"'{tensor}' has {rows} rows, in heads of {head_dim}.")
+        raise UnsupportedGGUFError(f"'{tensor}' has {rows} rows, which {head_dim} does not divide.")
     order = np.arange(rows, dtype=np.intp)
     return order.reshape(-1, head_dim // 2, 2).swapaxes(1, 2).reshape(-1)
 
@@ -121,19 +123,19 @@ def _required(fields: Fields, key: str) -> Any:
     return fields[key]
 
 
-def _refuse_unequal(fields: Fields, key: str, only: float) -> None:
-    if float(fields.get(key, only)) != only:
-        raise UnsupportedGGUFError(f"'{key}' = {fields[key]} is not supported, only {only:g}.")
+def _require_value(fields: Fields, key: str, value: float) -> None:
+    if float(fields.get(key, value)) != value:
+        raise UnsupportedGGUFError(f"'{key}' = {fields[key]} is not supported, only {value:g}.")
 
 
 def _decoder_config(fields: Fields) -> dict[str, Any]:
-    """What all of them say in the same words."""
+    """Settings that all architectures share."""
     heads = int(_required(fields, "attention.head_count"))
     width = int(_required(fields, "embedding_length"))
     head_dim = int(fields.get("attention.key_length", width // heads))
-    _refuse_unequal(fields, "attention.value_length", head_dim)
-    _refuse_unequal(fields, "rope.dimension_count", head_dim)
-    _refuse_unequal(fields, "expert_count", 0)
+    _require_value(fields, "attention.value_length", head_dim)
+    _require_value(fields, "rope.dimension_count", head_dim)
+    _require_value(fields, "expert_count", 0)
     return {
         "hidden_size": width,
         "num_hidden_layers": int(_required(fields, "block_count")),
@@ -150,45 +152,37 @@ def _decoder_config(fields: Fields) -> dict[str, Any]:
 
 def _qwen2_config(fields: Fields) -> dict[str, Any]:
     config = _decoder_config(fields)
-    # mlx-lm's class knows no other width of a head.
-    own = config["hidden_size"] // config["num_attention_heads"]
-    _refuse_unequal(fields, "attention.key_length", own)
+    # mlx-lm's class supports no other head size.
+    head_dim = config["hidden_size"] // config["num_attention_heads"]
+    _require_value(fields, "attention.key_length", head_dim)
     return config
 
 
 _PATTERN = "attention.sliding_window_pattern"
 _GLOBAL_EVERY = 6
-"""Gemma 3: five layers that look back over a window, then one that looks back over everything."""
+"""Gemma 3: five layers with sliding window attention, then one with full attention."""
 _GEMMA3_27B_BLOCKS = 62
 
 
 def _gemma3_config(fields: Fields) -> dict[str, Any]:
     config = _decoder_config(fields)
-    _refuse_unequal(fields, "final_logit_softcapping", 0)
-    _refuse_pattern(fields, config["num_hidden_layers"])
+    _require_value(fields, "final_logit_softcapping", 0)
     heads, blocks = config["num_attention_heads"], config["num_hidden_layers"]
-    # The file does not tell by what attention is scaled, and llama.cpp goes by the blocks too.
+    pattern = [(index + 1) % _GLOBAL_EVERY != 0 for index in range(blocks)]
+    if fields.get(_PATTERN, _GLOBAL_EVERY) not in (_GLOBAL_EVERY, pattern):
+        raise UnsupportedGGUFError(f"'{_PATTERN}' is not that of Gemma 3.")
+    # The file lacks the scale of attention; llama.cpp derives it from the blocks too.
     scale = config["hidden_size"] // heads if blocks == _GEMMA3_27B_BLOCKS else config["head_dim"]
     return config | {
         "query_pre_attn_scalar": scale,
         "rope_theta": float(fields.get("rope.freq_base", 1_000_000.0)),
-        "rope_local_base_freq": _local_base(fields),
+        # llama.cpp's converter and Ollama's have different names for it.
+        "rope_local_base_freq": float(
+            fields.get("rope.freq_base_swa", fields.get("rope.local.freq_base", 10000.0))
+        ),
         "sliding_window": int(_required(fields, "attention.sliding_window")),
         "sliding_window_pattern": _GLOBAL_EVERY,
     }
-
-
-def _local_base(fields: Fields) -> float:
-    """llama.cpp's converter and Ollama's have different names for it."""
-    own = fields.get("rope.freq_base_swa", fields.get("rope.local.freq_base", 10000.0))
-    return float(own)
-
-
-def _refuse_pattern(fields: Fields, blocks: int) -> None:
-    told = fields.get(_PATTERN, _GLOBAL_EVERY)
-    pattern = [(index + 1) % _GLOBAL_EVERY != 0 for index in range(blocks)]
-    if told not in (_GLOBAL_EVERY, pattern):
-        raise UnsupportedGGUFError(f"'{_PATTERN}' is another one than that of Gemma 3.")
 
 
 _BLOCK = {
@@ -218,7 +212,7 @@ _KEYS = rotary.KEYS | {
 }
 
 ARCHITECTURES: dict[str, Architecture] = {
-    # Mistral's models too: llama.cpp's converter calls them so.
+    # Mistral's models too: llama.cpp's converter gives them this name.
     "llama": Architecture(
         model_type="llama",
         hub_class="LlamaForCausalLM",

@@ -1,5 +1,5 @@
 # pyright: basic
-"""One GGUF file into one folder, which is there whole or not at all."""
+"""Convert one GGUF file to one folder, which appears complete or not at all."""
 
 import fcntl
 import hashlib
@@ -18,8 +18,7 @@ import gguf
 import numpy as np
 from gguf import GGUFReader, ReaderTensor
 
-from adapters.gguf.errors import UnsupportedGGUFError
-from adapters.gguf.report import TensorReport
+from adapters.gguf.conversion import TensorReport, UnsupportedGGUFError
 from adapters.gguf.tokenizer import end_tokens, write_tokenizer
 from adapters.mlx.gguf.architectures import (
     Architecture,
@@ -44,16 +43,16 @@ _BLOB = re.compile(r"sha256-([0-9a-f]{64})")
 
 @dataclass(frozen=True)
 class Report:
-    """What became of the source, kept in the folder as `conversion.json`."""
+    """Result of a conversion, stored in the folder as `conversion.json`."""
 
     source: str
-    """The file's name, without its folder."""
+    """Name of the file, without its folder."""
     source_bytes: int
     origin: str
     """`sha256:…` of the file."""
     architecture: str
     weights_bytes: int
-    """Of what was written."""
+    """Size of `model.safetensors`."""
     tensors: tuple[TensorReport, ...]
 
     @property
@@ -62,20 +61,20 @@ class Report:
 
     @property
     def exact(self) -> int:
-        """How many tensors are the source's to the last bit."""
+        """Number of tensors that are identical to the last bit."""
         return sum(tensor.relative_l2 == 0 for tensor in self.tensors)
 
 
 def convert(source: Path, target: Path, progress: Progress) -> Report:
-    """Make the folder `target` from the file `source`; at once if that was done before.
+    """Convert the file `source` to the folder `target`, unless an earlier call has done it.
 
-    Processes that meet wait for the first of them. The work is done in a hidden sibling of
-    `target`, which is renamed at the end: what a killed process leaves is never taken for a model.
+    Concurrent processes wait for the first one. A hidden sibling of `target` is written and renamed
+    at the end: the remains of a killed process are never mistaken for a model.
 
     Raises:
-        UnsupportedGGUFError: something in the file cannot be carried over, or it is no GGUF.
-        InexactGGUFError: a written tensor is not the source's.
-        FileExistsError: `target` is there and was not made from `source`.
+        UnsupportedGGUFError: a part of the file is not supported, or it is not a GGUF.
+        InexactGGUFError: a written tensor differs from the source.
+        FileExistsError: `target` exists and was not made from `source`.
         OSError: the file cannot be read, the folder cannot be written.
     """
     target.parent.mkdir(parents=True, exist_ok=True)
@@ -95,7 +94,7 @@ def convert(source: Path, target: Path, progress: Progress) -> Report:
 
 @contextmanager
 def _lock(path: Path) -> Iterator[None]:
-    """Held until the end, or until the process dies."""
+    """Exclusive lock, released at the end or when the process dies."""
     with path.open("w") as file:
         fcntl.flock(file, fcntl.LOCK_EX)
         yield
@@ -143,16 +142,16 @@ def _write_folder(source: Path, folder: Path, progress: Progress) -> Report:
 
 
 def _origin(source: Path) -> str:
-    """`sha256:…`: Ollama names its blobs by it and has checked it; else it is computed."""
-    if named := _BLOB.fullmatch(source.name):
-        return f"sha256:{named[1]}"
+    """`sha256:…` of the file, from the name of a blob of Ollama's or computed."""
+    if match := _BLOB.fullmatch(source.name):
+        return f"sha256:{match[1]}"
     with source.open("rb") as file:
         return f"sha256:{hashlib.file_digest(file, 'sha256').hexdigest()}"
 
 
 def _read(source: Path) -> tuple[dict[str, Any], list[ReaderTensor]]:
-    """Metadata and tensors; the tensors' data stays in the file until it is used."""
-    source.stat()  # a file that is not there is no malformed one
+    """Metadata and tensors; the data of tensors is read from the file when it is used."""
+    source.stat()  # Raises if the file is missing, which is not a malformed GGUF.
     try:
         reader = GGUFReader(source)
         metadata = {key: field.contents() for key, field in reader.fields.items()}
@@ -174,10 +173,10 @@ def _add_vocabulary(
     config["eos_token_id"] = end_tokens(metadata)
     config["bos_token_id"] = metadata.get("tokenizer.ggml.bos_token_id")
     config["pad_token_id"] = metadata.get("tokenizer.ggml.padding_token_id")
-    words = len(metadata.get("tokenizer.ggml.tokens", ()))
-    if words > config["vocab_size"]:
+    tokens = len(metadata.get("tokenizer.ggml.tokens", ()))
+    if tokens > config["vocab_size"]:
         raise UnsupportedGGUFError(
-            f"The vocabulary has {words} tokens, the embedding {config['vocab_size']} rows."
+            f"The vocabulary has {tokens} tokens, the embedding {config['vocab_size']} rows."
         )
 
 
@@ -185,7 +184,9 @@ def _add_rotary_table(config: dict[str, Any], tensors: Sequence[ReaderTensor]) -
     for tensor in tensors:
         if tensor.name == "rope_freqs.weight":
             if config["rope_scaling"] is not None:
-                raise UnsupportedGGUFError("'rope_freqs.weight' on top of another rotary scaling.")
+                raise UnsupportedGGUFError(
+                    "'rope_freqs.weight' together with another rotary scaling is not supported."
+                )
             factors = np.asarray(tensor.data, dtype=np.float32)
             config["rope_scaling"] = llama3_scaling(
                 factors, config["rope_theta"], config["head_dim"]
@@ -211,7 +212,7 @@ def _plan(
 
 
 def _quantization(plans: Sequence[Plan]) -> dict[str, Any] | None:
-    """The commonest width, and by name the modules that have another."""
+    """The most common number of bits, and the modules with another one by name."""
     packed = {plan.module: plan.form.bits for plan in plans if isinstance(plan.form, Packed)}
     if not packed:
         return None

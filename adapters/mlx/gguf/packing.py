@@ -1,8 +1,8 @@
 # pyright: basic
 """GGUF's quantised blocks <-> MLX's affine groups of 32: weight = scale * code + bias.
 
-Both formats round a group of weights to small integers, so most types carry over exactly: the
-codes are moved, not computed anew. Shapes: `raw` is (rows, bytes of a row) uint8 as in the file,
+Both formats round a group of weights to small integers, so most types convert exactly: codes are
+copied, not computed again. Shapes: `raw` is (rows, bytes of a row) uint8 as in the file,
 codes are (rows, columns) uint8, scales and biases (rows, columns / 32).
 
 Source: https://github.com/ggml-org/ggml/blob/master/src/ggml-common.h (the block structs)
@@ -16,32 +16,32 @@ from gguf import GGML_QUANT_SIZES, GGMLQuantizationType
 from numpy.typing import NDArray
 
 GROUP = 32
-_LOW, _HALF = np.uint8(15), np.uint8(4)  # the low half of a byte, and how far the high one moves
+_LOW, _HALF = np.uint8(15), np.uint8(4)  # mask of the low half of a byte, shift of the high half
 _K_GROUPS = 8  # a K-quant's block of 256 weights has 8 groups of 32
 
 Bytes = NDArray[np.uint8]
 Affine = tuple[Bytes, NDArray[np.float16], NDArray[np.float16]]
 """Codes, scales, biases."""
 Parts = dict[str, NDArray[np.generic]]
-"""Suffix of the parameter's name -> what is stored under it."""
+"""Suffix of the parameter's name -> array."""
 
 
 def pack(codes: Bytes, bits: int) -> NDArray[np.uint32]:
-    """Codes of a row as one little-endian stream of bits, first code lowest, cut into uint32.
+    """Pack the codes of each row into one little-endian bit stream of uint32, first code lowest.
 
-    Eight codes fill `bits` whole bytes, so they are gathered in a uint64 of which those are kept.
+    Eight codes fill exactly `bits` bytes: the low bytes of a uint64.
     """
     rows, columns = codes.shape
     shifts = np.arange(8, dtype=np.uint64) * np.uint64(bits)
     words = (codes.reshape(rows, columns // 8, 8).astype(np.uint64) << shifts).sum(
         axis=-1, dtype=np.uint64
     )
-    kept = words.astype("<u8")[..., None].view(np.uint8)[..., :bits]
-    return np.ascontiguousarray(kept).reshape(rows, -1).view("<u4")
+    stream = words.astype("<u8")[..., None].view(np.uint8)[..., :bits]
+    return np.ascontiguousarray(stream).reshape(rows, -1).view("<u4")
 
 
 def unpack(packed: NDArray[np.uint32], bits: int) -> Bytes:
-    """`pack` undone, bit by bit: the check must not share its arithmetic."""
+    """Reverse `pack`, bit by bit: the check must not share its arithmetic."""
     stream = np.unpackbits(packed.view(np.uint8), axis=-1, bitorder="little")
     digits = stream.reshape(packed.shape[0], -1, bits)
     return np.packbits(digits, axis=-1, bitorder="little")[..., 0]
@@ -49,7 +49,7 @@ def unpack(packed: NDArray[np.uint32], bits: int) -> Bytes:
 
 @dataclass(frozen=True)
 class Packed:
-    """A quantised type that stays packed."""
+    """A quantised type that stays quantised."""
 
     bits: int
     split: Callable[[Bytes], Affine]
@@ -73,7 +73,7 @@ class Packed:
         return {"weight": pack(codes, self.bits), "scales": scales, "biases": biases}
 
     def decode(self, parts: Parts) -> NDArray[np.float32]:
-        """What MLX computes with, in float32."""
+        """The values that MLX computes with, as float32."""
         codes = unpack(parts["weight"], self.bits)  # type: ignore[arg-type]
         grouped = codes.reshape(codes.shape[0], -1, GROUP).astype(np.float32)
         scaled = grouped * parts["scales"].astype(np.float32)[..., None]
@@ -81,7 +81,7 @@ class Packed:
 
 
 def _blocks(raw: Bytes, kind: GGMLQuantizationType, *sizes: int) -> list[Bytes]:
-    """The fields of every block, each (rows, blocks, size in bytes)."""
+    """Split all blocks into fields, each (rows, blocks, size in bytes)."""
     _, block_bytes = GGML_QUANT_SIZES[kind]
     blocks = raw.reshape(raw.shape[0], -1, block_bytes)
     return np.split(blocks, np.cumsum(sizes)[:-1], axis=-1)
@@ -93,12 +93,12 @@ def _half(field: Bytes) -> NDArray[np.float16]:
 
 
 def _nibbles(field: Bytes) -> Bytes:
-    """(rows, blocks, 16) -> (rows, blocks, 32): the low halves first, then the high ones."""
+    """(rows, blocks, 16) -> (rows, blocks, 32): low halves first, then high ones."""
     return np.concatenate([field & _LOW, field >> _HALF], axis=-1)
 
 
 def _fifth_bits(field: Bytes) -> Bytes:
-    """(rows, blocks, 4) -> (rows, blocks, 32): bit i belongs to weight i, moved to 16."""
+    """(rows, blocks, 4) -> (rows, blocks, 32): bit i of the field is bit 4 of code i."""
     return np.unpackbits(field, axis=-1, bitorder="little") << _HALF
 
 
@@ -143,8 +143,8 @@ def _k_scales(
 ) -> tuple[NDArray[np.float16], NDArray[np.float16]]:
     """The scale and bias of each group, from 12 bytes that hold eight pairs of 6-bit factors.
 
-    The product of a float16 and a 6-bit integer needs up to 17 bits; it is rounded to float16, for
-    float32 scales would make MLX compute everything in float32. Measured: up to 6.8e-4 of a tensor.
+    The product of a float16 and a 6-bit integer needs up to 17 bits; it is rounded to float16,
+    because float32 scales would make MLX compute in float32. Measured error: up to 6.8e-4.
     """
     a, b, c = field[..., 0:4], field[..., 4:8], field[..., 8:12]
     scale = np.concatenate([a & 63, (c & 15) | (a >> 6 << 4)], axis=-1).astype(np.float32)

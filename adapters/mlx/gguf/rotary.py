@@ -1,5 +1,5 @@
 # pyright: basic
-"""How far positions turn keys and queries: GGUF's settings as MLX's `rope_scaling`."""
+"""Rotary position embedding: GGUF's settings as MLX's `rope_scaling`."""
 
 from collections.abc import Mapping
 from typing import Any
@@ -7,14 +7,14 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from adapters.gguf.errors import UnsupportedGGUFError
+from adapters.gguf.conversion import UnsupportedGGUFError
 
 KEYS = frozenset(
     {
         "rope.dimension_count",
         "rope.freq_base",
         "rope.scaling.factor",
-        "rope.scaling.finetuned",  # How the model came to it, which changes nothing.
+        "rope.scaling.finetuned",  # Does not change the computation.
         "rope.scaling.original_context_length",
         "rope.scaling.type",
     }
@@ -22,9 +22,10 @@ KEYS = frozenset(
 
 
 def rope_scaling(fields: Mapping[str, Any]) -> dict[str, Any] | None:
-    """
+    """The value of `rope_scaling` in `config.json`; None without scaling.
+
     Raises:
-        UnsupportedGGUFError: a kind that mlx-lm has not, or a number is missing.
+        UnsupportedGGUFError: mlx-lm does not support the type, or a number is missing.
     """
     kind = fields.get("rope.scaling.type", "none")
     match kind:
@@ -33,7 +34,7 @@ def rope_scaling(fields: Mapping[str, Any]) -> dict[str, Any] | None:
         case "linear":
             return {"rope_type": "linear", "factor": _number(fields, "factor")}
         case "yarn":
-            # Both engines take 32 and 1 turns for the bounds where the file names no others.
+            # Both engines have 32 and 1 as default bounds.
             return {
                 "rope_type": "yarn",
                 "factor": _number(fields, "factor"),
@@ -53,13 +54,13 @@ def _number(fields: Mapping[str, Any], name: str) -> float:
 def llama3_scaling(
     factors: NDArray[np.float32], base: float, head_dim: int
 ) -> dict[str, float | str]:
-    """The `rope_scaling` that `rope_freqs.weight` was computed from.
+    """Recover the `rope_scaling` that `rope_freqs.weight` was computed from.
 
-    factors: (head_dim / 2,), what each rotary frequency is divided by. The file does not hold the
-    four numbers behind them; those of Llama 3.1 to 3.3 are tried, with the largest factor.
+    factors: (head_dim / 2,), the divisor of each rotary frequency. The file lacks the four numbers
+    they were computed from; those of Llama 3.1 to 3.3 are tried, with the largest factor.
 
     Raises:
-        UnsupportedGGUFError: they do not give these factors.
+        UnsupportedGGUFError: these numbers result in other factors.
     """
     scaling = {
         "rope_type": "llama3",
@@ -75,12 +76,12 @@ def llama3_scaling(
 
 
 def llama3_factors(scaling: Mapping[str, Any], base: float, head_dim: int) -> NDArray[np.float64]:
-    """Long waves are slowed by `factor`, short ones left, those between interpolated.
+    """Divisors of the frequencies: `factor` for low, 1 for high, interpolated in between.
 
     Source: https://arxiv.org/abs/2407.21783, section 3, and Meta's reference `apply_scaling`
     """
     waves = 2 * np.pi * base ** (np.arange(0, head_dim, 2) / head_dim)
-    turns = scaling["original_max_position_embeddings"] / waves
+    rotations = scaling["original_max_position_embeddings"] / waves
     low, high = scaling["low_freq_factor"], scaling["high_freq_factor"]
-    share = np.clip((turns - low) / (high - low), 0, 1)
-    return 1 / ((1 - share) / scaling["factor"] + share)
+    weight = np.clip((rotations - low) / (high - low), 0, 1)
+    return 1 / ((1 - weight) / scaling["factor"] + weight)

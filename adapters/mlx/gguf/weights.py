@@ -1,7 +1,7 @@
 # pyright: basic
-"""Writes `model.safetensors` tensor by tensor and checks each as it was written.
+"""Write `model.safetensors` tensor by tensor and check each as written.
 
-A few million weights are in memory at a time, whatever the size of the model.
+A few million weights are in memory at a time, regardless of the size of the model.
 
 Source: https://huggingface.co/docs/safetensors (the format: length, JSON header, data)
 """
@@ -19,8 +19,7 @@ from gguf import GGMLQuantizationType as GGML
 from gguf import ReaderTensor
 from numpy.typing import NDArray
 
-from adapters.gguf.errors import InexactGGUFError, UnsupportedGGUFError
-from adapters.gguf.report import TensorReport
+from adapters.gguf.conversion import InexactGGUFError, TensorReport, UnsupportedGGUFError
 from adapters.mlx.gguf.packing import PACKED, Packed, Parts
 
 GATE = 1e-3
@@ -35,18 +34,18 @@ _DTYPES: dict[str, np.dtype] = {
 _FLOATS = {GGML.F32: "F32", GGML.F16: "F16", GGML.BF16: "BF16"}
 
 Progress = Callable[[int, int], None]
-"""Called with the bytes of the source that are done, and all of them."""
+"""Called with the number of converted bytes of the source, and its size."""
 
 
 @dataclass(frozen=True)
 class Plain:
-    """A tensor of floats."""
+    """Storage of a tensor as floats."""
 
     dtype: str
     source: GGML
     suffix: str = "weight"
     offset: float = 0.0
-    """What the source's values are more than those that are written."""
+    """The source's values minus those that are written."""
 
     @property
     def label(self) -> str:
@@ -59,23 +58,30 @@ class Plain:
         if _FLOATS.get(self.source) == self.dtype and not self.offset:
             return {self.suffix: raw.view(_DTYPES[self.dtype])}
         values = gguf.dequantize(raw, self.source) - np.float32(self.offset)
-        return {self.suffix: _from_float32(values, self.dtype)}
+        if self.dtype == "BF16":
+            return {self.suffix: gguf.quantize(values, GGML.BF16).view("<u2")}
+        return {self.suffix: values.astype(_DTYPES[self.dtype])}
 
     def decode(self, parts: Parts) -> NDArray[np.float32]:
-        """What MLX computes with, in float32."""
-        return _to_float32(parts[self.suffix], self.dtype) + np.float32(self.offset)
+        """The values that MLX computes with, as float32."""
+        stored = parts[self.suffix]
+        if self.dtype == "BF16":
+            values = (stored.astype("<u4") << 16).view(np.float32)
+        else:
+            values = stored.astype(np.float32)
+        return values + np.float32(self.offset)
 
 
 @dataclass(frozen=True)
 class Plan:
-    """One tensor of the source, and where it goes."""
+    """Target and storage of one tensor of the source."""
 
     tensor: ReaderTensor
     module: str
     """`model.layers.0.self_attn.q_proj`"""
     form: Packed | Plain
     rows: NDArray[np.intp] | None = None
-    """The source's row for each written row, where their orders differ."""
+    """Index of the source's row for each written row, if the order differs."""
 
     @property
     def shape(self) -> tuple[int, ...]:
@@ -84,12 +90,12 @@ class Plan:
 
 @dataclass(frozen=True)
 class _Part:
-    """A named array of the file."""
+    """Type, shape and position of one array in the file."""
 
     dtype: str
     shape: tuple[int, ...]
     begin: int
-    """Bytes from the end of the header."""
+    """Offset in bytes from the end of the header."""
 
     @property
     def row_bytes(self) -> int:
@@ -101,31 +107,35 @@ class _Part:
 
 
 def plain_or_packed(tensor: ReaderTensor, working: str, offset: float = 0.0) -> Packed | Plain:
-    """How `tensor`, less `offset`, is stored. Vectors take the `working` type if they fit it.
+    """Choose the storage of `tensor` minus `offset`. Vectors get the `working` type if they fit.
 
-    MLX computes in the widest type it meets, and a GGUF's norms are always float32: kept so, they
-    would drag every activation and the whole key-value cache to float32.
+    MLX computes in the widest type of its inputs, and norms in a GGUF are always float32: as
+    float32 they would make all activations and the key-value cache float32.
 
     Raises:
-        UnsupportedGGUFError: a type without a row here.
+        UnsupportedGGUFError: the type of the tensor is not supported.
     """
     kind = tensor.tensor_type
     if len(tensor.shape) == 2 and kind in PACKED:
         return PACKED[kind]
     if kind == GGML.F32 and len(tensor.shape) == 1:
         suffix = tensor.name.rpartition(".")[2]
-        smaller = Plain(working, kind, suffix, offset)
-        return smaller if _fits(smaller, tensor.data) else Plain("F32", kind, suffix, offset)
+        small = Plain(working, kind, suffix, offset)
+        with np.errstate(over="ignore"):
+            stored = small.decode(small.encode(tensor.data))
+        error = np.linalg.norm(stored - tensor.data)
+        fits = error <= GATE * np.linalg.norm(tensor.data)
+        return small if fits else Plain("F32", kind, suffix, offset)
     if kind in _FLOATS:
         return Plain(_FLOATS[kind], kind)
     if kind == GGML.Q6_K:
-        # Its groups have 16 weights, MLX's smallest has 32: no packed form is exact.
+        # Its groups have 16 weights, MLX's at least 32: no quantised form is exact.
         return Plain("F16", kind)
     raise UnsupportedGGUFError(f"The type {kind.name} of '{tensor.name}' is not supported.")
 
 
 def working_type(tensors: Sequence[ReaderTensor]) -> str:
-    """The float type MLX computes in: that of the matrices, float16 where they are packed."""
+    """The float type MLX computes in: that of the matrices, float16 if they are quantised."""
     matrices = {tensor.tensor_type for tensor in tensors if len(tensor.shape) == 2}
     if matrices == {GGML.BF16}:
         return "BF16"
@@ -133,11 +143,11 @@ def working_type(tensors: Sequence[ReaderTensor]) -> str:
 
 
 def write_weights(path: Path, plans: Sequence[Plan], progress: Progress) -> list[TensorReport]:
-    """Write all of `plans` to `path`, each checked by what can be read back.
+    """Write all of `plans` to `path`, and check each by reading it back.
 
     Raises:
         InexactGGUFError: a tensor differs by more than `GATE`.
-        OSError: the disk is full, among others.
+        OSError: the file cannot be written.
     """
     parts = _lay_out(plans)
     total = sum(int(plan.tensor.n_bytes) for plan in plans)
@@ -156,7 +166,7 @@ def write_weights(path: Path, plans: Sequence[Plan], progress: Progress) -> list
 
 
 def _lay_out(plans: Sequence[Plan]) -> dict[str, _Part]:
-    """Parameter -> its place; four-byte types first, so that every array stays aligned."""
+    """Assign positions to all arrays; four-byte types first, so that arrays are aligned."""
     named = [
         (f"{plan.module}.{suffix}", dtype, shape)
         for plan in plans
@@ -171,7 +181,7 @@ def _lay_out(plans: Sequence[Plan]) -> dict[str, _Part]:
 
 
 def _write_header(file: IO[bytes], parts: dict[str, _Part]) -> int:
-    """Returns where the data begins."""
+    """Write the header; returns the offset of the data."""
     header: dict[str, object] = {"__metadata__": {"format": "mlx"}}
     for name, part in parts.items():
         header[name] = {
@@ -193,13 +203,13 @@ def _write_tensor(file: IO[bytes], start: int, plan: Plan, parts: dict[str, _Par
             file.write(array.astype(_DTYPES[part.dtype], copy=False).tobytes())
 
 
-def relative_error(pieces: Iterable[tuple[NDArray, NDArray]]) -> float:
-    """The L2 norm of what was written less what was expected, over that of what was expected.
+def relative_error(chunks: Iterable[tuple[NDArray, NDArray]]) -> float:
+    """L2 norm of written minus expected values, over that of the expected values.
 
-    `pieces` are (expected, written) values of one tensor, a part at a time.
+    `chunks` are (expected, written) values of parts of one tensor.
     """
     difference = norm = 0.0
-    for expected, written in pieces:
+    for expected, written in chunks:
         difference += float(np.square(written - expected, dtype=np.float64).sum())
         norm += float(np.square(expected, dtype=np.float64).sum())
     return float(np.sqrt(difference / norm)) if norm else float(difference > 0)
@@ -222,7 +232,7 @@ def _check_tensor(file: IO[bytes], start: int, plan: Plan, parts: dict[str, _Par
 
 
 def _chunks(plan: Plan) -> Iterator[tuple[int, int]]:
-    """First and last row of each piece."""
+    """Ranges of rows with at most `_CHUNK` weights each."""
     rows = plan.shape[0]
     step = max(1, _CHUNK * rows // int(plan.tensor.n_elements))
     for first in range(0, rows, step):
@@ -246,21 +256,3 @@ def _read_rows(
         data = file.read((last - first) * part.row_bytes)
         arrays[suffix] = np.frombuffer(data, _DTYPES[part.dtype]).reshape(-1, *part.shape[1:])
     return arrays
-
-
-def _from_float32(values: NDArray[np.float32], dtype: str) -> NDArray:
-    if dtype == "BF16":
-        return gguf.quantize(values, GGML.BF16).view("<u2")
-    return values.astype(_DTYPES[dtype])
-
-
-def _to_float32(stored: NDArray, dtype: str) -> NDArray[np.float32]:
-    if dtype == "BF16":
-        return (stored.astype("<u4") << 16).view(np.float32)
-    return stored.astype(np.float32)
-
-
-def _fits(form: Plain, values: NDArray[np.float32]) -> bool:
-    with np.errstate(over="ignore"):
-        stored = form.decode(form.encode(values))
-    return bool(np.linalg.norm(stored - values) <= GATE * np.linalg.norm(values))

@@ -1,1 +1,1 @@
-"""Answers that a grammar allows and no others: schemas, tool calls, patterns, Lark."""
+"""Constrained decoding: grammars for schemas, tool calls, regular expressions, Lark."""

@@ -1,7 +1,7 @@
-"""From a request to the grammar its answer must follow, in llguidance's Lark.
+"""Build the grammar of an answer, in llguidance's Lark.
 
     start: [thinking] answer
-    answer: a JSON value | one call or several | text that calls may stand in
+    answer: a JSON value | one or more calls | text that may contain calls
 
 Source: https://github.com/guidance-ai/llguidance/blob/main/docs/syntax.md
 """
@@ -31,41 +31,46 @@ from adapters.request import (
 )
 
 MAX_CALLS = 8
-"""In one answer: a model that cannot stop calling is stopped."""
+"""Limit for one answer: some models do not stop calling."""
 _COMPACT = {"whitespace_flexible": False, "item_separator": ", ?", "key_separator": ": ?"}
-"""No white space but the one space that models were trained to write."""
+"""No white space but the single spaces that models were trained to write."""
 
 
 class Style(Struct, frozen=True):
-    """How one model writes what is no plain text."""
+    """Format of calls, thinking and control tokens of one model."""
 
     syntax: ToolSyntax | None = None
-    """Its calls; None where its template knows no tools."""
+    """Syntax of calls; None if the template does not support tools."""
     reasoning: Reasoning | None = None
     thinking: Thinking = "none"
     control: Mapping[str, int] = {}
-    """Names and ids of the tokens that no text contains."""
+    """Names and ids of the control tokens."""
 
 
-class Piece(Struct, frozen=True):
-    """One schema of a grammar, and the parameter that it came with."""
+class SchemaRule(Struct, frozen=True):
+    """One schema of a grammar, and the parameter with it."""
 
-    rule: str
+    name: str
     param: str
     schema: dict[str, Any]
 
-    def alone(self) -> str:
-        """The grammar of this schema and nothing else."""
-        return _rule(replace(self, rule="start"))
+    @property
+    def definition(self) -> str:
+        schema = {"x-guidance": _COMPACT, **self.schema}
+        return f"{self.name}: %json {json.dumps(schema, ensure_ascii=False)}\n"
+
+    def as_grammar(self) -> str:
+        """A grammar of this schema only."""
+        return replace(self, name="start").definition
 
 
 class Grammar(Struct, frozen=True):
     text: str
-    """As llguidance takes it."""
+    """Input of llguidance."""
     param: str
-    """What in the request is to blame where it does not compile."""
-    pieces: tuple[Piece, ...] = ()
-    """The schemas one by one, to find out which of them it is."""
+    """The parameter to name in an error if it does not compile."""
+    schemas: tuple[SchemaRule, ...] = ()
+    """All schemas in it, to find the one that does not compile."""
 
 
 class _Part(Struct, frozen=True):
@@ -73,15 +78,15 @@ class _Part(Struct, frozen=True):
 
     rules: str
     param: str
-    pieces: tuple[Piece, ...] = ()
-    own: str | None = None
-    """A whole grammar that the request brought, known to `rules` as `@own`."""
+    schemas: tuple[SchemaRule, ...] = ()
+    custom: str | None = None
+    """A Lark grammar from the request, `@custom` in `rules`."""
 
 
 def calls_syntax(request: GenerationRequest, syntax: ToolSyntax | None) -> ToolSyntax | None:
-    """The syntax that calls of this answer are written in; None where it can have none.
+    """The syntax of calls in this answer; None if it cannot have any.
 
-    It is not the model's own where a grammar holds and that one is no JSON.
+    Plain JSON replaces a syntax without JSON in answers that are constrained.
     """
     if not request.tools or request.tool_choice == "none":
         return None
@@ -91,28 +96,28 @@ def calls_syntax(request: GenerationRequest, syntax: ToolSyntax | None) -> ToolS
 
 
 def to_grammar(request: GenerationRequest, style: Style) -> Grammar | None:
-    """The grammar of the whole answer, thinking included; `None` where everything is allowed.
+    """The grammar of an answer, thinking included; `None` if the answer is not constrained.
 
     Raises:
-        InvalidRequestError: a schema cannot be bounded; `param` says whose.
-        UnsupportedParameterError: this model writes free calls in a way no schema can rule.
+        InvalidRequestError: a schema cannot be bounded; `param` names it.
+        UnsupportedParameterError: schemas cannot be enforced in the call syntax of this model.
     """
     if not is_constrained(request, style.syntax):
         return None
     writer = _Writer(style)
     if calls_syntax(request, style.syntax) is None:
         assert request.response_format is not None  # noqa: S101  (for the type checker)
-        return writer.whole(writer.only(_formatted(request.response_format)))
+        return writer.grammar(writer.content_only(_content(request.response_format)))
     calls = _Calls(request, writer)
     if request.tool_choice != "auto":
-        return writer.whole(calls.forced())
+        return writer.grammar(calls.forced())
     if request.response_format is not None:
-        return writer.whole(calls.or_else(_formatted(request.response_format)))
-    return writer.whole(calls.in_text())
+        return writer.grammar(calls.or_else(_content(request.response_format)))
+    return writer.grammar(calls.in_text())
 
 
 def is_constrained(request: GenerationRequest, syntax: ToolSyntax | None) -> bool:
-    """A free choice of loose tools is left to a model that knows how to call them."""
+    """False for optional calls of non-strict tools by a model with a syntax of its own."""
     if not request.tools or request.tool_choice == "none":
         return request.response_format is not None
     return (
@@ -124,23 +129,23 @@ def is_constrained(request: GenerationRequest, syntax: ToolSyntax | None) -> boo
     )
 
 
-def _formatted(wanted: ResponseFormat) -> _Part:
+def _content(response_format: ResponseFormat) -> _Part:
     """The rule `content`."""
-    match wanted:
+    match response_format:
         case JSONObject():
             return _one_schema(any_object())
         case JSONSchema(schema):
             return _one_schema(_bounded(schema, "response_format"))
         case Regex(pattern):
-            # As in Python's own `re` with ASCII: \\d is a digit from 0 to 9.
+            # Like Python's `re` with ASCII: \\d is a digit from 0 to 9.
             return _Part(f"content: /{regex_to_lark(pattern, 'd')}/\n", "guided_regex")
         case Lark(grammar):
-            return _Part("content: @own\n", "guided_grammar", own=grammar)
+            return _Part("content: @custom\n", "guided_grammar", custom=grammar)
 
 
 def _one_schema(schema: dict[str, Any]) -> _Part:
-    piece = Piece("content", "response_format", schema)
-    return _Part(_rule(piece), "response_format", (piece,))
+    rule = SchemaRule("content", "response_format", schema)
+    return _Part(rule.definition, rule.param, (rule,))
 
 
 def _bounded(schema: dict[str, Any], param: str) -> dict[str, Any]:
@@ -150,22 +155,17 @@ def _bounded(schema: dict[str, Any], param: str) -> dict[str, Any]:
         raise InvalidRequestError(error.message, param=param) from error
 
 
-def _rule(piece: Piece) -> str:
-    schema = {"x-guidance": _COMPACT, **piece.schema}
-    return f"{piece.rule}: %json {json.dumps(schema, ensure_ascii=False)}\n"
-
-
 class _Writer:
-    """What is written around answers, by one model."""
+    """Writes literals, thinking and channels in the style of one model."""
 
     def __init__(self, style: Style) -> None:
         self.style = style
         self.harmony = style.reasoning is not None and style.reasoning.is_harmony
         self.final = self.literal(HARMONY_ANSWER) if self.harmony else ""
-        """What a model of several channels writes before the text for the user."""
+        """Header of the final message, for models with channels."""
 
     def literal(self, text: str) -> str:
-        """Text and control tokens in Lark; the latter by id, whatever their names look like."""
+        """Write text with control tokens in Lark; control tokens by their ids."""
         control = self.style.control
         names = "|".join(map(re.escape, sorted(control, key=len, reverse=True)))
         parts = re.split(f"({names})", text) if names else [text]
@@ -175,110 +175,113 @@ class _Writer:
             if part
         )
 
-    def only(self, content: _Part) -> _Part:
+    def content_only(self, content: _Part) -> _Part:
         return replace(content, rules=f"answer: {self.final} content\n{content.rules}")
 
-    def whole(self, answer: _Part) -> Grammar:
-        """With the thinking before it. The model cannot end inside of that."""
-        text = f"start: {self._thinking()} answer\n{self._thought()}{answer.rules}"
-        if answer.own is not None:
-            grammars = [{"lark_grammar": text}, {"name": "own", "lark_grammar": answer.own}]
-            text = json.dumps({"grammars": grammars})
-        return Grammar(text, answer.param, answer.pieces)
-
-    def _thinking(self) -> str:
+    def grammar(self, answer: _Part) -> Grammar:
+        """The complete grammar. An answer cannot end inside the thinking before it."""
         reasoning, thinking = self.style.reasoning, self.style.thinking
-        if reasoning is None or thinking == "none":
-            return ""
-        return "thought" if thinking == "open" else f"({self.literal(reasoning.start)} thought)?"
+        text = f"start: answer\n{answer.rules}"
+        if reasoning is not None and thinking != "none":
+            start = self.literal(reasoning.start)
+            thought = "thought" if thinking == "open" else f"({start} thought)?"
+            text = f"start: {thought} answer\n{self._thought(reasoning)}{answer.rules}"
+        if answer.custom is not None:
+            grammars = [{"lark_grammar": text}, {"name": "custom", "lark_grammar": answer.custom}]
+            text = json.dumps({"grammars": grammars})
+        return Grammar(text, answer.param, answer.schemas)
 
-    def _thought(self) -> str:
-        reasoning = self.style.reasoning
-        if not self._thinking() or reasoning is None:
-            return ""
+    def _thought(self, reasoning: Reasoning) -> str:
+        """The rule `thought`: thinking after its opening marker."""
         end = self.literal(reasoning.end)
         after = self.literal("<|start|>assistant") if self.harmony else r"/\s{0,4}/"
         if reasoning.end in self.style.control:
             return f"thought: /(?s:.*)/ {end} {after}\n"
-        # No token of its own: the first place where the text has it.
+        # The end is not a control token: the first match in the text ends the thinking.
         return f"thought: unthought {after}\nunthought[lazy]: /(?s:.*)/ {end}\n"
 
 
 class _Calls:
-    """The calls of one request, and the answers they take part in."""
+    """Rules for the calls of one request, and for answers with calls."""
 
     def __init__(self, request: GenerationRequest, writer: _Writer) -> None:
         self._request = request
         self._writer = writer
         self._native = writer.style.syntax
         self._syntax = calls_syntax(request, self._native) or PLAIN_JSON
-        self._pieces = tuple(_arguments(place, tool) for place, tool in _offered(request))
-        self._tools = [tool for _, tool in _offered(request)]
+        choice = request.tool_choice
+        callable_tools = [
+            (index, tool)
+            for index, tool in enumerate(request.tools)
+            if not isinstance(choice, NamedTool) or choice.name == tool.name
+        ]
+        self._tools = [tool for _, tool in callable_tools]
+        self._arguments = tuple(_arguments_rule(index, tool) for index, tool in callable_tools)
 
     def forced(self) -> _Part:
         return self._part("answer: calls\n" + self._calls(), "tool_choice")
 
     def or_else(self, content: _Part) -> _Part:
-        """A call, or what would be answered without tools."""
+        """Calls, or the content of an answer without tools."""
         rules = f"answer: calls | {self._writer.final} content\n{content.rules}{self._calls()}"
         part = self._part(rules, content.param)
-        return replace(part, pieces=(*part.pieces, *content.pieces), own=content.own)
+        return replace(part, schemas=(*part.schemas, *content.schemas), custom=content.custom)
 
     def in_text(self) -> _Part:
-        """Free text; wherever it begins a call, a right one."""
+        """Free text in which every call that begins is valid."""
         self._require_json()
         begin = self._syntax.begin
         if begin and self._syntax.opening.startswith(begin):
-            return self._part(self._triggered(begin), "tools")
-        # What begins as calls do is a call: nothing else tells them apart.
-        shut = "" if self._writer.harmony else r"[^\s{\[]"
-        text = f"answer: {self._writer.final} TEXT | calls\nTEXT: /{shut}(?s:.*)/\n"
+            return self._part(self._calls_after_marker(begin), "tools")
+        # Calls have no opening marker: text must not begin like one.
+        first = "" if self._writer.harmony else r"[^\s{\[]"
+        text = f"answer: {self._writer.final} TEXT | calls\nTEXT: /{first}(?s:.*)/\n"
         return self._part(text + self._calls(), "tools")
 
-    def _triggered(self, begin: str) -> str:
+    def _calls_after_marker(self, begin: str) -> str:
         rest = self._writer.literal(self._syntax.opening.removeprefix(begin))
         lazy = "" if begin in self._writer.style.control else "[lazy]"
-        spans = 1 if self._one or self._syntax.between_calls is not None else MAX_CALLS
+        spans = 1 if self._is_single or self._syntax.between_calls is not None else MAX_CALLS
         return (
             f"answer: (head {rest} {self._span()}){{0,{spans}}} last\n"
             f"last: TEXT\nTEXT: /(?s:.*)/\nhead{lazy}: TEXT {self._writer.literal(begin)}\n"
         ) + self._call()
 
     def _require_json(self) -> None:
-        """
+        """Reject optional calls in a syntax without JSON: no schema can be enforced in it.
+
         Raises:
-            UnsupportedParameterError: the model writes calls in a language of its own, and is
-                free not to write any: no schema rules what it then writes.
+            UnsupportedParameterError: `param` is the reason why calls have to be constrained.
         """
         if self._native is None or self._native.json:
             return
         strict = next((n for n, tool in enumerate(self._request.tools) if tool.strict), None)
         param = "parallel_tool_calls" if strict is None else f"tools[{strict}].function.strict"
         raise UnsupportedParameterError(
-            f"This model's calls cannot be held to '{param}' unless 'tool_choice' demands one.",
+            f"'{param}' cannot be enforced for this model unless 'tool_choice' requires a call.",
             param=param,
         )
 
     @property
-    def _one(self) -> bool:
+    def _is_single(self) -> bool:
         return not self._request.parallel_tool_calls
 
     def _calls(self) -> str:
-        """The rule `calls`: one at least."""
+        """The rule `calls`: one or more."""
         opening = self._writer.literal(self._syntax.opening)
         if self._syntax is PLAIN_JSON:
-            several = "" if self._one else f" | {opening} {self._span()}"
-            return f"calls: call{several}\n" + self._call()
+            array = "" if self._is_single else f" | {opening} {self._span()}"
+            return f"calls: call{array}\n" + self._call()
         more = ""
-        if self._syntax.between_calls is None and not self._one and not self._writer.harmony:
+        if self._syntax.between_calls is None and not self._is_single and not self._writer.harmony:
             between = self._writer.literal(self._syntax.between_spans)
             more = f" ({between} span){{0,{MAX_CALLS - 1}}}"
         return f"calls: span{more}\nspan: {opening} {self._span()}\n" + self._call()
 
     def _span(self) -> str:
-        """What follows the opening."""
+        """The calls of a span and its end, after the opening."""
         more = ""
-        if self._syntax.between_calls is not None and not self._one:
+        if self._syntax.between_calls is not None and not self._is_single:
             between = self._writer.literal(self._syntax.between_calls)
             more = f" ({between} call){{0,{MAX_CALLS - 1}}}"
         return f"call{more} {self._writer.literal(self._syntax.closing)}"
@@ -286,36 +289,25 @@ class _Calls:
     def _call(self) -> str:
         """The rule `call`: one tool's name and arguments."""
         syntax, literal = self._syntax, self._writer.literal
-        # A number that tells the calls apart, where the model writes one.
-        before, *counted = syntax.before_arguments.split("{index}")
-        index = f" /[0-9]/ {literal(counted[0])}" if counted else ""
+        # Some models number their calls.
+        before, *rest = syntax.before_arguments.split("{index}")
+        index = f" /[0-9]/ {literal(rest[0])}" if rest else ""
         after = literal(syntax.after_arguments)
+        names = [tool.name for tool in self._tools]
+        if syntax.body == "object":
+            names = [json.dumps(name, ensure_ascii=False)[1:-1] for name in names]
         calls = [
-            f"{literal(syntax.before_name + _spelled(tool.name, syntax) + before)}{index} "
-            f"{piece.rule} {after}"
-            for tool, piece in zip(self._tools, self._pieces, strict=True)
+            f"{literal(syntax.before_name + name + before)}{index} {arguments.name} {after}"
+            for name, arguments in zip(names, self._arguments, strict=True)
         ]
         return "call: " + "\n    | ".join(calls) + "\n"
 
     def _part(self, rules: str, param: str) -> _Part:
-        return _Part(rules + "".join(map(_rule, self._pieces)), param, self._pieces)
+        definitions = "".join(rule.definition for rule in self._arguments)
+        return _Part(rules + definitions, param, self._arguments)
 
 
-def _offered(request: GenerationRequest) -> list[tuple[int, Tool]]:
-    """The tools that may be called, with their places in the request."""
-    wanted = request.tool_choice
-    return [
-        (place, tool)
-        for place, tool in enumerate(request.tools)
-        if not isinstance(wanted, NamedTool) or wanted.name == tool.name
-    ]
-
-
-def _arguments(place: int, tool: Tool) -> Piece:
-    param = f"tools[{place}].function.parameters"
-    wanted = {"type": "object"} if tool.parameters is None else tool.parameters
-    return Piece(f"arguments_{place}", param, _bounded(wanted, param))
-
-
-def _spelled(name: str, syntax: ToolSyntax) -> str:
-    return json.dumps(name, ensure_ascii=False)[1:-1] if syntax.body == "object" else name
+def _arguments_rule(index: int, tool: Tool) -> SchemaRule:
+    param = f"tools[{index}].function.parameters"
+    schema = {"type": "object"} if tool.parameters is None else tool.parameters
+    return SchemaRule(f"arguments_{index}", param, _bounded(schema, param))

@@ -1,4 +1,4 @@
-"""One row's grammar at work: which tokens may come next, step by step."""
+"""Logits processor that masks the tokens a grammar does not allow."""
 
 # pyright: basic
 import logging
@@ -13,31 +13,31 @@ logger = logging.getLogger(__name__)
 
 
 class GrammarProcessor:
-    """A `LogitsProcessor`. It raises nothing: what goes wrong is told in `error`."""
+    """A `LogitsProcessor` of one sequence. It never raises: a failure is stored in `error`."""
 
     def __init__(self, matcher: LLMatcher) -> None:
-        """`matcher` is this row's own, at its beginning."""
+        """`matcher` is used by this sequence only and is in its initial state."""
         self._matcher = matcher
-        self._begun = False
+        self._started = False
         self._ended = False
         self.error: BackendError | None = None
 
     @property
     def complete(self) -> bool:
-        """Whether the tokens seen so far are a whole answer; the one that was drawn last is seen
-        with the next call."""
+        """True if the tokens so far are a complete answer, without the last sampled one, which
+        the next call consumes."""
         return self._ended or (self.error is None and self._matcher.is_accepting())
 
     def __call__(self, tokens: mx.array, logits: mx.array) -> mx.array:
         if self._ended or self.error is not None:
             return logits
         try:
-            # The forward pass runs while the grammar is asked.
+            # The forward pass runs while the grammar computes the mask.
             mx.async_eval(logits)
-            # Calls are counted and not tokens: a cached prompt is in `tokens` too.
-            if self._begun:
+            # The first call has no new token: `tokens` has the prompt, as far as it was cached.
+            if self._started:
                 self._consume(int(tokens[-1].item()))  # pyright: ignore[reportArgumentType]
-            self._begun = True
+            self._started = True
             return logits if self._ended or self.error is not None else self._masked(logits)
         except Exception:
             logger.exception("a grammar failed")
@@ -46,7 +46,7 @@ class GrammarProcessor:
 
     def _consume(self, token: int) -> None:
         if self._matcher.is_stopped() and not self._matcher.is_error():
-            # Only the end can follow, and it has come: a step that was begun too many.
+            # The answer was complete before this token, which a step started too early has sampled.
             self._ended = True
         elif not self._matcher.consume_token(token):
             self._fail()
@@ -61,12 +61,13 @@ class GrammarProcessor:
     def _fail(self) -> None:
         logger.warning("a grammar gave up: %s", self._matcher.stop_reason())
         self.error = GenerationError(
-            "The grammar grew too complex for this answer, or allows no way on.", lasting=True
+            "The grammar became too complex for this answer, or allows no further token.",
+            lasting=True,
         )
 
 
 def _unpack(allowed: bytes, vocabulary: int) -> mx.array:
-    """(1, vocabulary) booleans from 32 tokens a word; rows past the tokenizer's last are False."""
+    """Unpack 32 tokens a word to (1, vocabulary) booleans, false beyond the tokenizer's tokens."""
     words = mx.array(np.frombuffer(allowed, dtype=np.uint32))
     bits = (words[:, None] >> mx.arange(32, dtype=mx.uint32)) & 1
     known = bits.reshape(1, -1)[:, :vocabulary].astype(mx.bool_)

@@ -1,7 +1,7 @@
-"""Where a schema's `$ref` lead, and how often a recursive one must be followed to get out again."""
+"""Resolve the `$ref`s of a schema and find how often a recursive one has to be followed."""
 
 # pyright: basic
-# JSON is free until it has been checked: strict typing would have nothing to hold on to.
+# Unvalidated JSON has no types that a strict check could use.
 from collections.abc import Iterator
 from math import inf
 from typing import Any
@@ -10,7 +10,7 @@ from urllib.parse import unquote
 from adapters.errors import InvalidRequestError
 
 Node = Any
-"""A schema: an object, or True for anything and False for nothing."""
+"""A schema: an object, or True for any value and False for none."""
 
 ROOT = "#"
 MAPS = ("properties", "patternProperties")
@@ -20,7 +20,7 @@ _SCALARS = {"null", "boolean", "integer", "number", "string"}
 
 
 def subschemas(node: Node) -> Iterator[Node]:
-    """The schemas that stand directly in `node`; definitions are reached through `$ref` only."""
+    """The direct subschemas of `node`; definitions are reached through `$ref` only."""
     if not isinstance(node, dict):
         return
     schema: dict[str, Any] = node
@@ -35,33 +35,38 @@ class References:
     """The references of one document, as a graph from pointer to pointer."""
 
     def __init__(self, document: Node) -> None:
-        """
+        """Resolve all references that are reachable from the root.
+
         Raises:
-            InvalidRequestError: a reference leads nowhere or out of the document, or what it
-                describes never ends.
+            InvalidRequestError: a reference has no target in the document, or every instance
+                would be infinite.
         """
         self._document = document
         self._nodes: dict[str, Node] = {}
         self._targets: dict[str, set[str]] = {}
         self._closing: set[tuple[str, str]] = set()
         self._explore()
-        self._heights = self._measure()
+        self._heights: dict[str, float] = dict.fromkeys(self._nodes, inf)
+        previous = None
+        while self._heights != previous:  # To the fixed point.
+            previous = self._heights
+            self._heights = {p: self._height_of(node, p) for p, node in self._nodes.items()}
         if self._heights[ROOT] == inf:
-            raise InvalidRequestError("The schema describes nothing that ends.")
+            raise InvalidRequestError("The schema has no finite instance.")
 
     def node(self, pointer: str) -> Node:
         return self._nodes[pointer]
 
     def cost(self, source: str, target: str) -> int:
-        """1 where following the reference closes a circle, else 0."""
+        """1 if the reference closes a cycle, else 0."""
         return int((source, target) in self._closing)
 
     def height(self, pointer: str) -> float:
-        """How many circles the smallest instance of `pointer` goes round."""
+        """Number of cycles in the smallest instance of `pointer`."""
         return self._heights[pointer]
 
     def _explore(self) -> None:
-        """Depth first, without recursion of our own: chains of references may be long."""
+        """Depth-first search without recursion: chains of references may be long."""
         open_pointers: set[str] = set()
         stack: list[tuple[str, Iterator[str]]] = []
 
@@ -83,42 +88,34 @@ class References:
             elif target not in self._nodes:
                 enter(target)
 
-    def _measure(self) -> dict[str, float]:
-        heights: dict[str, float] = dict.fromkeys(self._nodes, inf)
-        while True:
-            found = {p: self._height_of(node, p, heights) for p, node in self._nodes.items()}
-            if found == heights:
-                return heights
-            heights = found
-
-    def _height_of(self, node: Node, source: str, heights: dict[str, float]) -> float:
-        """The least over alternatives, the most over what must all be there."""
+    def _height_of(self, node: Node, source: str) -> float:
+        """The minimum over alternatives, the maximum over required parts."""
         if not isinstance(node, dict):
             return inf if node is False else 0
         schema: dict[str, Any] = node
         parts: list[float] = [0]
         if "$ref" in schema:
             target = schema["$ref"]
-            parts.append(heights[target] + self.cost(source, target))
-        parts += [self._height_of(each, source, heights) for each in schema.get("allOf", ())]
+            parts.append(self._heights[target] + self.cost(source, target))
+        parts += [self._height_of(part, source) for part in schema.get("allOf", ())]
         for keyword in ("anyOf", "oneOf"):
             if options := schema.get(keyword):
-                parts.append(min(self._height_of(each, source, heights) for each in options))
-        parts += [self._height_of(each, source, heights) for each in _compulsory(schema)]
+                parts.append(min(self._height_of(option, source) for option in options))
+        parts += [self._height_of(part, source) for part in _required_parts(schema)]
         return max(parts)
 
 
-def _compulsory(schema: dict[str, Any]) -> Iterator[Node]:
-    """What an instance cannot be without."""
+def _required_parts(schema: dict[str, Any]) -> Iterator[Node]:
+    """The subschemas of properties and items that every instance has."""
     kinds = schema.get("type")
     if isinstance(kinds, list) and _SCALARS & set(map(str, kinds)):
         return
     properties = schema.get("properties", {})
     yield from (properties[name] for name in schema.get("required", ()) if name in properties)
-    least = schema.get("minItems", 0)
-    first = list(schema.get("prefixItems", ()))
-    yield from first[:least]
-    if least > len(first) and "items" in schema:
+    minimum = schema.get("minItems", 0)
+    prefix = list(schema.get("prefixItems", ()))
+    yield from prefix[:minimum]
+    if minimum > len(prefix) and "items" in schema:
         yield schema["items"]
 
 
@@ -130,11 +127,16 @@ def _references(node: Node) -> Iterator[str]:
 
 
 def _resolve(document: Node, pointer: str) -> Node:
-    """Source: https://www.rfc-editor.org/rfc/rfc6901 (JSON pointers as fragments)"""
+    """Find the node of a JSON pointer.
+
+    Source: https://www.rfc-editor.org/rfc/rfc6901 (JSON pointers as fragments)
+    """
     if pointer == ROOT:
         return document
     if not pointer.startswith("#/"):
-        raise InvalidRequestError(f"'$ref' can lead to '#/…' only, not to '{pointer[:80]}'.")
+        raise InvalidRequestError(
+            f"'$ref' must begin with '#/': '{pointer[:80]}' is not supported."
+        )
     node = document
     for part in unquote(pointer[2:]).split("/"):
         name = part.replace("~1", "/").replace("~0", "~")
@@ -143,7 +145,7 @@ def _resolve(document: Node, pointer: str) -> Node:
         elif isinstance(node, list) and name.isdecimal() and int(name) < len(node):
             node = node[int(name)]
         else:
-            raise InvalidRequestError(f"'$ref' leads nowhere: '{pointer[:80]}'.")
+            raise InvalidRequestError(f"'$ref' has no target: '{pointer[:80]}'.")
     if not isinstance(node, (dict, bool)):
-        raise InvalidRequestError(f"'$ref' leads to no schema: '{pointer[:80]}'.")
+        raise InvalidRequestError(f"The target of '$ref' is not a schema: '{pointer[:80]}'.")
     return node

@@ -1,4 +1,4 @@
-"""What a model can do, from its files alone: no mlx, no transformers, nothing loaded."""
+"""Detect the capabilities of a model from its files, without mlx or transformers."""
 
 import json
 from collections.abc import Iterator
@@ -15,7 +15,7 @@ from adapters.mlx.output.reasoning import MARKERS, reasoning_of_template
 from adapters.mlx.output.tool_calls import syntax_of_template
 from adapters.request import Feature
 
-_READ = (
+_FILES = (
     "config.json",
     "modules.json",
     "tokenizer.json",
@@ -24,97 +24,95 @@ _READ = (
 )
 
 _BEFORE = frozenset({b'"', '"▁'.encode(), b'"\\u2581'})
-"""What stands before the angle bracket of a marker, as JSON has it."""
+"""JSON text before the angle bracket of a marker."""
 _LONGEST = max(map(len, _BEFORE))
 
-_EMBEDDING_HAS: frozenset[Feature] = frozenset({"embeddings", "tokens", "keep_alive"})
+_EMBEDDING_FEATURES: frozenset[Feature] = frozenset({"embeddings", "tokens", "keep_alive"})
 
 
 class _Stamp(Struct, frozen=True):
-    """Another edition of the files has another stamp."""
+    """Cache key that changes with the files."""
 
     path: str
     name: str
     files: tuple[tuple[int, int] | None, ...]
-    """Time in nanoseconds and bytes of each file that is read."""
+    """Time in nanoseconds and bytes of each of `_FILES`."""
 
 
 def capabilities(name: str, path: Path, config: dict[str, Any]) -> frozenset[Capability]:
-    """Read once for each edition of the files: the vocabularies have megabytes."""
+    """The capabilities of the model in `path`; cached, because vocabularies have megabytes."""
     if is_embedding(name, path, config):
         return frozenset({"embedding"})
-    return _generating(_stamp(name, path))
+    files = tuple(_time_and_size(path / file) for file in _FILES)
+    return _of_generating_model(_Stamp(str(path), name, files))
 
 
 def lacks(capabilities: frozenset[Capability]) -> frozenset[Feature]:
-    """The features this model is without, whatever the backend can."""
+    """Features that this model does not support, whatever its backend supports."""
     if "embedding" in capabilities:
-        return frozenset(get_args(Feature)) - _EMBEDDING_HAS
+        return frozenset(get_args(Feature)) - _EMBEDDING_FEATURES
     needed: dict[Feature, Capability] = {
         "reasoning_effort": "reasoning",
         "suffix": "fim",
         "images": "vision",
         "embeddings": "embedding",
     }
-    return frozenset(each for each, capability in needed.items() if capability not in capabilities)
+    return frozenset(f for f, capability in needed.items() if capability not in capabilities)
 
 
-def _stamp(name: str, path: Path) -> _Stamp:
-    return _Stamp(str(path), name, tuple(_edition(path / file) for file in _READ))
-
-
-def _edition(file: Path) -> tuple[int, int] | None:
+def _time_and_size(file: Path) -> tuple[int, int] | None:
     try:
-        found = file.stat()
+        stat = file.stat()
     except OSError:
         return None
-    return found.st_mtime_ns, found.st_size
+    return stat.st_mtime_ns, stat.st_size
 
 
 @lru_cache(maxsize=2048)
-def _generating(stamp: _Stamp) -> frozenset[Capability]:
+def _of_generating_model(stamp: _Stamp) -> frozenset[Capability]:
     path = Path(stamp.path)
-    template, vocabulary = chat_template(path), _Words(path)
-    found: dict[Capability, bool] = {
+    template, vocabulary = chat_template(path), _MarkerTokens(path)
+    detected: dict[Capability, bool] = {
         "chat": bool(template),
         "tools": bool(template) and syntax_of_template(template) is not None,
-        "reasoning": _reasons(template, vocabulary),
+        "reasoning": reasoning_of_template(template) is not None
+        or any(start in vocabulary and end in vocabulary for start, end in MARKERS),
         "fim": find_infill(vocabulary) is not None,
     }
-    return frozenset(each for each, has in found.items() if has)
-
-
-def _reasons(template: str, vocabulary: "_Words") -> bool:
-    if reasoning_of_template(template) is not None:
-        return True
-    return any(start in vocabulary and end in vocabulary for start, end in MARKERS)
+    return frozenset(capability for capability, has in detected.items() if has)
 
 
 def chat_template(path: Path) -> str:
-    """The templates' text, all of them where a model has several; "" where it has none."""
+    """Text of the chat template, of all templates if there are several; "" if there is none."""
     try:
         return (path / "chat_template.jinja").read_text(encoding="utf-8")
     except (OSError, ValueError):
-        return _template_of_tokenizer(path / "tokenizer_config.json")
+        # Older models have it in the configuration of the tokenizer.
+        return _template_in_config(path / "tokenizer_config.json")
 
 
-def _template_of_tokenizer(file: Path) -> str:
+def _template_in_config(file: Path) -> str:
     try:
-        about = cast(dict[str, Any], json.loads(file.read_bytes()))
-        said = about.get("chat_template")
-        named = cast(list[dict[str, str]], said) if isinstance(said, list) else []
-        return said if isinstance(said, str) else "\n".join(each["template"] for each in named)
+        config = cast(dict[str, Any], json.loads(file.read_bytes()))
+        value = config.get("chat_template")
+        named = cast(list[dict[str, str]], value) if isinstance(value, list) else []
+        return value if isinstance(value, str) else "\n".join(t["template"] for t in named)
     except (OSError, ValueError, KeyError, TypeError, AttributeError):
         return ""
 
 
-class _Words:
-    """The tokens in brackets that the tokenizer's files name, found in their bytes: parsing them is
-    far slower, and so is to look for one token after another."""
+class _MarkerTokens:
+    """The tokens in brackets in a tokenizer's files, found in their bytes: parsing the files is far
+    slower, and so is searching them for one token after another."""
 
     def __init__(self, path: Path) -> None:
-        files = (path / "tokenizer.json", path / "tokenizer_config.json")
-        self._tokens = frozenset(each for file in files for each in _bracketed(_bytes_of(file)))
+        tokens: set[bytes] = set()
+        for file in (path / "tokenizer.json", path / "tokenizer_config.json"):
+            try:
+                tokens.update(_bracketed(file.read_bytes()))
+            except OSError:
+                continue  # A tokenizer may lack either file.
+        self._tokens = frozenset(tokens)
 
     def __contains__(self, token: object) -> bool:
         return any(
@@ -124,25 +122,18 @@ class _Words:
 
 
 def _bracketed(data: bytes) -> Iterator[bytes]:
-    """The JSON strings that begin like a marker, quotes included."""
-    # A byte alone is found twenty times as fast as two; but lists of merges are full of brackets.
-    for at in _places(data, b"<"):
+    """JSON strings that begin like a marker, quotes included."""
+    # Searching for one byte is 20 times as fast as for two; but merges have many square brackets.
+    for at in _positions(data, b"<"):
         begin = data.rfind(b'"', max(at - _LONGEST, 0), at)
         if data[begin:at] in _BEFORE:
             yield data[begin : data.find(b'"', at) + 1]
-    for at in _places(data, b'"['):
+    for at in _positions(data, b'"['):
         yield data[at : data.find(b'"', at + 1) + 1]
 
 
-def _places(data: bytes, wanted: bytes) -> Iterator[int]:
-    at = data.find(wanted)
+def _positions(data: bytes, text: bytes) -> Iterator[int]:
+    at = data.find(text)
     while at >= 0:
         yield at
-        at = data.find(wanted, at + 1)
-
-
-def _bytes_of(file: Path) -> bytes:
-    try:
-        return file.read_bytes()
-    except OSError:
-        return b""
+        at = data.find(text, at + 1)

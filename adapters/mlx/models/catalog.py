@@ -1,4 +1,4 @@
-"""Which MLX models are on this machine: read from folders, without importing mlx."""
+"""Catalogue of the MLX models on this machine, read from folders without importing mlx."""
 
 import json
 import os
@@ -9,7 +9,8 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import Any, cast
 
-import msgspec
+from msgspec import Struct
+from msgspec.structs import replace
 
 from adapters.backend import Capability, Model
 from adapters.config import MLXConfig, MLXModel
@@ -24,9 +25,9 @@ from adapters.mlx.models.bundled import (
     imports_folder,
 )
 from adapters.mlx.models.capabilities import capabilities, lacks
-from adapters.mlx.models.provenance import Origin, exports, origin_of
+from adapters.mlx.models.provenance import exports, origin_of
 
-# From mlx_lm.utils.MODEL_REMAPPING (0.32.2), where the class has another name than the model.
+# From mlx_lm.utils.MODEL_REMAPPING (0.32.2): model types with a class of another name.
 _REMAPPED = {
     "mistral": "llama",
     "llava": "mistral3",
@@ -44,115 +45,120 @@ _REMAPPED = {
 
 _PART = re.compile(r"model-\d+-of-(\d+)\.safetensors")
 
+_TOKENIZER_FILES = (
+    "tokenizer.json",
+    "tokenizer.model",
+    "tiktoken.model",
+    "tokenizer_config.json",
+)
 LORA_FILES = ("adapter_config.json", "adapters.safetensors")
-"""What mlx-lm's training leaves in a folder."""
+"""The files that mlx-lm's training writes to a folder."""
 
 
-class ModelFolder(msgspec.Struct, frozen=True):
-    """A model and where it is. `path` is None while it has still to be converted or fetched."""
+class ModelFolder(Struct, frozen=True):
+    """A model and its folder; `path` is None until it has been converted or downloaded."""
 
     model: Model
     path: Path | None
     base: str | None = None
-    """The model whose weights these are, where the configuration gave it another name."""
+    """The model with the weights, if the configuration gave it another name."""
     lora: Path | None = None
     draft: "ModelFolder | None" = None
 
 
 def find_models(config: MLXConfig) -> dict[str, ModelFolder]:
-    """Every model that could be loaded, by name; of two with one name the first found counts."""
-    found: dict[str, ModelFolder] = {}
+    """All models that can be loaded, by name; the first folder with a name is used."""
+    folders: dict[str, ModelFolder] = {}
     exported = exports(cache_folder(config.cache_folder))
     for name, path in _candidates(config):
-        if name not in found and (model := read_folder(name, path)) is not None:
-            found[name] = ModelFolder(_with_export(model, exported.get(path.resolve())), path)
-    if config.embedded == "always" or (config.embedded == "auto" and not found):
-        embedded = _embedded(config)
-        found.setdefault(embedded.model.name, embedded)
-    made = {name: _make(name, entry, found) for name, entry in config.models.items()}
-    return found | {name: each for name, each in made.items() if isinstance(each, ModelFolder)}
-
-
-def _with_export(model: Model, made: Origin | None) -> Model:
-    """What the folder itself tells of its origin is stronger."""
-    if made is None or model.origin is not None:
-        return model
-    return msgspec.structs.replace(model, origin=made.origin, exact=made.exact)
+        if name not in folders and (model := read_folder(name, path)) is not None:
+            export = exported.get(path.resolve())
+            if export is not None and model.origin is None:
+                model = replace(model, origin=export.origin, exact=export.exact)
+            folders[name] = ModelFolder(model, path)
+    if config.embedded == "always" or (config.embedded == "auto" and not folders):
+        bundled = _bundled_model(config)
+        folders.setdefault(bundled.model.name, bundled)
+    configured = {name: _resolve(name, entry, folders) for name, entry in config.models.items()}
+    return folders | {
+        name: folder for name, folder in configured.items() if isinstance(folder, ModelFolder)
+    }
 
 
 def find_model(config: MLXConfig, name: str) -> ModelFolder:
-    """By the name it is listed under, or the path that the configuration gives.
+    """The model of this name, or in the folder of this path from the configuration.
 
-    The server passes no path that came with a request: its router knows listed names only.
+    Requests cannot pass a path: the router accepts names of listed models only.
 
     Raises:
-        ModelNotFoundError: it is not on this machine, or something that it is made of is not.
+        ModelNotFoundError: the model or a part of it is not on this machine.
     """
-    found = find_models(config)
-    if (folder := _look_up(name, found)) is not None:
+    folders = find_models(config)
+    if (folder := _look_up(name, folders)) is not None:
         return folder
-    why = absent_models(config, found).get(name, "it is not on this machine")
-    raise ModelNotFoundError(f"There is no MLX model '{name}': {why}.", param="model")
+    reason = absent_models(config, folders).get(name, "it is not on this machine")
+    raise ModelNotFoundError(f"There is no MLX model '{name}': {reason}.", param="model")
 
 
-def absent_models(config: MLXConfig, found: dict[str, ModelFolder]) -> dict[str, str]:
-    """Those of `config.models` that cannot be made of what was `found`, and why."""
-    made = {name: _make(name, entry, found) for name, entry in config.models.items()}
-    return {name: why for name, why in made.items() if isinstance(why, str)}
+def absent_models(config: MLXConfig, folders: dict[str, ModelFolder]) -> dict[str, str]:
+    """Models of `config.models` that are not available with these `folders`, and why."""
+    configured = {name: _resolve(name, entry, folders) for name, entry in config.models.items()}
+    return {name: reason for name, reason in configured.items() if isinstance(reason, str)}
 
 
-def _make(name: str, entry: MLXModel, found: dict[str, ModelFolder]) -> ModelFolder | str:
-    """The model `name` of the configuration, or why there is none."""
-    parts = {part: _look_up(part, found) for part in (entry.base, entry.draft) if part}
-    if absent := [part for part, folder in parts.items() if folder is None]:
-        return f"its part '{absent[0]}' is not on this machine"
+def _resolve(name: str, entry: MLXModel, folders: dict[str, ModelFolder]) -> ModelFolder | str:
+    """The model `name` of the configuration, or the reason why it is not available."""
+    parts = {part: _look_up(part, folders) for part in (entry.base, entry.draft) if part}
+    if missing := [part for part, folder in parts.items() if folder is None]:
+        return f"its part '{missing[0]}' is not on this machine"
     base, draft = parts[entry.base], parts.get(entry.draft or "")
-    assert base is not None  # noqa: S101 - for the type checker: it is not among the absent.
+    assert base is not None  # noqa: S101 - for the type checker: it is not missing.
     if "chat" not in base.model.capabilities and "embedding" in base.model.capabilities:
-        return f"'{entry.base}' embeds"
+        return f"'{entry.base}' is an embedding model"
     lora = Path(entry.lora).expanduser() if entry.lora is not None else None
     if lora is not None and not all((lora / file).is_file() for file in LORA_FILES):
         return f"its LoRA folder lacks {' or '.join(LORA_FILES)}"
-    model = msgspec.structs.replace(base.model, name=name)
+    model = replace(base.model, name=name)
     if lora is not None:
-        model = msgspec.structs.replace(model, origin=None, exact=None)
+        model = replace(model, origin=None, exact=None)
     return ModelFolder(model, base.path, base.model.name, lora, draft)
 
 
-def _look_up(name: str, found: dict[str, ModelFolder]) -> ModelFolder | None:
-    if name in found or not name.startswith(("/", "~", "./", "../")):
-        return found.get(name)
+def _look_up(name: str, folders: dict[str, ModelFolder]) -> ModelFolder | None:
+    if name in folders or not name.startswith(("/", "~", "./", "../")):
+        return folders.get(name)
     path = Path(name).expanduser()
     model = read_folder(path.name, path)
     return ModelFolder(model, path) if model is not None else None
 
 
 def read_folder(name: str, path: Path) -> Model | None:
-    """What the files of `path` say of the model, or None where nothing here could load it."""
+    """Read the model in `path`; None if it is incomplete or not supported."""
     config = read_config(path)
     weights = list(path.glob("model*.safetensors"))
-    if config is None or not _are_whole(weights) or not _has_tokenizer(path):
+    has_tokenizer = any((path / name).exists() for name in _TOKENIZER_FILES)
+    if config is None or not _are_complete(weights) or not has_tokenizer:
         return None
-    can, made = capabilities(name, path, config), origin_of(path)
-    if "embedding" not in can and not _can_generate(config):
+    can, origin = capabilities(name, path, config), origin_of(path)
+    is_embedding = "embedding" in can
+    kind = str(config.get("model_type"))
+    if not is_embedding and _REMAPPED.get(kind, kind) not in _architectures():
         return None
     return Model(
         name=name,
-        context_length=longest_input(path, config)
-        if "embedding" in can
-        else context_length(config),
+        context_length=longest_input(path, config) if is_embedding else context_length(config),
         capabilities=can,
         lacks=lacks(can),
         size_bytes=sum(file.stat().st_size for file in weights),
         quantization=_quantization(config),
-        origin=made.origin if made is not None else None,
-        exact=made.exact if made is not None else None,
+        origin=origin.origin if origin is not None else None,
+        exact=origin.exact if origin is not None else None,
         created=int((path / "config.json").stat().st_mtime),
     )
 
 
 def context_length(config: dict[str, Any]) -> int | None:
-    """Tokens of prompt and answer together, from a model's `config.json`."""
+    """Tokens for prompt and answer together, from `config.json`; None if it has no such setting."""
     for part in (config, config.get("text_config") or {}):
         for key in ("max_position_embeddings", "n_positions", "max_seq_len", "seq_length"):
             if isinstance(part.get(key), int):
@@ -161,7 +167,12 @@ def context_length(config: dict[str, Any]) -> int | None:
 
 
 def read_config(path: Path) -> dict[str, Any] | None:
-    return _read_json(path / "config.json")
+    """The `config.json` in `path`; None if it is missing or malformed."""
+    try:
+        value = json.loads((path / "config.json").read_bytes())
+    except (OSError, ValueError):
+        return None
+    return cast(dict[str, Any], value) if isinstance(value, dict) else None
 
 
 def _candidates(config: MLXConfig) -> Iterator[tuple[str, Path]]:
@@ -169,11 +180,13 @@ def _candidates(config: MLXConfig) -> Iterator[tuple[str, Path]]:
         yield from _below(Path(root).expanduser())
     yield from _below(imports_folder(config.cache_folder))
     if config.huggingface_cache:
-        yield from _in_huggingface_cache(huggingface_cache())
+        for folder in _subfolders(huggingface_cache()):
+            if folder.name.startswith("models--") and (snapshot := _snapshot(folder)) is not None:
+                yield folder.name.removeprefix("models--").replace("--", "/"), snapshot
 
 
 def _below(root: Path) -> Iterator[tuple[str, Path]]:
-    """Subfolders, and theirs where a folder only groups models by who made them."""
+    """Models in subfolders `MODEL` or `ORGANISATION/MODEL`."""
     for folder in _subfolders(root):
         if (folder / "config.json").is_file():
             yield folder.name, folder
@@ -181,16 +194,8 @@ def _below(root: Path) -> Iterator[tuple[str, Path]]:
             yield from ((f"{folder.name}/{inner.name}", inner) for inner in _subfolders(folder))
 
 
-def _in_huggingface_cache(root: Path) -> Iterator[tuple[str, Path]]:
-    for folder in _subfolders(root):
-        if folder.name.startswith("models--"):
-            name = folder.name.removeprefix("models--").replace("--", "/")
-            if (snapshot := _snapshot(folder)) is not None:
-                yield name, snapshot
-
-
 def _snapshot(folder: Path) -> Path | None:
-    """The revision `main` points to, as the hub's client would choose; else the newest."""
+    """The revision of `main`, which the hub's client would use; else the newest."""
     reference = folder / "refs" / "main"
     if reference.is_file():
         snapshot = folder / "snapshots" / reference.read_text(encoding="utf-8").strip()
@@ -202,7 +207,7 @@ def _snapshot(folder: Path) -> Path | None:
 
 
 def huggingface_cache() -> Path:
-    """Where the hub's client keeps repositories; source: huggingface_hub.constants."""
+    """The folder of the hub's client. Source: huggingface_hub.constants."""
     if folder := os.environ.get("HF_HUB_CACHE") or os.environ.get("HUGGINGFACE_HUB_CACHE"):
         return Path(folder).expanduser()
     cache_home = os.environ.get("XDG_CACHE_HOME") or "~/.cache"
@@ -212,42 +217,23 @@ def huggingface_cache() -> Path:
 
 def _subfolders(folder: Path) -> list[Path]:
     try:
-        # Hidden ones are half made: a conversion is renamed when it is whole.
-        found = (path for path in folder.iterdir() if path.name[0] != "." and path.is_dir())
-        return sorted(found)
+        # Hidden folders are incomplete: a conversion is renamed at its end.
+        return sorted(p for p in folder.iterdir() if p.name[0] != "." and p.is_dir())
     except OSError:
-        # A root that is not there, or that this user may not read, holds no models.
+        # A root that does not exist or is not readable has no models.
         return []
 
 
-def _read_json(path: Path) -> dict[str, Any] | None:
-    try:
-        value = json.loads(path.read_bytes())
-    except (OSError, ValueError):
-        return None
-    return cast(dict[str, Any], value) if isinstance(value, dict) else None
-
-
-def _are_whole(weights: list[Path]) -> bool:
-    """Whether all parts are there: `model-00002-of-00003.safetensors` is one of three. In a cache
-    the others may be on their way."""
-    counts = [int(part[1]) for each in weights if (part := _PART.fullmatch(each.name))]
+def _are_complete(weights: list[Path]) -> bool:
+    """True if all parts exist: `model-00002-of-00003.safetensors` is one of three, and the hub's
+    cache may have an unfinished download."""
+    counts = [int(part[1]) for file in weights if (part := _PART.fullmatch(file.name))]
     return bool(weights) and all(count == len(counts) for count in counts)
-
-
-def _has_tokenizer(path: Path) -> bool:
-    names = ("tokenizer.json", "tokenizer.model", "tiktoken.model", "tokenizer_config.json")
-    return any((path / name).exists() for name in names)
-
-
-def _can_generate(config: dict[str, Any]) -> bool:
-    kind = config.get("model_type")
-    return isinstance(kind, str) and _REMAPPED.get(kind, kind) in _architectures()
 
 
 @cache
 def _architectures() -> frozenset[str]:
-    """The model classes of the installed mlx-lm, by file name: importing it would take seconds."""
+    """Model classes of the installed mlx-lm, from its file names: importing it takes seconds."""
     spec = find_spec("mlx_lm")
     roots = spec.submodule_search_locations if spec is not None else None
     files = (file for root in roots or () for file in (Path(root) / "models").iterdir())
@@ -255,23 +241,23 @@ def _architectures() -> frozenset[str]:
 
 
 def _quantization(config: dict[str, Any]) -> str | None:
-    packed: dict[str, Any] = config.get("quantization") or config.get("quantization_config") or {}
-    if isinstance(bits := packed.get("bits"), int):
+    settings: dict[str, Any] = config.get("quantization") or config.get("quantization_config") or {}
+    if isinstance(bits := settings.get("bits"), int):
         return f"{bits}-bit"
     dtype = config.get("torch_dtype") or config.get("dtype")
     return dtype if isinstance(dtype, str) else None
 
 
-def _embedded(config: MLXConfig) -> ModelFolder:
-    """All that can be told of it once it was converted; before that, what it will be."""
+def _bundled_model(config: MLXConfig) -> ModelFolder:
+    """The bundled model, read from its folder once it has been converted."""
     source = find_gguf()
     name = EMBEDDED if source is not None else HUB_FALLBACK
-    made = converted_folder(config.cache_folder)
-    if made is not None and (model := read_folder(name, made)) is not None:
-        return ModelFolder(model, made)
+    path = converted_folder(config.cache_folder)
+    if path is not None and (model := read_folder(name, path)) is not None:
+        return ModelFolder(model, path)
     can: frozenset[Capability] = frozenset({"chat"})
     size = source.stat().st_size if source is not None else None
-    foreseen = Model(
+    model = Model(
         name=name, context_length=8192, capabilities=can, lacks=lacks(can), size_bytes=size
     )
-    return ModelFolder(foreseen, None)
+    return ModelFolder(model, None)

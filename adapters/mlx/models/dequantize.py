@@ -1,4 +1,4 @@
-"""Packed weights made float32, large ones in pieces: a vocabulary's take half a second on a CPU."""
+"""Dequantize weights to float32, large ones in slices: an embedding takes 0.5 s on a CPU."""
 
 # pyright: basic
 from typing import Any
@@ -8,49 +8,54 @@ from mlx_lm.utils import dequantize_model
 
 from adapters.mlx.jobs import Pieces
 
-_PIECE = 1 << 22
-"""Numbers: some hundredths of a second."""
+SLICE = 1 << 22
+"""Weights: some hundredths of a second."""
 
 
 class Packed:
-    """A large layer that is still packed, beside the plain one that takes its place."""
+    """A large layer that is still quantised, and the plain layer that replaces it."""
 
-    def __init__(self, packed: Any, plain: Any) -> None:
+    def __init__(self, packed: Any, plain: Any, slice_weights: int) -> None:
         self._packed = packed
         self._plain = plain
+        self._slice_weights = slice_weights
 
     def unpack(self) -> Pieces[None]:
-        """In place, so that no more memory is taken than the weights need."""
-        shape = self._plain.weight.shape
-        rows = max(1, _PIECE * shape[0] // self._plain.weight.size)
-        whole = mx.zeros(shape, self._plain.weight.dtype)
-        for array in (self._packed.weight, self._packed.scales, self._packed.biases, whole):
+        """Dequantize slice by slice into one array, so that memory holds the weights once."""
+        layer, shape = self._packed, self._plain.weight.shape
+        rows = max(1, self._slice_weights * shape[0] // self._plain.weight.size)
+        weight = mx.zeros(shape, self._plain.weight.dtype)
+        for array in (layer.weight, layer.scales, layer.biases, weight):
             mx.eval(array)
             yield
         for start in range(0, shape[0], rows):
-            whole[start : start + rows] = self._rows(slice(start, start + rows))
-            mx.eval(whole)
+            chosen = slice(start, start + rows)
+            biases = None if layer.biases is None else layer.biases[chosen]
+            weight[chosen] = mx.dequantize(
+                layer.weight[chosen],
+                layer.scales[chosen],
+                biases,
+                layer.group_size,
+                layer.bits,
+                layer.mode,
+            )
+            mx.eval(weight)
             yield
-        self._plain.weight = whole
-
-    def _rows(self, rows: slice) -> mx.array:
-        layer = self._packed
-        biases = None if layer.biases is None else layer.biases[rows]
-        return mx.dequantize(
-            layer.weight[rows], layer.scales[rows], biases, layer.group_size, layer.bits, layer.mode
-        )
+        self._plain.weight = weight
 
 
-def unpack(model: Any) -> list[Packed]:
-    """Replace the packed layers of `model` by plain ones; what comes back is to be unpacked yet.
+def unpack(model: Any, slice_weights: int = SLICE) -> list[Packed]:
+    """Replace the quantised layers of `model` by plain ones; returns the large ones, still packed.
 
-    Exact only in this order: scales and offsets become float32 before they are used.
+    A layer is large if it has more than `slice_weights`.
+
+    Exact only in this order: scales and biases become float32 before they are used.
     """
     model.set_dtype(mx.float32)
     packed = {name: module for name, module in model.named_modules() if "scales" in module}
     plain = dict(dequantize_model(model).named_modules())
     return [
-        Packed(module, plain[name])
+        Packed(module, plain[name], slice_weights)
         for name, module in packed.items()
-        if plain[name].weight.size > _PIECE
+        if plain[name].weight.size > slice_weights
     ]

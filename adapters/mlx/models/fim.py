@@ -1,4 +1,4 @@
-"""How models fill a gap between a prefix and a suffix: the control tokens each was taught.
+"""Fill-in-the-middle: the control tokens of each model family.
 
 Imports neither mlx nor transformers: the catalogue looks for these tokens in files.
 """
@@ -9,19 +9,20 @@ from msgspec import Struct
 
 
 class Infill(Struct, frozen=True):
-    """The answer goes on after `prefix` PREFIX `suffix` SUFFIX `middle`."""
+    """Markers of a prompt `prefix` PREFIX `suffix` SUFFIX `middle`, which the answer continues."""
 
     prefix: str
     suffix: str
     middle: str | None
-    """None where the answer follows the prefix, which then stands behind the suffix."""
+    """None if the answer follows the prefix, which then comes after the suffix."""
 
     @property
     def markers(self) -> tuple[str, ...]:
-        return tuple(each for each in (self.prefix, self.suffix, self.middle) if each is not None)
+        markers = (self.prefix, self.suffix, self.middle)
+        return tuple(marker for marker in markers if marker is not None)
 
     def join(self, prefix: list[int], suffix: list[int], token: dict[str, int]) -> list[int]:
-        """`token` has the ids of the markers."""
+        """Build the prompt; `token` has the ids of the markers."""
         front = [token[self.prefix], *prefix]
         back = [token[self.suffix], *suffix]
         return [*back, *front] if self.middle is None else [*front, *back, token[self.middle]]
@@ -30,11 +31,11 @@ class Infill(Struct, frozen=True):
 KNOWN = (
     # Qwen2.5-Coder and later Qwen; CodeGemma
     Infill("<|fim_prefix|>", "<|fim_suffix|>", "<|fim_middle|>"),
-    # StarCoder and those trained on its vocabulary: Granite, Stable Code, Refact
+    # StarCoder and models with its vocabulary: Granite, Stable Code, Refact
     Infill("<fim_prefix>", "<fim_suffix>", "<fim_middle>"),
     # SantaCoder
     Infill("<fim-prefix>", "<fim-suffix>", "<fim-middle>"),
-    # Code Llama, whose markers are words of its SentencePiece vocabulary
+    # Code Llama: markers are tokens of its SentencePiece vocabulary
     Infill("▁<PRE>", "▁<SUF>", "▁<MID>"),
     # DeepSeek-Coder
     Infill("<｜fim▁begin｜>", "<｜fim▁hole｜>", "<｜fim▁end｜>"),
@@ -44,5 +45,7 @@ KNOWN = (
 
 
 def find_infill(vocabulary: Container[str]) -> Infill | None:
-    """The way whose markers are all in `vocabulary`; None where the model fills no gaps."""
-    return next((way for way in KNOWN if all(each in vocabulary for each in way.markers)), None)
+    """The format with all of its markers in `vocabulary`; None if the model has no infilling."""
+    return next(
+        (infill for infill in KNOWN if all(marker in vocabulary for marker in infill.markers)), None
+    )

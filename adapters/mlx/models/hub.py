@@ -1,8 +1,8 @@
-"""`python -m adapters.mlx.models.hub REPOSITORY`: fetch a model from the Hugging Face hub.
+"""`python -m adapters.mlx.models.hub REPOSITORY`: download a model from the Hugging Face hub.
 
-In a process of its own, for the hub's client cannot be stopped in the middle of a file. It says a
-line of JSON on stdout, a `Said`, for each step. Files that are whole are not fetched again; of the
-others nothing is kept.
+Runs as a child process, because the client of the hub cannot be stopped in the middle of a file.
+Writes a line of JSON to stdout, a `Report`, for each step. Complete files are not downloaded
+again; of incomplete ones nothing is kept.
 """
 
 import signal
@@ -18,9 +18,9 @@ from huggingface_hub.errors import GatedRepoError, HFValidationError, Repository
 from huggingface_hub.hf_api import RepoSibling
 from tqdm import tqdm
 
-from adapters.mlx.models.hub_download import Said
+from adapters.mlx.models.hub_download import Report
 
-_WANTED = (
+_PATTERNS = (
     "*.json",
     "*.jinja",
     "model*.safetensors",
@@ -28,83 +28,88 @@ _WANTED = (
     "*.tiktoken",
     "*.txt",
 )
-"""What the engine reads, and no code."""
+"""The files that the engine reads; no code."""
 _CONFIG = "config.json"
 _SECONDS = 0.5
-"""Between two lines."""
+"""Between two reports."""
 
 
 class NoModelError(Exception):
-    """The hub has no such model for MLX; the text says why."""
+    """The hub has no such model for MLX; the message says why."""
 
 
-def fetch(repository: str, say: Callable[[Said], None]) -> None:
-    """Into the cache of the hub's client, where the catalog finds it.
+def fetch(repository: str, report: Callable[[Report], None]) -> None:
+    """Download into the cache of the hub's client, where the catalog finds the model.
 
     Raises:
-        NoModelError: there is nothing that could be fetched.
-        Exception: the network or the disk; the hub's client has no root for those.
+        NoModelError: the repository does not exist or has no model for MLX.
+        Exception: network or disk errors, which have no common base in the hub's client.
     """
     files = _files(repository)
     total = sum(file.size or 0 for file in files)
     done = 0
     for file in files:
-        meter = _meter(file.rfilename, done, total, say)
-        hf_hub_download(repository, file.rfilename, tqdm_class=meter)
+        progress = _progress_bar(file.rfilename, done, total, report)
+        hf_hub_download(repository, file.rfilename, tqdm_class=progress)
         done += file.size or 0
-        say(Said(f"fetching {file.rfilename}", done, total))
+        report(Report(f"fetching {file.rfilename}", done, total))
 
 
 def _files(repository: str) -> list[RepoSibling]:
-    """The largest first, and last the one without which a folder is no model yet."""
+    """Files to download: largest first, and last `config.json`, which makes a folder a model."""
     try:
         listed = HfApi().model_info(repository, files_metadata=True).siblings or []
     except GatedRepoError as exc:
-        raise NoModelError(f"The hub gives '{repository}' to those only who asked it to.") from exc
+        raise NoModelError(
+            f"'{repository}' is gated: request access to it on the hub first."
+        ) from exc
     except (RepositoryNotFoundError, HFValidationError) as exc:
         raise NoModelError(f"The hub has no repository '{repository}'.") from exc
-    wanted = [file for file in listed if any(fnmatch(file.rfilename, each) for each in _WANTED)]
-    names = {file.rfilename for file in wanted}
+    files = [file for file in listed if any(fnmatch(file.rfilename, glob) for glob in _PATTERNS)]
+    names = {file.rfilename for file in files}
     if _CONFIG not in names or not any(name.endswith(".safetensors") for name in names):
-        raise NoModelError(f"'{repository}' is no model for MLX: it has no safetensors.")
-    return sorted(wanted, key=lambda file: (file.rfilename == _CONFIG, -(file.size or 0)))
+        raise NoModelError(f"'{repository}' is not a model for MLX: it has no safetensors.")
+    return sorted(files, key=lambda file: (file.rfilename == _CONFIG, -(file.size or 0)))
 
 
-def _meter(name: str, before: int, total: int, say: Callable[[Said], None]) -> "type[tqdm[Any]]":
-    """The bar that the hub's client shows its progress by: it says lines instead."""
+def _progress_bar(
+    name: str, before: int, total: int, report: Callable[[Report], None]
+) -> "type[tqdm[Any]]":
+    """A progress bar for the hub's client that reports instead of drawing."""
 
-    class Meter(tqdm):  # pyright: ignore[reportMissingTypeArgument, reportUntypedBaseClass]
+    class ReportingBar(tqdm):  # pyright: ignore[reportMissingTypeArgument, reportUntypedBaseClass]
         def __init__(self, *_args: Any, initial: float = 0, **_more: Any) -> None:
             super().__init__(disable=True)  # pyright: ignore[reportUnknownMemberType]
             self._done = before + int(initial)
-            self._said = 0.0
+            self._reported = 0.0
 
         def update(self, n: float | None = 1) -> None:
             self._done += int(n or 0)
-            if time.monotonic() > self._said + _SECONDS:
-                self._said = time.monotonic()
-                say(Said(f"fetching {name}", min(self._done, total), total))
+            if time.monotonic() > self._reported + _SECONDS:
+                self._reported = time.monotonic()
+                report(Report(f"fetching {name}", min(self._done, total), total))
 
-    return Meter
+    return ReportingBar
 
 
 def main(arguments: Iterable[str]) -> int:
     (repository,) = arguments
-    signal.signal(signal.SIGTERM, lambda _number, _frame: sys.exit(1))  # Half a file is removed.
+    # By an exception, so that incomplete files are removed.
+    signal.signal(signal.SIGTERM, lambda _number, _frame: sys.exit(1))
     try:
-        fetch(repository, _say)
+        fetch(repository, _print)
     except NoModelError as exc:
-        _say(Said(str(exc), error="not_found"))
+        _print(Report(str(exc), error="not_found"))
         return 1
-    except Exception as exc:  # the library's own, its HTTP client's, the disk's: no common root
+    except Exception as exc:  # of the library, its HTTP client or the disk: no common base
         reason = str(exc).partition("\n")[0]
-        _say(Said(f"'{repository}' cannot be fetched: {reason}", error="unavailable"))
+        _print(Report(f"'{repository}' cannot be fetched: {reason}", error="unavailable"))
         return 1
     return 0
 
 
-def _say(said: Said) -> None:
-    sys.stdout.write(msgspec.json.encode(said).decode() + "\n")
+def _print(report: Report) -> None:
+    sys.stdout.write(msgspec.json.encode(report).decode() + "\n")
     sys.stdout.flush()
 
 

@@ -1,4 +1,4 @@
-"""A download from the hub as it is seen from the event loop: a child that tells how far it is."""
+"""Download a model from the hub in a child process that reports its progress."""
 
 import asyncio
 import sys
@@ -12,39 +12,38 @@ from msgspec import Struct
 from adapters.backend import Progress
 from adapters.errors import BackendError, BackendUnavailableError, ModelNotFoundError
 
-_TIDYING = 2.0
-"""Seconds."""
+_CLEANUP_SECONDS = 2.0
 _ERRORS: dict[str, Callable[[str], BackendError]] = {
     "not_found": lambda why: ModelNotFoundError(why, param="model"),
     "unavailable": BackendUnavailableError,
 }
 
 
-class Said(Struct, omit_defaults=True):
-    """A line of the child's."""
+class Report(Struct, omit_defaults=True):
+    """One line of the child's output."""
 
     status: str = ""
     completed: int | None = None
     """Bytes."""
     total: int | None = None
     error: Literal["not_found", "unavailable"] | None = None
-    """Why it ends; `status` says it in words."""
+    """Why the download failed; `status` is the message."""
 
 
 async def pull(repository: str) -> AsyncGenerator[Progress]:
-    """As `Backend.pull`. Closing it ends the child."""
-    # -P: a folder named `adapters` where the server was started is not the one meant.
+    """See `Backend.pull`. Closing the generator ends the child."""
+    # -P: not a folder named `adapters` in the server's working directory.
     command = (sys.executable, "-P", "-m", "adapters.mlx.models.hub", repository)
     child = await asyncio.create_subprocess_exec(*command, stdin=DEVNULL, stdout=PIPE)
     assert child.stdout is not None  # noqa: S101 - for the type checker: it is a pipe.
     try:
         async for line in child.stdout:
-            said = msgspec.json.decode(line, type=Said)
-            if said.error is not None:
-                raise _ERRORS[said.error](said.status)
-            yield Progress(status=said.status, completed=said.completed, total=said.total)
+            report = msgspec.json.decode(line, type=Report)
+            if report.error is not None:
+                raise _ERRORS[report.error](report.status)
+            yield Progress(status=report.status, completed=report.completed, total=report.total)
         if await child.wait() != 0:
-            raise BackendUnavailableError(f"The download of '{repository}' broke off.")
+            raise BackendUnavailableError(f"The download of '{repository}' ended unexpectedly.")
         yield Progress(status="success")
     finally:
         if child.returncode is None:
@@ -52,10 +51,10 @@ async def pull(repository: str) -> AsyncGenerator[Progress]:
 
 
 async def _end(child: asyncio.subprocess.Process) -> None:
-    """It has a moment to tidy up."""
+    """Stop the child, with a moment to remove incomplete files."""
     child.terminate()
     try:
-        async with asyncio.timeout(_TIDYING):
+        async with asyncio.timeout(_CLEANUP_SECONDS):
             await child.wait()
     except TimeoutError:
         child.kill()

@@ -1,4 +1,4 @@
-"""Which GGUF file has a folder's weights: the one it was made of, or one that was made of it."""
+"""Provenance: the GGUF file that a folder was converted from, or exported to."""
 
 from collections.abc import Iterable
 from pathlib import Path
@@ -7,19 +7,19 @@ from typing import TypeVar
 import msgspec
 from msgspec import Struct
 
-from adapters.gguf.report import TensorReport
+from adapters.gguf.conversion import TensorReport
 
 _T = TypeVar("_T")
 
 _EXPORTS = "exported"
-"""Below the cache folder: folders that are models are read, never written to."""
+"""Subfolder of the cache: model folders are read, never written to."""
 
 
 class Origin(Struct, frozen=True):
     origin: str
     """`sha256:…` of the file."""
     exact: bool
-    """Whether no weight was rounded on the way."""
+    """True if no weight was rounded by the conversion."""
 
 
 class _Error(Struct):
@@ -27,7 +27,7 @@ class _Error(Struct):
 
 
 class _Conversion(Struct):
-    """What is read of `conversion.json`, as `gguf/convert.py` writes it."""
+    """The part of `conversion.json` that is read here; written by `gguf/convert.py`."""
 
     origin: str
     tensors: list[_Error] = []
@@ -36,49 +36,49 @@ class _Conversion(Struct):
 class _Export(Struct):
     folder: str
     stamp: list[tuple[str, int, int]]
-    """Of the weights as they were: name, time in nanoseconds, bytes."""
-    made: Origin
+    """Name, time in nanoseconds and bytes of the weights at the time of the export."""
+    origin: Origin = msgspec.field(name="made")
 
 
 def origin_of(folder: Path) -> Origin | None:
-    """Of a folder that was made of a GGUF, as the converter noted it."""
-    noted = _read(folder / "conversion.json", _Conversion)
-    if noted is None:
+    """The origin that the converter recorded in `folder`; None if it was not converted."""
+    conversion = _read(folder / "conversion.json", _Conversion)
+    if conversion is None:
         return None
-    exact = bool(noted.tensors) and all(tensor.relative_l2 == 0 for tensor in noted.tensors)
-    return Origin(noted.origin, exact)
+    tensors = conversion.tensors
+    exact = bool(tensors) and all(tensor.relative_l2 == 0 for tensor in tensors)
+    return Origin(conversion.origin, exact)
 
 
 def note_export(folder: Path, cache: Path, origin: str, tensors: Iterable[TensorReport]) -> None:
-    """That `origin` is a file made of `folder`, so that both are known for one model; `tensors`
-    tell what became of them."""
+    """Record that the file `origin` was made from `folder`: both are the same model."""
     exact = all(tensor.relative_l2 == 0 for tensor in tensors)
-    noted = _Export(str(folder.resolve()), _stamp(folder), Origin(origin, exact))
+    export = _Export(str(folder.resolve()), _stamp(folder), Origin(origin, exact))
     target = cache / _EXPORTS / f"{origin.removeprefix('sha256:')}.json"
     target.parent.mkdir(parents=True, exist_ok=True)
     partial = target.with_name(f".{target.name}")
-    partial.write_bytes(msgspec.json.encode(noted))
+    partial.write_bytes(msgspec.json.encode(export))
     partial.rename(target)
 
 
 def exports(cache: Path) -> dict[Path, Origin]:
-    """By folder, those whose weights are still what they were."""
+    """Recorded exports by folder, without folders with other weights since."""
     files = sorted((cache / _EXPORTS).glob("*.json"))
-    noted = [each for file in files if (each := _read(file, _Export)) is not None]
-    return {Path(each.folder): each.made for each in noted if _is_current(each)}
-
-
-def _is_current(noted: _Export) -> bool:
-    return noted.stamp == _stamp(Path(noted.folder))
+    recorded = [export for file in files if (export := _read(file, _Export)) is not None]
+    return {
+        Path(export.folder): export.origin
+        for export in recorded
+        if export.stamp == _stamp(Path(export.folder))
+    }
 
 
 def _stamp(folder: Path) -> list[tuple[str, int, int]]:
-    found = ((file.name, file.stat()) for file in sorted(folder.glob("model*.safetensors")))
-    return [(name, stat.st_mtime_ns, stat.st_size) for name, stat in found]
+    stats = ((file.name, file.stat()) for file in sorted(folder.glob("model*.safetensors")))
+    return [(name, stat.st_mtime_ns, stat.st_size) for name, stat in stats]
 
 
-def _read(file: Path, noted: type[_T]) -> _T | None:
+def _read(file: Path, kind: type[_T]) -> _T | None:
     try:
-        return msgspec.json.decode(file.read_bytes(), type=noted)
+        return msgspec.json.decode(file.read_bytes(), type=kind)
     except (OSError, msgspec.MsgspecError):
         return None

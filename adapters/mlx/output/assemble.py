@@ -28,7 +28,7 @@ from adapters.mlx.output.logprobs import TokenLedger, to_logprob, to_prompt_logp
 from adapters.mlx.output.parse import SectionReader, create_reader, visible_texts
 from adapters.mlx.output.reasoning import Reasoning
 from adapters.mlx.output.tool_calls import ToolSyntax
-from adapters.mlx.output.tool_calls.pieces import Piece
+from adapters.mlx.output.tool_calls.output_pieces import Piece
 from adapters.mlx.sequence import Finish, Post, PromptRead, Sampled, Sequence
 from adapters.request import Tool
 

@@ -5,7 +5,7 @@ from typing import Literal, Protocol
 
 from adapters.mlx.output.reasoning import Reasoning
 from adapters.mlx.output.tool_calls.harmony import HarmonyReader
-from adapters.mlx.output.tool_calls.pieces import (
+from adapters.mlx.output.tool_calls.output_pieces import (
     Piece,
     SpanReader,
     as_marker,
@@ -13,7 +13,7 @@ from adapters.mlx.output.tool_calls.pieces import (
     overlap,
     split_marks,
 )
-from adapters.mlx.output.tool_calls.reader import open_span
+from adapters.mlx.output.tool_calls.span_reader import open_span
 from adapters.mlx.output.tool_calls.syntax import ToolSyntax
 from adapters.request import Tool
 

@@ -1,1 +1,1 @@
-"""Requests to prompts: chat templates, raw text, token ids, grammars."""
+"""Turns requests into prompts: chat templates, raw text, token ids, grammars."""

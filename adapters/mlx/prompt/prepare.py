@@ -12,8 +12,8 @@ from adapters.mlx.grammar.lark import Style, calls_syntax, is_constrained
 from adapters.mlx.grammar.processor import GrammarProcessor
 from adapters.mlx.models.load import LoadedModel
 from adapters.mlx.output.assemble import Reading
-from adapters.mlx.prompt.chat import Prompt, offered_tools, render, require_room
-from adapters.mlx.prompt.context import context_of
+from adapters.mlx.prompt.chat import Prompt, offered_tools, render
+from adapters.mlx.prompt.context import context_of, require_room
 from adapters.mlx.prompt.raw import raw_text
 from adapters.mlx.sequence import LogitsProcessor, Sequence
 from adapters.request import GenerationRequest, Sampling, needs

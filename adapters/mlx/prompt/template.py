@@ -1,4 +1,4 @@
-"""What a model's own folder makes of a conversation, without its weights."""
+"""Chat template and tokenizer of a model folder, without its weights."""
 
 # pyright: basic
 from collections.abc import Sequence
@@ -9,7 +9,7 @@ from mlx_lm.utils import load_tokenizer
 
 
 class FolderTokenizer:
-    """The tokenizer and the chat template that a folder is served with."""
+    """Renders and tokenizes as the server does for a model in this folder."""
 
     def __init__(self, folder: Path) -> None:
         self._tokenizer = load_tokenizer(folder)
@@ -17,7 +17,7 @@ class FolderTokenizer:
     def render(self, messages: Sequence[tuple[str, str]]) -> str | None:
         """The prompt for `messages`, each a role and a text.
 
-        `None` where there is no template, or it refuses them.
+        `None` if there is no template, or it rejects them.
         """
         if not self._tokenizer.has_chat_template:
             return None
@@ -33,10 +33,10 @@ class FolderTokenizer:
 
     @property
     def first(self) -> str:
-        """The token that it puts before every text, as text; "" where it puts none."""
-        bare, whole = self.ids("a"), tuple(self._tokenizer.encode("a"))
-        return str(self._tokenizer.decode(whole[: len(whole) - len(bare)]))
+        """The token that is prepended to every text, as text; "" if there is none."""
+        bare, ids = self.ids("a"), tuple(self._tokenizer.encode("a"))
+        return str(self._tokenizer.decode(ids[: len(ids) - len(bare)]))
 
     def ids(self, text: str) -> tuple[int, ...]:
-        """Control tokens in `text` are read as such; nothing is put before it."""
+        """Tokenize `text`, control tokens included; no token is prepended."""
         return tuple(self._tokenizer.encode(text, add_special_tokens=False))

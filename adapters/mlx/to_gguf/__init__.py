@@ -1,12 +1,12 @@
-"""The other way: an MLX folder becomes a GGUF file that Ollama and llama.cpp run.
+"""Convert an MLX folder to a GGUF file for Ollama and llama.cpp.
 
-    arrays.py      what lies in the folder's `*.safetensors`, without loading it
+    arrays.py      reads the folder's `*.safetensors` lazily
     blocks.py      MLX's affine groups -> GGUF's blocks
     settings.py    `config.json` -> metadata
     vocabulary.py  `tokenizer.json` -> metadata
-    write.py       all of it, into one file, each tensor read back
+    write.py       writes one file and reads every tensor back
 
-mlx is not imported. What cannot be carried over is refused by name.
+mlx is not imported. Tensors and settings that are not supported are rejected by name.
 """
 
 from adapters.mlx.to_gguf.write import Written, write_gguf

@@ -1,5 +1,5 @@
 # pyright: basic
-"""The arrays of a folder: named, shaped, and read from the disk when they are used.
+"""The arrays of a folder by name, memory-mapped: read from the disk when they are used.
 
 Source: https://huggingface.co/docs/safetensors (the format: length, JSON header, data)
 """
@@ -12,7 +12,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from adapters.gguf.errors import UnsupportedGGUFError
+from adapters.gguf.conversion import UnsupportedGGUFError
 
 _TYPES = {
     "F32": np.dtype("<f4"),
@@ -35,36 +35,36 @@ class StoredArray:
 
 
 def read_arrays(folder: Path) -> Mapping[str, StoredArray]:
-    """By name, those of all `model*.safetensors`.
+    """Arrays of all `model*.safetensors`, by name.
 
     Raises:
-        UnsupportedGGUFError: a type that no model of ours has, or the file is cut short.
-        OSError: it cannot be read.
+        UnsupportedGGUFError: a type is not supported, or a file is truncated.
+        OSError: a file cannot be read.
     """
-    found: dict[str, StoredArray] = {}
+    arrays: dict[str, StoredArray] = {}
     for path in sorted(folder.glob("model*.safetensors")):
-        found |= _read_file(path)
-    if not found:
-        raise UnsupportedGGUFError(f"There are no weights in '{folder.name}'.")
-    return found
+        arrays |= _read_file(path)
+    if not arrays:
+        raise UnsupportedGGUFError(f"'{folder.name}' has no weights.")
+    return arrays
 
 
 def _read_file(path: Path) -> dict[str, StoredArray]:
     with path.open("rb") as file:
         size = int.from_bytes(file.read(8), "little")
         if size > path.stat().st_size:
-            raise UnsupportedGGUFError(f"'{path.name}' is no safetensors file.")
+            raise UnsupportedGGUFError(f"'{path.name}' is not a safetensors file.")
         header = json.loads(file.read(size))
-    whole = np.memmap(path, np.uint8, "r", offset=8 + size)
+    data = np.memmap(path, np.uint8, "r", offset=8 + size)
     header.pop("__metadata__", None)
-    return {name: _array(name, entry, whole) for name, entry in header.items()}
+    return {name: _array(name, entry, data) for name, entry in header.items()}
 
 
-def _array(name: str, entry: dict, whole: NDArray[np.uint8]) -> StoredArray:
+def _array(name: str, entry: dict, data: NDArray[np.uint8]) -> StoredArray:
     dtype = _TYPES.get(entry["dtype"])
     if dtype is None:
         raise UnsupportedGGUFError(f"The type {entry['dtype']} of '{name}' is not supported.")
     first, last = entry["data_offsets"]
-    if last > len(whole):
-        raise UnsupportedGGUFError(f"The file breaks off before '{name}'.")
-    return StoredArray(entry["dtype"], whole[first:last].view(dtype).reshape(entry["shape"]))
+    if last > len(data):
+        raise UnsupportedGGUFError(f"The file is truncated before the end of '{name}'.")
+    return StoredArray(entry["dtype"], data[first:last].view(dtype).reshape(entry["shape"]))

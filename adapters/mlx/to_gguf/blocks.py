@@ -1,5 +1,5 @@
 # pyright: basic
-"""MLX's affine groups -> GGUF's blocks of 32: the codes are moved, not computed anew.
+"""MLX's affine groups -> GGUF's blocks of 32: codes are copied, not computed again.
 
 A group of 64 or 128 becomes two or four blocks with the same scale and bias.
 
@@ -11,7 +11,7 @@ import numpy as np
 from gguf import GGMLQuantizationType as GGML
 from numpy.typing import NDArray
 
-from adapters.gguf.errors import UnsupportedGGUFError
+from adapters.gguf.conversion import UnsupportedGGUFError
 from adapters.mlx.gguf.packing import GROUP, unpack
 from adapters.mlx.to_gguf.arrays import StoredArray
 
@@ -19,7 +19,7 @@ Codes = NDArray[np.uint8]
 
 
 class Affine:
-    """One quantised matrix: weight = scale * code + bias, in groups along its rows."""
+    """One quantised matrix: weight = scale * code + bias, in groups along the rows."""
 
     def __init__(
         self, weight: StoredArray, scales: StoredArray, biases: StoredArray, bits: int, group: int
@@ -38,7 +38,7 @@ class Affine:
         return rows, words * 32 // self._bits
 
     def kind(self) -> GGML:
-        """The type that holds it to the last bit (of scales in float16), else float16."""
+        """The type that stores it exactly, with scales in float16; else float16."""
         if self._bits <= 4:
             return GGML.Q4_1
         if self._bits == 5:
@@ -47,13 +47,13 @@ class Affine:
         return GGML.Q8_0 if is_signed else GGML.F16
 
     def values(self, rows: NDArray[np.intp]) -> NDArray[np.float32]:
-        """What MLX computes with."""
+        """The values that MLX computes with."""
         codes = self._codes(rows).reshape(len(rows), -1, GROUP).astype(np.float32)
         scaled = codes * self._spread(self._scales, rows)[..., None]
         return (scaled + self._spread(self._biases, rows)[..., None]).reshape(len(rows), -1)
 
     def encode(self, rows: NDArray[np.intp], kind: GGML) -> NDArray[np.uint8]:
-        """Those rows as they lie in the file."""
+        """Encode `rows` for the file."""
         if kind == GGML.F16:
             return gguf.quantize(self.values(rows), kind).view(np.uint8)
         codes = self._codes(rows).reshape(len(rows), -1, GROUP)
@@ -65,7 +65,7 @@ class Affine:
             case GGML.Q5_1:
                 fields = [scales, biases, _fifth_bits(codes), _nibbles(codes & np.uint8(15))]
             case _:
-                # Flipping the highest bit subtracts 128, in two's complement.
+                # Flipping the highest bit of a two's complement byte subtracts 128.
                 fields = [scales, codes ^ np.uint8(128)]
         return np.concatenate(fields, axis=-1).reshape(len(rows), -1)
 
@@ -82,10 +82,10 @@ def _half(values: NDArray) -> NDArray[np.uint8]:
 
 
 def _nibbles(codes: Codes) -> NDArray[np.uint8]:
-    """(rows, blocks, 32) -> (rows, blocks, 16): the first half low, the second high."""
+    """(rows, blocks, 32) -> (rows, blocks, 16): first half in the low bits, second in the high."""
     return codes[..., :16] | codes[..., 16:] << np.uint8(4)
 
 
 def _fifth_bits(codes: Codes) -> NDArray[np.uint8]:
-    """(rows, blocks, 32) -> (rows, blocks, 4): bit i belongs to weight i."""
+    """(rows, blocks, 32) -> (rows, blocks, 4): bit i is bit 4 of code i."""
     return np.packbits(codes >> np.uint8(4), axis=-1, bitorder="little")

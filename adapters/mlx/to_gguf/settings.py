@@ -1,19 +1,19 @@
 # pyright: basic
-"""A model's `config.json` as the metadata of a GGUF.
+"""Convert a model's `config.json` to the metadata of a GGUF.
 
-The rows of `gguf/architectures.py` are read the other way; what none of them has is refused.
+Uses the rows of `gguf/architectures.py` in reverse; settings without a row are rejected.
 """
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from typing import Any
 
-from adapters.gguf.errors import UnsupportedGGUFError
+from adapters.gguf.conversion import UnsupportedGGUFError
 from adapters.mlx.gguf.architectures import ARCHITECTURES, Architecture
 
 Config = Mapping[str, Any]
 
-_ALSO = {"mistral": "llama"}
-"""model_type -> the architecture that it is."""
+_SAME_AS = {"mistral": "llama"}
+"""Further model types -> their architecture."""
 
 _NEUTRAL: dict[str, tuple[Any, ...]] = {
     "attn_logit_softcapping": (None,),
@@ -22,16 +22,17 @@ _NEUTRAL: dict[str, tuple[Any, ...]] = {
     "rope_traditional": (None, False),
     "use_sliding_window": (None, False),
 }
-"""What changes a model's answers and has no place in these architectures, unless it is so."""
+"""Settings without a metadata key, and the values that do not change the computation."""
 
 
 def architecture_of(config: Config) -> tuple[str, Architecture]:
-    """
+    """Name and row of the model's architecture.
+
     Raises:
-        UnsupportedGGUFError: no row for the model's type, or it is more than its row says.
+        UnsupportedGGUFError: the type of the model or one of its settings is not supported.
     """
     kind = config.get("model_type")
-    names = {row.model_type: name for name, row in ARCHITECTURES.items()} | _ALSO
+    names = {row.model_type: name for name, row in ARCHITECTURES.items()} | _SAME_AS
     if kind not in names:
         known = ", ".join(sorted(names))
         raise UnsupportedGGUFError(f"The model type '{kind}' is not supported, only {known}.")
@@ -45,14 +46,14 @@ def architecture_of(config: Config) -> tuple[str, Architecture]:
 
 
 def settings(config: Config) -> dict[str, int | float | str]:
-    """GGUF's keys without the architecture's prefix.
+    """Metadata with keys without the prefix of the architecture.
 
     Raises:
-        UnsupportedGGUFError: a value is missing, or cannot be said there.
+        UnsupportedGGUFError: a value is missing or not supported.
     """
     heads = int(_required(config, "num_attention_heads"))
     width = int(_required(config, "hidden_size"))
-    found: dict[str, int | float | str] = {
+    metadata: dict[str, int | float | str] = {
         "block_count": int(_required(config, "num_hidden_layers")),
         "context_length": int(_required(config, "max_position_embeddings")),
         "embedding_length": width,
@@ -63,45 +64,47 @@ def settings(config: Config) -> dict[str, int | float | str]:
         "attention.key_length": head_dim(config),
         "attention.value_length": head_dim(config),
         "rope.dimension_count": head_dim(config),
-        "rope.freq_base": float(_rotary(config, "rope_theta")),
+        "rope.freq_base": _rope_theta(config),
     }
-    return found | _scaling(config) | _windows(config)
+    return metadata | _scaling(config) | _sliding_window(config)
 
 
 def head_dim(config: Config) -> int:
-    own = config.get("head_dim")
-    return int(own or int(config["hidden_size"]) // int(config["num_attention_heads"]))
+    default = int(config["hidden_size"]) // int(config["num_attention_heads"])
+    return int(config.get("head_dim") or default)
 
 
 def scaling_of(config: Config) -> Mapping[str, Any]:
-    """Its rotary scaling; empty where it has none."""
-    found = config.get("rope_scaling") or config.get("rope_parameters") or {}
-    kind = found.get("rope_type") or found.get("type") or "default"
-    return {} if kind == "default" else {**found, "rope_type": kind}
+    """Settings of the rotary scaling; empty without scaling."""
+    scaling = config.get("rope_scaling") or config.get("rope_parameters") or {}
+    kind = scaling.get("rope_type") or scaling.get("type") or "default"
+    return {} if kind == "default" else {**scaling, "rope_type": kind}
 
 
-def _rotary(config: Config, key: str) -> Any:
-    """Newer files have it one level down."""
-    inner = config.get("rope_parameters") or {}
-    return config[key] if config.get(key) is not None else _required(inner, key)
+def _rope_theta(config: Config) -> float:
+    """Theta, which newer files have in `rope_parameters`."""
+    if config.get("rope_theta") is not None:
+        return float(config["rope_theta"])
+    return float(_required(config.get("rope_parameters") or {}, "rope_theta"))
 
 
 def _scaling(config: Config) -> dict[str, int | float | str]:
     scaling = scaling_of(config)
-    writer = _SCALINGS.get(scaling.get("rope_type", "none"))
-    if writer is None:
-        raise UnsupportedGGUFError(f"The rotary scaling '{scaling['rope_type']}' is not supported.")
-    return writer(scaling)
-
-
-def _linear(scaling: Config) -> dict[str, int | float | str]:
-    return {"rope.scaling.type": "linear", "rope.scaling.factor": float(scaling["factor"])}
+    match scaling.get("rope_type", "none"):
+        case "none" | "llama3":  # Llama 3 has a tensor for it.
+            return {}
+        case "linear":
+            return {"rope.scaling.type": "linear", "rope.scaling.factor": float(scaling["factor"])}
+        case "yarn":
+            return _yarn(scaling)
+        case other:
+            raise UnsupportedGGUFError(f"The rotary scaling '{other}' is not supported.")
 
 
 def _yarn(scaling: Config) -> dict[str, int | float | str]:
     extra = scaling.keys() - {"factor", "original_max_position_embeddings", "rope_type", "type"}
-    if odd := sorted(extra - {"rope_theta"}):
-        raise UnsupportedGGUFError(f"'{odd[0]}' of a YaRN scaling is not supported.")
+    if unknown := sorted(extra - {"rope_theta"}):
+        raise UnsupportedGGUFError(f"'{unknown[0]}' of a YaRN scaling is not supported.")
     return {
         "rope.scaling.type": "yarn",
         "rope.scaling.factor": float(scaling["factor"]),
@@ -111,34 +114,22 @@ def _yarn(scaling: Config) -> dict[str, int | float | str]:
     }
 
 
-_SCALINGS: dict[str, Callable[[Config], dict[str, int | float | str]]] = {
-    "none": lambda _: {},
-    "llama3": lambda _: {},  # A tensor of its own says it.
-    "linear": _linear,
-    "yarn": _yarn,
-}
-
-
-def _windows(config: Config) -> dict[str, int | float | str]:
-    """Gemma 3 alone looks back over a window in most of its layers."""
+def _sliding_window(config: Config) -> dict[str, int | float | str]:
+    """Settings of sliding window attention, which only Gemma 3 has."""
     if config["model_type"] != "gemma3_text":
         return {}
     if config.get("sliding_window_pattern", 6) != 6:
-        raise UnsupportedGGUFError("'sliding_window_pattern' is another one than Gemma 3's.")
-    _require_scale(config)
+        raise UnsupportedGGUFError("'sliding_window_pattern' is not that of Gemma 3.")
+    # GGUF has no key for the scale of attention: llama.cpp derives it from the blocks.
+    is_27b = int(config["num_hidden_layers"]) == 62
+    per_head = int(config["hidden_size"]) // int(config["num_attention_heads"])
+    scale = per_head if is_27b else head_dim(config)
+    if config.get("query_pre_attn_scalar", scale) != scale:
+        raise UnsupportedGGUFError("'query_pre_attn_scalar' is not that of Gemma 3.")
     return {
         "attention.sliding_window": int(_required(config, "sliding_window")),
         "rope.freq_base_swa": float(_required(config, "rope_local_base_freq")),
     }
-
-
-def _require_scale(config: Config) -> None:
-    """The file cannot say by what attention is scaled: llama.cpp knows it by the blocks."""
-    large = int(config["num_hidden_layers"]) == 62
-    heads, width = int(config["num_attention_heads"]), int(config["hidden_size"])
-    expected = width // heads if large else head_dim(config)
-    if config.get("query_pre_attn_scalar", expected) != expected:
-        raise UnsupportedGGUFError("'query_pre_attn_scalar' is another one than Gemma 3's.")
 
 
 def _required(values: Config, key: str) -> Any:

@@ -1,10 +1,10 @@
 # pyright: basic
-"""One folder into one GGUF file, each tensor checked as it was written."""
+"""Write a folder as one GGUF file and check every tensor as written."""
 
 import hashlib
 import json
 from collections import Counter
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -14,8 +14,7 @@ import numpy as np
 from gguf import GGMLQuantizationType as GGML
 from numpy.typing import NDArray
 
-from adapters.gguf.errors import InexactGGUFError, UnsupportedGGUFError
-from adapters.gguf.report import TensorReport
+from adapters.gguf.conversion import InexactGGUFError, TensorReport, UnsupportedGGUFError
 from adapters.mlx.gguf.architectures import Architecture, is_norm, module_names, row_order
 from adapters.mlx.gguf.rotary import llama3_factors
 from adapters.mlx.gguf.weights import GATE, Progress, relative_error
@@ -47,26 +46,27 @@ class Written:
 
 @dataclass(frozen=True)
 class Outgoing:
-    """A tensor of the file, and where its rows come from."""
+    """A tensor of the file and the source of its rows."""
 
     name: str
     kind: GGML
     shape: tuple[int, ...]
     values: Callable[[NDArray[np.intp]], NDArray[np.float32]]
-    """Rows of the folder -> what MLX computes with, GGUF's offset added."""
+    """Row indices in the folder -> values that MLX computes with, plus GGUF's offset."""
     encode: Callable[[NDArray[np.intp]], NDArray[np.uint8]]
     rows: NDArray[np.intp]
-    """The folder's row for each of the file's."""
+    """Index of the folder's row for each row of the file."""
     stored: str
-    """How the folder has it, for the report."""
+    """Storage in the folder, for the report."""
 
 
 def write_gguf(folder: Path, target: Path, progress: Progress) -> Written:
-    """
+    """Convert the model in `folder` to the file `target`.
+
     Raises:
-        UnsupportedGGUFError: something in the folder cannot be carried over.
-        InexactGGUFError: a written tensor is not the folder's.
-        OSError: the disk.
+        UnsupportedGGUFError: a part of the model is not supported.
+        InexactGGUFError: a written tensor differs from the folder's.
+        OSError: a file cannot be read or written.
     """
     config = json.loads((folder / "config.json").read_text("utf-8"))
     name, architecture = architecture_of(config)
@@ -76,8 +76,11 @@ def write_gguf(folder: Path, target: Path, progress: Progress) -> Written:
     metadata = own | {"general.file_type": _file_type(tensors)}
     metadata |= vocabulary(folder, config, rows)
     _write(target, name, metadata, tensors, progress)
-    reports = _check(target, tensors)
-    return Written(_digest(target), target.stat().st_size, name, reports)
+    read_back = {tensor.name: tensor.data for tensor in gguf.GGUFReader(target).tensors}
+    reports = tuple(_check(tensor, read_back[tensor.name]) for tensor in tensors)
+    with target.open("rb") as file:
+        origin = f"sha256:{hashlib.file_digest(file, 'sha256').hexdigest()}"
+    return Written(origin, target.stat().st_size, name, reports)
 
 
 def _outgoing(
@@ -85,22 +88,25 @@ def _outgoing(
 ) -> list[Outgoing]:
     blocks = {"block_count": config["num_hidden_layers"]}
     is_tied = config.get("tie_word_embeddings") or "lm_head.weight" not in arrays
-    expected = module_names(architecture, blocks, _everything(architecture, config, is_tied))
+    expected = module_names(architecture, blocks, _all_names(architecture, config, is_tied))
     tensors: list[Outgoing] = []
-    left = set(arrays)
+    unused = set(arrays)
     for name, module in expected.items():
         parts = _parts(name, module, arrays)
-        left -= parts.keys()
+        unused -= parts.keys()
         tensors.append(_tensor(architecture, config, name, module, parts))
-    if left:
-        raise UnsupportedGGUFError(f"The tensor '{min(left)}' is not supported.")
+    if unused:
+        raise UnsupportedGGUFError(f"The tensor '{min(unused)}' is not supported.")
     if scaling_of(config).get("rope_type") == "llama3":
-        tensors.append(_rotary_table(config))
+        factors = llama3_factors(scaling_of(config), float(config["rope_theta"]), head_dim(config))
+        table = StoredArray("F32", factors.astype(np.float32))
+        rows = np.arange(len(factors), dtype=np.intp)
+        tensors.append(_plain("rope_freqs.weight", table, 0.0, rows))
     return tensors
 
 
-def _everything(architecture: Architecture, config: Mapping[str, Any], is_tied: bool) -> set[str]:
-    """GGUF's names of all that such a model has."""
+def _all_names(architecture: Architecture, config: Mapping[str, Any], is_tied: bool) -> set[str]:
+    """Names in GGUF of all tensors of such a model."""
     names = {"token_embd.weight", "output_norm.weight"}
     for index in range(int(config["num_hidden_layers"])):
         names |= {f"blk.{index}.{source}.weight" for source in architecture.block}
@@ -110,10 +116,10 @@ def _everything(architecture: Architecture, config: Mapping[str, Any], is_tied: 
 
 def _parts(name: str, module: str, arrays: Mapping[str, StoredArray]) -> dict[str, StoredArray]:
     suffixes = ("bias",) if name.endswith(".bias") else ("weight", "scales", "biases")
-    found = {f"{module}.{suffix}" for suffix in suffixes} & arrays.keys()
-    if f"{module}.{suffixes[0]}" not in found:
+    names = {f"{module}.{suffix}" for suffix in suffixes} & arrays.keys()
+    if f"{module}.{suffixes[0]}" not in names:
         raise UnsupportedGGUFError(f"The tensor '{module}.{suffixes[0]}' is missing.")
-    return {part: arrays[part] for part in found}
+    return {part: arrays[part] for part in names}
 
 
 def _tensor(
@@ -143,7 +149,7 @@ def _tensor(
 
 
 def _plain(name: str, array: StoredArray, offset: float, rows: NDArray[np.intp]) -> Outgoing:
-    # llama.cpp wants vectors in float32.
+    # llama.cpp requires vectors in float32.
     kind = _FLOATS[array.dtype] if array.data.ndim == 2 else GGML.F32
 
     def values(chosen: NDArray[np.intp]) -> NDArray[np.float32]:
@@ -161,31 +167,25 @@ def _plain(name: str, array: StoredArray, offset: float, rows: NDArray[np.intp])
 
 
 def _quantization(config: Mapping[str, Any], module: str) -> tuple[int, int]:
-    """Bits, and weights in a group."""
-    common = config.get("quantization") or {}
-    own = common.get(module)
-    chosen = own if isinstance(own, dict) else common
-    if chosen.get("mode", "affine") != "affine":
-        raise UnsupportedGGUFError(f"The mode '{chosen['mode']}' of '{module}' is not supported.")
-    return int(chosen["bits"]), int(chosen["group_size"])
+    """Bits and group size of a module."""
+    default = config.get("quantization") or {}
+    own = default.get(module)
+    settings = own if isinstance(own, dict) else default
+    if settings.get("mode", "affine") != "affine":
+        raise UnsupportedGGUFError(f"The mode '{settings['mode']}' of '{module}' is not supported.")
+    return int(settings["bits"]), int(settings["group_size"])
 
 
 def _rows(
     architecture: Architecture, config: Mapping[str, Any], name: str, rows: int
 ) -> NDArray[np.intp]:
-    """An import's order of rows, undone."""
+    """Row order of the file: the reverse of that of an import."""
     order = row_order(architecture, head_dim(config), name, rows)
     return np.arange(rows, dtype=np.intp) if order is None else np.argsort(order)
 
 
-def _rotary_table(config: Mapping[str, Any]) -> Outgoing:
-    factors = llama3_factors(scaling_of(config), float(config["rope_theta"]), head_dim(config))
-    array = StoredArray("F32", factors.astype(np.float32))
-    return _plain("rope_freqs.weight", array, 0.0, np.arange(len(factors), dtype=np.intp))
-
-
 def _file_type(tensors: list[Outgoing]) -> int:
-    """The type of most weights: what `ollama list` and `show` call the quantisation."""
+    """The type of most weights, shown as quantisation by `ollama list` and `show`."""
     weights: Counter[GGML] = Counter()
     for tensor in tensors:
         if len(tensor.shape) == 2:
@@ -219,7 +219,7 @@ def _write(
 
 
 def _add(writer: gguf.GGUFWriter, key: str, value: Any) -> None:
-    """Whole numbers become uint32, as llama.cpp's converter writes them."""
+    """Add metadata; integers become uint32, as in files of llama.cpp's converter."""
     if isinstance(value, int) and not isinstance(value, bool):
         writer.add_uint32(key, value)
         return
@@ -228,19 +228,17 @@ def _add(writer: gguf.GGUFWriter, key: str, value: Any) -> None:
     writer.add_key_value(key, value, kind, sub_type=inner)
 
 
-def _check(target: Path, tensors: list[Outgoing]) -> tuple[TensorReport, ...]:
-    """Read every tensor back as llama.cpp would."""
-    written = {tensor.name: tensor for tensor in gguf.GGUFReader(target).tensors}
-    return tuple(_report(tensor, written[tensor.name].data) for tensor in tensors)
-
-
-def _report(tensor: Outgoing, data: NDArray) -> TensorReport:
+def _check(tensor: Outgoing, data: NDArray) -> TensorReport:
+    """Compare a written tensor, decoded like llama.cpp does it, with its source."""
+    rows = tensor.shape[0]
+    starts = range(0, rows, _ROWS_AT_ONCE)
+    chunks = [(first, min(first + _ROWS_AT_ONCE, rows)) for first in starts]
     relative = relative_error(
         (
             tensor.values(tensor.rows[first:last]),
             gguf.dequantize(np.ascontiguousarray(data[first:last]), tensor.kind),
         )
-        for first, last in _pieces(tensor.shape[0])
+        for first, last in chunks
     )
     if not relative <= GATE:  # NaN too
         raise InexactGGUFError(
@@ -248,13 +246,3 @@ def _report(tensor: Outgoing, data: NDArray) -> TensorReport:
             f"at most {GATE:.0e} is allowed."
         )
     return TensorReport(tensor.name, tensor.stored, tensor.kind.name, relative)
-
-
-def _pieces(rows: int) -> Iterator[tuple[int, int]]:
-    for first in range(0, rows, _ROWS_AT_ONCE):
-        yield first, min(first + _ROWS_AT_ONCE, rows)
-
-
-def _digest(path: Path) -> str:
-    with path.open("rb") as file:
-        return f"sha256:{hashlib.file_digest(file, 'sha256').hexdigest()}"

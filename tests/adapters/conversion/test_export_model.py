@@ -1,4 +1,4 @@
-"""`tandem export`: what is refused here, and what a real Ollama makes of the rest."""
+"""`tandem export`: rejected models, and the result on a real Ollama."""
 
 import json
 import shutil
@@ -37,18 +37,18 @@ def mlx(tmp_path: Path) -> MLXConfig:
 
 
 @pytest.fixture
-def nobody() -> OllamaConfig:
+def absent_ollama() -> OllamaConfig:
     return OllamaConfig(host="http://127.0.0.1:9", connect_timeout=0.5)
 
 
-def test_a_model_is_found_by_name_or_by_folder(mlx: MLXConfig):
+def test_model_is_found_by_name_or_folder(mlx: MLXConfig):
     name, folder = find_folder("mlx:tiny:1b", mlx)
     assert (name, folder.name) == ("tiny:1b", "tiny:1b")
     assert find_folder(str(folder), mlx) == (name, folder)
 
 
 @pytest.mark.parametrize("named", ["mlx:other", "no/such/folder", "ollama:tiny", "mlx:../cache"])
-def test_a_model_that_is_not_there_is_said(mlx: MLXConfig, named: str):
+def test_missing_model_is_an_error(mlx: MLXConfig, named: str):
     with pytest.raises(ModelNotFoundError):
         find_folder(named, mlx)
 
@@ -61,18 +61,18 @@ def test_a_model_that_is_not_there_is_said(mlx: MLXConfig, named: str):
         ("My Model (2)", "my-model-2-"),
     ],
 )
-def test_the_tag_is_the_models_name(name: str, tag: str):
+def test_default_tag_is_the_name_of_the_model(name: str, tag: str):
     assert default_tag(name) == tag
 
 
-def test_an_absent_ollama_is_told_before_the_work(mlx: MLXConfig, nobody: OllamaConfig):
+def test_absent_ollama_is_an_error_before_writing(mlx: MLXConfig, absent_ollama: OllamaConfig):
     with pytest.raises(BackendUnavailableError):
-        export_model(find_folder("mlx:tiny:1b", mlx)[1], TAG, mlx, nobody, never)
+        export_model(find_folder("mlx:tiny:1b", mlx)[1], TAG, mlx, absent_ollama, never)
 
 
-def test_a_tag_that_is_none_is_told_before_the_work(mlx: MLXConfig, nobody: OllamaConfig):
-    with pytest.raises(InvalidRequestError, match="no name"):
-        export_model(find_folder("mlx:tiny:1b", mlx)[1], "a b", mlx, nobody, never)
+def test_invalid_tag_is_an_error_before_writing(mlx: MLXConfig, absent_ollama: OllamaConfig):
+    with pytest.raises(InvalidRequestError, match="not a valid name"):
+        export_model(find_folder("mlx:tiny:1b", mlx)[1], "a b", mlx, absent_ollama, never)
 
 
 def never(done: int, total: int) -> None:
@@ -89,8 +89,8 @@ class Settings:
         )
 
     def tandem(self, *args: str) -> "subprocess.CompletedProcess[str]":
-        asked = command(*args, "--config", str(self.path))
-        return subprocess.run(asked, capture_output=True, text=True, timeout=100, check=False)
+        arguments = command(*args, "--config", str(self.path))
+        return subprocess.run(arguments, capture_output=True, text=True, timeout=100, check=False)
 
 
 @pytest.fixture
@@ -100,15 +100,15 @@ def real(ollama_host: str, mlx: MLXConfig, tmp_path: Path) -> Iterator[Settings]
 
 
 @pytest.fixture
-def apart(ollama_process: OllamaProcess, mlx: MLXConfig, tmp_path: Path) -> Iterator[Settings]:
-    """On an Ollama of its own: others count what theirs has loaded."""
+def own_ollama(ollama_process: OllamaProcess, mlx: MLXConfig, tmp_path: Path) -> Iterator[Settings]:
+    """A separate Ollama: other tests count the loaded models of theirs."""
     with exporting(Settings(tmp_path, ollama_process.host)) as settings:
         yield settings
 
 
 @contextmanager
 def exporting(settings: Settings) -> Iterator[Settings]:
-    """Settings with a real Ollama, which has not what was exported afterwards."""
+    """Settings with a real Ollama; the exported model is deleted afterwards."""
     yield settings
     with closing(ollama.Client(settings.host)) as official:
         if TAG in {model.model for model in official.list().models}:
@@ -116,16 +116,16 @@ def exporting(settings: Settings) -> Iterator[Settings]:
 
 
 @pytest.mark.ollama
-async def test_an_export_answers_on_ollama_and_is_known_for_its_folders_model(
-    apart: Settings, mlx: MLXConfig, tmp_path: Path
+async def test_export_answers_on_ollama_and_has_the_origin_of_its_folder(
+    own_ollama: Settings, mlx: MLXConfig, tmp_path: Path
 ):
     # As if its weights had come from elsewhere.
     (tmp_path / "cache" / "imported" / "tiny:1b" / "conversion.json").unlink()
-    done = apart.tandem("export", "mlx:tiny:1b", "--as", TAG)
+    done = own_ollama.tandem("export", "mlx:tiny:1b", "--as", TAG)
     assert done.returncode == 0, done.stderr
     assert "20 of 20 tensors equal those of the source bit for bit" in done.stdout
     assert f"ollama: '{TAG}'" in done.stdout
-    with closing(ollama.Client(apart.host)) as official:
+    with closing(ollama.Client(own_ollama.host)) as official:
         details = official.show(TAG).details
         # With some seeds the first token is no whole text: Ollama answers 200 and an empty body.
         options = {"num_predict": 1, "seed": 1}
@@ -134,7 +134,7 @@ async def test_an_export_answers_on_ollama_and_is_known_for_its_folders_model(
     assert details.family == "llama"
     assert answer.eval_count == 1
     assert list((tmp_path / "cache").glob(".export-*")) == []
-    async with aclosing(OllamaBackend(OllamaConfig(host=apart.host))) as there:
+    async with aclosing(OllamaBackend(OllamaConfig(host=own_ollama.host))) as there:
         exported = next(model for model in await there.list_models() if model.name == TAG)
     model = find_models(mlx)["tiny:1b"].model
     assert model.origin is not None
@@ -142,14 +142,14 @@ async def test_an_export_answers_on_ollama_and_is_known_for_its_folders_model(
 
 
 @pytest.mark.ollama
-def test_a_model_that_ollama_has_is_not_replaced(real: Settings):
+def test_existing_model_of_ollama_is_not_replaced(real: Settings):
     done = real.tandem("export", "mlx:tiny:1b", "--as", "smollm2:135m")
     assert done.returncode == 1
-    assert "already; name another with --as" in done.stderr
+    assert "already has a model 'smollm2:135m'; choose another name with --as" in done.stderr
 
 
 @pytest.mark.ollama
-def test_a_model_that_cannot_be_carried_over_is_refused(real: Settings, tmp_path: Path):
+def test_unsupported_model_is_rejected(real: Settings, tmp_path: Path):
     other = tmp_path / "other"
     shutil.copytree(tmp_path / "cache" / "imported" / "tiny:1b", other)
     config: dict[str, Any] = json.loads((other / "config.json").read_text())

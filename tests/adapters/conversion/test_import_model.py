@@ -1,10 +1,9 @@
-"""`tandem import` as a process, and what it makes of the real model."""
+"""`tandem import` as a process, and the import of the bundled model."""
 
 import json
 import shutil
 import signal
 import subprocess
-import time
 from pathlib import Path
 from typing import Any
 
@@ -34,8 +33,8 @@ def config(folder: Path, ollama: str = "null") -> Path:
 
 
 def tandem(*args: str | Path) -> "subprocess.CompletedProcess[str]":
-    asked = command(*map(str, args))
-    return subprocess.run(asked, capture_output=True, text=True, timeout=60, check=False)
+    arguments = command(*map(str, args))
+    return subprocess.run(arguments, capture_output=True, text=True, timeout=60, check=False)
 
 
 def listed(folder: Path) -> list[str]:
@@ -43,7 +42,7 @@ def listed(folder: Path) -> list[str]:
     return list(find_models(mlx))
 
 
-def test_a_gguf_becomes_a_listed_model_with_a_report(tmp_path: Path):
+def test_imported_gguf_is_listed_and_has_a_report(tmp_path: Path):
     done = tandem("import", tiny_gguf(tmp_path, GGML.Q8_0), "--config", config(tmp_path))
     assert done.returncode == 0, done.stderr
     assert "8 of 11 tensors equal those of the source bit for bit" in done.stdout
@@ -55,7 +54,7 @@ def test_a_gguf_becomes_a_listed_model_with_a_report(tmp_path: Path):
     assert "switched off" in json.loads((folder / "parity.json").read_text())["not_compared"]
 
 
-def test_a_second_import_is_done_at_once(tmp_path: Path):
+def test_second_import_returns_the_first_report(tmp_path: Path):
     source, settings = tiny_gguf(tmp_path), config(tmp_path)
     first = tandem("import", source, "--config", settings)
     again = tandem("import", source, "--config", settings)
@@ -63,7 +62,7 @@ def test_a_second_import_is_done_at_once(tmp_path: Path):
     assert again.stderr == ""
 
 
-def test_a_folder_of_ones_own_is_taken(tmp_path: Path):
+def test_import_writes_to_the_folder_of_to(tmp_path: Path):
     target = tmp_path / "mine" / "small"
     source = tiny_gguf(tmp_path)
     done = tandem("import", source, "--to", target, "--config", config(tmp_path))
@@ -73,18 +72,22 @@ def test_a_folder_of_ones_own_is_taken(tmp_path: Path):
 
 
 @pytest.mark.parametrize(
-    ("source", "said"),
-    [("ollama:no-such:1b", "no 'no-such:1b'"), ("no.gguf", "no file"), ("ollama:../x", "no name")],
+    ("source", "message"),
+    [
+        ("ollama:no-such:1b", "no 'no-such:1b'"),
+        ("no.gguf", "no file"),
+        ("ollama:../x", "not a valid name"),
+    ],
 )
-def test_what_is_not_there_is_said_in_a_line(tmp_path: Path, source: str, said: str):
+def test_missing_source_is_an_error_of_one_line(tmp_path: Path, source: str, message: str):
     done = tandem("import", source, "--config", config(tmp_path))
     assert done.returncode == 1
-    assert said in done.stderr
+    assert message in done.stderr
     assert done.stderr.count("\n") == 1
     assert listed(tmp_path) == []
 
 
-def test_a_file_that_is_no_model_is_refused_and_nothing_is_listed(tmp_path: Path):
+def test_file_that_is_not_a_gguf_is_rejected(tmp_path: Path):
     (tmp_path / "a.gguf").write_bytes(b"not a model" * 100)
     done = tandem("import", tmp_path / "a.gguf", "--config", config(tmp_path))
     assert done.returncode == 1
@@ -92,7 +95,7 @@ def test_a_file_that_is_no_model_is_refused_and_nothing_is_listed(tmp_path: Path
     assert listed(tmp_path) == []
 
 
-def test_a_folder_that_is_something_else_is_left_alone(tmp_path: Path):
+def test_other_folder_is_not_overwritten(tmp_path: Path):
     (tmp_path / "mine").mkdir()
     source = tiny_gguf(tmp_path)
     done = tandem("import", source, "--to", tmp_path / "mine", "--config", config(tmp_path))
@@ -101,7 +104,7 @@ def test_a_folder_that_is_something_else_is_left_alone(tmp_path: Path):
     assert list((tmp_path / "mine").iterdir()) == []
 
 
-def test_a_full_disk_is_told_before_the_work(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+def test_full_disk_is_an_error_before_writing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     usage = shutil.disk_usage(tmp_path)._replace(free=1000)
     monkeypatch.setattr(shutil, "disk_usage", lambda _: usage)
     source = find_source(str(tiny_gguf(tmp_path)), None)
@@ -110,22 +113,23 @@ def test_a_full_disk_is_told_before_the_work(tmp_path: Path, monkeypatch: pytest
     assert listed(tmp_path) == []
 
 
-def test_an_interrupt_leaves_nothing(tmp_path: Path):
+def test_interrupted_import_leaves_nothing(tmp_path: Path):
     source = tiny_gguf(tmp_path)
-    held = tmp_path / "cache" / "imported" / ".tiny.lock"
-    with subprocess.Popen(command("import", str(source), "--config", str(config(tmp_path)))) as run:
-        until = time.monotonic() + 20
-        while not held.exists() and time.monotonic() < until:
-            time.sleep(0.005)
+    lock = tmp_path / "cache" / "imported" / ".tiny.lock"
+    arguments = command("import", str(source), "--config", str(config(tmp_path)))
+    with subprocess.Popen(arguments, stderr=subprocess.PIPE, text=True) as run:
+        assert run.stderr is not None
+        assert "0%" in run.stderr.readline()
         run.send_signal(signal.SIGINT)
-    assert run.returncode in (0, 130)  # Whole, where it was faster than the signal.
-    left = [path.name for path in held.parent.iterdir() if path.name != held.name]
+        run.stderr.read()
+    assert run.returncode in (0, 130)  # 0 if the conversion was faster than the signal.
+    left = [path.name for path in lock.parent.iterdir() if path.name != lock.name]
     assert left == (["tiny"] if run.returncode == 0 else [])
 
 
 @pytest.fixture(scope="module")
 def imported(ollama_host: str, tmp_path_factory: pytest.TempPathFactory) -> Imported:
-    """The real model, found through the Ollama that has it."""
+    """The bundled model, imported from an Ollama that has it."""
     ollama = OllamaConfig(host=ollama_host)
     source = find_source("ollama:smollm2:135m", ollama)
     folder = tmp_path_factory.mktemp("imported") / source.name
@@ -133,13 +137,13 @@ def imported(ollama_host: str, tmp_path_factory: pytest.TempPathFactory) -> Impo
 
 
 @pytest.mark.ollama
-def test_the_import_has_every_weight_to_the_last_bit(imported: Imported):
+def test_import_is_identical_to_the_last_bit(imported: Imported):
     assert imported.folder.name == "smollm2:135m"
     assert imported.report.exact == len(imported.report.tensors) == 272
 
 
 @pytest.mark.ollama
-def test_ollama_has_the_same_ids_for_every_prompt(imported: Imported):
+def test_ollama_has_the_same_ids_for_all_prompts(imported: Imported):
     prompts = imported.parity.prompts
     assert len(prompts) == len(CHATS)
     assert [prompt.same_ids for prompt in prompts] == [True] * len(prompts)
@@ -147,17 +151,17 @@ def test_ollama_has_the_same_ids_for_every_prompt(imported: Imported):
 
 
 @pytest.mark.ollama
-def test_a_prompt_is_the_same_where_both_templates_say_so(imported: Imported):
+def test_prompt_is_the_same_with_a_system_message(imported: Imported):
     # The GGUF's template adds a system message of its own where the chat has none.
-    found: dict[bool, Any] = {p.chat[0][0] == "system": p for p in imported.parity.prompts}
-    assert found[True].same_prompt is True
-    assert found[False].same_prompt is False
-    assert found[False].ollama == found[False].mlx.split("<|im_end|>\n", 1)[1]
+    by_system: dict[bool, Any] = {p.chat[0][0] == "system": p for p in imported.parity.prompts}
+    assert by_system[True].same_prompt is True
+    assert by_system[False].same_prompt is False
+    assert by_system[False].ollama == by_system[False].mlx.split("<|im_end|>\n", 1)[1]
 
 
 @pytest.mark.ollama
 @pytest.mark.anyio
-async def test_the_import_and_its_source_have_one_origin(imported: Imported, ollama_host: str):
+async def test_import_and_its_source_have_the_same_origin(imported: Imported, ollama_host: str):
     backend = OllamaBackend(OllamaConfig(host=ollama_host))
     on_ollama = {model.name: model.origin for model in await backend.list_models()}
     await backend.aclose()

@@ -1,4 +1,4 @@
-"""Finding the file of a model in a store laid out as Ollama's."""
+"""Find the file of a model in a store with Ollama's layout."""
 
 import json
 from pathlib import Path
@@ -26,7 +26,7 @@ LAYERS = (("model", DIGEST), ("template", "sha256:" + "00" * 32))
 
 
 @pytest.mark.parametrize(
-    ("named", "place", "listed"),
+    ("name", "place", "listed"),
     [
         ("tiny:1b", "registry.ollama.ai/library/tiny/1b", "tiny:1b"),
         ("tiny", "registry.ollama.ai/library/tiny/latest", "tiny:latest"),
@@ -35,57 +35,57 @@ LAYERS = (("model", DIGEST), ("template", "sha256:" + "00" * 32))
     ],
 )
 def test_find_stored_follows_the_manifest_to_the_blob(
-    tmp_path: Path, named: str, place: str, listed: str
+    tmp_path: Path, name: str, place: str, listed: str
 ):
     root = store(tmp_path, place, *LAYERS)
-    found = find_stored(named, (tmp_path / "absent", root))
-    assert found.name == listed
-    assert found.weights == root / "blobs" / f"sha256-{'5a' * 32}"
+    stored = find_stored(name, (tmp_path / "absent", root))
+    assert stored.name == listed
+    assert stored.weights == root / "blobs" / f"sha256-{'5a' * 32}"
 
 
 @pytest.mark.parametrize(
-    "named", ["tiny:2b", "", "..", "../../tiny", "tiny:../1b", "a/../tiny:1b", "tiny:1b/", "/tiny"]
+    "name", ["tiny:2b", "", "..", "../../tiny", "tiny:../1b", "a/../tiny:1b", "tiny:1b/", "/tiny"]
 )
-def test_find_stored_knows_no_such_model(tmp_path: Path, named: str):
+def test_find_stored_raises_when_there_is_no_such_model(tmp_path: Path, name: str):
     root = store(tmp_path, "registry.ollama.ai/library/tiny/1b", *LAYERS)
     with pytest.raises(ModelNotFoundError):
-        find_stored(named, (root,))
+        find_stored(name, (root,))
 
 
-def test_find_stored_tells_when_the_file_is_gone(tmp_path: Path):
+def test_find_stored_raises_when_the_file_is_missing(tmp_path: Path):
     root = store(tmp_path, "registry.ollama.ai/library/tiny/1b", *LAYERS)
     (root / "blobs" / f"sha256-{'5a' * 32}").unlink()
-    with pytest.raises(ModelNotFoundError, match="gone"):
+    with pytest.raises(ModelNotFoundError, match="its file is missing"):
         find_stored("tiny:1b", (root,))
 
 
 @pytest.mark.parametrize(
-    ("layers", "said"),
+    ("layers", "message"),
     [
         ((*LAYERS, ("adapter", DIGEST)), "LoRA"),
-        ((*LAYERS, ("projector", DIGEST)), "images"),
+        ((*LAYERS, ("projector", DIGEST)), "image encoder"),
         ((("tensor", DIGEST), ("tensor", DIGEST)), "MLX runner"),
         ((("model", DIGEST), ("model", DIGEST)), "2 files"),
         ((("template", DIGEST),), "0 files"),
-        ((("model", "sha256:../../secret"),), "files of weights"),
+        ((("model", "sha256:../../secret"),), "malformed"),
     ],
 )
-def test_find_stored_refuses_what_is_more_than_a_gguf(
-    tmp_path: Path, layers: tuple[tuple[str, str], ...], said: str
+def test_find_stored_raises_when_the_model_is_not_one_gguf(
+    tmp_path: Path, layers: tuple[tuple[str, str], ...], message: str
 ):
     root = store(tmp_path, "registry.ollama.ai/library/tiny/1b", *layers)
-    with pytest.raises(InvalidRequestError, match=said):
+    with pytest.raises(InvalidRequestError, match=message):
         find_stored("tiny:1b", (root,))
 
 
-def test_find_stored_refuses_a_manifest_that_makes_no_sense(tmp_path: Path):
+def test_find_stored_raises_when_the_manifest_is_malformed(tmp_path: Path):
     root = store(tmp_path, "registry.ollama.ai/library/tiny/1b", *LAYERS)
     (root / "manifests/registry.ollama.ai/library/tiny/1b").write_text('{"layers": 3}')
-    with pytest.raises(InvalidRequestError, match="no sense"):
+    with pytest.raises(InvalidRequestError, match="cannot be read"):
         find_stored("tiny:1b", (root,))
 
 
-def test_store_is_where_the_environment_says(monkeypatch: pytest.MonkeyPatch):
+def test_store_folder_is_read_from_the_environment(monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setenv("OLLAMA_MODELS", "/big/disk")
     assert store_folders() == (Path("/big/disk"),)
     monkeypatch.delenv("OLLAMA_MODELS")

@@ -1,4 +1,4 @@
-"""SentencePiece's vocabularies against llama.cpp's ids, and against SentencePiece itself."""
+"""SentencePiece vocabularies against llama.cpp's ids, and against SentencePiece itself."""
 
 import io
 import json
@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 import sentencepiece
 
-from adapters.gguf.errors import UnsupportedGGUFError
+from adapters.gguf.conversion import UnsupportedGGUFError
 from adapters.gguf.tokenizer import build_tokenizer, tokenizer_config, write_tokenizer
 
 DATA = Path(__file__).parents[2] / "data"
@@ -37,23 +37,23 @@ def metadata(**changed: Any) -> Metadata:
 def test_tokenizer_gives_llama_cpps_ids(name: str) -> None:
     record = recorded(name)
     tokenizer = build_tokenizer(metadata(add_space_prefix=record["add_space_prefix"]))
-    given = [tokenizer.encode(row["text"], add_special_tokens=False).ids for row in record["texts"]]
-    assert len(given) == 80
-    assert given == [row["ids"] for row in record["texts"]]
+    ids = [tokenizer.encode(row["text"], add_special_tokens=False).ids for row in record["texts"]]
+    assert len(ids) == 80
+    assert ids == [row["ids"] for row in record["texts"]]
 
 
-def test_the_recordings_tell_the_prefix() -> None:
+def test_recordings_distinguish_the_prefix() -> None:
     assert recorded("sentencepiece")["texts"] != recorded("sentencepiece-no-prefix")["texts"]
 
 
 @pytest.mark.parametrize("prefix", [True, False])
-def test_tokenizer_gives_the_text_back(prefix: bool) -> None:
+def test_tokenizer_restores_the_text(prefix: bool) -> None:
     tokenizer = build_tokenizer(metadata(add_space_prefix=prefix))
     for text in ("Hello, World!", " a b ", "Zürich 東京 👍🏽", "x\ty\n\n", "123,456"):
         assert tokenizer.decode(tokenizer.encode(text).ids) == text
 
 
-def test_tokenizer_begins_with_bos_unless_the_file_says_no() -> None:
+def test_tokenizer_adds_bos_unless_the_file_disables_it() -> None:
     assert build_tokenizer(metadata()).encode("a").ids[0] == 1
     assert build_tokenizer(metadata(add_bos_token=False)).encode("a").ids[0] != 1
     assert tokenizer_config(metadata(), 512)["add_bos_token"] is True
@@ -63,10 +63,10 @@ def test_tokenizer_finds_control_and_user_defined_tokens() -> None:
     tokenizer = build_tokenizer(metadata(add_bos_token=False))
     ids = tokenizer.encode("<start>a<user>  b<end>").ids
     tokens = recorded("sentencepiece")["tokens"]
-    found = [tokens[i] for i in ids]
-    assert (found[0], found[-1]) == ("<start>", "<end>")
-    assert "<user>" in found
-    assert "  " in found
+    parts = [tokens[i] for i in ids]
+    assert (parts[0], parts[-1]) == ("<start>", "<end>")
+    assert "<user>" in parts
+    assert "  " in parts
     assert "<user>" in tokenizer.decode(ids)
     assert "<end>" not in tokenizer.decode(ids)
 
@@ -81,7 +81,7 @@ def test_tokenizer_finds_control_and_user_defined_tokens() -> None:
         ({"bos_token_id": 99999}, "99999"),
     ],
 )
-def test_a_vocabulary_that_is_not_understood_is_refused(change: Metadata, named: str) -> None:
+def test_unsupported_vocabulary_is_rejected(change: Metadata, named: str) -> None:
     with pytest.raises(UnsupportedGGUFError, match=named):
         build_tokenizer(metadata(**change))
 
@@ -90,7 +90,7 @@ CORPUS = [row["text"] for row in recorded("smollm2")["texts"] if row["text"].str
 
 
 def trained(*, prefix: bool) -> Any:
-    """A vocabulary of SentencePiece's own making."""
+    """A vocabulary trained by SentencePiece itself."""
     made = io.BytesIO()
     sentencepiece.SentencePieceTrainer.Train(
         sentence_iterator=iter([text for text in CORPUS if "\0" not in text] * 3),
@@ -115,14 +115,14 @@ def random_texts(count: int) -> list[str]:
 
 @pytest.mark.parametrize("prefix", [True, False])
 def test_tokenizer_gives_sentencepieces_ids_for_random_texts(prefix: bool) -> None:
-    theirs = trained(prefix=prefix)
-    count = theirs.get_piece_size()
-    kinds = {theirs.is_unknown: 2, theirs.is_control: 3, theirs.is_byte: 6}
+    reference = trained(prefix=prefix)
+    count = reference.get_piece_size()
+    kinds = {reference.is_unknown: 2, reference.is_control: 3, reference.is_byte: 6}
     types = [next((kind for is_, kind in kinds.items() if is_(i)), 1) for i in range(count)]
-    ours = build_tokenizer(
+    built = build_tokenizer(
         metadata(
-            tokens=[theirs.id_to_piece(i) for i in range(count)],
-            scores=[theirs.get_score(i) for i in range(count)],
+            tokens=[reference.id_to_piece(i) for i in range(count)],
+            scores=[reference.get_score(i) for i in range(count)],
             token_type=types,
             add_space_prefix=prefix,
             add_bos_token=False,
@@ -131,12 +131,12 @@ def test_tokenizer_gives_sentencepieces_ids_for_random_texts(prefix: bool) -> No
     texts = [text.replace("\0", "") for text in random_texts(500)]
     texts = [text for text in texts if not any(c in text for c in ("<unk>", "<s>", "</s>"))]
     assert len(texts) > 400
-    different = [text for text in texts if ours.encode(text).ids != theirs.encode(text)]
+    different = [text for text in texts if built.encode(text).ids != reference.encode(text)]
     assert different == []
 
 
 @pytest.mark.parametrize("prefix", [True, False])
-def test_mlx_streams_the_text_of_such_a_vocabulary(tmp_path: Path, prefix: bool) -> None:
+def test_mlx_streams_text_of_a_sentencepiece_vocabulary(tmp_path: Path, prefix: bool) -> None:
     from mlx_lm.utils import load_tokenizer
 
     from adapters.mlx.output.detokenize import Vocabulary

@@ -340,7 +340,7 @@ async def test_raw_text_with_what_only_a_chat_has_is_refused(
     backend: MLXBackend, fields: dict[str, Any]
 ) -> None:
     request = GenerationRequest(model="caller", prompt="x", **fields)
-    with pytest.raises(InvalidRequestError, match="chat only") as caught:
+    with pytest.raises(InvalidRequestError, match="chats only") as caught:
         await answer(backend, request)
     assert caught.value.param in fields
 

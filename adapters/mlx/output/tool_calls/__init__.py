@@ -1,4 +1,4 @@
-"""Tool calls in a model's text: how each model writes them, and how they are read."""
+"""Tool calls in model output: the syntax of each model, and streaming parsers for it."""
 
 from adapters.mlx.output.tool_calls.syntax import (
     PLAIN_JSON,

@@ -1,13 +1,13 @@
-"""gpt-oss's answers: messages in channels, each with a header of its own.
+"""The Harmony format of gpt-oss: messages in channels, each with a header.
 
 Source: https://cookbook.openai.com/articles/openai-harmony
 """
 
 import re
 
+from adapters.mlx.output.tool_calls.json_calls import ArgumentStream
 from adapters.mlx.output.tool_calls.json_scanner import JSONScanner
-from adapters.mlx.output.tool_calls.object_calls import ArgumentStream
-from adapters.mlx.output.tool_calls.pieces import Kind, Piece, as_marker, overlap
+from adapters.mlx.output.tool_calls.output_pieces import Kind, Piece, as_marker, overlap
 
 _MESSAGE = "<|message|>"
 _ENDS = ("<|end|>", "<|call|>", "<|return|>", "<|start|>", "<|channel|>")
@@ -17,14 +17,14 @@ _RECIPIENT = re.compile(r"\bto=(?:functions\.)?([\w.-]+)")
 
 
 class HarmonyReader:
-    """Channel analysis is reasoning, commentary to a function a call, the rest is for the user."""
+    """Analysis is reasoning, commentary to a function is a call, all other channels are content."""
 
     def __init__(self, names: frozenset[str], *, is_answering: bool = False) -> None:
-        """`is_answering`: the prompt ends with the header of a text for the user."""
+        """`is_answering`: the prompt ends with the header of a final message."""
         self._names = names
-        self._held = ""
+        self._buffer = ""
         self._kind: Kind | None = "content" if is_answering else None
-        """Of the message being read; None in a header."""
+        """Kind of the current message; None inside a header."""
         self._scanner: JSONScanner | None = None
         self._stream = ArgumentStream()
 
@@ -33,31 +33,31 @@ class HarmonyReader:
         return self._kind == "reasoning"
 
     def feed(self, text: str) -> list[Piece]:
-        self._held += text
+        self._buffer += text
         pieces: list[Piece] = []
         while True:
-            before = self._held, self._kind
+            before = self._buffer, self._kind
             pieces += self._read_header() if self._kind is None else self._read_body()
-            if before == (self._held, self._kind):
+            if before == (self._buffer, self._kind):
                 return pieces
 
     def finish(self) -> list[Piece]:
-        held, self._held = self._held, ""
-        if not held:
+        text, self._buffer = self._buffer, ""
+        if not text:
             return []
         if self._kind is None or self._kind == "arguments":
-            return [as_marker(held)]
-        return [Piece(self._kind, held, held)]
+            return [as_marker(text)]
+        return [Piece(self._kind, text, text)]
 
     def _read_header(self) -> list[Piece]:
-        held, at = self._held, self._held.find(_MESSAGE)
-        if held and not any(held.startswith(o) or o.startswith(held) for o in _OPENINGS):
-            # A model that answers without any channel says so with its first character.
+        text, at = self._buffer, self._buffer.find(_MESSAGE)
+        if text and not any(text.startswith(o) or o.startswith(text) for o in _OPENINGS):
+            # Output without channels is recognised by its first character.
             self._kind = "content"
         if self._kind is not None or at < 0:
             return []
         end = at + len(_MESSAGE)
-        header, self._held = self._held[:end], self._held[end:]
+        header, self._buffer = text[:end], text[end:]
         channel, recipient = _CHANNEL.search(header), _RECIPIENT.search(header)
         if recipient is not None and recipient[1] in self._names:
             self._kind, self._scanner = "arguments", JSONScanner()
@@ -67,22 +67,19 @@ class HarmonyReader:
         return [as_marker(header)]
 
     def _read_body(self) -> list[Piece]:
-        found = [(at, end) for end in _ENDS if (at := self._held.find(end)) >= 0]
-        if found:
-            at, end = min(found)
-            # What opens the next header belongs to it.
-            past = at if end in ("<|start|>", "<|channel|>") else at + len(end)
-            body, marker = self._held[:at], self._held[at:past]
-            self._held = self._held[past:]
-            pieces = [*self._as_pieces(body), *([as_marker(marker)] if marker else [])]
-            self._kind, self._scanner = None, None
-            return pieces
-        keep = max(overlap(self._held, end) for end in _ENDS)
-        body, self._held = (
-            self._held[: len(self._held) - keep],
-            self._held[len(self._held) - keep :],
-        )
-        return self._as_pieces(body)
+        text = self._buffer
+        matches = [(at, end) for end in _ENDS if (at := text.find(end)) >= 0]
+        if not matches:
+            certain = len(text) - max(overlap(text, end) for end in _ENDS)
+            self._buffer = text[certain:]
+            return self._as_pieces(text[:certain])
+        at, end = min(matches)
+        # The opening marker of the next header is left to `_read_header`.
+        past = at if end in ("<|start|>", "<|channel|>") else at + len(end)
+        body, marker, self._buffer = text[:at], text[at:past], text[past:]
+        pieces = [*self._as_pieces(body), *([as_marker(marker)] if marker else [])]
+        self._kind, self._scanner = None, None
+        return pieces
 
     def _as_pieces(self, body: str) -> list[Piece]:
         if not body or self._kind is None:
@@ -106,7 +103,7 @@ class HarmonyReader:
         return [*pieces, *self._stream.take()]
 
     def _after_arguments(self, rest: str) -> list[Piece]:
-        """White space before the message ends means nothing; all else is shown."""
+        """Drop white space after the arguments; any other text is content."""
         if self._scanner is not None and self._scanner.done and not rest.strip():
             return [as_marker(rest)]
         self._scanner, self._kind = None, "content"

@@ -1,14 +1,14 @@
-"""Calls whose name stands in a header before the JSON of the arguments: Kimi, DeepSeek, Mistral."""
+"""Parser of calls with the name in a header before the JSON arguments: Kimi, DeepSeek, Mistral."""
 
 import re
 
+from adapters.mlx.output.tool_calls.json_calls import ArgumentStream
 from adapters.mlx.output.tool_calls.json_scanner import JSONScanner
-from adapters.mlx.output.tool_calls.object_calls import ArgumentStream
-from adapters.mlx.output.tool_calls.pieces import Piece, as_marker, as_shown
+from adapters.mlx.output.tool_calls.output_pieces import Piece, as_marker, as_shown
 from adapters.mlx.output.tool_calls.syntax import ToolSyntax
 
 _LONGEST_HEADER = 256
-"""Characters; what has gone on for longer than that without arguments is no call."""
+"""Characters; a longer text without arguments is not a call."""
 
 
 class HeaderCalls:
@@ -17,46 +17,48 @@ class HeaderCalls:
         self._header = re.compile(syntax.header)
         self._after = syntax.after_arguments.strip()
         self._names = names
-        self._held = ""
+        self._buffer = ""
         self._scanner: JSONScanner | None = None
         self._stream = ArgumentStream()
-        self._out: list[Piece] = []
+        self._pieces: list[Piece] = []
         self.called = False
 
     def feed(self, text: str) -> tuple[list[Piece], str | None]:
         for at, char in enumerate(text):
-            follows = self._between(char) if self._scanner is None else self._inside(char)
+            is_valid = self._between(char) if self._scanner is None else self._inside(char)
             end = self._syntax.end
-            if not follows or (end and self._scanner is None and self._held.endswith(end)):
-                return self._leave(text[at + 1 :] if follows else text[at:])
-        return self._given(), None
+            if not is_valid or (end and self._scanner is None and self._buffer.endswith(end)):
+                return self._leave(text[at + 1 :] if is_valid else text[at:])
+        return self._take(), None
 
     def finish(self) -> list[Piece]:
         if not self.called:
-            self._held = self._syntax.begin + self._held
-        if self._held:
-            quiet = self.called and self._is_trailer(self._held)
-            self._out.append(as_marker(self._held) if quiet else as_shown(self._held))
-        return self._given()
+            self._buffer = self._syntax.begin + self._buffer
+        if self._buffer:
+            is_hidden = self.called and self._is_trailer(self._buffer)
+            make = as_marker if is_hidden else as_shown
+            self._pieces.append(make(self._buffer))
+        return self._take()
 
     def _between(self, char: str) -> bool:
         if char == "{":
-            found = self._header.fullmatch(self._trimmed())
-            return found is not None and found["name"] in self._names and self._begin(found["name"])
-        if len(self._held) >= _LONGEST_HEADER:
+            return self._begin()
+        if len(self._buffer) >= _LONGEST_HEADER:
             return False
-        self._held += char
+        self._buffer += char
         return True
 
-    def _trimmed(self) -> str:
-        """The header without what closed the call before it."""
-        held = self._held.lstrip()
-        return held.removeprefix(self._after) if self.called and self._after else self._held
-
-    def _begin(self, name: str) -> bool:
+    def _begin(self) -> bool:
+        """Begin a call if the buffer is the header of one."""
+        header = self._buffer
+        if self.called and self._after:
+            header = header.lstrip().removeprefix(self._after)
+        match = self._header.fullmatch(header)
+        if match is None or match["name"] not in self._names:
+            return False
         begin = "" if self.called else self._syntax.begin
-        self._out.append(Piece("call", begin + self._held, name))
-        self._held, self.called = "", True
+        self._pieces.append(Piece("call", begin + self._buffer, match["name"]))
+        self._buffer, self.called = "", True
         self._scanner = JSONScanner()
         return self._inside("{")
 
@@ -66,27 +68,27 @@ class HeaderCalls:
             return False
         self._stream.add(char, scanner.state)
         if scanner.done:
-            self._out += [*self._stream.take(), Piece("end", "", "")]
+            self._pieces += [*self._stream.take(), Piece("end", "", "")]
             self._scanner = None
         return True
 
     def _is_trailer(self, text: str) -> bool:
-        """Whether `text` is what may follow the arguments, or its beginning."""
+        """True if `text` may follow the arguments, or is the beginning of such a text."""
         text = text.strip()
         end = self._syntax.end
-        return any(
-            whole.startswith(text) for whole in (self._after, end, f"{self._after}{end}") if whole
-        ) or text in ("", f"{self._after}\n{end}")
+        trailers = (self._after, end, f"{self._after}{end}")
+        is_beginning = any(trailer.startswith(text) for trailer in trailers if trailer)
+        return is_beginning or text in ("", f"{self._after}\n{end}")
 
     def _leave(self, rest: str) -> tuple[list[Piece], str]:
-        held, end = self._held, self._syntax.end
+        text, end = self._buffer, self._syntax.end
         if not self.called:
-            return [as_shown(self._syntax.begin)], held + rest
-        if end and held.endswith(end) and self._is_trailer(held):
-            return [*self._given(), as_marker(held)], rest
-        return self._given(), held + rest
+            return [as_shown(self._syntax.begin)], text + rest
+        if end and text.endswith(end) and self._is_trailer(text):
+            return [*self._take(), as_marker(text)], rest
+        return self._take(), text + rest
 
-    def _given(self) -> list[Piece]:
-        given = [*self._out, *self._stream.take()]
-        self._out = []
-        return given
+    def _take(self) -> list[Piece]:
+        pieces = [*self._pieces, *self._stream.take()]
+        self._pieces = []
+        return pieces

@@ -1,4 +1,4 @@
-"""Follows JSON a character at a time, so that a call can be passed on while it is written."""
+"""Incremental JSON scanner, one character at a time: calls are streamed while they are written."""
 
 import json
 import re
@@ -14,24 +14,28 @@ _CLOSES = {"}": "{", "]": "["}
 
 
 class JSONScanner:
-    """One JSON object. Line breaks inside strings are let pass, as many models write them."""
+    """Scan one JSON object. Line breaks in strings are accepted: many models write them."""
 
     def __init__(self) -> None:
         self.state: State = "value"
         self.depth = 0
         self._open: list[str] = []
         self._is_key = False
-        self._part = ""
+        self._token = ""
 
     @property
     def done(self) -> bool:
         return self.state == "after" and not self._open
 
     def feed(self, char: str) -> bool:
-        """False, and nothing changed, where `char` cannot follow."""
+        """Accept `char`; return false, with the state unchanged, if it is not valid here."""
         match self.state:
             case "string":
-                return self._in_string(char)
+                if char == '"':
+                    self.state = "colon" if self._is_key else "after"
+                elif char == "\\":
+                    self.state = "escape"
+                return True
             case "escape" | "hex":
                 return self._in_escape(char)
             case "number":
@@ -52,7 +56,11 @@ class JSONScanner:
             case "after", "," if self._open:
                 self.state = "key" if self._open[-1] == "{" else "value"
             case ("after", "}" | "]") | ("member", "}") | ("item", "]"):
-                return self._close(char)
+                if not self._open or self._open[-1] != _CLOSES[char]:
+                    return False
+                self._open.pop()
+                self.depth -= 1
+                self.state = "after"
             case _:
                 return False
         return True
@@ -65,59 +73,44 @@ class JSONScanner:
         elif char == '"':
             self.state, self._is_key = "string", False
         elif char == "-" or (char.isascii() and char.isdigit()):
-            self.state, self._part = "number", char
+            self.state, self._token = "number", char
         elif char in _WORDS:
-            self.state, self._part = "word", _WORDS[char][1:]
+            self.state, self._token = "word", _WORDS[char][1:]
         else:
             return False
         return True
 
-    def _close(self, char: str) -> bool:
-        if not self._open or self._open[-1] != _CLOSES[char]:
-            return False
-        self._open.pop()
-        self.depth -= 1
-        self.state = "after"
-        return True
-
-    def _in_string(self, char: str) -> bool:
-        if char == '"':
-            self.state = "colon" if self._is_key else "after"
-        elif char == "\\":
-            self.state = "escape"
-        return True
-
     def _in_escape(self, char: str) -> bool:
         if self.state == "escape" and char == "u":
-            self.state, self._part = "hex", ""
+            self.state, self._token = "hex", ""
             return True
         if self.state == "escape":
             valid = char in '"\\/bfnrt'
         else:
             valid = char in "0123456789abcdefABCDEF"
-            self._part += char if valid else ""
-        if valid and (self.state == "escape" or len(self._part) == 4):
+            self._token += char if valid else ""
+        if valid and (self.state == "escape" or len(self._token) == 4):
             self.state = "string"
         return valid
 
     def _in_number(self, char: str) -> bool:
         if char in "0123456789.eE+-":
-            self._part += char
+            self._token += char
             return True
-        if not _NUMBER.fullmatch(self._part):
+        if not _NUMBER.fullmatch(self._token):
             return False
         self.state = "after"
         return char in _SPACE or self._between(char)
 
     def _in_word(self, char: str) -> bool:
-        if char != self._part[0]:
+        if char != self._token[0]:
             return False
-        self._part = self._part[1:]
-        if not self._part:
+        self._token = self._token[1:]
+        if not self._token:
             self.state = "after"
         return True
 
 
 def escaped(char: str) -> str:
-    """`char` as it may stand in a JSON string, where it is a control character."""
+    """Escape `char` for a JSON string if it is a control character."""
     return json.dumps(char)[1:-1] if char < " " else char

@@ -1,6 +1,6 @@
-"""How models write tool calls: the texts around a call's name and arguments, model by model.
+"""Tool call syntaxes: the text around the name and arguments of a call, by model family.
 
-Imports neither mlx nor transformers: the catalogue reads templates with it.
+Imports neither mlx nor transformers: the catalogue recognises templates with it.
 """
 
 from typing import Any, Literal
@@ -11,44 +11,44 @@ Body = Literal["object", "header", "harmony", "parsed"]
 
 
 class ToolSyntax(Struct, frozen=True, kw_only=True):
-    """One way to write calls. Where `json` holds, an answer with two calls reads
+    """One way to write calls. If `json` is true, an answer with two calls reads
 
         opening, before_name, NAME, before_arguments, ARGUMENTS, after_arguments,
         between_calls, before_name, NAME, …, closing
 
-    or, where `between_calls` is None, has a whole span for each call, with `between_spans` amid.
+    or, if `between_calls` is None, has a span for each call, with `between_spans` in between.
     `{index}` in `before_arguments` is the number of the call, from 0.
     """
 
     name: str
     json: bool = True
-    """The arguments stand in the text as one JSON object."""
+    """The arguments are written as one JSON object."""
     body: Body = "object"
-    """Who reads a span: a JSON object with the name in it, a header before the arguments,
-    gpt-oss's channels, or mlx-lm's parser of that name once the span is closed."""
+    """Form of a span: JSON objects with the name in them, a header before the arguments,
+    gpt-oss's channels, or any text that mlx-lm's parser of that name reads at its end."""
     begin: str = ""
-    """Opens a span of calls. Without it, calls are looked for where the answer begins."""
+    """Opens a span of calls; without it, calls are recognised only where the answer begins."""
     end: str = ""
-    """Closes the span; without it the end of the answer does."""
+    """Closes the span; without it, the end of the answer does."""
     opening: str = ""
-    """`begin` and what the template writes after it."""
+    """`begin` and the text that the template writes after it."""
     closing: str = ""
-    """`end` and what the template writes before it."""
+    """`end` and the text that the template writes before it."""
     before_name: str = '{"name": "'
     before_arguments: str = '", "arguments": '
     after_arguments: str = "}"
     between_calls: str | None = None
     between_spans: str = "\n"
     header: str = ""
-    """For the body `header`: a regular expression of all that comes before the arguments."""
+    """For the body `header`: a regular expression for all text before the arguments."""
     marks: tuple[str, ...] = ()
-    """Further texts that may be control tokens, and which a reader of the span has to see."""
+    """Further texts that may be control tokens and that the parser needs to see."""
 
 
 PLAIN_JSON = ToolSyntax(
     name="plain_json", opening="[", closing="]", between_calls=", ", between_spans=""
 )
-"""For models whose template knows no tools: `{"name": …, "arguments": …}`, or an array of them."""
+"""For templates without tools: `{"name": …, "arguments": …}`, or an array of them."""
 
 HERMES = ToolSyntax(
     name="json_tools",
@@ -157,19 +157,19 @@ MISTRAL_LIST = ToolSyntax(
 
 
 def _json_list(name: str, begin: str, end: str) -> ToolSyntax:
-    """`begin`, an array of calls, `end`."""
+    """A syntax of `begin`, a JSON array of calls, `end`."""
     return ToolSyntax(
         name=name, begin=begin, end=end, opening=begin + "[", closing="]" + end, between_calls=", "
     )
 
 
 def _parsed(name: str, begin: str, end: str, *marks: str) -> ToolSyntax:
-    """A syntax without JSON, read by mlx-lm's parser `name` at the end of the span."""
+    """A syntax without JSON, parsed by mlx-lm's parser `name` at the end of the span."""
     return ToolSyntax(name=name, json=False, body="parsed", begin=begin, end=end, marks=marks)
 
 
-# The markers and the order of mlx-lm's own: mlx_lm.tokenizer_utils._infer_tool_parser (0.32.2).
-# Each line: the texts that a template with this syntax has, all of them.
+# Markers and order of mlx_lm.tokenizer_utils._infer_tool_parser (0.32.2).
+# A template has this syntax if it contains all of these texts.
 _BY_TEMPLATE: tuple[tuple[tuple[str, ...], ToolSyntax], ...] = (
     (("<|channel|>", "<|constrain|>"), HARMONY),
     (("<｜tool▁calls▁begin｜>", "```json"), DEEPSEEK_V3),
@@ -236,7 +236,7 @@ _BY_TEMPLATE: tuple[tuple[tuple[str, ...], ToolSyntax], ...] = (
             "<|sep|>",
         ),
     ),
-    # Those that mlx-lm does not know.
+    # Not supported by mlx-lm.
     (("<TOOLCALL>",), _json_list("nemotron", "<TOOLCALL>", "</TOOLCALL>")),
     (("<|tool_call|>", "<|/tool_call|>"), _json_list("phi4", "<|tool_call|>", "<|/tool_call|>")),
     (("<tool_calls>", "</tool_calls>"), _json_list("jamba", "<tool_calls>", "</tool_calls>")),
@@ -260,7 +260,7 @@ _BY_NAME = {syntax.name: syntax for _, syntax in _BY_TEMPLATE} | {
 
 
 def syntax_of_template(template: str) -> ToolSyntax | None:
-    """The syntax that a chat template teaches; None where it knows no tools."""
+    """The syntax that a chat template uses; None if it does not support tools."""
     if "tools" not in template:
         return None
     return next(
@@ -269,25 +269,25 @@ def syntax_of_template(template: str) -> ToolSyntax | None:
 
 
 def find_by_name(name: str) -> ToolSyntax | None:
-    """By mlx-lm's name of the parser, or Tandem's."""
+    """The syntax of this name, mlx-lm's or Tandem's own."""
     return _BY_NAME.get(name)
 
 
 def find_syntax(tokenizer: Any) -> ToolSyntax | None:
-    """How the model behind mlx-lm's `tokenizer` writes calls.
+    """The syntax of the model behind mlx-lm's `tokenizer`.
 
-    What the converted model names comes first, then its template, then its vocabulary. None:
-    the template knows no tools, and they are described to the model in words.
+    A parser named by the converted model comes first, then its template. None if the template
+    does not support tools: they are then described in plain text.
     """
-    told = tokenizer.init_kwargs.get("tool_parser_type")
+    parser = str(tokenizer.init_kwargs.get("tool_parser_type"))
     by_template = syntax_of_template(template_text(tokenizer))
-    if by_template is not None and by_template.name.startswith(str(told)):
+    if by_template is not None and by_template.name.startswith(parser):
         return by_template
-    return find_by_name(str(told)) or by_template
+    return find_by_name(parser) or by_template
 
 
 def template_text(tokenizer: Any) -> str:
-    """The chat template, or all of them where the model has several."""
+    """The chat template; several are joined by line breaks."""
     template: Any = getattr(tokenizer, "chat_template", None)
     if isinstance(template, dict):
         return "\n".join(map(str, template.values()))  # pyright: ignore

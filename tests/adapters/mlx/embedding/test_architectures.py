@@ -1,4 +1,4 @@
-"""Every family over tiny random weights under the hub's names, against numpy."""
+"""All architectures with tiny random weights, against numpy."""
 
 import json
 import shutil
@@ -70,11 +70,11 @@ TEXTS = [list(range(5, 5 + size)) for size in (40, 3, 17, 1)]
 
 
 def shapes(config: dict[str, Any]) -> dict[str, tuple[int, ...]]:
-    """The hub's names of the weights, as those models' repositories have them."""
+    """Names and shapes of the weights, as in the repositories of these models."""
     hidden, wide = config["hidden_size"], config["intermediate_size"]
     layers = range(config["num_hidden_layers"])
     if config["model_type"] in ("bert", "xlm-roberta"):
-        found: dict[str, tuple[int, ...]] = {
+        tensors: dict[str, tuple[int, ...]] = {
             "embeddings.word_embeddings.weight": (config["vocab_size"], hidden),
             "embeddings.position_embeddings.weight": (config["max_position_embeddings"], hidden),
             "embeddings.token_type_embeddings.weight": (2, hidden),
@@ -90,36 +90,36 @@ def shapes(config: dict[str, Any]) -> dict[str, tuple[int, ...]]:
                 "intermediate.dense": (wide, hidden),
                 "output.dense": (hidden, wide),
             }.items():
-                found |= {f"{at}.{name}.weight": (rows, columns), f"{at}.{name}.bias": (rows,)}
+                tensors |= {f"{at}.{name}.weight": (rows, columns), f"{at}.{name}.bias": (rows,)}
             for name in ("attention.output.LayerNorm", "output.LayerNorm"):
-                found |= {f"{at}.{name}.weight": (hidden,), f"{at}.{name}.bias": (hidden,)}
-        return found
+                tensors |= {f"{at}.{name}.weight": (hidden,), f"{at}.{name}.bias": (hidden,)}
+        return tensors
     if config["model_type"] == "modernbert":
-        found = {
+        tensors = {
             "model.embeddings.tok_embeddings.weight": (config["vocab_size"], hidden),
             "model.embeddings.norm.weight": (hidden,),
             "model.final_norm.weight": (hidden,),
         }
         for layer in layers:
             at = f"model.layers.{layer}"
-            found |= {f"{at}.attn_norm.weight": (hidden,)} if layer else {}
-            found |= {
+            tensors |= {f"{at}.attn_norm.weight": (hidden,)} if layer else {}
+            tensors |= {
                 f"{at}.attn.Wqkv.weight": (3 * hidden, hidden),
                 f"{at}.attn.Wo.weight": (hidden, hidden),
                 f"{at}.mlp_norm.weight": (hidden,),
                 f"{at}.mlp.Wi.weight": (2 * wide, hidden),
                 f"{at}.mlp.Wo.weight": (hidden, wide),
             }
-        return found
+        return tensors
     width, queries = config["head_dim"], config["num_attention_heads"] * config["head_dim"]
     keys = config["num_key_value_heads"] * width
-    found = {"embed_tokens.weight": (config["vocab_size"], hidden), "norm.weight": (hidden,)}
+    tensors = {"embed_tokens.weight": (config["vocab_size"], hidden), "norm.weight": (hidden,)}
     norms = ["input_layernorm", "post_attention_layernorm"]
     if config["model_type"] == "gemma3_text":
         norms += ["pre_feedforward_layernorm", "post_feedforward_layernorm"]
     for at in (f"layers.{layer}" for layer in layers):
-        found |= {f"{at}.{name}.weight": (hidden,) for name in norms}
-        found |= {
+        tensors |= {f"{at}.{name}.weight": (hidden,) for name in norms}
+        tensors |= {
             f"{at}.self_attn.q_proj.weight": (queries, hidden),
             f"{at}.self_attn.k_proj.weight": (keys, hidden),
             f"{at}.self_attn.v_proj.weight": (keys, hidden),
@@ -130,7 +130,7 @@ def shapes(config: dict[str, Any]) -> dict[str, tuple[int, ...]]:
             f"{at}.mlp.up_proj.weight": (wide, hidden),
             f"{at}.mlp.down_proj.weight": (hidden, wide),
         }
-    return found
+    return tensors
 
 
 def weights_of(config: dict[str, Any]) -> dict[str, Any]:
@@ -183,9 +183,7 @@ POOLS: dict[str, Callable[[Any], Any]] = {
 
 @pytest.mark.parametrize("pooling", POOLS)
 @pytest.mark.parametrize("kind", CONFIGS)
-def test_vectors_in_a_batch_are_those_of_numpy_alone(
-    tmp_path: Path, kind: str, pooling: str
-) -> None:
+def test_vectors_in_a_batch_are_those_of_numpy(tmp_path: Path, kind: str, pooling: str) -> None:
     weights = write(tmp_path, kind, pooling=pooling)
     made = load(tmp_path).embed(TEXTS)
     for ids, vector in zip(TEXTS, made, strict=True):
@@ -197,7 +195,7 @@ def test_vectors_in_a_batch_are_those_of_numpy_alone(
     ("kind", "prefix"),
     [("bert", "bert."), ("xlm-roberta", "roberta."), ("bert", "model."), ("qwen3", "model.")],
 )
-def test_a_prefix_before_the_names_changes_nothing(tmp_path: Path, kind: str, prefix: str) -> None:
+def test_prefix_of_parameter_names_is_removed(tmp_path: Path, kind: str, prefix: str) -> None:
     write(tmp_path / "a", kind, pooling="pooling_mode_mean_tokens")
     write(tmp_path / "b", kind, prefix, pooling="pooling_mode_mean_tokens")
     assert load(tmp_path / "a").embed(TEXTS) == load(tmp_path / "b").embed(TEXTS)
@@ -207,7 +205,7 @@ def test_a_prefix_before_the_names_changes_nothing(tmp_path: Path, kind: str, pr
     ("name", "expected"),
     [("Tiny-Embedding-4bit", {"embedding"}), ("Tiny-4bit", {"chat"})],
 )
-def test_a_converted_decoder_embeds_by_its_name(
+def test_converted_decoder_is_recognised_by_its_name(
     tmp_path: Path, name: str, expected: set[str]
 ) -> None:
     write(tmp_path, "qwen3")
@@ -216,19 +214,19 @@ def test_a_converted_decoder_embeds_by_its_name(
     assert model.capabilities == expected
 
 
-def test_a_classifier_is_no_model_that_embeds(tmp_path: Path) -> None:
+def test_classifier_is_not_an_embedding_model(tmp_path: Path) -> None:
     write(tmp_path, "bert", architectures=["BertForSequenceClassification"])
     assert read_folder("reranker", tmp_path) is None
 
 
-def test_dense_layers_come_after_the_pooling(tmp_path: Path) -> None:
+def test_dense_layers_follow_the_pooling(tmp_path: Path) -> None:
     weights = write(tmp_path, "bert", pooling="pooling_mode_mean_tokens")
     modules = json.loads((tmp_path / "modules.json").read_text())
     modules.append({"path": "2_Dense", "type": "sentence_transformers.models.Dense"})
     (tmp_path / "modules.json").write_text(json.dumps(modules))
     (tmp_path / "2_Dense").mkdir()
-    said = {"activation_function": "torch.nn.modules.linear.Identity"}
-    (tmp_path / "2_Dense" / "config.json").write_text(json.dumps(said))
+    config_of_dense = {"activation_function": "torch.nn.modules.linear.Identity"}
+    (tmp_path / "2_Dense" / "config.json").write_text(json.dumps(config_of_dense))
     matrix = np.random.default_rng(1).normal(size=(6, 32)).astype(np.float32)
     file = tmp_path / "2_Dense" / "model.safetensors"
     mx.save_safetensors(str(file), {"linear.weight": mx.array(matrix)})
@@ -237,7 +235,7 @@ def test_dense_layers_come_after_the_pooling(tmp_path: Path) -> None:
     assert np.allclose(vector, unit(matrix @ hidden), atol=1e-5)
 
 
-def test_a_pooling_that_is_not_said_is_an_error_by_name(tmp_path: Path) -> None:
+def test_missing_pooling_mode_is_an_error(tmp_path: Path) -> None:
     write(tmp_path, "bert", pooling="pooling_mode_cls_token")
     shutil.rmtree(tmp_path / "1_Pooling")
     with pytest.raises(Exception, match=r"1_Pooling/config.json"):

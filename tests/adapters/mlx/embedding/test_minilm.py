@@ -1,7 +1,8 @@
-"""all-MiniLM-L6-v2 itself, against what a real Ollama made of the same texts (in F16)."""
+"""all-MiniLM-L6-v2 against recorded vectors of a real Ollama (in F16)."""
 
 import asyncio
 import json
+import threading
 from collections.abc import AsyncGenerator
 from importlib.util import find_spec
 from pathlib import Path
@@ -42,71 +43,69 @@ async def backend(root: Path) -> AsyncGenerator[MLXBackend]:
     await backend.aclose()
 
 
-def asking(*inputs: str | TokenIds, **fields: Any) -> EmbeddingRequest:
+def request(*inputs: str | TokenIds, **fields: Any) -> EmbeddingRequest:
     return EmbeddingRequest(model="minilm", inputs=inputs, **fields)
 
 
 async def test_vectors_are_those_of_ollama(backend: MLXBackend) -> None:
     inputs = list(RECORDED)
-    made = await backend.embed(asking(*inputs))
+    made = await backend.embed(request(*inputs))
     for text, vector in zip(inputs, made.vectors, strict=True):
         assert np.dot(vector, RECORDED[text]["vector"]) >= 0.9999
         assert np.linalg.norm(vector) == pytest.approx(1, abs=1e-6)
     assert made.prompt_tokens == sum(each["tokens"] for each in RECORDED.values())
 
 
-async def test_a_vector_is_the_same_alone_and_in_a_batch(backend: MLXBackend) -> None:
+async def test_vector_is_the_same_alone_and_in_a_batch(backend: MLXBackend) -> None:
     texts = ("one", "a text of some more words than one", "x " * 100, "two", "")[:4]
-    together = (await backend.embed(asking(*texts))).vectors
+    together = (await backend.embed(request(*texts))).vectors
     for text, vector in zip(texts, together, strict=True):
-        [alone] = (await backend.embed(asking(text))).vectors
+        [alone] = (await backend.embed(request(text))).vectors
         assert np.allclose(alone, vector, atol=1e-5)
 
 
-async def test_token_ids_are_taken_as_they_are(backend: MLXBackend) -> None:
-    by_text = await backend.embed(asking("hello world"))
-    by_ids = await backend.embed(asking(TokenIds((101, 7592, 2088, 102))))
+async def test_token_ids_are_used_unchanged(backend: MLXBackend) -> None:
+    by_text = await backend.embed(request("hello world"))
+    by_ids = await backend.embed(request(TokenIds((101, 7592, 2088, 102))))
     assert by_ids == by_text
     assert by_ids.prompt_tokens == 4
-    bare = await backend.embed(asking(TokenIds((7592, 2088))))
+    bare = await backend.embed(request(TokenIds((7592, 2088))))
     assert bare.prompt_tokens == 2
     assert bare.vectors != by_ids.vectors
 
 
 async def test_fewer_dimensions_are_the_first_ones_at_length_one(backend: MLXBackend) -> None:
-    [cut] = (await backend.embed(asking("hello", dimensions=8))).vectors
+    [cut] = (await backend.embed(request("hello", dimensions=8))).vectors
     recorded = np.array(RECORDED["hello"]["vector"][:8])
     assert np.allclose(cut, recorded / np.linalg.norm(recorded), atol=2e-3)
     assert np.linalg.norm(cut) == pytest.approx(1, abs=1e-6)
 
 
 @pytest.mark.parametrize("dimensions", [385, 0, -1])
-async def test_dimensions_that_there_are_not_are_refused(
+async def test_more_dimensions_than_the_model_has_are_rejected(
     backend: MLXBackend, dimensions: int
 ) -> None:
     with pytest.raises(InvalidRequestError, match="384") as caught:
-        await backend.embed(asking("hello", dimensions=dimensions))
+        await backend.embed(request("hello", dimensions=dimensions))
     assert caught.value.param == "dimensions"
 
 
-async def test_a_text_that_is_too_long_is_refused_with_both_numbers(backend: MLXBackend) -> None:
+async def test_long_text_is_rejected_with_both_numbers(backend: MLXBackend) -> None:
     with pytest.raises(ContextLengthError, match=r"256 tokens.*input 1 has 302") as caught:
-        await backend.embed(asking("hello", "word " * 300))
+        await backend.embed(request("hello", "word " * 300))
     assert caught.value.param == "input"
 
 
 @pytest.mark.parametrize(
     "inputs", [("hello", ""), (TokenIds(()),), (TokenIds((30522,)),), (TokenIds((-1,)),), ()]
 )
-async def test_what_cannot_be_embedded_is_refused(
-    backend: MLXBackend, inputs: tuple[Any, ...]
-) -> None:
+async def test_invalid_input_is_rejected(backend: MLXBackend, inputs: tuple[Any, ...]) -> None:
     with pytest.raises(InvalidRequestError) as caught:
-        await backend.embed(asking(*inputs))
+        await backend.embed(request(*inputs))
     assert caught.value.param == "input"
 
 
-async def test_it_is_listed_as_a_model_that_embeds(backend: MLXBackend) -> None:
+async def test_model_is_listed_as_embedding_model(backend: MLXBackend) -> None:
     [model] = await backend.list_models()
     assert model.capabilities == {"embedding"}
     assert model.context_length == 256
@@ -114,7 +113,7 @@ async def test_it_is_listed_as_a_model_that_embeds(backend: MLXBackend) -> None:
     assert not {"embeddings", "tokens"} & model.lacks
 
 
-async def test_it_answers_no_prompt(backend: MLXBackend) -> None:
+async def test_generation_is_rejected(backend: MLXBackend) -> None:
     request = GenerationRequest(model="minilm", prompt="Hi")
     with pytest.raises(InvalidRequestError, match="for embeddings, not for text") as caught:
         await anext(sink.events(backend, request))
@@ -122,25 +121,25 @@ async def test_it_answers_no_prompt(backend: MLXBackend) -> None:
     assert not isinstance(caught.value, UnsupportedParameterError)
 
 
-async def test_cancelling_ends_the_work_after_the_batch_that_runs(
+async def test_work_ends_after_the_current_batch_when_cancelled(
     backend: MLXBackend, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     await backend.load("minilm")
     passes = ForwardPasses(monkeypatch, bert.Model)
     passes.before = first = HeldPass(lambda _shape: True)
-    task = asyncio.create_task(backend.embed(asking(*["word " * 200] * 40)))
+    task = asyncio.create_task(backend.embed(request(*["word " * 200] * 40)))
     await first.reached()
     task.cancel()
     with pytest.raises(asyncio.CancelledError):
         await task
     first.go_on()
-    await backend.embed(asking("one"))
+    await backend.embed(request("one"))
     assert len(passes.shapes) == 2
 
 
-async def test_it_can_be_unloaded_and_comes_back(backend: MLXBackend) -> None:
-    await backend.embed(asking("one"))
+async def test_model_can_be_unloaded_and_loaded_again(backend: MLXBackend) -> None:
+    await backend.embed(request("one"))
     assert [model.loaded for model in await backend.list_models()] == [True]
     await backend.unload("minilm")
     assert [model.loaded for model in await backend.list_models()] == [False]
-    assert (await backend.embed(asking("one"))).vectors
+    assert (await backend.embed(request("one"))).vectors

@@ -1,4 +1,4 @@
-"""Every architecture: what MLX computes from the converted folder is what the GGUF computes."""
+"""For each architecture, logits of the converted folder are those of the GGUF."""
 
 import json
 from pathlib import Path
@@ -32,17 +32,17 @@ def mlx_logits(source: Path, target: Path) -> np.ndarray:
     return np.array(model(mx.array([IDS]))[0])
 
 
-def furthest(source: Path, target: Path) -> float:
-    """The largest difference of a logit, in standard deviations of all of them."""
+def largest_difference(source: Path, target: Path) -> float:
+    """The largest difference of a logit, in standard deviations of all logits."""
     expected = Reference(source).logits(IDS)
     return float(np.abs(mlx_logits(source, target) - expected).max() / expected.std())
 
 
 @pytest.mark.parametrize("kind", [GGML.F32, GGML.Q8_0, GGML.Q4_1], ids=lambda kind: kind.name)
 @pytest.mark.parametrize("architecture", ARCHITECTURES)
-def test_mlx_computes_what_the_gguf_does(tmp_path: Path, architecture: str, kind: GGML) -> None:
+def test_logits_are_those_of_the_gguf(tmp_path: Path, architecture: str, kind: GGML) -> None:
     source = decoder_gguf(tmp_path, architecture, kind)
-    assert furthest(source, tmp_path / "out") < 1e-4
+    assert largest_difference(source, tmp_path / "out") < 1e-4
 
 
 LINEAR: Metadata = {"rope.scaling.type": "linear", "rope.scaling.factor": 4.0}
@@ -55,12 +55,12 @@ YARN: Metadata = {
 
 @pytest.mark.parametrize("scaling", [LINEAR, YARN], ids=["linear", "yarn"])
 @pytest.mark.parametrize("architecture", ARCHITECTURES)
-def test_mlx_turns_positions_as_the_gguf_says(
+def test_rotary_scaling_is_that_of_the_gguf(
     tmp_path: Path, architecture: str, scaling: Metadata
 ) -> None:
     changed = {f"{architecture}.{key}": value for key, value in scaling.items()}
     source = decoder_gguf(tmp_path, architecture, changed=changed)
-    assert furthest(source, tmp_path / "out") < 1e-4
+    assert largest_difference(source, tmp_path / "out") < 1e-4
     (tmp_path / "plain").mkdir()
     plain = Reference(decoder_gguf(tmp_path / "plain", architecture))
     apart = np.abs(Reference(source).logits(IDS) - plain.logits(IDS)).max()
@@ -68,9 +68,7 @@ def test_mlx_turns_positions_as_the_gguf_says(
 
 
 @pytest.mark.parametrize("architecture", ARCHITECTURES)
-def test_mlx_gives_the_same_whether_it_reads_at_once_or_token_by_token(
-    tmp_path: Path, architecture: str
-) -> None:
+def test_logits_are_the_same_when_read_token_by_token(tmp_path: Path, architecture: str) -> None:
     import mlx.core as mx
     from mlx_lm.models.cache import make_prompt_cache
     from mlx_lm.utils import load_model
@@ -85,7 +83,7 @@ def test_mlx_gives_the_same_whether_it_reads_at_once_or_token_by_token(
 
 @pytest.mark.parametrize("architecture", ARCHITECTURES)
 @pytest.mark.parametrize("tensor", ["blk.0.attn_norm.weight", "blk.1.ffn_up.weight"])
-def test_a_block_without_a_part_is_refused(tmp_path: Path, architecture: str, tensor: str) -> None:
+def test_block_without_a_tensor_is_rejected(tmp_path: Path, architecture: str, tensor: str) -> None:
     tensors = decoder_tensors(architecture, GGML.F32)
     del tensors[tensor]
     source = write_gguf(tmp_path / "a.gguf", tensors, decoder_metadata(architecture), architecture)
@@ -104,7 +102,7 @@ REFUSED: list[tuple[str, Metadata, str]] = [
 
 
 @pytest.mark.parametrize(("architecture", "change", "named"), REFUSED)
-def test_a_setting_that_would_be_lost_is_refused(
+def test_unsupported_setting_is_rejected(
     tmp_path: Path, architecture: str, change: Metadata, named: str
 ) -> None:
     source = decoder_gguf(tmp_path, architecture, changed=change)
@@ -112,7 +110,7 @@ def test_a_setting_that_would_be_lost_is_refused(
         convert(source, tmp_path / "out", quiet)
 
 
-def test_gemma_says_how_far_it_looks_back(tmp_path: Path) -> None:
+def test_gemma_has_its_sliding_window(tmp_path: Path) -> None:
     pattern = [(index + 1) % 6 != 0 for index in range(BLOCKS["gemma3"])]
     changed: Metadata = {
         "gemma3.attention.sliding_window_pattern": pattern,
@@ -126,7 +124,7 @@ def test_gemma_says_how_far_it_looks_back(tmp_path: Path) -> None:
     assert config["query_pre_attn_scalar"] == 32
 
 
-def test_gemmas_norms_are_the_sources_less_one(tmp_path: Path) -> None:
+def test_gemma_norms_are_those_of_the_source_minus_one(tmp_path: Path) -> None:
     from safetensors.numpy import load_file
 
     source = decoder_gguf(tmp_path, "gemma3")

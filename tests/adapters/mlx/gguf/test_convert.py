@@ -1,4 +1,4 @@
-"""The converter against small files of every type, and against the real model."""
+"""The converter on small files of every type, and on the bundled model."""
 
 import hashlib
 import json
@@ -45,7 +45,7 @@ def never(done: int, total: int) -> None:
     pytest.fail("converted again")
 
 
-def apart(rows: np.ndarray, heads: int) -> np.ndarray:
+def split_pairs(rows: np.ndarray, heads: int) -> np.ndarray:
     """GGUF's order of a head's rows -> MLX's, row by row: pair p is rows 2p and 2p + 1."""
     half = HEAD_DIM // 2
     order = [
@@ -60,7 +60,7 @@ def apart(rows: np.ndarray, heads: int) -> np.ndarray:
 def expected_weight(tensors: Tensors, name: str) -> np.ndarray:
     values = gguf.dequantize(*tensors[name])
     heads = {"attn_q": HEADS, "attn_k": KV_HEADS}.get(name.split(".")[-2])
-    return apart(values, heads) if heads else values
+    return split_pairs(values, heads) if heads else values
 
 
 def relative(actual: np.ndarray, expected: np.ndarray) -> float:
@@ -144,7 +144,7 @@ def test_convert_keeps_a_norm_in_float32_when_float16_cannot_hold_it(tmp_path: P
     assert stored["model.layers.0.input_layernorm.weight"].dtype == np.float16
 
 
-def test_convert_writes_the_same_when_a_tensor_takes_many_pieces(
+def test_convert_writes_the_same_when_a_tensor_has_many_chunks(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     source = tiny_gguf(tmp_path, GGML.Q5_1)
@@ -194,7 +194,7 @@ def load_and_run(folder: Path) -> tuple[int, ...]:
 
 
 def llama3_factors() -> np.ndarray:
-    """As mlx-lm computes them for Llama 3.2."""
+    """The factors that mlx-lm computes for Llama 3.2."""
     from mlx_lm.models.rope_utils import Llama3RoPE
 
     scaling = {
@@ -227,7 +227,7 @@ def test_convert_recovers_llama3_scaling_when_the_source_has_its_table(tmp_path:
     }
 
 
-def test_convert_carries_linear_scaling_over(tmp_path: Path) -> None:
+def test_convert_keeps_linear_scaling(tmp_path: Path) -> None:
     linear = {"llama.rope.scaling.type": "linear", "llama.rope.scaling.factor": 4.0}
     source = write_gguf(tmp_path / "a.gguf", tiny_tensors(GGML.Q4_0), tiny_metadata() | linear)
     convert(source, tmp_path / "out", quiet)
@@ -264,7 +264,7 @@ REFUSED_TENSORS: list[tuple[str, Data, str]] = [
 
 
 @pytest.mark.parametrize(("change", "named"), REFUSED_METADATA)
-def test_convert_refuses_by_name_when_the_metadata_asks_for_more(
+def test_convert_rejects_by_name_when_metadata_is_not_supported(
     tmp_path: Path, change: Metadata, named: str
 ) -> None:
     source = write_gguf(tmp_path / "a.gguf", tiny_tensors(GGML.Q4_0), tiny_metadata() | change)
@@ -274,7 +274,7 @@ def test_convert_refuses_by_name_when_the_metadata_asks_for_more(
 
 
 @pytest.mark.parametrize(("name", "data", "named"), REFUSED_TENSORS)
-def test_convert_refuses_by_name_when_a_tensor_cannot_be_carried_over(
+def test_convert_rejects_by_name_when_a_tensor_is_not_supported(
     tmp_path: Path, name: str, data: Data, named: str
 ) -> None:
     with pytest.raises(UnsupportedGGUFError, match=named):
@@ -282,7 +282,7 @@ def test_convert_refuses_by_name_when_a_tensor_cannot_be_carried_over(
     assert sorted(path.name for path in tmp_path.iterdir()) == [".out.lock", "tiny.gguf"]
 
 
-def test_convert_refuses_when_a_tensor_is_missing(tmp_path: Path) -> None:
+def test_convert_rejects_when_a_tensor_is_missing(tmp_path: Path) -> None:
     tensors = tiny_tensors(GGML.Q4_0)
     del tensors["blk.0.ffn_up.weight"]
     source = write_gguf(tmp_path / "a.gguf", tensors, tiny_metadata())
@@ -290,28 +290,28 @@ def test_convert_refuses_when_a_tensor_is_missing(tmp_path: Path) -> None:
         convert(source, tmp_path / "out", quiet)
 
 
-def test_convert_refuses_when_rows_are_no_whole_heads(tmp_path: Path) -> None:
+def test_convert_rejects_when_rows_are_not_a_multiple_of_the_head_size(tmp_path: Path) -> None:
     keys = quantised((KV_HEADS * HEAD_DIM - 8, WIDTH), GGML.Q4_1)
     with pytest.raises(UnsupportedGGUFError, match=r"blk\.0\.attn_k\.weight' has 120 rows"):
         convert(tiny_gguf(tmp_path, changed={"blk.0.attn_k.weight": keys}), tmp_path / "out", quiet)
 
 
-def test_convert_refuses_by_name_when_the_architecture_is_another(tmp_path: Path) -> None:
+def test_convert_rejects_by_name_when_the_architecture_is_not_supported(tmp_path: Path) -> None:
     source = write_gguf(tmp_path / "a.gguf", {}, {}, architecture="mamba")
     with pytest.raises(UnsupportedGGUFError, match="'mamba'"):
         convert(source, tmp_path / "out", quiet)
 
 
 @pytest.mark.parametrize("kept", [0, 3, 100, 5000, -100])
-def test_convert_refuses_when_the_file_is_cut_short(tmp_path: Path, kept: int) -> None:
-    whole = tiny_gguf(tmp_path).read_bytes()
-    (tmp_path / "cut.gguf").write_bytes(whole[:kept])
+def test_convert_rejects_when_the_file_is_truncated(tmp_path: Path, kept: int) -> None:
+    content = tiny_gguf(tmp_path).read_bytes()
+    (tmp_path / "cut.gguf").write_bytes(content[:kept])
     with pytest.raises(UnsupportedGGUFError, match=r"cut\.gguf"):
         convert(tmp_path / "cut.gguf", tmp_path / "out", quiet)
     assert not (tmp_path / "out").exists()
 
 
-def test_convert_refuses_when_the_file_is_something_else(tmp_path: Path) -> None:
+def test_convert_rejects_when_the_file_is_not_a_gguf(tmp_path: Path) -> None:
     (tmp_path / "a.gguf").write_bytes(b"not a model" * 1000)
     with pytest.raises(UnsupportedGGUFError, match=r"a\.gguf"):
         convert(tmp_path / "a.gguf", tmp_path / "out", quiet)
@@ -331,7 +331,7 @@ def test_convert_leaves_nothing_when_a_written_tensor_differs(
     assert sorted(path.name for path in tmp_path.iterdir()) == [".out.lock", "tiny.gguf"]
 
 
-def test_convert_leaves_nothing_when_a_scale_is_no_number(tmp_path: Path) -> None:
+def test_convert_leaves_nothing_when_a_scale_is_nan(tmp_path: Path) -> None:
     data, kind = quantised(SHAPES["ffn_up"], GGML.Q8_0)
     data[0, 0:2] = [0, 0x7E]  # NaN
     with pytest.raises(InexactGGUFError, match="ffn_up"):
@@ -343,7 +343,7 @@ def test_convert_leaves_nothing_when_a_scale_is_no_number(tmp_path: Path) -> Non
     assert not (tmp_path / "out").exists()
 
 
-def test_convert_can_be_tried_again_when_the_disk_was_full(tmp_path: Path) -> None:
+def test_convert_can_be_retried_when_the_disk_was_full(tmp_path: Path) -> None:
     def full(done: int, total: int) -> None:
         if done:
             raise OSError(28, "No space left on device")
@@ -363,7 +363,7 @@ convert(Path(sys.argv[1]), Path(sys.argv[2]), lambda done, total: done and os.ki
 """
 
 
-def test_convert_starts_afresh_when_the_one_before_was_killed(tmp_path: Path) -> None:
+def test_convert_starts_again_when_an_earlier_process_was_killed(tmp_path: Path) -> None:
     source, target = tiny_gguf(tmp_path), tmp_path / "out"
     killed = subprocess.run([sys.executable, "-c", KILLED, source, target], check=False)
     assert killed.returncode == -9
@@ -396,7 +396,7 @@ def start(*command: str | Path) -> Any:
     )
 
 
-def test_convert_waits_when_another_process_is_at_it(tmp_path: Path) -> None:
+def test_convert_waits_when_another_process_converts(tmp_path: Path) -> None:
     files = tiny_gguf(tmp_path), tmp_path / "out"
     with start("-c", HELD, *files) as first:
         assert first.stdout.readline() == "converting\n"
@@ -404,23 +404,23 @@ def test_convert_waits_when_another_process_is_at_it(tmp_path: Path) -> None:
             with pytest.raises(subprocess.TimeoutExpired):
                 second.wait(timeout=1.5)
             first.communicate("\n")
-            said, progress = second.communicate()
+            outputs, progress = second.communicate()
     assert (first.returncode, second.returncode) == (0, 0)
-    assert "11 tensors" in said
+    assert "11 tensors" in outputs
     assert progress == ""
 
 
-def test_convert_ends_well_for_all_when_several_processes_meet(tmp_path: Path) -> None:
+def test_convert_runs_once_when_several_processes_start(tmp_path: Path) -> None:
     command = [sys.executable, "-m", "adapters.mlx.gguf", tiny_gguf(tmp_path), tmp_path / "out"]
     children = [
         subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
         for _ in range(3)
     ]
-    said = [child.communicate() for child in children]
+    outputs = [child.communicate() for child in children]
 
-    assert [child.returncode for child in children] == [0, 0, 0], said
-    assert sum("100%" in progress for _, progress in said) == 1
-    assert {line.split(": ")[1] for line, _ in said} == {said[0][0].split(": ")[1]}
+    assert [child.returncode for child in children] == [0, 0, 0], outputs
+    assert sum("100%" in progress for _, progress in outputs) == 1
+    assert {line.split(": ")[1] for line, _ in outputs} == {outputs[0][0].split(": ")[1]}
     assert load_and_run(tmp_path / "out") == (1, 3, VOCABULARY)
 
 
@@ -430,7 +430,7 @@ def test_convert_returns_the_first_report_when_it_was_done_before(tmp_path: Path
     assert convert(source, tmp_path / "out", never) == first
 
 
-def test_convert_notes_the_digest_of_the_source(tmp_path: Path) -> None:
+def test_convert_records_the_digest_of_the_source(tmp_path: Path) -> None:
     source = tiny_gguf(tmp_path)
     digest = hashlib.sha256(source.read_bytes()).hexdigest()
     report = convert(source, tmp_path / "out", quiet)
@@ -443,7 +443,7 @@ def test_convert_takes_the_digest_from_the_name_of_a_blob(tmp_path: Path) -> Non
     assert convert(blob, tmp_path / "out", quiet).origin == f"sha256:{'5' * 64}"
 
 
-def test_convert_keeps_a_folder_it_did_not_make(tmp_path: Path) -> None:
+def test_convert_rejects_a_folder_it_did_not_write(tmp_path: Path) -> None:
     (tmp_path / "out").mkdir()
     (tmp_path / "out" / "mine.txt").write_text("mine")
     with pytest.raises(FileExistsError, match="not made by this converter"):
@@ -451,14 +451,14 @@ def test_convert_keeps_a_folder_it_did_not_make(tmp_path: Path) -> None:
     assert [path.name for path in (tmp_path / "out").iterdir()] == ["mine.txt"]
 
 
-def test_convert_keeps_the_model_of_another_source(tmp_path: Path) -> None:
+def test_convert_rejects_a_folder_of_another_source(tmp_path: Path) -> None:
     convert(tiny_gguf(tmp_path), tmp_path / "out", quiet)
     other = write_gguf(tmp_path / "other.gguf", tiny_tensors(GGML.Q8_0), tiny_metadata())
     with pytest.raises(FileExistsError, match=r"tiny\.gguf"):
         convert(other, tmp_path / "out", quiet)
 
 
-def test_convert_reports_progress_from_nothing_to_all(tmp_path: Path) -> None:
+def test_convert_reports_progress_from_zero_to_the_size(tmp_path: Path) -> None:
     seen: list[tuple[int, int]] = []
     convert(tiny_gguf(tmp_path), tmp_path / "out", lambda *step: seen.append(step))
 
@@ -497,7 +497,7 @@ def test_main_redraws_one_line_when_on_a_terminal(tmp_path: Path) -> None:
     assert drawn.count(b"% ") == drawn.count(b"\r") > 5
 
 
-def test_main_says_why_and_fails_when_the_file_is_refused(tmp_path: Path) -> None:
+def test_main_prints_the_reason_when_the_file_is_rejected(tmp_path: Path) -> None:
     source = write_gguf(tmp_path / "a.gguf", {}, {}, architecture="mamba")
     ran = run_converter(source, tmp_path / "out", subprocess.PIPE)
 
@@ -506,14 +506,14 @@ def test_main_says_why_and_fails_when_the_file_is_refused(tmp_path: Path) -> Non
     assert "Traceback" not in ran.stderr
 
 
-def test_main_says_why_and_fails_when_there_is_no_file(tmp_path: Path) -> None:
+def test_main_prints_the_reason_when_the_file_is_missing(tmp_path: Path) -> None:
     ran = run_converter(tmp_path / "none.gguf", tmp_path / "out", subprocess.PIPE)
 
     assert ran.returncode == 1
     assert "No such file" in ran.stdout
 
 
-def test_tokenizer_begins_with_bos_when_the_file_says_so() -> None:
+def test_tokenizer_adds_bos_when_the_file_sets_it() -> None:
     metadata = tiny_metadata()
     hello = metadata["tokenizer.ggml.tokens"].index("hello")
     assert build_tokenizer(metadata).encode("hello").ids == [hello]
@@ -522,9 +522,7 @@ def test_tokenizer_begins_with_bos_when_the_file_says_so() -> None:
 
 
 @pytest.mark.parametrize(("pre", "ids"), [("llama-bpe", [264]), ("smollm", [93, 93])])
-def test_tokenizer_takes_a_word_whole_when_the_pre_tokenizer_says_so(
-    pre: str, ids: list[int]
-) -> None:
+def test_tokenizer_ignores_merges_for_words_that_are_tokens(pre: str, ids: list[int]) -> None:
     metadata = tiny_metadata() | {"tokenizer.ggml.pre": pre, "tokenizer.ggml.add_bos_token": False}
     metadata["tokenizer.ggml.tokens"] += ["zz"]  # no merge leads to it
     metadata["tokenizer.ggml.token_type"] += [1]
@@ -539,7 +537,7 @@ def test_tokenizer_finds_user_defined_tokens_that_are_not_special() -> None:
     assert tokenizer.decode(ids) == "<user>hello"
 
 
-def test_end_tokens_hold_the_files_own_and_the_known_controls() -> None:
+def test_end_tokens_are_those_of_the_file_and_known_control_tokens() -> None:
     assert end_tokens(tiny_metadata()) == [2, 0]
     metadata = tiny_metadata() | {"tokenizer.ggml.eot_token_id": 3}
     assert end_tokens(metadata) == [2, 3, 0]
@@ -578,21 +576,21 @@ def test_tokenizer_gives_llama_cpps_ids(smollm2_metadata: Metadata, pre: str, fi
 
 @pytest.fixture(scope="module")
 def word_cuts() -> Record:
-    """Of a vocabulary whose merges cross words, digits and capitals: every cut shows."""
+    """A vocabulary with merges across words, digits and capitals: all splits are visible."""
     return json.loads((DATA / "word-cuts-token-ids.json").read_text("utf-8"))
 
 
 @pytest.mark.parametrize("pre", ["smollm", "gpt-2", "llama-bpe", "qwen2", "tekken"])
-def test_tokenizer_cuts_words_as_llama_cpp(word_cuts: Record, pre: str) -> None:
+def test_tokenizer_splits_words_like_llama_cpp(word_cuts: Record, pre: str) -> None:
     words = {"model": "gpt2", "pre": pre, "add_bos_token": False}
     words |= {key: word_cuts[key] for key in ("tokens", "merges")}
     tokenizer = build_tokenizer({f"tokenizer.ggml.{key}": value for key, value in words.items()})
-    given = [ids_of(tokenizer, text) for text in word_cuts["texts"]]
-    assert len(given) == 76
-    assert given == word_cuts["ids"][pre]
+    ids = [ids_of(tokenizer, text) for text in word_cuts["texts"]]
+    assert len(ids) == 76
+    assert ids == word_cuts["ids"][pre]
 
 
-def test_recorded_ids_tell_the_pre_tokenizers_apart(word_cuts: Record) -> None:
+def test_recorded_ids_distinguish_the_pre_tokenizers(word_cuts: Record) -> None:
     assert len({json.dumps(ids) for ids in word_cuts["ids"].values()}) == len(word_cuts["ids"])
 
 
@@ -600,7 +598,7 @@ def ids_of(tokenizer: Any, text: str) -> list[int]:
     return tokenizer.encode(text, add_special_tokens=False).ids
 
 
-def test_mlx_lm_renders_and_tokenizes_chats_as_llama_cpp(
+def test_mlx_lm_renders_and_tokenizes_chats_like_llama_cpp(
     smollm2_folder: Path, smollm2_record: Record
 ) -> None:
     tokenizer = load_tokenizer(smollm2_folder)
@@ -616,7 +614,7 @@ def test_mlx_lm_renders_and_tokenizes_chats_as_llama_cpp(
         assert ids == chat["ids"]
 
 
-def test_mlx_lm_tokenizes_and_restores_texts_as_llama_cpp(
+def test_mlx_lm_tokenizes_and_restores_texts_like_llama_cpp(
     smollm2_folder: Path, smollm2_record: Record
 ) -> None:
     tokenizer = load_tokenizer(smollm2_folder)
@@ -632,7 +630,7 @@ def load_tokenizer(folder: Path) -> Any:
     return load_tokenizer(folder)
 
 
-def test_the_real_model_is_the_source_to_the_last_bit(smollm2_folder: Path) -> None:
+def test_bundled_model_is_identical_to_the_last_bit(smollm2_folder: Path) -> None:
     report = json.loads((smollm2_folder / "conversion.json").read_text())
 
     assert len(report["tensors"]) == 272
@@ -644,7 +642,7 @@ def test_the_real_model_is_the_source_to_the_last_bit(smollm2_folder: Path) -> N
     }
 
 
-def test_the_real_model_answers_paris(smollm2_folder: Path) -> None:
+def test_bundled_model_answers_paris(smollm2_folder: Path) -> None:
     import mlx.core as mx
     from mlx_lm import generate
     from mlx_lm.utils import dequantize_model, load_model

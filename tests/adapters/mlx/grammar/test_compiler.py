@@ -1,15 +1,13 @@
-"""Grammars made to hurt, and how many are kept."""
+"""Expensive grammars, and the cache of compiled ones."""
 
 import asyncio
-import time
 from typing import Any
 
 import pytest
 from fakes.even_sampler import fits
 
 from adapters.errors import InvalidRequestError, UnsupportedParameterError
-from adapters.mlx.grammar import compiler as compiler_module
-from adapters.mlx.grammar.compiler import MAX_KEPT, GrammarCompiler
+from adapters.mlx.grammar.compiler import MAX_CACHED, GrammarCompiler
 from adapters.mlx.grammar.lark import Style
 from adapters.request import (
     GenerationRequest,
@@ -22,8 +20,8 @@ from adapters.request import (
 )
 
 
-def request(wanted: ResponseFormat) -> GenerationRequest:
-    return GenerationRequest(model="m", prompt="p", response_format=wanted)
+def request(response_format: ResponseFormat) -> GenerationRequest:
+    return GenerationRequest(model="m", prompt="p", response_format=response_format)
 
 
 RECURSIVE = {
@@ -63,37 +61,36 @@ BOMBS: dict[str, ResponseFormat] = {
 
 
 @pytest.mark.parametrize("name", BOMBS)
-async def test_a_grammar_made_to_hurt_is_taken_or_refused_at_once(
+async def test_expensive_grammar_is_compiled_or_rejected_in_time(
     compiler: GrammarCompiler, name: str
 ) -> None:
     await compiler.compile(request(Regex("a")), Style())
-    # Past two seconds the compiler itself gives up, in words that name the time.
-    [fault] = await asyncio.gather(
+    # After two seconds the compiler itself would reject it, with a message about the time.
+    [error] = await asyncio.gather(
         compiler.compile(request(BOMBS[name]), Style()), return_exceptions=True
     )
-    if isinstance(fault, BaseException):
-        assert isinstance(fault, InvalidRequestError)
-        assert "to compile" not in fault.message
-        assert fault.param is not None
+    if isinstance(error, BaseException):
+        assert isinstance(error, InvalidRequestError)
+        assert "to compile" not in error.message
+        assert error.param is not None
 
 
-async def test_what_compiles_too_long_is_refused(
-    compiler: GrammarCompiler, monkeypatch: pytest.MonkeyPatch
-) -> None:
+async def test_grammar_is_rejected_when_compiling_exceeds_the_limit(tokenizer: Any) -> None:
+    compiler = GrammarCompiler(tokenizer, frozenset({1}), compile_seconds=0)
+    # The first request has no limit: it waits for the vocabulary.
     await compiler.compile(request(Regex("a")), Style())
-    monkeypatch.setattr(compiler_module, "COMPILE_SECONDS", 0.05)
-    monkeypatch.setattr(compiler_module, "_compile", lambda *_: time.sleep(0.5))
-    with pytest.raises(InvalidRequestError, match="to compile"):
+    with pytest.raises(InvalidRequestError, match="longer than 0 s to compile"):
         await compiler.compile(request(Regex("b")), Style())
+    compiler.close()
 
 
-async def test_compiled_grammars_are_kept_up_to_a_number(compiler: GrammarCompiler) -> None:
-    for number in range(MAX_KEPT + 40):
+async def test_cache_of_compiled_grammars_is_bounded(compiler: GrammarCompiler) -> None:
+    for number in range(MAX_CACHED + 40):
         await compiler.compile(request(Regex(f"a{number}")), Style())
-    assert len(compiler._compiled) == MAX_KEPT
+    assert compiler.cached == MAX_CACHED
 
 
-async def test_requests_with_one_grammar_do_not_share_its_progress(
+async def test_requests_with_the_same_grammar_have_separate_states(
     compiler: GrammarCompiler, tokenizer: Any
 ) -> None:
     first, second = await asyncio.gather(
@@ -102,13 +99,13 @@ async def test_requests_with_one_grammar_do_not_share_its_progress(
     assert first is not None
     assert second is not None
     assert first.consume_tokens(tokenizer.encode("a"))
-    assert len(compiler._compiled) == 1
+    assert compiler.cached == 1
     assert fits(tokenizer, second, "ab")
 
 
-async def test_a_tokenizer_that_cannot_be_constrained_is_refused_with_the_parameter() -> None:
+async def test_tokenizer_without_rust_backend_is_rejected_with_the_parameter() -> None:
     compiler = GrammarCompiler(object(), frozenset({1}))
-    for asked, param in (
+    for generation_request, param in (
         (request(Regex("a")), "guided_regex"),
         (request(Lark("start: /a/")), "guided_grammar"),
         (request(JSONSchema({})), "response_format"),
@@ -121,6 +118,6 @@ async def test_a_tokenizer_that_cannot_be_constrained_is_refused_with_the_parame
         ),
     ):
         with pytest.raises(UnsupportedParameterError) as caught:
-            await compiler.compile(asked, Style())
+            await compiler.compile(generation_request, Style())
         assert caught.value.param == param
     compiler.close()

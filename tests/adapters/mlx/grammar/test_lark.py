@@ -1,4 +1,4 @@
-"""Which whole answers a request allows: calls, formats, free text, thinking before them."""
+"""Answers that a request allows: calls, formats, free text, thinking before them."""
 
 import json
 from typing import Any
@@ -49,9 +49,9 @@ def request(*tools: Tool, **fields: Any) -> GenerationRequest:
 
 
 async def compiled(
-    compiler: GrammarCompiler, asked: GenerationRequest, style: Style | None = None
+    compiler: GrammarCompiler, generation_request: GenerationRequest, style: Style | None = None
 ) -> LLMatcher:
-    matcher = await compiler.compile(asked, style or Style())
+    matcher = await compiler.compile(generation_request, style or Style())
     assert matcher is not None
     return matcher
 
@@ -101,28 +101,28 @@ OTHER = '{"name": "sub", "arguments": {"y": 2}}'
     ],
     ids=lambda value: value.name if isinstance(value, ToolSyntax) else "",
 )
-async def test_a_forced_call_is_written_in_the_models_syntax(
+async def test_required_call_has_the_syntax_of_the_model(
     compiler: GrammarCompiler, tokenizer: Any, syntax: ToolSyntax | None, one: str, two: str
 ) -> None:
-    asked = request(ADD, SUB, tool_choice="required")
-    several = await compiled(compiler, asked, Style(syntax))
+    generation_request = request(ADD, SUB, tool_choice="required")
+    several = await compiled(compiler, generation_request, Style(syntax))
     assert fits(tokenizer, several, one)
     assert fits(tokenizer, several, two)
     assert not fits(tokenizer, several, "hello")
     assert not fits(tokenizer, several, one.replace("add", "sub"))
-    asked = request(ADD, SUB, tool_choice="required", parallel_tool_calls=False)
-    single = await compiled(compiler, asked, Style(syntax))
+    generation_request = request(ADD, SUB, tool_choice="required", parallel_tool_calls=False)
+    single = await compiled(compiler, generation_request, Style(syntax))
     assert fits(tokenizer, single, one)
     assert not fits(tokenizer, single, two)
 
 
-async def test_a_named_tool_is_the_only_one(compiler: GrammarCompiler, tokenizer: Any) -> None:
+async def test_only_the_named_tool_is_allowed(compiler: GrammarCompiler, tokenizer: Any) -> None:
     matcher = await compiled(compiler, request(ADD, SUB, tool_choice=NamedTool("sub")))
     assert fits(tokenizer, matcher, OTHER)
     assert not fits(tokenizer, matcher, CALL)
 
 
-async def test_forced_calls_end_though_every_byte_is_as_likely(
+async def test_required_calls_end_when_all_bytes_are_equally_likely(
     compiler: GrammarCompiler, tokenizer: Any
 ) -> None:
     loose = Tool("loose"), Tool("looser", None, {"type": "object"})
@@ -136,11 +136,11 @@ async def test_forced_calls_end_though_every_byte_is_as_likely(
         assert all(isinstance(call["arguments"], dict) for call in calls)
 
 
-async def test_strict_tools_may_stand_in_free_text(
+async def test_strict_calls_are_enforced_in_free_text(
     compiler: GrammarCompiler, tokenizer: Any
 ) -> None:
-    asked = request(tool("add", "x", strict=True), SUB)
-    matcher = await compiled(compiler, asked, Style(HERMES))
+    generation_request = request(tool("add", "x", strict=True), SUB)
+    matcher = await compiled(compiler, generation_request, Style(HERMES))
     assert fits(tokenizer, matcher, "Hello {there}, <b>you</b>.")
     assert fits(tokenizer, matcher, f"So: <tool_call>\n{CALL}\n</tool_call>")
     assert fits(
@@ -149,17 +149,17 @@ async def test_strict_tools_may_stand_in_free_text(
     assert not fits(tokenizer, matcher, '<tool_call>\n{"name": "add", "arguments": {"x": "1"}}')
 
 
-async def test_a_control_token_that_begins_calls_begins_a_right_one(
+async def test_call_is_enforced_after_its_control_token(
     compiler: GrammarCompiler, tokenizer: Any
 ) -> None:
     syntax = ToolSyntax(name="c", begin="<|im_start|>", opening="<|im_start|>", closing="!")
-    asked = request(tool("add", "x", strict=True))
-    matcher = await compiled(compiler, asked, Style(syntax))
+    generation_request = request(tool("add", "x", strict=True))
+    matcher = await compiled(compiler, generation_request, Style(syntax))
     assert fits(tokenizer, matcher, f"So: <|im_start|>{CALL}!")
     assert not fits(tokenizer, matcher, "So: <|im_start|>hm")
 
 
-async def test_tools_for_a_model_that_knows_none_are_text_or_calls(
+async def test_answer_is_text_or_calls_when_the_template_has_no_tools(
     compiler: GrammarCompiler, tokenizer: Any
 ) -> None:
     matcher = await compiled(compiler, request(ADD, SUB))
@@ -168,32 +168,34 @@ async def test_tools_for_a_model_that_knows_none_are_text_or_calls(
     assert not fits(tokenizer, matcher, '{"name": "mul", "arguments": {}}')
 
 
-async def test_a_format_and_tools_leave_the_choice(
+async def test_answer_is_content_or_calls_with_a_format_and_tools(
     compiler: GrammarCompiler, tokenizer: Any
 ) -> None:
-    asked = request(ADD, response_format=FORM)
-    matcher = await compiled(compiler, asked, Style(HERMES))
+    generation_request = request(ADD, response_format=FORM)
+    matcher = await compiled(compiler, generation_request, Style(HERMES))
     assert fits(tokenizer, matcher, '{"a": 1}')
     assert fits(tokenizer, matcher, f"<tool_call>\n{CALL}\n</tool_call>")
     assert not fits(tokenizer, matcher, "Hello.")
 
 
-async def test_withheld_tools_leave_the_format(compiler: GrammarCompiler, tokenizer: Any) -> None:
-    asked = request(ADD, response_format=FORM, tool_choice="none")
-    matcher = await compiled(compiler, asked, Style(HERMES))
+async def test_only_the_format_applies_when_tool_choice_is_none(
+    compiler: GrammarCompiler, tokenizer: Any
+) -> None:
+    generation_request = request(ADD, response_format=FORM, tool_choice="none")
+    matcher = await compiled(compiler, generation_request, Style(HERMES))
     assert fits(tokenizer, matcher, '{"a": 1}')
     assert not fits(tokenizer, matcher, f"<tool_call>\n{CALL}\n</tool_call>")
 
 
 @pytest.mark.parametrize(
-    "asked",
+    "generation_request",
     [request(), request(ADD), request(ADD, tool_choice="none")],
     ids=["no tools", "loose tools", "withheld tools"],
 )
-async def test_nothing_is_held_back_that_nobody_asked_for(
-    compiler: GrammarCompiler, asked: GenerationRequest
+async def test_answer_is_unconstrained_without_format_or_strict_tools(
+    compiler: GrammarCompiler, generation_request: GenerationRequest
 ) -> None:
-    assert await compiler.compile(asked, Style(HERMES)) is None
+    assert await compiler.compile(generation_request, Style(HERMES)) is None
 
 
 THINK = Reasoning("<think>", "</think>")
@@ -210,7 +212,7 @@ CONTROL = Reasoning("<think>", "<|im_start|>")
         (Style(reasoning=CONTROL, thinking="may"), '<think>So<|im_start|>{"a": 1}', "So"),
     ],
 )
-async def test_the_grammar_holds_after_the_thinking(
+async def test_grammar_applies_after_the_thinking(
     compiler: GrammarCompiler, tokenizer: Any, style: Style, right: str, wrong: str
 ) -> None:
     matcher = await compiled(compiler, request(response_format=FORM), style)
@@ -218,7 +220,7 @@ async def test_the_grammar_holds_after_the_thinking(
     assert not fits(tokenizer, matcher, wrong)
 
 
-async def test_thinking_and_answer_have_their_channels(
+async def test_thinking_and_answer_have_separate_channels(
     compiler: GrammarCompiler, tokenizer: Any
 ) -> None:
     harmony = Style(HARMONY, Reasoning(HARMONY_START, "<|end|>"), "may")
@@ -232,7 +234,7 @@ async def test_thinking_and_answer_have_their_channels(
     assert fits(tokenizer, matcher, call)
 
 
-async def test_a_pattern_and_a_grammar_rule_the_whole_answer(
+async def test_regex_and_lark_constrain_the_complete_answer(
     compiler: GrammarCompiler, tokenizer: Any
 ) -> None:
     matcher = await compiled(compiler, request(response_format=Regex(r"a/\d{2}")))
@@ -249,7 +251,7 @@ BAD = {"type": "object", "properties": {"a": {"not": {}}}}
 
 
 @pytest.mark.parametrize(
-    ("asked", "param", "words"),
+    ("generation_request", "param", "words"),
     [
         (request(response_format=Regex("(")), "guided_regex", "unclosed group"),
         (request(response_format=Regex("a" * 70_000)), "guided_regex", "64 KB"),
@@ -268,16 +270,16 @@ BAD = {"type": "object", "properties": {"a": {"not": {}}}}
         ),
     ],
 )
-async def test_a_grammar_that_does_not_compile_is_refused_with_its_parameter(
-    compiler: GrammarCompiler, asked: GenerationRequest, param: str, words: str
+async def test_grammar_that_does_not_compile_is_rejected_with_its_parameter(
+    compiler: GrammarCompiler, generation_request: GenerationRequest, param: str, words: str
 ) -> None:
     with pytest.raises(InvalidRequestError) as caught:
-        await compiler.compile(asked, Style(HERMES))
+        await compiler.compile(generation_request, Style(HERMES))
     assert caught.value.param == param
     assert words in caught.value.message
 
 
-async def test_free_calls_in_a_language_of_their_own_cannot_be_strict(
+async def test_optional_calls_without_json_cannot_be_strict(
     compiler: GrammarCompiler,
 ) -> None:
     with pytest.raises(UnsupportedParameterError) as caught:
@@ -285,7 +287,7 @@ async def test_free_calls_in_a_language_of_their_own_cannot_be_strict(
     assert caught.value.param == "tools[0].function.strict"
 
 
-def test_calls_are_read_as_they_were_forced_to_be_written() -> None:
+def test_calls_syntax_is_that_of_the_grammar() -> None:
     assert calls_syntax(request(ADD), HERMES) is HERMES
     assert calls_syntax(request(ADD), XML) is XML
     assert calls_syntax(request(ADD, tool_choice="required"), XML) is PLAIN_JSON

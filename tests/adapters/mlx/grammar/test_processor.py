@@ -1,4 +1,4 @@
-"""One row's logits under a grammar."""
+"""Logits of one sequence under a grammar."""
 
 import math
 from typing import Any
@@ -29,7 +29,7 @@ def allowed(processor: GrammarProcessor, tokens: list[int], vocabulary: int = 25
     return [token for token, value in enumerate(masked[0]) if value > -math.inf]
 
 
-async def test_only_what_the_grammar_allows_can_be_drawn(
+async def test_tokens_that_the_grammar_excludes_are_masked(
     compiler: GrammarCompiler, tokenizer: Any
 ) -> None:
     processor = await processor_for(compiler, "ab?")
@@ -42,14 +42,14 @@ async def test_only_what_the_grammar_allows_can_be_drawn(
     assert processor.error is None
 
 
-async def test_rows_past_the_last_token_cannot_be_drawn(
+async def test_logits_beyond_the_vocabulary_are_masked(
     compiler: GrammarCompiler, tokenizer: Any
 ) -> None:
     processor = await processor_for(compiler, "a")
     assert allowed(processor, PROMPT, vocabulary=320) == tokenizer.encode("a")
 
 
-async def test_steps_begun_after_the_end_change_nothing(
+async def test_steps_after_the_end_leave_logits_unchanged(
     compiler: GrammarCompiler, tokenizer: Any
 ) -> None:
     processor = await processor_for(compiler, "a")
@@ -63,7 +63,7 @@ async def test_steps_begun_after_the_end_change_nothing(
     assert processor.complete
 
 
-async def test_a_token_that_cannot_be_is_an_error_and_no_exception(
+async def test_error_is_set_when_a_token_is_not_allowed(
     compiler: GrammarCompiler, tokenizer: Any
 ) -> None:
     processor = await processor_for(compiler, "aa")
@@ -73,7 +73,7 @@ async def test_a_token_that_cannot_be_is_an_error_and_no_exception(
 
 
 @pytest.mark.parametrize("broken", [mx.array([], dtype=mx.int32)])
-async def test_a_fault_of_its_own_is_an_error_and_no_exception(
+async def test_error_is_set_when_the_matcher_raises(
     compiler: GrammarCompiler, broken: mx.array
 ) -> None:
     processor = await processor_for(compiler, "aa")

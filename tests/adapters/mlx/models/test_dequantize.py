@@ -1,4 +1,4 @@
-"""Packed layers made plain: all at once, and large ones in pieces."""
+"""Quantised layers made plain: at once, and large ones in slices."""
 
 from typing import Any
 
@@ -7,7 +7,6 @@ import mlx.nn as nn
 import pytest
 from mlx_lm.models.switch_layers import SwitchLinear
 
-from adapters.mlx.models import dequantize
 from adapters.mlx.models.dequantize import unpack
 
 
@@ -24,15 +23,12 @@ def packed_model(mode: str = "affine") -> Any:
 
 
 @pytest.mark.parametrize("mode", ["affine", "mxfp4"])
-def test_large_layers_are_unpacked_in_pieces_to_the_same_numbers(
-    monkeypatch: pytest.MonkeyPatch, mode: str
-) -> None:
-    whole, model = packed_model(mode), packed_model(mode)
-    assert unpack(whole) == []
-    monkeypatch.setattr(dequantize, "_PIECE", 2000)
-    pieces = [sum(1 for _ in each.unpack()) for each in unpack(model)]
-    assert sorted(pieces) == [4 + 3, 4 + 4, 4 + 4]
+def test_large_layers_are_unpacked_in_slices_with_the_same_weights(mode: str) -> None:
+    reference, model = packed_model(mode), packed_model(mode)
+    assert unpack(reference) == []
+    steps = [sum(1 for _ in layer.unpack()) for layer in unpack(model, slice_weights=2000)]
+    assert sorted(steps) == [4 + 3, 4 + 4, 4 + 4]
     for name in ("table", "matrix", "experts"):
         weight = model[name].weight
-        assert weight.dtype == whole[name].weight.dtype
-        assert mx.array_equal(weight, whole[name].weight)
+        assert weight.dtype == reference[name].weight.dtype
+        assert mx.array_equal(weight, reference[name].weight)

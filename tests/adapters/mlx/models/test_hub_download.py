@@ -1,4 +1,4 @@
-"""A download from the hub, before a server in its place."""
+"""Download from the hub, with a local server in its place."""
 
 import asyncio
 from collections.abc import Iterator
@@ -41,57 +41,55 @@ def names() -> list[str]:
 
 async def test_model_is_listed_after_its_download(hub: Hub):
     assert names() == []
-    said = [progress async for progress in pull(TINY)]
+    reports = [progress async for progress in pull(TINY)]
     total = sum(len(data) for name, data in hub.files.items() if name != "code.py")
-    assert said[-1] == Progress(status="success")
-    assert said[-2] == Progress(status="fetching config.json", completed=total, total=total)
-    done = [each.completed for each in said[:-1] if each.completed is not None]
+    assert reports[-1] == Progress(status="success")
+    assert reports[-2] == Progress(status="fetching config.json", completed=total, total=total)
+    done = [report.completed for report in reports[:-1] if report.completed is not None]
     assert done == sorted(done)
     assert names() == [TINY]
     assert hub.fetched[-1] == "config.json"
     assert "code.py" not in hub.fetched
 
 
-async def test_download_that_was_stopped_is_no_model_and_goes_on_from_there(
-    hub: Hub, tmp_path: Path
-):
-    hub.held = "tokenizer.json"  # The second.
-    told: list[Progress] = []
+async def test_stopped_download_is_not_listed_and_can_be_resumed(hub: Hub, tmp_path: Path):
+    hub.stalls_at = "tokenizer.json"  # The second file.
+    seen: list[Progress] = []
     async with aclosing(pull(TINY)) as steps:
         async for progress in steps:
-            if progress in told:  # All bytes were there, and now the file is.
+            if progress in seen:  # Repeated once the file is complete.
                 break
-            told.append(progress)
+            seen.append(progress)
     assert names() == []
     assert list((tmp_path / "hub").rglob("*.incomplete")) == []
-    hub.held = None
-    hub.going_on.set()
+    hub.stalls_at = None
+    hub.resume.set()
     async for _ in pull(TINY):
         pass
     assert hub.fetched.count("model.safetensors") == 1
     assert names() == [TINY]
 
 
-async def test_repository_that_the_hub_has_not_is_not_found(hub: Hub):
+async def test_unknown_repository_is_not_found(hub: Hub):
     with pytest.raises(ModelNotFoundError, match="The hub has no repository") as caught:
         await anext(pull("someone/other"))
     assert caught.value.param == "model"
 
 
-async def test_repository_without_safetensors_is_no_model(hub: Hub):
+async def test_repository_without_safetensors_is_rejected(hub: Hub):
     del hub.files["model.safetensors"]
     with pytest.raises(ModelNotFoundError, match="no safetensors"):
         await anext(pull(TINY))
     assert hub.fetched == []
 
 
-async def test_hub_that_does_not_answer_is_unavailable(hub: Hub):
+async def test_unreachable_hub_is_unavailable(hub: Hub):
     hub.broken = True
     with pytest.raises(BackendUnavailableError, match="cannot be fetched"):
         await anext(pull(TINY))
 
 
-async def test_cache_that_is_not_looked_at_is_not_filled(hub: Hub):
+async def test_download_is_rejected_when_the_cache_is_switched_off(hub: Hub):
     backend = MLXBackend(MLXConfig(huggingface_cache=False))
     async with aclosing(backend):
         with pytest.raises(UnsupportedParameterError, match="huggingface_cache"):
@@ -99,15 +97,18 @@ async def test_cache_that_is_not_looked_at_is_not_filled(hub: Hub):
     assert hub.fetched == []
 
 
-async def test_download_ends_while_nothing_comes(hub: Hub, tmp_path: Path):
-    hub.held = "model.safetensors"
+async def test_download_ends_when_closed_while_stalled(hub: Hub, tmp_path: Path):
+    hub.stalls_at = "model.safetensors"
     hub.files["model.safetensors"] += b"\0" * 30_000_000  # More than the client reads at once.
     steps = pull(TINY)
-    assert (await anext(steps)).status == "fetching model.safetensors"
-    waiting = asyncio.create_task(anext(steps))
-    await asyncio.sleep(0.1)
-    waiting.cancel()
+
+    async def download() -> list[Progress]:
+        return [progress async for progress in steps]
+
+    downloading = asyncio.create_task(download())
+    assert await asyncio.to_thread(hub.has_stalled.wait, 60)
+    downloading.cancel()
     with pytest.raises(asyncio.CancelledError):
-        await waiting
+        await downloading
     await steps.aclose()
     assert list((tmp_path / "hub").rglob("*.incomplete")) == []

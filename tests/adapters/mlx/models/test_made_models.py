@@ -1,4 +1,4 @@
-"""Models that the configuration makes of others: with a LoRA folder, with a draft model."""
+"""Configured models with a base: with a LoRA folder, with a draft model."""
 
 import json
 import logging
@@ -86,13 +86,13 @@ async def text(backend: MLXBackend, model: str, sampling: Sampling | None = None
     return told(await answer(backend, request))["text"]
 
 
-async def test_a_model_with_lora_says_what_one_with_merged_weights_says(folder: Path) -> None:
+async def test_lora_has_the_answer_of_merged_weights(folder: Path) -> None:
     async with opened(folder, tuned=entry(folder, lora="ROOT/lora")) as backend:
         assert await text(backend, "tuned") == await text(backend, "merged")
         assert await text(backend, "tuned") != await text(backend, "base")
 
 
-async def test_a_model_with_a_draft_says_what_it_says_alone(
+async def test_answer_is_the_same_with_a_draft_model(
     folder: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     wild = Sampling(temperature=1.0, seed=3)
@@ -104,7 +104,7 @@ async def test_a_model_with_a_draft_says_what_it_says_alone(
         assert (1, 4) in passes.shapes, "no pass checks three guesses at once"
 
 
-async def test_made_models_are_listed_under_their_names(folder: Path) -> None:
+async def test_configured_models_are_listed_by_name(folder: Path) -> None:
     named = entry(folder, base="ROOT/models/base", lora="ROOT/lora")
     async with opened(folder, tuned=named, again=entry(folder)) as backend:
         listed = {model.name: model for model in await backend.list_models()}
@@ -112,14 +112,14 @@ async def test_made_models_are_listed_under_their_names(folder: Path) -> None:
         assert listed["tuned"].context_length == listed["base"].context_length
 
 
-async def test_a_lora_model_does_not_share_its_bases_origin(folder: Path) -> None:
+async def test_lora_model_has_no_origin(folder: Path) -> None:
     base = folder / "models" / "base" / "conversion.json"
     base.write_text(json.dumps({"origin": "sha256:1"}))
     try:
         made = {"tuned": entry(folder, lora="ROOT/lora"), "again": entry(folder)}
-        found = find_models(config_for(folder / "models", models=made))
-        assert found["again"].model.origin == "sha256:1"
-        assert found["tuned"].model.origin is None
+        folders = find_models(config_for(folder / "models", models=made))
+        assert folders["again"].model.origin == "sha256:1"
+        assert folders["tuned"].model.origin is None
     finally:
         base.unlink()
 
@@ -132,7 +132,7 @@ async def test_a_lora_model_does_not_share_its_bases_origin(folder: Path) -> Non
         ({"lora": "ROOT/models"}, "lacks adapter_config.json or adapters.safetensors"),
     ],
 )
-async def test_a_model_that_lacks_a_part_is_not_listed_and_says_why(
+async def test_model_without_a_part_is_not_listed_and_has_a_reason(
     folder: Path, parts: dict[str, str], why: str, caplog: pytest.LogCaptureFixture
 ) -> None:
     async with opened(folder, broken=entry(folder, **parts)) as backend:
@@ -145,9 +145,7 @@ async def test_a_model_that_lacks_a_part_is_not_listed_and_says_why(
             await backend.load("broken")
 
 
-async def test_a_lora_of_another_shape_is_refused_when_it_is_loaded(
-    folder: Path, tmp_path: Path
-) -> None:
+async def test_lora_of_another_shape_is_rejected_when_loaded(folder: Path, tmp_path: Path) -> None:
     weights: Any = mx.load(str(folder / "lora" / "adapters.safetensors"))
     bad = {name: mx.zeros((3, 3)) for name in weights}
     mx.save_safetensors(str(tmp_path / "adapters.safetensors"), bad)
@@ -158,7 +156,7 @@ async def test_a_lora_of_another_shape_is_refused_when_it_is_loaded(
             await backend.load("tuned")
 
 
-async def test_a_draft_with_other_tokens_is_refused(folder: Path, tmp_path: Path) -> None:
+async def test_draft_with_other_tokens_is_rejected(folder: Path, tmp_path: Path) -> None:
     other = write_tiny_model(tmp_path / "other")
     words = msgspec.json.decode((other / "tokenizer.json").read_bytes())
     vocabulary = words["model"]["vocab"]
@@ -169,7 +167,7 @@ async def test_a_draft_with_other_tokens_is_refused(folder: Path, tmp_path: Path
             await backend.load("fast")
 
 
-def test_a_base_that_embeds_makes_no_model() -> None:
+def test_embedding_model_cannot_be_a_base() -> None:
     base = ModelFolder(Model(name="y", capabilities=frozenset({"embedding"})), Path("y"))
     config = config_for(Path("nowhere"), models={"x": MLXModel(base="y")})
-    assert absent_models(config, {"y": base}) == {"x": "'y' embeds"}
+    assert absent_models(config, {"y": base}) == {"x": "'y' is an embedding model"}

@@ -1,4 +1,4 @@
-"""What a model takes, foreseen from its files and compared with what it takes once it is loaded."""
+"""Memory estimates from files, compared with the memory of the loaded model."""
 
 import json
 import struct
@@ -18,7 +18,7 @@ from adapters.mlx.models.memory_estimate import Weights, context_bytes, read_wei
 
 
 @pytest.mark.parametrize("kind", KINDS)
-def test_weights_are_foreseen_to_the_byte(tmp_path: Path, kind: str) -> None:
+def test_estimate_of_weights_is_exact(tmp_path: Path, kind: str) -> None:
     folder, loading = write_tiny_model(tmp_path / kind, kind), Loading(kind)
     finish(load_folder(folder, "auto", loading))
     weights = read_weights(folder)
@@ -27,7 +27,7 @@ def test_weights_are_foreseen_to_the_byte(tmp_path: Path, kind: str) -> None:
 
 
 def quantized(folder: Path, bits: int, group_size: int) -> Path:
-    """A packed edition of `folder`, in half precision, as the hub has most of them."""
+    """A quantised copy of `folder` in half precision, like most models on the hub."""
     loaded = finish(load_folder(folder, "never", Loading("plain")))
     loaded.model.set_dtype(mx.bfloat16)
     config = read_config(folder) or {}
@@ -41,7 +41,7 @@ def quantized(folder: Path, bits: int, group_size: int) -> Path:
 
 @pytest.mark.parametrize(("bits", "group_size"), [(4, 32), (6, 32), (8, 64)])
 @pytest.mark.parametrize("dequantize", ["always", "never"])
-def test_packed_weights_are_foreseen_as_they_will_be(
+def test_estimate_of_quantised_weights_is_exact(
     tmp_path: Path, bits: int, group_size: int, dequantize: str
 ) -> None:
     folder = quantized(
@@ -59,27 +59,25 @@ def test_packed_weights_are_foreseen_as_they_will_be(
 
 @pytest.mark.parametrize("kind", ["llama", "sliding"])
 @pytest.mark.parametrize("tokens", [10, 400])
-def test_keys_and_values_are_foreseen_to_the_byte(tmp_path: Path, kind: str, tokens: int) -> None:
+def test_estimate_of_keys_and_values_is_exact(tmp_path: Path, kind: str, tokens: int) -> None:
     folder = write_tiny_model(tmp_path / kind, kind)
     measured = measure_footprint(finish(load_folder(folder, "never", Loading(kind))).model)
     assert context_bytes(read_config(folder) or {}, tokens, itemsize=4) == measured.row(tokens)
 
 
 @pytest.mark.parametrize("kind", ["mamba", "llama4"])
-def test_nothing_is_told_of_caches_that_are_no_plain_keys_and_values(
-    tmp_path: Path, kind: str
-) -> None:
+def test_estimate_is_none_for_other_states(tmp_path: Path, kind: str) -> None:
     config = read_config(write_tiny_model(tmp_path / kind, kind)) or {}
     assert context_bytes(config, 100, itemsize=4) is None
 
 
-def test_packed_keys_and_values_weigh_their_scales_too() -> None:
+def test_quantised_keys_and_values_include_scales() -> None:
     config = {"num_hidden_layers": 2, "num_attention_heads": 4, "hidden_size": 256}
     # 4 bits, and a scale and an offset of two bytes for each 64 of them.
     assert context_bytes(config, 10, itemsize=2, kv_bits=4) == 2 * 2 * 4 * 64 * 10 * 36 // 64
 
 
-def test_files_that_cannot_be_understood_tell_nothing(tmp_path: Path) -> None:
+def test_estimate_is_none_when_files_are_malformed(tmp_path: Path) -> None:
     (tmp_path / "config.json").write_text("{}")
     assert read_weights(tmp_path) is None
     file = tmp_path / "model.safetensors"
@@ -91,7 +89,7 @@ def test_files_that_cannot_be_understood_tell_nothing(tmp_path: Path) -> None:
     assert read_weights(tmp_path) is None
 
 
-def test_a_header_tells_without_its_weights(tmp_path: Path) -> None:
+def test_header_is_enough_for_an_estimate(tmp_path: Path) -> None:
     (tmp_path / "config.json").write_text("{}")
     header = json.dumps(
         {

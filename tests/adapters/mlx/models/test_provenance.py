@@ -1,11 +1,11 @@
-"""Which GGUF has a folder's weights: what was noted, and until when it is believed."""
+"""Origins of folders: recorded, and ignored once the weights have changed."""
 
 import json
 from pathlib import Path
 
 import pytest
 
-from adapters.gguf.report import TensorReport
+from adapters.gguf.conversion import TensorReport
 from adapters.mlx.models.provenance import Origin, exports, note_export, origin_of
 
 
@@ -14,7 +14,7 @@ def tensor(error: float) -> TensorReport:
 
 
 @pytest.mark.parametrize(
-    ("noted", "told"),
+    ("content", "origin"),
     [
         ({"origin": "sha256:1", "tensors": [{"relative_l2": 0.0}]}, Origin("sha256:1", True)),
         (
@@ -27,10 +27,10 @@ def tensor(error: float) -> TensorReport:
     ],
 )
 def test_origin_is_exact_when_no_tensor_was_rounded(
-    tmp_path: Path, noted: object, told: Origin | None
+    tmp_path: Path, content: object, origin: Origin | None
 ):
-    (tmp_path / "conversion.json").write_text(json.dumps(noted))
-    assert origin_of(tmp_path) == told
+    (tmp_path / "conversion.json").write_text(json.dumps(content))
+    assert origin_of(tmp_path) == origin
 
 
 @pytest.fixture
@@ -42,7 +42,7 @@ def folder(tmp_path: Path) -> Path:
 
 
 @pytest.mark.parametrize(("errors", "exact"), [((0.0, 0.0), True), ((0.0, 1e-4), False)])
-def test_export_is_remembered_by_its_folder(
+def test_export_is_found_by_its_folder(
     tmp_path: Path, folder: Path, errors: tuple[float, ...], exact: bool
 ):
     note_export(folder, tmp_path / "cache", "sha256:ab", [tensor(error) for error in errors])
@@ -50,14 +50,14 @@ def test_export_is_remembered_by_its_folder(
     assert [file.name for file in folder.iterdir()] == ["model.safetensors"]
 
 
-def test_export_is_forgotten_when_the_weights_are_others(tmp_path: Path, folder: Path):
+def test_export_is_ignored_when_the_weights_have_changed(tmp_path: Path, folder: Path):
     note_export(folder, tmp_path / "cache", "sha256:ab", [tensor(0.0)])
     (folder / "model.safetensors").write_bytes(b"other weights")
     assert exports(tmp_path / "cache") == {}
 
 
 @pytest.mark.parametrize("broken", [b"", b"{", b'{"folder": 1}'])
-def test_note_that_makes_no_sense_is_passed_over(tmp_path: Path, folder: Path, broken: bytes):
+def test_malformed_record_is_ignored(tmp_path: Path, folder: Path, broken: bytes):
     note_export(folder, tmp_path, "sha256:ab", [tensor(0.0)])
     (tmp_path / "exported" / "cd.json").write_bytes(broken)
     assert list(exports(tmp_path)) == [folder]

@@ -9,7 +9,7 @@ import pytest
 from adapters.mlx.output.parse import create_reader
 from adapters.mlx.output.reasoning import HARMONY_START, Reasoning
 from adapters.mlx.output.tool_calls import PLAIN_JSON, ToolSyntax
-from adapters.mlx.output.tool_calls.pieces import Piece
+from adapters.mlx.output.tool_calls.output_pieces import Piece
 from adapters.mlx.output.tool_calls.syntax import (
     DEEPSEEK_V3,
     DEEPSEEK_V31,

@@ -1,4 +1,4 @@
-"""What the model reads: tools, earlier calls and thoughts, and whether it is to think."""
+"""Chat prompts: tools, earlier calls and reasoning, thinking switched on and off."""
 
 from dataclasses import replace
 from pathlib import Path
@@ -58,17 +58,17 @@ def rendered(model: LoadedModel, **fields: Any) -> str:
     return text_of(model, render(model, request))
 
 
-def test_tools_are_shown_as_the_template_has_them(loaded: dict[str, LoadedModel]) -> None:
+def test_tools_are_rendered_by_the_template(loaded: dict[str, LoadedModel]) -> None:
     assert "weather\nAnswer with" in rendered(loaded["caller"], tools=(WEATHER,))
 
 
-def test_withheld_tools_are_not_shown(loaded: dict[str, LoadedModel]) -> None:
+def test_tools_are_not_rendered_when_tool_choice_is_none(loaded: dict[str, LoadedModel]) -> None:
     for model in (loaded["caller"], loaded["plain"]):
         text = rendered(model, tools=(WEATHER,), tool_choice="none")
         assert text == rendered(model)
 
 
-def test_tools_are_told_in_words_where_the_template_knows_none(
+def test_tools_are_plain_text_when_the_template_has_none(
     loaded: dict[str, LoadedModel],
 ) -> None:
     text = rendered(loaded["plain"], tools=(WEATHER,))
@@ -96,14 +96,14 @@ def test_tools_are_told_in_words_where_the_template_knows_none(
         ),
     ],
 )
-def test_calls_results_and_thoughts_of_before_are_shown(
+def test_earlier_calls_results_and_reasoning_are_rendered(
     loaded: dict[str, LoadedModel], model: str, expected: str
 ) -> None:
     prompt = render(loaded[model], GenerationRequest(model=model, prompt=HISTORY))
     assert expected in text_of(loaded[model], prompt)
 
 
-def test_a_call_of_before_that_is_no_json_is_shown_as_it_was(
+def test_earlier_call_without_json_is_rendered_unchanged(
     loaded: dict[str, LoadedModel],
 ) -> None:
     wrong = (Message(role="assistant", tool_calls=(ToolCall("call_1", "weather", "Rome}"),)),)
@@ -111,17 +111,17 @@ def test_a_call_of_before_that_is_no_json_is_shown_as_it_was(
     assert '"arguments": "Rome}"' in text_of(loaded["caller"], prompt)
 
 
-def test_tools_have_a_message_of_their_own_where_nobody_has_asked(
+def test_tools_have_their_own_message_without_a_user_message(
     loaded: dict[str, LoadedModel],
 ) -> None:
     greeting = (Message(role="assistant", content=(TextPart("Hello."),)),)
-    asked = GenerationRequest(model="plain", prompt=greeting, tools=(WEATHER,))
-    text = text_of(loaded["plain"], render(loaded["plain"], asked))
+    request = GenerationRequest(model="plain", prompt=greeting, tools=(WEATHER,))
+    text = text_of(loaded["plain"], render(loaded["plain"], request))
     assert text.startswith("<|im_start|>user\nYou can call")
     assert text.endswith("Hello.<|im_end|>\n<|im_start|>assistant\n")
 
 
-def test_a_template_that_breaks_is_no_mistake_of_the_caller(
+def test_broken_template_is_a_generation_error(
     loaded: dict[str, LoadedModel],
 ) -> None:
     with pytest.raises(GenerationError, match="template failed") as caught:
@@ -129,7 +129,7 @@ def test_a_template_that_breaks_is_no_mistake_of_the_caller(
     assert caught.value.lasting
 
 
-def test_the_template_opens_the_thinking_or_the_model_may(
+def test_thinking_is_open_when_the_template_opens_it(
     loaded: dict[str, LoadedModel],
 ) -> None:
     thinking = {
@@ -147,7 +147,7 @@ def test_the_template_opens_the_thinking_or_the_model_may(
         ("silent", "Hi|<think>\n\n</think>\n\n"),
     ],
 )
-def test_no_effort_closes_the_thinking_before_it_begins(
+def test_thinking_is_closed_when_effort_is_none(
     loaded: dict[str, LoadedModel], model: str, ending: str
 ) -> None:
     prompt = render(loaded[model], chat(model=model, reasoning_effort="none"))
@@ -159,7 +159,7 @@ def in_channels(model: LoadedModel) -> LoadedModel:
     return replace(model, reasoning=Reasoning(HARMONY_START, "<|end|>"))
 
 
-def test_no_effort_opens_the_answer_where_there_are_channels(
+def test_final_channel_is_open_when_effort_is_none(
     loaded: dict[str, LoadedModel],
 ) -> None:
     model = in_channels(loaded["plain"])
@@ -170,7 +170,7 @@ def test_no_effort_opens_the_answer_where_there_are_channels(
     assert not shaped.is_answering
 
 
-def test_no_effort_is_refused_where_it_would_rule_out_calls(
+def test_effort_none_is_rejected_with_tools_and_channels(
     loaded: dict[str, LoadedModel],
 ) -> None:
     with pytest.raises(UnsupportedParameterError) as caught:

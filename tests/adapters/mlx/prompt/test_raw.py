@@ -1,4 +1,4 @@
-"""Raw prompts over a tiny model whose 256 tokens are the bytes, and two control tokens."""
+"""Raw prompts with a tiny model: 256 tokens for the bytes, and two control tokens."""
 
 import json
 from collections.abc import AsyncGenerator
@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import tokenizers
 from fakes.tiny_model import write_tiny_model
 
 from adapters import sink
@@ -14,7 +15,7 @@ from adapters.errors import ContextLengthError, InvalidRequestError, Unsupported
 from adapters.events import Event, Finished, Started, TextDelta
 from adapters.mlx.backend import MLXBackend
 from adapters.mlx.models.fim import KNOWN, find_infill
-from adapters.mlx.prompt.raw import raw_ids, refuse_senseless
+from adapters.mlx.prompt.raw import raw_ids, reject_conflicts
 from adapters.request import GenerationRequest, Message, TextPart, TokenIds
 
 
@@ -60,7 +61,7 @@ def raw(prompt: str | TokenIds = "ab", **fields: Any) -> GenerationRequest:
         (("[PREFIX]", "[SUFFIX]"), 1, [1, 1001, 122, 1000, 97, 98]),
     ],
 )
-def test_a_gap_is_put_as_each_family_was_taught(
+def test_infill_prompt_has_the_markers_of_its_family(
     markers: tuple[str, ...], bos: int | None, expected: list[int]
 ) -> None:
     assert raw_ids(Tokenizer(*markers, bos=bos), raw(suffix="z")) == expected
@@ -68,26 +69,26 @@ def test_a_gap_is_put_as_each_family_was_taught(
     assert raw_ids(Tokenizer(*markers, bos=bos), ids) == expected
 
 
-def test_every_way_is_found_by_its_own_markers() -> None:
-    assert [find_infill(set(way.markers)) for way in KNOWN] == list(KNOWN)
+def test_infill_format_is_found_by_its_markers() -> None:
+    assert [find_infill(set(infill.markers)) for infill in KNOWN] == list(KNOWN)
     assert find_infill({"<fim_prefix>", "<fim_suffix>"}) is None
 
 
-def test_a_suffix_is_refused_where_the_model_fills_no_gaps() -> None:
+def test_suffix_is_rejected_when_the_model_has_no_infilling() -> None:
     with pytest.raises(UnsupportedParameterError) as caught:
         raw_ids(Tokenizer(), raw(suffix="z"))
     assert caught.value.param == "suffix"
 
 
 @pytest.mark.parametrize("token", [-1, 2000])
-def test_an_id_that_is_no_token_is_refused(token: int) -> None:
+def test_id_outside_the_vocabulary_is_rejected(token: int) -> None:
     with pytest.raises(InvalidRequestError, match="2000") as caught:
         raw_ids(Tokenizer(), raw(TokenIds((1, token))))
     assert caught.value.param == "tokens"
 
 
 @pytest.mark.parametrize("prompt", ["", TokenIds(())])
-def test_an_empty_prompt_begins_with_the_models_own_token(prompt: str | TokenIds) -> None:
+def test_empty_prompt_is_the_first_token_of_the_model(prompt: str | TokenIds) -> None:
     assert raw_ids(Tokenizer(bos=7), raw(prompt)) == [7]
     with pytest.raises(InvalidRequestError, match="empty") as caught:
         raw_ids(Tokenizer(), raw(prompt))
@@ -95,17 +96,17 @@ def test_an_empty_prompt_begins_with_the_models_own_token(prompt: str | TokenIds
 
 
 @pytest.mark.parametrize("fields", [{"suffix": "z"}, {"echo": True}])
-def test_what_a_chat_cannot_have_is_refused(fields: dict[str, Any]) -> None:
+def test_parameters_of_raw_prompts_are_rejected_in_chats(fields: dict[str, Any]) -> None:
     chat = (Message(role="user", content=(TextPart("Hi"),)),)
     with pytest.raises(InvalidRequestError) as caught:
-        refuse_senseless(GenerationRequest(model="m", prompt=chat, **fields))
+        reject_conflicts(GenerationRequest(model="m", prompt=chat, **fields))
     assert caught.value.param == next(iter(fields))
 
 
-def test_the_probabilities_of_a_prompt_with_a_gap_are_refused() -> None:
-    refuse_senseless(raw(echo=True, top_logprobs=0))
+def test_prompt_logprobs_are_rejected_with_a_suffix() -> None:
+    reject_conflicts(raw(echo=True, top_logprobs=0))
     with pytest.raises(UnsupportedParameterError) as caught:
-        refuse_senseless(raw(echo=True, top_logprobs=0, suffix="z"))
+        reject_conflicts(raw(echo=True, top_logprobs=0, suffix="z"))
     assert caught.value.param == "suffix"
 
 
@@ -125,6 +126,11 @@ async def answer(backend: MLXBackend, request: GenerationRequest) -> list[Event]
     return [event async for event in sink.events(backend, request)]
 
 
+def ids_of(folder: Path, text: str) -> TokenIds:
+    tokenizer = tokenizers.Tokenizer.from_file(str(folder / "tiny" / "tokenizer.json"))
+    return TokenIds(tuple(tokenizer.encode(text, add_special_tokens=False).ids))
+
+
 def text_of(events: list[Event]) -> str:
     return "".join(event.text for event in events if isinstance(event, TextDelta))
 
@@ -133,12 +139,12 @@ A_AND_B = TokenIds(tuple(ord(letter) - ord("!") for letter in "AB"))
 """The tiny vocabulary begins with the printable ASCII characters."""
 
 
-async def test_token_ids_say_what_their_text_says(backend: MLXBackend) -> None:
+async def test_token_ids_have_the_same_answer_as_their_text(backend: MLXBackend) -> None:
     by_text = await answer(backend, raw("AB", max_tokens=8))
     assert (await answer(backend, raw(A_AND_B, max_tokens=8)))[1:] == by_text[1:]
 
 
-async def test_echo_puts_the_prompt_before_the_answer(backend: MLXBackend) -> None:
+async def test_echo_puts_the_prompt_before_the_answer(backend: MLXBackend, tmp_path: Path) -> None:
     plain = text_of(await answer(backend, raw("AB", max_tokens=8)))
     assert text_of(await answer(backend, raw("AB", max_tokens=8, echo=True))) == "AB" + plain
     assert text_of(await answer(backend, raw(A_AND_B, max_tokens=8, echo=True))) == "AB" + plain
@@ -152,13 +158,13 @@ async def test_echo_puts_the_prompt_before_every_choice(backend: MLXBackend) -> 
         assert len(mine) > 1
 
 
-async def test_an_empty_prompt_is_answered(backend: MLXBackend) -> None:
+async def test_empty_prompt_has_an_answer(backend: MLXBackend) -> None:
     finished = (await answer(backend, raw("", max_tokens=2)))[-1]
     assert isinstance(finished, Finished)
     assert finished.usage.prompt_tokens == 1
 
 
-async def test_a_context_that_is_asked_for_ends_the_answer(backend: MLXBackend) -> None:
+async def test_answer_ends_at_num_ctx(backend: MLXBackend) -> None:
     events = await answer(backend, raw("A" * 10, num_ctx=16))
     assert events[0] == Started(context=16, cold=True)
     finished = events[-1]
@@ -167,7 +173,7 @@ async def test_a_context_that_is_asked_for_ends_the_answer(backend: MLXBackend) 
     assert finished.reason == "length"
 
 
-async def test_a_context_that_is_too_small_is_refused_with_both_numbers(
+async def test_small_context_is_rejected_with_both_numbers(
     backend: MLXBackend,
 ) -> None:
     with pytest.raises(ContextLengthError, match=r"16 tokens.* has 20\.") as caught:
@@ -178,7 +184,7 @@ async def test_a_context_that_is_too_small_is_refused_with_both_numbers(
     assert (await answer(backend, raw("A", num_ctx=9999, max_tokens=1)))[0] == Started(512)
 
 
-async def test_a_model_without_a_template_is_listed_as_no_chat(backend: MLXBackend) -> None:
+async def test_model_without_template_is_not_listed_as_chat(backend: MLXBackend) -> None:
     [model] = await backend.list_models()
     assert model.capabilities == frozenset()
     assert model.lacks == {"reasoning_effort", "suffix", "images", "embeddings"}

@@ -1,4 +1,4 @@
-"""The tokenizer and the template of a folder that an import has made."""
+"""Tokenizer and template of an imported folder."""
 
 from pathlib import Path
 from typing import Any
@@ -24,14 +24,14 @@ def tokenizer(folder: Path, **words: Any) -> FolderTokenizer:
     return FolderTokenizer(folder / "out")
 
 
-def test_first_token_is_told_where_there_is_one(tmp_path: Path) -> None:
+def test_first_token_is_that_of_the_tokenizer(tmp_path: Path) -> None:
     begins: dict[str, Any] = {"ggml.add_bos_token": True, "ggml.bos_token_id": 0}
     assert tokenizer(tmp_path, **begins).first == "<|endoftext|>"
     (tmp_path / "plain").mkdir()
     assert tokenizer(tmp_path / "plain").first == ""
 
 
-def test_prompt_is_what_the_template_makes(tmp_path: Path) -> None:
+def test_prompt_is_rendered_by_the_template(tmp_path: Path) -> None:
     folder = tokenizer(tmp_path, chat_template=TEMPLATE)
     prompt = folder.render([("user", "hello")])
     assert prompt == "<|im_start|><|im_start|>hello"
@@ -39,7 +39,7 @@ def test_prompt_is_what_the_template_makes(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("template", [{}, {"chat_template": TEMPLATE}])
-def test_there_is_no_prompt_where_the_template_has_none(
+def test_prompt_is_none_when_the_template_rejects_it(
     tmp_path: Path, template: dict[str, str]
 ) -> None:
     assert tokenizer(tmp_path, **template).render([("system", "be brief")]) is None

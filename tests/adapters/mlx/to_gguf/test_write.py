@@ -1,4 +1,4 @@
-"""From MLX to GGUF: what an import makes of the file is the folder it was made of."""
+"""Export to GGUF: importing the file restores the folder."""
 
 import json
 from collections.abc import Callable
@@ -13,7 +13,7 @@ from fakes.tiny_decoders import BLOCKS, decoder_gguf, decoder_metadata, decoder_
 from fakes.tiny_gguf import write_gguf as write_source
 from gguf import GGMLQuantizationType as GGML
 
-from adapters.gguf.errors import UnsupportedGGUFError
+from adapters.gguf.conversion import UnsupportedGGUFError
 from adapters.mlx.gguf import convert
 from adapters.mlx.to_gguf import write_gguf
 from adapters.mlx.to_gguf.arrays import read_arrays
@@ -45,7 +45,7 @@ def kinds(path: Path) -> dict[str, str]:
     ids=lambda value: getattr(value, "name", None),
 )
 @pytest.mark.parametrize("architecture", ARCHITECTURES)
-def test_there_and_back_is_the_same_folder(
+def test_export_and_import_restore_the_folder(
     tmp_path: Path, architecture: str, kind: GGML, back: str
 ) -> None:
     convert(decoder_gguf(tmp_path, architecture, kind), tmp_path / "one", quiet)
@@ -78,7 +78,7 @@ SCALINGS: list[dict[str, Any]] = [
 
 @pytest.mark.parametrize("scaling", SCALINGS, ids=lambda scaling: scaling["rope.scaling.type"])
 @pytest.mark.parametrize("architecture", ARCHITECTURES)
-def test_the_file_computes_what_the_first_did(
+def test_logits_of_an_export_are_those_of_the_source(
     tmp_path: Path, architecture: str, scaling: dict[str, Any]
 ) -> None:
     changed = {f"{architecture}.{key}": value for key, value in scaling.items()}
@@ -89,7 +89,7 @@ def test_the_file_computes_what_the_first_did(
     assert np.abs(Reference(tmp_path / "back.gguf").logits(IDS) - expected).max() < 1e-4
 
 
-def test_llama3s_scaling_becomes_its_table(tmp_path: Path) -> None:
+def test_llama3_scaling_is_written_as_a_table(tmp_path: Path) -> None:
     from adapters.mlx.gguf.rotary import llama3_factors
 
     scaling = {
@@ -119,10 +119,10 @@ def test_llama3s_scaling_becomes_its_table(tmp_path: Path) -> None:
         (8, 64, "F16", 5e-4),
     ],
 )
-def test_what_mlx_quantised_keeps_its_weights(
+def test_weights_quantised_by_mlx_are_kept(
     tmp_path: Path, bits: int, group: int, kind: str, most: float
 ) -> None:
-    """As `mlx_lm.convert -q` makes them, scales in float16."""
+    """Quantised like `mlx_lm.convert -q`, scales in float16."""
     import mlx.core as mx
     from mlx_lm.utils import load_model, quantize_model, save_model
 
@@ -163,12 +163,12 @@ REFUSED: list[tuple[Callable[[Path], object], str]] = [
     (lambda folder: change(folder, rope_scaling={"rope_type": "longrope"}), "longrope"),
     (lambda folder: change(folder, quantization={"mode": "mxfp4"}), "mxfp4"),
     (lambda folder: (folder / "model.safetensors").unlink(), "no weights"),
-    (lambda folder: (folder / "model.safetensors").write_bytes(b"\xff" * 64), "no safetensors"),
+    (lambda folder: (folder / "model.safetensors").write_bytes(b"\xff" * 64), "not a safetensors"),
 ]
 
 
 @pytest.mark.parametrize(("spoil", "named"), REFUSED, ids=[named for _, named in REFUSED])
-def test_what_would_be_lost_is_refused_by_name(
+def test_unsupported_model_is_rejected_by_name(
     tmp_path: Path, spoil: Callable[[Path], object], named: str
 ) -> None:
     convert(decoder_gguf(tmp_path, "llama", GGML.Q8_0), tmp_path / "one", quiet)
@@ -177,7 +177,7 @@ def test_what_would_be_lost_is_refused_by_name(
         write_gguf(tmp_path / "one", tmp_path / "back.gguf", quiet)
 
 
-def test_a_way_to_cut_text_that_has_no_name_is_refused(tmp_path: Path) -> None:
+def test_unknown_pre_tokenizer_is_rejected(tmp_path: Path) -> None:
     from tokenizers import Tokenizer, pre_tokenizers
 
     convert(decoder_gguf(tmp_path, "llama"), tmp_path / "one", quiet)
@@ -185,5 +185,5 @@ def test_a_way_to_cut_text_that_has_no_name_is_refused(tmp_path: Path) -> None:
     tokenizer = Tokenizer.from_file(path)
     tokenizer.pre_tokenizer = pre_tokenizers.Whitespace()
     tokenizer.save(path)
-    with pytest.raises(UnsupportedGGUFError, match="way to cut text"):
+    with pytest.raises(UnsupportedGGUFError, match="pre-tokenizer is not supported"):
         write_gguf(tmp_path / "one", tmp_path / "back.gguf", quiet)

@@ -9,7 +9,7 @@ import msgspec
 import pytest
 from fakes.recorded_ollama import recording
 
-from adapters.gguf.errors import UnsupportedGGUFError
+from adapters.gguf.conversion import UnsupportedGGUFError
 from adapters.gguf.metadata import read_metadata
 from adapters.ollama.context.token_estimate import TokenCounter, texts_of
 from adapters.ollama.model_info import ModelInfo, open_vocabulary, to_model_info

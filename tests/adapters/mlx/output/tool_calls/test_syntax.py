@@ -1,4 +1,4 @@
-"""Which syntax a chat template teaches, by the words that templates on the hub have."""
+"""The syntax of a chat template, recognised by texts of templates on the hub."""
 
 import pytest
 
@@ -30,14 +30,14 @@ TEMPLATES = {
 
 
 @pytest.mark.parametrize("name", TEMPLATES)
-def test_a_template_is_recognised_by_what_it_writes(name: str) -> None:
+def test_syntax_is_recognised_by_the_text_of_the_template(name: str) -> None:
     syntax = syntax_of_template(TEMPLATES[name])
     assert syntax is not None
     assert syntax.name == name
 
 
 @pytest.mark.parametrize("template", ["", "{{ messages }}", "<tool_call> without the word"])
-def test_a_template_without_tools_has_no_syntax(template: str) -> None:
+def test_template_without_tools_has_no_syntax(template: str) -> None:
     assert syntax_of_template(template) is None
 
 
@@ -50,7 +50,7 @@ def test_a_template_without_tools_has_no_syntax(template: str) -> None:
         ("{{ messages }}", None),
     ],
 )
-def test_thinking_is_recognised_by_what_closes_it(
+def test_thinking_is_recognised_by_its_end_marker(
     template: str, markers: tuple[str, str] | None
 ) -> None:
     assert reasoning_of_template(template) == markers
@@ -64,7 +64,5 @@ def test_thinking_is_recognised_by_what_closes_it(
         ("what does <think> mean?<|im_end|>\n<|im_start|>assistant\n", False),
     ],
 )
-def test_thinking_is_open_only_where_the_prompt_ends_with_its_marker(
-    prompt: str, opened: bool
-) -> None:
+def test_thinking_is_open_when_the_prompt_ends_with_its_marker(prompt: str, opened: bool) -> None:
     assert Reasoning("<think>", "</think>").ends_open(prompt) is opened

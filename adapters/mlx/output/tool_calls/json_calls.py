@@ -1,56 +1,56 @@
-"""Calls as JSON objects, `{"name": …, "arguments": {…}}`: one, several, or an array of them."""
+"""Parser of calls as JSON objects, `{"name": …, "arguments": {…}}`: one, several, or an array."""
 
 import json
 from typing import Any
 
 from adapters.mlx.output.tool_calls.json_scanner import JSONScanner, State, escaped
-from adapters.mlx.output.tool_calls.pieces import Piece, as_marker, as_shown
+from adapters.mlx.output.tool_calls.output_pieces import Piece, as_marker, as_shown
 
 _NAME = ("name", "tool_name")
 _ARGUMENTS = ("arguments", "parameters")
 _BETWEEN = " \t\r\n[],;"
-"""What stands around and between the objects of one span."""
+"""Characters around and between the objects of one span."""
 
 
-class ObjectCalls:
-    """Passes arguments on as they are written, once it is known whose they are."""
+class JSONCalls:
+    """Streams arguments as they are written, as soon as the name of the function is known."""
 
     def __init__(self, begin: str, end: str, names: frozenset[str]) -> None:
         self._begin = begin
         self._end = end
         self._names = names
-        self._held = ""
+        self._buffer = ""
         self._closing = ""
-        self._out: list[Piece] = []
+        self._pieces: list[Piece] = []
         self._stream = ArgumentStream()
         self.called = False
         self._open_object(None)
 
     def feed(self, text: str) -> tuple[list[Piece], str | None]:
         for at, char in enumerate(text):
-            follows = self._between(char) if self._scanner is None else self._inside(char)
-            if not follows:
+            is_valid = self._between(char) if self._scanner is None else self._inside(char)
+            if not is_valid:
                 return self._leave(text[at:])
             if self._end and self._closing == self._end:
                 return self._leave(text[at + 1 :])
-        return self._given(), None
+        return self._take(), None
 
     def finish(self) -> list[Piece]:
         if self._scanner is not None and self._has_arguments:
             self._end_object()
-        held = self._held + self._closing
+        text = self._buffer + self._closing
         if self.called:
-            self._out += [as_marker(held)] if held else []
-        elif self._begin + held:
-            self._out.append(as_shown(self._begin + held))
-        return self._given()
+            self._pieces += [as_marker(text)] if text else []
+        elif self._begin + text:
+            self._pieces.append(as_shown(self._begin + text))
+        return self._take()
 
     def _open_object(self, scanner: JSONScanner | None) -> None:
         self._scanner = scanner
         self._member = ""
         self._key: str | None = None
         self._name: str | None = None
-        self._kept: str | None = None
+        self._early_arguments: str | None = None
         self._has_arguments = self._streaming = False
 
     def _between(self, char: str) -> bool:
@@ -62,18 +62,18 @@ class ObjectCalls:
         if char == "{":
             self._open_object(JSONScanner())
             return self._inside(char)
-        # A brace too many is what small models write after their first call.
+        # Small models often write one brace too many after their first call.
         if char in _BETWEEN or (char == "}" and self.called):
-            self._held += char
+            self._buffer += char
             return True
         return False
 
     def _inside(self, char: str) -> bool:
         scanner = self._scanner
-        assert scanner is not None  # noqa: S101 - for the type checker: the caller has looked.
+        assert scanner is not None  # noqa: S101 - for the type checker: checked by the caller.
         before, depth = scanner.state, scanner.depth
         if not scanner.feed(char):
-            # A brace too few is the other thing they do.
+            # Or one brace too few.
             if not (self._has_arguments and self._end.startswith(char)):
                 return False
             self._end_object()
@@ -96,15 +96,15 @@ class ObjectCalls:
                 self._stream.add(char, scanner.state)
                 self._streaming, self._key = True, None
                 return True
-        self._held += char
+        self._buffer += char
         if depth == 1 and char == "," and before != "string":
             self._member = ""
         elif depth > 0:
             self._member += char
         ended = self._key is not None and scanner.state == "after" and scanner.depth <= 1
         if (ended and not self._end_value()) or (scanner.done and not self._close_object()):
-            # Not taken: whoever reads on begins with it.
-            self._held = self._held[:-1]
+            # `_leave` returns this character as the beginning of the remaining text.
+            self._buffer = self._buffer[:-1]
             return False
         return True
 
@@ -116,61 +116,65 @@ class ObjectCalls:
             if self._name not in self._names:
                 return False
         elif key in _ARGUMENTS:
-            # Before the name, or as a string, or absent but for a null.
-            absent: dict[str, Any] = {}
-            value = _load(value) if isinstance(value, str) else absent if value is None else value
+            # Arguments before the name, as a string, or null for none.
+            if isinstance(value, str):
+                value = _load(value)
+            elif value is None:
+                value = dict[str, Any]()
             if not isinstance(value, dict):
                 return False
-            self._kept = json.dumps(value, ensure_ascii=False)
-        self._give_kept()
+            self._early_arguments = json.dumps(value, ensure_ascii=False)
+        self._emit_early_arguments()
         return True
 
     def _close_object(self) -> bool:
         if self._name is None:
             return False
         if not self._has_arguments:
-            self._kept = "{}"
-            self._give_kept()
+            self._early_arguments = "{}"
+            self._emit_early_arguments()
         self._end_object()
         return True
 
-    def _give_kept(self) -> None:
-        if self._name is not None and self._kept is not None:
+    def _emit_early_arguments(self) -> None:
+        if self._name is not None and self._early_arguments is not None:
             self._begin_call(self._name)
-            self._out.append(Piece("arguments", "", self._kept))
-            self._has_arguments, self._kept = True, None
+            self._pieces.append(Piece("arguments", "", self._early_arguments))
+            self._has_arguments, self._early_arguments = True, None
 
     def _begin_call(self, name: str) -> None:
         self._flush()
-        self._out.append(Piece("call", ("" if self.called else self._begin) + self._held, name))
-        self._held, self.called = "", True
+        self._pieces.append(
+            Piece("call", ("" if self.called else self._begin) + self._buffer, name)
+        )
+        self._buffer, self.called = "", True
 
     def _end_object(self) -> None:
         self._flush()
-        self._out.append(Piece("end", "", ""))
+        self._pieces.append(Piece("end", "", ""))
         self._open_object(None)
 
     def _leave(self, rest: str) -> tuple[list[Piece], str]:
-        held = self._held + self._closing
+        text = self._buffer + self._closing
         if not self.called:
-            return ([as_shown(self._begin)] if self._begin else []), held + rest
-        whole = self._scanner is None and self._closing in ("", self._end)
-        if whole and held:
+            return ([as_shown(self._begin)] if self._begin else []), text + rest
+        is_complete = self._scanner is None and self._closing in ("", self._end)
+        if is_complete and text:
             self._flush()
-            self._out.append(as_marker(held))
-        return self._given(), rest if whole else held + rest
+            self._pieces.append(as_marker(text))
+        return self._take(), rest if is_complete else text + rest
 
     def _flush(self) -> None:
-        self._out += self._stream.take()
+        self._pieces += self._stream.take()
 
-    def _given(self) -> list[Piece]:
+    def _take(self) -> list[Piece]:
         self._flush()
-        given, self._out = self._out, []
-        return given
+        pieces, self._pieces = self._pieces, []
+        return pieces
 
 
 class ArgumentStream:
-    """Gathers the arguments of one call between two hand-overs."""
+    """Collects the characters of arguments until the next `take`."""
 
     def __init__(self) -> None:
         self._source = ""
@@ -181,13 +185,13 @@ class ArgumentStream:
         self._text += escaped(char) if state == "string" else char
 
     def take(self) -> list[Piece]:
-        taken = [Piece("arguments", self._source, self._text)] if self._source else []
+        pieces = [Piece("arguments", self._source, self._text)] if self._source else []
         self._source = self._text = ""
-        return taken
+        return pieces
 
 
 def _load(text: str) -> Any:
-    """None where it is no JSON; line breaks inside strings are let pass."""
+    """Parse JSON, line breaks in strings allowed; None if it is not JSON."""
     try:
         return json.loads(text, strict=False)
     except ValueError:

@@ -1,4 +1,4 @@
-"""What a reader makes of a model's text: pieces that together are the whole of it."""
+"""The output of a parser: typed pieces that together are the complete text of the model."""
 
 from typing import Literal, NamedTuple, Protocol
 
@@ -6,31 +6,32 @@ Kind = Literal["content", "reasoning", "call", "arguments", "end", "marker"]
 
 
 class Piece(NamedTuple):
-    """`source` is the text as the model wrote it, in order and without gaps; `text` is what it
-    means: what is shown, a function's name, or JSON. A marker means nothing by itself."""
+    """A part of the output. A marker has no meaning by itself."""
 
     kind: Kind
     source: str
+    """The model's own text; the sources of all pieces are the output, without gaps."""
     text: str
+    """Its meaning: visible text, the name of a function, or JSON."""
 
 
 class SpanReader(Protocol):
-    """Reads one span of calls, from its opening marker on."""
+    """Parser of one span of calls, from its opening marker on."""
 
     def feed(self, text: str) -> tuple[list[Piece], str | None]:
-        """The pieces of `text`, and what follows the span once it is over, else None.
+        """Parse `text`: its pieces, and the text after the span if it has ended, else None.
 
-        A span without a single call gives back all of its text, as content or to be read on.
+        A span without any call returns all of its text, as content or as the text after it.
         """
         ...
 
     def finish(self) -> list[Piece]:
-        """The answer is over: what is still held."""
+        """End of the answer: the pieces of the buffered text."""
         ...
 
     @property
     def called(self) -> bool:
-        """Whether a call has begun."""
+        """True once a call has begun."""
         ...
 
 
@@ -43,16 +44,16 @@ def as_marker(text: str) -> Piece:
 
 
 def overlap(text: str, word: str) -> int:
-    """How many characters at the end of `text` are the beginning of `word`."""
+    """Number of characters at the end of `text` that are the beginning of `word`."""
     longest = min(len(text), len(word) - 1)
     return next((n for n in range(longest, 0, -1) if text.endswith(word[:n])), 0)
 
 
 def split_marks(text: str, marks: tuple[str, ...], kind: Kind) -> list[Piece]:
-    """`text` as pieces of `kind`, with the control tokens in it made markers."""
+    """Split `text` into pieces of `kind` and markers for the control tokens in it."""
     pieces: list[Piece] = []
-    while found := [(at, mark) for mark in marks if (at := text.find(mark)) >= 0]:
-        at, mark = min(found)
+    while matches := [(at, mark) for mark in marks if (at := text.find(mark)) >= 0]:
+        at, mark = min(matches)
         pieces += [Piece(kind, text[:at], text[:at]), as_marker(mark)]
         text = text[at + len(mark) :]
     return [piece for piece in (*pieces, Piece(kind, text, text)) if piece.source]

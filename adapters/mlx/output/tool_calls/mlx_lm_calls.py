@@ -1,11 +1,11 @@
-"""Calls that mlx-lm's own parsers read, once the span is closed."""
+"""Calls read by mlx-lm's own parsers, when the span is complete."""
 
 import json
 from collections.abc import Callable
 from importlib import import_module
 from typing import Any, cast
 
-from adapters.mlx.output.tool_calls.pieces import Piece, as_marker, as_shown
+from adapters.mlx.output.tool_calls.output_pieces import Piece, as_marker, as_shown
 from adapters.mlx.output.tool_calls.syntax import ToolSyntax
 from adapters.request import Tool
 
@@ -13,35 +13,35 @@ Call = tuple[str, str]
 """A function's name, and its arguments as JSON."""
 
 
-class ParsedCalls:
+class MLXLMCalls:
     def __init__(self, syntax: ToolSyntax, tools: tuple[Tool, ...]) -> None:
         self._syntax = syntax
         self._tools = tools
-        self._held = ""
+        self._buffer = ""
         self.called = False
 
     def feed(self, text: str) -> tuple[list[Piece], str | None]:
         end = self._syntax.end
-        searched = max(0, len(self._held) - len(end) + 1)
-        self._held += text
-        at = self._held.find(end, searched)
+        searched = max(0, len(self._buffer) - len(end) + 1)
+        self._buffer += text
+        at = self._buffer.find(end, searched)
         if at < 0:
             return [], None
-        body, rest = self._held[:at], self._held[at + len(end) :]
-        self._held = ""
+        body, rest = self._buffer[:at], self._buffer[at + len(end) :]
+        self._buffer = ""
         return self._read(body, end), rest
 
     def finish(self) -> list[Piece]:
-        """Models that end with the call itself leave its closing marker out."""
-        return self._read(self._held, "")
+        """Models that stop after a call omit its closing marker."""
+        return self._read(self._buffer, "")
 
     def _read(self, body: str, end: str) -> list[Piece]:
-        whole = self._syntax.begin + body + end
+        span = self._syntax.begin + body + end
         calls = parse(self._syntax.name, body, self._tools)
         if not calls:
-            return [as_shown(whole)]
+            return [as_shown(span)]
         self.called = True
-        pieces = [as_marker(whole)]
+        pieces = [as_marker(span)]
         for name, arguments in calls:
             pieces += [
                 Piece("call", "", name),
@@ -52,22 +52,21 @@ class ParsedCalls:
 
 
 def parse(parser: str, body: str, tools: tuple[Tool, ...]) -> list[Call]:
-    """The calls in `body`, or none at all where one of them is no call of these `tools`."""
+    """Parse the calls in `body`; empty if one of them is not a call of these `tools`."""
     module = import_module(f"mlx_lm.tool_parsers.{parser}")
-    read = cast(Callable[[str, Any], Any], module.parse_tool_call)
+    parse_span = cast(Callable[[str, Any], Any], module.parse_tool_call)
     try:
-        found = read(body, [to_openai(tool) for tool in tools])
-        several = cast(list[Any], found) if isinstance(found, list) else [found]
-        return _checked(several, tools)
+        result = parse_span(body, [to_openai(tool) for tool in tools])
+        return _validate(cast(list[Any], result) if isinstance(result, list) else [result], tools)
     except Exception:
-        # Text that a model made up makes these parsers raise whatever Python has; it is no call.
+        # These parsers raise any exception on malformed text, which then is not a call.
         return []
 
 
-def _checked(found: list[Any], tools: tuple[Tool, ...]) -> list[Call]:
+def _validate(parsed: list[Any], tools: tuple[Tool, ...]) -> list[Call]:
     names = {tool.name for tool in tools}
     calls: list[Call] = []
-    for call in found:
+    for call in parsed:
         name: Any = call["name"]
         arguments: Any = call.get("arguments") or dict[str, Any]()
         if name not in names or not isinstance(arguments, dict):
@@ -77,7 +76,7 @@ def _checked(found: list[Any], tools: tuple[Tool, ...]) -> list[Call]:
 
 
 def to_openai(tool: Tool) -> dict[str, Any]:
-    """A tool as chat templates and mlx-lm's parsers expect it."""
+    """Convert a tool to the form that chat templates and mlx-lm's parsers expect."""
     return {
         "type": "function",
         "function": {

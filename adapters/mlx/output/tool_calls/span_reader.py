@@ -1,29 +1,29 @@
-"""Which reader a span of calls gets."""
+"""Choose the parser for a span of calls."""
 
 from adapters.mlx.output.tool_calls.header_calls import HeaderCalls
-from adapters.mlx.output.tool_calls.object_calls import ObjectCalls
-from adapters.mlx.output.tool_calls.parsed_calls import ParsedCalls
-from adapters.mlx.output.tool_calls.pieces import Piece, SpanReader, as_shown
+from adapters.mlx.output.tool_calls.json_calls import JSONCalls
+from adapters.mlx.output.tool_calls.mlx_lm_calls import MLXLMCalls
+from adapters.mlx.output.tool_calls.output_pieces import Piece, SpanReader, as_shown
 from adapters.mlx.output.tool_calls.syntax import ToolSyntax
 from adapters.request import Tool
 
 
 def open_span(syntax: ToolSyntax, tools: tuple[Tool, ...], begin: str) -> SpanReader:
-    """A reader of what follows `begin`, which is "" where the answer itself is the call."""
+    """A parser of the text after `begin`, which is "" if the answer begins with the call itself."""
     names = frozenset(tool.name for tool in tools)
     if syntax.body == "object":
-        return ObjectCalls(begin, syntax.end, names)
-    return _PeekedCalls(syntax, tools, names)
+        return JSONCalls(begin, syntax.end, names)
+    return _DetectedCalls(syntax, tools, names)
 
 
-class _PeekedCalls:
-    """JSON is taken for what it is, whatever syntax the template taught."""
+class _DetectedCalls:
+    """Chooses the parser by the first character: JSON is accepted in any syntax but pythonic."""
 
     def __init__(self, syntax: ToolSyntax, tools: tuple[Tool, ...], names: frozenset[str]) -> None:
         self._syntax = syntax
         self._tools = tools
         self._names = names
-        self._held = ""
+        self._buffer = ""
         self._reader: SpanReader | None = None
 
     @property
@@ -32,21 +32,21 @@ class _PeekedCalls:
 
     def feed(self, text: str) -> tuple[list[Piece], str | None]:
         if self._reader is None:
-            self._held += text
-            if not self._held.strip():
+            self._buffer += text
+            if not self._buffer.strip():
                 return [], None
-            self._reader = self._choose(self._held.lstrip()[0])
-            text = self._held
+            self._reader = self._choose(self._buffer.lstrip()[0])
+            text = self._buffer
         return self._reader.feed(text)
 
     def finish(self) -> list[Piece]:
         if self._reader is None:
-            return [as_shown(self._syntax.begin + self._held)]
+            return [as_shown(self._syntax.begin + self._buffer)]
         return self._reader.finish()
 
     def _choose(self, first: str) -> SpanReader:
         if first in "[{" and self._syntax.name != "pythonic":
-            return ObjectCalls(self._syntax.begin, self._syntax.end, self._names)
+            return JSONCalls(self._syntax.begin, self._syntax.end, self._names)
         if self._syntax.body == "header":
             return HeaderCalls(self._syntax, self._names)
-        return ParsedCalls(self._syntax, self._tools)
+        return MLXLMCalls(self._syntax, self._tools)

@@ -1,6 +1,6 @@
-"""Tools for a model whose template shows neither tools, nor calls, nor results: told in words.
+"""Tools, calls and results as plain text, for models without tools in their chat template.
 
-Calls are written as `PLAIN_JSON` has them, in what is told and in what a grammar then allows.
+Calls have the syntax `PLAIN_JSON`, in the instruction as in the grammar that enforces it.
 """
 
 import json
@@ -11,26 +11,26 @@ from msgspec.structs import replace
 from adapters.request import Message, TextPart, Tool
 
 
-def in_words(
+def tools_as_text(
     messages: tuple[Message, ...], tools: tuple[Tool, ...], *, forced: bool
 ) -> tuple[Message, ...]:
     """The same chat without tool calls and tool messages; `tools` are those that may be called.
 
-    They are told at the head of the first message, so that the next turn has the same beginning.
+    The first message begins with their description, so that later turns share a prefix.
     """
     names = {call.id: call.name for message in messages for call in message.tool_calls}
-    told = [_in_words(message, names) for message in messages]
+    plain = [_as_text(message, names) for message in messages]
     if not tools:
-        return tuple(told)
+        return tuple(plain)
     instruction = TextPart(_instruction(tools, forced=forced))
-    first = next((at for at, m in enumerate(told) if m.role in ("system", "user")), None)
+    first = next((at for at, m in enumerate(plain) if m.role in ("system", "user")), None)
     if first is None:
-        return (Message(role="user", content=(instruction,)), *told)
-    told[first] = replace(told[first], content=(instruction, *told[first].content))
-    return tuple(told)
+        return (Message(role="user", content=(instruction,)), *plain)
+    plain[first] = replace(plain[first], content=(instruction, *plain[first].content))
+    return tuple(plain)
 
 
-def _in_words(message: Message, names: Mapping[str, str]) -> Message:
+def _as_text(message: Message, names: Mapping[str, str]) -> Message:
     if message.role == "tool":
         name = names.get(message.tool_call_id or "", message.name or "")
         return Message(role="user", content=(TextPart(f"{name} returned: {message.text}"),))

@@ -1,0 +1,49 @@
+"""Shared by both directions of a conversion: errors, the report on a tensor, a progress bar."""
+
+import sys
+import time
+from dataclasses import dataclass
+
+
+class UnsupportedGGUFError(ValueError):
+    """The file needs something this converter does not support; the message names it."""
+
+
+class InexactGGUFError(ValueError):
+    """A tensor read back from the converted file differs from the source by more than allowed."""
+
+
+@dataclass(frozen=True)
+class TensorReport:
+    """Accuracy of one converted tensor."""
+
+    tensor: str
+    """Its name in the GGUF."""
+    source: str
+    """Storage type in the source."""
+    stored: str
+    """Storage type in the converted file."""
+    relative_l2: float
+    """L2 norm of the difference over that of the source; 0 if identical to the last bit."""
+
+
+class Bar:
+    """Progress on stderr: one redrawn line on a terminal, else a line for each quarter."""
+
+    def __init__(self, title: str) -> None:
+        self._title = title
+        self._began = time.monotonic()
+        self._shown = -1
+
+    def __call__(self, done: int, total: int) -> None:
+        percent = 100 * done // max(total, 1)
+        is_terminal = sys.stderr.isatty()
+        step = percent // (1 if is_terminal else 25)
+        if step == self._shown:
+            return
+        self._shown = step
+        bar = "#" * (percent * 30 // 100)
+        seconds = time.monotonic() - self._began
+        line = f"{self._title} [{bar:<30}] {percent:3}% {seconds:.0f} s"
+        end = "\r" if is_terminal and percent < 100 else "\n"
+        print(line, end=end, file=sys.stderr, flush=True)
