@@ -117,5 +117,5 @@ class Sequence:
 
 
 Receiver = Callable[[Sequence, Post], None]
-"""Takes the posts of a sequence, in order, on its event loop; also posts of the step that ran during
-the release. Must not raise."""
+"""Takes the posts of a sequence, in order, on its event loop; also posts of the step that ran while
+it was released. Must not raise."""
