@@ -1,4 +1,4 @@
-"""Load a fast BLAS for MLX on Linux, whose wheel has the slow reference implementation.
+"""Load a fast BLAS for MLX on Linux; its wheel has the slow reference implementation.
 
 MLX has no setting for it, but it calls the library that was loaded into the process first, with its
 symbols visible to all. On a Mac MLX uses Apple's own.

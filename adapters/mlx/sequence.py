@@ -18,7 +18,7 @@ Finish = Literal["stop", "length"]
 
 
 PLAUSIBLE = 4096
-"""Tokens reserved for an answer whose length the request does not bound."""
+"""Tokens reserved for an answer of unbounded length."""
 
 
 def usual_length(context_length: int | None) -> int:

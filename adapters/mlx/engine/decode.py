@@ -2,7 +2,7 @@
 
 The next step is computed while the tokens of the last one are handed over, as mlx-lm does: the
 inputs of a step are the tokens that the step before it drew, and are read only once the new step
-is under way. Rows are drawn in one pass; a row whose grammar fails ends alone.
+is under way. Rows are drawn in one pass; a row with a failing grammar ends alone.
 """
 
 # pyright: basic

@@ -128,8 +128,8 @@ class Prefills:
         self._all.remove(prefill)
 
     def pick(self, tokens: int, together: int) -> list[Prefill]:
-        """Return the prompts whose chunk of `tokens` is next: one, or several that end with it and
-        have no more than `together` tokens, padding included."""
+        """Return the prompts to read next in a chunk of `tokens`: one, or several that end with it
+        and have no more than `together` tokens, padding included."""
         self._chunks += 1
         first = self._first()
         party = [first]

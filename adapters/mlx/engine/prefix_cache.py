@@ -67,7 +67,7 @@ class PrefixCache:
     def __init__(self, store: Store | None) -> None:
         self.store = store
         self.hits = 0
-        """Prompts whose beginning was cached."""
+        """Prompts that began with a cached prefix."""
 
     @property
     def nbytes(self) -> int:

@@ -1,4 +1,4 @@
-"""Speculative decoding: one row at a time, with a draft model whose guesses the model checks.
+"""Speculative decoding: one row at a time; the model checks the guesses of a draft model.
 
 The text is the one that the model alone would write, seeds included: draft and model draw each
 token with the key of its place, so that a guess is right whenever the model draws the same, and

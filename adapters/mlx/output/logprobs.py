@@ -74,7 +74,7 @@ class TokenLedger:
 
     def __init__(self) -> None:
         self._written = 0
-        """Characters of the model's text whose tokens were added."""
+        """Characters of the model's text with their tokens added."""
         self._read = 0
         """Characters of it that were sorted into content and other text."""
         self._content = 0

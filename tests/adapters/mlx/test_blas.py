@@ -1,4 +1,4 @@
-"""Which BLAS is loaded, and that MLX then uses it. In processes of their own: it is once only."""
+"""Loading a BLAS for MLX, in new processes: it has an effect once only."""
 
 import os
 import subprocess
@@ -20,7 +20,7 @@ from adapters.mlx import blas
 
 
 def run(code: str, **environment: str) -> tuple[str, str]:
-    """What the code printed, and what was logged."""
+    """Run code in a new process; return its output and its log."""
     ran = subprocess.run(
         [sys.executable, "-c", START + code],
         capture_output=True,
@@ -33,23 +33,23 @@ def run(code: str, **environment: str) -> tuple[str, str]:
 
 @linux
 def test_preload_takes_the_wheels_when_the_system_has_none() -> None:
-    said, logged = run("print(blas.preload(system='libnone.so.0'), 'faiss' in sys.modules)")
-    assert said == "OpenBLAS of the wheel faiss-cpu False"
+    printed, logged = run("print(blas.preload(system='libnone.so.0'), 'faiss' in sys.modules)")
+    assert printed == "OpenBLAS of the wheel faiss-cpu False"
     assert logged == "INFO BLAS: OpenBLAS of the wheel faiss-cpu"
 
 
 @linux
 def test_preload_takes_the_systems_first() -> None:
     # Any library will do to see the order; every Linux has this one.
-    said, logged = run("print(blas.preload(system='libm.so.6'))")
-    assert said == "the system's libm.so.6"
+    printed, logged = run("print(blas.preload(system='libm.so.6'))")
+    assert printed == "the system's libm.so.6"
     assert logged == "INFO BLAS: the system's libm.so.6"
 
 
 @linux
 def test_preload_says_what_it_costs_when_there_is_none() -> None:
-    said, logged = run("print(blas.preload(system='libnone.so.0', wheel='no-such-wheel'))")
-    assert said == "None"
+    printed, logged = run("print(blas.preload(system='libnone.so.0', wheel='no-such-wheel'))")
+    assert printed == "None"
     assert logged.startswith("INFO BLAS: none found, prompt speed is ten times lower")
 
 
@@ -62,17 +62,17 @@ def test_preload_finds_none_when_the_wheels_library_cannot_be_loaded(tmp_path: P
     library.write_bytes(b"no library")
     (about / "METADATA").write_text("Metadata-Version: 2.1\nName: broken-blas\nVersion: 1.0\n")
     (about / "RECORD").write_text("broken_blas.libs/libopenblas.so,,\n")
-    said, _ = run(
+    printed, _ = run(
         "print(blas.preload(system='libnone.so.0', wheel='broken-blas'))",
         PYTHONPATH=os.pathsep.join((str(tmp_path), os.environ.get("PYTHONPATH", ""))),
     )
-    assert said == "None"
+    assert printed == "None"
 
 
 @linux
 def test_preload_says_so_when_it_comes_too_late() -> None:
-    said, logged = run("import mlx.core; print(blas.preload())")
-    assert said == "None"
+    printed, logged = run("import mlx.core; print(blas.preload())")
+    assert printed == "None"
     assert logged.startswith("INFO BLAS: mlx is already imported")
 
 

@@ -1,4 +1,4 @@
-"""The memory of models on MLX: foreseen, seen, and kept within what was said."""
+"""Memory accounting of MLX: estimates, usage, limits."""
 
 import asyncio
 import sys

@@ -1,4 +1,4 @@
-"""Blocks that outlive the process, and files that nobody should trust."""
+"""The prefix cache on disk: blocks outlive the process, damaged files are not read."""
 
 import time
 from pathlib import Path

@@ -1,4 +1,4 @@
-"""A load: how far it is, who may end it, and what is left when it was ended."""
+"""Running loads: progress, cancellation, and the state after a cancelled load."""
 
 import asyncio
 import threading
