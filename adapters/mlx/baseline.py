@@ -1,6 +1,6 @@
-"""What Tandem's engine is measured against: mlx-lm itself, bare and as its own server.
+"""The baseline of `tandem bench engine`: mlx-lm itself, bare and as its own server.
 
-Programs of their own, so that each contestant of `tandem bench engine` has a process to itself:
+Separate programs, so that each candidate of the benchmark has a process of its own:
 
     python -m adapters.mlx.baseline prepare NAME FOLDER [--tiny]
     python -m adapters.mlx.baseline bare FOLDER
@@ -32,7 +32,7 @@ _SMALL = {
     "num_attention_heads": 4,
     "num_key_value_heads": 2,
 }
-"""A model so small that what is around it shows."""
+"""A model so small that the cost of everything around it shows."""
 
 
 def main() -> None:
@@ -57,9 +57,9 @@ def _parser() -> argparse.ArgumentParser:
 
 
 def _prepare(arguments: argparse.Namespace) -> None:
-    """Write FOLDER: the model as Tandem would load it here, or one of random weights.
+    """Write FOLDER: the model as Tandem would load it here, or one with random weights.
 
-    On a CPU Tandem unpacks quantised weights; the others would not, and lose by that alone.
+    On a CPU Tandem unpacks quantised weights; mlx-lm would not, and be slower by that alone.
     """
     import mlx.core as mx
     from mlx_lm import utils
@@ -84,16 +84,16 @@ def _prepare(arguments: argparse.Namespace) -> None:
 
 
 async def _locate(name: str) -> Path:
-    """The folder of a model that `tandem models` lists, or one given by its path."""
+    """Return the folder of a model of `tandem models`, or of a path."""
     from adapters.config import MLXConfig
     from adapters.mlx.models import bundled
     from adapters.mlx.models.catalog import find_models
 
     config = MLXConfig(embedded="always")
-    found = find_models(config).get(name)
-    if found is None:
+    model = find_models(config).get(name)
+    if model is None:
         return Path(name)
-    return found.path or await bundled.ensure_available(name, config.cache_folder)
+    return model.path or await bundled.ensure_available(name, config.cache_folder)
 
 
 def _write_small(folder: Path) -> None:

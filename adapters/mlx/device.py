@@ -1,4 +1,4 @@
-"""What MLX computes on here, and what it may take. Importing it imports mlx, and nothing more."""
+"""The device of MLX and its memory. Importing it imports mlx, and nothing more."""
 
 # pyright: basic
 import os
@@ -8,23 +8,23 @@ import mlx.core as mx
 
 
 def system_memory() -> int:
-    """Bytes of RAM in this machine."""
+    """Return the bytes of RAM of this machine."""
     return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
 
 
 def recommended_memory() -> int | None:
-    """Metal's `recommendedMaxWorkingSetSize`: beyond it a Mac pages, or ends the process.
+    """Return Metal's `recommendedMaxWorkingSetSize`, in bytes; `None` on a CPU.
 
-    `None` on a CPU, which recommends nothing.
+    Beyond it a Mac pages, or ends the process.
     """
-    said = mx.device_info().get("max_recommended_working_set_size")
-    return int(said) if said is not None else None
+    nbytes = mx.device_info().get("max_recommended_working_set_size")
+    return int(nbytes) if nbytes is not None else None
 
 
 def unpacks(parameters: int, dequantize: Literal["auto", "always", "never"]) -> bool:
-    """Whether weights become float32 at load.
+    """Return whether weights become float32 at load.
 
-    On a CPU only float32 goes through BLAS: there, packed or half-precision is far slower.
+    On a CPU only float32 uses BLAS: packed or half-precision weights are far slower there.
     """
     if dequantize != "auto":
         return dequantize == "always"

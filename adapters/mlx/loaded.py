@@ -26,9 +26,6 @@ Dequantize = Literal["auto", "always", "never"]
 
 _BATCH_TOKENS = 1024
 """Padding included: tens of milliseconds on a GPU, a second on two slow cores."""
-_BATCH_ROWS = 64
-_MAX_PADDING = 0.25
-"""Largest share of padding in a batch; above it a further batch costs less."""
 
 
 class Loaded(Protocol):

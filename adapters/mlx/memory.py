@@ -1,4 +1,4 @@
-"""The memory of the models on MLX: their weights, the rows of answers, the prefix caches."""
+"""Memory accounting of MLX: weights, rows of answers, prefix caches."""
 
 import asyncio
 import logging
@@ -30,32 +30,34 @@ class MLXMemory:
         self,
         config: MLXConfig,
         engine: Engine,
-        keeping: IdleUnload,
+        idle: IdleUnload,
         unload: Callable[[str], Awaitable[None]],
     ) -> None:
         self._config = config
         self._engine = engine
-        self._keeping = keeping
+        self._idle = idle
         self._unload = unload
-        self._room: MemoryBudget = UnlimitedMemory()
+        self._budget: MemoryBudget = UnlimitedMemory()
         self._weights: dict[str, int] = {}
-        """Of the models that are loaded."""
+        """Bytes of each loaded model."""
 
     def share_budget(self, room: MemoryBudget) -> None:
-        self._room = room
+        self._budget = room
 
     async def recommended(self) -> int | None:
-        # Only Apple's GPUs share the machine's memory; to ask costs the import of mlx.
+        # Only Apple's GPUs share the machine's memory; asking costs the import of mlx.
         if platform.system() != "Darwin":
             return None
         try:
             return await self._on_thread(_recommended)
-        except ImportError as error:  # Its models will say so too; Ollama's do without it.
+        except (
+            ImportError
+        ) as error:  # Requests for its models report it too; Ollama works without mlx.
             logger.warning("mlx cannot be imported: %s", error)
             return None
 
     async def footprint(self, model: str) -> Footprint | None:
-        """Of one that has still to be converted or fetched nothing is known."""
+        """Estimate a model; an empty footprint if it has to be converted or downloaded first."""
         try:
             folder = await asyncio.to_thread(find_model, self._config, model)
         except ModelNotFoundError:
@@ -66,10 +68,10 @@ class MLXMemory:
         return await self._footprint(folder.model, folder.path, extras)
 
     async def _footprint(self, model: Model, path: Path, extras: Extras) -> Footprint:
-        """Of one that consists of these files."""
+        """Estimate a model of these files."""
         paths = [path] if extras.draft is None else [path, extras.draft]
-        found = await asyncio.to_thread(lambda: [read_weights(each) for each in paths])
-        weights = [each for each in found if each is not None]
+        read = await asyncio.to_thread(lambda: [read_weights(path) for path in paths])
+        weights = [part for part in read if part is not None]
         if len(weights) < len(paths):
             return Footprint()
         unpacked = await self._on_thread(lambda: [_unpacks(w, self._config) for w in weights])
@@ -82,7 +84,7 @@ class MLXMemory:
         return Footprint(weights=nbytes + lora_bytes(extras.lora), context=context)
 
     def _context(self, model: Model, path: Path, itemsize: int) -> int | None:
-        """Of one answer; embeddings keep nothing."""
+        """Estimate the cache of one answer; 0 for embeddings, which keep nothing."""
         if "embedding" in model.capabilities:
             return 0
         tokens, limit = usual_length(model.context_length), self._config.kv_budget_bytes
@@ -95,8 +97,8 @@ class MLXMemory:
                 name=name,
                 footprint=Footprint(weights=weights, context=self._engine.pool.share(name)),
                 cache=status.prefix_bytes if (status := self._engine.status(name)) else 0,
-                busy=self._keeping.users(name) > 0,
-                used_at=self._keeping.used_at.get(name, 0.0),
+                busy=self._idle.users(name) > 0,
+                used_at=self._idle.used_at.get(name, 0.0),
             )
             for name, weights in self._weights.items()
         ]
@@ -114,29 +116,29 @@ class MLXMemory:
     async def loading(
         self, name: str, folder: ModelFolder, path: Path, extras: Extras
     ) -> AsyncGenerator[None]:
-        """Room for its weights and for one answer, while it is loaded.
+        """Reserve memory for the weights and one answer while a model is loaded.
 
         Raises:
-            InsufficientMemoryError: there is none.
+            InsufficientMemoryError: it does not fit.
         """
-        if self._room.budget is None:
+        if self._budget.budget is None:
             yield
             return
-        async with self._room.hold(name, await self._footprint(folder.model, path, extras)):
+        async with self._budget.hold(name, await self._footprint(folder.model, path, extras)):
             yield
 
     @asynccontextmanager
     async def answering(self, sequence: Sequence) -> AsyncGenerator[None]:
-        """Room for the row of an answer that is longer than the one set aside for its model.
+        """Reserve memory for an answer that is longer than the one reserved for its model.
 
         Raises:
-            InsufficientMemoryError: there is none.
+            InsufficientMemoryError: it does not fit.
         """
         name, row = sequence.model, self._engine.row_bytes(sequence.model, sequence.expected)
-        if self._room.budget is None or row <= self._engine.pool.least.get(name, 0):
+        if self._budget.budget is None or row <= self._engine.pool.least.get(name, 0):
             yield
             return
-        async with self._room.hold(name, Footprint(weights=self._weights.get(name), context=row)):
+        async with self._budget.hold(name, Footprint(weights=self._weights.get(name), context=row)):
             yield
 
     def loaded(self, name: str, weights: int) -> None:

@@ -18,7 +18,7 @@ Finish = Literal["stop", "length"]
 
 
 PLAUSIBLE = 4096
-"""Tokens reserved for an answer whose length the request does not bound."""
+"""Tokens reserved for an answer of unbounded length."""
 
 
 def usual_length(context_length: int | None) -> int:
@@ -117,5 +117,5 @@ class Sequence:
 
 
 Receiver = Callable[[Sequence, Post], None]
-"""Takes the posts of a sequence, in order, on the sequence's event loop; also those of the step
-that ran while the sequence was released. Must not raise."""
+"""Takes the posts of a sequence, in order, on its event loop; also posts of the step that ran while
+it was released. Must not raise."""

@@ -113,13 +113,13 @@ async def test_the_same_request_gets_the_same_answer(subject: Subject) -> None:
 
 
 async def test_a_stop_string_is_never_shown(subject: Subject) -> None:
-    whole = text_of(await subject.events(max_tokens=12))
-    word = whole[len(whole) // 2 :][:3]
+    full = text_of(await subject.events(max_tokens=12))
+    word = full[len(full) // 2 :][:3]
     events = await subject.events(max_tokens=12, stop=(word,))
     finished = events[-1]
     assert isinstance(finished, Finished)
     assert finished.reason == "stop"
-    assert text_of(events) == whole[: whole.index(word)]
+    assert text_of(events) == full[: full.index(word)]
 
 
 async def test_answers_at_once_do_not_mix(subject: Subject) -> None:

@@ -1,8 +1,8 @@
-"""The rows of one model that write their answers: together, a token each per step.
+"""Decoding: the rows of one model advance together, by a token per step.
 
 The next step is computed while the tokens of the last one are handed over, as mlx-lm does: the
 inputs of a step are the tokens that the step before it drew, and are read only once the new step
-is under way. Rows are drawn in one pass, and what a row brings along (a grammar) can fail alone.
+is under way. Rows are drawn in one pass; a row with a failing grammar ends alone.
 """
 
 # pyright: basic
@@ -25,23 +25,23 @@ logger = logging.getLogger(__name__)
 Cache = list[Any]
 """mlx-lm's prompt cache: one object for each layer."""
 Step = list[tuple[Sequence, Post]]
-"""What came of each sequence."""
+"""Results of sequences, in order."""
 Read = tuple[str, list[int], Cache]
-"""Whose tokens were read, the tokens, and the cache of exactly these."""
+"""The client, the tokens that were read, and the cache of exactly these."""
 
 
 def merge(caches: Ordered[Cache]) -> Cache:
-    """One cache of as many rows."""
+    """Return one cache of as many rows."""
     return [layers[0].merge(list(layers)) for layers in zip(*caches, strict=True)]
 
 
 class Newcomers(Struct, frozen=True):
-    """Sequences that start from `cache`, which holds their prompt but for its last token."""
+    """Sequences that start from `cache`, which has read their prompt but for its last token."""
 
     sequences: list[Sequence]
     cache: Cache
     shared: bool
-    """Somebody else goes on using `cache`."""
+    """`cache` is used by others too."""
 
 
 class Row:
@@ -49,14 +49,14 @@ class Row:
         self.sequence = sequence
         self.dice = RowNoise(sequence.sampling, sequence.entropy, sequence.prompt)
         self.count = 0
-        self.said: list[int] = []
+        self.written: list[int] = []
         self.fresh = True
-        """Its next input is the prompt's last token, which is nobody's answer."""
+        """Its next input is the prompt's last token, which is not part of the answer."""
         self.error: BackendError | None = None
         self._context: TokenBuffer | None = None
 
     def process(self, token: mx.array, logits: mx.array) -> mx.array:
-        """The logits after this row's processors; (1, vocabulary), and never an exception."""
+        """Return the logits after this row's processors, (1, vocabulary); never raises."""
         if self._context is None:
             self._context = TokenBuffer(self.sequence.prompt[:-1])
         tokens = self._context.update_and_fetch(token)
@@ -75,7 +75,7 @@ class Row:
                 self.error = processor.error
                 return logits
         if shaped.shape != logits.shape:
-            raise ValueError(f"logits of {logits.shape} came back as {shaped.shape}")
+            raise ValueError(f"a processor returned logits of {shaped.shape} for {logits.shape}")
         return shaped
 
     def finish(self, token: int, end_tokens: frozenset[int]) -> Finish | None:
@@ -90,31 +90,31 @@ class DecodeBatch:
         self._loaded = loaded
         self._kv_bits = kv_bits
         self._cache: Cache = []
-        # A row on its own keeps its own cache: no padding, no mask, and no need of `merge`.
+        # A single row keeps its own cache: no padding, no mask, no need for `merge`.
         self._merged = False
         self._inputs: Any = None
-        """(rows,) ids, an array while there are rows."""
+        """The next inputs, (rows,) ids; an array while there are rows."""
         self._drawing: Drawing | None = None
         self._reporting: list[int] = []
         self._report: Report | None = None
         self._ended: list[Read] = []
 
     def join(self, newcomers: Ordered[Newcomers]) -> None:
-        """All at once: each merge copies what the rows before them have read."""
-        sequences = [sequence for each in newcomers for sequence in each.sequences]
+        """Add rows, all at once: each merge copies the caches of the rows before them."""
+        sequences = [sequence for new in newcomers for sequence in new.sequences]
         if not self.rows and len(sequences) == 1:
             [only] = newcomers
             self._cache = copy.deepcopy(only.cache) if only.shared else only.cache
             self._merged = False
         else:
-            self._merge([each.cache for each in newcomers for _ in each.sequences])
+            self._merge([new.cache for new in newcomers for _ in new.sequences])
         last = mx.array([sequence.prompt[-1] for sequence in sequences], dtype=mx.uint32)
         self._inputs = last if self._inputs is None else mx.concatenate([self._inputs, last])
         self.rows += [Row(sequence) for sequence in sequences]
         self._changed()
 
     def step(self) -> Step:
-        """Raises whatever the model raises: the batch is of no use afterwards."""
+        """Advance all rows; raises whatever the model raises, and cannot be used afterwards."""
         inputs, reported = self._inputs, self._report
         is_last = all(
             row.count + 1 == row.sequence.max_tokens and not row.fresh for row in self.rows
@@ -133,20 +133,20 @@ class DecodeBatch:
         self._keep(keep)
 
     def take_ended(self) -> list[Read]:
-        """What the rows had read that ended since the last call; the caches are not evaluated."""
+        """Return the tokens and caches of rows that ended since the last call, not evaluated."""
         ended, self._ended = self._ended, []
         return ended
 
     def _note_ended(self, keep: list[int], *, unread: int) -> None:
-        """`unread` tokens at the end of each row were drawn, but never fed to the model."""
+        """Remember the rows that end; their last `unread` tokens were never fed to the model."""
         for i in set(range(len(self.rows))).difference(keep):
             row = self.rows[i]
-            tokens = [*row.sequence.prompt, *row.said]
+            tokens = [*row.sequence.prompt, *row.written]
             fed = len(tokens) - (1 if row.fresh else unread)
             self._ended.append((row.sequence.client, tokens[:fed], self.extract(i)))
 
     def extract(self, place: int) -> Cache:
-        """The cache of one row, not evaluated: it holds on to the whole batch until it is."""
+        """Return the cache of one row, not evaluated: until then it keeps the batch in memory."""
         if not self._merged:
             return self._cache
         return [layer.extract(place) for layer in self._cache]
@@ -168,7 +168,7 @@ class DecodeBatch:
     def _processed(self, inputs: mx.array, logits: mx.array) -> mx.array:
         if not any(row.sequence.processors for row in self.rows):
             return logits
-        # Under way before a grammar asks for the last token and computes its mask.
+        # Started before a grammar needs the last token and computes its mask.
         mx.async_eval(logits)
         parts = [logits[i : i + 1] for i in range(len(self.rows))]
         for i, row in enumerate(self.rows):
@@ -177,14 +177,14 @@ class DecodeBatch:
         return mx.concatenate(parts, axis=0)
 
     def _read(self, tokens: list[int], reported: dict[int, Any]) -> tuple[Step, list[int]]:
-        """What the rows say, and the places of those that go on."""
+        """Return the rows' results, and the places of the rows that go on."""
         step: Step = []
         keep: list[int] = []
         for i, (row, token) in enumerate(zip(self.rows, tokens, strict=True)):
             finish = None
             if not row.fresh:
                 row.count += 1
-                row.said.append(token)
+                row.written.append(token)
                 finish = row.finish(token, self._loaded.end_tokens)
                 step.append((row.sequence, Sampled(token, finish, *reported.get(i, ()))))
             row.fresh = False
@@ -195,17 +195,17 @@ class DecodeBatch:
         return step, keep
 
     def _lists(self, reported: Report | None) -> dict[int, Any]:
-        """By place in the batch: the drawn token's logprob and the top list."""
+        """Return, by place in the batch, the drawn token's logprob and the top list."""
         if reported is None:
             return {}
         lists: list[Any] = [array.tolist() for array in reported]
         drawn, ids, tops = lists
-        found: dict[int, Any] = {}
-        # Rows that joined since are the last ones, and not in the report yet.
+        by_place: dict[int, Any] = {}
+        # Rows that joined since are the last ones and not in the report yet.
         for i, place in enumerate(self._reporting[: len(drawn)]):
             width = self.rows[place].sequence.top_logprobs
-            found[place] = drawn[i], tuple(zip(ids[i][:width], tops[i][:width], strict=True))
-        return found
+            by_place[place] = drawn[i], tuple(zip(ids[i][:width], tops[i][:width], strict=True))
+        return by_place
 
     def _merge(self, caches: list[Cache]) -> None:
         newcomers = merge(caches)
@@ -231,10 +231,10 @@ class DecodeBatch:
                 layer.filter(keep)
         self._filter_report(keep)
         self.rows = [self.rows[i] for i in keep]
-        self._reporting = self._who_reports()
+        self._reporting = self._reporting_rows()
 
     def _filter_report(self, keep: list[int]) -> None:
-        """The report under way belongs to tokens not handed over yet."""
+        """Keep the rows' part of the pending report: its tokens are not handed over yet."""
         if self._report is None:
             return
         drawn, ids, tops = self._report
@@ -244,11 +244,11 @@ class DecodeBatch:
         self._report = None if kept is None else (drawn[kept], ids[kept], tops[kept])
 
     def _changed(self) -> None:
-        """Rows come or go: the next step draws with new arrays."""
+        """Rebuild the arrays of drawing and reports with the next step: rows came or went."""
         if self._drawing is not None:
             self._drawing.store()
             self._drawing = None
-        self._reporting = self._who_reports()
+        self._reporting = self._reporting_rows()
 
-    def _who_reports(self) -> list[int]:
+    def _reporting_rows(self) -> list[int]:
         return [i for i, row in enumerate(self.rows) if row.sequence.top_logprobs is not None]

@@ -1,8 +1,8 @@
-"""Prompts that are being read, a chunk at a time, each into a cache of its own.
+"""Prefill: prompts are read a chunk at a time, each into a cache of its own.
 
-A cache of its own can be kept for later, and lets a short prompt overtake a long one. Short prompts
-of about one length are read in one pass, which costs a quarter less, where their caches are keys
-and values alone: not every recurrent model of mlx-lm 0.32 masks the padding.
+A separate cache can be kept for later, and lets a short prompt overtake a long one. Short prompts
+of similar length are read in one pass, which costs a quarter less, if their caches are keys and
+values only: not every recurrent model of mlx-lm 0.32 masks the padding.
 """
 
 # pyright: basic
@@ -17,60 +17,60 @@ from adapters.mlx.engine.decode import Cache, merge
 from adapters.mlx.engine.sampling import report
 from adapters.mlx.sequence import Sampled
 
-PATIENCE = 4
-"""Every so many chunks it is the oldest prompt's turn, however long it is."""
+OLDEST_EVERY = 4
+"""Every fourth chunk is the oldest prompt's, however long it is."""
 
 PADDING = 0.25
-"""Of what is read together so much may be padding, measured by what is not."""
+"""The most padding of prompts that are read together, as a fraction of their tokens."""
 
-_NOTED = 128
-"""Tokens of which the logits, for the whole vocabulary each, are there at once."""
+_REPORTED = 128
+"""Tokens of a reported prompt per chunk: each has logits for all of the vocabulary."""
 
 
 class Prefill:
     def __init__(
         self, group: Group, cache: Cache, done: int = 0, stops: tuple[int, ...] = ()
     ) -> None:
-        """`done` tokens of the prompt are in `cache` already; a chunk ends at each of `stops`."""
+        """`done`: tokens of the prompt in `cache` already. A chunk ends at each of `stops`."""
         self.group = group
         self.cache = cache
         self.done = done
         self._stops = tuple(stop for stop in stops if stop > done)
         self.noted: list[Sampled] | None = [] if group.reports_prompt else None
-        """What the model thought of the prompt so far, where that is to be reported."""
+        """Logprobs of the prompt so far, for a request that reports them."""
         self.started = False
-        """Some choice has its row; the others take what is free."""
+        """True once a choice has its row; the others take free ones."""
 
     @property
     def remaining(self) -> int:
-        """The last token is left for the first step of the answer."""
+        """Tokens to read; the last one is left for the first step of the answer."""
         return len(self.group.prompt) - 1 - self.done
 
     def pieces(self, tokens: int) -> int:
-        """In how many chunks of about so many tokens the rest is read: even ones, for a small one
-        at the end would cost as much."""
+        """Return in how many chunks of about so many tokens the rest is read: equal ones, because a
+        small one at the end would cost as much."""
         if self.noted is not None:
-            tokens = min(tokens, _NOTED)
+            tokens = min(tokens, _REPORTED)
         return 0 if self.remaining == 0 else max(1, (self.remaining + tokens // 2) // tokens)
 
     def chunk(self, tokens: int) -> list[int]:
-        """What is read next, of about so many tokens."""
+        """Return the tokens to read next, about so many."""
         size = -(-self.remaining // self.pieces(tokens))
         return self.group.prompt[self.done : min([self.done + size, *self._stops])]
 
     def note(self, logits: mx.array) -> None:
-        """(tokens, vocabulary): what the model expected after each token of this chunk."""
+        """Add the logprobs of the tokens after each token of this chunk; (tokens, vocabulary)."""
         if self.noted is None:
             return
         begin = self.done + 1
         following = self.group.prompt[begin : begin + logits.shape[0]]
-        found = report(logits, mx.array(following), self.group.top_logprobs)
-        lists: list[Any] = [array.tolist() for array in found]
+        reported = report(logits, mx.array(following), self.group.top_logprobs)
+        lists: list[Any] = [array.tolist() for array in reported]
         for token, logprob, ids, tops in zip(following, *lists, strict=True):
             self.noted.append(Sampled(token, None, logprob, tuple(zip(ids, tops, strict=True))))
 
     def advance(self, count: int) -> bool:
-        """So many tokens more were read. True where it has come to one of the stops."""
+        """Count tokens that were read; true at one of the stops."""
         self.done += count
         is_stop = self.done in self._stops
         self._stops = tuple(stop for stop in self._stops if stop > self.done)
@@ -78,7 +78,7 @@ class Prefill:
 
 
 def read(model: Any, prefills: Ordered[Prefill], tokens: int, kv_bits: int | None) -> list[Prefill]:
-    """Read the next chunk of each, in one pass. Says which have come to one of their stops."""
+    """Read the next chunk of each, in one pass; return those that are at one of their stops."""
     chunks = [prefill.chunk(tokens) for prefill in prefills]
     with mx.stream(generation_stream):
         if len(prefills) == 1:
@@ -102,7 +102,7 @@ def _read_alone(model: Any, prefill: Prefill, chunk: list[int], kv_bits: int | N
 
 
 def _read_together(model: Any, prefills: Ordered[Prefill], chunks: list[list[int]]) -> None:
-    """Padding stands behind what is read, where no token looks, and is cut off afterwards."""
+    """Read chunks padded at their end, where no token attends to, and trim the padding."""
     longest = max(map(len, chunks))
     paddings = [longest - len(chunk) for chunk in chunks]
     padded = [chunk + [0] * padding for chunk, padding in zip(chunks, paddings, strict=True)]
@@ -115,7 +115,7 @@ def _read_together(model: Any, prefills: Ordered[Prefill], chunks: list[list[int
 
 
 class Prefills:
-    """The shortest first, because it is done soonest; the oldest now and then."""
+    """Prompts being read: the shortest first, because it ends soonest; at times the oldest."""
 
     def __init__(self) -> None:
         self._all: list[Prefill] = []
@@ -128,18 +128,18 @@ class Prefills:
         self._all.remove(prefill)
 
     def pick(self, tokens: int, together: int) -> list[Prefill]:
-        """Whose chunk of `tokens` is next: one, or several that finish with it and come to no
-        more than `together`, padding included."""
+        """Return the prompts to read next in a chunk of `tokens`: one, or several that end with it
+        and have no more than `together` tokens, padding included."""
         self._chunks += 1
         first = self._first()
         party = [first]
-        for each in sorted(self._all, key=lambda each: abs(each.remaining - first.remaining)):
-            if each is not first and is_party([*party, each], tokens, together):
-                party.append(each)
+        for other in sorted(self._all, key=lambda p: abs(p.remaining - first.remaining)):
+            if other is not first and is_party([*party, other], tokens, together):
+                party.append(other)
         return party
 
     def _first(self) -> Prefill:
-        if self._chunks % PATIENCE == 0:
+        if self._chunks % OLDEST_EVERY == 0:
             return self._all[0]
         return min(self._all, key=lambda prefill: prefill.remaining)
 
@@ -154,8 +154,8 @@ class Prefills:
 
 
 def is_party(prefills: Ordered[Prefill], tokens: int, together: int) -> bool:
-    """Whether a chunk of `tokens` ends each of them, and neither what is read nor what was read
-    before, made a rectangle by padding, is too large or too empty."""
+    """Return whether the prompts may share a pass: a chunk of `tokens` ends each, and the padded
+    rectangles of what is read, and of what was read before, are small and full enough."""
     sizes = [prefill.remaining for prefill in prefills]
     return (
         all(prefill.pieces(tokens) == 1 and prefill.noted is None for prefill in prefills)
@@ -166,8 +166,8 @@ def is_party(prefills: Ordered[Prefill], tokens: int, together: int) -> bool:
 
 
 def width(prefills: Ordered[Prefill]) -> int:
-    """Tokens of each row of the rectangle that they make when they are read to their ends."""
-    return max(each.done for each in prefills) + max(each.remaining for each in prefills)
+    """Return the width of the rectangle that the prompts fill once they are read."""
+    return max(p.done for p in prefills) + max(p.remaining for p in prefills)
 
 
 def _is_full(width: int, lengths: list[int]) -> bool:

@@ -1,10 +1,10 @@
-"""What a model has already read, kept for whoever sends the same beginning again.
+"""The prefix cache: prompts that were read are kept for requests with the same beginning.
 
 Keys and values of plain attention depend on nothing that comes later, so they are kept in blocks
-of a fixed number of tokens, and prompts with one beginning share the blocks of it, the last one in
+of a fixed number of tokens, and prompts with a common beginning share its blocks, the last one in
 part: `BlockStore`.
-Other states (windows that turn, recurrent layers) stand for exactly the tokens they have read and
-cannot be cut: `SnapshotStore` keeps them whole. Everything here runs on the engine's thread.
+Other states (rotating windows, recurrent layers) cover exactly the tokens they have read and cannot
+be cut: `SnapshotStore` keeps them unchanged. Everything here runs on the engine's thread.
 """
 
 # pyright: basic
@@ -31,18 +31,18 @@ from adapters.mlx.models.load import LoadedModel
 logger = logging.getLogger(__name__)
 
 _CLOSING_SECONDS = 3.0
-"""The engine's own thread has five seconds to end."""
+"""Less than the five seconds that the engine's thread has to end."""
 
 _LEAST, _LOOKED_AT = 8, 64
-"""Tokens that are worth cutting a block for; blocks that are compared."""
+"""The fewest tokens worth cutting a block for; the most blocks that are compared."""
 
 Caches = list[Any]
-"""One of mlx_lm.models.cache per layer, of one row."""
+"""One cache of mlx_lm.models.cache per layer, for one row."""
 
 
 @dataclass(frozen=True)
 class Prefix:
-    """The beginning of a prompt, read before. `caches` are the caller's own, to be changed."""
+    """The cached beginning of a prompt. `caches` are copies that the caller may change."""
 
     tokens: int = 0
     caches: Caches | None = None
@@ -55,19 +55,19 @@ class Store(Protocol):
     def stops(self, prompt: list[int]) -> tuple[int, ...]: ...
     def save(self, client: str, tokens: list[int], caches: Caches) -> None: ...
     def trim(self, budget: int) -> None:
-        """Forget the least recently used until no more than `budget` bytes are left."""
+        """Drop the least recently used until no more than `budget` bytes are left."""
         ...
 
     def close(self) -> None: ...
 
 
 class PrefixCache:
-    """What one loaded model has read. No answer fails because something cannot be kept."""
+    """The prefixes of one loaded model. A failure to keep or find one fails no answer."""
 
     def __init__(self, store: Store | None) -> None:
         self.store = store
         self.hits = 0
-        """Prompts that began with something kept here."""
+        """Prompts that began with a cached prefix."""
 
     @property
     def nbytes(self) -> int:
@@ -78,8 +78,8 @@ class PrefixCache:
         return self.store is not None
 
     def find(self, client: str, prompt: list[int]) -> Prefix:
-        """The longest beginning of `prompt` that `client` has sent before; never all of it, as
-        the model has to be fed something to answer."""
+        """Return the longest beginning of `prompt` that `client` has sent before; never all of it,
+        as the model needs one token to decode the first of the answer."""
         if self.store is None:
             return Prefix()
         try:
@@ -91,13 +91,13 @@ class PrefixCache:
         return prefix
 
     def stops(self, prompt: list[int]) -> tuple[int, ...]:
-        """The lengths of `prompt`'s beginnings after which `save` should be called, ascending.
-        The last is the whole prompt but for the token that is fed to draw the first one."""
+        """Return the lengths of `prompt`'s beginnings after which to call `save`, ascending. The
+        last is the prompt without its last token."""
         return self.store.stops(prompt) if self.store is not None else ()
 
     def save(self, client: str, tokens: list[int], caches: Caches) -> None:
-        """Keep what `caches` hold after reading `tokens`. They may be lazy; what is kept is not,
-        and shares no memory with the batch they were cut from."""
+        """Keep `caches`, which have read `tokens`. They may be lazy; the copies are evaluated and
+        share no memory with the batch that they were cut from."""
         if self.store is None or not tokens:
             return
         try:
@@ -106,14 +106,14 @@ class PrefixCache:
             logger.exception("a prefix could not be kept")
 
     def trim(self, nbytes: int) -> int:
-        """Give back at least so many bytes, oldest first, or all there are; says how many."""
+        """Free at least `nbytes`, oldest first, or all there are; return how many were freed."""
         before = self.nbytes
         if self.store is not None:
             self.store.trim(max(before - nbytes, 0))
         return before - self.nbytes
 
     def close(self) -> None:
-        """Forget everything; what was to be written to disk is, if that takes no time."""
+        """Drop everything; pending writes to disk have a few seconds to end."""
         if self.store is not None:
             self.store.close()
 
@@ -135,9 +135,9 @@ def prefix_cache_bytes(config: MLXConfig) -> int:
 
 
 def choose_block() -> int:
-    """Tokens per block: what is read again, at most, because it fills no block.
+    """Return the tokens per block: the most that is read again because it fills no block.
 
-    A GPU reads 256 in a fraction of a second, and fewer blocks are fewer buffers (Metal counts
+    A GPU reads 256 in a fraction of a second, and fewer blocks are fewer buffers (Metal limits
     them). A CPU takes two seconds for as many. Cutting and joining 600 tokens of a 135M model on
     two cores: 11 and 10 ms in blocks of 32, 8 and 7 ms in blocks of 64, 6 and 5 ms of 128; a
     plain copy takes 7 ms.
@@ -146,7 +146,7 @@ def choose_block() -> int:
 
 
 def _is_cuttable(loaded: LoadedModel) -> bool:
-    """Keys and values of every layer, one per token, in the order of the tokens."""
+    """Return whether every layer has keys and values, one per token, in the order of tokens."""
     models = [loaded.model, *([loaded.draft] if loaded.draft is not None else [])]
     return all(type(cache) is KVCache for model in models for cache in make_prompt_cache(model))
 
@@ -163,10 +163,10 @@ class Block(Struct, frozen=True):
     """Keys and values of the first layer, those of the second, …: (1, heads, block, head size)."""
     tokens: list[int]
     parent: bytes
-    """The name of the block before it, or of nothing read yet."""
+    """The name of the block before it, or of the root."""
 
     def begins(self, tokens: list[int]) -> int:
-        """With how many of `tokens` it begins."""
+        """Return how many of `tokens` it begins with."""
         pairs = enumerate(zip(self.tokens, tokens, strict=False))
         return next(
             (place for place, (mine, other) in pairs if mine != other),
@@ -175,11 +175,11 @@ class Block(Struct, frozen=True):
 
     @property
     def nbytes(self) -> int:
-        return sum(each.nbytes for each in self.arrays)
+        return sum(array.nbytes for array in self.arrays)
 
 
 class BlockStore:
-    """Blocks by a hash that covers all tokens up to their end, and whose they are."""
+    """Blocks, named by a hash of the client and of all tokens up to tchild end."""
 
     def __init__(self, budget: int, block: int, folder: BlockFolder | None = None) -> None:
         self.nbytes = 0
@@ -188,38 +188,38 @@ class BlockStore:
         self._folder = folder
         self._blocks: OrderedDict[bytes, Block] = OrderedDict()
         """Least recently used first."""
-        self._heirs: defaultdict[bytes, dict[bytes, None]] = defaultdict(dict)
-        """The blocks that begin where one ends, the latest last."""
+        self._children: defaultdict[bytes, dict[bytes, None]] = defaultdict(dict)
+        """The blocks that follow each block, the latest last."""
 
     def find(self, client: str, prompt: list[int]) -> Prefix:
         tokens = prompt[:-1]
-        name, names, found = _root(client), list[bytes](), list[list[mx.array]]()
-        for each in self._names(client, tokens):
-            own = tokens[len(found) * self._block : (len(found) + 1) * self._block]
-            if (block := self._blocks.get(each) or self._read(each, name, own)) is None:
+        name, names, blocks = _root(client), list[bytes](), list[list[mx.array]]()
+        for next_name in self._names(client, tokens):
+            own = tokens[len(blocks) * self._block : (len(blocks) + 1) * self._block]
+            if (block := self._blocks.get(next_name) or self._read(next_name, name, own)) is None:
                 break
-            name = each
-            names.append(each)
-            found.append(block.arrays)
-        count = len(found) * self._block
-        if (heir := self._nearest(name, tokens[count : count + self._block])) is not None:
-            heir_name, shared = heir
-            names.append(heir_name)
-            found.append([part[..., :shared, :] for part in self._blocks[heir_name].arrays])
+            name = next_name
+            names.append(name)
+            blocks.append(block.arrays)
+        count = len(blocks) * self._block
+        if (child := self._nearest(name, tokens[count : count + self._block])) is not None:
+            child_name, shared = child
+            names.append(child_name)
+            blocks.append([part[..., :shared, :] for part in self._blocks[child_name].arrays])
             count += shared
-        if not found:
+        if not blocks:
             return Prefix()
         self._touch(names)
         self.trim(self._budget)
-        return Prefix(count, self._join(found))
+        return Prefix(count, self._join(blocks))
 
     def _nearest(self, name: bytes, tokens: list[int]) -> tuple[bytes, int] | None:
-        """The block after `name` that begins most like `tokens`, and how far: texts that part
-        within a block have a system prompt in common, say."""
-        heirs = islice(reversed(self._heirs.get(name, {})), _LOOKED_AT)
-        found = [(self._blocks[heir].begins(tokens), heir) for heir in heirs]
-        shared, heir = max(found, default=(0, b""))
-        return (heir, shared) if shared >= _LEAST else None
+        """Return the block after `name` with the longest common beginning with `tokens`, and its
+        length: texts that differ within a block may share a system prompt, for example."""
+        children = islice(reversed(self._children.get(name, {})), _LOOKED_AT)
+        lengths = [(self._blocks[child].begins(tokens), child) for child in children]
+        shared, child = max(lengths, default=(0, b""))
+        return (child, shared) if shared >= _LEAST else None
 
     def stops(self, prompt: list[int]) -> tuple[int, ...]:
         return (len(prompt) - 1,) if len(prompt) > 1 else ()
@@ -250,7 +250,7 @@ class BlockStore:
             yield name
 
     def _read(self, name: bytes, parent: bytes, tokens: list[int]) -> Block | None:
-        """From disk, if it is there."""
+        """Read a block from disk, if it is there."""
         arrays = self._folder.read(name.hex()) if self._folder is not None else None
         if arrays is None:
             return None
@@ -258,19 +258,19 @@ class BlockStore:
 
     def _keep(self, name: bytes, block: Block) -> Block:
         self._blocks[name] = block
-        self._heirs[block.parent][name] = None
+        self._children[block.parent][name] = None
         self.nbytes += block.nbytes
         return block
 
     def _cut(self, caches: Caches, numbers: list[int]) -> list[list[mx.array]]:
-        """The blocks of these numbers, a layer after the other: one at a time is then doubled."""
+        """Copy the blocks of these numbers, layer by layer: memory doubles for one layer only."""
         cut: list[list[mx.array]] = [[] for _ in numbers]
         for cache in caches:
-            for whole in (cache.keys, cache.values):
+            for full in (cache.keys, cache.values):
                 for number, arrays in zip(numbers, cut, strict=True):
                     start = number * self._block
                     # A slice alone would keep the array that it was cut from.
-                    part = mx.contiguous(whole[..., start : start + self._block, :])
+                    part = mx.contiguous(full[..., start : start + self._block, :])
                     arrays.append(part)
             mx.eval([arrays[-2:] for arrays in cut])
         return cut
@@ -282,16 +282,17 @@ class BlockStore:
 
     def _join(self, blocks: list[list[mx.array]]) -> Caches:
         layers = zip(*blocks, strict=True)
-        whole = [mx.concatenate(list(parts), axis=2) for parts in layers]
+        joined = [mx.concatenate(list(parts), axis=2) for parts in layers]
         caches = []
-        for keys, values in zip(whole[::2], whole[1::2], strict=True):
+        for keys, values in zip(joined[::2], joined[1::2], strict=True):
             cache = KVCache()
             cache.state = (keys, values, keys.shape[2])
             caches.append(cache)
         return caches
 
     def _touch(self, names: "Iterator[bytes] | list[bytes]") -> None:
-        """Deepest first: a block without those before it is of no use, so it must leave sooner."""
+        """Mark as used, deepest first: a block is useless without those before it, so it has to be
+        dropped sooner."""
         for name in reversed(list(names)):
             self._blocks.move_to_end(name)
 
@@ -299,19 +300,19 @@ class BlockStore:
         while self.nbytes > budget:
             name, block = self._blocks.popitem(last=False)
             self.nbytes -= block.nbytes
-            del self._heirs[block.parent][name]
-            if not self._heirs[block.parent]:
-                del self._heirs[block.parent]
+            del self._children[block.parent][name]
+            if not self._children[block.parent]:
+                del self._children[block.parent]
 
 
 def _root(client: str) -> bytes:
-    """The name of nothing read yet: nobody's blocks follow another's."""
+    """Return the name before the first block: no client finds the blocks of another."""
     return blake2b(client.encode(), digest_size=16).digest()
 
 
 def _bytes_of(caches: Caches, tokens: int) -> int:
-    arrays = [each for cache in caches for each in (cache.keys, cache.values)]
-    return max(sum(each[..., :tokens, :].nbytes for each in arrays), 1)
+    arrays = [array for cache in caches for array in (cache.keys, cache.values)]
+    return max(sum(array[..., :tokens, :].nbytes for array in arrays), 1)
 
 
 class Snapshot(Struct, frozen=True):
@@ -321,7 +322,7 @@ class Snapshot(Struct, frozen=True):
 
 
 class SnapshotStore:
-    """Whole states, each by a hash of exactly the tokens it has read, and whose they are."""
+    """Uncut states, named by a hash of the client and of exactly the tokens they have read."""
 
     def __init__(self, budget: int, block: int) -> None:
         self.nbytes = 0
@@ -340,8 +341,8 @@ class SnapshotStore:
         return Prefix(snapshot.length, copy.deepcopy(snapshot.caches))
 
     def stops(self, prompt: list[int]) -> tuple[int, ...]:
-        """Also the end of the last full block: a template may end a prompt with words, such as
-        the opening of the model's thoughts, that it leaves out when that turn is history."""
+        """Stop at the end of the last full block too: a template may end a prompt with text, such
+        as an opening reasoning marker, that it leaves out once that turn is history."""
         last = len(prompt) - 1
         full = last - last % self._block
         return tuple(length for length in dict.fromkeys((full, last)) if length > 0)
@@ -364,10 +365,10 @@ class SnapshotStore:
         self.trim(0)
 
     def _names(self, client: str, tokens: list[int], lengths: set[int]) -> Iterator[bytes]:
-        """Of the beginnings of `tokens` with these lengths, shortest first, in one pass."""
+        """Name the beginnings of `tokens` with these lengths, shortest first, in one pass."""
         running = blake2b(client.encode() + b"\0", digest_size=16)
         start = 0
-        for length in sorted(each for each in lengths if each <= len(tokens)):
+        for length in sorted(n for n in lengths if n <= len(tokens)):
             running.update(array("I", tokens[start:length]).tobytes())
             start = length
             yield running.digest()
@@ -379,7 +380,7 @@ class SnapshotStore:
 
 
 def _settle(caches: Caches) -> None:
-    """Evaluate the state, in memory of its own: a row may be a mere view of the whole batch."""
+    """Evaluate the state, in memory of its own: a row may be a view of the batch."""
     for cache in caches:
         if isinstance(cache, CacheList):
             _settle(list(cache.caches))

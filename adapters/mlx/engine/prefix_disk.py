@@ -1,9 +1,8 @@
-"""Blocks of the prefix cache in a folder, for the next start of the server.
+"""The prefix cache on disk: blocks in a folder, for the next start of the server.
 
-One file per block, `<fingerprint>/<name>-<checksum>.safetensors`: mlx reads a file whose tensors
-are cut short on a thread of its own, where an exception ends the process, so nothing is given to
-it that is not, byte for byte, what was written. A thread of its own writes; the engine's thread
-only reads.
+One file per block, `<fingerprint>/<name>-<checksum>.safetensors`. mlx reads a truncated file on a
+thread of its own, where an exception ends the process, so that only files with a matching checksum
+are given to it. A thread of its own writes; the engine's thread only reads.
 """
 
 # pyright: basic
@@ -26,11 +25,11 @@ logger = logging.getLogger(__name__)
 
 _FORMAT = "1"
 _PENDING = 256
-"""Blocks that may wait for the disk; one more is left out, rather than kept in memory."""
+"""Blocks that may wait for the disk; further ones are not written, rather than kept in memory."""
 
 
 def fingerprint(files: Iterable[Path], how: str) -> str:
-    """Of a model's files and of everything else that decides what a block holds.
+    """Hash a model's files and everything else that decides the content of a block.
 
     Reading all weights would take as long as loading them: size and time of change stand for the
     content of large files.
@@ -47,54 +46,54 @@ def fingerprint(files: Iterable[Path], how: str) -> str:
 
 
 class BlockFolder:
-    """The blocks of one model. Their tensors are named by number, in the order of the block."""
+    """The blocks of one model. Their tensors are named by number, in order."""
 
     def __init__(self, folder: Path, budget: int) -> None:
         self._folder = folder
         self._budget = budget
-        """Bytes that all models may have together, below the parent of `folder`."""
+        """Bytes of all models together, below the parent of `folder`."""
         self._files = {path.name.partition("-")[0]: path for path in folder.glob("*.safetensors")}
         self._unchecked = budget
-        """Bytes written since the folder was last measured; at first it has to be."""
+        """Bytes written since the folder was last measured; it is measured with the first write."""
         self._pending: queue.Queue[tuple[str, list[mx.array]] | None] = queue.Queue(_PENDING)
         self._writer = threading.Thread(target=self._write_all, name="mlx-prefix", daemon=True)
         self._writer.start()
 
     @classmethod
     def open(cls, root: str, mark: str, budget: int) -> "BlockFolder | None":
-        """None, with a line in the log, where the folder cannot be made."""
+        """Open the folder; `None`, with a log line, if it cannot be created."""
         folder = Path(root).expanduser() / mark
         try:
-            # What people said is in there: for this user's eyes only.
+            # Prompts can be recovered from it: readable by this user only.
             folder.mkdir(mode=0o700, parents=True, exist_ok=True)
-            _remove_left_overs(folder)
+            _remove_partial_files(folder)
         except OSError as error:
-            logger.warning("no prefix cache on disk: %s", error.strerror)
+            logger.warning("the prefix cache is not kept on disk: %s", error.strerror)
             return None
         return cls(folder, budget)
 
     def read(self, name: str) -> list[mx.array] | None:
-        """The block's tensors, evaluated; None where there is none, or none that is sound."""
+        """Return the block's tensors, evaluated; `None` if it is missing or damaged."""
         if (path := self._files.get(name)) is None:
             return None
         try:
             arrays = _load(path)
             os.utime(path)
         except (OSError, ValueError, RuntimeError) as error:
-            logger.warning("a block of the prefix cache is left out: %s", error)
+            logger.warning("a block of the prefix cache on disk is dropped: %s", error)
             self._files.pop(name, None)
             path.unlink(missing_ok=True)
             return None
         return arrays
 
     def write(self, name: str, arrays: list[mx.array]) -> None:
-        """Write them soon; `arrays` are evaluated, which lets any thread use them."""
+        """Queue a block for writing; `arrays` are evaluated, which lets any thread use them."""
         if name in self._files:
             return
         try:
             self._pending.put_nowait((name, arrays))
         except queue.Full:
-            logger.debug("the disk is behind: a block of the prefix cache is not written")
+            logger.debug("the disk is slow: a block of the prefix cache is not written")
 
     def close(self, timeout: float) -> None:
         """Wait until what is pending is written, `timeout` seconds at most."""
@@ -116,11 +115,11 @@ class BlockFolder:
                 logger.warning("a block of the prefix cache was not written: %s", error)
 
     def _evict(self) -> None:
-        """Of all models' blocks, remove those that were used longest ago."""
+        """Remove the least recently used blocks of all models."""
         self._unchecked = 0
-        found = [(path, path.stat()) for path in self._folder.parent.glob("*/*.safetensors")]
-        excess = sum(stat.st_size for _, stat in found) - self._budget
-        for path, stat in sorted(found, key=lambda each: each[1].st_mtime_ns):
+        files = [(path, path.stat()) for path in self._folder.parent.glob("*/*.safetensors")]
+        excess = sum(stat.st_size for _, stat in files) - self._budget
+        for path, stat in sorted(files, key=lambda file: file[1].st_mtime_ns):
             if excess <= 0:
                 return
             path.unlink(missing_ok=True)
@@ -128,8 +127,8 @@ class BlockFolder:
             excess -= stat.st_size
 
 
-def _remove_left_overs(folder: Path) -> None:
-    """What a server was writing when it was killed; another that runs now is let alone."""
+def _remove_partial_files(folder: Path) -> None:
+    """Remove files that a killed server left incomplete, but not those of one that runs now."""
     for part in folder.glob("*.part"):
         if part.stat().st_mtime < time.time() - 60:
             part.unlink(missing_ok=True)
@@ -137,7 +136,7 @@ def _remove_left_overs(folder: Path) -> None:
 
 def _save(folder: Path, name: str, arrays: list[mx.array]) -> Path:
     content = io.BytesIO()
-    mx.save_safetensors(content, {str(i): each for i, each in enumerate(arrays)})
+    mx.save_safetensors(content, {str(i): array for i, array in enumerate(arrays)})
     part = folder / f"{name}-{os.getpid()}.part"
     part.write_bytes(content.getbuffer())
     path = folder / f"{name}-{zlib.crc32(content.getbuffer()):08x}.safetensors"
@@ -148,7 +147,7 @@ def _save(folder: Path, name: str, arrays: list[mx.array]) -> Path:
 def _load(path: Path) -> list[mx.array]:
     """
     Raises:
-        OSError, ValueError, RuntimeError: the file is gone, or not what was written.
+        OSError, ValueError, RuntimeError: the file is missing or damaged.
     """
     if f"{zlib.crc32(path.read_bytes()):08x}" != path.stem.partition("-")[2]:
         raise ValueError(f"{path.name} is damaged")

@@ -1,4 +1,4 @@
-"""Drawing the next token of every row in one pass; a row's text never depends on its company."""
+"""Draw the next token of every row in one pass; no row depends on the others of its batch."""
 
 # pyright: basic
 from collections.abc import Callable
@@ -9,13 +9,13 @@ import mlx.core as mx
 from adapters.request import Sampling
 
 Report = tuple[mx.array, mx.array, mx.array]
-"""Of R rows: (R,) the drawn tokens' logprobs, (R, K) the likeliest ids and (R, K) theirs."""
+"""For R rows: (R,) the drawn tokens' logprobs, (R, K) the likeliest ids and (R, K) theirs."""
 
 
 class RowNoise:
-    """What one row draws with: its parameters, its key, and what was said so far.
+    """The random state of one row: its parameters, its key, and its tokens so far.
 
-    `entropy` (64 bits) is the seed of a row that asks for none.
+    `entropy` (64 bits) is the seed of a row without one.
     """
 
     def __init__(self, sampling: Sampling, entropy: int, prompt: list[int]) -> None:
@@ -24,7 +24,7 @@ class RowNoise:
         self.drawn = 0
         self.counts: mx.array | None = None
         seed = (entropy if sampling.seed is None else sampling.seed) % 2**64
-        # Hashed, because seeds that follow each other would share keys: each draw adds 1.
+        # Hashed, because consecutive seeds would share keys: each draw adds 1.
         digest = blake2b(seed.to_bytes(8, "big"), digest_size=8).digest()
         self._key = int.from_bytes(digest[:4], "big"), int.from_bytes(digest[4:], "big")
 
@@ -34,49 +34,47 @@ class RowNoise:
 
     @property
     def plain(self) -> bool:
-        """Draws from the model's own distribution, temperature and truncation aside."""
-        asked = self.sampling
-        repeats = asked.repetition_penalty not in (None, 1)
-        return not (
-            repeats or asked.frequency_penalty or asked.presence_penalty or asked.logit_bias
-        )
+        """True if it draws from the model's own distribution, temperature and truncation aside."""
+        own = self.sampling
+        repeats = own.repetition_penalty not in (None, 1)
+        return not (repeats or own.frequency_penalty or own.presence_penalty or own.logit_bias)
 
 
 class Drawing:
-    """The parameters of all rows as arrays: made anew when rows come or go, free of syncs between.
+    """The parameters of all rows as arrays: rebuilt when rows come or go, without syncs between.
 
     The order is penalties, bias, top_k, min_p, top_p, and the temperature last, as in mlx-lm.
     """
 
     def __init__(self, dice: list[RowNoise], vocabulary: int) -> None:
         self._dice = dice
-        self._temperature = _column(dice, lambda asked: asked.temperature or 0.0)
-        self._noisy = any(each.sampling.temperature for each in dice)
-        self._keys = mx.array([each.key() for each in dice], dtype=mx.uint32)
+        self._temperature = _column(dice, lambda sampling: sampling.temperature or 0.0)
+        self._noisy = any(d.sampling.temperature for d in dice)
+        self._keys = mx.array([d.key() for d in dice], dtype=mx.uint32)
         self._noise = mx.vmap(lambda key: mx.random.gumbel((vocabulary,), key=key))
         self._cut = _create_cut(dice, vocabulary)
         self._shape = None if all(d.plain for d in dice) else _Shape(dice, vocabulary)
 
     def draw(self, logits: mx.array) -> mx.array:
-        """(rows, vocabulary) logits -> (rows,) token ids, not evaluated yet."""
+        """Map (rows, vocabulary) logits to (rows,) token ids, not evaluated yet."""
         logits = logits.astype(mx.float32)
         if self._shape is not None:
             logits = self._shape.apply(logits)
         tokens = mx.argmax(self._perturb(logits) if self._noisy else logits, axis=-1)
         if self._shape is not None:
             self._shape.count(tokens)
-        for each in self._dice:
-            each.drawn += 1
+        for dice in self._dice:
+            dice.drawn += 1
         return tokens
 
     def store(self) -> None:
-        """Hand what was counted back to the rows, before others make a drawing of them."""
+        """Return the counts to the rows, before another drawing is made of them."""
         if self._shape is not None:
             self._shape.store(self._dice)
 
     def _perturb(self, logits: mx.array) -> mx.array:
-        """The likeliest of `logits / temperature + Gumbel noise` is a draw; scaled by the
-        temperature, so that the rows with none are simply not disturbed."""
+        """Add Gumbel noise: the maximum of `logits / temperature + noise` is a draw. Scaled by the
+        temperature, so that rows with temperature 0 are unchanged."""
         if self._cut is not None:
             logits = mx.where(logits >= self._cut.thresholds(logits), logits, -mx.inf)
         noise = self._noise(self._keys)
@@ -85,79 +83,79 @@ class Drawing:
 
 
 class _Shape:
-    """Penalties and `logit_bias` for every row; neutral values where a row asks for none.
+    """Penalties and `logit_bias` for every row; neutral values for rows without them.
 
-    The frequency and presence penalties count what the answer has said, all of it (OpenAI); the
-    repetition penalty divides what the prompt or the answer has (Hugging Face).
+    The frequency and presence penalties count the tokens of the answer (OpenAI); the repetition
+    penalty divides the logits of tokens of the prompt or the answer (Hugging Face).
     Source: https://platform.openai.com/docs/api-reference/chat/create
     """
 
     def __init__(self, dice: list[RowNoise], vocabulary: int) -> None:
-        self._frequency = _column(dice, lambda asked: asked.frequency_penalty or 0.0)
-        self._presence = _column(dice, lambda asked: asked.presence_penalty or 0.0)
+        self._frequency = _column(dice, lambda sampling: sampling.frequency_penalty or 0.0)
+        self._presence = _column(dice, lambda sampling: sampling.presence_penalty or 0.0)
         self._repeats = any(d.sampling.repetition_penalty not in (None, 1) for d in dice)
-        self._repetition = _column(dice, lambda asked: asked.repetition_penalty or 1.0)
-        self._bias = mx.stack([_bias(each, vocabulary) for each in dice])
+        self._repetition = _column(dice, lambda sampling: sampling.repetition_penalty or 1.0)
+        self._bias = mx.stack([_bias(d, vocabulary) for d in dice])
         self._prompt = (
-            mx.stack([_in_prompt(each, vocabulary) for each in dice]) if self._repeats else None
+            mx.stack([_in_prompt(d, vocabulary) for d in dice]) if self._repeats else None
         )
         zeros = mx.zeros((vocabulary,))
         self._counts = mx.stack([zeros if d.counts is None else d.counts for d in dice])
         self._rows = mx.arange(len(dice))
 
     def apply(self, logits: mx.array) -> mx.array:
-        said = self._counts > 0
+        written = self._counts > 0
         if self._prompt is not None:
             less = mx.where(logits > 0, logits / self._repetition, logits * self._repetition)
-            logits = mx.where(said | self._prompt, less, logits)
-        return logits - self._frequency * self._counts - self._presence * said + self._bias
+            logits = mx.where(written | self._prompt, less, logits)
+        return logits - self._frequency * self._counts - self._presence * written + self._bias
 
     def count(self, tokens: mx.array) -> None:
-        # Lazy, as all of mlx: the next step's graph hangs on these tokens, not on their values.
+        # Lazy, as all of mlx: the next step's graph depends on these arrays, not on their values.
         self._counts = self._counts.at[self._rows, tokens].add(1.0)
 
     def store(self, dice: list[RowNoise]) -> None:
-        for row, each in enumerate(dice):
-            each.counts = None if each.plain else self._counts[row]
+        for row, d in enumerate(dice):
+            d.counts = None if d.plain else self._counts[row]
 
 
 class _Cut:
     """The logit below which a token is not drawn, for the rows in `rows`."""
 
     def __init__(self, dice: list[RowNoise], rows: list[int], vocabulary: int) -> None:
-        asked = [dice[row].sampling for row in rows]
-        limits = [min(each.top_k or vocabulary, vocabulary) for each in asked]
+        samplings = [dice[row].sampling for row in rows]
+        limits = [min(s.top_k or vocabulary, vocabulary) for s in samplings]
         self._all = len(rows) == len(dice)
         self._count, self._rows = len(dice), mx.array(rows)
         self._top_k = mx.array(limits)[:, None]
-        # Sorting a whole vocabulary is dear: only what top_k leaves is looked at, where it can be.
-        whole = any(
-            each.top_p is not None and limit == vocabulary
-            for each, limit in zip(asked, limits, strict=True)
+        # Sorting the vocabulary is expensive: where possible, only the tokens of top_k are sorted.
+        needs_all = any(
+            s.top_p is not None and limit == vocabulary
+            for s, limit in zip(samplings, limits, strict=True)
         )
         bounded = [limit for limit in limits if limit < vocabulary]
-        self._width = vocabulary if whole else max(bounded, default=1)
-        self._top_p = mx.array([[1.0 if each.top_p is None else each.top_p] for each in asked])
-        self._min_p = mx.log(mx.array([[each.min_p or 0.0] for each in asked]))
+        self._width = vocabulary if needs_all else max(bounded, default=1)
+        self._top_p = mx.array([[1.0 if s.top_p is None else s.top_p] for s in samplings])
+        self._min_p = mx.log(mx.array([[s.min_p or 0.0] for s in samplings]))
 
     def thresholds(self, logits: mx.array) -> mx.array:
-        """(rows, vocabulary) -> (rows, 1)"""
-        mine = logits if self._all else logits[self._rows]
-        head = mine if self._width == mine.shape[-1] else mx.topk(mine, self._width, axis=-1)
+        """Map (rows, vocabulary) logits to (rows, 1) thresholds."""
+        own = logits if self._all else logits[self._rows]
+        head = own if self._width == own.shape[-1] else mx.topk(own, self._width, axis=-1)
         head = -mx.sort(-head, axis=-1)
         place = mx.arange(self._width)
         by_min_p = head[:, :1] + self._min_p
         kept = mx.where((place < self._top_k) & (head >= by_min_p), head, -mx.inf)
-        # min_p alone looks at the likeliest token only, wherever the others are.
+        # min_p alone depends on the likeliest token only.
         lowest = mx.where(self._top_k > self._width, by_min_p, self._lowest(kept, place))
         if self._all:
             return lowest
-        everywhere = mx.full((self._count, 1), -mx.inf)
-        everywhere[self._rows] = lowest
-        return everywhere
+        all_rows = mx.full((self._count, 1), -mx.inf)
+        all_rows[self._rows] = lowest
+        return all_rows
 
     def _lowest(self, kept: mx.array, place: mx.array) -> mx.array:
-        """The likeliest tokens that together reach `top_p`; always the first."""
+        """Return the lowest logit of the likeliest tokens that together reach `top_p`."""
         chances = mx.softmax(kept, axis=-1)
         before = mx.cumsum(chances, axis=-1) - chances
         inside = (((before < self._top_p) | (self._top_p >= 1)) | (place == 0)) & (kept > -mx.inf)
@@ -165,17 +163,17 @@ class _Cut:
 
 
 def _create_cut(dice: list[RowNoise], vocabulary: int) -> _Cut | None:
-    rows = [row for row, each in enumerate(dice) if _cuts(each.sampling)]
+    rows = [row for row, d in enumerate(dice) if _cuts(d.sampling)]
     return _Cut(dice, rows, vocabulary) if rows else None
 
 
-def _cuts(asked: Sampling) -> bool:
-    narrow = asked.top_p is not None and asked.top_p < 1
-    return bool(asked.temperature) and bool(narrow or asked.top_k or asked.min_p)
+def _cuts(sampling: Sampling) -> bool:
+    narrow = sampling.top_p is not None and sampling.top_p < 1
+    return bool(sampling.temperature) and bool(narrow or sampling.top_k or sampling.min_p)
 
 
 def report(logits: mx.array, tokens: mx.array, width: int) -> Report:
-    """What the model itself thought of each row's token, and of the `width` likeliest."""
+    """Return the model's own logprobs of each row's token and of the `width` likeliest."""
     logits = logits.astype(mx.float32)
     logprobs = logits - mx.logsumexp(logits, axis=-1, keepdims=True)
     drawn = mx.take_along_axis(logprobs, tokens[:, None], axis=-1)[:, 0]
@@ -194,14 +192,14 @@ def report(logits: mx.array, tokens: mx.array, width: int) -> Report:
 
 
 def _column(dice: list[RowNoise], read: Callable[[Sampling], float]) -> mx.array:
-    return mx.array([[float(read(each.sampling))] for each in dice])
+    return mx.array([[float(read(d.sampling))] for d in dice])
 
 
 def _bias(dice: RowNoise, vocabulary: int) -> mx.array:
-    asked = {t: v for t, v in (dice.sampling.logit_bias or {}).items() if 0 <= t < vocabulary}
+    biases = {t: v for t, v in (dice.sampling.logit_bias or {}).items() if 0 <= t < vocabulary}
     bias = mx.zeros((vocabulary,))
-    if asked:
-        bias[mx.array(list(asked))] = mx.array(list(asked.values()))
+    if biases:
+        bias[mx.array(list(biases))] = mx.array(list(biases.values()))
     return bias
 
 

@@ -1,8 +1,8 @@
 """Scheduler of one model: queue, prefill, decode.
 
 A step decodes one token of each answer, then reads one chunk of one prompt, or of several short
-ones together; while many short prompts wait for few rows it only reads. Models whose caches cannot
-be merged, and quantised caches, have one row at a time; nothing else differs.
+ones together; while many short prompts wait for few rows it only reads. Unmergeable
+and quantised caches have one row at a time; nothing else differs.
 """
 
 # pyright: basic
@@ -139,7 +139,7 @@ class Scheduler:
     def drop_all(self) -> list[Sequence]:
         """Drop every row, after `step` raised or to unload; return the live sequences.
 
-        A batch that raised has rows whose caches are ahead of their tokens: it is never used again.
+        In a batch that raised, caches are ahead of their tokens: it is never used again.
         """
         groups = [*self._queue.groups(), *(p.group for p in [*self._prefills, *self._ready])]
         sequences = [sequence for group in groups for sequence in group.waiting]
@@ -253,7 +253,7 @@ class Scheduler:
         """Return how many choices of `prefill` get a row: its own place, and those that are free
         beyond the places reserved for others or taken `before` it."""
         lengths = self._lengths(beside=prefill)
-        lengths += [sequence.expected for each in before for sequence in each.sequences]
+        lengths += [sequence.expected for new in before for sequence in new.sequences]
         count = min(len(prefill.group.waiting), self.max_rows - len(lengths))
         while count > 1 and not self.budget.fits([*lengths, *[prefill.group.expected] * count]):
             count -= 1

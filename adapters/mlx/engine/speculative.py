@@ -1,8 +1,8 @@
-"""One row at a time, whose next tokens a smaller model guesses and the model itself checks.
+"""Speculative decoding: one row at a time; the model checks the guesses of a draft model.
 
-The text is the one that the model alone would write, seeds included: each token is drawn with the
-key of its place, by the guesser and by the checker, so that a guess is right whenever the checker
-draws the same, and wrong guesses leave no trace.
+The text is the one that the model alone would write, seeds included: draft and model draw each
+token with the key of its place, so that a guess is right whenever the model draws the same, and
+wrong guesses have no effect.
 """
 
 # pyright: basic
@@ -25,7 +25,7 @@ _CHUNK = 512
 
 
 class SpeculativeBatch(DecodeBatch):
-    """Rows that want more than tokens (penalties, a grammar, logprobs) go without guesses."""
+    """Rows with penalties, a grammar or logprobs are decoded without guesses."""
 
     def __init__(self, loaded: LoadedModel) -> None:
         super().__init__(loaded)
@@ -55,7 +55,7 @@ class SpeculativeBatch(DecodeBatch):
             self._leave()
 
     def _leave(self) -> None:
-        """The cache may be ahead of the answer, with guesses in it: nobody is to go on from it."""
+        """Drop the row. Its cache may have guesses beyond the answer, and is not kept."""
         self._tokens = None
         self.rows, self._cache, self._inputs, self._drawing = [], [], None, None
 
@@ -81,9 +81,9 @@ class SpeculativeBatch(DecodeBatch):
 
 
 class PlacedSampler:
-    """Draws with the key of a token's place in the answer, whoever asks.
+    """Draws with the key of a token's place in the answer, for draft and model alike.
 
-    mlx-lm asks for one guess at a time, and then has all of them checked at once, and a place more.
+    mlx-lm draws one guess at a time, and then checks all of them at once, and one place more.
     """
 
     def __init__(self, row: Row) -> None:
@@ -106,5 +106,5 @@ def _at(dice: RowNoise, place: int) -> RowNoise:
 
 
 def _is_plain(row: Row) -> bool:
-    asked = row.sequence
-    return row.dice.plain and not asked.processors and asked.top_logprobs is None
+    sequence = row.sequence
+    return row.dice.plain and not sequence.processors and sequence.top_logprobs is None

@@ -77,7 +77,7 @@ class IdleUnload:
                 self._start_timer(name)
 
     def loaded(self, name: str) -> None:
-        """Start the timer after a load whose callers may all have disconnected."""
+        """Start the timer after a load; all of its callers may have disconnected."""
         if not self._users[name]:
             self._start_timer(name)
 

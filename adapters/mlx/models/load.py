@@ -1,4 +1,4 @@
-"""Loading a folder into memory, ready to generate. Runs on the engine's thread only."""
+"""Load a model folder into memory. Runs on the engine's thread only."""
 
 # pyright: basic
 import gc
@@ -42,20 +42,20 @@ class LoadedModel:
     context_length: int | None
     end_tokens: frozenset[int]
     batchable: bool
-    """Every layer's cache can be merged with another's; else one answer at a time."""
+    """True if all caches can be merged into a batch; else one answer at a time."""
     recurrent: bool
-    """Some layer keeps a state instead of keys and values, which padding would disturb."""
+    """True if a layer has a state instead of keys and values, which padding would change."""
     sampling: Sampling
-    """What the model's authors recommend; empty where they say nothing."""
+    """The defaults that the model's authors recommend, if any."""
     reasoning: Reasoning | None
-    """What it thinks in, if it thinks aloud."""
+    """The reasoning markers of a reasoning model."""
     syntax: ToolSyntax | None
-    """How it writes calls; None where its template knows no tools."""
+    """The syntax of its tool calls; `None` if its template supports no tools."""
     grammars: GrammarCompiler
     files: tuple[Path, ...] = ()
-    """What it was loaded from."""
+    """The files it was loaded from."""
     draft: Any = None
-    """A smaller model with the same vocabulary, whose guesses this one checks."""
+    """A smaller model with the same vocabulary for speculative decoding."""
 
 
 def load_folder(
@@ -64,10 +64,11 @@ def load_folder(
     loading: Loading,
     extras: Extras = NO_EXTRAS,
 ) -> Pieces[LoadedModel]:
-    """
+    """Load a model for text generation.
+
     Raises:
         GenerationError: the files are not a model that mlx-lm can run; says why.
-        BackendUnavailableError: nobody waits for it any more.
+        BackendUnavailableError: the load was cancelled.
     """
     with explained(path, loading.name):
         return (yield from _load(path, dequantize, loading, extras))
@@ -75,15 +76,15 @@ def load_folder(
 
 @contextmanager
 def explained(path: Path, name: str) -> Generator[None]:
-    """A load, whose failures become a GenerationError; what it had read is freed.
+    """Turn the failures of a load into a GenerationError; arrays read so far are freed.
 
     Raises:
-        GenerationError: says why, without the folder.
+        GenerationError: says why, without the folder's path.
     """
     try:
         yield
     except BackendError as error:
-        # The frames that it comes from hold the weights.
+        # The frames of its traceback hold the weights.
         raise error.with_traceback(None) from None
     except Exception as error:
         logger.exception("loading %s failed", name)
@@ -95,10 +96,10 @@ def explained(path: Path, name: str) -> Generator[None]:
 
 
 def read_weights(models: list[Any], packed: list[Packed], loading: Loading) -> Pieces[None]:
-    """Into memory, an array at a time; those of `packed`, which belong to `models`, in pieces.
+    """Read weights into memory, array by array; unpack `packed`, which belong to `models`.
 
     Raises:
-        BackendUnavailableError: nobody waits for it any more.
+        BackendUnavailableError: the load was cancelled.
     """
     loading.begin(sum(array.nbytes for array in _weights(models)))
     while packed:
@@ -113,7 +114,7 @@ def read_weights(models: list[Any], packed: list[Packed], loading: Loading) -> P
 
 def _weights(models: list[Any]) -> list[mx.array]:
     named: list[Any] = [tree_flatten(model.parameters()) for model in models]
-    return [array for each in named for _, array in each]
+    return [array for parameters in named for _, array in parameters]
 
 
 def _load(
@@ -122,38 +123,38 @@ def _load(
     model, config, packed = _open(path, dequantize)
     yield
     if extras.lora is not None:
-        # New layers come in training mode, which drops some of what they say.
+        # New layers are in training mode, with dropout.
         model = load_adapters(model, str(extras.lora)).eval()
     draft = None
     if extras.draft is not None:
         draft, _, also_packed = _open(extras.draft, dequantize)
         packed += also_packed
-    reading_words = beside(lambda: _read_words(path, config, extras.draft))
-    next(reading_words)  # It has begun, and goes on while weights are read.
-    models = [each for each in (model, draft) if each is not None]
+    reading_tokenizer = beside(lambda: _read_tokenizer(path, config, extras.draft))
+    next(reading_tokenizer)  # It goes on while weights are read.
+    models = [m for m in (model, draft) if m is not None]
     yield from read_weights(models, packed, loading)
-    words = yield from reading_words
+    texts = yield from reading_tokenizer
     caches = make_prompt_cache(model)
     return LoadedModel(
         name=loading.name,
         model=model,
-        tokenizer=words.tokenizer,
-        vocabulary=words.vocabulary,
+        tokenizer=texts.tokenizer,
+        vocabulary=texts.vocabulary,
         context_length=context_length(config),
-        end_tokens=words.end_tokens,
+        end_tokens=texts.end_tokens,
         batchable=all(hasattr(cache, "merge") for cache in caches),
         recurrent=any(isinstance(cache, (ArraysCache, CacheList)) for cache in caches),
         sampling=recommended_sampling(path),
-        reasoning=words.reasoning,
-        syntax=words.syntax,
-        grammars=GrammarCompiler(words.tokenizer, words.end_tokens),
+        reasoning=texts.reasoning,
+        syntax=texts.syntax,
+        grammars=GrammarCompiler(texts.tokenizer, texts.end_tokens),
         files=(*model_files(path), *(model_files(extras.lora) if extras.lora else ())),
         draft=draft,
     )
 
 
-class Words(NamedTuple):
-    """What is known of a model without its weights: reading it takes a second, and no array."""
+class Tokenization(NamedTuple):
+    """The tokenizer of a model and what derives from it: reading takes a second, and no array."""
 
     tokenizer: Any
     vocabulary: Vocabulary
@@ -162,11 +163,11 @@ class Words(NamedTuple):
     syntax: ToolSyntax | None
 
 
-def _read_words(path: Path, config: dict[str, Any], draft: Path | None) -> Words:
+def _read_tokenizer(path: Path, config: dict[str, Any], draft: Path | None) -> Tokenization:
     tokenizer: Any = mlx_lm_utils.load_tokenizer(path, eos_token_ids=config.get("eos_token_id"))
     if draft is not None:
         _require_same_tokens(tokenizer, mlx_lm_utils.load_tokenizer(draft))
-    return Words(
+    return Tokenization(
         tokenizer,
         Vocabulary(tokenizer),
         frozenset(tokenizer.eos_token_ids),
@@ -178,7 +179,7 @@ def _read_words(path: Path, config: dict[str, Any], draft: Path | None) -> Words
 def _open(
     path: Path, dequantize: Literal["auto", "always", "never"]
 ) -> tuple[Any, dict[str, Any], list[Packed]]:
-    """The model, not read yet, its configuration, and what of it is to be unpacked."""
+    """Return the model with lazy weights, its configuration, and the weights to unpack."""
     model, config = mlx_lm_utils.load_model(path, lazy=True)
     packed = unpack(model) if should_unpack(model, dequantize) else []
     return model, config, packed
@@ -187,14 +188,14 @@ def _open(
 def _require_same_tokens(tokenizer: Any, draft: Any) -> None:
     """
     Raises:
-        GenerationError: a guess would mean something else to the model that checks it.
+        GenerationError: the draft's tokens mean something else to the model.
     """
     if tokenizer.get_vocab() != draft.get_vocab():
-        raise GenerationError("The draft model has other tokens than its base.", lasting=True)
+        raise GenerationError("The draft model's vocabulary differs from its base's.", lasting=True)
 
 
 def model_files(path: Path) -> tuple[Path, ...]:
-    """The files that decide what the model computes."""
+    """Return the files that decide what the model computes."""
     return tuple(
         sorted(file for file in path.iterdir() if file.suffix in (".json", ".safetensors", ".py"))
     )
@@ -205,22 +206,24 @@ def should_unpack(model: Any, dequantize: Literal["auto", "always", "never"]) ->
 
 
 def recommended_sampling(path: Path) -> Sampling:
-    """What `generation_config.json` recommends.
+    """Return the sampling that `generation_config.json` recommends.
 
-    Where it recommends no sampling the model decodes greedily, which is mlx-lm's own default.
+    Without one the model decodes greedily, which is mlx-lm's own default.
     """
     file = path / "generation_config.json"
     if not file.is_file():
         return Sampling()
-    said = json.loads(file.read_bytes())
-    if not said.get("do_sample"):
+    config = json.loads(file.read_bytes())
+    if not config.get("do_sample"):
         return Sampling()
     return Sampling(
-        temperature=said.get("temperature", 1.0), top_p=said.get("top_p"), top_k=said.get("top_k")
+        temperature=config.get("temperature", 1.0),
+        top_p=config.get("top_p"),
+        top_k=config.get("top_k"),
     )
 
 
 def free_memory() -> None:
-    """Give back what a model held once its last reference is gone."""
+    """Free the memory of models without references."""
     gc.collect()
     mx.clear_cache()

@@ -1,4 +1,4 @@
-"""Loads on their way: shared by those who meet, watched, and ended when nobody waits any more."""
+"""Running loads: shared by concurrent callers, observed, and cancelled without callers."""
 
 import asyncio
 from collections.abc import Awaitable, Callable
@@ -12,37 +12,38 @@ from adapters.errors import BackendError, BackendUnavailableError
 
 
 class Extras(Struct, frozen=True):
-    """What a model has beside the weights of its base: folders."""
+    """The folders of a model beside its base: LoRA adapters, a draft model."""
 
     lora: Path | None = None
     draft: Path | None = None
 
 
 class Loading:
-    """How far one load is. The engine's thread reports; the event loop reads, and may end it."""
+    """Progress of one load: the engine's thread reports, the event loop reads and may cancel."""
 
     def __init__(self, name: str) -> None:
         self.name = name
         self.status = "preparing"
         self.completed = 0
-        """Bytes of weights that are in memory."""
+        """Bytes of weights in memory."""
         self.total: int | None = None
         self.cancelled = False
 
     def begin(self, total: int) -> None:
-        """The weights, so many bytes of them, are read from here on."""
+        """Start the phase that reads `total` bytes of weights."""
         self.status, self.total = "loading", total
 
     def advance(self, nbytes: int) -> None:
-        """
+        """Count bytes that were read.
+
         Raises:
-            BackendUnavailableError: nobody wants it any more.
+            BackendUnavailableError: the load was cancelled.
         """
         self.completed += nbytes
         self.check()
 
     def check(self) -> None:
-        """As `advance`, between two steps of a load."""
+        """Raise as `advance`, between two phases of a load."""
         if self.cancelled:
             raise BackendUnavailableError(f"The load of '{self.name}' was cancelled.")
 
@@ -67,19 +68,19 @@ class Loads:
     def __init__(
         self, load: Callable[[Loading], Awaitable[None]], ended: Callable[[str], None]
     ) -> None:
-        """`ended` is called with the model's name after each load, however it went."""
+        """`ended` is called with the model's name after each load, failed ones included."""
         self._load = load
         self._ended = ended
         self._loads: dict[str, _Load] = {}
 
     async def join(self, name: str) -> None:
-        """Wait for the load of `name`, which begins if none is on its way.
+        """Wait for the load of `name`; start it if none is running.
 
-        One waiter who leaves stops nothing; when the last one leaves, the load ends at its next
-        piece of weights.
+        The load goes on while a caller waits; after the last one is cancelled, it ends at its next
+        array.
 
         Raises:
-            BackendError: what the load raised.
+            BackendError: the error of the load.
         """
         while (load := self._loads.get(name)) is not None and load.loading.cancelled:
             await asyncio.wait([load.task])
@@ -93,15 +94,15 @@ class Loads:
                 load.loading.cancelled = True
 
     async def cancel(self, name: str) -> None:
-        """End the load of `name`, if there is one: its waiters get an error. Returns afterwards."""
+        """Cancel the load of `name` and wait for its end; its callers get an error."""
         if (load := self._loads.get(name)) is None:
             return
         load.loading.cancelled = True
-        with suppress(BackendError):  # Those who wait are told.
+        with suppress(BackendError):  # Its callers get it.
             await asyncio.shield(load.task)
 
     def progress(self) -> dict[str, Progress]:
-        """What is being loaded, by name."""
+        """Return the progress of running loads by model name."""
         return {name: load.loading.progress() for name, load in self._loads.items()}
 
     def close(self) -> None:
@@ -119,6 +120,6 @@ class Loads:
     def _end(self, name: str, task: "asyncio.Future[None]") -> None:
         del self._loads[name]
         if not task.cancelled():
-            # Read here too: those who waited may all have left, and asyncio would complain.
+            # Retrieved here too: if no caller is left, asyncio would log it.
             task.exception()
         self._ended(name)

@@ -54,7 +54,7 @@ class Reading:
     """The prompt, where the answer is to begin with it."""
 
     def controls(self) -> frozenset[str]:
-        """Return the control tokens whose text the reader has to see."""
+        """Return the control tokens that the reader has to see as text."""
         syntax = self.syntax if self.tools else None
         return self.vocabulary.find_control_tokens(visible_texts(self.reasoning, syntax))
 
@@ -84,8 +84,8 @@ class Answers:
         self._write = write
         self._started: Started | None = started
         """Until it is written, at the admission."""
-        self._answers = {each: Answer(reading, each, write) for each in sequences}
-        """Those that have not ended."""
+        self._answers = {own: Answer(reading, own, write) for own in sequences}
+        """The choices that have not ended."""
         self._error: Exception | None = None
         self._end = asyncio.Event()
 

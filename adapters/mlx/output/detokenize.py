@@ -37,7 +37,7 @@ class Vocabulary:
         self._special = frozenset(tokenizer.all_special_ids)
         self._added = {token: text for text, token in tokenizer.get_added_vocab().items()}
         self.token_bytes = TokenBytes(self._look_up)
-        """As `bytes_of`; a lookup costs no call once a token was seen."""
+        """The same as `bytes_of`; a lookup costs no call once a token was seen."""
         self.control_tokens = {str(text): token for text, token in _control_tokens(tokenizer)}
         """Text -> id of the tokens that are not text: turn markers, ends, and the like."""
         # mlx-lm has read the decoder out of tokenizer.json already: its choice is the answer.

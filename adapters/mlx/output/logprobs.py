@@ -1,4 +1,4 @@
-"""Tokens as the contract reports them: text, bytes, natural logprobs."""
+"""Logprobs as events report them: text, bytes, natural logarithms."""
 
 import codecs
 from collections import deque
@@ -10,7 +10,7 @@ from adapters.mlx.sequence import Sampled
 
 
 def to_logprob(vocabulary: Vocabulary, sampled: Sampled) -> TokenLogprob:
-    """A token of the answer: a control token has no bytes, as it is nobody's text there."""
+    """Convert a token of the answer; a control token is not part of the text and has no bytes."""
     top = tuple(_to_entry(vocabulary, token, logprob) for token, logprob in sampled.top)
     return _to_entry(vocabulary, sampled.token, sampled.logprob or 0.0, top)
 
@@ -18,9 +18,9 @@ def to_logprob(vocabulary: Vocabulary, sampled: Sampled) -> TokenLogprob:
 def to_prompt_logprobs(
     vocabulary: Vocabulary, prompt: Ordered[int], read: Ordered[Sampled], text: str
 ) -> tuple[TokenLogprob, ...]:
-    """All tokens of `prompt`, of which `read` has all but the first; `text` is what it shows as."""
+    """Convert all tokens of `prompt`; `read` lacks the first. `text` is the prompt as shown."""
     first = TokenLogprob(token=vocabulary.text_of(prompt[0]), logprob=0.0, is_first=True)
-    entries = [first, *(to_logprob(vocabulary, each) for each in read)]
+    entries = [first, *(to_logprob(vocabulary, token) for token in read)]
     places = Places(text)
     return tuple(
         TokenLogprob(
@@ -35,7 +35,7 @@ def to_prompt_logprobs(
 
 
 class Places:
-    """What each token of a prompt, in order, has of the text that was sent or is shown for it."""
+    """Assigns to each token of a prompt, in order, its part of the text that is shown."""
 
     def __init__(self, text: str) -> None:
         self._text = text
@@ -43,10 +43,11 @@ class Places:
         self._read = 0
 
     def bytes_of(self, own: bytes, name: str) -> tuple[int, ...]:
-        """A control token may be written by its name, or was put there by the tokenizer."""
+        """Return the bytes of the next token. A control token is in the text by its name, or was
+        added by the tokenizer."""
         if not own and self._text.startswith(name, self._read):
             own = name.encode()
-        # SentencePiece writes a space before the first word, which belongs to no text.
+        # SentencePiece writes a space before the first word, which is not part of the text.
         if self._read == 0 and own.startswith(b" ") and not self._text.startswith(" "):
             own = own[1:]
         self._read += len(self._decoder.decode(own))
@@ -73,7 +74,7 @@ class TokenLedger:
 
     def __init__(self) -> None:
         self._written = 0
-        """Characters of the model's text whose tokens were added."""
+        """Characters of the model's text with their tokens added."""
         self._read = 0
         """Characters of it that were sorted into content and other text."""
         self._content = 0

@@ -1,4 +1,4 @@
-"""The parts of an answer: what the model thinks, what it says, what it calls."""
+"""Split an answer into its sections: reasoning, content, tool calls."""
 
 from collections.abc import Callable
 from typing import Literal, Protocol
@@ -23,7 +23,7 @@ class SectionReader(Protocol):
     def in_reasoning(self) -> bool: ...
     def feed(self, text: str) -> list[Piece]: ...
     def finish(self) -> list[Piece]:
-        """What is still held, now that nothing follows."""
+        """Return the rest at the end of the answer."""
         ...
 
 
@@ -36,9 +36,11 @@ def create_reader(
     hidden: tuple[str, ...] = (),
     is_answering: bool = False,
 ) -> SectionReader | None:
-    """None where the text is content from end to end. `tools` are those that may be called,
-    `hidden` the control tokens among the markers, which are nobody's text; `is_answering`: the
-    prompt ends with the header of an answer, in channels."""
+    """Create the reader of one answer; `None` if all of its text is content.
+
+    `tools`: the functions that may be called. `hidden`: the control tokens among the markers, which
+    are never shown. `is_answering`: the prompt ends with the header of the final channel.
+    """
     if (reasoning is not None and reasoning.is_harmony) or (
         syntax is not None and syntax.body == "harmony"
     ):
@@ -50,8 +52,8 @@ def create_reader(
 
 
 class Sections:
-    """Splits text at markers. It thinks at the beginning only, or after a call; calls open with
-    their marker anywhere, or bare at the beginning. What was no call comes out as content."""
+    """Splits text at markers. Reasoning is at the beginning only, or after a call; calls open with
+    their marker anywhere, or bare at the beginning. Text that is no call after all is content."""
 
     def __init__(
         self,
@@ -72,11 +74,11 @@ class Sections:
         self._space = ""
         self._span: SpanReader | None = None
         self._state: Literal["start", "content", "reasoning", "span"] = "start"
-        # White space that follows thinking or a call belongs to neither.
+        # White space after reasoning or a call belongs to neither.
         self._trims = False
         self._fresh = False
         if is_open:
-            self._think_aloud()
+            self._begin_reasoning()
 
     @property
     def in_reasoning(self) -> bool:
@@ -101,8 +103,8 @@ class Sections:
         if self._state == "span" and self._span is not None:
             pieces = self._resolve(self._span.finish())
         elif self._state == "reasoning":
-            held = self._text
-            pieces = [Piece("reasoning", held, held)] if held else []
+            rest = self._text
+            pieces = [Piece("reasoning", rest, rest)] if rest else []
         elif self._state == "start" and self._trims and not self._text.strip():
             pieces = [as_marker(self._text)] if self._text else []
         else:
@@ -119,7 +121,7 @@ class Sections:
             return []
         if think and bare.startswith(think):
             self._text = bare[len(think) :]
-            self._think_aloud()
+            self._begin_reasoning()
             return [as_marker(space + think)]
         if self._bare and bare[0] in "{[":
             self._text = bare
@@ -132,21 +134,21 @@ class Sections:
 
     def _read_content(self) -> list[Piece]:
         wanted = [mark for mark in (self._begin, *self._marks) if mark]
-        found = [(at, -len(mark), mark) for mark in wanted if (at := self._text.find(mark)) >= 0]
-        if not found:
+        marks = [(at, -len(mark), mark) for mark in wanted if (at := self._text.find(mark)) >= 0]
+        if not marks:
             return self._show_certain(wanted)
-        at, _, mark = min(found)
-        said, self._text = self._text[:at], self._text[at + len(mark) :]
+        at, _, mark = min(marks)
+        before, self._text = self._text[:at], self._text[at + len(mark) :]
         if mark != self._begin:
-            shown = self._space + said
+            shown = self._space + before
             self._space = ""
             return [*([as_shown(shown)] if shown else []), as_marker(mark)]
-        kept = said.rstrip()
+        kept = before.rstrip()
         pieces = [as_shown(self._space + kept)] if kept else []
-        return pieces + self._open(mark, said[len(kept) :] if kept else self._space + said)
+        return pieces + self._open(mark, before[len(kept) :] if kept else self._space + before)
 
     def _show_certain(self, wanted: list[str]) -> list[Piece]:
-        """All that cannot become a marker, nor white space before one."""
+        """Return the text that cannot become a marker, nor white space before one."""
         text, self._text = self._text, ""
         keep = max((overlap(text, mark) for mark in wanted), default=0)
         text, self._text = text[: len(text) - keep], text[len(text) - keep :]
@@ -178,7 +180,7 @@ class Sections:
         return pieces
 
     def _resolve(self, pieces: list[Piece]) -> list[Piece]:
-        """White space before a call means nothing; before what was none it is content."""
+        """Drop white space before a call; before text that was no call it is content."""
         space, self._space = self._space, ""
         called = self._span is not None and self._span.called
         before = as_marker(space) if called else as_shown(space)
@@ -191,7 +193,7 @@ class Sections:
             )
         return resolved
 
-    def _think_aloud(self) -> None:
+    def _begin_reasoning(self) -> None:
         self._state, self._fresh = "reasoning", True
 
     def _read_reasoning(self) -> list[Piece]:
@@ -220,7 +222,7 @@ class Sections:
 
 
 def visible_texts(reasoning: Reasoning | None, syntax: ToolSyntax | None) -> tuple[str, ...]:
-    """Every text that may be made of control tokens, which the reader has to see."""
+    """Return the texts that may consist of control tokens and that a reader has to see."""
     texts = syntax.marks if syntax is not None else ()
     texts += (syntax.begin, syntax.end) if syntax is not None else ()
     return texts + ((reasoning.start, reasoning.end) if reasoning is not None else ())

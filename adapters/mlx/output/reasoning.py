@@ -1,4 +1,4 @@
-"""Where a model thinks aloud: the markers around it, model by model.
+"""The markers around the reasoning of models.
 
 Imports neither mlx nor transformers: the catalogue reads templates with it.
 """
@@ -10,12 +10,12 @@ from msgspec import Struct
 from adapters.mlx.output.tool_calls.syntax import template_text
 
 Thinking = Literal["none", "open", "may"]
-"""Whether thinking comes before the answer: never, the prompt has begun it, the model may."""
+"""Reasoning before the answer: none, opened by the prompt, or up to the model."""
 
 HARMONY_START = "<|channel|>analysis<|message|>"
 HARMONY_ANSWER = "<|channel|>final<|message|>"
 
-# Source: mlx_lm.tokenizer_utils._infer_thinking (0.32.2) and the templates of those it lacks.
+# Source: mlx_lm.tokenizer_utils._infer_thinking (0.32.2) and the templates of models it lacks.
 MARKERS: tuple[tuple[str, str], ...] = (
     (HARMONY_START, "<|end|>"),
     ("<think>", "</think>"),
@@ -31,11 +31,11 @@ MARKERS: tuple[tuple[str, str], ...] = (
     ("<thinking>", "</thinking>"),
 )
 TAIL = 32
-"""Tokens at the end of a prompt that are looked at: the marker and the white space after it."""
+"""Tokens at the end of a prompt that may have the marker and the white space after it."""
 
 
 class Reasoning(Struct, frozen=True):
-    """The texts that open and close the thinking of one model, and their token ids."""
+    """The texts that open and close the reasoning of one model, and their token ids."""
 
     start: str
     end: str
@@ -43,11 +43,11 @@ class Reasoning(Struct, frozen=True):
     end_ids: tuple[int, ...] = ()
 
     def ends_open(self, prompt: str) -> bool:
-        """Whether `prompt` ends with thinking that it began and did not close."""
+        """Return whether `prompt` ends within reasoning."""
         return prompt.rstrip().endswith(self.start)
 
     def skipped(self, prompt: str) -> str:
-        """What follows `prompt` so that the answer comes next: thinking without a thought."""
+        """Return the text that follows `prompt` to skip the reasoning: an empty section."""
         if self.is_harmony:
             return HARMONY_ANSWER
         if prompt.rstrip().endswith(self.end):
@@ -61,16 +61,16 @@ class Reasoning(Struct, frozen=True):
 
 
 def reasoning_of_template(template: str) -> tuple[str, str] | None:
-    """The markers that a chat template knows: what opens the thinking, and what closes it."""
+    """Return the opening and the closing marker in a chat template."""
     if "<|channel|>" in template and "analysis" in template:
         return MARKERS[0]
     return next((pair for pair in MARKERS[1:] if pair[1] in template), None)
 
 
 def find_reasoning(tokenizer: Any) -> Reasoning | None:
-    """What the model behind mlx-lm's `tokenizer` thinks in; None where it cannot reason.
+    """Return the markers of the model behind mlx-lm's `tokenizer`; `None` without reasoning.
 
-    The template's markers come first; a vocabulary that has both as tokens will do.
+    The template's markers come first, then a pair that the vocabulary has as tokens.
     """
     vocabulary = tokenizer.get_vocab()
     pair = reasoning_of_template(template_text(tokenizer)) or next(
@@ -82,7 +82,7 @@ def find_reasoning(tokenizer: Any) -> Reasoning | None:
 
 
 def is_open(reasoning: Reasoning | None, tokenizer: Any, prompt: list[int]) -> bool:
-    """Whether the rendered prompt has opened the thinking already, as some templates do."""
+    """Return whether the rendered prompt has opened the reasoning, as some templates do."""
     return reasoning is not None and reasoning.ends_open(tokenizer.decode(prompt[-TAIL:]))
 
 

@@ -18,10 +18,10 @@ class Clock:
 
 
 def counting(
-    said: list[str], name: str, pieces: int, clock: Clock | None = None, seconds: float = 0.0
+    done: list[str], name: str, pieces: int, clock: Clock | None = None, seconds: float = 0.0
 ) -> Pieces[str]:
     for _ in range(pieces):
-        said.append(name)
+        done.append(name)
         if clock is not None:
             clock.now += seconds
         yield
@@ -42,20 +42,20 @@ def queue(*starts: Any, clock: Clock | None = None) -> tuple[Jobs, list[Future[s
 
 
 def test_pieces_are_done_one_job_after_the_other() -> None:
-    said: list[str] = []
-    work, futures = queue(lambda: counting(said, "a", 2), lambda: counting(said, "b", 1))
+    done: list[str] = []
+    work, futures = queue(lambda: counting(done, "a", 2), lambda: counting(done, "b", 1))
     work.advance()
-    assert said == ["a", "a", "b"]
+    assert done == ["a", "a", "b"]
     assert [future.result(0) for future in futures] == ["a", "b"]
     assert len(work) == 0
 
 
 def test_a_slice_ends_after_its_time() -> None:
-    said: list[str] = []
+    done: list[str] = []
     clock = Clock()
-    work, [future] = queue(lambda: counting(said, "a", 3, clock, seconds=0.11), clock=clock)
+    work, [future] = queue(lambda: counting(done, "a", 3, clock, seconds=0.11), clock=clock)
     work.advance()
-    assert said == ["a"]
+    assert done == ["a"]
     assert not future.done()
     while len(work):
         work.advance()
@@ -71,11 +71,11 @@ def test_one_that_fails_tells_its_own_future() -> None:
 
 
 def test_one_that_was_cancelled_never_begins() -> None:
-    said: list[str] = []
-    work, [future] = queue(lambda: counting(said, "a", 1))
+    done: list[str] = []
+    work, [future] = queue(lambda: counting(done, "a", 1))
     assert future.cancel()
     work.advance()
-    assert said == []
+    assert done == []
     assert len(work) == 0
 
 

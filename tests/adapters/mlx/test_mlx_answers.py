@@ -1,4 +1,4 @@
-"""What a model writes, through the whole engine: thoughts, calls, shapes, probabilities."""
+"""Answers of a scripted model through the engine: reasoning, calls, schemas, logprobs."""
 
 import json
 import math
@@ -50,7 +50,7 @@ CHANNELS = (
     "{% for message in messages %}{{ message.content }}{% endfor %}<|start|>assistant"
     "{# <|channel|>analysis <|constrain|> #}"
 )
-"""Of a model that writes as gpt-oss does."""
+"""The template of a model that writes channels, like gpt-oss."""
 WILD = Sampling(temperature=1.2, seed=1)
 
 

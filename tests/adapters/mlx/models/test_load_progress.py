@@ -1,4 +1,4 @@
-"""A load: how far it is, who may end it, and what is left when it was ended."""
+"""Running loads: progress, cancellation, and the state after a cancelled load."""
 
 import asyncio
 import threading
@@ -187,13 +187,14 @@ async def test_an_unload_ends_the_load_for_all_who_wait(backend: MLXBackend, gat
 
 
 async def test_closing_the_progress_gives_the_load_up(backend: MLXBackend, gate: Gates) -> None:
+    before = asyncio.all_tasks()
     progress = load(backend, "tiny")
     await anext(progress)
     await reach(gate.reached)
+    tasks = asyncio.all_tasks() - before
     await progress.aclose()
-    # The event loop has to hear of it before the engine goes on: both pieces that are left are
-    # there in no time.
-    await asyncio.sleep(0.1)
+    # Its call of `Backend.load` has to end before the engine goes on with the two last arrays.
+    await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
     gate.opened.set()
 
     async def ended() -> bool:

@@ -1,4 +1,4 @@
-"""Characters come whole, and all of the text comes."""
+"""Detokenizing: characters are never split, and no text is lost."""
 
 from pathlib import Path
 from typing import Any

@@ -1,4 +1,4 @@
-"""An echoed prompt, with what the model thought of each of its tokens."""
+"""An echoed prompt with the logprobs of its tokens."""
 
 import asyncio
 from collections.abc import AsyncGenerator

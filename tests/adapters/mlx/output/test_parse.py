@@ -1,4 +1,4 @@
-"""What models write, as their templates have it, and what it means; whole and in any pieces."""
+"""Sections of answers in the syntax of each template, at once and in any pieces."""
 
 import json
 import random
