@@ -1,4 +1,4 @@
-"""README's table parameter x backend, from the code: `uv run python tests/parameter_table.py`.
+"""The table parameter x backend of docs/parameters.md: `uv run python tests/parameter_table.py`.
 
 Each field of a chat completion is sent through the endpoint's own translation with a value that
 asks for something; what becomes of it there, and what each backend says it honours, is the table.
@@ -11,6 +11,7 @@ from typing import Any
 import msgspec
 
 ROOT = Path(__file__).parent.parent
+PAGE = ROOT / "docs" / "parameters.md"
 sys.path.insert(0, str(ROOT))
 
 from adapters.errors import InvalidRequestError, UnsupportedParameterError  # noqa: E402
@@ -160,12 +161,11 @@ def table() -> str:
     return "\n".join(rows)
 
 
-def with_table(readme: str) -> str:
-    before, _, rest = readme.partition(BEGIN)
+def with_table(page: str) -> str:
+    before, _, rest = page.partition(BEGIN)
     _, _, after = rest.partition(END)
     return f"{before}{BEGIN}\n{table()}\n{END}{after}"
 
 
 if __name__ == "__main__":
-    path = ROOT / "README.md"
-    path.write_text(with_table(path.read_text(encoding="utf-8")), encoding="utf-8")
+    PAGE.write_text(with_table(PAGE.read_text(encoding="utf-8")), encoding="utf-8")
