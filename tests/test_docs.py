@@ -38,6 +38,7 @@ from adapters.backend import Model
 from proxy.app import create_app
 from proxy.cli import main
 from proxy.config import Config, load_config
+from proxy.errors import BACKEND_ERRORS, HTTP_ERRORS
 
 ADDRESS = "127.0.0.1:8006"
 ALL = [block for page in PAGES for block in blocks(page)]
@@ -242,6 +243,14 @@ def test_the_api_page_has_every_address() -> None:
     paths = {re.sub(r"\{.*?\}", "{id}", route.path_format) for route in create_app(Config()).routes}
     assert len(paths) > 10
     assert not [path for path in paths if not re.search(rf"{re.escape(path)}[`?]", text)]
+
+
+def test_the_api_page_has_every_code() -> None:
+    text = (ROOT / "docs" / "api.md").read_text(encoding="utf-8")
+    rows = [*BACKEND_ERRORS.values(), *(row for row, _ in HTTP_ERRORS.values())]
+    codes = {row.code for row in rows if row.code}
+    assert len(codes) > 10
+    assert not [code for code in codes if f"`{code}`" not in text]
 
 
 def exists(dotted: str) -> bool:
