@@ -171,7 +171,7 @@ def test_the_snippets_without_a_server_answer(
     snippets = [block.text for block in python(with_server=False)]
     # In one process: the import of mlx takes longer than the answers.
     command = [sys.executable, "-c", "\n".join(snippets)]
-    done = subprocess.run(command, capture_output=True, text=True, timeout=100, cwd=ROOT)
+    done = subprocess.run(command, capture_output=True, text=True, cwd=ROOT)
     assert done.returncode == 0, done.stderr
     assert done.stdout.count("Paris") == len(snippets) == 2
 
@@ -222,16 +222,22 @@ def test_a_map_has_every_folder_of_its_package(page: Path) -> None:
 
 def test_every_path_named_in_the_architecture_exists() -> None:
     text = (ROOT / "docs" / "architecture.md").read_text(encoding="utf-8")
-    paths = re.findall(r"`((?:adapters|proxy|tests)/[\w/]+(?:\.py|/))`", text)
-    assert len(paths) > 10
-    assert not [path for path in paths if not (ROOT / path).exists()]
+    files = [
+        f"/{path.relative_to(ROOT)}"
+        for folder in ("adapters", "proxy", "tests")
+        for path in (ROOT / folder).rglob("*.py")
+    ]
+    paths = re.findall(r"`([\w/]+\.py)`", text)
+    assert len(paths) > 50
+    missing = [path for path in paths if not any(file.endswith(f"/{path}") for file in files)]
+    assert not missing
 
 
 def test_every_decision_has_context_decision_cost_and_revisit() -> None:
     text = (ROOT / "docs" / "architecture.md").read_text(encoding="utf-8")
     _, _, decisions = text.partition("\n## Decisions\n")
-    sections = re.split(r"^### ", decisions, flags=re.MULTILINE)[1:]
-    assert len(sections) > 50
+    sections = re.split(r"^#### ", decisions, flags=re.MULTILINE)[1:]
+    assert len(sections) > 80
     for section in sections:
         title, _, body = section.partition("\n")
         labels = re.findall(r"^- (\w+): ", body, re.MULTILINE)
