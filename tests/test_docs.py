@@ -260,7 +260,7 @@ def test_the_api_page_has_every_code() -> None:
 
 
 def exists(dotted: str) -> bool:
-    """Whether `dotted` is a module, or a name in one."""
+    """Return true for a module, and for a name in a module or in a class."""
     module, _, name = dotted.rpartition(".")
     try:
         if find_spec(dotted) is not None:
