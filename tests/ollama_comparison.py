@@ -1,4 +1,4 @@
-"""README's table of what Ollama's own /v1 heeds and what Tandem heeds on the same server.
+"""The table of docs/parameters.md: parameters that Ollama's own /v1 and Tandem honour.
 
 `uv run python tests/ollama_comparison.py` starts an Ollama and a Tandem of its own, puts every
 probe to both, and writes what they did.
@@ -13,6 +13,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 ROOT = Path(__file__).parent.parent
+PAGE = ROOT / "docs" / "parameters.md"
 sys.path[:0] = [str(ROOT), str(ROOT / "tests")]
 
 from ollama_probes import GREEDY, PROBES, Probe, verdict  # noqa: E402
@@ -50,16 +51,16 @@ def row(probe: Probe, theirs: str, ours: str) -> str:
     return f"| `{probe.parameter}` | {theirs} | {ours} | {probe.judged} |"
 
 
-def rows(readme: str) -> dict[str, tuple[str, str]]:
-    """Parameter -> what README says that both did."""
-    _, _, rest = readme.partition(BEGIN)
+def rows(page: str) -> dict[str, tuple[str, str]]:
+    """Parameter -> the verdicts in the page's table: Ollama's and Tandem's."""
+    _, _, rest = page.partition(BEGIN)
     table, _, _ = rest.partition(END)
     cells = [line.split(" | ") for line in table.splitlines() if line.startswith("| `")]
     return {cell[0].strip("|` "): (cell[1], cell[2]) for cell in cells}
 
 
-def with_table(readme: str, lines: list[str]) -> str:
-    before, _, rest = readme.partition(BEGIN)
+def with_table(page: str, lines: list[str]) -> str:
+    before, _, rest = page.partition(BEGIN)
     _, _, after = rest.partition(END)
     return "\n".join([before + BEGIN, *_HEAD, *lines, END]) + after
 
@@ -70,8 +71,7 @@ def main() -> None:
         for probe in PROBES:
             lines.append(row(probe, verdict(probe, theirs), verdict(probe, ours)))
             print(lines[-1], flush=True)
-    path = ROOT / "README.md"
-    path.write_text(with_table(path.read_text(encoding="utf-8"), lines), encoding="utf-8")
+    PAGE.write_text(with_table(PAGE.read_text(encoding="utf-8"), lines), encoding="utf-8")
 
 
 if __name__ == "__main__":

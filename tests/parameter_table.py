@@ -1,7 +1,7 @@
-"""README's table parameter x backend, from the code: `uv run python tests/parameter_table.py`.
+"""The table parameter x backend of docs/parameters.md: `uv run python tests/parameter_table.py`.
 
-Each field of a chat completion is sent through the endpoint's own translation with a value that
-asks for something; what becomes of it there, and what each backend says it honours, is the table.
+Each field of a chat completion passes the endpoint's own translation with a value that has an
+effect. A cell is the result: refused there, without effect, or honoured by the backend or not.
 """
 
 import sys
@@ -11,6 +11,7 @@ from typing import Any
 import msgspec
 
 ROOT = Path(__file__).parent.parent
+PAGE = ROOT / "docs" / "parameters.md"
 sys.path.insert(0, str(ROOT))
 
 from adapters.errors import InvalidRequestError, UnsupportedParameterError  # noqa: E402
@@ -87,12 +88,12 @@ ASKING: dict[str, dict[str, Any]] = {
     "verbosity": {"verbosity": "low"},
     "web_search_options": {"web_search_options": {}},
 }
-"""For every field of the request, a body that uses it beyond its neutral value."""
+"""A body for every field of the request, with a value that is not neutral."""
 
 GONE = ("tfs_z", "mirostat", "mirostat_tau", "mirostat_eta", "penalize_newline", "numa")
 BY_THE_SERVER = frozenset({"model", "backend", "messages", "stream", "stream_options"})
 NOTES = {
-    "backend": "ours: `mlx` or `ollama`, never left",
+    "backend": "Tandem's: `mlx` or `ollama`, without fallback",
     "tool_choice": "forced calls; `auto` and `none` work on both",
     "parallel_tool_calls": "`false`",
     "n": "more than 1",
@@ -100,8 +101,8 @@ NOTES = {
     "repetition_penalty": "vLLM's",
     "repeat_penalty": "Ollama's name for it",
     "reasoning": "`effort` in it",
-    "think": "Ollama's; `reasoning_effort` is stronger",
-    "enable_thinking": "`reasoning_effort` is stronger",
+    "think": "Ollama's; `reasoning_effort` takes precedence",
+    "enable_thinking": "`reasoning_effort` takes precedence",
     "chat_template_kwargs": "vLLM's; `enable_thinking` in it, all else is a 400",
     "guided_json": "vLLM's",
     "guided_regex": "vLLM's",
@@ -109,16 +110,16 @@ NOTES = {
     "num_ctx": "Ollama's",
     "keep_alive": "Ollama's: seconds, `5m`, -1 for ever",
     "ttl": "LM Studio's: `keep_alive` in seconds",
-    "options": "Ollama's; what has a field of its own is that field",
+    "options": "Ollama's; an option that has a field of its own counts as that field",
     **dict.fromkeys(OLLAMA_ONLY, "Ollama's"),
-    **dict.fromkeys(GONE, "Ollama's once, which now does nothing with it"),
-    "function_call": "a forced call, in the shape of before `tools`",
-    "functions": "answered in the shape of before `tools`",
+    **dict.fromkeys(GONE, "a former option of Ollama, which ignores it now"),
+    "function_call": "a forced call, in the form that preceded `tools`",
+    "functions": "answered in the form that preceded `tools`",
     "top_k": "not OpenAI's",
     "min_p": "not OpenAI's",
-    "messages: images": "where the model sees: `data:` URLs, and hosts in `server.images`",
-    "tools": "MLX: told in words where the template knows none; Ollama: where the model has them",
-    "reasoning_effort": "where the model thinks",
+    "messages: images": "for models with vision: `data:` URLs, and hosts in `server.images`",
+    "tools": "MLX: described in words where the template has none; Ollama: for models with tools",
+    "reasoning_effort": "for models that reason",
 }
 
 
@@ -128,7 +129,7 @@ def translate(extra: dict[str, Any]) -> GenerationRequest:
 
 
 def cells(field: str) -> list[str]:
-    """What each backend makes of `field`."""
+    """The cells of `field`, one for each backend."""
     if field in BY_THE_SERVER:
         return ["yes"] * len(BACKENDS)
     try:
@@ -141,7 +142,7 @@ def cells(field: str) -> list[str]:
 
 
 def is_taken(request: GenerationRequest, backend: type[MLXBackend | OllamaBackend]) -> bool:
-    """Ollama's options are told apart by what is to be sent only."""
+    """Return true if `backend` honours `request`; Ollama checks single options as it translates."""
     if not needs(request) <= backend.honours:
         return False
     try:
@@ -160,12 +161,11 @@ def table() -> str:
     return "\n".join(rows)
 
 
-def with_table(readme: str) -> str:
-    before, _, rest = readme.partition(BEGIN)
+def with_table(page: str) -> str:
+    before, _, rest = page.partition(BEGIN)
     _, _, after = rest.partition(END)
     return f"{before}{BEGIN}\n{table()}\n{END}{after}"
 
 
 if __name__ == "__main__":
-    path = ROOT / "README.md"
-    path.write_text(with_table(path.read_text(encoding="utf-8")), encoding="utf-8")
+    PAGE.write_text(with_table(PAGE.read_text(encoding="utf-8")), encoding="utf-8")

@@ -1,14 +1,14 @@
-"""README's comparison with Ollama's own /v1: that it is whole, and that it is true."""
+"""The comparison with Ollama's own /v1 in docs/parameters.md is complete and true."""
 
 import json
 from collections.abc import Iterator
 
 import pytest
-from ollama_comparison import ROOT, both_sides, rows
+from ollama_comparison import PAGE, ROOT, both_sides, rows
 from ollama_probes import PROBES, Probe, verdict
 from ollama_side import Side
 
-README = (ROOT / "README.md").read_text(encoding="utf-8")
+TABLE = PAGE.read_text(encoding="utf-8")
 FIELDS = ROOT / "tests" / "data" / "openai-chat-completion-fields.json"
 WITHOUT_EFFECT = {
     "metadata",
@@ -25,7 +25,7 @@ WITHOUT_EFFECT = {
 
 
 def test_the_table_has_a_row_for_every_probe():
-    assert list(rows(README)) == [probe.parameter for probe in PROBES]
+    assert list(rows(TABLE)) == [probe.parameter for probe in PROBES]
 
 
 def test_every_parameter_of_openai_is_probed():
@@ -34,8 +34,8 @@ def test_every_parameter_of_openai_is_probed():
 
 
 def test_nothing_is_ignored():
-    assert {ours for _, ours in rows(README).values()} == {"yes", "400"}
-    assert "ignored" in {theirs for theirs, _ in rows(README).values()}
+    assert {ours for _, ours in rows(TABLE).values()} == {"yes", "400"}
+    assert "ignored" in {theirs for theirs, _ in rows(TABLE).values()}
 
 
 @pytest.fixture(scope="module")
@@ -48,6 +48,6 @@ def sides(ollama_host: str) -> Iterator[tuple[Side, Side]]:
 @pytest.mark.long
 @pytest.mark.timeout(600)
 @pytest.mark.parametrize("probe", PROBES, ids=lambda probe: probe.parameter)
-def test_both_do_what_the_readme_says(sides: tuple[Side, Side], probe: Probe):
+def test_both_do_what_the_table_says(sides: tuple[Side, Side], probe: Probe):
     theirs, ours = (verdict(probe, side) for side in sides)
-    assert (theirs, ours) == rows(README)[probe.parameter]
+    assert (theirs, ours) == rows(TABLE)[probe.parameter]
