@@ -1,13 +1,16 @@
 """`POST /api/chat`, which two dialects share: Ollama's chat, and a prompt of the hybrid API."""
 
-from litestar import post
+from functools import partial
+from typing import Any
+
 from litestar.response.base import ASGIResponse
 from msgspec import UNSET, Raw, Struct, UnsetType
+from msgspec.structs import replace
 
 from adapters.errors import UnsupportedParameterError
-from proxy.endpoints.generate import answer
+from proxy.endpoints.generate import Call, generating_route
 from proxy.endpoints.model_loading import load, unload
-from proxy.endpoints.ollama.chat.dialect import OLLAMA_CHAT
+from proxy.endpoints.ollama.chat.dialect import OllamaChatDialect
 from proxy.endpoints.ollama.chat.request import OllamaChatRequest
 from proxy.endpoints.ollama.chat.response import OllamaChat, without_answer
 from proxy.endpoints.server_request import ServerRequest
@@ -26,30 +29,21 @@ class _Head(Struct):
     prompt: Raw | UnsetType = UNSET
 
 
-_CHAT = Operation(
-    summary="A prompt to a model, or Ollama's chat",
-    asks=(PromptRequest, OllamaChatRequest),
-    answers=(PromptAnswer, OllamaChat),
-    events=(PromptAnswer, OllamaChat),
-    media_type=NDJSON.media_type,
-    may_force=True,
-)
+class ChatOrPromptDialect(OllamaChatDialect):
+    """Ollama's chat, unless the body has `model_id` or `prompt`."""
+
+    def parse(self, request: ServerRequest, raw: bytes) -> Call[Any]:
+        head = decode(raw, _Head)
+        if head.model_id is not UNSET or head.prompt is not UNSET:
+            request.answer_errors_with(PROMPT.failure)
+            return replace(PROMPT.parse(request, raw), dialect=PROMPT)
+        call = super().parse(request, raw)
+        if call.body.messages:
+            return call
+        return replace(call, respond=partial(_load_or_unload, call.body))
 
 
-@post("/api/chat", status_code=200, operation=_CHAT, failure_body=OLLAMA_CHAT.failure, fast=True)
-async def create_chat(request: ServerRequest) -> ASGIResponse:
-    raw = await request.read_body()
-    head = decode(raw, _Head)
-    if head.model_id is not UNSET or head.prompt is not UNSET:
-        request.answer_errors_with(PROMPT.failure)
-        return await answer(request, PROMPT, PROMPT.parse(request, raw))
-    call = OLLAMA_CHAT.parse(request, raw)
-    if not call.body.messages:
-        return await _load_or_unload(request, call.body)
-    return await answer(request, OLLAMA_CHAT, call)
-
-
-async def _load_or_unload(request: ServerRequest, body: OllamaChatRequest) -> ASGIResponse:
+async def _load_or_unload(body: OllamaChatRequest, request: ServerRequest) -> ASGIResponse:
     """Answer a chat without messages: with one object, streamed or not, as Ollama does."""
     if body.options:
         raise UnsupportedParameterError(
@@ -62,3 +56,18 @@ async def _load_or_unload(request: ServerRequest, body: OllamaChatRequest) -> AS
         return JSONResponse(without_answer(body.model, "unload"))
     await load(request, model, keep_alive)
     return JSONResponse(without_answer(body.model, "load"))
+
+
+create_chat = generating_route(
+    "/api/chat",
+    ChatOrPromptDialect(),
+    Operation(
+        summary="A prompt to a model, or Ollama's chat",
+        asks=(PromptRequest, OllamaChatRequest),
+        answers=(PromptAnswer, OllamaChat),
+        events=(PromptAnswer, OllamaChat),
+        media_type=NDJSON.media_type,
+        may_force=True,
+    ),
+    name="create_chat",
+)

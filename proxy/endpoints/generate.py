@@ -1,6 +1,6 @@
 """The one way of every generating URL: parse, route, and render in the dialect of the route."""
 
-from collections.abc import Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from functools import partial
 from typing import Generic, Protocol, TypeVar
 
@@ -41,6 +41,10 @@ class Call(Struct, Generic[B], frozen=True, kw_only=True):
     """The backend that the body insists on."""
     cache_key: str | None = None
     """Keeps the prefix cache of one conversation apart from others with the same API key."""
+    dialect: "Dialect[B] | None" = None
+    """The dialect of the answer, where the URL serves several; by default the URL's own."""
+    respond: Callable[[ServerRequest], Awaitable[ASGIResponse]] | None = None
+    """Answers a request that generates nothing: one that only loads a model, say."""
 
 
 class Dialect(Protocol[B]):
@@ -94,15 +98,16 @@ def generating_route(
     return route(create)
 
 
-async def answer(
-    request: ServerRequest, dialect: Dialect[B], call: Call[B] | None = None
-) -> ASGIResponse:
-    """Answer in `dialect`, streamed or whole; `call` is given where the body was parsed before.
+async def answer(request: ServerRequest, dialect: Dialect[B]) -> ASGIResponse:
+    """Answer in `dialect`, streamed or whole.
 
     Raises:
         BackendError: as `Router.generate`; `param` is the client's field.
     """
-    call = call or dialect.parse(request, await request.read_body())
+    call = dialect.parse(request, await request.read_body())
+    if call.respond is not None:
+        return await call.respond(request)
+    dialect = call.dialect or dialect
     write = partial(_generate, request, dialect, call)
     if call.stream:
         request.record.streamed = True

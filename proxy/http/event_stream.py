@@ -206,7 +206,7 @@ async def stream(
     answer = asyncio.create_task(_write_answer(write, renderer, buffer, grace, record))
     try:
         async with Limits(request=request):
-            await buffer.begun()
+            await buffer.begun
     except BaseException:
         await _stop(answer)
         raise

@@ -63,16 +63,13 @@ class ResponseCycle(RequestResponseCycle):
 
     # --- past ASGI ---
 
-    @property
-    def is_full(self) -> bool:
-        return self.flow.write_paused
-
-    def write(self, data: bytes) -> None:
+    def write(self, data: bytes) -> bool:
         """A piece of the body, at once, in the frame that it needs."""
         if data and not self.disconnected:
             framed = b"%x\r\n%b\r\n" % (len(data), data) if self.chunked_encoding else data
             self.transport.write(self._head + framed)
             self._head = b""
+        return self.flow.write_paused
 
     async def drained(self) -> None:
         """Wait until the client has read enough, or has disconnected."""

@@ -20,17 +20,12 @@ _BURST_SECONDS = 0.002
 class Wire(Protocol):
     """Writes to the client directly, past ASGI's `send`."""
 
-    @property
-    def is_full(self) -> bool:
-        """The client reads more slowly than the answer is written."""
-        ...
-
-    def write(self, data: bytes) -> None:
-        """Send a piece of the body at once."""
+    def write(self, data: bytes) -> bool:
+        """Send a piece of the body at once; returns true where the client reads more slowly."""
         ...
 
     async def drained(self) -> None:
-        """Wait until it is not full, or the client has disconnected."""
+        """Wait until the client has caught up, or has disconnected."""
         ...
 
     def when_disconnected(self, call: Callable[[], None] | None) -> None:
@@ -49,13 +44,15 @@ class SendBuffer:
         self.is_full = False
         """The answer should wait in `drain`."""
         self._ended = False
-        self._begun: asyncio.Future[None] = self._loop.create_future()
+        self.begun: asyncio.Future[None] = self._loop.create_future()
+        """Done with the first piece; raises the failure of an answer that ended before it."""
         self._waiting_sender: asyncio.Future[None] | None = None
         self._emptied = asyncio.Event()
         self._sent_at = 0.0
         """Time of the last send, by the loop's clock."""
         self._timer: asyncio.TimerHandle | None = None
         self._wire: Wire | None = None
+        self._wire_is_full = False
         self._writing = False
         """A write of all that is here is due in the loop's next turn."""
         self._before = 0
@@ -67,20 +64,21 @@ class SendBuffer:
         """Send or keep `data`; returns true where the answer should wait in `drain`."""
         if self._wire is not None and not self._pieces:
             now = self._loop.time()
-            if now - self._sent_at > _BURST_SECONDS and not self._wire.is_full:
+            if now - self._sent_at > _BURST_SECONDS and not self._wire_is_full:
                 self._sent_at = now
-                self._wire.write(data)
+                self._wire_is_full = self._wire.write(data)
                 return False
         self._pieces.append(data)
         self._bytes += len(data)
         self.is_full = self._bytes > _MAX_BYTES
         if self._wire is not None:
             if not self._writing:
-                self._write_soon()
+                self._writing = True
+                self._loop.call_soon(self._write)
         elif self._waiting_sender is not None:
             _wake(self._waiting_sender)
-        elif not self._begun.done():
-            self._begun.set_result(None)
+        elif not self.begun.done():
+            self.begun.set_result(None)
         return self.is_full
 
     async def drain(self) -> None:
@@ -91,29 +89,21 @@ class SendBuffer:
 
     def fail(self, exc: Exception) -> bool:
         """Make `begun` raise `exc`; returns false where it is too late for that."""
-        if self._begun.done():
+        if self.begun.done():
             return False
-        self._begun.set_exception(exc)
-        self._begun.exception()  # Marks it as retrieved: the response may be gone.
+        self.begun.set_exception(exc)
+        self.begun.exception()  # Marks it as retrieved: the response may be gone.
         return True
 
     def end(self) -> None:
         """Note that nothing more will come."""
         self._ended = True
-        if not self._begun.done():
-            self._begun.set_result(None)
+        if not self.begun.done():
+            self.begun.set_result(None)
         if self._waiting_sender is not None:
             _wake(self._waiting_sender)
 
     # --- for the response ---
-
-    async def begun(self) -> None:
-        """Wait for the first piece.
-
-        Raises:
-            Exception: what the answer failed with before it.
-        """
-        await self._begun
 
     async def take(self) -> bytes:
         """Take all that is here, at least a comment; empty at the end."""
@@ -129,22 +119,20 @@ class SendBuffer:
         self._wire = wire
         while self._pieces or not self._ended:
             await wire.drained()
-            wire.write(self._all())
+            self._wire_is_full = wire.write(self._all())
             if not self._ended:
                 await self._wait_for_data()
 
-    def _write_soon(self) -> None:
-        self._writing = True
-        self._loop.call_soon(self._write)
-
     def _write(self) -> None:
+        """Write what has come in this turn of the loop, unless a burst goes on."""
         self._writing = False
         if self._wire is None or not self._pieces:
             return
-        if self._grows():
-            self._write_soon()
-        elif not self._wire.is_full:
-            self._wire.write(self._all())
+        if len(self._pieces) > 1 and self._grows():
+            self._writing = True
+            self._loop.call_soon(self._write)
+        elif not self._wire_is_full:
+            self._wire_is_full = self._wire.write(self._all())
         elif self._waiting_sender is not None:
             _wake(self._waiting_sender)
 

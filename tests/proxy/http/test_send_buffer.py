@@ -36,7 +36,7 @@ async def test_burst_that_leaves_turns_to_others_is_one_body():
             await asyncio.sleep(0)
 
     bursting = asyncio.create_task(burst())
-    await buffer.begun()
+    await buffer.begun
     assert await buffer.take() == b"x" * 20
     await bursting
 
@@ -53,7 +53,7 @@ async def test_burst_without_end_is_cut_into_bodies():
             await asyncio.sleep(0)
 
     bursting = asyncio.create_task(endless())
-    await buffer.begun()
+    await buffer.begun
     async with asyncio.timeout(2):
         sizes = [len(await buffer.take()) for _ in range(5)]
     assert max(sizes) < 70_000
@@ -98,10 +98,10 @@ async def test_failure_is_told_before_the_first_piece_and_not_after():
     early, late = SendBuffer(60), SendBuffer(60)
     assert early.fail(RuntimeError("no"))
     with pytest.raises(RuntimeError, match="no"):
-        await early.begun()
+        await early.begun
     late.put(b"a")
     assert not late.fail(RuntimeError("no"))
-    await late.begun()
+    await late.begun
 
 
 class Scroll:
@@ -112,9 +112,10 @@ class Scroll:
         self.is_full = False
         self.emptied = asyncio.Event()
 
-    def write(self, data: bytes) -> None:
+    def write(self, data: bytes) -> bool:
         if data:
             self.written.append(data)
+        return self.is_full
 
     async def drained(self) -> None:
         if self.is_full:
@@ -159,10 +160,11 @@ async def test_full_wire_is_written_to_when_it_is_emptied():
     buffer = SendBuffer(60, b": keepalive\n\n")
     wire, task = await poured(buffer)
     wire.is_full = True
+    buffer.put(b"a")  # This fills it.
     for _ in range(3):
         buffer.put(b"x" * 30_000)
         await asyncio.sleep(0.01)
-    assert wire.written == []
+    assert wire.written == [b"a"]
     assert buffer.is_full
     waiting = asyncio.create_task(buffer.drain())
     await asyncio.sleep(0.03)
@@ -172,7 +174,7 @@ async def test_full_wire_is_written_to_when_it_is_emptied():
         await waiting
     buffer.end()
     await task
-    assert wire.written[0] == b"x" * 90_000
+    assert wire.written[1] == b"x" * 90_000
 
 
 async def test_silence_on_the_wire_is_filled():

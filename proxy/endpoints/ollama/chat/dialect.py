@@ -50,6 +50,3 @@ class OllamaChatDialect:
 
     def failure(self, failure: Failure) -> OllamaError:
         return to_error(failure)
-
-
-OLLAMA_CHAT = OllamaChatDialect()
