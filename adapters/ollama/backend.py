@@ -2,10 +2,9 @@
 
 import math
 from collections import Counter
-from collections.abc import AsyncGenerator, Coroutine
+from collections.abc import AsyncGenerator
 from contextlib import aclosing
 from functools import partial
-from typing import Any
 
 from msgspec.structs import replace
 
@@ -45,16 +44,26 @@ class OllamaBackend:
     def check(self, request: GenerationRequest) -> None:
         refuse_unenforced(request)
 
-    def generate(self, request: GenerationRequest, sink: Sink) -> Coroutine[Any, Any, None]:
+    async def generate(
+        self, request: GenerationRequest, sink: Sink, patience: Patience | None = None
+    ) -> None:
         """Write the answer; always streamed from Ollama, so that cancelling stops the work.
+
+        `patience` replaces that of the request.
 
         Raises:
             BackendError: by the tables in `errors.py`.
             UnsupportedParameterError: a field that Ollama, or this model of it, cannot honour.
         """
         if request.n > 1:
-            return self._generate_choices(request, sink)
-        return self._generate_one(request, sink, _patience_of(request))
+            await self._generate_choices(request, sink)
+            return
+        writer = AnswerWriter(request, sink, await checks_of(request))
+        body = self._to_body(request)
+        with self._counters.track():
+            if is_forced(request) or depends_on_template(request):
+                body = await self._fit_to_template(request, body)
+            await self._servers.generate(Call(body, writer, patience or _patience_of(request)))
 
     async def _generate_choices(self, request: GenerationRequest, sink: Sink) -> None:
         self._to_body(request)
@@ -66,20 +75,10 @@ class OllamaBackend:
         await write_choices(
             choice_requests(request),
             sink,
-            partial(self._generate_one, patience=unlimited),
+            partial(self.generate, patience=unlimited),
             (patience.to_first_line(later, cold=cold), later),
             partial(self._servers.overdue, request.model),
         )
-
-    async def _generate_one(
-        self, request: GenerationRequest, sink: Sink, patience: Patience
-    ) -> None:
-        writer = AnswerWriter(request, sink, await checks_of(request))
-        body = self._to_body(request)
-        with self._counters.track():
-            if is_forced(request) or depends_on_template(request):
-                body = await self._fit_to_template(request, body)
-            await self._servers.generate(Call(body, writer, patience))
 
     def _to_body(self, request: GenerationRequest) -> ChatBody | RawBody:
         """Refuse or translate `request`; a refusal is not counted, and counts as no failure."""

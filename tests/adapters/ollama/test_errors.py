@@ -176,7 +176,7 @@ def test_503_that_is_not_ollamas_comes_from_who_stands_before_it():
 def test_error_without_words_says_so(words: str):
     body = json.dumps({"error": words}).encode()
     for error in (from_line(words), from_response(500, body, None)):
-        assert error.message == "Ollama failed, and did not say why."
+        assert error.message == "Ollama failed without a message."
 
 
 @pytest.mark.parametrize(

@@ -183,7 +183,7 @@ async def test_use_by_others_is_seen(backend: OllamaBackend, shop: Shop):
 async def test_an_ollama_elsewhere_takes_nothing_here(standin: StandIn):
     config = OllamaConfig(hosts=("http://192.0.2.1:11434", standin.host))
     backend = OllamaBackend(config)
-    assert [host.address for host in backend.memory_user.hosts] == [standin.host]
+    assert [host.address for host in backend.memory_user.servers] == [standin.host]
     await backend.aclose()
 
 

@@ -61,11 +61,11 @@ async def test_no_tls_where_the_address_says_https_is_told():
 
     async with await asyncio.start_server(refuse, "127.0.0.1", 0) as server:
         said = await detail(f"https://127.0.0.1:{server.sockets[0].getsockname()[1]}")
-    assert said == "Ollama's address says https, and no TLS is spoken there."
+    assert said == "Ollama's address is https, but the server does not use TLS: try http."
 
 
 async def test_name_that_leads_nowhere_is_told():
     backend = OllamaBackend(OllamaConfig(host="nowhere.invalid"))
-    with pytest.raises(BackendUnavailableError, match="name of Ollama's host leads nowhere"):
+    with pytest.raises(BackendUnavailableError, match="name of Ollama's host cannot be resolved"):
         await backend.list_models()
     await backend.aclose()
