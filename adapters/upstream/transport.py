@@ -149,7 +149,7 @@ class Connection(asyncio.Protocol):
             self._transport.pause_reading()
 
     def _resume(self) -> None:
-        if self._paused and self._transport is not None:
+        if self._paused and self._error is None and self._transport is not None:
             self._transport.resume_reading()
         self._paused = False
 
