@@ -26,7 +26,7 @@ from adapters.ollama.translate.tool_choice import is_forced
 from adapters.ollama.wire import ChatBody, RawBody
 from adapters.request import EmbeddingRequest, GenerationRequest
 from adapters.sink import Sink
-from adapters.upstream.deadlines import Patience
+from adapters.upstream.deadlines import Deadline
 from adapters.upstream.limits import DEFAULT_LIMITS, Limits
 
 
@@ -45,11 +45,11 @@ class OllamaBackend:
         refuse_unenforced(request)
 
     async def generate(
-        self, request: GenerationRequest, sink: Sink, patience: Patience | None = None
+        self, request: GenerationRequest, sink: Sink, deadline: Deadline | None = None
     ) -> None:
         """Write the answer; always streamed from Ollama, so that cancelling stops the work.
 
-        `patience` replaces that of the request.
+        `deadline` replaces that of the request.
 
         Raises:
             BackendError: by the tables in `errors.py`.
@@ -63,20 +63,20 @@ class OllamaBackend:
         with self._counters.track():
             if is_forced(request) or depends_on_template(request):
                 body = await self._fit_to_template(request, body)
-            await self._servers.generate(Call(body, writer, patience or _patience_of(request)))
+            await self._servers.generate(Call(body, writer, deadline or _deadline_of(request)))
 
     async def _generate_choices(self, request: GenerationRequest, sink: Sink) -> None:
         self._to_body(request)
-        patience = _patience_of(request)
+        deadline = _deadline_of(request)
         later = self._config.first_token_timeout
         cold = request.patience is not None and not await self._servers.has_loaded(request.model)
         # One of several answers: whether they are in time is judged of all together.
-        unlimited = replace(patience, seconds=math.inf)
+        unlimited = replace(deadline, seconds=math.inf)
         await write_choices(
             choice_requests(request),
             sink,
-            partial(self.generate, patience=unlimited),
-            (patience.to_first_line(later, cold=cold), later),
+            partial(self.generate, deadline=unlimited),
+            (deadline.to_first_line(later, cold=cold), later),
             partial(self._servers.overdue, request.model),
         )
 
@@ -104,13 +104,13 @@ class OllamaBackend:
             BackendError: by the tables in `errors.py`.
         """
         refuse_unsupported(request, self.honours, self.kind)
-        patience = Patience(elsewhere=request.elsewhere)
+        deadline = Deadline(elsewhere=request.elsewhere)
         vectors: list[Vector] = []
         tokens = 0
         with self._counters.track():
             try:
                 for body in list(to_bodies(request)):
-                    embedded = await self._servers.embed(body, patience)
+                    embedded = await self._servers.embed(body, deadline)
                     vectors += to_vectors(embedded, body)
                     tokens += embedded.prompt_eval_count
             except BackendError as error:
@@ -151,5 +151,5 @@ class OllamaBackend:
         await self._servers.aclose()
 
 
-def _patience_of(request: GenerationRequest) -> Patience:
-    return Patience(request.patience, elsewhere=request.patience is not None)
+def _deadline_of(request: GenerationRequest) -> Deadline:
+    return Deadline(request.patience, elsewhere=request.patience is not None)

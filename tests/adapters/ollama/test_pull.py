@@ -100,4 +100,4 @@ async def test_closing_it_closes_the_socket(standin: StandIn, backend: OllamaBac
     pull = backend.pull("llama3.2")
     assert await anext(pull) == Progress(status="pulling manifest")
     await pull.aclose()
-    await standin.closed(0.1)
+    await standin.closed()

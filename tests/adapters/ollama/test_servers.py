@@ -387,9 +387,7 @@ async def test_host_that_dies_under_eight_clients_is_taken_over_from(
 
     one.says("/api/chat", dies_then)
     asked = [asyncio.create_task(text_of(backend)) for _ in range(8)]
-    async with asyncio.timeout(3):
-        while len(one.bodies("/api/chat")) < 4:  # noqa: ASYNC110
-            await asyncio.sleep(0.01)
+    await one.has_seen("/api/chat", 4)
     dead.set()
     assert await asyncio.gather(*asked) == ["B"] * 8
     assert [await text_of(backend) for _ in range(3)] == ["B"] * 3

@@ -220,9 +220,7 @@ async def test_forced_call_is_written_in_pieces(backend: OllamaBackend, standin:
 # --- a reader that is behind ------------------------------------------------------------------
 
 
-async def test_socket_is_not_read_while_the_reader_is_behind(
-    backend: OllamaBackend, standin: StandIn
-):
+async def test_socket_is_not_read_while_the_reader_is_behind(standin: StandIn):
     """Another text is on its way meanwhile; the wait takes longer than the token timeout."""
     recorder = Recorder(lambda event: event == TextDelta("b"))
     send = one_by_one(recorder, *lines("a", "b"))
@@ -234,12 +232,14 @@ async def test_socket_is_not_read_while_the_reader_is_behind(
         await reply.end()
 
     standin.says("/api/chat", script)
-    task = asyncio.create_task(backend.generate(CHAT, recorder))
-    await recorder.waits.wait()
-    await backend.health()  # Turns of the loop, and of the server, in which more could come.
-    assert recorder.text == "ab"
-    recorder.drained.set()
-    await task
+    config = OllamaConfig(host=standin.host, token_timeout=0.05)
+    async with contextlib.aclosing(OllamaBackend(config)) as backend:
+        task = asyncio.create_task(backend.generate(CHAT, recorder))
+        await recorder.waits.wait()
+        await asyncio.sleep(0.1)
+        assert recorder.text == "ab"
+        recorder.drained.set()
+        await task
     assert recorder.text == "abc"
 
 

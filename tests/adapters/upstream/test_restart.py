@@ -11,7 +11,7 @@ from adapters.errors import (
     InvalidRequestError,
     ModelNotFoundError,
 )
-from adapters.upstream.deadlines import PATIENT, Patience
+from adapters.upstream.deadlines import AS_CONFIGURED, Deadline
 from adapters.upstream.restart import Failover
 
 AWAY = BackendUnavailableError("away")
@@ -31,8 +31,8 @@ class Servers:
         self._answers = answers
         self._late = list(late)
 
-    async def ask(self, name: str, patience: Patience) -> str:
-        self.tried.append((name, patience.elsewhere))
+    async def ask(self, name: str, deadline: Deadline) -> str:
+        self.tried.append((name, deadline.elsewhere))
         answer = self._answers[name]
         if isinstance(answer, BackendError):
             raise answer
@@ -42,7 +42,7 @@ class Servers:
         return [name for name in self._late if name not in known]
 
     def failover(self, *names: str) -> Failover[str, str]:
-        return Failover(names, self.ask, PATIENT, self.others)
+        return Failover(names, self.ask, AS_CONFIGURED, self.others)
 
 
 async def test_first_server_that_answers_ends_it():
@@ -80,5 +80,5 @@ async def test_server_that_appears_meanwhile_is_tried_once():
 
 async def test_errors_that_may_be_retried_are_the_callers_choice():
     servers = Servers({"a": WRONG, "b": "B"})
-    failover = Failover(("a", "b"), servers.ask, PATIENT, servers.others, lambda _: True)
+    failover = Failover(("a", "b"), servers.ask, AS_CONFIGURED, servers.others, lambda _: True)
     assert await failover.result() == "B"
