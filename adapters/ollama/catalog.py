@@ -115,9 +115,9 @@ class Catalog:
         """Return the model that answers soonest: one that is loaded, otherwise the smallest; never
         an embedding model."""
         sizes = {
-            each.name: each.size_bytes or 0
-            for each in self._models
-            if each.capabilities != frozenset[Capability]({"embedding"})
+            model.name: model.size_bytes or 0
+            for model in self._models
+            if model.capabilities != frozenset[Capability]({"embedding"})
         }
         return min(sizes, key=lambda name: (name not in self._running, sizes[name]), default=None)
 
@@ -238,10 +238,10 @@ class Catalog:
         asked_at = time.monotonic()
         tags = (await self._client.get("/api/tags", Tags, _SECONDS)).known
         await self._show_all(tags)
-        is_told = await self._look(_SECONDS)
+        has_running = await self._look(_SECONDS)
         self._tags = {tag.name: tag for tag in tags}
         self._runner_by_name.clear()
-        self._models = [self._to_model(tag, is_told) for tag in tags]
+        self._models = [self._to_model(tag, has_running) for tag in tags]
         self._until = asked_at + self._believed
         return self._models
 
@@ -261,12 +261,12 @@ class Catalog:
         if tag.digest and (started_with := runner(shown)):
             self._runners[tag.digest] = "; ".join(started_with)
 
-    def _to_model(self, tag: Tag, is_told: bool) -> Model:
-        """`is_told`: `/api/ps` has responded."""
+    def _to_model(self, tag: Tag, has_running: bool) -> Model:
+        """`has_running`: `/api/ps` has responded."""
         details = tag.details or Details()
         shown = self._shown.get(tag.digest, Show())
-        told = (None if _is_told(tag) else shown.capabilities) or tag.capabilities or ()
-        capabilities = _to_capabilities(told)
+        names = (None if _lists_capabilities(tag) else shown.capabilities) or tag.capabilities or ()
+        capabilities = _to_capabilities(names)
         is_mlx = details.format == "safetensors"
         file = origin(shown)
         running = self._as_loaded(tag.name)
@@ -282,13 +282,13 @@ class Catalog:
             exact=None if file is None else True,
             primed=is_primed(shown),
             created=_seconds_since_1970(tag.modified_at),
-            loaded=running is not None if is_told else None,
-            loaded_context=running.context_length if is_told and running else None,
+            loaded=running is not None if has_running else None,
+            loaded_context=running.context_length if has_running and running else None,
         )
 
 
-def _to_capabilities(told: Iterable[str]) -> frozenset[Capability]:
-    return frozenset(_CAPABILITIES[each] for each in told if each in _CAPABILITIES)
+def _to_capabilities(names: Iterable[str]) -> frozenset[Capability]:
+    return frozenset(_CAPABILITIES[name] for name in names if name in _CAPABILITIES)
 
 
 def _lacks(capabilities: frozenset[Capability]) -> frozenset[Feature]:
@@ -298,7 +298,7 @@ def _lacks(capabilities: frozenset[Capability]) -> frozenset[Feature]:
     return frozenset(feature for feature, needed in _NEEDED.items() if needed not in capabilities)
 
 
-def _is_told(tag: Tag) -> bool:
+def _lists_capabilities(tag: Tag) -> bool:
     # Old servers report no capabilities. One that reports no context length takes an embedding
     # model for a chat model: its capabilities are a guess.
     return bool(tag.capabilities and tag.details and tag.details.context_length)

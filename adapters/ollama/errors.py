@@ -113,9 +113,9 @@ def translate(error: Exception, began: bool) -> BackendError:
 
 
 def _reason(cause: BaseException | None) -> str | None:
-    said = getattr(cause, "verify_message", "")
+    detail = getattr(cause, "verify_message", "")
     words = (words for kind, words in _REASONS if isinstance(cause, kind))
-    return next((each.format(reason=said) for each in words), None)
+    return next((text.format(reason=detail) for text in words), None)
 
 
 @contextmanager
@@ -243,10 +243,10 @@ def _from_status(status: int, words: str | None) -> BackendError:
 
 def _from_words(words: str) -> BackendError | None:
     runner = _runner_error(words)
-    said = runner.message if runner else words
+    message = runner.message if runner else words
     for pattern, make in _WORDS:
-        if re.search(pattern, said, re.IGNORECASE):
-            return make(_shown(said), runner)
+        if re.search(pattern, message, re.IGNORECASE):
+            return make(_shown(message), runner)
     return None
 
 

@@ -15,7 +15,7 @@ from adapters.ollama.wire import Tag
 
 
 class _Sight(Struct):
-    """When a model was last used, by a client of any kind: each use moves `expires_at`."""
+    """Time of the last use of a model, by any client: each use moves `expires_at`."""
 
     expires_at: str
     at: float
@@ -45,12 +45,12 @@ class OllamaMemory:
         return None
 
     async def resident(self, *, fresh: bool = False) -> list[Resident]:
-        found: dict[str, Resident] = {}
+        by_name: dict[str, Resident] = {}
         for server in self.servers:
-            for each in await self._resident_on(server, fresh):
-                same = found.get(each.name)
-                found[each.name] = each if same is None else _together(same, each)
-        return list(found.values())
+            for resident in await self._resident_on(server, fresh):
+                same = by_name.get(resident.name)
+                by_name[resident.name] = resident if same is None else _together(same, resident)
+        return list(by_name.values())
 
     async def confine(self, nbytes: int) -> int:
         """Free nothing: Ollama allocates a model's context when it loads it."""

@@ -90,8 +90,8 @@ def is_primed(shown: Show) -> bool:
 
 
 def context_length(shown: Show) -> int | None:
-    found = (v for k, v in shown.model_info.items() if k.endswith(".context_length"))
-    return next((value for value in found if isinstance(value, int) and value > 0), None)
+    lengths = (v for k, v in shown.model_info.items() if k.endswith(".context_length"))
+    return next((value for value in lengths if isinstance(value, int) and value > 0), None)
 
 
 def _least_context(shown: Show) -> int:

@@ -24,13 +24,14 @@ def to_options(options: Options, own: Mapping[str, Any]) -> Options:
         InvalidRequestError: an unknown option, an invalid value, or a value that conflicts with
             another field; `param` is `options.NAME`.
     """
-    given = {name: value for name, value in own.items() if value is not None}
-    read = _read(given)
-    for name in given:
+    named = {name: value for name, value in own.items() if value is not None}
+    read = _read(named)
+    for name in named:
         value, other = getattr(read, name), getattr(options, name)
         if other is not UNSET and other != value:
             raise InvalidRequestError(
-                f"'{name}' is given twice: {other} and {value}.", param=f"options.{name}"
+                f"'options.{name}' is {value}, which conflicts with {other} in another field.",
+                param=f"options.{name}",
             )
         setattr(options, name, value)
     return options

@@ -365,6 +365,6 @@ def _to_progress(line: PullLine) -> Progress:
 
 def _number(version: str) -> tuple[int, ...] | None:
     """`0.33.0-rc2` -> (0, 33, 0); `None` for 0.0.0, which is built from source and not old."""
-    found = re.match(r"(\d+)\.(\d+)\.(\d+)", version)
-    number = tuple(int(part) for part in found.groups()) if found else (0, 0, 0)
+    match = re.match(r"(\d+)\.(\d+)\.(\d+)", version)
+    number = tuple(int(part) for part in match.groups()) if match else (0, 0, 0)
     return number if any(number) else None

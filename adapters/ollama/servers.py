@@ -103,7 +103,7 @@ class OllamaServers:
 
     async def shows_tools(self, model: str) -> bool:
         """True where the template of `model` is known to show tools."""
-        models = {full_name(each.name): each for each in await self.models()}
+        models = {full_name(listed.name): listed for listed in await self.models()}
         known = models.get(full_name(model))
         return known is not None and "tools" in known.capabilities
 

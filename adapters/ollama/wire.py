@@ -65,7 +65,7 @@ class Options(Struct, kw_only=True):
     presence_penalty: float | UnsetType = UNSET
     repeat_penalty: Annotated[float, Meta(gt=0)] | UnsetType = UNSET
     repeat_last_n: Annotated[int, Meta(ge=-1)] | UnsetType = UNSET
-    """How many tokens the penalties look back; -1: the whole context."""
+    """Tokens that the penalties look back; -1: the whole context."""
     stop: tuple[str, ...] | UnsetType = UNSET
     num_predict: Annotated[int, Meta(ge=-2)] | UnsetType = UNSET
     """Negative: as many as the context has room for."""
@@ -84,7 +84,7 @@ class Generation(Struct, kw_only=True):
     """The fields that `/api/chat` and `/api/generate` share."""
 
     path: ClassVar[str]
-    """Of the URL that it is posted to."""
+    """Path of the URL that it is posted to."""
     model: str
     options: Options
     stream: bool = True
@@ -243,7 +243,7 @@ class Tag(Struct, kw_only=True):
     size_vram: int = 0
     """The part of `size` in a GPU's memory."""
     expires_at: str = ""
-    """When it will be unloaded; each use moves it. RFC 3339, nanoseconds."""
+    """Time of its unloading; each use moves it. RFC 3339, nanoseconds."""
 
 
 class Tags(Struct):
@@ -252,22 +252,22 @@ class Tags(Struct):
     @property
     def known(self) -> list[Tag]:
         """The entries that can be read: a bad one must not hide the others."""
-        return [tag for each in self.models or () if (tag := _to_tag(each)) is not None]
+        return [tag for entry in self.models or () if (tag := _to_tag(entry)) is not None]
 
 
-def _to_tag(listed: dict[str, Any]) -> Tag | None:
+def _to_tag(entry: dict[str, Any]) -> Tag | None:
     # The official client reads `model`, and null for an absent field.
-    given = {"name": listed.get("model")} | _without_nulls(listed)
+    fields = {"name": entry.get("model")} | _without_nulls(entry)
     try:
-        return msgspec.convert(given, Tag)
+        return msgspec.convert(fields, Tag)
     except msgspec.ValidationError:
         return None
 
 
-def _without_nulls(given: dict[str, Any]) -> dict[str, Any]:
+def _without_nulls(fields: dict[str, Any]) -> dict[str, Any]:
     return {
         key: _without_nulls(cast(dict[str, Any], value)) if isinstance(value, dict) else value
-        for key, value in given.items()
+        for key, value in fields.items()
         if value is not None
     }
 

@@ -8,7 +8,7 @@ VARIABLE = "OLLAMA_HOST"
 """Names the address of Ollama where the configuration does not."""
 _PORTS = {"http": "80", "https": "443"}
 _DEFAULT_PORT = "11434"
-"""Of Ollama, for an address without scheme and port."""
+"""The port of Ollama, for an address without scheme and port."""
 _EVERYWHERE = {"": "127.0.0.1", "0.0.0.0": "127.0.0.1", "[::]": "[::1]"}  # noqa: S104 - not ours to bind.
 """Address that a server listens on -> address for its clients."""
 _NAME = re.compile(r"[\w.-]*")

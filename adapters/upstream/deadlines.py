@@ -16,7 +16,7 @@ _MAX_MISSED_LOOKS = 2
 
 
 class Deadline(Struct, frozen=True):
-    """How long a request waits for the first line of its response."""
+    """The time that a request waits for the first line of its response."""
 
     seconds: float | None = None
     """Unless the model has to be loaded; `None`: as configured; infinite: the caller decides."""

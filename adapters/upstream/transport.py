@@ -154,7 +154,7 @@ class Connection(asyncio.Protocol):
         self._paused = False
 
     async def _wait(self, until: float) -> bool:
-        """Wait for what the event loop has to tell; true where `receive` has paused the body."""
+        """Wait for a callback of the event loop; true where `receive` has paused the body."""
         if self._error is not None:
             raise self._error
         self._waiter = self.loop.create_future()

@@ -71,14 +71,14 @@ def key_values(info: Mapping[str, Any]) -> KeyValues | None:
     return KeyValues(total * (1 - local), total * local, window if local else 0)
 
 
-def _groups(told: Any, heads: Any, layers: int) -> int | list[int] | None:
+def _groups(count: Any, heads: Any, layers: int) -> int | list[int] | None:
     """Return the number of key heads: one figure for all layers, or one for each layer."""
-    if isinstance(told, Sequence) and not isinstance(told, str):
-        each = cast(Sequence[Any], told)
-        whole = [one for one in each if isinstance(one, int)]
-        return whole if len(whole) == layers else None
-    if isinstance(told, int):
-        return told
+    if isinstance(count, Sequence) and not isinstance(count, str):
+        by_layer = cast(Sequence[Any], count)
+        counts = [one for one in by_layer if isinstance(one, int)]
+        return counts if len(counts) == layers else None
+    if isinstance(count, int):
+        return count
     return heads if isinstance(heads, int) else None
 
 

@@ -74,14 +74,14 @@ class ContextSizing:
         texts = texts_of(body)
         count = await counter.count(texts)
         room = self._room_for_answer(body)
-        if (asked := body.options.num_ctx) is not UNSET:
-            num_ctx = limit = _allowed(max(asked, facts.least_context), limit)
+        if (requested := body.options.num_ctx) is not UNSET:
+            num_ctx = limit = _allowed(max(requested, facts.least_context), limit)
         else:
             num_ctx = await self._chosen(body.model, facts, count.tokens + room, limit)
         size = Size(
             num_ctx=num_ctx,
             limit=limit,
-            fixed=asked is not UNSET,
+            fixed=requested is not UNSET,
             texts=texts,
             count=count,
             counter=counter,
@@ -165,13 +165,13 @@ class ContextSizing:
         return None if limit is None else max(limit, least)
 
 
-def _allowed(asked: int, limit: int | None) -> int:
+def _allowed(requested: int, limit: int | None) -> int:
     # Ollama would silently use less.
-    if limit is not None and asked > limit:
+    if limit is not None and requested > limit:
         raise InvalidRequestError(
-            f"num_ctx {asked} exceeds the longest context here, {limit}.", param="num_ctx"
+            f"num_ctx {requested} exceeds the longest context here, {limit}.", param="num_ctx"
         )
-    return asked
+    return requested
 
 
 def too_long(model: str, limit: int, tokens: int, least: bool = False) -> ContextLengthError:

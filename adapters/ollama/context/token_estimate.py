@@ -62,7 +62,7 @@ class Count(Struct, frozen=True):
     least: int = 0
     """A lower bound; 0 where there is none."""
     exact: bool = False
-    counted: int = 0
+    text_size: int = 0
     """Tokens of the texts alone, or their bytes where no vocabulary is known."""
 
 
@@ -89,10 +89,10 @@ class TokenCounter:
         if texts.images:
             self._learn_image(texts, count, prompt_tokens)
         elif self._tokenizer is not None:
-            self._learn_overhead(texts, prompt_tokens - count.counted)
-        elif count.counted >= _TELLING:
+            self._learn_overhead(texts, prompt_tokens - count.text_size)
+        elif count.text_size >= _TELLING:
             self._bytes_per_token += _SHARE * (
-                max(count.counted / prompt_tokens, _LEAST_BYTES_PER_TOKEN) - self._bytes_per_token
+                max(count.text_size / prompt_tokens, _LEAST_BYTES_PER_TOKEN) - self._bytes_per_token
             )
 
     def _learn_overhead(self, texts: Texts, tokens: int) -> None:
@@ -102,7 +102,7 @@ class TokenCounter:
         """Attribute the tokens that are not text to the images; skipped where the text is only
         estimated, and is the larger part."""
         known = self._tokenizer is not None
-        words = count.counted / (1 if known else self._bytes_per_token) + self._template(texts)
+        words = count.text_size / (1 if known else self._bytes_per_token) + self._template(texts)
         tokens = prompt_tokens - words
         if known or tokens > words:
             seen = max(tokens, 0) / texts.images
@@ -111,18 +111,18 @@ class TokenCounter:
     def _estimate(self, texts: Texts) -> Count:
         size = texts.bytes
         tokens = size / self._bytes_per_token * _MARGIN
-        return Count(tokens=int(tokens + self._around(texts)), counted=size)
+        return Count(tokens=int(tokens + self._around(texts)), text_size=size)
 
     def _tokenized(self, tokenizer: "Tokenizer", texts: Texts) -> Count:
         raw = not texts.messages
         certain = sum(len(tokenizer.encode(t, add_special_tokens=raw)) for t in texts.texts)
         if raw and len(texts.texts) == 1 and not texts.images:
-            return Count(tokens=certain, least=certain, exact=True, counted=certain)
+            return Count(tokens=certain, least=certain, exact=True, text_size=certain)
         doubtful = sum(len(tokenizer.encode(t, add_special_tokens=False)) for t in texts.doubtful)
-        counted = certain + doubtful
+        text_size = certain + doubtful
         # A token may reach over the end of a text into the template.
         least = max(certain - 2 * len(texts.texts), 0)
-        return Count(tokens=counted + self._around(texts), least=least, counted=counted)
+        return Count(tokens=text_size + self._around(texts), least=least, text_size=text_size)
 
     def _around(self, texts: Texts) -> int:
         image = _IMAGE if self._image is None else self._image

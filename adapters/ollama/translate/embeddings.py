@@ -38,12 +38,12 @@ def to_bodies(request: EmbeddingRequest) -> Iterator[EmbedBody]:
 def _texts(request: EmbeddingRequest) -> Iterator[str]:
     if not request.inputs:
         raise InvalidRequestError("'input' is empty: there is nothing to embed.", param="input")
-    for each in request.inputs:
-        if not isinstance(each, str):
+    for item in request.inputs:
+        if not isinstance(item, str):
             raise UnsupportedParameterError("Ollama embeds text, not tokens.", param="tokens")
-        if not each:
+        if not item:
             raise InvalidRequestError("An empty text cannot be embedded.", param="input")
-        yield each
+        yield item
 
 
 def to_vectors(embedded: Embedded, body: EmbedBody) -> tuple[Vector, ...]:
@@ -72,4 +72,4 @@ def _cut(vector: Vector, dimensions: int | None) -> Vector:
         )
     kept = vector[:dimensions]  # Old servers ignore `dimensions`.
     length = math.hypot(*kept) or 1.0
-    return tuple(each / length for each in kept)
+    return tuple(item / length for item in kept)

@@ -154,8 +154,8 @@ def _unenforced(part: _Schema) -> Iterator[str]:
 
 
 def _types(part: _Schema) -> set[str]:
-    given = part.get("type")
-    return {str(each) for each in (_items(given) or ([given] if given else []))}
+    types = part.get("type")
+    return {str(name) for name in (_items(types) or ([types] if types else []))}
 
 
 def _is_of_integers(part: _Schema) -> bool:

@@ -165,11 +165,11 @@ def _refuse_strict_patterns(tools: tuple[Tool, ...]) -> None:
 
 def _refuse_in_text(request: GenerationRequest) -> None:
     # Raw text has no template, hence neither tools nor a switch for reasoning.
-    for param, asked in (
+    for param, is_set in (
         ("tools", request.tools and request.tool_choice != "none"),
         ("reasoning_effort", request.reasoning_effort not in (None, "none")),
     ):
-        if asked:
+        if is_set:
             raise UnsupportedParameterError(f"'{param}' needs a chat.", param=param)
 
 

@@ -105,7 +105,7 @@ def in_words(messages: tuple[Message, ...], tools: tuple[Tool, ...]) -> tuple[Me
     names = {call.id: call.name for message in messages for call in message.tool_calls}
     chat = [_in_words(message, names) for message in messages]
     instruction = TextPart(_instruction(tools))
-    last = max((at for at, each in enumerate(chat) if each.role == "user"), default=None)
+    last = max((at for at, message in enumerate(chat) if message.role == "user"), default=None)
     if last is None:
         return (*chat, Message(role="user", content=(instruction,)))
     chat[last] = msgspec.structs.replace(chat[last], content=(*chat[last].content, instruction))
@@ -172,8 +172,8 @@ class ForcedCallReader:
         if self._complete or not text:
             return False
         start, self._escaped = int(self._escaped), False
-        for found in _STRUCTURE.finditer(text, start):
-            match found[0]:
+        for match in _STRUCTURE.finditer(text, start):
+            match match[0]:
                 case '"':
                     self._in_string = not self._in_string
                 case "\\":
@@ -184,7 +184,7 @@ class ForcedCallReader:
                     self._depth -= 1
                     if not self._depth:
                         self._complete = True
-                        text = text[: found.end()]
+                        text = text[: match.end()]
                         break
                 case _:
                     pass
@@ -214,20 +214,20 @@ class ForcedCallReader:
     def _read_head(self, text: str) -> str:
         """Read up to the arguments; return the part of `text` that belongs to them."""
         self._head += text
-        if not self._named and (found := _NAME.match(self._head)):
+        if not self._named and (match := _NAME.match(self._head)):
             self._named = True
-            self._head = self._head[found.end() :]
-            name = msgspec.json.decode(found[1], type=str)
+            self._head = self._head[match.end() :]
+            name = msgspec.json.decode(match[1], type=str)
             if name not in self._names:
                 raise _no_call()
             self.emit(ToolCallStarted(0, f"call_{uuid4().hex[:24]}", name))
         if (
             self._named
-            and (found := _PARAMETERS.match(self._head))
-            and found.end() < len(self._head)
+            and (match := _PARAMETERS.match(self._head))
+            and match.end() < len(self._head)
         ):
             self._in_arguments = True
-            return self._head[found.end() :]
+            return self._head[match.end() :]
         if len(self._head) > _FALSE_START + max(map(len, self._names)):
             raise _no_call()
         return ""

@@ -527,8 +527,9 @@ async def test_cancelled_scope_closes_the_socket_though_it_lets_nothing_be_await
         await standin.has_seen("/api/chat")
         scope.cancel()
 
-    with anyio.CancelScope() as scope:
-        cancelling = asyncio.create_task(cancel_once_seen())
+    scope = anyio.CancelScope()
+    cancelling = asyncio.create_task(cancel_once_seen())
+    with scope:
         await events_of(backend)
     assert scope.cancelled_caught
     await cancelling

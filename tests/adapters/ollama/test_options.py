@@ -63,7 +63,7 @@ def test_option_that_ollama_would_ignore_or_fail_at_is_refused(own: dict[str, An
 
 
 def test_option_is_refused_when_the_request_says_something_else_elsewhere():
-    with pytest.raises(InvalidRequestError, match="given twice: 9 and 5") as caught:
+    with pytest.raises(InvalidRequestError, match="is 5, which conflicts with 9") as caught:
         body_of(max_tokens=9, options={"num_predict": 5})
     assert caught.value.param == "options.num_predict"
 

@@ -61,7 +61,7 @@ async def test_chat_is_never_taken_for_longer_than_its_texts(blob: Path):
     counter = TokenCounter(await open_vocabulary(ModelInfo(blob=str(blob))))
     # A real Ollama says 16 for this one; its texts alone have 7.
     count = await counter.count(texts_of(chat("What is the capital of France?")))
-    assert count.counted == 7
+    assert count.text_size == 7
     assert count.least <= 7 < 16 < count.tokens
     assert not count.exact
 
