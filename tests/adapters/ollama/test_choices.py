@@ -92,7 +92,9 @@ async def test_refusal_comes_before_started(standin: StandIn, backend: OllamaBac
         await anext(sink.events(backend, three()))
 
 
-async def test_one_who_leaves_closes_the_sockets_of_all(standin: StandIn, backend: OllamaBackend):
+async def test_closing_the_iterator_closes_the_sockets_of_all_choices(
+    standin: StandIn, backend: OllamaBackend
+):
     left = asyncio.Semaphore(0)
 
     async def script(reply: Reply) -> None:
@@ -110,9 +112,7 @@ async def test_one_who_leaves_closes_the_sockets_of_all(standin: StandIn, backen
         await left.acquire()
 
 
-async def test_waiting_for_its_turn_is_no_silence_while_another_speaks(
-    standin: StandIn, backend: OllamaBackend
-):
+async def test_choice_may_wait_while_another_is_written(standin: StandIn, backend: OllamaBackend):
     """Ollama takes one after the other; the last may wait longer than the first line may take."""
     turn = asyncio.Lock()
 

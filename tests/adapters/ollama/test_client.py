@@ -61,7 +61,7 @@ async def events_of(backend: OllamaBackend, request: GenerationRequest = CHAT) -
 def finished(
     reason: FinishReason, tokens: tuple[int, int], timings: tuple[int, int, int]
 ) -> Finished:
-    """With the tokens of prompt and answer, and the nanoseconds of load, prompt and answer."""
+    """Build the end from the tokens of prompt and answer, and the nanoseconds of each part."""
     usage = Usage(prompt_tokens=tokens[0], completion_tokens=tokens[1])
     load, prompt, answer = timings
     return Finished(reason, usage, timings=Timings(load=load, prompt=prompt, answer=answer))
@@ -225,7 +225,7 @@ async def test_connection_is_used_again_after_an_answer(standin: StandIn, backen
     assert standin.connections == 1
 
 
-async def test_what_follows_the_last_line_is_not_waited_for(standin: StandIn):
+async def test_end_of_the_connection_is_not_waited_for_after_the_last_line(standin: StandIn):
     async def script(reply: Reply) -> None:
         await reply.head()
         await reply.chunk(b'{"message":{"content":"A"}}\n{"message":{},"done":true}\n')
@@ -273,7 +273,7 @@ async def test_death_before_the_first_line_is_unavailable(
     assert (events, type(error)) == ([], BackendUnavailableError)
 
 
-async def test_death_in_the_stream_is_an_error_after_what_was_said(
+async def test_death_in_the_stream_is_an_error_after_the_texts_before(
     standin: StandIn, backend: OllamaBackend
 ):
     standin.replays("fault-server-killed-midstream", "/api/chat")
@@ -419,7 +419,7 @@ async def test_queue_that_is_full_is_busy(standin: StandIn, backend: OllamaBacke
     assert (type(error), error.retry_after) == (BackendBusyError, 9)
 
 
-async def test_overflow_is_told_with_both_numbers(standin: StandIn, backend: OllamaBackend):
+async def test_overflow_is_reported_with_both_numbers(standin: StandIn, backend: OllamaBackend):
     standin.replays("chat-overflow-truncate-false")
     _, error = await failure_of(backend, replace(CHAT, num_ctx=2048))
     assert type(error) is ContextLengthError
@@ -568,7 +568,7 @@ async def test_one_that_leaves_does_not_disturb_the_other(standin: StandIn, back
     assert text_of([first, *rest]) == "The capital of France is Paris."
 
 
-async def test_end_is_counted_as_finished_though_nobody_reads_on(
+async def test_answer_counts_as_finished_with_its_last_event(
     standin: StandIn, backend: OllamaBackend
 ):
     standin.replays("chat-stream")
@@ -598,7 +598,7 @@ async def test_closed_backend_is_unavailable(standin: StandIn, backend: OllamaBa
         {"response_format": Regex("a+")},
     ],
 )
-async def test_what_ollama_ignores_is_refused_before_it_is_sent(
+async def test_field_that_ollama_ignores_is_refused_before_it_is_sent(
     standin: StandIn, backend: OllamaBackend, fields: dict[str, Any]
 ):
     request = GenerationRequest(model="m", prompt=(QUESTION,), **fields)

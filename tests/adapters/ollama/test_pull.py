@@ -19,7 +19,7 @@ async def pulled(backend: OllamaBackend) -> list[Progress]:
     return [progress async for progress in backend.pull("llama3.2")]
 
 
-async def test_progress_is_told_until_success(standin: StandIn, backend: OllamaBackend):
+async def test_progress_is_reported_until_success(standin: StandIn, backend: OllamaBackend):
     standin.says(
         "/api/pull",
         says_lines(

@@ -164,7 +164,7 @@ def without_id(event: Event) -> Event | str:
 async def test_no_request_makes_the_task_wait_for_each_text(
     backend: OllamaBackend, standin: StandIn, fields: dict[str, Any]
 ):
-    """The texts are written by the read of the socket, whoever else is awaited in the task."""
+    """The texts are written by the read of the socket, not by the task of the request."""
     tasks: list[asyncio.Task[Any] | None] = []
 
     def note(_event: Event) -> bool:

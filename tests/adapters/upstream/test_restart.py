@@ -1,4 +1,4 @@
-"""Failover over servers: which are tried, in what order, and whose error is raised."""
+"""Failover over servers: the order of the tries, and the error that is raised."""
 
 from collections.abc import Sequence
 

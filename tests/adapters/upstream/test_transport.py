@@ -160,7 +160,7 @@ async def test_what_is_no_http_is_an_error_at_once(transport: Transport, answer:
                 await asyncio.sleep(0.005)
 
 
-async def test_second_answer_to_one_question_is_not_believed(transport: Transport):
+async def test_second_response_to_one_request_is_an_error(transport: Transport):
     async with speaking(says(WHOLE + WHOLE.replace(b"ok", b"no"))) as server:
         for _ in range(2):
             assert await ask(transport, server) == (200, b"ok")
@@ -191,7 +191,7 @@ async def test_connection_that_was_closed_this_moment_is_not_used(transport: Tra
         for _ in range(3):
             answering = asyncio.create_task(asyncio.to_thread(answer))
             assert await ask(transport, server) == (200, b"ok")
-            await answering  # What has just been closed is still to be told to the loop.
+            await answering  # The loop has not noticed the close yet.
 
 
 async def test_request_that_met_a_closing_connection_is_put_again(transport: Transport):
@@ -241,7 +241,7 @@ async def test_connections_of_a_crowd_are_closed_when_it_has_gone():
                 await asyncio.sleep(0.005)
 
 
-async def test_server_waits_where_nobody_reads(transport: Transport):
+async def test_server_waits_while_the_body_is_not_read(transport: Transport):
     sent = 0
 
     async def endless(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
