@@ -232,11 +232,11 @@ async def test_socket_is_not_read_while_the_reader_is_behind(standin: StandIn):
         await reply.end()
 
     standin.says("/api/chat", script)
-    config = OllamaConfig(host=standin.host, token_timeout=0.05)
+    config = OllamaConfig(host=standin.host, token_timeout=0.3)
     async with contextlib.aclosing(OllamaBackend(config)) as backend:
         task = asyncio.create_task(backend.generate(CHAT, recorder))
         await recorder.waits.wait()
-        await asyncio.sleep(0.1)
+        await asyncio.sleep(0.4)
         assert recorder.text == "ab"
         recorder.drained.set()
         await task

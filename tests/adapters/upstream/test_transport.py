@@ -415,10 +415,10 @@ async def test_push_ends_at_its_deadline_which_the_receiver_may_move(transport: 
         connection = await transport.ask(httpx.URL(server.url), REQUEST, soon())
 
         def moves(piece: bytes) -> bool:
-            connection.until = soon(0.05)
+            connection.until = soon(0.3)
             return receive(piece)
 
         with pytest.raises(TimeoutError):
-            await connection.push(moves, soon(0.05))
+            await connection.push(moves, soon(0.3))
         transport.take_back(connection)
     assert received == [b"ok"] * 2
