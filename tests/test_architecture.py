@@ -53,6 +53,12 @@ def test_the_proxy_does_not_know_the_engines():
         assert not [n for n in names if n.startswith(("adapters.mlx", "adapters.ollama"))], path
 
 
+def test_upstream_does_not_know_its_backends():
+    for path in modules("adapters/upstream"):
+        names = imports(path)
+        assert not [n for n in names if n.startswith(("adapters.mlx", "adapters.ollama"))], path
+
+
 @pytest.mark.parametrize("package", [adapters, proxy])
 def test_packages_come_from_this_checkout(package: object):
     file = getattr(package, "__file__", None)

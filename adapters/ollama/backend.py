@@ -2,10 +2,9 @@
 
 import math
 from collections import Counter
-from collections.abc import AsyncGenerator, Coroutine
+from collections.abc import AsyncGenerator
 from contextlib import aclosing
 from functools import partial
-from typing import Any
 
 from msgspec.structs import replace
 
@@ -27,7 +26,7 @@ from adapters.ollama.translate.tool_choice import is_forced
 from adapters.ollama.wire import ChatBody, RawBody
 from adapters.request import EmbeddingRequest, GenerationRequest
 from adapters.sink import Sink
-from adapters.upstream.deadlines import Patience
+from adapters.upstream.deadlines import Deadline
 from adapters.upstream.limits import DEFAULT_LIMITS, Limits
 
 
@@ -46,41 +45,41 @@ class OllamaBackend:
     def check(self, request: GenerationRequest) -> None:
         refuse_unenforced(request)
 
-    def generate(self, request: GenerationRequest, sink: Sink) -> Coroutine[Any, Any, None]:
+    async def generate(
+        self, request: GenerationRequest, sink: Sink, deadline: Deadline | None = None
+    ) -> None:
         """Write the answer; always streamed from Ollama, so that cancelling stops the work.
+
+        `deadline` replaces that of the request.
 
         Raises:
             BackendError: by the tables in `errors.py`.
             UnsupportedParameterError: a field that Ollama, or this model of it, cannot honour.
         """
         if request.n > 1:
-            return self._generate_choices(request, sink)
-        return self._generate_one(request, sink, _patience_of(request))
-
-    async def _generate_choices(self, request: GenerationRequest, sink: Sink) -> None:
-        self._to_body(request)
-        patience = _patience_of(request)
-        later = self._config.first_token_timeout
-        cold = request.patience is not None and not await self._servers.has_loaded(request.model)
-        # One of several answers: whether they are in time is judged of all together.
-        unlimited = replace(patience, seconds=math.inf)
-        await write_choices(
-            choice_requests(request),
-            sink,
-            partial(self._generate_one, patience=unlimited),
-            (patience.to_first_line(later, cold=cold), later),
-            partial(self._servers.overdue, request.model),
-        )
-
-    async def _generate_one(
-        self, request: GenerationRequest, sink: Sink, patience: Patience
-    ) -> None:
+            await self._generate_choices(request, sink)
+            return
         writer = AnswerWriter(request, sink, await checks_of(request))
         body = self._to_body(request)
         with self._counters.track():
             if is_forced(request) or depends_on_template(request):
                 body = await self._fit_to_template(request, body)
-            await self._servers.generate(Call(body, writer, patience))
+            await self._servers.generate(Call(body, writer, deadline or _deadline_of(request)))
+
+    async def _generate_choices(self, request: GenerationRequest, sink: Sink) -> None:
+        self._to_body(request)
+        deadline = _deadline_of(request)
+        later = self._config.first_token_timeout
+        cold = request.patience is not None and not await self._servers.has_loaded(request.model)
+        # One of several answers: whether they are in time is judged of all together.
+        unlimited = replace(deadline, seconds=math.inf)
+        await write_choices(
+            choice_requests(request),
+            sink,
+            partial(self.generate, deadline=unlimited),
+            (deadline.to_first_line(later, cold=cold), later),
+            partial(self._servers.overdue, request.model),
+        )
 
     def _to_body(self, request: GenerationRequest) -> ChatBody | RawBody:
         """Refuse or translate `request`; a refusal is not counted, and counts as no failure."""
@@ -106,13 +105,13 @@ class OllamaBackend:
             BackendError: by the tables in `errors.py`.
         """
         refuse_unsupported(request, self.honours, self.kind)
-        patience = Patience(elsewhere=request.elsewhere)
+        deadline = Deadline(elsewhere=request.elsewhere)
         vectors: list[Vector] = []
         tokens = 0
         with self._counters.track():
             try:
                 for body in list(to_bodies(request)):
-                    embedded = await self._servers.embed(body, patience)
+                    embedded = await self._servers.embed(body, deadline)
                     vectors += to_vectors(embedded, body)
                     tokens += embedded.prompt_eval_count
             except BackendError as error:
@@ -153,5 +152,5 @@ class OllamaBackend:
         await self._servers.aclose()
 
 
-def _patience_of(request: GenerationRequest) -> Patience:
-    return Patience(request.patience, elsewhere=request.patience is not None)
+def _deadline_of(request: GenerationRequest) -> Deadline:
+    return Deadline(request.patience, elsewhere=request.patience is not None)

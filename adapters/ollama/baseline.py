@@ -1,4 +1,4 @@
-"""Ollama's official client as it is meant to be used: the yardstick of `tandem bench relay`."""
+"""Ollama's official client as documented: the baseline of `tandem bench relay`."""
 
 from collections.abc import AsyncGenerator
 from typing import Any
@@ -8,7 +8,7 @@ import ollama
 
 class OfficialChat:
     def __init__(self, host: str) -> None:
-        # Typed loosely, as it is written itself.
+        # Typed loosely, as the client itself is.
         self._client: Any = ollama.AsyncClient(host)
 
     async def streamed(

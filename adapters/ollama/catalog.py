@@ -1,4 +1,4 @@
-"""Which models an Ollama has: asked for when needed, believed for a while, asked by one."""
+"""The models of one Ollama: fetched when needed, valid for a while, one request at a time."""
 
 import asyncio
 import time
@@ -40,13 +40,13 @@ _NEEDED: dict[Feature, Capability] = {
     "suffix": "fim",
     "tools": "tools",
 }
-"""What a feature asks of the model itself."""
+"""Feature -> the capability that the model itself needs for it."""
 
 _MLX_RUNNER: frozenset[Feature] = frozenset(
     {"embeddings", "response_format", "stop", "tool_choice"}
 )
-"""What Ollama's own runner for safetensors takes and does not do: it reads neither `format` nor
-`stop`. A forced tool is a format."""
+"""Features that Ollama's own runner for safetensors accepts and ignores: it reads neither `format`
+nor `stop`. A forced tool is a format."""
 
 
 class Catalog:
@@ -62,22 +62,23 @@ class Catalog:
         self._shown: dict[str, Show] = {}
         self._tags: dict[str, Tag] = {}
         self._runners: dict[str, str] = {}
-        """By digest; without those of which nobody knows what their runner is started with."""
+        """Digest -> runner; without models whose runner options are not known."""
         self._runner_by_name: dict[str, str] = {}
-        """As long as the list stays as it is."""
+        """Name -> runner, until the next list."""
         self._facts: dict[tuple[str, str], ModelInfo] = {}
         self._running: dict[str, Tag] = {}
         self._tells = False
-        """Whether it has ever told what is loaded."""
+        """True once `/api/ps` has responded."""
         self._looked_until = 0.0
         self._changed_at = 0.0
-        """A look that was begun before tells of what was."""
+        """Responses to earlier requests are out of date."""
 
     async def models(self) -> list[Model]:
-        """The list, at most `believed` seconds old. Callers that meet share one question.
+        """Return the list, at most `believed` seconds old. Concurrent calls share one request.
 
         Raises:
-            BackendError: Ollama is not there, or makes no sense; the next call asks anew.
+            BackendError: Ollama is not there, or its response is not a list; the next call asks
+                again.
         """
         if time.monotonic() < self._until:
             return list(self._models)
@@ -88,40 +89,40 @@ class Catalog:
         return list(await asyncio.shield(self._asking))
 
     def doubt(self) -> None:
-        """The list is for somebody who wants to know how it is now: ask at the next call."""
+        """Fetch the list again at the next call."""
         self._until = 0.0
 
     def forget(self) -> None:
-        """The list was wrong: ask at the next call."""
+        """Fetch the list and the loaded models again at the next call: they have changed."""
         self._until = 0.0
         self._looked_until = 0.0
         self._changed_at = time.monotonic()
 
     def last(self) -> list[Model]:
-        """The last list, however old."""
+        """Return the last list, of any age."""
         return list(self._models)
 
     def has(self, name: str) -> bool | None:
-        """By the last list; `None` before the first."""
+        """Look `name` up in the last list; `None` before the first."""
         return full_name(name) in self._tags if self._until or self._tags else None
 
     def digest(self, name: str) -> str:
-        """By the last list; empty where it is not known."""
+        """Return the digest in the last list; empty where it is not known."""
         tag = self._tags.get(full_name(name))
         return "" if tag is None else tag.digest
 
     def smallest(self) -> str | None:
-        """The model that says something soonest: one that is loaded, else the smallest; none that
-        embeds only."""
+        """Return the model that answers soonest: one that is loaded, otherwise the smallest; never
+        an embedding model."""
         sizes = {
-            each.name: each.size_bytes or 0
-            for each in self._models
-            if each.capabilities != frozenset[Capability]({"embedding"})
+            model.name: model.size_bytes or 0
+            for model in self._models
+            if model.capabilities != frozenset[Capability]({"embedding"})
         }
         return min(sizes, key=lambda name: (name not in self._running, sizes[name]), default=None)
 
     async def facts(self, name: str) -> ModelInfo:
-        """What is known of `name`, asked for once as long as it stays the same model.
+        """Return what is known of `name`, fetched once for each digest.
 
         Raises:
             BackendUnavailableError: Ollama is not there. Every other failure is "not known".
@@ -140,30 +141,30 @@ class Catalog:
         return self._facts[key]
 
     def runner(self, name: str) -> str:
-        """The same for all models that one runner answers for; as far as is known."""
+        """Return the runner of `name`, the same for all models that share it, as far as known."""
         runner = self._runner_by_name.get(name)
         if runner is None:
             full = full_name(name)
             tag = self._tags.get(full)
-            if tag is None:  # Of such names there is no end.
+            if tag is None:  # Not kept: clients may send any number of such names.
                 return full
             runner = self._runner_by_name[name] = self._runners.get(tag.digest, full)
         return runner
 
     def is_loaded(self, name: str) -> bool:
-        """By the last look, which asks nobody; be it under another name."""
+        """True where `name` was loaded at the last look, also under another name. No I/O."""
         return self._as_loaded(name) is not None
 
     def must_load(self, name: str, context: int) -> bool:
-        """Whether it will, to answer with that context, by the last look; never where Ollama does
-        not tell what is loaded."""
+        """True where an answer with `context` needs a load, by the last look; false where Ollama
+        does not report what is loaded."""
         if not self._tells:
             return False
         tag = self._as_loaded(name)
         return tag is None or tag.context_length not in (None, context)
 
     async def loaded(self, name: str) -> Tag | None:
-        """`name` as it is loaded, by the last look, which is made anew where it is old."""
+        """Return `name` as it is loaded, by a look at most `believed` seconds old."""
         if self._is_old:
             await self._look(self._lookup)
         return self._as_loaded(name)
@@ -176,18 +177,18 @@ class Catalog:
         return next((tag for tag in self._running.values() if self._runner_of(tag) == runner), None)
 
     def sharing(self, tag: Tag) -> frozenset[str]:
-        """The other models that the runner of `tag`, which is loaded, answers for."""
+        """Return the other models that share the runner of `tag`, which is loaded."""
         same = self._runner_of(tag)
         return frozenset(n for n in self._tags if n != tag.name and self.runner(n) == same)
 
     def _runner_of(self, tag: Tag) -> str:
-        """Of one that is loaded, which need not be listed any more."""
+        """Return the runner of a loaded model, which need not be listed any more."""
         return self._runners.get(tag.digest) or self.runner(tag.name)
 
     async def running(self, *, fresh: bool = False) -> list[Tag]:
-        """The loaded models, by the last look, which is made anew where it is old or not `fresh`.
+        """Return the loaded models, by a look at most `believed` seconds old, or a `fresh` one.
 
-        Where Ollama does not answer: what the last look saw.
+        Where Ollama does not respond: what the last look saw.
         """
         if fresh or self._is_old:
             await self._look(self._lookup)
@@ -195,11 +196,10 @@ class Catalog:
 
     @property
     def _is_old(self) -> bool:
-        """What the last look saw."""
         return time.monotonic() >= self._looked_until
 
     def note_loaded(self, name: str, context: int) -> None:
-        """A request runs with `context`: that is newer than the last look."""
+        """Note that a request runs with `context`, which is newer than the last look."""
         self._changed_at = time.monotonic()
         loaded = self._as_loaded(name)
         if loaded is not None and loaded.context_length != context:
@@ -212,10 +212,10 @@ class Catalog:
         asked_at = time.monotonic()
         try:
             running = await self._client.get("/api/ps", Tags, seconds)
-        except BackendUnavailableError:  # It is gone, and its models with it.
+        except BackendUnavailableError:  # No server, no loaded models.
             self._running = {}
             return False
-        except BackendError:  # Which of them are loaded is good to know, no more.
+        except BackendError:  # Good to know, and no more.
             return False
         if asked_at < self._changed_at:
             return await self._look(seconds)
@@ -225,28 +225,28 @@ class Catalog:
         return True
 
     async def aclose(self) -> None:
-        """Wait for the question in progress, which ends when the client is closed."""
+        """Wait for the request in progress, which ends when the client is closed."""
         if self._asking is not None:
             await asyncio.wait([self._asking])
 
     def _asked(self, task: asyncio.Task[list[Model]]) -> None:
         self._asking = None
         if not task.cancelled():
-            task.exception()  # Where every caller has left, nobody else looks at it.
+            task.exception()  # Retrieved here: every caller may have left.
 
     async def _ask(self) -> list[Model]:
         asked_at = time.monotonic()
         tags = (await self._client.get("/api/tags", Tags, _SECONDS)).known
         await self._show_all(tags)
-        is_told = await self._look(_SECONDS)
+        has_running = await self._look(_SECONDS)
         self._tags = {tag.name: tag for tag in tags}
         self._runner_by_name.clear()
-        self._models = [self._to_model(tag, is_told) for tag in tags]
+        self._models = [self._to_model(tag, has_running) for tag in tags]
         self._until = asked_at + self._believed
         return self._models
 
     async def _show_all(self, tags: Iterable[Tag]) -> None:
-        """Ask for what `/api/tags` does not tell, the origin above all, once for each digest."""
+        """Fetch what `/api/tags` lacks, the origin above all, once for each digest."""
         missing = {tag.digest: tag for tag in tags if tag.digest not in self._shown}
         gate = asyncio.Semaphore(_SHOWS_AT_ONCE)
         await asyncio.gather(*(self._show(tag, gate) for tag in missing.values()))
@@ -261,12 +261,12 @@ class Catalog:
         if tag.digest and (started_with := runner(shown)):
             self._runners[tag.digest] = "; ".join(started_with)
 
-    def _to_model(self, tag: Tag, is_told: bool) -> Model:
-        """`is_told`: which are loaded."""
+    def _to_model(self, tag: Tag, has_running: bool) -> Model:
+        """`has_running`: `/api/ps` has responded."""
         details = tag.details or Details()
         shown = self._shown.get(tag.digest, Show())
-        told = (None if _is_told(tag) else shown.capabilities) or tag.capabilities or ()
-        capabilities = _to_capabilities(told)
+        names = (None if _lists_capabilities(tag) else shown.capabilities) or tag.capabilities or ()
+        capabilities = _to_capabilities(names)
         is_mlx = details.format == "safetensors"
         file = origin(shown)
         running = self._as_loaded(tag.name)
@@ -282,31 +282,31 @@ class Catalog:
             exact=None if file is None else True,
             primed=is_primed(shown),
             created=_seconds_since_1970(tag.modified_at),
-            loaded=running is not None if is_told else None,
-            loaded_context=running.context_length if is_told and running else None,
+            loaded=running is not None if has_running else None,
+            loaded_context=running.context_length if has_running and running else None,
         )
 
 
-def _to_capabilities(told: Iterable[str]) -> frozenset[Capability]:
-    return frozenset(_CAPABILITIES[each] for each in told if each in _CAPABILITIES)
+def _to_capabilities(names: Iterable[str]) -> frozenset[Capability]:
+    return frozenset(_CAPABILITIES[name] for name in names if name in _CAPABILITIES)
 
 
 def _lacks(capabilities: frozenset[Capability]) -> frozenset[Feature]:
-    """A model that tells nothing of itself is trusted with everything."""
+    """Return the features a model lacks; none where Ollama reports no capabilities."""
     if not capabilities:
         return frozenset()
     return frozenset(feature for feature, needed in _NEEDED.items() if needed not in capabilities)
 
 
-def _is_told(tag: Tag) -> bool:
-    # Servers that tell no capabilities are old. One that tells no context length takes an
-    # embedding model for a chat model: its capabilities are a guess.
+def _lists_capabilities(tag: Tag) -> bool:
+    # Old servers report no capabilities. One that reports no context length takes an embedding
+    # model for a chat model: its capabilities are a guess.
     return bool(tag.capabilities and tag.details and tag.details.context_length)
 
 
 @lru_cache(1024)
 def full_name(name: str) -> str:
-    """With its tag, as lists name it."""
+    """Return `name` with its tag, as lists have it."""
     return name if ":" in name.rpartition("/")[2] else f"{name}:latest"
 
 

@@ -1,8 +1,8 @@
-"""Foreign failures become Tandem's own here, and only here: three tables, read top to bottom.
+"""Translation of foreign failures to Tandem's errors: three tables, read top to bottom.
 
-A failure is looked up by exception where no answer came, by Ollama's words where they are known,
-and else by HTTP status. The words go first because the status does not say whose fault it was:
-an option of a wrong type is a 500 there.
+A failure is looked up by exception where no response came, by Ollama's message where it is known,
+and otherwise by HTTP status. The message goes first because the status does not tell the client's
+mistakes from the server's: an option of a wrong type is a 500 there.
 """
 
 import re
@@ -36,9 +36,9 @@ _MOST_WORDS = 200
 
 class Row(Struct, frozen=True):
     before: type[BackendError]
-    """What it becomes before the first line of an answer, …"""
+    """The error before the first line of an answer, …"""
     after: type[BackendError]
-    """… and after it, when the answer has begun."""
+    """… and after it."""
     message: str
 
 
@@ -77,19 +77,19 @@ EXCEPTIONS: dict[type[Exception], Row] = {
 _REASONS: tuple[tuple[type[Exception], str], ...] = (
     (
         ssl.SSLCertVerificationError,
-        "Ollama's certificate is not trusted ({reason}): $SSL_CERT_FILE may name one that is.",
+        "Ollama's certificate is not trusted ({reason}): name one that is in $SSL_CERT_FILE.",
     ),
-    (ssl.SSLError, "Ollama's address says https, and no TLS is spoken there."),
-    (socket.gaierror, "The name of Ollama's host leads nowhere."),
+    (ssl.SSLError, "Ollama's address is https, but the server does not use TLS: try http."),
+    (socket.gaierror, "The name of Ollama's host cannot be resolved."),
 )
-"""Why there is no connection, where whoever set it up can mend it."""
+"""Why there is no connection, where the configuration can be corrected."""
 
 
 def find_row(error: type[Exception]) -> Row:
-    """The row of the nearest base class.
+    """Return the row of the nearest base class.
 
     Raises:
-        KeyError: no row knows it; a test walks the foreign exceptions for that.
+        KeyError: there is none; a test walks the foreign exceptions for that.
     """
     for kind in error.__mro__:
         if kind in EXCEPTIONS:
@@ -98,7 +98,7 @@ def find_row(error: type[Exception]) -> Row:
 
 
 class Progress:
-    """Whether the answer has begun: what decides between the two columns."""
+    """Selects the column of a row: `started` once the answer has begun."""
 
     started = False
 
@@ -107,20 +107,20 @@ FOREIGN = tuple(EXCEPTIONS)
 
 
 def translate(error: Exception, began: bool) -> BackendError:
-    """What `error`, one of `FOREIGN`, is to those who wait for an answer that has begun or not."""
+    """Return the error for `error`, one of `FOREIGN`; `began`: the answer had begun."""
     row = find_row(type(error))
     return (row.after if began else row.before)(_reason(error.__cause__) or row.message)
 
 
 def _reason(cause: BaseException | None) -> str | None:
-    said = getattr(cause, "verify_message", "")
+    detail = getattr(cause, "verify_message", "")
     words = (words for kind, words in _REASONS if isinstance(cause, kind))
-    return next((each.format(reason=said) for each in words), None)
+    return next((text.format(reason=detail) for text in words), None)
 
 
 @contextmanager
 def translated(progress: Progress) -> Generator[None]:
-    """Every exception of `EXCEPTIONS` leaves as the error of its row."""
+    """Raise each exception of `EXCEPTIONS` as the error of its row."""
     try:
         yield
     except FOREIGN as error:
@@ -180,7 +180,7 @@ _WORDS: tuple[tuple[str, Callable[[str, RunnerError | None], BackendError]], ...
     (r"requires more system memory|out of memory|not enough memory", _as(InsufficientMemoryError)),
     (r"(manifest|model).*(file )?does not exist", _as(ModelNotFoundError, "model")),
     (r"invalid model name", _as(ModelNotFoundError, "model")),
-    # It is not for everybody, or not for this version of Ollama: there is none for this one.
+    # Not public, or not for this version of Ollama.
     (r"pull model manifest: (40[13]|412|realm host)", _as(ModelNotFoundError, "model")),
     (
         r"pull model manifest|no such host|dial tcp|network is unreachable|i/o timeout"
@@ -189,7 +189,7 @@ _WORDS: tuple[tuple[str, Callable[[str, RunnerError | None], BackendError]], ...
     ),
     (r"server busy", _as(BackendBusyError)),
     (r"no space left on device|disk quota exceeded", _as(InsufficientMemoryError)),
-    # The runner's, about one prompt: it goes on with others.
+    # From the runner, about one prompt: it continues with others.
     (r"^got exception", _as(GenerationError)),
     (r"(unable|failed) to load model|error loading model", _as(GenerationError)),
     (r"^model .* not found", _as(ModelNotFoundError, "model")),
@@ -202,27 +202,27 @@ _STATUS: dict[int, tuple[type[BackendError], str | None]] = {
     429: (BackendBusyError, None),
     503: (BackendBusyError, None),
 }
-"""Any other status means that Ollama, or what stands in its place, is not as it should be."""
+"""Any other status is a fault of Ollama, or of a proxy in front of it."""
 _STATUS_OF_OTHERS: dict[int, type[BackendError]] = {
     429: BackendBusyError,
     503: BackendUnavailableError,
 }
-"""Of an answer without a reason, which Ollama itself always gives: who stands before it speaks."""
+"""For responses without a message, which Ollama itself always gives: a proxy in front of it."""
 
 
 def blame_input(error: BackendError) -> None:
-    """Of one who embeds: nobody has sent messages."""
+    """Name `input` as the parameter at fault: an embedding request has no messages."""
     if isinstance(error, ContextLengthError):
         error.param = "input"
 
 
 def from_line(words: str) -> BackendError:
-    """The error that a line `{"error": words}` means, be it the first or a later one."""
+    """Return the error for a line `{"error": words}`, be it the first or a later one."""
     return _from_words(words) or BadUpstreamError(_shown(words))
 
 
 def from_response(status: int, body: bytes, retry_after: str | None) -> BackendError:
-    """The error that an HTTP answer other than 200 means. Only Ollama's own words are repeated."""
+    """Return the error for a response other than 200. Only Ollama's own message is repeated."""
     words = _error_words(body)
     error = words and _from_words(words)
     if not error:
@@ -243,15 +243,15 @@ def _from_status(status: int, words: str | None) -> BackendError:
 
 def _from_words(words: str) -> BackendError | None:
     runner = _runner_error(words)
-    said = runner.message if runner else words
+    message = runner.message if runner else words
     for pattern, make in _WORDS:
-        if re.search(pattern, said, re.IGNORECASE):
-            return make(_shown(said), runner)
+        if re.search(pattern, message, re.IGNORECASE):
+            return make(_shown(message), runner)
     return None
 
 
 def _error_words(body: bytes) -> str | None:
-    """The text in `{"error": "…"}`; `None` where the body is anything else."""
+    """Return the text in `{"error": "…"}`; `None` for any other body."""
     try:
         return msgspec.json.decode(body, type=ErrorBody).error
     except (msgspec.MsgspecError, UnicodeError):
@@ -269,12 +269,12 @@ _PATH = re.compile(r"(?<![\w.])(/[^\s/:\"']+){2,}|\b[A-Za-z]:\\\S+")
 
 
 def _shown(words: str) -> str:
-    """`words` on one line, 200 characters at most, without the paths of the machine."""
+    """Return `words` on one line, 200 characters at most, without paths of the machine."""
     runner = _runner_error(words)
     line = " ".join((runner.message if runner else words).split())
-    return _PATH.sub("…", line)[:_MOST_WORDS] or "Ollama failed, and did not say why."
+    return _PATH.sub("…", line)[:_MOST_WORDS] or "Ollama failed without a message."
 
 
 def _seconds(retry_after: str | None) -> float | None:
-    """`Retry-After` in its form of seconds; a date is left to the default."""
+    """Return `Retry-After` in seconds; `None` for a date, which is left to the default."""
     return float(retry_after) if retry_after and re.fullmatch(r"\d{1,6}", retry_after) else None

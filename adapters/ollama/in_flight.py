@@ -44,7 +44,7 @@ class InFlightByRunner(Struct):
     contexts: dict[int, int] = field(default_factory=dict[int, int])
     """`num_ctx` -> the requests that run with it, or wait for it."""
     used_at: float = 0.0
-    """When the last of them began or ended, by `time.monotonic`."""
+    """Time at which the last of them began or ended, by `time.monotonic`."""
 
 
 class InFlight:

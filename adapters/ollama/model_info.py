@@ -1,4 +1,4 @@
-"""What one model of an Ollama is, as far as a context can be reckoned from it."""
+"""Facts about one model of an Ollama, from `/api/show`."""
 
 import asyncio
 import re
@@ -24,29 +24,29 @@ _NUM_CTX = re.compile(r"^num_ctx\s+(\d+)$", re.MULTILINE)
 
 _LEAST_CONTEXT = 4
 _LEAST_CONTEXT_THAT_SEES = 2048
-"""What Ollama makes of less, and says nothing (`getRunner` of its scheduler)."""
+"""Ollama silently raises less to this (`getRunner` of its scheduler)."""
 
 
 class ModelInfo(Struct, frozen=True, kw_only=True):
     """`None` is "not known"."""
 
     context_length: int | None = None
-    """What the model was trained for; Ollama never gives it more."""
+    """Tokens it was trained for; Ollama never allows more."""
     num_ctx: int | None = None
-    """What its Modelfile asks for."""
+    """Set by its Modelfile."""
     least_context: int = _LEAST_CONTEXT
-    """What Ollama gives it in any case."""
+    """Tokens that Ollama allocates at least."""
     cost: KeyValues | None = None
     size: int | None = None
     """Bytes of the model on disk."""
     blob: str | None = None
-    """The path of its weights, on the machine where that Ollama runs."""
+    """Path of its weights, on the machine of that server."""
     files: int = 1
-    """That its bytes are in: one that sees may have a second."""
+    """Number of weight files: a vision model may have a second."""
     template: Template = Template()
 
     def footprint(self, num_ctx: int | None) -> Footprint:
-        """What it takes with a context of that size, where nothing of it is on a GPU."""
+        """Estimate its memory with a context of `num_ctx`, with nothing on a GPU."""
         if num_ctx is None or self.cost is None:
             return Footprint(weights=self.size)
         return Footprint(weights=self.size, context=self.cost.bytes(num_ctx))
@@ -68,8 +68,8 @@ def to_model_info(shown: Show, size: int | None) -> ModelInfo:
 
 
 def runner(shown: Show) -> tuple[str, ...]:
-    """What its runner is started with, but for the context. Ollama has one runner for all models of
-    the same weights, and tells of it by the name of the one that it was started for.
+    """Return the arguments of its runner, without the context. Ollama has one runner for all models
+    of the same weights, listed by the name of the model that it was started for.
 
     Source: https://github.com/ollama/ollama/blob/main/server/sched.go (schedulerModelKey,
     needsReload)
@@ -80,7 +80,7 @@ def runner(shown: Show) -> tuple[str, ...]:
 
 
 def origin(shown: Show) -> str | None:
-    """`sha256:…` of the file with the weights; `None` too where an adapter changes them."""
+    """Return `sha256:…` of the weight file; `None` also where an adapter changes the weights."""
     blob = None if _ADAPTER.search(shown.modelfile) else _FROM.search(shown.modelfile)
     return f"sha256:{blob[2]}" if blob else None
 
@@ -90,8 +90,8 @@ def is_primed(shown: Show) -> bool:
 
 
 def context_length(shown: Show) -> int | None:
-    found = (v for k, v in shown.model_info.items() if k.endswith(".context_length"))
-    return next((value for value in found if isinstance(value, int) and value > 0), None)
+    lengths = (v for k, v in shown.model_info.items() if k.endswith(".context_length"))
+    return next((value for value in lengths if isinstance(value, int) and value > 0), None)
 
 
 def _least_context(shown: Show) -> int:
@@ -101,20 +101,20 @@ def _least_context(shown: Show) -> int:
 
 
 async def open_vocabulary(facts: ModelInfo) -> "Tokenizer | None":
-    """The model's own tokenizer, where its weights lie on this machine and are understood."""
+    """Return the model's own tokenizer, where its weights are on this machine and readable."""
     if facts.blob is None:
         return None
     return await asyncio.to_thread(_read_vocabulary, Path(facts.blob), facts.size, facts.files)
 
 
 def _read_vocabulary(blob: Path, size: int | None, files: int) -> "Tokenizer | None":
-    # Imported only here: an idle server does without it.
+    # Imported here: an idle server does without it.
     from adapters.gguf.conversion import UnsupportedGGUFError
     from adapters.gguf.metadata import read_metadata
     from adapters.gguf.tokenizer import build_tokenizer
 
     try:
-        # A file of that digest's name whose size cannot be is somebody else's.
+        # A file of that name with another size belongs to another model.
         if size is not None and not size / files / 2 <= blob.stat().st_size <= size:
             return None
         return build_tokenizer(read_metadata(blob, lambda key: key.startswith("tokenizer.")))

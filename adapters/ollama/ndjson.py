@@ -32,7 +32,7 @@ class LineStream(Generic[L]):
         self.last: L | None = None
         """The line that is `done`, once it was read."""
         self.failure: BackendError | None = None
-        """What went wrong with the server, as opposed to whatever takes the lines."""
+        """The fault of the server, if any; errors of the receiver of the lines are none."""
         self.connection = connection
         self._decode = decoder.decode_lines
         self._seconds = seconds

@@ -1,6 +1,6 @@
-"""Ollama's own options: what a request says in Ollama's names, checked before it is sent.
+"""Options under Ollama's own names, checked before they are sent.
 
-Ollama itself takes an unknown option in silence, and answers a wrong type with a 500.
+Ollama itself ignores an unknown option, and answers a wrong type with a 500.
 """
 
 import re
@@ -14,33 +14,34 @@ from adapters.errors import InvalidRequestError
 from adapters.ollama.wire import Options
 
 _MOST_SECONDS = 1e9
-"""Ollama counts nanoseconds in 64 bits: what is longer stays for ever."""
+"""Ollama counts nanoseconds in 64 bits: anything longer is for ever."""
 
 
-def to_options(asked: Options, own: Mapping[str, Any]) -> Options:
-    """`asked` in OpenAI's words, together with `own` in Ollama's.
+def to_options(options: Options, own: Mapping[str, Any]) -> Options:
+    """Merge `own`, options by Ollama's names, into `options`, which other fields have set.
 
     Raises:
-        InvalidRequestError: no such option, a value it cannot have, or two values for one;
-            `param` is `options.NAME`.
+        InvalidRequestError: an unknown option, an invalid value, or a value that conflicts with
+            another field; `param` is `options.NAME`.
     """
-    given = {name: value for name, value in own.items() if value is not None}
-    read = _read(given)
-    for name in given:
-        value, other = getattr(read, name), getattr(asked, name)
+    named = {name: value for name, value in own.items() if value is not None}
+    read = _read(named)
+    for name in named:
+        value, other = getattr(read, name), getattr(options, name)
         if other is not UNSET and other != value:
             raise InvalidRequestError(
-                f"'{name}' is given twice: {other} and {value}.", param=f"options.{name}"
+                f"'options.{name}' is {value}, which conflicts with {other} in another field.",
+                param=f"options.{name}",
             )
-        setattr(asked, name, value)
-    return asked
+        setattr(options, name, value)
+    return options
 
 
 def to_keep_alive(seconds: float) -> float:
-    """As Ollama reads a number: seconds, or -1 for ever.
+    """Return `seconds` as Ollama reads a number: seconds, or -1 for ever.
 
     Raises:
-        InvalidRequestError: it is no number of seconds.
+        InvalidRequestError: it is not a number.
     """
     if seconds != seconds:
         raise InvalidRequestError("keep_alive is not a number.", param="keep_alive")

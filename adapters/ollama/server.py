@@ -43,7 +43,7 @@ from adapters.ollama.wire import (
     Version,
 )
 from adapters.upstream.circuit_breaker import CircuitBreaker
-from adapters.upstream.deadlines import PATIENT, Patience, unless_hanging
+from adapters.upstream.deadlines import AS_CONFIGURED, Deadline, unless_hanging
 from adapters.upstream.limits import DEFAULT_LIMITS, Limits
 
 log = logging.getLogger("tandem")
@@ -60,7 +60,7 @@ class Call(Struct, frozen=True):
 
     body: ChatBody | RawBody
     writer: AnswerWriter
-    patience: Patience = PATIENT
+    deadline: Deadline = AS_CONFIGURED
 
 
 class OllamaServer:
@@ -132,7 +132,7 @@ class OllamaServer:
         name = self.work.name_of(model) if loaded is None else loaded.name
         return self._sizing.memory.hold(name, footprint)
 
-    async def generate(self, call: Call, patience: Patience) -> None:
+    async def generate(self, call: Call, deadline: Deadline) -> None:
         """Write the answer to `call`, in a context of the right size.
 
         Raises:
@@ -143,10 +143,10 @@ class OllamaServer:
         try:
             size = await self._sizing.size(call.body)
             try:
-                lines = await self._open(call, patience, size, request)
+                lines = await self._open(call, deadline, size, request)
             except ContextLengthError as error:
                 size = self._sizing.grown(size, error, call.body.model)
-                lines = await self._open(call, patience, size, request)
+                lines = await self._open(call, deadline, size, request)
         except BaseException as error:
             request.end()
             if isinstance(error, BackendError):
@@ -165,20 +165,20 @@ class OllamaServer:
                 size.learn(lines.last.prompt_eval_count or 0)
 
     async def _open(
-        self, call: Call, patience: Patience, size: Size, request: InFlightRequest
+        self, call: Call, deadline: Deadline, size: Size, request: InFlightRequest
     ) -> LineStream[Line]:
         """Send `call` with the context of `size`, and wait for the first line."""
         model = call.body.model
         options = replace(call.body.options, num_ctx=size.num_ctx)
         body = replace(call.body, options=options, keep_alive=self._keep_alive(call.body))
         cold = self._is_cold(model, size.num_ctx)
-        seconds = patience.to_first_line(self._config.first_token_timeout, cold=cold)
+        seconds = deadline.to_first_line(self._config.first_token_timeout, cold=cold)
         request.take(size.num_ctx)
         async with await self._reserve(model, size.num_ctx):
             request.wait(cold=cold)
             work = self.client.open(body, seconds)
             try:
-                lines = await (self._unless_hanging(work) if patience.elsewhere else work)
+                lines = await (self._unless_hanging(work) if deadline.elsewhere else work)
             except BackendTimeoutError as error:
                 if error.message == _HANGING or not self.work.answers:
                     raise
@@ -202,7 +202,7 @@ class OllamaServer:
         """True where the model must be loaded, or is loading: `/api/ps` lists it from the start."""
         return self.work.of(model).loads > 0 or self.catalog.must_load(model, num_ctx)
 
-    async def embed(self, body: EmbedBody, patience: Patience) -> Embedded:
+    async def embed(self, body: EmbedBody, deadline: Deadline) -> Embedded:
         """Return the vectors of `body`.
 
         Raises:
@@ -215,7 +215,7 @@ class OllamaServer:
         try:
             async with await self._reserve(body.model, None):
                 work = self.client.post("/api/embed", body, Embedded, seconds)
-                embedded = await (self._unless_hanging(work) if patience.elsewhere else work)
+                embedded = await (self._unless_hanging(work) if deadline.elsewhere else work)
         except ContextLengthError as error:
             raise await self._with_limit(error, body.model) from error
         except BackendError as error:
@@ -365,6 +365,6 @@ def _to_progress(line: PullLine) -> Progress:
 
 def _number(version: str) -> tuple[int, ...] | None:
     """`0.33.0-rc2` -> (0, 33, 0); `None` for 0.0.0, which is built from source and not old."""
-    found = re.match(r"(\d+)\.(\d+)\.(\d+)", version)
-    number = tuple(int(part) for part in found.groups()) if found else (0, 0, 0)
+    match = re.match(r"(\d+)\.(\d+)\.(\d+)", version)
+    number = tuple(int(part) for part in match.groups()) if match else (0, 0, 0)
     return number if any(number) else None

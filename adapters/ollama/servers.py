@@ -21,7 +21,7 @@ from adapters.ollama.errors import SILENT
 from adapters.ollama.server import Call, OllamaServer
 from adapters.ollama.translate.template import Template
 from adapters.ollama.wire import EmbedBody, Embedded
-from adapters.upstream.deadlines import PATIENT, Patience
+from adapters.upstream.deadlines import AS_CONFIGURED, Deadline
 from adapters.upstream.limits import Limits
 from adapters.upstream.restart import Failover
 
@@ -46,19 +46,19 @@ class OllamaServers:
             BackendError: as `Failover.result`.
         """
         if self._is_one:
-            return _usable(self._servers)[0].generate(call, call.patience)
+            return _usable(self._servers)[0].generate(call, call.deadline)
         return self._generate(call)
 
     async def _generate(self, call: Call) -> None:
         await Failover(
             await self._candidates(call.body.model),
-            lambda server, patience: server.generate(call, patience),
-            call.patience,
+            lambda server, deadline: server.generate(call, deadline),
+            call.deadline,
             partial(self._others, call.body.model),
             call.writer.may_restart,
         ).result()
 
-    async def embed(self, body: EmbedBody, patience: Patience) -> Embedded:
+    async def embed(self, body: EmbedBody, deadline: Deadline) -> Embedded:
         """Return the vectors of the best server; of the next best with the same weights where that
         fails.
 
@@ -75,7 +75,7 @@ class OllamaServers:
                 f"The first Ollama server that has '{body.model}' keeps failing."
             )
         return await Failover(
-            servers, lambda server, patience: server.embed(body, patience), patience, others
+            servers, lambda server, deadline: server.embed(body, deadline), deadline, others
         ).result()
 
     def _with_same_weights(self, model: str, servers: Iterable[OllamaServer]) -> list[OllamaServer]:
@@ -103,7 +103,7 @@ class OllamaServers:
 
     async def shows_tools(self, model: str) -> bool:
         """True where the template of `model` is known to show tools."""
-        models = {full_name(each.name): each for each in await self.models()}
+        models = {full_name(listed.name): listed for listed in await self.models()}
         known = models.get(full_name(model))
         return known is not None and "tools" in known.capabilities
 
@@ -135,7 +135,7 @@ class OllamaServers:
         await Failover(
             await self._candidates(model),
             lambda server, _: server.load(model, keep_alive),
-            PATIENT,
+            AS_CONFIGURED,
             partial(self._others, model),
         ).result()
 

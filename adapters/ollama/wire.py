@@ -1,4 +1,4 @@
-"""Ollama's own JSON, as far as Tandem sends and reads it.
+"""The part of Ollama's JSON that Tandem sends and reads.
 
 Source: https://github.com/ollama/ollama/blob/main/docs/api.md and `api/types.go`.
 """
@@ -14,7 +14,7 @@ Think = bool | Literal["low", "medium", "high", "max"]
 class Function(Struct, kw_only=True):
     name: str
     arguments: msgspec.Raw
-    """An object; in answers of some servers a string that holds one."""
+    """An object; from some servers a string that holds one."""
 
 
 class FunctionCall(Struct, kw_only=True):
@@ -51,7 +51,8 @@ Share = Annotated[float, Meta(ge=0, le=1)]
 class Options(Struct, kw_only=True):
     """Absent leaves the Modelfile's value, or Ollama's default, in force.
 
-    The names and types are those of `api/types.go`; the bounds are what its engine can mean.
+    The names and types are those of `api/types.go`; the bounds are those that make sense to its
+    engine.
     """
 
     temperature: Annotated[float, Meta(ge=0)] | UnsetType = UNSET
@@ -64,7 +65,7 @@ class Options(Struct, kw_only=True):
     presence_penalty: float | UnsetType = UNSET
     repeat_penalty: Annotated[float, Meta(gt=0)] | UnsetType = UNSET
     repeat_last_n: Annotated[int, Meta(ge=-1)] | UnsetType = UNSET
-    """How many tokens the penalties look back; -1: the whole context."""
+    """Tokens that the penalties look back; -1: the whole context."""
     stop: tuple[str, ...] | UnsetType = UNSET
     num_predict: Annotated[int, Meta(ge=-2)] | UnsetType = UNSET
     """Negative: as many as the context has room for."""
@@ -80,14 +81,14 @@ class Options(Struct, kw_only=True):
 
 
 class Generation(Struct, kw_only=True):
-    """What `/api/chat` and `/api/generate` have in common."""
+    """The fields that `/api/chat` and `/api/generate` share."""
 
     path: ClassVar[str]
-    """Of the URL that it is posted to."""
+    """Path of the URL that it is posted to."""
     model: str
     options: Options
     stream: bool = True
-    # Without these two Ollama forgets the beginning of what is too long, and says nothing.
+    # Without these two Ollama silently drops the beginning of a prompt that is too long.
     truncate: bool = False
     shift: bool = False
     keep_alive: float | UnsetType = UNSET
@@ -111,7 +112,7 @@ class RawBody(Generation, kw_only=True):
 
 
 class FillBody(RawBody, kw_only=True):
-    """What stands between `prompt` and `suffix`: the model's own template puts them together."""
+    """A request for the text between `prompt` and `suffix`, joined by the model's own template."""
 
     suffix: str
     raw: bool = False
@@ -138,7 +139,7 @@ class LoadBody(Struct, kw_only=True):
     keep_alive: float | UnsetType = UNSET
     stream: bool = False
     options: Options | UnsetType = UNSET
-    # As in a request: a runner that was loaded with another `shift` is loaded anew.
+    # As in a request: a runner with another `shift` is reloaded.
     shift: bool | UnsetType = UNSET
 
 
@@ -149,7 +150,7 @@ class PullBody(Struct):
 class CreateBody(Struct, kw_only=True):
     model: str
     files: dict[str, str]
-    """Name -> `sha256:…` of a file that Ollama was given."""
+    """Name -> `sha256:…` of an uploaded file."""
 
 
 class PullLine(Struct, kw_only=True):
@@ -173,17 +174,16 @@ class Logprob(Struct, kw_only=True):
 
 
 class AnswerMessage(Struct, kw_only=True, gc=False):
-    # Ollama leaves out what it has not; who writes its answers with its own client's classes says
-    # null, which that client reads.
+    # Ollama omits empty fields; servers that use the classes of its own client write null.
     content: str | None = None
     thinking: str | None = None
     tool_calls: tuple[FunctionCall, ...] | None = None
 
 
 class Line(Struct, kw_only=True, gc=False):
-    """One line of an answer: of a chat (`message`), of a raw text (`response`), or an error.
+    """One line of an answer: a chat's (`message`), a raw text's (`response`), or an error.
 
-    Not watched by the garbage collector: one read may bring a thousand, and none has a cycle.
+    Not tracked by the garbage collector: one read may bring a thousand, and none has a cycle.
     """
 
     message: AnswerMessage | None = None
@@ -194,7 +194,7 @@ class Line(Struct, kw_only=True, gc=False):
     done_reason: str | None = None
     logprobs: tuple[Logprob, ...] | None = None
     prompt_eval_count: int | None = None
-    """Tokens of the prompt, those found in a cache included; absent means 0."""
+    """Tokens of the prompt, with those from a cache; absent means 0."""
     eval_count: int | None = None
     load_duration: int | None = None
     """This and what follows: nanoseconds, on the last line."""
@@ -207,7 +207,7 @@ class ErrorBody(Struct):
 
 
 class RunnerError(Struct, kw_only=True):
-    """What llama-server says; Ollama puts it as text into its own `error`."""
+    """The error of llama-server, which Ollama puts as text into its own `error`."""
 
     message: str
     n_prompt_tokens: int | None = None
@@ -239,11 +239,11 @@ class Tag(Struct, kw_only=True):
     details: Details | None = None
     capabilities: tuple[str, ...] | None = None
     context_length: int | None = None
-    """Of `/api/ps` only, as what follows: the size it is loaded with."""
+    """In `/api/ps` only, as the fields below: the context it is loaded with."""
     size_vram: int = 0
-    """Those of `size` that are a GPU's."""
+    """The part of `size` in a GPU's memory."""
     expires_at: str = ""
-    """When it will be unloaded; each use moves it. RFC 3339, nanoseconds."""
+    """Time of its unloading; each use moves it. RFC 3339, nanoseconds."""
 
 
 class Tags(Struct):
@@ -251,23 +251,23 @@ class Tags(Struct):
 
     @property
     def known(self) -> list[Tag]:
-        """Those that make sense: one that does not must not hide the others."""
-        return [tag for each in self.models or () if (tag := _to_tag(each)) is not None]
+        """The entries that can be read: a bad one must not hide the others."""
+        return [tag for entry in self.models or () if (tag := _to_tag(entry)) is not None]
 
 
-def _to_tag(listed: dict[str, Any]) -> Tag | None:
-    # The official client reads `model`, and null where there is nothing.
-    given = {"name": listed.get("model")} | _without_nulls(listed)
+def _to_tag(entry: dict[str, Any]) -> Tag | None:
+    # The official client reads `model`, and null for an absent field.
+    fields = {"name": entry.get("model")} | _without_nulls(entry)
     try:
-        return msgspec.convert(given, Tag)
+        return msgspec.convert(fields, Tag)
     except msgspec.ValidationError:
         return None
 
 
-def _without_nulls(given: dict[str, Any]) -> dict[str, Any]:
+def _without_nulls(fields: dict[str, Any]) -> dict[str, Any]:
     return {
         key: _without_nulls(cast(dict[str, Any], value)) if isinstance(value, dict) else value
-        for key, value in given.items()
+        for key, value in fields.items()
         if value is not None
     }
 
@@ -281,6 +281,6 @@ class Show(Struct, kw_only=True):
     parameters: str = ""
     """A line for each `PARAMETER` of the Modelfile."""
     template: str = ""
-    """The one that chats are rendered by: in Go, or the weights' own, in Jinja."""
+    """The template that renders chats: in Go, or the weights' own, in Jinja."""
     capabilities: tuple[str, ...] | None = None
     model_info: dict[str, Any] = {}

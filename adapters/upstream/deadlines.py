@@ -15,13 +15,13 @@ _MAX_MISSED_LOOKS = 2
 """In a row: a machine under load may miss one."""
 
 
-class Patience(Struct, frozen=True):
-    """How long a request waits for the first line of its response."""
+class Deadline(Struct, frozen=True):
+    """The time that a request waits for the first line of its response."""
 
     seconds: float | None = None
     """Unless the model has to be loaded; `None`: as configured; infinite: the caller decides."""
     elsewhere: bool = False
-    """Another server could answer: one that hangs is given up."""
+    """Another server, or backend, could answer: one that hangs is given up."""
 
     def to_first_line(self, configured: float, *, cold: bool) -> float:
         """Return the seconds to wait; a load (`cold`) may take all that is `configured`."""
@@ -34,7 +34,7 @@ class Patience(Struct, frozen=True):
                 return configured if cold else min(seconds, configured)
 
 
-PATIENT = Patience()
+AS_CONFIGURED = Deadline()
 
 
 async def unless_hanging(

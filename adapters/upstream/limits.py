@@ -24,7 +24,7 @@ class Limits(Struct, frozen=True, kw_only=True):
     list_grace: float = 1.0
     """For the lists of slow servers, once one server has answered."""
     max_bytes: int = 256_000_000
-    """Of one response: nearly a million tokens. A longer one has no end."""
+    """Size of one response: nearly a million tokens. A longer one has no end."""
 
 
 DEFAULT_LIMITS = Limits()

@@ -6,7 +6,7 @@ from typing import Generic, TypeVar
 from msgspec.structs import replace
 
 from adapters.errors import BackendError, InvalidRequestError, ModelNotFoundError
-from adapters.upstream.deadlines import Patience
+from adapters.upstream.deadlines import Deadline
 
 S = TypeVar("S")
 T = TypeVar("T")
@@ -23,8 +23,8 @@ class Failover(Generic[S, T]):
     def __init__(
         self,
         servers: Sequence[S],
-        ask: Callable[[S, Patience], Awaitable[T]],
-        patience: Patience,
+        ask: Callable[[S, Deadline], Awaitable[T]],
+        deadline: Deadline,
         find_others: Callable[[Sequence[S]], Awaitable[list[S]]],
         may_retry: Callable[[BackendError], bool] = is_not_the_callers,
     ) -> None:
@@ -32,7 +32,7 @@ class Failover(Generic[S, T]):
         beside those it is given. `may_retry`: another server may answer after this error."""
         self._left = list(servers)
         self._known = list(servers)
-        self._ask, self._patience = ask, patience
+        self._ask, self._deadline = ask, deadline
         self._find_others = find_others
         self._may_retry = may_retry
 
@@ -47,7 +47,8 @@ class Failover(Generic[S, T]):
         while True:
             server = self._left.pop(0)
             try:
-                return await self._ask(server, self._patience_for_one())
+                deadline = replace(self._deadline, elsewhere=True) if self._left else self._deadline
+                return await self._ask(server, deadline)
             except BackendError as error:
                 if not self._may_retry(error):
                     raise
@@ -57,6 +58,3 @@ class Failover(Generic[S, T]):
                 self._known += self._left
             if not self._left:
                 raise failed
-
-    def _patience_for_one(self) -> Patience:
-        return replace(self._patience, elsewhere=True) if self._left else self._patience

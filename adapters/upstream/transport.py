@@ -149,12 +149,12 @@ class Connection(asyncio.Protocol):
             self._transport.pause_reading()
 
     def _resume(self) -> None:
-        if self._paused and self._transport is not None:
+        if self._paused and self._error is None and self._transport is not None:
             self._transport.resume_reading()
         self._paused = False
 
     async def _wait(self, until: float) -> bool:
-        """Wait for what the event loop has to tell; true where `receive` has paused the body."""
+        """Wait for a callback of the event loop; true where `receive` has paused the body."""
         if self._error is not None:
             raise self._error
         self._waiter = self.loop.create_future()

@@ -1,4 +1,4 @@
-"""A server in Ollama's place, on a real socket: it says what a test lets it say, and no more."""
+"""A fake Ollama on a real socket: each path answers by a script, or by a recording."""
 
 import asyncio
 import json
@@ -18,7 +18,7 @@ class Seen(NamedTuple):
 
 
 class Reply:
-    """One answer being given. Every piece is a write, and an HTTP chunk, of its own."""
+    """One response in progress. Each piece is a write, and an HTTP chunk, of its own."""
 
     def __init__(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         self._reader = reader
@@ -30,7 +30,7 @@ class Reply:
         await self._write("\r\n".join(lines).encode())
 
     async def raw(self, data: bytes) -> None:
-        """As it is, be it HTTP or not."""
+        """Send `data` unchanged, be it HTTP or not."""
         await self._write(data)
 
     async def chunk(self, data: bytes) -> None:
@@ -40,7 +40,7 @@ class Reply:
         await self._write(b"0\r\n\r\n")
 
     async def plain(self, status: int, body: bytes, **headers: str) -> None:
-        """A whole answer that is not chunked."""
+        """Send a complete response that is not chunked."""
         fields = {k.replace("_", "-"): v for k, v in headers.items()}
         await self.head(status, fields | {"Content-Length": str(len(body))})
         await self._write(body)
@@ -66,27 +66,32 @@ class StandIn:
         self.host = ""
         self.seen: list[Seen] = []
         self.connections = 0
-        """How many sockets were ever opened."""
+        """Sockets opened since the start."""
         self._open = 0
         self._changed = asyncio.Condition()
         self._scripts: dict[str, Script] = {}
 
     @property
     def open(self) -> int:
-        """How many are open now."""
+        """Sockets open now."""
         return self._open
 
     def bodies(self, path: str) -> list[Any]:
         return [seen.body for seen in self.seen if seen.path == path]
 
     def says(self, path: str, script: Script) -> None:
-        """What it answers at `path` from now on; elsewhere 404."""
+        """Answer requests to `path` by `script` from now on; other paths answer 404."""
         self._scripts[path] = script
 
     def replays(self, name: str, path: str | None = None, piece: int | None = None) -> None:
-        """The recorded answer, in its own chunks or in pieces of `piece` bytes."""
+        """Answer by a recording, in its own chunks or in pieces of `piece` bytes."""
         record = recording(name)
         self.says(path or record["request"]["path"], replay(record["response"], piece))
+
+    async def has_seen(self, path: str, count: int = 1) -> None:
+        """Wait until `count` requests to `path` have been read."""
+        async with self._changed:
+            await self._changed.wait_for(lambda: len(self.bodies(path)) >= count)
 
     async def closed(self, seconds: float = 2.0) -> None:
         """Wait until no client has a socket open.
@@ -103,9 +108,11 @@ class StandIn:
         try:
             while (seen := await _read_request(reader)) is not None:
                 self.seen.append(seen)
+                async with self._changed:
+                    self._changed.notify_all()
                 await self._scripts.get(seen.path, not_there)(Reply(reader, writer))
         except (OSError, asyncio.IncompleteReadError):
-            pass  # The client is gone, which some tests are about.
+            pass  # The client has disconnected, as some tests do.
         finally:
             self._open -= 1
             writer.close()
@@ -131,7 +138,7 @@ def replay(response: dict[str, Any], piece: int | None = None) -> Script:
 
 
 def says_lines(*lines: object, cut: bool = False) -> Script:
-    """An answer of these lines: bytes as they are, everything else as JSON."""
+    """Return a response of these lines: bytes unchanged, everything else as JSON."""
     texts = [line if isinstance(line, bytes) else json.dumps(line).encode() for line in lines]
     chunks = [f"{text.decode('latin-1')}\n" for text in texts]
     return replay({"status": 200, "chunks": chunks, "ended": "cut" if cut else "complete"})

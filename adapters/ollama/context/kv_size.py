@@ -1,7 +1,7 @@
-"""How long a context a request needs, and how long a one a model and the memory allow.
+"""Memory of keys and values, and the context lengths that a model and the memory allow.
 
-Another `num_ctx` than the loaded one makes Ollama load the model anew, which takes seconds and
-forgets what was read: sizes are powers of two, and never smaller than what is there.
+Another `num_ctx` than the loaded one makes Ollama reload the model, which takes seconds and drops
+its prompt cache: sizes are powers of two, and never smaller than the loaded one.
 """
 
 import os
@@ -19,16 +19,16 @@ _LOCAL_LAYERS: Mapping[str, float] = {
     "gptoss": 1 / 2,
     "gpt-oss": 1 / 2,
 }
-"""The share of layers that look back over `attention.sliding_window` tokens only."""
+"""Share of layers that attend to the last `attention.sliding_window` tokens only."""
 
 
 class KeyValues(Struct, frozen=True):
-    """What the keys and values of a context take: bytes for each token of it."""
+    """Memory of the keys and values of a context, in bytes for each token."""
 
     per_token: float
-    """In the layers that see all of it, …"""
+    """In the layers that attend to all of it, …"""
     per_token_in_window: float = 0
-    """… and in those that see `window` tokens."""
+    """… and in those that attend to `window` tokens."""
     window: int = 0
 
     def bytes(self, tokens: int) -> int:
@@ -36,7 +36,7 @@ class KeyValues(Struct, frozen=True):
         return int(self.per_token * tokens + windowed)
 
     def tokens(self, room: int) -> int:
-        """The most tokens that take `room` bytes."""
+        """Return the longest context that fits into `room` bytes."""
         alone = room - self.per_token_in_window * self.window
         tokens = alone / self.per_token if self.per_token else 0.0
         if tokens >= self.window:
@@ -45,10 +45,10 @@ class KeyValues(Struct, frozen=True):
 
 
 def key_values(info: Mapping[str, Any]) -> KeyValues | None:
-    """Reckoned from `model_info` of `/api/show`; `None` where it does not tell enough.
+    """Compute the cost from `model_info` of `/api/show`; `None` where that is not enough.
 
-    A model of which only some layers have keys and values is not reckoned unless it says which:
-    too much would refuse what fits.
+    `None` also for a model of which only some layers have keys and values, unless it lists them:
+    too high an estimate would refuse what fits.
     """
     architecture = str(info.get("general.architecture", ""))
 
@@ -71,19 +71,19 @@ def key_values(info: Mapping[str, Any]) -> KeyValues | None:
     return KeyValues(total * (1 - local), total * local, window if local else 0)
 
 
-def _groups(told: Any, heads: Any, layers: int) -> int | list[int] | None:
-    """Heads with keys of their own: of every layer, or of each."""
-    if isinstance(told, Sequence) and not isinstance(told, str):
-        each = cast(Sequence[Any], told)
-        whole = [one for one in each if isinstance(one, int)]
-        return whole if len(whole) == layers else None
-    if isinstance(told, int):
-        return told
+def _groups(count: Any, heads: Any, layers: int) -> int | list[int] | None:
+    """Return the number of key heads: one figure for all layers, or one for each layer."""
+    if isinstance(count, Sequence) and not isinstance(count, str):
+        by_layer = cast(Sequence[Any], count)
+        counts = [one for one in by_layer if isinstance(one, int)]
+        return counts if len(counts) == layers else None
+    if isinstance(count, int):
+        return count
     return heads if isinstance(heads, int) else None
 
 
 def _widths(info: Mapping[str, Any], architecture: str, heads: Any) -> int | None:
-    """Numbers in a key and a value together."""
+    """Return the number of components of a key and a value together."""
     key = info.get(f"{architecture}.attention.key_length")
     value = info.get(f"{architecture}.attention.value_length")
     if isinstance(key, int) and isinstance(value, int):
@@ -95,7 +95,7 @@ def _widths(info: Mapping[str, Any], architecture: str, heads: Any) -> int | Non
 
 
 def system_memory() -> int | None:
-    """Bytes of this machine."""
+    """Return the bytes of memory of this machine."""
     try:
         return os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
     except (OSError, ValueError):
@@ -103,9 +103,9 @@ def system_memory() -> int | None:
 
 
 def room_in_memory(cost: KeyValues | None, weights: int | None, budget: int | None) -> int | None:
-    """The longest context that fits into `budget` bytes beside `weights`; `None`: no limit known.
+    """Return the longest context that fits into `budget` bytes beside `weights`.
 
-    0 or less where the weights alone do not fit.
+    0 or less where the weights alone do not fit; `None` where no limit is known.
     """
     if budget is None or weights is None or cost is None:
         return None
@@ -113,14 +113,14 @@ def room_in_memory(cost: KeyValues | None, weights: int | None, budget: int | No
 
 
 def longest(*limits: int | None) -> int | None:
-    """The strictest of the limits that are known."""
+    """Return the strictest of the limits that are known."""
     return min([limit for limit in limits if limit is not None], default=None)
 
 
 def choose(needed: int, *, loaded: int | None, floor: int, limit: int | None) -> int:
-    """The `num_ctx` for `needed` tokens of prompt and answer.
+    """Return the `num_ctx` for `needed` tokens of prompt and answer.
 
-    `loaded` is what is in memory now: good enough is left alone. `floor` is the least to load.
+    `loaded` is the context loaded now, kept where it is long enough. `floor` is the least to load.
     """
     if loaded is not None and loaded >= min(needed, limit or needed):
         return loaded if limit is None else min(loaded, limit)
@@ -129,5 +129,5 @@ def choose(needed: int, *, loaded: int | None, floor: int, limit: int | None) ->
 
 
 def power_of_two(tokens: int) -> int:
-    """The smallest that is at least `tokens`."""
+    """Return the smallest power of two that is at least `tokens`."""
     return 1 << max(tokens - 1, 0).bit_length()

@@ -1,4 +1,4 @@
-"""The context of each request to one Ollama: chosen before it is sent, learned from after it."""
+"""Choose `num_ctx` for each request; correct token estimates from the response."""
 
 from urllib.parse import urlsplit
 
@@ -19,25 +19,25 @@ _LOCAL = frozenset({"127.0.0.1", "localhost", "::1"})
 
 
 class Size(Struct, frozen=True, kw_only=True):
-    """How one request is sent, and what that was reckoned from."""
+    """The `num_ctx` of one request, and the figures it was chosen by."""
 
     num_ctx: int
     limit: int | None
-    """The most that the model, the memory and the settings allow."""
+    """The longest context that the model, the memory and the settings allow."""
     fixed: bool
-    """The request itself says how long."""
+    """The request itself sets `num_ctx`."""
     texts: Texts
     count: Count
     counter: TokenCounter
     room: int = 0
 
     def learn(self, prompt_tokens: int) -> None:
-        """`prompt_tokens` is what Ollama has counted."""
+        """Correct the estimate by the `prompt_tokens` that Ollama has counted."""
         self.counter.learn(self.texts, self.count, prompt_tokens)
 
 
 class _Known(Struct, frozen=True):
-    """What all requests to one model have in common, as long as these stay as they are."""
+    """Figures that all requests to one model share, until `facts` or `budget` change."""
 
     facts: ModelInfo
     counter: TokenCounter
@@ -56,14 +56,15 @@ class ContextSizing:
         self._counters: dict[tuple[str, ModelInfo], TokenCounter] = {}
         self._known: dict[str, _Known] = {}
         self._used: dict[str, int] = {}
-        """The longest context that each runner was given here."""
+        """Runner -> the longest context it was loaded with here."""
 
     async def size(self, body: ChatBody | RawBody) -> Size:
-        """
+        """Choose the context of `body`.
+
         Raises:
             ContextLengthError: the prompt is longer than any context it can get.
-            InsufficientMemoryError: the model is larger than the memory, with the least context.
-            InvalidRequestError: a `num_ctx` beyond what the model has.
+            InsufficientMemoryError: the model exceeds the memory even with the shortest context.
+            InvalidRequestError: `num_ctx` is longer than allowed.
         """
         facts = await self._catalog.facts(body.model)
         known = self._known.get(body.model)
@@ -73,14 +74,14 @@ class ContextSizing:
         texts = texts_of(body)
         count = await counter.count(texts)
         room = self._room_for_answer(body)
-        if (asked := body.options.num_ctx) is not UNSET:
-            num_ctx = limit = _allowed(max(asked, facts.least_context), limit)
+        if (requested := body.options.num_ctx) is not UNSET:
+            num_ctx = limit = _allowed(max(requested, facts.least_context), limit)
         else:
             num_ctx = await self._chosen(body.model, facts, count.tokens + room, limit)
         size = Size(
             num_ctx=num_ctx,
             limit=limit,
-            fixed=asked is not UNSET,
+            fixed=requested is not UNSET,
             texts=texts,
             count=count,
             counter=counter,
@@ -90,16 +91,16 @@ class ContextSizing:
         return size
 
     async def loading(self, model: str) -> int | None:
-        """The `num_ctx` to load `model` with, so that a short request need not change it."""
+        """Return the `num_ctx` to load `model` with, enough for a short request."""
         facts = await self._catalog.facts(model)
         floor = self._floor(model, facts)
         return await self._chosen(model, facts, floor, self._limit(model, facts))
 
     def grown(self, size: Size, error: ContextLengthError, model: str) -> Size:
-        """What to try after Ollama has refused `size` with `error`.
+        """Return the context to try after Ollama has refused `size` with `error`.
 
         Raises:
-            ContextLengthError: there is nothing longer to try.
+            ContextLengthError: no longer context is allowed.
         """
         tokens = error.prompt_tokens
         if size.fixed or (size.limit is not None and size.num_ctx >= size.limit):
@@ -114,7 +115,7 @@ class ContextSizing:
         return replace(size, num_ctx=num_ctx)
 
     def used(self, model: str, size: Size) -> None:
-        """A request runs with it."""
+        """Note that a request to `model` runs with `size`."""
         runner = self._catalog.runner(model)
         if not size.fixed:
             self._used[runner] = max(size.num_ctx, self._used.get(runner, 0))
@@ -134,14 +135,13 @@ class ContextSizing:
         return self._counters[key]
 
     def _room_for_answer(self, body: ChatBody | RawBody) -> int:
-        """Tokens."""
         answer = body.options.num_predict
         return answer if answer is not UNSET and answer > 0 else self._config.answer_room
 
     async def _chosen(self, model: str, facts: ModelInfo, needed: int, limit: int | None) -> int:
         tag = await self._catalog.loaded(model)
         loaded = tag.context_length if tag is not None else None
-        # What another request runs with, or still waits for, is newer.
+        # The context of another request in progress is newer.
         promised = self._work.longest_context(model) or loaded
         return choose(needed, loaded=promised, floor=self._floor(model, facts), limit=limit)
 
@@ -157,21 +157,21 @@ class ContextSizing:
         least = facts.least_context
         room = room_in_memory(facts.cost, facts.size, self._budget)
         if room is not None and room < least:
-            takes = facts.footprint(least).known
+            needs = facts.footprint(least).known
             raise InsufficientMemoryError(
-                f"'{model}' takes {takes} bytes, and {self._budget} are allowed."
+                f"'{model}' needs {needs} bytes of memory; {self._budget} are allowed."
             )
         limit = longest(facts.context_length, self._config.max_context, room)
         return None if limit is None else max(limit, least)
 
 
-def _allowed(asked: int, limit: int | None) -> int:
-    # Ollama would give less than asked for, and say nothing.
-    if limit is not None and asked > limit:
+def _allowed(requested: int, limit: int | None) -> int:
+    # Ollama would silently use less.
+    if limit is not None and requested > limit:
         raise InvalidRequestError(
-            f"num_ctx is {asked}, and the longest context here is {limit}.", param="num_ctx"
+            f"num_ctx {requested} exceeds the longest context here, {limit}.", param="num_ctx"
         )
-    return asked
+    return requested
 
 
 def too_long(model: str, limit: int, tokens: int, least: bool = False) -> ContextLengthError:

@@ -1,9 +1,8 @@
-"""How many tokens a prompt will have, before Ollama says so.
+"""Estimate the tokens of a prompt before it is sent.
 
-The template is Ollama's to render. What is counted are the texts in it: exactly, where the
-model's vocabulary can be read, and by their bytes otherwise. What the template adds, and what an
-image comes to, is learned from `prompt_eval_count`. Too small an estimate costs a second try,
-never a cut prompt.
+Ollama renders the template. Its texts are counted: exactly where the model's vocabulary can be
+read, and by their bytes otherwise. The tokens of the template and of an image are learned from
+`prompt_eval_count`. Too small an estimate costs a second attempt, never a cut prompt.
 """
 
 import asyncio
@@ -19,30 +18,30 @@ if TYPE_CHECKING:
     from tokenizers import Tokenizer
 
 _BYTES_PER_TOKEN = 3.0
-"""To begin with. Three bytes are three letters of English, and one character of Chinese."""
+"""Initial value. Three bytes are three letters of English, and one character of Chinese."""
 _LEAST_BYTES_PER_TOKEN = 1.0
 _MARGIN = 1.1
 _SHARE = 0.3
-"""How much the last answer counts against those before it."""
+"""Weight of the last answer against those before it."""
 _OVERHEAD = 12.0
-"""Tokens that a template puts around a message, to begin with."""
+"""Initial value of the tokens that a template puts around a message."""
 _IMAGE = 1024
-"""Tokens of an image, to begin with: few models make more of one, and many a tenth."""
+"""Initial value of the tokens of an image: few models use more, and many a tenth."""
 _LONG = 20_000
 """Characters beyond which counting leaves the event loop."""
 _TELLING = 200
-"""Bytes below which a prompt tells more of its template than of its text."""
+"""Bytes below which a prompt is mostly its template."""
 
 
 class Texts(Struct, frozen=True):
-    """What of a body becomes tokens."""
+    """The parts of a body that become tokens."""
 
     texts: tuple[str, ...]
     messages: int
-    """0 for a raw text, around which nothing is put."""
+    """0 for a raw text, which has no template."""
     images: int
     doubtful: tuple[str, ...] = ()
-    """A template may leave them out, or say them shorter: earlier thoughts, calls, tools."""
+    """Texts that a template may leave out or shorten: earlier reasoning, calls, tools."""
 
     @property
     def bytes(self) -> int:
@@ -59,16 +58,16 @@ class Texts(Struct, frozen=True):
 
 class Count(Struct, frozen=True):
     tokens: int
-    """Rather too many than too few."""
+    """An estimate on the high side."""
     least: int = 0
-    """It has at least as many; 0 where that is not known."""
+    """A lower bound; 0 where there is none."""
     exact: bool = False
-    counted: int = 0
+    text_size: int = 0
     """Tokens of the texts alone, or their bytes where no vocabulary is known."""
 
 
 class TokenCounter:
-    """Counts for one model; it knows what that model's answers have taught."""
+    """Counts tokens for one model, and learns from its answers."""
 
     def __init__(self, tokenizer: "Tokenizer | None" = None) -> None:
         self._tokenizer = tokenizer
@@ -84,25 +83,26 @@ class TokenCounter:
         return await asyncio.to_thread(self._tokenized, self._tokenizer, texts)
 
     def learn(self, texts: Texts, count: Count, prompt_tokens: int) -> None:
-        """`prompt_tokens` is what Ollama has counted where `count` was foreseen."""
+        """Correct the estimates: Ollama has counted `prompt_tokens`, against `count`."""
         if prompt_tokens <= 0:
             return
         if texts.images:
             self._learn_image(texts, count, prompt_tokens)
         elif self._tokenizer is not None:
-            self._learn_overhead(texts, prompt_tokens - count.counted)
-        elif count.counted >= _TELLING:
+            self._learn_overhead(texts, prompt_tokens - count.text_size)
+        elif count.text_size >= _TELLING:
             self._bytes_per_token += _SHARE * (
-                max(count.counted / prompt_tokens, _LEAST_BYTES_PER_TOKEN) - self._bytes_per_token
+                max(count.text_size / prompt_tokens, _LEAST_BYTES_PER_TOKEN) - self._bytes_per_token
             )
 
     def _learn_overhead(self, texts: Texts, tokens: int) -> None:
         self._overhead = _nearer(self._overhead, max(tokens, 0) / (texts.messages + 1))
 
     def _learn_image(self, texts: Texts, count: Count, prompt_tokens: int) -> None:
-        """What is no text is its images': a text that was only guessed must be the smaller part."""
+        """Attribute the tokens that are not text to the images; skipped where the text is only
+        estimated, and is the larger part."""
         known = self._tokenizer is not None
-        words = count.counted / (1 if known else self._bytes_per_token) + self._template(texts)
+        words = count.text_size / (1 if known else self._bytes_per_token) + self._template(texts)
         tokens = prompt_tokens - words
         if known or tokens > words:
             seen = max(tokens, 0) / texts.images
@@ -111,18 +111,18 @@ class TokenCounter:
     def _estimate(self, texts: Texts) -> Count:
         size = texts.bytes
         tokens = size / self._bytes_per_token * _MARGIN
-        return Count(tokens=int(tokens + self._around(texts)), counted=size)
+        return Count(tokens=int(tokens + self._around(texts)), text_size=size)
 
     def _tokenized(self, tokenizer: "Tokenizer", texts: Texts) -> Count:
         raw = not texts.messages
         certain = sum(len(tokenizer.encode(t, add_special_tokens=raw)) for t in texts.texts)
         if raw and len(texts.texts) == 1 and not texts.images:
-            return Count(tokens=certain, least=certain, exact=True, counted=certain)
+            return Count(tokens=certain, least=certain, exact=True, text_size=certain)
         doubtful = sum(len(tokenizer.encode(t, add_special_tokens=False)) for t in texts.doubtful)
-        counted = certain + doubtful
+        text_size = certain + doubtful
         # A token may reach over the end of a text into the template.
         least = max(certain - 2 * len(texts.texts), 0)
-        return Count(tokens=counted + self._around(texts), least=least, counted=counted)
+        return Count(tokens=text_size + self._around(texts), least=least, text_size=text_size)
 
     def _around(self, texts: Texts) -> int:
         image = _IMAGE if self._image is None else self._image
@@ -133,7 +133,7 @@ class TokenCounter:
 
 
 def _nearer(known: float, seen: float) -> float:
-    """Up at once and down slowly: too much costs nothing."""
+    """Move `known` up at once and down slowly: too high an estimate costs nothing."""
     return known + (1.0 if seen > known else _SHARE) * (seen - known)
 
 

@@ -1,4 +1,4 @@
-"""Vectors from `/api/embed`: what Ollama passes over in silence is checked here."""
+"""Vectors from `/api/embed`, with the checks that Ollama omits."""
 
 import math
 from collections.abc import Iterator
@@ -11,16 +11,16 @@ from adapters.ollama.wire import EmbedBody, Embedded
 from adapters.request import EmbeddingRequest
 
 _MOST_INPUTS = 128
-"""In one call: the vectors of more would make an answer of many megabytes."""
+"""In one call: the vectors of more would be a response of many megabytes."""
 
 Vector = tuple[float, ...]
 
 
 def to_bodies(request: EmbeddingRequest) -> Iterator[EmbedBody]:
-    """The bodies of as many calls as it takes, in the order of the inputs.
+    """Yield the bodies of the calls, in the order of the inputs.
 
     Raises:
-        InvalidRequestError: no input, or an empty one; Ollama would leave it out and say nothing.
+        InvalidRequestError: no input, or an empty one, which Ollama would silently leave out.
         UnsupportedParameterError: an input of token ids.
     """
     texts = tuple(_texts(request))
@@ -37,37 +37,39 @@ def to_bodies(request: EmbeddingRequest) -> Iterator[EmbedBody]:
 
 def _texts(request: EmbeddingRequest) -> Iterator[str]:
     if not request.inputs:
-        raise InvalidRequestError("There is nothing to embed.", param="input")
-    for each in request.inputs:
-        if not isinstance(each, str):
-            raise UnsupportedParameterError("Ollama embeds text, no tokens.", param="tokens")
-        if not each:
+        raise InvalidRequestError("'input' is empty: there is nothing to embed.", param="input")
+    for item in request.inputs:
+        if not isinstance(item, str):
+            raise UnsupportedParameterError("Ollama embeds text, not tokens.", param="tokens")
+        if not item:
             raise InvalidRequestError("An empty text cannot be embedded.", param="input")
-        yield each
+        yield item
 
 
 def to_vectors(embedded: Embedded, body: EmbedBody) -> tuple[Vector, ...]:
-    """One vector for each input of `body`, of its `dimensions`.
+    """Return one vector for each input of `body`, of its `dimensions`.
 
     Raises:
-        BadUpstreamError: there are more or fewer of them, or one holds no finite numbers.
+        BadUpstreamError: the number of vectors differs, or one has a component that is not finite.
         InvalidRequestError: they have fewer components than `dimensions`.
     """
     if len(embedded.embeddings) != len(body.input):
-        raise BadUpstreamError("Ollama gave another number of vectors than was asked for.")
+        raise BadUpstreamError(
+            f"Ollama returned {len(embedded.embeddings)} vectors for {len(body.input)} inputs."
+        )
     dimensions = None if body.dimensions is UNSET else body.dimensions
     return tuple(_cut(vector, dimensions) for vector in embedded.embeddings)
 
 
 def _cut(vector: Vector, dimensions: int | None) -> Vector:
     if not vector or not all(map(math.isfinite, vector)):
-        raise BadUpstreamError("Ollama gave a vector that is none.")
+        raise BadUpstreamError("Ollama returned a vector that is empty or not finite.")
     if dimensions is None or len(vector) == dimensions:
         return vector
     if len(vector) < dimensions:
         raise InvalidRequestError(
             f"The model's vectors have {len(vector)} components.", param="dimensions"
         )
-    kept = vector[:dimensions]  # By a server that does not know the field yet.
+    kept = vector[:dimensions]  # Old servers ignore `dimensions`.
     length = math.hypot(*kept) or 1.0
-    return tuple(each / length for each in kept)
+    return tuple(item / length for item in kept)

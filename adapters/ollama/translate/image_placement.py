@@ -1,13 +1,13 @@
-"""Images among texts, and beside each other.
+"""Placement of images among the texts of a message.
 
 Ollama's messages have one text and a list of images, which it puts before the text, one directly
-after the other. Where it renders a chat by a template in Go, each `[img]` in the text is the place
-of the next image; elsewhere the same is read as five characters. What says only "look at this"
-needs no place: one image before or after all words stays where Ollama puts it.
+after the other. Where it renders a chat with a template in Go, each `[img]` in the text is the
+place of the next image; elsewhere the same is five characters of text. One image before or after
+all text needs no place.
 
-Two images with nothing between them are more than a matter of style. Where a model puts no token of
-its own around an image (LLaVA's), llama-server fails at every prompt that shares the first of them
-with the prompt before, and no more.
+Two images with nothing between them are more than a matter of style. Where a model has no token of
+its own around an image (LLaVA), llama-server fails at every prompt that shares exactly the first of
+them with the prompt before.
 """
 
 from itertools import groupby
@@ -20,12 +20,12 @@ _PLACE = TextPart("[img]")
 
 
 def placed(messages: tuple[Message, ...]) -> tuple[Message, ...]:
-    """With the places of images as words of their own."""
+    """Return the messages with `[img]` at the places of their images."""
     return tuple(_placed(message) if is_mixed(message) else message for message in messages)
 
 
 def is_mixed(message: Message) -> bool:
-    """It has several images, or one between words; none of the words looks like a place itself."""
+    """True where a message has several images, or one between texts, and no text has `[img`."""
     if not message.has_images:
         return False
     turns = [kind for kind, _ in groupby(message.content, key=type)]

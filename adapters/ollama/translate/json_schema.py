@@ -1,7 +1,7 @@
-"""What Ollama makes of a JSON schema, and what it leaves unsaid.
+"""JSON schemas that Ollama can enforce, and validation of answers.
 
-Its runner is llama.cpp, which turns a schema into a grammar and passes over what it cannot express
-without a word. Source: `common/json-schema-to-grammar.cpp`, and what a 0.33 answered.
+Its runner is llama.cpp, which turns a schema into a grammar and silently ignores what it cannot
+express. Source: `common/json-schema-to-grammar.cpp`, and the answers of a 0.33.
 """
 
 import asyncio
@@ -30,7 +30,7 @@ _ALONE = (
     "unevaluatedProperties",
 )
 
-_PASSED_OVER = frozenset(
+_IGNORED = frozenset(
     {
         "allOf",  # Merged where its parts are objects, and only their properties.
         "contains",
@@ -53,7 +53,7 @@ _PASSED_OVER = frozenset(
         "uniqueItems",
     }
 )
-_SAYS_NOTHING = frozenset(
+_ANNOTATIONS = frozenset(
     {
         "$comment",
         "$defs",
@@ -71,8 +71,8 @@ _SAYS_NOTHING = frozenset(
         "writeOnly",
     }
 )
-_RULES_ALONE = ("$ref", "anyOf", "oneOf")
-"""Where one of these stands, its neighbours are passed over."""
+_EXCLUSIVE = ("$ref", "anyOf", "oneOf")
+"""Beside one of these, other keywords are ignored."""
 _FORMATS = re.compile(r"date|time|date-time|uuid[1-5]?")
 _UNREAD_IN_PATTERN = re.compile(r"\(\?|\\[bB1-9kpP]")
 
@@ -84,7 +84,7 @@ _BOUNDS = (
 
 
 def refuse_impossible(schema: _Schema, param: str) -> None:
-    """Refuse what its runner would crash at, or take for "anything".
+    """Refuse a schema that crashes the runner, or that it reads as "anything".
 
     Raises:
         InvalidRequestError: a lower bound above the upper one, or a `$ref` to another document.
@@ -94,19 +94,21 @@ def refuse_impossible(schema: _Schema, param: str) -> None:
             if _is_above(part.get(low), part.get(high)):
                 raise InvalidRequestError(f"The schema's '{low}' is above '{high}'.", param=param)
         if not str(part.get("$ref", "#")).startswith("#"):
-            raise InvalidRequestError("A $ref must point into the schema itself.", param=param)
+            raise InvalidRequestError(
+                "A $ref must point into the schema itself, as '#/$defs/NAME' does.", param=param
+            )
 
 
 def refuse_unenforceable(schema: _Schema, param: str) -> None:
-    """Refuse by name what the grammar would not enforce: a strict schema holds in every word.
+    """Refuse a strict schema with a keyword that the grammar would not enforce.
 
     Raises:
-        UnsupportedParameterError: with the keyword in its words.
+        UnsupportedParameterError: the message names the keyword.
     """
     for part in _parts(schema):
         for keyword in _unenforced(part):
             raise UnsupportedParameterError(
-                f"Ollama cannot enforce the schema's '{keyword}', which strict asks for.",
+                f"Ollama cannot enforce the schema's '{keyword}', as 'strict' demands.",
                 param=param,
             )
 
@@ -116,7 +118,7 @@ def has_keyword(schema: _Schema, keywords: tuple[str, ...]) -> bool:
 
 
 def _parts(schema: Any) -> Iterator[_Schema]:
-    """`schema` and every schema in it."""
+    """Yield `schema` and every schema in it."""
     if not isinstance(schema, dict):
         return
     part = cast(dict[str, Any], schema)
@@ -143,17 +145,17 @@ def _items(value: Any) -> list[Any]:
 
 
 def _unenforced(part: _Schema) -> Iterator[str]:
-    yield from sorted(_PASSED_OVER & part.keys())
-    if any(key in part for key in _RULES_ALONE):
-        yield from sorted(part.keys() - _SAYS_NOTHING - set(_RULES_ALONE))
+    yield from sorted(_IGNORED & part.keys())
+    if any(key in part for key in _EXCLUSIVE):
+        yield from sorted(part.keys() - _ANNOTATIONS - set(_EXCLUSIVE))
     for keyword, is_enforced in _CONDITIONS.items():
         if keyword in part and not is_enforced(part):
             yield keyword
 
 
 def _types(part: _Schema) -> set[str]:
-    given = part.get("type")
-    return {str(each) for each in (_items(given) or ([given] if given else []))}
+    types = part.get("type")
+    return {str(name) for name in (_items(types) or ([types] if types else []))}
 
 
 def _is_of_integers(part: _Schema) -> bool:
@@ -194,7 +196,7 @@ _CONDITIONS: Mapping[str, Callable[[_Schema], bool]] = {
     "pattern": _is_read_pattern,
     "required": _is_declared,
 }
-"""When these keywords are enforced."""
+"""Keyword -> condition under which the grammar enforces it."""
 
 
 def _is_above(low: Any, high: Any) -> bool:
@@ -202,14 +204,14 @@ def _is_above(low: Any, high: Any) -> bool:
 
 
 class Promise:
-    """A schema, and whether a text keeps to it.
+    """Checks texts against a schema.
 
-    `pattern` is left to the grammar: Python's `re` can be made to run for ever, with the whole
-    server waiting.
+    `pattern` is left to the grammar: Python's `re` can be made to run for ever, and the whole
+    server would wait.
     """
 
     def __init__(self, schema: _Schema, param: str) -> None:
-        """Raises InvalidRequestError: it is no schema."""
+        """Raises InvalidRequestError: `schema` is not a valid JSON schema."""
         # Here: an idle server does without it.
         from jsonschema import Draft202012Validator, SchemaError, validators
         from referencing import Registry
@@ -217,22 +219,22 @@ class Promise:
         try:
             Draft202012Validator.check_schema(schema)
         except SchemaError as error:
-            words = f"The schema is none: {error.message[:200]}"
+            words = f"The schema is not a valid JSON schema: {error.message[:200]}"
             raise InvalidRequestError(words, param=param) from error
-        kind = cast(Any, validators).extend(Draft202012Validator, {"pattern": _is_kept})
+        kind = cast(Any, validators).extend(Draft202012Validator, {"pattern": _accept})
         # A registry of its own: the default one would fetch what a $ref names.
         self._validator: Any = kind(schema, registry=cast(Any, Registry)())
 
     async def check(self, text: str) -> None:
-        """In a thread, for a schema can be made to take its time.
+        """Check `text` in a thread, since a schema can be made to take long.
 
         Raises:
-            GenerationError: `text` does not keep to it.
+            GenerationError: `text` does not match the schema.
         """
-        if not await asyncio.to_thread(self._is_kept_by, text):
+        if not await asyncio.to_thread(self._matches, text):
             raise GenerationError("The model's answer is not the JSON that the request demands.")
 
-    def _is_kept_by(self, text: str) -> bool:
+    def _matches(self, text: str) -> bool:
         from referencing.exceptions import Unresolvable
 
         try:
@@ -241,5 +243,5 @@ class Promise:
             return False
 
 
-def _is_kept(_validator: Any, _keyword: Any, _instance: Any, _schema: Any) -> None:
-    """A rule without errors."""
+def _accept(_validator: Any, _keyword: Any, _instance: Any, _schema: Any) -> None:
+    """Accept anything."""

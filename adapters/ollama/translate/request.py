@@ -1,4 +1,4 @@
-"""From Tandem's request to Ollama's JSON: pure functions."""
+"""Translate Tandem's requests to Ollama's JSON: pure functions."""
 
 from collections.abc import Mapping
 from operator import attrgetter
@@ -54,7 +54,7 @@ _THINK: Mapping[ReasoningEffort, Think] = {
 }
 
 
-_DRAWN: Mapping[str, str] = {
+_SAMPLING: Mapping[str, str] = {
     "temperature": "temperature",
     "top_p": "top_p",
     "top_k": "top_k",
@@ -65,37 +65,37 @@ _DRAWN: Mapping[str, str] = {
     "repetition_penalty": "repeat_penalty",
 }
 """Field of `Sampling` -> Ollama's option."""
-_drawing = attrgetter(*_DRAWN)
-_SAID_AS = tuple(_DRAWN.values())
+_sampling = attrgetter(*_SAMPLING)
+_OPTION_NAMES = tuple(_SAMPLING.values())
 
 
 def to_body(request: GenerationRequest, shows_tools: bool = True) -> ChatBody | RawBody:
-    """The body of `/api/chat`, or of `/api/generate` for a raw text.
+    """Return the body of `/api/chat`, or of `/api/generate` for a raw text.
 
-    A `num_ctx` that nobody asked for is left out: how much is needed is reckoned later.
+    `num_ctx` is left out unless the request has one: it is chosen later.
 
-    `shows_tools`: the model's template tells it of tools; where it does not, a call can still be
-    forced, and the tools are told in words.
+    `shows_tools`: the model's template shows tools; where it does not, a call can still be forced,
+    and the tools are described in a message.
 
     Raises:
-        InvalidRequestError: no message, a bad image, arguments that are no object, ….
-        UnsupportedParameterError: an image to be fetched, tools together with a format, ….
+        InvalidRequestError: no message, a bad image, arguments that are not an object, ….
+        UnsupportedParameterError: the URL of an image, tools together with a format, ….
     """
     if request.max_tokens is not None and request.max_tokens < 1:
         # Ollama reads a num_predict of 0 as "without limit".
         raise InvalidRequestError("max_tokens must be at least 1.", param="max_tokens")
     if isinstance(request.prompt, TokenIds):
-        raise UnsupportedParameterError("Ollama takes text, no tokens.", param="tokens")
+        raise UnsupportedParameterError("Ollama takes text, not tokens.", param="tokens")
     if isinstance(request.prompt, str):
         return _to_text_body(request, request.prompt)
     return _to_chat_body(request, request.prompt, shows_tools)
 
 
 def refuse_unenforced(request: GenerationRequest) -> None:
-    """As `to_body`, which is more work where there are images or long texts.
+    """Refuse what `to_body` refuses, without the work for images and long texts.
 
     Raises:
-        UnsupportedParameterError: fields that Ollama does not honour together, or a schema.
+        UnsupportedParameterError: fields, or a schema, that Ollama does not honour together.
     """
     if isinstance(request.prompt, tuple):
         _refuse_in_chat(request)
@@ -108,8 +108,10 @@ def refuse_unenforced(request: GenerationRequest) -> None:
 def _to_chat_body(
     request: GenerationRequest, messages: tuple[Message, ...], shows_tools: bool
 ) -> ChatBody:
-    if not messages:  # Ollama would load the model and say nothing.
-        raise InvalidRequestError("There is no message to answer.", param="messages")
+    if not messages:  # Ollama would load the model and answer nothing.
+        raise InvalidRequestError(
+            "'messages' is empty: there is no message to answer.", param="messages"
+        )
     _refuse_in_chat(request)
     tools, format_ = _to_tools(request)
     if not shows_tools and is_forced(request):
@@ -125,18 +127,18 @@ def _to_chat_body(
 def _refuse_in_chat(request: GenerationRequest) -> None:
     if request.suffix is not None or request.echo:
         param = "echo" if request.suffix is None else "suffix"
-        raise UnsupportedParameterError(f"'{param}' needs a prompt, no chat.", param=param)
+        raise UnsupportedParameterError(f"'{param}' needs a raw prompt, not a chat.", param=param)
     if request.tools and request.tool_choice != "none" and request.response_format is not None:
         raise UnsupportedParameterError(
-            "Ollama never calls a tool while it keeps to a response_format: give one of the two.",
+            "Ollama calls no tool in an answer with a response_format: use one of the two.",
             param="response_format",
         )
 
 
 def _to_tools(request: GenerationRequest) -> tuple[tuple[Tool, ...], Format]:
-    """The tools to tell of, and the format that the answer must have.
+    """Return the tools to show, and the format of the answer.
 
-    Where format and tools are given, Ollama tells of the tools and keeps to the format.
+    With both, Ollama shows the tools and enforces the format.
     """
     if request.tool_choice == "none":
         return (), _to_format(request.response_format)
@@ -152,7 +154,8 @@ def _to_tools(request: GenerationRequest) -> tuple[tuple[Tool, ...], Format]:
 
 
 def _refuse_strict_patterns(tools: tuple[Tool, ...]) -> None:
-    """A free call is only checked when it is there, and `pattern` is not (see `Promise`)."""
+    """Refuse `pattern` in a strict tool: free calls are checked at their end, without `pattern`
+    (see `Promise`)."""
     for tool in tools:
         if tool.strict and has_keyword(tool.parameters or {}, ("pattern", "patternProperties")):
             raise UnsupportedParameterError(
@@ -161,12 +164,12 @@ def _refuse_strict_patterns(tools: tuple[Tool, ...]) -> None:
 
 
 def _refuse_in_text(request: GenerationRequest) -> None:
-    # Raw text knows no template, hence neither tools nor a switch for reasoning.
-    for param, asked in (
+    # Raw text has no template, hence neither tools nor a switch for reasoning.
+    for param, is_set in (
         ("tools", request.tools and request.tool_choice != "none"),
         ("reasoning_effort", request.reasoning_effort not in (None, "none")),
     ):
-        if asked:
+        if is_set:
             raise UnsupportedParameterError(f"'{param}' needs a chat.", param=param)
 
 
@@ -191,20 +194,20 @@ def _common(request: GenerationRequest, format_: Format) -> dict[str, Any]:
     }
 
 
-def _given(value: _T | None) -> _T | UnsetType:
+def _or_unset(value: _T | None) -> _T | UnsetType:
     return UNSET if value is None else value
 
 
 def _to_options(request: GenerationRequest) -> Options:
-    """Only what the caller asked for: everything else is the Modelfile's to say."""
-    said = zip(_SAID_AS, _drawing(request.sampling), strict=True)
-    asked = Options(
-        **{name: value for name, value in said if value is not None},
+    """Set only what the request has: everything else is left to the Modelfile."""
+    named = zip(_OPTION_NAMES, _sampling(request.sampling), strict=True)
+    options = Options(
+        **{name: value for name, value in named if value is not None},
         stop=request.stop or UNSET,
-        num_predict=_given(request.max_tokens),
-        num_ctx=_given(request.num_ctx),
+        num_predict=_or_unset(request.max_tokens),
+        num_ctx=_or_unset(request.num_ctx),
     )
-    return to_options(asked, request.options) if request.options else asked
+    return to_options(options, request.options) if request.options else options
 
 
 def _to_format(wanted: ResponseFormat | None) -> Format:
@@ -219,13 +222,15 @@ def _to_format(wanted: ResponseFormat | None) -> Format:
                 refuse_unenforceable(schema, "response_format")
             return schema
         case _:
-            raise UnsupportedParameterError("Ollama has no such grammar.", param="response_format")
+            raise UnsupportedParameterError(
+                "Ollama does not support this response_format.", param="response_format"
+            )
 
 
 def _to_tool(tool: Tool) -> ToolDefinition:
     function = ToolFunction(
         name=tool.name,
-        description=_given(tool.description),
+        description=_or_unset(tool.description),
         parameters=tool.parameters or {"type": "object", "properties": {}},
     )
     return ToolDefinition(function=function)
@@ -242,7 +247,7 @@ def _to_messages(messages: tuple[Message, ...]) -> list[ChatMessage]:
 
 
 def _to_message(message: Message, called: Mapping[str, str]) -> ChatMessage:
-    """`called` is the tool's name for each id of the calls so far."""
+    """`called`: call id -> name of the tool, for the calls so far."""
     return ChatMessage(
         role=message.role,
         content=message.text,
@@ -250,7 +255,7 @@ def _to_message(message: Message, called: Mapping[str, str]) -> ChatMessage:
         thinking=message.reasoning or UNSET,
         tool_calls=[_to_call(call) for call in message.tool_calls] or UNSET,
         tool_name=_tool_name(message, called) if message.role == "tool" else UNSET,
-        tool_call_id=_given(message.tool_call_id),
+        tool_call_id=_or_unset(message.tool_call_id),
     )
 
 
@@ -258,9 +263,9 @@ def _tool_name(message: Message, called: Mapping[str, str]) -> str | UnsetType:
     name = called.get(message.tool_call_id or "", message.name)
     if name is None and message.tool_call_id is not None:
         raise InvalidRequestError(
-            "A tool message answers a call that no earlier message made.", param="messages"
+            "A tool message answers a call that no earlier message has made.", param="messages"
         )
-    return _given(name)
+    return _or_unset(name)
 
 
 def _to_call(call: ToolCall) -> FunctionCall:
@@ -269,7 +274,7 @@ def _to_call(call: ToolCall) -> FunctionCall:
 
 
 def _to_object(arguments: str) -> msgspec.Raw:
-    """The JSON text itself, so that numbers and order stay as the model wrote them."""
+    """Return the JSON text itself, so that numbers and order stay as the model wrote them."""
     text = arguments.strip() or "{}"
     try:
         msgspec.json.decode(text, type=dict[str, Any])
@@ -281,15 +286,15 @@ def _to_object(arguments: str) -> msgspec.Raw:
 
 
 def _to_base64(image: ImagePart) -> str:
-    """The base64 text of a data URL."""
+    """Return the base64 text of a data URL."""
     if not image.url[:5].lower() == "data:":
         raise UnsupportedParameterError(
-            "Images must be given as data: URLs: Ollama fetches none.", param="images"
+            "Ollama fetches no images: send them as data: URLs.", param="images"
         )
     head, comma, data = image.url.partition(",")
     text = "".join(data.split())
-    # To read 20 MB here would hold up every other answer: Ollama reads them, and refuses others.
+    # Decoding 20 MB here would delay every other answer; Ollama decodes it, and refuses bad data.
     is_whole = bool(text) and len(text) % 4 == 0
     if not comma or not head.lower().endswith(";base64") or not is_whole:
-        raise InvalidRequestError("An image is no base64 data: URL.", param="images")
+        raise InvalidRequestError("An image is not a base64 data: URL.", param="images")
     return text

@@ -39,7 +39,7 @@ class Answer:
         """Set before the first line is read."""
         self._one_call = one_call
         self._ids: list[str] = []
-        """Of the calls so far."""
+        """Ids of the calls so far."""
 
     def read(self, line: Line) -> object:
         """Write the events of `line`; true where the reader is behind.
@@ -137,12 +137,14 @@ def _is_object(text: str) -> bool:
 def _to_logprobs(logprobs: tuple[Logprob, ...]) -> tuple[TokenLogprob, ...]:
     """One function for all of a line: a call for each alternative would be most of its cost."""
     report: list[TokenLogprob] = []
-    for each in logprobs:
+    for token in logprobs:
         top: list[TokenLogprob] = []
-        for other in each.top_logprobs or ():
+        for other in token.top_logprobs or ():
             top.append(TokenLogprob(token=other.token, logprob=other.logprob, bytes=other.bytes))
         report.append(
-            TokenLogprob(token=each.token, logprob=each.logprob, bytes=each.bytes, top=tuple(top))
+            TokenLogprob(
+                token=token.token, logprob=token.logprob, bytes=token.bytes, top=tuple(top)
+            )
         )
     return tuple(report)
 

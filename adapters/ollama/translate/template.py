@@ -1,4 +1,4 @@
-"""What the template of a model is told in vain, and what is said in its place.
+"""Workarounds for chat templates that ignore image positions or `format: json`.
 
 A chat is rendered by Ollama, from a template in Go, or by llama-server, from the weights' own in
 Jinja; `/api/show` gives the one that counts.
@@ -16,19 +16,19 @@ from adapters.ollama.wire import Show
 from adapters.request import GenerationRequest, JSONObject, JSONSchema
 
 _BUILT_IN = re.compile(r"^(RENDERER|PARSER) ", re.MULTILINE)
-"""Renderers in Ollama's own code: what they make of images has changed from version to version."""
+"""Renderers in Ollama's own code: their treatment of images changes with the version."""
 _NONE = "{{ .Prompt }}"
-"""What Ollama shows of a model without a template."""
+"""Shown by Ollama for a model without a template."""
 _ANY_OBJECT = JSONSchema({"type": "object"})
 
 
 class Template(Struct, frozen=True, kw_only=True):
-    """What is not known is taken for what most do."""
+    """The defaults are what most templates do."""
 
     places_images: bool = False
-    """Texts may say where among them an image stands."""
+    """`[img]` in a text is the place of an image."""
     keeps_to_json: bool = True
-    """`format: "json"` is heeded; a schema always is."""
+    """`format: "json"` is enforced; a schema always is."""
 
 
 def to_template(shown: Show) -> Template:
@@ -46,7 +46,7 @@ def depends_on_template(request: GenerationRequest) -> bool:
 
 
 def fitted(request: GenerationRequest, template: Template) -> GenerationRequest:
-    """`request` in words that such a template heeds."""
+    """Return `request` in terms that `template` does not ignore."""
     if isinstance(request.prompt, tuple) and template.places_images:
         request = replace(request, prompt=placed(request.prompt))
     if isinstance(request.response_format, JSONObject) and not template.keeps_to_json:

@@ -1,7 +1,7 @@
-"""A call that the model must make: Ollama has no `tool_choice`, so a schema makes it write one.
+"""Forced tool calls: Ollama has no `tool_choice`, so a schema makes the model write a call.
 
-The schema is `{"name": …, "parameters": …}`, in alphabetical order: on the models that it runs with
-llama.cpp's own chat templates Ollama sorts the keys, and the name must come before what is for it.
+The schema is `{"name": …, "parameters": …}`, in alphabetical order: for models that it runs with
+llama.cpp's own chat templates Ollama sorts the keys, and the name must come before its parameters.
 Exactly one call is forced: small models do not find the end of a list.
 """
 
@@ -25,10 +25,10 @@ def is_forced(request: GenerationRequest) -> bool:
 
 
 def chosen_tools(request: GenerationRequest) -> tuple[Tool, ...]:
-    """The tools of which one must be called.
+    """Return the tools of which one must be called.
 
     Raises:
-        InvalidRequestError: there is none, or none of the name.
+        InvalidRequestError: there are no tools, or there is no tool of the name.
     """
     match request.tool_choice:
         case NamedTool(name=name):
@@ -36,14 +36,16 @@ def chosen_tools(request: GenerationRequest) -> tuple[Tool, ...]:
         case _:
             tools = request.tools
     if not tools:
-        raise InvalidRequestError("tool_choice asks for a tool that is not given.", param="tools")
+        raise InvalidRequestError(
+            "tool_choice demands a tool that 'tools' does not have.", param="tools"
+        )
     return tools
 
 
 def call_schema(tools: tuple[Tool, ...]) -> dict[str, Any]:
-    """What a call of one of `tools` looks like, as one schema.
+    """Return the schema of a call of one of `tools`.
 
-    A `$ref` counts from the root, so each is turned to where its schema now lies.
+    A `$ref` counts from the root, so each is rewritten to the new place of its schema.
     """
     shared: dict[str, Any] = {}
     branches = [_branch(at, tool, len(tools) == 1, shared) for at, tool in enumerate(tools)]
@@ -55,11 +57,14 @@ def _branch(at: int, tool: Tool, alone: bool, shared: dict[str, Any]) -> dict[st
     place = "#/properties/parameters" if alone else f"#/anyOf/{at}/properties/parameters"
     own: dict[str, Any] = {"type": "object"} | (tool.parameters or {})
     moved = {f"{at}-{name}": part for name, part in _defs_of(own).items()}
-    shared.update({name: _turned(part, place, at) for name, part in moved.items()})
+    shared.update({name: _with_moved_refs(part, place, at) for name, part in moved.items()})
     own = {key: part for key, part in own.items() if key != "$defs"}
     return {
         "type": "object",
-        "properties": {"name": {"const": tool.name}, "parameters": _turned(own, place, at)},
+        "properties": {
+            "name": {"const": tool.name},
+            "parameters": _with_moved_refs(own, place, at),
+        },
         "required": ["name", "parameters"],
         "additionalProperties": False,
     }
@@ -70,39 +75,41 @@ def _defs_of(schema: Mapping[str, Any]) -> Mapping[str, Any]:
     return cast(dict[str, Any], defs) if isinstance(defs, dict) else {}
 
 
-def _turned(part: Any, place: str, at: int) -> Any:
-    """`part` of the schema of tool `at`, which lies at `place` now."""
+def _with_moved_refs(part: Any, place: str, at: int) -> Any:
+    """Rewrite the references in `part` of the schema of tool `at`, which is at `place` now."""
     if isinstance(part, list):
-        return [_turned(value, place, at) for value in cast(list[Any], part)]
+        return [_with_moved_refs(value, place, at) for value in cast(list[Any], part)]
     if not isinstance(part, dict):
         return part
-    turned = {key: _turned(value, place, at) for key, value in cast(dict[str, Any], part).items()}
-    ref = turned.get("$ref")
+    moved_part = {
+        key: _with_moved_refs(value, place, at) for key, value in cast(dict[str, Any], part).items()
+    }
+    ref = moved_part.get("$ref")
     if isinstance(ref, str) and ref.startswith("#"):
-        turned["$ref"] = _turned_ref(ref, place, at)
-    return turned
+        moved_part["$ref"] = _moved_ref(ref, place, at)
+    return moved_part
 
 
-def _turned_ref(ref: str, place: str, at: int) -> str:
+def _moved_ref(ref: str, place: str, at: int) -> str:
     if ref.startswith("#/$defs/"):
         return f"#/$defs/{at}-{ref.removeprefix('#/$defs/')}"
     return place + ref.removeprefix("#")
 
 
 def in_words(messages: tuple[Message, ...], tools: tuple[Tool, ...]) -> tuple[Message, ...]:
-    """A chat for a model whose template shows neither tools, nor calls, nor results.
+    """Return a chat for a model whose template shows neither tools, nor calls, nor results.
 
-    The tools are told in the last user message: a system message would stand in for the one in the
+    The tools are described in the last user message: a system message would replace that of the
     Modelfile.
     """
     names = {call.id: call.name for message in messages for call in message.tool_calls}
-    told = [_in_words(message, names) for message in messages]
-    asked = TextPart(_instruction(tools))
-    last = max((at for at, each in enumerate(told) if each.role == "user"), default=None)
+    chat = [_in_words(message, names) for message in messages]
+    instruction = TextPart(_instruction(tools))
+    last = max((at for at, message in enumerate(chat) if message.role == "user"), default=None)
     if last is None:
-        return (*told, Message(role="user", content=(asked,)))
-    told[last] = msgspec.structs.replace(told[last], content=(*told[last].content, asked))
-    return tuple(told)
+        return (*chat, Message(role="user", content=(instruction,)))
+    chat[last] = msgspec.structs.replace(chat[last], content=(*chat[last].content, instruction))
+    return tuple(chat)
 
 
 def _in_words(message: Message, names: Mapping[str, str]) -> Message:
@@ -121,9 +128,9 @@ def _instruction(tools: tuple[Tool, ...]) -> str:
     functions = [
         {"name": t.name, "description": t.description, "parameters": t.parameters} for t in tools
     ]
-    told = "\n".join(msgspec.json.encode(function).decode() for function in functions)
+    schemas = "\n".join(msgspec.json.encode(function).decode() for function in functions)
     return (
-        f"Functions that can be called:\n{told}\n"
+        f"Functions that can be called:\n{schemas}\n"
         'Call one of them. Answer only with {"name": its name, "parameters": its parameters}.'
     )
 
@@ -165,8 +172,8 @@ class ForcedCallReader:
         if self._complete or not text:
             return False
         start, self._escaped = int(self._escaped), False
-        for found in _STRUCTURE.finditer(text, start):
-            match found[0]:
+        for match in _STRUCTURE.finditer(text, start):
+            match match[0]:
                 case '"':
                     self._in_string = not self._in_string
                 case "\\":
@@ -177,7 +184,7 @@ class ForcedCallReader:
                     self._depth -= 1
                     if not self._depth:
                         self._complete = True
-                        text = text[: found.end()]
+                        text = text[: match.end()]
                         break
                 case _:
                     pass
@@ -207,20 +214,20 @@ class ForcedCallReader:
     def _read_head(self, text: str) -> str:
         """Read up to the arguments; return the part of `text` that belongs to them."""
         self._head += text
-        if not self._named and (found := _NAME.match(self._head)):
+        if not self._named and (match := _NAME.match(self._head)):
             self._named = True
-            self._head = self._head[found.end() :]
-            name = msgspec.json.decode(found[1], type=str)
+            self._head = self._head[match.end() :]
+            name = msgspec.json.decode(match[1], type=str)
             if name not in self._names:
                 raise _no_call()
             self.emit(ToolCallStarted(0, f"call_{uuid4().hex[:24]}", name))
         if (
             self._named
-            and (found := _PARAMETERS.match(self._head))
-            and found.end() < len(self._head)
+            and (match := _PARAMETERS.match(self._head))
+            and match.end() < len(self._head)
         ):
             self._in_arguments = True
-            return self._head[found.end() :]
+            return self._head[match.end() :]
         if len(self._head) > _FALSE_START + max(map(len, self._names)):
             raise _no_call()
         return ""

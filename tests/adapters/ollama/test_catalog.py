@@ -1,4 +1,4 @@
-"""What Ollama has and how it is: models, health, load and unload."""
+"""The models of an Ollama, its health, load and unload."""
 
 import asyncio
 import json
@@ -137,7 +137,7 @@ async def test_nothing_is_unloaded_under_an_answer_of_another_model_of_its_file(
     "odd",
     [{"name": 5}, {}, {"name": "a:latest", "size": "large"}, {"name": "a:latest", "details": []}],
 )
-async def test_model_that_makes_no_sense_hides_no_other(
+async def test_unreadable_entry_hides_no_other_model(
     full: StandIn, backend: OllamaBackend, odd: dict[str, Any]
 ):
     says_json(full, "/api/tags", {"models": [odd, {"name": "b:latest"}]})
@@ -167,7 +167,7 @@ async def test_context_length_that_is_none_is_not_known(
     assert [model.context_length for model in await backend.list_models()] == [None]
 
 
-async def test_show_tells_the_origin_and_is_asked_once(full: StandIn):
+async def test_origin_comes_from_show_and_is_fetched_once(full: StandIn):
     backend = OllamaBackend(OllamaConfig(host=full.host, refresh=0.001))
     models = await backend.list_models()
     await asyncio.sleep(0.01)
@@ -215,7 +215,9 @@ async def test_model_is_primed_by_what_its_modelfile_says_before_a_chat(
     assert {model.primed for model in await backend.list_models()} == {primed}
 
 
-async def test_old_server_is_asked_once_for_each_digest(full: StandIn, standin: StandIn):
+async def test_show_of_an_old_server_is_fetched_once_for_each_digest(
+    full: StandIn, standin: StandIn
+):
     tags = json.loads(recording("tags")["response"]["chunks"][0])
     for tag in tags["models"]:
         del tag["capabilities"], tag["details"]["quantization_level"]
@@ -232,7 +234,7 @@ async def test_old_server_is_asked_once_for_each_digest(full: StandIn, standin: 
     await backend.aclose()
 
 
-async def test_model_that_cannot_be_shown_is_listed_and_asked_for_again(full: StandIn):
+async def test_model_that_cannot_be_shown_is_listed_and_fetched_again(full: StandIn):
     backend = OllamaBackend(OllamaConfig(host=full.host, refresh=0.001))
     full.replays("show-missing", "/api/show")
     assert len(await backend.list_models()) == 4
@@ -267,7 +269,7 @@ async def test_callers_that_meet_share_one_question(full: StandIn, backend: Olla
     assert paths(full).count("/api/tags") == 1
 
 
-async def test_list_is_believed_for_a_while_and_no_longer(full: StandIn):
+async def test_list_is_valid_for_a_while_and_no_longer(full: StandIn):
     ollama = OllamaServer(full.host, OllamaConfig(host=full.host, refresh=0.1))
     await ollama.models()
     await ollama.models()
@@ -279,7 +281,7 @@ async def test_list_is_believed_for_a_while_and_no_longer(full: StandIn):
 
 
 async def test_tag_that_was_just_made_is_listed_at_once(full: StandIn, backend: OllamaBackend):
-    """Who asks right after `ollama create` must not be told that there is no such model."""
+    """A request right after `ollama create` must find the model."""
     await backend.list_models()
     says_json(full, "/api/tags", {"models": [{"name": "made:1"}]})
     assert [model.name for model in await backend.list_models()] == ["made:1"]
@@ -296,7 +298,7 @@ async def test_caller_that_leaves_takes_nothing_from_the_other(
     assert paths(full).count("/api/tags") == 1
 
 
-async def test_failure_is_not_believed(standin: StandIn, backend: OllamaBackend):
+async def test_failure_to_list_is_not_kept(standin: StandIn, backend: OllamaBackend):
     with pytest.raises(BadUpstreamError):
         await backend.list_models()
     standin.replays("tags")
@@ -304,7 +306,9 @@ async def test_failure_is_not_believed(standin: StandIn, backend: OllamaBackend)
     assert len(await backend.list_models()) == 4
 
 
-async def test_failure_that_nobody_waits_for_is_quiet(standin: StandIn, backend: OllamaBackend):
+async def test_failure_after_all_callers_have_left_is_quiet(
+    standin: StandIn, backend: OllamaBackend
+):
     task = asyncio.create_task(backend.list_models())
     await asyncio.sleep(0)
     task.cancel()
@@ -426,7 +430,7 @@ async def test_unload_of_a_model_that_answers_is_busy(full: StandIn, backend: Ol
     await backend.unload("smollm2:135m")
 
 
-async def test_closing_the_backend_stops_the_question_that_is_being_asked(standin: StandIn):
+async def test_closing_the_backend_stops_the_list_in_progress(standin: StandIn):
     async def hangs(reply: Reply) -> None:
         await reply.gone()
 

@@ -61,8 +61,7 @@ async def test_choices_start_once_and_each_of_them_ends(standin: StandIn, backen
 
 async def test_choices_run_side_by_side(standin: StandIn, backend: OllamaBackend):
     async def script(reply: Reply) -> None:
-        while len(standin.bodies("/api/chat")) < 3:  # noqa: ASYNC110
-            await asyncio.sleep(0.01)
+        await standin.has_seen("/api/chat", 3)
         await says_lines(word("A"), LAST)(reply)
 
     standin.says("/api/chat", script)
@@ -93,7 +92,9 @@ async def test_refusal_comes_before_started(standin: StandIn, backend: OllamaBac
         await anext(sink.events(backend, three()))
 
 
-async def test_one_who_leaves_closes_the_sockets_of_all(standin: StandIn, backend: OllamaBackend):
+async def test_closing_the_iterator_closes_the_sockets_of_all_choices(
+    standin: StandIn, backend: OllamaBackend
+):
     left = asyncio.Semaphore(0)
 
     async def script(reply: Reply) -> None:
@@ -107,14 +108,11 @@ async def test_one_who_leaves_closes_the_sockets_of_all(standin: StandIn, backen
     for _ in range(4):  # `Started`, and a word of each.
         await anext(events)
     await events.aclose()
-    async with asyncio.timeout(1):
-        for _ in range(3):
-            await left.acquire()
+    for _ in range(3):
+        await left.acquire()
 
 
-async def test_waiting_for_its_turn_is_no_silence_while_another_speaks(
-    standin: StandIn, backend: OllamaBackend
-):
+async def test_choice_may_wait_while_another_is_written(standin: StandIn, backend: OllamaBackend):
     """Ollama takes one after the other; the last may wait longer than the first line may take."""
     turn = asyncio.Lock()
 

@@ -73,7 +73,7 @@ def test_no_row_is_hidden_by_another():
         (msgspec.DecodeError(""), BadUpstreamError, BadUpstreamError),
     ],
 )
-def test_foreign_exception_is_told_by_whether_the_answer_had_begun(
+def test_foreign_exception_is_translated_by_the_progress_of_the_answer(
     error: Exception, before: type[BackendError], after: type[BackendError]
 ):
     for started, expected in ((False, before), (True, after)):
@@ -167,16 +167,16 @@ def test_retry_after_is_passed_on(header: str | None, seconds: float):
     assert from_response(429, b"", header).retry_after == seconds
 
 
-def test_503_that_is_not_ollamas_comes_from_who_stands_before_it():
+def test_503_without_a_message_comes_from_a_proxy_in_front_of_ollama():
     error = from_response(503, b"<html>Service Unavailable</html>", "9")
     assert (type(error), error.retry_after) == (BackendUnavailableError, 9)
 
 
 @pytest.mark.parametrize("words", ["", " \n"])
-def test_error_without_words_says_so(words: str):
+def test_error_without_a_message_has_a_default(words: str):
     body = json.dumps({"error": words}).encode()
     for error in (from_line(words), from_response(500, body, None)):
-        assert error.message == "Ollama failed, and did not say why."
+        assert error.message == "Ollama failed without a message."
 
 
 @pytest.mark.parametrize(
@@ -186,7 +186,7 @@ def test_error_without_words_says_so(words: str):
         ("cudaMalloc failed: out of memory", InsufficientMemoryError),
         ("unable to load model: bad magic", GenerationError),
         ("image input is not supported - hint: provide the mmproj", UnsupportedParameterError),
-        # Of a LLaVA, asked about one of two images that stood side by side in the prompt before.
+        # From a LLaVA, for one of two images that were side by side in the prompt before.
         (
             '{"error":{"code":500,"message":"got exception: Chunk not found"}}',
             GenerationError,
@@ -195,7 +195,7 @@ def test_error_without_words_says_so(words: str):
         ("an error was encountered while running the model: unexpected EOF", BadUpstreamError),
     ],
 )
-def test_error_line_is_told_by_its_words(words: str, kind: type[BackendError]):
+def test_error_line_is_translated_by_its_message(words: str, kind: type[BackendError]):
     assert type(from_line(words)) is kind
 
 

@@ -1,4 +1,4 @@
-"""What a host counts of its requests, whenever they end."""
+"""Requests in progress on one server are counted until they end, at any step."""
 
 from collections.abc import Callable, Sequence
 

@@ -129,10 +129,10 @@ FACTS = ModelInfo(size=1000, cost=KeyValues(2))
 @pytest.mark.parametrize(
     ("tag", "own_gpu_memory", "known"),
     [
-        # Without a GPU: nothing is told, or the weights alone.
+        # Without a GPU: nothing is reported, or the weights alone.
         ({"size": 0, "context_length": 100}, False, 1200),
         ({"size": 1010, "size_vram": 1010, "context_length": 100}, False, 1200),
-        # A Mac tells all of it.
+        # A Mac reports all of it.
         ({"size": 1500, "size_vram": 1500, "context_length": 100}, False, 1500),
         # What is in a GPU's own memory is not in this machine's.
         ({"size": 1500, "size_vram": 1400, "context_length": 100}, True, 100),
@@ -183,7 +183,7 @@ async def test_use_by_others_is_seen(backend: OllamaBackend, shop: Shop):
 async def test_an_ollama_elsewhere_takes_nothing_here(standin: StandIn):
     config = OllamaConfig(hosts=("http://192.0.2.1:11434", standin.host))
     backend = OllamaBackend(config)
-    assert [host.address for host in backend.memory_user.hosts] == [standin.host]
+    assert [host.address for host in backend.memory_user.servers] == [standin.host]
     await backend.aclose()
 
 
@@ -203,7 +203,9 @@ async def test_models_make_way_for_each_other(backend: OllamaBackend, shop: Shop
     assert shop.done == [f"+{PLAIN}", f"-{PLAIN}", f"+{TOOLS}", f"-{TOOLS}", f"+{PLAIN}"]
 
 
-async def test_who_answers_stays_and_the_other_is_refused(backend: OllamaBackend, shop: Shop):
+async def test_model_that_is_answering_stays_loaded_and_the_other_is_refused(
+    backend: OllamaBackend, shop: Shop
+):
     memory = SharedBudget(await weights(backend) + 2 * CONTEXT, frozenset(), 60.0)
     async with memory.open({"ollama": backend.memory_user}):
         shop.hangs.clear()
@@ -225,7 +227,7 @@ async def until_busy(backend: OllamaBackend) -> Resident:
             if each.busy:
                 return each
         await asyncio.sleep(0.01)
-    raise AssertionError("nobody was busy within five seconds")
+    raise AssertionError("no model was busy within five seconds")
 
 
 async def test_a_longer_context_is_asked_for_before_it_is_loaded(
@@ -255,7 +257,7 @@ async def test_models_of_one_file_take_the_memory_once(standin: StandIn, shop: S
     await backend.aclose()
 
 
-async def test_what_is_loaded_tells_for_whom_else_it_answers(standin: StandIn, shop: Shop):
+async def test_loaded_model_lists_the_models_that_share_its_runner(standin: StandIn, shop: Shop):
     shop.of_one_file = True
     shop.load(PLAIN)
     backend = OllamaBackend(OllamaConfig(host=standin.host, refresh=0.001))
@@ -326,7 +328,7 @@ async def test_nothing_is_asked_for_where_it_is_loaded_already(backend: OllamaBa
     assert shop.done == [f"+{PLAIN}", f"+{TOOLS}"]
 
 
-async def test_a_look_from_before_an_unload_is_not_believed(
+async def test_a_look_from_before_an_unload_is_ignored(
     standin: StandIn, backend: OllamaBackend, shop: Shop
 ):
     asked, told = asyncio.Event(), asyncio.Event()
@@ -348,9 +350,7 @@ async def test_a_look_from_before_an_unload_is_not_believed(
     assert await backend.memory_user.resident() == []
 
 
-async def test_a_model_is_seen_in_full_before_anybody_has_asked_for_the_list(
-    standin: StandIn, shop: Shop
-):
+async def test_a_model_is_seen_in_full_before_the_first_list(standin: StandIn, shop: Shop):
     backend = OllamaBackend(OllamaConfig(host=standin.host))
     shop.load(PLAIN)
     [resident] = await backend.memory_user.resident(fresh=True)
@@ -358,9 +358,7 @@ async def test_a_model_is_seen_in_full_before_anybody_has_asked_for_the_list(
     await backend.aclose()
 
 
-async def test_what_a_request_needs_is_known_before_anybody_has_asked_for_the_list(
-    standin: StandIn, shop: Shop
-):
+async def test_footprint_of_a_request_is_known_before_the_first_list(standin: StandIn, shop: Shop):
     backend = OllamaBackend(OllamaConfig(host=standin.host))
     memory = SharedBudget(CONTEXT + 1000, frozenset(), 60.0)
     async with memory.open({"ollama": backend.memory_user}):

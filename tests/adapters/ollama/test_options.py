@@ -1,4 +1,4 @@
-"""What a request says in Ollama's own names: sent as it is, or refused by name."""
+"""Options under Ollama's own names: sent unchanged, or refused by name."""
 
 import json
 from typing import Any
@@ -62,13 +62,13 @@ def test_option_that_ollama_would_ignore_or_fail_at_is_refused(own: dict[str, An
     assert caught.value.param == param
 
 
-def test_option_is_refused_when_the_request_says_something_else_elsewhere():
-    with pytest.raises(InvalidRequestError, match="given twice: 9 and 5") as caught:
+def test_option_is_refused_when_another_field_has_another_value():
+    with pytest.raises(InvalidRequestError, match="is 5, which conflicts with 9") as caught:
         body_of(max_tokens=9, options={"num_predict": 5})
     assert caught.value.param == "options.num_predict"
 
 
-def test_option_is_taken_when_the_request_says_the_same_elsewhere():
+def test_option_is_accepted_when_another_field_has_the_same_value():
     assert body_of(num_ctx=512, options={"num_ctx": 512})["options"] == {"num_ctx": 512}
 
 

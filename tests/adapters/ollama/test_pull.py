@@ -19,7 +19,7 @@ async def pulled(backend: OllamaBackend) -> list[Progress]:
     return [progress async for progress in backend.pull("llama3.2")]
 
 
-async def test_progress_is_told_until_success(standin: StandIn, backend: OllamaBackend):
+async def test_progress_is_reported_until_success(standin: StandIn, backend: OllamaBackend):
     standin.says(
         "/api/pull",
         says_lines(
@@ -100,4 +100,4 @@ async def test_closing_it_closes_the_socket(standin: StandIn, backend: OllamaBac
     pull = backend.pull("llama3.2")
     assert await anext(pull) == Progress(status="pulling manifest")
     await pull.aclose()
-    await standin.closed(0.1)
+    await standin.closed()

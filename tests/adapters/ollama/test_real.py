@@ -1,4 +1,4 @@
-"""What the recordings say, said again by a real Ollama."""
+"""A real Ollama answers as the recordings do."""
 
 import asyncio
 import json
@@ -236,7 +236,7 @@ async def test_prompt_that_does_not_fit_is_refused_with_both_numbers(
         await events_of(backend, chat(prompt=text if raw else (user(text),), max_tokens=1))
 
 
-async def test_one_who_leaves_stops_the_work(backend: OllamaBackend):
+async def test_cancelling_stops_the_work(backend: OllamaBackend):
     events = sink.events(backend, LONG)
     for _ in range(3):
         await anext(events)
@@ -307,10 +307,10 @@ async def test_killed_after_the_third_word(mortal: OllamaBackend, ollama_process
 
 
 @pytest.mark.parametrize("request_", [LONG, READING], ids=["answer", "prompt"])
-async def test_one_who_leaves_is_seen_in_ollamas_log(
+async def test_cancelling_is_seen_in_ollamas_log(
     mortal: OllamaBackend, ollama_process: OllamaProcess, request_: GenerationRequest
 ):
-    # What is known of a model is asked once: the next request is sent without delay.
+    # Facts about a model are fetched once: the next request is sent without delay.
     await events_of(mortal, chat("Hi", max_tokens=1))
     before = ollama_process.log().count(NOTED)
     with anyio.move_on_after(0.5):  # Long before either of them would be done.

@@ -1,4 +1,4 @@
-"""What was recorded, said again by the Ollama of today; where it differs, renew the data."""
+"""The Ollama of today answers as recorded; where it differs, renew the recordings."""
 
 import json
 from collections.abc import Iterator
@@ -12,7 +12,7 @@ from record_ollama import faults, record, requests_recorded, with_short_names
 pytestmark = [pytest.mark.ollama, pytest.mark.long, pytest.mark.timeout(300)]
 
 LISTS = frozenset({"ps", "tags"})
-"""They tell of whatever models there are."""
+"""Recordings that depend on the installed models."""
 
 
 @pytest.fixture(scope="module")

@@ -1,4 +1,4 @@
-"""An Ollama behind TLS: whose certificate is believed, and what is said of one that is not."""
+"""An Ollama behind TLS: trusted certificates, and the message for one that is not."""
 
 import asyncio
 import ssl
@@ -13,7 +13,7 @@ from adapters.errors import BackendUnavailableError
 from adapters.ollama.backend import OllamaBackend
 
 OWN = Path(__file__).parents[2] / "data" / "tls" / "localhost.pem"
-"""A certificate of localhost that nobody vouches for, and its key."""
+"""A self-signed certificate of localhost, and its key."""
 
 
 @pytest.fixture
@@ -36,14 +36,14 @@ async def detail(address: str) -> str | None:
         await backend.aclose()
 
 
-async def test_certificate_that_the_owner_trusts_is_believed(
+async def test_certificate_that_the_machine_trusts_is_accepted(
     address: str, monkeypatch: pytest.MonkeyPatch
 ):
     monkeypatch.setenv("SSL_CERT_FILE", str(OWN))
     assert await detail(address) is None
 
 
-async def test_certificate_that_nobody_vouches_for_is_told(
+async def test_untrusted_certificate_is_named_in_the_health_report(
     address: str, monkeypatch: pytest.MonkeyPatch
 ):
     monkeypatch.delenv("SSL_CERT_FILE", raising=False)
@@ -53,7 +53,7 @@ async def test_certificate_that_nobody_vouches_for_is_told(
     assert "$SSL_CERT_FILE" in said
 
 
-async def test_no_tls_where_the_address_says_https_is_told():
+async def test_https_address_of_a_server_without_tls_is_named():
     async def refuse(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         await reader.read(100)
         writer.write(b"HTTP/1.1 400 Bad Request\r\nConnection: close\r\n\r\n400 Bad Request")
@@ -61,11 +61,11 @@ async def test_no_tls_where_the_address_says_https_is_told():
 
     async with await asyncio.start_server(refuse, "127.0.0.1", 0) as server:
         said = await detail(f"https://127.0.0.1:{server.sockets[0].getsockname()[1]}")
-    assert said == "Ollama's address says https, and no TLS is spoken there."
+    assert said == "Ollama's address is https, but the server does not use TLS: try http."
 
 
-async def test_name_that_leads_nowhere_is_told():
+async def test_host_name_that_cannot_be_resolved_is_named():
     backend = OllamaBackend(OllamaConfig(host="nowhere.invalid"))
-    with pytest.raises(BackendUnavailableError, match="name of Ollama's host leads nowhere"):
+    with pytest.raises(BackendUnavailableError, match="name of Ollama's host cannot be resolved"):
         await backend.list_models()
     await backend.aclose()

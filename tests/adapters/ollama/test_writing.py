@@ -164,7 +164,7 @@ def without_id(event: Event) -> Event | str:
 async def test_no_request_makes_the_task_wait_for_each_text(
     backend: OllamaBackend, standin: StandIn, fields: dict[str, Any]
 ):
-    """The texts are written by the read of the socket, whoever else is awaited in the task."""
+    """The texts are written by the read of the socket, not by the task of the request."""
     tasks: list[asyncio.Task[Any] | None] = []
 
     def note(_event: Event) -> bool:
@@ -220,9 +220,7 @@ async def test_forced_call_is_written_in_pieces(backend: OllamaBackend, standin:
 # --- a reader that is behind ------------------------------------------------------------------
 
 
-async def test_socket_is_not_read_while_the_reader_is_behind(
-    backend: OllamaBackend, standin: StandIn
-):
+async def test_socket_is_not_read_while_the_reader_is_behind(standin: StandIn):
     """Another text is on its way meanwhile; the wait takes longer than the token timeout."""
     recorder = Recorder(lambda event: event == TextDelta("b"))
     send = one_by_one(recorder, *lines("a", "b"))
@@ -234,12 +232,14 @@ async def test_socket_is_not_read_while_the_reader_is_behind(
         await reply.end()
 
     standin.says("/api/chat", script)
-    task = asyncio.create_task(backend.generate(CHAT, recorder))
-    await recorder.waits.wait()
-    await backend.health()  # Turns of the loop, and of the server, in which more could come.
-    assert recorder.text == "ab"
-    recorder.drained.set()
-    await task
+    config = OllamaConfig(host=standin.host, token_timeout=0.3)
+    async with contextlib.aclosing(OllamaBackend(config)) as backend:
+        task = asyncio.create_task(backend.generate(CHAT, recorder))
+        await recorder.waits.wait()
+        await asyncio.sleep(0.4)
+        assert recorder.text == "ab"
+        recorder.drained.set()
+        await task
     assert recorder.text == "abc"
 
 

@@ -70,9 +70,7 @@ NOWHERE = [
 
 
 @pytest.mark.parametrize("said", NOWHERE)
-def test_variable_that_leads_nowhere_is_told_by_its_name(
-    said: str, monkeypatch: pytest.MonkeyPatch
-):
+def test_bad_variable_is_named(said: str, monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setenv("OLLAMA_HOST", said)
     with pytest.raises(ConfigError, match=r"\$OLLAMA_HOST is .*, which is no address"):
         load_config(None)

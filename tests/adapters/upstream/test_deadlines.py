@@ -1,4 +1,4 @@
-"""How long a first line is waited for, when somebody else could answer and when nobody could."""
+"""The wait for a first line, with and without another backend that could answer."""
 
 import asyncio
 import json
@@ -27,7 +27,7 @@ QUICK = Limits(look_every=0.05, look=0.1, first_probe=0.05, lookup=0.1)
 
 @pytest.fixture
 async def standin() -> AsyncIterator[StandIn]:
-    """One that has `m`, loaded, and says its version."""
+    """A server that has loaded `m`, and responds to /api/version."""
     async with stand_in() as server:
         server.replays("version")
         says_json(server, "/api/tags", {"models": [TAG]})
@@ -86,7 +86,7 @@ async def silent(backend: OllamaBackend, **fields: Any) -> None:
 
 
 @pytest.mark.parametrize("n", [1, 3])
-async def test_silence_is_borne_no_longer_than_the_patience_lasts(
+async def test_silence_ends_with_the_deadline_of_the_request(
     standin: StandIn, backend: OllamaBackend, n: int
 ):
     standin.says("/api/chat", hangs)
@@ -94,7 +94,7 @@ async def test_silence_is_borne_no_longer_than_the_patience_lasts(
 
 
 @pytest.mark.parametrize("n", [1, 3])
-async def test_silence_is_borne_as_configured_when_nobody_else_can_answer(
+async def test_silence_ends_with_the_configured_timeout_without_a_deadline(
     standin: StandIn, backend: OllamaBackend, n: int
 ):
     standin.says("/api/chat", says_after(0.3))
@@ -113,7 +113,7 @@ async def test_model_that_is_loaded_first_may_take_longer(
 async def test_request_that_comes_during_a_load_may_take_longer(
     standin: StandIn, backend: OllamaBackend
 ):
-    """`/api/ps` tells of a model from the moment that it begins to be loaded."""
+    """`/api/ps` lists a model from the start of its load."""
     says_json(standin, "/api/ps", {"models": []})
     standin.says("/api/chat", says_after(0.4))
     first = asyncio.create_task(answer(backend, patience=0.1))
@@ -123,7 +123,7 @@ async def test_request_that_comes_during_a_load_may_take_longer(
 
 
 @pytest.mark.parametrize("n", [1, 3])
-async def test_one_that_answers_others_meanwhile_is_busy_and_not_at_fault(
+async def test_server_that_answers_other_requests_is_busy_and_not_at_fault(
     standin: StandIn, backend: OllamaBackend, n: int
 ):
     standin.says("/api/chat", one_word)
@@ -138,7 +138,7 @@ async def test_one_that_answers_others_meanwhile_is_busy_and_not_at_fault(
 
 
 @pytest.mark.parametrize("n", [1, 3])
-async def test_one_that_answers_others_meanwhile_is_busy_though_nobody_else_can_answer(
+async def test_server_that_answers_other_requests_is_busy_without_a_deadline_too(
     standin: StandIn, n: int
 ):
     config = OllamaConfig(host=standin.host, first_token_timeout=0.3)
@@ -180,7 +180,7 @@ async def test_server_that_misses_one_look_is_waited_for(standin: StandIn, backe
     assert looks >= 4
 
 
-async def test_host_that_hangs_is_left_for_the_other_though_nobody_else_can_answer(
+async def test_hanging_server_is_left_for_another_without_a_deadline_too(
     standin: StandIn,
 ):
     async with stand_in() as other:
@@ -216,7 +216,7 @@ async def test_breaker_opens_by_silence_and_closes_by_a_token(
     assert backend.is_well("m")
 
 
-async def test_vectors_of_a_server_that_hangs_are_waited_for_only_if_nobody_else_has_them(
+async def test_hanging_server_is_given_up_only_where_another_backend_can_embed(
     standin: StandIn,
 ):
     backend = OllamaBackend(OllamaConfig(host=standin.host, first_token_timeout=0.8), QUICK)

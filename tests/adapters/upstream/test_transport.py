@@ -160,7 +160,7 @@ async def test_what_is_no_http_is_an_error_at_once(transport: Transport, answer:
                 await asyncio.sleep(0.005)
 
 
-async def test_second_answer_to_one_question_is_not_believed(transport: Transport):
+async def test_second_response_to_one_request_is_an_error(transport: Transport):
     async with speaking(says(WHOLE + WHOLE.replace(b"ok", b"no"))) as server:
         for _ in range(2):
             assert await ask(transport, server) == (200, b"ok")
@@ -191,7 +191,7 @@ async def test_connection_that_was_closed_this_moment_is_not_used(transport: Tra
         for _ in range(3):
             answering = asyncio.create_task(asyncio.to_thread(answer))
             assert await ask(transport, server) == (200, b"ok")
-            await answering  # What has just been closed is still to be told to the loop.
+            await answering  # The loop has not noticed the close yet.
 
 
 async def test_request_that_met_a_closing_connection_is_put_again(transport: Transport):
@@ -241,7 +241,7 @@ async def test_connections_of_a_crowd_are_closed_when_it_has_gone():
                 await asyncio.sleep(0.005)
 
 
-async def test_server_waits_where_nobody_reads(transport: Transport):
+async def test_server_waits_while_the_body_is_not_read(transport: Transport):
     sent = 0
 
     async def endless(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
@@ -299,3 +299,126 @@ async def test_httpx_itself_can_use_it(transport: Transport):
         for _ in range(2):
             assert (await client.get(server.url)).text == "ok"
         assert server.connections == 1
+
+
+# --- push -------------------------------------------------------------------------------------
+
+CHUNK = b"2\r\nok\r\n"
+
+
+async def pushed(
+    transport: Transport, server: Server, receive: Callable[[bytes], bool], seconds: float = 2.0
+) -> bool:
+    """The result of one `push` of the body, read from its first byte."""
+    connection = await transport.ask(httpx.URL(server.url), REQUEST, soon())
+    try:
+        return await connection.push(receive, soon(seconds))
+    finally:
+        transport.take_back(connection)
+
+
+REQUEST = b"GET / HTTP/1.1\r\nhost: x\r\n\r\n"
+
+
+def steps(*pieces: bytes) -> tuple[Speak, Callable[[bytes], bool], list[bytes]]:
+    """A server that sends each piece when the one before was received, and what receives them."""
+    received: list[bytes] = []
+    turn = asyncio.Semaphore(0)
+
+    def receive(piece: bytes) -> bool:
+        received.append(piece)
+        turn.release()
+        return False
+
+    async def speak(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        await reader.readuntil(b"\r\n\r\n")
+        writer.write(CHUNKED)
+        for piece in pieces:
+            writer.write(piece)
+            await turn.acquire()
+        writer.write(b"0\r\n\r\n")
+        await reader.read()
+
+    return speak, receive, received
+
+
+async def test_each_piece_is_pushed_as_it_arrives(transport: Transport):
+    speak, receive, received = steps(CHUNK, CHUNK, CHUNK)
+    async with speaking(speak) as server:
+        assert await pushed(transport, server, receive) is False
+    assert received == [b"ok"] * 3
+
+
+async def test_push_stops_where_the_receiver_says_so_and_goes_on(transport: Transport):
+    async with speaking(says(CHUNKED + CHUNK + b"0\r\n\r\n")) as server:
+        connection = await transport.ask(httpx.URL(server.url), REQUEST, soon())
+        received: list[bytes] = []
+        assert await connection.push(lambda piece: not received.append(piece), soon()) is True
+        assert await connection.push(lambda piece: not received.append(piece), soon()) is False
+        transport.take_back(connection)
+        assert received == [b"ok"]
+        assert await ask(transport, server) == (200, b"ok")
+        assert server.connections == 1
+
+
+async def test_paused_connection_is_used_again_after_its_end(transport: Transport):
+    """The end of the body arrives during the pause."""
+    sent, resumed = asyncio.Event(), asyncio.Event()
+
+    async def speak(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        await reader.readuntil(b"\r\n\r\n")
+        writer.write(CHUNKED + CHUNK)
+        await resumed.wait()
+        writer.write(b"0\r\n\r\n")
+        sent.set()
+        await reader.readuntil(b"\r\n\r\n")
+        writer.write(WHOLE)
+
+    async with speaking(speak) as server:
+        connection = await transport.ask(httpx.URL(server.url), REQUEST, soon())
+        assert await connection.push(lambda _: True, soon()) is True
+        resumed.set()
+        await sent.wait()
+        assert await connection.read(soon()) == b""
+        transport.take_back(connection)
+        assert await ask(transport, server) == (200, b"ok")
+        assert server.connections == 1
+
+
+async def test_error_of_the_receiver_is_raised_by_push(transport: Transport):
+    def fails(_piece: bytes) -> bool:
+        raise ArithmeticError
+
+    speak, _, _ = steps(CHUNK, CHUNK)
+    async with speaking(speak) as server:
+        with pytest.raises(ArithmeticError):
+            await pushed(transport, server, fails)
+
+
+@pytest.mark.parametrize(
+    ("rest", "failure"),
+    [(b"zz\r\n", httpx.ProtocolError), (b"", httpx.RemoteProtocolError)],
+)
+async def test_break_comes_after_the_pieces_before(
+    transport: Transport, rest: bytes, failure: type[Exception]
+):
+    received: list[bytes] = []
+    async with speaking(says(CHUNKED + CHUNK + rest, then_closes=True)) as server:
+        with pytest.raises(failure):
+            await pushed(transport, server, lambda piece: bool(received.append(piece)))
+    assert received == [b"ok"]
+
+
+async def test_push_ends_at_its_deadline_which_the_receiver_may_move(transport: Transport):
+    speak, receive, received = steps(CHUNK, CHUNK, b"")
+    async with speaking(speak) as server:
+        connection = await transport.ask(httpx.URL(server.url), REQUEST, soon())
+
+        def moves(piece: bytes) -> bool:
+            connection.until = soon(0.3)
+            return receive(piece)
+
+        with pytest.raises(TimeoutError):
+            await connection.push(moves, soon(0.3))
+        transport.take_back(connection)
+    assert received == [b"ok"] * 2

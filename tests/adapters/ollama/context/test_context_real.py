@@ -64,7 +64,7 @@ async def events_of(backend: OllamaBackend, request: GenerationRequest) -> list[
 
 
 def context_of(first: Event) -> int | None:
-    """Whether the model had to be loaded for it depends on who was answered before."""
+    """Drop `cold`, which depends on the requests before."""
     assert isinstance(first, Started)
     return first.context
 
@@ -135,7 +135,7 @@ async def test_load_fits_the_request_that_follows(backend: OllamaBackend, ollama
 
 
 @pytest.mark.parametrize("model", [SEES, PLAIN])
-async def test_context_that_is_told_is_the_one_that_ollama_gives(
+async def test_reported_context_is_the_one_that_ollama_gives(
     backend: OllamaBackend, ollama_host: str, model: str
 ):
     require_model(ollama_host, model)

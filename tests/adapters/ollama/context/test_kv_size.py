@@ -88,7 +88,7 @@ def test_keys_and_values_of_a_model_with_a_window():
         {**LLAMA, "llama.embedding_length": None},
     ],
 )
-def test_keys_and_values_are_unknown_where_too_little_is_told(info: dict[str, Any]):
+def test_keys_and_values_are_unknown_where_figures_are_missing(info: dict[str, Any]):
     assert key_values(info) is None
 
 

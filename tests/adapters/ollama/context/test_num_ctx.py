@@ -87,7 +87,7 @@ async def test_context_is_not_taken_back_when_the_next_request_is_short(
     assert sizes(ollama) == [8192, 8192]
 
 
-async def test_context_that_somebody_else_loaded_is_left_alone(
+async def test_context_that_another_client_loaded_is_left_alone(
     ollama: StandIn, backend: OllamaBackend
 ):
     loads(ollama, 6000)
@@ -100,7 +100,7 @@ async def test_context_that_somebody_else_loaded_is_left_alone(
 async def test_context_that_another_model_of_the_same_file_was_loaded_with_is_left_alone(
     ollama: StandIn, backend: OllamaBackend
 ):
-    """Ollama would load the one runner of both anew, each time the other is asked."""
+    """Otherwise Ollama would reload their runner each time the other model is used."""
     await backend.list_models()
     request = chat(max_tokens=5000)
     await events_of(backend, replace(request, model="smollm2-tools:latest"))
@@ -264,9 +264,7 @@ async def test_num_ctx_below_ollamas_least_is_raised_as_ollama_raises_it(
     assert (await events_of(backend, request))[0] == Started(4)
 
 
-async def test_model_that_is_shown_once_is_not_asked_for_again(
-    ollama: StandIn, backend: OllamaBackend
-):
+async def test_model_is_shown_once(ollama: StandIn, backend: OllamaBackend):
     for _ in range(3):
         await events_of(backend, chat())
     assert len(ollama.bodies("/api/show")) == 1
@@ -279,9 +277,7 @@ def kept(standin: StandIn) -> list[Any]:
     return [body.get("keep_alive") for body in standin.bodies("/api/chat")]
 
 
-async def test_keep_alive_is_not_sent_when_nobody_gives_one(
-    ollama: StandIn, backend: OllamaBackend
-):
+async def test_keep_alive_is_not_sent_by_default(ollama: StandIn, backend: OllamaBackend):
     await events_of(backend, chat())
     assert kept(ollama) == [None]
 

@@ -1,4 +1,4 @@
-"""How many tokens a prompt will have: by the model's vocabulary, or by bytes and experience."""
+"""Estimates of the tokens of a prompt: by the model's vocabulary, or by bytes and experience."""
 
 import asyncio
 import importlib.util
@@ -52,16 +52,16 @@ def blob() -> Path:
 
 async def test_raw_text_is_counted_exactly_by_the_vocabulary(blob: Path):
     counter = TokenCounter(await open_vocabulary(ModelInfo(blob=str(blob))))
-    # A real Ollama says prompt_eval_count 5 for it.
+    # A real Ollama reports prompt_eval_count 5.
     count = await counter.count(texts_of(raw("The capital of France is")))
     assert (count.tokens, count.least, count.exact) == (5, 5, True)
 
 
 async def test_chat_is_never_taken_for_longer_than_its_texts(blob: Path):
     counter = TokenCounter(await open_vocabulary(ModelInfo(blob=str(blob))))
-    # A real Ollama says 16 for this one; its texts alone have 7.
+    # A real Ollama reports 16; the texts alone have 7.
     count = await counter.count(texts_of(chat("What is the capital of France?")))
-    assert count.counted == 7
+    assert count.text_size == 7
     assert count.least <= 7 < 16 < count.tokens
     assert not count.exact
 
@@ -148,7 +148,7 @@ async def test_image_and_tools_take_room():
 
 @pytest.mark.parametrize(("known", "told"), [(True, 33), (False, 270)], ids=["known", "guessed"])
 async def test_tokens_of_an_image_are_learned_from_an_answer(blob: Path, known: bool, told: int):
-    """A real Ollama said 33 where an image of 20 tokens came with this text."""
+    """A real Ollama reported 33 for this text with an image of 20 tokens."""
     counter = TokenCounter(await open_vocabulary(ModelInfo(blob=str(blob))) if known else None)
     texts = texts_of(chat("What is this?", images=1))
     before = await counter.count(texts)
@@ -157,7 +157,7 @@ async def test_tokens_of_an_image_are_learned_from_an_answer(blob: Path, known: 
     assert told <= (await counter.count(texts)).tokens < told + 20
 
 
-async def test_larger_image_is_believed_at_once_and_smaller_ones_slowly():
+async def test_larger_image_counts_at_once_and_smaller_ones_slowly():
     counter = TokenCounter()
     texts = texts_of(chat("Look", images=2))
     for tokens in (60, 2200, 60):

@@ -138,7 +138,7 @@ async def test_vector_that_is_none_is_bad_upstream(
 
 async def test_other_number_of_vectors_is_bad_upstream(standin: StandIn, backend: OllamaBackend):
     standin.says("/api/embed", says({"embeddings": [[1.0]]}))
-    with pytest.raises(BadUpstreamError, match="another number of vectors"):
+    with pytest.raises(BadUpstreamError, match="1 vectors for 3 inputs"):
         await backend.embed(replace(HELLO, inputs=("a", "b", "c")))
 
 

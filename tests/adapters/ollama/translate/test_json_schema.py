@@ -85,7 +85,7 @@ def body_of(strict: bool) -> Any:
     return to_body(GenerationRequest(model="m", prompt=(QUESTION,), response_format=schema))
 
 
-def test_only_a_strict_schema_is_refused_for_what_is_passed_over():
+def test_only_a_strict_schema_is_refused_for_ignored_keywords():
     assert body_of(strict=False).format == {"type": "number", "minimum": 5}
     with pytest.raises(UnsupportedParameterError):
         body_of(strict=True)

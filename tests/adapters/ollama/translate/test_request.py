@@ -99,7 +99,7 @@ def test_raw_text_goes_out_raw():
         ({"tools": (WEATHER,), "response_format": JSONObject()}, "response_format"),
     ],
 )
-def test_what_ollama_would_take_in_silence_is_refused(fields: dict[str, Any], param: str):
+def test_field_that_ollama_would_ignore_is_refused(fields: dict[str, Any], param: str):
     error = refused(**fields)
     assert isinstance(error, InvalidRequestError)
     assert error.param == param
@@ -255,7 +255,7 @@ PATTERN = Tool("f", None, {"properties": {"a": {"type": "string", "pattern": "a+
         {"suffix": "end"},
     ],
 )
-def test_what_is_not_honoured_together_is_told_without_building_anything(fields: dict[str, Any]):
+def test_conflicting_fields_are_refused_without_building_a_body(fields: dict[str, Any]):
     request = GenerationRequest(**({"model": "m", "prompt": (QUESTION,)} | fields))
     with pytest.raises(UnsupportedParameterError) as caught:
         refuse_unenforced(request)
@@ -273,5 +273,5 @@ def test_what_is_not_honoured_together_is_told_without_building_anything(fields:
         {"tools": (PATTERN,), "tool_choice": "none", "response_format": JSONObject()},
     ],
 )
-def test_what_is_honoured_together_is_not_refused(fields: dict[str, Any]):
+def test_fields_that_do_not_conflict_are_not_refused(fields: dict[str, Any]):
     refuse_unenforced(GenerationRequest(**({"model": "m", "prompt": (QUESTION,)} | fields)))

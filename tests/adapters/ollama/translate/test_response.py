@@ -167,7 +167,7 @@ def test_answer_cut_after_a_call_is_not_passed_on_as_a_success():
     )
 
 
-def test_line_of_no_meaning_makes_no_sense():
+def test_line_without_content_is_an_unexpected_response():
     with pytest.raises(BadUpstreamError):
         events_of({"status": "pulling manifest"})
 

@@ -1,4 +1,4 @@
-"""What is promised of an answer, and what becomes of one that breaks it."""
+"""Answers that must match a schema or be a call, and the errors of those that are not."""
 
 import json
 from typing import Any
@@ -104,16 +104,14 @@ async def test_answer_of_its_shape_passes(
     assert isinstance(events[-1], Finished)
 
 
-async def test_json_cut_by_the_limit_says_length(standin: StandIn, backend: OllamaBackend):
+async def test_json_cut_by_the_limit_ends_with_length(standin: StandIn, backend: OllamaBackend):
     says(standin, '{"n": ', reason="length")
     end = (await events_of(backend, chat(response_format=STRICT)))[-1]
     assert isinstance(end, Finished)
     assert end.reason == "length"
 
 
-async def test_json_cut_by_a_stop_string_is_what_was_asked_for(
-    standin: StandIn, backend: OllamaBackend
-):
+async def test_json_cut_by_a_stop_string_is_accepted(standin: StandIn, backend: OllamaBackend):
     says(standin, '{"n": ')
     events = await events_of(backend, chat(response_format=STRICT, stop=("1",)))
     assert text_of(events) == '{"n": '
@@ -147,7 +145,7 @@ async def test_free_call_of_a_strict_tool_is_checked(standin: StandIn, backend: 
     assert len(await events_of(backend, chat(tools=(STRICT_TOOL,)))) == 4
 
 
-async def test_second_call_is_withheld_when_one_at_a_time_is_asked_for(
+async def test_second_call_is_withheld_without_parallel_tool_calls(
     standin: StandIn, backend: OllamaBackend
 ):
     says(standin, tool_calls=[call(n=1), call(n=2)])
@@ -180,7 +178,9 @@ async def test_forced_call_that_was_not_written_is_no_success(
         await events_of(backend, chat(tools=(TOOL,), tool_choice="required"))
 
 
-async def test_forced_call_cut_by_the_limit_says_length(standin: StandIn, backend: OllamaBackend):
+async def test_forced_call_cut_by_the_limit_ends_with_length(
+    standin: StandIn, backend: OllamaBackend
+):
     lists(standin)
     says(standin, '{"name": "count", "parameters": {"n', reason="length")
     end = (await events_of(backend, chat(tools=(TOOL,), tool_choice="required")))[-1]
@@ -203,7 +203,7 @@ async def test_forced_call_tells_the_tools_in_words_where_the_template_shows_non
 # --- raw text --------------------------------------------------------------------------------
 
 
-async def test_echo_is_said_after_started_and_before_the_answer(
+async def test_echo_comes_after_started_and_before_the_answer(
     standin: StandIn, backend: OllamaBackend
 ):
     says(standin, " two")

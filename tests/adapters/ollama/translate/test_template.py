@@ -1,4 +1,4 @@
-"""What templates of models heed, and what is told them."""
+"""Requests are adapted to the template of their model."""
 
 import json
 from contextlib import aclosing
@@ -42,7 +42,7 @@ def asked(*content: ContentPart, **fields: Any) -> GenerationRequest:
 async def sent(
     backend: OllamaBackend, standin: StandIn, template: str, request: GenerationRequest
 ) -> Any:
-    """What is asked of an Ollama that shows `template`."""
+    """Return the body that an Ollama which shows `template` gets."""
     standin.says("/api/show", says_lines({"template": template}))
     standin.says("/api/chat", says_lines({"message": {"content": "{}"}, "done": True}))
     async for _ in sink.events(backend, request):
@@ -62,7 +62,9 @@ async def sent(
     ],
     ids=["go", "jinja", "default", "none", "built in", "recorded"],
 )
-def test_template_is_told_by_its_language(show: dict[str, Any], places: bool, keeps_to_json: bool):
+def test_template_is_recognised_by_its_language(
+    show: dict[str, Any], places: bool, keeps_to_json: bool
+):
     template = Template(places_images=places, keeps_to_json=keeps_to_json)
     assert to_template(msgspec.convert(show, Show)) == template
 

@@ -1,4 +1,4 @@
-"""What a forced call sends to Ollama, and what becomes of the answer."""
+"""Forced calls: the request to Ollama, and the events of the answer."""
 
 import json
 from typing import Any
@@ -70,7 +70,7 @@ def test_named_asks_for_that_call_and_tells_of_no_other():
     assert [tool["function"]["name"] for tool in body["tools"]] == ["get_weather"]
 
 
-@pytest.mark.parametrize("fields", [{"tool_choice": NamedTool("nobody")}, {"tools": ()}])
+@pytest.mark.parametrize("fields", [{"tool_choice": NamedTool("unknown")}, {"tools": ()}])
 def test_call_of_a_tool_that_is_not_given_is_refused(fields: dict[str, Any]):
     with pytest.raises(InvalidRequestError) as caught:
         body_of(**fields)
@@ -95,7 +95,7 @@ def test_references_are_turned_to_where_the_schema_lies():
     }
 
 
-def test_tools_are_told_in_words_when_the_template_shows_none():
+def test_tools_are_described_in_a_message_when_the_template_shows_none():
     body = body_of(shows_tools=False, tools=(WEATHER,))
     assert "tools" not in body
     assert body["messages"] == [
@@ -110,7 +110,7 @@ def test_tools_are_told_in_words_when_the_template_shows_none():
     ]
 
 
-def test_calls_and_results_are_told_in_words_when_the_template_shows_none():
+def test_calls_and_results_are_described_when_the_template_shows_none():
     called = Message(role="assistant", tool_calls=(ToolCall("c", "clock", '{"zone": 1}'),))
     result = Message(role="tool", tool_call_id="c", content=(TextPart("12:00"),))
     said = body_of(shows_tools=False, prompt=(QUESTION, called, result))["messages"]
