@@ -156,7 +156,7 @@ class Listening:
 
 async def test_cancelling_the_task_stops_the_work(subject: Subject) -> None:
     listening = Listening()
-    request = subject.request(max_tokens=400, text="word " * 80)
+    request = subject.request(max_tokens=400)
     task = asyncio.create_task(subject.backend.generate(request, listening))
     await listening.spoken.wait()
     assert await subject.active() == 1
@@ -185,7 +185,7 @@ async def test_cancelling_before_the_first_event_stops_the_work(subject: Subject
 
 
 async def test_closing_the_iterator_stops_the_work(subject: Subject) -> None:
-    stream = sink.events(subject.backend, subject.request(max_tokens=400, text="word " * 80))
+    stream = sink.events(subject.backend, subject.request(max_tokens=400))
     assert isinstance(await anext(stream), Started)
     assert isinstance(await anext(stream), TextDelta)
     await stream.aclose()
@@ -195,7 +195,7 @@ async def test_closing_the_iterator_stops_the_work(subject: Subject) -> None:
 
 async def test_an_error_of_the_sink_stops_the_work_and_is_raised(subject: Subject) -> None:
     failing = Listening(fails_at=2)
-    request = subject.request(max_tokens=400, text="word " * 80)
+    request = subject.request(max_tokens=400)
     with pytest.raises(BadUpstreamError, match="no more of this"):
         await subject.backend.generate(request, failing)
     assert len(failing.events) == 2

@@ -90,9 +90,9 @@ def test_variable_is_not_looked_at_where_the_config_names_a_host(
     "said", ["", " ", "http://", "box:70000", "http://box:port", "box:", *NOWHERE]
 )
 def test_host_that_is_no_address_is_refused(said: str):
-    with pytest.raises(ValueError, match="is no address"):
+    with pytest.raises(ValueError, match="is not an address"):
         OllamaConfig(host=said)
-    with pytest.raises(ValueError, match="is no address"):
+    with pytest.raises(ValueError, match="is not an address"):
         OllamaConfig(hosts=("http://b:1", said))
 
 
