@@ -3,6 +3,7 @@
 import os
 from collections.abc import AsyncGenerator, Mapping
 from contextlib import asynccontextmanager
+from typing import TextIO
 
 from litestar import Litestar
 from litestar.datastructures import State
@@ -58,8 +59,15 @@ ROUTES = (
 )
 
 
-def create_app(config: Config, backends: Mapping[str, Backend] | None = None) -> Litestar:
-    """Create the application. Backends that are given are used as they are, and not closed."""
+def create_app(
+    config: Config,
+    backends: Mapping[str, Backend] | None = None,
+    log: TextIO | None = None,
+) -> Litestar:
+    """Create the application. Backends that are given are used as they are, and not closed.
+
+    The request log is written to `log`.
+    """
     parts = ServerParts(
         **asdict(assemble(config)),
         config=config,
@@ -83,6 +91,6 @@ def create_app(config: Config, backends: Mapping[str, Backend] | None = None) ->
         logging_config=None,
         debug=False,
     )
-    readers = request_log(config.server.log_format)
+    readers = request_log(config.server.log_format, log)
     app.asgi_handler = Dispatch(app, config.server, ServerRequest, readers)
     return app

@@ -3,19 +3,18 @@
 It tells model, backend, tokens, times and outcome; never prompts, answers or keys.
 """
 
-import logging
-import sys
 from collections.abc import Callable
-from typing import Literal
+from typing import Literal, TextIO
 
 import msgspec
 from msgspec import Struct
+from msgspec.structs import astuple
 
-from proxy.record import Record
+from proxy.record import Record, to_speed
 
 LogFormat = Literal["text", "json"]
 
-_LOGGER = "tandem.requests"
+RecordReader = Callable[[Record], None]
 
 
 class LogLine(Struct, frozen=True, kw_only=True):
@@ -45,34 +44,28 @@ class LogLine(Struct, frozen=True, kw_only=True):
     total_s: float
 
 
-def request_log(form: LogFormat | None) -> tuple[Callable[[Record], None], ...]:
-    """Create the readers of records that write the request log; none where `form` is `None`."""
-    if form is None:
+def request_log(form: LogFormat | None, stream: TextIO | None) -> tuple[RecordReader, ...]:
+    """Create the readers of records that write lines to `stream`; none without form or stream."""
+    if form is None or stream is None:
         return ()
-    logger = logging.getLogger(_LOGGER)
-    logger.setLevel(logging.INFO)
     to_text = _to_json if form == "json" else _to_text
 
     def read(record: Record) -> None:
         if record.model or record.outcome != "ok":
-            logger.info(to_text(to_log_line(record)))
+            stream.write(f"{to_text(to_log_line(record))}\n")
+            stream.flush()
 
     return (read,)
 
 
-def log_to_stderr() -> None:
-    """Write the request log to stderr as it is, without the level and the logger's name."""
-    handler = logging.StreamHandler(sys.stderr)
-    handler.setFormatter(logging.Formatter("%(message)s"))
-    logger = logging.getLogger(_LOGGER)
-    logger.handlers = [handler]
-    logger.propagate = False
-
-
 def to_log_line(record: Record) -> LogLine:
     """Read a record that is closed."""
-    usage = record.usage
-    printable = "".join([c if c.isprintable() else "?" for c in record.model[:200]])
+    usage, first, model = record.usage, record.first_token_s, record.model[:200]
+    speed = None
+    if usage is not None and first is not None:
+        speed = to_speed(usage.completion_tokens, record.total_s - first)
+    if not model.isprintable():
+        model = "".join([char if char.isprintable() else "?" for char in model])
     return LogLine(
         request_id=record.request_id,
         method=record.method,
@@ -80,31 +73,29 @@ def to_log_line(record: Record) -> LogLine:
         status=record.status,
         outcome=record.outcome or "ok",
         error=record.error,
-        model=printable or None,
+        model=model or None,
         backend=record.backend,
         fallback_from=record.fallback_from,
         streamed=record.streamed,
         prompt_tokens=usage.prompt_tokens if usage else None,
         cached_tokens=usage.cached_tokens if usage else None,
         completion_tokens=usage.completion_tokens if usage else None,
-        ttft_s=_rounded(record.first_token_s),
-        tokens_per_second=_rounded(record.tokens_per_second),
+        ttft_s=None if first is None else round(first, 4),
+        tokens_per_second=None if speed is None else round(speed, 4),
         total_s=round((record.closed_at or record.clock()) - record.arrived_at, 4),
     )
-
-
-def _rounded(value: float | None) -> float | None:
-    return None if value is None else round(value, 4)
 
 
 def _to_json(line: LogLine) -> str:
     return msgspec.json.encode(line).decode()
 
 
+_NAMES = LogLine.__struct_fields__
+
+
 def _to_text(line: LogLine) -> str:
-    facts = {name: getattr(line, name) for name in LogLine.__struct_fields__}
-    known = [f"{name}={_quoted(value)}" for name, value in facts.items() if value is not None]
-    return " ".join(known)
+    facts = zip(_NAMES, astuple(line), strict=True)
+    return " ".join([f"{name}={_quoted(value)}" for name, value in facts if value is not None])
 
 
 def _quoted(value: object) -> str:

@@ -3,6 +3,7 @@
 import argparse
 import contextlib
 import socket
+import sys
 
 from msgspec.structs import replace
 
@@ -50,10 +51,8 @@ def _run(config: Config, listener: socket.socket) -> None:
     from proxy.app import create_app
     from proxy.endpoints.server_request import ServerParts
     from proxy.http.server import Server
-    from proxy.request_log import log_to_stderr
 
-    log_to_stderr()
-    app = create_app(config)
+    app = create_app(config, log=sys.stderr)
     parts: ServerParts = app.state.parts
     server = Server(app, config.server, parts.grace, lambda: _announce(listener))
     server.run(sockets=[listener])

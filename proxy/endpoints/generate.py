@@ -16,7 +16,7 @@ from adapters.request import GenerationRequest
 from adapters.sink import Sink, write_together
 from proxy.endpoints.server_request import ServerRequest
 from proxy.errors import Failure
-from proxy.http.event_stream import Framing, Renderer, stream
+from proxy.http.event_stream import Framing, Put, Renderer, stream
 from proxy.http.json_response import JSONResponse
 from proxy.images import has_images, resolve_images
 from proxy.openapi import Operation
@@ -62,8 +62,8 @@ class Dialect(Protocol[B]):
         """
         ...
 
-    def renderer(self, call: Call[B], record: Record) -> Renderer[Event]:
-        """Create what encodes the events of one streamed answer."""
+    def renderer(self, call: Call[B], record: Record, put: Put) -> Renderer[Event]:
+        """Create what encodes the events of one streamed answer, and sends them by `put`."""
         ...
 
     def whole(self, call: Call[B], answers: Sequence[Answer], record: Record) -> Struct:
@@ -114,7 +114,7 @@ async def answer(request: ServerRequest, dialect: Dialect[B]) -> ASGIResponse:
         return await stream(
             request,
             write,
-            dialect.renderer(call, request.record),
+            partial(dialect.renderer, call, request.record),
             record=request.record,
             grace=request.grace,
             keepalive=request.config.server.keepalive,

@@ -56,11 +56,18 @@ NDJSON = Framing("application/x-ndjson", b"application/x-ndjson", None)
 """Ollama's framing: its clients take every line for JSON, so a comment would end them."""
 
 
-class Renderer(Protocol[T_contra]):
-    """Encodes one answer in a dialect, frames included."""
+Put = Callable[[bytes], bool]
+"""Sends encoded bytes, or keeps them to be sent; true where the answer should wait."""
 
-    def render(self, event: T_contra, /) -> bytes:
-        """Encode `event`; empty where the dialect has nothing for it."""
+
+class Renderer(Protocol[T_contra]):
+    """A sink that encodes one answer in a dialect, frames included.
+
+    It sends what it encodes itself: a layer between the two would be a call for each token.
+    """
+
+    def write(self, event: T_contra, /) -> bool:
+        """Encode and send `event`; nothing where the dialect has nothing for it."""
         ...
 
     def error(self, failure: Failure, /) -> bytes:
@@ -77,16 +84,11 @@ class EventSink(Protocol[T_contra]):
 
 
 class _StreamSink(Generic[T_contra]):
-    """Renders each event into the send buffer."""
+    """Joins a renderer with the send buffer that it fills."""
 
     def __init__(self, renderer: Renderer[T_contra], buffer: SendBuffer) -> None:
-        self._render = renderer.render
-        self._put = buffer.put
+        self.write = renderer.write
         self.drain = buffer.drain
-
-    def write(self, event: T_contra, /) -> bool:
-        data = self._render(event)
-        return self._put(data) if data else False
 
 
 def around_text(encode: Callable[[str], bytes]) -> tuple[bytes, bytes]:
@@ -186,7 +188,7 @@ def _reschedule(timeout: asyncio.Timeout, when: float) -> None:
 async def stream(
     request: Request[Any, Any, Any],
     write: Callable[[EventSink[T_contra]], Awaitable[None]],
-    renderer: Renderer[T_contra],
+    renderer: Callable[[Put], Renderer[T_contra]],
     *,
     record: Record,
     grace: ShutdownGrace,
@@ -195,15 +197,16 @@ async def stream(
 ) -> "StreamedResponse":
     """Begin an answer; returns once its first event was rendered.
 
-    `write` writes all events to the sink that it is given. A comment, where the framing has one, is
-    sent after each `keepalive` seconds without anything else.
+    `write` writes all events to the sink that it is given; `renderer` creates what encodes them. A
+    comment, where the framing has one, is sent after `keepalive` seconds without anything else.
 
     Raises:
         BackendError: the answer failed before its first event: it can still have a status.
         ClientDisconnectedError, ServerShutdownError: as `Limits`.
     """
     buffer = SendBuffer(keepalive, framing.keepalive)
-    answer = asyncio.create_task(_write_answer(write, renderer, buffer, grace, record))
+    renders = renderer(buffer.put)
+    answer = asyncio.create_task(_write_answer(write, renders, buffer, grace, record))
     try:
         async with Limits(request=request):
             await buffer.begun

@@ -62,6 +62,13 @@ class SendBuffer:
 
     def put(self, data: bytes) -> bool:
         """Send or keep `data`; returns true where the answer should wait in `drain`."""
+        if self._writing:  # A burst, all of which is written together.
+            self._pieces.append(data)
+            self._bytes += len(data)
+            self.is_full = self._bytes > _MAX_BYTES
+            return self.is_full
+        if not data:
+            return False
         if self._wire is not None and not self._pieces:
             now = self._loop.time()
             if now - self._sent_at > _BURST_SECONDS and not self._wire_is_full:
@@ -72,9 +79,8 @@ class SendBuffer:
         self._bytes += len(data)
         self.is_full = self._bytes > _MAX_BYTES
         if self._wire is not None:
-            if not self._writing:
-                self._writing = True
-                self._loop.call_soon(self._write)
+            self._writing = True
+            self._loop.call_soon(self._write)
         elif self._waiting_sender is not None:
             _wake(self._waiting_sender)
         elif not self.begun.done():

@@ -3,7 +3,7 @@
 import asyncio
 from collections.abc import AsyncGenerator, AsyncIterator, Mapping, Sequence
 from contextlib import asynccontextmanager
-from typing import get_args
+from typing import TextIO, get_args
 
 import httpx2
 import openai
@@ -146,19 +146,19 @@ class EndlessBackend(ScriptedBackend):
 
 @asynccontextmanager
 async def http_client(
-    *backends: Backend, config: Config = DEFAULTS
+    *backends: Backend, config: Config = DEFAULTS, log: TextIO | None = None
 ) -> AsyncIterator[httpx2.AsyncClient]:
     """A plain client of an application with these backends, each named after its kind."""
-    async with named_client({each.kind: each for each in backends}, config) as client:
+    async with named_client({each.kind: each for each in backends}, config, log) as client:
         yield client
 
 
 @asynccontextmanager
 async def named_client(
-    backends: Mapping[str, Backend] | None, config: Config = DEFAULTS
+    backends: Mapping[str, Backend] | None, config: Config = DEFAULTS, log: TextIO | None = None
 ) -> AsyncIterator[httpx2.AsyncClient]:
     """A plain client of an application in this process, with `backends` or those of `config`."""
-    app = create_app(config, backends)
+    app = create_app(config, backends, log)
     transport = httpx2.ASGITransport(app=app)  # type: ignore[arg-type]  # Litestar's own words for ASGI
     async with app.lifespan(), httpx2.AsyncClient(transport=transport, base_url=BASE) as client:
         yield client

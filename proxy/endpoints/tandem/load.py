@@ -13,7 +13,7 @@ from proxy.endpoints import model_loading
 from proxy.endpoints.server_request import ServerRequest
 from proxy.endpoints.tandem.prompt import require_mlx
 from proxy.errors import Failure
-from proxy.http.event_stream import NDJSON, EventSink, json_line, stream
+from proxy.http.event_stream import NDJSON, EventSink, Put, json_line, stream
 from proxy.http.json_response import JSONResponse
 from proxy.keep_alive import KeepAlive, to_keep_alive
 from proxy.openapi import Operation
@@ -115,7 +115,7 @@ async def _load_in_steps(
     return await stream(
         request,
         write,
-        _ProgressRenderer(),
+        _ProgressRenderer,
         record=request.record,
         grace=request.grace,
         keepalive=request.config.server.keepalive,
@@ -126,8 +126,11 @@ async def _load_in_steps(
 class _ProgressRenderer:
     """Encodes a line for each step; `success` comes last."""
 
-    def render(self, event: Progress, /) -> bytes:
-        return json_line(msgspec.json.encode(event))
+    def __init__(self, put: Put) -> None:
+        self._put = put
+
+    def write(self, event: Progress, /) -> bool:
+        return self._put(json_line(msgspec.json.encode(event)))
 
     def error(self, failure: Failure, /) -> bytes:
         return json_line(msgspec.json.encode(failure.body))

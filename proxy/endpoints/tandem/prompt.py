@@ -27,7 +27,7 @@ from proxy.endpoints.generation_fields import (
 from proxy.endpoints.server_request import ServerRequest
 from proxy.endpoints.wire_types import Usage, to_usage
 from proxy.errors import Failure
-from proxy.http.event_stream import NDJSON, around_text, json_line
+from proxy.http.event_stream import NDJSON, Put, around_text, json_line
 from proxy.openapi import Operation
 from proxy.record import Record
 from proxy.sinks import Answer
@@ -116,17 +116,21 @@ def to_messages(body: PromptRequest) -> tuple[Message, ...]:
 class PromptRenderer:
     """Encodes lines of JSON: pieces of the answer, then usage and performance."""
 
-    def __init__(self, model: str, record: Record) -> None:
+    def __init__(self, model: str, record: Record, put: Put) -> None:
+        self._put = put
         self._model = model
         self._record = record
         self._around: tuple[bytes, bytes] | None = None
         """The bytes before and after the text of a line."""
 
-    def render(self, event: Event, /) -> bytes:
+    def write(self, event: Event, /) -> bool:
+        if type(event) is TextDelta:
+            before, after = self._around or self._around_text()
+            return self._put(before + _encode(event.text) + after)
+        return self._put(self._render(event))
+
+    def _render(self, event: Event) -> bytes:
         match event:
-            case TextDelta(text=text):
-                around = self._around or self._around_text()
-                return around[0] + _encode(text) + around[1]
             case ReasoningDelta(text=text):
                 return json_line(_encode(_to_line(self._model, self._record, "", text)))
             case Finished():
@@ -182,8 +186,8 @@ class PromptDialect:
             backend=body.backend,
         )
 
-    def renderer(self, call: Call[PromptRequest], record: Record) -> PromptRenderer:
-        return PromptRenderer(to_model(call.body), record)
+    def renderer(self, call: Call[PromptRequest], record: Record, put: Put) -> PromptRenderer:
+        return PromptRenderer(to_model(call.body), record, put)
 
     def whole(
         self, call: Call[PromptRequest], answers: Sequence[Answer], record: Record

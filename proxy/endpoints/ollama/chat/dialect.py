@@ -20,7 +20,7 @@ from proxy.endpoints.ollama.chat.response import (
 )
 from proxy.endpoints.server_request import ServerRequest
 from proxy.errors import Failure
-from proxy.http.event_stream import NDJSON
+from proxy.http.event_stream import NDJSON, Put
 from proxy.record import Record
 from proxy.sinks import Answer
 
@@ -37,8 +37,10 @@ class OllamaChatDialect:
             backend=body.backend,
         )
 
-    def renderer(self, call: Call[OllamaChatRequest], record: Record) -> OllamaChatRenderer:
-        return OllamaChatRenderer(call.body.model, record)
+    def renderer(
+        self, call: Call[OllamaChatRequest], record: Record, put: Put
+    ) -> OllamaChatRenderer:
+        return OllamaChatRenderer(call.body.model, record, put)
 
     def whole(
         self, call: Call[OllamaChatRequest], answers: Sequence[Answer], record: Record

@@ -25,7 +25,7 @@ from adapters.events import (
 )
 from adapters.request import ToolCall
 from proxy.errors import Failure
-from proxy.http.event_stream import json_line
+from proxy.http.event_stream import Put, json_line
 from proxy.record import Record
 from proxy.sinks import Answer
 
@@ -97,7 +97,8 @@ def to_error(failure: Failure) -> OllamaError:
 class OllamaChatRenderer:
     """Encodes Ollama's lines: text and thinking as they come, each tool call in one piece."""
 
-    def __init__(self, model: str, record: Record) -> None:
+    def __init__(self, model: str, record: Record, put: Put) -> None:
+        self._put = put
         self._model = model
         self._record = record
         self._calls = 0
@@ -106,12 +107,15 @@ class OllamaChatRenderer:
         """A call whose arguments are on their way."""
         self._arguments: list[str] = []
 
-    def render(self, event: Event, /) -> bytes:
+    def write(self, event: Event, /) -> bool:
+        if type(event) is TextDelta and event.logprobs is None and self._call is None:
+            message = ChatMessage(content=event.text)
+            line = OllamaChat(model=self._model, created_at=_now(UTC), message=message)
+            return self._put(_encode(line) + b"\n")  # as nearly all are
+        return self._put(self._render(event))
+
+    def _render(self, event: Event) -> bytes:
         match event:
-            case TextDelta(text=text, logprobs=None) if self._call is None:  # as nearly all are
-                message = ChatMessage(content=text)
-                line = OllamaChat(model=self._model, created_at=_now(UTC), message=message)
-                return _encode(line) + b"\n"
             case TextDelta(text=text, logprobs=logprobs):
                 message = ChatMessage(content=text)
                 return self._end_call() + _to_line(self._model, message, logprobs)

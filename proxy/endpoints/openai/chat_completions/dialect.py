@@ -18,7 +18,7 @@ from proxy.endpoints.openai.chat_completions.response import (
 from proxy.endpoints.openai.chat_completions.translate import to_generation_request, to_param
 from proxy.endpoints.server_request import ServerRequest
 from proxy.errors import Failure
-from proxy.http.event_stream import SSE
+from proxy.http.event_stream import SSE, Put
 from proxy.openapi import Operation
 from proxy.record import Record
 from proxy.sinks import Answer
@@ -37,8 +37,10 @@ class ChatCompletionsDialect:
             cache_key=body.prompt_cache_key,
         )
 
-    def renderer(self, call: Call[ChatCompletionRequest], record: Record) -> ChatCompletionRenderer:
-        return ChatCompletionRenderer(call.body)
+    def renderer(
+        self, call: Call[ChatCompletionRequest], record: Record, put: Put
+    ) -> ChatCompletionRenderer:
+        return ChatCompletionRenderer(call.body, put)
 
     def whole(
         self, call: Call[ChatCompletionRequest], answers: Sequence[Answer], record: Record

@@ -22,7 +22,7 @@ from adapters.request import ToolCall
 from proxy.endpoints.openai.chat_completions.request import ChatCompletionRequest
 from proxy.endpoints.wire_types import Usage, to_usage, total
 from proxy.errors import Failure
-from proxy.http.event_stream import around_text, sse
+from proxy.http.event_stream import Put, around_text, sse
 from proxy.record import new_id
 from proxy.sinks import Answer
 
@@ -177,7 +177,8 @@ def _to_logprobs(tokens: tuple[TokenLogprob, ...] | None) -> Logprobs | None:
 class ChatCompletionRenderer:
     """Encodes OpenAI's chunks: roles, deltas, finish reasons, usage if asked for, `[DONE]`."""
 
-    def __init__(self, body: ChatCompletionRequest) -> None:
+    def __init__(self, body: ChatCompletionRequest, put: Put) -> None:
+        self._put = put
         self._id = new_id("chatcmpl-")
         self._created = int(time.time())
         self._model = body.model
@@ -188,11 +189,14 @@ class ChatCompletionRenderer:
         self._around: dict[int, tuple[bytes, bytes]] = {}
         """Choice -> the bytes before and after the text of a chunk."""
 
-    def render(self, event: Event, /) -> bytes:
+    def write(self, event: Event, /) -> bool:
+        if type(event) is TextDelta and event.logprobs is None:  # as nearly all are
+            before, after = self._around.get(event.choice) or self._around_text(event.choice)
+            return self._put(before + _encode(event.text) + after)
+        return self._put(self._render(event))
+
+    def _render(self, event: Event) -> bytes:
         match event:
-            case TextDelta(logprobs=None):  # First, as nearly all events are such.
-                around = self._around.get(event.choice) or self._around_text(event.choice)
-                return around[0] + _encode(event.text) + around[1]
             case Started():
                 role = Delta(role="assistant", content="")
                 return b"".join([self._delta(choice, role) for choice in range(self._choices)])

@@ -20,7 +20,7 @@ from proxy.endpoints.openai.completions.response import (
 )
 from proxy.endpoints.server_request import ServerRequest
 from proxy.errors import Failure
-from proxy.http.event_stream import SSE
+from proxy.http.event_stream import SSE, Put
 from proxy.openapi import Operation
 from proxy.record import Record
 from proxy.sinks import Answer
@@ -38,8 +38,10 @@ class CompletionsDialect:
             backend=body.backend,
         )
 
-    def renderer(self, call: Call[CompletionRequest], record: Record) -> CompletionRenderer:
-        return CompletionRenderer(call.body, len(call.requests))
+    def renderer(
+        self, call: Call[CompletionRequest], record: Record, put: Put
+    ) -> CompletionRenderer:
+        return CompletionRenderer(call.body, len(call.requests), put)
 
     def whole(
         self, call: Call[CompletionRequest], answers: Sequence[Answer], record: Record

@@ -23,7 +23,7 @@ from adapters.events import (
 from proxy.endpoints.openai.completions.request import CompletionRequest
 from proxy.endpoints.wire_types import Usage, to_usage, total
 from proxy.errors import Failure
-from proxy.http.event_stream import around_text, sse
+from proxy.http.event_stream import Put, around_text, sse
 from proxy.record import new_id
 from proxy.sinks import Answer
 
@@ -118,7 +118,8 @@ def _to_top(token: TokenLogprob) -> dict[str, float]:
 class CompletionRenderer:
     """Encodes OpenAI's chunks: texts, finish reasons, usage if asked for, `[DONE]`."""
 
-    def __init__(self, body: CompletionRequest, prompts: int) -> None:
+    def __init__(self, body: CompletionRequest, prompts: int, put: Put) -> None:
+        self._put = put
         self._id = new_id("cmpl-")
         self._created = int(time.time())
         self._model = body.model
@@ -130,11 +131,14 @@ class CompletionRenderer:
         self._around: dict[int, tuple[bytes, bytes]] = {}
         """Choice -> the bytes before and after the text of a chunk."""
 
-    def render(self, event: Event, /) -> bytes:
+    def write(self, event: Event, /) -> bool:
+        if type(event) is TextDelta and event.logprobs is None:  # as nearly all are
+            before, after = self._around.get(event.choice) or self._around_text(event.choice)
+            return self._put(before + _encode(event.text) + after)
+        return self._put(self._render(event))
+
+    def _render(self, event: Event) -> bytes:
         match event:
-            case TextDelta(logprobs=None):  # First, as nearly all events are such.
-                around = self._around.get(event.choice) or self._around_text(event.choice)
-                return around[0] + _encode(event.text) + around[1]
             case TextDelta(text=text, choice=choice):
                 logprobs = to_logprobs(event.logprobs, self._offsets[choice])
                 return self._chunk([Choice(text=text, index=choice, logprobs=logprobs)])
