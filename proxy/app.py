@@ -35,7 +35,7 @@ from proxy.endpoints.tandem.route import plan_route
 from proxy.http.dispatch import Dispatch
 from proxy.http.event_stream import ShutdownGrace
 from proxy.openapi import Document
-from proxy.request_log import request_log
+from proxy.request_log import RequestLog
 
 ROUTES = (
     create_chat_completion,
@@ -76,10 +76,15 @@ def create_app(
         document=Document(),
     )
 
+    form = config.server.log_format
+    request_log = RequestLog(form, log) if form is not None and log is not None else None
+
     @asynccontextmanager
     async def lifespan(_app: Litestar) -> AsyncGenerator[None]:
         async with opened(parts, config, backends):
             yield
+        if request_log is not None:
+            request_log.write()
 
     app = Litestar(
         route_handlers=ROUTES,
@@ -91,6 +96,6 @@ def create_app(
         logging_config=None,
         debug=False,
     )
-    readers = request_log(config.server.log_format, log)
+    readers = (request_log.read,) if request_log is not None else ()
     app.asgi_handler = Dispatch(app, config.server, ServerRequest, readers)
     return app

@@ -39,12 +39,12 @@ class CheckedSink:
         self._attempt = attempt
         self._restarts = restarts
         self._open = set(range(attempt.choices))
-        self._flows = False
-        """The first piece was noted: of mere text nothing more is to be learnt."""
+        self._flowing: set[int] = set()
+        """The open choices once the first piece was noted: their text needs no further look."""
         self.started = False
 
     def write(self, event: Event, /) -> bool:
-        if self._flows and type(event) is TextDelta and event.choice in self._open:
+        if type(event) is TextDelta and event.choice in self._flowing:
             return self._pass_on(event)
         return self._check(event)
 
@@ -60,10 +60,10 @@ class CheckedSink:
             self._open.remove(event.choice)
         elif isinstance(event, Started) and self._restarts:
             return self._void(event)
-        elif not isinstance(event, Started | Restarted):
-            self._flows = True
+        elif isinstance(event, Started | Restarted):
+            self._flowing = set()
         else:
-            self._flows = False
+            self._flowing = self._open
         return self._pass_on(event)
 
     def _void(self, event: Started) -> bool:

@@ -115,12 +115,12 @@ class LineStream(Generic[L]):
             lines = self._decode(piece)
         except (msgspec.MsgspecError, UnicodeDecodeError):
             lines = self._decode_singly(piece)
-        pause = False
+        pause, take = False, self._take
         for line in lines:
             if line.error is not None:
                 self._pending = self._failed(from_line(line.error))
                 break
-            if self._take(line):
+            if take(line):
                 pause = True
             if line.done:
                 self.last = line

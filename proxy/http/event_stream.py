@@ -91,10 +91,19 @@ class _StreamSink(Generic[T_contra]):
         self.drain = buffer.drain
 
 
-def around_text(encode: Callable[[str], bytes]) -> tuple[bytes, bytes]:
-    """Encode what stands before and after a text, so that only the text is encoded each time."""
-    before, _, after = encode(_PLACEHOLDER).partition(msgspec.json.encode(_PLACEHOLDER))
-    return before, after
+class AroundText(dict[int, tuple[bytes, bytes]]):
+    """Choice -> the bytes before and after the JSON of a text: of most chunks only that changes."""
+
+    def __init__(self, encode: Callable[[str, int], bytes]) -> None:
+        """`encode` encodes the chunk of a text of a choice."""
+        super().__init__()
+        self._encode = encode
+
+    def __missing__(self, choice: int) -> tuple[bytes, bytes]:
+        chunk = self._encode(_PLACEHOLDER, choice)
+        before, _, after = chunk.partition(msgspec.json.encode(_PLACEHOLDER))
+        self[choice] = around = before, after
+        return around
 
 
 class ShutdownGrace:

@@ -27,7 +27,7 @@ from proxy.endpoints.generation_fields import (
 from proxy.endpoints.server_request import ServerRequest
 from proxy.endpoints.wire_types import Usage, to_usage
 from proxy.errors import Failure
-from proxy.http.event_stream import NDJSON, Put, around_text, json_line
+from proxy.http.event_stream import NDJSON, AroundText, Put, json_line
 from proxy.openapi import Operation
 from proxy.record import Record
 from proxy.sinks import Answer
@@ -120,12 +120,13 @@ class PromptRenderer:
         self._put = put
         self._model = model
         self._record = record
-        self._around: tuple[bytes, bytes] | None = None
-        """The bytes before and after the text of a line."""
+        self._around = AroundText(
+            lambda text, _choice: json_line(_encode(_to_line(self._model, self._record, text))),
+        )
 
     def write(self, event: Event, /) -> bool:
         if type(event) is TextDelta:
-            before, after = self._around or self._around_text()
+            before, after = self._around[0]
             return self._put(before + _encode(event.text) + after)
         return self._put(self._render(event))
 
@@ -141,12 +142,6 @@ class PromptRenderer:
 
     def error(self, failure: Failure, /) -> bytes:
         return json_line(_encode(failure.body))
-
-    def _around_text(self) -> tuple[bytes, bytes]:
-        self._around = around_text(
-            lambda text: json_line(_encode(_to_line(self._model, self._record, text)))
-        )
-        return self._around
 
 
 def _to_line(model: str, record: Record, text: str, reasoning: str = "") -> PromptAnswer:

@@ -22,7 +22,7 @@ from adapters.request import ToolCall
 from proxy.endpoints.openai.chat_completions.request import ChatCompletionRequest
 from proxy.endpoints.wire_types import Usage, to_usage, total
 from proxy.errors import Failure
-from proxy.http.event_stream import Put, around_text, sse
+from proxy.http.event_stream import AroundText, Put, sse
 from proxy.record import new_id
 from proxy.sinks import Answer
 
@@ -186,12 +186,13 @@ class ChatCompletionRenderer:
         self._legacy = body.functions is not None
         self._wants_usage = bool(body.stream_options and body.stream_options.include_usage)
         self._finished: dict[int, Finished] = {}
-        self._around: dict[int, tuple[bytes, bytes]] = {}
-        """Choice -> the bytes before and after the text of a chunk."""
+        self._around = AroundText(
+            lambda text, choice: self._delta(choice, Delta(content=text)),
+        )
 
     def write(self, event: Event, /) -> bool:
         if type(event) is TextDelta and event.logprobs is None:  # as nearly all are
-            before, after = self._around.get(event.choice) or self._around_text(event.choice)
+            before, after = self._around[event.choice]
             return self._put(before + _encode(event.text) + after)
         return self._put(self._render(event))
 
@@ -213,12 +214,6 @@ class ChatCompletionRenderer:
 
     def error(self, failure: Failure, /) -> bytes:
         return sse(_encode(failure.body))
-
-    def _around_text(self, choice: int) -> tuple[bytes, bytes]:
-        """Encode a chunk once: of most chunks nothing but the text changes."""
-        around = around_text(lambda text: self._delta(choice, Delta(content=text)))
-        self._around[choice] = around
-        return around
 
     def _call(self, event: ToolCallStarted | ToolCallDelta) -> bytes:
         chunk = _to_chunk(event)

@@ -23,7 +23,7 @@ from adapters.events import (
 from proxy.endpoints.openai.completions.request import CompletionRequest
 from proxy.endpoints.wire_types import Usage, to_usage, total
 from proxy.errors import Failure
-from proxy.http.event_stream import Put, around_text, sse
+from proxy.http.event_stream import AroundText, Put, sse
 from proxy.record import new_id
 from proxy.sinks import Answer
 
@@ -128,12 +128,13 @@ class CompletionRenderer:
         self._wants_usage = bool(body.stream_options and body.stream_options.include_usage)
         self._finished: dict[int, Finished] = {}
         self._offsets: defaultdict[int, Offsets] = defaultdict(Offsets)
-        self._around: dict[int, tuple[bytes, bytes]] = {}
-        """Choice -> the bytes before and after the text of a chunk."""
+        self._around = AroundText(
+            lambda text, choice: self._chunk([Choice(text=text, index=choice)]),
+        )
 
     def write(self, event: Event, /) -> bool:
         if type(event) is TextDelta and event.logprobs is None:  # as nearly all are
-            before, after = self._around.get(event.choice) or self._around_text(event.choice)
+            before, after = self._around[event.choice]
             return self._put(before + _encode(event.text) + after)
         return self._put(self._render(event))
 
@@ -151,12 +152,6 @@ class CompletionRenderer:
 
     def error(self, failure: Failure, /) -> bytes:
         return sse(_encode(failure.body))
-
-    def _around_text(self, choice: int) -> tuple[bytes, bytes]:
-        """Encode a chunk once: of most chunks nothing but the text changes."""
-        around = around_text(lambda text: self._chunk([Choice(text=text, index=choice)]))
-        self._around[choice] = around
-        return around
 
     def _end(self, event: Finished) -> bytes:
         self._finished[event.choice] = event
