@@ -67,8 +67,7 @@ async def events(source: Generator, request: GenerationRequest) -> AsyncGenerato
             yield event
         await task
     finally:
-        task.cancel()
-        await asyncio.wait((task,))
+        await _stop((task,))
 
 
 class _Reader:
@@ -123,12 +122,20 @@ async def write_together(
     tasks = [asyncio.create_task(run(at, write)) for at, write in enumerate(writers)]
     try:
         done, _ = await asyncio.wait(tasks, return_when=asyncio.FIRST_EXCEPTION)
-        for task in done:
+        for task in (task for task in tasks if task in done):
             task.result()
     finally:
-        for task in tasks:
-            task.cancel()
-        await asyncio.wait(tasks)
+        await _stop(tasks)
+
+
+async def _stop(tasks: Sequence[asyncio.Task[None]]) -> None:
+    """Cancel `tasks` and wait for their end. Of several failures only one was raised."""
+    for task in tasks:
+        task.cancel()
+    await asyncio.wait(tasks)
+    for task in tasks:
+        if not task.cancelled():
+            task.exception()  # Marks it as retrieved.
 
 
 class _FirstStart:

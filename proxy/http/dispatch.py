@@ -1,5 +1,6 @@
 """The outermost layer of the application: gates, fast dispatch, the record of each answer."""
 
+import asyncio
 from collections.abc import Awaitable, Callable, Iterable, Iterator
 from typing import Any
 
@@ -10,7 +11,7 @@ from litestar.types import HTTPScope, Receive, Scope, Send
 from msgspec import Struct
 
 from proxy.config import ServerConfig
-from proxy.errors import openai_body
+from proxy.errors import ServerShutdownError, openai_body
 from proxy.http.gates import JSON_TYPES, ContentTypes, refuse, to_fields
 from proxy.http.headers import with_headers
 from proxy.http.json_response import FailureBody, error_response
@@ -81,6 +82,9 @@ class Dispatch:
             except Exception as exc:
                 response = error_response(exc, record, state["failure_body"])
             await response(scope, receive, send)
+        except asyncio.CancelledError:  # The server ends, and its grace is over.
+            record.fail(ServerShutdownError(), "server_shutdown")
+            raise
         finally:
             record.close()
 
