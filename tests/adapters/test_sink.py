@@ -34,13 +34,11 @@ async def test_iterator_yields_all_events_in_order():
 
 
 async def test_iterator_raises_after_the_events_before_the_error():
-    seen: list[Event] = []
+    breaks = ScriptedBackend([Started(), TextDelta("a"), GenerationError("It broke.")])
+    stream = events(breaks, REQUEST)
+    assert [await anext(stream), await anext(stream)] == [Started(), TextDelta("a")]
     with pytest.raises(GenerationError):
-        async for event in events(
-            ScriptedBackend([Started(), TextDelta("a"), GenerationError("It broke.")]), REQUEST
-        ):
-            seen.append(event)
-    assert seen == [Started(), TextDelta("a")]
+        await anext(stream)
 
 
 async def test_closed_iterator_stops_the_work():
