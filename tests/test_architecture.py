@@ -64,3 +64,18 @@ def test_packages_come_from_this_checkout(package: object):
     file = getattr(package, "__file__", None)
     assert file is not None
     assert Path(file).resolve().parents[1] == ROOT
+
+
+def test_http_layer_knows_no_routing_endpoint_or_bench():
+    allowed = {"config", "errors", "record", "http"}
+    for path in modules("proxy/http"):
+        parts = {n.split(".")[1] for n in imports(path) if n.startswith("proxy.")}
+        assert parts <= allowed, path
+
+
+@pytest.mark.parametrize("dialect", ["openai", "ollama"])
+def test_dialect_imports_no_other_dialect(dialect: str):
+    others = {"openai", "ollama", "tandem"} - {dialect}
+    for path in modules(f"proxy/endpoints/{dialect}"):
+        names = [n for n in imports(path) if n.startswith("proxy.endpoints.")]
+        assert not {n.split(".")[2] for n in names} & others, path
