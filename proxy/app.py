@@ -81,10 +81,12 @@ def create_app(
 
     @asynccontextmanager
     async def lifespan(_app: Litestar) -> AsyncGenerator[None]:
-        async with opened(parts, config, backends):
-            yield
-        if request_log is not None:
-            request_log.write()
+        try:
+            async with opened(parts, config, backends):
+                yield
+        finally:
+            if request_log is not None:
+                request_log.close()
 
     app = Litestar(
         route_handlers=ROUTES,

@@ -4,6 +4,9 @@ It tells model, backend, tokens, times and outcome; never prompts, answers or ke
 """
 
 import asyncio
+import queue
+import threading
+from contextlib import suppress
 from typing import Literal, TextIO
 
 import msgspec
@@ -13,8 +16,6 @@ from msgspec.structs import astuple
 from proxy.record import Record, to_speed
 
 LogFormat = Literal["text", "json"]
-
-_WRITE_SECONDS = 0.2
 
 
 class LogLine(Struct, frozen=True, kw_only=True):
@@ -45,34 +46,72 @@ class LogLine(Struct, frozen=True, kw_only=True):
 
 
 class RequestLog:
-    """Writes the lines of ended answers, several at a time.
+    """Writes the lines of ended answers, several at a time, on a thread of its own.
 
-    Formatting and writing a line costs ten times as much between two requests, with cold caches and
-    a system call of its own, as it does in a row: a third of all that a short answer costs.
+    Between two requests a line costs ten times as much as in a row, with cold caches and a system
+    call of its own: a third of a short answer. The thread is there because the other end of the
+    stream may be a pipe that nothing reads: then lines are dropped, and answers go on.
     """
 
-    def __init__(self, form: LogFormat, stream: TextIO) -> None:
+    def __init__(
+        self,
+        form: LogFormat,
+        stream: TextIO,
+        *,
+        batch_seconds: float = 0.2,
+        max_batches: int = 100,
+        close_seconds: float = 1.0,
+    ) -> None:
+        """Lines wait for `batch_seconds`, batches for the stream; beyond `max_batches` they are
+        dropped. Closing waits for `close_seconds` at most."""
+        self._batch_seconds = batch_seconds
+        self._close_seconds = close_seconds
         self._to_text = _to_json if form == "json" else _to_text
         self._stream = stream
         self._records: list[Record] = []
         self._timer: asyncio.TimerHandle | None = None
+        self._batches: queue.Queue[str | None] = queue.Queue(max_batches)
+        self._thread: threading.Thread | None = None
+        self.dropped = 0
+        """Lines that were not written because the stream takes none."""
 
     def read(self, record: Record) -> None:
-        """Take a record that was closed; its line is written within `_WRITE_SECONDS`."""
+        """Take a record that was closed; its line is written a moment later."""
         if not record.model and record.outcome == "ok":
             return
         self._records.append(record)
         if self._timer is None:
-            loop = asyncio.get_running_loop()
-            self._timer = loop.call_later(_WRITE_SECONDS, self.write)
+            self._timer = asyncio.get_running_loop().call_later(
+                self._batch_seconds, self._hand_over
+            )
 
-    def write(self) -> None:
-        """Write all lines that are due now."""
+    def close(self) -> None:
+        """Write what is left, if the stream takes it within a second."""
         if self._timer is not None:
             self._timer.cancel()
+            self._hand_over()
+        if self._thread is not None:
+            with suppress(
+                queue.Full
+            ):  # Then the stream takes nothing: there is no end to wait for.
+                self._batches.put_nowait(None)
+            self._thread.join(self._close_seconds)
+
+    def _hand_over(self) -> None:
         records, self._records, self._timer = self._records, [], None
-        self._stream.write("".join([self._to_text(to_log_line(r)) + "\n" for r in records]))
-        self._stream.flush()
+        batch = "".join([self._to_text(to_log_line(record)) + "\n" for record in records])
+        if self._thread is None:
+            self._thread = threading.Thread(target=self._write, name="request-log", daemon=True)
+            self._thread.start()
+        try:
+            self._batches.put_nowait(batch)
+        except queue.Full:
+            self.dropped += len(records)
+
+    def _write(self) -> None:
+        while (batch := self._batches.get()) is not None:
+            self._stream.write(batch)
+            self._stream.flush()
 
 
 def to_log_line(record: Record) -> LogLine:

@@ -1,7 +1,9 @@
 """The request log: one line for each answer, from its record; never prompts, answers or keys."""
 
+import asyncio
 import io
 import json
+import threading
 from typing import Any
 
 import pytest
@@ -11,7 +13,8 @@ from adapters.backend import Model
 from adapters.errors import BackendUnavailableError, GenerationError
 from adapters.events import Started, TextDelta
 from proxy.config import Config, ModelConfig, ServerConfig
-from proxy.request_log import LogLine
+from proxy.record import Record
+from proxy.request_log import LogLine, RequestLog
 
 JSON = ServerConfig(log_format="json")
 URL = "/v1/chat/completions"
@@ -99,3 +102,30 @@ async def test_lists_and_health_leave_no_line():
         for path in ("/health", "/v1/models"):
             assert (await client.get(path)).status_code == 200
     assert log.getvalue() == ""
+
+
+class Stuck(io.StringIO):
+    """A pipe that is full: a write does not return."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.is_read = threading.Event()
+
+    def write(self, text: str) -> int:
+        self.is_read.wait()
+        return super().write(text)
+
+
+async def test_stream_that_takes_no_line_holds_up_no_answer():
+    stuck = Stuck()
+    log = RequestLog("text", stuck, max_batches=1, batch_seconds=0, close_seconds=0)
+    for _ in range(20):
+        record = Record("POST", URL)
+        record.model = "m"
+        record.close()
+        log.read(record)
+        await asyncio.sleep(0)  # A turn for the timer of the batch.
+        await asyncio.sleep(0)
+    assert log.dropped > 0
+    stuck.is_read.set()
+    log.close()

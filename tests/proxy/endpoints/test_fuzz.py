@@ -162,8 +162,13 @@ async def test_wrong_requests_are_refused_and_harm_nobody(url: str, full: dict[s
             assert response.headers["x-request-id"]
             if response.status_code != 200:
                 error = response.json()["error"]
-                assert set(error) == {"message", "type", "param", "code"}
-                assert error["message"]
+                if isinstance(error, dict):
+                    assert set(error) == {"message", "type", "param", "code"}
+                    error = error["message"]
+                else:  # Ollama's body; which of the two a broken body gets depends on its fields.
+                    assert url == "/api/chat"
+                assert error
+                assert isinstance(error, str)
             if number % 1000 == 0:
                 assert (await client.post(url, json=chat())).status_code == 200
     assert statuses == {200, 400, 404}
