@@ -62,7 +62,7 @@ class Catalog:
         self._shown: dict[str, Show] = {}
         self._tags: dict[str, Tag] = {}
         self._runners: dict[str, str] = {}
-        """Digest -> runner; without models whose runner options are not known."""
+        """Digest -> runner; only of models with known runner options."""
         self._runner_by_name: dict[str, str] = {}
         """Name -> runner, until the next list."""
         self._facts: dict[tuple[str, str], ModelInfo] = {}

@@ -18,7 +18,7 @@ from proxy.http.json_response import FailureBody, error_response
 from proxy.record import Record
 
 Handler = Callable[[Any], Awaitable[ASGIResponse]]
-"""Takes the request, an instance of the application's `request_class`."""
+"""A handler that takes the request, an instance of the application's `request_class`."""
 
 
 class RouteInfo(Struct, frozen=True):
@@ -51,7 +51,7 @@ class Dispatch:
         request_class: Callable[[Scope, Receive, Send], Any],
         readers: Iterable[Callable[[Record], None]] = (),
     ) -> None:
-        """`readers` get the record of each answer when it has ended."""
+        """`readers` are called with the record of each answer when it has ended."""
         self._app = app.asgi_handler
         self._config = config
         self._request_class = request_class
@@ -89,8 +89,8 @@ class Dispatch:
             record.close()
 
     def _with_parameter(self, path: str) -> RouteInfo:
-        found = [info for prefix, info in self._prefixes if path.startswith(prefix)]
-        return found[0] if found else _UNKNOWN
+        matching = [info for prefix, info in self._prefixes if path.startswith(prefix)]
+        return matching[0] if matching else _UNKNOWN
 
 
 def _routes(app: Litestar) -> Iterator[tuple[str, RouteInfo]]:

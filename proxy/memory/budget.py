@@ -181,7 +181,7 @@ class SharedBudget:
         while True:
             reserved, evictions = self._reserved.copy(), self._evictions
             residents = await self._residents(fresh=fresh)
-            # A model whose load has ended since may be loaded without being among `residents`.
+            # A model may have finished loading since, without being among `residents`.
             ended = reserved.keys() - self._reserved.keys() - residents.keys()
             if not ended and evictions == self._evictions:
                 # Not a copy: the ledger shows the reservations as they are when it is read.

@@ -238,8 +238,8 @@ class Registry:
         return entry
 
     def short(self, name: str, backends: Iterable[str]) -> list[RegisteredModel]:
-        """The models on `backends` whose name without owner and default tag is `name`: those that
-        match in case, else all."""
+        """The models on `backends` named `name` apart from owner and default tag: those that match
+        in case, else all."""
         there = frozenset(backends)
         names = [(n, self._short_names(n, b)) for b in there for n in self.backends[b].models]
         exact = [full for full, shorts in names if name in shorts]

@@ -36,7 +36,7 @@ _REFERENCE_TOKENS = 100.0
 """Length of the answer by which the incumbent is compared with its own past."""
 _SAME = (0, 0)
 _ADJACENT = ((0, -1), (0, 1), (-1, 0), (1, 0))
-"""Buckets whose figures may be used instead, as (crowd, prompt) offsets."""
+"""Buckets with figures that may be used instead, as (crowd, prompt) offsets."""
 
 
 class SpeedContext(Struct, frozen=True):
@@ -227,7 +227,7 @@ class SpeedChooser:
         bucket = comparison.buckets[comparison.candidates.index(first)]
         expected = self._expected(first.key, bucket, _REFERENCE_TOKENS)
         choice = replace(choice, reference_seconds=expected)
-        other = next((each for each in others if each.evicts_nothing), None)
+        other = next((candidate for candidate in others if candidate.evicts_nothing), None)
         if other is None or not comparison.incumbent.has_slowed(self._clock()):
             return choice
         order = _with_first(other, choice.order)
