@@ -157,7 +157,7 @@ class Config(Struct, frozen=True, kw_only=True):
 
     def of_kind(self, kind: type[_C]) -> _C | None:
         """The first enabled backend of a kind, by the type of its settings."""
-        return next((each for each in self.enabled().values() if isinstance(each, kind)), None)
+        return next((value for value in self.enabled().values() if isinstance(value, kind)), None)
 
     def backend_configs(self) -> dict[str, BackendConfig]:
         """The backends to open, as `enabled`, with the aliases' `keep_alive` merged in.
@@ -165,7 +165,9 @@ class Config(Struct, frozen=True, kw_only=True):
         Raises:
             ValueError: two aliases of one model set different times.
         """
-        return {name: self._with_keep_alive(name, each) for name, each in self.enabled().items()}
+        return {
+            name: self._with_keep_alive(name, config) for name, config in self.enabled().items()
+        }
 
     def pinned(self) -> frozenset[tuple[str, str]]:
         """(backend name, the backend's name of the model) of each pinned model on an enabled
@@ -180,7 +182,7 @@ class Config(Struct, frozen=True, kw_only=True):
         )
 
     def _check_single(self, kind: str) -> None:
-        names = [name for name, each in self.enabled().items() if isinstance(each, KINDS[kind])]
+        names = [name for name, config in self.enabled().items() if isinstance(config, KINDS[kind])]
         if len(names) > 1:
             raise ValueError(
                 f"$.backends.{names[1]}.kind: a process has one backend of kind {kind}, and "
@@ -286,8 +288,8 @@ def _decode(text: bytes) -> Config:
     file = msgspec.convert(raw, _File)
     return Config(
         server=file.server,
-        backends={name: _to_backend(name, each) for name, each in file.backends.items()},
-        models={alias: _to_model(alias, each) for alias, each in file.models.items()},
+        backends={name: _to_backend(name, value) for name, value in file.backends.items()},
+        models={alias: _to_model(alias, value) for alias, value in file.models.items()},
     )
 
 
@@ -307,9 +309,11 @@ def _to_backend(name: str, settings: object) -> BackendConfig | None:
 def _to_model(alias: str, settings: object) -> ModelConfig:
     key = f"$.models.{alias}"
     fields = _convert(settings, dict[str, Any], key)
-    names = {name: each for name, each in fields.items() if name not in _ALIAS_SETTINGS}
-    texts = {n: _convert(each, str, f"{key}.{n}") for n, each in names.items() if each is not None}
-    options = {name: each for name, each in fields.items() if name in _ALIAS_SETTINGS}
+    names = {name: value for name, value in fields.items() if name not in _ALIAS_SETTINGS}
+    texts = {
+        n: _convert(value, str, f"{key}.{n}") for n, value in names.items() if value is not None
+    }
+    options = {name: value for name, value in fields.items() if name in _ALIAS_SETTINGS}
     return _convert({**options, "names": texts}, ModelConfig, key)
 
 

@@ -201,7 +201,7 @@ class _Runner:
         )
         seconds = time.perf_counter() - began
         memory = await self._memory.footprint(self.deployment.backend, self.deployment.name)
-        return _Turn(tuple([to_measurement(each, memory) for each in attempts]), seconds)
+        return _Turn(tuple([to_measurement(attempt, memory) for attempt in attempts]), seconds)
 
     async def _ask(self, prompt: str, max_tokens: int, concurrency: int) -> Attempt:
         # Templates may add a default system message; with an explicit one the prompts are the same.

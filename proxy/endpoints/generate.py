@@ -131,9 +131,7 @@ async def _generate(request: ServerRequest, dialect: Dialect[B], call: Call[B], 
         if len(requests) == 1:
             await request.router.generate(requests[0], sink, request.record)
             return
-        writers = [
-            partial(request.router.generate, each, record=request.record) for each in requests
-        ]
+        writers = [partial(request.router.generate, one, record=request.record) for one in requests]
         await write_together(writers, sink, choices=requests[0].n, at_once=_PROMPTS_AT_ONCE)
     except BackendError as exc:
         exc.param = dialect.to_param(exc.param, call.body)
@@ -149,7 +147,11 @@ async def to_routed(request: ServerRequest, call: Call[B]) -> list[GenerationReq
     model = request.forced(call.requests[0].model, call.backend)
     client = request.caller(call.cache_key)
     requests = [
-        replace(each, model=model, client=client, whole=not call.stream) for each in call.requests
+        replace(prompt, model=model, client=client, whole=not call.stream)
+        for prompt in call.requests
     ]
     images = request.config.server.images
-    return [await resolve_images(each, images) if has_images(each) else each for each in requests]
+    return [
+        await resolve_images(prompt, images) if has_images(prompt) else prompt
+        for prompt in requests
+    ]

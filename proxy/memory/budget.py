@@ -119,7 +119,7 @@ class SharedBudget:
     async def _recommended(self) -> int:
         limits = [await memory_user.recommended() for memory_user in self._users.values()]
         system = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
-        return min((each for each in limits if each is not None), default=int(system * _SHARE))
+        return min((limit for limit in limits if limit is not None), default=int(system * _SHARE))
 
     async def _watch(self) -> None:
         """Update the limits periodically: Ollama loads and unloads models by itself."""
@@ -190,7 +190,7 @@ class SharedBudget:
 
     async def _residents(self, *, fresh: bool) -> dict[Key, Resident]:
         users = self._users
-        reports = await asyncio.gather(*(each.resident(fresh=fresh) for each in users.values()))
+        reports = await asyncio.gather(*(user.resident(fresh=fresh) for user in users.values()))
         return {
             (backend, resident.name): resident
             for backend, residents in zip(users, reports, strict=True)

@@ -50,7 +50,7 @@ def by_origin(name: str, here: Models, there: Models) -> str | None:
     if _count(ours) != 1 or _count(theirs) != 1:
         return None
     both = (*ours, *theirs)
-    if any(model.primed for model in both) or len({each.digest for each in both} - {None}) > 1:
+    if any(model.primed for model in both) or len({model.digest for model in both} - {None}) > 1:
         return None
     return min(model.name for model in theirs)
 

@@ -196,12 +196,12 @@ class Registry:
 
     def name_of(self, kind: str) -> str | None:
         """The name of the first backend of `kind`."""
-        return next((n for n, each in self.backends.items() if each.backend.kind == kind), None)
+        return next((n for n, listed in self.backends.items() if listed.backend.kind == kind), None)
 
     async def refresh(self, seconds: float, *, only_new: bool = False) -> None:
         """List all backends, or only those that were never listed; wait for `seconds` at most."""
-        wanted = [s for s in self.backends.values() if not only_new or s.reached is None]
-        await asyncio.gather(*(listed.refresh(seconds) for listed in wanted))
+        backends = [s for s in self.backends.values() if not only_new or s.reached is None]
+        await asyncio.gather(*(listed.refresh(seconds) for listed in backends))
 
     def entries(self) -> list[RegisteredModel]:
         """All models that can answer now: those of the reachable backends, and the aliases."""
@@ -300,8 +300,8 @@ class Registry:
         that are known to lack it, if another has it."""
         order = [b for b in self.backends if b in called]
         able = [b for b in order if self.backends[b].may_have(called[b])] or order
-        wanted = [b for b in order if b in backends]
-        having = [b for b in wanted if b in able] or wanted
+        allowed = [b for b in order if b in backends]
+        having = [b for b in allowed if b in able] or allowed
         names = dict.fromkeys((*self._titles(called), *(called[b] for b in able)))
         return RegisteredModel(
             id=next(iter(names), ""),

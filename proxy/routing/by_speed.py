@@ -241,7 +241,7 @@ def _is_clear(comparison: _Comparison) -> bool:
 
 
 def _with_first(first: Candidate, candidates: Sequence[Candidate]) -> tuple[Candidate, ...]:
-    return (first, *(each for each in candidates if each is not first))
+    return (first, *(candidate for candidate in candidates if candidate is not first))
 
 
 def _shifted(bucket: Bucket, shift: tuple[int, int]) -> Bucket:

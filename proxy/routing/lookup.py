@@ -79,7 +79,7 @@ class ModelLookup:
         prefix, slash, _ = name.partition("/")
         if slash and prefix in backends:
             return [prefix]
-        return [b for b, each in backends.items() if each.backend.naming.is_possible(name)]
+        return [b for b, listed in backends.items() if listed.backend.naming.is_possible(name)]
 
     def _lookup(self, name: str) -> RegisteredModel:
         """Resolve by exact name, then by alias, then by a short name that is unique."""

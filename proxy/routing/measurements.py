@@ -128,9 +128,11 @@ class Measurements:
     def comparison(self, deployments: Iterable[Deployment]) -> list[Row]:
         """The figures of `deployments` of one model, ordered by bucket."""
         rows = [
-            (bucket, _to_row(each, bucket, figures))
-            for each in deployments
-            for bucket, figures in self._figures.get((each.backend, each.name), {}).items()
+            (bucket, _to_row(deployment, bucket, figures))
+            for deployment in deployments
+            for bucket, figures in self._figures.get(
+                (deployment.backend, deployment.name), {}
+            ).items()
         ]
         return [row for _, row in sorted(rows, key=lambda pair: pair[0])]
 

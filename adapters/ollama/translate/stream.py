@@ -153,9 +153,9 @@ async def checks_of(request: GenerationRequest) -> "Checks | None":
     return await anyio.to_thread.run_sync(Checks, request)
 
 
-def _promise_of(wanted: ResponseFormat | None) -> Promise | None:
+def _promise_of(response_format: ResponseFormat | None) -> Promise | None:
     """JSON in any case: a model that reasons may end before it has answered at all."""
-    match wanted:
+    match response_format:
         case JSONSchema(schema=schema, strict=True):
             return Promise(schema, "response_format")
         case JSONObject():

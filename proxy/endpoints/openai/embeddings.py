@@ -79,15 +79,15 @@ def to_embedding_request(body: EmbeddingsBody) -> EmbeddingRequest:
 def to_inputs(value: str | list[Any]) -> tuple[str | TokenIds, ...]:
     """Read a text, several texts, the tokens of a text, or those of several texts."""
     inputs: list[Any] = [value] if isinstance(value, str) else value
-    if any(type(each) is not type(inputs[0]) for each in inputs):
+    if any(type(item) is not type(inputs[0]) for item in inputs):
         raise InvalidRequestError("'input' mixes texts and tokens: send one kind.", param="input")
     if isinstance(inputs[0], int):
         return (TokenIds(tuple(inputs)),)
-    for at, each in enumerate(inputs):
-        if not each:
+    for at, item in enumerate(inputs):
+        if not item:
             path = "input" if isinstance(value, str) else f"input[{at}]"
             raise InvalidRequestError(f"'{path}' is empty.", param=path)
-    return tuple(each if isinstance(each, str) else TokenIds(tuple(each)) for each in inputs)
+    return tuple(item if isinstance(item, str) else TokenIds(tuple(item)) for item in inputs)
 
 
 def to_param(feature: str | None, body: EmbeddingsBody) -> str | None:

@@ -53,7 +53,9 @@ async def get_comparison(request: ServerRequest, model: FromQuery[str | None] = 
     entries = registry.entries() if model is None else [await request.router.find(model)]
     results = await asyncio.to_thread(request.archive.results)
     comparisons = [to_comparison(entry, request.measurements, results) for entry in entries]
-    return Comparison([each for each in comparisons if model or each.live or each.benched])
+    return Comparison(
+        [comparison for comparison in comparisons if model or comparison.live or comparison.benched]
+    )
 
 
 def to_comparison(
@@ -62,7 +64,7 @@ def to_comparison(
     now = [to_contestant(deployment) for deployment in entry.deployments]
     live = measurements.comparison(entry.deployments)
     benched = [_to_benched(result, now) for result in results if _is_of(result, now)]
-    newest = [benched_verdicts(each) for each in benched if not each.stale][:1]
+    newest = [benched_verdicts(result) for result in benched if not result.stale][:1]
     return ModelComparison(
         model_id=entry.id,
         backends=now,
@@ -75,13 +77,15 @@ def to_comparison(
 
 def _is_of(result: Result, now: Sequence[Contestant]) -> bool:
     """Compare by the backends' own names: aliases may have changed since."""
-    here = {(each.backend, each.name) for each in now}
-    return all((each.backend, each.name) in here for each in result.contestants)
+    here = {(contestant.backend, contestant.name) for contestant in now}
+    return all((contestant.backend, contestant.name) in here for contestant in result.contestants)
 
 
 def _to_benched(result: Result, now: Sequence[Contestant]) -> Benched:
-    current = {each.backend: each for each in now}
-    stale = any(_has_changed(each, current[each.backend]) for each in result.contestants)
+    current = {contestant.backend: contestant for contestant in now}
+    stale = any(
+        _has_changed(contestant, current[contestant.backend]) for contestant in result.contestants
+    )
     return Benched(**asdict(result), stale=stale)
 
 

@@ -250,8 +250,8 @@ def _allowed(
     allowed: wire.AllowedTools, tools: tuple[contract.Tool, ...]
 ) -> tuple[contract.Tool, ...]:
     try:
-        kinds = {each["type"] for each in allowed.tools}
-        names = {each["function"]["name"] for each in allowed.tools}
+        kinds = {tool["type"] for tool in allowed.tools}
+        names = {tool["function"]["name"] for tool in allowed.tools}
     except (KeyError, TypeError) as exc:
         path = "tool_choice.allowed_tools.tools"
         raise InvalidRequestError(

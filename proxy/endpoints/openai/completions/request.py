@@ -76,7 +76,7 @@ def to_prompts(prompt: str | list[Any] | None) -> list[str | TokenIds]:
     """
     if prompt is None or isinstance(prompt, str):
         return [prompt or ""]
-    if any(type(each) is not type(prompt[0]) for each in prompt):
+    if any(type(item) is not type(prompt[0]) for item in prompt):
         raise InvalidRequestError("'prompt' mixes texts and tokens: send one kind.", param="prompt")
     if isinstance(prompt[0], int):
         return [TokenIds(tuple(prompt))]
@@ -84,7 +84,7 @@ def to_prompts(prompt: str | list[Any] | None) -> list[str | TokenIds]:
         raise InvalidRequestError(
             f"'prompt' has {len(prompt)} prompts; send at most {_MAX_PROMPTS}.", param="prompt"
         )
-    return [each if isinstance(each, str) else TokenIds(tuple(each)) for each in prompt]
+    return [item if isinstance(item, str) else TokenIds(tuple(item)) for item in prompt]
 
 
 def to_param(feature: str | None, body: CompletionRequest) -> str | None:

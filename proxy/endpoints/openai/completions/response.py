@@ -110,8 +110,8 @@ def to_logprobs(tokens: Sequence[TokenLogprob] | None, offsets: Offsets) -> Logp
 def _to_top(token: TokenLogprob) -> dict[str, float]:
     """Map tokens to log probabilities; of tokens with equal text (partial characters) the first."""
     top: dict[str, float] = {}
-    for each in token.top:
-        top.setdefault(each.token, each.logprob)
+    for alternative in token.top:
+        top.setdefault(alternative.token, alternative.logprob)
     return top
 
 
