@@ -103,7 +103,7 @@ def relative(path: Path) -> str:
 
 def test_files_to_check_exist():
     assert all(path.is_file() for path in checked_files())
-    assert len(checked_files()) > 250
+    assert len(checked_files()) > 240
     names = {relative(path) for path in written_files()}
     assert {"README.md", "pyproject.toml", "proxy/app.py", "tests/conftest.py"} <= names
 

@@ -36,7 +36,7 @@ from proxy.config import Config, ServerConfig  # noqa: E402
 from proxy.http.server import Server  # noqa: E402
 
 SHORT, LONG = 20, 120
-"""Tokens of the two answers whose costs are compared."""
+"""Tokens of the two answers that are compared."""
 _TOKEN_SECONDS = 0.004
 """Between two tokens of the recorded Ollama: each is a read of its own, as with a real model."""
 _ENGINES = {
