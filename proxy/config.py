@@ -350,7 +350,10 @@ def find_config(option: str | None, environ: Mapping[str, str]) -> Path | None:
     named = option or environ.get("TANDEM_CONFIG")
     if named:
         return Path(named)
-    default = _config_folder(environ) / "tandem" / "config.yaml"
+    home = Path(os.path.expanduser("~"))
+    by_system = "Library/Application Support" if sys.platform == "darwin" else ".config"
+    folder = Path(environ.get("XDG_CONFIG_HOME") or home / by_system)
+    default = folder / "tandem" / "config.yaml"
     return default if default.is_file() else None
 
 
@@ -363,10 +366,3 @@ def state_folder(config: Config, environ: Mapping[str, str]) -> Path:
     home = Path(os.path.expanduser("~"))
     folder = "Library/Application Support" if sys.platform == "darwin" else ".local/state"
     return home / folder / "tandem"
-
-
-def _config_folder(environ: Mapping[str, str]) -> Path:
-    if environ.get("XDG_CONFIG_HOME"):
-        return Path(environ["XDG_CONFIG_HOME"])
-    home = Path(os.path.expanduser("~"))
-    return home / ("Library/Application Support" if sys.platform == "darwin" else ".config")

@@ -116,7 +116,12 @@ def to_failure(exc: Exception) -> Failure:
     """Map any exception to a failure. Unexpected ones are logged, and answered without text."""
     match exc:
         case BackendError():
-            return _from_backend(exc)
+            headers: dict[str, str] = {}
+            if exc.retry_after is not None:
+                headers["retry-after"] = str(max(1, round(exc.retry_after)))
+            if exc.lasting:
+                headers["x-should-retry"] = "false"
+            return _failure(_row_of(exc), exc.message, exc.param, headers)
         case HTTPException(status_code=status) if status in HTTP_ERRORS:
             row, message = HTTP_ERRORS[status]
             return _failure(row, message, headers=dict(exc.headers or {}))
@@ -127,7 +132,9 @@ def to_failure(exc: Exception) -> Failure:
         case ClientDisconnectedError():
             return _failure(GONE, "The client has disconnected.")
         case _:
-            _log_defect(exc)
+            # Without its text: exception texts may contain parts of prompts.
+            stack = "".join(traceback.format_tb(exc.__traceback__))
+            log.error("Unexpected %s:\n%s", type(exc).__name__, stack)
             return internal_failure()
 
 
@@ -145,15 +152,6 @@ def _row_of(exc: BackendError) -> Row:
     return next(BACKEND_ERRORS[kind] for kind in type(exc).__mro__ if kind in BACKEND_ERRORS)
 
 
-def _from_backend(exc: BackendError) -> Failure:
-    headers: dict[str, str] = {}
-    if exc.retry_after is not None:
-        headers["retry-after"] = str(max(1, round(exc.retry_after)))
-    if exc.lasting:
-        headers["x-should-retry"] = "false"
-    return _failure(_row_of(exc), exc.message, exc.param, headers)
-
-
 def _failure(
     row: Row, message: str, param: str | None = None, headers: dict[str, str] | None = None
 ) -> Failure:
@@ -165,9 +163,3 @@ def _failure(
         code=row.code,
         headers=headers or {},
     )
-
-
-def _log_defect(exc: Exception) -> None:
-    """Log the stack without the text: exception texts may contain parts of prompts."""
-    stack = "".join(traceback.format_tb(exc.__traceback__))
-    log.error("Unexpected %s:\n%s", type(exc).__name__, stack)

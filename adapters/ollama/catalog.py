@@ -2,7 +2,6 @@
 
 import asyncio
 import time
-from collections.abc import Iterable
 from datetime import datetime
 from functools import lru_cache
 
@@ -237,19 +236,16 @@ class Catalog:
     async def _list(self) -> list[Model]:
         requested_at = time.monotonic()
         tags = (await self._client.get("/api/tags", Tags, _SECONDS)).known
-        await self._show_all(tags)
+        # `/api/tags` lacks properties, the origin above all; they are fetched once for each digest.
+        missing = {tag.digest: tag for tag in tags if tag.digest not in self._shown}
+        gate = asyncio.Semaphore(_SHOWS_AT_ONCE)
+        await asyncio.gather(*(self._show(tag, gate) for tag in missing.values()))
         has_running = await self._look(_SECONDS)
         self._tags = {tag.name: tag for tag in tags}
         self._runner_by_name.clear()
         self._models = [self._to_model(tag, has_running) for tag in tags]
         self._until = requested_at + self._believed
         return self._models
-
-    async def _show_all(self, tags: Iterable[Tag]) -> None:
-        """Fetch what `/api/tags` lacks, the origin above all, once for each digest."""
-        missing = {tag.digest: tag for tag in tags if tag.digest not in self._shown}
-        gate = asyncio.Semaphore(_SHOWS_AT_ONCE)
-        await asyncio.gather(*(self._show(tag, gate) for tag in missing.values()))
 
     async def _show(self, tag: Tag, gate: asyncio.Semaphore) -> None:
         async with gate:
@@ -265,8 +261,13 @@ class Catalog:
         """`has_running`: `/api/ps` has responded."""
         details = tag.details or Details()
         shown = self._shown.get(tag.digest, Show())
-        names = (None if _lists_capabilities(tag) else shown.capabilities) or tag.capabilities or ()
-        capabilities = _to_capabilities(names)
+        # Old servers list no capabilities. One that lists no context length takes an embedding
+        # model for a chat model: its capabilities are a guess.
+        are_listed = bool(tag.capabilities and details.context_length)
+        names = (None if are_listed else shown.capabilities) or tag.capabilities or ()
+        capabilities: frozenset[Capability] = frozenset(
+            _CAPABILITIES[name] for name in names if name in _CAPABILITIES
+        )
         is_mlx = details.format == "safetensors"
         file = origin(shown)
         running = self._as_loaded(tag.name)
@@ -287,21 +288,11 @@ class Catalog:
         )
 
 
-def _to_capabilities(names: Iterable[str]) -> frozenset[Capability]:
-    return frozenset(_CAPABILITIES[name] for name in names if name in _CAPABILITIES)
-
-
 def _lacks(capabilities: frozenset[Capability]) -> frozenset[Feature]:
     """Return the features a model lacks; none where Ollama reports no capabilities."""
     if not capabilities:
         return frozenset()
     return frozenset(feature for feature, needed in _NEEDED.items() if needed not in capabilities)
-
-
-def _lists_capabilities(tag: Tag) -> bool:
-    # Old servers report no capabilities. One that reports no context length takes an embedding
-    # model for a chat model: its capabilities are a guess.
-    return bool(tag.capabilities and tag.details and tag.details.context_length)
 
 
 @lru_cache(1024)

@@ -90,20 +90,17 @@ def unknown_fields(raw: Any, decoded: Any) -> tuple[str, ...]:
 
 def _compare(raw: Any, decoded: Any, path: str, unknown: list[str]) -> None:
     if isinstance(decoded, Struct) and isinstance(raw, dict):
-        _compare_keys(cast(dict[str, Any], raw), decoded, f"{path}." if path else "", unknown)
+        known = _names(type(decoded))
+        for key, value in cast(dict[str, Any], raw).items():
+            name = f"{path}.{key}" if path else key
+            if key not in known:
+                unknown.append(name)
+            elif isinstance(value, _NESTED):
+                _compare(value, getattr(decoded, known[key]), name, unknown)
     elif isinstance(decoded, _LISTS) and isinstance(raw, list):
         for at, value in enumerate(cast(list[Any], raw)):
             if isinstance(value, _NESTED):
                 _compare(value, decoded[at], f"{path}[{at}]", unknown)
-
-
-def _compare_keys(raw: dict[str, Any], decoded: Struct, prefix: str, unknown: list[str]) -> None:
-    known = _names(type(decoded))
-    for key, value in raw.items():
-        if key not in known:
-            unknown.append(prefix + key)
-        elif isinstance(value, _NESTED):
-            _compare(value, getattr(decoded, known[key]), prefix + key, unknown)
 
 
 @cache

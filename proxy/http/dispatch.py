@@ -66,7 +66,9 @@ class Dispatch:
         path, method, state = http["path"], http["method"], http["state"]
         record = state["record"] = Record(method, path, self._readers)
         fields = state["fields"] = to_fields(http["headers"])
-        route = self._routes.get(path) or self._with_parameter(path)
+        route = self._routes.get(path) or next(
+            (info for prefix, info in self._prefixes if path.startswith(prefix)), _UNKNOWN
+        )
         state["failure_body"] = route.failure_body
         send = with_headers(send, record)
         try:
@@ -87,10 +89,6 @@ class Dispatch:
             raise
         finally:
             record.close()
-
-    def _with_parameter(self, path: str) -> RouteInfo:
-        matching = [info for prefix, info in self._prefixes if path.startswith(prefix)]
-        return matching[0] if matching else _UNKNOWN
 
 
 def _routes(app: Litestar) -> Iterator[tuple[str, RouteInfo]]:

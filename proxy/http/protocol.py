@@ -98,19 +98,17 @@ class Connection(HttpToolsProtocol):
         try:
             self.parser.feed_data(data)
         except httptools.HttpParserUpgrade as upgrade:
-            self._read(self._head_without_upgrade() + data[upgrade.args[0] :])
+            # llhttp would skip what follows the upgrade: parse the head again without it.
+            self.parser = httptools.HttpRequestParser(self)
+            kept = [header for header in self.headers if header[0] != b"upgrade"]
+            method = self.scope["method"].encode()
+            lines = b"".join([b"%b: %b\r\n" % header for header in kept])
+            head = b"%b %b HTTP/1.1\r\n%b\r\n" % (method, self.url, lines)
+            self._read(head + data[upgrade.args[0] :])
         except httptools.HttpParserError as error:
             refused = error.__context__
             status = 505 if self.parser.get_http_version() not in ("0.0", "1.0", "1.1") else 400
             raise refused if isinstance(refused, _Refused) else _Refused(status) from error
-
-    def _head_without_upgrade(self) -> bytes:
-        """Rebuild the head without `Upgrade`: llhttp would skip what follows."""
-        self.parser = httptools.HttpRequestParser(self)
-        kept = [header for header in self.headers if header[0] != b"upgrade"]
-        method = self.scope["method"].encode()
-        lines = b"".join([b"%b: %b\r\n" % header for header in kept])
-        return b"%b %b HTTP/1.1\r\n%b\r\n" % (method, self.url, lines)
 
     # --- the parser ---
 

@@ -7,7 +7,7 @@ import asyncio
 from collections.abc import Callable
 
 import msgspec
-from uvicorn._types import ASGISendEvent, HTTPResponseBodyEvent, HTTPResponseStartEvent
+from uvicorn._types import ASGISendEvent, HTTPResponseStartEvent
 from uvicorn.protocols.http.httptools_impl import STATUS_LINE, RequestResponseCycle
 
 from proxy.errors import Failure, internal_failure
@@ -52,7 +52,15 @@ class ResponseCycle(RequestResponseCycle):
             case "http.response.start" if not self.response_started:
                 self._start(message)
             case "http.response.body" if self.response_started and not self.response_complete:
-                self._send_body(message)
+                body = b"" if self.scope["method"] == "HEAD" else message["body"]
+                if self._remaining is not None:
+                    self._remaining -= len(body)
+                last = not message.get("more_body", False)
+                if (self._remaining or 0) < 0 or (last and self._remaining):
+                    raise RuntimeError("The body is not as long as its header says.")
+                self.write(body)
+                if last:
+                    self._end()
             case other:
                 raise RuntimeError(f"Unexpected ASGI message {other!r}.")
 
@@ -117,17 +125,6 @@ class ResponseCycle(RequestResponseCycle):
         if self._remaining is None:
             self.chunked_encoding = self.scope["http_version"] == "1.1"
             self.keep_alive = self.keep_alive and self.chunked_encoding
-
-    def _send_body(self, message: HTTPResponseBodyEvent) -> None:
-        body = b"" if self.scope["method"] == "HEAD" else message["body"]
-        if self._remaining is not None:
-            self._remaining -= len(body)
-        last = not message.get("more_body", False)
-        if (self._remaining or 0) < 0 or (last and self._remaining):
-            raise RuntimeError("The body is not as long as its header says.")
-        self.write(body)
-        if last:
-            self._end()
 
     def _end(self) -> None:
         if not self.disconnected and (self.chunked_encoding or self._head):

@@ -48,14 +48,6 @@ class Fetcher:
                 public.
             InvalidRequestError: the download failed, or has more than `max_bytes` bytes.
         """
-        url = self._parse(text)
-        address = await self._resolve(url)
-        try:
-            return await self._get(url, address)
-        except (httpx.HTTPError, httpx.StreamError, httpx.InvalidURL):
-            raise _failed() from None
-
-    def _parse(self, text: str) -> httpx.URL:
         if not self._hosts:
             raise _refused("Images must be data: URLs; this server downloads no images.")
         if _AMBIGUOUS.search(text):
@@ -68,7 +60,11 @@ class Fetcher:
             raise _refused("The URL of an image must begin with https://.")
         if url.userinfo or _host_and_port(url) not in self._hosts:
             raise _refused("This server does not download images from the host of that URL.")
-        return url
+        address = await self._resolve(url)
+        try:
+            return await self._get(url, address)
+        except (httpx.HTTPError, httpx.StreamError, httpx.InvalidURL):
+            raise _failed() from None
 
     async def _resolve(self, url: httpx.URL) -> str:
         """Resolve the host name once; every address it has must be public."""

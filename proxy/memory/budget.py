@@ -14,7 +14,7 @@ from contextlib import asynccontextmanager
 from msgspec import Struct
 
 from adapters.errors import BackendError, InsufficientMemoryError
-from adapters.memory import Footprint, MemoryUser, Resident
+from adapters.memory import Footprint, MemoryUser
 from proxy.memory.ledger import Fit, Key, Ledger, ModelMemory, Newcomer
 
 log = logging.getLogger("tandem")
@@ -180,22 +180,19 @@ class SharedBudget:
         """A consistent ledger of all backends: read again if models came or went meanwhile."""
         while True:
             reserved, evictions = self._reserved.copy(), self._evictions
-            residents = await self._residents(fresh=fresh)
+            looks = (user.resident(fresh=fresh) for user in self._users.values())
+            reports = await asyncio.gather(*looks)
+            residents = {
+                (backend, resident.name): resident
+                for backend, residents in zip(self._users, reports, strict=True)
+                for resident in residents
+            }
             # A model may have finished loading since, without being among `residents`.
             ended = reserved.keys() - self._reserved.keys() - residents.keys()
             if not ended and evictions == self._evictions:
                 # Not a copy: the ledger shows the reservations as they are when it is read.
                 self._latest = Ledger(residents, self._reserved, self._pinned)
                 return self._latest
-
-    async def _residents(self, *, fresh: bool) -> dict[Key, Resident]:
-        users = self._users
-        reports = await asyncio.gather(*(user.resident(fresh=fresh) for user in users.values()))
-        return {
-            (backend, resident.name): resident
-            for backend, residents in zip(users, reports, strict=True)
-            for resident in residents
-        }
 
     def _release(self, key: Key, footprint: Footprint) -> None:
         rest = list(self._reserved[key])

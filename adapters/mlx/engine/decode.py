@@ -61,22 +61,21 @@ class Row:
             self._context = TokenBuffer(self.sequence.prompt[:-1])
         tokens = self._context.update_and_fetch(token)
         try:
-            return self._apply(tokens, logits)
+            shaped = logits
+            for processor in self.sequence.processors:
+                shaped = processor(tokens, shaped)
+                if processor.error is not None:
+                    self.error = processor.error
+                    return logits
+            if shaped.shape != logits.shape:
+                raise ValueError(
+                    f"a processor returned logits of {shaped.shape} for {logits.shape}"
+                )
+            return shaped
         except Exception:
             logger.exception("a logits processor failed")
             self.error = GenerationError("A constraint of this answer failed.")
         return logits
-
-    def _apply(self, tokens: mx.array, logits: mx.array) -> mx.array:
-        shaped = logits
-        for processor in self.sequence.processors:
-            shaped = processor(tokens, shaped)
-            if processor.error is not None:
-                self.error = processor.error
-                return logits
-        if shaped.shape != logits.shape:
-            raise ValueError(f"a processor returned logits of {shaped.shape} for {logits.shape}")
-        return shaped
 
     def finish(self, token: int, end_tokens: frozenset[int]) -> Finish | None:
         if token in end_tokens:

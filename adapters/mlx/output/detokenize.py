@@ -38,7 +38,10 @@ class Vocabulary:
         self._added = {token: text for text, token in tokenizer.get_added_vocab().items()}
         self.token_bytes = TokenBytes(self._look_up)
         """The same as `bytes_of`; a lookup costs no call once a token was seen."""
-        self.control_tokens = {str(text): token for text, token in _control_tokens(tokenizer)}
+        self.control_tokens: dict[str, int] = {
+            str(tokenizer.convert_ids_to_tokens(token)): token
+            for token in tokenizer.all_special_ids
+        }
         """Text -> id of the tokens that are not text: turn markers, ends, and the like."""
         # mlx-lm has read the decoder out of tokenizer.json already: its choice is the answer.
         sample = tokenizer.detokenizer
@@ -79,11 +82,11 @@ class Vocabulary:
         text = self._tokenizer.convert_ids_to_tokens(token)
         if text is None:  # The weights may have more rows than the vocabulary has tokens.
             return b""
-        return _from_byte_level(text) if self._byte_level else _from_piece(text)
-
-
-def _control_tokens(tokenizer: Any) -> list[tuple[str, int]]:
-    return [(tokenizer.convert_ids_to_tokens(token), token) for token in tokenizer.all_special_ids]
+        if not self._byte_level:
+            return _from_piece(text)
+        return b"".join(
+            bytes((_BYTE_OF[char],)) if char in _BYTE_OF else char.encode() for char in text
+        )
 
 
 def _byte_alphabet() -> dict[str, int]:
@@ -96,12 +99,6 @@ def _byte_alphabet() -> dict[str, int]:
 
 
 _BYTE_OF = _byte_alphabet()
-
-
-def _from_byte_level(text: str) -> bytes:
-    return b"".join(
-        bytes((_BYTE_OF[char],)) if char in _BYTE_OF else char.encode() for char in text
-    )
 
 
 def _from_piece(text: str) -> bytes:

@@ -96,22 +96,23 @@ def _scaling(config: Config) -> dict[str, int | float | str]:
         case "linear":
             return {"rope.scaling.type": "linear", "rope.scaling.factor": float(scaling["factor"])}
         case "yarn":
-            return _yarn(scaling)
+            extra = scaling.keys() - {
+                "factor",
+                "original_max_position_embeddings",
+                "rope_type",
+                "type",
+            }
+            if unknown := sorted(extra - {"rope_theta"}):
+                raise UnsupportedGGUFError(f"'{unknown[0]}' of a YaRN scaling is not supported.")
+            return {
+                "rope.scaling.type": "yarn",
+                "rope.scaling.factor": float(scaling["factor"]),
+                "rope.scaling.original_context_length": int(
+                    _required(scaling, "original_max_position_embeddings")
+                ),
+            }
         case other:
             raise UnsupportedGGUFError(f"The rotary scaling '{other}' is not supported.")
-
-
-def _yarn(scaling: Config) -> dict[str, int | float | str]:
-    extra = scaling.keys() - {"factor", "original_max_position_embeddings", "rope_type", "type"}
-    if unknown := sorted(extra - {"rope_theta"}):
-        raise UnsupportedGGUFError(f"'{unknown[0]}' of a YaRN scaling is not supported.")
-    return {
-        "rope.scaling.type": "yarn",
-        "rope.scaling.factor": float(scaling["factor"]),
-        "rope.scaling.original_context_length": int(
-            _required(scaling, "original_max_position_embeddings")
-        ),
-    }
 
 
 def _sliding_window(config: Config) -> dict[str, int | float | str]:

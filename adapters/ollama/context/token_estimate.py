@@ -77,7 +77,9 @@ class TokenCounter:
 
     async def count(self, texts: Texts) -> Count:
         if self._tokenizer is None:
-            return self._estimate(texts)
+            size = texts.bytes
+            tokens = size / self._bytes_per_token * _MARGIN
+            return Count(tokens=int(tokens + self._around(texts)), text_size=size)
         if texts.characters < _LONG:
             return self._tokenized(self._tokenizer, texts)
         return await asyncio.to_thread(self._tokenized, self._tokenizer, texts)
@@ -87,31 +89,22 @@ class TokenCounter:
         if prompt_tokens <= 0:
             return
         if texts.images:
-            self._learn_image(texts, count, prompt_tokens)
+            # Tokens that are not text belong to the images; an estimated text must be the smaller
+            # part.
+            known = self._tokenizer is not None
+            words = count.text_size / (1 if known else self._bytes_per_token)
+            words += self._template(texts)
+            tokens = prompt_tokens - words
+            if known or tokens > words:
+                seen = max(tokens, 0) / texts.images
+                self._image = seen if self._image is None else _nearer(self._image, seen)
         elif self._tokenizer is not None:
-            self._learn_overhead(texts, prompt_tokens - count.text_size)
+            rest = max(prompt_tokens - count.text_size, 0)
+            self._overhead = _nearer(self._overhead, rest / (texts.messages + 1))
         elif count.text_size >= _TELLING:
             self._bytes_per_token += _SHARE * (
                 max(count.text_size / prompt_tokens, _LEAST_BYTES_PER_TOKEN) - self._bytes_per_token
             )
-
-    def _learn_overhead(self, texts: Texts, tokens: int) -> None:
-        self._overhead = _nearer(self._overhead, max(tokens, 0) / (texts.messages + 1))
-
-    def _learn_image(self, texts: Texts, count: Count, prompt_tokens: int) -> None:
-        """Attribute the tokens that are not text to the images; skipped where the text is only
-        estimated, and is the larger part."""
-        known = self._tokenizer is not None
-        words = count.text_size / (1 if known else self._bytes_per_token) + self._template(texts)
-        tokens = prompt_tokens - words
-        if known or tokens > words:
-            seen = max(tokens, 0) / texts.images
-            self._image = seen if self._image is None else _nearer(self._image, seen)
-
-    def _estimate(self, texts: Texts) -> Count:
-        size = texts.bytes
-        tokens = size / self._bytes_per_token * _MARGIN
-        return Count(tokens=int(tokens + self._around(texts)), text_size=size)
 
     def _tokenized(self, tokenizer: "Tokenizer", texts: Texts) -> Count:
         raw = not texts.messages

@@ -99,17 +99,17 @@ def to_param(feature: str | None, body: EmbeddingsBody) -> str | None:
 
 def encode(body: EmbeddingsBody, embeddings: Embeddings) -> bytes:
     """Encode the answer, a vector at a time: other threads get the interpreter in between."""
-    form = to_base64 if body.encoding_format == "base64" else _unchanged
+    in_base64 = body.encoding_format == "base64"
     data = [
-        msgspec.Raw(msgspec.json.encode(Embedding(index=at, embedding=form(vector))))
+        msgspec.Raw(
+            msgspec.json.encode(
+                Embedding(index=at, embedding=to_base64(vector) if in_base64 else vector)
+            )
+        )
         for at, vector in enumerate(embeddings.vectors)
     ]
     usage = EmbeddingUsage(embeddings.prompt_tokens, embeddings.prompt_tokens)
     return msgspec.json.encode(EmbeddingList(data=data, model=body.model, usage=usage))
-
-
-def _unchanged(vector: tuple[float, ...]) -> tuple[float, ...]:
-    return vector
 
 
 def to_base64(vector: tuple[float, ...]) -> str:

@@ -83,16 +83,14 @@ def _is_of(result: Result, now: Sequence[Contestant]) -> bool:
 
 def _to_benched(result: Result, now: Sequence[Contestant]) -> Benched:
     current = {contestant.backend: contestant for contestant in now}
-    stale = any(
-        _has_changed(contestant, current[contestant.backend]) for contestant in result.contestants
-    )
+    pairs = [
+        pair
+        for then in result.contestants
+        for pair in zip(_identity(then), _identity(current[then.backend]), strict=True)
+    ]
+    # Only facts that were known then and are known now can differ.
+    stale = any(one != other for one, other in pairs if one and other)
     return Benched(**asdict(result), stale=stale)
-
-
-def _has_changed(then: Contestant, now: Contestant) -> bool:
-    """Compare what was known then and is known now."""
-    pairs = zip(_identity(then), _identity(now), strict=True)
-    return any(one != other for one, other in pairs if one and other)
 
 
 def _identity(contestant: Contestant) -> tuple[str | int | None, ...]:

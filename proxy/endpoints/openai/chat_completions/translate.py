@@ -127,18 +127,14 @@ def to_reasoning_effort(body: ChatCompletionRequest) -> contract.ReasoningEffort
     if effort is None and isinstance(body.think, str):
         effort = body.think
     if effort is None:
-        return _switched(body)
+        path = "chat_template_kwargs.enable_thinking"
+        inner = (body.chat_template_kwargs or {}).get("enable_thinking")
+        if inner is not None and not isinstance(inner, bool):
+            raise InvalidRequestError(f"'{path}': Expected `bool`.", param=path)
+        switches = (body.think, body.enable_thinking, inner)
+        enabled = next((switch for switch in switches if switch is not None), None)
+        return None if enabled is None else "medium" if enabled else "none"
     return "xhigh" if effort == "max" else effort
-
-
-def _switched(body: ChatCompletionRequest) -> contract.ReasoningEffort | None:
-    path = "chat_template_kwargs.enable_thinking"
-    inner = (body.chat_template_kwargs or {}).get("enable_thinking")
-    if inner is not None and not isinstance(inner, bool):
-        raise InvalidRequestError(f"'{path}': Expected `bool`.", param=path)
-    switches = (body.think, body.enable_thinking, inner)
-    enabled = next((switch for switch in switches if switch is not None), None)
-    return None if enabled is None else "medium" if enabled else "none"
 
 
 def to_message(message: wire.Message, path: str) -> contract.Message:
@@ -177,9 +173,13 @@ def _assistant(message: wire.AssistantMessage, path: str) -> contract.Message:
         raise _unsupported(f"{path}.audio")
     content = message.content if message.content is not None else message.refusal
     reasoning = message.reasoning_content or message.reasoning
-    calls = _tool_calls(message.tool_calls or [], f"{path}.tool_calls")
+    calls = tuple(
+        _tool_call(call, f"{path}.tool_calls[{at}]")
+        for at, call in enumerate(message.tool_calls or [])
+    )
     if message.function_call is not None:
-        calls = (*calls, _old_call(message.function_call))
+        old = message.function_call
+        calls = (*calls, contract.ToolCall(_old_id(old.name), old.name, old.arguments))
     if content is None and not calls and not reasoning:
         raise InvalidRequestError(
             f"'{path}.content' is needed where there are no tool calls.", param=f"{path}.content"
@@ -193,20 +193,10 @@ def _assistant(message: wire.AssistantMessage, path: str) -> contract.Message:
     )
 
 
-def _tool_calls(
-    calls: list[wire.FunctionToolCall | wire.CustomToolCall], path: str
-) -> tuple[contract.ToolCall, ...]:
-    return tuple(_tool_call(call, f"{path}[{at}]") for at, call in enumerate(calls))
-
-
 def _tool_call(call: wire.FunctionToolCall | wire.CustomToolCall, path: str) -> contract.ToolCall:
     if isinstance(call, wire.CustomToolCall):
         raise _unsupported(f"{path}.type")
     return contract.ToolCall(call.id, call.function.name, call.function.arguments)
-
-
-def _old_call(call: wire.FunctionCall) -> contract.ToolCall:
-    return contract.ToolCall(_old_id(call.name), call.name, call.arguments)
 
 
 def _old_id(name: str) -> str:

@@ -51,22 +51,18 @@ def to_generation_requests(body: CompletionRequest) -> list[GenerationRequest]:
     if body.max_tokens == 0 and not body.echo:
         raise InvalidRequestError("'max_tokens' of 0 needs 'echo' to be true.", param="max_tokens")
     settled = settle(body)
-    return [_to_request(settled, prompt) for prompt in to_prompts(body.prompt)]
-
-
-def _to_request(body: CompletionRequest, prompt: str | TokenIds) -> GenerationRequest:
-    return replace(
-        to_request(body, prompt, _to_limit(body)),
-        suffix=body.suffix or None,
-        echo=bool(body.echo),
-        response_format=only_one(to_guided(body)),
-        top_logprobs=body.logprobs,
-    )
-
-
-def _to_limit(body: CompletionRequest) -> int | None:
-    is_empty = body.max_tokens == 0 and body.echo
-    return 0 if is_empty else to_limit(body.max_tokens, _MAX_TOKENS)
+    is_empty = settled.max_tokens == 0 and settled.echo
+    limit = 0 if is_empty else to_limit(settled.max_tokens, _MAX_TOKENS)
+    return [
+        replace(
+            to_request(settled, prompt, limit),
+            suffix=settled.suffix or None,
+            echo=bool(settled.echo),
+            response_format=only_one(to_guided(settled)),
+            top_logprobs=settled.logprobs,
+        )
+        for prompt in to_prompts(body.prompt)
+    ]
 
 
 def to_prompts(prompt: str | list[Any] | None) -> list[str | TokenIds]:
