@@ -141,7 +141,13 @@ class Config(Struct, frozen=True, kw_only=True):
         for name in self.backends:
             _check_name(name)
         for kind in _ONE_PER_PROCESS:
-            self._check_single(kind)
+            enabled = self.enabled().items()
+            names = [name for name, config in enabled if isinstance(config, KINDS[kind])]
+            if len(names) > 1:
+                raise ValueError(
+                    f"$.backends.{names[1]}.kind: a process has one backend of kind {kind}, and "
+                    f"`{names[0]}` is one; switch one off, as in `{names[0]}: null`"
+                )
         for alias, model in self.models.items():
             for name in model.names.keys() - self.backends.keys():
                 known = _any_of(self.backends)
@@ -180,14 +186,6 @@ class Config(Struct, frozen=True, kw_only=True):
             if backend in enabled
             for spelling in enabled[backend].naming.spellings(name)
         )
-
-    def _check_single(self, kind: str) -> None:
-        names = [name for name, config in self.enabled().items() if isinstance(config, KINDS[kind])]
-        if len(names) > 1:
-            raise ValueError(
-                f"$.backends.{names[1]}.kind: a process has one backend of kind {kind}, and "
-                f"`{names[0]}` is one; switch one off, as in `{names[0]}: null`"
-            )
 
     def _with_keep_alive(self, backend: str, config: BackendConfig) -> BackendConfig:
         if isinstance(config, EchoConfig):

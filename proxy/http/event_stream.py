@@ -92,7 +92,7 @@ class _StreamSink(Generic[T_contra]):
 
 
 class AroundText(dict[int, tuple[bytes, bytes]]):
-    """Choice -> the bytes before and after the JSON of a text: in most chunks only the text differs."""
+    """Choice -> the bytes around the JSON of a text: in most chunks only the text differs."""
 
     def __init__(self, encode: Callable[[str, int], bytes]) -> None:
         """`encode` encodes the chunk of a text of a choice."""

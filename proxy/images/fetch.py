@@ -58,7 +58,9 @@ class Fetcher:
             raise InvalidRequestError("The URL of an image is invalid.", param="images") from None
         if url.scheme != "https" and not (url.scheme == "http" and self._config.plain_http):
             raise _refused("The URL of an image must begin with https://.")
-        if url.userinfo or _host_and_port(url) not in self._hosts:
+        host = url.host.removesuffix(".")
+        host_and_port = host if url.port is None else f"{host}:{url.port}"
+        if url.userinfo or host_and_port not in self._hosts:
             raise _refused("This server does not download images from the host of that URL.")
         address = await self._resolve(url)
         try:
@@ -113,12 +115,6 @@ class Fetcher:
                     f"An image has more than {self._config.max_bytes} bytes.", param="images"
                 )
         return bytes(content)
-
-
-def _host_and_port(url: httpx.URL) -> str:
-    """Return `images.example`, or `images.example:8443` if the URL has a port."""
-    host = url.host.removesuffix(".")
-    return host if url.port is None else f"{host}:{url.port}"
 
 
 def _refused(message: str) -> UnsupportedParameterError:

@@ -188,8 +188,11 @@ class SpeedChooser:
         if incumbent.holder is not None:
             return _FEWER_TRIALS
         least = min(incumbent.requests[c.deployment.backend] for c in comparison.candidates)
+        times = comparison.seconds.values()
+        are_all_known = len(times) == len(comparison.candidates)
+        is_clear = are_all_known and max(times) > _CLEAR_FACTOR * min(times)
         is_enough = _FEWER_TRIALS <= least < _TRIALS and (
-            _is_clear(comparison) or self._is_known_nearby(comparison)
+            is_clear or self._is_known_nearby(comparison)
         )
         return _FEWER_TRIALS if is_enough else _TRIALS
 
@@ -232,12 +235,6 @@ class SpeedChooser:
             return choice
         order = _with_first(other, choice.order)
         return replace(choice, order=order, rule="trial", renews=True)
-
-
-def _is_clear(comparison: _Comparison) -> bool:
-    """True if all candidates were measured and the slowest takes far longer than the fastest."""
-    times = comparison.seconds.values()
-    return len(times) == len(comparison.candidates) and max(times) > _CLEAR_FACTOR * min(times)
 
 
 def _with_first(first: Candidate, candidates: Sequence[Candidate]) -> tuple[Candidate, ...]:

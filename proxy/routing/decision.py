@@ -171,20 +171,17 @@ class Decider:
         if nearest.refusal is not None:
             return nearest.refusal
         backend, feature = nearest.deployment.backend, nearest.lacks[0]
-        able = [name for name in self._honouring(feature) if name != backend]
+        backends = {name: listed.backend for name, listed in self._registry.backends.items()}
+        kinds = {candidate.kind for candidate in backends.values()}
+        # Kinds that are switched off are named as well.
+        honours = {kind: features for kind, features in ENGINES.items() if kind not in kinds}
+        honours |= {name: candidate.honours for name, candidate in backends.items()}
+        able = [name for name, known in honours.items() if feature in known and name != backend]
         hint = f" A model on {' or '.join(able)} could honour it." if able else ""
         what = _IN_WORDS.get(feature, f"'{feature}'")
         return UnsupportedParameterError(
             f"{what} is not supported for '{entry.id}' on {backend}.{hint}", param=feature
         )
-
-    def _honouring(self, feature: Feature) -> list[str]:
-        """The backends that honour `feature` on some model, and the kinds that are switched off."""
-        backends = {name: listed.backend for name, listed in self._registry.backends.items()}
-        kinds = {backend.kind for backend in backends.values()}
-        absent = {kind: honours for kind, honours in ENGINES.items() if kind not in kinds}
-        honours = absent | {name: backend.honours for name, backend in backends.items()}
-        return [name for name, features in honours.items() if feature in features]
 
 
 def _rule(ranked: list[Candidate], prefer: str, requirements: Requirements) -> Rule | None:

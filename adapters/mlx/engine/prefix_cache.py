@@ -123,9 +123,13 @@ def create_prefix_cache(loaded: LoadedModel, config: MLXConfig) -> PrefixCache:
     if budget == 0:
         return PrefixCache(None)
     block = choose_block()
-    if config.kv_bits is None and _is_cuttable(loaded):
-        return PrefixCache(BlockStore(budget, block, _open_folder(loaded, config, block)))
-    return PrefixCache(SnapshotStore(budget, block))
+    if config.kv_bits is not None or not _is_cuttable(loaded):
+        return PrefixCache(SnapshotStore(budget, block))
+    folder = None
+    if config.prefix_cache_folder is not None:
+        mark = fingerprint(loaded.files, f"{config.dequantize} {mx.default_device()} {block}")
+        folder = BlockFolder.open(config.prefix_cache_folder, mark, config.prefix_cache_disk_bytes)
+    return PrefixCache(BlockStore(budget, block, folder))
 
 
 def prefix_cache_bytes(config: MLXConfig) -> int:
@@ -149,13 +153,6 @@ def _is_cuttable(loaded: LoadedModel) -> bool:
     """Return whether every layer has keys and values, one per token, in the order of tokens."""
     models = [loaded.model, *([loaded.draft] if loaded.draft is not None else [])]
     return all(type(cache) is KVCache for model in models for cache in make_prompt_cache(model))
-
-
-def _open_folder(loaded: LoadedModel, config: MLXConfig, block: int) -> BlockFolder | None:
-    if config.prefix_cache_folder is None:
-        return None
-    mark = fingerprint(loaded.files, f"{config.dequantize} {mx.default_device()} {block}")
-    return BlockFolder.open(config.prefix_cache_folder, mark, config.prefix_cache_disk_bytes)
 
 
 class Block(Struct, frozen=True):

@@ -82,30 +82,22 @@ class Vocabulary:
         text = self._tokenizer.convert_ids_to_tokens(token)
         if text is None:  # The weights may have more rows than the vocabulary has tokens.
             return b""
-        if not self._byte_level:
-            return _from_piece(text)
-        return b"".join(
-            bytes((_BYTE_OF[char],)) if char in _BYTE_OF else char.encode() for char in text
-        )
+        if self._byte_level:
+            return b"".join(
+                bytes((_BYTE_OF[char],)) if char in _BYTE_OF else char.encode() for char in text
+            )
+        # A piece of SentencePiece: `▁` is a space, `<0x0A>` a byte.
+        if len(text) == 6 and text.startswith("<0x") and text.endswith(">"):
+            return bytes((int(text[3:5], 16),))
+        return text.replace("\u2581", " ").encode()
 
 
-def _byte_alphabet() -> dict[str, int]:
-    """Return GPT-2's mapping of characters to bytes: printable ones stand for themselves."""
-    printable = [*range(0x21, 0x7F), *range(0xA1, 0xAD), *range(0xAE, 0x100)]
-    others = [byte for byte in range(256) if byte not in set(printable)]
-    return {chr(byte): byte for byte in printable} | {
-        chr(256 + place): byte for place, byte in enumerate(others)
-    }
-
-
-_BYTE_OF = _byte_alphabet()
-
-
-def _from_piece(text: str) -> bytes:
-    """Return the bytes of a SentencePiece piece: `▁` is a space, `<0x0A>` a byte."""
-    if len(text) == 6 and text.startswith("<0x") and text.endswith(">"):
-        return bytes((int(text[3:5], 16),))
-    return text.replace("\u2581", " ").encode()
+_PRINTABLE = (*range(0x21, 0x7F), *range(0xA1, 0xAD), *range(0xAE, 0x100))
+_OTHER_BYTES = sorted(set(range(256)) - set(_PRINTABLE))
+_BYTE_OF = {chr(byte): byte for byte in _PRINTABLE} | {
+    chr(256 + place): byte for place, byte in enumerate(_OTHER_BYTES)
+}
+"""GPT-2's mapping of characters to bytes: printable ones stand for themselves."""
 
 
 class ByteDetokenizer:

@@ -53,6 +53,9 @@ def settings(config: Config) -> dict[str, int | float | str]:
     """
     heads = int(_required(config, "num_attention_heads"))
     width = int(_required(config, "hidden_size"))
+    theta = config.get("rope_theta")
+    if theta is None:  # Newer files have it in `rope_parameters`.
+        theta = _required(config.get("rope_parameters") or {}, "rope_theta")
     metadata: dict[str, int | float | str] = {
         "block_count": int(_required(config, "num_hidden_layers")),
         "context_length": int(_required(config, "max_position_embeddings")),
@@ -64,7 +67,7 @@ def settings(config: Config) -> dict[str, int | float | str]:
         "attention.key_length": head_dim(config),
         "attention.value_length": head_dim(config),
         "rope.dimension_count": head_dim(config),
-        "rope.freq_base": _rope_theta(config),
+        "rope.freq_base": float(theta),
     }
     return metadata | _scaling(config) | _sliding_window(config)
 
@@ -79,13 +82,6 @@ def scaling_of(config: Config) -> Mapping[str, Any]:
     scaling = config.get("rope_scaling") or config.get("rope_parameters") or {}
     kind = scaling.get("rope_type") or scaling.get("type") or "default"
     return {} if kind == "default" else {**scaling, "rope_type": kind}
-
-
-def _rope_theta(config: Config) -> float:
-    """Theta, which newer files have in `rope_parameters`."""
-    if config.get("rope_theta") is not None:
-        return float(config["rope_theta"])
-    return float(_required(config.get("rope_parameters") or {}, "rope_theta"))
 
 
 def _scaling(config: Config) -> dict[str, int | float | str]:

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 import msgspec
 from msgspec import UNSET, Struct
 
-from adapters.ollama.wire import ChatBody, ChatMessage, RawBody
+from adapters.ollama.wire import ChatBody, RawBody
 
 if TYPE_CHECKING:
     from tokenizers import Tokenizer
@@ -136,7 +136,9 @@ def texts_of(body: ChatBody | RawBody) -> Texts:
         suffix = getattr(body, "suffix", UNSET)
         texts = tuple(text for text in (body.prompt, suffix) if isinstance(text, str) and text)
         return Texts(texts, messages=0, images=len(images) if images else 0)
-    doubtful = [text for message in body.messages for text in _doubtful(message)]
+    doubtful = [message.thinking for message in body.messages if message.thinking]
+    calls = [message.tool_calls for message in body.messages if message.tool_calls]
+    doubtful += [msgspec.json.encode(group).decode() for group in calls]
     if body.tools:
         doubtful.append(msgspec.json.encode(body.tools).decode())
     return Texts(
@@ -145,12 +147,3 @@ def texts_of(body: ChatBody | RawBody) -> Texts:
         images=sum([len(message.images) for message in body.messages if message.images]),
         doubtful=tuple(doubtful),
     )
-
-
-def _doubtful(message: ChatMessage) -> list[str]:
-    texts: list[str] = []
-    if message.thinking:
-        texts.append(message.thinking)
-    if message.tool_calls:
-        texts.append(msgspec.json.encode(message.tool_calls).decode())
-    return texts

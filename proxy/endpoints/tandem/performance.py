@@ -63,7 +63,13 @@ def to_comparison(
 ) -> ModelComparison:
     now = [to_contestant(deployment) for deployment in entry.deployments]
     live = measurements.comparison(entry.deployments)
-    benched = [_to_benched(result, now) for result in results if _is_of(result, now)]
+    # By the backends' own names: aliases may have changed since.
+    here = {(contestant.backend, contestant.name) for contestant in now}
+    benched = [
+        _to_benched(result, now)
+        for result in results
+        if all((one.backend, one.name) in here for one in result.contestants)
+    ]
     newest = [benched_verdicts(result) for result in benched if not result.stale][:1]
     return ModelComparison(
         model_id=entry.id,
@@ -73,12 +79,6 @@ def to_comparison(
         benched=benched,
         summary=[*live_verdicts(live), *(verdict for verdicts in newest for verdict in verdicts)],
     )
-
-
-def _is_of(result: Result, now: Sequence[Contestant]) -> bool:
-    """Compare by the backends' own names: aliases may have changed since."""
-    here = {(contestant.backend, contestant.name) for contestant in now}
-    return all((contestant.backend, contestant.name) in here for contestant in result.contestants)
 
 
 def _to_benched(result: Result, now: Sequence[Contestant]) -> Benched:
