@@ -49,7 +49,9 @@ class ModelLookup:
     async def _refreshed(self, name: str) -> RegisteredModel:
         """Resolve `name` as `find` does; without deployments if there is no such model."""
         if not name or len(name) > _LONGEST or not name.isprintable():
-            raise InvalidRequestError("This cannot be the name of a model.", param="model")
+            raise InvalidRequestError(
+                f"'model' must have 1 to {_LONGEST} printable characters.", param="model"
+            )
         entry = self._lookup(name)
         if not entry.deployments:
             await self._registry.refresh(_LISTING_SECONDS)

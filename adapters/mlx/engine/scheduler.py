@@ -163,11 +163,8 @@ class Scheduler:
 
     def _expire(self) -> Step:
         late = self._queue.expire(self._clock() - self._max_wait)
-        return [
-            (sequence, BackendBusyError(f"No row was free within {self._max_wait:g} seconds."))
-            for group in late
-            for sequence in group.waiting
-        ]
+        words = f"The model was busy with other requests for {self._max_wait:g} s; retry later."
+        return [(sequence, BackendBusyError(words)) for group in late for sequence in group.waiting]
 
     def _admit(self) -> Step:
         """Admit requests in turn while there are rows and memory for them."""

@@ -224,7 +224,9 @@ def require_mlx(request: ServerRequest) -> str:
     """
     name = request.registry.name_of("mlx")
     if name is None:
-        raise BackendUnavailableError("The mlx backend is switched off.", lasting=True)
+        raise BackendUnavailableError(
+            "The mlx backend is switched off: the config has `mlx: null` or `false`.", lasting=True
+        )
     return name
 
 
