@@ -29,7 +29,7 @@ class MLXConfig(
     naming: ClassVar[Naming] = naming.MLX
 
     folders: tuple[str, ...] = ()
-    """Folders whose subfolders are models (`config.json`, `*.safetensors`, a tokenizer)."""
+    """Folders of models: each subfolder has `config.json`, `*.safetensors` and a tokenizer."""
     huggingface_cache: bool = True
     """List the MLX-ready models of the Hugging Face cache."""
     embedded: Literal["auto", "always", "never"] = "auto"
@@ -95,7 +95,7 @@ class OllamaConfig(
     max_context: Count | None = None
     """The longest context; by default the model's own."""
     answer_room: Count = 2048
-    """Tokens reserved for an answer whose length the request does not limit."""
+    """Tokens reserved for an answer that the request does not limit."""
     memory_bytes: Count | None = None
     """For a model with its context; by default the memory of this machine, and unlimited on other
     machines."""

@@ -56,8 +56,9 @@ class EchoBackend:
     async def _answer(
         self, reply: str, request: GenerationRequest, choice: int, sink: Sink
     ) -> None:
-        text, stopped_by = _until_stop(reply, request.stop)
-        pieces = _PIECE.findall(text)
+        stops = [(reply.find(word), word) for word in request.stop if word in reply]
+        end, stopped_by = min(stops, default=(len(reply), None))
+        pieces = _PIECE.findall(reply[:end])
         shown = pieces if request.max_tokens is None else pieces[: request.max_tokens]
         for piece in shown:
             await asyncio.sleep(self._config.delay)
@@ -138,12 +139,3 @@ def _count(request: GenerationRequest) -> int:
             return len(ids)
         case messages:
             return sum(len(_PIECE.findall(message.text)) for message in messages)
-
-
-def _until_stop(text: str, stop: tuple[str, ...]) -> tuple[str, str | None]:
-    """Return `text` up to the first stop string, and that string."""
-    matches = [(text.find(word), word) for word in stop if word in text]
-    if not matches:
-        return text, None
-    at, word = min(matches)
-    return text[:at], word

@@ -261,7 +261,13 @@ def needs(request: GenerationRequest | EmbeddingRequest) -> frozenset[Feature]:
     `reasoning_effort` of none: every backend can answer without reasoning.
     """
     if isinstance(request, EmbeddingRequest):
-        return _needs_of_embedding(request)
+        # `dimensions` is no feature: every backend that embeds can truncate a vector.
+        needed: dict[Feature, bool] = {
+            "embeddings": True,
+            "tokens": any(isinstance(text, TokenIds) for text in request.inputs),
+            "keep_alive": request.keep_alive is not None,
+        }
+        return frozenset(feature for feature, is_needed in needed.items() if is_needed)
     pairs = zip(_field_values(request), _TESTS_BY_DEFAULT, strict=True)
     changed = [tests for value, (tests, default) in pairs if value != default]
     return frozenset(
@@ -280,13 +286,3 @@ def first_needed(
         if feature in _TEST_OF and _TEST_OF[feature](request):
             return feature
     return None
-
-
-def _needs_of_embedding(request: EmbeddingRequest) -> frozenset[Feature]:
-    """`dimensions` is no feature: every backend that embeds can truncate a vector."""
-    needed: dict[Feature, bool] = {
-        "embeddings": True,
-        "tokens": any(isinstance(text, TokenIds) for text in request.inputs),
-        "keep_alive": request.keep_alive is not None,
-    }
-    return frozenset(feature for feature, is_needed in needed.items() if is_needed)

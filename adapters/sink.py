@@ -1,4 +1,4 @@
-"""Where a backend writes the events of an answer, one at a time.
+"""Sinks: a backend writes the events of an answer to one.
 
 Events are written, not yielded: a generator costs a turn of its task and a resumption of each
 generator around it for every token; a `write` is a call. As with asyncio's `StreamWriter`, a writer
@@ -19,7 +19,7 @@ from adapters.events import Event, Started
 from adapters.request import GenerationRequest
 
 _WAITING_EVENTS = 64
-"""Events that `events` holds for a slow reader before it asks the writer to drain."""
+"""Events that `events` buffers for a slow reader before the writer has to drain."""
 
 
 class Sink(Protocol):
@@ -29,7 +29,7 @@ class Sink(Protocol):
         """Take `event` at once, without waiting.
 
         Returns true when the reader is behind: the writer should `await drain()` before it writes
-        more. A writer that cannot wait, or holds a bounded answer, may go on.
+        more. A writer that cannot wait, or has a bounded answer, may continue.
 
         Raises:
             BadUpstreamError: the event breaks the order of `Backend.generate`.
@@ -37,7 +37,7 @@ class Sink(Protocol):
         ...
 
     async def drain(self) -> None:
-        """Wait until the reader has caught up; returns at once where it has."""
+        """Wait until the reader has caught up; returns at once if it has."""
         ...
 
 
@@ -71,7 +71,7 @@ async def events(source: Generator, request: GenerationRequest) -> AsyncGenerato
 
 
 class _Reader:
-    """A sink that holds events until `next` takes them."""
+    """A sink that buffers events until `next` takes them."""
 
     def __init__(self) -> None:
         self._events: deque[Event] = deque()

@@ -64,7 +64,7 @@ def create_app(
     backends: Mapping[str, Backend] | None = None,
     log: TextIO | None = None,
 ) -> Litestar:
-    """Create the application. Backends that are given are used as they are, and not closed.
+    """Create the application. `backends` replace those of the config and are not closed.
 
     The request log is written to `log`.
     """

@@ -141,7 +141,13 @@ class Config(Struct, frozen=True, kw_only=True):
         for name in self.backends:
             _check_name(name)
         for kind in _ONE_PER_PROCESS:
-            self._check_single(kind)
+            enabled = self.enabled().items()
+            names = [name for name, config in enabled if isinstance(config, KINDS[kind])]
+            if len(names) > 1:
+                raise ValueError(
+                    f"$.backends.{names[1]}.kind: a process has one backend of kind {kind}, and "
+                    f"`{names[0]}` is one; switch one off, as in `{names[0]}: null`"
+                )
         for alias, model in self.models.items():
             for name in model.names.keys() - self.backends.keys():
                 known = _any_of(self.backends)
@@ -157,7 +163,7 @@ class Config(Struct, frozen=True, kw_only=True):
 
     def of_kind(self, kind: type[_C]) -> _C | None:
         """The first enabled backend of a kind, by the type of its settings."""
-        return next((each for each in self.enabled().values() if isinstance(each, kind)), None)
+        return next((value for value in self.enabled().values() if isinstance(value, kind)), None)
 
     def backend_configs(self) -> dict[str, BackendConfig]:
         """The backends to open, as `enabled`, with the aliases' `keep_alive` merged in.
@@ -165,7 +171,9 @@ class Config(Struct, frozen=True, kw_only=True):
         Raises:
             ValueError: two aliases of one model set different times.
         """
-        return {name: self._with_keep_alive(name, each) for name, each in self.enabled().items()}
+        return {
+            name: self._with_keep_alive(name, config) for name, config in self.enabled().items()
+        }
 
     def pinned(self) -> frozenset[tuple[str, str]]:
         """(backend name, the backend's name of the model) of each pinned model on an enabled
@@ -178,14 +186,6 @@ class Config(Struct, frozen=True, kw_only=True):
             if backend in enabled
             for spelling in enabled[backend].naming.spellings(name)
         )
-
-    def _check_single(self, kind: str) -> None:
-        names = [name for name, each in self.enabled().items() if isinstance(each, KINDS[kind])]
-        if len(names) > 1:
-            raise ValueError(
-                f"$.backends.{names[1]}.kind: a process has one backend of kind {kind}, and "
-                f"`{names[0]}` is one; switch one off, as in `{names[0]}: null`"
-            )
 
     def _with_keep_alive(self, backend: str, config: BackendConfig) -> BackendConfig:
         if isinstance(config, EchoConfig):
@@ -286,8 +286,8 @@ def _decode(text: bytes) -> Config:
     file = msgspec.convert(raw, _File)
     return Config(
         server=file.server,
-        backends={name: _to_backend(name, each) for name, each in file.backends.items()},
-        models={alias: _to_model(alias, each) for alias, each in file.models.items()},
+        backends={name: _to_backend(name, value) for name, value in file.backends.items()},
+        models={alias: _to_model(alias, value) for alias, value in file.models.items()},
     )
 
 
@@ -307,9 +307,11 @@ def _to_backend(name: str, settings: object) -> BackendConfig | None:
 def _to_model(alias: str, settings: object) -> ModelConfig:
     key = f"$.models.{alias}"
     fields = _convert(settings, dict[str, Any], key)
-    names = {name: each for name, each in fields.items() if name not in _ALIAS_SETTINGS}
-    texts = {n: _convert(each, str, f"{key}.{n}") for n, each in names.items() if each is not None}
-    options = {name: each for name, each in fields.items() if name in _ALIAS_SETTINGS}
+    names = {name: value for name, value in fields.items() if name not in _ALIAS_SETTINGS}
+    texts = {
+        n: _convert(value, str, f"{key}.{n}") for n, value in names.items() if value is not None
+    }
+    options = {name: value for name, value in fields.items() if name in _ALIAS_SETTINGS}
     return _convert({**options, "names": texts}, ModelConfig, key)
 
 
@@ -346,7 +348,10 @@ def find_config(option: str | None, environ: Mapping[str, str]) -> Path | None:
     named = option or environ.get("TANDEM_CONFIG")
     if named:
         return Path(named)
-    default = _config_folder(environ) / "tandem" / "config.yaml"
+    home = Path(os.path.expanduser("~"))
+    by_system = "Library/Application Support" if sys.platform == "darwin" else ".config"
+    folder = Path(environ.get("XDG_CONFIG_HOME") or home / by_system)
+    default = folder / "tandem" / "config.yaml"
     return default if default.is_file() else None
 
 
@@ -359,10 +364,3 @@ def state_folder(config: Config, environ: Mapping[str, str]) -> Path:
     home = Path(os.path.expanduser("~"))
     folder = "Library/Application Support" if sys.platform == "darwin" else ".local/state"
     return home / folder / "tandem"
-
-
-def _config_folder(environ: Mapping[str, str]) -> Path:
-    if environ.get("XDG_CONFIG_HOME"):
-        return Path(environ["XDG_CONFIG_HOME"])
-    home = Path(os.path.expanduser("~"))
-    return home / ("Library/Application Support" if sys.platform == "darwin" else ".config")

@@ -1,4 +1,4 @@
-"""Failures as HTTP tells them: status, type, code, headers, and OpenAI's `{"error": {...}}`."""
+"""Errors in HTTP: status, type, code, headers, and OpenAI's body `{"error": {...}}`."""
 
 import logging
 import traceback
@@ -24,7 +24,7 @@ log = logging.getLogger("tandem")
 
 
 class ServerShutdownError(Exception):
-    """The server is going down and this answer took longer than its grace."""
+    """The server is shutting down and the answer took longer than its grace."""
 
 
 class ClientDisconnectedError(Exception):
@@ -53,10 +53,13 @@ BACKEND_ERRORS: dict[type[BackendError], Row] = {
 HTTP_ERRORS: dict[int, tuple[Row, str]] = {
     400: (Row(400, "invalid_request_error"), "The request is malformed."),
     403: (Row(403, "permission_error", "forbidden"), "This host or origin is not allowed."),
-    404: (Row(404, "invalid_request_error", "unknown_url"), "There is nothing at this address."),
+    404: (
+        Row(404, "invalid_request_error", "unknown_url"),
+        "There is no such URL. GET /openapi.json lists all.",
+    ),
     405: (
         Row(405, "invalid_request_error", "method_not_allowed"),
-        "This address does not take that method.",
+        "This URL does not support that method.",
     ),
     408: (Row(408, "invalid_request_error", "request_timeout"), "The request took too long."),
     413: (Row(413, "invalid_request_error", "request_too_large"), "The body is too large."),
@@ -65,10 +68,10 @@ HTTP_ERRORS: dict[int, tuple[Row, str]] = {
         "Send the body as application/json, without a content encoding.",
     ),
     431: (Row(431, "invalid_request_error", "headers_too_large"), "The headers are too large."),
-    505: (Row(505, "invalid_request_error", "http_version"), "Only HTTP/1.1 is spoken here."),
+    505: (Row(505, "invalid_request_error", "http_version"), "Only HTTP/1.1 is supported."),
 }
-"""Errors of Litestar, the gates and the connection. Their own texts may hold paths, so these are
-sent instead."""
+"""Errors of Litestar, the gates and the connection. Their own messages may contain paths, so these
+are sent instead."""
 
 INTERNAL = Row(500, "server_error", "internal_error")
 SHUTDOWN = Row(503, "server_error", "server_shutdown")
@@ -89,7 +92,7 @@ class ErrorBody(Struct, frozen=True):
 
 
 class Failure(Struct, frozen=True, kw_only=True):
-    """An error as HTTP tells it, before a dialect gives it a body."""
+    """An error with its HTTP status, before a dialect renders its body."""
 
     status: int
     message: str
@@ -105,15 +108,20 @@ class Failure(Struct, frozen=True, kw_only=True):
 
 
 def openai_body(failure: Failure) -> Struct:
-    """Render `failure` as OpenAI does: the body of every route that names no other dialect."""
+    """Render `failure` as OpenAI does: the body of every route without a dialect of its own."""
     return failure.body
 
 
 def to_failure(exc: Exception) -> Failure:
-    """Map any exception to an answer. An unforeseen one is logged, and told without its text."""
+    """Map any exception to a failure. Unexpected ones are logged, and answered without text."""
     match exc:
         case BackendError():
-            return _from_backend(exc)
+            headers: dict[str, str] = {}
+            if exc.retry_after is not None:
+                headers["retry-after"] = str(max(1, round(exc.retry_after)))
+            if exc.lasting:
+                headers["x-should-retry"] = "false"
+            return _failure(_row_of(exc), exc.message, exc.param, headers)
         case HTTPException(status_code=status) if status in HTTP_ERRORS:
             row, message = HTTP_ERRORS[status]
             return _failure(row, message, headers=dict(exc.headers or {}))
@@ -124,31 +132,24 @@ def to_failure(exc: Exception) -> Failure:
         case ClientDisconnectedError():
             return _failure(GONE, "The client has disconnected.")
         case _:
-            _log_defect(exc)
+            # Without its text: exception texts may contain parts of prompts.
+            stack = "".join(traceback.format_tb(exc.__traceback__))
+            log.error("Unexpected %s:\n%s", type(exc).__name__, stack)
             return internal_failure()
 
 
 def internal_failure() -> Failure:
-    return _failure(INTERNAL, "The server met an error of its own.")
+    return _failure(INTERNAL, "Internal server error. The server's log has the details.")
 
 
 def to_code(exc: BackendError) -> str:
-    """Name the error in one word, for headers, counters and logs."""
+    """Return the code of the error, for headers, counters and logs."""
     row = _row_of(exc)
     return row.code or row.type
 
 
 def _row_of(exc: BackendError) -> Row:
     return next(BACKEND_ERRORS[kind] for kind in type(exc).__mro__ if kind in BACKEND_ERRORS)
-
-
-def _from_backend(exc: BackendError) -> Failure:
-    headers: dict[str, str] = {}
-    if exc.retry_after is not None:
-        headers["retry-after"] = str(max(1, round(exc.retry_after)))
-    if exc.lasting:
-        headers["x-should-retry"] = "false"
-    return _failure(_row_of(exc), exc.message, exc.param, headers)
 
 
 def _failure(
@@ -162,9 +163,3 @@ def _failure(
         code=row.code,
         headers=headers or {},
     )
-
-
-def _log_defect(exc: Exception) -> None:
-    """Log where it happened, not its text: exception texts carry pieces of prompts."""
-    stack = "".join(traceback.format_tb(exc.__traceback__))
-    log.error("Unforeseen %s:\n%s", type(exc).__name__, stack)

@@ -14,7 +14,7 @@ from litestar.handlers import HTTPRouteHandler
 from litestar.routes import HTTPRoute
 from msgspec import Struct
 
-from proxy.errors import BACKEND_ERRORS, GONE, HTTP_ERRORS, INTERNAL, SHUTDOWN, ErrorBody, Row
+from proxy.errors import BACKEND_ERRORS, GONE, HTTP_ERRORS, INTERNAL, SHUTDOWN, ErrorBody
 
 JSON = dict[str, Any]
 
@@ -200,13 +200,12 @@ def _query(route: _Route) -> Iterator[tuple[str, Any, bool]]:
 
 def _to_error(schemas: Mapping[Any, JSON]) -> JSON:
     rows = [*BACKEND_ERRORS.values(), *(row for row, _ in HTTP_ERRORS.values())]
-    errors = dict.fromkeys(_error_text(row) for row in (*rows, INTERNAL, SHUTDOWN, GONE))
+    errors = dict.fromkeys(
+        f"{row.status} `{row.type}`" + (f" `{row.code}`" if row.code is not None else "")
+        for row in (*rows, INTERNAL, SHUTDOWN, GONE)
+    )
     return {
         "description": "By status, `type` and `code`: " + "; ".join(sorted(errors)) + ".",
         "headers": _point_to(_ALL_HEADERS),
         "content": {"application/json": {"schema": schemas[ErrorBody]}},
     }
-
-
-def _error_text(row: Row) -> str:
-    return f"{row.status} `{row.type}`" + (f" `{row.code}`" if row.code is not None else "")

@@ -1,7 +1,7 @@
 """One answer of the server, from the arrival of its request to its end.
 
 `Record` is filled on the way and closed once. Response headers, the request log, measurements,
-estimates and the `performance` fields read it; none of them follows the answer by itself.
+estimates and the `performance` fields read it; no part observes the answer by itself.
 """
 
 import random
@@ -18,7 +18,7 @@ Clock = Callable[[], float]
 
 
 def new_id(prefix: str) -> str:
-    """`prefix` and 24 hexadecimal digits: unique, not secret, without a system call each."""
+    """Create an id of `prefix` and 24 hexadecimal digits: unique, not secret, no system call."""
     return f"{prefix}{random.getrandbits(96):024x}"
 
 
@@ -39,20 +39,20 @@ class Attempt:
         self.first_at: float | None = None
         """The first piece of the answer came."""
         self.ended_at: float | None = None
-        """The last choice that has ended by now did so."""
+        """The latest end of a choice so far."""
         self.cold = False
         """The request waited for its model to be loaded."""
         self.context: int | None = None
         """Tokens that prompt and answer may have together."""
         self.restarted = False
-        """Another server of the backend began the answer anew: its times are not comparable."""
+        """Another server of the backend restarted the answer: its times are not comparable."""
         self.concurrency = 1
         """Answers that the backend had in progress when this one began, itself included."""
         self.finished: dict[int, Finished] = {}
         self.error: BackendError | None = None
 
     def note(self, event: Event) -> None:
-        """Fill in what `event` tells. Text after the first piece tells nothing."""
+        """Record `event`. Text after the first piece adds nothing."""
         match event:
             case Started():
                 self.cold, self.context, self.ready_at = event.cold, event.context, self._clock()
@@ -77,7 +77,7 @@ class Attempt:
 
     @property
     def tokens_per_second(self) -> float | None:
-        """As `to_speed`, all choices together."""
+        """Tokens per second of all choices together; see `to_speed`."""
         if self.first_at is None or self.ended_at is None:
             return None
         return to_speed(self.completion_tokens, self.ended_at - self.first_at)
@@ -101,30 +101,30 @@ class Record:
         self.arrived_at = clock()
         self._readers = readers
         self.model = ""
-        """The public name that the client asked for."""
+        """The public name in the request."""
         self.streamed = False
         self.ignored: tuple[str, ...] = ()
         """Paths of request fields that no part of the server knows."""
         self.attempts: list[Attempt] = []
-        """In order; several where a backend failed, or the request has several prompts."""
+        """In order; several if a backend failed, or the request has several prompts."""
         self.fallback_from: str | None = None
-        """`NAME; reason=CODE` of the backend that failed before another was asked."""
+        """`NAME; reason=CODE` of the backend that failed before another was tried."""
         self.status: int | None = None
-        """`None` until the head of the answer was sent."""
+        """`None` until the head of the response is sent."""
         self.outcome: Outcome | None = None
-        """`None` while the answer is on its way."""
+        """`None` while the answer is in progress."""
         self.error: str | None = None
         """The code of the failure that ended it."""
         self.closed_at: float | None = None
 
     def attempt(self, backend: str, model: str, choices: int = 1) -> Attempt:
-        """Begin an attempt: `backend` is asked for `model`, its own name of it."""
+        """Begin an attempt on `backend`; `model` is its own name of the model."""
         attempt = Attempt(backend, model, choices, self.clock)
         self.attempts.append(attempt)
         return attempt
 
     def fall_back(self, failed: Attempt, error: BackendError) -> None:
-        """Note that another backend is asked because `failed` ended with `error`."""
+        """Note that another backend is tried because `failed` ended with `error`."""
         failed.error = error
         self.fallback_from = f"{failed.backend}; reason={to_code(error)}"
 
@@ -140,7 +140,7 @@ class Record:
         self.error = code
 
     def close(self) -> None:
-        """End the record and hand it to its readers; a second call does nothing."""
+        """End the record and call its readers; a second call does nothing."""
         if self.closed_at is not None:
             return
         self.closed_at = self.clock()
@@ -152,7 +152,7 @@ class Record:
 
     @property
     def backend(self) -> str:
-        """The configured name of the backend that was asked last; `none` before the first."""
+        """The configured name of the backend of the last attempt; `none` before the first."""
         return self.attempts[-1].backend if self.attempts else "none"
 
     @property
@@ -164,40 +164,40 @@ class Record:
     @property
     def first_token_s(self) -> float | None:
         """Seconds from the arrival to the first piece of the answer that was sent."""
-        first = min([a.first_at for a in self._sent if a.first_at is not None], default=None)
+        first = min([a.first_at for a in self._completed if a.first_at is not None], default=None)
         return None if first is None else first - self.arrived_at
 
     @property
     def total_s(self) -> float:
-        """Seconds from the arrival to the end of the last choice; to now before that."""
-        ends = [a.ended_at for a in self._sent if a.ended_at is not None]
+        """Seconds from the arrival to the end of the last choice; before that, until now."""
+        ends = [a.ended_at for a in self._completed if a.ended_at is not None]
         return max(ends, default=self.clock()) - self.arrived_at
 
     @property
     def tokens_per_second(self) -> float | None:
-        """As `to_speed`, all choices together."""
+        """Tokens per second of all choices together; see `to_speed`."""
         if self.first_token_s is None:
             return None
-        tokens = sum([attempt.completion_tokens for attempt in self._sent])
+        tokens = sum([attempt.completion_tokens for attempt in self._completed])
         return to_speed(tokens, self.total_s - self.first_token_s)
 
     @property
     def usage(self) -> Usage | None:
         """Tokens of all choices that have ended; each prompt is counted once."""
-        prompts = [next(iter(a.finished.values())).usage for a in self._sent if a.finished]
+        prompts = [next(iter(a.finished.values())).usage for a in self._completed if a.finished]
         if not prompts:
             return None
         cached = [usage.cached_tokens for usage in prompts if usage.cached_tokens is not None]
         return Usage(
             prompt_tokens=sum([usage.prompt_tokens for usage in prompts]),
-            completion_tokens=sum([attempt.completion_tokens for attempt in self._sent]),
+            completion_tokens=sum([attempt.completion_tokens for attempt in self._completed]),
             cached_tokens=sum(cached) if cached else None,
         )
 
     def timings(self, finished: Finished) -> Timings:
-        """The engine's own timings; by this server's clock where the engine tells none.
+        """The engine's own timings; by this server's clock if the engine reports none.
 
-        Load and prompt cannot be told apart for an engine that is silent until its first word.
+        Load and prompt are not distinguished for an engine that is silent until its first token.
         """
         if finished.timings is not None:
             return finished.timings
@@ -211,13 +211,13 @@ class Record:
         )
 
     @property
-    def _sent(self) -> list[Attempt]:
-        """The attempts whose answer went to the client."""
+    def _completed(self) -> list[Attempt]:
+        """The attempts that did not fail: their events went to the client."""
         return [attempt for attempt in self.attempts if attempt.error is None]
 
 
 def to_speed(tokens: int, seconds: float) -> float | None:
-    """Tokens a second, `seconds` after the first piece; `None` where the answer came in one piece.
+    """Tokens per second, `seconds` after the first piece; `None` if the answer came in one piece.
 
     The time of the first token is the prompt's.
     """

@@ -1,4 +1,4 @@
-"""Sinks of the server: one that holds a backend to the contract, one that collects an answer."""
+"""Sinks of the server: one checks the order of a backend's events, one collects an answer."""
 
 import asyncio
 from collections import defaultdict
@@ -22,7 +22,7 @@ from adapters.sink import Sink
 from proxy.record import Attempt
 
 _EVENTS_A_TURN = 256
-"""Events of a collected answer after which a backend that never waits has to."""
+"""Events of a collected answer after which a backend that never waits has to yield."""
 
 
 class CheckedSink:
@@ -40,7 +40,7 @@ class CheckedSink:
         self._restarts = restarts
         self._open = set(range(attempt.choices))
         self._flowing: set[int] = set()
-        """The open choices once the first piece was noted: their text needs no further look."""
+        """The open choices, once the first piece is recorded: their text needs no further check."""
         self.started = False
 
     def write(self, event: Event, /) -> bool:

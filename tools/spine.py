@@ -1,11 +1,11 @@
-"""Count what one streamed token costs, and what stands between a client and an engine.
+"""Count the calls of one streamed token, and the functions between a client and an engine.
 
     python -m tools.spine
 
-Serves the application on a real socket and asks it, warm, with every dialect on each engine: MLX
+Serves the application on a real socket and sends warm requests of every dialect to each engine: MLX
 with a tiny model, Ollama as its recorded bytes. `sys.setprofile` sees the event loop's thread only.
 Prints a table: the spine (functions and files of this project that wait for the engine when it is
-asked: the await chain of the request's task and of the answer's) and the calls of Python functions
+called: the await chain of the request's task and of the answer's) and the calls of Python functions
 for each token, from the difference of a long and a short answer.
 """
 
@@ -36,14 +36,14 @@ from proxy.config import Config, ServerConfig  # noqa: E402
 from proxy.http.server import Server  # noqa: E402
 
 SHORT, LONG = 20, 120
-"""Tokens of the two answers whose costs are compared."""
+"""Tokens of the two answers that are compared."""
 _TOKEN_SECONDS = 0.004
 """Between two tokens of the recorded Ollama: each is a read of its own, as with a real model."""
 _ENGINES = {
     "ollama": ("upstream/transport.py", "ask"),
     "mlx": ("mlx/engine/engine.py", "submit"),
 }
-"""Backend -> file and function in which the engine is asked."""
+"""Backend -> file and function that call the engine."""
 
 MESSAGES = [{"role": "user", "content": "Hi"}]
 
@@ -72,8 +72,8 @@ def dialects(model: str, backend: str, tokens: int) -> Iterator[Dialect]:
 class Profile:
     """Counts calls on the thread that it is set for, and keeps the stack at the engine."""
 
-    def __init__(self, asked: tuple[str, str]) -> None:
-        self._file, self._function = asked
+    def __init__(self, call_site: tuple[str, str]) -> None:
+        self._file, self._function = call_site
         self.calls: Counter[CodeType] = Counter()
         self.spine: list[CodeType] = []
 
@@ -93,11 +93,11 @@ class Profile:
 
 def _stack(frame: FrameType | None) -> list[CodeType]:
     """The functions on the stack of the running task, outermost first."""
-    found: list[CodeType] = []
+    frames: list[CodeType] = []
     while frame is not None:
-        found.append(frame.f_code)
+        frames.append(frame.f_code)
         frame = frame.f_back
-    return found[::-1]
+    return frames[::-1]
 
 
 def _waiting_request() -> list[CodeType]:
@@ -136,8 +136,8 @@ def ask(port: int, dialect: Dialect) -> bytes:
         return b"".join(iter(lambda: client.recv(65_536), b""))
 
 
-async def measure(port: int, dialect: Dialect, asked: tuple[str, str]) -> Profile:
-    profile = Profile(asked)
+async def measure(port: int, dialect: Dialect, call_site: tuple[str, str]) -> Profile:
+    profile = Profile(call_site)
     sys.setprofile(profile)
     try:
         answer = await asyncio.to_thread(ask, port, dialect)
@@ -165,7 +165,7 @@ def run_ollama(ready: threading.Event, hosts: list[str]) -> None:
 
 
 def _replay(name: str) -> Any:
-    """The recorded lines, one of which is repeated for as many tokens as are asked for."""
+    """The recorded lines, one of which is repeated for the number of tokens in the request."""
     lines = [chunk.encode() for chunk in recording(name)["response"]["chunks"]]
 
     async def script(reply: Reply) -> None:

@@ -57,7 +57,13 @@ def find_stored(name: str, folders: tuple[Path, ...]) -> StoredModel:
         InvalidRequestError: the model is not exactly one GGUF; the message says what it has.
         OSError: the store cannot be read.
     """
-    path = _manifest_path(name)
+    owner, _, model = name.rpartition("/")
+    model, _, tag = model.partition(":")
+    host, _, namespace = owner.rpartition("/")
+    parts = (host or _HOST, namespace or _NAMESPACE, model, tag or "latest")
+    if not all(_PART.fullmatch(part) for part in parts):
+        raise ModelNotFoundError(f"'{name}' is not a valid name of an Ollama model.")
+    path = Path(*parts)
     for folder in folders:
         manifest = folder / "manifests" / path
         if manifest.is_file():
@@ -66,17 +72,6 @@ def find_stored(name: str, folders: tuple[Path, ...]) -> StoredModel:
                 raise ModelNotFoundError(f"Ollama lists '{name}', but its file is missing.")
             return StoredModel(name=_listed_name(path), weights=weights)
     raise ModelNotFoundError(f"Ollama's store has no '{name}'.")
-
-
-def _manifest_path(name: str) -> Path:
-    """`smollm2:135m` -> `registry.ollama.ai/library/smollm2/135m`."""
-    owner, _, model = name.rpartition("/")
-    model, _, tag = model.partition(":")
-    host, _, namespace = owner.rpartition("/")
-    parts = (host or _HOST, namespace or _NAMESPACE, model, tag or "latest")
-    if not all(_PART.fullmatch(part) for part in parts):
-        raise ModelNotFoundError(f"'{name}' is not a valid name of an Ollama model.")
-    return Path(*parts)
 
 
 def _listed_name(manifest: Path) -> str:

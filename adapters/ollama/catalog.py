@@ -2,7 +2,6 @@
 
 import asyncio
 import time
-from collections.abc import Iterable
 from datetime import datetime
 from functools import lru_cache
 
@@ -58,11 +57,11 @@ class Catalog:
         self._believed = believed
         self._models: list[Model] = []
         self._until = 0.0
-        self._asking: asyncio.Task[list[Model]] | None = None
+        self._listing: asyncio.Task[list[Model]] | None = None
         self._shown: dict[str, Show] = {}
         self._tags: dict[str, Tag] = {}
         self._runners: dict[str, str] = {}
-        """Digest -> runner; without models whose runner options are not known."""
+        """Digest -> runner; only of models with known runner options."""
         self._runner_by_name: dict[str, str] = {}
         """Name -> runner, until the next list."""
         self._facts: dict[tuple[str, str], ModelInfo] = {}
@@ -82,11 +81,11 @@ class Catalog:
         """
         if time.monotonic() < self._until:
             return list(self._models)
-        if self._asking is None:
-            self._asking = asyncio.create_task(self._ask())
-            self._asking.add_done_callback(self._asked)
+        if self._listing is None:
+            self._listing = asyncio.create_task(self._list())
+            self._listing.add_done_callback(self._on_listed)
         # Shielded: a caller that leaves takes nothing from the others.
-        return list(await asyncio.shield(self._asking))
+        return list(await asyncio.shield(self._listing))
 
     def doubt(self) -> None:
         """Fetch the list again at the next call."""
@@ -209,7 +208,7 @@ class Catalog:
             self._running[name] = Tag(name=name, context_length=context)
 
     async def _look(self, seconds: float) -> bool:
-        asked_at = time.monotonic()
+        requested_at = time.monotonic()
         try:
             running = await self._client.get("/api/ps", Tags, seconds)
         except BackendUnavailableError:  # No server, no loaded models.
@@ -217,39 +216,36 @@ class Catalog:
             return False
         except BackendError:  # Good to know, and no more.
             return False
-        if asked_at < self._changed_at:
+        if requested_at < self._changed_at:
             return await self._look(seconds)
         self._running = {tag.name: tag for tag in running.known}
-        self._changed_at, self._looked_until = asked_at, asked_at + self._believed
+        self._changed_at, self._looked_until = requested_at, requested_at + self._believed
         self._tells = True
         return True
 
     async def aclose(self) -> None:
         """Wait for the request in progress, which ends when the client is closed."""
-        if self._asking is not None:
-            await asyncio.wait([self._asking])
+        if self._listing is not None:
+            await asyncio.wait([self._listing])
 
-    def _asked(self, task: asyncio.Task[list[Model]]) -> None:
-        self._asking = None
+    def _on_listed(self, task: asyncio.Task[list[Model]]) -> None:
+        self._listing = None
         if not task.cancelled():
             task.exception()  # Retrieved here: every caller may have left.
 
-    async def _ask(self) -> list[Model]:
-        asked_at = time.monotonic()
+    async def _list(self) -> list[Model]:
+        requested_at = time.monotonic()
         tags = (await self._client.get("/api/tags", Tags, _SECONDS)).known
-        await self._show_all(tags)
+        # `/api/tags` lacks properties, the origin above all; they are fetched once for each digest.
+        missing = {tag.digest: tag for tag in tags if tag.digest not in self._shown}
+        gate = asyncio.Semaphore(_SHOWS_AT_ONCE)
+        await asyncio.gather(*(self._show(tag, gate) for tag in missing.values()))
         has_running = await self._look(_SECONDS)
         self._tags = {tag.name: tag for tag in tags}
         self._runner_by_name.clear()
         self._models = [self._to_model(tag, has_running) for tag in tags]
-        self._until = asked_at + self._believed
+        self._until = requested_at + self._believed
         return self._models
-
-    async def _show_all(self, tags: Iterable[Tag]) -> None:
-        """Fetch what `/api/tags` lacks, the origin above all, once for each digest."""
-        missing = {tag.digest: tag for tag in tags if tag.digest not in self._shown}
-        gate = asyncio.Semaphore(_SHOWS_AT_ONCE)
-        await asyncio.gather(*(self._show(tag, gate) for tag in missing.values()))
 
     async def _show(self, tag: Tag, gate: asyncio.Semaphore) -> None:
         async with gate:
@@ -265,8 +261,13 @@ class Catalog:
         """`has_running`: `/api/ps` has responded."""
         details = tag.details or Details()
         shown = self._shown.get(tag.digest, Show())
-        names = (None if _lists_capabilities(tag) else shown.capabilities) or tag.capabilities or ()
-        capabilities = _to_capabilities(names)
+        # Old servers list no capabilities. One that lists no context length takes an embedding
+        # model for a chat model: its capabilities are a guess.
+        are_listed = bool(tag.capabilities and details.context_length)
+        names = (None if are_listed else shown.capabilities) or tag.capabilities or ()
+        capabilities: frozenset[Capability] = frozenset(
+            _CAPABILITIES[name] for name in names if name in _CAPABILITIES
+        )
         is_mlx = details.format == "safetensors"
         file = origin(shown)
         running = self._as_loaded(tag.name)
@@ -287,21 +288,11 @@ class Catalog:
         )
 
 
-def _to_capabilities(names: Iterable[str]) -> frozenset[Capability]:
-    return frozenset(_CAPABILITIES[name] for name in names if name in _CAPABILITIES)
-
-
 def _lacks(capabilities: frozenset[Capability]) -> frozenset[Feature]:
     """Return the features a model lacks; none where Ollama reports no capabilities."""
     if not capabilities:
         return frozenset()
     return frozenset(feature for feature, needed in _NEEDED.items() if needed not in capabilities)
-
-
-def _lists_capabilities(tag: Tag) -> bool:
-    # Old servers report no capabilities. One that reports no context length takes an embedding
-    # model for a chat model: its capabilities are a guess.
-    return bool(tag.capabilities and tag.details and tag.details.context_length)
 
 
 @lru_cache(1024)

@@ -55,7 +55,7 @@ class InFlight:
         self._runner = runner
         self.requests = 0
         self.answers = 0
-        """Requests whose answer has begun."""
+        """Requests with an answer that has begun."""
         self._by_runner: dict[str, InFlightByRunner] = {}
 
     def of(self, model: str) -> InFlightByRunner:

@@ -55,10 +55,14 @@ class ModelInfo(Struct, frozen=True, kw_only=True):
 def to_model_info(shown: Show, size: int | None) -> ModelInfo:
     blob = _FROM.search(shown.modelfile)
     num_ctx = _NUM_CTX.search(shown.parameters)
+    length = context_length(shown)
+    least = _LEAST_CONTEXT
+    if "vision" in (shown.capabilities or ()):
+        least = min(_LEAST_CONTEXT_THAT_SEES, length or _LEAST_CONTEXT_THAT_SEES)
     return ModelInfo(
-        context_length=context_length(shown),
+        context_length=length,
         num_ctx=int(num_ctx[1]) if num_ctx else None,
-        least_context=_least_context(shown),
+        least_context=least,
         cost=key_values(shown.model_info),
         size=size,
         blob=blob[1] if blob else None,
@@ -92,12 +96,6 @@ def is_primed(shown: Show) -> bool:
 def context_length(shown: Show) -> int | None:
     lengths = (v for k, v in shown.model_info.items() if k.endswith(".context_length"))
     return next((value for value in lengths if isinstance(value, int) and value > 0), None)
-
-
-def _least_context(shown: Show) -> int:
-    if "vision" not in (shown.capabilities or ()):
-        return _LEAST_CONTEXT
-    return min(_LEAST_CONTEXT_THAT_SEES, context_length(shown) or _LEAST_CONTEXT_THAT_SEES)
 
 
 async def open_vocabulary(facts: ModelInfo) -> "Tokenizer | None":

@@ -150,7 +150,7 @@ class LineStream(Generic[L]):
         return complete
 
     def _decode_singly(self, data: bytes) -> list[L]:
-        """Decode the lines before a bad one, whose error is raised after them."""
+        """Decode the lines before an invalid one; its error is raised after them."""
         lines: list[L] = []
         for line in data.splitlines():
             try:

@@ -193,7 +193,15 @@ class OllamaServers:
         owners = [server for server in self._servers if server.has(model) is not False]
         if not owners:
             raise ModelNotFoundError(f"No Ollama server has a model '{model}'.", param="model")
-        return sorted(_usable(owners), key=lambda server: _rank(server, model))
+        return sorted(
+            _usable(owners),
+            key=lambda server: (
+                server.has(model) is None,
+                server.breaker.is_silent,
+                server.work.requests,
+                not server.catalog.is_loaded(model),
+            ),
+        )
 
     async def _others(self, model: str, known: Sequence[OllamaServer]) -> list[OllamaServer]:
         """Return servers beside `known` that have `model` by now."""
@@ -261,12 +269,3 @@ def _usable(servers: Iterable[OllamaServer]) -> list[OllamaServer]:
     if not usable:
         raise BackendUnavailableError("Ollama failed several times and is being tested.")
     return usable
-
-
-def _rank(server: OllamaServer, model: str) -> tuple[bool, bool, int, bool]:
-    return (
-        server.has(model) is None,
-        server.breaker.is_silent,
-        server.work.requests,
-        not server.catalog.is_loaded(model),
-    )

@@ -317,7 +317,12 @@ class Transport(httpx.AsyncBaseTransport):
 
     async def send(self, request: httpx.Request, until: float) -> httpx.Response:
         """Send `request`; the body of the response is not read yet. Raises as `ask`."""
-        connection = await self.ask(request.url, _to_bytes(request), until)
+        head = b"%b %b HTTP/1.1\r\n%b\r\n" % (
+            request.method.encode(),
+            request.url.raw_path,
+            b"".join(b"%b: %b\r\n" % header for header in request.headers.raw),
+        )
+        connection = await self.ask(request.url, head + request.content, until)
         return httpx.Response(
             connection.status or 0,
             headers=connection.headers,
@@ -380,29 +385,17 @@ class Transport(httpx.AsyncBaseTransport):
         limit = min(loop.time() + self._connect_timeout, until)
         try:
             async with asyncio.timeout_at(None if limit == math.inf else limit):
+                # Created when it is first needed: it reads every certificate there is.
+                if url.scheme == "https" and self._tls is None:
+                    self._tls = httpx.create_ssl_context()
+                    # The certificates of this machine, as Ollama's own programs use: httpx's
+                    # list has no authority of a private network.
+                    self._tls.load_default_certs()
                 _, connection = await loop.create_connection(
-                    Connection, url.host, port, ssl=self._tls_for(url)
+                    Connection, url.host, port, ssl=self._tls
                 )
         except TimeoutError as error:
             raise httpx.ConnectTimeout("") from error
         except (OSError, ssl.SSLError) as error:
             raise httpx.ConnectError(str(error)) from error
         return connection
-
-    def _tls_for(self, url: httpx.URL) -> ssl.SSLContext | None:
-        """Create the TLS context when it is first needed: it reads every certificate there is."""
-        if url.scheme == "https" and self._tls is None:
-            self._tls = httpx.create_ssl_context()
-            # The certificates of this machine, as Ollama's own programs use: httpx's list has no
-            # authority of a private network.
-            self._tls.load_default_certs()
-        return self._tls
-
-
-def _to_bytes(request: httpx.Request) -> bytes:
-    head = b"%b %b HTTP/1.1\r\n%b\r\n" % (
-        request.method.encode(),
-        request.url.raw_path,
-        b"".join(b"%b: %b\r\n" % header for header in request.headers.raw),
-    )
-    return head + request.content

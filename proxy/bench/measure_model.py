@@ -88,11 +88,12 @@ async def bench_model(
         rows = await _rows(runners, plan, report)
         # A model converted for its first answer has its origin listed only now.
         entry = await _find(plan.model, parts)
+        versions = {one.deployment.backend: (await one.backend.health()).version for one in runners}
         return Result(
             model=entry.id,
             measured_at=int(time.time()),
             max_tokens=plan.max_tokens,
-            machine=this_machine(await _versions(runners)),
+            machine=this_machine({kind: version for kind, version in versions.items() if version}),
             contestants=tuple(to_contestant(deployment) for deployment in entry.deployments),
             same_weights=entry.same_weights,
             rows=tuple(rows),
@@ -107,11 +108,6 @@ async def _find(model: str, parts: Parts) -> RegisteredModel:
     except BackendError as error:
         raise RuntimeError(error.message) from error
     return entry.among(kind for kind, listed in parts.registry.backends.items() if listed.reached)
-
-
-async def _versions(runners: Sequence["_Runner"]) -> dict[str, str]:
-    versions = {one.deployment.backend: (await one.backend.health()).version for one in runners}
-    return {kind: version for kind, version in versions.items() if version}
 
 
 async def _rows(runners: Sequence["_Runner"], plan: ModelPlan, report: Report) -> list[BenchRow]:
@@ -201,7 +197,7 @@ class _Runner:
         )
         seconds = time.perf_counter() - began
         memory = await self._memory.footprint(self.deployment.backend, self.deployment.name)
-        return _Turn(tuple([to_measurement(each, memory) for each in attempts]), seconds)
+        return _Turn(tuple([to_measurement(attempt, memory) for attempt in attempts]), seconds)
 
     async def _ask(self, prompt: str, max_tokens: int, concurrency: int) -> Attempt:
         # Templates may add a default system message; with an explicit one the prompts are the same.

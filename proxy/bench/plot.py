@@ -53,7 +53,11 @@ def draw(result: Result, path: Path) -> None:
         from matplotlib.figure import Figure
     except ImportError as exc:
         raise NoPlotError("matplotlib is not installed: install `tandem-proxy[plot]`") from exc
-    panels = _panels(result)
+    # A panel has the scenarios that differ only in the number of clients.
+    groups: dict[tuple[str, str], list[Scenario]] = {}
+    for scenario in result.scenarios():
+        groups.setdefault((scenario.state, scenario.prompt), []).append(scenario)
+    panels = list(groups.values())
     widths = [len(panel) + 1 for panel in panels]
     figure = Figure(figsize=(1.1 * sum(widths) + 1.5, 7.5), layout="constrained")
     grid = figure.subplots(2, len(panels), squeeze=False, gridspec_kw={"width_ratios": widths})
@@ -67,14 +71,6 @@ def draw(result: Result, path: Path) -> None:
     figure.savefig(path, format="png", dpi=120)
 
 
-def _panels(result: Result) -> list[list[Scenario]]:
-    """Group the scenarios that differ only in the number of clients."""
-    panels: dict[tuple[str, str], list[Scenario]] = {}
-    for scenario in result.scenarios():
-        panels.setdefault((scenario.state, scenario.prompt), []).append(scenario)
-    return list(panels.values())
-
-
 def _draw_panel(axis, result: Result, scenarios: list[Scenario], measure: _Measure) -> None:
     backends = [contestant.backend for contestant in result.contestants]
     width = _GROUP_WIDTH / len(backends)
@@ -82,13 +78,16 @@ def _draw_panel(axis, result: Result, scenarios: list[Scenario], measure: _Measu
         rows = [row for key in scenarios for row in result.rows_of(key) if row.backend == backend]
         positions = [tick + (at - (len(backends) - 1) / 2) * width for tick in range(len(rows))]
         values = [measure.value(row) for row in rows]
+        rounds = [[measure.of_round(one) for one in row.rounds] for row in rows]
+        pairs = list(zip(values, rounds, strict=True))
+        below = [max(value - min(figures), 0) for value, figures in pairs]
         bars = axis.bar(
             positions,
             values,
             width,
             label=backend,
             color=_COLOURS[at % len(_COLOURS)],
-            yerr=_error_bars(rows, values, measure),
+            yerr=[below, [max(max(figures) - value, 0) for value, figures in pairs]],
             error_kw={"ecolor": "#444444", "elinewidth": 1, "capsize": 2},
         )
         labels = [f"{value:.{measure.decimals}f}" for value in values]
@@ -98,14 +97,6 @@ def _draw_panel(axis, result: Result, scenarios: list[Scenario], measure: _Measu
     axis.set_xlim(-0.6, len(scenarios) - 0.4)
     axis.margins(y=0.12)
     axis.spines[["top", "right"]].set_visible(False)
-
-
-def _error_bars(rows: list[BenchRow], values: list[float], measure: _Measure) -> list[list[float]]:
-    """Return the distances from each value to the lowest and to the highest round."""
-    rounds = [[measure.of_round(one) for one in row.rounds] for row in rows]
-    pairs = list(zip(values, rounds, strict=True))
-    below = [max(value - min(figures), 0) for value, figures in pairs]
-    return [below, [max(max(figures) - value, 0) for value, figures in pairs]]
 
 
 def _annotate(figure, first_axis, result: Result) -> None:

@@ -116,14 +116,10 @@ def weights_differ(contestants: Iterable[Contestant]) -> bool:
     origins = {contestant.origin for contestant in contestants}
     if None not in origins:
         return len(origins) > 1
-    bits = {_weight_bits(contestant.quantization) for contestant in contestants}
+    # Bits per weight, from `4-bit`, `Q4_K_M`, `BF16` or `float16`.
+    numbers = [re.search(r"\d+", contestant.quantization or "") for contestant in contestants]
+    bits = {number.group() if number else None for number in numbers}
     return None not in bits and len(bits) > 1
-
-
-def _weight_bits(quantization: str | None) -> str | None:
-    """Extract the bits per weight from `4-bit`, `Q4_K_M`, `BF16` or `float16`."""
-    number = re.search(r"\d+", quantization or "")
-    return number.group() if number else None
 
 
 def percentile(values: Sequence[float], percent: int) -> float:

@@ -109,7 +109,14 @@ async def _model(config: Config, args: argparse.Namespace) -> None:
         print(line)
     saved = _save(config, result)
     if (png := args.png or (saved and saved.with_suffix(".png"))) is not None:
-        _draw(result, png)
+        from proxy.bench.plot import NoPlotError, draw
+
+        try:
+            draw(result, png)
+        except (OSError, NoPlotError) as exc:
+            fail(0, f"the plot was not drawn: {exc}")
+        else:
+            print(f"Plot saved to {png}")
 
 
 def _save(config: Config, result: "Result") -> Path | None:
@@ -123,17 +130,6 @@ def _save(config: Config, result: "Result") -> Path | None:
         return None
     print(f"\nSaved to {path}")
     return path
-
-
-def _draw(result: "Result", png: Path) -> None:
-    from proxy.bench.plot import NoPlotError, draw
-
-    try:
-        draw(result, png)
-    except (OSError, NoPlotError) as exc:
-        fail(0, f"the plot was not drawn: {exc}")
-        return
-    print(f"Plot saved to {png}")
 
 
 def _add_engine(engine: argparse.ArgumentParser) -> None:

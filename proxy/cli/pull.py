@@ -64,7 +64,9 @@ def _owner(name: str, config: Config) -> tuple[str, str]:
     kind, slash, model = name.partition("/")
     if slash and kind in config.backends:
         return kind, model
-    namings = {backend: each.naming for backend, each in config.enabled().items()}
+    namings = {
+        backend: backend_config.naming for backend, backend_config in config.enabled().items()
+    }
     return to_source(name, namings) or (_DEFAULT_KIND, name)
 
 

@@ -23,7 +23,7 @@ from proxy.openapi import Operation
 
 
 class _Head(Struct):
-    """The fields that tell the two bodies apart: only a prompt has either."""
+    """The fields that only a prompt has."""
 
     model_id: Raw | UnsetType = UNSET
     prompt: Raw | UnsetType = UNSET
@@ -44,7 +44,7 @@ class ChatOrPromptDialect(OllamaChatDialect):
 
 
 async def _load_or_unload(body: OllamaChatRequest, request: ServerRequest) -> ASGIResponse:
-    """Answer a chat without messages: with one object, streamed or not, as Ollama does."""
+    """Answer a chat without messages with one object, streamed or not, as Ollama does."""
     if body.options:
         raise UnsupportedParameterError(
             "'options' have no effect in a chat without messages.", param="options"

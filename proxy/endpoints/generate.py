@@ -1,4 +1,4 @@
-"""The one way of every generating URL: parse, route, and render in the dialect of the route."""
+"""The handler of every generating URL: parse, route, and render in the dialect of the route."""
 
 from collections.abc import Awaitable, Callable, Sequence
 from functools import partial
@@ -24,13 +24,13 @@ from proxy.record import Record
 from proxy.sinks import Answer, Collector
 
 _PROMPTS_AT_ONCE = 8
-"""Prompts of one request that are worked on together, so that other requests get their turn."""
+"""Prompts of one request that run at the same time, so that other requests get their turn."""
 
 B = TypeVar("B")
 
 
 class Call(Struct, Generic[B], frozen=True, kw_only=True):
-    """A request of a client, parsed."""
+    """A parsed request of a client."""
 
     body: B
     """The wire Struct as the client sent it."""
@@ -38,26 +38,26 @@ class Call(Struct, Generic[B], frozen=True, kw_only=True):
     """One for each prompt; the model is the public name."""
     stream: bool
     backend: str | None = None
-    """The backend that the body insists on."""
+    """The backend that the body requires."""
     cache_key: str | None = None
     """Keeps the prefix cache of one conversation apart from others with the same API key."""
     dialect: "Dialect[B] | None" = None
-    """The dialect of the answer, where the URL serves several; by default the URL's own."""
+    """The dialect of the answer if the URL serves several; by default the URL's own."""
     respond: Callable[[ServerRequest], Awaitable[ASGIResponse]] | None = None
-    """Answers a request that generates nothing: one that only loads a model, say."""
+    """Answers a request that generates nothing, such as one that only loads a model."""
 
 
 class Dialect(Protocol[B]):
     """An API that clients speak: from its JSON to the contract and back. Stateless."""
 
     framing: Framing
-    """Of streamed answers."""
+    """The framing of streamed answers."""
 
     def parse(self, request: ServerRequest, raw: bytes) -> Call[B]:
         """Decode and translate a body.
 
         Raises:
-            InvalidRequestError: it cannot be read, or contradicts itself.
+            InvalidRequestError: it is malformed, or its fields conflict.
             UnsupportedParameterError: no backend can honour a field; `param` is its path.
         """
         ...
@@ -131,9 +131,7 @@ async def _generate(request: ServerRequest, dialect: Dialect[B], call: Call[B], 
         if len(requests) == 1:
             await request.router.generate(requests[0], sink, request.record)
             return
-        writers = [
-            partial(request.router.generate, each, record=request.record) for each in requests
-        ]
+        writers = [partial(request.router.generate, one, record=request.record) for one in requests]
         await write_together(writers, sink, choices=requests[0].n, at_once=_PROMPTS_AT_ONCE)
     except BackendError as exc:
         exc.param = dialect.to_param(exc.param, call.body)
@@ -144,12 +142,16 @@ async def to_routed(request: ServerRequest, call: Call[B]) -> list[GenerationReq
     """Complete the requests of `call` for the router: forced backend, client, checked images.
 
     Raises:
-        InvalidRequestError: the request insists on two backends, or an image is refused.
+        InvalidRequestError: the request requires two backends, or an image is refused.
     """
     model = request.forced(call.requests[0].model, call.backend)
     client = request.caller(call.cache_key)
     requests = [
-        replace(each, model=model, client=client, whole=not call.stream) for each in call.requests
+        replace(prompt, model=model, client=client, whole=not call.stream)
+        for prompt in call.requests
     ]
     images = request.config.server.images
-    return [await resolve_images(each, images) if has_images(each) else each for each in requests]
+    return [
+        await resolve_images(prompt, images) if has_images(prompt) else prompt
+        for prompt in requests
+    ]

@@ -1,7 +1,7 @@
-"""What chats and completions have in common: sampling, limits, and the words of other servers.
+"""Fields that chats and completions share: sampling, limits, and extensions of other servers.
 
 vLLM's `guided_*` and `repetition_penalty`, LM Studio's `ttl`, Ollama's `keep_alive` and `options`
-(https://github.com/ollama/ollama/blob/main/docs/modelfile.md) mean here what they mean there.
+(https://github.com/ollama/ollama/blob/main/docs/modelfile.md) have the meaning of their servers.
 """
 
 from operator import attrgetter
@@ -62,7 +62,7 @@ class GenerationFields(Struct, kw_only=True):
     stream_options: StreamOptions | None = None
     user: str | None = None
     backend: str | None = None
-    """The kind of the one that must answer."""
+    """The name of the backend that must answer."""
 
     guided_json: dict[str, Any] | str | None = None
     guided_regex: Annotated[str, Meta(min_length=1)] | None = None
@@ -73,7 +73,7 @@ class GenerationFields(Struct, kw_only=True):
     ttl: Annotated[float, Meta(ge=0)] | None = None
     options: dict[str, Any] | None = None
 
-    # Ollama's options by themselves: what they may be is Ollama's backend's to say.
+    # Ollama's options as fields; Ollama's backend validates them.
     repeat_last_n: Scalar = None
     typical_p: Scalar = None
     tfs_z: Scalar = None
@@ -116,7 +116,7 @@ _unsettled = attrgetter("repeat_penalty", "options", *OLLAMA_ONLY)
 _NOTHING = (None,) * (2 + len(OLLAMA_ONLY))
 
 UNLIMITED = -1
-"""Ollama's `num_predict` for "as many as there is room for"; its `seed` for "any"."""
+"""Ollama's `num_predict` for no limit but the context; its `seed` for a random one."""
 
 _SHARED: dict[str, tuple[str, Any]] = {
     "temperature": ("temperature", Annotated[float, Meta(ge=0)]),
@@ -131,7 +131,7 @@ _SHARED: dict[str, tuple[str, Any]] = {
     "frequency_penalty": ("frequency_penalty", Penalty),
     "presence_penalty": ("presence_penalty", Penalty),
 }
-"""Ollama's option -> the field of the request that says the same, and what it may be."""
+"""Ollama's option -> the field of the request with the same meaning, and its type."""
 
 _SENT_AS: dict[str, tuple[str, ...]] = {
     "max_tokens": ("max_completion_tokens", "max_tokens"),
@@ -149,34 +149,29 @@ _SENT_AS: dict[str, tuple[str, ...]] = {
         "chat_template_kwargs",
     ),
 }
-"""A feature of the contract -> the fields that may have asked for it."""
+"""A feature of the contract -> the fields of a body that request it."""
 
 
 def settle(body: F) -> F:
-    """`body` with every wish in one field: aliases resolved, `options` only with what is Ollama's.
+    """Resolve aliases in `body`; its `options` keep only options that no other field has.
 
     Raises:
-        InvalidRequestError: two fields for the same thing differ, or an option makes no sense.
+        InvalidRequestError: two fields of the same meaning conflict, or an option is invalid.
     """
     if _unsettled(body) == _NOTHING:  # as nearly always
         return body
-    body = _with_alias(body)
-    given = {k: v for k, v in (body.options or {}).items() if v is not None}
+    if body.repeat_penalty is not None:
+        _require_equal(body, "repetition_penalty", body.repeat_penalty, "repeat_penalty")
+        body = replace(body, repetition_penalty=body.repeat_penalty)
+    options = {k: v for k, v in (body.options or {}).items() if v is not None}
     changes: dict[str, Any] = {}
-    for name in given.keys() & _SHARED.keys():
+    for name in options.keys() & _SHARED.keys():
         field, kind = _SHARED[name]
-        value = _option(name, given[name], kind)
+        value = _option(name, options[name], kind)
         for flat in _SENT_AS.get(field, (field,)):
-            _agree(getattr(body, flat, None), value, f"options.{name}")
+            _require_equal(body, flat, value, f"options.{name}")
         changes[field] = value
-    return replace(body, **changes, options=_only_ollamas(body, given))
-
-
-def _with_alias(body: F) -> F:
-    if body.repeat_penalty is None:
-        return body
-    _agree(body.repetition_penalty, body.repeat_penalty, "repeat_penalty")
-    return replace(body, repetition_penalty=body.repeat_penalty)
+    return replace(body, **changes, options=_only_ollamas(body, options))
 
 
 def _option(name: str, value: Any, kind: Any) -> Any:
@@ -187,23 +182,31 @@ def _option(name: str, value: Any, kind: Any) -> Any:
         raise InvalidRequestError(f"'{path}': {exc}.", param=path) from exc
 
 
-def _agree(flat: Any, other: Any, param: str) -> None:
-    if flat is not None and flat != other:
-        raise InvalidRequestError(
-            f"'{param}' says something else than the field of the same meaning.", param=param
-        )
+def _require_equal(body: Any, field: str, value: Any, param: str) -> None:
+    """
+    Raises:
+        InvalidRequestError: `field` of `body` differs from `value`, which `param` has.
+    """
+    other = getattr(body, field, None)
+    if other is not None and other != value:
+        raise InvalidRequestError(f"'{param}' conflicts with '{field}'.", param=param)
 
 
-def _only_ollamas(body: GenerationFields, given: dict[str, Any]) -> dict[str, Any]:
-    said = zip(OLLAMA_ONLY, _ollama_only(body), strict=True)
-    flat = {name: value for name, value in said if value is not None}
-    for name in flat.keys() & given.keys():
-        _agree(flat[name], given[name], f"options.{name}")
-    return {**{k: v for k, v in given.items() if k not in _SHARED}, **flat}
+def _only_ollamas(body: GenerationFields, options: dict[str, Any]) -> dict[str, Any]:
+    """Merge the fields of `OLLAMA_ONLY` with the options that no other field has."""
+    pairs = zip(OLLAMA_ONLY, _ollama_only(body), strict=True)
+    fields = {name: value for name, value in pairs if value is not None}
+    for name in fields.keys() & options.keys():
+        _require_equal(body, name, options[name], f"options.{name}")
+    return {**{k: v for k, v in options.items() if k not in _SHARED}, **fields}
 
 
 def to_limit(max_tokens: int | None, default: int | None = None) -> int | None:
-    """Raises InvalidRequestError where nothing may be said: 0 comes only from `num_predict`."""
+    """Translate a limit in tokens; `None` is unlimited.
+
+    Raises:
+        InvalidRequestError: the limit is 0, which only `num_predict` can be here.
+    """
     if max_tokens == 0:
         raise InvalidRequestError(
             "'options.num_predict' must be -1 or more than 0.", param="options.num_predict"
@@ -213,21 +216,21 @@ def to_limit(max_tokens: int | None, default: int | None = None) -> int | None:
     return None if max_tokens == UNLIMITED else max_tokens
 
 
-_drawing = attrgetter(*Sampling.__struct_fields__)
-_AS_THE_MODEL_DOES = Sampling()
-_NOT_ASKED = _drawing(_AS_THE_MODEL_DOES)
+_sampling_fields = attrgetter(*Sampling.__struct_fields__)
+_DEFAULT_SAMPLING = Sampling()
+_DEFAULTS = _sampling_fields(_DEFAULT_SAMPLING)
 
 
 def to_sampling(body: GenerationFields) -> Sampling:
-    """Of a body that is settled; its fields have the names of the contract's."""
-    values = _drawing(body)
-    if values == _NOT_ASKED:
-        return _AS_THE_MODEL_DOES
+    """Read the sampling fields of a settled body, which have the names of the contract's."""
+    values = _sampling_fields(body)
+    if values == _DEFAULTS:
+        return _DEFAULT_SAMPLING
     return Sampling(**dict(zip(Sampling.__struct_fields__, values, strict=True)))
 
 
 def to_request(body: GenerationFields, prompt: Prompt, max_tokens: int | None) -> GenerationRequest:
-    """What the fields of a `body` that is settled ask for, but for what shapes the answer."""
+    """Build the request of a settled `body`, without the fields that shape the answer."""
     return GenerationRequest(
         model=body.model,
         prompt=prompt,
@@ -242,32 +245,39 @@ def to_request(body: GenerationFields, prompt: Prompt, max_tokens: int | None) -
 
 
 def to_guided(body: GenerationFields) -> list[tuple[str, ResponseFormat]]:
-    """The shapes that vLLM's fields ask for, each with its field."""
-    asked: list[tuple[str, ResponseFormat]] = []
+    """List the formats that vLLM's fields require, each with the name of its field."""
+    formats: list[tuple[str, ResponseFormat]] = []
     if body.guided_json is not None:
-        asked.append(("guided_json", JSONSchema(_to_schema(body.guided_json))))
+        formats.append(("guided_json", JSONSchema(_to_schema(body.guided_json))))
     if body.guided_regex is not None:
-        asked.append(("guided_regex", Regex(body.guided_regex)))
+        formats.append(("guided_regex", Regex(body.guided_regex)))
     if body.guided_grammar is not None:
-        asked.append(("guided_grammar", Lark(body.guided_grammar)))
-    return asked
+        formats.append(("guided_grammar", Lark(body.guided_grammar)))
+    return formats
 
 
 def only_one(formats: list[tuple[str, ResponseFormat]]) -> ResponseFormat | None:
-    """Raises InvalidRequestError where the answer is to have several shapes at once."""
+    """Return the only format, or `None` without any.
+
+    Raises:
+        InvalidRequestError: the request has several formats.
+    """
     if len(formats) > 1:
         fields = " and ".join(f"'{field}'" for field, _ in formats)
-        raise InvalidRequestError(f"Only one of {fields} can shape it.", param=formats[1][0])
+        raise InvalidRequestError(f"{fields} conflict: send one of them.", param=formats[1][0])
     return formats[0][1] if formats else None
 
 
-def _to_schema(given: dict[str, Any] | str) -> dict[str, Any]:
-    if isinstance(given, dict):
-        return given
+def _to_schema(schema: dict[str, Any] | str) -> dict[str, Any]:
+    if isinstance(schema, dict):
+        return schema
     try:
-        return msgspec.json.decode(given, type=dict[str, Any])
+        return msgspec.json.decode(schema, type=dict[str, Any])
     except (msgspec.DecodeError, RecursionError) as exc:
-        raise InvalidRequestError("It is no JSON schema.", param="guided_json") from exc
+        raise InvalidRequestError(
+            "'guided_json' must be a JSON schema: an object, or one as a string.",
+            param="guided_json",
+        ) from exc
 
 
 def check_stream_options(body: GenerationFields) -> None:
@@ -278,7 +288,7 @@ def check_stream_options(body: GenerationFields) -> None:
 
 
 def sent_as(feature: str, body: GenerationFields) -> str:
-    """The field of the body, as the client sent it, that asked for `feature`."""
+    """Return the field of the body, as the client sent it, that requests `feature`."""
     for field in _SENT_AS.get(feature, (feature.removeprefix("options."),)):
         if getattr(body, field, None) is not None:
             return field

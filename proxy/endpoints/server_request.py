@@ -1,5 +1,6 @@
-"""One request, and the parts of the server that answer it."""
+"""The request class of the application, with the parts of the server."""
 
+import hashlib
 from collections.abc import Awaitable
 from typing import Any, TypeVar
 
@@ -14,7 +15,6 @@ from proxy.bench.archive import Archive
 from proxy.config import Config
 from proxy.errors import to_failure
 from proxy.http.body import decode, receive_body, unknown_fields
-from proxy.http.clients import to_client
 from proxy.http.event_stream import Limits, ShutdownGrace
 from proxy.http.gates import Fields
 from proxy.http.json_response import FailureBody
@@ -30,7 +30,7 @@ T = TypeVar("T")
 
 
 class ServerParts(Parts, frozen=True, kw_only=True):
-    """All that the application has for answering."""
+    """The parts of the server that handlers use."""
 
     config: Config
     archive: Archive
@@ -39,8 +39,8 @@ class ServerParts(Parts, frozen=True, kw_only=True):
 
 
 class ServerRequest(Request[Any, Any, Any]):
-    """The application's `request_class`. Litestar would put the same parts into a handler's
-    arguments, as dependencies, for as much time as it takes to read a body."""
+    """The application's `request_class`. Litestar's dependency injection would pass the same parts
+    to handlers for as much time as it takes to read a body."""
 
     __slots__ = ("_parts", "fields", "record")
 
@@ -97,7 +97,7 @@ class ServerRequest(Request[Any, Any, Any]):
         """Decode `body` as a `kind`; unknown fields go to `x-tandem-ignored`.
 
         Raises:
-            InvalidRequestError: it is not a `kind`, or has unknown fields where those are errors.
+            InvalidRequestError: it is not a `kind`, or has unknown fields with `strict_fields`.
         """
         decoded = decode(body, kind)
         unknown = unknown_fields(decode(body, object), decoded)
@@ -107,16 +107,21 @@ class ServerRequest(Request[Any, Any, Any]):
         return decoded
 
     def caller(self, cache_key: str | None = None) -> str:
-        """As `to_client`."""
-        return to_client(self.fields, cache_key)
+        """Digest the API key and `cache_key`, which a backend may know; empty without both."""
+        scheme, _, token = self.fields.get("authorization", "").strip().partition(" ")
+        key = self.fields.get("x-api-key") or (token.strip() if scheme.lower() == "bearer" else "")
+        if not key and not cache_key:
+            return ""
+        # The length keeps ("ab", "c") and ("a", "bc") apart.
+        return hashlib.sha256(f"{len(key)}:{key}{cache_key or ''}".encode()).hexdigest()[:16]
 
     def forced(self, model: str, field: str | None = None) -> str:
-        """As `to_override`."""
+        """Prefix `model` with the backend that the request requires; see `to_override`."""
         self.record.model = model
         return to_override(model, self.fields, field, self.registry.backends)
 
     def answer_errors_with(self, failure_body: FailureBody) -> None:
-        """Choose the dialect of errors where the body decides on it, not the route."""
+        """Set the dialect of errors, for routes on which the body decides on it."""
         self.scope["state"]["failure_body"] = failure_body
 
     async def finish(self, work: Awaitable[T]) -> T:

@@ -42,7 +42,7 @@ class Usage(Struct, kw_only=True):
 
 
 def total(usages: Sequence[EventUsage], per_prompt: int) -> EventUsage:
-    """The usage of all choices together: each prompt is counted once, for its first choice."""
+    """Add the usage of all choices; each prompt counts once, for its first choice."""
     if len(usages) == 1:
         return usages[0]
     prompts = usages[::per_prompt]
@@ -55,13 +55,13 @@ def total(usages: Sequence[EventUsage], per_prompt: int) -> EventUsage:
 
 
 def _sum(counts: Iterable[int | None]) -> int | None:
-    """`None` where nothing is known."""
+    """Add the known counts; `None` without any."""
     known = [count for count in counts if count is not None]
     return sum(known) if known else None
 
 
 def to_usage(usage: EventUsage) -> Usage:
-    """Details only where the backend knows them: an invented 0 would be taken for a count."""
+    """Translate usage; details only if the backend reports them: a 0 would be read as a count."""
     cached, reasoning = usage.cached_tokens, usage.reasoning_tokens
     return Usage(
         prompt_tokens=usage.prompt_tokens,
@@ -75,7 +75,7 @@ def to_usage(usage: EventUsage) -> Usage:
 
 
 def as_tuple(stop: str | list[str] | None) -> tuple[str, ...]:
-    """`stop` in any of its forms; from here on always a tuple."""
+    """Normalise `stop`."""
     match stop:
         case None:
             return ()

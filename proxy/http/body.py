@@ -1,4 +1,4 @@
-"""JSON bodies as wire Structs: strict about types, and aware of fields that no part knows."""
+"""JSON bodies as wire Structs: strict types, and a list of the fields that no Struct has."""
 
 import re
 from functools import cache
@@ -20,22 +20,22 @@ S = TypeVar("S")
 _MISSING = re.compile(r"missing required field `([^`]*)`")
 _MAX_MESSAGE_LENGTH = 300
 _NESTED = (dict, list)
-"""Types of JSON values that have fields in them, at whatever depth."""
+"""Types of JSON values that contain fields, at any depth."""
 _LISTS = (list, tuple)
 
 
 async def receive_body(receive: Receive, headers: Fields, config: ServerConfig) -> bytes:
-    """Receive a body no larger than is allowed, nested no deeper than decoders can bear.
+    """Receive a body within the limits of size and nesting depth.
 
     Raises:
-        RequestEntityTooLarge: it is larger, or its length says so.
-        ClientDisconnectedError: it broke off.
-        InvalidRequestError: it nests too deep.
+        RequestEntityTooLarge: it or its `Content-Length` exceeds `max_body_bytes`.
+        ClientDisconnectedError: the client disconnected before its end.
+        InvalidRequestError: it nests deeper than `max_depth`.
     """
     length = headers.get("content-length", "")
     if length.isdecimal() and int(length) > config.max_body_bytes:
         raise RequestEntityTooLarge
-    # Litestar's `body()` reads through a generator what nearly always comes in one piece.
+    # Litestar's `body()` uses a generator, but nearly all bodies arrive in one piece.
     pieces: list[bytes] = []
     size = 0
     while (message := await receive())["type"] == "http.request":
@@ -68,7 +68,7 @@ def decode(body: bytes, kind: type[S]) -> S:
 
 
 def _locate(text: str) -> tuple[str, str | None]:
-    """Split msgspec's message into ours and a path; a missing field ends its own path."""
+    """Split msgspec's message into a message and a path, which includes a missing field."""
     message, _, location = text.partition(" - at ")
     path = re.sub(r".*`\$\.?([^`]*)`$", r"\1", location).replace("[...]", "")
     missing = _MISSING.search(message)
@@ -90,25 +90,22 @@ def unknown_fields(raw: Any, decoded: Any) -> tuple[str, ...]:
 
 def _compare(raw: Any, decoded: Any, path: str, unknown: list[str]) -> None:
     if isinstance(decoded, Struct) and isinstance(raw, dict):
-        _compare_keys(cast(dict[str, Any], raw), decoded, f"{path}." if path else "", unknown)
+        known = _names(type(decoded))
+        for key, value in cast(dict[str, Any], raw).items():
+            name = f"{path}.{key}" if path else key
+            if key not in known:
+                unknown.append(name)
+            elif isinstance(value, _NESTED):
+                _compare(value, getattr(decoded, known[key]), name, unknown)
     elif isinstance(decoded, _LISTS) and isinstance(raw, list):
         for at, value in enumerate(cast(list[Any], raw)):
             if isinstance(value, _NESTED):
                 _compare(value, decoded[at], f"{path}[{at}]", unknown)
 
 
-def _compare_keys(raw: dict[str, Any], decoded: Struct, prefix: str, unknown: list[str]) -> None:
-    known = _names(type(decoded))
-    for key, value in raw.items():
-        if key not in known:
-            unknown.append(prefix + key)
-        elif isinstance(value, _NESTED):
-            _compare(value, getattr(decoded, known[key]), prefix + key, unknown)
-
-
 @cache
 def _names(kind: type[Struct]) -> dict[str, str]:
-    """Map encoded names to field names, the tag's included. `fields` evaluates annotations anew."""
+    """Map encoded names to field names, the tag's included. Cached: `fields` is slow."""
     tag = kind.__struct_config__.tag_field
     tagged = {tag: tag} if tag is not None else {}
     return tagged | {field.encode_name: field.name for field in fields(kind)}

@@ -18,7 +18,7 @@ from proxy.http.json_response import FailureBody, error_response
 from proxy.record import Record
 
 Handler = Callable[[Any], Awaitable[ASGIResponse]]
-"""Takes the request, an instance of the application's `request_class`."""
+"""A handler that takes the request, an instance of the application's `request_class`."""
 
 
 class RouteInfo(Struct, frozen=True):
@@ -51,7 +51,7 @@ class Dispatch:
         request_class: Callable[[Scope, Receive, Send], Any],
         readers: Iterable[Callable[[Record], None]] = (),
     ) -> None:
-        """`readers` get the record of each answer when it has ended."""
+        """`readers` are called with the record of each answer when it has ended."""
         self._app = app.asgi_handler
         self._config = config
         self._request_class = request_class
@@ -66,7 +66,9 @@ class Dispatch:
         path, method, state = http["path"], http["method"], http["state"]
         record = state["record"] = Record(method, path, self._readers)
         fields = state["fields"] = to_fields(http["headers"])
-        route = self._routes.get(path) or self._with_parameter(path)
+        route = self._routes.get(path) or next(
+            (info for prefix, info in self._prefixes if path.startswith(prefix)), _UNKNOWN
+        )
         state["failure_body"] = route.failure_body
         send = with_headers(send, record)
         try:
@@ -87,10 +89,6 @@ class Dispatch:
             raise
         finally:
             record.close()
-
-    def _with_parameter(self, path: str) -> RouteInfo:
-        found = [info for prefix, info in self._prefixes if path.startswith(prefix)]
-        return found[0] if found else _UNKNOWN
 
 
 def _routes(app: Litestar) -> Iterator[tuple[str, RouteInfo]]:

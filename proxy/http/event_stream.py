@@ -92,7 +92,7 @@ class _StreamSink(Generic[T_contra]):
 
 
 class AroundText(dict[int, tuple[bytes, bytes]]):
-    """Choice -> the bytes before and after the JSON of a text: of most chunks only that changes."""
+    """Choice -> the bytes around the JSON of a text: in most chunks only the text differs."""
 
     def __init__(self, encode: Callable[[str, int], bytes]) -> None:
         """`encode` encodes the chunk of a text of a choice."""
@@ -125,7 +125,7 @@ class ShutdownGrace:
             _reschedule(timeout, self._deadline)
 
     def timeout(self) -> asyncio.Timeout:
-        """Create a timeout that ends with the grace, until it is released."""
+        """Create a timeout that ends with the grace; `release` takes it out."""
         timeout = asyncio.timeout_at(self._deadline)
         self._timeouts.add(timeout)
         return timeout
@@ -135,7 +135,7 @@ class ShutdownGrace:
 
 
 class Limits:
-    """Around work on an answer: ends it with the server's grace, or when the client disconnects.
+    """Limits of work on an answer: it ends with the server's grace, or when the client disconnects.
 
     Litestar cancels no handler for either. Leaving it raises `ServerShutdownError` or
     `ClientDisconnectedError` where one of them has ended the work.
@@ -206,8 +206,8 @@ async def stream(
 ) -> "StreamedResponse":
     """Begin an answer; returns once its first event was rendered.
 
-    `write` writes all events to the sink that it is given; `renderer` creates what encodes them. A
-    comment, where the framing has one, is sent after `keepalive` seconds without anything else.
+    `write` writes all events to its sink; `renderer` creates the renderer that encodes them. A
+    comment, if the framing has one, is sent after `keepalive` seconds without anything else.
 
     Raises:
         BackendError: the answer failed before its first event: it can still have a status.
@@ -271,7 +271,7 @@ class StreamedResponse(ASGIResponse):
             async with Limits(request=self._request):
                 await self._send(send)
         except ClientDisconnectedError as exc:
-            self._record.fail(exc, "client_disconnected")  # No client is left to be answered.
+            self._record.fail(exc, "client_disconnected")  # No response can reach the client.
         finally:
             await _stop(self._answer)
 
@@ -281,7 +281,9 @@ class StreamedResponse(ASGIResponse):
             await self._buffer.pour(wire)
         while body := await self._buffer.take():
             await send({"type": "http.response.body", "body": body, "more_body": True})
-        await self._answer  # If it failed at its end, the connection is cut: no end is feigned.
+        await (
+            self._answer
+        )  # If it failed at its end, the body stays incomplete: no success is feigned.
         await send({"type": "http.response.body", "body": b"", "more_body": False})
 
 

@@ -24,12 +24,12 @@ Fields = Mapping[str, str]
 """A request's headers, names in lower case."""
 ContentTypes = frozenset[str]
 JSON_TYPES: ContentTypes = frozenset({"application/json", "+json"})
-"""Content types of a body that a route takes unless it says otherwise; `+json` is any such suffix.
+"""Content types of bodies that a route takes by default; `+json` is any such suffix.
 A page can send other types without asking the browser for permission."""
 
 
 def to_fields(headers: Iterable[tuple[bytes, bytes]]) -> Fields:
-    """Read headers; a name that is there twice gets one long value, which passes no gate."""
+    """Read headers; a repeated name gets one joined value, which passes no gate."""
     fields: dict[str, str] = {}
     for raw_name, value in headers:
         name, text = raw_name.decode("latin-1"), value.decode("latin-1")
@@ -40,7 +40,7 @@ def to_fields(headers: Iterable[tuple[bytes, bytes]]) -> Fields:
 def refuse(
     headers: Fields, method: str, config: ServerConfig, content_types: ContentTypes = JSON_TYPES
 ) -> HTTPException | None:
-    """Check `headers` by every gate; returns the first refusal, as the error to answer."""
+    """Check `headers` by every gate; returns the first refusal as an error."""
     if not _host_allowed(headers, config) or not _origin_allowed(headers, config):
         return HTTPException(status_code=403)
     if method in _WITH_BODY and not _type_allowed(headers, content_types):
@@ -57,7 +57,7 @@ def _host_allowed(headers: Fields, config: ServerConfig) -> bool:
         return False
     if name in _LOOPBACK or name in {host.lower() for host in (*config.allowed_hosts, config.host)}:
         return True
-    # A server that listens on all addresses is called by addresses; those cannot be rebound.
+    # A server on all addresses is reached by address, and addresses cannot be rebound.
     return config.host in _ANYWHERE and _is_address(name)
 
 
@@ -66,7 +66,7 @@ def _host_name(host: str) -> str | None:
     """Strip port, brackets and the root's dot from `host`, in lower case; `None` if malformed."""
     try:
         parts = urlsplit(f"//{host}")
-        _ = parts.port  # raises where the port is none
+        _ = parts.port  # raises ValueError for an invalid port
     except ValueError:
         return None
     if not host or parts.path or parts.query or parts.fragment or "@" in host:
@@ -83,7 +83,7 @@ def _is_address(name: str) -> bool:
 
 
 def _origin_allowed(headers: Fields, config: ServerConfig) -> bool:
-    """Allow pages of this machine; Open WebUI's server sends such an origin, too."""
+    """Allow origins of this machine; Open WebUI's server sends such an origin, too."""
     origin = headers.get("origin")
     if origin is None:
         return headers.get("sec-fetch-site") != "cross-site"
@@ -119,6 +119,6 @@ def check_depth(body: bytes, limit: int) -> None:
     while levels < limit and b"()" in left:
         left = left.replace(b"()", b"")
         levels += 1
-    # What was never closed counts as well: a decoder walks down it before it notices.
+    # Unclosed brackets count as well: a decoder descends into them before it fails.
     if levels + left.count(b"(") > limit:
         raise InvalidRequestError(f"The body nests deeper than {limit} levels.")

@@ -1,4 +1,4 @@
-"""Headers that every answer carries beside its body, read from its record."""
+"""Response headers that Tandem adds to every answer, from its record."""
 
 from litestar.types import Message, Send
 
@@ -9,7 +9,7 @@ _MAX_NAME_LENGTH = 80
 
 
 def with_headers(send: Send, record: Record) -> Send:
-    """Wrap `send` so that the head of the answer has what `record` knows by then."""
+    """Wrap `send` so that the response head has the values of `record` at that time."""
 
     async def send_with_headers(message: Message) -> None:
         if message["type"] == "http.response.start":
@@ -35,7 +35,7 @@ def _to_headers(record: Record) -> list[tuple[bytes, bytes]]:
 
 
 def _to_list(names: tuple[str, ...]) -> str:
-    """Join names in ASCII without line breaks, and not too many of them: clients choose them."""
+    """Join names in ASCII without line breaks, limited in number and length."""
     shown = ", ".join(
         name[:_MAX_NAME_LENGTH].encode("unicode_escape").decode("ascii")
         for name in names[:_MAX_NAMES]

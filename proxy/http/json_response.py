@@ -1,4 +1,4 @@
-"""An answer in one piece."""
+"""JSON responses, and error responses in the dialect of a route."""
 
 from collections.abc import Callable, Mapping
 
@@ -18,9 +18,9 @@ FailureBody = Callable[[Failure], Struct]
 
 
 class JSONResponse(ASGIResponse):
-    """JSON: a Struct to be encoded, or bytes as they are.
+    """A JSON response: a Struct, which is encoded, or encoded bytes.
 
-    Litestar's own class would look for cookies, encoders and headers of handlers: there are none.
+    Litestar's own class looks for cookies, encoders and headers of handlers; no route has any.
     """
 
     def __init__(

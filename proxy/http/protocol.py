@@ -1,8 +1,8 @@
-"""One client's connection: llhttp reads it, and what that lets through is looked at here.
+"""HTTP/1.1 connections: llhttp parses, and this module checks what llhttp accepts.
 
-uvicorn's h11 is strict and costs more than the rest of a short answer; its httptools costs little,
-and reads two hosts, headers without end, HTTP/2 and the addresses of other servers. Here all that
-is refused, and slowness too, with OpenAI's error body, and the connection is closed.
+uvicorn's h11 protocol is strict and costs more than the rest of a short answer; its httptools
+protocol is cheap and accepts two `Host` headers, unlimited headers, HTTP/2 and absolute URLs. This
+module refuses these, and slow requests, with OpenAI's error body, and closes the connection.
 """
 
 import asyncio
@@ -21,53 +21,56 @@ from proxy.errors import to_failure
 from proxy.http.response_cycle import ResponseCycle, refuse_at_once
 from proxy.http.send_buffer import WIRE
 
-_MOST_HEAD_BYTES = 65_536
-_MOST_HEADERS = 128
-_MOST_WAITING = 16
-"""Requests that a client may send before the first of them is answered."""
+_MAX_HEAD_BYTES = 65_536
+_MAX_HEADERS = 128
+_MAX_PIPELINED = 16
+"""Pipelined requests that may wait for the response in progress."""
 _HEAD_SECONDS = 10.0
 _BODY_SECONDS = 60.0
 _IDLE_SECONDS = 75.0
-"""Agents think between two turns, on one connection."""
-_LEAVING_SECONDS = 2.0
+"""Keep-alive time of an idle connection: agents pause between two requests on one connection."""
+_CLOSE_SECONDS = 2.0
+"""Time for a client to read the response and close before the server closes."""
 
 _FIRST_LINE = re.compile(rb"[A-Z-]+ [^\s]+ HTTP/|[^\n]*\Z")
-"""Or as much of it as has come. llhttp reads RTSP, too, and passes over spaces and empty lines."""
+"""A request line, or its beginning. llhttp also accepts RTSP, and skips spaces and empty lines."""
 _TARGET = re.compile(rb'/[!"$-~]*')
-"""An address here: not another server's, no fragment, nothing that is not printed."""
+"""An origin-form target: a path without scheme and host, fragment and unprintable characters."""
 
 
 class _Refused(Exception):
+    """The request is refused with `status`, and the connection closed."""
+
     def __init__(self, status: int) -> None:
         self.status = status
 
 
 class Connection(HttpToolsProtocol):
-    """What it adds to uvicorn's: limits, deadlines, refusals. `ResponseCycle` is the way back."""
+    """uvicorn's httptools protocol with limits, deadlines and refusals; `ResponseCycle` sends."""
 
     app: ASGI3Application
     parser: httptools.HttpRequestParser
     _in_message = False
     _head_ended = False
-    _quiet = 0
-    """Bytes that have come since the last that said something."""
-    _due = math.inf
-    """When it is closed, by the loop's clock, unless something happens before."""
+    _pending_bytes = 0
+    """Bytes received since the last that completed a head or belonged to a body."""
+    _deadline = math.inf
+    """Deadline of the current wait, by the loop's clock."""
     _timer: asyncio.TimerHandle | None = None
     _reply: ResponseCycle | None = None
-    """Of the request that is being answered; `cycle` is that of the last one read."""
+    """The response in progress; `cycle` belongs to the request that was read last."""
     _refusal: int | None = None
-    """What the client will be told after the answers that it still waits for."""
-    _deaf = False
-    """It has nothing more to say that would be heard."""
+    """Status of the refusal that follows the pending responses."""
+    _discarding = False
+    """Received data is discarded: the connection is about to close."""
 
     # --- the socket ---
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
         super().connection_made(transport)
-        # uvicorn's own parser goes on after `Connection: close`.
+        # uvicorn configures its parser to continue after `Connection: close`.
         self.parser = httptools.HttpRequestParser(self)
-        self._wait(_HEAD_SECONDS)
+        self._set_deadline(_HEAD_SECONDS)
 
     def connection_lost(self, exc: Exception | None) -> None:
         if self._timer is not None:
@@ -79,14 +82,14 @@ class Connection(HttpToolsProtocol):
         super().connection_lost(exc)
 
     def data_received(self, data: bytes) -> None:
-        if self._deaf:
+        if self._discarding:
             return
-        self._quiet += len(data)
+        self._pending_bytes += len(data)
         try:
             if not (self._in_message or _FIRST_LINE.match(data)):
                 raise _Refused(400)
             self._read(data)
-            if self._quiet > _MOST_HEAD_BYTES:
+            if self._pending_bytes > _MAX_HEAD_BYTES:
                 raise _Refused(400 if self._head_ended else 431)
         except _Refused as refused:
             self._refuse(refused.status)
@@ -95,34 +98,32 @@ class Connection(HttpToolsProtocol):
         try:
             self.parser.feed_data(data)
         except httptools.HttpParserUpgrade as upgrade:
-            self._read(self._head_without_upgrade() + data[upgrade.args[0] :])
+            # llhttp would skip what follows the upgrade: parse the head again without it.
+            self.parser = httptools.HttpRequestParser(self)
+            kept = [header for header in self.headers if header[0] != b"upgrade"]
+            method = self.scope["method"].encode()
+            lines = b"".join([b"%b: %b\r\n" % header for header in kept])
+            head = b"%b %b HTTP/1.1\r\n%b\r\n" % (method, self.url, lines)
+            self._read(head + data[upgrade.args[0] :])
         except httptools.HttpParserError as error:
             refused = error.__context__
             status = 505 if self.parser.get_http_version() not in ("0.0", "1.0", "1.1") else 400
             raise refused if isinstance(refused, _Refused) else _Refused(status) from error
-
-    def _head_without_upgrade(self) -> bytes:
-        """llhttp takes all that follows for the other protocol, though none was agreed on."""
-        self.parser = httptools.HttpRequestParser(self)
-        kept = [header for header in self.headers if header[0] != b"upgrade"]
-        method = self.scope["method"].encode()
-        lines = b"".join([b"%b: %b\r\n" % header for header in kept])
-        return b"%b %b HTTP/1.1\r\n%b\r\n" % (method, self.url, lines)
 
     # --- the parser ---
 
     def on_message_begin(self) -> None:
         super().on_message_begin()
         self._in_message, self._head_ended = True, False
-        self._wait(_HEAD_SECONDS)
+        self._set_deadline(_HEAD_SECONDS)
 
     def on_header(self, name: bytes, value: bytes) -> None:
-        if not self._head_ended:  # What follows the body is nobody's business.
+        if not self._head_ended:  # Trailers are ignored.
             self.headers.append((name.lower(), value))
 
     def on_headers_complete(self) -> None:
         self._head_ended = True
-        self._quiet = 0
+        self._pending_bytes = 0
         self.scope["method"] = self.parser.get_method().decode()
         version = self.scope["http_version"] = self.parser.get_http_version()
         _check_head(version, self.scope["method"], self.url, self.headers)
@@ -136,19 +137,19 @@ class Connection(HttpToolsProtocol):
         self._answer(keep_alive=version == "1.1" and self.parser.should_keep_alive())
 
     def on_body(self, body: bytes) -> None:
-        self._quiet = 0
+        self._pending_bytes = 0
         super().on_body(body)
 
     def on_message_complete(self) -> None:
-        self._quiet = 0
+        self._pending_bytes = 0
         if not self.parser.should_upgrade():
-            self._in_message, self._due = False, math.inf
+            self._in_message, self._deadline = False, math.inf
             super().on_message_complete()
 
     # --- answers ---
 
     def _answer(self, keep_alive: bool) -> None:
-        """Now, or after those that came before."""
+        """Start the application, or queue the request behind the response in progress."""
         self.cycle = ResponseCycle(
             scope=self.scope,
             transport=self.transport,
@@ -165,8 +166,8 @@ class Connection(HttpToolsProtocol):
         cast(dict[str, Any], self.scope)["extensions"] = {WIRE: self.cycle}
         if self._reply is None or self._reply.response_complete:
             self._start_asgi_task(self.cycle, self.app)
-        elif len(self.pipeline) < _MOST_WAITING:
-            self._due = math.inf
+        elif len(self.pipeline) < _MAX_PIPELINED:
+            self._deadline = math.inf
             self.pipeline.appendleft((self.cycle, self.app))
         else:
             raise _Refused(400)
@@ -174,12 +175,12 @@ class Connection(HttpToolsProtocol):
     def _start_asgi_task(self, cycle: RequestResponseCycle, app: ASGI3Application) -> None:
         self._reply = cast(ResponseCycle, cycle)
         if cycle.more_body:
-            self._wait(_BODY_SECONDS)
+            self._set_deadline(_BODY_SECONDS)
         self._reply.task = self.loop.create_task(self._run(self._reply, app))
         self.tasks.add(self._reply.task)
 
     async def _run(self, reply: ResponseCycle, app: ASGI3Application) -> None:
-        """uvicorn's callback for the end of a task would take a turn of the loop of its own."""
+        """Run the application. A done callback, as in uvicorn, takes one more turn of the loop."""
         try:
             await reply.run_asgi(app)
         finally:
@@ -191,60 +192,60 @@ class Connection(HttpToolsProtocol):
             return
         self.flow.resume_reading()
         if self._reply is not None and not self._reply.keep_alive:
-            self._leave()
+            self._close_gracefully()
         elif self.pipeline:
             self._start_asgi_task(*self.pipeline.pop())
         elif self._refusal is not None:
-            self._say_refusal(self._refusal)
+            self._send_refusal(self._refusal)
         elif not self._in_message:
-            self._wait(_IDLE_SECONDS)
+            self._set_deadline(_IDLE_SECONDS)
 
     def _refuse(self, status: int) -> None:
-        """Answer `status` and close, once all that came before it is answered."""
-        self._refusal, self._deaf, self._due = status, True, math.inf
+        """Send `status` and close, after the responses to all earlier requests."""
+        self._refusal, self._discarding, self._deadline = status, True, math.inf
         if self.pipeline and self.pipeline[0][0].more_body:
             self.pipeline.popleft()
         before = self._reply
         if before is None or before.response_complete or before.more_body:
-            self._say_refusal(status)
+            self._send_refusal(status)
 
-    def _say_refusal(self, status: int) -> None:
+    def _send_refusal(self, status: int) -> None:
         reply = self._reply
         if reply is not None and not reply.response_complete:
             reply.disconnect()
         if reply is None or reply.response_complete or not reply.response_started:
             self.transport.write(refuse_at_once(to_failure(HTTPException(status_code=status))))
-        self._leave()
+        self._close_gracefully()
 
-    def _leave(self) -> None:
-        """Close once the client has read the answer: what it still sends would reset it."""
-        self._deaf = True
+    def _close_gracefully(self) -> None:
+        """Close after the client has read the response: closing with unread data resets it."""
+        self._discarding = True
         if self._in_message:
             self.transport.write_eof()
-            self._wait(_LEAVING_SECONDS)
+            self._set_deadline(_CLOSE_SECONDS)
         else:
             self.transport.close()
 
     # --- deadlines ---
 
-    def _wait(self, seconds: float) -> None:
-        """That long, from now on, for what comes next."""
-        self._due = self.loop.time() + seconds
-        # Set anew only when it goes off: most are put off before.
-        if self._timer is None or self._timer.when() > self._due:
+    def _set_deadline(self, seconds: float) -> None:
+        """Set the deadline: `seconds` from now for the next data or request."""
+        self._deadline = self.loop.time() + seconds
+        # A later deadline is set when the timer fires: most are postponed before that.
+        if self._timer is None or self._timer.when() > self._deadline:
             self._set_timer()
 
     def _set_timer(self) -> None:
         if self._timer is not None:
             self._timer.cancel()
-        self._timer = self.loop.call_at(self._due, self._time_is_up)
+        self._timer = self.loop.call_at(self._deadline, self._on_deadline)
 
-    def _time_is_up(self) -> None:
+    def _on_deadline(self) -> None:
         self._timer = None
-        if self.loop.time() < self._due:
-            if self._due < math.inf:
+        if self.loop.time() < self._deadline:
+            if self._deadline < math.inf:
                 self._set_timer()
-        elif self._in_message and not self._deaf:
+        elif self._in_message and not self._discarding:
             self._refuse(408)
         else:
             self.transport.close()
@@ -253,7 +254,7 @@ class Connection(HttpToolsProtocol):
 def _check_head(
     version: str, method: str, target: bytes, headers: list[tuple[bytes, bytes]]
 ) -> None:
-    """What llhttp does not look at.
+    """Check what llhttp accepts: version, limits, target, `Host` and `Transfer-Encoding`.
 
     Raises:
         _Refused: with the status to answer.
@@ -261,7 +262,7 @@ def _check_head(
     if version not in ("1.0", "1.1"):
         raise _Refused(505)
     size = len(target) + sum(map(len, chain.from_iterable(headers)))
-    if len(headers) > _MOST_HEADERS or size > _MOST_HEAD_BYTES:
+    if len(headers) > _MAX_HEADERS or size > _MAX_HEAD_BYTES:
         raise _Refused(431)
     if method == "CONNECT" or not _TARGET.fullmatch(target):
         raise _Refused(400)

@@ -1,13 +1,13 @@
-"""One answer on its way to a client: ASGI's messages as HTTP/1.1, and bytes past ASGI.
+"""One HTTP/1.1 response: from ASGI messages, or from bytes written past ASGI.
 
-Source: uvicorn's `RequestResponseCycle`, whose `receive` and whose task are used as they are.
+Source: uvicorn's `RequestResponseCycle`; its `receive` and `run_asgi` are used unchanged.
 """
 
 import asyncio
 from collections.abc import Callable
 
 import msgspec
-from uvicorn._types import ASGISendEvent, HTTPResponseBodyEvent, HTTPResponseStartEvent
+from uvicorn._types import ASGISendEvent, HTTPResponseStartEvent
 from uvicorn.protocols.http.httptools_impl import STATUS_LINE, RequestResponseCycle
 
 from proxy.errors import Failure, internal_failure
@@ -17,7 +17,7 @@ _BODILESS = frozenset({204, 304})
 
 
 def refuse_at_once(failure: Failure) -> bytes:
-    """The whole of an answer that the application had no part in; it is the connection's last."""
+    """Encode a complete response without the application; it is the connection's last."""
     body = msgspec.json.encode(failure.body)
     head = (
         b"content-type: application/json\r\ncontent-length: %d\r\nconnection: close\r\n"
@@ -27,22 +27,22 @@ def refuse_at_once(failure: Failure) -> bytes:
 
 
 class ResponseCycle(RequestResponseCycle):
-    """What the application sends. It is a `proxy.http.send_buffer.Wire` as well."""
+    """The response of one request, and a `proxy.http.send_buffer.Wire`."""
 
     task: asyncio.Task[None]
-    """In which the application makes it."""
+    """The task that runs the application."""
     _on_disconnect: Callable[[], None] | None = None
     _head = b""
-    """Sent with the first of the body: what is written once costs once."""
-    _left: int | None = None
-    """Bytes of a body of known length that are still to come."""
+    """The head, sent with the first bytes of the body: one write instead of two."""
+    _remaining: int | None = None
+    """Remaining bytes of a body of known length."""
 
     # --- ASGI ---
 
     async def send(self, message: ASGISendEvent) -> None:
         """
         Raises:
-            RuntimeError: what is sent is no answer, or would not be one on the wire.
+            RuntimeError: the message is out of order, or not valid in HTTP.
         """
         if self.flow.write_paused:
             await self.drained()
@@ -52,19 +52,27 @@ class ResponseCycle(RequestResponseCycle):
             case "http.response.start" if not self.response_started:
                 self._start(message)
             case "http.response.body" if self.response_started and not self.response_complete:
-                self._go_on(message)
+                body = b"" if self.scope["method"] == "HEAD" else message["body"]
+                if self._remaining is not None:
+                    self._remaining -= len(body)
+                last = not message.get("more_body", False)
+                if (self._remaining or 0) < 0 or (last and self._remaining):
+                    raise RuntimeError("The body is not as long as its header says.")
+                self.write(body)
+                if last:
+                    self._end()
             case other:
                 raise RuntimeError(f"Unexpected ASGI message {other!r}.")
 
     async def send_500_response(self) -> None:
-        """The application failed and told nobody."""
+        """Send status 500 for an application that failed without a response, and close."""
         self.transport.write(refuse_at_once(internal_failure()))
         self.transport.close()
 
     # --- past ASGI ---
 
     def write(self, data: bytes) -> bool:
-        """A piece of the body, at once, in the frame that it needs."""
+        """Send a piece of the body at once, framed as a chunk if the body is chunked."""
         if data and not self.disconnected:
             framed = b"%x\r\n%b\r\n" % (len(data), data) if self.chunked_encoding else data
             self.transport.write(self._head + framed)
@@ -84,21 +92,21 @@ class ResponseCycle(RequestResponseCycle):
     # --- the connection ---
 
     def disconnect(self) -> None:
-        """Nobody will read the rest."""
+        """Note that the client has disconnected, and call the observer."""
         self.disconnected = True
         self.message_event.set()
         call, self._on_disconnect = self._on_disconnect, None
         if call is not None:
             call()
 
-    # --- how it looks on the wire ---
+    # --- HTTP/1.1 ---
 
     def _start(self, message: HTTPResponseStartEvent) -> None:
         self.response_started = True
         self.waiting_for_100_continue = False
         headers = [*self.default_headers, *message.get("headers", ())]
         self._frame(message["status"], dict(headers).get(b"content-length"))
-        # Of a body that nobody read to its end, no one knows where the next request begins.
+        # The next request cannot be located behind a body that was not read to its end.
         if not self.keep_alive or self.more_body:
             self.keep_alive = False
             headers.append((b"connection", b"close"))
@@ -106,28 +114,17 @@ class ResponseCycle(RequestResponseCycle):
             headers.append((b"transfer-encoding", b"chunked"))
         lines = b"".join([b"%b: %b\r\n" % header for header in headers])
         if lines.count(b"\n") != len(headers) or lines.count(b"\r") != len(headers):
-            raise RuntimeError("A header is more than a line.")
+            raise RuntimeError("A header contains a line break.")
         self._head = STATUS_LINE[message["status"]] + lines + b"\r\n"
 
     def _frame(self, status: int, length: bytes | None) -> None:
-        """How the client will know where the body ends."""
+        """Choose how the body ends: by its length, in chunks, or with the connection."""
         bodiless = status in _BODILESS or self.scope["method"] == "HEAD"
         self.chunked_encoding = False
-        self._left = 0 if bodiless else None if length is None else int(length)
-        if self._left is None:
+        self._remaining = 0 if bodiless else None if length is None else int(length)
+        if self._remaining is None:
             self.chunked_encoding = self.scope["http_version"] == "1.1"
             self.keep_alive = self.keep_alive and self.chunked_encoding
-
-    def _go_on(self, message: HTTPResponseBodyEvent) -> None:
-        body = b"" if self.scope["method"] == "HEAD" else message["body"]
-        if self._left is not None:
-            self._left -= len(body)
-        last = not message.get("more_body", False)
-        if (self._left or 0) < 0 or (last and self._left):
-            raise RuntimeError("The body is not as long as its header says.")
-        self.write(body)
-        if last:
-            self._end()
 
     def _end(self) -> None:
         if not self.disconnected and (self.chunked_encoding or self._head):

@@ -1,7 +1,7 @@
-"""The bytes on their way to one client: put in by an answer's task, sent by the response's.
+"""Buffer between the task that writes an answer and the task that sends its response.
 
-Bytes that came together leave together: a body of its own for each token would cost more than the
-token. Where the server has a `Wire`, a token takes no turn of the response's task either.
+Pieces that arrive together are sent together: an ASGI message for each token would cost more than
+the token. With a `Wire`, a token takes no turn of the response's task either.
 """
 
 import asyncio
@@ -12,7 +12,7 @@ from typing import Protocol
 WIRE = "tandem.wire"
 """The ASGI extension that is a `Wire`."""
 _MAX_BYTES = 65_536
-"""With more than that the answer has to wait for the client."""
+"""Buffered bytes above which the answer has to wait for the client."""
 _BURST_SECONDS = 0.002
 """A piece after a longer silence does not belong to a burst, and is sent at once."""
 
@@ -21,7 +21,7 @@ class Wire(Protocol):
     """Writes to the client directly, past ASGI's `send`."""
 
     def write(self, data: bytes) -> bool:
-        """Send a piece of the body at once; returns true where the client reads more slowly."""
+        """Send a piece of the body at once; returns true if the client is behind."""
         ...
 
     async def drained(self) -> None:
@@ -54,9 +54,9 @@ class SendBuffer:
         self._wire: Wire | None = None
         self._wire_is_full = False
         self._writing = False
-        """A write of all that is here is due in the loop's next turn."""
+        """A write of the buffered bytes is due in the loop's next turn."""
         self._before = 0
-        """Bytes that were here a turn ago."""
+        """Bytes that were buffered a turn ago."""
 
     # --- for the answer ---
 
@@ -88,13 +88,13 @@ class SendBuffer:
         return self.is_full
 
     async def drain(self) -> None:
-        """Wait until it was emptied, if it is full."""
+        """Wait until the buffer was emptied, if it is full."""
         if self.is_full:
             self._emptied.clear()
             await self._emptied.wait()
 
     def fail(self, exc: Exception) -> bool:
-        """Make `begun` raise `exc`; returns false where it is too late for that."""
+        """Make `begun` raise `exc`; returns false if `begun` is done already."""
         if self.begun.done():
             return False
         self.begun.set_exception(exc)
@@ -102,7 +102,7 @@ class SendBuffer:
         return True
 
     def end(self) -> None:
-        """Note that nothing more will come."""
+        """Mark the answer as complete."""
         self._ended = True
         if not self.begun.done():
             self.begun.set_result(None)
@@ -112,7 +112,7 @@ class SendBuffer:
     # --- for the response ---
 
     async def take(self) -> bytes:
-        """Take all that is here, at least a comment; empty at the end."""
+        """Take all buffered bytes, at least a comment; empty at the end."""
         self._sent_at = self._loop.time()
         if not self._pieces and not self._ended:
             await self._wait_for_data()
@@ -121,7 +121,7 @@ class SendBuffer:
         return self._all()
 
     async def pour(self, wire: Wire) -> None:
-        """Write everything to `wire` until the end; this task has a turn only where it is full."""
+        """Write everything to `wire` until the end; this task has a turn only if `wire` is full."""
         self._wire = wire
         while self._pieces or not self._ended:
             await wire.drained()
@@ -130,7 +130,7 @@ class SendBuffer:
                 await self._wait_for_data()
 
     def _write(self) -> None:
-        """Write what has come in this turn of the loop, unless a burst goes on."""
+        """Write the pieces of this turn of the loop, unless a burst lasts."""
         self._writing = False
         if self._wire is None or not self._pieces:
             return
@@ -143,7 +143,7 @@ class SendBuffer:
             _wake(self._waiting_sender)
 
     def _grows(self) -> bool:
-        """Whether a burst goes on: several pieces at once mean that more is on its way."""
+        """Return true while a burst lasts: several pieces at once mean that more will follow."""
         before, self._before = self._before, self._bytes
         many = len(self._pieces) > 1 and not self._ended
         return many and before < self._bytes <= _MAX_BYTES

@@ -1,4 +1,4 @@
-"""uvicorn, told when to end instead of asking, and out of the way of those who are answered."""
+"""uvicorn's server with an event instead of polling for its end, and fewer pauses."""
 
 import asyncio
 import contextlib
@@ -16,7 +16,7 @@ from proxy.http.event_stream import ShutdownGrace
 from proxy.http.protocol import Connection
 
 _DATE_SECONDS = 1.0
-"""An answer's `date` is as old as this at most."""
+"""Maximum age of the `date` header."""
 
 
 class Server(uvicorn.Server):
@@ -27,7 +27,7 @@ class Server(uvicorn.Server):
         grace: ShutdownGrace,
         announce: Callable[[], None],
     ) -> None:
-        """`announce` is called once it listens; `grace` begins with the first signal to end."""
+        """`announce` is called once the server listens; the first signal to exit begins `grace`."""
         super().__init__(_settings(app, config))
         self._grace = grace
         self._announce = announce
@@ -35,42 +35,42 @@ class Server(uvicorn.Server):
     async def startup(self, sockets: list[socket.socket] | None = None) -> None:
         await super().startup(sockets)
         self._loop = asyncio.get_running_loop()
-        self._asked_to_exit = asyncio.Event()
-        # What is here now stays: looking through it for garbage, time and again, would hold up
-        # every answer for a fiftieth of a second.
+        self._exit = asyncio.Event()
+        # All objects so far are permanent: a full garbage collection over them would pause every
+        # answer for about 20 ms.
         gc.freeze()
-        # uvloop notes every asynchronous generator, in Python, to close it when the loop ends: as
-        # much work as a step of it. Ours are closed by who reads them.
+        # uvloop registers every asynchronous generator, in Python, to close it when the loop ends,
+        # which costs as much as a step of it. Tandem's generators are closed by their readers.
         sys.set_asyncgen_hooks(firstiter=None)
         if self.started:
             self._announce()
 
     async def main_loop(self) -> None:
-        """uvicorn's looks ten times a second whether to go on; only the date needs a look."""
+        """Wait for the exit. uvicorn polls ten times a second; only `date` needs a tick."""
         while not await self.on_tick(0):
             with contextlib.suppress(TimeoutError):
-                await asyncio.wait_for(self._asked_to_exit.wait(), _DATE_SECONDS)
+                await asyncio.wait_for(self._exit.wait(), _DATE_SECONDS)
 
     def handle_exit(self, sig: int, frame: FrameType | None) -> None:
-        """The first signal gives answers their grace; the second ends them."""
+        """Begin the grace of answers at the first signal; end them at the second."""
         if self.should_exit:
             self.force_exit = True
         super().handle_exit(sig, frame)
         self._loop.call_soon_threadsafe(self._grace.begin)
-        self._loop.call_soon_threadsafe(self._asked_to_exit.set)
+        self._loop.call_soon_threadsafe(self._exit.set)
 
 
 def _settings(app: Litestar, config: ServerConfig) -> uvicorn.Config:
     return uvicorn.Config(
         app,
         http=Connection,
-        loop="uvloop",  # asyncio's own takes twice as long to get from one token to the next
+        loop="uvloop",  # asyncio's own loop needs twice the time from one token to the next
         ws="none",  # uvicorn hangs on `Upgrade: websocket` where a library for it is installed
         lifespan="on",
         log_level="warning",
         access_log=False,
         proxy_headers=False,
         server_header=False,
-        # A backstop for clients that do not read; all others end by the grace.
+        # For clients that do not read; all other answers end with the grace.
         timeout_graceful_shutdown=int(config.shutdown_grace) + 1,
     )

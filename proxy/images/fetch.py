@@ -48,14 +48,6 @@ class Fetcher:
                 public.
             InvalidRequestError: the download failed, or has more than `max_bytes` bytes.
         """
-        url = self._parse(text)
-        address = await self._resolve(url)
-        try:
-            return await self._get(url, address)
-        except (httpx.HTTPError, httpx.StreamError, httpx.InvalidURL):
-            raise _failed() from None
-
-    def _parse(self, text: str) -> httpx.URL:
         if not self._hosts:
             raise _refused("Images must be data: URLs; this server downloads no images.")
         if _AMBIGUOUS.search(text):
@@ -66,9 +58,15 @@ class Fetcher:
             raise InvalidRequestError("The URL of an image is invalid.", param="images") from None
         if url.scheme != "https" and not (url.scheme == "http" and self._config.plain_http):
             raise _refused("The URL of an image must begin with https://.")
-        if url.userinfo or _host_and_port(url) not in self._hosts:
+        host = url.host.removesuffix(".")
+        host_and_port = host if url.port is None else f"{host}:{url.port}"
+        if url.userinfo or host_and_port not in self._hosts:
             raise _refused("This server does not download images from the host of that URL.")
-        return url
+        address = await self._resolve(url)
+        try:
+            return await self._get(url, address)
+        except (httpx.HTTPError, httpx.StreamError, httpx.InvalidURL):
+            raise _failed() from None
 
     async def _resolve(self, url: httpx.URL) -> str:
         """Resolve the host name once; every address it has must be public."""
@@ -117,12 +115,6 @@ class Fetcher:
                     f"An image has more than {self._config.max_bytes} bytes.", param="images"
                 )
         return bytes(content)
-
-
-def _host_and_port(url: httpx.URL) -> str:
-    """Return `images.example`, or `images.example:8443` if the URL has a port."""
-    host = url.host.removesuffix(".")
-    return host if url.port is None else f"{host}:{url.port}"
 
 
 def _refused(message: str) -> UnsupportedParameterError:

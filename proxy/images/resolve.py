@@ -37,7 +37,12 @@ async def resolve_images(request: GenerationRequest, config: ImagesConfig) -> Ge
     messages = request.prompt
     if not isinstance(messages, tuple):
         return request
-    images = _images(messages)
+    images = {
+        (at, place): part
+        for at, message in enumerate(messages)
+        for place, part in enumerate(message.content)
+        if isinstance(part, ImagePart)
+    }
     if len(images) > config.max_count:
         raise _invalid(
             f"The request has {len(images)} images; at most {config.max_count} are allowed."
@@ -54,15 +59,6 @@ async def resolve_images(request: GenerationRequest, config: ImagesConfig) -> Ge
     return replace(
         request, prompt=_replace_images(messages, dict(zip(images, validated, strict=True)))
     )
-
-
-def _images(messages: tuple[Message, ...]) -> dict[Place, ImagePart]:
-    return {
-        (at, place): part
-        for at, message in enumerate(messages)
-        for place, part in enumerate(message.content)
-        if isinstance(part, ImagePart)
-    }
 
 
 def _replace_images(

@@ -14,7 +14,7 @@ from contextlib import asynccontextmanager
 from msgspec import Struct
 
 from adapters.errors import BackendError, InsufficientMemoryError
-from adapters.memory import Footprint, MemoryUser, Resident
+from adapters.memory import Footprint, MemoryUser
 from proxy.memory.ledger import Fit, Key, Ledger, ModelMemory, Newcomer
 
 log = logging.getLogger("tandem")
@@ -119,7 +119,7 @@ class SharedBudget:
     async def _recommended(self) -> int:
         limits = [await memory_user.recommended() for memory_user in self._users.values()]
         system = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
-        return min((each for each in limits if each is not None), default=int(system * _SHARE))
+        return min((limit for limit in limits if limit is not None), default=int(system * _SHARE))
 
     async def _watch(self) -> None:
         """Update the limits periodically: Ollama loads and unloads models by itself."""
@@ -180,22 +180,19 @@ class SharedBudget:
         """A consistent ledger of all backends: read again if models came or went meanwhile."""
         while True:
             reserved, evictions = self._reserved.copy(), self._evictions
-            residents = await self._residents(fresh=fresh)
-            # A model whose load has ended since may be loaded without being among `residents`.
+            looks = (user.resident(fresh=fresh) for user in self._users.values())
+            reports = await asyncio.gather(*looks)
+            residents = {
+                (backend, resident.name): resident
+                for backend, residents in zip(self._users, reports, strict=True)
+                for resident in residents
+            }
+            # A model may have finished loading since, without being among `residents`.
             ended = reserved.keys() - self._reserved.keys() - residents.keys()
             if not ended and evictions == self._evictions:
                 # Not a copy: the ledger shows the reservations as they are when it is read.
                 self._latest = Ledger(residents, self._reserved, self._pinned)
                 return self._latest
-
-    async def _residents(self, *, fresh: bool) -> dict[Key, Resident]:
-        users = self._users
-        reports = await asyncio.gather(*(each.resident(fresh=fresh) for each in users.values()))
-        return {
-            (backend, resident.name): resident
-            for backend, residents in zip(users, reports, strict=True)
-            for resident in residents
-        }
 
     def _release(self, key: Key, footprint: Footprint) -> None:
         rest = list(self._reserved[key])

@@ -51,15 +51,17 @@ class Ledger:
     def taken(self, key: Key, newcomer: Newcomer | None = None) -> int:
         """Bytes of the model `key`; without its cache."""
         footprints = self._footprints(key, newcomer)
-        weights = max([each.weights or 0 for each in footprints], default=0)
-        return weights + max([each.context or 0 for each in footprints], default=0)
+        weights = max([footprint.weights or 0 for footprint in footprints], default=0)
+        return weights + max([footprint.context or 0 for footprint in footprints], default=0)
 
     def resident_for(self, key: Key) -> Key:
         """`key`, or the resident that answers for it as well."""
         if key in self.residents:
             return key
         backend, name = key
-        hosts = (k for k, each in self.residents.items() if k[0] == backend and name in each.also)
+        hosts = (
+            k for k, resident in self.residents.items() if k[0] == backend and name in resident.also
+        )
         return next(hosts, key)
 
     def firm(self, backend: str, newcomer: Newcomer | None = None) -> int:
@@ -67,7 +69,7 @@ class Ledger:
         is not available yet."""
         own = (key for key in self._keys() if key[0] == backend)
         contexts = (self._footprints(key) for key in own)
-        elastic = sum(max((f.context or 0 for f in each), default=0) for each in contexts)
+        elastic = sum(max((f.context or 0 for f in group), default=0) for group in contexts)
         return self.used(newcomer) - elastic
 
     def fit(self, newcomer: Newcomer, budget: int) -> Fit:
@@ -108,7 +110,7 @@ class Ledger:
         backend, name = key
         resident = self.residents.get(key)
         names = {name} if resident is None else {name, *resident.also}
-        return not self.pinned.isdisjoint((backend, each) for each in names)
+        return not self.pinned.isdisjoint((backend, spelling) for spelling in names)
 
     def _model(self, key: Key) -> ModelMemory:
         resident, footprints = self.residents.get(key), self._footprints(key)

@@ -71,10 +71,17 @@ class AutoPull:
         namings = {backend: listed.backend.naming for backend, listed in backends.items()}
         if not entry.deployments:
             return to_source(name, namings)
-        if any(backends[each.backend].may_have(each.name) for each in entry.deployments):
+        if any(
+            backends[deployment.backend].may_have(deployment.name)
+            for deployment in entry.deployments
+        ):
             return None
-        ordered = sorted(entry.deployments, key=lambda each: each.backend != entry.prefer)
-        sources = (to_source(f"{each.backend}/{each.name}", namings) for each in ordered)
+        ordered = sorted(
+            entry.deployments, key=lambda deployment: deployment.backend != entry.prefer
+        )
+        sources = (
+            to_source(f"{deployment.backend}/{deployment.name}", namings) for deployment in ordered
+        )
         return next((source for source in sources if source is not None), None)
 
     def _download(self, source: Source) -> asyncio.Task[None]:

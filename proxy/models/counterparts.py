@@ -38,11 +38,11 @@ def by_name(name: str, _here: Models, there: Models) -> str | None:
 
 
 def by_origin(name: str, here: Models, there: Models) -> str | None:
-    """Match the only model there whose weights come from the same GGUF file.
+    """Match the only model there with weights from the same GGUF file.
 
     Tags that differ only in their template share an origin and are ambiguous, so they have no
     counterpart; names of one digest are one model. A primed model is a model of its own, and so
-    are models of two servers whose digests differ: their templates do.
+    are models of two servers with different digests: their templates differ.
     """
     if (model := here.get(name)) is None or model.origin is None:
         return None
@@ -50,7 +50,7 @@ def by_origin(name: str, here: Models, there: Models) -> str | None:
     if _count(ours) != 1 or _count(theirs) != 1:
         return None
     both = (*ours, *theirs)
-    if any(model.primed for model in both) or len({each.digest for each in both} - {None}) > 1:
+    if any(model.primed for model in both) or len({model.digest for model in both} - {None}) > 1:
         return None
     return min(model.name for model in theirs)
 

@@ -143,19 +143,15 @@ class Registry:
                 name: BackendModels(name, backend, self._resolved.clear)
                 for name, backend in backends.items()
             }
-            await stack.enter_async_context(self._watching())
-            yield
-
-    @asynccontextmanager
-    async def _watching(self) -> AsyncGenerator[None]:
-        backends = list(self.backends.values())
-        tasks = [asyncio.create_task(self._watch(listed)) for listed in backends]
-        try:
-            yield
-        finally:
-            for task in tasks:
-                task.cancel()
-            await asyncio.gather(*tasks, *(s.stop() for s in backends), return_exceptions=True)
+            listed_backends = list(self.backends.values())
+            tasks = [asyncio.create_task(self._watch(listed)) for listed in listed_backends]
+            try:
+                yield
+            finally:
+                for task in tasks:
+                    task.cancel()
+                stops = (listed.stop() for listed in listed_backends)
+                await asyncio.gather(*tasks, *stops, return_exceptions=True)
 
     async def _watch(self, listed: BackendModels) -> None:
         while True:
@@ -166,19 +162,16 @@ class Registry:
 
     def _warn(self, listed: BackendModels) -> None:
         """Log, once each, the aliases that do not resolve as the config says."""
-        warnings = {**self._shadowed(listed), **self._missing(listed)}
-        for key in sorted(warnings.keys() - self._warned):
-            log.warning("models: %s", warnings[key])
-        self._warned |= warnings.keys()
-
-    def _shadowed(self, listed: BackendModels) -> dict[str, str]:
         shadowed = self._aliases.keys() & listed.models
-        return {
+        warnings = self._missing(listed) | {
             alias: f"'{alias}' is the name of a model on {listed.name}, which is used instead of "
             "the alias; rename the alias."
             for alias in shadowed
             if alias not in self._names_of(alias).values()
         }
+        for key in sorted(warnings.keys() - self._warned):
+            log.warning("models: %s", warnings[key])
+        self._warned |= warnings.keys()
 
     def _missing(self, listed: BackendModels) -> dict[str, str]:
         backend = listed.name
@@ -196,12 +189,12 @@ class Registry:
 
     def name_of(self, kind: str) -> str | None:
         """The name of the first backend of `kind`."""
-        return next((n for n, each in self.backends.items() if each.backend.kind == kind), None)
+        return next((n for n, listed in self.backends.items() if listed.backend.kind == kind), None)
 
     async def refresh(self, seconds: float, *, only_new: bool = False) -> None:
         """List all backends, or only those that were never listed; wait for `seconds` at most."""
-        wanted = [s for s in self.backends.values() if not only_new or s.reached is None]
-        await asyncio.gather(*(listed.refresh(seconds) for listed in wanted))
+        backends = [s for s in self.backends.values() if not only_new or s.reached is None]
+        await asyncio.gather(*(listed.refresh(seconds) for listed in backends))
 
     def entries(self) -> list[RegisteredModel]:
         """All models that can answer now: those of the reachable backends, and the aliases."""
@@ -238,8 +231,8 @@ class Registry:
         return entry
 
     def short(self, name: str, backends: Iterable[str]) -> list[RegisteredModel]:
-        """The models on `backends` whose name without owner and default tag is `name`: those that
-        match in case, else all."""
+        """The models on `backends` named `name` apart from owner and default tag: those that match
+        in case, else all."""
         there = frozenset(backends)
         names = [(n, self._short_names(n, b)) for b in there for n in self.backends[b].models]
         exact = [full for full, shorts in names if name in shorts]
@@ -300,9 +293,14 @@ class Registry:
         that are known to lack it, if another has it."""
         order = [b for b in self.backends if b in called]
         able = [b for b in order if self.backends[b].may_have(called[b])] or order
-        wanted = [b for b in order if b in backends]
-        having = [b for b in wanted if b in able] or wanted
-        names = dict.fromkeys((*self._titles(called), *(called[b] for b in able)))
+        allowed = [b for b in order if b in backends]
+        having = [b for b in allowed if b in able] or allowed
+        # The alias that covers several backends or is a backend's name as well, which is stronger.
+        known = {alias: self._names_of(alias) for alias in self._aliases}
+        matching = [alias for alias, names in known.items() if names.items() <= called.items()]
+        native = [alias for alias in matching if alias in known[alias].values()]
+        shared = [alias for alias in matching if len(known[alias]) > 1]
+        names = dict.fromkeys((*[*native, *shared][:1], *(called[b] for b in able)))
         return RegisteredModel(
             id=next(iter(names), ""),
             deployments=tuple(
@@ -311,15 +309,6 @@ class Registry:
             ),
             names=tuple(names),
         )
-
-    def _titles(self, called: Mapping[str, str]) -> list[str]:
-        """The alias of the model called `called`, if there is one that covers several backends or
-        is a backend's name as well; the latter takes precedence."""
-        known = {alias: self._names_of(alias) for alias in self._aliases}
-        matching = [alias for alias, names in known.items() if names.items() <= called.items()]
-        native = [alias for alias in matching if alias in known[alias].values()]
-        shared = [alias for alias in matching if len(known[alias]) > 1]
-        return [*native, *shared][:1]
 
 
 def same_weights(models: Sequence[Model | None]) -> bool | None:

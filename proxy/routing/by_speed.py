@@ -36,7 +36,7 @@ _REFERENCE_TOKENS = 100.0
 """Length of the answer by which the incumbent is compared with its own past."""
 _SAME = (0, 0)
 _ADJACENT = ((0, -1), (0, 1), (-1, 0), (1, 0))
-"""Buckets whose figures may be used instead, as (crowd, prompt) offsets."""
+"""Buckets with figures that may be used instead, as (crowd, prompt) offsets."""
 
 
 class SpeedContext(Struct, frozen=True):
@@ -188,8 +188,11 @@ class SpeedChooser:
         if incumbent.holder is not None:
             return _FEWER_TRIALS
         least = min(incumbent.requests[c.deployment.backend] for c in comparison.candidates)
+        times = comparison.seconds.values()
+        are_all_known = len(times) == len(comparison.candidates)
+        is_clear = are_all_known and max(times) > _CLEAR_FACTOR * min(times)
         is_enough = _FEWER_TRIALS <= least < _TRIALS and (
-            _is_clear(comparison) or self._is_known_nearby(comparison)
+            is_clear or self._is_known_nearby(comparison)
         )
         return _FEWER_TRIALS if is_enough else _TRIALS
 
@@ -227,21 +230,15 @@ class SpeedChooser:
         bucket = comparison.buckets[comparison.candidates.index(first)]
         expected = self._expected(first.key, bucket, _REFERENCE_TOKENS)
         choice = replace(choice, reference_seconds=expected)
-        other = next((each for each in others if each.evicts_nothing), None)
+        other = next((candidate for candidate in others if candidate.evicts_nothing), None)
         if other is None or not comparison.incumbent.has_slowed(self._clock()):
             return choice
         order = _with_first(other, choice.order)
         return replace(choice, order=order, rule="trial", renews=True)
 
 
-def _is_clear(comparison: _Comparison) -> bool:
-    """True if all candidates were measured and the slowest takes far longer than the fastest."""
-    times = comparison.seconds.values()
-    return len(times) == len(comparison.candidates) and max(times) > _CLEAR_FACTOR * min(times)
-
-
 def _with_first(first: Candidate, candidates: Sequence[Candidate]) -> tuple[Candidate, ...]:
-    return (first, *(each for each in candidates if each is not first))
+    return (first, *(candidate for candidate in candidates if candidate is not first))
 
 
 def _shifted(bucket: Bucket, shift: tuple[int, int]) -> Bucket:

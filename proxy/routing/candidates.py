@@ -62,7 +62,7 @@ class Candidates:
             return Candidate(deployment=deployment, away=away)
         model = deployment.model
         declared = model.context_length if model is not None else None
-        limits = [each for each in (declared, self._estimates.limit(key)) if each is not None]
+        limits = [limit for limit in (declared, self._estimates.limit(key)) if limit is not None]
         context = min(limits, default=None)
         tokens = self._estimates.prompt_tokens(key, requirements)
         needed = tokens * _MARGIN + (requirements.max_tokens or 1)

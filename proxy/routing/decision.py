@@ -119,7 +119,9 @@ class Decider:
         rule = _rule(ranked, prefer, requirements)
         if rule is not None:
             return tuple(ranked), rule, None
-        equal = [each for each in ranked if each.all_obstacles == ranked[0].all_obstacles]
+        equal = [
+            candidate for candidate in ranked if candidate.all_obstacles == ranked[0].all_obstacles
+        ]
         choice = self._by_speed.choose(equal, requirements)
         return (*choice.order, *ranked[len(equal) :]), choice.rule, choice
 
@@ -139,7 +141,9 @@ class Decider:
                 order.index(backend),
             )
 
-        candidates = [self._candidates.weigh(each, requirements) for each in deployments]
+        candidates = [
+            self._candidates.weigh(deployment, requirements) for deployment in deployments
+        ]
         ranked = sorted(candidates, key=rank)
         return self._steady(ranked, prefer) if "embeddings" in requirements.features else ranked
 
@@ -148,38 +152,36 @@ class Decider:
         the obstacles. Vectors of other weights are not comparable."""
         order = list(self._registry.backends)
         home = min(
-            (each.deployment for each in ranked),
-            key=lambda each: (each.backend != prefer, order.index(each.backend)),
+            (candidate.deployment for candidate in ranked),
+            key=lambda deployment: (deployment.backend != prefer, order.index(deployment.backend)),
         )
         same = [
-            each
-            for each in ranked
-            if each.deployment is home or same_weights([home.model, each.deployment.model])
+            candidate
+            for candidate in ranked
+            if candidate.deployment is home
+            or same_weights([home.model, candidate.deployment.model])
         ]
-        return [*same, *(each for each in ranked if each not in same)]
+        return [*same, *(candidate for candidate in ranked if candidate not in same)]
 
     def _unsupported(
         self, entry: RegisteredModel, unable: list[Unable]
     ) -> UnsupportedParameterError:
         """The error for the deployment that lacks the fewest features."""
-        nearest = min(unable, key=lambda each: len(each.lacks))
+        nearest = min(unable, key=lambda reason: len(reason.lacks))
         if nearest.refusal is not None:
             return nearest.refusal
         backend, feature = nearest.deployment.backend, nearest.lacks[0]
-        able = [name for name in self._honouring(feature) if name != backend]
+        backends = {name: listed.backend for name, listed in self._registry.backends.items()}
+        kinds = {candidate.kind for candidate in backends.values()}
+        # Kinds that are switched off are named as well.
+        honours = {kind: features for kind, features in ENGINES.items() if kind not in kinds}
+        honours |= {name: candidate.honours for name, candidate in backends.items()}
+        able = [name for name, known in honours.items() if feature in known and name != backend]
         hint = f" A model on {' or '.join(able)} could honour it." if able else ""
         what = _IN_WORDS.get(feature, f"'{feature}'")
         return UnsupportedParameterError(
             f"{what} is not supported for '{entry.id}' on {backend}.{hint}", param=feature
         )
-
-    def _honouring(self, feature: Feature) -> list[str]:
-        """The backends that honour `feature` on some model, and the kinds that are switched off."""
-        backends = {name: each.backend for name, each in self._registry.backends.items()}
-        kinds = {backend.kind for backend in backends.values()}
-        absent = {kind: honours for kind, honours in ENGINES.items() if kind not in kinds}
-        honours = absent | {name: backend.honours for name, backend in backends.items()}
-        return [name for name, features in honours.items() if feature in features]
 
 
 def _rule(ranked: list[Candidate], prefer: str, requirements: Requirements) -> Rule | None:

@@ -49,7 +49,9 @@ class ModelLookup:
     async def _refreshed(self, name: str) -> RegisteredModel:
         """Resolve `name` as `find` does; without deployments if there is no such model."""
         if not name or len(name) > _LONGEST or not name.isprintable():
-            raise InvalidRequestError("This cannot be the name of a model.", param="model")
+            raise InvalidRequestError(
+                f"'model' must have 1 to {_LONGEST} printable characters.", param="model"
+            )
         entry = self._lookup(name)
         if not entry.deployments:
             await self._registry.refresh(_LISTING_SECONDS)
@@ -59,7 +61,11 @@ class ModelLookup:
     def _not_found(self, name: str) -> BackendError:
         """503 if every backend that may have the model is unreachable, else 404."""
         listed = self._registry.backends
-        possible = self._possible(name)
+        prefix, slash, _ = name.partition("/")
+        if slash and prefix in listed:
+            possible = [prefix]
+        else:
+            possible = [b for b, entry in listed.items() if entry.backend.naming.is_possible(name)]
         if possible and not any(listed[backend].reached for backend in possible):
             which, verb = (
                 (f"backend {possible[0]}", "does")
@@ -73,14 +79,6 @@ class ModelLookup:
         hint = f" Did you mean {', '.join(map(repr, near))}?" if near else ""
         return ModelNotFoundError(f"There is no model {name!r}.{hint}", param="model")
 
-    def _possible(self, name: str) -> list[str]:
-        """The backends that could list a model of that name."""
-        backends = self._registry.backends
-        prefix, slash, _ = name.partition("/")
-        if slash and prefix in backends:
-            return [prefix]
-        return [b for b, each in backends.items() if each.backend.naming.is_possible(name)]
-
     def _lookup(self, name: str) -> RegisteredModel:
         """Resolve by exact name, then by alias, then by a short name that is unique."""
         backends = set(self._registry.backends)
@@ -92,11 +90,12 @@ class ModelLookup:
             return entry
         entries = self._registry.short(name, backends)
         if len(entries) > 1:
-            raise ModelNotFoundError(_ambiguous(name, entries), param="model")
+            deployments = [deployment for entry in entries for deployment in entry.deployments]
+            names = ", ".join(
+                f"'{deployment.backend}/{deployment.name}'" for deployment in deployments[:5]
+            )
+            raise ModelNotFoundError(
+                f"The short name {name!r} is ambiguous: {names}. Use one of the full names.",
+                param="model",
+            )
         return entries[0] if entries else entry
-
-
-def _ambiguous(name: str, entries: list[RegisteredModel]) -> str:
-    deployments = [deployment for entry in entries for deployment in entry.deployments]
-    names = ", ".join(f"'{deployment.backend}/{deployment.name}'" for deployment in deployments[:5])
-    return f"The short name {name!r} is ambiguous: {names}. Use one of the full names."

@@ -110,7 +110,15 @@ class Measurements:
     def record(self, measurement: Measurement) -> None:
         figures = self._figures.setdefault((measurement.backend, measurement.name), {})
         bucket = to_bucket(measurement.prompt_tokens, measurement.crowd, measurement.cold)
-        figures[bucket] = _updated(figures.get(bucket, _NO_ANSWER), measurement)
+        known = figures.get(bucket, _NO_ANSWER)
+        share = max(_NEWEST, 1 / (known.answers + 1))
+        figures[bucket] = Figures(
+            answers=known.answers + 1,
+            ttft_s=(1 - share) * known.ttft_s + share * measurement.ttft,
+            tokens_per_second=_mean(known.tokens_per_second, measurement.tokens_per_second, share),
+            memory_bytes=known.memory_bytes if measurement.memory is None else measurement.memory,
+            measured_at=int(time.time()),
+        )
 
     def figures(self, backend: str, name: str, prompt_tokens: int, crowd: int) -> Figures | None:
         """The figures for such an answer by a loaded model; `None`: not measured yet."""
@@ -128,9 +136,11 @@ class Measurements:
     def comparison(self, deployments: Iterable[Deployment]) -> list[Row]:
         """The figures of `deployments` of one model, ordered by bucket."""
         rows = [
-            (bucket, _to_row(each, bucket, figures))
-            for each in deployments
-            for bucket, figures in self._figures.get((each.backend, each.name), {}).items()
+            (bucket, _to_row(deployment, bucket, figures))
+            for deployment in deployments
+            for bucket, figures in self._figures.get(
+                (deployment.backend, deployment.name), {}
+            ).items()
         ]
         return [row for _, row in sorted(rows, key=lambda pair: pair[0])]
 
@@ -155,17 +165,6 @@ def to_measurement(attempt: Attempt, memory: int | None) -> Measurement:
 def to_bucket(prompt_tokens: int, crowd: int, cold: bool = False) -> Bucket:
     prompt = bisect.bisect_left(PROMPTS, prompt_tokens)
     return Bucket(prompt, bisect.bisect_left(CROWDS, crowd), cold)
-
-
-def _updated(known: Figures, newest: Measurement) -> Figures:
-    share = max(_NEWEST, 1 / (known.answers + 1))
-    return Figures(
-        answers=known.answers + 1,
-        ttft_s=(1 - share) * known.ttft_s + share * newest.ttft,
-        tokens_per_second=_mean(known.tokens_per_second, newest.tokens_per_second, share),
-        memory_bytes=known.memory_bytes if newest.memory is None else newest.memory,
-        measured_at=int(time.time()),
-    )
 
 
 def _mean(known: float | None, newest: float | None, share: float) -> float | None:

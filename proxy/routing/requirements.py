@@ -35,24 +35,19 @@ def to_requirements(request: GenerationRequest | EmbeddingRequest) -> Requiremen
     if isinstance(request, EmbeddingRequest):
         return Requirements(features=features)
     messages = request.prompt if isinstance(request.prompt, tuple) else ()
-    return Requirements(
-        features=features,
-        prompt_bytes=_bytes_outside_messages(request) + sum(map(_message_bytes, messages)),
-        prompt_tokens=0 if features.isdisjoint(_NO_TEXT) else _other_tokens(request),
-        messages=len(messages),
-        n=request.n,
-        max_tokens=request.max_tokens,
-    )
-
-
-def _bytes_outside_messages(request: GenerationRequest) -> int:
-    """Count the text outside the messages."""
     nbytes = _size(request.prompt) if isinstance(request.prompt, str) else 0
     if request.suffix:
         nbytes += _size(request.suffix)
     if request.tools and request.tool_choice != "none":
         nbytes += len(msgspec.json.encode(request.tools))
-    return nbytes
+    return Requirements(
+        features=features,
+        prompt_bytes=nbytes + sum(map(_message_bytes, messages)),
+        prompt_tokens=0 if features.isdisjoint(_NO_TEXT) else _other_tokens(request),
+        messages=len(messages),
+        n=request.n,
+        max_tokens=request.max_tokens,
+    )
 
 
 def _message_bytes(message: Message) -> int:

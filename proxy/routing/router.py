@@ -1,4 +1,4 @@
-"""Routes a request by its model's name and its requirements to the backend that answers."""
+"""The router: sends a request to the backend that its model and its requirements lead to."""
 
 import time
 
@@ -41,7 +41,7 @@ class Route(Struct, frozen=True, kw_only=True):
     model: str
     """The public id."""
     context: int | None = None
-    """Tokens that prompt and answer may have together there, where that is known."""
+    """Tokens that prompt and answer may have together there, if known."""
 
 
 class Router:
@@ -54,7 +54,7 @@ class Router:
         clock: Clock = time.monotonic,
         patience: float | None = None,
     ) -> None:
-        """`patience`: seconds that a backend has to begin, where another could answer as well."""
+        """`patience`: seconds that a backend has to begin, if another could answer as well."""
         self._registry = registry
         self._lookup = ModelLookup(registry, pulls)
         self._measurements = measurements
@@ -72,10 +72,10 @@ class Router:
     ) -> None:
         """Write the answer of the backend that `request.model`, a public name, leads to.
 
-        Where that backend fails before it has written anything, and not by the caller's mistake,
-        the next that can is asked, once; so it is where the first one's context is too short and
-        the other's may be longer. A request that is answered `whole` may fail anywhere: what was
-        written of it is then void (`Restarted`).
+        The next candidate is tried, once, if the first fails before it has written anything and
+        not by the caller's mistake, or if its context is too short and the other's may be longer.
+        A request that is answered `whole` may fail anywhere: its events so far are then void
+        (`Restarted`).
 
         Raises:
             BackendError: as `resolve`, the backend's own, or it broke the contract.
@@ -103,7 +103,7 @@ class Router:
             raise _longer(failure, error) from error
 
     async def _attempt(self, run: "_Run", route: Route, patience: float | None = None) -> None:
-        """Ask the backend of `route`; `patience` is for its first event, in seconds."""
+        """Run the request on `route`; `patience`: seconds that its first event may take."""
         attempt = run.record.attempt(route.backend_name, route.name, run.request.n)
         run.attempt = attempt
         checked = CheckedSink(run.sink, attempt, restarts=run.started)
@@ -117,7 +117,9 @@ class Router:
             run.started = run.started or checked.started
         for end in attempt.finished.values():
             self._estimates.learn((attempt.backend, attempt.model), run.requirements, end.usage)
-        if not request.echo:  # An echoed prompt comes before anything is read: its times say less.
+        if (
+            not request.echo
+        ):  # An echoed prompt is sent before it is read: its times are not comparable.
             self._measurements.read(attempt)
 
     def _fall_back(self, run: "_Run", failed: Route, other: Route, error: BackendError) -> None:
@@ -127,10 +129,10 @@ class Router:
             self._estimates.refused((failed.backend_name, failed.name), error.limit)
 
     async def embed(self, request: EmbeddingRequest, record: Record | None = None) -> Embeddings:
-        """Ask the backend that `request.model`, a public name, leads to for vectors.
+        """Compute vectors on the backend that `request.model`, a public name, leads to.
 
-        Another is asked, as in `generate`, where it has the very same weights: vectors of different
-        weights do not mix.
+        Another is tried, as in `generate`, if it has the same weights: vectors of different
+        weights are not comparable.
 
         Raises:
             BackendError: as `resolve`, the backend's own, or vectors are missing.
@@ -152,11 +154,12 @@ class Router:
         record.attempt(route.backend_name, route.name)
         embeddings = await route.backend.embed(replace(request, model=route.name))
         if len(embeddings.vectors) != len(request.inputs):
-            raise BadUpstreamError("The backend sent a different number of vectors than of inputs.")
+            vectors, inputs = len(embeddings.vectors), len(request.inputs)
+            raise BadUpstreamError(f"The backend returned {vectors} vectors for {inputs} inputs.")
         return embeddings
 
     def _same_weights(self, one: Route, other: Route) -> bool:
-        """As far as both backends tell; what is not known is not the same."""
+        """Compare by what both backends report; unknown weights are not the same."""
         models = [self._registry.backends[r.backend_name].models.get(r.name) for r in (one, other)]
         return same_weights(models) is True
 
@@ -165,28 +168,28 @@ class Router:
         return (await self.routes(name, Requirements(features=features)))[0]
 
     async def routes(self, name: str, requirements: Requirements = _NOTHING) -> list[Route]:
-        """Where `name` can be answered as `demand` says, the best first; never empty.
+        """List the backends that can answer `name`, the best first; never empty.
 
         Raises:
             InvalidRequestError: no model can have such a name.
-            ModelNotFoundError: no model has it, or several do in its short form.
-            BackendUnavailableError: the backend that the name points to is away.
-            UnsupportedParameterError: the model is there, and nobody can honour a feature on it.
+            ModelNotFoundError: there is no such model, or several share this short name.
+            BackendUnavailableError: the backends that may have the model are unreachable.
+            UnsupportedParameterError: no backend that has the model honours a required feature.
         """
         return self._routes(await self.decide(name, requirements))
 
     async def decide(
         self, name: str, requirements: Requirements, request: GenerationRequest | None = None
     ) -> Decision:
-        """As `routes`, with the reasons. Nothing is begun, and the next decision is the same."""
+        """Decide as for `routes`, with the reasons. Has no effect on later decisions."""
         return self._decider.decide(await self.find(name), requirements, request)
 
     def weighed(self, decision: Decision, requirements: Requirements) -> Decision:
-        """As `Decider.weighed`."""
+        """Assess a single candidate as well; see `Decider.weighed`."""
         return self._decider.weighed(decision, requirements)
 
     async def find(self, name: str) -> RegisteredModel:
-        """As `ModelLookup.find`."""
+        """Resolve a public name; see `ModelLookup.find`."""
         return await self._lookup.find(name)
 
     def _routes(self, decision: Decision) -> list[Route]:
@@ -203,7 +206,7 @@ class Router:
 
 
 class _Run:
-    """One request on its way through the router, over all its attempts."""
+    """One request over all its attempts."""
 
     def __init__(
         self, request: GenerationRequest, requirements: Requirements, sink: Sink, record: Record
@@ -213,15 +216,15 @@ class _Run:
         self.sink = sink
         self.record = record
         self.attempt: Attempt
-        """The one that was begun last."""
+        """The latest attempt."""
         self.started = False
         """The reader has events of an attempt."""
 
 
 def _may_fall_back(error: BackendError, failed: Route, other: Route) -> bool:
-    """Whether `other` may do better than `failed`, which ended with `error`."""
+    """Return true if `other` may succeed although `failed` ended with `error`."""
     if isinstance(error, UnsupportedParameterError):
-        return True  # A loaded model shows what it cannot do; another engine may.
+        return True  # Only the loaded model shows the limit; another engine may not have it.
     if not isinstance(error, ContextLengthError):
         return not isinstance(error, InvalidRequestError)
     limit = error.limit or failed.context
@@ -229,7 +232,7 @@ def _may_fall_back(error: BackendError, failed: Route, other: Route) -> bool:
 
 
 def _longer(first: BackendError, second: ContextLengthError) -> ContextLengthError:
-    """Choose the refusal with the bigger limit: so much room is there."""
+    """Choose the error with the larger context limit."""
     if isinstance(first, ContextLengthError) and (first.limit or 0) > (second.limit or 0):
         return first
     return second

@@ -162,5 +162,5 @@ class Budget:
         if needed > limit:
             raise InsufficientMemoryError(
                 f"A prompt and an answer of {tokens} tokens need {needed} bytes of cache; "
-                f"{limit} are set aside. Request fewer tokens with max_tokens."
+                f"{limit} are reserved. Request fewer tokens with max_tokens."
             )

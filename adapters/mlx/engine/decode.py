@@ -61,22 +61,21 @@ class Row:
             self._context = TokenBuffer(self.sequence.prompt[:-1])
         tokens = self._context.update_and_fetch(token)
         try:
-            return self._apply(tokens, logits)
+            shaped = logits
+            for processor in self.sequence.processors:
+                shaped = processor(tokens, shaped)
+                if processor.error is not None:
+                    self.error = processor.error
+                    return logits
+            if shaped.shape != logits.shape:
+                raise ValueError(
+                    f"a processor returned logits of {shaped.shape} for {logits.shape}"
+                )
+            return shaped
         except Exception:
             logger.exception("a logits processor failed")
             self.error = GenerationError("A constraint of this answer failed.")
         return logits
-
-    def _apply(self, tokens: mx.array, logits: mx.array) -> mx.array:
-        shaped = logits
-        for processor in self.sequence.processors:
-            shaped = processor(tokens, shaped)
-            if processor.error is not None:
-                self.error = processor.error
-                return logits
-        if shaped.shape != logits.shape:
-            raise ValueError(f"a processor returned logits of {shaped.shape} for {logits.shape}")
-        return shaped
 
     def finish(self, token: int, end_tokens: frozenset[int]) -> Finish | None:
         if token in end_tokens:
@@ -107,7 +106,15 @@ class DecodeBatch:
             self._cache = copy.deepcopy(only.cache) if only.shared else only.cache
             self._merged = False
         else:
-            self._merge([new.cache for new in newcomers for _ in new.sequences])
+            caches = merge([new.cache for new in newcomers for _ in new.sequences])
+            if not self.rows:
+                self._cache = caches
+            else:
+                if not self._merged:
+                    self._cache = [layer.merge([layer]) for layer in self._cache]
+                for mine, theirs in zip(self._cache, caches, strict=True):
+                    mine.extend(theirs)
+            self._merged = True
         last = mx.array([sequence.prompt[-1] for sequence in sequences], dtype=mx.uint32)
         self._inputs = last if self._inputs is None else mx.concatenate([self._inputs, last])
         self.rows += [Row(sequence) for sequence in sequences]
@@ -206,17 +213,6 @@ class DecodeBatch:
             width = self.rows[place].sequence.top_logprobs
             by_place[place] = drawn[i], tuple(zip(ids[i][:width], tops[i][:width], strict=True))
         return by_place
-
-    def _merge(self, caches: list[Cache]) -> None:
-        newcomers = merge(caches)
-        if not self.rows:
-            self._cache = newcomers
-        else:
-            if not self._merged:
-                self._cache = [layer.merge([layer]) for layer in self._cache]
-            for mine, theirs in zip(self._cache, newcomers, strict=True):
-                mine.extend(theirs)
-        self._merged = True
 
     def _keep(self, keep: list[int]) -> None:
         if len(keep) == len(self.rows):

@@ -238,7 +238,14 @@ class Engine:
             # However it ends, no request is left waiting for a thread that is gone.
             with self._wake:
                 self._closing = self._ended = True
-            self._abandon_all()
+            while self._commands:
+                self._commands.popleft()()
+            error = BackendUnavailableError("The MLX engine was closed.")
+            self._jobs.give_up(error)
+            for scheduler in self._schedulers.values():
+                self._post([(sequence, error) for sequence in scheduler.drop_all()])
+                self._drop(scheduler)
+            self._schedulers.clear()
 
     def _wait_for_work(self) -> None:
         def is_decoding() -> bool:
@@ -372,16 +379,6 @@ class Engine:
 
     def _prefix_caches(self) -> "list[PrefixCache]":
         return [scheduler.prefixes for scheduler in tuple(self._schedulers.values())]
-
-    def _abandon_all(self) -> None:
-        while self._commands:
-            self._commands.popleft()()
-        error = BackendUnavailableError("The MLX engine was closed.")
-        self._jobs.give_up(error)
-        for scheduler in self._schedulers.values():
-            self._post([(sequence, error) for sequence in scheduler.drop_all()])
-            self._drop(scheduler)
-        self._schedulers.clear()
 
 
 def _deliver(posts: list[Posted]) -> None:

@@ -82,7 +82,11 @@ def read(model: Any, prefills: Ordered[Prefill], tokens: int, kv_bits: int | Non
     chunks = [prefill.chunk(tokens) for prefill in prefills]
     with mx.stream(generation_stream):
         if len(prefills) == 1:
-            _read_alone(model, prefills[0], chunks[0], kv_bits)
+            prefill = prefills[0]
+            logits = model(mx.array([chunks[0]]), cache=prefill.cache)
+            prefill.note(logits[0])
+            if kv_bits is not None:
+                maybe_quantize_kv_cache(prefill.cache, 0, 64, kv_bits)
         else:
             _read_together(model, prefills, chunks)
         mx.eval([layer.state for prefill in prefills for layer in prefill.cache])
@@ -92,13 +96,6 @@ def read(model: Any, prefills: Ordered[Prefill], tokens: int, kv_bits: int | Non
         for prefill, chunk in zip(prefills, chunks, strict=True)
         if prefill.advance(len(chunk))
     ]
-
-
-def _read_alone(model: Any, prefill: Prefill, chunk: list[int], kv_bits: int | None) -> None:
-    logits = model(mx.array([chunk]), cache=prefill.cache)
-    prefill.note(logits[0])
-    if kv_bits is not None:
-        maybe_quantize_kv_cache(prefill.cache, 0, 64, kv_bits)
 
 
 def _read_together(model: Any, prefills: Ordered[Prefill], chunks: list[list[int]]) -> None:

@@ -123,9 +123,13 @@ def create_prefix_cache(loaded: LoadedModel, config: MLXConfig) -> PrefixCache:
     if budget == 0:
         return PrefixCache(None)
     block = choose_block()
-    if config.kv_bits is None and _is_cuttable(loaded):
-        return PrefixCache(BlockStore(budget, block, _open_folder(loaded, config, block)))
-    return PrefixCache(SnapshotStore(budget, block))
+    if config.kv_bits is not None or not _is_cuttable(loaded):
+        return PrefixCache(SnapshotStore(budget, block))
+    folder = None
+    if config.prefix_cache_folder is not None:
+        mark = fingerprint(loaded.files, f"{config.dequantize} {mx.default_device()} {block}")
+        folder = BlockFolder.open(config.prefix_cache_folder, mark, config.prefix_cache_disk_bytes)
+    return PrefixCache(BlockStore(budget, block, folder))
 
 
 def prefix_cache_bytes(config: MLXConfig) -> int:
@@ -149,13 +153,6 @@ def _is_cuttable(loaded: LoadedModel) -> bool:
     """Return whether every layer has keys and values, one per token, in the order of tokens."""
     models = [loaded.model, *([loaded.draft] if loaded.draft is not None else [])]
     return all(type(cache) is KVCache for model in models for cache in make_prompt_cache(model))
-
-
-def _open_folder(loaded: LoadedModel, config: MLXConfig, block: int) -> BlockFolder | None:
-    if config.prefix_cache_folder is None:
-        return None
-    mark = fingerprint(loaded.files, f"{config.dequantize} {mx.default_device()} {block}")
-    return BlockFolder.open(config.prefix_cache_folder, mark, config.prefix_cache_disk_bytes)
 
 
 class Block(Struct, frozen=True):
@@ -211,7 +208,14 @@ class BlockStore:
             return Prefix()
         self._touch(names)
         self.trim(self._budget)
-        return Prefix(count, self._join(blocks))
+        layers = zip(*blocks, strict=True)
+        joined = [mx.concatenate(list(parts), axis=2) for parts in layers]
+        caches = []
+        for keys, values in zip(joined[::2], joined[1::2], strict=True):
+            cache = KVCache()
+            cache.state = (keys, values, keys.shape[2])
+            caches.append(cache)
+        return Prefix(count, caches)
 
     def _nearest(self, name: bytes, tokens: list[int]) -> tuple[bytes, int] | None:
         """Return the block after `name` with the longest common beginning with `tokens`, and its
@@ -228,12 +232,16 @@ class BlockStore:
         names = list(self._names(client, tokens))
         new = [i for i, name in enumerate(names) if name not in self._blocks]
         if new:
-            room = self._budget // _bytes_of(caches, self._block)
+            arrays = [array for cache in caches for array in (cache.keys, cache.values)]
+            block_bytes = sum(array[..., : self._block, :].nbytes for array in arrays)
+            room = self._budget // max(block_bytes, 1)
             new = [i for i in new if i < room]
             parents = [_root(client), *names]
             for i, arrays in zip(new, self._cut(caches, new), strict=True):
                 part = tokens[i * self._block : (i + 1) * self._block]
-                self._insert(names[i], Block(arrays, part, parents[i]))
+                self._keep(names[i], Block(arrays, part, parents[i]))
+                if self._folder is not None:
+                    self._folder.write(names[i].hex(), arrays)
         self._touch(name for name in names if name in self._blocks)
         self.trim(self._budget)
 
@@ -275,21 +283,6 @@ class BlockStore:
             mx.eval([arrays[-2:] for arrays in cut])
         return cut
 
-    def _insert(self, name: bytes, block: Block) -> None:
-        self._keep(name, block)
-        if self._folder is not None:
-            self._folder.write(name.hex(), block.arrays)
-
-    def _join(self, blocks: list[list[mx.array]]) -> Caches:
-        layers = zip(*blocks, strict=True)
-        joined = [mx.concatenate(list(parts), axis=2) for parts in layers]
-        caches = []
-        for keys, values in zip(joined[::2], joined[1::2], strict=True):
-            cache = KVCache()
-            cache.state = (keys, values, keys.shape[2])
-            caches.append(cache)
-        return caches
-
     def _touch(self, names: "Iterator[bytes] | list[bytes]") -> None:
         """Mark as used, deepest first: a block is useless without those before it, so it has to be
         dropped sooner."""
@@ -308,11 +301,6 @@ class BlockStore:
 def _root(client: str) -> bytes:
     """Return the name before the first block: no client finds the blocks of another."""
     return blake2b(client.encode(), digest_size=16).digest()
-
-
-def _bytes_of(caches: Caches, tokens: int) -> int:
-    arrays = [array for cache in caches for array in (cache.keys, cache.values)]
-    return max(sum(array[..., :tokens, :].nbytes for array in arrays), 1)
 
 
 class Snapshot(Struct, frozen=True):
@@ -385,9 +373,8 @@ def _settle(caches: Caches) -> None:
         if isinstance(cache, CacheList):
             _settle(list(cache.caches))
         else:
-            cache.state = tree_map(_contiguous, cache.state)
+            cache.state = tree_map(
+                lambda leaf: mx.contiguous(leaf) if isinstance(leaf, mx.array) else leaf,
+                cache.state,
+            )
             mx.eval(cache.state)
-
-
-def _contiguous(leaf: Any) -> Any:
-    return mx.contiguous(leaf) if isinstance(leaf, mx.array) else leaf

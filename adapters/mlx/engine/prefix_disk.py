@@ -66,7 +66,10 @@ class BlockFolder:
         try:
             # Prompts can be recovered from it: readable by this user only.
             folder.mkdir(mode=0o700, parents=True, exist_ok=True)
-            _remove_partial_files(folder)
+            # A killed server left incomplete files; those of a running server stay.
+            for part in folder.glob("*.part"):
+                if part.stat().st_mtime < time.time() - 60:
+                    part.unlink(missing_ok=True)
         except OSError as error:
             logger.warning("the prefix cache is not kept on disk: %s", error.strerror)
             return None
@@ -125,13 +128,6 @@ class BlockFolder:
             path.unlink(missing_ok=True)
             self._files.pop(path.name.partition("-")[0], None)
             excess -= stat.st_size
-
-
-def _remove_partial_files(folder: Path) -> None:
-    """Remove files that a killed server left incomplete, but not those of one that runs now."""
-    for part in folder.glob("*.part"):
-        if part.stat().st_mtime < time.time() - 60:
-            part.unlink(missing_ok=True)
 
 
 def _save(folder: Path, name: str, arrays: list[mx.array]) -> Path:

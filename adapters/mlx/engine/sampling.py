@@ -52,7 +52,8 @@ class Drawing:
         self._noisy = any(d.sampling.temperature for d in dice)
         self._keys = mx.array([d.key() for d in dice], dtype=mx.uint32)
         self._noise = mx.vmap(lambda key: mx.random.gumbel((vocabulary,), key=key))
-        self._cut = _create_cut(dice, vocabulary)
+        rows = [row for row, d in enumerate(dice) if _cuts(d.sampling)]
+        self._cut = _Cut(dice, rows, vocabulary) if rows else None
         self._shape = None if all(d.plain for d in dice) else _Shape(dice, vocabulary)
 
     def draw(self, logits: mx.array) -> mx.array:
@@ -146,25 +147,17 @@ class _Cut:
         place = mx.arange(self._width)
         by_min_p = head[:, :1] + self._min_p
         kept = mx.where((place < self._top_k) & (head >= by_min_p), head, -mx.inf)
+        chances = mx.softmax(kept, axis=-1)
+        before = mx.cumsum(chances, axis=-1) - chances
+        inside = (((before < self._top_p) | (self._top_p >= 1)) | (place == 0)) & (kept > -mx.inf)
+        by_top_p = mx.min(mx.where(inside, kept, mx.inf), axis=-1, keepdims=True)
         # min_p alone depends on the likeliest token only.
-        lowest = mx.where(self._top_k > self._width, by_min_p, self._lowest(kept, place))
+        lowest = mx.where(self._top_k > self._width, by_min_p, by_top_p)
         if self._all:
             return lowest
         all_rows = mx.full((self._count, 1), -mx.inf)
         all_rows[self._rows] = lowest
         return all_rows
-
-    def _lowest(self, kept: mx.array, place: mx.array) -> mx.array:
-        """Return the lowest logit of the likeliest tokens that together reach `top_p`."""
-        chances = mx.softmax(kept, axis=-1)
-        before = mx.cumsum(chances, axis=-1) - chances
-        inside = (((before < self._top_p) | (self._top_p >= 1)) | (place == 0)) & (kept > -mx.inf)
-        return mx.min(mx.where(inside, kept, mx.inf), axis=-1, keepdims=True)
-
-
-def _create_cut(dice: list[RowNoise], vocabulary: int) -> _Cut | None:
-    rows = [row for row, d in enumerate(dice) if _cuts(d.sampling)]
-    return _Cut(dice, rows, vocabulary) if rows else None
 
 
 def _cuts(sampling: Sampling) -> bool:

@@ -163,11 +163,8 @@ class Scheduler:
 
     def _expire(self) -> Step:
         late = self._queue.expire(self._clock() - self._max_wait)
-        return [
-            (sequence, BackendBusyError(f"No row was free within {self._max_wait:g} seconds."))
-            for group in late
-            for sequence in group.waiting
-        ]
+        words = f"The model was busy with other requests for {self._max_wait:g} s; retry later."
+        return [(sequence, BackendBusyError(words)) for group in late for sequence in group.waiting]
 
     def _admit(self) -> Step:
         """Admit requests in turn while there are rows and memory for them."""
@@ -196,7 +193,12 @@ class Scheduler:
         return len(lengths) < self.max_rows and self.budget.fits([*lengths, expected])
 
     def _read(self, together: int) -> Step:
-        chunk, party = self._chunk_tokens(), self._party(together)
+        """Read a chunk of the next prompts, in one pass of `together` tokens at most."""
+        chunk = self._chunk_tokens()
+        party = self._prefills.pick(chunk, together if self._reads_together else 0)
+        # A rectangle may be wider than any of its rows, because their offsets differ.
+        while len(party) > 1 and not self.budget.fits(self._lengths(least=width(party))):
+            party.pop()
         if self._decoding.rows:
             self._overtaken += len(party)
         for prefill in read(self.loaded.model, party, chunk, self._kv_bits):
@@ -217,15 +219,6 @@ class Scheduler:
         if group.is_answered:
             self._ready.append(prefill)
         return step
-
-    def _party(self, together: int) -> list[Prefill]:
-        """Return the prompts to read next, in one pass of `together` tokens at most."""
-        most = together if self._reads_together else 0
-        party = self._prefills.pick(self._chunk_tokens(), most)
-        # A rectangle may be wider than any of its rows, because their offsets differ.
-        while len(party) > 1 and not self.budget.fits(self._lengths(least=width(party))):
-            party.pop()
-        return party
 
     def _chunk_tokens(self) -> int:
         return self._chunk.beside_decoding if self._decoding.rows else self._chunk.alone

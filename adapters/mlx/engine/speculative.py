@@ -15,7 +15,7 @@ import mlx.core as mx
 from mlx_lm.generate import generation_stream, speculative_generate_step
 from mlx_lm.models.cache import make_prompt_cache
 
-from adapters.mlx.engine.decode import Cache, DecodeBatch, Newcomers, Row, Step
+from adapters.mlx.engine.decode import DecodeBatch, Newcomers, Row, Step
 from adapters.mlx.engine.sampling import Drawing, RowNoise
 from adapters.mlx.models.load import LoadedModel
 from adapters.mlx.sequence import Sampled, Sequence
@@ -34,7 +34,9 @@ class SpeculativeBatch(DecodeBatch):
 
     def join(self, newcomers: Ordered[Newcomers]) -> None:
         super().join(newcomers)
-        if _is_plain(self.rows[0]):
+        row = self.rows[0]
+        sequence = row.sequence
+        if row.dice.plain and not sequence.processors and sequence.top_logprobs is None:
             self._tokens = self._generate(self.rows[0])
 
     def step(self) -> Step:
@@ -61,6 +63,12 @@ class SpeculativeBatch(DecodeBatch):
 
     def _generate(self, row: Row) -> Iterator[Any]:
         prompt = row.sequence.prompt
+        tokens = prompt[:-1]
+        cache = make_prompt_cache(self._draft)
+        with mx.stream(generation_stream):
+            for start in range(0, len(tokens), _CHUNK):
+                self._draft(mx.array([tokens[start : start + _CHUNK]]), cache=cache)
+                mx.eval([layer.state for layer in cache])
         return speculative_generate_step(
             mx.array(prompt[-1:]),
             self._loaded.model,
@@ -68,16 +76,8 @@ class SpeculativeBatch(DecodeBatch):
             num_draft_tokens=GUESSES,
             max_tokens=row.sequence.max_tokens,
             sampler=PlacedSampler(row),
-            prompt_cache=[*self._cache, *self._read_draft(prompt[:-1])],
+            prompt_cache=[*self._cache, *cache],
         )
-
-    def _read_draft(self, tokens: list[int]) -> Cache:
-        cache = make_prompt_cache(self._draft)
-        with mx.stream(generation_stream):
-            for start in range(0, len(tokens), _CHUNK):
-                self._draft(mx.array([tokens[start : start + _CHUNK]]), cache=cache)
-                mx.eval([layer.state for layer in cache])
-        return cache
 
 
 class PlacedSampler:
@@ -103,8 +103,3 @@ def _at(dice: RowNoise, place: int) -> RowNoise:
     placed = copy.copy(dice)
     placed.drawn = place
     return placed
-
-
-def _is_plain(row: Row) -> bool:
-    sequence = row.sequence
-    return row.dice.plain and not sequence.processors and sequence.top_logprobs is None

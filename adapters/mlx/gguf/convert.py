@@ -8,8 +8,7 @@ import os
 import re
 import shutil
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -78,7 +77,9 @@ def convert(source: Path, target: Path, progress: Progress) -> Report:
         OSError: the file cannot be read, the folder cannot be written.
     """
     target.parent.mkdir(parents=True, exist_ok=True)
-    with _lock(target.with_name(f".{target.name}.lock")):
+    with target.with_name(f".{target.name}.lock").open("w") as lock:
+        # Released at the end or when the process dies.
+        fcntl.flock(lock, fcntl.LOCK_EX)
         if target.exists():
             return _earlier_report(source, target)
         partial = target.with_name(f".{target.name}.partial")
@@ -90,14 +91,6 @@ def convert(source: Path, target: Path, progress: Progress) -> Report:
         finally:
             shutil.rmtree(partial, ignore_errors=True)
     return report
-
-
-@contextmanager
-def _lock(path: Path) -> Iterator[None]:
-    """Exclusive lock, released at the end or when the process dies."""
-    with path.open("w") as file:
-        fcntl.flock(file, fcntl.LOCK_EX)
-        yield
 
 
 def _earlier_report(source: Path, target: Path) -> Report:

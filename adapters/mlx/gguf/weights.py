@@ -156,7 +156,11 @@ def write_weights(path: Path, plans: Sequence[Plan], progress: Progress) -> list
     with path.open("w+b") as file:
         start = _write_header(file, parts)
         for plan in plans:
-            _write_tensor(file, start, plan, parts)
+            for first, last in _chunks(plan):
+                for suffix, array in plan.form.encode(_source_rows(plan, first, last)).items():
+                    part = parts[f"{plan.module}.{suffix}"]
+                    file.seek(start + part.begin + first * part.row_bytes)
+                    file.write(array.astype(_DTYPES[part.dtype], copy=False).tobytes())
             reports.append(_check_tensor(file, start, plan, parts))
             done += int(plan.tensor.n_bytes)
             progress(done, total)
@@ -193,14 +197,6 @@ def _write_header(file: IO[bytes], parts: dict[str, _Part]) -> int:
     text += b" " * (-len(text) % 8)
     file.write(len(text).to_bytes(8, "little") + text)
     return file.tell()
-
-
-def _write_tensor(file: IO[bytes], start: int, plan: Plan, parts: dict[str, _Part]) -> None:
-    for first, last in _chunks(plan):
-        for suffix, array in plan.form.encode(_source_rows(plan, first, last)).items():
-            part = parts[f"{plan.module}.{suffix}"]
-            file.seek(start + part.begin + first * part.row_bytes)
-            file.write(array.astype(_DTYPES[part.dtype], copy=False).tobytes())
 
 
 def relative_error(chunks: Iterable[tuple[NDArray, NDArray]]) -> float:

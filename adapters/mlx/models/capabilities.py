@@ -88,17 +88,14 @@ def chat_template(path: Path) -> str:
         return (path / "chat_template.jinja").read_text(encoding="utf-8")
     except (OSError, ValueError):
         # Older models have it in the configuration of the tokenizer.
-        return _template_in_config(path / "tokenizer_config.json")
-
-
-def _template_in_config(file: Path) -> str:
-    try:
-        config = cast(dict[str, Any], json.loads(file.read_bytes()))
-        value = config.get("chat_template")
-        named = cast(list[dict[str, str]], value) if isinstance(value, list) else []
-        return value if isinstance(value, str) else "\n".join(t["template"] for t in named)
-    except (OSError, ValueError, KeyError, TypeError, AttributeError):
-        return ""
+        file = path / "tokenizer_config.json"
+        try:
+            config = cast(dict[str, Any], json.loads(file.read_bytes()))
+            value = config.get("chat_template")
+            named = cast(list[dict[str, str]], value) if isinstance(value, list) else []
+            return value if isinstance(value, str) else "\n".join(t["template"] for t in named)
+        except (OSError, ValueError, KeyError, TypeError, AttributeError):
+            return ""
 
 
 class _MarkerTokens:

@@ -165,8 +165,9 @@ class Tokenization(NamedTuple):
 
 def _read_tokenizer(path: Path, config: dict[str, Any], draft: Path | None) -> Tokenization:
     tokenizer: Any = mlx_lm_utils.load_tokenizer(path, eos_token_ids=config.get("eos_token_id"))
-    if draft is not None:
-        _require_same_tokens(tokenizer, mlx_lm_utils.load_tokenizer(draft))
+    own = tokenizer.get_vocab() if draft is not None else None
+    if draft is not None and own != mlx_lm_utils.load_tokenizer(draft).get_vocab():
+        raise GenerationError("The draft model's vocabulary differs from its base's.", lasting=True)
     return Tokenization(
         tokenizer,
         Vocabulary(tokenizer),
@@ -183,15 +184,6 @@ def _open(
     model, config = mlx_lm_utils.load_model(path, lazy=True)
     packed = unpack(model) if should_unpack(model, dequantize) else []
     return model, config, packed
-
-
-def _require_same_tokens(tokenizer: Any, draft: Any) -> None:
-    """
-    Raises:
-        GenerationError: the draft's tokens mean something else to the model.
-    """
-    if tokenizer.get_vocab() != draft.get_vocab():
-        raise GenerationError("The draft model's vocabulary differs from its base's.", lasting=True)
 
 
 def model_files(path: Path) -> tuple[Path, ...]:

@@ -153,7 +153,8 @@ class Answers:
 
     def _refuse(self, patience: float) -> None:
         if self._started is not None:
-            self._fail(BackendBusyError(f"No row was free within {patience:g} seconds."))
+            words = f"The model was busy with other requests for {patience:g} s; retry later."
+            self._fail(BackendBusyError(words))
 
     def _fail(self, error: Exception) -> None:
         self._error = error

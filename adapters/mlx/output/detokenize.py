@@ -38,7 +38,10 @@ class Vocabulary:
         self._added = {token: text for text, token in tokenizer.get_added_vocab().items()}
         self.token_bytes = TokenBytes(self._look_up)
         """The same as `bytes_of`; a lookup costs no call once a token was seen."""
-        self.control_tokens = {str(text): token for text, token in _control_tokens(tokenizer)}
+        self.control_tokens: dict[str, int] = {
+            str(tokenizer.convert_ids_to_tokens(token)): token
+            for token in tokenizer.all_special_ids
+        }
         """Text -> id of the tokens that are not text: turn markers, ends, and the like."""
         # mlx-lm has read the decoder out of tokenizer.json already: its choice is the answer.
         sample = tokenizer.detokenizer
@@ -79,36 +82,22 @@ class Vocabulary:
         text = self._tokenizer.convert_ids_to_tokens(token)
         if text is None:  # The weights may have more rows than the vocabulary has tokens.
             return b""
-        return _from_byte_level(text) if self._byte_level else _from_piece(text)
+        if self._byte_level:
+            return b"".join(
+                bytes((_BYTE_OF[char],)) if char in _BYTE_OF else char.encode() for char in text
+            )
+        # A piece of SentencePiece: `▁` is a space, `<0x0A>` a byte.
+        if len(text) == 6 and text.startswith("<0x") and text.endswith(">"):
+            return bytes((int(text[3:5], 16),))
+        return text.replace("\u2581", " ").encode()
 
 
-def _control_tokens(tokenizer: Any) -> list[tuple[str, int]]:
-    return [(tokenizer.convert_ids_to_tokens(token), token) for token in tokenizer.all_special_ids]
-
-
-def _byte_alphabet() -> dict[str, int]:
-    """Return GPT-2's mapping of characters to bytes: printable ones stand for themselves."""
-    printable = [*range(0x21, 0x7F), *range(0xA1, 0xAD), *range(0xAE, 0x100)]
-    others = [byte for byte in range(256) if byte not in set(printable)]
-    return {chr(byte): byte for byte in printable} | {
-        chr(256 + place): byte for place, byte in enumerate(others)
-    }
-
-
-_BYTE_OF = _byte_alphabet()
-
-
-def _from_byte_level(text: str) -> bytes:
-    return b"".join(
-        bytes((_BYTE_OF[char],)) if char in _BYTE_OF else char.encode() for char in text
-    )
-
-
-def _from_piece(text: str) -> bytes:
-    """Return the bytes of a SentencePiece piece: `▁` is a space, `<0x0A>` a byte."""
-    if len(text) == 6 and text.startswith("<0x") and text.endswith(">"):
-        return bytes((int(text[3:5], 16),))
-    return text.replace("\u2581", " ").encode()
+_PRINTABLE = (*range(0x21, 0x7F), *range(0xA1, 0xAD), *range(0xAE, 0x100))
+_OTHER_BYTES = sorted(set(range(256)) - set(_PRINTABLE))
+_BYTE_OF = {chr(byte): byte for byte in _PRINTABLE} | {
+    chr(256 + place): byte for place, byte in enumerate(_OTHER_BYTES)
+}
+"""GPT-2's mapping of characters to bytes: printable ones stand for themselves."""
 
 
 class ByteDetokenizer:

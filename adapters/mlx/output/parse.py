@@ -133,11 +133,11 @@ class Sections:
         return []
 
     def _read_content(self) -> list[Piece]:
-        wanted = [mark for mark in (self._begin, *self._marks) if mark]
-        marks = [(at, -len(mark), mark) for mark in wanted if (at := self._text.find(mark)) >= 0]
-        if not marks:
-            return self._show_certain(wanted)
-        at, _, mark = min(marks)
+        marks = [mark for mark in (self._begin, *self._marks) if mark]
+        positions = [(at, -len(m), m) for m in marks if (at := self._text.find(m)) >= 0]
+        if not positions:
+            return self._show_certain(marks)
+        at, _, mark = min(positions)
         before, self._text = self._text[:at], self._text[at + len(mark) :]
         if mark != self._begin:
             shown = self._space + before
@@ -147,10 +147,10 @@ class Sections:
         pieces = [as_shown(self._space + kept)] if kept else []
         return pieces + self._open(mark, before[len(kept) :] if kept else self._space + before)
 
-    def _show_certain(self, wanted: list[str]) -> list[Piece]:
+    def _show_certain(self, marks: list[str]) -> list[Piece]:
         """Return the text that cannot become a marker, nor white space before one."""
         text, self._text = self._text, ""
-        keep = max((overlap(text, mark) for mark in wanted), default=0)
+        keep = max((overlap(text, mark) for mark in marks), default=0)
         text, self._text = text[: len(text) - keep], text[len(text) - keep :]
         if self._begin:
             kept = text.rstrip()

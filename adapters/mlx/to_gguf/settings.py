@@ -53,6 +53,9 @@ def settings(config: Config) -> dict[str, int | float | str]:
     """
     heads = int(_required(config, "num_attention_heads"))
     width = int(_required(config, "hidden_size"))
+    theta = config.get("rope_theta")
+    if theta is None:  # Newer files have it in `rope_parameters`.
+        theta = _required(config.get("rope_parameters") or {}, "rope_theta")
     metadata: dict[str, int | float | str] = {
         "block_count": int(_required(config, "num_hidden_layers")),
         "context_length": int(_required(config, "max_position_embeddings")),
@@ -64,7 +67,7 @@ def settings(config: Config) -> dict[str, int | float | str]:
         "attention.key_length": head_dim(config),
         "attention.value_length": head_dim(config),
         "rope.dimension_count": head_dim(config),
-        "rope.freq_base": _rope_theta(config),
+        "rope.freq_base": float(theta),
     }
     return metadata | _scaling(config) | _sliding_window(config)
 
@@ -81,13 +84,6 @@ def scaling_of(config: Config) -> Mapping[str, Any]:
     return {} if kind == "default" else {**scaling, "rope_type": kind}
 
 
-def _rope_theta(config: Config) -> float:
-    """Theta, which newer files have in `rope_parameters`."""
-    if config.get("rope_theta") is not None:
-        return float(config["rope_theta"])
-    return float(_required(config.get("rope_parameters") or {}, "rope_theta"))
-
-
 def _scaling(config: Config) -> dict[str, int | float | str]:
     scaling = scaling_of(config)
     match scaling.get("rope_type", "none"):
@@ -96,22 +92,23 @@ def _scaling(config: Config) -> dict[str, int | float | str]:
         case "linear":
             return {"rope.scaling.type": "linear", "rope.scaling.factor": float(scaling["factor"])}
         case "yarn":
-            return _yarn(scaling)
+            extra = scaling.keys() - {
+                "factor",
+                "original_max_position_embeddings",
+                "rope_type",
+                "type",
+            }
+            if unknown := sorted(extra - {"rope_theta"}):
+                raise UnsupportedGGUFError(f"'{unknown[0]}' of a YaRN scaling is not supported.")
+            return {
+                "rope.scaling.type": "yarn",
+                "rope.scaling.factor": float(scaling["factor"]),
+                "rope.scaling.original_context_length": int(
+                    _required(scaling, "original_max_position_embeddings")
+                ),
+            }
         case other:
             raise UnsupportedGGUFError(f"The rotary scaling '{other}' is not supported.")
-
-
-def _yarn(scaling: Config) -> dict[str, int | float | str]:
-    extra = scaling.keys() - {"factor", "original_max_position_embeddings", "rope_type", "type"}
-    if unknown := sorted(extra - {"rope_theta"}):
-        raise UnsupportedGGUFError(f"'{unknown[0]}' of a YaRN scaling is not supported.")
-    return {
-        "rope.scaling.type": "yarn",
-        "rope.scaling.factor": float(scaling["factor"]),
-        "rope.scaling.original_context_length": int(
-            _required(scaling, "original_max_position_embeddings")
-        ),
-    }
 
 
 def _sliding_window(config: Config) -> dict[str, int | float | str]:

@@ -42,7 +42,13 @@ def vocabulary(folder: Path, config: Mapping[str, Any], rows: int) -> dict[str, 
     metadata["tokenizer.ggml.add_bos_token"] = _adds_bos(tokenizer)
     if template := _template(folder, settings):
         metadata["tokenizer.chat_template"] = template
-    _require_same_ids(tokenizer, metadata)
+    imported = build_tokenizer(metadata)
+    for probe in PROBES:
+        expected = tokenizer.encode(probe, add_special_tokens=False).ids
+        if imported.encode(probe, add_special_tokens=False).ids != expected:
+            raise UnsupportedGGUFError(
+                f"The vocabulary cannot be converted: the ids of {probe!r} would change."
+            )
     return metadata
 
 
@@ -55,7 +61,12 @@ def _tokens_and_merges(tokenizer: Tokenizer, rows: int) -> dict[str, Any]:
     merges = [tuple(m.split(" ", 1)) if isinstance(m, str) else tuple(m) for m in model["merges"]]
     if model.get("byte_fallback"):
         first = tokenizer.encode("a", add_special_tokens=False).tokens[0]
-        metadata |= {"model": "llama", "scores": _scores(tokens, merges)}
+        # In the order of the merges, highest first; tokens without a merge have the lowest.
+        ranks: dict[str, int] = {}
+        for rank, merge in enumerate(merges):
+            ranks.setdefault("".join(merge), rank)
+        scores = [-float(ranks.get(token, len(merges))) for token in tokens]
+        metadata |= {"model": "llama", "scores": scores}
         metadata["add_space_prefix"] = "▁" in first
     else:
         metadata |= {"model": "gpt2", "merges": [" ".join(merge) for merge in merges]}
@@ -78,14 +89,6 @@ def _tokens(tokenizer: Tokenizer, model: dict[str, Any], rows: int) -> tuple[lis
     if unknown is not None:
         kinds[model["vocab"][unknown]] = _UNKNOWN
     return tokens, kinds
-
-
-def _scores(tokens: list[str], merges: list[tuple[str, ...]]) -> list[float]:
-    """Scores in the order of the merges, highest first; tokens without a merge have the lowest."""
-    ranks: dict[str, int] = {}
-    for rank, merge in enumerate(merges):
-        ranks.setdefault("".join(merge), rank)
-    return [-float(ranks.get(token, len(merges))) for token in tokens]
 
 
 def _pre_tokenizer_name(tokenizer: Tokenizer) -> str:
@@ -141,13 +144,3 @@ def _template(folder: Path, settings: Mapping[str, Any]) -> str | None:
         named = {entry["name"]: entry["template"] for entry in template}
         return named.get("default")
     return template
-
-
-def _require_same_ids(tokenizer: Tokenizer, metadata: Mapping[str, Any]) -> None:
-    imported = build_tokenizer(metadata)
-    for text in PROBES:
-        expected = tokenizer.encode(text, add_special_tokens=False).ids
-        if imported.encode(text, add_special_tokens=False).ids != expected:
-            raise UnsupportedGGUFError(
-                f"The vocabulary cannot be converted: the ids of {text!r} would change."
-            )

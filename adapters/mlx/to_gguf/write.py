@@ -73,7 +73,13 @@ def write_gguf(folder: Path, target: Path, progress: Progress) -> Written:
     tensors = _outgoing(architecture, config, read_arrays(folder))
     rows = next(tensor.shape[0] for tensor in tensors if tensor.name == "token_embd.weight")
     own = {f"{name}.{key}": value for key, value in settings(config).items()}
-    metadata = own | {"general.file_type": _file_type(tensors)}
+    # The type of most weights, as `ollama list` and `show` print it.
+    weights: Counter[GGML] = Counter()
+    for tensor in tensors:
+        if len(tensor.shape) == 2:
+            weights[tensor.kind] += int(np.prod(tensor.shape))
+    [(kind, _)] = weights.most_common(1)
+    metadata = own | {"general.file_type": int(_FILE_TYPES[kind])}
     metadata |= vocabulary(folder, config, rows)
     _write(target, name, metadata, tensors, progress)
     read_back = {tensor.name: tensor.data for tensor in gguf.GGUFReader(target).tensors}
@@ -88,7 +94,11 @@ def _outgoing(
 ) -> list[Outgoing]:
     blocks = {"block_count": config["num_hidden_layers"]}
     is_tied = config.get("tie_word_embeddings") or "lm_head.weight" not in arrays
-    expected = module_names(architecture, blocks, _all_names(architecture, config, is_tied))
+    names = {"token_embd.weight", "output_norm.weight"}
+    for index in range(int(config["num_hidden_layers"])):
+        names |= {f"blk.{index}.{source}.weight" for source in architecture.block}
+        names |= {f"blk.{index}.{source}.bias" for source in architecture.biased}
+    expected = module_names(architecture, blocks, (names if is_tied else names | {"output.weight"}))
     tensors: list[Outgoing] = []
     unused = set(arrays)
     for name, module in expected.items():
@@ -103,15 +113,6 @@ def _outgoing(
         rows = np.arange(len(factors), dtype=np.intp)
         tensors.append(_plain("rope_freqs.weight", table, 0.0, rows))
     return tensors
-
-
-def _all_names(architecture: Architecture, config: Mapping[str, Any], is_tied: bool) -> set[str]:
-    """Names in GGUF of all tensors of such a model."""
-    names = {"token_embd.weight", "output_norm.weight"}
-    for index in range(int(config["num_hidden_layers"])):
-        names |= {f"blk.{index}.{source}.weight" for source in architecture.block}
-        names |= {f"blk.{index}.{source}.bias" for source in architecture.biased}
-    return names if is_tied else names | {"output.weight"}
 
 
 def _parts(name: str, module: str, arrays: Mapping[str, StoredArray]) -> dict[str, StoredArray]:
@@ -182,16 +183,6 @@ def _rows(
     """Row order of the file: the reverse of that of an import."""
     order = row_order(architecture, head_dim(config), name, rows)
     return np.arange(rows, dtype=np.intp) if order is None else np.argsort(order)
-
-
-def _file_type(tensors: list[Outgoing]) -> int:
-    """The type of most weights, shown as quantisation by `ollama list` and `show`."""
-    weights: Counter[GGML] = Counter()
-    for tensor in tensors:
-        if len(tensor.shape) == 2:
-            weights[tensor.kind] += int(np.prod(tensor.shape))
-    [(kind, _)] = weights.most_common(1)
-    return int(_FILE_TYPES[kind])
 
 
 def _write(

@@ -73,7 +73,8 @@ class ContextSizing:
         limit, counter = known.limit, known.counter
         texts = texts_of(body)
         count = await counter.count(texts)
-        room = self._room_for_answer(body)
+        answer = body.options.num_predict
+        room = answer if answer is not UNSET and answer > 0 else self._config.answer_room
         if (requested := body.options.num_ctx) is not UNSET:
             num_ctx = limit = _allowed(max(requested, facts.least_context), limit)
         else:
@@ -122,21 +123,14 @@ class ContextSizing:
         self._catalog.note_loaded(full_name(model), size.num_ctx)
 
     async def _know(self, model: str, facts: ModelInfo) -> "_Known":
-        counter = await self._counter(model, facts)
-        known = _Known(facts, counter, self._budget, self._limit(model, facts))
-        self._known[model] = known
-        return known
-
-    async def _counter(self, model: str, facts: ModelInfo) -> TokenCounter:
         key = (full_name(model), facts)
         if key not in self._counters:
             tokenizer = await open_vocabulary(facts) if self.local else None
             self._counters.setdefault(key, TokenCounter(tokenizer))
-        return self._counters[key]
-
-    def _room_for_answer(self, body: ChatBody | RawBody) -> int:
-        answer = body.options.num_predict
-        return answer if answer is not UNSET and answer > 0 else self._config.answer_room
+        counter = self._counters[key]
+        known = _Known(facts, counter, self._budget, self._limit(model, facts))
+        self._known[model] = known
+        return known
 
     async def _chosen(self, model: str, facts: ModelInfo, needed: int, limit: int | None) -> int:
         tag = await self._catalog.loaded(model)

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 import msgspec
 from msgspec import UNSET, Struct
 
-from adapters.ollama.wire import ChatBody, ChatMessage, RawBody
+from adapters.ollama.wire import ChatBody, RawBody
 
 if TYPE_CHECKING:
     from tokenizers import Tokenizer
@@ -77,7 +77,9 @@ class TokenCounter:
 
     async def count(self, texts: Texts) -> Count:
         if self._tokenizer is None:
-            return self._estimate(texts)
+            size = texts.bytes
+            tokens = size / self._bytes_per_token * _MARGIN
+            return Count(tokens=int(tokens + self._around(texts)), text_size=size)
         if texts.characters < _LONG:
             return self._tokenized(self._tokenizer, texts)
         return await asyncio.to_thread(self._tokenized, self._tokenizer, texts)
@@ -87,31 +89,22 @@ class TokenCounter:
         if prompt_tokens <= 0:
             return
         if texts.images:
-            self._learn_image(texts, count, prompt_tokens)
+            # Tokens that are not text belong to the images; an estimated text must be the smaller
+            # part.
+            known = self._tokenizer is not None
+            words = count.text_size / (1 if known else self._bytes_per_token)
+            words += self._template(texts)
+            tokens = prompt_tokens - words
+            if known or tokens > words:
+                seen = max(tokens, 0) / texts.images
+                self._image = seen if self._image is None else _nearer(self._image, seen)
         elif self._tokenizer is not None:
-            self._learn_overhead(texts, prompt_tokens - count.text_size)
+            rest = max(prompt_tokens - count.text_size, 0)
+            self._overhead = _nearer(self._overhead, rest / (texts.messages + 1))
         elif count.text_size >= _TELLING:
             self._bytes_per_token += _SHARE * (
                 max(count.text_size / prompt_tokens, _LEAST_BYTES_PER_TOKEN) - self._bytes_per_token
             )
-
-    def _learn_overhead(self, texts: Texts, tokens: int) -> None:
-        self._overhead = _nearer(self._overhead, max(tokens, 0) / (texts.messages + 1))
-
-    def _learn_image(self, texts: Texts, count: Count, prompt_tokens: int) -> None:
-        """Attribute the tokens that are not text to the images; skipped where the text is only
-        estimated, and is the larger part."""
-        known = self._tokenizer is not None
-        words = count.text_size / (1 if known else self._bytes_per_token) + self._template(texts)
-        tokens = prompt_tokens - words
-        if known or tokens > words:
-            seen = max(tokens, 0) / texts.images
-            self._image = seen if self._image is None else _nearer(self._image, seen)
-
-    def _estimate(self, texts: Texts) -> Count:
-        size = texts.bytes
-        tokens = size / self._bytes_per_token * _MARGIN
-        return Count(tokens=int(tokens + self._around(texts)), text_size=size)
 
     def _tokenized(self, tokenizer: "Tokenizer", texts: Texts) -> Count:
         raw = not texts.messages
@@ -143,7 +136,9 @@ def texts_of(body: ChatBody | RawBody) -> Texts:
         suffix = getattr(body, "suffix", UNSET)
         texts = tuple(text for text in (body.prompt, suffix) if isinstance(text, str) and text)
         return Texts(texts, messages=0, images=len(images) if images else 0)
-    doubtful = [text for message in body.messages for text in _doubtful(message)]
+    doubtful = [message.thinking for message in body.messages if message.thinking]
+    calls = [message.tool_calls for message in body.messages if message.tool_calls]
+    doubtful += [msgspec.json.encode(group).decode() for group in calls]
     if body.tools:
         doubtful.append(msgspec.json.encode(body.tools).decode())
     return Texts(
@@ -152,12 +147,3 @@ def texts_of(body: ChatBody | RawBody) -> Texts:
         images=sum([len(message.images) for message in body.messages if message.images]),
         doubtful=tuple(doubtful),
     )
-
-
-def _doubtful(message: ChatMessage) -> list[str]:
-    texts: list[str] = []
-    if message.thinking:
-        texts.append(message.thinking)
-    if message.tool_calls:
-        texts.append(msgspec.json.encode(message.tool_calls).decode())
-    return texts

@@ -14,14 +14,20 @@ from itertools import groupby
 
 from msgspec.structs import replace
 
-from adapters.request import ContentPart, ImagePart, Message, TextPart
+from adapters.request import ImagePart, Message, TextPart
 
 _PLACE = TextPart("[img]")
 
 
 def placed(messages: tuple[Message, ...]) -> tuple[Message, ...]:
     """Return the messages with `[img]` at the places of their images."""
-    return tuple(_placed(message) if is_mixed(message) else message for message in messages)
+    result: list[Message] = []
+    for message in messages:
+        if is_mixed(message):
+            words = (_PLACE if isinstance(part, ImagePart) else part for part in message.content)
+            message = replace(message, content=(*words, *message.images))
+        result.append(message)
+    return tuple(result)
 
 
 def is_mixed(message: Message) -> bool:
@@ -30,9 +36,3 @@ def is_mixed(message: Message) -> bool:
         return False
     turns = [kind for kind, _ in groupby(message.content, key=type)]
     return (len(message.images) > 1 or len(turns) > 2) and "[img" not in message.text
-
-
-def _placed(message: Message) -> Message:
-    words = (_PLACE if isinstance(part, ImagePart) else part for part in message.content)
-    content: tuple[ContentPart, ...] = (*words, *message.images)
-    return replace(message, content=content)

@@ -126,7 +126,9 @@ def _parts(schema: Any) -> Iterator[_Schema]:
     for key in _ALONE:
         yield from _parts(part.get(key))
     for key in _IN_MAPS:
-        yield from _all_parts(_values(part.get(key)))
+        schemas = part.get(key)
+        if isinstance(schemas, dict):
+            yield from _all_parts(list(cast(dict[str, Any], schemas).values()))
     for key in (*_IN_LISTS, "items"):
         yield from _all_parts(_items(part.get(key)))
 
@@ -134,10 +136,6 @@ def _parts(schema: Any) -> Iterator[_Schema]:
 def _all_parts(schemas: list[Any]) -> Iterator[_Schema]:
     for schema in schemas:
         yield from _parts(schema)
-
-
-def _values(value: Any) -> list[Any]:
-    return list(cast(dict[str, Any], value).values()) if isinstance(value, dict) else []
 
 
 def _items(value: Any) -> list[Any]:
@@ -170,14 +168,6 @@ def _has_items(part: _Schema) -> bool:
     return isinstance(part.get("items"), dict) and "prefixItems" not in part
 
 
-def _is_known_format(part: _Schema) -> bool:
-    return bool(_FORMATS.fullmatch(str(part["format"]))) and "pattern" not in part
-
-
-def _is_read_pattern(part: _Schema) -> bool:
-    return not _UNREAD_IN_PATTERN.search(str(part["pattern"]))
-
-
 def _is_declared(part: _Schema) -> bool:
     properties = part.get("properties")
     return isinstance(properties, dict) and properties.keys() >= set(_items(part["required"]))
@@ -192,8 +182,8 @@ _CONDITIONS: Mapping[str, Callable[[_Schema], bool]] = {
     "maxLength": _is_plain_string,
     "minItems": _has_items,
     "maxItems": _has_items,
-    "format": _is_known_format,
-    "pattern": _is_read_pattern,
+    "format": lambda p: bool(_FORMATS.fullmatch(str(p["format"]))) and "pattern" not in p,
+    "pattern": lambda p: not _UNREAD_IN_PATTERN.search(str(p["pattern"])),
     "required": _is_declared,
 }
 """Keyword -> condition under which the grammar enforces it."""
@@ -221,7 +211,8 @@ class Promise:
         except SchemaError as error:
             words = f"The schema is not a valid JSON schema: {error.message[:200]}"
             raise InvalidRequestError(words, param=param) from error
-        kind = cast(Any, validators).extend(Draft202012Validator, {"pattern": _accept})
+        accept = cast(Any, lambda *_: None)  # pyright: ignore[reportUnknownLambdaType]
+        kind = cast(Any, validators).extend(Draft202012Validator, {"pattern": accept})
         # A registry of its own: the default one would fetch what a $ref names.
         self._validator: Any = kind(schema, registry=cast(Any, Registry)())
 
@@ -241,7 +232,3 @@ class Promise:
             return self._validator.is_valid(msgspec.json.decode(text))
         except (msgspec.MsgspecError, UnicodeError, RecursionError, Unresolvable):
             return False
-
-
-def _accept(_validator: Any, _keyword: Any, _instance: Any, _schema: Any) -> None:
-    """Accept anything."""

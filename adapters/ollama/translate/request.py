@@ -210,8 +210,8 @@ def _to_options(request: GenerationRequest) -> Options:
     return to_options(options, request.options) if request.options else options
 
 
-def _to_format(wanted: ResponseFormat | None) -> Format:
-    match wanted:
+def _to_format(response_format: ResponseFormat | None) -> Format:
+    match response_format:
         case None:
             return UNSET
         case JSONObject():

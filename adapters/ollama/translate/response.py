@@ -69,7 +69,14 @@ class Answer:
         for event in events:
             behind = self.emit(event) or behind
         if line.done:
-            self.finished = Finished(self._reason(line), _usage(line), timings=_timings(line))
+            self.finished = Finished(
+                self._reason(line),
+                Usage(
+                    prompt_tokens=line.prompt_eval_count or 0,
+                    completion_tokens=line.eval_count or 0,
+                ),
+                timings=_timings(line),
+            )
         return behind
 
     def _events(
@@ -147,10 +154,6 @@ def _to_logprobs(logprobs: tuple[Logprob, ...]) -> tuple[TokenLogprob, ...]:
             )
         )
     return tuple(report)
-
-
-def _usage(line: Line) -> Usage:
-    return Usage(prompt_tokens=line.prompt_eval_count or 0, completion_tokens=line.eval_count or 0)
 
 
 def _timings(line: Line) -> Timings | None:

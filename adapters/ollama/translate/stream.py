@@ -22,7 +22,6 @@ from adapters.request import (
     JSONObject,
     JSONSchema,
     ResponseFormat,
-    Sampling,
 )
 from adapters.sink import Sink
 from adapters.upstream.circuit_breaker import FAULTS
@@ -109,7 +108,10 @@ class AnswerWriter:
             await lines.push(reader.read, self._sink.drain)
             finished = await reader.finish()
         except GenerationError as error:
-            error.lasting = _comes_again(self._request.sampling)
+            # The same request gets the same answer, so a retry is useless.
+            error.lasting = (
+                self._request.sampling.temperature == 0 or self._request.sampling.seed is not None
+            )
             raise
         self._sink.write(finished)
 
@@ -131,11 +133,6 @@ class AnswerWriter:
             self._sink.write(TextDelta(self._request.prompt))
 
 
-def _comes_again(sampling: Sampling) -> bool:
-    """True where the same request gets the same answer, so that a retry is useless."""
-    return sampling.temperature == 0 or sampling.seed is not None
-
-
 def _is_forced(request: GenerationRequest) -> bool:
     return isinstance(request.prompt, tuple) and bool(request.tools) and is_forced(request)
 
@@ -153,9 +150,9 @@ async def checks_of(request: GenerationRequest) -> "Checks | None":
     return await anyio.to_thread.run_sync(Checks, request)
 
 
-def _promise_of(wanted: ResponseFormat | None) -> Promise | None:
+def _promise_of(response_format: ResponseFormat | None) -> Promise | None:
     """JSON in any case: a model that reasons may end before it has answered at all."""
-    match wanted:
+    match response_format:
         case JSONSchema(schema=schema, strict=True):
             return Promise(schema, "response_format")
         case JSONObject():

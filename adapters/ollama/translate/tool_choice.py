@@ -97,7 +97,7 @@ def _moved_ref(ref: str, place: str, at: int) -> str:
 
 
 def in_words(messages: tuple[Message, ...], tools: tuple[Tool, ...]) -> tuple[Message, ...]:
-    """Return a chat for a model whose template shows neither tools, nor calls, nor results.
+    """Return a chat for a model with a template that ignores tools, calls and results.
 
     The tools are described in the last user message: a system message would replace that of the
     Modelfile.

@@ -115,7 +115,9 @@ class _Connection(asyncio.Protocol):
     def data_received(self, data: bytes) -> None:
         self._received += data
         head, end, body = self._received.partition(b"\r\n\r\n")
-        if end and len(body) >= _length(head.lower()):
+        _, name, rest = head.lower().partition(b"content-length:")
+        length = int(rest.partition(b"\r\n")[0]) if name else 0
+        if end and len(body) >= length:
             self._received = b""
             self._answer(head.split(b" ", 2)[1], body, b"connection: close" in head.lower())
 
@@ -148,11 +150,6 @@ class _Connection(asyncio.Protocol):
             self._transport.write(data)
             if last:
                 self._transport.close()
-
-
-def _length(head: bytes) -> int:
-    _, name, rest = head.partition(b"content-length:")
-    return int(rest.partition(b"\r\n")[0]) if name else 0
 
 
 async def _serve(port: int, pace: float) -> None:

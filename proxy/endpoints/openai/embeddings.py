@@ -25,7 +25,7 @@ from proxy.keep_alive import KeepAlive, to_keep_alive
 from proxy.openapi import Operation
 
 _SMALL = 20_000
-"""Numbers that may be encoded on the event loop: a few milliseconds."""
+"""Numbers that are encoded on the event loop, which takes a few milliseconds."""
 
 E = TypeVar("E")
 Ids = Annotated[list[TokenId], Meta(min_length=1)]
@@ -39,7 +39,7 @@ class EmbeddingsBody(Struct, kw_only=True):
     dimensions: TokenCount | None = None
     user: str | None = None
     backend: str | None = None
-    """The kind of the one that must answer."""
+    """The name of the backend that must answer."""
     keep_alive: KeepAlive | None = None
     ttl: Annotated[float, Meta(ge=0)] | None = None
 
@@ -63,7 +63,11 @@ class EmbeddingList(Struct, Generic[E], kw_only=True):
 
 
 def to_embedding_request(body: EmbeddingsBody) -> EmbeddingRequest:
-    """Raises InvalidRequestError: an input is empty, or they are of several kinds."""
+    """Translate the body; the model keeps its public name.
+
+    Raises:
+        InvalidRequestError: an input is empty, or texts and tokens are mixed.
+    """
     return EmbeddingRequest(
         model=body.model,
         inputs=to_inputs(body.input),
@@ -72,18 +76,18 @@ def to_embedding_request(body: EmbeddingsBody) -> EmbeddingRequest:
     )
 
 
-def to_inputs(given: str | list[Any]) -> tuple[str | TokenIds, ...]:
-    """A text, texts, a text's tokens, or several texts' tokens."""
-    inputs: list[Any] = [given] if isinstance(given, str) else given
-    if any(type(each) is not type(inputs[0]) for each in inputs):
-        raise InvalidRequestError("'input' mixes texts and tokens.", param="input")
+def to_inputs(value: str | list[Any]) -> tuple[str | TokenIds, ...]:
+    """Read a text, several texts, the tokens of a text, or those of several texts."""
+    inputs: list[Any] = [value] if isinstance(value, str) else value
+    if any(type(item) is not type(inputs[0]) for item in inputs):
+        raise InvalidRequestError("'input' mixes texts and tokens: send one kind.", param="input")
     if isinstance(inputs[0], int):
         return (TokenIds(tuple(inputs)),)
-    for at, each in enumerate(inputs):
-        if not each:
-            path = "input" if isinstance(given, str) else f"input[{at}]"
+    for at, item in enumerate(inputs):
+        if not item:
+            path = "input" if isinstance(value, str) else f"input[{at}]"
             raise InvalidRequestError(f"'{path}' is empty.", param=path)
-    return tuple(each if isinstance(each, str) else TokenIds(tuple(each)) for each in inputs)
+    return tuple(item if isinstance(item, str) else TokenIds(tuple(item)) for item in inputs)
 
 
 def to_param(feature: str | None, body: EmbeddingsBody) -> str | None:
@@ -93,23 +97,23 @@ def to_param(feature: str | None, body: EmbeddingsBody) -> str | None:
     return names.get(feature, feature) if feature is not None else None
 
 
-def encode(body: EmbeddingsBody, made: Embeddings) -> bytes:
-    """The answer as JSON. A vector at a time: others get the interpreter in between."""
-    form = to_base64 if body.encoding_format == "base64" else _as_it_is
+def encode(body: EmbeddingsBody, embeddings: Embeddings) -> bytes:
+    """Encode the answer, a vector at a time: other threads get the interpreter in between."""
+    in_base64 = body.encoding_format == "base64"
     data = [
-        msgspec.Raw(msgspec.json.encode(Embedding(index=at, embedding=form(vector))))
-        for at, vector in enumerate(made.vectors)
+        msgspec.Raw(
+            msgspec.json.encode(
+                Embedding(index=at, embedding=to_base64(vector) if in_base64 else vector)
+            )
+        )
+        for at, vector in enumerate(embeddings.vectors)
     ]
-    usage = EmbeddingUsage(made.prompt_tokens, made.prompt_tokens)
+    usage = EmbeddingUsage(embeddings.prompt_tokens, embeddings.prompt_tokens)
     return msgspec.json.encode(EmbeddingList(data=data, model=body.model, usage=usage))
 
 
-def _as_it_is(vector: tuple[float, ...]) -> tuple[float, ...]:
-    return vector
-
-
 def to_base64(vector: tuple[float, ...]) -> str:
-    """float32, little-endian: what OpenAI's SDK asks for unless told otherwise."""
+    """Encode as float32, little-endian: the default of OpenAI's SDK."""
     numbers = array("f", vector)
     if sys.byteorder == "big":
         numbers.byteswap()
@@ -128,14 +132,12 @@ _EMBED = Operation(
 async def create_embedding(request: ServerRequest) -> ASGIResponse:
     body = await request.read(EmbeddingsBody)
     model = request.forced(body.model, body.backend)
-    asked = replace(to_embedding_request(body), model=model)
+    routed = replace(to_embedding_request(body), model=model)
     try:
-        made = await request.finish(request.router.embed(asked, request.record))
+        embeddings = await request.finish(request.router.embed(routed, request.record))
     except BackendError as exc:
         exc.param = to_param(exc.param, body)
         raise
-    numbers = sum(map(len, made.vectors))
-    content = (
-        encode(body, made) if numbers <= _SMALL else await asyncio.to_thread(encode, body, made)
-    )
-    return JSONResponse(content)
+    if sum(map(len, embeddings.vectors)) <= _SMALL:
+        return JSONResponse(encode(body, embeddings))
+    return JSONResponse(await asyncio.to_thread(encode, body, embeddings))

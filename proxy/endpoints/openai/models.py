@@ -81,9 +81,11 @@ def to_list(registry: Registry) -> ModelList:
 def to_card(entry: RegisteredModel, name: str) -> ModelCard:
     """The card of `entry` under one of its names."""
     deployments = [to_deployment_card(deployment) for deployment in entry.deployments]
-    lengths = [each.context_length for each in deployments if each.context_length is not None]
+    lengths = [card.context_length for card in deployments if card.context_length is not None]
     length = max(lengths, default=None)
-    created = (each.model.created or None for each in entry.deployments if each.model)
+    created = (
+        deployment.model.created or None for deployment in entry.deployments if deployment.model
+    )
     return ModelCard(
         id=name,
         created=_first(created) or 0,
@@ -94,7 +96,7 @@ def to_card(entry: RegisteredModel, name: str) -> ModelCard:
         same_weights=entry.same_weights,
         context_length=length,
         max_model_len=length,
-        capabilities=sorted({name for each in deployments for name in each.capabilities}),
+        capabilities=sorted({name for card in deployments for name in card.capabilities}),
         quantization=_agreed(deployment.quantization for deployment in deployments),
         size_bytes=_agreed(deployment.size_bytes for deployment in deployments),
         digest=_agreed(deployment.digest for deployment in deployments),
@@ -153,5 +155,5 @@ async def find_card(router: Router, name: str) -> ModelCard:
         BackendError: as `Router.find`.
     """
     entry = await router.find(name)
-    full = (each for each in (name, name.partition("/")[2]) if each in entry.names)
+    full = (title for title in (name, name.partition("/")[2]) if title in entry.names)
     return to_card(entry, next(full, entry.id))

@@ -23,28 +23,28 @@ S = TypeVar("S")
 
 
 class LoadRequest(Struct, kw_only=True):
-    """All of it may be left out, and so may the body."""
+    """All fields are optional, and so is the body."""
 
     stream: bool | None = None
-    """Tell how far it is, a line of JSON each time."""
+    """Stream the progress as lines of JSON."""
     keep_alive: KeepAlive | None = None
     ttl: Annotated[float, Meta(ge=0)] | None = None
 
 
 class UnloadRequest(Struct):
-    """Nothing is needed, and the body may be left out."""
+    """A body without fields; it may be omitted."""
 
 
 class Residence(Struct, kw_only=True):
-    """What became of a model."""
+    """The state of a model after the request."""
 
     model_id: str
     backend: str
     name: str
-    """The backend's own."""
+    """The backend's own name of the model."""
     status: Literal["loaded", "unloaded"]
     memory_bytes: int | None
-    """What it takes now; null where nobody knows."""
+    """Memory in use; null if not known."""
 
 
 _LOAD = Operation(
@@ -72,8 +72,8 @@ async def load_mlx_model(model: FromPath[str], request: ServerRequest) -> ASGIRe
     if body.stream:
         return await _load_in_steps(request, _forced(request, name), keep_alive)
     route = await model_loading.load(request, _forced(request, name), keep_alive)
-    taken = await request.memory.footprint(route.backend_name, route.name)
-    return JSONResponse(_tell(name, route, "loaded", taken))
+    nbytes = await request.memory.footprint(route.backend_name, route.name)
+    return JSONResponse(_to_residence(name, route, "loaded", nbytes))
 
 
 @post("/api/mlx/unload/{model:path}", status_code=200, operation=_UNLOAD)
@@ -82,7 +82,7 @@ async def unload_mlx_model(model: FromPath[str], request: ServerRequest) -> ASGI
     await _read_optional(request, UnloadRequest)
     name = model.removeprefix("/")
     route = await model_loading.unload(request, _forced(request, name))
-    return JSONResponse(_tell(name, route, "unloaded", 0))
+    return JSONResponse(_to_residence(name, route, "unloaded", 0))
 
 
 async def _read_optional(request: ServerRequest, kind: type[S]) -> S:
@@ -93,15 +93,15 @@ def _forced(request: ServerRequest, name: str) -> str:
     return request.forced(name, require_mlx(request))
 
 
-def _tell(
-    model: str, route: Route, status: Literal["loaded", "unloaded"], taken: int | None
+def _to_residence(
+    model: str, route: Route, status: Literal["loaded", "unloaded"], nbytes: int | None
 ) -> Residence:
     return Residence(
         model_id=model,
         backend=route.backend_name,
         name=route.name,
         status=status,
-        memory_bytes=taken,
+        memory_bytes=nbytes,
     )
 
 

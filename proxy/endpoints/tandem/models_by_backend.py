@@ -47,7 +47,9 @@ class MLXModels(Struct):
 def to_listings(registry: Registry) -> dict[str, BackendListing]:
     """The models that can answer now; an unreachable backend has none."""
     backends = registry.backends
-    listings = {b: BackendListing(reached=each.reached, models=[]) for b, each in backends.items()}
+    listings = {
+        b: BackendListing(reached=listed.reached, models=[]) for b, listed in backends.items()
+    }
     for entry in registry.entries():
         for deployment in entry.deployments:
             model = BackendModel(

@@ -1,6 +1,6 @@
-"""`GET /openapi.json`, and where Litestar's users look for it: `GET /schema/openapi.json`.
+"""`GET /openapi.json`, and at Litestar's default path, `GET /schema/openapi.json`.
 
-There is no page to look at it with: those that there are come from somebody else's servers.
+There is no page that shows it: the usual ones load scripts from other servers.
 """
 
 from typing import Any
@@ -10,14 +10,14 @@ from litestar import Response, get
 from proxy.endpoints.server_request import ServerRequest
 from proxy.openapi import Operation
 
-_TELL = Operation(summary="This document", answers=(dict[str, Any],))
+_OPERATION = Operation(summary="This document", answers=(dict[str, Any],))
 
 
-@get("/openapi.json", operation=_TELL)
+@get("/openapi.json", operation=_OPERATION)
 async def get_openapi(request: ServerRequest) -> Response[bytes]:
     return Response(request.document.encoded(request.app), media_type="application/json")
 
 
-@get("/schema/openapi.json", operation=_TELL)
+@get("/schema/openapi.json", operation=_OPERATION)
 async def get_litestar_openapi(request: ServerRequest) -> Response[bytes]:
     return Response(request.document.encoded(request.app), media_type="application/json")

@@ -53,7 +53,9 @@ async def get_comparison(request: ServerRequest, model: FromQuery[str | None] = 
     entries = registry.entries() if model is None else [await request.router.find(model)]
     results = await asyncio.to_thread(request.archive.results)
     comparisons = [to_comparison(entry, request.measurements, results) for entry in entries]
-    return Comparison([each for each in comparisons if model or each.live or each.benched])
+    return Comparison(
+        [comparison for comparison in comparisons if model or comparison.live or comparison.benched]
+    )
 
 
 def to_comparison(
@@ -61,8 +63,14 @@ def to_comparison(
 ) -> ModelComparison:
     now = [to_contestant(deployment) for deployment in entry.deployments]
     live = measurements.comparison(entry.deployments)
-    benched = [_to_benched(result, now) for result in results if _is_of(result, now)]
-    newest = [benched_verdicts(each) for each in benched if not each.stale][:1]
+    # By the backends' own names: aliases may have changed since.
+    here = {(contestant.backend, contestant.name) for contestant in now}
+    benched = [
+        _to_benched(result, now)
+        for result in results
+        if all((one.backend, one.name) in here for one in result.contestants)
+    ]
+    newest = [benched_verdicts(result) for result in benched if not result.stale][:1]
     return ModelComparison(
         model_id=entry.id,
         backends=now,
@@ -73,22 +81,16 @@ def to_comparison(
     )
 
 
-def _is_of(result: Result, now: Sequence[Contestant]) -> bool:
-    """Compare by the backends' own names: aliases may have changed since."""
-    here = {(each.backend, each.name) for each in now}
-    return all((each.backend, each.name) in here for each in result.contestants)
-
-
 def _to_benched(result: Result, now: Sequence[Contestant]) -> Benched:
-    current = {each.backend: each for each in now}
-    stale = any(_has_changed(each, current[each.backend]) for each in result.contestants)
+    current = {contestant.backend: contestant for contestant in now}
+    pairs = [
+        pair
+        for then in result.contestants
+        for pair in zip(_identity(then), _identity(current[then.backend]), strict=True)
+    ]
+    # Only facts that were known then and are known now can differ.
+    stale = any(one != other for one, other in pairs if one and other)
     return Benched(**asdict(result), stale=stale)
-
-
-def _has_changed(then: Contestant, now: Contestant) -> bool:
-    """Compare what was known then and is known now."""
-    pairs = zip(_identity(then), _identity(now), strict=True)
-    return any(one != other for one, other in pairs if one and other)
 
 
 def _identity(contestant: Contestant) -> tuple[str | int | None, ...]:

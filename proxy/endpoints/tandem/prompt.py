@@ -1,4 +1,4 @@
-"""`{"model_id", "prompt"}`: one question, one answer."""
+"""The prompt dialect, `{"model_id", "prompt"}`, and `POST /api/mlx/generate`."""
 
 from collections.abc import Sequence
 from typing import Annotated
@@ -36,28 +36,28 @@ _encode = msgspec.json.Encoder().encode
 
 
 class PromptRequest(GenerationFields, kw_only=True):
-    """A question to a model, with any of the fields that completions have."""
+    """A prompt to a model, with all fields that completions have."""
 
     model: str = ""
     model_id: str = ""
-    """The same; one of the two is needed."""
+    """The same as `model`; one of the two is required."""
     prompt: Annotated[str, Meta(min_length=1)]
     system: str | None = None
     raw: bool | None = None
-    """The prompt is text to be continued as it is, without the model's chat template."""
+    """The prompt is continued as raw text, without the model's chat template."""
     reasoning_effort: ReasoningEffort | None = None
 
 
 class Performance(Struct, kw_only=True):
     ttft_s: float
-    """Seconds to the first piece of the answer, loading and waiting included."""
+    """Seconds to the first piece of the answer, including loading and queueing."""
     tokens_per_second: float | None
-    """From there to the end; null where the answer came in one piece."""
+    """From the first piece to the end; null if the answer came in one piece."""
     total_s: float
 
 
 class PromptAnswer(Struct, kw_only=True):
-    """The whole answer; or a line of it, of which the last has what comes after `done`."""
+    """The answer, or a line of it; only the last line has the fields after `done`."""
 
     model_id: str
     backend: str
@@ -70,11 +70,11 @@ class PromptAnswer(Struct, kw_only=True):
 
 
 def to_generation_request(body: PromptRequest) -> GenerationRequest:
-    """The request with the public model name still in it.
+    """Translate the body; the model keeps its public name.
 
     Raises:
-        UnsupportedParameterError: a field asks for what this shape of answer has no room for.
-        InvalidRequestError: fields that contradict each other, or no model.
+        UnsupportedParameterError: the answer has no place for the result of a field.
+        InvalidRequestError: fields conflict, or there is no model.
     """
     refuse_impossible(body)
     body = settle(replace(body, model=to_model(body)))
@@ -88,19 +88,21 @@ def to_generation_request(body: PromptRequest) -> GenerationRequest:
 
 def refuse_impossible(body: PromptRequest) -> None:
     if body.n not in (None, 1):
-        raise UnsupportedParameterError("There is one answer here: 'n' is 1.", param="n")
+        raise UnsupportedParameterError("'n' must be 1: there is one answer.", param="n")
     if body.stream_options is not None:
         raise UnsupportedParameterError(
-            "The last line always has the usage: there are no 'stream_options'.",
+            "'stream_options' is not supported: the last line always has the usage.",
             param="stream_options",
         )
     if body.raw and body.system is not None:
-        raise InvalidRequestError("A raw prompt has no system message.", param="system")
+        raise InvalidRequestError(
+            "'system' conflicts with 'raw': a raw prompt has no system message.", param="system"
+        )
 
 
 def to_model(body: PromptRequest) -> str:
     if body.model and body.model_id and body.model != body.model_id:
-        raise InvalidRequestError("'model_id' says something else than 'model'.", param="model_id")
+        raise InvalidRequestError("'model_id' conflicts with 'model'.", param="model_id")
     if not (body.model or body.model_id):
         raise InvalidRequestError("Missing required parameter: 'model_id'.", param="model_id")
     return body.model_id or body.model
@@ -138,7 +140,7 @@ class PromptRenderer:
                 line = _to_line(self._model, self._record, "")
                 return json_line(_encode(_with_end(line, event, self._record)))
             case _:
-                return b""  # no tools are offered
+                return b""  # the request has no tools
 
     def error(self, failure: Failure, /) -> bytes:
         return json_line(_encode(failure.body))
@@ -204,7 +206,7 @@ PROMPT = PromptDialect()
 
 
 class MLXPromptDialect(PromptDialect):
-    """The same for MLX alone."""
+    """The prompt dialect on MLX alone."""
 
     def parse(self, request: ServerRequest, raw: bytes) -> Call[PromptRequest]:
         backend = require_mlx(request)
@@ -218,11 +220,13 @@ def require_mlx(request: ServerRequest) -> str:
     """Return the name of the backend of kind `mlx`.
 
     Raises:
-        BackendUnavailableError: there is none.
+        BackendUnavailableError: there is no such backend.
     """
     name = request.registry.name_of("mlx")
     if name is None:
-        raise BackendUnavailableError("The mlx backend is switched off.", lasting=True)
+        raise BackendUnavailableError(
+            "The mlx backend is switched off: the config has `mlx: null` or `false`.", lasting=True
+        )
     return name
 
 

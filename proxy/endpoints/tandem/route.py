@@ -73,7 +73,7 @@ async def plan_route(request: ServerRequest) -> Plan:
         raise
     excluded = await _excluded(chat.model, request.registry, router)
     first = decision.order[0]
-    contexts = [each for each in (first.context, chat.num_ctx) if each is not None]
+    contexts = [context for context in (first.context, chat.num_ctx) if context is not None]
     return Plan(
         backend=first.deployment.backend,
         model=first.deployment.name,
@@ -107,7 +107,9 @@ async def _footprints(memory: SharedBudget, entry: RegisteredModel) -> dict[str,
             return None
 
     sizes = await asyncio.gather(*map(footprint, entry.deployments))
-    return {each.backend: size for each, size in zip(entry.deployments, sizes, strict=True)}
+    return {
+        deployment.backend: size for deployment, size in zip(entry.deployments, sizes, strict=True)
+    }
 
 
 def _reasons(decision: Decision, excluded: list[Deployment]) -> Iterator[str]:

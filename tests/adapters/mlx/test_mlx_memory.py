@@ -141,7 +141,7 @@ async def test_rows_wait_for_memory_and_are_all_answered(
 async def test_an_answer_that_never_fits_is_refused(backend: MLXBackend) -> None:
     await backend.load("long")
     await backend.memory_user.confine(5000 * BYTES_PER_TOKEN)
-    with pytest.raises(InsufficientMemoryError, match="are set aside"):
+    with pytest.raises(InsufficientMemoryError, match="are reserved"):
         await answer(backend, chat(model="long", max_tokens=6000))
     assert told(await answer(backend, chat(model="long", max_tokens=2)))["reason"] == "length"
 

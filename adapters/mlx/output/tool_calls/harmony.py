@@ -86,19 +86,16 @@ class HarmonyReader:
             return []
         if self._scanner is None:
             return [Piece(self._kind, body, body)]
-        return self._as_arguments(self._scanner, body)
-
-    def _as_arguments(self, scanner: JSONScanner, body: str) -> list[Piece]:
         pieces: list[Piece] = []
         for at, char in enumerate(body):
-            outside = not scanner.depth
-            if scanner.done or not scanner.feed(char):
+            outside = not self._scanner.depth
+            if self._scanner.done or not self._scanner.feed(char):
                 return [*pieces, *self._stream.take(), *self._after_arguments(body[at:])]
             if outside and char != "{":
                 pieces.append(as_marker(char))
                 continue
-            self._stream.add(char, scanner.state)
-            if scanner.done:
+            self._stream.add(char, self._scanner.state)
+            if self._scanner.done:
                 pieces += [*self._stream.take(), Piece("end", "", "")]
         return [*pieces, *self._stream.take()]
 

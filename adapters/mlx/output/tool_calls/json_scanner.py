@@ -41,7 +41,12 @@ class JSONScanner:
             case "number":
                 return self._in_number(char)
             case "word":
-                return self._in_word(char)
+                if char != self._token[0]:
+                    return False
+                self._token = self._token[1:]
+                if not self._token:
+                    self.state = "after"
+                return True
             case _:
                 return (char in _SPACE and not self.done) or self._between(char)
 
@@ -101,14 +106,6 @@ class JSONScanner:
             return False
         self.state = "after"
         return char in _SPACE or self._between(char)
-
-    def _in_word(self, char: str) -> bool:
-        if char != self._token[0]:
-            return False
-        self._token = self._token[1:]
-        if not self._token:
-            self.state = "after"
-        return True
 
 
 def escaped(char: str) -> str:

@@ -60,13 +60,13 @@ class Tool(Struct):
 
 
 class OllamaChatRequest(Struct, kw_only=True):
-    """Ollama's own."""
+    """The body of Ollama's `/api/chat`."""
 
     model: str
     messages: Annotated[list[ChatMessage], Meta(max_length=4096)] | None = None
-    """None at all: the model is loaded, or with a `keep_alive` of 0 unloaded."""
+    """Without messages the model is loaded, or unloaded with a `keep_alive` of 0."""
     stream: bool | None = None
-    """True unless said otherwise."""
+    """True by default."""
     format: Literal["json", ""] | JSON | None = None
     options: JSON | None = None
     tools: Annotated[list[Tool], Meta(max_length=128)] | None = None
@@ -76,17 +76,17 @@ class OllamaChatRequest(Struct, kw_only=True):
     top_logprobs: Annotated[int, Meta(ge=0, le=20)] | None = None
     truncate: bool | None = None
     shift: bool | None = None
-    """These two may be false: no history is ever cut here."""
+    """`truncate` and `shift` may be false: history is never cut."""
     backend: str | None = None
-    """Tandem's own: the kind of the one that must answer."""
+    """Tandem's own: the name of the backend that must answer."""
 
 
 def to_generation_request(body: OllamaChatRequest) -> GenerationRequest:
-    """The request with the public model name still in it.
+    """Translate the body; the model keeps its public name.
 
     Raises:
-        UnsupportedParameterError: a field asks for what nobody does.
-        InvalidRequestError: fields that contradict each other, or options that make no sense.
+        UnsupportedParameterError: no backend can honour a field.
+        InvalidRequestError: fields conflict, or an option is invalid.
     """
     refuse_impossible(body)
     settled = settle(_fields(body))
@@ -115,7 +115,7 @@ def to_param(feature: str | None, body: OllamaChatRequest) -> str | None:
 
 
 def image_paths(body: OllamaChatRequest) -> dict[str, str]:
-    """From each image's place in the contract, which is after the text, to the client's."""
+    """Map each image's path in the contract, which is behind the text, to the client's path."""
     return {
         image_at(at, bool(message.content) + place): f"messages[{at}].images[{place}]"
         for at, message in enumerate(body.messages or [])
@@ -124,7 +124,7 @@ def image_paths(body: OllamaChatRequest) -> dict[str, str]:
 
 
 def _fields(body: OllamaChatRequest) -> GenerationFields:
-    """What it says in `options`, for those who know what they mean."""
+    """The fields that Ollama's chat shares with the other dialects."""
     return GenerationFields(model=body.model, options=body.options, keep_alive=body.keep_alive)
 
 
@@ -132,7 +132,7 @@ def refuse_impossible(body: OllamaChatRequest) -> None:
     for name in ("truncate", "shift"):
         if getattr(body, name):
             raise UnsupportedParameterError(
-                f"'{name}' would cut the beginning of the chat, which is never done here.",
+                f"'{name}' is not supported: the chat is never cut. Omit it or send false.",
                 param=name,
             )
     if body.top_logprobs and not body.logprobs:
@@ -141,14 +141,14 @@ def refuse_impossible(body: OllamaChatRequest) -> None:
         )
 
 
-def to_response_format(asked: str | JSON | None) -> contract.ResponseFormat | None:
-    match asked:
+def to_response_format(form: str | JSON | None) -> contract.ResponseFormat | None:
+    match form:
         case None | "":
             return None
         case str():
             return contract.JSONObject()
         case _:
-            return contract.JSONSchema(asked)
+            return contract.JSONSchema(form)
 
 
 def to_reasoning_effort(body: OllamaChatRequest) -> contract.ReasoningEffort | None:
@@ -159,8 +159,8 @@ def to_reasoning_effort(body: OllamaChatRequest) -> contract.ReasoningEffort | N
             return "xhigh"
         case str(level):
             return level
-        case asked:
-            return "medium" if asked else "none"
+        case enabled:
+            return "medium" if enabled else "none"
 
 
 def _tool(function: Function) -> contract.Tool:
@@ -186,7 +186,7 @@ def _message(message: ChatMessage, ids: "_CallIds") -> contract.Message:
 
 
 class _CallIds:
-    """Joins calls and results: where others have ids, Ollama's clients name a tool, or nothing."""
+    """Matches results with calls: Ollama's clients send a tool's name, or nothing, for an id."""
 
     def __init__(self) -> None:
         self._count = 0
@@ -194,17 +194,17 @@ class _CallIds:
 
     def of_call(self, call: Call) -> contract.ToolCall:
         function = call.function
-        made = contract.ToolCall(
+        translated = contract.ToolCall(
             call.id or f"call_{self._count}",
             function.name,
             msgspec.json.encode(function.arguments).decode(),
         )
         self._count += 1
-        self._open.append(made)
-        return made
+        self._open.append(translated)
+        return translated
 
     def of_result(self, message: ChatMessage) -> str | None:
-        """That of the first call without a result which may be meant."""
+        """Return the id of the first open call that matches the message."""
         if message.tool_call_id is not None:
             return message.tool_call_id
         for call in self._open:

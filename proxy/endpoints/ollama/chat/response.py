@@ -73,7 +73,7 @@ class OllamaChat(Struct, kw_only=True):
     done_reason: DoneReason | UnsetType = UNSET
     logprobs: list[Logprob] | UnsetType = UNSET
     total_duration: int | UnsetType = UNSET
-    """Nanoseconds by the server's clock; so are the others where the engine tells none."""
+    """Nanoseconds by the server's clock; so are the others if the engine reports none."""
     load_duration: int | UnsetType = UNSET
     prompt_eval_count: int | UnsetType = UNSET
     prompt_eval_duration: int | UnsetType = UNSET
@@ -88,7 +88,7 @@ class OllamaError(Struct):
 
 
 def to_error(failure: Failure) -> OllamaError:
-    """Render an error; its body has no `param`, so the message names the field to blame."""
+    """Render an error; its body has no `param`, so the message names the field."""
     param, message = failure.param, failure.message
     is_clear = param in (None, "model") or failure.code == "context_length_exceeded"
     return OllamaError(message if is_clear or f"'{param}'" in message else f"'{param}': {message}")
@@ -102,16 +102,16 @@ class OllamaChatRenderer:
         self._model = model
         self._record = record
         self._calls = 0
-        """Calls that were written."""
+        """Calls sent so far."""
         self._call: ToolCallStarted | None = None
-        """A call whose arguments are on their way."""
+        """A call with incomplete arguments."""
         self._arguments: list[str] = []
 
     def write(self, event: Event, /) -> bool:
         if type(event) is TextDelta and event.logprobs is None and self._call is None:
             message = ChatMessage(content=event.text)
             line = OllamaChat(model=self._model, created_at=_now(UTC), message=message)
-            return self._put(_encode(line) + b"\n")  # as nearly all are
+            return self._put(_encode(line) + b"\n")  # nearly all events
         return self._put(self._render(event))
 
     def _render(self, event: Event) -> bytes:
@@ -194,10 +194,10 @@ def without_answer(model: str, reason: Literal["load", "unload"]) -> OllamaChat:
 
 
 def to_calls(calls: Iterable[ToolCall], end: Finished | None, first: int = 0) -> list[Call]:
-    """Translate calls, numbered from `first`; one that the token limit has cut is left out.
+    """Translate calls, numbered from `first`; a call that the token limit has cut is omitted.
 
     Raises:
-        BadUpstreamError: arguments are not a JSON object although no limit has cut them.
+        BadUpstreamError: the arguments of a complete call are not a JSON object.
     """
     complete: list[Call] = []
     for call in calls:
@@ -206,7 +206,9 @@ def to_calls(calls: Iterable[ToolCall], end: Finished | None, first: int = 0) ->
             index = first + len(complete)
             complete.append(Call(call.id, CalledFunction(index, call.name, arguments)))
         elif end is None or end.reason != "length":
-            raise BadUpstreamError(f"The model called '{call.name}' without a JSON object.")
+            raise BadUpstreamError(
+                f"The model called '{call.name}' with arguments that are not a JSON object."
+            )
     return complete
 
 

@@ -1,4 +1,4 @@
-"""What a client may send: every property of OpenAI's CreateChatCompletionRequest, and ours.
+"""The request body: every property of OpenAI's CreateChatCompletionRequest, and extensions.
 
 `null` is the same as absent: OpenAI allows it for most fields, and clients send it for the rest.
 """
@@ -21,12 +21,12 @@ class TextPart(Struct, tag_field="type", tag="text"):
 class ImageURL(Struct):
     url: str
     detail: Literal["auto", "low", "high", "original"] | None = None
-    """A price that OpenAI's models know; the local ones see each image as large as they can."""
+    """A trade-off of OpenAI's models; local models use each image at their full size."""
 
 
 class ImagePart(Struct, tag_field="type", tag="image_url"):
     image_url: ImageURL | str
-    """A bare URL is how Ollama's clients wrote it before there was `detail`."""
+    """A bare URL is the form of older clients of Ollama."""
     prompt_cache_breakpoint: JSON | None = None
 
 
@@ -172,7 +172,7 @@ class JSONSchemaFormat(Struct, tag_field="type", tag="json_schema"):
 
 
 class Reasoning(Struct):
-    """OpenRouter's and the Responses API's way to say `reasoning_effort`."""
+    """OpenRouter's and the Responses API's form of `reasoning_effort`."""
 
     effort: Literal["none", "minimal", "low", "medium", "high", "xhigh", "max"] | None = None
 
@@ -184,22 +184,22 @@ class ChatCompletionRequest(GenerationFields, kw_only=True):
     messages: Annotated[list[Message], Meta(min_length=1, max_length=4096)]
 
     max_completion_tokens: TokenCount | None = None
-    """Newer than `max_tokens`, and stronger."""
+    """Newer than `max_tokens`, and takes precedence."""
     logprobs: bool | None = None
     top_logprobs: Annotated[int, Meta(ge=0, le=20)] | None = None
     response_format: TextFormat | JSONObjectFormat | JSONSchemaFormat | None = None
     reasoning_effort: Effort | None = None
     reasoning: Reasoning | None = None
     think: bool | Literal["low", "medium", "high", "max"] | None = None
-    """Ollama's."""
+    """Ollama's form of `reasoning_effort`."""
     enable_thinking: bool | None = None
     chat_template_kwargs: JSON | None = None
-    """vLLM's; of it only `enable_thinking`."""
+    """vLLM's; only `enable_thinking` is supported."""
     tools: Annotated[list[FunctionTool | CustomTool], Meta(max_length=128)] | None = None
     tool_choice: ToolChoice | None = None
     parallel_tool_calls: bool | None = None
     functions: Annotated[list[Function], Meta(max_length=128)] | None = None
-    """With `function_call` what `tools` and `tool_choice` were; the answer has that shape, too."""
+    """The old form of `tools`; the answer has the old form, too."""
     function_call: Literal["none", "auto"] | FunctionName | None = None
     prompt_cache_key: str | None = None
 
@@ -212,7 +212,7 @@ class ChatCompletionRequest(GenerationFields, kw_only=True):
     service_tier: Literal["auto", "default", "flex", "scale", "priority", "fast"] | None = None
     store: bool | None = None
 
-    # What nobody can honour: refused by `refuse_impossible`, but for the neutral values.
+    # Not supported by any backend: refused by `refuse_impossible` but for neutral values.
     audio: JSON | None = None
     modalities: list[Literal["text", "audio"]] | None = None
     moderation: JSON | None = None

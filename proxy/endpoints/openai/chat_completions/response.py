@@ -63,10 +63,10 @@ class ResponseMessage(Struct, kw_only=True):
     refusal: None = None
     reasoning_content: str | UnsetType = UNSET
     reasoning: str | UnsetType = UNSET
-    """The same again: clients are split over the name."""
+    """The same text: clients differ in the name that they read."""
     tool_calls: list[MessageToolCall] | UnsetType = UNSET
     function_call: FunctionCall | UnsetType = UNSET
-    """The one call in the shape of before `tools`, where the request used `functions`."""
+    """The call in its old form, for requests with `functions`."""
 
 
 class Choice(Struct, kw_only=True):
@@ -139,7 +139,7 @@ def _to_choice(answer: Answer, legacy: bool) -> Choice:
 
 
 def _to_message(answer: Answer, legacy: bool) -> ResponseMessage:
-    """`content` is null only where there are calls and nothing else."""
+    """Translate the message; `content` is null only if there are calls and no text."""
     calls = [_to_tool_call(call) for call in answer.tool_calls]
     return ResponseMessage(
         content=None if calls and not answer.text else answer.text,
@@ -175,7 +175,7 @@ def _to_logprobs(tokens: tuple[TokenLogprob, ...] | None) -> Logprobs | None:
 
 
 class ChatCompletionRenderer:
-    """Encodes OpenAI's chunks: roles, deltas, finish reasons, usage if asked for, `[DONE]`."""
+    """Encodes OpenAI's chunks: roles, deltas, finish reasons, usage on request, `[DONE]`."""
 
     def __init__(self, body: ChatCompletionRequest, put: Put) -> None:
         self._put = put
@@ -191,7 +191,7 @@ class ChatCompletionRenderer:
         )
 
     def write(self, event: Event, /) -> bool:
-        if type(event) is TextDelta and event.logprobs is None:  # as nearly all are
+        if type(event) is TextDelta and event.logprobs is None:  # nearly all events
             before, after = self._around[event.choice]
             return self._put(before + _encode(event.text) + after)
         return self._put(self._render(event))
@@ -219,7 +219,7 @@ class ChatCompletionRenderer:
         chunk = _to_chunk(event)
         if not self._legacy:
             return self._delta(event.choice, Delta(tool_calls=[chunk]))
-        # The form that `functions` had takes one call: the first.
+        # The old form has one call: the first.
         first = event.index == 0
         return self._delta(event.choice, Delta(function_call=chunk.function)) if first else b""
 
@@ -250,7 +250,7 @@ class ChatCompletionRenderer:
 
 
 def _to_chunk(event: ToolCallStarted | ToolCallDelta) -> ToolCallChunk:
-    """The id and the name come once, with the call's first chunk; then pieces of arguments."""
+    """Translate a piece of a call: id and name come first, then pieces of the arguments."""
     if isinstance(event, ToolCallDelta):
         return ToolCallChunk(index=event.index, function=FunctionCall(event.arguments))
     return ToolCallChunk(

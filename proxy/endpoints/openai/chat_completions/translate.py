@@ -25,33 +25,33 @@ from proxy.images import image_at, path_of_image
 
 _IMPOSSIBLE: dict[str, Callable[[Any], bool]] = {
     "audio": lambda _: True,
-    "modalities": lambda asked: "audio" in asked,
+    "modalities": lambda value: "audio" in value,
     "moderation": lambda _: True,
-    "verbosity": lambda asked: asked != "medium",
+    "verbosity": lambda value: value != "medium",
     "web_search_options": lambda _: True,
 }
-"""Field -> whether what it asks for, if anything, is what no backend can honour."""
+"""Field -> a predicate: true for a value that no backend can honour."""
 _PLAIN = {"messages", "max_completion_tokens", *GenerationFields.__struct_fields__} - {
     "stream_options",
     "guided_json",
     "guided_regex",
     "guided_grammar",
 }
-"""What `to_request` and `settle` read, and what needs no reading."""
+"""Fields that `to_request` and `settle` read, and fields without effect."""
 _SHAPES = tuple(name for name in ChatCompletionRequest.__struct_fields__ if name not in _PLAIN)
-"""What shapes an answer, may not be asked for, or is new here: it is looked at."""
+"""All other fields: they shape the answer, are refused, or are new. A plain chat has none."""
 _shape = attrgetter(*_SHAPES)
 _NO_SHAPE = (None,) * len(_SHAPES)
 
 
 def to_generation_request(body: ChatCompletionRequest) -> GenerationRequest:
-    """The request with the public model name still in it.
+    """Translate the body; the model keeps its public name.
 
     Raises:
-        UnsupportedParameterError: nobody can honour a field; `param` is its path.
-        InvalidRequestError: fields that contradict each other.
+        UnsupportedParameterError: no backend can honour a field; `param` is its path.
+        InvalidRequestError: fields conflict.
     """
-    is_plain = _shape(body) == _NO_SHAPE  # as most are
+    is_plain = _shape(body) == _NO_SHAPE  # true for most
     if not is_plain:
         refuse_impossible(body)
         check_combinations(body)
@@ -63,7 +63,7 @@ def to_generation_request(body: ChatCompletionRequest) -> GenerationRequest:
 
 
 def _shaped(request: GenerationRequest, body: ChatCompletionRequest) -> GenerationRequest:
-    """With what a chat alone can ask for."""
+    """Add the fields that only chats have."""
     tools, choice = to_tools_and_choice(body)
     return replace(
         request,
@@ -90,7 +90,7 @@ def to_param(feature: str | None, body: ChatCompletionRequest) -> str | None:
 
 
 def image_paths(body: ChatCompletionRequest) -> dict[str, str]:
-    """From each image's place in the contract to where the client put it."""
+    """Map each image's path in the contract to the client's path."""
     return {
         image_at(at, place): f"messages[{at}].content[{place}]"
         for at, message in enumerate(body.messages)
@@ -102,8 +102,8 @@ def image_paths(body: ChatCompletionRequest) -> dict[str, str]:
 
 def refuse_impossible(body: ChatCompletionRequest) -> None:
     for param, is_impossible in _IMPOSSIBLE.items():
-        asked = getattr(body, param)
-        if asked is not None and is_impossible(asked):
+        value = getattr(body, param)
+        if value is not None and is_impossible(value):
             raise _unsupported(param)
     for name in body.chat_template_kwargs or {}:
         if name != "enable_thinking":
@@ -122,24 +122,19 @@ def check_combinations(body: ChatCompletionRequest) -> None:
 
 
 def to_reasoning_effort(body: ChatCompletionRequest) -> contract.ReasoningEffort | None:
-    """OpenAI's field where it is there, else the other servers' ways to say it."""
-    asked = body.reasoning_effort or (body.reasoning and body.reasoning.effort)
-    if asked is None and isinstance(body.think, str):
-        asked = body.think
-    if asked is None:
-        return _switched(body)
-    return "xhigh" if asked == "max" else asked
-
-
-def _switched(body: ChatCompletionRequest) -> contract.ReasoningEffort | None:
-    path = "chat_template_kwargs.enable_thinking"
-    inner = (body.chat_template_kwargs or {}).get("enable_thinking")
-    if inner is not None and not isinstance(inner, bool):
-        raise InvalidRequestError(f"'{path}': Expected `bool`.", param=path)
-    given = [each for each in (body.think, body.enable_thinking, inner) if each is not None]
-    if not given:
-        return None
-    return "medium" if given[0] else "none"
+    """Read OpenAI's field, else the equivalents of other servers."""
+    effort = body.reasoning_effort or (body.reasoning and body.reasoning.effort)
+    if effort is None and isinstance(body.think, str):
+        effort = body.think
+    if effort is None:
+        path = "chat_template_kwargs.enable_thinking"
+        inner = (body.chat_template_kwargs or {}).get("enable_thinking")
+        if inner is not None and not isinstance(inner, bool):
+            raise InvalidRequestError(f"'{path}': Expected `bool`.", param=path)
+        switches = (body.think, body.enable_thinking, inner)
+        enabled = next((switch for switch in switches if switch is not None), None)
+        return None if enabled is None else "medium" if enabled else "none"
+    return "xhigh" if effort == "max" else effort
 
 
 def to_message(message: wire.Message, path: str) -> contract.Message:
@@ -173,14 +168,18 @@ def _plain(
 
 
 def _assistant(message: wire.AssistantMessage, path: str) -> contract.Message:
-    """A turn of the model's own; one without content has at least calls, a refusal or thoughts."""
+    """Translate a turn of the model: it has content, calls, a refusal or reasoning."""
     if message.audio is not None:
         raise _unsupported(f"{path}.audio")
     content = message.content if message.content is not None else message.refusal
     reasoning = message.reasoning_content or message.reasoning
-    calls = _tool_calls(message.tool_calls or [], f"{path}.tool_calls")
+    calls = tuple(
+        _tool_call(call, f"{path}.tool_calls[{at}]")
+        for at, call in enumerate(message.tool_calls or [])
+    )
     if message.function_call is not None:
-        calls = (*calls, _old_call(message.function_call))
+        old = message.function_call
+        calls = (*calls, contract.ToolCall(_old_id(old.name), old.name, old.arguments))
     if content is None and not calls and not reasoning:
         raise InvalidRequestError(
             f"'{path}.content' is needed where there are no tool calls.", param=f"{path}.content"
@@ -194,24 +193,14 @@ def _assistant(message: wire.AssistantMessage, path: str) -> contract.Message:
     )
 
 
-def _tool_calls(
-    calls: list[wire.FunctionToolCall | wire.CustomToolCall], path: str
-) -> tuple[contract.ToolCall, ...]:
-    return tuple(_tool_call(call, f"{path}[{at}]") for at, call in enumerate(calls))
-
-
 def _tool_call(call: wire.FunctionToolCall | wire.CustomToolCall, path: str) -> contract.ToolCall:
     if isinstance(call, wire.CustomToolCall):
         raise _unsupported(f"{path}.type")
     return contract.ToolCall(call.id, call.function.name, call.function.arguments)
 
 
-def _old_call(call: wire.FunctionCall) -> contract.ToolCall:
-    return contract.ToolCall(_old_id(call.name), call.name, call.arguments)
-
-
 def _old_id(name: str) -> str:
-    """Calls had no ids before there were tools: the name joins call and result."""
+    """Make an id for calls of the old form, which have none: the name joins call and result."""
     return f"call_{name}"
 
 
@@ -236,7 +225,7 @@ def _part(part: wire.Part, path: str) -> contract.ContentPart:
 def to_tools_and_choice(
     body: ChatCompletionRequest,
 ) -> tuple[tuple[contract.Tool, ...], contract.ToolChoice]:
-    """`allowed_tools` withholds all others."""
+    """Translate tools and choice; `allowed_tools` removes all other tools."""
     tools = tuple(_tool(tool, f"tools[{at}]") for at, tool in enumerate(body.tools or []))
     tools += tuple(_function(function) for function in body.functions or [])
     if isinstance(body.tool_choice, wire.AllowedToolsChoice):
@@ -251,14 +240,17 @@ def _allowed(
     allowed: wire.AllowedTools, tools: tuple[contract.Tool, ...]
 ) -> tuple[contract.Tool, ...]:
     try:
-        kinds = {each["type"] for each in allowed.tools}
-        names = {each["function"]["name"] for each in allowed.tools}
+        kinds = {tool["type"] for tool in allowed.tools}
+        names = {tool["function"]["name"] for tool in allowed.tools}
     except (KeyError, TypeError) as exc:
         path = "tool_choice.allowed_tools.tools"
-        raise InvalidRequestError(f"'{path}' names functions.", param=path) from exc
+        raise InvalidRequestError(
+            f'\'{path}\' must name functions: {{"type": "function", "function": {{"name": ...}}}}.',
+            param=path,
+        ) from exc
     if kinds - {"function"} or not names or names - {tool.name for tool in tools}:
         raise InvalidRequestError(
-            "'tool_choice' allows what is not among the tools.", param="tool_choice"
+            "'tool_choice' allows a function that is not among the tools.", param="tool_choice"
         )
     return tuple(tool for tool in tools if tool.name in names)
 
@@ -281,12 +273,16 @@ def to_tool_choice(
     match choice:
         case None:
             return "auto"
-        case wire.CustomChoice() | wire.AllowedToolsChoice():  # the latter was resolved before
+        case (
+            wire.CustomChoice() | wire.AllowedToolsChoice()
+        ):  # `to_tools_and_choice` resolved the latter
             raise _unsupported("tool_choice")
         case wire.FunctionChoice():
             return _named(choice.function.name, tools, "tool_choice")
         case "required" if not tools:
-            raise InvalidRequestError("There is no tool to be required.", param="tool_choice")
+            raise InvalidRequestError(
+                "'tool_choice' is 'required', but 'tools' is empty.", param="tool_choice"
+            )
         case _:
             return choice
 
@@ -300,8 +296,8 @@ def _named(name: str, tools: tuple[contract.Tool, ...], param: str) -> contract.
 
 
 def to_response_format(body: ChatCompletionRequest) -> contract.ResponseFormat | None:
-    asked = _own_format(body)
-    own = [("response_format", asked)] if asked is not None else []
+    form = _own_format(body)
+    own = [("response_format", form)] if form is not None else []
     return only_one([*own, *to_guided(body)])
 
 

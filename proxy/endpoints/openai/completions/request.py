@@ -1,4 +1,4 @@
-"""OpenAI's CreateCompletionRequest and our extensions -> a `GenerationRequest` for each prompt."""
+"""OpenAI's CreateCompletionRequest and extensions -> a `GenerationRequest` for each prompt."""
 
 from typing import Annotated, Any
 
@@ -21,14 +21,14 @@ from proxy.endpoints.wire_types import TokenId
 
 _MAX_TOKENS = 16
 """OpenAI's default."""
-_MOST_PROMPTS = 64
+_MAX_PROMPTS = 64
 
 Ids = Annotated[list[TokenId], Meta(min_length=1)]
 
 
 class CompletionRequest(GenerationFields, kw_only=True):
     max_tokens: Annotated[int, Meta(ge=0, le=2**31 - 1)] | None = None
-    """0 for a prompt that is only read, which `echo` shows."""
+    """0 with `echo`: the prompt is read and nothing generated."""
     prompt: str | Annotated[list[str | TokenId | Ids], Meta(min_length=1)] | None = None
     suffix: str | None = None
     echo: bool | None = None
@@ -37,60 +37,50 @@ class CompletionRequest(GenerationFields, kw_only=True):
 
 
 def to_generation_requests(body: CompletionRequest) -> list[GenerationRequest]:
-    """One for each prompt, with the public model name still in them.
+    """Translate the body to a request for each prompt; the model keeps its public name.
 
     Raises:
-        UnsupportedParameterError: `best_of` other than `n`: nobody ranks answers.
-        InvalidRequestError: fields that contradict each other.
+        UnsupportedParameterError: `best_of` differs from `n`: answers are not ranked.
+        InvalidRequestError: fields conflict.
     """
     check_stream_options(body)
     if body.best_of is not None and body.best_of != (body.n or 1):
         raise UnsupportedParameterError(
-            "'best_of' other than 'n' is not supported.", param="best_of"
+            "'best_of' must equal 'n': answers are not ranked.", param="best_of"
         )
-    _require_a_text(body)
-    settled = settle(body)
-    return [_to_request(settled, prompt) for prompt in to_prompts(body.prompt)]
-
-
-def _to_request(body: CompletionRequest, prompt: str | TokenIds) -> GenerationRequest:
-    return replace(
-        to_request(body, prompt, _to_limit(body)),
-        suffix=body.suffix or None,
-        echo=bool(body.echo),
-        response_format=only_one(to_guided(body)),
-        top_logprobs=body.logprobs,
-    )
-
-
-def _require_a_text(body: CompletionRequest) -> None:
-    """
-    Raises:
-        InvalidRequestError: neither prompt nor answer would be shown.
-    """
     if body.max_tokens == 0 and not body.echo:
-        raise InvalidRequestError("'max_tokens' of 0 goes with 'echo' only.", param="max_tokens")
+        raise InvalidRequestError("'max_tokens' of 0 needs 'echo' to be true.", param="max_tokens")
+    settled = settle(body)
+    is_empty = settled.max_tokens == 0 and settled.echo
+    limit = 0 if is_empty else to_limit(settled.max_tokens, _MAX_TOKENS)
+    return [
+        replace(
+            to_request(settled, prompt, limit),
+            suffix=settled.suffix or None,
+            echo=bool(settled.echo),
+            response_format=only_one(to_guided(settled)),
+            top_logprobs=settled.logprobs,
+        )
+        for prompt in to_prompts(body.prompt)
+    ]
 
 
-def _to_limit(body: CompletionRequest) -> int | None:
-    is_empty = body.max_tokens == 0 and body.echo
-    return 0 if is_empty else to_limit(body.max_tokens, _MAX_TOKENS)
+def to_prompts(prompt: str | list[Any] | None) -> list[str | TokenIds]:
+    """Read a text, several texts, the tokens of a text, or those of several texts.
 
-
-def to_prompts(given: str | list[Any] | None) -> list[str | TokenIds]:
-    """A text, texts, a text's tokens, or several texts' tokens.
-
-    No prompt is the empty one: OpenAI begins a document then, and so does a backend that can.
+    An absent prompt is the empty one, which begins a document if the backend can do that.
     """
-    if given is None or isinstance(given, str):
-        return [given or ""]
-    if any(type(each) is not type(given[0]) for each in given):
-        raise InvalidRequestError("'prompt' mixes texts and tokens.", param="prompt")
-    if isinstance(given[0], int):
-        return [TokenIds(tuple(given))]
-    if len(given) > _MOST_PROMPTS:
-        raise InvalidRequestError(f"'prompt' has more than {_MOST_PROMPTS}.", param="prompt")
-    return [each if isinstance(each, str) else TokenIds(tuple(each)) for each in given]
+    if prompt is None or isinstance(prompt, str):
+        return [prompt or ""]
+    if any(type(item) is not type(prompt[0]) for item in prompt):
+        raise InvalidRequestError("'prompt' mixes texts and tokens: send one kind.", param="prompt")
+    if isinstance(prompt[0], int):
+        return [TokenIds(tuple(prompt))]
+    if len(prompt) > _MAX_PROMPTS:
+        raise InvalidRequestError(
+            f"'prompt' has {len(prompt)} prompts; send at most {_MAX_PROMPTS}.", param="prompt"
+        )
+    return [item if isinstance(item, str) else TokenIds(tuple(item)) for item in prompt]
 
 
 def to_param(feature: str | None, body: CompletionRequest) -> str | None:

@@ -38,7 +38,7 @@ class Logprobs(Struct, kw_only=True):
     """`None` for the first token of a prompt."""
     top_logprobs: list[dict[str, float] | None]
     text_offset: list[int]
-    """Where each token begins in the choice's text, in characters."""
+    """The start of each token in the choice's text, in characters."""
 
 
 class Choice(Struct, kw_only=True):
@@ -82,7 +82,7 @@ def _to_reason(finished: Finished) -> FinishReason:
 
 
 class Offsets:
-    """Where each token of a choice begins in its text: after the characters whole by then."""
+    """The start of each token in its choice's text, in complete characters."""
 
     def __init__(self) -> None:
         self._decoder = codecs.getincrementaldecoder("utf-8")("replace")
@@ -96,7 +96,7 @@ class Offsets:
 
 
 def to_logprobs(tokens: Sequence[TokenLogprob] | None, offsets: Offsets) -> Logprobs | None:
-    """`offsets` has seen the choice's tokens before these."""
+    """Translate tokens; `offsets` has counted the choice's earlier tokens."""
     if tokens is None:
         return None
     return Logprobs(
@@ -108,15 +108,15 @@ def to_logprobs(tokens: Sequence[TokenLogprob] | None, offsets: Offsets) -> Logp
 
 
 def _to_top(token: TokenLogprob) -> dict[str, float]:
-    """Of several tokens that are written alike (parts of characters are) the likeliest."""
+    """Map tokens to log probabilities; of tokens with equal text (partial characters) the first."""
     top: dict[str, float] = {}
-    for each in token.top:
-        top.setdefault(each.token, each.logprob)
+    for alternative in token.top:
+        top.setdefault(alternative.token, alternative.logprob)
     return top
 
 
 class CompletionRenderer:
-    """Encodes OpenAI's chunks: texts, finish reasons, usage if asked for, `[DONE]`."""
+    """Encodes OpenAI's chunks: texts, finish reasons, usage on request, `[DONE]`."""
 
     def __init__(self, body: CompletionRequest, prompts: int, put: Put) -> None:
         self._put = put
@@ -133,7 +133,7 @@ class CompletionRenderer:
         )
 
     def write(self, event: Event, /) -> bool:
-        if type(event) is TextDelta and event.logprobs is None:  # as nearly all are
+        if type(event) is TextDelta and event.logprobs is None:  # nearly all events
             before, after = self._around[event.choice]
             return self._put(before + _encode(event.text) + after)
         return self._put(self._render(event))

@@ -176,7 +176,9 @@ async def test_mlx_that_is_switched_off_is_not_tried_again(path: str):
         response = await client.post(f"/api/mlx/{path}", json={})
     assert response.status_code == 503
     assert response.headers["x-should-retry"] == "false"
-    assert response.json()["error"]["message"] == "The mlx backend is switched off."
+    assert response.json()["error"]["message"] == (
+        "The mlx backend is switched off: the config has `mlx: null` or `false`."
+    )
 
 
 @pytest.mark.parametrize("what", ["load", "unload"])
