@@ -1,5 +1,6 @@
 """Translate Tandem's requests to Ollama's JSON: pure functions."""
 
+import re
 from collections.abc import Mapping
 from operator import attrgetter
 from typing import Any, Literal, TypeVar
@@ -43,6 +44,9 @@ from adapters.request import (
 _T = TypeVar("_T")
 Format = Literal["json"] | dict[str, Any] | UnsetType
 
+_BEYOND_DOUBLE = re.compile(r"\d{300}")
+"""Go refuses integers beyond a double's range, which has 308 digits."""
+
 # Levels go out as they are: a model that only knows on and off reads every level as on.
 _THINK: Mapping[ReasoningEffort, Think] = {
     "none": False,
@@ -78,7 +82,7 @@ def to_body(request: GenerationRequest, shows_tools: bool = True) -> ChatBody | 
     and the tools are described in a message.
 
     Raises:
-        InvalidRequestError: no message, a bad image, arguments that are not an object, ….
+        InvalidRequestError: no message, a bad image, ….
         UnsupportedParameterError: the URL of an image, tools together with a format, ….
     """
     if request.max_tokens is not None and request.max_tokens < 1:
@@ -254,18 +258,12 @@ def _to_message(message: Message, called: Mapping[str, str]) -> ChatMessage:
         images=[_to_base64(image) for image in message.images] or UNSET,
         thinking=message.reasoning or UNSET,
         tool_calls=[_to_call(call) for call in message.tool_calls] or UNSET,
-        tool_name=_tool_name(message, called) if message.role == "tool" else UNSET,
+        # The call may have been cut away: its result has no name then.
+        tool_name=_or_unset(called.get(message.tool_call_id or "", message.name))
+        if message.role == "tool"
+        else UNSET,
         tool_call_id=_or_unset(message.tool_call_id),
     )
-
-
-def _tool_name(message: Message, called: Mapping[str, str]) -> str | UnsetType:
-    name = called.get(message.tool_call_id or "", message.name)
-    if name is None and message.tool_call_id is not None:
-        raise InvalidRequestError(
-            "A tool message answers a call that no earlier message has made.", param="messages"
-        )
-    return _or_unset(name)
 
 
 def _to_call(call: ToolCall) -> FunctionCall:
@@ -274,15 +272,24 @@ def _to_call(call: ToolCall) -> FunctionCall:
 
 
 def _to_object(arguments: str) -> msgspec.Raw:
-    """Return the JSON text itself, so that numbers and order stay as the model wrote them."""
-    text = arguments.strip() or "{}"
+    """Return the arguments of an earlier call as an object, which Ollama demands.
+
+    It is the JSON text itself, so that numbers and order stay as the model wrote them; no value at
+    all is an empty object. Anything else, such as a call that was cut, is kept as the text of
+    `invalid_arguments`.
+    """
+    text = arguments.strip()
+    if text in ("", "null"):
+        return msgspec.Raw(b"{}")
     try:
         msgspec.json.decode(text, type=dict[str, Any])
+        if _BEYOND_DOUBLE.search(text) is None:
+            return msgspec.Raw(text.encode())
     except (msgspec.MsgspecError, UnicodeError, RecursionError):
-        raise InvalidRequestError(
-            "The arguments of a tool call must be a JSON object.", param="messages"
-        ) from None
-    return msgspec.Raw(text.encode())
+        pass
+    # Lone surrogates, which no JSON can carry, become question marks.
+    kept = arguments.encode(errors="replace").decode()
+    return msgspec.Raw(msgspec.json.encode({"invalid_arguments": kept}))
 
 
 def _to_base64(image: ImagePart) -> str:

@@ -16,6 +16,8 @@ from adapters.errors import GenerationError, InvalidRequestError
 from adapters.events import Event, Finished, TextDelta, ToolCallDelta, ToolCallStarted
 from adapters.request import GenerationRequest, Message, NamedTool, TextPart, Tool
 
+_NO_PARAMETERS: Mapping[str, Any] = {"properties": {}, "additionalProperties": False}
+"""A tool without `parameters` takes none: its arguments are `{}`."""
 _FALSE_START = 200
 """Characters after which a text without a tool's name is not a call."""
 
@@ -55,7 +57,7 @@ def call_schema(tools: tuple[Tool, ...]) -> dict[str, Any]:
 
 def _branch(at: int, tool: Tool, alone: bool, shared: dict[str, Any]) -> dict[str, Any]:
     place = "#/properties/parameters" if alone else f"#/anyOf/{at}/properties/parameters"
-    own: dict[str, Any] = {"type": "object"} | (tool.parameters or {})
+    own: dict[str, Any] = {"type": "object"} | (tool.parameters or _NO_PARAMETERS)
     moved = {f"{at}-{name}": part for name, part in _defs_of(own).items()}
     shared.update({name: _with_moved_refs(part, place, at) for name, part in moved.items()})
     own = {key: part for key, part in own.items() if key != "$defs"}
@@ -115,7 +117,7 @@ def in_words(messages: tuple[Message, ...], tools: tuple[Tool, ...]) -> tuple[Me
 def _in_words(message: Message, names: Mapping[str, str]) -> Message:
     if message.role == "tool":
         name = names.get(message.tool_call_id or "", message.name)
-        text = f"The function {name} gave: {message.text}"
+        text = f"{f'The function {name}' if name else 'A function'} gave: {message.text}"
         return Message(role="user", content=(TextPart(text),))
     calls = tuple(
         TextPart(f'{{"name": "{call.name}", "parameters": {call.arguments or "{}"}}}')

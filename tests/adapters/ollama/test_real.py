@@ -108,6 +108,33 @@ async def test_max_tokens_ends_with_length(backend: OllamaBackend):
     assert (end.reason, end.usage.completion_tokens) == ("length", 3)
 
 
+async def test_answer_that_repeats_itself_ends_with_length(backend: OllamaBackend):
+    schema = JSONSchema({"const": "\N{EURO SIGN}" * 100})
+    events = await events_of(backend, chat(max_tokens=500, response_format=schema))
+    assert set(text_of(events)[1:]) == {"\N{EURO SIGN}"}
+    end = end_of(events)
+    assert (end.reason, end.usage.completion_tokens) == ("length", len(events) - 2)
+
+
+@pytest.mark.parametrize("arguments", ['{"a": ', "[1]", "null", '{"a": 1e999}'])
+async def test_history_with_broken_arguments_is_answered(backend: OllamaBackend, arguments: str):
+    called = Message(role="assistant", tool_calls=(ToolCall("c", "f", arguments),))
+    result = Message(role="tool", tool_call_id="c", content=(TextPart("failed"),))
+    lost = Message(role="tool", tool_call_id="lost", content=(TextPart("12:00"),))
+    history = (user("Hi"), called, result, lost, user("Go on."))
+    assert end_of(await events_of(backend, chat(prompt=history, max_tokens=2)))
+
+
+@pytest.mark.parametrize("model", [PLAIN, TOOLS])
+async def test_forced_call_of_a_tool_without_parameters(backend: OllamaBackend, model: str):
+    tool = Tool("clock", "The time in the city given.")
+    events = await events_of(
+        backend, chat("Time in Paris?", model=model, tools=(tool,), tool_choice="required")
+    )
+    arguments = "".join(e.arguments for e in events if isinstance(e, ToolCallDelta))
+    assert json.loads(arguments) == {}
+
+
 @pytest.mark.parametrize("stop", ["Paris", "of Fr", "ital"])
 async def test_stop_string_does_not_leak(backend: OllamaBackend, stop: str):
     events = await events_of(backend, chat(max_tokens=24, stop=(stop,)))

@@ -183,10 +183,37 @@ def test_empty_arguments_become_an_empty_object():
     assert message_of(said)["tool_calls"][0]["function"]["arguments"] == {}
 
 
-@pytest.mark.parametrize("arguments", ["[]", "1", "{", '{"a":}', "[" * 100_000])
-def test_arguments_that_are_no_object_are_refused(arguments: str):
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        '{"a": ',
+        "[1]",
+        "1",
+        '"text"',
+        '{"a":}',
+        '{"a": NaN}',
+        '{"a": 1e999}',
+        '{"a": %s}' % ("1" * 400),
+        "[" * 100_000,
+        ' {"a" \n',
+    ],
+)
+def test_arguments_that_are_no_object_are_kept_as_text(arguments: str):
     said = Message(role="assistant", tool_calls=(ToolCall("c", "f", arguments),))
-    assert refused(prompt=(said,)).param == "messages"
+    sent = message_of(said)["tool_calls"][0]["function"]["arguments"]
+    assert sent == {"invalid_arguments": arguments}
+
+
+def test_lone_surrogate_in_broken_arguments_is_replaced():
+    said = Message(role="assistant", tool_calls=(ToolCall("c", "f", '{"a": "\ud800'),))
+    sent = message_of(said)["tool_calls"][0]["function"]["arguments"]
+    assert sent == {"invalid_arguments": '{"a": "?'}
+
+
+@pytest.mark.parametrize("arguments", ["null", " null ", "", "{}"])
+def test_arguments_without_a_value_are_an_empty_object(arguments: str):
+    said = Message(role="assistant", tool_calls=(ToolCall("c", "f", arguments),))
+    assert message_of(said)["tool_calls"][0]["function"]["arguments"] == {}
 
 
 def test_tool_result_is_sent_with_the_name_of_the_call_it_answers():
@@ -201,9 +228,13 @@ def test_tool_result_is_sent_with_the_name_of_the_call_it_answers():
     }
 
 
-def test_tool_result_without_its_call_is_refused():
+def test_tool_result_without_its_call_is_sent_without_a_name():
     result = Message(role="tool", content=(TextPart("21"),), tool_call_id="call_9")
-    assert refused(prompt=(QUESTION, result)).param == "messages"
+    assert message_of(result, QUESTION) == {
+        "role": "tool",
+        "content": "21",
+        "tool_call_id": "call_9",
+    }
 
 
 def test_image_is_sent_as_base64_beside_the_text():

@@ -21,6 +21,7 @@ from adapters.ollama.translate.tool_choice import ForcedCallReader, call_schema
 from adapters.request import GenerationRequest, Message, NamedTool, TextPart, Tool, ToolCall
 
 CITY = {"type": "object", "properties": {"city": {"type": "string"}}, "required": ["city"]}
+NOTHING = {"type": "object", "properties": {}, "additionalProperties": False}
 WEATHER = Tool("get_weather", "Tells it", CITY)
 CLOCK = Tool("clock")
 QUESTION = Message(role="user", content=(TextPart("Weather in Paris?"),))
@@ -58,9 +59,7 @@ def branch(name: str, parameters: dict[str, Any]) -> dict[str, Any]:
 
 def test_required_asks_for_a_call_of_one_of_the_tools():
     body = body_of()
-    assert body["format"] == {
-        "anyOf": [branch("get_weather", CITY), branch("clock", {"type": "object"})]
-    }
+    assert body["format"] == {"anyOf": [branch("get_weather", CITY), branch("clock", NOTHING)]}
     assert [tool["function"]["name"] for tool in body["tools"]] == ["get_weather", "clock"]
 
 
@@ -120,6 +119,17 @@ def test_calls_and_results_are_described_when_the_template_shows_none():
     }
     assert said[2]["role"] == "user"
     assert said[2]["content"].startswith("The function clock gave: 12:00\nFunctions that can be")
+
+
+def test_result_without_its_call_is_described_without_a_name():
+    result = Message(role="tool", tool_call_id="c", content=(TextPart("12:00"),))
+    said = body_of(shows_tools=False, prompt=(QUESTION, result))["messages"]
+    assert said[1]["content"].startswith("A function gave: 12:00\n")
+
+
+@pytest.mark.parametrize("parameters", [None, {}])
+def test_forced_call_of_a_tool_without_parameters_has_no_arguments(parameters: Any):
+    assert call_schema((Tool("clock", None, parameters),)) == branch("clock", NOTHING)
 
 
 @pytest.mark.parametrize("size", [1, 2, 7, 1000])
