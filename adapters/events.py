@@ -40,6 +40,8 @@ class Started(Struct, frozen=True):
     """Context length of this request in tokens, for prompt and answer together."""
     cold: bool = False
     """True if the model was not loaded before, so that the request waited for the load."""
+    ignored: tuple[str, ...] = ()
+    """Paths of what the backend does not honour in this request, such as a schema's keyword."""
 
 
 class Restarted(Struct, frozen=True):

@@ -10,12 +10,16 @@ from msgspec import UNSET, UnsetType
 
 from adapters.errors import InvalidRequestError, UnsupportedParameterError
 from adapters.ollama.options import to_keep_alive, to_options
-from adapters.ollama.translate.json_schema import (
-    has_keyword,
-    refuse_impossible,
-    refuse_unenforceable,
+from adapters.ollama.translate.grammar_schema import GrammarSchema, SchemaRewriter
+from adapters.ollama.translate.json_schema import has_keyword
+from adapters.ollama.translate.shown_tools import to_shown_parameters
+from adapters.ollama.translate.tool_choice import (
+    call_branches,
+    chosen_tools,
+    in_words,
+    is_forced,
+    may_call,
 )
-from adapters.ollama.translate.tool_choice import call_schema, chosen_tools, in_words, is_forced
 from adapters.ollama.wire import (
     ChatBody,
     ChatMessage,
@@ -43,7 +47,9 @@ from adapters.request import (
 
 _T = TypeVar("_T")
 Format = Literal["json"] | dict[str, Any] | UnsetType
+_PLACE = "response_format.json_schema.schema"
 
+_NO_PARAMETERS: Mapping[str, Any] = {"type": "object", "properties": {}}
 _BEYOND_DOUBLE = re.compile(r"\d{300}")
 """Go refuses integers beyond a double's range, which has 308 digits."""
 
@@ -103,10 +109,9 @@ def refuse_unenforced(request: GenerationRequest) -> None:
     """
     if isinstance(request.prompt, tuple):
         _refuse_in_chat(request)
-        _to_tools(request)
     else:
         _refuse_in_text(request)
-        _to_format(request.response_format)
+    to_grammar(request)
 
 
 def _to_chat_body(
@@ -117,14 +122,14 @@ def _to_chat_body(
             "'messages' is empty: there is no message to answer.", param="messages"
         )
     _refuse_in_chat(request)
-    tools, format_ = _to_tools(request)
-    if not shows_tools and is_forced(request):
-        messages, tools = in_words(messages, tools), ()
+    tools = _to_tools(request)
+    if not shows_tools and (is_forced(request) or may_call(request)):
+        messages, tools = in_words(messages, tools, forced=is_forced(request)), ()
     return ChatBody(
         messages=_to_messages(messages),
         tools=[_to_tool(tool) for tool in tools] if tools else UNSET,
         think=_THINK[request.reasoning_effort] if request.reasoning_effort else UNSET,
-        **_common(request, format_),
+        **_common(request),
     )
 
 
@@ -132,29 +137,60 @@ def _refuse_in_chat(request: GenerationRequest) -> None:
     if request.suffix is not None or request.echo:
         param = "echo" if request.suffix is None else "suffix"
         raise UnsupportedParameterError(f"'{param}' needs a raw prompt, not a chat.", param=param)
-    if request.tools and request.tool_choice != "none" and request.response_format is not None:
-        raise UnsupportedParameterError(
-            "Ollama calls no tool in an answer with a response_format: use one of the two.",
-            param="response_format",
-        )
 
 
-def _to_tools(request: GenerationRequest) -> tuple[tuple[Tool, ...], Format]:
-    """Return the tools to show, and the format of the answer.
-
-    With both, Ollama shows the tools and enforces the format.
-    """
+def _to_tools(request: GenerationRequest) -> tuple[Tool, ...]:
+    """Return the tools to show."""
     if request.tool_choice == "none":
-        return (), _to_format(request.response_format)
-    if not is_forced(request):
+        return ()
+    return chosen_tools(request) if is_forced(request) else request.tools
+
+
+def to_grammar(request: GenerationRequest) -> GrammarSchema | None:
+    """Return the schema that Ollama enforces for `request`; `None` without one.
+
+    With tools, Ollama shows them and enforces the schema.
+
+    Raises:
+        InvalidRequestError: no answer fits the schema.
+        UnsupportedParameterError: a strict schema, or this kind of format, cannot be enforced.
+    """
+    calls = isinstance(request.prompt, tuple) and (is_forced(request) or may_call(request))
+    if calls:
+        rewriter = SchemaRewriter()
+        branches = call_branches(request, rewriter)
+        if not is_forced(request):
+            branches.append(_answer_schema(request.response_format, rewriter))
+        return rewriter.result(branches[0] if len(branches) == 1 else {"anyOf": branches})
+    if request.tools and request.tool_choice != "none":
         _refuse_strict_patterns(request.tools)
-        return request.tools, _to_format(request.response_format)
-    tools = chosen_tools(request)
-    for tool in tools:
-        refuse_impossible(tool.parameters or {}, "tools")
-        if tool.strict:
-            refuse_unenforceable(tool.parameters or {}, "tools")
-    return tools, call_schema(tools)
+    if request.response_format is None or isinstance(request.response_format, JSONObject):
+        return None
+    rewriter = SchemaRewriter()
+    return rewriter.result(_answer_schema(request.response_format, rewriter))
+
+
+def _answer_schema(wanted: ResponseFormat | None, rewriter: SchemaRewriter) -> dict[str, Any]:
+    match wanted:
+        case JSONObject():
+            return {"type": "object"}
+        case JSONSchema(schema=schema, strict=strict):
+            return rewriter.rewrite(schema, _PLACE, "response_format", strict=strict)
+        case _:
+            raise UnsupportedParameterError(
+                "Ollama does not support this response_format.", param="response_format"
+            )
+
+
+def must_check_first(request: GenerationRequest) -> bool:
+    """True where no part of an answer may be written before all of it was checked.
+
+    A free call has no grammar, so only the check of the complete call is left.
+    """
+    if request.response_format is None and not request.tools:
+        return False
+    grammar = to_grammar(request)
+    return grammar is not None and grammar.must_check
 
 
 def _refuse_strict_patterns(tools: tuple[Tool, ...]) -> None:
@@ -179,7 +215,7 @@ def _refuse_in_text(request: GenerationRequest) -> None:
 
 def _to_text_body(request: GenerationRequest, prompt: str) -> RawBody:
     _refuse_in_text(request)
-    common = _common(request, _to_format(request.response_format))
+    common = _common(request)
     if request.suffix:
         return FillBody(prompt=prompt, suffix=request.suffix, **common)
     if not prompt:
@@ -187,12 +223,12 @@ def _to_text_body(request: GenerationRequest, prompt: str) -> RawBody:
     return RawBody(prompt=prompt, **common)
 
 
-def _common(request: GenerationRequest, format_: Format) -> dict[str, Any]:
+def _common(request: GenerationRequest) -> dict[str, Any]:
     return {
         "model": request.model,
         "options": _to_options(request),
         "keep_alive": UNSET if request.keep_alive is None else to_keep_alive(request.keep_alive),
-        "format": format_,
+        "format": _to_format(request),
         "logprobs": True if request.top_logprobs is not None else UNSET,
         "top_logprobs": request.top_logprobs or UNSET,
     }
@@ -214,28 +250,19 @@ def _to_options(request: GenerationRequest) -> Options:
     return to_options(options, request.options) if request.options else options
 
 
-def _to_format(wanted: ResponseFormat | None) -> Format:
-    match wanted:
-        case None:
-            return UNSET
-        case JSONObject():
-            return "json"
-        case JSONSchema(schema=schema, strict=strict):
-            refuse_impossible(schema, "response_format")
-            if strict:
-                refuse_unenforceable(schema, "response_format")
-            return schema
-        case _:
-            raise UnsupportedParameterError(
-                "Ollama does not support this response_format.", param="response_format"
-            )
+def _to_format(request: GenerationRequest) -> Format:
+    if request.response_format is None and not request.tools:
+        return UNSET
+    if (grammar := to_grammar(request)) is not None:
+        return grammar.schema
+    return UNSET if request.response_format is None else "json"
 
 
 def _to_tool(tool: Tool) -> ToolDefinition:
     function = ToolFunction(
         name=tool.name,
         description=_or_unset(tool.description),
-        parameters=tool.parameters or {"type": "object", "properties": {}},
+        parameters=to_shown_parameters(tool.parameters or _NO_PARAMETERS),
     )
     return ToolDefinition(function=function)
 

@@ -96,7 +96,6 @@ def test_raw_text_goes_out_raw():
         ({"max_tokens": 0}, "max_tokens"),
         ({"prompt": "text", "tools": (WEATHER,)}, "tools"),
         ({"prompt": "text", "reasoning_effort": "low"}, "reasoning_effort"),
-        ({"tools": (WEATHER,), "response_format": JSONObject()}, "response_format"),
     ],
 )
 def test_field_that_ollama_would_ignore_is_refused(fields: dict[str, Any], param: str):
@@ -133,6 +132,46 @@ def test_json_object_becomes_the_format_json():
 def test_json_schema_becomes_the_format():
     schema = {"type": "object", "properties": {"a": {"type": "integer"}}}
     assert body_of(response_format=JSONSchema(schema))["format"] == schema
+
+
+@pytest.mark.parametrize(
+    ("parameters", "shown"),
+    [
+        ({"type": ["object", "null"]}, {"type": "object"}),
+        ({"type": "object", "required": "a"}, {"type": "object"}),
+        ({"properties": {"a": True, "b": 3}}, {"properties": {"a": {}, "b": {}}}),
+        ({"properties": []}, {}),
+        (
+            {"properties": {"a": {"required": True, "description": 5, "enum": "x", "type": 5}}},
+            {"properties": {"a": {}}},
+        ),
+        (
+            {"properties": {"a": {"properties": {"b": False}, "anyOf": [True], "title": "A"}}},
+            {"properties": {"a": {"properties": {"b": {}}, "anyOf": [{}], "title": "A"}}},
+        ),
+        (
+            {"properties": {"a": {"type": ["string", "null"], "items": True}}},
+            {"properties": {"a": {"type": ["string", "null"], "items": True}}},
+        ),
+    ],
+)
+def test_parameters_are_shown_in_the_types_of_ollama(parameters: Any, shown: Any):
+    (tool,) = body_of(tools=(Tool("f", None, parameters),))["tools"]
+    assert tool["function"]["parameters"] == shown
+
+
+def test_tools_with_a_format_demand_a_call_or_the_format():
+    schema = {"type": "object", "properties": {"a": {"type": "integer"}}}
+    body = body_of(tools=(WEATHER,), response_format=JSONSchema(schema))
+    call, answer = body["format"]["anyOf"]
+    assert call["properties"]["name"] == {"const": "get_weather"}
+    assert answer == schema
+    assert len(body["tools"]) == 1
+
+
+def test_forced_call_with_a_format_demands_the_call_alone():
+    body = body_of(tools=(WEATHER,), tool_choice="required", response_format=JSONObject())
+    assert body["format"]["properties"]["name"] == {"const": "get_weather"}
 
 
 def test_tools_are_sent_as_functions():
@@ -277,7 +316,7 @@ PATTERN = Tool("f", None, {"properties": {"a": {"type": "string", "pattern": "a+
 @pytest.mark.parametrize(
     "fields",
     [
-        {"tools": (WEATHER,), "response_format": JSONObject()},
+        {"tools": (WEATHER,), "response_format": JSONSchema(UNIQUE, strict=True)},
         {"response_format": JSONSchema(UNIQUE, strict=True)},
         {"prompt": "raw", "response_format": JSONSchema(UNIQUE, strict=True)},
         {"tools": (STRICT_TOOL,), "tool_choice": "required"},
@@ -301,6 +340,7 @@ def test_conflicting_fields_are_refused_without_building_a_body(fields: dict[str
         {"prompt": "raw", "suffix": "end"},
         {"response_format": JSONSchema(UNIQUE)},
         {"tools": (WEATHER,), "tool_choice": "required"},
+        {"tools": (WEATHER,), "response_format": JSONObject()},
         {"tools": (PATTERN,), "tool_choice": "none", "response_format": JSONObject()},
     ],
 )
