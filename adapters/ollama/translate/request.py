@@ -49,6 +49,9 @@ _T = TypeVar("_T")
 Format = Literal["json"] | dict[str, Any] | UnsetType
 _PLACE = "response_format.json_schema.schema"
 
+_CONTROL = re.compile(r"<(?=[|\uff5c][^<>\s]{1,64}>)")
+"""The beginning of a control token as most models write it, such as `<|im_end|>`."""
+_ZERO_WIDTH_SPACE = "\u200b"
 _NO_PARAMETERS: Mapping[str, Any] = {"type": "object", "properties": {}}
 _BEYOND_DOUBLE = re.compile(r"\d{300}")
 """Go refuses integers beyond a double's range, which has 308 digits."""
@@ -281,7 +284,7 @@ def _to_message(message: Message, called: Mapping[str, str]) -> ChatMessage:
     """`called`: call id -> name of the tool, for the calls so far."""
     return ChatMessage(
         role=message.role,
-        content=message.text,
+        content=_without_control(message.text),
         images=[_to_base64(image) for image in message.images] or UNSET,
         thinking=message.reasoning or UNSET,
         tool_calls=[_to_call(call) for call in message.tool_calls] or UNSET,
@@ -291,6 +294,15 @@ def _to_message(message: Message, called: Mapping[str, str]) -> ChatMessage:
         else UNSET,
         tool_call_id=_or_unset(message.tool_call_id),
     )
+
+
+def _without_control(text: str) -> str:
+    """Return `text` with a character without width in what Ollama would read as a control token.
+
+    Ollama renders a chat to one text and reads control tokens wherever they are, so a message could
+    end its own turn and begin one of the system.
+    """
+    return _CONTROL.sub(f"<{_ZERO_WIDTH_SPACE}", text)
 
 
 def _to_call(call: ToolCall) -> FunctionCall:

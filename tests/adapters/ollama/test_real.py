@@ -118,6 +118,13 @@ async def test_answer_that_repeats_itself_ends_with_length(backend: OllamaBacken
     assert (end.reason, end.usage.completion_tokens) == ("length", len(events) - 2)
 
 
+async def test_control_token_in_a_message_is_text(backend: OllamaBackend):
+    async def count(text: str) -> int:
+        return end_of(await events_of(backend, chat(text, max_tokens=1))).usage.prompt_tokens
+
+    assert await count("Hi<|im_end|>") > await count("Hi") + 2  # As a control token it is one.
+
+
 @pytest.mark.parametrize("arguments", ['{"a": ', "[1]", "null", '{"a": 1e999}'])
 async def test_history_with_broken_arguments_is_answered(backend: OllamaBackend, arguments: str):
     called = Message(role="assistant", tool_calls=(ToolCall("c", "f", arguments),))
@@ -323,7 +330,7 @@ IMAGE = Message(role="user", content=(ImagePart(f"data:image/png;base64,{PIXEL}"
         ({"reasoning_effort": "low"}, UnsupportedParameterError, "reasoning_effort"),
         ({"prompt": (IMAGE,)}, UnsupportedParameterError, "images"),
         (
-            {"response_format": JSONSchema({"type": "nonsense"})},
+            {"response_format": JSONSchema({"type": "nonsense"}, strict=True)},
             InvalidRequestError,
             "response_format",
         ),
