@@ -41,7 +41,8 @@ class Started(Struct, frozen=True):
     cold: bool = False
     """True if the model was not loaded before, so that the request waited for the load."""
     ignored: tuple[str, ...] = ()
-    """Paths of what the backend does not honour in this request, such as a schema's keyword."""
+    """Paths of the parts of the request that this answer does without, such as
+    `tools[0].function.parameters.properties.a.not`."""
 
 
 class Restarted(Struct, frozen=True):

@@ -61,9 +61,13 @@ async def write_checked(
             if sink.write(event):
                 await sink.drain()
         return
+    raise _no_match(attempts)
+
+
+def _no_match(attempts: int) -> GenerationError:
     tries = "The answer" if attempts == 1 else f"None of {attempts} answers"
     negation = "does not match" if attempts == 1 else "matches"
-    raise GenerationError(
+    return GenerationError(
         f"{tries} {negation} the strict schema, whose bounds of numbers or lengths Ollama cannot "
         "enforce, only check.",
         lasting=True,
