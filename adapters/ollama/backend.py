@@ -12,6 +12,7 @@ from adapters.backend import Embeddings, Health, Model, Progress, refuse_unsuppo
 from adapters.config import OllamaConfig
 from adapters.errors import BackendError
 from adapters.features import OLLAMA
+from adapters.ollama.checked_answer import write_checked
 from adapters.ollama.choices import choice_requests, write_choices
 from adapters.ollama.errors import blame_input
 from adapters.ollama.in_flight import RequestCounters
@@ -19,10 +20,10 @@ from adapters.ollama.memory import OllamaMemory
 from adapters.ollama.server import Call
 from adapters.ollama.servers import OllamaServers
 from adapters.ollama.translate.embeddings import Vector, to_bodies, to_vectors
-from adapters.ollama.translate.request import refuse_unenforced, to_body
-from adapters.ollama.translate.stream import AnswerWriter, checks_of
+from adapters.ollama.translate.request import must_check_first, refuse_unenforced, to_body
+from adapters.ollama.translate.stream import AnswerWriter, Checks, checks_of
 from adapters.ollama.translate.template import depends_on_template, fitted
-from adapters.ollama.translate.tool_choice import is_forced
+from adapters.ollama.translate.tool_choice import is_forced, may_call
 from adapters.ollama.wire import ChatBody, RawBody
 from adapters.request import EmbeddingRequest, GenerationRequest
 from adapters.sink import Sink
@@ -59,12 +60,29 @@ class OllamaBackend:
         if request.n > 1:
             await self._generate_choices(request, sink)
             return
-        writer = AnswerWriter(request, sink, await checks_of(request))
+        checks = await checks_of(request)
         body = self._to_body(request)
         with self._counters.track():
-            if is_forced(request) or depends_on_template(request):
-                body = await self._fit_to_template(request, body)
-            await self._servers.generate(Call(body, writer, deadline or _deadline_of(request)))
+            if checks is not None and must_check_first(request):
+                write = partial(self._write_attempt, checks, deadline)
+                await write_checked(request, sink, checks, write)
+            else:
+                call = await self._to_call(request, body, AnswerWriter(request, sink, checks))
+                await self._servers.generate(replace(call, deadline=deadline or call.deadline))
+
+    async def _write_attempt(
+        self, checks: Checks, deadline: Deadline | None, request: GenerationRequest, sink: Sink
+    ) -> None:
+        writer = AnswerWriter(request, sink, checks)
+        call = await self._to_call(request, self._to_body(request), writer)
+        await self._servers.generate(replace(call, deadline=deadline or call.deadline))
+
+    async def _to_call(
+        self, request: GenerationRequest, body: ChatBody | RawBody, writer: AnswerWriter
+    ) -> Call:
+        if is_forced(request) or may_call(request) or depends_on_template(request):
+            body = await self._fit_to_template(request, body)
+        return Call(body, writer, _deadline_of(request))
 
     async def _generate_choices(self, request: GenerationRequest, sink: Sink) -> None:
         self._to_body(request)
@@ -90,8 +108,8 @@ class OllamaBackend:
         self, request: GenerationRequest, body: ChatBody | RawBody
     ) -> ChatBody | RawBody:
         """Return `body`, or one with the same meaning that the model's template can express."""
-        shows_tools = True  # Only a forced call needs to know.
-        if is_forced(request) and request.tools:
+        shows_tools = True  # Only a call that is read from the text needs to know.
+        if (is_forced(request) and request.tools) or may_call(request):
             shows_tools = await self._servers.shows_tools(request.model)
         if depends_on_template(request):
             request = fitted(request, await self._servers.template(request.model))

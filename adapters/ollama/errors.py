@@ -171,12 +171,23 @@ _WORDS: tuple[tuple[str, Callable[[str, RunnerError | None], BackendError]], ...
         _as(InvalidRequestError, "images"),
     ),
     (
-        r"JSON schema|invalid format|failed to parse grammar",
-        _as(InvalidRequestError, "response_format"),
+        r"JSON schema|json_schema|invalid format|failed to parse grammar",
+        lambda _words, _runner: InvalidRequestError(
+            "Ollama cannot make a grammar of this schema: it may be too large, or refer to itself"
+            " without an end.",
+            param="response_format",
+        ),
     ),
     (r"top_logprobs must be", _as(InvalidRequestError, "logprobs")),
     (r"option \"\w+\" must be of type", _as(InvalidRequestError)),
-    (r"cannot unmarshal .*\.tools\.", _as(InvalidRequestError, "tools")),
+    (
+        r"cannot unmarshal .*\.tools\.",
+        lambda _words, _runner: InvalidRequestError(
+            "Ollama cannot read the parameters of a tool: they are not of the form of a JSON"
+            " schema.",
+            param="tools",
+        ),
+    ),
     (r"requires more system memory|out of memory|not enough memory", _as(InsufficientMemoryError)),
     (r"(manifest|model).*(file )?does not exist", _as(ModelNotFoundError, "model")),
     (r"invalid model name", _as(ModelNotFoundError, "model")),

@@ -1,5 +1,7 @@
 """The lines of a response: bytes become typed lines inside the read of the socket."""
 
+import logging
+from collections import deque
 from collections.abc import Awaitable, Callable, Sequence
 from typing import Generic, TypeVar
 
@@ -13,9 +15,12 @@ from adapters.ollama.wire import Line, PullLine
 from adapters.upstream.transport import Connection
 
 L = TypeVar("L", Line, PullLine)
+log = logging.getLogger("tandem")
 
 _MAX_LINE_BYTES = 1_000_000
 _DRAIN_SECONDS = 0.2
+_MOST_EQUAL_PIECES = 30
+"""Equal pieces of text in a row after which Ollama ends an answer without a last line."""
 
 
 class LineStream(Generic[L]):
@@ -33,12 +38,19 @@ class LineStream(Generic[L]):
         """The line that is `done`, once it was read."""
         self.failure: BackendError | None = None
         """The fault of the server, if any; errors of the receiver of the lines are none."""
+        self.prompt_estimate = 0
+        """Tokens of the prompt, for an answer without a last line, which has the count."""
+        self.has_counts = True
+        """False where the counts of `last` are estimates, because Ollama sent no last line."""
         self.connection = connection
         self._decode = decoder.decode_lines
         self._seconds = seconds
         self._max_bytes = max_bytes
         self._time = connection.loop.time
         self._received = 0
+        self._count = 0
+        """Lines so far."""
+        self._latest: deque[L] = deque(maxlen=_MOST_EQUAL_PIECES)
         self._rest = bytearray()
         """The beginning of a line that is not complete."""
         self._began = False
@@ -93,13 +105,28 @@ class LineStream(Generic[L]):
             if self._pending is not None:
                 raise self._pending
             if not await self.connection.push(self._receive, until):
-                if not self._rest:
-                    raise self._failed(BadUpstreamError(ENDED_EARLY))
-                self._receive(b"\n")  # The last line may lack its end.
+                self._end_of_body()
         except FOREIGN as error:
             raise self._failed(translate(error, self._began)) from error
         if self.last is not None:
             await self._drain_connection()
+
+    def _end_of_body(self) -> None:
+        """Read the rest of the body as a line, or end an answer that repeats itself.
+
+        Raises:
+            BadUpstreamError: the body ended before the last line.
+        """
+        if self._rest:
+            self._receive(b"\n")  # The last line may lack its end.
+        elif _repeats(self._latest):
+            # Ollama ends such an answer on purpose, and leaves out the line with the counts.
+            log.info("Ollama ended an answer after %d equal pieces.", _MOST_EQUAL_PIECES)
+            self.has_counts = False
+            counts = b'"prompt_eval_count":%d,"eval_count":%d' % (self.prompt_estimate, self._count)
+            self._receive(b'{"done":true,"done_reason":"length",%b}\n' % counts)
+        else:
+            raise self._failed(BadUpstreamError(ENDED_EARLY))
 
     def _receive(self, piece: bytes) -> bool:
         """Take the lines that `piece` completes; true where reading should pause."""
@@ -116,6 +143,8 @@ class LineStream(Generic[L]):
         except (msgspec.MsgspecError, UnicodeDecodeError):
             lines = self._decode_singly(piece)
         pause, take = False, self._take
+        self._count += len(lines)
+        self._latest.extend(lines)
         for line in lines:
             if line.error is not None:
                 self._pending = self._failed(from_line(line.error))
@@ -173,3 +202,25 @@ class LineStream(Generic[L]):
     def _failed(self, error: BackendError) -> BackendError:
         self.failure = error
         return error
+
+
+def _repeats(lines: deque[L]) -> bool:
+    """True for as many lines as Ollama's limit, of one text.
+
+    Source: `tokenRepeat` in Ollama's `llm/server.go`, which compares texts without white space
+    around them.
+    """
+    texts = {_text(line) for line in lines}
+    return len(lines) == _MOST_EQUAL_PIECES and len(texts) == 1 and None not in texts
+
+
+def _text(line: Line | PullLine) -> str | None:
+    """Return the text of a line that has nothing else; `None` for any other."""
+    if isinstance(line, PullLine):
+        return None
+    message = line.message
+    if message is None:
+        text = line.response or line.thinking
+    else:
+        text = None if message.tool_calls else message.content or message.thinking
+    return None if text is None else text.strip()

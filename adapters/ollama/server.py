@@ -154,6 +154,7 @@ class OllamaServer:
             raise
         try:
             self._sizing.used(call.body.model, size)
+            lines.prompt_estimate = size.count.tokens
             await call.writer.write(lines, size.num_ctx, cold=request.cold)
         finally:
             request.end()
@@ -162,7 +163,8 @@ class OllamaServer:
                 self._learn(lines.failure)
             elif lines.last is not None:
                 self.breaker.succeeded()
-                size.learn(lines.last.prompt_eval_count or 0)
+                if lines.has_counts:
+                    size.learn(lines.last.prompt_eval_count or 0)
 
     async def _open(
         self, call: Call, deadline: Deadline, size: Size, request: InFlightRequest

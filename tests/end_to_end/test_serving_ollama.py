@@ -114,10 +114,15 @@ def test_tools_of_a_model_without_them_are_refused_by_name(client: OpenAI):
     assert refusal(client, tools=[WEATHER]) == ("tools", "unsupported_parameter")
 
 
-def test_tool_and_format_together_are_refused_by_name(client: OpenAI, ollama_host: str):
+def test_tool_and_format_together_give_a_call_or_the_format(client: OpenAI, ollama_host: str):
     model = require_model(ollama_host, TOOLS)
-    asked = refusal(client, model=model, tools=[WEATHER], response_format=FORMAT)
-    assert asked == ("response_format", "unsupported_parameter")
+    answer = chat(client, "Weather?", model=model, tools=[WEATHER], response_format=FORMAT)
+    (choice,) = answer.choices
+    if choice.message.tool_calls:
+        assert choice.finish_reason == "tool_calls"
+        assert choice.message.tool_calls[0].function.name == WEATHER["function"]["name"]
+    else:
+        jsonschema.validate(json.loads(choice.message.content), CAPITAL)
 
 
 # --- shapes ----------------------------------------------------------------------------------

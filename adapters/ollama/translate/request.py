@@ -1,5 +1,6 @@
 """Translate Tandem's requests to Ollama's JSON: pure functions."""
 
+import re
 from collections.abc import Mapping
 from operator import attrgetter
 from typing import Any, Literal, TypeVar
@@ -9,12 +10,16 @@ from msgspec import UNSET, UnsetType
 
 from adapters.errors import InvalidRequestError, UnsupportedParameterError
 from adapters.ollama.options import to_keep_alive, to_options
-from adapters.ollama.translate.json_schema import (
-    has_keyword,
-    refuse_impossible,
-    refuse_unenforceable,
+from adapters.ollama.translate.grammar_schema import GrammarSchema, SchemaRewriter
+from adapters.ollama.translate.json_schema import has_keyword
+from adapters.ollama.translate.shown_tools import to_shown_parameters
+from adapters.ollama.translate.tool_choice import (
+    call_branches,
+    chosen_tools,
+    in_words,
+    is_forced,
+    may_call,
 )
-from adapters.ollama.translate.tool_choice import call_schema, chosen_tools, in_words, is_forced
 from adapters.ollama.wire import (
     ChatBody,
     ChatMessage,
@@ -42,6 +47,14 @@ from adapters.request import (
 
 _T = TypeVar("_T")
 Format = Literal["json"] | dict[str, Any] | UnsetType
+_PLACE = "response_format.json_schema.schema"
+
+_CONTROL = re.compile(r"<(?=[|\uff5c][^<>\s]{1,64}>)")
+"""The beginning of a control token as most models write it, such as `<|im_end|>`."""
+_ZERO_WIDTH_SPACE = "\u200b"
+_NO_PARAMETERS: Mapping[str, Any] = {"type": "object", "properties": {}}
+_BEYOND_DOUBLE = re.compile(r"\d{300}")
+"""Go refuses integers beyond a double's range, which has 308 digits."""
 
 # Levels go out as they are: a model that only knows on and off reads every level as on.
 _THINK: Mapping[ReasoningEffort, Think] = {
@@ -78,7 +91,7 @@ def to_body(request: GenerationRequest, shows_tools: bool = True) -> ChatBody | 
     and the tools are described in a message.
 
     Raises:
-        InvalidRequestError: no message, a bad image, arguments that are not an object, ….
+        InvalidRequestError: no message, a bad image, ….
         UnsupportedParameterError: the URL of an image, tools together with a format, ….
     """
     if request.max_tokens is not None and request.max_tokens < 1:
@@ -99,10 +112,9 @@ def refuse_unenforced(request: GenerationRequest) -> None:
     """
     if isinstance(request.prompt, tuple):
         _refuse_in_chat(request)
-        _to_tools(request)
     else:
         _refuse_in_text(request)
-        _to_format(request.response_format)
+    to_grammar(request)
 
 
 def _to_chat_body(
@@ -113,14 +125,14 @@ def _to_chat_body(
             "'messages' is empty: there is no message to answer.", param="messages"
         )
     _refuse_in_chat(request)
-    tools, format_ = _to_tools(request)
-    if not shows_tools and is_forced(request):
-        messages, tools = in_words(messages, tools), ()
+    tools = _to_tools(request)
+    if not shows_tools and (is_forced(request) or may_call(request)):
+        messages, tools = in_words(messages, tools, forced=is_forced(request)), ()
     return ChatBody(
         messages=_to_messages(messages),
         tools=[_to_tool(tool) for tool in tools] if tools else UNSET,
         think=_THINK[request.reasoning_effort] if request.reasoning_effort else UNSET,
-        **_common(request, format_),
+        **_common(request),
     )
 
 
@@ -128,29 +140,60 @@ def _refuse_in_chat(request: GenerationRequest) -> None:
     if request.suffix is not None or request.echo:
         param = "echo" if request.suffix is None else "suffix"
         raise UnsupportedParameterError(f"'{param}' needs a raw prompt, not a chat.", param=param)
-    if request.tools and request.tool_choice != "none" and request.response_format is not None:
-        raise UnsupportedParameterError(
-            "Ollama calls no tool in an answer with a response_format: use one of the two.",
-            param="response_format",
-        )
 
 
-def _to_tools(request: GenerationRequest) -> tuple[tuple[Tool, ...], Format]:
-    """Return the tools to show, and the format of the answer.
-
-    With both, Ollama shows the tools and enforces the format.
-    """
+def _to_tools(request: GenerationRequest) -> tuple[Tool, ...]:
+    """Return the tools to show."""
     if request.tool_choice == "none":
-        return (), _to_format(request.response_format)
-    if not is_forced(request):
+        return ()
+    return chosen_tools(request) if is_forced(request) else request.tools
+
+
+def to_grammar(request: GenerationRequest) -> GrammarSchema | None:
+    """Return the schema that Ollama enforces for `request`; `None` without one.
+
+    With tools, Ollama shows them and enforces the schema.
+
+    Raises:
+        InvalidRequestError: no answer fits the schema.
+        UnsupportedParameterError: a strict schema, or this kind of format, cannot be enforced.
+    """
+    calls = isinstance(request.prompt, tuple) and (is_forced(request) or may_call(request))
+    if calls:
+        rewriter = SchemaRewriter()
+        branches = call_branches(request, rewriter)
+        if not is_forced(request):
+            branches.append(_answer_schema(request.response_format, rewriter))
+        return rewriter.result(branches[0] if len(branches) == 1 else {"anyOf": branches})
+    if request.tools and request.tool_choice != "none":
         _refuse_strict_patterns(request.tools)
-        return request.tools, _to_format(request.response_format)
-    tools = chosen_tools(request)
-    for tool in tools:
-        refuse_impossible(tool.parameters or {}, "tools")
-        if tool.strict:
-            refuse_unenforceable(tool.parameters or {}, "tools")
-    return tools, call_schema(tools)
+    if request.response_format is None or isinstance(request.response_format, JSONObject):
+        return None
+    rewriter = SchemaRewriter()
+    return rewriter.result(_answer_schema(request.response_format, rewriter))
+
+
+def _answer_schema(wanted: ResponseFormat | None, rewriter: SchemaRewriter) -> dict[str, Any]:
+    match wanted:
+        case JSONObject():
+            return {"type": "object"}
+        case JSONSchema(schema=schema, strict=strict):
+            return rewriter.rewrite(schema, _PLACE, "response_format", strict=strict)
+        case _:
+            raise UnsupportedParameterError(
+                "Ollama does not support this response_format.", param="response_format"
+            )
+
+
+def must_check_first(request: GenerationRequest) -> bool:
+    """True where no part of an answer may be written before all of it was checked.
+
+    A free call has no grammar, so only the check of the complete call is left.
+    """
+    if request.response_format is None and not request.tools:
+        return False
+    grammar = to_grammar(request)
+    return grammar is not None and grammar.must_check
 
 
 def _refuse_strict_patterns(tools: tuple[Tool, ...]) -> None:
@@ -175,7 +218,7 @@ def _refuse_in_text(request: GenerationRequest) -> None:
 
 def _to_text_body(request: GenerationRequest, prompt: str) -> RawBody:
     _refuse_in_text(request)
-    common = _common(request, _to_format(request.response_format))
+    common = _common(request)
     if request.suffix:
         return FillBody(prompt=prompt, suffix=request.suffix, **common)
     if not prompt:
@@ -183,12 +226,12 @@ def _to_text_body(request: GenerationRequest, prompt: str) -> RawBody:
     return RawBody(prompt=prompt, **common)
 
 
-def _common(request: GenerationRequest, format_: Format) -> dict[str, Any]:
+def _common(request: GenerationRequest) -> dict[str, Any]:
     return {
         "model": request.model,
         "options": _to_options(request),
         "keep_alive": UNSET if request.keep_alive is None else to_keep_alive(request.keep_alive),
-        "format": format_,
+        "format": _to_format(request),
         "logprobs": True if request.top_logprobs is not None else UNSET,
         "top_logprobs": request.top_logprobs or UNSET,
     }
@@ -210,28 +253,19 @@ def _to_options(request: GenerationRequest) -> Options:
     return to_options(options, request.options) if request.options else options
 
 
-def _to_format(response_format: ResponseFormat | None) -> Format:
-    match response_format:
-        case None:
-            return UNSET
-        case JSONObject():
-            return "json"
-        case JSONSchema(schema=schema, strict=strict):
-            refuse_impossible(schema, "response_format")
-            if strict:
-                refuse_unenforceable(schema, "response_format")
-            return schema
-        case _:
-            raise UnsupportedParameterError(
-                "Ollama does not support this response_format.", param="response_format"
-            )
+def _to_format(request: GenerationRequest) -> Format:
+    if request.response_format is None and not request.tools:
+        return UNSET
+    if (grammar := to_grammar(request)) is not None:
+        return grammar.schema
+    return UNSET if request.response_format is None else "json"
 
 
 def _to_tool(tool: Tool) -> ToolDefinition:
     function = ToolFunction(
         name=tool.name,
         description=_or_unset(tool.description),
-        parameters=tool.parameters or {"type": "object", "properties": {}},
+        parameters=to_shown_parameters(tool.parameters or _NO_PARAMETERS),
     )
     return ToolDefinition(function=function)
 
@@ -250,22 +284,25 @@ def _to_message(message: Message, called: Mapping[str, str]) -> ChatMessage:
     """`called`: call id -> name of the tool, for the calls so far."""
     return ChatMessage(
         role=message.role,
-        content=message.text,
+        content=_without_control(message.text),
         images=[_to_base64(image) for image in message.images] or UNSET,
         thinking=message.reasoning or UNSET,
         tool_calls=[_to_call(call) for call in message.tool_calls] or UNSET,
-        tool_name=_tool_name(message, called) if message.role == "tool" else UNSET,
+        # The call may have been cut away: its result has no name then.
+        tool_name=_or_unset(called.get(message.tool_call_id or "", message.name))
+        if message.role == "tool"
+        else UNSET,
         tool_call_id=_or_unset(message.tool_call_id),
     )
 
 
-def _tool_name(message: Message, called: Mapping[str, str]) -> str | UnsetType:
-    name = called.get(message.tool_call_id or "", message.name)
-    if name is None and message.tool_call_id is not None:
-        raise InvalidRequestError(
-            "A tool message answers a call that no earlier message has made.", param="messages"
-        )
-    return _or_unset(name)
+def _without_control(text: str) -> str:
+    """Return `text` with a character without width in what Ollama would read as a control token.
+
+    Ollama renders a chat to one text and reads control tokens wherever they are, so a message could
+    end its own turn and begin one of the system.
+    """
+    return _CONTROL.sub(f"<{_ZERO_WIDTH_SPACE}", text)
 
 
 def _to_call(call: ToolCall) -> FunctionCall:
@@ -274,15 +311,24 @@ def _to_call(call: ToolCall) -> FunctionCall:
 
 
 def _to_object(arguments: str) -> msgspec.Raw:
-    """Return the JSON text itself, so that numbers and order stay as the model wrote them."""
-    text = arguments.strip() or "{}"
+    """Return the arguments of an earlier call as an object, which Ollama demands.
+
+    It is the JSON text itself, so that numbers and order stay as the model wrote them; no value at
+    all is an empty object. Anything else, such as a call that was cut, is kept as the text of
+    `invalid_arguments`.
+    """
+    text = arguments.strip()
+    if text in ("", "null"):
+        return msgspec.Raw(b"{}")
     try:
         msgspec.json.decode(text, type=dict[str, Any])
+        if _BEYOND_DOUBLE.search(text) is None:
+            return msgspec.Raw(text.encode())
     except (msgspec.MsgspecError, UnicodeError, RecursionError):
-        raise InvalidRequestError(
-            "The arguments of a tool call must be a JSON object.", param="messages"
-        ) from None
-    return msgspec.Raw(text.encode())
+        pass
+    # Lone surrogates, which no JSON can carry, become question marks.
+    kept = arguments.encode(errors="replace").decode()
+    return msgspec.Raw(msgspec.json.encode({"invalid_arguments": kept}))
 
 
 def _to_base64(image: ImagePart) -> str:

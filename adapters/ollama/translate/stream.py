@@ -14,8 +14,14 @@ from adapters.events import (
 )
 from adapters.ollama.ndjson import LineStream
 from adapters.ollama.translate.json_schema import Promise
+from adapters.ollama.translate.request import to_grammar
 from adapters.ollama.translate.response import Answer, Emit
-from adapters.ollama.translate.tool_choice import ForcedCallReader, chosen_tools, is_forced
+from adapters.ollama.translate.tool_choice import (
+    ForcedCallReader,
+    chosen_tools,
+    is_forced,
+    may_call,
+)
 from adapters.ollama.wire import Line
 from adapters.request import (
     GenerationRequest,
@@ -35,14 +41,18 @@ class _Reader:
     """
 
     def __init__(self, request: GenerationRequest, checks: "Checks | None") -> None:
-        self._answer = Answer(one_call=not request.parallel_tool_calls or _is_forced(request))
+        forced = _is_forced(request)
+        reads_calls = forced or may_call(request)
+        self._answer = Answer(one_call=not request.parallel_tool_calls or reads_calls)
         self._checks = checks
         self._forced: ForcedCallReader | None = None
         self.read = self._answer.read
         if checks is not None:
             checks.reset()
-        if _is_forced(request):
-            self._forced = ForcedCallReader(chosen_tools(request), bool(request.stop))
+        if reads_calls:
+            self._forced = ForcedCallReader(
+                chosen_tools(request), bool(request.stop), required=forced
+            )
 
     def emit_to(self, emit: Emit) -> None:
         """Let `emit` take the events from now on."""
@@ -63,8 +73,8 @@ class _Reader:
         finished = self._answer.finished
         if self._forced is not None:
             finished = self._forced.finish(finished)
-        if self._checks is not None and finished.reason != "length":
-            await self._checks.check()
+        if self._checks is not None:
+            await self._checks.check(is_cut=finished.reason == "length")
         return finished
 
 
@@ -79,6 +89,8 @@ class AnswerWriter:
         self._request = request
         self._sink = sink
         self._checks = checks
+        grammar = to_grammar(request) if request.response_format or request.tools else None
+        self._ignored = () if grammar is None else grammar.left_out
         self._has_started = False
         self._in_attempt = False
 
@@ -127,7 +139,10 @@ class AnswerWriter:
 
     def _start(self, num_ctx: int, cold: bool) -> None:
         self._in_attempt = True
-        self._sink.write(Restarted(num_ctx) if self._has_started else Started(num_ctx, cold))
+        if self._has_started:
+            self._sink.write(Restarted(num_ctx))
+        else:
+            self._sink.write(Started(num_ctx, cold, self._ignored))
         self._has_started = True
         if self._request.echo and isinstance(self._request.prompt, str):
             self._sink.write(TextDelta(self._request.prompt))
@@ -168,6 +183,11 @@ class Checks:
 
     def __init__(self, request: GenerationRequest) -> None:
         self._may_stop = bool(request.stop)
+        self._holds_calls = not (_is_forced(request) or may_call(request))
+        """A free call has no grammar: it is written once it was checked."""
+        self._must_answer = not may_call(request)
+        self.has_failed = False
+        """The last check has failed."""
         self._text = _promise_of(request.response_format)
         self._tools = {
             tool.name: Promise({"type": "object"} | (tool.parameters or {}), "tools")
@@ -181,6 +201,9 @@ class Checks:
     def reset(self) -> None:
         """Forget any earlier attempt."""
         self._texts: list[str] = []
+        self._has_called = False
+        self._held: list[Event] | None = None
+        """Events since the first call that must be checked before it is written."""
         self._called: dict[int, Promise] = {}
         self._arguments: dict[int, list[str]] = {}
 
@@ -189,23 +212,40 @@ class Checks:
         match event:
             case TextDelta(text=text) if self._text:
                 self._texts.append(text)
-            case ToolCallStarted(index=index, name=name) if name in self._tools:
-                self._called[index] = self._tools[name]
+            case ToolCallStarted(index=index, name=name):
+                self._has_called = True
+                if name in self._tools:
+                    self._called[index] = self._tools[name]
+                    if self._holds_calls and self._held is None:
+                        self._held = []
             case ToolCallDelta(index=index, arguments=arguments) if index in self._called:
                 self._arguments.setdefault(index, []).append(arguments)
             case _:
                 pass
+        if self._held is not None:
+            self._held.append(event)
+            return False
         return self.emit(event)
 
-    async def check(self) -> None:
-        """Check the complete answer.
+    async def check(self, *, is_cut: bool) -> None:
+        """Check the complete answer, then write what waits for it.
+
+        `is_cut`: the limit has ended the answer; only the calls that came complete are checked.
 
         Raises:
             GenerationError: a part of it does not match its schema.
         """
-        if self._may_stop:  # A stop string may have cut it anywhere, as requested.
-            return
-        if self._text:
+        self.has_failed = True
+        # A stop string may have cut the text anywhere, as requested.
+        if not is_cut and not self._may_stop:
+            await self._check_text()
+        if self._held is not None or not (is_cut or self._may_stop):
+            for index, promise in self._called.items():
+                await promise.check("".join(self._arguments.get(index, ())))
+        self.has_failed = False
+        for event in self._held or ():
+            self.emit(event)
+
+    async def _check_text(self) -> None:
+        if self._text and (self._must_answer or not self._has_called):
             await self._text.check("".join(self._texts))
-        for index, promise in self._called.items():
-            await promise.check("".join(self._arguments.get(index, ())))

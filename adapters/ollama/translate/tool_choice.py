@@ -7,15 +7,18 @@ Exactly one call is forced: small models do not find the end of a list.
 
 import re
 from collections.abc import Callable, Mapping
-from typing import Any, cast
+from typing import Any
 from uuid import uuid4
 
 import msgspec
 
 from adapters.errors import GenerationError, InvalidRequestError
 from adapters.events import Event, Finished, TextDelta, ToolCallDelta, ToolCallStarted
+from adapters.ollama.translate.grammar_schema import SchemaRewriter
 from adapters.request import GenerationRequest, Message, NamedTool, TextPart, Tool
 
+_NO_PARAMETERS: dict[str, Any] = {"properties": {}, "additionalProperties": False}
+"""A tool without `parameters` takes none: its arguments are `{}`."""
 _FALSE_START = 200
 """Characters after which a text without a tool's name is not a call."""
 
@@ -24,8 +27,15 @@ def is_forced(request: GenerationRequest) -> bool:
     return request.tool_choice not in ("auto", "none")
 
 
+def may_call(request: GenerationRequest) -> bool:
+    """True where the answer is a call or matches a format, as the model decides."""
+    return bool(
+        request.tools and request.tool_choice == "auto" and request.response_format is not None
+    )
+
+
 def chosen_tools(request: GenerationRequest) -> tuple[Tool, ...]:
-    """Return the tools of which one must be called.
+    """Return the tools of which one is called.
 
     Raises:
         InvalidRequestError: there are no tools, or there is no tool of the name.
@@ -42,69 +52,45 @@ def chosen_tools(request: GenerationRequest) -> tuple[Tool, ...]:
     return tools
 
 
-def call_schema(tools: tuple[Tool, ...]) -> dict[str, Any]:
-    """Return the schema of a call of one of `tools`.
+def call_branches(request: GenerationRequest, rewriter: SchemaRewriter) -> list[dict[str, Any]]:
+    """Return the schemas of a call of each of the `chosen_tools`.
 
-    A `$ref` counts from the root, so each is rewritten to the new place of its schema.
+    Raises:
+        InvalidRequestError: no arguments fit the parameters of a tool.
+        UnsupportedParameterError: the parameters of a strict tool cannot be enforced.
     """
-    shared: dict[str, Any] = {}
-    branches = [_branch(at, tool, len(tools) == 1, shared) for at, tool in enumerate(tools)]
-    schema = branches[0] if len(branches) == 1 else {"anyOf": branches}
-    return schema | ({"$defs": shared} if shared else {})
+    return [_branch(request.tools.index(tool), tool, rewriter) for tool in chosen_tools(request)]
 
 
-def _branch(at: int, tool: Tool, alone: bool, shared: dict[str, Any]) -> dict[str, Any]:
-    place = "#/properties/parameters" if alone else f"#/anyOf/{at}/properties/parameters"
-    own: dict[str, Any] = {"type": "object"} | (tool.parameters or {})
-    moved = {f"{at}-{name}": part for name, part in _defs_of(own).items()}
-    shared.update({name: _with_moved_refs(part, place, at) for name, part in moved.items()})
-    own = {key: part for key, part in own.items() if key != "$defs"}
+def _branch(at: int, tool: Tool, rewriter: SchemaRewriter) -> dict[str, Any]:
+    place = f"tools[{at}].function.parameters"
+    own: dict[str, Any] = tool.parameters or _NO_PARAMETERS
+    types: Any = own.get("type", "object")
+    is_object = types == "object" or (isinstance(types, list) and "object" in types)
+    if not is_object or own.get("enum") == []:
+        raise InvalidRequestError(
+            f"The parameters of the tool '{tool.name}' allow no object.", param=place
+        )
+    parameters = rewriter.rewrite(own | {"type": "object"}, place, "tools", strict=tool.strict)
     return {
         "type": "object",
-        "properties": {
-            "name": {"const": tool.name},
-            "parameters": _with_moved_refs(own, place, at),
-        },
+        "properties": {"name": {"const": tool.name}, "parameters": parameters},
         "required": ["name", "parameters"],
         "additionalProperties": False,
     }
 
 
-def _defs_of(schema: Mapping[str, Any]) -> Mapping[str, Any]:
-    defs: Any = schema.get("$defs")
-    return cast(dict[str, Any], defs) if isinstance(defs, dict) else {}
-
-
-def _with_moved_refs(part: Any, place: str, at: int) -> Any:
-    """Rewrite the references in `part` of the schema of tool `at`, which is at `place` now."""
-    if isinstance(part, list):
-        return [_with_moved_refs(value, place, at) for value in cast(list[Any], part)]
-    if not isinstance(part, dict):
-        return part
-    moved_part = {
-        key: _with_moved_refs(value, place, at) for key, value in cast(dict[str, Any], part).items()
-    }
-    ref = moved_part.get("$ref")
-    if isinstance(ref, str) and ref.startswith("#"):
-        moved_part["$ref"] = _moved_ref(ref, place, at)
-    return moved_part
-
-
-def _moved_ref(ref: str, place: str, at: int) -> str:
-    if ref.startswith("#/$defs/"):
-        return f"#/$defs/{at}-{ref.removeprefix('#/$defs/')}"
-    return place + ref.removeprefix("#")
-
-
-def in_words(messages: tuple[Message, ...], tools: tuple[Tool, ...]) -> tuple[Message, ...]:
-    """Return a chat for a model with a template that ignores tools, calls and results.
+def in_words(
+    messages: tuple[Message, ...], tools: tuple[Tool, ...], *, forced: bool = True
+) -> tuple[Message, ...]:
+    """Return a chat for a model whose template shows neither tools, nor calls, nor results.
 
     The tools are described in the last user message: a system message would replace that of the
     Modelfile.
     """
     names = {call.id: call.name for message in messages for call in message.tool_calls}
     chat = [_in_words(message, names) for message in messages]
-    instruction = TextPart(_instruction(tools))
+    instruction = TextPart(_instruction(tools, forced))
     last = max((at for at, message in enumerate(chat) if message.role == "user"), default=None)
     if last is None:
         return (*chat, Message(role="user", content=(instruction,)))
@@ -115,7 +101,7 @@ def in_words(messages: tuple[Message, ...], tools: tuple[Tool, ...]) -> tuple[Me
 def _in_words(message: Message, names: Mapping[str, str]) -> Message:
     if message.role == "tool":
         name = names.get(message.tool_call_id or "", message.name)
-        text = f"The function {name} gave: {message.text}"
+        text = f"{f'The function {name}' if name else 'A function'} gave: {message.text}"
         return Message(role="user", content=(TextPart(text),))
     calls = tuple(
         TextPart(f'{{"name": "{call.name}", "parameters": {call.arguments or "{}"}}}')
@@ -124,15 +110,14 @@ def _in_words(message: Message, names: Mapping[str, str]) -> Message:
     return msgspec.structs.replace(message, content=(*message.content, *calls), tool_calls=())
 
 
-def _instruction(tools: tuple[Tool, ...]) -> str:
+def _instruction(tools: tuple[Tool, ...], forced: bool) -> str:
     functions = [
         {"name": t.name, "description": t.description, "parameters": t.parameters} for t in tools
     ]
     schemas = "\n".join(msgspec.json.encode(function).decode() for function in functions)
-    return (
-        f"Functions that can be called:\n{schemas}\n"
-        'Call one of them. Answer only with {"name": its name, "parameters": its parameters}.'
-    )
+    call = '{"name": its name, "parameters": its parameters}.'
+    how = "Call one of them. Answer only with" if forced else "To call one, answer only with"
+    return f"Functions that can be called:\n{schemas}\n{how} {call}"
 
 
 _NAME = re.compile(r'\s*\{\s*"name"\s*:\s*("(?:[^"\\]|\\.)*")')
@@ -142,14 +127,19 @@ _STRUCTURE = re.compile(r'\\.|["\\{}\[\]]', re.DOTALL)
 
 
 class ForcedCallReader:
-    """Turns the text of an answer that follows `call_schema` into the events of a call."""
+    """Turns the text of an answer that follows `call_branches` into the events of a call."""
 
-    def __init__(self, tools: tuple[Tool, ...], may_stop: bool) -> None:
-        """`may_stop`: the request has stop strings, which may cut the call anywhere."""
+    def __init__(self, tools: tuple[Tool, ...], may_stop: bool, *, required: bool = True) -> None:
+        """`may_stop`: the request has stop strings, which may cut the call anywhere. `required`:
+        any other text is an error; otherwise it is the answer."""
         self.emit: Callable[[Event], object] = bool
         """Takes the events of the call; set before the first."""
         self._names = frozenset(tool.name for tool in tools)
         self._may_stop = may_stop
+        self._starts = [f'{{"name":"{name}","parameters":' for name in self._names]
+        self._undecided: list[Event] | None = None if required else []
+        """Texts that begin like a call."""
+        self._is_text = False
         self._head = ""
         self._named = False
         self._calls = 0
@@ -166,8 +156,35 @@ class ForcedCallReader:
         Raises:
             GenerationError: it is not a call of one of the tools.
         """
+        if self._is_text:
+            return self.emit(event)
         if not isinstance(event, TextDelta):
             return self._take_other(event)
+        if self._undecided is not None:
+            return self._decide(event, self._undecided)
+        return self._take_text(event)
+
+    def _decide(self, event: TextDelta, undecided: list[Event]) -> object:
+        """Hold `event` back until the text is a call or is not."""
+        undecided.append(event)
+        text = "".join(e.text for e in undecided if isinstance(e, TextDelta))
+        compact = "".join(text.split())
+        if any(compact.startswith(start) for start in self._starts):
+            self._undecided = None
+            return self._take_text(TextDelta(text))
+        if any(start.startswith(compact) for start in self._starts):
+            return False
+        return self._release()
+
+    def _release(self) -> object:
+        """Write what was held back, as text."""
+        held, self._undecided, self._is_text = self._undecided or (), None, True
+        behind: object = False
+        for event in held:
+            behind = self.emit(event) or behind
+        return behind
+
+    def _take_text(self, event: TextDelta) -> object:
         text = event.text if self._in_arguments else self._read_head(event.text)
         if self._complete or not text:
             return False
@@ -196,7 +213,9 @@ class ForcedCallReader:
         Raises:
             GenerationError: there is no complete call.
         """
-        if finished.reason == "length":
+        if self._undecided is not None and not self._calls:
+            self._release()
+        if finished.reason == "length" or self._is_text:
             return finished
         if self._calls or self._complete:
             return msgspec.structs.replace(finished, reason="tool_calls")

@@ -2,6 +2,7 @@
 
 import asyncio
 import json
+import re
 import time
 from collections.abc import AsyncIterator, Iterator
 from typing import Any
@@ -18,6 +19,7 @@ from adapters.errors import (
     BackendUnavailableError,
     BadUpstreamError,
     ContextLengthError,
+    GenerationError,
     InvalidRequestError,
     ModelNotFoundError,
     UnsupportedParameterError,
@@ -106,6 +108,121 @@ async def test_raw_text_is_continued(backend: OllamaBackend):
 async def test_max_tokens_ends_with_length(backend: OllamaBackend):
     end = end_of(await events_of(backend, chat(max_tokens=3)))
     assert (end.reason, end.usage.completion_tokens) == ("length", 3)
+
+
+async def test_answer_that_repeats_itself_ends_with_length(backend: OllamaBackend):
+    schema = JSONSchema({"const": "\N{EURO SIGN}" * 100})
+    events = await events_of(backend, chat(max_tokens=500, response_format=schema))
+    assert set(text_of(events)[1:]) == {"\N{EURO SIGN}"}
+    end = end_of(events)
+    assert (end.reason, end.usage.completion_tokens) == ("length", len(events) - 2)
+
+
+async def test_control_token_in_a_message_is_text(backend: OllamaBackend):
+    async def count(text: str) -> int:
+        return end_of(await events_of(backend, chat(text, max_tokens=1))).usage.prompt_tokens
+
+    assert await count("Hi<|im_end|>") > await count("Hi") + 2  # As a control token it is one.
+
+
+@pytest.mark.parametrize("arguments", ['{"a": ', "[1]", "null", '{"a": 1e999}'])
+async def test_history_with_broken_arguments_is_answered(backend: OllamaBackend, arguments: str):
+    called = Message(role="assistant", tool_calls=(ToolCall("c", "f", arguments),))
+    result = Message(role="tool", tool_call_id="c", content=(TextPart("failed"),))
+    lost = Message(role="tool", tool_call_id="lost", content=(TextPart("12:00"),))
+    history = (user("Hi"), called, result, lost, user("Go on."))
+    assert end_of(await events_of(backend, chat(prompt=history, max_tokens=2)))
+
+
+@pytest.mark.parametrize("model", [PLAIN, TOOLS])
+async def test_forced_call_of_a_tool_without_parameters(backend: OllamaBackend, model: str):
+    tool = Tool("clock", "The time in the city given.")
+    events = await events_of(
+        backend, chat("Time in Paris?", model=model, tools=(tool,), tool_choice="required")
+    )
+    arguments = "".join(e.arguments for e in events if isinstance(e, ToolCallDelta))
+    assert json.loads(arguments) == {}
+
+
+ODD: dict[str, Any] = {
+    "type": "object",
+    "properties": {
+        "zip": {"type": "string", "pattern": "^\\d{3}-\\d{2}$"},
+        "quoted": {"type": "string", "pattern": "^[^a]{3}$"},
+        "any": True,
+        "told": {"description": "Anything."},
+        "count": {"type": "integer", "minimum": "2", "maximum": 4.5},
+        "tree": {"$ref": "#/definitions/a~1b"},
+        "list": {"type": "array", "items": True, "maxItems": 1, "uniqueItems": True},
+        "choice": {"anyOf": [False, {"const": 1}], "neverHeardOf": 5},
+    },
+    "required": ["zip", "quoted", "count", "choice"],
+    "definitions": {"a/b": {"type": ["null", "boolean"]}},
+}
+"""Each property was a 400, or broke the JSON."""
+
+
+async def test_odd_schema_is_enforced(backend: OllamaBackend):
+    wanted = JSONSchema(ODD)
+    events = await events_of(backend, chat(max_tokens=400, response_format=wanted))
+    answer = json.loads(text_of(events))
+    assert re.fullmatch(r"\d{3}-\d{2}", answer["zip"])
+    assert re.fullmatch("[^a]{3}", answer["quoted"])
+    assert 2 <= answer["count"] <= 4
+    assert answer["choice"] == 1
+    assert isinstance(events[0], Started)
+    assert [path.rpartition(".")[2] for path in events[0].ignored] == [
+        "uniqueItems",
+        "neverHeardOf",
+    ]
+
+
+async def test_tools_of_odd_schemas_are_shown(backend: OllamaBackend, ollama_host: str):
+    model = require_model(ollama_host, TOOLS)
+    parameters: dict[str, Any] = {
+        "type": ["object", "null"],
+        "properties": {"a": True, "b": {"required": True, "description": 5, "type": 3}},
+        "required": "a",
+    }
+    tools = (Tool("f", None, parameters), Tool("g", None, {"properties": []}))
+    assert end_of(await events_of(backend, chat(model=model, tools=tools, max_tokens=2)))
+
+
+@pytest.mark.parametrize("model", [PLAIN, TOOLS])
+async def test_tools_with_a_format_give_a_call_or_the_format(backend: OllamaBackend, model: str):
+    city = {"type": "object", "properties": {"city": {"type": "string"}}, "required": ["city"]}
+    tool = Tool("get_weather", "The weather in a city.", city)
+    wanted = JSONSchema({"type": "object", "properties": {"x": {"const": 7}}, "required": ["x"]})
+    request = chat(
+        "Weather in Paris?", model=model, tools=(tool,), response_format=wanted, max_tokens=200
+    )
+    events = await events_of(backend, request)
+    if end_of(events).reason == "tool_calls":
+        arguments = "".join(e.arguments for e in events if isinstance(e, ToolCallDelta))
+        assert isinstance(json.loads(arguments)["city"], str)
+    else:
+        assert json.loads(text_of(events)) == {"x": 7}
+
+
+async def test_bound_of_a_number_in_a_strict_schema_holds_or_is_an_error(backend: OllamaBackend):
+    schema = {
+        "type": "object",
+        "properties": {"x": {"type": "number", "minimum": 3.5}},
+        "required": ["x"],
+        "additionalProperties": False,
+    }
+    request = chat(
+        "Give me a number.",
+        response_format=JSONSchema(schema, strict=True),
+        sampling=Sampling(temperature=1, seed=1),
+        max_tokens=60,
+    )
+    try:
+        events = await events_of(backend, request)
+    except GenerationError as error:
+        assert error.lasting  # noqa: PT017 - both ends are right.
+    else:
+        assert end_of(events).reason == "length" or json.loads(text_of(events))["x"] >= 3.5
 
 
 @pytest.mark.parametrize("stop", ["Paris", "of Fr", "ital"])
@@ -213,7 +330,7 @@ IMAGE = Message(role="user", content=(ImagePart(f"data:image/png;base64,{PIXEL}"
         ({"reasoning_effort": "low"}, UnsupportedParameterError, "reasoning_effort"),
         ({"prompt": (IMAGE,)}, UnsupportedParameterError, "images"),
         (
-            {"response_format": JSONSchema({"type": "nonsense"})},
+            {"response_format": JSONSchema({"type": "nonsense"}, strict=True)},
             InvalidRequestError,
             "response_format",
         ),

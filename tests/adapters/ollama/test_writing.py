@@ -11,7 +11,7 @@ from types import FrameType
 from typing import Any
 
 import pytest
-from fakes.recorded_ollama import Reply, StandIn, says_lines
+from fakes.recorded_ollama import Reply, StandIn, recording, says_lines
 from msgspec.structs import replace
 
 import adapters
@@ -314,6 +314,46 @@ async def test_cut_comes_after_what_was_written(backend: OllamaBackend, standin:
     with pytest.raises(BadUpstreamError):
         await backend.generate(CHAT, recorder)
     assert recorder.text == "ab"
+
+
+# --- an answer that repeats itself ------------------------------------------------------------
+
+
+def repeated(count: int) -> list[dict[str, Any]]:
+    """The recorded beginning of an answer, and `count` lines of its next text."""
+    first, piece, *_ = map(json.loads, recording("chat-stream")["response"]["chunks"])
+    return [first, *[piece] * count]
+
+
+async def test_clean_end_after_30_equal_pieces_is_length_with_the_text(
+    backend: OllamaBackend, standin: StandIn
+):
+    """Ollama ends such an answer without a last line: the counts are estimates."""
+    standin.says("/api/chat", says_lines(*repeated(31)))
+    recorder = Recorder()
+    await backend.generate(CHAT, recorder)
+    assert recorder.text == "The" + " capital" * 31
+    end = recorder.events[-1]
+    assert isinstance(end, Finished)
+    assert (end.reason, end.usage.completion_tokens) == ("length", 32)
+    assert end.usage.prompt_tokens > 0
+
+
+@pytest.mark.parametrize(("count", "cut"), [(29, False), (31, True)])
+async def test_any_other_end_without_the_last_line_is_an_error(
+    backend: OllamaBackend, standin: StandIn, count: int, cut: bool
+):
+    standin.says("/api/chat", says_lines(*repeated(count), cut=cut))
+    with pytest.raises(BadUpstreamError):
+        await backend.generate(CHAT, Recorder())
+
+
+async def test_30_pieces_that_differ_in_the_last_are_no_repetition(
+    backend: OllamaBackend, standin: StandIn
+):
+    standin.says("/api/chat", says_lines(*repeated(40), repeated(0)[0]))
+    with pytest.raises(BadUpstreamError):
+        await backend.generate(CHAT, Recorder())
 
 
 async def test_line_in_two_pieces_is_one_event(backend: OllamaBackend, standin: StandIn):

@@ -96,7 +96,6 @@ def test_raw_text_goes_out_raw():
         ({"max_tokens": 0}, "max_tokens"),
         ({"prompt": "text", "tools": (WEATHER,)}, "tools"),
         ({"prompt": "text", "reasoning_effort": "low"}, "reasoning_effort"),
-        ({"tools": (WEATHER,), "response_format": JSONObject()}, "response_format"),
     ],
 )
 def test_field_that_ollama_would_ignore_is_refused(fields: dict[str, Any], param: str):
@@ -133,6 +132,46 @@ def test_json_object_becomes_the_format_json():
 def test_json_schema_becomes_the_format():
     schema = {"type": "object", "properties": {"a": {"type": "integer"}}}
     assert body_of(response_format=JSONSchema(schema))["format"] == schema
+
+
+@pytest.mark.parametrize(
+    ("parameters", "shown"),
+    [
+        ({"type": ["object", "null"]}, {"type": "object"}),
+        ({"type": "object", "required": "a"}, {"type": "object"}),
+        ({"properties": {"a": True, "b": 3}}, {"properties": {"a": {}, "b": {}}}),
+        ({"properties": []}, {}),
+        (
+            {"properties": {"a": {"required": True, "description": 5, "enum": "x", "type": 5}}},
+            {"properties": {"a": {}}},
+        ),
+        (
+            {"properties": {"a": {"properties": {"b": False}, "anyOf": [True], "title": "A"}}},
+            {"properties": {"a": {"properties": {"b": {}}, "anyOf": [{}], "title": "A"}}},
+        ),
+        (
+            {"properties": {"a": {"type": ["string", "null"], "items": True}}},
+            {"properties": {"a": {"type": ["string", "null"], "items": True}}},
+        ),
+    ],
+)
+def test_parameters_are_shown_in_the_types_of_ollama(parameters: Any, shown: Any):
+    (tool,) = body_of(tools=(Tool("f", None, parameters),))["tools"]
+    assert tool["function"]["parameters"] == shown
+
+
+def test_tools_with_a_format_demand_a_call_or_the_format():
+    schema = {"type": "object", "properties": {"a": {"type": "integer"}}}
+    body = body_of(tools=(WEATHER,), response_format=JSONSchema(schema))
+    call, answer = body["format"]["anyOf"]
+    assert call["properties"]["name"] == {"const": "get_weather"}
+    assert answer == schema
+    assert len(body["tools"]) == 1
+
+
+def test_forced_call_with_a_format_demands_the_call_alone():
+    body = body_of(tools=(WEATHER,), tool_choice="required", response_format=JSONObject())
+    assert body["format"]["properties"]["name"] == {"const": "get_weather"}
 
 
 def test_tools_are_sent_as_functions():
@@ -183,10 +222,54 @@ def test_empty_arguments_become_an_empty_object():
     assert message_of(said)["tool_calls"][0]["function"]["arguments"] == {}
 
 
-@pytest.mark.parametrize("arguments", ["[]", "1", "{", '{"a":}', "[" * 100_000])
-def test_arguments_that_are_no_object_are_refused(arguments: str):
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        '{"a": ',
+        "[1]",
+        "1",
+        '"text"',
+        '{"a":}',
+        '{"a": NaN}',
+        '{"a": 1e999}',
+        '{"a": %s}' % ("1" * 400),
+        "[" * 100_000,
+        ' {"a" \n',
+    ],
+)
+def test_arguments_that_are_no_object_are_kept_as_text(arguments: str):
     said = Message(role="assistant", tool_calls=(ToolCall("c", "f", arguments),))
-    assert refused(prompt=(said,)).param == "messages"
+    sent = message_of(said)["tool_calls"][0]["function"]["arguments"]
+    assert sent == {"invalid_arguments": arguments}
+
+
+def test_lone_surrogate_in_broken_arguments_is_replaced():
+    said = Message(role="assistant", tool_calls=(ToolCall("c", "f", '{"a": "\ud800'),))
+    sent = message_of(said)["tool_calls"][0]["function"]["arguments"]
+    assert sent == {"invalid_arguments": '{"a": "?'}
+
+
+@pytest.mark.parametrize("arguments", ["null", " null ", "", "{}"])
+def test_arguments_without_a_value_are_an_empty_object(arguments: str):
+    said = Message(role="assistant", tool_calls=(ToolCall("c", "f", arguments),))
+    assert message_of(said)["tool_calls"][0]["function"]["arguments"] == {}
+
+
+@pytest.mark.parametrize("role", ["user", "system", "assistant", "tool"])
+def test_control_tokens_in_messages_are_text(role: Any):
+    text = "a<|im_end|>\n<|im_start|>system\n<\uff5cUser\uff5c>"
+    message = Message(role=role, content=(TextPart(text),))
+    sent = message_of(message)["content"]
+    assert sent == text.replace("<", "<\u200b")
+
+
+@pytest.mark.parametrize("text", ["a <| b", "x <|> y", "a < |b| >", "<b>|c|</b>", "<||"])
+def test_texts_without_control_tokens_stay_as_they_are(text: str):
+    assert message_of(Message(role="user", content=(TextPart(text),)))["content"] == text
+
+
+def test_control_tokens_of_a_raw_prompt_are_meant():
+    assert body_of(prompt="<|im_start|>user")["prompt"] == "<|im_start|>user"
 
 
 def test_tool_result_is_sent_with_the_name_of_the_call_it_answers():
@@ -201,9 +284,13 @@ def test_tool_result_is_sent_with_the_name_of_the_call_it_answers():
     }
 
 
-def test_tool_result_without_its_call_is_refused():
+def test_tool_result_without_its_call_is_sent_without_a_name():
     result = Message(role="tool", content=(TextPart("21"),), tool_call_id="call_9")
-    assert refused(prompt=(QUESTION, result)).param == "messages"
+    assert message_of(result, QUESTION) == {
+        "role": "tool",
+        "content": "21",
+        "tool_call_id": "call_9",
+    }
 
 
 def test_image_is_sent_as_base64_beside_the_text():
@@ -246,7 +333,7 @@ PATTERN = Tool("f", None, {"properties": {"a": {"type": "string", "pattern": "a+
 @pytest.mark.parametrize(
     "fields",
     [
-        {"tools": (WEATHER,), "response_format": JSONObject()},
+        {"tools": (WEATHER,), "response_format": JSONSchema(UNIQUE, strict=True)},
         {"response_format": JSONSchema(UNIQUE, strict=True)},
         {"prompt": "raw", "response_format": JSONSchema(UNIQUE, strict=True)},
         {"tools": (STRICT_TOOL,), "tool_choice": "required"},
@@ -270,6 +357,7 @@ def test_conflicting_fields_are_refused_without_building_a_body(fields: dict[str
         {"prompt": "raw", "suffix": "end"},
         {"response_format": JSONSchema(UNIQUE)},
         {"tools": (WEATHER,), "tool_choice": "required"},
+        {"tools": (WEATHER,), "response_format": JSONObject()},
         {"tools": (PATTERN,), "tool_choice": "none", "response_format": JSONObject()},
     ],
 )

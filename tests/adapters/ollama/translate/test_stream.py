@@ -4,7 +4,7 @@ import json
 from typing import Any
 
 import pytest
-from fakes.recorded_ollama import StandIn, says_lines
+from fakes.recorded_ollama import Reply, StandIn, says_lines
 
 from adapters import sink
 from adapters.errors import GenerationError, InvalidRequestError
@@ -42,6 +42,13 @@ def says(standin: StandIn, *texts: str, reason: str = "stop", **last: Any) -> No
 
 async def events_of(backend: OllamaBackend, request: GenerationRequest) -> list[Event]:
     return [event async for event in sink.events(backend, request)]
+
+
+async def keep_events(
+    backend: OllamaBackend, request: GenerationRequest, events: list[Event]
+) -> None:
+    async for event in sink.events(backend, request):
+        events.append(event)
 
 
 def text_of(events: list[Event]) -> str:
@@ -198,6 +205,163 @@ async def test_forced_call_tells_the_tools_in_words_where_the_template_shows_non
     sent = standin.bodies("/api/chat")[-1]
     assert ("tools" in sent) == (capability == "tools")
     assert ("Functions that can be called" in sent["messages"][0]["content"]) != ("tools" in sent)
+
+
+async def test_free_call_of_a_strict_tool_is_written_after_its_check(
+    standin: StandIn, backend: OllamaBackend
+):
+    says(standin, "Well.", tool_calls=[call(n="one")])
+    events: list[Event] = []
+    with pytest.raises(GenerationError):
+        await keep_events(backend, chat(tools=(STRICT_TOOL,)), events)
+    assert [type(event) for event in events] == [Started, TextDelta]
+
+
+# --- a call, or an answer of a format --------------------------------------------------------
+
+CALL = '{"name": "count", "parameters": {"n": 1}}'
+EITHER: dict[str, Any] = {"tools": (TOOL,), "response_format": STRICT}
+
+
+@pytest.mark.parametrize("size", [1, 3, 100])
+async def test_tools_with_a_format_may_be_called(
+    standin: StandIn, backend: OllamaBackend, size: int
+):
+    lists(standin)
+    says(standin, *[CALL[at : at + size] for at in range(0, len(CALL), size)])
+    events = await events_of(backend, chat(**EITHER))
+    assert not text_of(events)
+    assert [e.name for e in events if isinstance(e, ToolCallStarted)] == ["count"]
+    arguments = "".join(e.arguments for e in events if isinstance(e, ToolCallDelta))
+    assert json.loads(arguments) == {"n": 1}
+    end = events[-1]
+    assert isinstance(end, Finished)
+    assert end.reason == "tool_calls"
+
+
+@pytest.mark.parametrize("size", [1, 3, 100])
+@pytest.mark.parametrize("text", ['{"n": 12}', ' {"name": "count", "n": 3}', '{"n":1,"name":"x"}'])
+async def test_tools_with_a_format_may_be_left_alone(
+    standin: StandIn, backend: OllamaBackend, text: str, size: int
+):
+    lists(standin)
+    says(standin, *[text[at : at + size] for at in range(0, len(text), size)])
+    events = await events_of(backend, chat(**EITHER))
+    assert text_of(events) == text
+    assert not any(isinstance(e, ToolCallStarted) for e in events)
+    end = events[-1]
+    assert isinstance(end, Finished)
+    assert end.reason == "stop"
+
+
+async def test_beginning_of_either_that_is_cut_by_the_limit_is_text(
+    standin: StandIn, backend: OllamaBackend
+):
+    lists(standin)
+    says(standin, '{"na', reason="length")
+    events = await events_of(backend, chat(**EITHER))
+    assert text_of(events) == '{"na'
+
+
+async def test_answer_of_another_format_beside_tools_is_an_error(
+    standin: StandIn, backend: OllamaBackend
+):
+    lists(standin)
+    says(standin, '{"n": "one"}')
+    with pytest.raises(GenerationError, match="is not the JSON"):
+        await events_of(backend, chat(**EITHER))
+
+
+async def test_tools_with_a_format_are_described_where_the_template_shows_none(
+    standin: StandIn, backend: OllamaBackend
+):
+    lists(standin, "completion")
+    says(standin, CALL)
+    await events_of(backend, chat(**EITHER))
+    sent = standin.bodies("/api/chat")[-1]
+    assert "tools" not in sent
+    assert "To call one, answer only with" in sent["messages"][0]["content"]
+
+
+# --- bounds that are checked, not enforced ---------------------------------------------------
+
+HALF = {"type": "object", "properties": {"x": {"type": "number", "maximum": 0.5}}}
+BOUNDED = JSONSchema(HALF, strict=True)
+FITS, BREAKS = '{"x": 0.25}', '{"x": 0.75}'
+
+
+def says_in_turn(standin: StandIn, *texts: str) -> None:
+    """One answer after another."""
+    answers = [
+        says_lines(
+            {"message": {"content": text[:5]}, "done": False},
+            {"message": {"content": text[5:]}, "done": False},
+            {"message": {"content": ""}, "done": True, "done_reason": "stop"},
+        )
+        for text in texts
+    ]
+
+    async def script(reply: Reply) -> None:
+        await answers.pop(0)(reply)
+
+    standin.says("/api/chat", script)
+
+
+@pytest.mark.parametrize("broken", [0, 1, 3])
+async def test_answer_that_breaks_a_bound_is_tried_again_with_the_next_seed(
+    standin: StandIn, backend: OllamaBackend, broken: int
+):
+    says_in_turn(standin, *[BREAKS] * broken, FITS)
+    request = chat(response_format=BOUNDED, sampling=Sampling(seed=7))
+    events = await events_of(backend, request)
+    assert text_of(events) == FITS
+    assert [type(event) for event in events] == [Started, TextDelta, TextDelta, Finished]
+    seeds = [body["options"]["seed"] for body in standin.bodies("/api/chat")]
+    assert seeds == [7 + at for at in range(broken + 1)]
+    assert standin.bodies("/api/chat")[0]["format"]["properties"]["x"] == {"type": "number"}
+
+
+@pytest.mark.parametrize(
+    ("sampling", "attempts"), [(Sampling(), 4), (Sampling(seed=1), 4), (Sampling(temperature=0), 1)]
+)
+async def test_no_answer_that_breaks_a_bound_is_written(
+    standin: StandIn, backend: OllamaBackend, sampling: Sampling, attempts: int
+):
+    says_in_turn(standin, *[BREAKS] * 5)
+    events: list[Event] = []
+    with pytest.raises(GenerationError, match="strict schema") as caught:
+        await keep_events(backend, chat(response_format=BOUNDED, sampling=sampling), events)
+    assert not events
+    assert caught.value.lasting
+    assert len(standin.bodies("/api/chat")) == attempts
+
+
+async def test_other_errors_are_not_tried_again(standin: StandIn, backend: OllamaBackend):
+    standin.says("/api/chat", says_lines({"error": "got exception: bad luck"}))
+    with pytest.raises(GenerationError, match="bad luck"):
+        await events_of(backend, chat(response_format=BOUNDED))
+    assert len(standin.bodies("/api/chat")) == 1
+
+
+async def test_forced_call_of_a_strict_tool_that_breaks_a_bound_is_tried_again(
+    standin: StandIn, backend: OllamaBackend
+):
+    lists(standin)
+    texts = [f'{{"name": "half", "parameters": {arguments}}}' for arguments in (BREAKS, FITS)]
+    says_in_turn(standin, *texts)
+    tool = Tool("half", None, HALF, strict=True)
+    events = await events_of(backend, chat(tools=(tool,), tool_choice="required"))
+    arguments = "".join(e.arguments for e in events if isinstance(e, ToolCallDelta))
+    assert json.loads(arguments) == {"x": 0.25}
+
+
+async def test_what_a_loose_schema_leaves_out_is_told_at_the_start(
+    standin: StandIn, backend: OllamaBackend
+):
+    says(standin, BREAKS)
+    started, *_ = await events_of(backend, chat(response_format=JSONSchema(HALF)))
+    assert isinstance(started, Started)
+    assert started.ignored == ("response_format.json_schema.schema.properties.x.maximum",)
 
 
 # --- raw text --------------------------------------------------------------------------------

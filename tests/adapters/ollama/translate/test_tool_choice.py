@@ -17,10 +17,11 @@ from adapters.events import (
     Usage,
 )
 from adapters.ollama.translate.request import to_body
-from adapters.ollama.translate.tool_choice import ForcedCallReader, call_schema
+from adapters.ollama.translate.tool_choice import ForcedCallReader
 from adapters.request import GenerationRequest, Message, NamedTool, TextPart, Tool, ToolCall
 
 CITY = {"type": "object", "properties": {"city": {"type": "string"}}, "required": ["city"]}
+NOTHING = {"type": "object", "properties": {}, "additionalProperties": False}
 WEATHER = Tool("get_weather", "Tells it", CITY)
 CLOCK = Tool("clock")
 QUESTION = Message(role="user", content=(TextPart("Weather in Paris?"),))
@@ -58,9 +59,7 @@ def branch(name: str, parameters: dict[str, Any]) -> dict[str, Any]:
 
 def test_required_asks_for_a_call_of_one_of_the_tools():
     body = body_of()
-    assert body["format"] == {
-        "anyOf": [branch("get_weather", CITY), branch("clock", {"type": "object"})]
-    }
+    assert body["format"] == {"anyOf": [branch("get_weather", CITY), branch("clock", NOTHING)]}
     assert [tool["function"]["name"] for tool in body["tools"]] == ["get_weather", "clock"]
 
 
@@ -77,22 +76,26 @@ def test_call_of_a_tool_that_is_not_given_is_refused(fields: dict[str, Any]):
     assert caught.value.param == "tools"
 
 
-def test_references_are_turned_to_where_the_schema_lies():
+def test_references_of_several_tools_are_definitions_of_their_own():
     tree = {
-        "$defs": {"Node": {"properties": {"next": {"$ref": "#/$defs/Node"}}}},
+        "$defs": {"Node": {"type": "object", "properties": {"next": {"$ref": "#/$defs/Node"}}}},
         "properties": {"a": {"$ref": "#/$defs/Node"}, "b": {"$ref": "#/properties/a"}},
     }
-    schema = call_schema((CLOCK, Tool("grow", None, tree)))
-    assert schema["$defs"] == {
-        "1-Node": {"properties": {"next": {"$ref": "#/$defs/1-Node"}}},
-    }
+    schema = body_of(tools=(Tool("shrink", None, tree), Tool("grow", None, tree)))["format"]
+    definition = {"type": "object", "properties": {"next": {"$ref": "#/$defs/d0"}}}
+    other = {"type": "object", "properties": {"next": {"$ref": "#/$defs/d1"}}}
+    assert schema["$defs"] == {"d0": definition, "d1": other}
     assert schema["anyOf"][1]["properties"]["parameters"] == {
         "type": "object",
-        "properties": {
-            "a": {"$ref": "#/$defs/1-Node"},
-            "b": {"$ref": "#/anyOf/1/properties/parameters/properties/a"},
-        },
+        "properties": {"a": {"$ref": "#/$defs/d1"}, "b": {"$ref": "#/$defs/d1"}},
     }
+
+
+@pytest.mark.parametrize("parameters", [{"type": "string"}, {"type": "object", "enum": []}])
+def test_forced_call_without_possible_arguments_is_refused(parameters: dict[str, Any]):
+    with pytest.raises(InvalidRequestError) as caught:
+        body_of(tools=(CLOCK, Tool("f", None, parameters)))
+    assert caught.value.param == "tools[1].function.parameters"
 
 
 def test_tools_are_described_in_a_message_when_the_template_shows_none():
@@ -120,6 +123,18 @@ def test_calls_and_results_are_described_when_the_template_shows_none():
     }
     assert said[2]["role"] == "user"
     assert said[2]["content"].startswith("The function clock gave: 12:00\nFunctions that can be")
+
+
+def test_result_without_its_call_is_described_without_a_name():
+    result = Message(role="tool", tool_call_id="c", content=(TextPart("12:00"),))
+    said = body_of(shows_tools=False, prompt=(QUESTION, result))["messages"]
+    assert said[1]["content"].startswith("A function gave: 12:00\n")
+
+
+@pytest.mark.parametrize("parameters", [None, {}])
+def test_forced_call_of_a_tool_without_parameters_has_no_arguments(parameters: Any):
+    schema = body_of(tools=(Tool("clock", None, parameters),))["format"]
+    assert schema == branch("clock", NOTHING)
 
 
 @pytest.mark.parametrize("size", [1, 2, 7, 1000])

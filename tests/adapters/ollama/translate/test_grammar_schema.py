@@ -1,0 +1,223 @@
+"""Schemas become those that Ollama's grammar enforces, by what a 0.33 did with them."""
+
+from typing import Any
+
+import pytest
+
+from adapters.errors import InvalidRequestError, UnsupportedParameterError
+from adapters.ollama.translate.grammar_schema import GrammarSchema, to_grammar_schema
+from adapters.ollama.translate.request import to_body
+from adapters.request import GenerationRequest, JSONSchema, Message, TextPart, Tool
+
+QUESTION = Message(role="user", content=(TextPart("?"),))
+ANY = {"type": ["object", "array", "string", "number", "boolean", "null"]}
+CLOSED = {"properties": {}, "additionalProperties": False}
+UNIQUE: dict[str, Any] = {"type": "array", "items": {"type": "integer"}, "uniqueItems": True}
+
+
+def inside(schema: dict[str, Any]) -> dict[str, Any]:
+    """The same rule deeper down."""
+    return {"type": "object", "properties": {"a": {"type": "array", "items": schema}}}
+
+
+def rewritten(schema: dict[str, Any], *, strict: bool = False) -> GrammarSchema:
+    return to_grammar_schema(schema, "schema", "response_format", strict=strict)
+
+
+@pytest.mark.parametrize(
+    ("schema", "keyword"),
+    [
+        ({"not": {"type": "string"}}, "not"),
+        ({"type": "array", "items": {"type": "integer"}, "uniqueItems": True}, "uniqueItems"),
+        ({"type": "integer", "multipleOf": 3}, "multipleOf"),
+        ({"type": "string", "format": "email"}, "format"),
+        ({"type": "string", "pattern": "^(?=a)b$"}, "pattern"),
+        ({"type": "string", "pattern": "^a+$", "minLength": 2}, "minLength"),
+        ({"prefixItems": [{"const": 1}], "items": {"const": 3}, "minItems": 3}, "minItems"),
+        ({"type": "object", "patternProperties": {"^a": {}}}, "patternProperties"),
+        ({"anyOf": [{"type": "object"}], "properties": {"a": {}}}, "anyOf"),
+        ({"properties": {}, "required": ["b"], "additionalProperties": False}, "required"),
+        ({"allOf": [{"type": "string"}, {"type": "null"}]}, "allOf"),
+        ({"type": "string", "minLength": "many"}, "minLength"),
+        ({"type": "object", "additionalProperties": "x"}, "additionalProperties"),
+        ({"type": "string", "neverHeardOf": 1}, "neverHeardOf"),
+        ({"type": "string", "pattern": None}, "pattern"),
+        ({"if": {}, "then": {}}, "if"),
+    ],
+)
+@pytest.mark.parametrize("deeper", [False, True])
+def test_keyword_that_the_grammar_passes_over_is_named(
+    schema: dict[str, Any], keyword: str, deeper: bool
+):
+    with pytest.raises(UnsupportedParameterError, match=f"'{keyword}'") as caught:
+        rewritten(inside(schema) if deeper else schema, strict=True)
+    assert caught.value.param == "response_format"
+
+
+@pytest.mark.parametrize(
+    "schema",
+    [
+        {"type": "integer", "minimum": 1, "maximum": 5},
+        {"type": "string", "minLength": 1, "maxLength": 5},
+        {"type": "string", "pattern": "^ab+$"},
+        {"type": "string", "format": "date-time"},
+        {"type": ["string", "null"], "description": "what it is"},
+        {"type": "array", "items": {"enum": [1, 2]}, "minItems": 1, "maxItems": 2},
+        {"type": "object", "properties": {"not": {"const": 1}}, "required": ["not"]},
+        {"$defs": {"A": {"type": "null"}}, "$ref": "#/$defs/A", "title": "A"},
+        {"anyOf": [{"type": "null"}, {"type": "object", "additionalProperties": False}]},
+    ],
+)
+def test_schema_that_the_grammar_holds_passes(schema: dict[str, Any]):
+    assert not rewritten(schema, strict=True).left_out
+
+
+@pytest.mark.parametrize(
+    "schema",
+    [
+        {"type": "array", "items": {}, "minItems": 5, "maxItems": 2},  # Its runner crashes.
+        {"type": "string", "minLength": 5, "maxLength": 2},
+        {"type": "integer", "minimum": 5, "maximum": 2},
+        {"$ref": "https://example.com/schema"},  # It would allow anything.
+    ],
+)
+def test_schema_that_its_runner_cannot_bear_is_refused(schema: dict[str, Any]):
+    with pytest.raises(InvalidRequestError):
+        rewritten(inside(schema), strict=True)
+    assert rewritten(inside(schema)).left_out
+
+
+def body_of(schema: dict[str, Any], *, strict: bool) -> Any:
+    wanted = JSONSchema(schema, strict)
+    return to_body(GenerationRequest(model="m", prompt=(QUESTION,), response_format=wanted))
+
+
+def test_only_a_strict_schema_is_refused_for_ignored_keywords():
+    assert body_of(UNIQUE, strict=False).format == {"type": "array", "items": {"type": "integer"}}
+    with pytest.raises(UnsupportedParameterError):
+        body_of(UNIQUE, strict=True)
+
+
+@pytest.mark.parametrize(
+    ("schema", "left_out"),
+    [
+        (UNIQUE, ["schema.uniqueItems"]),
+        ({"type": "number", "minimum": 5, "maximum": 6}, ["schema.minimum", "schema.maximum"]),
+        ({"properties": {"a": {"propertyNames": {}}}}, ["schema.properties.a.propertyNames"]),
+        ({"type": "string", "format": "int32"}, ["schema.format"]),
+        ({"type": "string", "pattern": None}, ["schema.pattern"]),
+        ({"type": "string", "neverHeardOf": 1}, ["schema.neverHeardOf"]),
+        ({"type": "nonsense"}, ["schema.type"]),
+        ({"$defs": {"A": UNIQUE}, "$ref": "#/$defs/A"}, ["schema#/$defs/A.uniqueItems"]),
+        ({"type": "array", "items": False}, []),
+        ({"type": "integer", "title": "T", "minLength": 3, "maximum": 2**63 - 1}, []),
+    ],
+)
+def test_keyword_of_a_loose_schema_that_is_not_enforced_is_named(
+    schema: dict[str, Any], left_out: list[str]
+):
+    assert list(rewritten(schema).left_out) == left_out
+
+
+@pytest.mark.parametrize(
+    ("schema", "expected"),
+    [
+        ({"type": "integer", "minimum": 1.5, "maximum": "3"}, {"minimum": 2, "maximum": 3}),
+        ({"type": "integer", "minimum": 1, "exclusiveMinimum": True}, {"minimum": 2}),
+        ({"type": "integer", "minimum": 1, "exclusiveMinimum": 1}, {"minimum": 2}),
+        ({"type": "integer", "exclusiveMaximum": 2.5, "maximum": 9}, {"maximum": 2}),
+        ({"type": "integer", "minimum": 0, "maximum": 2**64}, {"minimum": 0}),
+        ({"type": "string", "minLength": "3", "maxLength": 5.0}, {"minLength": 3, "maxLength": 5}),
+        ({"type": "string", "minLength": 0}, {}),
+        ({"type": "array"}, {}),
+        ({"type": "array", "items": True, "maxItems": 2}, {"items": ANY, "maxItems": 2}),
+        ({"type": "array", "items": False}, {"items": ANY, "maxItems": 0}),
+        ({"type": "array", "items": [{"type": "null"}]}, {"prefixItems": [{"type": "null"}]}),
+        (
+            {"type": "object", "properties": {"a": True, "b": False}, "required": ["a", "c"]},
+            {"properties": {"a": ANY, "c": ANY}, "required": ["a", "c"]},
+        ),
+        (
+            {"type": "object", "properties": {}, "additionalProperties": {}},
+            {},
+        ),
+        ({"type": "object", "additionalProperties": False}, CLOSED),
+        ({"type": "object", "required": True}, {}),
+    ],
+)
+def test_odd_values_are_rewritten(schema: dict[str, Any], expected: dict[str, Any]):
+    assert rewritten(schema).schema == {"type": schema["type"]} | expected
+
+
+@pytest.mark.parametrize(
+    ("schema", "expected"),
+    [
+        (True, ANY),
+        ({}, ANY),
+        ({"description": "anything"}, ANY),
+        ({"minLength": 3}, {"type": "string", "minLength": 3}),
+        ({"anyOf": [True, {"type": "null"}, False]}, {"anyOf": [ANY, {"type": "null"}]}),
+        ({"oneOf": [{"const": 1}], "type": "integer"}, {"anyOf": [{"const": 1}]}),
+        ({"enum": ["q", 1, None], "type": "string"}, {"enum": ["q"]}),
+        ({"allOf": [{"type": "string"}], "description": "D"}, {"type": "string"}),
+        (
+            {"allOf": [{"properties": {"a": {"const": 1}}}, {"required": ["a"]}]},
+            {"type": "object", "properties": {"a": {"const": 1}}, "required": ["a"]},
+        ),
+        (
+            {"definitions": {"a/b": {"type": "null"}}, "$ref": "#/definitions/a~1b"},
+            {"$ref": "#/$defs/d0", "$defs": {"d0": {"type": "null"}}},
+        ),
+    ],
+)
+def test_schema_is_written_in_terms_that_ollama_reads(schema: Any, expected: dict[str, Any]):
+    assert rewritten(schema, strict=schema is not True).schema == expected
+
+
+def test_schema_that_refers_to_itself_has_a_definition():
+    tree = {"type": "object", "properties": {"next": {"$ref": "#"}}}
+    definition = {"type": "object", "properties": {"next": {"$ref": "#/$defs/d0"}}}
+    assert rewritten(tree).schema == definition | {"$defs": {"d0": definition}}
+
+
+@pytest.mark.parametrize(
+    "schema",
+    [
+        {"$ref": "#/$defs/missing"},
+        {"$defs": {"A": {"$ref": "#/$defs/A"}}, "$ref": "#/$defs/A"},
+        {"$defs": {"A": {"allOf": [{"$ref": "#/$defs/A"}, {"title": "A"}]}}, "$ref": "#/$defs/A"},
+        {"$defs": {"A": {"anyOf": [{"$ref": "#/$defs/A"}, {}]}}, "$ref": "#/$defs/A"},
+        {"enum": ["a"], "type": "integer"},
+    ],
+)
+def test_strict_schema_without_a_value_is_the_callers_mistake(schema: dict[str, Any]):
+    assert rewritten(schema).left_out
+    with pytest.raises(InvalidRequestError) as caught:
+        rewritten(schema, strict=True)
+    assert type(caught.value) is InvalidRequestError
+    assert caught.value.param == "response_format"
+
+
+@pytest.mark.parametrize(
+    ("schema", "must_check"),
+    [
+        ({"type": "number", "minimum": 5}, True),
+        ({"maximum": 5}, True),
+        ({"type": ["integer", "number"], "exclusiveMaximum": 5}, True),
+        ({"type": "string", "maxLength": 100_000}, True),
+        ({"enum": ["a", "bc"], "minLength": 2}, True),
+        ({"type": "integer", "minimum": 5}, False),
+    ],
+)
+@pytest.mark.parametrize("strict", [False, True])
+def test_bounds_of_numbers_in_a_strict_schema_are_checked(
+    schema: dict[str, Any], must_check: bool, strict: bool
+):
+    assert rewritten(schema, strict=strict).must_check == (must_check and strict)
+
+
+def test_pattern_of_a_strict_tool_is_refused_when_the_call_is_free():
+    tool = Tool("f", None, {"properties": {"a": {"type": "string", "pattern": "^a$"}}}, True)
+    with pytest.raises(UnsupportedParameterError) as caught:
+        to_body(GenerationRequest(model="m", prompt=(QUESTION,), tools=(tool,)))
+    assert caught.value.param == "tools"
