@@ -4,7 +4,7 @@ from pathlib import Path
 import pytest
 
 # Fixtures that tests of several folders use.
-from ollama_server import ollama_host, ollama_process
+from servers.ollama_server import ollama_host, ollama_process
 
 __all__ = ["ollama_host", "ollama_process"]
 

@@ -19,7 +19,14 @@ from pathlib import Path
 
 import pytest
 from fakes.scripted_backend import ScriptedBackend
-from markdown_pages import (
+from servers.served import served
+
+from adapters.backend import Model
+from proxy.app import create_app
+from proxy.cli import main
+from proxy.config import Config, load_config
+from proxy.errors import BACKEND_ERRORS, HTTP_ERRORS
+from tools.markdown_pages import (
     DOCS,
     MAPS,
     PAGES,
@@ -32,13 +39,6 @@ from markdown_pages import (
     links,
     prose,
 )
-from served import served
-
-from adapters.backend import Model
-from proxy.app import create_app
-from proxy.cli import main
-from proxy.config import Config, load_config
-from proxy.errors import BACKEND_ERRORS, HTTP_ERRORS
 
 ADDRESS = "127.0.0.1:8006"
 ALL = [block for page in PAGES for block in blocks(page)]

@@ -8,9 +8,9 @@ from typing import Any
 
 import pytest
 from fakes.tiny_model import write_tiny_model
-from ollama_server import PLAIN
 from openai import OpenAI
-from server_process import Running, serving
+from servers.ollama_server import PLAIN
+from servers.server_process import Running, serving
 
 pytestmark = pytest.mark.ollama
 

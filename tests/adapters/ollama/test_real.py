@@ -9,7 +9,7 @@ from typing import Any
 import anyio
 import jsonschema
 import pytest
-from ollama_server import PLAIN, THINK, TOOLS, OllamaProcess, require_model
+from servers.ollama_server import PLAIN, THINK, TOOLS, OllamaProcess, require_model
 
 from adapters import sink
 from adapters.config import OllamaConfig

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 from fakes.scripted_backend import DONE, ScriptedBackend
 from fakes.tiny_model import write_tiny_model
-from server_process import command, serving, write
+from servers.server_process import command, serving, write
 
 from adapters.backend import Model
 from adapters.errors import BackendUnavailableError, ContextLengthError, GenerationError

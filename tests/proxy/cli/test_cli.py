@@ -11,8 +11,8 @@ from pathlib import Path
 
 import pytest
 from fakes.tiny_model import write_tiny_model
-from server_process import command, serving, write
-from waiting import until
+from fakes.waiting import until
+from servers.server_process import command, serving, write
 
 HEAVY = {"mlx", "mlx_lm", "transformers", "numpy", "openai", "torch", "faiss", "pytest"}
 

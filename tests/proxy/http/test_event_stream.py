@@ -18,7 +18,7 @@ from fakes.scripted_backend import (
     chat,
 )
 from litestar import Litestar
-from served import served, until
+from servers.served import served, until
 
 from adapters.events import Started, TextDelta
 from adapters.request import GenerationRequest

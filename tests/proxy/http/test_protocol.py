@@ -7,7 +7,7 @@ from collections.abc import AsyncIterator
 
 import pytest
 from fakes.scripted_backend import HANG, EndlessBackend, ScriptedBackend, chat
-from served import served, until
+from servers.served import served, until
 
 from adapters.events import Started, TextDelta
 from proxy.http import protocol

@@ -7,7 +7,7 @@ import socket
 
 import pytest
 from fakes.scripted_backend import ScriptedBackend
-from served import until
+from servers.served import until
 
 from proxy.app import create_app
 from proxy.config import Config, ServerConfig

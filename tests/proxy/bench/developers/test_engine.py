@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 from fakes.tiny_model import write_tiny_model
-from server_process import serving, write
+from servers.server_process import serving, write
 
 from proxy.bench.developers.child_process import cpu_seconds, to_seconds
 from proxy.bench.developers.engine_client import Question, Target, ask
