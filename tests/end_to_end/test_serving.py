@@ -12,6 +12,8 @@ from openai import AsyncOpenAI, NotFoundError
 from openai.types.chat import ChatCompletionMessageParam
 from servers.server_process import Running, serving, write
 
+pytestmark = pytest.mark.process
+
 MLX = "SmolLM2-135M-Instruct"
 OLLAMA = "smollm2:135m"
 PARIS: list[ChatCompletionMessageParam] = [

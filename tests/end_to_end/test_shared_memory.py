@@ -17,6 +17,8 @@ from servers.server_process import Running, serving, write
 
 from proxy.memory.budget import Snapshot
 
+pytestmark = pytest.mark.process
+
 KB = 1_000
 SMALL = 107_392 + 4096 * 256
 """Bytes of each small MLX model here, and of its one answer: a tenth of a second's work."""

@@ -19,6 +19,8 @@ from adapters.errors import InvalidRequestError
 from adapters.mlx.models.catalog import find_models
 from adapters.ollama.backend import OllamaBackend
 
+pytestmark = pytest.mark.process
+
 
 def quiet(done: int, total: int) -> None:
     pass

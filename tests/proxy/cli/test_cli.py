@@ -14,6 +14,8 @@ from fakes.tiny_model import write_tiny_model
 from fakes.waiting import until
 from servers.server_process import command, serving, write
 
+pytestmark = pytest.mark.process
+
 HEAVY = {"mlx", "mlx_lm", "transformers", "numpy", "openai", "torch", "faiss", "pytest"}
 
 

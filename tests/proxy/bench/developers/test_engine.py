@@ -14,6 +14,7 @@ from proxy.bench.developers.engine_client import Question, Target, ask
 from proxy.bench.developers.tables import Row, print_newcomers, print_rows
 
 
+@pytest.mark.process
 def test_cpu_seconds_grow_with_work():
     before = cpu_seconds(os.getpid())
     sum(number * number for number in range(3_000_000))
@@ -45,6 +46,7 @@ def test_newcomers_are_compared_with_the_first_contestant(capsys: pytest.Capture
     assert "Tandem: 250 ms (0.50)" in capsys.readouterr().out
 
 
+@pytest.mark.process
 async def test_client_records_the_time_of_each_piece(tmp_path: Path):
     write_tiny_model(tmp_path / "models" / "tiny")
     mlx = f"{{folders: [{tmp_path / 'models'}], huggingface_cache: false}}"
