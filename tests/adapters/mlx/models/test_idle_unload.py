@@ -162,6 +162,7 @@ async def test_a_client_that_leaves_uses_the_model_no_longer(folder: Path) -> No
         await until(lambda: gone(backend))
 
 
+@pytest.mark.slow
 async def test_requests_that_meet_an_unload_are_all_answered(folder: Path) -> None:
     async with opened(folder, keep_alive=0) as backend:
         for _ in range(5):
