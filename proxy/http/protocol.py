@@ -9,7 +9,7 @@ import asyncio
 import math
 import re
 from itertools import chain
-from typing import Any, cast
+from typing import Any, NamedTuple, cast
 from urllib.parse import unquote
 
 import httptools
@@ -25,11 +25,6 @@ _MOST_HEAD_BYTES = 65_536
 _MOST_HEADERS = 128
 _MOST_WAITING = 16
 """Requests that a client may send before the first of them is answered."""
-_HEAD_SECONDS = 10.0
-_BODY_SECONDS = 60.0
-_IDLE_SECONDS = 75.0
-"""Agents think between two turns, on one connection."""
-_LEAVING_SECONDS = 2.0
 
 _FIRST_LINE = re.compile(rb"[A-Z-]+ [^\s]+ HTTP/|[^\n]*\Z")
 """Or as much of it as has come. llhttp reads RTSP, too, and passes over spaces and empty lines."""
@@ -42,9 +37,21 @@ class _Refused(Exception):
         self.status = status
 
 
+class Deadlines(NamedTuple):
+    """Seconds that a connection waits for its client; subclasses of `Connection` may set others."""
+
+    head: float = 10.0
+    body: float = 60.0
+    idle: float = 75.0
+    """Between two requests: agents think between two turns, on one connection."""
+    closing: float = 2.0
+    """For the end of a body that is not read."""
+
+
 class Connection(HttpToolsProtocol):
     """What it adds to uvicorn's: limits, deadlines, refusals. `ResponseCycle` is the way back."""
 
+    deadlines = Deadlines()
     app: ASGI3Application
     parser: httptools.HttpRequestParser
     _in_message = False
@@ -67,7 +74,7 @@ class Connection(HttpToolsProtocol):
         super().connection_made(transport)
         # uvicorn's own parser goes on after `Connection: close`.
         self.parser = httptools.HttpRequestParser(self)
-        self._wait(_HEAD_SECONDS)
+        self._wait(self.deadlines.head)
 
     def connection_lost(self, exc: Exception | None) -> None:
         if self._timer is not None:
@@ -114,7 +121,7 @@ class Connection(HttpToolsProtocol):
     def on_message_begin(self) -> None:
         super().on_message_begin()
         self._in_message, self._head_ended = True, False
-        self._wait(_HEAD_SECONDS)
+        self._wait(self.deadlines.head)
 
     def on_header(self, name: bytes, value: bytes) -> None:
         if not self._head_ended:  # What follows the body is nobody's business.
@@ -174,7 +181,7 @@ class Connection(HttpToolsProtocol):
     def _start_asgi_task(self, cycle: RequestResponseCycle, app: ASGI3Application) -> None:
         self._reply = cast(ResponseCycle, cycle)
         if cycle.more_body:
-            self._wait(_BODY_SECONDS)
+            self._wait(self.deadlines.body)
         self._reply.task = self.loop.create_task(self._run(self._reply, app))
         self.tasks.add(self._reply.task)
 
@@ -197,7 +204,7 @@ class Connection(HttpToolsProtocol):
         elif self._refusal is not None:
             self._say_refusal(self._refusal)
         elif not self._in_message:
-            self._wait(_IDLE_SECONDS)
+            self._wait(self.deadlines.idle)
 
     def _refuse(self, status: int) -> None:
         """Answer `status` and close, once all that came before it is answered."""
@@ -221,7 +228,7 @@ class Connection(HttpToolsProtocol):
         self._deaf = True
         if self._in_message:
             self.transport.write_eof()
-            self._wait(_LEAVING_SECONDS)
+            self._wait(self.deadlines.closing)
         else:
             self.transport.close()
 

@@ -15,9 +15,6 @@ from proxy.config import ServerConfig
 from proxy.http.event_stream import ShutdownGrace
 from proxy.http.protocol import Connection
 
-_DATE_SECONDS = 1.0
-"""An answer's `date` is as old as this at most."""
-
 
 class Server(uvicorn.Server):
     def __init__(
@@ -26,11 +23,16 @@ class Server(uvicorn.Server):
         config: ServerConfig,
         grace: ShutdownGrace,
         announce: Callable[[], None],
+        date_seconds: float = 1.0,
     ) -> None:
-        """`announce` is called once it listens; `grace` begins with the first signal to end."""
+        """`announce` is called once it listens; `grace` begins with the first signal to end.
+
+        A `date` header is at most `date_seconds` old.
+        """
         super().__init__(_settings(app, config))
         self._grace = grace
         self._announce = announce
+        self._date_seconds = date_seconds
 
     async def startup(self, sockets: list[socket.socket] | None = None) -> None:
         await super().startup(sockets)
@@ -49,7 +51,7 @@ class Server(uvicorn.Server):
         """uvicorn's looks ten times a second whether to go on; only the date needs a look."""
         while not await self.on_tick(0):
             with contextlib.suppress(TimeoutError):
-                await asyncio.wait_for(self._asked_to_exit.wait(), _DATE_SECONDS)
+                await asyncio.wait_for(self._asked_to_exit.wait(), self._date_seconds)
 
     def handle_exit(self, sig: int, frame: FrameType | None) -> None:
         """The first signal gives answers their grace; the second ends them."""

@@ -144,13 +144,10 @@ def test_convert_keeps_a_norm_in_float32_when_float16_cannot_hold_it(tmp_path: P
     assert stored["model.layers.0.input_layernorm.weight"].dtype == np.float16
 
 
-def test_convert_writes_the_same_when_a_tensor_has_many_chunks(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_convert_writes_the_same_when_a_tensor_has_many_chunks(tmp_path: Path) -> None:
     source = tiny_gguf(tmp_path, GGML.Q5_1)
     convert(source, tmp_path / "one", quiet)
-    monkeypatch.setattr(weights, "_CHUNK", 7 * WIDTH)
-    convert(source, tmp_path / "many", quiet)
+    convert(source, tmp_path / "many", quiet, chunk=7 * WIDTH)
 
     one, many = (tmp_path / name / "model.safetensors" for name in ("one", "many"))
     assert one.read_bytes() == many.read_bytes()
