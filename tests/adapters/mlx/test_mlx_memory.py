@@ -21,6 +21,8 @@ from adapters.mlx.memory import MLXMemory
 from adapters.mlx.models.bundled import EMBEDDED
 from proxy.memory.budget import SharedBudget
 
+pytestmark = pytest.mark.slow
+
 CONTEXT, BYTES_PER_TOKEN = 512, 256
 ROW = CONTEXT * BYTES_PER_TOKEN
 
@@ -118,7 +120,6 @@ async def test_caches_are_trimmed_to_what_is_left_and_stay_there(backend: MLXBac
     assert later.cache == 0
 
 
-@pytest.mark.slow
 async def test_rows_wait_for_memory_and_are_all_answered(
     backend: MLXBackend, engine: Engine, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -163,7 +164,6 @@ async def test_models_make_way_for_a_long_answer(backend: MLXBackend) -> None:
         assert str(memory.budget) in caught.value.message
 
 
-@pytest.mark.slow
 async def test_models_take_turns_where_one_fits(backend: MLXBackend) -> None:
     memory = SharedBudget(300_000, frozenset(), 60.0)
     async with memory.open({"mlx": backend.memory_user}):

@@ -17,6 +17,8 @@ from adapters.errors import BackendBusyError, InvalidRequestError
 from adapters.mlx.backend import MLXBackend
 from adapters.mlx.models.idle_unload import IdleUnload
 
+pytestmark = pytest.mark.slow
+
 Opened = Callable[..., Any]
 
 
@@ -162,7 +164,6 @@ async def test_a_client_that_leaves_uses_the_model_no_longer(folder: Path) -> No
         await until(lambda: gone(backend))
 
 
-@pytest.mark.slow
 async def test_requests_that_meet_an_unload_are_all_answered(folder: Path) -> None:
     async with opened(folder, keep_alive=0) as backend:
         for _ in range(5):
