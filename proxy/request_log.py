@@ -91,9 +91,7 @@ class RequestLog:
             self._timer.cancel()
             self._hand_over()
         if self._thread is not None:
-            with suppress(
-                queue.Full
-            ):  # Then the stream takes nothing: there is no end to wait for.
+            with suppress(queue.Full):  # Then the stream takes nothing, not even an end.
                 self._batches.put_nowait(None)
             self._thread.join(self._close_seconds)
 

@@ -19,7 +19,14 @@ from pathlib import Path
 
 import pytest
 from fakes.scripted_backend import ScriptedBackend
-from markdown_pages import (
+from servers.served import served
+
+from adapters.backend import Model
+from proxy.app import create_app
+from proxy.cli import main
+from proxy.config import Config, load_config
+from proxy.errors import BACKEND_ERRORS, HTTP_ERRORS
+from tools.markdown_pages import (
     DOCS,
     MAPS,
     PAGES,
@@ -32,13 +39,6 @@ from markdown_pages import (
     links,
     prose,
 )
-from served import served
-
-from adapters.backend import Model
-from proxy.app import create_app
-from proxy.cli import main
-from proxy.config import Config, load_config
-from proxy.errors import BACKEND_ERRORS, HTTP_ERRORS
 
 ADDRESS = "127.0.0.1:8006"
 ALL = [block for page in PAGES for block in blocks(page)]
@@ -142,6 +142,7 @@ async def run(port: int, *command: str) -> str:
     return output.decode()
 
 
+@pytest.mark.process
 @pytest.mark.skipif(shutil.which("curl") is None, reason="there is no `curl` on PATH")
 async def test_every_curl_command_is_answered() -> None:
     curls = [
@@ -156,6 +157,7 @@ async def test_every_curl_command_is_answered() -> None:
             assert all("error" not in answer for answer in answers)
 
 
+@pytest.mark.process
 @pytest.mark.parametrize("block", python(with_server=True), ids=lambda block: str(block))
 async def test_a_snippet_for_a_server_is_answered(block: Block) -> None:
     async with scripted_server() as port:
@@ -163,6 +165,7 @@ async def test_a_snippet_for_a_server_is_answered(block: Block) -> None:
     assert "Hello" in output
 
 
+@pytest.mark.process
 def test_the_snippets_without_a_server_answer(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -1,9 +1,9 @@
 """The README has one screen, and the parameter table is generated from the code."""
 
 from msgspec.structs import fields
-from parameter_table import ASKING, PAGE, ROOT, cells, with_table
 
 from proxy.endpoints.openai.chat_completions.request import ChatCompletionRequest
+from tools.parameter_table import ASKING, PAGE, ROOT, cells, with_table
 
 
 def test_the_readme_has_one_screen() -> None:
@@ -13,7 +13,7 @@ def test_the_readme_has_one_screen() -> None:
 
 def test_the_parameter_table_is_what_the_code_does() -> None:
     page = PAGE.read_text(encoding="utf-8")
-    assert page == with_table(page), "run `uv run python tests/parameter_table.py`"
+    assert page == with_table(page), "run `uv run python tools/parameter_table.py`"
 
 
 def test_the_table_has_every_field() -> None:

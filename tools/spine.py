@@ -16,8 +16,9 @@ import sys
 import tempfile
 import threading
 from collections import Counter
-from collections.abc import AsyncIterator, Iterator
-from contextlib import asynccontextmanager
+from collections.abc import AsyncIterator, Callable, Iterator
+from concurrent.futures import Future
+from contextlib import asynccontextmanager, contextmanager
 from pathlib import Path
 from types import CodeType, FrameType
 from typing import Any, NamedTuple
@@ -36,7 +37,9 @@ from proxy.config import Config, ServerConfig  # noqa: E402
 from proxy.http.server import Server  # noqa: E402
 
 SHORT, LONG = 20, 120
-"""Tokens of the two answers that are compared."""
+"""Tokens of the two answers whose costs are compared."""
+ROUNDS = 3
+"""Measurements of each."""
 _TOKEN_SECONDS = 0.004
 """Between two tokens of the recorded Ollama: each is a read of its own, as with a real model."""
 _ENGINES = {
@@ -148,8 +151,10 @@ async def measure(port: int, dialect: Dialect, call_site: tuple[str, str]) -> Pr
     return profile
 
 
-def run_ollama(ready: threading.Event, hosts: list[str]) -> None:
-    """The recorded Ollama, on a thread and a loop of its own."""
+@contextmanager
+def recorded_ollama() -> Iterator[str]:
+    """Serve the recorded Ollama on a thread and a loop of its own; yield its address."""
+    ready: Future[tuple[str, Callable[[], object]]] = Future()
 
     async def serve() -> None:
         async with stand_in() as standin:
@@ -157,11 +162,18 @@ def run_ollama(ready: threading.Event, hosts: list[str]) -> None:
                 standin.replays(name)
             standin.says("/api/chat", _replay("chat-stream"))
             standin.says("/api/generate", _replay("generate-stream"))
-            hosts.append(standin.host)
-            ready.set()
-            await asyncio.Event().wait()
+            end, loop = asyncio.Event(), asyncio.get_running_loop()
+            ready.set_result((standin.host, lambda: loop.call_soon_threadsafe(end.set)))
+            await end.wait()
 
-    asyncio.run(serve())
+    thread = threading.Thread(target=lambda: asyncio.run(serve()), daemon=True)
+    thread.start()
+    host, stop = ready.result(10)
+    try:
+        yield host
+    finally:
+        stop()
+        thread.join()
 
 
 def _replay(name: str) -> Any:
@@ -198,49 +210,77 @@ async def serving(config: Config) -> AsyncIterator[int]:
             await task
 
 
-async def main() -> None:
-    ready, hosts = threading.Event(), list[str]()
-    threading.Thread(target=run_ollama, args=(ready, hosts), daemon=True).start()
-    ready.wait()
-    with tempfile.TemporaryDirectory() as folder:
+class Row(NamedTuple):
+    """What one dialect costs on one engine."""
+
+    dialect: str
+    backend: str
+    spine: list[str]
+    """`file:function` of this project, outermost first."""
+    calls: float
+    """Python functions called for each token."""
+    own_calls: float
+    """Those of this project."""
+    costliest: list[tuple[str, float]]
+    """Functions with the calls of each for a token, most first."""
+
+    @property
+    def files(self) -> set[str]:
+        return {name.partition(":")[0] for name in self.spine}
+
+
+async def rows() -> AsyncIterator[Row]:
+    """Measure every dialect on each engine."""
+    with recorded_ollama() as host, tempfile.TemporaryDirectory() as folder:
         write_tiny_model(Path(folder) / "tiny", "llama")
         mlx = MLXConfig(folders=(folder,), huggingface_cache=False, embedded="never")
         config = Config(
             server=ServerConfig(port=0, log_format=None),
-            backends={"mlx": mlx, "ollama": OllamaConfig(host=hosts[0])},
+            backends={"mlx": mlx, "ollama": OllamaConfig(host=host)},
         )
         async with serving(config) as port:
-            await report(port)
+            for backend, model in (("ollama", "ollama/smollm2:135m"), ("mlx", "mlx/tiny")):
+                shorts, longs = dialects(model, backend, SHORT), dialects(model, backend, LONG)
+                for short, long in zip(shorts, longs, strict=True):
+                    yield await measure_row(port, backend, short, long)
 
 
-async def report(port: int) -> None:
+async def measure_row(port: int, backend: str, short: Dialect, long: Dialect) -> Row:
+    """Measure a short and a long answer, after one that warms both up.
+
+    Of several rounds the least: timers and other tasks of the loop only add calls.
+    """
+    profiles: dict[int, list[Profile]] = {SHORT: [], LONG: []}
+    for dialect, tokens in ((long, LONG), *[(short, SHORT), (long, LONG)] * ROUNDS):
+        _tokens[:] = [tokens]
+        profiles[tokens].append(await measure(port, dialect, _ENGINES[backend]))
+    less, more = (min(profiles[tokens], key=lambda p: p.total) for tokens in (SHORT, LONG))
+    added, tokens = more.calls - less.calls, LONG - SHORT
+    return Row(
+        dialect=f"{short.path}{' (prompt)' if 'prompt' in short.body else ''}",
+        backend=backend,
+        spine=_ours(more.spine),
+        calls=(more.total - less.total) / tokens,
+        own_calls=sum(added[code] for code in added if str(ROOT) in code.co_filename) / tokens,
+        costliest=[
+            (f"{code.co_filename[-50:]}:{code.co_name}", count / tokens)
+            for code, count in added.most_common(24)
+        ],
+    )
+
+
+async def main() -> None:
     print("| dialect | engine | spine: functions | files | calls a token: all | of this project |")
     print("|---|---|---|---|---|---|")
-    for backend, model in (("ollama", "ollama/smollm2:135m"), ("mlx", "mlx/tiny")):
-        pairs = zip(dialects(model, backend, SHORT), dialects(model, backend, LONG), strict=True)
-        for short, long in pairs:
-            profiles = []
-            for dialect, tokens in ((long, LONG), (short, SHORT), (long, LONG)):
-                _tokens[:] = [tokens]
-                profiles.append(await measure(port, dialect, _ENGINES[backend]))
-            print_row(short, backend, *profiles[1:])
-
-
-def print_row(dialect: Dialect, backend: str, short: Profile, long: Profile) -> None:
-    spine = _ours(long.spine)
-    files = {name.partition(":")[0] for name in spine}
-    more = long.calls - short.calls
-    ours = sum(more[code] for code in more if str(ROOT) in code.co_filename)
-    tokens = LONG - SHORT
-    print(
-        f"| {dialect.path}{' (prompt)' if 'prompt' in dialect.body else ''} | {backend} "
-        f"| {len(spine)} | {len(files)} | {(long.total - short.total) / tokens:.1f} "
-        f"| {ours / tokens:.1f} |"
-    )
-    if "-v" in sys.argv:
-        print("\n".join(f"    {name}" for name in spine))
-        for code, count in more.most_common(24):
-            print(f"    {count / tokens:6.2f} {code.co_filename[-50:]}:{code.co_name}")
+    async for row in rows():
+        print(
+            f"| {row.dialect} | {row.backend} | {len(row.spine)} | {len(row.files)} "
+            f"| {row.calls:.1f} | {row.own_calls:.1f} |"
+        )
+        if "-v" in sys.argv:
+            print("\n".join(f"    {name}" for name in row.spine))
+            for name, calls in row.costliest:
+                print(f"    {calls:6.2f} {name}")
 
 
 if __name__ == "__main__":

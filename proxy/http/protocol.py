@@ -9,7 +9,7 @@ import asyncio
 import math
 import re
 from itertools import chain
-from typing import Any, cast
+from typing import Any, NamedTuple, cast
 from urllib.parse import unquote
 
 import httptools
@@ -25,12 +25,6 @@ _MAX_HEAD_BYTES = 65_536
 _MAX_HEADERS = 128
 _MAX_PIPELINED = 16
 """Pipelined requests that may wait for the response in progress."""
-_HEAD_SECONDS = 10.0
-_BODY_SECONDS = 60.0
-_IDLE_SECONDS = 75.0
-"""Keep-alive time of an idle connection: agents pause between two requests on one connection."""
-_CLOSE_SECONDS = 2.0
-"""Time for a client to read the response and close before the server closes."""
 
 _FIRST_LINE = re.compile(rb"[A-Z-]+ [^\s]+ HTTP/|[^\n]*\Z")
 """A request line, or its beginning. llhttp also accepts RTSP, and skips spaces and empty lines."""
@@ -45,9 +39,21 @@ class _Refused(Exception):
         self.status = status
 
 
+class Deadlines(NamedTuple):
+    """Seconds that a connection waits for its client; subclasses of `Connection` may set others."""
+
+    head: float = 10.0
+    body: float = 60.0
+    idle: float = 75.0
+    """Between two requests: agents think between two turns, on one connection."""
+    closing: float = 2.0
+    """For the end of a body that is not read."""
+
+
 class Connection(HttpToolsProtocol):
     """uvicorn's httptools protocol with limits, deadlines and refusals; `ResponseCycle` sends."""
 
+    deadlines = Deadlines()
     app: ASGI3Application
     parser: httptools.HttpRequestParser
     _in_message = False
@@ -70,7 +76,7 @@ class Connection(HttpToolsProtocol):
         super().connection_made(transport)
         # uvicorn configures its parser to continue after `Connection: close`.
         self.parser = httptools.HttpRequestParser(self)
-        self._set_deadline(_HEAD_SECONDS)
+        self._set_deadline(self.deadlines.head)
 
     def connection_lost(self, exc: Exception | None) -> None:
         if self._timer is not None:
@@ -115,7 +121,7 @@ class Connection(HttpToolsProtocol):
     def on_message_begin(self) -> None:
         super().on_message_begin()
         self._in_message, self._head_ended = True, False
-        self._set_deadline(_HEAD_SECONDS)
+        self._set_deadline(self.deadlines.head)
 
     def on_header(self, name: bytes, value: bytes) -> None:
         if not self._head_ended:  # Trailers are ignored.
@@ -175,7 +181,7 @@ class Connection(HttpToolsProtocol):
     def _start_asgi_task(self, cycle: RequestResponseCycle, app: ASGI3Application) -> None:
         self._reply = cast(ResponseCycle, cycle)
         if cycle.more_body:
-            self._set_deadline(_BODY_SECONDS)
+            self._set_deadline(self.deadlines.body)
         self._reply.task = self.loop.create_task(self._run(self._reply, app))
         self.tasks.add(self._reply.task)
 
@@ -198,7 +204,7 @@ class Connection(HttpToolsProtocol):
         elif self._refusal is not None:
             self._send_refusal(self._refusal)
         elif not self._in_message:
-            self._set_deadline(_IDLE_SECONDS)
+            self._set_deadline(self.deadlines.idle)
 
     def _refuse(self, status: int) -> None:
         """Send `status` and close, after the responses to all earlier requests."""
@@ -222,7 +228,7 @@ class Connection(HttpToolsProtocol):
         self._discarding = True
         if self._in_message:
             self.transport.write_eof()
-            self._set_deadline(_CLOSE_SECONDS)
+            self._set_deadline(self.deadlines.closing)
         else:
             self.transport.close()
 

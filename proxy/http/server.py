@@ -15,9 +15,6 @@ from proxy.config import ServerConfig
 from proxy.http.event_stream import ShutdownGrace
 from proxy.http.protocol import Connection
 
-_DATE_SECONDS = 1.0
-"""Maximum age of the `date` header."""
-
 
 class Server(uvicorn.Server):
     def __init__(
@@ -26,11 +23,16 @@ class Server(uvicorn.Server):
         config: ServerConfig,
         grace: ShutdownGrace,
         announce: Callable[[], None],
+        date_seconds: float = 1.0,
     ) -> None:
-        """`announce` is called once the server listens; the first signal to exit begins `grace`."""
+        """`announce` is called once the server listens; the first signal to exit begins `grace`.
+
+        A `date` header is at most `date_seconds` old.
+        """
         super().__init__(_settings(app, config))
         self._grace = grace
         self._announce = announce
+        self._date_seconds = date_seconds
 
     async def startup(self, sockets: list[socket.socket] | None = None) -> None:
         await super().startup(sockets)
@@ -49,7 +51,7 @@ class Server(uvicorn.Server):
         """Wait for the exit. uvicorn polls ten times a second; only `date` needs a tick."""
         while not await self.on_tick(0):
             with contextlib.suppress(TimeoutError):
-                await asyncio.wait_for(self._exit.wait(), _DATE_SECONDS)
+                await asyncio.wait_for(self._exit.wait(), self._date_seconds)
 
     def handle_exit(self, sig: int, frame: FrameType | None) -> None:
         """Begin the grace of answers at the first signal; end them at the second."""

@@ -13,8 +13,8 @@ from typing import Any
 import openai
 import pytest
 from msgspec import Struct
-from ollama_server import EMBED, PLAIN, OllamaProcess, own_ollama
-from server_process import Running, serving, write
+from servers.ollama_server import EMBED, PLAIN, OllamaProcess, own_ollama
+from servers.server_process import Running, serving, write
 
 from adapters.mlx.models.bundled import EMBEDDED
 

@@ -15,7 +15,7 @@ from typing import Any
 import pytest
 from fakes.recorded_ollama import Reply, StandIn, stand_in
 from openai import APIError, AsyncOpenAI
-from server_process import serving, write
+from servers.server_process import serving, write
 
 pytestmark = pytest.mark.long
 

@@ -4,9 +4,10 @@ import json
 from collections.abc import Iterator
 
 import pytest
-from ollama_comparison import PAGE, ROOT, both_sides, rows
-from ollama_probes import PROBES, Probe, verdict
-from ollama_side import Side
+from probes.ollama_probes import PROBES, Probe, verdict
+from probes.ollama_side import Side
+
+from tools.ollama_comparison import PAGE, ROOT, both_sides, rows
 
 TABLE = PAGE.read_text(encoding="utf-8")
 FIELDS = ROOT / "tests" / "data" / "openai-chat-completion-fields.json"

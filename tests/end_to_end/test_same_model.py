@@ -11,7 +11,7 @@ from contextlib import closing
 import ollama
 import pytest
 from openai import OpenAI
-from server_process import Running, serving, write
+from servers.server_process import Running, serving, write
 
 from adapters.config import MLXConfig, OllamaConfig
 from adapters.conversion.export_model import export_model

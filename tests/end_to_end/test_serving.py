@@ -10,7 +10,9 @@ from pathlib import Path
 import pytest
 from openai import AsyncOpenAI, NotFoundError
 from openai.types.chat import ChatCompletionMessageParam
-from server_process import Running, serving, write
+from servers.server_process import Running, serving, write
+
+pytestmark = pytest.mark.process
 
 MLX = "SmolLM2-135M-Instruct"
 OLLAMA = "smollm2:135m"

@@ -10,8 +10,8 @@ import jsonschema
 import ollama
 import pytest
 from fakes.tiny_model import write_tiny_model
-from ollama_server import PLAIN, THINK, TOOLS, require_model
-from server_process import Running, serving, write
+from servers.ollama_server import PLAIN, THINK, TOOLS, require_model
+from servers.server_process import Running, serving, write
 
 pytestmark = pytest.mark.ollama
 

@@ -15,13 +15,13 @@ from typing import Any
 import jsonschema
 import ollama
 import pytest
-from between import Between, between
 from fakes.pictures import blank, data_url, photo, png
 from fakes.scripted_backend import openai_client
 from fakes.tiny_projector import tokens_of
-from ollama_server import LLAVA, PLAIN, SEES, require_model
 from openai import BadRequestError, OpenAI
-from server_process import Running, serving, write
+from servers.ollama_server import LLAVA, PLAIN, SEES, require_model
+from servers.recording_proxy import Between, between
+from servers.server_process import Running, serving, write
 
 from adapters.config import OllamaConfig
 from adapters.ollama.backend import OllamaBackend

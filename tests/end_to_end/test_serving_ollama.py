@@ -9,9 +9,9 @@ from typing import Any
 
 import jsonschema
 import pytest
-from ollama_server import EMBED, FILL, PLAIN, THINK, TOOLS, require_model
 from openai import BadRequestError, OpenAI
-from server_process import Running, serving, write
+from servers.ollama_server import EMBED, FILL, PLAIN, THINK, TOOLS, require_model
+from servers.server_process import Running, serving, write
 
 pytestmark = pytest.mark.ollama
 

@@ -8,8 +8,8 @@ from typing import Any
 import httpx2
 import jsonschema
 import pytest
-from ollama_server import FILL, PLAIN, require_model
-from server_process import serving, write
+from servers.ollama_server import FILL, PLAIN, require_model
+from servers.server_process import serving, write
 
 pytestmark = pytest.mark.ollama
 

@@ -12,10 +12,12 @@ import msgspec
 import openai
 import pytest
 from fakes.tiny_model import END, write_tiny_model
-from ollama_server import PLAIN, OllamaProcess
-from server_process import Running, serving, write
+from servers.ollama_server import PLAIN, OllamaProcess
+from servers.server_process import Running, serving, write
 
 from proxy.memory.budget import Snapshot
+
+pytestmark = pytest.mark.process
 
 KB = 1_000
 SMALL = 107_392 + 4096 * 256

@@ -128,6 +128,7 @@ def add(said: dict[str, Any], choice: Any) -> None:
     said["reason"] = choice.finish_reason
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("seeds", [20, pytest.param(200, marks=pytest.mark.long)])
 @pytest.mark.timeout(600)
 async def test_a_stream_put_together_is_the_answer(

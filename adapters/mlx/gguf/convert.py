@@ -29,6 +29,7 @@ from adapters.mlx.gguf.architectures import (
 from adapters.mlx.gguf.packing import GROUP, Packed
 from adapters.mlx.gguf.rotary import llama3_scaling
 from adapters.mlx.gguf.weights import (
+    CHUNK,
     Plan,
     Progress,
     plain_or_packed,
@@ -64,11 +65,12 @@ class Report:
         return sum(tensor.relative_l2 == 0 for tensor in self.tensors)
 
 
-def convert(source: Path, target: Path, progress: Progress) -> Report:
+def convert(source: Path, target: Path, progress: Progress, *, chunk: int = CHUNK) -> Report:
     """Convert the file `source` to the folder `target`, unless an earlier call has done it.
 
     Concurrent processes wait for the first one. A hidden sibling of `target` is written and renamed
-    at the end: the remains of a killed process are never mistaken for a model.
+    at the end: the remains of a killed process are never mistaken for a model. `chunk` weights of a
+    tensor are in memory at once.
 
     Raises:
         UnsupportedGGUFError: a part of the file is not supported, or it is not a GGUF.
@@ -86,7 +88,7 @@ def convert(source: Path, target: Path, progress: Progress) -> Report:
         shutil.rmtree(partial, ignore_errors=True)
         try:
             partial.mkdir()
-            report = _write_folder(source, partial, progress)
+            report = _write_folder(source, partial, progress, chunk)
             partial.rename(target)
         finally:
             shutil.rmtree(partial, ignore_errors=True)
@@ -105,7 +107,7 @@ def _earlier_report(source: Path, target: Path) -> Report:
     return report
 
 
-def _write_folder(source: Path, folder: Path, progress: Progress) -> Report:
+def _write_folder(source: Path, folder: Path, progress: Progress, chunk: int) -> Report:
     metadata, tensors = _read(source)
     architecture, fields = read_architecture(metadata)
     names = module_names(architecture, fields, {tensor.name for tensor in tensors})
@@ -121,7 +123,7 @@ def _write_folder(source: Path, folder: Path, progress: Progress) -> Report:
     write_tokenizer(folder, metadata, config["max_position_embeddings"])
     _write_json(folder / "config.json", {k: v for k, v in config.items() if v is not None})
     weights = folder / "model.safetensors"
-    reports = write_weights(weights, plans, progress)
+    reports = write_weights(weights, plans, progress, chunk=chunk)
     report = Report(
         source=source.name,
         source_bytes=source.stat().st_size,

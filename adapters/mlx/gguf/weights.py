@@ -24,7 +24,8 @@ from adapters.mlx.gguf.packing import PACKED, Packed, Parts
 
 GATE = 1e-3
 """The largest relative L2 difference between a source tensor and the written one."""
-_CHUNK = 1 << 22  # weights
+CHUNK = 1 << 22
+"""Weights that are converted at once: memory is bounded by these, whatever the tensor's size."""
 _DTYPES: dict[str, np.dtype] = {
     "U32": np.dtype("<u4"),
     "F32": np.dtype("<f4"),
@@ -142,8 +143,10 @@ def working_type(tensors: Sequence[ReaderTensor]) -> str:
     return "F32" if matrices == {GGML.F32} else "F16"
 
 
-def write_weights(path: Path, plans: Sequence[Plan], progress: Progress) -> list[TensorReport]:
-    """Write all of `plans` to `path`, and check each by reading it back.
+def write_weights(
+    path: Path, plans: Sequence[Plan], progress: Progress, *, chunk: int = CHUNK
+) -> list[TensorReport]:
+    """Write all of `plans` to `path`, `chunk` weights at once; check each by reading it back.
 
     Raises:
         InexactGGUFError: a tensor differs by more than `GATE`.
@@ -156,12 +159,12 @@ def write_weights(path: Path, plans: Sequence[Plan], progress: Progress) -> list
     with path.open("w+b") as file:
         start = _write_header(file, parts)
         for plan in plans:
-            for first, last in _chunks(plan):
+            for first, last in _chunks(plan, chunk):
                 for suffix, array in plan.form.encode(_source_rows(plan, first, last)).items():
                     part = parts[f"{plan.module}.{suffix}"]
                     file.seek(start + part.begin + first * part.row_bytes)
                     file.write(array.astype(_DTYPES[part.dtype], copy=False).tobytes())
-            reports.append(_check_tensor(file, start, plan, parts))
+            reports.append(_check_tensor(file, start, plan, parts, chunk))
             done += int(plan.tensor.n_bytes)
             progress(done, total)
         file.flush()
@@ -211,13 +214,15 @@ def relative_error(chunks: Iterable[tuple[NDArray, NDArray]]) -> float:
     return float(np.sqrt(difference / norm)) if norm else float(difference > 0)
 
 
-def _check_tensor(file: IO[bytes], start: int, plan: Plan, parts: dict[str, _Part]) -> TensorReport:
+def _check_tensor(
+    file: IO[bytes], start: int, plan: Plan, parts: dict[str, _Part], chunk: int
+) -> TensorReport:
     relative = relative_error(
         (
             gguf.dequantize(_source_rows(plan, first, last), plan.tensor.tensor_type),
             plan.form.decode(_read_rows(file, start, plan, parts, first, last)),
         )
-        for first, last in _chunks(plan)
+        for first, last in _chunks(plan, chunk)
     )
     if not relative <= GATE:  # NaN too
         raise InexactGGUFError(
@@ -227,10 +232,10 @@ def _check_tensor(file: IO[bytes], start: int, plan: Plan, parts: dict[str, _Par
     return TensorReport(plan.tensor.name, plan.tensor.tensor_type.name, plan.form.label, relative)
 
 
-def _chunks(plan: Plan) -> Iterator[tuple[int, int]]:
-    """Ranges of rows with at most `_CHUNK` weights each."""
+def _chunks(plan: Plan, chunk: int) -> Iterator[tuple[int, int]]:
+    """Ranges of rows with at most `chunk` weights each."""
     rows = plan.shape[0]
-    step = max(1, _CHUNK * rows // int(plan.tensor.n_elements))
+    step = max(1, chunk * rows // int(plan.tensor.n_elements))
     for first in range(0, rows, step):
         yield first, min(first + step, rows)
 

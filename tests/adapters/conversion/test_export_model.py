@@ -11,8 +11,8 @@ from typing import Any
 import ollama
 import pytest
 from fakes.tiny_decoders import decoder_gguf
-from ollama_server import OllamaProcess
-from server_process import command, write
+from servers.ollama_server import OllamaProcess
+from servers.server_process import command, write
 
 from adapters.config import MLXConfig, OllamaConfig
 from adapters.conversion.export_model import default_tag, export_model, find_folder

@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 from fakes.tiny_gguf import tiny_gguf
 from gguf import GGMLQuantizationType as GGML
-from server_process import command, write
+from servers.server_process import command, write
 
 from adapters.config import MLXConfig, OllamaConfig
 from adapters.conversion.import_model import Imported, find_source, import_model
@@ -18,6 +18,8 @@ from adapters.conversion.parity import CHATS
 from adapters.errors import InvalidRequestError
 from adapters.mlx.models.catalog import find_models
 from adapters.ollama.backend import OllamaBackend
+
+pytestmark = pytest.mark.process
 
 
 def quiet(done: int, total: int) -> None:

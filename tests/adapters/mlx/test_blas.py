@@ -31,6 +31,7 @@ def run(code: str, **environment: str) -> tuple[str, str]:
     return ran.stdout.strip(), ran.stderr.strip()
 
 
+@pytest.mark.process
 @linux
 def test_preload_takes_the_wheels_when_the_system_has_none() -> None:
     printed, logged = run("print(blas.preload(system='libnone.so.0'), 'faiss' in sys.modules)")
@@ -38,6 +39,7 @@ def test_preload_takes_the_wheels_when_the_system_has_none() -> None:
     assert logged == "INFO BLAS: OpenBLAS of the wheel faiss-cpu"
 
 
+@pytest.mark.process
 @linux
 def test_preload_takes_the_systems_first() -> None:
     # Any library will do to see the order; every Linux has this one.
@@ -46,6 +48,7 @@ def test_preload_takes_the_systems_first() -> None:
     assert logged == "INFO BLAS: the system's libm.so.6"
 
 
+@pytest.mark.process
 @linux
 def test_preload_says_what_it_costs_when_there_is_none() -> None:
     printed, logged = run("print(blas.preload(system='libnone.so.0', wheel='no-such-wheel'))")
@@ -53,6 +56,7 @@ def test_preload_says_what_it_costs_when_there_is_none() -> None:
     assert logged.startswith("INFO BLAS: none found, prompt speed is ten times lower")
 
 
+@pytest.mark.process
 @linux
 def test_preload_finds_none_when_the_wheels_library_cannot_be_loaded(tmp_path: Path) -> None:
     library = tmp_path / "broken_blas.libs" / "libopenblas.so"
@@ -69,6 +73,7 @@ def test_preload_finds_none_when_the_wheels_library_cannot_be_loaded(tmp_path: P
     assert printed == "None"
 
 
+@pytest.mark.process
 @linux
 def test_preload_says_so_when_it_comes_too_late() -> None:
     printed, logged = run("import mlx.core; print(blas.preload())")
@@ -82,6 +87,7 @@ def test_preload_does_nothing_on_a_mac(monkeypatch: pytest.MonkeyPatch) -> None:
     assert blas.preload() is None
 
 
+@pytest.mark.process
 @linux
 @pytest.mark.parametrize("preloads", [True, False])
 def test_mlx_multiplies_with_the_library_that_was_preloaded(

@@ -10,7 +10,7 @@ import pytest
 from fakes.engine_client import ForwardPasses, HeldPass, Shape, paused, rows
 from fakes.tiny_model import KINDS as TINY_KINDS
 from fakes.tiny_model import write_tiny_model
-from waiting import until
+from fakes.waiting import until
 
 from adapters import sink
 from adapters.backend import Backend

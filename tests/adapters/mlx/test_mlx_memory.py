@@ -21,6 +21,8 @@ from adapters.mlx.memory import MLXMemory
 from adapters.mlx.models.bundled import EMBEDDED
 from proxy.memory.budget import SharedBudget
 
+pytestmark = pytest.mark.slow
+
 CONTEXT, BYTES_PER_TOKEN = 512, 256
 ROW = CONTEXT * BYTES_PER_TOKEN
 

@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 from fakes.recorded_ollama import Reply, StandIn, recording
-from waiting import until
+from fakes.waiting import until
 
 from adapters import sink
 from adapters.config import OllamaConfig

@@ -3,14 +3,13 @@
 import asyncio
 import json
 import re
-import time
 from collections.abc import AsyncIterator, Iterator
 from typing import Any
 
 import anyio
 import jsonschema
 import pytest
-from ollama_server import PLAIN, THINK, TOOLS, OllamaProcess, require_model
+from servers.ollama_server import PLAIN, THINK, TOOLS, OllamaProcess, require_model
 
 from adapters import sink
 from adapters.config import OllamaConfig
@@ -358,9 +357,9 @@ async def test_cancelling_stops_the_work(backend: OllamaBackend):
     for _ in range(3):
         await anext(events)
     await events.aclose()
-    started = time.monotonic()
+    counters = (await backend.health()).counters
+    assert (counters["active"], counters["cancelled"]) == (0, 1)
     await events_of(backend, chat(max_tokens=1))
-    assert time.monotonic() - started < 5  # 2,000 tokens would take far longer.
 
 
 async def test_models_are_listed_with_what_they_can(backend: OllamaBackend, ollama_host: str):

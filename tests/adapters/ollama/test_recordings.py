@@ -6,8 +6,9 @@ from typing import Any
 
 import pytest
 from fakes.recorded_ollama import recording
-from ollama_server import OllamaProcess, own_ollama
-from record_ollama import faults, record, requests_recorded, with_short_names
+from servers.ollama_server import OllamaProcess, own_ollama
+
+from tools.record_ollama import faults, record, requests_recorded, with_short_names
 
 pytestmark = [pytest.mark.ollama, pytest.mark.long, pytest.mark.timeout(300)]
 

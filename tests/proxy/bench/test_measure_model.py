@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 from fakes.scripted_backend import DONE, ScriptedBackend
 from fakes.tiny_model import write_tiny_model
-from server_process import command, serving, write
+from servers.server_process import command, serving, write
 
 from adapters.backend import Model
 from adapters.errors import BackendUnavailableError, ContextLengthError, GenerationError
@@ -188,6 +188,7 @@ def test_unknown_subject_is_a_model(argv: list[str], expanded: list[str]):
     assert list(with_subject(argv)) == expanded
 
 
+@pytest.mark.process
 def test_command_line_measures_a_model(tmp_path: Path):
     write_tiny_model(tmp_path / "models" / "tiny")
     mlx = f"{{folders: [{tmp_path / 'models'}], huggingface_cache: false}}"
@@ -211,6 +212,7 @@ def test_command_line_measures_a_model(tmp_path: Path):
     assert not any(row["loads"] for row in rows if row["scenario"]["state"] != "cold")
 
 
+@pytest.mark.process
 def test_command_line_reports_an_unknown_model(tmp_path: Path):
     config = write(tmp_path, "backends: {ollama: false, mlx: false, echo: true}\n")
     done = subprocess.run(

@@ -96,6 +96,7 @@ def test_fastest_backend_has_the_longest_bar():
     assert "                                  ollama " + "█" * 40 + " 20.0" in text
 
 
+@pytest.mark.slow
 def test_plot_is_a_png(tmp_path: Path):
     rows = [bench_row(kind, scenario=key) for key in (WARM, COLD) for kind in ("mlx", "ollama")]
     path = tmp_path / "drawn.png"

@@ -11,8 +11,10 @@ from pathlib import Path
 
 import pytest
 from fakes.tiny_model import write_tiny_model
-from server_process import command, serving, write
-from waiting import until
+from fakes.waiting import until
+from servers.server_process import command, serving, write
+
+pytestmark = pytest.mark.process
 
 HEAVY = {"mlx", "mlx_lm", "transformers", "numpy", "openai", "torch", "faiss", "pytest"}
 

@@ -9,7 +9,9 @@ import pytest
 from fakes.hub_server import Hub, serving_hub
 from fakes.recorded_ollama import Reply, StandIn, says_lines, stand_in
 from fakes.tiny_model import write_tiny_model
-from server_process import command, write
+from servers.server_process import command, write
+
+pytestmark = pytest.mark.process
 
 PART = {"status": "pulling dde5aa3fc5ff", "digest": "sha256:dd", "total": 8}
 

@@ -17,8 +17,9 @@ from fakes.scripted_backend import (
     ScriptedBackend,
     chat,
 )
+from fakes.waiting import until
 from litestar import Litestar
-from served import served, until
+from servers.served import served
 
 from adapters.events import Started, TextDelta
 from adapters.request import GenerationRequest

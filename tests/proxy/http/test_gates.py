@@ -1,8 +1,6 @@
 """Who may ask at all: host, origin, type, encoding, depth."""
 
 import asyncio
-import contextlib
-import time
 
 import pytest
 from fakes.scripted_backend import DEFAULTS, ScriptedBackend, chat, http_client
@@ -182,15 +180,16 @@ def test_depth_of_three(body: bytes, deep: bool):
         check_depth(body, 3)
 
 
-@pytest.mark.parametrize(
-    "piece", [b"[]", b"[", b"]", b'"[', b'\\"[', b'"\\"', b'[{"a":1}],'], ids=repr
-)
-def test_depth_is_counted_in_time_that_grows_with_the_body_only(piece: bytes):
-    body = piece * (4_000_000 // len(piece))
-    began = time.perf_counter()
-    with contextlib.suppress(InvalidRequestError):
-        check_depth(body, 64)
-    assert time.perf_counter() - began < 2
+@pytest.mark.parametrize("piece", [b"[]", b"]", b'\\"[', b'"\\"', b'[{"a":1}],'], ids=repr)
+def test_large_body_that_is_flat_is_accepted(piece: bytes):
+    """Time that grows with the square of the body would take hours."""
+    check_depth(piece * (4_000_000 // len(piece)), 64)
+
+
+@pytest.mark.parametrize("piece", [b"[", b'"['], ids=repr)
+def test_large_body_that_is_deep_is_rejected(piece: bytes):
+    with pytest.raises(InvalidRequestError):
+        check_depth(piece * (4_000_000 // len(piece)), 64)
 
 
 async def test_another_request_is_answered_while_one_sends_its_body():

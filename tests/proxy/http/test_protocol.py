@@ -7,16 +7,21 @@ from collections.abc import AsyncIterator
 
 import pytest
 from fakes.scripted_backend import HANG, EndlessBackend, ScriptedBackend, chat
-from served import served, until
+from fakes.waiting import until
+from servers.served import served
 
 from adapters.events import Started, TextDelta
-from proxy.http import protocol
+from proxy.http.protocol import Connection, Deadlines
 
 URL = b"/v1/chat/completions"
 BODY = json.dumps(chat()).encode()
 CHUNKED = b"Transfer-Encoding: chunked"
 LENGTH = b"Content-Length: %d" % len(BODY)
 H2C = (b"Connection: Upgrade, HTTP2-Settings", b"Upgrade: h2c", b"HTTP2-Settings: AAMAAABkAAQ")
+
+
+class Impatient(Connection):
+    deadlines = Deadlines(head=0.1, body=0.1, idle=0.1)
 
 
 def get(*headers: bytes, target: bytes = b"/health", version: bytes = b"HTTP/1.1") -> bytes:
@@ -287,20 +292,14 @@ async def test_stream_for_http_1_0_has_no_chunks(port: int):
     ],
     ids=["nothing", "half a line", "half a head", "half a body", "nothing more", "half the next"],
 )
-async def test_slow_client_is_left(
-    monkeypatch: pytest.MonkeyPatch, sent: bytes, expected: list[int]
-):
-    monkeypatch.setattr(protocol, "_HEAD_SECONDS", 0.1)
-    monkeypatch.setattr(protocol, "_BODY_SECONDS", 0.1)
-    monkeypatch.setattr(protocol, "_IDLE_SECONDS", 0.1)
-    async with served(ScriptedBackend()) as port:
+async def test_slow_client_is_left(sent: bytes, expected: list[int]):
+    async with served(ScriptedBackend(), protocol=Impatient) as port:
         said = await answers(port, sent)
     assert statuses(said) == expected
     assert said.endswith(b"<closed>")
 
 
-async def test_slow_answer_is_waited_for(monkeypatch: pytest.MonkeyPatch):
-    monkeypatch.setattr(protocol, "_HEAD_SECONDS", 0.05)
-    monkeypatch.setattr(protocol, "_BODY_SECONDS", 0.05)
-    async with served(ScriptedBackend([Started(), TextDelta("x"), HANG])) as port:
+async def test_slow_answer_is_waited_for():
+    backend = ScriptedBackend([Started(), TextDelta("x"), HANG])
+    async with served(backend, protocol=Impatient) as port:
         assert await answers(port, post(LENGTH)) == b""

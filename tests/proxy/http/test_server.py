@@ -7,17 +7,15 @@ import socket
 
 import pytest
 from fakes.scripted_backend import ScriptedBackend
-from served import until
+from fakes.waiting import until
 
 from proxy.app import create_app
 from proxy.config import Config, ServerConfig
-from proxy.http import server as server_module
 from proxy.http.event_stream import ShutdownGrace
 from proxy.http.server import Server
 
 
 async def test_told_to_end_it_does_not_wait_for_its_next_look(monkeypatch: pytest.MonkeyPatch):
-    monkeypatch.setattr(server_module, "_DATE_SECONDS", 60)
     # uvicorn raises it once more when all is over, which would end the tests.
     again: list[int] = []
     monkeypatch.setattr(signal, "raise_signal", again.append)
@@ -25,7 +23,7 @@ async def test_told_to_end_it_does_not_wait_for_its_next_look(monkeypatch: pytes
     announced: list[str] = []
     drain = ShutdownGrace(grace=1)
     app = create_app(Config(), {backend.kind: backend})
-    server = Server(app, ServerConfig(), drain, lambda: announced.append("here"))
+    server = Server(app, ServerConfig(), drain, lambda: announced.append("here"), 60)
     with socket.create_server(("127.0.0.1", 0)) as listener:
         serving = asyncio.create_task(server.serve([listener]))
         await until(lambda: bool(announced))

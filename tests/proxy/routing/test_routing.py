@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 from fakes.scripted_backend import EVERYTHING, HANG, ScriptedBackend
-from waiting import until
+from fakes.waiting import until
 
 from adapters.backend import Model
 from adapters.errors import (

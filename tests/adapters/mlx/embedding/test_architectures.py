@@ -6,11 +6,11 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-import embedding_reference as reference
 import mlx.core as mx
 import numpy as np
 import pytest
 from fakes.tiny_model import write_tiny_model
+from references import embedding as reference
 
 from adapters.mlx.embedding.embedder import Embedder, load_embedder
 from adapters.mlx.jobs import finish

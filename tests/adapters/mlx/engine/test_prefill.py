@@ -24,6 +24,8 @@ from adapters.mlx.engine.prefill import Prefill, Prefills, read
 from adapters.mlx.sequence import Sequence
 from adapters.request import Sampling
 
+pytestmark = pytest.mark.slow
+
 CHUNK, TOGETHER = 100, 300
 
 

@@ -1,6 +1,9 @@
 """The prefix cache on disk: blocks outlive the process, damaged files are not read."""
 
+import threading
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -18,10 +21,15 @@ from adapters.request import GenerationRequest, Message, TextPart
 PROMPT = "What is kept on disk is read again after a restart. " * 3
 
 
-def open_folder(root: Path, budget: int = 1 << 30) -> BlockFolder:
+@contextmanager
+def opened(root: Path, budget: int = 1 << 30) -> Iterator[BlockFolder]:
+    """Open the folder; everything is written when the context ends."""
     folder = BlockFolder.open(str(root), "model", budget)
     assert folder is not None
-    return folder
+    try:
+        yield folder
+    finally:
+        folder.close(10)
 
 
 def block(value: float, size: int = 1000) -> list[mx.array]:
@@ -35,31 +43,38 @@ def files(root: Path) -> list[Path]:
 
 
 def test_a_block_is_found_when_the_folder_is_opened_anew(tmp_path: Path) -> None:
-    first = open_folder(tmp_path)
-    first.write("aa", block(3.0))
-    first.close(10)
-    found = open_folder(tmp_path).read("aa")
+    with opened(tmp_path) as first:
+        first.write("aa", block(3.0))
+    with opened(tmp_path) as second:
+        found = second.read("aa")
     assert found is not None
     assert [array[0].item() for array in found] == [3.0, -3.0]
 
 
 @pytest.mark.parametrize("damage", [lambda b: b[:-5], lambda b: b[:-5] + b"\1" * 5, lambda b: b""])
 def test_a_damaged_block_is_removed_when_it_is_read(tmp_path: Path, damage: Any) -> None:
-    first = open_folder(tmp_path)
-    first.write("aa", block(3.0))
-    first.close(10)
+    with opened(tmp_path) as first:
+        first.write("aa", block(3.0))
     [file] = files(tmp_path)
     file.write_bytes(damage(file.read_bytes()))
-    assert open_folder(tmp_path).read("aa") is None
+    with opened(tmp_path) as second:
+        assert second.read("aa") is None
     assert files(tmp_path) == []
 
 
 def test_the_oldest_blocks_leave_when_the_folder_is_full(tmp_path: Path) -> None:
-    folder = open_folder(tmp_path, budget=25_000)
-    for name in ("aa", "bb", "cc", "dd"):
-        folder.write(name, block(1.0))
-    folder.close(10)
+    with opened(tmp_path, budget=25_000) as folder:
+        for name in ("aa", "bb", "cc", "dd"):
+            folder.write(name, block(1.0))
     assert [file.name[:2] for file in files(tmp_path)] == ["bb", "cc", "dd"]
+
+
+def test_a_closed_folder_has_no_thread(tmp_path: Path) -> None:
+    before = set(threading.enumerate())
+    with opened(tmp_path) as folder:
+        folder.write("aa", block(1.0))
+        [writer] = set(threading.enumerate()) - before
+    assert not writer.is_alive()
 
 
 def test_a_fingerprint_changes_with_the_files(tmp_path: Path) -> None:

@@ -6,10 +6,10 @@ from typing import Any
 
 import numpy as np
 import pytest
-from decoder_reference import Reference
 from fakes.tiny_decoders import BLOCKS, decoder_gguf, decoder_metadata, decoder_tensors
 from fakes.tiny_gguf import Metadata, write_gguf
 from gguf import GGMLQuantizationType as GGML
+from references.decoder import Reference
 
 from adapters.mlx.gguf import UnsupportedGGUFError, convert
 

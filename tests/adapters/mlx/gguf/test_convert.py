@@ -144,13 +144,10 @@ def test_convert_keeps_a_norm_in_float32_when_float16_cannot_hold_it(tmp_path: P
     assert stored["model.layers.0.input_layernorm.weight"].dtype == np.float16
 
 
-def test_convert_writes_the_same_when_a_tensor_has_many_chunks(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_convert_writes_the_same_when_a_tensor_has_many_chunks(tmp_path: Path) -> None:
     source = tiny_gguf(tmp_path, GGML.Q5_1)
     convert(source, tmp_path / "one", quiet)
-    monkeypatch.setattr(weights, "_CHUNK", 7 * WIDTH)
-    convert(source, tmp_path / "many", quiet)
+    convert(source, tmp_path / "many", quiet, chunk=7 * WIDTH)
 
     one, many = (tmp_path / name / "model.safetensors" for name in ("one", "many"))
     assert one.read_bytes() == many.read_bytes()
@@ -363,6 +360,7 @@ convert(Path(sys.argv[1]), Path(sys.argv[2]), lambda done, total: done and os.ki
 """
 
 
+@pytest.mark.process
 def test_convert_starts_again_when_an_earlier_process_was_killed(tmp_path: Path) -> None:
     source, target = tiny_gguf(tmp_path), tmp_path / "out"
     killed = subprocess.run([sys.executable, "-c", KILLED, source, target], check=False)
@@ -396,6 +394,7 @@ def start(*command: str | Path) -> Any:
     )
 
 
+@pytest.mark.process
 def test_convert_waits_when_another_process_converts(tmp_path: Path) -> None:
     files = tiny_gguf(tmp_path), tmp_path / "out"
     with start("-c", HELD, *files) as first:
@@ -410,6 +409,7 @@ def test_convert_waits_when_another_process_converts(tmp_path: Path) -> None:
     assert progress == ""
 
 
+@pytest.mark.process
 def test_convert_runs_once_when_several_processes_start(tmp_path: Path) -> None:
     command = [sys.executable, "-m", "adapters.mlx.gguf", tiny_gguf(tmp_path), tmp_path / "out"]
     children = [
@@ -473,6 +473,7 @@ def run_converter(source: Path, target: Path, stderr: int) -> "subprocess.Comple
     return subprocess.run(command, stdout=subprocess.PIPE, stderr=stderr, text=True, check=False)
 
 
+@pytest.mark.process
 def test_main_prints_a_few_lines_of_progress_when_not_on_a_terminal(tmp_path: Path) -> None:
     ran = run_converter(tiny_gguf(tmp_path), tmp_path / "out", subprocess.PIPE)
 
@@ -485,6 +486,7 @@ def test_main_prints_a_few_lines_of_progress_when_not_on_a_terminal(tmp_path: Pa
     assert "\r" not in ran.stderr
 
 
+@pytest.mark.process
 def test_main_redraws_one_line_when_on_a_terminal(tmp_path: Path) -> None:
     screen, terminal = os.openpty()
     ran = run_converter(tiny_gguf(tmp_path), tmp_path / "out", terminal)
@@ -497,6 +499,7 @@ def test_main_redraws_one_line_when_on_a_terminal(tmp_path: Path) -> None:
     assert drawn.count(b"% ") == drawn.count(b"\r") > 5
 
 
+@pytest.mark.process
 def test_main_prints_the_reason_when_the_file_is_rejected(tmp_path: Path) -> None:
     source = write_gguf(tmp_path / "a.gguf", {}, {}, architecture="mamba")
     ran = run_converter(source, tmp_path / "out", subprocess.PIPE)
@@ -506,6 +509,7 @@ def test_main_prints_the_reason_when_the_file_is_rejected(tmp_path: Path) -> Non
     assert "Traceback" not in ran.stderr
 
 
+@pytest.mark.process
 def test_main_prints_the_reason_when_the_file_is_missing(tmp_path: Path) -> None:
     ran = run_converter(tmp_path / "none.gguf", tmp_path / "out", subprocess.PIPE)
 

@@ -62,6 +62,7 @@ open(os.path.join(target, "config.json"), "w").close()
 """
 
 
+@pytest.mark.process
 def test_find_gguf_finds_the_wheels_file_without_importing_it() -> None:
     code = (
         "import sys; from adapters.mlx.models import bundled; path = bundled.find_gguf();"
@@ -103,6 +104,7 @@ def test_cache_folder_is_the_configured_one(monkeypatch: pytest.MonkeyPatch) -> 
     assert bundled.cache_folder("~/models") == Path("/home/ada/models")
 
 
+@pytest.mark.process
 async def test_ensure_converted_runs_once_for_concurrent_calls(
     tmp_path: Path,
     source: Path,
@@ -119,6 +121,7 @@ async def test_ensure_converted_runs_once_for_concurrent_calls(
     assert len(children) == 1
 
 
+@pytest.mark.process
 async def test_ensure_converted_continues_when_one_caller_is_cancelled(
     tmp_path: Path,
     source: Path,
@@ -139,6 +142,7 @@ async def test_ensure_converted_continues_when_one_caller_is_cancelled(
     assert len(children) == 1
 
 
+@pytest.mark.process
 async def test_ensure_converted_can_be_retried_when_it_failed(
     tmp_path: Path,
     source: Path,
@@ -159,6 +163,7 @@ async def test_ensure_converted_can_be_retried_when_it_failed(
     assert len(children) == 2
 
 
+@pytest.mark.process
 async def test_ensure_converted_raises_the_message_of_the_converter(
     tmp_path: Path, source: Path, children: Children
 ) -> None:
@@ -167,6 +172,7 @@ async def test_ensure_converted_raises_the_message_of_the_converter(
     assert len(children) == 1
 
 
+@pytest.mark.process
 async def test_ensure_converted_raises_when_no_child_can_be_started(
     tmp_path: Path, source: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -175,6 +181,7 @@ async def test_ensure_converted_raises_when_no_child_can_be_started(
         await bundled.ensure_converted(tmp_path)
 
 
+@pytest.mark.process
 async def test_ensure_converted_ends_its_child_when_the_server_stops(
     tmp_path: Path,
     source: Path,
@@ -200,6 +207,7 @@ async def test_ensure_converted_raises_when_the_wheel_is_absent(
         await bundled.ensure_converted(tmp_path)
 
 
+@pytest.mark.process
 async def test_ensure_available_converts_into_the_configured_cache(
     tmp_path: Path, source: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -235,6 +243,7 @@ async def test_ensure_available_raises_when_the_hub_cannot_be_reached(
         await bundled.ensure_available(bundled.HUB_FALLBACK, None)
 
 
+@pytest.mark.process
 async def test_edition_changes_with_the_converter(
     tmp_path: Path, source: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

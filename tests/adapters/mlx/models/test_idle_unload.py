@@ -17,6 +17,8 @@ from adapters.errors import BackendBusyError, InvalidRequestError
 from adapters.mlx.backend import MLXBackend
 from adapters.mlx.models.idle_unload import IdleUnload
 
+pytestmark = pytest.mark.slow
+
 Opened = Callable[..., Any]
 
 

@@ -20,6 +20,8 @@ from adapters.mlx.sequence import Sequence
 from adapters.request import Sampling
 from proxy.models.load_progress import load
 
+pytestmark = pytest.mark.slow
+
 
 class Gates:
     """Holds every load at its second piece of weights until it is opened."""

@@ -25,6 +25,8 @@ from adapters.mlx.backend import MLXBackend
 from adapters.mlx.models.catalog import ModelFolder, absent_models, find_models
 from adapters.request import Sampling
 
+pytestmark = pytest.mark.slow
+
 SCALE = 3.0
 
 

@@ -8,10 +8,10 @@ from typing import Any
 import gguf
 import numpy as np
 import pytest
-from decoder_reference import Reference
 from fakes.tiny_decoders import BLOCKS, decoder_gguf, decoder_metadata, decoder_tensors
 from fakes.tiny_gguf import write_gguf as write_source
 from gguf import GGMLQuantizationType as GGML
+from references.decoder import Reference
 
 from adapters.gguf.conversion import UnsupportedGGUFError
 from adapters.mlx.gguf import convert

@@ -9,7 +9,7 @@ from typing import Any
 import msgspec
 import pytest
 from msgspec.structs import replace
-from ollama_server import PLAIN, SEES, TOOLS, own_ollama, require_model
+from servers.ollama_server import PLAIN, SEES, TOOLS, own_ollama, require_model
 
 from adapters import sink
 from adapters.config import OllamaConfig

@@ -8,7 +8,7 @@ import msgspec
 import pytest
 from fakes.recorded_ollama import StandIn, recording, says_lines
 from msgspec.structs import replace
-from ollama_server import PLAIN, own_ollama
+from servers.ollama_server import PLAIN, own_ollama
 
 from adapters import sink
 from adapters.config import OllamaConfig

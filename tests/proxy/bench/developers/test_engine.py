@@ -7,13 +7,14 @@ from pathlib import Path
 
 import pytest
 from fakes.tiny_model import write_tiny_model
-from server_process import serving, write
+from servers.server_process import serving, write
 
 from proxy.bench.developers.child_process import cpu_seconds, to_seconds
 from proxy.bench.developers.engine_client import Question, Target, ask
 from proxy.bench.developers.tables import Row, print_newcomers, print_rows
 
 
+@pytest.mark.process
 def test_cpu_seconds_grow_with_work():
     before = cpu_seconds(os.getpid())
     sum(number * number for number in range(3_000_000))
@@ -45,6 +46,7 @@ def test_newcomers_are_compared_with_the_first_contestant(capsys: pytest.Capture
     assert "Tandem: 250 ms (0.50)" in capsys.readouterr().out
 
 
+@pytest.mark.process
 async def test_client_records_the_time_of_each_piece(tmp_path: Path):
     write_tiny_model(tmp_path / "models" / "tiny")
     mlx = f"{{folders: [{tmp_path / 'models'}], huggingface_cache: false}}"

@@ -32,18 +32,21 @@ def test_replayed_lines_are_those_of_the_recording():
     assert [line.decode() for line in RECORDED] == recorded["response"]["chunks"]
 
 
+@pytest.mark.process
 async def test_upstream_answers_with_the_requested_number_of_words(upstream: Endpoint):
     latency = await stream(upstream, FAST, 9)
     assert 0 < latency.first <= latency.total
     await fetch(upstream, FAST, 9, times=3)
 
 
+@pytest.mark.process
 async def test_upstream_keeps_its_pace_with_several_clients(upstream: Endpoint):
     async with asyncio.timeout(5):
         answers = await asyncio.gather(*(stream(upstream, PACED, 10) for _ in range(8)))
     assert all(answer.total >= 9 * 0.02 for answer in answers)
 
 
+@pytest.mark.process
 async def test_unexpected_response_is_an_error(upstream: Endpoint):
     version = Endpoint(upstream.port, "/api/version", openai_body)
     with pytest.raises(RuntimeError, match="unexpected response"):

@@ -1,4 +1,4 @@
-"""Renew the recordings in `tests/data/ollama`: `uv run python tests/record_ollama.py`.
+"""Renew the recordings in `tests/data/ollama`: `uv run python tools/record_ollama.py`.
 
 Every file keeps its name, what it is about, and its request; only the response is asked for anew,
 of a real Ollama that is started for it. `--to FOLDER` writes them elsewhere, to compare. What an
@@ -21,7 +21,7 @@ from urllib.parse import urlsplit
 ROOT = Path(__file__).parent.parent
 sys.path[:0] = [str(ROOT), str(ROOT / "tests")]
 
-from ollama_server import OllamaProcess, own_ollama  # noqa: E402
+from servers.ollama_server import OllamaProcess, own_ollama  # noqa: E402
 
 DATA = ROOT / "tests" / "data" / "ollama"
 JSON = dict[str, Any]

@@ -30,7 +30,7 @@ PLAIN, TOOLS, THINK = "smollm2:135m", "smollm2-tools:135m", "smollm2-think:135m"
 FILL, EMBED = "smollm2-fim:135m", "all-minilm:latest"
 SEES, LLAVA = "smollm2-vision:135m", "smollm2-llava:135m"
 """The one has tools as well; both understand nothing of what they see."""
-MODELFILES = Path(__file__).parent / "data" / "ollama" / "models"
+MODELFILES = Path(__file__).parents[1] / "data" / "ollama" / "models"
 _FILES = {
     PLAIN: "smollm2.Modelfile",
     TOOLS: "smollm2-tools.Modelfile",

@@ -13,8 +13,8 @@ from itertools import islice
 from typing import Any, NamedTuple
 
 from fakes.pictures import data_url, photo
-from ollama_server import EMBED, FILL, PLAIN, SEES, THINK, TOOLS
-from ollama_side import JSON, RefusedError, Side
+from probes.ollama_side import JSON, RefusedError, Side
+from servers.ollama_server import EMBED, FILL, PLAIN, SEES, THINK, TOOLS
 
 GREEDY = "smollm2-greedy:135m"
 """`PLAIN` with `PARAMETER temperature 0` in its Modelfile."""

@@ -1,4 +1,4 @@
-"""The table parameter x backend of docs/parameters.md: `uv run python tests/parameter_table.py`.
+"""The table parameter x backend of docs/parameters.md: `uv run python tools/parameter_table.py`.
 
 Each field of a chat completion passes the endpoint's own translation with a value that has an
 effect. A cell is the result: refused there, without effect, or honoured by the backend or not.
@@ -23,7 +23,7 @@ from proxy.endpoints.generation_fields import OLLAMA_ONLY  # noqa: E402
 from proxy.endpoints.openai.chat_completions.request import ChatCompletionRequest  # noqa: E402
 from proxy.endpoints.openai.chat_completions.translate import to_generation_request  # noqa: E402
 
-BEGIN = "<!-- parameters: generated from the code by `uv run python tests/parameter_table.py` -->"
+BEGIN = "<!-- parameters: generated from the code by `uv run python tools/parameter_table.py` -->"
 END = "<!-- end of parameters -->"
 BACKENDS = (MLXBackend, OllamaBackend)
 

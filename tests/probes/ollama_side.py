@@ -6,7 +6,7 @@ import urllib.request
 from collections.abc import Iterator
 from typing import Any
 
-from ollama_server import PLAIN
+from servers.ollama_server import PLAIN
 
 JSON = dict[str, Any]
 _SECONDS = 400.0

@@ -1,6 +1,6 @@
 """The table of docs/parameters.md: parameters that Ollama's own /v1 and Tandem honour.
 
-`uv run python tests/ollama_comparison.py` starts an Ollama and a Tandem of its own, puts every
+`uv run python tools/ollama_comparison.py` starts an Ollama and a Tandem of its own, puts every
 probe to both, and writes what they did.
 """
 
@@ -16,13 +16,13 @@ ROOT = Path(__file__).parent.parent
 PAGE = ROOT / "docs" / "parameters.md"
 sys.path[:0] = [str(ROOT), str(ROOT / "tests")]
 
-from ollama_probes import GREEDY, PROBES, Probe, verdict  # noqa: E402
-from ollama_server import PLAIN, own_ollama  # noqa: E402
-from ollama_side import Side  # noqa: E402
-from server_process import serving, write  # noqa: E402
+from probes.ollama_probes import GREEDY, PROBES, Probe, verdict  # noqa: E402
+from probes.ollama_side import Side  # noqa: E402
+from servers.ollama_server import PLAIN, own_ollama  # noqa: E402
+from servers.server_process import serving, write  # noqa: E402
 
 BEGIN = (
-    "<!-- ollama: written by `uv run python tests/ollama_comparison.py`, against a real Ollama -->"
+    "<!-- ollama: written by `uv run python tools/ollama_comparison.py`, against a real Ollama -->"
 )
 END = "<!-- end of ollama -->"
 _HEAD = [
