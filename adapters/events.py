@@ -40,6 +40,9 @@ class Started(Struct, frozen=True):
     """Context length of this request in tokens, for prompt and answer together."""
     cold: bool = False
     """True if the model was not loaded before, so that the request waited for the load."""
+    ignored: tuple[str, ...] = ()
+    """Paths of the parts of the request that this answer does without, such as
+    `tools[0].function.parameters.properties.a.not`."""
 
 
 class Restarted(Struct, frozen=True):
