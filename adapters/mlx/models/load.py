@@ -30,6 +30,7 @@ from adapters.request import Sampling
 
 logger = logging.getLogger(__name__)
 NO_EXTRAS = Extras()
+DEFAULT_TEMPERATURE = 1.0
 
 
 @dataclass(frozen=True)
@@ -208,16 +209,14 @@ def should_unpack(model: Any, dequantize: Literal["auto", "always", "never"]) ->
 def recommended_sampling(path: Path) -> Sampling:
     """Return the sampling that `generation_config.json` recommends.
 
-    Without one the model decodes greedily, which is mlx-lm's own default.
+    Without a recommendation the temperature is 1, as OpenAI documents and vLLM does: small models
+    loop when they decode greedily, in schemas above all. `do_sample` is not read, as in vLLM.
     """
     file = path / "generation_config.json"
-    if not file.is_file():
-        return Sampling()
-    config = json.loads(file.read_bytes())
-    if not config.get("do_sample"):
-        return Sampling()
+    config = json.loads(file.read_bytes()) if file.is_file() else {}
+    temperature = config.get("temperature")
     return Sampling(
-        temperature=config.get("temperature", 1.0),
+        temperature=DEFAULT_TEMPERATURE if temperature is None else temperature,
         top_p=config.get("top_p"),
         top_k=config.get("top_k"),
     )

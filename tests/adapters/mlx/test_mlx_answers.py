@@ -423,3 +423,20 @@ async def test_token_ids_are_continued_with_probabilities(backend: MLXBackend) -
     events = await answer(backend, request)
     assert usage_of(events).prompt_tokens == 3
     assert len(logprobs_of(events)) == 4
+
+
+async def test_temperature_is_one_where_neither_request_nor_model_has_one(tmp_path: Path) -> None:
+    write_tiny_model(tmp_path / "silent", temperature=None)
+    write_tiny_model(tmp_path / "greedy", temperature=0)
+    backend = MLXBackend(config_for(tmp_path))
+
+    async def text(model: str, temperature: float | None = None) -> str:
+        sampling = Sampling(temperature=temperature, seed=5)
+        return told(await answer(backend, chat("Hi", model, sampling=sampling)))["text"]
+
+    try:
+        assert await text("silent") == await text("silent", 1.0)
+        assert await text("silent", 0) == await text("greedy")
+        assert await text("silent") != await text("greedy")
+    finally:
+        await backend.aclose()
