@@ -26,6 +26,7 @@ from adapters.mlx.models.load_progress import Extras, Loading
 from adapters.mlx.output.detokenize import Vocabulary
 from adapters.mlx.output.reasoning import Reasoning, find_reasoning
 from adapters.mlx.output.tool_calls import ToolSyntax, find_syntax
+from adapters.mlx.prompt.control_tokens import ControlTokens
 from adapters.request import Sampling
 
 logger = logging.getLogger(__name__)
@@ -53,6 +54,7 @@ class LoadedModel:
     syntax: ToolSyntax | None
     """The syntax of its tool calls; `None` if its template supports no tools."""
     grammars: GrammarCompiler
+    control: ControlTokens
     files: tuple[Path, ...] = ()
     """The files it was loaded from."""
     draft: Any = None
@@ -149,6 +151,7 @@ def _load(
         reasoning=texts.reasoning,
         syntax=texts.syntax,
         grammars=GrammarCompiler(texts.tokenizer, texts.end_tokens),
+        control=texts.control,
         files=(*model_files(path), *(model_files(extras.lora) if extras.lora else ())),
         draft=draft,
     )
@@ -162,6 +165,7 @@ class Tokenization(NamedTuple):
     end_tokens: frozenset[int]
     reasoning: Reasoning | None
     syntax: ToolSyntax | None
+    control: ControlTokens
 
 
 def _read_tokenizer(path: Path, config: dict[str, Any], draft: Path | None) -> Tokenization:
@@ -174,6 +178,7 @@ def _read_tokenizer(path: Path, config: dict[str, Any], draft: Path | None) -> T
         frozenset(tokenizer.eos_token_ids),
         find_reasoning(tokenizer),
         find_syntax(tokenizer),
+        ControlTokens(tokenizer),
     )
 
 
