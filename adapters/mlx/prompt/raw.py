@@ -5,7 +5,7 @@ from typing import Any
 
 from adapters.errors import InvalidRequestError, UnsupportedParameterError
 from adapters.mlx.models.fim import find_infill
-from adapters.request import GenerationRequest, Message, TokenIds
+from adapters.request import GenerationRequest, TokenIds
 
 
 def reject_conflicts(request: GenerationRequest) -> None:
@@ -43,8 +43,7 @@ def _require_continuable(request: GenerationRequest) -> None:
             have a form that includes text before it.
     """
     last = request.prompt[-1] if isinstance(request.prompt, tuple) and request.prompt else None
-    is_text = isinstance(last, Message) and last.role == "assistant" and not last.tool_calls
-    if not is_text or not last.text:
+    if last is None or last.role != "assistant" or last.tool_calls or not last.text:
         raise InvalidRequestError(
             "'continue_final_message' requires a last message of the assistant with text and "
             "without tool calls.",
