@@ -35,10 +35,18 @@ _BOTH: frozenset[Feature] = frozenset(
     }
 )
 
-# Not supported by Ollama and rejected by name: token ids, grammars, and logit_bias, which Ollama
-# accepts and ignores.
+# Not supported by Ollama and rejected by name: token ids, grammars, the continuation of a message,
+# which its templates end, and logit_bias, which Ollama accepts and ignores.
 _ONLY_MLX: frozenset[Feature] = frozenset(
-    {"tokens", "echo_logprobs", "empty_answer", "logit_bias", "guided_regex", "guided_grammar"}
+    {
+        "tokens",
+        "echo_logprobs",
+        "empty_answer",
+        "logit_bias",
+        "guided_regex",
+        "guided_grammar",
+        "continue_final_message",
+    }
 )
 _ONLY_OLLAMA: frozenset[Feature] = frozenset({"images", "options"})
 

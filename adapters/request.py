@@ -133,6 +133,8 @@ class GenerationRequest(Struct, frozen=True, kw_only=True):
     parallel_tool_calls: bool = True
     response_format: ResponseFormat | None = None
     reasoning_effort: ReasoningEffort | None = None
+    continue_final_message: bool = False
+    """Continue the last message, which is the assistant's, instead of answering it."""
     top_logprobs: int | None = None
     """Alternatives to report per token; 0: the token only, `None`: no logprobs."""
     num_ctx: int | None = None
@@ -189,6 +191,7 @@ Feature = Literal[
     "guided_regex",
     "guided_grammar",
     "reasoning_effort",
+    "continue_final_message",
     "logprobs",
     "num_ctx",
     "keep_alive",
@@ -241,6 +244,7 @@ _TESTS: dict[str, dict[Feature, Callable[[GenerationRequest], bool]]] = {
         "guided_grammar": lambda r: isinstance(r.response_format, Lark),
     },
     "reasoning_effort": {"reasoning_effort": lambda r: r.reasoning_effort not in (None, "none")},
+    "continue_final_message": {"continue_final_message": lambda r: r.continue_final_message},
     "top_logprobs": {"logprobs": lambda r: r.top_logprobs is not None},
     "num_ctx": {"num_ctx": lambda r: r.num_ctx is not None},
     "keep_alive": {"keep_alive": lambda r: r.keep_alive is not None},

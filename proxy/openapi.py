@@ -31,7 +31,7 @@ _HEADERS = {
     "x-tandem-backend": "Backend that answered; `none` if no backend was used.",
     "x-tandem-fallback-from": "Backend that failed before, and how.",
     "x-tandem-context": "Context length in tokens, for prompt and answer together.",
-    "x-tandem-ignored": "Unknown fields of the body.",
+    "x-tandem-ignored": "Unknown fields of the body, and parts of schemas that are not enforced.",
 }
 _ERROR_HEADERS = {
     "retry-after": "Seconds after which to retry.",

@@ -44,6 +44,8 @@ class Attempt:
         """The request waited for its model to be loaded."""
         self.context: int | None = None
         """Tokens that prompt and answer may have together."""
+        self.ignored: tuple[str, ...] = ()
+        """Paths of the parts of the request that the answer does without."""
         self.restarted = False
         """Another server of the backend restarted the answer: its times are not comparable."""
         self.concurrency = 1
@@ -56,6 +58,7 @@ class Attempt:
         match event:
             case Started():
                 self.cold, self.context, self.ready_at = event.cold, event.context, self._clock()
+                self.ignored = event.ignored
             case Restarted():
                 self.restarted, self.context = True, event.context
                 self.ready_at, self.first_at = self._clock(), None
@@ -103,8 +106,10 @@ class Record:
         self.model = ""
         """The public name in the request."""
         self.streamed = False
-        self.ignored: tuple[str, ...] = ()
+        self.unknown: tuple[str, ...] = ()
         """Paths of request fields that no part of the server knows."""
+        self.to_param: Callable[[str], str | None] = str
+        """Translates a path of the contract to that in the body that the client sent."""
         self.attempts: list[Attempt] = []
         """In order; several if a backend failed, or the request has several prompts."""
         self.fallback_from: str | None = None
@@ -154,6 +159,12 @@ class Record:
     def backend(self) -> str:
         """The configured name of the backend of the last attempt; `none` before the first."""
         return self.attempts[-1].backend if self.attempts else "none"
+
+    @property
+    def ignored(self) -> tuple[str, ...]:
+        """Paths of the parts of the request without effect: unknown, or not honoured in full."""
+        reduced = [path for attempt in self._sent for path in attempt.ignored]
+        return (*self.unknown, *dict.fromkeys(self.to_param(path) or path for path in reduced))
 
     @property
     def context(self) -> int | None:

@@ -66,6 +66,10 @@ ASKING: dict[str, tuple[GenerationRequest, Feature]] = {
         "guided_grammar",
     ),
     "reasoning_effort": (replace(PLAIN, reasoning_effort="low"), "reasoning_effort"),
+    "continue_final_message": (
+        replace(PLAIN, continue_final_message=True),
+        "continue_final_message",
+    ),
     "top_logprobs": (replace(PLAIN, top_logprobs=0), "logprobs"),
     **{
         f"sampling.{name}": (replace(PLAIN, sampling=Sampling(**{name: value})), name)
@@ -133,6 +137,13 @@ WIRE: dict[Feature, tuple[dict[str, Any], str]] = {
     ),
     "response_format": ({"response_format": {"type": "json_object"}}, "response_format"),
     "reasoning_effort": ({"reasoning_effort": "low"}, "reasoning_effort"),
+    "continue_final_message": (
+        {
+            "messages": [{"role": "assistant", "content": "The sky"}],
+            "continue_final_message": True,
+        },
+        "continue_final_message",
+    ),
     "logprobs": ({"logprobs": True}, "logprobs"),
 }
 """How a chat asks for each feature; `prompt` is for raw text, which a chat never sends."""

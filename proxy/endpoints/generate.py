@@ -126,6 +126,7 @@ async def answer(request: ServerRequest, dialect: Dialect[B]) -> ASGIResponse:
 
 
 async def _generate(request: ServerRequest, dialect: Dialect[B], call: Call[B], sink: Sink) -> None:
+    request.record.to_param = partial(dialect.to_param, body=call.body)
     try:
         requests = await to_routed(request, call)
         if len(requests) == 1:

@@ -287,8 +287,15 @@ def check_stream_options(body: GenerationFields) -> None:
         )
 
 
+SCHEMA_PATH = "response_format.json_schema.schema"
+"""The contract's path of the schema of an answer, which is OpenAI's."""
+
+
 def sent_as(feature: str, body: GenerationFields) -> str:
     """Return the field of the body, as the client sent it, that requests `feature`."""
+    if feature.startswith(SCHEMA_PATH):
+        place = SCHEMA_PATH if body.guided_json is None else "guided_json"
+        return place + feature.removeprefix(SCHEMA_PATH)
     for field in _SENT_AS.get(feature, (feature.removeprefix("options."),)):
         if getattr(body, field, None) is not None:
             return field

@@ -103,7 +103,7 @@ class ServerRequest(Request[Any, Any, Any]):
         unknown = unknown_fields(decode(body, object), decoded)
         if unknown and self.config.server.strict_fields:
             raise InvalidRequestError(f"Unknown parameter: '{unknown[0][:200]}'.", param=unknown[0])
-        self.record.ignored = unknown
+        self.record.unknown = unknown
         return decoded
 
     def caller(self, cache_key: str | None = None) -> str:

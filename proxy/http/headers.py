@@ -5,7 +5,7 @@ from litestar.types import Message, Send
 from proxy.record import Record
 
 _MAX_NAMES = 20
-_MAX_NAME_LENGTH = 80
+_MAX_NAME_LENGTH = 120
 
 
 def with_headers(send: Send, record: Record) -> Send:
@@ -29,8 +29,8 @@ def _to_headers(record: Record) -> list[tuple[bytes, bytes]]:
         headers.append((b"x-tandem-fallback-from", record.fallback_from.encode()))
     if record.context is not None:
         headers.append((b"x-tandem-context", b"%d" % record.context))
-    if record.ignored:
-        headers.append((b"x-tandem-ignored", _to_list(record.ignored).encode()))
+    if ignored := record.ignored:
+        headers.append((b"x-tandem-ignored", _to_list(ignored).encode()))
     return headers
 
 

@@ -53,9 +53,9 @@ def scripted(
 
     async def script(request: GenerationRequest, loaded: Any, _prompt: Any) -> Any:
         if (texts := write(request)) is None:
-            return [()] * request.n
+            return [()] * request.n, ()
         spelled = [loaded.tokenizer.encode(text, add_special_tokens=False) for text in texts]
-        return [(Script(spelled[choice]),) for choice in range(request.n)]
+        return [(Script(spelled[choice]),) for choice in range(request.n)], ()
 
     with patch.context() as patched:
         patched.setattr(prepare, "constrain", script)

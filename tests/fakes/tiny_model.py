@@ -98,14 +98,20 @@ def write_tiny_model(
     *,
     context: int = 512,
     template: str = TEMPLATE,
+    temperature: float | None = 0.0,
     **changed: int,
 ) -> Path:
-    """A folder as the hub has them: configuration, weights, tokenizer, chat template."""
+    """A folder as the hub has them: configuration, weights, tokenizer, chat template.
+
+    `temperature` is its recommendation: greedy, so that tests compare texts without a seed.
+    """
     folder.mkdir(parents=True, exist_ok=True)
     module, shape = KINDS[kind]
     config = {"model_type": kind, "eos_token_id": END, **shape, **changed}
     config["max_position_embeddings"] = context
     (folder / "config.json").write_text(json.dumps(config))
+    if temperature is not None:
+        (folder / "generation_config.json").write_text(json.dumps({"temperature": temperature}))
     mx.random.seed(7)
     model = module.Model(module.ModelArgs.from_dict(config))
     parameters: Any = tree_flatten(model.parameters())

@@ -5,20 +5,32 @@ import re
 from collections import OrderedDict
 from concurrent.futures import ThreadPoolExecutor
 from hashlib import sha256
-from typing import Any
+from typing import Any, NamedTuple, TypeVar
 
+import msgspec
 from llguidance import LLMatcher, LLParserLimits, LLTokenizer
 from msgspec.structs import replace
 
 from adapters.errors import InvalidRequestError, UnsupportedParameterError
-from adapters.mlx.grammar.lark import Grammar, Style, to_grammar
-from adapters.request import GenerationRequest, Lark, Regex
+from adapters.mlx.grammar.enforceable import ANY_OBJECT, Enforceable, enforceable
+from adapters.mlx.grammar.lark import (
+    SCHEMA_PATH,
+    Grammar,
+    SchemaRule,
+    Style,
+    is_constrained,
+    parameters_path,
+    to_grammar,
+)
+from adapters.request import GenerationRequest, JSONSchema, Lark, NamedTool, Regex, Tool
 
 MAX_CACHED = 64
 """Compiled grammars; a large one takes 1 to 2 MB."""
 MAX_GRAMMAR_BYTES = 64 * 1024
 """Limit for patterns and grammars that a request contains."""
 COMPILE_SECONDS = 2.0
+
+T = TypeVar("T")
 
 
 def parser_limits() -> LLParserLimits:
@@ -28,6 +40,15 @@ def parser_limits() -> LLParserLimits:
     compile in a quarter of a second.
     """
     return LLParserLimits(verbose_errors=False)
+
+
+class Compiled(NamedTuple):
+    """The grammar of an answer."""
+
+    matcher: LLMatcher | None
+    """In its initial state; `None` if the answer is not constrained."""
+    ignored: tuple[str, ...] = ()
+    """Paths of the parts of schemas that are not enforced."""
 
 
 class GrammarCompiler:
@@ -46,17 +67,20 @@ class GrammarCompiler:
         self._tokenizer: LLTokenizer | None = None
         self._control: dict[str, int] = {}
         self._compiled: OrderedDict[bytes, LLMatcher] = OrderedDict()
+        self._enforceable: OrderedDict[bytes, Enforceable] = OrderedDict()
         # One thread compiles the vocabulary and the grammars in the order of the requests. The
         # limits of the parser, not a watchdog, keep a grammar from blocking it.
         self._thread = ThreadPoolExecutor(1, thread_name_prefix="mlx-grammar")
 
-    async def compile(self, request: GenerationRequest, style: Style) -> LLMatcher | None:
-        """A new matcher in its initial state; `None` if the answer is not constrained.
+    async def compile(self, request: GenerationRequest, style: Style) -> Compiled:
+        """Compile the grammar of an answer; a new matcher each time.
 
-        `style` needs no control tokens: they are added here.
+        What cannot be enforced is left out of schemas that are not strict. `style` needs no control
+        tokens: they are added here.
 
         Raises:
-            InvalidRequestError: the grammar cannot be enforced; `param` and message name the part.
+            InvalidRequestError: a strict schema, or a grammar, cannot be enforced; `param` and
+                message name the part.
             UnsupportedParameterError: the tokenizer of this model cannot be constrained.
         """
         # No limit for the first request, which also waits for the vocabulary.
@@ -78,18 +102,73 @@ class GrammarCompiler:
     def close(self) -> None:
         self._thread.shutdown(wait=False, cancel_futures=True)
 
-    def _compile(self, request: GenerationRequest, style: Style) -> LLMatcher | None:
+    def _compile(self, request: GenerationRequest, style: Style) -> Compiled:
         tokenizer = self._load_tokenizer(_param_of(request))
-        grammar = to_grammar(request, replace(style, control=self._control))
+        style = replace(style, control=self._control)
+        if not is_constrained(request, style.syntax):
+            return Compiled(None)
+        enforced, ignored = self._to_enforceable(tokenizer, request)
+        try:
+            return Compiled(self._matcher(tokenizer, enforced, style), ignored)
+        except InvalidRequestError:
+            # Each schema alone can be enforced, and not all together: only strict ones are kept.
+            loose, ignored = _without_loose(enforced, ignored)
+            if loose == enforced:
+                raise
+            return Compiled(self._matcher(tokenizer, loose, style), ignored)
+
+    def _matcher(
+        self, tokenizer: LLTokenizer, request: GenerationRequest, style: Style
+    ) -> LLMatcher | None:
+        grammar = to_grammar(request, style)
         if grammar is None:
             return None
         key = sha256(grammar.text.encode()).digest()
         if key not in self._compiled:
             self._compiled[key] = _compile(tokenizer, grammar)
-        self._compiled.move_to_end(key)
-        if len(self._compiled) > MAX_CACHED:
-            self._compiled.popitem(last=False)
-        return self._compiled[key].deep_copy()
+        return _recent(self._compiled, key).deep_copy()
+
+    def _to_enforceable(
+        self, tokenizer: LLTokenizer, request: GenerationRequest
+    ) -> tuple[GenerationRequest, tuple[str, ...]]:
+        """Return the request without what its loose schemas cannot enforce, and the paths of that.
+
+        Raises:
+            InvalidRequestError: a strict schema cannot be enforced; `param` is the path.
+        """
+        ignored: list[str] = []
+
+        def reduced(schema: dict[str, Any], strict: bool, path: str) -> dict[str, Any]:
+            found = self._find_enforceable(tokenizer, schema)
+            for fault in found.faults:
+                if strict and not fault.is_annotation:
+                    raise InvalidRequestError(fault.reason, param=path + fault.path)
+                ignored.append(path + fault.path)
+            return found.schema
+
+        def reduced_tool(at: int, tool: Tool) -> Tool:
+            choice = request.tool_choice
+            called = not isinstance(choice, NamedTool) or choice.name == tool.name
+            if not tool.parameters or choice == "none" or not called:
+                return tool
+            path = parameters_path(at)
+            return replace(tool, parameters=reduced(tool.parameters, tool.strict, path))
+
+        shape = request.response_format
+        if isinstance(shape, JSONSchema):
+            shape = replace(shape, schema=reduced(shape.schema, shape.strict, SCHEMA_PATH))
+        tools = tuple(reduced_tool(at, tool) for at, tool in enumerate(request.tools))
+        return replace(request, tools=tools, response_format=shape), tuple(ignored)
+
+    def _find_enforceable(self, tokenizer: LLTokenizer, schema: dict[str, Any]) -> Enforceable:
+        key = sha256(msgspec.json.encode(schema)).digest()
+        if key not in self._enforceable:
+            self._enforceable[key] = enforceable(
+                schema,
+                lambda bounded: _schema_error(tokenizer, SchemaRule("start", "", bounded)),
+                self._compile_seconds / 2,
+            )
+        return _recent(self._enforceable, key)
 
     def _load_tokenizer(self, param: str) -> LLTokenizer:
         """Load the vocabulary once; an error names `param`."""
@@ -114,6 +193,37 @@ class GrammarCompiler:
                 if token < self._tokenizer.vocab_size and self._tokenizer.is_special_token(token)
             }
         return self._tokenizer
+
+
+def _recent(cache: OrderedDict[bytes, T], key: bytes) -> T:
+    """Return the value of `key`, which becomes the most recent; the oldest may be dropped."""
+    cache.move_to_end(key)
+    if len(cache) > MAX_CACHED:
+        cache.popitem(last=False)
+    return cache[key]
+
+
+def _without_loose(
+    request: GenerationRequest, ignored: tuple[str, ...]
+) -> tuple[GenerationRequest, tuple[str, ...]]:
+    """Replace every schema that is not strict by that of any object."""
+    tools: list[Tool] = []
+    for at, tool in enumerate(request.tools):
+        if tool.strict or not tool.parameters:
+            tools.append(tool)
+        else:
+            tools.append(replace(tool, parameters=ANY_OBJECT))
+            ignored = _of_all(ignored, parameters_path(at))
+    shape = request.response_format
+    if isinstance(shape, JSONSchema) and not shape.strict:
+        shape = replace(shape, schema=ANY_OBJECT)
+        ignored = _of_all(ignored, SCHEMA_PATH)
+    return replace(request, tools=tuple(tools), response_format=shape), ignored
+
+
+def _of_all(ignored: tuple[str, ...], path: str) -> tuple[str, ...]:
+    """Put `path` in place of the paths inside it."""
+    return (*(each for each in ignored if not each.startswith(path)), path)
 
 
 def _param_of(request: GenerationRequest) -> str:
@@ -156,6 +266,12 @@ def _error_of(matcher: LLMatcher) -> str:
     if not any(first.compute_bitmask()):
         return first.get_error() or "it allows no answer"
     return first.get_error()
+
+
+def _schema_error(tokenizer: LLTokenizer, rule: SchemaRule) -> str:
+    """Message for the client about a schema that cannot be enforced, or ""."""
+    error = _error_of(_matcher(tokenizer, rule.as_grammar()))
+    return _explain(error) if error else ""
 
 
 _KEYWORDS = re.compile(r"Unimplemented keys: \[([^\]]*)\]")

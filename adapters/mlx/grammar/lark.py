@@ -32,6 +32,13 @@ from adapters.request import (
 
 MAX_CALLS = 8
 """Limit for one answer: some models do not stop calling."""
+SCHEMA_PATH = "response_format.json_schema.schema"
+"""The parameter with the schema of an answer."""
+_NO_PARAMETERS: dict[str, Any] = {"type": "object", "properties": {}, "additionalProperties": False}
+"""Schema of the arguments of a tool without `parameters`: `{}`.
+
+Source: https://platform.openai.com/docs/api-reference/chat/create (tools, function, parameters)
+"""
 _COMPACT = {"whitespace_flexible": False, "item_separator": ", ?", "key_separator": ": ?"}
 """No white space but the single spaces that models were trained to write."""
 
@@ -133,9 +140,9 @@ def _content(response_format: ResponseFormat) -> _Part:
     """The rule `content`."""
     match response_format:
         case JSONObject():
-            return _one_schema(any_object())
+            return _one_schema(any_object(), "response_format")
         case JSONSchema(schema):
-            return _one_schema(_bounded(schema, "response_format"))
+            return _one_schema(_bounded(schema, SCHEMA_PATH), SCHEMA_PATH)
         case Regex(pattern):
             # Like Python's `re` with ASCII: \\d is a digit from 0 to 9.
             return _Part(f"content: /{regex_to_lark(pattern, 'd')}/\n", "guided_regex")
@@ -143,8 +150,8 @@ def _content(response_format: ResponseFormat) -> _Part:
             return _Part("content: @custom\n", "guided_grammar", custom=grammar)
 
 
-def _one_schema(schema: dict[str, Any]) -> _Part:
-    rule = SchemaRule("content", "response_format", schema)
+def _one_schema(schema: dict[str, Any], param: str) -> _Part:
+    rule = SchemaRule("content", param, schema)
     return _Part(rule.definition, rule.param, (rule,))
 
 
@@ -307,7 +314,12 @@ class _Calls:
         return _Part(rules + definitions, param, self._arguments)
 
 
+def parameters_path(index: int) -> str:
+    """The parameter with the schema of a tool's arguments."""
+    return f"tools[{index}].function.parameters"
+
+
 def _arguments_rule(index: int, tool: Tool) -> SchemaRule:
-    param = f"tools[{index}].function.parameters"
-    schema = {"type": "object"} if tool.parameters is None else tool.parameters
+    param = parameters_path(index)
+    schema = tool.parameters or _NO_PARAMETERS
     return SchemaRule(f"arguments_{index}", param, _bounded(schema, param))

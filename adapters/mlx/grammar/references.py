@@ -34,8 +34,8 @@ def subschemas(node: Node) -> Iterator[Node]:
 class References:
     """The references of one document, as a graph from pointer to pointer."""
 
-    def __init__(self, document: Node) -> None:
-        """Resolve all references that are reachable from the root.
+    def __init__(self, document: Node, start: str = ROOT) -> None:
+        """Resolve all references that are reachable from the subschema at the pointer `start`.
 
         Raises:
             InvalidRequestError: a reference has no target in the document, or every instance
@@ -45,13 +45,13 @@ class References:
         self._nodes: dict[str, Node] = {}
         self._targets: dict[str, set[str]] = {}
         self._closing: set[tuple[str, str]] = set()
-        self._explore()
+        self._explore(start)
         self._heights: dict[str, float] = dict.fromkeys(self._nodes, inf)
         previous = None
         while self._heights != previous:  # To the fixed point.
             previous = self._heights
             self._heights = {p: self._height_of(node, p) for p, node in self._nodes.items()}
-        if self._heights[ROOT] == inf:
+        if self._heights[start] == inf:
             raise InvalidRequestError("The schema has no finite instance.")
 
     def node(self, pointer: str) -> Node:
@@ -65,18 +65,18 @@ class References:
         """Number of cycles in the smallest instance of `pointer`."""
         return self._heights[pointer]
 
-    def _explore(self) -> None:
+    def _explore(self, start: str) -> None:
         """Depth-first search without recursion: chains of references may be long."""
         open_pointers: set[str] = set()
         stack: list[tuple[str, Iterator[str]]] = []
 
         def enter(pointer: str) -> None:
-            self._nodes[pointer] = _resolve(self._document, pointer)
+            self._nodes[pointer] = resolve(self._document, pointer)
             self._targets[pointer] = set(_references(self._nodes[pointer]))
             open_pointers.add(pointer)
             stack.append((pointer, iter(sorted(self._targets[pointer]))))
 
-        enter(ROOT)
+        enter(start)
         while stack:
             pointer, targets = stack[-1]
             target = next(targets, None)
@@ -126,7 +126,7 @@ def _references(node: Node) -> Iterator[str]:
         yield from _references(child)
 
 
-def _resolve(document: Node, pointer: str) -> Node:
+def resolve(document: Node, pointer: str) -> Node:
     """Find the node of a JSON pointer.
 
     Source: https://www.rfc-editor.org/rfc/rfc6901 (JSON pointers as fragments)

@@ -48,16 +48,21 @@ _KINDS = {
 _Schema = dict[str, Any]
 
 
-def bound(schema: _Schema) -> _Schema:
+def bound(schema: _Schema, start: str = ROOT) -> _Schema:
     """`schema` with bounds and with its recursion unrolled to a fixed depth.
+
+    `start`: the pointer of the subschema to bound; it may refer to all of `schema`.
 
     Raises:
         InvalidRequestError: it is too large or too deep, has no finite instance, or a `$ref` has
             no target.
     """
-    _require_size(schema)
+    require_size(schema)
+    if "x-guidance" in schema:
+        # llguidance's own options: one of them switches enforcement off.
+        raise InvalidRequestError("The schema uses 'x-guidance', which is not supported.")
     try:
-        return _Bounding(schema).run()
+        return _Bounding(schema, start).run()
     except (TypeError, AttributeError, ValueError) as error:
         raise InvalidRequestError("This is not a valid JSON schema.") from error
 
@@ -67,10 +72,11 @@ def any_object() -> _Schema:
     return bound({"type": "object"})
 
 
-def _require_size(schema: _Schema) -> None:
-    if "x-guidance" in schema:
-        # llguidance's own options: one of them switches enforcement off.
-        raise InvalidRequestError("The schema uses 'x-guidance', which is not supported.")
+def require_size(schema: _Schema) -> None:
+    """
+    Raises:
+        InvalidRequestError: it is too large or too deep.
+    """
     if _depth(schema) > MAX_DEPTH:
         raise InvalidRequestError(f"The schema is nested deeper than {MAX_DEPTH} levels.")
     if len(json.dumps(schema, ensure_ascii=False).encode()) > MAX_BYTES:
@@ -100,17 +106,17 @@ class _Scope(Struct, frozen=True):
 
 
 class _Bounding:
-    def __init__(self, schema: _Schema) -> None:
-        self._root = schema
-        self._references = References(schema)
+    def __init__(self, schema: _Schema, start: str) -> None:
+        self._start = start
+        self._references = References(schema, start)
         self._definitions: _Schema = {}
         self._named: dict[tuple[str, int], str] = {}
         self._pending: list[tuple[str, str, int]] = []
         self._nodes = 0
 
     def run(self) -> _Schema:
-        scope = _Scope(ROOT, MAX_RECURSION)
-        root = self._bound(self._root, scope)
+        scope = _Scope(self._start, MAX_RECURSION)
+        root = self._bound(self._references.node(self._start), scope)
         while self._pending:
             name, pointer, cycles = self._pending.pop()
             node = self._references.node(pointer)
@@ -316,10 +322,13 @@ def _narrow_number(schema: _Schema, *, is_integer: bool) -> _Schema:
     low = [schema[k] for k in ("minimum", "exclusiveMinimum") if _is_number(schema.get(k))]
     high = [schema[k] for k in ("maximum", "exclusiveMaximum") if _is_number(schema.get(k))]
     narrowed = dict(schema)
-    if not low:
-        narrowed["minimum"] = min([-size, *(-2 * abs(bound) for bound in high)])
-    if not high:
-        narrowed["maximum"] = max([size, *(2 * abs(bound) for bound in low)])
+    # Limits beyond the bounds, such as those of int64, have too many digits for llguidance.
+    if not low or (max(low) < -size and min([size, *high]) >= -size):
+        narrowed.pop("exclusiveMinimum", None)
+        narrowed["minimum"] = min([-size, *(-2 * abs(bound) for bound in high if bound < 0)])
+    if not high or (min(high) > size and max([-size, *low]) <= size):
+        narrowed.pop("exclusiveMaximum", None)
+        narrowed["maximum"] = max([size, *(2 * abs(bound) for bound in low if bound > 0)])
     if not is_integer:
         if low and high and 0 <= min(high) - max(low) < _SMALLEST_RANGE:
             # llguidance 1.9 accepts 0 as greater than 0 in such ranges.

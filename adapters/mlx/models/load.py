@@ -26,10 +26,12 @@ from adapters.mlx.models.load_progress import Extras, Loading
 from adapters.mlx.output.detokenize import Vocabulary
 from adapters.mlx.output.reasoning import Reasoning, find_reasoning
 from adapters.mlx.output.tool_calls import ToolSyntax, find_syntax
+from adapters.mlx.prompt.control_tokens import ControlTokens
 from adapters.request import Sampling
 
 logger = logging.getLogger(__name__)
 NO_EXTRAS = Extras()
+DEFAULT_TEMPERATURE = 1.0
 
 
 @dataclass(frozen=True)
@@ -52,6 +54,7 @@ class LoadedModel:
     syntax: ToolSyntax | None
     """The syntax of its tool calls; `None` if its template supports no tools."""
     grammars: GrammarCompiler
+    control: ControlTokens
     files: tuple[Path, ...] = ()
     """The files it was loaded from."""
     draft: Any = None
@@ -148,6 +151,7 @@ def _load(
         reasoning=texts.reasoning,
         syntax=texts.syntax,
         grammars=GrammarCompiler(texts.tokenizer, texts.end_tokens),
+        control=texts.control,
         files=(*model_files(path), *(model_files(extras.lora) if extras.lora else ())),
         draft=draft,
     )
@@ -161,6 +165,7 @@ class Tokenization(NamedTuple):
     end_tokens: frozenset[int]
     reasoning: Reasoning | None
     syntax: ToolSyntax | None
+    control: ControlTokens
 
 
 def _read_tokenizer(path: Path, config: dict[str, Any], draft: Path | None) -> Tokenization:
@@ -174,6 +179,7 @@ def _read_tokenizer(path: Path, config: dict[str, Any], draft: Path | None) -> T
         frozenset(tokenizer.eos_token_ids),
         find_reasoning(tokenizer),
         find_syntax(tokenizer),
+        ControlTokens(tokenizer),
     )
 
 
@@ -200,16 +206,14 @@ def should_unpack(model: Any, dequantize: Literal["auto", "always", "never"]) ->
 def recommended_sampling(path: Path) -> Sampling:
     """Return the sampling that `generation_config.json` recommends.
 
-    Without one the model decodes greedily, which is mlx-lm's own default.
+    Without a recommendation the temperature is 1, as OpenAI documents and vLLM does: small models
+    loop when they decode greedily, in schemas above all. `do_sample` is not read, as in vLLM.
     """
     file = path / "generation_config.json"
-    if not file.is_file():
-        return Sampling()
-    config = json.loads(file.read_bytes())
-    if not config.get("do_sample"):
-        return Sampling()
+    config = json.loads(file.read_bytes()) if file.is_file() else {}
+    temperature = config.get("temperature")
     return Sampling(
-        temperature=config.get("temperature", 1.0),
+        temperature=DEFAULT_TEMPERATURE if temperature is None else temperature,
         top_p=config.get("top_p"),
         top_k=config.get("top_k"),
     )

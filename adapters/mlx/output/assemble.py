@@ -50,6 +50,8 @@ class Reading:
     syntax: ToolSyntax | None = None
     tools: tuple[Tool, ...] = ()
     """The functions that may be called; without any, no text is read as a call."""
+    calls_only: bool = False
+    """A call is forced: text beside calls and reasoning is the beginning of one that was cut."""
     echo: str = ""
     """The prompt, where the answer is to begin with it."""
 
@@ -172,6 +174,7 @@ class Answer:
         self._text = reading.vocabulary.detokenizer(controls)
         self._stop = StopMatcher(reading.stop)
         self._reader = reading.reader(controls)
+        self._calls_only = reading.calls_only
         self._sequence = sequence
         self._choice = sequence.choice
         self._ledger = TokenLedger() if sequence.top_logprobs is not None else None
@@ -238,7 +241,7 @@ class Answer:
 
     def _render(self, piece: Piece) -> str | None:
         match piece.kind:
-            case "content":
+            case "content" if not self._calls_only:
                 return self._show(piece.text, piece.source, last=False)
             case "reasoning":
                 self._write(ReasoningDelta(piece.text, self._choice))
@@ -252,7 +255,7 @@ class Answer:
                 self._write(ToolCallDelta(self._calls - 1, piece.text, self._choice))
             case "end":
                 self._complete += 1
-            case "marker":
+            case "marker" | "content":
                 pass
         if self._ledger is not None:
             self._ledger.drop(len(piece.source))

@@ -39,6 +39,8 @@ def render(loaded: LoadedModel, request: GenerationRequest) -> Prompt:
     ids = _apply_template(loaded, request, request.prompt)
     if loaded.reasoning is None:
         return Prompt(ids)
+    if request.continue_final_message:
+        return Prompt(ids, is_answering=loaded.reasoning.is_harmony)
     if request.reasoning_effort == "none":
         return _without_thinking(loaded, request, ids)
     return Prompt(ids, "open" if is_open(loaded.reasoning, loaded.tokenizer, ids) else "may")
@@ -60,16 +62,34 @@ def _apply_template(
     elif tools:
         arguments["tools"] = [to_openai(tool) for tool in tools]
     chat = [to_template_message(message) for message in messages]
+    if request.continue_final_message:
+        arguments["continue_final_message"] = True
+    else:
+        arguments["add_generation_prompt"] = True
     try:
-        ids = loaded.tokenizer.apply_chat_template(chat, add_generation_prompt=True, **arguments)
-        return list(ids)
+        return _encode(loaded, chat, arguments)
     except TemplateError as error:
         # `raise_exception` in a template, such as "Conversation roles must alternate".
         raise InvalidRequestError(
             f"The model's chat template rejects these messages: {error}", param="messages"
         ) from error
     except Exception as error:
+        if request.continue_final_message and isinstance(error, (TypeError, ValueError)):
+            # Transformers finds no end of the message in what the template made of it.
+            raise UnsupportedParameterError(
+                f"The chat template of '{request.model}' cannot continue a message.",
+                param="continue_final_message",
+            ) from error
         raise GenerationError("The model's chat template failed.", lasting=True) from error
+
+
+def _encode(loaded: LoadedModel, chat: list[Any], arguments: dict[str, Any]) -> list[int]:
+    """Render and tokenize; names of control tokens in messages and tools are text."""
+    apply = loaded.tokenizer.apply_chat_template
+    if not loaded.control.occur_in([chat, arguments.get("tools")]):
+        return list(apply(chat, **arguments))
+    hidden, kept = loaded.control.hide([chat, arguments])
+    return loaded.control.encode(apply(hidden, tokenize=False, **kept))
 
 
 def _effort(effort: ReasoningEffort | None) -> dict[str, Any]:

@@ -28,6 +28,8 @@ class Prepared(NamedTuple):
     reading: Reading
     context: int | None
     """Tokens that prompt and answer may have together."""
+    ignored: tuple[str, ...] = ()
+    """As `Started.ignored`."""
 
 
 async def prepare(
@@ -48,27 +50,27 @@ async def prepare(
     context = context_of(request, loaded.context_length)
     require_room(len(prompt.ids), context, request)
     _require_tokens(request.sampling.logit_bias or {}, len(loaded.tokenizer))
-    processors = await constrain(request, loaded, prompt)
+    processors, ignored = await constrain(request, loaded, prompt)
     echo = ""
     if request.echo:
         echo = await loop.run_in_executor(tokenizing, raw_text, loaded.tokenizer, request.prompt)
     sequences = _to_sequences(request, loaded, prompt, context, processors)
-    return Prepared(sequences, _to_reading(request, loaded, prompt, echo), context)
+    return Prepared(sequences, _to_reading(request, loaded, prompt, echo), context, ignored)
 
 
 async def constrain(
     request: GenerationRequest, loaded: LoadedModel, prompt: Prompt
-) -> list[tuple[LogitsProcessor, ...]]:
-    """Return the processors of each choice: its grammar, if it has one."""
+) -> tuple[list[tuple[LogitsProcessor, ...]], tuple[str, ...]]:
+    """Return the processors of each choice, its grammar if it has one, and what is ignored."""
     style = Style()
     if isinstance(request.prompt, tuple):
         style = Style(loaded.syntax, loaded.reasoning, prompt.thinking)
     if not is_constrained(request, style.syntax):
-        return [()] * request.n
-    matcher = await loaded.grammars.compile(request, style)
+        return [()] * request.n, ()
+    matcher, ignored = await loaded.grammars.compile(request, style)
     if matcher is None:
-        return [()] * request.n
-    return [(GrammarProcessor(matcher.deep_copy()),) for _ in range(request.n)]
+        return [()] * request.n, ignored
+    return [(GrammarProcessor(matcher.deep_copy()),) for _ in range(request.n)], ignored
 
 
 def _to_sequences(
@@ -110,6 +112,7 @@ def _to_reading(
         is_answering=prompt.is_answering,
         syntax=calls_syntax(request, loaded.syntax),
         tools=offered_tools(request),
+        calls_only=bool(request.tools) and request.tool_choice not in ("auto", "none"),
     )
 
 

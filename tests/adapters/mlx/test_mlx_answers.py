@@ -26,6 +26,7 @@ from adapters.events import (
     Event,
     Finished,
     ReasoningDelta,
+    Started,
     TextDelta,
     ToolCallDelta,
     ToolCallStarted,
@@ -245,7 +246,7 @@ async def test_thoughts_come_before_a_forced_call_and_do_not_count_as_one(
     loaded = await EngineClient(engine).load(folder / "caller")
     style = Style(loaded.syntax, loaded.reasoning, "may")
     asked = chat(tools=(WEATHER,), tool_choice="required")
-    matcher = await loaded.grammars.compile(asked, style)
+    matcher, _ = await loaded.grammars.compile(asked, style)
     assert matcher is not None
     ids = loaded.tokenizer.encode(f"<think>Call {CALL}?</think>{CALL}", add_special_tokens=False)
     assert matcher.try_consume_tokens(ids) == len(ids)
@@ -304,16 +305,16 @@ async def test_a_stop_string_ends_an_answer_in_shape(backend: MLXBackend) -> Non
     ("fields", "param", "words"),
     [
         (
-            {"response_format": JSONSchema({"type": "array", "uniqueItems": True})},
-            "response_format",
+            {"response_format": JSONSchema({"type": "array", "uniqueItems": True}, strict=True)},
+            "response_format.json_schema.schema.uniqueItems",
             "uniqueItems",
         ),
         (
             {
-                "tools": (WEATHER, Tool("f", parameters={"type": "object", "not": {}})),
+                "tools": (WEATHER, Tool("f", None, {"type": "object", "not": {}}, strict=True)),
                 "tool_choice": "required",
             },
-            "tools[1].function.parameters",
+            "tools[1].function.parameters.not",
             "not",
         ),
         ({"response_format": Regex("(")}, "guided_regex", "enforced"),
@@ -326,6 +327,39 @@ async def test_what_cannot_be_enforced_is_refused_before_it_starts(
         await answer(backend, chat(**fields))
     assert caught.value.param == param
     assert (await backend.health()).counters["started"] == 0
+
+
+async def test_parts_of_a_loose_schema_that_are_not_enforced_are_reported(
+    backend: MLXBackend,
+) -> None:
+    parameters = {**CITY, "propertyNames": {"maxLength": 9}}
+    tools = (WEATHER, Tool("time", None, parameters))
+    request = chat(tools=tools, tool_choice=NamedTool("time"), sampling=WILD, max_tokens=None)
+    events = await answer(backend, request)
+    assert isinstance(events[0], Started)
+    assert events[0].ignored == ("tools[1].function.parameters.propertyNames",)
+    [name, arguments] = told(events)["calls"][0]
+    assert name == "time"
+    assert json.loads(arguments)["city"] in ("Paris", "Rome")
+
+
+@pytest.mark.parametrize("model", ["caller", "plain", "channels"])
+@pytest.mark.parametrize("limit", [1, 2, 3, 8, 13, 21, 34])
+async def test_forced_call_that_the_limit_cuts_has_no_content(
+    backend: MLXBackend, model: str, limit: int
+) -> None:
+    request = chat(
+        "?",
+        model,
+        tools=(WEATHER,),
+        tool_choice="required",
+        sampling=WILD,
+        reasoning_effort=None if model == "channels" else "none",
+        max_tokens=limit,
+    )
+    said = told(await answer(backend, request))
+    assert said["reason"] == "length"
+    assert said["text"] == ""
 
 
 async def test_an_effort_is_refused_where_nothing_thinks(backend: MLXBackend) -> None:
@@ -389,3 +423,20 @@ async def test_token_ids_are_continued_with_probabilities(backend: MLXBackend) -
     events = await answer(backend, request)
     assert usage_of(events).prompt_tokens == 3
     assert len(logprobs_of(events)) == 4
+
+
+async def test_temperature_is_one_where_neither_request_nor_model_has_one(tmp_path: Path) -> None:
+    write_tiny_model(tmp_path / "silent", temperature=None)
+    write_tiny_model(tmp_path / "greedy", temperature=0)
+    backend = MLXBackend(config_for(tmp_path))
+
+    async def text(model: str, temperature: float | None = None) -> str:
+        sampling = Sampling(temperature=temperature, seed=5)
+        return told(await answer(backend, chat("Hi", model, sampling=sampling)))["text"]
+
+    try:
+        assert await text("silent") == await text("silent", 1.0)
+        assert await text("silent", 0) == await text("greedy")
+        assert await text("silent") != await text("greedy")
+    finally:
+        await backend.aclose()

@@ -6,10 +6,11 @@ from typing import Any
 import httpx2
 import msgspec
 import pytest
-from fakes.scripted_backend import ScriptedBackend, chat, http_client
+from fakes.scripted_backend import HELLO, ScriptedBackend, chat, http_client
 from msgspec import Struct
 
 from adapters.errors import InvalidRequestError
+from adapters.events import Started
 from proxy.config import Config, ServerConfig
 from proxy.endpoints.openai.chat_completions.request import ChatCompletionRequest
 from proxy.http.body import decode, unknown_fields
@@ -229,3 +230,33 @@ async def test_names_in_the_header_cannot_break_it():
     assert ignored.isprintable()
     assert len(ignored) < 2500
     assert ignored.endswith("(and 484 more)")
+
+
+NOT = "response_format.json_schema.schema.properties.a.not"
+
+
+@pytest.mark.parametrize(
+    ("url", "fields", "ignored"),
+    [
+        (URL, {"foo": 1}, f"foo, {NOT}"),
+        (URL, {"stream": True}, NOT),
+        (URL, {"guided_json": {}}, "guided_json.properties.a.not"),
+        ("/api/chat", {"format": {}}, "format.properties.a.not"),
+    ],
+)
+async def test_parts_that_the_backend_does_without_are_named_as_the_client_sent_them(
+    url: str, fields: dict[str, Any], ignored: str
+):
+    backend = ScriptedBackend([Started(ignored=(NOT,)), *HELLO[1:]])
+    async with http_client(backend) as client:
+        response = await client.post(url, json=chat(**fields))
+    assert response.status_code == 200
+    assert response.headers["x-tandem-ignored"] == ignored
+
+
+async def test_parts_that_several_prompts_do_without_are_named_once():
+    backend = ScriptedBackend([Started(ignored=("guided_json.not",)), *HELLO[1:]])
+    body = {"model": "m", "prompt": ["a", "b"]}
+    async with http_client(backend) as client:
+        response = await client.post("/v1/completions", json=body)
+    assert response.headers["x-tandem-ignored"] == "guided_json.not"

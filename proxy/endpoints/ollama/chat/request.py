@@ -13,6 +13,7 @@ from adapters import request as contract
 from adapters.errors import InvalidRequestError, UnsupportedParameterError
 from adapters.request import GenerationRequest
 from proxy.endpoints.generation_fields import (
+    SCHEMA_PATH,
     GenerationFields,
     sent_as,
     settle,
@@ -110,6 +111,8 @@ def to_param(feature: str | None, body: OllamaChatRequest) -> str | None:
     }
     if feature is None:
         return None
+    if feature.startswith(SCHEMA_PATH):
+        return f"format{feature.removeprefix(SCHEMA_PATH)}"
     path = path_of_image(feature, image_paths(body))
     return path or names.get(feature) or sent_as(feature, _fields(body))
 

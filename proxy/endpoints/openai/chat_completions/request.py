@@ -195,6 +195,10 @@ class ChatCompletionRequest(GenerationFields, kw_only=True):
     enable_thinking: bool | None = None
     chat_template_kwargs: JSON | None = None
     """vLLM's; only `enable_thinking` is supported."""
+    continue_final_message: bool | None = None
+    """vLLM's: the answer continues the last message, which is the assistant's."""
+    add_generation_prompt: bool | None = None
+    """vLLM's: must be the opposite of `continue_final_message`."""
     tools: Annotated[list[FunctionTool | CustomTool], Meta(max_length=128)] | None = None
     tool_choice: ToolChoice | None = None
     parallel_tool_calls: bool | None = None

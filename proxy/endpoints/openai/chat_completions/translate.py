@@ -2,7 +2,7 @@
 
 from collections.abc import Callable
 from operator import attrgetter
-from typing import Any
+from typing import Any, cast
 
 from msgspec.structs import replace
 
@@ -40,6 +40,8 @@ _PLAIN = {"messages", "max_completion_tokens", *GenerationFields.__struct_fields
 """Fields that `to_request` and `settle` read, and fields without effect."""
 _SHAPES = tuple(name for name in ChatCompletionRequest.__struct_fields__ if name not in _PLAIN)
 """All other fields: they shape the answer, are refused, or are new. A plain chat has none."""
+_VALUES = ("const", "default", "enum", "example", "examples")
+"""Keywords of JSON Schema with values, which are no schemas."""
 _shape = attrgetter(*_SHAPES)
 _NO_SHAPE = (None,) * len(_SHAPES)
 
@@ -65,6 +67,7 @@ def to_generation_request(body: ChatCompletionRequest) -> GenerationRequest:
 def _shaped(request: GenerationRequest, body: ChatCompletionRequest) -> GenerationRequest:
     """Add the fields that only chats have."""
     tools, choice = to_tools_and_choice(body)
+    require_arguments(tools, choice)
     return replace(
         request,
         tools=tools,
@@ -72,6 +75,7 @@ def _shaped(request: GenerationRequest, body: ChatCompletionRequest) -> Generati
         parallel_tool_calls=body.parallel_tool_calls is not False,
         response_format=to_response_format(body),
         reasoning_effort=to_reasoning_effort(body),
+        continue_final_message=body.continue_final_message is True,
         top_logprobs=(body.top_logprobs or 0) if body.logprobs else None,
     )
 
@@ -115,6 +119,14 @@ def check_combinations(body: ChatCompletionRequest) -> None:
     if body.top_logprobs is not None and not body.logprobs:
         raise InvalidRequestError(
             "'top_logprobs' needs 'logprobs' to be true.", param="top_logprobs"
+        )
+    continues = bool(body.continue_final_message)
+    if body.add_generation_prompt is not None and body.add_generation_prompt is continues:
+        expected = "false" if continues else "true"
+        raise InvalidRequestError(
+            f"'add_generation_prompt' must be {expected} where 'continue_final_message' is "
+            f"{str(continues).lower()}.",
+            param="add_generation_prompt",
         )
     for new, old in (("tools", "functions"), ("tool_choice", "function_call")):
         if getattr(body, new) is not None and getattr(body, old) is not None:
@@ -264,6 +276,35 @@ def _tool(tool: wire.FunctionTool | wire.CustomTool, path: str) -> contract.Tool
 def _function(function: wire.Function) -> contract.Tool:
     return contract.Tool(
         function.name, function.description, function.parameters, bool(function.strict)
+    )
+
+
+def require_arguments(tools: tuple[contract.Tool, ...], choice: contract.ToolChoice) -> None:
+    """
+    Raises:
+        InvalidRequestError: a call is forced of a tool whose `parameters` allow no arguments.
+    """
+    if choice in ("auto", "none"):
+        return
+    for at, tool in enumerate(tools):
+        if isinstance(choice, contract.NamedTool) and choice.name != tool.name:
+            continue
+        path = f"tools[{at}].function.parameters"
+        kinds = (tool.parameters or {}).get("type", "object")
+        if kinds != "object" and not (isinstance(kinds, list) and "object" in kinds):
+            raise InvalidRequestError(f"'{path}' must have the type 'object'.", param=path)
+        if _has_empty_enum(tool.parameters):
+            raise InvalidRequestError(f"'{path}' has an 'enum' without values.", param=path)
+
+
+def _has_empty_enum(schema: Any) -> bool:
+    if isinstance(schema, list):
+        return any(map(_has_empty_enum, cast(list[Any], schema)))
+    if not isinstance(schema, dict):
+        return False
+    parts = cast(dict[str, Any], schema)
+    return parts.get("enum") == [] or any(
+        _has_empty_enum(part) for keyword, part in parts.items() if keyword not in _VALUES
     )
 
 

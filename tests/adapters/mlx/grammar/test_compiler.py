@@ -93,7 +93,7 @@ async def test_cache_of_compiled_grammars_is_bounded(compiler: GrammarCompiler) 
 async def test_requests_with_the_same_grammar_have_separate_states(
     compiler: GrammarCompiler, tokenizer: Any
 ) -> None:
-    first, second = await asyncio.gather(
+    (first, _), (second, _) = await asyncio.gather(
         *(compiler.compile(request(Regex("ab")), Style()) for _ in range(2))
     )
     assert first is not None

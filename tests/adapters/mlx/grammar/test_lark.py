@@ -51,7 +51,7 @@ def request(*tools: Tool, **fields: Any) -> GenerationRequest:
 async def compiled(
     compiler: GrammarCompiler, generation_request: GenerationRequest, style: Style | None = None
 ) -> LLMatcher:
-    matcher = await compiler.compile(generation_request, style or Style())
+    matcher, _ = await compiler.compile(generation_request, style or Style())
     assert matcher is not None
     return matcher
 
@@ -195,7 +195,7 @@ async def test_only_the_format_applies_when_tool_choice_is_none(
 async def test_answer_is_unconstrained_without_format_or_strict_tools(
     compiler: GrammarCompiler, generation_request: GenerationRequest
 ) -> None:
-    assert await compiler.compile(generation_request, Style(HERMES)) is None
+    assert (await compiler.compile(generation_request, Style(HERMES))).matcher is None
 
 
 THINK = Reasoning("<think>", "</think>")
@@ -258,14 +258,18 @@ BAD = {"type": "object", "properties": {"a": {"not": {}}}}
         (request(response_format=Lark("start: what")), "guided_grammar", "what"),
         (request(response_format=Lark("start: start")), "guided_grammar", "enforced"),
         (
-            request(ADD, Tool("f", None, BAD), tool_choice="required"),
-            "tools[1].function.parameters",
+            request(ADD, Tool("f", None, BAD, strict=True), tool_choice="required"),
+            "tools[1].function.parameters.properties.a.not",
             "'not'",
         ),
-        (request(Tool("f", None, BAD, strict=True)), "tools[0].function.parameters", "'not'"),
         (
-            request(ADD, response_format=JSONSchema(BAD)),
-            "response_format",
+            request(Tool("f", None, BAD, strict=True)),
+            "tools[0].function.parameters.properties.a.not",
+            "'not'",
+        ),
+        (
+            request(ADD, response_format=JSONSchema(BAD, strict=True)),
+            "response_format.json_schema.schema.properties.a.not",
             "'not'",
         ),
     ],

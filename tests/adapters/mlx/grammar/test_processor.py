@@ -18,7 +18,7 @@ PROMPT = [1, 2, 3]
 
 async def processor_for(compiler: GrammarCompiler, pattern: str) -> GrammarProcessor:
     request = GenerationRequest(model="m", prompt="p", response_format=Regex(pattern))
-    matcher = await compiler.compile(request, Style())
+    matcher, _ = await compiler.compile(request, Style())
     assert matcher is not None
     return GrammarProcessor(matcher)
 

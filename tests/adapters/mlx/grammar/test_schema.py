@@ -95,7 +95,7 @@ ENDLESS: dict[str, dict[str, Any]] = {
 async def compiled(compiler: GrammarCompiler, schema: dict[str, Any]) -> LLMatcher:
     response_format = JSONSchema(schema, strict=True)
     request = GenerationRequest(model="m", prompt="p", response_format=response_format)
-    matcher = await compiler.compile(request, Style())
+    matcher, _ = await compiler.compile(request, Style())
     assert matcher is not None
     return matcher
 
@@ -112,7 +112,7 @@ async def test_answer_ends_and_is_valid_when_the_schema_has_no_bounds(
 
 async def test_json_mode_ends_with_an_object(compiler: GrammarCompiler, tokenizer: Any) -> None:
     request = GenerationRequest(model="m", prompt="p", response_format=JSONObject())
-    matcher = await compiler.compile(request, Style())
+    matcher, _ = await compiler.compile(request, Style())
     assert matcher is not None
     for seed in range(10):
         assert isinstance(json.loads(draw(tokenizer, matcher.deep_copy(), seed)), dict)
@@ -165,32 +165,35 @@ for _ in range(20):
 
 
 @pytest.mark.parametrize(
-    ("schema", "words"),
+    ("schema", "path", "words"),
     [
-        ({"type": "array", "uniqueItems": True}, "'uniqueItems'"),
-        ({"not": {"type": "string"}}, "'not'"),
-        ({"type": "object", "if": {}, "then": {}}, "'if'"),
-        ({"type": "object", "propertyNames": {"maxLength": 3}}, "'propertyNames'"),
-        ({"type": "string", "format": "phone"}, "phone"),
-        ({"type": "string", "pattern": "(?=a)b"}, "look-ahead"),
-        ({"type": "what"}, "what"),
-        ({"oneOf": [{"type": "integer"}, {"type": "number"}]}, "'oneOf'"),
-        ({"$ref": "#/$defs/gone"}, "#/$defs/gone"),
-        ({"$ref": "https://example.com/s.json"}, "https://example.com/s.json"),
-        ({"x-guidance": {"lenient": True}, "not": {}}, "'x-guidance'"),
-        ({"type": "object", "properties": {"a": {"$ref": "#"}}, "required": ["a"]}, "finite"),
-        ({"type": "number", "exclusiveMinimum": 0, "maximum": 1e-8}, "small"),
-        ({"type": "string", "description": "x" * 70_000}, "64 KB"),
-        (DEEP, "32 levels"),
-        ({"properties": 3}, "not a valid JSON schema"),
-        ({"anyOf": 1}, "not a valid JSON schema"),
-        ({"minLength": 5, "maxLength": 3, "type": "string"}, "minLength"),
+        ({"type": "array", "uniqueItems": True}, ".uniqueItems", "'uniqueItems'"),
+        ({"not": {"type": "string"}}, ".not", "'not'"),
+        ({"type": "object", "if": {}, "then": {}}, ".if", "'if'"),
+        ({"type": "object", "propertyNames": {}}, ".propertyNames", "'propertyNames'"),
+        ({"type": "string", "pattern": "(?=a)b"}, ".pattern", "look-ahead"),
+        ({"type": "what"}, ".type", '"what"'),
+        ({"oneOf": [{"type": "integer"}, {"type": "number"}]}, ".oneOf", "'oneOf'"),
+        ({"$ref": "#/$defs/gone"}, ".$ref", "#/$defs/gone"),
+        ({"$ref": "https://example.com/s.json"}, ".$ref", "https://example.com/s.json"),
+        ({"x-guidance": {"lenient": True}, "not": {}}, ".x-guidance", "'x-guidance'"),
+        (
+            {"type": "object", "properties": {"a": {"$ref": "#"}}, "required": ["a"]},
+            ".properties.a.$ref",
+            "finite",
+        ),
+        ({"type": "number", "exclusiveMinimum": 0, "maximum": 1e-8}, ".maximum", "small"),
+        ({"type": "string", "description": "x" * 70_000}, "", "64 KB"),
+        (DEEP, "", "32 levels"),
+        ({"properties": 3}, ".properties", "'properties'"),
+        ({"anyOf": 1}, ".anyOf", "'anyOf'"),
+        ({"minLength": 5, "maxLength": 3, "type": "string"}, ".maxLength", "minLength"),
     ],
 )
 async def test_unsupported_schema_is_rejected_by_name(
-    compiler: GrammarCompiler, schema: dict[str, Any], words: str
+    compiler: GrammarCompiler, schema: dict[str, Any], path: str, words: str
 ) -> None:
     with pytest.raises(InvalidRequestError) as caught:
         await compiled(compiler, schema)
     assert words in caught.value.message
-    assert caught.value.param == "response_format"
+    assert caught.value.param == f"response_format.json_schema.schema{path}"

@@ -16,7 +16,15 @@ from adapters.events import Event, Finished, Started, TextDelta
 from adapters.mlx.backend import MLXBackend
 from adapters.mlx.models.fim import KNOWN, find_infill
 from adapters.mlx.prompt.raw import raw_ids, reject_conflicts
-from adapters.request import GenerationRequest, Message, TextPart, TokenIds
+from adapters.request import (
+    GenerationRequest,
+    JSONObject,
+    Message,
+    TextPart,
+    TokenIds,
+    Tool,
+    ToolCall,
+)
 
 
 class Tokenizer:
@@ -192,3 +200,34 @@ async def test_model_without_template_is_not_listed_as_chat(backend: MLXBackend)
     with pytest.raises(InvalidRequestError, match="no chat template") as caught:
         await answer(backend, GenerationRequest(model="tiny", prompt=chat))
     assert caught.value.param == "messages"
+
+
+SAID = Message(role="assistant", content=(TextPart("It is"),))
+CALLED = Message(role="assistant", tool_calls=(ToolCall("c", "f", "{}"),))
+ASKED = Message(role="user", content=(TextPart("Hi"),))
+
+
+@pytest.mark.parametrize(
+    ("prompt", "fields"),
+    [
+        ("It is", {}),
+        ((), {}),
+        ((SAID, ASKED), {}),
+        ((ASKED, CALLED), {}),
+        ((ASKED, SAID), {"response_format": JSONObject()}),
+        ((ASKED, SAID), {"tools": (Tool("f"),), "tool_choice": "required"}),
+    ],
+)
+def test_continuing_needs_a_last_message_of_the_assistant_and_no_form(
+    prompt: Any, fields: dict[str, Any]
+) -> None:
+    request = GenerationRequest(model="m", prompt=prompt, continue_final_message=True, **fields)
+    with pytest.raises(InvalidRequestError) as caught:
+        reject_conflicts(request)
+    assert caught.value.param == "continue_final_message"
+
+
+def test_continuing_a_last_message_of_the_assistant_is_no_conflict() -> None:
+    reject_conflicts(
+        GenerationRequest(model="m", prompt=(ASKED, SAID), continue_final_message=True)
+    )

@@ -48,6 +48,8 @@ EXTENSIONS = {
     "think",
     "enable_thinking",
     "chat_template_kwargs",
+    "continue_final_message",
+    "add_generation_prompt",
 }
 
 TOOL = {"type": "function", "function": {"name": "f", "parameters": {"type": "object"}}}
@@ -377,6 +379,11 @@ def test_what_nobody_can_honour_is_refused_by_name(given: dict[str, Any], param:
             {"chat_template_kwargs": {"enable_thinking": 1}},
             "chat_template_kwargs.enable_thinking",
         ),
+        ({"add_generation_prompt": False}, "add_generation_prompt"),
+        (
+            {"continue_final_message": True, "add_generation_prompt": True},
+            "add_generation_prompt",
+        ),
         ({"n": 0}, "n"),
         ({"n": 9}, "n"),
         ({"max_tokens": 0}, "max_tokens"),
@@ -464,3 +471,46 @@ def _properties(schemas: dict[str, Any], name: str) -> set[str]:
         if "$ref" in part:
             own |= _properties(schemas, part["$ref"].rpartition("/")[2])
     return own
+
+
+IMPOSSIBLE_PARAMETERS: list[dict[str, Any]] = [
+    {"type": "string"},
+    {"type": ["array", "null"]},
+    {"enum": []},
+    {"type": "object", "properties": {"a": {"anyOf": [{"enum": []}]}}},
+]
+
+
+@pytest.mark.parametrize("parameters", IMPOSSIBLE_PARAMETERS)
+@pytest.mark.parametrize("choice", ["required", {"type": "function", "function": {"name": "g"}}])
+def test_forced_call_without_possible_arguments_is_refused_with_its_path(
+    parameters: dict[str, Any], choice: Any
+):
+    tool = {"type": "function", "function": {"name": "g", "parameters": parameters}}
+    with pytest.raises(InvalidRequestError) as caught:
+        translate(tools=[TOOL, tool], tool_choice=choice)
+    assert caught.value.param == "tools[1].function.parameters"
+    for harmless in ("auto", "none", {"type": "function", "function": {"name": "f"}}):
+        assert len(translate(tools=[TOOL, tool], tool_choice=harmless).tools) == 2
+
+
+@pytest.mark.parametrize(
+    "parameters",
+    [
+        {},
+        {"type": ["object", "null"]},
+        {"properties": {"a": {"const": {"enum": []}}, "enum": {"enum": [1]}}},
+    ],
+)
+def test_forced_call_with_possible_arguments_is_taken(parameters: dict[str, Any]):
+    tool = {"type": "function", "function": {"name": "g", "parameters": parameters}}
+    assert translate(tools=[tool], tool_choice="required").tools[0].parameters == parameters
+
+
+def test_continuing_is_asked_for_with_or_without_vllms_second_field():
+    assert translate(continue_final_message=True).continue_final_message
+    assert translate(
+        continue_final_message=True, add_generation_prompt=False
+    ).continue_final_message
+    assert not translate(continue_final_message=False).continue_final_message
+    assert not translate(add_generation_prompt=True).continue_final_message
