@@ -163,7 +163,7 @@ class Record:
     @property
     def ignored(self) -> tuple[str, ...]:
         """Paths of the parts of the request without effect: unknown, or not honoured in full."""
-        reduced = [path for attempt in self._sent for path in attempt.ignored]
+        reduced = [path for attempt in self._completed for path in attempt.ignored]
         return (*self.unknown, *dict.fromkeys(self.to_param(path) or path for path in reduced))
 
     @property
