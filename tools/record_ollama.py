@@ -112,7 +112,7 @@ def requests_recorded() -> list[str]:
 
 
 def faults(server: OllamaProcess) -> Iterator[tuple[str, JSON]]:
-    """What is seen of an answer whose server, or whose runner, is killed after five chunks."""
+    """Record an answer with a server, or a runner, that is killed after five chunks."""
     kills: dict[str, Callable[[], None]] = {
         "fault-runner-killed-midstream": lambda: _kill_runner(server),
         "fault-server-term-midstream": lambda: server.signal(signal.SIGTERM),

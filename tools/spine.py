@@ -37,7 +37,7 @@ from proxy.config import Config, ServerConfig  # noqa: E402
 from proxy.http.server import Server  # noqa: E402
 
 SHORT, LONG = 20, 120
-"""Tokens of the two answers whose costs are compared."""
+"""Tokens of the two answers that are compared."""
 ROUNDS = 3
 """Measurements of each."""
 _TOKEN_SECONDS = 0.004
@@ -211,7 +211,7 @@ async def serving(config: Config) -> AsyncIterator[int]:
 
 
 class Row(NamedTuple):
-    """What one dialect costs on one engine."""
+    """The cost of one dialect on one engine."""
 
     dialect: str
     backend: str
@@ -220,7 +220,7 @@ class Row(NamedTuple):
     calls: float
     """Python functions called for each token."""
     own_calls: float
-    """Those of this project."""
+    """The calls of functions of this project."""
     costliest: list[tuple[str, float]]
     """Functions with the calls of each for a token, most first."""
 

@@ -29,7 +29,7 @@ class Prepared(NamedTuple):
     context: int | None
     """Tokens that prompt and answer may have together."""
     ignored: tuple[str, ...] = ()
-    """As `Started.ignored`."""
+    """See `Started.ignored`."""
 
 
 async def prepare(

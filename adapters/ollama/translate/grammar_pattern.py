@@ -27,7 +27,7 @@ _CATEGORIES: dict[str, _Ranges] = {
     "CATEGORY_WORD": [(0x30, 0x39), (0x41, 0x5A), (0x5F, 0x5F), (0x61, 0x7A)],
     "CATEGORY_SPACE": [(0x09, 0x0D), (0x20, 0x20)],
 }
-"""As in JavaScript, whose patterns JSON Schema has: ASCII only."""
+"""ASCII only, as in JavaScript: JSON Schema has the patterns of JavaScript."""
 MOST_REPEATS = 1500
 """llama.cpp refuses 2000, and reads more than that as no limit."""
 

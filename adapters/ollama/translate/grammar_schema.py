@@ -61,7 +61,7 @@ _MOST_SCHEMAS = 20_000
 
 class GrammarSchema(Struct, frozen=True):
     schema: dict[str, Any]
-    """What Ollama enforces."""
+    """The part that Ollama enforces."""
     left_out: tuple[str, ...] = ()
     """Paths of the keywords that it does not enforce."""
     must_check: bool = False
@@ -74,7 +74,7 @@ class _Unenforced(Struct, frozen=True):
     path: str
     keyword: str
     mistake: str = ""
-    """What is wrong with the schema itself, if anything is."""
+    """The fault of the schema itself, if it has one."""
 
     def to_error(self, param: str) -> InvalidRequestError:
         if self.mistake:

@@ -1,8 +1,8 @@
 """Parameters of tools in the shape that Ollama's types demand.
 
-They are shown to the model by its template. Ollama refuses a whole request for one property whose
-schema is `true`, or whose `required` is no list; such values are left out here. What is enforced
-is not decided by this.
+They are shown to the model by its template. Ollama refuses a whole request if the schema of one
+property is `true`, or `required` is not a list; such values are left out here. The grammar is
+built elsewhere.
 
 Source: `ToolFunctionParameters` and `ToolProperty` in Ollama's `api/types.go`.
 """

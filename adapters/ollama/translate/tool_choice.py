@@ -83,7 +83,7 @@ def _branch(at: int, tool: Tool, rewriter: SchemaRewriter) -> dict[str, Any]:
 def in_words(
     messages: tuple[Message, ...], tools: tuple[Tool, ...], *, forced: bool = True
 ) -> tuple[Message, ...]:
-    """Return a chat for a model whose template shows neither tools, nor calls, nor results.
+    """Return a chat for a model with a template that shows no tools, calls or results.
 
     The tools are described in the last user message: a system message would replace that of the
     Modelfile.

@@ -282,7 +282,7 @@ def _function(function: wire.Function) -> contract.Tool:
 def require_arguments(tools: tuple[contract.Tool, ...], choice: contract.ToolChoice) -> None:
     """
     Raises:
-        InvalidRequestError: a call is forced of a tool whose `parameters` allow no arguments.
+        InvalidRequestError: a call is forced, and the `parameters` of the tool allow no arguments.
     """
     if choice in ("auto", "none"):
         return
