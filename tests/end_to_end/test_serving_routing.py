@@ -33,7 +33,7 @@ SUNNY: dict[str, Any] = {
 }
 FEW_DAYS: dict[str, Any] = {
     "type": "object",
-    "properties": {"day": {"type": "integer", "enum": [7, 14], "multipleOf": 7}},
+    "properties": {"day": {"type": "integer", "minimum": 1, "maximum": 14, "multipleOf": 7}},
     "required": ["day"],
     "additionalProperties": False,
 }
