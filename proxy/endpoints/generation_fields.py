@@ -33,8 +33,11 @@ from proxy.endpoints.wire_types import (
     StreamOptions,
     Temperature,
     TokenCount,
+    TokenLimit,
+    TopK,
     as_tuple,
 )
+from proxy.http.body import whole_numbers
 from proxy.keep_alive import KeepAlive, to_keep_alive
 
 RepetitionPenalty = Annotated[float, Meta(gt=0, le=10)]
@@ -45,10 +48,10 @@ Prompt = tuple[Message, ...] | str | TokenIds
 class GenerationFields(Struct, kw_only=True):
     model: str
     n: Choices | None = None
-    max_tokens: TokenCount | None = None
+    max_tokens: TokenLimit | None = None
     temperature: Temperature | None = None
     top_p: Probability | None = None
-    top_k: TokenCount | None = None
+    top_k: TopK | None = None
     min_p: Probability | None = None
     seed: Seed | None = None
     frequency_penalty: Penalty | None = None
@@ -115,17 +118,14 @@ _ollama_only = attrgetter(*OLLAMA_ONLY)
 _unsettled = attrgetter("repeat_penalty", "options", *OLLAMA_ONLY)
 _NOTHING = (None,) * (2 + len(OLLAMA_ONLY))
 
-UNLIMITED = -1
-"""Ollama's `num_predict` for "as many as there is room for"; its `seed` for "any"."""
-
 _SHARED: dict[str, tuple[str, Any]] = {
     "temperature": ("temperature", Annotated[float, Meta(ge=0)]),
     "top_p": ("top_p", Probability),
-    "top_k": ("top_k", TokenCount),
+    "top_k": ("top_k", TopK),
     "min_p": ("min_p", Probability),
     "seed": ("seed", Seed),
     "stop": ("stop", StopString | StopList),
-    "num_predict": ("max_tokens", Annotated[int, Meta(ge=UNLIMITED, le=2**31 - 1)]),
+    "num_predict": ("max_tokens", TokenLimit),
     "num_ctx": ("num_ctx", TokenCount),
     "repeat_penalty": ("repetition_penalty", RepetitionPenalty),
     "frequency_penalty": ("frequency_penalty", Penalty),
@@ -181,7 +181,7 @@ def _with_alias(body: F) -> F:
 
 def _option(name: str, value: Any, kind: Any) -> Any:
     try:
-        return msgspec.convert(value, kind)
+        return msgspec.convert(whole_numbers(value), kind)
     except msgspec.ValidationError as exc:
         path = f"options.{name}"
         raise InvalidRequestError(f"'{path}': {exc}.", param=path) from exc
@@ -199,18 +199,23 @@ def _only_ollamas(body: GenerationFields, given: dict[str, Any]) -> dict[str, An
     flat = {name: value for name, value in said if value is not None}
     for name in flat.keys() & given.keys():
         _agree(flat[name], given[name], f"options.{name}")
-    return {**{k: v for k, v in given.items() if k not in _SHARED}, **flat}
+    return whole_numbers({**{k: v for k, v in given.items() if k not in _SHARED}, **flat})
 
 
-def to_limit(max_tokens: int | None, default: int | None = None) -> int | None:
-    """Raises InvalidRequestError where nothing may be said: 0 comes only from `num_predict`."""
-    if max_tokens == 0:
+def to_limit(limit: int | None, sent: GenerationFields, default: int | None = None) -> int | None:
+    """Translate `limit`, the limit in `sent`; `None`: the answer has no limit of its own.
+
+    Raises:
+        InvalidRequestError: it is 0; `param` is the field in `sent`.
+    """
+    if limit == 0:
+        param = sent_as("max_tokens", sent)
         raise InvalidRequestError(
-            "'options.num_predict' must be -1 or more than 0.", param="options.num_predict"
+            f"'{param}' is 0; use 1 or more, or -1 for no limit.", param=param
         )
-    if max_tokens is None:
+    if limit is None:
         return default
-    return None if max_tokens == UNLIMITED else max_tokens
+    return None if limit < 0 else limit
 
 
 _drawing = attrgetter(*Sampling.__struct_fields__)
@@ -223,6 +228,8 @@ def to_sampling(body: GenerationFields) -> Sampling:
     values = _drawing(body)
     if values == _NOT_ASKED:
         return _AS_THE_MODEL_DOES
+    if body.top_k == -1:
+        values = _drawing(replace(body, top_k=0))
     return Sampling(**dict(zip(Sampling.__struct_fields__, values, strict=True)))
 
 

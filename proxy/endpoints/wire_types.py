@@ -13,10 +13,15 @@ Penalty = Annotated[float, Meta(ge=-2, le=2)]
 Bias = Annotated[float, Meta(ge=-100, le=100)]
 TokenId = Annotated[int, Meta(ge=0, le=2**31 - 1)]
 TokenCount = Annotated[int, Meta(ge=1, le=2**31 - 1)]
+TokenLimit = Annotated[int, Meta(ge=-2, le=2**31 - 1)]
+"""Tokens of an answer; negative: no limit. Local servers read -1 so, and Ollama -2 as well."""
+TopK = Annotated[int, Meta(ge=-1, le=2**31 - 1)]
+"""Tokens to draw from; 0 and -1: all, as in Ollama, llama.cpp and vLLM."""
 Choices = Annotated[int, Meta(ge=1, le=8)]
 Seed = Annotated[int, Meta(ge=-(2**63), le=2**63 - 1)]
-StopString = Annotated[str, Meta(min_length=1, max_length=256)]
-StopList = Annotated[list[StopString], Meta(max_length=4)]
+StopString = Annotated[str, Meta(min_length=1, max_length=1000)]
+StopList = Annotated[list[StopString], Meta(max_length=64)]
+"""OpenAI takes 4. Local servers have no limit, and Continue sends 9 to 14."""
 LogitBias = Annotated[dict[TokenId, Bias], Meta(max_length=1024)]
 
 

@@ -8,7 +8,7 @@ from typing import Annotated, Any, Literal
 from msgspec import Meta, Struct
 
 from proxy.endpoints.generation_fields import GenerationFields
-from proxy.endpoints.wire_types import TokenCount
+from proxy.endpoints.wire_types import TokenLimit
 
 JSON = dict[str, Any]
 
@@ -183,7 +183,7 @@ Effort = Literal["none", "minimal", "low", "medium", "high", "xhigh", "max"]
 class ChatCompletionRequest(GenerationFields, kw_only=True):
     messages: Annotated[list[Message], Meta(min_length=1, max_length=4096)]
 
-    max_completion_tokens: TokenCount | None = None
+    max_completion_tokens: TokenLimit | None = None
     """Newer than `max_tokens`, and stronger."""
     logprobs: bool | None = None
     top_logprobs: Annotated[int, Meta(ge=0, le=20)] | None = None

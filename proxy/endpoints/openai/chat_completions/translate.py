@@ -55,9 +55,10 @@ def to_generation_request(body: ChatCompletionRequest) -> GenerationRequest:
     if not is_plain:
         refuse_impossible(body)
         check_combinations(body)
-    body = settle(body)
+    sent, body = body, settle(body)
     messages = tuple([to_message(m, f"messages[{at}]") for at, m in enumerate(body.messages)])
-    limit = body.max_completion_tokens or to_limit(body.max_tokens)
+    newer = body.max_completion_tokens
+    limit = to_limit(body.max_tokens if newer is None else newer, sent)
     request = to_request(body, messages, limit)
     return request if is_plain else _shaped(request, body)
 

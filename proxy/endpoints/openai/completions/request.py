@@ -17,7 +17,7 @@ from proxy.endpoints.generation_fields import (
     to_limit,
     to_request,
 )
-from proxy.endpoints.wire_types import TokenId
+from proxy.endpoints.wire_types import TokenId, TokenLimit
 
 _MAX_TOKENS = 16
 """OpenAI's default."""
@@ -27,7 +27,7 @@ Ids = Annotated[list[TokenId], Meta(min_length=1)]
 
 
 class CompletionRequest(GenerationFields, kw_only=True):
-    max_tokens: Annotated[int, Meta(ge=0, le=2**31 - 1)] | None = None
+    max_tokens: TokenLimit | None = None
     """0 for a prompt that is only read, which `echo` shows."""
     prompt: str | Annotated[list[str | TokenId | Ids], Meta(min_length=1)] | None = None
     suffix: str | None = None
@@ -50,12 +50,15 @@ def to_generation_requests(body: CompletionRequest) -> list[GenerationRequest]:
         )
     _require_a_text(body)
     settled = settle(body)
-    return [_to_request(settled, prompt) for prompt in to_prompts(body.prompt)]
+    limit = _to_limit(settled, body)
+    return [_to_request(settled, prompt, limit) for prompt in to_prompts(body.prompt)]
 
 
-def _to_request(body: CompletionRequest, prompt: str | TokenIds) -> GenerationRequest:
+def _to_request(
+    body: CompletionRequest, prompt: str | TokenIds, limit: int | None
+) -> GenerationRequest:
     return replace(
-        to_request(body, prompt, _to_limit(body)),
+        to_request(body, prompt, limit),
         suffix=body.suffix or None,
         echo=bool(body.echo),
         response_format=only_one(to_guided(body)),
@@ -72,9 +75,9 @@ def _require_a_text(body: CompletionRequest) -> None:
         raise InvalidRequestError("'max_tokens' of 0 goes with 'echo' only.", param="max_tokens")
 
 
-def _to_limit(body: CompletionRequest) -> int | None:
+def _to_limit(body: CompletionRequest, sent: CompletionRequest) -> int | None:
     is_empty = body.max_tokens == 0 and body.echo
-    return 0 if is_empty else to_limit(body.max_tokens, _MAX_TOKENS)
+    return 0 if is_empty else to_limit(body.max_tokens, sent, _MAX_TOKENS)
 
 
 def to_prompts(given: str | list[Any] | None) -> list[str | TokenIds]:
