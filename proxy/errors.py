@@ -31,6 +31,10 @@ class ClientDisconnectedError(Exception):
     """The client has closed its connection."""
 
 
+class ExplainedHTTPError(HTTPException):
+    """An HTTP error whose `detail` is a message for the client; others may hold paths."""
+
+
 class Row(Struct, frozen=True):
     status: int
     type: str
@@ -114,6 +118,8 @@ def to_failure(exc: Exception) -> Failure:
     match exc:
         case BackendError():
             return _from_backend(exc)
+        case ExplainedHTTPError(status_code=status):
+            return _failure(HTTP_ERRORS[status][0], exc.detail)
         case HTTPException(status_code=status) if status in HTTP_ERRORS:
             row, message = HTTP_ERRORS[status]
             return _failure(row, message, headers=dict(exc.headers or {}))
