@@ -154,7 +154,21 @@ def _from_backend(exc: BackendError) -> Failure:
         headers["retry-after"] = str(max(1, round(exc.retry_after)))
     if exc.lasting:
         headers["x-should-retry"] = "false"
-    return _failure(_row_of(exc), exc.message, exc.param, headers)
+    message = _with_limit(exc) if isinstance(exc, ContextLengthError) else exc.message
+    return _failure(_row_of(exc), message, exc.param, headers)
+
+
+def _with_limit(exc: ContextLengthError) -> str:
+    """Tell limit and prompt in OpenAI's words as well: clients compress a chat by these words.
+
+    LiteLLM, aider, Cline and Continue look for them, not for the code.
+    """
+    if exc.limit is None:
+        return exc.message
+    prompt = ""
+    if exc.prompt_tokens is not None:
+        prompt = f" However, your messages resulted in {exc.prompt_tokens} tokens."
+    return f"This model's maximum context length is {exc.limit} tokens.{prompt} {exc.message}"
 
 
 def _failure(

@@ -44,6 +44,8 @@ class Attempt:
         """The request waited for its model to be loaded."""
         self.context: int | None = None
         """Tokens that prompt and answer may have together."""
+        self.fingerprint: str | None = None
+        """Engine, version and weights, as `BackendModels.fingerprint`."""
         self.restarted = False
         """Another server of the backend began the answer anew: its times are not comparable."""
         self.concurrency = 1
@@ -154,6 +156,11 @@ class Record:
     def backend(self) -> str:
         """The configured name of the backend that was asked last; `none` before the first."""
         return self.attempts[-1].backend if self.attempts else "none"
+
+    @property
+    def fingerprint(self) -> str | None:
+        """The fingerprint of the backend that was asked last; `None` before the first."""
+        return self.attempts[-1].fingerprint if self.attempts else None
 
     @property
     def context(self) -> int | None:

@@ -5,7 +5,7 @@ vLLM's `guided_*` and `repetition_penalty`, LM Studio's `ttl`, Ollama's `keep_al
 """
 
 from operator import attrgetter
-from typing import Annotated, Any, TypeVar
+from typing import Annotated, Any, Literal, TypeVar
 
 import msgspec
 from msgspec import Meta, Struct
@@ -14,6 +14,7 @@ from msgspec.structs import replace
 from adapters.errors import InvalidRequestError
 from adapters.request import (
     GenerationRequest,
+    JSONObject,
     JSONSchema,
     Lark,
     Message,
@@ -67,6 +68,8 @@ class GenerationFields(Struct, kw_only=True):
     backend: str | None = None
     """The kind of the one that must answer."""
 
+    format: Literal["json", ""] | dict[str, Any] | None = None
+    """Ollama's name for `response_format`: `json`, or a schema."""
     guided_json: dict[str, Any] | str | None = None
     guided_regex: Annotated[str, Meta(min_length=1)] | None = None
     guided_grammar: Annotated[str, Meta(min_length=1)] | None = None
@@ -137,7 +140,7 @@ _SENT_AS: dict[str, tuple[str, ...]] = {
     "max_tokens": ("max_completion_tokens", "max_tokens"),
     "repetition_penalty": ("repetition_penalty", "repeat_penalty"),
     "keep_alive": ("keep_alive", "ttl"),
-    "response_format": ("response_format", "guided_json"),
+    "response_format": ("response_format", "format", "guided_json"),
     "options": OLLAMA_ONLY,
     "tools": ("tools", "functions"),
     "tool_choice": ("tool_choice", "function_call"),
@@ -249,8 +252,12 @@ def to_request(body: GenerationFields, prompt: Prompt, max_tokens: int | None) -
 
 
 def to_guided(body: GenerationFields) -> list[tuple[str, ResponseFormat]]:
-    """The shapes that vLLM's fields ask for, each with its field."""
+    """List the shapes that Ollama's and vLLM's fields ask for, each with its field."""
     asked: list[tuple[str, ResponseFormat]] = []
+    if isinstance(body.format, dict):
+        asked.append(("format", JSONSchema(body.format)))
+    elif body.format:
+        asked.append(("format", JSONObject()))
     if body.guided_json is not None:
         asked.append(("guided_json", JSONSchema(_to_schema(body.guided_json))))
     if body.guided_regex is not None:

@@ -3,7 +3,7 @@
 from collections.abc import Iterable, Sequence
 from typing import Annotated
 
-from msgspec import UNSET, Meta, Struct, UnsetType
+from msgspec import Meta, Struct
 
 from adapters.events import Usage as EventUsage
 
@@ -42,8 +42,8 @@ class Usage(Struct, kw_only=True):
     prompt_tokens: int
     completion_tokens: int
     total_tokens: int
-    prompt_tokens_details: PromptTokensDetails | UnsetType = UNSET
-    completion_tokens_details: CompletionTokensDetails | UnsetType = UNSET
+    prompt_tokens_details: PromptTokensDetails
+    completion_tokens_details: CompletionTokensDetails
 
 
 def total(usages: Sequence[EventUsage], per_prompt: int) -> EventUsage:
@@ -66,16 +66,16 @@ def _sum(counts: Iterable[int | None]) -> int | None:
 
 
 def to_usage(usage: EventUsage) -> Usage:
-    """Details only where the backend knows them: an invented 0 would be taken for a count."""
-    cached, reasoning = usage.cached_tokens, usage.reasoning_tokens
+    """Translate counts; a detail that the engine does not report is 0.
+
+    Clients read the details of OpenAI's answers without a look whether they are there.
+    """
     return Usage(
         prompt_tokens=usage.prompt_tokens,
         completion_tokens=usage.completion_tokens,
         total_tokens=usage.prompt_tokens + usage.completion_tokens,
-        prompt_tokens_details=UNSET if cached is None else PromptTokensDetails(cached),
-        completion_tokens_details=UNSET
-        if reasoning is None
-        else CompletionTokensDetails(reasoning),
+        prompt_tokens_details=PromptTokensDetails(usage.cached_tokens or 0),
+        completion_tokens_details=CompletionTokensDetails(usage.reasoning_tokens or 0),
     )
 
 

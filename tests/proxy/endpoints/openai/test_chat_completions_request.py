@@ -37,6 +37,7 @@ EXTENSIONS = {
     "min_p",
     "repetition_penalty",
     "repeat_penalty",
+    "format",
     "guided_json",
     "guided_regex",
     "guided_grammar",
@@ -284,9 +285,15 @@ USER = {"role": "user", "content": "Hi"}
         ({"web_search_options": {}}, "web_search_options"),
         ({"moderation": {"model": "m"}}, "moderation"),
         ({"chat_template_kwargs": {"x": 1}}, "chat_template_kwargs.x"),
-        ({"verbosity": "high"}, "verbosity"),
-        ({"tools": [TOOL, {"type": "custom", "custom": {"name": "x"}}]}, "tools[1].type"),
-        ({"tool_choice": {"type": "custom", "custom": {"name": "x"}}}, "tool_choice"),
+        (
+            {
+                "tools": [
+                    TOOL,
+                    {"type": "custom", "custom": {"name": "x", "format": {"type": "grammar"}}},
+                ]
+            },
+            "tools[1].custom.format",
+        ),
         (
             {
                 "messages": [
@@ -303,17 +310,6 @@ USER = {"role": "user", "content": "Hi"}
             {"messages": [{"role": "assistant", "content": "x", "audio": {"id": "a"}}]},
             "messages[0].audio",
         ),
-        (
-            {
-                "messages": [
-                    {
-                        "role": "assistant",
-                        "tool_calls": [CALL, {"id": "c", "type": "custom", "custom": {}}],
-                    }
-                ]
-            },
-            "messages[0].tool_calls[1].type",
-        ),
     ],
     ids=str,
 )
@@ -328,6 +324,18 @@ def test_what_nobody_can_honour_is_refused_by_name(given: dict[str, Any], param:
     [
         ({"stream_options": {"include_usage": True}}, "stream_options"),
         ({"top_logprobs": 2}, "top_logprobs"),
+        ({"tool_choice": {"type": "custom", "custom": {"name": "x"}}}, "tool_choice"),
+        (
+            {
+                "messages": [
+                    {
+                        "role": "assistant",
+                        "tool_calls": [CALL, {"id": "c", "type": "custom", "custom": {}}],
+                    }
+                ]
+            },
+            "messages[0].tool_calls[1].custom.name",
+        ),
         ({"top_logprobs": 2, "logprobs": False}, "top_logprobs"),
         ({"tool_choice": "required"}, "tool_choice"),
         (
