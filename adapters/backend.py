@@ -82,6 +82,11 @@ class Backend(Protocol):
     """The features that it honours for at least one model."""
 
     @property
+    def version(self) -> str | None:
+        """The engine's version; `None` where it is not known. No I/O."""
+        ...
+
+    @property
     def memory_user(self) -> MemoryUser | None:
         """Its memory accounting on this machine; `None` where it takes no memory."""
         ...

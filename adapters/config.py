@@ -63,6 +63,10 @@ class MLXConfig(
     prefix_cache_disk_bytes: Annotated[int, Meta(ge=0)] = 8 * 1024**3
     """For all models together."""
 
+    embedding_token_ids: bool = False
+    """Take token ids as inputs of embeddings: true where all clients use the model's tokenizer. Ids
+    of another tokenizer give vectors without meaning."""
+
     keep_alive: float | None = None
     """Seconds that an unused model stays loaded, negative: for ever, the default."""
     keep_alive_of: dict[str, float] = {}

@@ -28,6 +28,7 @@ _COMPONENTS = 8
 class EchoBackend:
     kind = "echo"
     naming = EchoConfig.naming
+    version: str | None = None
     memory_user: MemoryUser | None = None
     honours: frozenset[Feature] = frozenset({"embeddings", "prompt", "n", "max_tokens", "stop"})
 

@@ -165,6 +165,7 @@ class EmbeddingRequest(Struct, frozen=True, kw_only=True):
 
 Feature = Literal[
     "embeddings",
+    "embedding_tokens",
     "prompt",
     "tokens",
     "suffix",
@@ -199,6 +200,7 @@ Feature = Literal[
 ]
 """Capabilities that a request may need beyond a plain chat, and a backend may not support.
 
+`embedding_tokens`: token ids to embed; `tokens`: a prompt of token ids;
 `tools`: optional tool calls; `tool_choice`: forced tool calls; `echo_logprobs`: logprobs of the
 prompt; `empty_answer`: `max_tokens` of 0, for the prompt alone.
 """
@@ -268,7 +270,7 @@ def needs(request: GenerationRequest | EmbeddingRequest) -> frozenset[Feature]:
         # `dimensions` is no feature: every backend that embeds can truncate a vector.
         needed: dict[Feature, bool] = {
             "embeddings": True,
-            "tokens": any(isinstance(text, TokenIds) for text in request.inputs),
+            "embedding_tokens": any(isinstance(text, TokenIds) for text in request.inputs),
             "keep_alive": request.keep_alive is not None,
         }
         return frozenset(feature for feature, is_needed in needed.items() if is_needed)

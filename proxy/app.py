@@ -22,6 +22,7 @@ from proxy.endpoints.openai.models import list_models, retrieve_model
 from proxy.endpoints.server_request import ServerParts, ServerRequest, answer_error
 from proxy.endpoints.tandem.api_health import get_hybrid_health
 from proxy.endpoints.tandem.health import get_health
+from proxy.endpoints.tandem.index import get_index
 from proxy.endpoints.tandem.load import load_mlx_model, unload_mlx_model
 from proxy.endpoints.tandem.models_by_backend import (
     list_mlx_models,
@@ -44,6 +45,7 @@ ROUTES = (
     plan_route,
     list_models,
     retrieve_model,
+    get_index,
     get_health,
     get_comparison,
     list_models_by_backend,

@@ -2,6 +2,7 @@
 
 import logging
 import os
+import re
 import sys
 from collections.abc import Iterable, Mapping
 from pathlib import Path
@@ -40,6 +41,12 @@ class ConfigError(Exception):
     """The configuration file cannot be used; the text names the file and the key."""
 
 
+APP_ORIGINS = ("app://*", "file://*", "tauri://*", "vscode-webview://*", "vscode-file://*")
+"""Applications of this machine, which the user installed: no website can have such an origin.
+These are the ones that Ollama allows."""
+_ORIGIN = re.compile(r"\*|[a-z*][a-z0-9+.*-]*://[^/?#@,\s]*", re.IGNORECASE)
+
+
 class ImagesConfig(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """Limits for the images of a chat, and the hosts they may be fetched from."""
 
@@ -63,8 +70,8 @@ class ServerConfig(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True
     port: Port = 8006
     allowed_hosts: tuple[str, ...] = ()
     """Host names besides localhost that clients may use, without a port."""
-    allowed_origins: tuple[str, ...] = ()
-    """Origins of web pages besides those of this machine, such as `https://chat.example`."""
+    allowed_origins: tuple[str, ...] = APP_ORIGINS
+    """Origins besides pages of this machine, such as `https://chat.example`; `*` is any text."""
     strict_fields: bool = False
     """Reject unknown request fields instead of listing them in a header."""
     max_body_bytes: Count = 32 * 1024 * 1024
@@ -93,6 +100,14 @@ class ServerConfig(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True
     """Seconds without an answer after which another backend with the same model takes over; loading
     the model does not count."""
     images: ImagesConfig = ImagesConfig()
+
+    def __post_init__(self) -> None:
+        for origin in self.allowed_origins:
+            if not _ORIGIN.fullmatch(origin):
+                raise ValueError(
+                    f"`allowed_origins`: {origin!r} is no origin; write scheme://host or "
+                    "scheme://host:port without a path, as in https://chat.example"
+                )
 
 
 class ModelConfig(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):

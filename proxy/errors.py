@@ -31,6 +31,10 @@ class ClientDisconnectedError(Exception):
     """The client has closed its connection."""
 
 
+class ExplainedHTTPError(HTTPException):
+    """An HTTP error whose `detail` is a message for the client; others may hold paths."""
+
+
 class Row(Struct, frozen=True):
     status: int
     type: str
@@ -116,12 +120,9 @@ def to_failure(exc: Exception) -> Failure:
     """Map any exception to a failure. Unexpected ones are logged, and answered without text."""
     match exc:
         case BackendError():
-            headers: dict[str, str] = {}
-            if exc.retry_after is not None:
-                headers["retry-after"] = str(max(1, round(exc.retry_after)))
-            if exc.lasting:
-                headers["x-should-retry"] = "false"
-            return _failure(_row_of(exc), exc.message, exc.param, headers)
+            return _from_backend(exc)
+        case ExplainedHTTPError(status_code=status):
+            return _failure(HTTP_ERRORS[status][0], exc.detail)
         case HTTPException(status_code=status) if status in HTTP_ERRORS:
             row, message = HTTP_ERRORS[status]
             return _failure(row, message, headers=dict(exc.headers or {}))
@@ -150,6 +151,29 @@ def to_code(exc: BackendError) -> str:
 
 def _row_of(exc: BackendError) -> Row:
     return next(BACKEND_ERRORS[kind] for kind in type(exc).__mro__ if kind in BACKEND_ERRORS)
+
+
+def _from_backend(exc: BackendError) -> Failure:
+    headers: dict[str, str] = {}
+    if exc.retry_after is not None:
+        headers["retry-after"] = str(max(1, round(exc.retry_after)))
+    if exc.lasting:
+        headers["x-should-retry"] = "false"
+    message = _with_limit(exc) if isinstance(exc, ContextLengthError) else exc.message
+    return _failure(_row_of(exc), message, exc.param, headers)
+
+
+def _with_limit(exc: ContextLengthError) -> str:
+    """Tell limit and prompt in OpenAI's words as well: clients compress a chat by these words.
+
+    LiteLLM, aider, Cline and Continue look for them, not for the code.
+    """
+    if exc.limit is None:
+        return exc.message
+    prompt = ""
+    if exc.prompt_tokens is not None:
+        prompt = f" However, your messages resulted in {exc.prompt_tokens} tokens."
+    return f"This model's maximum context length is {exc.limit} tokens.{prompt} {exc.message}"
 
 
 def _failure(

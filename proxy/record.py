@@ -46,6 +46,8 @@ class Attempt:
         """Tokens that prompt and answer may have together."""
         self.ignored: tuple[str, ...] = ()
         """Paths of the parts of the request that the answer does without."""
+        self.fingerprint: str | None = None
+        """Engine, version and weights, as `BackendModels.fingerprint`."""
         self.restarted = False
         """Another server of the backend restarted the answer: its times are not comparable."""
         self.concurrency = 1
@@ -165,6 +167,11 @@ class Record:
         """Paths of the parts of the request without effect: unknown, or not honoured in full."""
         reduced = [path for attempt in self._completed for path in attempt.ignored]
         return (*self.unknown, *dict.fromkeys(self.to_param(path) or path for path in reduced))
+
+    @property
+    def fingerprint(self) -> str | None:
+        """The fingerprint of the backend that was asked last; `None` before the first."""
+        return self.attempts[-1].fingerprint if self.attempts else None
 
     @property
     def context(self) -> int | None:

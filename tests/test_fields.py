@@ -149,9 +149,15 @@ WIRE: dict[Feature, tuple[dict[str, Any], str]] = {
 """How a chat asks for each feature; `prompt` is for raw text, which a chat never sends."""
 
 
-NOT_FOR_CHATS: frozenset[Feature] = frozenset(
-    {"embeddings", "prompt", "tokens", "suffix", "echo", "echo_logprobs", "empty_answer"}
-)
+FOR_EMBEDDINGS: frozenset[Feature] = frozenset({"embeddings", "embedding_tokens"})
+NOT_FOR_CHATS: frozenset[Feature] = FOR_EMBEDDINGS | {
+    "prompt",
+    "tokens",
+    "suffix",
+    "echo",
+    "echo_logprobs",
+    "empty_answer",
+}
 """What /v1/completions and /v1/embeddings ask for; their own tests send it."""
 
 
@@ -177,7 +183,7 @@ def test_every_field_of_the_contract_is_asked_for():
 
 
 def test_every_feature_stands_for_a_field():
-    assert {feature for _, feature in ASKING.values()} == EVERYTHING - {"embeddings"}
+    assert {feature for _, feature in ASKING.values()} == EVERYTHING - FOR_EMBEDDINGS
 
 
 @pytest.mark.parametrize("field", ASKING)

@@ -5,6 +5,8 @@ import logging
 from collections.abc import AsyncGenerator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import aclosing
+from functools import cache
+from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import TypeVar
 
@@ -29,21 +31,34 @@ from adapters.mlx.models.hub_download import pull
 from adapters.mlx.models.idle_unload import IdleUnload
 from adapters.mlx.models.load_progress import Extras, Loading, Loads
 from adapters.mlx.prompt.raw import reject_conflicts
-from adapters.request import EmbeddingRequest, GenerationRequest
+from adapters.request import EmbeddingRequest, Feature, GenerationRequest
 from adapters.sink import Sink
 
+_EMBEDDING_TOKENS: frozenset[Feature] = frozenset({"embedding_tokens"})
 logger = logging.getLogger(__name__)
 L = TypeVar("L", TextModel, EmbeddingModel)
+
+
+@cache
+def engine_version() -> str | None:
+    """Name the versions of MLX and mlx-lm, as `0.32.4-0.32.2`; `None` if one is not installed."""
+    try:
+        return f"{version('mlx')}-{version('mlx-lm')}"
+    except PackageNotFoundError:
+        return None
 
 
 class MLXBackend:
     kind = "mlx"
     naming = MLXConfig.naming
-    honours = MLX
+    honours: frozenset[Feature] = MLX
+    """With `embedding_tokens` where the settings allow them."""
 
     def __init__(self, config: MLXConfig, *, engine: Engine | None = None) -> None:
         """`engine`: one made for this backend alone, which closes it."""
         self._config = config
+        if config.embedding_token_ids:
+            self.honours = MLX.union(_EMBEDDING_TOKENS)
         self._engine = engine or Engine(config)
         self._loaded: dict[str, Loaded] = {}
         self._warned: dict[str, str] = {}
@@ -52,6 +67,10 @@ class MLXBackend:
         # Tokenizers are not made for two threads at once; one is enough to keep the loop free.
         self._tokenizing = ThreadPoolExecutor(1, thread_name_prefix="mlx-prompt")
         self.memory_user = MLXMemory(config, self._engine, self._idle, self.unload)
+
+    @property
+    def version(self) -> str | None:
+        return engine_version()
 
     def check(self, request: GenerationRequest) -> None:
         reject_conflicts(request)

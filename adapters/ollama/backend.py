@@ -43,6 +43,10 @@ class OllamaBackend:
         self._loading: Counter[str] = Counter()
         self._counters = RequestCounters()
 
+    @property
+    def version(self) -> str | None:
+        return self._servers.version
+
     def check(self, request: GenerationRequest) -> None:
         refuse_unenforced(request)
 

@@ -233,7 +233,9 @@ class OllamaServer:
         length = (await self.catalog.facts(model)).context_length
         if length is None:
             return error
-        return ContextLengthError(f"An input is longer than the {length} tokens of '{model}'.")
+        longer = ContextLengthError(f"An input is longer than the {length} tokens of '{model}'.")
+        longer.limit = length
+        return longer
 
     async def models(self) -> list[Model]:
         """List the models.
@@ -250,6 +252,11 @@ class OllamaServer:
         if self._version is None:
             await self.health()
         return models
+
+    @property
+    def version(self) -> str | None:
+        """Its version, since the first list of its models."""
+        return self._version
 
     def has(self, model: str) -> bool | None:
         """Look `model` up in the last list; `None` before the first."""

@@ -171,6 +171,11 @@ class OllamaServers:
             counters={} if self._is_one else {"hosts": len(reports), "hosts_well": len(well)},
         )
 
+    @property
+    def version(self) -> str | None:
+        """The version of the first server that has reported one."""
+        return next((server.version for server in self._servers if server.version), None)
+
     async def aclose(self) -> None:
         await asyncio.gather(*(server.aclose() for server in self._servers))
         if self._listing:

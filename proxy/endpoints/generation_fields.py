@@ -5,7 +5,7 @@ vLLM's `guided_*` and `repetition_penalty`, LM Studio's `ttl`, Ollama's `keep_al
 """
 
 from operator import attrgetter
-from typing import Annotated, Any, TypeVar
+from typing import Annotated, Any, Literal, TypeVar
 
 import msgspec
 from msgspec import Meta, Struct
@@ -14,6 +14,7 @@ from msgspec.structs import replace
 from adapters.errors import InvalidRequestError
 from adapters.request import (
     GenerationRequest,
+    JSONObject,
     JSONSchema,
     Lark,
     Message,
@@ -33,8 +34,11 @@ from proxy.endpoints.wire_types import (
     StreamOptions,
     Temperature,
     TokenCount,
+    TokenLimit,
+    TopK,
     as_tuple,
 )
+from proxy.http.body import whole_numbers
 from proxy.keep_alive import KeepAlive, to_keep_alive
 
 RepetitionPenalty = Annotated[float, Meta(gt=0, le=10)]
@@ -45,10 +49,10 @@ Prompt = tuple[Message, ...] | str | TokenIds
 class GenerationFields(Struct, kw_only=True):
     model: str
     n: Choices | None = None
-    max_tokens: TokenCount | None = None
+    max_tokens: TokenLimit | None = None
     temperature: Temperature | None = None
     top_p: Probability | None = None
-    top_k: TokenCount | None = None
+    top_k: TopK | None = None
     min_p: Probability | None = None
     seed: Seed | None = None
     frequency_penalty: Penalty | None = None
@@ -64,6 +68,8 @@ class GenerationFields(Struct, kw_only=True):
     backend: str | None = None
     """The name of the backend that must answer."""
 
+    format: Literal["json", ""] | dict[str, Any] | None = None
+    """Ollama's name for `response_format`: `json`, or a schema."""
     guided_json: dict[str, Any] | str | None = None
     guided_regex: Annotated[str, Meta(min_length=1)] | None = None
     guided_grammar: Annotated[str, Meta(min_length=1)] | None = None
@@ -115,17 +121,14 @@ _ollama_only = attrgetter(*OLLAMA_ONLY)
 _unsettled = attrgetter("repeat_penalty", "options", *OLLAMA_ONLY)
 _NOTHING = (None,) * (2 + len(OLLAMA_ONLY))
 
-UNLIMITED = -1
-"""Ollama's `num_predict` for no limit but the context; its `seed` for a random one."""
-
 _SHARED: dict[str, tuple[str, Any]] = {
     "temperature": ("temperature", Annotated[float, Meta(ge=0)]),
     "top_p": ("top_p", Probability),
-    "top_k": ("top_k", TokenCount),
+    "top_k": ("top_k", TopK),
     "min_p": ("min_p", Probability),
     "seed": ("seed", Seed),
     "stop": ("stop", StopString | StopList),
-    "num_predict": ("max_tokens", Annotated[int, Meta(ge=UNLIMITED, le=2**31 - 1)]),
+    "num_predict": ("max_tokens", TokenLimit),
     "num_ctx": ("num_ctx", TokenCount),
     "repeat_penalty": ("repetition_penalty", RepetitionPenalty),
     "frequency_penalty": ("frequency_penalty", Penalty),
@@ -137,7 +140,7 @@ _SENT_AS: dict[str, tuple[str, ...]] = {
     "max_tokens": ("max_completion_tokens", "max_tokens"),
     "repetition_penalty": ("repetition_penalty", "repeat_penalty"),
     "keep_alive": ("keep_alive", "ttl"),
-    "response_format": ("response_format", "guided_json"),
+    "response_format": ("response_format", "format", "guided_json"),
     "options": OLLAMA_ONLY,
     "tools": ("tools", "functions"),
     "tool_choice": ("tool_choice", "function_call"),
@@ -176,7 +179,7 @@ def settle(body: F) -> F:
 
 def _option(name: str, value: Any, kind: Any) -> Any:
     try:
-        return msgspec.convert(value, kind)
+        return msgspec.convert(whole_numbers(value), kind)
     except msgspec.ValidationError as exc:
         path = f"options.{name}"
         raise InvalidRequestError(f"'{path}': {exc}.", param=path) from exc
@@ -198,22 +201,23 @@ def _only_ollamas(body: GenerationFields, options: dict[str, Any]) -> dict[str, 
     fields = {name: value for name, value in pairs if value is not None}
     for name in fields.keys() & options.keys():
         _require_equal(body, name, options[name], f"options.{name}")
-    return {**{k: v for k, v in options.items() if k not in _SHARED}, **fields}
+    return whole_numbers({**{k: v for k, v in options.items() if k not in _SHARED}, **fields})
 
 
-def to_limit(max_tokens: int | None, default: int | None = None) -> int | None:
-    """Translate a limit in tokens; `None` is unlimited.
+def to_limit(limit: int | None, sent: GenerationFields, default: int | None = None) -> int | None:
+    """Translate `limit`, the limit in `sent`; `None`: the answer has no limit of its own.
 
     Raises:
-        InvalidRequestError: the limit is 0, which only `num_predict` can be here.
+        InvalidRequestError: it is 0; `param` is the field in `sent`.
     """
-    if max_tokens == 0:
+    if limit == 0:
+        param = sent_as("max_tokens", sent)
         raise InvalidRequestError(
-            "'options.num_predict' must be -1 or more than 0.", param="options.num_predict"
+            f"'{param}' is 0; use 1 or more, or -1 for no limit.", param=param
         )
-    if max_tokens is None:
+    if limit is None:
         return default
-    return None if max_tokens == UNLIMITED else max_tokens
+    return None if limit < 0 else limit
 
 
 _sampling_fields = attrgetter(*Sampling.__struct_fields__)
@@ -226,6 +230,8 @@ def to_sampling(body: GenerationFields) -> Sampling:
     values = _sampling_fields(body)
     if values == _DEFAULTS:
         return _DEFAULT_SAMPLING
+    if body.top_k == -1:
+        values = _sampling_fields(replace(body, top_k=0))
     return Sampling(**dict(zip(Sampling.__struct_fields__, values, strict=True)))
 
 
@@ -245,8 +251,12 @@ def to_request(body: GenerationFields, prompt: Prompt, max_tokens: int | None) -
 
 
 def to_guided(body: GenerationFields) -> list[tuple[str, ResponseFormat]]:
-    """List the formats that vLLM's fields require, each with the name of its field."""
+    """List the formats that Ollama's and vLLM's fields require, each with the name of its field."""
     formats: list[tuple[str, ResponseFormat]] = []
+    if isinstance(body.format, dict):
+        formats.append(("format", JSONSchema(body.format)))
+    elif body.format:
+        formats.append(("format", JSONObject()))
     if body.guided_json is not None:
         formats.append(("guided_json", JSONSchema(_to_schema(body.guided_json))))
     if body.guided_regex is not None:

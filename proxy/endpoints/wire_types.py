@@ -3,7 +3,7 @@
 from collections.abc import Iterable, Sequence
 from typing import Annotated
 
-from msgspec import UNSET, Meta, Struct, UnsetType
+from msgspec import Meta, Struct
 
 from adapters.events import Usage as EventUsage
 
@@ -13,10 +13,15 @@ Penalty = Annotated[float, Meta(ge=-2, le=2)]
 Bias = Annotated[float, Meta(ge=-100, le=100)]
 TokenId = Annotated[int, Meta(ge=0, le=2**31 - 1)]
 TokenCount = Annotated[int, Meta(ge=1, le=2**31 - 1)]
+TokenLimit = Annotated[int, Meta(ge=-2, le=2**31 - 1)]
+"""Tokens of an answer; negative: no limit. Local servers read -1 so, and Ollama -2 as well."""
+TopK = Annotated[int, Meta(ge=-1, le=2**31 - 1)]
+"""Tokens to draw from; 0 and -1: all, as in Ollama, llama.cpp and vLLM."""
 Choices = Annotated[int, Meta(ge=1, le=8)]
 Seed = Annotated[int, Meta(ge=-(2**63), le=2**63 - 1)]
-StopString = Annotated[str, Meta(min_length=1, max_length=256)]
-StopList = Annotated[list[StopString], Meta(max_length=4)]
+StopString = Annotated[str, Meta(min_length=1, max_length=1000)]
+StopList = Annotated[list[StopString], Meta(max_length=64)]
+"""OpenAI takes 4. Local servers have no limit, and Continue sends 9 to 14."""
 LogitBias = Annotated[dict[TokenId, Bias], Meta(max_length=1024)]
 
 
@@ -37,8 +42,8 @@ class Usage(Struct, kw_only=True):
     prompt_tokens: int
     completion_tokens: int
     total_tokens: int
-    prompt_tokens_details: PromptTokensDetails | UnsetType = UNSET
-    completion_tokens_details: CompletionTokensDetails | UnsetType = UNSET
+    prompt_tokens_details: PromptTokensDetails
+    completion_tokens_details: CompletionTokensDetails
 
 
 def total(usages: Sequence[EventUsage], per_prompt: int) -> EventUsage:
@@ -61,16 +66,16 @@ def _sum(counts: Iterable[int | None]) -> int | None:
 
 
 def to_usage(usage: EventUsage) -> Usage:
-    """Translate usage; details only if the backend reports them: a 0 would be read as a count."""
-    cached, reasoning = usage.cached_tokens, usage.reasoning_tokens
+    """Translate counts; a detail that the engine does not report is 0.
+
+    Clients read the details of OpenAI's answers without a look whether they are there.
+    """
     return Usage(
         prompt_tokens=usage.prompt_tokens,
         completion_tokens=usage.completion_tokens,
         total_tokens=usage.prompt_tokens + usage.completion_tokens,
-        prompt_tokens_details=UNSET if cached is None else PromptTokensDetails(cached),
-        completion_tokens_details=UNSET
-        if reasoning is None
-        else CompletionTokensDetails(reasoning),
+        prompt_tokens_details=PromptTokensDetails(usage.cached_tokens or 0),
+        completion_tokens_details=CompletionTokensDetails(usage.reasoning_tokens or 0),
     )
 
 

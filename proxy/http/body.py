@@ -17,6 +17,9 @@ from proxy.http.gates import Fields, check_depth
 
 S = TypeVar("S")
 
+JSONObject = dict[str, Any]
+
+_FLOAT_FOR_INT = re.compile(r"Expected `int\b.*, got `float`")
 _MISSING = re.compile(r"missing required field `([^`]*)`")
 _MAX_MESSAGE_LENGTH = 300
 _NESTED = (dict, list)
@@ -59,12 +62,33 @@ def decode(body: bytes, kind: type[S]) -> S:
     """
     try:
         body.decode()  # msgspec checks only the strings it keeps
-        return msgspec.json.decode(body, type=kind)
+        try:
+            return msgspec.json.decode(body, type=kind)
+        except msgspec.ValidationError as exc:
+            if not _FLOAT_FOR_INT.match(str(exc)):
+                raise
+        return msgspec.convert(whole_numbers(msgspec.json.decode(body)), kind, str_keys=True)
     except msgspec.ValidationError as exc:
         message, param = _locate(str(exc))
         raise InvalidRequestError(message[:_MAX_MESSAGE_LENGTH], param=param) from exc
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as exc:
         raise InvalidRequestError("The body is not valid JSON in UTF-8.") from exc
+
+
+def whole_numbers(value: Any) -> Any:
+    """Return the JSON `value` with an integer for each float that is one, such as 100.0.
+
+    JavaScript and YAML make no difference between them, and JSON Schema calls both integers.
+    """
+    match value:
+        case float() if value.is_integer():
+            return int(value)
+        case dict():
+            return {key: whole_numbers(each) for key, each in cast(JSONObject, value).items()}
+        case list():
+            return [whole_numbers(each) for each in cast(list[Any], value)]
+        case _:
+            return value
 
 
 def _locate(text: str) -> tuple[str, str | None]:

@@ -7,12 +7,13 @@ from typing import Any
 from litestar import Litestar
 from litestar.response.base import ASGIResponse
 from litestar.routes import HTTPRoute
-from litestar.types import HTTPScope, Receive, Scope, Send
+from litestar.types import HTTPScope, Message, Receive, Scope, Send
 from msgspec import Struct
 
 from proxy.config import ServerConfig
-from proxy.errors import ServerShutdownError, openai_body
-from proxy.http.gates import JSON_TYPES, ContentTypes, refuse, to_fields
+from proxy.errors import ExplainedHTTPError, ServerShutdownError, openai_body
+from proxy.http.cors import Preflight, is_preflight, to_cors_headers
+from proxy.http.gates import CURL_TYPES, JSON_TYPES, ContentTypes, refuse, to_fields
 from proxy.http.headers import with_headers
 from proxy.http.json_response import FailureBody, error_response
 from proxy.record import Record
@@ -27,13 +28,18 @@ class RouteInfo(Struct, frozen=True):
     failure_body: FailureBody = openai_body
     """Renders errors in the dialect of the route: option `failure_body`."""
     content_types: ContentTypes = JSON_TYPES
-    """Content types that the route takes: option `content_types`."""
+    """Content types that the route takes: option `content_types`; below `/api/`, where curl is
+    at home, JSON under the name of a form by default."""
+    methods: tuple[str, ...] = ("GET", "HEAD", "OPTIONS", "POST")
+    """For an unknown path those of all routes, so that a page can read that it is unknown."""
     handlers: dict[str, Handler] = {}
     """Method -> a handler that takes the request alone and makes its own answer: option `fast`,
     which is the handler, or true for the route's own."""
 
 
 _UNKNOWN = RouteInfo()
+_SEGMENTS = 8
+"""Segments at the end of an unknown path that are looked up."""
 
 
 class Dispatch:
@@ -70,41 +76,88 @@ class Dispatch:
             (info for prefix, info in self._prefixes if path.startswith(prefix)), _UNKNOWN
         )
         state["failure_body"] = route.failure_body
-        send = with_headers(send, record)
+        send = with_headers(send, record, to_cors_headers(fields, self._config))
+        if method == "HEAD":
+            http, send = http.copy(), _without_body(send)
+            method = http["method"] = "GET"
         try:
             handler = route.handlers.get(method)
             refusal = refuse(fields, method, self._config, route.content_types)
             try:
                 if refusal is not None:
                     raise refusal
-                if handler is None:
-                    await self._app(scope, receive, send)
+                if handler is not None:
+                    response = await handler(self._request_class(http, receive, send))
+                elif is_preflight(fields, method):
+                    response = Preflight(fields, route.methods)
+                else:
+                    if route is _UNKNOWN:
+                        self._suggest(path, f"{http['scheme']}://{fields['host']}")
+                    await self._app(http, receive, send)
                     return
-                response = await handler(self._request_class(scope, receive, send))
             except Exception as exc:
                 response = error_response(exc, record, state["failure_body"])
-            await response(scope, receive, send)
+            await response(http, receive, send)
         except asyncio.CancelledError:  # The server ends, and its grace is over.
             record.fail(ServerShutdownError(), "server_shutdown")
             raise
         finally:
             record.close()
 
+    def _with_parameter(self, path: str) -> RouteInfo:
+        found = [info for prefix, info in self._prefixes if path.startswith(prefix)]
+        return found[0] if found else _UNKNOWN
+
+    def _suggest(self, path: str, server: str) -> None:
+        """Refuse an unknown `path` that ends like a known one, with the URL that is meant.
+
+        Clients with the base URL of Ollama, Azure or of no `/v1` send such paths.
+
+        Raises:
+            ExplainedHTTPError: 404; `detail` has the URL.
+        """
+        if path.rstrip("/") in self._routes:  # Litestar takes a slash at the end.
+            return
+        parts = [part for part in path.split("/") if part][-_SEGMENTS:]
+        ends = ["/".join(parts[at:]) for at in range(len(parts))]
+        for meant in (f"{root}/{end}" for end in ends for root in ("", "/v1", "/api")):
+            if meant in self._routes or self._with_parameter(meant) is not _UNKNOWN:
+                base = f" (base URL {server}/v1)" if meant.startswith("/v1/") else ""
+                raise ExplainedHTTPError(
+                    status_code=404,
+                    detail=f"There is nothing at '{path[:200]}'. Use {server}{meant}{base}.",
+                )
+
+
+def _without_body(send: Send) -> Send:
+    """Wrap `send` for HEAD, which is answered as GET, without the body."""
+
+    async def send_head(message: Message) -> None:
+        if message["type"] == "http.response.body":
+            message["body"] = b""
+        await send(message)
+
+    return send_head
+
 
 def _routes(app: Litestar) -> Iterator[tuple[str, RouteInfo]]:
     for route in (route for route in app.routes if isinstance(route, HTTPRoute)):
         options: dict[str, Any] = {}
         handlers: dict[str, Handler] = {}
+        methods: set[str] = set()
         for handler in route.route_handlers:
             options |= handler.opt
+            methods |= handler.http_methods
             if (fast := handler.opt.get("fast")) is not None:
                 call = handler.fn if fast is True else fast
                 handlers |= dict.fromkeys(handler.http_methods, call)
+        is_api = route.path_format.startswith("/api/")
         yield (
             route.path_format,
             RouteInfo(
                 options.get("failure_body", openai_body),
-                options.get("content_types", JSON_TYPES),
+                options.get("content_types", CURL_TYPES if is_api else JSON_TYPES),
+                tuple(sorted(methods | ({"HEAD"} if "GET" in methods else set()))),
                 handlers,
             ),
         )

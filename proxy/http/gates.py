@@ -10,9 +10,12 @@ from litestar.exceptions import HTTPException
 
 from adapters.errors import InvalidRequestError
 from proxy.config import ServerConfig
+from proxy.errors import ExplainedHTTPError
 
 _LOOPBACK = frozenset({"localhost", "127.0.0.1", "::1"})
 _ANYWHERE = frozenset({"0.0.0.0", "::"})  # noqa: S104
+_SHOWN = 200
+"""Characters of a header that an error repeats."""
 
 # Possessive, so that a quote that is never closed costs one pass and not one per quote.
 _STRING = re.compile(rb'"(?:[^"\\]++|\\.)*+"?', re.DOTALL)
@@ -26,6 +29,12 @@ ContentTypes = frozenset[str]
 JSON_TYPES: ContentTypes = frozenset({"application/json", "+json"})
 """Content types of bodies that a route takes by default; `+json` is any such suffix.
 A page can send other types without asking the browser for permission."""
+FORM = "application/x-www-form-urlencoded"
+"""The type that `curl -d` names, whatever the body is."""
+CURL_TYPES: ContentTypes = JSON_TYPES | {FORM}
+"""Takes JSON under the name of a form as well, except from pages: browsers send one of two headers
+of their own with every such request."""
+_BY_BROWSERS = frozenset({"origin", "sec-fetch-site"})
 
 
 def to_fields(headers: Iterable[tuple[bytes, bytes]]) -> Fields:
@@ -40,9 +49,19 @@ def to_fields(headers: Iterable[tuple[bytes, bytes]]) -> Fields:
 def refuse(
     headers: Fields, method: str, config: ServerConfig, content_types: ContentTypes = JSON_TYPES
 ) -> HTTPException | None:
-    """Check `headers` by every gate; returns the first refusal as an error."""
-    if not _host_allowed(headers, config) or not _origin_allowed(headers, config):
-        return HTTPException(status_code=403)
+    """Check `headers` by every gate; returns the first refusal, as the error to answer."""
+    if not _host_allowed(headers, config):
+        return ExplainedHTTPError(
+            status_code=403,
+            detail=f"The host '{headers.get('host', '')[:_SHOWN]}' is not allowed. Add its name "
+            "to `server.allowed_hosts` in config.yaml.",
+        )
+    if not _origin_allowed(headers, config):
+        return ExplainedHTTPError(
+            status_code=403,
+            detail=f"The origin '{headers.get('origin', 'unknown')[:_SHOWN]}' is not allowed. Add "
+            "it to `server.allowed_origins` in config.yaml.",
+        )
     if method in _WITH_BODY and not _type_allowed(headers, content_types):
         return HTTPException(status_code=415)
     if headers.get("content-encoding", "identity").strip().lower() not in ("", "identity"):
@@ -87,14 +106,33 @@ def _origin_allowed(headers: Fields, config: ServerConfig) -> bool:
     origin = headers.get("origin")
     if origin is None:
         return headers.get("sec-fetch-site") != "cross-site"
-    if origin in config.allowed_origins:
-        return True
+    return is_allowed_origin(origin, config.allowed_origins)
+
+
+@lru_cache(256)
+def is_allowed_origin(origin: str, patterns: tuple[str, ...]) -> bool:
+    """Allow pages of this machine, and origins that match a pattern, in which `*` is any text.
+
+    Open WebUI's server sends an origin of this machine, too.
+    """
     scheme, _, host = origin.partition("://")
-    return scheme in ("http", "https") and _host_name(host) in _LOOPBACK
+    if scheme in ("http", "https") and _host_name(host) in _LOOPBACK | _ANYWHERE:
+        return True
+    return any(_matches(origin, pattern) for pattern in patterns)
+
+
+def _matches(origin: str, pattern: str) -> bool:
+    """Match a part of an origin by `*`; `*` alone is every origin."""
+    if pattern == "*":
+        return True
+    parts = map(re.escape, pattern.split("*"))
+    return re.fullmatch(r"[^/?#@,\s]*".join(parts), origin, re.IGNORECASE) is not None
 
 
 def _type_allowed(headers: Fields, content_types: ContentTypes) -> bool:
     media_type = headers.get("content-type", "application/json").partition(";")[0].strip().lower()
+    if media_type == FORM and not _BY_BROWSERS.isdisjoint(headers):
+        return False
     if media_type in content_types:
         return True
     suffix = "+" + media_type.rpartition("+")[2]

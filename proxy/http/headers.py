@@ -1,5 +1,7 @@
 """Response headers that Tandem adds to every answer, from its record."""
 
+from collections.abc import Sequence
+
 from litestar.types import Message, Send
 
 from proxy.record import Record
@@ -8,13 +10,16 @@ _MAX_NAMES = 20
 _MAX_NAME_LENGTH = 120
 
 
-def with_headers(send: Send, record: Record) -> Send:
-    """Wrap `send` so that the response head has the values of `record` at that time."""
+Headers = Sequence[tuple[bytes, bytes]]
+
+
+def with_headers(send: Send, record: Record, others: Headers = ()) -> Send:
+    """Wrap `send` so that the head of the answer has what `record` knows by then, and `others`."""
 
     async def send_with_headers(message: Message) -> None:
         if message["type"] == "http.response.start":
             record.status = message["status"]
-            message["headers"] = [*message["headers"], *_to_headers(record)]
+            message["headers"] = [*message["headers"], *_to_headers(record), *others]
         await send(message)
 
     return send_with_headers

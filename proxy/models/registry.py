@@ -5,6 +5,7 @@ to that entry.
 """
 
 import asyncio
+import hashlib
 import logging
 from collections.abc import AsyncGenerator, Callable, Iterable, Mapping, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager
@@ -77,6 +78,18 @@ class BackendModels:
         """`name` as the backend lists it: a config may omit the default tag."""
         tagged = name + self.backend.naming.default_tag
         return tagged if name not in self.models and tagged in self.models else name
+
+    def fingerprint(self, name: str) -> str:
+        """Name engine, version and weights of the model `name`, as `fp_ollama_0.33.0_8eeb52dfb3bb`.
+
+        A seed repeats an answer only where these are equal. Weights are a hash: of their digest, or
+        of what is known of them where the backend reports none.
+        """
+        model = self.models.get(name) or Model(name=name)
+        weights = model.digest or repr((name, model.origin, model.quantization, model.size_bytes))
+        digest = hashlib.sha256(weights.encode()).hexdigest()[:12]
+        version = self.backend.version or "unknown"
+        return f"fp_{self.backend.kind}_{version}_{digest}"
 
     def may_have(self, name: str) -> bool:
         """False if the backend was listed without `name`, which is no path of a folder."""

@@ -23,10 +23,18 @@ prefers it; earlier vectors are from it; or by speed."""
 
 _IN_WORDS: Mapping[Feature, str] = {
     "tokens": "Text as token ids",
+    "embedding_tokens": "An input of token ids",
     "echo_logprobs": "'echo' together with 'logprobs'",
     "empty_answer": "'max_tokens' of 0",
 }
 """The features that are not named after a field."""
+_HINTS: Mapping[Feature, str] = {
+    "embedding_tokens": "Send text: in LangChain's OpenAIEmbeddings set "
+    "check_embedding_ctx_length=False, as its ids are of a tokenizer that no local model has. "
+    "Where clients do use the model's tokenizer, an mlx backend takes ids with "
+    "`embedding_token_ids: true`.",
+}
+"""What to do, for the features that another engine alone does not help with."""
 
 
 class Unable(Struct, frozen=True, kw_only=True):
@@ -171,17 +179,28 @@ class Decider:
         if nearest.refusal is not None:
             return nearest.refusal
         backend, feature = nearest.deployment.backend, nearest.lacks[0]
-        backends = {name: listed.backend for name, listed in self._registry.backends.items()}
-        kinds = {candidate.kind for candidate in backends.values()}
-        # Kinds that are switched off are named as well.
-        honours = {kind: features for kind, features in ENGINES.items() if kind not in kinds}
-        honours |= {name: candidate.honours for name, candidate in backends.items()}
-        able = [name for name, known in honours.items() if feature in known and name != backend]
-        hint = f" A model on {' or '.join(able)} could honour it." if able else ""
         what = _IN_WORDS.get(feature, f"'{feature}'")
         return UnsupportedParameterError(
-            f"{what} is not supported for '{entry.id}' on {backend}.{hint}", param=feature
+            f"{what} is not supported for '{entry.id}' on {backend}.{self._hint(feature, backend)}",
+            param=feature,
         )
+
+    def _hint(self, feature: Feature, backend: str) -> str:
+        """Say what would honour `feature`, which a model on `backend` does not."""
+        if feature in _HINTS:
+            return f" {_HINTS[feature]}"
+        honouring = self._honouring(feature)
+        if backend in honouring:
+            return " This model lacks it; another model may have it."
+        return f" A model on {' or '.join(honouring)} could honour it." if honouring else ""
+
+    def _honouring(self, feature: Feature) -> list[str]:
+        """The backends that honour `feature` on some model, and the kinds that are switched off."""
+        backends = {name: each.backend for name, each in self._registry.backends.items()}
+        kinds = {backend.kind for backend in backends.values()}
+        absent = {kind: honours for kind, honours in ENGINES.items() if kind not in kinds}
+        honours = absent | {name: backend.honours for name, backend in backends.items()}
+        return [name for name, features in honours.items() if feature in features]
 
 
 def _rule(ranked: list[Candidate], prefer: str, requirements: Requirements) -> Rule | None:

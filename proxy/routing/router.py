@@ -105,6 +105,7 @@ class Router:
     async def _attempt(self, run: "_Run", route: Route, patience: float | None = None) -> None:
         """Run the request on `route`; `patience`: seconds that its first event may take."""
         attempt = run.record.attempt(route.backend_name, route.name, run.request.n)
+        attempt.fingerprint = self._registry.backends[route.backend_name].fingerprint(route.name)
         run.attempt = attempt
         checked = CheckedSink(run.sink, attempt, restarts=run.started)
         request = replace(run.request, model=route.name, patience=patience)

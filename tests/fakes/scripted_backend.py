@@ -44,6 +44,7 @@ class ScriptedBackend:
     ) -> None:
         self.kind = kind
         self.naming = KINDS[kind].naming if kind in KINDS else Naming()
+        self.version: str | None = "1.2"
         self.memory_user: MemoryUser | None = None
         self.honours = honours
         self.script = script

@@ -131,7 +131,8 @@ def test_litestars_own_words_are_not_passed_on(status: int):
 @pytest.mark.parametrize(
     ("method", "path", "status", "code"),
     [
-        ("GET", "/", 404, "unknown_url"),
+        ("GET", "/nope", 404, "unknown_url"),
+        ("HEAD", "/nope", 404, "unknown_url"),
         ("GET", "/v1", 404, "unknown_url"),
         ("POST", "/v1/chat/completions/x", 404, "unknown_url"),
         ("GET", "/v1/models/", 404, None),
@@ -139,7 +140,7 @@ def test_litestars_own_words_are_not_passed_on(status: int):
         ("GET", "/v1/chat/completions", 405, "method_not_allowed"),
         ("DELETE", "/v1/models", 405, "method_not_allowed"),
         ("PATCH", "/health", 405, "method_not_allowed"),
-        ("HEAD", "/health", 405, "method_not_allowed"),
+        ("HEAD", "/v1/completions", 405, "method_not_allowed"),
     ],
 )
 async def test_address_that_is_none(method: str, path: str, status: int, code: str | None):

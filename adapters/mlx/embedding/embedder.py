@@ -56,10 +56,12 @@ class Embedder:
         limit = self.files.max_tokens
         for index, row in enumerate(ids):
             if limit is not None and len(row) > limit:
-                raise ContextLengthError(
+                error = ContextLengthError(
                     f"'{self.name}' reads at most {limit} tokens; input {index} has {len(row)}.",
                     param="input",
                 )
+                error.limit, error.prompt_tokens = limit, len(row)
+                raise error
         return ids
 
     def embed(self, ids: list[list[int]]) -> list[tuple[float, ...]]:

@@ -174,7 +174,7 @@ def too_long(model: str, limit: int, tokens: int, least: bool = False) -> Contex
         f"The context of '{model}' holds {limit} tokens; the prompt alone has {few}{tokens}.",
         param="messages",
     )
-    error.limit = limit
+    error.limit, error.prompt_tokens = limit, None if least else tokens
     return error
 
 

@@ -91,7 +91,7 @@ def to_inputs(value: str | list[Any]) -> tuple[str | TokenIds, ...]:
 
 
 def to_param(feature: str | None, body: EmbeddingsBody) -> str | None:
-    names = {"tokens": "input", "inputs": "input", "embeddings": "model"}
+    names = {"embedding_tokens": "input", "inputs": "input", "embeddings": "model"}
     if feature == "keep_alive" and body.keep_alive is None:
         return "ttl"
     return names.get(feature, feature) if feature is not None else None

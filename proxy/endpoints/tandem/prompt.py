@@ -77,10 +77,10 @@ def to_generation_request(body: PromptRequest) -> GenerationRequest:
         InvalidRequestError: fields conflict, or there is no model.
     """
     refuse_impossible(body)
-    body = settle(replace(body, model=to_model(body)))
+    sent, body = body, settle(replace(body, model=to_model(body)))
     prompt = body.prompt if body.raw else to_messages(body)
     return replace(
-        to_request(body, prompt, to_limit(body.max_tokens)),
+        to_request(body, prompt, to_limit(body.max_tokens, sent)),
         response_format=only_one(to_guided(body)),
         reasoning_effort=body.reasoning_effort,
     )

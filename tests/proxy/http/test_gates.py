@@ -96,7 +96,7 @@ async def test_host_when_configured(host: str, config: Config, status: int):
         ({"origin": "https://evil.com"}, 403),
         ({"origin": "http://localhost.evil.com"}, 403),
         ({"origin": "http://evil.com#localhost"}, 403),
-        ({"origin": "file://localhost"}, 403),
+        ({"origin": "file://localhost"}, 200),
         ({"origin": "chrome-extension://localhost"}, 403),
         ({"sec-fetch-site": "cross-site"}, 403),
         ({"sec-fetch-site": "same-origin"}, 200),

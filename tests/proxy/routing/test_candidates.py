@@ -286,5 +286,6 @@ async def test_two_context_errors_report_the_larger_limit(mlx: int, ollama: int)
     async with http_client(*backends) as client:
         response = await client.post(URL, json=chat())
     assert response.status_code == 400
-    assert response.json()["error"]["message"] == "It holds 8000 tokens."
+    message = response.json()["error"]["message"]
+    assert message == "This model's maximum context length is 8000 tokens. It holds 8000 tokens."
     assert [len(backend.requests) for backend in backends] == [1, 1]

@@ -201,11 +201,11 @@ async def test_name_of_an_unreachable_backend_is_unavailable(name: str, error: t
     [
         ("logit_bias", "'logit_bias' is not supported for 'tiny:latest' on ollama. A model on mlx"),
         ("tokens", "Text as token ids is not supported for 'tiny:latest' on ollama. A model on"),
-        ("tools", "'tools' is not supported for 'tiny:latest' on ollama. A model on mlx could"),
+        ("tools", "'tools' is not supported for 'tiny:latest' on ollama. This model lacks it"),
     ],
 )
 @pytest.mark.parametrize("others", [[], [ScriptedBackend(kind="mlx")]], ids=["alone", "both"])
-async def test_refusal_names_the_engine_that_could_even_if_it_is_off(
+async def test_refusal_names_the_engine_that_could_even_if_it_is_off_or_blames_the_model(
     feature: Feature, message: str, others: list[ScriptedBackend]
 ):
     backend = ollama(honours=OLLAMA)

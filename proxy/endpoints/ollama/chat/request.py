@@ -90,9 +90,10 @@ def to_generation_request(body: OllamaChatRequest) -> GenerationRequest:
         InvalidRequestError: fields conflict, or an option is invalid.
     """
     refuse_impossible(body)
-    settled = settle(_fields(body))
+    fields = _fields(body)
+    settled = settle(fields)
     return replace(
-        to_request(settled, to_messages(body.messages or []), to_limit(settled.max_tokens)),
+        to_request(settled, to_messages(body.messages or []), to_limit(settled.max_tokens, fields)),
         tools=tuple(_tool(tool.function) for tool in body.tools or []),
         response_format=to_response_format(body.format),
         reasoning_effort=to_reasoning_effort(body),

@@ -15,7 +15,11 @@ from proxy.endpoints.openai.chat_completions.response import (
     ChatCompletionRenderer,
     to_chat_completion,
 )
-from proxy.endpoints.openai.chat_completions.translate import to_generation_request, to_param
+from proxy.endpoints.openai.chat_completions.translate import (
+    ignored_hints,
+    to_generation_request,
+    to_param,
+)
 from proxy.endpoints.server_request import ServerRequest
 from proxy.errors import Failure
 from proxy.http.event_stream import SSE, Put
@@ -29,6 +33,7 @@ class ChatCompletionsDialect:
 
     def parse(self, request: ServerRequest, raw: bytes) -> Call[ChatCompletionRequest]:
         body = request.decode(raw, ChatCompletionRequest)
+        request.record.unknown += ignored_hints(body)
         return Call(
             body=body,
             requests=(to_generation_request(body),),
@@ -40,12 +45,12 @@ class ChatCompletionsDialect:
     def renderer(
         self, call: Call[ChatCompletionRequest], record: Record, put: Put
     ) -> ChatCompletionRenderer:
-        return ChatCompletionRenderer(call.body, put)
+        return ChatCompletionRenderer(call.body, record, put)
 
     def whole(
         self, call: Call[ChatCompletionRequest], answers: Sequence[Answer], record: Record
     ) -> ChatCompletion:
-        return to_chat_completion(call.body, answers)
+        return to_chat_completion(call.body, answers, record)
 
     def to_param(self, feature: str | None, body: ChatCompletionRequest) -> str | None:
         return to_param(feature, body)

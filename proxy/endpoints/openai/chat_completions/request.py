@@ -8,7 +8,7 @@ from typing import Annotated, Any, Literal
 from msgspec import Meta, Struct
 
 from proxy.endpoints.generation_fields import GenerationFields
-from proxy.endpoints.wire_types import TokenCount
+from proxy.endpoints.wire_types import TokenLimit
 
 JSON = dict[str, Any]
 
@@ -58,9 +58,14 @@ class FunctionToolCall(Struct, tag_field="type", tag="function"):
     function: FunctionCall
 
 
+class CustomCall(Struct):
+    name: str
+    input: str
+
+
 class CustomToolCall(Struct, tag_field="type", tag="custom"):
     id: str
-    custom: JSON
+    custom: CustomCall
 
 
 class SystemMessage(Struct, tag_field="role", tag="system"):
@@ -122,8 +127,17 @@ class FunctionTool(Struct, tag_field="type", tag="function"):
     function: Function
 
 
+class Custom(Struct):
+    name: Annotated[str, Meta(min_length=1, max_length=256)]
+    description: str | None = None
+    format: JSON | None = None
+    """`{"type": "text"}` by default; grammars are refused."""
+
+
 class CustomTool(Struct, tag_field="type", tag="custom"):
-    custom: JSON
+    """A function of one text, which is not written as JSON to the client."""
+
+    custom: Custom
 
 
 class FunctionName(Struct):
@@ -135,7 +149,7 @@ class FunctionChoice(Struct, tag_field="type", tag="function"):
 
 
 class CustomChoice(Struct, tag_field="type", tag="custom"):
-    custom: JSON
+    custom: FunctionName
 
 
 class AllowedTools(Struct):
@@ -157,7 +171,8 @@ class TextFormat(Struct, tag_field="type", tag="text"):
 
 
 class JSONObjectFormat(Struct, tag_field="type", tag="json_object"):
-    pass
+    schema: JSON | None = None
+    """llama.cpp's and Together's way to send a schema."""
 
 
 class NamedSchema(Struct):
@@ -183,7 +198,7 @@ Effort = Literal["none", "minimal", "low", "medium", "high", "xhigh", "max"]
 class ChatCompletionRequest(GenerationFields, kw_only=True):
     messages: Annotated[list[Message], Meta(min_length=1, max_length=4096)]
 
-    max_completion_tokens: TokenCount | None = None
+    max_completion_tokens: TokenLimit | None = None
     """Newer than `max_tokens`, and takes precedence."""
     logprobs: bool | None = None
     top_logprobs: Annotated[int, Meta(ge=0, le=20)] | None = None
@@ -216,9 +231,11 @@ class ChatCompletionRequest(GenerationFields, kw_only=True):
     service_tier: Literal["auto", "default", "flex", "scale", "priority", "fast"] | None = None
     store: bool | None = None
 
+    # Without effect here: named in `x-tandem-ignored`.
+    verbosity: str | None = None
+
     # Not supported by any backend: refused by `refuse_impossible` but for neutral values.
     audio: JSON | None = None
     modalities: list[Literal["text", "audio"]] | None = None
     moderation: JSON | None = None
-    verbosity: Literal["low", "medium", "high"] | None = None
     web_search_options: JSON | None = None

@@ -19,11 +19,11 @@ from adapters.events import (
     ToolCallStarted,
 )
 from adapters.request import ToolCall
-from proxy.endpoints.openai.chat_completions.request import ChatCompletionRequest
+from proxy.endpoints.openai.chat_completions.request import ChatCompletionRequest, CustomTool
 from proxy.endpoints.wire_types import Usage, to_usage, total
 from proxy.errors import Failure
 from proxy.http.event_stream import AroundText, Put, sse
-from proxy.record import new_id
+from proxy.record import Record, new_id
 from proxy.sinks import Answer
 
 _encode = msgspec.json.Encoder().encode
@@ -36,10 +36,19 @@ class FunctionCall(Struct):
     name: str | UnsetType = UNSET
 
 
-class MessageToolCall(Struct):
+class MessageToolCall(Struct, tag_field="type", tag="function"):
     id: str
     function: FunctionCall
-    type: str = "function"
+
+
+class CustomCall(Struct):
+    input: str
+    name: str | UnsetType = UNSET
+
+
+class MessageCustomToolCall(Struct, tag_field="type", tag="custom"):
+    id: str
+    custom: CustomCall
 
 
 class TopLogprob(Struct):
@@ -64,7 +73,9 @@ class ResponseMessage(Struct, kw_only=True):
     reasoning_content: str | UnsetType = UNSET
     reasoning: str | UnsetType = UNSET
     """The same text: clients differ in the name that they read."""
-    tool_calls: list[MessageToolCall] | UnsetType = UNSET
+    annotations: list[None] = []
+    """Citations of web searches in OpenAI's answers: always empty."""
+    tool_calls: list[MessageToolCall | MessageCustomToolCall] | UnsetType = UNSET
     function_call: FunctionCall | UnsetType = UNSET
     """The call in its old form, for requests with `functions`."""
 
@@ -82,6 +93,8 @@ class ChatCompletion(Struct, kw_only=True):
     created: int
     model: str
     choices: list[Choice]
+    system_fingerprint: str | UnsetType = UNSET
+    """Engine, version and weights: where it is the same, a seed repeats an answer."""
     usage: Usage
 
 
@@ -89,7 +102,8 @@ class ToolCallChunk(Struct, kw_only=True):
     index: int
     id: str | UnsetType = UNSET
     type: str | UnsetType = UNSET
-    function: FunctionCall
+    function: FunctionCall | UnsetType = UNSET
+    custom: CustomCall | UnsetType = UNSET
 
 
 class Delta(Struct, kw_only=True):
@@ -114,39 +128,53 @@ class ChatCompletionChunk(Struct, kw_only=True):
     created: int
     model: str
     choices: list[ChunkChoice]
+    system_fingerprint: str | UnsetType = UNSET
     usage: Usage | UnsetType | None = UNSET
 
 
-def to_chat_completion(body: ChatCompletionRequest, answers: Sequence[Answer]) -> ChatCompletion:
+def to_chat_completion(
+    body: ChatCompletionRequest, answers: Sequence[Answer], record: Record
+) -> ChatCompletion:
+    custom = _custom_names(body)
     usages = [answer.finished.usage for answer in answers]
     return ChatCompletion(
         id=new_id("chatcmpl-"),
         created=int(time.time()),
         model=body.model,
-        choices=[_to_choice(answer, body.functions is not None) for answer in answers],
+        choices=[_to_choice(each, body.functions is not None, custom) for each in answers],
+        system_fingerprint=record.fingerprint or UNSET,
         usage=to_usage(total(usages, len(usages))),
     )
 
 
-def _to_choice(answer: Answer, legacy: bool) -> Choice:
+def _custom_names(body: ChatCompletionRequest) -> frozenset[str]:
+    tools = body.tools or ()
+    return frozenset([tool.custom.name for tool in tools if isinstance(tool, CustomTool)])
+
+
+def _to_choice(answer: Answer, legacy: bool, custom: frozenset[str]) -> Choice:
     finished = answer.finished
     return Choice(
         index=finished.choice,
-        message=_to_message(answer, legacy),
+        message=_to_message(answer, legacy, custom),
         logprobs=_to_logprobs(answer.logprobs),
         finish_reason=_to_reason(finished, legacy),
     )
 
 
-def _to_message(answer: Answer, legacy: bool) -> ResponseMessage:
-    """Translate the message; `content` is null only if there are calls and no text."""
-    calls = [_to_tool_call(call) for call in answer.tool_calls]
+def _to_message(answer: Answer, legacy: bool, custom: frozenset[str]) -> ResponseMessage:
+    """Translate all of a choice; `content` is null where there are only calls.
+
+    `custom` names the tools whose calls have a text in place of arguments.
+    """
+    calls = [_to_tool_call(call, custom) for call in answer.tool_calls]
+    first = answer.tool_calls[0] if legacy and answer.tool_calls else None
     return ResponseMessage(
         content=None if calls and not answer.text else answer.text,
         reasoning_content=answer.reasoning or UNSET,
         reasoning=answer.reasoning or UNSET,
         tool_calls=UNSET if legacy or not calls else calls,
-        function_call=calls[0].function if legacy and calls else UNSET,
+        function_call=FunctionCall(first.arguments, first.name) if first else UNSET,
     )
 
 
@@ -154,8 +182,27 @@ def _to_reason(finished: Finished, legacy: bool) -> FinishReason:
     return "function_call" if legacy and finished.reason == "tool_calls" else finished.reason
 
 
-def _to_tool_call(call: ToolCall) -> MessageToolCall:
+def _to_tool_call(
+    call: ToolCall, custom: frozenset[str]
+) -> MessageToolCall | MessageCustomToolCall:
+    if call.name in custom:
+        return MessageCustomToolCall(call.id, CustomCall(to_input(call.arguments), call.name))
     return MessageToolCall(call.id, FunctionCall(call.arguments, call.name))
+
+
+class _Input(Struct):
+    input: str
+
+
+def to_input(arguments: str) -> str:
+    """Read the text from the arguments of a custom call; one that the limit has cut is read as far
+    as it goes, and what is no such object is passed on as it is."""
+    for end in ("", '"}', '\\"}'):
+        try:
+            return msgspec.json.decode(arguments + end, type=_Input).input
+        except msgspec.DecodeError:
+            continue
+    return arguments
 
 
 def _to_logprobs(tokens: tuple[TokenLogprob, ...] | None) -> Logprobs | None:
@@ -177,8 +224,9 @@ def _to_logprobs(tokens: tuple[TokenLogprob, ...] | None) -> Logprobs | None:
 class ChatCompletionRenderer:
     """Encodes OpenAI's chunks: roles, deltas, finish reasons, usage on request, `[DONE]`."""
 
-    def __init__(self, body: ChatCompletionRequest, put: Put) -> None:
+    def __init__(self, body: ChatCompletionRequest, record: Record, put: Put) -> None:
         self._put = put
+        self._record = record
         self._id = new_id("chatcmpl-")
         self._created = int(time.time())
         self._model = body.model
@@ -189,6 +237,9 @@ class ChatCompletionRenderer:
         self._around = AroundText(
             lambda text, choice: self._delta(choice, Delta(content=text)),
         )
+        self._custom = _custom_names(body)
+        self._inputs: dict[tuple[int, int], list[str]] = {}
+        """Choice and index of a custom call -> pieces of its arguments."""
 
     def write(self, event: Event, /) -> bool:
         if type(event) is TextDelta and event.logprobs is None:  # nearly all events
@@ -216,6 +267,15 @@ class ChatCompletionRenderer:
         return sse(_encode(failure.body))
 
     def _call(self, event: ToolCallStarted | ToolCallDelta) -> bytes:
+        key = (event.choice, event.index)
+        if isinstance(event, ToolCallStarted) and event.name in self._custom:
+            self._inputs[key] = []
+            call = CustomCall("", event.name)
+            chunk = ToolCallChunk(index=event.index, id=event.id, type="custom", custom=call)
+            return self._delta(event.choice, Delta(tool_calls=[chunk]))
+        if isinstance(event, ToolCallDelta) and key in self._inputs:
+            self._inputs[key].append(event.arguments)
+            return b""
         chunk = _to_chunk(event)
         if not self._legacy:
             return self._delta(event.choice, Delta(tool_calls=[chunk]))
@@ -223,10 +283,22 @@ class ChatCompletionRenderer:
         first = event.index == 0
         return self._delta(event.choice, Delta(function_call=chunk.function)) if first else b""
 
+    def _texts(self, choice: int) -> bytes:
+        """Encode the texts of custom calls, which cannot be read from pieces of JSON."""
+        texts = b""
+        for (_, index), pieces in [each for each in self._inputs.items() if each[0][0] == choice]:
+            call = CustomCall(to_input("".join(pieces)))
+            texts += self._delta(
+                choice, Delta(tool_calls=[ToolCallChunk(index=index, custom=call)])
+            )
+        return texts
+
     def _end(self, event: Finished) -> bytes:
         self._finished[event.choice] = event
         reason = _to_reason(event, self._legacy)
-        end = self._chunk([ChunkChoice(index=event.choice, delta=Delta(), finish_reason=reason)])
+        end = self._texts(event.choice) + self._chunk(
+            [ChunkChoice(index=event.choice, delta=Delta(), finish_reason=reason)]
+        )
         if len(self._finished) < self._choices:
             return end
         if self._wants_usage:
@@ -244,6 +316,7 @@ class ChatCompletionRenderer:
             created=self._created,
             model=self._model,
             choices=choices,
+            system_fingerprint=self._record.fingerprint or UNSET,
             usage=usage if self._wants_usage else UNSET,
         )
         return sse(_encode(chunk))

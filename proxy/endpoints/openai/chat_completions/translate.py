@@ -4,6 +4,7 @@ from collections.abc import Callable
 from operator import attrgetter
 from typing import Any, cast
 
+import msgspec
 from msgspec.structs import replace
 
 from adapters import request as contract
@@ -27,12 +28,28 @@ _IMPOSSIBLE: dict[str, Callable[[Any], bool]] = {
     "audio": lambda _: True,
     "modalities": lambda value: "audio" in value,
     "moderation": lambda _: True,
-    "verbosity": lambda value: value != "medium",
     "web_search_options": lambda _: True,
 }
 """Field -> a predicate: true for a value that no backend can honour."""
+_HINTS: dict[str, Callable[[Any], bool]] = {
+    "verbosity": lambda value: value != "medium",
+    "prediction": lambda _: True,
+    "prompt_cache_options": lambda _: True,
+    "prompt_cache_retention": lambda _: True,
+    "service_tier": lambda value: value not in ("auto", "default"),
+    "store": lambda value: value,
+}
+"""Field -> a predicate: true for a hint that has no effect here. The answer is right without it."""
+_TEXT_INPUT: dict[str, Any] = {
+    "type": "object",
+    "properties": {"input": {"type": "string", "description": "The text to send to the tool."}},
+    "required": ["input"],
+    "additionalProperties": False,
+}
+"""The parameters of a custom tool, as the model sees it."""
 _PLAIN = {"messages", "max_completion_tokens", *GenerationFields.__struct_fields__} - {
     "stream_options",
+    "format",
     "guided_json",
     "guided_regex",
     "guided_grammar",
@@ -44,6 +61,8 @@ _VALUES = ("const", "default", "enum", "example", "examples")
 """Keywords of JSON Schema with values, which are no schemas."""
 _shape = attrgetter(*_SHAPES)
 _NO_SHAPE = (None,) * len(_SHAPES)
+_hints = attrgetter(*_HINTS)
+_NO_HINTS = (None,) * len(_HINTS)
 
 
 def to_generation_request(body: ChatCompletionRequest) -> GenerationRequest:
@@ -57,9 +76,10 @@ def to_generation_request(body: ChatCompletionRequest) -> GenerationRequest:
     if not is_plain:
         refuse_impossible(body)
         check_combinations(body)
-    body = settle(body)
+    sent, body = body, settle(body)
     messages = tuple([to_message(m, f"messages[{at}]") for at, m in enumerate(body.messages)])
-    limit = body.max_completion_tokens or to_limit(body.max_tokens)
+    newer = body.max_completion_tokens
+    limit = to_limit(body.max_tokens if newer is None else newer, sent)
     request = to_request(body, messages, limit)
     return request if is_plain else _shaped(request, body)
 
@@ -67,7 +87,8 @@ def to_generation_request(body: ChatCompletionRequest) -> GenerationRequest:
 def _shaped(request: GenerationRequest, body: ChatCompletionRequest) -> GenerationRequest:
     """Add the fields that only chats have."""
     tools, choice = to_tools_and_choice(body)
-    require_arguments(tools, choice)
+    if choice not in ("auto", "none"):
+        check_forced(tools, choice, body)
     return replace(
         request,
         tools=tools,
@@ -102,6 +123,14 @@ def image_paths(body: ChatCompletionRequest) -> dict[str, str]:
         for place, part in enumerate(message.content)
         if isinstance(part, wire.ImagePart)
     }
+
+
+def ignored_hints(body: ChatCompletionRequest) -> tuple[str, ...]:
+    """List the fields with a wish that has no effect here, for `x-tandem-ignored`."""
+    if _hints(body) == _NO_HINTS:  # as nearly always
+        return ()
+    values = {name: getattr(body, name) for name in _HINTS}
+    return tuple(n for n, value in values.items() if value is not None and _HINTS[n](value))
 
 
 def refuse_impossible(body: ChatCompletionRequest) -> None:
@@ -185,10 +214,7 @@ def _assistant(message: wire.AssistantMessage, path: str) -> contract.Message:
         raise _unsupported(f"{path}.audio")
     content = message.content if message.content is not None else message.refusal
     reasoning = message.reasoning_content or message.reasoning
-    calls = tuple(
-        _tool_call(call, f"{path}.tool_calls[{at}]")
-        for at, call in enumerate(message.tool_calls or [])
-    )
+    calls = tuple(_tool_call(call) for call in message.tool_calls or [])
     if message.function_call is not None:
         old = message.function_call
         calls = (*calls, contract.ToolCall(_old_id(old.name), old.name, old.arguments))
@@ -205,9 +231,10 @@ def _assistant(message: wire.AssistantMessage, path: str) -> contract.Message:
     )
 
 
-def _tool_call(call: wire.FunctionToolCall | wire.CustomToolCall, path: str) -> contract.ToolCall:
+def _tool_call(call: wire.FunctionToolCall | wire.CustomToolCall) -> contract.ToolCall:
     if isinstance(call, wire.CustomToolCall):
-        raise _unsupported(f"{path}.type")
+        arguments = msgspec.json.encode({"input": call.custom.input}).decode()
+        return contract.ToolCall(call.id, call.custom.name, arguments)
     return contract.ToolCall(call.id, call.function.name, call.function.arguments)
 
 
@@ -237,9 +264,8 @@ def _part(part: wire.Part, path: str) -> contract.ContentPart:
 def to_tools_and_choice(
     body: ChatCompletionRequest,
 ) -> tuple[tuple[contract.Tool, ...], contract.ToolChoice]:
-    """Translate tools and choice; `allowed_tools` removes all other tools."""
-    tools = tuple(_tool(tool, f"tools[{at}]") for at, tool in enumerate(body.tools or []))
-    tools += tuple(_function(function) for function in body.functions or [])
+    """`allowed_tools` withholds all others."""
+    tools = to_tools(body)
     if isinstance(body.tool_choice, wire.AllowedToolsChoice):
         allowed = body.tool_choice.allowed_tools
         return _allowed(allowed, tools), to_tool_choice(allowed.mode, tools)
@@ -248,19 +274,64 @@ def to_tools_and_choice(
     return tools, to_tool_choice(body.tool_choice or body.function_call, tools)
 
 
+def to_tools(body: ChatCompletionRequest) -> tuple[contract.Tool, ...]:
+    tools = tuple(_tool(tool, f"tools[{at}]") for at, tool in enumerate(body.tools or []))
+    return tools + tuple(_function(function) for function in body.functions or [])
+
+
+def check_forced(
+    tools: tuple[contract.Tool, ...], choice: contract.ToolChoice, body: ChatCompletionRequest
+) -> None:
+    """Refuse to force a call that can have no arguments: an engine could only fail, or invent some.
+
+    Raises:
+        InvalidRequestError: a schema is not of an object, or has an empty `enum`; `param` is it.
+    """
+    field = "functions" if body.functions else "tools"
+    sent = [tool.name for tool in to_tools(body)]
+    for tool in tools:
+        if isinstance(choice, contract.NamedTool) and choice.name != tool.name:
+            continue
+        trouble = _impossible_call(tool.parameters or {})
+        if trouble is not None:
+            inner = ".function" if field == "tools" else ""
+            path = f"{field}[{sent.index(tool.name)}]{inner}.parameters"
+            raise InvalidRequestError(f"'{path}' {trouble}: no call can be forced.", param=path)
+
+
+def _impossible_call(parameters: dict[str, Any]) -> str | None:
+    if has_empty_enum(parameters):
+        return "has an empty 'enum'"
+    kinds: Any = parameters.get("type", "object")
+    values: Any = parameters.get("enum", [parameters.get("const", {})])
+    if "object" in kinds and dict in map(type, values):  # `kinds` is a word or a list of words
+        return None
+    return "is not the schema of an object"
+
+
+def has_empty_enum(schema: Any) -> bool:
+    """Look for `enum: []` in `schema`, but not in values that it names."""
+    match schema:
+        case {"enum": []}:
+            return True
+        case dict():
+            parts = cast(dict[str, Any], schema).items()
+            return any(has_empty_enum(part) for name, part in parts if name not in _VALUES)
+        case list():
+            return any(map(has_empty_enum, cast(list[Any], schema)))
+        case _:
+            return False
+
+
 def _allowed(
     allowed: wire.AllowedTools, tools: tuple[contract.Tool, ...]
 ) -> tuple[contract.Tool, ...]:
     try:
-        kinds = {tool["type"] for tool in allowed.tools}
-        names = {tool["function"]["name"] for tool in allowed.tools}
+        names = {each[each["type"]]["name"] for each in allowed.tools}
     except (KeyError, TypeError) as exc:
         path = "tool_choice.allowed_tools.tools"
-        raise InvalidRequestError(
-            f'\'{path}\' must name functions: {{"type": "function", "function": {{"name": ...}}}}.',
-            param=path,
-        ) from exc
-    if kinds - {"function"} or not names or names - {tool.name for tool in tools}:
+        raise InvalidRequestError(f"'{path}' names no tool.", param=path) from exc
+    if not names or names - {tool.name for tool in tools}:
         raise InvalidRequestError(
             "'tool_choice' allows a function that is not among the tools.", param="tool_choice"
         )
@@ -268,43 +339,17 @@ def _allowed(
 
 
 def _tool(tool: wire.FunctionTool | wire.CustomTool, path: str) -> contract.Tool:
-    if isinstance(tool, wire.CustomTool):
-        raise _unsupported(f"{path}.type")
-    return _function(tool.function)
+    if isinstance(tool, wire.FunctionTool):
+        return _function(tool.function)
+    custom = tool.custom
+    if (custom.format or {}).get("type", "text") != "text":
+        raise _unsupported(f"{path}.custom.format")
+    return contract.Tool(custom.name, custom.description, _TEXT_INPUT)
 
 
 def _function(function: wire.Function) -> contract.Tool:
     return contract.Tool(
         function.name, function.description, function.parameters, bool(function.strict)
-    )
-
-
-def require_arguments(tools: tuple[contract.Tool, ...], choice: contract.ToolChoice) -> None:
-    """
-    Raises:
-        InvalidRequestError: a call is forced, and the `parameters` of the tool allow no arguments.
-    """
-    if choice in ("auto", "none"):
-        return
-    for at, tool in enumerate(tools):
-        if isinstance(choice, contract.NamedTool) and choice.name != tool.name:
-            continue
-        path = f"tools[{at}].function.parameters"
-        kinds = (tool.parameters or {}).get("type", "object")
-        if kinds != "object" and not (isinstance(kinds, list) and "object" in kinds):
-            raise InvalidRequestError(f"'{path}' must have the type 'object'.", param=path)
-        if _has_empty_enum(tool.parameters):
-            raise InvalidRequestError(f"'{path}' has an 'enum' without values.", param=path)
-
-
-def _has_empty_enum(schema: Any) -> bool:
-    if isinstance(schema, list):
-        return any(map(_has_empty_enum, cast(list[Any], schema)))
-    if not isinstance(schema, dict):
-        return False
-    parts = cast(dict[str, Any], schema)
-    return parts.get("enum") == [] or any(
-        _has_empty_enum(part) for keyword, part in parts.items() if keyword not in _VALUES
     )
 
 
@@ -314,12 +359,10 @@ def to_tool_choice(
     match choice:
         case None:
             return "auto"
-        case (
-            wire.CustomChoice() | wire.AllowedToolsChoice()
-        ):  # `to_tools_and_choice` resolved the latter
+        case wire.AllowedToolsChoice():  # resolved before
             raise _unsupported("tool_choice")
-        case wire.FunctionChoice():
-            return _named(choice.function.name, tools, "tool_choice")
+        case wire.CustomChoice(custom=named) | wire.FunctionChoice(function=named):
+            return _named(named.name, tools, "tool_choice")
         case "required" if not tools:
             raise InvalidRequestError(
                 "'tool_choice' is 'required', but 'tools' is empty.", param="tool_choice"
@@ -346,8 +389,8 @@ def _own_format(body: ChatCompletionRequest) -> contract.ResponseFormat | None:
     match body.response_format:
         case None | wire.TextFormat():
             return None
-        case wire.JSONObjectFormat():
-            return contract.JSONObject()
+        case wire.JSONObjectFormat(schema=schema):
+            return contract.JSONObject() if schema is None else contract.JSONSchema(schema)
         case wire.JSONSchemaFormat(json_schema=named):
             return contract.JSONSchema(named.schema, bool(named.strict))
 

@@ -41,12 +41,12 @@ class CompletionsDialect:
     def renderer(
         self, call: Call[CompletionRequest], record: Record, put: Put
     ) -> CompletionRenderer:
-        return CompletionRenderer(call.body, len(call.requests), put)
+        return CompletionRenderer(call.body, len(call.requests), record, put)
 
     def whole(
         self, call: Call[CompletionRequest], answers: Sequence[Answer], record: Record
     ) -> Completion:
-        return to_completion(call.body, answers)
+        return to_completion(call.body, answers, record)
 
     def to_param(self, feature: str | None, body: CompletionRequest) -> str | None:
         return to_param(feature, body)

@@ -17,7 +17,7 @@ from proxy.endpoints.generation_fields import (
     to_limit,
     to_request,
 )
-from proxy.endpoints.wire_types import TokenId
+from proxy.endpoints.wire_types import TokenId, TokenLimit
 
 _MAX_TOKENS = 16
 """OpenAI's default."""
@@ -27,7 +27,7 @@ Ids = Annotated[list[TokenId], Meta(min_length=1)]
 
 
 class CompletionRequest(GenerationFields, kw_only=True):
-    max_tokens: Annotated[int, Meta(ge=0, le=2**31 - 1)] | None = None
+    max_tokens: TokenLimit | None = None
     """0 with `echo`: the prompt is read and nothing generated."""
     prompt: str | Annotated[list[str | TokenId | Ids], Meta(min_length=1)] | None = None
     suffix: str | None = None
@@ -52,7 +52,7 @@ def to_generation_requests(body: CompletionRequest) -> list[GenerationRequest]:
         raise InvalidRequestError("'max_tokens' of 0 needs 'echo' to be true.", param="max_tokens")
     settled = settle(body)
     is_empty = settled.max_tokens == 0 and settled.echo
-    limit = 0 if is_empty else to_limit(settled.max_tokens, _MAX_TOKENS)
+    limit = 0 if is_empty else to_limit(settled.max_tokens, body, _MAX_TOKENS)
     return [
         replace(
             to_request(settled, prompt, limit),

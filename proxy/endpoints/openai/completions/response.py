@@ -24,7 +24,7 @@ from proxy.endpoints.openai.completions.request import CompletionRequest
 from proxy.endpoints.wire_types import Usage, to_usage, total
 from proxy.errors import Failure
 from proxy.http.event_stream import AroundText, Put, sse
-from proxy.record import new_id
+from proxy.record import Record, new_id
 from proxy.sinks import Answer
 
 _encode = msgspec.json.Encoder().encode
@@ -54,16 +54,18 @@ class Completion(Struct, kw_only=True):
     created: int
     model: str
     choices: list[Choice]
-    usage: Usage | UnsetType | None = UNSET
+    system_fingerprint: str | UnsetType = UNSET
+    usage: Usage | UnsetType = UNSET
 
 
-def to_completion(body: CompletionRequest, answers: Sequence[Answer]) -> Completion:
+def to_completion(body: CompletionRequest, answers: Sequence[Answer], record: Record) -> Completion:
     usages = [answer.finished.usage for answer in answers]
     return Completion(
         id=new_id("cmpl-"),
         created=int(time.time()),
         model=body.model,
         choices=[_to_choice(answer) for answer in answers],
+        system_fingerprint=record.fingerprint or UNSET,
         usage=to_usage(total(usages, body.n or 1)),
     )
 
@@ -118,8 +120,9 @@ def _to_top(token: TokenLogprob) -> dict[str, float]:
 class CompletionRenderer:
     """Encodes OpenAI's chunks: texts, finish reasons, usage on request, `[DONE]`."""
 
-    def __init__(self, body: CompletionRequest, prompts: int, put: Put) -> None:
+    def __init__(self, body: CompletionRequest, prompts: int, record: Record, put: Put) -> None:
         self._put = put
+        self._record = record
         self._id = new_id("cmpl-")
         self._created = int(time.time())
         self._model = body.model
@@ -164,12 +167,13 @@ class CompletionRenderer:
             end += self._chunk([], to_usage(total(usages, self._per_prompt)))
         return end + sse(b"[DONE]")
 
-    def _chunk(self, choices: list[Choice], usage: Usage | None = None) -> bytes:
+    def _chunk(self, choices: list[Choice], usage: Usage | UnsetType = UNSET) -> bytes:
         chunk = Completion(
             id=self._id,
             created=self._created,
             model=self._model,
             choices=choices,
-            usage=usage if self._wants_usage else UNSET,
+            system_fingerprint=self._record.fingerprint or UNSET,
+            usage=usage,
         )
         return sse(_encode(chunk))

@@ -66,6 +66,7 @@ async def test_whole_answer():
     assert response.headers["x-tandem-backend"] == "scripted"
     assert body.pop("id").startswith("chatcmpl-")
     assert body.pop("created") > 1_700_000_000
+    assert body.pop("system_fingerprint").startswith("fp_scripted_1.2_")
     assert body == {
         "object": "chat.completion",
         "model": "m",
@@ -78,6 +79,7 @@ async def test_whole_answer():
                     "refusal": None,
                     "reasoning_content": "Let me see.",
                     "reasoning": "Let me see.",
+                    "annotations": [],
                     "tool_calls": [
                         {
                             "id": "c0",
@@ -157,7 +159,13 @@ async def test_usage_comes_in_a_last_chunk_when_asked_for():
     assert done == "[DONE]"
     assert [c["usage"] for c in chunks] == [None] * 4
     assert last["choices"] == []
-    assert last["usage"] == {"prompt_tokens": 3, "completion_tokens": 2, "total_tokens": 5}
+    assert last["usage"] == {
+        "prompt_tokens": 3,
+        "completion_tokens": 2,
+        "total_tokens": 5,
+        "prompt_tokens_details": {"cached_tokens": 0},
+        "completion_tokens_details": {"reasoning_tokens": 0},
+    }
 
 
 TWO_CHOICES: list[Event] = [
@@ -172,6 +180,7 @@ TWO_USAGE = {
     "completion_tokens": 6,
     "total_tokens": 9,
     "prompt_tokens_details": {"cached_tokens": 1},
+    "completion_tokens_details": {"reasoning_tokens": 0},
 }
 
 
@@ -204,7 +213,12 @@ async def test_content_is_null_when_there_are_only_calls():
 async def test_content_is_text_when_nothing_was_said():
     async with http_client(ScriptedBackend([Started(), DONE])) as client:
         message = (await client.post(URL, json=chat())).json()["choices"][0]["message"]
-    assert message == {"role": "assistant", "content": "", "refusal": None}
+    assert message == {
+        "role": "assistant",
+        "content": "",
+        "refusal": None,
+        "annotations": [],
+    }
 
 
 async def test_model_is_the_name_that_the_client_asked_for():

@@ -37,6 +37,7 @@ EXTENSIONS = {
     "min_p",
     "repetition_penalty",
     "repeat_penalty",
+    "format",
     "guided_json",
     "guided_regex",
     "guided_grammar",
@@ -286,9 +287,15 @@ USER = {"role": "user", "content": "Hi"}
         ({"web_search_options": {}}, "web_search_options"),
         ({"moderation": {"model": "m"}}, "moderation"),
         ({"chat_template_kwargs": {"x": 1}}, "chat_template_kwargs.x"),
-        ({"verbosity": "high"}, "verbosity"),
-        ({"tools": [TOOL, {"type": "custom", "custom": {"name": "x"}}]}, "tools[1].type"),
-        ({"tool_choice": {"type": "custom", "custom": {"name": "x"}}}, "tool_choice"),
+        (
+            {
+                "tools": [
+                    TOOL,
+                    {"type": "custom", "custom": {"name": "x", "format": {"type": "grammar"}}},
+                ]
+            },
+            "tools[1].custom.format",
+        ),
         (
             {
                 "messages": [
@@ -305,17 +312,6 @@ USER = {"role": "user", "content": "Hi"}
             {"messages": [{"role": "assistant", "content": "x", "audio": {"id": "a"}}]},
             "messages[0].audio",
         ),
-        (
-            {
-                "messages": [
-                    {
-                        "role": "assistant",
-                        "tool_calls": [CALL, {"id": "c", "type": "custom", "custom": {}}],
-                    }
-                ]
-            },
-            "messages[0].tool_calls[1].type",
-        ),
     ],
     ids=str,
 )
@@ -330,6 +326,18 @@ def test_what_nobody_can_honour_is_refused_by_name(given: dict[str, Any], param:
     [
         ({"stream_options": {"include_usage": True}}, "stream_options"),
         ({"top_logprobs": 2}, "top_logprobs"),
+        ({"tool_choice": {"type": "custom", "custom": {"name": "x"}}}, "tool_choice"),
+        (
+            {
+                "messages": [
+                    {
+                        "role": "assistant",
+                        "tool_calls": [CALL, {"id": "c", "type": "custom", "custom": {}}],
+                    }
+                ]
+            },
+            "messages[0].tool_calls[1].custom.name",
+        ),
         ({"top_logprobs": 2, "logprobs": False}, "top_logprobs"),
         ({"tool_choice": "required"}, "tool_choice"),
         (
@@ -367,7 +375,7 @@ def test_what_nobody_can_honour_is_refused_by_name(given: dict[str, Any], param:
         ({"keep_alive": "5m", "ttl": 5}, "ttl"),
         ({"temperature": 1, "options": {"temperature": 0}}, "options.temperature"),
         ({"max_completion_tokens": 5, "options": {"num_predict": 6}}, "options.num_predict"),
-        ({"options": {"num_predict": -2}}, "options.num_predict"),
+        ({"options": {"num_predict": -3}}, "options.num_predict"),
         ({"options": {"num_predict": 0}}, "options.num_predict"),
         ({"options": {"num_ctx": "big"}}, "options.num_ctx"),
         ({"num_gpu": 1, "options": {"num_gpu": 2}}, "options.num_gpu"),
@@ -387,11 +395,11 @@ def test_what_nobody_can_honour_is_refused_by_name(given: dict[str, Any], param:
         ({"n": 0}, "n"),
         ({"n": 9}, "n"),
         ({"max_tokens": 0}, "max_tokens"),
-        ({"max_completion_tokens": -1}, "max_completion_tokens"),
+        ({"max_completion_tokens": -3}, "max_completion_tokens"),
         ({"seed": 2**63}, "seed"),
         ({"stop": ""}, "stop"),
         ({"stop": ["a", ""]}, "stop[1]"),
-        ({"stop": ["a"] * 5}, "stop"),
+        ({"stop": ["a"] * 65}, "stop"),
         ({"logit_bias": {"a": 1}}, "logit_bias"),
         ({"logit_bias": {"1": 101}}, "logit_bias"),
         ({"tools": [TOOL] * 129}, "tools"),

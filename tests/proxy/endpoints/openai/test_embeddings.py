@@ -74,6 +74,6 @@ async def test_what_cannot_be_is_refused_by_name(fields: dict[str, Any], param: 
 
 
 async def test_tokens_that_nobody_reads_are_refused_by_name():
-    async with http_client(ScriptedBackend(honours=EVERYTHING - {"tokens"})) as client:
+    async with http_client(ScriptedBackend(honours=EVERYTHING - {"embedding_tokens"})) as client:
         response = await client.post(URL, json={"model": "m", "input": [1]})
     assert (response.status_code, response.json()["error"]["param"]) == (400, "input")

@@ -14,7 +14,13 @@ from adapters.request import GenerationRequest, Message, Regex, Sampling, TextPa
 from adapters.sink import Sink, events
 
 URL = "/api/chat"
-USAGE = {"prompt_tokens": 3, "completion_tokens": 2, "total_tokens": 5}
+USAGE = {
+    "prompt_tokens": 3,
+    "completion_tokens": 2,
+    "total_tokens": 5,
+    "prompt_tokens_details": {"cached_tokens": 0},
+    "completion_tokens_details": {"reasoning_tokens": 0},
+}
 
 
 def question(**fields: Any) -> dict[str, Any]:

@@ -37,6 +37,7 @@ IN_PROMPTS: dict[str, Any] = {
     "stop": "x",
     "stream_options": {"include_usage": True},
     "backend": "nobody",
+    "format": "json",
     "guided_json": {"type": "object"},
     "guided_regex": "a",
     "guided_grammar": "start: A",
