@@ -32,7 +32,7 @@ class ClientDisconnectedError(Exception):
 
 
 class ExplainedHTTPError(HTTPException):
-    """An HTTP error whose `detail` is a message for the client; others may hold paths."""
+    """An HTTP error with a `detail` for the client; the detail of others may hold paths."""
 
 
 class Row(Struct, frozen=True):

@@ -149,15 +149,19 @@ WIRE: dict[Feature, tuple[dict[str, Any], str]] = {
 """How a chat asks for each feature; `prompt` is for raw text, which a chat never sends."""
 
 
-FOR_EMBEDDINGS: frozenset[Feature] = frozenset({"embeddings", "embedding_tokens"})
-NOT_FOR_CHATS: frozenset[Feature] = FOR_EMBEDDINGS | {
-    "prompt",
-    "tokens",
-    "suffix",
-    "echo",
-    "echo_logprobs",
-    "empty_answer",
-}
+FOR_EMBEDDINGS: set[Feature] = {"embeddings", "embedding_tokens"}
+NOT_FOR_CHATS: frozenset[Feature] = frozenset(
+    {
+        "embeddings",
+        "embedding_tokens",
+        "prompt",
+        "tokens",
+        "suffix",
+        "echo",
+        "echo_logprobs",
+        "empty_answer",
+    }
+)
 """What /v1/completions and /v1/embeddings ask for; their own tests send it."""
 
 

@@ -52,7 +52,7 @@ class MLXBackend:
     kind = "mlx"
     naming = MLXConfig.naming
     honours: frozenset[Feature] = MLX
-    """With `embedding_tokens` where the settings allow them."""
+    """The features of MLX; `embedding_tokens` only if the settings allow them."""
 
     def __init__(self, config: MLXConfig, *, engine: Engine | None = None) -> None:
         """`engine`: one made for this backend alone, which closes it."""

@@ -34,7 +34,7 @@ _HINTS: Mapping[Feature, str] = {
     "Where clients do use the model's tokenizer, an mlx backend takes ids with "
     "`embedding_token_ids: true`.",
 }
-"""What to do, for the features that another engine alone does not help with."""
+"""Advice for the features that another engine alone does not bring."""
 
 
 class Unable(Struct, frozen=True, kw_only=True):

@@ -91,7 +91,9 @@ async def test_path_that_resembles_nothing_gets_no_hint(path: str):
     async with http_client(ScriptedBackend()) as client:
         response = await client.get(path)
     assert response.status_code == 404
-    assert response.json()["error"]["message"] == "There is nothing at this address."
+    assert (
+        response.json()["error"]["message"] == "There is no such URL. GET /openapi.json lists all."
+    )
 
 
 async def test_slash_at_the_end_is_the_same_address():

@@ -165,7 +165,7 @@ def _to_choice(answer: Answer, legacy: bool, custom: frozenset[str]) -> Choice:
 def _to_message(answer: Answer, legacy: bool, custom: frozenset[str]) -> ResponseMessage:
     """Translate all of a choice; `content` is null where there are only calls.
 
-    `custom` names the tools whose calls have a text in place of arguments.
+    `custom` names the tools that are called with a text in place of arguments.
     """
     calls = [_to_tool_call(call, custom) for call in answer.tool_calls]
     first = answer.tool_calls[0] if legacy and answer.tool_calls else None

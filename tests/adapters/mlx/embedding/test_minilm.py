@@ -37,7 +37,13 @@ def root(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture
 async def backend(root: Path) -> AsyncGenerator[MLXBackend]:
-    backend = MLXBackend(MLXConfig(folders=(str(root),), huggingface_cache=False, embedded="never"))
+    config = MLXConfig(
+        folders=(str(root),),
+        huggingface_cache=False,
+        embedded="never",
+        embedding_token_ids=True,
+    )
+    backend = MLXBackend(config)
     yield backend
     await backend.aclose()
 

@@ -81,7 +81,7 @@ async def test_many_inputs_go_out_in_several_calls_and_keep_their_order(
     [
         ((), InvalidRequestError, "input"),
         (("a", ""), InvalidRequestError, "input"),
-        ((TokenIds((1, 2)),), UnsupportedParameterError, "tokens"),
+        ((TokenIds((1, 2)),), UnsupportedParameterError, "embedding_tokens"),
     ],
 )
 async def test_input_that_ollama_would_leave_out_is_refused_before_it_is_sent(
