@@ -1,4 +1,4 @@
-"""Admission: turns between clients, and the memory that rows will need."""
+"""Admission of requests to a batch: fair turns between clients, and memory for their rows."""
 
 # pyright: basic
 from collections import OrderedDict, deque

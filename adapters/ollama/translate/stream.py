@@ -1,4 +1,4 @@
-"""One answer of Ollama: from its lines to events that keep what the request demands."""
+"""Convert the lines of an answer to events, and check what the request demands of it."""
 
 import anyio.to_thread
 
