@@ -34,8 +34,11 @@ def test_every_parameter_of_openai_is_probed():
     assert set(json.loads(FIELDS.read_text())) - WITHOUT_EFFECT - {"model"} <= probed
 
 
-def test_nothing_is_ignored():
-    assert {ours for _, ours in rows(TABLE).values()} == {"yes", "400"}
+def test_only_verbosity_is_without_effect_and_the_page_says_it_is_named():
+    without_effect = [name for name, (_, ours) in rows(TABLE).items() if ours == "ignored"]
+    assert without_effect == ["verbosity"]
+    assert {ours for _, ours in rows(TABLE).values()} == {"yes", "400", "ignored"}
+    assert "named in `x-tandem-ignored`: `verbosity`" in TABLE
     assert "ignored" in {theirs for theirs, _ in rows(TABLE).values()}
 
 
