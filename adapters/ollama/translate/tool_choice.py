@@ -16,6 +16,7 @@ from adapters.errors import GenerationError, InvalidRequestError
 from adapters.events import Event, Finished, TextDelta, ToolCallDelta, ToolCallStarted
 from adapters.ollama.translate.grammar_schema import SchemaRewriter
 from adapters.request import GenerationRequest, Message, NamedTool, TextPart, Tool
+from adapters.tool_parameters import why_no_call_fits
 
 _NO_PARAMETERS: dict[str, Any] = {"properties": {}, "additionalProperties": False}
 """A tool without `parameters` takes none: its arguments are `{}`."""
@@ -65,12 +66,9 @@ def call_branches(request: GenerationRequest, rewriter: SchemaRewriter) -> list[
 def _branch(at: int, tool: Tool, rewriter: SchemaRewriter) -> dict[str, Any]:
     place = f"tools[{at}].function.parameters"
     own: dict[str, Any] = tool.parameters or _NO_PARAMETERS
-    types: Any = own.get("type", "object")
-    is_object = types == "object" or (isinstance(types, list) and "object" in types)
-    if not is_object or own.get("enum") == []:
-        raise InvalidRequestError(
-            f"The parameters of the tool '{tool.name}' allow no object.", param=place
-        )
+    trouble = why_no_call_fits(own)
+    if trouble is not None:
+        raise InvalidRequestError(f"'{place}' {trouble}: no call can be forced.", param=place)
     parameters = rewriter.rewrite(own | {"type": "object"}, place, "tools", strict=tool.strict)
     return {
         "type": "object",

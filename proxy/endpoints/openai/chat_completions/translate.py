@@ -2,7 +2,7 @@
 
 from collections.abc import Callable
 from operator import attrgetter
-from typing import Any, cast
+from typing import Any
 
 import msgspec
 from msgspec.structs import replace
@@ -10,6 +10,7 @@ from msgspec.structs import replace
 from adapters import request as contract
 from adapters.errors import InvalidRequestError, UnsupportedParameterError
 from adapters.request import Feature, GenerationRequest
+from adapters.tool_parameters import why_no_call_fits
 from proxy.endpoints.generation_fields import (
     GenerationFields,
     check_stream_options,
@@ -57,8 +58,6 @@ _PLAIN = {"messages", "max_completion_tokens", *GenerationFields.__struct_fields
 """Fields that `to_request` and `settle` read, and fields without effect."""
 _SHAPES = tuple(name for name in ChatCompletionRequest.__struct_fields__ if name not in _PLAIN)
 """All other fields: they shape the answer, are refused, or are new. A plain chat has none."""
-_VALUES = ("const", "default", "enum", "example", "examples")
-"""Keywords of JSON Schema with values, which are no schemas."""
 _shape = attrgetter(*_SHAPES)
 _NO_SHAPE = (None,) * len(_SHAPES)
 _hints = attrgetter(*_HINTS)
@@ -292,35 +291,11 @@ def check_forced(
     for tool in tools:
         if isinstance(choice, contract.NamedTool) and choice.name != tool.name:
             continue
-        trouble = _impossible_call(tool.parameters or {})
+        trouble = why_no_call_fits(tool.parameters or {})
         if trouble is not None:
             inner = ".function" if field == "tools" else ""
             path = f"{field}[{sent.index(tool.name)}]{inner}.parameters"
             raise InvalidRequestError(f"'{path}' {trouble}: no call can be forced.", param=path)
-
-
-def _impossible_call(parameters: dict[str, Any]) -> str | None:
-    if has_empty_enum(parameters):
-        return "has an empty 'enum'"
-    kinds: Any = parameters.get("type", "object")
-    values: Any = parameters.get("enum", [parameters.get("const", {})])
-    if "object" in kinds and dict in map(type, values):  # `kinds` is a word or a list of words
-        return None
-    return "is not the schema of an object"
-
-
-def has_empty_enum(schema: Any) -> bool:
-    """Look for `enum: []` in `schema`, but not in values that it names."""
-    match schema:
-        case {"enum": []}:
-            return True
-        case dict():
-            parts = cast(dict[str, Any], schema).items()
-            return any(has_empty_enum(part) for name, part in parts if name not in _VALUES)
-        case list():
-            return any(map(has_empty_enum, cast(list[Any], schema)))
-        case _:
-            return False
 
 
 def _allowed(

@@ -484,6 +484,9 @@ def _properties(schemas: dict[str, Any], name: str) -> set[str]:
 IMPOSSIBLE_PARAMETERS: list[dict[str, Any]] = [
     {"type": "string"},
     {"type": ["array", "null"]},
+    {"type": 7},
+    {"type": None},
+    {"enum": 7},
     {"enum": []},
     {"type": "object", "properties": {"a": {"anyOf": [{"enum": []}]}}},
 ]
