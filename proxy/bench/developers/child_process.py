@@ -62,11 +62,19 @@ def cpu_seconds(pid: int) -> float:
     """
     threads = list(Path(f"/proc/{pid}/task").glob("*/schedstat"))
     if threads:
-        return sum(int(thread.read_text().split()[0]) for thread in threads) / 1e9
+        return sum(map(_nanoseconds, threads)) / 1e9
     ps = subprocess.run(  # noqa: S603 - the pid of a child process
         ("/bin/ps", "-o", "cputime=", "-p", str(pid)), capture_output=True, text=True, check=True
     )
     return to_seconds(ps.stdout.strip())
+
+
+def _nanoseconds(schedstat: Path) -> int:
+    """Read the time of a thread; 0 if it has ended since its process was listed."""
+    try:
+        return int(schedstat.read_text().split()[0])
+    except (FileNotFoundError, ProcessLookupError):
+        return 0
 
 
 def to_seconds(cputime: str) -> float:

@@ -63,7 +63,7 @@ async def test_client_records_the_time_of_each_piece(tmp_path: Path):
 def test_engine_is_measured_beside_its_baselines():
     command = [sys.executable, "-m", "proxy", "bench", "engine", "--tiny", "--rounds", "1"]
     done = subprocess.run(
-        [*command, "--max-tokens", "16", "--newcomers", "1"], capture_output=True, text=True
+        [*command, "--max-tokens", "64", "--newcomers", "1"], capture_output=True, text=True
     )
     assert done.returncode == 0, done.stderr
     for name in ("bare BatchGenerator", "mlx_lm.server", "Tandem"):
