@@ -201,15 +201,20 @@ class Record:
 
     @property
     def usage(self) -> Usage | None:
-        """Tokens of all choices that have ended; each prompt is counted once."""
-        prompts = [next(iter(a.finished.values())).usage for a in self._completed if a.finished]
-        if not prompts:
+        """Tokens of all choices that have ended; a prompt counts once, for its first choice.
+
+        `None` before the first choice has ended.
+        """
+        ended = [attempt.finished for attempt in self._completed if attempt.finished]
+        if not ended:
             return None
-        cached = [usage.cached_tokens for usage in prompts if usage.cached_tokens is not None]
+        prompts = [choices[min(choices)].usage for choices in ended]
+        usages = [finished.usage for choices in ended for finished in choices.values()]
         return Usage(
             prompt_tokens=sum([usage.prompt_tokens for usage in prompts]),
-            completion_tokens=sum([attempt.completion_tokens for attempt in self._completed]),
-            cached_tokens=sum(cached) if cached else None,
+            completion_tokens=sum([usage.completion_tokens for usage in usages]),
+            cached_tokens=_sum_known([usage.cached_tokens for usage in prompts]),
+            reasoning_tokens=_sum_known([usage.reasoning_tokens for usage in usages]),
         )
 
     def timings(self, finished: Finished) -> Timings:
@@ -232,6 +237,11 @@ class Record:
     def _completed(self) -> list[Attempt]:
         """The attempts that did not fail: their events went to the client."""
         return [attempt for attempt in self.attempts if attempt.error is None]
+
+
+def _sum_known(counts: list[int | None]) -> int | None:
+    known = [count for count in counts if count is not None]
+    return sum(known) if known else None
 
 
 def to_speed(tokens: int, seconds: float) -> float | None:

@@ -13,7 +13,7 @@ import msgspec
 from msgspec import Struct
 from msgspec.structs import astuple
 
-from proxy.record import Record, to_speed
+from proxy.record import Record
 
 LogFormat = Literal["text", "json"]
 
@@ -115,9 +115,7 @@ class RequestLog:
 def to_log_line(record: Record) -> LogLine:
     """Read a record that is closed."""
     usage, first, model = record.usage, record.first_token_s, record.model[:200]
-    speed = None
-    if usage is not None and first is not None:
-        speed = to_speed(usage.completion_tokens, record.total_s - first)
+    speed = record.tokens_per_second
     if not model.isprintable():
         model = "".join([char if char.isprintable() else "?" for char in model])
     return LogLine(

@@ -1,11 +1,10 @@
 """Structs that two or more endpoints share."""
 
-from collections.abc import Iterable, Sequence
 from typing import Annotated
 
 from msgspec import Meta, Struct
 
-from adapters.events import Usage as EventUsage
+from proxy.record import Record
 
 Temperature = Annotated[float, Meta(ge=0, le=2)]
 Probability = Annotated[float, Meta(ge=0, le=1)]
@@ -46,30 +45,13 @@ class Usage(Struct, kw_only=True):
     completion_tokens_details: CompletionTokensDetails
 
 
-def total(usages: Sequence[EventUsage], per_prompt: int) -> EventUsage:
-    """Add the usage of all choices; each prompt counts once, for its first choice."""
-    if len(usages) == 1:
-        return usages[0]
-    prompts = usages[::per_prompt]
-    return EventUsage(
-        prompt_tokens=sum(usage.prompt_tokens for usage in prompts),
-        completion_tokens=sum(usage.completion_tokens for usage in usages),
-        cached_tokens=_sum(usage.cached_tokens for usage in prompts),
-        reasoning_tokens=_sum(usage.reasoning_tokens for usage in usages),
-    )
-
-
-def _sum(counts: Iterable[int | None]) -> int | None:
-    """Add the known counts; `None` without any."""
-    known = [count for count in counts if count is not None]
-    return sum(known) if known else None
-
-
-def to_usage(usage: EventUsage) -> Usage:
-    """Translate counts; a detail that the engine does not report is 0.
+def to_usage(record: Record) -> Usage:
+    """Translate the counts of a complete answer; a detail that the engine does not report is 0.
 
     Clients read the details of OpenAI's answers without a look whether they are there.
     """
+    usage = record.usage
+    assert usage is not None  # noqa: S101 - a complete answer has choices.
     return Usage(
         prompt_tokens=usage.prompt_tokens,
         completion_tokens=usage.completion_tokens,

@@ -162,7 +162,7 @@ def _with_end(line: PromptAnswer, finished: Finished, record: Record) -> PromptA
         line,
         done=True,
         finish_reason=finished.reason,
-        usage=to_usage(finished.usage),
+        usage=to_usage(record),
         performance=Performance(
             ttft_s=record.total_s if first is None else first,
             tokens_per_second=record.tokens_per_second,

@@ -20,13 +20,11 @@ from adapters.events import (
 )
 from adapters.request import ToolCall
 from proxy.endpoints.openai.chat_completions.request import ChatCompletionRequest, CustomTool
-from proxy.endpoints.wire_types import Usage, to_usage, total
-from proxy.errors import Failure
-from proxy.http.event_stream import AroundText, Put, sse
+from proxy.endpoints.openai.chunks import ChunkRenderer, encode
+from proxy.endpoints.wire_types import Usage, to_usage
+from proxy.http.event_stream import Put, sse
 from proxy.record import Record, new_id
 from proxy.sinks import Answer
-
-_encode = msgspec.json.Encoder().encode
 
 FinishReason = Literal["stop", "length", "tool_calls", "function_call"]
 
@@ -127,7 +125,7 @@ class ChatCompletionChunk(Struct, kw_only=True):
     object: str = "chat.completion.chunk"
     created: int
     model: str
-    choices: list[ChunkChoice]
+    choices: Sequence[ChunkChoice]
     system_fingerprint: str | UnsetType = UNSET
     usage: Usage | UnsetType | None = UNSET
 
@@ -136,14 +134,13 @@ def to_chat_completion(
     body: ChatCompletionRequest, answers: Sequence[Answer], record: Record
 ) -> ChatCompletion:
     custom = _custom_names(body)
-    usages = [answer.finished.usage for answer in answers]
     return ChatCompletion(
         id=new_id("chatcmpl-"),
         created=int(time.time()),
         model=body.model,
         choices=[_to_choice(each, body.functions is not None, custom) for each in answers],
         system_fingerprint=record.fingerprint or UNSET,
-        usage=to_usage(total(usages, len(usages))),
+        usage=to_usage(record),
     )
 
 
@@ -221,31 +218,16 @@ def _to_logprobs(tokens: tuple[TokenLogprob, ...] | None) -> Logprobs | None:
     )
 
 
-class ChatCompletionRenderer:
-    """Encodes OpenAI's chunks: roles, deltas, finish reasons, usage on request, `[DONE]`."""
+class ChatCompletionRenderer(ChunkRenderer):
+    """Encodes chunks of roles, texts, reasoning and calls."""
 
     def __init__(self, body: ChatCompletionRequest, record: Record, put: Put) -> None:
-        self._put = put
-        self._record = record
-        self._id = new_id("chatcmpl-")
-        self._created = int(time.time())
-        self._model = body.model
         self._choices = body.n or 1
+        super().__init__(body, "chatcmpl-", self._choices, record, put)
         self._legacy = body.functions is not None
-        self._wants_usage = bool(body.stream_options and body.stream_options.include_usage)
-        self._finished: dict[int, Finished] = {}
-        self._around = AroundText(
-            lambda text, choice: self._delta(choice, Delta(content=text)),
-        )
         self._custom = _custom_names(body)
         self._inputs: dict[tuple[int, int], list[str]] = {}
         """Choice and index of a custom call -> pieces of its arguments."""
-
-    def write(self, event: Event, /) -> bool:
-        if type(event) is TextDelta and event.logprobs is None:  # nearly all events
-            before, after = self._around[event.choice]
-            return self._put(before + _encode(event.text) + after)
-        return self._put(self._render(event))
 
     def _render(self, event: Event) -> bytes:
         match event:
@@ -259,12 +241,9 @@ class ChatCompletionRenderer:
             case ToolCallStarted() | ToolCallDelta():
                 return self._call(event)
             case Finished():
-                return self._end(event)
+                return self._end(self._last_chunks(event))
             case Restarted():
                 return b""  # only in answers that are not streamed
-
-    def error(self, failure: Failure, /) -> bytes:
-        return sse(_encode(failure.body))
 
     def _call(self, event: ToolCallStarted | ToolCallDelta) -> bytes:
         key = (event.choice, event.index)
@@ -293,24 +272,18 @@ class ChatCompletionRenderer:
             )
         return texts
 
-    def _end(self, event: Finished) -> bytes:
-        self._finished[event.choice] = event
+    def _last_chunks(self, event: Finished) -> bytes:
         reason = _to_reason(event, self._legacy)
-        end = self._texts(event.choice) + self._chunk(
-            [ChunkChoice(index=event.choice, delta=Delta(), finish_reason=reason)]
-        )
-        if len(self._finished) < self._choices:
-            return end
-        if self._wants_usage:
-            usages = [self._finished[choice].usage for choice in sorted(self._finished)]
-            # OpenAI sends usage in a last chunk with empty choices.
-            end += self._chunk([], to_usage(total(usages, len(usages))))
-        return end + sse(b"[DONE]")
+        end = ChunkChoice(index=event.choice, delta=Delta(), finish_reason=reason)
+        return self._texts(event.choice) + self._chunk([end])
+
+    def _text(self, text: str, choice: int) -> bytes:
+        return self._delta(choice, Delta(content=text))
 
     def _delta(self, choice: int, delta: Delta, logprobs: Logprobs | None = None) -> bytes:
         return self._chunk([ChunkChoice(index=choice, delta=delta, logprobs=logprobs)])
 
-    def _chunk(self, choices: list[ChunkChoice], usage: Usage | None = None) -> bytes:
+    def _chunk(self, choices: Sequence[ChunkChoice], usage: Usage | None = None) -> bytes:
         chunk = ChatCompletionChunk(
             id=self._id,
             created=self._created,
@@ -319,7 +292,7 @@ class ChatCompletionRenderer:
             system_fingerprint=self._record.fingerprint or UNSET,
             usage=usage if self._wants_usage else UNSET,
         )
-        return sse(_encode(chunk))
+        return sse(encode(chunk))
 
 
 def _to_chunk(event: ToolCallStarted | ToolCallDelta) -> ToolCallChunk:

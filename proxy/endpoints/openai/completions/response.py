@@ -6,7 +6,6 @@ from collections import defaultdict
 from collections.abc import Sequence
 from typing import Literal
 
-import msgspec
 from msgspec import UNSET, Struct, UnsetType
 
 from adapters.events import (
@@ -20,14 +19,12 @@ from adapters.events import (
     ToolCallDelta,
     ToolCallStarted,
 )
+from proxy.endpoints.openai.chunks import ChunkRenderer, encode
 from proxy.endpoints.openai.completions.request import CompletionRequest
-from proxy.endpoints.wire_types import Usage, to_usage, total
-from proxy.errors import Failure
-from proxy.http.event_stream import AroundText, Put, sse
+from proxy.endpoints.wire_types import Usage, to_usage
+from proxy.http.event_stream import Put, sse
 from proxy.record import Record, new_id
 from proxy.sinks import Answer
-
-_encode = msgspec.json.Encoder().encode
 
 FinishReason = Literal["stop", "length"]
 
@@ -53,20 +50,19 @@ class Completion(Struct, kw_only=True):
     object: str = "text_completion"
     created: int
     model: str
-    choices: list[Choice]
+    choices: Sequence[Choice]
     system_fingerprint: str | UnsetType = UNSET
     usage: Usage | UnsetType = UNSET
 
 
 def to_completion(body: CompletionRequest, answers: Sequence[Answer], record: Record) -> Completion:
-    usages = [answer.finished.usage for answer in answers]
     return Completion(
         id=new_id("cmpl-"),
         created=int(time.time()),
         model=body.model,
         choices=[_to_choice(answer) for answer in answers],
         system_fingerprint=record.fingerprint or UNSET,
-        usage=to_usage(total(usages, body.n or 1)),
+        usage=to_usage(record),
     )
 
 
@@ -117,29 +113,12 @@ def _to_top(token: TokenLogprob) -> dict[str, float]:
     return top
 
 
-class CompletionRenderer:
-    """Encodes OpenAI's chunks: texts, finish reasons, usage on request, `[DONE]`."""
+class CompletionRenderer(ChunkRenderer):
+    """Encodes chunks of texts."""
 
     def __init__(self, body: CompletionRequest, prompts: int, record: Record, put: Put) -> None:
-        self._put = put
-        self._record = record
-        self._id = new_id("cmpl-")
-        self._created = int(time.time())
-        self._model = body.model
-        self._per_prompt = body.n or 1
-        self._choices = prompts * self._per_prompt
-        self._wants_usage = bool(body.stream_options and body.stream_options.include_usage)
-        self._finished: dict[int, Finished] = {}
+        super().__init__(body, "cmpl-", prompts * (body.n or 1), record, put)
         self._offsets: defaultdict[int, Offsets] = defaultdict(Offsets)
-        self._around = AroundText(
-            lambda text, choice: self._chunk([Choice(text=text, index=choice)]),
-        )
-
-    def write(self, event: Event, /) -> bool:
-        if type(event) is TextDelta and event.logprobs is None:  # nearly all events
-            before, after = self._around[event.choice]
-            return self._put(before + _encode(event.text) + after)
-        return self._put(self._render(event))
 
     def _render(self, event: Event) -> bytes:
         match event:
@@ -147,33 +126,23 @@ class CompletionRenderer:
                 logprobs = to_logprobs(event.logprobs, self._offsets[choice])
                 return self._chunk([Choice(text=text, index=choice, logprobs=logprobs)])
             case Finished():
-                return self._end(event)
+                end = Choice(text="", index=event.choice, finish_reason=_to_reason(event))
+                return self._end(self._chunk([end]))
             case Started() | ReasoningDelta() | ToolCallStarted() | ToolCallDelta():
                 return b""  # a text has no roles, reasoning or calls
             case Restarted():
                 return b""  # only in answers that are not streamed
 
-    def error(self, failure: Failure, /) -> bytes:
-        return sse(_encode(failure.body))
+    def _text(self, text: str, choice: int) -> bytes:
+        return self._chunk([Choice(text=text, index=choice)])
 
-    def _end(self, event: Finished) -> bytes:
-        self._finished[event.choice] = event
-        reason = _to_reason(event)
-        end = self._chunk([Choice(text="", index=event.choice, finish_reason=reason)])
-        if len(self._finished) < self._choices:
-            return end
-        if self._wants_usage:
-            usages = [self._finished[choice].usage for choice in sorted(self._finished)]
-            end += self._chunk([], to_usage(total(usages, self._per_prompt)))
-        return end + sse(b"[DONE]")
-
-    def _chunk(self, choices: list[Choice], usage: Usage | UnsetType = UNSET) -> bytes:
+    def _chunk(self, choices: Sequence[Choice], usage: Usage | None = None) -> bytes:
         chunk = Completion(
             id=self._id,
             created=self._created,
             model=self._model,
             choices=choices,
             system_fingerprint=self._record.fingerprint or UNSET,
-            usage=usage,
+            usage=usage or UNSET,
         )
-        return sse(_encode(chunk))
+        return sse(encode(chunk))

@@ -1,0 +1,68 @@
+"""Streamed answers of OpenAI's completion APIs, as far as chat and text have them in common."""
+
+import time
+from abc import ABC, abstractmethod
+from collections.abc import Sequence
+from typing import Any
+
+import msgspec
+
+from adapters.events import Event, TextDelta
+from proxy.endpoints.generation_fields import GenerationFields
+from proxy.endpoints.wire_types import Usage, to_usage
+from proxy.errors import Failure
+from proxy.http.event_stream import AroundText, Put, sse
+from proxy.record import Record, new_id
+
+encode = msgspec.json.Encoder().encode
+
+
+class ChunkRenderer(ABC):
+    """Encodes an answer in chunks: texts, finish reasons, usage on request, `[DONE]`.
+
+    A subclass encodes its own chunks.
+    """
+
+    def __init__(
+        self, body: GenerationFields, prefix: str, choices: int, record: Record, put: Put
+    ) -> None:
+        """`prefix` begins the answer's id; `choices` counts those of all prompts."""
+        self._put = put
+        self._record = record
+        self._id = new_id(prefix)
+        self._created = int(time.time())
+        self._model = body.model
+        self._unfinished = choices
+        self._wants_usage = bool(body.stream_options and body.stream_options.include_usage)
+        self._around = AroundText(self._text)
+
+    def write(self, event: Event, /) -> bool:
+        if type(event) is TextDelta and event.logprobs is None:  # nearly all events
+            before, after = self._around[event.choice]
+            return self._put(before + encode(event.text) + after)
+        return self._put(self._render(event))
+
+    def error(self, failure: Failure, /) -> bytes:
+        return sse(encode(failure.body))
+
+    def _end(self, last: bytes) -> bytes:
+        """Complete `last`, the last chunks of a choice, at the end of the whole answer."""
+        self._unfinished -= 1
+        if self._unfinished:
+            return last
+        if self._wants_usage:
+            # OpenAI sends usage in a last chunk with empty choices.
+            last += self._chunk([], to_usage(self._record))
+        return last + sse(b"[DONE]")
+
+    @abstractmethod
+    def _render(self, event: Event) -> bytes:
+        """Encode any event; empty where the API has nothing for it."""
+
+    @abstractmethod
+    def _text(self, text: str, choice: int) -> bytes:
+        """Encode the chunk of a text of `choice`."""
+
+    @abstractmethod
+    def _chunk(self, choices: Sequence[Any], usage: Usage | None = None) -> bytes:
+        """Encode one chunk; `usage` is given for the last only."""
