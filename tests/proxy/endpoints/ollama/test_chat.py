@@ -66,7 +66,7 @@ async def official(*backends: Backend, config: Config | None = None) -> AsyncIte
     client = ollama.AsyncClient("http://127.0.0.1:8006", transport=transport)
     async with app.lifespan():
         yield client
-        await client._client.aclose()  # pyright: ignore[reportPrivateUsage]
+        await client.close()
 
 
 async def lines(script: list[Step], **fields: Any) -> list[dict[str, Any]]:
