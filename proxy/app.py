@@ -35,6 +35,7 @@ from proxy.endpoints.tandem.prompt import create_mlx_generation
 from proxy.endpoints.tandem.route import plan_route
 from proxy.http.dispatch import Dispatch
 from proxy.http.event_stream import ShutdownGrace
+from proxy.images import Fetch, fetch_image
 from proxy.openapi import Document
 from proxy.request_log import RequestLog
 
@@ -65,10 +66,11 @@ def create_app(
     config: Config,
     backends: Mapping[str, Backend] | None = None,
     log: TextIO | None = None,
+    fetch_image: Fetch = fetch_image,
 ) -> Litestar:
     """Create the application. `backends` replace those of the config and are not closed.
 
-    The request log is written to `log`.
+    The request log is written to `log`. `fetch_image` downloads the images of requests.
     """
     parts = ServerParts(
         **asdict(assemble(config)),
@@ -76,6 +78,7 @@ def create_app(
         archive=Archive(state_folder(config, os.environ)),
         grace=ShutdownGrace(config.server.shutdown_grace),
         document=Document(),
+        fetch_image=fetch_image,
     )
 
     form = config.server.log_format

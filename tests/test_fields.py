@@ -8,7 +8,7 @@ from fakes.pictures import data_url, png
 from fakes.scripted_backend import EVERYTHING, ScriptedBackend, chat, http_client
 from msgspec.structs import fields, replace
 
-from adapters import _BACKENDS  # pyright: ignore[reportPrivateUsage]
+from adapters import BACKENDS
 from adapters.backend import Backend, refuse_unsupported
 from adapters.errors import UnsupportedParameterError
 from adapters.request import (
@@ -168,7 +168,7 @@ NOT_FOR_CHATS: frozenset[Feature] = frozenset(
 def backend_classes() -> list[Any]:
     """Every backend's class; one that is not written yet is marked as skipped, with its name."""
     found: list[Any] = []
-    for dotted in _BACKENDS.values():
+    for dotted in BACKENDS.values():
         module, name = dotted.split(":")
         try:
             found.append(pytest.param(getattr(import_module(module), name), id=name))

@@ -153,6 +153,6 @@ async def to_routed(request: ServerRequest, call: Call[B]) -> list[GenerationReq
     ]
     images = request.config.server.images
     return [
-        await resolve_images(prompt, images) if has_images(prompt) else prompt
+        await resolve_images(prompt, images, request.fetch_image) if has_images(prompt) else prompt
         for prompt in requests
     ]

@@ -18,6 +18,7 @@ from proxy.http.body import decode, receive_body, unknown_fields
 from proxy.http.event_stream import Limits, ShutdownGrace
 from proxy.http.gates import Fields
 from proxy.http.json_response import FailureBody
+from proxy.images import Fetch
 from proxy.memory.budget import SharedBudget
 from proxy.models.registry import Registry
 from proxy.openapi import Document
@@ -36,6 +37,7 @@ class ServerParts(Parts, frozen=True, kw_only=True):
     archive: Archive
     grace: ShutdownGrace
     document: Document
+    fetch_image: Fetch
 
 
 class ServerRequest(Request[Any, Any, Any]):
@@ -80,6 +82,10 @@ class ServerRequest(Request[Any, Any, Any]):
     @property
     def document(self) -> Document:
         return self._parts.document
+
+    @property
+    def fetch_image(self) -> Fetch:
+        return self._parts.fetch_image
 
     @property
     def grace(self) -> ShutdownGrace:

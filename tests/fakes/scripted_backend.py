@@ -3,7 +3,7 @@
 import asyncio
 from collections.abc import AsyncGenerator, AsyncIterator, Mapping, Sequence
 from contextlib import asynccontextmanager
-from typing import TextIO, get_args
+from typing import Any, get_args
 
 import httpx2
 import openai
@@ -147,19 +147,22 @@ class EndlessBackend(ScriptedBackend):
 
 @asynccontextmanager
 async def http_client(
-    *backends: Backend, config: Config = DEFAULTS, log: TextIO | None = None
+    *backends: Backend, config: Config = DEFAULTS, **parts: Any
 ) -> AsyncIterator[httpx2.AsyncClient]:
-    """A plain client of an application with these backends, each named after its kind."""
-    async with named_client({each.kind: each for each in backends}, config, log) as client:
+    """A plain client of an application with these backends, each named after its kind.
+
+    `parts` are further arguments of `create_app`.
+    """
+    async with named_client({each.kind: each for each in backends}, config, **parts) as client:
         yield client
 
 
 @asynccontextmanager
 async def named_client(
-    backends: Mapping[str, Backend] | None, config: Config = DEFAULTS, log: TextIO | None = None
+    backends: Mapping[str, Backend] | None, config: Config = DEFAULTS, **parts: Any
 ) -> AsyncIterator[httpx2.AsyncClient]:
     """A plain client of an application in this process, with `backends` or those of `config`."""
-    app = create_app(config, backends, log)
+    app = create_app(config, backends, **parts)
     transport = httpx2.ASGITransport(app=app)  # type: ignore[arg-type]  # Litestar's own words for ASGI
     async with app.lifespan(), httpx2.AsyncClient(transport=transport, base_url=BASE) as client:
         yield client
@@ -167,10 +170,10 @@ async def named_client(
 
 @asynccontextmanager
 async def openai_client(
-    *backends: Backend, config: Config = DEFAULTS
+    *backends: Backend, config: Config = DEFAULTS, **parts: Any
 ) -> AsyncIterator[openai.AsyncOpenAI]:
     """OpenAI's client of the same."""
-    async with http_client(*backends, config=config) as client:
+    async with http_client(*backends, config=config, **parts) as client:
         yield openai.AsyncOpenAI(
             base_url=f"{BASE}/v1", api_key="x", max_retries=0, http_client=client
         )
