@@ -9,7 +9,15 @@ import math
 import re
 from collections.abc import AsyncGenerator
 
-from adapters.backend import Embeddings, Health, Model, Progress, refuse_unsupported
+from adapters.backend import (
+    Description,
+    Embeddings,
+    Health,
+    Model,
+    Progress,
+    RunningModel,
+    refuse_unsupported,
+)
 from adapters.config import EchoConfig
 from adapters.errors import (
     InvalidRequestError,
@@ -92,6 +100,19 @@ class EchoBackend:
             Model(name=name, capabilities=frozenset({"chat"}), loaded=True)
             for name in self._config.models
         ]
+
+    async def describe(self, model: str, *, verbose: bool = False) -> Description:
+        self._require(model)
+        return Description()
+
+    async def list_running(self) -> list[RunningModel]:
+        return [RunningModel(name=name) for name in self._config.models]
+
+    async def delete(self, model: str) -> None:
+        self._require(model)
+        raise InvalidRequestError(
+            f"'{model}' is part of the configuration and has no files.", param="model"
+        )
 
     async def load(self, model: str, keep_alive: float | None = None) -> None:
         self._require(model)

@@ -159,6 +159,8 @@ class EmbeddingRequest(Struct, frozen=True, kw_only=True):
     dimensions: int | None = None
     """Truncate vectors to this number of components and normalise them again."""
     keep_alive: float | None = None
+    truncate: bool = False
+    """Cut an input that is too long at its end, instead of refusing it."""
     elsewhere: bool = False
     """True if another backend has the same weights: a server that hangs is given up early."""
 

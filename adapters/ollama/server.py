@@ -291,7 +291,7 @@ class OllamaServer:
             async for line in (line async for batch in lines for line in batch):
                 if line.done:
                     self.catalog.forget()
-                yield _to_progress(line)
+                yield to_progress(line)
 
     async def health(self) -> Health:
         try:
@@ -367,9 +367,11 @@ def _busy() -> BackendBusyError:
     return BackendBusyError("Ollama is busy with other answers.")
 
 
-def _to_progress(line: PullLine) -> Progress:
+def to_progress(line: PullLine) -> Progress:
     completed = line.completed or 0 if line.total is not None else line.completed
-    return Progress(status=line.status, completed=completed, total=line.total)
+    return Progress(
+        status=line.status, completed=completed, total=line.total, digest=line.digest or UNSET
+    )
 
 
 def _number(version: str) -> tuple[int, ...] | None:

@@ -20,7 +20,7 @@ from adapters.ollama.catalog import full_name
 from adapters.ollama.errors import SILENT
 from adapters.ollama.server import Call, OllamaServer
 from adapters.ollama.translate.template import Template
-from adapters.ollama.wire import EmbedBody, Embedded
+from adapters.ollama.wire import EmbedBody, Embedded, Tag
 from adapters.upstream.deadlines import AS_CONFIGURED, Deadline
 from adapters.upstream.limits import Limits
 from adapters.upstream.restart import Failover
@@ -147,10 +147,28 @@ class OllamaServers:
             if failure is not None:
                 raise failure
 
-    async def pull(self, model: str) -> AsyncGenerator[Progress]:
-        """Download `model` to the first server that is not known to fail."""
+    async def owner(self, model: str) -> OllamaServer:
+        """Return a server that has `model`, or may have it.
+
+        Raises:
+            ModelNotFoundError, BackendUnavailableError: as `generate`.
+        """
+        return (await self._candidates(model))[0]
+
+    @property
+    def first(self) -> OllamaServer:
+        """The first server that is not known to fail; new models go there."""
         usable = (server for server in self._servers if not server.breaker.is_open)
-        async with aclosing(next(usable, self._servers[0]).pull(model)) as lines:
+        return next(usable, self._servers[0])
+
+    async def running(self) -> list[Tag]:
+        """List the loaded models of all servers that respond."""
+        lists = [await s.catalog.running(fresh=True) for s in _usable(self._servers)]
+        return [tag for tags in lists for tag in tags]
+
+    async def pull(self, model: str) -> AsyncGenerator[Progress]:
+        """Download `model` to the first server."""
+        async with aclosing(self.first.pull(model)) as lines:
             async for progress in lines:
                 yield progress
 

@@ -1,7 +1,7 @@
 """A backend that plays a list: events, errors to raise, and waits. For tests of the server."""
 
 import asyncio
-from collections.abc import AsyncGenerator, AsyncIterator, Mapping, Sequence
+from collections.abc import AsyncGenerator, AsyncIterable, AsyncIterator, Mapping, Sequence
 from contextlib import asynccontextmanager
 from typing import Any, get_args
 
@@ -9,7 +9,15 @@ import httpx2
 import openai
 from msgspec.structs import replace
 
-from adapters.backend import Backend, Embeddings, Health, Model, Progress
+from adapters.backend import (
+    Backend,
+    Description,
+    Embeddings,
+    Health,
+    Model,
+    Progress,
+    RunningModel,
+)
 from adapters.config import KINDS
 from adapters.errors import BackendError
 from adapters.events import Event, Finished, Started, TextDelta, Usage
@@ -60,6 +68,9 @@ class ScriptedBackend:
         self.closed = asyncio.Event()
         """Set when an answer has ended, however it did."""
         self.aclosed = False
+        self.described = Description()
+        self.loaded: Sequence[RunningModel] = ()
+        self.deleted: list[str] = []
 
     def check(self, request: GenerationRequest) -> None:
         """Whatever it honours, it honours together."""
@@ -100,6 +111,15 @@ class ScriptedBackend:
     async def pull(self, model: str) -> AsyncGenerator[Progress]:
         yield Progress(status="success")
 
+    async def describe(self, model: str, *, verbose: bool = False) -> Description:
+        return self.described
+
+    async def list_running(self) -> list[RunningModel]:
+        return list(self.loaded)
+
+    async def delete(self, model: str) -> None:
+        self.deleted.append(model)
+
     async def list_models(self) -> list[Model]:
         self.listed += 1
         if isinstance(self.models, str):
@@ -128,6 +148,29 @@ class ScriptedBackend:
 
     async def aclose(self) -> None:
         self.aclosed = True
+
+
+class ScriptedBuilder(ScriptedBackend):
+    """Keeps what it is told to copy, create and upload."""
+
+    def __init__(self, *, kind: str, models: Sequence[Model] = ONE_MODEL) -> None:
+        super().__init__(kind=kind, models=models)
+        self.copies: list[tuple[str, str]] = []
+        self.recipes: list[bytes] = []
+        self.files: dict[str, bytes] = {}
+
+    async def copy(self, source: str, destination: str) -> None:
+        self.copies.append((source, destination))
+
+    async def create(self, recipe: bytes) -> AsyncGenerator[Progress]:
+        self.recipes.append(recipe)
+        yield Progress(status="success")
+
+    async def has_file(self, digest: str) -> bool:
+        return digest in self.files
+
+    async def upload(self, digest: str, pieces: AsyncIterable[bytes]) -> None:
+        self.files[digest] = b"".join([piece async for piece in pieces])
 
 
 class EndlessBackend(ScriptedBackend):
