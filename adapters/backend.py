@@ -16,10 +16,10 @@ Capability = Literal["chat", "tools", "vision", "embedding", "fim", "reasoning"]
 
 
 class ModelDetails(Struct, frozen=True, kw_only=True):
-    """What a model is made of; empty where that is not known."""
+    """Format, architecture and size of a model; empty where they are not known."""
 
     format: str = ""
-    """Of its files: `gguf`, `safetensors`."""
+    """Format of its files: `gguf`, `safetensors`."""
     family: str = ""
     """Its architecture, as `llama`."""
     families: tuple[str, ...] = ()
@@ -66,7 +66,7 @@ class TensorInfo(Struct, frozen=True):
 
 
 class Description(Struct, frozen=True, kw_only=True):
-    """What a backend tells of one model on request; empty where it is not known."""
+    """A detailed description of one model; empty where a part is not known."""
 
     facts: dict[str, Any] = {}
     """Keys as in a GGUF: `general.architecture`, `ARCHITECTURE.context_length`, …"""
@@ -111,7 +111,7 @@ class Progress(Struct, frozen=True, kw_only=True):
     total: int | None = None
     """Bytes; `None` while not known."""
     digest: str | UnsetType = UNSET
-    """Of the file that is being downloaded, where the source names it."""
+    """Digest of the file that is being downloaded, where the source names it."""
 
 
 BreakerState = Literal["closed", "open", "half-open"]

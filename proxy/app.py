@@ -15,6 +15,17 @@ from proxy.assembly import assemble, opened
 from proxy.bench.archive import Archive
 from proxy.config import Config, state_folder
 from proxy.endpoints.api_chat import create_chat
+from proxy.endpoints.ollama.administration import (
+    check_blob,
+    copy_model,
+    create_model,
+    delete_model,
+    pull_model,
+    upload_blob,
+)
+from proxy.endpoints.ollama.embed import create_embed, create_old_embedding
+from proxy.endpoints.ollama.generate.dialect import create_generation
+from proxy.endpoints.ollama.models import get_version, list_running, list_tags, show_model
 from proxy.endpoints.openai.chat_completions.dialect import create_chat_completion
 from proxy.endpoints.openai.completions.dialect import create_completion
 from proxy.endpoints.openai.embeddings import create_embedding
@@ -53,6 +64,19 @@ ROUTES = (
     retrieve_hybrid_model,
     list_mlx_models,
     create_chat,
+    create_generation,
+    create_embed,
+    create_old_embedding,
+    get_version,
+    list_tags,
+    show_model,
+    list_running,
+    pull_model,
+    delete_model,
+    copy_model,
+    create_model,
+    check_blob,
+    upload_blob,
     create_mlx_generation,
     load_mlx_model,
     unload_mlx_model,

@@ -299,7 +299,7 @@ class Tensor(Struct, kw_only=True):
 
 
 class FullShow(Show, kw_only=True):
-    """With what is of interest to people, and not kept."""
+    """The answer with the texts for people, which are not kept."""
 
     license: str = ""
     system: str = ""

@@ -1,6 +1,6 @@
-"""What is told of an MLX model beyond its listing, read from its files without importing mlx.
+"""Detailed descriptions of MLX models, read from their files without importing mlx.
 
-The keys of facts are those of a GGUF's metadata, by which clients of both engines know them.
+The keys of facts are those of a GGUF's metadata, which clients of both engines read.
 Source: https://github.com/ggml-org/ggml/blob/master/docs/gguf.md
 """
 

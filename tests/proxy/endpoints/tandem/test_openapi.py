@@ -6,7 +6,7 @@ from typing import Any
 import jsonschema
 import msgspec
 import pytest
-from fakes.scripted_backend import ScriptedBackend, chat, http_client
+from fakes.scripted_backend import ScriptedBackend, ScriptedBuilder, chat, http_client
 from litestar.routes import HTTPRoute
 from openapi_spec_validator import OpenAPIV31SpecValidator
 from referencing import Registry
@@ -27,13 +27,27 @@ BODIES: dict[str, dict[str, Any]] = {
     "/v1/embeddings": {"model": NAME, "input": "Hi"},
     "/api/chat": PROMPT,
     "/api/mlx/generate": PROMPT,
+    "/api/generate": {"model": NAME, "prompt": "Hi", "stream": False},
+    "/api/embed": {"model": NAME, "input": "Hi"},
+    "/api/embeddings": {"model": NAME, "prompt": "Hi"},
 }
+COMMANDS: dict[str, dict[str, Any]] = {
+    "/api/show": {"model": NAME},
+    "/api/pull": {"model": NAME, "stream": False},
+    "/api/delete": {"model": NAME},
+    "/api/copy": {"source": NAME, "destination": "m2"},
+    "/api/create": {"model": "m3", "from": NAME, "stream": False},
+}
+DIGEST = "sha256:" + 64 * "0"
 STREAMS = [
     ("/v1/chat/completions", BODIES["/v1/chat/completions"]),
     ("/v1/completions", BODIES["/v1/completions"]),
     ("/api/chat", PROMPT),
     ("/api/chat", chat(model=NAME)),
     ("/api/mlx/generate", PROMPT),
+    ("/api/generate", BODIES["/api/generate"]),
+    ("/api/pull", COMMANDS["/api/pull"]),
+    ("/api/create", COMMANDS["/api/create"]),
     (f"/api/mlx/load/{NAME}", {}),
 ]
 
@@ -85,13 +99,19 @@ def test_every_route_is_in_it():
 
 async def test_every_operation_answers_as_it_says(document: dict[str, Any]):
     """With an engine that does all there is; schemas and content types are looked at."""
-    backend = ScriptedBackend(kind="mlx", models=[Model(name=NAME)])
+    backend = ScriptedBuilder(kind="mlx", models=[Model(name=NAME)])
+    backend.files[DIGEST] = b"weights"
     async with http_client(backend) as client:
         for method, path, operation in operations(document):
-            url = path.replace("{model}", NAME)
-            response = await client.request(method.upper(), url, json=BODIES.get(path))
-            assert response.status_code == 200, (path, response.text)
-            content = operation["responses"]["200"]["content"]
+            url = path.replace("{model}", NAME).replace("{digest}", DIGEST)
+            body = BODIES.get(path) or COMMANDS.get(path)
+            response = await client.request(method.upper(), url, json=body)
+            assert str(response.status_code) in operation["responses"], (path, response.text)
+            assert response.status_code < 300, (path, response.text)
+            content = operation["responses"][str(response.status_code)].get("content")
+            if content is None:
+                assert response.content == b"", path
+                continue
             assert response.headers["content-type"] == "application/json"
             check(document, content["application/json"]["schema"], response.json())
 
@@ -100,7 +120,7 @@ async def test_every_operation_answers_as_it_says(document: dict[str, Any]):
 async def test_every_stream_is_what_it_says(
     document: dict[str, Any], url: str, body: dict[str, Any]
 ):
-    backend = ScriptedBackend(kind="mlx", models=[Model(name=NAME)])
+    backend = ScriptedBuilder(kind="mlx", models=[Model(name=NAME)])
     async with http_client(backend) as client:
         response = await client.post(url, json={**body, "stream": True})
     media_type = response.headers["content-type"].partition(";")[0]
