@@ -72,6 +72,9 @@ class FakeTimer:
     def cancel(self) -> None:
         self.cancelled = True
 
+    def when(self) -> float:
+        return self.due
+
 
 class Models:
     """Models that are loaded, unloaded by `idle` as its timers expire."""
@@ -120,6 +123,14 @@ async def test_the_seconds_count_from_the_last_answer() -> None:
         models.use("plain")
         assert await models.after(39) == {"plain"}
     assert await models.after(1) == set()
+
+
+async def test_time_of_the_unloading_is_known_while_unused() -> None:
+    models = Models("plain", keep_alive=40)
+    models.use("plain")
+    assert models.idle.expires_at("plain") == 40
+    with models.idle.using("plain", None):
+        assert models.idle.expires_at("plain") is None
 
 
 async def test_a_models_own_time_counts_before_the_default() -> None:
