@@ -2,7 +2,7 @@
 
 from collections.abc import AsyncGenerator, Coroutine
 from functools import lru_cache
-from typing import Any, Literal, Protocol, get_args
+from typing import Any, Literal, Protocol, get_args, runtime_checkable
 
 from msgspec import Struct
 
@@ -45,6 +45,13 @@ class Embeddings(Struct, frozen=True):
     """One vector for each input, in order; float32 values."""
     prompt_tokens: int
     """Tokens of all inputs together."""
+
+
+class TokenCount(Struct, frozen=True):
+    tokens: int
+    """Tokens of a prompt as the model reads it, template included."""
+    exact: bool
+    """False for an estimate."""
 
 
 class Progress(Struct, frozen=True, kw_only=True):
@@ -189,6 +196,19 @@ class Backend(Protocol):
 
     async def aclose(self) -> None:
         """Stop all work and free everything. The backend cannot be used again."""
+        ...
+
+
+@runtime_checkable
+class TokenCounter(Protocol):
+    """A backend that can tell the length of a prompt without answering it."""
+
+    async def count_tokens(self, request: GenerationRequest) -> TokenCount:
+        """Count the prompt's tokens; a model may be loaded for that.
+
+        Raises:
+            BackendError: as `Backend.generate` before its first event, but for the context's limit.
+        """
         ...
 
 
