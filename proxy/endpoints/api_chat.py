@@ -17,7 +17,7 @@ from proxy.endpoints.server_request import ServerRequest
 from proxy.endpoints.tandem.prompt import PROMPT, PromptAnswer, PromptRequest
 from proxy.http.body import decode
 from proxy.http.event_stream import NDJSON
-from proxy.http.json_response import JSONResponse
+from proxy.http.json_response import ErrorDialect, JSONResponse
 from proxy.keep_alive import to_keep_alive
 from proxy.openapi import Operation
 
@@ -35,7 +35,7 @@ class ChatOrPromptDialect(OllamaChatDialect):
     def parse(self, request: ServerRequest, raw: bytes) -> Call[Any]:
         head = decode(raw, _Head)
         if head.model_id is not UNSET or head.prompt is not UNSET:
-            request.answer_errors_with(PROMPT.failure)
+            request.answer_errors_with(ErrorDialect(PROMPT.failure))
             return replace(PROMPT.parse(request, raw), dialect=PROMPT)
         call = super().parse(request, raw)
         if call.body.messages:
