@@ -90,6 +90,8 @@ class Message(Struct, kw_only=True, tag_field="type", tag="message"):
     content: Sequence[ContentBlock]
     stop_reason: str | None
     stop_sequence: str | None
+    stop_details: None = None
+    """Of a refusal in Anthropic's answers."""
     usage: Usage
     context_management: ContextManagement | UnsetType = UNSET
     """For requests that have it."""
@@ -135,6 +137,7 @@ class ContentBlockStop(Struct, tag_field="type", tag="content_block_stop"):
 class MessageEnd(Struct):
     stop_reason: str
     stop_sequence: str | None
+    stop_details: None = None
 
 
 class MessageDelta(Struct, tag_field="type", tag="message_delta"):
