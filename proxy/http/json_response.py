@@ -18,7 +18,7 @@ FailureBody = Callable[[Failure], Struct]
 
 
 class ErrorDialect(Struct, frozen=True):
-    """How the errors of a dialect are sent."""
+    """The form of a dialect's errors."""
 
     body: FailureBody = openai_body
     statuses: Mapping[str, int] = {}

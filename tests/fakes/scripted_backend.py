@@ -9,7 +9,7 @@ import httpx2
 import openai
 from msgspec.structs import replace
 
-from adapters.backend import Backend, Embeddings, Health, Model, Progress
+from adapters.backend import Backend, Embeddings, Health, Model, Progress, TokenCount
 from adapters.config import KINDS
 from adapters.errors import BackendError
 from adapters.events import Event, Finished, Started, TextDelta, Usage
@@ -52,6 +52,7 @@ class ScriptedBackend:
         self.condition = health
         self.requests: list[GenerationRequest] = []
         self.embedded: list[EmbeddingRequest] = []
+        self.counted = TokenCount(DONE.usage.prompt_tokens, exact=True)
         self.listed = 0
         self.unwell: set[str] = set()
         self.running = 0
@@ -86,6 +87,10 @@ class ScriptedBackend:
             return self.script
         said = (TextDelta("Hel"), TextDelta("lo"), DONE)
         return [Started(), *(replace(e, choice=at) for at in range(request.n) for e in said)]
+
+    async def count_tokens(self, request: GenerationRequest) -> TokenCount:
+        self.requests.append(request)
+        return self.counted
 
     async def embed(self, request: EmbeddingRequest) -> Embeddings:
         """The script's first exception, if it has one; else the same vector for every input."""

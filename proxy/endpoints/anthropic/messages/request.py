@@ -25,7 +25,7 @@ class TextBlock(Struct, tag_field="type", tag="text"):
     text: str
     cache_control: CacheControl | None = None
     citations: list[JSON] | None = None
-    """Of an earlier answer."""
+    """Sources of an earlier answer."""
 
 
 class Base64Source(Struct, tag_field="type", tag="base64"):
@@ -54,7 +54,7 @@ class ImageBlock(Struct, tag_field="type", tag="image"):
     source: Base64Source | URLSource | FileSource
     cache_control: CacheControl | None = None
     transformations: JSON | None = None
-    """What is done to images that are too large for the model: none is changed here."""
+    """Changes to images that are too large for the model: none is changed here."""
 
 
 class DocumentBlock(Struct, tag_field="type", tag="document"):
@@ -195,7 +195,7 @@ ServerBlock = (
     | ContainerUpload
 )
 Part = TextBlock | ImageBlock | DocumentBlock | SearchResultBlock
-"""What a user's turn and a tool's result have in common."""
+"""Content that a user's turn and a tool's result have in common."""
 Block = (
     TextBlock
     | ImageBlock

@@ -31,10 +31,6 @@ from proxy.sinks import Answer
 JSON = dict[str, Any]
 _encode = msgspec.json.Encoder().encode
 
-PING = sse(b'{"type": "ping"}', "ping")
-FRAMING = Framing("text/event-stream", b"text/event-stream; charset=utf-8", PING)
-"""Anthropic's streams are kept alive by an event, which all of its clients know."""
-
 
 class TextBlock(Struct, tag_field="type", tag="text"):
     text: str
@@ -46,10 +42,15 @@ class ThinkingBlock(Struct, tag_field="type", tag="thinking"):
     signature: str
 
 
+class Caller(Struct, frozen=True, tag_field="type", tag="direct"):
+    """The model itself, not a tool that runs on a server."""
+
+
 class ToolUseBlock(Struct, tag_field="type", tag="tool_use"):
     id: str
     name: str
     input: JSON
+    caller: Caller = Caller()
 
 
 ContentBlock = TextBlock | ThinkingBlock | ToolUseBlock
@@ -65,7 +66,10 @@ class OutputTokensDetails(Struct):
 
 
 class Usage(Struct, kw_only=True):
-    """The tokens of a prompt are the sum of the three counts of input tokens."""
+    """The tokens of a prompt are the sum of the three counts of input tokens.
+
+    Values that only Anthropic's servers have are null: clients check that the names are there.
+    """
 
     input_tokens: int
     """Tokens that were not found in a cache."""
@@ -74,7 +78,10 @@ class Usage(Struct, kw_only=True):
     cache_read_input_tokens: int = 0
     output_tokens: int
     cache_creation: CacheCreation = CacheCreation()
-    output_tokens_details: OutputTokensDetails | UnsetType = UNSET
+    output_tokens_details: OutputTokensDetails | None = None
+    """`None` where the engine does not tell them apart."""
+    server_tool_use: None = None
+    inference_geo: None = None
     service_tier: str = "standard"
 
 
@@ -91,7 +98,8 @@ class Message(Struct, kw_only=True, tag_field="type", tag="message"):
     stop_reason: str | None
     stop_sequence: str | None
     stop_details: None = None
-    """Of a refusal in Anthropic's answers."""
+    """A refusal's in Anthropic's answers."""
+    container: None = None
     usage: Usage
     context_management: ContextManagement | UnsetType = UNSET
     """For requests that have it."""
@@ -150,8 +158,13 @@ class MessageStop(Struct, tag_field="type", tag="message_stop"):
     pass
 
 
+class Ping(Struct, tag_field="type", tag="ping"):
+    """Keeps a silent stream alive."""
+
+
 StreamEvent = (
     MessageStart
+    | Ping
     | ContentBlockStart
     | ContentBlockDelta
     | ContentBlockStop
@@ -221,7 +234,7 @@ def to_usage(record: Record) -> Usage:
         input_tokens=usage.prompt_tokens - cached,
         cache_read_input_tokens=cached,
         output_tokens=usage.completion_tokens,
-        output_tokens_details=UNSET if thinking is None else OutputTokensDetails(thinking),
+        output_tokens_details=None if thinking is None else OutputTokensDetails(thinking),
     )
 
 
@@ -231,6 +244,11 @@ def _context_management(body: MessagesRequest) -> ContextManagement | UnsetType:
 
 def _frame(event: StreamEvent) -> bytes:
     return sse(_encode(event), str(event.__struct_config__.tag))
+
+
+PING = _frame(Ping())
+FRAMING = Framing("text/event-stream", b"text/event-stream; charset=utf-8", PING)
+"""Anthropic's streams are kept alive by an event, which all of its clients know."""
 
 
 class MessageRenderer:
@@ -243,7 +261,7 @@ class MessageRenderer:
         self._hides_thinking = hides_thinking(body)
         self._index = -1
         self._kind: type[Event] | None = None
-        """The event whose pieces the open block consists of; `None`: no block is open."""
+        """The kind of event that the open block is made of; `None`: no block is open."""
         self._hidden: list[str] = []
         """Pieces of thinking that the client does not want to see."""
         self._around = AroundText(self._text)

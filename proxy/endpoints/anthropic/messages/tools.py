@@ -242,7 +242,7 @@ _ACTIONS = (
     "screenshot",
     "cursor_position",
 )
-"""Of the version 2024-10-22."""
+"""Actions of the version 2024-10-22."""
 _LATER_ACTIONS = (
     "left_mouse_down",
     "left_mouse_up",
@@ -251,7 +251,7 @@ _LATER_ACTIONS = (
     "hold_key",
     "wait",
 )
-"""Since the version 2025-01-24."""
+"""Actions added in the version 2025-01-24."""
 
 
 def _computer(tool: wire.Tool) -> tuple[str, JSON]:

@@ -77,7 +77,7 @@ def translate(body: MessagesRequest) -> Translated:
 
 
 def translate_prompt(body: PromptFields) -> Translated:
-    """Translate a body whose tokens are counted; raises as `translate`."""
+    """Translate a body for a count of its tokens; raises as `translate`."""
     return _translate(body)
 
 

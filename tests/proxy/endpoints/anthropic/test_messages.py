@@ -82,9 +82,10 @@ async def test_message_has_all_that_was_said():
     assert (thinking["type"], thinking["thinking"]) == ("thinking", "Let me see.")
     assert thinking["signature"]
     assert (text["type"], text["text"]) == ("text", "I look.")
+    direct = {"type": "tool_use", "caller": {"type": "direct"}}
     assert calls == [
-        {"type": "tool_use", "id": "toolu_1", "name": "f", "input": {"a": 1}},
-        {"type": "tool_use", "id": "toolu_2", "name": "g", "input": {}},
+        {**direct, "id": "toolu_1", "name": "f", "input": {"a": 1}},
+        {**direct, "id": "toolu_2", "name": "g", "input": {}},
     ]
     assert (answer["stop_reason"], answer["stop_sequence"]) == ("tool_use", None)
     usage = answer["usage"]

@@ -12,7 +12,6 @@ from adapters.backend import Model, TokenCount
 from adapters.errors import InvalidRequestError, UnsupportedParameterError
 from adapters.request import (
     Feature,
-    GenerationRequest,
     ImagePart,
     JSONSchema,
     NamedTool,
@@ -553,19 +552,14 @@ async def test_budget_that_the_backend_lacks_is_named_in_the_answer():
 # --- counts ---
 
 
-class CountingBackend(ScriptedBackend):
-    def __init__(self, *, exact: bool = True) -> None:
-        super().__init__()
-        self.exact = exact
-
-    async def count_tokens(self, request: GenerationRequest) -> TokenCount:
-        self.requests.append(request)
-        return TokenCount(42, self.exact)
+class UncountedBackend(ScriptedBackend):
+    count_tokens = None  # type: ignore[assignment]
 
 
 @pytest.mark.parametrize(("exact", "how"), [(True, "exact"), (False, "estimate")])
 async def test_tokens_are_counted_and_it_is_told_how(exact: bool, how: str):
-    backend = CountingBackend(exact=exact)
+    backend = ScriptedBackend()
+    backend.counted = TokenCount(42, exact)
     body = message(tools=[WEATHER, SEARCH], system="Be terse.", thinking={"type": "adaptive"})
     del body["max_tokens"]
     async with http_client(backend) as client:
@@ -578,15 +572,15 @@ async def test_tokens_are_counted_and_it_is_told_how(exact: bool, how: str):
 
 
 async def test_sdk_counts_tokens():
-    async with anthropic_client(CountingBackend()) as client:
+    async with anthropic_client(ScriptedBackend()) as client:
         counted = await client.messages.count_tokens(
             model="m", messages=[{"role": "user", "content": "Hi"}]
         )
-    assert counted.input_tokens == 42
+    assert counted.input_tokens == 3
 
 
 async def test_backend_that_cannot_count_says_so():
-    async with http_client(ScriptedBackend()) as client:
+    async with http_client(UncountedBackend()) as client:
         answer = await client.post(f"{URL}/count_tokens", json=message(), headers=HEADERS)
     assert answer.status_code == 400
     assert "cannot count tokens" in answer.json()["error"]["message"]
