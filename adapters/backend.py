@@ -102,6 +102,13 @@ class Embeddings(Struct, frozen=True):
     """Tokens of all inputs together."""
 
 
+class TokenCount(Struct, frozen=True):
+    tokens: int
+    """Tokens of a prompt as the model reads it, template included."""
+    exact: bool
+    """False for an estimate."""
+
+
 class Progress(Struct, frozen=True, kw_only=True):
     """Progress of a download or a load."""
 
@@ -307,6 +314,19 @@ class ModelBuilder(Protocol):
 
         Raises:
             InvalidRequestError: its content does not have `digest`.
+        """
+        ...
+
+
+@runtime_checkable
+class TokenCounter(Protocol):
+    """A backend that can tell the length of a prompt without answering it."""
+
+    async def count_tokens(self, request: GenerationRequest) -> TokenCount:
+        """Count the prompt's tokens; a model may be loaded for that.
+
+        Raises:
+            BackendError: as `Backend.generate` before its first event, but for the context's limit.
         """
         ...
 

@@ -16,6 +16,7 @@ from adapters.backend import (
     Model,
     Progress,
     RunningModel,
+    TokenCount,
     refuse_unsupported,
 )
 from adapters.config import EchoConfig
@@ -76,6 +77,12 @@ class EchoBackend:
         reason: FinishReason = "stop" if len(shown) == len(pieces) else "length"
         usage = Usage(prompt_tokens=_count(request), completion_tokens=len(shown))
         sink.write(Finished(reason, usage, stopped_by if reason == "stop" else None, choice))
+
+    async def count_tokens(self, request: GenerationRequest) -> TokenCount:
+        """Count words, which are the tokens of this backend."""
+        refuse_unsupported(request, self.honours, self.kind)
+        self._require(request.model)
+        return TokenCount(_count(request), exact=True)
 
     async def embed(self, request: EmbeddingRequest) -> Embeddings:
         """Return a hash of each text as its vector: equal texts have equal vectors."""

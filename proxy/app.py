@@ -14,7 +14,11 @@ from adapters.backend import Backend
 from proxy.assembly import assemble, opened
 from proxy.bench.archive import Archive
 from proxy.config import Config, state_folder
+from proxy.endpoints.anthropic.errors import ERRORS as ANTHROPIC_ERRORS
+from proxy.endpoints.anthropic.errors import HEADER as ANTHROPIC_HEADER
+from proxy.endpoints.anthropic.messages.dialect import count_message_tokens, create_message
 from proxy.endpoints.api_chat import create_chat
+from proxy.endpoints.model_list import list_models, retrieve_model
 from proxy.endpoints.ollama.administration import (
     check_blob,
     copy_model,
@@ -29,7 +33,6 @@ from proxy.endpoints.ollama.models import get_version, list_running, list_tags, 
 from proxy.endpoints.openai.chat_completions.dialect import create_chat_completion
 from proxy.endpoints.openai.completions.dialect import create_completion
 from proxy.endpoints.openai.embeddings import create_embedding
-from proxy.endpoints.openai.models import list_models, retrieve_model
 from proxy.endpoints.server_request import ServerParts, ServerRequest, answer_error
 from proxy.endpoints.tandem.api_health import get_hybrid_health
 from proxy.endpoints.tandem.health import get_health
@@ -54,6 +57,8 @@ ROUTES = (
     create_chat_completion,
     create_completion,
     create_embedding,
+    create_message,
+    count_message_tokens,
     plan_route,
     list_models,
     retrieve_model,
@@ -128,5 +133,6 @@ def create_app(
         debug=False,
     )
     readers = (request_log.read,) if request_log is not None else ()
-    app.asgi_handler = Dispatch(app, config.server, ServerRequest, readers)
+    errors = {ANTHROPIC_HEADER: ANTHROPIC_ERRORS}
+    app.asgi_handler = Dispatch(app, config.server, ServerRequest, readers, errors)
     return app

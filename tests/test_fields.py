@@ -66,6 +66,7 @@ ASKING: dict[str, tuple[GenerationRequest, Feature]] = {
         "guided_grammar",
     ),
     "reasoning_effort": (replace(PLAIN, reasoning_effort="low"), "reasoning_effort"),
+    "reasoning_budget": (replace(PLAIN, reasoning_budget=5), "reasoning_budget"),
     "continue_final_message": (
         replace(PLAIN, continue_final_message=True),
         "continue_final_message",
@@ -88,7 +89,7 @@ ASKING: dict[str, tuple[GenerationRequest, Feature]] = {
 }
 """For every field of the contract, a request that uses it and the feature that stands for it."""
 
-NO_WISH = {"model", "sampling", "client", "patience", "whole"}
+NO_WISH = {"model", "sampling", "client", "patience", "whole", "wishes"}
 """What the server says, or what consists of fields of its own."""
 
 WIRE: dict[Feature, tuple[dict[str, Any], str]] = {
@@ -160,9 +161,10 @@ NOT_FOR_CHATS: frozenset[Feature] = frozenset(
         "echo",
         "echo_logprobs",
         "empty_answer",
+        "reasoning_budget",
     }
 )
-"""What /v1/completions and /v1/embeddings ask for; their own tests send it."""
+"""What /v1/completions, /v1/embeddings and /v1/messages ask for; their own tests send it."""
 
 
 def backend_classes() -> list[Any]:

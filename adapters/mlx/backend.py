@@ -20,6 +20,7 @@ from adapters.backend import (
     Model,
     Progress,
     RunningModel,
+    TokenCount,
     refuse_unsupported,
 )
 from adapters.config import MLXConfig
@@ -113,6 +114,17 @@ class MLXBackend:
                     answers.submit()
                     arrival.over()
                     await answers.wait(request.patience)
+
+    async def count_tokens(self, request: GenerationRequest) -> TokenCount:
+        """Render and encode the prompt as for an answer, so that the count is exact."""
+        refuse_unsupported(request, self.honours, self.kind)
+        with self._idle.using(request.model, request.keep_alive):
+            loaded = await self._ready(request.model, TextModel)
+            from adapters.mlx.prompt.chat import render
+
+            loop = asyncio.get_running_loop()
+            prompt = await loop.run_in_executor(self._tokenizing, render, loaded.model, request)
+            return TokenCount(len(prompt.ids), exact=True)
 
     async def embed(self, request: EmbeddingRequest) -> Embeddings:
         refuse_unsupported(request, self.honours, self.kind)

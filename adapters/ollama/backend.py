@@ -15,6 +15,7 @@ from adapters.backend import (
     Model,
     Progress,
     RunningModel,
+    TokenCount,
     refuse_unsupported,
 )
 from adapters.config import OllamaConfig
@@ -128,6 +129,15 @@ class OllamaBackend:
             request = fitted(request, await self._servers.template(request.model))
             return to_body(request, shows_tools)
         return body if shows_tools else to_body(request, shows_tools=False)
+
+    async def count_tokens(self, request: GenerationRequest) -> TokenCount:
+        """Estimate the tokens of the prompt: Ollama tells them only with an answer.
+
+        The estimate is on the high side, and follows the counts of earlier answers.
+        """
+        body = await self._fit_to_template(request, self._to_body(request))
+        count = await self._servers.count(body)
+        return TokenCount(count.tokens, exact=count.exact)
 
     async def embed(self, request: EmbeddingRequest) -> Embeddings:
         """Embed the inputs, in several calls where there are many.

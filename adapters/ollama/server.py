@@ -23,6 +23,7 @@ from adapters.memory import Footprint, MemoryBudget
 from adapters.ollama.catalog import Catalog, full_name
 from adapters.ollama.client import OllamaClient
 from adapters.ollama.context.num_ctx import ContextSizing, Size
+from adapters.ollama.context.token_estimate import Count
 from adapters.ollama.errors import SILENT
 from adapters.ollama.in_flight import InFlight, InFlightRequest
 from adapters.ollama.ndjson import LineStream
@@ -203,6 +204,14 @@ class OllamaServer:
     def _is_cold(self, model: str, num_ctx: int) -> bool:
         """True where the model must be loaded, or is loading: `/api/ps` lists it from the start."""
         return self.work.of(model).loads > 0 or self.catalog.must_load(model, num_ctx)
+
+    async def count(self, body: ChatBody | RawBody) -> Count:
+        """Estimate the tokens of `body`.
+
+        Raises:
+            ModelNotFoundError: there is no such model.
+        """
+        return await self._sizing.count(body)
 
     async def embed(self, body: EmbedBody, deadline: Deadline) -> Embedded:
         """Return the vectors of `body`.

@@ -17,10 +17,11 @@ from adapters.errors import (
     ModelNotFoundError,
 )
 from adapters.ollama.catalog import full_name
+from adapters.ollama.context.token_estimate import Count
 from adapters.ollama.errors import SILENT
 from adapters.ollama.server import Call, OllamaServer
 from adapters.ollama.translate.template import Template
-from adapters.ollama.wire import EmbedBody, Embedded, Tag
+from adapters.ollama.wire import ChatBody, EmbedBody, Embedded, RawBody, Tag
 from adapters.upstream.deadlines import AS_CONFIGURED, Deadline
 from adapters.upstream.limits import Limits
 from adapters.upstream.restart import Failover
@@ -57,6 +58,10 @@ class OllamaServers:
             partial(self._others, call.body.model),
             call.writer.may_restart,
         ).result()
+
+    async def count(self, body: ChatBody | RawBody) -> Count:
+        """Estimate the tokens of `body` for the server that would answer it."""
+        return await (await self._candidates(body.model))[0].count(body)
 
     async def embed(self, body: EmbedBody, deadline: Deadline) -> Embedded:
         """Return the vectors of the best server; of the next best with the same weights where that

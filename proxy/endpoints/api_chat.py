@@ -15,6 +15,7 @@ from proxy.endpoints.server_request import ServerRequest
 from proxy.endpoints.tandem.prompt import PROMPT, PromptAnswer, PromptRequest
 from proxy.http.body import decode
 from proxy.http.event_stream import NDJSON
+from proxy.http.json_response import ErrorDialect
 from proxy.openapi import Operation
 
 _NO_MESSAGE = {"message": ChatMessage()}
@@ -33,7 +34,7 @@ class ChatOrPromptDialect(OllamaChatDialect):
     def parse(self, request: ServerRequest, raw: bytes) -> Call[Any]:
         head = decode(raw, _Head)
         if head.model_id is not UNSET or head.prompt is not UNSET:
-            request.answer_errors_with(PROMPT.failure)
+            request.answer_errors_with(ErrorDialect(PROMPT.failure))
             return replace(PROMPT.parse(request, raw), dialect=PROMPT)
         call = super().parse(request, raw)
         if call.body.messages:

@@ -17,6 +17,7 @@ from adapters.backend import (
     Model,
     Progress,
     RunningModel,
+    TokenCount,
 )
 from adapters.config import KINDS
 from adapters.errors import BackendError
@@ -60,6 +61,7 @@ class ScriptedBackend:
         self.condition = health
         self.requests: list[GenerationRequest] = []
         self.embedded: list[EmbeddingRequest] = []
+        self.counted = TokenCount(DONE.usage.prompt_tokens, exact=True)
         self.listed = 0
         self.unwell: set[str] = set()
         self.running = 0
@@ -97,6 +99,10 @@ class ScriptedBackend:
             return self.script
         said = (TextDelta("Hel"), TextDelta("lo"), DONE)
         return [Started(), *(replace(e, choice=at) for at in range(request.n) for e in said)]
+
+    async def count_tokens(self, request: GenerationRequest) -> TokenCount:
+        self.requests.append(request)
+        return self.counted
 
     async def embed(self, request: EmbeddingRequest) -> Embeddings:
         """The script's first exception, if it has one; else the same vector for every input."""

@@ -11,6 +11,7 @@ from msgspec import UNSET, Struct, UnsetType
 
 from adapters.events import Finished, TokenLogprob
 from proxy.errors import Failure
+from proxy.http.json_response import ErrorDialect
 from proxy.record import Record
 
 DoneReason = Literal["stop", "length", "load", "unload"]
@@ -79,6 +80,9 @@ def to_error(failure: Failure) -> OllamaError:
     param, message = failure.param, failure.message
     is_clear = param in (None, "model") or failure.code == "context_length_exceeded"
     return OllamaError(message if is_clear or f"'{param}'" in message else f"'{param}': {message}")
+
+
+OLLAMA_ERRORS = ErrorDialect(to_error)
 
 
 def to_end(finished: Finished, record: Record) -> dict[str, Any]:

@@ -16,7 +16,7 @@ from adapters.backend import Embeddings
 from adapters.errors import BackendError, InvalidRequestError
 from adapters.request import EmbeddingRequest
 from proxy.endpoints.model_loading import load
-from proxy.endpoints.ollama.answer import to_error
+from proxy.endpoints.ollama.answer import OLLAMA_ERRORS
 from proxy.endpoints.ollama.fields import JSON
 from proxy.endpoints.server_request import ServerRequest
 from proxy.endpoints.wire_types import TokenCount
@@ -76,7 +76,7 @@ _EMBED_OLD = Operation(
 )
 
 
-@post("/api/embed", status_code=200, operation=_EMBED, failure_body=to_error)
+@post("/api/embed", status_code=200, operation=_EMBED, errors=OLLAMA_ERRORS)
 async def create_embed(request: ServerRequest) -> ASGIResponse:
     began_at = time.perf_counter()
     body = await request.read(EmbedRequest)
@@ -95,7 +95,7 @@ async def create_embed(request: ServerRequest) -> ASGIResponse:
     return JSONResponse(await asyncio.to_thread(msgspec.json.encode, answer))
 
 
-@post("/api/embeddings", status_code=200, operation=_EMBED_OLD, failure_body=to_error)
+@post("/api/embeddings", status_code=200, operation=_EMBED_OLD, errors=OLLAMA_ERRORS)
 async def create_old_embedding(request: ServerRequest) -> ASGIResponse:
     body = await request.read(OldEmbedRequest)
     embeddings = await _embed(request, body, (body.prompt,), None)

@@ -14,7 +14,7 @@ from msgspec.structs import asdict
 
 from adapters.backend import Capability, Model, ModelDetails, RunningModel
 from adapters.errors import BackendError, InvalidRequestError
-from proxy.endpoints.ollama.answer import to_error
+from proxy.endpoints.ollama.answer import OLLAMA_ERRORS
 from proxy.endpoints.server_request import ServerRequest
 from proxy.models.registry import Deployment, RegisteredModel, Registry
 from proxy.openapi import Operation
@@ -122,7 +122,7 @@ def to_name(model: str, name: str) -> str:
 @get(
     "/api/version",
     operation=Operation(summary="Version of Ollama's API", answers=(Version,)),
-    failure_body=to_error,
+    errors=OLLAMA_ERRORS,
 )
 async def get_version() -> Version:
     return Version(_API_VERSION)
@@ -131,7 +131,7 @@ async def get_version() -> Version:
 @get(
     "/api/tags",
     operation=Operation(summary="All models, for Ollama's clients", answers=(OllamaModels,)),
-    failure_body=to_error,
+    errors=OLLAMA_ERRORS,
 )
 async def list_tags(request: ServerRequest) -> OllamaModels:
     registry = request.registry
@@ -191,7 +191,7 @@ def _to_capabilities(entry: RegisteredModel) -> list[str]:
         answers=(ShownModel,),
         may_force=True,
     ),
-    failure_body=to_error,
+    errors=OLLAMA_ERRORS,
 )
 async def show_model(request: ServerRequest) -> ShownModel:
     body = await request.read(ShowRequest)
@@ -235,7 +235,7 @@ def _to_facts(model: Model, facts: dict[str, Any]) -> Iterator[tuple[str, Any]]:
     operation=Operation(
         summary="The loaded models, for Ollama's clients", answers=(RunningOllamaModels,)
     ),
-    failure_body=to_error,
+    errors=OLLAMA_ERRORS,
 )
 async def list_running(request: ServerRequest) -> RunningOllamaModels:
     models: list[RunningOllamaModel] = []

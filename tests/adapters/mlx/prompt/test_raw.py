@@ -192,7 +192,8 @@ async def test_small_context_is_rejected_with_both_numbers(
 async def test_model_without_template_is_not_listed_as_chat(backend: MLXBackend) -> None:
     [model] = await backend.list_models()
     assert model.capabilities == frozenset()
-    assert model.lacks == {"reasoning_effort", "suffix", "images", "embeddings"}
+    reasoning = {"reasoning_effort", "reasoning_budget"}
+    assert model.lacks == {*reasoning, "suffix", "images", "embeddings"}
     chat = (Message(role="user", content=(TextPart("Hi"),)),)
     with pytest.raises(InvalidRequestError, match="no chat template") as caught:
         await answer(backend, GenerationRequest(model="tiny", prompt=chat))
