@@ -46,6 +46,8 @@ class Attempt:
         """Tokens that prompt and answer may have together."""
         self.ignored: tuple[str, ...] = ()
         """Paths of the parts of the request that the answer does without."""
+        self.template: tuple[str, ...] = ()
+        """Names of what was done with the messages, see `Started.template`."""
         self.fingerprint: str | None = None
         """Engine, version and weights, as `BackendModels.fingerprint`."""
         self.restarted = False
@@ -60,7 +62,7 @@ class Attempt:
         match event:
             case Started():
                 self.cold, self.context, self.ready_at = event.cold, event.context, self._clock()
-                self.ignored = event.ignored
+                self.ignored, self.template = event.ignored, event.template
             case Restarted():
                 self.restarted, self.context = True, event.context
                 self.ready_at, self.first_at = self._clock(), None
@@ -167,6 +169,11 @@ class Record:
         """Paths of the parts of the request without effect: unknown, or not honoured in full."""
         reduced = [path for attempt in self._completed for path in attempt.ignored]
         return (*self.unknown, *dict.fromkeys(self.to_param(path) or path for path in reduced))
+
+    @property
+    def template(self) -> tuple[str, ...]:
+        """Names of what was done with the messages so that the chat template takes them."""
+        return tuple(dict.fromkeys(name for a in self._completed for name in a.template))
 
     @property
     def fingerprint(self) -> str | None:

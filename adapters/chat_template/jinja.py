@@ -106,6 +106,14 @@ def _compile(text: str) -> _Compiled:
     return _Compiled(environment.from_string(syntax), variables)
 
 
+def reads(text: str, variable: str) -> bool:
+    """Return whether the template reads a variable of this name. False for a broken template."""
+    try:
+        return variable in _compile(text).variables
+    except TemplateError:
+        return False
+
+
 def render_template(
     text: str,
     messages: Sequence[Mapping[str, Any]],

@@ -19,7 +19,7 @@ from adapters.request import Message, TextPart, Tool, ToolCall
 
 
 class Plan(Struct, frozen=True, kw_only=True):
-    """What is done with conversations before a template renders them."""
+    """Treatment of conversations before a template renders them."""
 
     form: Form = USUAL
     rewrites: frozenset[Rewrite] = frozenset()
