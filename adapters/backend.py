@@ -46,6 +46,9 @@ class Model(Struct, frozen=True, kw_only=True):
     them from the other."""
     exact: bool | None = None
     """True if the weights equal those of that file to the last bit, however they are packed."""
+    template: tuple[str, ...] = ()
+    """Names of what is done with messages that its chat template does not take as they are; see
+    `adapters.chat_template.rewriting`."""
     primed: bool = False
     """True if each chat begins with a system prompt, or messages, that come with the model."""
     created: int = 0

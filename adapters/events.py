@@ -43,6 +43,9 @@ class Started(Struct, frozen=True):
     ignored: tuple[str, ...] = ()
     """Paths of the parts of the request that this answer does without, such as
     `tools[0].function.parameters.properties.a.not`."""
+    template: tuple[str, ...] = ()
+    """Names of what was done with the messages so that the chat template takes them; see
+    `adapters.chat_template.rewriting`."""
 
 
 class Restarted(Struct, frozen=True):

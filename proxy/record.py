@@ -48,6 +48,8 @@ class Attempt:
         """Paths of the parts of the request that the answer does without."""
         self.ungranted: tuple[str, ...] = ()
         """The wishes of the request that the backend or the model lacks."""
+        self.template: tuple[str, ...] = ()
+        """Names of what was done with the messages, see `Started.template`."""
         self.fingerprint: str | None = None
         """Engine, version and weights, as `BackendModels.fingerprint`."""
         self.restarted = False
@@ -62,7 +64,7 @@ class Attempt:
         match event:
             case Started():
                 self.cold, self.context, self.ready_at = event.cold, event.context, self._clock()
-                self.ignored = event.ignored
+                self.ignored, self.template = event.ignored, event.template
             case Restarted():
                 self.restarted, self.context = True, event.context
                 self.ready_at, self.first_at = self._clock(), None
@@ -171,6 +173,11 @@ class Record:
             path for attempt in self._completed for path in (*attempt.ungranted, *attempt.ignored)
         ]
         return (*self.unknown, *dict.fromkeys(self.to_param(path) or path for path in reduced))
+
+    @property
+    def template(self) -> tuple[str, ...]:
+        """Names of what was done with the messages so that the chat template takes them."""
+        return tuple(dict.fromkeys(name for a in self._completed for name in a.template))
 
     @property
     def fingerprint(self) -> str | None:

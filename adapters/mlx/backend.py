@@ -106,7 +106,7 @@ class MLXBackend:
 
             with self._engine.arrivals.expect() as arrival:
                 prepared = await prepare(request, loaded.model, self._tokenizing)
-                started = Started(prepared.context, cold, prepared.ignored)
+                started = Started(prepared.context, cold, prepared.ignored, prepared.rewritten)
                 async with self.memory_user.answering(prepared.sequences[0]):
                     answers = Answers(
                         self._engine, prepared.sequences, prepared.reading, started, sink.write

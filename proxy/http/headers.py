@@ -36,6 +36,8 @@ def _to_headers(record: Record) -> list[tuple[bytes, bytes]]:
         headers.append((b"x-tandem-context", b"%d" % record.context))
     if ignored := record.ignored:
         headers.append((b"x-tandem-ignored", _to_list(ignored).encode()))
+    if template := record.template:
+        headers.append((b"x-tandem-template", _to_list(template).encode()))
     return headers
 
 

@@ -17,8 +17,10 @@ from msgspec.structs import replace
 
 from adapters.errors import BackendError, InvalidRequestError, UnsupportedParameterError
 from adapters.mlx.grammar.schema import any_object, bound
+from adapters.mlx.grammar.tagged import can_be_tagged, to_rules
 from adapters.mlx.output.reasoning import HARMONY_ANSWER, Reasoning, Thinking
 from adapters.mlx.output.tool_calls import PLAIN_JSON, ToolSyntax
+from adapters.mlx.output.tool_calls.syntax import ID, INDEX
 from adapters.request import (
     GenerationRequest,
     JSONObject,
@@ -80,6 +82,9 @@ class Grammar(Struct, frozen=True):
     """All schemas in it, to find the one that does not compile."""
 
 
+_HOLES = {ID: "/[a-zA-Z0-9]{9}/", INDEX: "/[0-9]/"}
+
+
 class _Part(Struct, frozen=True):
     """Rules that define `answer`."""
 
@@ -93,13 +98,23 @@ class _Part(Struct, frozen=True):
 def calls_syntax(request: GenerationRequest, syntax: ToolSyntax | None) -> ToolSyntax | None:
     """The syntax of calls in this answer; None if it cannot have any.
 
-    Plain JSON replaces a syntax without JSON in answers that are constrained.
+    Plain JSON replaces a syntax in which the schemas of a constrained answer cannot be enforced.
     """
     if not request.tools or request.tool_choice == "none":
         return None
-    if syntax is None or (not syntax.json and is_constrained(request, syntax)):
+    if syntax is None:
+        return PLAIN_JSON
+    if is_constrained(request, syntax) and not _is_enforced(request, syntax):
         return PLAIN_JSON
     return syntax
+
+
+def _is_enforced(request: GenerationRequest, syntax: ToolSyntax) -> bool:
+    """True if a grammar in this syntax can enforce the schemas of all tools."""
+    if syntax.json:
+        return True
+    schemas = [tool.parameters or _NO_PARAMETERS for tool in request.tools]
+    return syntax.parameters is not None and all(map(can_be_tagged, schemas))
 
 
 def to_grammar(request: GenerationRequest, style: Style) -> Grammar | None:
@@ -260,7 +275,7 @@ class _Calls:
         Raises:
             UnsupportedParameterError: `param` is the reason why calls have to be constrained.
         """
-        if self._native is None or self._native.json:
+        if self._native is None or _is_enforced(self._request, self._native):
             return
         strict = next((n for n, tool in enumerate(self._request.tools) if tool.strict), None)
         param = "parallel_tool_calls" if strict is None else f"tools[{strict}].function.strict"
@@ -295,23 +310,31 @@ class _Calls:
 
     def _call(self) -> str:
         """The rule `call`: one tool's name and arguments."""
-        syntax, literal = self._syntax, self._writer.literal
-        # Some models number their calls.
-        before, *rest = syntax.before_arguments.split("{index}")
-        index = f" /[0-9]/ {literal(rest[0])}" if rest else ""
-        after = literal(syntax.after_arguments)
+        syntax = self._syntax
         names = [tool.name for tool in self._tools]
         if syntax.body == "object":
             names = [json.dumps(name, ensure_ascii=False)[1:-1] for name in names]
         calls = [
-            f"{literal(syntax.before_name + name + before)}{index} {arguments.name} {after}"
+            f"{self._text(syntax.before_name + name + syntax.before_arguments)}"
+            f" {arguments.name} {self._text(syntax.after_arguments)}"
             for name, arguments in zip(names, self._arguments, strict=True)
         ]
         return "call: " + "\n    | ".join(calls) + "\n"
 
+    def _text(self, text: str) -> str:
+        """Write a text of the syntax: calls may be numbered, or have ids."""
+        parts = re.split(f"([{ID}{INDEX}])", text)
+        return " ".join(_HOLES.get(part) or self._writer.literal(part) for part in parts if part)
+
     def _part(self, rules: str, param: str) -> _Part:
-        definitions = "".join(rule.definition for rule in self._arguments)
-        return _Part(rules + definitions, param, self._arguments)
+        if self._syntax.parameters is None:
+            definitions = "".join(rule.definition for rule in self._arguments)
+            return _Part(rules + definitions, param, self._arguments)
+        tagged = [
+            to_rules(rule.name, rule.schema, self._syntax.parameters, self._writer.literal)
+            for rule in self._arguments
+        ]
+        return _Part(rules + "".join(tagged), param)
 
 
 def parameters_path(index: int) -> str:

@@ -4,15 +4,16 @@ import json
 from collections.abc import Iterator
 from functools import lru_cache
 from pathlib import Path
-from typing import Any, cast, get_args
+from typing import Any, NamedTuple, get_args
 
 from msgspec import Struct
 
 from adapters.backend import Capability
+from adapters.chat_template.folder import renderer_name
 from adapters.mlx.embedding.files import is_embedding
 from adapters.mlx.models.fim import find_infill
-from adapters.mlx.output.reasoning import MARKERS, reasoning_of_template
-from adapters.mlx.output.tool_calls import syntax_of_template
+from adapters.mlx.output.reasoning import MARKERS
+from adapters.mlx.prompt.learned import learn_from_folder
 from adapters.request import Feature
 
 _FILES = (
@@ -21,6 +22,8 @@ _FILES = (
     "tokenizer.json",
     "tokenizer_config.json",
     "chat_template.jinja",
+    "chat_template.json",
+    "additional_chat_templates",
 )
 
 _BEFORE = frozenset({b'"', '"▁'.encode(), b'"\\u2581'})
@@ -43,8 +46,16 @@ def capabilities(name: str, path: Path, config: dict[str, Any]) -> frozenset[Cap
     """The capabilities of the model in `path`; cached, because vocabularies have megabytes."""
     if is_embedding(name, path, config):
         return frozenset({"embedding"})
-    files = tuple(_time_and_size(path / file) for file in _FILES)
-    return _of_generating_model(_Stamp(str(path), name, files))
+    return _describe(_stamp(name, path)).capabilities
+
+
+def template_notes(name: str, path: Path) -> tuple[str, ...]:
+    """Return `Model.template` of a model that generates; cached like its capabilities."""
+    return _describe(_stamp(name, path)).template
+
+
+def _stamp(name: str, path: Path) -> _Stamp:
+    return _Stamp(str(path), name, tuple(_time_and_size(path / file) for file in _FILES))
 
 
 def lacks(capabilities: frozenset[Capability]) -> frozenset[Feature]:
@@ -69,34 +80,24 @@ def _time_and_size(file: Path) -> tuple[int, int] | None:
     return stat.st_mtime_ns, stat.st_size
 
 
+class _Description(NamedTuple):
+    capabilities: frozenset[Capability]
+    template: tuple[str, ...]
+
+
 @lru_cache(maxsize=2048)
-def _of_generating_model(stamp: _Stamp) -> frozenset[Capability]:
+def _describe(stamp: _Stamp) -> _Description:
     path = Path(stamp.path)
-    template, vocabulary = chat_template(path), _MarkerTokens(path)
+    learned, vocabulary = learn_from_folder(path), _MarkerTokens(path)
     detected: dict[Capability, bool] = {
-        "chat": bool(template),
-        "tools": bool(template) and syntax_of_template(template) is not None,
-        "reasoning": reasoning_of_template(template) is not None
+        "chat": learned is not None or renderer_name(path) is not None,
+        "tools": learned is not None and learned.has_tools,
+        "reasoning": (learned is not None and learned.markers is not None)
         or any(start in vocabulary and end in vocabulary for start, end in MARKERS),
         "fim": find_infill(vocabulary) is not None,
     }
-    return frozenset(capability for capability, has in detected.items() if has)
-
-
-def chat_template(path: Path) -> str:
-    """Text of the chat template, of all templates if there are several; "" if there is none."""
-    try:
-        return (path / "chat_template.jinja").read_text(encoding="utf-8")
-    except (OSError, ValueError):
-        # Older models have it in the configuration of the tokenizer.
-        file = path / "tokenizer_config.json"
-        try:
-            config = cast(dict[str, Any], json.loads(file.read_bytes()))
-            value = config.get("chat_template")
-            named = cast(list[dict[str, str]], value) if isinstance(value, list) else []
-            return value if isinstance(value, str) else "\n".join(t["template"] for t in named)
-        except (OSError, ValueError, KeyError, TypeError, AttributeError):
-            return ""
+    can: frozenset[Capability] = frozenset(name for name, has in detected.items() if has)
+    return _Description(can, () if learned is None else learned.notes)
 
 
 class _MarkerTokens:

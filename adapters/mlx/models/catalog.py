@@ -24,7 +24,7 @@ from adapters.mlx.models.bundled import (
     find_gguf,
     imports_folder,
 )
-from adapters.mlx.models.capabilities import capabilities, lacks
+from adapters.mlx.models.capabilities import capabilities, lacks, template_notes
 from adapters.mlx.models.description import details
 from adapters.mlx.models.provenance import exports, origin_of
 
@@ -149,6 +149,7 @@ def read_folder(name: str, path: Path) -> Model | None:
         name=name,
         context_length=longest_input(path, config) if is_embedding else context_length(config),
         capabilities=can,
+        template=() if is_embedding else template_notes(name, path),
         lacks=lacks(can),
         size_bytes=sum(file.stat().st_size for file in weights),
         quantization=_quantization(config),

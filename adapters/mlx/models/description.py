@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any, cast
 
 from adapters.backend import Description, ModelDetails, TensorInfo
-from adapters.mlx.models.capabilities import chat_template
+from adapters.chat_template.folder import choose, read_templates
 from adapters.mlx.models.memory_estimate import read_tensors, read_weights
 
 _FLOAT32 = 4
@@ -52,7 +52,7 @@ def describe(name: str, path: Path, config: dict[str, Any], *, verbose: bool) ->
     """Describe the model in `path`; `verbose`: with its tensors."""
     return Description(
         facts=dict(_facts(name, path, config)),
-        template=chat_template(path),
+        template=_chat_template(path),
         parameters="\n".join(_sampling(path)),
         license=_license(path),
         recipe=f"FROM {name}\n",
@@ -94,6 +94,11 @@ def _facts(name: str, path: Path, config: dict[str, Any]) -> Iterator[tuple[str,
         value = text.get(setting, config.get(setting))
         if isinstance(value, int | float) and not isinstance(value, bool):
             yield f"{family}.{key}", value
+
+
+def _chat_template(path: Path) -> str:
+    templates = read_templates(path)
+    return choose(templates, tools=False) if templates else ""
 
 
 def _sampling(path: Path) -> Iterator[str]:

@@ -16,6 +16,7 @@ from mlx_lm import utils as mlx_lm_utils
 from mlx_lm.models.cache import ArraysCache, CacheList, make_prompt_cache
 from mlx_lm.tuner.utils import load_adapters
 
+from adapters.chat_template.template import ChatTemplate
 from adapters.errors import BackendError, GenerationError
 from adapters.mlx.device import unpacks
 from adapters.mlx.grammar.compiler import GrammarCompiler
@@ -25,8 +26,10 @@ from adapters.mlx.models.dequantize import Packed, unpack
 from adapters.mlx.models.load_progress import Extras, Loading
 from adapters.mlx.output.detokenize import Vocabulary
 from adapters.mlx.output.reasoning import Reasoning, find_reasoning
-from adapters.mlx.output.tool_calls import ToolSyntax, find_syntax
+from adapters.mlx.output.tool_calls import ToolSyntax
 from adapters.mlx.prompt.control_tokens import ControlTokens
+from adapters.mlx.prompt.learned import Learned
+from adapters.mlx.prompt.template import read_template
 from adapters.request import Sampling
 
 logger = logging.getLogger(__name__)
@@ -55,6 +58,10 @@ class LoadedModel:
     """The syntax of its tool calls; `None` if its template supports no tools."""
     grammars: GrammarCompiler
     control: ControlTokens
+    template: ChatTemplate | None = None
+    """`None`: the model is not for chats."""
+    learned: Learned | None = None
+    """Facts that the template shows."""
     files: tuple[Path, ...] = ()
     """The files it was loaded from."""
     draft: Any = None
@@ -152,6 +159,8 @@ def _load(
         syntax=texts.syntax,
         grammars=GrammarCompiler(texts.tokenizer, texts.end_tokens),
         control=texts.control,
+        template=texts.template,
+        learned=texts.learned,
         files=(*model_files(path), *(model_files(extras.lora) if extras.lora else ())),
         draft=draft,
     )
@@ -166,6 +175,8 @@ class Tokenization(NamedTuple):
     reasoning: Reasoning | None
     syntax: ToolSyntax | None
     control: ControlTokens
+    template: ChatTemplate | None
+    learned: Learned | None
 
 
 def _read_tokenizer(path: Path, config: dict[str, Any], draft: Path | None) -> Tokenization:
@@ -173,13 +184,16 @@ def _read_tokenizer(path: Path, config: dict[str, Any], draft: Path | None) -> T
     own = tokenizer.get_vocab() if draft is not None else None
     if draft is not None and own != mlx_lm_utils.load_tokenizer(draft).get_vocab():
         raise GenerationError("The draft model's vocabulary differs from its base's.", lasting=True)
+    template, learned = read_template(path, tokenizer)
     return Tokenization(
         tokenizer,
         Vocabulary(tokenizer),
         frozenset(tokenizer.eos_token_ids),
-        find_reasoning(tokenizer),
-        find_syntax(tokenizer),
+        find_reasoning(tokenizer, learned.markers if learned is not None else None),
+        learned.syntax if learned is not None else None,
         ControlTokens(tokenizer),
+        template,
+        learned,
     )
 
 

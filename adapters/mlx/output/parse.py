@@ -68,7 +68,7 @@ class Sections:
         self._syntax = syntax
         self._tools = tools
         self._begin = syntax.begin if syntax is not None else ""
-        self._bare = syntax is not None and syntax.name in ("plain_json", "llama")
+        self._bare = syntax is not None and syntax.is_bare
         self._marks = hidden
         self._text = ""
         self._space = ""
@@ -123,7 +123,7 @@ class Sections:
             self._text = bare[len(think) :]
             self._begin_reasoning()
             return [as_marker(space + think)]
-        if self._bare and bare[0] in "{[":
+        if self._bare and self._may_call(bare):
             self._text = bare
             return self._open("", space)
         self._state = "content"
@@ -131,6 +131,14 @@ class Sections:
             self._text = bare
             return [as_marker(space)]
         return []
+
+    def _may_call(self, text: str) -> bool:
+        """Return whether a bare call may begin with `text`: as JSON, or with a function's name."""
+        if self._syntax is not None and self._syntax.body == "header":
+            return any(
+                text.startswith(tool.name) or tool.name.startswith(text) for tool in self._tools
+            )
+        return text[0] in "{["
 
     def _read_content(self) -> list[Piece]:
         marks = [mark for mark in (self._begin, *self._marks) if mark]

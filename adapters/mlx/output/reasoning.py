@@ -7,8 +7,6 @@ from typing import Any, Literal
 
 from msgspec import Struct
 
-from adapters.mlx.output.tool_calls.syntax import template_text
-
 Thinking = Literal["none", "open", "may"]
 """Reasoning before the answer: none, opened by the prompt, or up to the model."""
 
@@ -67,13 +65,13 @@ def reasoning_of_template(template: str) -> tuple[str, str] | None:
     return next((pair for pair in MARKERS[1:] if pair[1] in template), None)
 
 
-def find_reasoning(tokenizer: Any) -> Reasoning | None:
+def find_reasoning(tokenizer: Any, pair: tuple[str, str] | None) -> Reasoning | None:
     """Return the markers of the model behind mlx-lm's `tokenizer`; `None` without reasoning.
 
-    The template's markers come first, then a pair that the vocabulary has as tokens.
+    `pair`: the template's markers, which come before a pair that the vocabulary has as tokens.
     """
     vocabulary = tokenizer.get_vocab()
-    pair = reasoning_of_template(template_text(tokenizer)) or next(
+    pair = pair or next(
         (pair for pair in MARKERS if pair[0] in vocabulary and pair[1] in vocabulary), None
     )
     if pair is None and tokenizer.has_thinking:

@@ -4,15 +4,32 @@
 import json
 from typing import Any, NamedTuple
 
-from jinja2 import TemplateError
+from msgspec.structs import replace
 
-from adapters.errors import GenerationError, InvalidRequestError, UnsupportedParameterError
+from adapters.chat_template.form import to_template_message, to_template_tool
+from adapters.chat_template.jinja import TemplateRefusalError
+from adapters.chat_template.rewriting import rewrite
+from adapters.chat_template.template import ChatTemplate
+from adapters.errors import (
+    BackendError,
+    GenerationError,
+    InvalidRequestError,
+    UnsupportedParameterError,
+)
 from adapters.mlx.models.load import LoadedModel
 from adapters.mlx.output.reasoning import TAIL, Thinking, is_open
-from adapters.mlx.output.tool_calls.mlx_lm_calls import to_openai
-from adapters.mlx.output.tool_calls.tools_as_text import tools_as_text
+from adapters.mlx.output.tool_calls.tools_as_text import with_tools_as_text
+from adapters.mlx.prompt.control_tokens import ControlTokens
+from adapters.mlx.prompt.learned import Learned
 from adapters.mlx.prompt.raw import raw_ids
-from adapters.request import GenerationRequest, Message, ReasoningEffort, Tool
+from adapters.request import (
+    GenerationRequest,
+    Message,
+    ReasoningEffort,
+    TextPart,
+    Tool,
+    ToolCall,
+)
 
 _LEVELS: dict[ReasoningEffort, ReasoningEffort] = {"minimal": "low", "xhigh": "high"}
 """Templates with levels have the three of gpt-oss."""
@@ -24,6 +41,8 @@ class Prompt(NamedTuple):
     """State of the thinking that comes before the answer."""
     is_answering: bool = False
     """For models with channels: true if the prompt ends with the header of the final message."""
+    rewritten: tuple[str, ...] = ()
+    """Names of what was done with the messages; see `adapters.chat_template.rewriting`."""
 
 
 def render(loaded: LoadedModel, request: GenerationRequest) -> Prompt:
@@ -36,7 +55,11 @@ def render(loaded: LoadedModel, request: GenerationRequest) -> Prompt:
     """
     if not isinstance(request.prompt, tuple):
         return Prompt(raw_ids(loaded.tokenizer, request))
-    ids = _apply_template(loaded, request, request.prompt)
+    ids, done = _apply_template(loaded, request, request.prompt)
+    return _with_thinking(loaded, request, ids)._replace(rewritten=done)
+
+
+def _with_thinking(loaded: LoadedModel, request: GenerationRequest, ids: list[int]) -> Prompt:
     if loaded.reasoning is None:
         return Prompt(ids)
     if request.continue_final_message:
@@ -53,47 +76,134 @@ def offered_tools(request: GenerationRequest) -> tuple[Tool, ...]:
 
 def _apply_template(
     loaded: LoadedModel, request: GenerationRequest, messages: tuple[Message, ...]
-) -> list[int]:
-    if not loaded.tokenizer.has_chat_template:
+) -> tuple[list[int], tuple[str, ...]]:
+    """Return the ids, and the names of what was done with the messages before."""
+    if loaded.template is None or loaded.learned is None:
         raise InvalidRequestError("This model has no chat template.", param="messages")
-    tools, arguments = offered_tools(request), _effort(request.reasoning_effort)
-    if loaded.syntax is None:
-        messages = tools_as_text(messages, tools, forced=request.tool_choice != "auto")
-    elif tools:
-        arguments["tools"] = [to_openai(tool) for tool in tools]
-    chat = [to_template_message(message) for message in messages]
-    if request.continue_final_message:
-        arguments["continue_final_message"] = True
-    else:
-        arguments["add_generation_prompt"] = True
+    learned, tools = loaded.learned, offered_tools(request)
+    done: list[str] = []
+    if tools and (not learned.has_tools):
+        forced = request.tool_choice != "auto"
+        messages = with_tools_as_text(messages, tools, loaded.syntax, forced=forced)
+        tools, done = (), ["tools-as-text"]
+    chat = _Chat(messages, [to_template_tool(tool) for tool in tools], request)
     try:
-        return _encode(loaded, chat, arguments)
-    except TemplateError as error:
-        # `raise_exception` in a template, such as "Conversation roles must alternate".
-        raise InvalidRequestError(
-            f"The model's chat template rejects these messages: {error}", param="messages"
-        ) from error
-    except Exception as error:
-        if request.continue_final_message and isinstance(error, (TypeError, ValueError)):
-            # Transformers finds no end of the message in what the template made of it.
-            raise UnsupportedParameterError(
-                f"The chat template of '{request.model}' cannot continue a message.",
-                param="continue_final_message",
-            ) from error
-        raise GenerationError("The model's chat template failed.", lasting=True) from error
+        ids, rewrites = _encode(loaded.template, learned, loaded, chat)
+    except TemplateRefusalError as error:
+        raise _refusal(learned, error) from error
+    return ids, (*done, *rewrites)
 
 
-def _encode(loaded: LoadedModel, chat: list[Any], arguments: dict[str, Any]) -> list[int]:
+def _left_out(messages: tuple[Message, ...], text: str) -> tuple[str, ...]:
+    """Name the reasoning since the last message of the user that is not in the prompt.
+
+    Reasoning before it is left out by nearly all templates, as in the training of their models.
+    """
+    for message in reversed(messages):
+        if message.role == "user":
+            break
+        if message.reasoning and message.reasoning.strip() not in text:
+            return ("thoughts-left-out",)
+    return ()
+
+
+def _refusal(learned: Learned, error: TemplateRefusalError) -> BackendError:
+    """The error of a conversation that the template refuses, or of a template that refuses all."""
+    if "turns" in learned.plan.refused:
+        return GenerationError(f"The model's chat template failed: {error}", lasting=True)
+    return InvalidRequestError(
+        f"The model's chat template rejects these messages: {error}", param="messages"
+    )
+
+
+class _Chat(NamedTuple):
+    messages: tuple[Message, ...]
+    tools: list[dict[str, Any]]
+    request: GenerationRequest
+
+
+def _encode(
+    template: ChatTemplate, learned: Learned, loaded: LoadedModel, chat: _Chat
+) -> tuple[list[int], tuple[str, ...]]:
     """Render and tokenize; names of control tokens in messages and tools are text."""
-    apply = loaded.tokenizer.apply_chat_template
-    if not loaded.control.occur_in([chat, arguments.get("tools")]):
-        return list(apply(chat, **arguments))
-    hidden, kept = loaded.control.hide([chat, arguments])
-    return loaded.control.encode(apply(hidden, tokenize=False, **kept))
+    told = rewrite(chat.messages, learned.plan.rewrites, learned.writing)
+    converted = [to_template_message(message, learned.plan.form) for message in told.messages]
+    arguments = _arguments(loaded, chat.request)
+    if not loaded.control.occur_in([converted, chat.tools]):
+        text = _render(template, learned, converted, chat.tools, arguments, chat.request)
+        ids = list(loaded.tokenizer.encode(text, add_special_tokens=False))
+        return ids, (*told.done, *_left_out(told.messages, text))
+    # The model's own notation, in rewritten messages, keeps its control tokens.
+    hidden = tuple(_hidden(loaded.control, message) for message in chat.messages)
+    told = rewrite(hidden, learned.plan.rewrites, learned.writing)
+    converted = [to_template_message(message, learned.plan.form) for message in told.messages]
+    tools = loaded.control.hide(chat.tools)
+    text = _render(template, learned, converted, tools, arguments, chat.request)
+    return loaded.control.encode(text), (*told.done, *_left_out(told.messages, text))
+
+
+def _hidden(control: ControlTokens, message: Message) -> Message:
+    """Replace the names of control tokens in all texts of a message by stand-ins."""
+    return replace(
+        message,
+        content=tuple(
+            TextPart(control.hide(part.text)) if isinstance(part, TextPart) else part
+            for part in message.content
+        ),
+        reasoning=control.hide(message.reasoning),
+        tool_calls=tuple(_hidden_call(control, call) for call in message.tool_calls),
+        tool_call_id=control.hide(message.tool_call_id),
+        name=control.hide(message.name),
+    )
+
+
+def _hidden_call(control: ControlTokens, call: ToolCall) -> ToolCall:
+    try:
+        # JSON may write a name with escapes.
+        arguments = json.dumps(control.hide(json.loads(call.arguments)), ensure_ascii=False)
+    except ValueError:
+        arguments = control.hide(call.arguments)
+    return ToolCall(control.hide(call.id), control.hide(call.name), arguments)
+
+
+_CONTINUED = "\ue0ff"
+"""Marks the end of the text that is to be continued."""
+
+
+def _render(
+    template: ChatTemplate,
+    learned: Learned,
+    messages: list[dict[str, Any]],
+    tools: list[dict[str, Any]],
+    arguments: dict[str, Any],
+    request: GenerationRequest,
+) -> str:
+    """
+    Raises:
+        TemplateRefusalError: the template's own reason.
+        UnsupportedParameterError: the template does not show the text that is to be continued.
+    """
+    given = tools or (None if learned.plan.form.no_tools == "null" else [])
+    if not request.continue_final_message:
+        return template.render(messages, given, {**arguments, "add_generation_prompt": True})
+    messages[-1]["content"] += _CONTINUED
+    text = template.render(messages, given, {**arguments, "add_generation_prompt": False})
+    before, mark, _ = text.rpartition(_CONTINUED)
+    if not mark:
+        raise UnsupportedParameterError(
+            f"The chat template of '{request.model}' cannot continue a message.",
+            param="continue_final_message",
+        )
+    return before
+
+
+def _arguments(loaded: LoadedModel, request: GenerationRequest) -> dict[str, Any]:
+    """The variables of the template, for the thinking; as mlx-lm has it where nothing is said."""
+    return {"enable_thinking": loaded.tokenizer.has_thinking, **_effort(request.reasoning_effort)}
 
 
 def _effort(effort: ReasoningEffort | None) -> dict[str, Any]:
-    """Template arguments; mlx-lm renames `enable_thinking` for templates that use `thinking`."""
+    """Template arguments, by the names that most templates have."""
     if effort is None:
         return {}
     return {"enable_thinking": effort != "none", "reasoning_effort": _LEVELS.get(effort, effort)}
@@ -125,32 +235,3 @@ def _without_thinking(loaded: LoadedModel, request: GenerationRequest, ids: list
     text = loaded.reasoning.skipped(loaded.tokenizer.decode(ids[-TAIL:]))
     ids += loaded.tokenizer.encode(text, add_special_tokens=False)
     return Prompt(ids, is_answering=is_harmony)
-
-
-def to_template_message(message: Message) -> dict[str, Any]:
-    """Convert a message for chat templates, which expect call arguments as an object."""
-    converted: dict[str, Any] = {"role": message.role, "content": message.text}
-    if message.reasoning is not None:
-        converted["reasoning_content"] = message.reasoning
-    if message.tool_calls:
-        converted["tool_calls"] = [
-            {
-                "id": call.id,
-                "type": "function",
-                "function": {"name": call.name, "arguments": _arguments(call.arguments)},
-            }
-            for call in message.tool_calls
-        ]
-    if message.tool_call_id is not None:
-        converted["tool_call_id"] = message.tool_call_id
-    if message.name is not None:
-        converted["name"] = message.name
-    return converted
-
-
-def _arguments(text: str) -> Any:
-    try:
-        return json.loads(text)
-    except ValueError:
-        # Calls of earlier turns may be malformed: they are passed on as text.
-        return text

@@ -34,6 +34,8 @@ class Prepared(NamedTuple):
     """Tokens that prompt and answer may have together."""
     ignored: tuple[str, ...] = ()
     """See `Started.ignored`."""
+    rewritten: tuple[str, ...] = ()
+    """See `Started.template`."""
 
 
 async def prepare(
@@ -62,7 +64,8 @@ async def prepare(
     if request.echo:
         echo = await loop.run_in_executor(tokenizing, raw_text, loaded.tokenizer, request.prompt)
     sequences = _to_sequences(request, loaded, prompt, context, processors)
-    return Prepared(sequences, _to_reading(request, loaded, prompt, echo), context, ignored)
+    reading = _to_reading(request, loaded, prompt, echo)
+    return Prepared(sequences, reading, context, ignored, prompt.rewritten)
 
 
 async def constrain(

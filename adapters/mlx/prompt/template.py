@@ -1,11 +1,59 @@
 """Chat template and tokenizer of a model folder, without its weights."""
 
 # pyright: basic
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
-from jinja2 import TemplateError
 from mlx_lm.utils import load_tokenizer
+
+from adapters.chat_template.folder import read_templates, renderer_name
+from adapters.chat_template.jinja import TemplateRefusalError
+from adapters.chat_template.template import ChatTemplate, JinjaTemplates
+from adapters.mlx.prompt.learned import Learned, learn, learn_from_texts
+
+
+class FunctionTemplate:
+    """A template that is a function of mlx-lm (`chat_template_type`)."""
+
+    def __init__(self, tokenizer: Any) -> None:
+        self._tokenizer = tokenizer
+
+    def render(
+        self,
+        messages: Sequence[Mapping[str, Any]],
+        tools: Sequence[Mapping[str, Any]] | None,
+        arguments: Mapping[str, Any],
+    ) -> str:
+        given = {"tools": tools} if tools else {}
+        try:
+            return str(
+                self._tokenizer.apply_chat_template(messages, tokenize=False, **given, **arguments)
+            )
+        except Exception as error:
+            # The same as with Jinja: whatever it raises is about this conversation.
+            raise TemplateRefusalError(str(error) or type(error).__name__) from error
+
+
+def read_template(path: Path, tokenizer: Any) -> tuple[ChatTemplate | None, Learned | None]:
+    """Return the template of a model and what it shows; `None` for a model without one."""
+    parser = str(tokenizer.init_kwargs.get("tool_parser_type") or "")
+    ends = frozenset(str(tokenizer.convert_ids_to_tokens(end)) for end in tokenizer.eos_token_ids)
+    if tokenizer.has_chat_template and (name := renderer_name(path)) is not None:
+        function = FunctionTemplate(tokenizer)
+        return function, learn(function, name, ends=ends, parser=parser)
+    texts = _texts(tokenizer.chat_template) or read_templates(path)
+    if not texts:
+        return None, None
+    tokens = {name: str(text) for name, text in tokenizer.special_tokens_map.items()}
+    return JinjaTemplates(texts, tokens), learn_from_texts(texts, tokens, ends=ends, parser=parser)
+
+
+def _texts(template: Any) -> dict[str, str]:
+    """The templates of a tokenizer by name."""
+    if isinstance(template, dict):
+        return {str(name): str(text) for name, text in template.items()}
+    return {"default": template} if isinstance(template, str) and template else {}
 
 
 class FolderTokenizer:
@@ -13,22 +61,23 @@ class FolderTokenizer:
 
     def __init__(self, folder: Path) -> None:
         self._tokenizer = load_tokenizer(folder)
+        self._template, _ = read_template(folder, self._tokenizer)
 
     def render(self, messages: Sequence[tuple[str, str]]) -> str | None:
-        """The prompt for `messages`, each a role and a text.
+        """The prompt for `messages`, each a role and a text, with nothing rewritten.
 
         `None` if there is no template, or it rejects them.
         """
-        if not self._tokenizer.has_chat_template:
+        if self._template is None:
             return None
         chat = [{"role": role, "content": content} for role, content in messages]
+        arguments = {
+            "add_generation_prompt": True,
+            "enable_thinking": self._tokenizer.has_thinking,
+        }
         try:
-            return str(
-                self._tokenizer.apply_chat_template(
-                    chat, tokenize=False, add_generation_prompt=True
-                )
-            )
-        except TemplateError:
+            return self._template.render(chat, None, arguments)
+        except TemplateRefusalError:
             return None
 
     @property

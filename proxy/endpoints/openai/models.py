@@ -29,6 +29,8 @@ class DeploymentCard(Struct, kw_only=True):
     digest: str | None
     context_length: int | None
     capabilities: list[str]
+    template: list[str]
+    """Names of what is done with messages that its chat template does not take as they are."""
     loaded: bool | None
     loaded_context: int | None
     """Tokens of context that the model is loaded with, if the backend chooses them."""
@@ -111,6 +113,7 @@ def to_deployment_card(deployment: Deployment) -> DeploymentCard:
         digest=model.digest,
         context_length=model.context_length,
         capabilities=sorted(model.capabilities),
+        template=list(model.template),
         loaded=model.loaded,
         loaded_context=model.loaded_context,
     )

@@ -2,11 +2,15 @@ import asyncio
 from collections.abc import AsyncGenerator
 from contextlib import aclosing
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 import pytest
 
 from adapters.mlx import blas
 from adapters.mlx.models import bundled
+
+if TYPE_CHECKING:
+    from adapters.mlx.grammar.compiler import GrammarCompiler
 
 # Before any test imports mlx: afterwards it has no effect.
 blas.preload()
@@ -47,3 +51,21 @@ def smollm2_gguf() -> Path:
 def smollm2_folder() -> Path:
     """The real model, converted into the user's cache: once per machine, not once per session."""
     return asyncio.run(bundled.ensure_converted(bundled.cache_folder(None)))
+
+
+@pytest.fixture(scope="session")
+def tokenizer(tmp_path_factory: pytest.TempPathFactory) -> Any:
+    """The byte vocabulary of `tiny_model`."""
+    from fakes.tiny_model import write_tiny_model
+    from mlx_lm.tokenizer_utils import load
+
+    return load(write_tiny_model(tmp_path_factory.mktemp("tiny")))
+
+
+@pytest.fixture
+def compiler(tokenizer: Any) -> "GrammarCompiler":
+    from fakes.tiny_model import END
+
+    from adapters.mlx.grammar.compiler import GrammarCompiler
+
+    return GrammarCompiler(tokenizer, frozenset({END}))

@@ -42,6 +42,7 @@ from adapters.request import (
     Sampling,
     TokenIds,
     Tool,
+    ToolCall,
 )
 
 CALL = '<tool_call>\n{"name": "weather", "arguments": {"city": "Paris"}}\n</tool_call>'
@@ -261,7 +262,9 @@ async def test_thoughts_come_before_a_forced_call_and_do_not_count_as_one(
     asked = chat(tools=(WEATHER,), tool_choice="required")
     matcher, _ = await loaded.grammars.compile(asked, style)
     assert matcher is not None
-    ids = loaded.tokenizer.encode(f"<think>Call {CALL}?</think>{CALL}", add_special_tokens=False)
+    assert loaded.syntax is not None
+    call = loaded.syntax.write([ToolCall("call_1", "weather", '{"city": "Paris"}')])
+    ids = loaded.tokenizer.encode(f"<think>Call {CALL}?</think>{call}", add_special_tokens=False)
     assert matcher.try_consume_tokens(ids) == len(ids)
     assert matcher.is_accepting()
 

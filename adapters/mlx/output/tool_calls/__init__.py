@@ -1,11 +1,5 @@
 """Tool calls in model output: the syntax of each model, and streaming parsers for it."""
 
-from adapters.mlx.output.tool_calls.syntax import (
-    PLAIN_JSON,
-    ToolSyntax,
-    find_syntax,
-    syntax_of_template,
-    template_text,
-)
+from adapters.mlx.output.tool_calls.syntax import PLAIN_JSON, ToolSyntax, syntax_of_template
 
-__all__ = ["PLAIN_JSON", "ToolSyntax", "find_syntax", "syntax_of_template", "template_text"]
+__all__ = ["PLAIN_JSON", "ToolSyntax", "syntax_of_template"]

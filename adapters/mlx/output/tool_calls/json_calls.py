@@ -15,10 +15,23 @@ _BETWEEN = " \t\r\n[],;"
 class JSONCalls:
     """Streams arguments as they are written, as soon as the name of the function is known."""
 
-    def __init__(self, begin: str, end: str, names: frozenset[str]) -> None:
+    def __init__(
+        self,
+        begin: str,
+        end: str,
+        names: frozenset[str],
+        *,
+        keys: tuple[str, str] = ("name", "arguments"),
+        name_is_key: bool = False,
+    ) -> None:
+        """`keys`: of the name and of the arguments, beside the usual ones. `name_is_key`: the name
+        of the function is itself the key of its arguments."""
         self._begin = begin
         self._end = end
         self._names = names
+        self._name_keys = (*_NAME, keys[0])
+        self._arguments_keys = (*_ARGUMENTS, keys[1])
+        self._name_is_key = name_is_key
         self._buffer = ""
         self._closing = ""
         self._pieces: list[Piece] = []
@@ -89,9 +102,11 @@ class JSONCalls:
         if depth == 1 and before == "value" and not char.isspace():
             self._key = _load(self._member.rstrip()[:-1])
             self._member = ""
-            if self._key in _ARGUMENTS and self._has_arguments:
+            if self._name_is_key and self._key in self._names and self._name is None:
+                self._name, self._key = self._key, self._arguments_keys[-1]
+            if self._key in self._arguments_keys and self._has_arguments:
                 return False
-            if self._key in _ARGUMENTS and char == "{" and self._name is not None:
+            if self._key in self._arguments_keys and char == "{" and self._name is not None:
                 self._begin_call(self._name)
                 self._stream.add(char, scanner.state)
                 self._streaming, self._key = True, None
@@ -111,11 +126,11 @@ class JSONCalls:
     def _end_value(self) -> bool:
         key, self._key = self._key, None
         value: Any = _load(self._member)
-        if key in _NAME:
+        if key in self._name_keys:
             self._name = value if isinstance(value, str) else None
             if self._name not in self._names:
                 return False
-        elif key in _ARGUMENTS:
+        elif key in self._arguments_keys:
             # Arguments before the name, as a string, or null for none.
             if isinstance(value, str):
                 value = _load(value)

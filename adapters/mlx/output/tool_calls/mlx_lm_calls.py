@@ -5,6 +5,7 @@ from collections.abc import Callable
 from importlib import import_module
 from typing import Any, cast
 
+from adapters.chat_template.form import to_template_tool
 from adapters.mlx.output.tool_calls.output_pieces import Piece, as_marker, as_shown
 from adapters.mlx.output.tool_calls.syntax import ToolSyntax
 from adapters.request import Tool
@@ -37,7 +38,7 @@ class MLXLMCalls:
 
     def _read(self, body: str, end: str) -> list[Piece]:
         span = self._syntax.begin + body + end
-        calls = parse(self._syntax.name, body, self._tools)
+        calls = parse(self._syntax.parser, body, self._tools)
         if not calls:
             return [as_shown(span)]
         self.called = True
@@ -56,7 +57,7 @@ def parse(parser: str, body: str, tools: tuple[Tool, ...]) -> list[Call]:
     module = import_module(f"mlx_lm.tool_parsers.{parser}")
     parse_span = cast(Callable[[str, Any], Any], module.parse_tool_call)
     try:
-        result = parse_span(body, [to_openai(tool) for tool in tools])
+        result = parse_span(body, [to_template_tool(tool) for tool in tools])
         return _validate(cast(list[Any], result) if isinstance(result, list) else [result], tools)
     except Exception:
         # These parsers raise any exception on malformed text, which then is not a call.
@@ -73,15 +74,3 @@ def _validate(parsed: list[Any], tools: tuple[Tool, ...]) -> list[Call]:
             return []
         calls.append((name, json.dumps(arguments, ensure_ascii=False, allow_nan=False)))
     return calls
-
-
-def to_openai(tool: Tool) -> dict[str, Any]:
-    """Convert a tool to the form that chat templates and mlx-lm's parsers expect."""
-    return {
-        "type": "function",
-        "function": {
-            "name": tool.name,
-            "description": tool.description or "",
-            "parameters": tool.parameters or {"type": "object", "properties": {}},
-        },
-    }

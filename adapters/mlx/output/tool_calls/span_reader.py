@@ -5,6 +5,7 @@ from adapters.mlx.output.tool_calls.json_calls import JSONCalls
 from adapters.mlx.output.tool_calls.mlx_lm_calls import MLXLMCalls
 from adapters.mlx.output.tool_calls.output_pieces import Piece, SpanReader, as_shown
 from adapters.mlx.output.tool_calls.syntax import ToolSyntax
+from adapters.mlx.output.tool_calls.tagged_calls import TaggedCalls
 from adapters.request import Tool
 
 
@@ -12,7 +13,9 @@ def open_span(syntax: ToolSyntax, tools: tuple[Tool, ...], begin: str) -> SpanRe
     """A parser of the text after `begin`, which is "" if the answer begins with the call itself."""
     names = frozenset(tool.name for tool in tools)
     if syntax.body == "object":
-        return JSONCalls(begin, syntax.end, names)
+        return JSONCalls(begin, syntax.end, names, keys=syntax.keys, name_is_key=syntax.name_is_key)
+    if not syntax.begin:
+        return HeaderCalls(syntax, names)
     return _DetectedCalls(syntax, tools, names)
 
 
@@ -45,8 +48,10 @@ class _DetectedCalls:
         return self._reader.finish()
 
     def _choose(self, first: str) -> SpanReader:
-        if first in "[{" and self._syntax.name != "pythonic":
+        if first in "[{" and self._syntax.allows_json:
             return JSONCalls(self._syntax.begin, self._syntax.end, self._names)
         if self._syntax.body == "header":
             return HeaderCalls(self._syntax, self._names)
+        if self._syntax.body == "tagged" and not self._syntax.parser:
+            return TaggedCalls(self._syntax, self._tools)
         return MLXLMCalls(self._syntax, self._tools)

@@ -3,11 +3,55 @@
 Imports neither mlx nor transformers: the catalogue recognises templates with it.
 """
 
-from typing import Any, Literal
+import json
+import re
+from collections.abc import Sequence
+from typing import Any, Literal, NamedTuple
 
 from msgspec import Struct
 
-Body = Literal["object", "header", "harmony", "parsed"]
+from adapters.request import ToolCall
+
+Body = Literal["object", "header", "harmony", "tagged", "parsed"]
+NAME, ID, INDEX, KEY = "\ue000", "\ue001", "\ue002", "\ue003"
+"""Places in a text: the name of the function, the id and the number of the call, a key."""
+
+
+class Value(NamedTuple):
+    """The texts around one argument: before its key, between key and value, after the value."""
+
+    head: str
+    middle: str
+    tail: str
+
+
+class Parameters(Struct, frozen=True, kw_only=True):
+    """Arguments that are written one by one, each with its key, and not as a JSON object."""
+
+    string: Value
+    other: Value
+    """Around a number or anything else that is not a string, which is written as JSON."""
+    between: str = ""
+    strings_are_json: bool = False
+    """Strings are written as JSON, quotes included; otherwise as they are."""
+    python_booleans: bool = False
+    """True and False instead of true and false."""
+
+    def write(self, key: str, value: Any) -> str:
+        """Write one argument."""
+        is_text = isinstance(value, str)
+        around = self.string if is_text else self.other
+        text = value if is_text and not self.strings_are_json else _dump(value)
+        if isinstance(value, bool) and self.python_booleans:
+            text = str(value)
+        return f"{around.head}{key}{around.middle}{text}{around.tail.replace(KEY, key)}"
+
+    def write_all(self, arguments: dict[str, Any]) -> str:
+        return self.between.join(self.write(key, value) for key, value in arguments.items())
+
+
+def _dump(value: Any) -> str:
+    return json.dumps(value, ensure_ascii=False)
 
 
 class ToolSyntax(Struct, frozen=True, kw_only=True):
@@ -17,7 +61,6 @@ class ToolSyntax(Struct, frozen=True, kw_only=True):
         between_calls, before_name, NAME, …, closing
 
     or, if `between_calls` is None, has a span for each call, with `between_spans` in between.
-    `{index}` in `before_arguments` is the number of the call, from 0.
     """
 
     name: str
@@ -25,7 +68,8 @@ class ToolSyntax(Struct, frozen=True, kw_only=True):
     """The arguments are written as one JSON object."""
     body: Body = "object"
     """Form of a span: JSON objects with the name in them, a header before the arguments,
-    gpt-oss's channels, or any text that mlx-lm's parser of that name reads at its end."""
+    gpt-oss's channels, `parameters`, or any text that mlx-lm's parser of that name reads at its
+    end."""
     begin: str = ""
     """Opens a span of calls; without it, calls are recognised only where the answer begins."""
     end: str = ""
@@ -43,6 +87,57 @@ class ToolSyntax(Struct, frozen=True, kw_only=True):
     """For the body `header`: a regular expression for all text before the arguments."""
     marks: tuple[str, ...] = ()
     """Further texts that may be control tokens and that the parser needs to see."""
+    parameters: Parameters | None = None
+    """For the body `tagged`: the arguments, between `before_arguments` and `after_arguments`."""
+    name_is_key: bool = False
+    """For the body `object`: the name of the function is the key of the arguments."""
+    parser: str = ""
+    """mlx-lm's parser that reads a span, where the texts above do not suffice."""
+
+    @property
+    def keys(self) -> tuple[str, str]:
+        """The keys of name and arguments, for the body `object`."""
+        name = re.search(r'"(\w+)":\s*"$', self.before_name)
+        arguments = re.search(r'"(\w+)":\s*$', self.before_arguments)
+        return name[1] if name else "name", arguments[1] if arguments else "arguments"
+
+    @property
+    def allows_json(self) -> bool:
+        """False where a bracket may begin a call that is not JSON."""
+        return self.parser != "pythonic" and not self.opening.endswith("[")
+
+    @property
+    def is_bare(self) -> bool:
+        """True if nothing announces a call: it is at the beginning of an answer, or nowhere."""
+        return self.begin == "" or self.name == "llama"
+
+    @property
+    def is_written(self) -> bool:
+        """True if calls can be written in it, by a grammar as by `write`."""
+        return self.json or self.parameters is not None
+
+    def write(self, calls: Sequence[ToolCall]) -> str:
+        """Write the calls of one turn as the model does."""
+        written = [self._write(number, call) for number, call in enumerate(calls)]
+        if self.between_calls is not None:
+            return f"{self.opening}{self.between_calls.join(written)}{self.closing}"
+        return self.between_spans.join(f"{self.opening}{call}{self.closing}" for call in written)
+
+    def _write(self, number: int, call: ToolCall) -> str:
+        before, arguments = f"{self.before_name}{call.name}{self.before_arguments}", call.arguments
+        if self.parameters is not None:
+            arguments = self.parameters.write_all(_to_object(call.arguments))
+        text = f"{before}{arguments or '{}'}{self.after_arguments}"
+        return text.replace(ID, call.id).replace(INDEX, str(number))
+
+
+def _to_object(text: str) -> dict[str, Any]:
+    """Parse arguments; a call of an earlier turn may have others than an object."""
+    try:
+        value = json.loads(text)
+    except ValueError:
+        return {}
+    return value if isinstance(value, dict) else {}  # pyright: ignore[reportUnknownVariableType]
 
 
 PLAIN_JSON = ToolSyntax(
@@ -126,7 +221,7 @@ KIMI_K2 = ToolSyntax(
     opening="<|tool_calls_section_begin|>",
     closing="<|tool_calls_section_end|>",
     before_name="<|tool_call_begin|>functions.",
-    before_arguments=":{index}<|tool_call_argument_begin|>",
+    before_arguments=f":{INDEX}<|tool_call_argument_begin|>",
     after_arguments="<|tool_call_end|>",
     between_calls="",
     header=(
@@ -165,7 +260,9 @@ def _json_list(name: str, begin: str, end: str) -> ToolSyntax:
 
 def _parsed(name: str, begin: str, end: str, *marks: str) -> ToolSyntax:
     """A syntax without JSON, parsed by mlx-lm's parser `name` at the end of the span."""
-    return ToolSyntax(name=name, json=False, body="parsed", begin=begin, end=end, marks=marks)
+    return ToolSyntax(
+        name=name, json=False, body="parsed", begin=begin, end=end, marks=marks, parser=name
+    )
 
 
 # Markers and order of mlx_lm.tokenizer_utils._infer_tool_parser (0.32.2).
@@ -271,24 +368,3 @@ def syntax_of_template(template: str) -> ToolSyntax | None:
 def find_by_name(name: str) -> ToolSyntax | None:
     """The syntax of this name, mlx-lm's or Tandem's own."""
     return _BY_NAME.get(name)
-
-
-def find_syntax(tokenizer: Any) -> ToolSyntax | None:
-    """The syntax of the model behind mlx-lm's `tokenizer`.
-
-    A parser named by the converted model comes first, then its template. None if the template
-    does not support tools: they are then described in plain text.
-    """
-    parser = str(tokenizer.init_kwargs.get("tool_parser_type"))
-    by_template = syntax_of_template(template_text(tokenizer))
-    if by_template is not None and by_template.name.startswith(parser):
-        return by_template
-    return find_by_name(parser) or by_template
-
-
-def template_text(tokenizer: Any) -> str:
-    """The chat template; several are joined by line breaks."""
-    template: Any = getattr(tokenizer, "chat_template", None)
-    if isinstance(template, dict):
-        return "\n".join(map(str, template.values()))  # pyright: ignore
-    return template if isinstance(template, str) else ""

@@ -1,47 +1,35 @@
-"""Tools, calls and results as plain text, for models without tools in their chat template.
-
-Calls have the syntax `PLAIN_JSON`, in the instruction as in the grammar that enforces it.
-"""
+"""Tools as plain text, for models without tools in their chat template."""
 
 import json
-from collections.abc import Mapping
 
 from msgspec.structs import replace
 
-from adapters.request import Message, TextPart, Tool
+from adapters.mlx.output.tool_calls.syntax import PLAIN_JSON, ToolSyntax
+from adapters.request import Message, TextPart, Tool, ToolCall
 
 
-def tools_as_text(
-    messages: tuple[Message, ...], tools: tuple[Tool, ...], *, forced: bool
+def with_tools_as_text(
+    messages: tuple[Message, ...],
+    tools: tuple[Tool, ...],
+    syntax: ToolSyntax | None,
+    *,
+    forced: bool,
 ) -> tuple[Message, ...]:
-    """The same chat without tool calls and tool messages; `tools` are those that may be called.
+    """Add a description of `tools`, and of how to call them, to the first message.
 
-    The first message begins with their description, so that later turns share a prefix.
+    It is the first message so that later turns share a prefix. `syntax`: the notation of calls that
+    the template writes, if it writes any; else they are JSON objects (`PLAIN_JSON`).
     """
-    names = {call.id: call.name for message in messages for call in message.tool_calls}
-    plain = [_as_text(message, names) for message in messages]
-    if not tools:
-        return tuple(plain)
-    instruction = TextPart(_instruction(tools, forced=forced))
-    first = next((at for at, m in enumerate(plain) if m.role in ("system", "user")), None)
+    instruction = TextPart(_instruction(tools, syntax or PLAIN_JSON, forced=forced))
+    first = next((at for at, m in enumerate(messages) if m.role in ("system", "user")), None)
     if first is None:
-        return (Message(role="user", content=(instruction,)), *plain)
-    plain[first] = replace(plain[first], content=(instruction, *plain[first].content))
-    return tuple(plain)
+        return (Message(role="user", content=(instruction,)), *messages)
+    told = list(messages)
+    told[first] = replace(messages[first], content=(instruction, *messages[first].content))
+    return tuple(told)
 
 
-def _as_text(message: Message, names: Mapping[str, str]) -> Message:
-    if message.role == "tool":
-        name = names.get(message.tool_call_id or "", message.name or "")
-        return Message(role="user", content=(TextPart(f"{name} returned: {message.text}"),))
-    calls = tuple(
-        TextPart(f'{{"name": {json.dumps(call.name)}, "arguments": {call.arguments or "{}"}}}')
-        for call in message.tool_calls
-    )
-    return replace(message, content=(*message.content, *calls), tool_calls=())
-
-
-def _instruction(tools: tuple[Tool, ...], *, forced: bool) -> str:
+def _instruction(tools: tuple[Tool, ...], syntax: ToolSyntax, *, forced: bool) -> str:
     functions = "\n".join(
         json.dumps(
             {"name": t.name, "description": t.description, "parameters": t.parameters},
@@ -50,7 +38,10 @@ def _instruction(tools: tuple[Tool, ...], *, forced: bool) -> str:
         for t in tools
     )
     when = "Call one now" if forced else "To call one"
-    return (
-        f"You can call these functions:\n{functions}\n"
-        f'{when}: answer only with {{"name": its name, "arguments": its arguments}}.'
-    )
+    return f"You can call these functions:\n{functions}\n{when}: answer only with {_form(syntax)}."
+
+
+def _form(syntax: ToolSyntax) -> str:
+    if syntax is PLAIN_JSON or not syntax.json:
+        return '{"name": its name, "arguments": its arguments}'
+    return syntax.write((ToolCall("", "NAME", "ARGUMENTS"),))

@@ -45,6 +45,7 @@ async def test_models_are_listed_with_all_known_fields():
                         "digest": "d1",
                         "context_length": 4096,
                         "capabilities": ["chat", "tools"],
+                        "template": [],
                         "loaded": True,
                         "loaded_context": 2048,
                     }

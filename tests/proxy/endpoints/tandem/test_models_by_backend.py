@@ -43,6 +43,7 @@ async def test_models_are_listed_by_backend():
         "digest": "d1",
         "context_length": 4096,
         "capabilities": ["chat", "tools"],
+        "template": [],
         "loaded": True,
         "loaded_context": None,
         "loading": None,

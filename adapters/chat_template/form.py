@@ -1,0 +1,66 @@
+"""Messages as a Jinja chat template reads them: dictionaries with the keys that it looks for."""
+
+import json
+from typing import Any, Literal
+
+from msgspec import Struct
+
+from adapters.request import Message, Tool, ToolCall
+
+
+class Form(Struct, frozen=True):
+    """The keys and types of values that one template reads."""
+
+    arguments: Literal["object", "text"] = "object"
+    """Arguments of calls as an object, or as JSON text."""
+    thought: str = "reasoning_content"
+    """Key of the reasoning of a message."""
+    empty: str | None = ""
+    """The content of a call without text; `None`: the message has no such key."""
+    no_tools: Literal["null", "empty"] = "null"
+    """`tools` of a conversation without any: null, or an empty list."""
+
+
+USUAL = Form()
+
+
+def to_template_message(message: Message, form: Form = USUAL) -> dict[str, Any]:
+    """Convert a message to the dictionary that a template in this form reads."""
+    converted: dict[str, Any] = {"role": message.role, "content": message.text}
+    if message.reasoning is not None:
+        converted[form.thought] = message.reasoning
+    if message.tool_calls:
+        converted["tool_calls"] = [_to_call(call, form) for call in message.tool_calls]
+        if not message.text:
+            converted["content"] = form.empty
+    if message.tool_call_id is not None:
+        converted["tool_call_id"] = message.tool_call_id
+    if message.name is not None:
+        converted["name"] = message.name
+    return {key: value for key, value in converted.items() if value is not None}
+
+
+def _to_call(call: ToolCall, form: Form) -> dict[str, Any]:
+    arguments = call.arguments if form.arguments == "text" else _parsed(call.arguments)
+    function = {"name": call.name, "arguments": arguments}
+    return {"id": call.id, "type": "function", "function": function}
+
+
+def _parsed(text: str) -> Any:
+    try:
+        return json.loads(text)
+    except ValueError:
+        # Calls of earlier turns may be malformed: they are passed on as text.
+        return text
+
+
+def to_template_tool(tool: Tool) -> dict[str, Any]:
+    """Convert a tool to the form that chat templates and mlx-lm's parsers expect."""
+    return {
+        "type": "function",
+        "function": {
+            "name": tool.name,
+            "description": tool.description or "",
+            "parameters": tool.parameters or {"type": "object", "properties": {}},
+        },
+    }
