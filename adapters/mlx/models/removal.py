@@ -32,9 +32,10 @@ def remove(path: Path, config: MLXConfig) -> None:
         OSError: the files cannot be removed.
     """
     if _is_downloaded(path, config):
-        _remove_from_hub_cache(huggingface_cache(), path)
-    else:
-        shutil.rmtree(path)
+        # The repository with all revisions and files: repositories share no files.
+        cache = huggingface_cache()
+        path = cache / path.relative_to(cache).parts[0]
+    shutil.rmtree(path)
 
 
 def _is_downloaded(path: Path, config: MLXConfig) -> bool:
@@ -43,22 +44,6 @@ def _is_downloaded(path: Path, config: MLXConfig) -> bool:
 
 def _is_imported(path: Path, config: MLXConfig) -> bool:
     return path.is_relative_to(imports_folder(config.cache_folder))
-
-
-def _remove_from_hub_cache(cache: Path, path: Path) -> None:
-    """Remove the repository with the snapshot `path`, by the hub's client, which shares files."""
-    # Imported here: it takes megabytes that few servers need.
-    from huggingface_hub import scan_cache_dir
-
-    repository = cache / path.relative_to(cache).parts[0]
-    found = scan_cache_dir(cache)
-    revisions = [
-        revision.commit_hash
-        for repo in found.repos
-        if repo.repo_path == repository.resolve()
-        for revision in repo.revisions
-    ]
-    found.delete_revisions(*revisions).execute()
 
 
 def _refusal(name: str, reason: str) -> InvalidRequestError:
