@@ -2,7 +2,7 @@
 
 from collections.abc import AsyncGenerator, Coroutine
 from functools import lru_cache
-from typing import Any, Literal, Protocol, get_args
+from typing import Any, Literal, Protocol, get_args, runtime_checkable
 
 from msgspec import Struct
 
@@ -38,6 +38,9 @@ class Model(Struct, frozen=True, kw_only=True):
     loaded: bool | None = None
     loaded_context: int | None = None
     """Tokens of the context it is loaded with, where the backend chooses a size."""
+    notes: tuple[str, ...] = ()
+    """Sentences for users: what this model does not do as configured, and why. Known once it is
+    loaded."""
 
 
 class Embeddings(Struct, frozen=True):
@@ -189,6 +192,18 @@ class Backend(Protocol):
 
     async def aclose(self) -> None:
         """Stop all work and free everything. The backend cannot be used again."""
+        ...
+
+
+@runtime_checkable
+class ExplainsUnusable(Protocol):
+    """A backend that tells which models it has and cannot use."""
+
+    def unusable(self) -> dict[str, str]:
+        """Return the reasons by model name, as of the last `list_models`. No I/O.
+
+        A reason is a clause without a full stop, for any client: it has no path of the machine.
+        """
         ...
 
 
