@@ -4,7 +4,8 @@
 import gc
 import json
 import logging
-from collections.abc import Generator
+import re
+from collections.abc import Generator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,7 +14,6 @@ from typing import Any, Literal, NamedTuple
 import mlx.core as mx
 from mlx.utils import tree_flatten
 from mlx_lm import utils as mlx_lm_utils
-from mlx_lm.models.cache import ArraysCache, CacheList, make_prompt_cache
 from mlx_lm.tuner.utils import load_adapters
 
 from adapters.chat_template.template import ChatTemplate
@@ -34,6 +34,9 @@ from adapters.request import Sampling
 
 logger = logging.getLogger(__name__)
 NO_EXTRAS = Extras()
+_ABSOLUTE = re.compile(r"(?<![\w.])(?:~|[A-Za-z]:)?/(?:[^\s'\":,/]+/)+([^\s'\":,/]*)")
+_REASON_LENGTH = 400
+"""Characters: mlx-lm names each parameter that is missing, which may be thousands."""
 DEFAULT_TEMPERATURE = 1.0
 
 
@@ -47,9 +50,7 @@ class LoadedModel:
     context_length: int | None
     end_tokens: frozenset[int]
     batchable: bool
-    """True if all caches can be merged into a batch; else one answer at a time."""
-    recurrent: bool
-    """True if a layer has a state instead of keys and values, which padding would change."""
+    """True if rows of a batch have the text that they have alone; else one answer at a time."""
     sampling: Sampling
     """The defaults that the model's authors recommend, if any."""
     reasoning: Reasoning | None
@@ -66,6 +67,14 @@ class LoadedModel:
     """The files it was loaded from."""
     draft: Any = None
     """A smaller model with the same vocabulary for speculative decoding."""
+    reads_together: bool = False
+    """True if prompts may be read in one pass, padded at their end."""
+    kv_bits: int | None = None
+    """Bits of quantised keys and values; `None`: they are not quantised."""
+    takes_snapshots: bool = False
+    """True if its caches cannot be cut to fewer tokens: the prefix cache keeps whole states."""
+    notes: tuple[str, ...] = ()
+    """See `Model.notes`."""
 
 
 def load_folder(
@@ -74,35 +83,50 @@ def load_folder(
     loading: Loading,
     extras: Extras = NO_EXTRAS,
 ) -> Pieces[LoadedModel]:
-    """Load a model for text generation.
+    """Load a model for text generation. `engine/proof.py` says afterwards what it can do.
 
     Raises:
         GenerationError: the files are not a model that mlx-lm can run; says why.
         BackendUnavailableError: the load was cancelled.
     """
-    with explained(path, loading.name):
+    with explained(path, loading.name, *extras.folders):
         return (yield from _load(path, dequantize, loading, extras))
 
 
 @contextmanager
-def explained(path: Path, name: str) -> Generator[None]:
+def explained(path: Path, name: str, *parts: Path) -> Generator[None]:
     """Turn the failures of a load into a GenerationError; arrays read so far are freed.
 
+    `parts`: further folders of the model. Everything that a model's code may raise is turned,
+    `SystemExit` too.
+
     Raises:
-        GenerationError: says why, without the folder's path.
+        GenerationError: says why, without any path of the machine.
     """
     try:
         yield
+    except GeneratorExit:
+        raise
     except BackendError as error:
         # The frames of its traceback hold the weights.
         raise error.with_traceback(None) from None
-    except Exception as error:
+    except BaseException as error:
         logger.exception("loading %s failed", name)
-        reason = (str(error).splitlines() or [""])[0].replace(str(path), name)[:200]
+        named = {path: name} | {part: part.name for part in parts}
         raise GenerationError(
-            f"The model '{name}' could not be loaded: {type(error).__name__}: {reason}",
+            f"The model '{name}' could not be loaded: {type(error).__name__}: "
+            f"{without_paths(str(error), named)}",
             lasting=True,
         ) from error
+
+
+def without_paths(text: str, named: Mapping[Path, str]) -> str:
+    """Return `text` as one short line, folders replaced by their names in `named`, and every other
+    absolute path by its last part."""
+    for path, name in named.items():
+        text = text.replace(str(path), name)
+    line = _ABSOLUTE.sub(r"\1", " ".join(text.split()))
+    return line if len(line) <= _REASON_LENGTH else f"{line[:_REASON_LENGTH]}…"
 
 
 def read_weights(models: list[Any], packed: list[Packed], loading: Loading) -> Pieces[None]:
@@ -144,7 +168,6 @@ def _load(
     models = [m for m in (model, draft) if m is not None]
     yield from read_weights(models, packed, loading)
     texts = yield from reading_tokenizer
-    caches = make_prompt_cache(model)
     return LoadedModel(
         name=loading.name,
         model=model,
@@ -152,8 +175,7 @@ def _load(
         vocabulary=texts.vocabulary,
         context_length=context_length(config),
         end_tokens=texts.end_tokens,
-        batchable=all(hasattr(cache, "merge") for cache in caches),
-        recurrent=any(isinstance(cache, (ArraysCache, CacheList)) for cache in caches),
+        batchable=False,
         sampling=recommended_sampling(path),
         reasoning=texts.reasoning,
         syntax=texts.syntax,

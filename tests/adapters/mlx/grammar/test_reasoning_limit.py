@@ -8,8 +8,8 @@ from typing import Any
 
 import mlx.core as mx
 import pytest
-from fakes.scripted_model import answer, chat, config_for, told, usage_of
-from fakes.tiny_model import END, TEMPLATE, write_tiny_model
+from fakes.scripted_model import answer, chat, told, usage_of
+from fakes.tiny_model import END, TEMPLATE, config_for, write_tiny_model
 
 from adapters.mlx.backend import MLXBackend
 from adapters.mlx.grammar.reasoning_limit import ReasoningLimit
