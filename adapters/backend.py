@@ -56,6 +56,9 @@ class Model(Struct, frozen=True, kw_only=True):
     loaded: bool | None = None
     loaded_context: int | None = None
     """Tokens of the context it is loaded with, where the backend chooses a size."""
+    notes: tuple[str, ...] = ()
+    """Sentences for users: what this model does not do as configured, and why. Known once it is
+    loaded."""
     details: ModelDetails = ModelDetails()
 
 
@@ -330,6 +333,18 @@ class TokenCounter(Protocol):
 
         Raises:
             BackendError: as `Backend.generate` before its first event, but for the context's limit.
+        """
+        ...
+
+
+@runtime_checkable
+class ExplainsUnusable(Protocol):
+    """A backend that tells which models it has and cannot use."""
+
+    def unusable(self) -> dict[str, str]:
+        """Return the reasons by model name, as of the last `list_models`. No I/O.
+
+        A reason is a clause without a full stop, for any client: it has no path of the machine.
         """
         ...
 

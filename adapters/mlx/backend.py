@@ -38,14 +38,9 @@ from adapters.mlx.engine.engine import Engine
 from adapters.mlx.loaded import EmbeddingModel, Loaded, TextModel, kind_of
 from adapters.mlx.memory import MLXMemory
 from adapters.mlx.models import bundled
-from adapters.mlx.models.catalog import (
-    ModelFolder,
-    absent_models,
-    find_model,
-    find_models,
-    read_config,
-)
+from adapters.mlx.models.catalog import ModelFolder, find_model, read_catalog, read_config
 from adapters.mlx.models.description import describe
+from adapters.mlx.models.failed_loads import FailedLoads
 from adapters.mlx.models.hub_download import pull
 from adapters.mlx.models.idle_unload import IdleUnload
 from adapters.mlx.models.load_progress import Extras, Loading, Loads
@@ -82,6 +77,8 @@ class MLXBackend:
         self._engine = engine or Engine(config)
         self._loaded: dict[str, Loaded] = {}
         self._warned: dict[str, str] = {}
+        self._unusable: dict[str, str] = {}
+        self._failed_loads = FailedLoads()
         self._idle = IdleUnload(config, self._loaded.__contains__, self.unload)
         self._loads = Loads(self._load, self._idle.loaded)
         # Tokenizers are not made for two threads at once; one is enough to keep the loop free.
@@ -144,19 +141,26 @@ class MLXBackend:
                 yield progress
 
     async def list_models(self) -> list[Model]:
-        folders = await asyncio.to_thread(find_models, self._config)
-        self._warn(absent_models(self._config, folders))
+        catalog = await asyncio.to_thread(read_catalog, self._config)
+        failed = await asyncio.to_thread(self._failed_loads.reasons, catalog.folders)
+        self._unusable = catalog.unusable | failed
+        self._warn()
         return [
             msgspec.structs.replace(folder.model, loaded=name in self._loaded)
-            for name, folder in folders.items()
+            for name, folder in catalog.folders.items()
+            if name not in failed
         ]
 
-    def _warn(self, absent: dict[str, str]) -> None:
-        """Log each reason once: models are listed often."""
-        for name, why in absent.items():
+    def unusable(self) -> dict[str, str]:
+        return dict(self._unusable)
+
+    def _warn(self) -> None:
+        """Log each reason for a model of the configuration once: models are listed often."""
+        configured = {n: why for n, why in self._unusable.items() if n in self._config.models}
+        for name, why in configured.items():
             if self._warned.get(name) != why:
                 logger.warning("backends.mlx.models: '%s' is not listed: %s", name, why)
-        self._warned = absent
+        self._warned = configured
 
     async def describe(self, model: str, *, verbose: bool = False) -> Description:
         folder = await asyncio.to_thread(find_model, self._config, model)
@@ -263,6 +267,9 @@ class MLXBackend:
                     self._engine, path, self._config.dequantize, loading, extras
                 )
                 self.memory_user.loaded(name, loading.total or 0)
+            except GenerationError as error:
+                self._failed_loads.note(name, folder, error)
+                raise
             finally:
                 if loading.cancelled:
                     await asyncio.wrap_future(self._engine.free_memory())

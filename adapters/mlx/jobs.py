@@ -6,6 +6,8 @@ from collections.abc import Callable, Generator
 from concurrent.futures import Future, ThreadPoolExecutor, wait
 from typing import Any, Generic, TypeVar
 
+from adapters.errors import GenerationError
+
 T = TypeVar("T")
 Pieces = Generator[None, None, T]
 """Work that yields where other work may have the thread, and returns its result."""
@@ -38,6 +40,14 @@ def beside(job: Callable[[], T]) -> Pieces[T]:
     return future.result()
 
 
+def as_exception(error: BaseException) -> Exception:
+    """Return `error`, or a GenerationError in place of what would end a thread or an event loop:
+    `SystemExit`, for example, which modules of mlx-lm raise where a package is missing."""
+    if isinstance(error, Exception):
+        return error
+    return GenerationError(f"The model's code raised {type(error).__name__}: {error}", lasting=True)
+
+
 class Job(Generic[T]):
     """A job and the future of its result. `start` is called with the first piece."""
 
@@ -56,8 +66,9 @@ class Job(Generic[T]):
             next(self._pieces)
         except StopIteration as ended:
             self.future.set_result(ended.value)
-        except Exception as error:
-            self.future.set_exception(error)
+        except BaseException as error:
+            # `sys.exit` in a model's code ends its job, not the thread.
+            self.future.set_exception(as_exception(error))
         else:
             return True
         return False

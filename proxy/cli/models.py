@@ -47,6 +47,8 @@ async def _print_models(config: Config, as_json: bool) -> int:
             if not listed.reached:
                 detail = (await listed.backend.health()).detail
                 print(f"tandem: {name} does not respond. {detail or ''}".rstrip(), file=sys.stderr)
+            for model, reason in sorted(listed.unusable().items()):
+                print(f"tandem: {name}: '{model}' cannot be used: {reason}.", file=sys.stderr)
     return 0
 
 

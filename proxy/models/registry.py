@@ -14,7 +14,7 @@ from msgspec import Struct
 from msgspec.structs import replace
 
 from adapters import open_backend
-from adapters.backend import Backend, Model
+from adapters.backend import Backend, ExplainsUnusable, Model
 from adapters.config import BackendConfig
 from adapters.errors import BackendError
 from adapters.memory import MemoryUser
@@ -100,6 +100,11 @@ class BackendModels:
         model = self.models.get(name) or Model(name=name)
         known = (name, model.origin, model.quantization, model.size_bytes)
         return model.digest or repr(known)
+
+    def unusable(self) -> dict[str, str]:
+        """The models that the backend has and cannot use, and why."""
+        backend = self.backend
+        return backend.unusable() if isinstance(backend, ExplainsUnusable) else {}
 
     def may_have(self, name: str) -> bool:
         """False if the backend was listed without `name`, which is no path of a folder."""

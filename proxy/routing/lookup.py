@@ -59,12 +59,14 @@ class ModelLookup:
         return entry
 
     def _not_found(self, name: str) -> BackendError:
-        """503 if every backend that may have the model is unreachable, else 404."""
+        """503 if every backend that may have the model is unreachable, else 404, with the reason
+        where a backend has the model and cannot use it."""
         listed = self._registry.backends
-        prefix, slash, _ = name.partition("/")
+        prefix, slash, rest = name.partition("/")
         if slash and prefix in listed:
             possible = [prefix]
         else:
+            rest = name
             possible = [b for b, entry in listed.items() if entry.backend.naming.is_possible(name)]
         if possible and not any(listed[backend].reached for backend in possible):
             which, verb = (
@@ -75,6 +77,11 @@ class ModelLookup:
             return BackendUnavailableError(
                 f"The {which}, which may have {name!r}, {verb} not respond.", param="model"
             )
+        for backend in possible:
+            if (reason := listed[backend].unusable().get(rest)) is not None:
+                return ModelNotFoundError(
+                    f"The model {rest!r} cannot be used on {backend}: {reason}.", param="model"
+                )
         near = difflib.get_close_matches(name, self._registry.names(), n=3, cutoff=0.5)
         hint = f" Did you mean {', '.join(map(repr, near))}?" if near else ""
         return ModelNotFoundError(f"There is no model {name!r}.{hint}", param="model")

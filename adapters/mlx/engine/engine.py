@@ -25,7 +25,7 @@ from adapters.mlx.engine.batching_window import BatchingWindow
 from adapters.mlx.engine.kv_pool import Pool
 from adapters.mlx.engine.retry_after import AnswerRate
 from adapters.mlx.engine.watchdog import Watchdog
-from adapters.mlx.jobs import SLICE_SECONDS, Job, Jobs, Pieces
+from adapters.mlx.jobs import SLICE_SECONDS, Job, Jobs, Pieces, as_exception
 from adapters.mlx.models.load_progress import Extras, Loading
 from adapters.mlx.sequence import Post, Receiver, Sampled, Sequence
 
@@ -174,6 +174,8 @@ class Engine:
 
     def trouble(self) -> str | None:
         """Describe what is wrong with the engine; `None` while nothing is."""
+        if self._ended:
+            return "The MLX engine has ended; only a restart of the server helps."
         return self._watchdog.trouble()
 
     def is_well(self, model: str) -> bool:
@@ -201,8 +203,8 @@ class Engine:
                 return
             try:
                 future.set_result(job())
-            except Exception as error:
-                future.set_exception(error)
+            except BaseException as error:
+                future.set_exception(as_exception(error))
 
         self._send(command)
         return future
@@ -271,7 +273,7 @@ class Engine:
     def _step(self, scheduler: "Scheduler") -> list[Posted]:
         try:
             posts = scheduler.step()
-        except Exception:
+        except BaseException:  # Also `SystemExit`: a model's code ends its own answers only.
             return self._fail(scheduler)
         for _, post in posts:
             if isinstance(post, BackendError):
@@ -325,7 +327,7 @@ class Engine:
             return
         try:
             scheduler.remove(sequence)
-        except Exception:
+        except BaseException:
             self._post(self._fail(scheduler))
 
     def _load(self, path: Path, loading: Loading, extras: Extras) -> "Pieces[LoadedModel]":

@@ -4,8 +4,6 @@ import json
 import os
 import re
 from collections.abc import Iterator
-from functools import cache
-from importlib.util import find_spec
 from pathlib import Path
 from typing import Any, cast
 
@@ -16,6 +14,7 @@ from adapters.backend import Capability, Model
 from adapters.config import MLXConfig, MLXModel
 from adapters.errors import ModelNotFoundError
 from adapters.mlx.embedding.files import longest_input
+from adapters.mlx.models.architectures import unsupported
 from adapters.mlx.models.bundled import (
     EMBEDDED,
     HUB_FALLBACK,
@@ -28,23 +27,20 @@ from adapters.mlx.models.capabilities import capabilities, lacks, template_notes
 from adapters.mlx.models.description import details
 from adapters.mlx.models.provenance import exports, origin_of
 
-# From mlx_lm.utils.MODEL_REMAPPING (0.32.2): model types with a class of another name.
-_REMAPPED = {
-    "mistral": "llama",
-    "llava": "mistral3",
-    "phi-msft": "phixtral",
-    "falcon_mamba": "mamba",
-    "joyai_llm_flash": "deepseek_v3",
-    "kimi_k2": "deepseek_v3",
-    "qwen2_5_vl": "qwen2_vl",
-    "minimax_m2": "minimax",
-    "iquestcoder": "llama",
-    "xverse": "llama",
-    "gemma4_unified": "gemma4",
-}
-
-
 _PART = re.compile(r"model-\d+-of-(\d+)\.safetensors")
+
+_PATHS = ("/", "~", "./", "../")
+"""Beginnings of paths, which the configuration may have in place of names."""
+_CONVERT = "`mlx_lm.convert` makes a folder of safetensors from it"
+_OTHER_WEIGHTS = {
+    ".npz": _CONVERT,
+    ".bin": _CONVERT,
+    ".pt": _CONVERT,
+    ".pth": _CONVERT,
+    ".gguf": "`tandem import` makes an MLX folder from it",
+    ".safetensors": "mlx-lm reads files named model*.safetensors",
+}
+"""Formats of weights that are not read, and what to do."""
 
 _TOKENIZER_FILES = (
     "tokenizer.json",
@@ -67,12 +63,27 @@ class ModelFolder(Struct, frozen=True):
     draft: "ModelFolder | None" = None
 
 
-def find_models(config: MLXConfig) -> dict[str, ModelFolder]:
-    """All models that can be loaded, by name; the first folder with a name is used."""
+class Catalog(Struct, frozen=True):
+    """The models on this machine, by name."""
+
+    folders: dict[str, ModelFolder]
+    """Models that can be loaded."""
+    unusable: dict[str, str]
+    """Models that are here and cannot be loaded, or lack a part, and why."""
+
+
+def read_catalog(config: MLXConfig) -> Catalog:
+    """Read all folders of the configuration; the first usable folder with a name is used."""
     folders: dict[str, ModelFolder] = {}
+    unusable: dict[str, str] = {}
     exported = exports(cache_folder(config.cache_folder))
     for name, path in _candidates(config):
-        if name not in folders and (model := read_folder(name, path)) is not None:
+        if name in folders:
+            continue
+        model = read_folder(name, path)
+        if isinstance(model, str):
+            unusable.setdefault(name, model)
+        elif model is not None:
             export = exported.get(path.resolve())
             if export is not None and model.origin is None:
                 model = replace(model, origin=export.origin, exact=export.exact)
@@ -81,9 +92,17 @@ def find_models(config: MLXConfig) -> dict[str, ModelFolder]:
         bundled = _bundled_model(config)
         folders.setdefault(bundled.model.name, bundled)
     configured = {name: _resolve(name, entry, folders) for name, entry in config.models.items()}
-    return folders | {
-        name: folder for name, folder in configured.items() if isinstance(folder, ModelFolder)
-    }
+    for name, resolved in configured.items():
+        if isinstance(resolved, ModelFolder):
+            folders[name] = resolved
+        else:
+            unusable[name] = resolved
+    return Catalog(folders, {n: why for n, why in unusable.items() if n not in folders})
+
+
+def find_models(config: MLXConfig) -> dict[str, ModelFolder]:
+    """All models that can be loaded, by name."""
+    return read_catalog(config).folders
 
 
 def find_model(config: MLXConfig, name: str) -> ModelFolder:
@@ -94,26 +113,24 @@ def find_model(config: MLXConfig, name: str) -> ModelFolder:
     Raises:
         ModelNotFoundError: the model or a part of it is not on this machine.
     """
-    folders = find_models(config)
-    if (folder := _look_up(name, folders)) is not None:
+    catalog = read_catalog(config)
+    folder = _look_up(name, catalog.folders)
+    if isinstance(folder, ModelFolder):
         return folder
-    reason = absent_models(config, folders).get(name, "it is not on this machine")
+    reason = folder or catalog.unusable.get(name, "it is not on this machine")
     raise ModelNotFoundError(f"There is no MLX model '{name}': {reason}.", param="model")
-
-
-def absent_models(config: MLXConfig, folders: dict[str, ModelFolder]) -> dict[str, str]:
-    """Models of `config.models` that are not available with these `folders`, and why."""
-    configured = {name: _resolve(name, entry, folders) for name, entry in config.models.items()}
-    return {name: reason for name, reason in configured.items() if isinstance(reason, str)}
 
 
 def _resolve(name: str, entry: MLXModel, folders: dict[str, ModelFolder]) -> ModelFolder | str:
     """The model `name` of the configuration, or the reason why it is not available."""
-    parts = {part: _look_up(part, folders) for part in (entry.base, entry.draft) if part}
-    if missing := [part for part, folder in parts.items() if folder is None]:
-        return f"its part '{missing[0]}' is not on this machine"
+    parts: dict[str, ModelFolder] = {}
+    for part in filter(None, (entry.base, entry.draft)):
+        folder = _look_up(part, folders)
+        if not isinstance(folder, ModelFolder):
+            part = Path(part).name if part.startswith(_PATHS) else part
+            return f"its part '{part}' is not on this machine" + (f": {folder}" if folder else "")
+        parts[part] = folder
     base, draft = parts[entry.base], parts.get(entry.draft or "")
-    assert base is not None  # noqa: S101 - for the type checker: it is not missing.
     if "chat" not in base.model.capabilities and "embedding" in base.model.capabilities:
         return f"'{entry.base}' is an embedding model"
     lora = Path(entry.lora).expanduser() if entry.lora is not None else None
@@ -125,26 +142,31 @@ def _resolve(name: str, entry: MLXModel, folders: dict[str, ModelFolder]) -> Mod
     return ModelFolder(model, base.path, base.model.name, lora, draft)
 
 
-def _look_up(name: str, folders: dict[str, ModelFolder]) -> ModelFolder | None:
-    if name in folders or not name.startswith(("/", "~", "./", "../")):
+def _look_up(name: str, folders: dict[str, ModelFolder]) -> ModelFolder | str | None:
+    if name in folders or not name.startswith(_PATHS):
         return folders.get(name)
     path = Path(name).expanduser()
     model = read_folder(path.name, path)
-    return ModelFolder(model, path) if model is not None else None
+    return ModelFolder(model, path) if isinstance(model, Model) else model
 
 
-def read_folder(name: str, path: Path) -> Model | None:
-    """Read the model in `path`; None if it is incomplete or not supported."""
-    config = read_config(path)
-    weights = list(path.glob("model*.safetensors"))
-    has_tokenizer = any((path / name).exists() for name in _TOKENIZER_FILES)
-    if config is None or not _are_complete(weights) or not has_tokenizer:
+def read_folder(name: str, path: Path) -> Model | str | None:
+    """Read the model in `path`.
+
+    Returns the reason if it cannot be loaded, and `None` if the folder has no `config.json` and is
+    no model.
+    """
+    if not (path / "config.json").is_file():
         return None
+    if (config := read_config(path)) is None:
+        return "its config.json cannot be read"
+    weights = list(path.glob("model*.safetensors"))
+    if (incomplete := _incomplete(path, weights)) is not None:
+        return incomplete
     can, origin = capabilities(name, path, config), origin_of(path)
     is_embedding = "embedding" in can
-    kind = str(config.get("model_type"))
-    if not is_embedding and _REMAPPED.get(kind, kind) not in _architectures():
-        return None
+    if not is_embedding and (reason := unsupported(config)) is not None:
+        return reason
     return Model(
         name=name,
         context_length=longest_input(path, config) if is_embedding else context_length(config),
@@ -227,20 +249,36 @@ def _subfolders(folder: Path) -> list[Path]:
         return []
 
 
-def _are_complete(weights: list[Path]) -> bool:
-    """True if all parts exist: `model-00002-of-00003.safetensors` is one of three, and the hub's
-    cache may have an unfinished download."""
-    counts = [int(part[1]) for file in weights if (part := _PART.fullmatch(file.name))]
-    return bool(weights) and all(count == len(counts) for count in counts)
+def _incomplete(path: Path, weights: list[Path]) -> str | None:
+    """Return what the folder lacks, or has in a format that is not read; `None` for nothing."""
+    if not weights:
+        other = [file.name for file in _files(path) if file.suffix in _OTHER_WEIGHTS]
+        if other:
+            return f"its weights are in {other[0]}: {_OTHER_WEIGHTS[Path(other[0]).suffix]}"
+        return "it has no model*.safetensors"
+    if missing := sorted(_parts(path, weights) - {file.name for file in weights}):
+        return f"{missing[0]} is missing"
+    if not any((path / name).exists() for name in _TOKENIZER_FILES):
+        return "it has no tokenizer.json"
+    return None
 
 
-@cache
-def _architectures() -> frozenset[str]:
-    """Model classes of the installed mlx-lm, from its file names: importing it takes seconds."""
-    spec = find_spec("mlx_lm")
-    roots = spec.submodule_search_locations if spec is not None else None
-    files = (file for root in roots or () for file in (Path(root) / "models").iterdir())
-    return frozenset(file.stem for file in files)
+def _parts(path: Path, weights: list[Path]) -> set[str]:
+    """Return the names of all files of weights: `model-00002-of-00003.safetensors` is one of three,
+    and the hub's cache may have an unfinished download."""
+    counts = {part[1] for file in weights if (part := _PART.fullmatch(file.name))}
+    return {
+        f"model-{number:0{len(count)}}-of-{count}.safetensors"
+        for count in counts
+        for number in range(1, int(count) + 1)
+    }
+
+
+def _files(folder: Path) -> list[Path]:
+    try:
+        return sorted(folder.iterdir())
+    except OSError:
+        return []
 
 
 def _quantization(config: dict[str, Any]) -> str | None:
@@ -256,7 +294,7 @@ def _bundled_model(config: MLXConfig) -> ModelFolder:
     source = find_gguf()
     name = EMBEDDED if source is not None else HUB_FALLBACK
     path = converted_folder(config.cache_folder)
-    if path is not None and (model := read_folder(name, path)) is not None:
+    if path is not None and isinstance(model := read_folder(name, path), Model):
         return ModelFolder(model, path)
     can: frozenset[Capability] = frozenset({"chat"})
     size = source.stat().st_size if source is not None else None

@@ -4,7 +4,8 @@
 import gc
 import json
 import logging
-from collections.abc import Generator
+import re
+from collections.abc import Generator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -34,6 +35,9 @@ from adapters.request import Sampling
 
 logger = logging.getLogger(__name__)
 NO_EXTRAS = Extras()
+_ABSOLUTE = re.compile(r"(?<![\w.])(?:~|[A-Za-z]:)?/(?:[^\s'\":,/]+/)+([^\s'\":,/]*)")
+_REASON_LENGTH = 400
+"""Characters: mlx-lm names each parameter that is missing, which may be thousands."""
 DEFAULT_TEMPERATURE = 1.0
 
 
@@ -80,29 +84,44 @@ def load_folder(
         GenerationError: the files are not a model that mlx-lm can run; says why.
         BackendUnavailableError: the load was cancelled.
     """
-    with explained(path, loading.name):
+    with explained(path, loading.name, *extras.folders):
         return (yield from _load(path, dequantize, loading, extras))
 
 
 @contextmanager
-def explained(path: Path, name: str) -> Generator[None]:
+def explained(path: Path, name: str, *parts: Path) -> Generator[None]:
     """Turn the failures of a load into a GenerationError; arrays read so far are freed.
 
+    `parts`: further folders of the model. Everything that a model's code may raise is turned,
+    `SystemExit` too.
+
     Raises:
-        GenerationError: says why, without the folder's path.
+        GenerationError: says why, without any path of the machine.
     """
     try:
         yield
+    except GeneratorExit:
+        raise
     except BackendError as error:
         # The frames of its traceback hold the weights.
         raise error.with_traceback(None) from None
-    except Exception as error:
+    except BaseException as error:
         logger.exception("loading %s failed", name)
-        reason = (str(error).splitlines() or [""])[0].replace(str(path), name)[:200]
+        named = {path: name} | {part: part.name for part in parts}
         raise GenerationError(
-            f"The model '{name}' could not be loaded: {type(error).__name__}: {reason}",
+            f"The model '{name}' could not be loaded: {type(error).__name__}: "
+            f"{without_paths(str(error), named)}",
             lasting=True,
         ) from error
+
+
+def without_paths(text: str, named: Mapping[Path, str]) -> str:
+    """Return `text` as one short line, folders replaced by their names in `named`, and every other
+    absolute path by its last part."""
+    for path, name in named.items():
+        text = text.replace(str(path), name)
+    line = _ABSOLUTE.sub(r"\1", " ".join(text.split()))
+    return line if len(line) <= _REASON_LENGTH else f"{line[:_REASON_LENGTH]}…"
 
 
 def read_weights(models: list[Any], packed: list[Packed], loading: Loading) -> Pieces[None]:

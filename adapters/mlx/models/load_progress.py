@@ -17,6 +17,10 @@ class Extras(Struct, frozen=True):
     lora: Path | None = None
     draft: Path | None = None
 
+    @property
+    def folders(self) -> tuple[Path, ...]:
+        return tuple(path for path in (self.lora, self.draft) if path is not None)
+
 
 class Loading:
     """Progress of one load: the engine's thread reports, the event loop reads and may cancel."""

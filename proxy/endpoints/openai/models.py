@@ -34,6 +34,8 @@ class DeploymentCard(Struct, kw_only=True):
     loaded: bool | None
     loaded_context: int | None
     """Tokens of context that the model is loaded with, if the backend chooses them."""
+    notes: list[str] = []
+    """Deviations of the model from its configuration, with the reasons; known once it is loaded."""
 
 
 class ModelCard(Struct, kw_only=True):
@@ -116,6 +118,7 @@ def to_deployment_card(deployment: Deployment) -> DeploymentCard:
         template=list(model.template),
         loaded=model.loaded,
         loaded_context=model.loaded_context,
+        notes=list(model.notes),
     )
 
 

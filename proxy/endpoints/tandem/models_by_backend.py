@@ -33,6 +33,8 @@ class BackendListing(Struct, kw_only=True):
     reached: bool | None
     """True if the last listing succeeded; null before the first."""
     models: list[BackendModel]
+    unusable: dict[str, str]
+    """Models that the backend has and cannot use, by name, and why."""
 
 
 class ModelsByBackend(Struct):
@@ -48,7 +50,8 @@ def to_listings(registry: Registry) -> dict[str, BackendListing]:
     """The models that can answer now; an unreachable backend has none."""
     backends = registry.backends
     listings = {
-        b: BackendListing(reached=listed.reached, models=[]) for b, listed in backends.items()
+        b: BackendListing(reached=listed.reached, models=[], unusable=listed.unusable())
+        for b, listed in backends.items()
     }
     for entry in registry.entries():
         for deployment in entry.deployments:

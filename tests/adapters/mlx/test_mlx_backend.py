@@ -1,15 +1,19 @@
 """The engine over tiny models: batching, cancelling, failing, loading."""
 
 import asyncio
+import json
+import sys
 import threading
 from pathlib import Path
 from typing import Any
 
+import mlx.core as mx
 import pytest
 from fakes.engine_client import ForwardPasses, HeldPass, Shape, paused, rows
 from fakes.tiny_model import KINDS as TINY_KINDS
 from fakes.tiny_model import config_for, write_tiny_model
 from fakes.waiting import until
+from mlx_lm.models import mamba
 
 from adapters import sink
 from adapters.backend import Backend
@@ -25,6 +29,7 @@ from adapters.errors import (
 from adapters.events import Event, Finished, Started, TextDelta
 from adapters.mlx.backend import MLXBackend
 from adapters.mlx.engine.engine import Engine
+from adapters.mlx.models.load_progress import Extras, Loading
 from adapters.request import GenerationRequest, JSONObject, Message, Sampling, TextPart
 
 KINDS = ("llama", "llama4", "mamba")
@@ -218,6 +223,54 @@ async def test_a_failed_load_says_why_and_can_be_tried_again(tmp_path: Path) -> 
         assert text_of(await answer(backend, chat("broken")))
     finally:
         await backend.aclose()
+
+
+async def test_a_load_that_misses_a_parameter_names_it_and_takes_the_model_off_the_list(
+    tmp_path: Path,
+) -> None:
+    broken = write_tiny_model(tmp_path / "broken")
+    weights = broken / "model.safetensors"
+    whole: Any = mx.load(str(weights))
+    name = "model.layers.0.mlp.up_proj.weight"
+    mx.save_safetensors(str(weights), {k: v for k, v in whole.items() if k != name})
+    backend = MLXBackend(config_for(tmp_path))
+    try:
+        assert [model.name for model in await backend.list_models()] == ["broken"]
+        with pytest.raises(GenerationError, match=f"Missing 1 parameters: {name}"):
+            await backend.load("broken")
+        assert await backend.list_models() == []
+        assert backend.unusable()["broken"].endswith(name)
+        mx.save_safetensors(str(weights), whole)
+        assert [model.name for model in await backend.list_models()] == ["broken"]
+        assert backend.unusable() == {}
+    finally:
+        await backend.aclose()
+
+
+async def test_a_model_whose_code_exits_ends_no_other_model(
+    backend: MLXBackend, engine: Engine, folder: Path, tmp_path: Path
+) -> None:
+    """mlx-lm's `olmo` calls `sys.exit` where a package is missing."""
+    exits = write_tiny_model(tmp_path / "exits")
+    config = json.loads((exits / "config.json").read_bytes())
+    (exits / "config.json").write_text(json.dumps(config | {"model_type": "olmo"}))
+    with pytest.raises(GenerationError, match="'exits' could not be loaded: SystemExit: 1"):
+        await asyncio.wrap_future(engine.load(exits, Loading("exits"), Extras()))
+    assert text_of(await answer(backend, chat("llama")))
+    assert (await backend.health()).ok
+
+
+async def test_a_step_that_exits_ends_its_answers_and_no_other_model(
+    backend: MLXBackend, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def leave(*_: object, **__: object) -> None:
+        sys.exit(3)
+
+    await backend.load("mamba")
+    monkeypatch.setattr(mamba.Model, "__call__", leave)
+    with pytest.raises(GenerationError):
+        await answer(backend, chat("mamba"))
+    assert text_of(await answer(backend, chat("llama")))
 
 
 async def test_unloading_frees_the_model_and_it_comes_back_when_asked(backend: MLXBackend) -> None:

@@ -182,6 +182,15 @@ def test_models_in_json_are_what_the_server_lists(tmp_path: Path):
         assert json.loads(done.stdout) == json.loads(running.get("/v1/models")[1])
 
 
+def test_models_report_what_cannot_be_used(tmp_path: Path):
+    folder = write_tiny_model(tmp_path / "models" / "old")
+    (folder / "model.safetensors").rename(folder / "weights.npz")
+    mlx = f"{{folders: ['{tmp_path / 'models'}'], embedded: never, huggingface_cache: false}}"
+    done = run("models", "--config", str(write(tmp_path, f"backends: {{mlx: {mlx}}}\n")))
+    assert "old" not in done.stdout
+    assert "tandem: mlx: 'old' cannot be used: its weights are in weights.npz" in done.stderr
+
+
 def test_models_report_an_unreachable_backend(tmp_path: Path):
     config = write(tmp_path, "backends: {mlx: null, ollama: {host: 'http://127.0.0.1:9'}}")
     done = run("models", "--config", str(config))

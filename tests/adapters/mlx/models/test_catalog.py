@@ -5,11 +5,21 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+<<<<<<< HEAD
 from fakes.tiny_model import NO_FOLDER, config_for, write_tiny_model
 
 from adapters.config import MLXConfig
 from adapters.mlx.models import bundled, catalog
 from adapters.mlx.models.catalog import context_length, find_models
+=======
+from fakes.tiny_model import write_tiny_model
+from mlx_lm.utils import MODEL_REMAPPING
+
+from adapters.config import MLXConfig
+from adapters.mlx.models import catalog
+from adapters.mlx.models.architectures import module_of, unsupported
+from adapters.mlx.models.catalog import context_length, find_models, read_catalog
+>>>>>>> 5e580f5 (adapters/mlx: tell why a model cannot be used, and outlive code that exits)
 
 
 @pytest.fixture(scope="module")
@@ -151,3 +161,59 @@ def test_model_is_listed_when_all_parts_exist(tmp_path: Path, hub: Path, tiny: P
     assert names(folders=(str(tmp_path / "models"),)) == []
     shutil.copy(first_part, folder / "model-00002-of-00002.safetensors")
     assert names(folders=(str(tmp_path / "models"),)) == ["parts"]
+
+
+@pytest.mark.parametrize(
+    ("config", "remove", "add", "reason"),
+    [
+        ({}, "model.safetensors", "weights.npz", "its weights are in weights.npz"),
+        ({}, "model.safetensors", "pytorch_model.bin", "its weights are in pytorch_model.bin"),
+        ({}, "model.safetensors", None, "it has no model*.safetensors"),
+        ({}, "tokenizer.json", "model-00002-of-00002.safetensors", "model-00001-of-00002"),
+        ({}, "tokenizer*", None, "it has no tokenizer.json"),
+        ({"model_type": "vit"}, None, None, "has no model type 'vit'"),
+        ({"model_type": "cache"}, None, None, "has no model type 'cache'"),
+        ({"model_type": "../utils"}, None, None, "has no model type '../utils'"),
+        ({"model_type": "olmo"}, None, None, "needs the package 'hf_olmo'"),
+        ({"model_file": "mine.py"}, None, None, "code of its own"),
+        ({"model_type": "deepseek_v41_text"}, None, None, None),
+        ({"model_type": "solar_open"}, None, None, None),
+        (
+            {"model_type": "bailing_hybrid", "architectures": ["BailingMoeV3ForCausalLM"]},
+            None,
+            None,
+            None,
+        ),
+    ],
+)
+def test_model_that_cannot_be_loaded_has_a_reason(
+    tmp_path: Path,
+    hub: Path,
+    tiny: Path,
+    config: dict[str, object],
+    remove: str | None,
+    add: str | None,
+    reason: str | None,
+) -> None:
+    folder = tmp_path / "models" / "it"
+    shutil.copytree(tiny, folder)
+    changed = json.loads((folder / "config.json").read_bytes()) | config
+    (folder / "config.json").write_text(json.dumps(changed))
+    for file in folder.glob(remove) if remove else ():
+        file.unlink()
+    if add is not None:
+        (folder / add).write_bytes(b"")
+    found = read_catalog(MLXConfig(folders=(str(tmp_path / "models"),), embedded="never"))
+    if reason is None:
+        assert found.unusable == {}
+        assert set(found.folders) == {"it"}
+    else:
+        assert reason in found.unusable["it"]
+        assert not found.folders
+        assert str(tmp_path) not in found.unusable["it"]
+
+
+def test_model_types_are_those_of_mlx_lm() -> None:
+    assert module_of({"model_type": "mistral"}) == MODEL_REMAPPING["mistral"]
+    for kind in MODEL_REMAPPING:
+        assert unsupported({"model_type": kind}) is None

@@ -2,7 +2,13 @@
 
 import json
 import logging
+<<<<<<< HEAD
 from contextlib import aclosing
+=======
+import shutil
+from collections.abc import AsyncGenerator
+from contextlib import asynccontextmanager
+>>>>>>> 5e580f5 (adapters/mlx: tell why a model cannot be used, and outlive code that exits)
 from pathlib import Path
 from typing import Any
 
@@ -17,11 +23,10 @@ from mlx_lm.models import llama
 from mlx_lm.tuner.utils import linear_to_lora_layers
 from mlx_lm.utils import load_model
 
-from adapters.backend import Model
 from adapters.config import MLXModel
 from adapters.errors import GenerationError, ModelNotFoundError
 from adapters.mlx.backend import MLXBackend
-from adapters.mlx.models.catalog import ModelFolder, absent_models, find_models
+from adapters.mlx.models.catalog import find_models
 from adapters.request import Sampling
 
 pytestmark = pytest.mark.slow
@@ -148,8 +153,11 @@ async def test_lora_of_another_shape_is_rejected_when_loaded(folder: Path, tmp_p
     about = (folder / "lora" / "adapter_config.json").read_text()
     (tmp_path / "adapter_config.json").write_text(about)
     async with opened(folder, tuned=entry(folder, lora=str(tmp_path))) as backend:
-        with pytest.raises(GenerationError, match="'tuned' could not be loaded"):
+        with pytest.raises(GenerationError, match="'tuned' could not be loaded") as caught:
             await backend.load("tuned")
+        assert str(tmp_path) not in caught.value.message
+        assert "tuned" not in [model.name for model in await backend.list_models()]
+        assert "could not be loaded: ValueError" in backend.unusable()["tuned"]
 
 
 async def test_draft_with_other_tokens_is_rejected(folder: Path, tmp_path: Path) -> None:
@@ -163,7 +171,11 @@ async def test_draft_with_other_tokens_is_rejected(folder: Path, tmp_path: Path)
             await backend.load("fast")
 
 
-def test_embedding_model_cannot_be_a_base() -> None:
-    base = ModelFolder(Model(name="y", capabilities=frozenset({"embedding"})), Path("y"))
-    config = config_for(Path("nowhere"), models={"x": MLXModel(base="y")})
-    assert absent_models(config, {"y": base}) == {"x": "'y' is an embedding model"}
+async def test_embedding_model_cannot_be_a_base(folder: Path, tmp_path: Path) -> None:
+    vectors = tmp_path / "vectors"
+    shutil.copytree(folder / "models" / "base", vectors)
+    config = msgspec.json.decode((vectors / "config.json").read_bytes())
+    (vectors / "config.json").write_bytes(msgspec.json.encode(config | {"model_type": "bert"}))
+    async with opened(folder, x=entry(folder, base=str(vectors))) as backend:
+        await backend.list_models()
+        assert "is an embedding model" in backend.unusable()["x"]

@@ -46,6 +46,7 @@ async def test_models_are_listed_by_backend():
         "template": [],
         "loaded": True,
         "loaded_context": None,
+        "notes": [],
         "loading": None,
     }
     assert sorted(on_mlx["names"]) == sorted(on_ollama["names"]) == sorted(NAMES)
@@ -58,7 +59,7 @@ async def test_unreachable_backend_has_no_models():
     away = ScriptedBackend(kind="ollama", models=BackendUnavailableError("gone"))
     async with http_client(mlx, away) as client:
         backends = (await client.get("/api/models")).json()["backends"]
-    assert backends["ollama"] == {"reached": False, "models": []}
+    assert backends["ollama"] == {"reached": False, "models": [], "unusable": {}}
     assert (backends["mlx"]["reached"], len(backends["mlx"]["models"])) == (True, 1)
 
 
@@ -72,6 +73,26 @@ async def test_model_is_retrieved_as_openais_card(path: str):
         card = (await client.get(f"/api/models/{path}")).json()
         assert card == (await client.get(f"/v1/models/{path}")).json()
     assert card["root"] == "both"
+
+
+class WithUnusable(ScriptedBackend):
+    def unusable(self) -> dict[str, str]:
+        return {"org/half": "model-00002-of-00002.safetensors is missing"}
+
+
+@pytest.mark.parametrize("name", ["org/half", "mlx/org/half"])
+async def test_model_that_cannot_be_used_is_not_found_and_has_its_reason(name: str):
+    reason = "model-00002-of-00002.safetensors is missing"
+    async with http_client(WithUnusable(kind="mlx", models=[BIG])) as client:
+        listed = (await client.get("/api/models")).json()["backends"]["mlx"]
+        names = [card["id"] for card in (await client.get("/v1/models")).json()["data"]]
+        refused = await client.get(f"/v1/models/{name}")
+    assert listed["unusable"] == {"org/half": reason}
+    assert "org/half" not in names
+    assert refused.status_code == 404
+    error = refused.json()["error"]
+    assert error["message"] == f"The model 'org/half' cannot be used on mlx: {reason}."
+    assert error["code"] == "model_not_found"
 
 
 async def test_unknown_model_is_not_found():
