@@ -1,6 +1,9 @@
 """The settings of each kind of backend: the values of `backends` in `config.yaml`."""
 
 import os
+import sys
+from collections.abc import Mapping
+from pathlib import Path
 from typing import Annotated, ClassVar, Literal, get_args
 
 from msgspec import Meta, Struct
@@ -151,3 +154,12 @@ KINDS: dict[str, type[BackendConfig]] = {
     str(config.__struct_config__.tag): config for config in get_args(BackendConfig)
 }
 """The configuration of each kind of backend, in the order in which backends are preferred."""
+
+
+def user_state_folder(environ: Mapping[str, str]) -> Path:
+    """Return the folder for results that this user's programs keep, by the system's convention."""
+    if environ.get("XDG_STATE_HOME"):
+        return Path(environ["XDG_STATE_HOME"]) / "tandem"
+    home = Path(os.path.expanduser("~"))
+    folder = "Library/Application Support" if sys.platform == "darwin" else ".local/state"
+    return home / folder / "tandem"

@@ -12,7 +12,14 @@ import msgspec
 from msgspec import Meta, Struct
 from msgspec.structs import force_setattr, replace
 
-from adapters.config import KINDS, BackendConfig, EchoConfig, MLXConfig, OllamaConfig
+from adapters.config import (
+    KINDS,
+    BackendConfig,
+    EchoConfig,
+    MLXConfig,
+    OllamaConfig,
+    user_state_folder,
+)
 from adapters.errors import InvalidRequestError
 from proxy.keep_alive import to_keep_alive
 
@@ -374,8 +381,4 @@ def state_folder(config: Config, environ: Mapping[str, str]) -> Path:
     """The folder that keeps the results of `tandem bench MODEL`."""
     if config.server.state_folder is not None:
         return Path(config.server.state_folder).expanduser()
-    if environ.get("XDG_STATE_HOME"):
-        return Path(environ["XDG_STATE_HOME"]) / "tandem"
-    home = Path(os.path.expanduser("~"))
-    folder = "Library/Application Support" if sys.platform == "darwin" else ".local/state"
-    return home / folder / "tandem"
+    return user_state_folder(environ)

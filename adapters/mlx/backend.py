@@ -146,10 +146,16 @@ class MLXBackend:
         self._unusable = catalog.unusable | failed
         self._warn()
         return [
-            msgspec.structs.replace(folder.model, loaded=name in self._loaded)
+            msgspec.structs.replace(
+                folder.model, loaded=name in self._loaded, notes=self._notes_of(name)
+            )
             for name, folder in catalog.folders.items()
             if name not in failed
         ]
+
+    def _notes_of(self, name: str) -> tuple[str, ...]:
+        loaded = self._loaded.get(name)
+        return loaded.model.notes if isinstance(loaded, TextModel) else ()
 
     def unusable(self) -> dict[str, str]:
         return dict(self._unusable)

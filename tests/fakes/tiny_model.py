@@ -120,7 +120,7 @@ def write_tiny_model(
     parameters: Any = tree_flatten(model.parameters())
     weights = {name: array * 4 for name, array in parameters}
     mx.save_safetensors(str(folder / "model.safetensors"), weights)
-    _write_tokenizer(folder, template)
+    write_tokenizer(folder, template)
     return folder
 
 
@@ -135,7 +135,7 @@ def config_for(folder: Path, **fields: Any) -> MLXConfig:
     return MLXConfig(**{**own, **fields})
 
 
-def _write_tokenizer(folder: Path, template: str) -> None:
+def write_tokenizer(folder: Path, template: str) -> None:
     alphabet = sorted(pre_tokenizers.ByteLevel.alphabet())
     tokenizer = Tokenizer(models.BPE({char: token for token, char in enumerate(alphabet)}, []))
     tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False)

@@ -14,6 +14,9 @@ from adapters.mlx.engine.kv_pool import Pool
 from adapters.mlx.models.load import LoadedModel
 from adapters.mlx.sequence import Sequence, usual_length
 
+_PROBE = 64
+"""Tokens that a cache of an unknown class is measured with."""
+
 
 class Group:
     """The choices of one request: one prompt, read once."""
@@ -106,20 +109,37 @@ def measure_footprint(model: Any) -> Footprint:
     It is the model's warm-up too.
     """
     caches = make_prompt_cache(model)
-    logits = model(mx.array([[0]]), cache=caches)
-    mx.eval(logits)
-    layers = [part for cache in caches for part in getattr(cache, "caches", (cache,))]
-    return Footprint(
-        sum(layer.nbytes for layer in layers if isinstance(layer, ArraysCache)),
-        tuple(_per_token(layer) for layer in layers if not isinstance(layer, ArraysCache)),
-    )
+    mx.eval(model(mx.array([[0]]), cache=caches))
+    layers = leaves(caches)
+    fixed = sum(layer.nbytes for layer in layers if isinstance(layer, ArraysCache))
+    sizes = [_per_token(layer) for layer in layers if hasattr(layer, "keys")]
+    if others := [x for x in layers if not (isinstance(x, ArraysCache) or hasattr(x, "keys"))]:
+        before = sum(layer.nbytes for layer in others)
+        mx.eval(model(mx.array([[0] * _PROBE]), cache=caches))
+        grown = sum(layer.nbytes for layer in others) - before
+        fixed += before
+        sizes.append((-(-grown // _PROBE), None))
+    return Footprint(fixed, tuple(sizes))
+
+
+def leaves(caches: list[Any]) -> list[Any]:
+    """Return the caches of all layers, those that a layer has several of one by one."""
+    return [part for cache in caches for part in getattr(cache, "caches", (cache,))]
+
+
+def is_bounded(layer: Any) -> bool:
+    """Return whether a cache drops its oldest tokens: it has a window or chunks."""
+    return _window(layer) is not None
+
+
+def _window(layer: Any) -> int | None:
+    return getattr(layer, "max_size", None) or getattr(layer, "chunk_size", None)
 
 
 def _per_token(layer: Any) -> tuple[int, int | None]:
     # Buffers grow in steps (256 tokens, for example); their third axis is the capacity.
     room = layer.keys.shape[2] if layer.keys is not None else 1
-    window = getattr(layer, "max_size", None) or getattr(layer, "chunk_size", None)
-    return layer.nbytes // max(room, 1), window
+    return layer.nbytes // max(room, 1), _window(layer)
 
 
 def default_budget() -> int:

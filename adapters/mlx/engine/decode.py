@@ -84,10 +84,10 @@ class Row:
 
 
 class DecodeBatch:
-    def __init__(self, loaded: LoadedModel, kv_bits: int | None = None) -> None:
+    def __init__(self, loaded: LoadedModel) -> None:
         self.rows: list[Row] = []
         self._loaded = loaded
-        self._kv_bits = kv_bits
+        self._kv_bits = loaded.kv_bits
         self._cache: Cache = []
         # A single row keeps its own cache: no padding, no mask, no need for `merge`.
         self._merged = False

@@ -333,11 +333,13 @@ class Engine:
     def _load(self, path: Path, loading: Loading, extras: Extras) -> "Pieces[LoadedModel]":
         name = loading.name
         if name not in self._schedulers:
+            from adapters.mlx.engine.proof import proven
             from adapters.mlx.engine.scheduler import Scheduler
             from adapters.mlx.models.load import load_folder
 
             started = time.monotonic()
             loaded = yield from load_folder(path, self._config.dequantize, loading, extras)
+            loaded = yield from proven(loaded, self._config)
             yield
             scheduler = self._schedulers[name] = Scheduler(
                 loaded, self._config, self.pool, self._clock

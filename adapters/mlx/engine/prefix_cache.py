@@ -20,7 +20,7 @@ from typing import Any, Protocol
 
 import mlx.core as mx
 from mlx.utils import tree_map
-from mlx_lm.models.cache import CacheList, KVCache, make_prompt_cache
+from mlx_lm.models.cache import KVCache, make_prompt_cache
 from msgspec import Struct
 
 from adapters.config import MLXConfig
@@ -123,7 +123,7 @@ def create_prefix_cache(loaded: LoadedModel, config: MLXConfig) -> PrefixCache:
     if budget == 0:
         return PrefixCache(None)
     block = choose_block()
-    if config.kv_bits is not None or not _is_cuttable(loaded):
+    if loaded.kv_bits is not None or not _is_cuttable(loaded):
         return PrefixCache(SnapshotStore(budget, block))
     folder = None
     if config.prefix_cache_folder is not None:
@@ -344,7 +344,8 @@ class SnapshotStore:
         if nbytes > self._budget:
             return
         mine = copy.deepcopy(caches)
-        _settle(mine)
+        for cache in mine:
+            _settle(cache)
         self._snapshots[name] = Snapshot(len(tokens), mine, nbytes)
         self.nbytes += nbytes
         self.trim(self._budget)
@@ -367,14 +368,16 @@ class SnapshotStore:
             self.nbytes -= snapshot.nbytes
 
 
-def _settle(caches: Caches) -> None:
-    """Evaluate the state, in memory of its own: a row may be a view of the batch."""
-    for cache in caches:
-        if isinstance(cache, CacheList):
-            _settle(list(cache.caches))
-        else:
-            cache.state = tree_map(
-                lambda leaf: mx.contiguous(leaf) if isinstance(leaf, mx.array) else leaf,
-                cache.state,
-            )
-            mx.eval(cache.state)
+def _settle(cache: Any) -> None:
+    """Evaluate all arrays of a cache, in memory of their own: a row may be a view of the batch."""
+    for name, value in vars(cache).items():
+        setattr(cache, name, tree_map(_settled, value))
+
+
+def _settled(leaf: Any) -> Any:
+    if isinstance(leaf, mx.array):
+        leaf = mx.contiguous(leaf)
+        mx.eval(leaf)
+    elif hasattr(leaf, "__dict__"):  # One of several caches of a layer.
+        _settle(leaf)
+    return leaf

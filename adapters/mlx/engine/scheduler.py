@@ -11,7 +11,7 @@ from collections.abc import Callable
 
 import mlx.core as mx
 from mlx_lm.generate import generation_stream
-from mlx_lm.models.cache import KVCache, can_trim_prompt_cache, make_prompt_cache
+from mlx_lm.models.cache import make_prompt_cache
 from msgspec import Struct
 
 from adapters.config import MLXConfig
@@ -61,17 +61,17 @@ class Scheduler:
         self._clock = clock
         self.prefixes = create_prefix_cache(loaded, config)
         self._unkept: list[Read] = []
-        self.max_rows = config.max_concurrent if is_batched(loaded, config) else 1
+        is_batched = loaded.batchable and loaded.kv_bits is None and loaded.draft is None
+        self.max_rows = config.max_concurrent if is_batched else 1
         self.budget = Budget(
             measure_footprint(loaded.model),
             config.kv_budget_bytes or default_budget(),
             loaded,
             pool,
         )
-        self._kv_bits = config.kv_bits
         self._max_wait = config.max_wait
         self._chunk = choose_prefill_chunk(config)
-        self._reads_together = has_plain_caches(loaded)
+        self._reads_together = loaded.reads_together
         self._queue = Queue()
         self._prefills = Prefills()
         self._ready: list[Prefill] = []
@@ -82,9 +82,9 @@ class Scheduler:
         self._decoding = self._create_batch()
 
     def _create_batch(self) -> DecodeBatch:
-        if speculates(self.loaded, self._kv_bits):
+        if self.loaded.draft is not None:
             return SpeculativeBatch(self.loaded)
-        return DecodeBatch(self.loaded, self._kv_bits)
+        return DecodeBatch(self.loaded)
 
     def add(self, sequences: tuple[Sequence, ...]) -> None:
         """Queue the choices of one request."""
@@ -201,7 +201,7 @@ class Scheduler:
             party.pop()
         if self._decoding.rows:
             self._overtaken += len(party)
-        for prefill in read(self.loaded.model, party, chunk, self._kv_bits):
+        for prefill in read(self.loaded.model, party, chunk, self.loaded.kv_bits):
             self._note(prefill)
         step: Step = []
         for prefill in party:
@@ -267,20 +267,3 @@ class Scheduler:
             self._ready.remove(prefill)
         else:
             self._prefills.remove(prefill)
-
-
-def is_batched(loaded: LoadedModel, config: MLXConfig) -> bool:
-    is_alone = config.kv_bits is not None or loaded.draft is not None
-    return loaded.batchable and not is_alone
-
-
-def has_plain_caches(loaded: LoadedModel) -> bool:
-    """Return whether every layer has keys and values, one per token: padding can be cut off."""
-    return all(type(cache) is KVCache for cache in make_prompt_cache(loaded.model))
-
-
-def speculates(loaded: LoadedModel, kv_bits: int | None) -> bool:
-    """Return whether a draft model guesses: wrong guesses have to be trimmed off the caches."""
-    if loaded.draft is None or kv_bits is not None:
-        return False
-    return all(can_trim_prompt_cache(make_prompt_cache(m)) for m in (loaded.model, loaded.draft))

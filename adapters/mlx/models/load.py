@@ -14,7 +14,6 @@ from typing import Any, Literal, NamedTuple
 import mlx.core as mx
 from mlx.utils import tree_flatten
 from mlx_lm import utils as mlx_lm_utils
-from mlx_lm.models.cache import ArraysCache, CacheList, make_prompt_cache
 from mlx_lm.tuner.utils import load_adapters
 
 from adapters.chat_template.template import ChatTemplate
@@ -51,9 +50,7 @@ class LoadedModel:
     context_length: int | None
     end_tokens: frozenset[int]
     batchable: bool
-    """True if all caches can be merged into a batch; else one answer at a time."""
-    recurrent: bool
-    """True if a layer has a state instead of keys and values, which padding would change."""
+    """True if rows of a batch have the text that they have alone; else one answer at a time."""
     sampling: Sampling
     """The defaults that the model's authors recommend, if any."""
     reasoning: Reasoning | None
@@ -70,6 +67,12 @@ class LoadedModel:
     """The files it was loaded from."""
     draft: Any = None
     """A smaller model with the same vocabulary for speculative decoding."""
+    reads_together: bool = False
+    """True if prompts may be read in one pass, padded at their end."""
+    kv_bits: int | None = None
+    """Bits of quantised keys and values; `None`: they are not quantised."""
+    notes: tuple[str, ...] = ()
+    """See `Model.notes`."""
 
 
 def load_folder(
@@ -78,7 +81,7 @@ def load_folder(
     loading: Loading,
     extras: Extras = NO_EXTRAS,
 ) -> Pieces[LoadedModel]:
-    """Load a model for text generation.
+    """Load a model for text generation. `engine/proof.py` says afterwards what it can do.
 
     Raises:
         GenerationError: the files are not a model that mlx-lm can run; says why.
@@ -163,7 +166,6 @@ def _load(
     models = [m for m in (model, draft) if m is not None]
     yield from read_weights(models, packed, loading)
     texts = yield from reading_tokenizer
-    caches = make_prompt_cache(model)
     return LoadedModel(
         name=loading.name,
         model=model,
@@ -171,8 +173,7 @@ def _load(
         vocabulary=texts.vocabulary,
         context_length=context_length(config),
         end_tokens=texts.end_tokens,
-        batchable=all(hasattr(cache, "merge") for cache in caches),
-        recurrent=any(isinstance(cache, (ArraysCache, CacheList)) for cache in caches),
+        batchable=False,
         sampling=recommended_sampling(path),
         reasoning=texts.reasoning,
         syntax=texts.syntax,

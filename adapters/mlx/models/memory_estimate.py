@@ -140,6 +140,9 @@ def context_bytes(
     width = text.get("head_dim") or text.get("hidden_size", 0) // heads
     if not isinstance(width, int) or width < 1:
         return None
+    # Sliding windows and heads that groups do not divide are never quantised.
+    if width % _GROUP or text.get("sliding_window") is not None:
+        kv_bits = None
     # A quantised cache also has a scale and a bias for each group.
     number_bytes = itemsize if kv_bits is None else kv_bits / 8 + 2 * itemsize / _GROUP
     cached = sum(_cached_tokens(text, layer, tokens) for layer in range(layers))
