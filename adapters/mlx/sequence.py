@@ -89,14 +89,18 @@ class Sequence:
         choice: int = 0,
         bounded: bool = True,
         reports_prompt: bool = False,
+        turns: tuple[int, ...] = (),
     ) -> None:
         """`bounded`: `max_tokens` is the request's own limit, not only the end of the context.
 
         `reports_prompt`: the first post after the admission is a `PromptRead`. Only then
         `max_tokens` may be 0.
+
+        `turns`: lengths of beginnings of the prompt that later prompts are likely to share.
         """
         self.model = model
         self.prompt = prompt
+        self.turns = turns
         self.max_tokens = max_tokens
         self.sampling = sampling
         self.processors = processors

@@ -27,6 +27,7 @@ class Group:
         """The choices that have no row yet."""
         self.client = sequences[0].client
         self.prompt = sequences[0].prompt
+        self.turns = sequences[0].turns
         self.expected = sequences[0].expected
         self.reports_prompt = sequences[0].reports_prompt
         self.top_logprobs = sequences[0].top_logprobs or 0

@@ -20,7 +20,7 @@ from typing import Any, Protocol
 
 import mlx.core as mx
 from mlx.utils import tree_map
-from mlx_lm.models.cache import KVCache, make_prompt_cache
+from mlx_lm.models.cache import KVCache
 from msgspec import Struct
 
 from adapters.config import MLXConfig
@@ -52,7 +52,7 @@ class Store(Protocol):
     nbytes: int
 
     def find(self, client: str, prompt: list[int]) -> Prefix: ...
-    def stops(self, prompt: list[int]) -> tuple[int, ...]: ...
+    def stops(self, prompt: list[int], turns: tuple[int, ...]) -> tuple[int, ...]: ...
     def save(self, client: str, tokens: list[int], caches: Caches) -> None: ...
     def trim(self, budget: int) -> None:
         """Drop the least recently used until no more than `budget` bytes are left."""
@@ -90,10 +90,11 @@ class PrefixCache:
         self.hits += prefix.caches is not None
         return prefix
 
-    def stops(self, prompt: list[int]) -> tuple[int, ...]:
+    def stops(self, prompt: list[int], turns: tuple[int, ...] = ()) -> tuple[int, ...]:
         """Return the lengths of `prompt`'s beginnings after which to call `save`, ascending. The
-        last is the prompt without its last token."""
-        return self.store.stops(prompt) if self.store is not None else ()
+        last is the prompt without its last token; `turns` are those that later prompts may
+        share."""
+        return self.store.stops(prompt, turns) if self.store is not None else ()
 
     def save(self, client: str, tokens: list[int], caches: Caches) -> None:
         """Keep `caches`, which have read `tokens`. They may be lazy; the copies are evaluated and
@@ -123,7 +124,7 @@ def create_prefix_cache(loaded: LoadedModel, config: MLXConfig) -> PrefixCache:
     if budget == 0:
         return PrefixCache(None)
     block = choose_block()
-    if loaded.kv_bits is not None or not _is_cuttable(loaded):
+    if loaded.takes_snapshots:
         return PrefixCache(SnapshotStore(budget, block))
     folder = None
     if config.prefix_cache_folder is not None:
@@ -147,12 +148,6 @@ def choose_block() -> int:
     plain copy takes 7 ms.
     """
     return 32 if mx.default_device() == mx.Device(mx.cpu) else 256
-
-
-def _is_cuttable(loaded: LoadedModel) -> bool:
-    """Return whether every layer has keys and values, one per token, in the order of tokens."""
-    models = [loaded.model, *([loaded.draft] if loaded.draft is not None else [])]
-    return all(type(cache) is KVCache for model in models for cache in make_prompt_cache(model))
 
 
 class Block(Struct, frozen=True):
@@ -225,7 +220,7 @@ class BlockStore:
         shared, child = max(lengths, default=(0, b""))
         return (child, shared) if shared >= _LEAST else None
 
-    def stops(self, prompt: list[int]) -> tuple[int, ...]:
+    def stops(self, prompt: list[int], turns: tuple[int, ...]) -> tuple[int, ...]:
         return (len(prompt) - 1,) if len(prompt) > 1 else ()
 
     def save(self, client: str, tokens: list[int], caches: Caches) -> None:
@@ -328,12 +323,15 @@ class SnapshotStore:
         snapshot = self._snapshots[kept[-1]]
         return Prefix(snapshot.length, copy.deepcopy(snapshot.caches))
 
-    def stops(self, prompt: list[int]) -> tuple[int, ...]:
-        """Stop at the end of the last full block too: a template may end a prompt with text, such
-        as an opening reasoning marker, that it leaves out once that turn is history."""
+    def stops(self, prompt: list[int], turns: tuple[int, ...]) -> tuple[int, ...]:
+        """Stop at the ends of turns, because a state cannot be cut to one later.
+
+        Stop at the end of the last full block too, where turns are not known: a template may end a
+        prompt with text that it leaves out once that turn is history.
+        """
         last = len(prompt) - 1
-        full = last - last % self._block
-        return tuple(length for length in dict.fromkeys((full, last)) if length > 0)
+        full = () if turns else (last - last % self._block,)
+        return tuple(length for length in sorted({*turns, *full, last}) if 0 < length <= last)
 
     def save(self, client: str, tokens: list[int], caches: Caches) -> None:
         [name] = self._names(client, tokens, {len(tokens)})

@@ -183,6 +183,8 @@ def _with(loaded: LoadedModel, result: Proven, config: MLXConfig) -> LoadedModel
         kv_bits=kv_bits,
         batchable=result.batches,
         reads_together=result.reads_together,
+        takes_snapshots=kv_bits is not None
+        or not all(has_plain_caches(m) for m in (loaded.model, draft) if m is not None),
         notes=tuple(notes),
     )
 

@@ -182,7 +182,9 @@ class Scheduler:
         for sequence in group.waiting:
             sequence.cached_tokens = prefix.tokens
         cache = prefix.caches or make_prompt_cache(self.loaded.model)
-        prefill = Prefill(group, cache, prefix.tokens, self.prefixes.stops(group.prompt))
+        prefill = Prefill(
+            group, cache, prefix.tokens, self.prefixes.stops(group.prompt, group.turns)
+        )
         if prefill.remaining == 0:
             return self._end_reading(prefill)
         self._prefills.add(prefill)

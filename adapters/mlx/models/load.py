@@ -71,6 +71,8 @@ class LoadedModel:
     """True if prompts may be read in one pass, padded at their end."""
     kv_bits: int | None = None
     """Bits of quantised keys and values; `None`: they are not quantised."""
+    takes_snapshots: bool = False
+    """True if its caches cannot be cut to fewer tokens: the prefix cache keeps whole states."""
     notes: tuple[str, ...] = ()
     """See `Model.notes`."""
 

@@ -214,7 +214,7 @@ class Answer:
         last = sampled.finish is not None
         text = "" if sampled.finish == "stop" else self._text.add(sampled.token)
         if self._ledger is not None and sampled.finish != "stop":
-            self._note(self._ledger, sampled, len(text))
+            self._ledger.add(to_logprob(self._vocabulary, sampled), len(text))
         if last:
             text += self._text.finish()
         if self._reader is None:
@@ -274,15 +274,9 @@ class Answer:
             self._write(TextDelta(shown, entries, self._choice))
         return matched
 
-    def _note(self, ledger: TokenLedger, sampled: Sampled, length: int) -> None:
-        if self._vocabulary.bytes_of(sampled.token) or length:
-            ledger.add(to_logprob(self._vocabulary, sampled), length)
-
     def _report_silent(self, sampled: Sampled) -> None:
-        """Report the last token if it has no text: a reported prompt promises its logprob."""
-        if self._ledger is not None and (
-            sampled.finish == "stop" or not self._vocabulary.bytes_of(sampled.token)
-        ):
+        """Report the end token: a reported prompt promises the logprob of each."""
+        if self._ledger is not None and sampled.finish == "stop":
             entry = to_logprob(self._vocabulary, sampled)
             self._write(TextDelta("", (entry,), self._choice))
 

@@ -96,9 +96,10 @@ class TokenLedger:
             self._open.popleft()
 
     def keep(self, length: int) -> None:
-        """Count the next `length` characters as content."""
+        """Count the next `length` characters as content, and the tokens after them that have no
+        text: control tokens, for example."""
         until = self._read + length
-        while self._open and (self._open[0][0] < until):
+        while self._open and (self._open[0][0] < until or self._open[0][1] == until):
             begin, _, entry = self._open.popleft()
             self._kept.append((self._content + max(begin - self._read, 0), entry))
         self._read, self._content = until, self._content + length

@@ -16,6 +16,7 @@ from adapters.mlx.output.assemble import Reading
 from adapters.mlx.prompt.chat import Prompt, offered_tools, render
 from adapters.mlx.prompt.context import context_of, require_room
 from adapters.mlx.prompt.raw import raw_text
+from adapters.mlx.prompt.turns import find_turns
 from adapters.mlx.sequence import LogitsProcessor, Sequence
 from adapters.request import Feature, GenerationRequest, Sampling, needs
 
@@ -63,7 +64,10 @@ async def prepare(
     echo = ""
     if request.echo:
         echo = await loop.run_in_executor(tokenizing, raw_text, loaded.tokenizer, request.prompt)
-    sequences = _to_sequences(request, loaded, prompt, context, processors)
+    turns: tuple[int, ...] = ()
+    if loaded.takes_snapshots:
+        turns = await loop.run_in_executor(tokenizing, find_turns, loaded, request, prompt.ids)
+    sequences = _to_sequences(request, loaded, prompt, context, processors, turns)
     reading = _to_reading(request, loaded, prompt, echo)
     return Prepared(sequences, reading, context, ignored, prompt.rewritten)
 
@@ -99,6 +103,7 @@ def _to_sequences(
     prompt: Prompt,
     context: int | None,
     processors: list[tuple[LogitsProcessor, ...]],
+    turns: tuple[int, ...],
 ) -> list[Sequence]:
     room = (context or UNBOUNDED) - len(prompt.ids)
     sampling = _with_defaults(request.sampling, loaded.sampling)
@@ -113,6 +118,7 @@ def _to_sequences(
             client=request.client,
             choice=choice,
             bounded=request.max_tokens is not None,
+            turns=turns,
             reports_prompt=not needs(request).isdisjoint({"echo_logprobs", "empty_answer"}),
         )
         for choice in range(request.n)

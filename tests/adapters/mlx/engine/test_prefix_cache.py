@@ -16,6 +16,7 @@ from adapters.events import Event, Finished, TextDelta
 from adapters.mlx.backend import MLXBackend
 from adapters.mlx.engine.engine import Engine
 from adapters.mlx.engine.prefix_cache import BlockStore, choose_block, create_prefix_cache
+from adapters.mlx.engine.proof import proven
 from adapters.mlx.jobs import finish
 from adapters.mlx.models.load import LoadedModel, load_folder
 from adapters.mlx.models.load_progress import Loading
@@ -84,6 +85,34 @@ async def test_text_is_the_same_when_the_history_is_cached(
 
 
 @pytest.mark.slow
+@pytest.mark.parametrize("kind", KINDS)
+async def test_a_system_message_is_read_once_for_all_conversations(
+    backend: MLXBackend, plain: MLXBackend, kind: str
+) -> None:
+    first, second = [
+        GenerationRequest(
+            model=kind, prompt=(message("system", LONG), message("user", text)), max_tokens=8
+        )
+        for text in ("Hi", "Another question")
+    ]
+    await answer(backend, first)
+    text, cached = await answer(backend, second)
+    assert cached > len(LONG)
+    assert (text, 0) == await answer(plain, second)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+async def test_a_turn_that_is_said_otherwise_reads_only_itself(
+    backend: MLXBackend, plain: MLXBackend, kind: str
+) -> None:
+    """An app lets its user change the last message, or asks again with the end of a history."""
+    await answer(backend, chat(kind, LONG, "It does.", "How high?", max_tokens=8))
+    changed = chat(kind, LONG, "It does.", "Why, and for how long?", max_tokens=8)
+    text, cached = await answer(backend, changed)
+    assert cached > len(LONG)
+    assert (text, 0) == await answer(plain, changed)
+
+
 @pytest.mark.parametrize("kind", KINDS)
 async def test_text_is_the_same_when_cached_and_new_prompts_share_a_batch(
     backend: MLXBackend, plain: MLXBackend, kind: str
@@ -186,7 +215,8 @@ def test_windows_recurrence_and_chunks_are_not_cut(folder: Path) -> None:
 
 
 def load(folder: Path, kind: str) -> LoadedModel:
-    return finish(load_folder(folder / kind, "auto", Loading(kind)))
+    bare = finish(load_folder(folder / kind, "auto", Loading(kind)))
+    return finish(proven(bare, config_for(folder)))
 
 
 def read(loaded: LoadedModel, tokens: list[int]) -> list[Any]:

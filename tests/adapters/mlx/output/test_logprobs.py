@@ -175,3 +175,22 @@ def test_a_token_has_what_the_text_has_of_it(
 ) -> None:
     places = Places(text)
     assert [bytes(places.bytes_of(own, name)) for own, name in tokens] == expected
+
+
+async def test_a_control_token_without_text_has_its_logprob(
+    backend: MLXBackend,
+) -> None:
+    start = END - 1
+    bias = {start: 100.0}
+    request = GenerationRequest(
+        model="llama",
+        prompt=TokenIds(ids()),
+        max_tokens=3,
+        top_logprobs=1,
+        sampling=Sampling(logit_bias=bias),
+    )
+    events = await answer(backend, request)
+    reported = [e.logprobs for e in events if isinstance(e, TextDelta) and e.logprobs]
+    tokens = [entry.token for entries in reported for entry in entries]
+    assert tokens == ["<|im_start|>"] * 3
+    assert usage_of(events).completion_tokens == 3
