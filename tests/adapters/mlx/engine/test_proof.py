@@ -8,9 +8,9 @@ from typing import Any
 
 import pytest
 from fakes.engine_client import ForwardPasses
-from fakes.scripted_model import answer, chat, config_for, told
+from fakes.scripted_model import answer, chat, told
 from fakes.tiny_architectures import tiny_config, write_tiny_architecture
-from fakes.tiny_model import write_tiny_model
+from fakes.tiny_model import config_for, write_tiny_model
 from mlx_lm.models import llama
 
 from adapters.backend import Model

@@ -5,21 +5,13 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-<<<<<<< HEAD
 from fakes.tiny_model import NO_FOLDER, config_for, write_tiny_model
-
-from adapters.config import MLXConfig
-from adapters.mlx.models import bundled, catalog
-from adapters.mlx.models.catalog import context_length, find_models
-=======
-from fakes.tiny_model import write_tiny_model
 from mlx_lm.utils import MODEL_REMAPPING
 
 from adapters.config import MLXConfig
-from adapters.mlx.models import catalog
+from adapters.mlx.models import bundled, catalog
 from adapters.mlx.models.architectures import module_of, unsupported
 from adapters.mlx.models.catalog import context_length, find_models, read_catalog
->>>>>>> 5e580f5 (adapters/mlx: tell why a model cannot be used, and outlive code that exits)
 
 
 @pytest.fixture(scope="module")

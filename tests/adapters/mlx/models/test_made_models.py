@@ -2,13 +2,8 @@
 
 import json
 import logging
-<<<<<<< HEAD
-from contextlib import aclosing
-=======
 import shutil
-from collections.abc import AsyncGenerator
-from contextlib import asynccontextmanager
->>>>>>> 5e580f5 (adapters/mlx: tell why a model cannot be used, and outlive code that exits)
+from contextlib import aclosing
 from pathlib import Path
 from typing import Any
 
