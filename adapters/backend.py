@@ -56,6 +56,9 @@ class Model(Struct, frozen=True, kw_only=True):
     loaded: bool | None = None
     loaded_context: int | None = None
     """Tokens of the context it is loaded with, where the backend chooses a size."""
+    notes: tuple[str, ...] = ()
+    """Sentences for users: what this model does not do as configured, and why. Known once it is
+    loaded."""
     details: ModelDetails = ModelDetails()
     notes: tuple[str, ...] = ()
     """Sentences for users: what this model does not do as configured, and why. Known once it is

@@ -16,7 +16,7 @@ from adapters.config import MLXConfig, OllamaConfig
 from adapters.conversion.parity import Parity, compare_prompts
 from adapters.errors import InvalidRequestError, ModelNotFoundError
 from adapters.mlx.models import bundled
-from adapters.mlx.models.catalog import find_models
+from adapters.mlx.models.catalog import read_catalog
 from adapters.mlx.models.provenance import note_export
 from adapters.mlx.to_gguf import Written, write_gguf
 from adapters.ollama.client import OllamaClient
@@ -36,23 +36,24 @@ class Exported(Struct, frozen=True):
 
 
 def find_folder(source: str, mlx: MLXConfig) -> tuple[str, Path]:
-    """Name and folder of `source`, which is `mlx:NAME` or the path of a folder.
+    """Name and folder of `source`, which is a listed name, with `mlx:` or without, or the path of a
+    folder. A listed name comes first.
 
     Raises:
         BackendError: the model does not exist, or cannot be converted or downloaded.
     """
-    kind, _, name = source.partition(":")
-    if kind != "mlx":
-        path = Path(source).expanduser()
-        if not (path / "config.json").is_file():
-            raise ModelNotFoundError(
-                f"'{source}' is not the folder of a model; name a model as `mlx:NAME`."
-            )
+    name, path = source.removeprefix("mlx:"), Path(source).expanduser()
+    catalog = read_catalog(mlx)
+    if (model := catalog.folders.get(name)) is not None:
+        return name, model.path or asyncio.run(bundled.ensure_available(name, mlx.cache_folder))
+    if (path / "config.json").is_file():
         return path.resolve().name, path
-    model = find_models(mlx).get(name)
-    if model is None:
-        raise ModelNotFoundError(f"There is no MLX model '{name}'.")
-    return name, model.path or asyncio.run(bundled.ensure_available(name, mlx.cache_folder))
+    reason = catalog.unusable.get(name)
+    raise ModelNotFoundError(
+        f"The MLX model '{name}' cannot be exported: {reason}."
+        if reason
+        else f"There is neither an MLX model '{name}' nor a folder of a model '{source}'."
+    )
 
 
 def default_tag(name: str) -> str:

@@ -33,22 +33,27 @@ class Imported(Struct, frozen=True):
 
 
 def find_source(source: str, ollama: OllamaConfig | None) -> StoredModel:
-    """The weights of `source`, which is `ollama:NAME` or the path of a GGUF.
+    """The weights of `source`, which is the name of an Ollama model, with `ollama:` or without, or
+    the path of a GGUF. A file of that name comes first.
 
     Raises:
         BackendError: the model does not exist, or has other parts than one GGUF.
         OSError: a file cannot be read.
     """
     kind, _, name = source.partition(":")
-    if kind == "ollama":
-        store = asyncio.run(_store_of_server(name, ollama)) if ollama is not None else None
-        return find_stored(name, (*([store] if store else []), *store_folders()))
     path = Path(source).expanduser()
-    if not path.is_file():
+    if kind != "ollama" and path.is_file():
+        return StoredModel(name=path.stem, weights=path)
+    name = name if kind == "ollama" else source
+    store = asyncio.run(_store_of_server(name, ollama)) if ollama is not None else None
+    try:
+        return find_stored(name, (*([store] if store else []), *store_folders()))
+    except ModelNotFoundError as error:
+        if kind == "ollama":
+            raise
         raise ModelNotFoundError(
-            f"There is no file '{source}'; name a model of Ollama as `ollama:NAME`."
-        )
-    return StoredModel(name=path.stem, weights=path)
+            f"There is neither a file '{source}' nor a model of Ollama of this name."
+        ) from error
 
 
 async def _store_of_server(name: str, ollama: OllamaConfig) -> Path | None:

@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 
 def add(commands: Commands) -> None:
     parser = commands.add("export", export, "convert an MLX model for Ollama")
-    parser.add_argument("source", help="mlx:NAME, or the folder of a model", metavar="MODEL")
+    parser.add_argument("source", help="an MLX model, or the folder of a model", metavar="MODEL")
     parser.add_argument(
         "--as", dest="tag", metavar="TAG", help="name on Ollama (default: the model's name)"
     )

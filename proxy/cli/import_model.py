@@ -15,7 +15,9 @@ if TYPE_CHECKING:
 
 def add(commands: Commands) -> None:
     parser = commands.add("import", import_, "convert an Ollama model for MLX")
-    parser.add_argument("source", help="ollama:NAME, or the path of a GGUF file", metavar="MODEL")
+    parser.add_argument(
+        "source", help="an Ollama model, or the path of a GGUF file", metavar="MODEL"
+    )
     parser.add_argument(
         "--to", type=Path, metavar="FOLDER", help="default: a folder where Tandem finds it"
     )

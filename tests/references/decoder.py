@@ -15,6 +15,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 Array = NDArray[np.float64]
+ARCHITECTURES = ("gemma3", "llama", "qwen2", "qwen3")
+"""Architectures that this reference computes; llama.cpp itself is the reference of the others."""
 
 
 class Reference:

@@ -39,6 +39,15 @@ class Architecture:
     """Tensors of `block` with rows reordered by llama.cpp's converter for its rotary embedding."""
     norm_offset: float = 0.0
     """GGUF's norm weights minus MLX's."""
+    requires_output: bool = False
+    """True if one of the engines cannot use the embedding as the output matrix."""
+    bare: frozenset[str] = frozenset()
+    """Tensors of `block` that are a parameter of their own in MLX, not the weight of a module."""
+    rows_of_one: frozenset[str] = frozenset()
+    """Vectors of `block` that are matrices of one row in MLX."""
+    settings: Callable[[Fields], Fields] = lambda config: {}
+    """Metadata of its own from a `config.json`, the reverse of `config`; raises
+    UnsupportedGGUFError for values that the GGUF cannot have."""
 
 
 # Tensors outside the blocks.
@@ -79,6 +88,8 @@ def module_names(architecture: Architecture, fields: Fields, tensors: set[str]) 
         UnsupportedGGUFError: a tensor is missing or not supported.
     """
     names = dict(_VOCABULARY)
+    if architecture.requires_output:
+        names["output.weight"] = "lm_head"
     for index in range(int(_required(fields, "block_count"))):
         for source, module in architecture.block.items():
             names[f"blk.{index}.{source}.weight"] = f"model.layers.{index}.{module}"
@@ -117,6 +128,14 @@ def is_norm(tensor: str) -> bool:
     return tensor.endswith("norm.weight")
 
 
+def parameter(architecture: Architecture, tensor: str, module: str) -> tuple[str, str]:
+    """The MLX module of a GGUF tensor, and the suffix of its parameter."""
+    source, suffix = tensor.split(".")[-2:]
+    if source in architecture.bare:
+        module, _, suffix = module.rpartition(".")
+    return module, suffix
+
+
 def _required(fields: Fields, key: str) -> Any:
     if key not in fields:
         raise UnsupportedGGUFError(f"The setting '{key}' is missing.")
@@ -128,14 +147,15 @@ def _require_value(fields: Fields, key: str, value: float) -> None:
         raise UnsupportedGGUFError(f"'{key}' = {fields[key]} is not supported, only {value:g}.")
 
 
-def _decoder_config(fields: Fields) -> dict[str, Any]:
+def _decoder_config(fields: Fields, *, experts: bool = False) -> dict[str, Any]:
     """Settings that all architectures share."""
     heads = int(_required(fields, "attention.head_count"))
     width = int(_required(fields, "embedding_length"))
     head_dim = int(fields.get("attention.key_length", width // heads))
     _require_value(fields, "attention.value_length", head_dim)
     _require_value(fields, "rope.dimension_count", head_dim)
-    _require_value(fields, "expert_count", 0)
+    if not experts:
+        _require_value(fields, "expert_count", 0)
     return {
         "hidden_size": width,
         "num_hidden_layers": int(_required(fields, "block_count")),
@@ -150,8 +170,8 @@ def _decoder_config(fields: Fields) -> dict[str, Any]:
     }
 
 
-def _qwen2_config(fields: Fields) -> dict[str, Any]:
-    config = _decoder_config(fields)
+def _qwen2_config(fields: Fields, *, experts: bool = False) -> dict[str, Any]:
+    config = _decoder_config(fields, experts=experts)
     # mlx-lm's class supports no other head size.
     head_dim = config["hidden_size"] // config["num_attention_heads"]
     _require_value(fields, "attention.key_length", head_dim)
@@ -185,6 +205,150 @@ def _gemma3_config(fields: Fields) -> dict[str, Any]:
     }
 
 
+def _gemma3_settings(config: Fields) -> Fields:
+    if config.get("sliding_window_pattern", _GLOBAL_EVERY) != _GLOBAL_EVERY:
+        raise UnsupportedGGUFError("'sliding_window_pattern' is not that of Gemma 3.")
+    # GGUF has no key for the scale of attention: llama.cpp derives it from the blocks.
+    _require_scale(config, int(config["num_hidden_layers"]) == _GEMMA3_27B_BLOCKS, "Gemma 3")
+    return {
+        "attention.sliding_window": int(_required(config, "sliding_window")),
+        "rope.freq_base_swa": float(_required(config, "rope_local_base_freq")),
+    }
+
+
+_GEMMA2_27B_BLOCKS = 46
+
+
+def _gemma2_config(fields: Fields) -> dict[str, Any]:
+    config = _decoder_config(fields)
+    window = int(fields.get("attention.sliding_window", 4096))
+    per_head = config["hidden_size"] // config["num_attention_heads"]
+    is_27b = config["num_hidden_layers"] == _GEMMA2_27B_BLOCKS
+    return config | {
+        # mlx-lm has no sliding windows in Gemma 2: beyond one the text would be another.
+        "max_position_embeddings": min(config["max_position_embeddings"], window),
+        "sliding_window": window,
+        "query_pre_attn_scalar": per_head if is_27b else config["head_dim"],
+        "attn_logit_softcapping": float(fields.get("attn_logit_softcapping", 50.0)),
+        "final_logit_softcapping": float(fields.get("final_logit_softcapping", 30.0)),
+    }
+
+
+def _gemma2_settings(config: Fields) -> Fields:
+    _require_scale(config, int(config["num_hidden_layers"]) == _GEMMA2_27B_BLOCKS, "Gemma 2")
+    return {
+        "attention.sliding_window": int(_required(config, "sliding_window")),
+        "attn_logit_softcapping": float(_required(config, "attn_logit_softcapping")),
+        "final_logit_softcapping": float(_required(config, "final_logit_softcapping")),
+    }
+
+
+def _require_scale(config: Fields, is_27b: bool, model: str) -> None:
+    per_head = int(config["hidden_size"]) // int(config["num_attention_heads"])
+    scale = per_head if is_27b else int(config.get("head_dim") or per_head)
+    if config.get("query_pre_attn_scalar", scale) != scale:
+        raise UnsupportedGGUFError(f"'query_pre_attn_scalar' is not that of {model}.")
+
+
+def _experts(fields: Fields) -> dict[str, Any]:
+    return {
+        "num_experts": int(_required(fields, "expert_count")),
+        "num_experts_per_tok": int(_required(fields, "expert_used_count")),
+        "moe_intermediate_size": int(_required(fields, "expert_feed_forward_length")),
+        "decoder_sparse_step": 1,
+        "mlp_only_layers": [],
+    }
+
+
+def _experts_settings(config: Fields) -> Fields:
+    if config.get("decoder_sparse_step", 1) != 1 or config.get("mlp_only_layers"):
+        raise UnsupportedGGUFError("Layers without experts among others are not supported.")
+    return {
+        "expert_count": int(_required(config, "num_experts")),
+        "expert_used_count": int(_required(config, "num_experts_per_tok")),
+        "expert_feed_forward_length": int(_required(config, "moe_intermediate_size")),
+    }
+
+
+def _qwen3moe_config(fields: Fields) -> dict[str, Any]:
+    return _decoder_config(fields, experts=True) | _experts(fields) | {"norm_topk_prob": True}
+
+
+def _qwen3moe_settings(config: Fields) -> Fields:
+    if config.get("norm_topk_prob") is not True:
+        raise UnsupportedGGUFError("'norm_topk_prob' = false is not supported.")
+    return _experts_settings(config)
+
+
+def _qwen2moe_config(fields: Fields) -> dict[str, Any]:
+    shared = int(_required(fields, "expert_shared_feed_forward_length"))
+    own = {"shared_expert_intermediate_size": shared, "norm_topk_prob": False}
+    return _qwen2_config(fields, experts=True) | _experts(fields) | own
+
+
+def _qwen2moe_settings(config: Fields) -> Fields:
+    if config.get("norm_topk_prob"):
+        raise UnsupportedGGUFError("'norm_topk_prob' = true is not supported.")
+    shared = int(_required(config, "shared_expert_intermediate_size"))
+    return {**_experts_settings(config), "expert_shared_feed_forward_length": shared}
+
+
+_GRANITE_SCALES = {
+    "attention.scale": "attention_multiplier",
+    "embedding_scale": "embedding_multiplier",
+    "residual_scale": "residual_multiplier",
+    "logit_scale": "logits_scaling",
+}
+
+
+def _granite_config(fields: Fields) -> dict[str, Any]:
+    scales = {name: float(_required(fields, key)) for key, name in _GRANITE_SCALES.items()}
+    return _decoder_config(fields) | scales | {"attention_bias": False, "mlp_bias": False}
+
+
+def _granite_settings(config: Fields) -> Fields:
+    return {key: float(_required(config, name)) for key, name in _GRANITE_SCALES.items()}
+
+
+def _phi3_config(fields: Fields) -> dict[str, Any]:
+    """Return the settings of a Phi 3; neither engine has its sliding window."""
+    config = _decoder_config(fields)
+    original = fields.get("rope.scaling.original_context_length", fields.get("context_length"))
+    return config | {"original_max_position_embeddings": int(original or 0)}
+
+
+def _phi3_settings(config: Fields) -> Fields:
+    if config.get("partial_rotary_factor", 1) != 1:
+        raise UnsupportedGGUFError("'partial_rotary_factor' is not supported.")
+    return {
+        "rope.scaling.original_context_length": int(
+            config.get("original_max_position_embeddings") or config["max_position_embeddings"]
+        )
+    }
+
+
+def _gpt_oss_config(fields: Fields) -> dict[str, Any]:
+    return _decoder_config(fields, experts=True) | {
+        "intermediate_size": int(_required(fields, "expert_feed_forward_length")),
+        "num_local_experts": int(_required(fields, "expert_count")),
+        "num_experts_per_tok": int(_required(fields, "expert_used_count")),
+        "sliding_window": int(_required(fields, "attention.sliding_window")),
+    }
+
+
+def _gpt_oss_settings(config: Fields) -> Fields:
+    layers = int(config["num_hidden_layers"])
+    pattern = (["sliding_attention", "full_attention"] * layers)[:layers]
+    if (config.get("layer_types") or pattern) != pattern:
+        raise UnsupportedGGUFError("'layer_types' is not that of gpt-oss.")
+    return {
+        "expert_count": int(_required(config, "num_local_experts")),
+        "expert_used_count": int(_required(config, "num_experts_per_tok")),
+        "expert_feed_forward_length": int(_required(config, "intermediate_size")),
+        "attention.sliding_window": int(_required(config, "sliding_window")),
+    }
+
+
 _BLOCK = {
     "attn_norm": "input_layernorm",
     "attn_q": "self_attn.q_proj",
@@ -196,6 +360,15 @@ _BLOCK = {
     "ffn_up": "mlp.up_proj",
     "ffn_down": "mlp.down_proj",
 }
+_ATTENTION = {name: module for name, module in _BLOCK.items() if not name.startswith("ffn_")}
+_EXPERTS = {
+    "ffn_norm": "post_attention_layernorm",
+    "ffn_gate_inp": "mlp.gate",
+    "ffn_gate_exps": "mlp.switch_mlp.gate_proj",
+    "ffn_up_exps": "mlp.switch_mlp.up_proj",
+    "ffn_down_exps": "mlp.switch_mlp.down_proj",
+}
+_EXPERT_KEYS = frozenset({"expert_used_count", "expert_feed_forward_length"})
 _HEAD_NORMS = {"attn_q_norm": "self_attn.q_norm", "attn_k_norm": "self_attn.k_norm"}
 _KEYS = rotary.KEYS | {
     "attention.head_count",
@@ -255,6 +428,109 @@ ARCHITECTURES: dict[str, Architecture] = {
             "rope.local.freq_base",
         },
         config=_gemma3_config,
+        settings=_gemma3_settings,
         norm_offset=1.0,
+    ),
+    "gemma2": Architecture(
+        model_type="gemma2",
+        hub_class="Gemma2ForCausalLM",
+        block=_BLOCK
+        | {
+            "post_attention_norm": "post_attention_layernorm",
+            "ffn_norm": "pre_feedforward_layernorm",
+            "post_ffw_norm": "post_feedforward_layernorm",
+        },
+        keys=_KEYS
+        | {"attention.sliding_window", "attn_logit_softcapping", "final_logit_softcapping"},
+        config=_gemma2_config,
+        settings=_gemma2_settings,
+        norm_offset=1.0,
+    ),
+    "qwen3moe": Architecture(
+        model_type="qwen3_moe",
+        hub_class="Qwen3MoeForCausalLM",
+        block=_ATTENTION | _HEAD_NORMS | _EXPERTS,
+        keys=_KEYS | _EXPERT_KEYS,
+        config=_qwen3moe_config,
+        settings=_qwen3moe_settings,
+    ),
+    "qwen2moe": Architecture(
+        model_type="qwen2_moe",
+        hub_class="Qwen2MoeForCausalLM",
+        block=_ATTENTION
+        | _EXPERTS
+        | {
+            "ffn_gate_inp_shexp": "mlp.shared_expert_gate",
+            "ffn_gate_shexp": "mlp.shared_expert.gate_proj",
+            "ffn_up_shexp": "mlp.shared_expert.up_proj",
+            "ffn_down_shexp": "mlp.shared_expert.down_proj",
+        },
+        keys=_KEYS | _EXPERT_KEYS | {"expert_shared_feed_forward_length"},
+        config=_qwen2moe_config,
+        settings=_qwen2moe_settings,
+        biased=frozenset({"attn_q", "attn_k", "attn_v"}),
+        rows_of_one=frozenset({"ffn_gate_inp_shexp"}),
+        requires_output=True,
+    ),
+    "granite": Architecture(
+        model_type="granite",
+        hub_class="GraniteForCausalLM",
+        block=_BLOCK,
+        keys=_KEYS | _GRANITE_SCALES.keys(),
+        config=_granite_config,
+        settings=_granite_settings,
+        interleaved=frozenset({"attn_q", "attn_k"}),
+    ),
+    "olmo2": Architecture(
+        model_type="olmo2",
+        hub_class="Olmo2ForCausalLM",
+        block={k: v for k, v in _BLOCK.items() if not k.endswith("norm")}
+        | _HEAD_NORMS
+        | {
+            "post_attention_norm": "post_attention_layernorm",
+            "post_ffw_norm": "post_feedforward_layernorm",
+        },
+        keys=_KEYS,
+        config=_decoder_config,
+        requires_output=True,
+    ),
+    "phi3": Architecture(
+        model_type="phi3",
+        hub_class="Phi3ForCausalLM",
+        block={
+            "attn_norm": "input_layernorm",
+            "attn_qkv": "self_attn.qkv_proj",
+            "attn_output": "self_attn.o_proj",
+            "ffn_norm": "post_attention_layernorm",
+            "ffn_up": "mlp.gate_up_proj",
+            "ffn_down": "mlp.down_proj",
+        },
+        keys=_KEYS | {"attention.sliding_window"},
+        config=_phi3_config,
+        settings=_phi3_settings,
+    ),
+    "gpt-oss": Architecture(
+        model_type="gpt_oss",
+        hub_class="GptOssForCausalLM",
+        block=_ATTENTION
+        | {
+            "attn_sinks": "self_attn.sinks",
+            "post_attention_norm": "post_attention_layernorm",
+            "ffn_gate_inp": "mlp.router",
+            "ffn_gate_exps": "mlp.experts.gate_proj",
+            "ffn_up_exps": "mlp.experts.up_proj",
+            "ffn_down_exps": "mlp.experts.down_proj",
+        },
+        keys=_KEYS | _EXPERT_KEYS | {"attention.sliding_window"},
+        config=_gpt_oss_config,
+        settings=_gpt_oss_settings,
+        biased=frozenset(
+            {
+                *("attn_q", "attn_k", "attn_v", "attn_output", "ffn_gate_inp"),
+                *("ffn_gate_exps", "ffn_up_exps", "ffn_down_exps"),
+            }
+        ),
+        bare=frozenset({"attn_sinks"}),
+        requires_output=True,
     ),
 }

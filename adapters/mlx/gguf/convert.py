@@ -23,13 +23,14 @@ from adapters.mlx.gguf.architectures import (
     Architecture,
     is_norm,
     module_names,
+    parameter,
     read_architecture,
     row_order,
 )
-from adapters.mlx.gguf.packing import GROUP, Packed
 from adapters.mlx.gguf.rotary import llama3_scaling
 from adapters.mlx.gguf.weights import (
     CHUNK,
+    Plain,
     Plan,
     Progress,
     plain_or_packed,
@@ -199,25 +200,25 @@ def _plan(
     for tensor in tensors:
         if tensor.name in names:
             offset = architecture.norm_offset if is_norm(tensor.name) else 0.0
-            form = plain_or_packed(tensor, working, offset)
+            module, suffix = parameter(architecture, tensor.name, names[tensor.name])
+            form = plain_or_packed(tensor, working, offset, suffix)
             rows = int(tensor.shape[-1])
             order = row_order(architecture, config["head_dim"], tensor.name, rows)
-            plans.append(Plan(tensor, names[tensor.name], form, order))
+            is_row = tensor.name.split(".")[-2] in architecture.rows_of_one
+            plans.append(Plan(tensor, module, form, order, is_row))
     return plans
 
 
 def _quantization(plans: Sequence[Plan]) -> dict[str, Any] | None:
     """The most common number of bits, and the modules with another one by name."""
-    packed = {plan.module: plan.form.bits for plan in plans if isinstance(plan.form, Packed)}
+    packed = {
+        plan.module: plan.form.settings() for plan in plans if not isinstance(plan.form, Plain)
+    }
     if not packed:
         return None
-    [(common, _)] = Counter(packed.values()).most_common(1)
-    others = {
-        module: {"group_size": GROUP, "bits": bits}
-        for module, bits in packed.items()
-        if bits != common
-    }
-    return {"group_size": GROUP, "bits": common, "mode": "affine", **others}
+    [(common, _)] = Counter(tuple(settings.items()) for settings in packed.values()).most_common(1)
+    others = {module: own for module, own in packed.items() if tuple(own.items()) != common}
+    return {"mode": "affine", **dict(common), **others}
 
 
 def _write_json(path: Path, value: object) -> None:

@@ -59,11 +59,16 @@ class Packed:
     def label(self) -> str:
         return f"{self.bits}-bit groups of {GROUP}"
 
-    def layout(self, rows: int, columns: int) -> dict[str, tuple[str, tuple[int, ...]]]:
+    def settings(self) -> dict[str, int | str]:
+        """The entry of a module in `quantization`."""
+        return {"group_size": GROUP, "bits": self.bits}
+
+    def layout(self, *shape: int) -> dict[str, tuple[str, tuple[int, ...]]]:
         """Suffix -> safetensors dtype and shape."""
-        groups = (rows, columns // GROUP)
+        *lead, columns = shape
+        groups = (*lead, columns // GROUP)
         return {
-            "weight": ("U32", (rows, columns * self.bits // 32)),
+            "weight": ("U32", (*lead, columns * self.bits // 32)),
             "scales": ("F16", groups),
             "biases": ("F16", groups),
         }
@@ -78,6 +83,45 @@ class Packed:
         grouped = codes.reshape(codes.shape[0], -1, GROUP).astype(np.float32)
         scaled = grouped * parts["scales"].astype(np.float32)[..., None]
         return (scaled + parts["biases"].astype(np.float32)[..., None]).reshape(codes.shape)
+
+
+@dataclass(frozen=True)
+class Microscaled:
+    """MXFP4, which both formats have: 4-bit floats in groups of 32 with a power of two. Exact.
+
+    Source: https://www.opencompute.org/documents/ocp-microscaling-formats-mx-v1-0-spec-final-pdf
+    """
+
+    bits: int = 4
+    label: str = "MXFP4 groups of 32"
+
+    def settings(self) -> dict[str, int | str]:
+        return {"group_size": GROUP, "bits": self.bits, "mode": "mxfp4"}
+
+    def layout(self, *shape: int) -> dict[str, tuple[str, tuple[int, ...]]]:
+        *lead, columns = shape
+        return {
+            "weight": ("U32", (*lead, columns * self.bits // 32)),
+            "scales": ("U8", (*lead, columns // GROUP)),
+        }
+
+    def encode(self, raw: Bytes) -> Parts:
+        scales, codes = _blocks(raw, GGMLQuantizationType.MXFP4, 1, 16)
+        return {"weight": pack(_flat(_nibbles(codes)), self.bits), "scales": _flat(scales)}
+
+    def decode(self, parts: Parts) -> NDArray[np.float32]:
+        codes = unpack(parts["weight"], self.bits)  # type: ignore[arg-type]
+        grouped = FP4[codes].reshape(codes.shape[0], -1, GROUP)
+        return (grouped * power_of_two(parts["scales"])[..., None]).reshape(codes.shape)
+
+
+FP4 = np.array([0, 0.5, 1, 1.5, 2, 3, 4, 6, -0.0, -0.5, -1, -1.5, -2, -3, -4, -6], np.float32)
+"""The values of the codes of a 4-bit float: a sign, two bits of exponent, one of mantissa."""
+
+
+def power_of_two(exponents: NDArray) -> NDArray[np.float32]:
+    """The scale of a group from its byte, an exponent with a bias of 127."""
+    return np.ldexp(np.float32(1), exponents.astype(np.int32) - 127)
 
 
 def _blocks(raw: Bytes, kind: GGMLQuantizationType, *sizes: int) -> list[Bytes]:

@@ -20,7 +20,7 @@ from gguf import ReaderTensor
 from numpy.typing import NDArray
 
 from adapters.gguf.conversion import InexactGGUFError, TensorReport, UnsupportedGGUFError
-from adapters.mlx.gguf.packing import PACKED, Packed, Parts
+from adapters.mlx.gguf.packing import PACKED, Microscaled, Packed, Parts
 
 GATE = 1e-3
 """The largest relative L2 difference between a source tensor and the written one."""
@@ -28,6 +28,7 @@ CHUNK = 1 << 22
 """Weights that are converted at once: memory is bounded by these, whatever the tensor's size."""
 _DTYPES: dict[str, np.dtype] = {
     "U32": np.dtype("<u4"),
+    "U8": np.dtype("u1"),
     "F32": np.dtype("<f4"),
     "F16": np.dtype("<f2"),
     "BF16": np.dtype("<u2"),  # numpy has no bfloat16: its bits
@@ -80,13 +81,16 @@ class Plan:
     tensor: ReaderTensor
     module: str
     """`model.layers.0.self_attn.q_proj`"""
-    form: Packed | Plain
+    form: Packed | Microscaled | Plain
     rows: NDArray[np.intp] | None = None
     """Index of the source's row for each written row, if the order differs."""
+    is_row: bool = False
+    """True for a vector that is written as a matrix of one row."""
 
     @property
     def shape(self) -> tuple[int, ...]:
-        return tuple(int(n) for n in reversed(self.tensor.shape))
+        shape = tuple(int(n) for n in reversed(self.tensor.shape))
+        return (1, *shape) if self.is_row else shape
 
 
 @dataclass(frozen=True)
@@ -107,8 +111,11 @@ class _Part:
         return self.begin + self.row_bytes * self.shape[0]
 
 
-def plain_or_packed(tensor: ReaderTensor, working: str, offset: float = 0.0) -> Packed | Plain:
-    """Choose the storage of `tensor` minus `offset`. Vectors get the `working` type if they fit.
+def plain_or_packed(
+    tensor: ReaderTensor, working: str, offset: float = 0.0, suffix: str = "weight"
+) -> Packed | Microscaled | Plain:
+    """Choose the storage of `tensor` minus `offset`. Vectors, and the biases of experts, get the
+    `working` type if they fit.
 
     MLX computes in the widest type of its inputs, and norms in a GGUF are always float32: as
     float32 they would make all activations and the key-value cache float32.
@@ -117,10 +124,11 @@ def plain_or_packed(tensor: ReaderTensor, working: str, offset: float = 0.0) -> 
         UnsupportedGGUFError: the type of the tensor is not supported.
     """
     kind = tensor.tensor_type
-    if len(tensor.shape) == 2 and kind in PACKED:
+    if len(tensor.shape) > 1 and kind in PACKED:
         return PACKED[kind]
-    if kind == GGML.F32 and len(tensor.shape) == 1:
-        suffix = tensor.name.rpartition(".")[2]
+    if len(tensor.shape) > 1 and kind == GGML.MXFP4:
+        return Microscaled()
+    if kind == GGML.F32 and (len(tensor.shape) == 1 or suffix == "bias"):
         small = Plain(working, kind, suffix, offset)
         with np.errstate(over="ignore"):
             stored = small.decode(small.encode(tensor.data))
@@ -128,7 +136,7 @@ def plain_or_packed(tensor: ReaderTensor, working: str, offset: float = 0.0) -> 
         fits = error <= GATE * np.linalg.norm(tensor.data)
         return small if fits else Plain("F32", kind, suffix, offset)
     if kind in _FLOATS:
-        return Plain(_FLOATS[kind], kind)
+        return Plain(_FLOATS[kind], kind, suffix)
     if kind == GGML.Q6_K:
         # Its groups have 16 weights, MLX's at least 32: no quantised form is exact.
         return Plain("F16", kind)
@@ -137,8 +145,12 @@ def plain_or_packed(tensor: ReaderTensor, working: str, offset: float = 0.0) -> 
 
 def working_type(tensors: Sequence[ReaderTensor]) -> str:
     """The float type MLX computes in: that of the matrices, float16 if they are quantised."""
-    matrices = {tensor.tensor_type for tensor in tensors if len(tensor.shape) == 2}
-    if matrices == {GGML.BF16}:
+    matrices = {
+        tensor.tensor_type
+        for tensor in tensors
+        if len(tensor.shape) > 1 and not tensor.name.endswith(".bias")
+    }
+    if matrices - {GGML.MXFP4, GGML.F32} == {GGML.BF16}:
         return "BF16"
     return "F32" if matrices == {GGML.F32} else "F16"
 
@@ -160,7 +172,8 @@ def write_weights(
         start = _write_header(file, parts)
         for plan in plans:
             for first, last in _chunks(plan, chunk):
-                for suffix, array in plan.form.encode(_source_rows(plan, first, last)).items():
+                raw = _flat(_source_rows(plan, first, last), plan)
+                for suffix, array in plan.form.encode(raw).items():
                     part = parts[f"{plan.module}.{suffix}"]
                     file.seek(start + part.begin + first * part.row_bytes)
                     file.write(array.astype(_DTYPES[part.dtype], copy=False).tobytes())
@@ -219,7 +232,7 @@ def _check_tensor(
 ) -> TensorReport:
     relative = relative_error(
         (
-            gguf.dequantize(_source_rows(plan, first, last), plan.tensor.tensor_type),
+            gguf.dequantize(_flat(_source_rows(plan, first, last), plan), plan.tensor.tensor_type),
             plan.form.decode(_read_rows(file, start, plan, parts, first, last)),
         )
         for first, last in _chunks(plan, chunk)
@@ -240,8 +253,13 @@ def _chunks(plan: Plan, chunk: int) -> Iterator[tuple[int, int]]:
         yield first, min(first + step, rows)
 
 
+def _flat(array: NDArray, plan: Plan) -> NDArray:
+    """The rows of all experts one after the other: (…, columns) -> (rows, columns)."""
+    return array.reshape(-1) if len(plan.shape) == 1 else array.reshape(-1, array.shape[-1])
+
+
 def _source_rows(plan: Plan, first: int, last: int) -> NDArray:
-    data = plan.tensor.data
+    data = plan.tensor.data[None] if plan.is_row else plan.tensor.data
     return np.ascontiguousarray(
         data[first:last] if plan.rows is None else data[plan.rows[first:last]]
     )
@@ -255,5 +273,6 @@ def _read_rows(
         part = parts[f"{plan.module}.{suffix}"]
         file.seek(start + part.begin + first * part.row_bytes)
         data = file.read((last - first) * part.row_bytes)
-        arrays[suffix] = np.frombuffer(data, _DTYPES[part.dtype]).reshape(-1, *part.shape[1:])
+        array = np.frombuffer(data, _DTYPES[part.dtype]).reshape(-1, *part.shape[1:])
+        arrays[suffix] = _flat(array, plan)
     return arrays

@@ -19,13 +19,14 @@ _TYPES = {
     "F16": np.dtype("<f2"),
     "BF16": np.dtype("<u2"),  # numpy has no bfloat16: its bits
     "U32": np.dtype("<u4"),
+    "U8": np.dtype("u1"),
 }
 
 
 @dataclass(frozen=True)
 class StoredArray:
     dtype: str
-    """F32, F16, BF16 or U32."""
+    """F32, F16, BF16, U32 or U8."""
     data: NDArray
 
     def as_float32(self) -> NDArray[np.float32]:

@@ -12,7 +12,7 @@ from gguf import GGMLQuantizationType as GGML
 from numpy.typing import NDArray
 
 from adapters.gguf.conversion import UnsupportedGGUFError
-from adapters.mlx.gguf.packing import GROUP, unpack
+from adapters.mlx.gguf.packing import FP4, GROUP, power_of_two, unpack
 from adapters.mlx.to_gguf.arrays import StoredArray
 
 Codes = NDArray[np.uint8]
@@ -26,16 +26,14 @@ class Affine:
     ) -> None:
         if group % GROUP or weight.dtype != "U32":
             raise UnsupportedGGUFError(f"Groups of {group} weights are not supported.")
-        self._packed = weight.data
+        *lead, words = weight.data.shape
+        self.shape = (*lead, words * 32 // bits)
+        # The rows of all experts, one after the other.
+        self._packed = weight.data.reshape(-1, words)
         self._bits = bits
         self._repeat = group // GROUP
-        self._scales = scales.as_float32()
-        self._biases = biases.as_float32()
-
-    @property
-    def shape(self) -> tuple[int, int]:
-        rows, words = self._packed.shape
-        return rows, words * 32 // self._bits
+        self._scales = scales.as_float32().reshape(len(self._packed), -1)
+        self._biases = biases.as_float32().reshape(len(self._packed), -1)
 
     def kind(self) -> GGML:
         """The type that stores it exactly, with scales in float16; else float16."""
@@ -74,6 +72,31 @@ class Affine:
 
     def _spread(self, values: NDArray, rows: NDArray[np.intp]) -> NDArray[np.float32]:
         return np.repeat(values[rows], self._repeat, axis=-1)
+
+
+class Microscaled:
+    """One matrix in MXFP4, which both formats have: weight = 4-bit float * power of two."""
+
+    def __init__(self, weight: StoredArray, scales: StoredArray) -> None:
+        if weight.dtype != "U32" or scales.dtype != "U8":
+            raise UnsupportedGGUFError("MXFP4 is supported with scales of one byte only.")
+        *lead, words = weight.data.shape
+        self.shape = (*lead, words * 8)
+        self._packed = weight.data.reshape(-1, words)
+        self._scales = scales.data.reshape(len(self._packed), -1)
+
+    def kind(self) -> GGML:
+        return GGML.MXFP4
+
+    def values(self, rows: NDArray[np.intp]) -> NDArray[np.float32]:
+        codes = unpack(np.ascontiguousarray(self._packed[rows]), 4)
+        grouped = FP4[codes].reshape(len(rows), -1, GROUP)
+        return (grouped * power_of_two(self._scales[rows])[..., None]).reshape(len(rows), -1)
+
+    def encode(self, rows: NDArray[np.intp], kind: GGML) -> NDArray[np.uint8]:
+        codes = unpack(np.ascontiguousarray(self._packed[rows]), 4)
+        fields = [self._scales[rows][..., None], _nibbles(codes.reshape(len(rows), -1, GROUP))]
+        return np.concatenate(fields, axis=-1).reshape(len(rows), -1)
 
 
 def _half(values: NDArray) -> NDArray[np.uint8]:

@@ -16,13 +16,19 @@ _SAME_AS = {"mistral": "llama"}
 """Further model types -> their architecture."""
 
 _NEUTRAL: dict[str, tuple[Any, ...]] = {
-    "attn_logit_softcapping": (None,),
-    "final_logit_softcapping": (None,),
     "partial_rotary_factor": (None, 1, 1.0),
     "rope_traditional": (None, False),
     "use_sliding_window": (None, False),
 }
 """Settings without a metadata key, and the values that do not change the computation."""
+
+
+_YARN_KEYS = frozenset(
+    {"factor", "original_max_position_embeddings", "rope_type", "type", "rope_theta", "truncate"}
+)
+"""Settings of YaRN that are written, and one that mlx-lm does not read."""
+_YARN_DEFAULTS = {"beta_fast": 32.0, "beta_slow": 1.0}
+"""Settings without a metadata key, and the values that both engines have."""
 
 
 def architecture_of(config: Config) -> tuple[str, Architecture]:
@@ -36,11 +42,15 @@ def architecture_of(config: Config) -> tuple[str, Architecture]:
     if kind not in names:
         known = ", ".join(sorted(names))
         raise UnsupportedGGUFError(f"The model type '{kind}' is not supported, only {known}.")
+    name = names[kind]
     for key, neutral in _NEUTRAL.items():
         if config.get(key) not in neutral:
             raise UnsupportedGGUFError(f"'{key}' = {config[key]} is not supported.")
-    name = names[kind]
-    if name == "llama" and config.get("sliding_window") is not None:
+    for key in ("attn_logit_softcapping", "final_logit_softcapping"):
+        if config.get(key) is not None and key not in ARCHITECTURES[name].keys:
+            raise UnsupportedGGUFError(f"'{key}' = {config[key]} is not supported.")
+    has_window = "attention.sliding_window" in ARCHITECTURES[name].keys
+    if not has_window and _has_window(config):
         raise UnsupportedGGUFError("'sliding_window' is not supported in this architecture.")
     return name, ARCHITECTURES[name]
 
@@ -69,7 +79,8 @@ def settings(config: Config) -> dict[str, int | float | str]:
         "rope.dimension_count": head_dim(config),
         "rope.freq_base": float(theta),
     }
-    return metadata | _scaling(config) | _sliding_window(config)
+    _, architecture = architecture_of(config)
+    return metadata | _scaling(config) | dict(architecture.settings(config))
 
 
 def head_dim(config: Config) -> int:
@@ -92,13 +103,12 @@ def _scaling(config: Config) -> dict[str, int | float | str]:
         case "linear":
             return {"rope.scaling.type": "linear", "rope.scaling.factor": float(scaling["factor"])}
         case "yarn":
-            extra = scaling.keys() - {
-                "factor",
-                "original_max_position_embeddings",
-                "rope_type",
-                "type",
+            extra = {
+                key
+                for key, value in scaling.items()
+                if key not in _YARN_KEYS and value != _YARN_DEFAULTS.get(key)
             }
-            if unknown := sorted(extra - {"rope_theta"}):
+            if unknown := sorted(extra):
                 raise UnsupportedGGUFError(f"'{unknown[0]}' of a YaRN scaling is not supported.")
             return {
                 "rope.scaling.type": "yarn",
@@ -111,22 +121,9 @@ def _scaling(config: Config) -> dict[str, int | float | str]:
             raise UnsupportedGGUFError(f"The rotary scaling '{other}' is not supported.")
 
 
-def _sliding_window(config: Config) -> dict[str, int | float | str]:
-    """Settings of sliding window attention, which only Gemma 3 has."""
-    if config["model_type"] != "gemma3_text":
-        return {}
-    if config.get("sliding_window_pattern", 6) != 6:
-        raise UnsupportedGGUFError("'sliding_window_pattern' is not that of Gemma 3.")
-    # GGUF has no key for the scale of attention: llama.cpp derives it from the blocks.
-    is_27b = int(config["num_hidden_layers"]) == 62
-    per_head = int(config["hidden_size"]) // int(config["num_attention_heads"])
-    scale = per_head if is_27b else head_dim(config)
-    if config.get("query_pre_attn_scalar", scale) != scale:
-        raise UnsupportedGGUFError("'query_pre_attn_scalar' is not that of Gemma 3.")
-    return {
-        "attention.sliding_window": int(_required(config, "sliding_window")),
-        "rope.freq_base_swa": float(_required(config, "rope_local_base_freq")),
-    }
+def _has_window(config: Config) -> bool:
+    """True if layers have sliding windows: Qwen's files name one and switch it off."""
+    return config.get("sliding_window") is not None and config.get("use_sliding_window", True)
 
 
 def _required(values: Config, key: str) -> Any:

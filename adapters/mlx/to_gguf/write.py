@@ -15,11 +15,17 @@ from gguf import GGMLQuantizationType as GGML
 from numpy.typing import NDArray
 
 from adapters.gguf.conversion import InexactGGUFError, TensorReport, UnsupportedGGUFError
-from adapters.mlx.gguf.architectures import Architecture, is_norm, module_names, row_order
+from adapters.mlx.gguf.architectures import (
+    Architecture,
+    is_norm,
+    module_names,
+    parameter,
+    row_order,
+)
 from adapters.mlx.gguf.rotary import llama3_factors
 from adapters.mlx.gguf.weights import GATE, Progress, relative_error
 from adapters.mlx.to_gguf.arrays import StoredArray, read_arrays
-from adapters.mlx.to_gguf.blocks import Affine
+from adapters.mlx.to_gguf.blocks import Affine, Microscaled
 from adapters.mlx.to_gguf.settings import architecture_of, head_dim, scaling_of, settings
 from adapters.mlx.to_gguf.vocabulary import vocabulary
 
@@ -32,6 +38,7 @@ _FILE_TYPES = {
     GGML.Q4_1: gguf.LlamaFileType.MOSTLY_Q4_1,
     GGML.Q5_1: gguf.LlamaFileType.MOSTLY_Q5_1,
     GGML.Q8_0: gguf.LlamaFileType.MOSTLY_Q8_0,
+    GGML.MXFP4: gguf.LlamaFileType.MOSTLY_MXFP4_MOE,
 }
 
 
@@ -71,12 +78,12 @@ def write_gguf(folder: Path, target: Path, progress: Progress) -> Written:
     config = json.loads((folder / "config.json").read_text("utf-8"))
     name, architecture = architecture_of(config)
     tensors = _outgoing(architecture, config, read_arrays(folder))
-    rows = next(tensor.shape[0] for tensor in tensors if tensor.name == "token_embd.weight")
+    rows = next(int(t.shape[0]) for t in tensors if t.name == "token_embd.weight")
     own = {f"{name}.{key}": value for key, value in settings(config).items()}
     # The type of most weights, as `ollama list` and `show` print it.
     weights: Counter[GGML] = Counter()
     for tensor in tensors:
-        if len(tensor.shape) == 2:
+        if len(tensor.shape) > 1:
             weights[tensor.kind] += int(np.prod(tensor.shape))
     [(kind, _)] = weights.most_common(1)
     metadata = own | {"general.file_type": int(_FILE_TYPES[kind])}
@@ -102,9 +109,12 @@ def _outgoing(
     tensors: list[Outgoing] = []
     unused = set(arrays)
     for name, module in expected.items():
-        parts = _parts(name, module, arrays)
+        owner, suffix = parameter(architecture, name, module)
+        parts = _parts(owner, suffix, arrays)
         unused -= parts.keys()
-        tensors.append(_tensor(architecture, config, name, module, parts))
+        tensor = _tensor(architecture, config, name, module, parts)
+        is_row = name.split(".")[-2] in architecture.rows_of_one
+        tensors.append(_as_vector(tensor) if is_row else tensor)
     if unused:
         raise UnsupportedGGUFError(f"The tensor '{min(unused)}' is not supported.")
     if scaling_of(config).get("rope_type") == "llama3":
@@ -115,8 +125,8 @@ def _outgoing(
     return tensors
 
 
-def _parts(name: str, module: str, arrays: Mapping[str, StoredArray]) -> dict[str, StoredArray]:
-    suffixes = ("bias",) if name.endswith(".bias") else ("weight", "scales", "biases")
+def _parts(module: str, suffix: str, arrays: Mapping[str, StoredArray]) -> dict[str, StoredArray]:
+    suffixes = ("weight", "scales", "biases") if suffix == "weight" else (suffix,)
     names = {f"{module}.{suffix}" for suffix in suffixes} & arrays.keys()
     if f"{module}.{suffixes[0]}" not in names:
         raise UnsupportedGGUFError(f"The tensor '{module}.{suffixes[0]}' is missing.")
@@ -133,28 +143,56 @@ def _tensor(
     if len(parts) == 1:
         [array] = parts.values()
         offset = architecture.norm_offset if is_norm(name) else 0.0
-        return _plain(name, array, offset, _rows(architecture, config, name, array.data.shape[0]))
-    bits, group = _quantization(config, module)
-    named = [parts[f"{module}.{suffix}"] for suffix in ("weight", "scales", "biases")]
-    affine = Affine(*named, bits=bits, group=group)
-    kind = affine.kind()
+        shape: tuple[int, ...] = array.data.shape
+        count = int(np.prod(shape[:-1] if len(shape) > 1 else shape))
+        return _plain(name, array, offset, _rows(architecture, config, name, count))
+    settings = _quantization(config, module)
+    weight, scales = parts[f"{module}.weight"], parts[f"{module}.scales"]
+    if settings.get("mode", "affine") == "mxfp4":
+        matrix, stored = Microscaled(weight, scales), "MXFP4 groups of 32"
+    else:
+        bits, group = int(settings["bits"]), int(settings["group_size"])
+        matrix = Affine(weight, scales, parts[f"{module}.biases"], bits=bits, group=group)
+        stored = f"{bits}-bit groups of {group}"
+    kind = matrix.kind()
+    count = int(np.prod(matrix.shape[:-1]))
     return Outgoing(
         name=name,
         kind=kind,
-        shape=affine.shape,
-        values=affine.values,
-        encode=lambda rows: affine.encode(rows, kind),
-        rows=_rows(architecture, config, name, affine.shape[0]),
-        stored=f"{bits}-bit groups of {group}",
+        shape=matrix.shape,
+        values=matrix.values,
+        encode=lambda rows: matrix.encode(rows, kind),
+        rows=_rows(architecture, config, name, count),
+        stored=stored,
+    )
+
+
+def _as_vector(tensor: Outgoing) -> Outgoing:
+    """A matrix of one row as a vector, which llama.cpp requires in float32."""
+    [columns] = tensor.shape[1:]
+
+    def values(chosen: NDArray[np.intp]) -> NDArray[np.float32]:
+        return tensor.values(np.zeros(1, np.intp)).reshape(-1)[chosen]
+
+    return Outgoing(
+        name=tensor.name,
+        kind=GGML.F32,
+        shape=(columns,),
+        values=values,
+        encode=lambda chosen: values(chosen).view(np.uint8),
+        rows=np.arange(columns, dtype=np.intp),
+        stored=tensor.stored,
     )
 
 
 def _plain(name: str, array: StoredArray, offset: float, rows: NDArray[np.intp]) -> Outgoing:
-    # llama.cpp requires vectors in float32.
-    kind = _FLOATS[array.dtype] if array.data.ndim == 2 else GGML.F32
+    # llama.cpp requires vectors in float32, also those of experts.
+    is_vector = array.data.ndim == 1 or name.endswith(".bias")
+    kind = GGML.F32 if is_vector else _FLOATS[array.dtype]
+    data = array.data if array.data.ndim == 1 else array.data.reshape(-1, array.data.shape[-1])
 
     def values(chosen: NDArray[np.intp]) -> NDArray[np.float32]:
-        return StoredArray(array.dtype, array.data[chosen]).as_float32() + np.float32(offset)
+        return StoredArray(array.dtype, data[chosen]).as_float32() + np.float32(offset)
 
     return Outgoing(
         name=name,
@@ -167,14 +205,14 @@ def _plain(name: str, array: StoredArray, offset: float, rows: NDArray[np.intp])
     )
 
 
-def _quantization(config: Mapping[str, Any], module: str) -> tuple[int, int]:
-    """Bits and group size of a module."""
+def _quantization(config: Mapping[str, Any], module: str) -> Mapping[str, Any]:
+    """Bits, group size and mode of a module."""
     default = config.get("quantization") or {}
     own = default.get(module)
     settings = own if isinstance(own, dict) else default
-    if settings.get("mode", "affine") != "affine":
+    if settings.get("mode", "affine") not in ("affine", "mxfp4"):
         raise UnsupportedGGUFError(f"The mode '{settings['mode']}' of '{module}' is not supported.")
-    return int(settings["bits"]), int(settings["group_size"])
+    return settings
 
 
 def _rows(
@@ -221,7 +259,8 @@ def _add(writer: gguf.GGUFWriter, key: str, value: Any) -> None:
 
 def _check(tensor: Outgoing, data: NDArray) -> TensorReport:
     """Compare a written tensor, decoded like llama.cpp does it, with its source."""
-    rows = tensor.shape[0]
+    rows = len(tensor.rows)
+    data = data.reshape(rows, -1) if len(tensor.shape) > 1 else data
     starts = range(0, rows, _ROWS_AT_ONCE)
     chunks = [(first, min(first + _ROWS_AT_ONCE, rows)) for first in starts]
     relative = relative_error(

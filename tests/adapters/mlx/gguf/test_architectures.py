@@ -9,11 +9,10 @@ import pytest
 from fakes.tiny_decoders import BLOCKS, decoder_gguf, decoder_metadata, decoder_tensors
 from fakes.tiny_gguf import Metadata, write_gguf
 from gguf import GGMLQuantizationType as GGML
-from references.decoder import Reference
+from references.decoder import ARCHITECTURES, Reference
 
 from adapters.mlx.gguf import UnsupportedGGUFError, convert
 
-ARCHITECTURES = sorted(BLOCKS)
 IDS = [1, 7, 31, 8, 200, 263, 5, 5, 90, 17, 2, 44, 45, 46, 120, 9, 33, 250, 6, 71, 72, 73, 11, 1]
 
 

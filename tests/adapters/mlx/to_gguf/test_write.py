@@ -11,6 +11,7 @@ import pytest
 from fakes.tiny_decoders import BLOCKS, decoder_gguf, decoder_metadata, decoder_tensors
 from fakes.tiny_gguf import write_gguf as write_source
 from gguf import GGMLQuantizationType as GGML
+from references.decoder import ARCHITECTURES as COMPUTED
 from references.decoder import Reference
 
 from adapters.gguf.conversion import UnsupportedGGUFError
@@ -77,7 +78,7 @@ SCALINGS: list[dict[str, Any]] = [
 
 
 @pytest.mark.parametrize("scaling", SCALINGS, ids=lambda scaling: scaling["rope.scaling.type"])
-@pytest.mark.parametrize("architecture", ARCHITECTURES)
+@pytest.mark.parametrize("architecture", COMPUTED)
 def test_logits_of_an_export_are_those_of_the_source(
     tmp_path: Path, architecture: str, scaling: dict[str, Any]
 ) -> None:
@@ -187,3 +188,44 @@ def test_unknown_pre_tokenizer_is_rejected(tmp_path: Path) -> None:
     tokenizer.save(path)
     with pytest.raises(UnsupportedGGUFError, match="pre-tokenizer is not supported"):
         write_gguf(tmp_path / "one", tmp_path / "back.gguf", quiet)
+
+
+def test_mxfp4_is_copied_and_not_computed_again(tmp_path: Path) -> None:
+    source = decoder_gguf(tmp_path, "gpt-oss", GGML.Q8_0)
+    convert(source, tmp_path / "one", quiet)
+    config = json.loads((tmp_path / "one" / "config.json").read_text())
+    module = "model.layers.0.mlp.experts.up_proj"
+    assert config["quantization"][module] == {"group_size": 32, "bits": 4, "mode": "mxfp4"}
+    write_gguf(tmp_path / "one", tmp_path / "back.gguf", quiet)
+    name = "blk.0.ffn_up_exps.weight"
+    before, after = [
+        next(t for t in gguf.GGUFReader(path).tensors if t.name == name)
+        for path in (source, tmp_path / "back.gguf")
+    ]
+    assert after.tensor_type == GGML.MXFP4
+    assert np.array_equal(before.data, after.data)
+
+
+@pytest.mark.parametrize(
+    ("architecture", "changed", "named"),
+    [
+        ("qwen3moe", {"norm_topk_prob": False}, "norm_topk_prob"),
+        ("qwen3moe", {"mlp_only_layers": [1]}, "without experts"),
+        ("qwen2moe", {"norm_topk_prob": True}, "norm_topk_prob"),
+        ("phi3", {"partial_rotary_factor": 0.75}, "partial_rotary_factor"),
+        ("gemma2", {"query_pre_attn_scalar": 7}, "query_pre_attn_scalar"),
+        ("gpt-oss", {"layer_types": ["full_attention", "full_attention"]}, "layer_types"),
+        ("gpt-oss", {"rope_scaling": {"rope_type": "yarn", "beta_fast": 8}}, "beta_fast"),
+        ("olmo2", {"sliding_window": 8}, "sliding_window"),
+        ("granite", {"logits_scaling": None}, "logits_scaling"),
+    ],
+)
+def test_what_a_gguf_cannot_have_is_refused_by_name_before_a_file_is_written(
+    tmp_path: Path, architecture: str, changed: dict[str, Any], named: str
+) -> None:
+    convert(decoder_gguf(tmp_path, architecture), tmp_path / "one", quiet)
+    file = tmp_path / "one" / "config.json"
+    file.write_text(json.dumps(json.loads(file.read_text()) | changed))
+    with pytest.raises(UnsupportedGGUFError, match=named):
+        write_gguf(tmp_path / "one", tmp_path / "back.gguf", quiet)
+    assert not (tmp_path / "back.gguf").exists()
