@@ -116,7 +116,7 @@ Source: https://huggingface.co/fireworks-ai/llama-3-firefunction-v2 (`functions`
 class _Compiled(NamedTuple):
     template: Template
     fallbacks: tuple[str, ...]
-    """Those of `_FALLBACKS` that it may read."""
+    """Names in `_FALLBACKS` that it may read."""
 
 
 @lru_cache(maxsize=64)
@@ -138,7 +138,7 @@ def render_template(
     tools: Sequence[Mapping[str, Any]] | None = None,
     arguments: Mapping[str, Any] | None = None,
 ) -> str:
-    """Render `messages`. The template may change the lists and dictionaries that it is given.
+    """Render `messages`. The template may add to the lists that it is given.
 
     Raises:
         TemplateRefusalError: the template, or Jinja, has a reason not to.
