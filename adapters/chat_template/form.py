@@ -15,8 +15,8 @@ class Form(Struct, frozen=True):
     """Arguments of calls as an object, or as JSON text."""
     thought: str = "reasoning_content"
     """Key of the reasoning of a message."""
-    empty: str | None = ""
-    """The content of a call without text; `None`: the message has no such key."""
+    empty: Literal["text", "absent", "null"] = "text"
+    """The content of a call without text: an empty text, no such key, or null."""
     no_tools: Literal["null", "empty"] = "null"
     """`tools` of a conversation without any: null, or an empty list."""
 
@@ -31,13 +31,15 @@ def to_template_message(message: Message, form: Form = USUAL) -> dict[str, Any]:
         converted[form.thought] = message.reasoning
     if message.tool_calls:
         converted["tool_calls"] = [_to_call(call, form) for call in message.tool_calls]
-        if not message.text:
-            converted["content"] = form.empty
+        if not message.text and form.empty != "text":
+            del converted["content"]
     if message.tool_call_id is not None:
         converted["tool_call_id"] = message.tool_call_id
     if message.name is not None:
         converted["name"] = message.name
-    return {key: value for key, value in converted.items() if value is not None}
+    if "content" not in converted and form.empty == "null":
+        converted["content"] = None
+    return converted
 
 
 def _to_call(call: ToolCall, form: Form) -> dict[str, Any]:

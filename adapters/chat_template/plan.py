@@ -181,7 +181,7 @@ JINJA_FORMS: tuple[Form, ...] = tuple(
     Form(arguments=arguments, empty=empty, no_tools=no_tools)
     for no_tools in ("null", "empty")
     for arguments in ("object", "text")
-    for empty in ("", None)
+    for empty in ("text", "absent", "null")
 )
 """Forms that Jinja templates read calls in, the usual one first."""
 THOUGHT_KEYS = ("reasoning_content", "thinking", "reasoning")

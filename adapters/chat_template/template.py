@@ -5,7 +5,7 @@ from typing import Any, Protocol
 
 from adapters.chat_template.folder import choose
 from adapters.chat_template.form import to_template_message, to_template_tool
-from adapters.chat_template.jinja import TemplateRefusalError, reads, render_template
+from adapters.chat_template.jinja import TemplateRefusalError, mentions, render_template
 from adapters.chat_template.probing import Probe, Refusal
 
 
@@ -41,7 +41,7 @@ class JinjaTemplates:
     ) -> str:
         text = choose(self.texts, tools=bool(tools))
         given = {**self._tokens, **arguments}
-        if "enable_thinking" in arguments and reads(text, "thinking"):
+        if "enable_thinking" in arguments and mentions(text, "thinking"):
             # DeepSeek's and Granite's name for it.
             given.setdefault("thinking", arguments["enable_thinking"])
         return render_template(text, messages, tools, given)

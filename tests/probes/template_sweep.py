@@ -351,6 +351,7 @@ CHECKS: dict[str, Check] = {
 async def sweep(template: str, folder: Path, patch: pytest.MonkeyPatch) -> dict[str, str]:
     """Put every check to a template. Returns `ok`, `-` or the fault, by the name of the check."""
     write_tiny_model(folder / "caller", template=template, context=CONTEXT, temperature=1.0)
+    _add_first_token(folder / "caller" / "tokenizer_config.json")
     backend = MLXBackend(config_for(folder))
     try:
         model = finish(load_folder(folder / "caller", "never", Loading("caller")))
@@ -358,6 +359,12 @@ async def sweep(template: str, folder: Path, patch: pytest.MonkeyPatch) -> dict[
         return {name: await _outcome(check, subject) for name, check in CHECKS.items()}
     finally:
         await backend.aclose()
+
+
+def _add_first_token(file: Path) -> None:
+    """Name a `bos_token`, which nearly all models have and some templates rely on."""
+    config = json.loads(file.read_bytes())
+    file.write_text(json.dumps({**config, "bos_token": "<|im_start|>"}))
 
 
 async def _outcome(check: Check, subject: Subject) -> str:

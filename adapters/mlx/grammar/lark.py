@@ -315,8 +315,9 @@ class _Calls:
         if syntax.body == "object":
             names = [json.dumps(name, ensure_ascii=False)[1:-1] for name in names]
         calls = [
-            f"{self._text(syntax.before_name + name + syntax.before_arguments)}"
-            f" {arguments.name} {self._text(syntax.after_arguments)}"
+            f"{self._text(way.before_name + name + way.before_arguments)}"
+            f" {arguments.name} {self._text(way.after_arguments)}"
+            for way in (syntax, *syntax.also)
             for name, arguments in zip(names, self._arguments, strict=True)
         ]
         return "call: " + "\n    | ".join(calls) + "\n"

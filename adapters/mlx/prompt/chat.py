@@ -132,14 +132,14 @@ def _encode(
     if not loaded.control.occur_in([converted, chat.tools]):
         text = _render(template, learned, converted, chat.tools, arguments, chat.request)
         ids = list(loaded.tokenizer.encode(text, add_special_tokens=False))
-        return ids, (*told.done, *_left_out(told.messages, text))
+        return ids, (*told.done, *_left_out(chat.messages, text))
     # The model's own notation, in rewritten messages, keeps its control tokens.
     hidden = tuple(_hidden(loaded.control, message) for message in chat.messages)
     told = rewrite(hidden, learned.plan.rewrites, learned.writing)
     converted = [to_template_message(message, learned.plan.form) for message in told.messages]
     tools = loaded.control.hide(chat.tools)
     text = _render(template, learned, converted, tools, arguments, chat.request)
-    return loaded.control.encode(text), (*told.done, *_left_out(told.messages, text))
+    return loaded.control.encode(text), (*told.done, *_left_out(hidden, text))
 
 
 def _hidden(control: ControlTokens, message: Message) -> Message:

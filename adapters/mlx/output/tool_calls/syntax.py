@@ -1,4 +1,7 @@
-"""Tool call syntaxes: the text around the name and arguments of a call, by model family.
+"""Tool call syntaxes: the text around the name and arguments of a call.
+
+Syntaxes are learned from chat templates (`written_calls.py`). The list here is for templates that
+write no calls, for gpt-oss's channels, and for what only a parser of mlx-lm's can read.
 
 Imports neither mlx nor transformers: the catalogue recognises templates with it.
 """
@@ -91,6 +94,8 @@ class ToolSyntax(Struct, frozen=True, kw_only=True):
     """For the body `tagged`: the arguments, between `before_arguments` and `after_arguments`."""
     name_is_key: bool = False
     """For the body `object`: the name of the function is the key of the arguments."""
+    also: tuple["ToolSyntax", ...] = ()
+    """Other texts around name and arguments that a forced call may have."""
     parser: str = ""
     """mlx-lm's parser that reads a span, where the texts above do not suffice."""
 

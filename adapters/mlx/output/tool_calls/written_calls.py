@@ -308,7 +308,7 @@ def to_syntax(parts: Parts, parameters: Parameters | None, end_of_turn: str) -> 
     opening, before, after, between, closing = parts
     if "<|channel|>" in before and "<|message|>" in before:
         name, _, rest = before.partition(NAME)
-        return replace(HARMONY, before_name=name, before_arguments=rest)
+        return replace(HARMONY, before_name=name, before_arguments=rest, also=(HARMONY,))
     if before.count(NAME) != 1 or NAME in after:
         return None
     inside = _object_span(before, after) if parameters is None else None

@@ -7,8 +7,9 @@ from typing import Any
 import pytest
 from fakes.scripted_model import WEATHER, chat
 from fakes.tiny_model import END, TOOL_TEMPLATE, write_tiny_model
+from msgspec.structs import replace as replaced
 
-from adapters.errors import GenerationError, UnsupportedParameterError
+from adapters.errors import GenerationError, InvalidRequestError, UnsupportedParameterError
 from adapters.mlx.jobs import finish
 from adapters.mlx.models.load import LoadedModel, load_folder
 from adapters.mlx.models.load_progress import Loading
@@ -18,6 +19,14 @@ from adapters.request import GenerationRequest, JSONObject, Message, TextPart, T
 
 OPEN = "{% for m in messages %}{{ m.content }}{% endfor %}<think>\n{# </think> #}"
 BROKEN = "{{ 1 // 0 }}"
+STRICT = (
+    "{% for m in messages %}"
+    "{% if m.role == 'system' and not loop.first %}{{ raise_exception('Too late.') }}{% endif %}"
+    "{% if m.content == 'nonsense' %}{{ raise_exception('No nonsense.') }}{% endif %}"
+    "[{{ m.role }}] {{ m.content }}\n{% endfor %}"
+    "{% if tools %}<|tool_call_start|>{{ tools[0].function.name }}, {{ tools | tojson }}{% endif %}"
+)
+"""Takes a system message at the beginning only, and leaves calls out."""
 SILENT = "{% for m in messages %}{{ m.content }}{% endfor %}|{# </think> #}"
 HISTORY = (
     Message(role="user", content=(TextPart("Weather?"),)),
@@ -38,6 +47,7 @@ def loaded(tmp_path_factory: pytest.TempPathFactory) -> dict[str, LoadedModel]:
         "plain": {},
         "open": {"template": OPEN},
         "silent": {"template": SILENT},
+        "strict": {"template": STRICT},
         "broken": {"template": BROKEN},
     }
     folders: dict[str, Path] = {
@@ -205,3 +215,53 @@ def test_continuing_is_refused_when_the_template_drops_the_message(tmp_path: Pat
     with pytest.raises(UnsupportedParameterError) as caught:
         render(model, GenerationRequest(model="short", prompt=START, continue_final_message=True))
     assert caught.value.param == "continue_final_message"
+
+
+def test_late_system_message_is_told_as_the_user_and_reported(
+    loaded: dict[str, LoadedModel],
+) -> None:
+    late = (
+        Message(role="user", content=(TextPart("one"),)),
+        Message(role="system", content=(TextPart("two"),)),
+    )
+    request = replaced(chat(model="strict"), prompt=late)
+    prompt = render(loaded["strict"], request)
+    assert text_of(loaded["strict"], prompt) == "[user] one\n[user] two\n"
+    assert prompt.rewritten == ("late-system-as-user",)
+
+
+def test_plain_chat_is_not_rewritten(loaded: dict[str, LoadedModel]) -> None:
+    assert render(loaded["strict"], chat(model="strict")).rewritten == ()
+
+
+def test_refusal_of_the_template_has_its_reason(loaded: dict[str, LoadedModel]) -> None:
+    with pytest.raises(InvalidRequestError, match="No nonsense"):
+        render(loaded["strict"], chat("nonsense", "strict"))
+
+
+def test_calls_that_the_template_leaves_out_are_written_as_the_model_does(
+    loaded: dict[str, LoadedModel],
+) -> None:
+    prompt = render(
+        loaded["strict"], replaced(chat(model="strict"), prompt=HISTORY, tools=(WEATHER,))
+    )
+    assert "calls-as-text" in prompt.rewritten
+    assert '[assistant] {"name": "weather", "arguments": {"city": "Rome"}}' in text_of(
+        loaded["strict"], prompt
+    )
+
+
+def test_reasoning_that_the_template_leaves_out_is_reported(
+    loaded: dict[str, LoadedModel],
+) -> None:
+    prompt = render(loaded["plain"], replaced(chat(model="plain"), prompt=HISTORY))
+    assert "Ask." not in text_of(loaded["plain"], prompt)
+    assert "thoughts-left-out" in prompt.rewritten
+
+
+def test_reasoning_without_a_key_in_the_template_is_written_in_the_text(
+    loaded: dict[str, LoadedModel],
+) -> None:
+    prompt = render(loaded["silent"], replaced(chat(model="silent"), prompt=HISTORY))
+    assert "<think>\nAsk.\n</think>\n" in text_of(loaded["silent"], prompt)
+    assert "thoughts-as-text" in prompt.rewritten

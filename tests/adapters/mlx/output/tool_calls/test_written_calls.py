@@ -25,7 +25,6 @@ WITHOUT_CALLS = {
     "HuggingFaceTB-SmolLM3-3B",
     "LFM2-8B-A1B",
     "LFM2.5-Instruct",
-    "deepseek-ai-DeepSeek-R1-Distill-Llama-8B",
     "google-gemma-2-2b-it",
     "ibm-granite-granite-3.3-2B-Instruct",
     "llama-cpp-rwkv-world",
