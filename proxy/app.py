@@ -34,7 +34,9 @@ from proxy.endpoints.ollama.models import get_version, list_running, list_tags, 
 from proxy.endpoints.openai.chat_completions.dialect import create_chat_completion
 from proxy.endpoints.openai.completions.dialect import create_completion
 from proxy.endpoints.openai.embeddings import create_embedding
+from proxy.endpoints.openai.responses.compact import compact_response
 from proxy.endpoints.openai.responses.dialect import create_response
+from proxy.endpoints.openai.responses.input_tokens import count_input_tokens
 from proxy.endpoints.server_request import ServerParts, ServerRequest, answer_error
 from proxy.endpoints.tandem.api_health import get_hybrid_health
 from proxy.endpoints.tandem.health import get_health
@@ -59,6 +61,8 @@ ROUTES = (
     create_chat_completion,
     create_completion,
     create_response,
+    count_input_tokens,
+    compact_response,
     create_embedding,
     create_message,
     count_message_tokens,

@@ -52,8 +52,10 @@ class Conversation:
             case wire.AdditionalToolsItem():
                 pass  # offered with the other tools
             case wire.CompactionTrigger():
-                raise InvalidRequestError(
-                    f"'{path}': a compaction_trigger must be the last item.", param=path
+                raise UnsupportedParameterError(
+                    f"'{path}' is of type 'compaction_trigger', which is not supported: use "
+                    "/v1/responses/compact.",
+                    param=path,
                 )
             case wire.ItemReference(id=name):
                 raise InvalidRequestError(f"Item with id '{name[:100]}' not found.", param=path)

@@ -34,6 +34,8 @@ from proxy.images import path_of_image
 _IMPOSSIBLE = ("prompt", "moderation")
 """Fields that no backend can honour."""
 _HINTS: dict[str, Callable[[Any], bool]] = {
+    "truncation": lambda value: value == "auto",
+    "background": lambda value: value,
     "context_management": lambda _: True,
     "prompt_cache_options": lambda _: True,
     "prompt_cache_retention": lambda _: True,
