@@ -60,9 +60,6 @@ class Model(Struct, frozen=True, kw_only=True):
     """Sentences for users: what this model does not do as configured, and why. Known once it is
     loaded."""
     details: ModelDetails = ModelDetails()
-    notes: tuple[str, ...] = ()
-    """Sentences for users: what this model does not do as configured, and why. Known once it is
-    loaded."""
 
 
 class TensorInfo(Struct, frozen=True):

@@ -14,6 +14,7 @@ from adapters.backend import Backend
 from proxy.assembly import assemble, opened
 from proxy.bench.archive import Archive
 from proxy.config import Config, state_folder
+from proxy.encryption import Encryption
 from proxy.endpoints.anthropic.errors import ERRORS as ANTHROPIC_ERRORS
 from proxy.endpoints.anthropic.errors import HEADER as ANTHROPIC_HEADER
 from proxy.endpoints.anthropic.messages.dialect import count_message_tokens, create_message
@@ -33,6 +34,9 @@ from proxy.endpoints.ollama.models import get_version, list_running, list_tags, 
 from proxy.endpoints.openai.chat_completions.dialect import create_chat_completion
 from proxy.endpoints.openai.completions.dialect import create_completion
 from proxy.endpoints.openai.embeddings import create_embedding
+from proxy.endpoints.openai.responses.compact import compact_response
+from proxy.endpoints.openai.responses.dialect import create_response
+from proxy.endpoints.openai.responses.input_tokens import count_input_tokens
 from proxy.endpoints.server_request import ServerParts, ServerRequest, answer_error
 from proxy.endpoints.tandem.api_health import get_hybrid_health
 from proxy.endpoints.tandem.health import get_health
@@ -56,6 +60,9 @@ from proxy.request_log import RequestLog
 ROUTES = (
     create_chat_completion,
     create_completion,
+    create_response,
+    count_input_tokens,
+    compact_response,
     create_embedding,
     create_message,
     count_message_tokens,
@@ -101,13 +108,15 @@ def create_app(
 
     The request log is written to `log`. `fetch_image` downloads the images of requests.
     """
+    state = state_folder(config, os.environ)
     parts = ServerParts(
         **asdict(assemble(config)),
         config=config,
-        archive=Archive(state_folder(config, os.environ)),
+        archive=Archive(state),
         grace=ShutdownGrace(config.server.shutdown_grace),
         document=Document(),
         fetch_image=fetch_image,
+        encryption=Encryption(state),
     )
 
     form = config.server.log_format

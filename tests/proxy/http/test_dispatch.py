@@ -79,7 +79,12 @@ def test_every_route_of_a_model_is_dispatched_fast():
     assert fast == {
         URL,
         "/v1/completions",
+        "/v1/responses",
+        "/v1/responses/compact",
+        "/v1/responses/input_tokens",
         "/v1/embeddings",
+        "/v1/messages",
         "/api/chat",
+        "/api/generate",
         "/api/mlx/generate",
     }

@@ -5,8 +5,8 @@ from typing import Any
 
 import openai
 import pytest
+from fakes.openai_schema import validators
 from fakes.scripted_backend import DONE, HELLO, ScriptedBackend, chat, http_client, openai_client
-from jsonschema import Draft202012Validator
 
 from adapters.config import EchoConfig
 from adapters.echo import EchoBackend
@@ -264,7 +264,7 @@ async def test_answers_are_valid_by_openais_schema(
     script: list[Any], openai_components: dict[str, Any]
 ):
     names = ("CreateChatCompletionResponse", "CreateChatCompletionStreamResponse")
-    whole, chunk = _validators(openai_components, *names)
+    whole, chunk = validators(openai_components, *names)
     async with http_client(ScriptedBackend(script)) as client:
         whole.validate((await client.post(URL, json=chat())).json())
     *chunks, _done = await streamed(script, stream_options={"include_usage": True})
@@ -272,25 +272,6 @@ async def test_answers_are_valid_by_openais_schema(
         chunk.validate(each)
     with pytest.raises(Exception, match="required"):
         chunk.validate({})
-
-
-def _validators(components: dict[str, Any], *names: str) -> list[Draft202012Validator]:
-    root = {"components": _plain(components)}
-    return [
-        Draft202012Validator({**root, "$ref": f"#/components/schemas/{name}"}) for name in names
-    ]
-
-
-def _plain(schema: Any) -> Any:
-    """OpenAPI 3.0's `nullable` in the words of JSON Schema."""
-    if isinstance(schema, list):
-        return [_plain(each) for each in schema]
-    if not isinstance(schema, dict):
-        return schema
-    plain = {key: _plain(value) for key, value in schema.items() if key != "nullable"}
-    if schema.get("nullable") is True:
-        return {"anyOf": [plain, {"type": "null"}]}
-    return plain
 
 
 OLD_CALL = [

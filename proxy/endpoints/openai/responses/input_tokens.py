@@ -1,0 +1,47 @@
+"""`POST /v1/responses/input_tokens`: the tokens of the prompt that an input becomes."""
+
+from litestar import post
+from litestar.response.base import ASGIResponse
+from msgspec import Struct
+
+from adapters.errors import BackendError
+from proxy.endpoints.generate import to_routed
+from proxy.endpoints.openai.responses.dialect import RESPONSES, begin, look_up, needs_store, to_call
+from proxy.endpoints.openai.responses.request import ResponseRequest
+from proxy.endpoints.openai.responses.store import store_of
+from proxy.endpoints.openai.responses.translate import to_param
+from proxy.endpoints.server_request import ServerRequest
+from proxy.http.body import decode
+from proxy.http.json_response import ErrorDialect, JSONResponse
+from proxy.openapi import Operation
+
+
+class InputTokens(Struct, kw_only=True):
+    object: str = "response.input_tokens"
+    input_tokens: int
+
+
+@post(
+    "/v1/responses/input_tokens",
+    status_code=200,
+    operation=Operation(
+        summary="Count the tokens of an input",
+        asks=(ResponseRequest,),
+        answers=(InputTokens,),
+        may_force=True,
+    ),
+    errors=ErrorDialect(RESPONSES.failure),
+    fast=True,
+)
+async def count_input_tokens(request: ServerRequest) -> ASGIResponse:
+    """Count as for an answer; `x-tandem-token-count` says whether exactly."""
+    turn = begin(request, decode(await request.read_body(), object), store_of(request))
+    call = to_call(request, await look_up(turn) if needs_store(turn) else turn)
+    try:
+        (prompt,) = await to_routed(request, call)
+        counted = await request.finish(request.router.count_tokens(prompt, request.record))
+    except BackendError as exc:
+        exc.param = to_param(exc.param, call.body)
+        raise
+    how = {"x-tandem-token-count": "exact" if counted.exact else "estimate"}
+    return JSONResponse(InputTokens(input_tokens=counted.tokens), headers=how)
