@@ -21,7 +21,6 @@ from adapters.mlx import blas  # noqa: E402
 # Before mlx is imported: afterwards it has no effect.
 blas.preload()
 
-import pytest  # noqa: E402
 from probes.template_sweep import CHECKS, NONE, OK, sweep, templates  # noqa: E402
 
 from adapters.mlx.prompt.learned import learn_from_texts  # noqa: E402
@@ -39,8 +38,8 @@ def run_all() -> Outcomes:
     """Put every check to every template; some minutes."""
     found: Outcomes = {}
     for name, text in templates():
-        with tempfile.TemporaryDirectory() as folder, pytest.MonkeyPatch.context() as patch:
-            found[name] = asyncio.run(sweep(text, Path(folder), patch))
+        with tempfile.TemporaryDirectory() as folder:
+            found[name] = asyncio.run(sweep(text, Path(folder)))
         print(name, count(found[name]), flush=True)
         for check, fault in found[name].items():
             if fault not in (OK, NONE):

@@ -11,9 +11,8 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import jsonschema
-import pytest
-from fakes.scripted_model import answer, config_for, saying, told
-from fakes.tiny_model import write_tiny_model
+from fakes.scripted_model import ScriptedEngine, answer, told
+from fakes.tiny_model import config_for, write_tiny_model
 from transformers.utils.chat_template_utils import render_jinja_template
 
 from adapters.errors import BackendError
@@ -72,7 +71,7 @@ class Subject(NamedTuple):
     template: str
     backend: MLXBackend
     model: LoadedModel
-    patch: pytest.MonkeyPatch
+    engine: ScriptedEngine
 
     def request(self, messages: tuple[Message, ...], **fields: Any) -> GenerationRequest:
         chosen = {"max_tokens": 400, **fields}
@@ -266,10 +265,10 @@ async def call_is_read(subject: Subject) -> str:
     written = written_call(subject.template)
     if written is None:
         return NONE
-    with saying(subject.patch, written):
-        effort = subject.without_thinking
-        request = subject.request((user("Ask1"),), tools=TOOLS, reasoning_effort=effort)
-        said = told(await answer(subject.backend, request))
+    subject.engine.say(written)
+    effort = subject.without_thinking
+    request = subject.request((user("Ask1"),), tools=TOOLS, reasoning_effort=effort)
+    said = told(await answer(subject.backend, request))
     calls = [[name, json.loads(arguments)] for name, arguments in said["calls"]]
     return OK if calls == [["lookup", ARGUMENTS]] else f"read as {calls or 'text'}"
 
@@ -348,14 +347,15 @@ CHECKS: dict[str, Check] = {
 }
 
 
-async def sweep(template: str, folder: Path, patch: pytest.MonkeyPatch) -> dict[str, str]:
+async def sweep(template: str, folder: Path) -> dict[str, str]:
     """Put every check to a template. Returns `ok`, `-` or the fault, by the name of the check."""
     write_tiny_model(folder / "caller", template=template, context=CONTEXT, temperature=1.0)
     _add_first_token(folder / "caller" / "tokenizer_config.json")
-    backend = MLXBackend(config_for(folder))
+    engine = ScriptedEngine(config_for(folder))
+    backend = MLXBackend(config_for(folder), engine=engine)
     try:
         model = finish(load_folder(folder / "caller", "never", Loading("caller")))
-        subject = Subject(template, backend, model, patch)
+        subject = Subject(template, backend, model, engine)
         return {name: await _outcome(check, subject) for name, check in CHECKS.items()}
     finally:
         await backend.aclose()
