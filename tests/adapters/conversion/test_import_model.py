@@ -77,7 +77,7 @@ def test_import_writes_to_the_folder_of_to(tmp_path: Path):
     ("source", "message"),
     [
         ("ollama:no-such:1b", "no 'no-such:1b'"),
-        ("no.gguf", "no file"),
+        ("no.gguf", "neither a file"),
         ("ollama:../x", "not a valid name"),
     ],
 )
