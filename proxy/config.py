@@ -65,6 +65,16 @@ class ImagesConfig(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True
     """Images in one request."""
 
 
+class StoreConfig(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """Limits for stored answers and conversations: beyond them the least recently used go."""
+
+    max_count: Count = 10_000
+    max_bytes: Count = 1024 * 1024 * 1024
+    """Of all together, in JSON."""
+    max_age: Seconds = 30 * 86_400.0
+    """Seconds since the last use."""
+
+
 class ServerConfig(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     host: str = "127.0.0.1"
     port: Port = 8006
@@ -95,11 +105,21 @@ class ServerConfig(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True
     shutdown_grace: Annotated[float, Meta(ge=0, le=10)] = 10.0
     """Seconds that answers may take after SIGTERM."""
     state_folder: str | None = None
-    """The folder of benchmark results; by default the user's folder for application state."""
+    """The folder of benchmark results and stored answers; by default the user's folder for
+    application state."""
+    store: StoreConfig | bool = StoreConfig()
+    """Keep answers that clients ask to store; `False`: none. `True` is the default limits."""
     fallback_after: Seconds = 30.0
     """Seconds without an answer after which another backend with the same model takes over; loading
     the model does not count."""
     images: ImagesConfig = ImagesConfig()
+
+    @property
+    def store_limits(self) -> StoreConfig | None:
+        """The limits of stored answers; `None` where none are kept."""
+        if isinstance(self.store, StoreConfig):
+            return self.store
+        return StoreConfig() if self.store else None
 
     def __post_init__(self) -> None:
         for origin in self.allowed_origins:
@@ -371,7 +391,7 @@ def find_config(option: str | None, environ: Mapping[str, str]) -> Path | None:
 
 
 def state_folder(config: Config, environ: Mapping[str, str]) -> Path:
-    """The folder that keeps the results of `tandem bench MODEL`."""
+    """The folder that keeps stored answers and the results of `tandem bench MODEL`."""
     if config.server.state_folder is not None:
         return Path(config.server.state_folder).expanduser()
     if environ.get("XDG_STATE_HOME"):
