@@ -2,7 +2,7 @@
 
 import os
 from collections.abc import AsyncGenerator, Mapping
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, nullcontext
 from typing import TextIO
 
 from litestar import Litestar
@@ -16,6 +16,13 @@ from proxy.bench.archive import Archive
 from proxy.config import Config, state_folder
 from proxy.endpoints.api_chat import create_chat
 from proxy.endpoints.openai.chat_completions.dialect import create_chat_completion
+from proxy.endpoints.openai.chat_completions.stored import (
+    delete_chat_completion,
+    list_chat_completion_messages,
+    list_chat_completions,
+    retrieve_chat_completion,
+    update_chat_completion,
+)
 from proxy.endpoints.openai.completions.dialect import create_completion
 from proxy.endpoints.openai.embeddings import create_embedding
 from proxy.endpoints.openai.models import list_models, retrieve_model
@@ -37,9 +44,15 @@ from proxy.http.dispatch import Dispatch
 from proxy.http.event_stream import ShutdownGrace
 from proxy.openapi import Document
 from proxy.request_log import RequestLog
+from proxy.stored.store import Store
 
 ROUTES = (
     create_chat_completion,
+    list_chat_completions,
+    retrieve_chat_completion,
+    update_chat_completion,
+    delete_chat_completion,
+    list_chat_completion_messages,
     create_completion,
     create_embedding,
     plan_route,
@@ -70,12 +83,14 @@ def create_app(
 
     The request log is written to `log`.
     """
+    folder, limits = state_folder(config, os.environ), config.server.store_limits
     parts = ServerParts(
         **asdict(assemble(config)),
         config=config,
-        archive=Archive(state_folder(config, os.environ)),
+        archive=Archive(folder),
         grace=ShutdownGrace(config.server.shutdown_grace),
         document=Document(),
+        store=None if limits is None else Store(folder / "stored", limits),
     )
 
     form = config.server.log_format
@@ -84,7 +99,10 @@ def create_app(
     @asynccontextmanager
     async def lifespan(_app: Litestar) -> AsyncGenerator[None]:
         try:
-            async with opened(parts, config, backends):
+            async with (
+                opened(parts, config, backends),
+                parts.store.opened() if parts.store is not None else nullcontext(),
+            ):
                 yield
         finally:
             if request_log is not None:

@@ -66,11 +66,11 @@ class ImagesConfig(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True
 
 
 class StoreConfig(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """Limits for stored answers and conversations: beyond them the least recently used go."""
+    """Limits for stored answers and conversations, of which the least recently used go first."""
 
     max_count: Count = 10_000
     max_bytes: Count = 1024 * 1024 * 1024
-    """Of all together, in JSON."""
+    """The sum for all of them, as JSON."""
     max_age: Seconds = 30 * 86_400.0
     """Seconds since the last use."""
 
@@ -108,7 +108,8 @@ class ServerConfig(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True
     """The folder of benchmark results and stored answers; by default the user's folder for
     application state."""
     store: StoreConfig | bool = StoreConfig()
-    """Keep answers that clients ask to store; `False`: none. `True` is the default limits."""
+    """Limits for answers that clients ask to keep; `False`: none are kept. `True` is the default.
+    """
     fallback_after: Seconds = 30.0
     """Seconds without an answer after which another backend with the same model takes over; loading
     the model does not count."""

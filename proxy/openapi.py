@@ -13,6 +13,7 @@ from litestar import Litestar
 from litestar.handlers import HTTPRouteHandler
 from litestar.routes import HTTPRoute
 from msgspec import Struct
+from msgspec.structs import fields
 
 from proxy.errors import BACKEND_ERRORS, GONE, HTTP_ERRORS, INTERNAL, SHUTDOWN, ErrorBody
 
@@ -38,6 +39,10 @@ _ERROR_HEADERS = {
     "x-should-retry": "`false` if the same request will fail again.",
 }
 _ALL_HEADERS = _HEADERS | _ERROR_HEADERS
+_PATH_PARAMETERS = {
+    "model": "Name of a model; slashes need not be escaped.",
+    "completion_id": "Id of a stored chat completion.",
+}
 _FORCED = {
     "name": "x-tandem-backend",
     "in": "header",
@@ -57,6 +62,8 @@ class Operation(Struct, frozen=True, kw_only=True):
     """Alternative types of the response body."""
     asks: tuple[Any, ...] = ()
     """Alternative types of the request body; empty if the route takes no body."""
+    query: type[Struct] | None = None
+    """Fields of the query, besides those that are parameters of the handler."""
     may_be_empty: bool = False
     """True if the request body is optional."""
     events: tuple[Any, ...] = ()
@@ -178,7 +185,7 @@ def _one_of(kinds: tuple[Any, ...], schemas: Mapping[Any, JSON]) -> JSON:
 
 def _parameters(route: _Route, schemas: Mapping[Any, JSON]) -> Iterator[JSON]:
     for name in sorted(route.path_parameters):
-        text = "Name of a model; slashes need not be escaped."
+        text = _PATH_PARAMETERS[name]
         schema = {"type": "string"}
         yield {"name": name, "in": "path", "required": True, "description": text, "schema": schema}
     for name, kind, required in _query(route):
@@ -196,6 +203,8 @@ def _query(route: _Route) -> Iterator[tuple[str, Any, bool]]:
     for name, field in route.handler.parsed_fn_signature.parameters.items():
         if name not in others:
             yield name, field.annotation, not field.is_optional
+    for each in fields(route.operation.query) if route.operation.query is not None else ():
+        yield each.encode_name, each.type, False
 
 
 def _to_error(schemas: Mapping[Any, JSON]) -> JSON:

@@ -2,7 +2,7 @@
 
 from collections.abc import Awaitable, Callable, Sequence
 from functools import partial
-from typing import Generic, Protocol, TypeVar
+from typing import Any, Generic, Protocol, TypeVar
 
 from litestar import post
 from litestar.handlers import HTTPRouteHandler
@@ -21,7 +21,7 @@ from proxy.http.json_response import JSONResponse
 from proxy.images import has_images, resolve_images
 from proxy.openapi import Operation
 from proxy.record import Record
-from proxy.sinks import Answer, Collector
+from proxy.sinks import Answer, Collector, HeldEnd
 
 _PROMPTS_AT_ONCE = 8
 """Prompts of one request that run at the same time, so that other requests get their turn."""
@@ -43,6 +43,8 @@ class Call(Struct, Generic[B], frozen=True, kw_only=True):
     """Keeps the prefix cache of one conversation apart from others with the same API key."""
     dialect: "Dialect[B] | None" = None
     """The dialect of the answer if the URL serves several; by default the URL's own."""
+    keep: Callable[[Any], Awaitable[None]] | None = None
+    """Stores the answer as `Dialect.whole` renders it, before the client gets its end."""
     respond: Callable[[ServerRequest], Awaitable[ASGIResponse]] | None = None
     """Answers a request that generates nothing, such as one that only loads a model."""
 
@@ -111,6 +113,8 @@ async def answer(request: ServerRequest, dialect: Dialect[B]) -> ASGIResponse:
     write = partial(_generate, request, dialect, call)
     if call.stream:
         request.record.streamed = True
+        if call.keep is not None:
+            write = partial(_generate_and_keep, request, dialect, call, call.keep)
         return await stream(
             request,
             write,
@@ -122,7 +126,23 @@ async def answer(request: ServerRequest, dialect: Dialect[B]) -> ASGIResponse:
         )
     collector = Collector()
     await request.finish(write(collector))
-    return JSONResponse(dialect.whole(call, collector.answers(), request.record))
+    body = dialect.whole(call, collector.answers(), request.record)
+    if call.keep is not None:
+        await call.keep(body)
+    return JSONResponse(body)
+
+
+async def _generate_and_keep(
+    request: ServerRequest,
+    dialect: Dialect[B],
+    call: Call[B],
+    keep: Callable[[Any], Awaitable[None]],
+    sink: Sink,
+) -> None:
+    held = HeldEnd(sink)
+    await _generate(request, dialect, call, held)
+    await keep(dialect.whole(call, held.answers(), request.record))
+    held.release()
 
 
 async def _generate(request: ServerRequest, dialect: Dialect[B], call: Call[B], sink: Sink) -> None:

@@ -1,7 +1,8 @@
 """The request class of the application, with the parts of the server."""
 
 import hashlib
-from collections.abc import Awaitable
+import logging
+from collections.abc import Awaitable, Sequence
 from typing import Any, TypeVar
 
 from litestar import Request, Response
@@ -13,11 +14,12 @@ from adapters.errors import InvalidRequestError
 from proxy.assembly import Parts
 from proxy.bench.archive import Archive
 from proxy.config import Config
-from proxy.errors import to_failure
-from proxy.http.body import decode, receive_body, unknown_fields
+from proxy.errors import ExplainedHTTPError, StorageError, to_failure
+from proxy.http.body import convert, decode, receive_body, unknown_fields
 from proxy.http.event_stream import Limits, ShutdownGrace
 from proxy.http.gates import Fields
 from proxy.http.json_response import FailureBody
+from proxy.http.query import to_nested
 from proxy.memory.budget import SharedBudget
 from proxy.models.registry import Registry
 from proxy.openapi import Document
@@ -25,6 +27,10 @@ from proxy.record import Record
 from proxy.routing.measurements import Measurements
 from proxy.routing.override import to_override
 from proxy.routing.router import Router
+from proxy.stored.entry import Entry, Item, Metadata
+from proxy.stored.store import Store
+
+log = logging.getLogger("tandem")
 
 T = TypeVar("T")
 
@@ -36,6 +42,8 @@ class ServerParts(Parts, frozen=True, kw_only=True):
     archive: Archive
     grace: ShutdownGrace
     document: Document
+    store: Store | None
+    """Stored answers; `None` where the configuration keeps none."""
 
 
 class ServerRequest(Request[Any, Any, Any]):
@@ -82,6 +90,10 @@ class ServerRequest(Request[Any, Any, Any]):
         return self._parts.document
 
     @property
+    def store(self) -> Store | None:
+        return self._parts.store
+
+    @property
     def grace(self) -> ShutdownGrace:
         return self._parts.grace
 
@@ -105,6 +117,40 @@ class ServerRequest(Request[Any, Any, Any]):
             raise InvalidRequestError(f"Unknown parameter: '{unknown[0][:200]}'.", param=unknown[0])
         self.record.unknown = unknown
         return decoded
+
+    def read_query(self, kind: type[T]) -> T:
+        """Read the query as a `kind`; unknown names go to `x-tandem-ignored`.
+
+        Raises:
+            InvalidRequestError: it is not a `kind`.
+        """
+        raw = to_nested(self.scope["query_string"])
+        query = convert(raw, kind)
+        self.record.unknown = unknown_fields(raw, query)
+        return query
+
+    async def keep(
+        self, entry: Entry, metadata: Metadata | None = None, items: Sequence[Item] = ()
+    ) -> None:
+        """Store `entry` as `Store.keep`; a failure is logged, and costs no answer."""
+        try:
+            await self.stored().keep(entry, metadata, items)
+        except StorageError as exc:
+            log.error("Stored answers: %s is not kept: %s", entry.id, exc)
+            self.record.unknown += ("store",)
+
+    def stored(self) -> Store:
+        """Return the store.
+
+        Raises:
+            ExplainedHTTPError: 404: the configuration keeps no answers.
+        """
+        if self.store is None:
+            raise ExplainedHTTPError(
+                status_code=404,
+                detail="This server keeps no answers: `server.store` is false in its config.yaml.",
+            )
+        return self.store
 
     def caller(self, cache_key: str | None = None) -> str:
         """Digest the API key and `cache_key`, which a backend may know; empty without both."""

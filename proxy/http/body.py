@@ -75,6 +75,15 @@ def decode(body: bytes, kind: type[S]) -> S:
         raise InvalidRequestError("The body is not valid JSON in UTF-8.") from exc
 
 
+def convert(value: Any, kind: type[S]) -> S:
+    """Read texts, such as those of a query, as a `kind`; errors as in `decode`."""
+    try:
+        return msgspec.convert(value, kind, strict=False)
+    except msgspec.ValidationError as exc:
+        message, param = _locate(str(exc))
+        raise InvalidRequestError(message[:_MAX_MESSAGE_LENGTH], param=param) from exc
+
+
 def whole_numbers(value: Any) -> Any:
     """Return the JSON `value` with an integer for each float that is one, such as 100.0.
 

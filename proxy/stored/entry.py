@@ -40,7 +40,7 @@ class Entry(Struct, frozen=True, kw_only=True):
 
 
 class Item(Struct, frozen=True):
-    """An item of a conversation."""
+    """A member of a list: an entry, or an item of a conversation."""
 
     id: str
     object: bytes
@@ -52,7 +52,8 @@ class Item(Struct, frozen=True):
 class Page(Struct, frozen=True, kw_only=True):
     """The part of a list that a client asks for."""
 
-    limit: int = 20
+    limit: int | None = 20
+    """`None`: all."""
     order: Order = "asc"
     after: str | None = None
     """The id of the last member of the page before."""

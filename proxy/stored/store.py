@@ -3,7 +3,8 @@
 import asyncio
 import logging
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import AsyncGenerator, Callable, Sequence
+from contextlib import asynccontextmanager
 from pathlib import Path
 from sqlite3 import Connection
 from typing import Any
@@ -41,18 +42,18 @@ class Store:
         self.limits = limits
         self._database = Database(folder / "answers.sqlite", _fail_unfinished)
         self._clock = clock
-        self._expiry: asyncio.Task[None] | None = None
 
-    async def open(self) -> None:
+    @asynccontextmanager
+    async def opened(self) -> AsyncGenerator[None]:
         """Open a database that exists: fail what a killed server left behind, drop what is old."""
-        self._expiry = asyncio.create_task(self._expire_regularly())
         if self._database.path.exists():
             await self.expire()
-
-    async def aclose(self) -> None:
-        if self._expiry is not None:
-            self._expiry.cancel()
-        await self._database.aclose()
+        expiry = asyncio.create_task(self._expire_regularly())
+        try:
+            yield
+        finally:
+            expiry.cancel()
+            await self._database.aclose()
 
     def describe(self) -> str:
         """Say where answers are kept and how long, for the start of the server."""
@@ -109,8 +110,8 @@ class Store:
         *,
         model: str | None = None,
         metadata: Metadata | None = None,
-    ) -> tuple[Sequence[bytes], bool]:
-        """Return the objects of a page, in order of creation, and whether there are more.
+    ) -> tuple[Sequence[Item], bool]:
+        """Return the entries of a page, in order of creation, and whether there are more.
 
         `model` and `metadata` select.
 
@@ -119,7 +120,7 @@ class Store:
             StorageError: the database cannot be read.
         """
 
-        def select(connection: Connection) -> tuple[Sequence[bytes], bool]:
+        def select(connection: Connection) -> tuple[Sequence[Item], bool]:
             where: list[tuple[str, Sequence[object]]] = [
                 ("kind = ? AND caller = ?", (kind, caller))
             ]
@@ -127,8 +128,7 @@ class Store:
                 where.append(("model = ?", (model,)))
             where += [(_LABELLED, label) for label in (metadata or {}).items()]
             after = None if page.after is None else _number(connection, kind, page.after, caller)
-            rows = _page(connection, "object", "entries", where, page, after)
-            return [row[0] for row in rows[: page.limit]], len(rows) > page.limit
+            return _page(connection, "entries", where, page, after)
 
         return await self._database.read(select)
 
@@ -206,8 +206,6 @@ class Store:
     ) -> tuple[Sequence[Item], bool]:
         """Return the items of a page, and whether there are more; none is later than `last`.
 
-        A negative `limit` is all.
-
         Raises:
             NotStoredError: the caller has no such conversation, or it has no item `page.after`.
             StorageError: the database cannot be read.
@@ -219,9 +217,7 @@ class Store:
             if last is not None:
                 where.append(("number <= ?", (last,)))
             after = None if page.after is None else _item(connection, number, page.after).number
-            rows = _page(connection, "id, object, number", "items", where, page, after)
-            end = None if page.limit < 0 else page.limit
-            return [Item(*row) for row in rows[:end]], end is not None and len(rows) > end
+            return _page(connection, "items", where, page, after)
 
         return await self._database.read(select)
 
@@ -331,23 +327,22 @@ def _item(connection: Connection, conversation: int, key: str) -> Item:
 
 def _page(
     connection: Connection,
-    columns: str,
     table: str,
     conditions: Sequence[tuple[str, Sequence[object]]],
     page: Page,
     after: int | None,
-) -> list[tuple[Any, ...]]:
-    """Select a page and the row behind it, all rows with a negative limit."""
+) -> tuple[Sequence[Item], bool]:
+    """Select a page, and tell whether there are more; without a limit select all."""
     way, sign = ("ASC", ">") if page.order == "asc" else ("DESC", "<")
     if after is not None:
         conditions = [*conditions, (f"number {sign} ?", (after,))]
     where = " AND ".join([condition for condition, _ in conditions])
     values = [value for _, each in conditions for value in each]
-    limit = page.limit + 1 if page.limit >= 0 else -1
-    return connection.execute(
-        f"SELECT {columns} FROM {table} WHERE {where} ORDER BY number {way} LIMIT ?",  # noqa: S608 - constants
-        (*values, limit),
+    rows = connection.execute(
+        f"SELECT id, object, number FROM {table} WHERE {where} ORDER BY number {way} LIMIT ?",  # noqa: S608 - constants
+        (*values, -1 if page.limit is None else page.limit + 1),
     ).fetchall()
+    return [Item(*row) for row in rows[: page.limit]], len(rows) > (page.limit or len(rows))
 
 
 def _label(connection: Connection, number: int, metadata: Metadata) -> None:

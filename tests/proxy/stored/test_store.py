@@ -31,11 +31,8 @@ class Clock:
 @asynccontextmanager
 async def stored(folder: Path, clock: Clock | None = None, **limits: Any) -> AsyncIterator[Store]:
     store = Store(folder / "stored", StoreConfig(**limits), clock or Clock())
-    await store.open()
-    try:
+    async with store.opened():
         yield store
-    finally:
-        await store.aclose()
 
 
 def answer(key: str, **fields: Any) -> Entry:
@@ -48,8 +45,8 @@ def response(key: str, **fields: Any) -> Entry:
 
 
 async def keys(store: Store, page: Page = FIRST, **chosen: Any) -> list[str]:
-    objects, _ = await store.list(CHAT, "me", page, **chosen)
-    return [json.loads(each)["id"] for each in objects]
+    entries, _ = await store.list(CHAT, "me", page, **chosen)
+    return [entry.id for entry in entries]
 
 
 async def test_answer_is_there_after_a_restart(tmp_path: Path):
@@ -185,8 +182,8 @@ async def test_items_of_a_conversation(tmp_path: Path):
             items, _ = await store.items("conv", "me", page, last=last)
             return [item.id for item in items]
 
-        assert await ids(Page(limit=-1)) == ["1", "2", "3"]
-        assert await ids(Page(limit=-1), last) == ["1", "2"]
+        assert await ids(Page(limit=None)) == ["1", "2", "3"]
+        assert await ids(Page(limit=None), last) == ["1", "2"]
         assert await ids(Page(limit=1, order="desc")) == ["3"]
         assert await ids(Page(order="desc", after="3")) == ["2", "1"]
         assert (await store.items("conv", "me", Page(limit=2)))[1] is True

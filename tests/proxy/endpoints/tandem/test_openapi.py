@@ -1,6 +1,7 @@
 """The OpenAPI document: valid, whole, and true."""
 
 import json
+from pathlib import Path
 from typing import Any
 
 import jsonschema
@@ -13,12 +14,13 @@ from referencing.jsonschema import DRAFT202012
 
 from adapters.backend import Model
 from proxy.app import create_app
-from proxy.config import Config
+from proxy.config import Config, ServerConfig
 from proxy.errors import BACKEND_ERRORS
 from proxy.openapi import Document, to_document
 
 NAME = "org/m"
 PROMPT = {"model_id": NAME, "prompt": "Hi"}
+STORED = chat(model=NAME, store=True)
 BODIES: dict[str, dict[str, Any]] = {
     "/v1/chat/completions": chat(model=NAME),
     "/api/route": chat(model=NAME),
@@ -26,6 +28,9 @@ BODIES: dict[str, dict[str, Any]] = {
     "/v1/embeddings": {"model": NAME, "input": "Hi"},
     "/api/chat": PROMPT,
     "/api/mlx/generate": PROMPT,
+}
+UPDATES: dict[str, dict[str, Any]] = {
+    "/v1/chat/completions/{completion_id}": {"metadata": {"a": "b"}},
 }
 STREAMS = [
     ("/v1/chat/completions", BODIES["/v1/chat/completions"]),
@@ -81,13 +86,18 @@ def test_every_route_is_in_it():
     assert told == served
 
 
-async def test_every_operation_answers_as_it_says(document: dict[str, Any]):
+async def test_every_operation_answers_as_it_says(document: dict[str, Any], tmp_path: Path):
     """With an engine that does all there is; schemas and content types are looked at."""
+    config = Config(server=ServerConfig(state_folder=str(tmp_path)))
     backend = ScriptedBackend(kind="mlx", models=[Model(name=NAME)])
-    async with http_client(backend) as client:
+    async with http_client(backend, config=config) as client:
         for method, path, operation in operations(document):
+            body = (BODIES | UPDATES).get(path) if method == "post" else None
             url = path.replace("{model}", NAME)
-            response = await client.request(method.upper(), url, json=BODIES.get(path))
+            if "{completion_id}" in path:
+                stored = await client.post("/v1/chat/completions", json=STORED)
+                url = path.replace("{completion_id}", stored.json()["id"])
+            response = await client.request(method.upper(), url, json=body)
             assert response.status_code == 200, (path, response.text)
             content = operation["responses"]["200"]["content"]
             assert response.headers["content-type"] == "application/json"
