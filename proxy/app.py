@@ -14,11 +14,13 @@ from adapters.backend import Backend
 from proxy.assembly import assemble, opened
 from proxy.bench.archive import Archive
 from proxy.config import Config, state_folder
+from proxy.encryption import Encryption
 from proxy.endpoints.api_chat import create_chat
 from proxy.endpoints.openai.chat_completions.dialect import create_chat_completion
 from proxy.endpoints.openai.completions.dialect import create_completion
 from proxy.endpoints.openai.embeddings import create_embedding
 from proxy.endpoints.openai.models import list_models, retrieve_model
+from proxy.endpoints.openai.responses.dialect import create_response
 from proxy.endpoints.server_request import ServerParts, ServerRequest, answer_error
 from proxy.endpoints.tandem.api_health import get_hybrid_health
 from proxy.endpoints.tandem.health import get_health
@@ -41,6 +43,7 @@ from proxy.request_log import RequestLog
 ROUTES = (
     create_chat_completion,
     create_completion,
+    create_response,
     create_embedding,
     plan_route,
     list_models,
@@ -70,12 +73,14 @@ def create_app(
 
     The request log is written to `log`.
     """
+    state = state_folder(config, os.environ)
     parts = ServerParts(
         **asdict(assemble(config)),
         config=config,
-        archive=Archive(state_folder(config, os.environ)),
+        archive=Archive(state),
         grace=ShutdownGrace(config.server.shutdown_grace),
         document=Document(),
+        encryption=Encryption(state),
     )
 
     form = config.server.log_format

@@ -13,8 +13,9 @@ from adapters.errors import InvalidRequestError
 from proxy.assembly import Parts
 from proxy.bench.archive import Archive
 from proxy.config import Config
+from proxy.encryption import Encryption
 from proxy.errors import to_failure
-from proxy.http.body import decode, receive_body, unknown_fields
+from proxy.http.body import convert, decode, receive_body, unknown_fields
 from proxy.http.event_stream import Limits, ShutdownGrace
 from proxy.http.gates import Fields
 from proxy.http.json_response import FailureBody
@@ -36,6 +37,7 @@ class ServerParts(Parts, frozen=True, kw_only=True):
     archive: Archive
     grace: ShutdownGrace
     document: Document
+    encryption: Encryption
 
 
 class ServerRequest(Request[Any, Any, Any]):
@@ -78,6 +80,10 @@ class ServerRequest(Request[Any, Any, Any]):
         return self._parts.archive
 
     @property
+    def encryption(self) -> Encryption:
+        return self._parts.encryption
+
+    @property
     def document(self) -> Document:
         return self._parts.document
 
@@ -99,8 +105,14 @@ class ServerRequest(Request[Any, Any, Any]):
         Raises:
             InvalidRequestError: it is not a `kind`, or has unknown fields with `strict_fields`.
         """
-        decoded = decode(body, kind)
-        unknown = unknown_fields(decode(body, object), decoded)
+        return self._checked(decode(body, object), decode(body, kind))
+
+    def convert(self, value: object, kind: type[T]) -> T:
+        """Convert a decoded body to a `kind`, as `decode` does."""
+        return self._checked(value, convert(value, kind))
+
+    def _checked(self, raw: object, decoded: T) -> T:
+        unknown = unknown_fields(raw, decoded)
         if unknown and self.config.server.strict_fields:
             raise InvalidRequestError(f"Unknown parameter: '{unknown[0][:200]}'.", param=unknown[0])
         self.record.unknown = unknown

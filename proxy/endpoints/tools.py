@@ -3,6 +3,8 @@
 A custom tool is called with a text in place of arguments. The model sees a function of one string.
 """
 
+import json
+import re
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -35,6 +37,46 @@ def to_input(arguments: str) -> str:
         except msgspec.DecodeError:
             continue
     return arguments
+
+
+_BEGIN = re.compile(r'\s*\{\s*"input"\s*:\s*"')
+_TEXT = re.compile(r'(?:[^"\\]|\\(?:["\\/bfnrt]|u[0-9a-fA-F]{4}))*')
+"""The inside of a JSON string as far as its escapes are complete."""
+_HALF_CHARACTER = re.compile(r"\\u[dD][89abAB][0-9a-fA-F]{2}$")
+"""The first of two escapes that are one character."""
+
+
+class InputReader:
+    """Reads the text of a custom call while its arguments are written."""
+
+    def __init__(self) -> None:
+        self._unread = ""
+        self._begun = False
+        self._pieces: list[str] = []
+
+    @property
+    def text(self) -> str:
+        """The text so far."""
+        return "".join(self._pieces)
+
+    def feed(self, arguments: str) -> str:
+        """Return the text that a piece of arguments adds; empty while it is unknown."""
+        self._unread += arguments
+        if not self._begun:
+            begin = _BEGIN.match(self._unread)
+            if begin is None:
+                return ""
+            self._begun = True
+            self._unread = self._unread[begin.end() :]
+        complete = _TEXT.match(self._unread)
+        assert complete is not None  # noqa: S101 - it matches the empty text.
+        end = complete.end()
+        half = _HALF_CHARACTER.search(self._unread, 0, end)
+        end = half.start() if half is not None else end
+        text: str = json.loads(f'"{self._unread[:end]}"', strict=False)
+        self._unread = self._unread[end:]
+        self._pieces.append(text)
+        return text
 
 
 def to_arguments(text: str) -> str:
