@@ -14,6 +14,7 @@ from adapters.backend import Backend
 from proxy.assembly import assemble, opened
 from proxy.bench.archive import Archive
 from proxy.config import Config, state_folder
+from proxy.encryption import Encryption
 from proxy.endpoints.api_chat import create_chat
 from proxy.endpoints.openai.chat_completions.dialect import create_chat_completion
 from proxy.endpoints.openai.chat_completions.stored import (
@@ -26,6 +27,7 @@ from proxy.endpoints.openai.chat_completions.stored import (
 from proxy.endpoints.openai.completions.dialect import create_completion
 from proxy.endpoints.openai.embeddings import create_embedding
 from proxy.endpoints.openai.models import list_models, retrieve_model
+from proxy.endpoints.openai.responses.dialect import create_response
 from proxy.endpoints.server_request import ServerParts, ServerRequest, answer_error
 from proxy.endpoints.tandem.api_health import get_hybrid_health
 from proxy.endpoints.tandem.health import get_health
@@ -54,6 +56,7 @@ ROUTES = (
     delete_chat_completion,
     list_chat_completion_messages,
     create_completion,
+    create_response,
     create_embedding,
     plan_route,
     list_models,
@@ -83,14 +86,15 @@ def create_app(
 
     The request log is written to `log`.
     """
-    folder, limits = state_folder(config, os.environ), config.server.store_limits
+    state, limits = state_folder(config, os.environ), config.server.store_limits
     parts = ServerParts(
         **asdict(assemble(config)),
         config=config,
-        archive=Archive(folder),
+        archive=Archive(state),
         grace=ShutdownGrace(config.server.shutdown_grace),
         document=Document(),
-        store=None if limits is None else Store(folder / "stored", limits),
+        encryption=Encryption(state),
+        store=None if limits is None else Store(state / "stored", limits),
     )
 
     form = config.server.log_format

@@ -52,6 +52,14 @@ class ExplainedHTTPError(HTTPException):
     """An HTTP error with a `detail` for the client; the detail of others may hold paths."""
 
 
+class PreviousResponseNotFoundError(InvalidRequestError):
+    """No answer is kept under the id that a request continues."""
+
+
+class InvalidEncryptedContentError(InvalidRequestError):
+    """Encrypted content of an earlier answer cannot be decrypted."""
+
+
 class Row(Struct, frozen=True):
     status: int
     type: str
@@ -62,6 +70,8 @@ BACKEND_ERRORS: dict[type[BackendError], Row] = {
     InvalidRequestError: Row(400, "invalid_request_error"),
     UnsupportedParameterError: Row(400, "invalid_request_error", "unsupported_parameter"),
     ContextLengthError: Row(400, "invalid_request_error", "context_length_exceeded"),
+    PreviousResponseNotFoundError: Row(400, "invalid_request_error", "previous_response_not_found"),
+    InvalidEncryptedContentError: Row(400, "invalid_request_error", "invalid_encrypted_content"),
     ModelNotFoundError: Row(404, "invalid_request_error", "model_not_found"),
     BackendBusyError: Row(429, "rate_limit_error", "backend_busy"),
     InsufficientMemoryError: Row(503, "server_error", "insufficient_memory"),

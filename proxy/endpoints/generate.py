@@ -100,17 +100,20 @@ def generating_route(
     return route(create)
 
 
-async def answer(request: ServerRequest, dialect: Dialect[B]) -> ASGIResponse:
-    """Answer in `dialect`, streamed or whole.
+async def answer(
+    request: ServerRequest, dialect: Dialect[B], call: Call[B] | None = None
+) -> ASGIResponse:
+    """Answer in `dialect`, streamed or whole; `call` is what was parsed already.
 
     Raises:
         BackendError: as `Router.generate`; `param` is the client's field.
     """
-    call = dialect.parse(request, await request.read_body())
+    if call is None:
+        call = dialect.parse(request, await request.read_body())
     if call.respond is not None:
         return await call.respond(request)
     dialect = call.dialect or dialect
-    write = partial(_generate, request, dialect, call)
+    write = partial(generate, request, dialect, call)
     if call.stream:
         request.record.streamed = True
         if call.keep is not None:
@@ -140,12 +143,13 @@ async def _generate_and_keep(
     sink: Sink,
 ) -> None:
     held = HeldEnd(sink)
-    await _generate(request, dialect, call, held)
+    await generate(request, dialect, call, held)
     await keep(dialect.whole(call, held.answers(), request.record))
     held.release()
 
 
-async def _generate(request: ServerRequest, dialect: Dialect[B], call: Call[B], sink: Sink) -> None:
+async def generate(request: ServerRequest, dialect: Dialect[B], call: Call[B], sink: Sink) -> None:
+    """Write the events of the answer to `call`; errors as in `answer`."""
     request.record.to_param = partial(dialect.to_param, body=call.body)
     try:
         requests = await to_routed(request, call)

@@ -14,8 +14,9 @@ from adapters.errors import InvalidRequestError
 from proxy.assembly import Parts
 from proxy.bench.archive import Archive
 from proxy.config import Config
+from proxy.encryption import Encryption
 from proxy.errors import ExplainedHTTPError, StorageError, to_failure
-from proxy.http.body import convert, decode, receive_body, unknown_fields
+from proxy.http.body import convert, convert_texts, decode, receive_body, unknown_fields
 from proxy.http.event_stream import Limits, ShutdownGrace
 from proxy.http.gates import Fields
 from proxy.http.json_response import FailureBody
@@ -42,6 +43,7 @@ class ServerParts(Parts, frozen=True, kw_only=True):
     archive: Archive
     grace: ShutdownGrace
     document: Document
+    encryption: Encryption
     store: Store | None
     """Stored answers; `None` where the configuration keeps none."""
 
@@ -86,6 +88,10 @@ class ServerRequest(Request[Any, Any, Any]):
         return self._parts.archive
 
     @property
+    def encryption(self) -> Encryption:
+        return self._parts.encryption
+
+    @property
     def document(self) -> Document:
         return self._parts.document
 
@@ -111,8 +117,14 @@ class ServerRequest(Request[Any, Any, Any]):
         Raises:
             InvalidRequestError: it is not a `kind`, or has unknown fields with `strict_fields`.
         """
-        decoded = decode(body, kind)
-        unknown = unknown_fields(decode(body, object), decoded)
+        return self._checked(decode(body, object), decode(body, kind))
+
+    def convert(self, value: object, kind: type[T]) -> T:
+        """Convert a decoded body to a `kind`, as `decode` does."""
+        return self._checked(value, convert(value, kind))
+
+    def _checked(self, raw: object, decoded: T) -> T:
+        unknown = unknown_fields(raw, decoded)
         if unknown and self.config.server.strict_fields:
             raise InvalidRequestError(f"Unknown parameter: '{unknown[0][:200]}'.", param=unknown[0])
         self.record.unknown = unknown
@@ -125,7 +137,7 @@ class ServerRequest(Request[Any, Any, Any]):
             InvalidRequestError: it is not a `kind`.
         """
         raw = to_nested(self.scope["query_string"])
-        query = convert(raw, kind)
+        query = convert_texts(raw, kind)
         self.record.unknown = unknown_fields(raw, query)
         return query
 

@@ -69,19 +69,34 @@ def decode(body: bytes, kind: type[S]) -> S:
                 raise
         return msgspec.convert(whole_numbers(msgspec.json.decode(body)), kind, str_keys=True)
     except msgspec.ValidationError as exc:
-        message, param = _locate(str(exc))
-        raise InvalidRequestError(message[:_MAX_MESSAGE_LENGTH], param=param) from exc
+        raise _invalid(exc, "") from exc
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as exc:
         raise InvalidRequestError("The body is not valid JSON in UTF-8.") from exc
 
 
-def convert(value: Any, kind: type[S]) -> S:
-    """Read texts, such as those of a query, as a `kind`; errors as in `decode`."""
+def convert(value: Any, kind: type[S], path: str = "") -> S:
+    """Convert decoded JSON, which stands at `path` of a body, to a `kind`.
+
+    Raises:
+        InvalidRequestError: as `decode`.
+    """
+    try:
+        try:
+            return msgspec.convert(value, kind, str_keys=True)
+        except msgspec.ValidationError as exc:
+            if not _FLOAT_FOR_INT.match(str(exc)):
+                raise
+        return msgspec.convert(whole_numbers(value), kind, str_keys=True)
+    except msgspec.ValidationError as exc:
+        raise _invalid(exc, path) from exc
+
+
+def convert_texts(value: Any, kind: type[S]) -> S:
+    """Convert texts, such as those of a query, to a `kind`; errors as in `decode`."""
     try:
         return msgspec.convert(value, kind, strict=False)
     except msgspec.ValidationError as exc:
-        message, param = _locate(str(exc))
-        raise InvalidRequestError(message[:_MAX_MESSAGE_LENGTH], param=param) from exc
+        raise _invalid(exc, "") from exc
 
 
 def whole_numbers(value: Any) -> Any:
@@ -100,10 +115,19 @@ def whole_numbers(value: Any) -> Any:
             return value
 
 
-def _locate(text: str) -> tuple[str, str | None]:
-    """Split msgspec's message into a message and a path, which includes a missing field."""
+def _invalid(error: msgspec.ValidationError, path: str) -> InvalidRequestError:
+    message, param = _locate(str(error), path)
+    return InvalidRequestError(message[:_MAX_MESSAGE_LENGTH], param=param)
+
+
+def _locate(text: str, outer: str) -> tuple[str, str | None]:
+    """Split msgspec's message into a message and a path, which includes a missing field.
+
+    `outer` is the path of the value that msgspec calls `$`.
+    """
     message, _, location = text.partition(" - at ")
     path = re.sub(r".*`\$\.?([^`]*)`$", r"\1", location).replace("[...]", "")
+    path = outer + ("." if outer and path and path[0] != "[" else "") + path
     missing = _MISSING.search(message)
     if missing:
         path = f"{path}.{missing[1]}" if path else missing[1]

@@ -79,6 +79,7 @@ def test_every_route_of_a_model_is_dispatched_fast():
     assert fast == {
         URL,
         "/v1/completions",
+        "/v1/responses",
         "/v1/embeddings",
         "/api/chat",
         "/api/mlx/generate",

@@ -3,7 +3,6 @@
 from collections.abc import Sequence
 from typing import Literal
 
-import msgspec
 from msgspec import UNSET, Struct, UnsetType
 
 from adapters.events import (
@@ -20,6 +19,7 @@ from adapters.events import (
 from adapters.request import ToolCall
 from proxy.endpoints.openai.chat_completions.request import ChatCompletionRequest, CustomTool
 from proxy.endpoints.openai.chunks import ChunkRenderer, encode
+from proxy.endpoints.tools import to_input
 from proxy.endpoints.wire_types import Usage, to_usage
 from proxy.http.event_stream import Put, sse
 from proxy.record import Record
@@ -185,21 +185,6 @@ def _to_tool_call(
     if call.name in custom:
         return MessageCustomToolCall(call.id, CustomCall(to_input(call.arguments), call.name))
     return MessageToolCall(call.id, FunctionCall(call.arguments, call.name))
-
-
-class _Input(Struct):
-    input: str
-
-
-def to_input(arguments: str) -> str:
-    """Read the text from the arguments of a custom call; one that the limit has cut is read as far
-    as it goes, and what is no such object is passed on as it is."""
-    for end in ("", '"}', '\\"}'):
-        try:
-            return msgspec.json.decode(arguments + end, type=_Input).input
-        except msgspec.DecodeError:
-            continue
-    return arguments
 
 
 def _to_logprobs(tokens: tuple[TokenLogprob, ...] | None) -> Logprobs | None:

@@ -4,13 +4,11 @@ from collections.abc import Callable
 from operator import attrgetter
 from typing import Any
 
-import msgspec
 from msgspec.structs import replace
 
 from adapters import request as contract
 from adapters.errors import InvalidRequestError, UnsupportedParameterError
 from adapters.request import Feature, GenerationRequest
-from adapters.tool_parameters import why_no_call_fits
 from proxy.endpoints.generation_fields import (
     GenerationFields,
     check_stream_options,
@@ -23,6 +21,7 @@ from proxy.endpoints.generation_fields import (
 )
 from proxy.endpoints.openai.chat_completions import request as wire
 from proxy.endpoints.openai.chat_completions.request import ChatCompletionRequest
+from proxy.endpoints.tools import TEXT_INPUT, check_forced, named_tool, to_arguments
 from proxy.images import image_at, path_of_image
 
 _IMPOSSIBLE: dict[str, Callable[[Any], bool]] = {
@@ -40,13 +39,6 @@ _HINTS: dict[str, Callable[[Any], bool]] = {
     "service_tier": lambda value: value not in ("auto", "default"),
 }
 """Field -> a predicate: true for a hint that has no effect here. The answer is right without it."""
-_TEXT_INPUT: dict[str, Any] = {
-    "type": "object",
-    "properties": {"input": {"type": "string", "description": "The text to send to the tool."}},
-    "required": ["input"],
-    "additionalProperties": False,
-}
-"""The parameters of a custom tool, as the model sees it."""
 _PLAIN = {"messages", "max_completion_tokens", *GenerationFields.__struct_fields__} - {
     "stream_options",
     "format",
@@ -85,8 +77,7 @@ def to_generation_request(body: ChatCompletionRequest) -> GenerationRequest:
 def _shaped(request: GenerationRequest, body: ChatCompletionRequest) -> GenerationRequest:
     """Add the fields that only chats have."""
     tools, choice = to_tools_and_choice(body)
-    if choice not in ("auto", "none"):
-        check_forced(tools, choice, body)
+    check_forced(tools, choice, parameters_paths(body))
     return replace(
         request,
         tools=tools,
@@ -231,8 +222,7 @@ def _assistant(message: wire.AssistantMessage, path: str) -> contract.Message:
 
 def _tool_call(call: wire.FunctionToolCall | wire.CustomToolCall) -> contract.ToolCall:
     if isinstance(call, wire.CustomToolCall):
-        arguments = msgspec.json.encode({"input": call.custom.input}).decode()
-        return contract.ToolCall(call.id, call.custom.name, arguments)
+        return contract.ToolCall(call.id, call.custom.name, to_arguments(call.custom.input))
     return contract.ToolCall(call.id, call.function.name, call.function.arguments)
 
 
@@ -268,7 +258,7 @@ def to_tools_and_choice(
         allowed = body.tool_choice.allowed_tools
         return _allowed(allowed, tools), to_tool_choice(allowed.mode, tools)
     if isinstance(body.function_call, wire.FunctionName):
-        return tools, _named(body.function_call.name, tools, "function_call")
+        return tools, named_tool(body.function_call.name, tools, "function_call")
     return tools, to_tool_choice(body.tool_choice or body.function_call, tools)
 
 
@@ -277,24 +267,17 @@ def to_tools(body: ChatCompletionRequest) -> tuple[contract.Tool, ...]:
     return tools + tuple(_function(function) for function in body.functions or [])
 
 
-def check_forced(
-    tools: tuple[contract.Tool, ...], choice: contract.ToolChoice, body: ChatCompletionRequest
-) -> None:
-    """Refuse to force a call that can have no arguments: an engine could only fail, or invent some.
-
-    Raises:
-        InvalidRequestError: a schema is not of an object, or has an empty `enum`; `param` is it.
-    """
-    field = "functions" if body.functions else "tools"
-    sent = [tool.name for tool in to_tools(body)]
-    for tool in tools:
-        if isinstance(choice, contract.NamedTool) and choice.name != tool.name:
-            continue
-        trouble = why_no_call_fits(tool.parameters or {})
-        if trouble is not None:
-            inner = ".function" if field == "tools" else ""
-            path = f"{field}[{sent.index(tool.name)}]{inner}.parameters"
-            raise InvalidRequestError(f"'{path}' {trouble}: no call can be forced.", param=path)
+def parameters_paths(body: ChatCompletionRequest) -> dict[str, str]:
+    """Map the name of each tool to the path of its parameters."""
+    functions = {
+        function.name: f"functions[{at}].parameters"
+        for at, function in enumerate(body.functions or [])
+    }
+    return functions | {
+        tool.function.name: f"tools[{at}].function.parameters"
+        for at, tool in enumerate(body.tools or [])
+        if isinstance(tool, wire.FunctionTool)
+    }
 
 
 def _allowed(
@@ -318,7 +301,7 @@ def _tool(tool: wire.FunctionTool | wire.CustomTool, path: str) -> contract.Tool
     custom = tool.custom
     if (custom.format or {}).get("type", "text") != "text":
         raise _unsupported(f"{path}.custom.format")
-    return contract.Tool(custom.name, custom.description, _TEXT_INPUT)
+    return contract.Tool(custom.name, custom.description, TEXT_INPUT)
 
 
 def _function(function: wire.Function) -> contract.Tool:
@@ -336,21 +319,13 @@ def to_tool_choice(
         case wire.AllowedToolsChoice():  # resolved before
             raise _unsupported("tool_choice")
         case wire.CustomChoice(custom=named) | wire.FunctionChoice(function=named):
-            return _named(named.name, tools, "tool_choice")
+            return named_tool(named.name, tools, "tool_choice")
         case "required" if not tools:
             raise InvalidRequestError(
                 "'tool_choice' is 'required', but 'tools' is empty.", param="tool_choice"
             )
         case _:
             return choice
-
-
-def _named(name: str, tools: tuple[contract.Tool, ...], param: str) -> contract.NamedTool:
-    if name not in {tool.name for tool in tools}:
-        raise InvalidRequestError(
-            f"'{param}' names '{name[:100]}', which is not among the tools.", param=param
-        )
-    return contract.NamedTool(name)
 
 
 def to_response_format(body: ChatCompletionRequest) -> contract.ResponseFormat | None:

@@ -1,0 +1,137 @@
+"""`POST /v1/responses`.
+
+Source: https://platform.openai.com/docs/api-reference/responses/create
+"""
+
+from collections.abc import Mapping, Sequence
+from functools import partial
+
+from litestar.response.base import ASGIResponse
+from msgspec import Struct
+from msgspec.structs import replace
+
+from proxy.endpoints.generate import Call, answer, generating_route
+from proxy.endpoints.openai.responses.encrypted import EncryptedContent
+from proxy.endpoints.openai.responses.events import EVENTS
+from proxy.endpoints.openai.responses.items import InputItem, ItemReference
+from proxy.endpoints.openai.responses.request import ResponseRequest
+from proxy.endpoints.openai.responses.response import Response, whole_response
+from proxy.endpoints.openai.responses.store import ResponseStore, store_of
+from proxy.endpoints.openai.responses.stream import ResponseRenderer
+from proxy.endpoints.openai.responses.translate import (
+    check,
+    fill_types,
+    ignored_hints,
+    input_items,
+    to_param,
+    to_turn,
+)
+from proxy.endpoints.openai.responses.turn import Turn
+from proxy.endpoints.server_request import ServerRequest
+from proxy.errors import Failure
+from proxy.http.body import decode
+from proxy.http.event_stream import SSE, Put
+from proxy.openapi import Operation
+from proxy.record import Record
+from proxy.sinks import Answer
+
+
+class ResponsesDialect:
+    framing = SSE
+
+    def parse(self, request: ServerRequest, raw: bytes) -> Call[Turn]:
+        turn = begin(request, decode(raw, object), store_of(request))
+        if needs_store(turn):
+            return _looked_up(turn)
+        return to_call(request, turn)
+
+    def renderer(self, call: Call[Turn], record: Record, put: Put) -> ResponseRenderer:
+        return ResponseRenderer(call.body, record, put)
+
+    def whole(self, call: Call[Turn], answers: Sequence[Answer], record: Record) -> Response:
+        return whole_response(call.body, answers[0], record)
+
+    def to_param(self, feature: str | None, body: Turn) -> str | None:
+        return to_param(feature, body)
+
+    def failure(self, failure: Failure) -> Struct:
+        return failure.body
+
+
+def begin(request: ServerRequest, body: object, store: ResponseStore) -> Turn:
+    """Read a decoded body.
+
+    Raises:
+        InvalidRequestError: it is malformed, or its fields conflict.
+        UnsupportedParameterError: no backend can honour a field; `param` is its path.
+    """
+    parsed = request.convert(fill_types(body), ResponseRequest)
+    check(parsed)
+    request.record.unknown += ignored_hints(parsed, store.keeps)
+    return Turn(
+        body=parsed,
+        encryption=EncryptedContent(request.encryption),
+        items=input_items(parsed),
+        store=store,
+        client=request.caller(),
+    )
+
+
+def needs_store(turn: Turn) -> bool:
+    """True if the request refers to stored answers."""
+    body = turn.body
+    return (
+        body.previous_response_id is not None
+        or body.conversation is not None
+        or any(isinstance(item, ItemReference) for item in turn.items)
+    )
+
+
+async def look_up(turn: Turn) -> Turn:
+    """Complete the input by what the store has; errors as `ResponseStore.earlier`."""
+    earlier: Sequence[InputItem] = ()
+    if turn.body.previous_response_id is not None or turn.body.conversation is not None:
+        earlier = await turn.store.earlier(turn.body, turn.client)
+    ids = [item.id for item in turn.items if isinstance(item, ItemReference)]
+    found: Mapping[str, InputItem] = await turn.store.find(ids, turn.client) if ids else {}
+    items: list[InputItem] = [
+        found.get(item.id, item) if isinstance(item, ItemReference) else item for item in turn.items
+    ]
+    return replace(turn, earlier=earlier, items=items)
+
+
+def to_call(request: ServerRequest, turn: Turn) -> Call[Turn]:
+    """Translate a turn, complete with the items before it; errors as `begin`."""
+    turn, generation, ignored = to_turn(turn)
+    request.record.unknown += ignored
+    return Call(
+        body=turn,
+        requests=(generation,),
+        stream=bool(turn.body.stream),
+        backend=turn.body.backend,
+        cache_key=turn.body.prompt_cache_key,
+    )
+
+
+def _looked_up(turn: Turn) -> Call[Turn]:
+    return Call(body=turn, requests=(), stream=False, respond=partial(_answer_stored, turn=turn))
+
+
+async def _answer_stored(request: ServerRequest, turn: Turn) -> ASGIResponse:
+    return await answer(request, RESPONSES, to_call(request, await look_up(turn)))
+
+
+RESPONSES = ResponsesDialect()
+
+create_response = generating_route(
+    "/v1/responses",
+    RESPONSES,
+    Operation(
+        summary="OpenAI's responses",
+        asks=(ResponseRequest,),
+        answers=(Response,),
+        events=EVENTS,
+        may_force=True,
+    ),
+    name="create_response",
+)

@@ -1,0 +1,116 @@
+"""Tools that two or more dialects share: tools called with a text, and forced calls.
+
+A custom tool is called with a text in place of arguments. The model sees a function of one string.
+"""
+
+import json
+import re
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import msgspec
+from msgspec import Struct
+
+from adapters.errors import InvalidRequestError
+from adapters.request import NamedTool, Tool, ToolChoice
+from adapters.tool_parameters import why_no_call_fits
+
+TEXT_INPUT: dict[str, Any] = {
+    "type": "object",
+    "properties": {"input": {"type": "string", "description": "The text to send to the tool."}},
+    "required": ["input"],
+    "additionalProperties": False,
+}
+"""The parameters of a custom tool, as the model sees it."""
+
+
+class _Input(Struct):
+    input: str
+
+
+def to_input(arguments: str) -> str:
+    """Read the text from the arguments of a custom call; one that the limit has cut is read as far
+    as it goes, and what is no such object is passed on as it is."""
+    for end in ("", '"}', '\\"}'):
+        try:
+            return msgspec.json.decode(arguments + end, type=_Input).input
+        except msgspec.DecodeError:
+            continue
+    return arguments
+
+
+_BEGIN = re.compile(r'\s*\{\s*"input"\s*:\s*"')
+_TEXT = re.compile(r'(?:[^"\\]|\\(?:["\\/bfnrt]|u[0-9a-fA-F]{4}))*')
+"""The inside of a JSON string as far as its escapes are complete."""
+_HALF_CHARACTER = re.compile(r"\\u[dD][89abAB][0-9a-fA-F]{2}$")
+"""The first of two escapes that are one character."""
+
+
+class InputReader:
+    """Reads the text of a custom call while its arguments are written."""
+
+    def __init__(self) -> None:
+        self._unread = ""
+        self._begun = False
+        self._pieces: list[str] = []
+
+    @property
+    def text(self) -> str:
+        """The text so far."""
+        return "".join(self._pieces)
+
+    def feed(self, arguments: str) -> str:
+        """Return the text that a piece of arguments adds; empty while it is unknown."""
+        self._unread += arguments
+        if not self._begun:
+            begin = _BEGIN.match(self._unread)
+            if begin is None:
+                return ""
+            self._begun = True
+            self._unread = self._unread[begin.end() :]
+        complete = _TEXT.match(self._unread)
+        assert complete is not None  # noqa: S101 - it matches the empty text.
+        end = complete.end()
+        half = _HALF_CHARACTER.search(self._unread, 0, end)
+        end = half.start() if half is not None else end
+        text: str = json.loads(f'"{self._unread[:end]}"', strict=False)
+        self._unread = self._unread[end:]
+        self._pieces.append(text)
+        return text
+
+
+def to_arguments(text: str) -> str:
+    """Write the arguments of a custom call, as the model wrote them."""
+    return msgspec.json.encode(_Input(text)).decode()
+
+
+def named_tool(name: str, tools: Sequence[Tool], param: str) -> NamedTool:
+    """Force the tool `name`.
+
+    Raises:
+        InvalidRequestError: there is no such tool; `param` is the field with the name.
+    """
+    if name not in {tool.name for tool in tools}:
+        raise InvalidRequestError(
+            f"'{param}' names '{name[:100]}', which is not among the tools.", param=param
+        )
+    return NamedTool(name)
+
+
+def check_forced(tools: Sequence[Tool], choice: ToolChoice, paths: Mapping[str, str]) -> None:
+    """Refuse to force a call that can have no arguments: an engine could only fail, or invent some.
+
+    `paths` maps the name of a tool to the client's path of its parameters.
+
+    Raises:
+        InvalidRequestError: a schema is not of an object, or has an empty `enum`; `param` is it.
+    """
+    if choice in ("auto", "none"):
+        return
+    for tool in tools:
+        if isinstance(choice, NamedTool) and choice.name != tool.name:
+            continue
+        trouble = why_no_call_fits(tool.parameters or {})
+        if trouble is not None:
+            path = paths[tool.name]
+            raise InvalidRequestError(f"'{path}' {trouble}: no call can be forced.", param=path)
