@@ -25,9 +25,25 @@ from proxy.endpoints.openai.chat_completions.stored import (
     update_chat_completion,
 )
 from proxy.endpoints.openai.completions.dialect import create_completion
+from proxy.endpoints.openai.conversations import (
+    create_conversation,
+    create_items,
+    delete_conversation,
+    delete_item,
+    list_items,
+    retrieve_conversation,
+    retrieve_item,
+    update_conversation,
+)
 from proxy.endpoints.openai.embeddings import create_embedding
 from proxy.endpoints.openai.models import list_models, retrieve_model
+from proxy.endpoints.openai.responses.background import cancel_response
 from proxy.endpoints.openai.responses.dialect import create_response
+from proxy.endpoints.openai.responses.stored import (
+    delete_response,
+    list_input_items,
+    retrieve_response,
+)
 from proxy.endpoints.server_request import ServerParts, ServerRequest, answer_error
 from proxy.endpoints.tandem.api_health import get_hybrid_health
 from proxy.endpoints.tandem.health import get_health
@@ -46,6 +62,7 @@ from proxy.http.dispatch import Dispatch
 from proxy.http.event_stream import ShutdownGrace
 from proxy.openapi import Document
 from proxy.request_log import RequestLog
+from proxy.stored.running import RunningAnswers
 from proxy.stored.store import Store
 
 ROUTES = (
@@ -57,6 +74,18 @@ ROUTES = (
     list_chat_completion_messages,
     create_completion,
     create_response,
+    retrieve_response,
+    delete_response,
+    cancel_response,
+    list_input_items,
+    create_conversation,
+    retrieve_conversation,
+    update_conversation,
+    delete_conversation,
+    create_items,
+    list_items,
+    retrieve_item,
+    delete_item,
     create_embedding,
     plan_route,
     list_models,
@@ -94,6 +123,7 @@ def create_app(
         grace=ShutdownGrace(config.server.shutdown_grace),
         document=Document(),
         encryption=Encryption(state),
+        running=RunningAnswers(),
         store=None if limits is None else Store(state / "stored", limits),
     )
 
@@ -108,6 +138,8 @@ def create_app(
                 parts.store.opened() if parts.store is not None else nullcontext(),
             ):
                 yield
+                parts.grace.begin()
+                await parts.running.ended()
         finally:
             if request_log is not None:
                 request_log.close()

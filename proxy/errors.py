@@ -41,6 +41,7 @@ class NotStoredError(Exception):
     def __init__(self, kind: str, key: str) -> None:
         """`kind` is what was looked for, such as `response`."""
         super().__init__(kind, key)
+        self.key = key
         name = _STORED_NAMES.get(kind, kind.capitalize())
         self.message = f"{name} with id '{key[:100]}' not found."
 

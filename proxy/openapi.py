@@ -42,6 +42,9 @@ _ALL_HEADERS = _HEADERS | _ERROR_HEADERS
 _PATH_PARAMETERS = {
     "model": "Name of a model; slashes need not be escaped.",
     "completion_id": "Id of a stored chat completion.",
+    "response_id": "Id of a stored response.",
+    "conversation_id": "Id of a conversation.",
+    "item_id": "Id of an item.",
 }
 _FORCED = {
     "name": "x-tandem-backend",

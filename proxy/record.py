@@ -134,6 +134,12 @@ class Record:
             self.answer_id, self.created = new_id(prefix), int(time.time())
         return self.answer_id, self.created
 
+    def detached(self) -> "Record":
+        """Create a record of work that outlasts its request, with the same readers."""
+        record = Record(self.method, self.path, self._readers, self.clock)
+        record.model, record.unknown, record.streamed = self.model, self.unknown, self.streamed
+        return record
+
     def attempt(self, backend: str, model: str, choices: int = 1) -> Attempt:
         """Begin an attempt on `backend`; `model` is its own name of the model."""
         attempt = Attempt(backend, model, choices, self.clock)

@@ -45,6 +45,8 @@ class Call(Struct, Generic[B], frozen=True, kw_only=True):
     """The dialect of the answer if the URL serves several; by default the URL's own."""
     keep: Callable[[Any], Awaitable[None]] | None = None
     """Stores the answer as `Dialect.whole` renders it, before the client gets its end."""
+    finish: Callable[[], Awaitable[None]] | None = None
+    """Awaited after all events: the end of the answer may wait there until it was stored."""
     respond: Callable[[ServerRequest], Awaitable[ASGIResponse]] | None = None
     """Answers a request that generates nothing, such as one that only loads a model."""
 
@@ -132,6 +134,8 @@ async def answer(
     body = dialect.whole(call, collector.answers(), request.record)
     if call.keep is not None:
         await call.keep(body)
+    if call.finish is not None:
+        await call.finish()
     return JSONResponse(body)
 
 
@@ -155,6 +159,8 @@ async def generate(request: ServerRequest, dialect: Dialect[B], call: Call[B], s
         requests = await to_routed(request, call)
         if len(requests) == 1:
             await request.router.generate(requests[0], sink, request.record)
+            if call.finish is not None:
+                await call.finish()
             return
         writers = [partial(request.router.generate, one, record=request.record) for one in requests]
         await write_together(writers, sink, choices=requests[0].n, at_once=_PROMPTS_AT_ONCE)

@@ -2,7 +2,7 @@
 
 import hashlib
 import logging
-from collections.abc import Awaitable, Sequence
+from collections.abc import Awaitable, Iterable, Sequence
 from typing import Any, TypeVar
 
 from litestar import Request, Response
@@ -15,7 +15,7 @@ from proxy.assembly import Parts
 from proxy.bench.archive import Archive
 from proxy.config import Config
 from proxy.encryption import Encryption
-from proxy.errors import ExplainedHTTPError, StorageError, to_failure
+from proxy.errors import ExplainedHTTPError, NotStoredError, StorageError, to_failure
 from proxy.http.body import convert, convert_texts, decode, receive_body, unknown_fields
 from proxy.http.event_stream import Limits, ShutdownGrace
 from proxy.http.gates import Fields
@@ -29,6 +29,7 @@ from proxy.routing.measurements import Measurements
 from proxy.routing.override import to_override
 from proxy.routing.router import Router
 from proxy.stored.entry import Entry, Item, Metadata
+from proxy.stored.running import RunningAnswers
 from proxy.stored.store import Store
 
 log = logging.getLogger("tandem")
@@ -44,6 +45,8 @@ class ServerParts(Parts, frozen=True, kw_only=True):
     grace: ShutdownGrace
     document: Document
     encryption: Encryption
+    running: RunningAnswers
+    """Background answers in progress."""
     store: Store | None
     """Stored answers; `None` where the configuration keeps none."""
 
@@ -96,6 +99,10 @@ class ServerRequest(Request[Any, Any, Any]):
         return self._parts.document
 
     @property
+    def running(self) -> RunningAnswers:
+        return self._parts.running
+
+    @property
     def store(self) -> Store | None:
         return self._parts.store
 
@@ -142,14 +149,26 @@ class ServerRequest(Request[Any, Any, Any]):
         return query
 
     async def keep(
-        self, entry: Entry, metadata: Metadata | None = None, items: Sequence[Item] = ()
+        self,
+        entry: Entry,
+        metadata: Metadata | None = None,
+        items: Sequence[Item] = (),
+        parts: Iterable[str] = (),
     ) -> None:
         """Store `entry` as `Store.keep`; a failure is logged, and costs no answer."""
         try:
-            await self.stored().keep(entry, metadata, items)
+            await self.stored().keep(entry, metadata, items, parts)
         except StorageError as exc:
             log.error("Stored answers: %s is not kept: %s", entry.id, exc)
             self.record.unknown += ("store",)
+
+    async def append(self, conversation: str, items: Sequence[Item]) -> None:
+        """Add `items` to a conversation; a failure is logged, and costs no answer."""
+        try:
+            await self.stored().append(conversation, self.caller(), items)
+        except (NotStoredError, StorageError) as exc:
+            log.error("Stored answers: %s does not get its new items: %s", conversation, exc)
+            self.record.unknown += ("conversation",)
 
     def stored(self) -> Store:
         """Return the store.
@@ -177,6 +196,11 @@ class ServerRequest(Request[Any, Any, Any]):
         """Prefix `model` with the backend that the request requires; see `to_override`."""
         self.record.model = model
         return to_override(model, self.fields, field, self.registry.backends)
+
+    def detached(self) -> "ServerRequest":
+        """Create a request for work that outlasts this one, with a record of its own."""
+        state = {**self.scope["state"], "record": self.record.detached()}
+        return ServerRequest({**self.scope, "state": state, "extensions": {}})
 
     def answer_errors_with(self, failure_body: FailureBody) -> None:
         """Set the dialect of errors, for routes on which the body decides on it."""

@@ -49,6 +49,13 @@ _FIRST = (
         object BLOB NOT NULL,
         UNIQUE (conversation, id)
     )""",
+    "CREATE INDEX items_by_id ON items (id)",
+    """CREATE TABLE parts (
+        id TEXT NOT NULL,
+        entry INTEGER NOT NULL REFERENCES entries (number) ON DELETE CASCADE,
+        PRIMARY KEY (id, entry)
+    ) WITHOUT ROWID""",
+    "CREATE INDEX parts_of_entry ON parts (entry)",
     "CREATE TABLE totals (entries INTEGER NOT NULL, bytes INTEGER NOT NULL)",
     "INSERT INTO totals VALUES (0, 0)",
     """CREATE TRIGGER entry_added AFTER INSERT ON entries BEGIN
@@ -68,8 +75,9 @@ _FIRST = (
     END""",
 )
 """`entries` has answers and conversations, `labels` their metadata, `items` the items of
-conversations. `used` is the time of creation or last use, in seconds since 1970; `last_item` the
-number of the conversation's last item when the answer began; `totals` one row, kept by triggers."""
+conversations, `parts` the ids of the items in answers, `totals` one row, which triggers keep.
+`used` is the time of creation or last use, in seconds since 1970; `last_item` the number of the
+conversation's last item when the answer began."""
 
 MIGRATIONS: Sequence[Sequence[str]] = (_FIRST,)
 """Statements that lead from version `n` to `n + 1`; `PRAGMA user_version` has the version."""

@@ -3,7 +3,7 @@
 import asyncio
 import logging
 import time
-from collections.abc import AsyncGenerator, Callable, Sequence
+from collections.abc import AsyncGenerator, Callable, Iterable, Mapping, Sequence
 from contextlib import asynccontextmanager
 from pathlib import Path
 from sqlite3 import Connection
@@ -67,12 +67,16 @@ class Store:
     # --- entries ---
 
     async def keep(
-        self, entry: Entry, metadata: Metadata | None = None, items: Sequence[Item] = ()
+        self,
+        entry: Entry,
+        metadata: Metadata | None = None,
+        items: Sequence[Item] = (),
+        parts: Iterable[str] = (),
     ) -> None:
         """Add `entry`, or replace the one with its id, and drop the oldest beyond the limits.
 
-        `items` are added to its conversation, if that still exists. What it continues counts as
-        used.
+        `items` are added to its conversation, if that still exists; `parts` are the ids by which
+        `holders` finds it. What it continues counts as used.
 
         Raises:
             StorageError: it is larger than `max_bytes`, or the disk does not take it.
@@ -85,6 +89,9 @@ class Store:
             number = _put(connection, entry, now)
             if metadata is not None:
                 _label(connection, number, metadata)
+            connection.executemany(
+                "INSERT OR IGNORE INTO parts VALUES (?, ?)", [(part, number) for part in parts]
+            )
             if entry.previous is not None:
                 _touch_chain(connection, entry, now)
             if entry.conversation is not None:
@@ -183,6 +190,20 @@ class Store:
             return entries[::-1]
 
         return await self._database.read(follow)
+
+    async def holders(self, parts: Sequence[str], caller: str) -> Mapping[str, Entry | Item]:
+        """Return, for each id of `parts`, an answer that contains it, or the item of a
+        conversation that has it; unknown ones are left out.
+
+        Raises:
+            StorageError: the database cannot be read.
+        """
+
+        def find(connection: Connection) -> Mapping[str, Entry | Item]:
+            found = {part: _holder(connection, part, caller) for part in parts}
+            return {part: holder for part, holder in found.items() if holder is not None}
+
+        return await self._database.read(find)
 
     # --- items of conversations ---
 
@@ -313,6 +334,24 @@ def _number(connection: Connection, kind: Kind, key: str, caller: str) -> int:
     if row is None:
         raise NotStoredError(kind, key)
     return row[0]
+
+
+def _holder(connection: Connection, part: str, caller: str) -> Entry | Item | None:
+    columns = ", ".join([f"entries.{name}" for name in _FIELDS])
+    row = connection.execute(
+        f"SELECT {columns} FROM parts JOIN entries ON entries.number = parts.entry "  # noqa: S608 - column names
+        "WHERE parts.id = ? AND caller = ? ORDER BY entries.number DESC LIMIT 1",
+        (part, caller),
+    ).fetchone()
+    if row is not None:
+        return Entry(**dict(zip(_FIELDS, row, strict=True)))
+    row = connection.execute(
+        "SELECT items.id, items.object, items.number FROM items "
+        "JOIN entries ON entries.number = items.conversation "
+        "WHERE items.id = ? AND caller = ? ORDER BY items.number DESC LIMIT 1",
+        (part, caller),
+    ).fetchone()
+    return None if row is None else Item(*row)
 
 
 def _item(connection: Connection, conversation: int, key: str) -> Item:

@@ -8,6 +8,7 @@ import openai
 import pytest
 from fakes.scripted_backend import HELLO, ScriptedBackend, chat, http_client, openai_client
 from jsonschema import Draft202012Validator
+from servers.served import served
 
 from adapters.errors import GenerationError
 from adapters.events import Started, TextDelta
@@ -41,7 +42,12 @@ async def test_answer_is_stored_and_read_by_the_official_client(config: Config):
 
 
 async def test_streamed_answer_is_stored_before_its_end(config: Config):
-    async with openai_client(ScriptedBackend(HELLO), config=config) as client:
+    async with (
+        served(ScriptedBackend(HELLO), config) as port,
+        openai.AsyncOpenAI(
+            base_url=f"http://127.0.0.1:{port}/v1", api_key="x", max_retries=0
+        ) as client,
+    ):
         stream = await client.chat.completions.create(
             model="m", messages=HI, store=True, stream=True, n=2
         )
