@@ -21,6 +21,7 @@ class Running:
         """True if the client wants the events, and not only the object at the end."""
         self.task: asyncio.Task[None] | None = None
         """The task that writes the answer."""
+        self._cancelled = False
         self._frames: list[bytes] = []
         self._shown = 0
         """The frames that streams may have; the others wait until the answer was stored."""
@@ -52,6 +53,16 @@ class Running:
         """Show everything; nothing follows."""
         self._ended = True
         self.release()
+
+    async def cancel(self) -> None:
+        """Cancel the task, once, and wait for its end."""
+        if self.task is None:
+            return
+        if not self._cancelled:
+            self._cancelled = True
+            await asyncio.sleep(0)  # A task that has not begun would end without its cleanup.
+            self.task.cancel()
+        await asyncio.wait((self.task,))
 
     @property
     def events(self) -> bytes:
@@ -95,9 +106,8 @@ class RunningAnswers:
     async def cancel(self, caller: str, key: str) -> None:
         """Cancel the answer, if it is in progress, and wait for its end."""
         running = self.get(caller, key)
-        if running is not None and running.task is not None:
-            running.task.cancel()
-            await asyncio.wait((running.task,))
+        if running is not None:
+            await running.cancel()
 
     async def ended(self) -> None:
         """Wait for the end of all answers."""

@@ -121,12 +121,14 @@ class BackgroundResponses(KeptResponses):
             send()
 
     async def settle(self) -> None:
-        ended, self._ended = self._ended, None
         if self._beginning is not None:
             await asyncio.wait((self._beginning,))
+        ended, self._ended = self._ended, None
         if ended is not None:
             events = self._running.events if self._running.streams else None
-            await asyncio.shield(self._keep(*ended, events))
+            self._writing = asyncio.create_task(self._keep(*ended, events))
+        if self._writing is not None:  # Also where a cancellation has ended the first wait.
+            await asyncio.shield(self._writing)
             self._running.release()
 
 

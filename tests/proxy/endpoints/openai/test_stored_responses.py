@@ -330,6 +330,31 @@ async def test_background_response_is_in_progress_and_cancelled(config: Config):
     assert cancelled == found == again
 
 
+async def test_background_response_is_cancelled_at_once(config: Config):
+    backend = ScriptedBackend([Started(), HANG])
+    async with openai_client(backend, config=config) as client:
+        queued = await client.responses.create(model="m", input="Hi", background=True)
+        cancelled = await client.responses.cancel(queued.id)
+    assert cancelled.status == "cancelled"
+    assert backend.running == 0
+
+
+@pytest.mark.parametrize("turns", range(0, 24, 3))
+async def test_background_response_that_is_cancelled_at_any_time_has_ended(
+    config: Config, turns: int
+):
+    async with openai_client(ScriptedBackend(HELLO), config=config) as client:
+        queued = await client.responses.create(model="m", input="Hi", background=True)
+        for _ in range(turns):
+            await asyncio.sleep(0)
+        cancelled, again = await asyncio.gather(
+            client.responses.cancel(queued.id), client.responses.cancel(queued.id)
+        )
+        found = await client.responses.retrieve(queued.id)
+    assert found == cancelled == again
+    assert found.status in ("cancelled", "completed")
+
+
 async def test_background_response_fails_with_its_error(config: Config):
     async with openai_client(ScriptedBackend([GenerationError("No.")]), config=config) as client:
         queued = await client.responses.create(model="m", input="Hi", background=True)

@@ -4,6 +4,7 @@ import json
 from pathlib import Path
 from typing import Any
 
+import httpx2
 import jsonschema
 import pytest
 from fakes.scripted_backend import ScriptedBackend, chat, http_client
@@ -20,9 +21,16 @@ from proxy.openapi import Document, to_document
 
 NAME = "org/m"
 PROMPT = {"model_id": NAME, "prompt": "Hi"}
-STORED = chat(model=NAME, store=True)
+HI = {"type": "message", "role": "user", "content": "Hi"}
+STORED: dict[str, tuple[str, dict[str, Any]]] = {
+    "{completion_id}": ("/v1/chat/completions", chat(model=NAME, store=True)),
+    "{response_id}": ("/v1/responses", {"model": NAME, "input": "Hi", "background": True}),
+    "{conversation_id}": ("/v1/conversations", {"items": [HI]}),
+}
+"""Parameter of a path -> URL and body that create the stored object."""
 BODIES: dict[str, dict[str, Any]] = {
     "/v1/chat/completions": chat(model=NAME),
+    "/v1/responses": {"model": NAME, "input": "Hi"},
     "/api/route": chat(model=NAME),
     "/v1/completions": {"model": NAME, "prompt": "Hi"},
     "/v1/embeddings": {"model": NAME, "input": "Hi"},
@@ -31,6 +39,9 @@ BODIES: dict[str, dict[str, Any]] = {
 }
 UPDATES: dict[str, dict[str, Any]] = {
     "/v1/chat/completions/{completion_id}": {"metadata": {"a": "b"}},
+    "/v1/conversations/{conversation_id}": {"metadata": {"a": "b"}},
+    "/v1/conversations": {"items": [HI]},
+    "/v1/conversations/{conversation_id}/items": {"items": [HI]},
 }
 STREAMS = [
     ("/v1/chat/completions", BODIES["/v1/chat/completions"]),
@@ -86,6 +97,18 @@ def test_every_route_is_in_it():
     assert told == served
 
 
+async def filled(client: httpx2.AsyncClient, path: str) -> str:
+    """The path with the ids of new stored objects."""
+    for parameter, (url, body) in STORED.items():
+        if parameter in path:
+            new = (await client.post(url, json=body)).json()
+            path = path.replace(parameter, new["id"])
+            if "{item_id}" in path:
+                (item,) = (await client.get(f"{url}/{new['id']}/items")).json()["data"]
+                path = path.replace("{item_id}", item["id"])
+    return path.replace("{model}", NAME)
+
+
 async def test_every_operation_answers_as_it_says(document: dict[str, Any], tmp_path: Path):
     """With an engine that does all there is; schemas and content types are looked at."""
     config = Config(server=ServerConfig(state_folder=str(tmp_path)))
@@ -93,10 +116,7 @@ async def test_every_operation_answers_as_it_says(document: dict[str, Any], tmp_
     async with http_client(backend, config=config) as client:
         for method, path, operation in operations(document):
             body = (BODIES | UPDATES).get(path) if method == "post" else None
-            url = path.replace("{model}", NAME)
-            if "{completion_id}" in path:
-                stored = await client.post("/v1/chat/completions", json=STORED)
-                url = path.replace("{completion_id}", stored.json()["id"])
+            url = await filled(client, path)
             response = await client.request(method.upper(), url, json=body)
             assert response.status_code == 200, (path, response.text)
             content = operation["responses"]["200"]["content"]
