@@ -36,7 +36,7 @@ _BOTH: frozenset[Feature] = frozenset(
 )
 
 # Not supported by Ollama and rejected by name: token ids, grammars, the continuation of a message,
-# which its templates end, and logit_bias, which Ollama accepts and ignores.
+# which its templates end, a budget of reasoning, and logit_bias, which Ollama accepts and ignores.
 _ONLY_MLX: frozenset[Feature] = frozenset(
     {
         "tokens",
@@ -46,6 +46,7 @@ _ONLY_MLX: frozenset[Feature] = frozenset(
         "guided_regex",
         "guided_grammar",
         "continue_final_message",
+        "reasoning_budget",
     }
 )
 _ONLY_OLLAMA: frozenset[Feature] = frozenset({"images", "options"})

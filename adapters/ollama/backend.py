@@ -2,16 +2,26 @@
 
 import math
 from collections import Counter
-from collections.abc import AsyncGenerator
+from collections.abc import AsyncGenerator, AsyncIterable
 from contextlib import aclosing
 from functools import partial
 
 from msgspec.structs import replace
 
-from adapters.backend import Embeddings, Health, Model, Progress, refuse_unsupported
+from adapters.backend import (
+    Description,
+    Embeddings,
+    Health,
+    Model,
+    Progress,
+    RunningModel,
+    TokenCount,
+    refuse_unsupported,
+)
 from adapters.config import OllamaConfig
 from adapters.errors import BackendError
 from adapters.features import OLLAMA
+from adapters.ollama import administration
 from adapters.ollama.checked_answer import write_checked
 from adapters.ollama.choices import choice_requests, write_choices
 from adapters.ollama.errors import blame_input
@@ -120,6 +130,15 @@ class OllamaBackend:
             return to_body(request, shows_tools)
         return body if shows_tools else to_body(request, shows_tools=False)
 
+    async def count_tokens(self, request: GenerationRequest) -> TokenCount:
+        """Estimate the tokens of the prompt: Ollama tells them only with an answer.
+
+        The estimate is on the high side, and follows the counts of earlier answers.
+        """
+        body = await self._fit_to_template(request, self._to_body(request))
+        count = await self._servers.count(body)
+        return TokenCount(count.tokens, exact=count.exact)
+
     async def embed(self, request: EmbeddingRequest) -> Embeddings:
         """Embed the inputs, in several calls where there are many.
 
@@ -148,6 +167,31 @@ class OllamaBackend:
 
     async def list_models(self) -> list[Model]:
         return await self._servers.models(fresh=True)
+
+    async def describe(self, model: str, *, verbose: bool = False) -> Description:
+        return await administration.describe(
+            await self._servers.owner(model), model, verbose=verbose
+        )
+
+    async def list_running(self) -> list[RunningModel]:
+        return [administration.to_running(tag) for tag in await self._servers.running()]
+
+    async def delete(self, model: str) -> None:
+        await administration.delete(await self._servers.owner(model), model)
+
+    async def copy(self, source: str, destination: str) -> None:
+        await administration.copy(await self._servers.owner(source), source, destination)
+
+    async def create(self, recipe: bytes) -> AsyncGenerator[Progress]:
+        async with aclosing(administration.create(self._servers.first, recipe)) as steps:
+            async for step in steps:
+                yield step
+
+    async def has_file(self, digest: str) -> bool:
+        return await administration.has_file(self._servers.first, self._config, digest)
+
+    async def upload(self, digest: str, pieces: AsyncIterable[bytes]) -> None:
+        await administration.upload(self._servers.first, self._config, digest, pieces)
 
     async def load(self, model: str, keep_alive: float | None = None) -> None:
         self._loading[model] += 1

@@ -41,7 +41,7 @@ def render(loaded: LoadedModel, request: GenerationRequest) -> Prompt:
         return Prompt(ids)
     if request.continue_final_message:
         return Prompt(ids, is_answering=loaded.reasoning.is_harmony)
-    if request.reasoning_effort == "none":
+    if request.reasoning_effort == "none" and not _must_think(loaded, request):
         return _without_thinking(loaded, request, ids)
     return Prompt(ids, "open" if is_open(loaded.reasoning, loaded.tokenizer, ids) else "may")
 
@@ -99,16 +99,27 @@ def _effort(effort: ReasoningEffort | None) -> dict[str, Any]:
     return {"enable_thinking": effort != "none", "reasoning_effort": _LEVELS.get(effort, effort)}
 
 
-def _without_thinking(loaded: LoadedModel, request: GenerationRequest, ids: list[int]) -> Prompt:
-    """The prompt without thinking, closed here if the template did not do it."""
-    assert loaded.reasoning is not None  # noqa: S101 - checked by the caller.
-    is_harmony = loaded.reasoning.is_harmony
-    if is_harmony and offered_tools(request):
-        # The header of a final message excludes calls, and without it the model thinks.
+def _must_think(loaded: LoadedModel, request: GenerationRequest) -> bool:
+    """Return true for a model that cannot answer `request` without thinking, where it may think.
+
+    Raises:
+        UnsupportedParameterError: it cannot, and must not think.
+    """
+    # The header of a final message excludes calls, and without it the model thinks.
+    if loaded.reasoning is None or not (loaded.reasoning.is_harmony and offered_tools(request)):
+        return False
+    if "reasoning_effort" not in request.wishes:
         raise UnsupportedParameterError(
             f"'{request.model}' cannot switch thinking off in requests with tools.",
             param="reasoning_effort",
         )
+    return True
+
+
+def _without_thinking(loaded: LoadedModel, request: GenerationRequest, ids: list[int]) -> Prompt:
+    """The prompt without thinking, closed here if the template did not do it."""
+    assert loaded.reasoning is not None  # noqa: S101 - checked by the caller.
+    is_harmony = loaded.reasoning.is_harmony
     if is_harmony and request.response_format is not None:
         return Prompt(ids)  # The grammar begins with the header.
     text = loaded.reasoning.skipped(loaded.tokenizer.decode(ids[-TAIL:]))

@@ -1,23 +1,39 @@
 import asyncio
+from collections.abc import AsyncGenerator
+from contextlib import aclosing
 from pathlib import Path
 
 import pytest
 
 from adapters.mlx import blas
-from adapters.mlx.models import bundled, catalog
+from adapters.mlx.models import bundled
 
 # Before any test imports mlx: afterwards it has no effect.
 blas.preload()
 
+from fakes.tiny_model import config_for  # noqa: E402
 
-@pytest.fixture(autouse=True)
-def no_imports(monkeypatch: pytest.MonkeyPatch) -> None:
-    """What the user of this machine has imported is no matter of the tests."""
+from adapters.config import MLXConfig  # noqa: E402
+from adapters.mlx.backend import MLXBackend  # noqa: E402
+from adapters.mlx.engine.engine import Engine  # noqa: E402
 
-    def folder(given: str | None) -> Path:
-        return bundled.imports_folder(given or "/no/cache/here")
 
-    monkeypatch.setattr(catalog, "imports_folder", folder)
+@pytest.fixture
+def config(folder: Path) -> MLXConfig:
+    """The models in `folder`, which each module has of its own."""
+    return config_for(folder)
+
+
+@pytest.fixture
+def engine(config: MLXConfig) -> Engine:
+    """Closed by its backend."""
+    return Engine(config)
+
+
+@pytest.fixture
+async def backend(config: MLXConfig, engine: Engine) -> AsyncGenerator[MLXBackend]:
+    async with aclosing(MLXBackend(config, engine=engine)) as backend:
+        yield backend
 
 
 @pytest.fixture(scope="session")
