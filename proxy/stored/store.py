@@ -27,7 +27,12 @@ _FREE_PAGES_AT_ONCE = 2560
 """Unused pages of 4 KiB that are returned to the disk in one transaction."""
 _FIELDS = Entry.__struct_fields__
 _COLUMNS = ", ".join(_FIELDS)
-_LABELLED = "number IN (SELECT entry FROM labels WHERE key = ? AND value = ?)"
+_BY_LABEL = "labels CROSS JOIN entries ON entries.number = labels.entry"
+"""Reads entries in the order of one label's index, so that a page needs no other rows."""
+_LABELLED = (
+    "EXISTS (SELECT 1 FROM labels AS other "
+    "WHERE other.key = ? AND other.value = ? AND other.entry = number)"
+)
 _LOST = {"code": "server_error", "message": "The server ended before the response was complete."}
 _DAY = 86400.0
 
@@ -133,9 +138,13 @@ class Store:
             ]
             if model is not None:
                 where.append(("model = ?", (model,)))
-            where += [(_LABELLED, label) for label in (metadata or {}).items()]
             after = None if page.after is None else _number(connection, kind, page.after, caller)
-            return _page(connection, "entries", where, page, after)
+            first, *others = (metadata or {}).items() or (None,)
+            if first is None:
+                return _page(connection, "entries", "number", where, page, after)
+            where.append(("labels.key = ? AND labels.value = ?", first))
+            where += [(_LABELLED, label) for label in others]
+            return _page(connection, _BY_LABEL, "labels.entry", where, page, after)
 
         return await self._database.read(select)
 
@@ -238,7 +247,7 @@ class Store:
             if last is not None:
                 where.append(("number <= ?", (last,)))
             after = None if page.after is None else _item(connection, number, page.after).number
-            return _page(connection, "items", where, page, after)
+            return _page(connection, "items", "number", where, page, after)
 
         return await self._database.read(select)
 
@@ -367,6 +376,7 @@ def _item(connection: Connection, conversation: int, key: str) -> Item:
 def _page(
     connection: Connection,
     table: str,
+    order: str,
     conditions: Sequence[tuple[str, Sequence[object]]],
     page: Page,
     after: int | None,
@@ -374,11 +384,11 @@ def _page(
     """Select a page, and tell whether there are more; without a limit select all."""
     way, sign = ("ASC", ">") if page.order == "asc" else ("DESC", "<")
     if after is not None:
-        conditions = [*conditions, (f"number {sign} ?", (after,))]
+        conditions = [*conditions, (f"{order} {sign} ?", (after,))]
     where = " AND ".join([condition for condition, _ in conditions])
     values = [value for _, each in conditions for value in each]
     rows = connection.execute(
-        f"SELECT id, object, number FROM {table} WHERE {where} ORDER BY number {way} LIMIT ?",  # noqa: S608 - constants
+        f"SELECT id, object, number FROM {table} WHERE {where} ORDER BY {order} {way} LIMIT ?",  # noqa: S608 - constants
         (*values, -1 if page.limit is None else page.limit + 1),
     ).fetchall()
     return [Item(*row) for row in rows[: page.limit]], len(rows) > (page.limit or len(rows))
