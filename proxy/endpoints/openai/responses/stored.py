@@ -34,7 +34,7 @@ class ResponseQuery(Struct, kw_only=True):
     starting_after: Annotated[int, Meta(ge=0)] | None = None
     """The sequence number of the last event that the client has."""
     include: Include | tuple[Include, ...] = ()
-    """What was not included when the response was created is not stored."""
+    """Nothing is added to the stored object; it has all that was included at its creation."""
     include_obfuscation: bool | None = None
     """Events are sent as they were created."""
 
