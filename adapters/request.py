@@ -52,13 +52,6 @@ class Message(Struct, frozen=True, kw_only=True):
         return ImagePart in map(type, self.content)
 
 
-class Tool(Struct, frozen=True):
-    name: str
-    description: str | None = None
-    parameters: dict[str, Any] | None = None
-    strict: bool = False
-
-
 class NamedTool(Struct, frozen=True):
     """`tool_choice` of a single function."""
 
@@ -87,6 +80,17 @@ class Lark(Struct, frozen=True, tag="lark"):
     """The complete answer matches `grammar`, in Lark's notation; vLLM's `guided_grammar`."""
 
     grammar: str
+
+
+class Tool(Struct, frozen=True):
+    name: str
+    description: str | None = None
+    parameters: dict[str, Any] | None = None
+    strict: bool = False
+    prefers_strict: bool = False
+    """Enforce of the schema what can be enforced, in optional calls too; the rest is no error."""
+    input_format: Regex | Lark | None = None
+    """The format of the tool's one argument, the string `input` of `parameters`."""
 
 
 ResponseFormat = JSONObject | JSONSchema | Regex | Lark

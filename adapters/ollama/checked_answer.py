@@ -68,7 +68,7 @@ def _no_match(attempts: int) -> GenerationError:
     tries = "The answer" if attempts == 1 else f"None of {attempts} answers"
     negation = "does not match" if attempts == 1 else "matches"
     return GenerationError(
-        f"{tries} {negation} the strict schema: its bounds of numbers or lengths are checked, "
-        "because Ollama cannot enforce them.",
+        f"{tries} {negation} the strict schema, or the format of a tool's input: bounds of numbers "
+        "or lengths, and formats, are checked, because Ollama cannot enforce them.",
         lasting=True,
     )

@@ -6,13 +6,13 @@ A custom tool is called with a text in place of arguments. The model sees a func
 import json
 import re
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import Annotated, Any, Literal
 
 import msgspec
-from msgspec import Struct
+from msgspec import Meta, Struct
 
 from adapters.errors import InvalidRequestError
-from adapters.request import NamedTool, Tool, ToolChoice
+from adapters.request import Lark, NamedTool, Regex, Tool, ToolChoice
 from adapters.tool_parameters import why_no_call_fits
 
 TEXT_INPUT: dict[str, Any] = {
@@ -22,6 +22,23 @@ TEXT_INPUT: dict[str, Any] = {
     "additionalProperties": False,
 }
 """The parameters of a custom tool, as the model sees it."""
+
+
+class GrammarDefinition(Struct):
+    syntax: Literal["lark", "regex"]
+    definition: Annotated[str, Meta(min_length=1)]
+
+
+def custom_tool(name: str, description: str | None, grammar: GrammarDefinition | None) -> Tool:
+    """Create a function of one string, which matches `grammar` if there is one."""
+    form: Regex | Lark | None = None
+    if grammar is not None:
+        is_regex = grammar.syntax == "regex"
+        form = Regex(grammar.definition) if is_regex else Lark(grammar.definition)
+        syntax = "regular expression" if is_regex else "Lark grammar"
+        told = f"The input matches this {syntax}:\n{grammar.definition}"
+        description = f"{description}\n{told}" if description else told
+    return Tool(name, description, TEXT_INPUT, input_format=form)
 
 
 class _Input(Struct):

@@ -149,7 +149,7 @@ class GrammarCompiler:
         def reduced_tool(at: int, tool: Tool) -> Tool:
             choice = request.tool_choice
             called = not isinstance(choice, NamedTool) or choice.name == tool.name
-            if not tool.parameters or choice == "none" or not called:
+            if not tool.parameters or tool.input_format or choice == "none" or not called:
                 return tool
             path = parameters_path(at)
             return replace(tool, parameters=reduced(tool.parameters, tool.strict, path))
@@ -209,7 +209,7 @@ def _without_loose(
     """Replace every schema that is not strict by that of any object."""
     tools: list[Tool] = []
     for at, tool in enumerate(request.tools):
-        if tool.strict or not tool.parameters:
+        if tool.strict or tool.input_format or not tool.parameters:
             tools.append(tool)
         else:
             tools.append(replace(tool, parameters=ANY_OBJECT))

@@ -16,7 +16,12 @@ from msgspec import Struct
 from msgspec.structs import replace
 
 from adapters.errors import BackendError, InvalidRequestError, UnsupportedParameterError
-from adapters.mlx.grammar.schema import any_object, bound
+from adapters.mlx.grammar.json_string import (
+    NotInStringError,
+    grammar_in_string,
+    pattern_in_string,
+)
+from adapters.mlx.grammar.schema import MAX_BYTES, any_object, bound
 from adapters.mlx.output.reasoning import HARMONY_ANSWER, Reasoning, Thinking
 from adapters.mlx.output.tool_calls import PLAIN_JSON, ToolSyntax
 from adapters.request import (
@@ -71,12 +76,32 @@ class SchemaRule(Struct, frozen=True):
         return replace(self, name="start").definition
 
 
+class InputRule(Struct, frozen=True):
+    """The arguments of a tool of one string that has a format: a grammar inside a JSON string."""
+
+    name: str
+    param: str
+    grammar: str
+    """The grammar of the string as it stands in JSON."""
+
+    @property
+    def definition(self) -> str:
+        return f'{self.name}: "{{\\"input\\":" " "? "\\"" @{self.name} "\\"}}"\n'
+
+    def as_grammar(self) -> str:
+        """A grammar of this format only."""
+        return self.grammar
+
+
+ArgumentsRule = SchemaRule | InputRule
+
+
 class Grammar(Struct, frozen=True):
     text: str
     """Input of llguidance."""
     param: str
     """The parameter to name in an error if it does not compile."""
-    schemas: tuple[SchemaRule, ...] = ()
+    schemas: tuple[ArgumentsRule, ...] = ()
     """All schemas in it, to find the one that does not compile."""
 
 
@@ -85,7 +110,7 @@ class _Part(Struct, frozen=True):
 
     rules: str
     param: str
-    schemas: tuple[SchemaRule, ...] = ()
+    schemas: tuple[ArgumentsRule, ...] = ()
     custom: str | None = None
     """A Lark grammar from the request, `@custom` in `rules`."""
 
@@ -124,7 +149,10 @@ def to_grammar(request: GenerationRequest, style: Style) -> Grammar | None:
 
 
 def is_constrained(request: GenerationRequest, syntax: ToolSyntax | None) -> bool:
-    """False for optional calls of non-strict tools by a model with a syntax of its own."""
+    """False for optional calls of non-strict tools by a model with a syntax of its own.
+
+    In a syntax without JSON, optional calls are constrained for strict tools only, and refused.
+    """
     if not request.tools or request.tool_choice == "none":
         return request.response_format is not None
     return (
@@ -133,6 +161,7 @@ def is_constrained(request: GenerationRequest, syntax: ToolSyntax | None) -> boo
         or request.response_format is not None
         or not request.parallel_tool_calls
         or any(tool.strict for tool in request.tools)
+        or (syntax.json and any(tool.prefers_strict or tool.input_format for tool in request.tools))
     )
 
 
@@ -193,9 +222,11 @@ class _Writer:
             start = self.literal(reasoning.start)
             thought = "thought" if thinking == "open" else f"({start} thought)?"
             text = f"start: {thought} answer\n{self._thought(reasoning)}{answer.rules}"
-        if answer.custom is not None:
-            grammars = [{"lark_grammar": text}, {"name": "custom", "lark_grammar": answer.custom}]
-            text = json.dumps({"grammars": grammars})
+        inner = {} if answer.custom is None else {"custom": answer.custom}
+        inner |= {each.name: each.grammar for each in answer.schemas if isinstance(each, InputRule)}
+        if inner:
+            named = [{"name": name, "lark_grammar": one} for name, one in inner.items()]
+            text = json.dumps({"grammars": [{"lark_grammar": text}, *named]})
         return Grammar(text, answer.param, answer.schemas)
 
     def _thought(self, reasoning: Reasoning) -> str:
@@ -319,7 +350,33 @@ def parameters_path(index: int) -> str:
     return f"tools[{index}].function.parameters"
 
 
-def _arguments_rule(index: int, tool: Tool) -> SchemaRule:
+def input_path(index: int) -> str:
+    """The parameter with the format of the text that a tool is called with."""
+    return f"tools[{index}].input_format"
+
+
+def _arguments_rule(index: int, tool: Tool) -> ArgumentsRule:
+    """
+    Raises:
+        InvalidRequestError: the schema or the format of a tool cannot be enforced.
+    """
+    if tool.input_format is not None:
+        return _input_rule(index, tool.input_format)
     param = parameters_path(index)
     schema = tool.parameters or _NO_PARAMETERS
     return SchemaRule(f"arguments_{index}", param, _bounded(schema, param))
+
+
+def _input_rule(index: int, form: Regex | Lark) -> InputRule:
+    param = input_path(index)
+    text = form.pattern if isinstance(form, Regex) else form.grammar
+    if len(text.encode()) > MAX_BYTES:
+        raise InvalidRequestError(f"The format is larger than {MAX_BYTES // 1024} KB.", param=param)
+    try:
+        rewrite = pattern_in_string if isinstance(form, Regex) else grammar_in_string
+        grammar = rewrite(text)
+    except NotInStringError as error:
+        raise InvalidRequestError(
+            f"{error} cannot be enforced in the input of a tool.", param=param
+        ) from None
+    return InputRule(f"input_{index}", param, grammar)

@@ -7,6 +7,7 @@ from typing import Any, cast
 import msgspec
 
 from adapters.errors import GenerationError, InvalidRequestError
+from adapters.request import Lark, Regex
 
 _Schema = Mapping[str, Any]
 
@@ -94,3 +95,29 @@ class Promise:
             return self._validator.is_valid(msgspec.json.decode(text))
         except (msgspec.MsgspecError, UnicodeError, RecursionError, Unresolvable):
             return False
+
+
+class InputPromise:
+    """Checks the arguments of a tool of one string, `input`, that has a format."""
+
+    def __init__(self, form: Regex | Lark, param: str) -> None:
+        """Raises InvalidRequestError: it is no valid format."""
+        from adapters.text_format import TextFormat
+
+        self._format = TextFormat(form, param)
+
+    async def check(self, text: str) -> None:
+        """Check the arguments `text` in a thread.
+
+        Raises:
+            GenerationError: the string does not match the format.
+        """
+        if not await asyncio.to_thread(self._matches, text):
+            raise GenerationError("The model's call does not match the format of the tool's input.")
+
+    def _matches(self, text: str) -> bool:
+        try:
+            arguments = msgspec.json.decode(text, type=dict[str, str])
+        except (msgspec.MsgspecError, UnicodeError):
+            return False
+        return arguments.keys() == {"input"} and self._format.matches(arguments["input"])

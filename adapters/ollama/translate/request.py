@@ -192,6 +192,8 @@ def must_check_first(request: GenerationRequest) -> bool:
     """
     if request.response_format is None and not request.tools:
         return False
+    if request.tool_choice != "none" and any(tool.input_format for tool in request.tools):
+        return True
     grammar = to_grammar(request)
     return grammar is not None and grammar.must_check
 

@@ -13,7 +13,7 @@ from adapters.events import (
     ToolCallStarted,
 )
 from adapters.ollama.ndjson import LineStream
-from adapters.ollama.translate.json_schema import Promise
+from adapters.ollama.translate.json_schema import InputPromise, Promise
 from adapters.ollama.translate.request import to_grammar
 from adapters.ollama.translate.response import Answer, Emit
 from adapters.ollama.translate.tool_choice import (
@@ -160,7 +160,8 @@ async def checks_of(request: GenerationRequest) -> "Checks | None":
     Raises:
         InvalidRequestError: a strict schema is not a valid JSON schema.
     """
-    if request.response_format is None and not any(tool.strict for tool in request.tools):
+    tools = any(tool.strict or tool.input_format for tool in request.tools)
+    if request.response_format is None and not tools:
         return None
     return await anyio.to_thread.run_sync(Checks, request)
 
@@ -189,11 +190,15 @@ class Checks:
         self.has_failed = False
         """The last check has failed."""
         self._text = _promise_of(request.response_format)
-        self._tools = {
+        self._tools: dict[str, Promise | InputPromise] = {
             tool.name: Promise({"type": "object"} | (tool.parameters or {}), "tools")
             for tool in request.tools
             if tool.strict
         }
+        for at, tool in enumerate(request.tools):
+            if tool.input_format is not None:
+                param = f"tools[{at}].input_format"
+                self._tools[tool.name] = InputPromise(tool.input_format, param)
 
         self.emit: Emit = bool
         self.reset()
@@ -204,7 +209,7 @@ class Checks:
         self._has_called = False
         self._held: list[Event] | None = None
         """Events since the first call that must be checked before it is written."""
-        self._called: dict[int, Promise] = {}
+        self._called: dict[int, Promise | InputPromise] = {}
         self._arguments: dict[int, list[str]] = {}
 
     def take(self, event: Event) -> object:

@@ -8,6 +8,7 @@ from typing import Annotated, Any, Literal
 from msgspec import Meta, Struct
 
 from proxy.endpoints.generation_fields import GenerationFields
+from proxy.endpoints.tools import GrammarDefinition
 from proxy.endpoints.wire_types import TokenLimit
 
 JSON = dict[str, Any]
@@ -127,11 +128,18 @@ class FunctionTool(Struct, tag_field="type", tag="function"):
     function: Function
 
 
+class TextInput(Struct, tag_field="type", tag="text"):
+    pass
+
+
+class GrammarInput(Struct, tag_field="type", tag="grammar"):
+    grammar: GrammarDefinition
+
+
 class Custom(Struct):
     name: Annotated[str, Meta(min_length=1, max_length=256)]
     description: str | None = None
-    format: JSON | None = None
-    """`{"type": "text"}` by default; grammars are refused."""
+    format: TextInput | GrammarInput | None = None
 
 
 class CustomTool(Struct, tag_field="type", tag="custom"):

@@ -21,7 +21,7 @@ from proxy.endpoints.generation_fields import (
 )
 from proxy.endpoints.openai.chat_completions import request as wire
 from proxy.endpoints.openai.chat_completions.request import ChatCompletionRequest
-from proxy.endpoints.tools import TEXT_INPUT, check_forced, named_tool, to_arguments
+from proxy.endpoints.tools import check_forced, custom_tool, named_tool, to_arguments
 from proxy.images import image_at, path_of_image
 
 _IMPOSSIBLE: dict[str, Callable[[Any], bool]] = {
@@ -100,6 +100,8 @@ def to_param(feature: str | None, body: ChatCompletionRequest) -> str | None:
     }
     if feature is None:
         return None
+    if feature.startswith("tools["):
+        return feature.replace(".input_format", ".custom.format.grammar", 1)
     return path_of_image(feature, image_paths(body)) or names.get(feature) or sent_as(feature, body)
 
 
@@ -263,7 +265,7 @@ def to_tools_and_choice(
 
 
 def to_tools(body: ChatCompletionRequest) -> tuple[contract.Tool, ...]:
-    tools = tuple(_tool(tool, f"tools[{at}]") for at, tool in enumerate(body.tools or []))
+    tools = tuple(_tool(tool) for tool in body.tools or [])
     return tools + tuple(_function(function) for function in body.functions or [])
 
 
@@ -295,13 +297,12 @@ def _allowed(
     return tuple(tool for tool in tools if tool.name in names)
 
 
-def _tool(tool: wire.FunctionTool | wire.CustomTool, path: str) -> contract.Tool:
+def _tool(tool: wire.FunctionTool | wire.CustomTool) -> contract.Tool:
     if isinstance(tool, wire.FunctionTool):
         return _function(tool.function)
     custom = tool.custom
-    if (custom.format or {}).get("type", "text") != "text":
-        raise _unsupported(f"{path}.custom.format")
-    return contract.Tool(custom.name, custom.description, TEXT_INPUT)
+    grammar = custom.format.grammar if isinstance(custom.format, wire.GrammarInput) else None
+    return custom_tool(custom.name, custom.description, grammar)
 
 
 def _function(function: wire.Function) -> contract.Tool:

@@ -15,7 +15,7 @@ from msgspec import Meta, Struct
 from adapters import request as contract
 from adapters.errors import InvalidRequestError, UnsupportedParameterError
 from proxy.endpoints.openai.responses.items import JSON
-from proxy.endpoints.tools import TEXT_INPUT, check_forced, named_tool
+from proxy.endpoints.tools import GrammarDefinition, check_forced, custom_tool, named_tool
 from proxy.http.body import convert, unknown_fields
 
 MAX_NAME = 64
@@ -44,9 +44,8 @@ class TextFormat(Struct, kw_only=True, tag_field="type", tag="text"):
     pass
 
 
-class GrammarFormat(Struct, kw_only=True, tag_field="type", tag="grammar"):
-    syntax: Literal["lark", "regex"]
-    definition: Annotated[str, Meta(min_length=1)]
+class GrammarFormat(GrammarDefinition, tag_field="type", tag="grammar"):
+    pass
 
 
 class CustomTool(Struct, kw_only=True):
@@ -168,15 +167,18 @@ def _as(kind: type[S], tool: JSON, path: str, ignored: list[str]) -> S:
 
 def _function(tool: FunctionTool, path: str, namespace: str | None) -> Offered:
     function = contract.Tool(
-        flat_name(namespace, tool.name), tool.description, tool.parameters, bool(tool.strict)
+        flat_name(namespace, tool.name),
+        tool.description,
+        tool.parameters,
+        strict=bool(tool.strict),
+        prefers_strict=tool.strict is None,
     )
     return Offered(tool=function, name=tool.name, namespace=namespace, path=path)
 
 
 def _custom(tool: CustomTool, path: str, namespace: str | None) -> Offered:
-    if isinstance(tool.format, GrammarFormat):
-        raise _unsupported(f"{path}.format")
-    function = contract.Tool(flat_name(namespace, tool.name), tool.description, TEXT_INPUT)
+    grammar = tool.format if isinstance(tool.format, GrammarFormat) else None
+    function = custom_tool(flat_name(namespace, tool.name), tool.description, grammar)
     return Offered(tool=function, name=tool.name, namespace=namespace, is_custom=True, path=path)
 
 

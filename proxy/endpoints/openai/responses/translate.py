@@ -231,4 +231,4 @@ def _tool_param(feature: str, toolbox: Toolbox) -> str:
     place, _, rest = feature.removeprefix("tools[").partition("]")
     offered: Mapping[int, str] = dict(enumerate([each.path for each in toolbox.offered.values()]))
     path = offered.get(int(place), "tools") if place.isdecimal() else "tools"
-    return path + rest.removeprefix(".function")
+    return path + rest.removeprefix(".function").replace(".input_format", ".format", 1)

@@ -20,7 +20,15 @@ from adapters.events import (
 )
 from adapters.mlx.backend import MLXBackend
 from adapters.ollama.backend import OllamaBackend
-from adapters.request import GenerationRequest, JSONObject, JSONSchema, NamedTool, TokenIds
+from adapters.request import (
+    GenerationRequest,
+    JSONObject,
+    JSONSchema,
+    Lark,
+    NamedTool,
+    Regex,
+    TokenIds,
+)
 
 CHAT = "/v1/chat/completions"
 COMPLETIONS = "/v1/completions"
@@ -314,10 +322,14 @@ async def test_custom_tool_is_a_function_of_one_text(format_: dict[str, Any]):
     assert made.parameters["properties"]["input"]["type"] == "string"
 
 
-async def test_grammar_of_a_custom_tool_is_refused_by_name():
-    grammar = {"type": "grammar", "grammar": {"syntax": "lark", "definition": "start: A"}}
-    error = await refused(ScriptedBackend(), tools=[custom("run", format=grammar)])
-    assert error["param"] == "tools[0].custom.format"
+@pytest.mark.parametrize(
+    ("syntax", "form"), [("lark", Lark("start: /a/")), ("regex", Regex("start: /a/"))]
+)
+async def test_grammar_of_a_custom_tool_is_the_format_of_its_text(syntax: str, form: Lark | Regex):
+    grammar = {"type": "grammar", "grammar": {"syntax": syntax, "definition": "start: /a/"}}
+    request = await translated(tools=[custom("run", format=grammar)])
+    assert request.tools[0].input_format == form
+    assert "start: /a/" in (request.tools[0].description or "")
 
 
 @pytest.mark.parametrize(
