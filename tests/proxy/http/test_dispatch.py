@@ -81,6 +81,8 @@ def test_every_route_of_a_model_is_dispatched_fast():
         "/v1/completions",
         "/v1/responses",
         "/v1/embeddings",
+        "/v1/messages",
         "/api/chat",
+        "/api/generate",
         "/api/mlx/generate",
     }
