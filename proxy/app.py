@@ -2,7 +2,7 @@
 
 import os
 from collections.abc import AsyncGenerator, Mapping
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, nullcontext
 from typing import TextIO
 
 from litestar import Litestar
@@ -32,11 +32,34 @@ from proxy.endpoints.ollama.embed import create_embed, create_old_embedding
 from proxy.endpoints.ollama.generate.dialect import create_generation
 from proxy.endpoints.ollama.models import get_version, list_running, list_tags, show_model
 from proxy.endpoints.openai.chat_completions.dialect import create_chat_completion
+from proxy.endpoints.openai.chat_completions.stored import (
+    delete_chat_completion,
+    list_chat_completion_messages,
+    list_chat_completions,
+    retrieve_chat_completion,
+    update_chat_completion,
+)
 from proxy.endpoints.openai.completions.dialect import create_completion
+from proxy.endpoints.openai.conversations import (
+    create_conversation,
+    create_items,
+    delete_conversation,
+    delete_item,
+    list_items,
+    retrieve_conversation,
+    retrieve_item,
+    update_conversation,
+)
 from proxy.endpoints.openai.embeddings import create_embedding
+from proxy.endpoints.openai.responses.background import cancel_response
 from proxy.endpoints.openai.responses.compact import compact_response
 from proxy.endpoints.openai.responses.dialect import create_response
 from proxy.endpoints.openai.responses.input_tokens import count_input_tokens
+from proxy.endpoints.openai.responses.stored import (
+    delete_response,
+    list_input_items,
+    retrieve_response,
+)
 from proxy.endpoints.server_request import ServerParts, ServerRequest, answer_error
 from proxy.endpoints.tandem.api_health import get_hybrid_health
 from proxy.endpoints.tandem.health import get_health
@@ -56,13 +79,32 @@ from proxy.http.event_stream import ShutdownGrace
 from proxy.images import Fetch, fetch_image
 from proxy.openapi import Document
 from proxy.request_log import RequestLog
+from proxy.stored.running import RunningAnswers
+from proxy.stored.store import Store
 
 ROUTES = (
     create_chat_completion,
+    list_chat_completions,
+    retrieve_chat_completion,
+    update_chat_completion,
+    delete_chat_completion,
+    list_chat_completion_messages,
     create_completion,
     create_response,
     count_input_tokens,
     compact_response,
+    retrieve_response,
+    delete_response,
+    cancel_response,
+    list_input_items,
+    create_conversation,
+    retrieve_conversation,
+    update_conversation,
+    delete_conversation,
+    create_items,
+    list_items,
+    retrieve_item,
+    delete_item,
     create_embedding,
     create_message,
     count_message_tokens,
@@ -108,15 +150,17 @@ def create_app(
 
     The request log is written to `log`. `fetch_image` downloads the images of requests.
     """
-    state = state_folder(config, os.environ)
+    state, limits = state_folder(config, os.environ), config.server.store_limits
     parts = ServerParts(
         **asdict(assemble(config)),
         config=config,
         archive=Archive(state),
         grace=ShutdownGrace(config.server.shutdown_grace),
         document=Document(),
-        fetch_image=fetch_image,
         encryption=Encryption(state),
+        running=RunningAnswers(),
+        store=None if limits is None else Store(state / "stored", limits),
+        fetch_image=fetch_image,
     )
 
     form = config.server.log_format
@@ -125,8 +169,13 @@ def create_app(
     @asynccontextmanager
     async def lifespan(_app: Litestar) -> AsyncGenerator[None]:
         try:
-            async with opened(parts, config, backends):
+            async with (
+                opened(parts, config, backends),
+                parts.store.opened() if parts.store is not None else nullcontext(),
+            ):
                 yield
+                parts.grace.begin()
+                await parts.running.ended()
         finally:
             if request_log is not None:
                 request_log.close()

@@ -72,6 +72,16 @@ class ImagesConfig(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True
     """Images in one request."""
 
 
+class StoreConfig(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """Limits for stored answers and conversations, of which the least recently used go first."""
+
+    max_count: Count = 10_000
+    max_bytes: Count = 1024 * 1024 * 1024
+    """The sum for all of them, as JSON."""
+    max_age: Seconds = 30 * 86_400.0
+    """Seconds since the last use."""
+
+
 class ServerConfig(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     host: str = "127.0.0.1"
     port: Port = 8006
@@ -102,11 +112,22 @@ class ServerConfig(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True
     shutdown_grace: Annotated[float, Meta(ge=0, le=10)] = 10.0
     """Seconds that answers may take after SIGTERM."""
     state_folder: str | None = None
-    """The folder of benchmark results; by default the user's folder for application state."""
+    """The folder of benchmark results and stored answers; by default the user's folder for
+    application state."""
+    store: StoreConfig | bool = StoreConfig()
+    """Limits for answers that clients ask to keep; `False`: none are kept. `True` is the default.
+    """
     fallback_after: Seconds = 30.0
     """Seconds without an answer after which another backend with the same model takes over; loading
     the model does not count."""
     images: ImagesConfig = ImagesConfig()
+
+    @property
+    def store_limits(self) -> StoreConfig | None:
+        """The limits of stored answers; `None` where none are kept."""
+        if isinstance(self.store, StoreConfig):
+            return self.store
+        return StoreConfig() if self.store else None
 
     def __post_init__(self) -> None:
         for origin in self.allowed_origins:
@@ -378,7 +399,7 @@ def find_config(option: str | None, environ: Mapping[str, str]) -> Path | None:
 
 
 def state_folder(config: Config, environ: Mapping[str, str]) -> Path:
-    """The folder that keeps the results of `tandem bench MODEL`."""
+    """The folder that keeps stored answers and the results of `tandem bench MODEL`."""
     if config.server.state_folder is not None:
         return Path(config.server.state_folder).expanduser()
     return user_state_folder(environ)

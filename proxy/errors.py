@@ -32,6 +32,24 @@ class ClientDisconnectedError(Exception):
     """The client has closed its connection."""
 
 
+class StorageError(Exception):
+    """Stored answers cannot be read or written; the text has SQLite's or the system's reason."""
+
+
+class NotStoredError(Exception):
+    """Nothing is stored under an id of a request, for its caller."""
+
+    def __init__(self, kind: str, key: str) -> None:
+        """`kind` is what was looked for, such as `response`."""
+        super().__init__(kind, key)
+        self.key = key
+        name = _STORED_NAMES.get(kind, kind.capitalize())
+        self.message = f"{name} with id '{key[:100]}' not found."
+
+
+_STORED_NAMES = {"chat.completion": "Chat completion"}
+
+
 class ExplainedHTTPError(HTTPException):
     """An HTTP error with a `detail` for the client; the detail of others may hold paths."""
 
@@ -90,6 +108,8 @@ are sent instead."""
 
 INTERNAL = Row(500, "server_error", "internal_error")
 SHUTDOWN = Row(503, "server_error", "server_shutdown")
+NOT_STORED = Row(404, "invalid_request_error")
+STORAGE = Row(500, "server_error", "storage_failed")
 GONE = Row(499, "client_error", "client_disconnected")
 
 
@@ -148,6 +168,11 @@ def _to_failure(exc: Exception) -> Failure:
             return _failure(row, message, headers=dict(exc.headers or {}))
         case UnicodeDecodeError() | RecursionError():
             return _failure(*HTTP_ERRORS[400])
+        case NotStoredError():
+            return _failure(NOT_STORED, exc.message)
+        case StorageError():
+            log.error("Stored answers: %s", exc)
+            return _failure(STORAGE, "Stored answers are not available. The server's log says why.")
         case ServerShutdownError():
             return _failure(SHUTDOWN, "The server is shutting down.", headers={"retry-after": "5"})
         case ClientDisconnectedError():

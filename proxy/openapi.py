@@ -13,6 +13,7 @@ from litestar import Litestar
 from litestar.handlers import HTTPRouteHandler
 from litestar.routes import HTTPRoute
 from msgspec import Struct
+from msgspec.structs import fields
 
 from proxy.errors import BACKEND_ERRORS, GONE, HTTP_ERRORS, INTERNAL, SHUTDOWN, ErrorBody
 
@@ -37,11 +38,15 @@ _ERROR_HEADERS = {
     "retry-after": "Seconds after which to retry.",
     "x-should-retry": "`false` if the same request will fail again.",
 }
+_ALL_HEADERS = _HEADERS | _ERROR_HEADERS
 _PATH_PARAMETERS = {
     "model": "Name of a model; slashes need not be escaped.",
     "digest": "`sha256:` and 64 hexadecimal digits.",
+    "completion_id": "Id of a stored chat completion.",
+    "response_id": "Id of a stored response.",
+    "conversation_id": "Id of a conversation.",
+    "item_id": "Id of an item.",
 }
-_ALL_HEADERS = _HEADERS | _ERROR_HEADERS
 _FORCED = {
     "name": "x-tandem-backend",
     "in": "header",
@@ -61,6 +66,8 @@ class Operation(Struct, frozen=True, kw_only=True):
     """Alternative types of the response body; empty if it has none."""
     asks: tuple[Any, ...] = ()
     """Alternative types of the request body; empty if the route takes no body."""
+    query: type[Struct] | None = None
+    """Fields of the query, besides those that are parameters of the handler."""
     may_be_empty: bool = False
     """True if the request body is optional."""
     events: tuple[Any, ...] = ()
@@ -202,6 +209,8 @@ def _query(route: _Route) -> Iterator[tuple[str, Any, bool]]:
     for name, field in route.handler.parsed_fn_signature.parameters.items():
         if name not in others:
             yield name, field.annotation, not field.is_optional
+    for each in fields(route.operation.query) if route.operation.query is not None else ():
+        yield each.encode_name, each.type, False
 
 
 def _to_error(schemas: Mapping[Any, JSON]) -> JSON:

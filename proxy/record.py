@@ -111,6 +111,10 @@ class Record:
         self._readers = readers
         self.model = ""
         """The public name in the request."""
+        self.answer_id = ""
+        """The id of the answer in its dialect, once `identify` was called."""
+        self.created = 0
+        """Seconds since 1970, as `answer_id`."""
         self.streamed = False
         self.unknown: tuple[str, ...] = ()
         """Paths of request fields that no part of the server knows."""
@@ -127,6 +131,18 @@ class Record:
         self.error: str | None = None
         """The code of the failure that ended it."""
         self.closed_at: float | None = None
+
+    def identify(self, prefix: str) -> tuple[str, int]:
+        """Return id and time of the answer, which are made by the first call."""
+        if not self.answer_id:
+            self.answer_id, self.created = new_id(prefix), int(time.time())
+        return self.answer_id, self.created
+
+    def detached(self) -> "Record":
+        """Create a record of work that outlasts its request, with the same readers."""
+        record = Record(self.method, self.path, self._readers, self.clock)
+        record.model, record.unknown, record.streamed = self.model, self.unknown, self.streamed
+        return record
 
     def attempt(self, backend: str, model: str, choices: int = 1) -> Attempt:
         """Begin an attempt on `backend`; `model` is its own name of the model."""

@@ -119,6 +119,29 @@ class Collector:
         return tuple(choice.answer() for choice in ended)
 
 
+class HeldEnd:
+    """Passes an answer on without its end, and collects it: the end is sent once it was stored."""
+
+    def __init__(self, sink: Sink) -> None:
+        self._pass_on = sink.write
+        self.drain = sink.drain
+        self._collector = Collector()
+        self.answers = self._collector.answers
+        self._ends: list[Finished] = []
+
+    def write(self, event: Event, /) -> bool:
+        self._collector.write(event)
+        if isinstance(event, Finished):
+            self._ends.append(event)
+            return False
+        return self._pass_on(event)
+
+    def release(self) -> None:
+        """Send the ends of all choices."""
+        for end in self._ends:
+            self._pass_on(end)
+
+
 class _Choice:
     """The events of one choice."""
 

@@ -94,9 +94,14 @@ ASKING: dict[str, dict[str, Any]] = {
 """A body for every field of the request, with a value that is not neutral."""
 
 GONE = ("tfs_z", "mirostat", "mirostat_tau", "mirostat_eta", "penalize_newline", "numa")
-BY_THE_SERVER = frozenset({"model", "backend", "messages", "stream", "stream_options"})
+BY_THE_SERVER = frozenset({"model", "backend", "messages", "stream", "stream_options"}) | {
+    "metadata",
+    "store",
+}
 NOTES = {
     "backend": "Tandem's: `mlx` or `ollama`, without fallback",
+    "metadata": "kept with the answer where `store` is true",
+    "store": "the answer is kept",
     "tool_choice": "forced calls; `auto` and `none` work on both",
     "parallel_tool_calls": "`false`",
     "n": "more than 1",

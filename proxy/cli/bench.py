@@ -1,4 +1,4 @@
-"""`tandem bench MODEL | engine | relay | routing`: side-by-side measurements."""
+"""`tandem bench MODEL | engine | relay | routing | stored`: side-by-side measurements."""
 
 import argparse
 import asyncio
@@ -185,6 +185,20 @@ async def _routing(_config: Config, args: argparse.Namespace) -> None:
         print(line)
 
 
+def _add_stored(stored: argparse.ArgumentParser) -> None:
+    stored.add_argument(
+        "--answers", type=_count, default=10_000, help="answers that are kept (default: 10000)"
+    )
+
+
+async def _stored(_config: Config, args: argparse.Namespace) -> None:
+    from proxy.bench.developers.stored import StoredPlan, bench_stored, lines
+
+    plan = StoredPlan(args.answers)
+    for line in lines(plan, await bench_stored(plan)):
+        print(line)
+
+
 _SUBJECTS = {
     "model": _Subject("the backends that have a model", _add_model, _model),
     "engine": _Subject("bare BatchGenerator, mlx_lm.server and Tandem", _add_engine, _engine),
@@ -192,4 +206,5 @@ _SUBJECTS = {
         "a plain relay, Tandem and LiteLLM in front of an Ollama", _add_relay, _relay
     ),
     "routing": _Subject("the router's choices and each of two backends", _add_routing, _routing),
+    "stored": _Subject("times and memory of the store of answers", _add_stored, _stored),
 }

@@ -4,11 +4,15 @@ import argparse
 import contextlib
 import socket
 import sys
+from typing import TYPE_CHECKING
 
 from msgspec.structs import replace
 
 from proxy.cli.command import Commands, fail
 from proxy.config import Config
+
+if TYPE_CHECKING:
+    from proxy.stored.store import Store
 
 
 def add(commands: Commands) -> None:
@@ -54,11 +58,13 @@ def _run(config: Config, listener: socket.socket) -> None:
 
     app = create_app(config, log=sys.stderr)
     parts: ServerParts = app.state.parts
-    server = Server(app, config.server, parts.grace, lambda: _announce(listener))
+    server = Server(app, config.server, parts.grace, lambda: _announce(listener, parts.store))
     server.run(sockets=[listener])
 
 
-def _announce(listener: socket.socket) -> None:
+def _announce(listener: socket.socket, store: "Store | None") -> None:
     host, port = listener.getsockname()[:2]
     shown = f"[{host}]" if ":" in host else host
     print(f"Tandem listens on http://{shown}:{port}/v1", flush=True)
+    if store is not None:
+        print(store.describe(), flush=True)

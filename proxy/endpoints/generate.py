@@ -2,7 +2,7 @@
 
 from collections.abc import Awaitable, Callable, Sequence
 from functools import partial
-from typing import Generic, Protocol, TypeVar
+from typing import Any, Generic, Protocol, TypeVar
 
 from litestar import post
 from litestar.handlers import HTTPRouteHandler
@@ -21,7 +21,7 @@ from proxy.http.json_response import ErrorDialect, JSONResponse
 from proxy.images import has_images, resolve_images
 from proxy.openapi import Operation
 from proxy.record import Record
-from proxy.sinks import Answer, Collector
+from proxy.sinks import Answer, Collector, HeldEnd
 
 _PROMPTS_AT_ONCE = 8
 """Prompts of one request that run at the same time, so that other requests get their turn."""
@@ -43,6 +43,10 @@ class Call(Struct, Generic[B], frozen=True, kw_only=True):
     """Keeps the prefix cache of one conversation apart from others with the same API key."""
     dialect: "Dialect[B] | None" = None
     """The dialect of the answer if the URL serves several; by default the URL's own."""
+    keep: Callable[[Any], Awaitable[None]] | None = None
+    """Stores the answer as `Dialect.whole` renders it, before the client gets its end."""
+    finish: Callable[[], Awaitable[None]] | None = None
+    """Awaited after all events: the end of the answer may wait there until it was stored."""
     respond: Callable[[ServerRequest], Awaitable[ASGIResponse]] | None = None
     """Answers a request that generates nothing, such as one that only loads a model."""
 
@@ -122,6 +126,8 @@ async def answer(
     write = partial(generate, request, dialect, call)
     if call.stream:
         request.record.streamed = True
+        if call.keep is not None:
+            write = partial(_generate_and_keep, request, dialect, call, call.keep)
         return await stream(
             request,
             write,
@@ -133,7 +139,25 @@ async def answer(
         )
     collector = Collector()
     await request.finish(write(collector))
-    return JSONResponse(dialect.whole(call, collector.answers(), request.record))
+    body = dialect.whole(call, collector.answers(), request.record)
+    if call.keep is not None:
+        await call.keep(body)
+    if call.finish is not None:
+        await call.finish()
+    return JSONResponse(body)
+
+
+async def _generate_and_keep(
+    request: ServerRequest,
+    dialect: Dialect[B],
+    call: Call[B],
+    keep: Callable[[Any], Awaitable[None]],
+    sink: Sink,
+) -> None:
+    held = HeldEnd(sink)
+    await generate(request, dialect, call, held)
+    await keep(dialect.whole(call, held.answers(), request.record))
+    held.release()
 
 
 async def generate(request: ServerRequest, dialect: Dialect[B], call: Call[B], sink: Sink) -> None:
@@ -143,6 +167,8 @@ async def generate(request: ServerRequest, dialect: Dialect[B], call: Call[B], s
         requests = await to_routed(request, call)
         if len(requests) == 1:
             await request.router.generate(requests[0], sink, request.record)
+            if call.finish is not None:
+                await call.finish()
             return
         writers = [partial(request.router.generate, one, record=request.record) for one in requests]
         await write_together(writers, sink, choices=requests[0].n, at_once=_PROMPTS_AT_ONCE)

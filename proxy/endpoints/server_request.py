@@ -1,7 +1,8 @@
 """The request class of the application, with the parts of the server."""
 
 import hashlib
-from collections.abc import Awaitable
+import logging
+from collections.abc import Awaitable, Iterable, Sequence
 from typing import Any, TypeVar
 
 from litestar import Request, Response
@@ -13,10 +14,12 @@ from proxy.assembly import Parts
 from proxy.bench.archive import Archive
 from proxy.config import Config
 from proxy.encryption import Encryption
-from proxy.http.body import convert, decode, receive_body, unknown_fields
+from proxy.errors import ExplainedHTTPError, NotStoredError, StorageError
+from proxy.http.body import convert, convert_texts, decode, receive_body, unknown_fields
 from proxy.http.event_stream import Limits, ShutdownGrace
 from proxy.http.gates import Fields
 from proxy.http.json_response import ErrorDialect
+from proxy.http.query import to_nested
 from proxy.images import Fetch
 from proxy.memory.budget import SharedBudget
 from proxy.models.registry import Registry
@@ -25,6 +28,11 @@ from proxy.record import Record
 from proxy.routing.measurements import Measurements
 from proxy.routing.override import to_override
 from proxy.routing.router import Router
+from proxy.stored.entry import Entry, Item, Metadata
+from proxy.stored.running import RunningAnswers
+from proxy.stored.store import Store
+
+log = logging.getLogger("tandem")
 
 T = TypeVar("T")
 
@@ -38,6 +46,10 @@ class ServerParts(Parts, frozen=True, kw_only=True):
     document: Document
     fetch_image: Fetch
     encryption: Encryption
+    running: RunningAnswers
+    """Background answers in progress."""
+    store: Store | None
+    """Stored answers; `None` where the configuration keeps none."""
 
 
 class ServerRequest(Request[Any, Any, Any]):
@@ -88,6 +100,14 @@ class ServerRequest(Request[Any, Any, Any]):
         return self._parts.document
 
     @property
+    def running(self) -> RunningAnswers:
+        return self._parts.running
+
+    @property
+    def store(self) -> Store | None:
+        return self._parts.store
+
+    @property
     def fetch_image(self) -> Fetch:
         return self._parts.fetch_image
 
@@ -122,6 +142,52 @@ class ServerRequest(Request[Any, Any, Any]):
         self.record.unknown = unknown
         return decoded
 
+    def read_query(self, kind: type[T]) -> T:
+        """Read the query as a `kind`; unknown names go to `x-tandem-ignored`.
+
+        Raises:
+            InvalidRequestError: it is not a `kind`.
+        """
+        raw = to_nested(self.scope["query_string"])
+        query = convert_texts(raw, kind)
+        self.record.unknown = unknown_fields(raw, query)
+        return query
+
+    async def keep(
+        self,
+        entry: Entry,
+        metadata: Metadata | None = None,
+        items: Sequence[Item] = (),
+        parts: Iterable[str] = (),
+    ) -> None:
+        """Store `entry` as `Store.keep`; a failure is logged, and costs no answer."""
+        try:
+            await self.stored().keep(entry, metadata, items, parts)
+        except StorageError as exc:
+            log.error("Stored answers: %s is not kept: %s", entry.id, exc)
+            self.record.unknown += ("store",)
+
+    async def append(self, conversation: str, items: Sequence[Item]) -> None:
+        """Add `items` to a conversation; a failure is logged, and costs no answer."""
+        try:
+            await self.stored().append(conversation, self.caller(), items)
+        except (NotStoredError, StorageError) as exc:
+            log.error("Stored answers: %s does not get its new items: %s", conversation, exc)
+            self.record.unknown += ("conversation",)
+
+    def stored(self) -> Store:
+        """Return the store.
+
+        Raises:
+            ExplainedHTTPError: 404: the configuration keeps no answers.
+        """
+        if self.store is None:
+            raise ExplainedHTTPError(
+                status_code=404,
+                detail="This server keeps no answers: `server.store` is false in its config.yaml.",
+            )
+        return self.store
+
     def caller(self, cache_key: str | None = None) -> str:
         """Digest the API key and `cache_key`, which a backend may know; empty without both."""
         scheme, _, token = self.fields.get("authorization", "").strip().partition(" ")
@@ -135,6 +201,11 @@ class ServerRequest(Request[Any, Any, Any]):
         """Prefix `model` with the backend that the request requires; see `to_override`."""
         self.record.model = model
         return to_override(model, self.fields, field, self.registry.backends)
+
+    def detached(self) -> "ServerRequest":
+        """Create a request for work that outlasts this one, with a record of its own."""
+        state = {**self.scope["state"], "record": self.record.detached()}
+        return ServerRequest({**self.scope, "state": state, "extensions": {}})
 
     def answer_errors_with(self, errors: ErrorDialect) -> None:
         """Set the dialect of errors, for routes on which the body decides on it."""

@@ -91,6 +91,14 @@ def convert(value: Any, kind: type[S], path: str = "") -> S:
         raise _invalid(exc, path) from exc
 
 
+def convert_texts(value: Any, kind: type[S]) -> S:
+    """Convert texts, such as those of a query, to a `kind`; errors as in `decode`."""
+    try:
+        return msgspec.convert(value, kind, strict=False)
+    except msgspec.ValidationError as exc:
+        raise _invalid(exc, "") from exc
+
+
 def whole_numbers(value: Any) -> Any:
     """Return the JSON `value` with an integer for each float that is one, such as 100.0.
 

@@ -37,7 +37,21 @@ def is_preflight(fields: Fields, method: str) -> bool:
     return method == "OPTIONS" and "origin" in fields and "access-control-request-method" in fields
 
 
-class Preflight(ASGIResponse):
+class AllowedMethods(ASGIResponse):
+    """Names the methods of a route.
+
+    Litestar names only those of the handler that was registered first.
+    """
+
+    def __init__(self, methods: Sequence[str]) -> None:
+        self._headers = [(b"allow", ", ".join(methods).encode())]
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        await send({"type": "http.response.start", "status": 204, "headers": self._headers})
+        await send({"type": "http.response.body", "body": b"", "more_body": False})
+
+
+class Preflight(AllowedMethods):
     """Allows the methods of a route, and all headers that the page wants to send.
 
     Cookies are not allowed: no endpoint reads any.
@@ -53,7 +67,3 @@ class Preflight(ASGIResponse):
             self._headers.append((b"access-control-allow-headers", wanted.encode("latin-1")))
         if fields.get("access-control-request-private-network") == "true":
             self._headers.append((b"access-control-allow-private-network", b"true"))
-
-    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        await send({"type": "http.response.start", "status": 204, "headers": self._headers})
-        await send({"type": "http.response.body", "body": b"", "more_body": False})

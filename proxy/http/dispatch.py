@@ -12,7 +12,7 @@ from msgspec import Struct
 
 from proxy.config import ServerConfig
 from proxy.errors import ExplainedHTTPError, ServerShutdownError
-from proxy.http.cors import Preflight, is_preflight, to_cors_headers
+from proxy.http.cors import AllowedMethods, Preflight, is_preflight, to_cors_headers
 from proxy.http.gates import CURL_TYPES, JSON_TYPES, ContentTypes, Fields, refuse, to_fields
 from proxy.http.headers import with_headers
 from proxy.http.json_response import OPENAI_ERRORS, ErrorDialect
@@ -31,7 +31,7 @@ class RouteInfo(Struct, frozen=True):
     content_types: ContentTypes = JSON_TYPES
     """Content types that the route takes: option `content_types`; below `/api/`, where curl is
     at home, JSON under the name of a form by default."""
-    methods: tuple[str, ...] = ("GET", "HEAD", "OPTIONS", "POST")
+    methods: tuple[str, ...] = ("DELETE", "GET", "HEAD", "OPTIONS", "POST")
     """For an unknown path those of all routes, so that a page can read that it is unknown."""
     handlers: dict[str, Handler] = {}
     """Method -> a handler that takes the request alone and makes its own answer: option `fast`,
@@ -101,6 +101,8 @@ class Dispatch:
                     response = await handler(self._request_class(http, receive, send))
                 elif is_preflight(fields, method):
                     response = Preflight(fields, route.methods)
+                elif method == "OPTIONS" and route is not _UNKNOWN:
+                    response = AllowedMethods(route.methods)
                 else:
                     if route is _UNKNOWN:
                         self._suggest(path, f"{http['scheme']}://{fields['host']}")

@@ -1,6 +1,5 @@
 """Streamed answers of OpenAI's completion APIs, as far as chat and text have them in common."""
 
-import time
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from typing import Any
@@ -12,7 +11,7 @@ from proxy.endpoints.generation_fields import GenerationFields
 from proxy.endpoints.wire_types import Usage, to_usage
 from proxy.errors import Failure
 from proxy.http.event_stream import AroundText, Put, sse
-from proxy.record import Record, new_id
+from proxy.record import Record
 
 encode = msgspec.json.Encoder().encode
 
@@ -29,8 +28,7 @@ class ChunkRenderer(ABC):
         """`prefix` begins the answer's id; `choices` counts those of all prompts."""
         self._put = put
         self._record = record
-        self._id = new_id(prefix)
-        self._created = int(time.time())
+        self._id, self._created = record.identify(prefix)
         self._model = body.model
         self._unfinished = choices
         self._wants_usage = bool(body.stream_options and body.stream_options.include_usage)

@@ -42,7 +42,7 @@ async def test_head_is_get_without_a_body(url: str):
 
 
 @pytest.mark.parametrize(
-    ("url", "status"), [("/nope", 404), ("/v1/models/nope", 404), ("/v1/chat/completions", 405)]
+    ("url", "status"), [("/nope", 404), ("/v1/models/nope", 404), ("/v1/embeddings", 405)]
 )
 async def test_head_has_the_status_of_get(url: str, status: int):
     async with http_client(ScriptedBackend()) as client:

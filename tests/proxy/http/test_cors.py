@@ -158,12 +158,13 @@ async def test_pattern_of_the_configuration(pattern: str, origin: str, allowed: 
 @pytest.mark.parametrize(
     ("url", "methods"),
     [
-        (CHAT, {"OPTIONS", "POST"}),
+        (CHAT, {"GET", "HEAD", "OPTIONS", "POST"}),
+        ("/v1/chat/completions/chatcmpl-1", {"DELETE", "GET", "HEAD", "OPTIONS", "POST"}),
         ("/api/chat", {"OPTIONS", "POST"}),
         ("/v1/models", {"GET", "HEAD", "OPTIONS"}),
         ("/v1/models/owner/m", {"GET", "HEAD", "OPTIONS"}),
         ("/", {"GET", "HEAD", "OPTIONS"}),
-        ("/nope", {"GET", "HEAD", "OPTIONS", "POST"}),
+        ("/nope", {"DELETE", "GET", "HEAD", "OPTIONS", "POST"}),
     ],
 )
 async def test_preflight(url: str, methods: set[str]):
@@ -192,7 +193,7 @@ async def test_preflight_answers_only_what_is_asked():
         assert "access-control-allow-private-network" not in told
         assert "access-control-allow-headers" not in told
         plain = await client.options(CHAT)
-    assert (plain.status_code, plain.headers["allow"]) == (204, "OPTIONS, POST")
+    assert (plain.status_code, plain.headers["allow"]) == (204, "GET, HEAD, OPTIONS, POST")
 
 
 @pytest.mark.parametrize("origin", ["https://chat.example/", "chat.example", "https://a.example/x"])

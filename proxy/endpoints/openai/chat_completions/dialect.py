@@ -15,6 +15,7 @@ from proxy.endpoints.openai.chat_completions.response import (
     ChatCompletionRenderer,
     to_chat_completion,
 )
+from proxy.endpoints.openai.chat_completions.stored import keeper
 from proxy.endpoints.openai.chat_completions.translate import (
     ignored_hints,
     to_generation_request,
@@ -34,12 +35,15 @@ class ChatCompletionsDialect:
     def parse(self, request: ServerRequest, raw: bytes) -> Call[ChatCompletionRequest]:
         body = request.decode(raw, ChatCompletionRequest)
         request.record.unknown += ignored_hints(body)
+        if body.store and request.store is None:
+            request.record.unknown += ("store",)
         return Call(
             body=body,
             requests=(to_generation_request(body),),
             stream=bool(body.stream),
             backend=body.backend,
             cache_key=body.prompt_cache_key,
+            keep=keeper(request, body),
         )
 
     def renderer(

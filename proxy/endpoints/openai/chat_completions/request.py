@@ -232,6 +232,7 @@ class ChatCompletionRequest(GenerationFields, kw_only=True):
 
     # Without effect on the answer: accepted.
     metadata: JSON | None = None
+    """Kept with the answer where `store` is true, and then an object of texts."""
     prediction: JSON | None = None
     prompt_cache_options: JSON | None = None
     prompt_cache_retention: Literal["in_memory", "24h"] | None = None

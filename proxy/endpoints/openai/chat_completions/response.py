@@ -1,6 +1,5 @@
 """Events -> `chat.completion`, whole or in chunks."""
 
-import time
 from collections.abc import Sequence
 from typing import Literal
 
@@ -23,7 +22,7 @@ from proxy.endpoints.openai.chunks import ChunkRenderer, encode
 from proxy.endpoints.tools import to_input
 from proxy.endpoints.wire_types import Usage, to_usage
 from proxy.http.event_stream import Put, sse
-from proxy.record import Record, new_id
+from proxy.record import Record
 from proxy.sinks import Answer
 
 FinishReason = Literal["stop", "length", "tool_calls", "function_call"]
@@ -134,9 +133,10 @@ def to_chat_completion(
     body: ChatCompletionRequest, answers: Sequence[Answer], record: Record
 ) -> ChatCompletion:
     custom = _custom_names(body)
+    id_, created = record.identify("chatcmpl-")
     return ChatCompletion(
-        id=new_id("chatcmpl-"),
-        created=int(time.time()),
+        id=id_,
+        created=created,
         model=body.model,
         choices=[_to_choice(each, body.functions is not None, custom) for each in answers],
         system_fingerprint=record.fingerprint or UNSET,

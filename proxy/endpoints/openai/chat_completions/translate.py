@@ -37,7 +37,6 @@ _HINTS: dict[str, Callable[[Any], bool]] = {
     "prompt_cache_options": lambda _: True,
     "prompt_cache_retention": lambda _: True,
     "service_tier": lambda value: value not in ("auto", "default"),
-    "store": lambda value: value,
 }
 """Field -> a predicate: true for a hint that has no effect here. The answer is right without it."""
 _PLAIN = {"messages", "max_completion_tokens", *GenerationFields.__struct_fields__} - {

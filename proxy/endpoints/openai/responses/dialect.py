@@ -11,12 +11,14 @@ from msgspec import Struct
 from msgspec.structs import replace
 
 from proxy.endpoints.generate import Call, answer, generating_route
+from proxy.endpoints.openai.responses.background import check_background, start_background
 from proxy.endpoints.openai.responses.encrypted import EncryptedContent
 from proxy.endpoints.openai.responses.events import EVENTS
 from proxy.endpoints.openai.responses.items import InputItem, ItemReference
+from proxy.endpoints.openai.responses.kept import store_of
 from proxy.endpoints.openai.responses.request import ResponseRequest
 from proxy.endpoints.openai.responses.response import Response, whole_response
-from proxy.endpoints.openai.responses.store import ResponseStore, store_of
+from proxy.endpoints.openai.responses.store import ResponseStore
 from proxy.endpoints.openai.responses.stream import ResponseRenderer
 from proxy.endpoints.openai.responses.translate import (
     check,
@@ -104,13 +106,18 @@ def to_call(request: ServerRequest, turn: Turn) -> Call[Turn]:
     """Translate a turn, complete with the items before it; errors as `begin`."""
     turn, generation, ignored = to_turn(turn)
     request.record.unknown += ignored
-    return Call(
+    call = Call(
         body=turn,
         requests=(generation,),
         stream=bool(turn.body.stream),
         backend=turn.body.backend,
         cache_key=turn.body.prompt_cache_key,
+        finish=turn.store.settle,
     )
+    if not turn.body.background:
+        return call
+    check_background(turn)
+    return replace(call, respond=partial(start_background, dialect=RESPONSES, call=call))
 
 
 def _looked_up(turn: Turn) -> Call[Turn]:

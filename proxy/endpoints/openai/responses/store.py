@@ -4,13 +4,12 @@ The dialect asks a store for the items before an input, and hands it each finish
 store, answers are not kept.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Protocol
 
 from adapters.errors import InvalidRequestError
 from proxy.endpoints.openai.responses.items import InputItem
 from proxy.endpoints.openai.responses.request import ResponseRequest
-from proxy.endpoints.server_request import ServerRequest
 from proxy.errors import PreviousResponseNotFoundError
 
 if TYPE_CHECKING:
@@ -38,12 +37,19 @@ class ResponseStore(Protocol):
         """Return the items with these ids, of this client's answers; unknown ones are left out."""
         ...
 
-    def keep(self, turn: "Turn", response: "Response") -> None:
-        """Take an answer that has ended, of whatever status, before its end is sent.
+    def keep(
+        self, turn: "Turn", response: "Response", send: Callable[[], object] | None = None
+    ) -> None:
+        """Take an answer that has ended, of whatever status; `send` sends its end.
 
         Called once for each answer that has begun, on the event loop: no I/O. `turn.items` is its
         input without the items before it. A failure must not raise: the answer is sent anyway.
+        Without `send` the end is sent at once, or when `settle` returns.
         """
+        ...
+
+    async def settle(self) -> None:
+        """Wait until the answer that was given to `keep`, if any, is stored, and send its end."""
         ...
 
 
@@ -62,7 +68,13 @@ class NoStore:
     async def find(self, ids: Sequence[str], client: str) -> Mapping[str, InputItem]:
         return {}
 
-    def keep(self, turn: "Turn", response: "Response") -> None:
+    def keep(
+        self, turn: "Turn", response: "Response", send: Callable[[], object] | None = None
+    ) -> None:
+        if send is not None:
+            send()
+
+    async def settle(self) -> None:
         return None
 
 
@@ -71,8 +83,3 @@ def previous_response_not_found(response_id: str) -> PreviousResponseNotFoundErr
         f"Previous response with id '{response_id[:100]}' not found.",
         param="previous_response_id",
     )
-
-
-def store_of(request: ServerRequest) -> ResponseStore:
-    """Return the store of the server."""
-    return NoStore()

@@ -7,6 +7,7 @@ text: they are encoded from bytes that are made when the item is opened.
 import secrets
 from abc import ABC, abstractmethod
 from collections.abc import Callable
+from functools import partial
 from typing import Any, cast
 
 import msgspec
@@ -29,6 +30,8 @@ from proxy.endpoints.openai.responses.items import (
     SummaryText,
 )
 from proxy.endpoints.openai.responses.response import (
+    Response,
+    ResponseError,
     call_item,
     ended,
     failed,
@@ -66,6 +69,7 @@ class ResponseRenderer:
         options = turn.body.stream_options
         self._obfuscates = bool(options and options.include_obfuscation)
         self._sequence = 0
+        self._was_queued = False
         self._output: list[OutputItem] = []
         self._open: _OpenItem | None = None
         # What the fast path needs of an open text.
@@ -98,11 +102,27 @@ class ResponseRenderer:
         )
         return error + self._encode(wire.Failed, response=response)
 
+    def queue(self, response: Response) -> None:
+        """Begin an answer that waits, with `response` as its object."""
+        self._was_queued = True
+        created = self._encode(wire.Created, response=response)
+        self._put(created + self._encode(wire.Queued, response=response))
+
+    def cancel(self, error: ResponseError | None = None) -> None:
+        """End an answer that was cancelled: no event says so, and its items are kept."""
+        self._pause()
+        if self._open is not None:
+            self._output.append(self._open.item("incomplete"))
+        response = to_response(self._turn, "cancelled", self._output, error=error)
+        self._turn.store.keep(self._turn, response)
+
     def _render(self, event: backend.Event) -> bytes:
         match event:
             case backend.Started():
                 response = to_response(self._turn, "in_progress")
-                created = self._encode(wire.Created, response=response)
+                created = b""
+                if not self._was_queued:
+                    created = self._encode(wire.Created, response=response)
                 return created + self._encode(wire.InProgress, response=response)
             case backend.TextDelta(text=text, logprobs=logprobs):
                 return self._text(_OpenMessage, text, logprobs or ())
@@ -187,9 +207,10 @@ class ResponseRenderer:
             ending = self._close(status) + self._begin(_OpenMessage(self._turn, self._index))
         ending += self._close(status)
         response = ended(self._turn, self._output, finished, self._record)
-        self._turn.store.keep(self._turn, response)
         kind = wire.Incomplete if status == "incomplete" else wire.Completed
-        return ending + self._encode(kind, response=response)
+        ending += self._encode(kind, response=response)
+        self._turn.store.keep(self._turn, response, partial(self._put, ending))
+        return b""
 
     def _encode(self, kind: type[wire.Event], **fields: Any) -> bytes:
         number = self._sequence

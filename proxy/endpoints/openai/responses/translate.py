@@ -56,12 +56,12 @@ _PARAMS = {
 """A feature of the contract -> the field of this API that requests it."""
 
 
-def fill_types(body: Any) -> Any:
+def fill_types(body: Any, field: str = "input") -> Any:
     """Add the `type` of messages and references in a decoded body, which clients may leave out."""
     known = cast(JSON, body)
-    if not isinstance(body, dict) or not isinstance(known.get("input"), list):
+    if not isinstance(body, dict) or not isinstance(known.get(field), list):
         return known
-    return {**known, "input": [_with_type(item) for item in known["input"]]}
+    return {**known, field: [_with_type(item) for item in known[field]]}
 
 
 def _with_type(item: Any) -> Any:

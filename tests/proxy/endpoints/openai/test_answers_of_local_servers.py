@@ -154,7 +154,6 @@ async def test_context_error_has_the_words_that_clients_look_for(
         ({"prompt_cache_options": {}}, "prompt_cache_options"),
         ({"service_tier": "flex"}, "service_tier"),
         ({"service_tier": "auto", "store": False}, None),
-        ({"store": True}, "store"),
         ({"user": "x", "metadata": {"a": "b"}, "safety_identifier": "x"}, None),
         ({"verbosity": "low", "foo": 1}, "foo, verbosity"),
     ],

@@ -1,8 +1,10 @@
 """The OpenAPI document: valid, whole, and true."""
 
 import json
+from pathlib import Path
 from typing import Any
 
+import httpx2
 import jsonschema
 import msgspec
 import pytest
@@ -14,14 +16,22 @@ from referencing.jsonschema import DRAFT202012
 
 from adapters.backend import Model
 from proxy.app import create_app
-from proxy.config import Config
+from proxy.config import Config, ServerConfig
 from proxy.errors import BACKEND_ERRORS
 from proxy.openapi import Document, to_document
 
 NAME = "org/m"
 PROMPT = {"model_id": NAME, "prompt": "Hi"}
+HI = {"type": "message", "role": "user", "content": "Hi"}
+STORED: dict[str, tuple[str, dict[str, Any]]] = {
+    "{completion_id}": ("/v1/chat/completions", chat(model=NAME, store=True)),
+    "{response_id}": ("/v1/responses", {"model": NAME, "input": "Hi", "background": True}),
+    "{conversation_id}": ("/v1/conversations", {"items": [HI]}),
+}
+"""Parameter of a path -> URL and body that create the stored object."""
 BODIES: dict[str, dict[str, Any]] = {
     "/v1/chat/completions": chat(model=NAME),
+    "/v1/responses": {"model": NAME, "input": "Hi"},
     "/api/route": chat(model=NAME),
     "/v1/completions": {"model": NAME, "prompt": "Hi"},
     "/v1/embeddings": {"model": NAME, "input": "Hi"},
@@ -32,6 +42,12 @@ BODIES: dict[str, dict[str, Any]] = {
     "/api/generate": {"model": NAME, "prompt": "Hi", "stream": False},
     "/api/embed": {"model": NAME, "input": "Hi"},
     "/api/embeddings": {"model": NAME, "prompt": "Hi"},
+}
+UPDATES: dict[str, dict[str, Any]] = {
+    "/v1/chat/completions/{completion_id}": {"metadata": {"a": "b"}},
+    "/v1/conversations/{conversation_id}": {"metadata": {"a": "b"}},
+    "/v1/conversations": {"items": [HI]},
+    "/v1/conversations/{conversation_id}/items": {"items": [HI]},
 }
 COMMANDS: dict[str, dict[str, Any]] = {
     "/api/show": {"model": NAME},
@@ -100,14 +116,27 @@ def test_every_route_is_in_it():
     assert told == served
 
 
-async def test_every_operation_answers_as_it_says(document: dict[str, Any]):
+async def filled(client: httpx2.AsyncClient, path: str) -> str:
+    """The path with the ids of new stored objects."""
+    for parameter, (url, body) in STORED.items():
+        if parameter in path:
+            new = (await client.post(url, json=body)).json()
+            path = path.replace(parameter, new["id"])
+            if "{item_id}" in path:
+                (item,) = (await client.get(f"{url}/{new['id']}/items")).json()["data"]
+                path = path.replace("{item_id}", item["id"])
+    return path.replace("{model}", NAME)
+
+
+async def test_every_operation_answers_as_it_says(document: dict[str, Any], tmp_path: Path):
     """With an engine that does all there is; schemas and content types are looked at."""
+    config = Config(server=ServerConfig(state_folder=str(tmp_path)))
     backend = ScriptedBuilder(kind="mlx", models=[Model(name=NAME)])
     backend.files[DIGEST] = b"weights"
-    async with http_client(backend) as client:
+    async with http_client(backend, config=config) as client:
         for method, path, operation in operations(document):
-            url = path.replace("{model}", NAME).replace("{digest}", DIGEST)
-            body = BODIES.get(path) or COMMANDS.get(path)
+            url = (await filled(client, path)).replace("{digest}", DIGEST)
+            body = (BODIES | COMMANDS | (UPDATES if method == "post" else {})).get(path)
             response = await client.request(method.upper(), url, json=body)
             assert str(response.status_code) in operation["responses"], (path, response.text)
             assert response.status_code < 300, (path, response.text)

@@ -1,0 +1,1 @@
+"""Stored answers: a SQLite database in the state folder, which survives restarts."""

@@ -1,0 +1,176 @@
+"""One SQLite database: private files, a thread of its own, damaged files set aside.
+
+Several servers may share the file.
+"""
+
+import asyncio
+import fcntl
+import logging
+import os
+import sqlite3
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from sqlite3 import Connection
+from typing import TypeVar
+
+from proxy.errors import StorageError
+from proxy.stored.schema import MIGRATIONS, SETTINGS
+
+log = logging.getLogger("tandem")
+
+T = TypeVar("T")
+Job = Callable[[Connection], T]
+"""Statements of one transaction. It runs a second time where the file was found to be damaged."""
+
+_DAMAGE = frozenset({sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB})
+_PRIMARY = 0xFF
+"""The bits of SQLite's extended error codes that are the primary code."""
+
+
+class Database:
+    """Runs jobs one after another on one thread: one writer, and the event loop never waits.
+
+    A job takes one change of threads and ends on its own, even if its caller is cancelled. A
+    library with an awaitable call for each statement would need a lock and a rollback for each
+    cancelled task, and six changes of threads for a write.
+    """
+
+    def __init__(self, path: Path, recover: Job[None]) -> None:
+        """`recover` runs once after opening, if no other process uses the file."""
+        self.path = path
+        self._recover = recover
+        self._connection: Connection | None = None
+        self._lock_file: int | None = None
+        self._thread: ThreadPoolExecutor | None = None
+
+    async def read(self, job: Job[T]) -> T:
+        """Run a `job` that changes nothing.
+
+        Raises:
+            StorageError: the database cannot be opened or read.
+        """
+        return await self._on_thread(lambda: self._run(job, "BEGIN"))
+
+    async def write(self, job: Job[T]) -> T:
+        """Run `job` in a transaction.
+
+        Raises:
+            StorageError: the database cannot be opened or written; nothing of `job` is kept.
+        """
+        return await self._on_thread(lambda: self._run(job, "BEGIN IMMEDIATE"))
+
+    async def aclose(self) -> None:
+        """Finish the jobs in progress and close the file. A later job opens it anew."""
+        if self._thread is None:
+            return
+        await self._on_thread(self._close)
+        self._thread.shutdown(wait=False)
+        self._thread = None
+
+    async def _on_thread(self, call: Callable[[], T]) -> T:
+        if self._thread is None:
+            self._thread = ThreadPoolExecutor(1, "stored-answers")
+        return await asyncio.get_running_loop().run_in_executor(self._thread, call)
+
+    # --- on the thread ---
+
+    def _run(self, job: Job[T], begin: str) -> T:
+        try:
+            try:
+                return self._transaction(job, begin)
+            except sqlite3.DatabaseError as exc:
+                if not _is_damage(exc):
+                    raise
+                self._set_aside(exc)
+                return self._transaction(job, begin)
+        except (sqlite3.Error, OSError) as exc:
+            raise StorageError(str(exc)) from exc
+
+    def _transaction(self, job: Job[T], begin: str) -> T:
+        if self._connection is None:
+            self._connection = self._open()
+        return _in_transaction(self._connection, job, begin)
+
+    def _open(self) -> Connection:
+        alone = self._prepare_files()
+        connection = sqlite3.connect(self.path, isolation_level=None, cached_statements=64)
+        try:
+            for statement in SETTINGS:
+                connection.execute(statement)
+            _in_transaction(connection, _migrate)
+            if alone:
+                _in_transaction(connection, self._recover)
+        except BaseException:
+            connection.close()
+            raise
+        return connection
+
+    def _prepare_files(self) -> bool:
+        """Create folder and file, with no access for others; true if no other process uses it."""
+        folder = self.path.parent
+        folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+        folder.chmod(0o700)
+        file = os.open(self.path, os.O_RDWR | os.O_CREAT, 0o600)  # SQLite copies the mode.
+        os.fchmod(file, 0o600)
+        os.close(file)
+        if self._lock_file is None:
+            self._lock_file = os.open(self.path.with_suffix(".lock"), os.O_RDWR | os.O_CREAT, 0o600)
+        try:
+            fcntl.flock(self._lock_file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            return False
+        finally:
+            fcntl.flock(self._lock_file, fcntl.LOCK_SH)
+        return True
+
+    def _set_aside(self, exc: sqlite3.DatabaseError) -> None:
+        """Rename a damaged file, so that the next job begins a new one."""
+        self._close()
+        aside = self.path.with_name(f"{self.path.stem}.damaged{self.path.suffix}")
+        log.error(
+            "Stored answers: %s is damaged (%s). It was set aside as %s, and a new file is used.",
+            *(self.path, exc, aside),
+        )
+        self.path.replace(aside)
+        for ending in ("-wal", "-shm"):
+            self.path.with_name(self.path.name + ending).unlink(missing_ok=True)
+
+    def _close(self) -> None:
+        if self._connection is not None:
+            self._connection.close()
+            self._connection = None
+        if self._lock_file is not None:
+            os.close(self._lock_file)
+            self._lock_file = None
+
+
+def _migrate(connection: Connection) -> None:
+    """Bring the tables to the version of this program.
+
+    Raises:
+        StorageError: the file was written by a newer version.
+    """
+    (version,) = connection.execute("PRAGMA user_version").fetchone()
+    if version > len(MIGRATIONS):
+        raise StorageError(f"the file has version {version}, made by a newer Tandem")
+    for statement in [each for step in MIGRATIONS[version:] for each in step]:
+        connection.execute(statement)
+    if version < len(MIGRATIONS):
+        connection.execute(f"PRAGMA user_version = {len(MIGRATIONS)}")
+
+
+def _in_transaction(connection: Connection, job: Job[T], begin: str = "BEGIN IMMEDIATE") -> T:
+    connection.execute(begin)
+    try:
+        result = job(connection)
+        connection.execute("COMMIT")
+    except BaseException:
+        if connection.in_transaction:  # SQLite ends it by itself where the disk is full.
+            connection.execute("ROLLBACK")
+        raise
+    return result
+
+
+def _is_damage(exc: sqlite3.DatabaseError) -> bool:
+    return getattr(exc, "sqlite_errorcode", 0) & _PRIMARY in _DAMAGE
