@@ -2,6 +2,7 @@
 
 import http.client
 import json
+import os
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -19,6 +20,13 @@ def write(folder: Path, text: str) -> Path:
 
 def command(*args: str) -> list[str]:
     return [sys.executable, "-m", "proxy", *args]
+
+
+def _server_command() -> list[str]:
+    """With a journal of its answers, where `recorder.plugin` reads it."""
+    if "TANDEM_TEST_JOURNAL" not in os.environ:
+        return command()
+    return [sys.executable, "-m", "recorder.serve"]
 
 
 class Running:
@@ -69,10 +77,11 @@ def serving(config: Path | None) -> Iterator[Running]:
     """With that file, or with none but the user's own."""
     named = ("--config", str(config)) if config is not None else ()
     process = subprocess.Popen(
-        command("serve", "--port", "0", *named),
+        [*_server_command(), "serve", "--port", "0", *named],
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,
+        env=os.environ | {"PYTHONPATH": os.pathsep.join(sys.path)},
     )
     try:
         assert process.stdout is not None

@@ -6,7 +6,6 @@ from typing import Any
 import openai
 import pytest
 from fakes.scripted_backend import DONE, HELLO, ScriptedBackend, chat, http_client, openai_client
-from jsonschema import Draft202012Validator
 
 from adapters.config import EchoConfig
 from adapters.echo import EchoBackend
@@ -260,37 +259,11 @@ async def test_unknown_model_is_the_sdks_not_found():
 @pytest.mark.parametrize(
     "script", [list(HELLO), EVERYTHING_SAID, [Started(), DONE]], ids=["text", "all", "nothing"]
 )
-async def test_answers_are_valid_by_openais_schema(
-    script: list[Any], openai_components: dict[str, Any]
-):
-    names = ("CreateChatCompletionResponse", "CreateChatCompletionStreamResponse")
-    whole, chunk = _validators(openai_components, *names)
+async def test_every_kind_of_event_has_openais_shape(script: list[Any]):
+    """Bodies and events are validated by `recorder.plugin`."""
     async with http_client(ScriptedBackend(script)) as client:
-        whole.validate((await client.post(URL, json=chat())).json())
-    *chunks, _done = await streamed(script, stream_options={"include_usage": True})
-    for each in chunks:
-        chunk.validate(each)
-    with pytest.raises(Exception, match="required"):
-        chunk.validate({})
-
-
-def _validators(components: dict[str, Any], *names: str) -> list[Draft202012Validator]:
-    root = {"components": _plain(components)}
-    return [
-        Draft202012Validator({**root, "$ref": f"#/components/schemas/{name}"}) for name in names
-    ]
-
-
-def _plain(schema: Any) -> Any:
-    """OpenAPI 3.0's `nullable` in the words of JSON Schema."""
-    if isinstance(schema, list):
-        return [_plain(each) for each in schema]
-    if not isinstance(schema, dict):
-        return schema
-    plain = {key: _plain(value) for key, value in schema.items() if key != "nullable"}
-    if schema.get("nullable") is True:
-        return {"anyOf": [plain, {"type": "null"}]}
-    return plain
+        assert (await client.post(URL, json=chat())).status_code == 200
+    assert await streamed(script, stream_options={"include_usage": True})
 
 
 OLD_CALL = [
