@@ -15,12 +15,10 @@ import pytest
 from recorder.journal import Answer, Entry, answers, read_file
 from recorder.openai_schema import OpenAISchema, check
 from recorder.recorded_app import recorded
+from recorder.serve import JOURNAL_VARIABLE
 
 import proxy.app
 from proxy.http.dispatch import Dispatch
-
-JOURNAL_VARIABLE = "TANDEM_TEST_JOURNAL"
-"""Path of the file that server processes write to."""
 
 
 class Recorder:

@@ -1,4 +1,4 @@
-"""`tandem` with a journal of everything that its server sends, in the file of a variable."""
+"""`tandem`, with a journal of everything that its server sends if a variable names a file."""
 
 import os
 import sys
@@ -10,9 +10,16 @@ from recorder.recorded_app import recorded
 import proxy.app
 from proxy.cli import main
 
+JOURNAL_VARIABLE = "TANDEM_TEST_JOURNAL"
+"""Path of the file that server processes write to."""
+
+
+def run() -> int:
+    # The journal is the test's: processes of the server do not know of it.
+    if path := os.environ.pop(JOURNAL_VARIABLE, None):
+        proxy.app.Dispatch = recorded(FileJournal(Path(path)))  # type: ignore[misc]
+    return main()
+
+
 if __name__ == "__main__":
-    # The journal is the test's: a server does not know of it.
-    journal = FileJournal(Path(os.environ.pop("TANDEM_TEST_JOURNAL")))
-    proxy.app.Dispatch = recorded(journal)  # type: ignore[misc]
-    sys.argv[0] = "tandem"
-    main()
+    sys.exit(run())

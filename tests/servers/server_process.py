@@ -22,13 +22,6 @@ def command(*args: str) -> list[str]:
     return [sys.executable, "-m", "proxy", *args]
 
 
-def _server_command() -> list[str]:
-    """With a journal of its answers, where `recorder.plugin` reads it."""
-    if "TANDEM_TEST_JOURNAL" not in os.environ:
-        return command()
-    return [sys.executable, "-m", "recorder.serve"]
-
-
 class Running:
     def __init__(self, process: subprocess.Popen[str], port: int) -> None:
         self.process, self.port = process, port
@@ -73,11 +66,11 @@ class Running:
 
 
 @contextmanager
-def serving(config: Path | None) -> Iterator[Running]:
-    """With that file, or with none but the user's own."""
+def serving(config: Path | None, module: str = "recorder.serve") -> Iterator[Running]:
+    """With that file, or with none but the user's own; `module` runs in place of `tandem`."""
     named = ("--config", str(config)) if config is not None else ()
     process = subprocess.Popen(
-        [*_server_command(), "serve", "--port", "0", *named],
+        [sys.executable, "-m", module, "serve", "--port", "0", *named],
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,
