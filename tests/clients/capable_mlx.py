@@ -22,7 +22,9 @@ async def _constrain(request: GenerationRequest, loaded: Any, _prompt: Any) -> A
     calls = [{"name": call.name, "arguments": call.arguments} for call in answer.calls]
     if not request.parallel_tool_calls:
         calls = calls[:1]
-    text = answer.text + "".join(f"<tool_call>\n{json.dumps(c)}\n</tool_call>" for c in calls)
+    text = answer.text + "".join(
+        f"<tool_call>\n{json.dumps(c, ensure_ascii=False)}\n</tool_call>" for c in calls
+    )
     tokens = loaded.tokenizer.encode(text, add_special_tokens=False)
     return [(Script(tokens),) for _ in range(request.n)], ()
 
@@ -39,6 +41,7 @@ def to_question(request: GenerationRequest) -> Question:
         () if request.tool_choice == "none" else tuple((t.name, t.parameters or {}) for t in tools),
         must_call=request.tool_choice not in ("auto", "none"),
         schema=None if shape is None else shape.schema if isinstance(shape, JSONSchema) else {},
+        conversation="\n".join(message.text for message in messages),
     )
 
 

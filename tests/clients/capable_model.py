@@ -22,6 +22,8 @@ class Question(NamedTuple):
     must_call: bool = False
     schema: Schema | None = None
     """Of the answer; `{}` for any object."""
+    conversation: str = ""
+    """All texts, which may describe the object."""
 
 
 class Call(NamedTuple):
@@ -35,17 +37,40 @@ class Reply(NamedTuple):
 
 
 def reply(question: Question) -> Reply:
-    wanted = question.tools if question.must_call else tuple(_mentioned(question))
-    if wanted and not question.results:
-        filled = _Filled(question.text, may_call=True)
-        calls = [Call(name, filled.value(schema, schema)) for name, schema in wanted]
-        return Reply(calls=tuple(calls[:1] if question.must_call else calls))
     said = " ".join(question.results) or question.text
+    filled = _Filled(said, may_call=not question.results)
+    if wanted := list(_wanted(question)):
+        return Reply(calls=tuple(Call(name, filled.value(each, each)) for name, each in wanted))
     if question.schema is not None:
-        filled = _Filled(said, may_call=not question.results)
-        value = filled.value(question.schema, question.schema)
-        return Reply(json.dumps(value, ensure_ascii=False))
+        schema = filled.choose(question.schema)
+        if schema.keys() <= {"type"}:  # Any object: which one is said in words.
+            schema = _described(question.conversation)
+        return Reply(json.dumps(filled.value(schema, question.schema), ensure_ascii=False))
     return Reply(f"The result is {said}" if question.results else f"You said: {said}")
+
+
+def _wanted(question: Question) -> list[tuple[str, Schema]]:
+    """The tools that are called: those mentioned first, and after their results another."""
+    mentioned = list(_mentioned(question))
+    if not question.must_call:
+        return mentioned if not question.results else []
+    if not question.results:
+        return [*mentioned, *question.tools][:1]
+    return [*(each for each in question.tools if each not in mentioned), *question.tools][:1]
+
+
+def _described(conversation: str) -> Schema:
+    """The schema that a text contains, or an object with the keys that it quotes."""
+    decoder = json.JSONDecoder()
+    for start in re.finditer(r"\{", conversation):
+        try:
+            found, _ = decoder.raw_decode(conversation, start.start())
+        except ValueError:
+            continue
+        if "properties" in found:
+            return found
+    keys = re.findall(r"'(\w+)'", conversation)
+    return {"properties": {key: {"type": "string"} for key in keys}}
 
 
 def _mentioned(question: Question) -> Iterator[tuple[str, Schema]]:
@@ -67,16 +92,16 @@ class _Filled:
         self._text = text
         self._may_call = may_call
         self._numbers = iter(re.findall(r"-?\d+(?:\.\d+)?", text))
+        quoted = re.findall(r"'([^']{2,40})'", text)
         places = re.findall(r"\b(?:in|for|of|is) ((?:[A-Z][\w.]*,? ?)+)", text)
         names = re.findall(r"\b[A-Z][a-z]+\b", text)
-        self._name = (places or names[1:] or names or [text[:40]])[0].strip(" ,.?")
+        self._name = (quoted or places or names[1:] or names or [text[:40]])[0].strip(" ,.?")
 
     def value(self, schema: Any, root: Schema) -> Any:
         if not isinstance(schema, dict):
             return {}
-        for keyword in ("anyOf", "oneOf", "allOf"):
-            if keyword in schema:
-                return self.value(self._choose(schema[keyword]), root)
+        if (chosen := self.choose(schema)) is not schema:
+            return self.value(chosen, root)
         match schema:
             case {"$ref": str(reference)}:
                 return self.value(_resolved(root, reference), root)
@@ -87,16 +112,23 @@ class _Filled:
                 return (named or values)[0]
         return self._by_type(schema, root)
 
-    def _choose(self, schemas: list[Any]) -> Any:
-        """The first that is not null and, if it is a call, that of a tool that is mentioned."""
+    def choose(self, schema: Schema) -> Schema:
+        """`schema`, or one of its alternatives."""
+        for keyword in ("anyOf", "oneOf", "allOf"):
+            if keyword in schema:
+                return self._best(schema[keyword])
+        return schema
+
+    def _best(self, schemas: list[Any]) -> Any:
+        """The first that is not null; a call of a tool that is mentioned, then an answer."""
         words = set(_words(self._text))
 
-        def rank(schema: Any) -> tuple[bool, bool]:
+        def rank(schema: Any) -> tuple[bool, int]:
             name = schema.get("properties", {}).get("name", {}).get("const")
-            is_mentioned = name is not None and bool(words.intersection(_words(name)))
-            return schema.get("type") == "null", (name is not None) != (
-                self._may_call and is_mentioned
-            )
+            if name is None:
+                return schema.get("type") == "null", 1
+            is_mentioned = bool(words.intersection(_words(name)))
+            return False, (0 if self._may_call else 3) if is_mentioned else 2
 
         return min(schemas, key=rank)
 

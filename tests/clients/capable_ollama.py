@@ -119,6 +119,7 @@ def to_question(body: dict[str, Any]) -> Question:
         tuple(m["content"] for m in messages[last + 1 :] if m["role"] == "tool"),
         tuple((tool["name"], tool.get("parameters") or {}) for tool in tools),
         schema={} if given == "json" else given,
+        conversation="\n".join(m["content"] for m in messages),
     )
 
 

@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import httpx2
-import jsonschema
+import jsonschema.validators
 import pytest
 from clients.capable_ollama import MODEL, capable_ollama
 from fakes.scripted_backend import http_client

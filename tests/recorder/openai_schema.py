@@ -10,6 +10,8 @@ import msgspec
 import yaml
 from recorder.journal import Answer
 
+_SHOWN = 2000
+"""Characters of a violation that are shown: it repeats what is wrong."""
 WEBSOCKET = 0
 """The status of an answer that is a WebSocket."""
 _WEBSOCKET_EVENTS = "ResponsesServerEvent"
@@ -93,7 +95,7 @@ class OpenAISchema:
             return
         for error in self._validators[name].iter_errors(value):
             place = "".join(f"[{each!r}]" for each in error.instance_path)
-            yield f"{name}{place}: {error.message[:1000]}"
+            yield f"{name}{place}: {error.message}"
 
 
 class Checked(NamedTuple):
@@ -115,7 +117,7 @@ def check(answer: Answer, schema: OpenAISchema) -> Checked:
         operation = None
     parts = list(_parts(answer, operation))
     wrong = [
-        f"{head.method} {head.path} {head.status}: {violation}"
+        f"{head.method} {head.path} {head.status}: {violation[:_SHOWN]}"
         for name, data in parts
         for violation in schema.violations(name, data)
         if not _is_allowed(operation, violation)

@@ -37,7 +37,11 @@ def test_answer(client: OpenAI):
 
 def test_stream_with_usage(client: OpenAI):
     with client.chat.completions.stream(
-        model=MODEL, messages=HI, max_tokens=8, stream_options={"include_usage": True}
+        model=MODEL,
+        messages=HI,
+        max_tokens=200,
+        temperature=0,
+        stream_options={"include_usage": True},
     ) as stream:
         deltas = [event.delta for event in stream if event.type == "content.delta"]
         final = stream.get_final_completion()
