@@ -6,7 +6,7 @@ from typing import Any
 from litestar.types import Message, Receive, Scope, Send
 from recorder.journal import End, Head, Journal, Piece, new_answer
 
-from proxy.errors import openai_body
+from proxy.errors import ErrorBody, Failure
 from proxy.http.dispatch import Dispatch
 from proxy.http.send_buffer import WIRE, Wire
 
@@ -59,8 +59,11 @@ def _head(message: Any, scope: Any, answer: str) -> Head:
         message.get("status", 0),
         headers.get(b"content-type", b"").decode(),
         [name.decode("latin-1") for name, _ in scope["headers"]],
-        state.get("failure_body") is openai_body,
+        "errors" in state and isinstance(state["errors"].body(_ANY_FAILURE), ErrorBody),
     )
+
+
+_ANY_FAILURE = Failure(status=400, message="", type="")
 
 
 class _RecordedWire:
