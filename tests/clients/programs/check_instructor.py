@@ -1,6 +1,7 @@
 """instructor in its modes for OpenAI."""
 
 import os
+from typing import Literal
 
 import instructor
 import openai
@@ -22,7 +23,7 @@ MODES = [
 class City(pydantic.BaseModel):
     """A city."""
 
-    name: str
+    name: Literal["Paris", "Rome"]
     big: bool
 
 

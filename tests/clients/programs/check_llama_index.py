@@ -1,6 +1,7 @@
 """LlamaIndex: its class for OpenAI-compatible servers, and its embeddings."""
 
 import os
+from typing import Literal
 
 import pydantic
 import pytest
@@ -19,8 +20,8 @@ needs_capable_model = pytest.mark.skipif(
 class Weather(pydantic.BaseModel):
     """The weather of a city."""
 
-    city: str
-    days: int
+    city: Literal["Paris", "Rome"]
+    days: Literal[1, 2, 3]
 
 
 @pytest.fixture

@@ -3,6 +3,7 @@
 import json
 import os
 import urllib.request
+from typing import Literal
 
 import openai
 import pydantic
@@ -37,8 +38,8 @@ pytestmark = pytest.mark.parametrize("kind", KINDS)
 class Weather(pydantic.BaseModel):
     """The weather of a city."""
 
-    city: str
-    days: int
+    city: Literal["Paris", "Rome"]
+    days: Literal[1, 2, 3]
 
 
 @function_tool

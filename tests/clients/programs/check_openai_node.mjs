@@ -9,7 +9,7 @@ import { z } from "zod";
 const { TANDEM_URL, TANDEM_MODEL: model, TANDEM_EMBEDDING_MODEL, TANDEM_CAPABLE } = process.env;
 const client = new OpenAI({ baseURL: `${TANDEM_URL}/v1`, apiKey: "x", maxRetries: 0 });
 const messages = [{ role: "user", content: "Say hello." }];
-const Weather = z.object({ city: z.string(), days: z.number().int() });
+const Weather = z.object({ city: z.enum(["Paris", "Rome"]), days: z.literal([1, 2, 3]) });
 const weather = zodFunction({ name: "get_weather", parameters: Weather });
 const question = [{ role: "user", content: "What is the weather in Paris for 3 days?" }];
 const capable = { skip: TANDEM_CAPABLE ? false : "the model does not follow instructions" };

@@ -2,6 +2,7 @@
 
 import os
 from collections.abc import Iterator
+from typing import Literal
 
 import openai
 import pydantic
@@ -24,8 +25,8 @@ def client() -> Iterator[OpenAI]:
 class GetWeather(pydantic.BaseModel):
     """Tells the weather."""
 
-    city: str
-    days: int
+    city: Literal["Paris", "Rome"]
+    days: Literal[1, 2, 3]
 
 
 def test_answer(client: OpenAI):

@@ -1,6 +1,7 @@
 """pydantic-ai with its chat model for OpenAI."""
 
 import os
+from typing import Literal
 
 import pydantic
 import pytest
@@ -21,8 +22,8 @@ needs_capable_model = pytest.mark.skipif(
 class Weather(pydantic.BaseModel):
     """The weather of a city."""
 
-    city: str
-    days: int
+    city: Literal["Paris", "Rome"]
+    days: Literal[1, 2, 3]
 
 
 async def test_text():

@@ -20,7 +20,7 @@ const compatible = createOpenAICompatible({
 const models = { openai: openai.chat(TANDEM_MODEL), compatible: compatible(TANDEM_MODEL) };
 const common = { maxRetries: 0, maxOutputTokens: 200 };
 const capable = { skip: TANDEM_CAPABLE ? false : "the model does not follow instructions" };
-const Weather = z.object({ city: z.string(), days: z.number().int() });
+const Weather = z.object({ city: z.enum(["Paris", "Rome"]), days: z.literal([1, 2, 3]) });
 
 for (const [name, model] of Object.entries(models)) {
   test(`${name}: text`, async () => {
