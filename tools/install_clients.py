@@ -21,7 +21,7 @@ from msgspec import Struct
 
 PINS = Path(__file__).parents[1] / "tests" / "clients" / "pins.toml"
 RUNNER = ("pytest==9.2.0", "pytest-asyncio==1.5.0", "pytest-timeout==2.4.0")
-"""What runs the programs of clients in Python."""
+"""Packages that run the programs of clients in Python."""
 _DONE = "installed"
 """A file that is written when an environment is complete."""
 
