@@ -13,6 +13,8 @@ from servers.ollama_server import ollama_host, ollama_process
 
 __all__ = ["ollama_host", "ollama_process"]
 
+pytest_plugins = ["recorder.plugin"]
+
 _OTHER_TIERS = ("clients", "long", "metal", "ollama", "process", "slow")
 _FIXTURES = {"ollama_host": "ollama", "ollama_process": "ollama", "smollm2_folder": "slow"}
 """Fixture -> marker of the tests that use it. The real model is converted by a process."""

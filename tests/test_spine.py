@@ -12,7 +12,7 @@ FUNCTIONS, FILES, CALLS = 15, 9, 12
 
 
 @pytest.fixture(scope="module")
-def measured() -> list[Row]:
+def measured(unrecorded: None) -> list[Row]:
     async def collect() -> list[Row]:
         return [row async for row in rows()]
 

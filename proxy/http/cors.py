@@ -8,7 +8,6 @@ from collections.abc import Sequence
 from litestar.response.base import ASGIResponse
 from litestar.types import Receive, Scope, Send
 
-from proxy.config import ServerConfig
 from proxy.http.gates import Fields, is_allowed_origin
 from proxy.http.headers import Headers
 
@@ -20,10 +19,10 @@ _MAX_AGE = 7200
 """Seconds that a browser may remember a preflight: the most that Chrome takes."""
 
 
-def to_cors_headers(fields: Fields, config: ServerConfig) -> Headers:
+def to_cors_headers(fields: Fields, allowed_origins: tuple[str, ...]) -> Headers:
     """Headers of every answer to a request with an allowed origin, errors included."""
     origin = fields.get("origin")
-    if origin is None or not is_allowed_origin(origin, config.allowed_origins):
+    if origin is None or not is_allowed_origin(origin, allowed_origins):
         return ()
     return (
         (b"access-control-allow-origin", origin.encode("latin-1")),

@@ -5,6 +5,7 @@ from collections.abc import Awaitable, Callable, Iterable, Iterator, Mapping
 from typing import Any
 
 from litestar import Litestar
+from litestar.exceptions import MethodNotAllowedException
 from litestar.response.base import ASGIResponse
 from litestar.routes import HTTPRoute
 from litestar.types import HTTPScope, Message, Receive, Scope, Send
@@ -36,6 +37,11 @@ class RouteInfo(Struct, frozen=True):
     handlers: dict[str, Handler] = {}
     """Method -> a handler that takes the request alone and makes its own answer: option `fast`,
     which is the handler, or true for the route's own."""
+
+    @property
+    def allow(self) -> dict[str, str]:
+        """The header with the methods; Litestar's own does not know of HEAD."""
+        return {"allow": ", ".join(self.methods)}
 
 
 _NO_ERRORS: Mapping[str, ErrorDialect] = {}
@@ -84,7 +90,7 @@ class Dispatch:
             (info for prefix, info in self._prefixes if path.startswith(prefix)), _UNKNOWN
         )
         errors = state["errors"] = route.errors or self._errors_for(fields)
-        others = [*to_cors_headers(fields, self._config)]
+        others = [*to_cors_headers(fields, self._config.allowed_origins)]
         if errors.id_header is not None:
             others.append((errors.id_header.encode(), record.request_id.encode()))
         send = with_headers(send, record, others)
@@ -97,6 +103,8 @@ class Dispatch:
             try:
                 if refusal is not None:
                     raise refusal
+                if method not in route.methods and route is not _UNKNOWN:
+                    raise MethodNotAllowedException(headers=route.allow)
                 if handler is not None:
                     response = await handler(self._request_class(http, receive, send))
                 elif is_preflight(fields, method):

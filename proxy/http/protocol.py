@@ -18,6 +18,8 @@ from uvicorn._types import ASGI3Application
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol, RequestResponseCycle
 
 from proxy.errors import to_failure
+from proxy.http.cors import to_cors_headers
+from proxy.http.gates import to_fields
 from proxy.http.response_cycle import ResponseCycle, refuse_at_once
 from proxy.http.send_buffer import WIRE
 
@@ -54,6 +56,8 @@ class Connection(HttpToolsProtocol):
     """uvicorn's httptools protocol with limits, deadlines and refusals; `ResponseCycle` sends."""
 
     deadlines = Deadlines()
+    allowed_origins: tuple[str, ...] = ()
+    """Patterns of origins with pages that may read a refusal; see `ServerConfig`."""
     app: ASGI3Application
     parser: httptools.HttpRequestParser
     _in_message = False
@@ -220,7 +224,11 @@ class Connection(HttpToolsProtocol):
         if reply is not None and not reply.response_complete:
             reply.disconnect()
         if reply is None or reply.response_complete or not reply.response_started:
-            self.transport.write(refuse_at_once(to_failure(HTTPException(status_code=status))))
+            failure = to_failure(HTTPException(status_code=status))
+            # uvicorn has no list before the first request.
+            fields = to_fields(cast(list[tuple[bytes, bytes]] | None, self.headers) or ())
+            cors = to_cors_headers(fields, self.allowed_origins)
+            self.transport.write(refuse_at_once(failure, cors))
         self._close_gracefully()
 
     def _close_gracefully(self) -> None:

@@ -11,19 +11,21 @@ from uvicorn._types import ASGISendEvent, HTTPResponseStartEvent
 from uvicorn.protocols.http.httptools_impl import STATUS_LINE, RequestResponseCycle
 
 from proxy.errors import Failure, internal_failure
+from proxy.http.headers import Headers
 from proxy.record import new_id
 
 _BODILESS = frozenset({204, 304})
 
 
-def refuse_at_once(failure: Failure) -> bytes:
+def refuse_at_once(failure: Failure, headers: Headers = ()) -> bytes:
     """Encode a complete response without the application; it is the connection's last."""
     body = msgspec.json.encode(failure.body)
     head = (
         b"content-type: application/json\r\ncontent-length: %d\r\nconnection: close\r\n"
-        b"x-request-id: %b\r\nx-tandem-backend: none\r\n\r\n"
+        b"x-request-id: %b\r\nx-tandem-backend: none\r\n"
     ) % (len(body), new_id("req_").encode())
-    return STATUS_LINE[failure.status] + head + body
+    others = b"".join([b"%b: %b\r\n" % header for header in headers])
+    return STATUS_LINE[failure.status] + head + others + b"\r\n" + body
 
 
 class ResponseCycle(RequestResponseCycle):

@@ -62,10 +62,17 @@ class Server(uvicorn.Server):
         self._loop.call_soon_threadsafe(self._exit.set)
 
 
+def _connection_of(config: ServerConfig) -> type[Connection]:
+    class ConfiguredConnection(Connection):
+        allowed_origins = config.allowed_origins
+
+    return ConfiguredConnection
+
+
 def _settings(app: Litestar, config: ServerConfig) -> uvicorn.Config:
     return uvicorn.Config(
         app,
-        http=Connection,
+        http=_connection_of(config),
         loop="uvloop",  # asyncio's own loop needs twice the time from one token to the next
         ws="none",  # uvicorn hangs on `Upgrade: websocket` where a library for it is installed
         lifespan="on",

@@ -20,7 +20,10 @@ class Seen(NamedTuple):
 class Reply:
     """One response in progress. Each piece is a write, and an HTTP chunk, of its own."""
 
-    def __init__(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+    def __init__(
+        self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter, request: Seen
+    ) -> None:
+        self.request = request
         self._reader = reader
         self._writer = writer
 
@@ -110,7 +113,7 @@ class StandIn:
                 self.seen.append(seen)
                 async with self._changed:
                     self._changed.notify_all()
-                await self._scripts.get(seen.path, not_there)(Reply(reader, writer))
+                await self._scripts.get(seen.path, not_there)(Reply(reader, writer, seen))
         except (OSError, asyncio.IncompleteReadError):
             pass  # The client has disconnected, as some tests do.
         finally:

@@ -2,6 +2,7 @@
 
 import http.client
 import json
+import os
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -65,14 +66,15 @@ class Running:
 
 
 @contextmanager
-def serving(config: Path | None) -> Iterator[Running]:
-    """With that file, or with none but the user's own."""
+def serving(config: Path | None, module: str = "recorder.serve") -> Iterator[Running]:
+    """With that file, or with none but the user's own; `module` runs in place of `tandem`."""
     named = ("--config", str(config)) if config is not None else ()
     process = subprocess.Popen(
-        command("serve", "--port", "0", *named),
+        [sys.executable, "-m", module, "serve", "--port", "0", *named],
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,
+        env=os.environ | {"PYTHONPATH": os.pathsep.join(sys.path)},
     )
     try:
         assert process.stdout is not None

@@ -63,7 +63,7 @@ class GrammarSchema(Struct, frozen=True):
     schema: dict[str, Any]
     """The part that Ollama enforces."""
     left_out: tuple[str, ...] = ()
-    """Paths of the keywords that it does not enforce."""
+    """Paths of the keywords that no answer has to keep to."""
     must_check: bool = False
     """True for a strict schema with keywords that are checked in the answer, not enforced."""
 
@@ -76,13 +76,13 @@ class _Unenforced(Struct, frozen=True):
     mistake: str = ""
     """The fault of the schema itself, if it has one."""
 
-    def to_error(self, param: str) -> InvalidRequestError:
+    def to_error(self) -> InvalidRequestError:
         if self.mistake:
-            return InvalidRequestError(self.mistake, param=param)
+            return InvalidRequestError(self.mistake, param=self.path)
         return UnsupportedParameterError(
             f"Ollama cannot enforce the schema's '{self.keyword}' ({self.path}), as 'strict'"
             " demands.",
-            param=param,
+            param=self.path,
         )
 
 
@@ -95,10 +95,10 @@ class SchemaRewriter:
         self.left_out: list[str] = []
         self.must_check = False
 
-    def rewrite(self, schema: Any, place: str, param: str, *, strict: bool) -> _Node:
+    def rewrite(self, schema: Any, place: str, *, strict: bool) -> _Node:
         """Return `schema` as Ollama enforces it, with references to `definitions`.
 
-        `place` is the path of the schema in the request, for `left_out`.
+        `place` is the path of the schema in the request, for `left_out` and errors.
 
         Raises:
             InvalidRequestError: `strict`, and no value fits the schema, or a `$ref` has no target.
@@ -112,9 +112,11 @@ class SchemaRewriter:
             one = _Rewriting(True, place, len(self.definitions))
             node, one.unenforced = {"type": "object"}, [_Unenforced(place, "", reason)]
         if strict and one.unenforced:
-            raise one.unenforced[0].to_error(param)
+            raise one.unenforced[0].to_error()
         self.definitions |= one.definitions
-        self.left_out += [part.path for part in (*one.unenforced, *one.checked)]
+        # A strict schema is kept to: what the grammar leaves out is checked.
+        loose = () if strict else (*one.unenforced, *one.checked)
+        self.left_out += [part.path for part in loose]
         self.left_out += one.meaningless
         self.must_check = self.must_check or (strict and bool(one.checked))
         return node
@@ -125,10 +127,10 @@ class SchemaRewriter:
         return GrammarSchema(schema, tuple(dict.fromkeys(self.left_out)), self.must_check)
 
 
-def to_grammar_schema(schema: Schema, place: str, param: str, *, strict: bool) -> GrammarSchema:
+def to_grammar_schema(schema: Schema, place: str, *, strict: bool) -> GrammarSchema:
     """Rewrite one schema; the arguments and errors are those of `SchemaRewriter.rewrite`."""
     rewriter = SchemaRewriter()
-    return rewriter.result(rewriter.rewrite(schema, place, param, strict=strict))
+    return rewriter.result(rewriter.rewrite(schema, place, strict=strict))
 
 
 class _Rewriting:

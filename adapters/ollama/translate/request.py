@@ -178,7 +178,7 @@ def _answer_schema(wanted: ResponseFormat | None, rewriter: SchemaRewriter) -> d
         case JSONObject():
             return {"type": "object"}
         case JSONSchema(schema=schema, strict=strict):
-            return rewriter.rewrite(schema, _PLACE, "response_format", strict=strict)
+            return rewriter.rewrite(schema, _PLACE, strict=strict)
         case _:
             raise UnsupportedParameterError(
                 "Ollama does not support this response_format.", param="response_format"

@@ -69,7 +69,7 @@ def _branch(at: int, tool: Tool, rewriter: SchemaRewriter) -> dict[str, Any]:
     trouble = why_no_call_fits(own)
     if trouble is not None:
         raise InvalidRequestError(f"'{place}' {trouble}: no call can be forced.", param=place)
-    parameters = rewriter.rewrite(own | {"type": "object"}, place, "tools", strict=tool.strict)
+    parameters = rewriter.rewrite(own | {"type": "object"}, place, strict=tool.strict)
     return {
         "type": "object",
         "properties": {"name": {"const": tool.name}, "parameters": parameters},

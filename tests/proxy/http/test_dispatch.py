@@ -61,10 +61,16 @@ async def test_defect_is_told_without_its_words_on_both_ways():
     assert "secret" not in short[2]
 
 
-async def test_other_methods_are_litestars():
+async def test_allowed_methods_have_head_where_they_have_get():
     async with http_client(ScriptedBackend()) as client:
-        assert (await client.delete(URL)).status_code == 405
-        assert (await client.options(URL)).headers["allow"] == "GET, HEAD, OPTIONS, POST"
+        methods = "GET, HEAD, OPTIONS, POST"
+        assert (await client.options(URL)).headers["allow"] == methods
+        for path, allow in ((URL, methods), ("/v1/models/m", "GET, HEAD, OPTIONS")):
+            for method in ("PATCH", "DELETE"):
+                response = await client.request(method, path)
+                assert (response.status_code, response.headers["allow"]) == (405, allow)
+        assert (await client.options("/v1/models")).headers["allow"] == "GET, HEAD, OPTIONS"
+        assert (await client.head("/v1/completions")).status_code == 405
 
 
 def test_every_route_of_a_model_is_dispatched_fast():

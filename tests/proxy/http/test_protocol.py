@@ -173,6 +173,26 @@ async def test_what_is_no_request_is_refused_and_the_connection_closed(
     assert statuses(await answers(port, get(), many=1)) == [200]
 
 
+@pytest.mark.parametrize(
+    "sent",
+    [
+        get(b"Origin: app://x", b"X: " + b"a" * 70_000),
+        head(b"POST", b"Host: localhost", b"Origin: app://x", LENGTH, target=URL),
+        get(b"Origin: app://x", b"Content-Length: 3", b"Content-Length: 4"),
+    ],
+    ids=["431", "408", "400"],
+)
+@pytest.mark.parametrize("allowed", [True, False])
+async def test_refusal_can_be_read_by_pages_of_allowed_origins(sent: bytes, allowed: bool):
+    class Configured(Impatient):
+        allowed_origins = ("app://*",) if allowed else ()
+
+    async with served(ScriptedBackend(), protocol=Configured) as port:
+        said = await answers(port, sent)
+    assert statuses(said)[0] in (400, 408, 431)
+    assert (b"access-control-allow-origin: app://x\r\n" in said) is allowed
+
+
 @pytest.mark.parametrize("name", ["header without end", "extension without end", "bad trailer"])
 async def test_what_comes_in_pieces_is_refused_as_well(port: int, name: str):
     status, sent = REFUSED[name]

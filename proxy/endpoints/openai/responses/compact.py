@@ -24,9 +24,9 @@ from proxy.endpoints.openai.responses.items import (
     OutputItem,
     OutputText,
 )
+from proxy.endpoints.openai.responses.kept import store_of
 from proxy.endpoints.openai.responses.request import ResponseRequest
 from proxy.endpoints.openai.responses.response import Usage, to_usage
-from proxy.endpoints.openai.responses.store import store_of
 from proxy.endpoints.openai.responses.translate import to_param
 from proxy.endpoints.openai.responses.turn import Turn
 from proxy.endpoints.server_request import ServerRequest

@@ -7,8 +7,8 @@ from msgspec import Struct
 from adapters.errors import BackendError
 from proxy.endpoints.generate import to_routed
 from proxy.endpoints.openai.responses.dialect import RESPONSES, begin, look_up, needs_store, to_call
+from proxy.endpoints.openai.responses.kept import store_of
 from proxy.endpoints.openai.responses.request import ResponseRequest
-from proxy.endpoints.openai.responses.store import store_of
 from proxy.endpoints.openai.responses.translate import to_param
 from proxy.endpoints.server_request import ServerRequest
 from proxy.http.body import decode

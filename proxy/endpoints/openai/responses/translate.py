@@ -35,7 +35,6 @@ _IMPOSSIBLE = ("prompt", "moderation")
 """Fields that no backend can honour."""
 _HINTS: dict[str, Callable[[Any], bool]] = {
     "truncation": lambda value: value == "auto",
-    "background": lambda value: value,
     "context_management": lambda _: True,
     "prompt_cache_options": lambda _: True,
     "prompt_cache_retention": lambda _: True,

@@ -21,7 +21,7 @@ def inside(schema: dict[str, Any]) -> dict[str, Any]:
 
 
 def rewritten(schema: dict[str, Any], *, strict: bool = False) -> GrammarSchema:
-    return to_grammar_schema(schema, "schema", "response_format", strict=strict)
+    return to_grammar_schema(schema, "schema", strict=strict)
 
 
 @pytest.mark.parametrize(
@@ -51,7 +51,9 @@ def test_keyword_that_the_grammar_passes_over_is_named(
 ):
     with pytest.raises(UnsupportedParameterError, match=f"'{keyword}'") as caught:
         rewritten(inside(schema) if deeper else schema, strict=True)
-    assert caught.value.param == "response_format"
+    place = "schema.properties.a.items" if deeper else "schema"
+    assert caught.value.param is not None
+    assert caught.value.param.startswith(place)
 
 
 @pytest.mark.parametrize(
@@ -195,7 +197,8 @@ def test_strict_schema_without_a_value_is_the_callers_mistake(schema: dict[str, 
     with pytest.raises(InvalidRequestError) as caught:
         rewritten(schema, strict=True)
     assert type(caught.value) is InvalidRequestError
-    assert caught.value.param == "response_format"
+    assert caught.value.param is not None
+    assert caught.value.param.startswith("schema")
 
 
 @pytest.mark.parametrize(
@@ -214,6 +217,12 @@ def test_bounds_of_numbers_in_a_strict_schema_are_checked(
     schema: dict[str, Any], must_check: bool, strict: bool
 ):
     assert rewritten(schema, strict=strict).must_check == (must_check and strict)
+
+
+def test_keyword_that_is_checked_is_not_named_as_ignored():
+    schema = {"type": "number", "minimum": 5}
+    assert rewritten(schema).left_out == ("schema.minimum",)
+    assert rewritten(schema, strict=True).left_out == ()
 
 
 def test_pattern_of_a_strict_tool_is_refused_when_the_call_is_free():

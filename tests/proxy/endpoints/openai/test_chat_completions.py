@@ -5,7 +5,6 @@ from typing import Any
 
 import openai
 import pytest
-from fakes.openai_schema import validators
 from fakes.scripted_backend import DONE, HELLO, ScriptedBackend, chat, http_client, openai_client
 
 from adapters.config import EchoConfig
@@ -260,18 +259,11 @@ async def test_unknown_model_is_the_sdks_not_found():
 @pytest.mark.parametrize(
     "script", [list(HELLO), EVERYTHING_SAID, [Started(), DONE]], ids=["text", "all", "nothing"]
 )
-async def test_answers_are_valid_by_openais_schema(
-    script: list[Any], openai_components: dict[str, Any]
-):
-    names = ("CreateChatCompletionResponse", "CreateChatCompletionStreamResponse")
-    whole, chunk = validators(openai_components, *names)
+async def test_every_kind_of_event_has_openais_shape(script: list[Any]):
+    """Bodies and events are validated by `recorder.plugin`."""
     async with http_client(ScriptedBackend(script)) as client:
-        whole.validate((await client.post(URL, json=chat())).json())
-    *chunks, _done = await streamed(script, stream_options={"include_usage": True})
-    for each in chunks:
-        chunk.validate(each)
-    with pytest.raises(Exception, match="required"):
-        chunk.validate({})
+        assert (await client.post(URL, json=chat())).status_code == 200
+    assert await streamed(script, stream_options={"include_usage": True})
 
 
 OLD_CALL = [
