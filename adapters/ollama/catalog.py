@@ -261,10 +261,7 @@ class Catalog:
         """`has_running`: `/api/ps` has responded."""
         details = tag.details or Details()
         shown = self._shown.get(tag.digest, Show())
-        # Old servers list no capabilities. One that lists no context length takes an embedding
-        # model for a chat model: its capabilities are a guess.
-        are_listed = bool(tag.capabilities and details.context_length)
-        names = (None if are_listed else shown.capabilities) or tag.capabilities or ()
+        names = _capability_names(tag, shown)
         capabilities: frozenset[Capability] = frozenset(
             _CAPABILITIES[name] for name in names if name in _CAPABILITIES
         )
@@ -286,6 +283,21 @@ class Catalog:
             loaded=running is not None if has_running else None,
             loaded_context=running.context_length if has_running and running else None,
         )
+
+
+def _capability_names(tag: Tag, shown: Show) -> frozenset[str]:
+    """Return what `/api/tags` or `/api/show` reports: where the two differ, more is believed.
+
+    `/api/tags` reports models whose template is in their weights without tools and reasoning, and
+    `completion` for every model that it knows nothing of, embedding models among them; there
+    `/api/show` alone counts.
+    """
+    listed = frozenset(tag.capabilities or ())
+    return (
+        listed.difference(["completion"]).union(shown.capabilities)
+        if shown.capabilities
+        else listed
+    )
 
 
 def _lacks(capabilities: frozenset[Capability]) -> frozenset[Feature]:
