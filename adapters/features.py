@@ -32,11 +32,12 @@ _BOTH: frozenset[Feature] = frozenset(
         "logprobs",
         "num_ctx",
         "keep_alive",
+        "continue_final_message",
     }
 )
 
-# Not supported by Ollama and rejected by name: token ids, grammars, the continuation of a message,
-# which its templates end, and logit_bias, which Ollama accepts and ignores.
+# Not supported by Ollama and rejected by name: token ids, grammars, and logit_bias, which Ollama
+# accepts and ignores.
 _ONLY_MLX: frozenset[Feature] = frozenset(
     {
         "tokens",
@@ -45,7 +46,6 @@ _ONLY_MLX: frozenset[Feature] = frozenset(
         "logit_bias",
         "guided_regex",
         "guided_grammar",
-        "continue_final_message",
     }
 )
 _ONLY_OLLAMA: frozenset[Feature] = frozenset({"images", "options"})

@@ -12,7 +12,7 @@ from pathlib import Path
 ROOT = Path(__file__).parent.parent
 sys.path[:0] = [str(ROOT), str(ROOT / "tests")]
 
-from probes.class_probes import PROBES, cells  # noqa: E402
+from probes.class_probes import PROBES, cells, wait_for  # noqa: E402
 from servers.ollama_classes import create_classes, every_class  # noqa: E402
 from servers.ollama_server import own_ollama  # noqa: E402
 from servers.server_process import serving, write  # noqa: E402
@@ -26,6 +26,7 @@ def main(names: list[str]) -> None:
             right = total = 0
             print("| class |", " | ".join(PROBES), "|")
             for name, model in models.items():
+                wait_for(running.port, model)
                 outcome = dict(cells(running.port, model))
                 marks = [text.partition(" ")[0].rstrip(":") for text in outcome.values()]
                 print(f"| {name} |", " | ".join(marks), "|", flush=True)

@@ -17,6 +17,7 @@ from adapters.ollama.choices import choice_requests, write_choices
 from adapters.ollama.errors import blame_input
 from adapters.ollama.in_flight import RequestCounters
 from adapters.ollama.memory import OllamaMemory
+from adapters.ollama.rendered.plan import needs_rendering, to_plan
 from adapters.ollama.server import Call
 from adapters.ollama.servers import OllamaServers
 from adapters.ollama.translate.embeddings import Vector, to_bodies, to_vectors
@@ -84,9 +85,13 @@ class OllamaBackend:
     async def _to_call(
         self, request: GenerationRequest, body: ChatBody | RawBody, writer: AnswerWriter
     ) -> Call:
+        plan = None
         if is_forced(request) or may_call(request) or depends_on_template(request):
             body = await self._fit_to_template(request, body)
-        return Call(body, writer, _deadline_of(request))
+        if needs_rendering(request):
+            shows_tools = await self._shows_tools(request)
+            plan = to_plan(request, shows_tools)
+        return Call(body, writer, _deadline_of(request), plan)
 
     async def _generate_choices(self, request: GenerationRequest, sink: Sink) -> None:
         self._to_body(request)
@@ -112,13 +117,17 @@ class OllamaBackend:
         self, request: GenerationRequest, body: ChatBody | RawBody
     ) -> ChatBody | RawBody:
         """Return `body`, or one with the same meaning that the model's template can express."""
-        shows_tools = True  # Only a call that is read from the text needs to know.
-        if (is_forced(request) and request.tools) or may_call(request):
-            shows_tools = await self._servers.shows_tools(request.model)
+        shows_tools = await self._shows_tools(request)
         if depends_on_template(request):
             request = fitted(request, await self._servers.template(request.model))
             return to_body(request, shows_tools)
         return body if shows_tools else to_body(request, shows_tools=False)
+
+    async def _shows_tools(self, request: GenerationRequest) -> bool:
+        """True where the tools of `request` are shown, or nothing depends on it."""
+        if (is_forced(request) and request.tools) or may_call(request):
+            return await self._servers.shows_tools(request.model)
+        return True
 
     async def embed(self, request: EmbeddingRequest) -> Embeddings:
         """Embed the inputs, in several calls where there are many.

@@ -5,18 +5,22 @@ import time
 from datetime import datetime
 from functools import lru_cache
 
+import msgspec
+
 from adapters.backend import Capability, Model
 from adapters.errors import BackendError, BackendUnavailableError
 from adapters.ollama.client import OllamaClient
 from adapters.ollama.model_info import (
+    ControlTokens,
     ModelInfo,
     context_length,
     is_primed,
     origin,
     runner,
+    to_control_tokens,
     to_model_info,
 )
-from adapters.ollama.wire import Details, Show, ShowBody, Tag, Tags
+from adapters.ollama.wire import Details, Show, ShowBody, ShownVocabulary, Tag, Tags
 from adapters.request import Feature
 
 _SECONDS = 5.0
@@ -65,6 +69,7 @@ class Catalog:
         self._runner_by_name: dict[str, str] = {}
         """Name -> runner, until the next list."""
         self._facts: dict[tuple[str, str], ModelInfo] = {}
+        self._control: dict[tuple[str, str], ControlTokens] = {}
         self._running: dict[str, Tag] = {}
         self._tells = False
         """True once `/api/ps` has responded."""
@@ -138,6 +143,25 @@ class Catalog:
                 return ModelInfo()
             self._facts[key] = to_model_info(shown, tag.size)
         return self._facts[key]
+
+    async def control_tokens(self, name: str) -> ControlTokens:
+        """Return the control tokens of `name`, fetched once for each digest; it is a long response.
+
+        Raises:
+            BackendUnavailableError: Ollama is not there. Every other failure is "none known".
+        """
+        name = full_name(name)
+        key = (name, self.digest(name))
+        if key not in self._control:
+            body = ShowBody(name, verbose=True)
+            try:
+                shown = await self._client.post("/api/show", body, ShownVocabulary, _SECONDS)
+                self._control[key] = await asyncio.to_thread(to_control_tokens, shown)
+            except BackendUnavailableError:
+                raise
+            except (BackendError, msgspec.MsgspecError):
+                return ControlTokens()
+        return self._control[key]
 
     def runner(self, name: str) -> str:
         """Return the runner of `name`, the same for all models that share it, as far as known."""

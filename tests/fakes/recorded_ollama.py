@@ -65,6 +65,11 @@ class StandIn:
     def __init__(self) -> None:
         self.host = ""
         self.seen: list[Seen] = []
+        """Requests, without those to render."""
+        self.rendered: list[Any] = []
+        """Bodies of requests to render."""
+        self.renders: Callable[[Any], str] | None = None
+        """Renders a body; `None`: it does not render, as an old Ollama."""
         self.connections = 0
         """Sockets opened since the start."""
         self._open = 0
@@ -107,6 +112,9 @@ class StandIn:
         self._open += 1
         try:
             while (seen := await _read_request(reader)) is not None:
+                if isinstance(seen.body, dict) and "_debug_render_only" in seen.body:
+                    await self._render(seen.body, Reply(reader, writer))
+                    continue
                 self.seen.append(seen)
                 async with self._changed:
                     self._changed.notify_all()
@@ -118,6 +126,13 @@ class StandIn:
             writer.close()
             async with self._changed:
                 self._changed.notify_all()
+
+    async def _render(self, body: Any, reply: "Reply") -> None:
+        self.rendered.append(body)
+        answer: dict[str, Any] = {"model": body["model"], "message": {"role": "assistant"}}
+        if self.renders is not None:
+            answer["_debug_info"] = {"rendered_template": self.renders(body)}
+        await reply.plain(200, json.dumps(answer).encode())
 
 
 async def not_there(reply: Reply) -> None:

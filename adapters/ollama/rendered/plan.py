@@ -2,15 +2,15 @@
 
 from typing import Any
 
-from msgspec import UNSET, Struct, UnsetType
+from msgspec import UNSET, Struct
 from msgspec.structs import replace
 
-from adapters.errors import InvalidRequestError, UnsupportedParameterError
-from adapters.ollama.rendered.thought_style import ThoughtStyle
+from adapters.continuation import require_continuable
+from adapters.errors import UnsupportedParameterError
 from adapters.ollama.translate.grammar_schema import GrammarSchema
 from adapters.ollama.translate.request import to_body, to_grammar
 from adapters.ollama.translate.tool_choice import is_forced, may_call
-from adapters.ollama.wire import ChatBody, RawBody, Think
+from adapters.ollama.wire import ChatBody, RawBody
 from adapters.request import GenerationRequest, JSONObject
 
 _ANY_OBJECT: dict[str, Any] = {"type": "object"}
@@ -28,10 +28,10 @@ class RenderedPlan(Struct, frozen=True):
     may_think: bool = True
     """False where the answer begins at once."""
 
-    def prompt_for(self, style: ThoughtStyle) -> ChatBody:
-        """Return the conversation as it is rendered for an answer without a thought."""
-        think: Think | UnsetType = False if style.opening is not None else self.chat.think
-        return replace(self.chat, think=think)
+    def without_thought(self, *, thinks: bool) -> ChatBody:
+        """Return the conversation to render for an answer without a thought; `thinks`: the model
+        could have one."""
+        return replace(self.chat, think=False) if thinks else self.chat
 
 
 def needs_rendering(request: GenerationRequest) -> bool:
@@ -87,16 +87,12 @@ def _without_beginning(
     request: GenerationRequest, free: GenerationRequest
 ) -> tuple[str, GenerationRequest]:
     """Return the text to continue, and the request up to it."""
-    messages = request.prompt
-    assert isinstance(messages, tuple)  # noqa: S101 - for the type checker: checked by the caller.
-    if not messages or messages[-1].role != "assistant":
-        raise InvalidRequestError(
-            "'continue_final_message' needs a last message of the assistant.", param="messages"
-        )
-    param = "response_format" if request.response_format is not None else "tools"
-    if request.response_format is not None or (request.tools and request.tool_choice != "none"):
+    require_continuable(request)
+    if request.tools and request.tool_choice != "none":
         raise UnsupportedParameterError(
-            f"'{param}' together with 'continue_final_message' is not supported on Ollama.",
-            param=param,
+            "'tools' together with 'continue_final_message' is not supported on Ollama.",
+            param="tools",
         )
+    messages = request.prompt
+    assert isinstance(messages, tuple)  # noqa: S101 - for the type checker: it was checked.
     return messages[-1].text, replace(free, prompt=messages[:-1])

@@ -1,16 +1,20 @@
 """Convert the lines of an answer to events, and check what the request demands of it."""
 
 import anyio.to_thread
+from msgspec import Struct
+from msgspec.structs import replace
 
 from adapters.errors import BackendError, GenerationError
 from adapters.events import (
     Event,
     Finished,
+    ReasoningDelta,
     Restarted,
     Started,
     TextDelta,
     ToolCallDelta,
     ToolCallStarted,
+    Usage,
 )
 from adapters.ollama.ndjson import LineStream
 from adapters.ollama.translate.json_schema import Promise
@@ -78,6 +82,63 @@ class _Reader:
         return finished
 
 
+class Thought(Struct, kw_only=True):
+    """A thought that is generated before the answer, by a request of its own."""
+
+    text: str = ""
+    tokens: int = 0
+    prompt_tokens: int | None = None
+    """`None` where the end came without counts."""
+    is_cut: bool = False
+    """The limit of tokens has ended it."""
+
+    def add_to(self, answer: Usage) -> Usage:
+        """Return the counts of both; the thought is a part of the prompt of `answer`."""
+        prompt = self.prompt_tokens
+        if prompt is None:
+            prompt = max(answer.prompt_tokens - self.tokens, 0)
+        thought = max(answer.prompt_tokens - prompt, 0)
+        return Usage(
+            prompt_tokens=prompt,
+            completion_tokens=thought + answer.completion_tokens,
+            reasoning_tokens=thought,
+        )
+
+
+class _ThoughtReader:
+    """Reads the lines of a thought, from a raw text or a chat, up to the answer after it."""
+
+    def __init__(self, write: Emit) -> None:
+        self.thought = Thought()
+        self.has_ended = False
+        """The answer has begun."""
+        self._write = write
+        self._space = ""
+
+    def read(self, line: Line) -> object:
+        """Write the reasoning of `line`; true where the reader is behind."""
+        message = line.message
+        if line.done:
+            self._end(line)
+        if message is not None and (message.content or message.tool_calls):
+            self.has_ended = True
+        text = line.response if message is None else message.thinking
+        if not text:
+            return False
+        self.thought.text += text
+        self.thought.tokens += not line.done
+        kept = (self._space + text).rstrip()
+        self._space = (self._space + text)[len(kept) :]
+        shown = kept if self.thought.text.rstrip() != kept else kept.lstrip()
+        return self._write(ReasoningDelta(shown)) if shown else False
+
+    def _end(self, line: Line) -> None:
+        self.has_ended = True
+        self.thought.is_cut = line.done_reason == "length"
+        self.thought.prompt_tokens = line.prompt_eval_count or 0
+        self.thought.tokens = line.eval_count or 0
+
+
 class AnswerWriter:
     """Writes one answer to a sink, however many servers it takes.
 
@@ -93,6 +154,7 @@ class AnswerWriter:
         self._ignored = () if grammar is None else grammar.left_out
         self._has_started = False
         self._in_attempt = False
+        self._thought: Thought | None = None
 
     async def write(self, lines: LineStream[Line], num_ctx: int, *, cold: bool) -> None:
         """Write all events of `lines`, the answer of one server.
@@ -125,7 +187,34 @@ class AnswerWriter:
                 self._request.sampling.temperature == 0 or self._request.sampling.seed is not None
             )
             raise
+        if self._thought is not None:
+            usage = self._thought.add_to(finished.usage)
+            finished = replace(finished, usage=usage, timings=None)
         self._sink.write(finished)
+
+    async def write_thought(self, lines: LineStream[Line], num_ctx: int, *, cold: bool) -> Thought:
+        """Write the reasoning in `lines`, up to their end or to the answer after it.
+
+        Raises:
+            BackendError: the lines break off, or one is not what Ollama's API describes.
+        """
+        reader = _ThoughtReader(self._sink.write)
+        while not reader.has_ended:
+            batch = await lines.next_lines()
+            self._start(num_ctx, cold)
+            behind = [reader.read(line) for line in batch]
+            if any(behind):
+                await self._sink.drain()
+        if not lines.has_counts:  # It repeated itself: the answer can still be had.
+            reader.thought.is_cut, reader.thought.prompt_tokens = False, None
+        self._thought = reader.thought
+        return reader.thought
+
+    def finish_cut(self, thought: Thought) -> None:
+        """End the answer in its thought."""
+        prompt, tokens = thought.prompt_tokens or 0, thought.tokens
+        usage = Usage(prompt_tokens=prompt, completion_tokens=tokens, reasoning_tokens=tokens)
+        self._sink.write(Finished("length", usage))
 
     def may_restart(self, error: BackendError) -> bool:
         """True where another server may answer after `error`, which ended the last attempt.
@@ -133,11 +222,14 @@ class AnswerWriter:
         After the first line only an answer that the client sees as a whole is begun again.
         """
         in_attempt, self._in_attempt = self._in_attempt, False
+        self._thought = None
         if in_attempt:
             return self._request.whole and isinstance(error, FAULTS)
         return is_not_the_callers(error)
 
     def _start(self, num_ctx: int, cold: bool) -> None:
+        if self._in_attempt:  # By its thought.
+            return
         self._in_attempt = True
         if self._has_started:
             self._sink.write(Restarted(num_ctx))
