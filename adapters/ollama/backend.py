@@ -9,12 +9,13 @@ from functools import partial
 from msgspec.structs import replace
 
 from adapters.backend import Embeddings, Health, Model, Progress, refuse_unsupported
+from adapters.chat_template import Rewrite
 from adapters.config import OllamaConfig
 from adapters.errors import BackendError
 from adapters.features import OLLAMA
 from adapters.ollama.checked_answer import write_checked
 from adapters.ollama.choices import choice_requests, write_choices
-from adapters.ollama.errors import blame_input
+from adapters.ollama.errors import TemplateRefusalError, blame_input
 from adapters.ollama.in_flight import RequestCounters
 from adapters.ollama.memory import OllamaMemory
 from adapters.ollama.rendered.plan import needs_rendering, to_plan
@@ -24,9 +25,9 @@ from adapters.ollama.translate.embeddings import Vector, to_bodies, to_vectors
 from adapters.ollama.translate.request import must_check_first, refuse_unenforced, to_body
 from adapters.ollama.translate.stream import AnswerWriter, Checks, checks_of
 from adapters.ollama.translate.template import depends_on_template, fitted
-from adapters.ollama.translate.tool_choice import is_forced, may_call
+from adapters.ollama.translate.tool_choice import CallBegunError, is_forced, may_call
 from adapters.ollama.wire import ChatBody, RawBody
-from adapters.request import EmbeddingRequest, GenerationRequest
+from adapters.request import EmbeddingRequest, GenerationRequest, NamedTool
 from adapters.sink import Sink
 from adapters.upstream.deadlines import Deadline
 from adapters.upstream.limits import DEFAULT_LIMITS, Limits
@@ -67,31 +68,12 @@ class OllamaBackend:
             return
         checks = await checks_of(request)
         body = self._to_body(request)
+        attempt = _Attempt(self._servers, checks, deadline or _deadline_of(request))
         with self._counters.track():
             if checks is not None and must_check_first(request):
-                write = partial(self._write_attempt, checks, deadline)
-                await write_checked(request, sink, checks, write)
+                await write_checked(request, sink, checks, attempt.write)
             else:
-                call = await self._to_call(request, body, AnswerWriter(request, sink, checks))
-                await self._servers.generate(replace(call, deadline=deadline or call.deadline))
-
-    async def _write_attempt(
-        self, checks: Checks, deadline: Deadline | None, request: GenerationRequest, sink: Sink
-    ) -> None:
-        writer = AnswerWriter(request, sink, checks)
-        call = await self._to_call(request, self._to_body(request), writer)
-        await self._servers.generate(replace(call, deadline=deadline or call.deadline))
-
-    async def _to_call(
-        self, request: GenerationRequest, body: ChatBody | RawBody, writer: AnswerWriter
-    ) -> Call:
-        plan = None
-        if is_forced(request) or may_call(request) or depends_on_template(request):
-            body = await self._fit_to_template(request, body)
-        if needs_rendering(request):
-            shows_tools = await self._shows_tools(request)
-            plan = to_plan(request, shows_tools)
-        return Call(body, writer, _deadline_of(request), plan)
+                await attempt.write(request, sink, body)
 
     async def _generate_choices(self, request: GenerationRequest, sink: Sink) -> None:
         self._to_body(request)
@@ -112,22 +94,6 @@ class OllamaBackend:
         """Refuse or translate `request`; a refusal is not counted, and counts as no failure."""
         refuse_unsupported(request, self.honours, self.kind)
         return to_body(request)
-
-    async def _fit_to_template(
-        self, request: GenerationRequest, body: ChatBody | RawBody
-    ) -> ChatBody | RawBody:
-        """Return `body`, or one with the same meaning that the model's template can express."""
-        shows_tools = await self._shows_tools(request)
-        if depends_on_template(request):
-            request = fitted(request, await self._servers.template(request.model))
-            return to_body(request, shows_tools)
-        return body if shows_tools else to_body(request, shows_tools=False)
-
-    async def _shows_tools(self, request: GenerationRequest) -> bool:
-        """True where the tools of `request` are shown, or nothing depends on it."""
-        if (is_forced(request) and request.tools) or may_call(request):
-            return await self._servers.shows_tools(request.model)
-        return True
 
     async def embed(self, request: EmbeddingRequest) -> Embeddings:
         """Embed the inputs, in several calls where there are many.
@@ -185,3 +151,67 @@ class OllamaBackend:
 
 def _deadline_of(request: GenerationRequest) -> Deadline:
     return Deadline(request.patience, elsewhere=request.patience is not None)
+
+
+class _Attempt:
+    """Writes one answer, in terms that the model's template can express."""
+
+    def __init__(self, servers: OllamaServers, checks: Checks | None, deadline: Deadline) -> None:
+        self._servers = servers
+        self._checks = checks
+        self._deadline = deadline
+
+    async def write(
+        self, request: GenerationRequest, sink: Sink, body: ChatBody | RawBody | None = None
+    ) -> None:
+        """Write the answer; `body` is that of `request`, where it is known already.
+
+        Raises:
+            BackendError: as `OllamaServers.generate`.
+        """
+        shows_tools = await self._shows_tools(request)
+        if depends_on_template(request):
+            request, body = fitted(request, await self._servers.template(request.model)), None
+        writer = AnswerWriter(request, sink, self._checks, in_words=not shows_tools)
+        rewrites: frozenset[Rewrite] = frozenset()
+        if shows_tools and _has_calls(request):
+            # A template may leave them out in silence.
+            rewrites, body = await self._servers.rewrites(request.model), None
+        send = partial(self._send, request, writer, shows_tools)
+        try:
+            await send(rewrites, body if shows_tools else None)
+        except TemplateRefusalError:
+            known, rewrites = rewrites, await self._servers.rewrites(request.model)
+            if writer.has_started or rewrites == known:
+                raise
+            await send(rewrites)
+        except CallBegunError as begun:
+            writer.begin_call()
+            request = replace(request, tool_choice=NamedTool(begun.name), response_format=None)
+            await self._send(request, writer, shows_tools, rewrites)
+
+    async def _send(
+        self,
+        request: GenerationRequest,
+        writer: AnswerWriter,
+        shows_tools: bool,
+        rewrites: frozenset[Rewrite],
+        body: ChatBody | RawBody | None = None,
+    ) -> None:
+        plan = to_plan(request, shows_tools, rewrites) if needs_rendering(request) else None
+        body = body or to_body(request, shows_tools, rewrites)
+        await self._servers.generate(Call(body, writer, self._deadline, plan))
+
+    async def _shows_tools(self, request: GenerationRequest) -> bool:
+        """True where the template shows the tools and calls of `request`, if it has any."""
+        offers = bool(request.tools) and request.tool_choice != "none"
+        if not offers and not _has_calls(request):
+            return True
+        is_read = is_forced(request) or may_call(request)
+        return await self._servers.shows_tools(request.model, if_unknown=not is_read)
+
+
+def _has_calls(request: GenerationRequest) -> bool:
+    if not isinstance(request.prompt, tuple):
+        return False
+    return any(message.tool_calls or message.role == "tool" for message in request.prompt)

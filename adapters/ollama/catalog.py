@@ -41,7 +41,6 @@ _NEEDED: dict[Feature, Capability] = {
     "images": "vision",
     "reasoning_effort": "reasoning",
     "suffix": "fim",
-    "tools": "tools",
 }
 """Feature -> the capability that the model itself needs for it."""
 

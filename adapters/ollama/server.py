@@ -10,6 +10,7 @@ from msgspec import UNSET, Struct, UnsetType
 from msgspec.structs import replace
 
 from adapters.backend import Health, Model, Progress
+from adapters.chat_template import Rewrite
 from adapters.config import OllamaConfig
 from adapters.errors import (
     BackendBusyError,
@@ -23,12 +24,12 @@ from adapters.memory import Footprint, MemoryBudget
 from adapters.ollama.catalog import Catalog, full_name
 from adapters.ollama.client import OllamaClient
 from adapters.ollama.context.num_ctx import ContextSizing, Size
-from adapters.ollama.errors import SILENT
+from adapters.ollama.errors import SILENT, LostAnswerError
 from adapters.ollama.in_flight import InFlight, InFlightRequest
 from adapters.ollama.ndjson import LineStream
 from adapters.ollama.options import to_keep_alive
 from adapters.ollama.rendered.answer import RenderedAnswer, Take
-from adapters.ollama.rendered.plan import RenderedPlan
+from adapters.ollama.rendered.plan import RenderedPlan, free_plan
 from adapters.ollama.rendered.renderer import Renderer
 from adapters.ollama.translate.stream import AnswerWriter
 from adapters.ollama.translate.template import Template
@@ -149,12 +150,39 @@ class OllamaServer:
         exchange = _Exchange(self, call.body.model, deadline)
         try:
             if call.plan is None:
-                await exchange.ask(call.body, call.writer.write)
+                await self._write(call, exchange)
             else:
                 answer = RenderedAnswer(call.plan, call.writer, self._renderer, exchange)
                 await answer.write(call.body)
         finally:
             exchange.request.end()
+
+    async def rewrites(self, model: str) -> frozenset[Rewrite]:
+        """Return what is done with messages that the template of `model` does not take.
+
+        Raises:
+            BackendError: as `generate`.
+        """
+        exchange = _Exchange(self, model, AS_CONFIGURED)
+        try:
+            plan = await self._renderer.plan(model, exchange.post)
+        finally:
+            exchange.request.end()
+        return frozenset() if plan is None else plan.rewrites
+
+    async def _write(self, call: Call, exchange: "_Exchange") -> None:
+        """Write the answer to `call` as Ollama reads it; where it cannot, from what it renders."""
+        try:
+            await exchange.ask(call.body, call.writer.write)
+        except LostAnswerError as error:
+            plan = free_plan(call.body)
+            written = call.writer.resume()
+            if plan is None or written is None:
+                raise
+            log.info("llama-server cannot read an answer of '%s': %s", plan.chat.model, error)
+            answer = RenderedAnswer(plan, call.writer, self._renderer, exchange)
+            if not await answer.write_rest(written):
+                raise
 
     async def ask(
         self,
@@ -182,6 +210,7 @@ class OllamaServer:
         try:
             self._sizing.used(body.model, size)
             lines.prompt_estimate = size.count.tokens
+            lines.may_be_lost = size.in_jinja
             return await take(lines, size.num_ctx, cold=request.cold)
         finally:
             self.client.close(lines)
@@ -381,6 +410,8 @@ class OllamaServer:
         self.catalog.forget()  # The loaded models have changed.
 
     def _learn(self, error: BackendError) -> None:
+        if isinstance(error, LostAnswerError):  # Of one answer; the server is well.
+            return
         self.breaker.failed(error)
         if isinstance(error, ModelNotFoundError):
             self.catalog.forget()

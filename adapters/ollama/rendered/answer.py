@@ -9,7 +9,7 @@ from msgspec.structs import replace
 from adapters.errors import UnsupportedParameterError
 from adapters.ollama.rendered.plan import RenderedPlan
 from adapters.ollama.rendered.renderer import RenderedModel, Renderer
-from adapters.ollama.translate.stream import AnswerWriter
+from adapters.ollama.translate.stream import AnswerWriter, Written
 from adapters.ollama.wire import ChatBody, RawBody, Rendering
 
 T = TypeVar("T")
@@ -60,6 +60,28 @@ class RenderedAnswer:
         else:
             prompt = await self._prompt(self._plan.without_thought(thinks=model.thinks), model)
             await self._write_answer(prompt + model.style.lead)
+
+    async def write_rest(self, written: Written) -> bool:
+        """Write what follows `written`; false where this Ollama does not render.
+
+        Raises:
+            BackendError: as `AnswerWriter.write`.
+        """
+        model = await self._renderer.model(self._plan.chat.model, self._exchange.post)
+        if model is None:
+            return False
+        style = model.style
+        if self._plan.may_think and style.has_thoughts and not written.text:
+            if not written.reasoning:
+                await self._write_thought_first(model)
+                return True
+            prompt = await self._prompt(self._plan.chat, model) + (style.opening or "")
+            prompt += written.reasoning.rstrip() + (style.close or "")
+        else:
+            body = self._plan.without_thought(thinks=model.thinks)
+            prompt = await self._prompt(body, model) + style.lead
+        await self._write_answer(prompt + written.text)
+        return True
 
     def _needs_unknown_words(self, model: RenderedModel) -> bool:
         """True where a thought is requested of a model whose words for it are not known."""

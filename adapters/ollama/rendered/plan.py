@@ -5,6 +5,7 @@ from typing import Any
 from msgspec import UNSET, Struct
 from msgspec.structs import replace
 
+from adapters.chat_template import Rewrite
 from adapters.continuation import require_continuable
 from adapters.errors import UnsupportedParameterError
 from adapters.ollama.translate.grammar_schema import GrammarSchema
@@ -45,7 +46,11 @@ def needs_rendering(request: GenerationRequest) -> bool:
     return not any(message.has_images for message in request.prompt)
 
 
-def to_plan(request: GenerationRequest, shows_tools: bool = True) -> RenderedPlan:
+def to_plan(
+    request: GenerationRequest,
+    shows_tools: bool = True,
+    rewrites: frozenset[Rewrite] = frozenset(),
+) -> RenderedPlan:
     """Return the plan of an answer to `request`, for which `needs_rendering` is true.
 
     Raises:
@@ -56,7 +61,7 @@ def to_plan(request: GenerationRequest, shows_tools: bool = True) -> RenderedPla
     begun = ""
     if request.continue_final_message:
         begun, free = _without_beginning(request, free)
-    chat = to_body(free if not is_forced(request) else request, shows_tools)
+    chat = to_body(free if not is_forced(request) else request, shows_tools, rewrites)
     assert isinstance(chat, ChatBody)  # noqa: S101 - for the type checker: checked by the caller.
     grammar = enforced(request)
     answer = RawBody(
@@ -71,6 +76,25 @@ def to_plan(request: GenerationRequest, shows_tools: bool = True) -> RenderedPla
     may_think = not request.continue_final_message and request.reasoning_effort != "none"
     chat = replace(chat, format=UNSET, logprobs=UNSET, top_logprobs=UNSET)
     return RenderedPlan(chat, answer, begun, may_think)
+
+
+def free_plan(body: ChatBody | RawBody) -> RenderedPlan | None:
+    """Return the plan of a free answer to `body`; `None` where it is not rendered, or has images or
+    a grammar."""
+    if isinstance(body, RawBody) or body.format is not UNSET:
+        return None
+    if any(message.images for message in body.messages):
+        return None
+    answer = RawBody(
+        model=body.model,
+        prompt="",
+        options=body.options,
+        keep_alive=body.keep_alive,
+        logprobs=body.logprobs,
+        top_logprobs=body.top_logprobs,
+    )
+    chat = replace(body, logprobs=UNSET, top_logprobs=UNSET)
+    return RenderedPlan(chat, answer, may_think=body.think is not False)
 
 
 def enforced(request: GenerationRequest) -> GrammarSchema | None:

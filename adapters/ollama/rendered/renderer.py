@@ -2,11 +2,13 @@
 
 import logging
 from collections.abc import Awaitable, Callable
+from functools import partial
 
 from msgspec import UNSET, Struct
 from msgspec.structs import replace
 
-from adapters.chat_template import Probe, Refusal, run_async
+from adapters.chat_template import Form, Plan, Probe, Refusal, find_plan, run_async
+from adapters.chat_template.plan import THOUGHT_KEYS
 from adapters.errors import BadUpstreamError, GenerationError, InvalidRequestError
 from adapters.ollama.catalog import Catalog, full_name
 from adapters.ollama.rendered.thought_style import ThoughtStyle, find_style
@@ -43,6 +45,7 @@ class Renderer:
     def __init__(self, catalog: Catalog) -> None:
         self._catalog = catalog
         self._models: dict[tuple[str, str], RenderedModel | None] = {}
+        self._plans: dict[tuple[str, str], Plan] = {}
         self._has_warned = False
 
     async def model(self, name: str, post: Post) -> RenderedModel | None:
@@ -61,6 +64,21 @@ class Renderer:
                 self._warn()
         return self._models[key]
 
+    async def plan(self, name: str, post: Post) -> Plan | None:
+        """Return which conversations the template of `name` takes, by probes for each digest;
+        `None` where this Ollama does not render.
+
+        Raises:
+            BackendError: as `model`.
+        """
+        key = (full_name(name), self._catalog.digest(name))
+        if key not in self._plans:
+            if await self.model(name, post) is None:
+                return None
+            probing = find_plan(forms=(Form(),), thought_keys=THOUGHT_KEYS[:1])
+            self._plans[key] = await run_async(probing, partial(_render, name, post))
+        return self._plans[key]
+
     async def prompt(self, body: ChatBody, model: RenderedModel, post: Post) -> str:
         """Return the prompt that Ollama renders of `body`.
 
@@ -74,14 +92,8 @@ class Renderer:
     async def _probe(self, name: str, post: Post) -> RenderedModel:
         facts = await self._catalog.facts(name)
 
-        async def render(probe: Probe) -> str | Refusal:
-            try:
-                return await _rendered(to_probe_body(name, probe), post)
-            except _REFUSALS as error:
-                return Refusal(error.message)
-
         probing = find_style(thinks=facts.thinks, template=facts.jinja, parser=facts.parser)
-        style = await run_async(probing, render)
+        style = await run_async(probing, partial(_render, name, post))
         needs_control = facts.adds_first_token or style.has_thoughts
         control = await self._catalog.control_tokens(name) if needs_control else None
         return RenderedModel(
@@ -100,6 +112,13 @@ class Renderer:
                 " forced calls are left to Ollama's own handling, and messages are not continued."
                 " A newer Ollama may render."
             )
+
+
+async def _render(name: str, post: Post, probe: Probe) -> str | Refusal:
+    try:
+        return await _rendered(to_probe_body(name, probe), post)
+    except _REFUSALS as error:
+        return Refusal(error.message)
 
 
 async def _rendered(body: ChatBody, post: Post) -> str:

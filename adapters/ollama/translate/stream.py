@@ -17,10 +17,11 @@ from adapters.events import (
     Usage,
 )
 from adapters.ollama.ndjson import LineStream
-from adapters.ollama.translate.json_schema import Promise
+from adapters.ollama.translate.json_schema import Promise, has_keyword, is_complete
 from adapters.ollama.translate.request import to_grammar
 from adapters.ollama.translate.response import Answer, Emit
 from adapters.ollama.translate.tool_choice import (
+    CallBegunError,
     ForcedCallReader,
     chosen_tools,
     is_forced,
@@ -44,9 +45,18 @@ class _Reader:
     From a line to the sink: `Answer`, then `ForcedCallReader` for a forced call, then `Checks`.
     """
 
-    def __init__(self, request: GenerationRequest, checks: "Checks | None") -> None:
-        forced = _is_forced(request)
-        reads_calls = forced or may_call(request)
+    def __init__(
+        self,
+        request: GenerationRequest,
+        checks: "Checks | None",
+        *,
+        in_words: bool,
+        is_begun: bool,
+    ) -> None:
+        """`in_words`, `is_begun`: see `AnswerWriter`."""
+        forced = _is_forced(request) or is_begun
+        is_free = in_words and not forced and not may_call(request)
+        reads_calls = forced or may_call(request) or is_free
         self._answer = Answer(one_call=not request.parallel_tool_calls or reads_calls)
         self._checks = checks
         self._forced: ForcedCallReader | None = None
@@ -55,7 +65,7 @@ class _Reader:
             checks.reset()
         if reads_calls:
             self._forced = ForcedCallReader(
-                chosen_tools(request), bool(request.stop), required=forced
+                chosen_tools(request), bool(request.stop), required=forced, is_free=is_free
             )
 
     def emit_to(self, emit: Emit) -> None:
@@ -82,8 +92,40 @@ class _Reader:
         return finished
 
 
+class Written(Struct, kw_only=True):
+    """What was written of an answer that was lost."""
+
+    text: str = ""
+    reasoning: str = ""
+
+
+class _Keeper:
+    """Keeps the events of an answer while they are written."""
+
+    def __init__(self) -> None:
+        self.emit: Emit = bool
+        self._events: list[Event] = []
+
+    def take(self, event: Event) -> object:
+        self._events.append(event)
+        return self.emit(event)
+
+    @property
+    def count(self) -> int:
+        return len(self._events)
+
+    @property
+    def has_called(self) -> bool:
+        return any(isinstance(event, ToolCallStarted) for event in self._events)
+
+    def written(self) -> Written:
+        texts = [event.text for event in self._events if isinstance(event, TextDelta)]
+        thoughts = [event.text for event in self._events if isinstance(event, ReasoningDelta)]
+        return Written(text="".join(texts), reasoning="".join(thoughts))
+
+
 class Thought(Struct, kw_only=True):
-    """A thought that is generated before the answer, by a request of its own."""
+    """A part of an answer that was generated before the rest, by a request of its own."""
 
     text: str = ""
     tokens: int = 0
@@ -91,6 +133,7 @@ class Thought(Struct, kw_only=True):
     """`None` where the end came without counts."""
     is_cut: bool = False
     """The limit of tokens has ended it."""
+    is_reasoning: bool = True
 
     def add_to(self, answer: Usage) -> Usage:
         """Return the counts of both; the thought is a part of the prompt of `answer`."""
@@ -101,7 +144,7 @@ class Thought(Struct, kw_only=True):
         return Usage(
             prompt_tokens=prompt,
             completion_tokens=thought + answer.completion_tokens,
-            reasoning_tokens=thought,
+            reasoning_tokens=thought if self.is_reasoning else None,
         )
 
 
@@ -146,7 +189,16 @@ class AnswerWriter:
     begins with `Restarted`.
     """
 
-    def __init__(self, request: GenerationRequest, sink: Sink, checks: "Checks | None") -> None:
+    def __init__(
+        self,
+        request: GenerationRequest,
+        sink: Sink,
+        checks: "Checks | None",
+        *,
+        in_words: bool = False,
+    ) -> None:
+        """`in_words`: tools that may be called are told in words, so that calls are text."""
+        self._in_words = in_words and bool(request.tools) and request.tool_choice != "none"
         self._request = request
         self._sink = sink
         self._checks = checks
@@ -155,6 +207,9 @@ class AnswerWriter:
         self._has_started = False
         self._in_attempt = False
         self._thought: Thought | None = None
+        self._keeper: _Keeper | None = None
+        self._is_begun = False
+        """A call that has begun is being generated under a grammar."""
 
     async def write(self, lines: LineStream[Line], num_ctx: int, *, cold: bool) -> None:
         """Write all events of `lines`, the answer of one server.
@@ -168,15 +223,18 @@ class AnswerWriter:
                 answer would come again.
         """
         first: list[Event] = []
-        reader = _Reader(self._request, self._checks)
+        reader = _Reader(
+            self._request, self._checks, in_words=self._in_words, is_begun=self._is_begun
+        )
         try:
             line, *others = await lines.next_lines()
             reader.emit_to(first.append)
             reader.read(line)
             self._start(num_ctx, cold)
-            reader.emit_to(self._sink.write)
+            write = self._kept() if lines.may_be_lost else self._sink.write
+            reader.emit_to(write)
             for event in first:
-                self._sink.write(event)
+                write(event)
             for line in others:
                 reader.read(line)
             await lines.push(reader.read, self._sink.drain)
@@ -210,11 +268,39 @@ class AnswerWriter:
         self._thought = reader.thought
         return reader.thought
 
+    def _kept(self) -> Emit:
+        self._keeper = keeper = _Keeper()
+        keeper.emit = self._sink.write
+        return keeper.take
+
+    def resume(self) -> Written | None:
+        """Return what was written of the answer, to write its rest; `None` where there can be none,
+        because it had a call."""
+        keeper, self._keeper = self._keeper, None
+        if keeper is None:
+            return Written()
+        if keeper.has_called:
+            return None
+        written = keeper.written()
+        if written.text or written.reasoning:
+            self._thought = Thought(tokens=keeper.count, is_reasoning=not written.text)
+        return written
+
     def finish_cut(self, thought: Thought) -> None:
         """End the answer in its thought."""
         prompt, tokens = thought.prompt_tokens or 0, thought.tokens
         usage = Usage(prompt_tokens=prompt, completion_tokens=tokens, reasoning_tokens=tokens)
         self._sink.write(Finished("length", usage))
+
+    @property
+    def has_started(self) -> bool:
+        return self._has_started
+
+    def begin_call(self) -> None:
+        """Read what comes next as a forced call."""
+        self._is_begun = True
+        if self._checks is not None:
+            self._checks.writes_anew = False
 
     def may_restart(self, error: BackendError) -> bool:
         """True where another server may answer after `error`, which ended the last attempt.
@@ -278,6 +364,8 @@ class Checks:
         self._holds_calls = not (_is_forced(request) or may_call(request))
         """A free call has no grammar: it is written once it was checked."""
         self._must_answer = not may_call(request)
+        self.writes_anew = self._holds_calls
+        """A free call that does not match is generated anew under a grammar."""
         self.has_failed = False
         """The last check has failed."""
         self._text = _promise_of(request.response_format)
@@ -286,6 +374,12 @@ class Checks:
             for tool in request.tools
             if tool.strict
         }
+        self._unchecked = frozenset(
+            tool.name
+            for tool in request.tools
+            if has_keyword(tool.parameters or {}, ("pattern", "patternProperties"))
+        )
+        """Tools with patterns, which only a grammar can enforce; see `Promise`."""
 
         self.emit: Emit = bool
         self.reset()
@@ -297,6 +391,7 @@ class Checks:
         self._held: list[Event] | None = None
         """Events since the first call that must be checked before it is written."""
         self._called: dict[int, Promise] = {}
+        self._names: dict[int, str] = {}
         self._arguments: dict[int, list[str]] = {}
 
     def take(self, event: Event) -> object:
@@ -308,6 +403,7 @@ class Checks:
                 self._has_called = True
                 if name in self._tools:
                     self._called[index] = self._tools[name]
+                    self._names[index] = name
                     if self._holds_calls and self._held is None:
                         self._held = []
             case ToolCallDelta(index=index, arguments=arguments) if index in self._called:
@@ -325,18 +421,26 @@ class Checks:
         `is_cut`: the limit has ended the answer; only the calls that came complete are checked.
 
         Raises:
+            CallBegunError: a free call does not match, and can be generated anew.
             GenerationError: a part of it does not match its schema.
         """
         self.has_failed = True
         # A stop string may have cut the text anywhere, as requested.
-        if not is_cut and not self._may_stop:
+        if not is_cut and (not self._may_stop or is_complete("".join(self._texts))):
             await self._check_text()
         if self._held is not None or not (is_cut or self._may_stop):
             for index, promise in self._called.items():
-                await promise.check("".join(self._arguments.get(index, ())))
+                await self._check_call(index, promise)
         self.has_failed = False
         for event in self._held or ():
             self.emit(event)
+
+    async def _check_call(self, index: int, promise: Promise) -> None:
+        arguments = "".join(self._arguments.get(index, ()))
+        name = self._names[index]
+        if self.writes_anew and (name in self._unchecked or not await promise.fits(arguments)):
+            raise CallBegunError(name)
+        await promise.check(arguments)
 
     async def _check_text(self) -> None:
         if self._text and (self._must_answer or not self._has_called):

@@ -7,7 +7,7 @@ import pytest
 from adapters.errors import InvalidRequestError, UnsupportedParameterError
 from adapters.ollama.translate.grammar_schema import GrammarSchema, to_grammar_schema
 from adapters.ollama.translate.request import to_body
-from adapters.request import GenerationRequest, JSONSchema, Message, TextPart, Tool
+from adapters.request import GenerationRequest, JSONSchema, Message, TextPart
 
 QUESTION = Message(role="user", content=(TextPart("?"),))
 ANY = {"type": ["object", "array", "string", "number", "boolean", "null"]}
@@ -214,10 +214,3 @@ def test_bounds_of_numbers_in_a_strict_schema_are_checked(
     schema: dict[str, Any], must_check: bool, strict: bool
 ):
     assert rewritten(schema, strict=strict).must_check == (must_check and strict)
-
-
-def test_pattern_of_a_strict_tool_is_refused_when_the_call_is_free():
-    tool = Tool("f", None, {"properties": {"a": {"type": "string", "pattern": "^a$"}}}, True)
-    with pytest.raises(UnsupportedParameterError) as caught:
-        to_body(GenerationRequest(model="m", prompt=(QUESTION,), tools=(tool,)))
-    assert caught.value.param == "tools"
