@@ -69,7 +69,8 @@ class StandIn:
         self.rendered: list[Any] = []
         """Bodies of requests to render."""
         self.renders: Callable[[Any], str] | None = None
-        """Renders a body; `None`: it does not render, as an old Ollama."""
+        """Renders a body, or raises `ValueError` as a template that refuses it; `None`: it does not
+        render, as an old Ollama."""
         self.connections = 0
         """Sockets opened since the start."""
         self._open = 0
@@ -131,7 +132,12 @@ class StandIn:
         self.rendered.append(body)
         answer: dict[str, Any] = {"model": body["model"], "message": {"role": "assistant"}}
         if self.renders is not None:
-            answer["_debug_info"] = {"rendered_template": self.renders(body)}
+            try:
+                answer["_debug_info"] = {"rendered_template": self.renders(body)}
+            except ValueError as error:
+                words = {"error": f"Jinja Exception: {error}"}
+                await reply.plain(400, json.dumps(words).encode())
+                return
         await reply.plain(200, json.dumps(answer).encode())
 
 
