@@ -33,6 +33,7 @@ _BOTH: frozenset[Feature] = frozenset(
         "num_ctx",
         "keep_alive",
         "continue_final_message",
+        "guided_regex",
     }
 )
 
@@ -44,7 +45,6 @@ _ONLY_MLX: frozenset[Feature] = frozenset(
         "echo_logprobs",
         "empty_answer",
         "logit_bias",
-        "guided_regex",
         "guided_grammar",
     }
 )

@@ -72,8 +72,12 @@ class OllamaBackend:
         with self._counters.track():
             if checks is not None and must_check_first(request):
                 await write_checked(request, sink, checks, attempt.write)
-            else:
-                await attempt.write(request, sink, body)
+                return
+            call = await attempt.prepare(request, sink, body)
+            try:
+                await self._servers.generate(call)
+            except (TemplateRefusalError, CallBegunError) as reason:
+                await attempt.write_anew(reason)
 
     async def _generate_choices(self, request: GenerationRequest, sink: Sink) -> None:
         self._to_body(request)
@@ -160,47 +164,72 @@ class _Attempt:
         self._servers = servers
         self._checks = checks
         self._deadline = deadline
+        self._shown = True
+        """The template shows the tools and calls of the request."""
+        self._names: frozenset[Rewrite] = frozenset()
+        """Rewritings of the messages."""
 
-    async def write(
+    async def prepare(
         self, request: GenerationRequest, sink: Sink, body: ChatBody | RawBody | None = None
-    ) -> None:
-        """Write the answer; `body` is that of `request`, where it is known already.
+    ) -> Call:
+        """Return the first call of an answer; `body` is that of `request`, where it is known.
+
+        Raises:
+            BackendError: as `OllamaServers.rewrites`.
+        """
+        self._shown = await self._shows_tools(request)
+        if depends_on_template(request):
+            request, body = fitted(request, await self._servers.template(request.model)), None
+        self._request = request
+        self._writer = AnswerWriter(request, sink, self._checks, in_words=not self._shown)
+        if self._shown and _has_calls(request):
+            # A template may leave them out in silence.
+            self._names, body = await self._rewrites(), None
+        return self._call(request, body if self._shown else None)
+
+    async def write(self, request: GenerationRequest, sink: Sink) -> None:
+        """Write the answer.
 
         Raises:
             BackendError: as `OllamaServers.generate`.
         """
-        shows_tools = await self._shows_tools(request)
-        if depends_on_template(request):
-            request, body = fitted(request, await self._servers.template(request.model)), None
-        writer = AnswerWriter(request, sink, self._checks, in_words=not shows_tools)
-        rewrites: frozenset[Rewrite] = frozenset()
-        if shows_tools and _has_calls(request):
-            # A template may leave them out in silence.
-            rewrites, body = await self._servers.rewrites(request.model), None
-        send = partial(self._send, request, writer, shows_tools)
+        call = await self.prepare(request, sink)
         try:
-            await send(rewrites, body if shows_tools else None)
-        except TemplateRefusalError:
-            known, rewrites = rewrites, await self._servers.rewrites(request.model)
-            if writer.has_started or rewrites == known:
-                raise
-            await send(rewrites)
-        except CallBegunError as begun:
-            writer.begin_call()
-            request = replace(request, tool_choice=NamedTool(begun.name), response_format=None)
-            await self._send(request, writer, shows_tools, rewrites)
+            await self._servers.generate(call)
+        except (TemplateRefusalError, CallBegunError) as reason:
+            await self.write_anew(reason)
 
-    async def _send(
-        self,
-        request: GenerationRequest,
-        writer: AnswerWriter,
-        shows_tools: bool,
-        rewrites: frozenset[Rewrite],
-        body: ChatBody | RawBody | None = None,
-    ) -> None:
-        plan = to_plan(request, shows_tools, rewrites) if needs_rendering(request) else None
-        body = body or to_body(request, shows_tools, rewrites)
-        await self._servers.generate(Call(body, writer, self._deadline, plan))
+    async def write_anew(self, reason: TemplateRefusalError | CallBegunError) -> None:
+        """Write the answer of another call, after `reason` has ended the first.
+
+        Raises:
+            BackendError: as `OllamaServers.generate`.
+        """
+        if isinstance(reason, TemplateRefusalError):
+            known, self._names = self._names, await self._rewrites()
+            if self._writer.has_started or self._names == known:
+                raise reason
+            try:
+                await self._servers.generate(self._call(self._request))
+                return
+            except CallBegunError as begun:
+                reason = begun
+        self._writer.begin_call()
+        choice = NamedTool(reason.name)
+        forced = replace(self._request, tool_choice=choice, response_format=None)
+        await self._servers.generate(self._call(forced))
+
+    def _call(self, request: GenerationRequest, body: ChatBody | RawBody | None = None) -> Call:
+        plan = None
+        if needs_rendering(request):
+            plan = to_plan(request, self._shown, self._names)
+        body = body or to_body(request, self._shown, self._names)
+        return Call(body, self._writer, self._deadline, plan)
+
+    async def _rewrites(self) -> frozenset[Rewrite]:
+        found = await self._servers.rewrites(self._request.model, self._deadline)
+        self._writer.was_cold = self._writer.was_cold or found.cold
+        return found.names
 
     async def _shows_tools(self, request: GenerationRequest) -> bool:
         """True where the template shows the tools and calls of `request`, if it has any."""

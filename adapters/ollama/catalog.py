@@ -309,10 +309,10 @@ class Catalog:
 
 
 def _capability_names(tag: Tag, shown: Show) -> frozenset[str]:
-    """Return what `/api/tags` or `/api/show` reports: where the two differ, more is believed.
+    """Return the capabilities that `/api/tags` or `/api/show` reports.
 
-    `/api/tags` reports models whose template is in their weights without tools and reasoning, and
-    `completion` for every model that it knows nothing of, embedding models among them; there
+    `/api/tags` leaves out tools and reasoning where the template is in the weights, and reports
+    `completion` for every model that it knows nothing about, embedding models among them: there
     `/api/show` alone counts.
     """
     listed = frozenset(tag.capabilities or ())

@@ -67,7 +67,13 @@ class Call(Struct, frozen=True):
     writer: AnswerWriter
     deadline: Deadline = AS_CONFIGURED
     plan: RenderedPlan | None = None
-    """How the answer is generated from a rendered prompt; `None`: `body` is sent as it is."""
+    """Plan of an answer from a rendered prompt; `None`: `body` is sent as it is."""
+
+
+class Rewrites(Struct, frozen=True):
+    names: frozenset[Rewrite] = frozenset()
+    cold: bool = False
+    """The model had to be loaded to find them out."""
 
 
 class OllamaServer:
@@ -150,39 +156,38 @@ class OllamaServer:
         exchange = _Exchange(self, call.body.model, deadline)
         try:
             if call.plan is None:
-                await self._write(call, exchange)
+                await exchange.ask(call.body, call.writer.write)
             else:
                 answer = RenderedAnswer(call.plan, call.writer, self._renderer, exchange)
                 await answer.write(call.body)
+        except LostAnswerError as error:
+            if call.plan is not None or not await self._write_rest(call, exchange, error):
+                raise
         finally:
             exchange.request.end()
 
-    async def rewrites(self, model: str) -> frozenset[Rewrite]:
+    async def rewrites(self, model: str, deadline: Deadline) -> "Rewrites":
         """Return what is done with messages that the template of `model` does not take.
 
         Raises:
             BackendError: as `generate`.
         """
-        exchange = _Exchange(self, model, AS_CONFIGURED)
+        exchange = _Exchange(self, model, deadline)
         try:
             plan = await self._renderer.plan(model, exchange.post)
         finally:
             exchange.request.end()
-        return frozenset() if plan is None else plan.rewrites
+        names: frozenset[Rewrite] = frozenset() if plan is None else plan.rewrites
+        return Rewrites(names, exchange.request.cold)
 
-    async def _write(self, call: Call, exchange: "_Exchange") -> None:
-        """Write the answer to `call` as Ollama reads it; where it cannot, from what it renders."""
-        try:
-            await exchange.ask(call.body, call.writer.write)
-        except LostAnswerError as error:
-            plan = free_plan(call.body)
-            written = call.writer.resume()
-            if plan is None or written is None:
-                raise
-            log.info("llama-server cannot read an answer of '%s': %s", plan.chat.model, error)
-            answer = RenderedAnswer(plan, call.writer, self._renderer, exchange)
-            if not await answer.write_rest(written):
-                raise
+    async def _write_rest(self, call: Call, exchange: "_Exchange", error: LostAnswerError) -> bool:
+        """Write the rest of an answer that was lost; false where it cannot be had."""
+        plan, written = free_plan(call.body), call.writer.resume()
+        if plan is None or written is None:
+            return False
+        log.info("llama-server cannot read an answer of '%s': %s", plan.chat.model, error)
+        answer = RenderedAnswer(plan, call.writer, self._renderer, exchange)
+        return await answer.write_rest(written)
 
     async def ask(
         self,
@@ -244,11 +249,11 @@ class OllamaServer:
         self._sizing.used(body.model, size)
         return rendering
 
-    async def _open(
+    def _open(
         self, body: ChatBody | RawBody, deadline: Deadline, size: Size, request: InFlightRequest
-    ) -> LineStream[Line]:
+    ) -> Awaitable[LineStream[Line]]:
         """Send `body` with the context of `size`, and wait for the first line."""
-        return await self._send(body, self.client.open, deadline, size, request)
+        return self._send(body, self.client.open, deadline, size, request)
 
     async def _send(
         self,

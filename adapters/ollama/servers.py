@@ -8,7 +8,6 @@ from functools import partial
 from msgspec.structs import replace
 
 from adapters.backend import BreakerState, Health, Model, Progress
-from adapters.chat_template import Rewrite
 from adapters.config import OllamaConfig
 from adapters.errors import (
     BackendBusyError,
@@ -19,7 +18,7 @@ from adapters.errors import (
 )
 from adapters.ollama.catalog import full_name
 from adapters.ollama.errors import SILENT
-from adapters.ollama.server import Call, OllamaServer
+from adapters.ollama.server import Call, OllamaServer, Rewrites
 from adapters.ollama.translate.template import Template
 from adapters.ollama.wire import EmbedBody, Embedded
 from adapters.upstream.deadlines import AS_CONFIGURED, Deadline
@@ -119,9 +118,9 @@ class OllamaServers:
             return if_unknown
         return "tools" in known.capabilities
 
-    async def rewrites(self, model: str) -> frozenset[Rewrite]:
+    async def rewrites(self, model: str, deadline: Deadline) -> Rewrites:
         """Return those of the server that would answer, see `OllamaServer.rewrites`."""
-        return await (await self._candidates(model))[0].rewrites(model)
+        return await (await self._candidates(model))[0].rewrites(model, deadline)
 
     async def template(self, model: str) -> Template:
         """Return the template of the server that would answer."""

@@ -288,7 +288,7 @@ def _without_nulls(fields: dict[str, Any]) -> dict[str, Any]:
 class ShowBody(Struct):
     model: str
     verbose: bool | UnsetType = UNSET
-    """With the vocabulary."""
+    """Add the vocabulary, which is long."""
 
 
 class Show(Struct, kw_only=True):

@@ -84,7 +84,7 @@ class RenderedAnswer:
         return True
 
     def _needs_unknown_words(self, model: RenderedModel) -> bool:
-        """True where a thought is requested of a model whose words for it are not known."""
+        """True for a requested thought if the words around it are not known."""
         is_requested = self._plan.chat.think not in (UNSET, False)
         return model.thinks and is_requested and not model.style.has_thoughts
 

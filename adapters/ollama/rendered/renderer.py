@@ -1,4 +1,4 @@
-"""Rendering of conversations by one Ollama, and what it shows of each model, kept by digest."""
+"""Rendering of conversations by one Ollama; what it shows of a model is kept by digest."""
 
 import logging
 from collections.abc import Awaitable, Callable
@@ -29,7 +29,7 @@ class NotRenderedError(Exception):
 
 
 class RenderedModel(Struct, frozen=True, kw_only=True):
-    """What rendering shows of a model."""
+    """Properties of a model that its renderings show."""
 
     style: ThoughtStyle
     first_token: str = ""

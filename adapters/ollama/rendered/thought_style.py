@@ -55,17 +55,17 @@ class _Seen(Struct, frozen=True, kw_only=True):
     """Renderings from the question on; `None` where the template refuses."""
 
     on: str | None
-    """The prompt with thinking on, …"""
+    """Prompt with thinking on."""
     off: str
-    """… and off."""
+    """Prompt with thinking off."""
     answered: str | None
-    """With an answer and another question, thinking off."""
+    """Conversation with an answer and another question, thinking off."""
     thought: str | None
-    """The same with a thought before the answer, thinking on."""
+    """Conversation with a thought before the answer, thinking on."""
     called: str | None
-    """With a thought before a call and its result, thinking on."""
+    """Conversation with a thought before a call and its result, thinking on."""
     called_only: str | None
-    """The same without the thought."""
+    """Conversation with that call and no thought."""
 
 
 def find_style(*, thinks: bool, template: str = "", parser: str = "") -> Probing[ThoughtStyle]:

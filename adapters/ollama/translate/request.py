@@ -39,6 +39,7 @@ from adapters.request import (
     JSONSchema,
     Message,
     ReasoningEffort,
+    Regex,
     ResponseFormat,
     TokenIds,
     Tool,
@@ -184,6 +185,10 @@ def _answer_schema(wanted: ResponseFormat | None, rewriter: SchemaRewriter) -> d
     match wanted:
         case JSONObject():
             return {"type": "object"}
+        case Regex(pattern=pattern):
+            # A string in JSON, which `QuotedTextReader` reads.
+            own = {"type": "string", "pattern": f"^(?:{pattern})$"}
+            return rewriter.rewrite(own, "guided_regex", "guided_regex", strict=True)
         case JSONSchema(schema=schema, strict=strict):
             return rewriter.rewrite(schema, _PLACE, "response_format", strict=strict)
         case _:

@@ -18,6 +18,7 @@ from adapters.events import (
 )
 from adapters.ollama.ndjson import LineStream
 from adapters.ollama.translate.json_schema import Promise, has_keyword, is_complete
+from adapters.ollama.translate.quoted_text import QuotedTextReader
 from adapters.ollama.translate.request import to_grammar
 from adapters.ollama.translate.response import Answer, Emit
 from adapters.ollama.translate.tool_choice import (
@@ -32,6 +33,7 @@ from adapters.request import (
     GenerationRequest,
     JSONObject,
     JSONSchema,
+    Regex,
     ResponseFormat,
 )
 from adapters.sink import Sink
@@ -59,6 +61,7 @@ class _Reader:
         reads_calls = forced or may_call(request) or is_free
         self._answer = Answer(one_call=not request.parallel_tool_calls or reads_calls)
         self._checks = checks
+        self._quoted = QuotedTextReader() if isinstance(request.response_format, Regex) else None
         self._forced: ForcedCallReader | None = None
         self.read = self._answer.read
         if checks is not None:
@@ -73,6 +76,9 @@ class _Reader:
         if self._checks is not None:
             self._checks.emit = emit
             emit = self._checks.take
+        if self._quoted is not None:
+            self._quoted.emit = emit
+            emit = self._quoted.take
         if self._forced is not None:
             self._forced.emit = emit
             emit = self._forced.take
@@ -93,7 +99,7 @@ class _Reader:
 
 
 class Written(Struct, kw_only=True):
-    """What was written of an answer that was lost."""
+    """The part of a lost answer that was written."""
 
     text: str = ""
     reasoning: str = ""
@@ -204,6 +210,8 @@ class AnswerWriter:
         self._checks = checks
         grammar = to_grammar(request) if request.response_format or request.tools else None
         self._ignored = () if grammar is None else grammar.left_out
+        self.was_cold = False
+        """The model had to be loaded before the request was sent."""
         self._has_started = False
         self._in_attempt = False
         self._thought: Thought | None = None
@@ -320,7 +328,7 @@ class AnswerWriter:
         if self._has_started:
             self._sink.write(Restarted(num_ctx))
         else:
-            self._sink.write(Started(num_ctx, cold, self._ignored))
+            self._sink.write(Started(num_ctx, cold or self.was_cold, self._ignored))
         self._has_started = True
         if self._request.echo and isinstance(self._request.prompt, str):
             self._sink.write(TextDelta(self._request.prompt))
