@@ -9,10 +9,11 @@ from functools import partial
 from msgspec.structs import replace
 
 from adapters.backend import Embeddings, Health, Model, Progress, refuse_unsupported
-from adapters.chat_template import Rewrite
+from adapters.chat_template import Rewrite, rewrite
 from adapters.config import OllamaConfig
 from adapters.errors import BackendError
 from adapters.features import OLLAMA
+from adapters.ollama.catalog import TOOLS_AS_TEXT
 from adapters.ollama.checked_answer import write_checked
 from adapters.ollama.choices import choice_requests, write_choices
 from adapters.ollama.errors import TemplateRefusalError, blame_input
@@ -224,7 +225,15 @@ class _Attempt:
         if needs_rendering(request):
             plan = to_plan(request, self._shown, self._names)
         body = body or to_body(request, self._shown, self._names)
+        if self._names or not self._shown:
+            self._writer.template = self._done(request)
         return Call(body, self._writer, self._deadline, plan)
+
+    def _done(self, request: GenerationRequest) -> tuple[str, ...]:
+        """Return the names of what is done with the messages, see `Started.template`."""
+        messages = request.prompt if isinstance(request.prompt, tuple) else ()
+        words = () if self._shown else (TOOLS_AS_TEXT,)
+        return (*rewrite(messages, self._names).done, *words)
 
     async def _rewrites(self) -> frozenset[Rewrite]:
         found = await self._servers.rewrites(self._request.model, self._deadline)

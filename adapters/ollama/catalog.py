@@ -23,6 +23,8 @@ from adapters.ollama.model_info import (
 from adapters.ollama.wire import Details, Show, ShowBody, ShownVocabulary, Tag, Tags
 from adapters.request import Feature
 
+TOOLS_AS_TEXT = "tools-as-text"
+"""The note of a model that is told of tools in words."""
 _SECONDS = 5.0
 _SHOWS_AT_ONCE = 4
 
@@ -69,6 +71,8 @@ class Catalog:
         """Name -> runner, until the next list."""
         self._facts: dict[tuple[str, str], ModelInfo] = {}
         self._control: dict[tuple[str, str], ControlTokens] = {}
+        self._notes: dict[tuple[str, str], tuple[str, ...]] = {}
+        """Name and digest -> see `Model.template`."""
         self._running: dict[str, Tag] = {}
         self._tells = False
         """True once `/api/ps` has responded."""
@@ -161,6 +165,12 @@ class Catalog:
             except (BackendError, msgspec.MsgspecError):
                 return ControlTokens()
         return self._control[key]
+
+    def note_template(self, name: str, notes: tuple[str, ...]) -> None:
+        """Keep what was found out about the template of `name`, for the lists from now on."""
+        name = full_name(name)
+        self._notes[name, self.digest(name)] = notes
+        self.doubt()
 
     def runner(self, name: str) -> str:
         """Return the runner of `name`, the same for all models that share it, as far as known."""
@@ -291,6 +301,7 @@ class Catalog:
         is_mlx = details.format == "safetensors"
         file = origin(shown)
         running = self._as_loaded(tag.name)
+        lacks_tools = "chat" in capabilities and "tools" not in capabilities
         return Model(
             name=tag.name,
             context_length=details.context_length or context_length(shown),
@@ -302,6 +313,10 @@ class Catalog:
             origin=file,
             exact=None if file is None else True,
             primed=is_primed(shown),
+            template=(
+                *self._notes.get((tag.name, tag.digest), ()),
+                *((TOOLS_AS_TEXT,) if lacks_tools else ()),
+            ),
             created=_seconds_since_1970(tag.modified_at),
             loaded=running is not None if has_running else None,
             loaded_context=running.context_length if has_running and running else None,

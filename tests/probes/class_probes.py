@@ -168,14 +168,14 @@ def _schema(effort: str | None) -> Callable[[Probing], None]:
     def probe(model: Probing) -> None:
         for seed in range(1, _TRIES + 1):
             answer = model.whole(SUM, **fields, temperature=1, seed=seed)
+            is_none = effort == "none"
+            _demand(not (is_none and answer.reasoning), f"reasoning {answer.reasoning[:40]!r}")
             try:
                 _keeps_schema(answer)
             except CutThoughtError:
-                if seed == _TRIES:
-                    raise
                 continue
-            break
-        _demand(effort != "none" or not answer.reasoning, f"reasoning {answer.reasoning[:40]!r}")
+            return
+        raise CutThoughtError
 
     return probe
 

@@ -43,11 +43,12 @@ class RenderedAnswer:
 
         Raises:
             BackendError: as `AnswerWriter.write`.
-            UnsupportedParameterError: this Ollama does not render, and there is no other way.
+            UnsupportedParameterError: this Ollama does not render, and there is no other way; a
+                thought is requested, and the words around it are not known.
         """
         exchange = self._exchange
         model = await self._renderer.model(self._plan.chat.model, exchange.post)
-        if model is None or self._needs_unknown_words(model):
+        if model is None:
             if self._plan.begun:
                 raise UnsupportedParameterError(
                     "This Ollama does not render prompts for Tandem, which"
@@ -55,6 +56,12 @@ class RenderedAnswer:
                     param="continue_final_message",
                 )
             await exchange.ask(as_before, self._writer.write)
+        elif self._needs_unknown_words(model):
+            raise UnsupportedParameterError(
+                "'reasoning_effort' is not supported together with a format or a forced call: the"
+                f" words around the thoughts of '{self._plan.chat.model}' are not known.",
+                param="reasoning_effort",
+            )
         elif self._plan.may_think and model.style.has_thoughts:
             await self._write_thought_first(model)
         else:

@@ -20,6 +20,8 @@ log = logging.getLogger("tandem")
 
 Post = Callable[[ChatBody], Awaitable[Rendering]]
 """Posts a body to `/api/chat` in the context of one request."""
+NOT_RENDERED = "not-rendered"
+"""The note of a model on an Ollama that does not render."""
 _REFUSALS = (InvalidRequestError, GenerationError, BadUpstreamError)
 """Failures that concern one conversation: Ollama reports those of templates in any way."""
 
@@ -61,6 +63,7 @@ class Renderer:
                 self._models[key] = await self._probe(name, post)
             except NotRenderedError:
                 self._models[key] = None
+                self._catalog.note_template(name, (NOT_RENDERED,))
                 self._warn()
         return self._models[key]
 
@@ -76,7 +79,8 @@ class Renderer:
             if await self.model(name, post) is None:
                 return None
             probing = find_plan(forms=(Form(),), thought_keys=THOUGHT_KEYS[:1])
-            self._plans[key] = await run_async(probing, partial(_render, name, post))
+            plan = self._plans[key] = await run_async(probing, partial(_render, name, post))
+            self._catalog.note_template(name, tuple(sorted(plan.rewrites)))
         return self._plans[key]
 
     async def prompt(self, body: ChatBody, model: RenderedModel, post: Post) -> str:

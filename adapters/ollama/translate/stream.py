@@ -212,6 +212,8 @@ class AnswerWriter:
         self._ignored = () if grammar is None else grammar.left_out
         self.was_cold = False
         """The model had to be loaded before the request was sent."""
+        self.template: tuple[str, ...] = ()
+        """See `Started.template`."""
         self._has_started = False
         self._in_attempt = False
         self._thought: Thought | None = None
@@ -328,7 +330,7 @@ class AnswerWriter:
         if self._has_started:
             self._sink.write(Restarted(num_ctx))
         else:
-            self._sink.write(Started(num_ctx, cold or self.was_cold, self._ignored))
+            self._sink.write(Started(num_ctx, cold or self.was_cold, self._ignored, self.template))
         self._has_started = True
         if self._request.echo and isinstance(self._request.prompt, str):
             self._sink.write(TextDelta(self._request.prompt))

@@ -72,6 +72,7 @@ async def test_models_of_the_recording(full: StandIn, backend: OllamaBackend):
         origin="sha256:b179c9523d0e6a0f98a330c7562b682750a6f8c8c15e5bc70ea373728110db53",
         exact=True,
         created=1795459472,
+        template=("tools-as-text",),
         loaded=True,
         loaded_context=4096,
     )

@@ -213,6 +213,18 @@ async def test_thought_that_takes_the_whole_limit_ends_the_answer(
     assert end_of(events).usage.reasoning_tokens == 5
 
 
+async def test_thought_between_unknown_words_is_refused_by_name(
+    standin: StandIn, backend: OllamaBackend
+):
+    shows(standin, "thinking")
+    standin.renders = lambda body: "".join(m["content"] for m in body["messages"])
+    says_raw(standin, (ANSWER, {}))
+    with pytest.raises(UnsupportedParameterError) as caught:
+        await events_of(backend, chat(response_format=STRICT, reasoning_effort="low"))
+    assert caught.value.param == "reasoning_effort"
+    assert text_of(await events_of(backend, chat(response_format=STRICT))) == ANSWER
+
+
 async def test_effort_none_skips_the_thought(standin: StandIn, backend: OllamaBackend):
     shows(standin, "thinking")
     says_raw(standin, (ANSWER, {}))
@@ -270,12 +282,15 @@ async def test_ollama_that_does_not_render_keeps_the_earlier_way(
 ):
     standin.renders = None
     standin.says("/api/chat", says_lines({"message": {"content": ANSWER}}, {"done": True}))
+    await backend.list_models()
     with caplog.at_level("WARNING", logger="tandem"):
         for _ in range(2):
             assert text_of(await events_of(backend, chat(response_format=STRICT))) == ANSWER
     assert len(standin.bodies("/api/chat")) == 2
     assert len(standin.rendered) == 1
     assert len(caplog.records) == 1
+    (model,) = await backend.list_models()
+    assert "not-rendered" in model.template
     begun = Message(role="assistant", content=(TextPart("It is"),))
     with pytest.raises(UnsupportedParameterError) as caught:
         await events_of(backend, chat(prompt=(USER, begun), continue_final_message=True))
@@ -368,10 +383,13 @@ LATE = (USER, Message(role="system", content=(TextPart("Be short."),)))
 
 async def test_refused_conversation_is_rewritten(standin: StandIn, backend: OllamaBackend):
     await refuse_late_system(standin)
+    await backend.list_models()
     assert text_of(await events_of(backend, chat(prompt=LATE))) == "Yes"
     first, second = standin.bodies("/api/chat")
     assert [m["role"] for m in first["messages"]] == ["user", "system"]
     assert {m["role"] for m in second["messages"]} == {"user"}
+    (model,) = await backend.list_models()
+    assert "late-system-as-user" in model.template
     assert "Be short." in "".join(m["content"] for m in second["messages"])
 
 
@@ -441,7 +459,9 @@ async def test_calls_of_a_history_are_told_to_a_model_without_tools(
     standin.says("/api/chat", says_lines({"message": {"content": "3"}}, {"done": True}))
     called = Message(role="assistant", tool_calls=(ToolCall("c", "count", '{"n": 3}'),))
     result = Message(role="tool", tool_call_id="c", content=(TextPart("three"),))
-    await events_of(backend, chat(prompt=(USER, called, result)))
+    events = await events_of(backend, chat(prompt=(USER, called, result)))
+    assert isinstance(events[0], Started)
+    assert events[0].template == ("tools-as-text",)
     (sent,) = standin.bodies("/api/chat")
     assert [m["role"] for m in sent["messages"]] == ["user", "assistant", "user"]
     assert sent["messages"][2]["content"] == "The function count gave: three"
