@@ -1,8 +1,8 @@
 """The table of docs/models.md: what every class of Ollama's models does through Tandem.
 
 `uv run python tools/ollama_classes.py [CLASS …]` starts an Ollama and a Tandem of its own, creates
-a model of each class from SmolLM2, and prints the outcome of every probe; `--write` puts the table
-of all classes into the page. `TANDEM_CHAT_TEMPLATES` names a folder of further Jinja templates.
+a model of each class from SmolLM2, and prints the outcome of every probe.
+`TANDEM_CHAT_TEMPLATES` names a folder of further Jinja templates.
 """
 
 import sys
