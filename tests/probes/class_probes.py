@@ -219,7 +219,7 @@ def _two_tools(model: Probing) -> None:
     named = {"type": "function", "function": {"name": "get_time"}}
     _is_call(model.whole(ASK, **_BOTH | {"tool_choice": named}), ("get_time",))
     free = model.whole(ASK, **_BOTH | {"tool_choice": "auto"})
-    _demand(free.content or free.calls or free.reasoning or free.reason == "length", "no answer")
+    _demand(free.reason in ("stop", "length", "tool_calls"), f"finish_reason {free.reason}")
 
 
 def _history(result: str) -> list[JSON]:
