@@ -7,18 +7,19 @@ from importlib import import_module
 from adapters.backend import Backend
 from adapters.config import BackendConfig, EchoConfig, MLXConfig, OllamaConfig
 
-_BACKENDS: dict[type[BackendConfig], str] = {
+BACKENDS: dict[type[BackendConfig], str] = {
     MLXConfig: "adapters.mlx.backend:MLXBackend",
     OllamaConfig: "adapters.ollama.backend:OllamaBackend",
     EchoConfig: "adapters.echo:EchoBackend",
 }
+"""Configuration of a backend -> its class, as `module:name`."""
 
 
 @asynccontextmanager
 async def open_backend(config: BackendConfig) -> AsyncGenerator[Backend]:
     """Open the backend that `config` describes and close it at the end. Only the module of its kind
     is imported."""
-    module, name = _BACKENDS[type(config)].split(":")
+    module, name = BACKENDS[type(config)].split(":")
     backend: Backend = getattr(import_module(module), name)(config)
     try:
         yield backend

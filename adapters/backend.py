@@ -1,10 +1,10 @@
 """The interface of backends, and the types of what they report."""
 
-from collections.abc import AsyncGenerator, Coroutine
+from collections.abc import AsyncGenerator, AsyncIterable, Coroutine
 from functools import lru_cache
-from typing import Any, Literal, Protocol, get_args
+from typing import Any, Literal, Protocol, get_args, runtime_checkable
 
-from msgspec import Struct
+from msgspec import UNSET, Struct, UnsetType
 
 from adapters.errors import UnsupportedParameterError
 from adapters.memory import MemoryUser
@@ -13,6 +13,21 @@ from adapters.request import EmbeddingRequest, Feature, GenerationRequest, first
 from adapters.sink import Sink
 
 Capability = Literal["chat", "tools", "vision", "embedding", "fim", "reasoning"]
+
+
+class ModelDetails(Struct, frozen=True, kw_only=True):
+    """Format, architecture and size of a model; empty where they are not known."""
+
+    format: str = ""
+    """Format of its files: `gguf`, `safetensors`."""
+    family: str = ""
+    """Its architecture, as `llama`."""
+    families: tuple[str, ...] = ()
+    """`family`, and the architectures of other parts, such as an image encoder."""
+    parameter_size: str = ""
+    """Number of its parameters, as `134.52M`."""
+    parent: str = ""
+    """The model that it was made from."""
 
 
 class Model(Struct, frozen=True, kw_only=True):
@@ -41,6 +56,46 @@ class Model(Struct, frozen=True, kw_only=True):
     loaded: bool | None = None
     loaded_context: int | None = None
     """Tokens of the context it is loaded with, where the backend chooses a size."""
+    details: ModelDetails = ModelDetails()
+
+
+class TensorInfo(Struct, frozen=True):
+    """One tensor of a model's weights."""
+
+    name: str
+    type: str
+    """Its data type, as `BF16`."""
+    shape: tuple[int, ...]
+
+
+class Description(Struct, frozen=True, kw_only=True):
+    """A detailed description of one model; empty where a part is not known."""
+
+    facts: dict[str, Any] = {}
+    """Keys as in a GGUF: `general.architecture`, `ARCHITECTURE.context_length`, …"""
+    template: str = ""
+    """The chat template: Jinja, or Go for Ollama's own."""
+    system: str = ""
+    """The system prompt that comes with it."""
+    parameters: str = ""
+    """A line for each default of sampling, as `temperature 0.6`."""
+    license: str = ""
+    recipe: str = ""
+    """The Modelfile that makes it."""
+    tensors: tuple[TensorInfo, ...] = ()
+
+
+class RunningModel(Struct, frozen=True, kw_only=True):
+    """A model that is loaded now."""
+
+    name: str
+    size_bytes: int | None = None
+    gpu_bytes: int | None = None
+    """The part of `size_bytes` that a GPU can reach; all of it on a Mac."""
+    context_length: int | None = None
+    """Tokens that it is loaded with."""
+    expires_at: float | None = None
+    """Seconds since 1970 at which it is unloaded without further use; `None`: never."""
 
 
 class Embeddings(Struct, frozen=True):
@@ -48,6 +103,13 @@ class Embeddings(Struct, frozen=True):
     """One vector for each input, in order; float32 values."""
     prompt_tokens: int
     """Tokens of all inputs together."""
+
+
+class TokenCount(Struct, frozen=True):
+    tokens: int
+    """Tokens of a prompt as the model reads it, template included."""
+    exact: bool
+    """False for an estimate."""
 
 
 class Progress(Struct, frozen=True, kw_only=True):
@@ -58,6 +120,8 @@ class Progress(Struct, frozen=True, kw_only=True):
     """Bytes."""
     total: int | None = None
     """Bytes; `None` while not known."""
+    digest: str | UnsetType = UNSET
+    """Digest of the file that is being downloaded, where the source names it."""
 
 
 BreakerState = Literal["closed", "open", "half-open"]
@@ -155,6 +219,34 @@ class Backend(Protocol):
         """
         ...
 
+    async def describe(self, model: str, *, verbose: bool = False) -> Description:
+        """Describe `model` in more detail than `list_models`; `verbose`: all of its vocabulary and
+        tensors, where the backend reads them.
+
+        Raises:
+            ModelNotFoundError: it has no such model.
+            BackendUnavailableError: it cannot be reached.
+        """
+        ...
+
+    async def list_running(self) -> list[RunningModel]:
+        """List the models that are loaded now, by any client.
+
+        Raises:
+            BackendUnavailableError: it cannot be reached.
+        """
+        ...
+
+    async def delete(self, model: str) -> None:
+        """Remove the files of `model` from this backend's store, unloaded first.
+
+        Raises:
+            ModelNotFoundError: it has no such model.
+            InvalidRequestError: its files are not the backend's to delete; says why.
+            BackendBusyError: it is answering a request.
+        """
+        ...
+
     async def load(self, model: str, keep_alive: float | None = None) -> None:
         """Load `model`; returns at once if it is loaded. Concurrent calls share one load.
 
@@ -192,6 +284,53 @@ class Backend(Protocol):
 
     async def aclose(self) -> None:
         """Stop all work and free everything. The backend cannot be used again."""
+        ...
+
+
+@runtime_checkable
+class ModelBuilder(Protocol):
+    """A backend that makes models from others, or from uploaded files."""
+
+    async def copy(self, source: str, destination: str) -> None:
+        """Give the model `source` a second name.
+
+        Raises:
+            ModelNotFoundError: it has no model `source`.
+            InvalidRequestError: `destination` is not a valid name.
+        """
+        ...
+
+    def create(self, recipe: bytes) -> AsyncGenerator[Progress]:
+        """Make a model from the JSON object `recipe`, which the backend defines.
+
+        Raises:
+            InvalidRequestError: the recipe is not valid.
+        """
+        ...
+
+    async def has_file(self, digest: str) -> bool:
+        """True if a file with `digest`, `sha256:…`, was uploaded."""
+        ...
+
+    async def upload(self, digest: str, pieces: AsyncIterable[bytes]) -> None:
+        """Store a file for `create`.
+
+        Raises:
+            InvalidRequestError: its content does not have `digest`.
+        """
+        ...
+
+
+@runtime_checkable
+class TokenCounter(Protocol):
+    """A backend that can tell the length of a prompt without answering it."""
+
+    async def count_tokens(self, request: GenerationRequest) -> TokenCount:
+        """Count the prompt's tokens; a model may be loaded for that.
+
+        Raises:
+            BackendError: as `Backend.generate` before its first event, but for the context's limit.
+        """
         ...
 
 

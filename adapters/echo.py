@@ -9,7 +9,16 @@ import math
 import re
 from collections.abc import AsyncGenerator
 
-from adapters.backend import Embeddings, Health, Model, Progress, refuse_unsupported
+from adapters.backend import (
+    Description,
+    Embeddings,
+    Health,
+    Model,
+    Progress,
+    RunningModel,
+    TokenCount,
+    refuse_unsupported,
+)
 from adapters.config import EchoConfig
 from adapters.errors import (
     InvalidRequestError,
@@ -69,6 +78,12 @@ class EchoBackend:
         usage = Usage(prompt_tokens=_count(request), completion_tokens=len(shown))
         sink.write(Finished(reason, usage, stopped_by if reason == "stop" else None, choice))
 
+    async def count_tokens(self, request: GenerationRequest) -> TokenCount:
+        """Count words, which are the tokens of this backend."""
+        refuse_unsupported(request, self.honours, self.kind)
+        self._require(request.model)
+        return TokenCount(_count(request), exact=True)
+
     async def embed(self, request: EmbeddingRequest) -> Embeddings:
         """Return a hash of each text as its vector: equal texts have equal vectors."""
         refuse_unsupported(request, self.honours, self.kind)
@@ -92,6 +107,19 @@ class EchoBackend:
             Model(name=name, capabilities=frozenset({"chat"}), loaded=True)
             for name in self._config.models
         ]
+
+    async def describe(self, model: str, *, verbose: bool = False) -> Description:
+        self._require(model)
+        return Description()
+
+    async def list_running(self) -> list[RunningModel]:
+        return [RunningModel(name=name) for name in self._config.models]
+
+    async def delete(self, model: str) -> None:
+        self._require(model)
+        raise InvalidRequestError(
+            f"'{model}' is part of the configuration and has no files.", param="model"
+        )
 
     async def load(self, model: str, keep_alive: float | None = None) -> None:
         self._require(model)

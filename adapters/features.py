@@ -37,8 +37,8 @@ _BOTH: frozenset[Feature] = frozenset(
     }
 )
 
-# Not supported by Ollama and rejected by name: token ids, grammars, and logit_bias, which Ollama
-# accepts and ignores.
+# Not supported by Ollama and rejected by name: token ids, grammars, a budget of reasoning, and
+# logit_bias, which Ollama accepts and ignores.
 _ONLY_MLX: frozenset[Feature] = frozenset(
     {
         "tokens",
@@ -46,6 +46,7 @@ _ONLY_MLX: frozenset[Feature] = frozenset(
         "empty_answer",
         "logit_bias",
         "guided_grammar",
+        "reasoning_budget",
     }
 )
 _ONLY_OLLAMA: frozenset[Feature] = frozenset({"images", "options"})

@@ -5,6 +5,7 @@ from operator import attrgetter
 from typing import Any, Literal
 
 from msgspec import Struct
+from msgspec.structs import replace
 
 Role = Literal["system", "user", "assistant", "tool"]
 ReasoningEffort = Literal["none", "minimal", "low", "medium", "high", "xhigh"]
@@ -133,6 +134,8 @@ class GenerationRequest(Struct, frozen=True, kw_only=True):
     parallel_tool_calls: bool = True
     response_format: ResponseFormat | None = None
     reasoning_effort: ReasoningEffort | None = None
+    reasoning_budget: int | None = None
+    """Tokens of reasoning at most: then it is ended, and the answer follows. `None`: no limit."""
     continue_final_message: bool = False
     """Continue the last message, which is the assistant's, instead of answering it."""
     top_logprobs: int | None = None
@@ -141,6 +144,9 @@ class GenerationRequest(Struct, frozen=True, kw_only=True):
     """Context length in tokens for prompt and answer; `None`: the backend decides."""
     keep_alive: float | None = None
     """Seconds until the model is unloaded after the answer; negative: never, 0: immediately."""
+    wishes: "frozenset[Feature]" = frozenset()
+    """Features to do without where the backend or the model lacks them: the router then takes them
+    out of the request (`without`), and the answer names them as ignored."""
     options: dict[str, Any] = {}
     """Options specific to one engine, such as Ollama's `mirostat` and `num_gpu`."""
     client: str = ""
@@ -159,6 +165,8 @@ class EmbeddingRequest(Struct, frozen=True, kw_only=True):
     dimensions: int | None = None
     """Truncate vectors to this number of components and normalise them again."""
     keep_alive: float | None = None
+    truncate: bool = False
+    """Cut an input that is too long at its end, instead of refusing it."""
     elsewhere: bool = False
     """True if another backend has the same weights: a server that hangs is given up early."""
 
@@ -192,6 +200,7 @@ Feature = Literal[
     "guided_regex",
     "guided_grammar",
     "reasoning_effort",
+    "reasoning_budget",
     "continue_final_message",
     "logprobs",
     "num_ctx",
@@ -246,6 +255,7 @@ _TESTS: dict[str, dict[Feature, Callable[[GenerationRequest], bool]]] = {
         "guided_grammar": lambda r: isinstance(r.response_format, Lark),
     },
     "reasoning_effort": {"reasoning_effort": lambda r: r.reasoning_effort not in (None, "none")},
+    "reasoning_budget": {"reasoning_budget": lambda r: r.reasoning_budget is not None},
     "continue_final_message": {"continue_final_message": lambda r: r.continue_final_message},
     "top_logprobs": {"logprobs": lambda r: r.top_logprobs is not None},
     "num_ctx": {"num_ctx": lambda r: r.num_ctx is not None},
@@ -279,6 +289,12 @@ def needs(request: GenerationRequest | EmbeddingRequest) -> frozenset[Feature]:
     return frozenset(
         [feature for tests in changed for feature, test in tests.items() if test(request)]
     )
+
+
+def without(request: GenerationRequest, feature: Feature) -> GenerationRequest:
+    """Return `request` without `feature`, a wish: its field has the default again."""
+    field = next(name for name, tests in _TESTS.items() if feature in tests)
+    return replace(request, wishes=request.wishes - {feature}, **{field: getattr(_DEFAULTS, field)})
 
 
 def first_needed(

@@ -14,11 +14,25 @@ from adapters.backend import Backend
 from proxy.assembly import assemble, opened
 from proxy.bench.archive import Archive
 from proxy.config import Config, state_folder
+from proxy.endpoints.anthropic.errors import ERRORS as ANTHROPIC_ERRORS
+from proxy.endpoints.anthropic.errors import HEADER as ANTHROPIC_HEADER
+from proxy.endpoints.anthropic.messages.dialect import count_message_tokens, create_message
 from proxy.endpoints.api_chat import create_chat
+from proxy.endpoints.model_list import list_models, retrieve_model
+from proxy.endpoints.ollama.administration import (
+    check_blob,
+    copy_model,
+    create_model,
+    delete_model,
+    pull_model,
+    upload_blob,
+)
+from proxy.endpoints.ollama.embed import create_embed, create_old_embedding
+from proxy.endpoints.ollama.generate.dialect import create_generation
+from proxy.endpoints.ollama.models import get_version, list_running, list_tags, show_model
 from proxy.endpoints.openai.chat_completions.dialect import create_chat_completion
 from proxy.endpoints.openai.completions.dialect import create_completion
 from proxy.endpoints.openai.embeddings import create_embedding
-from proxy.endpoints.openai.models import list_models, retrieve_model
 from proxy.endpoints.server_request import ServerParts, ServerRequest, answer_error
 from proxy.endpoints.tandem.api_health import get_hybrid_health
 from proxy.endpoints.tandem.health import get_health
@@ -35,6 +49,7 @@ from proxy.endpoints.tandem.prompt import create_mlx_generation
 from proxy.endpoints.tandem.route import plan_route
 from proxy.http.dispatch import Dispatch
 from proxy.http.event_stream import ShutdownGrace
+from proxy.images import Fetch, fetch_image
 from proxy.openapi import Document
 from proxy.request_log import RequestLog
 
@@ -42,6 +57,8 @@ ROUTES = (
     create_chat_completion,
     create_completion,
     create_embedding,
+    create_message,
+    count_message_tokens,
     plan_route,
     list_models,
     retrieve_model,
@@ -52,6 +69,19 @@ ROUTES = (
     retrieve_hybrid_model,
     list_mlx_models,
     create_chat,
+    create_generation,
+    create_embed,
+    create_old_embedding,
+    get_version,
+    list_tags,
+    show_model,
+    list_running,
+    pull_model,
+    delete_model,
+    copy_model,
+    create_model,
+    check_blob,
+    upload_blob,
     create_mlx_generation,
     load_mlx_model,
     unload_mlx_model,
@@ -65,10 +95,11 @@ def create_app(
     config: Config,
     backends: Mapping[str, Backend] | None = None,
     log: TextIO | None = None,
+    fetch_image: Fetch = fetch_image,
 ) -> Litestar:
     """Create the application. `backends` replace those of the config and are not closed.
 
-    The request log is written to `log`.
+    The request log is written to `log`. `fetch_image` downloads the images of requests.
     """
     parts = ServerParts(
         **asdict(assemble(config)),
@@ -76,6 +107,7 @@ def create_app(
         archive=Archive(state_folder(config, os.environ)),
         grace=ShutdownGrace(config.server.shutdown_grace),
         document=Document(),
+        fetch_image=fetch_image,
     )
 
     form = config.server.log_format
@@ -101,5 +133,6 @@ def create_app(
         debug=False,
     )
     readers = (request_log.read,) if request_log is not None else ()
-    app.asgi_handler = Dispatch(app, config.server, ServerRequest, readers)
+    errors = {ANTHROPIC_HEADER: ANTHROPIC_ERRORS}
+    app.asgi_handler = Dispatch(app, config.server, ServerRequest, readers, errors)
     return app

@@ -5,6 +5,7 @@ import traceback
 
 from litestar.exceptions import HTTPException
 from msgspec import Struct
+from msgspec.structs import replace
 
 from adapters.errors import (
     BackendBusyError,
@@ -104,6 +105,11 @@ class Failure(Struct, frozen=True, kw_only=True):
     param: str | None = None
     code: str | None = None
     headers: dict[str, str] = {}
+    request_id: str | None = None
+    prompt_tokens: int | None = None
+    """Tokens of a prompt that is too long."""
+    token_limit: int | None = None
+    """Tokens that it may have at most, with its answer."""
 
     @property
     def body(self) -> ErrorBody:
@@ -116,8 +122,12 @@ def openai_body(failure: Failure) -> Struct:
     return failure.body
 
 
-def to_failure(exc: Exception) -> Failure:
+def to_failure(exc: Exception, request_id: str | None = None) -> Failure:
     """Map any exception to a failure. Unexpected ones are logged, and answered without text."""
+    return replace(_to_failure(exc), request_id=request_id)
+
+
+def _to_failure(exc: Exception) -> Failure:
     match exc:
         case BackendError():
             return _from_backend(exc)
@@ -159,8 +169,15 @@ def _from_backend(exc: BackendError) -> Failure:
         headers["retry-after"] = str(max(1, round(exc.retry_after)))
     if exc.lasting:
         headers["x-should-retry"] = "false"
-    message = _with_limit(exc) if isinstance(exc, ContextLengthError) else exc.message
-    return _failure(_row_of(exc), message, exc.param, headers)
+    failure = _failure(_row_of(exc), exc.message, exc.param, headers)
+    if not isinstance(exc, ContextLengthError):
+        return failure
+    return replace(
+        failure,
+        message=_with_limit(exc),
+        prompt_tokens=exc.prompt_tokens,
+        token_limit=exc.limit,
+    )
 
 
 def _with_limit(exc: ContextLengthError) -> str:

@@ -19,7 +19,7 @@ from proxy.errors import BACKEND_ERRORS, GONE, HTTP_ERRORS, INTERNAL, SHUTDOWN, 
 JSON = dict[str, Any]
 
 _ABOUT = (
-    "OpenAI's API over MLX and Ollama, the hybrid API of both, and Ollama's chat. Unknown request "
+    "OpenAI's API over MLX and Ollama, the hybrid API of both, and Ollama's API. Unknown request "
     "fields are listed in `x-tandem-ignored`; fields that cannot be honoured are a 400."
 )
 _STREAM = {
@@ -36,6 +36,10 @@ _HEADERS = {
 _ERROR_HEADERS = {
     "retry-after": "Seconds after which to retry.",
     "x-should-retry": "`false` if the same request will fail again.",
+}
+_PATH_PARAMETERS = {
+    "model": "Name of a model; slashes need not be escaped.",
+    "digest": "`sha256:` and 64 hexadecimal digits.",
 }
 _ALL_HEADERS = _HEADERS | _ERROR_HEADERS
 _FORCED = {
@@ -54,7 +58,7 @@ class Operation(Struct, frozen=True, kw_only=True):
 
     summary: str
     answers: tuple[Any, ...]
-    """Alternative types of the response body."""
+    """Alternative types of the response body; empty if it has none."""
     asks: tuple[Any, ...] = ()
     """Alternative types of the request body; empty if the route takes no body."""
     may_be_empty: bool = False
@@ -142,7 +146,7 @@ def _to_operation(route: _Route, schemas: Mapping[Any, JSON]) -> JSON:
         "summary": operation.summary,
         "tags": [route.path.split("/")[1]],
         "responses": {
-            "200": _to_success(operation, schemas),
+            str(route.handler.status_code): _to_success(operation, schemas),
             "4XX": {"$ref": "#/components/responses/Error"},
             "5XX": {"$ref": "#/components/responses/Error"},
         },
@@ -158,6 +162,8 @@ def _to_operation(route: _Route, schemas: Mapping[Any, JSON]) -> JSON:
 
 
 def _to_success(operation: Operation, schemas: Mapping[Any, JSON]) -> JSON:
+    if not operation.answers:
+        return {"description": "Done; the answer is empty.", "headers": _point_to(_HEADERS)}
     content = {"application/json": {"schema": _one_of(operation.answers, schemas)}}
     description = "The complete answer."
     if operation.events:
@@ -178,7 +184,7 @@ def _one_of(kinds: tuple[Any, ...], schemas: Mapping[Any, JSON]) -> JSON:
 
 def _parameters(route: _Route, schemas: Mapping[Any, JSON]) -> Iterator[JSON]:
     for name in sorted(route.path_parameters):
-        text = "Name of a model; slashes need not be escaped."
+        text = _PATH_PARAMETERS.get(name, "")
         schema = {"type": "string"}
         yield {"name": name, "in": "path", "required": True, "description": text, "schema": schema}
     for name, kind, required in _query(route):

@@ -46,6 +46,8 @@ class Attempt:
         """Tokens that prompt and answer may have together."""
         self.ignored: tuple[str, ...] = ()
         """Paths of the parts of the request that the answer does without."""
+        self.ungranted: tuple[str, ...] = ()
+        """The wishes of the request that the backend or the model lacks."""
         self.template: tuple[str, ...] = ()
         """Names of what was done with the messages, see `Started.template`."""
         self.fingerprint: str | None = None
@@ -167,7 +169,9 @@ class Record:
     @property
     def ignored(self) -> tuple[str, ...]:
         """Paths of the parts of the request without effect: unknown, or not honoured in full."""
-        reduced = [path for attempt in self._completed for path in attempt.ignored]
+        reduced = [
+            path for attempt in self._completed for path in (*attempt.ungranted, *attempt.ignored)
+        ]
         return (*self.unknown, *dict.fromkeys(self.to_param(path) or path for path in reduced))
 
     @property

@@ -73,9 +73,9 @@ def test_http_layer_knows_no_routing_endpoint_or_bench():
         assert parts <= allowed, path
 
 
-@pytest.mark.parametrize("dialect", ["openai", "ollama"])
+@pytest.mark.parametrize("dialect", ["openai", "ollama", "anthropic"])
 def test_dialect_imports_no_other_dialect(dialect: str):
-    others = {"openai", "ollama", "tandem"} - {dialect}
+    others = {"openai", "ollama", "anthropic", "tandem"} - {dialect}
     for path in modules(f"proxy/endpoints/{dialect}"):
         names = [n for n in imports(path) if n.startswith("proxy.endpoints.")]
         assert not {n.split(".")[2] for n in names} & others, path

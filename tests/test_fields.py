@@ -8,7 +8,7 @@ from fakes.pictures import data_url, png
 from fakes.scripted_backend import EVERYTHING, ScriptedBackend, chat, http_client
 from msgspec.structs import fields, replace
 
-from adapters import _BACKENDS  # pyright: ignore[reportPrivateUsage]
+from adapters import BACKENDS
 from adapters.backend import Backend, refuse_unsupported
 from adapters.errors import UnsupportedParameterError
 from adapters.request import (
@@ -66,6 +66,7 @@ ASKING: dict[str, tuple[GenerationRequest, Feature]] = {
         "guided_grammar",
     ),
     "reasoning_effort": (replace(PLAIN, reasoning_effort="low"), "reasoning_effort"),
+    "reasoning_budget": (replace(PLAIN, reasoning_budget=5), "reasoning_budget"),
     "continue_final_message": (
         replace(PLAIN, continue_final_message=True),
         "continue_final_message",
@@ -88,7 +89,7 @@ ASKING: dict[str, tuple[GenerationRequest, Feature]] = {
 }
 """For every field of the contract, a request that uses it and the feature that stands for it."""
 
-NO_WISH = {"model", "sampling", "client", "patience", "whole"}
+NO_WISH = {"model", "sampling", "client", "patience", "whole", "wishes"}
 """What the server says, or what consists of fields of its own."""
 
 WIRE: dict[Feature, tuple[dict[str, Any], str]] = {
@@ -160,15 +161,16 @@ NOT_FOR_CHATS: frozenset[Feature] = frozenset(
         "echo",
         "echo_logprobs",
         "empty_answer",
+        "reasoning_budget",
     }
 )
-"""What /v1/completions and /v1/embeddings ask for; their own tests send it."""
+"""What /v1/completions, /v1/embeddings and /v1/messages ask for; their own tests send it."""
 
 
 def backend_classes() -> list[Any]:
     """Every backend's class; one that is not written yet is marked as skipped, with its name."""
     found: list[Any] = []
-    for dotted in _BACKENDS.values():
+    for dotted in BACKENDS.values():
         module, name = dotted.split(":")
         try:
             found.append(pytest.param(getattr(import_module(module), name), id=name))

@@ -22,10 +22,12 @@ def measured() -> list[Row]:
 def test_every_dialect_is_measured_on_each_engine(measured: list[Row]) -> None:
     assert [(row.dialect, row.backend) for row in measured] == [
         ("/v1/chat/completions", "ollama"),
+        ("/v1/messages", "ollama"),
         ("/v1/completions (prompt)", "ollama"),
         ("/api/chat", "ollama"),
         ("/api/chat (prompt)", "ollama"),
         ("/v1/chat/completions", "mlx"),
+        ("/v1/messages", "mlx"),
         ("/v1/completions (prompt)", "mlx"),
         ("/api/chat", "mlx"),
         ("/api/mlx/generate (prompt)", "mlx"),

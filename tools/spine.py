@@ -59,6 +59,7 @@ class Dialect(NamedTuple):
 def dialects(model: str, backend: str, tokens: int) -> Iterator[Dialect]:
     shared = {"model": model, "stream": True, "temperature": 0}
     yield Dialect("/v1/chat/completions", {**shared, "messages": MESSAGES, "max_tokens": tokens})
+    yield Dialect("/v1/messages", {**shared, "messages": MESSAGES, "max_tokens": tokens})
     yield Dialect("/v1/completions", {**shared, "prompt": "Hi", "max_tokens": tokens})
     yield Dialect(
         "/api/chat",

@@ -2,8 +2,8 @@
 
 The environment is that of transformers (sandbox, `tojson`, `raise_exception`, `strftime_now`,
 `{% generation %}`, loop controls), with three differences, each for published templates: lists of
-the template's own have `append`; an attribute of a missing value is missing too; and there are
-`functions` and `datetime`.
+the template's own have `append`; a missing value has missing attributes and adds nothing to a text;
+and there are `functions` and `datetime`.
 
 Source: transformers.utils.chat_template_utils (5.23)
 """
@@ -24,6 +24,16 @@ from jinja2.sandbox import SandboxedEnvironment
 
 class TemplateRefusalError(Exception):
     """The template refuses the conversation; the text is its own reason."""
+
+
+class _Missing(ChainableUndefined):
+    """A missing value: it has missing attributes, and adds nothing to a text."""
+
+    def __add__(self, other: Any) -> Any:
+        return other if isinstance(other, str) else super().__add__(other)
+
+    def __radd__(self, other: Any) -> Any:
+        return other if isinstance(other, str) else super().__radd__(other)
 
 
 class _Generation(Extension):
@@ -56,7 +66,7 @@ def _tojson(
 
 def _to_list(value: Any) -> Any:
     """Filters such as `map` make generators. Missing values are null."""
-    if isinstance(value, ChainableUndefined):
+    if isinstance(value, _Missing):
         return None
     if isinstance(value, Sequence) or hasattr(value, "__next__"):
         return list(value)
@@ -71,7 +81,7 @@ def _environment() -> SandboxedEnvironment:
     environment = SandboxedEnvironment(
         trim_blocks=True,
         lstrip_blocks=True,
-        undefined=ChainableUndefined,
+        undefined=_Missing,
         extensions=[_Generation, LoopControlExtension],
     )
     environment.filters["tojson"] = _tojson

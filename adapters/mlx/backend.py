@@ -2,6 +2,7 @@
 
 import asyncio
 import logging
+import time
 from collections.abc import AsyncGenerator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import aclosing
@@ -12,24 +13,43 @@ from typing import TypeVar
 
 import msgspec
 
-from adapters.backend import Embeddings, Health, Model, Progress, refuse_unsupported
+from adapters.backend import (
+    Description,
+    Embeddings,
+    Health,
+    Model,
+    Progress,
+    RunningModel,
+    TokenCount,
+    refuse_unsupported,
+)
 from adapters.config import MLXConfig
 from adapters.errors import (
     BackendBusyError,
     BackendUnavailableError,
+    GenerationError,
     InvalidRequestError,
     UnsupportedParameterError,
 )
 from adapters.events import Started
 from adapters.features import MLX
+from adapters.memory import Resident
 from adapters.mlx.engine.engine import Engine
 from adapters.mlx.loaded import EmbeddingModel, Loaded, TextModel, kind_of
 from adapters.mlx.memory import MLXMemory
 from adapters.mlx.models import bundled
-from adapters.mlx.models.catalog import ModelFolder, absent_models, find_model, find_models
+from adapters.mlx.models.catalog import (
+    ModelFolder,
+    absent_models,
+    find_model,
+    find_models,
+    read_config,
+)
+from adapters.mlx.models.description import describe
 from adapters.mlx.models.hub_download import pull
 from adapters.mlx.models.idle_unload import IdleUnload
 from adapters.mlx.models.load_progress import Extras, Loading, Loads
+from adapters.mlx.models.removal import remove, to_removable
 from adapters.mlx.prompt.raw import reject_conflicts
 from adapters.request import EmbeddingRequest, Feature, GenerationRequest
 from adapters.sink import Sink
@@ -95,6 +115,17 @@ class MLXBackend:
                     arrival.over()
                     await answers.wait(request.patience)
 
+    async def count_tokens(self, request: GenerationRequest) -> TokenCount:
+        """Render and encode the prompt as for an answer, so that the count is exact."""
+        refuse_unsupported(request, self.honours, self.kind)
+        with self._idle.using(request.model, request.keep_alive):
+            loaded = await self._ready(request.model, TextModel)
+            from adapters.mlx.prompt.chat import render
+
+            loop = asyncio.get_running_loop()
+            prompt = await loop.run_in_executor(self._tokenizing, render, loaded.model, request)
+            return TokenCount(len(prompt.ids), exact=True)
+
     async def embed(self, request: EmbeddingRequest) -> Embeddings:
         refuse_unsupported(request, self.honours, self.kind)
         with self._idle.using(request.model, request.keep_alive):
@@ -126,6 +157,42 @@ class MLXBackend:
             if self._warned.get(name) != why:
                 logger.warning("backends.mlx.models: '%s' is not listed: %s", name, why)
         self._warned = absent
+
+    async def describe(self, model: str, *, verbose: bool = False) -> Description:
+        folder = await asyncio.to_thread(find_model, self._config, model)
+        if folder.path is None:
+            return Description()
+        config = read_config(folder.path) or {}
+        return await asyncio.to_thread(describe, model, folder.path, config, verbose=verbose)
+
+    async def list_running(self) -> list[RunningModel]:
+        resident = await self.memory_user.resident()
+        return [await self._to_running(each) for each in resident]
+
+    async def _to_running(self, resident: Resident) -> RunningModel:
+        folder = await asyncio.to_thread(find_model, self._config, resident.name)
+        nbytes = resident.footprint.known + resident.cache
+        expires_at = self._idle.expires_at(resident.name)
+        ahead = None if expires_at is None else expires_at - asyncio.get_running_loop().time()
+        return RunningModel(
+            name=resident.name,
+            size_bytes=nbytes,
+            # Unified memory: all of it is a GPU's, where MLX has one.
+            gpu_bytes=nbytes if await self.memory_user.recommended() else 0,
+            context_length=folder.model.context_length,
+            expires_at=None if ahead is None else time.time() + ahead,
+        )
+
+    async def delete(self, model: str) -> None:
+        folder = await asyncio.to_thread(find_model, self._config, model)
+        path = to_removable(folder, self._config)
+        await self.unload(model)
+        try:
+            await asyncio.to_thread(remove, path, self._config)
+        except OSError as error:
+            raise GenerationError(
+                f"The files of '{model}' cannot be removed: {error.strerror}."
+            ) from error
 
     async def load(self, model: str, keep_alive: float | None = None) -> None:
         with self._idle.using(model, keep_alive):

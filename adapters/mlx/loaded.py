@@ -6,6 +6,7 @@ class here and a line of `kind_of`.
 
 import asyncio
 from concurrent.futures import Executor
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, ClassVar, Literal, Protocol, Self
 
@@ -112,7 +113,8 @@ class EmbeddingModel:
         if not request.inputs:
             raise InvalidRequestError("There is no input.", param="input")
         embedder, loop = self._embedder, asyncio.get_running_loop()
-        ids = await loop.run_in_executor(tokenizing, embedder.to_ids, request.inputs)
+        to_ids = partial(embedder.to_ids, request.inputs, truncate=request.truncate)
+        ids = await loop.run_in_executor(tokenizing, to_ids)
         vectors: dict[int, tuple[float, ...]] = {}
         for batch in to_batches([len(row) for row in ids], _BATCH_TOKENS):
             rows = [ids[place] for place in batch]

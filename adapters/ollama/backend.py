@@ -2,17 +2,27 @@
 
 import math
 from collections import Counter
-from collections.abc import AsyncGenerator
+from collections.abc import AsyncGenerator, AsyncIterable
 from contextlib import aclosing
 from functools import partial
 
 from msgspec.structs import replace
 
-from adapters.backend import Embeddings, Health, Model, Progress, refuse_unsupported
+from adapters.backend import (
+    Description,
+    Embeddings,
+    Health,
+    Model,
+    Progress,
+    RunningModel,
+    TokenCount,
+    refuse_unsupported,
+)
 from adapters.chat_template import Rewrite, rewrite
 from adapters.config import OllamaConfig
 from adapters.errors import BackendError
 from adapters.features import OLLAMA
+from adapters.ollama import administration
 from adapters.ollama.catalog import TOOLS_AS_TEXT
 from adapters.ollama.checked_answer import write_checked
 from adapters.ollama.choices import choice_requests, write_choices
@@ -100,6 +110,21 @@ class OllamaBackend:
         refuse_unsupported(request, self.honours, self.kind)
         return to_body(request)
 
+    async def count_tokens(self, request: GenerationRequest) -> TokenCount:
+        """Estimate the tokens of the prompt: Ollama tells them only with an answer.
+
+        The estimate is on the high side, and follows the counts of earlier answers.
+        """
+        body = self._to_body(request)
+        shows_tools = await _shows_tools(self._servers, request)
+        if depends_on_template(request):
+            request = fitted(request, await self._servers.template(request.model))
+            body = to_body(request, shows_tools)
+        elif not shows_tools:
+            body = to_body(request, shows_tools)
+        count = await self._servers.count(body)
+        return TokenCount(count.tokens, exact=count.exact)
+
     async def embed(self, request: EmbeddingRequest) -> Embeddings:
         """Embed the inputs, in several calls where there are many.
 
@@ -128,6 +153,31 @@ class OllamaBackend:
 
     async def list_models(self) -> list[Model]:
         return await self._servers.models(fresh=True)
+
+    async def describe(self, model: str, *, verbose: bool = False) -> Description:
+        return await administration.describe(
+            await self._servers.owner(model), model, verbose=verbose
+        )
+
+    async def list_running(self) -> list[RunningModel]:
+        return [administration.to_running(tag) for tag in await self._servers.running()]
+
+    async def delete(self, model: str) -> None:
+        await administration.delete(await self._servers.owner(model), model)
+
+    async def copy(self, source: str, destination: str) -> None:
+        await administration.copy(await self._servers.owner(source), source, destination)
+
+    async def create(self, recipe: bytes) -> AsyncGenerator[Progress]:
+        async with aclosing(administration.create(self._servers.first, recipe)) as steps:
+            async for step in steps:
+                yield step
+
+    async def has_file(self, digest: str) -> bool:
+        return await administration.has_file(self._servers.first, self._config, digest)
+
+    async def upload(self, digest: str, pieces: AsyncIterable[bytes]) -> None:
+        await administration.upload(self._servers.first, self._config, digest, pieces)
 
     async def load(self, model: str, keep_alive: float | None = None) -> None:
         self._loading[model] += 1
@@ -178,7 +228,7 @@ class _Attempt:
         Raises:
             BackendError: as `OllamaServers.rewrites`.
         """
-        self._shown = await self._shows_tools(request)
+        self._shown = await _shows_tools(self._servers, request)
         if depends_on_template(request):
             request, body = fitted(request, await self._servers.template(request.model)), None
         self._request = request
@@ -240,13 +290,14 @@ class _Attempt:
         self._writer.was_cold = self._writer.was_cold or found.cold
         return found.names
 
-    async def _shows_tools(self, request: GenerationRequest) -> bool:
-        """True where the template shows the tools and calls of `request`, if it has any."""
-        offers = bool(request.tools) and request.tool_choice != "none"
-        if not offers and not _has_calls(request):
-            return True
-        is_read = is_forced(request) or may_call(request)
-        return await self._servers.shows_tools(request.model, if_unknown=not is_read)
+
+async def _shows_tools(servers: OllamaServers, request: GenerationRequest) -> bool:
+    """True where the template shows the tools and calls of `request`, if it has any."""
+    offers = bool(request.tools) and request.tool_choice != "none"
+    if not offers and not _has_calls(request):
+        return True
+    is_read = is_forced(request) or may_call(request)
+    return await servers.shows_tools(request.model, if_unknown=not is_read)
 
 
 def _has_calls(request: GenerationRequest) -> bool:

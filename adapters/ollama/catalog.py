@@ -7,7 +7,7 @@ from functools import lru_cache
 
 import msgspec
 
-from adapters.backend import Capability, Model
+from adapters.backend import Capability, Model, ModelDetails
 from adapters.errors import BackendError, BackendUnavailableError
 from adapters.ollama.client import OllamaClient
 from adapters.ollama.model_info import (
@@ -320,6 +320,13 @@ class Catalog:
             created=_seconds_since_1970(tag.modified_at),
             loaded=running is not None if has_running else None,
             loaded_context=running.context_length if has_running and running else None,
+            details=ModelDetails(
+                format=details.format,
+                family=details.family,
+                families=details.families,
+                parameter_size=details.parameter_size,
+                parent=details.parent_model,
+            ),
         )
 
 

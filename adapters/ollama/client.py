@@ -77,11 +77,13 @@ class OllamaClient:
         """
         return self._stream("/api/pull", body)
 
-    def created(self, body: Struct) -> AsyncGenerator[Sequence[PullLine]]:
+    def created(self, body: Struct | msgspec.Raw) -> AsyncGenerator[Sequence[PullLine]]:
         """Yield the lines of `/api/create`, as `pulled`."""
         return self._stream("/api/create", body)
 
-    async def _stream(self, path: str, body: Struct) -> AsyncGenerator[Sequence[PullLine]]:
+    async def _stream(
+        self, path: str, body: Struct | msgspec.Raw
+    ) -> AsyncGenerator[Sequence[PullLine]]:
         until = asyncio.get_running_loop().time() + _DIGEST_SECONDS
         try:
             connection = await self._transport.ask(*self._request("POST", path, body), until)
@@ -114,6 +116,19 @@ class OllamaClient:
         """Return the response to a POST of `body` within `seconds`; raises as `open`."""
         return await self._fetch("POST", path, body, kind, seconds)
 
+    async def command(self, method: str, path: str, body: Struct | None, seconds: float) -> None:
+        """Send `body` to a URL that answers without one; raises as `open`."""
+        until = asyncio.get_running_loop().time() + seconds
+        try:
+            connection = await self._transport.ask(*self._request(method, path, body), until)
+            try:
+                await self._check_status(connection, until)
+                await _read(connection, _MAX_ERROR_BYTES, until)
+            finally:
+                self._transport.take_back(connection)
+        except FOREIGN as error:
+            raise translate(error, began=False) from error
+
     async def aclose(self) -> None:
         await self._official.close()
 
@@ -132,7 +147,9 @@ class OllamaClient:
         except FOREIGN as error:
             raise translate(error, began=False) from error
 
-    def _request(self, method: str, path: str, body: Struct | None) -> tuple[httpx.URL, bytes]:
+    def _request(
+        self, method: str, path: str, body: Struct | msgspec.Raw | None
+    ) -> tuple[httpx.URL, bytes]:
         """The URL, and the bytes to send. Not through the client's `send`: redirects, cookies and
         secrets are not for an Ollama."""
         if self._http.is_closed:

@@ -24,6 +24,7 @@ from adapters.memory import Footprint, MemoryBudget
 from adapters.ollama.catalog import Catalog, full_name
 from adapters.ollama.client import OllamaClient
 from adapters.ollama.context.num_ctx import ContextSizing, Size
+from adapters.ollama.context.token_estimate import Count
 from adapters.ollama.errors import SILENT, LostAnswerError
 from adapters.ollama.in_flight import InFlight, InFlightRequest
 from adapters.ollama.ndjson import LineStream
@@ -298,6 +299,14 @@ class OllamaServer:
         """True where the model must be loaded, or is loading: `/api/ps` lists it from the start."""
         return self.work.of(model).loads > 0 or self.catalog.must_load(model, num_ctx)
 
+    async def count(self, body: ChatBody | RawBody) -> Count:
+        """Estimate the tokens of `body`.
+
+        Raises:
+            ModelNotFoundError: there is no such model.
+        """
+        return await self._sizing.count(body)
+
     async def embed(self, body: EmbedBody, deadline: Deadline) -> Embedded:
         """Return the vectors of `body`.
 
@@ -385,7 +394,7 @@ class OllamaServer:
             async for line in (line async for batch in lines for line in batch):
                 if line.done:
                     self.catalog.forget()
-                yield _to_progress(line)
+                yield to_progress(line)
 
     async def health(self) -> Health:
         try:
@@ -478,9 +487,11 @@ def _busy() -> BackendBusyError:
     return BackendBusyError("Ollama is busy with other answers.")
 
 
-def _to_progress(line: PullLine) -> Progress:
+def to_progress(line: PullLine) -> Progress:
     completed = line.completed or 0 if line.total is not None else line.completed
-    return Progress(status=line.status, completed=completed, total=line.total)
+    return Progress(
+        status=line.status, completed=completed, total=line.total, digest=line.digest or UNSET
+    )
 
 
 def _number(version: str) -> tuple[int, ...] | None:

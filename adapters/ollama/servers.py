@@ -17,10 +17,11 @@ from adapters.errors import (
     ModelNotFoundError,
 )
 from adapters.ollama.catalog import full_name
+from adapters.ollama.context.token_estimate import Count
 from adapters.ollama.errors import SILENT
 from adapters.ollama.server import Call, OllamaServer, Rewrites
 from adapters.ollama.translate.template import Template
-from adapters.ollama.wire import EmbedBody, Embedded
+from adapters.ollama.wire import ChatBody, EmbedBody, Embedded, RawBody, Tag
 from adapters.upstream.deadlines import AS_CONFIGURED, Deadline
 from adapters.upstream.limits import Limits
 from adapters.upstream.restart import Failover
@@ -57,6 +58,10 @@ class OllamaServers:
             partial(self._others, call.body.model),
             call.writer.may_restart,
         ).result()
+
+    async def count(self, body: ChatBody | RawBody) -> Count:
+        """Estimate the tokens of `body` for the server that would answer it."""
+        return await (await self._candidates(body.model))[0].count(body)
 
     async def embed(self, body: EmbedBody, deadline: Deadline) -> Embedded:
         """Return the vectors of the best server; of the next best with the same weights where that
@@ -162,10 +167,28 @@ class OllamaServers:
             if failure is not None:
                 raise failure
 
-    async def pull(self, model: str) -> AsyncGenerator[Progress]:
-        """Download `model` to the first server that is not known to fail."""
+    async def owner(self, model: str) -> OllamaServer:
+        """Return a server that has `model`, or may have it.
+
+        Raises:
+            ModelNotFoundError, BackendUnavailableError: as `generate`.
+        """
+        return (await self._candidates(model))[0]
+
+    @property
+    def first(self) -> OllamaServer:
+        """The first server that is not known to fail; new models go there."""
         usable = (server for server in self._servers if not server.breaker.is_open)
-        async with aclosing(next(usable, self._servers[0]).pull(model)) as lines:
+        return next(usable, self._servers[0])
+
+    async def running(self) -> list[Tag]:
+        """List the loaded models of all servers that respond."""
+        lists = [await s.catalog.running(fresh=True) for s in _usable(self._servers)]
+        return [tag for tags in lists for tag in tags]
+
+    async def pull(self, model: str) -> AsyncGenerator[Progress]:
+        """Download `model` to the first server."""
+        async with aclosing(self.first.pull(model)) as lines:
             async for progress in lines:
                 yield progress
 

@@ -238,6 +238,10 @@ class Version(Struct):
 class Details(Struct, kw_only=True):
     format: str = ""
     """`gguf`, or `safetensors` for Ollama's own MLX runner."""
+    parent_model: str = ""
+    family: str = ""
+    families: tuple[str, ...] = ()
+    parameter_size: str = ""
     quantization_level: str = ""
     context_length: int | None = None
 
@@ -287,8 +291,8 @@ def _without_nulls(fields: dict[str, Any]) -> dict[str, Any]:
 
 class ShowBody(Struct):
     model: str
-    verbose: bool | UnsetType = UNSET
-    """Add the vocabulary, which is long."""
+    verbose: bool = False
+    """True: with the vocabulary and the tensors."""
 
 
 class Show(Struct, kw_only=True):
@@ -305,3 +309,26 @@ class ShownVocabulary(Struct, kw_only=True):
     """The part of a verbose `/api/show` that has the vocabulary, not decoded yet."""
 
     model_info: dict[str, Raw] = {}
+
+
+class Tensor(Struct, kw_only=True):
+    name: str
+    type: str = ""
+    shape: tuple[int, ...] | None = None
+
+
+class FullShow(Show, kw_only=True):
+    """The answer with the texts for people, which are not kept."""
+
+    license: str = ""
+    system: str = ""
+    tensors: tuple[Tensor, ...] | None = None
+
+
+class DeleteBody(Struct):
+    model: str
+
+
+class CopyBody(Struct):
+    source: str
+    destination: str

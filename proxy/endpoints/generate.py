@@ -17,7 +17,7 @@ from adapters.sink import Sink, write_together
 from proxy.endpoints.server_request import ServerRequest
 from proxy.errors import Failure
 from proxy.http.event_stream import Framing, Put, Renderer, stream
-from proxy.http.json_response import JSONResponse
+from proxy.http.json_response import ErrorDialect, JSONResponse
 from proxy.images import has_images, resolve_images
 from proxy.openapi import Operation
 from proxy.record import Record
@@ -80,9 +80,17 @@ class Dialect(Protocol[B]):
 
 
 def generating_route(
-    path: str, dialect: Dialect[B], operation: Operation, *, name: str
+    path: str,
+    dialect: Dialect[B],
+    operation: Operation,
+    *,
+    name: str,
+    errors: ErrorDialect | None = None,
 ) -> HTTPRouteHandler:
-    """Create the route of a URL that always speaks `dialect`; `name` is its operation's id."""
+    """Create the route of a URL that always speaks `dialect`; `name` is its operation's id.
+
+    `errors`: for a dialect that differs in more than the bodies of errors.
+    """
 
     async def create(request: ServerRequest) -> ASGIResponse:
         return await answer(request, dialect)
@@ -92,7 +100,7 @@ def generating_route(
         path,
         status_code=200,
         operation=operation,
-        failure_body=dialect.failure,
+        errors=errors or ErrorDialect(dialect.failure),
         fast=partial(answer, dialect=dialect),
     )
     return route(create)
@@ -153,6 +161,6 @@ async def to_routed(request: ServerRequest, call: Call[B]) -> list[GenerationReq
     ]
     images = request.config.server.images
     return [
-        await resolve_images(prompt, images) if has_images(prompt) else prompt
+        await resolve_images(prompt, images, request.fetch_image) if has_images(prompt) else prompt
         for prompt in requests
     ]

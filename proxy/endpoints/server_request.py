@@ -7,17 +7,16 @@ from typing import Any, TypeVar
 from litestar import Request, Response
 from litestar.connection.base import empty_receive, empty_send
 from litestar.types import Receive, Scope, Send
-from msgspec import Struct
 
 from adapters.errors import InvalidRequestError
 from proxy.assembly import Parts
 from proxy.bench.archive import Archive
 from proxy.config import Config
-from proxy.errors import to_failure
 from proxy.http.body import decode, receive_body, unknown_fields
 from proxy.http.event_stream import Limits, ShutdownGrace
 from proxy.http.gates import Fields
-from proxy.http.json_response import FailureBody
+from proxy.http.json_response import ErrorDialect
+from proxy.images import Fetch
 from proxy.memory.budget import SharedBudget
 from proxy.models.registry import Registry
 from proxy.openapi import Document
@@ -36,6 +35,7 @@ class ServerParts(Parts, frozen=True, kw_only=True):
     archive: Archive
     grace: ShutdownGrace
     document: Document
+    fetch_image: Fetch
 
 
 class ServerRequest(Request[Any, Any, Any]):
@@ -82,6 +82,10 @@ class ServerRequest(Request[Any, Any, Any]):
         return self._parts.document
 
     @property
+    def fetch_image(self) -> Fetch:
+        return self._parts.fetch_image
+
+    @property
     def grace(self) -> ShutdownGrace:
         return self._parts.grace
 
@@ -120,9 +124,9 @@ class ServerRequest(Request[Any, Any, Any]):
         self.record.model = model
         return to_override(model, self.fields, field, self.registry.backends)
 
-    def answer_errors_with(self, failure_body: FailureBody) -> None:
+    def answer_errors_with(self, errors: ErrorDialect) -> None:
         """Set the dialect of errors, for routes on which the body decides on it."""
-        self.scope["state"]["failure_body"] = failure_body
+        self.scope["state"]["errors"] = errors
 
     async def finish(self, work: Awaitable[T]) -> T:
         """Await `work`, which ends when the client disconnects, or with the server's grace."""
@@ -130,10 +134,14 @@ class ServerRequest(Request[Any, Any, Any]):
             return await work
 
 
-def answer_error(request: Request[Any, Any, Any], exc: Exception) -> Response[Struct]:
+def answer_error(request: Request[Any, Any, Any], exc: Exception) -> Response[bytes]:
     """Answer any error of Litestar or a handler, in the dialect of the route."""
     state = request.scope["state"]
-    failure = to_failure(exc)
-    state["record"].fail(exc, failure.code or failure.type)
-    body: Struct = state["failure_body"](failure)
-    return Response(body, status_code=failure.status, headers=failure.headers)
+    errors: ErrorDialect = state["errors"]
+    response = errors.respond(exc, state["record"])
+    return Response(
+        response.body,
+        status_code=response.status_code,
+        headers=response.headers,
+        media_type="application/json",
+    )

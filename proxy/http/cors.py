@@ -13,8 +13,8 @@ from proxy.http.gates import Fields, is_allowed_origin
 from proxy.http.headers import Headers
 
 _EXPOSED = (
-    b"x-request-id, x-tandem-backend, x-tandem-fallback-from, x-tandem-context, x-tandem-ignored, "
-    b"retry-after, x-should-retry, allow"
+    b"x-request-id, request-id, x-tandem-backend, x-tandem-fallback-from, x-tandem-context, "
+    b"x-tandem-ignored, retry-after, x-should-retry, allow"
 )
 _MAX_AGE = 7200
 """Seconds that a browser may remember a preflight: the most that Chrome takes."""

@@ -1,7 +1,7 @@
 """The outermost layer of the application: gates, fast dispatch, the record of each answer."""
 
 import asyncio
-from collections.abc import Awaitable, Callable, Iterable, Iterator
+from collections.abc import Awaitable, Callable, Iterable, Iterator, Mapping
 from typing import Any
 
 from litestar import Litestar
@@ -11,11 +11,11 @@ from litestar.types import HTTPScope, Message, Receive, Scope, Send
 from msgspec import Struct
 
 from proxy.config import ServerConfig
-from proxy.errors import ExplainedHTTPError, ServerShutdownError, openai_body
+from proxy.errors import ExplainedHTTPError, ServerShutdownError
 from proxy.http.cors import Preflight, is_preflight, to_cors_headers
-from proxy.http.gates import CURL_TYPES, JSON_TYPES, ContentTypes, refuse, to_fields
+from proxy.http.gates import CURL_TYPES, JSON_TYPES, ContentTypes, Fields, refuse, to_fields
 from proxy.http.headers import with_headers
-from proxy.http.json_response import FailureBody, error_response
+from proxy.http.json_response import OPENAI_ERRORS, ErrorDialect
 from proxy.record import Record
 
 Handler = Callable[[Any], Awaitable[ASGIResponse]]
@@ -25,8 +25,9 @@ Handler = Callable[[Any], Awaitable[ASGIResponse]]
 class RouteInfo(Struct, frozen=True):
     """Facts of a path for the outermost layer, from the options of its route."""
 
-    failure_body: FailureBody = openai_body
-    """Renders errors in the dialect of the route: option `failure_body`."""
+    errors: ErrorDialect | None = None
+    """The dialect of errors: option `errors`; by default OpenAI's, or that which a header of the
+    request asks for."""
     content_types: ContentTypes = JSON_TYPES
     """Content types that the route takes: option `content_types`; below `/api/`, where curl is
     at home, JSON under the name of a form by default."""
@@ -37,6 +38,7 @@ class RouteInfo(Struct, frozen=True):
     which is the handler, or true for the route's own."""
 
 
+_NO_ERRORS: Mapping[str, ErrorDialect] = {}
 _UNKNOWN = RouteInfo()
 _SEGMENTS = 8
 """Segments at the end of an unknown path that are looked up."""
@@ -56,12 +58,18 @@ class Dispatch:
         config: ServerConfig,
         request_class: Callable[[Scope, Receive, Send], Any],
         readers: Iterable[Callable[[Record], None]] = (),
+        errors_by_header: Mapping[str, ErrorDialect] = _NO_ERRORS,
     ) -> None:
-        """`readers` are called with the record of each answer when it has ended."""
+        """`readers` are called with the record of each answer when it has ended.
+
+        `errors_by_header`: name of a header that only clients of a dialect send -> the errors that
+        they understand, for paths that have no dialect of their own.
+        """
         self._app = app.asgi_handler
         self._config = config
         self._request_class = request_class
         self._readers = tuple(readers)
+        self._errors_by_header = errors_by_header
         self._routes = dict(_routes(app))
         self._prefixes = [
             (path.partition("{")[0], info) for path, info in self._routes.items() if "{" in path
@@ -75,8 +83,11 @@ class Dispatch:
         route = self._routes.get(path) or next(
             (info for prefix, info in self._prefixes if path.startswith(prefix)), _UNKNOWN
         )
-        state["failure_body"] = route.failure_body
-        send = with_headers(send, record, to_cors_headers(fields, self._config))
+        errors = state["errors"] = route.errors or self._errors_for(fields)
+        others = [*to_cors_headers(fields, self._config)]
+        if errors.id_header is not None:
+            others.append((errors.id_header.encode(), record.request_id.encode()))
+        send = with_headers(send, record, others)
         if method == "HEAD":
             http, send = http.copy(), _without_body(send)
             method = http["method"] = "GET"
@@ -96,13 +107,19 @@ class Dispatch:
                     await self._app(http, receive, send)
                     return
             except Exception as exc:
-                response = error_response(exc, record, state["failure_body"])
+                response = state["errors"].respond(exc, record)
             await response(http, receive, send)
         except asyncio.CancelledError:  # The server ends, and its grace is over.
             record.fail(ServerShutdownError(), "server_shutdown")
             raise
         finally:
             record.close()
+
+    def _errors_for(self, fields: Fields) -> ErrorDialect:
+        for header, errors in self._errors_by_header.items():
+            if header in fields:
+                return errors
+        return OPENAI_ERRORS
 
     def _with_parameter(self, path: str) -> RouteInfo:
         found = [info for prefix, info in self._prefixes if path.startswith(prefix)]
@@ -155,7 +172,7 @@ def _routes(app: Litestar) -> Iterator[tuple[str, RouteInfo]]:
         yield (
             route.path_format,
             RouteInfo(
-                options.get("failure_body", openai_body),
+                options.get("errors"),
                 options.get("content_types", CURL_TYPES if is_api else JSON_TYPES),
                 tuple(sorted(methods | ({"HEAD"} if "GET" in methods else set()))),
                 handlers,

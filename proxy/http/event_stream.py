@@ -17,7 +17,8 @@ from litestar.response.base import ASGIResponse
 from litestar.types import Receive, Scope, Send
 from msgspec import Struct
 
-from proxy.errors import ClientDisconnectedError, Failure, ServerShutdownError, to_failure
+from proxy.errors import ClientDisconnectedError, Failure, ServerShutdownError
+from proxy.http.json_response import note_failure
 from proxy.http.send_buffer import WIRE, SendBuffer, Wire
 from proxy.record import Record
 
@@ -239,9 +240,7 @@ async def _write_answer(
     except Exception as exc:
         if buffer.fail(exc):
             return
-        failure = to_failure(exc)
-        record.fail(exc, failure.code or failure.type)
-        buffer.put(renderer.error(failure))
+        buffer.put(renderer.error(note_failure(exc, record)))
     finally:
         buffer.end()
 

@@ -17,6 +17,32 @@ FailureBody = Callable[[Failure], Struct]
 """Renders the body of an error in a dialect."""
 
 
+class ErrorDialect(Struct, frozen=True):
+    """The form of a dialect's errors."""
+
+    body: FailureBody = openai_body
+    statuses: Mapping[str, int] = {}
+    """Code of a failure, or its type where it has no code -> status, where it is another one."""
+    id_header: str | None = None
+    """A header with the request's id, beside `x-request-id`, of all answers."""
+
+    def respond(self, exc: Exception, record: Record) -> "JSONResponse":
+        """Answer a failed request; `record` notes the failure."""
+        failure = note_failure(exc, record)
+        status = self.statuses.get(failure.code or failure.type, failure.status)
+        return JSONResponse(self.body(failure), status, failure.headers)
+
+
+OPENAI_ERRORS = ErrorDialect()
+
+
+def note_failure(exc: Exception, record: Record) -> Failure:
+    """Map `exc` to a failure of the request of `record`, and note it there."""
+    failure = to_failure(exc, record.request_id)
+    record.fail(exc, failure.code or failure.type)
+    return failure
+
+
 class JSONResponse(ASGIResponse):
     """A JSON response: a Struct, which is encoded, or encoded bytes.
 
@@ -28,22 +54,13 @@ class JSONResponse(ASGIResponse):
     ) -> None:
         self.status_code = status
         self.body = content if isinstance(content, bytes) else _encode(content)
-        self._headers = headers
+        self.headers = headers
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         headers = [
-            *[(name.encode(), value.encode()) for name, value in self._headers.items()],
+            *[(name.encode(), value.encode()) for name, value in self.headers.items()],
             (b"content-type", b"application/json"),
             (b"content-length", b"%d" % len(self.body)),
         ]
         await send({"type": "http.response.start", "status": self.status_code, "headers": headers})
         await send({"type": "http.response.body", "body": self.body, "more_body": False})
-
-
-def error_response(
-    exc: Exception, record: Record, failure_body: FailureBody = openai_body
-) -> JSONResponse:
-    """Answer a failed request in the dialect of `failure_body`; `record` notes the failure."""
-    failure = to_failure(exc)
-    record.fail(exc, failure.code or failure.type)
-    return JSONResponse(failure_body(failure), failure.status, failure.headers)

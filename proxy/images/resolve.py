@@ -3,7 +3,7 @@
 import asyncio
 import base64
 import binascii
-from collections.abc import Coroutine, Iterable, Mapping
+from collections.abc import Awaitable, Callable, Coroutine, Iterable, Mapping
 from typing import Any, TypeVar
 
 from msgspec.structs import replace
@@ -14,6 +14,8 @@ from proxy.config import ImagesConfig
 from proxy.images.header import Header, read_header
 
 T = TypeVar("T")
+Fetch = Callable[[str, ImagesConfig], Awaitable[bytes]]
+"""Downloads the image at a URL that is no data URL; errors as `Fetcher.fetch`."""
 Place = tuple[int, int]
 """Index of the message, index of the part."""
 _CHUNK_SIZE = 1 << 18
@@ -26,7 +28,17 @@ def has_images(request: GenerationRequest) -> bool:
     )
 
 
-async def resolve_images(request: GenerationRequest, config: ImagesConfig) -> GenerationRequest:
+async def fetch_image(url: str, config: ImagesConfig) -> bytes:
+    """Download from the web; errors as `Fetcher.fetch`."""
+    # Imported here: most servers never download images and do not need httpx for it.
+    from proxy.images.fetch import Fetcher
+
+    return await Fetcher(config).fetch(url)
+
+
+async def resolve_images(
+    request: GenerationRequest, config: ImagesConfig, fetch: Fetch = fetch_image
+) -> GenerationRequest:
     """Return `request` with all images downloaded and validated, in the same order.
 
     Raises:
@@ -50,7 +62,7 @@ async def resolve_images(request: GenerationRequest, config: ImagesConfig) -> Ge
     try:
         async with asyncio.timeout(config.timeout):
             validated = await _gather(
-                _validate(place, image, config) for place, image in images.items()
+                _validate(place, image, config, fetch) for place, image in images.items()
             )
     except TimeoutError:
         raise _invalid(
@@ -86,10 +98,12 @@ async def _gather(work: Iterable[Coroutine[Any, Any, T]]) -> list[T]:
     return [task.result() for task in tasks]
 
 
-async def _validate(place: Place, image: ImagePart, config: ImagesConfig) -> ImagePart:
+async def _validate(
+    place: Place, image: ImagePart, config: ImagesConfig, fetch: Fetch
+) -> ImagePart:
     try:
         if image.url[:5].lower() != "data:":
-            return ImagePart(await _download(image.url, config))
+            return ImagePart(_to_data_url(await fetch(image.url, config), config))
         await asyncio.to_thread(lambda: _check(_decode(image.url), config))
     except BackendError as error:
         error.param = image_at(*place)
@@ -97,11 +111,7 @@ async def _validate(place: Place, image: ImagePart, config: ImagesConfig) -> Ima
     return image
 
 
-async def _download(url: str, config: ImagesConfig) -> str:
-    # Imported here: most servers never download images and do not need httpx for it.
-    from proxy.images.fetch import Fetcher
-
-    data = await Fetcher(config).fetch(url)
+def _to_data_url(data: bytes, config: ImagesConfig) -> str:
     header = _check(data, config)
     return f"data:{header.media_type};base64,{base64.b64encode(data).decode()}"
 

@@ -82,14 +82,24 @@ class BackendModels:
     def fingerprint(self, name: str) -> str:
         """Name engine, version and weights of the model `name`, as `fp_ollama_0.33.0_8eeb52dfb3bb`.
 
-        A seed repeats an answer only where these are equal. Weights are a hash: of their digest, or
-        of what is known of them where the backend reports none.
+        A seed repeats an answer only where these are equal.
         """
-        model = self.models.get(name) or Model(name=name)
-        weights = model.digest or repr((name, model.origin, model.quantization, model.size_bytes))
-        digest = hashlib.sha256(weights.encode()).hexdigest()[:12]
         version = self.backend.version or "unknown"
-        return f"fp_{self.backend.kind}_{version}_{digest}"
+        weights = hashlib.sha256(self._weights(name).encode()).hexdigest()[:12]
+        return f"fp_{self.backend.kind}_{version}_{weights}"
+
+    def weights_digest(self, name: str) -> str:
+        """64 hexadecimal digits that identify the weights of the model `name`."""
+        model = self.models.get(name)
+        if model is not None and model.digest:
+            return model.digest.removeprefix("sha256:")
+        return hashlib.sha256(self._weights(name).encode()).hexdigest()
+
+    def _weights(self, name: str) -> str:
+        """Identify weights by their digest, or by what is known of them without one."""
+        model = self.models.get(name) or Model(name=name)
+        known = (name, model.origin, model.quantization, model.size_bytes)
+        return model.digest or repr(known)
 
     def may_have(self, name: str) -> bool:
         """False if the backend was listed without `name`, which is no path of a folder."""
@@ -248,9 +258,11 @@ class Registry:
         in case, else all."""
         there = frozenset(backends)
         names = [(n, self._short_names(n, b)) for b in there for n in self.backends[b].models]
-        exact = [full for full, shorts in names if name in shorts]
-        folded = name.lower()
-        alike = exact or [f for f, shorts in names if folded in map(str.lower, shorts)]
+        # Ollama's clients add the default tag to names without one.
+        wanted = {name} | {self.backends[b].backend.naming.bare(name) for b in there}
+        folded = {each.lower() for each in wanted}
+        exact = [full for full, shorts in names if not wanted.isdisjoint(shorts)]
+        alike = exact or [f for f, s in names if not folded.isdisjoint(map(str.lower, s))]
         entries = (self.named(full, there) for full in sorted(alike))
         return list({entry.id: entry for entry in entries if entry.deployments}.values())
 

@@ -34,6 +34,7 @@ def to_requirements(request: GenerationRequest | EmbeddingRequest) -> Requiremen
     features = needs(request)
     if isinstance(request, EmbeddingRequest):
         return Requirements(features=features)
+    features -= request.wishes
     messages = request.prompt if isinstance(request.prompt, tuple) else ()
     nbytes = _size(request.prompt) if isinstance(request.prompt, str) else 0
     if request.suffix:

@@ -1,11 +1,12 @@
 """The router: sends a request to the backend that its model and its requirements lead to."""
 
 import time
+from functools import reduce
 
 from msgspec import Struct
 from msgspec.structs import replace
 
-from adapters.backend import Backend, Embeddings
+from adapters.backend import Backend, Embeddings, TokenCount, TokenCounter
 from adapters.errors import (
     BackendError,
     BadUpstreamError,
@@ -13,7 +14,7 @@ from adapters.errors import (
     InvalidRequestError,
     UnsupportedParameterError,
 )
-from adapters.request import EmbeddingRequest, Feature, GenerationRequest
+from adapters.request import EmbeddingRequest, Feature, GenerationRequest, needs, without
 from adapters.sink import Sink
 from proxy.memory.budget import SharedBudget
 from proxy.models.auto_pull import AutoPull
@@ -108,7 +109,9 @@ class Router:
         attempt.fingerprint = self._registry.backends[route.backend_name].fingerprint(route.name)
         run.attempt = attempt
         checked = CheckedSink(run.sink, attempt, restarts=run.started)
-        request = replace(run.request, model=route.name, patience=patience)
+        attempt.ungranted = self._ungranted(run.request, route)
+        granted = reduce(without, attempt.ungranted, run.request)
+        request = replace(granted, model=route.name, patience=patience)
         attempt.concurrency = self._measurements.begin((attempt.backend, attempt.model))
         try:
             await route.backend.generate(request, checked)
@@ -123,11 +126,40 @@ class Router:
         ):  # An echoed prompt is sent before it is read: its times are not comparable.
             self._measurements.read(attempt)
 
+    def _ungranted(self, request: GenerationRequest, route: Route) -> tuple[Feature, ...]:
+        """List the wishes of `request` that `route` lacks."""
+        if not request.wishes:
+            return ()
+        model = self._registry.backends[route.backend_name].models.get(route.name)
+        able = route.backend.honours - (model.lacks if model is not None else frozenset())
+        return tuple(sorted((needs(request) & request.wishes) - able))
+
     def _fall_back(self, run: "_Run", failed: Route, other: Route, error: BackendError) -> None:
         run.record.fall_back(run.attempt, error)
         self.fallbacks.note(failed.backend_name, error, other.backend_name)
         if isinstance(error, ContextLengthError) and run.request.num_ctx is None:
             self._estimates.refused((failed.backend_name, failed.name), error.limit)
+
+    async def count_tokens(
+        self, request: GenerationRequest, record: Record | None = None
+    ) -> TokenCount:
+        """Count the prompt's tokens on the backend that would answer `request`.
+
+        Raises:
+            UnsupportedParameterError: that backend counts no tokens.
+            BackendError: as `resolve`, or the backend's own.
+        """
+        record = record if record is not None else Record()
+        await self._lookup.fetch(request.model)
+        decision = await self.decide(request.model, to_requirements(request), request)
+        route = self._routes(decision)[0]
+        record.attempt(route.backend_name, route.name)
+        if not isinstance(route.backend, TokenCounter):
+            raise UnsupportedParameterError(
+                f"The backend '{route.backend_name}' cannot count tokens.", param="model"
+            )
+        granted = reduce(without, self._ungranted(request, route), request)
+        return await route.backend.count_tokens(replace(granted, model=route.name))
 
     async def embed(self, request: EmbeddingRequest, record: Record | None = None) -> Embeddings:
         """Compute vectors on the backend that `request.model`, a public name, leads to.

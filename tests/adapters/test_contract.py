@@ -10,7 +10,7 @@ import pytest
 from msgspec import Struct
 
 from adapters import open_backend, sink
-from adapters.backend import Backend
+from adapters.backend import Backend, TokenCounter
 from adapters.config import BackendConfig, EchoConfig, MLXConfig, OllamaConfig
 from adapters.errors import BadUpstreamError, ModelNotFoundError, UnsupportedParameterError
 from adapters.events import (
@@ -276,3 +276,14 @@ async def test_health_counts_what_was_done(subject: Subject) -> None:
     assert health.ok
     assert health.counters["finished"] == 1
     assert health.counters["active"] == health.counters["cancelled"] == 0
+
+
+async def test_tokens_of_a_prompt_are_counted_as_an_answer_counts_them(subject: Subject) -> None:
+    assert isinstance(subject.backend, TokenCounter)
+    counted = await subject.backend.count_tokens(subject.request())
+    [*_, finished] = await subject.events()
+    assert isinstance(finished, Finished)
+    if counted.exact:
+        assert counted.tokens == finished.usage.prompt_tokens
+    else:
+        assert counted.tokens >= finished.usage.prompt_tokens

@@ -56,9 +56,8 @@ def server(tmp_path_factory: pytest.TempPathFactory, ollama_host: str) -> Iterat
 
 @pytest.fixture(scope="module")
 def client(server: Running) -> Iterator[ollama.Client]:
-    client = ollama.Client(f"http://127.0.0.1:{server.port}")
-    yield client
-    client._client.close()  # pyright: ignore[reportPrivateUsage]
+    with ollama.Client(f"http://127.0.0.1:{server.port}") as client:
+        yield client
 
 
 def asked(city: str) -> list[dict[str, Any]]:

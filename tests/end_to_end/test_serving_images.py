@@ -4,7 +4,6 @@ The model has random eyes (`tiny_projector.py`): it tells one picture from anoth
 """
 
 import base64
-import functools
 import json
 import re
 import urllib.request
@@ -297,12 +296,14 @@ def test_image_in_ollamas_own_chat(server: Running, upstream: Between, streamed:
 
 
 async def test_image_of_a_host_that_is_allowed_is_fetched_and_seen(
-    ollama_host: str, monkeypatch: pytest.MonkeyPatch
+    ollama_host: str,
 ):
     """127.0.0.1 stands for a place on the internet."""
     require_model(ollama_host, SEES)
-    anywhere = functools.partial(Fetcher, is_allowed=lambda _: True)
-    monkeypatch.setattr("proxy.images.fetch.Fetcher", anywhere)
+
+    async def fetch(url: str, config: ImagesConfig) -> bytes:
+        return await Fetcher(config, is_allowed=lambda _: True).fetch(url)
+
     async with open_canary() as canary:
         canary.answer = b"HTTP/1.1 200 OK\r\nconnection: close\r\n\r\n" + photo("webp")
         host = f"localhost:{canary.port}"
@@ -310,7 +311,7 @@ async def test_image_of_a_host_that_is_allowed_is_fetched_and_seen(
         config = Config(server=ServerConfig(images=images))
         async with (
             aclosing(OllamaBackend(OllamaConfig(host=ollama_host))) as backend,
-            openai_client(backend, config=config) as sdk,
+            openai_client(backend, config=config, fetch_image=fetch) as sdk,
         ):
             asked: Any = [user(text("Look:"), image(f"http://{host}/photo.webp"))]
             answer = await sdk.chat.completions.create(model=SEES, messages=asked, max_tokens=1)

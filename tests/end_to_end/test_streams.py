@@ -5,18 +5,19 @@ in any order, so that every section begins, breaks off and follows every other.
 """
 
 import random
+from contextlib import aclosing
 from pathlib import Path
 from typing import Any
 
 import pytest
 from fakes.scripted_backend import openai_client
-from fakes.scripted_model import CITY, config_for, scripted
-from fakes.tiny_model import TOOL_TEMPLATE, write_tiny_model
+from fakes.scripted_model import CITY, ScriptedEngine
+from fakes.tiny_model import TOOL_TEMPLATE, config_for, write_tiny_model
 from openai import AsyncOpenAI
 from openai.types import CompletionUsage
 
 from adapters.mlx.backend import MLXBackend
-from adapters.request import GenerationRequest
+from adapters.mlx.sequence import Sequence
 
 CALL = '<tool_call>\n{"name": "weather", "arguments": {"city": "Paris"}}\n</tool_call>'
 BITS = (
@@ -44,12 +45,12 @@ BITS = (
 TOOLS = [{"type": "function", "function": {"name": "weather", "parameters": CITY}}]
 
 
-def write(request: GenerationRequest) -> list[str] | None:
-    """What the choices of the request say; of the same seed always the same."""
-    chance = random.Random(request.sampling.seed)  # noqa: S311 - noise, not secrets.
+def write(choices: tuple[Sequence, ...]) -> tuple[str, ...] | None:
+    """What the choices of a request say; of the same seed always the same."""
+    chance = random.Random(choices[0].sampling.seed)  # noqa: S311 - noise, not secrets.
     if chance.random() < 0.3:
         return None
-    return ["".join(chance.choices(BITS, k=chance.randint(1, 9))) for _ in range(request.n)]
+    return tuple("".join(chance.choices(BITS, k=chance.randint(1, 9))) for _ in choices)
 
 
 def body_of(seed: int) -> dict[str, Any]:
@@ -131,18 +132,20 @@ def add(said: dict[str, Any], choice: Any) -> None:
 @pytest.mark.slow
 @pytest.mark.parametrize("seeds", [20, pytest.param(200, marks=pytest.mark.long)])
 @pytest.mark.timeout(600)
-async def test_a_stream_put_together_is_the_answer(
-    tmp_path: Path, seeds: int, monkeypatch: pytest.MonkeyPatch
-) -> None:
+async def test_a_stream_put_together_is_the_answer(tmp_path: Path, seeds: int) -> None:
     write_tiny_model(tmp_path / "caller", template=TOOL_TEMPLATE, context=1024)
     # Without what it has read before, usage says the same both times.
-    backend = MLXBackend(config_for(tmp_path, prefix_cache_bytes=0))
-    with scripted(monkeypatch, write):
-        async with openai_client(backend) as client:
-            seen: set[str] = set()
-            for seed in range(seeds):
-                body = body_of(seed)
-                told, usage = await whole(client, body)
-                assert await streamed(client, body) == (told, usage), body
-                seen |= {part for said in told.values() for part, value in said.items() if value}
-            assert seen == {"text", "reasoning", "calls", "logprobs", "reason"}
+    config = config_for(tmp_path, prefix_cache_bytes=0)
+    engine = ScriptedEngine(config)
+    engine.write = write
+    async with (
+        aclosing(MLXBackend(config, engine=engine)) as backend,
+        openai_client(backend) as client,
+    ):
+        seen: set[str] = set()
+        for seed in range(seeds):
+            body = body_of(seed)
+            told, usage = await whole(client, body)
+            assert await streamed(client, body) == (told, usage), body
+            seen |= {part for said in told.values() for part, value in said.items() if value}
+        assert seen == {"text", "reasoning", "calls", "logprobs", "reason"}

@@ -184,8 +184,20 @@ async def _read_request(reader: asyncio.StreamReader) -> Seen | None:
     first, *fields = head.strip().split("\r\n")
     headers = {k.lower(): v for k, v in (field.split(": ", 1) for field in fields)}
     method, path, _ = first.split(" ")
+    if headers.get("transfer-encoding") == "chunked":
+        return Seen(method, path, headers, await _read_chunks(reader))
     body = await reader.readexactly(int(headers.get("content-length", "0")))
     return Seen(method, path, headers, json.loads(body) if body else None)
+
+
+async def _read_chunks(reader: asyncio.StreamReader) -> bytes:
+    """Read a body in chunks, which is a file and no JSON."""
+    body = b""
+    while size := int(await reader.readuntil(b"\r\n"), 16):
+        body += await reader.readexactly(size)
+        await reader.readexactly(2)
+    await reader.readexactly(2)
+    return body
 
 
 @asynccontextmanager

@@ -1,15 +1,24 @@
 """A backend that plays a list: events, errors to raise, and waits. For tests of the server."""
 
 import asyncio
-from collections.abc import AsyncGenerator, AsyncIterator, Mapping, Sequence
+from collections.abc import AsyncGenerator, AsyncIterable, AsyncIterator, Mapping, Sequence
 from contextlib import asynccontextmanager
-from typing import TextIO, get_args
+from typing import Any, get_args
 
 import httpx2
 import openai
 from msgspec.structs import replace
 
-from adapters.backend import Backend, Embeddings, Health, Model, Progress
+from adapters.backend import (
+    Backend,
+    Description,
+    Embeddings,
+    Health,
+    Model,
+    Progress,
+    RunningModel,
+    TokenCount,
+)
 from adapters.config import KINDS
 from adapters.errors import BackendError
 from adapters.events import Event, Finished, Started, TextDelta, Usage
@@ -52,6 +61,7 @@ class ScriptedBackend:
         self.condition = health
         self.requests: list[GenerationRequest] = []
         self.embedded: list[EmbeddingRequest] = []
+        self.counted = TokenCount(DONE.usage.prompt_tokens, exact=True)
         self.listed = 0
         self.unwell: set[str] = set()
         self.running = 0
@@ -60,6 +70,9 @@ class ScriptedBackend:
         self.closed = asyncio.Event()
         """Set when an answer has ended, however it did."""
         self.aclosed = False
+        self.described = Description()
+        self.loaded: Sequence[RunningModel] = ()
+        self.deleted: list[str] = []
 
     def check(self, request: GenerationRequest) -> None:
         """Whatever it honours, it honours together."""
@@ -87,6 +100,10 @@ class ScriptedBackend:
         said = (TextDelta("Hel"), TextDelta("lo"), DONE)
         return [Started(), *(replace(e, choice=at) for at in range(request.n) for e in said)]
 
+    async def count_tokens(self, request: GenerationRequest) -> TokenCount:
+        self.requests.append(request)
+        return self.counted
+
     async def embed(self, request: EmbeddingRequest) -> Embeddings:
         """The script's first exception, if it has one; else the same vector for every input."""
         self.embedded.append(request)
@@ -99,6 +116,15 @@ class ScriptedBackend:
 
     async def pull(self, model: str) -> AsyncGenerator[Progress]:
         yield Progress(status="success")
+
+    async def describe(self, model: str, *, verbose: bool = False) -> Description:
+        return self.described
+
+    async def list_running(self) -> list[RunningModel]:
+        return list(self.loaded)
+
+    async def delete(self, model: str) -> None:
+        self.deleted.append(model)
 
     async def list_models(self) -> list[Model]:
         self.listed += 1
@@ -130,6 +156,29 @@ class ScriptedBackend:
         self.aclosed = True
 
 
+class ScriptedBuilder(ScriptedBackend):
+    """Keeps what it is told to copy, create and upload."""
+
+    def __init__(self, *, kind: str, models: Sequence[Model] = ONE_MODEL) -> None:
+        super().__init__(kind=kind, models=models)
+        self.copies: list[tuple[str, str]] = []
+        self.recipes: list[bytes] = []
+        self.files: dict[str, bytes] = {}
+
+    async def copy(self, source: str, destination: str) -> None:
+        self.copies.append((source, destination))
+
+    async def create(self, recipe: bytes) -> AsyncGenerator[Progress]:
+        self.recipes.append(recipe)
+        yield Progress(status="success")
+
+    async def has_file(self, digest: str) -> bool:
+        return digest in self.files
+
+    async def upload(self, digest: str, pieces: AsyncIterable[bytes]) -> None:
+        self.files[digest] = b"".join([piece async for piece in pieces])
+
+
 class EndlessBackend(ScriptedBackend):
     """Deltas without end, as fast as the reader takes them."""
 
@@ -147,19 +196,22 @@ class EndlessBackend(ScriptedBackend):
 
 @asynccontextmanager
 async def http_client(
-    *backends: Backend, config: Config = DEFAULTS, log: TextIO | None = None
+    *backends: Backend, config: Config = DEFAULTS, **parts: Any
 ) -> AsyncIterator[httpx2.AsyncClient]:
-    """A plain client of an application with these backends, each named after its kind."""
-    async with named_client({each.kind: each for each in backends}, config, log) as client:
+    """A plain client of an application with these backends, each named after its kind.
+
+    `parts` are further arguments of `create_app`.
+    """
+    async with named_client({each.kind: each for each in backends}, config, **parts) as client:
         yield client
 
 
 @asynccontextmanager
 async def named_client(
-    backends: Mapping[str, Backend] | None, config: Config = DEFAULTS, log: TextIO | None = None
+    backends: Mapping[str, Backend] | None, config: Config = DEFAULTS, **parts: Any
 ) -> AsyncIterator[httpx2.AsyncClient]:
     """A plain client of an application in this process, with `backends` or those of `config`."""
-    app = create_app(config, backends, log)
+    app = create_app(config, backends, **parts)
     transport = httpx2.ASGITransport(app=app)  # type: ignore[arg-type]  # Litestar's own words for ASGI
     async with app.lifespan(), httpx2.AsyncClient(transport=transport, base_url=BASE) as client:
         yield client
@@ -167,10 +219,10 @@ async def named_client(
 
 @asynccontextmanager
 async def openai_client(
-    *backends: Backend, config: Config = DEFAULTS
+    *backends: Backend, config: Config = DEFAULTS, **parts: Any
 ) -> AsyncIterator[openai.AsyncOpenAI]:
     """OpenAI's client of the same."""
-    async with http_client(*backends, config=config) as client:
+    async with http_client(*backends, config=config, **parts) as client:
         yield openai.AsyncOpenAI(
             base_url=f"{BASE}/v1", api_key="x", max_retries=0, http_client=client
         )

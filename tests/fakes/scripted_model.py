@@ -1,12 +1,11 @@
 """Tiny models made to say what a test wants, token by token: everything else is real."""
 
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import AbstractContextManager, contextmanager
+from collections.abc import Callable
+from concurrent.futures import Future
 from pathlib import Path
 from typing import Any
 
 import mlx.core as mx
-import pytest
 from fakes.tiny_model import END
 
 from adapters import sink
@@ -21,7 +20,10 @@ from adapters.events import (
     ToolCallDelta,
     ToolCallStarted,
 )
-from adapters.mlx.prompt import prepare
+from adapters.mlx.engine.engine import Engine
+from adapters.mlx.models.load import LoadedModel
+from adapters.mlx.models.load_progress import Extras, Loading
+from adapters.mlx.sequence import Receiver, Sequence
 from adapters.request import GenerationRequest, Message, TextPart, Tool
 
 CITY: dict[str, Any] = {
@@ -32,6 +34,7 @@ CITY: dict[str, Any] = {
 }
 WEATHER = Tool("weather", "Tells the weather.", CITY)
 TIME = Tool("time", "Tells the time.", CITY)
+Write = Callable[[tuple[Sequence, ...]], tuple[str, ...] | None]
 
 
 class Script:
@@ -45,30 +48,36 @@ class Script:
         return mx.where(mx.arange(logits.shape[-1]) == next(self._tokens), logits, -mx.inf)
 
 
-@contextmanager
-def scripted(
-    patch: pytest.MonkeyPatch, write: Callable[[GenerationRequest], Sequence[str] | None]
-) -> Iterator[None]:
-    """The choices of a request say what `write` gives for it, or what the model would."""
+class ScriptedEngine(Engine):
+    """An engine whose rows say what a test wants, or what the model would."""
 
-    async def script(request: GenerationRequest, loaded: Any, _prompt: Any) -> Any:
-        if (texts := write(request)) is None:
-            return [()] * request.n, ()
-        spelled = [loaded.tokenizer.encode(text, add_special_tokens=False) for text in texts]
-        return [(Script(spelled[choice]),) for choice in range(request.n)], ()
+    def __init__(self, config: MLXConfig) -> None:
+        super().__init__(config)
+        self.write: Write = lambda _rows: None
+        """Gives the texts of the choices of a request; `None`: what the model would say."""
+        self.tokenizers: dict[str, Any] = {}
 
-    with patch.context() as patched:
-        patched.setattr(prepare, "constrain", script)
-        yield
+    def say(self, *texts: str) -> None:
+        """The choices of every request say these `texts`."""
+        self.write = lambda _rows: texts
 
+    def load(self, path: Path, loading: Loading, extras: Extras) -> "Future[LoadedModel]":
+        def keep(loaded: "Future[LoadedModel]") -> None:
+            if loaded.exception() is None:
+                self.tokenizers[loading.name] = loaded.result().tokenizer
 
-def saying(patch: pytest.MonkeyPatch, *texts: str) -> AbstractContextManager[None]:
-    """The choices of every request say these `texts`, whatever the model would."""
-    return scripted(patch, lambda _: texts)
+        loaded = super().load(path, loading, extras)
+        loaded.add_done_callback(keep)
+        return loaded
 
-
-def config_for(folder: Path, **fields: Any) -> MLXConfig:
-    return MLXConfig(folders=(str(folder),), huggingface_cache=False, embedded="never", **fields)
+    def submit(self, sequences: tuple[Sequence, ...], receive: Receiver) -> None:
+        if (texts := self.write(sequences)) is not None:
+            tokenizer = self.tokenizers[sequences[0].model]
+            for sequence in sequences:
+                text = texts[sequence.choice]
+                ids = tokenizer.encode(text, add_special_tokens=False)
+                sequence.processors = (Script(ids),)
+        super().submit(sequences, receive)
 
 
 def chat(text: str = "Hi", model: str = "caller", **fields: Any) -> GenerationRequest:

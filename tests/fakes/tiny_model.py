@@ -13,6 +13,8 @@ from mlx.utils import tree_flatten
 from mlx_lm.models import llama, llama4, mamba
 from tokenizers import AddedToken, Tokenizer, decoders, models, pre_tokenizers
 
+from adapters.config import MLXConfig
+
 TEMPLATE = (
     "{% for message in messages %}"
     "{% if message.name %}{{ raise_exception('no names here') }}{% endif %}"
@@ -35,6 +37,7 @@ TOOL_TEMPLATE = (
 )
 """Of a model that thinks and calls, as Qwen3 does."""
 END = 257
+NO_FOLDER = "/no/cache/here"
 
 _SHAPE = {"hidden_size": 32, "intermediate_size": 64, "vocab_size": 258, "rms_norm_eps": 1e-5}
 _ATTENTION = {"num_attention_heads": 4, "num_key_value_heads": 2, "num_hidden_layers": 2}
@@ -119,6 +122,17 @@ def write_tiny_model(
     mx.save_safetensors(str(folder / "model.safetensors"), weights)
     _write_tokenizer(folder, template)
     return folder
+
+
+def config_for(folder: Path, **fields: Any) -> MLXConfig:
+    """The models of `folder` and no others: none of the hub, none that were imported or bundled."""
+    own = {
+        "folders": (str(folder),),
+        "huggingface_cache": False,
+        "embedded": "never",
+        "cache_folder": NO_FOLDER,
+    }
+    return MLXConfig(**{**own, **fields})
 
 
 def _write_tokenizer(folder: Path, template: str) -> None:

@@ -4,6 +4,7 @@ import asyncio
 import socket
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
+from typing import Any
 
 import uvicorn
 from fakes.scripted_backend import DEFAULTS, ScriptedBackend
@@ -20,9 +21,10 @@ async def served(
     config: Config = DEFAULTS,
     *,
     protocol: type[Connection] = Connection,
+    **parts: Any,
 ) -> AsyncIterator[int]:
-    """The port of a real server in this loop."""
-    app = create_app(config, {backend.kind: backend})
+    """The port of a real server in this loop; `parts` are further arguments of `create_app`."""
+    app = create_app(config, {backend.kind: backend}, **parts)
     with socket.create_server(("127.0.0.1", 0)) as listener:
         server = uvicorn.Server(
             uvicorn.Config(app, http=protocol, ws="none", log_level="error", lifespan="on")

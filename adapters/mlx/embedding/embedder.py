@@ -45,8 +45,12 @@ class Embedder:
     vocabulary: int
     padding: int
 
-    def to_ids(self, inputs: Sequence[str | TokenIds]) -> list[list[int]]:
+    def to_ids(
+        self, inputs: Sequence[str | TokenIds], *, truncate: bool = False
+    ) -> list[list[int]]:
         """Tokenize; special tokens are added to texts, not to ids. Slow: not for the event loop.
+
+        `truncate`: cut an input that is too long, before its last special tokens.
 
         Raises:
             InvalidRequestError: an input is empty, or an id is not in the vocabulary.
@@ -54,6 +58,8 @@ class Embedder:
         """
         ids = [self._to_ids(index, value) for index, value in enumerate(inputs)]
         limit = self.files.max_tokens
+        if truncate and limit is not None:
+            return [self._cut(row, limit) for row in ids]
         for index, row in enumerate(ids):
             if limit is not None and len(row) > limit:
                 error = ContextLengthError(
@@ -76,6 +82,14 @@ class Embedder:
             vectors = normalize(vectors)
         rows: Any = vectors.astype(mx.float32).tolist()
         return [tuple(row) for row in rows]
+
+    def _cut(self, ids: list[int], limit: int) -> list[int]:
+        if len(ids) <= limit:
+            return ids
+        special = set(self.tokenizer.all_special_ids)
+        end = next((at for at in range(len(ids), 0, -1) if ids[at - 1] not in special), 0)
+        last = ids[end:]
+        return ids[: limit - len(last)] + last
 
     def _to_ids(self, index: int, value: str | TokenIds) -> list[int]:
         if not (value.ids if isinstance(value, TokenIds) else value):

@@ -58,9 +58,12 @@ def to_rules(
     required = frozenset(schema.get("required") or ())
     between = literal(parameters.between)
     rules: list[str] = []
+    # The bounds of a schema may refer to definitions of their own.
+    definitions = {"$defs": schema["$defs"]} if "$defs" in schema else {}
     keys = list(schema.get("properties") or {})
     for number, (key, value) in enumerate((schema.get("properties") or {}).items()):
         one, rest = f"{name}_{number}", f"{name}_{number + 1}"
+        value = {**definitions, **value}
         rules.append(_argument(f"{one}_value", key, value, parameters, literal))
         for state, before in (("first", ""), ("later", between)):
             written = f"{before} {one}_value {rest}_later"
@@ -82,6 +85,9 @@ def _argument(
     around = parameters.string if is_text else parameters.other
     head = literal(f"{around.head}{key}{around.middle}")
     tail = literal(around.tail.replace(KEY, key))
+    if schema.get("type") == "boolean" and parameters.python_booleans:
+        # Models that are shown Python's words write JSON's as well.
+        return f'{name}: {head} ("True" | "False" | "true" | "false") {tail}\n'
     if not is_text or parameters.strings_are_json:
         definition = json.dumps({"x-guidance": {"whitespace_flexible": False}, **schema})
         return f"{name}: {head} {name}_json {tail}\n{name}_json: %json {definition}\n"

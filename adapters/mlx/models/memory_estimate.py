@@ -58,13 +58,23 @@ class Weights(Struct, frozen=True):
 
 def read_weights(folder: Path) -> Weights | None:
     """Sizes of all weights; None if a file is malformed or has an unknown data type."""
-    tensors: dict[str, Tensor] = {}
     try:
-        for file in folder.glob("model*.safetensors"):
-            tensors |= dict(_read_header(file))
+        tensors = read_tensors(folder)
         return _sizes(tensors, _group_sizes(folder)) if tensors else None
     except (OSError, ValueError, KeyError, TypeError, struct.error):
         return None
+
+
+def read_tensors(folder: Path) -> dict[str, Tensor]:
+    """Read data type and shape of all weights by name.
+
+    Raises:
+        OSError, ValueError, KeyError, TypeError, struct.error: a file is malformed.
+    """
+    tensors: dict[str, Tensor] = {}
+    for file in folder.glob("model*.safetensors"):
+        tensors |= dict(_read_header(file))
+    return tensors
 
 
 def lora_bytes(folder: Path | None) -> int:

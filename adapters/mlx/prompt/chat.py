@@ -8,7 +8,7 @@ from msgspec.structs import replace
 
 from adapters.chat_template.form import to_template_message, to_template_tool
 from adapters.chat_template.jinja import TemplateRefusalError
-from adapters.chat_template.rewriting import Rewrite, rewrite
+from adapters.chat_template.rewriting import rewrite
 from adapters.chat_template.template import ChatTemplate
 from adapters.errors import (
     BackendError,
@@ -64,7 +64,7 @@ def _with_thinking(loaded: LoadedModel, request: GenerationRequest, ids: list[in
         return Prompt(ids)
     if request.continue_final_message:
         return Prompt(ids, is_answering=loaded.reasoning.is_harmony)
-    if request.reasoning_effort == "none":
+    if request.reasoning_effort == "none" and not _must_think(loaded, request):
         return _without_thinking(loaded, request, ids)
     return Prompt(ids, "open" if is_open(loaded.reasoning, loaded.tokenizer, ids) else "may")
 
@@ -86,8 +86,6 @@ def _apply_template(
         forced = request.tool_choice != "auto"
         messages = with_tools_as_text(messages, tools, loaded.syntax, forced=forced)
         tools, done = (), ["tools-as-text"]
-    if not learned.plan.thoughts and _has_late_thought(messages):
-        done.append("thoughts-left-out")
     chat = _Chat(messages, [to_template_tool(tool) for tool in tools], request)
     try:
         ids, rewrites = _encode(loaded.template, learned, loaded, chat)
@@ -96,14 +94,17 @@ def _apply_template(
     return ids, (*done, *rewrites)
 
 
-def _has_late_thought(messages: tuple[Message, ...]) -> bool:
-    """True if there is reasoning since the last message of the user: no model is shown older."""
+def _left_out(messages: tuple[Message, ...], text: str) -> tuple[str, ...]:
+    """Name the reasoning since the last message of the user that is not in the prompt.
+
+    Reasoning before it is left out by nearly all templates, as in the training of their models.
+    """
     for message in reversed(messages):
         if message.role == "user":
-            return False
-        if message.reasoning:
-            return True
-    return False
+            break
+        if message.reasoning and message.reasoning.strip() not in text:
+            return ("thoughts-left-out",)
+    return ()
 
 
 def _refusal(learned: Learned, error: TemplateRefusalError) -> BackendError:
@@ -123,21 +124,22 @@ class _Chat(NamedTuple):
 
 def _encode(
     template: ChatTemplate, learned: Learned, loaded: LoadedModel, chat: _Chat
-) -> tuple[list[int], tuple[Rewrite, ...]]:
+) -> tuple[list[int], tuple[str, ...]]:
     """Render and tokenize; names of control tokens in messages and tools are text."""
     told = rewrite(chat.messages, learned.plan.rewrites, learned.writing)
     converted = [to_template_message(message, learned.plan.form) for message in told.messages]
     arguments = _arguments(loaded, chat.request)
     if not loaded.control.occur_in([converted, chat.tools]):
         text = _render(template, learned, converted, chat.tools, arguments, chat.request)
-        return list(loaded.tokenizer.encode(text, add_special_tokens=False)), told.done
+        ids = list(loaded.tokenizer.encode(text, add_special_tokens=False))
+        return ids, (*told.done, *_left_out(told.messages, text))
     # The model's own notation, in rewritten messages, keeps its control tokens.
     hidden = tuple(_hidden(loaded.control, message) for message in chat.messages)
     told = rewrite(hidden, learned.plan.rewrites, learned.writing)
     converted = [to_template_message(message, learned.plan.form) for message in told.messages]
     tools = loaded.control.hide(chat.tools)
     text = _render(template, learned, converted, tools, arguments, chat.request)
-    return loaded.control.encode(text), told.done
+    return loaded.control.encode(text), (*told.done, *_left_out(told.messages, text))
 
 
 def _hidden(control: ControlTokens, message: Message) -> Message:
@@ -207,16 +209,27 @@ def _effort(effort: ReasoningEffort | None) -> dict[str, Any]:
     return {"enable_thinking": effort != "none", "reasoning_effort": _LEVELS.get(effort, effort)}
 
 
-def _without_thinking(loaded: LoadedModel, request: GenerationRequest, ids: list[int]) -> Prompt:
-    """The prompt without thinking, closed here if the template did not do it."""
-    assert loaded.reasoning is not None  # noqa: S101 - checked by the caller.
-    is_harmony = loaded.reasoning.is_harmony
-    if is_harmony and offered_tools(request):
-        # The header of a final message excludes calls, and without it the model thinks.
+def _must_think(loaded: LoadedModel, request: GenerationRequest) -> bool:
+    """Return true for a model that cannot answer `request` without thinking, where it may think.
+
+    Raises:
+        UnsupportedParameterError: it cannot, and must not think.
+    """
+    # The header of a final message excludes calls, and without it the model thinks.
+    if loaded.reasoning is None or not (loaded.reasoning.is_harmony and offered_tools(request)):
+        return False
+    if "reasoning_effort" not in request.wishes:
         raise UnsupportedParameterError(
             f"'{request.model}' cannot switch thinking off in requests with tools.",
             param="reasoning_effort",
         )
+    return True
+
+
+def _without_thinking(loaded: LoadedModel, request: GenerationRequest, ids: list[int]) -> Prompt:
+    """The prompt without thinking, closed here if the template did not do it."""
+    assert loaded.reasoning is not None  # noqa: S101 - checked by the caller.
+    is_harmony = loaded.reasoning.is_harmony
     if is_harmony and request.response_format is not None:
         return Prompt(ids)  # The grammar begins with the header.
     text = loaded.reasoning.skipped(loaded.tokenizer.decode(ids[-TAIL:]))

@@ -10,16 +10,20 @@ from msgspec.structs import asdict, replace
 from adapters.errors import InvalidRequestError, UnsupportedParameterError
 from adapters.mlx.grammar.lark import Style, calls_syntax, is_constrained
 from adapters.mlx.grammar.processor import GrammarProcessor
+from adapters.mlx.grammar.reasoning_limit import ReasoningLimit
 from adapters.mlx.models.load import LoadedModel
 from adapters.mlx.output.assemble import Reading
 from adapters.mlx.prompt.chat import Prompt, offered_tools, render
 from adapters.mlx.prompt.context import context_of, require_room
 from adapters.mlx.prompt.raw import raw_text
 from adapters.mlx.sequence import LogitsProcessor, Sequence
-from adapters.request import GenerationRequest, Sampling, needs
+from adapters.request import Feature, GenerationRequest, Sampling, needs
 
 UNBOUNDED = 1 << 20
 """Tokens of an answer that neither the request nor the model bounds."""
+
+
+_OF_REASONING: frozenset[Feature] = frozenset({"reasoning_effort", "reasoning_budget"})
 
 
 class Prepared(NamedTuple):
@@ -43,9 +47,9 @@ async def prepare(
         InvalidRequestError: the template, the grammar or the context refuses the request.
         UnsupportedParameterError: this model lacks a feature that others have.
     """
-    if "reasoning_effort" in needs(request) and loaded.reasoning is None:
+    if loaded.reasoning is None and (lacking := needs(request) & _OF_REASONING):
         raise UnsupportedParameterError(
-            f"'{request.model}' is not a reasoning model.", param="reasoning_effort"
+            f"'{request.model}' is not a reasoning model.", param=max(lacking)
         )
     loop = asyncio.get_running_loop()
     prompt = await loop.run_in_executor(tokenizing, render, loaded, request)
@@ -53,6 +57,9 @@ async def prepare(
     require_room(len(prompt.ids), context, request)
     _require_tokens(request.sampling.logit_bias or {}, len(loaded.tokenizer))
     processors, ignored = await constrain(request, loaded, prompt)
+    if request.reasoning_effort == "none" and prompt.thinking != "none":
+        ignored = (*ignored, "reasoning_effort")
+    processors = [(*own, *_limits(request, loaded, prompt)) for own in processors]
     echo = ""
     if request.echo:
         echo = await loop.run_in_executor(tokenizing, raw_text, loaded.tokenizer, request.prompt)
@@ -74,6 +81,16 @@ async def constrain(
     if matcher is None:
         return [()] * request.n, ignored
     return [(GrammarProcessor(matcher.deep_copy()),) for _ in range(request.n)], ignored
+
+
+def _limits(
+    request: GenerationRequest, loaded: LoadedModel, prompt: Prompt
+) -> tuple[LogitsProcessor, ...]:
+    """Return the limit of one choice's reasoning, if it has one. It comes after the grammar."""
+    if request.reasoning_budget is None or loaded.reasoning is None or prompt.thinking == "none":
+        return ()
+    is_open = prompt.thinking == "open"
+    return (ReasoningLimit(loaded.reasoning, request.reasoning_budget, loaded.vocabulary, is_open),)
 
 
 def _to_sequences(

@@ -68,11 +68,8 @@ class ContextSizing:
             InsufficientMemoryError: the model exceeds the memory even with the shortest context.
             InvalidRequestError: `num_ctx` is longer than allowed.
         """
-        facts = await self._catalog.facts(body.model)
-        known = self._known.get(body.model)
-        if known is None or known.facts is not facts or known.budget != self._budget:
-            known = await self._know(body.model, facts)
-        limit, counter = known.limit, known.counter
+        known = await self._figures(body.model)
+        facts, limit, counter = known.facts, known.limit, known.counter
         texts = texts_of(body)
         count = await counter.count(texts)
         answer = body.options.num_predict
@@ -93,6 +90,10 @@ class ContextSizing:
         )
         _require_room(size, body.model)
         return size
+
+    async def count(self, body: ChatBody | RawBody) -> Count:
+        """Estimate the tokens of `body`."""
+        return await (await self._figures(body.model)).counter.count(texts_of(body))
 
     async def loading(self, model: str) -> int | None:
         """Return the `num_ctx` to load `model` with, enough for a short request."""
@@ -124,6 +125,13 @@ class ContextSizing:
         if not size.fixed:
             self._used[runner] = max(size.num_ctx, self._used.get(runner, 0))
         self._catalog.note_loaded(full_name(model), size.num_ctx)
+
+    async def _figures(self, model: str) -> "_Known":
+        facts = await self._catalog.facts(model)
+        known = self._known.get(model)
+        if known is None or known.facts is not facts or known.budget != self._budget:
+            known = await self._know(model, facts)
+        return known
 
     async def _know(self, model: str, facts: ModelInfo) -> "_Known":
         key = (full_name(model), facts)

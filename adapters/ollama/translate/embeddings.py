@@ -30,6 +30,7 @@ def to_bodies(request: EmbeddingRequest) -> Iterator[EmbedBody]:
         yield EmbedBody(
             model=request.model,
             input=texts[at : at + _MOST_INPUTS],
+            truncate=request.truncate,
             dimensions=UNSET if request.dimensions is None else request.dimensions,
             keep_alive=UNSET if request.keep_alive is None else to_keep_alive(request.keep_alive),
         )

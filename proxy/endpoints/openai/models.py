@@ -1,4 +1,4 @@
-"""`GET /v1/models` and `GET /v1/models/{id}`.
+"""Cards of models in OpenAI's shape.
 
 Source: https://platform.openai.com/docs/api-reference/models
 """
@@ -6,14 +6,10 @@ Source: https://platform.openai.com/docs/api-reference/models
 from collections.abc import Iterable
 from typing import TypeVar
 
-from litestar import get
-from litestar.params import FromPath
 from msgspec import Struct
 
 from adapters.backend import Model
-from proxy.endpoints.server_request import ServerRequest
 from proxy.models.registry import Deployment, RegisteredModel, Registry
-from proxy.openapi import Operation
 from proxy.routing.router import Router
 
 _T = TypeVar("_T")
@@ -137,26 +133,17 @@ def _any(values: Iterable[bool | None]) -> bool | None:
     return any(known) if known else None
 
 
-@get("/v1/models", operation=Operation(summary="All models by all names", answers=(ModelList,)))
-async def list_models(request: ServerRequest) -> ModelList:
-    await request.registry.refresh(LISTING_SECONDS, only_new=True)
-    return to_list(request.registry)
-
-
-@get(
-    "/v1/models/{model:path}",
-    operation=Operation(summary="A model by any of its names", answers=(ModelCard,)),
-)
-async def retrieve_model(model: FromPath[str], request: ServerRequest) -> ModelCard:
-    return await find_card(request.router, model.removeprefix("/"))
-
-
 async def find_card(router: Router, name: str) -> ModelCard:
-    """The card of the model called `name`, in full or for short.
+    """The card of the model called `name`, in full or for short; raises as `find_named`."""
+    return to_card(*await find_named(router, name))
+
+
+async def find_named(router: Router, name: str) -> tuple[RegisteredModel, str]:
+    """The model called `name`, in full or for short, and the full one of its names that is meant.
 
     Raises:
         BackendError: as `Router.find`.
     """
     entry = await router.find(name)
     full = (title for title in (name, name.partition("/")[2]) if title in entry.names)
-    return to_card(entry, next(full, entry.id))
+    return entry, next(full, entry.id)

@@ -1,5 +1,6 @@
 """Loading a BLAS for MLX, in new processes: it has an effect once only."""
 
+import ctypes
 import os
 import subprocess
 import sys
@@ -83,7 +84,7 @@ def test_preload_says_so_when_it_comes_too_late() -> None:
 
 def test_preload_does_nothing_on_a_mac(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(sys, "platform", "darwin")
-    monkeypatch.setattr(blas.ctypes, "CDLL", lambda *_: pytest.fail("loaded a library"))
+    monkeypatch.setattr(ctypes, "CDLL", lambda *_: pytest.fail("loaded a library"))
     assert blas.preload() is None
 
 

@@ -3,6 +3,7 @@
 import json
 import math
 from collections.abc import AsyncGenerator
+from contextlib import aclosing
 from pathlib import Path
 from typing import Any
 
@@ -12,14 +13,13 @@ from fakes.scripted_model import (
     CITY,
     TIME,
     WEATHER,
+    ScriptedEngine,
     answer,
     chat,
-    config_for,
-    saying,
     told,
     usage_of,
 )
-from fakes.tiny_model import END, TOOL_TEMPLATE, write_tiny_model
+from fakes.tiny_model import END, TOOL_TEMPLATE, config_for, write_tiny_model
 
 from adapters.errors import InvalidRequestError, UnsupportedParameterError
 from adapters.events import (
@@ -32,7 +32,6 @@ from adapters.events import (
     ToolCallStarted,
 )
 from adapters.mlx.backend import MLXBackend
-from adapters.mlx.engine.engine import Engine
 from adapters.request import (
     GenerationRequest,
     JSONObject,
@@ -53,6 +52,7 @@ CHANNELS = (
     "{# <|channel|>analysis <|constrain|> #}"
 )
 """The template of a model that writes channels, like gpt-oss."""
+OpenedBackend = tuple[MLXBackend, ScriptedEngine]
 WILD = Sampling(temperature=1.2, seed=1)
 
 
@@ -65,24 +65,39 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return root
 
 
-@pytest.fixture
-def engine(folder: Path) -> Engine:
-    """Closed by its backend."""
-    return Engine(config_for(folder))
+@pytest.fixture(scope="module")
+def anyio_backend() -> str:
+    """One event loop for the module, as its backend needs it."""
+    return "asyncio"
+
+
+@pytest.fixture(scope="module")
+async def opened(folder: Path, anyio_backend: str) -> AsyncGenerator[OpenedBackend]:
+    """Models are loaded once: no answer here depends on those before it."""
+    config = config_for(folder)
+    engine = ScriptedEngine(config)
+    async with aclosing(MLXBackend(config, engine=engine)) as backend:
+        yield backend, engine
 
 
 @pytest.fixture
-async def backend(folder: Path, engine: Engine) -> AsyncGenerator[MLXBackend]:
-    backend = MLXBackend(config_for(folder), engine=engine)
-    yield backend
-    await backend.aclose()
+def backend(opened: OpenedBackend, engine: ScriptedEngine) -> MLXBackend:
+    """Says what the model says, until a test scripts `engine`."""
+    return opened[0]
+
+
+@pytest.fixture
+def engine(opened: OpenedBackend) -> ScriptedEngine:
+    engine = opened[1]
+    engine.write = lambda _rows: None
+    return engine
 
 
 async def test_a_call_is_streamed_as_it_is_written(
-    backend: MLXBackend, monkeypatch: pytest.MonkeyPatch
+    backend: MLXBackend, engine: ScriptedEngine
 ) -> None:
-    with saying(monkeypatch, f"Let me see.\n{CALL}"):
-        events = await answer(backend, chat(tools=(WEATHER,)))
+    engine.say(f"Let me see.\n{CALL}")
+    events = await answer(backend, chat(tools=(WEATHER,)))
     said = told(events)
     assert said["text"] == "Let me see."
     assert said["calls"] == [["weather", '{"city": "Paris"}']]
@@ -94,11 +109,11 @@ async def test_a_call_is_streamed_as_it_is_written(
 
 
 async def test_two_calls_have_two_indexes_and_ids(
-    backend: MLXBackend, monkeypatch: pytest.MonkeyPatch
+    backend: MLXBackend, engine: ScriptedEngine
 ) -> None:
     second = CALL.replace("weather", "time")
-    with saying(monkeypatch, f"{CALL}\n{second}"):
-        events = await answer(backend, chat(tools=(WEATHER, TIME)))
+    engine.say(f"{CALL}\n{second}")
+    events = await answer(backend, chat(tools=(WEATHER, TIME)))
     assert [name for name, _ in told(events)["calls"]] == ["weather", "time"]
     started = [e for e in events if isinstance(e, ToolCallStarted)]
     assert [e.index for e in started] == [0, 1]
@@ -115,28 +130,28 @@ async def test_two_calls_have_two_indexes_and_ids(
     ],
 )
 async def test_what_only_looks_like_a_call_is_text(
-    backend: MLXBackend, monkeypatch: pytest.MonkeyPatch, text: str
+    backend: MLXBackend, engine: ScriptedEngine, text: str
 ) -> None:
     choice = "none" if text == CALL else "auto"
-    with saying(monkeypatch, text):
-        said = told(await answer(backend, chat(tools=(WEATHER,), tool_choice=choice)))
+    engine.say(text)
+    said = told(await answer(backend, chat(tools=(WEATHER,), tool_choice=choice)))
     assert said == {"text": text, "reasoning": "", "calls": [], "reason": "stop"}
 
 
 async def test_a_call_that_the_limit_cuts_says_length(
-    backend: MLXBackend, monkeypatch: pytest.MonkeyPatch
+    backend: MLXBackend, engine: ScriptedEngine
 ) -> None:
-    with saying(monkeypatch, CALL):
-        said = told(await answer(backend, chat(tools=(WEATHER,), max_tokens=55)))
+    engine.say(CALL)
+    said = told(await answer(backend, chat(tools=(WEATHER,), max_tokens=55)))
     assert said["reason"] == "length"
     assert said["calls"] == [["weather", '{"city": "']]
 
 
 async def test_thinking_is_told_and_counted_apart(
-    backend: MLXBackend, monkeypatch: pytest.MonkeyPatch
+    backend: MLXBackend, engine: ScriptedEngine
 ) -> None:
-    with saying(monkeypatch, "<think>\nHm, 🙂.\n</think>\n\nYes."):
-        events = await answer(backend, chat(stop=("Hm",)))
+    engine.say("<think>\nHm, 🙂.\n</think>\n\nYes.")
+    events = await answer(backend, chat(stop=("Hm",)))
     assert told(events) == {"text": "Yes.", "reasoning": "Hm, 🙂.", "calls": [], "reason": "stop"}
     assert len([e for e in events if isinstance(e, ReasoningDelta)]) > 3
     usage = usage_of(events)
@@ -144,18 +159,18 @@ async def test_thinking_is_told_and_counted_apart(
 
 
 async def test_thinking_that_the_limit_cuts_is_still_thinking(
-    backend: MLXBackend, monkeypatch: pytest.MonkeyPatch
+    backend: MLXBackend, engine: ScriptedEngine
 ) -> None:
-    with saying(monkeypatch, "<think>\nOn and on and on"):
-        said = told(await answer(backend, chat(max_tokens=15)))
+    engine.say("<think>\nOn and on and on")
+    said = told(await answer(backend, chat(max_tokens=15)))
     assert said == {"text": "", "reasoning": "On and ", "calls": [], "reason": "length"}
 
 
 async def test_each_choice_has_sections_of_its_own(
-    backend: MLXBackend, monkeypatch: pytest.MonkeyPatch
+    backend: MLXBackend, engine: ScriptedEngine
 ) -> None:
-    with saying(monkeypatch, "<think>a</think>b", CALL, "c"):
-        events = await answer(backend, chat(tools=(WEATHER,), n=3))
+    engine.say("<think>a</think>b", CALL, "c")
+    events = await answer(backend, chat(tools=(WEATHER,), n=3))
     first, second, third = (told(events, choice) for choice in range(3))
     assert (first["reasoning"], first["text"], first["reason"]) == ("a", "b", "stop")
     assert (second["calls"][0][0], second["reason"]) == ("weather", "tool_calls")
@@ -163,7 +178,7 @@ async def test_each_choice_has_sections_of_its_own(
 
 
 async def test_channels_are_thoughts_calls_and_text(
-    backend: MLXBackend, monkeypatch: pytest.MonkeyPatch
+    backend: MLXBackend, engine: ScriptedEngine
 ) -> None:
     written = (
         "<|channel|>analysis<|message|>Hm.<|end|>"
@@ -171,8 +186,8 @@ async def test_channels_are_thoughts_calls_and_text(
         "<|start|>assistant<|channel|>commentary to=functions.weather <|constrain|>json"
         '<|message|>{"city": "Rome"}<|call|>'
     )
-    with saying(monkeypatch, written):
-        said = told(await answer(backend, chat(model="channels", tools=(WEATHER,), max_tokens=300)))
+    engine.say(written)
+    said = told(await answer(backend, chat(model="channels", tools=(WEATHER,), max_tokens=300)))
     assert said == {
         "text": "A moment.",
         "reasoning": "Hm.",
@@ -191,20 +206,18 @@ async def test_a_call_is_forced_through_its_channel(backend: MLXBackend) -> None
 
 
 async def test_no_effort_answers_in_the_channel_of_the_text(
-    backend: MLXBackend, monkeypatch: pytest.MonkeyPatch
+    backend: MLXBackend, engine: ScriptedEngine
 ) -> None:
     # What would be a header elsewhere is text here.
-    with saying(monkeypatch, "assistant to=Rome"):
-        asked = chat(model="channels", reasoning_effort="none")
-        assert told(await answer(backend, asked))["text"] == "assistant to=Rome"
+    engine.say("assistant to=Rome")
+    asked = chat(model="channels", reasoning_effort="none")
+    assert told(await answer(backend, asked))["text"] == "assistant to=Rome"
 
 
-async def test_raw_text_has_no_sections(
-    backend: MLXBackend, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    with saying(monkeypatch, f"<think>a</think>{CALL}"):
-        request = GenerationRequest(model="caller", prompt="x", max_tokens=200)
-        said = told(await answer(backend, request))
+async def test_raw_text_has_no_sections(backend: MLXBackend, engine: ScriptedEngine) -> None:
+    engine.say(f"<think>a</think>{CALL}")
+    request = GenerationRequest(model="caller", prompt="x", max_tokens=200)
+    said = told(await answer(backend, request))
     assert said["text"] == f"<think>a</think>{CALL}"
 
 
@@ -235,13 +248,13 @@ async def test_a_forced_call_is_made_by_any_model(
 
 
 async def test_thoughts_come_before_a_forced_call_and_do_not_count_as_one(
-    backend: MLXBackend, engine: Engine, folder: Path, monkeypatch: pytest.MonkeyPatch
+    backend: MLXBackend, engine: ScriptedEngine, folder: Path
 ) -> None:
     """The grammar is the real one here: what it allows is what the script says."""
     from adapters.mlx.grammar.lark import Style
 
-    with saying(monkeypatch, f"<think>Call {CALL}?</think>{CALL}"):
-        said = told(await answer(backend, chat(tools=(WEATHER,), tool_choice="required")))
+    engine.say(f"<think>Call {CALL}?</think>{CALL}")
+    said = told(await answer(backend, chat(tools=(WEATHER,), tool_choice="required")))
     assert said["reasoning"] == f"Call {CALL}?"
     assert said["calls"] == [["weather", '{"city": "Paris"}']]
     loaded = await EngineClient(engine).load(folder / "caller")
@@ -326,10 +339,11 @@ async def test_a_stop_string_ends_an_answer_in_shape(backend: MLXBackend) -> Non
 async def test_what_cannot_be_enforced_is_refused_before_it_starts(
     backend: MLXBackend, fields: dict[str, Any], param: str, words: str
 ) -> None:
+    before = (await backend.health()).counters["started"]
     with pytest.raises(InvalidRequestError, match=words) as caught:
         await answer(backend, chat(**fields))
     assert caught.value.param == param
-    assert (await backend.health()).counters["started"] == 0
+    assert (await backend.health()).counters["started"] == before
 
 
 async def test_parts_of_a_loose_schema_that_are_not_enforced_are_reported(
@@ -400,10 +414,10 @@ async def test_every_token_of_the_text_has_its_probability(backend: MLXBackend) 
 
 
 async def test_probabilities_are_of_what_is_shown_only(
-    backend: MLXBackend, monkeypatch: pytest.MonkeyPatch
+    backend: MLXBackend, engine: ScriptedEngine
 ) -> None:
-    with saying(monkeypatch, f"<think>no</think>shown{CALL}"):
-        events = await answer(backend, chat(tools=(WEATHER,), top_logprobs=0))
+    engine.say(f"<think>no</think>shown{CALL}")
+    events = await answer(backend, chat(tools=(WEATHER,), top_logprobs=0))
     assert [each.token for each in logprobs_of(events)] == list("shown")
 
 
@@ -428,6 +442,7 @@ async def test_token_ids_are_continued_with_probabilities(backend: MLXBackend) -
     assert len(logprobs_of(events)) == 4
 
 
+@pytest.mark.slow
 async def test_temperature_is_one_where_neither_request_nor_model_has_one(tmp_path: Path) -> None:
     write_tiny_model(tmp_path / "silent", temperature=None)
     write_tiny_model(tmp_path / "greedy", temperature=0)

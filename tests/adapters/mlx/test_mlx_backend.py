@@ -2,19 +2,17 @@
 
 import asyncio
 import threading
-from collections.abc import AsyncGenerator
 from pathlib import Path
 from typing import Any
 
 import pytest
 from fakes.engine_client import ForwardPasses, HeldPass, Shape, paused, rows
 from fakes.tiny_model import KINDS as TINY_KINDS
-from fakes.tiny_model import write_tiny_model
+from fakes.tiny_model import config_for, write_tiny_model
 from fakes.waiting import until
 
 from adapters import sink
 from adapters.backend import Backend
-from adapters.config import MLXConfig
 from adapters.errors import (
     BackendBusyError,
     BackendUnavailableError,
@@ -38,23 +36,6 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     for kind in KINDS:
         write_tiny_model(root / kind, kind)
     return root
-
-
-@pytest.fixture
-def engine(folder: Path) -> Engine:
-    """Closed by its backend."""
-    return Engine(config_for(folder))
-
-
-@pytest.fixture
-async def backend(folder: Path, engine: Engine) -> AsyncGenerator[MLXBackend]:
-    backend = MLXBackend(config_for(folder), engine=engine)
-    yield backend
-    await backend.aclose()
-
-
-def config_for(folder: Path, **fields: Any) -> MLXConfig:
-    return MLXConfig(folders=(str(folder),), huggingface_cache=False, embedded="never", **fields)
 
 
 def chat(model: str, text: str = "héllo 🙂", **fields: Any) -> GenerationRequest:
@@ -330,7 +311,7 @@ async def test_a_folder_can_be_named_by_its_path(
 ) -> None:
     monkeypatch.chdir(folder)
     monkeypatch.setenv("HOME", str(folder))
-    backend = MLXBackend(MLXConfig(huggingface_cache=False, embedded="never"))
+    backend = MLXBackend(config_for(folder, folders=()))
     try:
         name = f"{start}llama" if start else str(folder / "llama")
         assert text_of(await answer(backend, chat(name)))

@@ -2,13 +2,12 @@
 
 import asyncio
 import sys
-from collections.abc import AsyncGenerator
 from pathlib import Path
 
 import pytest
 from fakes.engine_client import ForwardPasses, Shape
-from fakes.scripted_model import answer, chat, config_for, told
-from fakes.tiny_model import write_tiny_model
+from fakes.scripted_model import answer, chat, told
+from fakes.tiny_model import config_for, write_tiny_model
 from mlx_lm.models import llama
 
 from adapters import sink
@@ -39,21 +38,6 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture
 def config(folder: Path) -> MLXConfig:
     return config_for(folder, models={"guessed": MLXModel(base="one", draft="two")})
-
-
-@pytest.fixture
-def engine(config: MLXConfig) -> Engine:
-    """Closed by its backend."""
-    return Engine(config)
-
-
-@pytest.fixture
-async def backend(config: MLXConfig, engine: Engine) -> AsyncGenerator[MLXBackend]:
-    backend = MLXBackend(config, engine=engine)
-    try:
-        yield backend
-    finally:
-        await backend.aclose()
 
 
 async def only(memory_user: MLXMemory) -> Footprint:

@@ -4,13 +4,14 @@ import asyncio
 import json
 import random
 from collections import Counter
-from collections.abc import AsyncGenerator, Callable
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import jsonschema
 import pytest
-from fakes.scripted_model import answer, chat, config_for, told
+from fakes.scripted_model import answer, chat, told
+from fakes.tiny_model import config_for
 
 from adapters.config import MLXConfig
 from adapters.mlx.backend import MLXBackend
@@ -28,23 +29,8 @@ def config(smollm2_folder: Path) -> MLXConfig:
 
 
 @pytest.fixture
-def engine(config: MLXConfig) -> Engine:
-    """Closed by its backend."""
-    return Engine(config)
-
-
-@pytest.fixture
-async def backend(
-    config: MLXConfig, engine: Engine, smollm2_folder: Path
-) -> AsyncGenerator[MLXBackend]:
-    backend = MLXBackend(config, engine=engine)
+async def model(backend: MLXBackend, smollm2_folder: Path) -> str:
     await backend.load(smollm2_folder.name)
-    yield backend
-    await backend.aclose()
-
-
-@pytest.fixture
-def model(smollm2_folder: Path) -> str:
     return smollm2_folder.name
 
 

@@ -75,6 +75,7 @@ async def test_models_of_the_recording(full: StandIn, backend: OllamaBackend):
         template=("tools-as-text",),
         loaded=True,
         loaded_context=4096,
+        details=plain.details,
     )
     assert think.capabilities == {"chat", "tools", "reasoning"}
     assert tools.capabilities == {"chat", "tools"}

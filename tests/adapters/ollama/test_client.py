@@ -8,8 +8,6 @@ from contextlib import aclosing
 from typing import Any
 
 import anyio
-import httpx
-import ollama
 import pytest
 from fakes.recorded_ollama import Reply, StandIn, recording, says_lines, stand_in
 from msgspec.structs import replace
@@ -86,10 +84,6 @@ def text_of(events: list[Event]) -> str:
 
 def counters(**some: int) -> dict[str, int]:
     return {"active": 0, "started": 0, "finished": 0, "cancelled": 0, "failed": 0} | some
-
-
-def test_official_client_keeps_its_transport_in_the_attribute_that_is_read():
-    assert isinstance(ollama.AsyncClient("http://127.0.0.1:1")._client, httpx.AsyncClient)
 
 
 async def test_request_is_the_recorded_one(standin: StandIn, backend: OllamaBackend):

@@ -32,8 +32,8 @@ async def test_progress_is_reported_until_success(standin: StandIn, backend: Oll
     )
     assert await pulled(backend) == [
         Progress(status="pulling manifest"),
-        Progress(status="pulling dde5aa3fc5ff", completed=0, total=9),
-        Progress(status="pulling dde5aa3fc5ff", completed=4, total=9),
+        Progress(status="pulling dde5aa3fc5ff", completed=0, total=9, digest="sha256:dd"),
+        Progress(status="pulling dde5aa3fc5ff", completed=4, total=9, digest="sha256:dd"),
         Progress(status="verifying sha256 digest"),
         Progress(status="success"),
     ]

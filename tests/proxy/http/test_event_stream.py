@@ -25,7 +25,7 @@ from adapters.events import Started, TextDelta
 from adapters.request import GenerationRequest
 from adapters.sink import Sink, events
 from proxy.app import create_app
-from proxy.config import Config, ServerConfig
+from proxy.config import Config, ImagesConfig, ServerConfig
 from proxy.errors import ServerShutdownError
 from proxy.http.event_stream import Limits, ShutdownGrace, json_line, sse
 from proxy.http.protocol import Connection
@@ -156,19 +156,18 @@ async def test_client_that_hangs_up_ends_work_that_never_waits(streamed: bool):
         await gone(backend)
 
 
-async def test_client_that_hangs_up_ends_the_fetch_of_its_images(monkeypatch: pytest.MonkeyPatch):
+async def test_client_that_hangs_up_ends_the_fetch_of_its_images():
     fetching, ended = asyncio.Event(), asyncio.Event()
 
-    async def fetch(_self: object, _url: str) -> bytes:
+    async def fetch(_url: str, _config: ImagesConfig) -> bytes:
         fetching.set()
         try:
             return await asyncio.Future[bytes]()
         finally:
             ended.set()
 
-    monkeypatch.setattr("proxy.images.fetch.Fetcher.fetch", fetch)
     image = {"type": "image_url", "image_url": {"url": "https://images.example/a.png"}}
-    async with served(ScriptedBackend()) as port:
+    async with served(ScriptedBackend(), fetch_image=fetch) as port:
         _reader, writer = await asyncio.open_connection("127.0.0.1", port)
         writer.write(post(port, chat(messages=[{"role": "user", "content": [image]}])))
         async with asyncio.timeout(2):

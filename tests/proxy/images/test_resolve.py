@@ -10,6 +10,7 @@ from fakes.scripted_backend import ScriptedBackend, chat, http_client
 from adapters.errors import InvalidRequestError
 from adapters.request import ImagePart, Message, TextPart
 from proxy.config import Config, ImagesConfig, ServerConfig
+from proxy.images import Fetch, fetch_image
 
 SMALL = data_url(png(3, 5))
 
@@ -26,11 +27,11 @@ DEFAULTS = ImagesConfig()
 
 
 async def post(
-    *parts: dict[str, Any], images: ImagesConfig = DEFAULTS
+    *parts: dict[str, Any], images: ImagesConfig = DEFAULTS, fetch: Fetch = fetch_image
 ) -> tuple[int, dict[str, Any], ScriptedBackend]:
     backend = ScriptedBackend()
     config = Config(server=ServerConfig(images=images))
-    async with http_client(backend, config=config) as client:
+    async with http_client(backend, config=config, fetch_image=fetch) as client:
         body = chat(messages=[{"role": "user", "content": list(parts)}])
         answer = await client.post("/v1/chat/completions", json=body)
     return answer.status_code, answer.json(), backend
@@ -106,39 +107,35 @@ async def test_too_many_bytes_are_refused():
     assert (status, "10 bytes" in body["error"]["message"]) == (400, True)
 
 
-async def test_downloaded_image_becomes_a_data_url(monkeypatch: pytest.MonkeyPatch):
-    async def fetch(_self: object, url: str) -> bytes:
+async def test_downloaded_image_becomes_a_data_url():
+    async def fetch(url: str, _config: ImagesConfig) -> bytes:
         assert url == "https://images.example/a.png"
         return png(3, 5)
 
-    monkeypatch.setattr("proxy.images.fetch.Fetcher.fetch", fetch)
-    status, _, backend = await post(image("https://images.example/a.png"))
+    status, _, backend = await post(image("https://images.example/a.png"), fetch=fetch)
     assert status == 200
     message = Message(role="user", content=(ImagePart(SMALL),))
     assert backend.requests[0].prompt == (message,)
 
 
-async def test_images_are_downloaded_concurrently(monkeypatch: pytest.MonkeyPatch):
+async def test_images_are_downloaded_concurrently():
     all_begun = asyncio.Barrier(3)
 
-    async def fetch(_self: object, url: str) -> bytes:
+    async def fetch(url: str, _config: ImagesConfig) -> bytes:
         await all_begun.wait()
         return png(3, int(url[-1]))
 
-    monkeypatch.setattr("proxy.images.fetch.Fetcher.fetch", fetch)
     parts = [image(f"https://images.example/{height}") for height in (5, 4, 6)]
-    status, _, backend = await post(*parts, images=ImagesConfig(timeout=2))
+    status, _, backend = await post(*parts, images=ImagesConfig(timeout=2), fetch=fetch)
     assert status == 200
     content = tuple(ImagePart(data_url(png(3, height))) for height in (5, 4, 6))
     assert backend.requests[0].prompt == (Message(role="user", content=content),)
 
 
-async def test_failed_download_cancels_the_others(
-    monkeypatch: pytest.MonkeyPatch,
-):
+async def test_failed_download_cancels_the_others():
     cancelled: list[str] = []
 
-    async def fetch(_self: object, url: str) -> bytes:
+    async def fetch(url: str, _config: ImagesConfig) -> bytes:
         if url.endswith("bad"):
             raise InvalidRequestError("Not found.", param="images")
         try:
@@ -147,18 +144,18 @@ async def test_failed_download_cancels_the_others(
             cancelled.append(url)
         return b""
 
-    monkeypatch.setattr("proxy.images.fetch.Fetcher.fetch", fetch)
-    status, body, _ = await post(image("https://images.example/slow"), image("https://a.b/bad"))
+    status, body, _ = await post(
+        image("https://images.example/slow"), image("https://a.b/bad"), fetch=fetch
+    )
     assert (status, body["error"]["param"]) == (400, "messages[0].content[1]")
     assert cancelled == ["https://images.example/slow"]
 
 
-async def test_download_is_limited_by_the_timeout(monkeypatch: pytest.MonkeyPatch):
-    async def fetch(_self: object, _url: str) -> bytes:
+async def test_download_is_limited_by_the_timeout():
+    async def fetch(_url: str, _config: ImagesConfig) -> bytes:
         await asyncio.Event().wait()
         return b""
 
-    monkeypatch.setattr("proxy.images.fetch.Fetcher.fetch", fetch)
     images = ImagesConfig(timeout=0.05)
-    status, body, _ = await post(image("https://images.example/a.png"), images=images)
+    status, body, _ = await post(image("https://images.example/a.png"), images=images, fetch=fetch)
     assert (status, "too long" in body["error"]["message"]) == (400, True)

@@ -177,9 +177,13 @@ async def test_footprint_of_the_last_load_overrides_the_file_size():
 
 async def test_unreachable_backend_comes_last():
     mlx = engine("mlx", context_length=8000)
-    async with a_router(mlx, engine("ollama", context_length=10)) as router:
+    backends = {"mlx": mlx, "ollama": engine("ollama", context_length=10)}
+    registry = Registry({}, period=60)
+    async with registry.open({}, backends):
+        router = Router(registry, Measurements(), SharedBudget(100, frozenset(), 60))
+        await registry.refresh(1)
         mlx.models = BackendUnavailableError("gone")
-        await router._registry.refresh(1)  # pyright: ignore[reportPrivateUsage]
+        await registry.refresh(1)
         assert await order(router, to_requirements(LONG)) == ["ollama", "mlx"]
 
 

@@ -43,10 +43,16 @@ def ollama(**more: Any) -> ScriptedBackend:
 
 
 @asynccontextmanager
-async def a_router(*backends: ScriptedBackend) -> AsyncIterator[Router]:
+async def a_registry(*backends: ScriptedBackend) -> AsyncIterator[Registry]:
     registry = Registry(ALIASES, period=60)
     async with registry.open({}, {backend.kind: backend for backend in backends}):
         await registry.refresh(0.05)
+        yield registry
+
+
+@asynccontextmanager
+async def a_router(*backends: ScriptedBackend) -> AsyncIterator[Router]:
+    async with a_registry(*backends) as registry:
         yield Router(registry, Measurements())
 
 
@@ -156,9 +162,10 @@ async def test_model_that_lacks_a_feature_is_skipped():
 
 async def test_unreachable_backend_is_skipped():
     first, second = mlx(), ollama()
-    async with a_router(first, second) as router:
+    async with a_registry(first, second) as registry:
+        router = Router(registry, Measurements())
         first.models = BackendUnavailableError("gone")
-        await router._registry.refresh(1)  # pyright: ignore[reportPrivateUsage]
+        await registry.refresh(1)
         assert (await router.resolve("both", frozenset())).backend.kind == "ollama"
         assert (await router.resolve("fast", frozenset())).backend.kind == "ollama"
 
@@ -166,8 +173,8 @@ async def test_unreachable_backend_is_skipped():
 @pytest.mark.parametrize("fault", [BackendUnavailableError("gone"), KeyError("defect")])
 async def test_model_of_an_unreachable_backend_is_not_listed_but_tried(fault: Exception):
     backend = ollama()
-    async with a_router(backend) as router:
-        registry = router._registry  # pyright: ignore[reportPrivateUsage]
+    async with a_registry(backend) as registry:
+        router = Router(registry, Measurements())
         backend.models = fault
         await registry.refresh(1)
         assert registry.entries() == []

@@ -13,7 +13,8 @@ from adapters.mlx.output.tool_calls.syntax import ToolSyntax
 from adapters.mlx.output.tool_calls.written_calls import TOOLS, read_page
 from adapters.request import Message, TextPart, ToolCall
 
-_VALUES: tuple[dict[str, Any], ...] = (
+ID_OF_CALL = "abcdef123"
+VALUES: tuple[dict[str, Any], ...] = (
     {"place": "Ushuaia", "total": 7, "whole": True},
     {},
     {"place": 'a "b" it\'s, c=d', "total": -2.5},
@@ -33,8 +34,8 @@ def written(plan: Plan, template: ChatTemplate) -> Iterator[tuple[ToolCall, str]
     page = run(read_page(plan, frozenset()), lambda probe: answer_probe(template, probe))
     if page is None:
         return
-    for values in _VALUES:
-        call = ToolCall("call_0", TOOLS[0].name, json.dumps(values, ensure_ascii=False))
+    for values in VALUES:
+        call = ToolCall(ID_OF_CALL, TOOLS[0].name, json.dumps(values, ensure_ascii=False))
         ask = Message(role="user", content=(TextPart("Quokka"),))
         turn = Message(role="assistant", tool_calls=(call,))
         messages = rewrite((ask, turn), plan.rewrites).messages
@@ -54,6 +55,6 @@ def read(syntax: ToolSyntax, text: str) -> Sequence[ToolCall]:
     names = [piece.text for piece in pieces if piece.kind == "call"]
     arguments = [piece.text for piece in pieces if piece.kind == "arguments"]
     return [
-        ToolCall("call_0", name, json.dumps(json.loads(text), ensure_ascii=False))
+        ToolCall(ID_OF_CALL, name, json.dumps(json.loads(text), ensure_ascii=False))
         for name, text in zip(names, arguments, strict=False)
     ]

@@ -34,12 +34,16 @@ class Parameters(Struct, frozen=True, kw_only=True):
     between: str = ""
     strings_are_json: bool = False
     """Strings are written as JSON, quotes included; otherwise as they are."""
+    python_booleans: bool = False
+    """True and False instead of true and false."""
 
     def write(self, key: str, value: Any) -> str:
         """Write one argument."""
         is_text = isinstance(value, str)
         around = self.string if is_text else self.other
         text = value if is_text and not self.strings_are_json else _dump(value)
+        if isinstance(value, bool) and self.python_booleans:
+            text = str(value)
         return f"{around.head}{key}{around.middle}{text}{around.tail.replace(KEY, key)}"
 
     def write_all(self, arguments: dict[str, Any]) -> str:

@@ -205,11 +205,16 @@ def _learn_parameters(plan: Plan, page: Page) -> Probing[Parameters | None]:
     rest = single.tail[len(post) :]
     other = yield from _learn_other_value(plan, page, pre, rest)
     quoted = yield from _write(plan, page, {"place": _QUOTED})
+    boolean = yield from _write(plan, page, {"whole": True})
     is_json = quoted is not None and _QUOTED not in quoted
     if is_json and string.middle.endswith('"') and post.startswith('"'):
         string = Value(pre, string.middle[:-1], post[1:])
     return Parameters(
-        string=string, other=other or string, between=between, strings_are_json=is_json
+        string=string,
+        other=other or string,
+        between=between,
+        strings_are_json=is_json,
+        python_booleans="True" in (boolean or ""),
     )
 
 

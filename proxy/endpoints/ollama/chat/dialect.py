@@ -6,18 +6,17 @@ Source: https://github.com/ollama/ollama/blob/main/docs/api.md
 from collections.abc import Sequence
 
 from proxy.endpoints.generate import Call
+from proxy.endpoints.ollama.answer import OllamaAnswer, OllamaError, to_error
 from proxy.endpoints.ollama.chat.request import (
     OllamaChatRequest,
     to_generation_request,
     to_param,
 )
 from proxy.endpoints.ollama.chat.response import (
-    OllamaChat,
     OllamaChatRenderer,
-    OllamaError,
-    to_error,
     to_whole_chat,
 )
+from proxy.endpoints.ollama.fields import ignored_cuts
 from proxy.endpoints.server_request import ServerRequest
 from proxy.errors import Failure
 from proxy.http.event_stream import NDJSON, Put
@@ -30,6 +29,7 @@ class OllamaChatDialect:
 
     def parse(self, request: ServerRequest, raw: bytes) -> Call[OllamaChatRequest]:
         body = request.decode(raw, OllamaChatRequest)
+        request.record.unknown += ignored_cuts(body)
         return Call(
             body=body,
             requests=(to_generation_request(body),),
@@ -44,7 +44,7 @@ class OllamaChatDialect:
 
     def whole(
         self, call: Call[OllamaChatRequest], answers: Sequence[Answer], record: Record
-    ) -> OllamaChat:
+    ) -> OllamaAnswer:
         return to_whole_chat(call.body.model, answers[0], record)
 
     def to_param(self, feature: str | None, body: OllamaChatRequest) -> str | None:

@@ -5,10 +5,10 @@ Source: https://github.com/ollama/ollama/blob/main/api/types.go
 
 from collections.abc import Iterable, Sequence
 from datetime import UTC, datetime
-from typing import Any, Literal
+from typing import Any
 
 import msgspec
-from msgspec import UNSET, Struct, UnsetType
+from msgspec import UNSET
 from msgspec.structs import replace
 
 from adapters.errors import BadUpstreamError
@@ -24,6 +24,15 @@ from adapters.events import (
     ToolCallStarted,
 )
 from adapters.request import ToolCall
+from proxy.endpoints.ollama.answer import (
+    Call,
+    CalledFunction,
+    ChatMessage,
+    OllamaAnswer,
+    to_end,
+    to_error,
+    to_logprobs,
+)
 from proxy.errors import Failure
 from proxy.http.event_stream import Put, json_line
 from proxy.record import Record
@@ -31,67 +40,6 @@ from proxy.sinks import Answer
 
 _encode = msgspec.json.Encoder().encode
 _now = datetime.now
-
-DoneReason = Literal["stop", "length", "load", "unload"]
-
-
-class CalledFunction(Struct):
-    index: int
-    name: str
-    arguments: dict[str, Any]
-
-
-class Call(Struct):
-    id: str
-    function: CalledFunction
-
-
-class ChatMessage(Struct, kw_only=True):
-    role: str = "assistant"
-    content: str = ""
-    thinking: str | UnsetType = UNSET
-    tool_calls: list[Call] | UnsetType = UNSET
-
-
-class TopLogprob(Struct):
-    token: str
-    logprob: float
-    bytes: tuple[int, ...] | UnsetType
-
-
-class Logprob(TopLogprob):
-    top_logprobs: list[TopLogprob] | UnsetType
-
-
-class OllamaChat(Struct, kw_only=True):
-    """A line, or the whole answer; counts and durations are in the last line only."""
-
-    model: str
-    created_at: datetime
-    message: ChatMessage
-    done: bool = False
-    done_reason: DoneReason | UnsetType = UNSET
-    logprobs: list[Logprob] | UnsetType = UNSET
-    total_duration: int | UnsetType = UNSET
-    """Nanoseconds by the server's clock; so are the others if the engine reports none."""
-    load_duration: int | UnsetType = UNSET
-    prompt_eval_count: int | UnsetType = UNSET
-    prompt_eval_duration: int | UnsetType = UNSET
-    eval_count: int | UnsetType = UNSET
-    eval_duration: int | UnsetType = UNSET
-
-
-class OllamaError(Struct):
-    """The body of an error, and the last line of an answer that failed after it had begun."""
-
-    error: str
-
-
-def to_error(failure: Failure) -> OllamaError:
-    """Render an error; its body has no `param`, so the message names the field."""
-    param, message = failure.param, failure.message
-    is_clear = param in (None, "model") or failure.code == "context_length_exceeded"
-    return OllamaError(message if is_clear or f"'{param}'" in message else f"'{param}': {message}")
 
 
 class OllamaChatRenderer:
@@ -110,7 +58,7 @@ class OllamaChatRenderer:
     def write(self, event: Event, /) -> bool:
         if type(event) is TextDelta and event.logprobs is None and self._call is None:
             message = ChatMessage(content=event.text)
-            line = OllamaChat(model=self._model, created_at=_now(UTC), message=message)
+            line = OllamaAnswer(model=self._model, created_at=_now(UTC), message=message)
             return self._put(_encode(line) + b"\n")  # nearly all events
         return self._put(self._render(event))
 
@@ -151,13 +99,13 @@ class OllamaChatRenderer:
 def _to_line(
     model: str, message: ChatMessage, logprobs: Sequence[TokenLogprob] | None = None
 ) -> bytes:
-    line = OllamaChat(
-        model=model, created_at=_now(UTC), message=message, logprobs=_to_logprobs(logprobs)
+    line = OllamaAnswer(
+        model=model, created_at=_now(UTC), message=message, logprobs=to_logprobs(logprobs)
     )
     return json_line(_encode(line))
 
 
-def to_whole_chat(model: str, answer: Answer, record: Record) -> OllamaChat:
+def to_whole_chat(model: str, answer: Answer, record: Record) -> OllamaAnswer:
     """Translate an answer that is sent in one piece."""
     message = ChatMessage(
         content=answer.text,
@@ -165,32 +113,13 @@ def to_whole_chat(model: str, answer: Answer, record: Record) -> OllamaChat:
         tool_calls=to_calls(answer.tool_calls, answer.finished) or UNSET,
     )
     chat = to_chat(model, message, answer.finished, record)
-    return replace(chat, logprobs=_to_logprobs(answer.logprobs))
+    return replace(chat, logprobs=to_logprobs(answer.logprobs))
 
 
-def to_chat(model: str, message: ChatMessage, finished: Finished, record: Record) -> OllamaChat:
+def to_chat(model: str, message: ChatMessage, finished: Finished, record: Record) -> OllamaAnswer:
     """Build the last line, which has the counts and durations."""
-    timings = record.timings(finished)
-    return OllamaChat(
-        model=model,
-        created_at=_now(UTC),
-        message=message,
-        done=True,
-        done_reason="length" if finished.reason == "length" else "stop",
-        total_duration=round(record.total_s * 1e9),
-        load_duration=timings.load,
-        prompt_eval_count=finished.usage.prompt_tokens,
-        prompt_eval_duration=timings.prompt,
-        eval_count=finished.usage.completion_tokens,
-        eval_duration=timings.answer,
-    )
-
-
-def without_answer(model: str, reason: Literal["load", "unload"]) -> OllamaChat:
-    """Answer a chat without messages."""
-    return OllamaChat(
-        model=model, created_at=_now(UTC), message=ChatMessage(), done=True, done_reason=reason
-    )
+    end = to_end(finished, record)
+    return OllamaAnswer(model=model, created_at=_now(UTC), message=message, **end)
 
 
 def to_calls(calls: Iterable[ToolCall], end: Finished | None, first: int = 0) -> list[Call]:
@@ -217,16 +146,3 @@ def _arguments(call: ToolCall) -> dict[str, Any] | None:
         return msgspec.json.decode(call.arguments.strip() or "{}", type=dict[str, Any])
     except (msgspec.MsgspecError, UnicodeError, RecursionError):
         return None
-
-
-def _to_logprobs(tokens: Sequence[TokenLogprob] | None) -> list[Logprob] | UnsetType:
-    return UNSET if tokens is None else [_to_logprob(token) for token in tokens]
-
-
-def _to_logprob(token: TokenLogprob) -> Logprob:
-    tops = [TopLogprob(top.token, top.logprob, _bytes(top)) for top in token.top]
-    return Logprob(token.token, token.logprob, _bytes(token), tops or UNSET)
-
-
-def _bytes(token: TokenLogprob) -> tuple[int, ...] | UnsetType:
-    return UNSET if token.bytes is None else token.bytes

@@ -2,7 +2,6 @@
 
 import asyncio
 import json
-from collections.abc import AsyncGenerator
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
@@ -10,6 +9,7 @@ from typing import Any
 import numpy as np
 import pytest
 from fakes.engine_client import ForwardPasses, HeldPass
+from fakes.tiny_model import config_for
 
 from adapters import sink
 from adapters.config import MLXConfig
@@ -21,6 +21,8 @@ from adapters.errors import (
 from adapters.mlx.backend import MLXBackend
 from adapters.mlx.embedding import bert
 from adapters.request import EmbeddingRequest, GenerationRequest, TokenIds
+
+pytestmark = pytest.mark.slow  # Real weights, loaded for each test.
 
 RECORDED = json.loads((Path(__file__).parent / "minilm.json").read_text(encoding="utf-8"))
 
@@ -36,16 +38,8 @@ def root(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture
-async def backend(root: Path) -> AsyncGenerator[MLXBackend]:
-    config = MLXConfig(
-        folders=(str(root),),
-        huggingface_cache=False,
-        embedded="never",
-        embedding_token_ids=True,
-    )
-    backend = MLXBackend(config)
-    yield backend
-    await backend.aclose()
+def config(root: Path) -> MLXConfig:
+    return config_for(root, embedding_token_ids=True)
 
 
 def request(*inputs: str | TokenIds, **fields: Any) -> EmbeddingRequest:

@@ -4,7 +4,7 @@ import asyncio
 import gc
 import time
 from collections.abc import AsyncGenerator, Callable
-from contextlib import asynccontextmanager
+from contextlib import aclosing, asynccontextmanager
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -13,11 +13,10 @@ import mlx.core as mx
 import pytest
 from fakes.engine_client import EngineClient, ForwardPasses, HeldPass, Shape, paused, rows
 from fakes.tiny_model import KINDS as TINY_KINDS
-from fakes.tiny_model import write_tiny_model
+from fakes.tiny_model import config_for, write_tiny_model
 from fakes.waiting import until
 
 from adapters import sink
-from adapters.config import MLXConfig
 from adapters.errors import (
     BackendBusyError,
     BackendError,
@@ -42,34 +41,14 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return root
 
 
-def config_for(folder: Path, **fields: Any) -> MLXConfig:
-    return MLXConfig(folders=(str(folder),), huggingface_cache=False, embedded="never", **fields)
-
-
 @asynccontextmanager
 async def opened(
     folder: Path, *, clock: Callable[[], float] = time.monotonic, **fields: Any
 ) -> AsyncGenerator[tuple[MLXBackend, Engine]]:
     config = config_for(folder, **fields)
     engine = Engine(config, clock=clock)
-    backend = MLXBackend(config, engine=engine)
-    try:
+    async with aclosing(MLXBackend(config, engine=engine)) as backend:
         yield backend, engine
-    finally:
-        await backend.aclose()
-
-
-@pytest.fixture
-def engine(folder: Path) -> Engine:
-    """Closed by its backend."""
-    return Engine(config_for(folder))
-
-
-@pytest.fixture
-async def backend(folder: Path, engine: Engine) -> AsyncGenerator[MLXBackend]:
-    backend = MLXBackend(config_for(folder), engine=engine)
-    yield backend
-    await backend.aclose()
 
 
 @pytest.fixture

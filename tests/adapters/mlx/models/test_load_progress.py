@@ -2,20 +2,24 @@
 
 import asyncio
 import threading
-from collections.abc import AsyncGenerator, Awaitable, Callable
+from collections.abc import AsyncGenerator, Mapping
+from concurrent.futures import Future
 from contextlib import aclosing
 from pathlib import Path
+from typing import Any
 
 import pytest
 from fakes.engine_client import EngineClient
-from fakes.scripted_model import answer, chat, config_for, told
-from fakes.tiny_model import write_tiny_model
+from fakes.scripted_model import answer, chat, told
+from fakes.tiny_model import config_for, write_tiny_model
 
 from adapters.backend import Progress
+from adapters.config import MLXConfig
 from adapters.errors import BackendUnavailableError
 from adapters.mlx.backend import MLXBackend
 from adapters.mlx.engine.engine import Engine
-from adapters.mlx.models.load_progress import Loading
+from adapters.mlx.models.load import LoadedModel
+from adapters.mlx.models.load_progress import Extras, Loading
 from adapters.mlx.sequence import Sequence
 from adapters.request import Sampling
 from proxy.models.load_progress import load
@@ -23,52 +27,67 @@ from proxy.models.load_progress import load
 pytestmark = pytest.mark.slow
 
 
-class Gates:
-    """Holds every load at its second piece of weights until it is opened."""
+class Gate:
+    """Holds the thread that passes it until it is opened."""
 
     def __init__(self) -> None:
-        self.reached = threading.Event()
+        self._reached = threading.Event()
         self.opened = threading.Event()
 
     def pass_by(self) -> None:
-        self.reached.set()
+        self._reached.set()
         assert self.opened.wait(10)
 
+    async def reached(self) -> None:
+        assert await asyncio.to_thread(self._reached.wait, 10)
 
-@pytest.fixture
-def gate(monkeypatch: pytest.MonkeyPatch) -> Gates:
-    gate, advance = Gates(), Loading.advance
 
-    def waits(loading: Loading, nbytes: int) -> None:
-        if loading.completed:
+class HeldEngine(Engine):
+    """An engine whose loads stop at some of their arrays."""
+
+    def __init__(self, config: MLXConfig, **settings: Any) -> None:
+        super().__init__(config, **settings)
+        self.gates: dict[int, Gate] = {}
+        """Array of a load, counted from 1 -> its gate."""
+
+    def load(self, path: Path, loading: Loading, extras: Extras) -> "Future[LoadedModel]":
+        return super().load(path, HeldLoading(loading, self.gates), extras)
+
+
+class HeldLoading(Loading):
+    """Passes a gate before an array is counted by `loading`."""
+
+    def __init__(self, loading: Loading, gates: Mapping[int, Gate]) -> None:
+        super().__init__(loading.name)
+        self.begin, self.check = loading.begin, loading.check
+        self._loading, self._gates, self._arrays = loading, gates, 0
+
+    def advance(self, nbytes: int) -> None:
+        self._arrays += 1
+        if gate := self._gates.get(self._arrays):
             gate.pass_by()
-        advance(loading, nbytes)
-
-    monkeypatch.setattr(Loading, "advance", waits)
-    return gate
+        self._loading.advance(nbytes)
 
 
 @pytest.fixture
-async def backend(tmp_path: Path, gate: Gates) -> AsyncGenerator[MLXBackend]:
+def config(tmp_path: Path) -> MLXConfig:
     write_tiny_model(tmp_path / "tiny")
-    backend = MLXBackend(config_for(tmp_path))
-    try:
+    return config_for(tmp_path)
+
+
+@pytest.fixture
+def gate() -> Gate:
+    return Gate()
+
+
+@pytest.fixture
+async def backend(config: MLXConfig, gate: Gate) -> AsyncGenerator[MLXBackend]:
+    """Holds each load at its second array until `gate` is opened."""
+    engine = HeldEngine(config)
+    engine.gates[2] = gate
+    async with aclosing(MLXBackend(config, engine=engine)) as backend:
         yield backend
-    finally:
         gate.opened.set()
-        await backend.aclose()
-
-
-async def reach(event: threading.Event) -> None:
-    assert await asyncio.to_thread(event.wait, 10)
-
-
-async def until(reached: Callable[[], Awaitable[bool]]) -> None:
-    for _ in range(1000):
-        if await reached():
-            return
-        await asyncio.sleep(0.01)
-    raise AssertionError("it did not happen within ten seconds")
 
 
 async def loads(backend: MLXBackend) -> int:
@@ -76,38 +95,27 @@ async def loads(backend: MLXBackend) -> int:
 
 
 @pytest.fixture
-async def client(tmp_path: Path) -> AsyncGenerator[EngineClient]:
-    """An engine that has loaded `first` and takes a step after each array of a load."""
-    for name in ("first", "second"):
-        write_tiny_model(tmp_path / name)
-    client = EngineClient(Engine(config_for(tmp_path), slice_seconds=0.0))
-    await client.load(tmp_path / "first")
+def engine(config: MLXConfig) -> HeldEngine:
+    """Takes a step after each array of a load."""
+    return HeldEngine(config, slice_seconds=0.0)
+
+
+@pytest.fixture
+async def client(engine: HeldEngine, tmp_path: Path) -> AsyncGenerator[EngineClient]:
+    """A client of `engine`, which has loaded `first`."""
+    client = EngineClient(engine)
+    await client.load(write_tiny_model(tmp_path / "first"))
     yield client
-    await asyncio.to_thread(client.engine.close)
-
-
-class HeldAdvance:
-    """Holds a load at some of its arrays."""
-
-    def __init__(self, patch: pytest.MonkeyPatch, *arrays: int) -> None:
-        self.gates = {array: Gates() for array in arrays}
-        self._count, advance = 0, Loading.advance
-
-        def held(loading: Loading, nbytes: int) -> None:
-            self._count += 1
-            if (gate := self.gates.get(self._count)) is not None:
-                gate.pass_by()
-            advance(loading, nbytes)
-
-        patch.setattr(Loading, "advance", held)
+    await asyncio.to_thread(engine.close)
 
 
 async def test_others_are_answered_while_a_model_is_loaded(
-    client: EngineClient, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    client: EngineClient, engine: HeldEngine, tmp_path: Path
 ) -> None:
-    begin, end = HeldAdvance(monkeypatch, 1, 15).gates.values()
-    loading = asyncio.create_task(client.load(tmp_path / "second"))
-    await reach(begin.reached)
+    begin, end = Gate(), Gate()
+    engine.gates = {1: begin, 15: end}
+    loading = asyncio.create_task(client.load(tmp_path / "tiny"))
+    await begin.reached()
     sequence = Sequence("first", [1, 2, 3], 2, Sampling())
     client.submit(sequence)
     begin.opened.set()
@@ -118,20 +126,20 @@ async def test_others_are_answered_while_a_model_is_loaded(
 
 
 async def test_closing_waits_no_longer_than_it_may_and_ends_a_load(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    config: MLXConfig, tmp_path: Path
 ) -> None:
-    engine = Engine(config_for(tmp_path), closing_seconds=0.0, slice_seconds=0.0)
+    engine = HeldEngine(config, closing_seconds=0.0, slice_seconds=0.0)
+    engine.gates[1] = begin = Gate()
     client = EngineClient(engine)
-    [begin] = HeldAdvance(monkeypatch, 1).gates.values()
-    loading = asyncio.create_task(client.load(write_tiny_model(tmp_path / "tiny")))
-    await reach(begin.reached)
+    loading = asyncio.create_task(client.load(tmp_path / "tiny"))
+    await begin.reached()
     engine.close()
     begin.opened.set()
     with pytest.raises(BackendUnavailableError, match="closed"):
         await loading
 
 
-async def test_a_load_says_how_many_bytes_are_read(backend: MLXBackend, gate: Gates) -> None:
+async def test_a_load_says_how_many_bytes_are_read(backend: MLXBackend, gate: Gate) -> None:
     seen: list[Progress] = []
     async with aclosing(load(backend, "tiny")) as progress:
         async for each in progress:
@@ -145,27 +153,28 @@ async def test_a_load_says_how_many_bytes_are_read(backend: MLXBackend, gate: Ga
     assert backend.loading() == {}
 
 
-async def test_the_last_waiter_who_leaves_ends_the_load(backend: MLXBackend, gate: Gates) -> None:
+async def test_the_last_waiter_who_leaves_ends_the_load(backend: MLXBackend, gate: Gate) -> None:
+    before = asyncio.all_tasks()
+    before = asyncio.all_tasks()
     waiting = [asyncio.create_task(backend.load("tiny")) for _ in range(2)]
-    await reach(gate.reached)
+    await gate.reached()
+    tasks = asyncio.all_tasks() - before  # Those that wait, and the load.
     for each in waiting:
         each.cancel()
     await asyncio.wait(waiting)
+    assert backend.loading()
     gate.opened.set()
-
-    async def ended() -> bool:
-        return not backend.loading()
-
-    await until(ended)
+    await asyncio.wait(tasks)
+    assert not backend.loading()
     assert await loads(backend) == 0
     assert [model.loaded for model in await backend.list_models()] == [False]
 
 
 async def test_who_comes_to_a_load_that_is_given_up_has_one_anew(
-    backend: MLXBackend, gate: Gates
+    backend: MLXBackend, gate: Gate
 ) -> None:
     waiting = asyncio.create_task(backend.load("tiny"))
-    await reach(gate.reached)
+    await gate.reached()
     waiting.cancel()
     await asyncio.wait([waiting])
     answering = asyncio.create_task(answer(backend, chat(model="tiny", max_tokens=3)))
@@ -175,9 +184,9 @@ async def test_who_comes_to_a_load_that_is_given_up_has_one_anew(
     assert await loads(backend) == 1
 
 
-async def test_an_unload_ends_the_load_for_all_who_wait(backend: MLXBackend, gate: Gates) -> None:
+async def test_an_unload_ends_the_load_for_all_who_wait(backend: MLXBackend, gate: Gate) -> None:
     waiting = [asyncio.create_task(backend.load("tiny")) for _ in range(2)]
-    await reach(gate.reached)
+    await gate.reached()
     unloading = asyncio.create_task(backend.unload("tiny"))
     await asyncio.sleep(0)
     gate.opened.set()
@@ -188,19 +197,16 @@ async def test_an_unload_ends_the_load_for_all_who_wait(backend: MLXBackend, gat
     assert await loads(backend) == 0
 
 
-async def test_closing_the_progress_gives_the_load_up(backend: MLXBackend, gate: Gates) -> None:
+async def test_closing_the_progress_gives_the_load_up(backend: MLXBackend, gate: Gate) -> None:
     before = asyncio.all_tasks()
     progress = load(backend, "tiny")
     await anext(progress)
-    await reach(gate.reached)
+    await gate.reached()
     tasks = asyncio.all_tasks() - before
     await progress.aclose()
     # Its call of `Backend.load` has to end before the engine goes on with the two last arrays.
     await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
     gate.opened.set()
-
-    async def ended() -> bool:
-        return not backend.loading()
-
-    await until(ended)
+    await asyncio.wait(tasks)
+    assert not backend.loading()
     assert await loads(backend) == 0

@@ -2,8 +2,7 @@
 
 import json
 import logging
-from collections.abc import AsyncGenerator
-from contextlib import asynccontextmanager
+from contextlib import aclosing
 from pathlib import Path
 from typing import Any
 
@@ -11,8 +10,8 @@ import mlx.core as mx
 import msgspec
 import pytest
 from fakes.engine_client import ForwardPasses
-from fakes.scripted_model import answer, chat, config_for, told
-from fakes.tiny_model import write_tiny_model
+from fakes.scripted_model import answer, chat, told
+from fakes.tiny_model import config_for, write_tiny_model
 from mlx.utils import tree_flatten
 from mlx_lm.models import llama
 from mlx_lm.tuner.utils import linear_to_lora_layers
@@ -74,13 +73,8 @@ def entry(folder: Path, **parts: str) -> MLXModel:
     return MLXModel(**{"base": "base", **shown})
 
 
-@asynccontextmanager
-async def opened(folder: Path, **models: MLXModel) -> AsyncGenerator[MLXBackend]:
-    backend = MLXBackend(config_for(folder / "models", models=models))
-    try:
-        yield backend
-    finally:
-        await backend.aclose()
+def opened(folder: Path, **models: MLXModel) -> "aclosing[MLXBackend]":
+    return aclosing(MLXBackend(config_for(folder / "models", models=models)))
 
 
 async def text(backend: MLXBackend, model: str, sampling: Sampling | None = None) -> str:

@@ -1,7 +1,6 @@
 """An echoed prompt with the logprobs of its tokens."""
 
 import asyncio
-from collections.abc import AsyncGenerator
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -9,9 +8,10 @@ from typing import Any
 import mlx.core as mx
 import pytest
 from fakes.engine_client import EngineClient
-from fakes.scripted_model import answer, config_for, saying, told, usage_of
-from fakes.tiny_model import END, write_tiny_model
+from fakes.scripted_model import ScriptedEngine, answer, told, usage_of
+from fakes.tiny_model import END, config_for, write_tiny_model
 
+from adapters.config import MLXConfig
 from adapters.events import Event, Finished, TextDelta, TokenLogprob
 from adapters.mlx.backend import MLXBackend
 from adapters.mlx.engine.engine import Engine
@@ -30,16 +30,13 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture
-def engine(folder: Path) -> Engine:
-    """Closed by its backend."""
-    return Engine(config_for(folder, prefill_chunk=16))
+def config(folder: Path) -> MLXConfig:
+    return config_for(folder, prefill_chunk=16)
 
 
 @pytest.fixture
-async def backend(folder: Path, engine: Engine) -> AsyncGenerator[MLXBackend]:
-    backend = MLXBackend(config_for(folder, prefill_chunk=16), engine=engine)
-    yield backend
-    await backend.aclose()
+def engine(config: MLXConfig) -> ScriptedEngine:
+    return ScriptedEngine(config)
 
 
 def ids_of(text: str) -> tuple[int, ...]:
@@ -136,11 +133,11 @@ async def test_each_choice_begins_with_the_prompt(backend: MLXBackend) -> None:
 
 
 async def test_the_last_token_is_reported_when_it_writes_nothing(
-    backend: MLXBackend, monkeypatch: pytest.MonkeyPatch
+    backend: MLXBackend, engine: ScriptedEngine
 ) -> None:
     """lm-evaluation-harness drops the last one, whatever it is."""
-    with saying(monkeypatch, ""):
-        entries = reported(await answer(backend, asked(max_tokens=1)))
+    engine.say("")
+    entries = reported(await answer(backend, asked(max_tokens=1)))
     assert [(entry.token, entry.bytes) for entry in entries[39:]] == [
         (letters()[-1], tuple(letters()[-1].encode())),
         ("<|im_end|>", ()),

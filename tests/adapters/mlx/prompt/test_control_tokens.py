@@ -56,7 +56,7 @@ def everywhere(text: str) -> GenerationRequest:
     return GenerationRequest(model="m", prompt=messages, tools=(tool,))
 
 
-@pytest.mark.parametrize("name", ["caller", "smollm2"])
+@pytest.mark.parametrize("name", ["caller", pytest.param("smollm2", marks=pytest.mark.slow)])
 def test_names_of_control_tokens_in_messages_are_text(
     request: pytest.FixtureRequest, name: str
 ) -> None:

@@ -1,13 +1,12 @@
 """Raw prompts with a tiny model: 256 tokens for the bytes, and two control tokens."""
 
 import json
-from collections.abc import AsyncGenerator
 from pathlib import Path
 from typing import Any
 
 import pytest
 import tokenizers
-from fakes.tiny_model import write_tiny_model
+from fakes.tiny_model import config_for, write_tiny_model
 
 from adapters import sink
 from adapters.config import MLXConfig
@@ -119,15 +118,13 @@ def test_prompt_logprobs_are_rejected_with_a_suffix() -> None:
 
 
 @pytest.fixture
-async def backend(tmp_path: Path) -> AsyncGenerator[MLXBackend]:
+def config(tmp_path: Path) -> MLXConfig:
+    """One model, whose template is gone."""
     folder = write_tiny_model(tmp_path / "tiny")
     about = json.loads((folder / "tokenizer_config.json").read_text())
     del about["chat_template"]
     (folder / "tokenizer_config.json").write_text(json.dumps(about))
-    config = MLXConfig(folders=(str(tmp_path),), huggingface_cache=False, embedded="never")
-    backend = MLXBackend(config)
-    yield backend
-    await backend.aclose()
+    return config_for(tmp_path)
 
 
 async def answer(backend: MLXBackend, request: GenerationRequest) -> list[Event]:
@@ -195,7 +192,8 @@ async def test_small_context_is_rejected_with_both_numbers(
 async def test_model_without_template_is_not_listed_as_chat(backend: MLXBackend) -> None:
     [model] = await backend.list_models()
     assert model.capabilities == frozenset()
-    assert model.lacks == {"reasoning_effort", "suffix", "images", "embeddings"}
+    reasoning = {"reasoning_effort", "reasoning_budget"}
+    assert model.lacks == {*reasoning, "suffix", "images", "embeddings"}
     chat = (Message(role="user", content=(TextPart("Hi"),)),)
     with pytest.raises(InvalidRequestError, match="no chat template") as caught:
         await answer(backend, GenerationRequest(model="tiny", prompt=chat))

@@ -66,7 +66,7 @@ async def official(*backends: Backend, config: Config | None = None) -> AsyncIte
     client = ollama.AsyncClient("http://127.0.0.1:8006", transport=transport)
     async with app.lifespan():
         yield client
-        await client._client.aclose()  # pyright: ignore[reportPrivateUsage]
+        await client.close()
 
 
 async def lines(script: list[Step], **fields: Any) -> list[dict[str, Any]]:
@@ -219,8 +219,6 @@ async def test_failure_before_the_answer_has_its_status(streamed: bool):
 @pytest.mark.parametrize(
     ("fields", "param"),
     [
-        ({"truncate": True}, "truncate"),
-        ({"shift": True}, "shift"),
         ({"top_logprobs": 2}, "top_logprobs"),
         ({"format": "yaml"}, "format"),
         ({"think": "extreme"}, "think"),
@@ -228,7 +226,6 @@ async def test_failure_before_the_answer_has_its_status(streamed: bool):
         ({"options": {"temperature": "hot"}}, "options.temperature"),
         ({"options": {"num_predict": 0}}, "options.num_predict"),
         ({"messages": [{"role": "clown", "content": ""}]}, "messages[0].role"),
-        ({"messages": [], "options": {"num_ctx": 1}}, "options"),
     ],
 )
 async def test_what_cannot_be_is_refused_by_name(fields: dict[str, Any], param: str):
@@ -238,6 +235,21 @@ async def test_what_cannot_be_is_refused_by_name(fields: dict[str, Any], param: 
     assert response.status_code == 400
     assert f"'{param}'" in response.json()["error"]
     assert not backend.requests
+
+
+@pytest.mark.parametrize(
+    ("fields", "name"),
+    [
+        ({"truncate": True}, "truncate"),
+        ({"shift": True}, "shift"),
+        ({"messages": [], "options": {"num_ctx": 1}}, "options"),
+    ],
+)
+async def test_wish_without_effect_is_named(fields: dict[str, Any], name: str):
+    async with http_client(ScriptedBackend()) as client:
+        response = await client.post(URL, json={"model": "m", "messages": HI, **fields})
+    assert response.status_code == 200
+    assert response.headers["x-tandem-ignored"] == name
 
 
 @pytest.mark.parametrize(

@@ -58,12 +58,10 @@ IN_CHATS: dict[str, Any] = {
     "keep_alive": "5m",
     "logprobs": True,
     "top_logprobs": 2,
-    "truncate": True,
-    "shift": True,
     "backend": "nobody",
 }
-NO_MATTER_OF_THE_ENGINE = {"stream", "user", "model_id"}
-"""How it is answered, who asks, and a second name: other tests look at those."""
+NO_MATTER_OF_THE_ENGINE = {"stream", "user", "model_id", "truncate", "shift"}
+"""How it is answered, who asks, a second name, wishes without effect: other tests look at those."""
 
 
 @pytest.mark.parametrize(

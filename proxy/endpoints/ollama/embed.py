@@ -1,0 +1,127 @@
+"""`POST /api/embed`, and `POST /api/embeddings`, which older clients use.
+
+Source: https://github.com/ollama/ollama/blob/main/docs/api.md
+"""
+
+import asyncio
+import time
+from typing import Annotated
+
+import msgspec
+from litestar import post
+from litestar.response.base import ASGIResponse
+from msgspec import Meta, Struct
+
+from adapters.backend import Embeddings
+from adapters.errors import BackendError, InvalidRequestError
+from adapters.request import EmbeddingRequest
+from proxy.endpoints.model_loading import load
+from proxy.endpoints.ollama.answer import OLLAMA_ERRORS
+from proxy.endpoints.ollama.fields import JSON
+from proxy.endpoints.server_request import ServerRequest
+from proxy.endpoints.wire_types import TokenCount
+from proxy.http.json_response import JSONResponse
+from proxy.keep_alive import KeepAlive, to_keep_alive
+from proxy.openapi import Operation
+
+_MOST_INPUTS = 2048
+
+
+class EmbedFields(Struct, kw_only=True):
+    model: str
+    truncate: bool | None = None
+    """True by default, as in Ollama: an input that is too long is cut at its end. False: it is
+    refused."""
+    options: JSON | None = None
+    """Without effect: they are those of text generation."""
+    keep_alive: KeepAlive | None = None
+    backend: str | None = None
+
+
+class EmbedRequest(EmbedFields, kw_only=True):
+    """The body of `/api/embed`."""
+
+    input: str | Annotated[list[str], Meta(max_length=_MOST_INPUTS)] | None = None
+    """Without text the model is loaded."""
+    dimensions: TokenCount | None = None
+
+
+class OldEmbedRequest(EmbedFields, kw_only=True):
+    """The body of `/api/embeddings`."""
+
+    prompt: str = ""
+
+
+class EmbedAnswer(Struct, kw_only=True):
+    model: str
+    embeddings: tuple[tuple[float, ...], ...]
+    total_duration: int
+    """Nanoseconds by the server's clock."""
+    load_duration: int
+    prompt_eval_count: int
+
+
+class OldEmbedAnswer(Struct):
+    embedding: tuple[float, ...]
+
+
+_EMBED = Operation(
+    summary="Ollama's embeddings", asks=(EmbedRequest,), answers=(EmbedAnswer,), may_force=True
+)
+_EMBED_OLD = Operation(
+    summary="Ollama's older embeddings of one text",
+    asks=(OldEmbedRequest,),
+    answers=(OldEmbedAnswer,),
+    may_force=True,
+)
+
+
+@post("/api/embed", status_code=200, operation=_EMBED, errors=OLLAMA_ERRORS)
+async def create_embed(request: ServerRequest) -> ASGIResponse:
+    began_at = time.perf_counter()
+    body = await request.read(EmbedRequest)
+    inputs = (body.input,) if isinstance(body.input, str) else tuple(body.input or ())
+    if len(inputs) > 1 and "" in inputs:
+        raise InvalidRequestError(f"'input[{inputs.index('')}]' is empty.", param="input")
+    embeddings = await _embed(request, body, inputs, body.dimensions)
+    answer = EmbedAnswer(
+        model=body.model,
+        embeddings=embeddings.vectors,
+        total_duration=round((time.perf_counter() - began_at) * 1e9),
+        load_duration=0,
+        prompt_eval_count=embeddings.prompt_tokens,
+    )
+    # In a thread: many vectors are megabytes of text.
+    return JSONResponse(await asyncio.to_thread(msgspec.json.encode, answer))
+
+
+@post("/api/embeddings", status_code=200, operation=_EMBED_OLD, errors=OLLAMA_ERRORS)
+async def create_old_embedding(request: ServerRequest) -> ASGIResponse:
+    body = await request.read(OldEmbedRequest)
+    embeddings = await _embed(request, body, (body.prompt,), None)
+    return JSONResponse(OldEmbedAnswer(embeddings.vectors[0] if embeddings.vectors else ()))
+
+
+async def _embed(
+    request: ServerRequest, body: EmbedFields, inputs: tuple[str, ...], dimensions: int | None
+) -> Embeddings:
+    """Embed `inputs`; without text, load the model and return nothing, as Ollama does."""
+    if body.options:
+        request.record.unknown += ("options",)
+    model = request.forced(body.model, body.backend)
+    keep_alive = to_keep_alive(body.keep_alive, None)
+    if not any(inputs):
+        await load(request, model, keep_alive)
+        return Embeddings((), 0)
+    routed = EmbeddingRequest(
+        model=model,
+        inputs=inputs,
+        dimensions=dimensions,
+        keep_alive=keep_alive,
+        truncate=body.truncate is not False,
+    )
+    try:
+        return await request.finish(request.router.embed(routed, request.record))
+    except BackendError as exc:
+        exc.param = {"inputs": "input", "embeddings": "model"}.get(exc.param or "", exc.param)
+        raise

@@ -1,0 +1,1 @@
+"""`POST /api/generate` as Ollama's clients use it."""
