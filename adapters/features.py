@@ -32,20 +32,20 @@ _BOTH: frozenset[Feature] = frozenset(
         "logprobs",
         "num_ctx",
         "keep_alive",
+        "continue_final_message",
+        "guided_regex",
     }
 )
 
-# Not supported by Ollama and rejected by name: token ids, grammars, the continuation of a message,
-# which its templates end, a budget of reasoning, and logit_bias, which Ollama accepts and ignores.
+# Not supported by Ollama and rejected by name: token ids, grammars, a budget of reasoning, and
+# logit_bias, which Ollama accepts and ignores.
 _ONLY_MLX: frozenset[Feature] = frozenset(
     {
         "tokens",
         "echo_logprobs",
         "empty_answer",
         "logit_bias",
-        "guided_regex",
         "guided_grammar",
-        "continue_final_message",
         "reasoning_budget",
     }
 )

@@ -18,24 +18,27 @@ from adapters.backend import (
     TokenCount,
     refuse_unsupported,
 )
+from adapters.chat_template import Rewrite, rewrite
 from adapters.config import OllamaConfig
 from adapters.errors import BackendError
 from adapters.features import OLLAMA
 from adapters.ollama import administration
+from adapters.ollama.catalog import TOOLS_AS_TEXT
 from adapters.ollama.checked_answer import write_checked
 from adapters.ollama.choices import choice_requests, write_choices
-from adapters.ollama.errors import blame_input
+from adapters.ollama.errors import TemplateRefusalError, blame_input
 from adapters.ollama.in_flight import RequestCounters
 from adapters.ollama.memory import OllamaMemory
+from adapters.ollama.rendered.plan import needs_rendering, to_plan
 from adapters.ollama.server import Call
 from adapters.ollama.servers import OllamaServers
 from adapters.ollama.translate.embeddings import Vector, to_bodies, to_vectors
 from adapters.ollama.translate.request import must_check_first, refuse_unenforced, to_body
 from adapters.ollama.translate.stream import AnswerWriter, Checks, checks_of
 from adapters.ollama.translate.template import depends_on_template, fitted
-from adapters.ollama.translate.tool_choice import is_forced, may_call
+from adapters.ollama.translate.tool_choice import CallBegunError, is_forced, may_call
 from adapters.ollama.wire import ChatBody, RawBody
-from adapters.request import EmbeddingRequest, GenerationRequest
+from adapters.request import EmbeddingRequest, GenerationRequest, NamedTool
 from adapters.sink import Sink
 from adapters.upstream.deadlines import Deadline
 from adapters.upstream.limits import DEFAULT_LIMITS, Limits
@@ -76,27 +79,16 @@ class OllamaBackend:
             return
         checks = await checks_of(request)
         body = self._to_body(request)
+        attempt = _Attempt(self._servers, checks, deadline or _deadline_of(request))
         with self._counters.track():
             if checks is not None and must_check_first(request):
-                write = partial(self._write_attempt, checks, deadline)
-                await write_checked(request, sink, checks, write)
-            else:
-                call = await self._to_call(request, body, AnswerWriter(request, sink, checks))
-                await self._servers.generate(replace(call, deadline=deadline or call.deadline))
-
-    async def _write_attempt(
-        self, checks: Checks, deadline: Deadline | None, request: GenerationRequest, sink: Sink
-    ) -> None:
-        writer = AnswerWriter(request, sink, checks)
-        call = await self._to_call(request, self._to_body(request), writer)
-        await self._servers.generate(replace(call, deadline=deadline or call.deadline))
-
-    async def _to_call(
-        self, request: GenerationRequest, body: ChatBody | RawBody, writer: AnswerWriter
-    ) -> Call:
-        if is_forced(request) or may_call(request) or depends_on_template(request):
-            body = await self._fit_to_template(request, body)
-        return Call(body, writer, _deadline_of(request))
+                await write_checked(request, sink, checks, attempt.write)
+                return
+            call = await attempt.prepare(request, sink, body)
+            try:
+                await self._servers.generate(call)
+            except (TemplateRefusalError, CallBegunError) as reason:
+                await attempt.write_anew(reason)
 
     async def _generate_choices(self, request: GenerationRequest, sink: Sink) -> None:
         self._to_body(request)
@@ -118,24 +110,18 @@ class OllamaBackend:
         refuse_unsupported(request, self.honours, self.kind)
         return to_body(request)
 
-    async def _fit_to_template(
-        self, request: GenerationRequest, body: ChatBody | RawBody
-    ) -> ChatBody | RawBody:
-        """Return `body`, or one with the same meaning that the model's template can express."""
-        shows_tools = True  # Only a call that is read from the text needs to know.
-        if (is_forced(request) and request.tools) or may_call(request):
-            shows_tools = await self._servers.shows_tools(request.model)
-        if depends_on_template(request):
-            request = fitted(request, await self._servers.template(request.model))
-            return to_body(request, shows_tools)
-        return body if shows_tools else to_body(request, shows_tools=False)
-
     async def count_tokens(self, request: GenerationRequest) -> TokenCount:
         """Estimate the tokens of the prompt: Ollama tells them only with an answer.
 
         The estimate is on the high side, and follows the counts of earlier answers.
         """
-        body = await self._fit_to_template(request, self._to_body(request))
+        body = self._to_body(request)
+        shows_tools = await _shows_tools(self._servers, request)
+        if depends_on_template(request):
+            request = fitted(request, await self._servers.template(request.model))
+            body = to_body(request, shows_tools)
+        elif not shows_tools:
+            body = to_body(request, shows_tools)
         count = await self._servers.count(body)
         return TokenCount(count.tokens, exact=count.exact)
 
@@ -220,3 +206,101 @@ class OllamaBackend:
 
 def _deadline_of(request: GenerationRequest) -> Deadline:
     return Deadline(request.patience, elsewhere=request.patience is not None)
+
+
+class _Attempt:
+    """Writes one answer, in terms that the model's template can express."""
+
+    def __init__(self, servers: OllamaServers, checks: Checks | None, deadline: Deadline) -> None:
+        self._servers = servers
+        self._checks = checks
+        self._deadline = deadline
+        self._shown = True
+        """The template shows the tools and calls of the request."""
+        self._names: frozenset[Rewrite] = frozenset()
+        """Rewritings of the messages."""
+
+    async def prepare(
+        self, request: GenerationRequest, sink: Sink, body: ChatBody | RawBody | None = None
+    ) -> Call:
+        """Return the first call of an answer; `body` is that of `request`, where it is known.
+
+        Raises:
+            BackendError: as `OllamaServers.rewrites`.
+        """
+        self._shown = await _shows_tools(self._servers, request)
+        if depends_on_template(request):
+            request, body = fitted(request, await self._servers.template(request.model)), None
+        self._request = request
+        self._writer = AnswerWriter(request, sink, self._checks, in_words=not self._shown)
+        if self._shown and _has_calls(request):
+            # A template may leave them out in silence.
+            self._names, body = await self._rewrites(), None
+        return self._call(request, body if self._shown else None)
+
+    async def write(self, request: GenerationRequest, sink: Sink) -> None:
+        """Write the answer.
+
+        Raises:
+            BackendError: as `OllamaServers.generate`.
+        """
+        call = await self.prepare(request, sink)
+        try:
+            await self._servers.generate(call)
+        except (TemplateRefusalError, CallBegunError) as reason:
+            await self.write_anew(reason)
+
+    async def write_anew(self, reason: TemplateRefusalError | CallBegunError) -> None:
+        """Write the answer of another call, after `reason` has ended the first.
+
+        Raises:
+            BackendError: as `OllamaServers.generate`.
+        """
+        if isinstance(reason, TemplateRefusalError):
+            known, self._names = self._names, await self._rewrites()
+            if self._writer.has_started or self._names == known:
+                raise reason
+            try:
+                await self._servers.generate(self._call(self._request))
+                return
+            except CallBegunError as begun:
+                reason = begun
+        self._writer.begin_call()
+        choice = NamedTool(reason.name)
+        forced = replace(self._request, tool_choice=choice, response_format=None)
+        await self._servers.generate(self._call(forced))
+
+    def _call(self, request: GenerationRequest, body: ChatBody | RawBody | None = None) -> Call:
+        plan = None
+        if needs_rendering(request):
+            plan = to_plan(request, self._shown, self._names)
+        body = body or to_body(request, self._shown, self._names)
+        if self._names or not self._shown:
+            self._writer.template = self._done(request)
+        return Call(body, self._writer, self._deadline, plan)
+
+    def _done(self, request: GenerationRequest) -> tuple[str, ...]:
+        """Return the names of what is done with the messages, see `Started.template`."""
+        messages = request.prompt if isinstance(request.prompt, tuple) else ()
+        words = () if self._shown else (TOOLS_AS_TEXT,)
+        return (*rewrite(messages, self._names).done, *words)
+
+    async def _rewrites(self) -> frozenset[Rewrite]:
+        found = await self._servers.rewrites(self._request.model, self._deadline)
+        self._writer.was_cold = self._writer.was_cold or found.cold
+        return found.names
+
+
+async def _shows_tools(servers: OllamaServers, request: GenerationRequest) -> bool:
+    """True where the template shows the tools and calls of `request`, if it has any."""
+    offers = bool(request.tools) and request.tool_choice != "none"
+    if not offers and not _has_calls(request):
+        return True
+    is_read = is_forced(request) or may_call(request)
+    return await servers.shows_tools(request.model, if_unknown=not is_read)
+
+
+def _has_calls(request: GenerationRequest) -> bool:
+    if not isinstance(request.prompt, tuple):
+        return False
+    return any(message.tool_calls or message.role == "tool" for message in request.prompt)

@@ -5,20 +5,26 @@ import time
 from datetime import datetime
 from functools import lru_cache
 
+import msgspec
+
 from adapters.backend import Capability, Model, ModelDetails
 from adapters.errors import BackendError, BackendUnavailableError
 from adapters.ollama.client import OllamaClient
 from adapters.ollama.model_info import (
+    ControlTokens,
     ModelInfo,
     context_length,
     is_primed,
     origin,
     runner,
+    to_control_tokens,
     to_model_info,
 )
-from adapters.ollama.wire import Details, Show, ShowBody, Tag, Tags
+from adapters.ollama.wire import Details, Show, ShowBody, ShownVocabulary, Tag, Tags
 from adapters.request import Feature
 
+TOOLS_AS_TEXT = "tools-as-text"
+"""The note of a model that is told of tools in words."""
 _SECONDS = 5.0
 _SHOWS_AT_ONCE = 4
 
@@ -37,7 +43,6 @@ _NEEDED: dict[Feature, Capability] = {
     "images": "vision",
     "reasoning_effort": "reasoning",
     "suffix": "fim",
-    "tools": "tools",
 }
 """Feature -> the capability that the model itself needs for it."""
 
@@ -65,6 +70,9 @@ class Catalog:
         self._runner_by_name: dict[str, str] = {}
         """Name -> runner, until the next list."""
         self._facts: dict[tuple[str, str], ModelInfo] = {}
+        self._control: dict[tuple[str, str], ControlTokens] = {}
+        self._notes: dict[tuple[str, str], tuple[str, ...]] = {}
+        """Name and digest -> see `Model.template`."""
         self._running: dict[str, Tag] = {}
         self._tells = False
         """True once `/api/ps` has responded."""
@@ -138,6 +146,31 @@ class Catalog:
                 return ModelInfo()
             self._facts[key] = to_model_info(shown, tag.size)
         return self._facts[key]
+
+    async def control_tokens(self, name: str) -> ControlTokens:
+        """Return the control tokens of `name`, fetched once for each digest; it is a long response.
+
+        Raises:
+            BackendUnavailableError: Ollama is not there. Every other failure is "none known".
+        """
+        name = full_name(name)
+        key = (name, self.digest(name))
+        if key not in self._control:
+            body = ShowBody(name, verbose=True)
+            try:
+                shown = await self._client.post("/api/show", body, ShownVocabulary, _SECONDS)
+                self._control[key] = await asyncio.to_thread(to_control_tokens, shown)
+            except BackendUnavailableError:
+                raise
+            except (BackendError, msgspec.MsgspecError):
+                return ControlTokens()
+        return self._control[key]
+
+    def note_template(self, name: str, notes: tuple[str, ...]) -> None:
+        """Keep what was found out about the template of `name`, for the lists from now on."""
+        name = full_name(name)
+        self._notes[name, self.digest(name)] = notes
+        self.doubt()
 
     def runner(self, name: str) -> str:
         """Return the runner of `name`, the same for all models that share it, as far as known."""
@@ -261,16 +294,14 @@ class Catalog:
         """`has_running`: `/api/ps` has responded."""
         details = tag.details or Details()
         shown = self._shown.get(tag.digest, Show())
-        # Old servers list no capabilities. One that lists no context length takes an embedding
-        # model for a chat model: its capabilities are a guess.
-        are_listed = bool(tag.capabilities and details.context_length)
-        names = (None if are_listed else shown.capabilities) or tag.capabilities or ()
+        names = _capability_names(tag, shown)
         capabilities: frozenset[Capability] = frozenset(
             _CAPABILITIES[name] for name in names if name in _CAPABILITIES
         )
         is_mlx = details.format == "safetensors"
         file = origin(shown)
         running = self._as_loaded(tag.name)
+        lacks_tools = "chat" in capabilities and "tools" not in capabilities
         return Model(
             name=tag.name,
             context_length=details.context_length or context_length(shown),
@@ -282,6 +313,10 @@ class Catalog:
             origin=file,
             exact=None if file is None else True,
             primed=is_primed(shown),
+            template=(
+                *self._notes.get((tag.name, tag.digest), ()),
+                *((TOOLS_AS_TEXT,) if lacks_tools else ()),
+            ),
             created=_seconds_since_1970(tag.modified_at),
             loaded=running is not None if has_running else None,
             loaded_context=running.context_length if has_running and running else None,
@@ -293,6 +328,21 @@ class Catalog:
                 parent=details.parent_model,
             ),
         )
+
+
+def _capability_names(tag: Tag, shown: Show) -> frozenset[str]:
+    """Return the capabilities that `/api/tags` or `/api/show` reports.
+
+    `/api/tags` leaves out tools and reasoning where the template is in the weights, and reports
+    `completion` for every model that it knows nothing about, embedding models among them: there
+    `/api/show` alone counts.
+    """
+    listed = frozenset(tag.capabilities or ())
+    return (
+        listed.difference(["completion"]).union(shown.capabilities)
+        if shown.capabilities
+        else listed
+    )
 
 
 def _lacks(capabilities: frozenset[Capability]) -> frozenset[Feature]:

@@ -127,6 +127,14 @@ def translated(progress: Progress) -> Generator[None]:
         raise translate(error, progress.started) from error
 
 
+class TemplateRefusalError(InvalidRequestError):
+    """The chat template of the model raises an exception for these messages."""
+
+
+class LostAnswerError(BadUpstreamError):
+    """The model has answered, and llama-server's parser for its template cannot read it."""
+
+
 def _too_long(words: str, runner: RunnerError | None) -> ContextLengthError:
     if runner is None or runner.n_prompt_tokens is None or runner.n_ctx is None:
         return ContextLengthError(words, param="messages")
@@ -141,6 +149,15 @@ def _too_long(words: str, runner: RunnerError | None) -> ContextLengthError:
 def _refuses(param: str, what: str) -> Callable[[str, RunnerError | None], BackendError]:
     message = f"This model of Ollama does not support {what}."
     return lambda _words, _runner: UnsupportedParameterError(message, param=param)
+
+
+def _refused_by_template(words: str, runner: RunnerError | None) -> TemplateRefusalError:
+    """Keep the template's own reason, of the many lines that llama-server has around it."""
+    message = words if runner is None else runner.message
+    _, _, reason = message.rpartition("Jinja Exception: ")
+    return TemplateRefusalError(
+        f"The model's chat template rejects these messages: {_shown(reason)}", param="messages"
+    )
 
 
 def _as(
@@ -177,6 +194,11 @@ _WORDS: tuple[tuple[str, Callable[[str, RunnerError | None], BackendError]], ...
             " without an end.",
             param="response_format",
         ),
+    ),
+    (r"Jinja Exception|While executing|Unable to generate parser", _refused_by_template),
+    (
+        r"does not match the expected [\w-]+ format|returned invalid tool call arguments",
+        _as(LostAnswerError),
     ),
     (r"top_logprobs must be", _as(InvalidRequestError, "logprobs")),
     (r"option \"\w+\" must be of type", _as(InvalidRequestError)),

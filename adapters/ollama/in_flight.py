@@ -100,14 +100,14 @@ class InFlightRequest:
 
     def wait(self, *, cold: bool) -> None:
         """Wait for the first line; `cold`: the model has to be loaded."""
-        self.cold = self._loads = cold
+        self.cold, self._loads = self.cold or cold, cold
         self._same_runner.loads += cold
 
     def begin(self) -> None:
         """Note the first line: the model is loaded."""
         self._end_load()
+        self._all.answers += not self._is_answered
         self._is_answered = True
-        self._all.answers += 1
 
     def end(self) -> None:
         self._leave()

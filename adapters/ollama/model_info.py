@@ -3,23 +3,28 @@
 import asyncio
 import re
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any, TypeVar
 
+import msgspec
 from msgspec import Struct
 
 from adapters.memory import Footprint
 from adapters.ollama.context.kv_size import KeyValues, key_values
 from adapters.ollama.translate.template import Template, to_template
-from adapters.ollama.wire import Show
+from adapters.ollama.wire import Show, ShownVocabulary
 
 if TYPE_CHECKING:
     from tokenizers import Tokenizer
+
+T = TypeVar("T")
 
 _FROM = re.compile(r"^FROM (.*[/\\]sha256-([0-9a-f]{64}))$", re.MULTILINE)
 _ADAPTER = re.compile(r"^ADAPTER ", re.MULTILINE)
 _PRIMING = re.compile(r"^(SYSTEM|MESSAGE) ", re.MULTILINE)
 _FILE = re.compile(r"^(FROM|ADAPTER) .*[/\\](sha256-[0-9a-f]{64})$", re.MULTILINE)
 _RUNNERS_OWN = re.compile(r"^(num_gpu|main_gpu|num_thread|num_batch|use_mmap)\s.*$", re.MULTILINE)
+_PARSER = re.compile(r"^PARSER (\S+)$", re.MULTILINE)
+_STOP = re.compile(r'^stop\s+"(.*)"$', re.MULTILINE)
 _NUM_CTX = re.compile(r"^num_ctx\s+(\d+)$", re.MULTILINE)
 
 _LEAST_CONTEXT = 4
@@ -44,6 +49,16 @@ class ModelInfo(Struct, frozen=True, kw_only=True):
     files: int = 1
     """Number of weight files: a vision model may have a second."""
     template: Template = Template()
+    jinja: str = ""
+    """The template, where it is in Jinja: llama-server renders it, and reads the answers."""
+    thinks: bool = False
+    """Ollama lets it think."""
+    parser: str = ""
+    """Name of the parser built into Ollama that reads its answers, if any."""
+    stops: tuple[str, ...] = ()
+    """Stop strings of its Modelfile, which those of a request replace."""
+    adds_first_token: bool = False
+    """Its vocabulary puts a first token before every text, so that no text may begin with it."""
 
     def footprint(self, num_ctx: int | None) -> Footprint:
         """Estimate its memory with a context of `num_ctx`, with nothing on a GPU."""
@@ -68,7 +83,54 @@ def to_model_info(shown: Show, size: int | None) -> ModelInfo:
         blob=blob[1] if blob else None,
         files=max(len(_FROM.findall(shown.modelfile)), 1),
         template=to_template(shown),
+        jinja=shown.template if "{%" in shown.template else "",
+        thinks="thinking" in (shown.capabilities or ()),
+        parser=parser[1] if (parser := _PARSER.search(shown.modelfile)) else "",
+        stops=tuple(_STOP.findall(shown.parameters)),
+        adds_first_token=_adds_first_token(shown.model_info),
     )
+
+
+def _adds_first_token(model_info: dict[str, Any]) -> bool:
+    """Source: `tokenizerAddsBOS` in Ollama's `llm/llama_server.go`."""
+    kind = model_info.get("tokenizer.ggml.model"), model_info.get("tokenizer.ggml.pre")
+    return "gemma4" in kind or kind[1] == "lfm2" or bool(model_info.get(_ADD_FIRST))
+
+
+_ADD_FIRST = "tokenizer.ggml.add_bos_token"
+_FIRST = "tokenizer.ggml.bos_token_id"
+_CONTROL_TYPES = frozenset({2, 3})
+"""`UNKNOWN` and `CONTROL` of GGUF's token types: they are no text of an answer."""
+
+
+class ControlTokens(Struct, frozen=True):
+    """The control tokens of a vocabulary."""
+
+    first: str = ""
+    """The token before every text."""
+    names: frozenset[str] = frozenset()
+
+
+def to_control_tokens(shown: ShownVocabulary) -> ControlTokens:
+    """Decode a vocabulary, which takes a tenth of a second where it is large.
+
+    Raises:
+        msgspec.MsgspecError: it is not what Ollama's API describes.
+    """
+    info = shown.model_info
+    tokens = _decoded(info, "tokenizer.ggml.tokens", list[str])
+    types = _decoded(info, "tokenizer.ggml.token_type", list[int])
+    first = msgspec.json.decode(info[_FIRST], type=int) if _FIRST in info else -1
+    return ControlTokens(
+        first=tokens[first] if 0 <= first < len(tokens) else "",
+        names=frozenset(
+            token for token, kind in zip(tokens, types, strict=False) if kind in _CONTROL_TYPES
+        ),
+    )
+
+
+def _decoded(info: dict[str, msgspec.Raw], key: str, kind: type[list[T]]) -> list[T]:
+    return msgspec.json.decode(info[key], type=kind) if key in info else []
 
 
 def runner(shown: Show) -> tuple[str, ...]:

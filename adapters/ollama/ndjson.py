@@ -42,6 +42,8 @@ class LineStream(Generic[L]):
         """Tokens of the prompt, for an answer without a last line, which has the count."""
         self.has_counts = True
         """False where the counts of `last` are estimates, because Ollama sent no last line."""
+        self.may_be_lost = False
+        """The rest of the answer may be lost to a parser, so what is written of it is kept."""
         self.connection = connection
         self._decode = decoder.decode_lines
         self._seconds = seconds

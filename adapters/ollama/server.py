@@ -2,7 +2,7 @@
 
 import logging
 import re
-from collections.abc import AsyncGenerator, Coroutine
+from collections.abc import AsyncGenerator, Awaitable, Callable, Coroutine
 from contextlib import AbstractAsyncContextManager, aclosing, nullcontext
 from typing import Any, TypeVar
 
@@ -10,6 +10,7 @@ from msgspec import UNSET, Struct, UnsetType
 from msgspec.structs import replace
 
 from adapters.backend import Health, Model, Progress
+from adapters.chat_template import Rewrite
 from adapters.config import OllamaConfig
 from adapters.errors import (
     BackendBusyError,
@@ -24,10 +25,13 @@ from adapters.ollama.catalog import Catalog, full_name
 from adapters.ollama.client import OllamaClient
 from adapters.ollama.context.num_ctx import ContextSizing, Size
 from adapters.ollama.context.token_estimate import Count
-from adapters.ollama.errors import SILENT
+from adapters.ollama.errors import SILENT, LostAnswerError
 from adapters.ollama.in_flight import InFlight, InFlightRequest
 from adapters.ollama.ndjson import LineStream
 from adapters.ollama.options import to_keep_alive
+from adapters.ollama.rendered.answer import RenderedAnswer, Take
+from adapters.ollama.rendered.plan import RenderedPlan, free_plan
+from adapters.ollama.rendered.renderer import Renderer
 from adapters.ollama.translate.stream import AnswerWriter
 from adapters.ollama.translate.template import Template
 from adapters.ollama.wire import (
@@ -41,6 +45,7 @@ from adapters.ollama.wire import (
     PullBody,
     PullLine,
     RawBody,
+    Rendering,
     Version,
 )
 from adapters.upstream.circuit_breaker import CircuitBreaker
@@ -62,6 +67,14 @@ class Call(Struct, frozen=True):
     body: ChatBody | RawBody
     writer: AnswerWriter
     deadline: Deadline = AS_CONFIGURED
+    plan: RenderedPlan | None = None
+    """Plan of an answer from a rendered prompt; `None`: `body` is sent as it is."""
+
+
+class Rewrites(Struct, frozen=True):
+    names: frozenset[Rewrite] = frozenset()
+    cold: bool = False
+    """The model had to be loaded to find them out."""
 
 
 class OllamaServer:
@@ -76,6 +89,7 @@ class OllamaServer:
         self._sizing = ContextSizing(address, self.catalog, self.work, config)
         self._keep_alive_of = {full_name(n): s for n, s in config.keep_alive_of.items()}
         self._version: str | None = None
+        self._renderer = Renderer(self.catalog)
 
     @property
     def is_away(self) -> bool:
@@ -140,25 +154,71 @@ class OllamaServer:
             ContextLengthError: the prompt is longer than any context it can get.
             BackendError: as `OllamaClient.open` and `AnswerWriter.write`.
         """
-        request = InFlightRequest(self.work, call.body.model)
+        exchange = _Exchange(self, call.body.model, deadline)
         try:
-            size = await self._sizing.size(call.body)
+            if call.plan is None:
+                await exchange.ask(call.body, call.writer.write)
+            else:
+                answer = RenderedAnswer(call.plan, call.writer, self._renderer, exchange)
+                await answer.write(call.body)
+        except LostAnswerError as error:
+            if call.plan is not None or not await self._write_rest(call, exchange, error):
+                raise
+        finally:
+            exchange.request.end()
+
+    async def rewrites(self, model: str, deadline: Deadline) -> "Rewrites":
+        """Return what is done with messages that the template of `model` does not take.
+
+        Raises:
+            BackendError: as `generate`.
+        """
+        exchange = _Exchange(self, model, deadline)
+        try:
+            plan = await self._renderer.plan(model, exchange.post)
+        finally:
+            exchange.request.end()
+        names: frozenset[Rewrite] = frozenset() if plan is None else plan.rewrites
+        return Rewrites(names, exchange.request.cold)
+
+    async def _write_rest(self, call: Call, exchange: "_Exchange", error: LostAnswerError) -> bool:
+        """Write the rest of an answer that was lost; false where it cannot be had."""
+        plan, written = free_plan(call.body), call.writer.resume()
+        if plan is None or written is None:
+            return False
+        log.info("llama-server cannot read an answer of '%s': %s", plan.chat.model, error)
+        answer = RenderedAnswer(plan, call.writer, self._renderer, exchange)
+        return await answer.write_rest(written)
+
+    async def ask(
+        self,
+        body: ChatBody | RawBody,
+        deadline: Deadline,
+        request: InFlightRequest,
+        take: Take[T],
+    ) -> T:
+        """Send `body` in a context of the right size, and return what `take` makes of its lines.
+
+        Raises:
+            ContextLengthError: the prompt is longer than any context it can get.
+            BackendError: as `OllamaClient.open` and `take`.
+        """
+        try:
+            size = await self._sizing.size(body)
             try:
-                lines = await self._open(call, deadline, size, request)
+                lines = await self._open(body, deadline, size, request)
             except ContextLengthError as error:
-                size = self._sizing.grown(size, error, call.body.model)
-                lines = await self._open(call, deadline, size, request)
-        except BaseException as error:
-            request.end()
-            if isinstance(error, BackendError):
-                self._learn(error)
+                size = self._sizing.grown(size, error, body.model)
+                lines = await self._open(body, deadline, size, request)
+        except BackendError as error:
+            self._learn(error)
             raise
         try:
-            self._sizing.used(call.body.model, size)
+            self._sizing.used(body.model, size)
             lines.prompt_estimate = size.count.tokens
-            await call.writer.write(lines, size.num_ctx, cold=request.cold)
+            lines.may_be_lost = size.in_jinja
+            return await take(lines, size.num_ctx, cold=request.cold)
         finally:
-            request.end()
             self.client.close(lines)
             if lines.failure is not None:
                 self._learn(lines.failure)
@@ -167,27 +227,61 @@ class OllamaServer:
                 if lines.has_counts:
                     size.learn(lines.last.prompt_eval_count or 0)
 
-    async def _open(
-        self, call: Call, deadline: Deadline, size: Size, request: InFlightRequest
-    ) -> LineStream[Line]:
-        """Send `call` with the context of `size`, and wait for the first line."""
-        model = call.body.model
-        options = replace(call.body.options, num_ctx=size.num_ctx)
-        body = replace(call.body, options=options, keep_alive=self._keep_alive(call.body))
+    async def render(
+        self, body: ChatBody, deadline: Deadline, request: InFlightRequest
+    ) -> Rendering:
+        """Let Ollama render `body`, which loads the model.
+
+        Raises:
+            BackendError: as `OllamaClient.post`.
+        """
+        size = await self._sizing.size(body)
+        # A server that does not know the field would generate.
+        few = replace(body, options=replace(body.options, num_predict=1))
+
+        def post(body: ChatBody | RawBody, seconds: float) -> Coroutine[Any, Any, Rendering]:
+            return self.client.post(body.path, body, Rendering, seconds)
+
+        try:
+            rendering = await self._send(few, post, deadline, size, request)
+        except BackendError as error:
+            self._learn(error)
+            raise
+        self._sizing.used(body.model, size)
+        return rendering
+
+    def _open(
+        self, body: ChatBody | RawBody, deadline: Deadline, size: Size, request: InFlightRequest
+    ) -> Awaitable[LineStream[Line]]:
+        """Send `body` with the context of `size`, and wait for the first line."""
+        return self._send(body, self.client.open, deadline, size, request)
+
+    async def _send(
+        self,
+        body: ChatBody | RawBody,
+        send: Callable[[ChatBody | RawBody, float], Coroutine[Any, Any, T]],
+        deadline: Deadline,
+        size: Size,
+        request: InFlightRequest,
+    ) -> T:
+        """Return the result of `send`, within the deadline and the memory budget."""
+        model = body.model
+        options = replace(body.options, num_ctx=size.num_ctx)
+        body = replace(body, options=options, keep_alive=self._keep_alive(body))
         cold = self._is_cold(model, size.num_ctx)
         seconds = deadline.to_first_line(self._config.first_token_timeout, cold=cold)
         request.take(size.num_ctx)
         async with await self._reserve(model, size.num_ctx):
             request.wait(cold=cold)
-            work = self.client.open(body, seconds)
+            work = send(body, seconds)
             try:
-                lines = await (self._unless_hanging(work) if deadline.elsewhere else work)
+                result = await (self._unless_hanging(work) if deadline.elsewhere else work)
             except BackendTimeoutError as error:
                 if error.message == _HANGING or not self.work.answers:
                     raise
                 raise _busy() from error
             request.begin()
-        return lines
+        return result
 
     def _unless_hanging(self, work: Coroutine[Any, Any, T]) -> Coroutine[Any, Any, T]:
         return unless_hanging(work, self._is_there, self._limits.look_every, _HANGING)
@@ -330,6 +424,8 @@ class OllamaServer:
         self.catalog.forget()  # The loaded models have changed.
 
     def _learn(self, error: BackendError) -> None:
+        if isinstance(error, LostAnswerError):  # Of one answer; the server is well.
+            return
         self.breaker.failed(error)
         if isinstance(error, ModelNotFoundError):
             self.catalog.forget()
@@ -370,6 +466,21 @@ class OllamaServer:
         body = RawBody(model=model, prompt="1", options=options, stream=False)
         seconds = min(_PROBE_SECONDS, self._config.first_token_timeout)
         await self.client.post("/api/generate", body, Line, seconds)
+
+
+class _Exchange:
+    """One request to one server, which may take several calls of its API."""
+
+    def __init__(self, server: OllamaServer, model: str, deadline: Deadline) -> None:
+        self.request = InFlightRequest(server.work, model)
+        self._server = server
+        self._deadline = deadline
+
+    def ask(self, body: ChatBody | RawBody, take: Take[T]) -> Awaitable[T]:
+        return self._server.ask(body, self._deadline, self.request, take)
+
+    def post(self, body: ChatBody) -> Awaitable[Rendering]:
+        return self._server.render(body, self._deadline, self.request)
 
 
 def _busy() -> BackendBusyError:

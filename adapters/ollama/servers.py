@@ -19,7 +19,7 @@ from adapters.errors import (
 from adapters.ollama.catalog import full_name
 from adapters.ollama.context.token_estimate import Count
 from adapters.ollama.errors import SILENT
-from adapters.ollama.server import Call, OllamaServer
+from adapters.ollama.server import Call, OllamaServer, Rewrites
 from adapters.ollama.translate.template import Template
 from adapters.ollama.wire import ChatBody, EmbedBody, Embedded, RawBody, Tag
 from adapters.upstream.deadlines import AS_CONFIGURED, Deadline
@@ -106,11 +106,26 @@ class OllamaServers:
         await server.catalog.running()
         return server.catalog.is_loaded(model)
 
-    async def shows_tools(self, model: str) -> bool:
-        """True where the template of `model` is known to show tools."""
-        models = {full_name(listed.name): listed for listed in await self.models()}
-        known = models.get(full_name(model))
-        return known is not None and "tools" in known.capabilities
+    async def shows_tools(self, model: str, *, if_unknown: bool) -> bool:
+        """True where the template of `model` shows tools, by the last list that has the model."""
+        name = full_name(model)
+        lists = (listed for server in self._servers for listed in server.catalog.last())
+        known = next((listed for listed in lists if full_name(listed.name) == name), None)
+        if known is None:
+            try:
+                models = await self.models()
+            except BackendError:
+                if not if_unknown:
+                    raise
+                models = []
+            known = next((listed for listed in models if full_name(listed.name) == name), None)
+        if known is None or not known.capabilities:
+            return if_unknown
+        return "tools" in known.capabilities
+
+    async def rewrites(self, model: str, deadline: Deadline) -> Rewrites:
+        """Return those of the server that would answer, see `OllamaServer.rewrites`."""
+        return await (await self._candidates(model))[0].rewrites(model, deadline)
 
     async def template(self, model: str) -> Template:
         """Return the template of the server that would answer."""

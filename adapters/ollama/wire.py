@@ -6,7 +6,7 @@ Source: https://github.com/ollama/ollama/blob/main/docs/api.md and `api/types.go
 from typing import Annotated, Any, ClassVar, Literal, cast
 
 import msgspec
-from msgspec import UNSET, Meta, Struct, UnsetType
+from msgspec import UNSET, Meta, Raw, Struct, UnsetType, field
 
 Think = bool | Literal["low", "medium", "high", "max"]
 
@@ -103,6 +103,8 @@ class ChatBody(Generation, kw_only=True):
     path: ClassVar[str] = "/api/chat"
     messages: list[ChatMessage]
     tools: list[ToolDefinition] | UnsetType = UNSET
+    render_only: bool | UnsetType = field(default=UNSET, name="_debug_render_only")
+    """Return the rendered prompt, and generate nothing. Older servers ignore it."""
 
 
 class RawBody(Generation, kw_only=True):
@@ -202,6 +204,17 @@ class Line(Struct, kw_only=True, gc=False):
     eval_duration: int | None = None
 
 
+class DebugInfo(Struct, kw_only=True):
+    rendered_template: str = ""
+
+
+class Rendering(Struct, kw_only=True):
+    """The response to `render_only`."""
+
+    debug_info: DebugInfo | None = field(default=None, name="_debug_info")
+    """`None` from a server that does not render."""
+
+
 class ErrorBody(Struct):
     error: str
 
@@ -290,6 +303,12 @@ class Show(Struct, kw_only=True):
     """The template that renders chats: in Go, or the weights' own, in Jinja."""
     capabilities: tuple[str, ...] | None = None
     model_info: dict[str, Any] = {}
+
+
+class ShownVocabulary(Struct, kw_only=True):
+    """The part of a verbose `/api/show` that has the vocabulary, not decoded yet."""
+
+    model_info: dict[str, Raw] = {}
 
 
 class Tensor(Struct, kw_only=True):

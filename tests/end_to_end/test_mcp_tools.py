@@ -18,8 +18,7 @@ import jsonschema.validators
 import pytest
 from clients.capable_ollama import MODEL, capable_ollama
 from fakes.scripted_backend import http_client
-from fakes.scripted_model import config_for
-from fakes.tiny_model import TOOL_TEMPLATE, write_tiny_model
+from fakes.tiny_model import TOOL_TEMPLATE, config_for, write_tiny_model
 from servers.ollama_server import TOOLS
 
 from adapters.config import OllamaConfig

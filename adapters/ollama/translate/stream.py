@@ -1,22 +1,33 @@
 """Convert the lines of an answer to events, and check what the request demands of it."""
 
 import anyio.to_thread
+from msgspec import Struct
+from msgspec.structs import replace
 
 from adapters.errors import BackendError, GenerationError
 from adapters.events import (
     Event,
     Finished,
+    ReasoningDelta,
     Restarted,
     Started,
     TextDelta,
     ToolCallDelta,
     ToolCallStarted,
+    Usage,
 )
 from adapters.ollama.ndjson import LineStream
-from adapters.ollama.translate.json_schema import InputPromise, Promise
+from adapters.ollama.translate.json_schema import (
+    InputPromise,
+    Promise,
+    has_keyword,
+    is_complete,
+)
+from adapters.ollama.translate.quoted_text import QuotedTextReader
 from adapters.ollama.translate.request import to_grammar
 from adapters.ollama.translate.response import Answer, Emit
 from adapters.ollama.translate.tool_choice import (
+    CallBegunError,
     ForcedCallReader,
     chosen_tools,
     is_forced,
@@ -27,6 +38,7 @@ from adapters.request import (
     GenerationRequest,
     JSONObject,
     JSONSchema,
+    Regex,
     ResponseFormat,
 )
 from adapters.sink import Sink
@@ -40,18 +52,28 @@ class _Reader:
     From a line to the sink: `Answer`, then `ForcedCallReader` for a forced call, then `Checks`.
     """
 
-    def __init__(self, request: GenerationRequest, checks: "Checks | None") -> None:
-        forced = _is_forced(request)
-        reads_calls = forced or may_call(request)
+    def __init__(
+        self,
+        request: GenerationRequest,
+        checks: "Checks | None",
+        *,
+        in_words: bool,
+        is_begun: bool,
+    ) -> None:
+        """`in_words`, `is_begun`: see `AnswerWriter`."""
+        forced = _is_forced(request) or is_begun
+        is_free = in_words and not forced and not may_call(request)
+        reads_calls = forced or may_call(request) or is_free
         self._answer = Answer(one_call=not request.parallel_tool_calls or reads_calls)
         self._checks = checks
+        self._quoted = QuotedTextReader() if isinstance(request.response_format, Regex) else None
         self._forced: ForcedCallReader | None = None
         self.read = self._answer.read
         if checks is not None:
             checks.reset()
         if reads_calls:
             self._forced = ForcedCallReader(
-                chosen_tools(request), bool(request.stop), required=forced
+                chosen_tools(request), bool(request.stop), required=forced, is_free=is_free
             )
 
     def emit_to(self, emit: Emit) -> None:
@@ -59,6 +81,9 @@ class _Reader:
         if self._checks is not None:
             self._checks.emit = emit
             emit = self._checks.take
+        if self._quoted is not None:
+            self._quoted.emit = emit
+            emit = self._quoted.take
         if self._forced is not None:
             self._forced.emit = emit
             emit = self._forced.take
@@ -78,6 +103,96 @@ class _Reader:
         return finished
 
 
+class Written(Struct, kw_only=True):
+    """The part of a lost answer that was written."""
+
+    text: str = ""
+    reasoning: str = ""
+
+
+class _Keeper:
+    """Keeps the events of an answer while they are written."""
+
+    def __init__(self) -> None:
+        self.emit: Emit = bool
+        self._events: list[Event] = []
+
+    def take(self, event: Event) -> object:
+        self._events.append(event)
+        return self.emit(event)
+
+    @property
+    def count(self) -> int:
+        return len(self._events)
+
+    @property
+    def has_called(self) -> bool:
+        return any(isinstance(event, ToolCallStarted) for event in self._events)
+
+    def written(self) -> Written:
+        texts = [event.text for event in self._events if isinstance(event, TextDelta)]
+        thoughts = [event.text for event in self._events if isinstance(event, ReasoningDelta)]
+        return Written(text="".join(texts), reasoning="".join(thoughts))
+
+
+class Thought(Struct, kw_only=True):
+    """A part of an answer that was generated before the rest, by a request of its own."""
+
+    text: str = ""
+    tokens: int = 0
+    prompt_tokens: int | None = None
+    """`None` where the end came without counts."""
+    is_cut: bool = False
+    """The limit of tokens has ended it."""
+    is_reasoning: bool = True
+
+    def add_to(self, answer: Usage) -> Usage:
+        """Return the counts of both; the thought is a part of the prompt of `answer`."""
+        prompt = self.prompt_tokens
+        if prompt is None:
+            prompt = max(answer.prompt_tokens - self.tokens, 0)
+        thought = max(answer.prompt_tokens - prompt, 0)
+        return Usage(
+            prompt_tokens=prompt,
+            completion_tokens=thought + answer.completion_tokens,
+            reasoning_tokens=thought if self.is_reasoning else None,
+        )
+
+
+class _ThoughtReader:
+    """Reads the lines of a thought, from a raw text or a chat, up to the answer after it."""
+
+    def __init__(self, write: Emit) -> None:
+        self.thought = Thought()
+        self.has_ended = False
+        """The answer has begun."""
+        self._write = write
+        self._space = ""
+
+    def read(self, line: Line) -> object:
+        """Write the reasoning of `line`; true where the reader is behind."""
+        message = line.message
+        if line.done:
+            self._end(line)
+        if message is not None and (message.content or message.tool_calls):
+            self.has_ended = True
+        text = line.response if message is None else message.thinking
+        if not text:
+            return False
+        self.thought.text += text
+        self.thought.tokens += not line.done
+        kept = (self._space + text).rstrip()
+        self._space = (self._space + text)[len(kept) :]
+        shown = kept if self.thought.text.rstrip() != kept else kept.lstrip()
+        return self._write(ReasoningDelta(shown)) if shown else False
+
+    def _end(self, line: Line) -> None:
+        self.has_ended = True
+        self.thought.is_cut = line.done_reason == "length"
+        self.thought.prompt_tokens = line.prompt_eval_count or 0
+        self.thought.tokens = line.eval_count or 0
+
+
 class AnswerWriter:
     """Writes one answer to a sink, however many servers it takes.
 
@@ -85,14 +200,31 @@ class AnswerWriter:
     begins with `Restarted`.
     """
 
-    def __init__(self, request: GenerationRequest, sink: Sink, checks: "Checks | None") -> None:
+    def __init__(
+        self,
+        request: GenerationRequest,
+        sink: Sink,
+        checks: "Checks | None",
+        *,
+        in_words: bool = False,
+    ) -> None:
+        """`in_words`: tools that may be called are told in words, so that calls are text."""
+        self._in_words = in_words and bool(request.tools) and request.tool_choice != "none"
         self._request = request
         self._sink = sink
         self._checks = checks
         grammar = to_grammar(request) if request.response_format or request.tools else None
         self._ignored = () if grammar is None else grammar.left_out
+        self.was_cold = False
+        """The model had to be loaded before the request was sent."""
+        self.template: tuple[str, ...] = ()
+        """See `Started.template`."""
         self._has_started = False
         self._in_attempt = False
+        self._thought: Thought | None = None
+        self._keeper: _Keeper | None = None
+        self._is_begun = False
+        """A call that has begun is being generated under a grammar."""
 
     async def write(self, lines: LineStream[Line], num_ctx: int, *, cold: bool) -> None:
         """Write all events of `lines`, the answer of one server.
@@ -106,15 +238,18 @@ class AnswerWriter:
                 answer would come again.
         """
         first: list[Event] = []
-        reader = _Reader(self._request, self._checks)
+        reader = _Reader(
+            self._request, self._checks, in_words=self._in_words, is_begun=self._is_begun
+        )
         try:
             line, *others = await lines.next_lines()
             reader.emit_to(first.append)
             reader.read(line)
             self._start(num_ctx, cold)
-            reader.emit_to(self._sink.write)
+            write = self._kept() if lines.may_be_lost else self._sink.write
+            reader.emit_to(write)
             for event in first:
-                self._sink.write(event)
+                write(event)
             for line in others:
                 reader.read(line)
             await lines.push(reader.read, self._sink.drain)
@@ -125,7 +260,62 @@ class AnswerWriter:
                 self._request.sampling.temperature == 0 or self._request.sampling.seed is not None
             )
             raise
+        if self._thought is not None:
+            usage = self._thought.add_to(finished.usage)
+            finished = replace(finished, usage=usage, timings=None)
         self._sink.write(finished)
+
+    async def write_thought(self, lines: LineStream[Line], num_ctx: int, *, cold: bool) -> Thought:
+        """Write the reasoning in `lines`, up to their end or to the answer after it.
+
+        Raises:
+            BackendError: the lines break off, or one is not what Ollama's API describes.
+        """
+        reader = _ThoughtReader(self._sink.write)
+        while not reader.has_ended:
+            batch = await lines.next_lines()
+            self._start(num_ctx, cold)
+            behind = [reader.read(line) for line in batch]
+            if any(behind):
+                await self._sink.drain()
+        if not lines.has_counts:  # It repeated itself: the answer can still be had.
+            reader.thought.is_cut, reader.thought.prompt_tokens = False, None
+        self._thought = reader.thought
+        return reader.thought
+
+    def _kept(self) -> Emit:
+        self._keeper = keeper = _Keeper()
+        keeper.emit = self._sink.write
+        return keeper.take
+
+    def resume(self) -> Written | None:
+        """Return what was written of the answer, to write its rest; `None` where there can be none,
+        because it had a call."""
+        keeper, self._keeper = self._keeper, None
+        if keeper is None:
+            return Written()
+        if keeper.has_called:
+            return None
+        written = keeper.written()
+        if written.text or written.reasoning:
+            self._thought = Thought(tokens=keeper.count, is_reasoning=not written.text)
+        return written
+
+    def finish_cut(self, thought: Thought) -> None:
+        """End the answer in its thought."""
+        prompt, tokens = thought.prompt_tokens or 0, thought.tokens
+        usage = Usage(prompt_tokens=prompt, completion_tokens=tokens, reasoning_tokens=tokens)
+        self._sink.write(Finished("length", usage))
+
+    @property
+    def has_started(self) -> bool:
+        return self._has_started
+
+    def begin_call(self) -> None:
+        """Read what comes next as a forced call."""
+        self._is_begun = True
+        if self._checks is not None:
+            self._checks.writes_anew = False
 
     def may_restart(self, error: BackendError) -> bool:
         """True where another server may answer after `error`, which ended the last attempt.
@@ -133,16 +323,19 @@ class AnswerWriter:
         After the first line only an answer that the client sees as a whole is begun again.
         """
         in_attempt, self._in_attempt = self._in_attempt, False
+        self._thought = None
         if in_attempt:
             return self._request.whole and isinstance(error, FAULTS)
         return is_not_the_callers(error)
 
     def _start(self, num_ctx: int, cold: bool) -> None:
+        if self._in_attempt:  # By its thought.
+            return
         self._in_attempt = True
         if self._has_started:
             self._sink.write(Restarted(num_ctx))
         else:
-            self._sink.write(Started(num_ctx, cold, self._ignored))
+            self._sink.write(Started(num_ctx, cold or self.was_cold, self._ignored, self.template))
         self._has_started = True
         if self._request.echo and isinstance(self._request.prompt, str):
             self._sink.write(TextDelta(self._request.prompt))
@@ -187,6 +380,8 @@ class Checks:
         self._holds_calls = not (_is_forced(request) or may_call(request))
         """A free call has no grammar: it is written once it was checked."""
         self._must_answer = not may_call(request)
+        self.writes_anew = self._holds_calls
+        """A free call that does not match is generated anew under a grammar."""
         self.has_failed = False
         """The last check has failed."""
         self._text = _promise_of(request.response_format)
@@ -199,6 +394,12 @@ class Checks:
             if tool.input_format is not None:
                 param = f"tools[{at}].input_format"
                 self._tools[tool.name] = InputPromise(tool.input_format, param)
+        self._unchecked = frozenset(
+            tool.name
+            for tool in request.tools
+            if has_keyword(tool.parameters or {}, ("pattern", "patternProperties"))
+        )
+        """Tools with patterns, which only a grammar can enforce; see `Promise`."""
 
         self.emit: Emit = bool
         self.reset()
@@ -210,6 +411,7 @@ class Checks:
         self._held: list[Event] | None = None
         """Events since the first call that must be checked before it is written."""
         self._called: dict[int, Promise | InputPromise] = {}
+        self._names: dict[int, str] = {}
         self._arguments: dict[int, list[str]] = {}
 
     def take(self, event: Event) -> object:
@@ -221,6 +423,7 @@ class Checks:
                 self._has_called = True
                 if name in self._tools:
                     self._called[index] = self._tools[name]
+                    self._names[index] = name
                     if self._holds_calls and self._held is None:
                         self._held = []
             case ToolCallDelta(index=index, arguments=arguments) if index in self._called:
@@ -238,18 +441,28 @@ class Checks:
         `is_cut`: the limit has ended the answer; only the calls that came complete are checked.
 
         Raises:
+            CallBegunError: a free call does not match, and can be generated anew.
             GenerationError: a part of it does not match its schema.
         """
         self.has_failed = True
         # A stop string may have cut the text anywhere, as requested.
-        if not is_cut and not self._may_stop:
+        if not is_cut and (not self._may_stop or is_complete("".join(self._texts))):
             await self._check_text()
         if self._held is not None or not (is_cut or self._may_stop):
             for index, promise in self._called.items():
-                await promise.check("".join(self._arguments.get(index, ())))
+                await self._check_call(index, promise)
         self.has_failed = False
         for event in self._held or ():
             self.emit(event)
+
+    async def _check_call(self, index: int, promise: Promise | InputPromise) -> None:
+        arguments = "".join(self._arguments.get(index, ()))
+        name = self._names[index]
+        # The grammar of a call knows the schema of a tool, and not the format of an input.
+        may_fit_anew = self.writes_anew and isinstance(promise, Promise)
+        if may_fit_anew and (name in self._unchecked or not await promise.fits(arguments)):
+            raise CallBegunError(name)
+        await promise.check(arguments)
 
     async def _check_text(self) -> None:
         if self._text and (self._must_answer or not self._has_called):

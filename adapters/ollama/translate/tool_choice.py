@@ -88,6 +88,8 @@ def in_words(
     """
     names = {call.id: call.name for message in messages for call in message.tool_calls}
     chat = [_in_words(message, names) for message in messages]
+    if not tools:
+        return tuple(chat)
     instruction = TextPart(_instruction(tools, forced))
     last = max((at for at, message in enumerate(chat) if message.role == "user"), default=None)
     if last is None:
@@ -124,17 +126,34 @@ _STRUCTURE = re.compile(r'\\.|["\\{}\[\]]', re.DOTALL)
 """The characters that decide where a JSON object ends; a lone backslash is cut from its pair."""
 
 
+class CallBegunError(Exception):
+    """A call has begun that no grammar holds to its tool; it is generated anew under one."""
+
+    def __init__(self, name: str) -> None:
+        super().__init__(name)
+        self.name = name
+
+
 class ForcedCallReader:
     """Turns the text of an answer that follows `call_branches` into the events of a call."""
 
-    def __init__(self, tools: tuple[Tool, ...], may_stop: bool, *, required: bool = True) -> None:
+    def __init__(
+        self,
+        tools: tuple[Tool, ...],
+        may_stop: bool,
+        *,
+        required: bool = True,
+        is_free: bool = False,
+    ) -> None:
         """`may_stop`: the request has stop strings, which may cut the call anywhere. `required`:
-        any other text is an error; otherwise it is the answer."""
+        any other text is an error; otherwise it is the answer. `is_free`: no grammar holds the
+        text, so that `CallBegunError` is raised where a call begins."""
         self.emit: Callable[[Event], object] = bool
         """Takes the events of the call; set before the first."""
         self._names = frozenset(tool.name for tool in tools)
         self._may_stop = may_stop
         self._starts = [f'{{"name":"{name}","parameters":' for name in self._names]
+        self._is_free = is_free
         self._undecided: list[Event] | None = None if required else []
         """Texts that begin like a call."""
         self._is_text = False
@@ -167,6 +186,9 @@ class ForcedCallReader:
         undecided.append(event)
         text = "".join(e.text for e in undecided if isinstance(e, TextDelta))
         compact = "".join(text.split())
+        for name, start in zip(self._names, self._starts, strict=True):
+            if self._is_free and compact.startswith(start):
+                raise CallBegunError(name)
         if any(compact.startswith(start) for start in self._starts):
             self._undecided = None
             return self._take_text(TextDelta(text))

@@ -65,19 +65,65 @@ async def test_models_of_the_recording(full: StandIn, backend: OllamaBackend):
         name="smollm2:135m",
         context_length=8192,
         capabilities=frozenset({"chat"}),
-        lacks=frozenset({"embeddings", "images", "reasoning_effort", "suffix", "tools"}),
+        lacks=frozenset({"embeddings", "images", "reasoning_effort", "suffix"}),
         size_bytes=98362745,
         quantization="Q4_1",
         digest="765525e6017ab6ad369d812befc610782d2c43da14435f795b5922a44187b6aa",
         origin="sha256:b179c9523d0e6a0f98a330c7562b682750a6f8c8c15e5bc70ea373728110db53",
         exact=True,
         created=1795459472,
+        template=("tools-as-text",),
         loaded=True,
         loaded_context=4096,
+        details=plain.details,
     )
     assert think.capabilities == {"chat", "tools", "reasoning"}
     assert tools.capabilities == {"chat", "tools"}
     assert (embed.capabilities, embed.context_length) == ({"embedding"}, 512)
+
+
+async def test_model_with_its_template_in_the_gguf_has_what_show_reports(
+    standin: StandIn, backend: OllamaBackend
+):
+    """`/api/tags` lists all of these as `["completion"]`."""
+    for name in ("ps", "version"):
+        standin.replays(name)
+    standin.replays("jinja/tags")
+
+    async def show(reply: Reply) -> None:
+        name = standin.bodies("/api/show")[-1]["model"]
+        kind = next((k for k in ("think", "tools") if k in name), "llama")
+        await replay(recording(f"jinja/show-{kind}")["response"])(reply)
+
+    standin.says("/api/show", show)
+    listed = {model.name: model.capabilities for model in await backend.list_models()}
+    assert listed["smollm2-jinja-think:latest"] == {"chat", "tools", "reasoning"}
+    assert listed["smollm2-jinja-tools:latest"] == {"chat", "tools"}
+    assert listed["smollm2-jinja:latest"] == {"chat"}
+
+
+@pytest.mark.parametrize(
+    ("listed", "shown", "believed"),
+    [
+        (["completion"], ["embedding"], {"embedding"}),
+        (["completion"], ["completion", "tools"], {"chat", "tools"}),
+        (["completion", "tools"], ["completion"], {"chat", "tools"}),
+        (["completion", "tools"], [], {"chat", "tools"}),
+        ([], ["completion", "vision"], {"chat", "vision"}),
+    ],
+)
+async def test_more_of_what_tags_and_show_report_is_believed(
+    full: StandIn,
+    backend: OllamaBackend,
+    listed: list[str],
+    shown: list[str],
+    believed: set[str],
+):
+    tag = {"name": "a:latest", "digest": "d", "capabilities": listed}
+    says_json(full, "/api/tags", {"models": [tag]})
+    says_json(full, "/api/show", {"capabilities": shown})
+    (model,) = await backend.list_models()
+    assert model.capabilities == believed
 
 
 async def test_models_of_one_file_are_loaded_together(full: StandIn, backend: OllamaBackend):

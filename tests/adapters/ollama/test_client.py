@@ -36,7 +36,7 @@ from adapters.events import (
     Usage,
 )
 from adapters.ollama.backend import OllamaBackend
-from adapters.request import GenerationRequest, JSONSchema, Message, Regex, Sampling, TextPart
+from adapters.request import GenerationRequest, JSONSchema, Lark, Message, Sampling, TextPart
 from adapters.upstream.limits import Limits
 
 QUESTION = Message(role="user", content=(TextPart("What is the capital of France?"),))
@@ -589,7 +589,7 @@ async def test_closed_backend_is_unavailable(standin: StandIn, backend: OllamaBa
     "fields",
     [
         {"sampling": Sampling(logit_bias={1: 5.0})},
-        {"response_format": Regex("a+")},
+        {"response_format": Lark("start: /a+/")},
     ],
 )
 async def test_field_that_ollama_ignores_is_refused_before_it_is_sent(

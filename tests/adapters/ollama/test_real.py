@@ -325,7 +325,6 @@ IMAGE = Message(role="user", content=(ImagePart(f"data:image/png;base64,{PIXEL}"
     ("fields", "kind", "param"),
     [
         ({"model": "no-such-model"}, ModelNotFoundError, "model"),
-        ({"tools": (WEATHER,)}, UnsupportedParameterError, "tools"),
         ({"reasoning_effort": "low"}, UnsupportedParameterError, "reasoning_effort"),
         ({"prompt": (IMAGE,)}, UnsupportedParameterError, "images"),
         (

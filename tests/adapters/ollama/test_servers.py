@@ -527,6 +527,7 @@ async def test_server_is_probed_with_a_model_that_generates(pair: tuple[StandIn,
     chatty = {"name": "smollm2:135m", "size": 9, "digest": "b", "capabilities": ["completion"]}
     tags = [each | {"details": {"context_length": 4096}} for each in (embedder, chatty)]
     says_json(one, "/api/tags", {"models": tags})
+    says_json(one, "/api/show", {})
     says_json(one, "/api/ps", {"models": [{"name": "minilm:1"}]})
     one.says("/api/chat", page)
     backend = OllamaBackend(OllamaConfig(host=one.host), QUICK)

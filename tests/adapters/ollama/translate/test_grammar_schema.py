@@ -7,7 +7,7 @@ import pytest
 from adapters.errors import InvalidRequestError, UnsupportedParameterError
 from adapters.ollama.translate.grammar_schema import GrammarSchema, to_grammar_schema
 from adapters.ollama.translate.request import to_body
-from adapters.request import GenerationRequest, JSONSchema, Message, TextPart, Tool
+from adapters.request import GenerationRequest, JSONSchema, Message, TextPart
 
 QUESTION = Message(role="user", content=(TextPart("?"),))
 ANY = {"type": ["object", "array", "string", "number", "boolean", "null"]}
@@ -223,10 +223,3 @@ def test_keyword_that_is_checked_is_not_named_as_ignored():
     schema = {"type": "number", "minimum": 5}
     assert rewritten(schema).left_out == ("schema.minimum",)
     assert rewritten(schema, strict=True).left_out == ()
-
-
-def test_pattern_of_a_strict_tool_is_refused_when_the_call_is_free():
-    tool = Tool("f", None, {"properties": {"a": {"type": "string", "pattern": "^a$"}}}, True)
-    with pytest.raises(UnsupportedParameterError) as caught:
-        to_body(GenerationRequest(model="m", prompt=(QUESTION,), tools=(tool,)))
-    assert caught.value.param == "tools"

@@ -337,7 +337,6 @@ PATTERN = Tool("f", None, {"properties": {"a": {"type": "string", "pattern": "a+
         {"response_format": JSONSchema(UNIQUE, strict=True)},
         {"prompt": "raw", "response_format": JSONSchema(UNIQUE, strict=True)},
         {"tools": (STRICT_TOOL,), "tool_choice": "required"},
-        {"tools": (PATTERN,)},
         {"prompt": "raw", "tools": (WEATHER,)},
         {"suffix": "end"},
     ],
@@ -354,6 +353,7 @@ def test_conflicting_fields_are_refused_without_building_a_body(fields: dict[str
     "fields",
     [
         {},
+        {"tools": (PATTERN,)},
         {"prompt": "raw", "suffix": "end"},
         {"response_format": JSONSchema(UNIQUE)},
         {"tools": (WEATHER,), "tool_choice": "required"},

@@ -22,7 +22,7 @@ SCHEMA = {"type": "json_schema", "json_schema": {"name": "s", "schema": {}, "str
 WISHES: list[dict[str, Any]] = [
     {"logit_bias": {"1": 5}},
     {"response_format": SCHEMA},
-    {"guided_regex": "a+"},
+    {"guided_grammar": 'start: "a"'},
     {"n": 2},
     {"tools": [TOOL]},
     {"tools": [TOOL], "tool_choice": "required"},
@@ -44,7 +44,7 @@ WISHES: list[dict[str, Any]] = [
     {"top_p": 7},
 ]
 NOT_ON_MLX: set[Feature] = {"images", "options"}
-NOT_ON_OLLAMA: set[Feature] = {"logit_bias", "guided_regex", "guided_grammar"}
+NOT_ON_OLLAMA: set[Feature] = {"logit_bias", "guided_grammar"}
 PREFERRED = Config(
     models={"preferred": ModelConfig(names={"mlx": "m", "ollama": "m"}, prefer="ollama")}
 )
