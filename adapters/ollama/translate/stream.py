@@ -459,9 +459,12 @@ class Checks:
         arguments = "".join(self._arguments.get(index, ()))
         name = self._names[index]
         # The grammar of a call knows the schema of a tool, and not the format of an input.
-        if self.writes_anew and isinstance(promise, Promise):
-            if name in self._unchecked or not await promise.fits(arguments):
-                raise CallBegunError(name)
+        if (
+            self.writes_anew
+            and isinstance(promise, Promise)
+            and (name in self._unchecked or not await promise.fits(arguments))
+        ):
+            raise CallBegunError(name)
         await promise.check(arguments)
 
     async def _check_text(self) -> None:
