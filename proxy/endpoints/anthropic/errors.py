@@ -3,7 +3,7 @@
 Source: https://platform.claude.com/docs/en/api/errors
 """
 
-from msgspec import Struct
+from msgspec import UNSET, Struct, UnsetType
 
 from proxy.errors import Failure
 from proxy.http.json_response import ErrorDialect
@@ -33,11 +33,19 @@ _TYPES_BY_STATUS = {
     413: "request_too_large",
     429: "rate_limit_error",
 }
+_CODES = {"thread": "thread_unsupported_request"}
+"""A field that is refused -> the code by which Anthropic's SDK goes on without it: its tool runner
+wants the server to keep the conversation, and else sends all of it."""
+
+
+class Details(Struct, frozen=True):
+    error_code: str
 
 
 class ErrorDetail(Struct, frozen=True):
     type: str
     message: str
+    details: Details | UnsetType = UNSET
 
 
 class AnthropicError(Struct, frozen=True, tag_field="type", tag="error"):
@@ -46,7 +54,9 @@ class AnthropicError(Struct, frozen=True, tag_field="type", tag="error"):
 
 
 def to_error(failure: Failure) -> AnthropicError:
-    return AnthropicError(ErrorDetail(_type(failure), _message(failure)), failure.request_id)
+    details = Details(_CODES[failure.param]) if failure.param in _CODES else UNSET
+    error = ErrorDetail(_type(failure), _message(failure), details)
+    return AnthropicError(error, failure.request_id)
 
 
 def _type(failure: Failure) -> str:

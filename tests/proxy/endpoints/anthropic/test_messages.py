@@ -286,6 +286,28 @@ async def test_sdk_raises_its_own_errors():
     assert overloaded.value.type == "overloaded_error"
 
 
+async def test_sdks_tool_runner_goes_on_where_no_conversation_is_kept():
+    @anthropic.beta_async_tool
+    async def f(a: int) -> str:
+        """Count."""
+        return f"{a + 1} is next"
+
+    backend = ScriptedBackend(EVERYTHING[:8] + EVERYTHING[-1:])
+    async with anthropic_client(backend) as client:
+        runner = client.beta.messages.tool_runner(
+            model="m", max_tokens=99, messages=HI, tools=[f], max_iterations=2
+        )
+        replies = [reply async for reply in runner]
+    assert [reply.stop_reason for reply in replies] == ["tool_use", "tool_use"]
+    prompt = backend.requests[1].prompt
+    assert isinstance(prompt, tuple)
+    assert [(m.role, m.text) for m in prompt] == [
+        ("user", "Hi"),
+        ("assistant", "I look."),
+        ("tool", "2 is next"),
+    ]
+
+
 async def test_prompt_that_is_too_long_is_told_in_the_words_that_clients_look_for():
     error = ContextLengthError("Too long.", param="messages")
     error.prompt_tokens, error.limit = 9000, 8192
