@@ -11,9 +11,11 @@ import logging
 import os
 import secrets
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-from cryptography.exceptions import InvalidTag
-from cryptography.hazmat.primitives.ciphers.aead import AESGCM
+if TYPE_CHECKING:
+    # Imported on first use: it takes megabytes that most servers never need.
+    from cryptography.hazmat.primitives.ciphers.aead import AESGCM
 
 log = logging.getLogger("tandem")
 
@@ -53,6 +55,8 @@ class Encryption:
         """
         if not encrypted.startswith(PREFIX):
             raise ForeignTextError
+        from cryptography.exceptions import InvalidTag
+
         try:
             data = base64.b64decode(encrypted.removeprefix(PREFIX), altchars=b"-_", validate=True)
             nonce, sealed = data[:_NONCE_BYTES], data[_NONCE_BYTES:]
@@ -60,8 +64,10 @@ class Encryption:
         except (binascii.Error, ValueError, InvalidTag) as exc:
             raise BrokenTextError from exc
 
-    def _loaded(self) -> AESGCM:
+    def _loaded(self) -> "AESGCM":
         if self._cipher is None:
+            from cryptography.hazmat.primitives.ciphers.aead import AESGCM
+
             self._cipher = AESGCM(self._read_or_create())
         return self._cipher
 

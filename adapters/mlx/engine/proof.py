@@ -268,7 +268,7 @@ def _steps(model: Any, prompts: list[list[int]], cache: Cache) -> Rows:
 
 
 def _read_together(model: Any, prompts: list[list[int]]) -> Rows:
-    """Return the logits of rows whose prompts were read in one pass, padded at their end."""
+    """Return the logits of rows with prompts that were read in one pass, padded at their end."""
     longest = max(map(len, prompts)) - 1
     merged = merge([make_prompt_cache(model) for _ in prompts])
     padded = [prompt[:-1] + [0] * (longest - len(prompt) + 1) for prompt in prompts]

@@ -307,7 +307,10 @@ def _granite_config(fields: Fields) -> dict[str, Any]:
 
 
 def _granite_settings(config: Fields) -> Fields:
-    return {key: float(_required(config, name)) for key, name in _GRANITE_SCALES.items()}
+    for name in _GRANITE_SCALES.values():
+        if config.get(name) is None:
+            raise UnsupportedGGUFError(f"The setting '{name}' is missing.")
+    return {key: float(config[name]) for key, name in _GRANITE_SCALES.items()}
 
 
 def _phi3_config(fields: Fields) -> dict[str, Any]:

@@ -35,7 +35,7 @@ class FailedLoads:
             self._failures[name] = _Failure(_stamp(folder), reason)
 
     def reasons(self, folders: Mapping[str, ModelFolder]) -> dict[str, str]:
-        """Return the reasons of models whose files are the same, and forget all others."""
+        """Return the reasons of models with unchanged files, and forget all others."""
         self._failures = {
             name: failure
             for name, failure in self._failures.items()

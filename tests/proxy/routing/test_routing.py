@@ -103,7 +103,7 @@ async def test_name_resolves_to_a_model(name: str, kind: str, own: str):
         "mlx/",
         "/",
         "..",
-        "both:latest",
+        "both:other",
         "C:\\both",
         "%2e%2e",
     ],

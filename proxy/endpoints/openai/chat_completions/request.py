@@ -5,7 +5,7 @@
 
 from typing import Annotated, Any, Literal
 
-from msgspec import Meta, Struct
+from msgspec import UNSET, Meta, Struct, UnsetType
 
 from proxy.endpoints.generation_fields import GenerationFields
 from proxy.endpoints.tools import GrammarDefinition
@@ -16,29 +16,29 @@ JSON = dict[str, Any]
 
 class TextPart(Struct, tag_field="type", tag="text"):
     text: str
-    prompt_cache_breakpoint: JSON | None = None
+    prompt_cache_breakpoint: JSON | UnsetType | None = UNSET
 
 
 class ImageURL(Struct):
     url: str
-    detail: Literal["auto", "low", "high", "original"] | None = None
+    detail: Literal["auto", "low", "high", "original"] | UnsetType | None = UNSET
     """A trade-off of OpenAI's models; local models use each image at their full size."""
 
 
 class ImagePart(Struct, tag_field="type", tag="image_url"):
     image_url: ImageURL | str
     """A bare URL is the form of older clients of Ollama."""
-    prompt_cache_breakpoint: JSON | None = None
+    prompt_cache_breakpoint: JSON | UnsetType | None = UNSET
 
 
 class AudioPart(Struct, tag_field="type", tag="input_audio"):
     input_audio: JSON
-    prompt_cache_breakpoint: JSON | None = None
+    prompt_cache_breakpoint: JSON | UnsetType | None = UNSET
 
 
 class FilePart(Struct, tag_field="type", tag="file"):
     file: JSON
-    prompt_cache_breakpoint: JSON | None = None
+    prompt_cache_breakpoint: JSON | UnsetType | None = UNSET
 
 
 class RefusalPart(Struct, tag_field="type", tag="refusal"):

@@ -67,7 +67,7 @@ class Reasoning(Struct):
 
 class JSONSchemaFormat(Struct, kw_only=True, tag_field="type", tag="json_schema"):
     name: str
-    description: str | None
+    description: str | UnsetType
     schema: JSON
     strict: bool
 
@@ -179,7 +179,7 @@ def _text(text: wire.Text | None) -> Text:
     if isinstance(form, wire.JSONSchemaFormat):
         form = JSONSchemaFormat(
             name=form.name,
-            description=form.description,
+            description=form.description or UNSET,
             schema=form.schema,
             strict=bool(form.strict),
         )

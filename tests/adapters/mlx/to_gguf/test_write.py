@@ -162,7 +162,7 @@ REFUSED: list[tuple[Callable[[Path], object], str]] = [
     (lambda folder: change(folder, num_hidden_layers=1), r"layers\.1.* is not supported"),
     (lambda folder: change(folder, rms_norm_eps=None), "rms_norm_eps"),
     (lambda folder: change(folder, rope_scaling={"rope_type": "longrope"}), "longrope"),
-    (lambda folder: change(folder, quantization={"mode": "mxfp4"}), "mxfp4"),
+    (lambda folder: change(folder, quantization={"mode": "mxfp4"}), "MXFP4"),
     (lambda folder: (folder / "model.safetensors").unlink(), "no weights"),
     (lambda folder: (folder / "model.safetensors").write_bytes(b"\xff" * 64), "not a safetensors"),
 ]
