@@ -32,6 +32,8 @@ def ollama_only(tmp_path_factory: pytest.TempPathFactory, ollama_host: str) -> I
     require_model(ollama_host, TOOLS)
     text = f"backends: {{mlx: null, ollama: {{host: '{ollama_host}'}}}}\n"
     with serving(write(tmp_path_factory.mktemp("ollama"), text)) as running:
+        # Each listing waits up to a second for a backend that was not listed yet.
+        assert any(TOOLS in running.get("/v1/models")[1] for _ in range(30))
         yield running
 
 
