@@ -1,7 +1,9 @@
 """The outermost layer of the application: gates, fast dispatch, the record of each answer."""
 
 import asyncio
+import re
 from collections.abc import Awaitable, Callable, Iterable, Iterator, Mapping
+from pathlib import Path
 from typing import Any
 
 from litestar import Litestar
@@ -77,8 +79,10 @@ class Dispatch:
         self._readers = tuple(readers)
         self._errors_by_header = errors_by_header
         self._routes = dict(_routes(app))
-        self._prefixes = [
-            (path.partition("{")[0], info) for path, info in self._routes.items() if "{" in path
+        self._patterns = [
+            (_to_pattern(route).fullmatch, self._routes[route.path_format])
+            for route in _http_routes(app)
+            if route.path_parameters
         ]
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
@@ -86,9 +90,7 @@ class Dispatch:
         path, method, state = http["path"], http["method"], http["state"]
         record = state["record"] = Record(method, path, self._readers)
         fields = state["fields"] = to_fields(http["headers"])
-        route = self._routes.get(path) or next(
-            (info for prefix, info in self._prefixes if path.startswith(prefix)), _UNKNOWN
-        )
+        route = self._routes.get(path) or self._with_parameter(path)
         errors = state["errors"] = route.errors or self._errors_for(fields)
         others = [*to_cors_headers(fields, self._config.allowed_origins)]
         if errors.id_header is not None:
@@ -132,8 +134,7 @@ class Dispatch:
         return OPENAI_ERRORS
 
     def _with_parameter(self, path: str) -> RouteInfo:
-        found = [info for prefix, info in self._prefixes if path.startswith(prefix)]
-        return found[0] if found else _UNKNOWN
+        return next((info for matches, info in self._patterns if matches(path)), _UNKNOWN)
 
     def _suggest(self, path: str, server: str) -> None:
         """Refuse an unknown `path` that ends like a known one, with the URL that is meant.
@@ -167,8 +168,21 @@ def _without_body(send: Send) -> Send:
     return send_head
 
 
+def _http_routes(app: Litestar) -> list[HTTPRoute]:
+    return [route for route in app.routes if isinstance(route, HTTPRoute)]
+
+
+def _to_pattern(route: HTTPRoute) -> re.Pattern[str]:
+    """Match the paths of a route with parameters, of which those of type `path` have slashes."""
+    pattern = re.escape(route.path_format)
+    for name, parameter in route.path_parameters.items():
+        part = ".+" if parameter.type is Path else "[^/]+"
+        pattern = pattern.replace(re.escape(f"{{{name}}}"), part)
+    return re.compile(f"{pattern}/?", re.DOTALL)
+
+
 def _routes(app: Litestar) -> Iterator[tuple[str, RouteInfo]]:
-    for route in (route for route in app.routes if isinstance(route, HTTPRoute)):
+    for route in _http_routes(app):
         options: dict[str, Any] = {}
         handlers: dict[str, Handler] = {}
         methods: set[str] = set()
