@@ -110,8 +110,12 @@ def test_call_cut_by_the_limit_is_no_success(client: OpenAI):
     assert answer.choices[0].finish_reason == "length"
 
 
-def test_tools_of_a_model_without_them_are_refused_by_name(client: OpenAI):
-    assert refusal(client, tools=[WEATHER]) == ("tools", "unsupported_parameter")
+def test_tools_of_a_model_without_them_are_told_in_words(client: OpenAI):
+    forced = {"type": "function", "function": {"name": WEATHER["function"]["name"]}}
+    answer = chat(client, tools=[WEATHER], tool_choice=forced)
+    (call,) = answer.choices[0].message.tool_calls
+    assert call.function.name == WEATHER["function"]["name"]
+    jsonschema.validate(json.loads(call.function.arguments), WEATHER["function"]["parameters"])
 
 
 def test_tool_and_format_together_give_a_call_or_the_format(client: OpenAI, ollama_host: str):
@@ -174,13 +178,13 @@ def test_reasoning_is_told_apart_and_switched_off(client: OpenAI, ollama_host: s
     assert getattr(plain, "reasoning_content", None) is None
 
 
-def test_thoughts_without_an_answer_are_no_json(client: OpenAI, ollama_host: str):
-    """This model never stops to think; what it says is no answer of the shape asked for."""
+@pytest.mark.parametrize("effort", ["low", "none"])
+def test_thoughts_are_followed_by_the_answer_of_the_schema(
+    client: OpenAI, ollama_host: str, effort: str
+):
+    """This model ends with its thoughts: the answer is asked for all the same."""
     model = require_model(ollama_host, THINK)
-    asked: Any = {"type": "json_object"}
-    with pytest.raises(Exception, match="is not the JSON"):
-        chat(client, model=model, reasoning_effort="low", response_format=asked)
-    answer = chat(client, model=model, reasoning_effort="none", response_format=FORMAT)
+    answer = chat(client, model=model, reasoning_effort=effort, response_format=FORMAT)
     jsonschema.validate(json.loads(answer.choices[0].message.content), CAPITAL)
 
 

@@ -74,6 +74,7 @@ def refused(answer: httpx2.Response) -> tuple[int, str, str]:
     return answer.status_code, error["param"], error["code"]
 
 
+SCHEMA = "response_format.json_schema.schema"
 YES_NO = 'start: "yes" | "no"'
 
 
@@ -82,7 +83,7 @@ YES_NO = 'start: "yes" | "no"'
     [
         ("ollama-first", {"logit_bias": {"28": -100}, "max_tokens": 4}, "mlx", "logit_bias"),
         ("ollama-first", {"guided_grammar": YES_NO}, "mlx", "guided_grammar"),
-        ("ollama-first", strict(FEW_DAYS), "mlx", "response_format"),
+        ("ollama-first", strict(FEW_DAYS), "mlx", f"{SCHEMA}.properties.day.multipleOf"),
         ("ollama-first", {"n": 2, "logit_bias": {"28": 1}, "max_tokens": 4}, "mlx", "logit_bias"),
         ("mlx-first", {"repeat_last_n": 8, "max_tokens": 4}, "ollama", "repeat_last_n"),
         ("mlx-first-to-fill", FILLING, "ollama", "suffix"),

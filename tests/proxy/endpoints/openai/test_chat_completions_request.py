@@ -294,7 +294,7 @@ USER = {"role": "user", "content": "Hi"}
                     {"type": "custom", "custom": {"name": "x", "format": {"type": "grammar"}}},
                 ]
             },
-            "tools[1].custom.format",
+            "tools[1].custom.format.grammar",
         ),
         (
             {

@@ -46,6 +46,7 @@ async def test_models_are_listed_with_all_known_fields():
                         "context_length": 4096,
                         "capabilities": ["chat", "tools"],
                         "template": [],
+                        "notes": [],
                         "loaded": True,
                         "loaded_context": 2048,
                     }

@@ -258,7 +258,6 @@ async def test_wishes_and_built_in_tools_are_named_as_ignored():
         )
     ignored = response.headers["x-tandem-ignored"].split(", ")
     assert set(ignored) == {
-        "store",
         "text.verbosity",
         "tools[0]",
         "tools[1].unknown",

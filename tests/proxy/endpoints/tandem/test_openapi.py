@@ -32,6 +32,8 @@ STORED: dict[str, tuple[str, dict[str, Any]]] = {
 BODIES: dict[str, dict[str, Any]] = {
     "/v1/chat/completions": chat(model=NAME),
     "/v1/responses": {"model": NAME, "input": "Hi"},
+    "/v1/responses/input_tokens": {"model": NAME, "input": "Hi"},
+    "/v1/responses/compact": {"model": NAME, "input": "Hi"},
     "/api/route": chat(model=NAME),
     "/v1/completions": {"model": NAME, "prompt": "Hi"},
     "/v1/embeddings": {"model": NAME, "input": "Hi"},
