@@ -5,7 +5,7 @@ import uvloop
 
 from tools.spine import Row, rows
 
-pytestmark = pytest.mark.slow
+pytestmark = [pytest.mark.slow, pytest.mark.long]
 
 FUNCTIONS, FILES, CALLS = 15, 9, 12
 """The most on the spine of one answer, and the most calls of functions for each token."""

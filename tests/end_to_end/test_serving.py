@@ -136,6 +136,7 @@ def test_a_client_that_is_killed_stops_the_work(
     assert again.usage is not None
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("kind", ["mlx"])
 async def test_eight_at_once_get_what_each_gets_alone_though_one_leaves(
     server: Running, kind: str

@@ -73,6 +73,7 @@ def test_stream_counts_what_it_sends(client: anthropic.Anthropic, model: str):
     assert counted == prompt or (counted > prompt and model != MLX)
 
 
+@pytest.mark.long
 @pytest.mark.parametrize(("kind", "model"), BACKENDS)
 def test_forced_call_matches_its_schema(client: anthropic.Anthropic, model: str):
     message = client.messages.create(

@@ -167,6 +167,7 @@ def test_image_and_schema_together(client: OpenAI):
     jsonschema.validate(json.loads(answer.choices[0].message.content), SCHEMA)
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("streamed", [False, True])
 def test_image_and_forced_call_together(client: OpenAI, streamed: bool):
     fields: dict[str, Any] = {"tools": [NAME_IT], "tool_choice": "required", "max_tokens": 40}
@@ -181,6 +182,7 @@ def test_image_and_forced_call_together(client: OpenAI, streamed: bool):
     jsonschema.validate(json.loads(arguments), SCHEMA)
 
 
+@pytest.mark.long
 def test_image_in_the_result_of_a_tool_is_seen(client: OpenAI):
     call = {"id": "1", "type": "function", "function": {"name": "name_it", "arguments": "{}"}}
     asked = [
@@ -202,6 +204,7 @@ def test_choices_about_an_image_are_seeded_one_after_the_other(client: OpenAI):
     assert both[1].message.content == second.message.content
 
 
+@pytest.mark.long
 def test_images_may_be_compared_with_one_after_the_other(client: OpenAI, ollama_host: str):
     """Side by side in the prompt they would make Ollama's runner fail at the second request."""
     model = require_model(ollama_host, LLAVA)
@@ -258,6 +261,7 @@ def test_images_that_do_not_fit_are_refused_with_both_numbers(client: OpenAI):
     assert re.search(r"holds 8192 tokens; the prompt alone has 8[45]\d\d\.", error.message)
 
 
+@pytest.mark.long
 def test_small_images_are_not_taken_for_large_ones(client: OpenAI):
     """Runs after others: what an image comes to was learned from their answers."""
     asked: Any = {"model": SEES, "messages": [user(*[image(PHOTO)] * 10)], "max_tokens": 8}

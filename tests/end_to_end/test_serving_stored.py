@@ -40,6 +40,7 @@ def stored_ids(client: OpenAI) -> set[str]:
     return {each.id for each in client.chat.completions.list(limit=100)}
 
 
+@pytest.mark.long
 def test_answers_survive_kill_9_while_others_are_written(tmp_path: Path):
     """What a client has got is stored; the answers under way may be lost."""
     path = config(tmp_path)
@@ -117,6 +118,7 @@ def with_small_files(path: Path) -> Iterator[Running]:
         process.terminate()
 
 
+@pytest.mark.long
 def test_answers_are_sent_on_a_full_disk(tmp_path: Path):
     with with_small_files(config(tmp_path)) as server:
         client = server.sdk()

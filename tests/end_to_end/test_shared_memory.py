@@ -161,6 +161,7 @@ def test_models_take_turns_within_a_budget_for_one(folder: Path, tmp_path: Path)
     assert max(watch.resident) < before + 0.8 * BIG
 
 
+@pytest.mark.long
 def test_nothing_leaves_under_a_stream_and_the_503_has_the_numbers(
     folder: Path, tmp_path: Path
 ) -> None:
@@ -179,6 +180,7 @@ def test_nothing_leaves_under_a_stream_and_the_503_has_the_numbers(
     assert f"'three' needs {SMALL} bytes of memory; {free} of {budget} are" in error["message"]
 
 
+@pytest.mark.long
 def test_what_is_pinned_makes_way_for_nobody(folder: Path, tmp_path: Path) -> None:
     pinned = "{mine: {mlx: one, pin: true}}"
     with sharing(folder, 2 * SMALL - KB, tmp_path, models=pinned) as server:

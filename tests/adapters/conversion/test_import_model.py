@@ -19,7 +19,7 @@ from adapters.errors import InvalidRequestError
 from adapters.mlx.models.catalog import find_models
 from adapters.ollama.backend import OllamaBackend
 
-pytestmark = pytest.mark.process
+pytestmark = [pytest.mark.process, pytest.mark.long]
 
 
 def quiet(done: int, total: int) -> None:

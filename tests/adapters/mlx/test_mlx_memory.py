@@ -104,6 +104,7 @@ async def test_caches_are_trimmed_to_what_is_left_and_stay_there(backend: MLXBac
     assert later.cache == 0
 
 
+@pytest.mark.long
 async def test_rows_wait_for_memory_and_are_all_answered(
     backend: MLXBackend, engine: Engine, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -122,6 +122,7 @@ async def test_json_mode_is_enforced(classes: tuple[str, dict[str, str]], backen
     assert text_of(await events_of(backend, request)).lstrip().startswith("{")
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("name", LEAN)
 async def test_call_is_forced(
     classes: tuple[str, dict[str, str]], backend: OllamaBackend, name: str

@@ -188,6 +188,7 @@ def test_unknown_subject_is_a_model(argv: list[str], expanded: list[str]):
     assert list(with_subject(argv)) == expanded
 
 
+@pytest.mark.long
 @pytest.mark.process
 def test_command_line_measures_a_model(tmp_path: Path):
     write_tiny_model(tmp_path / "models" / "tiny")

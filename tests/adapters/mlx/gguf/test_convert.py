@@ -564,6 +564,7 @@ def smollm2_record() -> Record:
     return json.loads((DATA / "smollm2-token-ids.json").read_text("utf-8"))
 
 
+@pytest.mark.long
 @pytest.mark.parametrize(
     ("pre", "file"),
     [

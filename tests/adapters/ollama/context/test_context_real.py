@@ -21,7 +21,7 @@ from adapters.ollama.model_info import open_vocabulary, to_model_info
 from adapters.ollama.wire import Options, RawBody, Show
 from adapters.request import GenerationRequest, Message, Sampling, TextPart
 
-pytestmark = pytest.mark.ollama
+pytestmark = [pytest.mark.ollama, pytest.mark.long]
 
 FACT = "The word of the day is zebra. "
 FILLER = "The river ran past the old mill and the road went on over the hills. "

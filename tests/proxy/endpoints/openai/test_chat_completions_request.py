@@ -289,15 +289,6 @@ USER = {"role": "user", "content": "Hi"}
         ({"chat_template_kwargs": {"x": 1}}, "chat_template_kwargs.x"),
         (
             {
-                "tools": [
-                    TOOL,
-                    {"type": "custom", "custom": {"name": "x", "format": {"type": "grammar"}}},
-                ]
-            },
-            "tools[1].custom.format.grammar",
-        ),
-        (
-            {
                 "messages": [
                     {"role": "user", "content": [{"type": "input_audio", "input_audio": {}}]}
                 ]
