@@ -42,7 +42,8 @@ def _name(program: Path) -> str:
 def _targets(*, engine: str) -> list[object]:
     # A group of pytest-xdist runs in one process, so that each server is started once.
     group = pytest.mark.xdist_group(engine)
-    real = pytest.param(engine, engine, id=engine, marks=group)
+    # What a small model answers differs each time, and may end at a limit: not for every change.
+    real = pytest.param(engine, engine, id=engine, marks=[group, pytest.mark.long])
     name = f"capable_on_{engine}"
     return [real, pytest.param(name, engine, id=f"scripted-{engine}", marks=group)]
 

@@ -265,6 +265,7 @@ def _keywords(schema: Any) -> Iterator[str]:
 
 
 @pytest.mark.clients
+@pytest.mark.long
 @pytest.mark.timeout(600)
 @pytest.mark.xdist_group("ollama")
 class TestRealOllama:

@@ -34,7 +34,8 @@ _encode = msgspec.json.Encoder().encode
 
 class TextBlock(Struct, tag_field="type", tag="text"):
     text: str
-    citations: None = None
+    citations: list[JSON] = []
+    """Always empty."""
 
 
 class ThinkingBlock(Struct, tag_field="type", tag="thinking"):

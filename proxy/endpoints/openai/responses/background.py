@@ -22,7 +22,7 @@ from proxy.endpoints.openai.responses.events import Failed
 from proxy.endpoints.openai.responses.kept import KeptResponses, to_entry
 from proxy.endpoints.openai.responses.response import Response, ResponseError, to_response
 from proxy.endpoints.openai.responses.stored_items import complete
-from proxy.endpoints.openai.responses.stream import ResponseRenderer
+from proxy.endpoints.openai.responses.stream import DONE, ResponseRenderer
 from proxy.endpoints.openai.responses.turn import Turn
 from proxy.endpoints.server_request import ServerRequest
 from proxy.errors import (
@@ -207,7 +207,7 @@ async def resume(request: ServerRequest, key: str, after: int | None) -> ASGIRes
     frames = _stored_frames(entry, start)
 
     async def write(sink: EventSink[bytes]) -> None:
-        sink.write(b"".join(frames))
+        sink.write(b"".join(frames) + DONE)
 
     return await _stream(request, write)
 
@@ -233,6 +233,7 @@ async def _follow(request: ServerRequest, running: Running, start: int) -> ASGIR
         async for frames in running.frames(start):
             if sink.write(b"".join(frames)):
                 await sink.drain()
+        sink.write(DONE)
 
     return await _stream(request, write)
 

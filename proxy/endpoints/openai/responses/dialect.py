@@ -19,7 +19,7 @@ from proxy.endpoints.openai.responses.kept import store_of
 from proxy.endpoints.openai.responses.request import ResponseRequest
 from proxy.endpoints.openai.responses.response import Response, whole_response
 from proxy.endpoints.openai.responses.store import ResponseStore
-from proxy.endpoints.openai.responses.stream import ResponseRenderer
+from proxy.endpoints.openai.responses.stream import DONE, ResponseRenderer
 from proxy.endpoints.openai.responses.translate import (
     check,
     fill_types,
@@ -48,7 +48,7 @@ class ResponsesDialect:
         return to_call(request, turn)
 
     def renderer(self, call: Call[Turn], record: Record, put: Put) -> ResponseRenderer:
-        return ResponseRenderer(call.body, record, put)
+        return ResponseRenderer(call.body, record, put, last=DONE)
 
     def whole(self, call: Call[Turn], answers: Sequence[Answer], record: Record) -> Response:
         return whole_response(call.body, answers[0], record)

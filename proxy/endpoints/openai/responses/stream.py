@@ -58,10 +58,18 @@ _NUMBER = -1
 """Placeholders for what differs between two pieces of a text; no answer has them."""
 
 
+DONE = sse(b"[DONE]")
+"""The end of a stream. Source: https://www.openresponses.org/specification"""
+
+
 class ResponseRenderer:
     """Encodes an answer as events, and keeps its items for the object at its end."""
 
-    def __init__(self, turn: Turn, record: Record, put: Put, frame: Frame = sse) -> None:
+    def __init__(
+        self, turn: Turn, record: Record, put: Put, frame: Frame = sse, last: bytes = b""
+    ) -> None:
+        """`last` is sent after the last event."""
+        self._last = last
         self._turn = turn
         self._record = record
         self._put = put
@@ -100,7 +108,7 @@ class ResponseRenderer:
             message=failure.message,
             param=failure.param,
         )
-        return error + self._encode(wire.Failed, response=response)
+        return error + self._encode(wire.Failed, response=response) + self._last
 
     def queue(self, response: Response) -> None:
         """Begin an answer that waits, with `response` as its object."""
@@ -208,7 +216,7 @@ class ResponseRenderer:
         ending += self._close(status)
         response = ended(self._turn, self._output, finished, self._record)
         kind = wire.Incomplete if status == "incomplete" else wire.Completed
-        ending += self._encode(kind, response=response)
+        ending += self._encode(kind, response=response) + self._last
         self._turn.store.keep(self._turn, response, partial(self._put, ending))
         return b""
 

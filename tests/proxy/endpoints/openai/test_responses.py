@@ -60,7 +60,9 @@ async def streamed(backend: ScriptedBackend, **fields: Any) -> list[dict[str, An
     async with http_client(backend) as client:
         text = (await client.post(URL, json=body(stream=True, **fields))).text
     events: list[dict[str, Any]] = []
-    for frame in text.strip().split("\n\n"):
+    *frames, end = text.strip().split("\n\n")
+    assert end == "data: [DONE]"
+    for frame in frames:
         name, data = frame.split("\n")
         events.append(json.loads(data.removeprefix("data: ")))
         assert name == f"event: {events[-1]['type']}"
