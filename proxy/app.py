@@ -9,6 +9,7 @@ from litestar import Litestar
 from litestar.datastructures import State
 from litestar.exceptions import HTTPException
 from msgspec.structs import asdict
+from prometheus_client import CollectorRegistry
 
 from adapters.backend import Backend
 from proxy.assembly import assemble, opened
@@ -65,6 +66,7 @@ from proxy.endpoints.tandem.api_health import get_hybrid_health
 from proxy.endpoints.tandem.health import get_health
 from proxy.endpoints.tandem.index import get_index
 from proxy.endpoints.tandem.load import load_mlx_model, unload_mlx_model
+from proxy.endpoints.tandem.metrics import get_metrics
 from proxy.endpoints.tandem.models_by_backend import (
     list_mlx_models,
     list_models_by_backend,
@@ -77,6 +79,8 @@ from proxy.endpoints.tandem.route import plan_route
 from proxy.http.dispatch import Dispatch
 from proxy.http.event_stream import ShutdownGrace
 from proxy.images import Fetch, fetch_image
+from proxy.live import Live
+from proxy.metrics.answers import AnswerMetrics
 from proxy.openapi import Document
 from proxy.request_log import RequestLog
 from proxy.stored.running import RunningAnswers
@@ -113,6 +117,7 @@ ROUTES = (
     retrieve_model,
     get_index,
     get_health,
+    get_metrics,
     get_comparison,
     list_models_by_backend,
     retrieve_hybrid_model,
@@ -161,7 +166,10 @@ def create_app(
         running=RunningAnswers(),
         store=None if limits is None else Store(state / "stored", limits),
         fetch_image=fetch_image,
+        live=Live(),
+        metrics=CollectorRegistry(),
     )
+    metrics = AnswerMetrics(parts.metrics, parts.registry.listed)
 
     form = config.server.log_format
     request_log = RequestLog(form, log) if form is not None and log is not None else None
@@ -190,7 +198,11 @@ def create_app(
         logging_config=None,
         debug=False,
     )
-    readers = (request_log.read,) if request_log is not None else ()
+    readers = [parts.live.read, metrics.read]
+    if request_log is not None:
+        readers.append(request_log.read)
     errors = {ANTHROPIC_HEADER: ANTHROPIC_ERRORS}
-    app.asgi_handler = Dispatch(app, config.server, ServerRequest, readers, errors)
+    app.asgi_handler = Dispatch(
+        app, config.server, ServerRequest, readers, errors, parts.live.records
+    )
     return app

@@ -8,6 +8,7 @@ from typing import Any, TypeVar
 from litestar import Request, Response
 from litestar.connection.base import empty_receive, empty_send
 from litestar.types import Receive, Scope, Send
+from prometheus_client import CollectorRegistry
 
 from adapters.errors import InvalidRequestError
 from proxy.assembly import Parts
@@ -21,6 +22,7 @@ from proxy.http.gates import Fields
 from proxy.http.json_response import ErrorDialect
 from proxy.http.query import to_nested
 from proxy.images import Fetch
+from proxy.live import Live
 from proxy.memory.budget import SharedBudget
 from proxy.models.registry import Registry
 from proxy.openapi import Document
@@ -48,6 +50,8 @@ class ServerParts(Parts, frozen=True, kw_only=True):
     encryption: Encryption
     running: RunningAnswers
     """Background answers in progress."""
+    live: Live
+    metrics: CollectorRegistry
     store: Store | None
     """Stored answers; `None` where the configuration keeps none."""
 
@@ -102,6 +106,14 @@ class ServerRequest(Request[Any, Any, Any]):
     @property
     def running(self) -> RunningAnswers:
         return self._parts.running
+
+    @property
+    def live(self) -> Live:
+        return self._parts.live
+
+    @property
+    def metrics(self) -> CollectorRegistry:
+        return self._parts.metrics
 
     @property
     def store(self) -> Store | None:

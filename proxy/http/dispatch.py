@@ -2,7 +2,7 @@
 
 import asyncio
 import re
-from collections.abc import Awaitable, Callable, Iterable, Iterator, Mapping
+from collections.abc import Awaitable, Callable, Iterable, Iterator, Mapping, MutableSet
 from pathlib import Path
 from typing import Any
 
@@ -67,8 +67,11 @@ class Dispatch:
         request_class: Callable[[Scope, Receive, Send], Any],
         readers: Iterable[Callable[[Record], None]] = (),
         errors_by_header: Mapping[str, ErrorDialect] = _NO_ERRORS,
+        running: MutableSet[Record] | None = None,
     ) -> None:
-        """`readers` are called with the record of each answer when it has ended.
+        """`running` has the records of the requests in progress.
+
+        `readers` are called with the record of each answer when it has ended.
 
         `errors_by_header`: name of a header that only clients of a dialect send -> the errors that
         they understand, for paths that have no dialect of their own.
@@ -78,6 +81,7 @@ class Dispatch:
         self._request_class = request_class
         self._readers = tuple(readers)
         self._errors_by_header = errors_by_header
+        self._running = running
         self._routes = dict(_routes(app))
         self._patterns = [
             (_to_pattern(route).fullmatch, self._routes[route.path_format])
@@ -88,8 +92,10 @@ class Dispatch:
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         http: HTTPScope = scope  # type: ignore[assignment] - no WebSocket is served
         path, method, state = http["path"], http["method"], http["state"]
-        record = state["record"] = Record(method, path, self._readers)
+        record = state["record"] = Record(method, path, self._readers, running=self._running)
         fields = state["fields"] = to_fields(http["headers"])
+        record.agent = fields.get("user-agent", "")
+        record.address = http["client"][0] if http["client"] else ""
         route = self._routes.get(path) or self._with_parameter(path)
         errors = state["errors"] = route.errors or self._errors_for(fields)
         others = [*to_cors_headers(fields, self._config.allowed_origins)]
