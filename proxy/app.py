@@ -62,9 +62,15 @@ from proxy.endpoints.openai.responses.stored import (
     retrieve_response,
 )
 from proxy.endpoints.server_request import ServerParts, ServerRequest, answer_error
+from proxy.endpoints.tandem.activity import (
+    inspect_request,
+    list_logs,
+    stream_activity,
+    switch_inspector,
+)
 from proxy.endpoints.tandem.api_health import get_hybrid_health
 from proxy.endpoints.tandem.health import get_health
-from proxy.endpoints.tandem.index import get_index
+from proxy.endpoints.tandem.index import get_index, get_page_file
 from proxy.endpoints.tandem.load import load_mlx_model, unload_mlx_model
 from proxy.endpoints.tandem.metrics import get_metrics
 from proxy.endpoints.tandem.models_by_backend import (
@@ -79,7 +85,9 @@ from proxy.endpoints.tandem.route import plan_route
 from proxy.http.dispatch import Dispatch
 from proxy.http.event_stream import ShutdownGrace
 from proxy.images import Fetch, fetch_image
+from proxy.inspector import Inspector
 from proxy.live import Live
+from proxy.log_buffer import LogBuffer
 from proxy.metrics.answers import AnswerMetrics
 from proxy.openapi import Document
 from proxy.request_log import RequestLog
@@ -116,6 +124,11 @@ ROUTES = (
     list_models,
     retrieve_model,
     get_index,
+    get_page_file,
+    stream_activity,
+    inspect_request,
+    switch_inspector,
+    list_logs,
     get_health,
     get_metrics,
     get_comparison,
@@ -167,6 +180,8 @@ def create_app(
         store=None if limits is None else Store(state / "stored", limits),
         fetch_image=fetch_image,
         live=Live(),
+        inspector=Inspector(),
+        logs=LogBuffer(),
         metrics=CollectorRegistry(),
     )
     metrics = AnswerMetrics(parts.metrics, parts.registry.listed)
@@ -178,6 +193,7 @@ def create_app(
     async def lifespan(_app: Litestar) -> AsyncGenerator[None]:
         try:
             async with (
+                parts.logs.attached(),
                 opened(parts, config, backends),
                 parts.store.opened() if parts.store is not None else nullcontext(),
             ):
