@@ -44,7 +44,7 @@ export function playground(main, signal) {
       return;
     }
     const targets = targetsOf(form);
-    if (panels.map(({ backend }) => backend).join() !== targets.join()) {
+    if (targets.length !== panels.length || targets.some((name, place) => name !== panels[place].backend)) {
       panels = targets.map(panelOf);
       columns.replaceChildren(...panels.map((panel) => panel.element));
     }
