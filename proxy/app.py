@@ -1,5 +1,6 @@
 """The server on one screen."""
 
+import asyncio
 import os
 from collections.abc import AsyncGenerator, Mapping
 from contextlib import asynccontextmanager, nullcontext
@@ -91,6 +92,7 @@ from proxy.log_buffer import LogBuffer
 from proxy.metrics.answers import AnswerMetrics
 from proxy.openapi import Document
 from proxy.request_log import RequestLog
+from proxy.spans import open_traces
 from proxy.stored.running import RunningAnswers
 from proxy.stored.store import Store
 
@@ -185,6 +187,7 @@ def create_app(
         metrics=CollectorRegistry(),
     )
     metrics = AnswerMetrics(parts.metrics, parts.registry.listed)
+    traces = open_traces(parts.registry.listed, os.environ)
 
     form = config.server.log_format
     request_log = RequestLog(form, log) if form is not None and log is not None else None
@@ -203,6 +206,8 @@ def create_app(
         finally:
             if request_log is not None:
                 request_log.close()
+            if traces is not None:
+                await asyncio.to_thread(traces.close)
 
     app = Litestar(
         route_handlers=ROUTES,
@@ -217,8 +222,16 @@ def create_app(
     readers = [parts.live.read, metrics.read]
     if request_log is not None:
         readers.append(request_log.read)
+    if traces is not None:
+        readers.append(traces.read)
     errors = {ANTHROPIC_HEADER: ANTHROPIC_ERRORS}
     app.asgi_handler = Dispatch(
-        app, config.server, ServerRequest, readers, errors, parts.live.records
+        app,
+        config.server,
+        ServerRequest,
+        readers,
+        errors,
+        parts.live.records,
+        is_traced=traces is not None,
     )
     return app

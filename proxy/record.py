@@ -19,6 +19,7 @@ from adapters.events import (
     Timings,
     Usage,
 )
+from adapters.upstream.trace_context import TraceContext
 from proxy.errors import ClientDisconnectedError, ServerShutdownError, to_code
 
 Outcome = Literal["ok", "error", "disconnected", "shutdown"]
@@ -129,6 +130,11 @@ class Record:
         self._running = running
         if running is not None:
             running.add(self)
+        self.parent_span: TraceContext | None = None
+        """The client's span, by its header `traceparent`."""
+        self.span: TraceContext | None = None
+        """The span that is passed on to upstream servers: this server's own where it exports
+        traces, else the client's."""
         self.agent = ""
         """The header `user-agent`."""
         self.address = ""
@@ -168,6 +174,7 @@ class Record:
         """Create a record of work that outlasts its request, with the same readers."""
         record = Record(self.method, self.path, self._readers, self.clock, self._running)
         record.agent, record.address = self.agent, self.address
+        record.parent_span, record.span = self.parent_span, self.span
         record.model, record.unknown, record.streamed = self.model, self.unknown, self.streamed
         return record
 
