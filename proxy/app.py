@@ -81,6 +81,7 @@ from proxy.endpoints.tandem.models_by_backend import (
 )
 from proxy.endpoints.tandem.openapi import get_litestar_openapi, get_openapi
 from proxy.endpoints.tandem.performance import get_comparison
+from proxy.endpoints.tandem.pin import pin_model
 from proxy.endpoints.tandem.prompt import create_mlx_generation
 from proxy.endpoints.tandem.route import plan_route
 from proxy.http.dispatch import Dispatch
@@ -137,6 +138,7 @@ ROUTES = (
     list_models_by_backend,
     retrieve_hybrid_model,
     list_mlx_models,
+    pin_model,
     create_chat,
     create_generation,
     create_embed,
@@ -181,7 +183,7 @@ def create_app(
         running=RunningAnswers(),
         store=None if limits is None else Store(state / "stored", limits),
         fetch_image=fetch_image,
-        live=Live(),
+        activity=Live(),
         inspector=Inspector(),
         logs=LogBuffer(),
         metrics=CollectorRegistry(),
@@ -219,7 +221,7 @@ def create_app(
         logging_config=None,
         debug=False,
     )
-    readers = [parts.live.read, metrics.read]
+    readers = [parts.activity.read, metrics.read]
     if request_log is not None:
         readers.append(request_log.read)
     if traces is not None:
@@ -231,7 +233,7 @@ def create_app(
         ServerRequest,
         readers,
         errors,
-        parts.live.records,
+        parts.activity.records,
         is_traced=traces is not None,
     )
     return app

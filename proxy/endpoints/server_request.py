@@ -52,7 +52,7 @@ class ServerParts(Parts, frozen=True, kw_only=True):
     encryption: Encryption
     running: RunningAnswers
     """Background answers in progress."""
-    live: Live
+    activity: Live
     inspector: Inspector
     logs: LogBuffer
     metrics: CollectorRegistry
@@ -112,8 +112,8 @@ class ServerRequest(Request[Any, Any, Any]):
         return self._parts.running
 
     @property
-    def live(self) -> Live:
-        return self._parts.live
+    def activity(self) -> Live:
+        return self._parts.activity
 
     @property
     def inspector(self) -> Inspector:

@@ -109,7 +109,7 @@ async def list_logs(request: ServerRequest, after: FromQuery[int] = 0) -> LogLin
 
 async def _watch(request: ServerRequest, sink: EventSink[Activity]) -> None:
     """Write what has changed until the client disconnects."""
-    live, last = request.live, 0
+    live, last = request.activity, 0
     before: tuple[bool, bool] | None = None
     while True:
         running = live.running(request.registry.backends)

@@ -37,7 +37,7 @@ async def _state(request: ServerRequest) -> ServerState:
         version=version("tandem-proxy"),
         health=health.backends,
         memory=health.memory,
-        running=request.live.running(backends),
+        running=request.activity.running(backends),
         names={key: key[1] for key in _listed(backends)},
         loaded={
             (name, model.name): model.loaded
