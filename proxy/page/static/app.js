@@ -86,7 +86,8 @@ activity.addEventListener("change", () => {
 addEventListener("hashchange", () => {
   if (location.hash === "#main") return; // The link that skips the header.
   show();
-  $("main").focus();
+  $("main").focus({ preventScroll: true });
+  scrollTo(0, 0);
 });
 useTheme(localStorage.getItem("tandem-theme") ?? "system");
 follow();

@@ -3,10 +3,10 @@
 
 import { svg } from "./dom.js";
 
-const WIDTH = 640;
+const WIDTH = 500;
 const BAR = 18;
 const GAP = 12;
-const LEFT = 170;
+const LEFT = 165;
 const RIGHT = 90;
 
 /** groups: [{label, bars: [{series, value, text}]}]; series: names, in the order of colours. */

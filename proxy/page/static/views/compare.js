@@ -46,12 +46,7 @@ function section(model) {
   ].filter(Boolean);
 }
 
-function inWords(verdict) {
-  return Object.entries(verdict)
-    .filter(([, value]) => value !== null && typeof value !== "object")
-    .map(([name, value]) => `${name.replaceAll("_", " ")}: ${typeof value === "number" ? Number(value.toPrecision(4)) : value}`)
-    .join(", ");
-}
+const inWords = (verdict) => `${conditions(verdict)} (${verdict.source}): ${verdict.text}.`;
 
 const conditions = (row) =>
   `${row.prompt_tokens_to === null ? "longer prompts" : `to ${count(row.prompt_tokens_to)} tokens`}, ${row.answers_at_once_to === null ? "many" : `${row.answers_at_once_to}`} at once${row.cold ? ", cold" : ""}`;

@@ -74,7 +74,7 @@ function requestCard(run) {
   const state = h("p", { class: "said" });
   const bar = h("progress", { max: 1, "aria-label": `Progress of ${run.model}` });
   const facts = h("dl", {});
-  const element = h("li", { class: "card" }, h("header", {}, h("h2", { class: "plain" }, run.model), badge, elapsed), state, bar, facts);
+  const element = h("li", { class: "card" }, h("header", {}, h("h2", {}, run.model), badge, elapsed), state, bar, facts);
   const texts = definitions(facts, ["Client", "Why there", "Tokens", "Request"]);
   const update = (each) => {
     setText(badge, each.backend === "none" ? "no backend yet" : `${each.backend}: ${each.engine_model ?? each.model}`);
@@ -99,7 +99,7 @@ function whyOf(each) {
 
 function tokensOf(each) {
   const prompt = each.prompt_tokens === null ? "prompt not counted yet" : `prompt ${count(each.prompt_tokens)}, of them ${count(each.cached_tokens)} from the cache`;
-  return `${prompt}; about ${count(each.written)} written`;
+  return each.written ? `${prompt}; about ${count(each.written)} written` : prompt;
 }
 
 /** Fill a definition list; returns the elements of its values by name. */
