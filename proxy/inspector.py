@@ -24,7 +24,7 @@ class Call(Struct):
 
 
 class Inspection(Struct):
-    """What a client sent, and what it got."""
+    """The body that a client sent, and the answer that it got."""
 
     request_id: str
     body: str

@@ -73,7 +73,7 @@ class Live:
     def __init__(self, history: int = _HISTORY) -> None:
         """`history`: ended requests that are remembered."""
         self.records: set[Record] = set()
-        """Of all requests in progress, also of those that are for no model."""
+        """All requests in progress, also those that are for no model."""
         self.ended: deque[tuple[int, Ended]] = deque(maxlen=history)
         """Each with its number, from 1; the newest last."""
         self._count = 0

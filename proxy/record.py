@@ -66,7 +66,7 @@ class Attempt:
         self.concurrency = 1
         """Answers that the backend had in progress when this one began, itself included."""
         self.progress: PromptProgress | None = None
-        """How much of the prompt was read by the latest report; `None` where none came."""
+        """The latest report of how much of the prompt was read; `None` without one."""
         self.pieces = 0
         """Pieces of all choices so far: about one for each token."""
         self.finished: dict[int, Finished] = {}

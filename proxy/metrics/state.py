@@ -23,18 +23,18 @@ _KV_BYTES, _KV_LIMIT = "kv_bytes", "kv_limit_bytes"
 
 
 class ServerState(Struct, frozen=True, kw_only=True):
-    """What is known at a scrape."""
+    """Facts that are known at a scrape."""
 
     version: str
     health: Mapping[str, Health]
-    """By the backend's name."""
+    """Health by the backend's name."""
     memory: Snapshot
     running: list[Running]
     names: Mapping[tuple[str, str], str]
     """A backend's name and its own name of a model -> the label of the model; others are left
     out."""
     loaded: Mapping[tuple[str, str], bool]
-    """The listed models whose backend reports whether they are loaded."""
+    """Listed models; those of a backend that does not report it are left out."""
 
 
 class StateMetrics(Collector):

@@ -38,9 +38,9 @@ class PageFile(Struct, frozen=True):
 
 class Page(Struct, frozen=True):
     digest: str
-    """Of all files; a part of their addresses."""
+    """Digest of all files; a part of their addresses."""
     files: dict[str, PageFile]
-    """By path below the folder, as `views/now.js`."""
+    """Files by their path below the folder, as `views/now.js`."""
     index: PageFile
     """The document at `/`."""
 

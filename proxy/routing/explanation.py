@@ -12,7 +12,7 @@ FITS: Mapping[Fit, str] = {
     "evicts": "Idle models would be unloaded for it.",
     "full": "There is no memory for it, nor on any alternative.",
 }
-"""How the model of an assessed candidate fits in memory."""
+"""Sentences about the fit of an assessed candidate in memory."""
 
 
 def to_reasons(decision: Decision, *, is_required: bool) -> Iterator[str]:

@@ -227,7 +227,7 @@ class Router:
         return self._decider.weighed(decision, requirements)
 
     def _reasons(self, name: str, decision: Decision) -> Callable[[], list[str]]:
-        """Return what explains `decision`, whose request named the model `name`."""
+        """Return a function that explains `decision`; `name` is the model's in the request."""
         backend, slash, _ = name.partition("/")
         is_required = bool(slash) and backend in self._registry.backends
         return lambda: list(to_reasons(decision, is_required=is_required))

@@ -14,7 +14,7 @@ log = logging.getLogger("tandem")
 
 
 class TraceReader(Protocol):
-    """What makes spans of records."""
+    """A reader of records that makes spans of them."""
 
     def read(self, record: Record) -> None: ...
 

@@ -30,7 +30,7 @@ _encode = msgspec.json.Encoder().encode
 
 
 class Activity(Struct, frozen=True, kw_only=True):
-    """What runs now, and what has ended since the event before; the first has all of the history.
+    """Requests in progress, and those that ended since the event before; the first has the history.
 
     Sent when something has changed, and every half second while requests run.
     """

@@ -9,6 +9,7 @@ from typing import Any
 
 import httpx2
 import pytest
+from fakes.bench_results import bench_result
 from fakes.browser import fetch_axe, opened_page, violations
 from fakes.pictures import png
 from fakes.scripted_backend import HANG, HELLO, ScriptedBackend, chat
@@ -30,7 +31,8 @@ from adapters.events import (
 )
 from adapters.request import GenerationRequest
 from adapters.sink import Sink
-from proxy.config import Config, ModelConfig
+from proxy.bench.archive import Archive
+from proxy.config import Config, ModelConfig, ServerConfig
 
 pytestmark = [pytest.mark.long, pytest.mark.process]
 
@@ -214,12 +216,22 @@ async def test_models_are_listed_with_their_state():
         await expect(page.locator("tbody tr")).to_have_count(1)
 
 
-async def test_comparison_is_drawn_after_answers():
-    async with served(ScriptedBackend(ANSWER)) as port:
+async def test_comparison_is_drawn_after_answers_and_from_benchmarks(tmp_path: Path):
+    Archive(tmp_path).save(bench_result())
+    mlx = ScriptedBackend(ANSWER, kind="mlx")
+    ollama = ScriptedBackend(ANSWER, kind="ollama", models=[Model(name="m:1")])
+    config = Config(
+        server=ServerConfig(state_folder=str(tmp_path)),
+        models={"m": ModelConfig(names={"mlx": "m", "ollama": "m:1"}, prefer="mlx")},
+    )
+    async with served(mlx, config, others=[ollama]) as port:
         await ask(port)
-        async with opened_page(port, "compare") as (page, _):
-            await expect(page.locator("svg.plot")).to_have_count(2)
+        async with opened_page(port, "compare") as (page, problems):
             await expect(page.get_by_role("region", name="Measurements of m")).to_be_visible()
+            await page.get_by_text("Benchmark of").click()
+            await expect(page.locator("svg.plot")).to_have_count(4)
+            await expect(page.locator("details svg.plot").first).to_contain_text("ollama")
+    assert problems == []
 
 
 async def send(page: Page, text: str) -> None:

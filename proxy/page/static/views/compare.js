@@ -41,50 +41,69 @@ function section(model) {
     h("h2", {}, model.model_id),
     weights ? h("p", { class: "dim" }, weights) : null,
     verdicts.length ? h("ul", {}, verdicts) : h("p", { class: "dim" }, "No verdict: backends are compared where both were measured with prompts of one length and one load."),
-    ...plots(model.model_id, model.live),
+    ...measured(model),
     ...model.benched.map(benched),
   ].filter(Boolean);
 }
 
 const inWords = (verdict) => `${conditions(verdict)} (${verdict.source}): ${verdict.text}.`;
 
+const scenario = ({ scenario: { prompt, state, clients } }) => `${prompt} prompts, ${state}, ${clients} at once`;
+
 const conditions = (row) =>
   `${row.prompt_tokens_to === null ? "longer prompts" : `to ${count(row.prompt_tokens_to)} tokens`}, ${row.answers_at_once_to === null ? "many" : `${row.answers_at_once_to}`} at once${row.cold ? ", cold" : ""}`;
 
-function plots(name, live) {
-  if (!live.length) return [];
-  const series = [...new Set(live.map((row) => row.backend))];
-  const labels = [...new Set(live.map(conditions))];
-  const groups = (value, text) =>
-    labels.map((label) => ({
-      label,
-      bars: live
-        .filter((row) => conditions(row) === label && row[value] !== null)
-        .map((row) => ({ series: row.backend, value: row[value], text: text(row[value]) })),
+/** Two plots of the same rows: `measures` are [title, key, text of a value]. */
+function plots(name, rows, label, measures) {
+  const series = [...new Set(rows.map((row) => row.backend))];
+  const labels = [...new Set(rows.map(label))];
+  const groups = (key, text) =>
+    labels.map((each) => ({
+      label: each,
+      bars: rows
+        .filter((row) => label(row) === each && row[key] !== null)
+        .map((row) => ({ series: row.backend, value: row[key], text: text(row[key]) })),
     }));
-  return [
-    h("div", { class: "side-by-side" },
-      h("figure", { class: "card" }, h("figcaption", {}, "Speed (longer is better)"), bars(`Tokens per second of ${name}`, groups("tokens_per_second", speed), series)),
-      h("figure", { class: "card" }, h("figcaption", {}, "Time to first token (shorter is better)"), bars(`Time to first token of ${name}`, groups("ttft_s", seconds), series))),
-    table(`Measurements of ${name}`, COLUMNS, h("tbody", {}, live.map(row))),
-  ];
+  const figure = ([title, key, text]) => h("figure", { class: "card" }, h("figcaption", {}, title), bars(`${title}: ${name}`, groups(key, text), series));
+  return h("div", { class: "side-by-side" }, measures.map(figure));
 }
 
-function row(each) {
+const LIVE = [
+  ["Speed (longer is better)", "tokens_per_second", speed],
+  ["Time to first token (shorter is better)", "ttft_s", seconds],
+];
+const BENCHED = [
+  ["Speed of all answers together (longer is better)", "together", speed],
+  ["Time to first token, median (shorter is better)", "ttft_p50_s", seconds],
+];
+
+function measured({ model_id: name, live }) {
+  if (!live.length) return [];
+  return [plots(name, live, conditions, LIVE), table(`Measurements of ${name}`, COLUMNS, h("tbody", {}, live.map((each) => row(each, conditions))))];
+}
+
+function row(each, label) {
   const number = (text) => h("td", { class: "number" }, text);
   return h(
     "tr",
     {},
-    h("th", { scope: "row" }, conditions(each)),
+    h("th", { scope: "row" }, label(each)),
     h("td", {}, h("span", { class: `badge ${each.backend}` }, each.backend)),
     number(count(each.answers)),
-    number(seconds(each.ttft_s)),
+    number(seconds(each.ttft_s ?? each.ttft_p50_s)),
     number(speed(each.tokens_per_second)),
     number(bytes(each.memory_bytes)),
   );
 }
 
 function benched(result) {
-  const title = `Benchmark${result.stale ? ", stale: the weights have changed since" : ""}`;
-  return h("details", {}, h("summary", {}, title), h("pre", { tabIndex: 0, role: "region", "aria-label": title }, JSON.stringify(result, null, 2)));
+  const day = new Date(result.measured_at * 1000).toLocaleString("en-GB");
+  const title = `Benchmark of ${day}${result.stale ? ", stale: the weights have changed since" : ""}`;
+  return h(
+    "details",
+    {},
+    h("summary", {}, title),
+    plots(result.model, result.rows, scenario, BENCHED),
+    table(title, COLUMNS, h("tbody", {}, result.rows.map((each) => row(each, scenario)))),
+  );
 }

@@ -29,7 +29,7 @@ export function history(main, signal) {
   const dialog = h("dialog", { "aria-labelledby": "inspected" });
   main.append(
     h("label", { class: "line" }, inspecting, "Inspector: keep prompts and answers of new requests"),
-    h("p", { class: "dim" }, "Prompts are private. While this is on, the last 50 stay in the server's memory, for everyone with access to this page. Switching it off forgets them."),
+    h("p", { class: "dim" }, "Prompts are private. While this is on, the last 50 stay in the server's memory, and can be read by all with access to this page. Switching it off forgets them."),
     problem,
     empty,
     shown,
