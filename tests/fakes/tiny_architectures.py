@@ -412,16 +412,21 @@ def write_tiny_architecture(
     folder.mkdir(parents=True)
     (folder / "config.json").write_text(json.dumps(config))
     (folder / "generation_config.json").write_text(json.dumps({"temperature": 0.0}))
-    mx.random.seed(7)
-    code = import_module(f"mlx_lm.models.{module}")
-    model = code.Model(code.ModelArgs.from_dict(config))
-    model.update(tree_map(_random, model.parameters()))
+    model = random_model(import_module(f"mlx_lm.models.{module}"), config)
     if "quantization" in config:
         nn.quantize(model, **config["quantization"])
     parameters: Any = tree_flatten(model.parameters())
     mx.save_safetensors(str(folder / "model.safetensors"), dict(parameters))
     write_tokenizer(folder, template)
     return folder
+
+
+def random_model(code: Any, config: Mapping[str, Any]) -> Any:
+    """Return the model of a module of mlx-lm and a `config.json`, the same for the same ones."""
+    mx.random.seed(7)
+    model = code.Model(code.ModelArgs.from_dict(config))
+    model.update(tree_map(_random, model.parameters()))
+    return model
 
 
 def _random(parameter: mx.array) -> mx.array:
