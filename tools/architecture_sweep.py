@@ -57,7 +57,7 @@ def write_page(outcomes: dict[str, Outcome]) -> None:
         "",
         f"mlx-lm {version('mlx-lm')}, mlx {version('mlx')}: {total(outcomes)}.",
         "",
-        "| architecture | result | reused of 44 tokens | said in the card |",
+        "| architecture | result | cached of 52 tokens | said in the card |",
         "|---|---|---|---|",
         *(row(name, outcome) for name, outcome in outcomes.items()),
         "",

@@ -177,7 +177,7 @@ async def _opened(path: Path) -> AsyncGenerator[Subject]:
 
 def _generate(model: Any, prompt: tuple[int, ...]) -> tuple[float, ...]:
     """Return the log probabilities of the bare engine's greedy answer, without the end's."""
-    steps = generate_step(mx.array(prompt), model, max_tokens=TOKENS)
+    steps: Any = generate_step(mx.array(prompt), model, max_tokens=TOKENS)
     found: list[float] = []
     for token, logprobs in steps:
         if token == END:
