@@ -163,6 +163,8 @@ class Engine:
             "failed_models": len(self._watchdog.failed),
             "prefix_hits": self._counters["prefix_hits"] + sum(cache.hits for cache in caches),
             "prefix_bytes": sum(cache.nbytes for cache in caches),
+            "kv_bytes": sum(tuple(self.pool.rows.values())),
+            "kv_limit_bytes": self.pool.limit or 0,
             **{name: self._counters[name] for name in _COUNTERS},
         }
 
