@@ -104,7 +104,7 @@ class Sequence:
         self.prompt = prompt
         self.images = images
         self.keys = prompt if images is None else images.keys(prompt)
-        """The prompt as the prefix cache knows it: with a hash of its image for each placeholder."""
+        """The prompt as the prefix cache knows it: placeholders are hashes of their images."""
         self.turns = turns
         self.max_tokens = max_tokens
         self.sampling = sampling

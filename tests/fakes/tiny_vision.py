@@ -41,7 +41,8 @@ _QWEN_TEMPLATE = (
 )
 _LLAVA_TEMPLATE = (
     "{% for message in messages %}{{ message.role.upper() }}: "
-    "{% for part in message.content | selectattr('type', 'equalto', 'image') %}<image>\n{% endfor %}"
+    "{% for part in message.content | selectattr('type', 'equalto', 'image') %}"
+    "<image>\n{% endfor %}"
     "{% for part in message.content | selectattr('type', 'equalto', 'text') %}{{ part.text }} "
     "{% endfor %}{% if message.role == 'assistant' %}</s>{% endif %}{% endfor %}"
     "{% if add_generation_prompt %}ASSISTANT:{% endif %}"

@@ -1,7 +1,6 @@
 """Encoding: the images of one prompt, a piece at a time, before the prompt is read."""
 
 # pyright: basic
-from mlx_lm.models.cache import make_prompt_cache
 
 from adapters.mlx.engine.prefill import Prefill
 from adapters.mlx.vision.protocol import Embedded, ImagePrompt, Vision

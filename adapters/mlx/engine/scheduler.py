@@ -1,9 +1,8 @@
 """Scheduler of one model: queue, prefill, decode.
 
-A step decodes one token of each answer, does a piece of the encoding of images, then reads one chunk
-of one prompt, or of several short ones together; while many short prompts wait for few rows it only
-reads. Unmergeable
-and quantised caches have one row at a time; nothing else differs.
+A step decodes one token of each answer, encodes a piece of an image, then reads one chunk of one
+prompt, or of several short ones together; while many short prompts wait for few rows it only reads.
+Unmergeable and quantised caches have one row at a time; nothing else differs.
 """
 
 # pyright: basic
@@ -21,14 +20,13 @@ from adapters.config import MLXConfig
 from adapters.errors import BackendBusyError, BackendError, GenerationError
 from adapters.mlx.engine.admission import Budget, Group, Queue, default_budget, measure_footprint
 from adapters.mlx.engine.decode import DecodeBatch, Newcomers, Read, Step
-from adapters.mlx.engine.kv_pool import Pool
 from adapters.mlx.engine.encoding import Encoding
+from adapters.mlx.engine.kv_pool import Pool
 from adapters.mlx.engine.prefill import Prefill, Prefills, read, width
 from adapters.mlx.engine.prefix_cache import Prefix, create_prefix_cache
 from adapters.mlx.engine.speculative import SpeculativeBatch
 from adapters.mlx.models.load import LoadedModel
 from adapters.mlx.sequence import Post, PromptRead, Sequence
-
 
 logger = logging.getLogger(__name__)
 

@@ -48,7 +48,8 @@ def capabilities(name: str, path: Path, config: dict[str, Any]) -> frozenset[Cap
     if is_embedding(name, path, config):
         return frozenset({"embedding"})
     can = _describe(_stamp(name, path)).capabilities
-    return can | {"vision"} if "chat" in can and sight_of(path, config) == "supported" else can
+    sees: set[Capability] = {"vision"} if sight_of(path, config) == "supported" else set()
+    return can | sees if "chat" in can else can
 
 
 def template_notes(name: str, path: Path) -> tuple[str, ...]:

@@ -1,4 +1,4 @@
-"""Prompts with images: rendered by the template, expanded and preprocessed by the model's processor.
+"""Prompts with images: rendered by the template, expanded by the processor of the model.
 
 Images are decoded and scaled on a thread of their own, which takes up to a second for a large one;
 text is rendered and tokenized where that of other requests is.

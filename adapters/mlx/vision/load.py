@@ -8,9 +8,9 @@ from typing import Any
 
 import mlx.core as mx
 import numpy as np
-from msgspec.structs import replace
 from mlx_vlm.generate.common import _chunked_prefill_enabled
 from mlx_vlm.utils import load_image_processor, load_model, load_processor
+from msgspec.structs import replace
 
 from adapters.chat_template.probing import Probe
 from adapters.chat_template.template import ChatTemplate, answer_probe

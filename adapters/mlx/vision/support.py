@@ -52,11 +52,6 @@ def is_served(config: dict[str, Any]) -> bool:
     return name.isidentifier() and name not in _ONE_PASS and (package / "models" / name).is_dir()
 
 
-def library() -> str:
-    """Return name and version of the library, for errors."""
-    return f"mlx-vlm {version('mlx-vlm')}"
-
-
 def _has_encoder(path: Path, config: dict[str, Any]) -> bool:
     if not any((path / name).is_file() for name in _PROCESSORS):
         return False
@@ -83,8 +78,9 @@ def _package() -> Path | None:
 def _remapping() -> dict[str, str]:
     """Read mlx-vlm's names for model types from its source."""
     package = _package()
-    tree = ast.parse((package / "utils.py").read_bytes()) if package is not None else ast.Module([])
-    for node in tree.body:
+    if package is None:
+        return {}
+    for node in ast.parse((package / "utils.py").read_bytes()).body:
         if isinstance(node, ast.Assign) and any(
             isinstance(target, ast.Name) and target.id == "MODEL_REMAPPING"
             for target in node.targets
