@@ -7,7 +7,7 @@ image is told from another, and not understood.
 import json
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
 import mlx.core as mx
 from mlx.utils import tree_flatten
@@ -15,6 +15,7 @@ from mlx_vlm.utils import get_model_and_args, update_module_configs
 from tokenizers import AddedToken, Tokenizer, decoders, models, pre_tokenizers
 
 Family = Literal["qwen2_5_vl", "llava", "gemma3"]
+FAMILIES: tuple[Family, ...] = get_args(Family)
 
 _HEADS = {"num_attention_heads": 4, "num_key_value_heads": 2, "num_hidden_layers": 2}
 _WIDTHS = {"hidden_size": 32, "intermediate_size": 64, "rms_norm_eps": 1e-5}
@@ -31,7 +32,7 @@ _CLIP = {
 _HALVES = {"image_mean": [0.5, 0.5, 0.5], "image_std": [0.5, 0.5, 0.5]}
 _SCALED = {"size": {"height": _SIDE, "width": _SIDE}, **_HALVES}
 
-_QWEN_TEMPLATE = (
+QWEN_TEMPLATE = (
     "{% for message in messages %}<|im_start|>{{ message.role }}\n"
     "{% if message.content is string %}{{ message.content }}"
     "{% else %}{% for part in message.content %}"
@@ -90,7 +91,7 @@ _PLANS: dict[Family, _Plan] = {
             "<|image_pad|>",
             "<|video_pad|>",
         ),
-        _QWEN_TEMPLATE,
+        QWEN_TEMPLATE,
         {"eos_token": "<|im_end|>", "pad_token": "<|im_start|>"},
         {},
         {

@@ -50,7 +50,7 @@ class Prefill:
         return len(self.group.prompt) - 1 - self.done
 
     def see(self, embedded: Embedded) -> None:
-        """Continue with a prompt whose images were encoded."""
+        """Continue with a prompt with images that are encoded now."""
         self._embedded = embedded
         for layer in self.cache:
             if isinstance(layer, RowPositions):

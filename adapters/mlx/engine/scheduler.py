@@ -80,7 +80,7 @@ class Scheduler:
         self._queue = Queue()
         self._prefills = Prefills()
         self._encodings: deque[Encoding] = deque()
-        """Prompts whose images are encoded before they are read, one after the other."""
+        """Prompts with images: encoded one after the other, before they are read."""
         self._ready: list[Prefill] = []
         """Prompts that were read, with choices that wait for a row."""
         self._steps = 0
@@ -233,7 +233,7 @@ class Scheduler:
         return len(lengths) < self.max_rows and self.budget.fits([*lengths, group.expected], more)
 
     def _image_bytes(self) -> int:
-        """Return the bytes of images whose prompts are not read yet."""
+        """Return the bytes of images in prompts that are not read yet."""
         reading = [*(encoding.prefill for encoding in self._encodings), *self._prefills]
         return sum(prefill.group.image_bytes for prefill in reading)
 

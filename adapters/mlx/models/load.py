@@ -81,9 +81,9 @@ class LoadedModel:
     vision: Vision | None = None
     """Reads images; `None` for a model that does not."""
     vision_thread: ThreadPoolExecutor | None = None
-    """Where images are decoded and scaled."""
+    """The thread that decodes and scales images."""
     start: tuple[int, ...] = ()
-    """Tokens before a chat whose template does not write them."""
+    """Tokens before each chat, which its template may write itself."""
 
     @property
     def library(self) -> str:

@@ -1,4 +1,4 @@
-"""Positions of rows whose images take fewer positions than tokens, as in Qwen's models.
+"""Positions of rows with images, which take fewer positions than tokens, as in Qwen's models.
 
 Beside the caches of the layers, a row has one of these: so it follows the row through batches,
 copies and snapshots.

@@ -35,6 +35,7 @@ class Preprocessor:
 
     def read(self, text: str, images: list[bytes], encode: Encode) -> ImagePrompt:
         """See `Vision.read`."""
+        self._require_places(text, len(images))
         pictures = [_decode(image) for image in images]
         try:
             outputs = dict(self._process(text, pictures, encode))
@@ -46,6 +47,21 @@ class Preprocessor:
             inputs["pixel_values"] = inputs.pop("images")
         digests = [sha256(image).digest() for image in images]
         return ImagePrompt(ids, inputs, tuple(_spans(ids, self._image_token, digests)))
+
+    def _require_places(self, text: str, count: int) -> None:
+        """
+        Raises:
+            InvalidRequestError: the template leaves images out, in messages of a certain role for
+                example.
+        """
+        marks = [getattr(self._processor, name, None) for name in ("image_token", "boi_token")]
+        shown = [text.count(mark) for mark in marks if isinstance(mark, str) and mark]
+        if shown and count not in shown:
+            raise InvalidRequestError(
+                f"The model's chat template shows {max(shown)} of {count} images: send images in "
+                "messages of the user.",
+                param="images",
+            )
 
     def _process(self, text: str, pictures: list[Any], encode: Encode) -> Mapping[str, Any]:
         own = getattr(self._processor, "image_processor", None)

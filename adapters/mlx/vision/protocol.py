@@ -1,4 +1,4 @@
-"""What the engine needs of a library that reads images: nothing here imports one.
+"""The interface between the engine and a library that reads images. Nothing here imports one.
 
 A model of mlx-lm with vision of its own can be served too: `read` and `embed` are all that prompt
 and scheduler call, and the model itself takes what `embed` returns as keywords.
