@@ -32,6 +32,7 @@ class LayerTape:
             returned = compute()
             results, self._results = self._results, []
             results.reverse()
+            yield
             while layers and results:
                 mx.eval(results.pop())
                 yield
