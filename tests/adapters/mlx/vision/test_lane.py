@@ -4,6 +4,7 @@ import asyncio
 import time
 from collections.abc import AsyncGenerator
 from contextlib import aclosing
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -90,7 +91,7 @@ async def test_text_stream_goes_on_between_the_layers_of_an_encoder(
                 if seeing.done():
                     break
             await seeing
-        longest = max(b - a for a, b in zip(times, times[1:], strict=False))
+        longest = max(b - a for a, b in pairwise(times))
         with capsys.disabled():
             print(f"\nlongest gap of a stream of {model!r} beside an image: {longest * 1e3:.1f} ms")
         # A step for each layer, for reading the prompt, and for each token of the answer.
@@ -175,9 +176,7 @@ async def test_images_beyond_the_budget_are_refused(folder: Path) -> None:
             await answer(backend, request(MODEL, user(PHOTO, WIDE, "?")))
 
 
-async def test_memory_of_rows_is_free_after_an_image(
-    backend: MLXBackend, engine: Engine
-) -> None:
+async def test_memory_of_rows_is_free_after_an_image(backend: MLXBackend, engine: Engine) -> None:
     before = engine.pool.taken
     await answer(backend, request(MODEL, user(PHOTO, "?")))
     await until(lambda: engine.pool.taken == before)
