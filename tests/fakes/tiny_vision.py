@@ -14,8 +14,9 @@ from mlx.utils import tree_flatten
 from mlx_vlm.utils import get_model_and_args, update_module_configs
 from tokenizers import AddedToken, Tokenizer, decoders, models, pre_tokenizers
 
-Family = Literal["qwen2_5_vl", "llava", "gemma3"]
+Family = Literal["qwen2_5_vl", "llava", "gemma3", "qwen3_vl", "smolvlm"]
 FAMILIES: tuple[Family, ...] = get_args(Family)
+"""Qwen3's have features at several layers, and SmolVLM cuts images to tiles."""
 
 _HEADS = {"num_attention_heads": 4, "num_key_value_heads": 2, "num_hidden_layers": 2}
 _WIDTHS = {"hidden_size": 32, "intermediate_size": 64, "rms_norm_eps": 1e-5}
@@ -39,6 +40,14 @@ QWEN_TEMPLATE = (
     "{% if part.type == 'image' %}<|vision_start|><|image_pad|><|vision_end|>"
     "{% elif 'text' in part %}{{ part.text }}{% endif %}{% endfor %}{% endif %}<|im_end|>\n"
     "{% endfor %}{% if add_generation_prompt %}<|im_start|>assistant\n{% endif %}"
+)
+_SMOLVLM_TEMPLATE = (
+    "<|im_start|>{% for message in messages %}{{ message.role | capitalize }}:"
+    "{% if message.content is string %} {{ message.content }}"
+    "{% else %}{% for part in message.content %}"
+    "{% if part.type == 'image' %}<image>{% else %} {{ part.text }}{% endif %}{% endfor %}"
+    "{% endif %}<end_of_utterance>\n{% endfor %}"
+    "{% if add_generation_prompt %}Assistant:{% endif %}"
 )
 _LLAVA_TEMPLATE = (
     "{% for message in messages %}{{ message.role.upper() }}: "
@@ -101,6 +110,55 @@ _PLANS: dict[Family, _Plan] = {
             "temporal_patch_size": 2,
             "min_pixels": 28 * 28,
             "max_pixels": 84 * 84,
+            **_HALVES,
+        },
+    ),
+    "qwen3_vl": _Plan(
+        (
+            "<|im_start|>",
+            "<|im_end|>",
+            "<|vision_start|>",
+            "<|vision_end|>",
+            "<|image_pad|>",
+            "<|video_pad|>",
+        ),
+        QWEN_TEMPLATE,
+        {"eos_token": "<|im_end|>", "pad_token": "<|im_start|>"},
+        {},
+        {
+            "image_processor_type": "Qwen2VLImageProcessorFast",
+            "patch_size": 16,
+            "merge_size": 2,
+            "temporal_patch_size": 2,
+            "size": {"shortest_edge": 32 * 32, "longest_edge": 96 * 96},
+            **_HALVES,
+        },
+    ),
+    "smolvlm": _Plan(
+        (
+            "<|im_start|>",
+            "<end_of_utterance>",
+            "<image>",
+            "<fake_token_around_image>",
+            "<pad>",
+            "<global-img>",
+            *(f"<row_{row}_col_{column}>" for row in (1, 2, 3) for column in (1, 2, 3)),
+        ),
+        _SMOLVLM_TEMPLATE,
+        {
+            "eos_token": "<end_of_utterance>",
+            "pad_token": "<pad>",
+            "fake_image_token": "<fake_token_around_image>",
+            "image_token": "<image>",
+            "end_of_utterance_token": "<end_of_utterance>",
+            "global_image_token": "<global-img>",
+        },
+        {"processor_class": "SmolVLMProcessor", "image_seq_len": 4},
+        {
+            "image_processor_type": "SmolVLMImageProcessor",
+            "do_image_splitting": True,
+            "size": {"longest_edge": 2 * _SIDE},
+            "max_image_size": {"longest_edge": _SIDE},
             **_HALVES,
         },
     ),
@@ -187,6 +245,43 @@ def _config(family: Family, ids: Mapping[str, int]) -> dict[str, Any]:
                 "fullatt_block_indexes": [1],
             },
         }
+    if family == "qwen3_vl":
+        mrope = {"type": "default", "mrope_section": [2, 1, 1], "mrope_interleaved": True}
+        return {
+            "model_type": "qwen3_vl",
+            "image_token_id": ids["<|image_pad|>"],
+            "video_token_id": ids["<|video_pad|>"],
+            "vision_start_token_id": ids["<|vision_start|>"],
+            "vision_end_token_id": ids["<|vision_end|>"],
+            "eos_token_id": ids["<|im_end|>"],
+            "text_config": {
+                "model_type": "qwen3_vl_text",
+                **text,
+                "head_dim": 8,
+                "rope_theta": 10000.0,
+                "rope_scaling": mrope,
+            },
+            "vision_config": {
+                "model_type": "qwen3_vl",
+                "depth": 3,
+                "hidden_size": 32,
+                "intermediate_size": 64,
+                "out_hidden_size": 32,
+                "num_heads": 2,
+                "patch_size": 16,
+                "num_position_embeddings": 64,
+                "deepstack_visual_indexes": [0, 1],
+            },
+        }
+    if family == "smolvlm":
+        return {
+            "model_type": "smolvlm",
+            "image_token_id": ids["<image>"],
+            "eos_token_id": ids["<end_of_utterance>"],
+            "scale_factor": 2,
+            "text_config": {"model_type": "llama", **text, "rope_theta": 10000.0},
+            "vision_config": {"model_type": "smolvlm_vision", **_CLIP},
+        }
     if family == "llava":
         return {
             "model_type": "llava",
@@ -249,4 +344,13 @@ def _write_tokenizer(folder: Path, plan: _Plan, template: str) -> None:
     (folder / "tokenizer_config.json").write_text(json.dumps(about))
 
 
-_OF_IMAGES = frozenset({"boi_token", "eoi_token", "image_token"})
+_OF_IMAGES = frozenset(
+    {
+        "boi_token",
+        "eoi_token",
+        "image_token",
+        "fake_image_token",
+        "end_of_utterance_token",
+        "global_image_token",
+    }
+)

@@ -8,7 +8,6 @@ from fakes.pictures import blank, data_url, photo
 from mlx_vlm import load
 from mlx_vlm.generate import stream_generate
 from PIL import Image
-from tokenizers import pre_tokenizers
 
 from adapters import sink
 from adapters.events import Finished, TextDelta, Usage
@@ -19,12 +18,12 @@ PHOTO, DARK, WIDE = photo("png"), blank(64, 64, 0), blank(140, 84)
 Part = str | bytes
 """A text, or the file of an image."""
 
-_ALPHABET = sorted(pre_tokenizers.ByteLevel.alphabet())
-
 
 class Answer(NamedTuple):
     data: bytes
-    """The text as bytes: models with random weights write parts of characters."""
+    """The text as bytes, because models with random weights write parts of characters; names of
+    tokens that are in no text."""
+    logprobs: tuple[float, ...]
     usage: Usage
 
 
@@ -42,13 +41,15 @@ def request(model: str, *messages: Message, tokens: int = 8, **fields: Any) -> G
 
 async def answer(backend: MLXBackend, asked: GenerationRequest) -> Answer:
     """Return the first choice."""
-    data, usage = b"", Usage(prompt_tokens=0, completion_tokens=0)
+    data, logprobs, usage = b"", list[float](), Usage(prompt_tokens=0, completion_tokens=0)
     async for event in sink.events(backend, asked):
         if isinstance(event, TextDelta) and event.choice == 0:
-            data += b"".join(bytes(token.bytes or ()) for token in event.logprobs or ())
+            for token in event.logprobs or ():
+                data += bytes(token.bytes) if token.bytes else token.token.encode()
+                logprobs.append(token.logprob)
         elif isinstance(event, Finished) and event.choice == 0:
             usage = event.usage or usage
-    return Answer(data, usage)
+    return Answer(data, tuple(logprobs), usage)
 
 
 class Reference:
@@ -80,8 +81,16 @@ class Reference:
         )
         steps = list(results)
         # The last one repeats the token before it.
-        ids = [step.token for step in steps[:-1] if step.token is not None and step.token < 256]
-        return b"".join(map(_to_byte, ids)), steps[-1].prompt_tokens
+        ids = [step.token for step in steps[:-1] if step.token is not None]
+        return b"".join(map(self._to_bytes, ids)), steps[-1].prompt_tokens
+
+    def _to_bytes(self, token: int) -> bytes:
+        """Return a byte of the vocabulary, or the name of a control token."""
+        text = self._processor.tokenizer.convert_ids_to_tokens(token)
+        return bytes([_BYTES[text]]) if text in _BYTES else text.encode()
+
+
+_TEXT_OPTIONS = frozenset({"padding", "padding_side", "add_special_tokens"})
 
 
 class _WithoutTextOptions:
@@ -94,13 +103,9 @@ class _WithoutTextOptions:
     def __getattr__(self, name: str) -> Any:
         return getattr(self._processor, name)
 
-    def __call__(self, images: Any, **_options: Any) -> Any:
-        return self._processor(images)
-
-
-def _to_byte(token: int) -> bytes:
-    char = _ALPHABET[token]
-    return bytes([_BYTES[char]])
+    def __call__(self, images: Any, **options: Any) -> Any:
+        own = {name: value for name, value in options.items() if name not in _TEXT_OPTIONS}
+        return self._processor(images, **own)
 
 
 def _bytes_of_alphabet() -> dict[str, int]:

@@ -71,6 +71,7 @@ class _Passes:
         patch.setattr(block, "__call__", recorded)
 
 
+@pytest.mark.long
 async def test_text_stream_goes_on_between_the_layers_of_an_encoder(
     backend: MLXBackend, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -117,6 +118,7 @@ async def test_client_that_leaves_frees_the_engine_in_the_encoder(
     assert computed == []  # No layer was computed, and no token of the prompt.
 
 
+@pytest.mark.long
 async def test_client_that_leaves_frees_the_engine_in_prefill(
     folder: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -176,6 +178,7 @@ async def test_images_beyond_the_budget_are_refused(folder: Path) -> None:
             await answer(backend, request(MODEL, user(PHOTO, WIDE, "?")))
 
 
+@pytest.mark.long
 async def test_memory_of_rows_is_free_after_an_image(backend: MLXBackend, engine: Engine) -> None:
     before = engine.pool.taken
     await answer(backend, request(MODEL, user(PHOTO, "?")))
