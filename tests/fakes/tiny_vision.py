@@ -14,9 +14,10 @@ from mlx.utils import tree_flatten
 from mlx_vlm.utils import get_model_and_args, update_module_configs
 from tokenizers import AddedToken, Tokenizer, decoders, models, pre_tokenizers
 
-Family = Literal["qwen2_5_vl", "llava", "gemma3", "qwen3_vl", "smolvlm"]
+Family = Literal["qwen2_5_vl", "llava", "gemma3", "qwen3_vl", "smolvlm", "gemma4"]
 FAMILIES: tuple[Family, ...] = get_args(Family)
-"""Qwen3's have features at several layers, and SmolVLM cuts images to tiles."""
+"""Qwen3's have features at several layers, SmolVLM cuts images to tiles, and Gemma 4 attends to
+what follows within an image."""
 
 _HEADS = {"num_attention_heads": 4, "num_key_value_heads": 2, "num_hidden_layers": 2}
 _WIDTHS = {"hidden_size": 32, "intermediate_size": 64, "rms_norm_eps": 1e-5}
@@ -40,6 +41,14 @@ QWEN_TEMPLATE = (
     "{% if part.type == 'image' %}<|vision_start|><|image_pad|><|vision_end|>"
     "{% elif 'text' in part %}{{ part.text }}{% endif %}{% endfor %}{% endif %}<|im_end|>\n"
     "{% endfor %}{% if add_generation_prompt %}<|im_start|>assistant\n{% endif %}"
+)
+_GEMMA4_TEMPLATE = (
+    "{{ bos_token }}{% for message in messages %}<|turn>{{ message.role }}\n"
+    "{% if message.content is string %}{{ message.content | trim }}"
+    "{% else %}{% for part in message.content %}"
+    "{% if part.type == 'image' %}<|image|>{% else %}{{ part.text | trim }}{% endif %}"
+    "{% endfor %}{% endif %}<turn|>\n{% endfor %}"
+    "{% if add_generation_prompt %}<|turn>model\n{% endif %}"
 )
 _SMOLVLM_TEMPLATE = (
     "<|im_start|>{% for message in messages %}{{ message.role | capitalize }}:"
@@ -162,6 +171,33 @@ _PLANS: dict[Family, _Plan] = {
             **_HALVES,
         },
     ),
+    "gemma4": _Plan(
+        (
+            "<bos>",
+            "<turn|>",
+            "<|turn>",
+            "<|image|>",
+            "<|image>",
+            "<image|>",
+            "<|audio|>",
+            "<|video|>",
+            "<pad>",
+        ),
+        _GEMMA4_TEMPLATE,
+        {
+            "bos_token": "<bos>",
+            "eos_token": "<turn|>",
+            "pad_token": "<pad>",
+            "boi_token": "<|image>",
+            "eoi_token": "<image|>",
+            "image_token": "<|image|>",
+        },
+        {
+            "processor_class": "Gemma4Processor",
+            "image_processor": {"patch_size": 16, "max_soft_tokens": 6, "pooling_kernel_size": 2},
+        },
+        {},
+    ),
     "llava": _Plan(
         ("<s>", "</s>", "<image>", "<pad>"),
         _LLAVA_TEMPLATE,
@@ -282,6 +318,50 @@ def _config(family: Family, ids: Mapping[str, int]) -> dict[str, Any]:
             "text_config": {"model_type": "llama", **text, "rope_theta": 10000.0},
             "vision_config": {"model_type": "smolvlm_vision", **_CLIP},
         }
+    if family == "gemma4":
+        return {
+            "model_type": "gemma4",
+            "eos_token_id": ids["<turn|>"],
+            "pad_token_id": ids["<pad>"],
+            "image_token_id": ids["<|image|>"],
+            "audio_token_id": ids["<|audio|>"],
+            "video_token_id": ids["<|video|>"],
+            "boi_token_id": ids["<|image>"],
+            "eoi_token_id": ids["<image|>"],
+            "hidden_size": 32,
+            "vision_soft_tokens_per_image": 6,
+            "audio_config": None,
+            "tie_word_embeddings": False,
+            "text_config": {
+                "model_type": "gemma4_text",
+                **text,
+                "num_hidden_layers": 4,
+                "num_kv_shared_layers": 2,
+                "head_dim": 8,
+                "global_head_dim": 8,
+                "hidden_size_per_layer_input": 8,
+                "vocab_size_per_layer_input": text["vocab_size"],
+                "sliding_window": 16,
+                "sliding_window_pattern": 2,
+                "tie_word_embeddings": False,
+                "use_bidirectional_attention": "vision",
+                "pad_token_id": ids["<pad>"],
+            },
+            "vision_config": {
+                "model_type": "gemma4_vision",
+                "hidden_size": 32,
+                "intermediate_size": 64,
+                "num_hidden_layers": 3,
+                "num_attention_heads": 4,
+                "num_key_value_heads": 4,
+                "head_dim": 8,
+                "global_head_dim": 8,
+                "patch_size": 16,
+                "pooling_kernel_size": 2,
+                "default_output_length": 6,
+                "position_embedding_size": 64,
+            },
+        }
     if family == "llava":
         return {
             "model_type": "llava",
@@ -316,13 +396,16 @@ def _write_weights(folder: Path, config: dict[str, Any]) -> None:
     settings = update_module_configs(settings, module, own, ["text", "vision"])
     mx.random.seed(7)
     parameters: Any = tree_flatten(module.Model(settings).parameters())
-    weights = {name: _random(array) for name, array in parameters}
+    weights = {name: _random(name, array) for name, array in parameters}
     mx.save_safetensors(str(folder / "model.safetensors"), weights, {"format": "mlx"})
 
 
-def _random(array: mx.array) -> mx.array:
-    """Norms and biases stay as they are."""
-    return array if array.ndim < 2 else mx.random.normal(array.shape) * 0.3
+def _random(name: str, array: mx.array) -> mx.array:
+    """Norms and biases stay as they are. Small embeddings: else a model that ties them to its head
+    repeats the last token."""
+    if array.ndim < 2:
+        return array
+    return mx.random.normal(array.shape) * (0.02 if "embed_tokens" in name else 0.3)
 
 
 def _write_tokenizer(folder: Path, plan: _Plan, template: str) -> None:

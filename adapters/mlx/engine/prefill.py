@@ -37,6 +37,7 @@ class Prefill:
         self.group = group
         self.cache = cache
         self.done = done
+        self._all_stops = stops
         self._stops = tuple(stop for stop in stops if stop > done)
         self.noted: list[Sampled] | None = [] if group.reports_prompt else None
         """Logprobs of the prompt so far, for a request that reports them."""
@@ -48,6 +49,12 @@ class Prefill:
     def remaining(self) -> int:
         """Tokens to read; the last one is left for the first step of the answer."""
         return len(self.group.prompt) - 1 - self.done
+
+    def restart(self, cache: Cache) -> None:
+        """Read the prompt from its beginning, into an empty cache."""
+        self.cache, self.done, self._stops = cache, 0, self._all_stops
+        for sequence in self.group.waiting:
+            sequence.cached_tokens = 0
 
     def see(self, embedded: Embedded) -> None:
         """Continue with a prompt with images that are encoded now."""

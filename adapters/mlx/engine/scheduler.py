@@ -201,7 +201,9 @@ class Scheduler:
             cache[: len(prefix.caches)] = prefix.caches
         prefill = Prefill(group, cache, prefix.tokens, self.prefixes.stops(group.keys, group.turns))
         if group.images is not None and self.loaded.vision is not None:
-            self._encodings.append(Encoding(prefill, self.loaded.vision, group.images))
+            model, vision = self.loaded.model, self.loaded.vision
+            encoding = Encoding(prefill, vision, group.images, lambda: make_prompt_cache(model))
+            self._encodings.append(encoding)
             return []
         if prefill.remaining == 0:
             return self._end_reading(prefill)

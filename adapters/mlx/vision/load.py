@@ -31,6 +31,10 @@ _OTHER_STATES = (
 """Results of an encoder that later tokens need: the engine's rows keep caches only."""
 
 
+_KINDS = ("token_type_ids", "mm_token_type_ids")
+"""Arrays with the kind of each token, text or image: the model masks by them up to its last key."""
+
+
 def open_model(path: Path) -> SeeingModel:
     """Return the model with lazy weights. `sight_of` comes first: no code in the folder is run."""
     return SeeingModel(load_model(path, lazy=True).eval())
@@ -80,10 +84,11 @@ class MLXVLMVision:
     def embed(self, prompt: ImagePrompt, ids: list[int], cached: int) -> Pieces[Embedded]:
         inner, tokens = self._model.inner, mx.array([ids])
         inputs = {name: _to_array(value) for name, value in prompt.inputs.items()}
+        kinds = {name: _padded(inputs.pop(name), len(ids)) for name in _KINDS if name in inputs}
         pixels, mask = inputs.pop("pixel_values", None), mx.ones_like(tokens)
         is_read = cached >= prompt.end
         features = yield from self._tape.run(
-            lambda: inner.get_input_embeddings(tokens, pixels, mask=mask, **inputs),
+            lambda: inner.get_input_embeddings(tokens, pixels, mask=mask, **inputs, **kinds),
             layers=not is_read,
         )
         states = {
@@ -99,15 +104,24 @@ class MLXVLMVision:
         embeds = features.inputs_embeds
         mx.eval(embeds, list(states.values()))
         whole = not _chunked_prefill_enabled(
-            inner, input_ids=tokens, inputs_embeds=embeds, prefill_kwargs={**inputs, **states}
+            inner,
+            input_ids=tokens,
+            inputs_embeds=embeds,
+            prefill_kwargs={**inputs, **kinds, **states},
         )
 
         def part(start: int, end: int) -> dict[str, Any]:
             # As mlx-vlm's `generate_step`: the model cuts what belongs to the whole prompt.
             about = {"n_to_process": end - start, "logits_to_keep": 1}
-            return {**inputs, **states, **about, "inputs_embeds": embeds[:, start:end]}
+            until = {name: value[:, :end] for name, value in kinds.items()}
+            return {**inputs, **until, **states, **about, "inputs_embeds": embeds[:, start:end]}
 
         return Embedded(part, shift, whole)
+
+
+def _padded(kinds: mx.array, length: int) -> mx.array:
+    """Return the kinds of all tokens: those that follow what the processor read are text."""
+    return mx.pad(kinds, ((0, 0), (0, length - kinds.shape[1])))
 
 
 def _to_array(value: Any) -> Any:

@@ -21,7 +21,7 @@ from adapters.errors import InvalidRequestError
 from adapters.mlx.vision.protocol import ImagePrompt
 
 Encode = Callable[[str], list[int]]
-_TOKENS = ("input_ids", "attention_mask", "token_type_ids", "mm_token_type_ids")
+_TOKENS = ("input_ids", "attention_mask")
 """Outputs of a processor that say no more than the tokens."""
 
 

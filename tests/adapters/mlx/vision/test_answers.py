@@ -15,7 +15,11 @@ from adapters.errors import InvalidRequestError
 from adapters.mlx.backend import MLXBackend
 from adapters.request import Sampling
 
-pytestmark = pytest.mark.slow
+pytestmark = [
+    pytest.mark.slow,
+    # The audio part of Gemma 4's processor.
+    pytest.mark.filterwarnings("ignore:At least one mel filter:UserWarning"),
+]
 FIRST: Family = "qwen2_5_vl"
 EACH = [FIRST, *(pytest.param(each, marks=pytest.mark.long) for each in FAMILIES if each != FIRST)]
 
