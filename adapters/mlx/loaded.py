@@ -70,7 +70,7 @@ class TextModel:
         return cls(engine, await asyncio.wrap_future(engine.load(path, loading, extras)))
 
     def close(self) -> None:
-        self.model.grammars.close()
+        self.model.close()
 
     async def unload(self) -> None:
         self.close()

@@ -14,6 +14,7 @@ from adapters.mlx.embedding.files import is_embedding
 from adapters.mlx.models.fim import find_infill
 from adapters.mlx.output.reasoning import MARKERS
 from adapters.mlx.prompt.learned import learn_from_folder
+from adapters.mlx.vision.support import sight_of
 from adapters.request import Feature
 
 _FILES = (
@@ -46,7 +47,9 @@ def capabilities(name: str, path: Path, config: dict[str, Any]) -> frozenset[Cap
     """The capabilities of the model in `path`; cached, because vocabularies have megabytes."""
     if is_embedding(name, path, config):
         return frozenset({"embedding"})
-    return _describe(_stamp(name, path)).capabilities
+    can = _describe(_stamp(name, path)).capabilities
+    sees: set[Capability] = {"vision"} if sight_of(path, config) == "supported" else set()
+    return can | sees if "chat" in can else can
 
 
 def template_notes(name: str, path: Path) -> tuple[str, ...]:
