@@ -81,7 +81,7 @@ class MLXBackend:
         self._failed_loads = FailedLoads()
         self._idle = IdleUnload(config, self._loaded.__contains__, self.unload)
         self._loads = Loads(self._load, self._idle.loaded)
-        # Tokenizers are not made for two threads at once; one is enough to keep the loop free.
+        # For inputs of embeddings: one thread is enough to keep the loop free.
         self._tokenizing = ThreadPoolExecutor(1, thread_name_prefix="mlx-prompt")
         self.memory_user = MLXMemory(config, self._engine, self._idle, self.unload)
 
@@ -102,7 +102,7 @@ class MLXBackend:
             from adapters.mlx.prompt.prepare import prepare
 
             with self._engine.arrivals.expect() as arrival:
-                prepared = await prepare(request, loaded.model, self._tokenizing)
+                prepared = await prepare(request, loaded.model, loaded.tokenizing)
                 started = Started(prepared.context, cold, prepared.ignored, prepared.rewritten)
                 async with self.memory_user.answering(prepared.sequences[0]):
                     answers = Answers(
@@ -120,7 +120,7 @@ class MLXBackend:
             from adapters.mlx.prompt.chat import render
 
             loop = asyncio.get_running_loop()
-            prompt = await loop.run_in_executor(self._tokenizing, render, loaded.model, request)
+            prompt = await loop.run_in_executor(loaded.tokenizing, render, loaded.model, request)
             return TokenCount(len(prompt.ids), exact=True)
 
     async def embed(self, request: EmbeddingRequest) -> Embeddings:

@@ -5,7 +5,7 @@ class here and a line of `kind_of`.
 """
 
 import asyncio
-from concurrent.futures import Executor
+from concurrent.futures import Executor, ThreadPoolExecutor
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, ClassVar, Literal, Protocol, Self
@@ -61,6 +61,9 @@ class TextModel:
     def __init__(self, engine: Engine, model: "LoadedModel") -> None:
         self._engine = engine
         self.model = model
+        # Tokenizers are not made for two threads at once. One for each model, so that a slow
+        # template delays requests for its own model only.
+        self.tokenizing = ThreadPoolExecutor(1, thread_name_prefix="mlx-prompt")
 
     @classmethod
     async def load(
@@ -71,6 +74,7 @@ class TextModel:
 
     def close(self) -> None:
         self.model.grammars.close()
+        self.tokenizing.shutdown(wait=False, cancel_futures=True)
 
     async def unload(self) -> None:
         self.close()

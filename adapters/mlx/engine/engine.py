@@ -335,15 +335,15 @@ class Engine:
         if name not in self._schedulers:
             from adapters.mlx.engine.proof import proven
             from adapters.mlx.engine.scheduler import Scheduler
-            from adapters.mlx.models.load import load_folder
+            from adapters.mlx.models.load import explained, load_folder
 
             started = time.monotonic()
-            loaded = yield from load_folder(path, self._config.dequantize, loading, extras)
-            loaded = yield from proven(loaded, self._config)
-            yield
-            scheduler = self._schedulers[name] = Scheduler(
-                loaded, self._config, self.pool, self._clock
-            )
+            with explained(path, name, *extras.folders):
+                loaded = yield from load_folder(path, self._config.dequantize, loading, extras)
+                loaded = yield from proven(loaded, self._config)
+                yield
+                scheduler = Scheduler(loaded, self._config, self.pool, self._clock)
+            self._schedulers[name] = scheduler
             self.pool.least[name] = scheduler.budget.least
             self._counters["loads"] += 1
             logger.info("loaded %s in %.1f s", name, time.monotonic() - started)
