@@ -96,7 +96,7 @@ class MLXBackend:
         refuse_unsupported(request, self.honours, self.kind)
         reject_conflicts(request)
         with self._idle.using(request.model, request.keep_alive):
-            cold = request.model not in self._loaded
+            cold = not self._has(request.model)
             loaded = await self._ready(request.model, TextModel)
             from adapters.mlx.output.assemble import Answers
             from adapters.mlx.prompt.prepare import prepare
@@ -147,7 +147,7 @@ class MLXBackend:
         self._warn()
         return [
             msgspec.structs.replace(
-                folder.model, loaded=name in self._loaded, notes=self._notes_of(name)
+                folder.model, loaded=self._has(name), notes=self._notes_of(name)
             )
             for name, folder in catalog.folders.items()
             if name not in failed
@@ -206,7 +206,7 @@ class MLXBackend:
 
     async def load(self, model: str, keep_alive: float | None = None) -> None:
         with self._idle.using(model, keep_alive):
-            if model not in self._loaded:
+            if not self._has(model):
                 await self._loads.join(model)
 
     def is_well(self, model: str) -> bool:
@@ -217,7 +217,7 @@ class MLXBackend:
 
     async def unload(self, model: str) -> None:
         await self._loads.cancel(model)
-        if model not in self._loaded:
+        if not self._has(model):
             return
         if users := self._idle.users(model):
             raise BackendBusyError(f"'{model}' is answering {users} requests.")
@@ -231,7 +231,7 @@ class MLXBackend:
         return Health(
             ok=trouble is None,
             detail=trouble,
-            breaker="closed" if trouble is None else "open",
+            breaker=self._engine.breaker(),
             counters=self._engine.counters(),
         )
 
@@ -243,13 +243,21 @@ class MLXBackend:
         await asyncio.to_thread(self._engine.close)
         self._tokenizing.shutdown(wait=False, cancel_futures=True)
 
+    def _has(self, name: str) -> bool:
+        """Return whether a model is in memory; one that was lost with the engine is forgotten."""
+        loaded = self._loaded.get(name)
+        if loaded is not None and loaded.lost:
+            self._loaded.pop(name).close()
+            self.memory_user.unloaded(name)
+        return name in self._loaded
+
     async def _ready(self, name: str, kind: type[L]) -> L:
         """Return a model, loaded by the first request for it.
 
         Raises:
             InvalidRequestError: it is of another kind.
         """
-        if name not in self._loaded:
+        if not self._has(name):
             await self._loads.join(name)
         if (loaded := self._loaded.get(name)) is None:
             raise BackendUnavailableError(f"'{name}' was unloaded meanwhile.")
