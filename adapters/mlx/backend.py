@@ -258,7 +258,7 @@ class MLXBackend:
             InvalidRequestError: it is of another kind.
         """
         if not self._has(name):
-            await self._loads.join(name)
+            await self._loads.join(name, for_request=True)
         if (loaded := self._loaded.get(name)) is None:
             raise BackendUnavailableError(f"'{name}' was unloaded meanwhile.")
         if not isinstance(loaded, kind):

@@ -48,7 +48,12 @@ class Subject(Struct):
 
 
 @pytest.fixture(
-    params=["echo", "mlx", pytest.param("mlx-process", marks=pytest.mark.long), pytest.param("ollama", marks=pytest.mark.ollama)],
+    params=[
+        "echo",
+        "mlx",
+        pytest.param("mlx-process", marks=pytest.mark.long),
+        pytest.param("ollama", marks=pytest.mark.ollama),
+    ],
 )
 async def subject(
     request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory

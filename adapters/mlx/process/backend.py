@@ -233,9 +233,7 @@ class MLXProcessBackend:
         with end:
             process = await self._spawn(end.fileno())
         ours.setblocking(False)
-        peer = Peer(
-            {"hold": self._hold}, self._take_notice, lambda: self._note_lost(process, peer)
-        )
+        peer = Peer({"hold": self._hold}, self._take_notice, lambda: self._note_lost(process, peer))
         await asyncio.get_running_loop().create_unix_connection(lambda: peer, sock=ours)
         room = self.memory_user.room.budget
         level = logging.getLogger().getEffectiveLevel()

@@ -78,7 +78,10 @@ NESTED = b'{"a":' * 100_000 + b"1" + b"}" * 100_000
         (content("chat_template.jinja", b"\xff\xfe"), None),
         (pipe("tokenizer.json"), "tokenizer.json is not a regular file"),
         (pipe("chat_template.jinja"), "chat_template.jinja is not a regular file"),
-        (content("model-00001-of-99999999999.safetensors", b""), "-of-99999999999.safetensors is missing"),
+        (
+            content("model-00001-of-99999999999.safetensors", b""),
+            "-of-99999999999.safetensors is missing",
+        ),
         (content("model.safetensors", b"\xff" * 64), None),
         (content("conversion.json", NESTED), None),
     ],
