@@ -6,6 +6,7 @@ import time
 from collections import OrderedDict
 from concurrent.futures import ThreadPoolExecutor
 from hashlib import sha256
+from math import inf
 from typing import Any, NamedTuple, TypeVar
 
 import msgspec
@@ -77,9 +78,9 @@ class _Turn:
 
     def begin(self) -> None:
         """Called on the thread."""
+        self._loop.call_soon_threadsafe(self.begun.set)
         self._end = time.thread_time() + self._seconds
         self.check()
-        self._loop.call_soon_threadsafe(self.begun.set)
 
     def check(self) -> None:
         """Called on the thread between two pieces of work.
@@ -131,14 +132,16 @@ class GrammarCompiler:
             BackendUnavailableError: other grammars took all the time.
         """
         loop = asyncio.get_running_loop()
+        seconds = self._compile_seconds
         if self._tokenizer is None:  # The first request waits for the vocabulary, without a limit.
+            seconds = inf
             await loop.run_in_executor(self._thread, self._load_tokenizer, _param_of(request))
-        turn = _Turn(self._compile_seconds)
+        turn = _Turn(seconds)
         work = loop.run_in_executor(self._thread, self._compile, request, style, turn)
         work.add_done_callback(_retrieve)
         try:
             await self._begun(turn)
-            return await asyncio.wait_for(asyncio.shield(work), _BUSY * self._compile_seconds)
+            return await asyncio.wait_for(asyncio.shield(work), _BUSY * seconds)
         except TimeoutError:
             raise InvalidRequestError(
                 f"The grammar takes longer than {self._compile_seconds:g} s to compile.",

@@ -82,8 +82,8 @@ class Loads:
     async def join(self, name: str, *, for_request: bool = False) -> None:
         """Wait for the load of `name`; start it if none is running.
 
-        `for_request`: a request is answered after it. The load goes on while a caller waits; after the last one is cancelled, it ends at its next
-        array.
+        The load goes on while a caller waits; after the last one is cancelled, it ends at its next
+        array. `for_request`: a request is answered after it, so that no unload cancels it.
 
         Raises:
             BackendError: the error of the load.

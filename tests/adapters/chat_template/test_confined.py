@@ -63,7 +63,7 @@ def test_other_renderings_go_on_while_one_loops(renderers: Renderers) -> None:
 
 
 def test_refusal_has_the_reason_of_the_template(renderers: Renderers) -> None:
-    with pytest.raises(TemplateRefusalError, match="^no such role$"):
+    with pytest.raises(TemplateRefusalError, match=r"^no such role$"):
         renderers.render("{{ raise_exception('no such role') }}", [], None, {})
 
 

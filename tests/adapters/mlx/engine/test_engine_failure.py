@@ -70,25 +70,25 @@ async def answer(backend: MLXBackend, **fields: Any) -> list[Event]:
     return [event async for event in sink.events(backend, request(**fields))]
 
 
-async def fail(backend: MLXBackend, clock: BrokenClock, error: BaseException) -> list[object]:
+async def fail(
+    backend: MLXBackend, engine: Engine, clock: BrokenClock, error: BaseException
+) -> list[object]:
     """Fail the thread while two requests run and two wait; return what they got."""
     answers = [asyncio.create_task(answer(backend)) for _ in range(4)]
 
-    async def submitted() -> int:
-        return (await backend.health()).counters["started"]
-
-    begun = await submitted()
-    while await submitted() < begun + 4 or not (await backend.health()).counters["tokens"]:
-        await asyncio.sleep(0)
+    begun = engine.counters()["started"]
+    await until(
+        lambda: engine.counters()["started"] >= begun + 4 and engine.counters()["tokens"] > 0
+    )
     clock.error = error
     return await asyncio.gather(*answers, return_exceptions=True)
 
 
 @pytest.mark.parametrize("error", [ValueError("a fault"), SystemExit(3)], ids=["error", "exit"])
 async def test_every_request_gets_an_error_and_the_next_one_an_answer(
-    backend: MLXBackend, clock: BrokenClock, error: BaseException
+    backend: MLXBackend, engine: Engine, clock: BrokenClock, error: BaseException
 ) -> None:
-    for outcome in await fail(backend, clock, error):
+    for outcome in await fail(backend, engine, clock, error):
         assert isinstance(outcome, BackendUnavailableError)
         assert outcome.retry_after is not None
         assert type(error).__name__ in outcome.message
