@@ -289,5 +289,10 @@ class MLXBackend:
                     await asyncio.wrap_future(self._engine.free_memory())
 
     async def _path_of(self, folder: ModelFolder) -> Path:
-        name = folder.base or folder.model.name
-        return folder.path or await bundled.ensure_available(name, self._config.cache_folder)
+        cache = self._config.cache_folder
+        converted = await asyncio.to_thread(bundled.converted_folder, cache)
+        if folder.path is not None and folder.path != converted:
+            return folder.path
+        # Also if it is there: a damaged conversion is made anew.
+        name = bundled.EMBEDDED if folder.path is not None else folder.base or folder.model.name
+        return await bundled.ensure_available(name, cache)

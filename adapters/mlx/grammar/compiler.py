@@ -141,7 +141,8 @@ class GrammarCompiler:
         work.add_done_callback(_retrieve)
         try:
             await self._begun(turn)
-            return await asyncio.wait_for(asyncio.shield(work), _BUSY * seconds)
+            limit = None if seconds == inf else _BUSY * seconds
+            return await asyncio.wait_for(asyncio.shield(work), limit)
         except TimeoutError:
             raise InvalidRequestError(
                 f"The grammar takes longer than {self._compile_seconds:g} s to compile.",
