@@ -119,7 +119,7 @@ async def answer(
         BackendError: as `Router.generate`; `param` is the client's field.
     """
     if call is None:
-        call = dialect.parse(request, await request.read_body())
+        call = await request.parse(await request.read_body(), partial(dialect.parse, request))
     if call.respond is not None:
         return await call.respond(request)
     dialect = call.dialect or dialect

@@ -1,6 +1,7 @@
 """`POST /api/route`: explain which backend would answer a chat. Nothing is run or loaded."""
 
 import asyncio
+from functools import partial
 from collections.abc import Callable, Iterator
 
 from litestar import post
@@ -61,7 +62,8 @@ _FITS: dict[Fit, str] = {
 @post("/api/route", status_code=200, operation=_PLAN)
 async def plan_route(request: ServerRequest) -> Plan:
     router = request.router
-    call = CHAT_COMPLETIONS.parse(request, await request.read_body())
+    parse = partial(CHAT_COMPLETIONS.parse, request)
+    call = await request.parse(await request.read_body(), parse)
     try:
         (chat,) = await request.finish(to_routed(request, call))
         # Before the decision, which takes the footprints into account.
