@@ -138,7 +138,7 @@ async def answer(
             framing=dialect.framing,
         )
     collector = Collector()
-    await request.finish(write(collector))
+    await request.finish(write(collector), request.record.has_begun)
     body = dialect.whole(call, collector.answers(), request.record)
     if call.keep is not None:
         await call.keep(body)

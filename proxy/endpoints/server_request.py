@@ -225,9 +225,12 @@ class ServerRequest(Request[Any, Any, Any]):
         """Set the dialect of errors, for routes on which the body decides on it."""
         self.scope["state"]["errors"] = errors
 
-    async def finish(self, work: Awaitable[T]) -> T:
-        """Await `work`, which ends when the client disconnects, or with the server's grace."""
-        async with Limits(self.grace, self):
+    async def finish(self, work: Awaitable[T], has_begun: Callable[[], bool] = lambda: True) -> T:
+        """Await `work`, which ends when the client disconnects, or with the server's grace.
+
+        `has_begun`: as in `ShutdownGrace.timeout`.
+        """
+        async with Limits(self.grace, self, has_begun):
             return await work
 
 

@@ -91,7 +91,7 @@ class Dispatch:
         record = state["record"] = Record(method, path, self._readers)
         fields = state["fields"] = to_fields(http["headers"])
         route = self._routes.get(path) or self._with_parameter(path)
-        errors = state["errors"] = route.errors or self._errors_for(fields)
+        errors = state["errors"] = route.errors or self._errors_by(fields)
         others = [*to_cors_headers(fields, self._config.allowed_origins)]
         if errors.id_header is not None:
             others.append((errors.id_header.encode(), record.request_id.encode()))
@@ -127,7 +127,12 @@ class Dispatch:
         finally:
             record.close()
 
-    def _errors_for(self, fields: Fields) -> ErrorDialect:
+    def errors_of(self, path: str, fields: Fields) -> ErrorDialect:
+        """Return the dialect of the errors of a request that does not get here."""
+        route = self._routes.get(path) or self._with_parameter(path)
+        return route.errors or self._errors_by(fields)
+
+    def _errors_by(self, fields: Fields) -> ErrorDialect:
         for header, errors in self._errors_by_header.items():
             if header in fields:
                 return errors

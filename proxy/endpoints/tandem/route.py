@@ -1,8 +1,8 @@
 """`POST /api/route`: explain which backend would answer a chat. Nothing is run or loaded."""
 
 import asyncio
-from functools import partial
 from collections.abc import Callable, Iterator
+from functools import partial
 
 from litestar import post
 from msgspec import Struct
