@@ -45,11 +45,14 @@ def serve(config: Config, args: argparse.Namespace) -> int:
     except OSError as exc:
         return fail(1, f"cannot listen on {host}:{port}: {exc.strerror or exc}")
     output = Output()
+    code = 0
     try:
         _run(config, listener, output)
-    finally:
-        output.end(0)
-    return 0
+    except Exception:
+        log.exception("The server has failed.")
+        code = 1
+    output.end(code)
+    return code
 
 
 def _listen(host: str, port: int) -> socket.socket:

@@ -124,7 +124,8 @@ class BodyScan:
         """Find the field of the body with the last value that is not of the body itself."""
         top = self._top.piece
         key = self._last_key(self._top, b"".join(self._pieces[top : top + 2]), b"")
-        key = self._last_key(self._now, self._pieces[-1], key)
+        if self._now.depth <= 1:
+            key = self._last_key(self._now, self._pieces[-1], key)
         name = key.decode(errors="replace")[:100]
         return name if name and name.isprintable() else None
 
