@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Literal, Protocol
 from msgspec import Struct
 
 from adapters.errors import BackendError
+from adapters.mlx.vision.protocol import ImagePrompt
 from adapters.request import Sampling
 
 if TYPE_CHECKING:
@@ -99,6 +100,7 @@ class Sequence:
         bounded: bool = True,
         reports_prompt: bool = False,
         turns: tuple[int, ...] = (),
+        images: ImagePrompt | None = None,
     ) -> None:
         """`bounded`: `max_tokens` is the request's own limit, not only the end of the context.
 
@@ -109,6 +111,9 @@ class Sequence:
         """
         self.model = model
         self.prompt = prompt
+        self.images = images
+        self.keys = prompt if images is None else images.keys(prompt)
+        """The prompt as the prefix cache knows it: placeholders are hashes of their images."""
         self.turns = turns
         self.max_tokens = max_tokens
         self.sampling = sampling
