@@ -11,6 +11,7 @@ from litestar.exceptions import HTTPException
 from msgspec.structs import asdict
 
 from adapters.backend import Backend
+from proxy.access.keys import Access
 from proxy.assembly import assemble, opened
 from proxy.bench.archive import Archive
 from proxy.config import Config, state_folder
@@ -60,9 +61,14 @@ from proxy.endpoints.openai.responses.stored import (
     list_input_items,
     retrieve_response,
 )
-from proxy.endpoints.server_request import ServerParts, ServerRequest, answer_error
+from proxy.endpoints.server_request import (
+    ServerParts,
+    ServerRequest,
+    answer_error,
+    check_role,
+)
 from proxy.endpoints.tandem.api_health import get_hybrid_health
-from proxy.endpoints.tandem.health import get_health
+from proxy.endpoints.tandem.health import get_health, get_liveness
 from proxy.endpoints.tandem.index import get_index
 from proxy.endpoints.tandem.load import load_mlx_model, unload_mlx_model
 from proxy.endpoints.tandem.models_by_backend import (
@@ -113,6 +119,7 @@ ROUTES = (
     retrieve_model,
     get_index,
     get_health,
+    get_liveness,
     get_comparison,
     list_models_by_backend,
     retrieve_hybrid_model,
@@ -149,7 +156,11 @@ def create_app(
     """Create the application. `backends` replace those of the config and are not closed.
 
     The request log is written to `log`. `fetch_image` downloads the images of requests.
+
+    Raises:
+        ConfigError: a key of `server.keys` cannot be read.
     """
+    access = Access(config.server.keys, os.environ)
     state, limits = state_folder(config, os.environ), config.server.store_limits
     parts = ServerParts(
         **asdict(assemble(config)),
@@ -183,6 +194,7 @@ def create_app(
     app = Litestar(
         route_handlers=ROUTES,
         request_class=ServerRequest,
+        guards=[check_role],
         exception_handlers={HTTPException: answer_error, Exception: answer_error},
         lifespan=[lifespan],
         state=State({"parts": parts}),
@@ -192,5 +204,5 @@ def create_app(
     )
     readers = (request_log.read,) if request_log is not None else ()
     errors = {ANTHROPIC_HEADER: ANTHROPIC_ERRORS}
-    app.asgi_handler = Dispatch(app, config.server, ServerRequest, readers, errors)
+    app.asgi_handler = Dispatch(app, config.server, access, ServerRequest, readers, errors)
     return app

@@ -11,6 +11,7 @@ from typing import Literal
 
 from adapters.errors import BackendError
 from adapters.events import Event, Finished, Restarted, Started, Timings, Usage
+from proxy.access.grant import NOTHING, Grant
 from proxy.errors import ClientDisconnectedError, ServerShutdownError, to_code
 
 Outcome = Literal["ok", "error", "disconnected", "shutdown"]
@@ -109,6 +110,8 @@ class Record:
         self.clock = clock
         self.arrived_at = clock()
         self._readers = readers
+        self.grant: Grant = NOTHING
+        """What the request may do, once it was admitted."""
         self.model = ""
         """The public name in the request."""
         self.answer_id = ""
@@ -142,6 +145,7 @@ class Record:
         """Create a record of work that outlasts its request, with the same readers."""
         record = Record(self.method, self.path, self._readers, self.clock)
         record.model, record.unknown, record.streamed = self.model, self.unknown, self.streamed
+        record.grant = self.grant
         return record
 
     def attempt(self, backend: str, model: str, choices: int = 1) -> Attempt:

@@ -26,6 +26,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     try:
         code: int = args.run(config, args)
         sys.stdout.flush()
+    except ConfigError as exc:
+        return fail(2, str(exc))
     except BrokenPipeError:
         # The reader of a pipe, such as `head`, has closed it. Discard the rest, also at exit.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())

@@ -64,7 +64,7 @@ class Server(uvicorn.Server):
 
 def _connection_of(config: ServerConfig) -> type[Connection]:
     class ConfiguredConnection(Connection):
-        allowed_origins = config.allowed_origins
+        allowed_origins = config.page_origins
 
     return ConfiguredConnection
 

@@ -9,6 +9,7 @@ from msgspec.structs import fields
 
 from adapters.backend import Model
 from adapters.config import EchoConfig, MLXConfig, OllamaConfig
+from proxy.access.config import KeyConfig
 from proxy.config import (
     Config,
     ConfigError,
@@ -35,6 +36,7 @@ EVERY_KEY = {
         OllamaConfig,
         EchoConfig,
         ModelConfig,
+        KeyConfig,
     )
     for field in fields(kind)
     if (kind, field.name) != (ModelConfig, "names")  # Not a key: the names of backends are keys.
@@ -45,7 +47,10 @@ def with_examples() -> str:
     """The file with the examples behind `#~` enabled."""
     lines = DOCUMENTED.read_text().splitlines()
     shown = [line.replace("#~ ", "", 1) for line in lines]
-    return "\n".join(x for x in shown if x != "models: {}" and "echo: null" not in x)
+    replaced = ("models: {}", "  keys: []", "    models: {}", "    folders: []")
+    return "\n".join(
+        x for x in shown if "echo: null" not in x and x.partition("  #")[0].rstrip() not in replaced
+    )
 
 
 def write(folder: Path, text: str) -> Path:
@@ -107,7 +112,7 @@ async def test_the_documented_models_are_found_by_each_of_their_names(tmp_path: 
 @pytest.mark.parametrize("key", EVERY_KEY)
 def test_every_key_is_documented(key: str):
     name = EVERY_KEY[key]
-    assert any(line.strip().startswith(f"{name}:") for line in with_examples().splitlines())
+    assert any(line.strip(" -").startswith(f"{name}:") for line in with_examples().splitlines())
 
 
 def test_every_documented_server_and_backend_key_is_there():
@@ -115,6 +120,7 @@ def test_every_documented_server_and_backend_key_is_there():
     for kind, section in (
         (ServerConfig, raw["server"]),
         (ImagesConfig, raw["server"]["images"]),
+        (KeyConfig, raw["server"]["keys"][0]),
         (MLXConfig, raw["backends"]["mlx"]),
         (OllamaConfig, raw["backends"]["ollama"]),
         (EchoConfig, raw["backends"]["echo"]),

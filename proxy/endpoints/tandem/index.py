@@ -35,7 +35,11 @@ class About(Struct):
     version: str
 
 
-@get("/", operation=Operation(summary="Name and version; a page for browsers", answers=(About,)))
+@get(
+    "/",
+    operation=Operation(summary="Name and version; a page for browsers", answers=(About,)),
+    access="public",
+)
 async def get_index(request: ServerRequest) -> Response[About] | Response[str]:
     about = About(name="Tandem", version=version("tandem-proxy"))
     vary = {"vary": "Accept"}
