@@ -14,8 +14,7 @@ def check_unique_keys(text: bytes) -> None:
     Raises:
         ValueError: a mapping has a key twice; the text begins with its path.
     """
-    compose: Any = yaml.compose  # Without types in PyYAML's stubs.
-    root: yaml.Node | None = compose(text, Loader=_Loader)
+    root: yaml.Node | None = _Loader(text).get_single_node()
     for path, first, second in _repeated(root, "$", set()):
         raise ValueError(f"{path}: this key is set twice, in line {first} and in line {second}")
 
