@@ -91,7 +91,16 @@ class Limits:
 
     @contextmanager
     def answer(self) -> Generator[None]:
-        """Count an answer as in progress.
+        """Count an answer as in progress; raises as `require_room`."""
+        self.require_room()
+        self._running += 1
+        try:
+            yield
+        finally:
+            self._running -= 1
+
+    def require_room(self) -> None:
+        """Check that an answer may begin now.
 
         Raises:
             RateLimitError: too many are in progress, or no tokens are left.
@@ -105,11 +114,6 @@ class Limits:
                 f"{self._concurrent}. Try again when an answer has ended.",
                 _BUSY_SECONDS,
             )
-        self._running += 1
-        try:
-            yield
-        finally:
-            self._running -= 1
 
     def take_tokens(self, tokens: int) -> None:
         """Count the tokens of an answer, which may exceed what is left."""

@@ -252,6 +252,7 @@ UNLOADS = [
     ("/v1/completions", {"model": "m", "prompt": "Hi", "keep_alive": 0}),
     ("/v1/embeddings", {"model": "m", "input": "Hi", "ttl": 0}),
     ("/v1/responses", {"model": "m", "input": "Hi", "keep_alive": 0}),
+    ("/v1/responses", {"model": "m", "input": "Hi", "keep_alive": 0, "background": True}),
 ]
 
 

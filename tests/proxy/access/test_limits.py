@@ -1,6 +1,7 @@
 """Limits of a key: requests and tokens a minute, answers in progress, and their headers."""
 
 import asyncio
+from pathlib import Path
 from typing import Any
 
 import openai
@@ -132,8 +133,8 @@ async def test_public_routes_and_other_keys_are_not_limited():
     config = Config(server=ServerConfig(keys=keys))
     async with http_client(ScriptedBackend(), config=config) as client:
         for _ in range(3):
-            other = await client.get("/v1/models", headers={"x-api-key": "other-key-0123456789"})
             assert (await client.get("/livez", headers=HEADERS)).status_code == 200
+        other = await client.get("/v1/models", headers={"x-api-key": "other-key-0123456789"})
         guest = await client.get("/v1/models", headers=HEADERS)
     assert (guest.status_code, other.status_code) == (200, 200)
     assert "x-ratelimit-limit-requests" not in other.headers
@@ -170,6 +171,16 @@ async def test_streamed_answer_beyond_the_limit_is_a_429_and_no_stream():
         second = await client.post(CHAT, json=body, headers=HEADERS)
     assert first.text.endswith("data: [DONE]\n\n")
     assert (second.status_code, second.headers["content-type"]) == (429, "application/json")
+
+
+async def test_background_answer_beyond_the_limit_is_a_429(tmp_path: Path):
+    keys = (KeyConfig(name="guest", key=KEY, tokens_per_minute=5),)
+    config = Config(server=ServerConfig(keys=keys, state_folder=str(tmp_path)))
+    async with http_client(ScriptedBackend(), config=config) as client:
+        await client.post(CHAT, json=chat(), headers=HEADERS)
+        body = {"model": "m", "input": "Hi", "background": True}
+        response = await client.post("/v1/responses", json=body, headers=HEADERS)
+    assert response.status_code == 429
 
 
 async def test_answer_that_ends_early_counts_as_far_as_it_came():
