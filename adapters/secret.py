@@ -10,7 +10,7 @@ log = logging.getLogger("tandem")
 _PRINTABLE = re.compile(r"[!-~]+")
 """Characters that a header takes: printable ASCII without spaces."""
 _OTHERS = 0o077
-"""Permissions of a file for anybody but its owner."""
+"""Permissions of a file for others than its owner."""
 
 
 class Secret(str):
