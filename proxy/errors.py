@@ -139,7 +139,7 @@ RATE_LIMITED = {
     "requests": Row(429, "requests", "rate_limit_exceeded"),
     "tokens": Row(429, "tokens", "rate_limit_exceeded"),
 }
-"""By what is limited, as OpenAI names it."""
+"""Limited quantity, as OpenAI names it -> row."""
 GONE = Row(499, "client_error", "client_disconnected")
 
 

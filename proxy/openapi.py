@@ -51,7 +51,7 @@ _KEYS: JSON = {
     "bearer": {"type": "http", "scheme": "bearer"},
     "key": {"type": "apiKey", "in": "header", "name": "x-api-key"},
 }
-"""Where a key is sent, if the server has keys."""
+"""Places of a key in a request, if the server has keys."""
 _SECURITY: list[JSON] = [*({name: []} for name in _KEYS), {}]
 _ALL_HEADERS = _HEADERS | _ERROR_HEADERS
 _PATH_PARAMETERS = {

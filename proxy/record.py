@@ -111,7 +111,7 @@ class Record:
         self.arrived_at = clock()
         self._readers = readers
         self.grant: Grant = NOTHING
-        """What the request may do, once it was admitted."""
+        """The permissions of the request, once it was admitted."""
         self.model = ""
         """The public name in the request."""
         self.answer_id = ""

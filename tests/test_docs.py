@@ -180,7 +180,11 @@ def test_the_snippets_without_a_server_answer(
 
 
 @pytest.mark.parametrize("block", of("yaml"), ids=lambda block: str(block))
-def test_a_configuration_is_valid(block: Block, tmp_path: Path) -> None:
+def test_a_configuration_is_valid(
+    block: Block, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for variable in re.findall(r"env:(\w+)", block.text):
+        monkeypatch.setenv(variable, "a-key-0123456789")
     path = tmp_path / "config.yaml"
     path.write_text(block.text, encoding="utf-8")
     assert load_config(path) != Config()

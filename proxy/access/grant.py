@@ -1,4 +1,4 @@
-"""What one request may do: by its key, and by the page that sent it."""
+"""Permissions of one request: by its key, and by the page that sent it."""
 
 import re
 from collections.abc import Iterable
@@ -13,7 +13,7 @@ _ALL = ("*",)
 
 
 class Grant(Struct, frozen=True, kw_only=True):
-    """What a request may do. Without a key, as on loopback, that is everything."""
+    """Permissions of a request. Without a key, as on loopback, that is everything."""
 
     key: str | None = None
     """The name of its key."""

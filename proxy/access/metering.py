@@ -12,7 +12,7 @@ from proxy.record import Record
 from proxy.routing.requirements import to_requirements
 
 _BYTES_A_TOKEN = 4
-"""Of English text, roughly."""
+"""Bytes of English text in a token, roughly."""
 
 
 @contextmanager

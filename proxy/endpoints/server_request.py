@@ -79,7 +79,7 @@ class ServerRequest(Request[Any, Any, Any]):
 
     @property
     def grant(self) -> Grant:
-        """What the request may do."""
+        """The permissions of the request."""
         return self.record.grant
 
     @property

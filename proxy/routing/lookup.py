@@ -20,7 +20,7 @@ _LONGEST = 200
 
 
 class Permission(Protocol):
-    """What a request may do with models."""
+    """Permissions of a request for models."""
 
     def allows(self, names: Iterable[str]) -> bool:
         """Return true if it may use the model with these names."""
