@@ -43,6 +43,17 @@ class Grant(Struct, frozen=True, kw_only=True):
                 status_code=403, detail=f"{action} requires the role 'admin'. {self.obstacle}"
             )
 
+    def require_all_models(self, action: str) -> None:
+        """Check that the request may use every model, for what shows them together.
+
+        Raises:
+            ExplainedHTTPError: 403: it may not.
+        """
+        if self.models != _ALL:
+            raise ExplainedHTTPError(
+                status_code=403, detail=f"{action} requires a key that may use all models."
+            )
+
 
 EVERYTHING = Grant()
 NOTHING = Grant(models=(), obstacle="The request was not admitted.")

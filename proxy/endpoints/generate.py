@@ -168,6 +168,7 @@ async def generate(request: ServerRequest, dialect: Dialect[B], call: Call[B], s
         RateLimitError: a limit of the request's key is reached.
     """
     request.record.to_param = partial(dialect.to_param, body=call.body)
+    sink = request.inspector.watched(request.record.request_id, sink)
     try:
         requests = await to_routed(request, call)
         with metered(request.grant.limits, sink, requests, request.record) as sink:

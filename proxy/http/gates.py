@@ -115,6 +115,8 @@ def _origin_allowed(headers: Fields, config: ServerConfig) -> bool:
     origin = headers.get("origin")
     if origin is None:
         return headers.get("sec-fetch-site") != "cross-site"
+    if _is_own_origin(origin, headers):
+        return True  # The host was checked.
     return is_allowed_origin(origin, config.page_origins)
 
 
@@ -141,10 +143,14 @@ def is_page_refused(headers: Fields, config: ServerConfig) -> bool:
         return headers.get("sec-fetch-site", "none") not in ("none", "same-origin")
     if any(_matches(origin, pattern) for pattern in config.allowed_admin_origins):
         return False
+    return not _is_own_origin(origin, headers)
+
+
+def _is_own_origin(origin: str, headers: Fields) -> bool:
+    """Return true for a page of the address that the server was called by."""
     scheme, _, place = origin.lower().partition("://")
-    return scheme not in _DEFAULT_PORTS or _with_port(place, scheme) != _with_port(
-        headers.get("host", ""), scheme
-    )
+    host = headers.get("host", "")
+    return scheme in _DEFAULT_PORTS and _with_port(place, scheme) == _with_port(host, scheme)
 
 
 def _with_port(place: str, scheme: str) -> tuple[str | None, str]:

@@ -22,7 +22,7 @@ from proxy.config import Config, ConfigError, ServerConfig
 USE, ADMIN = "use-key-0123456789", "admin-key-0123456789"
 BEARER = {"authorization": f"Bearer {USE}"}
 ADMINISTERS = {"authorization": f"Bearer {ADMIN}"}
-PUBLIC = {("GET", "/"), ("GET", "/livez")}
+PUBLIC = {("GET", "/"), ("GET", "/livez"), ("GET", "/page/{edition}/{file}")}
 ADMINISTRATION = {
     ("POST", "/api/pull"),
     ("DELETE", "/api/delete"),
@@ -32,6 +32,11 @@ ADMINISTRATION = {
     ("POST", "/api/blobs/{digest}"),
     ("POST", "/api/mlx/load/{model}"),
     ("POST", "/api/mlx/unload/{model}"),
+    ("POST", "/api/pin"),
+    ("GET", "/api/events"),
+    ("GET", "/api/requests/{request_id}"),
+    ("POST", "/api/inspector"),
+    ("GET", "/api/logs"),
 }
 
 
@@ -426,6 +431,12 @@ async def test_other_models_do_not_exist_for_the_key():
             assert response.status_code == 404, (path, response.text)
             assert "Did you mean" not in response.text
     assert (ollama.requests, ollama.embedded) == ([], [])
+
+
+async def test_metrics_of_all_models_are_not_for_the_key():
+    async with http_client(ScriptedBackend(), config=keyed(ONE_MODEL)) as client:
+        assert (await client.get("/metrics", headers=GUEST)).status_code == 403
+        assert (await client.get("/metrics", headers=BEARER)).status_code == 200
 
 
 async def test_model_of_the_key_answers_by_all_its_names():
