@@ -18,15 +18,15 @@ from typing import Any, Literal
 
 sys.path[:0] = ["tests"]
 
-from fakes.tiny_model import write_tiny_model
+from fakes.tiny_model import write_tiny_model  # noqa: E402
 
-from adapters import open_backend
-from adapters.backend import Backend
-from adapters.chat_template.confined import RENDERERS
-from adapters.chat_template.jinja import render_template
-from adapters.config import MLXConfig
-from adapters.events import Event, Started, TextDelta
-from adapters.request import GenerationRequest, Message, Sampling, TextPart
+from adapters import open_backend  # noqa: E402
+from adapters.backend import Backend  # noqa: E402
+from adapters.chat_template.confined import RENDERERS  # noqa: E402
+from adapters.chat_template.jinja import render_template  # noqa: E402
+from adapters.config import MLXConfig  # noqa: E402
+from adapters.events import Event, Started, TextDelta  # noqa: E402
+from adapters.request import GenerationRequest, Message, Sampling, TextPart  # noqa: E402
 
 ENGINES: tuple[Literal["thread", "process"], ...] = ("thread", "process")
 TEMPLATES = Path("tests/data/chat-templates")
