@@ -38,6 +38,8 @@ class Model(Struct, frozen=True, kw_only=True):
     capabilities: frozenset[Capability] = frozenset()
     lacks: frozenset[Feature] = frozenset()
     """Features that this model lacks although its backend honours them for others."""
+    extras: dict[Feature, str] = {}
+    """Features of `lacks` that the model would have with an extra of this package: its name."""
     size_bytes: int | None = None
     quantization: str | None = None
     digest: str | None = None

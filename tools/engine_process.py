@@ -18,6 +18,10 @@ from typing import Any, Literal
 
 sys.path[:0] = ["tests"]
 
+from adapters.mlx import blas  # noqa: E402
+
+blas.preload()  # Before mlx is imported: afterwards it has no effect.
+
 from fakes.tiny_model import write_tiny_model  # noqa: E402
 
 from adapters import open_backend  # noqa: E402
@@ -90,7 +94,7 @@ async def compare(rounds: int) -> None:
                 )
                 backends[engine] = backend
             for model in ("tiny", "SmolLM2-135M-Instruct"):
-                tokens = 400 if model == "tiny" else 48
+                tokens = 200 if model == "tiny" else 24
                 for clients in (1, 8):
                     await _compare_rate(backends, model, clients, tokens, rounds)
     print(f"resident memory of the server with both: {_resident(os.getpid()) / 2**20:.0f} MiB")

@@ -117,10 +117,9 @@ class MLXBackend:
         refuse_unsupported(request, self.honours, self.kind)
         with self._idle.using(request.model, request.keep_alive):
             loaded = await self._ready(request.model, TextModel)
-            from adapters.mlx.prompt.chat import render
+            from adapters.mlx.prompt.images import render_prompt
 
-            loop = asyncio.get_running_loop()
-            prompt = await loop.run_in_executor(loaded.tokenizing, render, loaded.model, request)
+            prompt = await render_prompt(loaded.model, request, loaded.tokenizing)
             return TokenCount(len(prompt.ids), exact=True)
 
     async def embed(self, request: EmbeddingRequest) -> Embeddings:

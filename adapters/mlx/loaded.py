@@ -85,7 +85,7 @@ class TextModel:
         return self._engine.losses != self._losses
 
     def close(self) -> None:
-        self.model.grammars.close()
+        self.model.close()
         self.tokenizing.shutdown(wait=False, cancel_futures=True)
 
     async def unload(self) -> None:

@@ -125,7 +125,9 @@ class Engine:
                 retry_after=self._rate.seconds_for(live - self._config.max_concurrent + 1),
             )
         if (scheduler := self._schedulers.get(model)) is not None:
-            scheduler.budget.require(sequences[0].expected)
+            images = sequences[0].images
+            more = 0 if images is None else images.nbytes
+            scheduler.budget.require(sequences[0].expected, more)
         for sequence in sequences:
             sequence.receive = receive
         self._send(lambda: self._add(sequences))
@@ -185,6 +187,8 @@ class Engine:
             "prefix_hits": self._counters["prefix_hits"] + sum(cache.hits for cache in caches),
             "restarts": self._restarts.total,
             "prefix_bytes": sum(cache.nbytes for cache in caches),
+            "kv_bytes": sum(tuple(self.pool.rows.values())),
+            "kv_limit_bytes": self.pool.limit or 0,
             **{name: self._counters[name] for name in _COUNTERS},
         }
 

@@ -15,6 +15,7 @@ from adapters.mlx.embedding.files import is_embedding
 from adapters.mlx.models.fim import find_infill
 from adapters.mlx.output.reasoning import MARKERS
 from adapters.mlx.prompt.learned import learn_from_folder
+from adapters.mlx.vision.support import sight_of
 from adapters.request import Feature
 
 _FILES = (
@@ -51,7 +52,9 @@ def capabilities(name: str, path: Path, config: dict[str, Any]) -> frozenset[Cap
     """
     if is_embedding(name, path, config):
         return frozenset({"embedding"})
-    return _description(name, path).capabilities
+    can = _description(name, path).capabilities
+    sees: set[Capability] = {"vision"} if sight_of(path, config) == "supported" else set()
+    return can | sees if "chat" in can else can
 
 
 def template_notes(name: str, path: Path) -> tuple[str, ...]:

@@ -29,6 +29,7 @@ from adapters.mlx.models.bundled import (
 from adapters.mlx.models.capabilities import capabilities, lacks, template_notes
 from adapters.mlx.models.description import details
 from adapters.mlx.models.provenance import exports, origin_of
+from adapters.mlx.vision.support import EXTRA, sight_of
 
 logger = logging.getLogger(__name__)
 _PART = re.compile(r"model-\d+-of-(\d+)\.safetensors")
@@ -46,6 +47,7 @@ _OTHER_WEIGHTS = {
 }
 """Formats of weights that are not read, and what to do."""
 
+_WITHOUT_EXTRA = f"it needs mlx-vlm, which pip install '{EXTRA}' installs"
 _MOST_PARTS = 10_000
 """Files of weights: more are missing anyway."""
 _HUB = "models--"
@@ -154,9 +156,17 @@ def _resolve(name: str, entry: MLXModel, folders: dict[str, ModelFolder]) -> Mod
     if lora is not None and not all((lora / file).is_file() for file in LORA_FILES):
         return f"its LoRA folder lacks {' or '.join(LORA_FILES)}"
     model = replace(base.model, name=name)
+    if lora is not None or draft is not None:
+        model = _without_vision(model)
     if lora is not None:
         model = replace(model, origin=None, exact=None)
     return ModelFolder(model, base.path, base.model.name, lora, draft)
+
+
+def _without_vision(model: Model) -> Model:
+    """Return a vision model as mlx-lm runs it, for adapters and drafts: these are mlx-lm's."""
+    can = model.capabilities - {"vision"}
+    return replace(model, capabilities=can, lacks=lacks(can))
 
 
 def _look_up(name: str, folders: dict[str, ModelFolder]) -> ModelFolder | str | None:
@@ -199,14 +209,16 @@ def _read_folder(name: str, path: Path) -> Model | str | None:
         return incomplete
     can, origin = capabilities(name, path, config), origin_of(path)
     is_embedding = "embedding" in can
-    if not is_embedding and (reason := unsupported(config)) is not None:
-        return reason
+    sight = "none" if is_embedding else sight_of(path, config)
+    if not is_embedding and sight != "supported" and (reason := unsupported(config)) is not None:
+        return _WITHOUT_EXTRA if sight == "missing" else reason
     return Model(
         name=name,
         context_length=longest_input(path, config) if is_embedding else context_length(config),
         capabilities=can,
         template=() if is_embedding else template_notes(name, path),
         lacks=lacks(can),
+        extras={"images": EXTRA} if sight == "missing" else {},
         size_bytes=sum(file.stat().st_size for file in weights),
         quantization=_quantization(config),
         origin=origin.origin if origin is not None else None,

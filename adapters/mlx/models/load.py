@@ -5,8 +5,9 @@ import gc
 import logging
 import re
 from collections.abc import Generator, Mapping
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Annotated, Any, Literal, NamedTuple
 
@@ -22,7 +23,7 @@ from adapters.errors import BackendError, GenerationError
 from adapters.mlx.device import unpacks
 from adapters.mlx.grammar.compiler import GrammarCompiler
 from adapters.mlx.jobs import Pieces, beside
-from adapters.mlx.models.catalog import context_length
+from adapters.mlx.models.catalog import context_length, read_config
 from adapters.mlx.models.dequantize import Packed, unpack
 from adapters.mlx.models.load_progress import Extras, Loading
 from adapters.mlx.output.detokenize import Vocabulary
@@ -31,6 +32,8 @@ from adapters.mlx.output.tool_calls import ToolSyntax
 from adapters.mlx.prompt.control_tokens import ControlTokens
 from adapters.mlx.prompt.learned import Learned
 from adapters.mlx.prompt.template import read_template
+from adapters.mlx.vision.protocol import Vision
+from adapters.mlx.vision.support import sight_of
 from adapters.request import Sampling
 
 logger = logging.getLogger(__name__)
@@ -76,6 +79,23 @@ class LoadedModel:
     """True if its caches cannot be cut to fewer tokens: the prefix cache keeps whole states."""
     notes: tuple[str, ...] = ()
     """See `Model.notes`."""
+    vision: Vision | None = None
+    """Reads images; `None` for a model that does not."""
+    vision_thread: ThreadPoolExecutor | None = None
+    """The thread that decodes and scales images."""
+    start: tuple[int, ...] = ()
+    """Tokens before each chat, which its template may write itself."""
+
+    @property
+    def library(self) -> str:
+        """Name the library of the model, if it is not mlx-lm."""
+        return "" if self.vision is None else self.vision.library
+
+    def close(self) -> None:
+        """Stop its threads."""
+        self.grammars.close()
+        if self.vision_thread is not None:
+            self.vision_thread.shutdown(wait=False, cancel_futures=True)
 
 
 def load_folder(
@@ -156,21 +176,22 @@ def _load(
     path: Path, dequantize: Literal["auto", "always", "never"], loading: Loading, extras: Extras
 ) -> Pieces[LoadedModel]:
     sampling = recommended_sampling(path)
-    model, config, packed = _open(path, dequantize)
+    sees = not extras.folders and sight_of(path, read_config(path) or {}) == "supported"
+    model, config, packed = _open(path, dequantize, sees=sees)
     yield
     if extras.lora is not None:
         # New layers are in training mode, with dropout.
         model = load_adapters(model, str(extras.lora)).eval()
     draft = None
     if extras.draft is not None:
-        draft, _, also_packed = _open(extras.draft, dequantize)
+        draft, _, also_packed = _open(extras.draft, dequantize, sees=False)
         packed += also_packed
     reading_tokenizer = beside(lambda: _read_tokenizer(path, config, extras.draft))
     next(reading_tokenizer)  # It goes on while weights are read.
     models = [m for m in (model, draft) if m is not None]
     yield from read_weights(models, packed, loading)
     texts = yield from reading_tokenizer
-    return LoadedModel(
+    loaded = LoadedModel(
         name=loading.name,
         model=model,
         tokenizer=texts.tokenizer,
@@ -187,6 +208,25 @@ def _load(
         learned=texts.learned,
         files=(*model_files(path), *(model_files(extras.lora) if extras.lora else ())),
         draft=draft,
+    )
+    return (yield from _with_vision(loaded, path)) if sees else loaded
+
+
+def _with_vision(loaded: LoadedModel, path: Path) -> Pieces[LoadedModel]:
+    from adapters.mlx.vision.load import MLXVLMVision, read_processor, with_placeholders
+
+    processor = yield from beside(lambda: read_processor(path))
+    vision = MLXVLMVision(loaded.model, processor)
+    learned = loaded.learned
+    if loaded.template is not None and learned is not None:
+        learned = with_placeholders(loaded.template, learned, vision.placeholder)
+    start = tuple(loaded.tokenizer.encode(""))
+    return replace(
+        loaded,
+        vision=vision,
+        vision_thread=ThreadPoolExecutor(1, thread_name_prefix="mlx-images"),
+        learned=learned,
+        start=start if start == (loaded.tokenizer.bos_token_id,) else (),
     )
 
 
@@ -222,10 +262,16 @@ def _read_tokenizer(path: Path, config: dict[str, Any], draft: Path | None) -> T
 
 
 def _open(
-    path: Path, dequantize: Literal["auto", "always", "never"]
+    path: Path, dequantize: Literal["auto", "always", "never"], *, sees: bool
 ) -> tuple[Any, dict[str, Any], list[Packed]]:
-    """Return the model with lazy weights, its configuration, and the weights to unpack."""
-    model, config = mlx_lm_utils.load_model(path, lazy=True)
+    """Return the model with lazy weights, its configuration, and the weights to unpack; `sees`:
+    the model of mlx-vlm, which reads images too."""
+    if sees:
+        from adapters.mlx.vision.load import open_model
+
+        model, config = open_model(path), mlx_lm_utils.load_config(path)
+    else:
+        model, config = mlx_lm_utils.load_model(path, lazy=True)
     packed = unpack(model) if should_unpack(model, dequantize) else []
     return model, config, packed
 
