@@ -1,7 +1,7 @@
 """Render chat templates in processes that can be killed.
 
 Jinja's sandbox keeps a template from calling code, not from looping or from filling the memory,
-and a thread that does so cannot be ended. Templates come with models of strangers, so that none is
+and a thread that does so cannot be ended. Templates come with downloaded models, so that none is
 rendered in the server's own process.
 """
 
@@ -154,5 +154,5 @@ class _Worker:
 
 
 RENDERERS = Renderers()
-"""Those of this process."""
+"""The workers of this process."""
 atexit.register(RENDERERS.close)

@@ -78,9 +78,9 @@ def convert(
     """Convert the file `source` to the folder `target`, unless an earlier call has done it.
 
     Concurrent processes wait for the first one. A hidden sibling of `target` is written and renamed
-    at the end: the remains of a killed process are never mistaken for a model. A folder whose files
-    have changed since is made anew; `owned`: also one without a report, because `target` is the
-    converter's in any case. `chunk` weights of a tensor are in memory at once.
+    at the end: the remains of a killed process are never mistaken for a model. A folder with
+    files that changed since is made anew; `owned`: also one without a report, because `target` is
+    the converter's in any case. `chunk` weights of a tensor are in memory at once.
 
     Raises:
         UnsupportedGGUFError: a part of the file is not supported, or it is not a GGUF.

@@ -190,7 +190,7 @@ def read_folder(name: str, path: Path) -> Model | str | None:
     except OSError as error:
         return f"its files cannot be read: {error.strerror}"
     except Exception as error:
-        # Files of strangers: what they raise concerns their own model.
+        # Whatever the files of a model raise concerns this model only.
         logger.debug("reading the model %s failed", name, exc_info=True)
         return f"its files cannot be interpreted: {type(error).__name__}"
 

@@ -175,7 +175,7 @@ def _weights(models: list[Any]) -> list[mx.array]:
 def _load(
     path: Path, dequantize: Literal["auto", "always", "never"], loading: Loading, extras: Extras
 ) -> Pieces[LoadedModel]:
-    sampling = recommended_sampling(path)
+    sampling = recommended_sampling(path, loading.name)
     sees = not extras.folders and sight_of(path, read_config(path) or {}) == "supported"
     model, config, packed = _open(path, dequantize, sees=sees)
     yield
@@ -297,8 +297,8 @@ class _GenerationConfig(Struct):
     """Read by mlx-lm."""
 
 
-def recommended_sampling(path: Path) -> Sampling:
-    """Return the sampling that `generation_config.json` recommends.
+def recommended_sampling(path: Path, name: str) -> Sampling:
+    """Return the sampling that the `generation_config.json` of the model `name` recommends.
 
     Without a recommendation the temperature is 1, as OpenAI documents and vLLM does: small models
     loop when they decode greedily, in schemas above all. `do_sample` is not read, as in vLLM.
@@ -312,9 +312,11 @@ def recommended_sampling(path: Path) -> Sampling:
             file.read_bytes() if file.is_file() else b"{}", type=_GenerationConfig
         )
     except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError) as error:
-        raise GenerationError(f"Its generation_config.json is wrong: {error}.", lasting=True) from (
-            error
-        )
+        raise GenerationError(
+            f"The model '{name}' could not be loaded: its generation_config.json is wrong: "
+            f"{error}.",
+            lasting=True,
+        ) from error
     return Sampling(
         temperature=DEFAULT_TEMPERATURE if config.temperature is None else config.temperature,
         top_p=config.top_p,

@@ -65,7 +65,7 @@ class _Load:
         self.task = task
         self.waiting = 0
         self.requests = 0
-        """Those of `waiting` that are requests, not loads for their own sake."""
+        """The part of `waiting` that is requests, not loads for their own sake."""
 
 
 class Loads:

@@ -64,7 +64,7 @@ class MLXProcessBackend:
     kind = "mlx"
     naming = MLXConfig.naming
     honours: frozenset[Feature] = MLX
-    """As `MLXBackend.honours`."""
+    """The same as `MLXBackend.honours`."""
 
     def __init__(self, config: MLXConfig) -> None:
         self._config = config

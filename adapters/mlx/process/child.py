@@ -42,8 +42,6 @@ def main(descriptor: int) -> None:
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     signal.signal(signal.SIGTERM, signal.SIG_IGN)
     asyncio.run(_Child().run(socket.socket(fileno=descriptor)))
-    # A step that hangs keeps its thread.
-    os._exit(0)
 
 
 class _EventSink:
@@ -117,9 +115,13 @@ class _Child:
         watching = asyncio.create_task(self._watch())
         await self._ended.wait()
         watching.cancel()
-        if self._backend is not None:
-            async with asyncio.timeout(_CLOSING_SECONDS):
-                await self._backend.aclose()
+        try:
+            if self._backend is not None:
+                async with asyncio.timeout(_CLOSING_SECONDS):
+                    await self._backend.aclose()
+        finally:
+            # A step that hangs keeps its thread: nothing is waited for.
+            os._exit(0)
 
     def _handlers(self) -> dict[str, Handler]:
         own: dict[str, Handler] = {

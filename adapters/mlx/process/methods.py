@@ -78,7 +78,7 @@ class State(Struct, frozen=True):
 
     well: bool = True
     unwell: frozenset[str] = frozenset()
-    """Models whose breaker is open."""
+    """Models with an open breaker."""
     loading: dict[str, Progress] = {}
     unusable: dict[str, str] = {}
 

@@ -148,7 +148,7 @@ class OwnError(InvalidRequestError):
         (GenerationError("bad", lasting=True), GenerationError, ("bad", None, None, True)),
         (too_long(), ContextLengthError, ("Too long.", "messages", None, False)),
         (OwnError("no", param="x"), InvalidRequestError, ("no", "x", None, False)),
-        (ZeroDivisionError("/home/me"), GenerationError,
+        (ZeroDivisionError("a secret"), GenerationError,
          ("The MLX engine failed: ZeroDivisionError.", None, None, False)),
     ],
 )  # fmt: skip
