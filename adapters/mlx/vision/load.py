@@ -121,7 +121,7 @@ class MLXVLMVision:
 
 def _padded(kinds: mx.array, length: int) -> mx.array:
     """Return the kinds of all tokens: those that follow what the processor read are text."""
-    return mx.pad(kinds, ((0, 0), (0, length - kinds.shape[1])))
+    return mx.pad(kinds, [(0, 0), (0, length - kinds.shape[1])])
 
 
 def _to_array(value: Any) -> Any:
