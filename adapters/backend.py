@@ -276,10 +276,10 @@ class Backend(Protocol):
 
     async def unload(self, model: str) -> None:
         """Free the memory of `model`; returns at once if it is not loaded. A running load is
-        cancelled, with an error for its callers.
+        cancelled, with an error for the callers of `load`.
 
         Raises:
-            BackendBusyError: it is answering a request.
+            BackendBusyError: it is answering a request, or one waits for the load.
         """
         ...
 

@@ -67,7 +67,16 @@ class PromptRead(Struct, frozen=True):
     """"length" where the request wants no answer."""
 
 
-Post = Sampled | PromptRead | BackendError | None
+class ChunkRead(Struct, frozen=True):
+    """A chunk of the prompt was read, and more is to be read."""
+
+    read: int
+    """Tokens of the prompt that were read so far, those from a cache included."""
+    finish: Finish | None = None
+    """Never an end: the answer follows."""
+
+
+Post = Sampled | PromptRead | ChunkRead | BackendError | None
 """A result of a sequence; `None`: it was admitted, and its prompt is being read."""
 
 

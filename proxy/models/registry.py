@@ -220,6 +220,12 @@ class Registry:
         users = {name: listed.backend.memory_user for name, listed in self.backends.items()}
         return {name: user for name, user in users.items() if user is not None}
 
+    def listed(self, backend: str, name: str) -> tuple[str, str] | None:
+        """The kind of `backend` and `name`, its own name of a model; `None` if it lists no such
+        model."""
+        there = self.backends.get(backend)
+        return (there.backend.kind, name) if there and name in there.models else None
+
     def name_of(self, kind: str) -> str | None:
         """The name of the first backend of `kind`."""
         return next((n for n, listed in self.backends.items() if listed.backend.kind == kind), None)

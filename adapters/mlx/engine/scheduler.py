@@ -26,7 +26,7 @@ from adapters.mlx.engine.prefill import Prefill, Prefills, read, width
 from adapters.mlx.engine.prefix_cache import Prefix, create_prefix_cache
 from adapters.mlx.engine.speculative import SpeculativeBatch
 from adapters.mlx.models.load import LoadedModel
-from adapters.mlx.sequence import Post, PromptRead, Sequence
+from adapters.mlx.sequence import ChunkRead, Post, PromptRead, Sequence
 
 logger = logging.getLogger(__name__)
 
@@ -255,6 +255,8 @@ class Scheduler:
             if prefill.remaining == 0:
                 self._prefills.remove(prefill)
                 step += self._end_reading(prefill)
+            else:
+                step.append((prefill.group.waiting[0], ChunkRead(prefill.done)))
         return step
 
     def _end_reading(self, prefill: Prefill) -> Step:

@@ -2,7 +2,6 @@
 
 # pyright: basic
 import gc
-import json
 import logging
 import re
 from collections.abc import Generator, Mapping
@@ -10,12 +9,14 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, Literal, NamedTuple
+from typing import Annotated, Any, Literal, NamedTuple
 
 import mlx.core as mx
+import msgspec
 from mlx.utils import tree_flatten
 from mlx_lm import utils as mlx_lm_utils
 from mlx_lm.tuner.utils import load_adapters
+from msgspec import Meta, Struct
 
 from adapters.chat_template.template import ChatTemplate
 from adapters.errors import BackendError, GenerationError
@@ -174,6 +175,7 @@ def _weights(models: list[Any]) -> list[mx.array]:
 def _load(
     path: Path, dequantize: Literal["auto", "always", "never"], loading: Loading, extras: Extras
 ) -> Pieces[LoadedModel]:
+    sampling = recommended_sampling(path)
     sees = not extras.folders and sight_of(path, read_config(path) or {}) == "supported"
     model, config, packed = _open(path, dequantize, sees=sees)
     yield
@@ -197,7 +199,7 @@ def _load(
         context_length=context_length(config),
         end_tokens=texts.end_tokens,
         batchable=False,
-        sampling=recommended_sampling(path),
+        sampling=sampling,
         reasoning=texts.reasoning,
         syntax=texts.syntax,
         grammars=GrammarCompiler(texts.tokenizer, texts.end_tokens),
@@ -285,19 +287,38 @@ def should_unpack(model: Any, dequantize: Literal["auto", "always", "never"]) ->
     return unpacks(mlx_lm_utils.get_total_parameters(model), dequantize)
 
 
+class _GenerationConfig(Struct):
+    """The part of `generation_config.json` that is used."""
+
+    temperature: Annotated[float, Meta(ge=0)] | None = None
+    top_p: Annotated[float, Meta(ge=0, le=1)] | None = None
+    top_k: Annotated[int, Meta(ge=-1, le=2**31)] | None = None
+    eos_token_id: int | list[int] | None = None
+    """Read by mlx-lm."""
+
+
 def recommended_sampling(path: Path) -> Sampling:
     """Return the sampling that `generation_config.json` recommends.
 
     Without a recommendation the temperature is 1, as OpenAI documents and vLLM does: small models
     loop when they decode greedily, in schemas above all. `do_sample` is not read, as in vLLM.
+
+    Raises:
+        GenerationError: a value has a wrong type or size.
     """
     file = path / "generation_config.json"
-    config = json.loads(file.read_bytes()) if file.is_file() else {}
-    temperature = config.get("temperature")
+    try:
+        config = msgspec.json.decode(
+            file.read_bytes() if file.is_file() else b"{}", type=_GenerationConfig
+        )
+    except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError) as error:
+        raise GenerationError(f"Its generation_config.json is wrong: {error}.", lasting=True) from (
+            error
+        )
     return Sampling(
-        temperature=DEFAULT_TEMPERATURE if temperature is None else temperature,
-        top_p=config.get("top_p"),
-        top_k=config.get("top_k"),
+        temperature=DEFAULT_TEMPERATURE if config.temperature is None else config.temperature,
+        top_p=config.top_p,
+        top_k=config.top_k if config.top_k is not None and config.top_k > 0 else None,
     )
 
 
