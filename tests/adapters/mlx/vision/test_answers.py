@@ -4,9 +4,11 @@ import asyncio
 from collections.abc import AsyncGenerator
 from contextlib import aclosing
 from pathlib import Path
+from typing import Any
 
 import pytest
 from fakes.pictures import blank
+from fakes.scripted_backend import openai_client
 from fakes.tiny_model import config_for
 from fakes.tiny_vision import FAMILIES, QWEN_TEMPLATE, Family, write_tiny_vision
 from fakes.vision_client import DARK, PHOTO, WIDE, Reference, answer, request, user
@@ -15,6 +17,7 @@ from msgspec.structs import replace
 from adapters.errors import InvalidRequestError
 from adapters.mlx.backend import MLXBackend
 from adapters.request import Sampling
+from proxy.config import Config, ImagesConfig, ServerConfig
 
 pytestmark = [
     pytest.mark.slow,
@@ -142,6 +145,25 @@ async def test_template_of_texts_only_shows_images_in_the_text(tmp_path: Path) -
         image = await answer(backend, request("texts", user("One", PHOTO, "two")))
     # Two tokens of the image, and a line break more.
     assert image.usage.prompt_tokens == words.usage.prompt_tokens + 3
+
+
+@pytest.mark.long
+async def test_image_of_a_host_that_is_allowed_is_fetched(backend: MLXBackend) -> None:
+    async def fetch(url: str, config: ImagesConfig) -> bytes:
+        assert (url, config.fetch_from) == ("https://images.example/a.png", ("images.example",))
+        return PHOTO
+
+    config = Config(server=ServerConfig(images=ImagesConfig(fetch_from=("images.example",))))
+    content: Any = [
+        {"type": "image_url", "image_url": {"url": "https://images.example/a.png"}},
+        {"type": "text", "text": "?"},
+    ]
+    async with openai_client(backend, config=config, fetch_image=fetch) as client:
+        fetched: Any = await client.chat.completions.create(
+            model="qwen2_5_vl", messages=[{"role": "user", "content": content}], max_tokens=1
+        )
+    sent = await answer(backend, request("qwen2_5_vl", user(PHOTO, "?")))
+    assert fetched.usage.prompt_tokens == sent.usage.prompt_tokens
 
 
 @pytest.mark.long
