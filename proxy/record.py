@@ -218,6 +218,10 @@ class Record:
         """The configured name of the backend of the last attempt; `none` before the first."""
         return self.attempts[-1].backend if self.attempts else "none"
 
+    def has_begun(self) -> bool:
+        """True once a backend has begun to answer: the request waits for no turn."""
+        return any(attempt.ready_at is not None for attempt in self.attempts)
+
     @property
     def ignored(self) -> tuple[str, ...]:
         """Paths of the parts of the request without effect: unknown, or not honoured in full."""

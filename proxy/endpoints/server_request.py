@@ -1,8 +1,9 @@
 """The request class of the application, with the parts of the server."""
 
+import asyncio
 import hashlib
 import logging
-from collections.abc import Awaitable, Iterable, Sequence
+from collections.abc import Awaitable, Callable, Iterable, Sequence
 from typing import Any, TypeVar
 
 from litestar import Request, Response
@@ -39,6 +40,9 @@ from proxy.stored.store import Store
 log = logging.getLogger("tandem")
 
 T = TypeVar("T")
+
+_LARGE_BODY = 65_536
+"""Bytes from which a body is parsed on a thread."""
 
 
 class ServerParts(Parts, frozen=True, kw_only=True):
@@ -147,7 +151,17 @@ class ServerRequest(Request[Any, Any, Any]):
 
     async def read(self, kind: type[T]) -> T:
         """Read the body as a `kind`; errors as in `decode`."""
-        return self.decode(await self.read_body(), kind)
+        return await self.parse(await self.read_body(), lambda body: self.decode(body, kind))
+
+    async def parse(self, body: bytes, parse: Callable[[bytes], T]) -> T:
+        """Return the result of `parse`, on a thread for a large body.
+
+        There a decoder holds the event loop for the time that the limits of `BodyScan` allow, and
+        what is written in Python lets it have its turns.
+        """
+        if len(body) < _LARGE_BODY:
+            return parse(body)
+        return await asyncio.to_thread(parse, body)
 
     def decode(self, body: bytes, kind: type[T]) -> T:
         """Decode `body` as a `kind`; unknown fields go to `x-tandem-ignored`.
@@ -155,7 +169,7 @@ class ServerRequest(Request[Any, Any, Any]):
         Raises:
             InvalidRequestError: it is not a `kind`, or has unknown fields with `strict_fields`.
         """
-        return self._checked(decode(body, object), decode(body, kind))
+        return self.convert(decode(body, object), kind)
 
     def convert(self, value: object, kind: type[T]) -> T:
         """Convert a decoded body to a `kind`, as `decode` does."""
@@ -237,9 +251,12 @@ class ServerRequest(Request[Any, Any, Any]):
         """Set the dialect of errors, for routes on which the body decides on it."""
         self.scope["state"]["errors"] = errors
 
-    async def finish(self, work: Awaitable[T]) -> T:
-        """Await `work`, which ends when the client disconnects, or with the server's grace."""
-        async with Limits(self.grace, self):
+    async def finish(self, work: Awaitable[T], has_begun: Callable[[], bool] = lambda: True) -> T:
+        """Await `work`, which ends when the client disconnects, or with the server's grace.
+
+        `has_begun`: as in `ShutdownGrace.timeout`.
+        """
+        async with Limits(self.grace, self, has_begun):
             return await work
 
 

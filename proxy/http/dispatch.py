@@ -104,7 +104,7 @@ class Dispatch:
         if self._is_traced or "traceparent" in fields:
             _note_trace(record, fields, is_traced=self._is_traced)
         route = self._routes.get(path) or self._with_parameter(path)
-        errors = state["errors"] = route.errors or self._errors_for(fields)
+        errors = state["errors"] = route.errors or self._errors_by(fields)
         others = [*to_cors_headers(fields, self._config.allowed_origins)]
         if errors.id_header is not None:
             others.append((errors.id_header.encode(), record.request_id.encode()))
@@ -143,7 +143,12 @@ class Dispatch:
                 reset_trace(trace)
             record.close()
 
-    def _errors_for(self, fields: Fields) -> ErrorDialect:
+    def errors_of(self, path: str, fields: Fields) -> ErrorDialect:
+        """Return the dialect of the errors of a request that does not get here."""
+        route = self._routes.get(path) or self._with_parameter(path)
+        return route.errors or self._errors_by(fields)
+
+    def _errors_by(self, fields: Fields) -> ErrorDialect:
         for header, errors in self._errors_by_header.items():
             if header in fields:
                 return errors

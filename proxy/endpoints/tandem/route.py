@@ -2,6 +2,7 @@
 
 import asyncio
 from collections.abc import Iterator
+from functools import partial
 
 from litestar import post
 from msgspec import Struct
@@ -53,7 +54,8 @@ _PLAN = Operation(
 @post("/api/route", status_code=200, operation=_PLAN)
 async def plan_route(request: ServerRequest) -> Plan:
     router = request.router
-    call = CHAT_COMPLETIONS.parse(request, await request.read_body())
+    parse = partial(CHAT_COMPLETIONS.parse, request)
+    call = await request.parse(await request.read_body(), parse)
     try:
         (chat,) = await request.finish(to_routed(request, call))
         # Before the decision, which takes the footprints into account.
