@@ -167,6 +167,19 @@ async def test_image_of_a_host_that_is_allowed_is_fetched(backend: MLXBackend) -
 
 
 @pytest.mark.long
+@pytest.mark.parametrize("family", FAMILIES)
+async def test_last_message_is_continued_after_an_image(
+    backend: MLXBackend, family: Family
+) -> None:
+    chat = user(PHOTO, "?"), user("ok", role="assistant")
+    open_end = request(family, *chat, continue_final_message=True)
+    longer = request(family, chat[0], user("okay", role="assistant"), continue_final_message=True)
+    counts = [(await backend.count_tokens(each)).tokens for each in (open_end, longer)]
+    assert counts[1] - counts[0] == 2
+    assert (await answer(backend, open_end)).usage.prompt_tokens == counts[0]
+
+
+@pytest.mark.long
 async def test_count_of_tokens_is_that_of_the_answer(backend: MLXBackend) -> None:
     asked = request("llava", user("One", PHOTO, "two", DARK, "?"))
     counted = await backend.count_tokens(asked)
