@@ -59,7 +59,8 @@ def _to_content(message: Message, form: Form) -> str | list[dict[str, str]]:
         else:
             parts.append({"type": "text", "text": part.text})
     if form.image is None:
-        return parts
+        # Some templates look at the first part of every message.
+        return parts or [{"type": "text", "text": ""}]
     return "\n".join(part.get("text", form.image) for part in parts)
 
 

@@ -137,7 +137,8 @@ class MLXMemory:
         Raises:
             InsufficientMemoryError: it does not fit.
         """
-        name, row = sequence.model, self._engine.row_bytes(sequence.model, sequence.expected)
+        name = sequence.model
+        row = self._engine.row_bytes(name, sequence.expected) + sequence.image_bytes
         if self._budget.budget is None or row <= self._engine.pool.least.get(name, 0):
             yield
             return

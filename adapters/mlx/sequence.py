@@ -114,6 +114,8 @@ class Sequence:
         self.images = images
         self.keys = prompt if images is None else images.keys(prompt)
         """The prompt as the prefix cache knows it: placeholders are hashes of their images."""
+        self.image_bytes = 0 if images is None else images.nbytes
+        """Bytes of memory for the images until the prompt is read."""
         self.turns = turns
         self.max_tokens = max_tokens
         self.sampling = sampling

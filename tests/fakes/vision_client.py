@@ -5,8 +5,8 @@ from pathlib import Path
 from typing import Any, NamedTuple, cast
 
 from fakes.pictures import blank, data_url, photo
-from mlx_vlm import load
 from mlx_vlm.generate import stream_generate
+from mlx_vlm.utils import load
 from PIL import Image
 
 from adapters import sink
@@ -25,6 +25,11 @@ class Answer(NamedTuple):
     tokens that are in no text."""
     logprobs: tuple[float, ...]
     usage: Usage
+
+    @property
+    def cached(self) -> int:
+        """Prompt tokens found in the prefix cache."""
+        return self.usage.cached_tokens or 0
 
 
 def user(*parts: Part, role: Any = "user") -> Message:
@@ -71,13 +76,9 @@ class Reference:
         text = self._processor.tokenizer.apply_chat_template(
             [{"role": "user", "content": content}], tokenize=False, add_generation_prompt=True
         )
+        pictures: Any = [image.convert("RGB") for image in images] or None
         results: Any = stream_generate(
-            self._model,
-            self._processor,
-            text,
-            image=[image.convert("RGB") for image in images] or None,
-            max_tokens=tokens,
-            temperature=0.0,
+            self._model, self._processor, text, image=pictures, max_tokens=tokens, temperature=0.0
         )
         steps = list(results)
         # The last one repeats the token before it.

@@ -29,7 +29,7 @@ class Group:
         self.prompt = sequences[0].prompt
         self.images = sequences[0].images
         self.keys = sequences[0].keys
-        self.image_bytes = 0 if self.images is None else self.images.nbytes
+        self.image_bytes = sequences[0].image_bytes
         self.turns = sequences[0].turns
         self.expected = sequences[0].expected
         self.reports_prompt = sequences[0].reports_prompt

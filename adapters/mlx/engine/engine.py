@@ -125,9 +125,7 @@ class Engine:
                 retry_after=self._rate.seconds_for(live - self._config.max_concurrent + 1),
             )
         if (scheduler := self._schedulers.get(model)) is not None:
-            images = sequences[0].images
-            more = 0 if images is None else images.nbytes
-            scheduler.budget.require(sequences[0].expected, more)
+            scheduler.budget.require(sequences[0].expected, sequences[0].image_bytes)
         for sequence in sequences:
             sequence.receive = receive
         self._send(lambda: self._add(sequences))

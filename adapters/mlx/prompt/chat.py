@@ -212,10 +212,13 @@ def _render(
     given = tools or (None if learned.plan.form.no_tools == "null" else [])
     if not request.continue_final_message:
         return template.render(messages, given, {**arguments, "add_generation_prompt": True})
-    if isinstance(messages[-1]["content"], str):
+    content = messages[-1]["content"]
+    if isinstance(content, str):
         messages[-1]["content"] += _CONTINUED
     else:
-        messages[-1]["content"].append({"type": "text", "text": _CONTINUED})
+        if "text" not in content[-1]:
+            content.append({"type": "text", "text": ""})
+        content[-1]["text"] += _CONTINUED
     text = template.render(messages, given, {**arguments, "add_generation_prompt": False})
     before, mark, _ = text.rpartition(_CONTINUED)
     if not mark:

@@ -34,7 +34,7 @@ class LayerTape:
             results.reverse()
             yield
             while layers and results:
-                mx.eval(results.pop())
+                _compute(results.pop())
                 yield
             return returned
         finally:
@@ -56,6 +56,15 @@ class LayerTape:
             returned = next((part for part in returned if isinstance(part, mx.array)), None)
         if isinstance(returned, mx.array):
             self._results.append(returned)
+
+
+def _compute(result: mx.array) -> None:
+    try:
+        mx.eval(result)
+    except RuntimeError as error:
+        # A layer within `mx.compile` returned a stand-in; the function around it is computed later.
+        if "without a primitive" not in str(error):
+            raise
 
 
 def _layers(model: Any) -> Iterator[nn.Module]:

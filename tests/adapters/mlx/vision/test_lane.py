@@ -15,6 +15,7 @@ from fakes.tiny_model import config_for, write_tiny_model
 from fakes.tiny_vision import write_tiny_vision
 from fakes.vision_client import PHOTO, WIDE, answer, request, user
 from fakes.waiting import until
+from mlx import nn
 from mlx_vlm.models.qwen2_5_vl import vision
 
 from adapters import sink
@@ -22,6 +23,7 @@ from adapters.errors import InsufficientMemoryError
 from adapters.events import Started, TextDelta
 from adapters.mlx.backend import MLXBackend
 from adapters.mlx.engine.engine import Engine
+from adapters.mlx.jobs import finish
 from adapters.mlx.vision.encoder import LayerTape
 
 pytestmark = pytest.mark.slow
@@ -187,17 +189,27 @@ async def test_memory_of_rows_is_free_after_an_image(backend: MLXBackend, engine
     assert engine.counters()["loaded_models"] == 1
 
 
+class Tower(nn.Module):
+    """A model with an encoder of three layers."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.language_model = nn.Linear(2, 2)
+        self.tower = nn.Sequential(nn.Linear(2, 2), nn.Linear(2, 2), nn.Linear(2, 2))
+
+
 def test_tape_computes_a_layer_for_each_piece() -> None:
-    from mlx import nn
-
-    class Model(nn.Module):
-        def __init__(self) -> None:
-            super().__init__()
-            self.language_model = nn.Linear(2, 2)
-            self.tower = nn.Sequential(nn.Linear(2, 2), nn.Linear(2, 2), nn.Linear(2, 2))
-
-    model = Model()
+    model = Tower()
     tape = LayerTape(model)
     pieces = tape.run(lambda: model.tower(mx.ones((1, 2))), layers=True)
     assert len(list(pieces)) == 1 + 3
     assert len(list(tape.run(lambda: model.tower(mx.ones((1, 2))), layers=False))) == 1
+
+
+def test_layers_within_a_compiled_function_are_computed_with_it() -> None:
+    model = Tower()
+    expected = model.tower(mx.ones((1, 2)))
+    tape = LayerTape(model)
+    compiled: Any = mx.compile(model.tower)
+    returned = finish(tape.run(lambda: compiled(mx.ones((1, 2))), layers=True))
+    assert mx.allclose(returned, expected).item()

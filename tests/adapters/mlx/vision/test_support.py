@@ -13,6 +13,7 @@ from fakes.scripted_backend import openai_client
 from fakes.tiny_model import config_for, write_tokenizer
 from openai import BadRequestError
 
+from adapters.config import MLXModel
 from adapters.mlx.backend import MLXBackend
 from adapters.mlx.models.catalog import read_catalog
 from adapters.mlx.vision.support import EXTRA, sight_of
@@ -109,3 +110,14 @@ async def test_request_with_an_image_names_the_extra(folder: Path, model: str) -
             await client.chat.completions.create(
                 model=model, messages=[{"role": "user", "content": content}]
             )
+
+
+def test_model_with_adapters_takes_no_images(folder: Path) -> None:
+    lora = folder / "lora"
+    lora.mkdir()
+    for name in ("adapter_config.json", "adapters.safetensors"):
+        (lora / name).write_bytes(b"{}")
+    config = config_for(folder, models={"tuned": MLXModel(base="gemma", lora=str(lora))})
+    tuned = read_catalog(config).folders["tuned"].model
+    assert tuned.capabilities == {"chat"}
+    assert "images" in tuned.lacks
