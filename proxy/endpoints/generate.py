@@ -163,6 +163,7 @@ async def _generate_and_keep(
 async def generate(request: ServerRequest, dialect: Dialect[B], call: Call[B], sink: Sink) -> None:
     """Write the events of the answer to `call`; errors as in `answer`."""
     request.record.to_param = partial(dialect.to_param, body=call.body)
+    sink = request.inspector.watched(request.record.request_id, sink)
     try:
         requests = await to_routed(request, call)
         if len(requests) == 1:

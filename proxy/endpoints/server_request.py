@@ -9,6 +9,7 @@ from typing import Any, TypeVar
 from litestar import Request, Response
 from litestar.connection.base import empty_receive, empty_send
 from litestar.types import Receive, Scope, Send
+from prometheus_client import CollectorRegistry
 
 from adapters.errors import InvalidRequestError
 from proxy.assembly import Parts
@@ -22,6 +23,9 @@ from proxy.http.gates import Fields
 from proxy.http.json_response import ErrorDialect
 from proxy.http.query import to_nested
 from proxy.images import Fetch
+from proxy.inspector import Inspector
+from proxy.live import Live
+from proxy.log_buffer import LogBuffer
 from proxy.memory.budget import SharedBudget
 from proxy.models.registry import Registry
 from proxy.openapi import Document
@@ -52,6 +56,10 @@ class ServerParts(Parts, frozen=True, kw_only=True):
     encryption: Encryption
     running: RunningAnswers
     """Background answers in progress."""
+    activity: Live
+    inspector: Inspector
+    logs: LogBuffer
+    metrics: CollectorRegistry
     store: Store | None
     """Stored answers; `None` where the configuration keeps none."""
 
@@ -108,6 +116,22 @@ class ServerRequest(Request[Any, Any, Any]):
         return self._parts.running
 
     @property
+    def activity(self) -> Live:
+        return self._parts.activity
+
+    @property
+    def inspector(self) -> Inspector:
+        return self._parts.inspector
+
+    @property
+    def logs(self) -> LogBuffer:
+        return self._parts.logs
+
+    @property
+    def metrics(self) -> CollectorRegistry:
+        return self._parts.metrics
+
+    @property
     def store(self) -> Store | None:
         return self._parts.store
 
@@ -121,7 +145,9 @@ class ServerRequest(Request[Any, Any, Any]):
 
     async def read_body(self) -> bytes:
         """Read the body; errors as in `receive_body`."""
-        return await receive_body(self.receive, self.fields, self.config.server)
+        body = await receive_body(self.receive, self.fields, self.config.server)
+        self.inspector.begin(self.record.request_id, body)
+        return body
 
     async def read(self, kind: type[T]) -> T:
         """Read the body as a `kind`; errors as in `decode`."""

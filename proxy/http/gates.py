@@ -97,9 +97,11 @@ def _is_address(name: str) -> bool:
 
 def _origin_allowed(headers: Fields, config: ServerConfig) -> bool:
     """Allow origins of this machine; Open WebUI's server sends such an origin, too."""
-    origin = headers.get("origin")
+    origin, host = headers.get("origin"), headers.get("host", "").lower()
     if origin is None:
         return headers.get("sec-fetch-site") != "cross-site"
+    if origin.lower() in (f"http://{host}", f"https://{host}"):
+        return True  # The server's own page; the host was checked.
     return is_allowed_origin(origin, config.allowed_origins)
 
 

@@ -2,7 +2,7 @@
 
 import asyncio
 import socket
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
 from typing import Any, cast
 
@@ -24,10 +24,12 @@ async def served(
     config: Config = DEFAULTS,
     *,
     protocol: type[Connection] = Connection,
+    others: Sequence[ScriptedBackend] = (),
     **parts: Any,
 ) -> AsyncIterator[int]:
-    """The port of a real server in this loop; `parts` are further arguments of `create_app`."""
-    app = create_app(config, {backend.kind: backend}, **parts)
+    """The port of a real server in this loop, with `backend` and `others`, each named after its
+    kind; `parts` are further arguments of `create_app`."""
+    app = create_app(config, {each.kind: each for each in (backend, *others)}, **parts)
     dispatch = cast(Dispatch, app.asgi_handler)
 
     class Configured(protocol):
