@@ -12,9 +12,9 @@ _WANTED = 65_536
 _MACOS = 10_240
 """`OPEN_MAX`, above which macOS may refuse a limit."""
 _RESERVE = 64
-"""Descriptors that only answers without work may take, such as `/health`, …"""
+"""Descriptors that only answers without work may take, such as `/health`."""
 _LAST = 8
-"""… of which these many are for closing further connections with an answer."""
+"""The last of them, for closing further connections with an answer."""
 TOO_MANY_OPEN = "The server has too many open connections. Close some, or raise `ulimit -n`."
 OUT_OF_DESCRIPTORS = frozenset({errno.EMFILE, errno.ENFILE})
 
