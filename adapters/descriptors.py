@@ -1,8 +1,8 @@
 """File descriptors of this process: their limit, and a reserve that work must not use up.
 
-Each connection takes one, of a client or to a server. Where none is left, a connection of a client
-is closed without an answer. The system gives out the lowest free number, so the number of a new
-descriptor tells that at least as many are open.
+Each connection takes one, and a streamed answer of a server behind this one takes two. Where none
+is left, a connection of a client is closed without an answer. The system gives out the lowest free
+number, so the number of a new descriptor tells that at least as many are open.
 """
 
 import errno
@@ -12,9 +12,9 @@ _WANTED = 65_536
 _MACOS = 10_240
 """`OPEN_MAX`, above which macOS may refuse a limit."""
 _RESERVE = 64
-"""Descriptors that only answers without work may take, such as `/health`, …"""
+"""Descriptors that only answers without work may take, such as `/health`."""
 _LAST = 8
-"""… of which these many are for closing further connections with an answer."""
+"""The last of them, for closing further connections with an answer."""
 TOO_MANY_OPEN = "The server has too many open connections. Close some, or raise `ulimit -n`."
 OUT_OF_DESCRIPTORS = frozenset({errno.EMFILE, errno.ENFILE})
 
@@ -37,14 +37,23 @@ def raise_limit() -> int:
     return soft
 
 
+def most_clients() -> float:
+    """Return how many connections of clients there may be, beside as many to servers behind."""
+    return (_limit() - _reserve()) // 2
+
+
 def is_scarce(fileno: int) -> bool:
     """True where a new descriptor `fileno` belongs to the reserve."""
-    return fileno >= _limit() - min(_RESERVE, _limit() // 4)
+    return fileno >= _limit() - _reserve() // 2
 
 
 def is_last(fileno: int) -> bool:
     """True where hardly any descriptor is left after `fileno`."""
     return fileno >= _limit() - _LAST
+
+
+def _reserve() -> float:
+    return min(_RESERVE, _limit() // 4)
 
 
 def _limit() -> float:

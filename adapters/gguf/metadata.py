@@ -33,7 +33,7 @@ def read_metadata(path: Path, select: Callable[[str], bool]) -> dict[str, Any]:
     with path.open("rb") as file:
         try:
             return _HeaderReader(file).read(select)
-        except (struct.error, UnicodeDecodeError, KeyError) as error:
+        except (struct.error, UnicodeDecodeError, KeyError, RecursionError) as error:
             raise UnsupportedGGUFError(f"{path.name} is truncated or corrupt.") from error
 
 

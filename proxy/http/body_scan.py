@@ -17,12 +17,16 @@ _MAX_CONTAINERS = 50_000
 _MAX_KEYS = 100_000
 _MAX_VALUES = 300_000
 """Values of all kinds. OpenAI takes as many tokens in one request for embeddings."""
+_MAX_STRINGS = _MAX_VALUES + _MAX_KEYS
+_MAX_NOT_ASCII = 12_000_000
+"""Bytes of letters that are not ASCII: four million of them, and no model reads as many."""
 _MAX_ESCAPES = 2_000_000
 """Backslashes: Python's `json` writes each letter that is not ASCII with one."""
 
 NOT_JSON = "The body is not valid JSON in UTF-8."
 _TO_PARENTHESES = bytes.maketrans(b"[]{}", b"()()")
 _NO_BRACKETS = bytes(byte for byte in range(256) if byte not in b"[]{}")
+_ASCII = bytes(range(128))
 _STEPS = {ord("("): 1, ord(")"): -1}
 _TOKEN = re.compile(rb'"((?:[^"\\]++|\\.)*+)"?|([\[{])|([\]}])|(:)', re.DOTALL)
 _decode_utf8 = codecs.getincrementaldecoder("utf-8")
@@ -47,6 +51,7 @@ class BodyScan:
         self._in_string = False
         self._depth = 0
         self._containers = self._keys = self._values = self._escapes = 0
+        self._quotes = self._not_ascii = 0
         self._now = self._before = self._top = _Place(0, in_string=False, depth=0)
         """The start of this piece, of the one before, and of the one before the last piece with a
         key of the body."""
@@ -62,6 +67,8 @@ class BodyScan:
         self._now = _Place(len(self._pieces), self._in_string, self._depth)
         self._pieces.append(data)
         self._check_utf8(data, final=False)
+        if not data.isascii():
+            self._not_ascii += len(data.translate(None, _ASCII))
         outside = self._outside_strings(data)
         self._count(outside)
         if self._descend(outside.translate(_TO_PARENTHESES, _NO_BRACKETS)) <= 1:
@@ -86,6 +93,7 @@ class BodyScan:
             text = text.replace(b"\\\\", b"").replace(b'\\"', b"")
         self._escape = b"\\" if text.endswith(b"\\") else b""
         parts = text.split(b'"')
+        self._quotes += len(parts) - 1
         outside = parts[self._in_string :: 2]
         self._in_string ^= len(parts) % 2 == 0
         return b"".join(outside)
@@ -98,7 +106,9 @@ class BodyScan:
             (self._containers, _MAX_CONTAINERS, "lists and objects"),
             (self._keys, _MAX_KEYS, "keys"),
             (self._containers + self._values, _MAX_VALUES, "values"),
+            (self._quotes // 2, _MAX_STRINGS, "strings"),
             (self._escapes, _MAX_ESCAPES, "escapes in strings"),
+            (self._not_ascii, _MAX_NOT_ASCII, "bytes of letters that are not ASCII"),
         ):
             if count > limit:
                 raise self._too(f"has more than {limit} {what}. Send fewer in one request.")

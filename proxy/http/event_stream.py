@@ -118,7 +118,7 @@ class ShutdownGrace:
         self._grace = grace
         self._deadline: float | None = None
         self._timeouts: dict[asyncio.Timeout, Callable[[], bool]] = {}
-        """With what tells whether the answer has begun."""
+        """Timeout -> whether its answer has begun."""
 
     @property
     def began(self) -> bool:

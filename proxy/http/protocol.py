@@ -17,7 +17,7 @@ from litestar.exceptions import HTTPException
 from uvicorn._types import ASGI3Application
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol, RequestResponseCycle
 
-from adapters.descriptors import is_last, is_scarce
+from adapters.descriptors import is_last, most_clients
 from proxy.errors import to_failure
 from proxy.http.cors import to_cors_headers
 from proxy.http.gates import Fields, to_fields
@@ -36,7 +36,7 @@ _MIN_BYTES_PER_SECOND = 50_000
 _ALWAYS = frozenset({"/health"})
 """Paths that are answered from the reserve of descriptors."""
 _CROWDED_SECONDS = 2.0
-"""For the head of a request on a connection that takes a descriptor of the reserve."""
+"""For the head of a request where there are too many connections."""
 
 _FIRST_LINE = re.compile(rb"[A-Z-]+ [^\s]+ HTTP/|[^\n]*\Z")
 """A request line, or its beginning. llhttp also accepts RTSP, and skips spaces and empty lines."""
@@ -85,7 +85,7 @@ class Connection(HttpToolsProtocol):
     _refusal: int | None = None
     """Status of the refusal that follows the pending responses."""
     _crowded = False
-    """The connection takes a descriptor of the reserve."""
+    """There are too many connections: only `_ALWAYS` is answered."""
     _discarding = False
     """Received data is discarded: the connection is about to close."""
 
@@ -102,7 +102,7 @@ class Connection(HttpToolsProtocol):
         self._writing = WriteDeadline(transport, self.deadlines.writing)
         connection = transport.get_extra_info("socket")
         limit_silence(connection, self.deadlines.writing)
-        self._crowded = is_scarce(connection.fileno())
+        self._crowded = len(self.connections) > most_clients()
         self._set_deadline(
             min(self.deadlines.head, _CROWDED_SECONDS if self._crowded else math.inf)
         )

@@ -76,14 +76,15 @@ class Tandem:
         config = folder / "config.yaml"
         config.write_text(_CONFIG.format(port=self.port, upstream=upstream, grace=grace))
         limit = (lambda: _limit(descriptors)) if descriptors is not None else None
-        self.process = subprocess.Popen(
-            [sys.executable, "-m", "tools.faults.ticking", "serve", "--config", str(config)],
-            cwd=ROOT,
-            env=os.environ | {"TANDEM_TICKS": str(self._ticks), "XDG_STATE_HOME": str(folder)},
-            stdout=subprocess.DEVNULL,
-            stderr=self.log.open("wb"),
-            preexec_fn=limit,
-        )
+        with self.log.open("wb") as log:
+            self.process = subprocess.Popen(
+                [sys.executable, "-m", "tools.faults.ticking", "serve", "--config", str(config)],
+                cwd=ROOT,
+                env=os.environ | {"TANDEM_TICKS": str(self._ticks), "XDG_STATE_HOME": str(folder)},
+                stdout=subprocess.DEVNULL,
+                stderr=log,
+                preexec_fn=limit,
+            )
         wait_for(self.port)
         with socket.create_connection(("127.0.0.1", self.port), 60) as client:
             client.sendall(encode("GET", "/health"))

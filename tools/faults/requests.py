@@ -125,10 +125,10 @@ async def _status(port: int, request: bytes) -> int | str:
             if not _is_complete(request):
                 writer.write_eof()
             line = await reader.readline()
-    except OSError:
-        return "closed"
     except TimeoutError:
         return "hang"
+    except OSError:
+        return "closed"
     return int(line.split()[1]) if line else "closed"
 
 

@@ -27,7 +27,7 @@ async def hold(count: int) -> None:
         latencies = await health(tandem, 50)
         texts = await holding
         stall = await tandem.stall()
-        print(f"{texts.count(max(texts, key=len))} of {count} streams complete and equal")
+        print(f"{texts.count(max(texts))} of {count} streams complete and equal")
         print(f"descriptors {before.descriptors} -> {during.descriptors}")
         print(f"memory {(during.rss_mb - before.rss_mb) / count * 1024:.0f} KiB a stream")
         print(f"/health meanwhile: p99 {latencies[int(len(latencies) * 0.99)] * 1e3:.0f} ms")

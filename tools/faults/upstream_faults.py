@@ -30,10 +30,10 @@ class _Group:
                     await asyncio.sleep(0.02)
                     self._reach()
                 outcome = await self._read(reader)
-        except (OSError, asyncio.IncompleteReadError, ValueError):
-            outcome = "cut"
         except TimeoutError:
             outcome = "hang"
+        except (OSError, asyncio.IncompleteReadError, ValueError):
+            outcome = "cut"
         return outcome, time.perf_counter()
 
     async def _read(self, reader: asyncio.StreamReader) -> str:
@@ -81,7 +81,7 @@ async def kills(count: int) -> None:
 async def _recovered(tandem: Tandem) -> None:
     """Wait until an answer comes again."""
     async with asyncio.timeout(30):
-        while (await send(tandem.port, chat("tokens=1", stream=False))).status != 200:
+        while (await send(tandem.port, chat("tokens=1", stream=False))).status != 200:  # noqa: ASYNC110
             await asyncio.sleep(0.1)
 
 

@@ -40,7 +40,7 @@ def test_depth_of_three(body: bytes, deep: bool, piece: int):
         assert scan(body, 3, piece) == body
 
 
-@pytest.mark.parametrize("piece", [b'"\\"["', b'"\\"', b'"', b'"\\\\",', b" ", b"1"], ids=repr)
+@pytest.mark.parametrize("piece", [b'"\\"["', b'"\\"', b" ", b"1"], ids=repr)
 def test_large_body_that_is_flat_is_accepted(piece: bytes):
     """Time that grows with the square of the body would take hours."""
     scan(piece * (1_000_000 // len(piece)))
@@ -67,6 +67,8 @@ MANY = [
     (b'{"x\\"y":[', b"1,", "values", 'x\\"y'),
     (b"[", b"1,", "values", None),
     (b'{"prompt":"', b"\\n", "escapes in strings", None),
+    (b'{"prompt":"', "漢字漢字漢字漢字".encode(), "bytes of letters that are not ASCII", None),
+    (b"", b'""' * 2, "strings", None),
 ]
 
 
@@ -76,7 +78,7 @@ def test_too_many_values_are_refused_with_the_field(
     head: bytes, piece: bytes, what: str, param: str | None, padding: bytes
 ):
     with pytest.raises(InvalidRequestError, match=f"more than [0-9]+ {what}") as refused:
-        scan(padding + head + piece * (2_100_000 if b"\\" in piece else 310_000))
+        scan(padding + head + piece * (2_100_000 if b"\\" in piece else 520_000))
     assert refused.value.param == param
 
 
