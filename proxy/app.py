@@ -60,6 +60,7 @@ from proxy.endpoints.openai.responses.stored import (
     list_input_items,
     retrieve_response,
 )
+from proxy.endpoints.openai.responses.websocket import converse
 from proxy.endpoints.server_request import ServerParts, ServerRequest, answer_error
 from proxy.endpoints.tandem.api_health import get_hybrid_health
 from proxy.endpoints.tandem.health import get_health
@@ -91,6 +92,7 @@ ROUTES = (
     list_chat_completion_messages,
     create_completion,
     create_response,
+    converse,
     count_input_tokens,
     compact_response,
     retrieve_response,

@@ -9,8 +9,8 @@ from typing import Any
 from litestar import Litestar
 from litestar.exceptions import MethodNotAllowedException
 from litestar.response.base import ASGIResponse
-from litestar.routes import HTTPRoute
-from litestar.types import HTTPScope, Message, Receive, Scope, Send
+from litestar.routes import HTTPRoute, WebSocketRoute
+from litestar.types import HTTPScope, Message, Receive, Scope, Send, WebSocketScope
 from msgspec import Struct
 
 from proxy.config import ServerConfig
@@ -79,6 +79,7 @@ class Dispatch:
         self._readers = tuple(readers)
         self._errors_by_header = errors_by_header
         self._routes = dict(_routes(app))
+        self._sockets = {r.path_format for r in app.routes if isinstance(r, WebSocketRoute)}
         self._patterns = [
             (_to_pattern(route).fullmatch, self._routes[route.path_format])
             for route in _http_routes(app)
@@ -86,7 +87,10 @@ class Dispatch:
         ]
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        http: HTTPScope = scope  # type: ignore[assignment] - no WebSocket is served
+        if scope["type"] == "websocket":
+            await self._open_socket(scope, receive, send)
+            return
+        http: HTTPScope = scope  # pyright: ignore[reportAssignmentType] - or a lifespan, of Litestar's
         path, method, state = http["path"], http["method"], http["state"]
         record = state["record"] = Record(method, path, self._readers)
         fields = state["fields"] = to_fields(http["headers"])
@@ -124,6 +128,26 @@ class Dispatch:
         except asyncio.CancelledError:  # The server ends, and its grace is over.
             record.fail(ServerShutdownError(), "server_shutdown")
             raise
+        finally:
+            record.close()
+
+    async def _open_socket(self, scope: WebSocketScope, receive: Receive, send: Send) -> None:
+        """Open a WebSocket if the gates of HTTP let its request pass, or answer with an error."""
+        path, state = scope["path"], scope["state"]
+        record = state["record"] = Record("GET", path, self._readers)
+        fields = state["fields"] = to_fields(scope["headers"])
+        errors = state["errors"] = self._errors_for(fields)
+        cors = to_cors_headers(fields, self._config.allowed_origins)
+        try:
+            refusal = refuse(fields, "GET", self._config)
+            if refusal is None and path not in self._sockets:
+                detail = f"There is no WebSocket at '{path[:200]}'."
+                refusal = ExplainedHTTPError(status_code=404, detail=detail)
+            if refusal is None:
+                await self._app(scope, receive, with_headers(send, record, cors))
+            else:
+                response = errors.respond(refusal, record)
+                await response(scope, receive, with_headers(_as_denial(send), record, cors))
         finally:
             record.close()
 
@@ -166,6 +190,16 @@ def _without_body(send: Send) -> Send:
         await send(message)
 
     return send_head
+
+
+def _as_denial(send: Send) -> Send:
+    """Wrap `send` for an HTTP response in place of a WebSocket."""
+
+    async def send_denial(message: Message) -> None:
+        denial: Any = {**message, "type": f"websocket.{message['type']}"}
+        await send(denial)
+
+    return send_denial
 
 
 def _http_routes(app: Litestar) -> list[HTTPRoute]:

@@ -114,14 +114,20 @@ class ShutdownGrace:
         self._grace = grace
         self._deadline: float | None = None
         self._timeouts: set[asyncio.Timeout] = set()
+        self._beginning = asyncio.Event()
 
     @property
     def began(self) -> bool:
         return self._deadline is not None
 
+    async def beginning(self) -> None:
+        """Wait until the grace begins."""
+        await self._beginning.wait()
+
     def begin(self) -> None:
         if self._deadline is None:
             self._deadline = asyncio.get_running_loop().time() + self._grace
+        self._beginning.set()
         for timeout in self._timeouts:
             _reschedule(timeout, self._deadline)
 
