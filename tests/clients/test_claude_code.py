@@ -1,75 +1,34 @@
-"""The program `claude` of Anthropic's package `@anthropic-ai/claude-code` against the server.
+"""The program `claude` of Anthropic's package `@anthropic-ai/claude-code`; the model is scripted.
 
-The program is the one on the PATH, or that in `TANDEM_CLAUDE`; the model is scripted.
+Its version is in pins.toml; `TANDEM_CLAUDE` is the path of another one.
 """
 
 import asyncio
-import json
 import os
-import shutil
-from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
 import pytest
+from clients.calling_backend import SAID, CallingBackend, results_of
 from fakes.scripted_backend import ScriptedBackend
 from servers.served import served
 
-from adapters.backend import Model
-from adapters.events import (
-    Event,
-    Finished,
-    ReasoningDelta,
-    Started,
-    TextDelta,
-    ToolCallDelta,
-    ToolCallStarted,
-    Usage,
-)
-from adapters.request import GenerationRequest, Message
+from tools.install_clients import environments
 
 pytestmark = pytest.mark.clients
 
 MODEL = "claude-local"
 SECONDS = 100
-USAGE = Usage(prompt_tokens=10, completion_tokens=5)
-SAID = "It is done."
+_BINARY = "node_modules/@anthropic-ai/claude-code-*/claude"
 
 
 @pytest.fixture
 def claude() -> str:
-    program = os.environ.get("TANDEM_CLAUDE") or shutil.which("claude")
-    if program is None:
-        pytest.skip("`claude` is not on the PATH, and TANDEM_CLAUDE is not set to its path")
-    return program
-
-
-class CallingBackend(ScriptedBackend):
-    """Calls one tool after the other, and says something once it has all results."""
-
-    def __init__(self, *calls: tuple[str, dict[str, Any]]) -> None:
-        super().__init__(models=[Model(name=MODEL)])
-        self.calls = calls
-
-    def _steps(self, request: GenerationRequest) -> Sequence[Event]:
-        results = len(results_of(request))
-        if results == len(self.calls):
-            return [Started(), ReasoningDelta("Hm."), TextDelta(SAID), Finished("stop", USAGE)]
-        name, arguments = self.calls[results]
-        text = json.dumps(arguments)
-        return [
-            Started(),
-            TextDelta("I call a tool."),
-            ToolCallStarted(0, f"call_{results}", name),
-            ToolCallDelta(0, text[:7]),
-            ToolCallDelta(0, text[7:]),
-            Finished("tool_calls", USAGE),
-        ]
-
-
-def results_of(request: GenerationRequest) -> list[Message]:
-    assert isinstance(request.prompt, tuple)
-    return [message for message in request.prompt if message.role == "tool"]
+    if program := os.environ.get("TANDEM_CLAUDE"):
+        return program
+    found = sorted(environments()["claude_code"].folder.glob(_BINARY))
+    if not found:
+        pytest.skip("run `python tools/install_clients.py claude_code` first")
+    return str(found[0])
 
 
 async def answer_of(claude: str, backend: ScriptedBackend, folder: Path, *arguments: str) -> str:
@@ -100,7 +59,7 @@ async def answer_of(claude: str, backend: ScriptedBackend, folder: Path, *argume
 
 
 async def test_answer(claude: str, tmp_path: Path):
-    backend = CallingBackend()
+    backend = CallingBackend(MODEL)
     assert SAID in await answer_of(claude, backend, tmp_path)
     prompt = backend.requests[0].prompt
     assert isinstance(prompt, tuple)
@@ -109,7 +68,7 @@ async def test_answer(claude: str, tmp_path: Path):
 
 async def test_tool_round_trip(claude: str, tmp_path: Path):
     (tmp_path / "a.txt").write_text("Hello world\n")
-    backend = CallingBackend(("Read", {"file_path": str(tmp_path / "a.txt")}))
+    backend = CallingBackend(MODEL, ("Read", {"file_path": str(tmp_path / "a.txt")}))
     assert SAID in await answer_of(claude, backend, tmp_path)
     [result] = results_of(backend.requests[-1])
     assert "Hello world" in result.text
@@ -121,6 +80,6 @@ async def test_file_is_edited(claude: str, tmp_path: Path):
     file = tmp_path / "a.txt"
     file.write_text("Hello world\n")
     edit = {"file_path": str(file), "old_string": "world", "new_string": "Tandem"}
-    backend = CallingBackend(("Read", {"file_path": str(file)}), ("Edit", edit))
+    backend = CallingBackend(MODEL, ("Read", {"file_path": str(file)}), ("Edit", edit))
     await answer_of(claude, backend, tmp_path, "--permission-mode", "acceptEdits")
     assert file.read_text() == "Hello Tandem\n"
