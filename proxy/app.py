@@ -31,6 +31,7 @@ from proxy.endpoints.ollama.administration import (
 from proxy.endpoints.ollama.embed import create_embed, create_old_embedding
 from proxy.endpoints.ollama.generate.dialect import create_generation
 from proxy.endpoints.ollama.models import get_version, list_running, list_tags, show_model
+from proxy.endpoints.openai.absent import explain_absence
 from proxy.endpoints.openai.chat_completions.dialect import create_chat_completion
 from proxy.endpoints.openai.chat_completions.stored import (
     delete_chat_completion,
@@ -194,5 +195,5 @@ def create_app(
     )
     readers = (request_log.read,) if request_log is not None else ()
     errors = {ANTHROPIC_HEADER: ANTHROPIC_ERRORS}
-    app.asgi_handler = Dispatch(app, config.server, ServerRequest, readers, errors)
+    app.asgi_handler = Dispatch(app, config.server, ServerRequest, readers, errors, explain_absence)
     return app

@@ -16,7 +16,15 @@ from msgspec import Struct
 from proxy.config import ServerConfig
 from proxy.errors import ExplainedHTTPError, ServerShutdownError
 from proxy.http.cors import AllowedMethods, Preflight, is_preflight, to_cors_headers
-from proxy.http.gates import CURL_TYPES, JSON_TYPES, ContentTypes, Fields, refuse, to_fields
+from proxy.http.gates import (
+    ANY_TYPES,
+    CURL_TYPES,
+    JSON_TYPES,
+    ContentTypes,
+    Fields,
+    refuse,
+    to_fields,
+)
 from proxy.http.headers import with_headers
 from proxy.http.json_response import OPENAI_ERRORS, ErrorDialect
 from proxy.record import Record
@@ -67,17 +75,20 @@ class Dispatch:
         request_class: Callable[[Scope, Receive, Send], Any],
         readers: Iterable[Callable[[Record], None]] = (),
         errors_by_header: Mapping[str, ErrorDialect] = _NO_ERRORS,
+        explain_absence: Callable[[str], str | None] = lambda _: None,
     ) -> None:
         """`readers` are called with the record of each answer when it has ended.
 
         `errors_by_header`: name of a header that only clients of a dialect send -> the errors that
         they understand, for paths that have no dialect of their own.
+        `explain_absence`: the reason why a path of an API that is served in part has no route.
         """
         self._app = app.asgi_handler
         self._config = config
         self._request_class = request_class
         self._readers = tuple(readers)
         self._errors_by_header = errors_by_header
+        self._explain_absence = explain_absence
         self._routes = dict(_routes(app))
         self._sockets = {r.path_format for r in app.routes if isinstance(r, WebSocketRoute)}
         self._patterns = [
@@ -105,10 +116,14 @@ class Dispatch:
             method = http["method"] = "GET"
         try:
             handler = route.handlers.get(method)
-            refusal = refuse(fields, method, self._config, route.content_types)
+            absence = self._explain_absence(path) if route is _UNKNOWN else None
+            content_types = route.content_types if absence is None else ANY_TYPES
+            refusal = refuse(fields, method, self._config, content_types)
             try:
                 if refusal is not None:
                     raise refusal
+                if absence is not None:
+                    raise ExplainedHTTPError(status_code=404, detail=absence)
                 if method not in route.methods and route is not _UNKNOWN:
                     raise MethodNotAllowedException(headers=route.allow)
                 if handler is not None:

@@ -405,9 +405,8 @@ class _OpenCall(_OpenItem):
         item = self.item("completed")
         if isinstance(item, FunctionCallItem):
             return [self._event(wire.ArgumentsDone, name=item.name, arguments=item.arguments)]
-        sent = self._reader.text if self._reader is not None else ""
-        rest = item.input.removeprefix(sent)
-        missing = [self.delta(rest)] if rest and item.input.startswith(sent) else []
+        rest = self._reader.rest() if self._reader is not None else ""
+        missing = [self.delta(rest)] if rest else []
         return [*missing, self._event(wire.InputDone, input=item.input)]
 
 
