@@ -40,7 +40,6 @@ _IMPOSSIBLE = ("prompt", "moderation")
 _CALLS = (FunctionCallItem, CustomToolCallItem)
 _RESULTS = (FunctionCallOutputItem, CustomToolCallOutputItem)
 _HINTS: dict[str, Callable[[Any], bool]] = {
-    "truncation": lambda value: value == "auto",
     "context_management": lambda _: True,
     "prompt_cache_options": lambda _: True,
     "prompt_cache_retention": lambda _: True,

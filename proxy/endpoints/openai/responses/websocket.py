@@ -18,9 +18,10 @@ from msgspec import UNSET, Meta, Struct, UnsetType
 from msgspec.structs import replace
 
 from adapters.errors import InvalidRequestError, UnsupportedParameterError
-from proxy.endpoints.generate import generate
+from proxy.endpoints.generate import Call, generate
+from proxy.endpoints.openai.responses.compaction import renderer_of
 from proxy.endpoints.openai.responses.connection_store import ConnectionStore, Remembered
-from proxy.endpoints.openai.responses.dialect import RESPONSES, begin, look_up, needs_store, to_call
+from proxy.endpoints.openai.responses.dialect import RESPONSES, begin, prepare
 from proxy.endpoints.openai.responses.items import JSON
 from proxy.endpoints.openai.responses.kept import store_of
 from proxy.endpoints.openai.responses.stream import Frame, ResponseRenderer
@@ -169,10 +170,9 @@ class _Session:
         try:
             if before is not None:
                 await asyncio.wait((before,))
-            turn = await self._begin(request, body)
-            call = replace(to_call(request, turn), stream=True)
+            call = replace(await self._begin(request, body), stream=True)
             frame = _framing(envelope.stream_id)
-            renderer = ResponseRenderer(call.body, request.record, self._outgoing.put, frame)
+            renderer = renderer_of(call.body, request.record, self._outgoing.put, frame)
             if envelope.generate is False:
                 renderer.warm_up()
                 await call.body.store.settle()
@@ -191,13 +191,13 @@ class _Session:
         finally:
             request.record.close()
 
-    async def _begin(self, request: ServerRequest, body: JSON) -> Turn:
+    async def _begin(self, request: ServerRequest, body: JSON) -> Call[Turn]:
         turn = begin(request, body, ConnectionStore(store_of(request), self._remembered))
         if turn.body.background:
             raise UnsupportedParameterError(
                 "'background' is not supported over a WebSocket.", param="background"
             )
-        return await look_up(turn) if needs_store(turn) else turn
+        return await prepare(request, turn)
 
 
 class _Sink:
