@@ -159,7 +159,7 @@ def test_num_ctx_of_a_request_is_ollamas_option():
     (body,) = to_bodies(EmbeddingRequest(model="m", inputs=("a",), truncate=True, num_ctx=3))
     assert msgspec.to_builtins(body) == {
         "model": "m",
-        "input": ["a"],
+        "input": ("a",),
         "truncate": True,
         "options": {"num_ctx": 3},
     }
