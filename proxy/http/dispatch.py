@@ -2,7 +2,7 @@
 
 import asyncio
 import re
-from collections.abc import Awaitable, Callable, Iterable, Iterator, Mapping
+from collections.abc import Awaitable, Callable, Iterable, Iterator, Mapping, MutableSet
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +13,7 @@ from litestar.routes import HTTPRoute, WebSocketRoute
 from litestar.types import HTTPScope, Message, Receive, Scope, Send, WebSocketScope
 from msgspec import Struct
 
+from adapters.upstream.trace_context import new_trace, reset_trace, set_trace, to_trace_context
 from proxy.config import ServerConfig
 from proxy.errors import ExplainedHTTPError, ServerShutdownError
 from proxy.http.cors import AllowedMethods, Preflight, is_preflight, to_cors_headers
@@ -75,9 +76,15 @@ class Dispatch:
         request_class: Callable[[Scope, Receive, Send], Any],
         readers: Iterable[Callable[[Record], None]] = (),
         errors_by_header: Mapping[str, ErrorDialect] = _NO_ERRORS,
+        running: MutableSet[Record] | None = None,
+        *,
         explain_absence: Callable[[str], str | None] = lambda _: None,
+        is_traced: bool = False,
     ) -> None:
-        """`readers` are called with the record of each answer when it has ended.
+        """`running` has the records of the requests in progress. `is_traced`: each request gets a
+        span of its own.
+
+        `readers` are called with the record of each answer when it has ended.
 
         `errors_by_header`: name of a header that only clients of a dialect send -> the errors that
         they understand, for paths that have no dialect of their own.
@@ -89,6 +96,8 @@ class Dispatch:
         self._readers = tuple(readers)
         self._errors_by_header = errors_by_header
         self._explain_absence = explain_absence
+        self._running = running
+        self._is_traced = is_traced
         self._routes = dict(_routes(app))
         self._sockets = {r.path_format for r in app.routes if isinstance(r, WebSocketRoute)}
         self._patterns = [
@@ -103,10 +112,14 @@ class Dispatch:
             return
         http: HTTPScope = scope  # pyright: ignore[reportAssignmentType] - or a lifespan, of Litestar's
         path, method, state = http["path"], http["method"], http["state"]
-        record = state["record"] = Record(method, path, self._readers)
+        record = state["record"] = Record(method, path, self._readers, running=self._running)
         fields = state["fields"] = to_fields(http["headers"])
+        record.agent = fields.get("user-agent", "")
+        record.address = http["client"][0] if http["client"] else ""
+        if self._is_traced or "traceparent" in fields:
+            _note_trace(record, fields, is_traced=self._is_traced)
         route = self._routes.get(path) or self._with_parameter(path)
-        errors = state["errors"] = route.errors or self._errors_for(fields)
+        errors = state["errors"] = route.errors or self._errors_by(fields)
         others = [*to_cors_headers(fields, self._config.allowed_origins)]
         if errors.id_header is not None:
             others.append((errors.id_header.encode(), record.request_id.encode()))
@@ -114,6 +127,7 @@ class Dispatch:
         if method == "HEAD":
             http, send = http.copy(), _without_body(send)
             method = http["method"] = "GET"
+        trace = set_trace(record.span) if record.span is not None else None
         try:
             handler = route.handlers.get(method)
             absence = self._explain_absence(path) if route is _UNKNOWN else None
@@ -144,14 +158,18 @@ class Dispatch:
             record.fail(ServerShutdownError(), "server_shutdown")
             raise
         finally:
+            if trace is not None:
+                reset_trace(trace)
             record.close()
 
     async def _open_socket(self, scope: WebSocketScope, receive: Receive, send: Send) -> None:
         """Open a WebSocket if the gates of HTTP let its request pass, or answer with an error."""
         path, state = scope["path"], scope["state"]
-        record = state["record"] = Record("GET", path, self._readers)
+        record = state["record"] = Record("GET", path, self._readers, running=self._running)
         fields = state["fields"] = to_fields(scope["headers"])
-        errors = state["errors"] = self._errors_for(fields)
+        record.agent = fields.get("user-agent", "")
+        record.address = scope["client"][0] if scope["client"] else ""
+        errors = state["errors"] = self._errors_by(fields)
         cors = to_cors_headers(fields, self._config.allowed_origins)
         try:
             refusal = refuse(fields, "GET", self._config)
@@ -166,7 +184,12 @@ class Dispatch:
         finally:
             record.close()
 
-    def _errors_for(self, fields: Fields) -> ErrorDialect:
+    def errors_of(self, path: str, fields: Fields) -> ErrorDialect:
+        """Return the dialect of the errors of a request that does not get here."""
+        route = self._routes.get(path) or self._with_parameter(path)
+        return route.errors or self._errors_by(fields)
+
+    def _errors_by(self, fields: Fields) -> ErrorDialect:
         for header, errors in self._errors_by_header.items():
             if header in fields:
                 return errors
@@ -194,6 +217,15 @@ class Dispatch:
                     status_code=404,
                     detail=f"There is nothing at '{path[:200]}'. Use {server}{meant}{base}.",
                 )
+
+
+def _note_trace(record: Record, fields: Fields, *, is_traced: bool) -> None:
+    """Note the client's span; without spans of its own, the server passes it on as it is."""
+    parent = record.parent_span = to_trace_context(fields)
+    if not is_traced:
+        record.span = parent
+    else:
+        record.span = parent.child() if parent is not None else new_trace()
 
 
 def _without_body(send: Send) -> Send:

@@ -29,8 +29,8 @@ from proxy.endpoints.openai.responses.turn import Turn
 from proxy.endpoints.server_request import ServerRequest
 from proxy.errors import ClientDisconnectedError, Failure
 from proxy.http.body import convert, decode
+from proxy.http.body_scan import BodyScan
 from proxy.http.event_stream import Limits
-from proxy.http.gates import check_depth
 from proxy.http.json_response import note_failure
 from proxy.http.send_buffer import SendBuffer
 
@@ -133,7 +133,9 @@ class _Session:
         request.record.status, request.record.streamed = 200, True
         body: JSON = {}
         try:
-            check_depth(raw, request.config.server.max_depth)
+            scan = BodyScan(request.config.server.max_depth)
+            scan.feed(raw)
+            raw = scan.end()
             body, envelope = _split(decode(raw, object))
             if len(self._answers) >= _MAX_WAITING:
                 raise InvalidRequestError(
@@ -177,7 +179,7 @@ class _Session:
                 renderer.warm_up()
                 await call.body.store.settle()
                 return
-            async with Limits(request.grace):
+            async with Limits(request.grace, has_begun=partial(getattr, renderer, "has_begun")):
                 await generate(request, RESPONSES, call, _Sink(renderer, self._outgoing))
         except asyncio.CancelledError:
             request.record.fail(ClientDisconnectedError(), "client_disconnected")
