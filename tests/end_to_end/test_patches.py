@@ -83,4 +83,4 @@ async def test_every_patch_parses_by_the_grammar_of_codex(client: openai.AsyncOp
 
     patches = await asyncio.gather(*map(one, range(PATCHES)))
     assert [text for text in patches if PATCH.fullmatch(text) is None] == []
-    assert len(set(patches)) > PATCHES // 2
+    assert len(set(patches)) > PATCHES // 10

@@ -1,4 +1,4 @@
-"""Summaries of conversations by the model that answers in them.
+"""Summaries of conversations by their own model.
 
 A summary is encrypted for the client, as OpenAI does, and is a message of the user where the client
 sends it back.
@@ -41,7 +41,7 @@ def split_turns(items: Sequence[InputItem]) -> tuple[Sequence[InputItem], Sequen
 async def to_summary(
     request: ServerRequest, dialect: Dialect[Turn], call: Call[Turn]
 ) -> Call[Turn]:
-    """Turn `call` into one whose answer is the summary of its messages.
+    """Turn `call` into a request for the summary of its messages.
 
     Raises:
         BackendError: as an answer, or its tokens cannot be counted.
