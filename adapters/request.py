@@ -171,6 +171,8 @@ class EmbeddingRequest(Struct, frozen=True, kw_only=True):
     keep_alive: float | None = None
     truncate: bool = False
     """Cut an input that is too long at its end, instead of refusing it."""
+    num_ctx: int | None = None
+    """Tokens that an input may have at most, where that is less than the model's limit."""
     elsewhere: bool = False
     """True if another backend has the same weights: a server that hangs is given up early."""
 

@@ -34,6 +34,7 @@ from proxy.endpoints.ollama.administration import (
 from proxy.endpoints.ollama.embed import create_embed, create_old_embedding
 from proxy.endpoints.ollama.generate.dialect import create_generation
 from proxy.endpoints.ollama.models import get_version, list_running, list_tags, show_model
+from proxy.endpoints.openai.absent import explain_absence
 from proxy.endpoints.openai.chat_completions.dialect import create_chat_completion
 from proxy.endpoints.openai.chat_completions.stored import (
     delete_chat_completion,
@@ -63,6 +64,7 @@ from proxy.endpoints.openai.responses.stored import (
     list_input_items,
     retrieve_response,
 )
+from proxy.endpoints.openai.responses.websocket import converse
 from proxy.endpoints.server_request import (
     ServerParts,
     ServerRequest,
@@ -112,6 +114,7 @@ ROUTES = (
     list_chat_completion_messages,
     create_completion,
     create_response,
+    converse,
     count_input_tokens,
     compact_response,
     retrieve_response,
@@ -247,6 +250,7 @@ def create_app(
         readers,
         errors,
         parts.activity.records,
+        explain_absence=explain_absence,
         is_traced=traces is not None,
     )
     return app

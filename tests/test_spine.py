@@ -22,11 +22,13 @@ def measured(unrecorded: None) -> list[Row]:
 def test_every_dialect_is_measured_on_each_engine(measured: list[Row]) -> None:
     assert [(row.dialect, row.backend) for row in measured] == [
         ("/v1/chat/completions", "ollama"),
+        ("/v1/responses", "ollama"),
         ("/v1/messages", "ollama"),
         ("/v1/completions (prompt)", "ollama"),
         ("/api/chat", "ollama"),
         ("/api/chat (prompt)", "ollama"),
         ("/v1/chat/completions", "mlx"),
+        ("/v1/responses", "mlx"),
         ("/v1/messages", "mlx"),
         ("/v1/completions (prompt)", "mlx"),
         ("/api/chat", "mlx"),

@@ -59,6 +59,7 @@ class Dialect(NamedTuple):
 def dialects(model: str, backend: str, tokens: int) -> Iterator[Dialect]:
     shared = {"model": model, "stream": True, "temperature": 0}
     yield Dialect("/v1/chat/completions", {**shared, "messages": MESSAGES, "max_tokens": tokens})
+    yield Dialect("/v1/responses", {**shared, "input": "Hi", "max_output_tokens": tokens})
     yield Dialect("/v1/messages", {**shared, "messages": MESSAGES, "max_tokens": tokens})
     yield Dialect("/v1/completions", {**shared, "prompt": "Hi", "max_tokens": tokens})
     yield Dialect(
@@ -147,7 +148,7 @@ async def measure(port: int, dialect: Dialect, call_site: tuple[str, str]) -> Pr
         answer = await asyncio.to_thread(ask, port, dialect)
     finally:
         sys.setprofile(None)
-    if b" 200 " not in answer[:20] or b'"error"' in answer:
+    if b" 200 " not in answer[:20] or b'"error":{' in answer:
         raise RuntimeError(f"{dialect.path}: {answer[:500]!r}")
     return profile
 

@@ -135,7 +135,9 @@ class EmbeddingModel:
         if not request.inputs:
             raise InvalidRequestError("There is no input.", param="input")
         embedder, loop = self._embedder, asyncio.get_running_loop()
-        to_ids = partial(embedder.to_ids, request.inputs, truncate=request.truncate)
+        to_ids = partial(
+            embedder.to_ids, request.inputs, truncate=request.truncate, num_ctx=request.num_ctx
+        )
         ids = await loop.run_in_executor(tokenizing, to_ids)
         vectors: dict[int, tuple[float, ...]] = {}
         for batch in to_batches([len(row) for row in ids], _BATCH_TOKENS):

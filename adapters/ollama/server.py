@@ -23,6 +23,7 @@ from adapters.errors import (
 from adapters.memory import Footprint, MemoryBudget
 from adapters.ollama.catalog import Catalog, full_name
 from adapters.ollama.client import OllamaClient
+from adapters.ollama.context.kv_size import longest
 from adapters.ollama.context.num_ctx import ContextSizing, Size
 from adapters.ollama.context.token_estimate import Count
 from adapters.ollama.errors import MODEL_FAULTS, SILENT, LostAnswerError
@@ -318,7 +319,7 @@ class OllamaServer:
                 work = self.client.post("/api/embed", body, Embedded, seconds)
                 embedded = await (self._unless_hanging(work) if deadline.elsewhere else work)
         except ContextLengthError as error:
-            raise await self._with_limit(error, body.model) from error
+            raise await self._with_limit(error, body) from error
         except BackendError as error:
             self._learn(error, body.model)
             raise
@@ -327,12 +328,15 @@ class OllamaServer:
         self.breaker.succeeded(body.model)
         return embedded
 
-    async def _with_limit(self, error: ContextLengthError, model: str) -> ContextLengthError:
-        """Name the limit, which Ollama's own error leaves out."""
-        length = (await self.catalog.facts(model)).context_length
+    async def _with_limit(self, error: ContextLengthError, body: EmbedBody) -> ContextLengthError:
+        """Add the limit to Ollama's words, by which its clients know the error."""
+        own = (await self.catalog.facts(body.model)).context_length
+        length = longest(own, body.options.num_ctx if body.options is not UNSET else None)
         if length is None:
             return error
-        longer = ContextLengthError(f"An input is longer than the {length} tokens of '{model}'.")
+        longer = ContextLengthError(
+            f"An input is longer than the {length} tokens of '{body.model}': {error.message}."
+        )
         longer.limit = length
         return longer
 

@@ -120,12 +120,17 @@ class FillBody(RawBody, kw_only=True):
     raw: bool = False
 
 
+class EmbedOptions(Struct):
+    num_ctx: int
+
+
 class EmbedBody(Struct, kw_only=True):
     model: str
     input: tuple[str, ...]
     truncate: bool = False
     dimensions: int | UnsetType = UNSET
     keep_alive: float | UnsetType = UNSET
+    options: EmbedOptions | UnsetType = UNSET
 
 
 class Embedded(Struct, kw_only=True):

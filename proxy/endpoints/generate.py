@@ -10,7 +10,7 @@ from litestar.response.base import ASGIResponse
 from msgspec import Struct
 from msgspec.structs import replace
 
-from adapters.errors import BackendError
+from adapters.errors import BackendError, ContextLengthError
 from adapters.events import Event
 from adapters.request import GenerationRequest
 from adapters.sink import Sink, write_together
@@ -48,6 +48,10 @@ class Call(Struct, Generic[B], frozen=True, kw_only=True):
     """Stores the answer as `Dialect.whole` renders it, before the client gets its end."""
     finish: Callable[[], Awaitable[None]] | None = None
     """Awaited after all events: the end of the answer may wait there until it was stored."""
+    shorten: Callable[[GenerationRequest, ContextLengthError], GenerationRequest | None] | None = (
+        None
+    )
+    """Makes a shorter request of one that is too long; `None` if there is none."""
     respond: Callable[[ServerRequest], Awaitable[ASGIResponse]] | None = None
     """Answers a request that generates nothing, such as one that only loads a model."""
 
@@ -173,9 +177,7 @@ async def generate(request: ServerRequest, dialect: Dialect[B], call: Call[B], s
         requests = await to_routed(request, call)
         with metered(request.grant.limits, sink, requests, request.record) as sink:
             if len(requests) == 1:
-                await request.router.generate(requests[0], sink, request.record)
-                if call.finish is not None:
-                    await call.finish()
+                await _generate_one(request, call, requests[0], sink)
                 return
             generate = request.router.generate
             writers = [partial(generate, one, record=request.record) for one in requests]
@@ -183,6 +185,23 @@ async def generate(request: ServerRequest, dialect: Dialect[B], call: Call[B], s
     except BackendError as exc:
         exc.param = dialect.to_param(exc.param, call.body)
         raise
+
+
+async def _generate_one(
+    request: ServerRequest, call: Call[B], prompt: GenerationRequest, sink: Sink
+) -> None:
+    """Write the answer to one prompt; a too long one is shortened where `call` allows it."""
+    while True:
+        try:
+            await request.router.generate(prompt, sink, request.record)
+            break
+        except ContextLengthError as exc:  # before the first event
+            shorter = call.shorten(prompt, exc) if call.shorten is not None else None
+            if shorter is None:
+                raise
+            request.record.attempts[-1].error, prompt = exc, shorter
+    if call.finish is not None:
+        await call.finish()
 
 
 async def to_routed(request: ServerRequest, call: Call[B]) -> list[GenerationRequest]:

@@ -70,14 +70,21 @@ class InputReader:
         self._unread = ""
         self._begun = False
         self._pieces: list[str] = []
+        self._arguments: list[str] = []
 
     @property
     def text(self) -> str:
         """The text so far."""
         return "".join(self._pieces)
 
+    def rest(self) -> str:
+        """Return the text after `text` once the arguments have ended, however they are written."""
+        whole, known = to_input("".join(self._arguments)), self.text
+        return whole.removeprefix(known) if whole.startswith(known) else ""
+
     def feed(self, arguments: str) -> str:
         """Return the text that a piece of arguments adds; empty while it is unknown."""
+        self._arguments.append(arguments)
         self._unread += arguments
         if not self._begun:
             begin = _BEGIN.match(self._unread)

@@ -7,18 +7,24 @@ from pathlib import Path
 from typing import Any
 
 from litestar import Litestar
-from litestar.exceptions import MethodNotAllowedException
+from litestar.exceptions import HTTPException, MethodNotAllowedException
 from litestar.response.base import ASGIResponse
-from litestar.routes import HTTPRoute
-from litestar.types import HTTPScope, Message, Receive, Scope, Send
+from litestar.routes import HTTPRoute, WebSocketRoute
+from litestar.types import HTTPScope, Message, Receive, Scope, Send, WebSocketScope
 from msgspec import Struct
 
 from adapters.upstream.trace_context import new_trace, reset_trace, set_trace, to_trace_context
 from proxy.access.keys import Access
 from proxy.config import ServerConfig
-from proxy.errors import ExplainedHTTPError, ServerShutdownError
+from proxy.errors import (
+    ExplainedHTTPError,
+    RateLimitError,
+    ServerShutdownError,
+    UnauthorizedError,
+)
 from proxy.http.cors import AllowedMethods, Preflight, is_preflight, to_cors_headers
 from proxy.http.gates import (
+    ANY_TYPES,
     CURL_TYPES,
     JSON_TYPES,
     ContentTypes,
@@ -83,6 +89,7 @@ class Dispatch:
         errors_by_header: Mapping[str, ErrorDialect] = _NO_ERRORS,
         running: MutableSet[Record] | None = None,
         *,
+        explain_absence: Callable[[str], str | None] = lambda _: None,
         is_traced: bool = False,
     ) -> None:
         """`running` has the records of the requests in progress. `is_traced`: each request gets a
@@ -92,6 +99,7 @@ class Dispatch:
 
         `errors_by_header`: name of a header that only clients of a dialect send -> the errors that
         they understand, for paths that have no dialect of their own.
+        `explain_absence`: the reason why a path of an API that is served in part has no route.
         """
         self._app = app.asgi_handler
         self._config = config
@@ -99,9 +107,11 @@ class Dispatch:
         self._request_class = request_class
         self._readers = tuple(readers)
         self._errors_by_header = errors_by_header
+        self._explain_absence = explain_absence
         self._running = running
         self._is_traced = is_traced
         self._routes = dict(_routes(app))
+        self._sockets = {r.path_format for r in app.routes if isinstance(r, WebSocketRoute)}
         self._patterns = [
             (_to_pattern(route).fullmatch, self._routes[route.path_format])
             for route in _http_routes(app)
@@ -109,7 +119,10 @@ class Dispatch:
         ]
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        http: HTTPScope = scope  # type: ignore[assignment] - no WebSocket is served
+        if scope["type"] == "websocket":
+            await self._open_socket(scope, receive, send)
+            return
+        http: HTTPScope = scope  # pyright: ignore[reportAssignmentType] - or a lifespan, of Litestar's
         path, method, state = http["path"], http["method"], http["state"]
         record = state["record"] = Record(method, path, self._readers, running=self._running)
         fields = state["fields"] = to_fields(http["headers"])
@@ -129,8 +142,14 @@ class Dispatch:
         trace = set_trace(record.span) if record.span is not None else None
         try:
             handler = route.handlers.get(method)
+            absence = self._explain_absence(path) if route is _UNKNOWN else None
+            content_types = route.content_types if absence is None else ANY_TYPES
             try:
-                self._admit(fields, method, route, record)
+                self._admit(fields, method, record, is_public=method in route.public)
+                if (refusal := refuse_body(fields, method, content_types)) is not None:
+                    raise refusal
+                if absence is not None:
+                    raise ExplainedHTTPError(status_code=404, detail=absence)
                 if method not in route.methods and route is not _UNKNOWN:
                     raise MethodNotAllowedException(headers=route.allow)
                 if handler is not None:
@@ -155,24 +174,47 @@ class Dispatch:
                 reset_trace(trace)
             record.close()
 
-    def _admit(self, fields: Fields, method: str, route: RouteInfo, record: Record) -> None:
-        """Check host, origin, key and limits, then the type of the body.
+    def _admit(
+        self, fields: Fields, method: str, record: Record, *, is_public: bool = False
+    ) -> None:
+        """Check host, origin, and, unless the route `is_public`, key and limits.
 
         A browser sends no key with the question what a page may send.
 
         Raises:
-            HTTPException: 403: host or origin are foreign; 415: the body is of another type.
+            HTTPException: 403: host or origin are foreign.
             UnauthorizedError: the route needs a key, and the request has none.
             RateLimitError: the key has sent enough requests.
         """
         if (refusal := refuse_source(fields, self._config)) is not None:
             raise refusal
-        if method not in route.public and not is_preflight(fields, method):
+        if not is_public and not is_preflight(fields, method):
             refused = is_page_refused(fields, self._config)
             record.grant = self._access.admit(fields, is_page_refused=refused)
             record.grant.limits.take_request()
-        if (refusal := refuse_body(fields, method, route.content_types)) is not None:
-            raise refusal
+
+    async def _open_socket(self, scope: WebSocketScope, receive: Receive, send: Send) -> None:
+        """Open a WebSocket if the gates of HTTP let its request pass, or answer with an error."""
+        path, state = scope["path"], scope["state"]
+        record = state["record"] = Record("GET", path, self._readers, running=self._running)
+        fields = state["fields"] = to_fields(scope["headers"])
+        record.agent = fields.get("user-agent", "")
+        record.address = scope["client"][0] if scope["client"] else ""
+        errors = state["errors"] = self._errors_by(fields)
+        cors = to_cors_headers(fields, self._config.allowed_origins)
+        try:
+            try:
+                self._admit(fields, "GET", record)
+                if path not in self._sockets:
+                    detail = f"There is no WebSocket at '{path[:200]}'."
+                    raise ExplainedHTTPError(status_code=404, detail=detail)
+            except (HTTPException, UnauthorizedError, RateLimitError) as refusal:
+                response = errors.respond(refusal, record)
+                await response(scope, receive, with_headers(_as_denial(send), record, cors))
+            else:
+                await self._app(scope, receive, with_headers(send, record, cors))
+        finally:
+            record.close()
 
     def errors_of(self, path: str, fields: Fields) -> ErrorDialect:
         """Return the dialect of the errors of a request that does not get here."""
@@ -227,6 +269,16 @@ def _without_body(send: Send) -> Send:
         await send(message)
 
     return send_head
+
+
+def _as_denial(send: Send) -> Send:
+    """Wrap `send` for an HTTP response in place of a WebSocket."""
+
+    async def send_denial(message: Message) -> None:
+        denial: Any = {**message, "type": f"websocket.{message['type']}"}
+        await send(denial)
+
+    return send_denial
 
 
 def _http_routes(app: Litestar) -> list[HTTPRoute]:

@@ -119,14 +119,20 @@ class ShutdownGrace:
         self._deadline: float | None = None
         self._timeouts: dict[asyncio.Timeout, Callable[[], bool]] = {}
         """Timeout -> whether its answer has begun."""
+        self._beginning = asyncio.Event()
 
     @property
     def began(self) -> bool:
         return self._deadline is not None
 
+    async def beginning(self) -> None:
+        """Wait until the grace begins."""
+        await self._beginning.wait()
+
     def begin(self) -> None:
         if self._deadline is None:
             self._deadline = asyncio.get_running_loop().time() + self._grace
+        self._beginning.set()
         for timeout, has_begun in self._timeouts.items():
             _reschedule(timeout, self._deadline if has_begun() else _now())
 

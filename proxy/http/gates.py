@@ -33,6 +33,8 @@ FORM = "application/x-www-form-urlencoded"
 CURL_TYPES: ContentTypes = JSON_TYPES | {FORM}
 """Takes JSON under the name of a form as well, except from pages: browsers send one of two headers
 of their own with every such request."""
+ANY_TYPES: ContentTypes = frozenset({"*"})
+"""For paths that are refused in any case."""
 _BY_BROWSERS = frozenset({"origin", "sec-fetch-site"})
 
 
@@ -164,6 +166,8 @@ def _matches(origin: str, pattern: str) -> bool:
 
 def _type_allowed(headers: Fields, content_types: ContentTypes) -> bool:
     media_type = headers.get("content-type", "application/json").partition(";")[0].strip().lower()
+    if content_types is ANY_TYPES:
+        return True
     if media_type == FORM and not _BY_BROWSERS.isdisjoint(headers):
         return False
     if media_type in content_types:

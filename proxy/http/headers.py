@@ -17,7 +17,10 @@ def with_headers(send: Send, record: Record, others: Headers = ()) -> Send:
     """Wrap `send` so that the head of the answer has what `record` knows by then, and `others`."""
 
     async def send_with_headers(message: Message) -> None:
-        if message["type"] == "http.response.start":
+        if message["type"] == "websocket.accept":
+            record.status = 101
+            message["headers"] = [*message["headers"], *_to_headers(record), *others]
+        elif message["type"] == "http.response.start":
             record.status = message["status"]
             message["headers"] = [*message["headers"], *_to_headers(record), *others]
         await send(message)

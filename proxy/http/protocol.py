@@ -21,6 +21,7 @@ from adapters.descriptors import is_last, most_clients
 from proxy.errors import to_failure
 from proxy.http.cors import to_cors_headers
 from proxy.http.gates import Fields, to_fields
+from proxy.http.handshake import is_handshake, to_handshake
 from proxy.http.json_response import OPENAI_ERRORS, ErrorDialect
 from proxy.http.response_cycle import ResponseCycle, refuse_at_once
 from proxy.http.send_buffer import WIRE
@@ -144,6 +145,9 @@ class Connection(HttpToolsProtocol):
         try:
             self.parser.feed_data(data)
         except httptools.HttpParserUpgrade as upgrade:
+            if is_handshake(self.scope["method"], self.headers):
+                self._become_websocket(data[upgrade.args[0] :])
+                return
             # llhttp would skip what follows the upgrade: parse the head again without it.
             self.parser = httptools.HttpRequestParser(self)
             kept = [header for header in self.headers if header[0] != b"upgrade"]
@@ -155,6 +159,23 @@ class Connection(HttpToolsProtocol):
             refused = error.__context__
             status = 505 if self.parser.get_http_version() not in ("0.0", "1.0", "1.1") else 400
             raise refused if isinstance(refused, _Refused) else _Refused(status) from error
+
+    def _become_websocket(self, data: bytes) -> None:
+        """Hand the connection over to the protocol of WebSockets; `data` follows the head."""
+        if self._crowded:
+            raise _Refused(503)
+        if self._reply is not None and not self._reply.response_complete:
+            raise _Refused(400)
+        from proxy.http.websocket import WebSocketConnection  # a library that few servers need
+
+        if self._timer is not None:
+            self._timer.cancel()
+        self._writing.end()
+        self.connections.discard(self)
+        socket = WebSocketConnection(self.config, self.server_state, self.app_state)
+        self.transport.set_protocol(socket)
+        socket.connection_made(self.transport)
+        socket.data_received(to_handshake(self.url, self.headers) + data)
 
     # --- the parser ---
 

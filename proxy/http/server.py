@@ -127,7 +127,11 @@ def _settings(app: Litestar, config: ServerConfig) -> uvicorn.Config:
         app,
         http=_connection_of(app, config),
         loop="uvloop",  # asyncio's own loop needs twice the time from one token to the next
-        ws="none",  # uvicorn hangs on `Upgrade: websocket` where a library for it is installed
+        ws="none",  # `Connection` hands WebSockets over itself, with the settings that follow
+        ws_max_size=config.max_body_bytes,
+        ws_ping_interval=config.keepalive,
+        ws_ping_timeout=None,  # clients without a thread of their own answer no ping between turns
+        ws_per_message_deflate=False,
         lifespan="on",
         log_level="warning",
         access_log=False,

@@ -40,9 +40,7 @@ class Database:
         """`recover` runs once after opening, if no other process uses the file."""
         self.path = path
         self._recover = recover
-        self._connection: Connection | None = None
-        self._lock_file: int | None = None
-        self._thread: ThreadPoolExecutor | None = None
+        self._file: _File | None = None
 
     async def read(self, job: Job[T]) -> T:
         """Run a `job` that changes nothing.
@@ -50,7 +48,7 @@ class Database:
         Raises:
             StorageError: the database cannot be opened or read.
         """
-        return await self._on_thread(lambda: self._run(job, "BEGIN"))
+        return await self._opened().run(job, "BEGIN")
 
     async def write(self, job: Job[T]) -> T:
         """Run `job` in a transaction.
@@ -58,19 +56,48 @@ class Database:
         Raises:
             StorageError: the database cannot be opened or written; nothing of `job` is kept.
         """
-        return await self._on_thread(lambda: self._run(job, "BEGIN IMMEDIATE"))
+        return await self._opened().run(job, "BEGIN IMMEDIATE")
 
     async def aclose(self) -> None:
         """Finish the jobs in progress and close the file. A later job opens it anew."""
-        if self._thread is None:
-            return
-        await self._on_thread(self._close)
-        self._thread.shutdown(wait=False)
-        self._thread = None
+        file, self._file = self._file, None
+        if file is not None:
+            await file.aclose()
+
+    def _opened(self) -> "_File":
+        if self._file is None:
+            self._file = _File(self.path, self._recover)
+        return self._file
+
+
+class _File:
+    """The open file, with the only thread that may use its connection.
+
+    A job that arrives while it is closed gets another one, with a thread of its own.
+    """
+
+    def __init__(self, path: Path, recover: Job[None]) -> None:
+        self._path = path
+        self._recover = recover
+        self._connection: Connection | None = None
+        self._lock_file: int | None = None
+        self._thread = ThreadPoolExecutor(1, "stored-answers")
+
+    async def run(self, job: Job[T], begin: str) -> T:
+        """Run `job` in a transaction that `begin` begins.
+
+        Raises:
+            StorageError: the file cannot be opened, read or written.
+        """
+        return await self._on_thread(lambda: self._run(job, begin))
+
+    async def aclose(self) -> None:
+        try:
+            await self._on_thread(self._close)
+        finally:
+            self._thread.shutdown(wait=False)
 
     async def _on_thread(self, call: Callable[[], T]) -> T:
-        if self._thread is None:
-            self._thread = ThreadPoolExecutor(1, "stored-answers")
         return await asyncio.get_running_loop().run_in_executor(self._thread, call)
 
     # --- on the thread ---
@@ -94,7 +121,7 @@ class Database:
 
     def _open(self) -> Connection:
         alone = self._prepare_files()
-        connection = sqlite3.connect(self.path, isolation_level=None, cached_statements=64)
+        connection = sqlite3.connect(self._path, isolation_level=None, cached_statements=64)
         try:
             for statement in SETTINGS:
                 connection.execute(statement)
@@ -108,14 +135,16 @@ class Database:
 
     def _prepare_files(self) -> bool:
         """Create folder and file, with no access for others; true if no other process uses it."""
-        folder = self.path.parent
+        folder = self._path.parent
         folder.mkdir(mode=0o700, parents=True, exist_ok=True)
         folder.chmod(0o700)
-        file = os.open(self.path, os.O_RDWR | os.O_CREAT, 0o600)  # SQLite copies the mode.
+        file = os.open(self._path, os.O_RDWR | os.O_CREAT, 0o600)  # SQLite copies the mode.
         os.fchmod(file, 0o600)
         os.close(file)
         if self._lock_file is None:
-            self._lock_file = os.open(self.path.with_suffix(".lock"), os.O_RDWR | os.O_CREAT, 0o600)
+            self._lock_file = os.open(
+                self._path.with_suffix(".lock"), os.O_RDWR | os.O_CREAT, 0o600
+            )
         try:
             fcntl.flock(self._lock_file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
@@ -127,14 +156,14 @@ class Database:
     def _set_aside(self, exc: sqlite3.DatabaseError) -> None:
         """Rename a damaged file, so that the next job begins a new one."""
         self._close()
-        aside = self.path.with_name(f"{self.path.stem}.damaged{self.path.suffix}")
+        aside = self._path.with_name(f"{self._path.stem}.damaged{self._path.suffix}")
         log.error(
             "Stored answers: %s is damaged (%s). It was set aside as %s, and a new file is used.",
-            *(self.path, exc, aside),
+            *(self._path, exc, aside),
         )
-        self.path.replace(aside)
+        self._path.replace(aside)
         for ending in ("-wal", "-shm"):
-            self.path.with_name(self.path.name + ending).unlink(missing_ok=True)
+            self._path.with_name(self._path.name + ending).unlink(missing_ok=True)
 
     def _close(self) -> None:
         if self._connection is not None:

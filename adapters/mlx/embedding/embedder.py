@@ -32,6 +32,9 @@ _CLASSES = {
     "gemma3_text": ("adapters.mlx.embedding.decoders", "Gemma3", "Gemma3Args"),
 }
 
+_LEAST_TOKENS = 3
+"""The beginning, a token of the text, and the end."""
+
 Dense = Callable[[mx.array], mx.array]
 
 
@@ -46,19 +49,26 @@ class Embedder:
     padding: int
 
     def to_ids(
-        self, inputs: Sequence[str | TokenIds], *, truncate: bool = False
+        self,
+        inputs: Sequence[str | TokenIds],
+        *,
+        truncate: bool = False,
+        num_ctx: int | None = None,
     ) -> list[list[int]]:
         """Tokenize; special tokens are added to texts, not to ids. Slow: not for the event loop.
 
-        `truncate`: cut an input that is too long, before its last special tokens.
+        `truncate`: cut an input that is too long, before its last special tokens. `num_ctx`: tokens
+        that an input may have, if the model takes more.
 
         Raises:
             InvalidRequestError: an input is empty, or an id is not in the vocabulary.
             ContextLengthError: an input is longer than the model's limit.
         """
         ids = [self._to_ids(index, value) for index, value in enumerate(inputs)]
-        limit = self.files.max_tokens
+        limits = [each for each in (self.files.max_tokens, num_ctx) if each is not None]
+        limit = min(limits, default=None)
         if truncate and limit is not None:
+            self._require_room(limit)
             return [self._cut(row, limit) for row in ids]
         for index, row in enumerate(ids):
             if limit is not None and len(row) > limit:
@@ -69,6 +79,16 @@ class Embedder:
                 error.limit, error.prompt_tokens = limit, len(row)
                 raise error
         return ids
+
+    def _require_room(self, limit: int) -> None:
+        """Refuse a limit that leaves no room for a token of the text."""
+        if limit < _LEAST_TOKENS:
+            error = ContextLengthError(
+                f"The input after truncation exceeds maximum context length: {limit} tokens.",
+                param="input",
+            )
+            error.limit = limit
+            raise error
 
     def embed(self, ids: list[list[int]]) -> list[tuple[float, ...]]:
         """Compute the vectors of one batch, on the engine thread."""

@@ -6,7 +6,7 @@ from msgspec import UNSET, Struct
 from msgspec.structs import replace
 
 from adapters.config import OllamaConfig
-from adapters.errors import ContextLengthError, InsufficientMemoryError, InvalidRequestError
+from adapters.errors import ContextLengthError, InsufficientMemoryError
 from adapters.memory import MemoryBudget, UnlimitedMemory
 from adapters.ollama.catalog import Catalog, full_name
 from adapters.ollama.context.kv_size import choose, longest, room_in_memory, system_memory
@@ -66,7 +66,6 @@ class ContextSizing:
         Raises:
             ContextLengthError: the prompt is longer than any context it can get.
             InsufficientMemoryError: the model exceeds the memory even with the shortest context.
-            InvalidRequestError: `num_ctx` is longer than allowed.
         """
         known = await self._figures(body.model)
         facts, limit, counter = known.facts, known.limit, known.counter
@@ -75,7 +74,8 @@ class ContextSizing:
         answer = body.options.num_predict
         room = answer if answer is not UNSET and answer > 0 else self._config.answer_room
         if (requested := body.options.num_ctx) is not UNSET:
-            num_ctx = limit = _allowed(max(requested, facts.least_context), limit)
+            # Like Ollama, and like MLX here; what the model has is in `Started.context`.
+            num_ctx = limit = longest(max(requested, facts.least_context), limit) or requested
         else:
             num_ctx = await self._chosen(body.model, facts, count.tokens + room, limit)
         size = Size(
@@ -168,15 +168,6 @@ class ContextSizing:
             )
         limit = longest(facts.context_length, self._config.max_context, room)
         return None if limit is None else max(limit, least)
-
-
-def _allowed(requested: int, limit: int | None) -> int:
-    # Ollama would silently use less.
-    if limit is not None and requested > limit:
-        raise InvalidRequestError(
-            f"num_ctx {requested} exceeds the longest context here, {limit}.", param="num_ctx"
-        )
-    return requested
 
 
 def too_long(model: str, limit: int, tokens: int, least: bool = False) -> ContextLengthError:

@@ -7,7 +7,7 @@ from msgspec import UNSET
 
 from adapters.errors import BadUpstreamError, InvalidRequestError, UnsupportedParameterError
 from adapters.ollama.options import to_keep_alive
-from adapters.ollama.wire import EmbedBody, Embedded
+from adapters.ollama.wire import EmbedBody, Embedded, EmbedOptions
 from adapters.request import EmbeddingRequest
 
 _MOST_INPUTS = 128
@@ -33,6 +33,7 @@ def to_bodies(request: EmbeddingRequest) -> Iterator[EmbedBody]:
             truncate=request.truncate,
             dimensions=UNSET if request.dimensions is None else request.dimensions,
             keep_alive=UNSET if request.keep_alive is None else to_keep_alive(request.keep_alive),
+            options=UNSET if request.num_ctx is None else EmbedOptions(request.num_ctx),
         )
 
 

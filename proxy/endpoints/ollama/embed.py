@@ -33,7 +33,7 @@ class EmbedFields(Struct, kw_only=True):
     """True by default, as in Ollama: an input that is too long is cut at its end. False: it is
     refused."""
     options: JSON | None = None
-    """Without effect: they are those of text generation."""
+    """Without effect but for `num_ctx`: they are those of text generation."""
     keep_alive: KeepAlive | None = None
     backend: str | None = None
 
@@ -106,8 +106,11 @@ async def _embed(
     request: ServerRequest, body: EmbedFields, inputs: tuple[str, ...], dimensions: int | None
 ) -> Embeddings:
     """Embed `inputs`; without text, load the model and return nothing, as Ollama does."""
-    if body.options:
-        request.record.unknown += ("options",)
+    options = body.options or {}
+    request.record.unknown += tuple([f"options.{name}" for name in options if name != "num_ctx"])
+    num_ctx: object = options.get("num_ctx")
+    if num_ctx is not None and not (isinstance(num_ctx, int) and num_ctx >= 0):
+        raise InvalidRequestError("'options.num_ctx' must be a number.", param="options.num_ctx")
     model = request.forced(body.model, body.backend)
     keep_alive = to_keep_alive(body.keep_alive, None)
     if not any(inputs):
@@ -119,6 +122,7 @@ async def _embed(
         dimensions=dimensions,
         keep_alive=keep_alive,
         truncate=body.truncate is not False,
+        num_ctx=num_ctx,
     )
     try:
         return await request.embed(routed)

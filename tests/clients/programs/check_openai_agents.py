@@ -15,6 +15,7 @@ from agents import (
     OpenAIResponsesModel,
     Runner,
     function_tool,
+    set_default_openai_client,
     set_tracing_disabled,
 )
 
@@ -53,6 +54,16 @@ def agent(kind: type, **fields: object) -> Agent:
     model = kind(model=os.environ["TANDEM_MODEL"], openai_client=client)
     settings = ModelSettings(max_tokens=200)
     return Agent(name="Tester", model=model, model_settings=settings, **fields)
+
+
+async def test_default_model(kind: type):
+    client = openai.AsyncOpenAI(base_url=f"{URL}/v1", api_key="x", max_retries=0)
+    set_default_openai_client(client, use_for_tracing=False)
+    settings = ModelSettings(max_tokens=200)
+    made = Agent(name="Tester", model=os.environ["TANDEM_MODEL"], model_settings=settings)
+    result = await Runner.run(made, "Say hello.")
+    assert result.final_output
+    assert (result.last_response_id or "").startswith("resp_")
 
 
 async def test_text(kind: type):

@@ -119,6 +119,41 @@ def test_custom_tool_is_put_together_by_the_accumulator(client: OpenAI):
     assert text == call.custom.input
 
 
+def test_response_is_continued(client: OpenAI):
+    first = client.responses.create(model=MODEL, input="Say hello.", max_output_tokens=24)
+    assert first.output_text
+    second = client.responses.create(
+        model=MODEL,
+        input="And again.",
+        previous_response_id=first.id,
+        max_output_tokens=24,
+    )
+    assert len(list(client.responses.input_items.list(second.id))) == 3
+
+
+def test_streamed_response(client: OpenAI):
+    with client.responses.stream(model=MODEL, input="Say hello.", max_output_tokens=24) as stream:
+        text = "".join(e.delta for e in stream if e.type == "response.output_text.delta")
+        assert stream.get_final_response().output_text == text
+
+
+def test_parsed_response(client: OpenAI):
+    answer = client.responses.parse(
+        model=MODEL, input="Say hello.", text_format=GetWeather, max_output_tokens=200
+    )
+    assert isinstance(answer.output_parsed, GetWeather)
+
+
+def test_background_response(client: OpenAI):
+    answer = client.responses.create(
+        model=MODEL, input="Say hello.", max_output_tokens=24, background=True
+    )
+    while answer.status in ("queued", "in_progress"):
+        answer = client.responses.retrieve(answer.id)
+    assert answer.status in ("completed", "incomplete")
+    assert answer.output_text
+
+
 def test_completion(client: OpenAI):
     answer = client.completions.create(model=MODEL, prompt="Once upon", max_tokens=4)
     assert answer.usage.completion_tokens > 0

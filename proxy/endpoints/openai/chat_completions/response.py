@@ -20,7 +20,7 @@ from adapters.events import (
 from adapters.request import ToolCall
 from proxy.endpoints.openai.chat_completions.request import ChatCompletionRequest, CustomTool
 from proxy.endpoints.openai.chunks import ChunkRenderer, encode
-from proxy.endpoints.tools import to_input
+from proxy.endpoints.tools import InputReader, to_input
 from proxy.endpoints.wire_types import Usage, to_usage
 from proxy.http.event_stream import Put, sse
 from proxy.record import Record
@@ -212,8 +212,8 @@ class ChatCompletionRenderer(ChunkRenderer):
         super().__init__(body, "chatcmpl-", self._choices, record, put)
         self._legacy = body.functions is not None
         self._custom = _custom_names(body)
-        self._inputs: dict[tuple[int, int], list[str]] = {}
-        """Choice and index of a custom call -> pieces of its arguments."""
+        self._inputs: dict[tuple[int, int], InputReader] = {}
+        """Choice and index of a custom call -> what reads its text."""
 
     def _render(self, event: Event) -> bytes:
         match event:
@@ -234,13 +234,12 @@ class ChatCompletionRenderer(ChunkRenderer):
     def _call(self, event: ToolCallStarted | ToolCallDelta) -> bytes:
         key = (event.choice, event.index)
         if isinstance(event, ToolCallStarted) and event.name in self._custom:
-            self._inputs[key] = []
+            self._inputs[key] = InputReader()
             call = CustomCall("", event.name)
             chunk = ToolCallChunk(index=event.index, id=event.id, type="custom", custom=call)
             return self._delta(event.choice, Delta(tool_calls=[chunk]))
         if isinstance(event, ToolCallDelta) and key in self._inputs:
-            self._inputs[key].append(event.arguments)
-            return b""
+            return self._input(event, self._inputs[key].feed(event.arguments))
         chunk = _to_chunk(event)
         if not self._legacy:
             return self._delta(event.choice, Delta(tool_calls=[chunk]))
@@ -248,20 +247,25 @@ class ChatCompletionRenderer(ChunkRenderer):
         first = event.index == 0
         return self._delta(event.choice, Delta(function_call=chunk.function)) if first else b""
 
-    def _texts(self, choice: int) -> bytes:
-        """Encode the texts of custom calls, which cannot be read from pieces of JSON."""
-        texts = b""
-        for (_, index), pieces in [each for each in self._inputs.items() if each[0][0] == choice]:
-            call = CustomCall(to_input("".join(pieces)))
-            texts += self._delta(
-                choice, Delta(tool_calls=[ToolCallChunk(index=index, custom=call)])
-            )
-        return texts
+    def _input(self, event: ToolCallDelta, text: str) -> bytes:
+        """Encode a piece of the text of a custom call."""
+        chunk = ToolCallChunk(index=event.index, custom=CustomCall(text))
+        return self._delta(event.choice, Delta(tool_calls=[chunk])) if text else b""
+
+    def _rests(self, choice: int) -> bytes:
+        """Encode the texts of custom calls that their pieces did not show."""
+        return b"".join(
+            [
+                self._input(ToolCallDelta(index, "", choice), reader.rest())
+                for (of, index), reader in self._inputs.items()
+                if of == choice
+            ]
+        )
 
     def _last_chunks(self, event: Finished) -> bytes:
         reason = _to_reason(event, self._legacy)
         end = ChunkChoice(index=event.choice, delta=Delta(), finish_reason=reason)
-        return self._texts(event.choice) + self._chunk([end])
+        return self._rests(event.choice) + self._chunk([end])
 
     def _text(self, text: str, choice: int) -> bytes:
         return self._delta(choice, Delta(content=text))

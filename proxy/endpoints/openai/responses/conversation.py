@@ -49,14 +49,8 @@ class Conversation:
                 self._result(item.call_id, item.output, path)
             case wire.CompactionItem():
                 self.say("user", self._encryption.open_summary(item.encrypted_content, path))
-            case wire.AdditionalToolsItem():
-                pass  # offered with the other tools
-            case wire.CompactionTrigger():
-                raise UnsupportedParameterError(
-                    f"'{path}' is of type 'compaction_trigger', which is not supported: use "
-                    "/v1/responses/compact.",
-                    param=path,
-                )
+            case wire.AdditionalToolsItem() | wire.CompactionTrigger():
+                pass  # The one is offered with the other tools, the other is no part of a chat.
             case wire.ItemReference(id=name):
                 raise InvalidRequestError(f"Item with id '{name[:100]}' not found.", param=path)
             case _:

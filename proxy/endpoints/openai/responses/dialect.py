@@ -12,6 +12,7 @@ from msgspec.structs import replace
 
 from proxy.endpoints.generate import Call, answer, generating_route
 from proxy.endpoints.openai.responses.background import check_background, start_background
+from proxy.endpoints.openai.responses.compaction import compacted, renderer_of
 from proxy.endpoints.openai.responses.encrypted import EncryptedContent
 from proxy.endpoints.openai.responses.events import EVENTS
 from proxy.endpoints.openai.responses.items import InputItem, ItemReference
@@ -20,6 +21,7 @@ from proxy.endpoints.openai.responses.request import ResponseRequest
 from proxy.endpoints.openai.responses.response import Response, whole_response
 from proxy.endpoints.openai.responses.store import ResponseStore
 from proxy.endpoints.openai.responses.stream import DONE, ResponseRenderer
+from proxy.endpoints.openai.responses.summary import to_summary
 from proxy.endpoints.openai.responses.translate import (
     check,
     fill_types,
@@ -28,6 +30,7 @@ from proxy.endpoints.openai.responses.translate import (
     to_param,
     to_turn,
 )
+from proxy.endpoints.openai.responses.truncation import shorten
 from proxy.endpoints.openai.responses.turn import Turn
 from proxy.endpoints.server_request import ServerRequest
 from proxy.errors import Failure
@@ -43,15 +46,20 @@ class ResponsesDialect:
 
     def parse(self, request: ServerRequest, raw: bytes) -> Call[Turn]:
         turn = begin(request, decode(raw, object), store_of(request))
-        if needs_store(turn):
-            return _looked_up(turn)
+        if needs_store(turn) or turn.compacts:
+            return _prepared(turn)
         return to_call(request, turn)
 
     def renderer(self, call: Call[Turn], record: Record, put: Put) -> ResponseRenderer:
-        return ResponseRenderer(call.body, record, put, last=DONE)
+        return renderer_of(call.body, record, put, last=DONE)
 
     def whole(self, call: Call[Turn], answers: Sequence[Answer], record: Record) -> Response:
-        return whole_response(call.body, answers[0], record)
+        turn, (answer,) = call.body, answers
+        return (
+            compacted(turn, answer, record)
+            if turn.compacts
+            else whole_response(turn, answer, record)
+        )
 
     def to_param(self, feature: str | None, body: Turn) -> str | None:
         return to_param(feature, body)
@@ -113,6 +121,7 @@ def to_call(request: ServerRequest, turn: Turn) -> Call[Turn]:
         backend=turn.body.backend,
         cache_key=turn.body.prompt_cache_key,
         finish=turn.store.settle,
+        shorten=shorten if turn.body.truncation == "auto" else None,
     )
     if not turn.body.background:
         return call
@@ -120,12 +129,24 @@ def to_call(request: ServerRequest, turn: Turn) -> Call[Turn]:
     return replace(call, respond=partial(start_background, dialect=RESPONSES, call=call))
 
 
-def _looked_up(turn: Turn) -> Call[Turn]:
-    return Call(body=turn, requests=(), stream=False, respond=partial(_answer_stored, turn=turn))
+def _prepared(turn: Turn) -> Call[Turn]:
+    return Call(
+        body=turn, requests=(), stream=False, respond=partial(_prepare_and_answer, turn=turn)
+    )
 
 
-async def _answer_stored(request: ServerRequest, turn: Turn) -> ASGIResponse:
-    return await answer(request, RESPONSES, to_call(request, await look_up(turn)))
+async def _prepare_and_answer(request: ServerRequest, turn: Turn) -> ASGIResponse:
+    return await answer(request, RESPONSES, await prepare(request, turn))
+
+
+async def prepare(request: ServerRequest, turn: Turn) -> Call[Turn]:
+    """Translate a turn that needs the store, or the count of its tokens.
+
+    Raises:
+        BackendError: as `look_up`, `to_call` or `to_summary`.
+    """
+    call = to_call(request, await look_up(turn) if needs_store(turn) else turn)
+    return await to_summary(request, RESPONSES, call) if turn.compacts else call
 
 
 RESPONSES = ResponsesDialect()

@@ -196,6 +196,18 @@ def ended(turn: Turn, output: Sequence[OutputItem], finished: Finished, record: 
     return to_response(turn, "completed", output, completed_at=now, usage=to_usage(record))
 
 
+def idle(turn: Turn) -> Response:
+    """Create the object of a complete answer for which nothing was generated."""
+    usage = Usage(
+        input_tokens=0,
+        input_tokens_details=InputTokensDetails(0),
+        output_tokens=0,
+        output_tokens_details=OutputTokensDetails(0),
+        total_tokens=0,
+    )
+    return to_response(turn, "completed", completed_at=int(time.time()), usage=usage)
+
+
 _ERROR_CODES = {
     "rate_limit_error": "rate_limit_exceeded",
     "requests": "rate_limit_exceeded",

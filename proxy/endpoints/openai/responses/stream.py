@@ -35,6 +35,7 @@ from proxy.endpoints.openai.responses.response import (
     call_item,
     ended,
     failed,
+    idle,
     message_item,
     reasoning_item,
     to_logprobs,
@@ -95,20 +96,36 @@ class ResponseRenderer:
             return self._put(numbered + encode(text) + self._after)
         return self._put(self._render(event))
 
+    @property
+    def has_begun(self) -> bool:
+        """True once the client has been sent an event."""
+        return self._sequence > 0
+
     def error(self, failure: Failure, /) -> bytes:
         """Encode the end of an answer that failed: an error, and the object as far as it came."""
-        self._pause()
-        if self._open is not None:
-            self._output.append(self._open.item("incomplete"))
-        response = failed(self._turn, self._output, failure)
-        self._turn.store.keep(self._turn, response)
         error = self._encode(
             wire.Error,
             code=failure.code or failure.type,
             message=failure.message,
             param=failure.param,
         )
-        return error + self._encode(wire.Failed, response=response) + self._last
+        return error + self.fail(failure) + self._last
+
+    def fail(self, failure: Failure) -> bytes:
+        """Encode the object of an answer that failed, as far as it came."""
+        self._pause()
+        if self._open is not None:
+            self._output.append(self._open.item("incomplete"))
+        response = failed(self._turn, self._output, failure)
+        self._turn.store.keep(self._turn, response)
+        return self._encode(wire.Failed, response=response)
+
+    def warm_up(self) -> None:
+        """Send an answer without output, which only keeps its input to be continued."""
+        created = self._encode(wire.Created, response=to_response(self._turn, "in_progress"))
+        response = idle(self._turn)
+        completed = self._encode(wire.Completed, response=response)
+        self._turn.store.keep(self._turn, response, partial(self._put, created + completed))
 
     def queue(self, response: Response) -> None:
         """Begin an answer that waits, with `response` as its object."""
@@ -388,9 +405,8 @@ class _OpenCall(_OpenItem):
         item = self.item("completed")
         if isinstance(item, FunctionCallItem):
             return [self._event(wire.ArgumentsDone, name=item.name, arguments=item.arguments)]
-        sent = self._reader.text if self._reader is not None else ""
-        rest = item.input.removeprefix(sent)
-        missing = [self.delta(rest)] if rest and item.input.startswith(sent) else []
+        rest = self._reader.rest() if self._reader is not None else ""
+        missing = [self.delta(rest)] if rest else []
         return [*missing, self._event(wire.InputDone, input=item.input)]
 
 

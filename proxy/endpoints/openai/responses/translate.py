@@ -22,6 +22,10 @@ from proxy.endpoints.openai.responses.conversation import Conversation
 from proxy.endpoints.openai.responses.items import (
     JSON,
     AdditionalToolsItem,
+    CustomToolCallItem,
+    CustomToolCallOutputItem,
+    FunctionCallItem,
+    FunctionCallOutputItem,
     InputItem,
     InputText,
     MessageItem,
@@ -33,8 +37,9 @@ from proxy.images import path_of_image
 
 _IMPOSSIBLE = ("prompt", "moderation")
 """Fields that no backend can honour."""
+_CALLS = (FunctionCallItem, CustomToolCallItem)
+_RESULTS = (FunctionCallOutputItem, CustomToolCallOutputItem)
 _HINTS: dict[str, Callable[[Any], bool]] = {
-    "truncation": lambda value: value == "auto",
     "context_management": lambda _: True,
     "prompt_cache_options": lambda _: True,
     "prompt_cache_retention": lambda _: True,
@@ -121,6 +126,7 @@ def to_turn(turn: Turn) -> tuple[Turn, GenerationRequest, tuple[str, ...]]:
         UnsupportedParameterError: no backend can honour a field; `param` is its path.
         InvalidRequestError: fields conflict, or an item is malformed.
     """
+    _check_results(turn)
     toolbox = to_toolbox(_tool_lists(turn))
     conversation = Conversation(toolbox, turn.encryption)
     if turn.body.instructions is not None:
@@ -135,6 +141,23 @@ def to_turn(turn: Turn) -> tuple[Turn, GenerationRequest, tuple[str, ...]]:
     request = to_generation_request(turn.body, messages, toolbox)
     turn = replace(turn, toolbox=toolbox, images=conversation.images)
     return turn, request, (*toolbox.ignored, *conversation.ignored)
+
+
+def _check_results(turn: Turn) -> None:
+    """Refuse a result without its call, where the server itself has all items before it.
+
+    A client that sends its whole history may have cut it.
+    """
+    if turn.body.previous_response_id is None:
+        return
+    items = [*turn.earlier, *turn.items]
+    calls = {item.call_id for item in items if isinstance(item, _CALLS)}
+    for at, item in enumerate(turn.items):
+        if isinstance(item, _RESULTS) and item.call_id not in calls:
+            raise InvalidRequestError(
+                f"No tool call found for function call output with call_id {item.call_id[:100]}.",
+                param=f"input[{at}].call_id",
+            )
 
 
 def _tool_lists(turn: Turn) -> list[tuple[str, Sequence[JSON]]]:

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from msgspec import Struct, field
 
 from proxy.endpoints.openai.responses.encrypted import EncryptedContent
-from proxy.endpoints.openai.responses.items import InputItem
+from proxy.endpoints.openai.responses.items import CompactionTrigger, InputItem
 from proxy.endpoints.openai.responses.request import ResponseRequest
 from proxy.endpoints.openai.responses.store import NoStore, ResponseStore
 from proxy.endpoints.openai.responses.tools import Toolbox
@@ -43,6 +43,11 @@ class Turn(Struct, kw_only=True):
     def is_stored(self) -> bool:
         """True if the answer can be read later: `store` is true where it is absent."""
         return self.store.keeps and self.body.store is not False
+
+    @property
+    def compacts(self) -> bool:
+        """True if the answer is the summary of the input."""
+        return any(isinstance(item, CompactionTrigger) for item in self.items)
 
     def includes(self, what: str) -> bool:
         return what in (self.body.include or ())

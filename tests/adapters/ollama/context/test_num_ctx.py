@@ -11,7 +11,7 @@ from msgspec.structs import replace
 
 from adapters import sink
 from adapters.config import OllamaConfig
-from adapters.errors import ContextLengthError, InsufficientMemoryError, InvalidRequestError
+from adapters.errors import ContextLengthError, InsufficientMemoryError
 from adapters.events import Event, Started
 from adapters.ollama.backend import OllamaBackend
 from adapters.request import GenerationRequest, Message, TextPart
@@ -140,11 +140,9 @@ async def test_own_num_ctx_is_sent_as_it_is(
     assert sizes(ollama) == [1000]
 
 
-async def test_own_num_ctx_beyond_the_models_is_refused(ollama: StandIn, backend: OllamaBackend):
-    with pytest.raises(InvalidRequestError, match=r"8193.*8192") as caught:
-        await events_of(backend, chat(num_ctx=8193))
-    assert caught.value.param == "num_ctx"
-    assert sizes(ollama) == []
+async def test_own_num_ctx_beyond_the_models_is_the_models(ollama: StandIn, backend: OllamaBackend):
+    assert (await events_of(backend, chat(num_ctx=16_384)))[0] == Started(8192)
+    assert sizes(ollama) == [8192]
 
 
 def refuses_first(standin: StandIn, tokens: int) -> None:

@@ -2,6 +2,7 @@
 
 import json
 
+import msgspec
 import pytest
 from fakes.recorded_ollama import Reply, Script, StandIn, recording
 from msgspec.structs import replace
@@ -15,6 +16,7 @@ from adapters.errors import (
     UnsupportedParameterError,
 )
 from adapters.ollama.backend import OllamaBackend
+from adapters.ollama.translate.embeddings import to_bodies
 from adapters.request import EmbeddingRequest, TokenIds
 
 HELLO = EmbeddingRequest(model="all-minilm", inputs=("hello", "world"))
@@ -151,3 +153,13 @@ async def test_embedding_is_counted(standin: StandIn, backend: OllamaBackend):
         await backend.embed(HELLO)
     counters = (await backend.health()).counters
     assert (counters["active"], counters["finished"], counters["failed"]) == (0, 1, 1)
+
+
+def test_num_ctx_of_a_request_is_ollamas_option():
+    (body,) = to_bodies(EmbeddingRequest(model="m", inputs=("a",), truncate=True, num_ctx=3))
+    assert msgspec.to_builtins(body) == {
+        "model": "m",
+        "input": ("a",),
+        "truncate": True,
+        "options": {"num_ctx": 3},
+    }

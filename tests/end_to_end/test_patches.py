@@ -1,0 +1,86 @@
+"""Patches by SmolLM2 on MLX, through the server: each parses by Codex's own grammar.
+
+The model is too small to edit files. What it writes is a patch because nothing else can be drawn.
+"""
+
+import asyncio
+import re
+from collections.abc import AsyncIterator
+from contextlib import aclosing
+from pathlib import Path
+
+import openai
+import pytest
+from fakes.scripted_backend import openai_client
+
+from adapters.config import MLXConfig
+from adapters.mlx.backend import MLXBackend
+
+pytestmark = [pytest.mark.long, pytest.mark.slow, pytest.mark.timeout(3600)]
+
+PATCHES, AT_ONCE = 100, 8
+GRAMMAR = (Path(__file__).parents[1] / "data" / "codex" / "apply_patch.lark").read_text()
+"""As codex 0.171.0 sends it."""
+EXAMPLE = (
+    "You edit files with the tool apply_patch. A whole patch:\n*** Begin Patch\n"
+    "*** Update File: notes/hello.txt\n@@\n-hello\n+Hello, world!\n*** End Patch\n"
+    "Patches are as short as this one."
+)
+FILES = ("a.txt", "src/main.py", "docs/readme.md", "lib/über.js", "Makefile", "x y.txt")
+LINES = ("hello", "print(1)", "# Title", "import os", 'say "hi"', "x = 2", "<b>", "a: 1", "Füße")
+
+LINE = r"[^\n]+\n"
+ADD = rf"\*\*\* Add File: {LINE}(?:\+[^\n]*\n)+"
+DELETE = rf"\*\*\* Delete File: {LINE}"
+CHANGE = rf"(?:@@\n|@@ {LINE}|[-+ ][^\n]*\n)+(?:\*\*\* End of File\n)?"
+UPDATE = rf"\*\*\* Update File: {LINE}(?:\*\*\* Move to: {LINE})?(?:{CHANGE})?"
+PATCH = re.compile(rf"\*\*\* Begin Patch\n(?:{ADD}|{DELETE}|{UPDATE})+\*\*\* End Patch\n?")
+"""The grammar again, as an expression of another engine: its language is regular."""
+
+
+@pytest.fixture
+async def client() -> AsyncIterator[openai.AsyncOpenAI]:
+    config = MLXConfig(embedded="always", huggingface_cache=False, max_concurrent=AT_ONCE)
+    async with aclosing(MLXBackend(config)) as backend, openai_client(backend) as client:
+        yield client.with_options(timeout=3600)
+
+
+async def patch(client: openai.AsyncOpenAI, seed: int) -> str:
+    file, line = FILES[seed % len(FILES)], LINES[seed % len(LINES)]
+    other = LINES[(seed * 7 + 3) % len(LINES)]
+    answer = await client.responses.create(
+        model="SmolLM2-135M-Instruct",
+        instructions=EXAMPLE,
+        input=f"The file {file} has the line {line}. Change it to {other}.",
+        tools=[
+            {
+                "type": "custom",
+                "name": "apply_patch",
+                "description": "Edits files.",
+                "format": {"type": "grammar", "syntax": "lark", "definition": GRAMMAR},
+            }
+        ],
+        tool_choice={"type": "custom", "name": "apply_patch"},
+        parallel_tool_calls=False,
+        temperature=0.5,
+        extra_body={"seed": seed},
+        store=False,
+    )
+    assert answer.status == "completed", answer.incomplete_details
+    (call,) = answer.output
+    assert call.type == "custom_tool_call"
+    return call.input
+
+
+async def test_every_patch_parses_by_the_grammar_of_codex(client: openai.AsyncOpenAI):
+    limit = asyncio.Semaphore(AT_ONCE)
+
+    async def one(seed: int) -> str:
+        async with limit:
+            text = await patch(client, seed)
+        print(f"--- {seed}\n{text}", flush=True)
+        return text
+
+    patches = await asyncio.gather(*map(one, range(PATCHES)))
+    assert [text for text in patches if PATCH.fullmatch(text) is None] == []
+    assert len(set(patches)) > PATCHES // 10

@@ -1,0 +1,392 @@
+"""Responses over a WebSocket, by OpenAI's client and by its messages."""
+
+import asyncio
+import json
+import signal
+import socket
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from pathlib import Path
+from typing import Any
+
+import openai
+import pytest
+import websockets
+from fakes.scripted_backend import DONE, HANG, HELLO, ScriptedBackend
+from fakes.waiting import until
+from servers.served import served
+from websockets.asyncio.client import ClientConnection
+
+from adapters.errors import GenerationError
+from adapters.events import Started, TextDelta
+from adapters.request import TextPart
+from proxy.app import create_app
+from proxy.config import Config, ServerConfig
+from proxy.endpoints.server_request import ServerParts
+from proxy.http.server import Server
+
+ENDS = ("response.completed", "response.incomplete", "response.failed", "error")
+
+
+@pytest.fixture
+def config(tmp_path: Path) -> Config:
+    return Config(server=ServerConfig(state_folder=str(tmp_path), shutdown_grace=5))
+
+
+def url(port: int) -> str:
+    return f"ws://127.0.0.1:{port}/v1/responses"
+
+
+@asynccontextmanager
+async def connected(
+    config: Config, backend: ScriptedBackend | None = None, **options: Any
+) -> AsyncIterator[ClientConnection]:
+    backend = backend or ScriptedBackend(HELLO)
+    async with served(backend, config) as port, websockets.connect(url(port), **options) as client:
+        yield client
+
+
+async def send(client: ClientConnection, **fields: Any) -> None:
+    await client.send(json.dumps({"type": "response.create", "model": "m"} | fields))
+
+
+async def events_of(client: ClientConnection) -> list[dict[str, Any]]:
+    """The events of one answer, to its last one."""
+    events: list[dict[str, Any]] = []
+    while not events or events[-1]["type"] not in ENDS:
+        events.append(json.loads(await client.recv()))
+    return events
+
+
+async def end_of(client: ClientConnection, **fields: Any) -> dict[str, Any]:
+    await send(client, **fields)
+    return (await events_of(client))[-1]
+
+
+def said(backend: ScriptedBackend) -> list[tuple[str, str]]:
+    """Role and text of each message of the last request."""
+    prompt = backend.requests[-1].prompt
+    assert isinstance(prompt, tuple)
+    return [
+        (message.role, "".join([p.text for p in message.content if isinstance(p, TextPart)]))
+        for message in prompt
+    ]
+
+
+# --- answers ---
+
+
+async def test_openai_client_gets_the_events_of_a_stream(config: Config):
+    async with (
+        served(ScriptedBackend(HELLO), config) as port,
+        openai.AsyncOpenAI(base_url=f"http://127.0.0.1:{port}/v1", api_key="x") as client,
+        client.responses.connect() as connection,
+    ):
+        types: list[str] = []
+        for _ in range(2):
+            await connection.response.create(model="m", input="Hi")
+            async for event in connection:
+                types.append(event.type)
+                if event.type == "response.completed":
+                    assert event.response.output_text == "Hello"
+                    break
+    one = [
+        "response.created",
+        "response.in_progress",
+        "response.output_item.added",
+        "response.content_part.added",
+        "response.output_text.delta",
+        "response.output_text.delta",
+        "response.output_text.done",
+        "response.content_part.done",
+        "response.output_item.done",
+        "response.completed",
+    ]
+    assert types == one * 2
+
+
+async def test_each_answer_counts_its_events_from_zero(config: Config):
+    async with connected(config) as client:
+        for _ in range(2):
+            await send(client, input="Hi")
+            numbers = [event["sequence_number"] for event in await events_of(client)]
+            assert numbers == [*range(10)]
+
+
+async def test_answer_is_continued_without_being_stored(config: Config):
+    backend = ScriptedBackend(HELLO)
+    async with connected(config, backend) as client:
+        first = await end_of(client, input="Hi", store=False)
+        key = first["response"]["id"]
+        second = await end_of(client, input="And?", store=False, previous_response_id=key)
+    assert said(backend) == [("user", "Hi"), ("assistant", "Hello"), ("user", "And?")]
+    assert second["response"]["previous_response_id"] == key
+
+
+async def test_answer_that_is_not_stored_ends_with_its_connection(config: Config):
+    async with served(ScriptedBackend(HELLO), config) as port:
+        async with websockets.connect(url(port)) as client:
+            first = await end_of(client, input="Hi", store=False)
+        async with websockets.connect(url(port)) as client:
+            key = first["response"]["id"]
+            event = await end_of(client, input="And?", store=False, previous_response_id=key)
+    assert event == {
+        "type": "error",
+        "status": 400,
+        "error": {
+            "type": "invalid_request_error",
+            "code": "previous_response_not_found",
+            "message": f"Previous response with id '{key}' not found.",
+            "param": "previous_response_id",
+        },
+    }
+
+
+async def test_stored_answer_is_continued_by_another_connection(config: Config):
+    backend = ScriptedBackend(HELLO)
+    async with served(backend, config) as port:
+        async with websockets.connect(url(port)) as client:
+            first = await end_of(client, input="Hi")
+        async with websockets.connect(url(port)) as client:
+            key = first["response"]["id"]
+            await end_of(client, input="And?", previous_response_id=key)
+    assert said(backend) == [("user", "Hi"), ("assistant", "Hello"), ("user", "And?")]
+
+
+async def test_stored_answer_after_one_that_is_not_has_the_whole_conversation(config: Config):
+    backend = ScriptedBackend(HELLO)
+    async with served(backend, config) as port:
+        async with websockets.connect(url(port)) as client:
+            first = await end_of(client, input="Hi", store=False)
+            key = first["response"]["id"]
+            second = await end_of(client, input="And?", previous_response_id=key)
+        async with websockets.connect(url(port)) as client:
+            await end_of(client, input="So?", previous_response_id=second["response"]["id"])
+    assert [text for _, text in said(backend)] == ["Hi", "Hello", "And?", "Hello", "So?"]
+
+
+async def test_failed_continuation_forgets_what_it_continued(config: Config):
+    backend = ScriptedBackend(HELLO)
+    async with connected(config, backend) as client:
+        key = (await end_of(client, input="Hi", store=False))["response"]["id"]
+        output = [{"type": "function_call_output", "call_id": "call_lost", "output": "1"}]
+        failed = await end_of(client, input=output, store=False, previous_response_id=key)
+        again = await end_of(client, input="And?", store=False, previous_response_id=key)
+    assert failed["error"]["message"] == (
+        "No tool call found for function call output with call_id call_lost."
+    )
+    assert failed["error"]["param"] == "input[0].call_id"
+    assert again["error"]["code"] == "previous_response_not_found"
+
+
+async def test_warm_up_generates_nothing_and_is_continued(config: Config):
+    backend = ScriptedBackend(HELLO)
+    async with connected(config, backend) as client:
+        warm = await end_of(client, input="Hi", store=False, generate=False)
+        assert backend.requests == []
+        assert warm["response"]["output"] == []
+        assert warm["response"]["status"] == "completed"
+        key = warm["response"]["id"]
+        await end_of(client, input=[], store=False, previous_response_id=key)
+    assert said(backend) == [("user", "Hi")]
+
+
+# --- lanes ---
+
+
+async def test_events_repeat_their_stream_id(config: Config):
+    async with connected(config) as client:
+        await send(client, input="Hi", stream_id="agent_1")
+        assert {event["stream_id"] for event in await events_of(client)} == {"agent_1"}
+
+
+async def test_streams_run_side_by_side(config: Config):
+    class Waits(ScriptedBackend):
+        def _steps(self, request: Any) -> Any:
+            hangs = request.prompt[0].text == "wait"
+            return [Started(), HANG] if hangs else HELLO
+
+    backend = Waits()
+    async with connected(config, backend) as client:
+        await send(client, input="wait", stream_id="a")
+        await until(lambda: backend.running == 1)
+        await send(client, input="Hi", stream_id="b")
+        ended = [json.loads(await client.recv()) for _ in range(12)]
+    assert ended[-1]["type"] == "response.completed"
+    assert ended[-1]["stream_id"] == "b"
+
+
+async def test_answers_of_one_stream_follow_each_other(config: Config):
+    async with connected(config) as client:
+        for text in ("one", "two", "three"):
+            await send(client, input=text)
+        for _ in range(3):
+            assert (await events_of(client))[-1]["type"] == "response.completed"
+
+
+# --- refusals and failures ---
+
+
+@pytest.mark.parametrize(
+    ("message", "param"),
+    [
+        ("{", None),
+        ("[]", None),
+        ("{}", "type"),
+        ('{"type": "response.steer", "previous_response_id": "r", "input": "Hi"}', "type"),
+        ('{"type": "response.create", "model": "m", "stream_id": "a b"}', "stream_id"),
+        ('{"type": "response.create", "input": "Hi"}', "model"),
+        (
+            '{"type": "response.create", "model": "m", "input": "Hi", "background": true}',
+            "background",
+        ),
+    ],
+)
+async def test_message_is_refused_and_the_connection_goes_on(
+    config: Config, message: str, param: str | None
+):
+    async with connected(config) as client:
+        await client.send(message)
+        event = json.loads(await client.recv())
+        assert event["type"] == "error"
+        assert event["status"] == 400
+        assert event["error"]["param"] == param
+        assert (await end_of(client, input="Hi"))["type"] == "response.completed"
+
+
+async def test_answer_that_fails_after_its_beginning_ends_once(config: Config):
+    backend = ScriptedBackend([Started(), TextDelta("Hel"), GenerationError("It broke.")])
+    async with connected(config, backend) as client:
+        await send(client, input="Hi")
+        events = await events_of(client)
+        backend.script = HELLO
+        assert (await end_of(client, input="Hi"))["type"] == "response.completed"
+    assert events[-1]["type"] == "response.failed"
+    assert events[-1]["response"]["error"]["message"] == "It broke."
+    assert "error" not in {event["type"] for event in events}
+
+
+async def test_work_ends_when_the_client_has_gone(config: Config):
+    backend = ScriptedBackend([Started(), HANG])
+    async with connected(config, backend) as client:
+        await send(client, input="Hi")
+        await until(lambda: backend.running == 1)
+        await client.close()
+        await until(lambda: backend.running == 0)
+
+
+@pytest.mark.parametrize(
+    ("headers", "status", "code"),
+    [
+        ({"Host": "evil.example"}, 403, "forbidden"),
+        ({"Origin": "https://evil.example"}, 403, "forbidden"),
+    ],
+)
+async def test_gates_of_http_refuse_a_websocket(
+    config: Config, headers: dict[str, str], status: int, code: str
+):
+    async with served(ScriptedBackend(HELLO), config) as port:
+        response = await refused(port, "/v1/responses", headers)
+    assert response.status_code == status
+    assert json.loads(response.body)["error"]["code"] == code
+    assert response.headers["x-request-id"].startswith("req_")
+
+
+async def test_other_urls_have_no_websocket(config: Config):
+    async with served(ScriptedBackend(HELLO), config) as port:
+        response = await refused(port, "/v1/chat/completions", {})
+    assert response.status_code == 404
+    assert json.loads(response.body)["error"]["message"] == (
+        "There is no WebSocket at '/v1/chat/completions'."
+    )
+
+
+async def refused(port: int, path: str, headers: dict[str, str]) -> Any:
+    """The HTTP response to a handshake, which a client cannot send with a foreign `Host`."""
+    lines = {
+        "Host": "localhost",
+        "Connection": "Upgrade",
+        "Upgrade": "websocket",
+        "Sec-WebSocket-Key": "AAAAAAAAAAAAAAAAAAAAAA==",
+        "Sec-WebSocket-Version": "13",
+    } | headers
+    head = "".join([f"{name}: {value}\r\n" for name, value in lines.items()])
+    reader, writer = await asyncio.open_connection("127.0.0.1", port)
+    writer.write(f"GET {path} HTTP/1.1\r\n{head}\r\n".encode())
+    status, _, rest = (await reader.read()).decode().partition("\r\n")
+    fields, _, body = rest.partition("\r\n\r\n")
+    writer.close()
+    return websockets.Response(
+        int(status.split()[1]),
+        "",
+        websockets.Headers(dict([line.split(": ", 1) for line in fields.split("\r\n")])),
+        body.encode(),
+    )
+
+
+# --- the server's end ---
+
+
+@asynccontextmanager
+async def real_server(
+    config: Config, backend: ScriptedBackend, monkeypatch: pytest.MonkeyPatch
+) -> AsyncIterator[tuple[Server, int]]:
+    """Tandem's own server, with its settings of WebSockets; a signal ends it."""
+    monkeypatch.setattr(signal, "raise_signal", lambda _: None)  # uvicorn's, once all is over
+    app = create_app(config, {backend.kind: backend})
+    parts: ServerParts = app.state.parts
+    started = asyncio.Event()
+    server = Server(app, config.server, parts.grace, started.set)
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        serving = asyncio.create_task(server.serve([listener]))
+        await started.wait()
+        try:
+            yield server, listener.getsockname()[1]
+        finally:
+            server.handle_exit(signal.SIGTERM, None)
+            await serving
+
+
+async def test_shutdown_lets_an_answer_end_and_closes(
+    config: Config, monkeypatch: pytest.MonkeyPatch
+):
+    ending = asyncio.Event()
+
+    class Waits(ScriptedBackend):
+        async def generate(self, request: Any, sink: Any) -> None:
+            sink.write(Started())
+            self.began.set()
+            await ending.wait()
+            sink.write(TextDelta("Hello"))
+            sink.write(DONE)
+
+    backend = Waits()
+    async with (
+        real_server(config, backend, monkeypatch) as (server, port),
+        websockets.connect(url(port)) as client,
+    ):
+        await send(client, input="Hi")
+        await backend.began.wait()
+        server.handle_exit(signal.SIGTERM, None)
+        ending.set()
+        assert (await events_of(client))[-1]["type"] == "response.completed"
+        with pytest.raises(websockets.ConnectionClosed):
+            await client.recv()
+        assert client.close_code == 1001
+        assert client.close_reason == "The server is shutting down."
+
+
+async def test_message_over_the_limit_of_bodies_ends_the_connection(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    limits = ServerConfig(state_folder=str(tmp_path), max_body_bytes=1000, shutdown_grace=1)
+    config, backend = Config(server=limits), ScriptedBackend(HELLO)
+    async with (
+        real_server(config, backend, monkeypatch) as (_, port),
+        websockets.connect(url(port)) as client,
+    ):
+        await send(client, input="x" * 1000)
+        with pytest.raises(websockets.ConnectionClosed):
+            await client.recv()
+        assert client.close_code == 1009
+    assert backend.requests == []
