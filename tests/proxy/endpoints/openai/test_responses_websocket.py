@@ -14,12 +14,14 @@ import pytest
 import websockets
 from fakes.scripted_backend import DONE, HANG, HELLO, ScriptedBackend
 from fakes.waiting import until
+from msgspec.structs import replace
 from servers.served import served
 from websockets.asyncio.client import ClientConnection
 
 from adapters.errors import GenerationError
 from adapters.events import Started, TextDelta
 from adapters.request import TextPart
+from proxy.access.config import KeyConfig
 from proxy.app import create_app
 from proxy.config import Config, ServerConfig
 from proxy.endpoints.server_request import ServerParts
@@ -290,6 +292,33 @@ async def test_gates_of_http_refuse_a_websocket(
     assert response.status_code == status
     assert json.loads(response.body)["error"]["code"] == code
     assert response.headers["x-request-id"].startswith("req_")
+
+
+KEY = "a-key-of-a-client-0123456789"
+BEARER = {"Authorization": f"Bearer {KEY}"}
+
+
+def with_key(config: Config, **limits: int) -> Config:
+    keys = (KeyConfig(name="client", key=KEY, **limits),)
+    return replace(config, server=replace(config.server, keys=keys))
+
+
+async def test_websocket_needs_a_key_where_there_are_keys(config: Config):
+    async with served(ScriptedBackend(HELLO), with_key(config)) as port:
+        response = await refused(port, "/v1/responses", {})
+        unknown = await refused(port, "/v1/nothing", {})
+    assert (response.status_code, unknown.status_code) == (401, 401)
+    assert json.loads(response.body)["error"]["code"] == "invalid_api_key"
+
+
+async def test_each_answer_of_a_websocket_is_a_request_of_its_key(config: Config):
+    limited = with_key(config, requests_per_minute=2)
+    async with connected(limited, additional_headers=BEARER) as client:
+        assert (await end_of(client, input="Hi"))["type"] == "response.completed"
+        await send(client, input="Hi")
+        error = json.loads(await client.recv())
+    assert (error["type"], error["status"]) == ("error", 429)
+    assert error["error"]["code"] == "rate_limit_exceeded"
 
 
 async def test_other_urls_have_no_websocket(config: Config):
