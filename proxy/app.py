@@ -64,7 +64,7 @@ from proxy.endpoints.server_request import ServerParts, ServerRequest, answer_er
 from proxy.endpoints.tandem.api_health import get_hybrid_health
 from proxy.endpoints.tandem.health import get_health
 from proxy.endpoints.tandem.index import get_index
-from proxy.endpoints.tandem.load import load_mlx_model, unload_mlx_model
+from proxy.endpoints.tandem.load import load_mlx_model, load_or_unload_model, unload_mlx_model
 from proxy.endpoints.tandem.models_by_backend import (
     list_mlx_models,
     list_models_by_backend,
@@ -116,6 +116,7 @@ ROUTES = (
     get_comparison,
     list_models_by_backend,
     retrieve_hybrid_model,
+    load_or_unload_model,
     list_mlx_models,
     create_chat,
     create_generation,

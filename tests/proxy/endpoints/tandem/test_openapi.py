@@ -115,7 +115,9 @@ def test_every_route_is_in_it():
         if method != "OPTIONS"
     }
     told = {(path, method) for method, path, _ in operations(to_document(app))}
-    assert told == served
+    # One route of Litestar, which has no parameter with slashes before the end of a path.
+    both = {(f"/api/models/{{model}}/{action}", "post") for action in ("load", "unload")}
+    assert told == served - {("/api/models/{model}", "post")} | both
 
 
 async def filled(client: httpx2.AsyncClient, path: str) -> str:
