@@ -1,7 +1,7 @@
 """The server on one screen."""
 
 import os
-from collections.abc import AsyncGenerator, Mapping
+from collections.abc import AsyncGenerator, Callable, Mapping
 from contextlib import asynccontextmanager, nullcontext
 from typing import TextIO
 
@@ -13,7 +13,7 @@ from msgspec.structs import asdict
 from adapters.backend import Backend
 from proxy.assembly import assemble, opened
 from proxy.bench.archive import Archive
-from proxy.config import Config, state_folder
+from proxy.config import Config, ServerConfig, state_folder
 from proxy.encryption import Encryption
 from proxy.endpoints.anthropic.errors import ERRORS as ANTHROPIC_ERRORS
 from proxy.endpoints.anthropic.errors import HEADER as ANTHROPIC_HEADER
@@ -62,6 +62,7 @@ from proxy.endpoints.openai.responses.stored import (
 )
 from proxy.endpoints.server_request import ServerParts, ServerRequest, answer_error
 from proxy.endpoints.tandem.api_health import get_hybrid_health
+from proxy.endpoints.tandem.config_reload import reload_config
 from proxy.endpoints.tandem.health import get_health
 from proxy.endpoints.tandem.index import get_index
 from proxy.endpoints.tandem.load import load_mlx_model, load_or_unload_model, unload_mlx_model
@@ -78,6 +79,7 @@ from proxy.http.dispatch import Dispatch
 from proxy.http.event_stream import ShutdownGrace
 from proxy.images import Fetch, fetch_image
 from proxy.openapi import Document
+from proxy.reload import LiveConfig
 from proxy.request_log import RequestLog
 from proxy.stored.running import RunningAnswers
 from proxy.stored.store import Store
@@ -135,6 +137,7 @@ ROUTES = (
     create_mlx_generation,
     load_mlx_model,
     unload_mlx_model,
+    reload_config,
     get_hybrid_health,
     get_openapi,
     get_litestar_openapi,
@@ -146,15 +149,22 @@ def create_app(
     backends: Mapping[str, Backend] | None = None,
     log: TextIO | None = None,
     fetch_image: Fetch = fetch_image,
+    read_config: Callable[[], Config] | None = None,
 ) -> Litestar:
     """Create the application. `backends` replace those of the config and are not closed.
 
     The request log is written to `log`. `fetch_image` downloads the images of requests.
+    `read_config` reads the configuration again for a reload; `None`: it cannot be reloaded.
     """
     state, limits = state_folder(config, os.environ), config.server.store_limits
+    assembled = assemble(config)
+
+    def apply(server: ServerConfig) -> None:
+        dispatch.config = server
+
     parts = ServerParts(
-        **asdict(assemble(config)),
-        config=config,
+        **asdict(assembled),
+        live=LiveConfig(config, assembled, read_config, apply),
         archive=Archive(state),
         grace=ShutdownGrace(config.server.shutdown_grace),
         document=Document(),
@@ -193,5 +203,6 @@ def create_app(
     )
     readers = (request_log.read,) if request_log is not None else ()
     errors = {ANTHROPIC_HEADER: ANTHROPIC_ERRORS}
-    app.asgi_handler = Dispatch(app, config.server, ServerRequest, readers, errors)
+    dispatch = Dispatch(app, config.server, ServerRequest, readers, errors)
+    app.asgi_handler = dispatch
     return app

@@ -101,7 +101,7 @@ def located(problems: Iterable[Problem], path: Path, text: bytes) -> ConfigError
 
     loader: Any = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
     try:
-        root: Any = yaml.compose(text, Loader=loader)
+        root: Any = yaml.compose(text, Loader=loader)  # pyright: ignore
     except (yaml.YAMLError, ValueError):  # The message of the problem has the line then.
         root = None
     return ConfigError(

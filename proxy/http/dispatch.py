@@ -74,7 +74,8 @@ class Dispatch:
         they understand, for paths that have no dialect of their own.
         """
         self._app = app.asgi_handler
-        self._config = config
+        self.config = config
+        """The settings of the gates, which a reload replaces."""
         self._request_class = request_class
         self._readers = tuple(readers)
         self._errors_by_header = errors_by_header
@@ -92,7 +93,7 @@ class Dispatch:
         fields = state["fields"] = to_fields(http["headers"])
         route = self._routes.get(path) or self._with_parameter(path)
         errors = state["errors"] = route.errors or self._errors_for(fields)
-        others = [*to_cors_headers(fields, self._config.allowed_origins)]
+        others = [*to_cors_headers(fields, self.config.allowed_origins)]
         if errors.id_header is not None:
             others.append((errors.id_header.encode(), record.request_id.encode()))
         send = with_headers(send, record, others)
@@ -101,7 +102,7 @@ class Dispatch:
             method = http["method"] = "GET"
         try:
             handler = route.handlers.get(method)
-            refusal = refuse(fields, method, self._config, route.content_types)
+            refusal = refuse(fields, method, self.config, route.content_types)
             try:
                 if refusal is not None:
                     raise refusal

@@ -52,6 +52,10 @@ class SharedBudget:
         self._needed: dict[Key, Footprint] = {}
         """The memory each model needed for its last load, or needs according to its files."""
 
+    def pin(self, pinned: frozenset[Key]) -> None:
+        """Keep these models loaded from now on, as at the start."""
+        self._pinned = pinned
+
     @asynccontextmanager
     async def open(self, memory_users: Mapping[str, MemoryUser]) -> AsyncGenerator[None]:
         """Share the budget among `memory_users`, by backend, until the end."""
