@@ -3,7 +3,6 @@
 import os
 from collections.abc import AsyncGenerator, Callable, Mapping
 from contextlib import asynccontextmanager, nullcontext
-from typing import TextIO
 
 from litestar import Litestar
 from litestar.datastructures import State
@@ -78,6 +77,7 @@ from proxy.endpoints.tandem.route import plan_route
 from proxy.http.dispatch import Dispatch
 from proxy.http.event_stream import ShutdownGrace
 from proxy.images import Fetch, fetch_image
+from proxy.log_file import LogStream
 from proxy.openapi import Document
 from proxy.reload import LiveConfig
 from proxy.request_log import RequestLog
@@ -147,7 +147,7 @@ ROUTES = (
 def create_app(
     config: Config,
     backends: Mapping[str, Backend] | None = None,
-    log: TextIO | None = None,
+    log: LogStream | None = None,
     fetch_image: Fetch = fetch_image,
     read_config: Callable[[], Config] | None = None,
 ) -> Litestar:

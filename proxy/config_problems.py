@@ -31,9 +31,9 @@ class Problem(Struct, frozen=True, kw_only=True):
 class ConfigError(Exception):
     """The configuration cannot be used; the text names file, line and key of each problem."""
 
-    def __init__(self, *problems: Problem) -> None:
-        super().__init__("\n".join(map(str, problems)))
-        self.problems = problems
+    def __init__(self, *problems: Problem | str) -> None:
+        self.problems = tuple(to_problem(p) if isinstance(p, str) else p for p in problems)
+        super().__init__("\n".join(map(str, self.problems)))
 
 
 class Collector:
@@ -80,14 +80,14 @@ def _suggest(message: str, form: Any) -> str:
     return f"{message}; did you mean `{alike[0]}`?" if alike else message
 
 
-def split(exc: Exception) -> tuple[str, str]:
+def split(exc: Exception | str) -> tuple[str, str]:
     """The key, empty where the text has none, and the rest of msgspec's text."""
     text = " ".join(str(exc).split()).replace('in "<byte string>", ', "at ")
     what, _, where = text.partition(" - at ")
     return where.strip("`"), what
 
 
-def to_problem(exc: Exception) -> Problem:
+def to_problem(exc: Exception | str) -> Problem:
     """Read `$.server.port: Expected …`; the key may have colons, as tags of models have."""
     where, what = split(exc)
     if not where and what.startswith("$"):
