@@ -158,6 +158,17 @@ def any_server(config: Config, url: str | None, file: str | None) -> Generator[R
     if (server := find_server(config, url)) is not None:
         yield server
         return
+    with started_server(config, file) as server:
+        yield server
+
+
+@contextmanager
+def started_server(config: Config, file: str | None) -> Generator[RunningServer]:
+    """A server with the settings of `file`, on any free port of this machine, until the end.
+
+    Raises:
+        CommandError: it does not start.
+    """
     named = ("--config", file) if file is not None else ()
     # -P: not a folder named `proxy` in the working directory.
     command = (sys.executable, "-P", "-m", "proxy", "serve", "--host", "127.0.0.1", "--port", "0")

@@ -144,15 +144,11 @@ def test_invalid_config_exits_with_2_and_names_the_key(tmp_path: Path, name: str
     path = write(tmp_path, "server: {port: eighty}")
     done = run(name, "--config", str(path))
     assert done.returncode == 2
-    assert done.stderr == (
-        f"tandem: {path}: line 1: $.server.port: Expected `int`, got `str`\n"
-    )
+    assert done.stderr == (f"tandem: {path}: line 1: $.server.port: Expected `int`, got `str`\n")
     assert done.stdout == ""
 
 
-@pytest.mark.parametrize(
-    "args", [["fly"], ["serve", "--port", "x"], ["serve", "--port", "70000"]]
-)
+@pytest.mark.parametrize("args", [["fly"], ["serve", "--port", "x"], ["serve", "--port", "70000"]])
 def test_invalid_arguments_exit_with_2(args: list[str]):
     assert run(*args).returncode == 2
 
