@@ -11,6 +11,7 @@ from typer.main import get_command
 from proxy.cli import bench, config
 from proxy.cli.chat import chat
 from proxy.cli.command import ConfigFile, read_settings
+from proxy.cli.connect import connect
 from proxy.cli.doctor import doctor
 from proxy.cli.export_model import export_model
 from proxy.cli.import_model import import_model
@@ -109,6 +110,7 @@ _COMMANDS: dict[str, Callable[..., None]] = {
     "ps": ps,
     "chat": chat,
     "route": route,
+    "connect": connect,
     "import": import_model,
     "export": export_model,
     "logs": logs,

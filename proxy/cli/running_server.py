@@ -30,7 +30,7 @@ class RunningServer:
     def __init__(self, url: str, key: str | None) -> None:
         import httpx
 
-        self.url = url
+        self.url, self.key = url, key
         headers = {"authorization": f"Bearer {key}"} if key else {}
         # Proxies of the environment are for other machines, and this is a server of the user's.
         # An answer may take minutes, and a download hours.
