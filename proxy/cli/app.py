@@ -8,7 +8,7 @@ from typing import Annotated, Any
 import typer
 from typer.main import get_command
 
-from proxy.cli import bench, config
+from proxy.cli import bench, config, service
 from proxy.cli.chat import chat
 from proxy.cli.command import ConfigFile, read_settings
 from proxy.cli.connect import connect
@@ -122,3 +122,4 @@ for name, run in _COMMANDS.items():
     app.command(name, help=(run.__doc__ or "").partition("\n\n")[0])(run)
 app.add_typer(bench.app, name="bench")
 app.add_typer(config.app, name="config")
+app.add_typer(service.app, name="service")
