@@ -41,6 +41,14 @@ class LogFile:
                 self._file.flush()
         self._stream.flush()
 
+    def close(self) -> None:
+        """Close the file; the stream stays open, and takes what comes later."""
+        with self._lock:
+            self._path = None
+            if self._file is not None:
+                self._file.close()
+                self._file = None
+
     def _keep(self, path: Path, text: str) -> None:
         """Write to the file; a file that cannot be written is given up, and the stream says so."""
         try:

@@ -4,6 +4,7 @@ import json
 import os
 import subprocess
 import sys
+import weakref
 from collections.abc import Generator, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -36,6 +37,7 @@ class RunningServer:
         # An answer may take minutes, and a download hours.
         limit = httpx.Timeout(None, connect=_PROBE_SECONDS)
         self._client = httpx.Client(base_url=url, headers=headers, timeout=limit, trust_env=False)
+        weakref.finalize(self, self._client.close)
 
     def is_there(self) -> bool:
         """True if Tandem responds at the address, whatever it answers."""

@@ -48,7 +48,6 @@ def serve(config: str | None = None, host: str | None = None, port: int | None =
     Raises:
         ConfigError: the settings are not valid.
     """
-    from proxy.cli.command import fail
 
     def read() -> Config:
         settings = load_config(find_config(config, os.environ))
@@ -60,6 +59,8 @@ def serve(config: str | None = None, host: str | None = None, port: int | None =
     try:
         listener = _listen(*address)
     except OSError as exc:
+        from proxy.cli.command import fail
+
         reason = f"cannot listen on {address[0]}:{address[1]}: {exc.strerror or exc}"
         return fail(1, f"{reason}{_next_step(*address)}")
     with contextlib.suppress(KeyboardInterrupt):  # uvicorn raises it again after the shutdown
@@ -107,6 +108,7 @@ def _run(config: Config, listener: socket.socket, read: Callable[[], Config]) ->
                 stack.enter_context(noted(state, url))
 
         server = Server(app, config.server, parts.grace, started)
+        stack.callback(log.close)
         server.run(sockets=[listener])
 
 

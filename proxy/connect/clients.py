@@ -229,14 +229,16 @@ In Settings, Tools, AI Assistant, Models:
     return Settings(text=text, language="text")
 
 
-_AGENTS = "the program itself with a scripted model: an answer"
+_AGENTS = "the program itself: an answer"
 CLIENTS: Mapping[str, Client] = {
     "codex": Client(title="Codex", settings=codex, proof=_AGENTS),
     "claude-code": Client(title="Claude Code", settings=claude_code, proof=_AGENTS),
-    "continue": Client(title="Continue", settings=continue_dev),
+    "continue": Client(
+        title="Continue", settings=continue_dev, proof="its program `cn`: an answer"
+    ),
     "cline": Client(title="Cline", settings=cline),
     "zed": Client(title="Zed", settings=zed),
-    "aider": Client(title="aider", settings=aider),
+    "aider": Client(title="aider", settings=aider, proof=_AGENTS),
     "open-webui": Client(title="Open WebUI", settings=open_webui),
     "copilot": Client(title="Copilot in VS Code", settings=copilot),
     "jetbrains": Client(title="JetBrains AI Assistant", settings=jetbrains),

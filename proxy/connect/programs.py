@@ -67,7 +67,7 @@ console.log(text);"""
 _ENVIRONMENT = """\
 export OPENAI_BASE_URL=$base_url OPENAI_API_KEY=$key"""
 
-_RUN = "these lines, with a scripted model"
+_RUN = "these lines"
 _Program = tuple[str, str, str, str, str | None]
 
 PROGRAMS: dict[str, _Program] = {

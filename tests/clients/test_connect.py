@@ -32,9 +32,15 @@ SECONDS = 100
 def program(name: str, environment: str) -> str:
     """The path of a program; the test is skipped where there is none."""
     known = environments().get(environment)
-    installed = known.folder / "node_modules" / ".bin" / name if known is not None else None
-    if installed is not None and installed.exists():
-        return str(installed)
+    if known is not None:
+        packages = known.folder / "node_modules"
+        # Claude Code is a program in a package for this system.
+        for path in (
+            *packages.glob("@anthropic-ai/claude-code-*/claude"),
+            packages / ".bin" / name,
+        ):
+            if path.exists():
+                return str(path)
     found = os.environ.get(f"TANDEM_{name.upper()}") or shutil.which(name)
     if found is None:
         pytest.skip(
