@@ -19,7 +19,7 @@ class Problem(Struct, frozen=True, kw_only=True):
 
     message: str
     key: str = ""
-    """As `$.server.port`; empty for the file as a whole."""
+    """A path such as `$.server.port`; empty for the file as a whole."""
     file: str | None = None
     line: int | None = None
 

@@ -1,1 +1,1 @@
-"""What `tandem doctor` finds out about the engines, beside what a backend reports."""
+"""Facts for `tandem doctor` about the engines, beside those that a backend reports."""

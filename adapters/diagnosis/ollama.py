@@ -33,7 +33,7 @@ class OllamaState(Struct, frozen=True, kw_only=True):
     loaded: dict[str, int] = {}
     """Loaded model -> tokens of its context, where Ollama reports them."""
     settings: Mapping[str, str] | None = None
-    """Those of `SETTINGS` that are set; `None`: the process cannot be read."""
+    """The variables of `SETTINGS` that are set; `None`: the process cannot be read."""
 
 
 async def find_state(address: str) -> OllamaState:

@@ -56,7 +56,7 @@ def start(
 
 
 def _say_what_is_next() -> None:
-    """Without a command: what is there, and the commands that come next."""
+    """Print what is there, and the commands that come next."""
     from proxy.cli.running_server import find_server
 
     server = find_server(read_settings(None), os.environ.get("TANDEM_URL"))

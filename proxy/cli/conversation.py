@@ -85,7 +85,7 @@ class Conversation:
         self._images = []
 
     def _without_paths(self, text: str) -> str:
-        """Add the images whose paths are in `text`, and return it without them."""
+        """Add the images at paths in `text`, and return it without these paths."""
         try:
             words = shlex.split(text)
         except ValueError:  # An apostrophe, as in "don't".

@@ -76,7 +76,7 @@ def _listen(host: str, port: int) -> socket.socket:
 
 
 def _next_step(host: str, port: int) -> str:
-    """Where Tandem itself has the port, another start is not what the user needs."""
+    """Advise the user; where Tandem itself has the port, no other start is needed."""
     if port == 0:
         return ""
     from proxy.cli.running_server import RunningServer, to_url

@@ -30,7 +30,7 @@ _PASSED_ON = ("TANDEM_CONFIG", "OLLAMA_HOST", "HF_HOME", "HF_HUB_CACHE", *VARIAB
 
 
 class _Manager(NamedTuple):
-    """What runs services on this system."""
+    """The program that runs services on this system."""
 
     name: str
     file: Path

@@ -23,7 +23,7 @@ class Client(Struct, frozen=True, kw_only=True):
     settings: Maker
     """Takes the server and the user's home."""
     proof: str | None = None
-    """What was run with these settings; `None`: nothing."""
+    """The program that was run with these settings; `None`: none."""
 
 
 def _config_home(home: Path) -> Path:

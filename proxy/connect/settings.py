@@ -14,7 +14,7 @@ class Server(Struct, frozen=True, kw_only=True):
     """The server that a client is connected to, and the model it begins with."""
 
     url: str
-    """Without `/v1`."""
+    """The address, without `/v1`."""
     model: str
     context: int
     """Tokens that prompt and answer may have together."""
@@ -42,7 +42,7 @@ class Server(Struct, frozen=True, kw_only=True):
 
 
 class Part(Struct, frozen=True, kw_only=True):
-    """What a file of the client needs to contain, besides what is in it."""
+    """Settings that a file of the client has to contain, besides its own."""
 
     path: Path
     form: Form
@@ -54,7 +54,7 @@ class Part(Struct, frozen=True, kw_only=True):
 class Settings(Struct, frozen=True, kw_only=True):
     parts: tuple[Part, ...] = ()
     text: str = ""
-    """What the user does by hand, or a program."""
+    """Steps by hand, or a program."""
     language: str = ""
-    """Of `text`, as in a fence of markdown."""
+    """The language of `text`, as in a fence of markdown."""
     next_step: str = ""

@@ -83,7 +83,7 @@ def _settings(name: str, state: OllamaState) -> Check:
 
 
 def _wrong(values: Mapping[str, str]) -> list[tuple[str, str]]:
-    """What slows Ollama down, and what to do about it."""
+    """Name the settings that slow Ollama down, each with the next step."""
     found: list[tuple[str, str]] = []
     if values.get("OLLAMA_NUM_PARALLEL") == "1":
         found.append(
@@ -103,7 +103,7 @@ def _wrong(values: Mapping[str, str]) -> list[tuple[str, str]]:
 
 
 async def check_models(config: Config) -> dict[str, Check]:
-    """What each backend lists, what it cannot use, and the aliases that lead nowhere."""
+    """Check the models that each backend lists, those that it cannot use, and the aliases."""
     registry = Registry(config.models, config.server.refresh)
     async with registry.open(config.backend_configs()):
         await registry.refresh(_LISTING_SECONDS)

@@ -140,7 +140,7 @@ async def check_memory(config: Config) -> dict[str, Check]:
 
 
 async def check_disk(config: Config) -> dict[str, Check]:
-    """Whether the state folder can be written, and what is free beside it."""
+    """Check that the state folder can be written, and the space beside it."""
     folder = state_folder(config, os.environ)
     try:
         folder.mkdir(parents=True, exist_ok=True)
@@ -183,7 +183,7 @@ async def check_proxy_variables(environ: Mapping[str, str] = os.environ) -> dict
 
 
 async def check_port(config: Config) -> dict[str, Check]:
-    """Whether the port is free, Tandem's, or taken by another program."""
+    """Check that the port is free or Tandem's, and not taken by another program."""
     host, port = config.server.host, config.server.port
     url = to_url(host, port)
     try:

@@ -24,7 +24,7 @@ class Check(Struct, frozen=True, kw_only=True, rename="camel"):
     summary: str
     details: dict[str, Any] = {}
     remediation: str | None = None
-    """What to do."""
+    """The next step for the user."""
     duration_ms: int = 0
 
 
