@@ -21,8 +21,13 @@ class LogStream(Protocol):
 class LogFile:
     """Writes to a stream and to a file, which only its user can read. Safe to use from threads."""
 
-    def __init__(self, stream: TextIO, path: Path | None, max_bytes: int = _MAX_BYTES) -> None:
-        """`path` is replaced when it has more than `max_bytes`; `None`: the stream alone."""
+    def __init__(
+        self, stream: TextIO | None, path: Path | None, max_bytes: int = _MAX_BYTES
+    ) -> None:
+        """`stream` is `None` where the process has no stderr.
+
+        `path` is replaced when it has more than `max_bytes`; `None`: the stream alone.
+        """
         self._stream = stream
         self._path = path
         self._max_bytes = max_bytes
@@ -33,13 +38,15 @@ class LogFile:
         with self._lock:
             if self._path is not None:
                 self._keep(self._path, text)
-        self._stream.write(text)
+        if self._stream is not None:
+            self._stream.write(text)
 
     def flush(self) -> None:
         with self._lock:
             if self._file is not None:
                 self._file.flush()
-        self._stream.flush()
+        if self._stream is not None:
+            self._stream.flush()
 
     def close(self) -> None:
         """Close the file; the stream stays open, and takes what comes later."""
@@ -62,7 +69,10 @@ class LogFile:
                 self._file = _opened(path)
         except OSError as exc:
             self._path = None
-            self._stream.write(f"{path} cannot be written: {exc.strerror}. `tandem logs` ends.\n")
+            if self._stream is not None:
+                self._stream.write(
+                    f"{path} cannot be written: {exc.strerror}. `tandem logs` ends.\n"
+                )
 
 
 def _opened(path: Path) -> TextIO:

@@ -25,7 +25,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         return _fail(2, str(exc))
     except BrokenPipeError:
         # The reader of a pipe, such as `head`, has closed it. Discard the rest, also at exit.
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
         return 1
 
 
@@ -43,7 +43,8 @@ def _run(words: Sequence[str]) -> int:
     try:
         to_command()(with_subject(words), prog_name="tandem")
     except SystemExit as end:
-        sys.stdout.flush()
+        if sys.stdout is not None:  # pyright: ignore[reportUnnecessaryComparison] - a closed descriptor
+            sys.stdout.flush()
         if end.code not in (0, None):
             raise
     except CommandError as exc:

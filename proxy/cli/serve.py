@@ -1,27 +1,25 @@
 """`tandem serve`: run the HTTP server until a signal arrives."""
 
-import asyncio
-import contextlib
 import logging
 import os
-import signal
 import socket
 import sys
 from collections.abc import Callable, Sequence
 from contextlib import ExitStack
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from msgspec.structs import replace
 
+from adapters.descriptors import raise_limit
+from proxy.cli.output import Output, leave_at_signals
 from proxy.config import Config, find_config, load_config, state_folder
 from proxy.log_file import LOG_FILE, LOG_FORMAT, LogFile
 
 if TYPE_CHECKING:
     from proxy.endpoints.server_request import ServerParts
-    from proxy.http.server import Server
-    from proxy.reload import LiveConfig
-    from proxy.stored.store import Store
 
+log = logging.getLogger("tandem")
 OPTIONS = {"--host": "host", "--port": "port", "--config": "config"}
 
 
@@ -55,6 +53,8 @@ def serve(config: str | None = None, host: str | None = None, port: int | None =
         return replace(settings, server=replace(settings.server, **options))
 
     settings = read()
+    leave_at_signals()
+    raise_limit()
     address = settings.server.host, settings.server.port
     try:
         listener = _listen(*address)
@@ -63,9 +63,21 @@ def serve(config: str | None = None, host: str | None = None, port: int | None =
 
         reason = f"cannot listen on {address[0]}:{address[1]}: {exc.strerror or exc}"
         return fail(1, f"{reason}{_next_step(*address)}")
-    with contextlib.suppress(KeyboardInterrupt):  # uvicorn raises it again after the shutdown
-        _run(settings, listener, read)
-    return 0
+    state = state_folder(settings, os.environ)
+    # A server on any free port is another program's, or a test's.
+    note = state if settings.server.port else None
+    log_file = LogFile(sys.stderr, None if note is None else note / LOG_FILE)
+    logging.basicConfig(level=logging.WARNING, format=LOG_FORMAT, stream=log_file, force=True)
+    output = Output()
+    code = 0
+    try:
+        _run(settings, listener, read, output, log_file, note)
+    except Exception:
+        log.exception("The server has failed.")
+        code = 1
+    output.end(code)
+    log_file.close()
+    return code
 
 
 def _listen(host: str, port: int) -> socket.socket:
@@ -86,50 +98,35 @@ def _next_step(host: str, port: int) -> str:
     return there or "; choose another port with --port, or see `tandem doctor`"
 
 
-def _run(config: Config, listener: socket.socket, read: Callable[[], Config]) -> None:
+def _run(
+    config: Config,
+    listener: socket.socket,
+    read: Callable[[], Config],
+    output: Output,
+    log_file: LogFile,
+    note: Path | None,
+) -> None:
+    """Run the server; its address is noted in the folder `note` for commands."""
     # Imported here: `tandem models` and an invalid config need no web server.
     from proxy.app import create_app
     from proxy.cli.running_server import noted
     from proxy.http.server import Server
 
-    state = state_folder(config, os.environ)
-    # A server on any free port is another program's, or a test's.
-    is_known = config.server.port != 0
-    log = LogFile(sys.stderr, state / LOG_FILE if is_known else None)
-    logging.basicConfig(level=logging.WARNING, format=LOG_FORMAT, stream=log)
-    app = create_app(config, log=log, read_config=read)
+    app = create_app(config, log=log_file, read_config=read)
     parts: ServerParts = app.state.parts
     with ExitStack() as stack:
 
-        def started() -> None:
-            url = _announce(listener, parts.store)
-            _reload_on_hangup(server, parts.live)
-            if is_known:
-                stack.enter_context(noted(state, url))
+        def announce() -> None:
+            url = _to_url(listener)
+            kept = [parts.store.describe()] if parts.store is not None else []
+            output.print("\n".join([f"Tandem listens on {url}/v1", *kept]))
+            if note is not None:
+                stack.enter_context(noted(note, url))
 
-        server = Server(app, config.server, parts.grace, started)
-        stack.callback(log.close)
+        server = Server(app, config.server, parts.grace, announce, on_hangup=parts.live.on_signal)
         server.run(sockets=[listener])
 
 
-def _announce(listener: socket.socket, store: "Store | None") -> str:
-    """Print the address, and return it."""
+def _to_url(listener: socket.socket) -> str:
     host, port = listener.getsockname()[:2]
-    url = f"http://[{host}]:{port}" if ":" in host else f"http://{host}:{port}"
-    print(f"Tandem listens on {url}/v1", flush=True)
-    if store is not None:
-        print(store.describe(), flush=True)
-    return url
-
-
-def _reload_on_hangup(server: "Server", live: "LiveConfig") -> None:
-    """Reload the configuration on SIGHUP, unless it reports that the terminal was closed."""
-    had_terminal = os.isatty(0)
-
-    def hang_up() -> None:
-        if had_terminal and not os.isatty(0):
-            server.handle_exit(signal.SIGTERM, None)
-        else:
-            live.on_signal()
-
-    asyncio.get_running_loop().add_signal_handler(signal.SIGHUP, hang_up)
+    return f"http://[{host}]:{port}" if ":" in host else f"http://{host}:{port}"
