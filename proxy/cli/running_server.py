@@ -45,7 +45,7 @@ class RunningServer:
 
         try:
             return _MARK in self._client.get("/", timeout=_PROBE_SECONDS).headers
-        except httpx.HTTPError:
+        except (httpx.HTTPError, httpx.InvalidURL):
             return False
 
     def get(self, path: str) -> Any:
@@ -109,12 +109,17 @@ def _checked(event: dict[str, Any]) -> dict[str, Any]:
 
 
 def _message(status: int | None, text: str) -> str:
-    """The message of an error in any dialect, and the next step where it is about keys."""
+    """The message of an error in any dialect, with the next step."""
+    code: object = None
     try:
         error: Any = json.loads(text)["error"]
-        message = str(cast(Any, error)["message"] if isinstance(error, dict) else error)
+        if isinstance(error, dict):
+            code, error = cast(Any, error).get("code"), cast(Any, error)["message"]
+        message = str(error)
     except (ValueError, KeyError, TypeError):
         message = f"The server answered with status {status}."
+    if code == "model_not_found" and "Did you mean" not in message:
+        message += " `tandem models` lists all."
     if status in (401, 403):
         message += f" Set ${_KEY_VARIABLE} to a key of this server that may do this."
     return message
