@@ -137,8 +137,10 @@ async def test_every_operation_answers_as_it_says(document: dict[str, Any], tmp_
     config = Config(server=ServerConfig(state_folder=str(tmp_path)))
     backend = ScriptedBuilder(kind="mlx", models=[Model(name=NAME)])
     backend.files[DIGEST] = b"weights"
-    async with http_client(backend, config=config) as client:
+    async with http_client(backend, config=config, read_config=lambda: config) as client:
         for method, path, operation in operations(document):
+            if path.startswith("/page/"):  # Static files, under names of their own.
+                continue
             url = (await filled(client, path)).replace("{digest}", DIGEST)
             body = (BODIES | COMMANDS | (UPDATES if method == "post" else {})).get(path)
             response = await client.request(method.upper(), url, json=body)
