@@ -106,6 +106,21 @@ async def test_origin(headers: dict[str, str], status: int):
     assert await status_with(headers) == status
 
 
+@pytest.mark.parametrize(
+    ("origin", "status"),
+    [
+        ("http://192.168.1.5:8006", 200),
+        ("https://192.168.1.5:8006", 200),
+        ("http://192.168.1.5:3000", 403),
+        ("http://192.168.1.6:8006", 403),
+        ("ftp://192.168.1.5:8006", 403),
+    ],
+)
+async def test_origin_of_the_servers_own_page(origin: str, status: int):
+    config = Config(server=ServerConfig(host="0.0.0.0"))
+    assert await status_with({"host": "192.168.1.5:8006", "origin": origin}, config) == status
+
+
 async def test_origin_when_configured():
     config = Config(server=ServerConfig(allowed_origins=("https://chat.example",)))
     assert await status_with({"origin": "https://chat.example"}, config) == 200
