@@ -14,6 +14,7 @@ from proxy.reload import Changed
     "/api/config/reload",
     status_code=200,
     operation=Operation(summary="Read config.yaml again", answers=(Changed,)),
+    access="admin",
 )
 async def reload_config(request: ServerRequest) -> Changed:
     if not request.live.can_reload:

@@ -74,7 +74,7 @@ _LOAD_OR_UNLOAD = Operation(
 )
 
 
-@post("/api/models/{model:path}", status_code=200, operation=_LOAD_OR_UNLOAD)
+@post("/api/models/{model:path}", status_code=200, operation=_LOAD_OR_UNLOAD, access="admin")
 async def load_or_unload_model(model: FromPath[str], request: ServerRequest) -> ASGIResponse:
     """Handle `/api/models/{id}/load` and `/unload`; Litestar takes no part of a path behind an id
     with slashes."""

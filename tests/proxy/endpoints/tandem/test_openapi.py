@@ -57,6 +57,8 @@ COMMANDS: dict[str, dict[str, Any]] = {
     "/api/delete": {"model": NAME},
     "/api/copy": {"source": NAME, "destination": "m2"},
     "/api/create": {"model": "m3", "from": NAME, "stream": False},
+    "/api/inspector": {"enabled": False},
+    "/api/pin": {"model": NAME},
 }
 DIGEST = "sha256:" + 64 * "0"
 STREAMS = [
@@ -139,7 +141,9 @@ async def test_every_operation_answers_as_it_says(document: dict[str, Any], tmp_
     backend.files[DIGEST] = b"weights"
     async with http_client(backend, config=config, read_config=lambda: config) as client:
         for method, path, operation in operations(document):
-            if path.startswith("/page/"):  # Static files, under names of their own.
+            # Static files, text for Prometheus, a stream without an end, and a request that
+            # has to be recorded first have tests of their own.
+            if path.startswith(("/page/", "/metrics", "/api/events", "/api/requests/")):
                 continue
             url = (await filled(client, path)).replace("{digest}", DIGEST)
             body = (BODIES | COMMANDS | (UPDATES if method == "post" else {})).get(path)
