@@ -2,9 +2,8 @@
 
 import asyncio
 import os
-from collections.abc import AsyncGenerator, Mapping
+from collections.abc import AsyncGenerator, Callable, Mapping
 from contextlib import asynccontextmanager, nullcontext
-from typing import TextIO
 
 from litestar import Litestar
 from litestar.datastructures import State
@@ -16,7 +15,7 @@ from adapters.backend import Backend
 from proxy.access.keys import Access
 from proxy.assembly import assemble, opened
 from proxy.bench.archive import Archive
-from proxy.config import Config, state_folder
+from proxy.config import Config, ServerConfig, state_folder
 from proxy.encryption import Encryption
 from proxy.endpoints.anthropic.errors import ERRORS as ANTHROPIC_ERRORS
 from proxy.endpoints.anthropic.errors import HEADER as ANTHROPIC_HEADER
@@ -78,9 +77,10 @@ from proxy.endpoints.tandem.activity import (
     switch_inspector,
 )
 from proxy.endpoints.tandem.api_health import get_hybrid_health
+from proxy.endpoints.tandem.config_reload import reload_config
 from proxy.endpoints.tandem.health import get_health, get_liveness
 from proxy.endpoints.tandem.index import get_index, get_page_file
-from proxy.endpoints.tandem.load import load_mlx_model, unload_mlx_model
+from proxy.endpoints.tandem.load import load_mlx_model, load_or_unload_model, unload_mlx_model
 from proxy.endpoints.tandem.metrics import get_metrics
 from proxy.endpoints.tandem.models_by_backend import (
     list_mlx_models,
@@ -98,8 +98,10 @@ from proxy.images import Fetch, fetch_image
 from proxy.inspector import Inspector
 from proxy.live import Live
 from proxy.log_buffer import LogBuffer
+from proxy.log_file import LogStream
 from proxy.metrics.answers import AnswerMetrics
 from proxy.openapi import Document
+from proxy.reload import LiveConfig
 from proxy.request_log import RequestLog
 from proxy.spans import open_traces
 from proxy.stored.running import RunningAnswers
@@ -147,6 +149,7 @@ ROUTES = (
     get_comparison,
     list_models_by_backend,
     retrieve_hybrid_model,
+    load_or_unload_model,
     list_mlx_models,
     pin_model,
     create_chat,
@@ -166,6 +169,7 @@ ROUTES = (
     create_mlx_generation,
     load_mlx_model,
     unload_mlx_model,
+    reload_config,
     get_hybrid_health,
     get_openapi,
     get_litestar_openapi,
@@ -175,21 +179,29 @@ ROUTES = (
 def create_app(
     config: Config,
     backends: Mapping[str, Backend] | None = None,
-    log: TextIO | None = None,
+    log: LogStream | None = None,
     fetch_image: Fetch = fetch_image,
+    read_config: Callable[[], Config] | None = None,
 ) -> Litestar:
     """Create the application. `backends` replace those of the config and are not closed.
 
     The request log is written to `log`. `fetch_image` downloads the images of requests.
+    `read_config` reads the configuration again for a reload; `None`: it cannot be reloaded.
 
     Raises:
         ConfigError: a key of `server.keys` cannot be read.
     """
     access = Access(config.server.keys, os.environ)
     state, limits = state_folder(config, os.environ), config.server.store_limits
+    assembled = assemble(config)
+
+    def apply(server: ServerConfig) -> None:
+        dispatch.access = Access(server.keys, os.environ)
+        dispatch.config = server
+
     parts = ServerParts(
-        **asdict(assemble(config)),
-        config=config,
+        **asdict(assembled),
+        live=LiveConfig(config, assembled, read_config, apply),
         archive=Archive(state),
         grace=ShutdownGrace(config.server.shutdown_grace),
         document=Document(),
@@ -242,7 +254,7 @@ def create_app(
     if traces is not None:
         readers.append(traces.read)
     errors = {ANTHROPIC_HEADER: ANTHROPIC_ERRORS}
-    app.asgi_handler = Dispatch(
+    dispatch = Dispatch(
         app,
         config.server,
         access,
@@ -253,4 +265,5 @@ def create_app(
         explain_absence=explain_absence,
         is_traced=traces is not None,
     )
+    app.asgi_handler = dispatch
     return app

@@ -4,7 +4,7 @@ import logging
 import os
 import re
 import sys
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Annotated, Any, Literal, TypeVar
 
@@ -22,15 +22,17 @@ from adapters.config import (
 )
 from adapters.errors import InvalidRequestError
 from proxy.access.config import KeyConfig
+from proxy.config_problems import Collector, ConfigError, Problem, convert, located, to_problem
 from proxy.keep_alive import to_keep_alive
 from proxy.unique_keys import check_unique_keys
+
+__all__ = ["Config", "ConfigError", "find_config", "load_config", "state_folder"]
 
 log = logging.getLogger("tandem")
 
 Port = Annotated[int, Meta(ge=0, le=65535)]
 Count = Annotated[int, Meta(ge=1)]
 Seconds = Annotated[float, Meta(gt=0)]
-_T = TypeVar("_T")
 _C = TypeVar("_C", bound=BackendConfig)
 
 _BY_DEFAULT: Mapping[str, BackendConfig | None] = {
@@ -44,10 +46,6 @@ _ONE_PER_PROCESS = ("mlx",)
 _ALIAS_SETTINGS = ("prefer", "keep_alive", "ttl", "pin")
 """The keys of an alias that are no backend's name."""
 _RESERVED = ("auto", *_ALIAS_SETTINGS)
-
-
-class ConfigError(Exception):
-    """The configuration file cannot be used; the text names the file and the key."""
 
 
 APP_ORIGINS = ("app://*", "file://*", "tauri://*", "vscode-webview://*", "vscode-file://*")
@@ -296,22 +294,22 @@ def _any_of(names: Iterable[str]) -> str:
     return f"{', '.join(others)} or {last}" if others else last
 
 
-def load_config(path: Path | None) -> Config:
-    """The settings of the file at `path`; without a file, the defaults.
+def load_config(path: Path | None, environ: Mapping[str, str] = os.environ) -> Config:
+    """The settings of the file at `path`, without a file the defaults, with `VARIABLES` on top.
 
     Raises:
-        ConfigError: the file cannot be read, is not YAML, or has a key or value that is not
+        ConfigError: the file cannot be read, is not YAML, or has keys or values that are not
             allowed; or `$OLLAMA_HOST`, where no setting overrides it, is not an address; or the
             key of a backend cannot be read.
     """
-    config = Config() if path is None else _read(path)
+    config = _with_variables(Config() if path is None else _read(path), environ)
     try:
         _warn_of_duplicates(config)
         for name, backend in config.enabled().items():
             if isinstance(backend, OllamaConfig):
                 _read_key(name, backend)
     except ValueError as exc:
-        raise ConfigError(str(exc)) from exc
+        raise ConfigError(to_problem(exc)) from exc
     return config
 
 
@@ -326,102 +324,138 @@ def _read_key(name: str, backend: OllamaConfig) -> None:
         raise ValueError(f"$.backends.{name}.api_key: {exc}") from exc
 
 
+VARIABLES: Mapping[str, str] = {
+    "TANDEM_HOST": "host",
+    "TANDEM_PORT": "port",
+    "TANDEM_ALLOWED_HOSTS": "allowed_hosts",
+    "TANDEM_ALLOWED_ORIGINS": "allowed_origins",
+    "TANDEM_MEMORY_BYTES": "memory_bytes",
+    "TANDEM_LOG_FORMAT": "log_format",
+    "TANDEM_STATE_FOLDER": "state_folder",
+}
+"""Environment variables of containers and services -> the keys of `server` that they override."""
+_LISTS = ("allowed_hosts", "allowed_origins")
+"""Keys that are lists, which a variable separates by commas."""
+
+
+def _with_variables(config: Config, environ: Mapping[str, str]) -> Config:
+    """Override settings by variables that are not empty.
+
+    Raises:
+        ConfigError: a value is not allowed; the text names the variable.
+    """
+    fields: dict[str, object] = {}
+    problems: list[Problem] = []
+    for variable, field in VARIABLES.items():
+        text = environ.get(variable, "")
+        value = [part.strip() for part in text.split(",")] if field in _LISTS else text
+        try:
+            if text:
+                server = convert({field: value}, ServerConfig, "", strict=False)
+                fields[field] = getattr(server, field)
+        except ValueError as exc:
+            message = str(exc).removeprefix(f".{field}").removeprefix(": ")
+            problems.append(Problem(key=f"${variable}", message=message))
+    if problems:
+        raise ConfigError(*problems)
+    return replace(config, server=replace(config.server, **fields)) if fields else config
+
+
 def _warn_of_duplicates(config: Config) -> None:
     """Log servers that two backends use: their models and memory would be counted twice.
 
     Raises:
         ValueError: `$OLLAMA_HOST` is used and is not an address.
     """
+    for name, other, address in duplicates(config):
+        log.warning(
+            "backends: `%s` and `%s` are both the server %s; switch one off, as in `%s: null`.",
+            *(name, other, address, name),
+        )
+
+
+def duplicates(config: Config) -> Iterator[tuple[str, str, str]]:
+    """The backends that are one server: the first name, another name, and the address."""
     names: dict[str, str] = {}
     for name, backend in config.enabled().items():
         for address in backend.addresses if isinstance(backend, OllamaConfig) else ():
             first = names.setdefault(address, name)
             if first != name:
-                log.warning(
-                    "backends: `%s` and `%s` are both the server %s; switch one off, as in "
-                    "`%s: null`.",
-                    *(first, name, address, first),
-                )
+                yield first, name, address
 
 
 def _read(path: Path) -> Config:
+    text = b""
     try:
-        return _decode(path.read_bytes())
-    except (OSError, ValueError, msgspec.DecodeError) as exc:
-        raise ConfigError(f"{path}: {_message(exc)}") from exc
+        text = path.read_bytes()
+        return _decode(text)
+    except ConfigError as exc:
+        raise located(exc.problems, path, text) from exc
+    except OSError as exc:
+        problem = Problem(message=exc.strerror or "cannot be read", file=str(path))
+        raise ConfigError(problem) from exc
+    except (ValueError, msgspec.DecodeError) as exc:
+        raise located([to_problem(exc)], path, text) from exc
 
 
 class _File(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """The file, as far as its form does not depend on names that the user chose."""
 
-    server: ServerConfig = ServerConfig()
+    server: dict[str, Any] = {}
     backends: dict[str, Any] = {}
     models: dict[str, Any] = {}
 
 
 def _decode(text: bytes) -> Config:
+    """Decode the file.
+
+    Raises:
+        ConfigError: with every problem that is found.
+        ValueError: the file as a whole has no meaning.
+    """
     raw = msgspec.yaml.decode(text)
     if raw is None:  # An empty file, or only comments.
         return Config()
     check_unique_keys(text)
-    file = msgspec.convert(raw, _File)
+    file = convert(raw, _File, "$")
+    wrong = Collector()
+    server = wrong.fields(file.server, ServerConfig, "$.server")
+    backends = {
+        name: wrong.attempt(_to_backend, name, value, wrong)
+        for name, value in file.backends.items()
+    }
+    models = {name: wrong.attempt(_to_model, name, value) for name, value in file.models.items()}
+    if wrong.problems:
+        raise ConfigError(*wrong.problems)
     return Config(
-        server=file.server,
-        backends={name: _to_backend(name, value) for name, value in file.backends.items()},
-        models={alias: _to_model(alias, value) for alias, value in file.models.items()},
+        server=server or ServerConfig(),
+        backends=backends,
+        models={alias: model for alias, model in models.items() if model is not None},
     )
 
 
-def _to_backend(name: str, settings: object) -> BackendConfig | None:
+def _to_backend(name: str, settings: object, wrong: Collector) -> BackendConfig | None:
     """`true` takes the defaults of the kind, `null` and `false` switch the backend off."""
     key = f"$.backends.{name}"
     if settings is None or settings is False:
         return None
-    fields = {} if settings is True else _convert(settings, dict[str, Any], key)
-    kind = fields.get("kind", name)
+    fields = {} if settings is True else convert(settings, dict[str, Any], key)
+    kind = fields.pop("kind", name)
     if not isinstance(kind, str) or kind not in KINDS:
-        wrong = f"no kind of backend is {kind!r}; " if "kind" in fields else "missing; "
-        raise ValueError(f"{key}.kind: {wrong}use {_any_of(KINDS)}")
-    return _convert(fields | {"kind": kind}, KINDS[kind], key)
+        given = f"no kind of backend is {kind!r}; " if kind != name else "missing; "
+        raise ValueError(f"{key}.kind: {given}use {_any_of(KINDS)}")
+    return wrong.fields(fields, KINDS[kind], key)
 
 
 def _to_model(alias: str, settings: object) -> ModelConfig:
     key = f"$.models.{alias}"
-    fields = _convert(settings, dict[str, Any], key)
+    fields = convert(settings, dict[str, Any], key)
     names = {name: value for name, value in fields.items() if name not in _ALIAS_SETTINGS}
     texts = {
-        n: _convert(value, str, f"{key}.{n}") for n, value in names.items() if value is not None
+        n: convert(value, str, f"{key}.{n}") for n, value in names.items() if value is not None
     }
     options = {name: value for name, value in fields.items() if name in _ALIAS_SETTINGS}
-    return _convert({**options, "names": texts}, ModelConfig, key)
-
-
-def _convert(value: object, form: type[_T], key: str) -> _T:
-    """`value` as a `form`.
-
-    Raises:
-        ValueError: it is not; the text begins with `key`, or a key below it.
-    """
-    try:
-        return msgspec.convert(value, form)
-    except msgspec.ValidationError as exc:
-        where, what = _split(exc)
-        raise ValueError(f"{key}{where.removeprefix('$')}: {what}") from exc
-
-
-def _message(exc: Exception) -> str:
-    """One line, key first: ``$.server.port: Expected `int`, got `str` ``."""
-    if isinstance(exc, OSError):
-        return exc.strerror or "cannot be read"
-    where, what = _split(exc)
-    return f"{where}: {what}" if where else what
-
-
-def _split(exc: Exception) -> tuple[str, str]:
-    """The key, empty where the text has none, and the rest of msgspec's text."""
-    text = " ".join(str(exc).split()).replace('in "<byte string>", ', "at ")
-    what, _, where = text.partition(" - at ")
-    return where.strip("`"), what
+    return convert({**options, "names": texts}, ModelConfig, key)
 
 
 def find_config(option: str | None, environ: Mapping[str, str]) -> Path | None:

@@ -94,6 +94,8 @@ class Operation(Struct, frozen=True, kw_only=True):
     """Media type of a streamed response."""
     may_force: bool = False
     """True if the route reads the request header `x-tandem-backend`."""
+    endings: tuple[str, ...] = ("",)
+    """Parts of the path behind the route's last parameter: a path for each."""
 
 
 class Document:
@@ -110,6 +112,7 @@ class Document:
 
 class _Route(Struct, frozen=True):
     path: str
+    ending: str
     path_parameters: frozenset[str]
     method: str
     handler: HTTPRouteHandler
@@ -148,7 +151,9 @@ def _described_routes(app: Litestar) -> Iterator[_Route]:
             operation: Operation | None = handler.opt.get("operation")
             if operation is not None:
                 (method,) = handler.http_methods
-                yield _Route(route.path_format, names, method.lower(), handler, operation)
+                for ending in operation.endings:
+                    path = route.path_format + ending
+                    yield _Route(path, ending, names, method.lower(), handler, operation)
 
 
 def _schemas(routes: Iterable[_Route]) -> tuple[Mapping[Any, JSON], JSON]:
@@ -169,7 +174,7 @@ def _schemas(routes: Iterable[_Route]) -> tuple[Mapping[Any, JSON], JSON]:
 def _to_operation(route: _Route, schemas: Mapping[Any, JSON]) -> JSON:
     operation = route.operation
     document: JSON = {
-        "operationId": route.handler.handler_name,
+        "operationId": route.handler.handler_name + route.ending.replace("/", "_"),
         "summary": operation.summary,
         "tags": [route.path.split("/")[1]],
         "responses": {

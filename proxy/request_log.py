@@ -7,12 +7,13 @@ import asyncio
 import queue
 import threading
 from contextlib import suppress
-from typing import Literal, TextIO
+from typing import Literal
 
 import msgspec
 from msgspec import Struct
 from msgspec.structs import astuple
 
+from proxy.log_file import LogStream
 from proxy.record import Record
 
 LogFormat = Literal["text", "json"]
@@ -58,7 +59,7 @@ class RequestLog:
     def __init__(
         self,
         form: LogFormat,
-        stream: TextIO,
+        stream: LogStream,
         *,
         batch_seconds: float = 0.2,
         max_batches: int = 100,

@@ -20,10 +20,12 @@ from pathlib import Path
 import pytest
 from fakes.scripted_backend import ScriptedBackend
 from servers.served import served
+from servers.server_process import serving
 
 from adapters.backend import Model
 from proxy.app import create_app
 from proxy.cli import main
+from proxy.cli.app import to_command
 from proxy.config import Config, load_config
 from proxy.errors import BACKEND_ERRORS, HTTP_ERRORS, RATE_LIMITED, UNAUTHORIZED
 from tools.markdown_pages import (
@@ -97,6 +99,16 @@ def parse(words: list[str], monkeypatch: pytest.MonkeyPatch) -> int:
     return main(words)
 
 
+def parse_alone(words: list[str]) -> bool:
+    """True for a command that needs no valid configuration, whose arguments are parsed here."""
+    if words[:1] in (["version"], ["doctor"]):
+        group = to_command()
+        name, command, rest = group.resolve_command(group.make_context("tandem", words), words)
+        command.make_context(name, rest)
+        return True
+    return words in (["config", "path"], ["--install-completion"])
+
+
 @pytest.mark.parametrize(
     "block", [block for block in ALL if block.language == "sh"], ids=lambda block: str(block)
 )
@@ -104,9 +116,33 @@ def test_every_tandem_command_is_one(
     block: Block, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     for _, words in commands(block):
-        if (arguments := to_tandem(words)) is not None:
+        arguments = to_tandem(words)
+        if arguments is not None and not parse_alone(arguments):
             assert parse(arguments, monkeypatch) == 2
             assert "/nonexistent/config.yaml" in capsys.readouterr().err
+
+
+TASKS = ("start", "cli", "clients", "speed", "troubleshooting", "from-ollama", "from-litellm")
+"""Pages with commands that a server with any model runs."""
+
+
+@pytest.mark.process
+def test_every_tandem_command_of_the_task_pages_succeeds(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    models = "[SmolLM2-135M-Instruct, fast]"
+    config = tmp_path / "config.yaml"
+    config.write_text(f"backends: {{mlx: null, ollama: null, echo: {{models: {models}}}}}")
+    monkeypatch.setenv("TANDEM_CONFIG", str(config))
+    tasks = [block for block in of("sh") if block.page.stem in TASKS]
+    run = [words for block in tasks for _, words in commands(block) if to_tandem(words) is not None]
+    assert len(run) > 15
+    with serving(config) as server:
+        monkeypatch.setenv("TANDEM_URL", f"http://127.0.0.1:{server.port}")
+        for words in run:
+            assert main(to_tandem(words)) == 0, words
+            captured = capsys.readouterr()
+            assert captured.out or captured.err, words
 
 
 @pytest.mark.parametrize("words", [["serve", "--address", "x"], ["fetch", "m"], ["pull"]])

@@ -1,45 +1,52 @@
-"""`tandem serve | models | pull | import | export | bench`: one file for each command.
+"""`tandem COMMAND`: one file for each command, or for a few that belong together.
 
 Each command imports its dependencies when it runs, so that it does not load those of the others.
+`tandem serve` with plain options skips the parser as well.
 """
 
-import argparse
-import logging
 import os
 import sys
 from collections.abc import Sequence
 
-from proxy.cli import bench, export_model, import_model, models, pull, serve
-from proxy.cli.command import Commands, fail
-from proxy.config import ConfigError, find_config, load_config
-
-_COMMANDS = (serve, models, pull, import_model, export_model, bench)
+from proxy.config import ConfigError
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    args = _parser().parse_args(bench.with_subject(sys.argv[1:] if argv is None else argv))
-    logging.basicConfig(level=logging.WARNING, format="%(levelname)s %(name)s: %(message)s")
-    path = find_config(args.config, os.environ)
+    """Run a command, and return its exit status; `SystemExit` where typer ends with an error."""
+    from proxy.cli.serve import plain_options, serve
+
+    words = list(sys.argv[1:] if argv is None else argv)
     try:
-        config = load_config(path)
+        if words[:1] == ["serve"] and (options := plain_options(words[1:])) is not None:
+            port = options.pop("port", None)
+            return serve(port=None if port is None else int(port), **options)
+        return _run(words)
     except ConfigError as exc:
-        return fail(2, str(exc))
-    try:
-        code: int = args.run(config, args)
-        if sys.stdout is not None:  # pyright: ignore[reportUnnecessaryComparison] - a closed descriptor
-            sys.stdout.flush()
-    except ConfigError as exc:
-        return fail(2, f"{path}: {exc}" if path is not None else str(exc))
+        return _fail(2, str(exc))
     except BrokenPipeError:
         # The reader of a pipe, such as `head`, has closed it. Discard the rest, also at exit.
         os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
         return 1
-    return code
 
 
-def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(prog="tandem", description="MLX and Ollama behind one API.")
-    commands = Commands(parser)
-    for command in _COMMANDS:
-        command.add(commands)
-    return parser
+def _fail(status: int, reason: str) -> int:
+    for line in reason.splitlines():
+        print(f"tandem: {line}", file=sys.stderr)
+    return status
+
+
+def _run(words: Sequence[str]) -> int:
+    from proxy.cli.app import to_command
+    from proxy.cli.bench import with_subject
+    from proxy.cli.command import CommandError
+
+    try:
+        to_command()(with_subject(words), prog_name="tandem")
+    except SystemExit as end:
+        if sys.stdout is not None:  # pyright: ignore[reportUnnecessaryComparison] - a closed descriptor
+            sys.stdout.flush()
+        if end.code not in (0, None):
+            raise
+    except CommandError as exc:
+        return _fail(exc.status, str(exc))
+    return 0

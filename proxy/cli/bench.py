@@ -1,114 +1,125 @@
 """`tandem bench MODEL | engine | relay | routing | stored`: side-by-side measurements."""
 
-import argparse
 import asyncio
 import os
 import sys
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Coroutine, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING, Annotated, Any
 
-from proxy.cli.command import Commands, fail
+import typer
+
+from proxy.cli.command import AsJson, CommandError, ConfigFile, fail, print_json, read_settings
+from proxy.cli.names import complete_model
 from proxy.config import Config, state_folder
 
 if TYPE_CHECKING:
     from proxy.bench.results import Result
 
+_INTERRUPTED = "interrupted; no result was saved"
 
-class _Subject(NamedTuple):
-    summary: str
-    add_options: Callable[[argparse.ArgumentParser], None]
-    measure: Callable[[Config, argparse.Namespace], Awaitable[None]]
+app = typer.Typer(
+    help="Measure backends side by side. `tandem bench NAME` means `tandem bench model NAME` "
+    "unless NAME is one of the commands below.",
+    no_args_is_help=True,
+)
+_SUBJECTS = ("model", "engine", "relay", "routing", "stored")
+Rounds = Annotated[int, typer.Option(min=1, help="Number of rounds.")]
 
 
 def with_subject(argv: Sequence[str]) -> Sequence[str]:
     """Expand `bench NAME …` to `bench model NAME …` unless NAME is a subject."""
     match list(argv):
         case ["bench", first, *rest] if first not in ("-h", "--help"):
-            subjects = _SUBJECTS.keys() & {first, *rest}
+            subjects = {*_SUBJECTS} & {first, *rest}
             return argv if subjects else ["bench", "model", first, *rest]
         case _:
             return argv
 
 
-def add(commands: Commands) -> None:
-    parser = commands.add("bench", bench, "measure backends side by side")
-    parser.epilog = "`tandem bench NAME` means `tandem bench model NAME` unless NAME is a subject."
-    subjects = parser.add_subparsers(required=True, metavar="MODEL | SUBJECT")
-    for name, subject in _SUBJECTS.items():
-        options = subjects.add_parser(name, help=subject.summary)
-        options.set_defaults(measure=subject.measure)
-        subject.add_options(options)
+@app.callback()
+def bench(context: typer.Context, config: ConfigFile = None) -> None:
+    # `--config` may precede or follow the subject.
+    context.obj = config
 
 
-def bench(config: Config, args: argparse.Namespace) -> int:
-    """Measure and print tables.
+def _measure(work: Coroutine[Any, Any, None]) -> None:
+    """Run a measurement.
 
-    Returns 0, 1 if a contestant failed, 130 if the user interrupted.
+    Raises:
+        CommandError: 1: a contestant failed; 130: the user interrupted.
     """
     try:
-        asyncio.run(args.measure(config, args))
+        asyncio.run(work)
     except RuntimeError as exc:
-        return fail(1, str(exc))
-    except KeyboardInterrupt:
-        return fail(130, "interrupted; no result was saved")
-    return 0
-
-
-def _add_model(model: argparse.ArgumentParser) -> None:
-    model.description = (
-        "Send the same prompts to each backend that has the model, in turns: short and long "
-        "prompts, with the model loaded and with the model unloaded first. The result is printed, "
-        "drawn as a PNG, and saved for GET /api/performance/comparison."
-    )
-    # `--config` may precede or follow the subject; without it here, an earlier one stays.
-    model.add_argument(
-        "--config", metavar="FILE", default=argparse.SUPPRESS, help="settings (config.yaml)"
-    )
-    model.add_argument("model", metavar="MODEL", help="a model listed by `tandem models`")
-    model.add_argument(
-        "--rounds", type=_count, default=3, metavar="N", help="number of rounds (default: 3)"
-    )
-    model.add_argument(
-        "--clients",
-        type=_counts,
-        default=(1, 4, 8),
-        metavar="N,N,…",
-        help="numbers of concurrent requests (default: 1,4,8)",
-    )
-    model.add_argument(
-        "--max-tokens", type=_count, default=64, metavar="N", help="per answer (default: 64)"
-    )
-    model.add_argument(
-        "--png",
-        type=Path,
-        metavar="FILE",
-        help="path of the plot (default: next to the saved result)",
-    )
-
-
-def _count(text: str) -> int:
-    if not text.isdecimal() or int(text) < 1:
-        raise argparse.ArgumentTypeError(f"{text!r} is not a whole number of at least 1")
-    return int(text)
+        raise CommandError(str(exc)) from exc
+    except KeyboardInterrupt as exc:
+        raise CommandError(_INTERRUPTED, 130) from exc
 
 
 def _counts(text: str) -> tuple[int, ...]:
-    return tuple(dict.fromkeys(_count(number.strip()) for number in text.split(",")))
+    """`1,4,8` as numbers."""
+    counts: dict[int, None] = {}
+    for number in text.split(","):
+        if not number.strip().isdecimal() or int(number) < 1:
+            raise typer.BadParameter(f"{number!r} is not a whole number of at least 1")
+        counts[int(number)] = None
+    return tuple(counts)
 
 
-async def _model(config: Config, args: argparse.Namespace) -> None:
+@app.command("model")
+def bench_model(
+    context: typer.Context,
+    model: Annotated[
+        str,
+        typer.Argument(
+            metavar="MODEL",
+            help="A model listed by `tandem models`.",
+            autocompletion=complete_model,
+        ),
+    ],
+    rounds: Rounds = 3,
+    clients: Annotated[
+        str, typer.Option(metavar="N,N,…", help="Numbers of concurrent requests.")
+    ] = "1,4,8",
+    max_tokens: Annotated[int, typer.Option(min=1, help="Tokens of an answer.")] = 64,
+    png: Annotated[
+        Path | None, typer.Option(metavar="FILE", help="Path of the plot.", show_default=False)
+    ] = None,
+    config: ConfigFile = None,
+    as_json: AsJson = False,
+) -> None:
+    """Send the same prompts to each backend that has the model, in turns: short and long prompts,
+    with the model loaded and with the model unloaded first. The result is printed, drawn as a PNG,
+    and saved for GET /api/performance/comparison.
+    """
+    numbers = _counts(clients)
+    settings = read_settings(config or context.obj)
+    _measure(_model(settings, model, numbers, rounds, max_tokens, png, as_json))
+
+
+async def _model(
+    config: Config,
+    model: str,
+    clients: tuple[int, ...],
+    rounds: int,
+    max_tokens: int,
+    png: Path | None,
+    as_json: bool,
+) -> None:
+    import msgspec
+
     from proxy.bench.measure_model import ModelPlan, bench_model
     from proxy.bench.text_report import lines
 
-    plan = ModelPlan(
-        model=args.model, clients=args.clients, rounds=args.rounds, max_tokens=args.max_tokens
-    )
+    plan = ModelPlan(model=model, clients=clients, rounds=rounds, max_tokens=max_tokens)
     result = await bench_model(config, plan, lambda line: print(line, file=sys.stderr))
-    for line in lines(result):
-        print(line)
+    if as_json:
+        print_json(msgspec.to_builtins(result))
+    else:
+        print("\n".join(lines(result)))
     saved = _save(config, result)
-    if (png := args.png or (saved and saved.with_suffix(".png"))) is not None:
+    if (png := png or (saved and saved.with_suffix(".png"))) is not None:
         from proxy.bench.plot import NoPlotError, draw
 
         try:
@@ -116,7 +127,7 @@ async def _model(config: Config, args: argparse.Namespace) -> None:
         except (OSError, NoPlotError) as exc:
             fail(0, f"the plot was not drawn: {exc}")
         else:
-            print(f"Plot saved to {png}")
+            print(f"Plot saved to {png}", file=sys.stderr if as_json else sys.stdout)
 
 
 def _save(config: Config, result: "Result") -> Path | None:
@@ -128,83 +139,78 @@ def _save(config: Config, result: "Result") -> Path | None:
     except OSError as exc:
         fail(0, f"the result was not saved: {exc}")
         return None
-    print(f"\nSaved to {path}")
+    print(f"\nSaved to {path}", file=sys.stderr)
     return path
 
 
-def _add_engine(engine: argparse.ArgumentParser) -> None:
-    engine.add_argument(
-        "--model",
-        default="SmolLM2-135M-Instruct",
-        help="an MLX model (default: SmolLM2-135M-Instruct)",
-    )
-    engine.add_argument(
-        "--tiny", action="store_true", help="use random weights of a tiny model with its tokenizer"
-    )
-    engine.add_argument("--rounds", type=int, default=3, help="number of rounds (default: 3)")
-    engine.add_argument("--max-tokens", type=int, default=64, help="per answer (default: 64)")
-    engine.add_argument(
-        "--newcomers",
-        type=int,
-        default=5,
-        help="short requests sent while long answers run; 0 skips this part (default: 5)",
-    )
+@app.command("engine")
+def bench_engine(
+    model: Annotated[str, typer.Option(help="An MLX model.")] = "SmolLM2-135M-Instruct",
+    tiny: Annotated[
+        bool, typer.Option("--tiny", help="Use random weights of a tiny model.")
+    ] = False,
+    rounds: Rounds = 3,
+    max_tokens: Annotated[int, typer.Option(min=1, help="Tokens of an answer.")] = 64,
+    newcomers: Annotated[
+        int,
+        typer.Option(min=0, help="Short requests while long answers run; 0 skips this part."),
+    ] = 5,
+    config: ConfigFile = None,
+) -> None:
+    """Compare the bare BatchGenerator, mlx_lm.server and Tandem."""
+    from proxy.bench.developers.engine import Plan
+    from proxy.bench.developers.engine import bench_engine as compare
+
+    read_settings(config)
+    _measure(compare(Plan(model, tiny, rounds, max_tokens, newcomers)))
 
 
-async def _engine(_config: Config, args: argparse.Namespace) -> None:
-    from proxy.bench.developers.engine import Plan, bench_engine
+@app.command("relay")
+def bench_relay(
+    rounds: Rounds = 5,
+    litellm: Annotated[
+        str | None,
+        typer.Option(metavar="PYTHON", help="Interpreter with litellm[proxy] installed."),
+    ] = None,
+    config: ConfigFile = None,
+) -> None:
+    """Compare a plain relay, Tandem and LiteLLM in front of an Ollama."""
+    read_settings(config)
+    from proxy.bench.developers.relay import RelayPlan
+    from proxy.bench.developers.relay import bench_relay as compare
 
-    plan = Plan(args.model, args.tiny, args.rounds, args.max_tokens, args.newcomers)
-    await bench_engine(plan)
-
-
-def _add_relay(relay: argparse.ArgumentParser) -> None:
-    relay.add_argument("--rounds", type=int, default=5, help="number of rounds (default: 5)")
-    relay.add_argument(
-        "--litellm", metavar="PYTHON", help="interpreter with litellm[proxy] installed"
-    )
-
-
-async def _relay(_config: Config, args: argparse.Namespace) -> None:
-    from proxy.bench.developers.relay import RelayPlan, bench_relay
-
-    await bench_relay(RelayPlan(args.rounds, args.litellm))
+    _measure(compare(RelayPlan(rounds, litellm)))
 
 
-def _add_routing(routing: argparse.ArgumentParser) -> None:
-    routing.add_argument(
-        "--requests", type=_count, default=40, help="per part of a scene (default: 40)"
-    )
+@app.command("routing")
+def bench_routing(
+    requests: Annotated[int, typer.Option(min=1, help="Per part of a scene.")] = 40,
+    config: ConfigFile = None,
+) -> None:
+    """Compare the router's choices with each of two backends."""
+    read_settings(config)
+
+    async def measure() -> None:
+        from proxy.bench.developers.routing import SETTLING, RoutingPlan, bench_routing, lines
+
+        plan = RoutingPlan(requests=max(requests, SETTLING + 1))
+        print("\n".join(lines(await bench_routing(plan))))
+
+    _measure(measure())
 
 
-async def _routing(_config: Config, args: argparse.Namespace) -> None:
-    from proxy.bench.developers.routing import SETTLING, RoutingPlan, bench_routing, lines
+@app.command("stored")
+def bench_stored(
+    answers: Annotated[int, typer.Option(min=1, help="Answers that are kept.")] = 10_000,
+    config: ConfigFile = None,
+) -> None:
+    """Measure times and memory of the store of answers."""
+    read_settings(config)
 
-    plan = RoutingPlan(requests=max(args.requests, SETTLING + 1))
-    for line in lines(await bench_routing(plan)):
-        print(line)
+    async def measure() -> None:
+        from proxy.bench.developers.stored import StoredPlan, bench_stored, lines
 
+        plan = StoredPlan(answers)
+        print("\n".join(lines(plan, await bench_stored(plan))))
 
-def _add_stored(stored: argparse.ArgumentParser) -> None:
-    stored.add_argument(
-        "--answers", type=_count, default=10_000, help="answers that are kept (default: 10000)"
-    )
-
-
-async def _stored(_config: Config, args: argparse.Namespace) -> None:
-    from proxy.bench.developers.stored import StoredPlan, bench_stored, lines
-
-    plan = StoredPlan(args.answers)
-    for line in lines(plan, await bench_stored(plan)):
-        print(line)
-
-
-_SUBJECTS = {
-    "model": _Subject("the backends that have a model", _add_model, _model),
-    "engine": _Subject("bare BatchGenerator, mlx_lm.server and Tandem", _add_engine, _engine),
-    "relay": _Subject(
-        "a plain relay, Tandem and LiteLLM in front of an Ollama", _add_relay, _relay
-    ),
-    "routing": _Subject("the router's choices and each of two backends", _add_routing, _routing),
-    "stored": _Subject("times and memory of the store of answers", _add_stored, _stored),
-}
+    _measure(measure())

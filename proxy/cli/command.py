@@ -1,29 +1,78 @@
-"""Registration and failure of commands."""
+"""Options, failures and output that commands share."""
 
-import argparse
+import json
+import os
 import sys
-from collections.abc import Callable
+from collections.abc import Iterable, Iterator, Sequence
+from typing import Annotated, Any
 
-from proxy.config import Config
+import typer
 
-Run = Callable[[Config, argparse.Namespace], int]
-"""Runs a command and returns its exit status."""
+from proxy.config import Config, find_config, load_config
+
+ConfigFile = Annotated[
+    str | None,
+    typer.Option(
+        "--config",
+        metavar="FILE",
+        help="Settings; by default $TANDEM_CONFIG, else the user's config.yaml.",
+        show_default=False,
+    ),
+]
+AsJson = Annotated[bool, typer.Option("--json", help="Print JSON.")]
+Url = Annotated[
+    str | None,
+    typer.Option(
+        "--url",
+        metavar="URL",
+        envvar="TANDEM_URL",
+        help="Address of the server; by default that of the settings.",
+        show_default=False,
+    ),
+]
 
 
-class Commands:
-    """Registry of the commands of `tandem`, each of which takes `--config`."""
+class CommandError(Exception):
+    """A command failed; the text says why, and what to do next."""
 
-    def __init__(self, parser: argparse.ArgumentParser) -> None:
-        self._commands = parser.add_subparsers(required=True, metavar="COMMAND")
-
-    def add(self, name: str, run: Run, summary: str) -> argparse.ArgumentParser:
-        command = self._commands.add_parser(name, help=summary, description=f"{summary}.")
-        command.add_argument("--config", metavar="FILE", help="settings (config.yaml)")
-        command.set_defaults(run=run)
-        return command
+    def __init__(self, message: str, status: int = 1) -> None:
+        super().__init__(message)
+        self.status = status
 
 
 def fail(status: int, reason: str) -> int:
     """Print `reason` on stderr and return `status`."""
-    print(f"tandem: {reason}", file=sys.stderr)
+    for line in reason.splitlines():
+        print(f"tandem: {line}", file=sys.stderr)
     return status
+
+
+def read_settings(config: str | None) -> Config:
+    """Read the settings of `--config`, else those of the environment.
+
+    Raises:
+        ConfigError: they are not valid.
+    """
+    return load_config(find_config(config, os.environ))
+
+
+def print_json(value: Any) -> None:
+    print(json.dumps(value, indent=2, ensure_ascii=False))
+
+
+def print_table(head: Sequence[str], rows: Iterable[Sequence[str]]) -> None:
+    """Print aligned columns: plain text, for pipes as for people."""
+    for line in _lines([head, *rows]):
+        print(line)
+
+
+def _lines(rows: Sequence[Sequence[str]]) -> Iterator[str]:
+    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
+    for row in rows:
+        cells = (cell.ljust(width) for cell, width in zip(row, widths, strict=True))
+        yield "  ".join(cells).rstrip()
+
+
+def to_size(nbytes: int | None) -> str:
+    """`1500000000` -> `1.50 GB`; `-` where it is not known."""
+    return "-" if nbytes is None else f"{nbytes / 1e9:.2f} GB"

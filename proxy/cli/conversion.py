@@ -1,34 +1,36 @@
 """Failures and reports of `tandem import` and `tandem export`."""
 
 from collections import defaultdict
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Generator, Iterable, Iterator
+from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
-from proxy.cli.command import fail
+from proxy.cli.command import CommandError
 
 if TYPE_CHECKING:
     from adapters.conversion.parity import Parity
     from adapters.gguf.conversion import TensorReport
 
 
-def run_conversion(source: str, interrupted: str, convert: Callable[[], None]) -> int:
-    """Run `convert` and print its failure.
+@contextmanager
+def conversion(source: str, interrupted: str) -> Generator[None]:
+    """Run a conversion in its `with` block, and turn its failures into those of a command.
 
-    Returns 0, 1 if the model `source` cannot be converted, or 130 with the message `interrupted` if
-    the user interrupted.
+    Raises:
+        CommandError: 1: the model `source` cannot be converted; 130, with the message
+            `interrupted`: the user interrupted.
     """
     from adapters.errors import BackendError
     from adapters.gguf.conversion import InexactGGUFError, UnsupportedGGUFError
 
     try:
-        convert()
+        yield
     except (BackendError, UnsupportedGGUFError, InexactGGUFError) as exc:
-        return fail(1, f"{source}: {exc}")
+        raise CommandError(f"{source}: {exc}") from exc
     except OSError as exc:
-        return fail(1, f"{source}: {exc.strerror or exc}")
-    except KeyboardInterrupt:
-        return fail(130, interrupted)
-    return 0
+        raise CommandError(f"{source}: {exc.strerror or exc}") from exc
+    except KeyboardInterrupt as exc:
+        raise CommandError(interrupted, 130) from exc
 
 
 def tensor_lines(tensors: "Iterable[TensorReport]") -> Iterator[str]:

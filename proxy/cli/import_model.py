@@ -1,45 +1,54 @@
 """`tandem import`: convert an Ollama model or a GGUF file for MLX."""
 
-import argparse
 from collections.abc import Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Annotated
 
-from proxy.cli.command import Commands
-from proxy.cli.conversion import prompt_lines, run_conversion, tensor_lines
-from proxy.config import Config
+import typer
+
+from proxy.cli.command import AsJson, ConfigFile, print_json, read_settings
+from proxy.cli.conversion import conversion, prompt_lines, tensor_lines
+from proxy.cli.progress import progress_bar
 
 if TYPE_CHECKING:
     from adapters.conversion.import_model import Imported
 
 
-def add(commands: Commands) -> None:
-    parser = commands.add("import", import_, "convert an Ollama model for MLX")
-    parser.add_argument(
-        "source", help="an Ollama model, or the path of a GGUF file", metavar="MODEL"
-    )
-    parser.add_argument(
-        "--to", type=Path, metavar="FOLDER", help="default: a folder where Tandem finds it"
-    )
+def import_model(
+    source: Annotated[
+        str, typer.Argument(metavar="MODEL", help="An Ollama model, or the path of a GGUF file.")
+    ],
+    to: Annotated[
+        Path | None,
+        typer.Option(
+            metavar="FOLDER", help="By default a folder where Tandem finds it.", show_default=False
+        ),
+    ] = None,
+    config: ConfigFile = None,
+    as_json: AsJson = False,
+) -> None:
+    """Convert an Ollama model, or a GGUF file, for MLX, and print a report.
 
+    Raises:
+        CommandError: as `conversion`.
+    """
+    settings = read_settings(config)
+    import msgspec
 
-def import_(config: Config, args: argparse.Namespace) -> int:
-    """Convert the model and print a report. Returns the exit status of `run_conversion`."""
-    interrupted = "interrupted; the partial conversion was removed"
-    return run_conversion(args.source, interrupted, lambda: _import(config, args.source, args.to))
-
-
-def _import(config: Config, named: str, to: Path | None) -> None:
     from adapters.config import MLXConfig, OllamaConfig
-    from adapters.conversion.import_model import default_target, find_source, import_model
-    from adapters.gguf.conversion import Bar
+    from adapters.conversion.import_model import default_target, find_source
+    from adapters.conversion.import_model import import_model as convert
 
-    mlx = config.of_kind(MLXConfig) or MLXConfig()
-    ollama = config.of_kind(OllamaConfig)
-    source = find_source(named, ollama)
-    bar = Bar(f"Converting {source.name} for MLX")
-    for line in _lines(import_model(source, to or default_target(source, mlx), ollama, bar)):
-        print(line)
+    mlx = settings.of_kind(MLXConfig) or MLXConfig()
+    ollama = settings.of_kind(OllamaConfig)
+    with conversion(source, "interrupted; the partial conversion was removed"):
+        stored = find_source(source, ollama)
+        with progress_bar(f"Converting {stored.name} for MLX") as bar:
+            imported = convert(stored, to or default_target(stored, mlx), ollama, bar)
+    if as_json:
+        print_json(msgspec.to_builtins(imported, enc_hook=str))
+    else:
+        print("\n".join(_lines(imported)))
 
 
 def _lines(imported: "Imported") -> Iterator[str]:

@@ -1,16 +1,23 @@
-"""`tandem models`: list the models of all backends, without a server."""
+"""`tandem models` and `tandem show`: the models of all backends, and one of them in detail."""
 
-import argparse
 import asyncio
 import sys
-from collections.abc import Iterable, Iterator
-from typing import TYPE_CHECKING
+from collections.abc import Iterator
+from typing import Annotated, Any
 
-from proxy.cli.command import Commands
+import typer
+
+from proxy.cli.command import (
+    AsJson,
+    ConfigFile,
+    Url,
+    print_json,
+    print_table,
+    read_settings,
+    to_size,
+)
+from proxy.cli.names import ModelName
 from proxy.config import Config
-
-if TYPE_CHECKING:
-    from proxy.models.registry import Deployment, RegisteredModel, Registry
 
 _LISTING_SECONDS = 2.0
 """Time that a backend has to list its models."""
@@ -25,64 +32,121 @@ _COLUMNS = (
     "LOADED",
 )
 _UNKNOWN = "-"
+_SHOWN_FACTS = 30
+_LONGEST = 100
+"""Characters of a value that `tandem show` prints in a line."""
+
+Listing = tuple[list[dict[str, Any]], list[str]]
+"""Cards as GET /v1/models has them, and sentences on what is missing."""
 
 
-def add(commands: Commands) -> None:
-    parser = commands.add("models", models, "list the models of all backends")
-    parser.add_argument("--json", action="store_true", help="as GET /v1/models does")
+def models(config: ConfigFile = None, as_json: AsJson = False, url: Url = None) -> None:
+    """List the models of all backends; from a running server, or without one."""
+    from proxy.cli.running_server import find_server
+
+    settings = read_settings(config)
+    server = find_server(settings, url)
+    if server is None:
+        cards, remarks = asyncio.run(_list_here(settings))
+    else:
+        cards = server.get("/v1/models")["data"]
+        remarks = [*_remarks(server.get("/api/models"), server.get("/health"))]
+    if as_json:
+        print_json({"object": "list", "data": cards})
+    else:
+        # A card for each name: those of one model have the same root.
+        firsts = [card for card in cards if card["id"] == card["root"]]
+        print_table(_COLUMNS, [row for card in firsts for row in _rows(card)])
+    for remark in remarks:
+        print(f"tandem: {remark}", file=sys.stderr)
+    if not cards and not remarks:
+        print("tandem: there are no models; `tandem pull llama3.2:1b` gets one.", file=sys.stderr)
 
 
-def models(config: Config, args: argparse.Namespace) -> int:
-    return asyncio.run(_print_models(config, args.json))
+async def _list_here(config: Config) -> Listing:
+    import msgspec
 
-
-async def _print_models(config: Config, as_json: bool) -> int:
+    from proxy.endpoints.openai.models import to_list
     from proxy.models.registry import Registry
 
     registry = Registry(config.models, config.server.refresh)
     async with registry.open(config.backend_configs()):
         await registry.refresh(_LISTING_SECONDS)
-        print(_as_json(registry) if as_json else "\n".join(_table(registry.entries())))
+        remarks: list[str] = []
         for name, listed in registry.backends.items():
-            if not listed.reached:
-                detail = (await listed.backend.health()).detail
-                print(f"tandem: {name} does not respond. {detail or ''}".rstrip(), file=sys.stderr)
-            for model, reason in sorted(listed.unusable().items()):
-                print(f"tandem: {name}: '{model}' cannot be used: {reason}.", file=sys.stderr)
-    return 0
+            detail = None if listed.reached else (await listed.backend.health()).detail
+            remarks += _remarks_on(name, bool(listed.reached), detail, listed.unusable())
+        return msgspec.to_builtins(to_list(registry.entries()))["data"], remarks
 
 
-def _as_json(registry: "Registry") -> str:
-    import msgspec
-
-    from proxy.endpoints.openai.models import to_list
-
-    return msgspec.json.format(msgspec.json.encode(to_list(registry.entries()))).decode()
+def _remarks(listings: dict[str, Any], health: dict[str, Any]) -> Iterator[str]:
+    for name, listed in listings["backends"].items():
+        detail = health["backends"].get(name, {}).get("detail")
+        yield from _remarks_on(name, listed["reached"] is not False, detail, listed["unusable"])
 
 
-def _table(entries: "Iterable[RegisteredModel]") -> Iterator[str]:
-    """A line for each deployment, in columns."""
-    rows = [_COLUMNS, *(row for entry in entries for row in _rows(entry))]
-    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
-    for row in rows:
-        cells = (cell.ljust(width) for cell, width in zip(row, widths, strict=True))
-        yield "  ".join(cells).rstrip()
+def _remarks_on(
+    name: str, is_reached: bool, detail: str | None, unusable: dict[str, str]
+) -> Iterator[str]:
+    if not is_reached:
+        yield f"{name} does not respond. {detail or ''}".rstrip()
+    for model, reason in sorted(unusable.items()):
+        yield f"{name}: '{model}' cannot be used: {reason}."
 
 
-def _rows(entry: "RegisteredModel") -> Iterator[tuple[str, ...]]:
-    for index, deployment in enumerate(entry.deployments):
-        yield ("" if index else entry.id, deployment.backend, deployment.name, *_facts(deployment))
+def _rows(card: dict[str, Any]) -> Iterator[tuple[str, ...]]:
+    for index, there in enumerate(card["backends"]):
+        yield (
+            "" if index else card["id"],
+            there["backend"],
+            there["name"],
+            there["quantization"] or _UNKNOWN,
+            to_size(there["size_bytes"]),
+            str(there["context_length"] or _UNKNOWN),
+            ",".join(there["capabilities"]) or _UNKNOWN,
+            {True: "yes", False: "no", None: _UNKNOWN}[there["loaded"]],
+        )
 
 
-def _facts(deployment: "Deployment") -> tuple[str, ...]:
-    model = deployment.model
-    if model is None:
-        return (_UNKNOWN,) * 5
-    size = f"{model.size_bytes / 1e9:.2f} GB" if model.size_bytes is not None else _UNKNOWN
-    return (
-        model.quantization or _UNKNOWN,
-        size,
-        str(model.context_length or _UNKNOWN),
-        ",".join(sorted(model.capabilities)) or _UNKNOWN,
-        {True: "yes", False: "no", None: _UNKNOWN}[model.loaded],
-    )
+def show(
+    model: ModelName,
+    verbose: Annotated[bool, typer.Option("--verbose", help="With all facts and tensors.")] = False,
+    config: ConfigFile = None,
+    as_json: AsJson = False,
+    url: Url = None,
+) -> None:
+    """Show one model: its backends, context, capabilities, template and facts."""
+    from urllib.parse import quote
+
+    from proxy.cli.running_server import any_server
+
+    with any_server(read_settings(config), url, config) as server:
+        card = server.get(f"/v1/models/{quote(model)}")
+        details = server.post("/api/show", {"model": model, "verbose": verbose})
+    if as_json:
+        print_json({"card": card, "details": details})
+        return
+    print_table(_COLUMNS, list(_rows(card)))
+    for title, value in _parts(card, details):
+        print(f"\n{title}\n  " + value.strip().replace("\n", "\n  "))
+    facts = [(k, _short(v)) for k, v in details["model_info"].items()]
+    print("\nFacts")
+    print_table(("", ""), facts if verbose else facts[:_SHOWN_FACTS])
+    if len(facts) > _SHOWN_FACTS and not verbose:
+        print(f"… and {len(facts) - _SHOWN_FACTS} more with --verbose")
+
+
+def _parts(card: dict[str, Any], details: dict[str, Any]) -> Iterator[tuple[str, str]]:
+    if len(card["names"]) > 1:
+        yield "Names", ", ".join(card["names"])
+    for there in card["backends"]:
+        if there["notes"]:
+            yield f"Notes on {there['backend']}", "\n".join(there["notes"])
+    for key in ("parameters", "system", "template"):
+        if details.get(key):
+            yield key.capitalize(), str(details[key])
+
+
+def _short(value: object) -> str:
+    text = str(value)
+    return text if len(text) <= _LONGEST else f"{text[:_LONGEST]}…"

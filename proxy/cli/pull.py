@@ -1,57 +1,75 @@
-"""`tandem pull`: download a model through its backend."""
+"""`tandem pull` and `tandem rm`: download a model through its backend, and delete one."""
 
-import argparse
 import asyncio
 import sys
-from contextlib import aclosing
-from typing import TYPE_CHECKING
+from collections.abc import Iterator
+from contextlib import ExitStack, aclosing
+from typing import Annotated, Any
 
-from proxy.cli.command import Commands, fail
+import typer
+
+from proxy.cli.command import (
+    AsJson,
+    CommandError,
+    ConfigFile,
+    Url,
+    print_json,
+    read_settings,
+    to_size,
+)
+from proxy.cli.names import ModelName
+from proxy.cli.progress import Advance, progress_bar
 from proxy.config import Config
 
-if TYPE_CHECKING:
-    from adapters.backend import Progress
-
 _DEFAULT_KIND = "ollama"
+_HELP = "Such as llama3.2:3b or mlx-community/Qwen3-4B-4bit."
+_SUCCESS = "success"
 
 
-def add(commands: Commands) -> None:
-    parser = commands.add(
-        "pull", pull, "download a model through Ollama, or from the Hugging Face hub for MLX"
-    )
-    parser.add_argument(
-        "model", metavar="MODEL", help="such as llama3.2:3b or mlx-community/Qwen3-4B-4bit"
-    )
+def pull(
+    model: Annotated[str, typer.Argument(metavar="MODEL", help=_HELP)],
+    config: ConfigFile = None,
+    as_json: AsJson = False,
+    url: Url = None,
+) -> None:
+    """Download a model through Ollama, or from the Hugging Face hub for MLX.
 
-
-def pull(config: Config, args: argparse.Namespace) -> int:
-    """Download the model and show the progress.
-
-    Returns 0, 1 if the model cannot be downloaded, 130 if the user interrupted.
+    Raises:
+        CommandError: 1: the model cannot be downloaded; 130: the user interrupted.
     """
     from adapters.errors import BackendError
+    from proxy.cli.running_server import find_server
 
+    settings = read_settings(config)
+    server = find_server(settings, url)
     try:
-        return asyncio.run(_pull(config, args.model))
+        if server is None:
+            name = asyncio.run(_pull_here(settings, model))
+        else:
+            name = model
+            _show(server.lines("/api/pull", {"model": model}))
     except BackendError as exc:
-        return fail(1, f"{args.model}: {exc.message}")
-    except KeyboardInterrupt:
-        return fail(130, f"interrupted; `tandem pull {args.model}` continues the download")
+        raise CommandError(f"{model}: {exc.message}") from exc
+    except KeyboardInterrupt as exc:
+        message = f"interrupted; `tandem pull {model}` continues the download"
+        raise CommandError(message, 130) from exc
+    if as_json:
+        print_json({"model": name, "status": _SUCCESS})
+    print(f"{name} is downloaded", file=sys.stderr)
 
 
-async def _pull(config: Config, name: str) -> int:
+async def _pull_here(config: Config, name: str) -> str:
     from adapters import open_backend
 
     kind, model = _owner(name, config)
     settings = config.enabled().get(kind)
     if settings is None:
-        return fail(1, f"{name}: the {kind} backend is disabled in the config")
-    progress_display = _ProgressDisplay()
-    async with open_backend(settings) as backend, aclosing(backend.pull(model)) as steps:
-        async for progress in steps:
-            progress_display(progress)
-    print(f"{model} is downloaded", file=sys.stderr)
-    return 0
+        raise CommandError(f"{name}: the {kind} backend is disabled in the config")
+    with ProgressDisplay() as display:
+        async with open_backend(settings) as backend, aclosing(backend.pull(model)) as steps:
+            async for step in steps:
+                display(step.status, step.completed, step.total)
+    return model
 
 
 def _owner(name: str, config: Config) -> tuple[str, str]:
@@ -70,19 +88,62 @@ def _owner(name: str, config: Config) -> tuple[str, str]:
     return to_source(name, namings) or (_DEFAULT_KIND, name)
 
 
-class _ProgressDisplay:
-    """Prints a line for each step and a bar for each file on stderr."""
+def _show(steps: Iterator[dict[str, Any]]) -> None:
+    with ProgressDisplay() as display:
+        for step in steps:
+            display(step["status"], step.get("completed"), step.get("total"))
+
+
+class ProgressDisplay(ExitStack):
+    """Shows a line for each step and a bar for each file on stderr."""
 
     def __init__(self) -> None:
+        super().__init__()
         self._status = ""
+        self._bar: Advance | None = None
 
-    def __call__(self, progress: "Progress") -> None:
-        from adapters.gguf.conversion import Bar
+    def __call__(self, status: str, completed: int | None, total: int | None) -> None:
+        if status != self._status:
+            self._status = status
+            self.close()
+            self._bar = self.enter_context(progress_bar(status)) if total is not None else None
+            if self._bar is None and status != _SUCCESS:
+                print(status, file=sys.stderr)
+        if self._bar is not None and total is not None:
+            self._bar(completed or 0, total)
 
-        if progress.status != self._status:
-            self._status = progress.status
-            self._bar = None if progress.total is None else Bar(progress.status)
-            if self._bar is None:
-                print(progress.status, file=sys.stderr)
-        if self._bar is not None and progress.total is not None:
-            self._bar(progress.completed or 0, progress.total)
+
+def rm(
+    model: ModelName,
+    yes: Annotated[bool, typer.Option("--yes", "-y", help="Do not ask.")] = False,
+    config: ConfigFile = None,
+    as_json: AsJson = False,
+    url: Url = None,
+) -> None:
+    """Delete the files of a model, on every backend that has it by this name."""
+    from urllib.parse import quote
+
+    from proxy.cli.running_server import any_server
+
+    with any_server(read_settings(config), url, config) as server:
+        card = server.get(f"/v1/models/{quote(model)}")
+        backends = " and ".join(there["backend"] for there in card["backends"])
+        if not yes:
+            _confirm(f"Delete '{model}' ({to_size(card['size_bytes'])}) from {backends}?")
+        server.delete("/api/delete", {"model": model})
+    if as_json:
+        print_json({"model": model, "status": "deleted"})
+    else:
+        print(f"{model} is deleted", file=sys.stderr)
+
+
+def _confirm(question: str) -> None:
+    """Ask on a terminal.
+
+    Raises:
+        CommandError: the answer is no, or there is no terminal.
+    """
+    if not sys.stdin.isatty():
+        raise CommandError("Nothing was deleted: confirm with --yes.")
+    if not typer.confirm(question):
+        raise CommandError("Nothing was deleted.")

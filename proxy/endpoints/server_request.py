@@ -36,6 +36,7 @@ from proxy.memory.budget import SharedBudget
 from proxy.models.registry import RegisteredModel, Registry
 from proxy.openapi import Document
 from proxy.record import Record
+from proxy.reload import LiveConfig
 from proxy.routing.measurements import Measurements
 from proxy.routing.override import to_override
 from proxy.routing.router import Router
@@ -58,7 +59,8 @@ _LARGE_BODY = 65_536
 class ServerParts(Parts, frozen=True, kw_only=True):
     """The parts of the server that handlers use."""
 
-    config: Config
+    live: LiveConfig
+    """The configuration, which can be reloaded."""
     archive: Archive
     grace: ShutdownGrace
     document: Document
@@ -96,7 +98,11 @@ class ServerRequest(Request[Any, Any, Any]):
 
     @property
     def config(self) -> Config:
-        return self._parts.config
+        return self._parts.live.current
+
+    @property
+    def live(self) -> LiveConfig:
+        return self._parts.live
 
     @property
     def registry(self) -> Registry:

@@ -102,8 +102,9 @@ class Dispatch:
         `explain_absence`: the reason why a path of an API that is served in part has no route.
         """
         self._app = app.asgi_handler
-        self._config = config
-        self._access = access
+        self.access = access
+        self.config = config
+        """The keys and the settings of the gates, which a reload replaces."""
         self._request_class = request_class
         self._readers = tuple(readers)
         self._errors_by_header = errors_by_header
@@ -132,7 +133,7 @@ class Dispatch:
             _note_trace(record, fields, is_traced=self._is_traced)
         route = self._routes.get(path) or self._with_parameter(path)
         errors = state["errors"] = route.errors or self._errors_by(fields)
-        others = [*to_cors_headers(fields, self._config.page_origins)]
+        others = [*to_cors_headers(fields, self.config.page_origins)]
         if errors.id_header is not None:
             others.append((errors.id_header.encode(), record.request_id.encode()))
         send = with_headers(send, record, others)
@@ -186,11 +187,11 @@ class Dispatch:
             UnauthorizedError: the route needs a key, and the request has none.
             RateLimitError: the key has sent enough requests.
         """
-        if (refusal := refuse_source(fields, self._config)) is not None:
+        if (refusal := refuse_source(fields, self.config)) is not None:
             raise refusal
         if not is_public and not is_preflight(fields, method):
-            refused = is_page_refused(fields, self._config)
-            record.grant = self._access.admit(fields, is_page_refused=refused)
+            refused = is_page_refused(fields, self.config)
+            record.grant = self.access.admit(fields, is_page_refused=refused)
             record.grant.limits.take_request()
 
     async def _open_socket(self, scope: WebSocketScope, receive: Receive, send: Send) -> None:
@@ -201,7 +202,7 @@ class Dispatch:
         record.agent = fields.get("user-agent", "")
         record.address = scope["client"][0] if scope["client"] else ""
         errors = state["errors"] = self._errors_by(fields)
-        cors = to_cors_headers(fields, self._config.allowed_origins)
+        cors = to_cors_headers(fields, self.config.allowed_origins)
         try:
             try:
                 self._admit(fields, "GET", record)

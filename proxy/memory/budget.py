@@ -55,6 +55,11 @@ class SharedBudget:
         self._needed: dict[Key, Footprint] = {}
         """The memory each model needed for its last load, or needs according to its files."""
 
+    def pin(self, pinned: frozenset[Key]) -> None:
+        """Take these pins of the config from now on; those that were changed since stay changed."""
+        self._pinned = pinned
+        self._latest = replace(self._latest, pinned=self._pinned_now)
+
     def set_pinned(self, keys: Iterable[Key], *, pinned: bool) -> None:
         """Pin the model with these spellings of its name, or not, until the server ends."""
         self._chosen |= dict.fromkeys(keys, pinned)

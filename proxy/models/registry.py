@@ -159,14 +159,19 @@ class BackendModels:
 class Registry:
     def __init__(self, aliases: Mapping[str, ModelConfig], period: float) -> None:
         """`period`: seconds between two listings of a backend."""
-        self._aliases = aliases
-        self._declared = DeclaredCounterparts(config.names for config in aliases.values())
         self._period = period
         self._warned: set[str] = set()
         self._resolved: dict[tuple[str, frozenset[str]], RegisteredModel] = {}
         """Names and the backends they were looked up on -> the result, until the next listing."""
+        self.rename(aliases)
         self.backends: dict[str, BackendModels] = {}
         """All backends by name, in order of preference."""
+
+    def rename(self, aliases: Mapping[str, ModelConfig]) -> None:
+        """Use these aliases from now on."""
+        self._aliases = aliases
+        self._declared = DeclaredCounterparts(config.names for config in aliases.values())
+        self._resolved.clear()
 
     @asynccontextmanager
     async def open(

@@ -63,7 +63,8 @@ class Router:
         self._pulls = pulls
         self._lookup = ModelLookup(registry, pulls)
         self._measurements = measurements
-        self._patience = patience
+        self.patience = patience
+        """Seconds that a backend has to begin, if another could answer as well."""
         self.fallbacks = Fallbacks()
         self._estimates = Estimates()
         self._decider = Decider(
@@ -100,7 +101,7 @@ class Router:
         first, *others = self._routes(decision)
         run = _Run(request, requirements, sink, record)
         try:
-            patience = self._patience if others and not decision.order[1].away else None
+            patience = self.patience if others and not decision.order[1].away else None
             await self._attempt(run, first, patience=patience)
             return
         except BackendError as error:

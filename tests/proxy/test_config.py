@@ -355,3 +355,68 @@ def test_state_folder_depends_on_the_system(
     assert state_folder(Config(), environ) == tmp_path / folder
     own = Config(server=ServerConfig(state_folder="~/mine"))
     assert state_folder(own, environ) == tmp_path / "mine"
+
+
+BROKEN = """\
+# A comment.
+server:
+  port: eighty
+  prot: 1
+  images:
+    max_pixels: none
+models:
+  llama3.2:3b:
+    ollama: 7
+backends:
+  box: {kind: ollama,
+    hots: x}
+"""
+
+
+def test_every_problem_of_a_file_has_its_line_and_key(tmp_path: Path):
+    path = write(tmp_path, BROKEN)
+    with pytest.raises(ConfigError) as caught:
+        load_config(path)
+    assert str(caught.value).splitlines() == [
+        f"{path}: line 3: $.server.port: Expected `int`, got `str`",
+        f"{path}: line 4: $.server: Object contains unknown field `prot`; did you mean `port`?",
+        f"{path}: line 6: $.server.images.max_pixels: Expected `int`, got `str`",
+        f"{path}: line 12: $.backends.box: Object contains unknown field `hots`; did you mean "
+        "`hosts`?",
+        f"{path}: line 9: $.models.llama3.2:3b.ollama: Expected `str`, got `int`",
+    ]
+
+
+def test_problem_between_two_settings_has_the_line_of_what_both_are_in(tmp_path: Path):
+    text = "backends:\n  ollama:\n    host: a\n    hosts: [b]\n"
+    with pytest.raises(ConfigError, match=r"line 2: \$\.backends\.ollama: Set `host` or `hosts`"):
+        load_config(write(tmp_path, text))
+
+
+def test_variables_override_the_file(tmp_path: Path):
+    path = write(tmp_path, "server: {port: 1, host: a, strict_fields: true}")
+    environ = {
+        "TANDEM_HOST": "0.0.0.0",
+        "TANDEM_PORT": "8250",
+        "TANDEM_ALLOWED_HOSTS": "tandem.lan, box",
+        "TANDEM_MEMORY_BYTES": "1000",
+        "TANDEM_LOG_FORMAT": "json",
+        "TANDEM_STATE_FOLDER": "",
+    }
+    assert load_config(path, environ).server == ServerConfig(
+        host="0.0.0.0",
+        port=8250,
+        allowed_hosts=("tandem.lan", "box"),
+        memory_bytes=1000,
+        log_format="json",
+        strict_fields=True,
+    )
+
+
+def test_every_wrong_variable_is_named():
+    with pytest.raises(ConfigError) as caught:
+        load_config(None, {"TANDEM_PORT": "eighty", "TANDEM_LOG_FORMAT": "xml"})
+    assert str(caught.value).splitlines() == [
+        "$TANDEM_PORT: Expected `int`, got `str`",
+        "$TANDEM_LOG_FORMAT: Invalid enum value 'xml'",
+    ]

@@ -36,6 +36,7 @@ class Plan(Struct, frozen=True):
     rounds: int
     max_tokens: int
     newcomers: int
+    clients: tuple[int, ...] = CLIENTS
 
 
 class Outcome(Struct, frozen=True):
@@ -64,11 +65,29 @@ async def bench_engine(plan: Plan) -> None:
             peer, peer_target = await stack.enter_async_context(_mlx_lm_server(folder, log))
             tandem, target = await stack.enter_async_context(_tandem(folder, log))
             contestants = {"bare BatchGenerator": bare, "mlx_lm.server": peer, "Tandem": tandem}
-            await _warm_up(contestants)
+            await _warm_up(contestants, plan)
             print_rows(await _rounds(contestants, plan))
             if plan.newcomers:
                 servers = {"mlx_lm.server": peer_target, "Tandem": target}
                 print_newcomers(await _newcomers(servers, plan))
+
+
+async def compare_with_bare(plan: Plan) -> list[Row]:
+    """Measure the bare generator and Tandem, without `mlx_lm.server`.
+
+    Raises:
+        RuntimeError: as `bench_engine`.
+    """
+    with tempfile.TemporaryDirectory(prefix="tandem-bench-") as scratch:
+        folder = Path(scratch) / "models" / "baseline"
+        await _prepare(plan, folder)
+        async with AsyncExitStack() as stack:
+            log = stack.enter_context((Path(scratch) / "log").open("wb"))
+            bare = await stack.enter_async_context(_bare(folder, log))
+            tandem, _ = await stack.enter_async_context(_tandem(folder, log))
+            contestants = {"bare BatchGenerator": bare, "Tandem": tandem}
+            await _warm_up(contestants, plan)
+            return await _rounds(contestants, plan)
 
 
 async def _prepare(plan: Plan, folder: Path) -> None:
@@ -80,16 +99,16 @@ async def _prepare(plan: Plan, folder: Path) -> None:
         raise RuntimeError(f"'{plan.model}' cannot be prepared for the benchmark")
 
 
-async def _warm_up(contestants: dict[str, Contestant]) -> None:
+async def _warm_up(contestants: dict[str, Contestant], plan: Plan) -> None:
     """Load the model, and compile its kernels for each batch size."""
     for run in contestants.values():
-        for clients in CLIENTS:
+        for clients in plan.clients:
             await run(_questions("warm-up", clients, 4))
 
 
 async def _rounds(contestants: dict[str, Contestant], plan: Plan) -> list[Row]:
     rows: list[Row] = []
-    for clients in CLIENTS:
+    for clients in plan.clients:
         outcomes: dict[str, list[Outcome]] = {name: [] for name in contestants}
         for number in range(plan.rounds):
             # The first position rotates: after a pause the machine may be cooler and faster.

@@ -1,9 +1,10 @@
-"""`/api/mlx/load` and `/api/mlx/unload`."""
+"""Load and unload models: `/api/models/{id}/load` on any backend, `/api/mlx/load` on MLX."""
 
 from typing import Annotated, Literal, TypeVar
 
 import msgspec
 from litestar import post
+from litestar.exceptions import MethodNotAllowedException
 from litestar.params import FromPath
 from litestar.response.base import ASGIResponse
 from msgspec import Meta, Struct
@@ -61,36 +62,62 @@ _UNLOAD = Operation(
     may_be_empty=True,
     answers=(Residence,),
 )
+_LOAD_OR_UNLOAD = Operation(
+    summary="Load a model on the backend that a plain chat would use, or unload it everywhere",
+    asks=(LoadRequest,),
+    may_be_empty=True,
+    answers=(Residence,),
+    events=(Progress,),
+    media_type=NDJSON.media_type,
+    may_force=True,
+    endings=("/load", "/unload"),
+)
+
+
+@post("/api/models/{model:path}", status_code=200, operation=_LOAD_OR_UNLOAD, access="admin")
+async def load_or_unload_model(model: FromPath[str], request: ServerRequest) -> ASGIResponse:
+    """Handle `/api/models/{id}/load` and `/unload`; Litestar takes no part of a path behind an id
+    with slashes."""
+    name, _, action = model.removeprefix("/").rpartition("/")
+    match action:
+        case "load" if name:
+            return await _load(request, request.forced(name), name)
+        case "unload" if name:
+            return await _unload(request, request.forced(name), name)
+        case _:
+            raise MethodNotAllowedException(headers={"allow": "GET, HEAD, OPTIONS"})
 
 
 @post("/api/mlx/load/{model:path}", status_code=200, operation=_LOAD, access="admin")
 async def load_mlx_model(model: FromPath[str], request: ServerRequest) -> ASGIResponse:
-    require_mlx(request)
-    body = await _read_optional(request, LoadRequest)
-    keep_alive = to_keep_alive(body.keep_alive, body.ttl)
     name = model.removeprefix("/")
-    if body.stream:
-        return await _load_in_steps(request, _forced(request, name), keep_alive)
-    route = await model_loading.load(request, _forced(request, name), keep_alive)
-    nbytes = await request.memory.footprint(route.backend_name, route.name)
-    return JSONResponse(_to_residence(name, route, "loaded", nbytes))
+    return await _load(request, request.forced(name, require_mlx(request)), name)
 
 
 @post("/api/mlx/unload/{model:path}", status_code=200, operation=_UNLOAD, access="admin")
 async def unload_mlx_model(model: FromPath[str], request: ServerRequest) -> ASGIResponse:
-    require_mlx(request)
-    await _read_optional(request, UnloadRequest)
     name = model.removeprefix("/")
-    route = await model_loading.unload(request, _forced(request, name))
+    return await _unload(request, request.forced(name, require_mlx(request)), name)
+
+
+async def _load(request: ServerRequest, forced: str, name: str) -> ASGIResponse:
+    body = await _read_optional(request, LoadRequest)
+    keep_alive = to_keep_alive(body.keep_alive, body.ttl)
+    if body.stream:
+        return await _load_in_steps(request, forced, keep_alive)
+    route = await model_loading.load(request, forced, keep_alive)
+    nbytes = await request.memory.footprint(route.backend_name, route.name)
+    return JSONResponse(_to_residence(name, route, "loaded", nbytes))
+
+
+async def _unload(request: ServerRequest, forced: str, name: str) -> ASGIResponse:
+    await _read_optional(request, UnloadRequest)
+    route = await model_loading.unload(request, forced)
     return JSONResponse(_to_residence(name, route, "unloaded", 0))
 
 
 async def _read_optional(request: ServerRequest, kind: type[S]) -> S:
     return request.decode(await request.read_body() or b"{}", kind)
-
-
-def _forced(request: ServerRequest, name: str) -> str:
-    return request.forced(name, require_mlx(request))
 
 
 def _to_residence(

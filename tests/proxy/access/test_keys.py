@@ -24,6 +24,8 @@ BEARER = {"authorization": f"Bearer {USE}"}
 ADMINISTERS = {"authorization": f"Bearer {ADMIN}"}
 PUBLIC = {("GET", "/"), ("GET", "/livez"), ("GET", "/page/{edition}/{file}")}
 ADMINISTRATION = {
+    ("POST", "/api/config/reload"),
+    ("POST", "/api/models/{model}"),
     ("POST", "/api/pull"),
     ("DELETE", "/api/delete"),
     ("POST", "/api/copy"),

@@ -1,6 +1,7 @@
 """`tandem pull` as a process, against a fake Ollama."""
 
 import asyncio
+import os
 import signal
 from collections.abc import Iterator
 from pathlib import Path
@@ -28,8 +29,10 @@ async def start(
     folder: Path, standin: StandIn, model: str, mlx: str = "mlx: null,"
 ) -> asyncio.subprocess.Process:
     config = write(folder, f"backends: {{{mlx} ollama: {{host: '{standin.host}'}}}}")
+    # No server of this machine's user, at the usual port, is meant.
+    own = os.environ | {"TANDEM_PORT": "9"}
     return await asyncio.create_subprocess_exec(
-        *command("pull", model, "--config", str(config)), stderr=asyncio.subprocess.PIPE
+        *command("pull", model, "--config", str(config)), stderr=asyncio.subprocess.PIPE, env=own
     )
 
 

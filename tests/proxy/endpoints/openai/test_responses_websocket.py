@@ -298,8 +298,8 @@ KEY = "a-key-of-a-client-0123456789"
 BEARER = {"Authorization": f"Bearer {KEY}"}
 
 
-def with_key(config: Config, **limits: int) -> Config:
-    keys = (KeyConfig(name="client", key=KEY, **limits),)
+def with_key(config: Config, requests_per_minute: int | None = None) -> Config:
+    keys = (KeyConfig(name="client", key=KEY, requests_per_minute=requests_per_minute),)
     return replace(config, server=replace(config.server, keys=keys))
 
 

@@ -192,3 +192,54 @@ async def test_unknown_field_is_named_or_refused(what: str):
     async with http_client(mlx, config=config) as client:
         response = await client.post(f"/api/mlx/{what}/{NAME}", json={"gpu": 1})
         assert response.json()["error"]["param"] == "gpu"
+
+
+async def test_model_of_either_engine_is_loaded_and_unloaded_by_its_public_name():
+    ollama = Loads(kind="ollama")
+    ollama.steps = []
+    async with client_of(ollama) as client:
+        loaded = await client.post(f"/api/models/{NAME}/load", json={"keep_alive": "5m"})
+        unloaded = await client.post("/api/models/org%2FBig%3A7b/unload")
+    assert loaded.status_code == unloaded.status_code == 200
+    assert loaded.json() == {
+        "model_id": NAME,
+        "backend": "ollama",
+        "name": NAME,
+        "status": "loaded",
+        "memory_bytes": None,
+    }
+    assert loaded.headers["x-tandem-backend"] == "ollama"
+    assert (unloaded.json()["model_id"], unloaded.json()["status"]) == (NAME, "unloaded")
+    assert ollama.told == [("load", NAME, 300.0), ("unload", NAME)]
+
+
+async def test_model_is_loaded_on_the_backend_that_a_header_names():
+    mlx, ollama = Loads(), Loads(kind="ollama")
+    ollama.steps = []
+    async with client_of(mlx, ollama) as client:
+        headers = {"x-tandem-backend": "ollama"}
+        loaded = await client.post(f"/api/models/{NAME}/load", headers=headers)
+    assert loaded.json()["backend"] == "ollama"
+    assert mlx.told == []
+
+
+async def test_progress_of_a_load_by_public_name_is_streamed():
+    async with client_of(Loads()) as client:
+        response = await client.post(f"/api/models/{NAME}/load", json={"stream": True})
+    told = [json.loads(line) for line in response.text.splitlines()]
+    assert [line["status"] for line in told] == ["loading", "loading", "success"]
+
+
+@pytest.mark.parametrize(
+    ("path", "status", "code"),
+    [
+        ("no/such:model/load", 404, "model_not_found"),
+        (f"{NAME}/start", 405, "method_not_allowed"),
+        ("load", 405, "method_not_allowed"),
+    ],
+)
+async def test_other_posts_to_models_are_refused(path: str, status: int, code: str):
+    async with client_of(Loads()) as client:
+        response = await client.post(f"/api/models/{path}", json={})
+    assert response.status_code == status
+    assert response.json()["error"]["code"] == code

@@ -57,6 +57,8 @@ COMMANDS: dict[str, dict[str, Any]] = {
     "/api/delete": {"model": NAME},
     "/api/copy": {"source": NAME, "destination": "m2"},
     "/api/create": {"model": "m3", "from": NAME, "stream": False},
+    "/api/inspector": {"enabled": False},
+    "/api/pin": {"model": NAME},
 }
 DIGEST = "sha256:" + 64 * "0"
 STREAMS = [
@@ -115,7 +117,9 @@ def test_every_route_is_in_it():
         if method != "OPTIONS"
     }
     told = {(path, method) for method, path, _ in operations(to_document(app))}
-    assert told == served
+    # One route of Litestar, which has no parameter with slashes before the end of a path.
+    both = {(f"/api/models/{{model}}/{action}", "post") for action in ("load", "unload")}
+    assert told == served - {("/api/models/{model}", "post")} | both
 
 
 async def filled(client: httpx2.AsyncClient, path: str) -> str:
@@ -135,8 +139,12 @@ async def test_every_operation_answers_as_it_says(document: dict[str, Any], tmp_
     config = Config(server=ServerConfig(state_folder=str(tmp_path)))
     backend = ScriptedBuilder(kind="mlx", models=[Model(name=NAME)])
     backend.files[DIGEST] = b"weights"
-    async with http_client(backend, config=config) as client:
+    async with http_client(backend, config=config, read_config=lambda: config) as client:
         for method, path, operation in operations(document):
+            # Static files, text for Prometheus, a stream without an end, and a request that
+            # has to be recorded first have tests of their own.
+            if path.startswith(("/page/", "/metrics", "/api/events", "/api/requests/")):
+                continue
             url = (await filled(client, path)).replace("{digest}", DIGEST)
             body = (BODIES | COMMANDS | (UPDATES if method == "post" else {})).get(path)
             response = await client.request(method.upper(), url, json=body)

@@ -1,0 +1,195 @@
+"""`tandem chat`: a conversation with a model on the terminal, or one answer for a script."""
+
+import importlib
+import sys
+from collections.abc import Iterator
+from contextlib import suppress
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from proxy.cli.command import (
+    AsJson,
+    CommandError,
+    ConfigFile,
+    Url,
+    print_json,
+    read_settings,
+)
+from proxy.cli.conversation import Conversation
+from proxy.cli.names import complete_model
+
+if TYPE_CHECKING:
+    from rich.console import Console
+
+    from proxy.cli.running_server import RunningServer
+
+_HELP = """\
+/image PATH    add an image to the next message; a path in a message works, too
+/system TEXT   set the system prompt
+/model NAME    go on with another model
+/clear         begin a new conversation
+/bye           leave, as does Ctrl-D; Ctrl-C ends an answer
+\"""           begins and ends a message of several lines"""
+
+
+def chat(
+    model: Annotated[
+        str | None,
+        typer.Argument(
+            metavar="[MODEL]", help="By default the first.", autocompletion=complete_model
+        ),
+    ] = None,
+    prompt: Annotated[
+        str | None, typer.Argument(metavar="[PROMPT]", help="Print one answer, and end.")
+    ] = None,
+    image: Annotated[list[Path] | None, typer.Option(help="Path of an image.")] = None,
+    system: Annotated[str | None, typer.Option(help="System prompt.")] = None,
+    temperature: Annotated[float | None, typer.Option(help="0: always the likeliest.")] = None,
+    max_tokens: Annotated[int | None, typer.Option(min=1, help="Tokens of an answer.")] = None,
+    seed: Annotated[int | None, typer.Option(help="Repeats an answer.")] = None,
+    config: ConfigFile = None,
+    as_json: AsJson = False,
+    url: Url = None,
+) -> None:
+    """Talk to a model: with the running server, or with one that is started for it."""
+    from proxy.cli.running_server import any_server
+
+    options = {"temperature": temperature, "max_tokens": max_tokens, "seed": seed}
+    if prompt is None and not sys.stdin.isatty():
+        prompt = sys.stdin.read()
+    with any_server(read_settings(config), url, config) as server:
+        talk = Conversation(model or _first_model(server), system, options)
+        for path in image or ():
+            talk.add_image(path)
+        if prompt is not None:
+            _answer_once(server, talk, prompt, as_json)
+        elif as_json:
+            raise CommandError("--json prints one answer: give a prompt.", 2)
+        else:
+            _Repl(server, talk).run()
+
+
+def _first_model(server: "RunningServer") -> str:
+    for card in server.get("/v1/models")["data"]:
+        if "chat" in card["capabilities"]:
+            return card["id"]
+    raise CommandError("There is no model that chats: `tandem pull llama3.2:1b` gets one.")
+
+
+def _answer_once(server: "RunningServer", talk: Conversation, prompt: str, as_json: bool) -> None:
+    text, thoughts, usage = "", "", None
+    for kind, piece in talk.ask(server, prompt):
+        match kind:
+            case "text":
+                text += piece
+                if not as_json:
+                    print(piece, end="", flush=True)
+            case "thoughts":
+                thoughts += piece
+            case _:
+                usage = piece
+    if as_json:
+        print_json({"model": talk.model, "text": text, "reasoning": thoughts, "usage": usage})
+    else:
+        print()
+
+
+class _Repl:
+    """Reads messages and prints answers until the user leaves."""
+
+    def __init__(self, server: "RunningServer", talk: Conversation) -> None:
+        from rich.console import Console
+
+        self._server = server
+        self._talk = talk
+        self._console = Console()
+
+    def run(self) -> None:
+        with suppress(ImportError):  # Python may be built without it: no history then.
+            importlib.import_module("readline")
+        self._console.print(f"[bold]{self._talk.model}[/bold]. /help lists commands.")
+        for message in _messages():
+            try:
+                self._take(message)
+            except CommandError as exc:
+                self._console.print(f"[red]{exc}[/red]", highlight=False)
+            except KeyboardInterrupt:
+                self._console.print("[dim](ended)[/dim]")
+
+    def _take(self, message: str) -> None:
+        command, _, rest = message.partition(" ")
+        match command:
+            case "/help" | "/?":
+                self._console.print(_HELP, markup=False, highlight=False)
+            case "/image":
+                self._talk.add_image(Path(rest.strip()).expanduser())
+                self._console.print("[dim]The image goes with the next message.[/dim]")
+            case "/system":
+                self._talk.system = rest or None
+            case "/model":
+                self._talk.model = self._server.get(f"/v1/models/{rest.strip()}")["id"]
+            case "/clear":
+                self._talk.clear()
+            case _ if command.startswith("/") and "/" not in command[1:] and "." not in command:
+                raise CommandError(f"There is no command {command}: /help lists them.")
+            case _:
+                self._print(self._talk.ask(self._server, message))
+
+    def _print(self, pieces: "Iterator[tuple[str, Any]]") -> None:
+        """Print thoughts dimmed as they come, and the text as markdown that grows."""
+        from rich.live import Live
+        from rich.markdown import Markdown
+
+        text, usage, thinking = "", None, False
+        with Live(console=self._console, vertical_overflow="visible") as live:
+            for kind, piece in pieces:
+                match kind:
+                    case "thoughts":
+                        thinking = True
+                        live.console.print(piece, style="dim italic", end="", markup=False)
+                    case "text":
+                        if thinking:
+                            thinking = False
+                            live.console.print()
+                        text += piece
+                        live.update(Markdown(text))
+                    case _:
+                        usage = piece
+        _print_usage(self._console, usage)
+
+
+def _print_usage(console: "Console", usage: dict[str, Any] | None) -> None:
+    if usage is not None:
+        counts = f"{usage['prompt_tokens']} + {usage['completion_tokens']} tokens"
+        speed = usage.get("speed")
+        rate = f", {speed:.0f} tokens/s" if speed else ""
+        console.print(f"[dim]{counts}{rate}[/dim]", highlight=False)
+
+
+def _messages() -> Iterator[str]:
+    """Yield what the user types, until the end of input or `/bye`."""
+    while True:
+        try:
+            text = input(">>> ")
+            if text.startswith('"""'):
+                text = _several_lines(text.removeprefix('"""'))
+        except EOFError:
+            print()
+            return
+        except KeyboardInterrupt:
+            print("\n(/bye or Ctrl-D leaves)")
+            continue
+        if text.strip() in ("/bye", "/exit", "/quit"):
+            return
+        if text.strip():
+            yield text.strip()
+
+
+def _several_lines(first: str) -> str:
+    lines = [first]
+    while not lines[-1].endswith('"""'):
+        lines.append(input("... "))
+    lines[-1] = lines[-1].removesuffix('"""')
+    return "\n".join(lines)

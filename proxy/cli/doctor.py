@@ -1,0 +1,67 @@
+"""`tandem doctor`: what works on this machine, what does not, and what to do."""
+
+import asyncio
+import os
+import sys
+from functools import partial
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from proxy.cli.command import AsJson, ConfigFile, print_json
+
+_SELFTEST = "Also prove this machine with a model: parity, seeds, grammar, memory, speed."
+
+
+def doctor(
+    selftest: Annotated[bool, typer.Option("--selftest", help=_SELFTEST)] = False,
+    model: Annotated[
+        str | None, typer.Option(help="The model of the selftest; by default the first.")
+    ] = None,
+    config: ConfigFile = None,
+    as_json: AsJson = False,
+) -> None:
+    """Check this machine on one screen; the exit status is 1 if something does not work."""
+    from proxy.config import state_folder
+    from proxy.doctor import engines, machine
+    from proxy.doctor.report import Check, Checks, to_json, to_lines, to_report
+
+    examined = machine.examine_config(config, os.environ)
+    settings = examined.config
+
+    async def configuration() -> dict[str, Check]:
+        return examined.checks
+
+    groups: list[Checks] = [
+        configuration,
+        machine.check_versions,
+        partial(machine.check_device, settings),
+        partial(machine.check_memory, settings),
+        partial(machine.check_disk, settings),
+        machine.check_proxy_variables,
+        partial(machine.check_port, settings),
+        partial(engines.check_ollama, settings),
+        partial(engines.check_models, settings),
+    ]
+    hidden: dict[str, str] = {}
+    if selftest:
+        from proxy.doctor.selftest import selftests
+
+        file = None if examined.file is None else str(examined.file)
+        groups.append(partial(selftests, settings, file, model))
+        # A report to share has no paths: they contain names of users.
+        folder = str(state_folder(settings, os.environ))
+        hidden = {folder: "STATE", **({file: "config.yaml"} if file else {}), str(Path.home()): "~"}
+    report = asyncio.run(to_report(groups))
+    shown = to_json(report, hidden)
+    if as_json:
+        print_json(shown)
+    else:
+        for line in to_lines(report):
+            for path, name in hidden.items():
+                line = line.replace(path, name)
+            print(line)
+    if report.overall_status == "fail":
+        sys.stdout.flush()
+        raise typer.Exit(1)

@@ -1,0 +1,148 @@
+"""`tandem service install | uninstall | status`: the server at login, by systemd or launchd."""
+
+import os
+import shutil
+import subprocess
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Annotated, NamedTuple
+
+import typer
+
+from proxy.cli.command import AsJson, CommandError, ConfigFile, print_json, read_settings
+from proxy.config import VARIABLES, state_folder
+from proxy.service import (
+    LABEL,
+    UNIT,
+    plist_path,
+    serve_command,
+    to_plist,
+    to_unit,
+    unit_path,
+)
+
+app = typer.Typer(
+    help="Run the server as a service of this user, from login on.", no_args_is_help=True
+)
+_PASSED_ON = ("TANDEM_CONFIG", "OLLAMA_HOST", "HF_HOME", "HF_HUB_CACHE", *VARIABLES)
+"""Variables of the shell that the service gets as well."""
+
+
+class _Manager(NamedTuple):
+    """The program that runs services on this system."""
+
+    name: str
+    file: Path
+    content: bytes
+    start: Sequence[Sequence[str]]
+    stop: Sequence[Sequence[str]]
+    state: Sequence[str]
+
+
+def _manager(config: str | None) -> _Manager:
+    settings = read_settings(config)
+    command = serve_command(config)
+    environment = {name: os.environ[name] for name in _PASSED_ON if os.environ.get(name)}
+    home = Path.home()
+    if sys.platform == "darwin":
+        domain = f"gui/{os.getuid()}"
+        file = plist_path(home)
+        logs = state_folder(settings, os.environ)
+        return _Manager(
+            "launchctl",
+            file,
+            to_plist(command, environment, logs),
+            (("launchctl", "bootstrap", domain, str(file)),),
+            (("launchctl", "bootout", f"{domain}/{LABEL}"),),
+            ("launchctl", "print", f"{domain}/{LABEL}"),
+        )
+    user = ("systemctl", "--user")
+    return _Manager(
+        "systemctl",
+        unit_path(home, os.environ),
+        to_unit(command, environment).encode(),
+        ((*user, "daemon-reload"), (*user, "enable", UNIT), (*user, "restart", UNIT)),
+        ((*user, "disable", "--now", UNIT),),
+        (*user, "is-active", UNIT),
+    )
+
+
+def _run(command: Sequence[str]) -> str | None:
+    """Run a command; returns what it reports on failure, `None` on success."""
+    try:
+        done = subprocess.run(command, capture_output=True, text=True, check=False)  # noqa: S603
+    except OSError as exc:
+        return f"{command[0]}: {exc.strerror}"
+    return None if done.returncode == 0 else (done.stderr or done.stdout).strip() or "failed"
+
+
+@app.command("install")
+def install(
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Print the file only.")] = False,
+    config: ConfigFile = None,
+    as_json: AsJson = False,
+) -> None:
+    """Write the file of the service, and start it."""
+    manager = _manager(config)
+    if dry_run:
+        print(manager.content.decode(), end="")
+        return
+    try:
+        manager.file.parent.mkdir(parents=True, exist_ok=True)
+        manager.file.write_bytes(manager.content)
+    except OSError as exc:
+        raise CommandError(f"{manager.file} cannot be written: {exc.strerror}.") from exc
+    if sys.platform == "darwin":
+        for command in manager.stop:  # An agent that runs is not replaced.
+            _run(command)
+    for command in manager.start:
+        if (reason := _run(command)) is not None:
+            raise CommandError(
+                f"{manager.file} is written, but `{' '.join(command)}` failed: {reason}. Without "
+                f"{manager.name} of this user, start the server with `tandem serve`."
+            )
+    if as_json:
+        print_json({"file": str(manager.file), "installed": True})
+        return
+    print(f"The service runs, and starts at login: {manager.file}")
+    if sys.platform != "darwin":
+        print("To run it without a login: `loginctl enable-linger`.")
+
+
+@app.command("uninstall")
+def uninstall(config: ConfigFile = None, as_json: AsJson = False) -> None:
+    """Stop the service, and remove its file."""
+    manager = _manager(config)
+    if not manager.file.exists():
+        raise CommandError(f"No service is installed: {manager.file} does not exist.")
+    for command in manager.stop:
+        if (reason := _run(command)) is not None:
+            print(f"tandem: `{' '.join(command)}` failed: {reason}", file=sys.stderr)
+    manager.file.unlink()
+    if as_json:
+        print_json({"file": str(manager.file), "installed": False})
+    else:
+        print(f"{manager.file} is removed")
+
+
+@app.command("status")
+def status(config: ConfigFile = None, as_json: AsJson = False) -> None:
+    """Say whether the service is installed and runs; the exit status is 3 if it does not."""
+    from proxy.cli.running_server import find_server
+
+    manager = _manager(config)
+    is_installed = manager.file.exists()
+    runs = is_installed and shutil.which(manager.name) is not None and _run(manager.state) is None
+    server = find_server(read_settings(config))
+    if as_json:
+        url = None if server is None else server.url
+        print_json({"file": str(manager.file), "installed": is_installed, "runs": runs, "url": url})
+    else:
+        print(f"Service: {'installed' if is_installed else 'not installed'} ({manager.file})")
+        print(f"Runs:    {'yes' if runs else 'no'}")
+        print(f"Server:  {server.url if server is not None else 'does not respond'}")
+        if not is_installed:
+            print("`tandem service install` installs it.")
+    if not runs:
+        raise typer.Exit(3)

@@ -1,0 +1,136 @@
+"""Problems of `config.yaml`: each with its file, line and key."""
+
+import difflib
+import re
+from collections.abc import Callable, Iterable
+from pathlib import Path
+from typing import Any, TypeVar
+
+import msgspec
+from msgspec import Struct
+from msgspec.structs import replace
+
+_T = TypeVar("_T")
+_UNKNOWN = re.compile(r"Object contains unknown field `([^`]+)`")
+
+
+class Problem(Struct, frozen=True, kw_only=True):
+    """One thing that is wrong."""
+
+    message: str
+    key: str = ""
+    """A path such as `$.server.port`; empty for the file as a whole."""
+    file: str | None = None
+    line: int | None = None
+
+    def __str__(self) -> str:
+        line = f"line {self.line}" if self.line is not None else None
+        return ": ".join(part for part in (self.file, line, self.key, self.message) if part)
+
+
+class ConfigError(Exception):
+    """The configuration cannot be used; the text names file, line and key of each problem."""
+
+    def __init__(self, *problems: Problem | str) -> None:
+        self.problems = tuple(to_problem(p) if isinstance(p, str) else p for p in problems)
+        super().__init__("\n".join(map(str, self.problems)))
+
+
+class Collector:
+    """Runs steps of decoding, and keeps what is wrong instead of stopping at the first problem."""
+
+    def __init__(self) -> None:
+        self.problems: list[Problem] = []
+
+    def attempt(self, step: Callable[..., _T], *arguments: object) -> _T | None:
+        """Return the result of `step`; `None` where it raises `ValueError`, with the text
+        `KEY: message`."""
+        try:
+            return step(*arguments)
+        except ValueError as exc:
+            self.problems.append(to_problem(exc))
+            return None
+
+    def fields(self, values: dict[str, Any], form: type[_T], key: str) -> _T | None:
+        """Convert `values`, the settings below `key`; every wrong one of them is a problem."""
+        before = len(self.problems)
+        for name, value in values.items():
+            self.attempt(convert, {name: value}, form, key)
+        return None if len(self.problems) > before else self.attempt(convert, values, form, key)
+
+
+def convert(value: object, form: type[_T], key: str, *, strict: bool = True) -> _T:
+    """`value` as a `form`.
+
+    Raises:
+        ValueError: it is not; the text begins with `key`, or a key below it.
+    """
+    try:
+        return msgspec.convert(value, form, strict=strict)
+    except msgspec.ValidationError as exc:
+        where, what = split(exc)
+        raise ValueError(f"{key}{where.removeprefix('$')}: {_suggest(what, form)}") from exc
+
+
+def _suggest(message: str, form: Any) -> str:
+    """Add the known key that an unknown one resembles."""
+    unknown = _UNKNOWN.match(message)
+    known = getattr(form, "__struct_encode_fields__", ())
+    alike = difflib.get_close_matches(unknown[1], known, n=1) if unknown else []
+    return f"{message}; did you mean `{alike[0]}`?" if alike else message
+
+
+def split(exc: Exception | str) -> tuple[str, str]:
+    """The key, empty where the text has none, and the rest of msgspec's text."""
+    text = " ".join(str(exc).split()).replace('in "<byte string>", ', "at ")
+    what, _, where = text.partition(" - at ")
+    return where.strip("`"), what
+
+
+def to_problem(exc: Exception | str) -> Problem:
+    """Read `$.server.port: Expected …`; the key may have colons, as tags of models have."""
+    where, what = split(exc)
+    if not where and what.startswith("$"):
+        where, _, what = what.partition(": ")
+    return Problem(key=where, message=what)
+
+
+def located(problems: Iterable[Problem], path: Path, text: bytes) -> ConfigError:
+    """Complete `problems` with the file and the lines of their keys in `text`."""
+    import yaml  # Most starts have no problem, or no file.
+
+    loader: Any = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
+    try:
+        root: Any = yaml.compose(text, Loader=loader)  # pyright: ignore
+    except (yaml.YAMLError, ValueError):  # The message of the problem has the line then.
+        root = None
+    return ConfigError(
+        *(replace(problem, file=str(path), line=_line(root, problem)) for problem in problems)
+    )
+
+
+def _line(node: Any, problem: Problem) -> int | None:
+    """The line of the key that is wrong, or of the nearest key above it that is in the file."""
+    import yaml
+
+    rest = problem.key.removeprefix("$")
+    if unknown := _UNKNOWN.match(problem.message):
+        rest += f".{unknown[1]}"
+    line: int | None = None
+    while rest and isinstance(node, yaml.MappingNode):
+        # A key may contain dots itself, as `llama3.2`: the longest that fits is meant.
+        fitting = [
+            (str(key.value), key, value)
+            for key, value in node.value
+            if _is_next(str(key.value), rest)
+        ]
+        if not fitting:
+            break
+        name, key, node = max(fitting, key=lambda item: len(item[0]))
+        line = key.start_mark.line + 1
+        rest = rest.removeprefix(".").removeprefix(repr(name)).removeprefix(name)
+    return line
+
+
+def _is_next(name: str, rest: str) -> bool:
+    return any(rest == f".{n}" or rest.startswith((f".{n}.", f".{n}[")) for n in (name, repr(name)))

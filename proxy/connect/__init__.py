@@ -1,0 +1,1 @@
+"""`tandem connect CLIENT`: the settings of clients, and how they are merged into their files."""

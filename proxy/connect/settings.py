@@ -1,0 +1,60 @@
+"""The settings of one client: parts of files, and text for what has no file."""
+
+from pathlib import Path
+from typing import Any, Literal
+
+from msgspec import Struct
+
+Form = Literal["json", "toml", "yaml"]
+MASK = "•••"
+"""Printed in place of a key."""
+
+
+class Server(Struct, frozen=True, kw_only=True):
+    """The server that a client is connected to, and the model it begins with."""
+
+    url: str
+    """The address, without `/v1`."""
+    model: str
+    context: int
+    """Tokens that prompt and answer may have together."""
+    sees: bool = False
+    """True if the model accepts images."""
+    calls: bool = True
+    """True if the model calls tools."""
+    thinks: bool = False
+    key: str | None = None
+    """`None` where the server needs none."""
+
+    @property
+    def base_url(self) -> str:
+        return f"{self.url}/v1"
+
+    @property
+    def key_or_any(self) -> str:
+        """Clients require a key, also where the server does not."""
+        return self.key or "tandem"
+
+    @property
+    def answer_tokens(self) -> int:
+        """The longest answer that leaves most of the context for the prompt."""
+        return max(min(self.context // 4, 32_000), 256)
+
+
+class Part(Struct, frozen=True, kw_only=True):
+    """Settings that a file of the client has to contain, besides its own."""
+
+    path: Path
+    form: Form
+    content: dict[str, Any]
+    is_own: bool = False
+    """True for a file that is Tandem's alone, and replaced as a whole."""
+
+
+class Settings(Struct, frozen=True, kw_only=True):
+    parts: tuple[Part, ...] = ()
+    text: str = ""
+    """Steps by hand, or a program."""
+    language: str = ""
+    """The language of `text`, as in a fence of markdown."""
+    next_step: str = ""

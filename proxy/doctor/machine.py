@@ -1,0 +1,253 @@
+"""Checks of the configuration, the machine, and the port of the server."""
+
+import os
+import shutil
+import socket
+from collections.abc import Mapping
+from pathlib import Path
+
+import httpx
+from msgspec import Struct
+
+from adapters.config import MLXConfig
+from adapters.diagnosis.mlx import Device, find_device
+from proxy.cli.running_server import to_url
+from proxy.cli.version import versions
+from proxy.config import (
+    Config,
+    ConfigError,
+    duplicates,
+    find_config,
+    load_config,
+    state_folder,
+)
+from proxy.doctor.report import Check
+
+_MARK = "x-tandem-backend"
+_GIB = 1024**3
+_LOW_DISK = 5 * _GIB
+_SECONDS = 3.0
+_LOCAL = ("localhost", "127.0.0.1")
+
+
+class Examined(Struct):
+    """The settings as far as they can be read; the defaults where they cannot."""
+
+    config: Config
+    file: Path | None
+    checks: dict[str, Check]
+
+
+def examine_config(option: str | None, environ: Mapping[str, str]) -> Examined:
+    """Read the settings, and report every problem with file, line and key."""
+    path = find_config(option, environ)
+    try:
+        config = load_config(path, environ)
+    except ConfigError as exc:
+        count = len(exc.problems)
+        check = Check(
+            category="configuration",
+            status="fail",
+            summary="; ".join(str(problem) for problem in exc.problems),
+            details={
+                "problems": [
+                    {"file": p.file, "line": p.line, "key": p.key, "message": p.message}
+                    for p in exc.problems
+                ]
+            },
+            remediation=f"Correct {'it' if count == 1 else f'these {count} problems'}; `tandem "
+            "config check` checks again. The checks below use the defaults.",
+        )
+        return Examined(Config(), path, {"config.file": check})
+    summary = f"{path} is valid" if path is not None else "No config.yaml: the defaults are in use"
+    check = Check(category="configuration", status="ok", summary=summary)
+    return Examined(config, path, {"config.file": check, **_backends(config)})
+
+
+def _backends(config: Config) -> dict[str, Check]:
+    enabled = ", ".join(config.enabled())
+    twice = [f"{first} and {other} ({address})" for first, other, address in duplicates(config)]
+    if not enabled:
+        check = Check(
+            category="configuration",
+            status="fail",
+            summary="No backend is switched on",
+            remediation="Switch one on, as in `backends: {ollama: true}`.",
+        )
+    elif twice:
+        check = Check(
+            category="configuration",
+            status="warning",
+            summary=f"Two backends are the same server: {'; '.join(twice)}",
+            remediation="Switch one off, as in `NAME: null`: models and memory count twice.",
+        )
+    else:
+        check = Check(category="configuration", status="ok", summary=f"Backends: {enabled}")
+    return {"config.backends": check}
+
+
+async def check_versions() -> dict[str, Check]:
+    found = versions()
+    text = f"Tandem {found['tandem']}, Python {found['python']}, {found['system']}"
+    check = Check(category="machine", status="ok", summary=text, details=dict(found))
+    return {"machine.versions": check}
+
+
+async def check_device(config: Config) -> dict[str, Check]:
+    """The device of MLX, if MLX is switched on."""
+    if config.of_kind(MLXConfig) is None:
+        check = Check(category="machine", status="ok", summary="MLX is switched off")
+        return {"machine.device": check}
+    device = await find_device()
+    if isinstance(device, str):
+        check = Check(
+            category="machine",
+            status="fail",
+            summary=device,
+            remediation="Install it again, or switch it off with `backends: {mlx: null}`.",
+        )
+    else:
+        check = _describe(device)
+    return {"machine.device": check}
+
+
+def _describe(device: Device) -> Check:
+    speed = "" if device.kind != "CPU" else "; answers are slow without a GPU"
+    summary = f"MLX {device.mlx}, mlx-lm {device.mlx_lm} on {device.kind} ({device.name}){speed}"
+    details = {"kind": device.kind, "name": device.name}
+    return Check(category="machine", status="ok", summary=summary, details=details)
+
+
+async def check_memory(config: Config) -> dict[str, Check]:
+    page = os.sysconf("SC_PAGE_SIZE")
+    total = page * os.sysconf("SC_PHYS_PAGES")
+    budget = config.server.memory_bytes
+    details = {"memoryBytes": total, "budgetBytes": budget}
+    if budget is not None and budget > total:
+        check = Check(
+            category="machine",
+            status="warning",
+            summary=f"The budget of {budget / _GIB:.1f} GiB is more than the machine's memory of "
+            f"{total / _GIB:.1f} GiB",
+            details=details,
+            remediation="Set `server.memory_bytes` to less, or remove it.",
+        )
+    else:
+        limit = f"{budget / _GIB:.1f} GiB" if budget is not None else "the default"
+        text = f"{total / _GIB:.1f} GiB of memory; the budget for models is {limit}"
+        check = Check(category="machine", status="ok", summary=text, details=details)
+    return {"machine.memory": check}
+
+
+async def check_disk(config: Config) -> dict[str, Check]:
+    """Check that the state folder can be written, and the space beside it."""
+    folder = state_folder(config, os.environ)
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        probe = folder / ".doctor"
+        probe.write_text("")
+        probe.unlink()
+    except OSError as exc:
+        check = Check(
+            category="machine",
+            status="fail",
+            summary=f"The state folder {folder} cannot be written: {exc.strerror}",
+            remediation="Set `server.state_folder` to a folder of yours, or correct this one.",
+        )
+        return {"machine.state": check}
+    free = shutil.disk_usage(folder).free
+    is_low = free < _LOW_DISK
+    check = Check(
+        category="machine",
+        status="warning" if is_low else "ok",
+        summary=f"The state folder can be written; {free / _GIB:.0f} GiB are free there",
+        details={"folder": str(folder), "freeBytes": free},
+        remediation="Make room: `tandem models` shows sizes, `tandem rm MODEL` deletes one.",
+    )
+    return {"machine.state": check}
+
+
+async def check_proxy_variables(environ: Mapping[str, str] = os.environ) -> dict[str, Check]:
+    """Clients with a proxy in their environment send requests for this machine there, too."""
+    proxies = [v for v in ("HTTP_PROXY", "http_proxy", "ALL_PROXY", "all_proxy") if environ.get(v)]
+    exempt = environ.get("NO_PROXY") or environ.get("no_proxy") or ""
+    if not proxies or exempt == "*" or any(name in exempt for name in _LOCAL):
+        return {}
+    check = Check(
+        category="machine",
+        status="warning",
+        summary=f"{proxies[0]} is set, and NO_PROXY does not exempt this machine",
+        remediation="Set NO_PROXY=localhost,127.0.0.1: else clients ask the proxy for Tandem.",
+    )
+    return {"machine.proxy": check}
+
+
+async def check_port(config: Config) -> dict[str, Check]:
+    """Check that the port is free or Tandem's, and not taken by another program."""
+    host, port = config.server.host, config.server.port
+    url = to_url(host, port)
+    try:
+        async with httpx.AsyncClient(timeout=_SECONDS, trust_env=False) as client:
+            response = await client.get(f"{url}/health")
+    except httpx.HTTPError as exc:
+        return {"server.port": _without_answer(url, host, port, exc)}
+    return {"server.port": _with_answer(url, response)}
+
+
+def _without_answer(url: str, host: str, port: int, exc: httpx.HTTPError) -> Check:
+    reason = "another program has it"
+    if isinstance(exc, httpx.ConnectError):
+        reason = _bind_problem(host, port)
+    if reason is None:
+        return Check(
+            category="server",
+            status="ok",
+            summary=f"No server runs; {url} is free",
+            remediation="Start it with `tandem serve`.",
+        )
+    return Check(
+        category="server",
+        status="fail",
+        summary=f"Port {port} at {host} cannot be used: {reason}",
+        remediation=f"End that program, or set `server.port`; {_finder(port)} shows it.",
+    )
+
+
+def _bind_problem(host: str, port: int) -> str | None:
+    family = socket.AF_INET6 if ":" in host else socket.AF_INET
+    try:
+        socket.create_server((host, port), family=family).close()
+    except OSError as exc:
+        return exc.strerror or str(exc)
+    return None
+
+
+def _finder(port: int) -> str:
+    return f"`lsof -i :{port}`" if shutil.which("lsof") else f"`ss -ltnp 'sport = :{port}'`"
+
+
+def _with_answer(url: str, response: httpx.Response) -> Check:
+    port = httpx.URL(url).port
+    if _MARK not in response.headers:
+        return Check(
+            category="server",
+            status="fail",
+            summary=f"Another program answers at {url}",
+            remediation=f"End it, or set `server.port`; {_finder(port or 0)} shows it.",
+        )
+    if response.status_code in (401, 403):
+        return Check(
+            category="server",
+            status="warning",
+            summary=f"Tandem runs at {url} and refuses this command: it needs a key",
+            remediation="Set $TANDEM_API_KEY to one of its keys.",
+        )
+    there, here = response.json().get("version"), versions()["tandem"]
+    if there != here:
+        return Check(
+            category="server",
+            status="warning",
+            summary=f"Tandem {there} runs at {url}, and {here} is installed",
+            remediation="Start it again.",
+        )
+    return Check(category="server", status="ok", summary=f"Tandem {there} runs at {url}")

@@ -1,0 +1,79 @@
+"""The log of a server: its stderr, and a file in the state folder for `tandem logs`."""
+
+import os
+import threading
+from pathlib import Path
+from typing import Protocol, TextIO
+
+LOG_FILE = "server.log"
+"""In the state folder; the one before it, when it was full, is `server.log.1`."""
+LOG_FORMAT = "%(levelname)s %(name)s: %(message)s"
+_MAX_BYTES = 10_000_000
+
+
+class LogStream(Protocol):
+    """The part of a text stream that logs use."""
+
+    def write(self, text: str, /) -> object: ...
+    def flush(self) -> None: ...
+
+
+class LogFile:
+    """Writes to a stream and to a file, which only its user can read. Safe to use from threads."""
+
+    def __init__(
+        self, stream: TextIO | None, path: Path | None, max_bytes: int = _MAX_BYTES
+    ) -> None:
+        """`stream` is `None` where the process has no stderr.
+
+        `path` is replaced when it has more than `max_bytes`; `None`: the stream alone.
+        """
+        self._stream = stream
+        self._path = path
+        self._max_bytes = max_bytes
+        self._lock = threading.Lock()
+        self._file: TextIO | None = None
+
+    def write(self, text: str, /) -> None:
+        with self._lock:
+            if self._path is not None:
+                self._keep(self._path, text)
+        if self._stream is not None:
+            self._stream.write(text)
+
+    def flush(self) -> None:
+        with self._lock:
+            if self._file is not None:
+                self._file.flush()
+        if self._stream is not None:
+            self._stream.flush()
+
+    def close(self) -> None:
+        """Close the file; the stream stays open, and takes what comes later."""
+        with self._lock:
+            self._path = None
+            if self._file is not None:
+                self._file.close()
+                self._file = None
+
+    def _keep(self, path: Path, text: str) -> None:
+        """Write to the file; a file that cannot be written is given up, and the stream says so."""
+        try:
+            if self._file is None:
+                path.parent.mkdir(parents=True, exist_ok=True)
+                self._file = _opened(path)
+            self._file.write(text)
+            if self._file.tell() > self._max_bytes:
+                self._file.close()
+                path.replace(path.with_name(f"{path.name}.1"))
+                self._file = _opened(path)
+        except OSError as exc:
+            self._path = None
+            if self._stream is not None:
+                self._stream.write(
+                    f"{path} cannot be written: {exc.strerror}. `tandem logs` ends.\n"
+                )
+
+
+def _opened(path: Path) -> TextIO:
+    return open(path, "a", encoding="utf-8", opener=lambda p, flags: os.open(p, flags, 0o600))

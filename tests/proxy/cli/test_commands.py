@@ -1,0 +1,289 @@
+"""Commands against a running server, and the messages of those that fail."""
+
+import io
+import json
+import os
+import pty
+import signal
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from servers.server_process import Running, command, serving, write
+
+from proxy.cli import main
+from proxy.cli.serve import plain_options
+from proxy.log_file import LOG_FILE, LogFile
+
+SETTINGS = (
+    "backends: {mlx: null, ollama: null, echo: {models: [org/echo, other]}}\n"
+    "models: {fast: {echo: org/echo}}\n"
+)
+
+
+@pytest.fixture(scope="module")
+def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Running]:
+    with serving(write(tmp_path_factory.mktemp("server"), SETTINGS)) as running:
+        yield running
+
+
+@pytest.fixture
+def tandem(
+    server: Running, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> Any:
+    """Runs a command against the server; returns its status, stdout and stderr."""
+    monkeypatch.setenv("TANDEM_URL", f"http://127.0.0.1:{server.port}")
+    monkeypatch.delenv("TANDEM_CONFIG", raising=False)
+    monkeypatch.setattr("sys.stdin", io.StringIO())
+
+    def run(*words: str) -> tuple[int, str, str]:
+        status = main(words)
+        captured = capsys.readouterr()
+        return status, captured.out, captured.err
+
+    return run
+
+
+pytestmark = pytest.mark.process
+
+
+def test_models_of_the_server_are_listed(tandem: Any):
+    status, out, err = tandem("models")
+    rows = [line.split() for line in out.splitlines()]
+    assert (status, err) == (0, "")
+    assert ["fast", "echo", "org/echo"] in [row[:3] for row in rows]
+    _, out, _ = tandem("models", "--json")
+    assert "other" in [card["id"] for card in json.loads(out)["data"]]
+
+
+def test_model_with_a_slash_is_loaded_and_unloaded(tandem: Any):
+    status, out, _ = tandem("load", "org/echo", "--keep-alive", "5m", "--json")
+    assert (status, json.loads(out)["status"]) == (0, "loaded")
+    assert tandem("load", "fast")[2] == "fast is loaded on echo\n"
+    status, out, _ = tandem("unload", "org/echo", "--json")
+    assert (status, json.loads(out)["status"]) == (0, "unloaded")
+
+
+def test_memory_of_the_server_is_shown(tandem: Any):
+    status, out, _ = tandem("ps")
+    assert status == 0
+    assert "are in use." in out
+    assert set(json.loads(tandem("ps", "--json")[1])) == {"budget", "used", "models", "loading"}
+
+
+def test_model_is_shown_by_an_alias(tandem: Any):
+    status, out, _ = tandem("show", "fast", "--json")
+    shown = json.loads(out)
+    assert (status, shown["card"]["id"]) == (0, "fast")
+    assert shown["details"]["model_info"]["general.basename"] == "echo"
+    assert "org/echo" in tandem("show", "fast")[1]
+
+
+def test_route_is_explained(tandem: Any):
+    status, out, _ = tandem("route", "fast", "Hello")
+    assert status == 0
+    assert out.startswith("echo answers with 'org/echo'.\n")
+    assert json.loads(tandem("route", "fast", "--json")[1])["backend"] == "echo"
+
+
+def test_one_answer_is_printed(tandem: Any):
+    assert tandem("chat", "fast", "Hello there")[:2] == (0, "Hello there\n")
+    answer = json.loads(tandem("chat", "fast", "Hello there", "--json")[1])
+    assert (answer["text"], answer["model"]) == ("Hello there", "fast")
+    assert answer["usage"]["completion_tokens"] == 2
+
+
+def test_prompt_is_read_from_a_pipe(tandem: Any, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr("sys.stdin", io.StringIO("From a pipe"))
+    assert tandem("chat", "fast")[1] == "From a pipe\n"
+
+
+def test_image_by_path_is_sent(tandem: Any, tmp_path: Path):
+    (tmp_path / "a.txt").write_text("no image")
+    status, _, err = tandem("chat", "fast", "Look", "--image", str(tmp_path / "a.txt"))
+    assert status == 1
+    assert "is no image; use a file that ends with one of .png" in err
+    status, _, err = tandem("chat", "fast", "Look", "--image", str(tmp_path / "gone.png"))
+    assert (status, "cannot be read: No such file" in err) == (1, True)
+
+
+def test_unknown_model_has_the_servers_message(tandem: Any):
+    status, out, err = tandem("load", "org/ecko")
+    assert (status, out) == (1, "")
+    assert err == "tandem: There is no model 'org/ecko'. Did you mean 'org/echo'?\n"
+
+
+def test_model_is_not_deleted_without_a_confirmation(tandem: Any):
+    status, _, err = tandem("rm", "fast")
+    assert (status, err) == (1, "tandem: Nothing was deleted: confirm with --yes.\n")
+
+
+def test_what_is_next_is_said_without_a_command(tandem: Any):
+    status, out, _ = tandem()
+    assert status == 0
+    assert "models. Next:" in out
+    assert "tandem chat" in out
+
+
+def test_reload_of_a_running_server_is_reported(tandem: Any):
+    assert tandem("config", "reload")[1] == "Changed: nothing.\n"
+
+
+def test_server_that_is_not_there_is_reported_with_the_next_step(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+):
+    monkeypatch.setenv("TANDEM_PORT", "9")
+    assert main(["ps"]) == 1
+    err = capsys.readouterr().err
+    assert err.startswith("tandem: No server responds at http://127.0.0.1:9. Start it with ")
+    monkeypatch.setenv("TANDEM_URL", "http://127.0.0.1:9/v1")
+    assert main(["models"]) == 1
+    assert "No Tandem responds at http://127.0.0.1:9/v1" in capsys.readouterr().err
+
+
+def test_wrong_settings_are_reported_as_json(tmp_path: Path, capsys: pytest.CaptureFixture[str]):
+    path = write(tmp_path, "server:\n  port: x\n  prot: 1\n")
+    with pytest.raises(SystemExit) as end:
+        main(["config", "check", str(path), "--json"])
+    told = json.loads(capsys.readouterr().out)
+    assert (end.value.code, told["ok"]) == (2, False)
+    assert [(p["line"], p["key"]) for p in told["problems"]] == [(2, "server.port"), (3, "server")]
+    assert main(["config", "check", str(path)]) == 2
+    assert capsys.readouterr().err.count("tandem: ") == 2
+
+
+def test_versions_are_printed(capsys: pytest.CaptureFixture[str]):
+    assert main(["--version"]) == 0
+    assert capsys.readouterr().out.startswith("tandem ")
+    assert main(["version", "--json"]) == 0
+    assert {"tandem", "python", "system"} <= set(json.loads(capsys.readouterr().out))
+
+
+def test_help_has_no_section_on_errors(capsys: pytest.CaptureFixture[str]):
+    assert main(["pull", "--help"]) == 0
+    assert "Raises" not in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    ("words", "options"),
+    [
+        ([], {}),
+        (["--port", "8250", "--host=::1"], {"port": "8250", "host": "::1"}),
+        (["--config", "a.yaml"], {"config": "a.yaml"}),
+        (["--port", "x"], None),
+        (["--port", "70000"], None),
+        (["--port"], None),
+        (["--help"], None),
+        (["extra"], None),
+    ],
+)
+def test_plain_options_of_serve_need_no_parser(words: list[str], options: object):
+    assert plain_options(words) == options
+
+
+def test_serve_imports_no_command_line_library():
+    code = (
+        "import sys, proxy.cli\n"
+        "proxy.cli.main(['serve', '--config', '/nonexistent'])\n"
+        "print(*{'typer', 'rich', 'click', 'httpx', 'tomlkit'} & set(sys.modules))\n"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    assert done.stdout == "\n"
+
+
+def test_log_is_kept_and_replaced_when_it_is_full(tmp_path: Path, capsys: Any):
+    log = LogFile(sys.stderr, tmp_path / "state" / LOG_FILE, max_bytes=10)
+    log.write("first line\n")
+    log.write("second\n")
+    log.close()
+    assert (tmp_path / "state" / f"{LOG_FILE}.1").read_text() == "first line\n"
+    assert (tmp_path / "state" / LOG_FILE).read_text() == "second\n"
+    assert (tmp_path / "state" / LOG_FILE).stat().st_mode & 0o777 == 0o600
+    assert capsys.readouterr().err == "first line\nsecond\n"
+
+
+def test_log_that_cannot_be_written_is_given_up_once(tmp_path: Path, capsys: Any):
+    (tmp_path / "file").touch()
+    log = LogFile(sys.stderr, tmp_path / "file" / LOG_FILE)
+    log.write("one\n")
+    log.write("two\n")
+    err = capsys.readouterr().err
+    assert err.count("cannot be written") == 1
+    assert err.endswith("one\ntwo\n")
+
+
+def test_lines_of_the_log_are_printed(tmp_path: Path, capsys: pytest.CaptureFixture[str]):
+    config = write(tmp_path, f"server: {{state_folder: '{tmp_path}'}}")
+    assert main(["logs", "--config", str(config)]) == 1
+    assert "start a server with `tandem serve`" in capsys.readouterr().err
+    (tmp_path / LOG_FILE).write_text(
+        "method=GET status=200 streamed=False total_s=0.5\nWARNING tandem: Hm.\n"
+    )
+    assert main(["logs", "-n", "1", "--config", str(config)]) == 0
+    assert capsys.readouterr().out == "WARNING tandem: Hm.\n"
+    assert main(["logs", "--json", "--config", str(config)]) == 0
+    assert [json.loads(line) for line in capsys.readouterr().out.splitlines()] == [
+        {"method": "GET", "status": 200, "streamed": False, "total_s": 0.5},
+        {"message": "WARNING tandem: Hm."},
+    ]
+
+
+@pytest.mark.long
+def test_hangup_reloads_the_settings(tmp_path: Path):
+    config = write(tmp_path, SETTINGS)
+    with serving(config) as running:
+        config.write_text(SETTINGS.replace("fast:", "quick:"))
+        running.process.send_signal(signal.SIGHUP)
+        assert running.process.stderr is not None
+        assert "Changed: models.quick, models.fast." in running.process.stderr.readline()
+        assert running.get("/v1/models/quick")[0] == 200
+        config.write_text("server: {port: x}")
+        running.process.send_signal(signal.SIGHUP)
+        line = running.process.stderr.readline()
+        assert "is not reloaded, and the old one stays" in line
+        assert "$.server.port" in line
+        assert running.get("/v1/models/quick")[0] == 200
+
+
+@pytest.mark.long
+def test_conversation_on_a_terminal(server: Running):
+    controller, terminal = pty.openpty()
+    url = f"http://127.0.0.1:{server.port}"
+    process = subprocess.Popen(
+        command("chat", "fast", "--url", url),
+        stdin=terminal,
+        stdout=terminal,
+        stderr=terminal,
+        env=os.environ | {"TERM": "dumb", "COLUMNS": "100"},
+    )
+    os.close(terminal)
+    shown = ""
+    for sent, awaited in (
+        ("", ">>> "),
+        ("Hello **there**\n", "tokens"),
+        ("/system Be brief.\n", ">>> "),
+        ("/nonsense\n", "There is no command"),
+        ("/model gone\n", "There is no model 'gone'"),
+        ("/bye\n", ""),
+    ):
+        os.write(controller, sent.encode())
+        part = ""
+        while awaited not in part:
+            part += os.read(controller, 4096).decode(errors="replace")
+        shown += part
+    assert process.wait(30) == 0
+    os.close(controller)
+    # Markdown is rendered.
+    assert "Hello there" in shown
+
+
+@pytest.mark.long
+def test_a_server_is_started_for_a_command_that_needs_one(tmp_path: Path):
+    config = write(tmp_path, SETTINGS)
+    words = command("chat", "fast", "Hello alone", "--config", str(config))
+    env = os.environ | {"TANDEM_PORT": "9"}
+    done = subprocess.run(words, capture_output=True, text=True, env=env)
+    assert (done.returncode, done.stdout, done.stderr) == (0, "Hello alone\n", "")

@@ -1,0 +1,84 @@
+"""The files in `packaging/` are what the code writes, and pass their linters."""
+
+import os
+import plistlib
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from servers.server_process import command, write
+
+from proxy.config import load_config
+from proxy.service import to_plist, to_unit
+
+ROOT = Path(__file__).parents[1]
+FOLDER = ROOT / "packaging"
+PROGRAM = ("/home/ada/.local/bin/tandem", "serve")
+MAC_PROGRAM = ("/Users/ada/.local/bin/tandem", "serve")
+LOGS = Path("/Users/ada/Library/Application Support/tandem")
+
+
+def test_unit_is_what_the_command_writes():
+    assert (FOLDER / "systemd" / "tandem.service").read_text() == to_unit(PROGRAM, {})
+
+
+def test_agent_is_what_the_command_writes():
+    written = (FOLDER / "launchd" / "dev.tandem.server.plist").read_bytes()
+    assert written == to_plist(MAC_PROGRAM, {}, LOGS)
+    agent = plistlib.loads(written)
+    assert agent["ProgramArguments"] == list(MAC_PROGRAM)
+    assert agent["KeepAlive"] == {"SuccessfulExit": False}
+
+
+def test_special_characters_of_a_path_are_quoted():
+    unit = to_unit(("/opt/50% off/tandem", "serve", "--config", "/a$b.yaml"), {"A": "b c"})
+    assert 'ExecStart="/opt/50%% off/tandem" serve --config /a$$b.yaml' in unit
+    assert 'Environment="A=b c"' in unit
+
+
+@pytest.mark.process
+@pytest.mark.skipif(shutil.which("systemd-analyze") is None, reason="there is no systemd-analyze")
+def test_unit_passes_systemds_own_check(tmp_path: Path):
+    unit = tmp_path / "tandem.service"
+    unit.write_text(to_unit((sys.executable, "-m", "proxy", "serve"), {"TANDEM_PORT": "8006"}))
+    analyze = ["systemd-analyze", "verify", "--user", str(unit)]
+    runtime = os.environ | {"XDG_RUNTIME_DIR": str(tmp_path)}
+    done = subprocess.run(analyze, capture_output=True, text=True, env=runtime)
+    assert (done.returncode, done.stderr) == (0, "")
+
+
+@pytest.mark.process
+@pytest.mark.skipif(shutil.which("hadolint") is None, reason="there is no hadolint on the PATH")
+def test_dockerfile_passes_hadolint():
+    lint = ["hadolint", str(FOLDER / "docker" / "Dockerfile")]
+    done = subprocess.run(lint, capture_output=True, text=True)
+    assert (done.returncode, done.stdout) == (0, "")
+
+
+def test_settings_of_the_container_are_valid():
+    config = load_config(FOLDER / "docker" / "config.yaml", {"TANDEM_HOST": "0.0.0.0"})
+    assert list(config.enabled()) == ["ollama"]
+
+
+@pytest.mark.process
+@pytest.mark.skipif(sys.platform != "linux", reason="systemd is on Linux")
+def test_service_without_systemd_says_what_to_do(tmp_path: Path):
+    """A `systemctl` that fails, as in a container."""
+    (tmp_path / "systemctl").write_text("#!/bin/sh\necho 'No bus' >&2\nexit 1\n")
+    (tmp_path / "systemctl").chmod(0o755)
+    config = write(tmp_path, "backends: {mlx: null, ollama: null, echo: true}")
+    env = os.environ | {
+        "PATH": f"{tmp_path}:{os.environ['PATH']}",
+        "HOME": str(tmp_path),
+        "XDG_CONFIG_HOME": str(tmp_path / "settings"),
+        "TANDEM_PORT": "9",
+    }
+    words = command("service", "install", "--config", str(config))
+    done = subprocess.run(words, capture_output=True, text=True, env=env)
+    assert done.returncode == 1
+    assert "failed: No bus" in done.stderr
+    assert "tandem serve" in done.stderr
+    unit = tmp_path / "settings" / "systemd" / "user" / "tandem.service"
+    assert f"--config {config}" in unit.read_text()
