@@ -25,7 +25,7 @@ from adapters.mlx.engine.batching_window import BatchingWindow
 from adapters.mlx.engine.kv_pool import Pool
 from adapters.mlx.engine.retry_after import AnswerRate
 from adapters.mlx.engine.watchdog import Watchdog
-from adapters.mlx.jobs import SLICE_SECONDS, Job, Jobs, Pieces, as_exception
+from adapters.mlx.jobs import BESIDE_SECONDS, SLICE_SECONDS, Job, Jobs, Pieces, as_exception
 from adapters.mlx.models.load_progress import Extras, Loading
 from adapters.mlx.sequence import Post, Receiver, Sampled, Sequence
 
@@ -76,6 +76,8 @@ class Engine:
         self._closing_seconds = closing_seconds
         self._commands: deque[Callable[[], None]] = deque()
         self._jobs = Jobs(slice_seconds)
+        self._beside = Jobs(min(slice_seconds, BESIDE_SECONDS), rotating=True)
+        """Work that may last as long as an answer: loads do not wait for it."""
         self._wake = threading.Condition()
         self.arrivals = BatchingWindow(self._wake, window_seconds)
         self._thread: threading.Thread | None = None
@@ -89,6 +91,7 @@ class Engine:
         self._rate = AnswerRate(clock)
         self._watchdog = Watchdog(config.stall_seconds, clock)
         self.pool = Pool()
+        self.max_queue = config.max_queue
 
     # Called on the event loop.
 
@@ -215,6 +218,12 @@ class Engine:
         self._send(lambda: self._jobs.add(job))
         return job.future
 
+    def run_beside(self, start: Callable[[], Pieces[T]]) -> "Future[T]":
+        """Run a job in short time slices between steps, beside loads and other such jobs."""
+        job = Job(start)
+        self._send(lambda: self._beside.add(job))
+        return job.future
+
     def _send(self, command: Callable[[], None]) -> None:
         with self._wake:
             if self._ended:
@@ -235,6 +244,7 @@ class Engine:
                 while self._commands and not self._closing:
                     self._commands.popleft()()
                 self._jobs.advance()
+                self._beside.advance()
                 self._step_all()
         finally:
             # However it ends, no request is left waiting for a thread that is gone.
@@ -244,6 +254,7 @@ class Engine:
                 self._commands.popleft()()
             error = BackendUnavailableError("The MLX engine was closed.")
             self._jobs.give_up(error)
+            self._beside.give_up(error)
             for scheduler in self._schedulers.values():
                 self._post([(sequence, error) for sequence in scheduler.drop_all()])
                 self._drop(scheduler)
@@ -254,9 +265,12 @@ class Engine:
             return any(map(len, self._schedulers.values()))
 
         with self._wake:
-            while not (self._closing or self._commands or self._jobs or is_decoding()):
+            def is_busy() -> bool:
+                return bool(self._jobs or self._beside) or is_decoding()
+
+            while not (self._closing or self._commands or is_busy()):
                 self._wake.wait()
-            if not (self._closing or self._jobs or is_decoding()):
+            if not (self._closing or is_busy()):
                 self.arrivals.wait()
 
     def _step_all(self) -> None:
