@@ -51,6 +51,8 @@ class SpeechStarted(Struct, frozen=True, kw_only=True):
 
 class SpeechAudio(Struct, frozen=True):
     samples: bytes
+    is_all: bool = False
+    """True if it is known that these are all samples."""
 
 
 class SpeechFinished(Struct, frozen=True, kw_only=True):

@@ -2,8 +2,8 @@
 
     uv run python tools/whisper_from_ctranslate2.py FOLDER OUTPUT
 
-FOLDER has `model.bin` (float16 or float32), `config.json` and `tokenizer.json`, as faster-whisper
-uses them, and `vocabulary.txt`. The names of the weights become those of mlx-audio's Whisper; no number changes.
+FOLDER has `model.bin` (float16 or float32), `config.json`, `tokenizer.json` and `vocabulary.txt`,
+as faster-whisper uses them. The weights get the names of mlx-audio's Whisper; no number changes.
 
 Sources: CTranslate2's `src/models/model.cc` (the file) and `python/ctranslate2/specs/` (the names).
 """

@@ -82,9 +82,7 @@ class AudioJobs:
             raise
         except Exception as error:
             logger.exception("%s failed", self._model)
-            raise GenerationError(
-                f"'{self._model}' failed: {type(error).__name__}."
-            ) from error
+            raise GenerationError(f"'{self._model}' failed: {type(error).__name__}.") from error
         finally:
             stopped.set()
             future.cancel()

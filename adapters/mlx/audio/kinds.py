@@ -22,17 +22,74 @@ _PACKAGES = ("mlx_audio", "greenlet")
 # Folders of `mlx_audio/tts/models` and `stt/models` in 0.6.2, without those that are mostly text
 # models: llama, qwen3, dense, qwen2_audio.
 _SPEECH = frozenset(
-    "arktts bailingmm bark breeze_tts chatterbox chatterbox_turbo confucius4 dia dramabox echo_tts "
-    "fish_drama3 fish_qwen3_omni higgs_audio higgs_audio_v3 indextts irodori_tts kitten_tts kokoro "
-    "kugelaudio lingv3_tts longcat_audiodit melotts moss_tts moss_tts_nano omnivoice outetts "
-    "pocket_tts qwen3_tts rumik_oss sesame soprano spark tada vibevoice voxcpm voxcpm2 voxtral_tts "
-    "zonos2".split()
+    [
+        "arktts",
+        "bailingmm",
+        "bark",
+        "breeze_tts",
+        "chatterbox",
+        "chatterbox_turbo",
+        "confucius4",
+        "dia",
+        "dramabox",
+        "echo_tts",
+        "fish_drama3",
+        "fish_qwen3_omni",
+        "higgs_audio",
+        "higgs_audio_v3",
+        "indextts",
+        "irodori_tts",
+        "kitten_tts",
+        "kokoro",
+        "kugelaudio",
+        "lingv3_tts",
+        "longcat_audiodit",
+        "melotts",
+        "moss_tts",
+        "moss_tts_nano",
+        "omnivoice",
+        "outetts",
+        "pocket_tts",
+        "qwen3_tts",
+        "rumik_oss",
+        "sesame",
+        "soprano",
+        "spark",
+        "tada",
+        "vibevoice",
+        "voxcpm",
+        "voxcpm2",
+        "voxtral_tts",
+        "zonos2",
+    ]
 )
 _TRANSCRIPTION = frozenset(
-    "canary cohere_asr fireredasr2 fun_asr_nano glmasr granite_speech granite_speech5_ctc "
-    "granite_speech_nar higgs_audio_3 mega_asr mimo_v2_asr ming_v3_asr mms moonshine nemotron_asr "
-    "parakeet phonon phonon2 qwen3_asr sensevoice vibevoice_asr voxtral voxtral_realtime "
-    "whisper".split()
+    [
+        "canary",
+        "cohere_asr",
+        "fireredasr2",
+        "fun_asr_nano",
+        "glmasr",
+        "granite_speech",
+        "granite_speech5_ctc",
+        "granite_speech_nar",
+        "higgs_audio_3",
+        "mega_asr",
+        "mimo_v2_asr",
+        "ming_v3_asr",
+        "mms",
+        "moonshine",
+        "nemotron_asr",
+        "parakeet",
+        "phonon",
+        "phonon2",
+        "qwen3_asr",
+        "sensevoice",
+        "vibevoice_asr",
+        "voxtral",
+        "voxtral_realtime",
+        "whisper",
+    ]
 )
 # Its `MODEL_REMAPPING`s.
 _ALIASES = {

@@ -109,9 +109,7 @@ def _build(package: Any, path: Path, kind: AudioKind) -> Any:
     weights = utils.load_weights(path)
     if hasattr(model, "sanitize"):
         weights = model.sanitize(weights)
-    utils.apply_quantization(
-        model, config, weights, getattr(model, "model_quant_predicate", None)
-    )
+    utils.apply_quantization(model, config, weights, getattr(model, "model_quant_predicate", None))
     model.load_weights(list(weights.items()), strict=kind.capability == "speech")
     model.eval()
     return model
@@ -130,4 +128,3 @@ def _to_float32(model: Any, kind: AudioKind) -> None:
 def _read_tokenizer(package: Any, model: Any, path: Path) -> None:
     if hook := getattr(package.Model, "post_load_hook", None):
         hook(model, path)
-

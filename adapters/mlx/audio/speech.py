@@ -33,6 +33,8 @@ _DIALOGUE_PIECE = 400
 """Characters of Dia's dialogues: about half a minute, which is as long as it speaks."""
 _PACED = frozenset({"kokoro", "kitten_tts", "melotts"})
 """Families that speak at a given speed; others take the parameter and ignore it."""
+_WHOLE = frozenset({"dia", "kokoro"})
+"""Families that yield the audio of a piece at once."""
 _INTERVAL = 1.0
 """Seconds of audio in a chunk of a model that streams."""
 _FLOAT_BYTES = 4
@@ -99,6 +101,7 @@ class SpeechModel:
             raise InvalidRequestError("There is nothing to say.", param="input")
         options = self._options(request, speaker)
         speed = 1.0 if self.kind.family in _PACED else request.speed
+        is_one = len(pieces) == 1 and self.kind.family in _WHOLE
         samples = tokens = rate = 0
 
         async def receive(chunk: "tuple[bytes, int, int]") -> None:
@@ -109,7 +112,7 @@ class SpeechModel:
                 ignored = ("voice",) if speaker.is_default else ()
                 sink.write(SpeechStarted(rate=rate, speed=speed, cold=cold, ignored=ignored))
             samples, tokens = samples + len(audio) // _FLOAT_BYTES, tokens + count
-            if sink.write(SpeechAudio(audio)):
+            if sink.write(SpeechAudio(audio, is_all=is_one)):
                 await sink.drain()
 
         async with self.jobs.turn():

@@ -11,14 +11,53 @@ from adapters.errors import InvalidRequestError
 from adapters.mlx.audio.kinds import AudioKind, own_voices
 
 OPENAI_VOICES = frozenset(
-    "alloy ash ballad cedar coral echo fable marin nova onyx sage shimmer verse".split()
+    [
+        "alloy",
+        "ash",
+        "ballad",
+        "cedar",
+        "coral",
+        "echo",
+        "fable",
+        "marin",
+        "nova",
+        "onyx",
+        "sage",
+        "shimmer",
+        "verse",
+    ]
 )
 """Clients offer these for every model."""
 _CLONING = frozenset(
-    "arktts bailingmm breeze_tts chatterbox chatterbox_turbo confucius4 dia echo_tts fish_drama3 "
-    "fish_qwen3_omni higgs_audio_v3 indextts irodori_tts lingv3_tts llama longcat_audiodit "
-    "moss_tts moss_tts_nano omnivoice outetts pocket_tts qwen3_tts sesame spark voxcpm voxcpm2 "
-    "zonos2".split()
+    [
+        "arktts",
+        "bailingmm",
+        "breeze_tts",
+        "chatterbox",
+        "chatterbox_turbo",
+        "confucius4",
+        "dia",
+        "echo_tts",
+        "fish_drama3",
+        "fish_qwen3_omni",
+        "higgs_audio_v3",
+        "indextts",
+        "irodori_tts",
+        "lingv3_tts",
+        "llama",
+        "longcat_audiodit",
+        "moss_tts",
+        "moss_tts_nano",
+        "omnivoice",
+        "outetts",
+        "pocket_tts",
+        "qwen3_tts",
+        "sesame",
+        "spark",
+        "voxcpm",
+        "voxcpm2",
+        "zonos2",
+    ]
 )
 """Families of mlx-audio whose `generate` takes `ref_audio`."""
 

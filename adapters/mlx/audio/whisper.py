@@ -183,7 +183,11 @@ class _Window:
             compression_ratio=float(result.compression_ratio),
             no_speech_prob=_finite(result.no_speech_prob),
             words=tuple(
-                Word(word["word"].strip(), round(float(word["start"]), 2), round(float(word["end"]), 2))
+                Word(
+                    word["word"].strip(),
+                    round(float(word["start"]), 2),
+                    round(float(word["end"]), 2),
+                )
                 for word in segment.get("words", ())
                 if word["word"].strip()
             ),

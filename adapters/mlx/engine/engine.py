@@ -265,6 +265,7 @@ class Engine:
             return any(map(len, self._schedulers.values()))
 
         with self._wake:
+
             def is_busy() -> bool:
                 return bool(self._jobs or self._beside) or is_decoding()
 
