@@ -12,6 +12,8 @@ AudioFormat = Literal["mp3", "opus", "aac", "flac", "wav", "pcm"]
 PCM_RATE = 24_000
 """Samples a second of `pcm`, which has no header to say it. As OpenAI."""
 _OPUS_RATE = 48_000
+_USUAL_RATES = (8000, 11025, 12000, 16000, 22050, 24000, 32000, 44100, 48000)
+"""Samples a second that all encoders take; mp3 no others."""
 _SLOWEST, _FASTEST = 0.5, 100.0
 """The range of FFmpeg's `atempo`."""
 _UNKNOWN_SIZE = 0xFFFFFFFF
@@ -57,7 +59,8 @@ class Encoder:
             self._container = av.open(
                 self._sink, "w", format=self._codec.container, options=self._codec.options
             )
-            own_rate = _OPUS_RATE if form == "opus" else rate
+            usual = rate if rate in _USUAL_RATES else _OPUS_RATE
+            own_rate = _OPUS_RATE if form == "opus" else usual
             self._stream = self._container.add_stream(self._codec.encoder, rate=own_rate)
             self._stream.layout = "mono"
         else:

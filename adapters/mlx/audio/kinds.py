@@ -163,7 +163,7 @@ def _family(name: str, config: dict[str, Any]) -> str | None:
         if keys <= config.keys():
             return family
     model, data = config.get("model"), config.get("data")
-    if isinstance(model, dict) and isinstance(data, dict) and "delay_pattern" in data:
+    if isinstance(model, dict) and isinstance(data, dict) and "audio_length" in data:
         return "dia"
     return None
 

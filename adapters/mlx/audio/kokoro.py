@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from mlx_audio.tts.models.kokoro.pipeline import LANG_CODES, KokoroPipeline
+from mlx_audio.tts.models.kokoro.voice import load_voice_tensor
 
 from adapters.mlx.audio.espeak import to_phonemes
 
@@ -22,6 +23,13 @@ class EspeakPipeline(KokoroPipeline):
         # For English the parent expects misaki's tokens, for all other languages a function.
         self.lang_code = language if language not in "ab" else "e"
         self.g2p = lambda text: to_phonemes(text, language)
+
+    def load_single_voice(self, voice: str) -> Any:
+        # The parent would warn of a voice of another language, and download a missing one.
+        if voice not in self.voices:
+            file = self.model_path / "voices" / f"{voice}.safetensors"
+            self.voices[voice] = load_voice_tensor(str(file))
+        return self.voices[voice]
 
 
 def add_pipelines(model: Any, path: Path) -> None:

@@ -9,7 +9,6 @@ from pathlib import Path
 from typing import Any, Literal
 
 import mlx.core as mx
-from mlx.utils import tree_map
 
 from adapters.errors import GenerationError
 from adapters.mlx.audio.kinds import AudioKind, missing_packages
@@ -66,6 +65,7 @@ def _import(kind: AudioKind) -> Any:
     if kind.capability == "transcription":
         import_module("transformers")
     _stay_offline()
+    _be_quiet()
     return package
 
 
@@ -90,12 +90,25 @@ def _stay_offline() -> None:
                 lasting=True,
             ) from error
 
-    for name in ("snapshot_download", "hf_hub_download"):
-        find = getattr(huggingface_hub, name)
-        for module in list(sys.modules.values()):
-            of_mlx_audio = getattr(module, "__name__", "").startswith("mlx_audio.")
-            if of_mlx_audio and getattr(module, name, None) is find:
+    for module in _modules_of_mlx_audio():
+        for name in ("snapshot_download", "hf_hub_download"):
+            find = getattr(huggingface_hub, name)
+            if getattr(module, name, None) is find:
                 setattr(module, name, partial(local, find))
+
+
+def _be_quiet() -> None:
+    """Keep the progress bars and messages of mlx-audio's models out of the server's output."""
+    import tqdm
+
+    for module in _modules_of_mlx_audio():
+        module.print = lambda *_args, **_options: None
+        if getattr(module, "trange", None) is tqdm.trange:
+            module.trange = partial(tqdm.trange, disable=True)
+
+
+def _modules_of_mlx_audio() -> list[Any]:
+    return [module for name, module in sys.modules.items() if name.startswith("mlx_audio.")]
 
 
 def _build(package: Any, path: Path, kind: AudioKind) -> Any:
@@ -116,11 +129,11 @@ def _build(package: Any, path: Path, kind: AudioKind) -> Any:
 
 
 def _to_float32(model: Any, kind: AudioKind) -> None:
-    def cast(value: Any) -> Any:
-        is_half = isinstance(value, mx.array) and value.dtype in (mx.float16, mx.bfloat16)
-        return value.astype(mx.float32) if is_half else value
-
-    model.update(tree_map(cast, model.parameters()), strict=False)
+    # Not by `update`: Dia's `parameters` are those of a part, and constants are none.
+    for module in model.modules():
+        for name, value in module.items():
+            if isinstance(value, mx.array) and value.dtype in (mx.float16, mx.bfloat16):
+                module[name] = value.astype(mx.float32)
     if kind.family == "whisper":
         model.dtype = mx.float32
 

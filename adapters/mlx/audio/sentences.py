@@ -14,8 +14,8 @@ def to_pieces(text: str, limit: int) -> list[str]:
     Sentences are joined as far as they fit; one that is too long is cut at clauses, then at words.
     Nothing but white space is lost.
     """
-    first, *others = [*_short(text, limit), ""]
-    return [piece for piece in (first, *_joined(others, limit)) if piece]
+    sentences = list(_short(text, limit))
+    return sentences[:1] + _joined(sentences[1:], limit)
 
 
 def to_turns(text: str, limit: int) -> list[str]:

@@ -11,6 +11,7 @@ there: mlx computes nothing before, and the work of a whole encoder would be one
 # pyright: basic
 import time
 from collections.abc import Callable
+from contextlib import suppress
 from functools import cache
 from threading import Event
 from typing import Any, TypeVar
@@ -62,7 +63,8 @@ def in_slices(work: Callable[[], T], stopped: Event) -> Pieces[T]:
         return result
     finally:
         if not call.dead:
-            call.throw(StoppedError())
+            with suppress(StoppedError):
+                call.throw(StoppedError())
         mx.set_default_stream(stream)
 
 

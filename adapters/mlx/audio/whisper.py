@@ -174,8 +174,8 @@ class _Window:
         logprobs = tuple(self._logprobs(segment["tokens"], result)) if with_logprobs else ()
         return TranscriptSegment(
             text=segment["text"],
-            start=round(segment["start"], 2),
-            end=round(segment["end"], 2),
+            start=self._inside(segment["start"]),
+            end=max(self._inside(segment["start"]), self._inside(segment["end"])),
             seek=self._seek,
             tokens=tuple(segment["tokens"]),
             temperature=float(result.temperature),
@@ -185,8 +185,8 @@ class _Window:
             words=tuple(
                 Word(
                     word["word"].strip(),
-                    round(float(word["start"]), 2),
-                    round(float(word["end"]), 2),
+                    self._inside(float(word["start"])),
+                    self._inside(float(word["end"])),
                 )
                 for word in segment.get("words", ())
                 if word["word"].strip()
@@ -219,6 +219,10 @@ class _Window:
             "words": [],
             "seek": self._seek,
         }
+
+    def _inside(self, seconds: float) -> float:
+        """A time of this window; a model may hear beyond the end of the audio."""
+        return round(min(max(seconds, self._at(0)), self._at(self._size)), 2)
 
     def _time(self, token: int) -> float:
         return self._at((token - self._tokenizer.timestamp_begin) * self._frames_a_token)

@@ -15,7 +15,7 @@ from msgspec import Meta, Struct
 
 from adapters.audio import AudioSink, SpeechAudio, SpeechEvent, SpeechFinished, SpeechRequest
 from adapters.audio import SpeechStarted as Started
-from adapters.errors import BackendError, InvalidRequestError
+from adapters.errors import InvalidRequestError, UnsupportedParameterError
 from proxy.audio import require_codecs
 from proxy.audio.encode import CODECS, AudioFormat, Encoder
 from proxy.endpoints.server_request import ServerRequest
@@ -37,7 +37,8 @@ class SpeechBody(Struct, kw_only=True):
     voice: str | VoiceId | None = None
     """OpenAI requires one; without it the model's default speaks."""
     instructions: Annotated[str, Meta(max_length=4096)] | None = None
-    response_format: AudioFormat = "mp3"
+    response_format: str = "mp3"
+    """`mp3`, `opus`, `aac`, `flac`, `wav` or `pcm`."""
     speed: Annotated[float, Meta(ge=0.25, le=4)] = 1.0
     stream_format: Literal["audio", "sse"] = "audio"
     backend: str | None = None
@@ -75,6 +76,20 @@ def to_speech_request(body: SpeechBody, model: str) -> SpeechRequest:
         speed=body.speed,
         instructions=body.instructions or None,
         keep_alive=to_keep_alive(body.keep_alive, body.ttl),
+    )
+
+
+def to_format(name: str) -> AudioFormat:
+    """
+    Raises:
+        UnsupportedParameterError: audio cannot be written in this format; lists those that can.
+    """
+    for form in CODECS:
+        if form == name:
+            return form
+    raise UnsupportedParameterError(
+        f"'response_format' {name[:50]!r} is not supported; use {', '.join(CODECS)}.",
+        param="response_format",
     )
 
 
@@ -160,6 +175,7 @@ _SPEECH = Operation(
 @post("/v1/audio/speech", status_code=200, operation=_SPEECH, fast=True)
 async def create_speech(request: ServerRequest) -> ASGIResponse:
     body = await request.read(SpeechBody)
+    form = to_format(body.response_format)
     require_codecs("model")
     limit = request.config.server.audio.max_input
     if len(body.input) > limit:
@@ -169,10 +185,10 @@ async def create_speech(request: ServerRequest) -> ASGIResponse:
     routed = to_speech_request(body, request.forced(body.model, body.backend))
     is_file = body.stream_format == "audio"
     request.record.streamed = not is_file
-    media_type = CODECS[body.response_format].media_type
+    media_type = CODECS[form].media_type
     return await stream(
         request,
-        partial(_speak, request, routed, body),
+        partial(_speak, request, routed, form),
         FileRenderer if is_file else EventRenderer,
         record=request.record,
         grace=request.grace,
@@ -184,12 +200,8 @@ async def create_speech(request: ServerRequest) -> ASGIResponse:
 async def _speak(
     request: ServerRequest,
     routed: SpeechRequest,
-    body: SpeechBody,
+    form: AudioFormat,
     sink: EventSink[bytes | SpeechFinished],
 ) -> None:
-    encoding: AudioSink[SpeechEvent] = _Encoding(body.response_format, sink)
-    try:
-        await request.router.speak(routed, encoding, request.record)
-    except BackendError as exc:
-        exc.param = "input" if exc.param == "text" else exc.param
-        raise
+    encoding: AudioSink[SpeechEvent] = _Encoding(form, sink)
+    await request.router.speak(routed, encoding, request.record)
