@@ -5,6 +5,7 @@ from litestar.response.base import ASGIResponse
 from msgspec import Struct
 
 from adapters.audio import Speech, Voice
+from proxy.endpoints.openai.models import LISTING_SECONDS
 from proxy.endpoints.server_request import ServerRequest
 from proxy.http.json_response import JSONResponse
 from proxy.openapi import Operation
@@ -42,6 +43,7 @@ async def list_audio_voices(request: ServerRequest) -> ASGIResponse:
         route, backend = await request.router.find_speech(query.model)
         cards = _cards(query.model, await backend.list_voices(route.name))
     else:
+        await request.registry.refresh(LISTING_SECONDS, only_new=True)
         cards = [card for entry in await _spoken(request) for card in entry]
     return JSONResponse(VoiceList(data=cards, voices=cards))
 

@@ -16,7 +16,7 @@ def test_first_piece_is_one_sentence_when_more_would_fit():
         ("One two, three four five.", ["One two,", "three four", "five."]),
         ("Supercalifragilistic", ["Supercalif", "ragilistic"]),
         ("你好。再见。", ["你好。", "再见。"]),
-        ('He said "no." Then', ['He said', '"no."', "Then"]),
+        ('He said "no." Then', ["He said", '"no." Then']),
         ("first\n\nsecond", ["first", "second"]),
         ("  \n ", []),
     ],

@@ -13,6 +13,7 @@ import soundfile
 from fakes.scripted_audio import ScriptedAudio
 from fakes.scripted_backend import HANG, http_client, openai_client
 from fakes.tiny_audio import sine
+from servers.served import served
 
 from adapters.audio import (
     SpeechAudio,
@@ -86,15 +87,28 @@ async def test_sdk_streams_a_file():
     assert len(data) == 2 * RATE
 
 
-async def test_first_sound_comes_before_the_next_is_made():
+@pytest.mark.parametrize("stream_format", ["audio", "sse"])
+async def test_first_sound_comes_at_once_and_a_client_that_leaves_stops_the_engine(
+    stream_format: str,
+):
     backend = ScriptedAudio(speech=(*SOUND[:2], HANG))
-    async with http_client(backend) as client:
-        body = {**SAY, "stream_format": "sse", "response_format": "pcm"}
-        async with client.stream("POST", SPEECH, json=body) as answer:
-            lines = answer.aiter_lines()
-            assert "speech.audio.delta" in await anext(lines)
+    body = {**SAY, "stream_format": stream_format, "response_format": "pcm"}
+    async with served(backend) as port, httpx2.AsyncClient() as client:
+        async with client.stream("POST", url(port), json=body) as answer:
+            assert await anext(answer.aiter_bytes())
             await asyncio.wait_for(backend.hangs.wait(), 10)
-    await asyncio.wait_for(backend.stopped.wait(), 10)
+        await asyncio.wait_for(backend.stopped.wait(), 10)
+
+
+async def test_failure_after_the_first_sound_leaves_a_file_incomplete():
+    backend = ScriptedAudio(speech=(*SOUND[:2], GenerationError("broken")))
+    async with served(backend) as port, httpx2.AsyncClient() as client:
+        with pytest.raises(httpx2.RemoteProtocolError):
+            await client.post(url(port), json={**SAY, "response_format": "pcm"})
+
+
+def url(port: int) -> str:
+    return f"http://127.0.0.1:{port}{SPEECH}"
 
 
 async def test_events_have_the_file_and_its_usage():
@@ -140,7 +154,7 @@ async def test_request_reaches_the_backend():
 )
 async def test_wrong_field_is_refused_by_name(fields: dict[str, Any], param: str):
     config = Config(server=ServerConfig(audio=AudioConfig(max_input=10)))
-    async with http_client(ScriptedAudio(speech=SOUND), config) as client:
+    async with http_client(ScriptedAudio(speech=SOUND), config=config) as client:
         response = await client.post(SPEECH, json={**SAY, **fields})
     assert (response.status_code, response.json()["error"]["param"]) == (400, param)
 
@@ -283,6 +297,7 @@ async def test_form_reaches_the_backend():
     assert asked.seconds == pytest.approx(1.0, abs=0.01)
 
 
+@pytest.mark.filterwarnings("ignore:deprecated:DeprecationWarning")
 async def test_sdk_translates():
     backend = ScriptedAudio()
     async with openai_client(backend) as client:
@@ -338,7 +353,7 @@ async def test_json_is_refused_with_the_type_that_is_wanted():
 
 async def test_limits_of_the_configuration():
     config = Config(server=ServerConfig(audio=AudioConfig(max_bytes=1000)))
-    async with http_client(ScriptedAudio(), config) as client:
+    async with http_client(ScriptedAudio(), config=config) as client:
         response = await client.post(FORM, files={"file": UPLOAD}, data={"model": "listener"})
     assert response.status_code == 400
     assert response.json()["error"]["param"] == "file"
