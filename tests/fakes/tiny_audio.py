@@ -14,12 +14,14 @@ from mlx.utils import tree_flatten
 from tokenizers import AddedToken, Tokenizer, models, pre_tokenizers
 from tokenizers import decoders as token_decoders
 
-_PHONEMES = ";:,.!?—…\"()“” abcdefhijklmnopqrstuvwxyzæðŋɑɔəɛɜɡɪɹʃʊʌʒʤʧˈˌːθᵊAIOQTWY"
+_PHONEMES = ';:,.!?—…"()“” abcdefhijklmnopqrstuvwxyzæðŋɑɔəɛɜɡɪɹʃʊʌʒʤʧˈˌːθᵊAIOQTWY'
 KOKORO_RATE = 24_000
 DIA_RATE = 44_100
 
 
-def tiny_kokoro(folder: Path, voices: tuple[str, ...] = ("af_heart", "af_alloy", "bm_fable")) -> Path:
+def tiny_kokoro(
+    folder: Path, voices: tuple[str, ...] = ("af_heart", "af_alloy", "bm_fable")
+) -> Path:
     """Kokoro with tens of millions of parameters: the width of its decoder is in its code."""
     from mlx_audio.tts.models.kokoro import Model, ModelConfig
 
@@ -68,7 +70,9 @@ def _save(folder: Path, config: dict[str, Any], model: Any) -> None:
     """Write a model as its checkpoints are: `sanitize` turns some weights when they are loaded."""
     folder.mkdir(parents=True, exist_ok=True)
     (folder / "config.json").write_text(json.dumps(config))
-    weights = {name: _stored(model, name, value) for name, value in tree_flatten(model.parameters())}
+    weights = {
+        name: _stored(model, name, value) for name, value in tree_flatten(model.parameters())
+    }
     mx.save_safetensors(str(folder / "model.safetensors"), weights)
 
 

@@ -162,9 +162,7 @@ async def test_queue_of_a_model_has_a_limit(folder: Path):
     config = config_for(folder, max_queue=0)
     async with aclosing(MLXBackend(config)) as backend:
         await backend.load("speaker")
-        answers = await asyncio.gather(
-            speak(backend), speak(backend), return_exceptions=True
-        )
+        answers = await asyncio.gather(speak(backend), speak(backend), return_exceptions=True)
     assert [type(answer) for answer in answers] == [Listed, BackendBusyError]
 
 

@@ -19,7 +19,10 @@ CLIPS = {"mary": MLXVoice(audio="mary.wav", text="Hello.")}
     ("config", "kind"),
     [
         ({"model_type": "whisper"}, AudioKind("transcription", "whisper")),
-        ({"n_mels": 80, "n_audio_ctx": 1500, "n_text_ctx": 448}, AudioKind("transcription", "whisper")),
+        (
+            {"n_mels": 80, "n_audio_ctx": 1500, "n_text_ctx": 448},
+            AudioKind("transcription", "whisper"),
+        ),
         ({"model_type": "parakeet_tdt"}, AudioKind("transcription", "parakeet")),
         ({"model_type": "csm"}, AudioKind("speech", "sesame")),
         ({"istftnet": {}, "plbert": {}, "vocab": {}}, KOKORO),

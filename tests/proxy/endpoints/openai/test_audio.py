@@ -365,7 +365,11 @@ async def test_limits_of_the_configuration():
 @pytest.mark.parametrize(
     ("path", "body", "advice"),
     [
-        ("/v1/chat/completions", {"messages": [{"role": "user", "content": "a"}]}, "/v1/audio/speech"),
+        (
+            "/v1/chat/completions",
+            {"messages": [{"role": "user", "content": "a"}]},
+            "/v1/audio/speech",
+        ),
         ("/api/chat", {"messages": [{"role": "user", "content": "a"}]}, "/v1/audio/speech"),
         ("/v1/completions", {"prompt": "a"}, "/v1/audio/speech"),
         ("/v1/embeddings", {"input": "a"}, "/v1/audio/speech"),
