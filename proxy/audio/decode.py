@@ -44,6 +44,7 @@ def decode(data: bytes, config: AudioConfig) -> bytes:
         InvalidRequestError: it is no audio file of `FORMATS`, is damaged, or too long or short.
     """
     import av
+    from av.error import FFmpegError
 
     kind = next((name for magic, name in _MAGIC if magic.match(data)), None)
     if kind is None:
@@ -51,7 +52,7 @@ def decode(data: bytes, config: AudioConfig) -> bytes:
     try:
         with av.open(io.BytesIO(data), format=kind) as container:
             samples = _read(container, config)
-    except (av.FFmpegError, ValueError, OverflowError) as exc:
+    except (FFmpegError, ValueError, OverflowError) as exc:
         raise _invalid("The audio file is damaged, or empty.") from exc
     if len(samples) < _MIN_SECONDS * TRANSCRIPTION_RATE * _FLOAT_BYTES:
         raise _invalid(f"The audio is shorter than {_MIN_SECONDS} seconds.")
@@ -79,12 +80,12 @@ def _read(container: Any, config: AudioConfig) -> bytes:
 
 def _frames(container: Any, stream: Any) -> Any:
     """Yield decoded frames, without the packets that are damaged, and `None` at the end."""
-    import av
+    from av.error import InvalidDataError
 
     for packet in container.demux(stream):
         try:
             yield from packet.decode()
-        except av.error.InvalidDataError:
+        except InvalidDataError:
             continue
     yield None
 

@@ -21,7 +21,7 @@ _UNKNOWN_SIZE = 0xFFFFFFFF
 _FLOAT_BYTES = 4
 
 
-class _Codec(Struct, frozen=True):
+class Codec(Struct, frozen=True):
     media_type: str
     container: str = ""
     """FFmpeg's muxer; empty: the samples themselves, of 16 bits."""
@@ -31,14 +31,14 @@ class _Codec(Struct, frozen=True):
     """Its header has the length, without which common readers fail: it is sent at the end."""
 
 
-CODECS: dict[AudioFormat, _Codec] = {
+CODECS: dict[AudioFormat, Codec] = {
     # The frame with the length of the file would have to be written after all others.
-    "mp3": _Codec("audio/mpeg", "mp3", "libmp3lame", {"write_xing": "0"}),
-    "opus": _Codec("audio/ogg; codecs=opus", "ogg", "libopus", {"page_duration": "200000"}),
-    "aac": _Codec("audio/aac", "adts", "aac"),
-    "flac": _Codec("audio/flac", "flac", "flac", has_length=True),
-    "wav": _Codec("audio/wav"),
-    "pcm": _Codec("audio/pcm"),
+    "mp3": Codec("audio/mpeg", "mp3", "libmp3lame", {"write_xing": "0"}),
+    "opus": Codec("audio/ogg; codecs=opus", "ogg", "libopus", {"page_duration": "200000"}),
+    "aac": Codec("audio/aac", "adts", "aac"),
+    "flac": Codec("audio/flac", "flac", "flac", has_length=True),
+    "wav": Codec("audio/wav"),
+    "pcm": Codec("audio/pcm"),
 }
 
 
@@ -61,7 +61,7 @@ class Encoder:
             )
             usual = rate if rate in _USUAL_RATES else _OPUS_RATE
             own_rate = _OPUS_RATE if form == "opus" else usual
-            self._stream = self._container.add_stream(self._codec.encoder, rate=own_rate)
+            self._stream: Any = self._container.add_stream(self._codec.encoder, rate=own_rate)
             self._stream.layout = "mono"
         else:
             own_rate = PCM_RATE if form == "pcm" else rate
@@ -116,7 +116,8 @@ class Encoder:
         return _wav_header(self._own_rate, len(data) if is_all else None) + data
 
     def _paced(self, frame: Any) -> list[Any]:
-        import av
+        from av.error import BlockingIOError as NothingYetError
+        from av.error import EOFError as EndOfFileError
 
         if self._graph is None:
             return [frame]
@@ -125,7 +126,7 @@ class Encoder:
         while True:
             try:
                 frames.append(self._graph.pull())
-            except (av.BlockingIOError, av.EOFError):
+            except (NothingYetError, EndOfFileError):
                 return frames
 
     def _write(self, frames: list[Any]) -> None:
@@ -155,9 +156,9 @@ class _Pieces:
 
 def _tempo(rate: int, speed: float) -> Any:
     """Create a filter that changes the speed and keeps the pitch."""
-    import av
+    from av.filter import Graph
 
-    graph = av.filter.Graph()
+    graph = Graph()
     nodes = [
         graph.add_abuffer(format="flt", sample_rate=rate, layout="mono", time_base=_time_base(rate))
     ]

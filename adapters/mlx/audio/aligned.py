@@ -46,7 +46,8 @@ def transcribe(
 
 
 def _float_type(model: Any) -> mx.Dtype:
-    types = [array.dtype for _, array in tree_flatten(model.parameters())]
+    parameters: Any = tree_flatten(model.parameters())
+    types = [array.dtype for _, array in parameters]
     return next((kind for kind in types if mx.issubdtype(kind, mx.floating)), mx.float32)
 
 

@@ -81,7 +81,7 @@ def checkpoint() -> None:
         StoppedError: the call was stopped.
     """
     call = getcurrent()
-    if isinstance(call, _Call):
+    if isinstance(call, _Call) and call.parent is not None:
         if call.stopped.is_set():
             raise StoppedError
         call.parent.switch()

@@ -73,8 +73,10 @@ class Speaker(Struct, frozen=True):
 
 
 def list_voices(kind: AudioKind, path: Path, clips: Mapping[str, MLXVoice]) -> list[Voice]:
-    cloned = clips if kind.family in _CLONING else {}
-    return [*own_voices(kind, path), *(Voice(id=name, cloned=True) for name in cloned)]
+    voices = own_voices(kind, path)
+    if kind.family in _CLONING:
+        voices += [Voice(id=name, cloned=True) for name in clips]
+    return voices
 
 
 def find_speaker(

@@ -205,7 +205,8 @@ class _Window:
             mx.array(texts)[:, None],
             axis=-1,
         )
-        for token, logprob in zip(texts, chosen[:, 0].tolist(), strict=True):
+        logprobs: Any = chosen[:, 0].tolist()
+        for token, logprob in zip(texts, logprobs, strict=True):
             text = self._tokenizer.decode([token])
             yield TranscriptLogprob(text, logprob, list(text.encode()))
 

@@ -41,7 +41,7 @@ def test_file_is_read_back(form: AudioFormat, rate: int):
 
 
 def test_aac_is_read_back():
-    with av.open(io.BytesIO(encoded("aac"))) as container:
+    with av.open(io.BytesIO(encoded("aac")), "r") as container:
         frames = [frame.to_ndarray() for frame in container.decode(audio=0)]
         assert container.streams.audio[0].codec_context.sample_rate == RATE
     assert sum(frame.shape[1] for frame in frames) / RATE == pytest.approx(1.0, abs=0.1)

@@ -74,6 +74,6 @@ async def test_content_type_without_a_boundary_is_refused():
     async def receive() -> Any:
         raise AssertionError("nothing is read")
 
+    fields = {"content-type": "multipart/form-data"}
     with pytest.raises(InvalidRequestError, match="no boundary"):
-        fields = {"content-type": "multipart/form-data"}
         await receive_form(receive, fields, ServerConfig(), 1000)

@@ -19,7 +19,7 @@ fo=faroese ht=haitian_creole ps=pashto tk=turkmen nn=nynorsk mt=maltese sa=sansk
 lb=luxembourgish my=myanmar bo=tibetan tl=tagalog mg=malagasy as=assamese tt=tatar
 haw=hawaiian ln=lingala ha=hausa ba=bashkir jw=javanese su=sundanese yue=cantonese
 """
-_NAMES = dict(pair.split("=") for pair in _TABLE.split())
+_NAMES = {code: name for code, _, name in (p.partition("=") for p in _TABLE.split())}
 _CODES = {name.replace("_", " "): code for code, name in _NAMES.items()}
 
 

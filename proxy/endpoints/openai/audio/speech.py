@@ -6,7 +6,7 @@ Source: https://platform.openai.com/docs/api-reference/audio/createSpeech
 import asyncio
 import base64
 from functools import partial
-from typing import Annotated, Literal
+from typing import Annotated, Literal, get_args
 
 import msgspec
 from litestar import post
@@ -84,7 +84,7 @@ def to_format(name: str) -> AudioFormat:
     Raises:
         UnsupportedParameterError: audio cannot be written in this format; lists those that can.
     """
-    for form in CODECS:
+    for form in get_args(AudioFormat):
         if form == name:
             return form
     raise UnsupportedParameterError(

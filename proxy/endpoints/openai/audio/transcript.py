@@ -149,7 +149,7 @@ class TranscriptRenderer:
             case TranscriptFinished(input_tokens=ins, output_tokens=outs):
                 return self._put(sse(_encode(self._done(TokenUsage(ins, outs, ins + outs)))))
             case _:
-                raise TypeError(type(event))
+                return False
 
     def error(self, failure: Failure, /) -> bytes:
         return sse(_encode(failure.body))

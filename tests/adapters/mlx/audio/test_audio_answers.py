@@ -21,7 +21,6 @@ from adapters.audio import (
     TranscriptSegment,
     TranscriptStarted,
 )
-from adapters.config import MLXConfig
 from adapters.errors import BackendBusyError, InvalidRequestError, UnsupportedParameterError
 from adapters.events import TextDelta
 from adapters.mlx.backend import MLXBackend

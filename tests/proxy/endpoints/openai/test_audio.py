@@ -182,6 +182,7 @@ async def test_sdk_gets_a_transcript():
     async with openai_client(ScriptedAudio()) as client:
         answer = await client.audio.transcriptions.create(model="listener", file=UPLOAD)
     assert answer.text == "Hello there. Bye --> now."
+    assert answer.usage is not None
     assert answer.usage.to_dict() == {"type": "duration", "seconds": 1.0}
 
 
