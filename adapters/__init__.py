@@ -13,13 +13,16 @@ BACKENDS: dict[type[BackendConfig], str] = {
     EchoConfig: "adapters.echo:EchoBackend",
 }
 """Configuration of a backend -> its class, as `module:name`."""
+MLX_PROCESS = "adapters.mlx.process.backend:MLXProcessBackend"
+"""In place of `MLXBackend` where the configuration says `engine: process`."""
 
 
 @asynccontextmanager
 async def open_backend(config: BackendConfig) -> AsyncGenerator[Backend]:
     """Open the backend that `config` describes and close it at the end. Only the module of its kind
     is imported."""
-    module, name = BACKENDS[type(config)].split(":")
+    in_process = isinstance(config, MLXConfig) and config.engine == "process"
+    module, name = (MLX_PROCESS if in_process else BACKENDS[type(config)]).split(":")
     backend: Backend = getattr(import_module(module), name)(config)
     try:
         yield backend

@@ -40,6 +40,8 @@ class Model(Struct, frozen=True, kw_only=True):
     capabilities: frozenset[Capability] = frozenset()
     lacks: frozenset[Feature] = frozenset()
     """Features that this model lacks although its backend honours them for others."""
+    extras: dict[Feature, str] = {}
+    """Features of `lacks` that the model would have with an extra of this package: its name."""
     size_bytes: int | None = None
     quantization: str | None = None
     digest: str | None = None
@@ -276,10 +278,10 @@ class Backend(Protocol):
 
     async def unload(self, model: str) -> None:
         """Free the memory of `model`; returns at once if it is not loaded. A running load is
-        cancelled, with an error for its callers.
+        cancelled, with an error for the callers of `load`.
 
         Raises:
-            BackendBusyError: it is answering a request.
+            BackendBusyError: it is answering a request, or one waits for the load.
         """
         ...
 

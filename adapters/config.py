@@ -40,6 +40,9 @@ class MLXConfig(
 ):
     naming: ClassVar[Naming] = naming.MLX
 
+    engine: Literal["thread", "process"] = "thread"
+    """`process`: run MLX in a process of its own, so that an abort inside it, as Metal's where
+    memory runs out, ends that process and not the server."""
     folders: tuple[str, ...] = ()
     """Folders of models: each subfolder has `config.json`, `*.safetensors` and a tokenizer."""
     huggingface_cache: bool = True

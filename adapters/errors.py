@@ -6,6 +6,7 @@
     │   └── ContextLengthError          … more tokens than the model's context length
     ├── ModelNotFoundError          no backend has a model of that name
     ├── BackendBusyError            the queue is full; retry later
+    │   └── NoDescriptorsError          … this process has too many open connections
     ├── InsufficientMemoryError     the model does not fit; retries are useless
     ├── BackendUnavailableError     not running, or disconnected before it answered
     ├── BackendTimeoutError         running, but does not respond in time
@@ -63,6 +64,10 @@ class ModelNotFoundError(BackendError):
 
 class BackendBusyError(BackendError):
     retry_after = 1.0
+
+
+class NoDescriptorsError(BackendBusyError):
+    pass
 
 
 class InsufficientMemoryError(BackendError):

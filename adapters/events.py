@@ -59,6 +59,20 @@ class Restarted(Struct, frozen=True):
     choice: int = 0
 
 
+class PromptProgress(Struct, frozen=True):
+    """A part of the prompt was read: between `Started` and the first piece, from engines that
+    report it."""
+
+    read: int
+    """Tokens that were read, those from a cache included."""
+    total: int
+    """Tokens of the prompt."""
+    cached: int
+    """Tokens that were taken from a cache."""
+    choice: int = 0
+    """The first choice of the request; all choices share the prompt."""
+
+
 class TextDelta(Struct, frozen=True, gc=False):
     text: str
     logprobs: tuple[TokenLogprob, ...] | None = None
@@ -107,5 +121,12 @@ class Finished(Struct, frozen=True):
 
 
 Event = (
-    Started | Restarted | TextDelta | ReasoningDelta | ToolCallStarted | ToolCallDelta | Finished
+    Started
+    | Restarted
+    | PromptProgress
+    | TextDelta
+    | ReasoningDelta
+    | ToolCallStarted
+    | ToolCallDelta
+    | Finished
 )

@@ -34,6 +34,7 @@ _BOTH: frozenset[Feature] = frozenset(
         "keep_alive",
         "continue_final_message",
         "guided_regex",
+        "images",
     }
 )
 
@@ -49,7 +50,7 @@ _ONLY_MLX: frozenset[Feature] = frozenset(
         "reasoning_budget",
     }
 )
-_ONLY_OLLAMA: frozenset[Feature] = frozenset({"images", "options"})
+_ONLY_OLLAMA: frozenset[Feature] = frozenset({"options"})
 
 MLX = _BOTH | _ONLY_MLX
 OLLAMA = _BOTH | _ONLY_OLLAMA

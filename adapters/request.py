@@ -312,3 +312,16 @@ def first_needed(
         if feature in _TEST_OF and _TEST_OF[feature](request):
             return feature
     return None
+
+
+def utf8_size(text: str) -> int:
+    """Count the bytes of `text` in UTF-8, of a very long one by its first characters: encoding all
+    of it would hold the event loop."""
+    if text.isascii():
+        return len(text)
+    start = text[:_COUNTED]
+    return len(start.encode(errors="replace")) * len(text) // len(start)
+
+
+_COUNTED = 1_000_000
+"""Characters that are counted exactly: more than any model reads."""

@@ -15,7 +15,7 @@ from typing import Any, Protocol
 
 from msgspec.structs import replace
 
-from adapters.events import Event, Started
+from adapters.events import Event, PromptProgress, Started
 from adapters.request import GenerationRequest
 
 _WAITING_EVENTS = 64
@@ -52,7 +52,8 @@ Write = Callable[[Sink], Awaitable[None]]
 
 
 async def events(source: Generator, request: GenerationRequest) -> AsyncGenerator[Event]:
-    """Iterate over the events of one answer, for programs and tests.
+    """Iterate over the events of one answer, for programs and tests; without `PromptProgress`,
+    which is no part of it.
 
     Closing the iterator cancels the work and waits for its end.
 
@@ -80,7 +81,8 @@ class _Reader:
         self._emptied = asyncio.Event()
 
     def write(self, event: Event, /) -> bool:
-        self._events.append(event)
+        if not isinstance(event, PromptProgress):
+            self._events.append(event)
         self._changed.set()
         return len(self._events) > _WAITING_EVENTS
 

@@ -1,5 +1,6 @@
 """The server on one screen."""
 
+import asyncio
 import os
 from collections.abc import AsyncGenerator, Mapping
 from contextlib import asynccontextmanager, nullcontext
@@ -9,6 +10,7 @@ from litestar import Litestar
 from litestar.datastructures import State
 from litestar.exceptions import HTTPException
 from msgspec.structs import asdict
+from prometheus_client import CollectorRegistry
 
 from adapters.backend import Backend
 from proxy.assembly import assemble, opened
@@ -64,10 +66,17 @@ from proxy.endpoints.openai.responses.stored import (
     retrieve_response,
 )
 from proxy.endpoints.server_request import ServerParts, ServerRequest, answer_error
+from proxy.endpoints.tandem.activity import (
+    inspect_request,
+    list_logs,
+    stream_activity,
+    switch_inspector,
+)
 from proxy.endpoints.tandem.api_health import get_hybrid_health
 from proxy.endpoints.tandem.health import get_health
-from proxy.endpoints.tandem.index import get_index
+from proxy.endpoints.tandem.index import get_index, get_page_file
 from proxy.endpoints.tandem.load import load_mlx_model, unload_mlx_model
+from proxy.endpoints.tandem.metrics import get_metrics
 from proxy.endpoints.tandem.models_by_backend import (
     list_mlx_models,
     list_models_by_backend,
@@ -75,13 +84,19 @@ from proxy.endpoints.tandem.models_by_backend import (
 )
 from proxy.endpoints.tandem.openapi import get_litestar_openapi, get_openapi
 from proxy.endpoints.tandem.performance import get_comparison
+from proxy.endpoints.tandem.pin import pin_model
 from proxy.endpoints.tandem.prompt import create_mlx_generation
 from proxy.endpoints.tandem.route import plan_route
 from proxy.http.dispatch import Dispatch
 from proxy.http.event_stream import ShutdownGrace
 from proxy.images import Fetch, fetch_image
+from proxy.inspector import Inspector
+from proxy.live import Live
+from proxy.log_buffer import LogBuffer
+from proxy.metrics.answers import AnswerMetrics
 from proxy.openapi import Document
 from proxy.request_log import RequestLog
+from proxy.spans import open_traces
 from proxy.stored.running import RunningAnswers
 from proxy.stored.store import Store
 
@@ -119,11 +134,18 @@ ROUTES = (
     list_models,
     retrieve_model,
     get_index,
+    get_page_file,
+    stream_activity,
+    inspect_request,
+    switch_inspector,
+    list_logs,
     get_health,
+    get_metrics,
     get_comparison,
     list_models_by_backend,
     retrieve_hybrid_model,
     list_mlx_models,
+    pin_model,
     create_chat,
     create_generation,
     create_embed,
@@ -168,7 +190,13 @@ def create_app(
         running=RunningAnswers(),
         store=None if limits is None else Store(state / "stored", limits),
         fetch_image=fetch_image,
+        activity=Live(),
+        inspector=Inspector(),
+        logs=LogBuffer(),
+        metrics=CollectorRegistry(),
     )
+    metrics = AnswerMetrics(parts.metrics, parts.registry.listed)
+    traces = open_traces(parts.registry.listed, os.environ)
 
     form = config.server.log_format
     request_log = RequestLog(form, log) if form is not None and log is not None else None
@@ -177,6 +205,7 @@ def create_app(
     async def lifespan(_app: Litestar) -> AsyncGenerator[None]:
         try:
             async with (
+                parts.logs.attached(),
                 opened(parts, config, backends),
                 parts.store.opened() if parts.store is not None else nullcontext(),
             ):
@@ -186,6 +215,8 @@ def create_app(
         finally:
             if request_log is not None:
                 request_log.close()
+            if traces is not None:
+                await asyncio.to_thread(traces.close)
 
     app = Litestar(
         route_handlers=ROUTES,
@@ -197,7 +228,19 @@ def create_app(
         logging_config=None,
         debug=False,
     )
-    readers = (request_log.read,) if request_log is not None else ()
+    readers = [parts.activity.read, metrics.read]
+    if request_log is not None:
+        readers.append(request_log.read)
+    if traces is not None:
+        readers.append(traces.read)
     errors = {ANTHROPIC_HEADER: ANTHROPIC_ERRORS}
-    app.asgi_handler = Dispatch(app, config.server, ServerRequest, readers, errors)
+    app.asgi_handler = Dispatch(
+        app,
+        config.server,
+        ServerRequest,
+        readers,
+        errors,
+        parts.activity.records,
+        is_traced=traces is not None,
+    )
     return app

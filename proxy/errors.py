@@ -7,6 +7,7 @@ from litestar.exceptions import HTTPException
 from msgspec import Struct
 from msgspec.structs import replace
 
+from adapters.descriptors import OUT_OF_DESCRIPTORS, TOO_MANY_OPEN
 from adapters.errors import (
     BackendBusyError,
     BackendError,
@@ -18,6 +19,7 @@ from adapters.errors import (
     InsufficientMemoryError,
     InvalidRequestError,
     ModelNotFoundError,
+    NoDescriptorsError,
     UnsupportedParameterError,
 )
 
@@ -77,6 +79,7 @@ BACKEND_ERRORS: dict[type[BackendError], Row] = {
     ModelNotFoundError: Row(404, "invalid_request_error", "model_not_found"),
     BackendBusyError: Row(429, "rate_limit_error", "backend_busy"),
     InsufficientMemoryError: Row(503, "server_error", "insufficient_memory"),
+    NoDescriptorsError: Row(503, "server_error", "server_is_overloaded"),
     BackendUnavailableError: Row(503, "server_error", "backend_unavailable"),
     BackendTimeoutError: Row(504, "server_error", "backend_timeout"),
     BadUpstreamError: Row(502, "server_error", "bad_upstream"),
@@ -101,6 +104,10 @@ HTTP_ERRORS: dict[int, tuple[Row, str]] = {
         "Send the body as application/json, without a content encoding.",
     ),
     431: (Row(431, "invalid_request_error", "headers_too_large"), "The headers are too large."),
+    503: (
+        Row(503, "server_error", "server_is_overloaded"),
+        TOO_MANY_OPEN,
+    ),
     505: (Row(505, "invalid_request_error", "http_version"), "Only HTTP/1.1 is supported."),
 }
 """Errors of Litestar, the gates and the connection. Their own messages may contain paths, so these
@@ -165,7 +172,10 @@ def _to_failure(exc: Exception) -> Failure:
             return _failure(HTTP_ERRORS[status][0], exc.detail)
         case HTTPException(status_code=status) if status in HTTP_ERRORS:
             row, message = HTTP_ERRORS[status]
-            return _failure(row, message, headers=dict(exc.headers or {}))
+            busy = {"retry-after": "1"} if status == 503 else {}
+            return _failure(row, message, headers=dict(exc.headers or busy))
+        case OSError(errno=number) if number in OUT_OF_DESCRIPTORS:
+            return _to_failure(HTTPException(status_code=503))
         case UnicodeDecodeError() | RecursionError():
             return _failure(*HTTP_ERRORS[400])
         case NotStoredError():

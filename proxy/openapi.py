@@ -46,6 +46,9 @@ _PATH_PARAMETERS = {
     "response_id": "Id of a stored response.",
     "conversation_id": "Id of a conversation.",
     "item_id": "Id of an item.",
+    "request_id": "Id of a request, as in the header `x-request-id`.",
+    "edition": "Digest of all files of the page.",
+    "file": "Path of a file of the page.",
 }
 _FORCED = {
     "name": "x-tandem-backend",

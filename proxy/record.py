@@ -6,11 +6,20 @@ estimates and the `performance` fields read it; no part observes the answer by i
 
 import random
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, MutableSet, Sequence
 from typing import Literal
 
 from adapters.errors import BackendError
-from adapters.events import Event, Finished, Restarted, Started, Timings, Usage
+from adapters.events import (
+    Event,
+    Finished,
+    PromptProgress,
+    Restarted,
+    Started,
+    Timings,
+    Usage,
+)
+from adapters.upstream.trace_context import TraceContext
 from proxy.errors import ClientDisconnectedError, ServerShutdownError, to_code
 
 Outcome = Literal["ok", "error", "disconnected", "shutdown"]
@@ -56,6 +65,10 @@ class Attempt:
         """Another server of the backend restarted the answer: its times are not comparable."""
         self.concurrency = 1
         """Answers that the backend had in progress when this one began, itself included."""
+        self.progress: PromptProgress | None = None
+        """The latest report of how much of the prompt was read; `None` without one."""
+        self.pieces = 0
+        """Pieces of all choices so far: about one for each token."""
         self.finished: dict[int, Finished] = {}
         self.error: BackendError | None = None
 
@@ -68,11 +81,15 @@ class Attempt:
             case Restarted():
                 self.restarted, self.context = True, event.context
                 self.ready_at, self.first_at = self._clock(), None
+                self.pieces = 0
+            case PromptProgress():
+                self.progress = event
             case Finished():
                 self.finished[event.choice] = event
                 self.ended_at = self._clock()
                 self.first_at = self.first_at or self.ended_at
             case _:
+                self.pieces += 1
                 self.first_at = self.first_at or self._clock()
 
     @property
@@ -101,14 +118,27 @@ class Record:
         path: str = "",
         readers: Iterable[Callable[["Record"], None]] = (),
         clock: Clock = time.perf_counter,
+        running: MutableSet["Record"] | None = None,
     ) -> None:
-        """`readers` are called once, when the record is closed."""
+        """`readers` are called once, when the record is closed; until then it is in `running`."""
         self.request_id = new_id("req_")
         self.method = method
         self.path = path
         self.clock = clock
         self.arrived_at = clock()
         self._readers = readers
+        self._running = running
+        if running is not None:
+            running.add(self)
+        self.parent_span: TraceContext | None = None
+        """The client's span, by its header `traceparent`."""
+        self.span: TraceContext | None = None
+        """The span that is passed on to upstream servers: this server's own where it exports
+        traces, else the client's."""
+        self.agent = ""
+        """The header `user-agent`."""
+        self.address = ""
+        """The client's IP address."""
         self.model = ""
         """The public name in the request."""
         self.answer_id = ""
@@ -122,6 +152,8 @@ class Record:
         """Translates a path of the contract to that in the body that the client sent."""
         self.attempts: list[Attempt] = []
         """In order; several if a backend failed, or the request has several prompts."""
+        self.why: Callable[[], Sequence[str]] = tuple[str, ...]
+        """Returns the reasons for the backend that was tried first, in sentences."""
         self.fallback_from: str | None = None
         """`NAME; reason=CODE` of the backend that failed before another was tried."""
         self.status: int | None = None
@@ -140,7 +172,9 @@ class Record:
 
     def detached(self) -> "Record":
         """Create a record of work that outlasts its request, with the same readers."""
-        record = Record(self.method, self.path, self._readers, self.clock)
+        record = Record(self.method, self.path, self._readers, self.clock, self._running)
+        record.agent, record.address = self.agent, self.address
+        record.parent_span, record.span = self.parent_span, self.span
         record.model, record.unknown, record.streamed = self.model, self.unknown, self.streamed
         return record
 
@@ -171,6 +205,8 @@ class Record:
         if self.closed_at is not None:
             return
         self.closed_at = self.clock()
+        if self._running is not None:
+            self._running.discard(self)
         if self.outcome is None:
             ok = self.status is not None and self.status < 400
             self.outcome = "ok" if ok else "disconnected" if self.status is None else "error"
@@ -181,6 +217,10 @@ class Record:
     def backend(self) -> str:
         """The configured name of the backend of the last attempt; `none` before the first."""
         return self.attempts[-1].backend if self.attempts else "none"
+
+    def has_begun(self) -> bool:
+        """True once a backend has begun to answer: the request waits for no turn."""
+        return any(attempt.ready_at is not None for attempt in self.attempts)
 
     @property
     def ignored(self) -> tuple[str, ...]:

@@ -108,8 +108,11 @@ class RequestLog:
 
     def _write(self) -> None:
         while (batch := self._batches.get()) is not None:
-            self._stream.write(batch)
-            self._stream.flush()
+            try:
+                self._stream.write(batch)
+                self._stream.flush()
+            except (OSError, ValueError):  # A full disk, a closed pipe: answers go on.
+                self.dropped += batch.count("\n")
 
 
 def to_log_line(record: Record) -> LogLine:

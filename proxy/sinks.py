@@ -9,6 +9,7 @@ from adapters.errors import BadUpstreamError
 from adapters.events import (
     Event,
     Finished,
+    PromptProgress,
     ReasoningDelta,
     Restarted,
     Started,
@@ -45,6 +46,7 @@ class CheckedSink:
 
     def write(self, event: Event, /) -> bool:
         if type(event) is TextDelta and event.choice in self._flowing:
+            self._attempt.pieces += 1
             return self._pass_on(event)
         return self._check(event)
 
@@ -56,6 +58,8 @@ class CheckedSink:
         elif not self.started or event.choice not in self._open:
             raise _out_of_order(event)
         self._attempt.note(event)
+        if isinstance(event, PromptProgress):
+            return False  # No dialect has an event for it.
         if isinstance(event, Finished):
             self._open.remove(event.choice)
         elif isinstance(event, Started) and self._restarts:
@@ -104,7 +108,7 @@ class Collector:
     def write(self, event: Event, /) -> bool:
         if isinstance(event, Restarted):
             self._choices.pop(event.choice, None)
-        elif not isinstance(event, Started):
+        elif not isinstance(event, Started | PromptProgress):
             self._choices[event.choice].add(event)
         self._events += 1
         return self._events % _EVENTS_A_TURN == 0
@@ -167,7 +171,7 @@ class _Choice:
                 self._calls[event.index][1].append(event.arguments)
             case Finished():
                 self._finished = event
-            case Started() | Restarted():
+            case Started() | Restarted() | PromptProgress():
                 pass
 
     def answer(self) -> Answer:

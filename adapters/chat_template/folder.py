@@ -77,7 +77,7 @@ def _object(file: Path) -> dict[str, Any]:
     """A JSON object; empty if the file is missing or holds something else."""
     try:
         value = json.loads(file.read_bytes())
-    except (OSError, ValueError):
+    except (OSError, ValueError, RecursionError):
         return {}
     return cast(dict[str, Any], value) if isinstance(value, dict) else {}
 

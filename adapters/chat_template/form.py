@@ -5,7 +5,7 @@ from typing import Any, Literal
 
 from msgspec import Struct
 
-from adapters.request import Message, Tool, ToolCall
+from adapters.request import ImagePart, Message, Tool, ToolCall
 
 
 class Form(Struct, frozen=True):
@@ -19,6 +19,10 @@ class Form(Struct, frozen=True):
     """The content of a call without text: an empty text, no such key, or null."""
     no_tools: Literal["null", "empty"] = "null"
     """`tools` of a conversation without any: null, or an empty list."""
+    parts: bool = False
+    """True if the content of every message is a list of parts, else only that with images."""
+    image: str | None = None
+    """The text in place of an image, for templates that take no parts; `None`: images are parts."""
 
 
 USUAL = Form()
@@ -26,7 +30,7 @@ USUAL = Form()
 
 def to_template_message(message: Message, form: Form = USUAL) -> dict[str, Any]:
     """Convert a message to the dictionary that a template in this form reads."""
-    converted: dict[str, Any] = {"role": message.role, "content": message.text}
+    converted: dict[str, Any] = {"role": message.role, "content": _to_content(message, form)}
     if message.reasoning is not None:
         converted[form.thought] = message.reasoning
     if message.tool_calls:
@@ -40,6 +44,23 @@ def to_template_message(message: Message, form: Form = USUAL) -> dict[str, Any]:
     if "content" not in converted and form.empty == "null":
         converted["content"] = None
     return converted
+
+
+def _to_content(message: Message, form: Form) -> str | list[dict[str, str]]:
+    """Return the text, or the parts: neighbouring texts joined by newlines, images between them."""
+    if not (form.parts or message.has_images):
+        return message.text
+    parts: list[dict[str, str]] = []
+    for part in message.content:
+        if isinstance(part, ImagePart):
+            parts.append({"type": "image"})
+        elif parts and parts[-1]["type"] == "text":
+            parts[-1]["text"] += f"\n{part.text}"
+        else:
+            parts.append({"type": "text", "text": part.text})
+    if form.image is None:
+        return parts
+    return "\n".join(part.get("text", form.image) for part in parts)
 
 
 def _to_call(call: ToolCall, form: Form) -> dict[str, Any]:

@@ -142,6 +142,7 @@ def render_template(
 
     Raises:
         TemplateRefusalError: the template, or Jinja, has a reason not to.
+        MemoryError: Python has none left.
     """
     try:
         template, fallbacks = _compile(text)
@@ -150,6 +151,8 @@ def render_template(
             if name not in given:
                 given[name] = _FALLBACKS[name](tools or ())
         return template.render(given)
+    except MemoryError:
+        raise
     except RecursionError as error:
         raise TemplateRefusalError("The template does not end.") from error
     except Exception as error:

@@ -215,8 +215,10 @@ def find_plan(
 def _without_tools(plan: Plan, forms: Sequence[Form]) -> Probing[Plan]:
     """Find out how a conversation without tools is rendered."""
     reason = ""
-    for no_tools in dict.fromkeys(form.no_tools for form in forms):
-        tried = replace(plan, form=replace(plan.form, no_tools=no_tools))
+    ways = dict.fromkeys((form.parts, form.no_tools) for form in forms)
+    # Templates of vision models may show parts only.
+    for parts, no_tools in (*ways, *((True, no_tools) for _, no_tools in ways)):
+        tried = replace(plan, form=replace(plan.form, no_tools=no_tools, parts=parts))
         text = yield _probe(tried, _PLAIN, JSON_WRITING)
         if _has(text, _PLAIN.words):
             return tried
@@ -227,7 +229,11 @@ def _without_tools(plan: Plan, forms: Sequence[Form]) -> Probing[Plan]:
 def _take_call(plan: Plan, forms: Sequence[Form], writing: Writing) -> Probing[Plan]:
     """Try the forms, then the remedies in each form."""
     reason = ""
-    suited = [form for form in forms if form.no_tools == plan.form.no_tools]
+    suited = [
+        replace(form, parts=plan.form.parts)
+        for form in forms
+        if form.no_tools == plan.form.no_tools
+    ]
     for remedy in ((), *_CALL_REMEDIES):
         for form in suited:
             tried = replace(plan, form=form, rewrites=plan.rewrites.union(remedy))

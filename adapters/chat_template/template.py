@@ -3,9 +3,10 @@
 from collections.abc import Mapping, Sequence
 from typing import Any, Protocol
 
+from adapters.chat_template.confined import RENDERERS
 from adapters.chat_template.folder import choose
 from adapters.chat_template.form import to_template_message, to_template_tool
-from adapters.chat_template.jinja import TemplateRefusalError, mentions, render_template
+from adapters.chat_template.jinja import TemplateRefusalError, mentions
 from adapters.chat_template.probing import Probe, Refusal
 
 
@@ -21,6 +22,7 @@ class ChatTemplate(Protocol):
         """
         Raises:
             TemplateRefusalError: the template's own reason.
+            TemplateLimitError: it takes too long, or too much memory.
         """
         ...
 
@@ -44,7 +46,7 @@ class JinjaTemplates:
         if "enable_thinking" in arguments and mentions(text, "thinking"):
             # DeepSeek's and Granite's name for it.
             given.setdefault("thinking", arguments["enable_thinking"])
-        return render_template(text, messages, tools, given)
+        return RENDERERS.render(text, messages, tools, given)
 
 
 def answer_probe(template: ChatTemplate, probe: Probe) -> str | Refusal:

@@ -1,8 +1,18 @@
-"""Shared by both directions of a conversion: errors, the report on a tensor, a progress bar."""
+"""Shared by both directions of a conversion: errors, the report on a tensor, a progress bar, and
+whether a converted folder is still what was written."""
 
+import hashlib
 import sys
 import time
 from dataclasses import dataclass
+from pathlib import Path
+
+import msgspec
+from msgspec import Struct
+
+REPORT = "conversion.json"
+UNWRITABLE = 3
+"""Exit status of a conversion that could not read or write a file."""
 
 
 class UnsupportedGGUFError(ValueError):
@@ -25,6 +35,27 @@ class TensorReport:
     """Storage type in the converted file."""
     relative_l2: float
     """L2 norm of the difference over that of the source; 0 if identical to the last bit."""
+
+
+class _Files(Struct):
+    """The part of a report that is read here."""
+
+    files: dict[str, str] = {}
+    """SHA-256 of each file, by name."""
+
+
+def is_intact(folder: Path) -> bool:
+    """Return whether the files of a conversion are those that were written; reads all of them."""
+    try:
+        files = msgspec.json.decode((folder / REPORT).read_bytes(), type=_Files).files
+        return bool(files) and all(sha256_of(folder / name) == sum_ for name, sum_ in files.items())
+    except (OSError, ValueError, RecursionError):
+        return False
+
+
+def sha256_of(path: Path) -> str:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 class Bar:

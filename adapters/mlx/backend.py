@@ -98,7 +98,7 @@ class MLXBackend:
         self._failed_loads = FailedLoads()
         self._idle = IdleUnload(config, self._loaded.__contains__, self.unload)
         self._loads = Loads(self._load, self._idle.loaded)
-        # Tokenizers are not made for two threads at once; one is enough to keep the loop free.
+        # For inputs of embeddings: one thread is enough to keep the loop free.
         self._tokenizing = ThreadPoolExecutor(1, thread_name_prefix="mlx-prompt")
         self.memory_user = MLXMemory(config, self._engine, self._idle, self.unload)
 
@@ -113,13 +113,13 @@ class MLXBackend:
         refuse_unsupported(request, self.honours, self.kind)
         reject_conflicts(request)
         with self._idle.using(request.model, request.keep_alive):
-            cold = request.model not in self._loaded
+            cold = not self._has(request.model)
             loaded = await self._ready(request.model, TextModel)
             from adapters.mlx.output.assemble import Answers
             from adapters.mlx.prompt.prepare import prepare
 
             with self._engine.arrivals.expect() as arrival:
-                prepared = await prepare(request, loaded.model, self._tokenizing)
+                prepared = await prepare(request, loaded.model, loaded.tokenizing)
                 started = Started(prepared.context, cold, prepared.ignored, prepared.rewritten)
                 async with self.memory_user.answering(prepared.sequences[0]):
                     answers = Answers(
@@ -134,10 +134,9 @@ class MLXBackend:
         refuse_unsupported(request, self.honours, self.kind)
         with self._idle.using(request.model, request.keep_alive):
             loaded = await self._ready(request.model, TextModel)
-            from adapters.mlx.prompt.chat import render
+            from adapters.mlx.prompt.images import render_prompt
 
-            loop = asyncio.get_running_loop()
-            prompt = await loop.run_in_executor(self._tokenizing, render, loaded.model, request)
+            prompt = await render_prompt(loaded.model, request, loaded.tokenizing)
             return TokenCount(len(prompt.ids), exact=True)
 
     async def embed(self, request: EmbeddingRequest) -> Embeddings:
@@ -150,7 +149,7 @@ class MLXBackend:
         voices = await self.list_voices(request.model)
         speaker = find_speaker(request.voice, request.model, voices, self._config.voices)
         with self._idle.using(request.model, request.keep_alive):
-            cold = request.model not in self._loaded
+            cold = not self._has(request.model)
             loaded = await self._ready(request.model, SpeechModel)
             await loaded.speak(request, speaker, sink, cold=cold)
 
@@ -165,7 +164,7 @@ class MLXBackend:
         self, request: TranscriptionRequest, sink: AudioSink[TranscriptEvent]
     ) -> None:
         with self._idle.using(request.model, request.keep_alive):
-            cold = request.model not in self._loaded
+            cold = not self._has(request.model)
             loaded = await self._ready(request.model, TranscriptionModel)
             await loaded.transcribe(request, sink, cold=cold)
 
@@ -187,7 +186,7 @@ class MLXBackend:
         self._warn()
         return [
             msgspec.structs.replace(
-                folder.model, loaded=name in self._loaded, notes=self._notes_of(name)
+                folder.model, loaded=self._has(name), notes=self._notes_of(name)
             )
             for name, folder in catalog.folders.items()
             if name not in failed
@@ -246,7 +245,7 @@ class MLXBackend:
 
     async def load(self, model: str, keep_alive: float | None = None) -> None:
         with self._idle.using(model, keep_alive):
-            if model not in self._loaded:
+            if not self._has(model):
                 await self._loads.join(model)
 
     def is_well(self, model: str) -> bool:
@@ -257,7 +256,7 @@ class MLXBackend:
 
     async def unload(self, model: str) -> None:
         await self._loads.cancel(model)
-        if model not in self._loaded:
+        if not self._has(model):
             return
         if users := self._idle.users(model):
             raise BackendBusyError(f"'{model}' is answering {users} requests.")
@@ -271,7 +270,7 @@ class MLXBackend:
         return Health(
             ok=trouble is None,
             detail=trouble,
-            breaker="closed" if trouble is None else "open",
+            breaker=self._engine.breaker(),
             counters=self._engine.counters(),
         )
 
@@ -283,14 +282,22 @@ class MLXBackend:
         await asyncio.to_thread(self._engine.close)
         self._tokenizing.shutdown(wait=False, cancel_futures=True)
 
+    def _has(self, name: str) -> bool:
+        """Return whether a model is in memory; one that was lost with the engine is forgotten."""
+        loaded = self._loaded.get(name)
+        if loaded is not None and loaded.lost:
+            self._loaded.pop(name).close()
+            self.memory_user.unloaded(name)
+        return name in self._loaded
+
     async def _ready(self, name: str, kind: type[L]) -> L:
         """Return a model, loaded by the first request for it.
 
         Raises:
             InvalidRequestError: it is of another kind.
         """
-        if name not in self._loaded:
-            await self._loads.join(name)
+        if not self._has(name):
+            await self._loads.join(name, for_request=True)
         if (loaded := self._loaded.get(name)) is None:
             raise BackendUnavailableError(f"'{name}' was unloaded meanwhile.")
         if not isinstance(loaded, kind):
@@ -321,5 +328,10 @@ class MLXBackend:
                     await asyncio.wrap_future(self._engine.free_memory())
 
     async def _path_of(self, folder: ModelFolder) -> Path:
-        name = folder.base or folder.model.name
-        return folder.path or await bundled.ensure_available(name, self._config.cache_folder)
+        cache = self._config.cache_folder
+        converted = await asyncio.to_thread(bundled.converted_folder, cache)
+        if folder.path is not None and folder.path != converted:
+            return folder.path
+        # Also if it is there: a damaged conversion is made anew.
+        name = bundled.EMBEDDED if folder.path is not None else folder.base or folder.model.name
+        return await bundled.ensure_available(name, cache)

@@ -5,7 +5,7 @@ class here and a line of `kind_of`.
 """
 
 import asyncio
-from concurrent.futures import Executor
+from concurrent.futures import Executor, ThreadPoolExecutor
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, ClassVar, Literal, Protocol, Self
@@ -48,6 +48,11 @@ class Loaded(Protocol):
         """
         ...
 
+    @property
+    def lost(self) -> bool:
+        """True if the engine has failed since: its arrays are gone."""
+        ...
+
     def close(self) -> None:
         """Stop its threads. It cannot be used any more."""
         ...
@@ -60,19 +65,30 @@ class Loaded(Protocol):
 class TextModel:
     purpose: ClassVar[str] = "text generation"
 
-    def __init__(self, engine: Engine, model: "LoadedModel") -> None:
+    def __init__(self, engine: Engine, model: "LoadedModel", losses: int) -> None:
+        """`losses`: those of the engine when the load began."""
         self._engine = engine
+        self._losses = losses
         self.model = model
+        # Tokenizers are not made for two threads at once. One for each model, so that a slow
+        # template delays requests for its own model only.
+        self.tokenizing = ThreadPoolExecutor(1, thread_name_prefix="mlx-prompt")
 
     @classmethod
     async def load(
         cls, engine: Engine, path: Path, dequantize: Dequantize, loading: Loading, extras: Extras
     ) -> Self:
         # `Engine.load` knows `dequantize` from the configuration.
-        return cls(engine, await asyncio.wrap_future(engine.load(path, loading, extras)))
+        losses = engine.losses
+        return cls(engine, await asyncio.wrap_future(engine.load(path, loading, extras)), losses)
+
+    @property
+    def lost(self) -> bool:
+        return self._engine.losses != self._losses
 
     def close(self) -> None:
-        self.model.grammars.close()
+        self.model.close()
+        self.tokenizing.shutdown(wait=False, cancel_futures=True)
 
     async def unload(self) -> None:
         self.close()
@@ -84,8 +100,9 @@ class TextModel:
 class EmbeddingModel:
     purpose: ClassVar[str] = "embeddings"
 
-    def __init__(self, engine: Engine, embedder: "Embedder") -> None:
+    def __init__(self, engine: Engine, embedder: "Embedder", losses: int) -> None:
         self._engine = engine
+        self._losses = losses
         self._embedder = embedder
 
     @classmethod
@@ -97,7 +114,12 @@ class EmbeddingModel:
 
             return (yield from load_embedder(path, dequantize, loading))
 
-        return cls(engine, await asyncio.wrap_future(engine.run_in_pieces(start)))
+        losses = engine.losses
+        return cls(engine, await asyncio.wrap_future(engine.run_in_pieces(start)), losses)
+
+    @property
+    def lost(self) -> bool:
+        return self._engine.losses != self._losses
 
     def close(self) -> None:
         """Nothing to stop: it has no thread."""
@@ -123,6 +145,7 @@ class EmbeddingModel:
             job = self._engine.run(lambda rows=rows: embedder.embed(rows))
             cut = [_cut(vector, request.dimensions) for vector in await asyncio.wrap_future(job)]
             vectors.update(zip(batch, cut, strict=True))
+            self._engine.note_success()
         ordered = tuple(vectors[place] for place in range(len(ids)))
         return Embeddings(ordered, prompt_tokens=sum(map(len, ids)))
 

@@ -93,7 +93,10 @@ class MLXMemory:
         if not AUDIO.isdisjoint(model.capabilities):
             return _AUDIO_BYTES
         tokens, limit = usual_length(model.context_length), self._config.kv_budget_bytes
-        nbytes = context_bytes(read_config(path) or {}, tokens, itemsize, self._config.kv_bits)
+        try:
+            nbytes = context_bytes(read_config(path) or {}, tokens, itemsize, self._config.kv_bits)
+        except (TypeError, ValueError, ArithmeticError):
+            return None  # Settings of wrong types: the load explains them.
         return nbytes if nbytes is None or limit is None else min(nbytes, limit)
 
     async def resident(self, *, fresh: bool = False) -> list[Resident]:

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Literal, Protocol
 from msgspec import Struct
 
 from adapters.errors import BackendError
+from adapters.mlx.vision.protocol import ImagePrompt
 from adapters.request import Sampling
 
 if TYPE_CHECKING:
@@ -66,7 +67,16 @@ class PromptRead(Struct, frozen=True):
     """"length" where the request wants no answer."""
 
 
-Post = Sampled | PromptRead | BackendError | None
+class ChunkRead(Struct, frozen=True):
+    """A chunk of the prompt was read, and more is to be read."""
+
+    read: int
+    """Tokens of the prompt that were read so far, those from a cache included."""
+    finish: Finish | None = None
+    """Never an end: the answer follows."""
+
+
+Post = Sampled | PromptRead | ChunkRead | BackendError | None
 """A result of a sequence; `None`: it was admitted, and its prompt is being read."""
 
 
@@ -90,6 +100,7 @@ class Sequence:
         bounded: bool = True,
         reports_prompt: bool = False,
         turns: tuple[int, ...] = (),
+        images: ImagePrompt | None = None,
     ) -> None:
         """`bounded`: `max_tokens` is the request's own limit, not only the end of the context.
 
@@ -100,6 +111,9 @@ class Sequence:
         """
         self.model = model
         self.prompt = prompt
+        self.images = images
+        self.keys = prompt if images is None else images.keys(prompt)
+        """The prompt as the prefix cache knows it: placeholders are hashes of their images."""
         self.turns = turns
         self.max_tokens = max_tokens
         self.sampling = sampling

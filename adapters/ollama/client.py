@@ -21,6 +21,7 @@ from adapters.ollama.errors import FOREIGN, from_response, translate
 from adapters.ollama.ndjson import LineStream
 from adapters.ollama.wire import ChatBody, Line, PullLine, RawBody
 from adapters.upstream.limits import DEFAULT_LIMITS, Limits
+from adapters.upstream.trace_context import trace_headers
 from adapters.upstream.transport import Connection, Transport
 
 _T = TypeVar("_T")
@@ -156,7 +157,8 @@ class OllamaClient:
             raise BackendUnavailableError("The Ollama backend is closed.")
         url, head = self._heads.get((method, path)) or self._head(method, path)
         content = b"" if body is None else _encode(body)
-        return url, head + b"content-length: %d\r\n\r\n%b" % (len(content), content)
+        length = b"content-length: %d\r\n\r\n" % len(content)
+        return url, head + trace_headers() + length + content
 
     def _head(self, method: str, path: str) -> tuple[httpx.URL, bytes]:
         """Build the head as the official client does; kept, for it costs as much as an answer."""

@@ -3,8 +3,12 @@
 A failure is looked up by exception where no response came, by Ollama's message where it is known,
 and otherwise by HTTP status. The message goes first because the status does not tell the client's
 mistakes from the server's: an option of a wrong type is a 500 there.
+
+Ollama's own words are not repeated but for the parts that a row of the table names: an error of a
+server, or of a proxy before it, may hold paths, keys and prompts.
 """
 
+import logging
 import re
 import socket
 import ssl
@@ -30,6 +34,8 @@ from adapters.errors import (
     UnsupportedParameterError,
 )
 from adapters.ollama.wire import ErrorBody, RunnerError, RunnerErrorBody
+
+log = logging.getLogger("tandem")
 
 _MOST_WORDS = 200
 
@@ -131,13 +137,22 @@ class TemplateRefusalError(InvalidRequestError):
     """The chat template of the model raises an exception for these messages."""
 
 
+class RunnerFailedError(GenerationError):
+    """The process that computes the model has ended, or does not start: it will again."""
+
+    lasting = True
+
+
+MODEL_FAULTS = (BadUpstreamError, RunnerFailedError)
+
+
 class LostAnswerError(BadUpstreamError):
     """The model has answered, and llama-server's parser for its template cannot read it."""
 
 
-def _too_long(words: str, runner: RunnerError | None) -> ContextLengthError:
+def _too_long(_words: str, runner: RunnerError | None) -> ContextLengthError:
     if runner is None or runner.n_prompt_tokens is None or runner.n_ctx is None:
-        return ContextLengthError(words, param="messages")
+        return ContextLengthError("The prompt is longer than the context.", param="messages")
     error = ContextLengthError(
         f"The context holds {runner.n_ctx} tokens; the prompt alone has {runner.n_prompt_tokens}.",
         param="messages",
@@ -151,20 +166,24 @@ def _refuses(param: str, what: str) -> Callable[[str, RunnerError | None], Backe
     return lambda _words, _runner: UnsupportedParameterError(message, param=param)
 
 
-def _refused_by_template(words: str, runner: RunnerError | None) -> TemplateRefusalError:
+def _refused_by_template(words: str, _runner: RunnerError | None) -> TemplateRefusalError:
     """Keep the template's own reason, of the many lines that llama-server has around it."""
-    message = words if runner is None else runner.message
-    _, _, reason = message.rpartition("Jinja Exception: ")
+    reason = words.rpartition("Jinja Exception: ")[2] if "Jinja Exception: " in words else ""
+    what = f": {_shown(reason)}" if reason else "."
     return TemplateRefusalError(
-        f"The model's chat template rejects these messages: {_shown(reason)}", param="messages"
+        f"The model's chat template rejects these messages{what}", param="messages"
     )
 
 
 def _as(
-    kind: type[BackendError], param: str | None = None
+    kind: type[BackendError], message: str, param: str | None = None, *, lasting: bool | None = None
 ) -> Callable[[str, RunnerError | None], BackendError]:
-    return lambda words, _runner: kind(words, param=param)
+    """Make an error with `message`, in which `{}` is the text that the row has found."""
+    return lambda words, _runner: kind(message.format(words), param=param, lasting=lasting)
 
+
+_NO_MODEL = "Ollama has no such model."
+_OF_A_MODEL = r"""(?:["'][\w./:@-]{1,200}["'] )?"""
 
 _WORDS: tuple[tuple[str, Callable[[str, RunnerError | None], BackendError]], ...] = (
     (r"exceeds? (the |maximum )?(available )?context (size|length)", _too_long),
@@ -181,11 +200,13 @@ _WORDS: tuple[tuple[str, Callable[[str, RunnerError | None], BackendError]], ...
         r"|missing data required for image input",
         _refuses("images", "images"),
     ),
-    (r"does not support embeddings", _as(InvalidRequestError, "model")),
-    (r"does not support (chat|generate)", _as(InvalidRequestError, "model")),
+    (
+        _OF_A_MODEL + r"does not support (embeddings|chat|generate)",
+        _as(InvalidRequestError, "This model of Ollama: {}.", "model"),
+    ),
     (
         r"illegal base64|failed to (load|process|decode) image|(de|en)code WebP image",
-        _as(InvalidRequestError, "images"),
+        _as(InvalidRequestError, "Ollama cannot decode an image: it is damaged.", "images"),
     ),
     (
         r"JSON schema|json_schema|invalid format|failed to parse grammar",
@@ -195,13 +216,19 @@ _WORDS: tuple[tuple[str, Callable[[str, RunnerError | None], BackendError]], ...
             param="response_format",
         ),
     ),
-    (r"Jinja Exception|While executing|Unable to generate parser", _refused_by_template),
+    (
+        r"Jinja Exception: [^\n]*|Jinja Exception|While executing|Unable to generate parser",
+        _refused_by_template,
+    ),
     (
         r"does not match the expected [\w-]+ format|returned invalid tool call arguments",
-        _as(LostAnswerError),
+        _as(LostAnswerError, "The model's answer is not of the form that its template expects."),
     ),
-    (r"top_logprobs must be", _as(InvalidRequestError, "logprobs")),
-    (r"option \"\w+\" must be of type", _as(InvalidRequestError)),
+    (
+        r"top_logprobs must be",
+        _as(InvalidRequestError, "'top_logprobs' must be from 0 to 20.", "logprobs"),
+    ),
+    (r"option \"\w+\" must be of type \w+", _as(InvalidRequestError, "Ollama: {}.")),
     (
         r"cannot unmarshal .*\.tools\.",
         lambda _words, _runner: InvalidRequestError(
@@ -210,30 +237,58 @@ _WORDS: tuple[tuple[str, Callable[[str, RunnerError | None], BackendError]], ...
             param="tools",
         ),
     ),
-    (r"requires more system memory|out of memory|not enough memory", _as(InsufficientMemoryError)),
-    (r"(manifest|model).*(file )?does not exist", _as(ModelNotFoundError, "model")),
-    (r"invalid model name", _as(ModelNotFoundError, "model")),
+    (
+        r"requires more system memory( \([\d.]+ \w+\) than is available( \([\d.]+ \w+\))?)?"
+        r"|out of memory|not enough memory",
+        _as(InsufficientMemoryError, "The model does not fit into Ollama's memory: {}."),
+    ),
+    (r"(manifest|model).*(file )?does not exist", _as(ModelNotFoundError, _NO_MODEL, "model")),
+    (r"invalid model name", _as(ModelNotFoundError, "Ollama: {}.", "model")),
     # Not public, or not for this version of Ollama.
-    (r"pull model manifest: (40[13]|412|realm host)", _as(ModelNotFoundError, "model")),
+    (
+        r"pull model manifest: (40[13]|412|realm host)",
+        _as(
+            ModelNotFoundError,
+            "The registry has no such model for everybody, or not for this version of Ollama.",
+            "model",
+        ),
+    ),
     (
         r"pull model manifest|no such host|dial tcp|network is unreachable|i/o timeout"
         r"|max retries exceeded|connection (refused|reset)",
-        _as(BackendUnavailableError),
+        _as(
+            BackendUnavailableError, "Ollama cannot connect to another server, such as a registry."
+        ),
     ),
-    (r"server busy", _as(BackendBusyError)),
-    (r"no space left on device|disk quota exceeded", _as(InsufficientMemoryError)),
+    (r"server busy", _as(BackendBusyError, "Ollama's queue is full.")),
+    (
+        r"no space left on device|disk quota exceeded",
+        _as(InsufficientMemoryError, "Ollama has no space for its files: {}."),
+    ),
+    (r"digest mismatch", _as(InvalidRequestError, "The file has another digest: {}.")),
+    (
+        r"error was encountered while running the model: unexpected EOF",
+        _as(BadUpstreamError, "Ollama's runner has ended within the answer."),
+    ),
     # From the runner, about one prompt: it continues with others.
-    (r"^got exception", _as(GenerationError)),
-    (r"(unable|failed) to load model|error loading model", _as(GenerationError)),
-    (r"^model .* not found", _as(ModelNotFoundError, "model")),
+    (
+        r"^got exception",
+        _as(GenerationError, "Ollama's runner failed on this prompt.", lasting=True),
+    ),
+    (
+        r"(unable|failed) to load model|error loading model"
+        r"|runner (process )?(has terminated|has unexpectedly stopped|no longer running)",
+        _as(RunnerFailedError, "Ollama's runner of the model has failed; Ollama's log says why."),
+    ),
+    (r"^model .* not found", _as(ModelNotFoundError, _NO_MODEL, "model")),
 )
 
-_STATUS: dict[int, tuple[type[BackendError], str | None]] = {
-    400: (InvalidRequestError, None),
-    404: (ModelNotFoundError, "model"),
-    413: (InvalidRequestError, None),
-    429: (BackendBusyError, None),
-    503: (BackendBusyError, None),
+_STATUS: dict[int, tuple[type[BackendError], str, str | None]] = {
+    400: (InvalidRequestError, "Ollama rejects this request.", None),
+    404: (ModelNotFoundError, _NO_MODEL, "model"),
+    413: (InvalidRequestError, "The request is too large for Ollama.", None),
+    429: (BackendBusyError, "Ollama is busy.", None),
+    503: (BackendBusyError, "Ollama is busy.", None),
 }
 """Any other status is a fault of Ollama, or of a proxy in front of it."""
 _STATUS_OF_OTHERS: dict[int, type[BackendError]] = {
@@ -251,7 +306,11 @@ def blame_input(error: BackendError) -> None:
 
 def from_line(words: str) -> BackendError:
     """Return the error for a line `{"error": words}`, be it the first or a later one."""
-    return _from_words(words) or BadUpstreamError(_shown(words))
+    error = _from_words(words)
+    if error is None:
+        _note_unknown(words)
+        error = BadUpstreamError("Ollama failed; its log says why.")
+    return error
 
 
 def from_response(status: int, body: bytes, retry_after: str | None) -> BackendError:
@@ -267,19 +326,25 @@ def from_response(status: int, body: bytes, retry_after: str | None) -> BackendE
 
 
 def _from_status(status: int, words: str | None) -> BackendError:
+    unknown = f"Ollama answered with HTTP status {status}."
     if words is None:
-        kind = _STATUS_OF_OTHERS.get(status, BadUpstreamError)
-        return kind(f"Ollama answered with HTTP status {status}.")
-    kind, param = _STATUS.get(status, (BadUpstreamError, None))
-    return kind(_shown(words), param=param)
+        return _STATUS_OF_OTHERS.get(status, BadUpstreamError)(unknown)
+    _note_unknown(words)
+    kind, message, param = _STATUS.get(status, (BadUpstreamError, unknown, None))
+    return kind(message, param=param)
+
+
+def _note_unknown(words: str) -> None:
+    """Log words that no row knows. Not by default: they may have a part of a prompt."""
+    log.debug("Ollama: %s", _shown(words))
 
 
 def _from_words(words: str) -> BackendError | None:
     runner = _runner_error(words)
     message = runner.message if runner else words
     for pattern, make in _WORDS:
-        if re.search(pattern, message, re.IGNORECASE):
-            return make(_shown(message), runner)
+        if found := re.search(pattern, message, re.IGNORECASE):
+            return make(found[0], runner)
     return None
 
 

@@ -25,7 +25,7 @@ from adapters.ollama.catalog import Catalog, full_name
 from adapters.ollama.client import OllamaClient
 from adapters.ollama.context.num_ctx import ContextSizing, Size
 from adapters.ollama.context.token_estimate import Count
-from adapters.ollama.errors import SILENT, LostAnswerError
+from adapters.ollama.errors import MODEL_FAULTS, SILENT, LostAnswerError
 from adapters.ollama.in_flight import InFlight, InFlightRequest
 from adapters.ollama.ndjson import LineStream
 from adapters.ollama.options import to_keep_alive
@@ -84,7 +84,7 @@ class OllamaServer:
         self._limits = limits
         self.client = OllamaClient(address, config, limits)
         self.catalog = Catalog(self.client, config.refresh, limits.lookup)
-        self.breaker = CircuitBreaker(self._is_there, self._probe, limits)
+        self.breaker = CircuitBreaker(self._is_there, self._probe, limits, MODEL_FAULTS)
         self.work = InFlight(self.catalog.runner)
         self._sizing = ContextSizing(address, self.catalog, self.work, config)
         self._keep_alive_of = {full_name(n): s for n, s in config.keep_alive_of.items()}
@@ -95,12 +95,6 @@ class OllamaServer:
     def is_away(self) -> bool:
         """True where the last request to it found no server."""
         return self.breaker.is_open and self.breaker.absent
-
-    @property
-    def is_quick_to_fail(self) -> bool:
-        """True where the breaker is open, and another try costs nothing: one of several models may
-        be broken."""
-        return self.breaker.is_open and not self.breaker.is_silent
 
     @property
     def is_local(self) -> bool:
@@ -154,6 +148,7 @@ class OllamaServer:
             ContextLengthError: the prompt is longer than any context it can get.
             BackendError: as `OllamaClient.open` and `AnswerWriter.write`.
         """
+        self.breaker.begin(call.body.model)
         exchange = _Exchange(self, call.body.model, deadline)
         try:
             if call.plan is None:
@@ -211,7 +206,7 @@ class OllamaServer:
                 size = self._sizing.grown(size, error, body.model)
                 lines = await self._open(body, deadline, size, request)
         except BackendError as error:
-            self._learn(error)
+            self._learn(error, body.model)
             raise
         try:
             self._sizing.used(body.model, size)
@@ -221,9 +216,9 @@ class OllamaServer:
         finally:
             self.client.close(lines)
             if lines.failure is not None:
-                self._learn(lines.failure)
+                self._learn(lines.failure, body.model)
             elif lines.last is not None:
-                self.breaker.succeeded()
+                self.breaker.succeeded(body.model)
                 if lines.has_counts:
                     size.learn(lines.last.prompt_eval_count or 0)
 
@@ -245,7 +240,7 @@ class OllamaServer:
         try:
             rendering = await self._send(few, post, deadline, size, request)
         except BackendError as error:
-            self._learn(error)
+            self._learn(error, body.model)
             raise
         self._sizing.used(body.model, size)
         return rendering
@@ -316,6 +311,7 @@ class OllamaServer:
         if body.keep_alive is UNSET:
             body = replace(body, keep_alive=self._default_keep_alive(body.model))
         seconds = self._config.first_token_timeout
+        self.breaker.begin(body.model)
         request = InFlightRequest(self.work, body.model)
         try:
             async with await self._reserve(body.model, None):
@@ -324,11 +320,11 @@ class OllamaServer:
         except ContextLengthError as error:
             raise await self._with_limit(error, body.model) from error
         except BackendError as error:
-            self._learn(error)
+            self._learn(error, body.model)
             raise
         finally:
             request.end()
-        self.breaker.succeeded()
+        self.breaker.succeeded(body.model)
         return embedded
 
     async def _with_limit(self, error: ContextLengthError, model: str) -> ContextLengthError:
@@ -367,6 +363,7 @@ class OllamaServer:
 
     async def load(self, model: str, keep_alive: float | None) -> None:
         """Load `model`; Ollama itself lets concurrent calls share one load."""
+        self.breaker.begin(model)
         num_ctx = await self._sizing.loading(model)
         body = LoadBody(
             model=model,
@@ -419,14 +416,14 @@ class OllamaServer:
         try:
             await self.client.post("/api/chat", body, Line, seconds)
         except BackendError as error:
-            self._learn(error)
+            self._learn(error, body.model)
             raise
         self.catalog.forget()  # The loaded models have changed.
 
-    def _learn(self, error: BackendError) -> None:
+    def _learn(self, error: BackendError, model: str = "") -> None:
         if isinstance(error, LostAnswerError):  # Of one answer; the server is well.
             return
-        self.breaker.failed(error)
+        self.breaker.failed(error, model)
         if isinstance(error, ModelNotFoundError):
             self.catalog.forget()
 

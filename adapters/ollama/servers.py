@@ -47,7 +47,7 @@ class OllamaServers:
             BackendError: as `Failover.result`.
         """
         if self._is_one:
-            return _usable(self._servers)[0].generate(call, call.deadline)
+            return _usable(self._servers, call.body.model)[0].generate(call, call.deadline)
         return self._generate(call)
 
     async def _generate(self, call: Call) -> None:
@@ -92,7 +92,7 @@ class OllamaServers:
 
     def is_well(self, model: str) -> bool:
         """True where a server that may have `model` is not known to fail."""
-        return any(s.has(model) is not False and not s.breaker.is_open for s in self._servers)
+        return any(s.has(model) is not False and s.breaker.is_well(model) for s in self._servers)
 
     def overdue(self, model: str) -> BackendError:
         """Return the error as `OllamaServer.overdue`, of all servers with requests to `model`."""
@@ -183,7 +183,7 @@ class OllamaServers:
 
     async def running(self) -> list[Tag]:
         """List the loaded models of all servers that respond."""
-        lists = [await s.catalog.running(fresh=True) for s in _usable(self._servers)]
+        lists = [await s.catalog.running(fresh=True) for s in _usable(self._servers, "")]
         return [tag for tags in lists for tag in tags]
 
     async def pull(self, model: str) -> AsyncGenerator[Progress]:
@@ -228,7 +228,7 @@ class OllamaServers:
             BackendUnavailableError: all that may have it are being tested.
         """
         if self._is_one:
-            return _usable(self._servers)
+            return _usable(self._servers, model)
         if any(
             server.has(model) is None and not server.breaker.is_open for server in self._servers
         ):
@@ -237,7 +237,7 @@ class OllamaServers:
         if not owners:
             raise ModelNotFoundError(f"No Ollama server has a model '{model}'.", param="model")
         return sorted(
-            _usable(owners),
+            _usable(owners, model),
             key=lambda server: (
                 server.has(model) is None,
                 server.breaker.is_silent,
@@ -300,15 +300,15 @@ def _last(server: OllamaServer, listing: asyncio.Task[list[Model]] | None) -> li
     return [replace(model, loaded=None, loaded_context=None) for model in models]
 
 
-def _usable(servers: Iterable[OllamaServer]) -> list[OllamaServer]:
-    """Return the servers that are well; where there are none, those that fail at once.
+def _usable(servers: Iterable[OllamaServer], model: str) -> list[OllamaServer]:
+    """Return the servers that are well; where there are none, those that may be tried.
 
     Raises:
-        BackendUnavailableError: all of them accept requests and do not answer.
+        BackendUnavailableError: `model` failed several times on all of them.
     """
     every = list(servers)
-    usable = [server for server in every if not server.breaker.is_open]
-    usable = usable or [server for server in every if server.is_quick_to_fail]
+    usable = [server for server in every if server.breaker.is_well(model)]
+    usable = usable or [server for server in every if server.breaker.may_try(model)]
     if not usable:
-        raise BackendUnavailableError("Ollama failed several times and is being tested.")
+        every[0].breaker.begin(model)
     return usable

@@ -15,6 +15,9 @@ from typing import cast
 import httptools
 import httpx
 
+from adapters.descriptors import OUT_OF_DESCRIPTORS, TOO_MANY_OPEN, is_scarce
+from adapters.errors import NoDescriptorsError
+
 _MAX_HEAD_BYTES = 65_536
 _MAX_BUFFERED_BYTES = 262_144
 """Unread bytes of a body after which the socket is not read."""
@@ -74,6 +77,11 @@ class Connection(asyncio.Protocol):
     def is_open(self) -> bool:
         """False where an idle connection was closed by the server, be it unnoticed by the loop."""
         return self._error is None and not _is_readable(self._fileno)
+
+    @property
+    def is_scarce(self) -> bool:
+        """True where it takes a descriptor of the reserve."""
+        return is_scarce(self._fileno)
 
     async def ask(self, request: bytes, until: float) -> None:
         """Send `request` and wait for `status` and `headers`.
@@ -338,6 +346,7 @@ class Transport(httpx.AsyncBaseTransport):
         Raises:
             TimeoutError: there was no response by `until`.
             httpx.TransportError: there is no connection, or it broke.
+            NoDescriptorsError: this process has too many connections for another one.
         """
         while True:
             connection = self._take_idle()
@@ -397,5 +406,10 @@ class Transport(httpx.AsyncBaseTransport):
         except TimeoutError as error:
             raise httpx.ConnectTimeout("") from error
         except (OSError, ssl.SSLError) as error:
+            if error.errno in OUT_OF_DESCRIPTORS:
+                raise NoDescriptorsError(TOO_MANY_OPEN) from error
             raise httpx.ConnectError(str(error)) from error
+        if connection.is_scarce:
+            connection.close()
+            raise NoDescriptorsError(TOO_MANY_OPEN)
         return connection

@@ -25,10 +25,11 @@ def main(argv: Sequence[str] | None = None) -> int:
         return fail(2, str(exc))
     try:
         code: int = args.run(config, args)
-        sys.stdout.flush()
+        if sys.stdout is not None:  # pyright: ignore[reportUnnecessaryComparison] - a closed descriptor
+            sys.stdout.flush()
     except BrokenPipeError:
         # The reader of a pipe, such as `head`, has closed it. Discard the rest, also at exit.
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
         return 1
     return code
 

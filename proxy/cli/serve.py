@@ -1,18 +1,22 @@
 """`tandem serve`: run the HTTP server until a signal arrives."""
 
 import argparse
-import contextlib
+import logging
 import socket
 import sys
 from typing import TYPE_CHECKING
 
 from msgspec.structs import replace
 
+from adapters.descriptors import raise_limit
 from proxy.cli.command import Commands, fail
+from proxy.cli.output import Output, leave_at_signals
 from proxy.config import Config
 
 if TYPE_CHECKING:
     from proxy.stored.store import Store
+
+log = logging.getLogger("tandem")
 
 
 def add(commands: Commands) -> None:
@@ -31,6 +35,8 @@ def _port(text: str) -> int:
 
 def serve(config: Config, args: argparse.Namespace) -> int:
     """Serve until SIGTERM or SIGINT. Returns 0, or 1 if the address is not available."""
+    leave_at_signals()
+    raise_limit()
     options = {k: getattr(args, k) for k in ("host", "port") if getattr(args, k) is not None}
     config = replace(config, server=replace(config.server, **options))
     host, port = config.server.host, config.server.port
@@ -38,9 +44,15 @@ def serve(config: Config, args: argparse.Namespace) -> int:
         listener = _listen(host, port)
     except OSError as exc:
         return fail(1, f"cannot listen on {host}:{port}: {exc.strerror or exc}")
-    with contextlib.suppress(KeyboardInterrupt):  # uvicorn raises it again after the shutdown
-        _run(config, listener)
-    return 0
+    output = Output()
+    code = 0
+    try:
+        _run(config, listener, output)
+    except Exception:
+        log.exception("The server has failed.")
+        code = 1
+    output.end(code)
+    return code
 
 
 def _listen(host: str, port: int) -> socket.socket:
@@ -50,7 +62,7 @@ def _listen(host: str, port: int) -> socket.socket:
     return listener
 
 
-def _run(config: Config, listener: socket.socket) -> None:
+def _run(config: Config, listener: socket.socket, output: Output) -> None:
     # Imported here: `tandem models` and an invalid config need no web server.
     from proxy.app import create_app
     from proxy.endpoints.server_request import ServerParts
@@ -58,13 +70,23 @@ def _run(config: Config, listener: socket.socket) -> None:
 
     app = create_app(config, log=sys.stderr)
     parts: ServerParts = app.state.parts
-    server = Server(app, config.server, parts.grace, lambda: _announce(listener, parts.store))
+
+    def announce() -> None:
+        output.print(_announcement(listener, parts.store))
+
+    server = Server(app, config.server, parts.grace, announce, on_hangup=_hang_up)
     server.run(sockets=[listener])
 
 
-def _announce(listener: socket.socket, store: "Store | None") -> None:
+def _hang_up() -> None:
+    """Handle SIGHUP, in the event loop."""
+    log.warning("SIGHUP: the configuration is read at the start. Restart the server to read it.")
+
+
+def _announcement(listener: socket.socket, store: "Store | None") -> str:
     host, port = listener.getsockname()[:2]
     shown = f"[{host}]" if ":" in host else host
-    print(f"Tandem listens on http://{shown}:{port}/v1", flush=True)
+    lines = [f"Tandem listens on http://{shown}:{port}/v1"]
     if store is not None:
-        print(store.describe(), flush=True)
+        lines.append(store.describe())
+    return "\n".join(lines)

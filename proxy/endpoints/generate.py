@@ -119,7 +119,7 @@ async def answer(
         BackendError: as `Router.generate`; `param` is the client's field.
     """
     if call is None:
-        call = dialect.parse(request, await request.read_body())
+        call = await request.parse(await request.read_body(), partial(dialect.parse, request))
     if call.respond is not None:
         return await call.respond(request)
     dialect = call.dialect or dialect
@@ -138,7 +138,7 @@ async def answer(
             framing=dialect.framing,
         )
     collector = Collector()
-    await request.finish(write(collector))
+    await request.finish(write(collector), request.record.has_begun)
     body = dialect.whole(call, collector.answers(), request.record)
     if call.keep is not None:
         await call.keep(body)
@@ -163,6 +163,7 @@ async def _generate_and_keep(
 async def generate(request: ServerRequest, dialect: Dialect[B], call: Call[B], sink: Sink) -> None:
     """Write the events of the answer to `call`; errors as in `answer`."""
     request.record.to_param = partial(dialect.to_param, body=call.body)
+    sink = request.inspector.watched(request.record.request_id, sink)
     try:
         requests = await to_routed(request, call)
         if len(requests) == 1:

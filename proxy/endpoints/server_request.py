@@ -1,13 +1,15 @@
 """The request class of the application, with the parts of the server."""
 
+import asyncio
 import hashlib
 import logging
-from collections.abc import Awaitable, Iterable, Sequence
+from collections.abc import Awaitable, Callable, Iterable, Sequence
 from typing import Any, TypeVar
 
 from litestar import Request, Response
 from litestar.connection.base import empty_receive, empty_send
 from litestar.types import Receive, Scope, Send
+from prometheus_client import CollectorRegistry
 
 from adapters.errors import InvalidRequestError
 from proxy.assembly import Parts
@@ -21,6 +23,9 @@ from proxy.http.gates import Fields
 from proxy.http.json_response import ErrorDialect
 from proxy.http.query import to_nested
 from proxy.images import Fetch
+from proxy.inspector import Inspector
+from proxy.live import Live
+from proxy.log_buffer import LogBuffer
 from proxy.memory.budget import SharedBudget
 from proxy.models.registry import Registry
 from proxy.openapi import Document
@@ -36,6 +41,9 @@ log = logging.getLogger("tandem")
 
 T = TypeVar("T")
 
+_LARGE_BODY = 65_536
+"""Bytes from which a body is parsed on a thread."""
+
 
 class ServerParts(Parts, frozen=True, kw_only=True):
     """The parts of the server that handlers use."""
@@ -48,6 +56,10 @@ class ServerParts(Parts, frozen=True, kw_only=True):
     encryption: Encryption
     running: RunningAnswers
     """Background answers in progress."""
+    activity: Live
+    inspector: Inspector
+    logs: LogBuffer
+    metrics: CollectorRegistry
     store: Store | None
     """Stored answers; `None` where the configuration keeps none."""
 
@@ -104,6 +116,22 @@ class ServerRequest(Request[Any, Any, Any]):
         return self._parts.running
 
     @property
+    def activity(self) -> Live:
+        return self._parts.activity
+
+    @property
+    def inspector(self) -> Inspector:
+        return self._parts.inspector
+
+    @property
+    def logs(self) -> LogBuffer:
+        return self._parts.logs
+
+    @property
+    def metrics(self) -> CollectorRegistry:
+        return self._parts.metrics
+
+    @property
     def store(self) -> Store | None:
         return self._parts.store
 
@@ -117,11 +145,23 @@ class ServerRequest(Request[Any, Any, Any]):
 
     async def read_body(self) -> bytes:
         """Read the body; errors as in `receive_body`."""
-        return await receive_body(self.receive, self.fields, self.config.server)
+        body = await receive_body(self.receive, self.fields, self.config.server)
+        self.inspector.begin(self.record.request_id, body)
+        return body
 
     async def read(self, kind: type[T]) -> T:
         """Read the body as a `kind`; errors as in `decode`."""
-        return self.decode(await self.read_body(), kind)
+        return await self.parse(await self.read_body(), lambda body: self.decode(body, kind))
+
+    async def parse(self, body: bytes, parse: Callable[[bytes], T]) -> T:
+        """Return the result of `parse`, on a thread for a large body.
+
+        There a decoder holds the event loop for the time that the limits of `BodyScan` allow, and
+        what is written in Python lets it have its turns.
+        """
+        if len(body) < _LARGE_BODY:
+            return parse(body)
+        return await asyncio.to_thread(parse, body)
 
     def decode(self, body: bytes, kind: type[T]) -> T:
         """Decode `body` as a `kind`; unknown fields go to `x-tandem-ignored`.
@@ -129,7 +169,7 @@ class ServerRequest(Request[Any, Any, Any]):
         Raises:
             InvalidRequestError: it is not a `kind`, or has unknown fields with `strict_fields`.
         """
-        return self._checked(decode(body, object), decode(body, kind))
+        return self.convert(decode(body, object), kind)
 
     def convert(self, value: object, kind: type[T]) -> T:
         """Convert a decoded body to a `kind`, as `decode` does."""
@@ -211,9 +251,12 @@ class ServerRequest(Request[Any, Any, Any]):
         """Set the dialect of errors, for routes on which the body decides on it."""
         self.scope["state"]["errors"] = errors
 
-    async def finish(self, work: Awaitable[T]) -> T:
-        """Await `work`, which ends when the client disconnects, or with the server's grace."""
-        async with Limits(self.grace, self):
+    async def finish(self, work: Awaitable[T], has_begun: Callable[[], bool] = lambda: True) -> T:
+        """Await `work`, which ends when the client disconnects, or with the server's grace.
+
+        `has_begun`: as in `ShutdownGrace.timeout`.
+        """
+        async with Limits(self.grace, self, has_begun):
             return await work
 
 

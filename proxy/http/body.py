@@ -1,5 +1,6 @@
 """JSON bodies as wire Structs: strict types, and a list of the fields that no Struct has."""
 
+import asyncio
 import re
 from functools import cache
 from typing import Any, TypeVar, cast
@@ -13,7 +14,8 @@ from msgspec.structs import fields
 from adapters.errors import InvalidRequestError
 from proxy.config import ServerConfig
 from proxy.errors import ClientDisconnectedError
-from proxy.http.gates import Fields, check_depth
+from proxy.http.body_scan import NOT_JSON, PIECE, BodyScan
+from proxy.http.gates import Fields
 
 S = TypeVar("S")
 
@@ -28,28 +30,31 @@ _LISTS = (list, tuple)
 
 
 async def receive_body(receive: Receive, headers: Fields, config: ServerConfig) -> bytes:
-    """Receive a body within the limits of size and nesting depth.
+    """Receive a body within the limits of size, nesting depth and number of values.
+
+    A large body is scanned in pieces, between which other requests have their turn.
 
     Raises:
         RequestEntityTooLarge: it or its `Content-Length` exceeds `max_body_bytes`.
         ClientDisconnectedError: the client disconnected before its end.
-        InvalidRequestError: it nests deeper than `max_depth`.
+        InvalidRequestError: as `BodyScan.feed`.
     """
     length = headers.get("content-length", "")
     if length.isdecimal() and int(length) > config.max_body_bytes:
         raise RequestEntityTooLarge
-    # Litestar's `body()` uses a generator, but nearly all bodies arrive in one piece.
-    pieces: list[bytes] = []
+    scan = BodyScan(config.max_depth)
     size = 0
     while (message := await receive())["type"] == "http.request":
-        pieces.append(message["body"])
-        size += len(message["body"])
+        data = message["body"]
+        size += len(data)
         if size > config.max_body_bytes:
             raise RequestEntityTooLarge
+        for at in range(0, len(data), PIECE):
+            if at:
+                await asyncio.sleep(0)
+            scan.feed(data[at : at + PIECE])
         if not message.get("more_body", False):
-            body = b"".join(pieces)
-            check_depth(body, config.max_depth)
-            return body
+            return scan.end()
     raise ClientDisconnectedError
 
 
@@ -71,7 +76,7 @@ def decode(body: bytes, kind: type[S]) -> S:
     except msgspec.ValidationError as exc:
         raise _invalid(exc, "") from exc
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as exc:
-        raise InvalidRequestError("The body is not valid JSON in UTF-8.") from exc
+        raise InvalidRequestError(NOT_JSON) from exc
 
 
 def convert(value: Any, kind: type[S], path: str = "") -> S:

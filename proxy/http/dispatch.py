@@ -2,7 +2,7 @@
 
 import asyncio
 import re
-from collections.abc import Awaitable, Callable, Iterable, Iterator, Mapping
+from collections.abc import Awaitable, Callable, Iterable, Iterator, Mapping, MutableSet
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +13,7 @@ from litestar.routes import HTTPRoute
 from litestar.types import HTTPScope, Message, Receive, Scope, Send
 from msgspec import Struct
 
+from adapters.upstream.trace_context import new_trace, reset_trace, set_trace, to_trace_context
 from proxy.config import ServerConfig
 from proxy.errors import ExplainedHTTPError, ServerShutdownError
 from proxy.http.cors import AllowedMethods, Preflight, is_preflight, to_cors_headers
@@ -67,8 +68,14 @@ class Dispatch:
         request_class: Callable[[Scope, Receive, Send], Any],
         readers: Iterable[Callable[[Record], None]] = (),
         errors_by_header: Mapping[str, ErrorDialect] = _NO_ERRORS,
+        running: MutableSet[Record] | None = None,
+        *,
+        is_traced: bool = False,
     ) -> None:
-        """`readers` are called with the record of each answer when it has ended.
+        """`running` has the records of the requests in progress. `is_traced`: each request gets a
+        span of its own.
+
+        `readers` are called with the record of each answer when it has ended.
 
         `errors_by_header`: name of a header that only clients of a dialect send -> the errors that
         they understand, for paths that have no dialect of their own.
@@ -78,6 +85,8 @@ class Dispatch:
         self._request_class = request_class
         self._readers = tuple(readers)
         self._errors_by_header = errors_by_header
+        self._running = running
+        self._is_traced = is_traced
         self._routes = dict(_routes(app))
         self._patterns = [
             (_to_pattern(route).fullmatch, self._routes[route.path_format])
@@ -88,10 +97,14 @@ class Dispatch:
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         http: HTTPScope = scope  # type: ignore[assignment] - no WebSocket is served
         path, method, state = http["path"], http["method"], http["state"]
-        record = state["record"] = Record(method, path, self._readers)
+        record = state["record"] = Record(method, path, self._readers, running=self._running)
         fields = state["fields"] = to_fields(http["headers"])
+        record.agent = fields.get("user-agent", "")
+        record.address = http["client"][0] if http["client"] else ""
+        if self._is_traced or "traceparent" in fields:
+            _note_trace(record, fields, is_traced=self._is_traced)
         route = self._routes.get(path) or self._with_parameter(path)
-        errors = state["errors"] = route.errors or self._errors_for(fields)
+        errors = state["errors"] = route.errors or self._errors_by(fields)
         others = [*to_cors_headers(fields, self._config.allowed_origins)]
         if errors.id_header is not None:
             others.append((errors.id_header.encode(), record.request_id.encode()))
@@ -99,6 +112,7 @@ class Dispatch:
         if method == "HEAD":
             http, send = http.copy(), _without_body(send)
             method = http["method"] = "GET"
+        trace = set_trace(record.span) if record.span is not None else None
         try:
             handler = route.handlers.get(method)
             refusal = refuse(fields, method, self._config, route.content_types)
@@ -125,9 +139,16 @@ class Dispatch:
             record.fail(ServerShutdownError(), "server_shutdown")
             raise
         finally:
+            if trace is not None:
+                reset_trace(trace)
             record.close()
 
-    def _errors_for(self, fields: Fields) -> ErrorDialect:
+    def errors_of(self, path: str, fields: Fields) -> ErrorDialect:
+        """Return the dialect of the errors of a request that does not get here."""
+        route = self._routes.get(path) or self._with_parameter(path)
+        return route.errors or self._errors_by(fields)
+
+    def _errors_by(self, fields: Fields) -> ErrorDialect:
         for header, errors in self._errors_by_header.items():
             if header in fields:
                 return errors
@@ -155,6 +176,15 @@ class Dispatch:
                     status_code=404,
                     detail=f"There is nothing at '{path[:200]}'. Use {server}{meant}{base}.",
                 )
+
+
+def _note_trace(record: Record, fields: Fields, *, is_traced: bool) -> None:
+    """Note the client's span; without spans of its own, the server passes it on as it is."""
+    parent = record.parent_span = to_trace_context(fields)
+    if not is_traced:
+        record.span = parent
+    else:
+        record.span = parent.child() if parent is not None else new_trace()
 
 
 def _without_body(send: Send) -> Send:

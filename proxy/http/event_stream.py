@@ -108,12 +108,17 @@ class AroundText(dict[int, tuple[bytes, bytes]]):
 
 
 class ShutdownGrace:
-    """The end of the server: answers in progress have `grace` seconds left once it begins."""
+    """The end of the server: answers in progress have `grace` seconds left once it begins.
+
+    Requests that still wait for their turn end at once: they would have to begin an answer that
+    may not end.
+    """
 
     def __init__(self, grace: float) -> None:
         self._grace = grace
         self._deadline: float | None = None
-        self._timeouts: set[asyncio.Timeout] = set()
+        self._timeouts: dict[asyncio.Timeout, Callable[[], bool]] = {}
+        """With what tells whether the answer has begun."""
 
     @property
     def began(self) -> bool:
@@ -122,17 +127,33 @@ class ShutdownGrace:
     def begin(self) -> None:
         if self._deadline is None:
             self._deadline = asyncio.get_running_loop().time() + self._grace
+        for timeout, has_begun in self._timeouts.items():
+            _reschedule(timeout, self._deadline if has_begun() else _now())
+
+    def cut(self) -> None:
+        """End the grace, and with it all answers, now."""
+        self._deadline = _now()
         for timeout in self._timeouts:
             _reschedule(timeout, self._deadline)
 
-    def timeout(self) -> asyncio.Timeout:
-        """Create a timeout that ends with the grace; `release` takes it out."""
-        timeout = asyncio.timeout_at(self._deadline)
-        self._timeouts.add(timeout)
+    def timeout(self, has_begun: Callable[[], bool]) -> asyncio.Timeout:
+        """Create a timeout that ends with the grace, or with its beginning while `has_begun` is
+        false; `release` takes it out."""
+        ended = self.began and not has_begun()
+        timeout = asyncio.timeout_at(_now() if ended else self._deadline)
+        self._timeouts[timeout] = has_begun
         return timeout
 
     def release(self, timeout: asyncio.Timeout) -> None:
-        self._timeouts.discard(timeout)
+        del self._timeouts[timeout]
+
+
+def _now() -> float:
+    return asyncio.get_running_loop().time()
+
+
+def _always() -> bool:
+    return True
 
 
 class Limits:
@@ -143,11 +164,15 @@ class Limits:
     """
 
     def __init__(
-        self, grace: ShutdownGrace | None = None, request: Request[Any, Any, Any] | None = None
+        self,
+        grace: ShutdownGrace | None = None,
+        request: Request[Any, Any, Any] | None = None,
+        has_begun: Callable[[], bool] = _always,
     ) -> None:
+        """`has_begun`: as in `ShutdownGrace.timeout`."""
         self._grace = grace
         self._request = request
-        self._timeout = asyncio.timeout(None) if grace is None else grace.timeout()
+        self._timeout = asyncio.timeout(None) if grace is None else grace.timeout(has_begun)
         self._unwatch: Callable[[], object] | None = None
 
     async def __aenter__(self) -> None:
@@ -235,7 +260,7 @@ async def _write_answer(
 ) -> None:
     """Write all of an answer, independent of how fast the client reads."""
     try:
-        async with Limits(grace):
+        async with Limits(grace, has_begun=record.has_begun):
             await write(_StreamSink(renderer, buffer))
     except Exception as exc:
         if buffer.fail(exc):

@@ -1,4 +1,4 @@
-"""Checks of a request before its body is read: host, origin, content type, encoding, depth."""
+"""Checks of a request before its body is read: host, origin, content type, encoding."""
 
 import re
 from collections.abc import Iterable, Mapping
@@ -8,7 +8,6 @@ from urllib.parse import urlsplit
 
 from litestar.exceptions import HTTPException
 
-from adapters.errors import InvalidRequestError
 from proxy.config import ServerConfig
 from proxy.errors import ExplainedHTTPError
 
@@ -16,11 +15,6 @@ _LOOPBACK = frozenset({"localhost", "127.0.0.1", "::1"})
 _ANYWHERE = frozenset({"0.0.0.0", "::"})  # noqa: S104
 _SHOWN = 200
 """Characters of a header that an error repeats."""
-
-# Possessive, so that a quote that is never closed costs one pass and not one per quote.
-_STRING = re.compile(rb'"(?:[^"\\]++|\\.)*+"?', re.DOTALL)
-_BRACKETS = bytes.maketrans(b"[]{}", b"()()")
-_NO_BRACKETS = bytes(byte for byte in range(256) if byte not in b"[]{}")
 
 
 Fields = Mapping[str, str]
@@ -106,9 +100,11 @@ def _is_address(name: str) -> bool:
 
 def _origin_allowed(headers: Fields, config: ServerConfig) -> bool:
     """Allow origins of this machine; Open WebUI's server sends such an origin, too."""
-    origin = headers.get("origin")
+    origin, host = headers.get("origin"), headers.get("host", "").lower()
     if origin is None:
         return headers.get("sec-fetch-site") != "cross-site"
+    if origin.lower() in (f"http://{host}", f"https://{host}"):
+        return True  # The server's own page; the host was checked.
     return is_allowed_origin(origin, config.allowed_origins)
 
 
@@ -143,23 +139,3 @@ def _type_allowed(headers: Fields, content_types: ContentTypes) -> bool:
 
 
 _WITH_BODY = frozenset({"POST", "PUT", "PATCH"})
-
-
-def check_depth(body: bytes, limit: int) -> None:
-    """Refuse brackets nested deeper than `limit`, which would exhaust a decoder's stack.
-
-    The innermost pairs are peeled off, a level a pass: every pass runs at the speed of C.
-
-    Raises:
-        InvalidRequestError: the body nests too deep.
-    """
-    if body.count(b"[") + body.count(b"{") <= limit:
-        return
-    left = _STRING.sub(b"", body).translate(_BRACKETS, _NO_BRACKETS)
-    levels = 0
-    while levels < limit and b"()" in left:
-        left = left.replace(b"()", b"")
-        levels += 1
-    # Unclosed brackets count as well: a decoder descends into them before it fails.
-    if levels + left.count(b"(") > limit:
-        raise InvalidRequestError(f"The body nests deeper than {limit} levels.")

@@ -29,8 +29,10 @@ class ErrorDialect(Struct, frozen=True):
     def respond(self, exc: Exception, record: Record) -> "JSONResponse":
         """Answer a failed request; `record` notes the failure."""
         failure = note_failure(exc, record)
-        status = self.statuses.get(failure.code or failure.type, failure.status)
-        return JSONResponse(self.body(failure), status, failure.headers)
+        return JSONResponse(self.body(failure), self.status_of(failure), failure.headers)
+
+    def status_of(self, failure: Failure) -> int:
+        return self.statuses.get(failure.code or failure.type, failure.status)
 
 
 OPENAI_ERRORS = ErrorDialect()

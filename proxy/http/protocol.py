@@ -17,16 +17,26 @@ from litestar.exceptions import HTTPException
 from uvicorn._types import ASGI3Application
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol, RequestResponseCycle
 
+from adapters.descriptors import is_last, is_scarce
 from proxy.errors import to_failure
 from proxy.http.cors import to_cors_headers
-from proxy.http.gates import to_fields
+from proxy.http.gates import Fields, to_fields
+from proxy.http.json_response import OPENAI_ERRORS, ErrorDialect
 from proxy.http.response_cycle import ResponseCycle, refuse_at_once
 from proxy.http.send_buffer import WIRE
+from proxy.http.stalled_clients import WriteDeadline, limit_silence
 
 _MAX_HEAD_BYTES = 65_536
 _MAX_HEADERS = 128
 _MAX_PIPELINED = 16
 """Pipelined requests that may wait for the response in progress."""
+
+_MIN_BYTES_PER_SECOND = 50_000
+"""Speed of a body that has more than `Deadlines.body` for it; a slow radio link has twice that."""
+_ALWAYS = frozenset({"/health"})
+"""Paths that are answered from the reserve of descriptors."""
+_CROWDED_SECONDS = 2.0
+"""For the head of a request on a connection that takes a descriptor of the reserve."""
 
 _FIRST_LINE = re.compile(rb"[A-Z-]+ [^\s]+ HTTP/|[^\n]*\Z")
 """A request line, or its beginning. llhttp also accepts RTSP, and skips spaces and empty lines."""
@@ -46,10 +56,13 @@ class Deadlines(NamedTuple):
 
     head: float = 10.0
     body: float = 60.0
+    """And a second more for each `_MIN_BYTES_PER_SECOND` that have arrived."""
     idle: float = 75.0
     """Between two requests: agents think between two turns, on one connection."""
     closing: float = 2.0
     """For the end of a body that is not read."""
+    writing: float = 60.0
+    """Without progress of a response: a client that has vanished, or reads nothing."""
 
 
 class Connection(HttpToolsProtocol):
@@ -71,8 +84,14 @@ class Connection(HttpToolsProtocol):
     """The response in progress; `cycle` belongs to the request that was read last."""
     _refusal: int | None = None
     """Status of the refusal that follows the pending responses."""
+    _crowded = False
+    """The connection takes a descriptor of the reserve."""
     _discarding = False
     """Received data is discarded: the connection is about to close."""
+
+    def errors_of(self, path: str, fields: Fields) -> ErrorDialect:
+        """Return the dialect of the errors of a request; subclasses know the routes."""
+        return OPENAI_ERRORS
 
     # --- the socket ---
 
@@ -80,16 +99,33 @@ class Connection(HttpToolsProtocol):
         super().connection_made(transport)
         # uvicorn configures its parser to continue after `Connection: close`.
         self.parser = httptools.HttpRequestParser(self)
-        self._set_deadline(self.deadlines.head)
+        self._writing = WriteDeadline(transport, self.deadlines.writing)
+        connection = transport.get_extra_info("socket")
+        limit_silence(connection, self.deadlines.writing)
+        self._crowded = is_scarce(connection.fileno())
+        self._set_deadline(
+            min(self.deadlines.head, _CROWDED_SECONDS if self._crowded else math.inf)
+        )
+        if is_last(connection.fileno()):
+            self._refuse(503)
 
     def connection_lost(self, exc: Exception | None) -> None:
         if self._timer is not None:
             self._timer.cancel()
+        self._writing.end()
         waiting = [cast(ResponseCycle, reply) for reply, _ in self.pipeline]
         for reply in (self._reply, *waiting):
             if reply is not None and not reply.response_complete:
                 reply.disconnect()
         super().connection_lost(exc)
+
+    def pause_writing(self) -> None:
+        super().pause_writing()
+        self._writing.watch()
+
+    def shutdown(self) -> None:
+        super().shutdown()
+        self._writing.watch()
 
     def data_received(self, data: bytes) -> None:
         if self._discarding:
@@ -144,10 +180,14 @@ class Connection(HttpToolsProtocol):
         text = path.decode()
         self.scope["path"] = unquote(text) if "%" in text else text
         self.scope["raw_path"], self.scope["query_string"] = path, query
-        self._answer(keep_alive=version == "1.1" and self.parser.should_keep_alive())
+        if self._crowded and self.scope["path"] not in _ALWAYS:
+            raise _Refused(503)
+        may_stay = version == "1.1" and not self._crowded
+        self._answer(keep_alive=may_stay and self.parser.should_keep_alive())
 
     def on_body(self, body: bytes) -> None:
         self._pending_bytes = 0
+        self._deadline += len(body) / _MIN_BYTES_PER_SECOND
         super().on_body(body)
 
     def on_message_complete(self) -> None:
@@ -228,7 +268,9 @@ class Connection(HttpToolsProtocol):
             # uvicorn has no list before the first request.
             fields = to_fields(cast(list[tuple[bytes, bytes]] | None, self.headers) or ())
             cors = to_cors_headers(fields, self.allowed_origins)
-            self.transport.write(refuse_at_once(failure, cors))
+            path = cast(bytes, getattr(self, "url", b"")).partition(b"?")[0].decode("latin-1")
+            errors = self.errors_of(unquote(path), fields)
+            self.transport.write(refuse_at_once(failure, cors, errors))
         self._close_gracefully()
 
     def _close_gracefully(self) -> None:
@@ -238,7 +280,12 @@ class Connection(HttpToolsProtocol):
             self.transport.write_eof()
             self._set_deadline(self.deadlines.closing)
         else:
-            self.transport.close()
+            self._close()
+
+    def _close(self) -> None:
+        """Close once everything is sent, which a client that reads nothing could delay for ever."""
+        self.transport.close()
+        self._writing.watch()
 
     # --- deadlines ---
 
@@ -262,7 +309,7 @@ class Connection(HttpToolsProtocol):
         elif self._in_message and not self._discarding:
             self._refuse(408)
         else:
-            self.transport.close()
+            self._close()
 
 
 def _check_head(

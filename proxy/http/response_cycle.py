@@ -7,25 +7,37 @@ import asyncio
 from collections.abc import Callable
 
 import msgspec
+from msgspec.structs import replace
 from uvicorn._types import ASGISendEvent, HTTPResponseStartEvent
 from uvicorn.protocols.http.httptools_impl import STATUS_LINE, RequestResponseCycle
 
 from proxy.errors import Failure, internal_failure
 from proxy.http.headers import Headers
+from proxy.http.json_response import OPENAI_ERRORS, ErrorDialect
 from proxy.record import new_id
 
 _BODILESS = frozenset({204, 304})
 
 
-def refuse_at_once(failure: Failure, headers: Headers = ()) -> bytes:
+def refuse_at_once(
+    failure: Failure, headers: Headers = (), errors: ErrorDialect = OPENAI_ERRORS
+) -> bytes:
     """Encode a complete response without the application; it is the connection's last."""
-    body = msgspec.json.encode(failure.body)
-    head = (
-        b"content-type: application/json\r\ncontent-length: %d\r\nconnection: close\r\n"
-        b"x-request-id: %b\r\nx-tandem-backend: none\r\n"
-    ) % (len(body), new_id("req_").encode())
-    others = b"".join([b"%b: %b\r\n" % header for header in headers])
-    return STATUS_LINE[failure.status] + head + others + b"\r\n" + body
+    request_id = new_id("req_")
+    failure = replace(failure, request_id=request_id)
+    body = msgspec.json.encode(errors.body(failure))
+    fields = {
+        "content-type": "application/json",
+        "content-length": str(len(body)),
+        "connection": "close",
+        "x-request-id": request_id,
+        "x-tandem-backend": "none",
+        **({} if errors.id_header is None else {errors.id_header: request_id}),
+        **failure.headers,
+    }
+    own = [(name.encode(), value.encode()) for name, value in fields.items()]
+    lines = b"".join([b"%b: %b\r\n" % header for header in (*own, *headers)])
+    return STATUS_LINE[errors.status_of(failure)] + lines + b"\r\n" + body
 
 
 class ResponseCycle(RequestResponseCycle):

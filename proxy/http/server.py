@@ -1,19 +1,32 @@
-"""uvicorn's server with an event instead of polling for its end, and fewer pauses."""
+"""uvicorn's server with an event instead of polling for its end, signals of its own, fewer pauses.
+
+The first SIGTERM or SIGINT begins the grace of answers, the second ends it, the third ends all.
+"""
 
 import asyncio
 import contextlib
 import gc
+import signal
 import socket
 import sys
-from collections.abc import Callable
+import threading
+from collections.abc import Callable, Generator
 from types import FrameType
+from typing import cast
 
 import uvicorn
 from litestar import Litestar
 
 from proxy.config import ServerConfig
+from proxy.http.dispatch import Dispatch
 from proxy.http.event_stream import ShutdownGrace
+from proxy.http.gates import Fields
+from proxy.http.json_response import ErrorDialect
 from proxy.http.protocol import Connection
+from proxy.http.stalled_clients import reset
+
+_CUT_SECONDS = 1.0
+"""From the second signal until connections are cut of which the client does not read the end."""
 
 
 class Server(uvicorn.Server):
@@ -24,8 +37,9 @@ class Server(uvicorn.Server):
         grace: ShutdownGrace,
         announce: Callable[[], None],
         date_seconds: float = 1.0,
+        on_hangup: Callable[[], None] = lambda: None,
     ) -> None:
-        """`announce` is called once the server listens; the first signal to exit begins `grace`.
+        """`announce` is called once the server listens, `on_hangup` in the loop at each SIGHUP.
 
         A `date` header is at most `date_seconds` old.
         """
@@ -33,11 +47,11 @@ class Server(uvicorn.Server):
         self._grace = grace
         self._announce = announce
         self._date_seconds = date_seconds
+        self._on_hangup = on_hangup
+        self._signals = 0
 
     async def startup(self, sockets: list[socket.socket] | None = None) -> None:
         await super().startup(sockets)
-        self._loop = asyncio.get_running_loop()
-        self._exit = asyncio.Event()
         # All objects so far are permanent: a full garbage collection over them would pause every
         # answer for about 20 ms.
         gc.freeze()
@@ -53,18 +67,57 @@ class Server(uvicorn.Server):
             with contextlib.suppress(TimeoutError):
                 await asyncio.wait_for(self._exit.wait(), self._date_seconds)
 
+    @contextlib.contextmanager
+    def capture_signals(self) -> Generator[None]:
+        """Handle signals until the server has ended. uvicorn would raise them again then."""
+        self._loop = asyncio.get_running_loop()
+        self._exit = asyncio.Event()
+        handlers = {
+            signal.SIGINT: self.handle_exit,
+            signal.SIGTERM: self.handle_exit,
+            signal.SIGHUP: self._hang_up,
+        }
+        if threading.current_thread() is not threading.main_thread():
+            handlers = {}
+        before = {sig: signal.signal(sig, handler) for sig, handler in handlers.items()}
+        try:
+            yield
+        finally:
+            for sig, handler in before.items():
+                signal.signal(sig, handler)
+
     def handle_exit(self, sig: int, frame: FrameType | None) -> None:
-        """Begin the grace of answers at the first signal; end them at the second."""
-        if self.should_exit:
-            self.force_exit = True
-        super().handle_exit(sig, frame)
-        self._loop.call_soon_threadsafe(self._grace.begin)
-        self._loop.call_soon_threadsafe(self._exit.set)
+        self.should_exit = True
+        self._loop.call_soon_threadsafe(self._end)
+
+    def _end(self) -> None:
+        self._signals += 1
+        match self._signals:
+            case 1:
+                self._grace.begin()
+                self._exit.set()
+            case 2:
+                self._grace.cut()
+                self._loop.call_later(_CUT_SECONDS, self._cut_connections)
+            case _:
+                self.force_exit = True
+
+    def _cut_connections(self) -> None:
+        for connection in [*self.server_state.connections]:
+            reset(cast(Connection, connection).transport)
+
+    def _hang_up(self, sig: int, frame: FrameType | None) -> None:
+        self._loop.call_soon_threadsafe(self._on_hangup)
 
 
-def _connection_of(config: ServerConfig) -> type[Connection]:
+def _connection_of(app: Litestar, config: ServerConfig) -> type[Connection]:
+    dispatch = cast(Dispatch, app.asgi_handler)
+
     class ConfiguredConnection(Connection):
         allowed_origins = config.allowed_origins
+
+        def errors_of(self, path: str, fields: Fields) -> ErrorDialect:
+            return dispatch.errors_of(path, fields)
 
     return ConfiguredConnection
 
@@ -72,7 +125,7 @@ def _connection_of(config: ServerConfig) -> type[Connection]:
 def _settings(app: Litestar, config: ServerConfig) -> uvicorn.Config:
     return uvicorn.Config(
         app,
-        http=_connection_of(config),
+        http=_connection_of(app, config),
         loop="uvloop",  # asyncio's own loop needs twice the time from one token to the next
         ws="none",  # uvicorn hangs on `Upgrade: websocket` where a library for it is installed
         lifespan="on",

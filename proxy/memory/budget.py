@@ -8,8 +8,9 @@ import asyncio
 import logging
 import os
 import time
-from collections.abc import AsyncGenerator, Mapping
+from collections.abc import AsyncGenerator, Iterable, Mapping
 from contextlib import asynccontextmanager
+from dataclasses import replace
 
 from msgspec import Struct
 
@@ -41,6 +42,8 @@ class SharedBudget:
         models' names; `period`: seconds between two looks at the backends."""
         self._configured = budget
         self._pinned = pinned
+        self._chosen: dict[Key, bool] = {}
+        """Keys that were pinned, or not, since the start."""
         self._period = period
         self.budget = budget or 0
         self._users: dict[str, MemoryUser] = {}
@@ -51,6 +54,17 @@ class SharedBudget:
         self._latest = Ledger()
         self._needed: dict[Key, Footprint] = {}
         """The memory each model needed for its last load, or needs according to its files."""
+
+    def set_pinned(self, keys: Iterable[Key], *, pinned: bool) -> None:
+        """Pin the model with these spellings of its name, or not, until the server ends."""
+        self._chosen |= dict.fromkeys(keys, pinned)
+        self._latest = replace(self._latest, pinned=self._pinned_now)
+
+    @property
+    def _pinned_now(self) -> frozenset[Key]:
+        """The pins of the config, as changed since."""
+        added = {key for key, pinned in self._chosen.items() if pinned}
+        return (self._pinned - self._chosen.keys()) | added
 
     @asynccontextmanager
     async def open(self, memory_users: Mapping[str, MemoryUser]) -> AsyncGenerator[None]:
@@ -191,7 +205,7 @@ class SharedBudget:
             ended = reserved.keys() - self._reserved.keys() - residents.keys()
             if not ended and evictions == self._evictions:
                 # Not a copy: the ledger shows the reservations as they are when it is read.
-                self._latest = Ledger(residents, self._reserved, self._pinned)
+                self._latest = Ledger(residents, self._reserved, self._pinned_now)
                 return self._latest
 
     def _release(self, key: Key, footprint: Footprint) -> None:

@@ -25,6 +25,9 @@ log = logging.getLogger("tandem")
 
 _RETRY_SECONDS = 2.0
 """Between two listings of an unreachable backend, so that it is used soon after it recovers."""
+_FIRST_LISTING_SECONDS = 4.0
+"""Time for which a request waits for the first listing of a backend, which takes longest: MLX reads
+the chat template of every folder, some hundredths of a second each."""
 
 
 class Deployment(Struct, frozen=True, kw_only=True):
@@ -116,10 +119,12 @@ class BackendModels:
         return self.reached is False or not self.backend.is_well(name)
 
     async def refresh(self, seconds: float | None = None) -> None:
-        """List the models, or join a listing in progress; after `seconds` it continues in the
-        background."""
+        """List the models, or join a listing in progress; after `seconds`, or the longer time of a
+        first listing, it continues in the background."""
         if self._listing is None or self._listing.done():
             self._listing = asyncio.create_task(self._list())
+        if seconds is not None and self.reached is None:
+            seconds = max(seconds, _FIRST_LISTING_SECONDS)
         await asyncio.wait((self._listing,), timeout=seconds)
 
     async def _list(self) -> None:
@@ -215,12 +220,19 @@ class Registry:
         users = {name: listed.backend.memory_user for name, listed in self.backends.items()}
         return {name: user for name, user in users.items() if user is not None}
 
+    def listed(self, backend: str, name: str) -> tuple[str, str] | None:
+        """The kind of `backend` and `name`, its own name of a model; `None` if it lists no such
+        model."""
+        there = self.backends.get(backend)
+        return (there.backend.kind, name) if there and name in there.models else None
+
     def name_of(self, kind: str) -> str | None:
         """The name of the first backend of `kind`."""
         return next((n for n, listed in self.backends.items() if listed.backend.kind == kind), None)
 
     async def refresh(self, seconds: float, *, only_new: bool = False) -> None:
-        """List all backends, or only those that were never listed; wait for `seconds` at most."""
+        """List all backends, or only those that were never listed; wait for `seconds`, and longer
+        for the first listing of a backend."""
         backends = [s for s in self.backends.values() if not only_new or s.reached is None]
         await asyncio.gather(*(listed.refresh(seconds) for listed in backends))
 

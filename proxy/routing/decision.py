@@ -181,12 +181,16 @@ class Decider:
         backend, feature = nearest.deployment.backend, nearest.lacks[0]
         what = _IN_WORDS.get(feature, f"'{feature}'")
         return UnsupportedParameterError(
-            f"{what} is not supported for '{entry.id}' on {backend}.{self._hint(feature, backend)}",
+            f"{what} is not supported for '{entry.id}' on {backend}."
+            f"{self._hint(feature, nearest.deployment)}",
             param=feature,
         )
 
-    def _hint(self, feature: Feature, backend: str) -> str:
-        """Say what would honour `feature`, which a model on `backend` does not."""
+    def _hint(self, feature: Feature, deployment: Deployment) -> str:
+        """Say what would honour `feature`, which `deployment` does not."""
+        backend, model = deployment.backend, deployment.model
+        if model is not None and (extra := model.extras.get(feature)) is not None:
+            return f" Install it with the extra: pip install '{extra}'."
         if feature in _HINTS:
             return f" {_HINTS[feature]}"
         honouring = self._honouring(feature)

@@ -13,6 +13,8 @@ from proxy.models.registry import RegisteredModel, Registry
 
 _LISTING_SECONDS = 1.0
 """Time that a request with an unknown name waits for the backends to list their models again."""
+_EXTRA = "tandem-proxy["
+"""In the reasons of models that need a package: the extra that installs it."""
 _LONGEST = 200
 """Characters in the name of a model."""
 
@@ -60,7 +62,7 @@ class ModelLookup:
 
     def _not_found(self, name: str) -> BackendError:
         """503 if every backend that may have the model is unreachable, else 404, with the reason
-        where a backend has the model and cannot use it."""
+        where a backend has the model and cannot use it: 400 if it is an extra that is missing."""
         listed = self._registry.backends
         prefix, slash, rest = name.partition("/")
         if slash and prefix in listed:
@@ -79,7 +81,9 @@ class ModelLookup:
             )
         for backend in possible:
             if (reason := listed[backend].unusable().get(rest)) is not None:
-                return ModelNotFoundError(
+                # With the extra it is here: a request that can be made to work is no 404.
+                kind = InvalidRequestError if _EXTRA in reason else ModelNotFoundError
+                return kind(
                     f"The model {rest!r} cannot be used on {backend}: {reason}.", param="model"
                 )
         near = difflib.get_close_matches(name, self._registry.names(), n=3, cutoff=0.5)

@@ -11,6 +11,7 @@ from adapters.request import (
     TextPart,
     TokenIds,
     needs,
+    utf8_size,
 )
 
 _IMAGE = 1024
@@ -36,9 +37,9 @@ def to_requirements(request: GenerationRequest | EmbeddingRequest) -> Requiremen
         return Requirements(features=features)
     features -= request.wishes
     messages = request.prompt if isinstance(request.prompt, tuple) else ()
-    nbytes = _size(request.prompt) if isinstance(request.prompt, str) else 0
+    nbytes = utf8_size(request.prompt) if isinstance(request.prompt, str) else 0
     if request.suffix:
-        nbytes += _size(request.suffix)
+        nbytes += utf8_size(request.suffix)
     if request.tools and request.tool_choice != "none":
         nbytes += len(msgspec.json.encode(request.tools))
     return Requirements(
@@ -52,15 +53,10 @@ def to_requirements(request: GenerationRequest | EmbeddingRequest) -> Requiremen
 
 
 def _message_bytes(message: Message) -> int:
-    nbytes = sum([_size(part.text) for part in message.content if isinstance(part, TextPart)])
+    nbytes = sum([utf8_size(part.text) for part in message.content if isinstance(part, TextPart)])
     for call in message.tool_calls:
-        nbytes += _size(call.name) + _size(call.arguments)
-    return nbytes + _size(message.reasoning) if message.reasoning else nbytes
-
-
-def _size(text: str) -> int:
-    # Most texts are ASCII; those are not copied.
-    return len(text) if text.isascii() else len(text.encode(errors="replace"))
+        nbytes += utf8_size(call.name) + utf8_size(call.arguments)
+    return nbytes + utf8_size(message.reasoning) if message.reasoning else nbytes
 
 
 def _other_tokens(request: GenerationRequest) -> int:

@@ -1,6 +1,7 @@
 """The router: sends a request to the backend that its model and its requirements lead to."""
 
 import time
+from collections.abc import Callable
 from functools import reduce
 
 from msgspec import Struct
@@ -34,6 +35,7 @@ from proxy.routing.by_speed import Clock, SpeedChooser
 from proxy.routing.candidates import Candidates
 from proxy.routing.decision import Decider, Decision
 from proxy.routing.estimates import Estimates
+from proxy.routing.explanation import to_reasons
 from proxy.routing.fallbacks import Fallbacks
 from proxy.routing.lookup import ModelLookup
 from proxy.routing.measurements import Measurements
@@ -96,6 +98,7 @@ class Router:
         await self._lookup.fetch(request.model)
         decision = await self.decide(request.model, requirements, request)
         self._decider.note(decision)
+        record.why = self._reasons(request.model, decision)
         first, *others = self._routes(decision)
         run = _Run(request, requirements, sink, record)
         try:
@@ -236,7 +239,9 @@ class Router:
         """
         record = record if record is not None else Record()
         await self._lookup.fetch(request.model)
-        first, *others = await self.routes(request.model, to_requirements(request))
+        decision = await self.decide(request.model, to_requirements(request))
+        record.why = self._reasons(request.model, decision)
+        first, *others = self._routes(decision)
         same = [other for other in others if self._same_weights(first, other)]
         try:
             return await self._embed(first, replace(request, elsewhere=bool(same)), record)
@@ -286,6 +291,12 @@ class Router:
     def weighed(self, decision: Decision, requirements: Requirements) -> Decision:
         """Assess a single candidate as well; see `Decider.weighed`."""
         return self._decider.weighed(decision, requirements)
+
+    def _reasons(self, name: str, decision: Decision) -> Callable[[], list[str]]:
+        """Return a function that explains `decision`; `name` is the model's in the request."""
+        backend, slash, _ = name.partition("/")
+        is_required = bool(slash) and backend in self._registry.backends
+        return lambda: list(to_reasons(decision, is_required=is_required))
 
     async def find(self, name: str) -> RegisteredModel:
         """Resolve a public name; see `ModelLookup.find`."""

@@ -48,7 +48,12 @@ class Subject(Struct):
 
 
 @pytest.fixture(
-    params=["echo", "mlx", pytest.param("ollama", marks=pytest.mark.ollama)],
+    params=[
+        "echo",
+        "mlx",
+        pytest.param("mlx-process", marks=pytest.mark.long),
+        pytest.param("ollama", marks=pytest.mark.ollama),
+    ],
 )
 async def subject(
     request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory
@@ -65,7 +70,9 @@ def _configuration(
         return EchoConfig(delay=0.001), "echo"
     if request.param == "ollama":
         return OllamaConfig(host=request.getfixturevalue("ollama_host")), "smollm2:135m"
-    return MLXConfig(folders=(str(_tiny_models(folders)),), huggingface_cache=False), "tiny"
+    engine = "process" if request.param == "mlx-process" else "thread"
+    root = str(_tiny_models(folders))
+    return MLXConfig(engine=engine, folders=(root,), huggingface_cache=False), "tiny"
 
 
 def _tiny_models(folders: pytest.TempPathFactory) -> Path:

@@ -14,7 +14,7 @@ from adapters.errors import BackendError
 from adapters.mlx.engine.engine import Engine
 from adapters.mlx.models.load import LoadedModel
 from adapters.mlx.models.load_progress import Extras, Loading
-from adapters.mlx.sequence import Post, PromptRead, Sampled, Sequence
+from adapters.mlx.sequence import ChunkRead, Post, PromptRead, Sampled, Sequence
 
 
 class EngineClient:
@@ -34,6 +34,8 @@ class EngineClient:
             self.engine.submit((sequence,), self._receive)
 
     def _receive(self, sequence: Sequence, post: Post) -> None:
+        if isinstance(post, ChunkRead):
+            return  # Progress is no part of an answer.
         if sequence in self._posts:  # Else it was released while the step ran.
             self._posts[sequence].put_nowait(post)
 
@@ -41,7 +43,7 @@ class EngineClient:
         del self._posts[sequence]
         self.engine.release(sequence, answered=answered)
 
-    async def next(self, sequence: Sequence) -> Sampled | PromptRead | None:
+    async def next(self, sequence: Sequence) -> Sampled | PromptRead | ChunkRead | None:
         """Return the next result; the first one of all is `None`, the admission."""
         post = await self._posts[sequence].get()
         if isinstance(post, BackendError):

@@ -74,7 +74,7 @@ def test_the_documented_models_are_those_of_the_original_design(tmp_path: Path):
         "qwen2.5:7b": ("mlx-community/Qwen2.5-7B-Instruct-4bit", "qwen2.5:7b"),
         "mistral:7b": ("mlx-community/Mistral-7B-Instruct-v0.3-4bit", "mistral:7b"),
         "llama3.2:3b": ("mlx-community/Llama-3.2-3B-Instruct-4bit", "llama3.2:3b"),
-        "llava:7b": ("llava:7b",),
+        "llava:7b": ("mlx-community/llava-1.5-7b-4bit", "llava:7b"),
         "gpt-oss:20b": ("mlx-community/gpt-oss-20b-MXFP4-Q8", "gpt-oss:20b"),
     }
     mlx = config.enabled()["mlx"]

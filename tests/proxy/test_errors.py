@@ -28,6 +28,7 @@ TABLE = {
     "ContextLengthError": (400, "invalid_request_error", "context_length_exceeded"),
     "ModelNotFoundError": (404, "invalid_request_error", "model_not_found"),
     "BackendBusyError": (429, "rate_limit_error", "backend_busy"),
+    "NoDescriptorsError": (503, "server_error", "server_is_overloaded"),
     "InsufficientMemoryError": (503, "server_error", "insufficient_memory"),
     "BackendUnavailableError": (503, "server_error", "backend_unavailable"),
     "BackendTimeoutError": (504, "server_error", "backend_timeout"),

@@ -2,9 +2,9 @@
 
 import asyncio
 import socket
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
-from typing import Any
+from typing import Any, cast
 
 import uvicorn
 from fakes.scripted_backend import DEFAULTS, ScriptedBackend
@@ -12,6 +12,9 @@ from fakes.waiting import until
 
 from proxy.app import create_app
 from proxy.config import Config
+from proxy.http.dispatch import Dispatch
+from proxy.http.gates import Fields
+from proxy.http.json_response import ErrorDialect
 from proxy.http.protocol import Connection
 
 
@@ -21,13 +24,21 @@ async def served(
     config: Config = DEFAULTS,
     *,
     protocol: type[Connection] = Connection,
+    others: Sequence[ScriptedBackend] = (),
     **parts: Any,
 ) -> AsyncIterator[int]:
-    """The port of a real server in this loop; `parts` are further arguments of `create_app`."""
-    app = create_app(config, {backend.kind: backend}, **parts)
+    """The port of a real server in this loop, with `backend` and `others`, each named after its
+    kind; `parts` are further arguments of `create_app`."""
+    app = create_app(config, {each.kind: each for each in (backend, *others)}, **parts)
+    dispatch = cast(Dispatch, app.asgi_handler)
+
+    class Configured(protocol):
+        def errors_of(self, path: str, fields: Fields) -> ErrorDialect:
+            return dispatch.errors_of(path, fields)
+
     with socket.create_server(("127.0.0.1", 0)) as listener:
         server = uvicorn.Server(
-            uvicorn.Config(app, http=protocol, ws="none", log_level="error", lifespan="on")
+            uvicorn.Config(app, http=Configured, ws="none", log_level="error", lifespan="on")
         )
         task = asyncio.create_task(server.serve([listener]))
         await until(lambda: server.started)

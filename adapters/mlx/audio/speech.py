@@ -1,11 +1,9 @@
 """A speech model in memory."""
 
-import asyncio
-import inspect
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, ClassVar, Literal, Self
+from typing import Any, ClassVar
 
 from adapters.audio import (
     AudioSink,
@@ -16,16 +14,9 @@ from adapters.audio import (
     SpeechStarted,
 )
 from adapters.errors import GenerationError, InvalidRequestError, UnsupportedParameterError
-from adapters.mlx.audio.jobs import AudioJobs
-from adapters.mlx.audio.kinds import AudioKind, audio_kind
+from adapters.mlx.audio.model import AudioModel
 from adapters.mlx.audio.sentences import to_pieces, to_turns
 from adapters.mlx.audio.voices import Speaker
-from adapters.mlx.engine.engine import Engine
-from adapters.mlx.models.catalog import read_config
-from adapters.mlx.models.load_progress import Extras, Loading
-
-if TYPE_CHECKING:
-    from adapters.mlx.jobs import Pieces
 
 _PIECE = 300
 """Characters that are spoken in one call: Kokoro takes 510 phonemes."""
@@ -40,42 +31,8 @@ _INTERVAL = 1.0
 _FLOAT_BYTES = 4
 
 
-class SpeechModel:
+class SpeechModel(AudioModel):
     purpose: ClassVar[str] = "speech"
-
-    def __init__(self, engine: Engine, name: str, kind: AudioKind, model: Any) -> None:
-        self._engine = engine
-        self._name = name
-        self.kind = kind
-        self._model = model
-        self._takes = frozenset(inspect.signature(model.generate).parameters)
-        self.jobs = AudioJobs(engine, name, engine.max_queue)
-
-    @classmethod
-    async def load(
-        cls,
-        engine: Engine,
-        path: Path,
-        dequantize: Literal["auto", "always", "never"],
-        loading: Loading,
-        extras: Extras,
-    ) -> Self:
-        kind = require_kind(loading.name, path)
-
-        def start() -> "Pieces[Any]":
-            from adapters.mlx.audio.load import load_audio
-
-            return (yield from load_audio(path, kind, dequantize, loading))
-
-        model = await asyncio.wrap_future(engine.run_in_pieces(start))
-        return cls(engine, loading.name, kind, model)
-
-    def close(self) -> None:
-        """Nothing to stop: it has no thread."""
-
-    async def unload(self) -> None:
-        del self._model
-        await asyncio.wrap_future(self._engine.free_memory())
 
     async def speak(
         self,
@@ -145,13 +102,6 @@ class SpeechModel:
         if "streaming_interval" in self._takes:
             options |= {"stream": True, "streaming_interval": _INTERVAL}
         return {k: v for k, v in options.items() if v is not None and k in self._takes}
-
-
-def require_kind(name: str, path: Path) -> AudioKind:
-    kind = audio_kind(name, read_config(path) or {})
-    if kind is None:
-        raise GenerationError(f"'{name}' is no model of audio.", lasting=True)
-    return kind
 
 
 def _speak(

@@ -1,11 +1,8 @@
 """A transcription model in memory."""
 
-import asyncio
-import inspect
 from collections.abc import Callable
 from functools import partial
-from pathlib import Path
-from typing import TYPE_CHECKING, Any, ClassVar, Literal, Self
+from typing import Any, ClassVar
 
 from adapters.audio import (
     AudioSink,
@@ -16,55 +13,14 @@ from adapters.audio import (
     TranscriptStarted,
 )
 from adapters.errors import UnsupportedParameterError
-from adapters.mlx.audio.jobs import AudioJobs
-from adapters.mlx.audio.kinds import AudioKind
-from adapters.mlx.audio.speech import require_kind
-from adapters.mlx.engine.engine import Engine
-from adapters.mlx.models.load_progress import Extras, Loading
-
-if TYPE_CHECKING:
-    from adapters.mlx.jobs import Pieces
+from adapters.mlx.audio.model import AudioModel
 
 _TOKENS_A_SECOND = 50
 """Frames of audio that Whisper's decoder attends to; others are counted alike."""
 
 
-class TranscriptionModel:
+class TranscriptionModel(AudioModel):
     purpose: ClassVar[str] = "transcription"
-
-    def __init__(self, engine: Engine, name: str, kind: AudioKind, model: Any) -> None:
-        self._engine = engine
-        self._name = name
-        self.kind = kind
-        self._model = model
-        self._takes = frozenset(inspect.signature(model.generate).parameters)
-        self.jobs = AudioJobs(engine, name, engine.max_queue)
-
-    @classmethod
-    async def load(
-        cls,
-        engine: Engine,
-        path: Path,
-        dequantize: Literal["auto", "always", "never"],
-        loading: Loading,
-        extras: Extras,
-    ) -> Self:
-        kind = require_kind(loading.name, path)
-
-        def start() -> "Pieces[Any]":
-            from adapters.mlx.audio.load import load_audio
-
-            return (yield from load_audio(path, kind, dequantize, loading))
-
-        model = await asyncio.wrap_future(engine.run_in_pieces(start))
-        return cls(engine, loading.name, kind, model)
-
-    def close(self) -> None:
-        """Nothing to stop: it has no thread."""
-
-    async def unload(self) -> None:
-        del self._model
-        await asyncio.wrap_future(self._engine.free_memory())
 
     async def transcribe(
         self, request: TranscriptionRequest, sink: AudioSink[TranscriptEvent], *, cold: bool

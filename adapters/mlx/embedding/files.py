@@ -57,7 +57,7 @@ def is_embedding(name: str, path: Path, config: dict[str, Any]) -> bool:
     mlx-lm's converter drops `modules.json`: converted decoders are recognised by their name.
     """
     kind = config.get("model_type")
-    if kind not in ARCHITECTURES:
+    if not isinstance(kind, str) or kind not in ARCHITECTURES:
         return False
     if (path / "modules.json").is_file():
         return True

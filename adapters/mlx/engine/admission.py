@@ -27,6 +27,9 @@ class Group:
         """The choices that have no row yet."""
         self.client = sequences[0].client
         self.prompt = sequences[0].prompt
+        self.images = sequences[0].images
+        self.keys = sequences[0].keys
+        self.image_bytes = 0 if self.images is None else self.images.nbytes
         self.turns = sequences[0].turns
         self.expected = sequences[0].expected
         self.reports_prompt = sequences[0].reports_prompt
@@ -160,8 +163,9 @@ class Budget:
         self._usual = usual_length(loaded.context_length)
         self._pool = pool
 
-    def fits(self, lengths: list[int]) -> bool:
-        cost = self.cost(lengths)
+    def fits(self, lengths: list[int], more: int = 0) -> bool:
+        """`more`: bytes beside the caches."""
+        cost = self.cost(lengths) + more
         return cost <= self._limit and self._pool.fits(self._model, cost)
 
     @property
@@ -172,16 +176,17 @@ class Budget:
     def cost(self, lengths: list[int]) -> int:
         return len(lengths) * self._footprint.row(max(lengths, default=0))
 
-    def require(self, tokens: int) -> None:
+    def require(self, tokens: int, more: int = 0) -> None:
         """
         Raises:
             InsufficientMemoryError: a row of so many tokens does not fit even alone.
         """
-        needed, limit = self.cost([tokens]), self._limit
+        needed, limit = self.cost([tokens]) + more, self._limit
         if (most := self._pool.most(self._model)) is not None:
             limit = min(limit, most)
         if needed > limit:
             raise InsufficientMemoryError(
-                f"A prompt and an answer of {tokens} tokens need {needed} bytes of cache; "
-                f"{limit} are reserved. Request fewer tokens with max_tokens."
+                f"A prompt and an answer of {tokens} tokens need {needed} bytes of cache"
+                f"{' and images' if more else ''}; {limit} are reserved. "
+                f"Request fewer tokens with max_tokens{' or send smaller images' if more else ''}."
             )

@@ -148,7 +148,7 @@ class DecodeBatch:
         """Remember the rows that end; their last `unread` tokens were never fed to the model."""
         for i in set(range(len(self.rows))).difference(keep):
             row = self.rows[i]
-            tokens = [*row.sequence.prompt, *row.written]
+            tokens = [*row.sequence.keys, *row.written]
             fed = len(tokens) - (1 if row.fresh else unread)
             self._ended.append((row.sequence.client, tokens[:fed], self.extract(i)))
 

@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING, TypeVar
 
 from msgspec import Struct
 
+from adapters.backend import BreakerState
 from adapters.config import MLXConfig
 from adapters.errors import BackendBusyError, BackendError, BackendUnavailableError, GenerationError
 from adapters.mlx import blas
@@ -27,6 +28,7 @@ from adapters.mlx.engine.retry_after import AnswerRate
 from adapters.mlx.engine.watchdog import Watchdog
 from adapters.mlx.jobs import BESIDE_SECONDS, SLICE_SECONDS, Job, Jobs, Pieces, as_exception
 from adapters.mlx.models.load_progress import Extras, Loading
+from adapters.mlx.restarts import Restarts
 from adapters.mlx.sequence import Post, Receiver, Sampled, Sequence
 
 if TYPE_CHECKING:
@@ -53,7 +55,11 @@ class ModelStatus(Struct, frozen=True):
 
 
 class Engine:
-    """Starts its thread with the first command and ends it with `close`."""
+    """Starts its thread with the first command and ends it with `close`.
+
+    Where the thread fails outside of the work of one model, everything on it is lost: requests get
+    an error, and the next command starts another thread, for which models are loaded anew.
+    """
 
     def __init__(
         self,
@@ -75,8 +81,9 @@ class Engine:
         self._config = config
         self._closing_seconds = closing_seconds
         self._commands: deque[Callable[[], None]] = deque()
+        self._slice_seconds = slice_seconds
         self._jobs = Jobs(slice_seconds)
-        self._beside = Jobs(min(slice_seconds, BESIDE_SECONDS), rotating=True)
+        self._beside = self._new_beside()
         """Work that may last as long as an answer: loads do not wait for it."""
         self._wake = threading.Condition()
         self.arrivals = BatchingWindow(self._wake, window_seconds)
@@ -84,12 +91,17 @@ class Engine:
         self._closing = False
         self._ended = False
         self._schedulers: dict[str, Scheduler] = {}
+        self.losses = 0
+        """Threads that failed: models loaded before the latest failure are gone."""
+        self._submitted: set[Sequence] = set()
+        """Sequences that were submitted and not released."""
         self._live: Counter[str] = Counter()
         """Sequences of each model that were submitted and not released."""
         self._counters: Counter[str] = Counter()
         self._clock = clock
         self._rate = AnswerRate(clock)
         self._watchdog = Watchdog(config.stall_seconds, clock)
+        self._restarts = Restarts(clock)
         self.pool = Pool()
         self.max_queue = config.max_queue
 
@@ -104,8 +116,10 @@ class Engine:
             BackendBusyError: the queue of this model is full.
             InsufficientMemoryError: the prompt and its answer never fit.
             GenerationError: the model failed too often, and has to be loaded anew.
+            BackendUnavailableError: the engine itself failed too often.
         """
         model = sequences[0].model
+        self._restarts.require_ready()
         self._watchdog.require_working(model)
         limit = self._config.max_concurrent + self._config.max_queue
         if (live := self._live[model]) >= limit:
@@ -114,16 +128,20 @@ class Engine:
                 retry_after=self._rate.seconds_for(live - self._config.max_concurrent + 1),
             )
         if (scheduler := self._schedulers.get(model)) is not None:
-            scheduler.budget.require(sequences[0].expected)
+            images = sequences[0].images
+            more = 0 if images is None else images.nbytes
+            scheduler.budget.require(sequences[0].expected, more)
         for sequence in sequences:
             sequence.receive = receive
         self._send(lambda: self._add(sequences))
+        self._submitted.update(sequences)
         self._live[model] += len(sequences)
         self._counters["started"] += len(sequences)
 
     def release(self, sequence: Sequence, *, answered: bool) -> None:
         """Give a sequence up, exactly once. The row of one that has not ended, because its client
         disconnected or (`answered`) because of a stop string, is free before the next step."""
+        self._submitted.discard(sequence)
         self._live[sequence.model] -= 1
         self._rate.note_answer(busy=self._live[sequence.model] > 0)
         if sequence.ended:
@@ -134,6 +152,11 @@ class Engine:
             self._send(lambda: self._remove(sequence))
 
     def load(self, path: Path, loading: Loading, extras: Extras) -> "Future[LoadedModel]":
+        """
+        Raises:
+            BackendUnavailableError: the engine failed too often.
+        """
+        self._restarts.require_ready()
         return self.run_in_pieces(lambda: self._load(path, loading, extras))
 
     def unload(self, name: str) -> "Future[None]":
@@ -165,7 +188,10 @@ class Engine:
             "loaded_models": len(self._schedulers),
             "failed_models": len(self._watchdog.failed),
             "prefix_hits": self._counters["prefix_hits"] + sum(cache.hits for cache in caches),
+            "restarts": self._restarts.total,
             "prefix_bytes": sum(cache.nbytes for cache in caches),
+            "kv_bytes": sum(tuple(self.pool.rows.values())),
+            "kv_limit_bytes": self.pool.limit or 0,
             **{name: self._counters[name] for name in _COUNTERS},
         }
 
@@ -178,11 +204,21 @@ class Engine:
     def trouble(self) -> str | None:
         """Describe what is wrong with the engine; `None` while nothing is."""
         if self._ended:
-            return "The MLX engine has ended; only a restart of the server helps."
-        return self._watchdog.trouble()
+            return "The MLX engine was closed."
+        return self._restarts.trouble() or self._watchdog.trouble()
+
+    def note_success(self) -> None:
+        """Note a result of work that is no step."""
+        self._restarts.note_success()
+
+    def breaker(self) -> BreakerState:
+        if self._ended or self._watchdog.trouble() is not None:
+            return "open"
+        return self._restarts.breaker
 
     def is_well(self, model: str) -> bool:
-        return self._watchdog.is_well(model)
+        is_ready = not self._ended and self._restarts.breaker != "open"
+        return is_ready and self._watchdog.is_well(model)
 
     def row_bytes(self, name: str, tokens: int) -> int:
         """Return the bytes of a row of `tokens`, prompt included; 0 for a model without rows."""
@@ -229,16 +265,21 @@ class Engine:
             if self._ended:
                 raise BackendUnavailableError("The MLX engine has ended.")
             if self._thread is None:
-                self._thread = threading.Thread(target=self._loop, name="mlx-engine", daemon=True)
-                self._thread.start()
+                thread = threading.Thread(target=self._loop, name="mlx-engine", daemon=True)
+                try:
+                    thread.start()
+                except RuntimeError as error:
+                    raise BackendUnavailableError(f"The MLX engine: {error}.") from error
+                self._thread = thread
             self._commands.append(command)
             self._wake.notify()
 
     # Called on the engine's thread.
 
     def _loop(self) -> None:
-        blas.preload()
+        error = BackendUnavailableError("The MLX engine was closed.")
         try:
+            blas.preload()
             while not self._closing:
                 self._wait_for_work()
                 while self._commands and not self._closing:
@@ -246,19 +287,38 @@ class Engine:
                 self._jobs.advance()
                 self._beside.advance()
                 self._step_all()
+        except BaseException as failure:
+            logger.exception("the MLX engine failed; its models have to be loaded anew")
+            reason = f"The MLX engine failed ({type(failure).__name__})."
+            self._restarts.note_end(reason)
+            error = BackendUnavailableError(f"{reason} It is started anew.")
         finally:
-            # However it ends, no request is left waiting for a thread that is gone.
-            with self._wake:
-                self._closing = self._ended = True
-            while self._commands:
-                self._commands.popleft()()
-            error = BackendUnavailableError("The MLX engine was closed.")
-            self._jobs.give_up(error)
-            self._beside.give_up(error)
-            for scheduler in self._schedulers.values():
-                self._post([(sequence, error) for sequence in scheduler.drop_all()])
-                self._drop(scheduler)
-            self._schedulers.clear()
+            self._end(error)
+
+    def _new_beside(self) -> Jobs:
+        return Jobs(min(self._slice_seconds, BESIDE_SECONDS), rotating=True)
+
+    def _end(self, error: BackendError) -> None:
+        """Leave no request waiting for a thread that is gone, however it ended."""
+        with self._wake:
+            # From here on a command starts the next thread, or is refused.
+            self._ended = self._closing
+            self._thread = None if not self._closing else self._thread
+            self.losses += 1
+            commands, self._commands = self._commands, deque()
+            jobs, self._jobs = self._jobs, Jobs(self._slice_seconds)
+            beside, self._beside = self._beside, self._new_beside()
+            schedulers, self._schedulers = self._schedulers, {}
+        self._watchdog.end_steps()
+        for scheduler in schedulers.values():
+            _attempt(lambda scheduler=scheduler: self._drop(scheduler))
+            self.pool.drop(scheduler.loaded.name)
+        for command in commands:
+            _attempt(lambda command=command: command())
+        jobs.give_up(error)
+        beside.give_up(error)
+        unended = [sequence for sequence in tuple(self._submitted) if not sequence.ended]
+        self._post([(sequence, error) for sequence in unended])
 
     def _wait_for_work(self) -> None:
         def is_decoding() -> bool:
@@ -280,10 +340,17 @@ class Engine:
             self._watchdog.begin_step()
             if len(scheduler):
                 self._post(self._step(scheduler))
-            scheduler.keep_prefixes()
+                self._restarts.note_success()
+            self._keep_prefixes(scheduler)
             self.pool.rows[scheduler.loaded.name] = scheduler.reserved
         self._watchdog.end_steps()
         self._settle()
+
+    def _keep_prefixes(self, scheduler: "Scheduler") -> None:
+        try:
+            scheduler.keep_prefixes()
+        except BaseException:
+            self._post(self._fail(scheduler))
 
     def _step(self, scheduler: "Scheduler") -> list[Posted]:
         try:
@@ -307,8 +374,7 @@ class Engine:
         self._counters["failed"] += len(sequences)
         if self._watchdog.note_failure(name):
             logger.error("%s failed too often and is not used until it is reloaded", name)
-        error = GenerationError("The engine failed while it generated this answer.")
-        return [(sequence, error) for sequence in sequences]
+        return [(sequence, _failure()) for sequence in sequences]
 
     def _post(self, posts: list[Posted]) -> None:
         """Hand results over: once for each event loop."""
@@ -332,7 +398,10 @@ class Engine:
             return
         model = live[0].model
         if (scheduler := self._schedulers.get(model)) is not None:
-            scheduler.add(live)
+            try:
+                scheduler.add(live)
+            except BaseException:
+                self._post([*self._fail(scheduler), *((each, _failure()) for each in live)])
             return
         unloaded = BackendUnavailableError(f"'{model}' was unloaded meanwhile.")
         self._post([(sequence, unloaded) for sequence in live])
@@ -350,15 +419,15 @@ class Engine:
         if name not in self._schedulers:
             from adapters.mlx.engine.proof import proven
             from adapters.mlx.engine.scheduler import Scheduler
-            from adapters.mlx.models.load import load_folder
+            from adapters.mlx.models.load import explained, load_folder
 
             started = time.monotonic()
-            loaded = yield from load_folder(path, self._config.dequantize, loading, extras)
-            loaded = yield from proven(loaded, self._config)
-            yield
-            scheduler = self._schedulers[name] = Scheduler(
-                loaded, self._config, self.pool, self._clock
-            )
+            with explained(path, name, *extras.folders):
+                loaded = yield from load_folder(path, self._config.dequantize, loading, extras)
+                loaded = yield from proven(loaded, self._config)
+                yield
+                scheduler = Scheduler(loaded, self._config, self.pool, self._clock)
+            self._schedulers[name] = scheduler
             self.pool.least[name] = scheduler.budget.least
             self._counters["loads"] += 1
             logger.info("loaded %s in %.1f s", name, time.monotonic() - started)
@@ -398,6 +467,18 @@ class Engine:
 
     def _prefix_caches(self) -> "list[PrefixCache]":
         return [scheduler.prefixes for scheduler in tuple(self._schedulers.values())]
+
+
+def _failure() -> GenerationError:
+    return GenerationError("The engine failed while it generated this answer.")
+
+
+def _attempt(work: Callable[[], object]) -> None:
+    """Do a part of the end, whatever the others raise."""
+    try:
+        work()
+    except BaseException:
+        logger.exception("the MLX engine did not end in order")
 
 
 def _deliver(posts: list[Posted]) -> None:

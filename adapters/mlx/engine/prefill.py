@@ -16,6 +16,8 @@ from adapters.mlx.engine.admission import Group
 from adapters.mlx.engine.decode import Cache, merge
 from adapters.mlx.engine.sampling import report
 from adapters.mlx.sequence import Sampled
+from adapters.mlx.vision.positions import RowPositions
+from adapters.mlx.vision.protocol import Embedded
 
 OLDEST_EVERY = 4
 """Every fourth chunk is the oldest prompt's, however long it is."""
@@ -35,9 +37,11 @@ class Prefill:
         self.group = group
         self.cache = cache
         self.done = done
+        self._all_stops = stops
         self._stops = tuple(stop for stop in stops if stop > done)
         self.noted: list[Sampled] | None = [] if group.reports_prompt else None
         """Logprobs of the prompt so far, for a request that reports them."""
+        self._embedded: Embedded | None = None
         self.started = False
         """True once a choice has its row; the others take free ones."""
 
@@ -46,11 +50,35 @@ class Prefill:
         """Tokens to read; the last one is left for the first step of the answer."""
         return len(self.group.prompt) - 1 - self.done
 
+    def restart(self, cache: Cache) -> None:
+        """Read the prompt from its beginning, into an empty cache."""
+        self.cache, self.done, self._stops = cache, 0, self._all_stops
+        for sequence in self.group.waiting:
+            sequence.cached_tokens = 0
+
+    def see(self, embedded: Embedded) -> None:
+        """Continue with a prompt with images that are encoded now."""
+        self._embedded = embedded
+        for layer in self.cache:
+            if isinstance(layer, RowPositions):
+                layer.shifts = mx.array([embedded.shift], dtype=mx.int32)
+
+    def inputs(self, count: int) -> dict[str, Any]:
+        """Return the keywords of the model for the next tokens, beside the tokens."""
+        return {} if self._embedded is None else self._embedded.inputs(self.done, self.done + count)
+
+    @property
+    def is_alone(self) -> bool:
+        """True if no other prompt may be read in the same pass."""
+        return self.noted is not None or self._embedded is not None
+
     def pieces(self, tokens: int) -> int:
         """Return in how many chunks of about so many tokens the rest is read: equal ones, because a
         small one at the end would cost as much."""
         if self.noted is not None:
             tokens = min(tokens, _REPORTED)
+        if self._embedded is not None and self._embedded.whole:
+            tokens = self.remaining
         return 0 if self.remaining == 0 else max(1, (self.remaining + tokens // 2) // tokens)
 
     def chunk(self, tokens: int) -> list[int]:
@@ -72,6 +100,8 @@ class Prefill:
     def advance(self, count: int) -> bool:
         """Count tokens that were read; true at one of the stops."""
         self.done += count
+        if self.remaining == 0:
+            self._embedded = None
         is_stop = self.done in self._stops
         self._stops = tuple(stop for stop in self._stops if stop > self.done)
         return is_stop
@@ -83,7 +113,8 @@ def read(model: Any, prefills: Ordered[Prefill], tokens: int, kv_bits: int | Non
     with mx.stream(generation_stream):
         if len(prefills) == 1:
             prefill = prefills[0]
-            logits = model(mx.array([chunks[0]]), cache=prefill.cache)
+            inputs = prefill.inputs(len(chunks[0]))
+            logits = model(mx.array([chunks[0]]), cache=prefill.cache, **inputs)
             prefill.note(logits[0])
             if kv_bits is not None:
                 maybe_quantize_kv_cache(prefill.cache, 0, 64, kv_bits)
@@ -155,7 +186,7 @@ def is_party(prefills: Ordered[Prefill], tokens: int, together: int) -> bool:
     rectangles of what is read, and of what was read before, are small and full enough."""
     sizes = [prefill.remaining for prefill in prefills]
     return (
-        all(prefill.pieces(tokens) == 1 and prefill.noted is None for prefill in prefills)
+        all(prefill.pieces(tokens) == 1 and not prefill.is_alone for prefill in prefills)
         and len(sizes) * max(sizes) <= together
         and _is_full(max(sizes), sizes)
         and _is_full(width(prefills), [len(prefill.group.prompt) - 1 for prefill in prefills])

@@ -128,7 +128,9 @@ def create_prefix_cache(loaded: LoadedModel, config: MLXConfig) -> PrefixCache:
         return PrefixCache(SnapshotStore(budget, block))
     folder = None
     if config.prefix_cache_folder is not None:
-        mark = fingerprint(loaded.files, f"{config.dequantize} {mx.default_device()} {block}")
+        mark = fingerprint(
+            loaded.files, f"{config.dequantize} {mx.default_device()} {block} {loaded.library}"
+        )
         folder = BlockFolder.open(config.prefix_cache_folder, mark, config.prefix_cache_disk_bytes)
     return PrefixCache(BlockStore(budget, block, folder))
 
@@ -227,6 +229,7 @@ class BlockStore:
         names = list(self._names(client, tokens))
         new = [i for i, name in enumerate(names) if name not in self._blocks]
         if new:
+            caches = [cache for cache in caches if hasattr(cache, "keys")]
             arrays = [array for cache in caches for array in (cache.keys, cache.values)]
             block_bytes = sum(array[..., : self._block, :].nbytes for array in arrays)
             room = self._budget // max(block_bytes, 1)

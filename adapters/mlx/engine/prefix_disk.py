@@ -10,6 +10,7 @@ import io
 import logging
 import os
 import queue
+import stat
 import threading
 import time
 import zlib
@@ -52,7 +53,11 @@ class BlockFolder:
         self._folder = folder
         self._budget = budget
         """Bytes of all models together, below the parent of `folder`."""
-        self._files = {path.name.partition("-")[0]: path for path in folder.glob("*.safetensors")}
+        self._files = {
+            path.name.partition("-")[0]: path
+            for path in folder.glob("*.safetensors")
+            if _own_file(path) is not None
+        }
         self._unchecked = budget
         """Bytes written since the folder was last measured; it is measured with the first write."""
         self._pending: queue.Queue[tuple[str, list[mx.array]] | None] = queue.Queue(_PENDING)
@@ -66,9 +71,14 @@ class BlockFolder:
         try:
             # Prompts can be recovered from it: readable by this user only.
             folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+            if not _is_own(folder.lstat(), stat.S_IFDIR):
+                logger.warning("the prefix cache is not kept on disk: its folder is another user's")
+                return None
+            folder.chmod(0o700)
             # A killed server left incomplete files; those of a running server stay.
             for part in folder.glob("*.part"):
-                if part.stat().st_mtime < time.time() - 60:
+                own = _own_file(part)
+                if own is not None and own.st_mtime < time.time() - 60:
                     part.unlink(missing_ok=True)
         except OSError as error:
             logger.warning("the prefix cache is not kept on disk: %s", error.strerror)
@@ -120,21 +130,40 @@ class BlockFolder:
     def _evict(self) -> None:
         """Remove the least recently used blocks of all models."""
         self._unchecked = 0
-        files = [(path, path.stat()) for path in self._folder.parent.glob("*/*.safetensors")]
-        excess = sum(stat.st_size for _, stat in files) - self._budget
-        for path, stat in sorted(files, key=lambda file: file[1].st_mtime_ns):
+        found = ((p, _own_file(p)) for p in self._folder.parent.glob("*/*.safetensors"))
+        files = [(path, own) for path, own in found if own is not None]
+        excess = sum(own.st_size for _, own in files) - self._budget
+        for path, own in sorted(files, key=lambda file: file[1].st_mtime_ns):
             if excess <= 0:
                 return
             path.unlink(missing_ok=True)
             self._files.pop(path.name.partition("-")[0], None)
-            excess -= stat.st_size
+            excess -= own.st_size
+
+
+def _is_own(status: os.stat_result, kind: int) -> bool:
+    return stat.S_IFMT(status.st_mode) == kind and status.st_uid == os.geteuid()
+
+
+def _own_file(path: Path) -> os.stat_result | None:
+    """Return the status of a file that this user's servers wrote; `None` for a pipe, a device, a
+    link or the file of another user, which are left alone."""
+    try:
+        status = path.lstat()
+    except OSError:
+        return None
+    return status if _is_own(status, stat.S_IFREG) else None
 
 
 def _save(folder: Path, name: str, arrays: list[mx.array]) -> Path:
     content = io.BytesIO()
     mx.save_safetensors(content, {str(i): array for i, array in enumerate(arrays)})
     part = folder / f"{name}-{os.getpid()}.part"
-    part.write_bytes(content.getbuffer())
+    # Not through a link, nor into a file that is there already.
+    with open(
+        os.open(part, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW, 0o600), "wb"
+    ) as f:
+        f.write(content.getbuffer())
     path = folder / f"{name}-{zlib.crc32(content.getbuffer()):08x}.safetensors"
     part.rename(path)
     return path

@@ -36,6 +36,7 @@ from adapters.mlx.engine.decode import Cache, merge
 from adapters.mlx.engine.prefix_disk import fingerprint
 from adapters.mlx.jobs import Pieces
 from adapters.mlx.models.load import LoadedModel
+from adapters.mlx.vision.positions import RowPositions
 
 logger = logging.getLogger(__name__)
 T = TypeVar("T")
@@ -147,7 +148,7 @@ def quantises(model: Any, bits: int) -> bool:
 
 def has_plain_caches(model: Any) -> bool:
     """Return whether every layer has keys and values, one per token: padding can be cut off."""
-    return all(type(cache) is KVCache for cache in make_prompt_cache(model))
+    return all(type(cache) in (KVCache, RowPositions) for cache in make_prompt_cache(model))
 
 
 def speculates(loaded: LoadedModel) -> bool:
@@ -190,7 +191,7 @@ def _with(loaded: LoadedModel, result: Proven, config: MLXConfig) -> LoadedModel
 
 
 def _file_of(loaded: LoadedModel, config: MLXConfig) -> Path:
-    mark = fingerprint(loaded.files, f"{config.dequantize} {mx.default_device()}")
+    mark = fingerprint(loaded.files, f"{config.dequantize} {mx.default_device()} {loaded.library}")
     return user_state_folder(os.environ) / _FOLDER / f"{mark}.json"
 
 

@@ -1,12 +1,14 @@
 """Scheduler of one model: queue, prefill, decode.
 
-A step decodes one token of each answer, then reads one chunk of one prompt, or of several short
-ones together; while many short prompts wait for few rows it only reads. Unmergeable
-and quantised caches have one row at a time; nothing else differs.
+A step decodes one token of each answer, encodes a piece of an image, then reads one chunk of one
+prompt, or of several short ones together; while many short prompts wait for few rows it only reads.
+Unmergeable and quantised caches have one row at a time; nothing else differs.
 """
 
 # pyright: basic
+import logging
 import time
+from collections import deque
 from collections.abc import Callable
 
 import mlx.core as mx
@@ -15,15 +17,18 @@ from mlx_lm.models.cache import make_prompt_cache
 from msgspec import Struct
 
 from adapters.config import MLXConfig
-from adapters.errors import BackendBusyError
+from adapters.errors import BackendBusyError, BackendError, GenerationError
 from adapters.mlx.engine.admission import Budget, Group, Queue, default_budget, measure_footprint
 from adapters.mlx.engine.decode import DecodeBatch, Newcomers, Read, Step
+from adapters.mlx.engine.encoding import Encoding
 from adapters.mlx.engine.kv_pool import Pool
 from adapters.mlx.engine.prefill import Prefill, Prefills, read, width
 from adapters.mlx.engine.prefix_cache import Prefix, create_prefix_cache
 from adapters.mlx.engine.speculative import SpeculativeBatch
 from adapters.mlx.models.load import LoadedModel
-from adapters.mlx.sequence import Post, PromptRead, Sequence
+from adapters.mlx.sequence import ChunkRead, Post, PromptRead, Sequence
+
+logger = logging.getLogger(__name__)
 
 
 class PrefillChunk(Struct, frozen=True):
@@ -74,6 +79,8 @@ class Scheduler:
         self._reads_together = loaded.reads_together
         self._queue = Queue()
         self._prefills = Prefills()
+        self._encodings: deque[Encoding] = deque()
+        """Prompts with images: encoded one after the other, before they are read."""
         self._ready: list[Prefill] = []
         """Prompts that were read, with choices that wait for a row."""
         self._steps = 0
@@ -94,7 +101,7 @@ class Scheduler:
         """Free the row of `sequence`, if it has one."""
         self._queue.remove(sequence)
         self._decoding.remove(sequence)
-        for prefill in [*self._prefills, *self._ready]:
+        for prefill in self._admitted():
             if sequence in prefill.group.waiting:
                 prefill.group.waiting.remove(sequence)
                 self._note(prefill)
@@ -112,6 +119,8 @@ class Scheduler:
             if self._steps % 2:
                 self._start_answers()
             step += self._admit()
+        if self._encodings:
+            step += self._encode()
         if self._prefills:
             together = self._chunk.together if only_reads else self._chunk.beside_decoding
             step += self._read(together)
@@ -141,10 +150,12 @@ class Scheduler:
 
         In a batch that raised, caches are ahead of their tokens: it is never used again.
         """
-        groups = [*self._queue.groups(), *(p.group for p in [*self._prefills, *self._ready])]
+        groups = [*self._queue.groups(), *(prefill.group for prefill in self._admitted())]
         sequences = [sequence for group in groups for sequence in group.waiting]
         sequences += [row.sequence for row in self._decoding.rows]
         self._queue.clear()
+        while self._encodings:
+            self._encodings.pop().close()
         self._prefills.clear()
         self._ready.clear()
         self._unkept.clear()
@@ -154,12 +165,16 @@ class Scheduler:
     @property
     def reserved(self) -> int:
         """Bytes that are reserved for its rows."""
-        return self.budget.cost(self._lengths())
+        return self.budget.cost(self._lengths()) + self._image_bytes()
 
     def __len__(self) -> int:
         """Count the sequences that wait, are read or decode."""
-        reading = sum(len(p.group.waiting) for p in [*self._prefills, *self._ready])
+        reading = sum(len(prefill.group.waiting) for prefill in self._admitted())
         return len(self._queue) + reading + len(self._decoding.rows)
+
+    def _admitted(self) -> list[Prefill]:
+        """Return the prompts that are encoded or read, or that wait for rows."""
+        return [*(e.prefill for e in self._encodings), *self._prefills, *self._ready]
 
     def _expire(self) -> Step:
         late = self._queue.expire(self._clock() - self._max_wait)
@@ -169,7 +184,7 @@ class Scheduler:
     def _admit(self) -> Step:
         """Admit requests in turn while there are rows and memory for them."""
         admitted: Step = []
-        while (group := self._queue.first()) is not None and self._has_room(group.expected):
+        while (group := self._queue.first()) is not None and self._has_room(group):
             self._queue.take()
             admitted += [(sequence, None) for sequence in group.waiting]
             admitted += self._begin(group)
@@ -178,21 +193,51 @@ class Scheduler:
     def _begin(self, group: Group) -> Step:
         # The logprob of a token is known only while the model reads the one before.
         may_skip = not group.reports_prompt
-        prefix = self.prefixes.find(group.client, group.prompt) if may_skip else Prefix()
+        prefix = self.prefixes.find(group.client, group.keys) if may_skip else Prefix()
         for sequence in group.waiting:
             sequence.cached_tokens = prefix.tokens
-        cache = prefix.caches or make_prompt_cache(self.loaded.model)
-        prefill = Prefill(
-            group, cache, prefix.tokens, self.prefixes.stops(group.prompt, group.turns)
-        )
+        cache = make_prompt_cache(self.loaded.model)
+        if prefix.caches is not None:
+            cache[: len(prefix.caches)] = prefix.caches
+        prefill = Prefill(group, cache, prefix.tokens, self.prefixes.stops(group.keys, group.turns))
+        if group.images is not None and self.loaded.vision is not None:
+            model, vision = self.loaded.model, self.loaded.vision
+            encoding = Encoding(prefill, vision, group.images, lambda: make_prompt_cache(model))
+            self._encodings.append(encoding)
+            return []
         if prefill.remaining == 0:
             return self._end_reading(prefill)
         self._prefills.add(prefill)
         return []
 
-    def _has_room(self, expected: int) -> bool:
+    def _encode(self) -> Step:
+        """Do a piece of the oldest encoding; an image that fails ends its own request only."""
+        encoding = self._encodings[0]
+        try:
+            with mx.stream(generation_stream):
+                if not encoding.advance():
+                    return []
+        except Exception as error:
+            logger.exception("an image of %s could not be encoded", self.loaded.name)
+            self._encodings.popleft()
+            own = isinstance(error, BackendError)
+            shown = error if own else GenerationError("The engine failed while it read an image.")
+            return [(sequence, shown) for sequence in encoding.prefill.group.waiting]
+        prefill = self._encodings.popleft().prefill
+        if prefill.remaining == 0:
+            return self._end_reading(prefill)
+        self._prefills.add(prefill)
+        return []
+
+    def _has_room(self, group: Group) -> bool:
         lengths = self._lengths()
-        return len(lengths) < self.max_rows and self.budget.fits([*lengths, expected])
+        more = self._image_bytes() + group.image_bytes
+        return len(lengths) < self.max_rows and self.budget.fits([*lengths, group.expected], more)
+
+    def _image_bytes(self) -> int:
+        """Return the bytes of images in prompts that are not read yet."""
+        reading = [*(encoding.prefill for encoding in self._encodings), *self._prefills]
+        return sum(prefill.group.image_bytes for prefill in reading)
 
     def _read(self, together: int) -> Step:
         """Read a chunk of the next prompts, in one pass of `together` tokens at most."""
@@ -210,6 +255,8 @@ class Scheduler:
             if prefill.remaining == 0:
                 self._prefills.remove(prefill)
                 step += self._end_reading(prefill)
+            else:
+                step.append((prefill.group.waiting[0], ChunkRead(prefill.done)))
         return step
 
     def _end_reading(self, prefill: Prefill) -> Step:
@@ -227,7 +274,7 @@ class Scheduler:
 
     def _note(self, prefill: Prefill) -> None:
         if not prefill.started:
-            tokens = prefill.group.prompt[: prefill.done]
+            tokens = prefill.group.keys[: prefill.done]
             self._unkept.append((prefill.group.client, tokens, prefill.cache))
 
     def _start_answers(self) -> None:
@@ -256,7 +303,7 @@ class Scheduler:
 
     def _lengths(self, *, beside: Prefill | None = None, least: int = 0) -> list[int]:
         """Return the lengths of all rows, and of the admitted prompts without one."""
-        promised = [p for p in [*self._prefills, *self._ready] if not p.started]
+        promised = [prefill for prefill in self._admitted() if not prefill.started]
         expected = [row.sequence.expected for row in self._decoding.rows] + [
             prefill.group.expected for prefill in promised if prefill is not beside
         ]
@@ -265,7 +312,11 @@ class Scheduler:
     def _drop_if_empty(self, prefill: Prefill) -> None:
         if prefill.group.waiting:
             return
-        if prefill in self._ready:
+        encoding = next((e for e in self._encodings if e.prefill is prefill), None)
+        if encoding is not None:
+            self._encodings.remove(encoding)
+            encoding.close()
+        elif prefill in self._ready:
             self._ready.remove(prefill)
         else:
             self._prefills.remove(prefill)

@@ -1,13 +1,14 @@
 """`python -m adapters.mlx.gguf SOURCE TARGET`
 
 The server runs this as a child process, so that the memory of a conversion is freed at its end.
-Progress goes to stderr, the result as one line to stdout and as the exit status.
+Progress goes to stderr, the result as one line to stdout and as the exit status: 1 for a source
+that cannot be converted, 3 for a target that cannot be written.
 """
 
 import sys
 from pathlib import Path
 
-from adapters.gguf.conversion import Bar
+from adapters.gguf.conversion import UNWRITABLE, Bar
 from adapters.mlx.gguf import InexactGGUFError, UnsupportedGGUFError, convert
 
 
@@ -17,10 +18,19 @@ def main(arguments: list[str]) -> int:
         return 2
     source, target = (Path(argument) for argument in arguments)
     try:
-        report = convert(source, target, Bar(f"Converting {source.stem} for MLX, once"))
-    except (UnsupportedGGUFError, InexactGGUFError, OSError) as exc:
+        bar = Bar(f"Converting {source.stem} for MLX, once")
+        report = convert(source, target, bar, owned=True)
+    except (UnsupportedGGUFError, InexactGGUFError) as exc:
         print(f"{source.name}: {exc}")
         return 1
+    except OSError as exc:
+        # Clients read it: no path.
+        reason = exc.strerror or type(exc).__name__
+        if exc.filename == str(source):
+            print(f"{source.name}: {reason}")
+            return 1
+        print(reason)
+        return UNWRITABLE
     worst = report.worst
     print(
         f"{target}: {len(report.tensors)} tensors; largest difference from the source "

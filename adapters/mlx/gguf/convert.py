@@ -2,14 +2,13 @@
 """Convert one GGUF file to one folder, which appears complete or not at all."""
 
 import fcntl
-import hashlib
 import json
 import os
 import re
 import shutil
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +16,13 @@ import gguf
 import numpy as np
 from gguf import GGUFReader, ReaderTensor
 
-from adapters.gguf.conversion import TensorReport, UnsupportedGGUFError
+from adapters.gguf.conversion import (
+    REPORT,
+    TensorReport,
+    UnsupportedGGUFError,
+    is_intact,
+    sha256_of,
+)
 from adapters.gguf.tokenizer import end_tokens, write_tokenizer
 from adapters.mlx.gguf.architectures import (
     Architecture,
@@ -38,7 +43,6 @@ from adapters.mlx.gguf.weights import (
     write_weights,
 )
 
-REPORT = "conversion.json"
 _BLOB = re.compile(r"sha256-([0-9a-f]{64})")
 
 
@@ -55,6 +59,8 @@ class Report:
     weights_bytes: int
     """Size of `model.safetensors`."""
     tensors: tuple[TensorReport, ...]
+    files: dict[str, str] = field(default_factory=dict)
+    """SHA-256 of each file of the folder, by name, but for the report and what came later."""
 
     @property
     def worst(self) -> TensorReport:
@@ -66,12 +72,15 @@ class Report:
         return sum(tensor.relative_l2 == 0 for tensor in self.tensors)
 
 
-def convert(source: Path, target: Path, progress: Progress, *, chunk: int = CHUNK) -> Report:
+def convert(
+    source: Path, target: Path, progress: Progress, *, chunk: int = CHUNK, owned: bool = False
+) -> Report:
     """Convert the file `source` to the folder `target`, unless an earlier call has done it.
 
     Concurrent processes wait for the first one. A hidden sibling of `target` is written and renamed
-    at the end: the remains of a killed process are never mistaken for a model. `chunk` weights of a
-    tensor are in memory at once.
+    at the end: the remains of a killed process are never mistaken for a model. A folder whose files
+    have changed since is made anew; `owned`: also one without a report, because `target` is the
+    converter's in any case. `chunk` weights of a tensor are in memory at once.
 
     Raises:
         UnsupportedGGUFError: a part of the file is not supported, or it is not a GGUF.
@@ -84,7 +93,12 @@ def convert(source: Path, target: Path, progress: Progress, *, chunk: int = CHUN
         # Released at the end or when the process dies.
         fcntl.flock(lock, fcntl.LOCK_EX)
         if target.exists():
-            return _earlier_report(source, target)
+            intact = is_intact(target)
+            if intact or not owned:
+                report = _earlier_report(source, target)
+                if intact:
+                    return report
+            shutil.rmtree(target)
         partial = target.with_name(f".{target.name}.partial")
         shutil.rmtree(partial, ignore_errors=True)
         try:
@@ -132,6 +146,7 @@ def _write_folder(source: Path, folder: Path, progress: Progress, chunk: int) ->
         architecture=architecture.model_type,
         weights_bytes=weights.stat().st_size,
         tensors=tuple(reports),
+        files={path.name: sha256_of(path) for path in sorted(folder.iterdir())},
     )
     _write_json(folder / REPORT, asdict(report))
     return report
@@ -141,8 +156,7 @@ def _origin(source: Path) -> str:
     """`sha256:…` of the file, from the name of a blob of Ollama's or computed."""
     if match := _BLOB.fullmatch(source.name):
         return f"sha256:{match[1]}"
-    with source.open("rb") as file:
-        return f"sha256:{hashlib.file_digest(file, 'sha256').hexdigest()}"
+    return f"sha256:{sha256_of(source)}"
 
 
 def _read(source: Path) -> tuple[dict[str, Any], list[ReaderTensor]]:

@@ -2,16 +2,22 @@
 
 import asyncio
 import re
+import time
 from collections import OrderedDict
 from concurrent.futures import ThreadPoolExecutor
 from hashlib import sha256
+from math import inf
 from typing import Any, NamedTuple, TypeVar
 
 import msgspec
 from llguidance import LLMatcher, LLParserLimits, LLTokenizer
 from msgspec.structs import replace
 
-from adapters.errors import InvalidRequestError, UnsupportedParameterError
+from adapters.errors import (
+    BackendUnavailableError,
+    InvalidRequestError,
+    UnsupportedParameterError,
+)
 from adapters.mlx.grammar.enforceable import ANY_OBJECT, Enforceable, enforceable
 from adapters.mlx.grammar.lark import (
     SCHEMA_PATH,
@@ -29,6 +35,11 @@ MAX_CACHED = 64
 MAX_GRAMMAR_BYTES = 64 * 1024
 """Limit for patterns and grammars that a request contains."""
 COMPILE_SECONDS = 2.0
+"""Processor time of one compilation."""
+_BUSY = 5.0
+"""So many times as long may it take on a machine that is busy otherwise."""
+WAIT_SECONDS = 10.0
+"""Time that a request waits while the grammars of others are compiled."""
 
 T = TypeVar("T")
 
@@ -51,6 +62,39 @@ class Compiled(NamedTuple):
     """Paths of the parts of schemas that are not enforced."""
 
 
+class _AbandonedError(Exception):
+    """No request waits for this grammar any more."""
+
+
+class _Turn:
+    """The compilation of one request: waited for on the event loop, done on the thread."""
+
+    def __init__(self, seconds: float) -> None:
+        self._loop = asyncio.get_running_loop()
+        self._seconds = seconds
+        self._end = 0.0
+        self.begun = asyncio.Event()
+        self.abandoned = False
+
+    def begin(self) -> None:
+        """Called on the thread."""
+        self._loop.call_soon_threadsafe(self.begun.set)
+        self._end = time.thread_time() + self._seconds
+        self.check()
+
+    def check(self) -> None:
+        """Called on the thread between two pieces of work.
+
+        Raises:
+            _AbandonedError: the result is of no use.
+            TimeoutError: it has taken its time.
+        """
+        if self.abandoned:
+            raise _AbandonedError
+        if time.thread_time() > self._end:
+            raise TimeoutError
+
+
 class GrammarCompiler:
     """Compiler of one loaded model; any number of tasks of one event loop may use it."""
 
@@ -59,39 +103,65 @@ class GrammarCompiler:
         tokenizer: Any,
         end_tokens: frozenset[int],
         compile_seconds: float = COMPILE_SECONDS,
+        wait_seconds: float = WAIT_SECONDS,
     ) -> None:
         """`tokenizer` is mlx-lm's wrapper around that of Hugging Face."""
         self._hf_tokenizer = tokenizer
         self._end_tokens = end_tokens
         self._compile_seconds = compile_seconds
+        self._wait_seconds = wait_seconds
         self._tokenizer: LLTokenizer | None = None
         self._control: dict[str, int] = {}
         self._compiled: OrderedDict[bytes, LLMatcher] = OrderedDict()
         self._enforceable: OrderedDict[bytes, Enforceable] = OrderedDict()
         # One thread compiles the vocabulary and the grammars in the order of the requests. The
-        # limits of the parser, not a watchdog, keep a grammar from blocking it.
+        # limits of the parser keep a grammar from blocking it; between its pieces a compilation
+        # ends if no request waits for it.
         self._thread = ThreadPoolExecutor(1, thread_name_prefix="mlx-grammar")
 
     async def compile(self, request: GenerationRequest, style: Style) -> Compiled:
         """Compile the grammar of an answer; a new matcher each time.
 
         What cannot be enforced is left out of schemas that are not strict. `style` needs no control
-        tokens: they are added here.
+        tokens: they are added here. Cancelling the call ends the work.
 
         Raises:
             InvalidRequestError: a strict schema, or a grammar, cannot be enforced; `param` and
                 message name the part.
             UnsupportedParameterError: the tokenizer of this model cannot be constrained.
+            BackendUnavailableError: other grammars took all the time.
         """
-        # No limit for the first request, which also waits for the vocabulary.
-        limit = None if self._tokenizer is None else self._compile_seconds
         loop = asyncio.get_running_loop()
-        work = loop.run_in_executor(self._thread, self._compile, request, style)
+        seconds = self._compile_seconds
+        if self._tokenizer is None:  # The first request waits for the vocabulary, without a limit.
+            seconds = inf
+            await loop.run_in_executor(self._thread, self._load_tokenizer, _param_of(request))
+        turn = _Turn(seconds)
+        work = loop.run_in_executor(self._thread, self._compile, request, style, turn)
+        work.add_done_callback(_retrieve)
         try:
+            await self._begun(turn)
+            limit = None if seconds == inf else _BUSY * seconds
             return await asyncio.wait_for(asyncio.shield(work), limit)
         except TimeoutError:
             raise InvalidRequestError(
-                f"The grammar takes longer than {self._compile_seconds:g} s to compile."
+                f"The grammar takes longer than {self._compile_seconds:g} s to compile.",
+                param=_param_of(request),
+            ) from None
+        finally:
+            turn.abandoned = True
+            work.cancel()
+
+    async def _begun(self, turn: _Turn) -> None:
+        """Wait until the thread has come to this request."""
+        try:
+            async with asyncio.timeout(self._wait_seconds):
+                await turn.begun.wait()
+        except TimeoutError:
+            raise BackendUnavailableError(
+                f"The grammars of other requests took longer than {self._wait_seconds:g} s to "
+                "compile.",
+                retry_after=self._compile_seconds or 1.0,
             ) from None
 
     @property
@@ -102,12 +172,14 @@ class GrammarCompiler:
     def close(self) -> None:
         self._thread.shutdown(wait=False, cancel_futures=True)
 
-    def _compile(self, request: GenerationRequest, style: Style) -> Compiled:
+    def _compile(self, request: GenerationRequest, style: Style, turn: _Turn) -> Compiled:
+        turn.begin()
         tokenizer = self._load_tokenizer(_param_of(request))
         style = replace(style, control=self._control)
         if not is_constrained(request, style.syntax):
             return Compiled(None)
-        enforced, ignored = self._to_enforceable(tokenizer, request)
+        enforced, ignored = self._to_enforceable(tokenizer, request, turn)
+        turn.check()
         try:
             return Compiled(self._matcher(tokenizer, enforced, style), ignored)
         except InvalidRequestError:
@@ -129,7 +201,7 @@ class GrammarCompiler:
         return _recent(self._compiled, key).deep_copy()
 
     def _to_enforceable(
-        self, tokenizer: LLTokenizer, request: GenerationRequest
+        self, tokenizer: LLTokenizer, request: GenerationRequest, turn: _Turn
     ) -> tuple[GenerationRequest, tuple[str, ...]]:
         """Return the request without what its loose schemas cannot enforce, and the paths of that.
 
@@ -139,7 +211,7 @@ class GrammarCompiler:
         ignored: list[str] = []
 
         def reduced(schema: dict[str, Any], strict: bool, path: str) -> dict[str, Any]:
-            found = self._find_enforceable(tokenizer, schema)
+            found = self._find_enforceable(tokenizer, schema, turn)
             for fault in found.faults:
                 if strict and not fault.is_annotation:
                     raise InvalidRequestError(fault.reason, param=path + fault.path)
@@ -160,14 +232,17 @@ class GrammarCompiler:
         tools = tuple(reduced_tool(at, tool) for at, tool in enumerate(request.tools))
         return replace(request, tools=tools, response_format=shape), tuple(ignored)
 
-    def _find_enforceable(self, tokenizer: LLTokenizer, schema: dict[str, Any]) -> Enforceable:
+    def _find_enforceable(
+        self, tokenizer: LLTokenizer, schema: dict[str, Any], turn: _Turn
+    ) -> Enforceable:
+        def compile_error(bounded: dict[str, Any]) -> str:
+            turn.check()
+            return _schema_error(tokenizer, SchemaRule("start", "", bounded))
+
         key = sha256(msgspec.json.encode(schema)).digest()
         if key not in self._enforceable:
-            self._enforceable[key] = enforceable(
-                schema,
-                lambda bounded: _schema_error(tokenizer, SchemaRule("start", "", bounded)),
-                self._compile_seconds / 2,
-            )
+            seconds = self._compile_seconds / 2
+            self._enforceable[key] = enforceable(schema, compile_error, seconds)
         return _recent(self._enforceable, key)
 
     def _load_tokenizer(self, param: str) -> LLTokenizer:
@@ -193,6 +268,12 @@ class GrammarCompiler:
                 if token < self._tokenizer.vocab_size and self._tokenizer.is_special_token(token)
             }
         return self._tokenizer
+
+
+def _retrieve(work: "asyncio.Future[Compiled]") -> None:
+    """Mark the error of a compilation as seen: its request may be gone."""
+    if not work.cancelled():
+        work.exception()
 
 
 def _recent(cache: OrderedDict[bytes, T], key: bytes) -> T:

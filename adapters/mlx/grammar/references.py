@@ -3,6 +3,7 @@
 # pyright: basic
 # Unvalidated JSON has no types that a strict check could use.
 from collections.abc import Iterator
+from heapq import heappop, heappush
 from math import inf
 from typing import Any
 from urllib.parse import unquote
@@ -45,12 +46,11 @@ class References:
         self._nodes: dict[str, Node] = {}
         self._targets: dict[str, set[str]] = {}
         self._closing: set[tuple[str, str]] = set()
+        self._ranks: dict[str, int] = {}
+        """Pointers in the order in which the search left them: targets first, cycles aside."""
         self._explore(start)
         self._heights: dict[str, float] = dict.fromkeys(self._nodes, inf)
-        previous = None
-        while self._heights != previous:  # To the fixed point.
-            previous = self._heights
-            self._heights = {p: self._height_of(node, p) for p, node in self._nodes.items()}
+        self._measure()
         if self._heights[start] == inf:
             raise InvalidRequestError("The schema has no finite instance.")
 
@@ -82,11 +82,34 @@ class References:
             target = next(targets, None)
             if target is None:
                 open_pointers.discard(pointer)
+                self._ranks[pointer] = len(self._ranks)
                 stack.pop()
             elif target in open_pointers:
                 self._closing.add((pointer, target))
             elif target not in self._nodes:
                 enter(target)
+
+    def _measure(self) -> None:
+        """Find all heights, each pointer after its targets: once, where there are no cycles.
+
+        Only what refers to a height that became smaller is measured again.
+        """
+        sources: dict[str, list[str]] = {pointer: [] for pointer in self._nodes}
+        for pointer, targets in self._targets.items():
+            for target in targets:
+                sources[target].append(pointer)
+        waiting = sorted((rank, pointer) for pointer, rank in self._ranks.items())
+        queued = set(self._nodes)
+        while waiting:
+            _, pointer = heappop(waiting)
+            queued.discard(pointer)
+            height = self._height_of(self._nodes[pointer], pointer)
+            if height < self._heights[pointer]:
+                self._heights[pointer] = height
+                for source in sources[pointer]:
+                    if source not in queued:
+                        queued.add(source)
+                        heappush(waiting, (self._ranks[source], source))
 
     def _height_of(self, node: Node, source: str) -> float:
         """The minimum over alternatives, the maximum over required parts."""

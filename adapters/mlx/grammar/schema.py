@@ -63,6 +63,8 @@ def bound(schema: _Schema, start: str = ROOT) -> _Schema:
         raise InvalidRequestError("The schema uses 'x-guidance', which is not supported.")
     try:
         return _Bounding(schema, start).run()
+    except RecursionError as error:
+        raise InvalidRequestError("The schema's references are nested too deeply.") from error
     except (TypeError, AttributeError, ValueError) as error:
         raise InvalidRequestError("This is not a valid JSON schema.") from error
 

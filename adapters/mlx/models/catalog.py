@@ -1,8 +1,10 @@
 """Catalogue of the MLX models on this machine, read from folders without importing mlx."""
 
 import json
+import logging
 import os
 import re
+import stat
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, cast
@@ -11,6 +13,7 @@ from msgspec import Struct
 from msgspec.structs import replace
 
 from adapters.backend import Capability, Model
+from adapters.chat_template.confined import TemplateLimitError
 from adapters.config import MLXConfig, MLXModel
 from adapters.errors import ModelNotFoundError
 from adapters.mlx.audio.kinds import audio_kind
@@ -28,7 +31,9 @@ from adapters.mlx.models.bundled import (
 from adapters.mlx.models.capabilities import AUDIO, capabilities, lacks, template_notes
 from adapters.mlx.models.description import details
 from adapters.mlx.models.provenance import exports, origin_of
+from adapters.mlx.vision.support import EXTRA, sight_of
 
+logger = logging.getLogger(__name__)
 _PART = re.compile(r"model-\d+-of-(\d+)\.safetensors")
 
 _PATHS = ("/", "~", "./", "../")
@@ -44,12 +49,26 @@ _OTHER_WEIGHTS = {
 }
 """Formats of weights that are not read, and what to do."""
 
+_WITHOUT_EXTRA = f"it needs mlx-vlm, which pip install '{EXTRA}' installs"
+_MOST_PARTS = 10_000
+"""Files of weights: more are missing anyway."""
+_HUB = "models--"
+"""Beginning of the names of models' folders in the hub's cache."""
+_READ = frozenset({".safetensors", ".json", ".jinja", ".model"})
+"""Suffixes of the files that make a model."""
 _TOKENIZER_FILES = (
     "tokenizer.json",
     "tokenizer.model",
     "tiktoken.model",
     "tokenizer_config.json",
 )
+_MOST_CONFIG_BYTES = 16 * 1024**2
+"""Names of 20,000 classes take one."""
+_OBJECTS = ("quantization", "quantization_config", "text_config")
+"""Settings that are objects where a `config.json` has them."""
+_MOST = {"layers": 1000, "layer": 1000, "blocks": 1000, "experts": 100_000}
+"""The largest plausible number, by the last word of a setting: mlx-lm makes an object for each
+before it compares them with the weights."""
 LORA_FILES = ("adapter_config.json", "adapters.safetensors")
 """The files that mlx-lm's training writes to a folder."""
 
@@ -79,10 +98,10 @@ def read_catalog(config: MLXConfig) -> Catalog:
     folders: dict[str, ModelFolder] = {}
     unusable: dict[str, str] = {}
     exported = exports(cache_folder(config.cache_folder))
-    for name, path in _candidates(config):
+    for name, folder in _candidates(config):
         if name in folders:
             continue
-        model = read_folder(name, path)
+        path, model = _read_candidate(name, folder)
         if isinstance(model, str):
             unusable.setdefault(name, model)
         elif model is not None:
@@ -141,9 +160,17 @@ def _resolve(name: str, entry: MLXModel, folders: dict[str, ModelFolder]) -> Mod
     if lora is not None and not all((lora / file).is_file() for file in LORA_FILES):
         return f"its LoRA folder lacks {' or '.join(LORA_FILES)}"
     model = replace(base.model, name=name)
+    if lora is not None or draft is not None:
+        model = _without_vision(model)
     if lora is not None:
         model = replace(model, origin=None, exact=None)
     return ModelFolder(model, base.path, base.model.name, lora, draft)
+
+
+def _without_vision(model: Model) -> Model:
+    """Return a vision model as mlx-lm runs it, for adapters and drafts: these are mlx-lm's."""
+    can = model.capabilities - {"vision"}
+    return replace(model, capabilities=can, lacks=lacks(can))
 
 
 def _look_up(name: str, folders: dict[str, ModelFolder]) -> ModelFolder | str | None:
@@ -160,10 +187,27 @@ def read_folder(name: str, path: Path) -> Model | str | None:
     Returns the reason if it cannot be loaded, and `None` if the folder has no `config.json` and is
     no model.
     """
+    try:
+        return _read_folder(name, path)
+    except TemplateLimitError as error:
+        return f"its chat template {error.clause}"
+    except OSError as error:
+        return f"its files cannot be read: {error.strerror}"
+    except Exception as error:
+        # Files of strangers: what they raise concerns their own model.
+        logger.debug("reading the model %s failed", name, exc_info=True)
+        return f"its files cannot be interpreted: {type(error).__name__}"
+
+
+def _read_folder(name: str, path: Path) -> Model | str | None:
     if not (path / "config.json").is_file():
         return None
+    if (irregular := _irregular(path)) is not None:
+        return irregular
     if (config := read_config(path)) is None:
         return "its config.json cannot be read"
+    if (implausible := _implausible(config)) is not None:
+        return implausible
     if (audio := audio_kind(name, config)) is not None:
         return incomplete_audio(audio, path) or _audio_model(name, path, config)
     weights = list(path.glob("model*.safetensors"))
@@ -171,14 +215,16 @@ def read_folder(name: str, path: Path) -> Model | str | None:
         return incomplete
     can, origin = capabilities(name, path, config), origin_of(path)
     is_embedding = "embedding" in can
-    if not is_embedding and (reason := unsupported(config)) is not None:
-        return reason
+    sight = "none" if is_embedding else sight_of(path, config)
+    if not is_embedding and sight != "supported" and (reason := unsupported(config)) is not None:
+        return _WITHOUT_EXTRA if sight == "missing" else reason
     return Model(
         name=name,
         context_length=longest_input(path, config) if is_embedding else context_length(config),
         capabilities=can,
         template=() if is_embedding else template_notes(name, path),
         lacks=lacks(can),
+        extras={"images": EXTRA} if sight == "missing" else {},
         size_bytes=sum(file.stat().st_size for file in weights),
         quantization=_quantization(config),
         origin=origin.origin if origin is not None else None,
@@ -211,28 +257,73 @@ def context_length(config: dict[str, Any]) -> int | None:
 
 
 def read_config(path: Path) -> dict[str, Any] | None:
-    """The `config.json` in `path`; None if it is missing or malformed."""
+    """The `config.json` in `path`; None if it is missing, malformed or larger than 16 MB."""
     try:
-        value = json.loads((path / "config.json").read_bytes())
-    except (OSError, ValueError):
+        with (path / "config.json").open("rb") as file:
+            data = file.read(_MOST_CONFIG_BYTES + 1)
+        value = json.loads(data) if len(data) <= _MOST_CONFIG_BYTES else None
+    except (OSError, ValueError, RecursionError):
         return None
     return cast(dict[str, Any], value) if isinstance(value, dict) else None
 
 
+def _irregular(path: Path) -> str | None:
+    """Name a file of the model that is a pipe, a device or a link without its target; reading one
+    fails, or never ends."""
+    for file in _files(path):
+        try:
+            mode = file.stat().st_mode
+        except OSError:
+            if file.suffix in _READ:
+                return f"{file.name} is a link without its target: download the model again"
+            continue
+        if not (stat.S_ISREG(mode) or stat.S_ISDIR(mode)):
+            return f"{file.name} is not a regular file"
+    return None
+
+
+def _implausible(config: dict[str, Any]) -> str | None:
+    """Return what in a `config.json` has a wrong type or an absurd size; `None` for nothing."""
+    parts: list[dict[str, Any]] = [config]
+    while parts:
+        part = parts.pop()
+        for key, value in part.items():
+            if key in _OBJECTS and not (value is None or isinstance(value, dict)):
+                return f"'{key}' in its config.json is not an object"
+            if isinstance(value, dict):
+                parts.append(cast(dict[str, Any], value))
+            most = _MOST.get(key.rpartition("_")[2])
+            if most is not None and isinstance(value, int | float) and not abs(value) <= most:
+                return f"'{key}' in its config.json is {value}, which no model has"
+    return None
+
+
 def _candidates(config: MLXConfig) -> Iterator[tuple[str, Path]]:
+    """Yield folders that may be models; those of the hub's cache have snapshots inside."""
     for root in config.folders:
         yield from _below(Path(root).expanduser())
     yield from _below(imports_folder(config.cache_folder))
     if config.huggingface_cache:
         for folder in _subfolders(huggingface_cache()):
-            if folder.name.startswith("models--") and (snapshot := _snapshot(folder)) is not None:
-                yield folder.name.removeprefix("models--").replace("--", "/"), snapshot
+            if folder.name.startswith(_HUB):
+                yield folder.name.removeprefix(_HUB).replace("--", "/"), folder
+
+
+def _read_candidate(name: str, folder: Path) -> tuple[Path, Model | str | None]:
+    """Return the folder with the files of the model, and what `read_folder` says of it."""
+    if folder.parent != huggingface_cache():
+        return folder, read_folder(name, folder)
+    try:
+        snapshot = _snapshot(folder)
+    except (OSError, ValueError):
+        return folder, "its snapshots cannot be read"
+    return (folder, None) if snapshot is None else (snapshot, read_folder(name, snapshot))
 
 
 def _below(root: Path) -> Iterator[tuple[str, Path]]:
     """Models in subfolders `MODEL` or `ORGANISATION/MODEL`."""
     for folder in _subfolders(root):
-        if (folder / "config.json").is_file():
+        if os.path.isfile(folder / "config.json") or not os.access(folder, os.R_OK | os.X_OK):
             yield folder.name, folder
         else:
             yield from ((f"{folder.name}/{inner.name}", inner) for inner in _subfolders(folder))
@@ -289,7 +380,7 @@ def _parts(path: Path, weights: list[Path]) -> set[str]:
     return {
         f"model-{number:0{len(count)}}-of-{count}.safetensors"
         for count in counts
-        for number in range(1, int(count) + 1)
+        for number in range(1, min(int(count), _MOST_PARTS) + 1)
     }
 
 

@@ -105,7 +105,7 @@ def _sampling(path: Path) -> Iterator[str]:
     """Yield the defaults of sampling that come with the model."""
     try:
         settings: Any = json.loads((path / "generation_config.json").read_bytes())
-    except (OSError, ValueError):
+    except (OSError, ValueError, RecursionError):
         return  # Few models have the file.
     if isinstance(settings, dict):
         for name in _SAMPLING:

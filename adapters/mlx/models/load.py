@@ -2,26 +2,28 @@
 
 # pyright: basic
 import gc
-import json
 import logging
 import re
 from collections.abc import Generator, Mapping
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, Literal, NamedTuple
+from typing import Annotated, Any, Literal, NamedTuple
 
 import mlx.core as mx
+import msgspec
 from mlx.utils import tree_flatten
 from mlx_lm import utils as mlx_lm_utils
 from mlx_lm.tuner.utils import load_adapters
+from msgspec import Meta, Struct
 
 from adapters.chat_template.template import ChatTemplate
 from adapters.errors import BackendError, GenerationError
 from adapters.mlx.device import unpacks
 from adapters.mlx.grammar.compiler import GrammarCompiler
 from adapters.mlx.jobs import Pieces, beside
-from adapters.mlx.models.catalog import context_length
+from adapters.mlx.models.catalog import context_length, read_config
 from adapters.mlx.models.dequantize import Packed, unpack
 from adapters.mlx.models.load_progress import Extras, Loading
 from adapters.mlx.output.detokenize import Vocabulary
@@ -30,6 +32,8 @@ from adapters.mlx.output.tool_calls import ToolSyntax
 from adapters.mlx.prompt.control_tokens import ControlTokens
 from adapters.mlx.prompt.learned import Learned
 from adapters.mlx.prompt.template import read_template
+from adapters.mlx.vision.protocol import Vision
+from adapters.mlx.vision.support import sight_of
 from adapters.request import Sampling
 
 logger = logging.getLogger(__name__)
@@ -75,6 +79,23 @@ class LoadedModel:
     """True if its caches cannot be cut to fewer tokens: the prefix cache keeps whole states."""
     notes: tuple[str, ...] = ()
     """See `Model.notes`."""
+    vision: Vision | None = None
+    """Reads images; `None` for a model that does not."""
+    vision_thread: ThreadPoolExecutor | None = None
+    """The thread that decodes and scales images."""
+    start: tuple[int, ...] = ()
+    """Tokens before each chat, which its template may write itself."""
+
+    @property
+    def library(self) -> str:
+        """Name the library of the model, if it is not mlx-lm."""
+        return "" if self.vision is None else self.vision.library
+
+    def close(self) -> None:
+        """Stop its threads."""
+        self.grammars.close()
+        if self.vision_thread is not None:
+            self.vision_thread.shutdown(wait=False, cancel_futures=True)
 
 
 def load_folder(
@@ -154,21 +175,23 @@ def _weights(models: list[Any]) -> list[mx.array]:
 def _load(
     path: Path, dequantize: Literal["auto", "always", "never"], loading: Loading, extras: Extras
 ) -> Pieces[LoadedModel]:
-    model, config, packed = _open(path, dequantize)
+    sampling = recommended_sampling(path)
+    sees = not extras.folders and sight_of(path, read_config(path) or {}) == "supported"
+    model, config, packed = _open(path, dequantize, sees=sees)
     yield
     if extras.lora is not None:
         # New layers are in training mode, with dropout.
         model = load_adapters(model, str(extras.lora)).eval()
     draft = None
     if extras.draft is not None:
-        draft, _, also_packed = _open(extras.draft, dequantize)
+        draft, _, also_packed = _open(extras.draft, dequantize, sees=False)
         packed += also_packed
     reading_tokenizer = beside(lambda: _read_tokenizer(path, config, extras.draft))
     next(reading_tokenizer)  # It goes on while weights are read.
     models = [m for m in (model, draft) if m is not None]
     yield from read_weights(models, packed, loading)
     texts = yield from reading_tokenizer
-    return LoadedModel(
+    loaded = LoadedModel(
         name=loading.name,
         model=model,
         tokenizer=texts.tokenizer,
@@ -176,7 +199,7 @@ def _load(
         context_length=context_length(config),
         end_tokens=texts.end_tokens,
         batchable=False,
-        sampling=recommended_sampling(path),
+        sampling=sampling,
         reasoning=texts.reasoning,
         syntax=texts.syntax,
         grammars=GrammarCompiler(texts.tokenizer, texts.end_tokens),
@@ -185,6 +208,25 @@ def _load(
         learned=texts.learned,
         files=(*model_files(path), *(model_files(extras.lora) if extras.lora else ())),
         draft=draft,
+    )
+    return (yield from _with_vision(loaded, path)) if sees else loaded
+
+
+def _with_vision(loaded: LoadedModel, path: Path) -> Pieces[LoadedModel]:
+    from adapters.mlx.vision.load import MLXVLMVision, read_processor, with_placeholders
+
+    processor = yield from beside(lambda: read_processor(path))
+    vision = MLXVLMVision(loaded.model, processor)
+    learned = loaded.learned
+    if loaded.template is not None and learned is not None:
+        learned = with_placeholders(loaded.template, learned, vision.placeholder)
+    start = tuple(loaded.tokenizer.encode(""))
+    return replace(
+        loaded,
+        vision=vision,
+        vision_thread=ThreadPoolExecutor(1, thread_name_prefix="mlx-images"),
+        learned=learned,
+        start=start if start == (loaded.tokenizer.bos_token_id,) else (),
     )
 
 
@@ -220,10 +262,16 @@ def _read_tokenizer(path: Path, config: dict[str, Any], draft: Path | None) -> T
 
 
 def _open(
-    path: Path, dequantize: Literal["auto", "always", "never"]
+    path: Path, dequantize: Literal["auto", "always", "never"], *, sees: bool
 ) -> tuple[Any, dict[str, Any], list[Packed]]:
-    """Return the model with lazy weights, its configuration, and the weights to unpack."""
-    model, config = mlx_lm_utils.load_model(path, lazy=True)
+    """Return the model with lazy weights, its configuration, and the weights to unpack; `sees`:
+    the model of mlx-vlm, which reads images too."""
+    if sees:
+        from adapters.mlx.vision.load import open_model
+
+        model, config = open_model(path), mlx_lm_utils.load_config(path)
+    else:
+        model, config = mlx_lm_utils.load_model(path, lazy=True)
     packed = unpack(model) if should_unpack(model, dequantize) else []
     return model, config, packed
 
@@ -239,19 +287,38 @@ def should_unpack(model: Any, dequantize: Literal["auto", "always", "never"]) ->
     return unpacks(mlx_lm_utils.get_total_parameters(model), dequantize)
 
 
+class _GenerationConfig(Struct):
+    """The part of `generation_config.json` that is used."""
+
+    temperature: Annotated[float, Meta(ge=0)] | None = None
+    top_p: Annotated[float, Meta(ge=0, le=1)] | None = None
+    top_k: Annotated[int, Meta(ge=-1, le=2**31)] | None = None
+    eos_token_id: int | list[int] | None = None
+    """Read by mlx-lm."""
+
+
 def recommended_sampling(path: Path) -> Sampling:
     """Return the sampling that `generation_config.json` recommends.
 
     Without a recommendation the temperature is 1, as OpenAI documents and vLLM does: small models
     loop when they decode greedily, in schemas above all. `do_sample` is not read, as in vLLM.
+
+    Raises:
+        GenerationError: a value has a wrong type or size.
     """
     file = path / "generation_config.json"
-    config = json.loads(file.read_bytes()) if file.is_file() else {}
-    temperature = config.get("temperature")
+    try:
+        config = msgspec.json.decode(
+            file.read_bytes() if file.is_file() else b"{}", type=_GenerationConfig
+        )
+    except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError) as error:
+        raise GenerationError(f"Its generation_config.json is wrong: {error}.", lasting=True) from (
+            error
+        )
     return Sampling(
-        temperature=DEFAULT_TEMPERATURE if temperature is None else temperature,
-        top_p=config.get("top_p"),
-        top_k=config.get("top_k"),
+        temperature=DEFAULT_TEMPERATURE if config.temperature is None else config.temperature,
+        top_p=config.top_p,
+        top_k=config.top_k if config.top_k is not None and config.top_k > 0 else None,
     )
 
 

@@ -8,7 +8,7 @@ from pathlib import Path
 from msgspec import Struct
 
 from adapters.backend import Progress
-from adapters.errors import BackendError, BackendUnavailableError
+from adapters.errors import BackendBusyError, BackendError, BackendUnavailableError
 
 
 class Extras(Struct, frozen=True):
@@ -64,6 +64,8 @@ class _Load:
         self.loading = loading
         self.task = task
         self.waiting = 0
+        self.requests = 0
+        """Those of `waiting` that are requests, not loads for their own sake."""
 
 
 class Loads:
@@ -77,11 +79,11 @@ class Loads:
         self._ended = ended
         self._loads: dict[str, _Load] = {}
 
-    async def join(self, name: str) -> None:
+    async def join(self, name: str, *, for_request: bool = False) -> None:
         """Wait for the load of `name`; start it if none is running.
 
         The load goes on while a caller waits; after the last one is cancelled, it ends at its next
-        array.
+        array. `for_request`: a request is answered after it, so that no unload cancels it.
 
         Raises:
             BackendError: the error of the load.
@@ -90,17 +92,25 @@ class Loads:
             await asyncio.wait([load.task])
         load = load or self._begin(name)
         load.waiting += 1
+        load.requests += for_request
         try:
             await asyncio.shield(load.task)
         finally:
             load.waiting -= 1
+            load.requests -= for_request
             if not load.waiting:
                 load.loading.cancelled = True
 
     async def cancel(self, name: str) -> None:
-        """Cancel the load of `name` and wait for its end; its callers get an error."""
+        """Cancel the load of `name` and wait for its end; its callers get an error.
+
+        Raises:
+            BackendBusyError: requests wait for it.
+        """
         if (load := self._loads.get(name)) is None:
             return
+        if load.requests:
+            raise BackendBusyError(f"{load.requests} requests wait for '{name}' to be loaded.")
         load.loading.cancelled = True
         with suppress(BackendError):  # Its callers get it.
             await asyncio.shield(load.task)

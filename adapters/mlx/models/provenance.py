@@ -73,7 +73,11 @@ def exports(cache: Path) -> dict[Path, Origin]:
 
 
 def _stamp(folder: Path) -> list[tuple[str, int, int]]:
-    stats = ((file.name, file.stat()) for file in sorted(folder.glob("model*.safetensors")))
+    """Return name, time and size of the weights; empty if they cannot be read."""
+    try:
+        stats = [(file.name, file.stat()) for file in sorted(folder.glob("model*.safetensors"))]
+    except OSError:
+        return []
     return [(name, stat.st_mtime_ns, stat.st_size) for name, stat in stats]
 
 

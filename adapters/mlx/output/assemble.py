@@ -14,6 +14,7 @@ from adapters.events import (
     Event,
     Finished,
     FinishReason,
+    PromptProgress,
     ReasoningDelta,
     Started,
     TextDelta,
@@ -29,7 +30,7 @@ from adapters.mlx.output.parse import SectionReader, create_reader, visible_text
 from adapters.mlx.output.reasoning import Reasoning
 from adapters.mlx.output.tool_calls import ToolSyntax
 from adapters.mlx.output.tool_calls.output_pieces import Piece
-from adapters.mlx.sequence import Finish, Post, PromptRead, Sampled, Sequence
+from adapters.mlx.sequence import ChunkRead, Finish, Post, PromptRead, Sampled, Sequence
 from adapters.request import Tool
 
 Write = Callable[[Event], object]
@@ -145,7 +146,10 @@ class Answers:
                 if self._started is not None:
                     started, self._started = self._started, None
                     self._write(started)
+                    answer.report(answer.cached)
                 answer.begin()
+            case ChunkRead():
+                answer.report(post.read)
             case PromptRead():
                 answer.add_prompt(post)
             case BackendError():
@@ -184,6 +188,17 @@ class Answer:
         self._calls = 0
         self._complete = 0
         self.finished = False
+
+    @property
+    def cached(self) -> int:
+        """Tokens of the prompt that were in the prefix cache."""
+        return self._sequence.cached_tokens
+
+    def report(self, read: int) -> None:
+        """Write how many tokens of the prompt were read."""
+        sequence = self._sequence
+        progress = PromptProgress(read, len(sequence.prompt), self.cached, sequence.choice)
+        self._write(progress)
 
     def begin(self) -> None:
         """Write the prompt, where it is the beginning of the answer and nothing else is reported

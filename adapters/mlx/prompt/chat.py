@@ -22,8 +22,10 @@ from adapters.mlx.output.tool_calls.tools_as_text import with_tools_as_text
 from adapters.mlx.prompt.control_tokens import ControlTokens
 from adapters.mlx.prompt.learned import Learned
 from adapters.mlx.prompt.raw import raw_ids
+from adapters.mlx.vision.protocol import ImagePrompt
 from adapters.request import (
     GenerationRequest,
+    ImagePart,
     Message,
     ReasoningEffort,
     TextPart,
@@ -43,10 +45,25 @@ class Prompt(NamedTuple):
     """For models with channels: true if the prompt ends with the header of the final message."""
     rewritten: tuple[str, ...] = ()
     """Names of what was done with the messages; see `adapters.chat_template.rewriting`."""
+    images: ImagePrompt | None = None
+    """The images, for a prompt that has some."""
+
+
+class Rendered(NamedTuple):
+    """A chat as text."""
+
+    text: str
+    is_hidden: bool
+    """True if names of control tokens in messages were replaced by stand-ins."""
+    images: tuple[ImagePart, ...]
+    """The images that the text has placeholders for."""
+    rewritten: tuple[str, ...]
+    """See `Prompt.rewritten`."""
 
 
 def render(loaded: LoadedModel, request: GenerationRequest) -> Prompt:
-    """Render the prompt. Takes milliseconds per thousand tokens: not for the event loop.
+    """Render a prompt without images. Takes milliseconds per thousand tokens: not for the event
+    loop. Those with images: see `prompt/images.py`.
 
     Raises:
         InvalidRequestError: the template rejects these messages, or the model has none.
@@ -55,11 +72,22 @@ def render(loaded: LoadedModel, request: GenerationRequest) -> Prompt:
     """
     if not isinstance(request.prompt, tuple):
         return Prompt(raw_ids(loaded.tokenizer, request))
-    ids, done = _apply_template(loaded, request, request.prompt)
-    return _with_thinking(loaded, request, ids)._replace(rewritten=done)
+    rendered = render_text(loaded, request, request.prompt)
+    ids = tokenize(loaded, rendered.text, is_hidden=rendered.is_hidden)
+    return with_thinking(loaded, request, ids)._replace(rewritten=rendered.rewritten)
 
 
-def _with_thinking(loaded: LoadedModel, request: GenerationRequest, ids: list[int]) -> Prompt:
+def tokenize(loaded: LoadedModel, text: str, *, is_hidden: bool) -> list[int]:
+    """Tokenize the text of a `Rendered`; see there for `is_hidden`."""
+    if is_hidden:
+        ids = loaded.control.encode(text)
+    else:
+        ids = list(loaded.tokenizer.encode(text, add_special_tokens=False))
+    return ids if tuple(ids[: len(loaded.start)]) == loaded.start else [*loaded.start, *ids]
+
+
+def with_thinking(loaded: LoadedModel, request: GenerationRequest, ids: list[int]) -> Prompt:
+    """Return the prompt with the state of thinking that its end has, or that `request` wants."""
     if loaded.reasoning is None:
         return Prompt(ids)
     if request.continue_final_message:
@@ -74,10 +102,10 @@ def offered_tools(request: GenerationRequest) -> tuple[Tool, ...]:
     return () if request.tool_choice == "none" else request.tools
 
 
-def _apply_template(
+def render_text(
     loaded: LoadedModel, request: GenerationRequest, messages: tuple[Message, ...]
-) -> tuple[list[int], tuple[str, ...]]:
-    """Return the ids, and the names of what was done with the messages before."""
+) -> Rendered:
+    """Apply the chat template; errors as `render`."""
     if loaded.template is None or loaded.learned is None:
         raise InvalidRequestError("This model has no chat template.", param="messages")
     learned, tools = loaded.learned, offered_tools(request)
@@ -88,10 +116,10 @@ def _apply_template(
         tools, done = (), ["tools-as-text"]
     chat = _Chat(messages, [to_template_tool(tool) for tool in tools], request)
     try:
-        ids, rewrites = _encode(loaded.template, learned, loaded, chat)
+        rendered = _write(loaded.template, learned, loaded, chat)
     except TemplateRefusalError as error:
         raise _refusal(learned, error) from error
-    return ids, (*done, *rewrites)
+    return rendered._replace(rewritten=(*done, *rendered.rewritten))
 
 
 def _left_out(messages: tuple[Message, ...], text: str) -> tuple[str, ...]:
@@ -122,24 +150,22 @@ class _Chat(NamedTuple):
     request: GenerationRequest
 
 
-def _encode(
-    template: ChatTemplate, learned: Learned, loaded: LoadedModel, chat: _Chat
-) -> tuple[list[int], tuple[str, ...]]:
-    """Render and tokenize; names of control tokens in messages and tools are text."""
+def _write(template: ChatTemplate, learned: Learned, loaded: LoadedModel, chat: _Chat) -> Rendered:
+    """Render; names of control tokens in messages and tools will be text."""
+    images = tuple(image for message in chat.messages for image in message.images)
     told = rewrite(chat.messages, learned.plan.rewrites, learned.writing)
     converted = [to_template_message(message, learned.plan.form) for message in told.messages]
     arguments = _arguments(loaded, chat.request)
     if not loaded.control.occur_in([converted, chat.tools]):
         text = _render(template, learned, converted, chat.tools, arguments, chat.request)
-        ids = list(loaded.tokenizer.encode(text, add_special_tokens=False))
-        return ids, (*told.done, *_left_out(chat.messages, text))
+        return Rendered(text, False, images, (*told.done, *_left_out(chat.messages, text)))
     # The model's own notation, in rewritten messages, keeps its control tokens.
     hidden = tuple(_hidden(loaded.control, message) for message in chat.messages)
     told = rewrite(hidden, learned.plan.rewrites, learned.writing)
     converted = [to_template_message(message, learned.plan.form) for message in told.messages]
     tools = loaded.control.hide(chat.tools)
     text = _render(template, learned, converted, tools, arguments, chat.request)
-    return loaded.control.encode(text), (*told.done, *_left_out(hidden, text))
+    return Rendered(text, True, images, (*told.done, *_left_out(hidden, text)))
 
 
 def _hidden(control: ControlTokens, message: Message) -> Message:
@@ -186,7 +212,10 @@ def _render(
     given = tools or (None if learned.plan.form.no_tools == "null" else [])
     if not request.continue_final_message:
         return template.render(messages, given, {**arguments, "add_generation_prompt": True})
-    messages[-1]["content"] += _CONTINUED
+    if isinstance(messages[-1]["content"], str):
+        messages[-1]["content"] += _CONTINUED
+    else:
+        messages[-1]["content"].append({"type": "text", "text": _CONTINUED})
     text = template.render(messages, given, {**arguments, "add_generation_prompt": False})
     before, mark, _ = text.rpartition(_CONTINUED)
     if not mark:

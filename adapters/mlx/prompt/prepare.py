@@ -13,8 +13,9 @@ from adapters.mlx.grammar.processor import GrammarProcessor
 from adapters.mlx.grammar.reasoning_limit import ReasoningLimit
 from adapters.mlx.models.load import LoadedModel
 from adapters.mlx.output.assemble import Reading
-from adapters.mlx.prompt.chat import Prompt, offered_tools, render
+from adapters.mlx.prompt.chat import Prompt, offered_tools
 from adapters.mlx.prompt.context import context_of, require_room
+from adapters.mlx.prompt.images import render_prompt
 from adapters.mlx.prompt.raw import raw_text
 from adapters.mlx.prompt.turns import find_turns
 from adapters.mlx.sequence import LogitsProcessor, Sequence
@@ -53,7 +54,7 @@ async def prepare(
             f"'{request.model}' is not a reasoning model.", param=max(lacking)
         )
     loop = asyncio.get_running_loop()
-    prompt = await loop.run_in_executor(tokenizing, render, loaded, request)
+    prompt = await render_prompt(loaded, request, tokenizing)
     context = context_of(request, loaded.context_length)
     require_room(len(prompt.ids), context, request)
     _require_tokens(request.sampling.logit_bias or {}, len(loaded.tokenizer))
@@ -65,7 +66,8 @@ async def prepare(
     if request.echo:
         echo = await loop.run_in_executor(tokenizing, raw_text, loaded.tokenizer, request.prompt)
     turns: tuple[int, ...] = ()
-    if loaded.takes_snapshots:
+    # With images each rendering would preprocess them again.
+    if loaded.takes_snapshots and prompt.images is None:
         turns = await loop.run_in_executor(tokenizing, find_turns, loaded, request, prompt.ids)
     sequences = _to_sequences(request, loaded, prompt, context, processors, turns)
     reading = _to_reading(request, loaded, prompt, echo)
@@ -120,6 +122,7 @@ def _to_sequences(
             bounded=request.max_tokens is not None,
             turns=turns,
             reports_prompt=not needs(request).isdisjoint({"echo_logprobs", "empty_answer"}),
+            images=prompt.images,
         )
         for choice in range(request.n)
     ]

@@ -13,6 +13,7 @@ import msgspec
 from msgspec import UNSET, Struct
 
 from adapters.ollama.wire import ChatBody, RawBody
+from adapters.request import utf8_size
 
 if TYPE_CHECKING:
     from tokenizers import Tokenizer
@@ -45,7 +46,7 @@ class Texts(Struct, frozen=True):
 
     @property
     def bytes(self) -> int:
-        return sum([len(text.encode(errors="replace")) for text in self._all])
+        return sum(map(utf8_size, self._all))
 
     @property
     def characters(self) -> int:

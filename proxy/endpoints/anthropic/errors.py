@@ -14,6 +14,7 @@ HEADER = "anthropic-version"
 _STATUSES = {
     "backend_busy": 529,
     "insufficient_memory": 529,
+    "server_is_overloaded": 529,
     "server_shutdown": 529,
 }
 """Code of a failure -> its status, where Anthropic has another: the server is overloaded."""
@@ -24,6 +25,7 @@ _TYPES_BY_CODE = {
     "backend_timeout": "timeout_error",
     "backend_busy": "overloaded_error",
     "insufficient_memory": "overloaded_error",
+    "server_is_overloaded": "overloaded_error",
     "server_shutdown": "overloaded_error",
 }
 _TYPES_BY_STATUS = {

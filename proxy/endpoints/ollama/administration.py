@@ -154,8 +154,8 @@ async def copy_model(request: ServerRequest) -> ASGIResponse:
 @post("/api/create", status_code=200, operation=_CREATE, errors=OLLAMA_ERRORS)
 async def create_model(request: ServerRequest) -> ASGIResponse:
     raw = await request.read_body()
-    body = msgspec.json.decode(raw, type=dict[str, Raw]) if raw.startswith(b"{") else {}
-    head = request.decode(raw, CreateRequest)
+    head = await request.parse(raw, lambda raw: request.decode(raw, CreateRequest))
+    body = msgspec.json.decode(raw, type=dict[str, Raw])
     request.record.unknown = ()  # Passed on, not ignored.
     backend, builder = _builder(request)
     model = request.record.model = to_name(head.model, head.name)

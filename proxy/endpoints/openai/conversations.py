@@ -63,8 +63,10 @@ class DeletedConversation(Struct, kw_only=True):
     ),
 )
 async def create_conversation(request: ServerRequest) -> JSONResponse:
-    raw = decode(await request.read_body() or b"{}", object)
-    body = request.convert(fill_types(raw, "items"), NewConversation)
+    body = await request.parse(
+        await request.read_body() or b"{}",
+        lambda raw: request.convert(fill_types(decode(raw, object), "items"), NewConversation),
+    )
     store, caller = request.stored(), request.caller()
     members = to_stored(body.items or [])
     conversation = Conversation(
@@ -145,8 +147,11 @@ async def delete_conversation(
     ),
 )
 async def create_items(conversation_id: FromPath[str], request: ServerRequest) -> JSONResponse:
-    raw = decode(await request.read_body(), object)
-    members = to_stored(request.convert(fill_types(raw, "items"), ItemsToAdd).items)
+    body = await request.parse(
+        await request.read_body(),
+        lambda raw: request.convert(fill_types(decode(raw, object), "items"), ItemsToAdd),
+    )
+    members = to_stored(body.items)
     await request.stored().append(conversation_id, request.caller(), members)
     return JSONResponse(to_list(members, has_more=False))
 

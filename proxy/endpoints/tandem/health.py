@@ -12,6 +12,8 @@ from proxy.endpoints.server_request import ServerRequest
 from proxy.memory.budget import Snapshot
 from proxy.openapi import Operation
 
+_VERSION = version("tandem-proxy")
+"""Read once: it is in a file, and no descriptor may be left for one."""
 _TIMEOUT = 1.0
 """Seconds that a backend has to report its health."""
 
@@ -48,7 +50,7 @@ async def to_health(request: ServerRequest) -> ServerHealth:
     healths, snapshot = await asyncio.gather(reports, request.memory.snapshot())
     return ServerHealth(
         status="draining" if request.grace.began else "ok",
-        version=version("tandem-proxy"),
+        version=_VERSION,
         backends=dict(zip(backends, healths, strict=True)),
         memory=snapshot,
         fallbacks=request.router.fallbacks.counts(),

@@ -1,7 +1,8 @@
 """`POST /api/route`: explain which backend would answer a chat. Nothing is run or loaded."""
 
 import asyncio
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
+from functools import partial
 
 from litestar import post
 from msgspec import Struct
@@ -12,11 +13,10 @@ from proxy.endpoints.openai.chat_completions.dialect import CHAT_COMPLETIONS
 from proxy.endpoints.openai.chat_completions.request import ChatCompletionRequest
 from proxy.endpoints.server_request import ServerRequest
 from proxy.memory.budget import SharedBudget
-from proxy.memory.ledger import Fit
 from proxy.models.registry import Deployment, RegisteredModel, Registry
 from proxy.openapi import Operation
-from proxy.routing.candidates import Candidate
-from proxy.routing.decision import Decision, Rule, Unable
+from proxy.routing.decision import Decision
+from proxy.routing.explanation import FITS, lacking, to_reasons, why_not
 from proxy.routing.requirements import to_requirements
 from proxy.routing.router import Router
 
@@ -50,18 +50,12 @@ _PLAN = Operation(
     may_force=True,
 )
 
-_FITS: dict[Fit, str] = {
-    "loaded": "The model is loaded.",
-    "fits": "The model fits in memory beside all loaded models.",
-    "evicts": "Idle models would be unloaded for it.",
-    "full": "There is no memory for it, nor on any alternative.",
-}
-
 
 @post("/api/route", status_code=200, operation=_PLAN)
 async def plan_route(request: ServerRequest) -> Plan:
     router = request.router
-    call = CHAT_COMPLETIONS.parse(request, await request.read_body())
+    parse = partial(CHAT_COMPLETIONS.parse, request)
+    call = await request.parse(await request.read_body(), parse)
     try:
         (chat,) = await request.finish(to_routed(request, call))
         # Before the decision, which takes the footprints into account.
@@ -77,7 +71,7 @@ async def plan_route(request: ServerRequest) -> Plan:
     return Plan(
         backend=first.deployment.backend,
         model=first.deployment.name,
-        reasons=list(_reasons(decision, excluded)),
+        reasons=[*to_reasons(decision, is_required=bool(excluded)), FITS[first.fit]],
         context=min(contexts, default=None),
         memory_bytes=footprints.get(first.deployment.backend),
         alternatives=list(_alternatives(decision, excluded)),
@@ -112,83 +106,15 @@ async def _footprints(memory: SharedBudget, entry: RegisteredModel) -> dict[str,
     }
 
 
-def _reasons(decision: Decision, excluded: list[Deployment]) -> Iterator[str]:
-    first = decision.order[0]
-    if excluded:
-        yield f"The request requires {first.deployment.backend}."
-    else:
-        yield _WHY[decision.rule](decision)
-    if first.away:
-        yield "It did not respond last time, but there is no alternative."
-    if first.short:
-        yield "Its context seems too short, but no alternative has a longer one."
-    yield _FITS[first.fit]
-
-
-def _only(decision: Decision) -> str:
-    if not decision.unable:
-        return f"Only {_first(decision)} has the model."
-    reasons = " ".join(map(_lacking, decision.unable))
-    return f"Only {_first(decision)} supports this request. {reasons}"
-
-
-def _lacking(unable: Unable) -> str:
-    if unable.refusal is not None:
-        return unable.refusal.message
-    features = ", ".join(map(repr, unable.lacks))
-    return f"{unable.deployment.backend} does not support {features} with this model."
-
-
-def _fastest(decision: Decision) -> str:
-    seconds = decision.choice.seconds if decision.choice is not None else {}
-    backend = _first(decision)
-    return f"{backend} is the fastest by measurements: about {seconds[backend]:.2g} s."
-
-
-def _first(decision: Decision) -> str:
-    return decision.order[0].deployment.backend
-
-
-_WHY: dict[Rule, Callable[[Decision], str]] = {
-    "only": _only,
-    "ready": lambda it: f"{_first(it)} has no obstacle.",
-    "preferred": lambda it: f"{_first(it)} is preferred for this name.",
-    "steady": lambda it: f"{_first(it)} comes first in order.",
-    "trial": lambda it: f"{_first(it)} has to be measured for such prompts first.",
-    "fastest": _fastest,
-    "kept": lambda it: f"{_first(it)} has answered such prompts so far.",
-    "order": lambda it: f"No backend is measured, and {_first(it)} comes first in order.",
-}
-
-
 def _alternatives(decision: Decision, excluded: list[Deployment]) -> Iterator[Alternative]:
+    first = decision.order[0].deployment.backend
     for candidate in decision.order[1:]:
-        yield _alternative(candidate.deployment, _why_not(candidate, decision))
+        yield _alternative(candidate.deployment, why_not(candidate, decision))
     for unable in decision.unable:
-        yield _alternative(unable.deployment, _lacking(unable))
+        yield _alternative(unable.deployment, lacking(unable))
     for deployment in excluded:
-        yield _alternative(deployment, f"The request requires {_first(decision)}.")
+        yield _alternative(deployment, f"The request requires {first}.")
 
 
 def _alternative(deployment: Deployment, why_not: str) -> Alternative:
     return Alternative(backend=deployment.backend, model=deployment.name, why_not=why_not)
-
-
-def _why_not(candidate: Candidate, decision: Decision) -> str:
-    """The most serious obstacle; without one, the reason for the first candidate."""
-    first = decision.order[0]
-    if candidate.away and not first.away:
-        return "It did not respond last time."
-    if candidate.short and not first.short:
-        return f"Its context of {candidate.context} tokens seems too short."
-    if candidate.fit == "full" and first.fit != "full":
-        return "There is no memory for it."
-    if candidate.fit == "evicts" and decision.rule == "ready":
-        return "Idle models would have to be unloaded for it."
-    if decision.rule not in ("fastest", "kept") or decision.choice is None:
-        return _WHY[decision.rule](decision)
-    seconds = decision.choice.seconds.get(candidate.deployment.backend)
-    if seconds is None:
-        return "It is not measured."
-    kept = " A change would gain little, or is too soon." if decision.rule == "kept" else ""
-    return f"It would take about {seconds:.2g} s.{kept}"

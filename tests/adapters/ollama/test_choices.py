@@ -78,7 +78,7 @@ async def test_failure_of_one_ends_all_and_closes_their_sockets(
         await reply.gone()
 
     standin.says("/api/chat", script)
-    with pytest.raises(BadUpstreamError, match="it broke"):
+    with pytest.raises(BadUpstreamError, match="Ollama failed"):
         await events_of(backend, three())
     await standin.closed()
 

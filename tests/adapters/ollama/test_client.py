@@ -292,7 +292,7 @@ async def test_dead_runner_is_an_error_line(standin: StandIn, backend: OllamaBac
     assert text_of(events) == "The story of a young"
     assert (type(error), error.message) == (
         BadUpstreamError,
-        "an error was encountered while running the model: unexpected EOF",
+        "Ollama's runner has ended within the answer.",
     )
 
 
@@ -301,7 +301,11 @@ async def test_error_line_before_the_first_word_comes_before_started(
 ):
     standin.says("/api/chat", says_lines({"error": "no luck"}))
     events, error = await failure_of(backend)
-    assert (events, type(error), error.message) == ([], BadUpstreamError, "no luck")
+    assert (events, type(error), error.message) == (
+        [],
+        BadUpstreamError,
+        "Ollama failed; its log says why.",
+    )
 
 
 async def empty(reply: Reply) -> None:

@@ -24,6 +24,7 @@ from adapters.errors import (
 from adapters.ollama.errors import (
     EXCEPTIONS,
     Progress,
+    RunnerFailedError,
     find_row,
     from_line,
     from_response,
@@ -172,19 +173,14 @@ def test_503_without_a_message_comes_from_a_proxy_in_front_of_ollama():
     assert (type(error), error.retry_after) == (BackendUnavailableError, 9)
 
 
-@pytest.mark.parametrize("words", ["", " \n"])
-def test_error_without_a_message_has_a_default(words: str):
-    body = json.dumps({"error": words}).encode()
-    for error in (from_line(words), from_response(500, body, None)):
-        assert error.message == "Ollama failed without a message."
-
-
 @pytest.mark.parametrize(
     ("words", "kind"),
     [
         ("model requires more system memory (9 GiB) than is available", InsufficientMemoryError),
         ("cudaMalloc failed: out of memory", InsufficientMemoryError),
-        ("unable to load model: bad magic", GenerationError),
+        ("unable to load model: bad magic", RunnerFailedError),
+        ("llama runner process has terminated: exit status 2", RunnerFailedError),
+        ("model runner has unexpectedly stopped, this may be due to …", RunnerFailedError),
         ("image input is not supported - hint: provide the mmproj", UnsupportedParameterError),
         # From a LLaVA, for one of two images that were side by side in the prompt before.
         (
@@ -199,13 +195,44 @@ def test_error_line_is_translated_by_its_message(words: str, kind: type[BackendE
     assert type(from_line(words)) is kind
 
 
-def test_words_are_cut_to_one_short_line_without_paths():
-    words = "it broke\n in /root/.ollama/models/blobs/sha256-1 and C:\\Users\\me\\x " + "y" * 300
-    message = from_line(words).message
-    assert message.startswith("it broke in … and … yyy")
-    assert len(message) == 200
+SECRET = "sk-canary in /root/.ollama/models: you wrote 'my prompt'"
+KNOWN = (
+    "{}: model requires more system memory (9 GiB) than is available (1 GiB) {}",
+    "llama runner process has terminated: {}",
+    "got exception: {}",
+    'model "{}" not found',
+    'option "top_k" must be of type integer {}',
+    "pull model manifest: 401: {}",
+    "dial tcp {}",
+    "server busy {}",
+    "no space left on device {}",
+    "prompt too long {}",
+    "{} does not support embeddings",
+    "failed to decode image {}",
+    "invalid format: {}",
+    "json: cannot unmarshal {} into .tools.function",
+    "error was encountered while running the model: unexpected EOF {}",
+    "{}",
+)
 
 
-def test_nested_error_shows_only_the_runners_words():
-    words = json.dumps({"error": {"code": 400, "message": "odd thing", "type": "t"}})
-    assert from_response(400, json.dumps({"error": words}).encode(), None).message == "odd thing"
+@pytest.mark.parametrize("status", [400, 401, 404, 429, 500, 503])
+@pytest.mark.parametrize("words", KNOWN)
+def test_what_no_row_knows_is_not_repeated(words: str, status: int):
+    text = words.format(*[SECRET] * words.count("{}"))
+    nested = json.dumps({"error": {"code": 400, "message": text, "type": "t"}})
+    for said in (text, nested):
+        body = json.dumps({"error": said}).encode()
+        for error in (from_line(said), from_response(status, body, None)):
+            assert error.message
+            for part in ("canary", "/root", "my prompt"):
+                assert part not in error.message
+
+
+def test_what_a_row_knows_is_repeated():
+    words = "model requires more system memory (9 GiB) than is available (1 GiB)"
+    assert "(9 GiB) than is available (1 GiB)" in from_line(words).message
+    refused = "llama-server chat error: Jinja Exception: Roles must\n alternate in /x/y.jinja"
+    assert from_line(refused).message == (
+        "The model's chat template rejects these messages: Roles must"
+    )

@@ -509,15 +509,46 @@ async def test_only_host_whose_one_model_breaks_still_answers_with_the_others(
     one, _ = pair
     one.says("/api/chat", page)
     one.says("/api/generate", page)
-    backend = OllamaBackend(OllamaConfig(host=one.host), QUICK)
-    for _ in range(5):
-        with pytest.raises(BadUpstreamError):
+    backend = OllamaBackend(OllamaConfig(host=one.host), Limits(look_every=60.0))
+    for lasting in (False, False, True):
+        with pytest.raises(BadUpstreamError) as failure:
             await text_of(backend)
+        assert failure.value.lasting is lasting
     assert (await backend.health()).breaker == "open"
-    assert len(one.bodies("/api/chat")) == 5
+    for _ in range(5):
+        with pytest.raises(BackendUnavailableError, match="being tested"):
+            await text_of(backend)
+    assert len(one.bodies("/api/chat")) == 3
     says(one, "A")
-    assert await text_of(backend) == "A"
+    assert await text_of(backend, GenerationRequest(model="b:1b", prompt=CHAT.prompt)) == "A"
     assert (await backend.health()).breaker == "closed"
+    await backend.aclose()
+
+
+async def test_only_host_that_fails_is_tried_by_one_request_at_a_time(
+    pair: tuple[StandIn, StandIn],
+):
+    one, _ = pair
+    one.says("/api/chat", dies)
+    one.says("/api/generate", dies)
+    backend = OllamaBackend(OllamaConfig(host=one.host), QUICK)
+    for _ in range(3):
+        with pytest.raises(BackendUnavailableError):
+            await text_of(backend)
+    one.says("/api/chat", hangs)
+    async with asyncio.timeout(5):
+        trial = asyncio.create_task(text_of(backend))
+        while len(one.bodies("/api/chat")) < 4:
+            await asyncio.wait([trial], timeout=0.05)
+            if trial.done():
+                assert isinstance(trial.exception(), BackendUnavailableError)
+                trial = asyncio.create_task(text_of(backend))
+        for _ in range(5):
+            with pytest.raises(BackendUnavailableError, match="being tested"):
+                await text_of(backend)
+    assert len(one.bodies("/api/chat")) == 4
+    trial.cancel()
+    await asyncio.wait([trial])
     await backend.aclose()
 
 

@@ -297,7 +297,7 @@ async def test_failure_comes_after_what_was_written(backend: OllamaBackend, stan
         await reply.end()
 
     standin.says("/api/chat", script)
-    with pytest.raises(BackendError, match="out of luck"):
+    with pytest.raises(BackendError, match="Ollama failed"):
         await backend.generate(CHAT, recorder)
     assert recorder.text == "ab"
 

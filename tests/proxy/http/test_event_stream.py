@@ -96,6 +96,33 @@ class Leaves:
         self.go = call
 
 
+async def test_work_that_waits_for_its_turn_ends_as_soon_as_the_drain_begins():
+    grace = ShutdownGrace(grace=60)
+
+    async def queued() -> None:
+        async with Limits(grace, has_begun=lambda: False):
+            await asyncio.sleep(60)
+
+    waiting = asyncio.create_task(queued())
+    await asyncio.sleep(0)
+    grace.begin()
+    with pytest.raises(ServerShutdownError):
+        await waiting
+    with pytest.raises(ServerShutdownError):  # and what comes after it
+        await queued()
+
+
+async def test_cut_ends_all_work_within_its_grace():
+    grace = ShutdownGrace(grace=60)
+    waiting = asyncio.create_task(limited(asyncio.sleep(60), grace))
+    await asyncio.sleep(0)
+    grace.begin()
+    await asyncio.sleep(0)
+    grace.cut()
+    with pytest.raises(ServerShutdownError):
+        await waiting
+
+
 async def test_client_may_go_while_work_ends_that_outlasted_its_grace():
     grace, client = ShutdownGrace(grace=0.0), Leaves()
 

@@ -1,13 +1,11 @@
-"""Who may ask at all: host, origin, type, encoding, depth."""
+"""Who may ask at all: host, origin, type, encoding."""
 
 import asyncio
 
 import pytest
 from fakes.scripted_backend import DEFAULTS, ScriptedBackend, chat, http_client
 
-from adapters.errors import InvalidRequestError
 from proxy.config import Config, ServerConfig
-from proxy.http.gates import check_depth
 
 PATHS = ["/health", "/v1/models", "/nope"]
 OPEN = Config(server=ServerConfig(host="0.0.0.0"))
@@ -154,42 +152,6 @@ async def test_content_type_and_encoding(headers: dict[str, str], status: int):
     assert response.status_code == status
     if status == 415:
         assert response.json()["error"]["code"] == "unsupported_media_type"
-
-
-@pytest.mark.parametrize(
-    ("body", "deep"),
-    [
-        (b"[" * 3 + b"]" * 3, False),
-        (b"[" * 4 + b"]" * 4, True),
-        (b'[{"a":[]}]', False),
-        (b'[{"a":[{}]}]', True),
-        (b"[]" * 100, False),
-        (b"[[[" + b'"[[[[\\"[["' + b"]]]", False),
-        (b"[[[[", True),
-        (b"]]]][[[", False),
-        (b'["[[[[', False),
-        (b"[[[" + b'"\\\\"' + b"[", True),
-    ],
-    ids=repr,
-)
-def test_depth_of_three(body: bytes, deep: bool):
-    if deep:
-        with pytest.raises(InvalidRequestError):
-            check_depth(body, 3)
-    else:
-        check_depth(body, 3)
-
-
-@pytest.mark.parametrize("piece", [b"[]", b"]", b'\\"[', b'"\\"', b'[{"a":1}],'], ids=repr)
-def test_large_body_that_is_flat_is_accepted(piece: bytes):
-    """Time that grows with the square of the body would take hours."""
-    check_depth(piece * (4_000_000 // len(piece)), 64)
-
-
-@pytest.mark.parametrize("piece", [b"[", b'"['], ids=repr)
-def test_large_body_that_is_deep_is_rejected(piece: bytes):
-    with pytest.raises(InvalidRequestError):
-        check_depth(piece * (4_000_000 // len(piece)), 64)
 
 
 async def test_another_request_is_answered_while_one_sends_its_body():

@@ -319,6 +319,46 @@ async def test_slow_client_is_left(sent: bytes, expected: list[int]):
     assert said.endswith(b"<closed>")
 
 
+@pytest.mark.parametrize("path", ["/v1/messages", "/v1/models", "/api/chat", "/v1/completions"])
+async def test_refusal_of_the_connection_is_in_the_dialect_of_the_path(path: str):
+    """431, 408 and 400, which the application does not see."""
+    version = b"anthropic-version: 2023-06-01" if path == "/v1/models" else b"X: y"
+    start = head(b"POST", b"Host: localhost", version, target=path.encode())[:-2]
+    async with served(ScriptedBackend(), protocol=Impatient) as port:
+        for rest, status in (
+            (b"X: " + b"a" * 70_000 + b"\r\n\r\n", 431),
+            (b"Content-Length: 5\r\n\r\n{", 408),
+            (b"Content-Length: -1\r\n\r\n", 400),
+        ):
+            if status == 408 and path == "/v1/models":  # It takes no POST, and waits for no body.
+                continue
+            said = await answers(port, start + rest)
+            assert statuses(said) == [status]
+            top, _, body = said.removesuffix(b"<closed>").partition(b"\r\n\r\n")
+            error = json.loads(body)
+            if path.startswith("/api/"):
+                assert set(error) == {"error"}
+                assert isinstance(error["error"], str)
+            elif path == "/v1/completions":
+                assert set(error["error"]) == {"message", "type", "param", "code"}
+            else:
+                assert error["type"] == "error"
+                assert b"\r\nrequest-id: " + error["request_id"].encode() in top
+
+
+async def test_long_body_may_take_longer_than_a_short_one():
+    """Else an upload to `/api/blobs` would have to be as fast as it is long."""
+    body = json.dumps(chat(messages=[{"role": "user", "content": "x" * 30_000}])).encode()
+    sent = post(b"Content-Length: %d" % len(body), body=body)
+    async with served(ScriptedBackend(), protocol=Impatient) as port:
+        reader, writer = await asyncio.open_connection("127.0.0.1", port)
+        writer.write(sent[:-1])
+        await asyncio.sleep(0.2)  # Twice the deadline of a body of a few bytes.
+        writer.write(sent[-1:])
+        assert (await reader.readline()).startswith(b"HTTP/1.1 200")
+        writer.close()
+
+
 async def test_slow_answer_is_waited_for():
     backend = ScriptedBackend([Started(), TextDelta("x"), HANG])
     async with served(backend, protocol=Impatient) as port:

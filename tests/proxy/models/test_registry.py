@@ -245,3 +245,25 @@ async def test_known_name_resolves_anew_after_a_listing():
         it.models = [Model(name="b:7b")]
         await registry.refresh(1)
         assert deployments(await router.find("fast")) == ["mlx/org/a"]
+
+
+class Slow(ScriptedBackend):
+    """Lists once `permitted` is set."""
+
+    def __init__(self) -> None:
+        super().__init__(models=[Model(name="a")])
+        self.permitted = asyncio.Event()
+
+    async def list_models(self) -> list[Model]:
+        await self.permitted.wait()
+        return await super().list_models()
+
+
+async def test_first_listing_is_waited_for_beyond_the_time_of_later_ones():
+    slow, registry = Slow(), Registry({}, period=60)
+    async with registry.open({}, {"mlx": slow}):
+        asyncio.get_running_loop().call_later(0.05, slow.permitted.set)
+        await registry.refresh(0, only_new=True)
+        assert [entry.id for entry in registry.entries()] == ["a"]
+        slow.permitted.clear()
+        await registry.refresh(0)

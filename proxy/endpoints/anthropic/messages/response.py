@@ -12,6 +12,7 @@ from msgspec import UNSET, Struct, UnsetType
 from adapters.events import (
     Event,
     Finished,
+    PromptProgress,
     ReasoningDelta,
     Restarted,
     Started,
@@ -291,8 +292,8 @@ class MessageRenderer:
                 return self._delta(InputJSONDelta(arguments))
             case Finished():
                 return self._close() + self._end(event)
-            case Restarted():
-                return b""  # only in answers that are not streamed
+            case Restarted() | PromptProgress():
+                return b""  # never in a streamed answer of the router
 
     def _begin(self) -> bytes:
         message = Message(

@@ -15,6 +15,7 @@ from adapters.errors import BadUpstreamError
 from adapters.events import (
     Event,
     Finished,
+    PromptProgress,
     ReasoningDelta,
     Restarted,
     Started,
@@ -79,7 +80,7 @@ class OllamaChatRenderer:
             case Finished():
                 end = to_chat(self._model, ChatMessage(), event, self._record)
                 return self._end_call(event) + json_line(_encode(end))
-            case Started() | Restarted():
+            case Started() | Restarted() | PromptProgress():
                 return b""
 
     def error(self, failure: Failure, /) -> bytes:

@@ -8,6 +8,7 @@ from msgspec import UNSET, Struct, UnsetType
 from adapters.events import (
     Event,
     Finished,
+    PromptProgress,
     ReasoningDelta,
     Restarted,
     Started,
@@ -227,8 +228,8 @@ class ChatCompletionRenderer(ChunkRenderer):
                 return self._call(event)
             case Finished():
                 return self._end(self._last_chunks(event))
-            case Restarted():
-                return b""  # only in answers that are not streamed
+            case Restarted() | PromptProgress():
+                return b""  # never in a streamed answer of the router
 
     def _call(self, event: ToolCallStarted | ToolCallDelta) -> bytes:
         key = (event.choice, event.index)

@@ -11,6 +11,7 @@ from msgspec import UNSET, Struct, UnsetType
 from adapters.events import (
     Event,
     Finished,
+    PromptProgress,
     ReasoningDelta,
     Restarted,
     Started,
@@ -130,8 +131,8 @@ class CompletionRenderer(ChunkRenderer):
                 return self._end(self._chunk([end]))
             case Started() | ReasoningDelta() | ToolCallStarted() | ToolCallDelta():
                 return b""  # a text has no roles, reasoning or calls
-            case Restarted():
-                return b""  # only in answers that are not streamed
+            case Restarted() | PromptProgress():
+                return b""  # never in a streamed answer of the router
 
     def _text(self, text: str, choice: int) -> bytes:
         return self._chunk([Choice(text=text, index=choice)])

@@ -69,7 +69,10 @@ class Compaction(Struct, kw_only=True):
 )
 async def compact_response(request: ServerRequest) -> ASGIResponse:
     """Answer with the summary of the earlier turns, and the items of the last one."""
-    turn = begin(request, decode(await request.read_body(), object), store_of(request))
+    turn = await request.parse(
+        await request.read_body(),
+        lambda raw: begin(request, decode(raw, object), store_of(request)),
+    )
     if needs_store(turn):
         turn = await look_up(turn)
     older, kept = split_turns([*turn.earlier, *turn.items])

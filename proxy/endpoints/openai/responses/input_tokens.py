@@ -35,7 +35,10 @@ class InputTokens(Struct, kw_only=True):
 )
 async def count_input_tokens(request: ServerRequest) -> ASGIResponse:
     """Count as for an answer; `x-tandem-token-count` says whether exactly."""
-    turn = begin(request, decode(await request.read_body(), object), store_of(request))
+    turn = await request.parse(
+        await request.read_body(),
+        lambda raw: begin(request, decode(raw, object), store_of(request)),
+    )
     call = to_call(request, await look_up(turn) if needs_store(turn) else turn)
     try:
         (prompt,) = await to_routed(request, call)

@@ -144,8 +144,8 @@ class ResponseRenderer:
                 return self._arguments(arguments)
             case backend.Finished():
                 return self._end(event)
-            case backend.Restarted():
-                return b""  # only in answers that are not streamed
+            case backend.Restarted() | backend.PromptProgress():
+                return b""  # never in a streamed answer of the router
 
     @property
     def _index(self) -> int:

@@ -1,5 +1,7 @@
 """The prefix cache on disk: blocks outlive the process, damaged files are not read."""
 
+import os
+import stat
 import threading
 import time
 from collections.abc import Iterator
@@ -67,6 +69,47 @@ def test_the_oldest_blocks_leave_when_the_folder_is_full(tmp_path: Path) -> None
         for name in ("aa", "bb", "cc", "dd"):
             folder.write(name, block(1.0))
     assert [file.name[:2] for file in files(tmp_path)] == ["bb", "cc", "dd"]
+
+
+def test_files_can_be_read_by_their_user_only(tmp_path: Path) -> None:
+    with opened(tmp_path) as folder:
+        folder.write("aa", block(1.0))
+    [file] = files(tmp_path)
+    assert stat.S_IMODE(file.stat().st_mode) == 0o600
+    assert stat.S_IMODE((tmp_path / "model").stat().st_mode) == 0o700
+
+
+def test_what_is_no_file_of_the_cache_is_left_alone(tmp_path: Path) -> None:
+    kept = tmp_path / "model"
+    kept.mkdir()
+    os.mkfifo(kept / "aa-00000000.safetensors")
+    os.mkfifo(kept / "bb-1.part")
+    (tmp_path / "elsewhere").write_bytes(b"mine")
+    (kept / "cc-00000000.safetensors").symlink_to(tmp_path / "elsewhere")
+    (kept / "dd-00000000.safetensors").symlink_to(tmp_path / "gone")
+    os.utime(kept / "bb-1.part", (0, 0))
+    before = files(tmp_path)
+    with opened(tmp_path, budget=10_000) as folder:
+        assert folder.read("aa") is None
+        assert folder.read("cc") is None
+        for name in ("ee", "ff", "gg"):  # The budget is for one of them.
+            folder.write(name, block(1.0))
+    assert [path for path in files(tmp_path) if path in before] == before
+    assert len(files(tmp_path)) == len(before) + 1
+    assert (tmp_path / "elsewhere").read_bytes() == b"mine"
+
+
+def test_folder_that_is_a_link_is_not_used(tmp_path: Path) -> None:
+    (tmp_path / "elsewhere").mkdir()
+    (tmp_path / "model").symlink_to(tmp_path / "elsewhere")
+    assert BlockFolder.open(str(tmp_path), "model", 1 << 30) is None
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root can give a folder away")
+def test_folder_of_another_user_is_not_used(tmp_path: Path) -> None:
+    (tmp_path / "model").mkdir()
+    os.chown(tmp_path / "model", 12345, 12345)
+    assert BlockFolder.open(str(tmp_path), "model", 1 << 30) is None
 
 
 def test_a_closed_folder_has_no_thread(tmp_path: Path) -> None:

@@ -6,10 +6,11 @@ from importlib import import_module
 from pathlib import Path
 from typing import Any
 
+import mlx.core as mx
 import pytest
 from fakes.engine_client import ForwardPasses
 from fakes.scripted_model import answer, chat, told
-from fakes.tiny_architectures import tiny_config, write_tiny_architecture
+from fakes.tiny_architectures import random_model, tiny_config, write_tiny_architecture
 from fakes.tiny_model import config_for, write_tiny_model
 from mlx_lm.models import llama
 
@@ -24,8 +25,7 @@ SLIDING = {"sliding_window": 16, "layer_types": ["sliding_attention", "full_atte
 
 
 def model_of(module: str, **changed: Any) -> Any:
-    code = import_module(f"mlx_lm.models.{module}")
-    return code.Model(code.ModelArgs.from_dict(tiny_config(module, changed)))
+    return random_model(import_module(f"mlx_lm.models.{module}"), tiny_config(module, changed))
 
 
 @asynccontextmanager
@@ -62,6 +62,18 @@ async def loaded(backend: MLXBackend, name: str) -> Model:
 def test_batches_are_proved_by_computing(module: str, batches: bool, together: bool) -> None:
     result = finish(prove(model_of(module)))
     assert (result.batches, result.reads_together) == (batches, together)
+
+
+@pytest.mark.parametrize("dtype", [mx.bfloat16, mx.float16])
+@pytest.mark.parametrize(
+    ("module", "batches"), [("llama", True), ("qwen3", True), ("cohere2", True), ("gemma2", False)]
+)
+def test_rounding_of_short_types_is_no_reason_against_batches(
+    module: str, batches: bool, dtype: mx.Dtype
+) -> None:
+    model = model_of(module)
+    model.set_dtype(dtype)
+    assert finish(prove(model)).batches is batches
 
 
 @pytest.mark.parametrize(

@@ -453,6 +453,23 @@ def test_convert_rejects_a_folder_it_did_not_write(tmp_path: Path) -> None:
     assert [path.name for path in (tmp_path / "out").iterdir()] == ["mine.txt"]
 
 
+def test_convert_makes_a_damaged_folder_anew(tmp_path: Path) -> None:
+    source, target = tiny_gguf(tmp_path), tmp_path / "out"
+    report = convert(source, target, quiet)
+    assert sorted(report.files) == sorted(
+        path.name for path in target.iterdir() if path.name != "conversion.json"
+    )
+    weights = target / "model.safetensors"
+    whole = weights.read_bytes()
+    weights.write_bytes(whole[:-1] + bytes([whole[-1] ^ 1]))
+    assert convert(source, target, quiet) == report
+    assert weights.read_bytes() == whole
+    (target / "conversion.json").unlink()
+    with pytest.raises(FileExistsError):
+        convert(source, target, quiet)
+    assert convert(source, target, quiet, owned=True) == report
+
+
 def test_convert_rejects_a_folder_of_another_source(tmp_path: Path) -> None:
     convert(tiny_gguf(tmp_path), tmp_path / "out", quiet)
     other = write_gguf(tmp_path / "other.gguf", tiny_tensors(GGML.Q8_0), tiny_metadata())

@@ -6,7 +6,11 @@ from typing import Any
 import pytest
 from fakes.even_sampler import fits
 
-from adapters.errors import InvalidRequestError, UnsupportedParameterError
+from adapters.errors import (
+    BackendUnavailableError,
+    InvalidRequestError,
+    UnsupportedParameterError,
+)
 from adapters.mlx.grammar.compiler import MAX_CACHED, GrammarCompiler
 from adapters.mlx.grammar.lark import Style
 from adapters.request import (
@@ -73,6 +77,65 @@ async def test_expensive_grammar_is_compiled_or_rejected_in_time(
         assert isinstance(error, InvalidRequestError)
         assert "to compile" not in error.message
         assert error.param is not None
+
+
+LONG_CHAIN = {
+    "$ref": "#/$defs/d0",
+    "$defs": {f"d{n}": {"$ref": f"#/$defs/d{n + 1}"} if n < 1000 else {} for n in range(1001)},
+}
+SLOW: ResponseFormat = JSONSchema(
+    {
+        "type": "object",
+        "properties": {
+            f"k{n}": {"type": "string", "pattern": f"(?!{n})(a|b)*a(a|b){{30}}"} for n in range(90)
+        },
+    }
+)
+"""Its patterns are refused one by one: hundreds of compilations."""
+
+
+async def test_chain_of_references_is_measured_in_time(compiler: GrammarCompiler) -> None:
+    await compiler.compile(request(Regex("a")), Style())
+    compiled = await compiler.compile(request(JSONSchema(LONG_CHAIN, strict=True)), Style())
+    assert compiled.matcher is not None
+
+
+async def test_request_behind_a_slow_grammar_is_compiled(tokenizer: Any) -> None:
+    compiler = GrammarCompiler(tokenizer, frozenset({1}), compile_seconds=0.3)
+    await compiler.compile(request(Regex("a")), Style())
+    slow = [asyncio.create_task(compiler.compile(request(SLOW), Style())) for _ in range(4)]
+    others = [compiler.compile(request(Regex(f"b{n}")), Style()) for n in range(4)]
+    for compiled in await asyncio.gather(*others):
+        assert compiled.matcher is not None
+    await asyncio.wait(slow)
+    compiler.close()
+
+
+async def test_request_that_only_waited_may_come_again(tokenizer: Any) -> None:
+    compiler = GrammarCompiler(tokenizer, frozenset({1}), compile_seconds=60.0, wait_seconds=0.5)
+    await compiler.compile(request(Regex("a")), Style())
+    slow = asyncio.create_task(compiler.compile(request(SLOW), Style()))
+    await asyncio.sleep(0)
+    with pytest.raises(BackendUnavailableError, match="grammars of other requests") as caught:
+        await compiler.compile(request(Regex("b")), Style())
+    assert caught.value.retry_after
+    slow.cancel()
+    await asyncio.wait((slow,))
+    compiler.close()
+
+
+async def test_grammar_without_a_request_is_not_compiled_to_its_end(tokenizer: Any) -> None:
+    compiler = GrammarCompiler(tokenizer, frozenset({1}), compile_seconds=1000.0)
+    await compiler.compile(request(Regex("a")), Style())
+    known = compiler.cached
+    slow = [asyncio.create_task(compiler.compile(request(SLOW), Style())) for _ in range(50)]
+    await asyncio.sleep(0)
+    for task in slow:
+        task.cancel()
+    await asyncio.wait(slow)
+    await compiler.compile(request(Regex("b")), Style())
+    assert compiler.cached == known + 1
+    compiler.close()
 
 
 async def test_grammar_is_rejected_when_compiling_exceeds_the_limit(tokenizer: Any) -> None:

@@ -57,9 +57,13 @@ def run_instead(monkeypatch: pytest.MonkeyPatch, folder: Path, code: str) -> Non
 
 
 CONVERTS = """
+import hashlib, json, shutil
 target = sys.argv[-1]
+shutil.rmtree(target, ignore_errors=True)
 os.makedirs(target)
 open(os.path.join(target, "config.json"), "w").close()
+with open(os.path.join(target, "conversion.json"), "w") as report:
+    json.dump({"files": {"config.json": hashlib.sha256(b"").hexdigest()}}, report)
 """
 
 
@@ -120,6 +124,39 @@ async def test_ensure_converted_runs_once_for_concurrent_calls(
     assert folders[0].name.startswith("SmolLM2-135M-Instruct-")
     assert await bundled.ensure_converted(tmp_path) == folders[0]
     assert len(children) == 1
+
+
+@pytest.mark.process
+@pytest.mark.parametrize("damaged", ["config.json", "conversion.json"])
+async def test_damaged_conversion_is_made_anew(
+    tmp_path: Path,
+    source: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    children: Children,
+    damaged: str,
+) -> None:
+    run_instead(monkeypatch, tmp_path, CONVERTS)
+    folder = await bundled.ensure_converted(tmp_path)
+    whole = (folder / damaged).read_bytes()
+    (folder / damaged).write_bytes(b"\0" * 7)
+    assert await bundled.ensure_converted(tmp_path) == folder
+    assert (folder / damaged).read_bytes() == whole
+    assert len(children) == 2
+
+
+@pytest.mark.process
+async def test_conversion_that_cannot_be_written_is_not_to_be_repeated(
+    tmp_path: Path, source: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "file").touch()  # In place of a folder: not even root can write into it.
+    with pytest.raises(GenerationError) as caught:
+        await bundled.ensure_converted(tmp_path / "file" / "models")
+    assert caught.value.lasting
+    assert "Not a directory" in caught.value.message
+    assert "`cache_folder` of the backend" in caught.value.message
+    assert str(tmp_path) not in caught.value.message
+    # The cause may pass: the model is not left out of the list for it.
+    assert isinstance(caught.value.__cause__, OSError)
 
 
 @pytest.mark.process

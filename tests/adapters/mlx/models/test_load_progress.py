@@ -15,7 +15,7 @@ from fakes.tiny_model import config_for, write_tiny_model
 
 from adapters.backend import Progress
 from adapters.config import MLXConfig
-from adapters.errors import BackendUnavailableError
+from adapters.errors import BackendBusyError, BackendUnavailableError
 from adapters.mlx.backend import MLXBackend
 from adapters.mlx.engine.engine import Engine
 from adapters.mlx.models.load import LoadedModel
@@ -182,6 +182,17 @@ async def test_who_comes_to_a_load_that_is_given_up_has_one_anew(
     gate.opened.set()
     assert told(await answering)["reason"] == "length"
     assert await loads(backend) == 1
+
+
+async def test_an_unload_is_refused_while_a_request_waits_for_the_load(
+    backend: MLXBackend, gate: Gate
+) -> None:
+    answering = asyncio.create_task(answer(backend, chat("Hi", "tiny", max_tokens=2)))
+    await gate.reached()
+    with pytest.raises(BackendBusyError, match="1 requests wait for 'tiny' to be loaded"):
+        await backend.unload("tiny")
+    gate.opened.set()
+    assert await answering
 
 
 async def test_an_unload_ends_the_load_for_all_who_wait(backend: MLXBackend, gate: Gate) -> None:

@@ -1,0 +1,52 @@
+"""File descriptors of this process: their limit, and a reserve that work must not use up.
+
+Each connection takes one, of a client or to a server. Where none is left, a connection of a client
+is closed without an answer. The system gives out the lowest free number, so the number of a new
+descriptor tells that at least as many are open.
+"""
+
+import errno
+import resource
+
+_WANTED = 65_536
+_MACOS = 10_240
+"""`OPEN_MAX`, above which macOS may refuse a limit."""
+_RESERVE = 64
+"""Descriptors that only answers without work may take, such as `/health`, …"""
+_LAST = 8
+"""… of which these many are for closing further connections with an answer."""
+TOO_MANY_OPEN = "The server has too many open connections. Close some, or raise `ulimit -n`."
+OUT_OF_DESCRIPTORS = frozenset({errno.EMFILE, errno.ENFILE})
+
+
+def raise_limit() -> int:
+    """Raise the soft limit as far as the hard one allows, to `_WANTED` at most; return it.
+
+    macOS begins with 256, of which each streamed answer of Ollama takes two.
+    """
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    for wanted in (_WANTED, _MACOS):
+        wanted = wanted if hard == resource.RLIM_INFINITY else min(wanted, hard)
+        if soft == resource.RLIM_INFINITY or soft >= wanted:
+            return soft
+        try:
+            resource.setrlimit(resource.RLIMIT_NOFILE, (wanted, hard))
+        except (ValueError, OSError):  # More than the system allows, whatever the hard limit is.
+            continue
+        return wanted
+    return soft
+
+
+def is_scarce(fileno: int) -> bool:
+    """True where a new descriptor `fileno` belongs to the reserve."""
+    return fileno >= _limit() - min(_RESERVE, _limit() // 4)
+
+
+def is_last(fileno: int) -> bool:
+    """True where hardly any descriptor is left after `fileno`."""
+    return fileno >= _limit() - _LAST
+
+
+def _limit() -> float:
+    soft, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
+    return float("inf") if soft == resource.RLIM_INFINITY else soft

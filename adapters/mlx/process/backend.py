@@ -1,0 +1,317 @@
+"""The backend for MLX in a process of its own: `backends.mlx.engine: process`.
+
+A native abort (Metal's, where memory runs out) ends that process only: each request in it gets an
+error at once, and another process is started.
+"""
+
+import asyncio
+import logging
+import signal
+import socket
+import sys
+import time
+from asyncio.subprocess import DEVNULL, Process
+from collections.abc import AsyncGenerator
+from contextlib import suppress
+from typing import Any
+
+from msgspec.structs import replace
+
+from adapters.backend import (
+    Description,
+    Embeddings,
+    Health,
+    Model,
+    Progress,
+    RunningModel,
+    TokenCount,
+    refuse_unsupported,
+)
+from adapters.config import MLXConfig
+from adapters.errors import BackendError, BackendTimeoutError, BackendUnavailableError
+from adapters.events import Event, Started
+from adapters.features import MLX
+from adapters.memory import Footprint
+from adapters.mlx.backend import engine_version
+from adapters.mlx.engine.engine import Engine
+from adapters.mlx.process.memory import ProcessMemory
+from adapters.mlx.process.methods import Budget, Held, LogLine, Opening, State
+from adapters.mlx.process.peer import Peer, Write
+from adapters.mlx.prompt.raw import reject_conflicts
+from adapters.mlx.restarts import Restarts
+from adapters.request import EmbeddingRequest, Feature, GenerationRequest
+from adapters.sink import Sink
+
+logger = logging.getLogger(__name__)
+_EMBEDDING_TOKENS: frozenset[Feature] = frozenset({"embedding_tokens"})
+_START_SECONDS = 60.0
+"""Time for a process to start on a busy machine; it imports no mlx before a load."""
+_HEALTH_SECONDS = 1.0
+_CLOSING_SECONDS = 6.0
+_REAP_SECONDS = 0.5
+"""Time between the end of the connection and that of the process."""
+
+
+class _Child:
+    """A started process and the connection to it."""
+
+    def __init__(self, process: Process, peer: Peer) -> None:
+        self.process = process
+        self.peer = peer
+
+
+class MLXProcessBackend:
+    kind = "mlx"
+    naming = MLXConfig.naming
+    honours: frozenset[Feature] = MLX
+    """As `MLXBackend.honours`."""
+
+    def __init__(self, config: MLXConfig) -> None:
+        self._config = config
+        if config.embedding_token_ids:
+            self.honours = MLX.union(_EMBEDDING_TOKENS)
+        self._child: _Child | None = None
+        self._starting: asyncio.Task[_Child] | None = None
+        self._tasks: set[asyncio.Task[None]] = set()
+        self._state = State()
+        self._restarts = Restarts(time.monotonic)
+        self._closing = False
+        self._unused = Engine(config)
+        """Never started: its counters are those of an engine without work."""
+        self.memory_user = ProcessMemory(self)
+
+    # What it knows itself.
+
+    @property
+    def version(self) -> str | None:
+        return engine_version()
+
+    def check(self, request: GenerationRequest) -> None:
+        reject_conflicts(request)
+
+    def is_well(self, model: str) -> bool:
+        state = self._state
+        return self._restarts.breaker != "open" and state.well and model not in state.unwell
+
+    def loading(self) -> dict[str, Progress]:
+        return self._state.loading
+
+    def unusable(self) -> dict[str, str]:
+        return self._state.unusable
+
+    async def health(self) -> Health:
+        health = await self._health_of_child()
+        restarts = self._restarts.total + health.counters.get("restarts", 0)
+        health = replace(health, counters={**health.counters, "restarts": restarts})
+        if (trouble := self._restarts.trouble()) is None:
+            return health
+        return replace(health, ok=False, detail=trouble, breaker=self._restarts.breaker)
+
+    async def _health_of_child(self) -> Health:
+        """Ask the process if there is one; it is not started for that."""
+        idle = Health(ok=True, counters=self._unused.counters())
+        if self._child is None:
+            return idle
+        try:
+            async with asyncio.timeout(_HEALTH_SECONDS):
+                return await self._child.peer.call("health")
+        except TimeoutError:
+            detail = "The MLX engine's process does not respond."
+            return replace(idle, ok=False, detail=detail, breaker="open")
+        except BackendError:
+            return idle  # It has just ended, which `Restarts` knows.
+
+    # What it forwards.
+
+    async def generate(self, request: GenerationRequest, sink: Sink) -> None:
+        refuse_unsupported(request, self.honours, self.kind)
+        reject_conflicts(request)
+
+        def write(event: Event) -> None:
+            if not isinstance(event, Started):
+                self._restarts.note_success()
+            sink.write(event)
+
+        await self.call("generate", request, write=write)
+
+    async def count_tokens(self, request: GenerationRequest) -> TokenCount:
+        refuse_unsupported(request, self.honours, self.kind)
+        return await self.call("count_tokens", request)
+
+    async def embed(self, request: EmbeddingRequest) -> Embeddings:
+        refuse_unsupported(request, self.honours, self.kind)
+        embeddings: Embeddings = await self.call("embed", request)
+        self._restarts.note_success()
+        return embeddings
+
+    async def pull(self, model: str) -> AsyncGenerator[Progress]:
+        steps: asyncio.Queue[Progress | None] = asyncio.Queue()
+        pulling = asyncio.create_task(self.call("pull", model, write=steps.put_nowait))
+        pulling.add_done_callback(lambda _: steps.put_nowait(None))
+        try:
+            while (progress := await steps.get()) is not None:
+                yield progress
+            await pulling
+        finally:
+            pulling.cancel()
+
+    async def list_models(self) -> list[Model]:
+        return await self.call("list_models")
+
+    async def describe(self, model: str, *, verbose: bool = False) -> Description:
+        return await self.call("describe", model, verbose)
+
+    async def list_running(self) -> list[RunningModel]:
+        return await self.call("list_running") if self.is_running else []
+
+    async def delete(self, model: str) -> None:
+        await self.call("delete", model)
+
+    async def load(self, model: str, keep_alive: float | None = None) -> None:
+        await self.call("load", model, keep_alive)
+
+    async def unload(self, model: str) -> None:
+        if self.is_running:
+            await self.call("unload", model)
+
+    # The process.
+
+    @property
+    def is_running(self) -> bool:
+        return self._child is not None
+
+    async def call(self, method: str, *arguments: Any, write: Write = lambda _: None) -> Any:
+        """Call `method` of the process, which is started if it is not running.
+
+        Raises:
+            BackendUnavailableError: the process has ended, or cannot be started.
+        """
+        child = self._child or await self._start()
+        return await child.peer.call(method, *arguments, write=write)
+
+    def budget_changed(self) -> None:
+        if self._child is not None:
+            self._child.peer.notify(Budget(self.memory_user.room.budget))
+
+    async def aclose(self) -> None:
+        self._closing = True
+        if self._starting is not None:
+            self._starting.cancel()
+            await asyncio.wait((self._starting,))
+        if (child := self._child) is not None:
+            child.peer.close()
+            await _reap(child.process, _CLOSING_SECONDS)
+        if self._tasks:
+            await asyncio.wait(self._tasks)
+
+    async def _start(self) -> _Child:
+        """Start a process; concurrent calls share the start."""
+        self._restarts.require_ready()
+        if self._starting is None:
+            if self._closing:
+                raise BackendUnavailableError("The MLX engine was closed.")
+            self._starting = asyncio.create_task(self._open_child())
+            self._starting.add_done_callback(self._end_start)
+        try:
+            return await asyncio.shield(self._starting)
+        except asyncio.CancelledError:
+            if self._closing:
+                raise BackendUnavailableError("The MLX engine was closed.") from None
+            raise
+
+    def _end_start(self, task: asyncio.Task[_Child]) -> None:
+        self._starting = None
+        if not task.cancelled():
+            task.exception()  # Its callers have it; without any, asyncio would log it.
+
+    async def _open_child(self) -> _Child:
+        """
+        Raises:
+            BackendUnavailableError: the process does not start.
+        """
+        ours, end = socket.socketpair()
+        with end:
+            process = await self._spawn(end.fileno())
+        ours.setblocking(False)
+        peer = Peer({"hold": self._hold}, self._take_notice, lambda: self._note_lost(process, peer))
+        await asyncio.get_running_loop().create_unix_connection(lambda: peer, sock=ours)
+        room = self.memory_user.room.budget
+        level = logging.getLogger().getEffectiveLevel()
+        opening = Opening(self._config, level, room, self.memory_user.limit)
+        try:
+            async with asyncio.timeout(_START_SECONDS):
+                await peer.call("open", opening)
+        except BaseException as error:
+            peer.close()
+            if isinstance(error, TimeoutError):
+                raise BackendTimeoutError("The MLX engine's process does not start.") from error
+            raise
+        self._child = _Child(process, peer)
+        return self._child
+
+    async def _spawn(self, descriptor: int) -> Process:
+        # -P: not a folder named `adapters` in the server's working directory.
+        command = (sys.executable, "-P", "-m", "adapters.mlx.process", str(descriptor))
+        try:
+            return await asyncio.create_subprocess_exec(
+                *command, stdin=DEVNULL, pass_fds=(descriptor,), start_new_session=True
+            )
+        except OSError as error:
+            raise BackendUnavailableError(
+                f"The MLX engine's process cannot be started: {error.strerror}."
+            ) from error
+
+    def _note_lost(self, process: Process, peer: Peer) -> None:
+        task = asyncio.create_task(self._recover(process, peer))
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)
+
+    async def _recover(self, process: Process, peer: Peer) -> None:
+        """Tell the requests of a process that ended, and start another one."""
+        if self._child is not None and self._child.process is process:
+            self._child = None
+        status = await _reap(process, _CLOSING_SECONDS if self._closing else _REAP_SECONDS)
+        if self._closing:
+            peer.fail(BackendUnavailableError("The MLX engine was closed."))
+            return
+        reason = f"The MLX engine's process ended ({_describe_status(status)})."
+        logger.error("%s Its models have to be loaded anew.", reason)
+        self._restarts.note_end(reason)
+        self._state = State(unusable=self._state.unusable)
+        peer.fail(BackendUnavailableError(f"{reason} It is started anew.", retry_after=1.0))
+        with suppress(BackendError):  # The next request gets it.
+            await self._start()
+
+    async def _hold(self, write: Write, model: str, footprint: Footprint) -> None:
+        """Reserve memory for the process until it cancels the call, or ends."""
+        async with self.memory_user.room.hold(model, footprint):
+            write(Held())
+            await asyncio.Event().wait()
+
+    def _take_notice(self, notice: Any) -> None:
+        match notice:
+            case State():
+                self._state = notice
+            case LogLine():
+                logging.getLogger(notice.logger).log(notice.level, "%s", notice.text)
+            case _:
+                pass
+
+
+async def _reap(process: Process, seconds: float) -> int:
+    """Wait for the end of a process; kill it after `seconds`. Return its status as `Popen` does."""
+    try:
+        async with asyncio.timeout(seconds):
+            return await process.wait()
+    except TimeoutError:
+        process.kill()
+        return await process.wait()
+
+
+def _describe_status(status: int) -> str:
+    if status >= 0:
+        return f"exit status {status}"
+    try:
+        return signal.Signals(-status).name
+    except ValueError:
+        return f"signal {-status}"

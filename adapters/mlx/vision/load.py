@@ -1,0 +1,137 @@
+"""Load a vision model with mlx-vlm. Runs on the engine's thread, except for the processor."""
+
+# pyright: basic
+from collections.abc import Callable
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+import mlx.core as mx
+import numpy as np
+from mlx_vlm.generate.common import _chunked_prefill_enabled
+from mlx_vlm.utils import load_image_processor, load_model, load_processor
+from msgspec.structs import replace
+
+from adapters.chat_template.probing import Probe
+from adapters.chat_template.template import ChatTemplate, answer_probe
+from adapters.errors import GenerationError
+from adapters.mlx.jobs import Pieces
+from adapters.mlx.prompt.learned import Learned
+from adapters.mlx.vision.encoder import LayerTape
+from adapters.mlx.vision.model import SeeingModel
+from adapters.mlx.vision.preprocess import Preprocessor
+from adapters.mlx.vision.protocol import Embedded, ImagePrompt
+from adapters.request import ImagePart, Message, TextPart
+
+_OTHER_STATES = (
+    "cross_attention_states",
+    "encoder_outputs",
+    "decoder_inputs_embeds",
+)
+"""Results of an encoder that later tokens need: the engine's rows keep caches only."""
+
+
+_KINDS = ("token_type_ids", "mm_token_type_ids")
+"""Arrays with the kind of each token, text or image: the model masks by them up to its last key."""
+
+
+def open_model(path: Path) -> SeeingModel:
+    """Return the model with lazy weights. `sight_of` comes first: no code in the folder is run."""
+    return SeeingModel(load_model(path, lazy=True).eval())
+
+
+def read_processor(path: Path) -> Any:
+    """Return the processor; takes a second. The model's module has to be imported already."""
+    processor: Any = load_processor(path, add_detokenizer=False, trust_remote_code=False)
+    if (own := load_image_processor(path)) is not None:
+        processor.image_processor = own
+    return processor
+
+
+def with_placeholders(template: ChatTemplate, learned: Learned, placeholder: str) -> Learned:
+    """Return what was learned with the way of images: parts of a message, or a text in it."""
+    form = replace(learned.plan.form, image=None)
+    with_image, without = (
+        answer_probe(template, Probe((Message(role="user", content=content),), form=form))
+        for content in ((TextPart("Quokka"), ImagePart("")), (TextPart("Quokka"),))
+    )
+    takes_parts = (
+        isinstance(with_image, str)
+        and "Quokka" in with_image
+        and "'image'" not in with_image  # The list as Python writes it.
+        and with_image != without
+    )
+    form = form if takes_parts else replace(form, image=placeholder)
+    return replace(learned, plan=replace(learned.plan, form=form))
+
+
+class MLXVLMVision:
+    """`Vision` of mlx-vlm: its processors, its encoders, its embeddings of prompts."""
+
+    def __init__(self, model: SeeingModel, processor: Any) -> None:
+        self.library = f"mlx-vlm {version('mlx-vlm')}"
+        self._model = model
+        self._tape = LayerTape(model.inner)
+        self._preprocessor = Preprocessor(processor, _image_token(model.inner.config, processor))
+        self.placeholder = str(getattr(processor, "image_token", None) or "<image>")
+        """Text in place of an image, for templates without parts."""
+
+    def read(
+        self, text: str, images: list[bytes], encode: Callable[[str], list[int]]
+    ) -> ImagePrompt:
+        return self._preprocessor.read(text, images, encode)
+
+    def embed(self, prompt: ImagePrompt, ids: list[int], cached: int) -> Pieces[Embedded]:
+        inner, tokens = self._model.inner, mx.array([ids])
+        inputs = {name: _to_array(value) for name, value in prompt.inputs.items()}
+        kinds = {name: _padded(inputs.pop(name), len(ids)) for name in _KINDS if name in inputs}
+        pixels, mask = inputs.pop("pixel_values", None), mx.ones_like(tokens)
+        is_read = cached >= prompt.end
+        features = yield from self._tape.run(
+            lambda: inner.get_input_embeddings(tokens, pixels, mask=mask, **inputs, **kinds),
+            layers=not is_read,
+        )
+        states = {
+            name: value
+            for name, value in features.to_dict().items()
+            if name != "inputs_embeds" and value is not None
+        }
+        if kept := states.keys() & _OTHER_STATES:
+            raise GenerationError(f"Images of this model need {min(kept)}, which is not supported.")
+        shift = int(states["rope_deltas"].reshape(-1)[0].item()) if "rope_deltas" in states else 0
+        if is_read:
+            return Embedded(lambda start, end: {}, shift)
+        embeds = features.inputs_embeds
+        mx.eval(embeds, list(states.values()))
+        whole = not _chunked_prefill_enabled(
+            inner,
+            input_ids=tokens,
+            inputs_embeds=embeds,
+            prefill_kwargs={**inputs, **kinds, **states},
+        )
+
+        def part(start: int, end: int) -> dict[str, Any]:
+            # As mlx-vlm's `generate_step`: the model cuts what belongs to the whole prompt.
+            about = {"n_to_process": end - start, "logits_to_keep": 1}
+            until = {name: value[:, :end] for name, value in kinds.items()}
+            return {**inputs, **until, **states, **about, "inputs_embeds": embeds[:, start:end]}
+
+        return Embedded(part, shift, whole)
+
+
+def _padded(kinds: mx.array, length: int) -> mx.array:
+    """Return the kinds of all tokens: those that follow what the processor read are text."""
+    return mx.pad(kinds, [(0, 0), (0, length - kinds.shape[1])])
+
+
+def _to_array(value: Any) -> Any:
+    return mx.array(value) if isinstance(value, np.ndarray) else value
+
+
+def _image_token(config: Any, processor: Any) -> int | None:
+    """Return the id of the placeholder of an image."""
+    for owner in (config, processor):
+        for name in ("image_token_id", "image_token_index", "image_token_index_id"):
+            if isinstance(token := getattr(owner, name, None), int):
+                return token
+    return None

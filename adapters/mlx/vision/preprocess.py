@@ -1,0 +1,134 @@
+"""Images and a rendered prompt through the processor of a model: pixels, and tokens in their place.
+
+The processors are mlx-vlm's or, where it has none for a model, those of transformers.
+"""
+
+# pyright: basic
+import copy
+import io
+from collections.abc import Callable, Iterator, Mapping
+from hashlib import sha256
+from itertools import groupby
+from typing import Any
+
+import numpy as np
+from mlx_vlm.models.base import BaseImageProcessor
+from mlx_vlm.utils import prepare_inputs
+from PIL import Image, ImageOps
+from transformers.tokenization_utils_base import BatchEncoding
+
+from adapters.errors import InvalidRequestError
+from adapters.mlx.vision.protocol import ImagePrompt
+
+Encode = Callable[[str], list[int]]
+_TOKENS = ("input_ids", "attention_mask")
+"""Outputs of a processor that say no more than the tokens."""
+
+
+class Preprocessor:
+    """The processor of one model. Not for two threads at once."""
+
+    def __init__(self, processor: Any, image_token: int | None) -> None:
+        """`image_token`: the id of the placeholder; `None` if the model's settings name none."""
+        self._processor = processor
+        self._image_token = image_token
+
+    def read(self, text: str, images: list[bytes], encode: Encode) -> ImagePrompt:
+        """See `Vision.read`."""
+        self._require_places(text, len(images))
+        pictures = [_decode(image) for image in images]
+        try:
+            outputs = dict(self._process(text, pictures, encode))
+        except Exception as error:
+            raise _refused(error) from error
+        ids = [int(token) for token in np.asarray(outputs["input_ids"]).reshape(-1)]
+        inputs = {name: _to_numpy(value) for name, value in outputs.items() if name not in _TOKENS}
+        if "images" in inputs:
+            inputs["pixel_values"] = inputs.pop("images")
+        digests = [sha256(image).digest() for image in images]
+        return ImagePrompt(ids, inputs, tuple(_spans(ids, self._image_token, digests)))
+
+    def _require_places(self, text: str, count: int) -> None:
+        """
+        Raises:
+            InvalidRequestError: the template leaves images out, in messages of a certain role for
+                example.
+        """
+        marks = [getattr(self._processor, name, None) for name in ("image_token", "boi_token")]
+        shown = [text.count(mark) for mark in marks if isinstance(mark, str) and mark]
+        if shown and count not in shown:
+            raise InvalidRequestError(
+                f"The model's chat template shows {max(shown)} of {count} images: send images in "
+                "messages of the user.",
+                param="images",
+            )
+
+    def _process(self, text: str, pictures: list[Any], encode: Encode) -> Mapping[str, Any]:
+        own = getattr(self._processor, "image_processor", None)
+        if isinstance(own, BaseImageProcessor):
+            # The older kind has no placeholders to expand.
+            if len(pictures) > 1:
+                raise ValueError("the model reads one image at a time")
+            return prepare_inputs(
+                self._processor, pictures, prompts=text, image_token_index=self._image_token
+            )
+        processor = copy.copy(self._processor)
+        processor.tokenizer = _Tokenizer(processor.tokenizer, encode)
+        # Without further keywords: some processors pass those of tokens on to images.
+        return getattr(processor, "process", processor)(text=[text], images=pictures)
+
+
+class _Tokenizer:
+    """A tokenizer that encodes with a function, for the processor of images."""
+
+    def __init__(self, tokenizer: Any, encode: Encode) -> None:
+        self._tokenizer = tokenizer
+        self._encode = encode
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._tokenizer, name)
+
+    def __call__(self, text: str | list[str], **options: Any) -> BatchEncoding:
+        rows = [self._encode(each) for each in ([text] if isinstance(text, str) else text)]
+        encoded = {"input_ids": rows, "attention_mask": [[1] * len(row) for row in rows]}
+        return BatchEncoding(encoded, tensor_type=options.get("return_tensors"))
+
+
+def _decode(data: bytes) -> Image.Image:
+    """Decode as mlx-vlm does: turned as its EXIF data say, three colours."""
+    try:
+        with Image.open(io.BytesIO(data)) as image:
+            return ImageOps.exif_transpose(image).convert("RGB")
+    except (OSError, ValueError, SyntaxError, Image.DecompressionBombError) as error:
+        raise _refused(error) from error
+
+
+def _refused(error: Exception) -> InvalidRequestError:
+    reason = " ".join(str(error).split())[:200] or type(error).__name__
+    return InvalidRequestError(f"The model cannot read the images: {reason}", param="images")
+
+
+def _to_numpy(value: Any) -> Any:
+    """Return an array of numpy, which any thread may use; nested lists of several shapes as are."""
+    if isinstance(value, (list, tuple)):
+        if len({np.shape(each) for each in value}) > 1:
+            return [_to_numpy(each) for each in value]
+        return np.array(value) if not any(isinstance(each, str) for each in value) else value
+    return value if value is None or isinstance(value, (str, int, float)) else np.array(value)
+
+
+def _spans(
+    ids: list[int], image_token: int | None, digests: list[bytes]
+) -> Iterator[tuple[int, int, bytes]]:
+    """Yield the places of each image. Where they cannot be told apart, all are one."""
+    places = [place for place, token in enumerate(ids) if token == image_token]
+    runs = [
+        [place for _, place in run]
+        for _, run in groupby(enumerate(places), key=lambda pair: pair[1] - pair[0])
+    ]
+    if len(runs) == len(digests):
+        for run, digest in zip(runs, digests, strict=True):
+            yield run[0], run[-1] + 1, digest
+    elif digests:
+        start, end = (places[0], places[-1] + 1) if places else (0, len(ids))
+        yield start, end, sha256(b"".join(digests)).digest()

@@ -1,0 +1,59 @@
+"""The latest lines of the log, in memory, for the page."""
+
+import logging
+from collections import deque
+from collections.abc import AsyncGenerator
+from contextlib import asynccontextmanager
+
+from msgspec import Struct
+
+_LINES = 500
+_LONGEST = 2000
+"""Characters of a line."""
+
+
+class LogRecord(Struct, frozen=True, kw_only=True):
+    number: int
+    """From 1; later lines have higher ones."""
+    at: float
+    """Seconds since 1970."""
+    level: str
+    logger: str
+    text: str
+
+
+class LogBuffer(logging.Handler):
+    """Keeps what is logged at `INFO` and above while it is `attached`."""
+
+    def __init__(self, lines: int = _LINES) -> None:
+        super().__init__(logging.INFO)
+        self._lines: deque[LogRecord] = deque(maxlen=lines)
+        self._count = 0
+
+    def emit(self, record: logging.LogRecord) -> None:
+        self._count += 1
+        self._lines.append(
+            LogRecord(
+                number=self._count,
+                at=round(record.created, 3),
+                level=record.levelname.lower(),
+                logger=record.name,
+                text=record.getMessage()[:_LONGEST],
+            )
+        )
+
+    def after(self, number: int) -> list[LogRecord]:
+        """Return the lines with a higher number, the oldest first."""
+        return [line for line in tuple(self._lines) if line.number > number]
+
+    @asynccontextmanager
+    async def attached(self) -> AsyncGenerator[None]:
+        """Collect from the loggers of the server and its engines."""
+        loggers = [logging.getLogger(name) for name in ("tandem", "adapters", "proxy")]
+        for logger in loggers:
+            logger.addHandler(self)
+        try:
+            yield
+        finally:
+            for logger in loggers:
+                logger.removeHandler(self)

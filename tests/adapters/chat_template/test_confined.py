@@ -1,0 +1,74 @@
+"""Limits of renderings: the worker is killed, the server and other renderings go on."""
+
+import threading
+from collections.abc import Iterator
+
+import pytest
+
+from adapters.chat_template.confined import Limits, Renderers, TemplateLimitError
+from adapters.chat_template.jinja import TemplateRefusalError
+
+pytestmark = pytest.mark.process
+
+MESSAGES = [{"role": "user", "content": "Hi \ud800"}]
+LOOP = "{% for a in range(99999) %}{% for b in range(99999) %}{% endfor %}{% endfor %}"
+DOUBLED = (
+    "{% set n = namespace(s='aaaaaaaa') %}"
+    "{% for _ in range(60) %}{% set n.s = n.s ~ n.s %}{% endfor %}{{ n.s }}"
+)
+
+
+@pytest.fixture(scope="module")
+def renderers() -> Iterator[Renderers]:
+    renderers = Renderers(Limits(seconds=0.5, memory=1 << 28, length=10_000))
+    yield renderers
+    renderers.close()
+
+
+@pytest.mark.parametrize(
+    ("template", "clause"),
+    [
+        (LOOP, "takes longer than 0.5 seconds to render"),
+        ("{{ 'a' * 10**12 }}", "needs more than 0.25 GB of memory to render"),
+        (DOUBLED, "needs more than 0.25 GB of memory to render"),
+        ("{{ 'a' * 10001 }}", "makes a prompt of more than 10,000 characters"),
+    ],
+)
+def test_rendering_beyond_a_limit_is_an_error_and_the_next_one_is_not(
+    renderers: Renderers, template: str, clause: str
+) -> None:
+    with pytest.raises(TemplateLimitError) as caught:
+        renderers.render(template, MESSAGES, None, {})
+    assert caught.value.message == f"The model's chat template {clause}."
+    assert caught.value.lasting
+    assert renderers.render("{{ messages[0].content }}", MESSAGES, None, {}) == "Hi \ud800"
+
+
+def test_other_renderings_go_on_while_one_loops(renderers: Renderers) -> None:
+    failed = threading.Event()
+
+    def loop() -> None:
+        with pytest.raises(TemplateLimitError):
+            renderers.render(LOOP, MESSAGES, None, {})
+        failed.set()
+
+    thread = threading.Thread(target=loop)
+    thread.start()
+    texts: list[str] = []
+    while not failed.is_set():
+        texts.append(renderers.render("{{ tools[0].a }}", [], [{"a": 2**70}], {}))
+    thread.join()
+    assert len(texts) > 10
+    assert set(texts) == {str(2**70)}
+
+
+def test_refusal_has_the_reason_of_the_template(renderers: Renderers) -> None:
+    with pytest.raises(TemplateRefusalError, match=r"^no such role$"):
+        renderers.render("{{ raise_exception('no such role') }}", [], None, {})
+
+
+def test_template_cannot_change_the_messages_of_its_caller(renderers: Renderers) -> None:
+    messages = [{"role": "user", "parts": [1]}]
+    template = "{% set _ = messages[0].parts.append(2) %}{{ messages[0].parts }}"
+    assert renderers.render(template, messages, None, {}) == "[1, 2]"
+    assert messages == [{"role": "user", "parts": [1]}]
