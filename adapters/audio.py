@@ -32,7 +32,7 @@ class SpeechRequest(Struct, frozen=True, kw_only=True):
     """Id of a voice of `Speech.list_voices`, or one of OpenAI's names; `None`: the default."""
     speed: float = 1.0
     instructions: str | None = None
-    """How to speak, in words."""
+    """The way to speak, in words."""
     keep_alive: float | None = None
 
 
@@ -181,7 +181,7 @@ class Speech(Protocol):
 
 @runtime_checkable
 class Transcriber(Protocol):
-    """A backend that writes down what is said."""
+    """A backend that writes down speech."""
 
     def transcribe(
         self, request: TranscriptionRequest, sink: AudioSink[TranscriptEvent]

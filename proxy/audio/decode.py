@@ -15,7 +15,7 @@ from proxy.config import AudioConfig
 
 FORMATS = "flac, m4a, mp3, mp4, mpeg, mpga, oga, ogg, wav or webm"
 _MIN_SECONDS = 0.1
-"""As OpenAI."""
+"""OpenAI's minimum."""
 _MAX_CHANNELS, _MAX_RATE = 8, 384_000
 _FLOAT_BYTES = 4
 _MAGIC: tuple[tuple[re.Pattern[bytes], str], ...] = tuple(

@@ -140,7 +140,7 @@ class Encoder:
 
 
 class _Pieces:
-    """A file to write, whose bytes are taken while it grows."""
+    """A file to write; its bytes are taken while it grows."""
 
     def __init__(self) -> None:
         self._data = bytearray()

@@ -1,4 +1,4 @@
-"""Transcription by Parakeet and mlx-audio's other models, whose `generate` returns all at once."""
+"""Transcription by Parakeet and mlx-audio's other models, which return all at once."""
 
 # pyright: basic
 from collections.abc import Callable, Iterable, Iterator

@@ -1,6 +1,6 @@
 """Phonemes for Kokoro from the library of espeak-ng, in the wheel `espeakng-loader`.
 
-mlx-audio uses misaki, whose English part needs spaCy and torch.
+mlx-audio uses misaki, which needs spaCy and torch for English.
 
 Sources: `speak_lib.h` of espeak-ng; the table of misaki's `espeak.py` (Apache 2.0), which has the
 phonemes that Kokoro was trained on.

@@ -17,7 +17,7 @@ AudioCapability = Literal["speech", "transcription"]
 
 EXTRA = "tandem-proxy[audio]"
 _PACKAGES = ("mlx_audio", "greenlet")
-"""What the engine needs of the extra."""
+"""The packages of the extra that the engine needs."""
 
 # Folders of `mlx_audio/tts/models` and `stt/models` in 0.6.2, without those that are mostly text
 # models: llama, qwen3, dense, qwen2_audio.
@@ -113,13 +113,13 @@ _ALIASES = {
     "voxcpm1.5": "voxcpm",
 }
 _BY_NAME = {"orpheus": "llama", "outetts": "outetts"}
-"""A word of a model's name -> its family, for language models whose tokens are audio."""
+"""A word of a model's name -> its family, for language models with tokens of audio."""
 _BY_KEYS: dict[str, frozenset[str]] = {
     "kokoro": frozenset({"istftnet", "plbert", "vocab"}),
     "whisper": frozenset({"n_mels", "n_audio_ctx", "n_text_ctx"}),
     "parakeet": frozenset({"preprocessor", "encoder", "joint"}),
 }
-"""Families whose `config.json` names no type, by keys that it has."""
+"""Families with a `config.json` that names no type, by keys that it has."""
 _VOICE_FILES = (".safetensors", ".npz")
 _LANGUAGES = {
     "a": "en-US",

@@ -59,7 +59,7 @@ _CLONING = frozenset(
         "zonos2",
     ]
 )
-"""Families of mlx-audio whose `generate` takes `ref_audio`."""
+"""Families of mlx-audio with a `generate` that takes `ref_audio`."""
 
 
 class Speaker(Struct, frozen=True):

@@ -6,7 +6,7 @@ Source: https://platform.openai.com/docs/api-reference/audio/createSpeech
 import asyncio
 import base64
 from functools import partial
-from typing import Annotated, Literal, get_args
+from typing import Annotated, Literal, cast, get_args
 
 import msgspec
 from litestar import post
@@ -84,9 +84,8 @@ def to_format(name: str) -> AudioFormat:
     Raises:
         UnsupportedParameterError: audio cannot be written in this format; lists those that can.
     """
-    for form in get_args(AudioFormat):
-        if form == name:
-            return form
+    if name in get_args(AudioFormat):
+        return cast(AudioFormat, name)
     raise UnsupportedParameterError(
         f"'response_format' {name[:50]!r} is not supported; use {', '.join(CODECS)}.",
         param="response_format",

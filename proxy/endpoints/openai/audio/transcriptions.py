@@ -55,7 +55,7 @@ class TranscriptionForm(Struct, kw_only=True):
     include: list[Literal["logprobs"]] = []
     stream: bool = False
     chunking_strategy: str | None = None
-    """How to cut the audio: Whisper has windows of its own, so that it has no effect."""
+    """Cutting of the audio; without effect, because Whisper has windows of its own."""
     backend: str | None = None
     """The name of the backend that must answer."""
     keep_alive: KeepAlive | None = None

@@ -30,7 +30,7 @@ class VoiceList(Struct, kw_only=True):
 
 class VoiceQuery(Struct):
     model: str | None = None
-    """The model whose voices are listed; all models by default."""
+    """The model that has the voices; all models by default."""
 
 
 _VOICES = Operation(summary="Voices of the speech models", answers=(VoiceList,), query=VoiceQuery)
