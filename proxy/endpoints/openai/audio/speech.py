@@ -96,7 +96,7 @@ class _Encoding:
     """Encodes speech to pieces of a file, beside the event loop."""
 
     def __init__(self, form: AudioFormat, sink: EventSink[bytes | SpeechFinished]) -> None:
-        self._form = form
+        self._form: AudioFormat = form
         self._sink = sink
         self._events: list[SpeechEvent] = []
         self._encoder: Encoder | None = None
