@@ -7,9 +7,11 @@ from pathlib import Path
 from typing import Annotated, ClassVar, Literal, get_args
 
 from msgspec import Meta, Struct
+from msgspec.structs import force_setattr
 
 from adapters import naming
 from adapters.naming import Naming
+from adapters.secret import Secret, is_reference, read_secret
 from adapters.upstream.address import is_address, to_address, usual_address
 
 Seconds = Annotated[float, Meta(gt=0)]
@@ -103,6 +105,9 @@ class OllamaConfig(
     else `http://127.0.0.1:11434`."""
     hosts: tuple[str, ...] = ()
     """Several servers instead of one: the least busy one with the model answers."""
+    api_key: str | None = None
+    """A key for a proxy in front of the server, sent as `Authorization: Bearer`: `env:NAME`,
+    `file:PATH`, or the key itself."""
     connect_timeout: Seconds = 2.0
     first_token_timeout: Seconds = 300.0
     """Seconds, including loading the model and reading the prompt."""
@@ -126,6 +131,9 @@ class OllamaConfig(
     """The same for single models, by tag."""
 
     def __post_init__(self) -> None:
+        if self.api_key is not None and not is_reference(self.api_key):
+            # A representation of the settings, as in a traceback, does not contain it.
+            force_setattr(self, "api_key", read_secret(self.api_key, {}))
         if self.host is not None and self.hosts:
             raise ValueError("Set `host` or `hosts`, not both")
         for address in self._configured:
@@ -135,6 +143,15 @@ class OllamaConfig(
                 )
         if len(set(map(to_address, self._configured))) < len(self._configured):
             raise ValueError("`hosts` has the same server twice")
+
+    @property
+    def secret(self) -> Secret | None:
+        """The key that is sent.
+
+        Raises:
+            ValueError: `api_key` names a variable or a file without a key.
+        """
+        return None if self.api_key is None else read_secret(self.api_key, os.environ)
 
     @property
     def addresses(self) -> tuple[str, ...]:

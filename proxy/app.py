@@ -13,6 +13,7 @@ from msgspec.structs import asdict
 from prometheus_client import CollectorRegistry
 
 from adapters.backend import Backend
+from proxy.access.keys import Access
 from proxy.assembly import assemble, opened
 from proxy.bench.archive import Archive
 from proxy.config import Config, state_folder
@@ -65,7 +66,12 @@ from proxy.endpoints.openai.responses.stored import (
     list_input_items,
     retrieve_response,
 )
-from proxy.endpoints.server_request import ServerParts, ServerRequest, answer_error
+from proxy.endpoints.server_request import (
+    ServerParts,
+    ServerRequest,
+    answer_error,
+    check_role,
+)
 from proxy.endpoints.tandem.activity import (
     inspect_request,
     list_logs,
@@ -73,7 +79,7 @@ from proxy.endpoints.tandem.activity import (
     switch_inspector,
 )
 from proxy.endpoints.tandem.api_health import get_hybrid_health
-from proxy.endpoints.tandem.health import get_health
+from proxy.endpoints.tandem.health import get_health, get_liveness
 from proxy.endpoints.tandem.index import get_index, get_page_file
 from proxy.endpoints.tandem.load import load_mlx_model, unload_mlx_model
 from proxy.endpoints.tandem.metrics import get_metrics
@@ -140,6 +146,7 @@ ROUTES = (
     switch_inspector,
     list_logs,
     get_health,
+    get_liveness,
     get_metrics,
     get_comparison,
     list_models_by_backend,
@@ -178,7 +185,11 @@ def create_app(
     """Create the application. `backends` replace those of the config and are not closed.
 
     The request log is written to `log`. `fetch_image` downloads the images of requests.
+
+    Raises:
+        ConfigError: a key of `server.keys` cannot be read.
     """
+    access = Access(config.server.keys, os.environ)
     state, limits = state_folder(config, os.environ), config.server.store_limits
     parts = ServerParts(
         **asdict(assemble(config)),
@@ -221,6 +232,7 @@ def create_app(
     app = Litestar(
         route_handlers=ROUTES,
         request_class=ServerRequest,
+        guards=[check_role],
         exception_handlers={HTTPException: answer_error, Exception: answer_error},
         lifespan=[lifespan],
         state=State({"parts": parts}),
@@ -237,6 +249,7 @@ def create_app(
     app.asgi_handler = Dispatch(
         app,
         config.server,
+        access,
         ServerRequest,
         readers,
         errors,

@@ -30,9 +30,12 @@ def assemble(config: Config) -> Parts:
     registry = Registry(config.models, config.server.refresh)
     memory = SharedBudget(config.server.memory_bytes, config.pinned(), config.server.refresh)
     measurements = Measurements(memory.last_footprint)
-    pulls = AutoPull(registry, config.server.pull_timeout) if config.server.auto_pull else None
+    server = config.server
+    pulls = AutoPull(registry, server.pull_timeout, server.auto_pull_hosts)
     patience = config.server.fallback_after
-    router = Router(registry, measurements, memory, pulls, patience=patience)
+    router = Router(
+        registry, measurements, memory, pulls if server.auto_pull else None, patience=patience
+    )
     return Parts(registry, memory, measurements, router)
 
 

@@ -21,7 +21,9 @@ from adapters.config import (
     user_state_folder,
 )
 from adapters.errors import InvalidRequestError
+from proxy.access.config import KeyConfig
 from proxy.keep_alive import to_keep_alive
+from proxy.unique_keys import check_unique_keys
 
 log = logging.getLogger("tandem")
 
@@ -100,6 +102,13 @@ class ServerConfig(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True
     """Host names besides localhost that clients may use, without a port."""
     allowed_origins: tuple[str, ...] = APP_ORIGINS
     """Origins besides pages of this machine, such as `https://chat.example`; `*` is any text."""
+    allowed_admin_origins: tuple[str, ...] = ()
+    """Origins of pages that may load, unload, pull and delete models, besides the server's own;
+    they are allowed to use models as well."""
+    keys: tuple[KeyConfig, ...] = ()
+    """Keys of clients. With one or more, a request needs one of them."""
+    insecure: bool = False
+    """Serve other machines without keys."""
     strict_fields: bool = False
     """Reject unknown request fields instead of listing them in a header."""
     max_body_bytes: Count = 32 * 1024 * 1024
@@ -116,6 +125,9 @@ class ServerConfig(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True
     recommends, else three quarters of the memory."""
     auto_pull: bool = False
     """Download a missing model on its first request instead of answering 404."""
+    auto_pull_hosts: tuple[str, ...] = ()
+    """Hosts that may be named in such a download, as in `hf.co/org/model`; names without a host
+    are always allowed."""
     pull_timeout: Seconds = 1800.0
     """Seconds that such a request waits for the download."""
     log_format: Literal["text", "json"] | None = "text"
@@ -141,13 +153,23 @@ class ServerConfig(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True
             return self.store
         return StoreConfig() if self.store else None
 
+    @property
+    def page_origins(self) -> tuple[str, ...]:
+        """Patterns of all origins with pages that may use the server."""
+        return self.allowed_origins + self.allowed_admin_origins
+
     def __post_init__(self) -> None:
-        for origin in self.allowed_origins:
-            if not _ORIGIN.fullmatch(origin):
-                raise ValueError(
-                    f"`allowed_origins`: {origin!r} is no origin; write scheme://host or "
-                    "scheme://host:port without a path, as in https://chat.example"
-                )
+        for setting in ("allowed_origins", "allowed_admin_origins"):
+            for origin in getattr(self, setting):
+                if not _ORIGIN.fullmatch(origin):
+                    raise ValueError(
+                        f"`{setting}`: {origin!r} is no origin; write scheme://host or "
+                        "scheme://host:port without a path, as in https://chat.example"
+                    )
+        names = [key.name for key in self.keys]
+        for name in names:
+            if names.count(name) > 1:
+                raise ValueError(f"`keys`: two keys have the name {name!r}")
 
 
 class ModelConfig(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -291,14 +313,29 @@ def load_config(path: Path | None) -> Config:
 
     Raises:
         ConfigError: the file cannot be read, is not YAML, or has a key or value that is not
-            allowed; or `$OLLAMA_HOST`, where no setting overrides it, is not an address.
+            allowed; or `$OLLAMA_HOST`, where no setting overrides it, is not an address; or the
+            key of a backend cannot be read.
     """
     config = Config() if path is None else _read(path)
     try:
         _warn_of_duplicates(config)
+        for name, backend in config.enabled().items():
+            if isinstance(backend, OllamaConfig):
+                _read_key(name, backend)
     except ValueError as exc:
         raise ConfigError(str(exc)) from exc
     return config
+
+
+def _read_key(name: str, backend: OllamaConfig) -> None:
+    """
+    Raises:
+        ValueError: the backend's key cannot be read.
+    """
+    try:
+        _ = backend.secret
+    except ValueError as exc:
+        raise ValueError(f"$.backends.{name}.api_key: {exc}") from exc
 
 
 def _warn_of_duplicates(config: Config) -> None:
@@ -338,6 +375,7 @@ def _decode(text: bytes) -> Config:
     raw = msgspec.yaml.decode(text)
     if raw is None:  # An empty file, or only comments.
         return Config()
+    check_unique_keys(text)
     file = msgspec.convert(raw, _File)
     return Config(
         server=file.server,

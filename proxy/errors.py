@@ -1,7 +1,9 @@
 """Errors in HTTP: status, type, code, headers, and OpenAI's body `{"error": {...}}`."""
 
 import logging
+import math
 import traceback
+from typing import Literal
 
 from litestar.exceptions import HTTPException
 from msgspec import Struct
@@ -50,6 +52,28 @@ class NotStoredError(Exception):
 
 
 _STORED_NAMES = {"chat.completion": "Chat completion"}
+
+
+class UnauthorizedError(Exception):
+    """The server has keys, and the request has none of them."""
+
+    def __init__(self, missing: bool) -> None:
+        """`missing`: the request has no key at all."""
+        super().__init__()
+        self.missing = missing
+
+
+class RateLimitError(Exception):
+    """A limit of the request's key is reached."""
+
+    def __init__(
+        self, limited: Literal["requests", "tokens"], message: str, retry_after: float
+    ) -> None:
+        """`retry_after` is in seconds."""
+        super().__init__(message)
+        self.limited = limited
+        self.message = message
+        self.retry_after = retry_after
 
 
 class ExplainedHTTPError(HTTPException):
@@ -117,6 +141,12 @@ INTERNAL = Row(500, "server_error", "internal_error")
 SHUTDOWN = Row(503, "server_error", "server_shutdown")
 NOT_STORED = Row(404, "invalid_request_error")
 STORAGE = Row(500, "server_error", "storage_failed")
+UNAUTHORIZED = Row(401, "invalid_request_error", "invalid_api_key")
+RATE_LIMITED = {
+    "requests": Row(429, "requests", "rate_limit_exceeded"),
+    "tokens": Row(429, "tokens", "rate_limit_exceeded"),
+}
+"""Limited quantity, as OpenAI names it -> row."""
 GONE = Row(499, "client_error", "client_disconnected")
 
 
@@ -178,6 +208,12 @@ def _to_failure(exc: Exception) -> Failure:
             return _to_failure(HTTPException(status_code=503))
         case UnicodeDecodeError() | RecursionError():
             return _failure(*HTTP_ERRORS[400])
+        case UnauthorizedError():
+            message = _NO_KEY if exc.missing else _WRONG_KEY
+            return _failure(UNAUTHORIZED, message, headers={"www-authenticate": "Bearer"})
+        case RateLimitError():
+            headers = {"retry-after": str(max(1, math.ceil(exc.retry_after)))}
+            return _failure(RATE_LIMITED[exc.limited], exc.message, headers=headers)
         case NotStoredError():
             return _failure(NOT_STORED, exc.message)
         case StorageError():
@@ -192,6 +228,13 @@ def _to_failure(exc: Exception) -> Failure:
             stack = "".join(traceback.format_tb(exc.__traceback__))
             log.error("Unexpected %s:\n%s", type(exc).__name__, stack)
             return internal_failure()
+
+
+_NO_KEY = (
+    "You didn't provide an API key. Send one in an Authorization header, 'Authorization: Bearer "
+    "YOUR_KEY', or in 'x-api-key'."
+)
+_WRONG_KEY = "Incorrect API key provided. The keys of this server are in its config.yaml."
 
 
 def internal_failure() -> Failure:

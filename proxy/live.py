@@ -37,6 +37,8 @@ class Running(Struct, frozen=True, kw_only=True):
     """The header `user-agent`."""
     address: str
     """The client's IP address."""
+    key: str | None
+    """The name of the request's key."""
     backend: str
     engine_model: str | None
     """The backend's own name of the model."""
@@ -131,6 +133,7 @@ def _to_running(
         model=record.model[:_LONGEST],
         client=record.agent[:_LONGEST],
         address=record.address,
+        key=record.grant.key,
         backend=record.backend,
         engine_model=attempt.model if attempt is not None else None,
         why=list(record.why()),

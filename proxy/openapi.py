@@ -15,7 +15,16 @@ from litestar.routes import HTTPRoute
 from msgspec import Struct
 from msgspec.structs import fields
 
-from proxy.errors import BACKEND_ERRORS, GONE, HTTP_ERRORS, INTERNAL, SHUTDOWN, ErrorBody
+from proxy.errors import (
+    BACKEND_ERRORS,
+    GONE,
+    HTTP_ERRORS,
+    INTERNAL,
+    RATE_LIMITED,
+    SHUTDOWN,
+    UNAUTHORIZED,
+    ErrorBody,
+)
 
 JSON = dict[str, Any]
 
@@ -38,6 +47,12 @@ _ERROR_HEADERS = {
     "retry-after": "Seconds after which to retry.",
     "x-should-retry": "`false` if the same request will fail again.",
 }
+_KEYS: JSON = {
+    "bearer": {"type": "http", "scheme": "bearer"},
+    "key": {"type": "apiKey", "in": "header", "name": "x-api-key"},
+}
+"""Places of a key in a request, if the server has keys."""
+_SECURITY: list[JSON] = [*({name: []} for name in _KEYS), {}]
 _ALL_HEADERS = _HEADERS | _ERROR_HEADERS
 _PATH_PARAMETERS = {
     "model": "Name of a model; slashes need not be escaped.",
@@ -115,9 +130,11 @@ def to_document(app: Litestar) -> JSON:
         "openapi": "3.1.0",
         "info": {"title": "Tandem", "version": version("tandem-proxy"), "description": _ABOUT},
         "servers": [{"url": "/"}],
+        "security": _SECURITY,
         "paths": paths,
         "components": {
             "schemas": components,
+            "securitySchemes": _KEYS,
             "responses": {"Error": _to_error(schemas)},
             "headers": {
                 name: {"description": text, "schema": {"type": "string"}}
@@ -165,6 +182,8 @@ def _to_operation(route: _Route, schemas: Mapping[Any, JSON]) -> JSON:
             "5XX": {"$ref": "#/components/responses/Error"},
         },
     }
+    if route.handler.opt.get("access") == "public":
+        document["security"] = []
     if parameters := list(_parameters(route, schemas)):
         document["parameters"] = parameters
     if operation.asks:
@@ -226,7 +245,7 @@ def _to_error(schemas: Mapping[Any, JSON]) -> JSON:
     rows = [*BACKEND_ERRORS.values(), *(row for row, _ in HTTP_ERRORS.values())]
     errors = dict.fromkeys(
         f"{row.status} `{row.type}`" + (f" `{row.code}`" if row.code is not None else "")
-        for row in (*rows, INTERNAL, SHUTDOWN, GONE)
+        for row in (*rows, UNAUTHORIZED, *RATE_LIMITED.values(), INTERNAL, SHUTDOWN, GONE)
     )
     return {
         "description": "By status, `type` and `code`: " + "; ".join(sorted(errors)) + ".",

@@ -20,6 +20,7 @@ from adapters.events import (
     Usage,
 )
 from adapters.upstream.trace_context import TraceContext
+from proxy.access.grant import NOTHING, Grant
 from proxy.errors import ClientDisconnectedError, ServerShutdownError, to_code
 
 Outcome = Literal["ok", "error", "disconnected", "shutdown"]
@@ -127,6 +128,8 @@ class Record:
         self.clock = clock
         self.arrived_at = clock()
         self._readers = readers
+        self.grant: Grant = NOTHING
+        """The permissions of the request, once it was admitted."""
         self._running = running
         if running is not None:
             running.add(self)
@@ -176,6 +179,7 @@ class Record:
         record.agent, record.address = self.agent, self.address
         record.parent_span, record.span = self.parent_span, self.span
         record.model, record.unknown, record.streamed = self.model, self.unknown, self.streamed
+        record.grant = self.grant
         return record
 
     def attempt(self, backend: str, model: str, choices: int = 1) -> Attempt:

@@ -30,6 +30,8 @@ class LogLine(Struct, frozen=True, kw_only=True):
     """`ok`, `error`, `disconnected` or `shutdown`."""
     error: str | None
     """The code of the failure."""
+    key: str | None
+    """The name of the request's key."""
     model: str | None
     """The public name that the client asked for, at most 200 characters, printable."""
     backend: str
@@ -128,6 +130,7 @@ def to_log_line(record: Record) -> LogLine:
         status=record.status,
         outcome=record.outcome or "ok",
         error=record.error,
+        key=record.grant.key,
         model=model or None,
         backend=record.backend,
         fallback_from=record.fallback_from,

@@ -67,7 +67,7 @@ def test_packages_come_from_this_checkout(package: object):
 
 
 def test_http_layer_knows_no_routing_endpoint_or_bench():
-    allowed = {"config", "errors", "record", "http"}
+    allowed = {"access", "config", "errors", "record", "http"}
     for path in modules("proxy/http"):
         parts = {n.split(".")[1] for n in imports(path) if n.startswith("proxy.")}
         assert parts <= allowed, path

@@ -25,7 +25,7 @@ from adapters.backend import Model
 from proxy.app import create_app
 from proxy.cli import main
 from proxy.config import Config, load_config
-from proxy.errors import BACKEND_ERRORS, HTTP_ERRORS
+from proxy.errors import BACKEND_ERRORS, HTTP_ERRORS, RATE_LIMITED, UNAUTHORIZED
 from tools.markdown_pages import (
     DOCS,
     MAPS,
@@ -180,7 +180,11 @@ def test_the_snippets_without_a_server_answer(
 
 
 @pytest.mark.parametrize("block", of("yaml"), ids=lambda block: str(block))
-def test_a_configuration_is_valid(block: Block, tmp_path: Path) -> None:
+def test_a_configuration_is_valid(
+    block: Block, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for variable in re.findall(r"env:(\w+)", block.text):
+        monkeypatch.setenv(variable, "a-key-0123456789")
     path = tmp_path / "config.yaml"
     path.write_text(block.text, encoding="utf-8")
     assert load_config(path) != Config()
@@ -257,6 +261,7 @@ def test_the_api_page_has_every_address() -> None:
 def test_the_api_page_has_every_code() -> None:
     text = (ROOT / "docs" / "api.md").read_text(encoding="utf-8")
     rows = [*BACKEND_ERRORS.values(), *(row for row, _ in HTTP_ERRORS.values())]
+    rows += [UNAUTHORIZED, *RATE_LIMITED.values()]
     codes = {row.code for row in rows if row.code}
     assert len(codes) > 10
     assert not [code for code in codes if f"`{code}`" not in text]

@@ -113,7 +113,8 @@ async def _send(
 ) -> httpx.Response:
     """Not through the server's client, which sends bodies that are in memory."""
     timeout = httpx.Timeout(None, connect=config.connect_timeout)
-    async with httpx.AsyncClient(timeout=timeout, trust_env=False) as client:
+    headers = server.client.key_headers
+    async with httpx.AsyncClient(timeout=timeout, trust_env=False, headers=headers) as client:
         try:
             url = f"{server.address}/api/blobs/{digest}"
             return await client.request(method, url, content=content or None)

@@ -48,6 +48,9 @@ class OllamaClient:
         self._http = cast(httpx.AsyncClient, self._official._client)  # pyright: ignore[reportPrivateUsage, reportUnknownMemberType]
         # The key in $OLLAMA_API_KEY is for ollama.com, not for any server that is configured.
         self._http.headers.pop("authorization", None)
+        self.key_headers = {"authorization": f"Bearer {key}"} if (key := config.secret) else {}
+        """Headers with the key of `config`, for this address alone: no redirect is followed."""
+        self._http.headers.update(self.key_headers)
         # The size limits are meant for what is buffered, so nothing may come compressed.
         self._http.headers["accept-encoding"] = "identity"
         self._heads: dict[tuple[str, str], tuple[httpx.URL, bytes]] = {}

@@ -19,14 +19,17 @@ _COMMANDS = (serve, models, pull, import_model, export_model, bench)
 def main(argv: Sequence[str] | None = None) -> int:
     args = _parser().parse_args(bench.with_subject(sys.argv[1:] if argv is None else argv))
     logging.basicConfig(level=logging.WARNING, format="%(levelname)s %(name)s: %(message)s")
+    path = find_config(args.config, os.environ)
     try:
-        config = load_config(find_config(args.config, os.environ))
+        config = load_config(path)
     except ConfigError as exc:
         return fail(2, str(exc))
     try:
         code: int = args.run(config, args)
         if sys.stdout is not None:  # pyright: ignore[reportUnnecessaryComparison] - a closed descriptor
             sys.stdout.flush()
+    except ConfigError as exc:
+        return fail(2, f"{path}: {exc}" if path is not None else str(exc))
     except BrokenPipeError:
         # The reader of a pipe, such as `head`, has closed it. Discard the rest, also at exit.
         os.dup2(os.open(os.devnull, os.O_WRONLY), 1)

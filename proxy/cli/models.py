@@ -57,7 +57,7 @@ def _as_json(registry: "Registry") -> str:
 
     from proxy.endpoints.openai.models import to_list
 
-    return msgspec.json.format(msgspec.json.encode(to_list(registry))).decode()
+    return msgspec.json.format(msgspec.json.encode(to_list(registry.entries()))).decode()
 
 
 def _table(entries: "Iterable[RegisteredModel]") -> Iterator[str]:

@@ -2,6 +2,7 @@
 
 import argparse
 import logging
+import os
 import socket
 import sys
 from typing import TYPE_CHECKING
@@ -34,11 +35,19 @@ def _port(text: str) -> int:
 
 
 def serve(config: Config, args: argparse.Namespace) -> int:
-    """Serve until SIGTERM or SIGINT. Returns 0, or 1 if the address is not available."""
+    """Serve until SIGTERM or SIGINT. Returns 0, or 1 if the address is not available.
+
+    Raises:
+        ConfigError: there is no key for a server that other machines reach, or it cannot be read.
+    """
+    from proxy.access.keys import Access, require_keys
+
     leave_at_signals()
     raise_limit()
     options = {k: getattr(args, k) for k in ("host", "port") if getattr(args, k) is not None}
     config = replace(config, server=replace(config.server, **options))
+    require_keys(config.server)
+    Access(config.server.keys, os.environ)  # A wrong key is told before the address is taken.
     host, port = config.server.host, config.server.port
     try:
         listener = _listen(host, port)

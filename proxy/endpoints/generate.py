@@ -14,6 +14,7 @@ from adapters.errors import BackendError
 from adapters.events import Event
 from adapters.request import GenerationRequest
 from adapters.sink import Sink, write_together
+from proxy.access.metering import metered
 from proxy.endpoints.server_request import ServerRequest
 from proxy.errors import Failure
 from proxy.http.event_stream import Framing, Put, Renderer, stream
@@ -161,18 +162,24 @@ async def _generate_and_keep(
 
 
 async def generate(request: ServerRequest, dialect: Dialect[B], call: Call[B], sink: Sink) -> None:
-    """Write the events of the answer to `call`; errors as in `answer`."""
+    """Write the events of the answer to `call`; errors as in `answer`.
+
+    Raises:
+        RateLimitError: a limit of the request's key is reached.
+    """
     request.record.to_param = partial(dialect.to_param, body=call.body)
     sink = request.inspector.watched(request.record.request_id, sink)
     try:
         requests = await to_routed(request, call)
-        if len(requests) == 1:
-            await request.router.generate(requests[0], sink, request.record)
-            if call.finish is not None:
-                await call.finish()
-            return
-        writers = [partial(request.router.generate, one, record=request.record) for one in requests]
-        await write_together(writers, sink, choices=requests[0].n, at_once=_PROMPTS_AT_ONCE)
+        with metered(request.grant.limits, sink, requests, request.record) as sink:
+            if len(requests) == 1:
+                await request.router.generate(requests[0], sink, request.record)
+                if call.finish is not None:
+                    await call.finish()
+                return
+            generate = request.router.generate
+            writers = [partial(generate, one, record=request.record) for one in requests]
+            await write_together(writers, sink, choices=requests[0].n, at_once=_PROMPTS_AT_ONCE)
     except BackendError as exc:
         exc.param = dialect.to_param(exc.param, call.body)
         raise
@@ -183,7 +190,9 @@ async def to_routed(request: ServerRequest, call: Call[B]) -> list[GenerationReq
 
     Raises:
         InvalidRequestError: the request requires two backends, or an image is refused.
+        ExplainedHTTPError: 403: it unloads the model, and may not administer.
     """
+    request.check_keep_alive(call.requests[0].keep_alive)
     model = request.forced(call.requests[0].model, call.backend)
     client = request.caller(call.cache_key)
     requests = [

@@ -27,10 +27,10 @@ from proxy.openapi import Operation
 async def list_models(request: ServerRequest) -> ModelList | ModelPage:
     await request.registry.refresh(LISTING_SECONDS, only_new=True)
     if HEADER not in request.fields:
-        return to_list(request.registry)
+        return to_list(request.entries())
     query = request.query_params
     paging = to_paging(query.get("after_id"), query.get("before_id"), query.get("limit"))
-    return to_page(request.registry, paging)
+    return to_page(request.entries(), paging)
 
 
 @get(

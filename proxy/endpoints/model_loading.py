@@ -18,7 +18,9 @@ async def load(request: ServerRequest, name: str, keep_alive: float | None) -> R
 
     Raises:
         BackendError: as `Router.resolve` and `Backend.load`.
+        ExplainedHTTPError: 403: it unloads the model at once, and may not administer.
     """
+    request.check_keep_alive(keep_alive)
     route = await _resolve(request, name)
     await request.finish(route.backend.load(route.name, keep_alive))
     await _refresh(request, route)
@@ -43,7 +45,9 @@ async def unload(request: ServerRequest, name: str) -> Route:
     Raises:
         BackendBusyError: an answer of the model is in progress.
         BackendUnavailableError: all of its backends are unreachable.
+        ExplainedHTTPError: 403: the request may not administer.
     """
+    request.grant.require_admin("Unloading a model")
     away: BackendUnavailableError | None = None
     unloaded: list[Route] = []
     for route in await request.router.routes(name):

@@ -7,11 +7,17 @@ from collections.abc import Awaitable, Callable, Iterable, Sequence
 from typing import Any, TypeVar
 
 from litestar import Request, Response
+from litestar.connection import ASGIConnection
 from litestar.connection.base import empty_receive, empty_send
+from litestar.handlers import BaseRouteHandler
 from litestar.types import Receive, Scope, Send
 from prometheus_client import CollectorRegistry
 
+from adapters.backend import Embeddings
 from adapters.errors import InvalidRequestError
+from adapters.request import EmbeddingRequest
+from proxy.access.grant import Grant
+from proxy.access.keys import to_keys
 from proxy.assembly import Parts
 from proxy.bench.archive import Archive
 from proxy.config import Config
@@ -27,7 +33,7 @@ from proxy.inspector import Inspector
 from proxy.live import Live
 from proxy.log_buffer import LogBuffer
 from proxy.memory.budget import SharedBudget
-from proxy.models.registry import Registry
+from proxy.models.registry import RegisteredModel, Registry
 from proxy.openapi import Document
 from proxy.record import Record
 from proxy.routing.measurements import Measurements
@@ -40,6 +46,10 @@ from proxy.stored.store import Store
 log = logging.getLogger("tandem")
 
 T = TypeVar("T")
+Connection = ASGIConnection[Any, Any, Any, Any]
+
+_SHORTEST_KEEP_ALIVE = 1.0
+"""Seconds; a shorter time is an unload after the answer."""
 
 _LARGE_BODY = 65_536
 """Bytes from which a body is parsed on a thread."""
@@ -80,6 +90,11 @@ class ServerRequest(Request[Any, Any, Any]):
         self.record: Record = scope["state"]["record"]
 
     @property
+    def grant(self) -> Grant:
+        """The permissions of the request."""
+        return self.record.grant
+
+    @property
     def config(self) -> Config:
         return self._parts.config
 
@@ -89,7 +104,9 @@ class ServerRequest(Request[Any, Any, Any]):
 
     @property
     def router(self) -> Router:
-        return self._parts.router
+        """The router, restricted to what the request may do."""
+        router, grant = self._parts.router, self.grant
+        return router.restricted(grant) if grant.is_limited else router
 
     @property
     def memory(self) -> SharedBudget:
@@ -229,13 +246,31 @@ class ServerRequest(Request[Any, Any, Any]):
         return self.store
 
     def caller(self, cache_key: str | None = None) -> str:
-        """Digest the API key and `cache_key`, which a backend may know; empty without both."""
-        scheme, _, token = self.fields.get("authorization", "").strip().partition(" ")
-        key = self.fields.get("x-api-key") or (token.strip() if scheme.lower() == "bearer" else "")
-        if not key and not cache_key:
+        """Digest the name of the request's key and `cache_key`, which a backend may know.
+
+        Without keys in the configuration, it is the key that was sent; empty without both.
+        """
+        name = self.grant.key
+        keys = to_keys(self.fields) if name is None else ()
+        sent = keys[-1] if keys else ""
+        if name is None and not sent and not cache_key:
             return ""
-        # The length keeps ("ab", "c") and ("a", "bc") apart.
-        return hashlib.sha256(f"{len(key)}:{key}{cache_key or ''}".encode()).hexdigest()[:16]
+        # The lengths keep ("ab", "c") and ("a", "bc") apart.
+        owner = f"{len(sent)}:{sent}" if name is None else f"name:{len(name)}:{name}"
+        return hashlib.sha256(f"{owner}{cache_key or ''}".encode()).hexdigest()[:16]
+
+    def entries(self) -> list[RegisteredModel]:
+        """List the models that can answer now and that the request may use."""
+        return [e for e in self.registry.entries() if self.grant.allows(e.all_names)]
+
+    def check_keep_alive(self, seconds: float | None) -> None:
+        """Check that the request may set `seconds`: hardly any unload the model.
+
+        Raises:
+            ExplainedHTTPError: 403: it may not.
+        """
+        if seconds is not None and 0 <= seconds < _SHORTEST_KEEP_ALIVE:
+            self.grant.require_admin("Unloading a model by 'keep_alive' or 'ttl'")
 
     def forced(self, model: str, field: str | None = None) -> str:
         """Prefix `model` with the backend that the request requires; see `to_override`."""
@@ -251,6 +286,20 @@ class ServerRequest(Request[Any, Any, Any]):
         """Set the dialect of errors, for routes on which the body decides on it."""
         self.scope["state"]["errors"] = errors
 
+    async def embed(self, request: EmbeddingRequest) -> Embeddings:
+        """Compute vectors within the limits of the request's key.
+
+        Raises:
+            BackendError: as `Router.embed`.
+            ExplainedHTTPError: 403: it unloads the model, and may not administer.
+            RateLimitError: a limit is reached.
+        """
+        self.check_keep_alive(request.keep_alive)
+        with self.grant.limits.answer():
+            embeddings = await self.finish(self.router.embed(request, self.record))
+            self.grant.limits.take_tokens(embeddings.prompt_tokens)
+        return embeddings
+
     async def finish(self, work: Awaitable[T], has_begun: Callable[[], bool] = lambda: True) -> T:
         """Await `work`, which ends when the client disconnects, or with the server's grace.
 
@@ -258,6 +307,17 @@ class ServerRequest(Request[Any, Any, Any]):
         """
         async with Limits(self.grace, self, has_begun):
             return await work
+
+
+def check_role(connection: Connection, handler: BaseRouteHandler) -> None:
+    """Guard of all routes: those with the option `access="admin"` require that role.
+
+    Raises:
+        ExplainedHTTPError: 403: the request may not administer.
+    """
+    if handler.opt.get("access") == "admin":
+        record: Record = connection.scope["state"]["record"]
+        record.grant.require_admin(f"{record.method} {record.path[:200]}")
 
 
 def answer_error(request: Request[Any, Any, Any], exc: Exception) -> Response[bytes]:

@@ -13,7 +13,9 @@ from proxy.http.headers import Headers
 
 _EXPOSED = (
     b"x-request-id, request-id, x-tandem-backend, x-tandem-fallback-from, x-tandem-context, "
-    b"x-tandem-ignored, retry-after, x-should-retry, allow"
+    b"x-tandem-ignored, retry-after, x-should-retry, allow, x-ratelimit-limit-requests, "
+    b"x-ratelimit-remaining-requests, x-ratelimit-reset-requests, x-ratelimit-limit-tokens, "
+    b"x-ratelimit-remaining-tokens, x-ratelimit-reset-tokens"
 )
 _MAX_AGE = 7200
 """Seconds that a browser may remember a preflight: the most that Chrome takes."""

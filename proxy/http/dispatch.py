@@ -14,10 +14,20 @@ from litestar.types import HTTPScope, Message, Receive, Scope, Send
 from msgspec import Struct
 
 from adapters.upstream.trace_context import new_trace, reset_trace, set_trace, to_trace_context
+from proxy.access.keys import Access
 from proxy.config import ServerConfig
 from proxy.errors import ExplainedHTTPError, ServerShutdownError
 from proxy.http.cors import AllowedMethods, Preflight, is_preflight, to_cors_headers
-from proxy.http.gates import CURL_TYPES, JSON_TYPES, ContentTypes, Fields, refuse, to_fields
+from proxy.http.gates import (
+    CURL_TYPES,
+    JSON_TYPES,
+    ContentTypes,
+    Fields,
+    is_page_refused,
+    refuse_body,
+    refuse_source,
+    to_fields,
+)
 from proxy.http.headers import with_headers
 from proxy.http.json_response import OPENAI_ERRORS, ErrorDialect
 from proxy.record import Record
@@ -37,6 +47,8 @@ class RouteInfo(Struct, frozen=True):
     at home, JSON under the name of a form by default."""
     methods: tuple[str, ...] = ("DELETE", "GET", "HEAD", "OPTIONS", "POST")
     """For an unknown path those of all routes, so that a page can read that it is unknown."""
+    public: frozenset[str] = frozenset()
+    """Methods that need no key: those of handlers with the option `access="public"`."""
     handlers: dict[str, Handler] = {}
     """Method -> a handler that takes the request alone and makes its own answer: option `fast`,
     which is the handler, or true for the route's own."""
@@ -65,6 +77,7 @@ class Dispatch:
         self,
         app: Litestar,
         config: ServerConfig,
+        access: Access,
         request_class: Callable[[Scope, Receive, Send], Any],
         readers: Iterable[Callable[[Record], None]] = (),
         errors_by_header: Mapping[str, ErrorDialect] = _NO_ERRORS,
@@ -82,6 +95,7 @@ class Dispatch:
         """
         self._app = app.asgi_handler
         self._config = config
+        self._access = access
         self._request_class = request_class
         self._readers = tuple(readers)
         self._errors_by_header = errors_by_header
@@ -105,7 +119,7 @@ class Dispatch:
             _note_trace(record, fields, is_traced=self._is_traced)
         route = self._routes.get(path) or self._with_parameter(path)
         errors = state["errors"] = route.errors or self._errors_by(fields)
-        others = [*to_cors_headers(fields, self._config.allowed_origins)]
+        others = [*to_cors_headers(fields, self._config.page_origins)]
         if errors.id_header is not None:
             others.append((errors.id_header.encode(), record.request_id.encode()))
         send = with_headers(send, record, others)
@@ -115,10 +129,8 @@ class Dispatch:
         trace = set_trace(record.span) if record.span is not None else None
         try:
             handler = route.handlers.get(method)
-            refusal = refuse(fields, method, self._config, route.content_types)
             try:
-                if refusal is not None:
-                    raise refusal
+                self._admit(fields, method, route, record)
                 if method not in route.methods and route is not _UNKNOWN:
                     raise MethodNotAllowedException(headers=route.allow)
                 if handler is not None:
@@ -142,6 +154,25 @@ class Dispatch:
             if trace is not None:
                 reset_trace(trace)
             record.close()
+
+    def _admit(self, fields: Fields, method: str, route: RouteInfo, record: Record) -> None:
+        """Check host, origin, key and limits, then the type of the body.
+
+        A browser sends no key with the question what a page may send.
+
+        Raises:
+            HTTPException: 403: host or origin are foreign; 415: the body is of another type.
+            UnauthorizedError: the route needs a key, and the request has none.
+            RateLimitError: the key has sent enough requests.
+        """
+        if (refusal := refuse_source(fields, self._config)) is not None:
+            raise refusal
+        if method not in route.public and not is_preflight(fields, method):
+            refused = is_page_refused(fields, self._config)
+            record.grant = self._access.admit(fields, is_page_refused=refused)
+            record.grant.limits.take_request()
+        if (refusal := refuse_body(fields, method, route.content_types)) is not None:
+            raise refusal
 
     def errors_of(self, path: str, fields: Fields) -> ErrorDialect:
         """Return the dialect of the errors of a request that does not get here."""
@@ -216,10 +247,14 @@ def _routes(app: Litestar) -> Iterator[tuple[str, RouteInfo]]:
         options: dict[str, Any] = {}
         handlers: dict[str, Handler] = {}
         methods: set[str] = set()
+        public: set[str] = set()
         for handler in route.route_handlers:
             options |= handler.opt
             methods |= handler.http_methods
-            if (fast := handler.opt.get("fast")) is not None:
+            if handler.opt.get("access") == "public":
+                public |= handler.http_methods
+            # Roles are checked behind Litestar's routing, for any spelling of a path.
+            if (fast := handler.opt.get("fast")) is not None and "access" not in handler.opt:
                 call = handler.fn if fast is True else fast
                 handlers |= dict.fromkeys(handler.http_methods, call)
         is_api = route.path_format.startswith("/api/")
@@ -229,6 +264,7 @@ def _routes(app: Litestar) -> Iterator[tuple[str, RouteInfo]]:
                 options.get("errors"),
                 options.get("content_types", CURL_TYPES if is_api else JSON_TYPES),
                 tuple(sorted(methods | ({"HEAD"} if "GET" in methods else set()))),
+                frozenset(public),
                 handlers,
             ),
         )

@@ -4,7 +4,6 @@ import re
 from collections.abc import Iterable, Mapping
 from functools import lru_cache
 from ipaddress import ip_address
-from urllib.parse import urlsplit
 
 from litestar.exceptions import HTTPException
 
@@ -13,6 +12,12 @@ from proxy.errors import ExplainedHTTPError
 
 _LOOPBACK = frozenset({"localhost", "127.0.0.1", "::1"})
 _ANYWHERE = frozenset({"0.0.0.0", "::"})  # noqa: S104
+_HOST = re.compile(
+    r"(?:\[(?P<v6>[0-9A-Fa-f:.]+(?:%[\w.-]+)?)\]|(?P<name>[^\s\[\]:/?#@]+))(?::(?P<port>\d{0,5}))?"
+)
+"""Host and port, of which no part may be left over."""
+_LAST_PORT = 65535
+_DEFAULT_PORTS = {"http": "80", "https": "443"}
 _SHOWN = 200
 """Characters of a header that an error repeats."""
 
@@ -40,10 +45,11 @@ def to_fields(headers: Iterable[tuple[bytes, bytes]]) -> Fields:
     return fields
 
 
-def refuse(
-    headers: Fields, method: str, config: ServerConfig, content_types: ContentTypes = JSON_TYPES
-) -> HTTPException | None:
-    """Check `headers` by every gate; returns the first refusal, as the error to answer."""
+def refuse_source(headers: Fields, config: ServerConfig) -> HTTPException | None:
+    """Check the host and the origin of a request, or of the upgrade of a connection.
+
+    Returns the error to answer, if it is refused.
+    """
     if not _host_allowed(headers, config):
         return ExplainedHTTPError(
             status_code=403,
@@ -56,6 +62,13 @@ def refuse(
             detail=f"The origin '{headers.get('origin', 'unknown')[:_SHOWN]}' is not allowed. Add "
             "it to `server.allowed_origins` in config.yaml.",
         )
+    return None
+
+
+def refuse_body(
+    headers: Fields, method: str, content_types: ContentTypes = JSON_TYPES
+) -> HTTPException | None:
+    """Check the type and the encoding of a body; returns as `refuse_source`."""
     if method in _WITH_BODY and not _type_allowed(headers, content_types):
         if content_types.isdisjoint(JSON_TYPES):
             wanted = " or ".join(sorted(content_types))
@@ -80,14 +93,10 @@ def _host_allowed(headers: Fields, config: ServerConfig) -> bool:
 @lru_cache(256)
 def _host_name(host: str) -> str | None:
     """Strip port, brackets and the root's dot from `host`, in lower case; `None` if malformed."""
-    try:
-        parts = urlsplit(f"//{host}")
-        _ = parts.port  # raises ValueError for an invalid port
-    except ValueError:
+    parts = _HOST.fullmatch(host)
+    if parts is None or int(parts["port"] or 0) > _LAST_PORT:
         return None
-    if not host or parts.path or parts.query or parts.fragment or "@" in host:
-        return None
-    return (parts.hostname or "").removesuffix(".") or None
+    return (parts["v6"] or parts["name"].removesuffix(".")).lower() or None
 
 
 def _is_address(name: str) -> bool:
@@ -100,12 +109,12 @@ def _is_address(name: str) -> bool:
 
 def _origin_allowed(headers: Fields, config: ServerConfig) -> bool:
     """Allow origins of this machine; Open WebUI's server sends such an origin, too."""
-    origin, host = headers.get("origin"), headers.get("host", "").lower()
+    origin = headers.get("origin")
     if origin is None:
         return headers.get("sec-fetch-site") != "cross-site"
-    if origin.lower() in (f"http://{host}", f"https://{host}"):
-        return True  # The server's own page; the host was checked.
-    return is_allowed_origin(origin, config.allowed_origins)
+    if _is_own_origin(origin, headers):
+        return True  # The host was checked.
+    return is_allowed_origin(origin, config.page_origins)
 
 
 @lru_cache(256)
@@ -118,6 +127,34 @@ def is_allowed_origin(origin: str, patterns: tuple[str, ...]) -> bool:
     if scheme in ("http", "https") and _host_name(host) in _LOOPBACK | _ANYWHERE:
         return True
     return any(_matches(origin, pattern) for pattern in patterns)
+
+
+def is_page_refused(headers: Fields, config: ServerConfig) -> bool:
+    """Return true if a web page sent the request that may not administer.
+
+    Pages of the server's own origin may, and those of `allowed_admin_origins`. Other programs of
+    this machine serve pages, too, and pages of any site may be open in the user's browser.
+    """
+    origin = headers.get("origin")
+    if origin is None:
+        return headers.get("sec-fetch-site", "none") not in ("none", "same-origin")
+    if any(_matches(origin, pattern) for pattern in config.allowed_admin_origins):
+        return False
+    return not _is_own_origin(origin, headers)
+
+
+def _is_own_origin(origin: str, headers: Fields) -> bool:
+    """Return true for a page of the address that the server was called by."""
+    scheme, _, place = origin.lower().partition("://")
+    host = headers.get("host", "")
+    return scheme in _DEFAULT_PORTS and _with_port(place, scheme) == _with_port(host, scheme)
+
+
+def _with_port(place: str, scheme: str) -> tuple[str | None, str]:
+    """Split `place` into host and port; browsers leave out the default port of `scheme`."""
+    parts = _HOST.fullmatch(place)
+    port = parts["port"] if parts is not None else None
+    return _host_name(place), port or _DEFAULT_PORTS[scheme]
 
 
 def _matches(origin: str, pattern: str) -> bool:

@@ -38,6 +38,7 @@ def _to_headers(record: Record) -> list[tuple[bytes, bytes]]:
         headers.append((b"x-tandem-ignored", _to_list(ignored).encode()))
     if template := record.template:
         headers.append((b"x-tandem-template", _to_list(template).encode()))
+    headers += record.grant.limits.headers()
     return headers
 
 

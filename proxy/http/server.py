@@ -114,7 +114,7 @@ def _connection_of(app: Litestar, config: ServerConfig) -> type[Connection]:
     dispatch = cast(Dispatch, app.asgi_handler)
 
     class ConfiguredConnection(Connection):
-        allowed_origins = config.allowed_origins
+        allowed_origins = config.page_origins
 
         def errors_of(self, path: str, fields: Fields) -> ErrorDialect:
             return dispatch.errors_of(path, fields)

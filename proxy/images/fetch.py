@@ -9,7 +9,7 @@ import asyncio
 import re
 import socket
 from collections.abc import Callable
-from ipaddress import IPv6Address, IPv6Network, ip_address
+from ipaddress import IPv4Network, IPv6Address, IPv6Network, ip_address
 
 import httpx
 
@@ -19,15 +19,27 @@ from proxy.config import ImagesConfig
 _AMBIGUOUS = re.compile(r"[^!-~]|[\\<>\"{}|^`]")
 """Characters that URL parsers interpret differently; no valid URL contains them."""
 _PORTS = {"https": 443, "http": 80}
-_NAT64 = IPv6Network("64:ff9b::/96")
+_GLOBAL_UNICAST = IPv6Network("2000::/3")
+"""All that was ever assigned to the internet; anything else is local, embeds an IPv4 address, or is
+reserved. Source: https://www.iana.org/assignments/ipv6-address-space"""
+_SPECIAL = (
+    IPv6Network("2001::/23"),  # protocol assignments, Teredo among them
+    IPv6Network("2001:db8::/32"),  # documentation
+    IPv6Network("2002::/16"),  # 6to4, which embeds an IPv4 address
+    IPv6Network("3fff::/20"),  # documentation
+    IPv4Network("192.0.0.0/24"),  # protocol assignments
+    IPv4Network("192.88.99.0/24"),  # the relays of 6to4
+)
+"""Ranges within the public ones that are not of the internet, on any version of Python. Source:
+https://www.iana.org/assignments/iana-ipv6-special-registry and iana-ipv4-special-registry"""
 
 
 def is_public(address: str) -> bool:
     """Return True if `address` is a global unicast address without an embedded IPv4 address."""
     ip = ip_address(address.partition("%")[0])
-    if isinstance(ip, IPv6Address) and (
-        ip.ipv4_mapped or ip.sixtofour or ip.teredo or ip in _NAT64
-    ):
+    if isinstance(ip, IPv6Address) and ip not in _GLOBAL_UNICAST:
+        return False
+    if any(ip in network for network in _SPECIAL):
         return False
     return ip.is_global and not (ip.is_multicast or ip.is_reserved or ip.is_unspecified)
 
@@ -54,11 +66,11 @@ class Fetcher:
             raise _refused("The URL of an image contains invalid characters.")
         try:
             url = httpx.URL(text)
-        except httpx.InvalidURL:
+            host = url.host.removesuffix(".")  # Decodes Punycode, which may be wrong.
+        except (httpx.InvalidURL, UnicodeError):
             raise InvalidRequestError("The URL of an image is invalid.", param="images") from None
         if url.scheme != "https" and not (url.scheme == "http" and self._config.plain_http):
             raise _refused("The URL of an image must begin with https://.")
-        host = url.host.removesuffix(".")
         host_and_port = host if url.port is None else f"{host}:{url.port}"
         if url.userinfo or host_and_port not in self._hosts:
             raise _refused("This server does not download images from the host of that URL.")

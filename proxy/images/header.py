@@ -12,6 +12,8 @@ from collections.abc import Callable
 
 from msgspec import Struct
 
+Bytes = bytes | bytearray
+
 
 class Header(Struct, frozen=True):
     media_type: str
@@ -22,7 +24,7 @@ class Header(Struct, frozen=True):
     """True if the image has several frames."""
 
 
-def read_header(data: bytes) -> Header | None:
+def read_header(data: Bytes) -> Header | None:
     """Read the header of a PNG, JPEG, GIF or WebP; `None` for other formats and truncated files.
 
     The file is scanned to its end, as engines decode a truncated JPEG without an error.
@@ -42,7 +44,7 @@ parts of a few bytes each would take seconds."""
 _PNG_END = b"IEND\xaeB`\x82"
 
 
-def _png(data: bytes) -> Header | None:
+def _png(data: Bytes) -> Header | None:
     width, height = struct.unpack_from(">II", data, 16)
     at = 8
     for _ in range(_MAX_PARTS):
@@ -58,7 +60,7 @@ _START_OF_FRAME = frozenset({*range(0xC0, 0xD0)} - {0xC4, 0xC8, 0xCC})
 """JPEG markers (SOF) of the segments that contain the size."""
 
 
-def _jpeg(data: bytes) -> Header | None:
+def _jpeg(data: Bytes) -> Header | None:
     at = 2
     for _ in range(_MAX_PARTS):
         if data[at] != 0xFF:
@@ -74,7 +76,7 @@ def _jpeg(data: bytes) -> Header | None:
     return None
 
 
-def _gif(data: bytes) -> Header | None:
+def _gif(data: Bytes) -> Header | None:
     width, height, flags = struct.unpack_from("<HHB", data, 6)
     at, frames = 13 + _colour_table_size(flags), 0
     in_blocks = False
@@ -96,7 +98,7 @@ def _colour_table_size(flags: int) -> int:
     return 3 << ((flags & 7) + 1) if flags & 0x80 else 0
 
 
-def _webp(data: bytes) -> Header | None:
+def _webp(data: Bytes) -> Header | None:
     if struct.unpack_from("<I", data, 4)[0] + 8 > len(data):
         return None
     kind = data[12:16]
@@ -112,7 +114,7 @@ def _webp(data: bytes) -> Header | None:
     return None
 
 
-_FORMATS: tuple[tuple[Callable[[bytes], bool], Callable[[bytes], Header | None]], ...] = (
+_FORMATS: tuple[tuple[Callable[[Bytes], bool], Callable[[Bytes], Header | None]], ...] = (
     (lambda data: data.startswith(b"\x89PNG\r\n\x1a\n") and data[12:16] == b"IHDR", _png),
     (lambda data: data.startswith(b"\xff\xd8\xff"), _jpeg),
     (lambda data: data.startswith((b"GIF87a", b"GIF89a")), _gif),

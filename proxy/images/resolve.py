@@ -4,6 +4,7 @@ import asyncio
 import base64
 import binascii
 from collections.abc import Awaitable, Callable, Coroutine, Iterable, Mapping
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any, TypeVar
 
 from msgspec.structs import replace
@@ -18,6 +19,10 @@ Fetch = Callable[[str, ImagesConfig], Awaitable[bytes]]
 """Downloads the image at a URL that is no data URL; errors as `Fetcher.fetch`."""
 Place = tuple[int, int]
 """Index of the message, index of the part."""
+_NOT_BASE64 = "An image is not a valid base64 data: URL."
+_DECODERS = ThreadPoolExecutor(2, "pictures")
+"""Two pictures are decoded at a time, of all requests, so that many requests do not take the memory
+of all of them."""
 _CHUNK_SIZE = 1 << 18
 """Base64 characters decoded at once; a multiple of four, which encode three bytes."""
 
@@ -104,11 +109,16 @@ async def _validate(
     try:
         if image.url[:5].lower() != "data:":
             return ImagePart(_to_data_url(await fetch(image.url, config), config))
-        await asyncio.to_thread(lambda: _check(_decode(image.url), config))
+        loop = asyncio.get_running_loop()
+        await loop.run_in_executor(_DECODERS, _check_url, image.url, config)
     except BackendError as error:
         error.param = image_at(*place)
         raise
     return image
+
+
+def _check_url(url: str, config: ImagesConfig) -> None:
+    _check(_decode(url, config.max_bytes), config)
 
 
 def _to_data_url(data: bytes, config: ImagesConfig) -> str:
@@ -116,23 +126,32 @@ def _to_data_url(data: bytes, config: ImagesConfig) -> str:
     return f"data:{header.media_type};base64,{base64.b64encode(data).decode()}"
 
 
-def _decode(url: str) -> bytes:
-    head, comma, text = url.partition(",")
-    if not comma or not head.lower().endswith(";base64"):
-        raise _invalid("An image is not a valid base64 data: URL.")
+def _decode(url: str, max_bytes: int) -> bytearray:
+    """Decode in chunks, and without copies: a picture is held once, beside its text.
+
+    One call for 20 MB would hold the interpreter's lock and delay every answer.
+
+    Raises:
+        InvalidRequestError: it is no base64 data URL, or has more than `max_bytes`.
+    """
+    begin = url.find(",") + 1
+    if not begin or not url[: begin - 1].lower().endswith(";base64"):
+        raise _invalid(_NOT_BASE64)
+    data, rest = bytearray(), ""
     try:
-        return _decode_base64("".join(text.split()))
+        for at in range(begin, len(url), _CHUNK_SIZE):
+            text = rest + "".join(url[at : at + _CHUNK_SIZE].split())
+            complete = len(text) - len(text) % 4
+            data += base64.b64decode(text[:complete], validate=True)
+            rest = text[complete:]
+            if len(data) > max_bytes:
+                raise _invalid(f"An image has more than {max_bytes} bytes.")
+        return data + base64.b64decode(rest, validate=True) if rest else data
     except (binascii.Error, ValueError):
-        raise _invalid("An image is not a valid base64 data: URL.") from None
+        raise _invalid(_NOT_BASE64) from None
 
 
-def _decode_base64(text: str) -> bytes:
-    """Decode in chunks: one call for 20 MB would hold the GIL and delay every answer."""
-    chunks = range(0, len(text), _CHUNK_SIZE)
-    return b"".join([base64.b64decode(text[at : at + _CHUNK_SIZE], validate=True) for at in chunks])
-
-
-def _check(data: bytes, config: ImagesConfig) -> Header:
+def _check(data: bytes | bytearray, config: ImagesConfig) -> Header:
     """Check the bytes, as decoders do, and not the media type of the URL."""
     if len(data) > config.max_bytes:
         raise _invalid(f"An image has more than {config.max_bytes} bytes.")

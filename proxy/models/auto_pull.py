@@ -3,10 +3,10 @@
 import asyncio
 import logging
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from contextlib import aclosing
 
-from adapters.errors import BackendTimeoutError
+from adapters.errors import BackendError, BackendTimeoutError, ModelNotFoundError
 from adapters.naming import Naming
 from proxy.models.registry import RegisteredModel, Registry
 
@@ -31,12 +31,21 @@ def to_source(name: str, backends: Mapping[str, Naming]) -> Source | None:
     return next(((backend, name) for backend in able), None)
 
 
+def to_host(name: str) -> str | None:
+    """Return the host that Ollama would call for `name`, with its port; `None`: the usual one."""
+    first, *others = name.split("/")
+    return first if len(others) > 1 or (others and ":" in first) else None
+
+
 class AutoPull:
     """The downloads in progress: one per model, shared by all requests that wait for it."""
 
-    def __init__(self, registry: Registry, timeout: float) -> None:
-        """`timeout`: seconds that one download may take."""
+    def __init__(
+        self, registry: Registry, timeout: float, hosts: Collection[str] = frozenset()
+    ) -> None:
+        """`timeout`: seconds that one download may take; `hosts`: those that a request may name."""
         self._registry = registry
+        self._hosts = frozenset(host.lower() for host in hosts)
         self._timeout = timeout
         self._running: dict[Source, asyncio.Task[None]] = {}
         self._waiting: Counter[Source] = Counter()
@@ -48,12 +57,15 @@ class AutoPull:
         resumes it.
 
         Raises:
+            ModelNotFoundError: it does not exist, or `name` has a host that is not allowed.
             BackendTimeoutError: the download took longer than the timeout.
-            BackendError: as `Backend.pull`.
+            BackendError: of the same class as that of `Backend.pull`, without its words.
         """
         source = self._missing(name, entry)
         if source is None:
             return
+        if not entry.deployments:  # Names of the configuration may have any host.
+            self._require_allowed_host(source[1])
         self._waiting[source] += 1
         try:
             await asyncio.shield(self._download(source))
@@ -64,6 +76,10 @@ class AutoPull:
                 del self._waiting[source]
                 if (task := self._running.pop(source, None)) is not None:
                     task.cancel()
+
+    def is_missing(self, name: str, entry: RegisteredModel) -> bool:
+        """Return true if `fetch` would download the model."""
+        return self._missing(name, entry) is not None
 
     def _missing(self, name: str, entry: RegisteredModel) -> Source | None:
         """The source to download from; `None` if a deployment exists or may exist."""
@@ -83,6 +99,16 @@ class AutoPull:
             to_source(f"{deployment.backend}/{deployment.name}", namings) for deployment in ordered
         )
         return next((source for source in sources if source is not None), None)
+
+    def _require_allowed_host(self, name: str) -> None:
+        """Keep clients from making a backend call hosts of their choice."""
+        host = to_host(name)
+        if host is not None and host.lower() not in self._hosts:
+            raise ModelNotFoundError(
+                f"There is no model {name!r} here, and requests download none from '{host}'. Add "
+                "the host to `server.auto_pull_hosts` in config.yaml.",
+                param="model",
+            )
 
     def _download(self, source: Source) -> asyncio.Task[None]:
         """The task that downloads `source`, started if there is none."""
@@ -104,6 +130,9 @@ class AutoPull:
             async with asyncio.timeout(self._timeout), aclosing(listed.backend.pull(name)) as steps:
                 async for _ in steps:
                     pass
+        except BackendError as exc:
+            log.warning("auto_pull: %s/%s: %s", backend, name, exc.message)
+            raise _in_own_words(exc, name) from exc
         except TimeoutError:
             raise BackendTimeoutError(
                 f"The download of {name!r} did not finish within {self._timeout:g} s; the next "
@@ -111,3 +140,11 @@ class AutoPull:
                 param="model",
             ) from None
         await listed.refresh(_LISTING_SECONDS)
+
+
+def _in_own_words(error: BackendError, name: str) -> BackendError:
+    """Replace the words of `error`: they may be those of a host, or say what it listens on."""
+    message = f"The model {name!r} could not be downloaded. The server's log has the reason."
+    if isinstance(error, ModelNotFoundError):
+        message = f"There is no model {name!r}, nor one to download."
+    return type(error)(message, param="model", retry_after=error.retry_after, lasting=error.lasting)

@@ -23,6 +23,7 @@ from proxy.models.counterparts import INFERRED, DeclaredCounterparts
 
 log = logging.getLogger("tandem")
 
+_DEFAULT_TAG = ":latest"
 _RETRY_SECONDS = 2.0
 """Between two listings of an unreachable backend, so that it is used soon after it recovers."""
 _FIRST_LISTING_SECONDS = 4.0
@@ -57,6 +58,13 @@ class RegisteredModel(Struct, frozen=True, kw_only=True):
         """True if all deployments compute with the same numbers, to the last bit; `None`: there is
         only one, or it is not known. Equal names of quantisations prove nothing."""
         return same_weights([deployment.model for deployment in self.deployments])
+
+    @property
+    def all_names(self) -> frozenset[str]:
+        """All names by which a key may allow the model, `BACKEND/NAME` and those without the
+        default tag included."""
+        full = {self.id, *self.names, *(f"{d.backend}/{d.name}" for d in self.deployments)}
+        return frozenset(full | {name.removesuffix(_DEFAULT_TAG) for name in full})
 
     def among(self, backends: Iterable[str]) -> "RegisteredModel":
         """The same model, restricted to its deployments on `backends`."""

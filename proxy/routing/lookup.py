@@ -1,6 +1,8 @@
 """Resolve the model name of a request, or explain why there is no such model."""
 
 import difflib
+from collections.abc import Iterable
+from typing import Protocol
 
 from adapters.errors import (
     BackendError,
@@ -19,21 +21,43 @@ _LONGEST = 200
 """Characters in the name of a model."""
 
 
+class Permission(Protocol):
+    """Permissions of a request for models."""
+
+    def allows(self, names: Iterable[str]) -> bool:
+        """Return true if it may use the model with these names."""
+        ...
+
+    def require_admin(self, action: str) -> None:
+        """Raise an error if it may not administer; `action` is a noun phrase for the message."""
+        ...
+
+
 class ModelLookup:
-    def __init__(self, registry: Registry, pulls: AutoPull | None) -> None:
-        """`pulls` downloads missing models; `None`: auto_pull is off."""
+    def __init__(
+        self, registry: Registry, pulls: AutoPull | None, permission: Permission | None = None
+    ) -> None:
+        """`pulls` downloads missing models; `None`: auto_pull is off. Without `permission`, all
+        models may be used."""
         self._registry = registry
         self._pulls = pulls
+        self._permission = permission
 
     async def fetch(self, name: str) -> None:
         """Download the model called `name` if it is missing and auto_pull is on.
 
         Raises:
-            BackendError: as `AutoPull.fetch`.
+            BackendError: as `AutoPull.fetch`, or the model may not be used.
+            HTTPException: 403: it is missing, and the request may not download it.
         """
-        if self._pulls is not None:
-            await self._registry.refresh(_LISTING_SECONDS, only_new=True)
-            await self._pulls.fetch(name, await self._refreshed(name))
+        if self._pulls is None:
+            return
+        await self._registry.refresh(_LISTING_SECONDS, only_new=True)
+        entry = await self._refreshed(name)
+        if self._permission is not None and self._pulls.is_missing(name, entry):
+            self._require_allowed(name, entry)
+            self._permission.require_admin(f"The download of the missing model {name!r}")
+        await self._pulls.fetch(name, entry)
 
     async def find(self, name: str) -> RegisteredModel:
         """The model called `name`; the backends are listed again if it is unknown.
@@ -46,7 +70,14 @@ class ModelLookup:
         entry = await self._refreshed(name)
         if not entry.deployments:
             raise self._not_found(name)
+        self._require_allowed(name, entry)
         return entry
+
+    def _require_allowed(self, name: str, entry: RegisteredModel) -> None:
+        if self._permission is not None and not self._permission.allows(entry.all_names):
+            raise ModelNotFoundError(
+                f"The model {name!r} does not exist or this key may not use it.", param="model"
+            )
 
     async def _refreshed(self, name: str) -> RegisteredModel:
         """Resolve `name` as `find` does; without deployments if there is no such model."""
@@ -79,6 +110,10 @@ class ModelLookup:
             return BackendUnavailableError(
                 f"The {which}, which may have {name!r}, {verb} not respond.", param="model"
             )
+        if self._permission is not None and not self._permission.allows((name, rest)):
+            return ModelNotFoundError(
+                f"The model {name!r} does not exist or this key may not use it.", param="model"
+            )
         for backend in possible:
             if (reason := listed[backend].unusable().get(rest)) is not None:
                 # With the extra it is here: a request that can be made to work is no 404.
@@ -86,9 +121,14 @@ class ModelLookup:
                 return kind(
                     f"The model {rest!r} cannot be used on {backend}: {reason}.", param="model"
                 )
-        near = difflib.get_close_matches(name, self._registry.names(), n=3, cutoff=0.5)
+        near = difflib.get_close_matches(name, self._allowed(), n=3, cutoff=0.5)
         hint = f" Did you mean {', '.join(map(repr, near))}?" if near else ""
         return ModelNotFoundError(f"There is no model {name!r}.{hint}", param="model")
+
+    def _allowed(self) -> list[str]:
+        """List all names that the request may use."""
+        names, permission = self._registry.names(), self._permission
+        return names if permission is None else [n for n in names if permission.allows((n,))]
 
     def _lookup(self, name: str) -> RegisteredModel:
         """Resolve by exact name, then by alias, then by a short name that is unique."""
@@ -100,6 +140,8 @@ class ModelLookup:
         if entry.deployments:
             return entry
         entries = self._registry.short(name, backends)
+        if self._permission is not None:
+            entries = [e for e in entries if self._permission.allows(e.all_names)]
         if len(entries) > 1:
             deployments = [deployment for entry in entries for deployment in entry.deployments]
             names = ", ".join(

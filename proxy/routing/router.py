@@ -2,6 +2,7 @@
 
 import time
 from collections.abc import Callable
+from copy import copy
 from functools import reduce
 
 from msgspec import Struct
@@ -37,7 +38,7 @@ from proxy.routing.decision import Decider, Decision
 from proxy.routing.estimates import Estimates
 from proxy.routing.explanation import to_reasons
 from proxy.routing.fallbacks import Fallbacks
-from proxy.routing.lookup import ModelLookup
+from proxy.routing.lookup import ModelLookup, Permission
 from proxy.routing.measurements import Measurements
 from proxy.routing.requirements import Requirements, to_requirements
 from proxy.sinks import CheckedSink
@@ -69,6 +70,7 @@ class Router:
     ) -> None:
         """`patience`: seconds that a backend has to begin, if another could answer as well."""
         self._registry = registry
+        self._pulls = pulls
         self._lookup = ModelLookup(registry, pulls)
         self._measurements = measurements
         self._patience = patience
@@ -79,6 +81,12 @@ class Router:
             Candidates(registry, self._estimates, memory),
             SpeedChooser(measurements, self._estimates, clock),
         )
+
+    def restricted(self, permission: Permission) -> "Router":
+        """Return a router with the same state that finds only what `permission` allows."""
+        router = copy(self)
+        router._lookup = ModelLookup(self._registry, self._pulls, permission)
+        return router
 
     async def generate(
         self, request: GenerationRequest, sink: Sink, record: Record | None = None

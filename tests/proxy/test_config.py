@@ -9,6 +9,7 @@ from msgspec.structs import fields
 
 from adapters.backend import Model
 from adapters.config import EchoConfig, MLXConfig, OllamaConfig
+from proxy.access.config import KeyConfig
 from proxy.config import (
     Config,
     ConfigError,
@@ -35,6 +36,7 @@ EVERY_KEY = {
         OllamaConfig,
         EchoConfig,
         ModelConfig,
+        KeyConfig,
     )
     for field in fields(kind)
     if (kind, field.name) != (ModelConfig, "names")  # Not a key: the names of backends are keys.
@@ -45,7 +47,10 @@ def with_examples() -> str:
     """The file with the examples behind `#~` enabled."""
     lines = DOCUMENTED.read_text().splitlines()
     shown = [line.replace("#~ ", "", 1) for line in lines]
-    return "\n".join(x for x in shown if x != "models: {}" and "echo: null" not in x)
+    replaced = ("models: {}", "  keys: []", "    models: {}", "    folders: []", "    voices: {}")
+    return "\n".join(
+        x for x in shown if "echo: null" not in x and x.partition("  #")[0].rstrip() not in replaced
+    )
 
 
 def write(folder: Path, text: str) -> Path:
@@ -107,7 +112,7 @@ async def test_the_documented_models_are_found_by_each_of_their_names(tmp_path: 
 @pytest.mark.parametrize("key", EVERY_KEY)
 def test_every_key_is_documented(key: str):
     name = EVERY_KEY[key]
-    assert any(line.strip().startswith(f"{name}:") for line in with_examples().splitlines())
+    assert any(line.strip(" -").startswith(f"{name}:") for line in with_examples().splitlines())
 
 
 def test_every_documented_server_and_backend_key_is_there():
@@ -115,6 +120,7 @@ def test_every_documented_server_and_backend_key_is_there():
     for kind, section in (
         (ServerConfig, raw["server"]),
         (ImagesConfig, raw["server"]["images"]),
+        (KeyConfig, raw["server"]["keys"][0]),
         (MLXConfig, raw["backends"]["mlx"]),
         (OllamaConfig, raw["backends"]["ollama"]),
         (EchoConfig, raw["backends"]["echo"]),
@@ -245,6 +251,25 @@ def test_an_alias_may_name_a_backend_that_is_switched_off(tmp_path: Path):
             "$.models.b: 'a' and 'b' are both 'x' on ollama, and set different `keep_alive` times",
         ),
         ("[]", "Expected `object`, got `array`"),
+        (
+            "server:\n  port: 1\n  host: ::1\n  port: 2\n",
+            "$.server.port: this key is set twice, in line 2 and in line 4",
+        ),
+        (
+            "backends: {}\nbackends: {}",
+            "$.backends: this key is set twice, in line 1 and in line 2",
+        ),
+        (
+            "server:\n  keys:\n    - name: a\n      key: b\n      name: c\n",
+            "$.server.keys[0].name: this key is set twice, in line 3 and in line 5",
+        ),
+        ("models: {a: {mlx: x}, 'a': {mlx: y}}", "$.models.a: this key is set twice, in line 1"),
+        ("server: {keys: [{name: a}]}", "$.server.keys[0]: Object missing required field `key`"),
+        ("server: {keys: [{name: a, key: b, role: root}]}", "$.server.keys[0].role: Invalid enum"),
+        ("server: {keys: [{name: 'a\"', key: b}]}", "$.server.keys[0]: `name`"),
+        ("server: {keys: [{name: a, key: 'b c'}]}", "$.server.keys[0]: `key` of 'a': the value is"),
+        ("server: {keys: [{name: a, key: b}, {name: a, key: c}]}", "$.server: `keys`: two keys"),
+        ("server: {allowed_admin_origins: [evil.com]}", "$.server: `allowed_admin_origins`"),
         ("server: [", "line 2"),
         ("x: 1\na: b: c", "line 2"),
     ],
@@ -257,6 +282,19 @@ def test_wrong_file_is_refused_with_file_and_key(tmp_path: Path, text: str, mess
     assert where == ""
     assert message in what
     assert "\n" not in what
+
+
+def test_yaml_aliases_and_merged_keys_are_no_repetition(tmp_path: Path):
+    text = "models:\n  a: &a {mlx: x, prefer: mlx}\n  b: *a\n  c: {<<: *a, mlx: y}\n"
+    models = load_config(write(tmp_path, text)).models
+    assert [model.names["mlx"] for model in models.values()] == ["x", "x", "y"]
+
+
+@pytest.mark.parametrize("key", ["env:NOT_SET_ANYWHERE", "file:/nonexistent/key"])
+def test_key_of_a_backend_that_cannot_be_read_is_refused(tmp_path: Path, key: str):
+    path = write(tmp_path, f"backends: {{box: {{kind: ollama, api_key: '{key}'}}}}")
+    with pytest.raises(ConfigError, match=r"\$\.backends\.box\.api_key: the"):
+        load_config(path)
 
 
 def test_undecodable_file_is_refused(tmp_path: Path):

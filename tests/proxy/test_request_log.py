@@ -12,6 +12,7 @@ from fakes.scripted_backend import DONE, HELLO, ScriptedBackend, chat, http_clie
 from adapters.backend import Model
 from adapters.errors import BackendUnavailableError, GenerationError
 from adapters.events import Started, TextDelta
+from proxy.access.config import KeyConfig
 from proxy.config import Config, ModelConfig, ServerConfig
 from proxy.record import Record
 from proxy.request_log import LogLine, RequestLog
@@ -46,6 +47,14 @@ async def test_line_has_no_prompt_answer_or_key():
     (line,) = await lines(ScriptedBackend(), config=Config(server=JSON), messages=[message])
     text = json.dumps(line)
     assert not [word for word in (content, "Hello", "secret") if word in text]
+
+
+async def test_line_has_the_name_of_the_key():
+    keys = (KeyConfig(name="laptop", key="secret"),)
+    server = ServerConfig(log_format="json", keys=keys)
+    (line,) = await lines(ScriptedBackend(), config=Config(server=server))
+    assert line["key"] == "laptop"
+    assert "secret" not in json.dumps(line)
 
 
 async def test_fallback_is_named():

@@ -7,7 +7,7 @@ from fakes.scripted_backend import DONE, HELLO, EndlessBackend, ScriptedBackend
 from msgspec.structs import replace
 
 from adapters.errors import BadUpstreamError
-from adapters.events import Event, Restarted, Started, TextDelta
+from adapters.events import Event, PromptProgress, Restarted, Started, TextDelta
 from adapters.request import GenerationRequest
 from proxy.record import Attempt
 from proxy.sinks import Answer, CheckedSink, Collector
@@ -65,6 +65,25 @@ async def test_collector_keeps_choices_apart():
 async def test_choices_out_of_order_are_the_backends_fault(script: list[Event]):
     with pytest.raises(BadUpstreamError):
         await collect(ScriptedBackend(script), 2)
+
+
+async def test_progress_of_a_prompt_goes_to_the_record_and_no_further():
+    collector, attempt = Collector(), Attempt("scripted", "m")
+    passed: list[Event] = []
+
+    class Sink(Collector):
+        def write(self, event: Event, /) -> bool:
+            passed.append(event)
+            return collector.write(event)
+
+    checked = CheckedSink(Sink(), attempt)
+    progress = PromptProgress(read=128, total=512, cached=64)
+    for event in (Started(), progress, *HELLO[1:]):
+        checked.write(event)
+    checked.end()
+    assert attempt.progress == progress
+    assert passed == list(HELLO)
+    assert attempt.pieces == 2
 
 
 async def test_restarted_choice_is_collected_from_its_new_beginning():

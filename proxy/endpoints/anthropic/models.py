@@ -3,13 +3,13 @@
 Source: https://platform.claude.com/docs/en/api/models/list
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from datetime import UTC, datetime
 
 from msgspec import Struct
 
 from adapters.errors import InvalidRequestError
-from proxy.models.registry import RegisteredModel, Registry
+from proxy.models.registry import RegisteredModel
 
 _PAGE = 20
 _LONGEST_PAGE = 1000
@@ -57,12 +57,12 @@ def to_paging(after_id: str | None, before_id: str | None, limit: str | None) ->
     return Paging(after_id=after_id, before_id=before_id, limit=int(limit))
 
 
-def to_page(registry: Registry, paging: Paging) -> ModelPage:
+def to_page(entries: Iterable[RegisteredModel], paging: Paging) -> ModelPage:
     """
     Raises:
         InvalidRequestError: there is no model of that id.
     """
-    models = [to_info(entry, name) for entry in registry.entries() for name in entry.names]
+    models = [to_info(entry, name) for entry in entries for name in entry.names]
     ids = [model.id for model in models]
     if paging.before_id is not None:
         rest = models[: _place(ids, paging.before_id, "before_id")]

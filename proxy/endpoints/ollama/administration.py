@@ -99,7 +99,7 @@ _CHECK = Operation(summary="Tell whether a file was uploaded to Ollama", answers
 _UPLOAD = Operation(summary="Upload a file to Ollama, from which a model is made", answers=())
 
 
-@post("/api/pull", status_code=200, operation=_PULL, errors=OLLAMA_ERRORS)
+@post("/api/pull", status_code=200, operation=_PULL, access="admin", errors=OLLAMA_ERRORS)
 async def pull_model(request: ServerRequest) -> ASGIResponse:
     body = await request.read(PullRequest)
     if body.insecure:
@@ -118,7 +118,7 @@ async def pull_model(request: ServerRequest) -> ASGIResponse:
     return await _answer_steps(request, steps, backend, body.stream is not False)
 
 
-@delete("/api/delete", status_code=200, operation=_DELETE, errors=OLLAMA_ERRORS)
+@delete("/api/delete", status_code=200, operation=_DELETE, access="admin", errors=OLLAMA_ERRORS)
 async def delete_model(request: ServerRequest) -> ASGIResponse:
     """Delete a model on every backend that has it by exactly this name."""
     body = await request.read(DeleteRequest)
@@ -133,7 +133,7 @@ async def delete_model(request: ServerRequest) -> ASGIResponse:
     return ASGIResponse()
 
 
-@post("/api/copy", status_code=200, operation=_COPY, errors=OLLAMA_ERRORS)
+@post("/api/copy", status_code=200, operation=_COPY, access="admin", errors=OLLAMA_ERRORS)
 async def copy_model(request: ServerRequest) -> ASGIResponse:
     body = await request.read(CopyRequest)
     entry = await request.router.find(request.forced(body.source))
@@ -151,7 +151,7 @@ async def copy_model(request: ServerRequest) -> ASGIResponse:
     )
 
 
-@post("/api/create", status_code=200, operation=_CREATE, errors=OLLAMA_ERRORS)
+@post("/api/create", status_code=200, operation=_CREATE, access="admin", errors=OLLAMA_ERRORS)
 async def create_model(request: ServerRequest) -> ASGIResponse:
     raw = await request.read_body()
     head = await request.parse(raw, lambda raw: request.decode(raw, CreateRequest))
@@ -165,7 +165,13 @@ async def create_model(request: ServerRequest) -> ASGIResponse:
     return await _answer_steps(request, steps, backend, head.stream is not False)
 
 
-@get("/api/blobs/{digest:str}", status_code=200, operation=_CHECK, errors=OLLAMA_ERRORS)
+@get(
+    "/api/blobs/{digest:str}",
+    status_code=200,
+    operation=_CHECK,
+    access="admin",
+    errors=OLLAMA_ERRORS,
+)
 async def check_blob(digest: FromPath[str], request: ServerRequest) -> ASGIResponse:
     """Tell whether a file was uploaded; Ollama's clients ask with HEAD."""
     _, builder = _builder(request)
@@ -178,6 +184,7 @@ async def check_blob(digest: FromPath[str], request: ServerRequest) -> ASGIRespo
     "/api/blobs/{digest:str}",
     status_code=201,
     operation=_UPLOAD,
+    access="admin",
     content_types=_FILE_TYPES,
     errors=OLLAMA_ERRORS,
 )

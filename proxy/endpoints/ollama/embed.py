@@ -121,7 +121,7 @@ async def _embed(
         truncate=body.truncate is not False,
     )
     try:
-        return await request.finish(request.router.embed(routed, request.record))
+        return await request.embed(routed)
     except BackendError as exc:
         exc.param = {"inputs": "input", "embeddings": "model"}.get(exc.param or "", exc.param)
         raise

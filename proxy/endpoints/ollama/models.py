@@ -137,7 +137,7 @@ async def list_tags(request: ServerRequest) -> OllamaModels:
     registry = request.registry
     await registry.refresh(_LISTING_SECONDS, only_new=True)
     return OllamaModels(
-        [_to_model(registry, entry, name) for entry in registry.entries() for name in entry.names]
+        [_to_model(registry, entry, name) for entry in request.entries() for name in entry.names]
     )
 
 
@@ -244,8 +244,16 @@ async def list_running(request: ServerRequest) -> RunningOllamaModels:
             running = await listed.backend.list_running()
         except BackendError:  # A backend that is away has nothing loaded that could be used.
             continue
-        models += [_to_running(request.registry, name, each) for each in running]
+        models += [
+            _to_running(request.registry, name, each)
+            for each in running
+            if request.grant.allows((each.name, *_names(request.registry, name, each.name)))
+        ]
     return RunningOllamaModels(models)
+
+
+def _names(registry: Registry, backend: str, name: str) -> frozenset[str]:
+    return registry.named(name, (backend,)).all_names
 
 
 def _to_running(registry: Registry, backend: str, running: RunningModel) -> RunningOllamaModel:

@@ -134,7 +134,7 @@ async def create_embedding(request: ServerRequest) -> ASGIResponse:
     model = request.forced(body.model, body.backend)
     routed = replace(to_embedding_request(body), model=model)
     try:
-        embeddings = await request.finish(request.router.embed(routed, request.record))
+        embeddings = await request.embed(routed)
     except BackendError as exc:
         exc.param = to_param(exc.param, body)
         raise

@@ -9,7 +9,7 @@ from typing import TypeVar
 from msgspec import Struct
 
 from adapters.backend import Model
-from proxy.models.registry import Deployment, RegisteredModel, Registry
+from proxy.models.registry import Deployment, RegisteredModel
 from proxy.routing.router import Router
 
 _T = TypeVar("_T")
@@ -73,8 +73,7 @@ class ModelList(Struct):
     object: str = "list"
 
 
-def to_list(registry: Registry) -> ModelList:
-    entries = registry.entries()
+def to_list(entries: Iterable[RegisteredModel]) -> ModelList:
     return ModelList([to_card(entry, name) for entry in entries for name in entry.names])
 
 

@@ -108,10 +108,10 @@ async def list_logs(request: ServerRequest, after: FromQuery[int] = 0) -> LogLin
 
 
 async def _watch(request: ServerRequest, sink: EventSink[Activity]) -> None:
-    """Write what has changed until the client disconnects."""
+    """Write what has changed until the client disconnects, or the server begins to end."""
     live, last = request.activity, 0
     before: tuple[bool, bool] | None = None
-    while True:
+    while not request.grace.began:
         running = live.running(request.registry.backends)
         state = bool(running), request.inspector.enabled
         if running or live.last != last or state != before:

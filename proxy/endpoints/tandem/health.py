@@ -1,4 +1,7 @@
-"""`GET /health`: always 200 while the server runs; the body has the health of each backend."""
+"""`GET /health`: always 200 while the server runs; the body has the health of each backend.
+
+`GET /livez` says only that the server runs, and needs no key.
+"""
 
 import asyncio
 from importlib.metadata import version
@@ -6,6 +9,7 @@ from typing import Literal
 
 from litestar import get
 from msgspec import Struct
+from msgspec.structs import replace
 
 from adapters.backend import Backend, Health
 from proxy.endpoints.server_request import ServerRequest
@@ -26,6 +30,19 @@ class ServerHealth(Struct):
     memory: Snapshot
     fallbacks: dict[str, dict[str, int]]
     """Name of the failed backend -> error code -> requests that fell back to another backend."""
+
+
+class Liveness(Struct):
+    status: Literal["ok"] = "ok"
+
+
+@get(
+    "/livez",
+    operation=Operation(summary="The server runs; needs no key", answers=(Liveness,)),
+    access="public",
+)
+async def get_liveness() -> Liveness:
+    return Liveness()
 
 
 async def _health(backend: Backend) -> Health:
@@ -52,6 +69,13 @@ async def to_health(request: ServerRequest) -> ServerHealth:
         status="draining" if request.grace.began else "ok",
         version=_VERSION,
         backends=dict(zip(backends, healths, strict=True)),
-        memory=snapshot,
+        memory=_usable(snapshot, request),
         fallbacks=request.router.fallbacks.counts(),
     )
+
+
+def _usable(snapshot: Snapshot, request: ServerRequest) -> Snapshot:
+    """Leave out the models that the request may not use."""
+    allows = request.grant.allows
+    models = [m for m in snapshot.models if allows((m.model, f"{m.backend}/{m.model}"))]
+    return replace(snapshot, models=tuple(models))

@@ -63,7 +63,7 @@ _UNLOAD = Operation(
 )
 
 
-@post("/api/mlx/load/{model:path}", status_code=200, operation=_LOAD)
+@post("/api/mlx/load/{model:path}", status_code=200, operation=_LOAD, access="admin")
 async def load_mlx_model(model: FromPath[str], request: ServerRequest) -> ASGIResponse:
     require_mlx(request)
     body = await _read_optional(request, LoadRequest)
@@ -76,7 +76,7 @@ async def load_mlx_model(model: FromPath[str], request: ServerRequest) -> ASGIRe
     return JSONResponse(_to_residence(name, route, "loaded", nbytes))
 
 
-@post("/api/mlx/unload/{model:path}", status_code=200, operation=_UNLOAD)
+@post("/api/mlx/unload/{model:path}", status_code=200, operation=_UNLOAD, access="admin")
 async def unload_mlx_model(model: FromPath[str], request: ServerRequest) -> ASGIResponse:
     require_mlx(request)
     await _read_optional(request, UnloadRequest)

@@ -18,6 +18,7 @@ from proxy.openapi import Operation
     operation=Operation(summary="Metrics in Prometheus' formats", answers=(str,)),
 )
 async def get_metrics(request: ServerRequest) -> Response[bytes]:
+    request.grant.require_all_models("GET /metrics")
     encode, content_type = choose_encoder(request.fields.get("accept", ""))
     state = CollectorRegistry(auto_describe=False)
     state.register(StateMetrics(await _state(request)))

@@ -15,7 +15,6 @@ from proxy.endpoints.openai.models import (
 )
 from proxy.endpoints.server_request import ServerRequest
 from proxy.endpoints.tandem.load import require_mlx
-from proxy.models.registry import Registry
 from proxy.openapi import Operation
 
 
@@ -46,14 +45,17 @@ class MLXModels(Struct):
     models: list[BackendModel]
 
 
-def to_listings(registry: Registry) -> dict[str, BackendListing]:
+def to_listings(request: ServerRequest) -> dict[str, BackendListing]:
     """The models that can answer now; an unreachable backend has none."""
-    backends = registry.backends
+    backends, allows = request.registry.backends, request.grant.allows
     listings = {
-        b: BackendListing(reached=listed.reached, models=[], unusable=listed.unusable())
+        b: BackendListing(reached=listed.reached, models=[], unusable={})
         for b, listed in backends.items()
     }
-    for entry in registry.entries():
+    for backend, listed in backends.items():
+        unusable = listed.unusable().items()
+        listings[backend].unusable = {name: why for name, why in unusable if allows((name,))}
+    for entry in request.entries():
         for deployment in entry.deployments:
             model = BackendModel(
                 model_id=entry.id,
@@ -71,7 +73,7 @@ def to_listings(registry: Registry) -> dict[str, BackendListing]:
 )
 async def list_models_by_backend(request: ServerRequest) -> ModelsByBackend:
     await request.registry.refresh(LISTING_SECONDS, only_new=True)
-    return ModelsByBackend(to_listings(request.registry))
+    return ModelsByBackend(to_listings(request))
 
 
 @get(
@@ -89,4 +91,4 @@ async def retrieve_hybrid_model(model: FromPath[str], request: ServerRequest) ->
 async def list_mlx_models(request: ServerRequest) -> MLXModels:
     name = require_mlx(request)
     await request.registry.refresh(LISTING_SECONDS, only_new=True)
-    return MLXModels(to_listings(request.registry)[name].models)
+    return MLXModels(to_listings(request)[name].models)

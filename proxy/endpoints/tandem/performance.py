@@ -48,9 +48,8 @@ class Comparison(Struct):
 )
 async def get_comparison(request: ServerRequest, model: FromQuery[str | None] = None) -> Comparison:
     """Compare all models with measurements, or `model` alone, with or without measurements."""
-    registry = request.registry
-    await registry.refresh(LISTING_SECONDS, only_new=True)
-    entries = registry.entries() if model is None else [await request.router.find(model)]
+    await request.registry.refresh(LISTING_SECONDS, only_new=True)
+    entries = request.entries() if model is None else [await request.router.find(model)]
     results = await asyncio.to_thread(request.archive.results)
     comparisons = [to_comparison(entry, request.measurements, results) for entry in entries]
     return Comparison(

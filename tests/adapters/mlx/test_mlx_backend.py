@@ -17,6 +17,7 @@ from mlx_lm.models import mamba
 
 from adapters import sink
 from adapters.backend import Backend
+from adapters.config import MLXConfig
 from adapters.errors import (
     BackendBusyError,
     BackendUnavailableError,
@@ -26,7 +27,7 @@ from adapters.errors import (
     InvalidRequestError,
     ModelNotFoundError,
 )
-from adapters.events import Event, Finished, Started, TextDelta
+from adapters.events import Event, Finished, PromptProgress, Started, TextDelta
 from adapters.mlx.backend import MLXBackend
 from adapters.mlx.engine.engine import Engine
 from adapters.mlx.models.load_progress import Extras, Loading
@@ -435,3 +436,39 @@ async def test_an_error_of_the_sink_ends_its_request_only(
     assert text_of(await staying) == expected
     counters = (await backend.health()).counters
     assert (counters["active"], counters["rows"], counters["cancelled"]) == (0, 0, 2)
+
+
+class Kept:
+    """A sink that keeps all events."""
+
+    def __init__(self) -> None:
+        self.events: list[Event] = []
+
+    def write(self, event: Event, /) -> bool:
+        self.events.append(event)
+        return False
+
+    async def drain(self) -> None:
+        raise AssertionError("it takes everything")
+
+
+async def test_progress_of_a_long_prompt_is_reported_by_chunks(folder: Path) -> None:
+    config = MLXConfig(folders=(str(folder),), prefill_chunk=16)
+    backend = MLXBackend(config)
+    try:
+        first, second = Kept(), Kept()
+        request = chat("llama", "a long prompt " * 8, max_tokens=2)
+        await backend.generate(request, first)
+        await backend.generate(request, second)
+    finally:
+        await backend.aclose()
+    reports = [event for event in first.events if isinstance(event, PromptProgress)]
+    total = len(reports) and reports[0].total
+    assert total > 64
+    assert [report.total for report in reports] == [total] * len(reports)
+    assert [report.read for report in reports] == sorted({report.read for report in reports})
+    assert (reports[0].read, reports[0].cached) == (0, 0)
+    assert len(reports) > 3
+    assert type(first.events[0]).__name__ == "Started"
+    (again, *_) = [event for event in second.events if isinstance(event, PromptProgress)]
+    assert again.read == again.cached > 0

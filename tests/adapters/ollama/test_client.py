@@ -115,6 +115,40 @@ async def test_secrets_and_proxies_of_the_environment_stay_out(
     await backend.aclose()
 
 
+async def test_key_of_the_configuration_is_sent_with_every_request(standin: StandIn):
+    standin.replays("chat-stream")
+    standin.replays("tags")
+    backend = OllamaBackend(OllamaConfig(host=standin.host, api_key="a-secret"))
+    await events_of(backend)
+    await backend.list_models()
+    assert {seen.headers.get("authorization") for seen in standin.seen} == {"Bearer a-secret"}
+    await backend.aclose()
+
+
+async def test_key_is_not_sent_to_the_host_of_a_redirect(standin: StandIn):
+    async with stand_in() as other:
+
+        async def moved(reply: Reply) -> None:
+            await reply.plain(307, b"", location=f"{other.host}/api/chat")
+
+        standin.says("/api/chat", moved)
+        backend = OllamaBackend(OllamaConfig(host=standin.host, api_key="a-secret"))
+        with pytest.raises(BadUpstreamError):
+            await events_of(backend)
+        assert other.seen == []
+        await backend.aclose()
+
+
+async def test_key_is_in_no_log_and_no_error(standin: StandIn, caplog: pytest.LogCaptureFixture):
+    caplog.set_level("DEBUG")
+    config = OllamaConfig(host=standin.host, api_key="a-secret")
+    backend = OllamaBackend(config)
+    with pytest.raises(BackendError) as wrong:  # It answers 404.
+        await events_of(backend)
+    assert "a-secret" not in f"{caplog.text} {wrong.value} {config}"
+    await backend.aclose()
+
+
 # --- answers ---------------------------------------------------------------------------------
 
 

@@ -130,7 +130,8 @@ def test_port_in_use_is_reported_in_one_line(tmp_path: Path):
 
 @pytest.mark.parametrize("host", ["203.0.113.7", "no.such.host.invalid"])
 def test_foreign_host_is_reported_in_one_line(tmp_path: Path, host: str):
-    done = run("serve", "--host", host, "--port", "0", "--config", str(echo(tmp_path)))
+    config = write(tmp_path, "server: {insecure: true}\n")
+    done = run("serve", "--host", host, "--port", "0", "--config", str(config))
     assert done.returncode == 1
     assert done.stderr.startswith(f"tandem: cannot listen on {host}:0: ")
     assert done.stderr.count("\n") == 1

@@ -53,6 +53,13 @@ async def test_own_host_is_let_in(host: str):
         "localhost:x",
         "localhost:99999",
         "localhost..",
+        "[::1].evil.com",
+        "[::1].evil.com:8006",
+        "[::1]evil.com",
+        "[::1",
+        "::1",
+        "[localhost]",
+        "127.0.0.1]",
         "",
         " ",
     ],
@@ -104,6 +111,21 @@ async def test_host_when_configured(host: str, config: Config, status: int):
 )
 async def test_origin(headers: dict[str, str], status: int):
     assert await status_with(headers) == status
+
+
+@pytest.mark.parametrize(
+    ("origin", "status"),
+    [
+        ("http://192.168.1.5:8006", 200),
+        ("https://192.168.1.5:8006", 200),
+        ("http://192.168.1.5:3000", 403),
+        ("http://192.168.1.6:8006", 403),
+        ("ftp://192.168.1.5:8006", 403),
+    ],
+)
+async def test_origin_of_the_servers_own_page(origin: str, status: int):
+    config = Config(server=ServerConfig(host="0.0.0.0"))
+    assert await status_with({"host": "192.168.1.5:8006", "origin": origin}, config) == status
 
 
 async def test_origin_when_configured():

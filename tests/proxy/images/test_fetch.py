@@ -158,6 +158,10 @@ HOSTILE = (
     "javascript:alert(1)",
     "",
     "http://",
+    "http://xn--a:{port}/",
+    "http://xn--:{port}/",
+    "http://xn--zz--9999999:{port}/",
+    "http://images.xn--a.example:{port}/",
 )
 
 
@@ -173,7 +177,9 @@ async def test_hostile_url_reaches_no_server(canary: Canary, form: str, listed: 
     assert not canary.heads
 
 
-@pytest.mark.parametrize("address", ["1.1.1.1", "2606:4700::1111"])
+@pytest.mark.parametrize(
+    "address", ["1.1.1.1", "2606:4700::1111", "2a00:1450:4001::1", "2001:4860:4860::8888"]
+)
 def test_address_of_the_internet_is_public(address: str):
     assert is_public(address)
 
@@ -194,6 +200,19 @@ def test_address_of_the_internet_is_public(address: str):
         "fc00::1",
         "fe80::1%eth0",
         "ff02::1",
+        "fec0::1",
+        "3fff::1",
+        "3fff:fff:ffff::1",
+        "5f00::1",
+        "4000::1",
+        "100::1",
+        "2001:db8::1",
+        "2001:10::1",
+        "2001:20::1",
+        "64:ff9b:1::1",
+        "::1.1.1.1",
+        "192.0.0.9",
+        "192.88.99.1",
     ],
 )
 def test_address_of_elsewhere_is_not_public(address: str):

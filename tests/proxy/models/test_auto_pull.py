@@ -195,12 +195,47 @@ async def test_model_is_downloaded_by_the_named_backend():
     ("error", "status"),
     [(ModelNotFoundError("no such model"), 404), (BackendUnavailableError("no way out"), 503)],
 )
-async def test_failed_download_reports_the_reason(error: BackendError, status: int):
+async def test_failed_download_keeps_status_and_not_the_words_of_a_host(
+    error: BackendError, status: int
+):
     ollama = Library("ollama", error)
     async with http_client(ollama, config=Config(server=PULLING)) as client:
         response = await client.post(CHAT, json=chat(model="nope"))
     assert response.status_code == status
-    assert response.json()["error"]["message"] == error.message
+    message = response.json()["error"]["message"]
+    assert "'nope'" in message
+    assert error.message not in message
+
+
+HOSTS = ["evil.example/a/b", "127.0.0.1:22/a/b", "box:5000/a", "ollama/evil.example/a/b:7b"]
+
+
+@pytest.mark.parametrize("name", HOSTS)
+async def test_request_does_not_choose_the_host_of_a_download(name: str):
+    ollama = Library("ollama")
+    async with http_client(ollama, config=Config(server=PULLING)) as client:
+        response = await client.post(CHAT, json=chat(model=name))
+    assert response.status_code == 404
+    assert "`server.auto_pull_hosts`" in response.json()["error"]["message"]
+    assert ollama.fetched == []
+
+
+async def test_download_from_allowed_host():
+    ollama = Library("ollama")
+    server = ServerConfig(auto_pull=True, auto_pull_hosts=("HF.co", "box:5000"))
+    async with http_client(ollama, config=Config(server=server)) as client:
+        assert await status_of(client, "hf.co/org/model:Q4_K_M") == 200
+        assert await status_of(client, "box:5000/org/model") == 200
+        assert await status_of(client, "box/org/model") == 404
+    assert ollama.fetched == ["hf.co/org/model:Q4_K_M", "box:5000/org/model"]
+
+
+async def test_alias_names_any_host():
+    ollama = Library("ollama")
+    own = {"mine": ModelConfig(names={"ollama": "hf.co/org/model:Q4_K_M"})}
+    async with http_client(ollama, config=Config(server=PULLING, models=own)) as client:
+        assert await status_of(client, "mine") == 200
+    assert ollama.fetched == ["hf.co/org/model:Q4_K_M"]
 
 
 async def test_slow_download_is_cancelled():

@@ -14,7 +14,7 @@ from fakes.browser import fetch_axe, opened_page, violations
 from fakes.pictures import png
 from fakes.scripted_backend import HANG, HELLO, ScriptedBackend, chat
 from fakes.waiting import until
-from playwright.async_api import Page, expect
+from playwright.async_api import Page, Route, expect
 from servers.served import served
 
 from adapters.backend import Model, Progress
@@ -228,7 +228,7 @@ async def test_comparison_is_drawn_after_answers_and_from_benchmarks(tmp_path: P
         await ask(port)
         async with opened_page(port, "compare") as (page, problems):
             await expect(page.get_by_role("region", name="Measurements of m")).to_be_visible()
-            await page.get_by_text("Benchmark of").click()
+            await page.locator("summary", has_text="Benchmark of").click()
             await expect(page.locator("svg.plot")).to_have_count(4)
             await expect(page.locator("details svg.plot").first).to_contain_text("ollama")
     assert problems == []
@@ -378,4 +378,40 @@ async def test_a_model_name_is_text_and_no_markup():
         async with opened_page(port, "history") as (page, problems):
             await expect(page.locator("tbody th")).to_have_text(name)
             assert await page.locator("main img").count() == 0
+    assert problems == []
+
+
+async def lock(page: Page) -> None:
+    """Refuse requests without the key `sesame`, as a server with keys does."""
+
+    async def check(route: Route) -> None:
+        if route.request.headers.get("authorization") == "Bearer sesame":
+            await route.continue_()
+        else:
+            message = "Incorrect API key provided."
+            await route.fulfill(status=401, json={"error": {"message": message}})
+
+    await page.route("**/api/**", check)
+    await page.route("**/health", check)
+    await page.route("**/v1/**", check)
+
+
+async def test_key_is_asked_for_once_and_kept_for_the_tab():
+    async with served(ScriptedBackend(ANSWER)) as port, opened_page(port) as (page, problems):
+        await settle(page)
+        await lock(page)
+        await page.reload()
+        dialog = page.get_by_role("dialog", name="API key")
+        await page.get_by_label("Key", exact=True).fill("wrong")
+        await page.keyboard.press("Enter")
+        await expect(dialog).to_contain_text("Incorrect API key provided.")
+        await page.get_by_label("Key", exact=True).fill("sesame")
+        await page.keyboard.press("Enter")
+        await expect(page.locator("#connection")).to_have_text("Connected")
+        await page.reload()
+        await expect(page.locator("#connection")).to_have_text("Connected")
+        await expect(dialog).to_be_hidden()
+        stores = "[sessionStorage.length, document.cookie, localStorage['tandem-key'] ?? '']"
+        kept = await page.evaluate(stores)
+    assert kept == [1, "", ""]
     assert problems == []

@@ -62,8 +62,12 @@ async def start_background(
 
     Raises:
         StorageError: it cannot be stored.
+        RateLimitError: a limit of the request's key is reached.
+        ExplainedHTTPError: 403: it unloads the model, and may not administer.
     """
     turn = call.body
+    request.check_keep_alive(call.requests[0].keep_alive)
+    request.grant.limits.require_room()
     assert isinstance(turn.store, KeptResponses)  # noqa: S101 - `check_background` was passed
     running = request.running.add(turn.client, turn.id, streams=call.stream)
     try:

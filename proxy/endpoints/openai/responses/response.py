@@ -198,6 +198,8 @@ def ended(turn: Turn, output: Sequence[OutputItem], finished: Finished, record: 
 
 _ERROR_CODES = {
     "rate_limit_error": "rate_limit_exceeded",
+    "requests": "rate_limit_exceeded",
+    "tokens": "rate_limit_exceeded",
     "invalid_request_error": "invalid_prompt",
 }
 """Type of a failure -> the code in an answer's `error`, one of those in OpenAI's schema."""
