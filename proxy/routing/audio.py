@@ -14,7 +14,7 @@ from adapters.audio import (
 from adapters.backend import Capability
 from adapters.errors import InvalidRequestError
 from adapters.events import Finished, Started, TextDelta, Usage
-from proxy.models.registry import RegisteredModel, Registry
+from proxy.models.registry import RegisteredModel
 from proxy.record import Attempt
 
 E = TypeVar("E")
@@ -39,19 +39,12 @@ def refuse_audio(entry: RegisteredModel) -> None:
             )
 
 
-def no_such_capability(
-    entry: RegisteredModel, capability: Capability, registry: Registry
-) -> InvalidRequestError:
-    """Create the error for a model without `capability`; lists those that have it."""
-    able = [
-        other.id
-        for other in registry.entries()
-        if any(
-            d.model is not None and capability in d.model.capabilities for d in other.deployments
-        )
-    ]
-    others = f"Models that are: {', '.join(able[:20])}." if able else "No model here is one."
-    return InvalidRequestError(f"'{entry.id}' is not a {capability} model. {others}", param="model")
+def no_such_capability(entry: RegisteredModel, capability: Capability) -> InvalidRequestError:
+    """Create the error for a model without `capability`."""
+    return InvalidRequestError(
+        f"'{entry.id}' is not a {capability} model: see 'capabilities' in GET /v1/models.",
+        param="model",
+    )
 
 
 class RecordedAudio:

@@ -234,7 +234,7 @@ class Router:
                     name=deployment.name,
                     model=entry.id,
                 )
-        raise no_such_capability(entry, capability, self._registry)
+        raise no_such_capability(entry, capability)
 
     async def embed(self, request: EmbeddingRequest, record: Record | None = None) -> Embeddings:
         """Compute vectors on the backend that `request.model`, a public name, leads to.

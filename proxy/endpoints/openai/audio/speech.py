@@ -182,6 +182,7 @@ async def create_speech(request: ServerRequest) -> ASGIResponse:
             f"'input' has {len(body.input)} characters; at most {limit} are spoken.", param="input"
         )
     routed = to_speech_request(body, request.forced(body.model, body.backend))
+    request.check_keep_alive(routed.keep_alive)
     is_file = body.stream_format == "audio"
     request.record.streamed = not is_file
     media_type = CODECS[form].media_type
@@ -203,4 +204,5 @@ async def _speak(
     sink: EventSink[bytes | SpeechFinished],
 ) -> None:
     encoding: AudioSink[SpeechEvent] = _Encoding(form, sink)
-    await request.router.speak(routed, encoding, request.record)
+    with request.grant.limits.answer():
+        await request.router.speak(routed, encoding, request.record)

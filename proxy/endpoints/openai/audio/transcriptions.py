@@ -178,6 +178,7 @@ async def answer(request: ServerRequest, task: Task) -> ASGIResponse:
     await request.router.find_transcriber(model)  # Before the work of decoding.
     samples = await asyncio.to_thread(decode, file.data, audio)
     routed = to_request(body, model, samples, task)
+    request.check_keep_alive(routed.keep_alive)
     write = partial(_transcribe, request, routed)
     if body.stream:
         request.record.streamed = True
@@ -221,7 +222,8 @@ def _note_unknown(request: ServerRequest, form: Form, task: Task) -> None:
 async def _transcribe(
     request: ServerRequest, routed: TranscriptionRequest, sink: EventSink[TranscriptEvent]
 ) -> None:
-    await request.router.transcribe(routed, sink, request.record)
+    with request.grant.limits.answer():
+        await request.router.transcribe(routed, sink, request.record)
 
 
 def _operation(summary: str) -> Operation:

@@ -50,7 +50,7 @@ async def list_audio_voices(request: ServerRequest) -> ASGIResponse:
 
 async def _spoken(request: ServerRequest) -> list[list[VoiceCard]]:
     found: list[list[VoiceCard]] = []
-    for entry in request.registry.entries():
+    for entry in request.entries():
         for deployment in entry.deployments:
             backend = request.registry.backends[deployment.backend].backend
             speaks = deployment.model is not None and "speech" in deployment.model.capabilities

@@ -385,11 +385,11 @@ async def test_text_of_a_speech_model_is_refused_with_its_route(
     assert advice in response.text
 
 
-async def test_speech_of_a_text_model_is_refused_with_the_models_that_speak():
+async def test_speech_of_a_text_model_is_refused():
     async with http_client(ScriptedAudio()) as client:
         response = await client.post(SPEECH, json={**SAY, "model": "m"})
     assert response.json()["error"]["message"] == (
-        "'m' is not a speech model. Models that are: speaker."
+        "'m' is not a speech model: see 'capabilities' in GET /v1/models."
     )
 
 
