@@ -12,7 +12,9 @@ from adapters.naming import Naming
 from adapters.request import EmbeddingRequest, Feature, GenerationRequest, first_needed
 from adapters.sink import Sink
 
-Capability = Literal["chat", "tools", "vision", "embedding", "fim", "reasoning"]
+Capability = Literal[
+    "chat", "tools", "vision", "embedding", "fim", "reasoning", "speech", "transcription"
+]
 
 
 class ModelDetails(Struct, frozen=True, kw_only=True):

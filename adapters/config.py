@@ -28,6 +28,15 @@ class MLXModel(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """A smaller model with the same tokens, for speculative decoding; one answer at a time."""
 
 
+class MLXVoice(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """A clip of a voice that speech models imitate."""
+
+    audio: str
+    """A file of some seconds: wav, mp3 or flac."""
+    text: str | None = None
+    """The words of the clip, for Dia with their tags `[S1]`, `[S2]`."""
+
+
 class MLXConfig(
     Struct, frozen=True, kw_only=True, tag_field="kind", tag="mlx", forbid_unknown_fields=True
 ):
@@ -82,6 +91,8 @@ class MLXConfig(
 
     models: dict[str, MLXModel] = {}
     """Composed models, by the names they are listed under."""
+    voices: dict[str, MLXVoice] = {}
+    """Voices for the speech models that imitate one, by the names that requests use."""
 
 
 class OllamaConfig(

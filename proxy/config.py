@@ -72,6 +72,17 @@ class ImagesConfig(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True
     """Images in one request."""
 
 
+class AudioConfig(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """Limits for audio files that are transcribed, and for texts that are spoken."""
+
+    max_bytes: Count = 25 * 1024 * 1024
+    """The size of a file; `max_body_bytes` has to be larger."""
+    max_seconds: Seconds = 3600.0
+    """The length of its audio, checked by its header and while it is decoded."""
+    max_input: Count = 4096
+    """Characters of a text."""
+
+
 class StoreConfig(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """Limits for stored answers and conversations, of which the least recently used go first."""
 
@@ -131,6 +142,7 @@ class ServerConfig(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True
     """Seconds without an answer after which another backend with the same model takes over; loading
     the model does not count."""
     images: ImagesConfig = ImagesConfig()
+    audio: AudioConfig = AudioConfig()
 
     @property
     def store_limits(self) -> StoreConfig | None:

@@ -96,6 +96,10 @@ class Operation(Struct, frozen=True, kw_only=True):
     """True if the route reads the request header `x-tandem-backend`."""
     endings: tuple[str, ...] = ("",)
     """Parts of the path behind the route's last parameter: a path for each."""
+    body_type: str = "application/json"
+    """Media type of the request body."""
+    other_types: tuple[str, ...] = ()
+    """Media types of answers that are no JSON."""
 
 
 class Document:
@@ -190,15 +194,17 @@ def _to_operation(route: _Route, schemas: Mapping[Any, JSON]) -> JSON:
     if operation.asks:
         document["requestBody"] = {
             "required": not operation.may_be_empty,
-            "content": {"application/json": {"schema": _one_of(operation.asks, schemas)}},
+            "content": {operation.body_type: {"schema": _one_of(operation.asks, schemas)}},
         }
     return document
 
 
 def _to_success(operation: Operation, schemas: Mapping[Any, JSON]) -> JSON:
-    if not operation.answers:
+    if not operation.answers and not operation.other_types:
         return {"description": "Done; the answer is empty.", "headers": _point_to(_HEADERS)}
-    content = {"application/json": {"schema": _one_of(operation.answers, schemas)}}
+    content: JSON = {kind: {} for kind in operation.other_types}
+    if operation.answers:
+        content["application/json"] = {"schema": _one_of(operation.answers, schemas)}
     description = "The complete answer."
     if operation.events:
         content[operation.media_type] = {"schema": _one_of(operation.events, schemas)}

@@ -13,6 +13,14 @@ from typing import TypeVar
 
 import msgspec
 
+from adapters.audio import (
+    AudioSink,
+    SpeechEvent,
+    SpeechRequest,
+    TranscriptEvent,
+    TranscriptionRequest,
+    Voice,
+)
 from adapters.backend import (
     Description,
     Embeddings,
@@ -34,8 +42,17 @@ from adapters.errors import (
 from adapters.events import Started
 from adapters.features import MLX
 from adapters.memory import Resident
+from adapters.mlx.audio.kinds import audio_kind
+from adapters.mlx.audio.voices import find_speaker, list_voices
 from adapters.mlx.engine.engine import Engine
-from adapters.mlx.loaded import EmbeddingModel, Loaded, TextModel, kind_of
+from adapters.mlx.loaded import (
+    EmbeddingModel,
+    Loaded,
+    SpeechModel,
+    TextModel,
+    TranscriptionModel,
+    kind_of,
+)
 from adapters.mlx.memory import MLXMemory
 from adapters.mlx.models import bundled
 from adapters.mlx.models.catalog import ModelFolder, find_model, read_catalog, read_config
@@ -51,7 +68,7 @@ from adapters.sink import Sink
 
 _EMBEDDING_TOKENS: frozenset[Feature] = frozenset({"embedding_tokens"})
 logger = logging.getLogger(__name__)
-L = TypeVar("L", TextModel, EmbeddingModel)
+L = TypeVar("L", TextModel, EmbeddingModel, SpeechModel, TranscriptionModel)
 
 
 @cache
@@ -127,6 +144,29 @@ class MLXBackend:
         with self._idle.using(request.model, request.keep_alive):
             loaded = await self._ready(request.model, EmbeddingModel)
             return await loaded.embed(request, self._tokenizing)
+
+    async def speak(self, request: SpeechRequest, sink: AudioSink[SpeechEvent]) -> None:
+        voices = await self.list_voices(request.model)
+        speaker = find_speaker(request.voice, request.model, voices, self._config.voices)
+        with self._idle.using(request.model, request.keep_alive):
+            cold = not self._has(request.model)
+            loaded = await self._ready(request.model, SpeechModel)
+            await loaded.speak(request, speaker, sink, cold=cold)
+
+    async def list_voices(self, model: str) -> list[Voice]:
+        folder = await asyncio.to_thread(find_model, self._config, model)
+        kind = folder.path and audio_kind(model, read_config(folder.path) or {})
+        if not (folder.path and kind and kind.capability == "speech"):
+            raise InvalidRequestError(f"'{model}' is no model for speech.", param="model")
+        return list_voices(kind, folder.path, self._config.voices)
+
+    async def transcribe(
+        self, request: TranscriptionRequest, sink: AudioSink[TranscriptEvent]
+    ) -> None:
+        with self._idle.using(request.model, request.keep_alive):
+            cold = not self._has(request.model)
+            loaded = await self._ready(request.model, TranscriptionModel)
+            await loaded.transcribe(request, sink, cold=cold)
 
     async def pull(self, model: str) -> AsyncGenerator[Progress]:
         if not self._config.huggingface_cache:

@@ -14,6 +14,8 @@ Pieces = Generator[None, None, T]
 
 SLICE_SECONDS = 0.1
 """Time of pieces between two steps: the delay that a load costs each token."""
+BESIDE_SECONDS = 0.02
+"""The same for work that lasts as long as an answer: of the order of a step."""
 _POLL_SECONDS = 0.01
 
 
@@ -82,11 +84,19 @@ class Job(Generic[T]):
 
 
 class Jobs:
-    """Runs one job after the other: two loads at once would each take twice as long."""
+    """Runs one job after the other: two loads at once would each take twice as long.
+
+    With `rotating`, each slice is another job's, for jobs that last as long as an answer.
+    """
 
     def __init__(
-        self, slice_seconds: float = SLICE_SECONDS, clock: Callable[[], float] = time.monotonic
+        self,
+        slice_seconds: float = SLICE_SECONDS,
+        clock: Callable[[], float] = time.monotonic,
+        *,
+        rotating: bool = False,
     ) -> None:
+        self._rotating = rotating
         self._slice_seconds = slice_seconds
         self._clock = clock
         self._waiting: deque[Job[Any]] = deque()
@@ -96,6 +106,8 @@ class Jobs:
 
     def advance(self) -> None:
         """Do pieces for one time slice; one piece at least."""
+        if self._rotating:
+            self._waiting.rotate(-1)
         until = self._clock() + self._slice_seconds
         while self._waiting:
             if not self._waiting[0].advance():

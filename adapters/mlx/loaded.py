@@ -12,6 +12,8 @@ from typing import TYPE_CHECKING, ClassVar, Literal, Protocol, Self
 
 from adapters.backend import Embeddings, Model
 from adapters.errors import InvalidRequestError
+from adapters.mlx.audio.speech import SpeechModel
+from adapters.mlx.audio.transcription import TranscriptionModel
 from adapters.mlx.embedding.batches import to_batches
 from adapters.mlx.engine.engine import Engine
 from adapters.mlx.jobs import Pieces
@@ -151,6 +153,10 @@ class EmbeddingModel:
 
 
 def kind_of(model: Model) -> type[Loaded]:
+    if "speech" in model.capabilities:
+        return SpeechModel
+    if "transcription" in model.capabilities:
+        return TranscriptionModel
     return EmbeddingModel if "embedding" in model.capabilities else TextModel
 
 

@@ -13,12 +13,15 @@ from adapters.config import MLXConfig
 from adapters.errors import ModelNotFoundError
 from adapters.memory import Footprint, MemoryBudget, Resident, UnlimitedMemory
 from adapters.mlx.engine.engine import Engine
+from adapters.mlx.models.capabilities import AUDIO
 from adapters.mlx.models.catalog import ModelFolder, find_model, read_config
 from adapters.mlx.models.idle_unload import IdleUnload
 from adapters.mlx.models.load_progress import Extras
 from adapters.mlx.models.memory_estimate import Weights, context_bytes, lora_bytes, read_weights
 from adapters.mlx.sequence import Sequence, usual_length
 
+_AUDIO_BYTES = 512 * 1024**2
+"""Half a minute of audio in a large encoder or vocoder, roughly."""
 logger = logging.getLogger(__name__)
 T = TypeVar("T")
 
@@ -87,6 +90,8 @@ class MLXMemory:
         """Estimate the cache of one answer; 0 for embeddings, which keep nothing."""
         if "embedding" in model.capabilities:
             return 0
+        if not AUDIO.isdisjoint(model.capabilities):
+            return _AUDIO_BYTES
         tokens, limit = usual_length(model.context_length), self._config.kv_budget_bytes
         try:
             nbytes = context_bytes(read_config(path) or {}, tokens, itemsize, self._config.kv_bits)

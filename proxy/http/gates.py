@@ -72,6 +72,9 @@ def refuse_body(
 ) -> HTTPException | None:
     """Check the type and the encoding of a body; returns as `refuse_source`."""
     if method in _WITH_BODY and not _type_allowed(headers, content_types):
+        if content_types.isdisjoint(JSON_TYPES):
+            wanted = " or ".join(sorted(content_types))
+            return ExplainedHTTPError(status_code=415, detail=f"Send the body as {wanted}.")
         return HTTPException(status_code=415)
     if headers.get("content-encoding", "identity").strip().lower() not in ("", "identity"):
         return HTTPException(status_code=415)

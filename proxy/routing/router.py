@@ -8,7 +8,16 @@ from functools import reduce
 from msgspec import Struct
 from msgspec.structs import replace
 
-from adapters.backend import Backend, Embeddings, TokenCount, TokenCounter
+from adapters.audio import (
+    AudioSink,
+    Speech,
+    SpeechEvent,
+    SpeechRequest,
+    Transcriber,
+    TranscriptEvent,
+    TranscriptionRequest,
+)
+from adapters.backend import Backend, Capability, Embeddings, TokenCount, TokenCounter
 from adapters.errors import (
     BackendError,
     BadUpstreamError,
@@ -22,6 +31,7 @@ from proxy.memory.budget import SharedBudget
 from proxy.models.auto_pull import AutoPull
 from proxy.models.registry import RegisteredModel, Registry, same_weights
 from proxy.record import Attempt, Record
+from proxy.routing.audio import RecordedAudio, no_such_capability, refuse_audio
 from proxy.routing.by_speed import Clock, SpeedChooser
 from proxy.routing.candidates import Candidates
 from proxy.routing.decision import Decider, Decision
@@ -173,6 +183,60 @@ class Router:
         granted = reduce(without, self._ungranted(request, route), request)
         return await route.backend.count_tokens(replace(granted, model=route.name))
 
+    async def speak(
+        self, request: SpeechRequest, sink: AudioSink[SpeechEvent], record: Record
+    ) -> None:
+        """Speak on the backend that `request.model`, a public name, leads to.
+
+        Raises:
+            InvalidRequestError: the model does not speak; names those that do.
+            BackendError: as `find`, or the backend's own.
+        """
+        route, backend = await self.find_speech(request.model)
+        attempt = record.attempt(route.backend_name, route.name)
+        recorded = RecordedAudio(sink, attempt)
+        await backend.speak(replace(request, model=route.name), recorded)
+
+    async def find_speech(self, name: str) -> tuple[Route, Speech]:
+        """Find the backend that speaks with the model `name`; raises as `speak`."""
+        route = await self._audio_route(name, "speech")
+        if not isinstance(route.backend, Speech):
+            raise UnsupportedParameterError(
+                f"The backend '{route.backend_name}' does not speak.", param="model"
+            )
+        return route, route.backend
+
+    async def transcribe(
+        self, request: TranscriptionRequest, sink: AudioSink[TranscriptEvent], record: Record
+    ) -> None:
+        """Transcribe as `speak` speaks; errors alike."""
+        route, backend = await self.find_transcriber(request.model)
+        attempt = record.attempt(route.backend_name, route.name)
+        recorded = RecordedAudio(sink, attempt)
+        await backend.transcribe(replace(request, model=route.name), recorded)
+
+    async def find_transcriber(self, name: str) -> tuple[Route, Transcriber]:
+        """Find the backend that transcribes with the model `name`; raises as `speak`."""
+        route = await self._audio_route(name, "transcription")
+        if not isinstance(route.backend, Transcriber):
+            raise UnsupportedParameterError(
+                f"The backend '{route.backend_name}' does not transcribe.", param="model"
+            )
+        return route, route.backend
+
+    async def _audio_route(self, name: str, capability: Capability) -> Route:
+        await self._lookup.fetch(name)
+        entry = await self.find(name)
+        for deployment in entry.deployments:
+            if deployment.model is not None and capability in deployment.model.capabilities:
+                return Route(
+                    backend=self._registry.backends[deployment.backend].backend,
+                    backend_name=deployment.backend,
+                    name=deployment.name,
+                    model=entry.id,
+                )
+        raise no_such_capability(entry, capability)
+
     async def embed(self, request: EmbeddingRequest, record: Record | None = None) -> Embeddings:
         """Compute vectors on the backend that `request.model`, a public name, leads to.
 
@@ -229,7 +293,9 @@ class Router:
         self, name: str, requirements: Requirements, request: GenerationRequest | None = None
     ) -> Decision:
         """Decide as for `routes`, with the reasons. Has no effect on later decisions."""
-        return self._decider.decide(await self.find(name), requirements, request)
+        entry = await self.find(name)
+        refuse_audio(entry)
+        return self._decider.decide(entry, requirements, request)
 
     def weighed(self, decision: Decision, requirements: Requirements) -> Decision:
         """Assess a single candidate as well; see `Decider.weighed`."""

@@ -47,7 +47,7 @@ def with_examples() -> str:
     """The file with the examples behind `#~` enabled."""
     lines = DOCUMENTED.read_text().splitlines()
     shown = [line.replace("#~ ", "", 1) for line in lines]
-    replaced = ("models: {}", "  keys: []", "    models: {}", "    folders: []")
+    replaced = ("models: {}", "  keys: []", "    models: {}", "    folders: []", "    voices: {}")
     return "\n".join(
         x for x in shown if "echo: null" not in x and x.partition("  #")[0].rstrip() not in replaced
     )

@@ -26,7 +26,7 @@ from adapters.mlx.engine.batching_window import BatchingWindow
 from adapters.mlx.engine.kv_pool import Pool
 from adapters.mlx.engine.retry_after import AnswerRate
 from adapters.mlx.engine.watchdog import Watchdog
-from adapters.mlx.jobs import SLICE_SECONDS, Job, Jobs, Pieces, as_exception
+from adapters.mlx.jobs import BESIDE_SECONDS, SLICE_SECONDS, Job, Jobs, Pieces, as_exception
 from adapters.mlx.models.load_progress import Extras, Loading
 from adapters.mlx.restarts import Restarts
 from adapters.mlx.sequence import Post, Receiver, Sampled, Sequence
@@ -83,6 +83,8 @@ class Engine:
         self._commands: deque[Callable[[], None]] = deque()
         self._slice_seconds = slice_seconds
         self._jobs = Jobs(slice_seconds)
+        self._beside = self._new_beside()
+        """Work that may last as long as an answer: loads do not wait for it."""
         self._wake = threading.Condition()
         self.arrivals = BatchingWindow(self._wake, window_seconds)
         self._thread: threading.Thread | None = None
@@ -101,6 +103,7 @@ class Engine:
         self._watchdog = Watchdog(config.stall_seconds, clock)
         self._restarts = Restarts(clock)
         self.pool = Pool()
+        self.max_queue = config.max_queue
 
     # Called on the event loop.
 
@@ -249,6 +252,12 @@ class Engine:
         self._send(lambda: self._jobs.add(job))
         return job.future
 
+    def run_beside(self, start: Callable[[], Pieces[T]]) -> "Future[T]":
+        """Run a job in short time slices between steps, beside loads and other such jobs."""
+        job = Job(start)
+        self._send(lambda: self._beside.add(job))
+        return job.future
+
     def _send(self, command: Callable[[], None]) -> None:
         with self._wake:
             if self._ended:
@@ -274,6 +283,7 @@ class Engine:
                 while self._commands and not self._closing:
                     self._commands.popleft()()
                 self._jobs.advance()
+                self._beside.advance()
                 self._step_all()
         except BaseException as failure:
             logger.exception("the MLX engine failed; its models have to be loaded anew")
@@ -282,6 +292,9 @@ class Engine:
             error = BackendUnavailableError(f"{reason} It is started anew.")
         finally:
             self._end(error)
+
+    def _new_beside(self) -> Jobs:
+        return Jobs(min(self._slice_seconds, BESIDE_SECONDS), rotating=True)
 
     def _end(self, error: BackendError) -> None:
         """Leave no request waiting for a thread that is gone, however it ended."""
@@ -292,6 +305,7 @@ class Engine:
             self.losses += 1
             commands, self._commands = self._commands, deque()
             jobs, self._jobs = self._jobs, Jobs(self._slice_seconds)
+            beside, self._beside = self._beside, self._new_beside()
             schedulers, self._schedulers = self._schedulers, {}
         self._watchdog.end_steps()
         for scheduler in schedulers.values():
@@ -300,6 +314,7 @@ class Engine:
         for command in commands:
             _attempt(lambda command=command: command())
         jobs.give_up(error)
+        beside.give_up(error)
         unended = [sequence for sequence in tuple(self._submitted) if not sequence.ended]
         self._post([(sequence, error) for sequence in unended])
 
@@ -308,9 +323,13 @@ class Engine:
             return any(map(len, self._schedulers.values()))
 
         with self._wake:
-            while not (self._closing or self._commands or self._jobs or is_decoding()):
+
+            def is_busy() -> bool:
+                return bool(self._jobs or self._beside) or is_decoding()
+
+            while not (self._closing or self._commands or is_busy()):
                 self._wake.wait()
-            if not (self._closing or self._jobs or is_decoding()):
+            if not (self._closing or is_busy()):
                 self.arrivals.wait()
 
     def _step_all(self) -> None:

@@ -11,6 +11,7 @@ from msgspec import Struct
 from adapters.backend import Capability
 from adapters.chat_template.confined import TemplateLimitError
 from adapters.chat_template.folder import renderer_name
+from adapters.mlx.audio.kinds import audio_kind
 from adapters.mlx.embedding.files import is_embedding
 from adapters.mlx.models.fim import find_infill
 from adapters.mlx.output.reasoning import MARKERS
@@ -32,6 +33,8 @@ _BEFORE = frozenset({b'"', '"▁'.encode(), b'"\\u2581'})
 """JSON text before the angle bracket of a marker."""
 _LONGEST = max(map(len, _BEFORE))
 
+AUDIO: frozenset[Capability] = frozenset({"speech", "transcription"})
+_AUDIO_FEATURES: frozenset[Feature] = frozenset({"keep_alive"})
 _EMBEDDING_FEATURES: frozenset[Feature] = frozenset({"embeddings", "tokens", "keep_alive"})
 
 
@@ -52,6 +55,8 @@ def capabilities(name: str, path: Path, config: dict[str, Any]) -> frozenset[Cap
     """
     if is_embedding(name, path, config):
         return frozenset({"embedding"})
+    if (audio := audio_kind(name, config)) is not None:
+        return frozenset({audio.capability})
     can = _description(name, path).capabilities
     sees: set[Capability] = {"vision"} if sight_of(path, config) == "supported" else set()
     return can | sees if "chat" in can else can
@@ -77,6 +82,8 @@ def lacks(capabilities: frozenset[Capability]) -> frozenset[Feature]:
     """Features that this model does not support, whatever its backend supports."""
     if "embedding" in capabilities:
         return frozenset(get_args(Feature)) - _EMBEDDING_FEATURES
+    if not AUDIO.isdisjoint(capabilities):
+        return frozenset(get_args(Feature)) - _AUDIO_FEATURES
     needed: dict[Feature, Capability] = {
         "reasoning_effort": "reasoning",
         "reasoning_budget": "reasoning",

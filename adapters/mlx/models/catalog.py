@@ -16,6 +16,8 @@ from adapters.backend import Capability, Model
 from adapters.chat_template.confined import TemplateLimitError
 from adapters.config import MLXConfig, MLXModel
 from adapters.errors import ModelNotFoundError
+from adapters.mlx.audio.kinds import audio_kind
+from adapters.mlx.audio.kinds import incomplete as incomplete_audio
 from adapters.mlx.embedding.files import longest_input
 from adapters.mlx.models.architectures import unsupported
 from adapters.mlx.models.bundled import (
@@ -26,7 +28,7 @@ from adapters.mlx.models.bundled import (
     find_gguf,
     imports_folder,
 )
-from adapters.mlx.models.capabilities import capabilities, lacks, template_notes
+from adapters.mlx.models.capabilities import AUDIO, capabilities, lacks, template_notes
 from adapters.mlx.models.description import details
 from adapters.mlx.models.provenance import exports, origin_of
 from adapters.mlx.vision.support import EXTRA, sight_of
@@ -152,6 +154,8 @@ def _resolve(name: str, entry: MLXModel, folders: dict[str, ModelFolder]) -> Mod
     base, draft = parts[entry.base], parts.get(entry.draft or "")
     if "chat" not in base.model.capabilities and "embedding" in base.model.capabilities:
         return f"'{entry.base}' is an embedding model"
+    if not AUDIO.isdisjoint(base.model.capabilities):
+        return f"'{entry.base}' is a model of audio"
     lora = Path(entry.lora).expanduser() if entry.lora is not None else None
     if lora is not None and not all((lora / file).is_file() for file in LORA_FILES):
         return f"its LoRA folder lacks {' or '.join(LORA_FILES)}"
@@ -204,6 +208,8 @@ def _read_folder(name: str, path: Path) -> Model | str | None:
         return "its config.json cannot be read"
     if (implausible := _implausible(config)) is not None:
         return implausible
+    if (audio := audio_kind(name, config)) is not None:
+        return incomplete_audio(audio, path) or _audio_model(name, path, config)
     weights = list(path.glob("model*.safetensors"))
     if (incomplete := _incomplete(path, weights)) is not None:
         return incomplete
@@ -223,6 +229,19 @@ def _read_folder(name: str, path: Path) -> Model | str | None:
         quantization=_quantization(config),
         origin=origin.origin if origin is not None else None,
         exact=origin.exact if origin is not None else None,
+        created=int((path / "config.json").stat().st_mtime),
+        details=details(path, config),
+    )
+
+
+def _audio_model(name: str, path: Path, config: dict[str, Any]) -> Model:
+    can = capabilities(name, path, config)
+    return Model(
+        name=name,
+        capabilities=can,
+        lacks=lacks(can),
+        size_bytes=sum(file.stat().st_size for file in path.glob("*.safetensors")),
+        quantization=_quantization(config),
         created=int((path / "config.json").stat().st_mtime),
         details=details(path, config),
     )

@@ -72,7 +72,9 @@ def read_tensors(folder: Path) -> dict[str, Tensor]:
         OSError, ValueError, KeyError, TypeError, struct.error: a file is malformed.
     """
     tensors: dict[str, Tensor] = {}
-    for file in folder.glob("model*.safetensors"):
+    # Some models of audio have other names for their files.
+    files = list(folder.glob("model*.safetensors")) or list(folder.glob("*.safetensors"))
+    for file in files:
         tensors |= dict(_read_header(file))
     return tensors
 

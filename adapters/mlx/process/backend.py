@@ -17,6 +17,14 @@ from typing import Any
 
 from msgspec.structs import replace
 
+from adapters.audio import (
+    AudioSink,
+    SpeechEvent,
+    SpeechRequest,
+    TranscriptEvent,
+    TranscriptionRequest,
+    Voice,
+)
 from adapters.backend import (
     Description,
     Embeddings,
@@ -143,6 +151,31 @@ class MLXProcessBackend:
         embeddings: Embeddings = await self.call("embed", request)
         self._restarts.note_success()
         return embeddings
+
+    async def speak(self, request: SpeechRequest, sink: AudioSink[SpeechEvent]) -> None:
+        await self._pass_on("speak", request, sink)
+
+    async def transcribe(
+        self, request: TranscriptionRequest, sink: AudioSink[TranscriptEvent]
+    ) -> None:
+        await self._pass_on("transcribe", request, sink)
+
+    async def _pass_on(self, method: str, request: Any, sink: AudioSink[Any]) -> None:
+        """Pass on the events of a call to a sink that may have to wait."""
+        events: asyncio.Queue[Any] = asyncio.Queue()
+        calling = asyncio.create_task(self.call(method, request, write=events.put_nowait))
+        calling.add_done_callback(lambda _: events.put_nowait(None))
+        try:
+            while (event := await events.get()) is not None:
+                self._restarts.note_success()
+                if sink.write(event):
+                    await sink.drain()
+            await calling
+        finally:
+            calling.cancel()
+
+    async def list_voices(self, model: str) -> list[Voice]:
+        return await self.call("list_voices", model)
 
     async def pull(self, model: str) -> AsyncGenerator[Progress]:
         steps: asyncio.Queue[Progress | None] = asyncio.Queue()

@@ -15,8 +15,8 @@ from typing import Any
 
 from msgspec.structs import replace
 
+from adapters.audio import SpeechRequest, TranscriptionRequest
 from adapters.errors import BackendError
-from adapters.events import Event
 from adapters.memory import Footprint
 from adapters.mlx.backend import MLXBackend
 from adapters.mlx.process.methods import (
@@ -50,7 +50,7 @@ class _EventSink:
     def __init__(self, write: Write) -> None:
         self._write = write
 
-    def write(self, event: Event, /) -> bool:
+    def write(self, event: Any, /) -> bool:
         self._write(event)
         return False
 
@@ -127,6 +127,8 @@ class _Child:
         own: dict[str, Handler] = {
             "open": self._open,
             "generate": self._generate,
+            "speak": self._speak,
+            "transcribe": self._transcribe,
             "pull": self._pull,
             "describe": self._describe,
         }
@@ -180,6 +182,12 @@ class _Child:
     async def _generate(self, write: Write, request: GenerationRequest) -> None:
         self._names.add(request.model)
         await self._mlx.generate(request, _EventSink(write))
+
+    async def _speak(self, write: Write, request: SpeechRequest) -> None:
+        await self._mlx.speak(request, _EventSink(write))
+
+    async def _transcribe(self, write: Write, request: TranscriptionRequest) -> None:
+        await self._mlx.transcribe(request, _EventSink(write))
 
     async def _pull(self, write: Write, model: str) -> None:
         async with aclosing(self._mlx.pull(model)) as steps:

@@ -7,6 +7,13 @@ from typing import Any, NamedTuple, get_args
 
 from msgspec import Struct
 
+from adapters.audio import (
+    SpeechEvent,
+    SpeechRequest,
+    TranscriptEvent,
+    TranscriptionRequest,
+    Voice,
+)
 from adapters.backend import (
     Description,
     Embeddings,
@@ -50,6 +57,9 @@ OF_BACKEND: dict[str, Method] = {
     "pull": Method(tuple[str], None, (Progress,)),
     "count_tokens": Method(tuple[GenerationRequest], TokenCount),
     "embed": Method(tuple[EmbeddingRequest], Embeddings),
+    "speak": Method(tuple[SpeechRequest], None, get_args(SpeechEvent)),
+    "transcribe": Method(tuple[TranscriptionRequest], None, get_args(TranscriptEvent)),
+    "list_voices": Method(tuple[str], list[Voice]),
     "list_models": Method(tuple[()], list[Model]),
     "describe": Method(tuple[str, bool], Description),
     "list_running": Method(tuple[()], list[RunningModel]),

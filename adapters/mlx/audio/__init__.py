@@ -1,0 +1,1 @@
+"""Speech and transcription by mlx-audio, the extra `tandem-proxy[audio]`."""

@@ -1,0 +1,242 @@
+"""Whisper, window by window: segments are reported as soon as their window is decoded.
+
+mlx-audio's `generate` returns everything at its end. This is the loop of OpenAI's `transcribe.py`
+over mlx-audio's decoder, without the options that no request has.
+"""
+
+# pyright: basic
+import math
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import mlx.core as mx
+import numpy as np
+
+from adapters.audio import TranscriptionRequest, TranscriptLogprob, TranscriptSegment, Word
+from adapters.errors import InvalidRequestError, UnsupportedParameterError
+from adapters.mlx.audio.slices import checkpoint
+
+_RISING = (0.0, 0.2, 0.4, 0.6, 0.8, 1.0)
+"""Temperatures that are tried while the text repeats itself or is improbable."""
+_MAX_COMPRESSION = 2.4
+_MIN_LOGPROB = -1.0
+_MAX_NO_SPEECH = 0.6
+_MAX_TEMPERATURE_OF_PROMPT = 0.5
+"""Text of a higher temperature is no prompt for the next window: its errors would spread."""
+_WINDOW = 3000
+"""Frames of 30 s."""
+_FRAMES_A_SECOND = 100
+# Whisper's own.
+_BEFORE_WORDS, _AFTER_WORDS = "\"'“¿([{-", "\"'.。,，!！?？:：”)]}、"
+
+
+def check_language(model: Any, request: TranscriptionRequest) -> None:
+    """Refuse what this Whisper cannot do.
+
+    Raises:
+        InvalidRequestError: it does not know the language.
+        UnsupportedParameterError: it was trained on English alone, and has nothing to translate.
+    """
+    from mlx_audio.stt.models.whisper.tokenizer import LANGUAGES
+
+    if not model.is_multilingual:
+        if request.task == "translate":
+            raise UnsupportedParameterError(
+                f"'{request.model}' knows English only: it does not translate.", param="model"
+            )
+        if request.language not in (None, "en"):
+            raise InvalidRequestError(
+                f"'{request.model}' knows English only, not '{request.language}'.",
+                param="language",
+            )
+    known = list(LANGUAGES)[: model.num_languages]
+    if model.is_multilingual and request.language not in (None, *known):
+        raise InvalidRequestError(
+            f"'{request.language}' is no language of '{request.model}'; send an ISO 639-1 code, "
+            "such as 'en'.",
+            param="language",
+        )
+
+
+def transcribe(
+    model: Any, request: TranscriptionRequest, report: Callable[[TranscriptSegment], None]
+) -> str:
+    """Report all segments; returns the code of the language. Runs `in_slices`."""
+    samples = np.frombuffer(request.samples, dtype="<f4")
+    mel, frames = model._prepare_audio(samples)
+    language = request.language or model._detect_language(mel)
+    tokenizer = model.get_tokenizer(language=language, task=request.task)
+    prompt = tokenizer.encode(f" {request.prompt.strip()}") if request.prompt else []
+    spoken_until = 0.0
+    seek = 0
+    while seek < frames:
+        size = min(_WINDOW, frames - seek)
+        window = _Window(model, tokenizer, mel[seek : seek + size], seek, size)
+        result = window.decode(request, language, prompt)
+        checkpoint()
+        if _is_silent(result):
+            seek += size
+            continue
+        segments, ahead = window.divide(result)
+        if request.words:
+            ahead = window.align(segments, spoken_until, ahead)
+        seek = ahead if ahead > seek else seek + size
+        for segment in segments:
+            if segment["start"] == segment["end"] or not segment["text"].strip():
+                continue
+            spoken_until = segment["end"]
+            report(window.to_segment(segment, result, with_logprobs=request.logprobs))
+        prompt += [token for segment in segments for token in segment["tokens"]]
+        if result.temperature > _MAX_TEMPERATURE_OF_PROMPT:
+            prompt = []
+        mx.clear_cache()
+    return language
+
+
+def _is_silent(result: Any) -> bool:
+    return result.no_speech_prob > _MAX_NO_SPEECH and not result.avg_logprob > _MIN_LOGPROB
+
+
+class _Window:
+    """30 seconds of audio, or the rest of it."""
+
+    def __init__(self, model: Any, tokenizer: Any, mel: mx.array, seek: int, size: int) -> None:
+        from mlx_audio.stt.models.whisper.audio import pad_or_trim
+
+        self._model = model
+        self._tokenizer = tokenizer
+        self._mel = pad_or_trim(mel, _WINDOW, axis=-2).astype(model.dtype)
+        self._seek = seek
+        self._size = size
+        self._frames_a_token = _WINDOW // model.dims.n_audio_ctx
+        self._single_end = False
+        """The text ends with one time: nothing is said after it in this window."""
+
+    def decode(self, request: TranscriptionRequest, language: str, prompt: list[int]) -> Any:
+        from mlx_audio.stt.models.whisper.decoding import DecodingOptions
+
+        temperatures = (request.temperature,) if request.temperature else _RISING
+        # The encoder's output is the same for every temperature.
+        features = self._model.encoder(self._mel[None])[0]
+        for temperature in temperatures:
+            options = DecodingOptions(
+                task=request.task,
+                language=language,
+                temperature=temperature,
+                prompt=prompt,
+                fp16=self._model.dtype == mx.float16,
+            )
+            result = self._model.decode(features, options)
+            if not _has_failed(result):
+                break
+        return result
+
+    def divide(self, result: Any) -> tuple[list[dict[str, Any]], int]:
+        """Divide the tokens at their times; returns the segments and where the next window begins,
+        which is the beginning of an unfinished segment."""
+        begin, tokens = self._tokenizer.timestamp_begin, list(result.tokens)
+        is_time = [token >= begin for token in tokens]
+        cuts = [i for i in range(1, len(tokens)) if is_time[i - 1] and is_time[i]]
+        self._single_end = is_time[-2:] == [False, True]
+        if not cuts:
+            times = [token for token in tokens if token > begin]
+            end = self._time(times[-1]) if times else self._at(self._size)
+            return [self._segment(tokens, self._at(0), end)], self._seek + self._size
+        ends = [*cuts, len(tokens)] if self._single_end else cuts
+        pieces = [tokens[a:b] for a, b in zip([0, *ends[:-1]], ends, strict=True)]
+        segments = [self._segment(p, self._time(p[0]), self._time(p[-1])) for p in pieces]
+        if self._single_end:
+            return segments, self._seek + self._size
+        return segments, self._seek + (pieces[-1][-1] - begin) * self._frames_a_token
+
+    def align(self, segments: list[dict[str, Any]], spoken_until: float, seek: int) -> int:
+        """Add the times of words; returns where the next window begins: after the last word."""
+        from mlx_audio.stt.models.whisper.timing import add_word_timestamps
+
+        add_word_timestamps(
+            segments=segments,
+            model=self._model,
+            tokenizer=self._tokenizer,
+            mel=self._mel,
+            num_frames=self._size,
+            prepend_punctuations=_BEFORE_WORDS,
+            append_punctuations=_AFTER_WORDS,
+            last_speech_timestamp=spoken_until,
+        )
+        ends = [word["end"] for segment in segments for word in segment["words"]]
+        if not self._single_end and ends and ends[-1] > self._at(0):
+            return round(ends[-1] * _FRAMES_A_SECOND)
+        return seek
+
+    def to_segment(
+        self, segment: dict[str, Any], result: Any, *, with_logprobs: bool
+    ) -> TranscriptSegment:
+        logprobs = tuple(self._logprobs(segment["tokens"], result)) if with_logprobs else ()
+        return TranscriptSegment(
+            text=segment["text"],
+            start=self._inside(segment["start"]),
+            end=max(self._inside(segment["start"]), self._inside(segment["end"])),
+            seek=self._seek,
+            tokens=tuple(segment["tokens"]),
+            temperature=float(result.temperature),
+            avg_logprob=_finite(result.avg_logprob),
+            compression_ratio=float(result.compression_ratio),
+            no_speech_prob=_finite(result.no_speech_prob),
+            words=tuple(
+                Word(
+                    word["word"].strip(),
+                    self._inside(float(word["start"])),
+                    self._inside(float(word["end"])),
+                )
+                for word in segment.get("words", ())
+                if word["word"].strip()
+            ),
+            logprobs=logprobs,
+        )
+
+    def _logprobs(self, tokens: list[int], result: Any) -> Iterator[TranscriptLogprob]:
+        """Compute the log probabilities of `tokens` in one pass: decoding keeps only their sum."""
+        texts = [token for token in tokens if token < self._tokenizer.eot]
+        start = list(self._tokenizer.sot_sequence_including_notimestamps)
+        inputs = mx.array([[*start, *texts[:-1]]])
+        logits = self._model.logits(inputs, result.audio_features[None])[0, len(start) - 1 :]
+        chosen = mx.take_along_axis(
+            logits.astype(mx.float32) - mx.logsumexp(logits.astype(mx.float32), -1, keepdims=True),
+            mx.array(texts)[:, None],
+            axis=-1,
+        )
+        logprobs: Any = chosen[:, 0].tolist()
+        for token, logprob in zip(texts, logprobs, strict=True):
+            text = self._tokenizer.decode([token])
+            yield TranscriptLogprob(text, logprob, list(text.encode()))
+
+    def _segment(self, tokens: list[int], start: float, end: float) -> dict[str, Any]:
+        texts = [token for token in tokens if token < self._tokenizer.eot]
+        return {
+            "start": start,
+            "end": end,
+            "tokens": tokens,
+            "text": self._tokenizer.decode(texts),
+            "words": [],
+            "seek": self._seek,
+        }
+
+    def _inside(self, seconds: float) -> float:
+        """A time of this window; a model may hear beyond the end of the audio."""
+        return round(min(max(seconds, self._at(0)), self._at(self._size)), 2)
+
+    def _time(self, token: int) -> float:
+        return self._at((token - self._tokenizer.timestamp_begin) * self._frames_a_token)
+
+    def _at(self, frame: int) -> float:
+        return (self._seek + frame) / _FRAMES_A_SECOND
+
+
+def _has_failed(result: Any) -> bool:
+    if _is_silent(result):
+        return False
+    return result.compression_ratio > _MAX_COMPRESSION or result.avg_logprob < _MIN_LOGPROB
+
+
+def _finite(value: float) -> float:
+    return float(value) if math.isfinite(value) else 0.0

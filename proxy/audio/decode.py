@@ -1,0 +1,122 @@
+"""Audio files of requests to samples for transcription.
+
+FFmpeg's libraries, in the wheel of PyAV, read the files. The format is found by the first bytes,
+and no other demuxer is tried: some of FFmpeg's (HLS, concat) open what a file names.
+"""
+
+# pyright: basic
+import io
+import re
+from typing import Any
+
+from adapters.audio import TRANSCRIPTION_RATE
+from adapters.errors import InvalidRequestError
+from proxy.config import AudioConfig
+
+FORMATS = "flac, m4a, mp3, mp4, mpeg, mpga, oga, ogg, wav or webm"
+_MIN_SECONDS = 0.1
+"""OpenAI's minimum."""
+_MAX_CHANNELS, _MAX_RATE = 8, 384_000
+_FLOAT_BYTES = 4
+_MAGIC: tuple[tuple[re.Pattern[bytes], str], ...] = tuple(
+    (re.compile(pattern, re.DOTALL), name)
+    for pattern, name in (
+        (rb"RIFF....WAVE", "wav"),
+        (rb"RF64....WAVE", "wav"),
+        (rb"fLaC", "flac"),
+        (rb"OggS", "ogg"),
+        (rb"\x1aE\xdf\xa3", "matroska"),
+        (rb"....ftyp", "mov"),
+        (rb"\xff[\xf0\xf1\xf8\xf9]", "aac"),
+        (rb"ID3", "mp3"),
+        (rb"\xff[\xe2-\xff]", "mp3"),
+    )
+)
+
+
+def decode(data: bytes, config: AudioConfig) -> bytes:
+    """Decode a file to mono float32 at `TRANSCRIPTION_RATE`. Blocks; run it in a thread.
+
+    Its header is checked before anything is decoded, and decoding ends at `max_seconds`, whatever
+    the header says.
+
+    Raises:
+        InvalidRequestError: it is no audio file of `FORMATS`, is damaged, or too long or short.
+    """
+    import av
+    from av.error import FFmpegError
+
+    kind = next((name for magic, name in _MAGIC if magic.match(data)), None)
+    if kind is None:
+        raise _invalid(f"The file is no audio that can be read. Send {FORMATS}.")
+    try:
+        with av.open(io.BytesIO(data), format=kind) as container:
+            samples = _read(container, config)
+    except (FFmpegError, ValueError, OverflowError) as exc:
+        raise _invalid("The audio file is damaged, or empty.") from exc
+    if len(samples) < _MIN_SECONDS * TRANSCRIPTION_RATE * _FLOAT_BYTES:
+        raise _invalid(f"The audio is shorter than {_MIN_SECONDS} seconds.")
+    return samples
+
+
+def _read(container: Any, config: AudioConfig) -> bytes:
+    import av
+
+    if not container.streams.audio:
+        raise _invalid("The file has no audio.")
+    stream = container.streams.audio[0]
+    _check_header(container, stream, config)
+    stream.thread_type = "NONE"
+    resampler = av.AudioResampler(format="flt", layout="mono", rate=TRANSCRIPTION_RATE)
+    limit = int(config.max_seconds * TRANSCRIPTION_RATE) * _FLOAT_BYTES
+    samples = bytearray()
+    for frame in _frames(container, stream):
+        for resampled in resampler.resample(frame):
+            samples += bytes(resampled.planes[0])[: resampled.samples * _FLOAT_BYTES]
+        if len(samples) > limit:
+            raise _too_long(None, config)
+    return bytes(samples)
+
+
+def _frames(container: Any, stream: Any) -> Any:
+    """Yield decoded frames, without the packets that are damaged, and `None` at the end."""
+    from av.error import InvalidDataError
+
+    for packet in container.demux(stream):
+        try:
+            yield from packet.decode()
+        except InvalidDataError:
+            continue
+    yield None
+
+
+def _check_header(container: Any, stream: Any, config: AudioConfig) -> None:
+    """
+    Raises:
+        InvalidRequestError: the header says that the audio is too long, or has impossible numbers.
+    """
+    context = stream.codec_context
+    if not 0 < context.channels <= _MAX_CHANNELS or not 0 < context.sample_rate <= _MAX_RATE:
+        raise _invalid(
+            f"The audio has {context.channels} channels at {context.sample_rate} Hz; at most "
+            f"{_MAX_CHANNELS} channels at {_MAX_RATE} Hz are read."
+        )
+    seconds = 0.0
+    if stream.duration is not None and stream.time_base is not None:
+        seconds = float(stream.duration * stream.time_base)
+    elif container.duration is not None:
+        seconds = container.duration / 1e6
+    if seconds > config.max_seconds:
+        raise _too_long(seconds, config)
+
+
+def _too_long(seconds: float | None, config: AudioConfig) -> InvalidRequestError:
+    length = f"{seconds:.0f} seconds long; " if seconds is not None else "too long: "
+    return _invalid(
+        f"The audio is {length}at most {config.max_seconds:.0f} seconds are transcribed "
+        "(`server.audio.max_seconds`)."
+    )
+
+
+def _invalid(message: str) -> InvalidRequestError:
+    return InvalidRequestError(message, param="file")

@@ -1,0 +1,1 @@
+"""OpenAI's audio: speech, transcriptions, translations, voices."""

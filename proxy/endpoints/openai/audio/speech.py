@@ -1,0 +1,208 @@
+"""`POST /v1/audio/speech`.
+
+Source: https://platform.openai.com/docs/api-reference/audio/createSpeech
+"""
+
+import asyncio
+import base64
+from functools import partial
+from typing import Annotated, Literal, cast, get_args
+
+import msgspec
+from litestar import post
+from litestar.response.base import ASGIResponse
+from msgspec import Meta, Struct
+
+from adapters.audio import AudioSink, SpeechAudio, SpeechEvent, SpeechFinished, SpeechRequest
+from adapters.audio import SpeechStarted as Started
+from adapters.errors import InvalidRequestError, UnsupportedParameterError
+from proxy.audio import require_codecs
+from proxy.audio.encode import CODECS, AudioFormat, Encoder
+from proxy.endpoints.server_request import ServerRequest
+from proxy.errors import Failure
+from proxy.http.event_stream import SSE, EventSink, Framing, Put, sse, stream
+from proxy.keep_alive import KeepAlive, to_keep_alive
+from proxy.openapi import Operation
+
+_encode = msgspec.json.Encoder().encode
+
+
+class VoiceId(Struct):
+    id: str
+
+
+class SpeechBody(Struct, kw_only=True):
+    model: str
+    input: Annotated[str, Meta(min_length=1)]
+    voice: str | VoiceId | None = None
+    """OpenAI requires one; without it the model's default speaks."""
+    instructions: Annotated[str, Meta(max_length=4096)] | None = None
+    response_format: str = "mp3"
+    """`mp3`, `opus`, `aac`, `flac`, `wav` or `pcm`."""
+    speed: Annotated[float, Meta(ge=0.25, le=4)] = 1.0
+    stream_format: Literal["audio", "sse"] = "audio"
+    backend: str | None = None
+    """The name of the backend that must answer."""
+    keep_alive: KeepAlive | None = None
+    ttl: Annotated[float, Meta(ge=0)] | None = None
+
+
+class SpeechAudioDelta(Struct, kw_only=True, tag_field="type", tag="speech.audio.delta"):
+    audio: str
+    """A piece of the file, in base64."""
+
+
+class SpeechUsage(Struct):
+    input_tokens: int
+    output_tokens: int
+    total_tokens: int
+
+
+class SpeechAudioDone(Struct, kw_only=True, tag_field="type", tag="speech.audio.done"):
+    usage: SpeechUsage
+
+
+class SpeechIncompleteError(Exception):
+    """Speech failed after its first bytes: the connection ends, because a file has no place for an
+    error."""
+
+
+def to_speech_request(body: SpeechBody, model: str) -> SpeechRequest:
+    voice = body.voice.id if isinstance(body.voice, VoiceId) else body.voice
+    return SpeechRequest(
+        model=model,
+        text=body.input,
+        voice=voice or None,
+        speed=body.speed,
+        instructions=body.instructions or None,
+        keep_alive=to_keep_alive(body.keep_alive, body.ttl),
+    )
+
+
+def to_format(name: str) -> AudioFormat:
+    """
+    Raises:
+        UnsupportedParameterError: audio cannot be written in this format; lists those that can.
+    """
+    if name in get_args(AudioFormat):
+        return cast(AudioFormat, name)
+    raise UnsupportedParameterError(
+        f"'response_format' {name[:50]!r} is not supported; use {', '.join(CODECS)}.",
+        param="response_format",
+    )
+
+
+class _Encoding:
+    """Encodes speech to pieces of a file, beside the event loop."""
+
+    def __init__(self, form: AudioFormat, sink: EventSink[bytes | SpeechFinished]) -> None:
+        self._form: AudioFormat = form
+        self._sink = sink
+        self._events: list[SpeechEvent] = []
+        self._encoder: Encoder | None = None
+
+    def write(self, event: SpeechEvent, /) -> bool:
+        self._events.append(event)
+        return True
+
+    async def drain(self) -> None:
+        events, self._events = self._events, []
+        for event in events:
+            if data := await asyncio.to_thread(self._to_bytes, event):
+                self._sink.write(data)
+            if isinstance(event, SpeechFinished):
+                self._sink.write(event)
+        await self._sink.drain()
+
+    def _to_bytes(self, event: SpeechEvent) -> bytes:
+        match event:
+            case Started():
+                self._encoder = Encoder(self._form, event.rate, event.speed)
+                return b""
+            case SpeechAudio():
+                return self._started.encode(event.samples, is_all=event.is_all)
+            case SpeechFinished():
+                return self._started.finish()
+
+    @property
+    def _started(self) -> Encoder:
+        if self._encoder is None:
+            raise RuntimeError("The backend has not begun its answer.")
+        return self._encoder
+
+
+class FileRenderer:
+    """Sends the bytes of the file as they are."""
+
+    def __init__(self, put: Put) -> None:
+        self._put = put
+
+    def write(self, event: bytes | SpeechFinished, /) -> bool:
+        return self._put(event) if isinstance(event, bytes) else False
+
+    def error(self, failure: Failure, /) -> bytes:
+        raise SpeechIncompleteError(failure.message)
+
+
+class EventRenderer:
+    """Sends OpenAI's events."""
+
+    def __init__(self, put: Put) -> None:
+        self._put = put
+
+    def write(self, event: bytes | SpeechFinished, /) -> bool:
+        if isinstance(event, bytes):
+            delta = SpeechAudioDelta(audio=base64.b64encode(event).decode())
+            return self._put(sse(_encode(delta)))
+        ins, outs = event.input_tokens, event.output_tokens
+        return self._put(sse(_encode(SpeechAudioDone(usage=SpeechUsage(ins, outs, ins + outs)))))
+
+    def error(self, failure: Failure, /) -> bytes:
+        return sse(_encode(failure.body))
+
+
+_SPEECH = Operation(
+    summary="OpenAI's speech",
+    asks=(SpeechBody,),
+    answers=(),
+    other_types=tuple(codec.media_type for codec in CODECS.values()),
+    events=(SpeechAudioDelta, SpeechAudioDone),
+    may_force=True,
+)
+
+
+@post("/v1/audio/speech", status_code=200, operation=_SPEECH, fast=True)
+async def create_speech(request: ServerRequest) -> ASGIResponse:
+    body = await request.read(SpeechBody)
+    form = to_format(body.response_format)
+    require_codecs("model")
+    limit = request.config.server.audio.max_input
+    if len(body.input) > limit:
+        raise InvalidRequestError(
+            f"'input' has {len(body.input)} characters; at most {limit} are spoken.", param="input"
+        )
+    routed = to_speech_request(body, request.forced(body.model, body.backend))
+    request.check_keep_alive(routed.keep_alive)
+    is_file = body.stream_format == "audio"
+    request.record.streamed = not is_file
+    media_type = CODECS[form].media_type
+    return await stream(
+        request,
+        partial(_speak, request, routed, form),
+        FileRenderer if is_file else EventRenderer,
+        record=request.record,
+        grace=request.grace,
+        keepalive=request.config.server.keepalive,
+        framing=Framing(media_type, media_type.encode(), None) if is_file else SSE,
+    )
+
+
+async def _speak(
+    request: ServerRequest,
+    routed: SpeechRequest,
+    form: AudioFormat,
+    sink: EventSink[bytes | SpeechFinished],
+) -> None:
+    encoding: AudioSink[SpeechEvent] = _Encoding(form, sink)
+    with request.grant.limits.answer():
+        await request.router.speak(routed, encoding, request.record)

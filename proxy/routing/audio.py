@@ -1,0 +1,71 @@
+"""Models of audio: which backend speaks or transcribes, and the record of its answer."""
+
+from typing import Any, TypeVar
+
+from adapters.audio import (
+    AudioSink,
+    SpeechAudio,
+    SpeechFinished,
+    SpeechStarted,
+    TranscriptFinished,
+    TranscriptSegment,
+    TranscriptStarted,
+)
+from adapters.backend import Capability
+from adapters.errors import InvalidRequestError
+from adapters.events import Finished, Started, TextDelta, Usage
+from proxy.models.registry import RegisteredModel
+from proxy.record import Attempt
+
+E = TypeVar("E")
+_ROUTES: dict[Capability, str] = {
+    "speech": "Send the text to POST /v1/audio/speech.",
+    "transcription": "Send audio to POST /v1/audio/transcriptions.",
+}
+
+
+def refuse_audio(entry: RegisteredModel) -> None:
+    """Refuse a request for text or vectors to a model that only speaks or transcribes.
+
+    Raises:
+        InvalidRequestError: names the route of such models.
+    """
+    models = [deployment.model for deployment in entry.deployments]
+    for capability, advice in _ROUTES.items():
+        only = frozenset({capability})
+        if models and all(m is not None and only <= m.capabilities <= only for m in models):
+            raise InvalidRequestError(
+                f"'{entry.id}' is a {capability} model, and writes no text. {advice}", param="model"
+            )
+
+
+def no_such_capability(entry: RegisteredModel, capability: Capability) -> InvalidRequestError:
+    """Create the error for a model without `capability`."""
+    return InvalidRequestError(
+        f"'{entry.id}' is not a {capability} model: see 'capabilities' in GET /v1/models.",
+        param="model",
+    )
+
+
+class RecordedAudio:
+    """A sink that fills the attempt of an answer, and passes its events on."""
+
+    def __init__(self, sink: AudioSink[Any], attempt: Attempt) -> None:
+        self._sink = sink
+        self._attempt = attempt
+        self.drain = sink.drain
+
+    def write(self, event: Any, /) -> bool:
+        match event:
+            case SpeechStarted() | TranscriptStarted():
+                self._attempt.note(Started(cold=event.cold, ignored=event.ignored))
+            case SpeechAudio() | TranscriptSegment():
+                self._attempt.note(TextDelta(""))
+            case SpeechFinished() | TranscriptFinished():
+                usage = Usage(
+                    prompt_tokens=event.input_tokens, completion_tokens=event.output_tokens
+                )
+                self._attempt.note(Finished("stop", usage))
+            case _:
+                pass
+        return self._sink.write(event)

@@ -1,0 +1,81 @@
+"""Models of audio by their files: what they do, what they lack, their voices."""
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from adapters.audio import Voice
+from adapters.config import MLXVoice
+from adapters.errors import InvalidRequestError
+from adapters.mlx.audio.kinds import AudioKind, audio_kind, incomplete
+from adapters.mlx.audio.voices import Speaker, find_speaker, list_voices
+
+KOKORO, DIA = AudioKind("speech", "kokoro"), AudioKind("speech", "dia")
+CLIPS = {"mary": MLXVoice(audio="mary.wav", text="Hello.")}
+
+
+@pytest.mark.parametrize(
+    ("config", "kind"),
+    [
+        ({"model_type": "whisper"}, AudioKind("transcription", "whisper")),
+        (
+            {"n_mels": 80, "n_audio_ctx": 1500, "n_text_ctx": 448},
+            AudioKind("transcription", "whisper"),
+        ),
+        ({"model_type": "parakeet_tdt"}, AudioKind("transcription", "parakeet")),
+        ({"model_type": "csm"}, AudioKind("speech", "sesame")),
+        ({"istftnet": {}, "plbert": {}, "vocab": {}}, KOKORO),
+        ({"model": {"encoder": {}}, "data": {"audio_length": 3072}}, DIA),
+        ({"model_type": "llama"}, None),
+        ({"model_type": "qwen3"}, None),
+    ],
+)
+def test_kind_by_configuration(config: dict[str, Any], kind: AudioKind | None):
+    assert audio_kind("org/model", config) == kind
+
+
+def test_language_model_speaks_when_its_name_says_so():
+    assert audio_kind("org/Orpheus-3b", {"model_type": "llama"}) == AudioKind("speech", "llama")
+
+
+def test_folder_without_its_tokenizer_is_listed_with_the_reason(tmp_path: Path):
+    (tmp_path / "model.safetensors").touch()
+    reason = incomplete(AudioKind("transcription", "whisper"), tmp_path)
+    assert reason == "it has no tokenizer.json; repositories named *-asr-* have one"
+
+
+def test_voices_of_files_and_of_the_configuration(tmp_path: Path):
+    (tmp_path / "voices").mkdir()
+    for name in ("bm_fable.safetensors", "af_heart.safetensors", "README.md"):
+        (tmp_path / "voices" / name).touch()
+    assert list_voices(KOKORO, tmp_path, CLIPS) == [
+        Voice(id="af_heart", language="en-US"),
+        Voice(id="bm_fable", language="en-GB"),
+    ]
+    assert list_voices(DIA, tmp_path / "none", CLIPS) == [Voice(id="mary", cloned=True)]
+
+
+VOICES = [Voice(id="af_heart"), Voice(id="af_alloy"), Voice(id="mary", cloned=True)]
+
+
+@pytest.mark.parametrize(
+    ("voice", "speaker"),
+    [
+        (None, Speaker("af_heart")),
+        ("af_alloy", Speaker("af_alloy")),
+        ("alloy", Speaker("af_alloy")),
+        ("af_heart,af_alloy", Speaker("af_heart,af_alloy")),
+        ("shimmer", Speaker("af_heart", is_default=True)),
+        ("mary", Speaker(clip=CLIPS["mary"])),
+    ],
+)
+def test_speaker_of_a_voice(voice: str | None, speaker: Speaker):
+    assert find_speaker(voice, "m", VOICES, CLIPS) == speaker
+
+
+@pytest.mark.parametrize("voice", ["nobody", "../af_heart", "af_heart,x", "/etc/v.safetensors"])
+def test_unknown_voice_is_refused_with_the_known_ones(voice: str):
+    with pytest.raises(InvalidRequestError, match="Its voices: af_heart, af_alloy, mary") as caught:
+        find_speaker(voice, "m", VOICES, CLIPS)
+    assert caught.value.param == "voice"

@@ -1,0 +1,181 @@
+"""Small models of audio with random weights: mlx-audio's real classes, loaded by its real code.
+
+They speak noise and write nonsense, in the shape that the real ones do.
+"""
+
+# pyright: basic
+import json
+from pathlib import Path
+from typing import Any
+
+import mlx.core as mx
+import numpy as np
+from mlx.utils import tree_flatten
+from tokenizers import AddedToken, Tokenizer, models, pre_tokenizers
+from tokenizers import decoders as token_decoders
+
+_PHONEMES = ';:,.!?—…"()“” abcdefhijklmnopqrstuvwxyzæðŋɑɔəɛɜɡɪɹʃʊʌʒʤʧˈˌːθᵊAIOQTWY'
+KOKORO_RATE = 24_000
+DIA_RATE = 44_100
+
+
+def tiny_kokoro(
+    folder: Path, voices: tuple[str, ...] = ("af_heart", "af_alloy", "bm_fable")
+) -> Path:
+    """Kokoro with tens of millions of parameters: the width of its decoder is in its code."""
+    from mlx_audio.tts.models.kokoro import Model, ModelConfig
+
+    config = {
+        "model_type": "kokoro",
+        "istftnet": {
+            "upsample_kernel_sizes": [20, 12],
+            "upsample_rates": [10, 6],
+            "gen_istft_hop_size": 5,
+            "gen_istft_n_fft": 20,
+            "resblock_dilation_sizes": [[1, 3, 5]],
+            "resblock_kernel_sizes": [3],
+            "upsample_initial_channel": 512,
+        },
+        "dim_in": 32,
+        "dropout": 0.0,
+        "hidden_dim": 512,
+        "max_conv_dim": 32,
+        "max_dur": 4,
+        "multispeaker": True,
+        "n_layer": 1,
+        "n_mels": 80,
+        "n_token": len(_PHONEMES) + 1,
+        "style_dim": 128,
+        "text_encoder_kernel_size": 5,
+        "plbert": {
+            "hidden_size": 32,
+            "num_attention_heads": 2,
+            "intermediate_size": 32,
+            "max_position_embeddings": 512,
+            "num_hidden_layers": 1,
+            "dropout": 0.0,
+        },
+        "vocab": {phoneme: at for at, phoneme in enumerate(_PHONEMES, 1)},
+    }
+    mx.random.seed(1)
+    _save(folder, config, Model(ModelConfig.from_dict(config)))
+    (folder / "voices").mkdir()
+    for at, voice in enumerate(voices):
+        pack = mx.random.normal((510, 1, 256), key=mx.random.key(at))
+        mx.save_safetensors(str(folder / "voices" / f"{voice}.safetensors"), {"voice": pack})
+    return folder
+
+
+def _save(folder: Path, config: dict[str, Any], model: Any) -> None:
+    """Write a model as its checkpoints are: `sanitize` turns some weights when they are loaded."""
+    folder.mkdir(parents=True, exist_ok=True)
+    (folder / "config.json").write_text(json.dumps(config))
+    parameters: Any = tree_flatten(model.parameters())
+    weights = {name: _stored(model, name, value) for name, value in parameters}
+    mx.save_safetensors(str(folder / "model.safetensors"), weights)
+
+
+def _stored(model: Any, name: str, value: mx.array) -> mx.array:
+    turned = [value] if value.ndim != 3 else [value, value.transpose(0, 2, 1)]
+    for stored in turned:
+        loaded = model.sanitize({name: stored})
+        if loaded.get(name) is not None and loaded[name].shape == value.shape:
+            return stored
+    raise AssertionError(f"{name} cannot be stored")
+
+
+def tiny_whisper(folder: Path) -> Path:
+    """Whisper for English with 60 thousand parameters, whose text is that of random bytes."""
+    from mlx_audio.stt.models.whisper.whisper import Model, ModelDimensions
+
+    tokens = _write_whisper_tokenizer(folder)
+    config = {
+        "model_type": "whisper",
+        "n_mels": 80,
+        "n_audio_ctx": 1500,
+        "n_audio_state": 16,
+        "n_audio_head": 2,
+        "n_audio_layer": 1,
+        "n_vocab": tokens,
+        "n_text_ctx": 48,
+        "n_text_state": 16,
+        "n_text_head": 2,
+        "n_text_layer": 1,
+    }
+    mx.random.seed(3)
+    _save(folder, config, Model(ModelDimensions.from_dict(config), mx.float32))
+    return folder
+
+
+def _write_whisper_tokenizer(folder: Path) -> int:
+    folder.mkdir(parents=True, exist_ok=True)
+    alphabet = sorted(pre_tokenizers.ByteLevel.alphabet())
+    vocabulary = {char: token for token, char in enumerate(alphabet)}
+    tokenizer = Tokenizer(models.BPE(vocabulary, []))
+    tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    tokenizer.decoder = token_decoders.ByteLevel()
+    marks = "endoftext startoftranscript en translate transcribe startoflm startofprev nocaptions"
+    special = [f"<|{name}|>" for name in (*marks.split(), "notimestamps")]
+    tokenizer.add_special_tokens([AddedToken(text, special=True) for text in special])
+    tokenizer.add_tokens([AddedToken(f"<|{at / 50:.2f}|>") for at in range(1501)])
+    tokenizer.save(str(folder / "tokenizer.json"))
+    about = {"tokenizer_class": "WhisperTokenizer", "errors": "replace", "unk_token": special[0]}
+    about |= {"bos_token": special[0], "eos_token": special[0], "pad_token": special[0]}
+    (folder / "tokenizer_config.json").write_text(json.dumps(about))
+    kind = {"feature_extractor_type": "WhisperFeatureExtractor", "feature_size": 80}
+    (folder / "preprocessor_config.json").write_text(json.dumps(kind))
+    return tokenizer.get_vocab_size()
+
+
+def tiny_dia(folder: Path, hub: Path) -> Path:
+    """Dia, which speaks three seconds at most, and its codec in the hub's cache `hub`."""
+    from mlx_audio.tts.models.dia.config import DiaConfig
+    from mlx_audio.tts.models.dia.layers import DiaModel
+
+    attention = {"gqa_query_heads": 2, "kv_heads": 2, "gqa_head_dim": 8}
+    config = {
+        "version": "1.0",
+        "model": {
+            "encoder": {"n_layer": 1, "n_embd": 16, "n_hidden": 32, "n_head": 2, "head_dim": 8},
+            "decoder": {
+                "n_layer": 1,
+                "n_embd": 16,
+                "n_hidden": 32,
+                **attention,
+                "cross_query_heads": 2,
+                "cross_head_dim": 8,
+            },
+        },
+        "training": {"dtype": "float32"},
+        "data": {"text_length": 128, "audio_length": 128},
+    }
+    mx.random.seed(4)
+    parsed = DiaConfig.load_dict(config)
+    assert parsed is not None
+    model = DiaModel(parsed)
+    folder.mkdir(parents=True, exist_ok=True)
+    (folder / "config.json").write_text(json.dumps(config))
+    weights = dict(tree_flatten(model.parameters()))
+    mx.save_safetensors(str(folder / "model.safetensors"), weights)
+    _write_codec(hub / "models--mlx-community--descript-audio-codec-44khz")
+    return folder
+
+
+def _write_codec(folder: Path) -> None:
+    from mlx_audio.codec.models import DAC
+
+    shape = {"encoder_dim": 4, "encoder_rates": [2, 4, 8, 8], "decoder_dim": 32, "n_codebooks": 9}
+    shape |= {"decoder_rates": [8, 8, 4, 2], "codebook_dim": 4, "sample_rate": DIA_RATE}
+    snapshot = folder / "snapshots" / "0"
+    snapshot.mkdir(parents=True)
+    (folder / "refs").mkdir()
+    (folder / "refs" / "main").write_text("0")
+    (snapshot / "config.json").write_text(json.dumps(shape))
+    weights = dict(tree_flatten(DAC(**shape).parameters()))
+    mx.save_safetensors(str(snapshot / "model.safetensors"), weights)
+
+
+def sine(seconds: float, rate: int = 16_000, pitch: float = 440.0) -> bytes:
+    """A tone as mono float32."""
+    times = np.arange(round(seconds * rate)) / rate
+    return (0.5 * np.sin(2 * np.pi * pitch * times)).astype("<f4").tobytes()
