@@ -249,7 +249,7 @@ _WORDS: tuple[tuple[str, Callable[[str, RunnerError | None], BackendError]], ...
         r"pull model manifest: (40[13]|412|realm host)",
         _as(
             ModelNotFoundError,
-            "The registry has no such model for everybody, or not for this version of Ollama.",
+            "The registry has no such public model, or none for this version of Ollama.",
             "model",
         ),
     ),

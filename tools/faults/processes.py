@@ -91,7 +91,7 @@ class Tandem:
             client.recv(1)  # It listens before it answers.
 
     def use(self) -> Use:
-        """What the process uses now, from `/proc`."""
+        """Return what the process uses now, from `/proc`."""
         proc = Path(f"/proc/{self.process.pid}")
         fields = dict(line.split(":", 1) for line in (proc / "status").read_text().splitlines())
         rss = int(fields["VmRSS"].split()[0]) / 1024

@@ -195,7 +195,7 @@ def test_error_line_is_translated_by_its_message(words: str, kind: type[BackendE
     assert type(from_line(words)) is kind
 
 
-SECRET = "sk-canary in /root/.ollama/models: you wrote 'my prompt'"
+SECRET = "sk-canary in /home/.ollama/models: you wrote 'my prompt'"
 KNOWN = (
     "{}: model requires more system memory (9 GiB) than is available (1 GiB) {}",
     "llama runner process has terminated: {}",
@@ -225,7 +225,7 @@ def test_what_no_row_knows_is_not_repeated(words: str, status: int):
         body = json.dumps({"error": said}).encode()
         for error in (from_line(said), from_response(status, body, None)):
             assert error.message
-            for part in ("canary", "/root", "my prompt"):
+            for part in ("canary", "/home", "my prompt"):
                 assert part not in error.message
 
 

@@ -114,8 +114,8 @@ async def test_compaction_trigger_is_answered_by_one_compaction(stream: bool):
             answer = events[-1].response
         assert [item.type for item in answer.output] == ["compaction"]
         assert backend.requests[-1].max_tokens == 100
-        again: Any = [item.to_dict() for item in answer.output]
-        await client.responses.create(model="m", input=[*again, TURNS[-1]])
+        again: Any = [*(item.to_dict() for item in answer.output), TURNS[-1]]
+        await client.responses.create(model="m", input=again)
     assert [text for _, text in said(backend)] == ["Summa", "five"]
 
 
