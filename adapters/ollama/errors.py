@@ -217,7 +217,8 @@ _WORDS: tuple[tuple[str, Callable[[str, RunnerError | None], BackendError]], ...
         ),
     ),
     (
-        r"Jinja Exception: [^\n]*|Jinja Exception|While executing|Unable to generate parser",
+        r"(?s:(?:Unable to generate parser|While executing).*)?Jinja Exception: [^\n]*"
+        r"|Jinja Exception|While executing|Unable to generate parser",
         _refused_by_template,
     ),
     (
@@ -264,6 +265,10 @@ _WORDS: tuple[tuple[str, Callable[[str, RunnerError | None], BackendError]], ...
     (
         r"no space left on device|disk quota exceeded",
         _as(InsufficientMemoryError, "Ollama has no space for its files: {}."),
+    ),
+    (
+        r"digest mismatch, file must be downloaded again",
+        _as(BadUpstreamError, "The downloaded file is damaged: download the model again."),
     ),
     (r"digest mismatch", _as(InvalidRequestError, "The file has another digest: {}.")),
     (

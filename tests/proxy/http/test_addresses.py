@@ -26,7 +26,7 @@ async def test_index_is_a_page_for_browsers(accept: str):
     assert response.status_code == 200
     assert response.headers["content-type"].startswith("text/html")
     assert response.headers["vary"] == "Accept"
-    assert f"Tandem {version('tandem-proxy')}" in response.text
+    assert "<title>Tandem</title>" in response.text
     assert "http://" not in response.text.replace(BASE, "")  # nothing is loaded from elsewhere
     assert "<script" not in response.text
 

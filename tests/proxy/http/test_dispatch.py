@@ -84,6 +84,10 @@ def test_every_route_of_a_model_is_dispatched_fast():
     }
     assert fast == {
         URL,
+        "/v1/audio/speech",
+        "/v1/audio/transcriptions",
+        "/v1/audio/translations",
+        "/v1/audio/voices",
         "/v1/completions",
         "/v1/responses",
         "/v1/responses/compact",
