@@ -16,6 +16,7 @@ from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from importlib.util import find_spec
 from pathlib import Path
+from typing import Any
 
 import pytest
 from fakes.scripted_backend import ScriptedBackend
@@ -83,6 +84,14 @@ def test_every_marker_precedes_a_block_and_gives_a_reason(page: Path) -> None:
     assert all(len(reason.split()) > 2 for reason in reasons)
 
 
+def tiered(cases: list[Block]) -> list[Any]:
+    """The blocks as parameters; those of README are not `long`."""
+    return [
+        pytest.param(block, marks=() if block.page == README else pytest.mark.long, id=str(block))
+        for block in cases
+    ]
+
+
 def to_tandem(words: list[str]) -> list[str] | None:
     """The arguments of a `tandem` command, also behind `uv run`."""
     if "tandem" in words and (words[0] == "tandem" or "uv" in words[: words.index("tandem")]):
@@ -126,6 +135,7 @@ TASKS = ("start", "cli", "clients", "speed", "troubleshooting", "from-ollama", "
 """Pages with commands that a server with any model runs."""
 
 
+@pytest.mark.long
 @pytest.mark.process
 def test_every_tandem_command_of_the_task_pages_succeeds(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
@@ -194,13 +204,14 @@ async def test_every_curl_command_is_answered() -> None:
 
 
 @pytest.mark.process
-@pytest.mark.parametrize("block", python(with_server=True), ids=lambda block: str(block))
+@pytest.mark.parametrize("block", tiered(python(with_server=True)))
 async def test_a_snippet_for_a_server_is_answered(block: Block) -> None:
     async with scripted_server() as port:
         output = await run(port, sys.executable, "-c", block.text)
     assert "Hello" in output
 
 
+@pytest.mark.long
 @pytest.mark.process
 def test_the_snippets_without_a_server_answer(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch

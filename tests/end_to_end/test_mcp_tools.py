@@ -215,7 +215,7 @@ async def check_together(served: Served, tools: Tools) -> None:
 
 
 @pytest.mark.parametrize("server", SERVERS)
-@pytest.mark.parametrize("engine", ["mlx", "scripted-ollama"])
+@pytest.mark.parametrize("engine", [pytest.param("mlx", marks=pytest.mark.long), "scripted-ollama"])
 @pytest.mark.slow
 class TestEveryTool:
     async def test_loose(self, served: Served, server: str):

@@ -7,7 +7,7 @@ import pytest
 from servers.ollama_server import TOOLS, require_model
 from servers.server_process import Running, serving, write
 
-pytestmark = pytest.mark.process
+pytestmark = [pytest.mark.process, pytest.mark.long]
 
 MLX = "SmolLM2-135M-Instruct"
 BACKENDS = [

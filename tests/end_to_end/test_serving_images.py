@@ -28,7 +28,7 @@ from proxy.config import Config, ImagesConfig, ServerConfig
 from proxy.images.fetch import Fetcher
 from tests.proxy.images.test_fetch import open_canary
 
-pytestmark = pytest.mark.ollama
+pytestmark = [pytest.mark.ollama, pytest.mark.long]
 
 PHOTO, DARK = data_url(photo("png")), data_url(blank(64, 64, 0))
 KINDS = {"png": "image/png", "jpg": "image/jpeg", "gif": "image/gif", "webp": "image/webp"}

@@ -13,7 +13,7 @@ from openai import BadRequestError, OpenAI
 from servers.ollama_server import EMBED, FILL, PLAIN, THINK, TOOLS, require_model
 from servers.server_process import Running, serving, write
 
-pytestmark = pytest.mark.ollama
+pytestmark = [pytest.mark.ollama, pytest.mark.long]
 
 PARAMETERS = {
     "type": "object",

@@ -10,7 +10,7 @@ import pytest
 from servers.ollama_server import FILL, PLAIN, require_model
 from servers.server_process import serving, write
 
-pytestmark = pytest.mark.ollama
+pytestmark = [pytest.mark.ollama, pytest.mark.long]
 
 SMOL = "SmolLM2-135M-Instruct"
 CHAT, TEXT = "/v1/chat/completions", "/v1/completions"

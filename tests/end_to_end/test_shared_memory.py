@@ -17,7 +17,7 @@ from servers.server_process import Running, serving, write
 
 from proxy.memory.budget import Snapshot
 
-pytestmark = pytest.mark.process
+pytestmark = [pytest.mark.process, pytest.mark.long]
 
 KB = 1_000
 SMALL = 107_392 + 4096 * 256

@@ -12,7 +12,7 @@ from openai import OpenAI
 from servers.ollama_server import PLAIN
 from servers.server_process import Running, serving
 
-pytestmark = pytest.mark.ollama
+pytestmark = [pytest.mark.ollama, pytest.mark.long]
 
 TINY = "someone/tiny"
 

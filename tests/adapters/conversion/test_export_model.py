@@ -116,6 +116,7 @@ def exporting(settings: Settings) -> Iterator[Settings]:
 
 
 @pytest.mark.ollama
+@pytest.mark.long
 async def test_export_answers_on_ollama_and_has_the_origin_of_its_folder(
     own_ollama: Settings, mlx: MLXConfig, tmp_path: Path
 ):
@@ -142,6 +143,7 @@ async def test_export_answers_on_ollama_and_has_the_origin_of_its_folder(
 
 
 @pytest.mark.ollama
+@pytest.mark.long
 def test_existing_model_of_ollama_is_not_replaced(real: Settings):
     done = real.tandem("export", "mlx:tiny:1b", "--as", "smollm2:135m")
     assert done.returncode == 1
@@ -149,6 +151,7 @@ def test_existing_model_of_ollama_is_not_replaced(real: Settings):
 
 
 @pytest.mark.ollama
+@pytest.mark.long
 def test_unsupported_model_is_rejected(real: Settings, tmp_path: Path):
     other = tmp_path / "other"
     shutil.copytree(tmp_path / "cache" / "imported" / "tiny:1b", other)

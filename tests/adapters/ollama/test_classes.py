@@ -26,7 +26,7 @@ from adapters.request import (
     Tool,
 )
 
-pytestmark = [pytest.mark.ollama, pytest.mark.timeout(300)]
+pytestmark = [pytest.mark.ollama, pytest.mark.long, pytest.mark.timeout(300)]
 
 SCHEMA: dict[str, Any] = {
     "type": "object",

@@ -44,7 +44,7 @@ from adapters.request import (
     ToolCall,
 )
 
-pytestmark = pytest.mark.ollama
+pytestmark = [pytest.mark.ollama, pytest.mark.long]
 
 GREEDY = Sampling(temperature=0)
 PIXEL = (
