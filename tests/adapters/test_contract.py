@@ -52,7 +52,7 @@ class Subject(Struct):
         "echo",
         "mlx",
         pytest.param("mlx-process", marks=pytest.mark.long),
-        pytest.param("ollama", marks=pytest.mark.ollama),
+        pytest.param("ollama", marks=[pytest.mark.ollama, pytest.mark.long]),
     ],
 )
 async def subject(

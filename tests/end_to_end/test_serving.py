@@ -98,6 +98,7 @@ def test_the_sdk_learns_the_capital_of_france(server: Running, kind: str, model:
     assert raw.headers["x-request-id"].startswith("req_")
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("stream", [True, False], ids=["streamed", "whole"])
 @pytest.mark.parametrize(
     "prompt", ["All work and no play. " * 300, "Write a very long story about the sea."]

@@ -13,7 +13,7 @@ from fakes.tiny_model import write_tiny_model
 from servers.ollama_server import PLAIN, THINK, TOOLS, require_model
 from servers.server_process import Running, serving, write
 
-pytestmark = pytest.mark.ollama
+pytestmark = [pytest.mark.ollama, pytest.mark.long]
 
 TINY = "mlx/tiny"
 FRANCE: Any = [{"role": "user", "content": "What is the capital of France?"}]

@@ -22,6 +22,8 @@ from adapters.config import OllamaConfig
 from adapters.ollama.backend import OllamaBackend
 from proxy.config import Config, ModelConfig, ServerConfig
 
+pytestmark = pytest.mark.long
+
 WORD = {"message": {"content": "A"}, "done": False}
 TAG = {"name": "m:latest", "capabilities": ["completion"], "details": {"context_length": 4096}}
 LIMITS: dict[str, Any] = {"connect_timeout": 0.5, "first_token_timeout": 0.4, "token_timeout": 0.2}

@@ -18,6 +18,8 @@ from adapters.mlx.backend import MLXBackend
 from adapters.mlx.engine.engine import Engine
 from adapters.request import GenerationRequest, JSONSchema, Sampling, Tool
 
+pytestmark = pytest.mark.long
+
 REQUESTS, CHOICES = 40, 5
 AT_ONCE = 5
 """Requests; together 25 answers in one batch."""

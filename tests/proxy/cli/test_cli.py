@@ -75,6 +75,7 @@ def test_signal_stops_an_idle_server(tmp_path: Path, sent: signal.Signals):
     assert err == ""
 
 
+@pytest.mark.long
 def test_closed_pipe_is_not_reported(tmp_path: Path):
     reader, writer = os.pipe()
     os.close(reader)
@@ -108,6 +109,7 @@ def refuses(port: int) -> bool:
     return False
 
 
+@pytest.mark.long
 async def test_second_signal_ends_streams_before_the_shutdown_grace(tmp_path: Path):
     with serving(echo(tmp_path, delay=0.05, grace=10)) as running, running.stream() as answer:
         answer.readline()
@@ -153,6 +155,7 @@ def test_invalid_arguments_exit_with_2(args: list[str]):
     assert run(*args).returncode == 2
 
 
+@pytest.mark.long
 def test_models_are_printed_without_a_server(tmp_path: Path):
     done = run("models", "--config", str(echo(tmp_path)))
     head, row = (line.split() for line in done.stdout.splitlines())
@@ -161,6 +164,7 @@ def test_models_are_printed_without_a_server(tmp_path: Path):
     assert row[:3] == ["echo", "echo", "echo"]
 
 
+@pytest.mark.long
 def test_models_of_two_backends_have_a_line_for_each(tmp_path: Path):
     write_tiny_model(tmp_path / "models" / "tiny")
     config = write(
@@ -182,6 +186,7 @@ def test_models_in_json_are_what_the_server_lists(tmp_path: Path):
         assert json.loads(done.stdout) == json.loads(running.get("/v1/models")[1])
 
 
+@pytest.mark.long
 def test_models_report_what_cannot_be_used(tmp_path: Path):
     folder = write_tiny_model(tmp_path / "models" / "old")
     (folder / "model.safetensors").rename(folder / "weights.npz")
@@ -191,6 +196,7 @@ def test_models_report_what_cannot_be_used(tmp_path: Path):
     assert "tandem: mlx: 'old' cannot be used: its weights are in weights.npz" in done.stderr
 
 
+@pytest.mark.long
 def test_models_report_an_unreachable_backend(tmp_path: Path):
     config = write(tmp_path, "backends: {mlx: null, ollama: {host: 'http://127.0.0.1:9'}}")
     done = run("models", "--config", str(config))

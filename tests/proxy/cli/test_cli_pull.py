@@ -12,7 +12,7 @@ from fakes.recorded_ollama import Reply, StandIn, says_lines, stand_in
 from fakes.tiny_model import write_tiny_model
 from servers.server_process import command, write
 
-pytestmark = pytest.mark.process
+pytestmark = [pytest.mark.process, pytest.mark.long]
 
 PART = {"status": "pulling dde5aa3fc5ff", "digest": "sha256:dd", "total": 8}
 

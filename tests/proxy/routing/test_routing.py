@@ -222,7 +222,9 @@ async def test_refusal_names_the_engine_that_could_even_if_it_is_off_or_blames_t
             await router.resolve("tiny", frozenset({feature}))
 
 
-@pytest.mark.parametrize("models", [BackendUnavailableError("gone"), HANG])
+@pytest.mark.parametrize(
+    "models", [BackendUnavailableError("gone"), pytest.param(HANG, marks=pytest.mark.long)]
+)
 async def test_name_is_unavailable_before_the_first_listing(models: Exception | str):
     backend = ollama()
     backend.models = models

@@ -36,6 +36,8 @@ from adapters.gguf.tokenizer import build_tokenizer, end_tokens
 from adapters.mlx.gguf import InexactGGUFError, UnsupportedGGUFError, convert, packing, weights
 from adapters.mlx.gguf.weights import Plan, write_weights
 
+pytestmark = pytest.mark.long
+
 EXACT = {GGML.Q4_0: 4, GGML.Q4_1: 4, GGML.Q5_0: 5, GGML.Q5_1: 5, GGML.Q8_0: 8}
 ROUNDED = {GGML.Q4_K: 4, GGML.Q5_K: 5}
 

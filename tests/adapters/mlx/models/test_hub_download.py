@@ -20,7 +20,7 @@ from adapters.mlx.backend import MLXBackend
 from adapters.mlx.models.catalog import find_models
 from adapters.mlx.models.hub_download import pull
 
-pytestmark = pytest.mark.process
+pytestmark = [pytest.mark.process, pytest.mark.long]
 
 TINY = "someone/tiny"
 CONFIG = MLXConfig(embedded="never", cache_folder="/nowhere")

@@ -19,6 +19,8 @@ from adapters.mlx.gguf import convert
 from adapters.mlx.to_gguf import write_gguf
 from adapters.mlx.to_gguf.arrays import read_arrays
 
+pytestmark = pytest.mark.long
+
 ARCHITECTURES = sorted(BLOCKS)
 IDS = [1, 7, 31, 8, 200, 263, 5, 90, 17, 2, 44, 45]
 

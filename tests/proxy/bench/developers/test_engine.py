@@ -46,6 +46,7 @@ def test_newcomers_are_compared_with_the_first_contestant(capsys: pytest.Capture
     assert "Tandem: 250 ms (0.50)" in capsys.readouterr().out
 
 
+@pytest.mark.long
 @pytest.mark.process
 async def test_client_records_the_time_of_each_piece(tmp_path: Path):
     write_tiny_model(tmp_path / "models" / "tiny")

@@ -135,6 +135,7 @@ async def test_unknown_model_is_not_retrieved(path: str):
     assert set(response.json()["error"]) == {"message", "type", "param", "code"}
 
 
+@pytest.mark.long
 async def test_list_does_not_wait_forever_for_a_silent_backend():
     there = ScriptedBackend(kind="mlx", models=[FULL])
     silent = ScriptedBackend(kind="ollama")
