@@ -83,15 +83,17 @@ LONG_CHAIN = {
     "$ref": "#/$defs/d0",
     "$defs": {f"d{n}": {"$ref": f"#/$defs/d{n + 1}"} if n < 1000 else {} for n in range(1001)},
 }
-SLOW: ResponseFormat = JSONSchema(
-    {
-        "type": "object",
-        "properties": {
-            f"k{n}": {"type": "string", "pattern": f"(?!{n})(a|b)*a(a|b){{30}}"} for n in range(90)
-        },
-    }
-)
-"""Its patterns are refused one by one: hundreds of compilations."""
+
+
+def slow(number: int = 0) -> ResponseFormat:
+    """A schema, another one for each number, with patterns that are refused one by one: hundreds of
+    compilations."""
+    patterns = [f"(?!{n})(a|b)*a(a|b){{30}}" for n in range(number, number + 90)]
+    properties = {f"k{n}": {"type": "string", "pattern": p} for n, p in enumerate(patterns)}
+    return JSONSchema({"type": "object", "properties": properties})
+
+
+SLOW = slow()
 
 
 async def test_chain_of_references_is_measured_in_time(compiler: GrammarCompiler) -> None:
@@ -103,25 +105,27 @@ async def test_chain_of_references_is_measured_in_time(compiler: GrammarCompiler
 async def test_request_behind_a_slow_grammar_is_compiled(tokenizer: Any) -> None:
     compiler = GrammarCompiler(tokenizer, frozenset({1}), compile_seconds=0.3)
     await compiler.compile(request(Regex("a")), Style())
-    slow = [asyncio.create_task(compiler.compile(request(SLOW), Style())) for _ in range(4)]
+    before = [asyncio.create_task(compiler.compile(request(SLOW), Style())) for _ in range(4)]
     others = [compiler.compile(request(Regex(f"b{n}")), Style()) for n in range(4)]
     for compiled in await asyncio.gather(*others):
         assert compiled.matcher is not None
-    await asyncio.wait(slow)
+    await asyncio.wait(before)
     compiler.close()
 
 
 async def test_request_that_only_waited_may_come_again(tokenizer: Any) -> None:
     compiler = GrammarCompiler(tokenizer, frozenset({1}), compile_seconds=60.0, wait_seconds=0.5)
     await compiler.compile(request(Regex("a")), Style())
-    slow = [asyncio.create_task(compiler.compile(request(SLOW), Style())) for _ in range(50)]
+    before = [
+        asyncio.create_task(compiler.compile(request(slow(n * 100)), Style())) for n in range(50)
+    ]
     await asyncio.sleep(0)
     with pytest.raises(BackendUnavailableError, match="grammars of other requests") as caught:
         await compiler.compile(request(Regex("b")), Style())
     assert caught.value.retry_after
-    for task in slow:
+    for task in before:
         task.cancel()
-    await asyncio.wait(slow)
+    await asyncio.wait(before)
     compiler.close()
 
 
@@ -129,11 +133,11 @@ async def test_grammar_without_a_request_is_not_compiled_to_its_end(tokenizer: A
     compiler = GrammarCompiler(tokenizer, frozenset({1}), compile_seconds=1000.0)
     await compiler.compile(request(Regex("a")), Style())
     known = compiler.cached
-    slow = [asyncio.create_task(compiler.compile(request(SLOW), Style())) for _ in range(50)]
+    left = [asyncio.create_task(compiler.compile(request(SLOW), Style())) for _ in range(50)]
     await asyncio.sleep(0)
-    for task in slow:
+    for task in left:
         task.cancel()
-    await asyncio.wait(slow)
+    await asyncio.wait(left)
     await compiler.compile(request(Regex("b")), Style())
     assert compiler.cached == known + 1
     compiler.close()
