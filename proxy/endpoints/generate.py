@@ -10,6 +10,7 @@ from litestar.response.base import ASGIResponse
 from msgspec import Struct
 from msgspec.structs import replace
 
+from adapters.backend import TokenCount
 from adapters.errors import BackendError, ContextLengthError
 from adapters.events import Event
 from adapters.request import GenerationRequest
@@ -184,6 +185,23 @@ async def generate(request: ServerRequest, dialect: Dialect[B], call: Call[B], s
             await write_together(writers, sink, choices=requests[0].n, at_once=_PROMPTS_AT_ONCE)
     except BackendError as exc:
         exc.param = dialect.to_param(exc.param, call.body)
+        raise
+
+
+async def count(
+    request: ServerRequest, call: Call[B], to_param: Callable[[str | None, B], str | None]
+) -> TokenCount:
+    """Count the tokens of the only prompt of `call`, as for its answer.
+
+    Raises:
+        BackendError: as an answer, or its tokens cannot be counted; `param` is the client's, by
+            `to_param`.
+    """
+    try:
+        (prompt,) = await request.finish(to_routed(request, call))
+        return await request.finish(request.router.count_tokens(prompt, request.record))
+    except BackendError as exc:
+        exc.param = to_param(exc.param, call.body)
         raise
 
 

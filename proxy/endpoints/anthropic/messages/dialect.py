@@ -9,7 +9,6 @@ from litestar import post
 from litestar.response.base import ASGIResponse
 from msgspec import Struct
 
-from adapters.errors import BackendError
 from proxy.endpoints.anthropic.errors import ERRORS, to_error
 from proxy.endpoints.anthropic.messages.request import MessagesRequest, PromptFields
 from proxy.endpoints.anthropic.messages.response import (
@@ -20,7 +19,7 @@ from proxy.endpoints.anthropic.messages.response import (
     to_message,
 )
 from proxy.endpoints.anthropic.messages.translate import to_param, translate, translate_prompt
-from proxy.endpoints.generate import Call, generating_route, to_routed
+from proxy.endpoints.generate import Call, count, generating_route
 from proxy.endpoints.server_request import ServerRequest
 from proxy.errors import Failure
 from proxy.http.event_stream import Put
@@ -99,11 +98,6 @@ async def count_message_tokens(request: ServerRequest) -> ASGIResponse:
     translated = translate_prompt(body)
     request.record.unknown += translated.ignored
     call = Call(body=body, requests=(translated.request,), stream=False, backend=body.backend)
-    try:
-        (prompt,) = await request.finish(to_routed(request, call))
-        counted = await request.finish(request.router.count_tokens(prompt, request.record))
-    except BackendError as exc:
-        exc.param = to_param(exc.param, body)
-        raise
+    counted = await count(request, call, to_param)
     how = {"x-tandem-token-count": "exact" if counted.exact else "estimate"}
     return JSONResponse(TokenCount(counted.tokens), headers=how)

@@ -4,8 +4,7 @@ from litestar import post
 from litestar.response.base import ASGIResponse
 from msgspec import Struct
 
-from adapters.errors import BackendError
-from proxy.endpoints.generate import to_routed
+from proxy.endpoints.generate import count
 from proxy.endpoints.openai.responses.dialect import RESPONSES, begin, look_up, needs_store, to_call
 from proxy.endpoints.openai.responses.kept import store_of
 from proxy.endpoints.openai.responses.request import ResponseRequest
@@ -40,11 +39,6 @@ async def count_input_tokens(request: ServerRequest) -> ASGIResponse:
         lambda raw: begin(request, decode(raw, object), store_of(request)),
     )
     call = to_call(request, await look_up(turn) if needs_store(turn) else turn)
-    try:
-        (prompt,) = await to_routed(request, call)
-        counted = await request.finish(request.router.count_tokens(prompt, request.record))
-    except BackendError as exc:
-        exc.param = to_param(exc.param, call.body)
-        raise
+    counted = await count(request, call, to_param)
     how = {"x-tandem-token-count": "exact" if counted.exact else "estimate"}
     return JSONResponse(InputTokens(input_tokens=counted.tokens), headers=how)

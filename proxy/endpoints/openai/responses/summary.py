@@ -8,9 +8,9 @@ from collections.abc import Sequence
 
 from msgspec.structs import replace
 
-from adapters.errors import BackendError, UnsupportedParameterError
+from adapters.errors import UnsupportedParameterError
 from adapters.request import GenerationRequest, Message, TextPart
-from proxy.endpoints.generate import Call, Dialect, generate, to_routed
+from proxy.endpoints.generate import Call, Dialect, count, generate
 from proxy.endpoints.openai.responses.items import CompactionItem, InputItem, MessageItem
 from proxy.endpoints.openai.responses.translate import to_param
 from proxy.endpoints.openai.responses.turn import Turn
@@ -50,12 +50,7 @@ async def to_summary(
         raise UnsupportedParameterError(
             "'background' is not supported for a compaction.", param="background"
         )
-    try:
-        (prompt,) = await to_routed(request, call)
-        counted = await request.finish(request.router.count_tokens(prompt, request.record))
-    except BackendError as exc:
-        exc.param = to_param(exc.param, call.body)
-        raise
+    counted = await count(request, call, to_param)
     limit = max(_LEAST_TOKENS, counted.tokens // _SHARE)
     return replace(call, requests=(_asking(call, limit),), dialect=dialect)
 
