@@ -125,10 +125,7 @@ class Dispatch:
             return
         http: HTTPScope = scope  # pyright: ignore[reportAssignmentType] - or a lifespan, of Litestar's
         path, method, state = http["path"], http["method"], http["state"]
-        record = state["record"] = Record(method, path, self._readers, running=self._running)
-        fields = state["fields"] = to_fields(http["headers"])
-        record.agent = fields.get("user-agent", "")
-        record.address = http["client"][0] if http["client"] else ""
+        record, fields = self._begin(http, method)
         if self._is_traced or "traceparent" in fields:
             _note_trace(record, fields, is_traced=self._is_traced)
         route = self._routes.get(path) or self._with_parameter(path)
@@ -175,6 +172,17 @@ class Dispatch:
                 reset_trace(trace)
             record.close()
 
+    def _begin(self, scope: HTTPScope | WebSocketScope, method: str) -> tuple[Record, Fields]:
+        """Create the record of a request and its header fields, in the state of `scope` too."""
+        state = scope["state"]
+        record = state["record"] = Record(
+            method, scope["path"], self._readers, running=self._running
+        )
+        fields = state["fields"] = to_fields(scope["headers"])
+        record.agent = fields.get("user-agent", "")
+        record.address = scope["client"][0] if scope["client"] else ""
+        return record, fields
+
     def _admit(
         self, fields: Fields, method: str, record: Record, *, is_public: bool = False
     ) -> None:
@@ -197,12 +205,9 @@ class Dispatch:
     async def _open_socket(self, scope: WebSocketScope, receive: Receive, send: Send) -> None:
         """Open a WebSocket if the gates of HTTP let its request pass, or answer with an error."""
         path, state = scope["path"], scope["state"]
-        record = state["record"] = Record("GET", path, self._readers, running=self._running)
-        fields = state["fields"] = to_fields(scope["headers"])
-        record.agent = fields.get("user-agent", "")
-        record.address = scope["client"][0] if scope["client"] else ""
+        record, fields = self._begin(scope, "GET")
         errors = state["errors"] = self._errors_by(fields)
-        cors = to_cors_headers(fields, self.config.allowed_origins)
+        cors = to_cors_headers(fields, self.config.page_origins)
         try:
             try:
                 self._admit(fields, "GET", record)
