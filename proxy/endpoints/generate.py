@@ -177,12 +177,20 @@ async def generate(request: ServerRequest, dialect: Dialect[B], call: Call[B], s
     try:
         requests = await to_routed(request, call)
         with metered(request.grant.limits, sink, requests, request.record) as sink:
-            if len(requests) == 1:
-                await _generate_one(request, call, requests[0], sink)
+            if len(requests) > 1:
+                generate = request.router.generate
+                writers = [partial(generate, one, record=request.record) for one in requests]
+                await write_together(writers, sink, choices=requests[0].n, at_once=_PROMPTS_AT_ONCE)
                 return
-            generate = request.router.generate
-            writers = [partial(generate, one, record=request.record) for one in requests]
-            await write_together(writers, sink, choices=requests[0].n, at_once=_PROMPTS_AT_ONCE)
+            prompt, is_written = requests[0], False
+            while not is_written:
+                try:
+                    await request.router.generate(prompt, sink, request.record)
+                    is_written = True
+                except ContextLengthError as exc:  # before the first event
+                    prompt = _shorten(request, call, prompt, exc)
+            if call.finish is not None:
+                await call.finish()
     except BackendError as exc:
         exc.param = dialect.to_param(exc.param, call.body)
         raise
@@ -205,21 +213,15 @@ async def count(
         raise
 
 
-async def _generate_one(
-    request: ServerRequest, call: Call[B], prompt: GenerationRequest, sink: Sink
-) -> None:
-    """Write the answer to one prompt; a too long one is shortened where `call` allows it."""
-    while True:
-        try:
-            await request.router.generate(prompt, sink, request.record)
-            break
-        except ContextLengthError as exc:  # before the first event
-            shorter = call.shorten(prompt, exc) if call.shorten is not None else None
-            if shorter is None:
-                raise
-            request.record.attempts[-1].error, prompt = exc, shorter
-    if call.finish is not None:
-        await call.finish()
+def _shorten(
+    request: ServerRequest, call: Call[B], prompt: GenerationRequest, exc: ContextLengthError
+) -> GenerationRequest:
+    """Return a shorter prompt in place of one that failed with `exc`; raise that without one."""
+    shorter = call.shorten(prompt, exc) if call.shorten is not None else None
+    if shorter is None:
+        raise exc
+    request.record.attempts[-1].error = exc
+    return shorter
 
 
 async def to_routed(request: ServerRequest, call: Call[B]) -> list[GenerationRequest]:
