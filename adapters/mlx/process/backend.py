@@ -12,7 +12,7 @@ import sys
 import time
 from asyncio.subprocess import DEVNULL, Process
 from collections.abc import AsyncGenerator
-from contextlib import suppress
+from contextlib import aclosing, suppress
 from typing import Any
 
 from msgspec.structs import replace
@@ -162,31 +162,31 @@ class MLXProcessBackend:
 
     async def _pass_on(self, method: str, request: Any, sink: AudioSink[Any]) -> None:
         """Pass on the events of a call to a sink that may have to wait."""
-        events: asyncio.Queue[Any] = asyncio.Queue()
-        calling = asyncio.create_task(self.call(method, request, write=events.put_nowait))
-        calling.add_done_callback(lambda _: events.put_nowait(None))
-        try:
-            while (event := await events.get()) is not None:
+        async with aclosing(self._events(method, request)) as events:
+            async for event in events:
                 self._restarts.note_success()
                 if sink.write(event):
                     await sink.drain()
-            await calling
-        finally:
-            calling.cancel()
 
     async def list_voices(self, model: str) -> list[Voice]:
         return await self.call("list_voices", model)
 
     async def pull(self, model: str) -> AsyncGenerator[Progress]:
-        steps: asyncio.Queue[Progress | None] = asyncio.Queue()
-        pulling = asyncio.create_task(self.call("pull", model, write=steps.put_nowait))
-        pulling.add_done_callback(lambda _: steps.put_nowait(None))
-        try:
-            while (progress := await steps.get()) is not None:
+        async with aclosing(self._events("pull", model)) as steps:
+            async for progress in steps:
                 yield progress
-            await pulling
+
+    async def _events(self, method: str, argument: Any) -> AsyncGenerator[Any]:
+        """Yield what a call writes; closing the generator cancels the call."""
+        events: asyncio.Queue[Any] = asyncio.Queue()
+        calling = asyncio.create_task(self.call(method, argument, write=events.put_nowait))
+        calling.add_done_callback(lambda _: events.put_nowait(None))
+        try:
+            while (event := await events.get()) is not None:
+                yield event
+            await calling
         finally:
-            pulling.cancel()
+            calling.cancel()
 
     async def list_models(self) -> list[Model]:
         return await self.call("list_models")
