@@ -25,6 +25,8 @@ blas.preload()
 from fakes.tiny_architectures import UNTESTED  # noqa: E402
 from probes.architecture_sweep import CHECKS, OK, Outcome, sweep, variations  # noqa: E402
 
+from tools.markdown_pages import with_part  # noqa: E402
+
 BEGIN = "<!-- architectures: written by `uv run python tools/architecture_sweep.py` -->"
 END = "<!-- end of architectures -->"
 
@@ -53,7 +55,6 @@ def row(name: str, outcome: Outcome) -> str:
 
 def write_page(outcomes: dict[str, Outcome]) -> None:
     lines = [
-        BEGIN,
         "",
         f"mlx-lm {version('mlx-lm')}, mlx {version('mlx')}: {total(outcomes)}.",
         "",
@@ -65,11 +66,9 @@ def write_page(outcomes: dict[str, Outcome]) -> None:
         "",
         *(f"- `{name}`: {reason}." for name, reason in UNTESTED.items()),
         "",
-        END,
     ]
-    head, _, rest = PAGE.read_text(encoding="utf-8").partition(BEGIN)
-    _, _, tail = rest.partition(END)
-    PAGE.write_text(head + "\n".join(lines) + tail, encoding="utf-8")
+    page = PAGE.read_text(encoding="utf-8")
+    PAGE.write_text(with_part(page, BEGIN, END, "\n".join(lines)), encoding="utf-8")
 
 
 def main() -> None:

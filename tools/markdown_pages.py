@@ -74,3 +74,10 @@ def anchors(page: Path) -> set[str]:
 
 def _to_anchor(heading: str) -> str:
     return re.sub(r"[^\w\- ]", "", heading.lower()).replace(" ", "-")
+
+
+def with_part(page: str, begin: str, end: str, part: str) -> str:
+    """Replace the text of `page` from `begin` to `end`, which stay, by `part`."""
+    before, _, rest = page.partition(begin)
+    _, _, after = rest.partition(end)
+    return f"{before}{begin}\n{part}\n{end}{after}"

@@ -21,6 +21,8 @@ from probes.ollama_side import Side  # noqa: E402
 from servers.ollama_server import PLAIN, own_ollama  # noqa: E402
 from servers.server_process import serving, write  # noqa: E402
 
+from tools.markdown_pages import with_part  # noqa: E402
+
 BEGIN = (
     "<!-- ollama: written by `uv run python tools/ollama_comparison.py`, against a real Ollama -->"
 )
@@ -60,9 +62,7 @@ def rows(page: str) -> dict[str, tuple[str, str]]:
 
 
 def with_table(page: str, lines: list[str]) -> str:
-    before, _, rest = page.partition(BEGIN)
-    _, _, after = rest.partition(END)
-    return "\n".join([before + BEGIN, *_HEAD, *lines, END]) + after
+    return with_part(page, BEGIN, END, "\n".join([*_HEAD, *lines]))
 
 
 def main() -> None:

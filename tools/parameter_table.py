@@ -22,6 +22,7 @@ from adapters.request import GenerationRequest, needs  # noqa: E402
 from proxy.endpoints.generation_fields import OLLAMA_ONLY  # noqa: E402
 from proxy.endpoints.openai.chat_completions.request import ChatCompletionRequest  # noqa: E402
 from proxy.endpoints.openai.chat_completions.translate import to_generation_request  # noqa: E402
+from tools.markdown_pages import with_part  # noqa: E402
 
 BEGIN = "<!-- parameters: generated from the code by `uv run python tools/parameter_table.py` -->"
 END = "<!-- end of parameters -->"
@@ -173,9 +174,7 @@ def table() -> str:
 
 
 def with_table(page: str) -> str:
-    before, _, rest = page.partition(BEGIN)
-    _, _, after = rest.partition(END)
-    return f"{before}{BEGIN}\n{table()}\n{END}{after}"
+    return with_part(page, BEGIN, END, table())
 
 
 if __name__ == "__main__":

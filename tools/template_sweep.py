@@ -24,6 +24,7 @@ blas.preload()
 from probes.template_sweep import CHECKS, NONE, OK, sweep, templates  # noqa: E402
 
 from adapters.mlx.prompt.learned import learn_from_texts  # noqa: E402
+from tools.markdown_pages import with_part  # noqa: E402
 
 BEGIN = "<!-- templates: written by `uv run python tools/template_sweep.py` -->"
 END = "<!-- end of templates -->"
@@ -77,10 +78,9 @@ def write_page(now: Outcomes, before: Outcomes) -> None:
     summary = f"Now {total(now)}."
     if before:
         summary = f"Before, {total(before)}. {summary}"
-    head, _, rest = PAGE.read_text(encoding="utf-8").partition(BEGIN)
-    _, _, tail = rest.partition(END)
-    table = "\n".join([BEGIN, "", summary, "", *_HEAD, *lines, "", END])
-    PAGE.write_text(head + table + tail, encoding="utf-8")
+    table = "\n".join(["", summary, "", *_HEAD, *lines, ""])
+    page = PAGE.read_text(encoding="utf-8")
+    PAGE.write_text(with_part(page, BEGIN, END, table), encoding="utf-8")
 
 
 def main() -> None:
