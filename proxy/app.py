@@ -13,7 +13,7 @@ from prometheus_client import CollectorRegistry
 
 from adapters.backend import Backend
 from proxy.access.keys import Access
-from proxy.assembly import assemble, opened
+from proxy.assembly import Parts, assemble, opened
 from proxy.bench.archive import Archive
 from proxy.config import Config, ServerConfig, state_folder
 from proxy.encryption import Encryption
@@ -199,45 +199,24 @@ def create_app(
         ConfigError: a key of `server.keys` cannot be read.
     """
     access = Access(config.server.keys, os.environ)
-    state, limits = state_folder(config, os.environ), config.server.store_limits
-    assembled = assemble(config)
 
     def apply(server: ServerConfig) -> None:
         dispatch.access = Access(server.keys, os.environ)
         dispatch.config = server
 
-    parts = ServerParts(
-        **asdict(assembled),
-        live=LiveConfig(config, assembled, read_config, apply),
-        archive=Archive(state),
-        grace=ShutdownGrace(config.server.shutdown_grace),
-        document=Document(),
-        encryption=Encryption(state),
-        running=RunningAnswers(),
-        store=None if limits is None else Store(state / "stored", limits),
-        fetch_image=fetch_image,
-        activity=Live(),
-        inspector=Inspector(),
-        logs=LogBuffer(),
-        metrics=CollectorRegistry(),
-    )
+    assembled = assemble(config)
+    live = LiveConfig(config, assembled, read_config, apply)
+    parts = _to_parts(config, assembled, live, fetch_image)
     metrics = AnswerMetrics(parts.metrics, parts.registry.listed)
     traces = open_traces(parts.registry.listed, os.environ)
-
     form = config.server.log_format
     request_log = RequestLog(form, log) if form is not None and log is not None else None
 
     @asynccontextmanager
     async def lifespan(_app: Litestar) -> AsyncGenerator[None]:
         try:
-            async with (
-                parts.logs.attached(),
-                opened(parts, config, backends),
-                parts.store.opened() if parts.store is not None else nullcontext(),
-            ):
+            async with _running(parts, config, backends):
                 yield
-                parts.grace.begin()
-                await parts.running.ended()
         finally:
             if request_log is not None:
                 request_log.close()
@@ -256,21 +235,53 @@ def create_app(
         debug=False,
     )
     readers = [parts.activity.read, metrics.read]
-    if request_log is not None:
-        readers.append(request_log.read)
-    if traces is not None:
-        readers.append(traces.read)
-    errors = {ANTHROPIC_HEADER: ANTHROPIC_ERRORS}
+    readers += [each.read for each in (request_log, traces) if each is not None]
     dispatch = Dispatch(
         app,
         config.server,
         access,
         ServerRequest,
         readers,
-        errors,
+        {ANTHROPIC_HEADER: ANTHROPIC_ERRORS},
         parts.activity.records,
         explain_absence=explain_absence,
         is_traced=traces is not None,
     )
     app.asgi_handler = dispatch
     return app
+
+
+def _to_parts(
+    config: Config, assembled: Parts, live: LiveConfig, fetch_image: Fetch
+) -> ServerParts:
+    state, limits = state_folder(config, os.environ), config.server.store_limits
+    return ServerParts(
+        **asdict(assembled),
+        live=live,
+        archive=Archive(state),
+        grace=ShutdownGrace(config.server.shutdown_grace),
+        document=Document(),
+        encryption=Encryption(state),
+        running=RunningAnswers(),
+        store=None if limits is None else Store(state / "stored", limits),
+        fetch_image=fetch_image,
+        activity=Live(),
+        inspector=Inspector(),
+        logs=LogBuffer(),
+        metrics=CollectorRegistry(),
+    )
+
+
+@asynccontextmanager
+async def _running(
+    parts: ServerParts, config: Config, backends: Mapping[str, Backend] | None
+) -> AsyncGenerator[None]:
+    """Open the parts; at the end, answers in the background get the time of the shutdown grace."""
+    async with (
+        parts.logs.attached(),
+        opened(parts, config, backends),
+        parts.store.opened() if parts.store is not None else nullcontext(),
+    ):
+        yield
+        parts.grace.begin()
+        await parts.running.ended()
