@@ -10,6 +10,7 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
+from proxy.access.keys import KEY_VARIABLE, find_own_key
 from proxy.cli.command import CommandError
 from proxy.config import Config, state_folder
 
@@ -21,7 +22,6 @@ _ANYWHERE = {"0.0.0.0": "127.0.0.1", "::": "::1"}  # noqa: S104
 _MARK = "x-tandem-backend"
 """Every response of Tandem has this header."""
 _ADDRESS_FILE = "server.json"
-_KEY_VARIABLE = "TANDEM_API_KEY"
 
 
 class RunningServer:
@@ -120,7 +120,7 @@ def _message(status: int | None, text: str) -> str:
     if code == "model_not_found" and "Did you mean" not in message:
         message += " `tandem models` lists all."
     if status in (401, 403):
-        message += f" Set ${_KEY_VARIABLE} to a key of this server that may do this."
+        message += f" Set ${KEY_VARIABLE} to a key of this server that may do this."
     return message
 
 
@@ -204,8 +204,6 @@ def to_url(host: str, port: int) -> str:
 
 
 def _own_key(state: Path) -> str | None:
-    from proxy.access.keys import find_own_key
-
     try:
         return find_own_key(os.environ, state)
     except ValueError as exc:
