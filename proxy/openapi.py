@@ -105,12 +105,13 @@ class Operation(Struct, frozen=True, kw_only=True):
 class Document:
     """The encoded document, generated on the first request to keep the start fast."""
 
-    def __init__(self) -> None:
+    def __init__(self, app: Litestar) -> None:
+        self._app = app
         self._encoded: bytes | None = None
 
-    def encoded(self, app: Litestar) -> bytes:
+    def encoded(self) -> bytes:
         if self._encoded is None:
-            self._encoded = msgspec.json.encode(to_document(app))
+            self._encoded = msgspec.json.encode(to_document(self._app))
         return self._encoded
 
 

@@ -24,11 +24,11 @@ from servers.served import served
 from servers.server_process import serving
 
 from adapters.backend import Model
-from proxy.app import create_app
 from proxy.cli import main
 from proxy.cli.app import to_command
 from proxy.config import Config, load_config
 from proxy.errors import BACKEND_ERRORS, HTTP_ERRORS, RATE_LIMITED, UNAUTHORIZED
+from proxy.routes import routing
 from tools.markdown_pages import (
     DOCS,
     MAPS,
@@ -300,7 +300,7 @@ def test_every_decision_has_context_decision_cost_and_revisit() -> None:
 
 def test_the_api_page_has_every_address() -> None:
     text = (ROOT / "docs" / "api.md").read_text(encoding="utf-8")
-    paths = {re.sub(r"\{.*?\}", "{id}", route.path_format) for route in create_app(Config()).routes}
+    paths = {re.sub(r"\{.*?\}", "{id}", route.path_format) for route in routing().routes}
     assert len(paths) > 10
     assert not [path for path in paths if not re.search(rf"{re.escape(path)}[`?]", text)]
 

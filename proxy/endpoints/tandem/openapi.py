@@ -15,9 +15,9 @@ _OPERATION = Operation(summary="This document", answers=(dict[str, Any],))
 
 @get("/openapi.json", operation=_OPERATION)
 async def get_openapi(request: ServerRequest) -> Response[bytes]:
-    return Response(request.document.encoded(request.app), media_type="application/json")
+    return Response(request.document.encoded(), media_type="application/json")
 
 
 @get("/schema/openapi.json", operation=_OPERATION)
 async def get_litestar_openapi(request: ServerRequest) -> Response[bytes]:
-    return Response(request.document.encoded(request.app), media_type="application/json")
+    return Response(request.document.encoded(), media_type="application/json")

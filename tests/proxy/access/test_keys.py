@@ -16,8 +16,8 @@ from adapters.backend import Model
 from adapters.secret import read_secret
 from proxy.access.config import KeyConfig
 from proxy.access.keys import Access, find_own_key, require_keys
-from proxy.app import create_app
 from proxy.config import Config, ConfigError, ServerConfig
+from proxy.routes import routing
 
 USE, ADMIN = "use-key-0123456789", "admin-key-0123456789"
 BEARER = {"authorization": f"Bearer {USE}"}
@@ -60,7 +60,7 @@ SOCKETS = {"/v1/responses"}
 
 def every_route() -> Iterator[tuple[str, str]]:
     """Method and path of every HTTP handler of the application, Litestar's OPTIONS included."""
-    for route in create_app(Config()).routes:
+    for route in routing().routes:
         if not isinstance(route, HTTPRoute):
             assert route.path in SOCKETS
             continue

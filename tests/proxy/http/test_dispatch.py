@@ -10,8 +10,8 @@ from litestar.routes import HTTPRoute
 
 from adapters.errors import BackendBusyError
 from adapters.events import Started, TextDelta
-from proxy.app import create_app
 from proxy.config import Config, ServerConfig
+from proxy.routes import routing
 
 URL = "/v1/chat/completions"
 CHANGING = re.compile(r"chatcmpl-\w+|\"created\":\d+|req_\w+")
@@ -74,10 +74,9 @@ async def test_allowed_methods_have_head_where_they_have_get():
 
 
 def test_every_route_of_a_model_is_dispatched_fast():
-    app = create_app(Config(), {})
     fast = {
         route.path_format
-        for route in app.routes
+        for route in routing().routes
         if isinstance(route, HTTPRoute)
         for handler in route.route_handlers
         if "fast" in handler.opt

@@ -15,10 +15,10 @@ from referencing import Registry
 from referencing.jsonschema import DRAFT202012
 
 from adapters.backend import Model
-from proxy.app import create_app
 from proxy.config import Config, ServerConfig
 from proxy.errors import BACKEND_ERRORS
 from proxy.openapi import Document, to_document
+from proxy.routes import routing
 
 NAME = "org/m"
 PROMPT = {"model_id": NAME, "prompt": "Hi"}
@@ -77,7 +77,7 @@ STREAMS = [
 
 @pytest.fixture(scope="module")
 def document() -> dict[str, Any]:
-    return json.loads(Document().encoded(create_app(Config(), {})))
+    return json.loads(Document(routing()).encoded())
 
 
 def operations(document: dict[str, Any]) -> list[tuple[str, str, dict[str, Any]]]:
@@ -107,7 +107,7 @@ def test_document_is_valid(document: dict[str, Any]):
 
 
 def test_every_route_is_in_it():
-    app = create_app(Config(), {})
+    app = routing()
     served = {
         (route.path_format, method.lower())
         for route in app.routes
@@ -220,8 +220,7 @@ def test_document_is_not_made_before_it_is_asked_for(monkeypatch: pytest.MonkeyP
         return make(types, **settings)
 
     monkeypatch.setattr(msgspec.json, "schema_components", recorded)
-    app = create_app(Config(), {})
+    document = Document(routing())
     assert not made
-    document = Document()
-    assert document.encoded(app) is document.encoded(app)
+    assert document.encoded() is document.encoded()
     assert len(made) == 1
