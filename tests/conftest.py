@@ -4,6 +4,7 @@ A test is `quick` unless it or its fixtures are marked otherwise: `-m quick` sta
 (enforced below) and no real Ollama, and each test takes about a second at most.
 """
 
+import platform
 import sys
 from collections.abc import Iterator
 from pathlib import Path
@@ -47,6 +48,7 @@ def _is_renderer(args: tuple[object, ...]) -> bool:
     return any("adapters.chat_template.worker" in str(arg) for arg in args)
 
 
+platform.processor()  # Python asks a process for it once, and many tests ask Python.
 _guard = _ProcessGuard()
 sys.addaudithook(_guard)  # Hooks stay for the life of the process: one, at import.
 

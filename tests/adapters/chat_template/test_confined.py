@@ -44,22 +44,21 @@ def test_rendering_beyond_a_limit_is_an_error_and_the_next_one_is_not(
     assert renderers.render("{{ messages[0].content }}", MESSAGES, None, {}) == "Hi \ud800"
 
 
-def test_other_renderings_go_on_while_one_loops(renderers: Renderers) -> None:
-    failed = threading.Event()
+def test_other_renderings_go_on_while_one_loops() -> None:
+    renderers = Renderers(Limits(seconds=1.5))
+    ended: list[str] = []
 
     def loop() -> None:
         with pytest.raises(TemplateLimitError):
             renderers.render(LOOP, MESSAGES, None, {})
-        failed.set()
+        ended.append("loop")
 
     thread = threading.Thread(target=loop)
     thread.start()
-    texts: list[str] = []
-    while not failed.is_set():
-        texts.append(renderers.render("{{ tools[0].a }}", [], [{"a": 2**70}], {}))
+    ended.append(renderers.render("{{ tools[0].a }}", [], [{"a": 2**70}], {}))
     thread.join()
-    assert len(texts) > 10
-    assert set(texts) == {str(2**70)}
+    renderers.close()
+    assert ended == [str(2**70), "loop"]
 
 
 def test_refusal_has_the_reason_of_the_template(renderers: Renderers) -> None:
