@@ -23,6 +23,7 @@ from proxy.bench.archive import Archive
 from proxy.config import Config
 from proxy.encryption import Encryption
 from proxy.errors import ExplainedHTTPError, NotStoredError, StorageError
+from proxy.health import HealthReports
 from proxy.http.body import convert, convert_texts, decode, receive_body, unknown_fields
 from proxy.http.event_stream import Limits, ShutdownGrace
 from proxy.http.gates import Fields
@@ -69,6 +70,7 @@ class ServerParts(Parts, frozen=True, kw_only=True):
     running: RunningAnswers
     """Background answers in progress."""
     activity: Live
+    health: HealthReports
     inspector: Inspector
     logs: LogBuffer
     metrics: CollectorRegistry
@@ -141,6 +143,10 @@ class ServerRequest(Request[Any, Any, Any]):
     @property
     def activity(self) -> Live:
         return self._parts.activity
+
+    @property
+    def health(self) -> HealthReports:
+        return self._parts.health
 
     @property
     def inspector(self) -> Inspector:
@@ -315,8 +321,10 @@ class ServerRequest(Request[Any, Any, Any]):
             return await work
 
 
-def check_role(connection: Connection, handler: BaseRouteHandler) -> None:
+async def check_role(connection: Connection, handler: BaseRouteHandler) -> None:
     """Guard of all routes: those with the option `access="admin"` require that role.
+
+    Asynchronous, because Litestar runs other guards on a thread, of which none may be free.
 
     Raises:
         ExplainedHTTPError: 403: the request may not administer.

@@ -16,6 +16,7 @@ from proxy.http.dispatch import Dispatch
 from proxy.http.gates import Fields
 from proxy.http.json_response import ErrorDialect
 from proxy.http.protocol import Connection
+from proxy.http.turns import Turns
 
 
 @asynccontextmanager
@@ -33,6 +34,8 @@ async def served(
     dispatch = cast(Dispatch, app.asgi_handler)
 
     class Configured(protocol):
+        turns = Turns()
+
         def errors_of(self, path: str, fields: Fields) -> ErrorDialect:
             return dispatch.errors_of(path, fields)
 
