@@ -4,6 +4,7 @@ import asyncio
 import hashlib
 import logging
 from collections.abc import Awaitable, Callable, Iterable, Sequence
+from functools import partial
 from typing import Any, TypeVar
 
 from litestar import Request, Response
@@ -188,9 +189,11 @@ class ServerRequest(Request[Any, Any, Any]):
         There a decoder holds the event loop for the time that the limits of `BodyScan` allow, and
         what is written in Python lets it have its turns.
         """
-        if len(body) < _LARGE_BODY:
-            return parse(body)
-        return await asyncio.to_thread(parse, body)
+        return await self.work(len(body), partial(parse, body))
+
+    async def work(self, size: int, work: Callable[[], T]) -> T:
+        """Return the result of `work` on what a body of `size` bytes has, as `parse` does."""
+        return work() if size < _LARGE_BODY else await asyncio.to_thread(work)
 
     def decode(self, body: bytes, kind: type[T]) -> T:
         """Decode `body` as a `kind`; unknown fields go to `x-tandem-ignored`.

@@ -129,7 +129,7 @@ async def test_texts_that_come_at_once_are_written_singly(backend: OllamaBackend
 @pytest.mark.parametrize("name", RECORDED)
 @pytest.mark.parametrize("piece", [1, 7, 100, 100_000])
 async def test_recorded_answer_is_the_same_in_pieces_of_any_size(
-    backend: OllamaBackend, standin: StandIn, name: str, piece: int
+    patient: OllamaBackend, standin: StandIn, name: str, piece: int
 ):
     raw = name.startswith("generate")
     request = replace(
@@ -141,7 +141,7 @@ async def test_recorded_answer_is_the_same_in_pieces_of_any_size(
     for recorder, size in zip(recorders, (None, piece), strict=True):
         standin.replays(name, "/api/generate" if raw else "/api/chat", size)
         with contextlib.suppress(BackendError):
-            await backend.generate(request, recorder)
+            await patient.generate(request, recorder)
     expected, events = ([without_id(event) for event in each.events] for each in recorders)
     assert events == expected
     assert len(events) > 2
