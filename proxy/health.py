@@ -10,11 +10,12 @@ import time
 from msgspec import Struct
 
 from adapters.backend import Backend, Health
+from adapters.errors import BackendError
 from proxy.memory.budget import SharedBudget, Snapshot
 from proxy.models.registry import Registry
 
 _TIMEOUT = 1.0
-"""Seconds that a backend has to report its health."""
+"""Seconds that a backend has to report its health, or the memory of its models."""
 
 
 class HealthReport(Struct, frozen=True):
@@ -59,10 +60,18 @@ class HealthReports:
     async def _read(self) -> HealthReport:
         backends = self._registry.backends
         reports = asyncio.gather(*(_health(listed.backend) for listed in backends.values()))
-        healths, memory = await asyncio.gather(reports, self._memory.snapshot())
+        healths, memory = await asyncio.gather(reports, self._memory_now())
         report = HealthReport(dict(zip(backends, healths, strict=True)), memory)
         self._latest, self._latest_at = report, time.monotonic()
         return report
+
+    async def _memory_now(self) -> Snapshot:
+        """Return what is in use, or was at the last look where a backend does not respond."""
+        try:
+            async with asyncio.timeout(_TIMEOUT):
+                return await self._memory.snapshot()
+        except (TimeoutError, BackendError):
+            return self._memory.last_snapshot()
 
 
 async def _health(backend: Backend) -> Health:

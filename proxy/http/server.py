@@ -135,6 +135,7 @@ def _settings(app: Litestar, config: ServerConfig) -> uvicorn.Config:
         ws_ping_timeout=None,  # clients without a thread of their own answer no ping between turns
         ws_per_message_deflate=False,
         lifespan="on",
+        log_config=None,  # uvicorn's asks a stdout that may be closed whether it is a terminal
         log_level="warning",
         access_log=False,
         proxy_headers=False,

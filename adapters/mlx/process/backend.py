@@ -364,13 +364,19 @@ class MLXProcessBackend:
 
 async def _responds(child: _Child, seconds: float) -> bool:
     """Return true if the process responds within `seconds`, or has ended."""
-    response = asyncio.gather(child.peer.call("health"), return_exceptions=True)
+    response = asyncio.create_task(_any_response(child))
     try:
         for limit in (seconds, _LAST_SECONDS):
             await asyncio.wait((response,), timeout=limit)
         return response.done()
     finally:
         response.cancel()
+
+
+async def _any_response(child: _Child) -> None:
+    """Wait for any response, or for the end of the process."""
+    with suppress(BackendError):
+        await child.peer.call("health")
 
 
 async def _reap(process: Process, seconds: float) -> int:
