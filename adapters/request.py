@@ -133,6 +133,8 @@ class GenerationRequest(Struct, frozen=True, kw_only=True):
     max_tokens: int | None = None
     """`None`: up to the context length. 0 is valid with `echo` only."""
     stop: tuple[str, ...] = ()
+    names_stop: bool = False
+    """The answer has to tell which of `stop` has ended it."""
     tools: tuple[Tool, ...] = ()
     tool_choice: ToolChoice = "auto"
     parallel_tool_calls: bool = True
