@@ -14,14 +14,6 @@ async def standin() -> AsyncIterator[StandIn]:
 
 
 @pytest.fixture
-async def patient(standin: StandIn) -> AsyncIterator[OllamaBackend]:
-    """A backend as `backend`, for answers that have to arrive however slow the machine is."""
-    backend = OllamaBackend(OllamaConfig(host=standin.host))
-    yield backend
-    await backend.aclose()
-
-
-@pytest.fixture
 async def backend(standin: StandIn) -> AsyncIterator[OllamaBackend]:
     """A backend with the stand-in as its Ollama, and little patience."""
     config = OllamaConfig(host=standin.host, first_token_timeout=0.4, token_timeout=0.2)
