@@ -13,10 +13,10 @@ from msgspec import Struct
 from adapters.backend import Capability
 from adapters.chat_template.confined import TemplateLimitError
 from adapters.chat_template.folder import read_templates, renderer_name
+from adapters.chat_template.thought_markers import MARKERS, markers_of_template
 from adapters.mlx.audio.kinds import audio_kind
 from adapters.mlx.embedding.files import is_embedding
 from adapters.mlx.models.fim import find_infill
-from adapters.mlx.output.reasoning import MARKERS, reasoning_of_template
 from adapters.mlx.output.tool_calls.syntax import syntax_of_template
 from adapters.mlx.prompt.learned import learn_from_folder
 from adapters.mlx.vision.support import sight_of
@@ -132,7 +132,7 @@ def _guess(path: Path) -> TemplateDescription:
     detected: dict[Capability, bool] = {
         "chat": bool(texts) or renderer_name(path) is not None,
         "tools": syntax_of_template(text) is not None,
-        "reasoning": reasoning_of_template(text) is not None,
+        "reasoning": markers_of_template(text) is not None,
     }
     can = _true_ones(detected)
     return TemplateDescription(can, possible=_BY_TEMPLATE - can)

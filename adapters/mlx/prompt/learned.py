@@ -21,8 +21,8 @@ from adapters.chat_template.plan import Plan, find_plan
 from adapters.chat_template.probing import run
 from adapters.chat_template.rewriting import JSON_WRITING, Writing
 from adapters.chat_template.template import ChatTemplate, JinjaTemplates, answer_probe
+from adapters.chat_template.thought_markers import MARKERS, markers_of_template
 from adapters.mlx.kept_results import keep_result, read_result
-from adapters.mlx.output.reasoning import MARKERS, reasoning_of_template
 from adapters.mlx.output.tool_calls.proof import count_read
 from adapters.mlx.output.tool_calls.syntax import (
     ToolSyntax,
@@ -174,7 +174,7 @@ def learn(
 ) -> Learned:
     """Learn by rendering; `text` is searched for what renderings do not show."""
     render = partial(answer_probe, template)
-    listed_markers = reasoning_of_template(text)
+    listed_markers = markers_of_template(text)
     plan = run(find_plan(writing=JSON_WRITING._replace(thought=listed_markers)), render)
     markers = run(learn_markers(plan), render)
     if markers is None or listed_markers == MARKERS[0]:

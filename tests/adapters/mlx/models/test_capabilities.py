@@ -12,6 +12,7 @@ from typing import Any
 import pytest
 from fakes.tiny_model import TOOL_TEMPLATE, config_for, write_tiny_model
 
+from adapters.chat_template.thought_markers import MARKERS
 from adapters.mlx.models.capabilities import (
     BackgroundDescriptions,
     TemplateDescription,
@@ -20,7 +21,6 @@ from adapters.mlx.models.capabilities import (
 )
 from adapters.mlx.models.catalog import read_catalog
 from adapters.mlx.models.fim import KNOWN
-from adapters.mlx.output.reasoning import MARKERS
 
 WAYS = [way.markers for way in KNOWN]
 
