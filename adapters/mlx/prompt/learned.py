@@ -31,6 +31,7 @@ from adapters.mlx.output.tool_calls.syntax import (
 )
 from adapters.mlx.output.tool_calls.written_calls import learn_syntax
 from adapters.mlx.output.written_thoughts import learn_markers
+from adapters.mlx.prompt.efforts import find_efforts
 
 _FOLDER = "templates"
 _PROBING = (
@@ -50,6 +51,8 @@ class Learned(Struct, frozen=True):
     """The notation of calls; `None` if the template has no tools."""
     markers: tuple[str, str] | None = None
     """The texts around reasoning; `None` if the template has none."""
+    efforts: dict[str, str] = {}
+    """See `efforts.find_efforts`."""
 
     @property
     def writing(self) -> Writing:
@@ -179,10 +182,11 @@ def learn(
     markers = run(learn_markers(plan), render)
     if markers is None or listed_markers == MARKERS[0]:
         markers = listed_markers
-    written = run(learn_syntax(plan, ends), render)
+    efforts = run(find_efforts(plan), render) if "reasoning_effort" in text else {}
+    written = run(learn_syntax(plan, ends, markers), render)
     listed = find_by_name(parser) or syntax_of_template(text)
     syntax = _choose(plan, written, listed if plan.tools else None, template, proved=proved)
-    return Learned(plan, syntax, markers)
+    return Learned(plan, syntax, markers, efforts)
 
 
 def _choose(
