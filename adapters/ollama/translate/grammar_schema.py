@@ -48,6 +48,29 @@ _STANDARD_FORMATS = frozenset(
 """Any other format says nothing."""
 _FORMATS = frozenset({"date", "time", "date-time", "uuid"})
 """Enforced by the grammar."""
+_ATEXT = r"[A-Za-z0-9!#$%&'*+/=?^_`{|}~-]"
+_MAILBOX = (
+    rf"({_ATEXT}{{1,64}}|{_ATEXT}{{1,31}}\.{_ATEXT}{{1,32}}"
+    rf"|({_ATEXT}{{1,20}}\.){{2}}{_ATEXT}{{1,20}})"
+)
+_LABEL = "[A-Za-z0-9]([A-Za-z0-9-]{0,28}[A-Za-z0-9])?"
+_OCTET = "(25[0-5]|2[0-4][0-9]|1[0-9][0-9]|[1-9]?[0-9])"
+_HEX = "[0-9A-Fa-f]{1,4}"
+_DAYS = "([0-9]{1,9}D|[0-9]{1,9}M([0-9]{1,9}D)?|[0-9]{1,9}Y([0-9]{1,9}M([0-9]{1,9}D)?)?)"
+_HOURS = "T([0-9]{1,9}S|[0-9]{1,9}M([0-9]{1,9}S)?|[0-9]{1,9}H([0-9]{1,9}M([0-9]{1,9}S)?)?)"
+_FORMAT_PATTERNS: Mapping[str, str] = {
+    "duration": f"^P({_DAYS}({_HOURS})?|{_HOURS}|[0-9]{{1,9}}W)$",
+    "email": rf"^{_MAILBOX}@({_LABEL}\.){{1,7}}[A-Za-z]{{2,24}}$",
+    "hostname": rf"^{_LABEL}(\.{_LABEL}){{0,7}}$",
+    "ipv4": rf"^({_OCTET}\.){{3}}{_OCTET}$",
+    "ipv6": f"^(({_HEX}:){{7}}{_HEX}|({_HEX}:){{1,7}}:|:((:{_HEX}){{1,7}}|:)"
+    + "".join(f"|({_HEX}:){{1,{n}}}(:{_HEX}){{1,{7 - n}}}" for n in range(1, 7))
+    + ")$",
+}
+"""The other formats of OpenAI's strict schemas, by RFC 3339 (appendix A), 5321, 1123 and 4291.
+
+Repetitions have limits: a name of a mailbox has 64 characters, a name of a host 253, and a small
+model does not find the end without one."""
 _OF_TYPE: Mapping[str, tuple[str, ...]] = {
     "object": ("properties", "required", "additionalProperties"),
     "array": ("items", "prefixItems", "minItems", "maxItems", "additionalItems"),
@@ -442,6 +465,8 @@ class _Rewriting:
         name: Any = part["format"]
         if isinstance(name, str) and name in _FORMATS and "pattern" not in node:
             node["format"] = name
+        elif isinstance(name, str) and name in _FORMAT_PATTERNS and "pattern" not in node:
+            node["pattern"] = to_grammar_pattern(_FORMAT_PATTERNS[name])
         elif isinstance(name, str) and name in _STANDARD_FORMATS:
             self._leave_out(f"{path}.format", "format")
         else:

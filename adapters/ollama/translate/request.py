@@ -248,9 +248,11 @@ def _or_unset(value: _T | None) -> _T | UnsetType:
 def _to_options(request: GenerationRequest) -> Options:
     """Set only what the request has: everything else is left to the Modelfile."""
     named = zip(_OPTION_NAMES, _sampling(request.sampling), strict=True)
+    # Ollama would search the JSON of a forced call for the stop strings, which are of texts.
+    forced = bool(request.tools) and is_forced(request)
     options = Options(
         **{name: value for name, value in named if value is not None},
-        stop=request.stop or UNSET,
+        stop=UNSET if forced or not request.stop else request.stop,
         num_predict=_or_unset(request.max_tokens),
         num_ctx=_or_unset(request.num_ctx),
     )

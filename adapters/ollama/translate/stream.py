@@ -72,8 +72,10 @@ class _Reader:
         if checks is not None:
             checks.reset()
         if reads_calls:
+            # A forced call has no stop strings: see `to_body`.
+            may_stop = bool(request.stop) and not forced
             self._forced = ForcedCallReader(
-                chosen_tools(request), bool(request.stop), required=forced, is_free=is_free
+                chosen_tools(request), may_stop, required=forced, is_free=is_free
             )
 
     def emit_to(self, emit: Emit) -> None:
@@ -376,15 +378,17 @@ class Checks:
     """The schemas that an answer must match, and the parts of the answer they apply to."""
 
     def __init__(self, request: GenerationRequest) -> None:
-        self._may_stop = bool(request.stop)
-        self._holds_calls = not (_is_forced(request) or may_call(request))
+        forced = _is_forced(request)
+        self._may_stop = bool(request.stop) and not forced
+        self._holds_calls = not (forced or may_call(request))
         """A free call has no grammar: it is written once it was checked."""
         self._must_answer = not may_call(request)
         self.writes_anew = self._holds_calls
         """A free call that does not match is generated anew under a grammar."""
         self.has_failed = False
         """The last check has failed."""
-        self._text = _promise_of(request.response_format)
+        # A forced call is the whole answer: it has no text.
+        self._text = None if forced else _promise_of(request.response_format)
         self._tools: dict[str, Promise | InputPromise] = {
             tool.name: Promise({"type": "object"} | (tool.parameters or {}), "tools")
             for tool in request.tools

@@ -1,5 +1,6 @@
 """Schemas become those that Ollama's grammar enforces, by what a 0.33 did with them."""
 
+import re
 from typing import Any
 
 import pytest
@@ -30,7 +31,8 @@ def rewritten(schema: dict[str, Any], *, strict: bool = False) -> GrammarSchema:
         ({"not": {"type": "string"}}, "not"),
         ({"type": "array", "items": {"type": "integer"}, "uniqueItems": True}, "uniqueItems"),
         ({"type": "integer", "multipleOf": 3}, "multipleOf"),
-        ({"type": "string", "format": "email"}, "format"),
+        ({"type": "string", "format": "uri"}, "format"),
+        ({"type": "string", "format": "email", "pattern": "^a"}, "format"),
         ({"type": "string", "pattern": "^(?=a)b$"}, "pattern"),
         ({"type": "string", "pattern": "^a+$", "minLength": 2}, "minLength"),
         ({"prefixItems": [{"const": 1}], "items": {"const": 3}, "minItems": 3}, "minItems"),
@@ -56,13 +58,17 @@ def test_keyword_that_the_grammar_passes_over_is_named(
     assert caught.value.param.startswith(place)
 
 
+FORMATS = ("date-time", "time", "date", "duration", "email", "hostname", "ipv4", "ipv6", "uuid")
+"""Those of OpenAI's strict schemas."""
+
+
 @pytest.mark.parametrize(
     "schema",
     [
         {"type": "integer", "minimum": 1, "maximum": 5},
         {"type": "string", "minLength": 1, "maxLength": 5},
         {"type": "string", "pattern": "^ab+$"},
-        {"type": "string", "format": "date-time"},
+        *({"type": "string", "format": name} for name in FORMATS),
         {"type": ["string", "null"], "description": "what it is"},
         {"type": "array", "items": {"enum": [1, 2]}, "minItems": 1, "maxItems": 2},
         {"type": "object", "properties": {"not": {"const": 1}}, "required": ["not"]},
@@ -87,6 +93,22 @@ def test_schema_that_its_runner_cannot_bear_is_refused(schema: dict[str, Any]):
     with pytest.raises(InvalidRequestError):
         rewritten(inside(schema), strict=True)
     assert rewritten(inside(schema)).left_out
+
+
+@pytest.mark.parametrize(
+    ("name", "fitting", "others"),
+    [
+        ("duration", ["P1D", "PT5M", "P3W", "P1Y2M3DT4H5M6S"], ["P", "PT", "1D", "P1DT", "P1H"]),
+        ("email", ["a.b+c@x-y.example.com", "o'n@a.io"], ["a", "a@b", ".a@b.io", "a@-b.io"]),
+        ("hostname", ["localhost", "a-1.example.com"], ["", "a..b", "-a", "a_b"]),
+        ("ipv4", ["0.0.0.0", "255.10.1.99"], ["256.1.1.1", "1.2.3", "01.2.3.4"]),
+        ("ipv6", ["::", "::1", "1:2:3:4:5:6:7:8", "fe80::a:1"], ["1:2", ":::", "1::2::3", "g::"]),
+    ],
+)
+def test_format_is_enforced_as_a_pattern(name: str, fitting: list[str], others: list[str]):
+    pattern = rewritten({"type": "string", "format": name}, strict=True).schema["pattern"]
+    assert all(re.search(pattern, text) for text in fitting)
+    assert not any(re.search(pattern, text) for text in others)
 
 
 def body_of(schema: dict[str, Any], *, strict: bool) -> Any:
