@@ -16,11 +16,13 @@ from typing import Any, cast
 from msgspec import Struct
 
 from adapters.errors import InvalidRequestError, UnsupportedParameterError
+from adapters.ollama.translate.format_patterns import PATTERNS
 from adapters.ollama.translate.grammar_pattern import (
     MOST_REPEATS,
     UnreadablePatternError,
     to_grammar_pattern,
 )
+from adapters.property_names import allows_every_name
 
 Schema = Mapping[str, Any]
 _Node = dict[str, Any]
@@ -47,35 +49,12 @@ _STANDARD_FORMATS = frozenset(
 )
 """Any other format says nothing."""
 _FORMATS = frozenset({"date", "time", "date-time", "uuid"})
-"""Enforced by the grammar."""
-_ATEXT = r"[A-Za-z0-9!#$%&'*+/=?^_`{|}~-]"
-_MAILBOX = (
-    rf"({_ATEXT}{{1,64}}|{_ATEXT}{{1,31}}\.{_ATEXT}{{1,32}}"
-    rf"|({_ATEXT}{{1,20}}\.){{2}}{_ATEXT}{{1,20}})"
-)
-_LABEL = "[A-Za-z0-9]([A-Za-z0-9-]{0,28}[A-Za-z0-9])?"
-_OCTET = "(25[0-5]|2[0-4][0-9]|1[0-9][0-9]|[1-9]?[0-9])"
-_HEX = "[0-9A-Fa-f]{1,4}"
-_DAYS = "([0-9]{1,9}D|[0-9]{1,9}M([0-9]{1,9}D)?|[0-9]{1,9}Y([0-9]{1,9}M([0-9]{1,9}D)?)?)"
-_HOURS = "T([0-9]{1,9}S|[0-9]{1,9}M([0-9]{1,9}S)?|[0-9]{1,9}H([0-9]{1,9}M([0-9]{1,9}S)?)?)"
-_FORMAT_PATTERNS: Mapping[str, str] = {
-    "duration": f"^P({_DAYS}({_HOURS})?|{_HOURS}|[0-9]{{1,9}}W)$",
-    "email": rf"^{_MAILBOX}@({_LABEL}\.){{1,7}}[A-Za-z]{{2,24}}$",
-    "hostname": rf"^{_LABEL}(\.{_LABEL}){{0,7}}$",
-    "ipv4": rf"^({_OCTET}\.){{3}}{_OCTET}$",
-    "ipv6": f"^(({_HEX}:){{7}}{_HEX}|({_HEX}:){{1,7}}:|:((:{_HEX}){{1,7}}|:)"
-    + "".join(f"|({_HEX}:){{1,{n}}}(:{_HEX}){{1,{7 - n}}}" for n in range(1, 7))
-    + ")$",
-}
-"""The other formats of OpenAI's strict schemas, by RFC 3339 (appendix A), 5321, 1123 and 4291.
-
-Repetitions have limits: a name of a mailbox has 64 characters, a name of a host 253, and a small
-model does not find the end without one."""
+"""Enforced by the grammar by their names; others of `format_patterns` as patterns."""
 _OF_TYPE: Mapping[str, tuple[str, ...]] = {
     "object": ("properties", "required", "additionalProperties"),
     "array": ("items", "prefixItems", "minItems", "maxItems", "additionalItems"),
     "string": ("pattern", "format", "minLength", "maxLength"),
-    "number": ("minimum", "maximum", "exclusiveMinimum", "exclusiveMaximum"),
+    "number": ("minimum", "maximum", "exclusiveMinimum", "exclusiveMaximum", "multipleOf"),
 }
 """The keywords of a type, which imply it where `type` is absent."""
 _LARGEST = 2**63 - 1
@@ -185,6 +164,8 @@ class _Rewriting:
             return dict(_ANY)
         part = {k: v for k, v in cast(_Node, schema).items() if k not in _ANNOTATIONS}
         part = self._without_nulls(part, path)
+        if allows_every_name(part.get("propertyNames")):
+            del part["propertyNames"]
         if "$ref" in part and (target := self._reference(part, path)):
             return target
         if "allOf" in part:
@@ -454,23 +435,26 @@ class _Rewriting:
         self._format(node, part, path)
         if not node:
             return self._span(least, most, "minLength", "maxLength", path)
+        least, most = self._in_order(least, most, "minLength", "maxLength", path)
         for keyword, value in (("minLength", least), ("maxLength", most)):
-            if value:
-                self._leave_out(f"{path}.{keyword}", keyword)
+            if value is not None and (value or keyword == "maxLength"):
+                self._check(path, keyword)  # The grammar has either a pattern or a length.
         return node
 
     def _format(self, node: _Node, part: _Node, path: str) -> None:
         if "format" not in part:
             return
         name: Any = part["format"]
-        if isinstance(name, str) and name in _FORMATS and "pattern" not in node:
-            node["format"] = name
-        elif isinstance(name, str) and name in _FORMAT_PATTERNS and "pattern" not in node:
-            node["pattern"] = to_grammar_pattern(_FORMAT_PATTERNS[name])
-        elif isinstance(name, str) and name in _STANDARD_FORMATS:
-            self._leave_out(f"{path}.format", "format")
-        else:
+        if not isinstance(name, str) or name not in _STANDARD_FORMATS:
             self.meaningless.append(f"{path}.format")
+        elif name not in PATTERNS:
+            self._leave_out(f"{path}.format", "format")
+        elif "pattern" in node:
+            self._check(path, "format")
+        elif name in _FORMATS:
+            node["format"] = name
+        else:
+            node["pattern"] = to_grammar_pattern(PATTERNS[name])
 
     def _span(
         self, least: int | None, most: int | None, low: str, high: str, path: str
@@ -501,6 +485,11 @@ class _Rewriting:
             elif not of_integers or value * sign > 0:
                 self._check(path, keyword)
             # Every integer that the grammar can write is inside any other bound.
+        step = self._number(part, "multipleOf", path, whole=False)
+        if step is not None and step > 0:
+            self._check(path, "multipleOf")
+        elif step is not None:
+            self._leave_out(f"{path}.multipleOf", "multipleOf")
         return node
 
     def _bound(
