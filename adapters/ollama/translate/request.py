@@ -252,7 +252,9 @@ def _to_options(request: GenerationRequest) -> Options:
     forced = bool(request.tools) and is_forced(request)
     options = Options(
         **{name: value for name, value in named if value is not None},
-        stop=UNSET if forced or not request.stop else request.stop,
+        # For `names_stop`: Ollama does not tell which one has ended an answer, and cuts it off;
+        # `StopReader` does.
+        stop=UNSET if forced or request.names_stop else request.stop or UNSET,
         num_predict=_or_unset(request.max_tokens),
         num_ctx=_or_unset(request.num_ctx),
     )
