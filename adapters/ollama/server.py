@@ -335,7 +335,7 @@ class OllamaServer:
         if length is None:
             return error
         longer = ContextLengthError(
-            f"An input is longer than the {length} tokens of '{body.model}': {error.message}."
+            f"An input is longer than the {length} tokens of '{body.model}'. {error.message}"
         )
         longer.limit = length
         return longer

@@ -222,6 +222,23 @@ async def test_refusal_names_the_engine_that_could_even_if_it_is_off_or_blames_t
             await router.resolve("tiny", frozenset({feature}))
 
 
+@pytest.mark.parametrize("kind", ["mlx", "ollama"])
+@pytest.mark.parametrize("features", [frozenset[Feature](), frozenset[Feature]({"max_tokens"})])
+async def test_text_from_a_model_of_vectors_is_refused_alike_on_each_engine(
+    kind: str, features: frozenset[Feature]
+):
+    model = Model(
+        name="vectors",
+        capabilities=frozenset({"embedding"}),
+        lacks=frozenset({"max_tokens"}) if kind == "mlx" else frozenset(),
+    )
+    async with a_router(ScriptedBackend(kind=kind, models=[model])) as router:
+        with pytest.raises(InvalidRequestError, match="writes no text") as caught:
+            await router.resolve("vectors", features)
+        assert caught.value.param == "model"
+        assert await router.resolve("vectors", frozenset({"embeddings"}))
+
+
 @pytest.mark.parametrize(
     "models", [BackendUnavailableError("gone"), pytest.param(HANG, marks=pytest.mark.long)]
 )
