@@ -148,8 +148,15 @@ async def test_without_text_an_embedding_model_is_loaded(nothing: Any):
     backend = ScriptedBackend()
     async with http_client(backend) as client:
         answer = (await client.post("/api/embed", json={"model": "m", "input": nothing})).json()
-    assert answer["embeddings"] == []
+    assert answer == {"model": "m", "embeddings": []}
     assert not backend.embedded
+
+
+async def test_empty_text_in_a_list_is_embedded():
+    backend = ScriptedBackend()
+    async with http_client(backend) as client:
+        response = await client.post("/api/embed", json={"model": "m", "input": ["a", ""]})
+    assert (response.status_code, backend.embedded[0].inputs) == (200, ("a", ""))
 
 
 async def test_commands_reach_the_backend_that_has_the_model():
