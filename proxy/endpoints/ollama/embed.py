@@ -16,9 +16,9 @@ from msgspec import UNSET, Meta, Struct, UnsetType
 from adapters.backend import Embeddings
 from adapters.errors import BackendError, InvalidRequestError
 from adapters.request import EmbeddingRequest
+from proxy.endpoints.generation_fields import Options
 from proxy.endpoints.model_loading import load
 from proxy.endpoints.ollama.answer import OLLAMA_ERRORS
-from proxy.endpoints.ollama.fields import JSON
 from proxy.endpoints.server_request import ServerRequest
 from proxy.endpoints.wire_types import TokenCount
 from proxy.http.json_response import JSONResponse
@@ -33,7 +33,7 @@ class EmbedFields(Struct, kw_only=True):
     truncate: bool | None = None
     """True by default, as in Ollama: an input that is too long is cut at its end. False: it is
     refused."""
-    options: JSON | None = None
+    options: Options | None = None
     """Without effect but for `num_ctx`: they are those of text generation."""
     keep_alive: KeepAlive | None = None
     backend: str | None = None
@@ -105,7 +105,7 @@ async def _embed(
     request: ServerRequest, body: EmbedFields, inputs: Sequence[str], dimensions: int | None
 ) -> Embeddings:
     """Embed `inputs`; without text, load the model and return nothing, as Ollama does."""
-    options = body.options or {}
+    options = body.options.set() if body.options is not None else {}
     request.record.unknown += tuple([f"options.{name}" for name in options if name != "num_ctx"])
     num_ctx: object = options.get("num_ctx")
     if num_ctx is not None and not (isinstance(num_ctx, int) and num_ctx >= 0):
