@@ -251,6 +251,7 @@ class Details(Struct, kw_only=True):
     parameter_size: str = ""
     quantization_level: str = ""
     context_length: int | None = None
+    embedding_length: int | None = None
 
 
 class Tag(Struct, kw_only=True):

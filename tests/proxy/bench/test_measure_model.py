@@ -220,7 +220,7 @@ def test_command_line_reports_an_unknown_model(tmp_path: Path):
         command("bench", "missing", "--config", str(config)), capture_output=True, text=True
     )
     assert done.returncode == 1
-    assert "tandem: There is no model 'missing'." in done.stderr
+    assert "tandem: Model 'missing' not found." in done.stderr
 
 
 @pytest.mark.ollama

@@ -27,7 +27,11 @@ QWEN = Model(
     quantization="4-bit",
     created=1_700_000_000,
     details=ModelDetails(
-        format="safetensors", family="qwen3", families=("qwen3",), parameter_size="4.0B"
+        embedding_length=4096,
+        format="safetensors",
+        family="qwen3",
+        families=("qwen3",),
+        parameter_size="4.0B",
     ),
 )
 LLAMA = Model(
@@ -64,6 +68,7 @@ async def test_models_of_both_engines_are_listed_with_their_details():
         "parameter_size": "4.0B",
         "quantization_level": "4-bit",
         "context_length": 32768,
+        "embedding_length": 4096,
     }
     assert len(qwen["digest"]) == 64
     assert (llama["name"], llama["digest"]) == ("llama3.2:latest", 64 * "a")
@@ -120,7 +125,7 @@ async def test_unknown_model_is_a_404_in_the_dialects_shape(path: str):
     async with http_client(*engines()) as client:
         response = await client.request(method, path, json={"model": "nope", "prompt": "Hi"})
     assert response.status_code == 404
-    assert response.json() == {"error": "There is no model 'nope'."}
+    assert response.json() == {"error": "Model 'nope' not found."}
 
 
 async def test_inputs_are_embedded_in_their_order():
