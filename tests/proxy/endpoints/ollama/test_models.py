@@ -1,5 +1,6 @@
 """The models of all backends, as Ollama's own client lists and describes them."""
 
+import json
 from contextlib import aclosing
 from typing import Any
 
@@ -179,7 +180,26 @@ async def test_commands_reach_the_backend_that_has_the_model():
         assert (await client.pull("mlx/org/other")).status == "success"
     assert builder.copies == [("llama3.2:latest", "mine")]
     assert (builder.deleted, mlx.deleted) == (["llama3.2:latest"], ["org/Qwen-4bit"])
-    assert b'"from":"llama3.2"' in builder.recipes[0]
+    assert b'"from":"llama3.2:latest"' in builder.recipes[0]
+
+
+@pytest.mark.parametrize(("base", "sent"), [("both", LLAMA.name), ("new:1b", "new:1b")])
+async def test_model_is_made_from_one_by_any_of_its_names(base: str, sent: str):
+    mlx, builder = engines()
+    both = ModelConfig(names={"mlx": QWEN.name, "ollama": LLAMA.name})
+    async with http_client(mlx, builder, config=Config(models={"both": both})) as client:
+        response = await client.post("/api/create", json={"model": "mine", "from": base})
+    assert response.status_code == 200
+    assert json.loads(builder.recipes[0])["from"] == sent
+
+
+async def test_model_is_not_made_from_one_of_another_engine():
+    mlx, builder = engines()
+    async with http_client(mlx, builder) as client:
+        response = await client.post("/api/create", json={"model": "mine", "from": QWEN.name})
+    assert response.status_code == 400
+    assert "is not a model of Ollama" in response.json()["error"]
+    assert not builder.recipes
 
 
 async def test_model_on_both_engines_is_deleted_where_it_has_the_name():
