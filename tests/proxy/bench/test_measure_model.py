@@ -160,7 +160,7 @@ async def test_long_prompts_are_left_out_when_they_exceed_a_context():
 
 
 async def test_unknown_model_is_an_error():
-    with pytest.raises(RuntimeError, match="no model 'other'"):
+    with pytest.raises(RuntimeError, match="'other' not found"):
         await run(ModelPlan(model="other"))
 
 
