@@ -130,8 +130,6 @@ class GenerationRequest(Struct, frozen=True, kw_only=True):
     n: int = 1
     """Number of answers. Answer i, from 0, uses `seed` + i."""
     sampling: Sampling = Sampling()
-    default_sampling: Sampling = Sampling()
-    """Used where neither `sampling` nor the model has a value; else the engine's own default."""
     max_tokens: int | None = None
     """`None`: up to the context length. 0 is valid with `echo` only."""
     stop: tuple[str, ...] = ()

@@ -41,6 +41,7 @@ NO_EXTRAS = Extras()
 _ABSOLUTE = re.compile(r"(?<![\w.])(?:~|[A-Za-z]:)?/(?:[^\s'\":,/]+/)+([^\s'\":,/]*)")
 _REASON_LENGTH = 400
 """Characters: mlx-lm names each parameter that is missing, which may be thousands."""
+DEFAULT_TEMPERATURE = 1.0
 
 
 @dataclass(frozen=True)
@@ -299,7 +300,8 @@ class _GenerationConfig(Struct):
 def recommended_sampling(path: Path, name: str) -> Sampling:
     """Return the sampling that the `generation_config.json` of the model `name` recommends.
 
-    `do_sample` is not read, as in vLLM.
+    Without a recommendation the temperature is 1, as OpenAI documents and vLLM does: small models
+    loop when they decode greedily, in schemas above all. `do_sample` is not read, as in vLLM.
 
     Raises:
         GenerationError: a value has a wrong type or size.
@@ -316,7 +318,7 @@ def recommended_sampling(path: Path, name: str) -> Sampling:
             lasting=True,
         ) from error
     return Sampling(
-        temperature=config.temperature,
+        temperature=DEFAULT_TEMPERATURE if config.temperature is None else config.temperature,
         top_p=config.top_p,
         top_k=config.top_k if config.top_k is not None and config.top_k > 0 else None,
     )

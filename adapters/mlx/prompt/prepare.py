@@ -3,7 +3,7 @@
 # pyright: basic
 import asyncio
 from concurrent.futures import Executor
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 from msgspec.structs import asdict, replace
 
@@ -108,7 +108,7 @@ def _to_sequences(
     turns: tuple[int, ...],
 ) -> list[Sequence]:
     room = (context or UNBOUNDED) - len(prompt.ids)
-    sampling = _first_of(request.sampling, loaded.sampling, request.default_sampling, _DEFAULT)
+    sampling = _with_defaults(request.sampling, loaded.sampling)
     return [
         Sequence(
             model=request.model,
@@ -145,17 +145,13 @@ def _to_reading(
     )
 
 
-def _first_of(*samplings: Sampling) -> Sampling:
-    """Take each field from the first of `samplings` that has it."""
-    fields: dict[str, Any] = {}
-    for sampling in reversed(samplings):
-        fields |= {name: value for name, value in asdict(sampling).items() if value is not None}
+def _with_defaults(requested: Sampling, recommended: Sampling) -> Sampling:
+    """Fill the fields that the request leaves out with the model's recommendation."""
+    fields = {
+        name: value if value is not None else getattr(recommended, name)
+        for name, value in asdict(requested).items()
+    }
     return Sampling(**fields)
-
-
-_DEFAULT = Sampling(temperature=1.0)
-"""The default that OpenAI documents, and vLLM has: small models loop when they decode greedily, in
-schemas above all."""
 
 
 def _for_choice(sampling: Sampling, choice: int) -> Sampling:

@@ -19,11 +19,6 @@ from proxy.keep_alive import KeepAlive
 
 JSON = dict[str, Any]
 _CUT = ("truncate", "shift")
-DEFAULT_SAMPLING = contract.Sampling(temperature=0.8, top_k=40, top_p=0.9)
-"""Values that Ollama takes where neither the options nor the model have any.
-
-Source: https://github.com/ollama/ollama/blob/main/docs/modelfile.md
-"""
 
 
 class OllamaFields(Struct, kw_only=True):

@@ -13,7 +13,6 @@ from adapters import request as contract
 from adapters.request import GenerationRequest
 from proxy.endpoints.generation_fields import settle, to_limit, to_request
 from proxy.endpoints.ollama.fields import (
-    DEFAULT_SAMPLING,
     JSON,
     OllamaFields,
     check_logprobs,
@@ -82,7 +81,6 @@ def to_generation_request(body: OllamaChatRequest) -> GenerationRequest:
     return replace(
         to_request(settled, to_messages(body.messages or []), to_limit(settled.max_tokens, fields)),
         tools=tuple(_tool(tool.function) for tool in body.tools or []),
-        default_sampling=DEFAULT_SAMPLING,
         response_format=to_response_format(body.format),
         reasoning_effort=to_reasoning_effort(body),
         top_logprobs=to_top_logprobs(body),

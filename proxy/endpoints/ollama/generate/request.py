@@ -12,7 +12,6 @@ from adapters.errors import InvalidRequestError, UnsupportedParameterError
 from adapters.request import GenerationRequest, Message, TextPart
 from proxy.endpoints.generation_fields import settle, to_limit, to_request
 from proxy.endpoints.ollama.fields import (
-    DEFAULT_SAMPLING,
     OllamaFields,
     check_logprobs,
     field_of,
@@ -70,7 +69,6 @@ def to_generation_request(body: OllamaGenerateRequest) -> GenerationRequest:
     return replace(
         to_request(settled, prompt, to_limit(settled.max_tokens, fields)),
         suffix=body.suffix or None,
-        default_sampling=DEFAULT_SAMPLING,
         response_format=to_response_format(body.format),
         reasoning_effort=to_reasoning_effort(body),
         top_logprobs=to_top_logprobs(body),

@@ -320,18 +320,6 @@ async def test_every_field_reaches_the_backend():
     assert (asked.reasoning_effort, asked.keep_alive, asked.top_logprobs) == ("high", 60.0, 0)
 
 
-@pytest.mark.parametrize(
-    ("url", "prompt"), [(URL, {"messages": HI}), ("/api/generate", {"prompt": "Hi"})]
-)
-async def test_sampling_without_options_is_ollamas(url: str, prompt: dict[str, Any]):
-    backend = ScriptedBackend()
-    async with http_client(backend) as client:
-        await client.post(url, json={"model": "m", **prompt})
-    (asked,) = backend.requests
-    assert asked.sampling == Sampling()
-    assert asked.default_sampling == Sampling(temperature=0.8, top_k=40, top_p=0.9)
-
-
 async def test_defaults_of_clients_for_former_options_are_accepted():
     """`ollama.Options` and LangChain's `ChatOllama` have fields for what Ollama has no more."""
     backend = ScriptedBackend()
