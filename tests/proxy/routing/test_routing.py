@@ -208,7 +208,7 @@ async def test_name_of_an_unreachable_backend_is_unavailable(name: str, error: t
     [
         ("logit_bias", "'logit_bias' is not supported for 'tiny:latest' on ollama. A model on mlx"),
         ("tokens", "Text as token ids is not supported for 'tiny:latest' on ollama. A model on"),
-        ("tools", "'tools' is not supported for 'tiny:latest' on ollama. This model lacks it"),
+        ("tools", "'tiny:latest' does not support tools on ollama. This model lacks it"),
     ],
 )
 @pytest.mark.parametrize("others", [[], [ScriptedBackend(kind="mlx")]], ids=["alone", "both"])
