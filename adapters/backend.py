@@ -30,6 +30,8 @@ class ModelDetails(Struct, frozen=True, kw_only=True):
     """Number of its parameters, as `134.52M`."""
     parent: str = ""
     """The model that it was made from."""
+    embedding_length: int | None = None
+    """Width of its hidden states."""
 
 
 class Model(Struct, frozen=True, kw_only=True):
@@ -338,6 +340,16 @@ class TokenCounter(Protocol):
         Raises:
             BackendError: as `Backend.generate` before its first event, but for the context's limit.
         """
+        ...
+
+
+@runtime_checkable
+class ListsAtOnce(Protocol):
+    """A backend that takes time to describe its models in full."""
+
+    async def list_known(self) -> tuple[list[Model], bool]:
+        """List as `list_models`, without waiting for descriptions; false where `list_models` will
+        say more, or leave a model out. Until then `Model.lacks` has what is certain."""
         ...
 
 

@@ -42,6 +42,7 @@ _NEEDED: dict[Feature, Capability] = {
     "embeddings": "embedding",
     "images": "vision",
     "reasoning_effort": "reasoning",
+    "reasoning_budget": "reasoning",
     "suffix": "fim",
 }
 """Feature -> the capability that the model itself needs for it."""
@@ -326,6 +327,7 @@ class Catalog:
                 families=details.families,
                 parameter_size=details.parameter_size,
                 parent=details.parent_model,
+                embedding_length=details.embedding_length,
             ),
         )
 

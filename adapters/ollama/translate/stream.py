@@ -78,8 +78,10 @@ class _Reader:
         if checks is not None:
             checks.reset()
         if reads_calls:
+            # A forced call has no stop strings: see `to_body`.
+            may_stop = _cuts_calls(request) and not is_begun
             self._forced = ForcedCallReader(
-                chosen_tools(request), _cuts_calls(request), required=forced, is_free=is_free
+                chosen_tools(request), may_stop, required=forced, is_free=is_free
             )
 
     def emit_to(self, emit: Emit) -> None:
@@ -250,7 +252,8 @@ class AnswerWriter:
         self._sink = sink
         self._checks = checks
         grammar = to_grammar(request) if request.response_format or request.tools else None
-        self._ignored = () if grammar is None else grammar.left_out
+        self.ignored: tuple[str, ...] = () if grammar is None else grammar.left_out
+        """See `Started.ignored`."""
         self.was_cold = False
         """The model had to be loaded before the request was sent."""
         self.template: tuple[str, ...] = ()
@@ -374,7 +377,7 @@ class AnswerWriter:
         if self._has_started:
             self._sink.write(Restarted(num_ctx))
         else:
-            self._sink.write(Started(num_ctx, cold or self.was_cold, self._ignored, self.template))
+            self._sink.write(Started(num_ctx, cold or self.was_cold, self.ignored, self.template))
         self._has_started = True
         if self._request.echo and isinstance(self._request.prompt, str):
             self._sink.write(TextDelta(self._request.prompt))
@@ -382,7 +385,7 @@ class AnswerWriter:
 
 def _cuts_calls(request: GenerationRequest) -> bool:
     """True where Ollama itself looks for stop strings: it does not tell calls from text."""
-    return bool(request.stop) and not request.names_stop
+    return bool(request.stop) and not (request.names_stop or _is_forced(request))
 
 
 def _is_forced(request: GenerationRequest) -> bool:
@@ -420,16 +423,18 @@ class Checks:
     """The schemas that an answer must match, and the parts of the answer they apply to."""
 
     def __init__(self, request: GenerationRequest) -> None:
-        self._may_stop = bool(request.stop)
+        forced = _is_forced(request)
+        self._may_stop = bool(request.stop) and not forced
         self._may_cut_calls = _cuts_calls(request)
-        self._holds_calls = not (_is_forced(request) or may_call(request))
+        self._holds_calls = not (forced or may_call(request))
         """A free call has no grammar: it is written once it was checked."""
         self._must_answer = not may_call(request)
         self.writes_anew = self._holds_calls
         """A free call that does not match is generated anew under a grammar."""
         self.has_failed = False
         """The last check has failed."""
-        self._text = _promise_of(request.response_format)
+        # A forced call is the whole answer: it has no text.
+        self._text = None if forced else _promise_of(request.response_format)
         self._tools: dict[str, Promise | InputPromise] = {
             tool.name: Promise({"type": "object"} | (tool.parameters or {}), "tools")
             for tool in request.tools

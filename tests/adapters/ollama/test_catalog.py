@@ -65,7 +65,7 @@ async def test_models_of_the_recording(full: StandIn, backend: OllamaBackend):
         name="smollm2:135m",
         context_length=8192,
         capabilities=frozenset({"chat"}),
-        lacks=frozenset({"embeddings", "images", "reasoning_effort", "suffix"}),
+        lacks=frozenset({"embeddings", "images", "reasoning_effort", "reasoning_budget", "suffix"}),
         size_bytes=98362745,
         quantization="Q4_1",
         digest="765525e6017ab6ad369d812befc610782d2c43da14435f795b5922a44187b6aa",
@@ -418,6 +418,16 @@ async def test_load_and_unload_send_what_was_recorded(full: StandIn, backend: Ol
         recording("load")["request"]["body"] | {"options": {"num_ctx": 4096}, "shift": False},
         recording("unload")["request"]["body"],
     ]
+
+
+async def test_load_of_a_model_that_only_embeds(full: StandIn, backend: OllamaBackend):
+    full.replays("show-embed")
+    full.replays("embed-empty-string")
+    await backend.load("all-minilm", 300)
+    assert full.bodies("/api/embed") == [
+        {"model": "all-minilm", "input": [], "truncate": False, "keep_alive": 300}
+    ]
+    assert not full.bodies("/api/chat")
 
 
 async def test_load_makes_the_list_doubtful(full: StandIn):
