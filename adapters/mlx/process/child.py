@@ -178,6 +178,8 @@ class _Child:
         self._backend.memory_user.share_budget(self._budget)
         if opening.limit is not None:
             await self._backend.memory_user.confine(opening.limit)
+        for model in opening.pinned:
+            await self._backend.set_pinned(model, True)
 
     async def _generate(self, write: Write, request: GenerationRequest) -> None:
         self._names.add(request.model)

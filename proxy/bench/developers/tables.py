@@ -39,7 +39,7 @@ def machine() -> str:
 
 
 class EngineResult(Struct, frozen=True):
-    """What `tandem bench engine` measured."""
+    """Figures of `tandem bench engine`."""
 
     machine: str
     rows: tuple[Row, ...]
