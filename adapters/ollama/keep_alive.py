@@ -17,7 +17,7 @@ class KeepAlive:
         self._default = config.keep_alive
         self._configured = {full_name(n): s for n, s in config.keep_alive_of.items()}
         self._latest: dict[str, float | UnsetType] = {}
-        """Of the last request for each model."""
+        """The time of the last request for each model."""
         self._pinned: set[str] = set()
 
     def of(self, model: str, wanted: float | UnsetType) -> float | UnsetType:
