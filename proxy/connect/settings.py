@@ -67,7 +67,7 @@ class Server(Struct, frozen=True, kw_only=True):
 
 
 class User(Struct, frozen=True):
-    """The user of a client, who may have moved its files."""
+    """The home and the variables of a user, by which clients find their files."""
 
     home: Path
     environ: Mapping[str, str] = {}
