@@ -186,9 +186,11 @@ class _Child:
         await self._mlx.generate(request, _EventSink(write))
 
     async def _speak(self, write: Write, request: SpeechRequest) -> None:
+        self._names.add(request.model)
         await self._mlx.speak(request, _EventSink(write))
 
     async def _transcribe(self, write: Write, request: TranscriptionRequest) -> None:
+        self._names.add(request.model)
         await self._mlx.transcribe(request, _EventSink(write))
 
     async def _pull(self, write: Write, model: str) -> None:

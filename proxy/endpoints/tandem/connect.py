@@ -30,7 +30,7 @@ class ClientSettings(Struct, kw_only=True):
     """The name for `tandem connect`."""
     title: str
     proof: str | None
-    """The program that was run with these settings; `null`: they follow the client's documentation."""
+    """The program that was run with them; `null`: they follow the documentation of the client."""
     texts: list[SettingsText]
     """Files to merge the settings into, lines of a program, or steps by hand."""
     next_step: str | None
