@@ -144,7 +144,7 @@ async def ask(script: Script, path: str = "/v1/chat/completions", **fields: Any)
     """One request through the whole application, which must answer in time and be idle after."""
     body = {"model": "m", **ASKED[path], **fields}
     async with ollama(script) as (_, backend), http_client(backend) as client:
-        async with asyncio.timeout(5):
+        async with asyncio.timeout(20):
             answer = await client.post(path, json=body)
         counters = (await backend.health()).counters
     assert (counters["active"], counters["finished"]) == (0, 0)
@@ -206,7 +206,7 @@ async def ask_both(script: Script, **fields: Any) -> Told:
     both = Config(models={"both": ModelConfig(names={"mlx": "m", "ollama": "m"}, prefer="ollama")})
     mlx = ScriptedBackend(kind="mlx")
     async with ollama(script) as (_, backend), http_client(mlx, backend, config=both) as client:
-        async with asyncio.timeout(5):
+        async with asyncio.timeout(20):
             answer = await client.post("/v1/chat/completions", json=body)
     return Told(answer.status_code, answer.headers, answer.text)
 
@@ -334,7 +334,7 @@ async def two_hosts(script: Script) -> AsyncIterator[OllamaBackend]:
 
 async def ask_two(script: Script, path: str = "/v1/chat/completions", **fields: Any) -> Told:
     async with two_hosts(script) as backend, http_client(backend) as client:
-        async with asyncio.timeout(5):
+        async with asyncio.timeout(20):
             answer = await client.post(path, json={"model": "m", **WHOLE[path], **fields})
         counters = (await backend.health()).counters
         assert (counters["active"], counters["failed"], counters["cancelled"]) == (0, 0, 0)

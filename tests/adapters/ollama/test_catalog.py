@@ -484,4 +484,4 @@ async def test_closing_the_backend_stops_the_list_in_progress(standin: StandIn):
     await asyncio.sleep(0.05)
     await backend.aclose()
     with pytest.raises(BackendUnavailableError):
-        await asyncio.wait_for(waiting, 0.5)
+        await asyncio.wait_for(waiting, 20)

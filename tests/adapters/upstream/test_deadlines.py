@@ -76,7 +76,7 @@ def chat(**fields: Any) -> GenerationRequest:
 
 
 async def answer(backend: OllamaBackend, **fields: Any) -> list[Event]:
-    async with asyncio.timeout(3):
+    async with asyncio.timeout(20):
         return [event async for event in sink.events(backend, chat(**fields))]
 
 
@@ -207,7 +207,7 @@ async def test_breaker_opens_by_silence_and_closes_by_a_token(
         await silent(backend, patience=0.05, n=n)
     assert not backend.is_well("m")
     states: list[str] = []
-    async with asyncio.timeout(3):
+    async with asyncio.timeout(20):
         while "closed" not in states:
             state = (await backend.health()).breaker
             states += [] if states[-1:] == [state] else [state]

@@ -155,7 +155,7 @@ async def test_what_is_no_http_is_an_error_at_once(transport: Transport, answer:
             await ask(transport, server)
         # That one is for what broke off.
         assert not isinstance(failure.value, httpx.RemoteProtocolError)
-        async with asyncio.timeout(1):
+        async with asyncio.timeout(20):
             while server.open:  # noqa: ASYNC110 - on the other side of a socket
                 await asyncio.sleep(0.005)
 
@@ -177,7 +177,7 @@ async def test_connection_that_was_closed_while_idle_is_not_used(transport: Tran
 
 async def test_connection_that_was_closed_this_moment_is_not_used(transport: Transport):
     listening = socket.create_server(("127.0.0.1", 0))
-    listening.settimeout(2)
+    listening.settimeout(20)
     server = Server(says())
     server.url = f"http://127.0.0.1:{listening.getsockname()[1]}/"
 
@@ -236,7 +236,7 @@ async def test_connections_of_a_crowd_are_closed_when_it_has_gone():
         for _ in range(8):  # Each in time for the one of the last.
             await asyncio.sleep(0.03)
             await ask(transport, server)
-        async with asyncio.timeout(1):
+        async with asyncio.timeout(20):
             while server.open > 1:  # noqa: ASYNC110 - on the other side of a socket
                 await asyncio.sleep(0.005)
 

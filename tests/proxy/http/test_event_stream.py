@@ -155,7 +155,7 @@ def post(port: int, body: dict[str, Any]) -> bytes:
 
 
 async def gone(backend: ScriptedBackend) -> None:
-    async with asyncio.timeout(1):
+    async with asyncio.timeout(20):
         await backend.closed.wait()
     assert backend.running == 0
 
@@ -197,7 +197,7 @@ async def test_client_that_hangs_up_ends_the_fetch_of_its_images():
     async with served(ScriptedBackend(), fetch_image=fetch) as port:
         _reader, writer = await asyncio.open_connection("127.0.0.1", port)
         writer.write(post(port, chat(messages=[{"role": "user", "content": [image]}])))
-        async with asyncio.timeout(2):
+        async with asyncio.timeout(20):
             await fetching.wait()
             writer.transport.abort()
             await ended.wait()

@@ -24,7 +24,7 @@ async def test_told_to_end_it_does_not_wait_for_its_next_look():
         serving = asyncio.create_task(server.serve([listener]))
         await until(lambda: bool(announced))
         server.handle_exit(signal.SIGTERM, None)
-        async with asyncio.timeout(5):
+        async with asyncio.timeout(20):
             await serving
     gc.unfreeze()  # It stays for as long as a server, not for the tests that follow.
     assert drain.began

@@ -4,20 +4,18 @@ import asyncio
 import json
 import logging
 import re
+import signal
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from typing import Any
 
 import httpx2
 import pytest
-from fakes.scripted_backend import BASE, HANG, HELLO, ScriptedBackend, chat, http_client
+from fakes.scripted_backend import HANG, HELLO, ScriptedBackend, chat, http_client
 from fakes.waiting import until
-from servers.served import served
+from servers.served import own_server, served
 
 from adapters.events import Finished, PromptProgress, Started, TextDelta, Usage
-from proxy.app import create_app
-from proxy.config import Config
-from proxy.endpoints.server_request import ServerParts
 from proxy.page import load_page
 
 HTML = {"accept": "text/html,application/xhtml+xml;q=0.9,*/*;q=0.8"}
@@ -174,15 +172,14 @@ async def test_a_stream_of_events_ends_with_its_client():
 
 
 async def test_an_open_page_does_not_delay_the_end_of_the_server():
-    app = create_app(Config(), {"scripted": ScriptedBackend()})
-    parts: ServerParts = app.state.parts
-    transport = httpx2.ASGITransport(app=app)  # type: ignore[arg-type]
-    async with app.lifespan(), httpx2.AsyncClient(transport=transport, base_url=BASE) as client:
-        reading = asyncio.create_task(client.get("/api/events"))
-        await until(lambda: any(r.path == "/api/events" for r in parts.activity.records))
-        parts.grace.begin()
-        response = await reading
-    assert response.status_code == 200
+    async with own_server(ScriptedBackend()) as (server, port):
+        reader, writer = await asyncio.open_connection("127.0.0.1", port)
+        writer.write(b"GET /api/events HTTP/1.1\r\nhost: localhost\r\n\r\n")
+        await reader.readuntil(b"data: ")
+        server.handle_exit(signal.SIGTERM, None)
+        rest = await reader.read(-1)
+        writer.close()
+    assert rest.endswith(b"0\r\n\r\n")
 
 
 async def test_inspector_keeps_nothing_until_it_is_on():

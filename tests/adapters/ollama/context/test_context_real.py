@@ -176,7 +176,7 @@ async def test_raw_prompt_is_counted_as_ollama_counts(backend: OllamaBackend, ol
 
 async def test_keep_alive_of_zero_unloads(backend: OllamaBackend, ollama_host: str):
     await events_of(backend, replace(chat("Hi"), keep_alive=0))
-    async with asyncio.timeout(5):
+    async with asyncio.timeout(20):
         while loaded(ollama_host) is not None:  # noqa: ASYNC110
             await asyncio.sleep(0.05)
 

@@ -41,7 +41,7 @@ async def test_upstream_answers_with_the_requested_number_of_words(upstream: End
 
 @pytest.mark.process
 async def test_upstream_keeps_its_pace_with_several_clients(upstream: Endpoint):
-    async with asyncio.timeout(5):
+    async with asyncio.timeout(20):
         answers = await asyncio.gather(*(stream(upstream, PACED, 10) for _ in range(8)))
     assert all(answer.total >= 9 * 0.02 for answer in answers)
 

@@ -3,7 +3,6 @@
 import asyncio
 import json
 import signal
-import socket
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from pathlib import Path
@@ -15,17 +14,14 @@ import websockets
 from fakes.scripted_backend import DONE, HANG, HELLO, ScriptedBackend
 from fakes.waiting import until
 from msgspec.structs import replace
-from servers.served import served
+from servers.served import own_server, served
 from websockets.asyncio.client import ClientConnection
 
 from adapters.errors import GenerationError
 from adapters.events import Started, TextDelta
 from adapters.request import TextPart
 from proxy.access.config import KeyConfig
-from proxy.app import create_app
 from proxy.config import Config, ServerConfig
-from proxy.endpoints.server_request import ServerParts
-from proxy.http.server import Server
 
 ENDS = ("response.completed", "response.incomplete", "response.failed", "error")
 
@@ -356,29 +352,7 @@ async def refused(port: int, path: str, headers: dict[str, str]) -> Any:
 # --- the server's end ---
 
 
-@asynccontextmanager
-async def real_server(
-    config: Config, backend: ScriptedBackend, monkeypatch: pytest.MonkeyPatch
-) -> AsyncIterator[tuple[Server, int]]:
-    """Tandem's own server, with its settings of WebSockets; a signal ends it."""
-    monkeypatch.setattr(signal, "raise_signal", lambda _: None)  # uvicorn's, once all is over
-    app = create_app(config, {backend.kind: backend})
-    parts: ServerParts = app.state.parts
-    started = asyncio.Event()
-    server = Server(app, config.server, parts.grace, started.set)
-    with socket.create_server(("127.0.0.1", 0)) as listener:
-        serving = asyncio.create_task(server.serve([listener]))
-        await started.wait()
-        try:
-            yield server, listener.getsockname()[1]
-        finally:
-            server.handle_exit(signal.SIGTERM, None)
-            await serving
-
-
-async def test_shutdown_lets_an_answer_end_and_closes(
-    config: Config, monkeypatch: pytest.MonkeyPatch
-):
+async def test_shutdown_lets_an_answer_end_and_closes(config: Config):
     ending = asyncio.Event()
 
     class Waits(ScriptedBackend):
@@ -391,7 +365,7 @@ async def test_shutdown_lets_an_answer_end_and_closes(
 
     backend = Waits()
     async with (
-        real_server(config, backend, monkeypatch) as (server, port),
+        own_server(backend, config) as (server, port),
         websockets.connect(url(port)) as client,
     ):
         await send(client, input="Hi")
@@ -405,13 +379,11 @@ async def test_shutdown_lets_an_answer_end_and_closes(
         assert client.close_reason == "The server is shutting down."
 
 
-async def test_message_over_the_limit_of_bodies_ends_the_connection(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-):
+async def test_message_over_the_limit_of_bodies_ends_the_connection(tmp_path: Path):
     limits = ServerConfig(state_folder=str(tmp_path), max_body_bytes=1000, shutdown_grace=1)
     config, backend = Config(server=limits), ScriptedBackend(HELLO)
     async with (
-        real_server(config, backend, monkeypatch) as (_, port),
+        own_server(backend, config) as (_, port),
         websockets.connect(url(port)) as client,
     ):
         await send(client, input="x" * 1000)
