@@ -114,7 +114,7 @@ class Finished(Struct, frozen=True):
     usage: Usage
     """Tokens of the prompt, which all choices share, and of the answer of this choice."""
     stop_sequence: str | None = None
-    """Stop string that ended the answer, if one did and the backend knows which."""
+    """Stop string that ended the answer; from some engines only for requests with `names_stop`."""
     choice: int = 0
     timings: Timings | None = None
     """`None` if the engine reports none; then the times of the events are those of the phases."""

@@ -130,9 +130,14 @@ class GenerationRequest(Struct, frozen=True, kw_only=True):
     n: int = 1
     """Number of answers. Answer i, from 0, uses `seed` + i."""
     sampling: Sampling = Sampling()
+    default_sampling: Sampling = Sampling(temperature=1.0)
+    """Values where neither the request nor the model has any: those of the API that was called, for
+    engines without their own. OpenAI's, unless the dialect says otherwise."""
     max_tokens: int | None = None
     """`None`: up to the context length. 0 is valid with `echo` only."""
     stop: tuple[str, ...] = ()
+    names_stop: bool = False
+    """The answer has to tell which of `stop` has ended it."""
     tools: tuple[Tool, ...] = ()
     tool_choice: ToolChoice = "auto"
     parallel_tool_calls: bool = True

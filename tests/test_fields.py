@@ -89,7 +89,16 @@ ASKING: dict[str, tuple[GenerationRequest, Feature]] = {
 }
 """For every field of the contract, a request that uses it and the feature that stands for it."""
 
-NO_WISH = {"model", "sampling", "client", "patience", "whole", "wishes"}
+NO_WISH = {
+    "model",
+    "sampling",
+    "client",
+    "patience",
+    "whole",
+    "wishes",
+    "names_stop",
+    "default_sampling",
+}
 """What the server says, or what consists of fields of its own."""
 
 WIRE: dict[Feature, tuple[dict[str, Any], str]] = {

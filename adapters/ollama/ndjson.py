@@ -21,6 +21,8 @@ _MAX_LINE_BYTES = 1_000_000
 _DRAIN_SECONDS = 0.2
 _MOST_EQUAL_PIECES = 30
 """Equal pieces of text in a row after which Ollama ends an answer without a last line."""
+_LAST_LINE = b'{"done":true,"done_reason":"%b","prompt_eval_count":%d,"eval_count":%d}\n'
+"""The last line of an answer, where Ollama sent none."""
 
 
 class LineStream(Generic[L]):
@@ -41,7 +43,7 @@ class LineStream(Generic[L]):
         self.prompt_estimate = 0
         """Tokens of the prompt, for an answer without a last line, which has the count."""
         self.has_counts = True
-        """False where the counts of `last` are estimates, because Ollama sent no last line."""
+        """False where the counts of `last` are estimates: Ollama's last line was not read."""
         self.may_be_lost = False
         """The rest of the answer may be lost to a parser, so what is written of it is kept."""
         self.connection = connection
@@ -101,6 +103,12 @@ class LineStream(Generic[L]):
             await self._advance(self._time() + self._seconds)
             behind = True
 
+    def cut(self, count: int) -> L:
+        """Drop the rest of the answer after `count` lines, and return a last line."""
+        self.has_counts = False
+        (self.last,) = self._decode(_LAST_LINE % (b"stop", self.prompt_estimate, count))
+        return self.last
+
     async def _advance(self, until: float) -> None:
         """Read until lines are collected, `take` asks for a pause, or the last line is there."""
         try:
@@ -125,8 +133,7 @@ class LineStream(Generic[L]):
             # Ollama ends such an answer on purpose, and leaves out the line with the counts.
             log.info("Ollama ended an answer after %d equal pieces.", _MOST_EQUAL_PIECES)
             self.has_counts = False
-            counts = b'"prompt_eval_count":%d,"eval_count":%d' % (self.prompt_estimate, self._count)
-            self._receive(b'{"done":true,"done_reason":"length",%b}\n' % counts)
+            self._receive(_LAST_LINE % (b"length", self.prompt_estimate, self._count))
         else:
             raise self._failed(BadUpstreamError(ENDED_EARLY))
 

@@ -129,6 +129,25 @@ async def test_a_stop_string_is_never_shown(subject: Subject) -> None:
     assert text_of(events) == full[: full.index(word)]
 
 
+async def test_the_stop_string_that_ended_an_answer_is_named_on_request(subject: Subject) -> None:
+    full = text_of(await subject.events(max_tokens=12))
+    word = full[len(full) // 2 :][:3]
+    stop = ("\x00", word)
+    *events, finished = await subject.events(max_tokens=12, stop=stop, names_stop=True)
+    assert isinstance(finished, Finished)
+    assert (finished.reason, finished.stop_sequence) == ("stop", word)
+    assert text_of(events) == full[: full.index(word)]
+
+
+async def test_no_stop_string_is_named_where_none_ended_the_answer(subject: Subject) -> None:
+    full = text_of(await subject.events(max_tokens=12))
+    stop = ("\x00", full[-1] + "\x00")  # The end of the text could have become one.
+    *events, finished = await subject.events(max_tokens=12, stop=stop, names_stop=True)
+    assert isinstance(finished, Finished)
+    assert finished.stop_sequence is None
+    assert text_of(events) == full
+
+
 async def test_answers_at_once_do_not_mix(subject: Subject) -> None:
     texts = [f"Say the number {number}." for number in range(4)]
     alone = [text_of(await subject.events(text=text)) for text in texts]

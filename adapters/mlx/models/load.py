@@ -41,7 +41,6 @@ NO_EXTRAS = Extras()
 _ABSOLUTE = re.compile(r"(?<![\w.])(?:~|[A-Za-z]:)?/(?:[^\s'\":,/]+/)+([^\s'\":,/]*)")
 _REASON_LENGTH = 400
 """Characters: mlx-lm names each parameter that is missing, which may be thousands."""
-DEFAULT_TEMPERATURE = 1.0
 
 
 @dataclass(frozen=True)
@@ -300,8 +299,7 @@ class _GenerationConfig(Struct):
 def recommended_sampling(path: Path, name: str) -> Sampling:
     """Return the sampling that the `generation_config.json` of the model `name` recommends.
 
-    Without a recommendation the temperature is 1, as OpenAI documents and vLLM does: small models
-    loop when they decode greedily, in schemas above all. `do_sample` is not read, as in vLLM.
+    `do_sample` is not read, as in vLLM.
 
     Raises:
         GenerationError: a value has a wrong type or size.
@@ -318,7 +316,7 @@ def recommended_sampling(path: Path, name: str) -> Sampling:
             lasting=True,
         ) from error
     return Sampling(
-        temperature=DEFAULT_TEMPERATURE if config.temperature is None else config.temperature,
+        temperature=config.temperature,
         top_p=config.top_p,
         top_k=config.top_k if config.top_k is not None and config.top_k > 0 else None,
     )

@@ -24,7 +24,7 @@ from adapters.events import (
     Usage,
 )
 from adapters.mlx.engine.engine import Engine
-from adapters.mlx.output.detokenize import StopMatcher, Vocabulary
+from adapters.mlx.output.detokenize import Vocabulary
 from adapters.mlx.output.logprobs import TokenLedger, to_logprob, to_prompt_logprobs
 from adapters.mlx.output.parse import SectionReader, create_reader, visible_texts
 from adapters.mlx.output.reasoning import Reasoning
@@ -32,6 +32,7 @@ from adapters.mlx.output.tool_calls import ToolSyntax
 from adapters.mlx.output.tool_calls.output_pieces import Piece
 from adapters.mlx.sequence import ChunkRead, Finish, Post, PromptRead, Sampled, Sequence
 from adapters.request import Tool
+from adapters.stop_strings import StopMatcher
 
 Write = Callable[[Event], object]
 

@@ -3,7 +3,7 @@
 # pyright: basic
 import asyncio
 from concurrent.futures import Executor
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from msgspec.structs import asdict, replace
 
@@ -108,7 +108,7 @@ def _to_sequences(
     turns: tuple[int, ...],
 ) -> list[Sequence]:
     room = (context or UNBOUNDED) - len(prompt.ids)
-    sampling = _with_defaults(request.sampling, loaded.sampling)
+    sampling = _with_defaults(request.sampling, loaded.sampling, request.default_sampling)
     return [
         Sequence(
             model=request.model,
@@ -145,12 +145,11 @@ def _to_reading(
     )
 
 
-def _with_defaults(requested: Sampling, recommended: Sampling) -> Sampling:
-    """Fill the fields that the request leaves out with the model's recommendation."""
-    fields = {
-        name: value if value is not None else getattr(recommended, name)
-        for name, value in asdict(requested).items()
-    }
+def _with_defaults(*samplings: Sampling) -> Sampling:
+    """Take each field from the first of `samplings` that has it."""
+    fields: dict[str, Any] = {}
+    for sampling in reversed(samplings):
+        fields |= {name: value for name, value in asdict(sampling).items() if value is not None}
     return Sampling(**fields)
 
 

@@ -250,7 +250,8 @@ def _to_options(request: GenerationRequest) -> Options:
     named = zip(_OPTION_NAMES, _sampling(request.sampling), strict=True)
     options = Options(
         **{name: value for name, value in named if value is not None},
-        stop=request.stop or UNSET,
+        # Ollama does not tell which one has ended an answer, and cuts it off: `StopReader` does.
+        stop=UNSET if request.names_stop else request.stop or UNSET,
         num_predict=_or_unset(request.max_tokens),
         num_ctx=_or_unset(request.num_ctx),
     )

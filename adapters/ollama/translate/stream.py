@@ -1,5 +1,7 @@
 """Convert the lines of an answer to events, and check what the request demands of it."""
 
+from collections.abc import Awaitable, Callable
+
 import anyio.to_thread
 from msgspec import Struct
 from msgspec.structs import replace
@@ -26,6 +28,7 @@ from adapters.ollama.translate.json_schema import (
 from adapters.ollama.translate.quoted_text import QuotedTextReader
 from adapters.ollama.translate.request import to_grammar
 from adapters.ollama.translate.response import Answer, Emit
+from adapters.ollama.translate.stop_reader import StopReader
 from adapters.ollama.translate.tool_choice import (
     CallBegunError,
     ForcedCallReader,
@@ -49,7 +52,8 @@ from adapters.upstream.restart import is_not_the_callers
 class _Reader:
     """Reads the lines of one attempt; what the request demands of its events is noted in passing.
 
-    From a line to the sink: `Answer`, then `ForcedCallReader` for a forced call, then `Checks`.
+    From a line to the sink: `Answer`, then `ForcedCallReader` for a forced call, then `StopReader`
+    for stop strings that Ollama is not told, then `Checks`.
     """
 
     def __init__(
@@ -68,12 +72,14 @@ class _Reader:
         self._checks = checks
         self._quoted = QuotedTextReader() if isinstance(request.response_format, Regex) else None
         self._forced: ForcedCallReader | None = None
-        self.read = self._answer.read
+        self._stops = StopReader(request.stop) if request.names_stop else None
+        self._count = 0
+        self.read = self._answer.read if self._stops is None else self._read_counted
         if checks is not None:
             checks.reset()
         if reads_calls:
             self._forced = ForcedCallReader(
-                chosen_tools(request), bool(request.stop), required=forced, is_free=is_free
+                chosen_tools(request), _cuts_calls(request), required=forced, is_free=is_free
             )
 
     def emit_to(self, emit: Emit) -> None:
@@ -81,6 +87,9 @@ class _Reader:
         if self._checks is not None:
             self._checks.emit = emit
             emit = self._checks.take
+        if self._stops is not None:
+            self._stops.emit = emit
+            emit = self._stops.take
         if self._quoted is not None:
             self._quoted.emit = emit
             emit = self._quoted.take
@@ -88,6 +97,30 @@ class _Reader:
             self._forced.emit = emit
             emit = self._forced.take
         self._answer.emit = emit
+
+    def _read_counted(self, line: Line) -> object:
+        self._count += not self.has_stopped
+        return self._answer.read(line)
+
+    @property
+    def has_stopped(self) -> bool:
+        """A stop string was found: what follows is not read."""
+        return self._stops is not None and self._stops.found is not None
+
+    @property
+    def looks_for_stop(self) -> bool:
+        return self._stops is not None
+
+    async def read_to_stop(
+        self, lines: LineStream[Line], drain: Callable[[], Awaitable[None]]
+    ) -> None:
+        """Read `lines` up to a stop string, or to their end; raises as `LineStream.push`."""
+        while not self.has_stopped and (batch := await lines.next_lines()):
+            behind = [self.read(line) for line in batch]
+            if any(behind):
+                await drain()
+        if lines.last is None:
+            self.read(lines.cut(self._count))
 
     async def finish(self) -> Finished:
         """Return the end of the answer, once all of it was checked.
@@ -98,6 +131,9 @@ class _Reader:
         finished = self._answer.finished
         if self._forced is not None:
             finished = self._forced.finish(finished)
+        if self._stops is not None:
+            self._stops.finish()
+            finished = replace(finished, stop_sequence=self._stops.found)
         if self._checks is not None:
             await self._checks.check(is_cut=finished.reason == "length")
         return finished
@@ -252,7 +288,10 @@ class AnswerWriter:
                 write(event)
             for line in others:
                 reader.read(line)
-            await lines.push(reader.read, self._sink.drain)
+            if reader.looks_for_stop:
+                await reader.read_to_stop(lines, self._sink.drain)
+            else:
+                await lines.push(reader.read, self._sink.drain)
             finished = await reader.finish()
         except GenerationError as error:
             # The same request gets the same answer, so a retry is useless.
@@ -341,6 +380,11 @@ class AnswerWriter:
             self._sink.write(TextDelta(self._request.prompt))
 
 
+def _cuts_calls(request: GenerationRequest) -> bool:
+    """True where Ollama itself looks for stop strings: it does not tell calls from text."""
+    return bool(request.stop) and not request.names_stop
+
+
 def _is_forced(request: GenerationRequest) -> bool:
     return isinstance(request.prompt, tuple) and bool(request.tools) and is_forced(request)
 
@@ -377,6 +421,7 @@ class Checks:
 
     def __init__(self, request: GenerationRequest) -> None:
         self._may_stop = bool(request.stop)
+        self._may_cut_calls = _cuts_calls(request)
         self._holds_calls = not (_is_forced(request) or may_call(request))
         """A free call has no grammar: it is written once it was checked."""
         self._must_answer = not may_call(request)
@@ -448,7 +493,7 @@ class Checks:
         # A stop string may have cut the text anywhere, as requested.
         if not is_cut and (not self._may_stop or is_complete("".join(self._texts))):
             await self._check_text()
-        if self._held is not None or not (is_cut or self._may_stop):
+        if self._held is not None or not (is_cut or self._may_cut_calls):
             for index, promise in self._called.items():
                 await self._check_call(index, promise)
         self.has_failed = False

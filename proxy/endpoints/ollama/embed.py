@@ -13,7 +13,7 @@ from litestar.response.base import ASGIResponse
 from msgspec import Meta, Struct
 
 from adapters.backend import Embeddings
-from adapters.errors import BackendError, InvalidRequestError
+from adapters.errors import BackendError, ContextLengthError, InvalidRequestError
 from adapters.request import EmbeddingRequest
 from proxy.endpoints.model_loading import load
 from proxy.endpoints.ollama.answer import OLLAMA_ERRORS
@@ -25,6 +25,8 @@ from proxy.keep_alive import KeepAlive, to_keep_alive
 from proxy.openapi import Operation
 
 _MOST_INPUTS = 2048
+_TOO_LONG = "the input length exceeds the context length"
+"""Ollama's own words, by which its clients know the error."""
 
 
 class EmbedFields(Struct, kw_only=True):
@@ -128,4 +130,6 @@ async def _embed(
         return await request.embed(routed)
     except BackendError as exc:
         exc.param = {"inputs": "input", "embeddings": "model"}.get(exc.param or "", exc.param)
+        if isinstance(exc, ContextLengthError) and _TOO_LONG not in exc.message:
+            exc.message = f"{exc.message} ({_TOO_LONG})"
         raise

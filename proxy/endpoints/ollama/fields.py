@@ -14,6 +14,8 @@ from proxy.keep_alive import KeepAlive
 
 JSON = dict[str, Any]
 _CUT = ("truncate", "shift")
+DEFAULT_SAMPLING = contract.Sampling(temperature=0.8, top_k=40, top_p=0.9)
+"""Source: `DefaultOptions` in Ollama's `api/types.go`."""
 
 
 class OllamaFields(Struct, kw_only=True):

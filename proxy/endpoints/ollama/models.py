@@ -4,7 +4,7 @@ clients.
 Source: https://github.com/ollama/ollama/blob/main/docs/api.md and `api/types.go`
 """
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
@@ -16,7 +16,7 @@ from adapters.backend import Capability, Model, ModelDetails, RunningModel
 from adapters.errors import BackendError, InvalidRequestError
 from proxy.endpoints.ollama.answer import OLLAMA_ERRORS
 from proxy.endpoints.server_request import ServerRequest
-from proxy.models.registry import Deployment, RegisteredModel, Registry
+from proxy.models.registry import BackendModels, Deployment, RegisteredModel, Registry
 from proxy.openapi import Operation
 
 _API_VERSION = "0.33.0"
@@ -238,26 +238,38 @@ def _to_facts(model: Model, facts: dict[str, Any]) -> Iterator[tuple[str, Any]]:
     errors=OLLAMA_ERRORS,
 )
 async def list_running(request: ServerRequest) -> RunningOllamaModels:
-    models: list[RunningOllamaModel] = []
-    for name, listed in request.registry.backends.items():
+    registry, shown = request.registry, dict[str, RunningOllamaModel]()
+    await registry.refresh(_LISTING_SECONDS, only_new=True)
+    names = _names(request.entries())
+    for backend, listed in registry.backends.items():
         try:
             running = await listed.backend.list_running()
         except BackendError:  # A backend that is away has nothing loaded that could be used.
             continue
-        models += [
-            _to_running(request.registry, name, each)
-            for each in running
-            if request.grant.allows((each.name, *_names(request.registry, name, each.name)))
-        ]
-    return RunningOllamaModels(models)
+        for each in running:
+            # A model may be newer than the last listing, or the path of a folder.
+            is_new = each.name not in listed.models and request.grant.allows((each.name,))
+            for name in names.get((backend, each.name), [each.name] if is_new else []):
+                shown.setdefault(name, _to_running(listed, name, each))
+    return RunningOllamaModels(list(shown.values()))
 
 
-def _names(registry: Registry, backend: str, name: str) -> frozenset[str]:
-    return registry.named(name, (backend,)).all_names
+def _names(entries: Iterable[RegisteredModel]) -> dict[tuple[str, str], list[str]]:
+    """Return the names in `/api/tags` by backend and its own name of a model.
+
+    A backend's own name stands for what is loaded there; an alias, and the name that comes first,
+    for each backend that has the model: clients look for the name that they sent.
+    """
+    names: dict[tuple[str, str], list[str]] = {}
+    for entry in entries:
+        for name in entry.names:
+            own = [d for d in entry.deployments if d.name == name and name != entry.id]
+            for deployment in own or entry.deployments:
+                names.setdefault((deployment.backend, deployment.name), []).append(name)
+    return names
 
 
-def _to_running(registry: Registry, backend: str, running: RunningModel) -> RunningOllamaModel:
-    listed = registry.backends[backend]
+def _to_running(listed: BackendModels, name: str, running: RunningModel) -> RunningOllamaModel:
     model = listed.models.get(running.name) or Model(name=running.name)
     expires_at = (
         datetime.now(UTC) + _FOREVER
@@ -265,8 +277,8 @@ def _to_running(registry: Registry, backend: str, running: RunningModel) -> Runn
         else datetime.fromtimestamp(running.expires_at, UTC)
     )
     return RunningOllamaModel(
-        name=running.name,
-        model=running.name,
+        name=name,
+        model=name,
         size=running.size_bytes or 0,
         digest=listed.weights_digest(running.name),
         details=_to_details(model, with_context=False),

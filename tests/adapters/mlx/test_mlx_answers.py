@@ -448,13 +448,16 @@ async def test_temperature_is_one_where_neither_request_nor_model_has_one(tmp_pa
     write_tiny_model(tmp_path / "greedy", temperature=0)
     backend = MLXBackend(config_for(tmp_path))
 
-    async def text(model: str, temperature: float | None = None) -> str:
+    async def text(model: str, temperature: float | None = None, **fields: Any) -> str:
         sampling = Sampling(temperature=temperature, seed=5)
-        return told(await answer(backend, chat("Hi", model, sampling=sampling)))["text"]
+        return told(await answer(backend, chat("Hi", model, sampling=sampling, **fields)))["text"]
 
     try:
         assert await text("silent") == await text("silent", 1.0)
         assert await text("silent", 0) == await text("greedy")
         assert await text("silent") != await text("greedy")
+        narrow = Sampling(temperature=0.5, top_k=1)
+        assert await text("silent", default_sampling=narrow) == await text("greedy")
+        assert await text("silent", 1.0, default_sampling=narrow) == await text("greedy")
     finally:
         await backend.aclose()

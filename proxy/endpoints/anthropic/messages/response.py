@@ -176,12 +176,13 @@ StreamEvent = (
 
 
 def to_message(body: MessagesRequest, answer: Answer, record: Record) -> Message:
+    end = to_end(answer.finished, body)
     return Message(
         id=new_id("msg_"),
         model=body.model,
         content=list(_to_content(body, answer)),
-        stop_reason=to_stop_reason(answer.finished, body),
-        stop_sequence=answer.finished.stop_sequence,
+        stop_reason=end.stop_reason,
+        stop_sequence=end.stop_sequence,
         usage=to_usage(record),
         context_management=_context_management(body),
     )
@@ -217,7 +218,13 @@ def hides_thinking(body: MessagesRequest) -> bool:
     return not isinstance(thinking, ThinkingDisabled | None) and thinking.display == "omitted"
 
 
-def to_stop_reason(finished: Finished, body: MessagesRequest) -> str:
+def to_end(finished: Finished, body: MessagesRequest) -> MessageEnd:
+    """Translate the reason; only `stop_sequence` comes with the string."""
+    reason = _to_stop_reason(finished, body)
+    return MessageEnd(reason, finished.stop_sequence if reason == "stop_sequence" else None)
+
+
+def _to_stop_reason(finished: Finished, body: MessagesRequest) -> str:
     if finished.reason == "tool_calls":
         return "tool_use"
     if finished.reason == "length":
@@ -307,7 +314,7 @@ class MessageRenderer:
         return _frame(MessageStart(message)) + PING
 
     def _end(self, event: Finished) -> bytes:
-        end = MessageEnd(to_stop_reason(event, self._body), event.stop_sequence)
+        end = to_end(event, self._body)
         delta = MessageDelta(end, to_usage(self._record), _context_management(self._body))
         return _frame(delta) + _frame(MessageStop())
 

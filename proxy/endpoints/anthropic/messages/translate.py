@@ -72,6 +72,7 @@ def translate(body: MessagesRequest) -> Translated:
         body,
         max_tokens=body.max_tokens,
         stop=tuple(body.stop_sequences or ()),
+        names_stop=bool(body.stop_sequences),
         sampling=_to_sampling(body),
     )
 

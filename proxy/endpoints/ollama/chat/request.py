@@ -13,6 +13,7 @@ from adapters import request as contract
 from adapters.request import GenerationRequest
 from proxy.endpoints.generation_fields import settle, to_limit, to_request
 from proxy.endpoints.ollama.fields import (
+    DEFAULT_SAMPLING,
     JSON,
     OllamaFields,
     check_logprobs,
@@ -84,6 +85,7 @@ def to_generation_request(body: OllamaChatRequest) -> GenerationRequest:
         response_format=to_response_format(body.format),
         reasoning_effort=to_reasoning_effort(body),
         top_logprobs=to_top_logprobs(body),
+        default_sampling=DEFAULT_SAMPLING,
     )
 
 

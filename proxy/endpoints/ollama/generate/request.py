@@ -12,6 +12,7 @@ from adapters.errors import InvalidRequestError, UnsupportedParameterError
 from adapters.request import GenerationRequest, Message, TextPart
 from proxy.endpoints.generation_fields import settle, to_limit, to_request
 from proxy.endpoints.ollama.fields import (
+    DEFAULT_SAMPLING,
     OllamaFields,
     check_logprobs,
     field_of,
@@ -72,6 +73,7 @@ def to_generation_request(body: OllamaGenerateRequest) -> GenerationRequest:
         response_format=to_response_format(body.format),
         reasoning_effort=to_reasoning_effort(body),
         top_logprobs=to_top_logprobs(body),
+        default_sampling=DEFAULT_SAMPLING,
     )
 
 

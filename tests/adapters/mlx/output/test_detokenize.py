@@ -1,6 +1,6 @@
 import pytest
 
-from adapters.mlx.output.detokenize import StopMatcher
+from adapters.stop_strings import StopMatcher
 
 
 def feed_all(pieces: list[str], stop: tuple[str, ...]) -> tuple[str, str | None]:

@@ -155,6 +155,7 @@ async def test_sdk_reads_the_id_of_the_request():
         (Finished("stop", DONE.usage, "END"), "stop_sequence", "END"),
         (Finished("length", DONE.usage), "max_tokens", None),
         (Finished("tool_calls", DONE.usage), "tool_use", None),
+        (Finished("tool_calls", DONE.usage, "END"), "tool_use", None),
     ],
 )
 async def test_end_is_told_in_anthropics_words(

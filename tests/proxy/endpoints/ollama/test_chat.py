@@ -313,6 +313,7 @@ async def test_every_field_reaches_the_backend():
         )
     (asked,) = backend.requests
     assert asked.sampling == Sampling(temperature=0.5)
+    assert asked.default_sampling == Sampling(temperature=0.8, top_k=40, top_p=0.9)
     assert (asked.max_tokens, asked.stop, asked.num_ctx) == (9, ("x",), 512)
     assert asked.options == {"num_gpu": 1}
     assert asked.tools == (Tool("weather", "Now", SCHEMA),)

@@ -9,13 +9,16 @@ import pytest
 from fakes.scripted_backend import ScriptedBackend, ScriptedBuilder, http_client
 
 from adapters.backend import (
+    Backend,
     Description,
+    Embeddings,
     Model,
     ModelDetails,
     RunningModel,
     TensorInfo,
 )
-from adapters.errors import BackendUnavailableError
+from adapters.errors import BackendUnavailableError, ContextLengthError
+from adapters.request import EmbeddingRequest
 from proxy.app import create_app
 from proxy.config import Config, ModelConfig
 
@@ -90,6 +93,31 @@ async def test_loaded_models_are_listed_with_memory_and_time():
     assert running["expires_at"] > "2200"
 
 
+async def names_of_loaded(mlx: Backend, other: Backend, **aliases: ModelConfig) -> list[str]:
+    async with http_client(mlx, other, config=Config(models=aliases)) as client:
+        return [model["name"] for model in (await client.get("/api/ps")).json()["models"]]
+
+
+async def test_loaded_model_has_all_names_that_it_is_listed_under():
+    """Clients look for the name that they sent, which may be an alias."""
+    alias = ModelConfig(names={"mlx": QWEN.name})
+    assert await names_of_loaded(*engines(), fast=alias) == ["fast", QWEN.name]
+
+
+async def test_name_on_another_backend_is_not_loaded():
+    mlx, other = engines()
+    both = ModelConfig(names={"mlx": QWEN.name, "ollama": LLAMA.name})
+    assert await names_of_loaded(mlx, other, fast=both) == ["fast", QWEN.name]
+    other.loaded = (RunningModel(name=LLAMA.name),)
+    assert await names_of_loaded(mlx, other, fast=both) == ["fast", QWEN.name, LLAMA.name]
+
+
+async def test_model_that_was_never_listed_is_shown_while_it_is_loaded():
+    mlx, other = engines()
+    mlx.loaded = (RunningModel(name="/a/folder"),)
+    assert await names_of_loaded(mlx, other) == ["/a/folder"]
+
+
 async def test_unreachable_backend_hides_no_other():
     class Away(ScriptedBackend):
         async def list_running(self) -> list[RunningModel]:
@@ -141,6 +169,18 @@ async def test_inputs_are_cut_unless_the_client_forbids_it(sent: dict[str, bool]
     async with http_client(backend) as client:
         await client.post("/api/embed", json={"model": "m", "input": "a", **sent})
     assert backend.embedded[0].truncate == cuts
+
+
+async def test_input_that_is_too_long_is_refused_in_ollamas_words_as_well():
+    class Short(ScriptedBackend):
+        async def embed(self, request: EmbeddingRequest) -> Embeddings:
+            raise ContextLengthError("It has 8 tokens.", param="inputs")
+
+    async with http_client(Short()) as client:
+        response = await client.post("/api/embed", json={"model": "m", "input": "a"})
+    assert response.status_code == 400
+    words = "It has 8 tokens. (the input length exceeds the context length)"
+    assert response.json() == {"error": words}
 
 
 @pytest.mark.parametrize("nothing", ["", [], None])
