@@ -356,6 +356,16 @@ class KeepsPinned(Protocol):
 
 
 @runtime_checkable
+class ListsAtOnce(Protocol):
+    """A backend that takes time to describe its models in full."""
+
+    async def list_known(self) -> tuple[list[Model], bool]:
+        """List as `list_models`, without waiting for descriptions; false where `list_models` will
+        say more, or leave a model out. Until then `Model.lacks` has what is certain."""
+        ...
+
+
+@runtime_checkable
 class ExplainsUnusable(Protocol):
     """A backend that tells which models it has and cannot use."""
 

@@ -29,6 +29,7 @@ _BOTH: frozenset[Feature] = frozenset(
         "parallel_tool_calls",
         "response_format",
         "reasoning_effort",
+        "reasoning_budget",
         "logprobs",
         "num_ctx",
         "keep_alive",
@@ -38,8 +39,8 @@ _BOTH: frozenset[Feature] = frozenset(
     }
 )
 
-# Not supported by Ollama and rejected by name: token ids, grammars, a budget of reasoning, and
-# logit_bias, which Ollama accepts and ignores.
+# Not supported by Ollama and rejected by name: token ids, grammars, and logit_bias, which Ollama
+# accepts and ignores.
 _ONLY_MLX: frozenset[Feature] = frozenset(
     {
         "tokens",
@@ -47,7 +48,6 @@ _ONLY_MLX: frozenset[Feature] = frozenset(
         "empty_answer",
         "logit_bias",
         "guided_grammar",
-        "reasoning_budget",
     }
 )
 _ONLY_OLLAMA: frozenset[Feature] = frozenset({"options"})

@@ -53,6 +53,19 @@ def test_the_proxy_does_not_know_the_engines():
         assert not [n for n in names if n.startswith(("adapters.mlx", "adapters.ollama"))], path
 
 
+@pytest.mark.parametrize(
+    ("folder", "others"),
+    [
+        ("mlx", ("adapters.ollama",)),
+        ("ollama", ("adapters.mlx",)),
+        ("chat_template", ("adapters.mlx", "adapters.ollama")),
+    ],
+)
+def test_backend_does_not_know_the_other_one(folder: str, others: tuple[str, ...]):
+    for path in modules(f"adapters/{folder}"):
+        assert not [name for name in imports(path) if name.startswith(others)], path
+
+
 def test_upstream_does_not_know_its_backends():
     for path in modules("adapters/upstream"):
         names = imports(path)

@@ -54,6 +54,8 @@ class Renderers:
         self._limits = limits or Limits()
         self._lock = threading.Lock()
         self._idle: list[_Worker] = []
+        self.renderings = 0
+        """Number of renderings so far."""
 
     def render(
         self,
@@ -71,6 +73,7 @@ class Renderers:
         """
         given = (text, list(messages), None if tools is None else list(tools), dict(arguments))
         worker = self._take()
+        self.renderings += 1
         try:
             outcome = worker.render(marshal.dumps(given))
         except BaseException:

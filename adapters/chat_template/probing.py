@@ -22,6 +22,8 @@ class Probe(Struct, frozen=True):
     """Ignored by engines with one form of messages."""
     thinking: bool | None = None
     """Thinking switched on or off; `None`: as the template does it."""
+    effort: str | None = None
+    """Level of reasoning effort; `None`: the template is told none."""
 
 
 class Refusal(Struct, frozen=True):

@@ -55,6 +55,8 @@ def answer_probe(template: ChatTemplate, probe: Probe) -> str | Refusal:
     arguments: dict[str, Any] = {"add_generation_prompt": probe.generate}
     if probe.thinking is not None:
         arguments["enable_thinking"] = probe.thinking
+    if probe.effort is not None:
+        arguments["reasoning_effort"] = probe.effort
     empty: list[dict[str, Any]] | None = None if probe.form.no_tools == "null" else []
     tools = [to_template_tool(tool) for tool in probe.tools] or empty
     try:

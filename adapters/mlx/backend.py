@@ -55,7 +55,14 @@ from adapters.mlx.loaded import (
 )
 from adapters.mlx.memory import MLXMemory
 from adapters.mlx.models import bundled
-from adapters.mlx.models.catalog import ModelFolder, find_model, read_catalog, read_config
+from adapters.mlx.models.capabilities import BackgroundDescriptions
+from adapters.mlx.models.catalog import (
+    Catalog,
+    ModelFolder,
+    find_model,
+    read_catalog,
+    read_config,
+)
 from adapters.mlx.models.description import describe
 from adapters.mlx.models.failed_loads import FailedLoads
 from adapters.mlx.models.hub_download import pull
@@ -96,11 +103,12 @@ class MLXBackend:
         self._warned: dict[str, str] = {}
         self._unusable: dict[str, str] = {}
         self._failed_loads = FailedLoads()
+        self._descriptions = BackgroundDescriptions()
         self._idle = IdleUnload(config, self._loaded.__contains__, self.unload)
         self._loads = Loads(self._load, self._idle.loaded)
         # For inputs of embeddings: one thread is enough to keep the loop free.
         self._tokenizing = ThreadPoolExecutor(1, thread_name_prefix="mlx-prompt")
-        self.memory_user = MLXMemory(config, self._engine, self._idle, self.unload)
+        self.memory_user = MLXMemory(config, self._engine, self._idle, self._find, self.unload)
 
     @property
     def version(self) -> str | None:
@@ -154,7 +162,7 @@ class MLXBackend:
             await loaded.speak(request, speaker, sink, cold=cold)
 
     async def list_voices(self, model: str) -> list[Voice]:
-        folder = await asyncio.to_thread(find_model, self._config, model)
+        folder = await self._find(model)
         kind = folder.path and audio_kind(model, read_config(folder.path) or {})
         if not (folder.path and kind and kind.capability == "speech"):
             raise InvalidRequestError(f"'{model}' is no model for speech.", param="model")
@@ -179,8 +187,18 @@ class MLXBackend:
             async for progress in steps:
                 yield progress
 
+    async def list_known(self) -> tuple[list[Model], bool]:
+        catalog = await asyncio.to_thread(read_catalog, self._config, self._descriptions.known)
+        return await self._listed(catalog), catalog.is_complete
+
     async def list_models(self) -> list[Model]:
-        catalog = await asyncio.to_thread(read_catalog, self._config)
+        describe = self._descriptions.complete
+        return await self._listed(await asyncio.to_thread(read_catalog, self._config, describe))
+
+    async def _find(self, name: str) -> ModelFolder:
+        return await asyncio.to_thread(find_model, self._config, name, self._descriptions.known)
+
+    async def _listed(self, catalog: Catalog) -> list[Model]:
         failed = await asyncio.to_thread(self._failed_loads.reasons, catalog.folders)
         self._unusable = catalog.unusable | failed
         self._warn()
@@ -208,7 +226,7 @@ class MLXBackend:
         self._warned = configured
 
     async def describe(self, model: str, *, verbose: bool = False) -> Description:
-        folder = await asyncio.to_thread(find_model, self._config, model)
+        folder = await self._find(model)
         if folder.path is None:
             return Description()
         config = read_config(folder.path) or {}
@@ -219,7 +237,7 @@ class MLXBackend:
         return [await self._to_running(each) for each in resident]
 
     async def _to_running(self, resident: Resident) -> RunningModel:
-        folder = await asyncio.to_thread(find_model, self._config, resident.name)
+        folder = await self._find(resident.name)
         nbytes = resident.footprint.known + resident.cache
         expires_at = self._idle.expires_at(resident.name)
         ahead = None if expires_at is None else expires_at - asyncio.get_running_loop().time()
@@ -233,7 +251,7 @@ class MLXBackend:
         )
 
     async def delete(self, model: str) -> None:
-        folder = await asyncio.to_thread(find_model, self._config, model)
+        folder = await self._find(model)
         path = to_removable(folder, self._config)
         await self.unload(model)
         try:
@@ -280,6 +298,7 @@ class MLXBackend:
     async def aclose(self) -> None:
         self._idle.close()
         self._loads.close()
+        self._descriptions.close()
         for loaded in self._loaded.values():
             loaded.close()
         await asyncio.to_thread(self._engine.close)
@@ -312,7 +331,7 @@ class MLXBackend:
     async def _load(self, loading: Loading) -> None:
         """Load a model, converted or downloaded first if it has to be."""
         name = loading.name
-        folder = await asyncio.to_thread(find_model, self._config, name)
+        folder = await self._find(name)
         path = await self._path_of(folder)
         draft = await self._path_of(folder.draft) if folder.draft is not None else None
         extras = Extras(folder.lora, draft)

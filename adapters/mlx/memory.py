@@ -14,7 +14,7 @@ from adapters.errors import ModelNotFoundError
 from adapters.memory import Footprint, MemoryBudget, Resident, UnlimitedMemory
 from adapters.mlx.engine.engine import Engine
 from adapters.mlx.models.capabilities import AUDIO
-from adapters.mlx.models.catalog import ModelFolder, find_model, read_config
+from adapters.mlx.models.catalog import ModelFolder, read_config
 from adapters.mlx.models.idle_unload import IdleUnload
 from adapters.mlx.models.load_progress import Extras
 from adapters.mlx.models.memory_estimate import Weights, context_bytes, lora_bytes, read_weights
@@ -34,11 +34,13 @@ class MLXMemory:
         config: MLXConfig,
         engine: Engine,
         idle: IdleUnload,
+        find: Callable[[str], Awaitable[ModelFolder]],
         unload: Callable[[str], Awaitable[None]],
     ) -> None:
         self._config = config
         self._engine = engine
         self._idle = idle
+        self._find = find
         self._unload = unload
         self._budget: MemoryBudget = UnlimitedMemory()
         self._weights: dict[str, int] = {}
@@ -62,7 +64,7 @@ class MLXMemory:
     async def footprint(self, model: str) -> Footprint | None:
         """Estimate a model; an empty footprint if it has to be converted or downloaded first."""
         try:
-            folder = await asyncio.to_thread(find_model, self._config, model)
+            folder = await self._find(model)
         except ModelNotFoundError:
             return None
         extras = Extras(folder.lora, folder.draft.path if folder.draft is not None else None)

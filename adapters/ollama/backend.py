@@ -20,7 +20,7 @@ from adapters.backend import (
 )
 from adapters.chat_template import Rewrite, rewrite
 from adapters.config import OllamaConfig
-from adapters.errors import BackendError
+from adapters.errors import BackendError, UnsupportedParameterError
 from adapters.features import OLLAMA
 from adapters.ollama import administration
 from adapters.ollama.catalog import TOOLS_AS_TEXT
@@ -29,7 +29,7 @@ from adapters.ollama.choices import choice_requests, write_choices
 from adapters.ollama.errors import TemplateRefusalError, blame_input
 from adapters.ollama.in_flight import RequestCounters
 from adapters.ollama.memory import OllamaMemory
-from adapters.ollama.rendered.plan import needs_rendering, to_plan
+from adapters.ollama.rendered.plan import keeps_budget, needs_rendering, to_plan
 from adapters.ollama.server import Call
 from adapters.ollama.servers import OllamaServers
 from adapters.ollama.translate.embeddings import Vector, to_bodies, to_vectors
@@ -38,7 +38,7 @@ from adapters.ollama.translate.stream import AnswerWriter, Checks, checks_of
 from adapters.ollama.translate.template import depends_on_template, fitted
 from adapters.ollama.translate.tool_choice import CallBegunError, is_forced, may_call
 from adapters.ollama.wire import ChatBody, RawBody
-from adapters.request import EmbeddingRequest, GenerationRequest, NamedTool
+from adapters.request import EmbeddingRequest, GenerationRequest, NamedTool, without
 from adapters.sink import Sink
 from adapters.upstream.deadlines import Deadline
 from adapters.upstream.limits import DEFAULT_LIMITS, Limits
@@ -62,6 +62,7 @@ class OllamaBackend:
 
     def check(self, request: GenerationRequest) -> None:
         refuse_unenforced(request)
+        _refuse_budget(request)
 
     async def generate(
         self, request: GenerationRequest, sink: Sink, deadline: Deadline | None = None
@@ -230,12 +231,18 @@ class _Attempt:
 
         Raises:
             BackendError: as `OllamaServers.rewrites`.
+            UnsupportedParameterError: as `_refuse_budget`.
         """
+        _refuse_budget(request)
+        ignored: tuple[str, ...] = ()
+        if not keeps_budget(request):
+            request, ignored = without(request, "reasoning_budget"), ("reasoning_budget",)
         self._shown = await _shows_tools(self._servers, request)
         if depends_on_template(request):
             request, body = fitted(request, await self._servers.template(request.model)), None
         self._request = request
         self._writer = AnswerWriter(request, sink, self._checks, in_words=not self._shown)
+        self._writer.ignored += ignored
         if self._shown and _has_calls(request):
             # A template may leave them out in silence.
             self._names, body = await self._rewrites(), None
@@ -292,6 +299,20 @@ class _Attempt:
         found = await self._servers.rewrites(self._request.model, self._deadline)
         self._writer.was_cold = self._writer.was_cold or found.cold
         return found.names
+
+
+def _refuse_budget(request: GenerationRequest) -> None:
+    """Refuse a budget of reasoning that is no wish and cannot be kept.
+
+    Raises:
+        UnsupportedParameterError: the answer may have calls, or the conversation has images.
+    """
+    if "reasoning_budget" not in request.wishes and not keeps_budget(request):
+        raise UnsupportedParameterError(
+            "'reasoning_budget' is not supported on Ollama for raw prompts, nor together with tools"
+            " or images.",
+            param="reasoning_budget",
+        )
 
 
 async def _shows_tools(servers: OllamaServers, request: GenerationRequest) -> bool:

@@ -42,6 +42,7 @@ _NEEDED: dict[Feature, Capability] = {
     "embeddings": "embedding",
     "images": "vision",
     "reasoning_effort": "reasoning",
+    "reasoning_budget": "reasoning",
     "suffix": "fim",
 }
 """Feature -> the capability that the model itself needs for it."""

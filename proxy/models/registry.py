@@ -14,7 +14,7 @@ from msgspec import Struct
 from msgspec.structs import replace
 
 from adapters import open_backend
-from adapters.backend import Backend, ExplainsUnusable, Model
+from adapters.backend import Backend, ExplainsUnusable, ListsAtOnce, Model
 from adapters.config import BackendConfig
 from adapters.errors import BackendError
 from adapters.memory import MemoryUser
@@ -27,8 +27,7 @@ _DEFAULT_TAG = ":latest"
 _RETRY_SECONDS = 2.0
 """Between two listings of an unreachable backend, so that it is used soon after it recovers."""
 _FIRST_LISTING_SECONDS = 4.0
-"""Time for which a request waits for the first listing of a backend, which takes longest: MLX reads
-the chat template of every folder, some hundredths of a second each."""
+"""Time for which a request waits for the first listing of a backend, which takes longest."""
 
 
 class Deployment(Struct, frozen=True, kw_only=True):
@@ -83,6 +82,8 @@ class BackendModels:
         self.models: dict[str, Model] = {}
         self.reached: bool | None = None
         """True if the last listing succeeded; `None` before the first."""
+        self.is_listed = False
+        """True after the first listing, successful or not, with full descriptions."""
         self._listing: asyncio.Task[None] | None = None
 
     def full(self, name: str) -> str:
@@ -131,24 +132,36 @@ class BackendModels:
         first listing, it continues in the background."""
         if self._listing is None or self._listing.done():
             self._listing = asyncio.create_task(self._list())
-        if seconds is not None and self.reached is None:
+        if seconds is not None and not self.is_listed:
             seconds = max(seconds, _FIRST_LISTING_SECONDS)
         await asyncio.wait((self._listing,), timeout=seconds)
 
     async def _list(self) -> None:
         try:
-            models = await self.backend.list_models()
+            await self._publish_all()
         except BackendError:
             self.reached = False
         except Exception as exc:
             if self.reached is not False:
                 log.error("Listing the models of %s: %s", self.name, type(exc).__name__)
             self.reached = False
-        else:
-            self.models = {model.name: model for model in models}
-            self.reached = True
         finally:
+            self.is_listed = True
             self._on_listed()
+
+    async def _publish_all(self) -> None:
+        """Publish what is known at once, and the full descriptions when they are there."""
+        if isinstance(self.backend, ListsAtOnce):
+            models, is_complete = await self.backend.list_known()
+            self._publish(models)
+            if is_complete:
+                return
+        self._publish(await self.backend.list_models())
+
+    def _publish(self, models: Iterable[Model]) -> None:
+        self.models = {model.name: model for model in models}
+        self.reached = True
+        self._on_listed()
 
     async def stop(self) -> None:
         if self._listing is not None:
@@ -166,6 +179,8 @@ class Registry:
         self.rename(aliases)
         self.backends: dict[str, BackendModels] = {}
         """All backends by name, in order of preference."""
+        self._changed = asyncio.Event()
+        """Set, and replaced, when models were listed."""
 
     def rename(self, aliases: Mapping[str, ModelConfig]) -> None:
         """Use these aliases from now on."""
@@ -186,7 +201,7 @@ class Registry:
                     for name, config in configs.items()
                 }
             self.backends = {
-                name: BackendModels(name, backend, self._resolved.clear)
+                name: BackendModels(name, backend, self._note_listing)
                 for name, backend in backends.items()
             }
             listed_backends = list(self.backends.values())
@@ -243,11 +258,27 @@ class Registry:
         """The name of the first backend of `kind`."""
         return next((n for n, listed in self.backends.items() if listed.backend.kind == kind), None)
 
+    def _note_listing(self) -> None:
+        self._resolved.clear()
+        self._changed.set()
+        self._changed = asyncio.Event()
+
     async def refresh(self, seconds: float, *, only_new: bool = False) -> None:
         """List all backends, or only those that were never listed; wait for `seconds`, and longer
         for the first listing of a backend."""
-        backends = [s for s in self.backends.values() if not only_new or s.reached is None]
+        backends = [s for s in self.backends.values() if not only_new or not s.is_listed]
         await asyncio.gather(*(listed.refresh(seconds) for listed in backends))
+
+    async def refresh_until(self, is_found: Callable[[], bool], seconds: float) -> None:
+        """List all backends, as `refresh`, but wait no longer than until `is_found` is true."""
+        refreshing = asyncio.create_task(self.refresh(seconds))
+        try:
+            while not (is_found() or refreshing.done()):
+                changing = asyncio.create_task(self._changed.wait())
+                await asyncio.wait((refreshing, changing), return_when=asyncio.FIRST_COMPLETED)
+                changing.cancel()
+        finally:
+            refreshing.cancel()  # The listings continue.
 
     def entries(self) -> list[RegisteredModel]:
         """All models that can answer now: those of the reachable backends, and the aliases."""

@@ -87,7 +87,9 @@ class ModelLookup:
             )
         entry = self._lookup(name)
         if not entry.deployments:
-            await self._registry.refresh(_LISTING_SECONDS)
+            await self._registry.refresh_until(
+                lambda: bool(self._lookup(name).deployments), _LISTING_SECONDS
+            )
             entry = self._lookup(name)
         return entry
 

@@ -12,10 +12,8 @@ The result is kept by the model's files and the versions of mlx and mlx-lm.
 import copy
 import logging
 import math
-import os
 from collections.abc import Callable
 from dataclasses import replace
-from pathlib import Path
 from typing import Any, TypeVar
 
 import mlx.core as mx
@@ -30,11 +28,12 @@ from mlx_lm.models.cache import (
 )
 from msgspec import Struct
 
-from adapters.config import MLXConfig, user_state_folder
+from adapters.config import MLXConfig
 from adapters.mlx.engine.admission import is_bounded, leaves
 from adapters.mlx.engine.decode import Cache, merge
 from adapters.mlx.engine.prefix_disk import fingerprint
 from adapters.mlx.jobs import Pieces
+from adapters.mlx.kept_results import keep_result, read_result
 from adapters.mlx.models.load import LoadedModel
 from adapters.mlx.vision.positions import RowPositions
 
@@ -75,8 +74,10 @@ class Proven(Struct, frozen=True):
 
 def proven(loaded: LoadedModel, config: MLXConfig) -> Pieces[LoadedModel]:
     """Return the model with what it may do, found by computing or by an earlier proof."""
-    file = _file_of(loaded, config)
-    known = _read(file)
+    key = _key_of(loaded, config)
+    known = read_result(_FOLDER, key, Proven)
+    if known is not None and known.format != _FORMAT:
+        known = None
     result = known or (yield from prove(loaded.model))
     bits = config.kv_bits
     if bits is not None and str(bits) not in result.quantises:
@@ -86,7 +87,7 @@ def proven(loaded: LoadedModel, config: MLXConfig) -> Pieces[LoadedModel]:
             result, quantises={**result.quantises, str(bits): bool(able)}
         )
     if result != known:
-        _write(file, result)
+        keep_result(_FOLDER, key, result)
     return _with(loaded, result, config)
 
 
@@ -190,27 +191,8 @@ def _with(loaded: LoadedModel, result: Proven, config: MLXConfig) -> LoadedModel
     )
 
 
-def _file_of(loaded: LoadedModel, config: MLXConfig) -> Path:
-    mark = fingerprint(loaded.files, f"{config.dequantize} {mx.default_device()} {loaded.library}")
-    return user_state_folder(os.environ) / _FOLDER / f"{mark}.json"
-
-
-def _read(file: Path) -> Proven | None:
-    try:
-        result = msgspec.json.decode(file.read_bytes(), type=Proven)
-    except (OSError, msgspec.MsgspecError):
-        return None
-    return result if result.format == _FORMAT else None
-
-
-def _write(file: Path, result: Proven) -> None:
-    try:
-        file.parent.mkdir(parents=True, exist_ok=True)
-        partial = file.with_name(f".{file.name}")
-        partial.write_bytes(msgspec.json.encode(result))
-        partial.rename(file)
-    except OSError as error:
-        logger.warning("a proof is not kept: %s", error.strerror)
+def _key_of(loaded: LoadedModel, config: MLXConfig) -> str:
+    return fingerprint(loaded.files, f"{config.dequantize} {mx.default_device()} {loaded.library}")
 
 
 def _counts(model: Any) -> list[int]:

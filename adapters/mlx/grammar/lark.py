@@ -15,6 +15,7 @@ from llguidance import regex_to_lark
 from msgspec import Struct
 from msgspec.structs import replace
 
+from adapters.chat_template.thought_markers import HARMONY_ANSWER
 from adapters.errors import BackendError, InvalidRequestError, UnsupportedParameterError
 from adapters.mlx.grammar.json_string import (
     NotInStringError,
@@ -23,7 +24,7 @@ from adapters.mlx.grammar.json_string import (
 )
 from adapters.mlx.grammar.schema import MAX_BYTES, any_object, bound
 from adapters.mlx.grammar.tagged import can_be_tagged, to_rules
-from adapters.mlx.output.reasoning import HARMONY_ANSWER, Reasoning, Thinking
+from adapters.mlx.output.reasoning import Reasoning, Thinking
 from adapters.mlx.output.tool_calls import PLAIN_JSON, ToolSyntax
 from adapters.mlx.output.tool_calls.syntax import ID, INDEX
 from adapters.request import (

@@ -28,7 +28,14 @@ from adapters.mlx.models.bundled import (
     find_gguf,
     imports_folder,
 )
-from adapters.mlx.models.capabilities import AUDIO, capabilities, lacks, template_notes
+from adapters.mlx.models.capabilities import (
+    AUDIO,
+    Describe,
+    TemplateDescription,
+    capabilities,
+    describe_template,
+    lacks,
+)
 from adapters.mlx.models.description import details
 from adapters.mlx.models.provenance import exports, origin_of
 from adapters.mlx.vision.support import EXTRA, sight_of
@@ -91,17 +98,26 @@ class Catalog(Struct, frozen=True):
     """Models that can be loaded."""
     unusable: dict[str, str]
     """Models that are here and cannot be loaded, or lack a part, and why."""
+    is_complete: bool = True
+    """False while a template is only described by its text."""
 
 
-def read_catalog(config: MLXConfig) -> Catalog:
+def read_catalog(config: MLXConfig, describe: Describe = describe_template) -> Catalog:
     """Read all folders of the configuration; the first usable folder with a name is used."""
     folders: dict[str, ModelFolder] = {}
     unusable: dict[str, str] = {}
+    guessed: list[str] = []
+
+    def describe_noted(name: str, path: Path) -> TemplateDescription:
+        description = describe(name, path)
+        guessed.extend([name] if description.possible else [])
+        return description
+
     exported = exports(cache_folder(config.cache_folder))
     for name, folder in _candidates(config):
         if name in folders:
             continue
-        path, model = _read_candidate(name, folder)
+        path, model = _read_candidate(name, folder, describe_noted)
         if isinstance(model, str):
             unusable.setdefault(name, model)
         elif model is not None:
@@ -110,15 +126,19 @@ def read_catalog(config: MLXConfig) -> Catalog:
                 model = replace(model, origin=export.origin, exact=export.exact)
             folders[name] = ModelFolder(model, path)
     if config.embedded == "always" or (config.embedded == "auto" and not folders):
-        bundled = _bundled_model(config)
+        bundled = _bundled_model(config, describe_noted)
         folders.setdefault(bundled.model.name, bundled)
-    configured = {name: _resolve(name, entry, folders) for name, entry in config.models.items()}
+    configured = {
+        name: _resolve(name, entry, folders, describe_noted)
+        for name, entry in config.models.items()
+    }
     for name, resolved in configured.items():
         if isinstance(resolved, ModelFolder):
             folders[name] = resolved
         else:
             unusable[name] = resolved
-    return Catalog(folders, {n: why for n, why in unusable.items() if n not in folders})
+    unusable = {name: why for name, why in unusable.items() if name not in folders}
+    return Catalog(folders, unusable, is_complete=not guessed)
 
 
 def find_models(config: MLXConfig) -> dict[str, ModelFolder]:
@@ -126,7 +146,7 @@ def find_models(config: MLXConfig) -> dict[str, ModelFolder]:
     return read_catalog(config).folders
 
 
-def find_model(config: MLXConfig, name: str) -> ModelFolder:
+def find_model(config: MLXConfig, name: str, describe: Describe = describe_template) -> ModelFolder:
     """The model of this name, or in the folder of this path from the configuration.
 
     Requests cannot pass a path: the router accepts names of listed models only.
@@ -134,19 +154,21 @@ def find_model(config: MLXConfig, name: str) -> ModelFolder:
     Raises:
         ModelNotFoundError: the model or a part of it is not on this machine.
     """
-    catalog = read_catalog(config)
-    folder = _look_up(name, catalog.folders)
+    catalog = read_catalog(config, describe)
+    folder = _look_up(name, catalog.folders, describe)
     if isinstance(folder, ModelFolder):
         return folder
     reason = folder or catalog.unusable.get(name, "it is not on this machine")
     raise ModelNotFoundError(f"There is no MLX model '{name}': {reason}.", param="model")
 
 
-def _resolve(name: str, entry: MLXModel, folders: dict[str, ModelFolder]) -> ModelFolder | str:
+def _resolve(
+    name: str, entry: MLXModel, folders: dict[str, ModelFolder], describe: Describe
+) -> ModelFolder | str:
     """The model `name` of the configuration, or the reason why it is not available."""
     parts: dict[str, ModelFolder] = {}
     for part in filter(None, (entry.base, entry.draft)):
-        folder = _look_up(part, folders)
+        folder = _look_up(part, folders, describe)
         if not isinstance(folder, ModelFolder):
             part = Path(part).name if part.startswith(_PATHS) else part
             return f"its part '{part}' is not on this machine" + (f": {folder}" if folder else "")
@@ -173,22 +195,26 @@ def _without_vision(model: Model) -> Model:
     return replace(model, capabilities=can, lacks=lacks(can))
 
 
-def _look_up(name: str, folders: dict[str, ModelFolder]) -> ModelFolder | str | None:
+def _look_up(
+    name: str, folders: dict[str, ModelFolder], describe: Describe
+) -> ModelFolder | str | None:
     if name in folders or not name.startswith(_PATHS):
         return folders.get(name)
     path = Path(name).expanduser()
-    model = read_folder(path.name, path)
+    model = read_folder(path.name, path, describe)
     return ModelFolder(model, path) if isinstance(model, Model) else model
 
 
-def read_folder(name: str, path: Path) -> Model | str | None:
+def read_folder(
+    name: str, path: Path, describe: Describe = describe_template
+) -> Model | str | None:
     """Read the model in `path`.
 
     Returns the reason if it cannot be loaded, and `None` if the folder has no `config.json` and is
     no model.
     """
     try:
-        return _read_folder(name, path)
+        return _read_folder(name, path, describe)
     except TemplateLimitError as error:
         return f"its chat template {error.clause}"
     except OSError as error:
@@ -199,7 +225,7 @@ def read_folder(name: str, path: Path) -> Model | str | None:
         return f"its files cannot be interpreted: {type(error).__name__}"
 
 
-def _read_folder(name: str, path: Path) -> Model | str | None:
+def _read_folder(name: str, path: Path, describe: Describe) -> Model | str | None:
     if not (path / "config.json").is_file():
         return None
     if (irregular := _irregular(path)) is not None:
@@ -213,17 +239,18 @@ def _read_folder(name: str, path: Path) -> Model | str | None:
     weights = list(path.glob("model*.safetensors"))
     if (incomplete := _incomplete(path, weights)) is not None:
         return incomplete
-    can, origin = capabilities(name, path, config), origin_of(path)
+    can, origin = capabilities(name, path, config, describe), origin_of(path)
     is_embedding = "embedding" in can
     sight = "none" if is_embedding else sight_of(path, config)
     if not is_embedding and sight != "supported" and (reason := unsupported(config)) is not None:
         return _WITHOUT_EXTRA if sight == "missing" else reason
+    template = TemplateDescription(can) if is_embedding else describe(name, path)
     return Model(
         name=name,
         context_length=longest_input(path, config) if is_embedding else context_length(config),
         capabilities=can,
-        template=() if is_embedding else template_notes(name, path),
-        lacks=lacks(can),
+        template=template.notes,
+        lacks=lacks(can | template.possible),
         extras={"images": EXTRA} if sight == "missing" else {},
         size_bytes=sum(file.stat().st_size for file in weights),
         quantization=_quantization(config),
@@ -309,15 +336,15 @@ def _candidates(config: MLXConfig) -> Iterator[tuple[str, Path]]:
                 yield folder.name.removeprefix(_HUB).replace("--", "/"), folder
 
 
-def _read_candidate(name: str, folder: Path) -> tuple[Path, Model | str | None]:
+def _read_candidate(name: str, folder: Path, describe: Describe) -> tuple[Path, Model | str | None]:
     """Return the folder with the files of the model, and what `read_folder` says of it."""
     if folder.parent != huggingface_cache():
-        return folder, read_folder(name, folder)
+        return folder, read_folder(name, folder, describe)
     try:
         snapshot = _snapshot(folder)
     except (OSError, ValueError):
         return folder, "its snapshots cannot be read"
-    return (folder, None) if snapshot is None else (snapshot, read_folder(name, snapshot))
+    return (folder, None) if snapshot is None else (snapshot, read_folder(name, snapshot, describe))
 
 
 def _below(root: Path) -> Iterator[tuple[str, Path]]:
@@ -399,12 +426,12 @@ def _quantization(config: dict[str, Any]) -> str | None:
     return dtype if isinstance(dtype, str) else None
 
 
-def _bundled_model(config: MLXConfig) -> ModelFolder:
+def _bundled_model(config: MLXConfig, describe: Describe) -> ModelFolder:
     """The bundled model, read from its folder once it has been converted."""
     source = find_gguf()
     name = EMBEDDED if source is not None else HUB_FALLBACK
     path = converted_folder(config.cache_folder)
-    if path is not None and isinstance(model := read_folder(name, path), Model):
+    if path is not None and isinstance(model := read_folder(name, path, describe), Model):
         return ModelFolder(model, path)
     can: frozenset[Capability] = frozenset({"chat"})
     size = source.stat().st_size if source is not None else None

@@ -7,27 +7,11 @@ from typing import Any, Literal
 
 from msgspec import Struct
 
+from adapters.chat_template.thought_markers import HARMONY_ANSWER, HARMONY_START, MARKERS
+
 Thinking = Literal["none", "open", "may"]
 """Reasoning before the answer: none, opened by the prompt, or up to the model."""
 
-HARMONY_START = "<|channel|>analysis<|message|>"
-HARMONY_ANSWER = "<|channel|>final<|message|>"
-
-# Source: mlx_lm.tokenizer_utils._infer_thinking (0.32.2) and the templates of models it lacks.
-MARKERS: tuple[tuple[str, str], ...] = (
-    (HARMONY_START, "<|end|>"),
-    ("<think>", "</think>"),
-    ("<longcat_think>", "</longcat_think>"),
-    ("<|think:start|>", "<|think:end|>"),
-    ("<|channel>thought", "<channel|>"),
-    ("<|open|>think<|sep|>", "<|close|>think<|sep|>"),
-    ("[THINK]", "[/THINK]"),
-    ("<seed:think>", "</seed:think>"),
-    ("<|START_THINKING|>", "<|END_THINKING|>"),
-    ("<reasoning>", "</reasoning>"),
-    ("<thought>", "</thought>"),
-    ("<thinking>", "</thinking>"),
-)
 TAIL = 32
 """Tokens at the end of a prompt that may have the marker and the white space after it."""
 
@@ -56,13 +40,6 @@ class Reasoning(Struct, frozen=True):
     @property
     def is_harmony(self) -> bool:
         return self.start == HARMONY_START
-
-
-def reasoning_of_template(template: str) -> tuple[str, str] | None:
-    """Return the opening and the closing marker in a chat template."""
-    if "<|channel|>" in template and "analysis" in template:
-        return MARKERS[0]
-    return next((pair for pair in MARKERS[1:] if pair[1] in template), None)
 
 
 def find_reasoning(tokenizer: Any, pair: tuple[str, str] | None) -> Reasoning | None:

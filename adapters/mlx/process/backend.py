@@ -192,6 +192,9 @@ class MLXProcessBackend:
     async def list_models(self) -> list[Model]:
         return await self.call("list_models")
 
+    async def list_known(self) -> tuple[list[Model], bool]:
+        return await self.call("list_known")
+
     async def describe(self, model: str, *, verbose: bool = False) -> Description:
         return await self.call("describe", model, verbose)
 

@@ -63,6 +63,7 @@ OF_BACKEND: dict[str, Method] = {
     "transcribe": Method(tuple[TranscriptionRequest], None, get_args(TranscriptEvent)),
     "list_voices": Method(tuple[str], list[Voice]),
     "list_models": Method(tuple[()], list[Model]),
+    "list_known": Method(tuple[()], tuple[list[Model], bool]),
     "describe": Method(tuple[str, bool], Description),
     "list_running": Method(tuple[()], list[RunningModel]),
     "delete": Method(tuple[str]),

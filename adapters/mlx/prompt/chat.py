@@ -20,6 +20,7 @@ from adapters.mlx.models.load import LoadedModel
 from adapters.mlx.output.reasoning import TAIL, Thinking, is_open
 from adapters.mlx.output.tool_calls.tools_as_text import with_tools_as_text
 from adapters.mlx.prompt.control_tokens import ControlTokens
+from adapters.mlx.prompt.efforts import LEFT_OUT, USUAL
 from adapters.mlx.prompt.learned import Learned
 from adapters.mlx.prompt.raw import raw_ids
 from adapters.mlx.vision.protocol import ImagePrompt
@@ -32,9 +33,6 @@ from adapters.request import (
     Tool,
     ToolCall,
 )
-
-_LEVELS: dict[ReasoningEffort, ReasoningEffort] = {"minimal": "low", "xhigh": "high"}
-"""Templates with levels have the three of gpt-oss."""
 
 
 class Prompt(NamedTuple):
@@ -119,6 +117,7 @@ def render_text(
         rendered = _write(loaded.template, learned, loaded, chat)
     except TemplateRefusalError as error:
         raise _refusal(learned, error) from error
+    done += _effort_note(learned, request.reasoning_effort)
     return rendered._replace(rewritten=(*done, *rendered.rewritten))
 
 
@@ -231,14 +230,21 @@ def _render(
 
 def _arguments(loaded: LoadedModel, request: GenerationRequest) -> dict[str, Any]:
     """The variables of the template, for the thinking; as mlx-lm has it where nothing is said."""
-    return {"enable_thinking": loaded.tokenizer.has_thinking, **_effort(request.reasoning_effort)}
-
-
-def _effort(effort: ReasoningEffort | None) -> dict[str, Any]:
-    """Template arguments, by the names that most templates have."""
+    effort = request.reasoning_effort
     if effort is None:
-        return {}
-    return {"enable_thinking": effort != "none", "reasoning_effort": _LEVELS.get(effort, effort)}
+        return {"enable_thinking": loaded.tokenizer.has_thinking}
+    efforts = {} if loaded.learned is None else loaded.learned.efforts
+    level = efforts.get(effort, USUAL.get(effort, effort))
+    told = {} if level == LEFT_OUT else {"reasoning_effort": level}
+    return {"enable_thinking": effort != "none", **told}
+
+
+def _effort_note(learned: Learned, effort: ReasoningEffort | None) -> tuple[str, ...]:
+    """Name the level that the template is told in place of `effort`, which it refuses."""
+    if effort is None or effort not in learned.efforts:
+        return ()
+    level = learned.efforts[effort]
+    return ("effort-left-out" if level == LEFT_OUT else f"effort-as-{level}",)
 
 
 def _must_think(loaded: LoadedModel, request: GenerationRequest) -> bool:

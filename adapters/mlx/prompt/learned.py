@@ -5,19 +5,24 @@ Imports neither mlx nor transformers: the catalogue learns with it too.
 
 from collections import OrderedDict
 from collections.abc import Callable, Mapping
-from functools import partial
+from concurrent.futures import Future
+from functools import cache, partial
+from hashlib import sha256
+from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from threading import Lock
 
 from msgspec import Struct
 from msgspec.structs import replace
 
+from adapters import chat_template
 from adapters.chat_template.folder import read_templates, special_tokens
 from adapters.chat_template.plan import Plan, find_plan
 from adapters.chat_template.probing import run
 from adapters.chat_template.rewriting import JSON_WRITING, Writing
 from adapters.chat_template.template import ChatTemplate, JinjaTemplates, answer_probe
-from adapters.mlx.output.reasoning import MARKERS, reasoning_of_template
+from adapters.chat_template.thought_markers import MARKERS, markers_of_template
+from adapters.mlx.kept_results import keep_result, read_result
 from adapters.mlx.output.tool_calls.proof import count_read
 from adapters.mlx.output.tool_calls.syntax import (
     ToolSyntax,
@@ -26,6 +31,15 @@ from adapters.mlx.output.tool_calls.syntax import (
 )
 from adapters.mlx.output.tool_calls.written_calls import learn_syntax
 from adapters.mlx.output.written_thoughts import learn_markers
+from adapters.mlx.prompt.efforts import find_efforts
+
+_FOLDER = "templates"
+_PROBING = (
+    Path(chat_template.__file__).parent,
+    Path(__file__).parent,
+    Path(__file__).parents[1] / "output",
+)
+"""The folders of the code that decides what is learned."""
 
 
 class Learned(Struct, frozen=True):
@@ -37,6 +51,8 @@ class Learned(Struct, frozen=True):
     """The notation of calls; `None` if the template has no tools."""
     markers: tuple[str, str] | None = None
     """The texts around reasoning; `None` if the template has none."""
+    efforts: dict[str, str] = {}
+    """See `efforts.find_efforts`."""
 
     @property
     def writing(self) -> Writing:
@@ -57,25 +73,59 @@ class Learned(Struct, frozen=True):
         return tuple(n for n in self.plan.notes if n != "thoughts-left-out" or not is_silent)
 
 
+class _Kept(Struct, frozen=True):
+    """A result on the disk."""
+
+    edition: str
+    learned: Learned
+
+
+@cache
+def _edition() -> str:
+    """Identify the code that probes and renders: what another one learned is not used."""
+    digest = sha256(repr([_version(name) for name in ("jinja2", "mlx-lm")]).encode())
+    for folder in _PROBING:
+        for file in sorted(folder.rglob("*.py")):
+            digest.update(file.read_bytes())
+    return digest.hexdigest()[:16]
+
+
+def _version(package: str) -> str | None:
+    try:
+        return version(package)
+    except PackageNotFoundError:
+        return None  # Folders are listed without mlx-lm too.
+
+
 class _Known:
-    """The latest results, by what they were learned from. Safe for threads."""
+    """The latest results, by what they were learned from. Safe for threads: what one is learning
+    others wait for."""
 
     def __init__(self, size: int) -> None:
         self._size = size
         self._lock = Lock()
-        self._results: OrderedDict[tuple[object, ...], Learned] = OrderedDict()
+        self._results: OrderedDict[str, Future[Learned]] = OrderedDict()
 
-    def get(self, key: tuple[object, ...], make: Callable[[], Learned]) -> Learned:
+    def get(self, key: str, make: Callable[[], Learned]) -> Learned:
         with self._lock:
-            if key in self._results:
-                self._results.move_to_end(key)
-                return self._results[key]
-        learned = make()
-        with self._lock:
-            self._results[key] = learned
+            future = self._results.get(key)
+            is_mine = future is None
+            if future is None:
+                future = self._results[key] = Future()
+            self._results.move_to_end(key)
             while len(self._results) > self._size:
                 self._results.popitem(last=False)
-        return learned
+        if is_mine:
+            self._fill(key, future, make)
+        return future.result()
+
+    def _fill(self, key: str, future: Future[Learned], make: Callable[[], Learned]) -> None:
+        try:
+            future.set_result(make())
+        except BaseException as error:
+            with self._lock:
+                self._results.pop(key, None)
+            future.set_exception(error)
 
 
 _known = _Known(512)
@@ -89,16 +139,26 @@ def learn_from_texts(
     parser: str = "",
     proved: bool = True,
 ) -> Learned:
-    """Learn from Jinja templates; a few hundredths of a second, nothing for a template seen before.
+    """Learn from Jinja templates, once for each: results are kept in the user's state folder.
 
     `tokens`: the texts of `bos_token` and the like. `ends`: those of the tokens that end an answer.
     `parser`: the parser of mlx-lm that the model's files name. `proved`: try the notation of calls
     on calls of the template, for which mlx-lm may be imported.
     """
-    key = (*sorted(texts.items()), *sorted(tokens.items()), ends, parser, proved)
+    given = (sorted(texts.items()), sorted(tokens.items()), sorted(ends), parser, proved)
+    key = sha256(repr(given).encode()).hexdigest()[:32]
     template = JinjaTemplates(texts, tokens)
-    text = "\n".join(texts.values())
-    return _known.get(key, lambda: learn(template, text, ends=ends, parser=parser, proved=proved))
+
+    def make() -> Learned:
+        kept = read_result(_FOLDER, key, _Kept)
+        if kept is not None and kept.edition == _edition():
+            return kept.learned
+        text = "\n".join(texts.values())
+        learned = learn(template, text, ends=ends, parser=parser, proved=proved)
+        keep_result(_FOLDER, key, _Kept(_edition(), learned))
+        return learned
+
+    return _known.get(key, make)
 
 
 def learn_from_folder(folder: Path) -> Learned | None:
@@ -117,15 +177,16 @@ def learn(
 ) -> Learned:
     """Learn by rendering; `text` is searched for what renderings do not show."""
     render = partial(answer_probe, template)
-    listed_markers = reasoning_of_template(text)
+    listed_markers = markers_of_template(text)
     plan = run(find_plan(writing=JSON_WRITING._replace(thought=listed_markers)), render)
     markers = run(learn_markers(plan), render)
     if markers is None or listed_markers == MARKERS[0]:
         markers = listed_markers
-    written = run(learn_syntax(plan, ends), render)
+    efforts = run(find_efforts(plan), render) if "reasoning_effort" in text else {}
+    written = run(learn_syntax(plan, ends, markers), render)
     listed = find_by_name(parser) or syntax_of_template(text)
     syntax = _choose(plan, written, listed if plan.tools else None, template, proved=proved)
-    return Learned(plan, syntax, markers)
+    return Learned(plan, syntax, markers, efforts)
 
 
 def _choose(

@@ -10,7 +10,7 @@ from adapters.errors import UnsupportedParameterError
 from adapters.ollama.rendered.plan import RenderedPlan
 from adapters.ollama.rendered.renderer import RenderedModel, Renderer
 from adapters.ollama.translate.stream import AnswerWriter, Written
-from adapters.ollama.wire import ChatBody, RawBody, Rendering
+from adapters.ollama.wire import ChatBody, Options, RawBody, Rendering
 
 T = TypeVar("T")
 Take = Callable[..., Awaitable[T]]
@@ -48,6 +48,11 @@ class RenderedAnswer:
         """
         exchange = self._exchange
         model = await self._renderer.model(self._plan.chat.model, exchange.post)
+        if self._plan.budget is not None and (model is None or not model.style.has_thoughts):
+            self._leave_out_budget()
+            if self._plan.is_free:
+                await exchange.ask(as_before, self._writer.write)
+                return
         if model is None:
             if self._plan.begun:
                 raise UnsupportedParameterError(
@@ -90,6 +95,15 @@ class RenderedAnswer:
         await self._write_answer(prompt + written.text)
         return True
 
+    def _leave_out_budget(self) -> None:
+        if not self._plan.is_budget_wish:
+            raise UnsupportedParameterError(
+                "'reasoning_budget' is not supported: Ollama does not show the words around the"
+                f" thoughts of '{self._plan.chat.model}'.",
+                param="reasoning_budget",
+            )
+        self._writer.ignored += ("reasoning_budget",)
+
     def _needs_unknown_words(self, model: RenderedModel) -> bool:
         """True for a requested thought if the words around it are not known."""
         is_requested = self._plan.chat.think not in (UNSET, False)
@@ -102,18 +116,20 @@ class RenderedAnswer:
         style, answer = model.style, self._plan.answer
         begun = await self._prompt(self._plan.chat, model) + (style.opening or "")
         stop = tuple(dict.fromkeys([style.end, *model.stops]))
+        limit = answer.options.num_predict
+        options = replace(answer.options, stop=stop, num_predict=_smaller(limit, self._plan.budget))
         if model.ends_in_text:
-            body: ChatBody | RawBody = _free(answer, prompt=begun, stop=stop)
+            body: ChatBody | RawBody = _free(answer, prompt=begun, options=options)
         else:
-            options = replace(answer.options, stop=stop)
             body = replace(self._plan.chat, options=options)
         thought = await self._exchange.ask(body, self._writer.write_thought)
-        if thought.is_cut:
+        if thought.is_cut and options.num_predict == limit:
             self._writer.finish_cut(thought)
             return
-        left = _left(answer.options.num_predict, thought.tokens)
         after = style.close or ""
-        await self._write_answer(begun + thought.text.rstrip() + after, left)
+        await self._write_answer(
+            begun + thought.text.rstrip() + after, _left(limit, thought.tokens)
+        )
 
     async def _write_answer(self, prompt: str, tokens: int | UnsetType | None = None) -> None:
         body = replace(self._plan.answer, prompt=prompt + self._plan.begun)
@@ -122,12 +138,19 @@ class RenderedAnswer:
         await self._exchange.ask(body, self._writer.write)
 
 
-def _free(answer: RawBody, *, prompt: str, stop: tuple[str, ...]) -> RawBody:
+def _free(answer: RawBody, *, prompt: str, options: Options) -> RawBody:
     """Return `answer` without its grammar."""
-    options = replace(answer.options, stop=stop)
     return replace(
         answer, prompt=prompt, options=options, format=UNSET, logprobs=UNSET, top_logprobs=UNSET
     )
+
+
+def _smaller(limit: int | UnsetType, budget: int | None) -> int | UnsetType:
+    """Return the limit of a thought: that of the answer, or the budget of reasoning."""
+    if budget is None:
+        return limit
+    budget = max(budget, 1)
+    return budget if isinstance(limit, UnsetType) or limit < 0 else min(limit, budget)
 
 
 def _left(limit: int | UnsetType, used: int) -> int | UnsetType:

@@ -28,6 +28,15 @@ class RenderedPlan(Struct, frozen=True):
     """The beginning of the answer that the request itself has."""
     may_think: bool = True
     """False where the answer begins at once."""
+    budget: int | None = None
+    """Tokens after which a thought is ended."""
+    is_budget_wish: bool = False
+    """Answer without the budget where it cannot be kept."""
+
+    @property
+    def is_free(self) -> bool:
+        """True if nothing but the budget needs a rendered prompt."""
+        return self.answer.format is UNSET and not self.begun
 
     def without_thought(self, *, thinks: bool) -> ChatBody:
         """Return the conversation to render for an answer without a thought; `thinks`: the model
@@ -40,10 +49,26 @@ def needs_rendering(request: GenerationRequest) -> bool:
     if not isinstance(request.prompt, tuple):
         return False
     if not (
-        request.response_format is not None or request.continue_final_message or is_forced(request)
+        request.response_format is not None
+        or request.continue_final_message
+        or is_forced(request)
+        or request.reasoning_budget is not None
     ):
         return False
     return not any(message.has_images for message in request.prompt)
+
+
+def keeps_budget(request: GenerationRequest) -> bool:
+    """True if the budget of reasoning in `request`, if it has one, can be kept: the answer after
+    it is generated from a rendered prompt, which Ollama reads no calls in."""
+    if request.reasoning_budget is None:
+        return True
+    may_call_freely = (
+        bool(request.tools)
+        and request.tool_choice != "none"
+        and not (is_forced(request) or may_call(request))
+    )
+    return needs_rendering(request) and not may_call_freely
 
 
 def to_plan(
@@ -75,7 +100,14 @@ def to_plan(
     )
     may_think = not request.continue_final_message and request.reasoning_effort != "none"
     chat = replace(chat, format=UNSET, logprobs=UNSET, top_logprobs=UNSET)
-    return RenderedPlan(chat, answer, begun, may_think)
+    return RenderedPlan(
+        chat,
+        answer,
+        begun,
+        may_think,
+        request.reasoning_budget,
+        "reasoning_budget" in request.wishes,
+    )
 
 
 def free_plan(body: ChatBody | RawBody) -> RenderedPlan | None:

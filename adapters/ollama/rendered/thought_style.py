@@ -11,7 +11,7 @@ import re
 from msgspec import Struct
 
 from adapters.chat_template import Probe, Probing, Refusal
-from adapters.mlx.output.reasoning import HARMONY_START, MARKERS, reasoning_of_template
+from adapters.chat_template.thought_markers import HARMONY_START, MARKERS, markers_of_template
 from adapters.request import Message, TextPart, Tool, ToolCall
 
 _ASK, _REPLY, _MORE, _THOUGHT, _RESULT = "Quokka", "Heron", "Badger", "Lemur", "Walrus"
@@ -203,7 +203,7 @@ def _marker_pair(seen: _Seen, template: str, parser: str) -> tuple[str, str] | N
     """Return the pair of the table for what is rendered, for the template, or for the parser."""
     shown = "".join(text or "" for text in (seen.on, seen.called, seen.thought))
     pair = next((pair for pair in MARKERS if pair[0] in shown), None)
-    if found := pair or reasoning_of_template(template):
+    if found := pair or markers_of_template(template):
         return found
     return MARKERS[_BY_PARSER[parser]] if parser in _BY_PARSER else None
 

@@ -250,7 +250,8 @@ class AnswerWriter:
         self._sink = sink
         self._checks = checks
         grammar = to_grammar(request) if request.response_format or request.tools else None
-        self._ignored = () if grammar is None else grammar.left_out
+        self.ignored: tuple[str, ...] = () if grammar is None else grammar.left_out
+        """See `Started.ignored`."""
         self.was_cold = False
         """The model had to be loaded before the request was sent."""
         self.template: tuple[str, ...] = ()
@@ -374,7 +375,7 @@ class AnswerWriter:
         if self._has_started:
             self._sink.write(Restarted(num_ctx))
         else:
-            self._sink.write(Started(num_ctx, cold or self.was_cold, self._ignored, self.template))
+            self._sink.write(Started(num_ctx, cold or self.was_cold, self.ignored, self.template))
         self._has_started = True
         if self._request.echo and isinstance(self._request.prompt, str):
             self._sink.write(TextDelta(self._request.prompt))

@@ -65,7 +65,7 @@ async def test_models_of_the_recording(full: StandIn, backend: OllamaBackend):
         name="smollm2:135m",
         context_length=8192,
         capabilities=frozenset({"chat"}),
-        lacks=frozenset({"embeddings", "images", "reasoning_effort", "suffix"}),
+        lacks=frozenset({"embeddings", "images", "reasoning_effort", "reasoning_budget", "suffix"}),
         size_bytes=98362745,
         quantization="Q4_1",
         digest="765525e6017ab6ad369d812befc610782d2c43da14435f795b5922a44187b6aa",

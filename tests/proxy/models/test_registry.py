@@ -267,3 +267,27 @@ async def test_first_listing_is_waited_for_beyond_the_time_of_later_ones():
         assert [entry.id for entry in registry.entries()] == ["a"]
         slow.permitted.clear()
         await registry.refresh(0)
+
+
+class DescribedLater(Slow):
+    """Lists `a` at once, and once `permitted` is set with its context."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.models = [Model(name="a", context_length=2048)]
+
+    async def list_known(self) -> tuple[list[Model], bool]:
+        return [Model(name="a"), Model(name="odd")], False
+
+
+async def test_model_is_found_before_all_models_are_described():
+    slow, never = DescribedLater(), Slow()
+    registry = Registry({}, period=60)
+    async with registry.open({}, {"mlx": slow, "ollama": never}):
+        entry = await Router(registry, Measurements()).find("odd")
+        assert deployments(entry) == ["mlx/odd"]
+        assert not registry.backends["mlx"].is_listed
+        slow.permitted.set()
+        await registry.backends["mlx"].refresh()
+        (entry,) = registry.entries()
+        assert [d.model and d.model.context_length for d in entry.deployments] == [2048]

@@ -23,15 +23,18 @@ class JSONCalls:
         *,
         keys: tuple[str, str] = ("name", "arguments"),
         name_is_key: bool = False,
+        lead: str = "",
     ) -> None:
         """`keys`: of the name and of the arguments, beside the usual ones. `name_is_key`: the name
-        of the function is itself the key of its arguments."""
+        of the function is itself the key of its arguments. `lead`: text that may stand between
+        `begin` and the first object."""
         self._begin = begin
         self._end = end
         self._names = names
         self._name_keys = (*_NAME, keys[0])
         self._arguments_keys = (*_ARGUMENTS, keys[1])
         self._name_is_key = name_is_key
+        self._lead = lead
         self._buffer = ""
         self._closing = ""
         self._pieces: list[Piece] = []
@@ -67,6 +70,10 @@ class JSONCalls:
         self._has_arguments = self._streaming = False
 
     def _between(self, char: str) -> bool:
+        if not self.called and self._lead.startswith(char):
+            self._lead = self._lead[1:]
+            self._buffer += char
+            return True
         if self._closing or (self._end and char == self._end[0]):
             if not self._end.startswith(self._closing + char):
                 return False

@@ -13,7 +13,15 @@ def open_span(syntax: ToolSyntax, tools: tuple[Tool, ...], begin: str) -> SpanRe
     """A parser of the text after `begin`, which is "" if the answer begins with the call itself."""
     names = frozenset(tool.name for tool in tools)
     if syntax.body == "object":
-        return JSONCalls(begin, syntax.end, names, keys=syntax.keys, name_is_key=syntax.name_is_key)
+        lead = syntax.opening.removeprefix(syntax.begin).strip("[{ \n")
+        return JSONCalls(
+            begin,
+            syntax.end,
+            names,
+            keys=syntax.keys,
+            name_is_key=syntax.name_is_key,
+            lead=lead,
+        )
     if not syntax.begin:
         return HeaderCalls(syntax, names)
     return _DetectedCalls(syntax, tools, names)

@@ -64,14 +64,17 @@ class _Turn(NamedTuple):
     after: str
 
 
-def learn_syntax(plan: Plan, ends: frozenset[str] = frozenset()) -> Probing[ToolSyntax | None]:
+def learn_syntax(
+    plan: Plan, ends: frozenset[str] = frozenset(), thought: tuple[str, str] | None = None
+) -> Probing[ToolSyntax | None]:
     """Learn the syntax of calls; `None` if the template writes no calls, or in no known way.
 
     `plan`: that of the same template. `ends`: the texts of tokens that end an answer.
+    `thought`: the markers around reasoning, which a template may write empty before calls.
     """
     if "a call" in plan.refused or "calls-as-text" in plan.rewrites:
         return None
-    page = yield from read_page(plan, ends)
+    page = yield from read_page(plan, ends, thought)
     if page is None:
         return None
     turn = yield from _turn_with_json(plan, page)
@@ -95,6 +98,7 @@ class Page(NamedTuple):
     end: str
     """The text that follows a text of the assistant."""
     ends: frozenset[str]
+    thought: tuple[str, str] | None = None
 
     def answer(self, text: str) -> str:
         """Return the part of a rendered conversation that its last turn has to itself."""
@@ -106,17 +110,25 @@ class Page(NamedTuple):
             if at > 0:
                 answer = answer[:at]
         tail = shared_end(self.end, answer)
-        return answer[: len(answer) - tail]
+        return self._without_empty_thought(answer[: len(answer) - tail])
+
+    def _without_empty_thought(self, answer: str) -> str:
+        if self.thought is None:
+            return answer
+        start, end = map(re.escape, self.thought)
+        return re.sub(rf"\A\s*{start}\s*{end}", "", answer)
 
 
-def read_page(plan: Plan, ends: frozenset[str]) -> Probing[Page | None]:
+def read_page(
+    plan: Plan, ends: frozenset[str], thought: tuple[str, str] | None = None
+) -> Probing[Page | None]:
     said = Message(role="assistant", content=(TextPart(_SAID),))
     plain = yield _probe(plan, (_ASK, said), generate=False)
     prompt = yield _probe(plan, (_ASK,), generate=True)
     if not isinstance(plain, str) or not isinstance(prompt, str) or _SAID not in plain:
         return None
     header, _, end = plain.partition(_SAID)
-    return Page(header, prompt, end, ends)
+    return Page(header, prompt, end, ends, thought)
 
 
 def _probe(plan: Plan, messages: tuple[Message, ...], *, generate: bool) -> Probe:

@@ -7,10 +7,11 @@ import pytest
 from fakes.even_sampler import draw, fits
 from llguidance import LLMatcher
 
+from adapters.chat_template.thought_markers import HARMONY_START
 from adapters.errors import InvalidRequestError, UnsupportedParameterError
 from adapters.mlx.grammar.compiler import GrammarCompiler
 from adapters.mlx.grammar.lark import Style, calls_syntax
-from adapters.mlx.output.reasoning import HARMONY_START, Reasoning
+from adapters.mlx.output.reasoning import Reasoning
 from adapters.mlx.output.tool_calls import PLAIN_JSON
 from adapters.mlx.output.tool_calls.syntax import (
     DEEPSEEK_V31,

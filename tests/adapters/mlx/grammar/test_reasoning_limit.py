@@ -11,10 +11,11 @@ import pytest
 from fakes.scripted_model import answer, chat, told, usage_of
 from fakes.tiny_model import END, TEMPLATE, config_for, write_tiny_model
 
+from adapters.chat_template.thought_markers import HARMONY_START
 from adapters.mlx.backend import MLXBackend
 from adapters.mlx.grammar.reasoning_limit import ReasoningLimit
 from adapters.mlx.output.detokenize import Vocabulary
-from adapters.mlx.output.reasoning import HARMONY_START, Reasoning
+from adapters.mlx.output.reasoning import Reasoning
 from adapters.request import JSONSchema, Sampling
 
 CITY = {

@@ -6,8 +6,9 @@ from typing import Any
 
 import pytest
 
+from adapters.chat_template.thought_markers import HARMONY_START
 from adapters.mlx.output.parse import create_reader
-from adapters.mlx.output.reasoning import HARMONY_START, Reasoning
+from adapters.mlx.output.reasoning import Reasoning
 from adapters.mlx.output.tool_calls import PLAIN_JSON, ToolSyntax
 from adapters.mlx.output.tool_calls.output_pieces import Piece
 from adapters.mlx.output.tool_calls.syntax import (

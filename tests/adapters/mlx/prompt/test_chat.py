@@ -9,11 +9,12 @@ from fakes.scripted_model import WEATHER, chat
 from fakes.tiny_model import END, TOOL_TEMPLATE, write_tiny_model
 from msgspec.structs import replace as replaced
 
+from adapters.chat_template.thought_markers import HARMONY_START
 from adapters.errors import GenerationError, InvalidRequestError, UnsupportedParameterError
 from adapters.mlx.jobs import finish
 from adapters.mlx.models.load import LoadedModel, load_folder
 from adapters.mlx.models.load_progress import Loading
-from adapters.mlx.output.reasoning import HARMONY_START, Reasoning
+from adapters.mlx.output.reasoning import Reasoning
 from adapters.mlx.prompt.chat import Prompt, render
 from adapters.request import GenerationRequest, JSONObject, Message, TextPart, ToolCall
 

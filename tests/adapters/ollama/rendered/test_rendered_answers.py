@@ -213,6 +213,55 @@ async def test_thought_that_takes_the_whole_limit_ends_the_answer(
     assert end_of(events).usage.reasoning_tokens == 5
 
 
+@pytest.mark.parametrize("answer_format", [None, STRICT])
+async def test_thought_is_ended_when_its_budget_is_spent(
+    standin: StandIn, backend: OllamaBackend, answer_format: JSONSchema | None
+):
+    shows(standin, "thinking")
+    says_raw(standin, ("Well, |it", {"done_reason": "length"}), (ANSWER, {"eval_count": 6}))
+    request = chat(
+        response_format=answer_format, reasoning_effort="low", reasoning_budget=5, max_tokens=50
+    )
+    events = await events_of(backend, request)
+    assert (reasoning_of(events), text_of(events)) == ("Well, it", ANSWER)
+    first, second = standin.bodies("/api/generate")
+    assert [body["options"]["num_predict"] for body in (first, second)] == [5, 45]
+    assert second["prompt"] == "<user>Hi<assistant><think>\nWell, it\n</think>\n\n"
+    assert end_of(events).reason == "stop"
+
+
+async def test_limit_below_the_budget_ends_the_answer(standin: StandIn, backend: OllamaBackend):
+    shows(standin, "thinking")
+    says_raw(standin, ("Well", {"done_reason": "length"}))
+    request = chat(reasoning_effort="low", reasoning_budget=50, max_tokens=5)
+    assert end_of(await events_of(backend, request)).reason == "length"
+
+
+@pytest.mark.parametrize("reason", ["tools", "unknown words"])
+async def test_budget_that_cannot_be_kept_is_refused_or_named_as_ignored(
+    standin: StandIn, backend: OllamaBackend, reason: str
+):
+    shows(standin, "thinking", "tools")
+    if reason == "unknown words":
+        standin.renders = lambda body: "".join(m["content"] for m in body["messages"])
+    standin.says("/api/chat", says_lines({"message": {"content": "Two"}}, {"done": True} | COUNTS))
+    tools = (TOOL,) if reason == "tools" else ()
+    request = chat(tools=tools, reasoning_effort="low", reasoning_budget=5)
+    with pytest.raises(UnsupportedParameterError) as caught:
+        await events_of(backend, request)
+    assert caught.value.param == "reasoning_budget"
+    wish = chat(
+        tools=tools,
+        reasoning_effort="low",
+        reasoning_budget=5,
+        wishes=frozenset({"reasoning_budget"}),
+    )
+    events = await events_of(backend, wish)
+    assert text_of(events) == "Two"
+    assert isinstance(events[0], Started)
+    assert events[0].ignored == ("reasoning_budget",)
+
+
 async def test_thought_between_unknown_words_is_refused_by_name(
     standin: StandIn, backend: OllamaBackend
 ):

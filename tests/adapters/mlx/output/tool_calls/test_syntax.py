@@ -2,7 +2,8 @@
 
 import pytest
 
-from adapters.mlx.output.reasoning import Reasoning, reasoning_of_template
+from adapters.chat_template.thought_markers import markers_of_template
+from adapters.mlx.output.reasoning import Reasoning
 from adapters.mlx.output.tool_calls import syntax_of_template
 
 TEMPLATES = {
@@ -53,7 +54,7 @@ def test_template_without_tools_has_no_syntax(template: str) -> None:
 def test_thinking_is_recognised_by_its_end_marker(
     template: str, markers: tuple[str, str] | None
 ) -> None:
-    assert reasoning_of_template(template) == markers
+    assert markers_of_template(template) == markers
 
 
 @pytest.mark.parametrize(

@@ -142,3 +142,32 @@ async def test_forced_calls_may_be_written_as_every_template_does(
 @pytest.mark.parametrize("name", sorted(WITHOUT_CALLS))
 def test_templates_without_calls_write_none(name: str):
     assert "calls-as-text" in learned(name).plan.rewrites
+
+
+CALL = '{"name": "{{ call.function.name }}", "parameters": {{ call.function.arguments | tojson }}}'
+PAGE = (
+    "{% for tool in tools or [] %}{{ tool.function.name }} {% endfor %}"
+    "{% for message in messages %}<{{ message.role }}>"
+    "{% if message.tool_calls %}BEFORE{% for call in message.tool_calls %}CALL{% endfor %}AFTER"
+    "{% else %}{{ message.content }}{% endif %}<end>{% endfor %}"
+    "{% if add_generation_prompt %}<assistant>{% endif %}"
+).replace("CALL", CALL)
+
+
+@pytest.mark.parametrize(
+    ("before", "after", "begin"),
+    [
+        ("<|py_start|><|py_end|>", "", "<|py_start|>"),
+        ("<think>\n</think><calls>", "</calls>", "<calls>"),
+    ],
+    ids=["two markers before a call", "an empty thought before a call"],
+)
+def test_call_after_markers_without_content_is_read(before: str, after: str, begin: str):
+    text = PAGE.replace("BEFORE", before).replace("AFTER", after)
+    own = JinjaTemplates({"default": text}, {})
+    shown = learn(own, text)
+    assert shown.syntax is not None
+    assert shown.syntax.begin == begin
+    for call, answer in written(shown.plan, own):
+        for size in (1, len(answer)):
+            assert read(shown, answer, size) == [call]
