@@ -344,6 +344,20 @@ class TokenCounter(Protocol):
 
 
 @runtime_checkable
+class KeepsPinned(Protocol):
+    """A backend that keeps chosen models loaded while they are unused."""
+
+    async def set_pinned(self, model: str, pinned: bool) -> None:
+        """Keep `model`, loaded now or later, or let it go again: after the time of its latest
+        `keep_alive`, else of the configuration. A `keep_alive` of 0 unloads a pinned model, too.
+
+        Raises:
+            BackendUnavailableError: it cannot be reached.
+        """
+        ...
+
+
+@runtime_checkable
 class ListsAtOnce(Protocol):
     """A backend that takes time to describe its models in full."""
 

@@ -61,6 +61,7 @@ from proxy.endpoints.tandem.activity import (
 )
 from proxy.endpoints.tandem.api_health import get_hybrid_health
 from proxy.endpoints.tandem.config_reload import reload_config
+from proxy.endpoints.tandem.connect import list_client_settings
 from proxy.endpoints.tandem.health import get_health, get_liveness
 from proxy.endpoints.tandem.index import get_index, get_page_file
 from proxy.endpoints.tandem.load import load_mlx_model, load_or_unload_model, unload_mlx_model
@@ -120,6 +121,7 @@ ROUTES = (
     get_liveness,
     get_metrics,
     get_comparison,
+    list_client_settings,
     list_models_by_backend,
     retrieve_hybrid_model,
     load_or_unload_model,

@@ -267,6 +267,9 @@ class MLXBackend:
             if not self._has(model):
                 await self._loads.join(model)
 
+    async def set_pinned(self, model: str, pinned: bool) -> None:
+        self._idle.set_pinned(model, pinned)
+
     def is_well(self, model: str) -> bool:
         return self._engine.is_well(model)
 

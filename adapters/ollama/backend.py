@@ -196,6 +196,9 @@ class OllamaBackend:
     async def unload(self, model: str) -> None:
         await self._servers.unload(model)
 
+    async def set_pinned(self, model: str, pinned: bool) -> None:
+        await self._servers.set_pinned(model, pinned)
+
     def is_well(self, model: str) -> bool:
         return self._servers.is_well(model)
 

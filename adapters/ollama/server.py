@@ -28,6 +28,7 @@ from adapters.ollama.context.num_ctx import ContextSizing, Size
 from adapters.ollama.context.token_estimate import Count
 from adapters.ollama.errors import MODEL_FAULTS, SILENT, LostAnswerError
 from adapters.ollama.in_flight import InFlight, InFlightRequest
+from adapters.ollama.keep_alive import KeepAlive
 from adapters.ollama.ndjson import LineStream
 from adapters.ollama.options import to_keep_alive
 from adapters.ollama.rendered.answer import RenderedAnswer, Take
@@ -39,7 +40,6 @@ from adapters.ollama.wire import (
     ChatBody,
     EmbedBody,
     Embedded,
-    Generation,
     Line,
     LoadBody,
     Options,
@@ -47,6 +47,7 @@ from adapters.ollama.wire import (
     PullLine,
     RawBody,
     Rendering,
+    Tags,
     Version,
 )
 from adapters.upstream.circuit_breaker import CircuitBreaker
@@ -88,7 +89,7 @@ class OllamaServer:
         self.breaker = CircuitBreaker(self._is_there, self._probe, limits, MODEL_FAULTS)
         self.work = InFlight(self.catalog.runner)
         self._sizing = ContextSizing(address, self.catalog, self.work, config)
-        self._keep_alive_of = {full_name(n): s for n, s in config.keep_alive_of.items()}
+        self._keep_alive = KeepAlive(config)
         self._version: str | None = None
         self._renderer = Renderer(self.catalog)
 
@@ -263,7 +264,9 @@ class OllamaServer:
         """Return the result of `send`, within the deadline and the memory budget."""
         model = body.model
         options = replace(body.options, num_ctx=size.num_ctx)
-        body = replace(body, options=options, keep_alive=self._keep_alive(body))
+        body = replace(
+            body, options=options, keep_alive=self._keep_alive.of(model, body.keep_alive)
+        )
         cold = self._is_cold(model, size.num_ctx)
         seconds = deadline.to_first_line(self._config.first_token_timeout, cold=cold)
         request.take(size.num_ctx)
@@ -309,8 +312,7 @@ class OllamaServer:
         Raises:
             BackendError: as `OllamaClient.post`.
         """
-        if body.keep_alive is UNSET:
-            body = replace(body, keep_alive=self._default_keep_alive(body.model))
+        body = replace(body, keep_alive=self._keep_alive.of(body.model, body.keep_alive))
         seconds = self._config.first_token_timeout
         self.breaker.begin(body.model)
         request = InFlightRequest(self.work, body.model)
@@ -367,14 +369,24 @@ class OllamaServer:
 
     async def load(self, model: str, keep_alive: float | None) -> None:
         """Load `model`; Ollama itself lets concurrent calls share one load."""
+        wanted = UNSET if keep_alive is None else to_keep_alive(keep_alive)
+        await self._load(model, self._keep_alive.of(model, wanted))
+
+    async def set_pinned(self, model: str, pinned: bool) -> None:
+        """See `KeepsPinned.set_pinned`. A request without a prompt changes the time of a model."""
+        keep_alive = self._keep_alive.set_pinned(model, pinned)
+        running = await self.client.get("/api/ps", Tags, self._limits.lookup)
+        if full_name(model) in {full_name(tag.name) for tag in running.known}:
+            await self._load(model, keep_alive)
+
+    async def _load(self, model: str, keep_alive: float | UnsetType) -> None:
         self.breaker.begin(model)
-        stay = self._default_keep_alive(model) if keep_alive is None else to_keep_alive(keep_alive)
         if (await self.catalog.facts(model)).only_embeds:
-            body, num_ctx = EmbedBody(model=model, input=(), keep_alive=stay), None
+            body, num_ctx = EmbedBody(model=model, input=(), keep_alive=keep_alive), None
         else:
             num_ctx = await self._sizing.loading(model)
             options = Options(num_ctx=num_ctx) if num_ctx else UNSET
-            body = LoadBody(model=model, keep_alive=stay, options=options, shift=False)
+            body = LoadBody(model=model, keep_alive=keep_alive, options=options, shift=False)
         async with await self._reserve(model, num_ctx):
             await self._post(body, self._config.first_token_timeout)
 
@@ -428,15 +440,6 @@ class OllamaServer:
         self.breaker.failed(error, model)
         if isinstance(error, ModelNotFoundError):
             self.catalog.forget()
-
-    def _keep_alive(self, body: Generation) -> float | UnsetType:
-        if body.keep_alive is not UNSET:
-            return body.keep_alive
-        return self._default_keep_alive(body.model)
-
-    def _default_keep_alive(self, model: str) -> float | UnsetType:
-        seconds = self._keep_alive_of.get(full_name(model), self._config.keep_alive)
-        return UNSET if seconds is None else to_keep_alive(seconds)
 
     def _note_version(self, version: str) -> None:
         if self._version is None and (number := _number(version)) and number < _SAFE:

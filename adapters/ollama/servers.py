@@ -1,7 +1,7 @@
 """Several Ollama servers as one: choice of a server, failover, and one list of models."""
 
 import asyncio
-from collections.abc import AsyncGenerator, Awaitable, Iterable, Sequence
+from collections.abc import AsyncGenerator, Awaitable, Callable, Iterable, Sequence
 from contextlib import aclosing
 from functools import partial
 
@@ -161,9 +161,15 @@ class OllamaServers:
 
     async def unload(self, model: str) -> None:
         """Unload `model` on every server that has it, also where one of them fails."""
+        await self._on_owners(model, lambda server: server.unload(model))
+
+    async def set_pinned(self, model: str, pinned: bool) -> None:
+        """Pin `model`, or not, on every server that has it."""
+        await self._on_owners(model, lambda server: server.set_pinned(model, pinned))
+
+    async def _on_owners(self, model: str, work: Callable[[OllamaServer], Awaitable[None]]) -> None:
         owners = [s for s in await self._candidates(model) if s.has(model) is not False]
-        unloading = (server.unload(model) for server in owners)
-        for failure in await asyncio.gather(*unloading, return_exceptions=True):
+        for failure in await asyncio.gather(*map(work, owners), return_exceptions=True):
             if failure is not None:
                 raise failure
 

@@ -9,7 +9,7 @@ import asyncio
 import secrets
 import statistics
 import time
-from collections.abc import Callable, Generator, Mapping, Sequence
+from collections.abc import Generator, Mapping, Sequence
 from contextlib import contextmanager
 
 from msgspec import Struct
@@ -22,6 +22,7 @@ from proxy.bench.machine import this_machine
 from proxy.bench.results import (
     BenchRow,
     Length,
+    Report,
     Result,
     Round,
     Scenario,
@@ -41,9 +42,6 @@ _POLL_INTERVAL = 0.05
 
 _LONG_PROMPT_DAYS = 12
 """Sentences in a long prompt, of about 45 tokens each."""
-
-Report = Callable[[str], None]
-"""Receives a line about each step, to show progress."""
 
 
 class ModelPlan(Struct, frozen=True, kw_only=True):
@@ -115,10 +113,12 @@ async def _rows(runners: Sequence["_Runner"], plan: ModelPlan, report: Report) -
     run = secrets.token_hex(4)
     longest = await _warm_up(runners, plan, run, report)
     rows: list[BenchRow] = []
-    for at, scenario in enumerate(plan.scenarios(longest)):
+    scenarios = plan.scenarios(longest)
+    for at, scenario in enumerate(scenarios):
         turns: dict[str, list[_Turn]] = {runner.deployment.backend: [] for runner in runners}
         for number in range(plan.rounds):
-            report(f"{scenario.to_text()}, round {number + 1} of {plan.rounds}")
+            text = f"{scenario.to_text()}, round {number + 1} of {plan.rounds}"
+            report(text, at * plan.rounds + number, len(scenarios) * plan.rounds)
             # The same prompts for each backend, different ones in each round.
             key = f"{run}.{at}.{number}"
             prompts = [make_prompt(scenario.prompt, f"{key}.{i}") for i in range(scenario.clients)]
@@ -138,9 +138,9 @@ async def _warm_up(
     longest: Length = "long"
     for runner in runners:
         kind = runner.deployment.backend
-        report(f"{kind} loads {runner.deployment.name}")
+        report(f"{kind} loads {runner.deployment.name}", 0, 0)
         if await runner.warm_up(run, plan.max_tokens) == "short":
-            report(f"long prompts are left out: they exceed the context of {kind}")
+            report(f"long prompts are left out: they exceed the context of {kind}", 0, 0)
             longest = "short"
     return longest
 

@@ -1,7 +1,7 @@
 """Result types of `tandem bench MODEL`, shared by reports, the archive and the HTTP API."""
 
 import re
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from typing import Literal
 
 from msgspec import Struct
@@ -12,6 +12,8 @@ from proxy.models.registry import Deployment
 Length = Literal["short", "long"]
 State = Literal["warm", "cold", "again"]
 """`warm`: model loaded, new prompt; `cold`: model unloaded; `again`: prompt already processed."""
+Report = Callable[[str, int, int], None]
+"""Receives the step that begins, the number of steps before it, and that of all; 0: unknown."""
 
 
 class Scenario(Struct, frozen=True):

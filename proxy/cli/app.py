@@ -69,7 +69,8 @@ def _say_what_is_next() -> None:
         ]
     else:
         count = len({card["root"] for card in server.get("/v1/models")["data"]})
-        print(f"A server runs at {server.url}, with {count} models. Next:\n")
+        models_text = "1 model" if count == 1 else f"{count} models"
+        print(f"A server runs at {server.url}, with {models_text}. Next:\n")
         steps = [
             ("tandem chat", "talk to a model"),
             ("tandem models", "list the models"),

@@ -3,7 +3,7 @@
 import asyncio
 import os
 import sys
-from collections.abc import Coroutine, Sequence
+from collections.abc import Coroutine, Iterable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -11,6 +11,7 @@ import typer
 
 from proxy.cli.command import AsJson, CommandError, ConfigFile, fail, print_json, read_settings
 from proxy.cli.names import complete_model
+from proxy.cli.progress import steps_bar
 from proxy.config import Config, state_folder
 
 if TYPE_CHECKING:
@@ -55,6 +56,15 @@ def _measure(work: Coroutine[Any, Any, None]) -> None:
         raise CommandError(str(exc)) from exc
     except KeyboardInterrupt as exc:
         raise CommandError(_INTERRUPTED, 130) from exc
+
+
+def _print_result(result: object, lines: Iterable[str], as_json: bool) -> None:
+    if as_json:
+        import msgspec
+
+        print_json(msgspec.to_builtins(result))
+    else:
+        print("\n".join(lines))
 
 
 def _counts(text: str) -> tuple[int, ...]:
@@ -107,17 +117,13 @@ async def _model(
     png: Path | None,
     as_json: bool,
 ) -> None:
-    import msgspec
-
     from proxy.bench.measure_model import ModelPlan, bench_model
     from proxy.bench.text_report import lines
 
     plan = ModelPlan(model=model, clients=clients, rounds=rounds, max_tokens=max_tokens)
-    result = await bench_model(config, plan, lambda line: print(line, file=sys.stderr))
-    if as_json:
-        print_json(msgspec.to_builtins(result))
-    else:
-        print("\n".join(lines(result)))
+    with steps_bar() as report:
+        result = await bench_model(config, plan, report)
+    _print_result(result, lines(result), as_json)
     saved = _save(config, result)
     if (png := png or (saved and saved.with_suffix(".png"))) is not None:
         from proxy.bench.plot import NoPlotError, draw
@@ -155,14 +161,25 @@ def bench_engine(
         int,
         typer.Option(min=0, help="Short requests while long answers run; 0 skips this part."),
     ] = 5,
+    seconds: Annotated[
+        float, typer.Option(min=1, help="After this time, no second round of anything begins.")
+    ] = 180,
     config: ConfigFile = None,
+    as_json: AsJson = False,
 ) -> None:
     """Compare the bare BatchGenerator, mlx_lm.server and Tandem."""
-    from proxy.bench.developers.engine import Plan
-    from proxy.bench.developers.engine import bench_engine as compare
-
     read_settings(config)
-    _measure(compare(Plan(model, tiny, rounds, max_tokens, newcomers)))
+
+    async def measure() -> None:
+        from proxy.bench.developers.engine import Plan, bench_engine
+        from proxy.bench.developers.tables import engine_lines
+
+        plan = Plan(model, tiny, rounds, max_tokens, newcomers, seconds=seconds)
+        with steps_bar() as report:
+            result = await bench_engine(plan, report)
+        _print_result(result, engine_lines(result), as_json)
+
+    _measure(measure())
 
 
 @app.command("relay")
@@ -173,19 +190,27 @@ def bench_relay(
         typer.Option(metavar="PYTHON", help="Interpreter with litellm[proxy] installed."),
     ] = None,
     config: ConfigFile = None,
+    as_json: AsJson = False,
 ) -> None:
     """Compare a plain relay, Tandem and LiteLLM in front of an Ollama."""
     read_settings(config)
-    from proxy.bench.developers.relay import RelayPlan
-    from proxy.bench.developers.relay import bench_relay as compare
 
-    _measure(compare(RelayPlan(rounds, litellm)))
+    async def measure() -> None:
+        from proxy.bench.developers.relay import RelayPlan, bench_relay
+        from proxy.bench.developers.tables import relay_lines
+
+        with steps_bar() as report:
+            rows = await bench_relay(RelayPlan(rounds, litellm), report)
+        _print_result(rows, relay_lines(rows), as_json)
+
+    _measure(measure())
 
 
 @app.command("routing")
 def bench_routing(
     requests: Annotated[int, typer.Option(min=1, help="Per part of a scene.")] = 40,
     config: ConfigFile = None,
+    as_json: AsJson = False,
 ) -> None:
     """Compare the router's choices with each of two backends."""
     read_settings(config)
@@ -194,7 +219,9 @@ def bench_routing(
         from proxy.bench.developers.routing import SETTLING, RoutingPlan, bench_routing, lines
 
         plan = RoutingPlan(requests=max(requests, SETTLING + 1))
-        print("\n".join(lines(await bench_routing(plan))))
+        with steps_bar() as report:
+            rows = await bench_routing(plan, report)
+        _print_result(rows, lines(rows), as_json)
 
     _measure(measure())
 
@@ -203,6 +230,7 @@ def bench_routing(
 def bench_stored(
     answers: Annotated[int, typer.Option(min=1, help="Answers that are kept.")] = 10_000,
     config: ConfigFile = None,
+    as_json: AsJson = False,
 ) -> None:
     """Measure times and memory of the store of answers."""
     read_settings(config)
@@ -211,6 +239,8 @@ def bench_stored(
         from proxy.bench.developers.stored import StoredPlan, bench_stored, lines
 
         plan = StoredPlan(answers)
-        print("\n".join(lines(plan, await bench_stored(plan))))
+        with steps_bar() as report:
+            result = await bench_stored(plan, report)
+        _print_result(result, lines(plan, result), as_json)
 
     _measure(measure())

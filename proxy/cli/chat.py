@@ -56,6 +56,10 @@ def chat(
     """Talk to a model: with the running server, or with one that is started for it."""
     from proxy.cli.running_server import any_server
 
+    if model is not None and prompt is None and " " in model.strip():
+        raise CommandError(
+            f"'{model}' is not the name of a model: `tandem chat MODEL PROMPT` asks one.", 2
+        )
     options = {"temperature": temperature, "max_tokens": max_tokens, "seed": seed}
     if prompt is None and not sys.stdin.isatty():
         prompt = sys.stdin.read()

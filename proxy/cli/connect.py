@@ -18,11 +18,9 @@ from proxy.cli.command import (
 )
 from proxy.config import Config
 from proxy.connect.clients import CLIENTS, Client
-from proxy.connect.settings import MASK, Part, Server, Settings
+from proxy.connect.settings import MASK, Part, Server, Settings, User
 
 _PLACEHOLDER = "MODEL"
-_USUAL_CONTEXT = 32_768
-"""Tokens that are assumed where the context of a model is not known."""
 
 
 def _complete(incomplete: str) -> list[str]:
@@ -53,7 +51,7 @@ def connect(
     if client not in CLIENTS:
         raise CommandError(f"There are no settings for '{client}'; use {', '.join(CLIENTS)}.", 2)
     server = _server(settings, url, model)
-    found = CLIENTS[client].settings(server, Path.home())
+    found = CLIENTS[client].settings(server, User(Path.home(), os.environ))
     if write:
         _write(client, found, server, yes)
     elif as_json:
@@ -81,17 +79,10 @@ def _server(config: Config, url: str | None, model: str | None) -> Server:
     if server is None:
         address = to_url(config.server.host, config.server.port)
         print(f"tandem: no server responds at {address}: the model is assumed.", file=sys.stderr)
-        return Server(url=address, model=model or _PLACEHOLDER, context=_USUAL_CONTEXT)
+        return Server(url=address, model=model or _PLACEHOLDER)
     card = _card(server.get("/v1/models")["data"], model)
-    capabilities: list[str] = card["capabilities"]
-    return Server(
-        url=server.url,
-        model=card["id"],
-        context=card["context_length"] or _USUAL_CONTEXT,
-        sees="vision" in capabilities,
-        calls="tools" in capabilities,
-        thinks="reasoning" in capabilities,
-        key=server.key,
+    return Server.with_model(
+        card["id"], card["context_length"], card["capabilities"], url=server.url, key=server.key
     )
 
 

@@ -3,13 +3,19 @@
 import asyncio
 import os
 import sys
+from collections.abc import Awaitable, Callable
 from functools import partial
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from proxy.cli.command import AsJson, ConfigFile, print_json
+from proxy.cli.progress import steps_bar
+
+if TYPE_CHECKING:
+    from proxy.bench.results import Report
+    from proxy.doctor.report import Check
 
 _SELFTEST = "Also prove this machine with a model: parity, seeds, grammar, memory, speed."
 
@@ -49,7 +55,7 @@ def doctor(
         from proxy.doctor.selftest import selftests
 
         file = None if examined.file is None else str(examined.file)
-        groups.append(partial(selftests, settings, file, model))
+        groups.append(partial(_with_bar, partial(selftests, settings, file, model)))
         # A report to share has no paths: they contain names of users.
         folder = str(state_folder(settings, os.environ))
         hidden = {folder: "STATE", **({file: "config.yaml"} if file else {}), str(Path.home()): "~"}
@@ -65,3 +71,8 @@ def doctor(
     if report.overall_status == "fail":
         sys.stdout.flush()
         raise typer.Exit(1)
+
+
+async def _with_bar(tests: "Callable[[Report], Awaitable[dict[str, Check]]]") -> "dict[str, Check]":
+    with steps_bar() as report:
+        return await tests(report)

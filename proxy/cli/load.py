@@ -86,10 +86,16 @@ def ps(config: ConfigFile = None, as_json: AsJson = False, url: Url = None) -> N
     if as_json:
         print_json(memory | {"loading": [{"backend": b, "model": m} for b, m in loading]})
         return
-    print_table(_COLUMNS, list(_rows(memory["models"], loading)))
-    print(f"\n{to_size(memory['used'])} of {to_size(memory['budget'])} are in use.")
-    if not memory["models"] and not loading:
-        print("`tandem load MODEL` loads a model; a request does, too.", file=sys.stderr)
+    rows = list(_rows(memory["models"], loading))
+    if rows:
+        print_table(_COLUMNS, rows)
+        print()
+    print(f"{to_size(memory['used'])} of {to_size(memory['budget'])} are in use.")
+    if not rows:
+        print(
+            "No model is in memory. `tandem load MODEL` loads a model; a request does, too.",
+            file=sys.stderr,
+        )
 
 
 def _rows(

@@ -4,7 +4,6 @@ Each function has the settings of one client. `proof` in `CLIENTS` says how they
 it they follow the client's documentation, and were not run.
 """
 
-import os
 import sys
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -13,26 +12,21 @@ from typing import Any
 from msgspec import Struct
 
 from proxy.connect import programs
-from proxy.connect.settings import Part, Server, Settings
+from proxy.connect.settings import Part, Server, Settings, User
 
-Maker = Callable[[Server, Path], Settings]
+Maker = Callable[[Server, User], Settings]
 
 
 class Client(Struct, frozen=True, kw_only=True):
     title: str
     settings: Maker
-    """Takes the server and the user's home."""
     proof: str | None = None
     """The program that was run with these settings; `None`: none."""
 
 
-def _config_home(home: Path) -> Path:
-    return Path(os.environ.get("XDG_CONFIG_HOME") or home / ".config")
-
-
-def codex(server: Server, home: Path) -> Settings:
+def codex(server: Server, user: User) -> Settings:
     """Codex forgets `apply_patch` and images of models that are not in a catalog."""
-    folder = Path(os.environ.get("CODEX_HOME") or home / ".codex")
+    folder = Path(user.environ.get("CODEX_HOME") or user.home / ".codex")
     catalog = folder / "tandem-models.json"
     provider: dict[str, Any] = {
         "name": "Tandem",
@@ -82,7 +76,7 @@ def _codex_catalog(server: Server) -> dict[str, Any]:
     }
 
 
-def claude_code(server: Server, home: Path) -> Settings:
+def claude_code(server: Server, user: User) -> Settings:
     """Claude Code refuses names with a slash: such a model needs an alias."""
     environment = {
         "ANTHROPIC_BASE_URL": server.url,
@@ -95,7 +89,7 @@ def claude_code(server: Server, home: Path) -> Settings:
         "CLAUDE_CODE_MAX_OUTPUT_TOKENS": str(server.answer_tokens),
         "CLAUDE_CODE_DISABLE_NONESSENTIAL_TRAFFIC": "1",
     }
-    folder = Path(os.environ.get("CLAUDE_CONFIG_DIR") or home / ".claude")
+    folder = Path(user.environ.get("CLAUDE_CONFIG_DIR") or user.home / ".claude")
     part = Part(path=folder / "settings.json", form="json", content={"env": environment})
     alias = (
         f"Claude Code takes no name with a slash: give '{server.model}' an alias in config.yaml. "
@@ -105,7 +99,7 @@ def claude_code(server: Server, home: Path) -> Settings:
     return Settings(parts=(part,), next_step=f"{alias}Run `claude`.")
 
 
-def continue_dev(server: Server, home: Path) -> Settings:
+def continue_dev(server: Server, user: User) -> Settings:
     """Source: https://docs.continue.dev/reference"""
     model = {
         "name": f"{server.model} (Tandem)",
@@ -125,12 +119,12 @@ def continue_dev(server: Server, home: Path) -> Settings:
     }
     content = {"name": "Local", "version": "1.0.0", "schema": "v1", "models": [model]}
     return Settings(
-        parts=(Part(path=home / ".continue" / "config.yaml", form="yaml", content=content),),
+        parts=(Part(path=user.home / ".continue" / "config.yaml", form="yaml", content=content),),
         next_step="Choose the model in Continue's panel.",
     )
 
 
-def cline(server: Server, home: Path) -> Settings:
+def cline(server: Server, user: User) -> Settings:
     text = f"""\
 In Cline's settings (the gear in its panel):
   API Provider         OpenAI Compatible
@@ -143,7 +137,7 @@ In Cline's settings (the gear in its panel):
     return Settings(text=text, language="text")
 
 
-def zed(server: Server, home: Path) -> Settings:
+def zed(server: Server, user: User) -> Settings:
     """Source: https://zed.dev/docs/ai/llm-providers#openai-api-compatible"""
     model = {
         "name": server.model,
@@ -159,12 +153,12 @@ def zed(server: Server, home: Path) -> Settings:
     }
     provider = {"Tandem": {"api_url": server.base_url, "available_models": [model]}}
     content = {"language_models": {"openai_compatible": provider}}
-    path = _config_home(home) / "zed" / "settings.json"
+    path = user.config_home / "zed" / "settings.json"
     step = "Start Zed with TANDEM_API_KEY set, to any text where the server has no keys."
     return Settings(parts=(Part(path=path, form="json", content=content),), next_step=step)
 
 
-def aider(server: Server, home: Path) -> Settings:
+def aider(server: Server, user: User) -> Settings:
     """Source: https://aider.chat/docs/llms/openai-compat.html"""
     model = f"openai/{server.model}"
     config = {
@@ -172,7 +166,7 @@ def aider(server: Server, home: Path) -> Settings:
         "weak-model": model,
         "openai-api-base": server.base_url,
         "openai-api-key": server.key_or_any,
-        "model-metadata-file": str(home / ".aider.tandem.json"),
+        "model-metadata-file": str(user.home / ".aider.tandem.json"),
     }
     metadata = {
         model: {
@@ -187,14 +181,14 @@ def aider(server: Server, home: Path) -> Settings:
     }
     return Settings(
         parts=(
-            Part(path=home / ".aider.conf.yml", form="yaml", content=config),
-            Part(path=home / ".aider.tandem.json", form="json", content=metadata, is_own=True),
+            Part(path=user.home / ".aider.conf.yml", form="yaml", content=config),
+            Part(path=user.home / ".aider.tandem.json", form="json", content=metadata, is_own=True),
         ),
         next_step="Run `aider`.",
     )
 
 
-def open_webui(server: Server, home: Path) -> Settings:
+def open_webui(server: Server, user: User) -> Settings:
     host = "host.docker.internal"
     address = server.base_url.replace("127.0.0.1", host).replace("localhost", host)
     text = f"""\
@@ -209,10 +203,10 @@ docker run -d -p 3000:8080 --add-host=host.docker.internal:host-gateway \\
     return Settings(text=text, language="sh", next_step=step)
 
 
-def copilot(server: Server, home: Path) -> Settings:
+def copilot(server: Server, user: User) -> Settings:
     """Copilot in VS Code speaks Ollama's API to find models, and OpenAI's to chat."""
-    support = home / "Library/Application Support" if sys.platform == "darwin" else None
-    path = (support or _config_home(home)) / "Code" / "User" / "settings.json"
+    support = user.home / "Library/Application Support" if sys.platform == "darwin" else None
+    path = (support or user.config_home) / "Code" / "User" / "settings.json"
     content = {"github.copilot.chat.byok.ollamaEndpoint": server.url}
     return Settings(
         parts=(Part(path=path, form="json", content=content),),
@@ -220,7 +214,7 @@ def copilot(server: Server, home: Path) -> Settings:
     )
 
 
-def jetbrains(server: Server, home: Path) -> Settings:
+def jetbrains(server: Server, user: User) -> Settings:
     text = f"""\
 In Settings, Tools, AI Assistant, Models:
   Provider   Ollama

@@ -1,10 +1,9 @@
 """Programs that use the server through a library: a few lines of code for each."""
 
 from collections.abc import Callable
-from pathlib import Path
 from string import Template
 
-from proxy.connect.settings import Server, Settings
+from proxy.connect.settings import Server, Settings, User
 
 _OPENAI = """\
 from openai import OpenAI
@@ -64,6 +63,10 @@ import { generateText } from "ai";
 const tandem = createOpenAICompatible({ name: "tandem", baseURL: "$base_url", apiKey: "$key" });
 const { text } = await generateText({ model: tandem("$model"), prompt: "Hello" });
 console.log(text);"""
+_CURL = """\
+curl $base_url/chat/completions -H "Authorization: Bearer $key" \\
+  -H "Content-Type: application/json" \\
+  -d '{"model": "$model", "messages": [{"role": "user", "content": "Hello"}]}'"""
 _ENVIRONMENT = """\
 export OPENAI_BASE_URL=$base_url OPENAI_API_KEY=$key"""
 
@@ -90,6 +93,7 @@ PROGRAMS: dict[str, _Program] = {
         _RUN,
     ),
     "ai-sdk": ("Vercel AI SDK", "js", _AI_SDK, "npm install ai @ai-sdk/openai-compatible", _RUN),
+    "curl": ("curl", "sh", _CURL, "", _RUN),
     "environment": (
         "Any program that reads OpenAI's variables",
         "sh",
@@ -101,11 +105,11 @@ PROGRAMS: dict[str, _Program] = {
 """Name -> title, language, code, what to install, and what was run."""
 
 
-def maker(text: str, language: str, step: str) -> Callable[[Server, Path], Settings]:
+def maker(text: str, language: str, step: str) -> Callable[[Server, User], Settings]:
     """A function that fills in the server."""
     template = Template(text)
 
-    def settings(server: Server, _home: Path) -> Settings:
+    def settings(server: Server, _user: User) -> Settings:
         filled = template.substitute(
             base_url=server.base_url,
             url=server.url,

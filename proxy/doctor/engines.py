@@ -1,6 +1,7 @@
 """Checks of the engines: Ollama's servers and settings, and the models of each backend."""
 
 import re
+import shutil
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -37,8 +38,8 @@ def _server(name: str, state: OllamaState) -> Check:
             category="ollama",
             status="fail" if "is not Ollama" in state.problem else "warning",
             summary=f"{name} is not reachable: {state.problem}",
-            remediation="Start it with `ollama serve`, correct `host` in config.yaml, or switch it "
-            f"off with `backends: {{{name}: null}}`.",
+            remediation=f"{_start()}, correct `host` in config.yaml, or switch it off with "
+            f"`backends: {{{name}: null}}`.",
         )
     details = {"version": state.version, "address": state.address, "loaded": state.loaded}
     digits = re.match(r"(\d+)\.(\d+)\.(\d+)", state.version or "")
@@ -55,6 +56,12 @@ def _server(name: str, state: OllamaState) -> Check:
         )
     text = f"{name} is Ollama {state.version} at {state.address} with {state.models} models"
     return Check(category="ollama", status="ok", summary=text, details=details)
+
+
+def _start() -> str:
+    """Name the first step, by what is on this machine."""
+    is_here = shutil.which("ollama") is not None
+    return "Start it with `ollama serve`" if is_here else "Install Ollama and start it"
 
 
 def _settings(name: str, state: OllamaState) -> Check:

@@ -5,7 +5,6 @@ A server is started for it, with the user's settings. The report contains no pro
 
 import asyncio
 import json
-import sys
 import time
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -16,6 +15,7 @@ from msgspec.structs import replace
 
 from adapters.config import MLXConfig
 from proxy.bench.developers.engine import Plan, compare_with_bare
+from proxy.bench.results import Report
 from proxy.cli.command import CommandError
 from proxy.cli.running_server import RunningServer, started_server
 from proxy.config import Config
@@ -65,12 +65,14 @@ class _Subject(Struct, frozen=True):
         return Check(category="selftest", status=status, summary=summary, details=details)
 
 
-async def selftests(config: Config, file: str | None, model: str | None) -> dict[str, Check]:
+async def selftests(
+    config: Config, file: str | None, model: str | None, report: Report
+) -> dict[str, Check]:
     """Run all tests on a model of each backend; `model` by its name, else the smallest."""
-    checks = await asyncio.to_thread(_with_server, config, file, model)
+    checks = await asyncio.to_thread(_with_server, config, file, model, report)
     speed = next((check for id_, check in checks.items() if id_.endswith(".mlx.load")), None)
     if speed is not None and speed.status == "ok":
-        checks["selftest.mlx.speed"] = await _speed(str(speed.details["model"]))
+        checks["selftest.mlx.speed"] = await _speed(str(speed.details["model"]), report)
     if not checks:
         summary = "No model that chats is there for the selftest"
         advice = "`tandem pull llama3.2:1b` gets one."
@@ -80,13 +82,20 @@ async def selftests(config: Config, file: str | None, model: str | None) -> dict
     return checks
 
 
-def _with_server(config: Config, file: str | None, model: str | None) -> dict[str, Check]:
+def _with_server(
+    config: Config, file: str | None, model: str | None, report: Report
+) -> dict[str, Check]:
     checks: dict[str, Check] = {}
     with started_server(config, file) as server:
-        for subject in _subjects(config, server, model):
-            for name, test in _TESTS.items():
-                print(f"{subject.backend}: {name} …", file=sys.stderr, flush=True)
-                checks[f"selftest.{subject.backend}.{name}"] = _run(test, subject)
+        subjects = list(_subjects(config, server, model))
+        for at, subject in enumerate(subjects):
+            for number, (name, test) in enumerate(_TESTS.items()):
+                done, total = at * len(_TESTS) + number, len(subjects) * len(_TESTS)
+                report(f"{subject.backend}: {name}", done, total)
+                check = _run(test, subject)
+                checks[f"selftest.{subject.backend}.{name}"] = check
+                if name == "load" and check.status == "fail":
+                    break  # The others need the model, and would fail by the same reason.
     return checks
 
 
@@ -221,12 +230,14 @@ _TESTS: dict[str, Callable[[_Subject], Check]] = {
 }
 
 
-async def _speed(model: str) -> Check:
+async def _speed(model: str, report: Report) -> Check:
     """Compare Tandem with mlx-lm's own generator, with the same weights, at the same time."""
-    print("mlx: speed against the bare engine …", file=sys.stderr, flush=True)
     began = time.monotonic()
     try:
-        rows = await compare_with_bare(Plan(model, False, 1, 2 * _TOKENS, 0, clients=(1, 4)))
+        plan = Plan(model, False, 1, 2 * _TOKENS, 0, clients=(1, 4))
+        rows = await compare_with_bare(
+            plan, lambda text, done, total: report(f"mlx, speed: {text}", done, total)
+        )
     except RuntimeError as exc:
         summary = f"mlx, {model}: the bare engine could not be measured: {exc}"
         return Check(category="selftest", status="unknown", summary=summary)

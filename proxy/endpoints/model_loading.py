@@ -3,7 +3,7 @@
 from collections.abc import AsyncGenerator
 from contextlib import aclosing
 
-from adapters.backend import Progress
+from adapters.backend import KeepsPinned, Progress
 from adapters.errors import BackendUnavailableError
 from proxy.endpoints.server_request import ServerRequest
 from proxy.models import load_progress
@@ -23,6 +23,30 @@ async def load(request: ServerRequest, name: str, keep_alive: float | None) -> R
     request.check_keep_alive(keep_alive)
     route = await _resolve(request, name)
     await request.finish(route.backend.load(route.name, keep_alive))
+    await _refresh(request, route)
+    return route
+
+
+async def pin(request: ServerRequest, name: str, *, pinned: bool) -> Route:
+    """Load `name` as `load` does and keep it loaded, or let it go by its `keep_alive` again.
+
+    Raises:
+        BackendError: as `Router.resolve` and `Backend.load`; nothing is pinned then.
+    """
+    route = await _resolve(request, name)
+    keeper = route.backend if isinstance(route.backend, KeepsPinned) else None
+    if keeper is not None:
+        await keeper.set_pinned(route.name, pinned)
+    if pinned:
+        try:
+            await request.finish(route.backend.load(route.name))
+        except BaseException:
+            if keeper is not None:
+                await keeper.set_pinned(route.name, False)
+            raise
+    spellings = route.backend.naming.spellings(route.name)
+    keys = [(route.backend_name, spelling) for spelling in spellings]
+    request.memory.set_pinned(keys, pinned=pinned)
     await _refresh(request, route)
     return route
 

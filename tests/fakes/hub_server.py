@@ -14,7 +14,8 @@ COMMIT = "c" * 40
 class Hub:
     def __init__(self, repository: str, folder: Path) -> None:
         self.repository = repository
-        self.files = {path.name: path.read_bytes() for path in folder.iterdir()}
+        files = [path for path in folder.rglob("*") if path.is_file()]
+        self.files = {str(path.relative_to(folder)): path.read_bytes() for path in files}
         self.fetched: list[str] = []
         self.broken = False
         """Answer 503 to everything."""

@@ -134,7 +134,7 @@ def test_ollama_that_does_not_run_is_reported_with_the_next_step(tmp_path: Path)
     check = checks["ollama.ollama.server"]
     assert check["status"] == "warning"
     assert f"Nothing listens at {NOWHERE}" in check["summary"]
-    assert "ollama serve" in check["remediation"]
+    assert "correct `host`" in check["remediation"]
 
 
 @pytest.mark.long

@@ -64,6 +64,10 @@ def _import(kind: AudioKind) -> Any:
     import_module("mlx_audio.utils")
     if kind.capability == "transcription":
         import_module("transformers")
+    if kind.family == "whisper":
+        from adapters.mlx.audio.word_times import replace_loops
+
+        replace_loops(import_module(f"{package.__name__}.timing"))
     _stay_offline()
     _be_quiet()
     return package

@@ -15,6 +15,7 @@ import numpy as np
 from adapters.audio import TranscriptionRequest, TranscriptLogprob, TranscriptSegment, Word
 from adapters.errors import InvalidRequestError, UnsupportedParameterError
 from adapters.mlx.audio.slices import checkpoint
+from adapters.mlx.audio.spectrogram import log_mel
 
 _RISING = (0.0, 0.2, 0.4, 0.6, 0.8, 1.0)
 """Temperatures that are tried while the text repeats itself or is improbable."""
@@ -63,7 +64,7 @@ def transcribe(
 ) -> str:
     """Report all segments; returns the code of the language. Runs `in_slices`."""
     samples = np.frombuffer(request.samples, dtype="<f4")
-    mel, frames = model._prepare_audio(samples)
+    mel, frames = log_mel(samples, model.dims.n_mels)
     language = request.language or model._detect_language(mel)
     tokenizer = model.get_tokenizer(language=language, task=request.task)
     prompt = tokenizer.encode(f" {request.prompt.strip()}") if request.prompt else []

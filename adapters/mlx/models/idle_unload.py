@@ -53,6 +53,7 @@ class IdleUnload:
         self.used_at: dict[str, float] = {}
         """Time of the last use of each model, by `time.monotonic`."""
         self._keep_alive: dict[str, float] = {}
+        self._pinned: set[str] = set()
         self._timers: dict[str, Timer] = {}
         self._unloading: set[asyncio.Task[None]] = set()
 
@@ -83,6 +84,11 @@ class IdleUnload:
         if not self._users[name]:
             self._start_timer(name)
 
+    def set_pinned(self, name: str, pinned: bool) -> None:
+        """See `KeepsPinned.set_pinned`; it holds beyond the unloading of the model."""
+        (self._pinned.add if pinned else self._pinned.discard)(name)
+        self.loaded(name)
+
     def users(self, name: str) -> int:
         return self._users[name]
 
@@ -109,10 +115,17 @@ class IdleUnload:
         if not self._is_loaded(name):
             self.forget(name)
             return
-        default = FOREVER if self._config.keep_alive is None else self._config.keep_alive
-        seconds = self._keep_alive.get(name, self._config.keep_alive_of.get(name, default))
-        if 0 <= seconds < math.inf:
+        if 0 <= (seconds := self._seconds(name)) < math.inf:
             self._timers[name] = self._call_later(seconds, self._expire, name)
+
+    def _seconds(self, name: str) -> float:
+        wanted = self._keep_alive.get(name)
+        if name in self._pinned and wanted != 0:
+            return FOREVER
+        if wanted is not None:
+            return wanted
+        default = FOREVER if self._config.keep_alive is None else self._config.keep_alive
+        return self._config.keep_alive_of.get(name, default)
 
     def _stop_timer(self, name: str) -> None:
         if (timer := self._timers.pop(name, None)) is not None:

@@ -96,6 +96,7 @@ class MLXProcessBackend:
         self._starting: asyncio.Task[_Child] | None = None
         self._tasks: set[asyncio.Task[None]] = set()
         self._state = State()
+        self._pinned: set[str] = set()
         self._restarts = Restarts(time.monotonic)
         self._closing = False
         self._unused = Engine(config)
@@ -224,6 +225,11 @@ class MLXProcessBackend:
         if self.is_running:
             await self.call("unload", model)
 
+    async def set_pinned(self, model: str, pinned: bool) -> None:
+        (self._pinned.add if pinned else self._pinned.discard)(model)
+        if self.is_running:
+            await self.call("set_pinned", model, pinned)
+
     # The process.
 
     @property
@@ -287,7 +293,8 @@ class MLXProcessBackend:
         await asyncio.get_running_loop().create_unix_connection(lambda: peer, sock=ours)
         room = self.memory_user.room.budget
         level = logging.getLogger().getEffectiveLevel()
-        opening = Opening(self._config, level, room, self.memory_user.limit)
+        pinned = frozenset(self._pinned)
+        opening = Opening(self._config, level, room, self.memory_user.limit, pinned)
         try:
             async with asyncio.timeout(_START_SECONDS):
                 await peer.call("open", opening)

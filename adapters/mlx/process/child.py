@@ -178,15 +178,19 @@ class _Child:
         self._backend.memory_user.share_budget(self._budget)
         if opening.limit is not None:
             await self._backend.memory_user.confine(opening.limit)
+        for model in opening.pinned:
+            await self._backend.set_pinned(model, True)
 
     async def _generate(self, write: Write, request: GenerationRequest) -> None:
         self._names.add(request.model)
         await self._mlx.generate(request, _EventSink(write))
 
     async def _speak(self, write: Write, request: SpeechRequest) -> None:
+        self._names.add(request.model)
         await self._mlx.speak(request, _EventSink(write))
 
     async def _transcribe(self, write: Write, request: TranscriptionRequest) -> None:
+        self._names.add(request.model)
         await self._mlx.transcribe(request, _EventSink(write))
 
     async def _pull(self, write: Write, model: str) -> None:

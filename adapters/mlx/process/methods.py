@@ -46,6 +46,8 @@ class Opening(Struct, frozen=True):
     """See `MemoryBudget.budget`."""
     limit: int | None
     """Bytes that `MemoryUser.confine` has set; `None`: not yet."""
+    pinned: frozenset[str] = frozenset()
+    """See `KeepsPinned.set_pinned`."""
 
 
 class Held(Struct, frozen=True):
@@ -67,6 +69,7 @@ OF_BACKEND: dict[str, Method] = {
     "delete": Method(tuple[str]),
     "load": Method(tuple[str, float | None]),
     "unload": Method(tuple[str]),
+    "set_pinned": Method(tuple[str, bool]),
     "health": Method(tuple[()], Health),
 }
 OF_MEMORY: dict[str, Method] = {

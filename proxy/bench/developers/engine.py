@@ -11,6 +11,7 @@ import json
 import statistics
 import sys
 import tempfile
+import time
 from asyncio.subprocess import PIPE, Process
 from collections.abc import AsyncGenerator, Awaitable, Callable, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager
@@ -21,8 +22,8 @@ from msgspec import Struct
 
 from proxy.bench.developers.child_process import cpu_seconds, free_port, listening, running
 from proxy.bench.developers.engine_client import Question, Target, Timing, ask, ask_all
-from proxy.bench.developers.tables import Row, print_newcomers, print_rows
-from proxy.bench.results import percentile
+from proxy.bench.developers.tables import EngineResult, Row, machine
+from proxy.bench.results import Report, percentile
 
 CLIENTS = (1, 2, 4, 8)
 _BASELINE = ("-P", "-m", "adapters.mlx.baseline")
@@ -37,6 +38,13 @@ class Plan(Struct, frozen=True):
     max_tokens: int
     newcomers: int
     clients: tuple[int, ...] = CLIENTS
+    seconds: float = 180.0
+    """No further round begins after this time of measuring, without the loading before it."""
+
+    def steps(self) -> list[tuple[int, int]]:
+        """Pairs of a round and a number of clients: a round ends before the next begins, so that
+        there are figures at every number of clients when the time is up."""
+        return [(number, clients) for number in range(self.rounds) for clients in self.clients]
 
 
 class Outcome(Struct, frozen=True):
@@ -50,8 +58,27 @@ class Outcome(Struct, frozen=True):
 Contestant = Callable[[Sequence[Question]], Awaitable[Outcome]]
 
 
-async def bench_engine(plan: Plan) -> None:
-    """Run `plan` and print its tables.
+class Schedule:
+    """Steps of a measurement, reported as they begin, until the time is up."""
+
+    def __init__(self, plan: Plan, report: Report) -> None:
+        self._until = time.monotonic() + plan.seconds
+        self._total = len(plan.steps()) + plan.newcomers
+        self._done = 0
+        self._report = report
+
+    def begins(self, text: str, *, needed: bool) -> bool:
+        """Report a step, and return whether it begins: in time, or `needed` for a figure."""
+        begins = needed or time.monotonic() < self._until
+        self._report(
+            text if begins else f"left out, for want of time: {text}", self._done, self._total
+        )
+        self._done += 1
+        return begins
+
+
+async def bench_engine(plan: Plan, report: Report) -> EngineResult:
+    """Run `plan`.
 
     Raises:
         RuntimeError: a contestant did not start, or did not answer.
@@ -65,14 +92,15 @@ async def bench_engine(plan: Plan) -> None:
             peer, peer_target = await stack.enter_async_context(_mlx_lm_server(folder, log))
             tandem, target = await stack.enter_async_context(_tandem(folder, log))
             contestants = {"bare BatchGenerator": bare, "mlx_lm.server": peer, "Tandem": tandem}
-            await _warm_up(contestants, plan)
-            print_rows(await _rounds(contestants, plan))
-            if plan.newcomers:
-                servers = {"mlx_lm.server": peer_target, "Tandem": target}
-                print_newcomers(await _newcomers(servers, plan))
+            await _warm_up(contestants, plan, report)
+            schedule = Schedule(plan, report)
+            rows = await _rounds(contestants, plan, schedule)
+            servers = {"mlx_lm.server": peer_target, "Tandem": target}
+            newcomers = await _newcomers(servers, plan, schedule)
+            return EngineResult(machine(), tuple(rows), newcomers)
 
 
-async def compare_with_bare(plan: Plan) -> list[Row]:
+async def compare_with_bare(plan: Plan, report: Report) -> list[Row]:
     """Measure the bare generator and Tandem, without `mlx_lm.server`.
 
     Raises:
@@ -86,8 +114,8 @@ async def compare_with_bare(plan: Plan) -> list[Row]:
             bare = await stack.enter_async_context(_bare(folder, log))
             tandem, _ = await stack.enter_async_context(_tandem(folder, log))
             contestants = {"bare BatchGenerator": bare, "Tandem": tandem}
-            await _warm_up(contestants, plan)
-            return await _rounds(contestants, plan)
+            await _warm_up(contestants, plan, report)
+            return await _rounds(contestants, plan, Schedule(plan, report))
 
 
 async def _prepare(plan: Plan, folder: Path) -> None:
@@ -99,25 +127,26 @@ async def _prepare(plan: Plan, folder: Path) -> None:
         raise RuntimeError(f"'{plan.model}' cannot be prepared for the benchmark")
 
 
-async def _warm_up(contestants: dict[str, Contestant], plan: Plan) -> None:
+async def _warm_up(contestants: dict[str, Contestant], plan: Plan, report: Report) -> None:
     """Load the model, and compile its kernels for each batch size."""
-    for run in contestants.values():
+    for name, run in contestants.items():
+        report(f"{name} loads the model", 0, 0)
         for clients in plan.clients:
             await run(_questions("warm-up", clients, 4))
 
 
-async def _rounds(contestants: dict[str, Contestant], plan: Plan) -> list[Row]:
-    rows: list[Row] = []
-    for clients in plan.clients:
-        outcomes: dict[str, list[Outcome]] = {name: [] for name in contestants}
-        for number in range(plan.rounds):
-            # The first position rotates: after a pause the machine may be cooler and faster.
-            names = list(contestants)
-            for name in names[number % len(names) :] + names[: number % len(names)]:
-                questions = _questions(f"{clients}.{number}", clients, plan.max_tokens)
-                outcomes[name].append(await contestants[name](questions))
-        rows.extend(_to_row(name, clients, rounds) for name, rounds in outcomes.items())
-    return rows
+async def _rounds(contestants: dict[str, Contestant], plan: Plan, schedule: Schedule) -> list[Row]:
+    names = list(contestants)
+    outcomes = {(clients, name): list[Outcome]() for clients in plan.clients for name in names}
+    for number, clients in plan.steps():
+        text = f"{clients} at once, round {number + 1} of {plan.rounds}"
+        if not schedule.begins(text, needed=number == 0):
+            continue
+        # The first position rotates: after a pause the machine may be cooler and faster.
+        for name in names[number % len(names) :] + names[: number % len(names)]:
+            questions = _questions(f"{clients}.{number}", clients, plan.max_tokens)
+            outcomes[clients, name].append(await contestants[name](questions))
+    return [_to_row(name, clients, rounds) for (clients, name), rounds in outcomes.items()]
 
 
 def _questions(round_name: str, clients: int, max_tokens: int) -> list[Question]:
@@ -155,13 +184,17 @@ def _speed(outcome: Outcome) -> float:
     return sum(timing.tokens for timing in outcome.timings) / (ended - began)
 
 
-async def _newcomers(servers: dict[str, Target], plan: Plan) -> dict[str, float]:
+async def _newcomers(
+    servers: dict[str, Target], plan: Plan, schedule: Schedule
+) -> dict[str, float]:
     """Return the median TTFT of a short request while two long answers run, in seconds."""
     times: dict[str, list[float]] = {name: [] for name in servers}
     for number in range(plan.newcomers):
-        for name, target in servers.items():
-            times[name].append(await _newcomer(target, number, plan.max_tokens))
-    return {name: statistics.median(values) for name, values in times.items()}
+        text = f"a short request beside long answers, {number + 1} of {plan.newcomers}"
+        if schedule.begins(text, needed=number == 0):
+            for name, target in servers.items():
+                times[name].append(await _newcomer(target, number, plan.max_tokens))
+    return {name: statistics.median(values) for name, values in times.items() if values}
 
 
 async def _newcomer(target: Target, number: int, max_tokens: int) -> float:

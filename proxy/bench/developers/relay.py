@@ -28,7 +28,8 @@ from proxy.bench.developers.relay_client import (
     stream,
 )
 from proxy.bench.developers.replayed_ollama import FAST, PACED
-from proxy.bench.developers.tables import RelayRow, print_relays
+from proxy.bench.developers.tables import RelayRow
+from proxy.bench.results import Report
 
 _PACE = 0.02
 """Seconds between two words of the paced upstream."""
@@ -77,8 +78,8 @@ class Samples(Struct):
     """Duration of `_MANY_CLIENTS` concurrent answers, relative to the upstream without a relay."""
 
 
-async def bench_relay(plan: RelayPlan) -> None:
-    """Run `plan` and print its table.
+async def bench_relay(plan: RelayPlan, report: Report) -> list[RelayRow]:
+    """Run `plan`; returns a row for each relay.
 
     Raises:
         RuntimeError: a contestant did not start, or did not answer.
@@ -96,17 +97,20 @@ async def bench_relay(plan: RelayPlan) -> None:
                 name: await stack.enter_async_context(contestant)
                 for name, contestant in zip(names, contestants, strict=True)
             }
-            print_relays(_rows(await _rounds(upstream, relays, plan.rounds)))
+            return _rows(await _rounds(upstream, relays, plan.rounds, report))
 
 
-async def _rounds(upstream: Endpoint, relays: dict[str, Relay], rounds: int) -> dict[str, Samples]:
+async def _rounds(
+    upstream: Endpoint, relays: dict[str, Relay], rounds: int, report: Report
+) -> dict[str, Samples]:
     samples = {name: Samples() for name in relays}
     for relay in relays.values():
         await _all(relay.endpoint, FAST, Load(4, 200))
         await fetch(relay.endpoint, FAST, _SHORT_ANSWER, 20)
     for number in range(rounds):
-        print(f"round {number + 1} of {rounds}", file=sys.stderr)
-        for measure in _MEASUREMENTS:
+        for at, measure in enumerate(_MEASUREMENTS):
+            done, total = number * len(_MEASUREMENTS) + at, rounds * len(_MEASUREMENTS)
+            report(f"round {number + 1} of {rounds}", done, total)
             for name, relay in relays.items():
                 await measure(upstream, relay, samples[name])
     return samples

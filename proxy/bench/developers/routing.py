@@ -13,6 +13,7 @@ from msgspec import Struct, field
 
 from adapters.request import GenerationRequest, Message, TextPart
 from proxy.bench.developers.paced_backend import MODEL, Pace, PacedBackend
+from proxy.bench.results import Report
 from proxy.models.registry import Registry
 from proxy.record import Record
 from proxy.routing.measurements import Measurements
@@ -111,8 +112,12 @@ class Contestant:
         series.kinds.append(record.backend)
 
 
-async def bench_routing(plan: RoutingPlan) -> list[RoutingRow]:
-    return [row for scene in plan.scenes for row in await _run(scene, plan)]
+async def bench_routing(plan: RoutingPlan, report: Report) -> list[RoutingRow]:
+    rows: list[RoutingRow] = []
+    for at, scene in enumerate(plan.scenes):
+        report(scene.name, at, len(plan.scenes))
+        rows += await _run(scene, plan)
+    return rows
 
 
 async def _run(scene: Scene, plan: RoutingPlan) -> list[RoutingRow]:

@@ -11,6 +11,7 @@ from pathlib import Path
 import msgspec
 from msgspec import Struct
 
+from proxy.bench.results import Report
 from proxy.config import StoreConfig
 from proxy.record import new_id
 from proxy.stored.entry import Entry, Page
@@ -43,24 +44,26 @@ class StoredResult(Struct, frozen=True):
     file_mib: float
 
 
-async def bench_stored(plan: StoredPlan) -> StoredResult:
+async def bench_stored(plan: StoredPlan, report: Report) -> StoredResult:
     """Fill a store in a temporary folder with half as many answers again as it keeps; read it."""
     with tempfile.TemporaryDirectory() as folder:
         store = Store(Path(folder) / "stored", StoreConfig(max_count=plan.answers))
         async with store.opened():
-            return await _measure(store, plan.answers, Path(folder))
+            return await _measure(store, plan.answers, Path(folder), report)
 
 
-async def _measure(store: Store, answers: int, folder: Path) -> StoredResult:
+async def _measure(store: Store, answers: int, folder: Path, report: Report) -> StoredResult:
     ids: list[str] = []
     puts: list[float] = []
     memory = [_memory_mib()]
-    for _ in range(_PARTS):
+    for part in range(_PARTS):
+        report("answers are written", part, _PARTS + 1)
         for _ in range(answers * 3 // 2 // _PARTS):
             entry = _entry()
             ids.append(entry.id)
             puts.append(await _timed(lambda entry=entry: store.keep(entry, {"topic": "bench"})))
         memory.append(_memory_mib())
+    report("answers are read", _PARTS, _PARTS + 1)
     kept = ids[-answers:]
     middle = kept[len(kept) // 2]
     calls: dict[str, Callable[[], Awaitable[object]]] = {

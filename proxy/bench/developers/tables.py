@@ -2,7 +2,7 @@
 
 import platform
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from importlib.metadata import version
 
 from msgspec import Struct
@@ -38,26 +38,32 @@ def machine() -> str:
     return f"{platform.platform()} {platform.machine()}, Python {sys.version.split()[0]}, {parts}"
 
 
-def print_rows(rows: Sequence[Row]) -> None:
-    """Print a table; `ratio` is relative to the first contestant at the same number of clients."""
-    print(f"{machine()}\n\n| {' | '.join(_COLUMNS)} |\n{'|---' * len(_COLUMNS)}|")
+class EngineResult(Struct, frozen=True):
+    """Figures of `tandem bench engine`."""
+
+    machine: str
+    rows: tuple[Row, ...]
+    newcomers: dict[str, float]
+    """Contestant -> seconds to the first token of a short request beside two long answers."""
+
+
+def engine_lines(result: EngineResult) -> Iterator[str]:
+    """Render tables; ratios are to the first contestant, at the same number of clients."""
+    yield f"{result.machine}\n\n| {' | '.join(_COLUMNS)} |\n{'|---' * len(_COLUMNS)}|"
+    rows = result.rows
     for row in rows:
         baseline = next(other for other in rows if other.clients == row.clients)
         ratio = row.tokens_per_second / baseline.tokens_per_second
-        print(
+        yield (
             f"| {row.clients} | {row.contestant} | {row.tokens_per_second:.1f} | {ratio:.2f} "
             f"| {row.first_token_p50 * 1e3:.0f} | {row.first_token_p95 * 1e3:.0f} "
-            f"| {row.gap_p99 * 1e3:.1f} | {row.cpu_per_token * 1e3:.2f} |",
-            flush=True,
+            f"| {row.gap_p99 * 1e3:.1f} | {row.cpu_per_token * 1e3:.2f} |"
         )
-
-
-def print_newcomers(times: dict[str, float]) -> None:
-    """Print TTFT by contestant, with the ratio to the first contestant in parentheses."""
-    print("\nFirst token of a short request beside two long answers, median:")
-    first = next(iter(times.values()))
-    for name, seconds in times.items():
-        print(f"  {name}: {seconds * 1e3:.0f} ms ({seconds / first:.2f})", flush=True)
+    if result.newcomers:
+        yield "\nFirst token of a short request beside two long answers, median:"
+    for name, seconds in result.newcomers.items():
+        ratio = seconds / next(iter(result.newcomers.values()))
+        yield f"  {name}: {seconds * 1e3:.0f} ms ({ratio:.2f})"
 
 
 class RelayRow(Struct, frozen=True):
@@ -81,9 +87,9 @@ _RELAY_COLUMNS = (
 )
 
 
-def print_relays(rows: Sequence[RelayRow]) -> None:
-    """Print a table, with ratios to the first contestant in parentheses."""
-    print(f"{machine()}\n\n| {' | '.join(_RELAY_COLUMNS)} |\n{'|---' * len(_RELAY_COLUMNS)}|")
+def relay_lines(rows: Sequence[RelayRow]) -> Iterator[str]:
+    """Render a table, with ratios to the first contestant in parentheses."""
+    yield f"{machine()}\n\n| {' | '.join(_RELAY_COLUMNS)} |\n{'|---' * len(_RELAY_COLUMNS)}|"
     for row in rows:
         costs = (
             f"{own * 1e6:.1f} ({own / plain:.3f})"
@@ -93,7 +99,5 @@ def print_relays(rows: Sequence[RelayRow]) -> None:
                 (row.whole, rows[0].whole),
             )
         )
-        print(
-            f"| {row.contestant} | {' | '.join(costs)} | {row.first * 1e3:.2f} | {row.crowd:.3f} |",
-            flush=True,
-        )
+        costs_text = " | ".join(costs)
+        yield f"| {row.contestant} | {costs_text} | {row.first * 1e3:.2f} | {row.crowd:.3f} |"

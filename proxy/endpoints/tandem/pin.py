@@ -7,8 +7,6 @@ from proxy.endpoints import model_loading
 from proxy.endpoints.server_request import ServerRequest
 from proxy.openapi import Operation
 
-_FOR_EVER = -1.0
-
 
 class PinRequest(Struct, kw_only=True):
     model: str
@@ -35,15 +33,7 @@ _PIN = Operation(
 @post("/api/pin", status_code=200, operation=_PIN, access="admin")
 async def pin_model(request: ServerRequest) -> Pinned:
     wanted = await request.read(PinRequest)
-    name = request.forced(wanted.model)
-    if wanted.pinned:
-        route = await model_loading.load(request, name, _FOR_EVER)
-    else:
-        route = await request.router.resolve(name, frozenset())
-        request.record.attempt(route.backend_name, route.name)
-    spellings = route.backend.naming.spellings(route.name)
-    keys = [(route.backend_name, spelling) for spelling in spellings]
-    request.memory.set_pinned(keys, pinned=wanted.pinned)
+    route = await model_loading.pin(request, request.forced(wanted.model), pinned=wanted.pinned)
     return Pinned(
         model=wanted.model, backend=route.backend_name, name=route.name, pinned=wanted.pinned
     )

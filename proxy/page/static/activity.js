@@ -11,6 +11,7 @@ class Activity extends EventTarget {
   inspecting = false;
   version = "";
   connection = "Connecting…";
+  denied = ""; // Why the events are not shown to this key.
   #counts = new Map();
 
   /** Follow the events until `signal` aborts; a lost connection is tried again. */
@@ -18,8 +19,9 @@ class Activity extends EventTarget {
     for (let wait = 500; !signal.aborted; wait = Math.min(wait * 2, 10_000)) {
       try {
         const response = await request("/api/events", { signal });
-        this.#say("Connected");
+        this.denied = "";
         this.ended = [];
+        this.#say("Connected");
         for await (const { event, data } of eventsOf(response)) {
           if (event === "error") break;
           this.#take(JSON.parse(data));
@@ -29,7 +31,9 @@ class Activity extends EventTarget {
       } catch (error) {
         if (signal.aborted) return;
         const denied = error.status === 401 || error.status === 403;
-        this.#lost(denied ? `Not allowed: ${error.message}` : "The server does not answer, trying again…");
+        this.denied = denied ? error.message : "";
+        if (denied) this.ended = [];
+        this.#lost(denied ? "Not allowed" : "The server does not answer, trying again…");
         if (denied) return;
       }
       await new Promise((done) => setTimeout(done, wait));

@@ -398,6 +398,19 @@ async def test_killed_before_the_first_word_and_started_again(
     assert text_of(events) == "The capital of France is Paris."
 
 
+async def test_a_pin_holds_through_requests_and_ends_when_it_is_let_go(backend: OllamaBackend):
+    async def expires_at() -> float | None:
+        (running,) = [model for model in await backend.list_running() if model.name == PLAIN]
+        return running.expires_at
+
+    await backend.load(PLAIN, 120.0)
+    await backend.set_pinned(PLAIN, True)
+    await events_of(backend, chat("Hello", max_tokens=2, keep_alive=120.0))
+    assert await expires_at() is None
+    await backend.set_pinned(PLAIN, False)
+    assert await expires_at() is not None
+
+
 async def test_killed_while_it_loads_the_model(
     mortal: OllamaBackend, ollama_process: OllamaProcess
 ):

@@ -52,7 +52,7 @@ def text_of(request: GenerationRequest) -> str:
     return "".join(part.text for part in last.content if hasattr(part, "text"))  # type: ignore[union-attr]
 
 
-def ignore(_line: str) -> None:
+def ignore(_text: str, _done: int, _total: int) -> None:
     pass
 
 
@@ -154,7 +154,7 @@ async def test_long_prompts_are_left_out_when_they_exceed_a_context():
 
     backends = {"mlx": BackendModels("mlx", "m", []), "ollama": Narrow("ollama", "m:1", [])}
     progress: list[str] = []
-    result = await bench_model(BOTH, PLAN, progress.append, backends)
+    result = await bench_model(BOTH, PLAN, lambda text, *_: progress.append(text), backends)
     assert {scenario.prompt for scenario in result.scenarios()} == {"short"}
     assert "long prompts are left out: they exceed the context of ollama" in progress
 

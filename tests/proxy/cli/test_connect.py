@@ -12,14 +12,14 @@ from servers.server_process import command, write
 from proxy.connect.clients import CLIENTS
 from proxy.connect.merge import MergeError, difference, merged
 from proxy.connect.merge import write as write_merged
-from proxy.connect.settings import Part, Server
+from proxy.connect.settings import Part, Server, User
 
 SERVER = Server(url="http://127.0.0.1:8006", model="org/local:7b", context=32_768, sees=True)
 
 
 @pytest.mark.parametrize("name", CLIENTS)
 def test_settings_name_the_address_and_the_model(name: str, tmp_path: Path):
-    settings = CLIENTS[name].settings(SERVER, tmp_path)
+    settings = CLIENTS[name].settings(SERVER, User(tmp_path))
     text = settings.text + json.dumps([part.content for part in settings.parts])
     assert "8006" in text
     # Copilot lists the models itself, and variables name none.
@@ -27,13 +27,16 @@ def test_settings_name_the_address_and_the_model(name: str, tmp_path: Path):
 
 
 @pytest.mark.parametrize("name", CLIENTS)
-def test_files_lie_in_the_home_of_the_user(
-    name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-):
-    for variable in ("XDG_CONFIG_HOME", "CODEX_HOME", "CLAUDE_CONFIG_DIR"):
-        monkeypatch.delenv(variable, raising=False)
-    for part in CLIENTS[name].settings(SERVER, tmp_path).parts:
+def test_files_lie_in_the_home_of_the_user(name: str, tmp_path: Path):
+    for part in CLIENTS[name].settings(SERVER, User(tmp_path)).parts:
         assert part.path.is_relative_to(tmp_path)
+
+
+def test_files_that_the_user_has_moved_are_found(tmp_path: Path):
+    user = User(Path("home"), {"CODEX_HOME": str(tmp_path), "XDG_CONFIG_HOME": str(tmp_path)})
+    for name in ("codex", "zed"):
+        for part in CLIENTS[name].settings(SERVER, user).parts:
+            assert part.path.is_relative_to(tmp_path)
 
 
 def part(path: Path, form: str, **content: object) -> Part:

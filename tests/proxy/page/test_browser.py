@@ -31,6 +31,7 @@ from adapters.events import (
 )
 from adapters.request import GenerationRequest
 from adapters.sink import Sink
+from proxy.access.config import KeyConfig
 from proxy.bench.archive import Archive
 from proxy.config import Config, ModelConfig, ServerConfig
 
@@ -341,10 +342,10 @@ async def test_settings_have_the_address_and_the_model():
         ),
     ):
         settings = page.get_by_role("region", name="Claude Code")
-        await expect(settings).to_contain_text("ANTHROPIC_MODEL=m")
+        await expect(settings).to_contain_text('"ANTHROPIC_MODEL": "m"')
         await page.get_by_role("button", name="Copy the settings of Claude Code").click()
         copied = await page.evaluate("navigator.clipboard.readText()")
-    assert f"ANTHROPIC_BASE_URL=http://127.0.0.1:{port}" in copied
+    assert f'"ANTHROPIC_BASE_URL": "http://127.0.0.1:{port}"' in copied
 
 
 async def test_keys_alone_reach_every_view():
@@ -414,4 +415,84 @@ async def test_key_is_asked_for_once_and_kept_for_the_tab():
         stores = "[sessionStorage.length, document.cookie, localStorage['tandem-key'] ?? '']"
         kept = await page.evaluate(stores)
     assert kept == [1, "", ""]
+    assert problems == []
+
+
+USE, ADMIN = "use-key-0123456789", "admin-key-0123456789"
+KEYED = Config(
+    server=ServerConfig(
+        keys=(
+            KeyConfig(name="laptop", key=USE),
+            KeyConfig(name="owner", key=ADMIN, role="admin"),
+        )
+    )
+)
+
+
+class Keeping(ScriptedBackend):
+    """Knows whether its model is loaded, and pinned."""
+
+    pinned = False
+
+    async def load(self, model: str, keep_alive: float | None = None) -> None:
+        self.models = [Model(name=model, loaded=True)]
+
+    async def unload(self, model: str) -> None:
+        self.models = [Model(name=model, loaded=False)]
+
+    async def set_pinned(self, model: str, pinned: bool) -> None:
+        self.pinned = pinned
+
+
+async def enter_key(page: Page, key: str) -> None:
+    await page.get_by_label("Key", exact=True).fill(key)
+    await page.keyboard.press("Enter")
+    await expect(page.get_by_role("dialog", name="API key")).to_be_hidden()
+
+
+async def visit(page: Page, view: str) -> None:
+    await page.get_by_role("link", name=view, exact=True).click()
+    await expect(page.locator("h1")).to_have_text(view)
+
+
+async def test_a_key_without_the_role_sees_why_and_may_chat():
+    backend = Keeping(script=ANSWER, models=[Model(name="m", loaded=False)])
+    refused = "requires the role 'admin'"
+    async with served(backend, KEYED) as port, opened_page(port) as (page, problems):
+        await enter_key(page, USE)
+        main = page.locator("#main")
+        await expect(page.locator("#connection")).to_have_text("Not allowed")
+        for view in ("Now", "History", "Logs"):
+            await visit(page, view)
+            await expect(main).to_contain_text(refused)
+            await expect(main.get_by_text("since the server started")).to_be_hidden()
+            await expect(main.get_by_text("Nothing runs")).to_be_hidden()
+        await visit(page, "Models")
+        for action in ("Load", "Pin"):
+            await page.get_by_role("button", name=f"{action} m on", exact=False).first.click()
+            await expect(page.get_by_role("alert")).to_contain_text(refused)
+        await visit(page, "Connect")
+        await expect(page.get_by_role("region", name="curl")).to_contain_text('"model": "m"')
+        await visit(page, "Playground")
+        await send(page, "Hi")
+        await expect(page.locator("section")).to_contain_text("Hello there")
+    assert (backend.models, backend.pinned) == ([Model(name="m", loaded=False)], False)
+    assert problems == []
+
+
+async def test_a_key_of_an_administrator_loads_pins_and_unloads():
+    backend = Keeping(models=[Model(name="m", loaded=False)])
+    async with served(backend, KEYED) as port, opened_page(port, "models") as (page, problems):
+        await enter_key(page, ADMIN)
+        await expect(page.locator("#connection")).to_have_text("Connected")
+        row = page.locator("tbody tr")
+        await row.get_by_role("button", name="Load m on", exact=False).first.click()
+        await expect(row).to_contain_text("loaded")
+        await row.get_by_role("button", name="Pin m on", exact=False).click()
+        await until(lambda: backend.pinned)
+        unload = row.get_by_role("button", name="Unload m on", exact=False)
+        await expect(unload).to_be_enabled()
+        await unload.click()
+        await expect(row).to_contain_text("not loaded")
+        await expect(page.get_by_role("alert")).to_have_text("")
     assert problems == []

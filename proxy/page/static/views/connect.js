@@ -1,84 +1,55 @@
-// Settings to copy for each client, with this server's address and a model of it.
+// Settings to copy for each client, as the server has them, with a key that stays in the page.
 
 import { getJSON } from "../api.js";
-import { field, h } from "../dom.js";
+import { field, h, setText } from "../dom.js";
 
 const origin = location.origin;
 
-/** name -> (model, key) -> text to copy. */
-const CLIENTS = {
-  "OpenAI SDK, Python": (model, key) => `from openai import OpenAI
-
-client = OpenAI(base_url="${origin}/v1", api_key="${key}")
-answer = client.chat.completions.create(
-    model="${model}", messages=[{"role": "user", "content": "Hello"}]
-)
-print(answer.choices[0].message.content)`,
-  "OpenAI SDK, JavaScript": (model, key) => `import OpenAI from "openai";
-
-const client = new OpenAI({ baseURL: "${origin}/v1", apiKey: "${key}" });
-const answer = await client.chat.completions.create({
-  model: "${model}",
-  messages: [{ role: "user", content: "Hello" }],
-});
-console.log(answer.choices[0].message.content);`,
-  curl: (model, key) => `curl ${origin}/v1/chat/completions -H "Authorization: Bearer ${key}" -H "Content-Type: application/json" \\
-  -d '{"model": "${model}", "messages": [{"role": "user", "content": "Hello"}]}'`,
-  "Environment of OpenAI's tools": (model, key) => `export OPENAI_BASE_URL=${origin}/v1
-export OPENAI_API_KEY=${key}`,
-  "Claude Code": (model, key) => `export ANTHROPIC_BASE_URL=${origin}
-export ANTHROPIC_AUTH_TOKEN=${key}
-export ANTHROPIC_MODEL=${model}
-export ANTHROPIC_SMALL_FAST_MODEL=${model}
-claude`,
-  "Codex (~/.codex/config.toml)": (model) => `model = "${model}"
-model_provider = "tandem"
-
-[model_providers.tandem]
-name = "Tandem"
-base_url = "${origin}/v1"
-wire_api = "responses"
-env_key = "TANDEM_API_KEY"`,
-  "Clients of Ollama": () => `export OLLAMA_HOST=${origin}`,
-  "Open WebUI": (model, key) => `OPENAI_API_BASE_URL=${origin}/v1
-OPENAI_API_KEY=${key}`,
-  "Continue (config.yaml)": (model, key) => `models:
-  - name: Tandem
-    provider: openai
-    model: ${model}
-    apiBase: ${origin}/v1
-    apiKey: ${key}`,
-  "LangChain": (model, key) => `from langchain_openai import ChatOpenAI
-
-chat = ChatOpenAI(base_url="${origin}/v1", api_key="${key}", model="${model}")`,
-};
-
-export async function connect(main, signal) {
+export function connect(main, signal) {
   const model = h("select", {});
-  const key = h("input", { value: "x", spellcheck: false, autocomplete: "off" });
+  const key = h("input", { spellcheck: false, autocomplete: "off" });
+  const problem = h("p", { class: "bad", role: "alert" });
   const list = h("div", {});
   main.append(
     h("p", {}, "Base URL of OpenAI clients: ", h("code", {}, `${origin}/v1`), ". Of Anthropic's and Ollama's: ", h("code", {}, origin), "."),
-    h("div", { class: "fields" }, field("Model", model), field("Key (any text, if the server has none)", key)),
+    h("div", { class: "fields" }, field("Model", model), field("Key, if the server has keys", key)),
+    problem,
     list,
   );
-  const show = () => list.replaceChildren(...Object.entries(CLIENTS).flatMap(([name, text]) => settings(name, text(model.value || "MODEL", key.value))));
+  const show = async () => {
+    setText(problem, "");
+    try {
+      const query = new URLSearchParams({ url: origin, keyed: key.value !== "", ...(model.value && { model: model.value }) });
+      const settings = await getJSON(`/api/connect?${query}`, signal);
+      list.replaceChildren(...settings.clients.flatMap((each) => sectionOf(each, (text) => text.replaceAll(settings.key, key.value))));
+    } catch (error) {
+      if (!signal.aborted) setText(problem, error.message);
+    }
+  };
   model.addEventListener("change", show);
   key.addEventListener("input", show);
-  show();
-  try {
-    const { data } = await getJSON("/v1/models", signal);
-    model.replaceChildren(...[...new Set(data.map(({ id }) => id))].map((id) => h("option", {}, id)));
-    show();
-  } catch {
-    show(); // The settings are right without the name of a model.
-  }
+  offerModels(model, signal).catch(() => {}).finally(show); // Right also without the name of a model.
 }
 
-function settings(name, text) {
+async function offerModels(select, signal) {
+  const { data } = await getJSON("/v1/models", signal);
+  const chats = (card) => Number(card.capabilities.includes("chat"));
+  select.replaceChildren(...data.sort((a, b) => chats(b) - chats(a)).map(({ id }) => h("option", {}, id)));
+}
+
+function sectionOf({ title, proof, texts, next_step: step }, withKey) {
+  const remark = proof ? "" : "These settings follow the client's documentation; they were not run. ";
+  return [
+    h("h2", {}, title),
+    ...texts.flatMap((each) => settings(texts.length > 1 ? `${title}: ${each.title}` : title, each.title, withKey(each.text))),
+    h("p", { class: "dim" }, remark, step ?? ""),
+  ];
+}
+
+function settings(name, title, text) {
   const code = h("pre", { tabIndex: 0, role: "region", "aria-label": name }, text);
   const copy = h("button", { type: "button", "aria-label": `Copy the settings of ${name}`, onclick: () => copyText(code, copy) }, "Copy");
-  return [h("h2", {}, name), copy, code];
+  return [h("p", {}, h("code", {}, title), " ", copy), code];
 }
 
 async function copyText(code, button) {

@@ -23,7 +23,7 @@ const COLUMNS = [
 export function history(main, signal) {
   const inspecting = h("input", { type: "checkbox", onchange: () => switchInspector(inspecting, problem) });
   const problem = h("p", { class: "bad", role: "alert" });
-  const empty = h("p", { class: "empty" }, "No request has ended since the server started.");
+  const empty = h("p", { class: "empty" });
   const rows = h("tbody", {});
   const shown = table("Requests that have ended", COLUMNS, rows);
   const dialog = h("dialog", { "aria-labelledby": "inspected" });
@@ -38,6 +38,7 @@ export function history(main, signal) {
   const keyed = new Keyed(rows, (each) => each.request_id, (each) => row(each, dialog));
   const show = () => {
     keyed.show(activity.ended);
+    setText(empty, activity.denied || "No request has ended since the server started.");
     empty.hidden = activity.ended.length > 0;
     shown.hidden = !empty.hidden;
     inspecting.checked = activity.inspecting;

@@ -33,7 +33,9 @@ export function logs(main, signal) {
       list.hidden = last === 0;
       setText(problem, "");
     } catch (error) {
-      if (!signal.aborted) setText(problem, error.message);
+      if (signal.aborted) return;
+      setText(problem, error.message);
+      empty.hidden = true; // It is not known whether something was logged.
     }
   }, POLL_MS, signal);
 }

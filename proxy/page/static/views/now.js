@@ -9,7 +9,7 @@ const HEALTH_MS = 5000;
 
 export function now(main, signal) {
   const summary = h("p", { class: "dim" });
-  const empty = h("p", { class: "empty" }, "Nothing runs. Requests appear here while they are answered.");
+  const empty = h("p", { class: "empty" });
   const list = h("ul", { class: "cards", "aria-label": "Requests in progress" });
   const backends = h("ul", { class: "cards side-by-side", "aria-label": "Backends" });
   main.append(summary, empty, list, h("h2", {}, "Backends"), backends);
@@ -17,6 +17,7 @@ export function now(main, signal) {
   const requests = new Keyed(list, (each) => each.request_id, requestCard);
   const show = () => {
     requests.show(activity.running);
+    setText(empty, activity.denied || "Nothing runs. Requests appear here while they are answered.");
     empty.hidden = activity.running.length > 0;
     list.hidden = !empty.hidden;
     setText(summary, summaryOf(activity.running));

@@ -24,10 +24,12 @@ from adapters.audio import (
 from adapters.errors import BackendBusyError, InvalidRequestError, UnsupportedParameterError
 from adapters.events import TextDelta
 from adapters.mlx.backend import MLXBackend
+from adapters.mlx.process.backend import MLXProcessBackend
 from adapters.request import GenerationRequest
 
 pytestmark = pytest.mark.long
 
+AudioBackend = MLXBackend | MLXProcessBackend
 DIALOGUE = "[S1] Hello there. [S2] Hi! (laughs) [S1] Bye."
 
 
@@ -70,19 +72,22 @@ def folder(tmp_path_factory: pytest.TempPathFactory, hub: Path) -> Path:
     return folder
 
 
-@pytest.fixture
-async def backend(folder: Path) -> AsyncGenerator[MLXBackend]:
-    async with aclosing(MLXBackend(config_for(folder))) as backend:
+@pytest.fixture(params=["thread", pytest.param("process", marks=pytest.mark.process)])
+async def backend(folder: Path, request: pytest.FixtureRequest) -> AsyncGenerator[AudioBackend]:
+    """The engine on a thread of this process, and in a process of its own."""
+    config = config_for(folder, engine=request.param)
+    kind = MLXBackend if request.param == "thread" else MLXProcessBackend
+    async with aclosing(kind(config)) as backend:
         yield backend
 
 
-async def speak(backend: MLXBackend, **fields: Any) -> Listed:
+async def speak(backend: AudioBackend, **fields: Any) -> Listed:
     sink = Listed()
     await backend.speak(SpeechRequest(model="speaker", text=DIALOGUE, **fields), sink)
     return sink
 
 
-async def transcribe(backend: MLXBackend, seconds: float = 2.0, **fields: Any) -> Listed:
+async def transcribe(backend: AudioBackend, seconds: float = 2.0, **fields: Any) -> Listed:
     sink = Listed()
     request = TranscriptionRequest(
         model="listener", samples=sine(seconds), temperature=0.5, **fields
@@ -91,12 +96,12 @@ async def transcribe(backend: MLXBackend, seconds: float = 2.0, **fields: Any) -
     return sink
 
 
-async def write_text(backend: MLXBackend, sink: Listed) -> None:
+async def write_text(backend: AudioBackend, sink: Listed) -> None:
     request = GenerationRequest(model="writer", prompt="abc", max_tokens=400)
     await backend.generate(request, sink)
 
 
-async def test_dialogue_is_spoken_in_pieces(backend: MLXBackend):
+async def test_dialogue_is_spoken_in_pieces(backend: AudioBackend):
     started, *sounds, finished = (await speak(backend)).events
     assert started == SpeechStarted(rate=DIA_RATE, cold=True)
     assert len(sounds) == 2
@@ -106,7 +111,7 @@ async def test_dialogue_is_spoken_in_pieces(backend: MLXBackend):
     assert (finished.input_tokens, finished.seconds) == (len(DIALOGUE), samples / DIA_RATE)
 
 
-async def test_audio_is_transcribed_with_times_inside_it(backend: MLXBackend):
+async def test_audio_is_transcribed_with_times_inside_it(backend: AudioBackend):
     started, *segments, finished = (await transcribe(backend, words=True, logprobs=True)).events
     assert started == TranscriptStarted(cold=True)
     assert isinstance(finished, TranscriptFinished)
@@ -119,7 +124,7 @@ async def test_audio_is_transcribed_with_times_inside_it(backend: MLXBackend):
         assert all(logprob.logprob <= 0 for logprob in segment.logprobs)
 
 
-async def test_text_stream_goes_on_beside_speech_and_transcription(backend: MLXBackend):
+async def test_text_stream_goes_on_beside_speech_and_transcription(backend: AudioBackend):
     for name in ("writer", "speaker", "listener"):
         await backend.load(name)
     alone, beside = Listed(), Listed()
@@ -138,7 +143,7 @@ def texts(sink: Listed) -> str:
     return "".join(event.text for event in sink.events if isinstance(event, TextDelta))
 
 
-async def test_engine_is_free_when_a_listener_leaves_in_mid_speech(backend: MLXBackend):
+async def test_engine_is_free_when_a_listener_leaves_in_mid_speech(backend: AudioBackend):
     await backend.load("speaker")
     speech = asyncio.create_task(
         backend.speak(SpeechRequest(model="speaker", text=f"[S1] {'long ' * 800}"), Listed())
@@ -152,7 +157,7 @@ async def test_engine_is_free_when_a_listener_leaves_in_mid_speech(backend: MLXB
     assert [model.name for model in await backend.list_running()] == ["listener"]
 
 
-async def test_speech_of_two_clients_takes_turns(backend: MLXBackend):
+async def test_speech_of_two_clients_takes_turns(backend: AudioBackend):
     first, second = await asyncio.gather(speak(backend), speak(backend))
     assert len(first.events) == len(second.events) == 4
 
@@ -173,7 +178,7 @@ async def test_queue_of_a_model_has_a_limit(folder: Path):
     ],
 )
 async def test_what_a_speech_model_cannot_do_is_refused(
-    backend: MLXBackend, fields: dict[str, Any], error: type[Exception], param: str
+    backend: AudioBackend, fields: dict[str, Any], error: type[Exception], param: str
 ):
     with pytest.raises(error) as caught:
         await speak(backend, **fields)
@@ -188,21 +193,21 @@ async def test_what_a_speech_model_cannot_do_is_refused(
     ],
 )
 async def test_what_an_english_whisper_cannot_do_is_refused(
-    backend: MLXBackend, fields: dict[str, Any], error: type[Exception], param: str
+    backend: AudioBackend, fields: dict[str, Any], error: type[Exception], param: str
 ):
     with pytest.raises(error) as caught:
         await transcribe(backend, **fields)
     assert getattr(caught.value, "param", None) == param
 
 
-async def test_model_of_another_kind_is_refused(backend: MLXBackend):
+async def test_model_of_another_kind_is_refused(backend: AudioBackend):
     with pytest.raises(InvalidRequestError, match="'writer' is no model for speech"):
         await backend.speak(SpeechRequest(model="writer", text="Hello"), Listed())
     with pytest.raises(InvalidRequestError, match="is a model for speech, not for text"):
         await backend.generate(GenerationRequest(model="speaker", prompt="Hello"), Listed())
 
 
-async def test_models_are_listed_with_their_capability(backend: MLXBackend):
+async def test_models_are_listed_with_their_capability(backend: AudioBackend):
     listed = {model.name: set(model.capabilities) for model in await backend.list_models()}
     assert listed["speaker"] == {"speech"}
     assert listed["listener"] == {"transcription"}

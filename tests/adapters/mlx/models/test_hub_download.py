@@ -1,6 +1,7 @@
 """Download from the hub, with a local server in its place."""
 
 import asyncio
+import json
 from collections.abc import Iterator
 from contextlib import aclosing
 from pathlib import Path
@@ -9,6 +10,7 @@ import pytest
 from fakes.hub_server import Hub, serving_hub
 from fakes.tiny_model import write_tiny_model
 
+from adapters.audio import Voice
 from adapters.backend import Progress
 from adapters.config import MLXConfig
 from adapters.errors import (
@@ -16,6 +18,7 @@ from adapters.errors import (
     ModelNotFoundError,
     UnsupportedParameterError,
 )
+from adapters.mlx.audio.kinds import AudioKind, own_voices
 from adapters.mlx.backend import MLXBackend
 from adapters.mlx.models.catalog import find_models
 from adapters.mlx.models.hub_download import pull
@@ -52,6 +55,34 @@ async def test_model_is_listed_after_its_download(hub: Hub):
     assert names() == [TINY]
     assert hub.fetched[-1] == "config.json"
     assert "code.py" not in hub.fetched
+
+
+async def test_other_weights_beside_those_of_a_text_model_stay_where_they_are(hub: Hub):
+    hub.files["consolidated.safetensors"] = b"a second copy"
+    hub.files["2_Dense/model.safetensors"] = b"a layer after the model"
+    async for _ in pull(TINY):
+        pass
+    assert {"model.safetensors", "2_Dense/model.safetensors"} <= {*hub.fetched}
+    assert "consolidated.safetensors" not in hub.fetched
+
+
+async def test_a_speech_model_comes_with_its_voices_and_weights_of_any_name(hub: Hub):
+    weights = hub.files.pop("model.safetensors")
+    config = {"model_type": "kokoro"}
+    hub.files = {
+        "config.json": json.dumps(config).encode(),
+        "kokoro-v1_0.safetensors": weights,
+        "voices/af_heart.safetensors": weights,
+        "voices/af_heart.pt": b"pickle",
+    }
+    async for _ in pull(TINY):
+        pass
+    assert "voices/af_heart.pt" not in hub.fetched
+    (model,) = find_models(CONFIG).values()
+    assert model.path is not None
+    assert own_voices(AudioKind("speech", "kokoro"), model.path) == [
+        Voice(id="af_heart", language="en-US")
+    ]
 
 
 async def test_stopped_download_is_not_listed_and_can_be_resumed(hub: Hub, tmp_path: Path):

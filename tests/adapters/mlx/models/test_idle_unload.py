@@ -158,6 +158,26 @@ async def test_no_model_is_unloaded_while_it_is_used() -> None:
     assert await models.after(0) == set()
 
 
+async def test_a_pinned_model_stays_and_goes_by_its_earlier_time_when_it_is_let_go() -> None:
+    models = Models("plain", keep_alive=0)
+    models.use("plain", keep_alive=40)
+    models.idle.set_pinned("plain", True)
+    models.use("plain")
+    assert await models.after(1e9) == {"plain"}
+    models.idle.set_pinned("plain", False)
+    assert await models.after(39) == {"plain"}
+    assert await models.after(1) == set()
+
+
+async def test_a_pin_counts_before_the_configuration_and_zero_before_the_pin() -> None:
+    models = Models("plain", keep_alive=0)
+    models.idle.set_pinned("plain", True)
+    models.use("plain")
+    assert await models.after(1e9) == {"plain"}
+    models.use("plain", keep_alive=0)
+    assert await models.after(0) == set()
+
+
 async def test_a_load_without_callers_starts_the_time() -> None:
     models = Models("plain", keep_alive=5)
     models.idle.loaded("plain")

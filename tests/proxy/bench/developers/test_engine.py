@@ -10,8 +10,9 @@ from fakes.tiny_model import write_tiny_model
 from servers.server_process import serving, write
 
 from proxy.bench.developers.child_process import cpu_seconds, to_seconds
+from proxy.bench.developers.engine import Plan, Schedule
 from proxy.bench.developers.engine_client import Question, Target, ask
-from proxy.bench.developers.tables import Row, print_newcomers, print_rows
+from proxy.bench.developers.tables import EngineResult, Row, engine_lines
 
 
 @pytest.mark.process
@@ -28,22 +29,29 @@ def test_cpu_time_of_ps_is_parsed(cputime: str, seconds: float):
     assert to_seconds(cputime) == seconds
 
 
-def test_ratio_is_relative_to_the_first_contestant_at_the_same_clients(
-    capsys: pytest.CaptureFixture[str],
-):
+def test_ratio_is_relative_to_the_first_contestant_at_the_same_clients():
     times = {"first_token_p50": 0.1, "first_token_p95": 0.2, "gap_p99": 0.003}
-    print_rows(
-        [
-            Row(contestant=name, clients=2, tokens_per_second=speed, cpu_per_token=0.001, **times)
-            for name, speed in (("bare", 50.0), ("Tandem", 49.0))
-        ]
+    rows = tuple(
+        Row(contestant=name, clients=2, tokens_per_second=speed, cpu_per_token=0.001, **times)
+        for name, speed in (("bare", 50.0), ("Tandem", 49.0))
     )
-    assert "| 2 | Tandem | 49.0 | 0.98 | 100 | 200 | 3.0 | 1.00 |" in capsys.readouterr().out
+    row = "| 2 | Tandem | 49.0 | 0.98 | 100 | 200 | 3.0 | 1.00 |"
+    assert row in list(engine_lines(EngineResult("", rows, {})))
 
 
-def test_newcomers_are_compared_with_the_first_contestant(capsys: pytest.CaptureFixture[str]):
-    print_newcomers({"mlx_lm.server": 0.5, "Tandem": 0.25})
-    assert "Tandem: 250 ms (0.50)" in capsys.readouterr().out
+def test_newcomers_are_compared_with_the_first_contestant():
+    result = EngineResult("", (), {"mlx_lm.server": 0.5, "Tandem": 0.25})
+    assert list(engine_lines(result))[-1].endswith("Tandem: 250 ms (0.50)")
+
+
+def test_after_its_time_only_needed_steps_begin():
+    steps: list[tuple[str, int, int]] = []
+    plan = Plan("m", True, 2, 8, 1, clients=(1, 4), seconds=0)
+    schedule = Schedule(plan, lambda *step: steps.append(step))
+    begun = [schedule.begins(str(step), needed=step[0] == 0) for step in plan.steps()]
+    assert begun == [True, True, False, False]
+    assert steps[0] == ("(0, 1)", 0, 5)
+    assert steps[3] == ("left out, for want of time: (1, 4)", 3, 5)
 
 
 @pytest.mark.long

@@ -12,7 +12,7 @@ import pytest
 from proxy.bench.developers.child_process import free_port, listening, running
 from proxy.bench.developers.relay_client import Endpoint, fetch, ollama_body, openai_body, stream
 from proxy.bench.developers.replayed_ollama import FAST, PACED, RECORDED
-from proxy.bench.developers.tables import RelayRow, print_relays
+from proxy.bench.developers.tables import RelayRow, relay_lines
 
 DATA = Path(__file__).parents[3] / "data" / "ollama"
 
@@ -55,18 +55,17 @@ async def test_unexpected_response_is_an_error(upstream: Endpoint):
         await fetch(version, FAST, 1, times=1)
 
 
-def test_costs_are_relative_to_the_first_relay(capsys: pytest.CaptureFixture[str]):
+def test_costs_are_relative_to_the_first_relay():
     plain = RelayRow("plain relay", full=80e-6, paced=200e-6, whole=1e-3, first=2e-3, crowd=1.5)
     tandem = RelayRow("Tandem", full=8e-6, paced=50e-6, whole=3e-4, first=1e-3, crowd=1.01)
-    print_relays([plain, tandem])
     row = "| Tandem | 8.0 (0.100) | 50.0 (0.250) | 300.0 (0.300) | 1.00 | 1.010 |"
-    assert row in capsys.readouterr().out
+    assert row in list(relay_lines([plain, tandem]))
 
 
 @pytest.mark.long
 def test_tandem_is_measured_beside_a_plain_relay():
-    command = [sys.executable, "-m", "proxy", "bench", "relay", "--rounds", "1"]
+    command = [sys.executable, "-m", "proxy", "bench", "relay", "--rounds", "1", "--json"]
     done = subprocess.run(command, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
-    for name in ("plain relay", "Tandem"):
-        assert f"| {name} |" in done.stdout
+    assert [row["contestant"] for row in json.loads(done.stdout)] == ["plain relay", "Tandem"]
+    assert "[1/5] round 1 of 1" in done.stderr

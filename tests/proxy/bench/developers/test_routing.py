@@ -19,7 +19,7 @@ FAST, SLOW = Pace(seconds=1.0), Pace(seconds=2.0)
 
 @pytest.fixture(scope="module")
 def rows() -> list[RoutingRow]:
-    return asyncio.run(bench_routing(RoutingPlan()))
+    return asyncio.run(bench_routing(RoutingPlan(), lambda *_: None))
 
 
 def test_auto_is_at_most_a_tenth_slower_than_the_faster_backend(rows: list[RoutingRow]):
@@ -40,7 +40,7 @@ def test_figures_are_those_of_the_backends(rows: list[RoutingRow]):
 
 async def test_noise_over_hours_hardly_changes_the_backend():
     plan = RoutingPlan(scenes=(Scene("steady", ((FAST, SLOW),)),), prompts=(20,), requests=2000)
-    (row,) = await bench_routing(plan)
+    (row,) = await bench_routing(plan, lambda *_: None)
     assert row.ratio <= 1.02
     assert row.changes <= 2 * 6  # The slower backend gets one request an hour.
 

@@ -41,9 +41,13 @@ class Loads(ScriptedBackend):
         super().__init__(kind="ollama", models=[Model(name="m:latest")])
         self.memory_user = User()
         self.loads: list[tuple[str, float | None]] = []
+        self.pins: list[tuple[str, bool]] = []
 
     async def load(self, model: str, keep_alive: float | None = None) -> None:
         self.loads.append((model, keep_alive))
+
+    async def set_pinned(self, model: str, pinned: bool) -> None:
+        self.pins.append((model, pinned))
 
 
 async def pin(client: httpx2.AsyncClient, **body: Any) -> dict[str, Any]:
@@ -57,7 +61,7 @@ async def is_pinned(client: httpx2.AsyncClient) -> bool:
     return model["pinned"]
 
 
-async def test_model_is_loaded_for_ever_and_pinned():
+async def test_model_is_loaded_and_pinned():
     backend = Loads()
     async with http_client(backend) as client:
         assert await pin(client, model="m") == {
@@ -67,7 +71,8 @@ async def test_model_is_loaded_for_ever_and_pinned():
             "pinned": True,
         }
         assert await is_pinned(client)
-    assert backend.loads == [("m:latest", -1)]
+    assert backend.loads == [("m:latest", None)]
+    assert backend.pins == [("m:latest", True)]
 
 
 @pytest.mark.parametrize("pin_in_config", [True, False])
@@ -77,6 +82,14 @@ async def test_model_is_let_go_also_where_the_config_pins_it(pin_in_config: bool
         await pin(client, model="alias")
         await pin(client, model="alias", pinned=False)
         assert not await is_pinned(client)
+
+
+async def test_a_model_that_is_let_go_is_not_loaded():
+    backend = Loads()
+    async with http_client(backend) as client:
+        await pin(client, model="m", pinned=False)
+    assert backend.loads == []
+    assert backend.pins == [("m:latest", False)]
 
 
 async def test_unknown_model_is_not_found():
