@@ -184,7 +184,7 @@ def test_both_backends_are_listed_and_can_be_forced(with_ollama: Running) -> Non
                 model=name, messages=PARIS, max_tokens=2
             )
             assert raw.headers["x-tandem-backend"] == kind
-        with pytest.raises(NotFoundError, match="no model"):
+        with pytest.raises(NotFoundError, match="not found"):
             client.chat.completions.create(model=f"mlx/{OLLAMA}", messages=PARIS)
 
 
