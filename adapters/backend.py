@@ -30,6 +30,8 @@ class ModelDetails(Struct, frozen=True, kw_only=True):
     """Number of its parameters, as `134.52M`."""
     parent: str = ""
     """The model that it was made from."""
+    embedding_length: int | None = None
+    """Width of its hidden states."""
 
 
 class Model(Struct, frozen=True, kw_only=True):

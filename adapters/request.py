@@ -157,7 +157,8 @@ class GenerationRequest(Struct, frozen=True, kw_only=True):
     """Features to do without where the backend or the model lacks them: the router then takes them
     out of the request (`without`), and the answer names them as ignored."""
     options: dict[str, Any] = {}
-    """Options specific to one engine, such as Ollama's `mirostat` and `num_gpu`."""
+    """Options specific to one engine, such as Ollama's `typical_p`; a backend does without those of
+    `EXECUTION_OPTIONS`, and names them in `Started.ignored`."""
     client: str = ""
     """Digest of the client's identity: caches are separate, and the queue is fair, by client."""
     patience: float | None = None
@@ -225,6 +226,11 @@ Feature = Literal[
 prompt; `empty_answer`: `max_tokens` of 0, for the prompt alone.
 """
 
+EXECUTION_OPTIONS = frozenset(
+    {"num_gpu", "main_gpu", "num_thread", "num_batch", "num_keep", "use_mmap", "draft_num_predict"}
+)
+"""Ollama's options that say how it runs, and change no answer: no context is ever shifted."""
+
 _TESTS: dict[str, dict[Feature, Callable[[GenerationRequest], bool]]] = {
     "prompt": {
         "prompt": lambda r: isinstance(r.prompt, str),
@@ -271,7 +277,7 @@ _TESTS: dict[str, dict[Feature, Callable[[GenerationRequest], bool]]] = {
     "top_logprobs": {"logprobs": lambda r: r.top_logprobs is not None},
     "num_ctx": {"num_ctx": lambda r: r.num_ctx is not None},
     "keep_alive": {"keep_alive": lambda r: r.keep_alive is not None},
-    "options": {"options": lambda r: bool(r.options)},
+    "options": {"options": lambda r: not EXECUTION_OPTIONS.issuperset(r.options)},
 }
 """Tests by field: most requests leave most fields at their defaults, so few tests run."""
 

@@ -16,9 +16,9 @@ from proxy.assembly import Parts, assemble, opened
 from proxy.bench.archive import Archive
 from proxy.config import Config, ServerConfig, state_folder
 from proxy.encryption import Encryption
+from proxy.endpoints.absent import explain_absence
 from proxy.endpoints.anthropic.errors import ERRORS as ANTHROPIC_ERRORS
 from proxy.endpoints.anthropic.errors import HEADER as ANTHROPIC_HEADER
-from proxy.endpoints.openai.absent import explain_absence
 from proxy.endpoints.server_request import ServerParts, ServerRequest
 from proxy.http.dispatch import Dispatch
 from proxy.http.event_stream import ShutdownGrace

@@ -232,7 +232,7 @@ def _to_failure(exc: Exception) -> Failure:
 
 _NO_KEY = (
     "You didn't provide an API key. Send one in an Authorization header, 'Authorization: Bearer "
-    "YOUR_KEY', or in 'x-api-key'."
+    "YOUR_KEY', or in 'x-api-key' or 'api-key'."
 )
 _WRONG_KEY = "Incorrect API key provided. The keys of this server are in its config.yaml."
 

@@ -50,6 +50,7 @@ _ERROR_HEADERS = {
 _KEYS: JSON = {
     "bearer": {"type": "http", "scheme": "bearer"},
     "key": {"type": "apiKey", "in": "header", "name": "x-api-key"},
+    "azure": {"type": "apiKey", "in": "header", "name": "api-key"},
 }
 """Places of a key in a request, if the server has keys."""
 _SECURITY: list[JSON] = [*({name: []} for name in _KEYS), {}]

@@ -66,8 +66,9 @@ ASKING: dict[str, dict[str, Any]] = {
     "num_ctx": {"num_ctx": 512},
     "keep_alive": {"keep_alive": "5m"},
     "ttl": {"ttl": 300},
-    "options": {"options": {"num_gpu": 1}},
-    **{name: {name: 1} for name in OLLAMA_ONLY},
+    "options": {"options": {"typical_p": 0.5}},
+    **{name: {name: 2} for name in OLLAMA_ONLY},
+    "typical_p": {"typical_p": 0.5},
     "use_mmap": {"use_mmap": True},
     "tools": {"tools": _TOOLS},
     "tool_choice": {"tools": _TOOLS, "tool_choice": "required"},
@@ -94,7 +95,7 @@ ASKING: dict[str, dict[str, Any]] = {
 }
 """A body for every field of the request, with a value that is not neutral."""
 
-GONE = ("tfs_z", "mirostat", "mirostat_tau", "mirostat_eta", "penalize_newline", "numa")
+GONE = ("tfs_z", "mirostat", "mirostat_tau", "mirostat_eta")
 BY_THE_SERVER = frozenset({"model", "backend", "messages", "stream", "stream_options"}) | {
     "metadata",
     "store",
@@ -148,8 +149,9 @@ def cells(field: str) -> list[str]:
         request = translate(ASKING[field])
     except UnsupportedParameterError:
         return ["400"] * len(BACKENDS)
-    if not needs(request):
-        return ["no effect"] * len(BACKENDS)
+    if not needs(request):  # Options without a need are for Ollama, and no other engine.
+        passed = OllamaBackend if request.options else None
+        return ["yes" if backend is passed else "no effect" for backend in BACKENDS]
     return ["yes" if is_taken(request, backend) else "400" for backend in BACKENDS]
 
 

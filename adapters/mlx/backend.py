@@ -128,7 +128,8 @@ class MLXBackend:
 
             with self._engine.arrivals.expect() as arrival:
                 prepared = await prepare(request, loaded.model, loaded.tokenizing)
-                started = Started(prepared.context, cold, prepared.ignored, prepared.rewritten)
+                ignored = (*prepared.ignored, *[f"options.{name}" for name in request.options])
+                started = Started(prepared.context, cold, ignored, prepared.rewritten)
                 async with self.memory_user.answering(prepared.sequences[0]):
                     answers = Answers(
                         self._engine, prepared.sequences, prepared.reading, started, sink.write

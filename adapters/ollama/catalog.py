@@ -327,6 +327,7 @@ class Catalog:
                 families=details.families,
                 parameter_size=details.parameter_size,
                 parent=details.parent_model,
+                embedding_length=details.embedding_length,
             ),
         )
 

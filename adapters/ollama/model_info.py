@@ -53,6 +53,8 @@ class ModelInfo(Struct, frozen=True, kw_only=True):
     """The template, where it is in Jinja: llama-server renders it, and reads the answers."""
     thinks: bool = False
     """Ollama lets it think."""
+    only_embeds: bool = False
+    """It answers neither chats nor prompts."""
     parser: str = ""
     """Name of the parser built into Ollama that reads its answers, if any."""
     stops: tuple[str, ...] = ()
@@ -85,6 +87,7 @@ def to_model_info(shown: Show, size: int | None) -> ModelInfo:
         template=to_template(shown),
         jinja=shown.template if "{%" in shown.template else "",
         thinks="thinking" in (shown.capabilities or ()),
+        only_embeds=shown.capabilities == ("embedding",),
         parser=parser[1] if (parser := _PARSER.search(shown.modelfile)) else "",
         stops=tuple(_STOP.findall(shown.parameters)),
         adds_first_token=_adds_first_token(shown.model_info),

@@ -318,7 +318,7 @@ class OllamaServer:
         request = InFlightRequest(self.work, body.model)
         try:
             async with await self._reserve(body.model, None):
-                work = self.client.post("/api/embed", body, Embedded, seconds)
+                work = self.client.post(body.path, body, Embedded, seconds)
                 embedded = await (self._unless_hanging(work) if deadline.elsewhere else work)
         except ContextLengthError as error:
             raise await self._with_limit(error, body) from error
@@ -337,7 +337,7 @@ class OllamaServer:
         if length is None:
             return error
         longer = ContextLengthError(
-            f"An input is longer than the {length} tokens of '{body.model}': {error.message}."
+            f"An input is longer than the {length} tokens of '{body.model}'. {error.message}"
         )
         longer.limit = length
         return longer
@@ -381,13 +381,12 @@ class OllamaServer:
 
     async def _load(self, model: str, keep_alive: float | UnsetType) -> None:
         self.breaker.begin(model)
-        num_ctx = await self._sizing.loading(model)
-        body = LoadBody(
-            model=model,
-            keep_alive=keep_alive,
-            options=Options(num_ctx=num_ctx) if num_ctx else UNSET,
-            shift=False,
-        )
+        if (await self.catalog.facts(model)).only_embeds:
+            body, num_ctx = EmbedBody(model=model, input=(), keep_alive=keep_alive), None
+        else:
+            num_ctx = await self._sizing.loading(model)
+            options = Options(num_ctx=num_ctx) if num_ctx else UNSET
+            body = LoadBody(model=model, keep_alive=keep_alive, options=options, shift=False)
         async with await self._reserve(model, num_ctx):
             await self._post(body, self._config.first_token_timeout)
 
@@ -427,9 +426,9 @@ class OllamaServer:
         await self.breaker.aclose()
         await self.catalog.aclose()
 
-    async def _post(self, body: LoadBody, seconds: float) -> None:
+    async def _post(self, body: LoadBody | EmbedBody, seconds: float) -> None:
         try:
-            await self.client.post("/api/chat", body, Line, seconds)
+            await self.client.post(body.path, body, Line, seconds)
         except BackendError as error:
             self._learn(error, body.model)
             raise

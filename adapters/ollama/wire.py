@@ -125,6 +125,7 @@ class EmbedOptions(Struct):
 
 
 class EmbedBody(Struct, kw_only=True):
+    path: ClassVar[str] = "/api/embed"
     model: str
     input: tuple[str, ...]
     truncate: bool = False
@@ -141,6 +142,7 @@ class Embedded(Struct, kw_only=True):
 class LoadBody(Struct, kw_only=True):
     """A chat without messages loads the model; with `keep_alive` 0 it unloads it."""
 
+    path: ClassVar[str] = "/api/chat"
     model: str
     messages: tuple[ChatMessage, ...] = ()
     keep_alive: float | UnsetType = UNSET
@@ -249,6 +251,7 @@ class Details(Struct, kw_only=True):
     parameter_size: str = ""
     quantization_level: str = ""
     context_length: int | None = None
+    embedding_length: int | None = None
 
 
 class Tag(Struct, kw_only=True):

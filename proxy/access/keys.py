@@ -1,4 +1,4 @@
-"""Keys of clients: admission of a request by `Authorization: Bearer` or `x-api-key`."""
+"""Keys of clients: admission of a request by `Authorization: Bearer`, `x-api-key` or `api-key`."""
 
 import hmac
 from collections.abc import Mapping, Sequence
@@ -81,10 +81,15 @@ class Access:
 
 
 def to_keys(fields: Fields) -> list[str]:
-    """Return the keys in the headers of a request: none, one, or both where two are sent."""
+    """Return the keys in the headers of a request, each once: none, one, or several."""
     scheme, _, token = fields.get("authorization", "").strip().partition(" ")
     bearer = token.strip() if scheme.lower() == "bearer" else ""
-    return [key for key in (bearer, fields.get("x-api-key", "").strip()) if key]
+    sent = [bearer, *[fields.get(name, "").strip() for name in KEY_HEADERS]]
+    return [*dict.fromkeys(key for key in sent if key)]
+
+
+KEY_HEADERS = ("x-api-key", "api-key")
+"""Headers with a key beside `Authorization`: Anthropic's, and the one of OpenAI on Azure."""
 
 
 def _to_key(at: int, config: KeyConfig, environ: Mapping[str, str]) -> Key:

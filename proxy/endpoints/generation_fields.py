@@ -9,7 +9,7 @@ from typing import Annotated, Any, Literal, TypeVar
 
 import msgspec
 from msgspec import Meta, Struct
-from msgspec.structs import replace
+from msgspec.structs import asdict, replace
 
 from adapters.errors import InvalidRequestError
 from adapters.request import (
@@ -46,6 +46,39 @@ Scalar = bool | int | float | str | None
 Prompt = tuple[Message, ...] | str | TokenIds
 
 
+class Options(Struct, kw_only=True, omit_defaults=True):
+    """Ollama's options. Others are unknown fields, as to Ollama itself, which ignores them."""
+
+    temperature: Any = None
+    top_p: Any = None
+    top_k: Any = None
+    min_p: Any = None
+    seed: Any = None
+    stop: Any = None
+    num_predict: Any = None
+    num_ctx: Any = None
+    repeat_penalty: Any = None
+    frequency_penalty: Any = None
+    presence_penalty: Any = None
+    repeat_last_n: Any = None
+    typical_p: Any = None
+    tfs_z: Any = None
+    mirostat: Any = None
+    mirostat_tau: Any = None
+    mirostat_eta: Any = None
+    num_keep: Any = None
+    num_batch: Any = None
+    num_gpu: Any = None
+    main_gpu: Any = None
+    num_thread: Any = None
+    use_mmap: Any = None
+    draft_num_predict: Any = None
+
+    def set(self) -> dict[str, Any]:
+        """Return the options that have a value."""
+        return {name: value for name, value in asdict(self).items() if value is not None}
+
+
 class GenerationFields(Struct, kw_only=True):
     model: str
     n: Choices | None = None
@@ -77,7 +110,7 @@ class GenerationFields(Struct, kw_only=True):
     num_ctx: TokenCount | None = None
     keep_alive: KeepAlive | None = None
     ttl: Annotated[float, Meta(ge=0)] | None = None
-    options: dict[str, Any] | None = None
+    options: Options | None = None
 
     # Ollama's options as fields; Ollama's backend validates them.
     repeat_last_n: Scalar = None
@@ -92,8 +125,6 @@ class GenerationFields(Struct, kw_only=True):
     main_gpu: Scalar = None
     num_thread: Scalar = None
     use_mmap: Scalar = None
-    penalize_newline: Scalar = None
-    numa: Scalar = None
     draft_num_predict: Scalar = None
 
 
@@ -112,8 +143,6 @@ OLLAMA_ONLY = (
     "main_gpu",
     "num_thread",
     "use_mmap",
-    "penalize_newline",
-    "numa",
     "draft_num_predict",
 )
 
@@ -166,7 +195,7 @@ def settle(body: F) -> F:
     if body.repeat_penalty is not None:
         _require_equal(body, "repetition_penalty", body.repeat_penalty, "repeat_penalty")
         body = replace(body, repetition_penalty=body.repeat_penalty)
-    options = {k: v for k, v in (body.options or {}).items() if v is not None}
+    options = _effective(body.options.set() if body.options is not None else {})
     changes: dict[str, Any] = {}
     for name in options.keys() & _SHARED.keys():
         field, kind = _SHARED[name]
@@ -195,13 +224,25 @@ def _require_equal(body: Any, field: str, value: Any, param: str) -> None:
         raise InvalidRequestError(f"'{param}' conflicts with '{field}'.", param=param)
 
 
-def _only_ollamas(body: GenerationFields, options: dict[str, Any]) -> dict[str, Any]:
+def _effective(options: dict[str, Any]) -> dict[str, Any]:
+    """Leave out former options that are switched off by their values: clients send defaults."""
+    off = {name for name, value in _OFF.items() if options.get(name) == value}
+    if "mirostat" in off:
+        off |= {"mirostat_tau", "mirostat_eta"}
+    return {name: value for name, value in options.items() if name not in off}
+
+
+_OFF = {"mirostat": 0, "tfs_z": 1}
+
+
+def _only_ollamas(body: GenerationFields, options: dict[str, Any]) -> Options:
     """Merge the fields of `OLLAMA_ONLY` with the options that no other field has."""
     pairs = zip(OLLAMA_ONLY, _ollama_only(body), strict=True)
-    fields = {name: value for name, value in pairs if value is not None}
+    fields = _effective({name: value for name, value in pairs if value is not None})
     for name in fields.keys() & options.keys():
         _require_equal(body, name, options[name], f"options.{name}")
-    return whole_numbers({**{k: v for k, v in options.items() if k not in _SHARED}, **fields})
+    own = {name: value for name, value in options.items() if name not in _SHARED}
+    return Options(**whole_numbers({**own, **fields}))
 
 
 def to_limit(limit: int | None, sent: GenerationFields, default: int | None = None) -> int | None:
@@ -246,7 +287,7 @@ def to_request(body: GenerationFields, prompt: Prompt, max_tokens: int | None) -
         stop=as_tuple(body.stop),
         num_ctx=body.num_ctx,
         keep_alive=to_keep_alive(body.keep_alive, body.ttl),
-        options=body.options or {},
+        options=body.options.set() if body.options is not None else {},
     )
 
 
@@ -309,7 +350,7 @@ def sent_as(feature: str, body: GenerationFields) -> str:
     for field in _SENT_AS.get(feature, (feature.removeprefix("options."),)):
         if getattr(body, field, None) is not None:
             return field
-    for option in body.options or {}:
+    for option in body.options.set() if body.options is not None else ():
         shared = _SHARED.get(option)
         if (shared is None and feature == "options") or (shared and shared[0] == feature):
             return f"options.{option}"

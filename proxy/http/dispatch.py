@@ -71,6 +71,14 @@ _SEGMENTS = 8
 """Segments at the end of an unknown path that are looked up."""
 
 
+class Absence(Struct, frozen=True):
+    """Why a path has no route, though an API that is served in part has it."""
+
+    detail: str
+    errors: ErrorDialect | None = None
+    """The errors of that API; `None`: by the headers of the client."""
+
+
 class Dispatch:
     """ASGI, around Litestar: its middleware misses paths without a route.
 
@@ -89,7 +97,7 @@ class Dispatch:
         errors_by_header: Mapping[str, ErrorDialect] = _NO_ERRORS,
         running: MutableSet[Record] | None = None,
         *,
-        explain_absence: Callable[[str], str | None] = lambda _: None,
+        explain_absence: Callable[[str], "Absence | None"] = lambda _: None,
         is_traced: bool = False,
     ) -> None:
         """`running` has the records of the requests in progress. `is_traced`: each request gets a
@@ -129,7 +137,9 @@ class Dispatch:
         if self._is_traced or "traceparent" in fields:
             _note_trace(record, fields, is_traced=self._is_traced)
         route = self._routes.get(path) or self._with_parameter(path)
-        errors = state["errors"] = route.errors or self._errors_by(fields)
+        absence = self._explain_absence(path) if route is _UNKNOWN else None
+        known_errors = absence.errors if absence is not None else route.errors
+        errors = state["errors"] = known_errors or self._errors_by(fields)
         others = [*to_cors_headers(fields, self.config.page_origins)]
         if errors.id_header is not None:
             others.append((errors.id_header.encode(), record.request_id.encode()))
@@ -140,14 +150,13 @@ class Dispatch:
         trace = set_trace(record.span) if record.span is not None else None
         try:
             handler = route.handlers.get(method)
-            absence = self._explain_absence(path) if route is _UNKNOWN else None
             content_types = route.content_types if absence is None else ANY_TYPES
             try:
                 self._admit(fields, method, record, is_public=method in route.public)
                 if (refusal := refuse_body(fields, method, content_types)) is not None:
                     raise refusal
                 if absence is not None:
-                    raise ExplainedHTTPError(status_code=404, detail=absence)
+                    raise ExplainedHTTPError(status_code=404, detail=absence.detail)
                 if method not in route.methods and route is not _UNKNOWN:
                     raise MethodNotAllowedException(headers=route.allow)
                 if handler is not None:

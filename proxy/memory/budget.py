@@ -26,6 +26,8 @@ the rest."""
 _UNLOAD_SECONDS = 10.0
 """Time that an unloaded model may still be reported."""
 _POLL_SECONDS = 0.05
+_RETRY_SECONDS = 5.0
+"""Time in which models that are in use may have answered."""
 
 
 class Snapshot(Struct, frozen=True, kw_only=True):
@@ -223,10 +225,14 @@ class SharedBudget:
     def _refusal(self, ledger: Ledger, newcomer: Newcomer) -> InsufficientMemoryError:
         key = newcomer.key
         others = ledger.used() - ledger.taken(key) - ledger.idle(key)
+        passes = ledger.used(newcomer) - ledger.movable(key) <= self.budget
         return InsufficientMemoryError(
             f"'{key[1]}' needs {ledger.taken(key, newcomer)} bytes of memory; "
-            f"{max(self.budget - others, 0)} of {self.budget} are free or used by idle models.",
+            f"{max(self.budget - others, 0)} of {self.budget} are free or used by idle models."
+            + (" It fits when the models that are in use now have answered." if passes else ""),
             param="model",
+            retry_after=_RETRY_SECONDS if passes else None,
+            lasting=not passes,
         )
 
 

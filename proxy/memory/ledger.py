@@ -85,6 +85,10 @@ class Ledger:
         """Bytes of all models except `but` that can be unloaded."""
         return sum(self.taken(k) for k in self.residents if k != but and self._can_evict(k))
 
+    def movable(self, but: Key) -> int:
+        """Bytes of all models except `but` that can be unloaded once they do not answer."""
+        return sum(self.taken(k) for k in self._keys() if k != but and not self._is_pinned(k))
+
     def oldest_idle(self, but: set[Key]) -> Key | None:
         """The model to unload next: the least recently used one that is not in `but`."""
         idle = [key for key in self.residents if key not in but and self._can_evict(key)]

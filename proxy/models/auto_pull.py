@@ -105,7 +105,7 @@ class AutoPull:
         host = to_host(name)
         if host is not None and host.lower() not in self._hosts:
             raise ModelNotFoundError(
-                f"There is no model {name!r} here, and requests download none from '{host}'. Add "
+                f"Model {name!r} not found here, and requests download none from '{host}'. Add "
                 "the host to `server.auto_pull_hosts` in config.yaml.",
                 param="model",
             )
@@ -146,5 +146,5 @@ def _in_own_words(error: BackendError, name: str) -> BackendError:
     """Replace the words of `error`: they may be those of a host, or say what it listens on."""
     message = f"The model {name!r} could not be downloaded. The server's log has the reason."
     if isinstance(error, ModelNotFoundError):
-        message = f"There is no model {name!r}, nor one to download."
+        message = f"Model {name!r} not found, nor one to download."
     return type(error)(message, param="model", retry_after=error.retry_after, lasting=error.lasting)

@@ -18,25 +18,6 @@ from proxy.models.registry import RegisteredModel
 from proxy.record import Attempt
 
 E = TypeVar("E")
-_ROUTES: dict[Capability, str] = {
-    "speech": "Send the text to POST /v1/audio/speech.",
-    "transcription": "Send audio to POST /v1/audio/transcriptions.",
-}
-
-
-def refuse_audio(entry: RegisteredModel) -> None:
-    """Refuse a request for text or vectors to a model that only speaks or transcribes.
-
-    Raises:
-        InvalidRequestError: names the route of such models.
-    """
-    models = [deployment.model for deployment in entry.deployments]
-    for capability, advice in _ROUTES.items():
-        only = frozenset({capability})
-        if models and all(m is not None and only <= m.capabilities <= only for m in models):
-            raise InvalidRequestError(
-                f"'{entry.id}' is a {capability} model, and writes no text. {advice}", param="model"
-            )
 
 
 def no_such_capability(entry: RegisteredModel, capability: Capability) -> InvalidRequestError:

@@ -28,6 +28,16 @@ _IN_WORDS: Mapping[Feature, str] = {
     "empty_answer": "'max_tokens' of 0",
 }
 """The features that are not named after a field."""
+_ABILITIES: Mapping[Feature, str] = {
+    "tools": "tools",
+    "tool_choice": "tools",
+    "parallel_tool_calls": "tools",
+    "reasoning_effort": "thinking",
+    "suffix": "insert",
+    "images": "images",
+    "embeddings": "embeddings",
+}
+"""Features that a model has or lacks, in the words of Ollama, which clients look for in errors."""
 _HINTS: Mapping[Feature, str] = {
     "embedding_tokens": "Send text: in LangChain's OpenAIEmbeddings set "
     "check_embedding_ctx_length=False, as its ids are of a tokenizer that no local model has. "
@@ -179,10 +189,8 @@ class Decider:
         if nearest.refusal is not None:
             return nearest.refusal
         backend, feature = nearest.deployment.backend, nearest.lacks[0]
-        what = _IN_WORDS.get(feature, f"'{feature}'")
         return UnsupportedParameterError(
-            f"{what} is not supported for '{entry.id}' on {backend}."
-            f"{self._hint(feature, nearest.deployment)}",
+            f"{_refusal(feature, entry.id)} on {backend}.{self._hint(feature, nearest.deployment)}",
             param=feature,
         )
 
@@ -205,6 +213,13 @@ class Decider:
         absent = {kind: honours for kind, honours in ENGINES.items() if kind not in kinds}
         honours = absent | {name: backend.honours for name, backend in backends.items()}
         return [name for name, features in honours.items() if feature in features]
+
+
+def _refusal(feature: Feature, model: str) -> str:
+    if feature in _ABILITIES:
+        return f"'{model}' does not support {_ABILITIES[feature]}"
+    what = _IN_WORDS.get(feature, f"'{feature}'")
+    return f"{what} is not supported for '{model}'"
 
 
 def _rule(ranked: list[Candidate], prefer: str, requirements: Requirements) -> Rule | None:

@@ -125,7 +125,7 @@ class ModelLookup:
                 )
         near = difflib.get_close_matches(name, self._allowed(), n=3, cutoff=0.5)
         hint = f" Did you mean {', '.join(map(repr, near))}?" if near else ""
-        return ModelNotFoundError(f"There is no model {name!r}.{hint}", param="model")
+        return ModelNotFoundError(f"Model {name!r} not found.{hint}", param="model")
 
     def _allowed(self) -> list[str]:
         """List all names that the request may use."""

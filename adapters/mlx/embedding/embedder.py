@@ -61,7 +61,7 @@ class Embedder:
         that an input may have, if the model takes more.
 
         Raises:
-            InvalidRequestError: an input is empty, or an id is not in the vocabulary.
+            InvalidRequestError: an input has no token, or an id is not in the vocabulary.
             ContextLengthError: an input is longer than the model's limit.
         """
         ids = [self._to_ids(index, value) for index, value in enumerate(inputs)]
@@ -112,18 +112,20 @@ class Embedder:
         return ids[: limit - len(last)] + last
 
     def _to_ids(self, index: int, value: str | TokenIds) -> list[int]:
-        if not (value.ids if isinstance(value, TokenIds) else value):
+        ids = list(value.ids) if isinstance(value, TokenIds) else self._encode(value)
+        if not ids:  # An empty text has the special tokens of the model, if it has any.
             raise InvalidRequestError(f"Input {index} is empty.", param="input")
-        if isinstance(value, str):
-            text = value.lower() if self.files.lower_case else value
-            # No warning from the library: inputs that are too long are rejected by `to_ids`.
-            return self.tokenizer(self.files.prefix + text, verbose=False)["input_ids"]
-        if unknown := [token for token in value.ids if not 0 <= token < self.vocabulary]:
+        if unknown := [token for token in ids if not 0 <= token < self.vocabulary]:
             raise InvalidRequestError(
                 f"{unknown[0]} is not a token of this model; its vocabulary has {self.vocabulary}.",
                 param="input",
             )
-        return list(value.ids)
+        return ids
+
+    def _encode(self, text: str) -> list[int]:
+        text = self.files.prefix + (text.lower() if self.files.lower_case else text)
+        # No warning from the library: inputs that are too long are rejected by `to_ids`.
+        return self.tokenizer(text, verbose=False)["input_ids"]
 
 
 def load_embedder(

@@ -206,7 +206,8 @@ class GrammarCompiler:
         """Return the request without what its loose schemas cannot enforce, and the paths of that.
 
         Raises:
-            InvalidRequestError: a strict schema cannot be enforced; `param` is the path.
+            InvalidRequestError: a strict schema is wrong; `param` is the path.
+            UnsupportedParameterError: a strict schema cannot be enforced.
         """
         ignored: list[str] = []
 
@@ -214,7 +215,8 @@ class GrammarCompiler:
             found = self._find_enforceable(tokenizer, schema, turn)
             for fault in found.faults:
                 if strict and not fault.is_annotation:
-                    raise InvalidRequestError(fault.reason, param=path + fault.path)
+                    kind = InvalidRequestError if fault.is_mistake else UnsupportedParameterError
+                    raise kind(fault.reason, param=path + fault.path)
                 ignored.append(path + fault.path)
             return found.schema
 

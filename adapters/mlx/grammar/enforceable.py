@@ -17,6 +17,7 @@ from urllib.parse import quote, unquote
 from adapters.errors import BackendError
 from adapters.mlx.grammar.references import LISTS, MAPS, ROOT, SINGLES, Node, resolve
 from adapters.mlx.grammar.schema import bound, require_size
+from adapters.property_names import allows_every_name
 
 MAX_TRIALS = 400
 """Compilations to find what is refused: one for each subschema beside a refused one."""
@@ -37,6 +38,8 @@ class Fault(NamedTuple):
     keyword: str
     """Its name; "" for a subschema or the schema as a whole."""
     reason: str
+    is_mistake: bool = False
+    """The schema is wrong by itself; otherwise another engine may enforce it."""
 
     @property
     def is_annotation(self) -> bool:
@@ -153,7 +156,7 @@ class _Trimming:
             return self._schema(node, path)
         if isinstance(node, bool):
             return node
-        self._faults.append(Fault(path, "", "A schema must be an object or a boolean."))
+        self._faults.append(Fault(path, "", "A schema must be an object or a boolean.", True))
         return True
 
     def _schema(self, schema: dict[str, Any], path: str) -> dict[str, Any]:
@@ -162,13 +165,15 @@ class _Trimming:
             at = f"{path}.{keyword}"
             if keyword in _ANNOTATIONS:
                 continue
+            if keyword == "propertyNames" and allows_every_name(value):
+                continue
             if keyword not in _UNDERSTOOD:
                 reason = f"The schema uses '{keyword[:80]}', which cannot be enforced."
                 self._faults.append(Fault(at, keyword, reason))
             elif not _UNDERSTOOD[keyword](value):
                 shown = json.dumps(value)[:80]
                 reason = f"'{keyword}' cannot be {shown} in a JSON schema."
-                self._faults.append(Fault(at, keyword, reason))
+                self._faults.append(Fault(at, keyword, reason, True))
             else:
                 kept[keyword] = self._value(keyword, value, at)
         return kept
@@ -228,7 +233,8 @@ class _Search:
             node[keyword] = keywords[keyword]
             if keyword not in _DEFINITIONS and (reason := self._error(pointer)):
                 del node[keyword]
-                self._faults.append(Fault(f"{path}.{keyword}", keyword, reason))
+                is_mistake = keyword == "$ref"  # It has no target, or no end.
+                self._faults.append(Fault(f"{path}.{keyword}", keyword, reason, is_mistake))
 
     def _error(self, pointer: str) -> str:
         """Return the reason why the subschema at `pointer` cannot be enforced, or ""."""

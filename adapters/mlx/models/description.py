@@ -45,6 +45,7 @@ def details(path: Path, config: dict[str, Any]) -> ModelDetails:
         family=family,
         families=(family,) if family else (),
         parameter_size=to_parameter_size(_parameters(path)),
+        embedding_length=dict(_settings(config)).get("embedding_length"),
     )
 
 
@@ -89,11 +90,17 @@ def _facts(name: str, path: Path, config: dict[str, Any]) -> Iterator[tuple[str,
     yield "general.basename", name.rpartition("/")[2]
     if (count := _parameters(path)) is not None:
         yield "general.parameter_count", count
+    for key, value in _settings(config):
+        yield f"{family}.{key}", value
+
+
+def _settings(config: dict[str, Any]) -> Iterator[tuple[str, Any]]:
+    """Yield the numbers of `_SETTINGS`, of the text model where there are several."""
     text = cast(dict[str, Any], config.get("text_config") or {})
     for key, setting in _SETTINGS.items():
         value = text.get(setting, config.get(setting))
         if isinstance(value, int | float) and not isinstance(value, bool):
-            yield f"{family}.{key}", value
+            yield key, value
 
 
 def _chat_template(path: Path) -> str:

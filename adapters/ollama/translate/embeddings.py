@@ -20,7 +20,7 @@ def to_bodies(request: EmbeddingRequest) -> Iterator[EmbedBody]:
     """Yield the bodies of the calls, in the order of the inputs.
 
     Raises:
-        InvalidRequestError: no input, or an empty one, which Ollama would silently leave out.
+        InvalidRequestError: no input.
         UnsupportedParameterError: an input of token ids.
     """
     texts = tuple(_texts(request))
@@ -43,8 +43,6 @@ def _texts(request: EmbeddingRequest) -> Iterator[str]:
     for item in request.inputs:
         if not isinstance(item, str):
             raise UnsupportedParameterError("Ollama embeds text, not tokens.", param="tokens")
-        if not item:
-            raise InvalidRequestError("An empty text cannot be embedded.", param="input")
         yield item
 
 

@@ -16,11 +16,13 @@ from typing import Any, cast
 from msgspec import Struct
 
 from adapters.errors import InvalidRequestError, UnsupportedParameterError
+from adapters.ollama.translate.format_patterns import PATTERNS
 from adapters.ollama.translate.grammar_pattern import (
     MOST_REPEATS,
     UnreadablePatternError,
     to_grammar_pattern,
 )
+from adapters.property_names import allows_every_name
 
 Schema = Mapping[str, Any]
 _Node = dict[str, Any]
@@ -47,12 +49,12 @@ _STANDARD_FORMATS = frozenset(
 )
 """Any other format says nothing."""
 _FORMATS = frozenset({"date", "time", "date-time", "uuid"})
-"""Enforced by the grammar."""
+"""Enforced by the grammar by their names; others of `format_patterns` as patterns."""
 _OF_TYPE: Mapping[str, tuple[str, ...]] = {
     "object": ("properties", "required", "additionalProperties"),
     "array": ("items", "prefixItems", "minItems", "maxItems", "additionalItems"),
     "string": ("pattern", "format", "minLength", "maxLength"),
-    "number": ("minimum", "maximum", "exclusiveMinimum", "exclusiveMaximum"),
+    "number": ("minimum", "maximum", "exclusiveMinimum", "exclusiveMaximum", "multipleOf"),
 }
 """The keywords of a type, which imply it where `type` is absent."""
 _LARGEST = 2**63 - 1
@@ -162,6 +164,8 @@ class _Rewriting:
             return dict(_ANY)
         part = {k: v for k, v in cast(_Node, schema).items() if k not in _ANNOTATIONS}
         part = self._without_nulls(part, path)
+        if allows_every_name(part.get("propertyNames")):
+            del part["propertyNames"]
         if "$ref" in part and (target := self._reference(part, path)):
             return target
         if "allOf" in part:
@@ -431,21 +435,26 @@ class _Rewriting:
         self._format(node, part, path)
         if not node:
             return self._span(least, most, "minLength", "maxLength", path)
+        least, most = self._in_order(least, most, "minLength", "maxLength", path)
         for keyword, value in (("minLength", least), ("maxLength", most)):
-            if value:
-                self._leave_out(f"{path}.{keyword}", keyword)
+            if value is not None and (value or keyword == "maxLength"):
+                self._check(path, keyword)  # The grammar has either a pattern or a length.
         return node
 
     def _format(self, node: _Node, part: _Node, path: str) -> None:
         if "format" not in part:
             return
         name: Any = part["format"]
-        if isinstance(name, str) and name in _FORMATS and "pattern" not in node:
-            node["format"] = name
-        elif isinstance(name, str) and name in _STANDARD_FORMATS:
-            self._leave_out(f"{path}.format", "format")
-        else:
+        if not isinstance(name, str) or name not in _STANDARD_FORMATS:
             self.meaningless.append(f"{path}.format")
+        elif name not in PATTERNS:
+            self._leave_out(f"{path}.format", "format")
+        elif "pattern" in node:
+            self._check(path, "format")
+        elif name in _FORMATS:
+            node["format"] = name
+        else:
+            node["pattern"] = to_grammar_pattern(PATTERNS[name])
 
     def _span(
         self, least: int | None, most: int | None, low: str, high: str, path: str
@@ -476,6 +485,11 @@ class _Rewriting:
             elif not of_integers or value * sign > 0:
                 self._check(path, keyword)
             # Every integer that the grammar can write is inside any other bound.
+        step = self._number(part, "multipleOf", path, whole=False)
+        if step is not None and step > 0:
+            self._check(path, "multipleOf")
+        elif step is not None:
+            self._leave_out(f"{path}.multipleOf", "multipleOf")
         return node
 
     def _bound(

@@ -7,6 +7,7 @@ from typing import Any, cast
 import msgspec
 
 from adapters.errors import GenerationError, InvalidRequestError
+from adapters.ollama.translate.format_patterns import has_format
 from adapters.request import Lark, Regex
 
 _Schema = Mapping[str, Any]
@@ -77,7 +78,7 @@ class Promise:
     def __init__(self, schema: _Schema, param: str) -> None:
         """Raises InvalidRequestError: `schema` is not a valid JSON schema."""
         # Here: an idle server does without it.
-        from jsonschema import Draft202012Validator, SchemaError, validators
+        from jsonschema import Draft202012Validator, SchemaError, ValidationError, validators
         from referencing import Registry
 
         try:
@@ -86,7 +87,13 @@ class Promise:
             words = f"The schema is not a valid JSON schema: {error.message[:200]}"
             raise InvalidRequestError(words, param=param) from error
         accept = cast(Any, lambda *_: None)  # pyright: ignore[reportUnknownLambdaType]
-        kind = cast(Any, validators).extend(Draft202012Validator, {"pattern": accept})
+
+        def check_format(_: Any, name: Any, value: Any, __: Any) -> Iterator[ValidationError]:
+            if isinstance(value, str) and not has_format(value, str(name)):
+                yield ValidationError("It has another format.")
+
+        own = {"pattern": accept, "format": check_format}
+        kind = cast(Any, validators).extend(Draft202012Validator, own)
         # A registry of its own: the default one would fetch what a $ref names.
         self._validator: Any = kind(schema, registry=cast(Any, Registry)())
 

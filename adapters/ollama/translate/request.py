@@ -248,10 +248,13 @@ def _or_unset(value: _T | None) -> _T | UnsetType:
 def _to_options(request: GenerationRequest) -> Options:
     """Set only what the request has: everything else is left to the Modelfile."""
     named = zip(_OPTION_NAMES, _sampling(request.sampling), strict=True)
+    # Ollama would search the JSON of a forced call for the stop strings, which are of texts.
+    forced = bool(request.tools) and is_forced(request)
     options = Options(
         **{name: value for name, value in named if value is not None},
-        # Ollama does not tell which one has ended an answer, and cuts it off: `StopReader` does.
-        stop=UNSET if request.names_stop else request.stop or UNSET,
+        # For `names_stop`: Ollama does not tell which one has ended an answer, and cuts it off;
+        # `StopReader` does.
+        stop=UNSET if forced or request.names_stop else request.stop or UNSET,
         num_predict=_or_unset(request.max_tokens),
         num_ctx=_or_unset(request.num_ctx),
     )

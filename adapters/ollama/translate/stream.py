@@ -78,8 +78,10 @@ class _Reader:
         if checks is not None:
             checks.reset()
         if reads_calls:
+            # A forced call has no stop strings: see `to_body`.
+            may_stop = _cuts_calls(request) and not is_begun
             self._forced = ForcedCallReader(
-                chosen_tools(request), _cuts_calls(request), required=forced, is_free=is_free
+                chosen_tools(request), may_stop, required=forced, is_free=is_free
             )
 
     def emit_to(self, emit: Emit) -> None:
@@ -383,7 +385,7 @@ class AnswerWriter:
 
 def _cuts_calls(request: GenerationRequest) -> bool:
     """True where Ollama itself looks for stop strings: it does not tell calls from text."""
-    return bool(request.stop) and not request.names_stop
+    return bool(request.stop) and not (request.names_stop or _is_forced(request))
 
 
 def _is_forced(request: GenerationRequest) -> bool:
@@ -421,16 +423,18 @@ class Checks:
     """The schemas that an answer must match, and the parts of the answer they apply to."""
 
     def __init__(self, request: GenerationRequest) -> None:
-        self._may_stop = bool(request.stop)
+        forced = _is_forced(request)
+        self._may_stop = bool(request.stop) and not forced
         self._may_cut_calls = _cuts_calls(request)
-        self._holds_calls = not (_is_forced(request) or may_call(request))
+        self._holds_calls = not (forced or may_call(request))
         """A free call has no grammar: it is written once it was checked."""
         self._must_answer = not may_call(request)
         self.writes_anew = self._holds_calls
         """A free call that does not match is generated anew under a grammar."""
         self.has_failed = False
         """The last check has failed."""
-        self._text = _promise_of(request.response_format)
+        # A forced call is the whole answer: it has no text.
+        self._text = None if forced else _promise_of(request.response_format)
         self._tools: dict[str, Promise | InputPromise] = {
             tool.name: Promise({"type": "object"} | (tool.parameters or {}), "tools")
             for tool in request.tools

@@ -78,7 +78,7 @@ def _message(failure: Failure) -> str:
         if failure.prompt_tokens is not None and failure.token_limit is not None:
             counts = f": {failure.prompt_tokens} tokens > {failure.token_limit} maximum"
         return f"prompt is too long{counts}. {failure.message}"
-    if failure.param is None or failure.param in failure.message:
+    if failure.param is None or f"'{failure.param}" in failure.message:
         return failure.message
     return f"{failure.param}: {failure.message}"
 

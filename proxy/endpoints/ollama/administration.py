@@ -11,10 +11,11 @@ import msgspec
 from litestar import delete, get, post
 from litestar.params import FromPath
 from litestar.response.base import ASGIResponse
-from msgspec import UNSET, Raw, Struct, UnsetType
+from msgspec import UNSET, Raw, Struct, UnsetType, field
 
 from adapters.backend import ModelBuilder, Progress
 from adapters.errors import (
+    BackendError,
     BackendUnavailableError,
     InvalidRequestError,
     ModelNotFoundError,
@@ -67,6 +68,8 @@ class CreateRequest(Struct, kw_only=True):
     """The older name of `model`."""
     stream: bool | None = None
     """True by default."""
+    base: str | None = field(default=None, name="from")
+    """A model that it is made from."""
 
 
 class Step(Struct, kw_only=True):
@@ -160,9 +163,31 @@ async def create_model(request: ServerRequest) -> ASGIResponse:
     backend, builder = _builder(request)
     model = request.record.model = to_name(head.model, head.name)
     request.record.attempt(backend, model)
+    if head.base:
+        base = await _base(request, backend, head.base)
+        body["from"] = Raw(msgspec.json.encode(base))
     recipe = msgspec.json.encode({**body, "stream": True})
     steps = builder.create(recipe)
     return await _answer_steps(request, steps, backend, head.stream is not False)
+
+
+async def _base(request: ServerRequest, backend: str, name: str) -> str:
+    """Translate a name of a model that `backend` has to its own; others are left to it.
+
+    Raises:
+        InvalidRequestError: only other backends have the model.
+    """
+    try:
+        entry = await request.router.find(name)
+    except BackendError:  # A folder on its machine, or a model that it downloads.
+        return name
+    for deployment in entry.deployments:
+        if deployment.backend == backend:
+            return deployment.name
+    raise InvalidRequestError(
+        f"'{name}' is not a model of Ollama, and only from those a model can be made.",
+        param="from",
+    )
 
 
 @get(

@@ -5,19 +5,20 @@ Source: https://github.com/ollama/ollama/blob/main/docs/api.md
 
 import asyncio
 import time
+from collections.abc import Sequence
 from typing import Annotated
 
 import msgspec
 from litestar import post
 from litestar.response.base import ASGIResponse
-from msgspec import Meta, Struct
+from msgspec import UNSET, Meta, Struct, UnsetType
 
 from adapters.backend import Embeddings
 from adapters.errors import BackendError, ContextLengthError, InvalidRequestError
 from adapters.request import EmbeddingRequest
+from proxy.endpoints.generation_fields import Options
 from proxy.endpoints.model_loading import load
 from proxy.endpoints.ollama.answer import OLLAMA_ERRORS
-from proxy.endpoints.ollama.fields import JSON
 from proxy.endpoints.server_request import ServerRequest
 from proxy.endpoints.wire_types import TokenCount
 from proxy.http.json_response import JSONResponse
@@ -34,7 +35,7 @@ class EmbedFields(Struct, kw_only=True):
     truncate: bool | None = None
     """True by default, as in Ollama: an input that is too long is cut at its end. False: it is
     refused."""
-    options: JSON | None = None
+    options: Options | None = None
     """Without effect but for `num_ctx`: they are those of text generation."""
     keep_alive: KeepAlive | None = None
     backend: str | None = None
@@ -57,10 +58,11 @@ class OldEmbedRequest(EmbedFields, kw_only=True):
 class EmbedAnswer(Struct, kw_only=True):
     model: str
     embeddings: tuple[tuple[float, ...], ...]
-    total_duration: int
-    """Nanoseconds by the server's clock."""
-    load_duration: int
-    prompt_eval_count: int
+    total_duration: int | UnsetType = UNSET
+    """Nanoseconds by the server's clock. This and what follows is absent where nothing was to
+    embed, as in Ollama."""
+    load_duration: int | UnsetType = UNSET
+    prompt_eval_count: int | UnsetType = UNSET
 
 
 class OldEmbedAnswer(Struct):
@@ -82,17 +84,14 @@ _EMBED_OLD = Operation(
 async def create_embed(request: ServerRequest) -> ASGIResponse:
     began_at = time.perf_counter()
     body = await request.read(EmbedRequest)
-    inputs = (body.input,) if isinstance(body.input, str) else tuple(body.input or ())
-    if len(inputs) > 1 and "" in inputs:
-        raise InvalidRequestError(f"'input[{inputs.index('')}]' is empty.", param="input")
+    # A text that is empty by itself is nothing to embed; in a list it has a vector.
+    inputs = tuple(filter(None, [body.input])) if isinstance(body.input, str) else body.input or ()
     embeddings = await _embed(request, body, inputs, body.dimensions)
-    answer = EmbedAnswer(
-        model=body.model,
-        embeddings=embeddings.vectors,
-        total_duration=round((time.perf_counter() - began_at) * 1e9),
-        load_duration=0,
-        prompt_eval_count=embeddings.prompt_tokens,
-    )
+    answer = EmbedAnswer(model=body.model, embeddings=embeddings.vectors)
+    if embeddings.vectors:
+        answer.total_duration = round((time.perf_counter() - began_at) * 1e9)
+        answer.load_duration = 0
+        answer.prompt_eval_count = embeddings.prompt_tokens
     # In a thread: many vectors are megabytes of text.
     return JSONResponse(await asyncio.to_thread(msgspec.json.encode, answer))
 
@@ -100,27 +99,27 @@ async def create_embed(request: ServerRequest) -> ASGIResponse:
 @post("/api/embeddings", status_code=200, operation=_EMBED_OLD, errors=OLLAMA_ERRORS)
 async def create_old_embedding(request: ServerRequest) -> ASGIResponse:
     body = await request.read(OldEmbedRequest)
-    embeddings = await _embed(request, body, (body.prompt,), None)
+    embeddings = await _embed(request, body, tuple(filter(None, [body.prompt])), None)
     return JSONResponse(OldEmbedAnswer(embeddings.vectors[0] if embeddings.vectors else ()))
 
 
 async def _embed(
-    request: ServerRequest, body: EmbedFields, inputs: tuple[str, ...], dimensions: int | None
+    request: ServerRequest, body: EmbedFields, inputs: Sequence[str], dimensions: int | None
 ) -> Embeddings:
     """Embed `inputs`; without text, load the model and return nothing, as Ollama does."""
-    options = body.options or {}
+    options = body.options.set() if body.options is not None else {}
     request.record.unknown += tuple([f"options.{name}" for name in options if name != "num_ctx"])
     num_ctx: object = options.get("num_ctx")
     if num_ctx is not None and not (isinstance(num_ctx, int) and num_ctx >= 0):
         raise InvalidRequestError("'options.num_ctx' must be a number.", param="options.num_ctx")
     model = request.forced(body.model, body.backend)
     keep_alive = to_keep_alive(body.keep_alive, None)
-    if not any(inputs):
+    if not inputs:
         await load(request, model, keep_alive)
         return Embeddings((), 0)
     routed = EmbeddingRequest(
         model=model,
-        inputs=inputs,
+        inputs=tuple(inputs),
         dimensions=dimensions,
         keep_alive=keep_alive,
         truncate=body.truncate is not False,

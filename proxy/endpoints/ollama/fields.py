@@ -9,7 +9,12 @@ from msgspec import Meta, Struct
 
 from adapters import request as contract
 from adapters.errors import InvalidRequestError
-from proxy.endpoints.generation_fields import SCHEMA_PATH, GenerationFields, sent_as
+from proxy.endpoints.generation_fields import (
+    SCHEMA_PATH,
+    GenerationFields,
+    Options,
+    sent_as,
+)
 from proxy.keep_alive import KeepAlive
 
 JSON = dict[str, Any]
@@ -23,7 +28,7 @@ class OllamaFields(Struct, kw_only=True):
     stream: bool | None = None
     """True by default."""
     format: Literal["json", ""] | JSON | None = None
-    options: JSON | None = None
+    options: Options | None = None
     think: bool | Literal["low", "medium", "high", "max"] | None = None
     keep_alive: KeepAlive | None = None
     logprobs: bool | None = None

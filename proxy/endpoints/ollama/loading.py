@@ -20,7 +20,7 @@ async def load_or_unload(
 
     `empty`: the field of the answer that has no text.
     """
-    if body.options:
+    if body.options is not None and body.options.set():
         request.record.unknown += ("options",)  # They are an answer's, and there is none.
     model = request.forced(body.model, body.backend)
     keep_alive = to_keep_alive(body.keep_alive, None)

@@ -47,6 +47,8 @@ class Details(Struct, kw_only=True):
     parameter_size: str
     quantization_level: str
     context_length: int | UnsetType = UNSET
+    """In lists of all models only, as `embedding_length`."""
+    embedding_length: int | UnsetType = UNSET
 
 
 class OllamaModel(Struct, kw_only=True):
@@ -151,7 +153,7 @@ def _to_model(registry: Registry, entry: RegisteredModel, name: str) -> OllamaMo
         modified_at=_to_time(model),
         size=model.size_bytes or 0,
         digest=registry.backends[deployment.backend].weights_digest(deployment.name),
-        details=_to_details(model, with_context=True),
+        details=_to_details(model, is_listed=True),
         capabilities=_to_capabilities(entry),
     )
 
@@ -164,7 +166,7 @@ def _to_time(model: Model) -> datetime:
     return datetime.fromtimestamp(model.created, UTC)
 
 
-def _to_details(model: Model, *, with_context: bool) -> Details:
+def _to_details(model: Model, *, is_listed: bool) -> Details:
     details: ModelDetails = model.details
     return Details(
         parent_model=details.parent,
@@ -173,7 +175,8 @@ def _to_details(model: Model, *, with_context: bool) -> Details:
         families=details.families,
         parameter_size=details.parameter_size,
         quantization_level=model.quantization or "",
-        context_length=(with_context and model.context_length) or UNSET,
+        context_length=(is_listed and model.context_length) or UNSET,
+        embedding_length=(is_listed and details.embedding_length) or UNSET,
     )
 
 
@@ -209,7 +212,7 @@ async def show_model(request: ServerRequest) -> ShownModel:
         parameters=described.parameters,
         template=described.template,
         system=described.system or UNSET,
-        details=_to_details(model, with_context=False),
+        details=_to_details(model, is_listed=False),
         model_info=dict(_to_facts(model, described.facts)),
         tensors=tensors or UNSET,
         capabilities=_to_capabilities(entry),
@@ -281,7 +284,7 @@ def _to_running(listed: BackendModels, name: str, running: RunningModel) -> Runn
         model=name,
         size=running.size_bytes or 0,
         digest=listed.weights_digest(running.name),
-        details=_to_details(model, with_context=False),
+        details=_to_details(model, is_listed=False),
         expires_at=expires_at,
         size_vram=running.gpu_bytes or 0,
         context_length=running.context_length or UNSET,

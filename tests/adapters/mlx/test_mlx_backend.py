@@ -68,6 +68,14 @@ async def test_an_answer_starts_once_and_finishes_once(backend: MLXBackend, kind
     assert all(isinstance(event, TextDelta) and event.text for event in events[1:-1])
 
 
+async def test_options_of_how_ollama_runs_are_named_and_have_no_effect(backend: MLXBackend) -> None:
+    options = {"num_gpu": 1, "use_mmap": True}
+    started, *events = await answer(backend, chat("llama", options=options))
+    assert isinstance(started, Started)
+    assert started.ignored == ("options.num_gpu", "options.use_mmap")
+    assert text_of(events) == text_of(await answer(backend, chat("llama")))
+
+
 @pytest.mark.parametrize("kind", KINDS)
 async def test_greedy_text_alone_equals_greedy_text_in_company(
     backend: MLXBackend, kind: str

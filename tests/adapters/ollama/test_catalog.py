@@ -420,6 +420,16 @@ async def test_load_and_unload_send_what_was_recorded(full: StandIn, backend: Ol
     ]
 
 
+async def test_load_of_a_model_that_only_embeds(full: StandIn, backend: OllamaBackend):
+    full.replays("show-embed")
+    full.replays("embed-empty-string")
+    await backend.load("all-minilm", 300)
+    assert full.bodies("/api/embed") == [
+        {"model": "all-minilm", "input": [], "truncate": False, "keep_alive": 300}
+    ]
+    assert not full.bodies("/api/chat")
+
+
 async def test_load_makes_the_list_doubtful(full: StandIn):
     full.replays("load")
     ollama = OllamaServer(full.host, OllamaConfig(host=full.host, refresh=60))

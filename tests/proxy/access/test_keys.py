@@ -150,12 +150,13 @@ KEY_SENT: list[dict[str, str]] = [
     {"authorization": f"Bearer {USE}"},
     {"authorization": f"bearer   {USE} "},
     {"x-api-key": USE},
+    {"api-key": USE},
     {"x-api-key": USE, "authorization": "Bearer sk-another-service"},
     {"x-api-key": "sk-another-service", "authorization": f"Bearer {USE}"},
 ]
 
 
-async def test_key_is_read_from_both_headers():
+async def test_key_is_read_from_the_headers_of_all_clients():
     async with http_client(ScriptedBackend(), config=KEYED) as client:
         for headers in KEY_SENT:
             assert (await client.get("/v1/models", headers=headers)).status_code == 200, headers

@@ -160,7 +160,7 @@ async def test_long_prompts_are_left_out_when_they_exceed_a_context():
 
 
 async def test_unknown_model_is_an_error():
-    with pytest.raises(RuntimeError, match="no model 'other'"):
+    with pytest.raises(RuntimeError, match="'other' not found"):
         await run(ModelPlan(model="other"))
 
 
@@ -220,7 +220,7 @@ def test_command_line_reports_an_unknown_model(tmp_path: Path):
         command("bench", "missing", "--config", str(config)), capture_output=True, text=True
     )
     assert done.returncode == 1
-    assert "tandem: There is no model 'missing'." in done.stderr
+    assert "tandem: Model 'missing' not found." in done.stderr
 
 
 @pytest.mark.ollama

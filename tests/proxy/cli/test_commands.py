@@ -113,7 +113,7 @@ def test_image_by_path_is_sent(tandem: Any, tmp_path: Path):
 def test_unknown_model_has_the_servers_message(tandem: Any):
     status, out, err = tandem("load", "org/ecko")
     assert (status, out) == (1, "")
-    assert err == "tandem: There is no model 'org/ecko'. Did you mean 'org/echo'?\n"
+    assert err == "tandem: Model 'org/ecko' not found. Did you mean 'org/echo'?\n"
 
 
 def test_model_is_not_deleted_without_a_confirmation(tandem: Any):
@@ -266,7 +266,7 @@ def test_conversation_on_a_terminal(server: Running):
         ("Hello **there**\n", "tokens"),
         ("/system Be brief.\n", ">>> "),
         ("/nonsense\n", "There is no command"),
-        ("/model gone\n", "There is no model 'gone'"),
+        ("/model gone\n", "Model 'gone' not found"),
         ("/bye\n", ""),
     ):
         os.write(controller, sent.encode())

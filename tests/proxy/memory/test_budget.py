@@ -138,7 +138,7 @@ async def test_busy_model_stays_and_the_refusal_has_both_numbers():
         engine.use("a", busy=True)
         with pytest.raises(InsufficientMemoryError) as caught:
             await engine.load("new")
-    assert caught.value.lasting
+    assert (caught.value.lasting, caught.value.retry_after) == (False, 5.0)
     assert "'new' needs 50 bytes of memory; 30 of 100 are free" in caught.value.message
     assert list(engine.loaded) == ["a"]
 
@@ -147,8 +147,9 @@ async def test_resident_that_answers_for_a_pinned_model_stays():
     ollama = Engine({"a": 60, "new": 60})
     async with shared(100, pins(ollama="b"), ollama=ollama) as memory:
         ollama.use("a", also=("b:latest",))
-        with pytest.raises(InsufficientMemoryError):
+        with pytest.raises(InsufficientMemoryError) as caught:
             await ollama.load("new")
+        assert (caught.value.lasting, caught.value.retry_after) == (True, None)
         assert [model.pinned for model in (await memory.snapshot()).models] == [True]
 
 

@@ -208,7 +208,7 @@ async def test_name_of_an_unreachable_backend_is_unavailable(name: str, error: t
     [
         ("logit_bias", "'logit_bias' is not supported for 'tiny:latest' on ollama. A model on mlx"),
         ("tokens", "Text as token ids is not supported for 'tiny:latest' on ollama. A model on"),
-        ("tools", "'tools' is not supported for 'tiny:latest' on ollama. This model lacks it"),
+        ("tools", "'tiny:latest' does not support tools on ollama. This model lacks it"),
     ],
 )
 @pytest.mark.parametrize("others", [[], [ScriptedBackend(kind="mlx")]], ids=["alone", "both"])
@@ -220,6 +220,23 @@ async def test_refusal_names_the_engine_that_could_even_if_it_is_off_or_blames_t
     async with a_router(backend, *others) as router:
         with pytest.raises(UnsupportedParameterError, match=f"^{message}"):
             await router.resolve("tiny", frozenset({feature}))
+
+
+@pytest.mark.parametrize("kind", ["mlx", "ollama"])
+@pytest.mark.parametrize("features", [frozenset[Feature](), frozenset[Feature]({"max_tokens"})])
+async def test_text_from_a_model_of_vectors_is_refused_alike_on_each_engine(
+    kind: str, features: frozenset[Feature]
+):
+    model = Model(
+        name="vectors",
+        capabilities=frozenset({"embedding"}),
+        lacks=frozenset({"max_tokens"}) if kind == "mlx" else frozenset(),
+    )
+    async with a_router(ScriptedBackend(kind=kind, models=[model])) as router:
+        with pytest.raises(InvalidRequestError, match="writes no text") as caught:
+            await router.resolve("vectors", features)
+        assert caught.value.param == "model"
+        assert await router.resolve("vectors", frozenset({"embeddings"}))
 
 
 @pytest.mark.parametrize(

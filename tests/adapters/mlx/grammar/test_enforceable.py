@@ -7,7 +7,7 @@ import pytest
 from fakes.even_sampler import draw, fits
 from llguidance import LLMatcher
 
-from adapters.errors import InvalidRequestError
+from adapters.errors import InvalidRequestError, UnsupportedParameterError
 from adapters.mlx.grammar.compiler import GrammarCompiler
 from adapters.mlx.grammar.lark import Style
 from adapters.request import GenerationRequest, JSONSchema, NamedTool, Tool
@@ -89,6 +89,34 @@ async def test_keyword_in_a_strict_schema_is_an_error_with_its_path(
     with pytest.raises(InvalidRequestError) as caught:
         await compiled(compiler, forced(schema, strict=True))
     assert caught.value.param == PATH + path
+
+
+WRONG = frozenset(
+    {
+        *("null for a number", "null for properties", "null for a type", "null for a schema"),
+        *("required of a property", "invented type", "no values", "gone", "elsewhere"),
+    }
+)
+"""Schemas that no engine could enforce."""
+
+
+@pytest.mark.parametrize("name", UNENFORCEABLE)
+async def test_another_engine_may_enforce_what_is_no_mistake(
+    compiler: GrammarCompiler, name: str
+) -> None:
+    with pytest.raises(InvalidRequestError) as caught:
+        await compiled(compiler, forced(UNENFORCEABLE[name][0], strict=True))
+    assert isinstance(caught.value, UnsupportedParameterError) is (name not in WRONG)
+
+
+@pytest.mark.parametrize("names", [True, {}, {"type": "string"}, {"description": "a key"}])
+async def test_names_that_every_key_has_are_no_limit(
+    compiler: GrammarCompiler, tokenizer: Any, names: Any
+) -> None:
+    schema = {"propertyNames": names, "additionalProperties": {"const": 1}, "type": "object"}
+    matcher, ignored = await compiled(compiler, with_format(schema, strict=True))
+    assert ignored == ()
+    assert fits(tokenizer, matcher, '{"a":1}')
 
 
 async def test_loose_response_format_is_reduced_and_a_strict_one_refused(

@@ -170,7 +170,7 @@ for _ in range(20):
         ({"type": "array", "uniqueItems": True}, ".uniqueItems", "'uniqueItems'"),
         ({"not": {"type": "string"}}, ".not", "'not'"),
         ({"type": "object", "if": {}, "then": {}}, ".if", "'if'"),
-        ({"type": "object", "propertyNames": {}}, ".propertyNames", "'propertyNames'"),
+        ({"propertyNames": {"maxLength": 3}}, ".propertyNames", "'propertyNames'"),
         ({"type": "string", "pattern": "(?=a)b"}, ".pattern", "look-ahead"),
         ({"type": "what"}, ".type", '"what"'),
         ({"oneOf": [{"type": "integer"}, {"type": "number"}]}, ".oneOf", "'oneOf'"),

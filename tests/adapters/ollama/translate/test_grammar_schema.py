@@ -1,5 +1,6 @@
 """Schemas become those that Ollama's grammar enforces, by what a 0.33 did with them."""
 
+import re
 from typing import Any
 
 import pytest
@@ -29,10 +30,10 @@ def rewritten(schema: dict[str, Any], *, strict: bool = False) -> GrammarSchema:
     [
         ({"not": {"type": "string"}}, "not"),
         ({"type": "array", "items": {"type": "integer"}, "uniqueItems": True}, "uniqueItems"),
-        ({"type": "integer", "multipleOf": 3}, "multipleOf"),
-        ({"type": "string", "format": "email"}, "format"),
+        ({"type": "integer", "multipleOf": 0}, "multipleOf"),
+        ({"type": "string", "format": "iri"}, "format"),
+        ({"type": "object", "propertyNames": {"pattern": "^a"}}, "propertyNames"),
         ({"type": "string", "pattern": "^(?=a)b$"}, "pattern"),
-        ({"type": "string", "pattern": "^a+$", "minLength": 2}, "minLength"),
         ({"prefixItems": [{"const": 1}], "items": {"const": 3}, "minItems": 3}, "minItems"),
         ({"type": "object", "patternProperties": {"^a": {}}}, "patternProperties"),
         ({"anyOf": [{"type": "object"}], "properties": {"a": {}}}, "anyOf"),
@@ -56,18 +57,34 @@ def test_keyword_that_the_grammar_passes_over_is_named(
     assert caught.value.param.startswith(place)
 
 
+FORMATS = (
+    "date-time",
+    "time",
+    "date",
+    "duration",
+    "email",
+    "hostname",
+    "ipv4",
+    "ipv6",
+    "uuid",
+    "uri",
+)
+"""Those of OpenAI's strict schemas, and that of pydantic's and Zod's URLs."""
+
+
 @pytest.mark.parametrize(
     "schema",
     [
         {"type": "integer", "minimum": 1, "maximum": 5},
         {"type": "string", "minLength": 1, "maxLength": 5},
         {"type": "string", "pattern": "^ab+$"},
-        {"type": "string", "format": "date-time"},
+        *({"type": "string", "format": name} for name in FORMATS),
         {"type": ["string", "null"], "description": "what it is"},
         {"type": "array", "items": {"enum": [1, 2]}, "minItems": 1, "maxItems": 2},
         {"type": "object", "properties": {"not": {"const": 1}}, "required": ["not"]},
         {"$defs": {"A": {"type": "null"}}, "$ref": "#/$defs/A", "title": "A"},
         {"anyOf": [{"type": "null"}, {"type": "object", "additionalProperties": False}]},
+        {"type": "object", "propertyNames": {"type": "string"}, "additionalProperties": {}},
     ],
 )
 def test_schema_that_the_grammar_holds_passes(schema: dict[str, Any]):
@@ -89,6 +106,23 @@ def test_schema_that_its_runner_cannot_bear_is_refused(schema: dict[str, Any]):
     assert rewritten(inside(schema)).left_out
 
 
+@pytest.mark.parametrize(
+    ("name", "fitting", "others"),
+    [
+        ("duration", ["P1D", "PT5M", "P3W", "P1Y2M3DT4H5M6S"], ["P", "PT", "1D", "P1DT", "P1H"]),
+        ("email", ["a.b+c@x-y.example.com", "o'n@a.io"], ["a", "a@b", ".a@b.io", "a@-b.io"]),
+        ("hostname", ["localhost", "a-1.example.com"], ["", "a..b", "-a", "a_b"]),
+        ("ipv4", ["0.0.0.0", "255.10.1.99"], ["256.1.1.1", "1.2.3", "01.2.3.4"]),
+        ("uri", ["https://a.example/b?c=d#e", "mailto:a@b.io"], ["a", "/a", "a b:c", "http:%zz"]),
+        ("ipv6", ["::", "::1", "1:2:3:4:5:6:7:8", "fe80::a:1"], ["1:2", ":::", "1::2::3", "g::"]),
+    ],
+)
+def test_format_is_enforced_as_a_pattern(name: str, fitting: list[str], others: list[str]):
+    pattern = rewritten({"type": "string", "format": name}, strict=True).schema["pattern"]
+    assert all(re.search(pattern, text) for text in fitting)
+    assert not any(re.search(pattern, text) for text in others)
+
+
 def body_of(schema: dict[str, Any], *, strict: bool) -> Any:
     wanted = JSONSchema(schema, strict)
     return to_body(GenerationRequest(model="m", prompt=(QUESTION,), response_format=wanted))
@@ -105,7 +139,10 @@ def test_only_a_strict_schema_is_refused_for_ignored_keywords():
     [
         (UNIQUE, ["schema.uniqueItems"]),
         ({"type": "number", "minimum": 5, "maximum": 6}, ["schema.minimum", "schema.maximum"]),
-        ({"properties": {"a": {"propertyNames": {}}}}, ["schema.properties.a.propertyNames"]),
+        (
+            {"properties": {"a": {"propertyNames": {"maxLength": 3}}}},
+            ["schema.properties.a.propertyNames"],
+        ),
         ({"type": "string", "format": "int32"}, ["schema.format"]),
         ({"type": "string", "pattern": None}, ["schema.pattern"]),
         ({"type": "string", "neverHeardOf": 1}, ["schema.neverHeardOf"]),
@@ -209,7 +246,12 @@ def test_strict_schema_without_a_value_is_the_callers_mistake(schema: dict[str, 
         ({"type": ["integer", "number"], "exclusiveMaximum": 5}, True),
         ({"type": "string", "maxLength": 100_000}, True),
         ({"enum": ["a", "bc"], "minLength": 2}, True),
+        ({"type": "string", "pattern": "^a+$", "minLength": 2}, True),
+        ({"type": "string", "pattern": "^a+$", "maxLength": 2}, True),
+        ({"type": "string", "pattern": "^a+$", "format": "email"}, True),
+        ({"type": "integer", "multipleOf": 3}, True),
         ({"type": "integer", "minimum": 5}, False),
+        ({"type": "string", "format": "email"}, False),
     ],
 )
 @pytest.mark.parametrize("strict", [False, True])

@@ -26,6 +26,27 @@ async def test_patterns_are_left_to_the_grammar():
     await Promise(schema, "response_format").check('"' + "a" * 40 + 'b"')
 
 
+@pytest.mark.parametrize(
+    ("name", "text", "fits"),
+    [
+        ("email", "a.b+c@x-y.example.com", True),
+        ("email", "a", False),
+        ("date-time", "2026-11-29T10:00:00.123Z", True),
+        ("date-time", "2026-11-29", False),
+        ("time", "10:00:00+01:00", True),
+        ("date", "2026-13-01", False),
+        ("uuid", "12345678-9000-1234-8199-123481991000", True),
+        ("uuid", "1234", False),
+        ("uri", "https://example.com/", True),
+        ("iri", "any", True),
+        ("color", "any", True),
+    ],
+)
+async def test_format_is_checked(name: str, text: str, fits: bool):
+    promise = Promise({"type": "string", "format": name}, "response_format")
+    assert await promise.fits(f'"{text}"') is fits
+
+
 async def test_reference_to_elsewhere_is_never_fetched():
     with pytest.raises(GenerationError):
         await Promise({"$ref": "http://127.0.0.1:9/schema"}, "response_format").check("1")

@@ -283,6 +283,33 @@ async def test_tools_with_a_format_are_described_where_the_template_shows_none(
     assert "To call one, answer only with" in sent["messages"][0]["content"]
 
 
+FORCED: dict[str, Any] = {"tools": (TOOL,), "tool_choice": "required"}
+
+
+@pytest.mark.parametrize("wanted", [STRICT, LOOSE, JSONObject()])
+async def test_forced_call_needs_no_answer_of_the_format(
+    standin: StandIn, backend: OllamaBackend, wanted: JSONObject | JSONSchema
+):
+    lists(standin)
+    says(standin, CALL)
+    *events, end = await events_of(backend, chat(**FORCED, response_format=wanted))
+    assert [e.name for e in events if isinstance(e, ToolCallStarted)] == ["count"]
+    assert isinstance(end, Finished)
+    assert end.reason == "tool_calls"
+
+
+async def test_stop_strings_are_not_searched_for_in_a_forced_call(
+    standin: StandIn, backend: OllamaBackend
+):
+    lists(standin)
+    says(standin, CALL)
+    *events, end = await events_of(backend, chat(**FORCED, stop=('"', "\n")))
+    assert "stop" not in standin.bodies("/api/chat")[-1]["options"]
+    assert [e.name for e in events if isinstance(e, ToolCallStarted)] == ["count"]
+    assert isinstance(end, Finished)
+    assert end.reason == "tool_calls"
+
+
 # --- bounds that are checked, not enforced ---------------------------------------------------
 
 HALF = {"type": "object", "properties": {"x": {"type": "number", "maximum": 0.5}}}

@@ -321,6 +321,19 @@ async def test_every_field_reaches_the_backend():
     assert (asked.reasoning_effort, asked.keep_alive, asked.top_logprobs) == ("high", 60.0, 0)
 
 
+async def test_defaults_of_clients_for_former_options_are_accepted():
+    """`ollama.Options` and LangChain's `ChatOllama` have fields for what Ollama has no more."""
+    backend = ScriptedBackend()
+    former = {"mirostat": 0, "mirostat_tau": 5.0, "mirostat_eta": 0.1, "tfs_z": 1.0}
+    unknown = {"numa": False, "low_vram": True, "penalize_newline": True}
+    async with http_client(backend) as client:
+        body = {"model": "m", "messages": HI, "stream": False, "options": former | unknown}
+        response = await client.post(URL, json=body)
+    assert response.status_code == 200, response.text
+    assert response.headers["x-tandem-ignored"].split(", ") == [f"options.{o}" for o in unknown]
+    assert backend.requests[0].options == {}
+
+
 @pytest.mark.parametrize(
     ("fields", "name", "value"),
     [

@@ -72,7 +72,7 @@ async def test_runner_that_dies_ends_the_lines_with_an_error(upstream: StandIn):
 @pytest.mark.parametrize(
     ("name", "status", "words"),
     [
-        ("chat-missing", 404, "There is no model 'nope'."),
+        ("chat-missing", 404, "Model 'nope' not found."),
         ("chat-think-unsupported", 400, "'think'"),
         ("chat-tools-unsupported", 400, "'tools'"),
         ("chat-overflow-truncate-false", 400, "holds 2048 tokens; the prompt alone has 9925."),

@@ -1,5 +1,6 @@
 """The models of all backends, as Ollama's own client lists and describes them."""
 
+import json
 from contextlib import aclosing
 from typing import Any
 
@@ -30,7 +31,11 @@ QWEN = Model(
     quantization="4-bit",
     created=1_700_000_000,
     details=ModelDetails(
-        format="safetensors", family="qwen3", families=("qwen3",), parameter_size="4.0B"
+        embedding_length=4096,
+        format="safetensors",
+        family="qwen3",
+        families=("qwen3",),
+        parameter_size="4.0B",
     ),
 )
 LLAMA = Model(
@@ -67,6 +72,7 @@ async def test_models_of_both_engines_are_listed_with_their_details():
         "parameter_size": "4.0B",
         "quantization_level": "4-bit",
         "context_length": 32768,
+        "embedding_length": 4096,
     }
     assert len(qwen["digest"]) == 64
     assert (llama["name"], llama["digest"]) == ("llama3.2:latest", 64 * "a")
@@ -148,7 +154,7 @@ async def test_unknown_model_is_a_404_in_the_dialects_shape(path: str):
     async with http_client(*engines()) as client:
         response = await client.request(method, path, json={"model": "nope", "prompt": "Hi"})
     assert response.status_code == 404
-    assert response.json() == {"error": "There is no model 'nope'."}
+    assert response.json() == {"error": "Model 'nope' not found."}
 
 
 async def test_inputs_are_embedded_in_their_order():
@@ -188,8 +194,15 @@ async def test_without_text_an_embedding_model_is_loaded(nothing: Any):
     backend = ScriptedBackend()
     async with http_client(backend) as client:
         answer = (await client.post("/api/embed", json={"model": "m", "input": nothing})).json()
-    assert answer["embeddings"] == []
+    assert answer == {"model": "m", "embeddings": []}
     assert not backend.embedded
+
+
+async def test_empty_text_in_a_list_is_embedded():
+    backend = ScriptedBackend()
+    async with http_client(backend) as client:
+        response = await client.post("/api/embed", json={"model": "m", "input": ["a", ""]})
+    assert (response.status_code, backend.embedded[0].inputs) == (200, ("a", ""))
 
 
 async def test_commands_reach_the_backend_that_has_the_model():
@@ -207,7 +220,26 @@ async def test_commands_reach_the_backend_that_has_the_model():
         assert (await client.pull("mlx/org/other")).status == "success"
     assert builder.copies == [("llama3.2:latest", "mine")]
     assert (builder.deleted, mlx.deleted) == (["llama3.2:latest"], ["org/Qwen-4bit"])
-    assert b'"from":"llama3.2"' in builder.recipes[0]
+    assert b'"from":"llama3.2:latest"' in builder.recipes[0]
+
+
+@pytest.mark.parametrize(("base", "sent"), [("both", LLAMA.name), ("new:1b", "new:1b")])
+async def test_model_is_made_from_one_by_any_of_its_names(base: str, sent: str):
+    mlx, builder = engines()
+    both = ModelConfig(names={"mlx": QWEN.name, "ollama": LLAMA.name})
+    async with http_client(mlx, builder, config=Config(models={"both": both})) as client:
+        response = await client.post("/api/create", json={"model": "mine", "from": base})
+    assert response.status_code == 200
+    assert json.loads(builder.recipes[0])["from"] == sent
+
+
+async def test_model_is_not_made_from_one_of_another_engine():
+    mlx, builder = engines()
+    async with http_client(mlx, builder) as client:
+        response = await client.post("/api/create", json={"model": "mine", "from": QWEN.name})
+    assert response.status_code == 400
+    assert "is not a model of Ollama" in response.json()["error"]
+    assert not builder.recipes
 
 
 async def test_model_on_both_engines_is_deleted_where_it_has_the_name():

@@ -210,8 +210,7 @@ async def test_refusal_blames_the_model_where_the_engine_could():
     backend = ScriptedBackend(kind="ollama", models=models, honours=OllamaBackend.honours)
     error = await refused(backend, tools=[tool("f")])
     assert error["message"] == (
-        "'tools' is not supported for 'm' on ollama. "
-        "This model lacks it; another model may have it."
+        "'m' does not support tools on ollama. This model lacks it; another model may have it."
     )
 
 

@@ -45,7 +45,7 @@ IN_PROMPTS: dict[str, Any] = {
     "keep_alive": "5m",
     "ttl": 5,
     "options": {"mirostat": 1},
-    **dict.fromkeys(OLLAMA_ONLY, 1),
+    **dict.fromkeys(OLLAMA_ONLY, 2),
 }
 """A value for each that says something else than none."""
 IN_CHATS: dict[str, Any] = {

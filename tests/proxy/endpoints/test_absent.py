@@ -1,12 +1,17 @@
-"""OpenAI's URLs that are not served: a 404 that says which."""
+"""URLs of other APIs that are not served: a 404 that says which."""
 
 import io
 from collections.abc import Awaitable, Callable
 from typing import Any
 
+import httpx
+import ollama
 import openai
 import pytest
 from fakes.scripted_backend import ScriptedBackend, http_client, openai_client
+
+from proxy.app import create_app
+from proxy.config import Config
 
 Request = Callable[[openai.AsyncOpenAI], Awaitable[Any]]
 
@@ -44,3 +49,22 @@ async def test_path_that_begins_like_an_absent_one_is_only_unknown():
     async with http_client(ScriptedBackend()) as client:
         answer = await client.get("/v1/filesystem")
     assert "Tandem has no" not in answer.text
+
+
+@pytest.mark.parametrize("method", ["GET", "POST"])
+async def test_anthropics_client_reads_what_is_absent(method: str):
+    async with http_client(ScriptedBackend()) as client:
+        headers = {"anthropic-version": "2023-06-01"}
+        answer = await client.request(method, "/v1/messages/batches", headers=headers)
+    assert answer.status_code == 404
+    assert answer.json()["error"]["type"] == "not_found_error"
+    assert "no batches of messages, which Anthropic's API has" in answer.json()["error"]["message"]
+
+
+async def test_ollamas_client_reads_what_is_absent():
+    app = create_app(Config(), {"m": ScriptedBackend()})
+    client = ollama.AsyncClient("http://127.0.0.1:8006", transport=httpx.ASGITransport(app=app))  # type: ignore[arg-type]
+    async with app.lifespan():
+        with pytest.raises(ollama.ResponseError, match="no uploads of models to a registry") as e:
+            await client.push("m")
+    assert e.value.status_code == 404
