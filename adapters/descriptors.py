@@ -6,6 +6,7 @@ number, so the number of a new descriptor tells that at least as many are open.
 """
 
 import errno
+import os
 import resource
 
 _WANTED = 65_536
@@ -35,6 +36,19 @@ def raise_limit() -> int:
             continue
         return wanted
     return soft
+
+
+def fill_standard() -> None:
+    """Open `/dev/null` in place of each of stdin, stdout and stderr that is closed.
+
+    The next sockets would get these numbers, and what a library writes to stderr, or a child
+    process to the stdout that it inherits, would go to a client.
+    """
+    for number in range(3):
+        try:
+            os.fstat(number)
+        except OSError:
+            os.open(os.devnull, os.O_RDWR)  # Gets the lowest free number: this one.
 
 
 def most_clients() -> float:

@@ -3,7 +3,7 @@
 import asyncio
 import os
 from collections.abc import AsyncGenerator, Callable, Mapping
-from contextlib import asynccontextmanager, nullcontext
+from contextlib import aclosing, asynccontextmanager, nullcontext
 
 from litestar import Litestar
 from litestar.datastructures import State
@@ -20,6 +20,7 @@ from proxy.endpoints.absent import explain_absence
 from proxy.endpoints.anthropic.errors import ERRORS as ANTHROPIC_ERRORS
 from proxy.endpoints.anthropic.errors import HEADER as ANTHROPIC_HEADER
 from proxy.endpoints.server_request import ServerParts, ServerRequest
+from proxy.health import HealthReports
 from proxy.http.dispatch import Dispatch
 from proxy.http.event_stream import ShutdownGrace
 from proxy.images import Fetch, fetch_image
@@ -116,6 +117,7 @@ def _to_parts(
         store=None if limits is None else Store(state / "stored", limits),
         fetch_image=fetch_image,
         activity=Live(),
+        health=HealthReports(assembled.registry, assembled.memory),
         inspector=Inspector(),
         logs=LogBuffer(),
         metrics=CollectorRegistry(),
@@ -130,6 +132,7 @@ async def _running(
     async with (
         parts.logs.attached(),
         opened(parts, config, backends),
+        aclosing(parts.health),
         parts.store.opened() if parts.store is not None else nullcontext(),
     ):
         yield

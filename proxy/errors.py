@@ -218,7 +218,13 @@ def _to_failure(exc: Exception) -> Failure:
             return _failure(NOT_STORED, exc.message)
         case StorageError():
             log.error("Stored answers: %s", exc)
-            return _failure(STORAGE, "Stored answers are not available. The server's log says why.")
+            return _failure(
+                STORAGE,
+                "Stored answers are not available. The server's log says why.",
+                headers={
+                    "x-should-retry": "false"
+                },  # A full disk is full at the third try as well.
+            )
         case ServerShutdownError():
             return _failure(SHUTDOWN, "The server is shutting down.", headers={"retry-after": "5"})
         case ClientDisconnectedError():

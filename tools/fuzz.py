@@ -128,7 +128,7 @@ async def _ndjson() -> AsyncIterator[Target]:
 
         loop.call_soon(arrive, data)
         try:
-            await connection.ask(b"", loop.time() + 5)
+            await connection.ask([b""], loop.time() + 5)
             lines = LineStream(connection, decoder, 5.0, 10_000_000)
             await lines.wait(loop.time() + 5)
             while await lines.next_lines():

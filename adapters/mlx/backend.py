@@ -273,6 +273,10 @@ class MLXBackend:
     def is_well(self, model: str) -> bool:
         return self._engine.is_well(model)
 
+    def is_stalled(self) -> bool:
+        """Return true while a step takes longer than `stall_seconds` of the configuration."""
+        return self._engine.is_stalled()
+
     def loading(self) -> dict[str, Progress]:
         return self._loads.progress()
 

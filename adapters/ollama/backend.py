@@ -79,7 +79,9 @@ class OllamaBackend:
             await self._generate_choices(request, sink)
             return
         checks = await checks_of(request)
-        body = self._to_body(request)
+        body: ChatBody | RawBody | None = self._to_body(request)
+        if depends_on_template(request):  # Another one will be sent: keep no copy of its images.
+            body = None
         attempt = _Attempt(self._servers, checks, deadline or _deadline_of(request))
         with self._counters.track():
             if checks is not None and must_check_first(request):

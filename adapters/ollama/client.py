@@ -153,15 +153,17 @@ class OllamaClient:
 
     def _request(
         self, method: str, path: str, body: Struct | msgspec.Raw | None
-    ) -> tuple[httpx.URL, bytes]:
-        """The URL, and the bytes to send. Not through the client's `send`: redirects, cookies and
-        secrets are not for an Ollama."""
+    ) -> tuple[httpx.URL, tuple[bytes, bytes]]:
+        """Return the URL, and the head and the body to send.
+
+        Not through the client's `send`: redirects, cookies and secrets are not for an Ollama.
+        """
         if self._http.is_closed:
             raise BackendUnavailableError("The Ollama backend is closed.")
         url, head = self._heads.get((method, path)) or self._head(method, path)
         content = b"" if body is None else _encode(body)
         length = b"content-length: %d\r\n\r\n" % len(content)
-        return url, head + trace_headers() + length + content
+        return url, (head + trace_headers() + length, content)
 
     def _head(self, method: str, path: str) -> tuple[httpx.URL, bytes]:
         """Build the head as the official client does; kept, for it costs as much as an answer."""

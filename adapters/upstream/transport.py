@@ -9,7 +9,7 @@ import math
 import select
 import ssl
 import time
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Sequence
 from typing import cast
 
 import httptools
@@ -83,8 +83,8 @@ class Connection(asyncio.Protocol):
         """True where it takes a descriptor of the reserve."""
         return is_scarce(self._fileno)
 
-    async def ask(self, request: bytes, until: float) -> None:
-        """Send `request` and wait for `status` and `headers`.
+    async def ask(self, request: Sequence[bytes], until: float) -> None:
+        """Send `request`, in pieces, and wait for `status` and `headers`.
 
         Raises:
             TimeoutError: they did not arrive by `until`.
@@ -93,7 +93,7 @@ class Connection(asyncio.Protocol):
         self._reset()
         self._in_exchange = True
         if self._transport is not None:
-            self._transport.write(request)
+            self._transport.writelines(request)
         while self.status is None:
             await self._wait(until)
 
@@ -330,7 +330,7 @@ class Transport(httpx.AsyncBaseTransport):
             request.url.raw_path,
             b"".join(b"%b: %b\r\n" % header for header in request.headers.raw),
         )
-        connection = await self.ask(request.url, head + request.content, until)
+        connection = await self.ask(request.url, (head, request.content), until)
         return httpx.Response(
             connection.status or 0,
             headers=connection.headers,
@@ -338,10 +338,11 @@ class Transport(httpx.AsyncBaseTransport):
             request=request,
         )
 
-    async def ask(self, url: httpx.URL, request: bytes, until: float) -> Connection:
+    async def ask(self, url: httpx.URL, request: Sequence[bytes], until: float) -> Connection:
         """Send `request`; returns a connection with the head of its response.
 
-        `take_back` ends the exchange. A request that met a closing idle connection is sent again.
+        The pieces of `request` are not copied: a body may have 30 MB. `take_back` ends the
+        exchange. A request that met a closing idle connection is sent again.
 
         Raises:
             TimeoutError: there was no response by `until`.

@@ -13,8 +13,10 @@ from proxy.config import ConfigError
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run a command, and return its exit status; `SystemExit` where typer ends with an error."""
+    from adapters.descriptors import fill_standard
     from proxy.cli.serve import plain_options, serve
 
+    fill_standard()
     words = list(sys.argv[1:] if argv is None else argv)
     try:
         if words[:1] == ["serve"] and (options := plain_options(words[1:])) is not None:

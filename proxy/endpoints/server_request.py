@@ -4,6 +4,7 @@ import asyncio
 import hashlib
 import logging
 from collections.abc import Awaitable, Callable, Iterable, Sequence
+from functools import partial
 from typing import Any, TypeVar
 
 from litestar import Request, Response
@@ -23,6 +24,7 @@ from proxy.bench.archive import Archive
 from proxy.config import Config
 from proxy.encryption import Encryption
 from proxy.errors import ExplainedHTTPError, NotStoredError, StorageError
+from proxy.health import HealthReports
 from proxy.http.body import convert, convert_texts, decode, receive_body, unknown_fields
 from proxy.http.event_stream import Limits, ShutdownGrace
 from proxy.http.gates import Fields
@@ -69,6 +71,7 @@ class ServerParts(Parts, frozen=True, kw_only=True):
     running: RunningAnswers
     """Background answers in progress."""
     activity: Live
+    health: HealthReports
     inspector: Inspector
     logs: LogBuffer
     metrics: CollectorRegistry
@@ -143,6 +146,10 @@ class ServerRequest(Request[Any, Any, Any]):
         return self._parts.activity
 
     @property
+    def health(self) -> HealthReports:
+        return self._parts.health
+
+    @property
     def inspector(self) -> Inspector:
         return self._parts.inspector
 
@@ -182,9 +189,11 @@ class ServerRequest(Request[Any, Any, Any]):
         There a decoder holds the event loop for the time that the limits of `BodyScan` allow, and
         what is written in Python lets it have its turns.
         """
-        if len(body) < _LARGE_BODY:
-            return parse(body)
-        return await asyncio.to_thread(parse, body)
+        return await self.work(len(body), partial(parse, body))
+
+    async def work(self, size: int, work: Callable[[], T]) -> T:
+        """Return the result of `work` on what a body of `size` bytes has, as `parse` does."""
+        return work() if size < _LARGE_BODY else await asyncio.to_thread(work)
 
     def decode(self, body: bytes, kind: type[T]) -> T:
         """Decode `body` as a `kind`; unknown fields go to `x-tandem-ignored`.
@@ -315,8 +324,10 @@ class ServerRequest(Request[Any, Any, Any]):
             return await work
 
 
-def check_role(connection: Connection, handler: BaseRouteHandler) -> None:
+async def check_role(connection: Connection, handler: BaseRouteHandler) -> None:
     """Guard of all routes: those with the option `access="admin"` require that role.
+
+    Asynchronous, because Litestar runs other guards on a thread, of which none may be free.
 
     Raises:
         ExplainedHTTPError: 403: the request may not administer.

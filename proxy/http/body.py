@@ -49,24 +49,28 @@ async def receive_body(receive: Receive, headers: Fields, config: ServerConfig) 
         size += len(data)
         if size > config.max_body_bytes:
             raise RequestEntityTooLarge
-        for at in range(0, len(data), PIECE):
-            if at:
-                await asyncio.sleep(0)
-            scan.feed(data[at : at + PIECE])
+        await feed(scan, data)
         if not message.get("more_body", False):
             return scan.end()
     raise ClientDisconnectedError
 
 
+async def feed(scan: BodyScan, data: bytes) -> None:
+    """Scan `data` in pieces, between which other requests have their turn; raises as `feed`."""
+    for at in range(0, len(data), PIECE):
+        if at:
+            await asyncio.sleep(0)
+        scan.feed(data[at : at + PIECE])
+
+
 def decode(body: bytes, kind: type[S]) -> S:
-    """Decode `body` as a `kind`.
+    """Decode `body`, of which `BodyScan` has checked the UTF-8, as a `kind`.
 
     Raises:
         InvalidRequestError: `param` is the path of the value that does not fit, as in
             `messages[0].content`.
     """
     try:
-        body.decode()  # msgspec checks only the strings it keeps
         try:
             return msgspec.json.decode(body, type=kind)
         except msgspec.ValidationError as exc:

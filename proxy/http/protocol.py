@@ -8,6 +8,7 @@ module refuses these, and slow requests, with OpenAI's error body, and closes th
 import asyncio
 import math
 import re
+from functools import partial
 from itertools import chain
 from typing import Any, NamedTuple, cast
 from urllib.parse import unquote
@@ -26,6 +27,7 @@ from proxy.http.json_response import OPENAI_ERRORS, ErrorDialect
 from proxy.http.response_cycle import ResponseCycle, refuse_at_once
 from proxy.http.send_buffer import WIRE
 from proxy.http.stalled_clients import WriteDeadline, limit_silence
+from proxy.http.turns import Turns
 
 _MAX_HEAD_BYTES = 65_536
 _MAX_HEADERS = 128
@@ -34,8 +36,8 @@ _MAX_PIPELINED = 16
 
 _MIN_BYTES_PER_SECOND = 50_000
 """Speed of a body that has more than `Deadlines.body` for it; a slow radio link has twice that."""
-_ALWAYS = frozenset({"/health"})
-"""Paths that are answered from the reserve of descriptors."""
+_ALWAYS = frozenset({"/health", "/livez"})
+"""Paths that are answered from the reserve of descriptors, and before all that wait for a turn."""
 _CROWDED_SECONDS = 2.0
 """For the head of a request where there are too many connections."""
 
@@ -70,6 +72,8 @@ class Connection(HttpToolsProtocol):
     """uvicorn's httptools protocol with limits, deadlines and refusals; `ResponseCycle` sends."""
 
     deadlines = Deadlines()
+    turns: Turns
+    """Shared by all connections of a server; subclasses have it."""
     allowed_origins: tuple[str, ...] = ()
     """Patterns of origins with pages that may read a refusal; see `ServerConfig`."""
     app: ASGI3Application
@@ -117,7 +121,7 @@ class Connection(HttpToolsProtocol):
         waiting = [cast(ResponseCycle, reply) for reply, _ in self.pipeline]
         for reply in (self._reply, *waiting):
             if reply is not None and not reply.response_complete:
-                reply.disconnect()
+                self.turns.take(reply.disconnect)
         super().connection_lost(exc)
 
     def pause_writing(self) -> None:
@@ -247,8 +251,16 @@ class Connection(HttpToolsProtocol):
         self._reply = cast(ResponseCycle, cycle)
         if cycle.more_body:
             self._set_deadline(self.deadlines.body)
-        self._reply.task = self.loop.create_task(self._run(self._reply, app))
-        self.tasks.add(self._reply.task)
+        start = partial(self._start_task, self._reply, app)
+        if self._reply.scope["path"] in _ALWAYS:
+            start()
+        else:
+            self.turns.take(start)
+
+    def _start_task(self, reply: ResponseCycle, app: ASGI3Application) -> None:
+        if not reply.disconnected:
+            reply.task = self.loop.create_task(self._run(reply, app))
+            self.tasks.add(reply.task)
 
     async def _run(self, reply: ResponseCycle, app: ASGI3Application) -> None:
         """Run the application. A done callback, as in uvicorn, takes one more turn of the loop."""

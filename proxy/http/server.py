@@ -24,6 +24,7 @@ from proxy.http.gates import Fields
 from proxy.http.json_response import ErrorDialect
 from proxy.http.protocol import Connection
 from proxy.http.stalled_clients import reset
+from proxy.http.turns import Turns
 
 _CUT_SECONDS = 1.0
 """From the second signal until connections are cut of which the client does not read the end."""
@@ -114,6 +115,7 @@ def _connection_of(app: Litestar, config: ServerConfig) -> type[Connection]:
     dispatch = cast(Dispatch, app.asgi_handler)
 
     class ConfiguredConnection(Connection):
+        turns = Turns()
         allowed_origins = config.page_origins
 
         def errors_of(self, path: str, fields: Fields) -> ErrorDialect:
@@ -133,6 +135,7 @@ def _settings(app: Litestar, config: ServerConfig) -> uvicorn.Config:
         ws_ping_timeout=None,  # clients without a thread of their own answer no ping between turns
         ws_per_message_deflate=False,
         lifespan="on",
+        log_config=None,  # uvicorn's asks a stdout that may be closed whether it is a terminal
         log_level="warning",
         access_log=False,
         proxy_headers=False,

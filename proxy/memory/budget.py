@@ -132,7 +132,13 @@ class SharedBudget:
         return self._latest.fit(Newcomer(key, footprint), self.budget)
 
     async def snapshot(self) -> Snapshot:
-        ledger = await self._look(fresh=False)
+        return self._to_snapshot(await self._look(fresh=False))
+
+    def last_snapshot(self) -> Snapshot:
+        """Return what the last look has seen. No I/O."""
+        return self._to_snapshot(self._latest)
+
+    def _to_snapshot(self, ledger: Ledger) -> Snapshot:
         models = ledger.models()
         caches = sum(model.cache for model in models)
         return Snapshot(budget=self.budget, used=ledger.used() + caches, models=models)

@@ -167,6 +167,15 @@ async def test_huge_body_is_answered_and_takes_no_memory_for_good(name: str):
         assert (await send(tandem.port, GOOD)).status == 200
 
 
+async def test_pictures_of_a_request_take_at_most_100_mb():
+    path, body = BODIES["16 pictures of 1.4 MB"]()
+    with running() as (tandem, _):
+        await send(tandem.port, GOOD)
+        idle = tandem.use().rss_mb
+        assert (await send(tandem.port, encode("POST", path, body), 120)).status == 200
+        assert tandem.peak_mb() - idle < 100
+
+
 @pytest.mark.parametrize(
     "redirection", [">&- 2>&-", ">/dev/full 2>/dev/full", "> >(true)", "2> >(true)"]
 )

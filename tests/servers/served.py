@@ -20,6 +20,7 @@ from proxy.http.gates import Fields
 from proxy.http.json_response import ErrorDialect
 from proxy.http.protocol import Connection
 from proxy.http.server import Server
+from proxy.http.turns import Turns
 
 
 @asynccontextmanager
@@ -37,6 +38,8 @@ async def served(
     dispatch = cast(Dispatch, app.asgi_handler)
 
     class Configured(protocol):
+        turns = Turns()
+
         def errors_of(self, path: str, fields: Fields) -> ErrorDialect:
             return dispatch.errors_of(path, fields)
 

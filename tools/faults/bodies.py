@@ -1,7 +1,9 @@
 """Bodies that would hold the event loop: status, time, stall of the loop, and memory of each."""
 
 import asyncio
+import base64
 import json
+import struct
 import time
 from collections.abc import Callable
 
@@ -23,6 +25,20 @@ def _with(field: bytes) -> bytes:
 
 def _repeat(piece: bytes, size: int) -> bytes:
     return piece * (size // len(piece))
+
+
+def _picture(size: int) -> str:
+    """A PNG of `size` bytes as a data URL; its pixels are no data, and are not decoded here."""
+    size_and_kind = struct.pack(">I4sIIBBBBBI", 13, b"IHDR", 800, 800, 8, 2, 0, 0, 0, 0)
+    head = b"\x89PNG\r\n\x1a\n" + size_and_kind
+    data = struct.pack(">I4s", size, b"IDAT") + b"\x55" * size + b"\0\0\0\0"
+    end = b"\0\0\0\0IEND\xaeB`\x82"
+    return "data:image/png;base64," + base64.b64encode(head + data + end).decode()
+
+
+def _pictures(count: int, size: int) -> bytes:
+    part = {"type": "image_url", "image_url": {"url": _picture(size)}}
+    return _messages(json.dumps([{"type": "text", "text": "x"}, *[part] * count]).encode())
 
 
 BODIES: dict[str, Callable[[], tuple[str, bytes]]] = {
@@ -72,7 +88,8 @@ BODIES: dict[str, Callable[[], tuple[str, bytes]]] = {
         CHAT,
         _with(b",".join([b'"k%d":1' % at for at in range(99_000)])),
     ),
-    "picture of 20 MB": lambda: (
+    "16 pictures of 1.4 MB": lambda: (CHAT, _pictures(16, 1_400_000)),
+    "broken picture of 20 MB": lambda: (
         CHAT,
         _messages(
             b'[{"type":"image_url","image_url":{"url":"data:image/png;base64,'

@@ -2,11 +2,13 @@
 
 import asyncio
 import signal
+import sys
 import time
 from collections import Counter
+from typing import cast
 
-from tools.faults.processes import Tandem, running
-from tools.faults.raw import Reply, chat, chunks, connected, encode, is_told, send
+from tools.faults.processes import ROOT, Tandem, running
+from tools.faults.raw import Reply, chat, chunks, connected, is_told, send
 
 
 async def sigterm(count: int) -> None:
@@ -62,9 +64,11 @@ async def overload(count: int) -> None:
         await send(tandem.port, chat("tokens=1"))
         await tandem.stall()
         alone = await health(tandem, 50)
-        work = asyncio.gather(*(_timed(tandem.port) for _ in range(count)))
-        beside = await health(tandem, 100)
-        done = await work
+        begun = asyncio.Event()
+        measuring = asyncio.create_task(health(tandem, 100, begun))
+        await begun.wait()
+        done = await asyncio.gather(*(_timed(tandem.port) for _ in range(count)))
+        beside = await measuring
         stall = await tandem.stall()
         print(f"{count} requests at once: {Counter(reply.status for reply, _ in done)}")
         print(f"the longest took {max(seconds for _, seconds in done):.1f} s")
@@ -80,16 +84,27 @@ async def _timed(port: int) -> tuple[Reply, float]:
     return reply, time.perf_counter() - began
 
 
-async def health(tandem: Tandem, count: int) -> list[float]:
-    """Sorted times of `/health` on connections of their own, seconds."""
-    times: list[float] = []
-    for _ in range(count):
-        began = time.perf_counter()
-        reply = await send(tandem.port, encode("GET", "/health"))
-        if reply.status != 200:
-            raise RuntimeError(f"/health answers {reply.status}")
-        times.append(time.perf_counter() - began)
-        await asyncio.sleep(0.02)
+async def health(tandem: Tandem, count: int, begun: asyncio.Event | None = None) -> list[float]:
+    """Sorted times of `/health`, seconds, measured by a process of its own.
+
+    `begun` is set after the first: work beside it may begin.
+
+    Raises:
+        RuntimeError: a status is not 200, or no response came.
+    """
+    measuring = await asyncio.create_subprocess_exec(
+        sys.executable,
+        *("-m", "tools.faults.latency", str(tandem.port), str(count)),
+        cwd=ROOT,
+        stdout=asyncio.subprocess.PIPE,
+    )
+    output = cast(asyncio.StreamReader, measuring.stdout)
+    times = [float(await output.readline())]
+    if begun is not None:
+        begun.set()
+    times += [float(line) for line in (await output.read()).split()]
+    if await measuring.wait():
+        raise RuntimeError(f"only {len(times)} of {count} requests for /health were answered")
     return sorted(times)
 
 

@@ -55,7 +55,9 @@ async def disconnects(count: int) -> None:
         await tandem.stall()
         before = tandem.use()
         began = time.perf_counter()
-        await _leave_all(tandem.port, count)
+        await _leave_all(tandem.port, count // 2)
+        half = tandem.use()
+        await _leave_all(tandem.port, count - count // 2)
         took = time.perf_counter() - began
         await asyncio.sleep(7)  # Idle connections to the upstream are kept for 5 s.
         after, stall = tandem.use(), await tandem.stall()
@@ -63,7 +65,8 @@ async def disconnects(count: int) -> None:
         print(f"{count} disconnects in {took:.0f} s; then a good request: {good.status}")
         print(f"descriptors {before.descriptors} -> {after.descriptors}")
         print(f"threads {before.threads} -> {after.threads}")
-        print(f"memory {before.rss_mb:.0f} -> {after.rss_mb:.0f} MB")
+        memory = (before.rss_mb, half.rss_mb, after.rss_mb)
+        print("memory {:.0f}, half way {:.0f}, after {:.0f} MB".format(*memory))
         print(f"longest stall {stall['wall_ms']:.0f} ms, of CPU time {stall['cpu_ms']:.0f} ms")
 
 

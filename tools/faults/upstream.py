@@ -20,13 +20,13 @@ _TAG = {
     "size": 1,
     "digest": "a",
     "details": {"format": "gguf", "context_length": 1_048_576},
-    "capabilities": ["completion"],
+    "capabilities": ["completion", "vision"],
 }
 _FACTS: dict[str, Any] = {
     "/api/version": {"version": "0.33.0"},
     "/api/tags": {"models": [_TAG]},
     "/api/ps": {"models": [_TAG | {"size_vram": 1, "context_length": 1_048_576}]},
-    "/api/show": {"details": _TAG["details"], "capabilities": ["completion"], "model_info": {}},
+    "/api/show": {**_TAG, "model_info": {}},
 }
 _HEAD = (
     b"HTTP/1.1 200 OK\r\nContent-Type: application/x-ndjson\r\nTransfer-Encoding: chunked\r\n\r\n"

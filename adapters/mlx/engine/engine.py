@@ -218,6 +218,9 @@ class Engine:
         is_ready = not self._ended and self._restarts.breaker != "open"
         return is_ready and self._watchdog.is_well(model)
 
+    def is_stalled(self) -> bool:
+        return self._watchdog.is_stalled()
+
     def row_bytes(self, name: str, tokens: int) -> int:
         """Return the bytes of a row of `tokens`, prompt included; 0 for a model without rows."""
         scheduler = self._schedulers.get(name)

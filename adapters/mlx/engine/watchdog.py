@@ -54,13 +54,14 @@ class Watchdog:
         """Describe what is wrong with the engine; `None` while nothing is."""
         if self.failed:
             return f"Failed, to be unloaded and loaded anew: {', '.join(sorted(self.failed))}."
-        if not self._is_stalled():
+        if not self.is_stalled():
             return None
         return f"Stalled: no step has ended for more than {self._stall_seconds:g} seconds."
 
     def is_well(self, model: str) -> bool:
-        return model not in self.failed and not self._is_stalled()
+        return model not in self.failed and not self.is_stalled()
 
-    def _is_stalled(self) -> bool:
+    def is_stalled(self) -> bool:
+        """Return true while a step takes longer than `stall_seconds`."""
         since = self._stepping_since
         return since is not None and self._clock() - since > self._stall_seconds

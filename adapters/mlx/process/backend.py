@@ -55,6 +55,10 @@ _EMBEDDING_TOKENS: frozenset[Feature] = frozenset({"embedding_tokens"})
 _START_SECONDS = 60.0
 """Time for a process to start on a busy machine; it imports no mlx before a load."""
 _HEALTH_SECONDS = 1.0
+_WATCH_SECONDS = 10.0
+"""Between two questions whether the process responds, while a call waits for it."""
+_LAST_SECONDS = 5.0
+"""For its response where the server itself may have been stopped: timers go off before sockets."""
 _CLOSING_SECONDS = 6.0
 _REAP_SECONDS = 0.5
 """Time between the end of the connection and that of the process."""
@@ -66,6 +70,16 @@ class _Child:
     def __init__(self, process: Process, peer: Peer) -> None:
         self.process = process
         self.peer = peer
+        self.watching: asyncio.Task[None] | None = None
+        """Ends the process if it does not respond."""
+        self.fault = ""
+        """The reason why the server has ended it, as a sentence."""
+
+    def end(self, fault: str) -> None:
+        """Kill the process, which may be stopped or hang in native code."""
+        self.fault = fault
+        with suppress(ProcessLookupError):
+            self.process.kill()
 
 
 class MLXProcessBackend:
@@ -289,8 +303,22 @@ class MLXProcessBackend:
             if isinstance(error, TimeoutError):
                 raise BackendTimeoutError("The MLX engine's process does not start.") from error
             raise
-        self._child = _Child(process, peer)
-        return self._child
+        child = self._child = _Child(process, peer)
+        child.watching = asyncio.create_task(self._watch(child))
+        return child
+
+    async def _watch(self, child: _Child) -> None:
+        """End a process that hangs in a step, or does not respond while a call waits for it."""
+        seconds = self._config.stall_seconds
+        was_stalled = False
+        while True:
+            await asyncio.sleep(min(_WATCH_SECONDS, seconds))
+            # Once could be a machine that has just been resumed.
+            if was_stalled and self._state.stalled:
+                child.end(f"A step of MLX took more than {seconds:g} seconds.")
+            was_stalled = self._state.stalled
+            if child.peer.is_waiting and not await _responds(child, seconds):
+                child.end(f"The MLX engine's process did not respond for {seconds:g} seconds.")
 
     async def _spawn(self, descriptor: int) -> Process:
         # -P: not a folder named `adapters` in the server's working directory.
@@ -311,13 +339,16 @@ class MLXProcessBackend:
 
     async def _recover(self, process: Process, peer: Peer) -> None:
         """Tell the requests of a process that ended, and start another one."""
-        if self._child is not None and self._child.process is process:
-            self._child = None
+        fault = ""
+        if (child := self._child) is not None and child.process is process:
+            self._child, fault = None, child.fault
+            if child.watching is not None:
+                child.watching.cancel()
         status = await _reap(process, _CLOSING_SECONDS if self._closing else _REAP_SECONDS)
         if self._closing:
             peer.fail(BackendUnavailableError("The MLX engine was closed."))
             return
-        reason = f"The MLX engine's process ended ({_describe_status(status)})."
+        reason = fault or f"The MLX engine's process ended ({_describe_status(status)})."
         logger.error("%s Its models have to be loaded anew.", reason)
         self._restarts.note_end(reason)
         self._state = State(unusable=self._state.unusable)
@@ -339,6 +370,23 @@ class MLXProcessBackend:
                 logging.getLogger(notice.logger).log(notice.level, "%s", notice.text)
             case _:
                 pass
+
+
+async def _responds(child: _Child, seconds: float) -> bool:
+    """Return true if the process responds within `seconds`, or has ended."""
+    response = asyncio.create_task(_any_response(child))
+    try:
+        for limit in (seconds, _LAST_SECONDS):
+            await asyncio.wait((response,), timeout=limit)
+        return response.done()
+    finally:
+        response.cancel()
+
+
+async def _any_response(child: _Child) -> None:
+    """Wait for any response, or for the end of the process."""
+    with suppress(BackendError):
+        await child.peer.call("health")
 
 
 async def _reap(process: Process, seconds: float) -> int:

@@ -219,6 +219,7 @@ class _Child:
             # A name that no model has: only what concerns all models is left.
             well=backend.is_well(""),
             unwell=frozenset(name for name in self._names if not backend.is_well(name)),
+            stalled=backend.is_stalled(),
             loading=backend.loading(),
             unusable=backend.unusable(),
         )

@@ -93,6 +93,8 @@ class State(Struct, frozen=True):
     well: bool = True
     unwell: frozenset[str] = frozenset()
     """Models with an open breaker."""
+    stalled: bool = False
+    """A step takes longer than `stall_seconds`."""
     loading: dict[str, Progress] = {}
     unusable: dict[str, str] = {}
 

@@ -92,6 +92,11 @@ class Peer(asyncio.Protocol):
             if self._pending.pop(number, None) is not None:
                 self._send(Cancel(number))
 
+    @property
+    def is_waiting(self) -> bool:
+        """True while a call waits for the other end."""
+        return bool(self._pending)
+
     def notify(self, value: Struct) -> None:
         """Send one of `NOTICES`."""
         self._send(Notice(type(value).__name__, to_raw(value)))

@@ -3,7 +3,6 @@
 `GET /livez` says only that the server runs, and needs no key.
 """
 
-import asyncio
 from importlib.metadata import version
 from typing import Literal
 
@@ -11,15 +10,13 @@ from litestar import get
 from msgspec import Struct
 from msgspec.structs import replace
 
-from adapters.backend import Backend, Health
+from adapters.backend import Health
 from proxy.endpoints.server_request import ServerRequest
 from proxy.memory.budget import Snapshot
 from proxy.openapi import Operation
 
 _VERSION = version("tandem-proxy")
 """Read once: it is in a file, and no descriptor may be left for one."""
-_TIMEOUT = 1.0
-"""Seconds that a backend has to report its health."""
 
 
 class ServerHealth(Struct):
@@ -45,14 +42,6 @@ async def get_liveness() -> Liveness:
     return Liveness()
 
 
-async def _health(backend: Backend) -> Health:
-    try:
-        async with asyncio.timeout(_TIMEOUT):
-            return await backend.health()
-    except TimeoutError:
-        return Health(ok=False, detail=f"No response within {_TIMEOUT:g} s.")
-
-
 @get(
     "/health",
     operation=Operation(summary="Health of the server and its backends", answers=(ServerHealth,)),
@@ -62,14 +51,12 @@ async def get_health(request: ServerRequest) -> ServerHealth:
 
 
 async def to_health(request: ServerRequest) -> ServerHealth:
-    backends = request.registry.backends
-    reports = asyncio.gather(*(_health(listed.backend) for listed in backends.values()))
-    healths, snapshot = await asyncio.gather(reports, request.memory.snapshot())
+    report = await request.health.report()
     return ServerHealth(
         status="draining" if request.grace.began else "ok",
         version=_VERSION,
-        backends=dict(zip(backends, healths, strict=True)),
-        memory=_usable(snapshot, request),
+        backends=report.backends,
+        memory=_usable(report.memory, request),
         fallbacks=request.router.fallbacks.counts(),
     )
 

@@ -117,7 +117,8 @@ async def _unload(request: ServerRequest, forced: str, name: str) -> ASGIRespons
 
 
 async def _read_optional(request: ServerRequest, kind: type[S]) -> S:
-    return request.decode(await request.read_body() or b"{}", kind)
+    body = await request.read_body() or b"{}"
+    return await request.parse(body, lambda raw: request.decode(raw, kind))
 
 
 def _to_residence(

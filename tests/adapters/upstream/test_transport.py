@@ -310,7 +310,7 @@ async def pushed(
     transport: Transport, server: Server, receive: Callable[[bytes], bool], seconds: float = 2.0
 ) -> bool:
     """The result of one `push` of the body, read from its first byte."""
-    connection = await transport.ask(httpx.URL(server.url), REQUEST, soon())
+    connection = await transport.ask(httpx.URL(server.url), [REQUEST], soon())
     try:
         return await connection.push(receive, soon(seconds))
     finally:
@@ -351,7 +351,7 @@ async def test_each_piece_is_pushed_as_it_arrives(transport: Transport):
 
 async def test_push_stops_where_the_receiver_says_so_and_goes_on(transport: Transport):
     async with speaking(says(CHUNKED + CHUNK + b"0\r\n\r\n")) as server:
-        connection = await transport.ask(httpx.URL(server.url), REQUEST, soon())
+        connection = await transport.ask(httpx.URL(server.url), [REQUEST], soon())
         received: list[bytes] = []
         assert await connection.push(lambda piece: not received.append(piece), soon()) is True
         assert await connection.push(lambda piece: not received.append(piece), soon()) is False
@@ -375,7 +375,7 @@ async def test_paused_connection_is_used_again_after_its_end(transport: Transpor
         writer.write(WHOLE)
 
     async with speaking(speak) as server:
-        connection = await transport.ask(httpx.URL(server.url), REQUEST, soon())
+        connection = await transport.ask(httpx.URL(server.url), [REQUEST], soon())
         assert await connection.push(lambda _: True, soon()) is True
         resumed.set()
         await sent.wait()
@@ -412,7 +412,7 @@ async def test_break_comes_after_the_pieces_before(
 async def test_push_ends_at_its_deadline_which_the_receiver_may_move(transport: Transport):
     speak, receive, received = steps(CHUNK, CHUNK, b"")
     async with speaking(speak) as server:
-        connection = await transport.ask(httpx.URL(server.url), REQUEST, soon())
+        connection = await transport.ask(httpx.URL(server.url), [REQUEST], soon())
 
         def moves(piece: bytes) -> bool:
             connection.until = soon(0.3)

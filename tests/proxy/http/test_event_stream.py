@@ -30,6 +30,7 @@ from proxy.errors import ServerShutdownError
 from proxy.http.event_stream import Limits, ShutdownGrace, json_line, sse
 from proxy.http.protocol import Connection
 from proxy.http.send_buffer import WIRE
+from proxy.http.turns import Turns
 
 
 class SlowBackend(ScriptedBackend):
@@ -248,6 +249,10 @@ async def test_client_that_hangs_up_between_two_comments_ends_the_work():
         await gone(backend)
 
 
+class Alone(Connection):
+    turns = Turns()
+
+
 async def test_streams_end_with_an_error_when_the_server_does():
     backend = ScriptedBackend([Started(), TextDelta("x"), HANG])
     config = Config(server=ServerConfig(shutdown_grace=0.1))
@@ -255,7 +260,7 @@ async def test_streams_end_with_an_error_when_the_server_does():
     grace: ShutdownGrace = app.state.parts.grace
     with socket.create_server(("127.0.0.1", 0)) as listener:
         port = listener.getsockname()[1]
-        server = uvicorn.Server(uvicorn.Config(app, http=Connection, ws="none", log_level="error"))
+        server = uvicorn.Server(uvicorn.Config(app, http=Alone, ws="none", log_level="error"))
         task = asyncio.create_task(server.serve([listener]))
         await until(lambda: server.started)
         reader, writer = await asyncio.open_connection("127.0.0.1", port)

@@ -28,7 +28,7 @@ from proxy.endpoints.openai.responses.stream import Frame, ResponseRenderer
 from proxy.endpoints.openai.responses.turn import Turn
 from proxy.endpoints.server_request import ServerRequest
 from proxy.errors import ClientDisconnectedError, Failure
-from proxy.http.body import convert, decode
+from proxy.http.body import convert, decode, feed
 from proxy.http.body_scan import BodyScan
 from proxy.http.event_stream import Limits
 from proxy.http.json_response import note_failure
@@ -116,7 +116,7 @@ class _Session:
     async def _read(self) -> None:
         while (message := await self._socket.receive())["type"] == "websocket.receive":
             text, data = message.get("text"), message.get("bytes")
-            self._take(text.encode() if text is not None else data or b"")
+            await self._take(text.encode() if text is not None else data or b"")
 
     async def _send(self) -> None:
         try:
@@ -127,16 +127,16 @@ class _Session:
         except WebSocketDisconnect:
             return  # `_read` receives the end as well.
 
-    def _take(self, raw: bytes) -> None:
+    async def _take(self, raw: bytes) -> None:
         """Begin the answer to a message, after those that it has to wait for."""
         request = self._request.detached()
         request.record.status, request.record.streamed = 200, True
         body: JSON = {}
         try:
             scan = BodyScan(request.config.server.max_depth)
-            scan.feed(raw)
+            await feed(scan, raw)
             raw = scan.end()
-            body, envelope = _split(decode(raw, object))
+            body, envelope = await request.parse(raw, lambda raw: _split(decode(raw, object)))
             if len(self._answers) >= _MAX_WAITING:
                 raise InvalidRequestError(
                     f"{_MAX_WAITING} answers of this connection have not ended: wait for one."
@@ -145,7 +145,7 @@ class _Session:
             self._refuse(request, exc, body.get("stream_id"))
             return
         before = self._last.get(envelope.stream_id)
-        task = asyncio.create_task(self._answer(request, body, envelope, before))
+        task = asyncio.create_task(self._answer(request, body, envelope, before, len(raw)))
         self._answers.add(task)
         self._last[envelope.stream_id] = task
         task.add_done_callback(partial(self._forget, envelope.stream_id))
@@ -167,13 +167,15 @@ class _Session:
         body: JSON,
         envelope: Envelope,
         before: asyncio.Task[None] | None,
+        size: int,
     ) -> None:
+        """`size`: bytes of the message."""
         renderer: ResponseRenderer | None = None
         try:
             if before is not None:
                 await asyncio.wait((before,))
             request.grant.limits.take_request()
-            call = replace(await self._begin(request, body), stream=True)
+            call = replace(await self._begin(request, body, size), stream=True)
             frame = _framing(envelope.stream_id)
             renderer = renderer_of(call.body, request.record, self._outgoing.put, frame)
             if envelope.generate is False:
@@ -194,8 +196,9 @@ class _Session:
         finally:
             request.record.close()
 
-    async def _begin(self, request: ServerRequest, body: JSON) -> Call[Turn]:
-        turn = begin(request, body, ConnectionStore(store_of(request), self._remembered))
+    async def _begin(self, request: ServerRequest, body: JSON, size: int) -> Call[Turn]:
+        store = ConnectionStore(store_of(request), self._remembered)
+        turn = await request.work(size, partial(begin, request, body, store))
         if turn.body.background:
             raise UnsupportedParameterError(
                 "'background' is not supported over a WebSocket.", param="background"

@@ -121,6 +121,28 @@ async def test_answers_in_progress_get_an_error_and_the_next_one_is_whole(
 
 
 @pytest.mark.long
+async def test_process_that_does_not_respond_is_ended_and_its_requests_told(folder: Path) -> None:
+    config = replace(config_for(folder), engine="process", stall_seconds=3.0)
+    async with aclosing(MLXProcessBackend(config)) as backend:
+        await backend.load("tiny")
+        (child,) = children()
+        os.kill(child, signal.SIGSTOP)
+        with pytest.raises(BackendUnavailableError, match="did not respond for 3 seconds"):
+            await backend.list_models()
+        assert {model.name for model in await backend.list_models()} == {"tiny", "other"}
+        assert child not in children()
+
+
+@pytest.mark.long
+async def test_process_with_a_step_that_hangs_is_ended_and_its_requests_told(folder: Path) -> None:
+    config = replace(config_for(folder), engine="process", stall_seconds=1e-5)  # Any step hangs.
+    async with aclosing(MLXProcessBackend(config)) as backend:
+        with pytest.raises(BackendUnavailableError, match="A step of MLX took more than"):
+            async for _ in sink.events(backend, request()):
+                pass
+
+
+@pytest.mark.long
 async def test_memory_is_reserved_through_the_server(backend: MLXProcessBackend) -> None:
     from contextlib import asynccontextmanager
 

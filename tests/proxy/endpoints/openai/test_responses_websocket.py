@@ -391,3 +391,11 @@ async def test_message_over_the_limit_of_bodies_ends_the_connection(tmp_path: Pa
             await client.recv()
         assert client.close_code == 1009
     assert backend.requests == []
+
+
+async def test_huge_message_is_refused_by_what_it_holds(config: Config):
+    async with connected(config) as client:
+        await client.send(json.dumps({"type": "response.create", "input": [[]] * 60_000}))
+        error = json.loads(await client.recv())
+        assert "more than 50000 lists and objects" in error["error"]["message"]
+        assert (await end_of(client, input="x" * 2_000_000))["type"] == "response.completed"

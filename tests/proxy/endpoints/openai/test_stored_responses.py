@@ -249,6 +249,7 @@ async def test_response_is_sent_where_it_cannot_be_stored(
     assert "is not kept" in caplog.text
     assert background.status_code == 500
     assert background.json()["error"]["code"] == "storage_failed"
+    assert background.headers["x-should-retry"] == "false"
 
 
 @pytest.mark.parametrize(
