@@ -180,6 +180,7 @@ async def test_a_disconnect_in_prefill_stops_it_at_the_chunk(
         await backend.aclose()
 
 
+@pytest.mark.slow
 async def test_a_failed_step_ends_the_live_answers_and_the_next_one_works(
     backend: MLXBackend, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -269,6 +270,7 @@ async def test_a_model_whose_code_exits_ends_no_other_model(
     assert (await backend.health()).ok
 
 
+@pytest.mark.slow
 async def test_a_step_that_exits_ends_its_answers_and_no_other_model(
     backend: MLXBackend, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -393,6 +393,7 @@ async def test_health_when_it_is_not():
     await backend.aclose()
 
 
+@pytest.mark.slow
 async def test_health_does_not_wait_for_one_that_hangs(standin: StandIn):
     async def hangs(reply: Reply) -> None:
         await reply.gone()

@@ -112,6 +112,7 @@ async def test_closing_the_iterator_closes_the_sockets_of_all_choices(
         await left.acquire()
 
 
+@pytest.mark.slow
 async def test_choice_may_wait_while_another_is_written(standin: StandIn, backend: OllamaBackend):
     """Ollama takes one after the other; the last may wait longer than the first line may take."""
     turn = asyncio.Lock()

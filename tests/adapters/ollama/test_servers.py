@@ -481,6 +481,7 @@ async def test_list_fails_with_the_reason_when_no_server_responds():
     await backend.aclose()
 
 
+@pytest.mark.slow
 async def test_only_host_that_hangs_is_refused_at_once_after_three(
     pair: tuple[StandIn, StandIn],
 ):

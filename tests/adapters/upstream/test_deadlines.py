@@ -163,6 +163,7 @@ async def test_server_that_hangs_is_not_waited_for_even_if_it_may_be_loading(
     await silent(backend, patience=4)
 
 
+@pytest.mark.slow
 async def test_server_that_misses_one_look_is_waited_for(standin: StandIn, backend: OllamaBackend):
     looks = 0
 
@@ -216,6 +217,7 @@ async def test_breaker_opens_by_silence_and_closes_by_a_token(
     assert backend.is_well("m")
 
 
+@pytest.mark.slow
 async def test_hanging_server_is_given_up_only_where_another_backend_can_embed(
     standin: StandIn,
 ):

@@ -359,6 +359,7 @@ async def test_long_body_may_take_longer_than_a_short_one():
         writer.close()
 
 
+@pytest.mark.slow
 async def test_slow_answer_is_waited_for():
     backend = ScriptedBackend([Started(), TextDelta("x"), HANG])
     async with served(backend, protocol=Impatient) as port:

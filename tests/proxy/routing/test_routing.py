@@ -257,6 +257,7 @@ async def test_new_model_is_found_at_once():
         assert (await router.resolve("new", frozenset())).name == "new:latest"
 
 
+@pytest.mark.slow
 async def test_unknown_names_share_one_listing():
     backend = ollama()
     async with a_router(backend) as router:

@@ -344,6 +344,7 @@ async def test_a_cancelled_waiter_leaves_at_once(folder: Path) -> None:
         await first.aclose()
 
 
+@pytest.mark.slow
 async def test_three_failures_mark_the_model_until_it_is_loaded_anew(
     backend: MLXBackend, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -405,6 +406,7 @@ async def test_quantised_caches_answer_one_at_a_time(tmp_path: Path, bits: int) 
         assert status.max_rows == 1
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("length", [12, 400])
 async def test_a_cancelled_row_takes_part_in_no_step_after_the_one_that_runs(
     folder: Path, monkeypatch: pytest.MonkeyPatch, length: int
@@ -443,6 +445,7 @@ async def _cancel_many(backend: MLXBackend, engine: Engine, times: int) -> None:
     assert await rows(engine) == 0
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("times", [40, pytest.param(1000, marks=pytest.mark.long)])
 async def test_cancelled_answers_leave_nothing_behind(folder: Path, times: int) -> None:
     # Without prefixes: a slow event loop lets a row grow to a block, which is kept, as it should.

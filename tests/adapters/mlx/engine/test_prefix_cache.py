@@ -113,6 +113,7 @@ async def test_a_turn_that_is_said_otherwise_reads_only_itself(
     assert (text, 0) == await answer(plain, changed)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", KINDS)
 async def test_text_is_the_same_when_cached_and_new_prompts_share_a_batch(
     backend: MLXBackend, plain: MLXBackend, kind: str

@@ -108,6 +108,7 @@ async def test_a_model_that_cannot_be_batched_says_so_and_answers_each_request_a
         assert [told(both, choice)["text"] for choice in (0, 1)] == [alone, alone]
 
 
+@pytest.mark.slow
 async def test_a_proof_is_kept_for_the_next_load(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -125,6 +126,7 @@ async def test_a_proof_is_kept_for_the_next_load(
         assert len(passes.shapes) > first * 2
 
 
+@pytest.mark.slow
 async def test_a_draft_is_not_used_with_sliding_windows(tmp_path: Path) -> None:
     """A full window has no place for tokens that were guessed wrong: answers would differ."""
     models = tmp_path / "models"

@@ -64,6 +64,7 @@ BOMBS: dict[str, ResponseFormat] = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", BOMBS)
 async def test_expensive_grammar_is_compiled_or_rejected_in_time(
     compiler: GrammarCompiler, name: str

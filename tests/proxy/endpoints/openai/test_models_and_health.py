@@ -171,6 +171,7 @@ async def test_health_lists_each_backend():
     }
 
 
+@pytest.mark.slow
 async def test_health_does_not_wait_forever_for_a_silent_backend():
     async with http_client(ScriptedBackend(health=HANG)) as client:
         body = (await client.get("/health")).json()
