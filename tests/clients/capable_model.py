@@ -84,6 +84,21 @@ def _words(text: str) -> list[str]:
     return re.findall(r"[a-z]+", re.sub(r"([a-z])([A-Z])", r"\1 \2", text).lower())
 
 
+_EXAMPLES = {
+    "date": "2026-11-29",
+    "time": "12:30:00Z",
+    "date-time": "2026-11-29T12:30:00Z",
+    "duration": "P1D",
+    "email": "ada@example.com",
+    "hostname": "example.com",
+    "ipv4": "192.0.2.1",
+    "ipv6": "2001:db8::1",
+    "uri": "https://example.com/a",
+    "uuid": "123e4567-e89b-42d3-a456-426614174000",
+}
+"""A string of each `format` that the grammar of an engine enforces."""
+
+
 class _Filled:
     """Values of schemas, from the numbers and the names that a text mentions."""
 
@@ -146,12 +161,20 @@ class _Filled:
             case "null":
                 return None
             case "string":
-                return self._name
+                return self._string(schema)
             case "array":
                 return [self.value(schema.get("items", {"type": "string"}), root)]
             case _:
                 properties = schema.get("properties", {})
                 return {name: self.value(each, root) for name, each in properties.items()}
+
+    def _string(self, schema: Schema) -> str:
+        """The name, or an example of what the grammar of an engine allows in its place."""
+        if (example := _EXAMPLES.get(schema.get("format", ""))) is not None:
+            return example
+        pattern = schema.get("pattern", "")
+        matching = (each for each in (self._name, *_EXAMPLES.values()) if re.search(pattern, each))
+        return next(matching, self._name)
 
 
 def _resolved(root: Schema, reference: str) -> Any:
