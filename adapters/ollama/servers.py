@@ -316,5 +316,5 @@ def _usable(servers: Iterable[OllamaServer], model: str) -> list[OllamaServer]:
     usable = [server for server in every if server.breaker.is_well(model)]
     usable = usable or [server for server in every if server.breaker.may_try(model)]
     if not usable:
-        every[0].breaker.begin(model)
+        raise every[0].breaker.refusal(model)
     return usable

@@ -99,10 +99,14 @@ class CircuitBreaker:
         if self.is_well(model):
             return
         if not self.may_try(model):
-            what = f"'{model}'" if self._is_broken(model) else "Ollama"
-            raise BackendUnavailableError(f"{what} failed several times and is being tested.")
+            raise self.refusal(model)
         if (key := self._key(model)) is not None:
             self._trials[key] = _now() + _TRIAL_SECONDS
+
+    def refusal(self, model: str) -> BackendUnavailableError:
+        """Create the error of a request to `model` while another is the trial."""
+        what = f"'{model}'" if self._is_broken(model) else "Ollama"
+        return BackendUnavailableError(f"{what} failed several times and is being tested.")
 
     def _is_broken(self, model: str) -> bool:
         faults, last = self._faults_of.get(model, (0, 0.0))
