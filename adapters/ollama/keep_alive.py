@@ -26,11 +26,10 @@ class KeepAlive:
         self._latest[name] = wanted
         if wanted == 0:
             return wanted
-        return _FOR_EVER if name in self._pinned else self.unpinned(model)
+        return _FOR_EVER if name in self._pinned else self._unpinned(name)
 
-    def unpinned(self, model: str) -> float | UnsetType:
-        """Return the `keep_alive` by the last request for `model`, else by the configuration."""
-        name = full_name(model)
+    def _unpinned(self, name: str) -> float | UnsetType:
+        """Return the `keep_alive` by the last request, else by the configuration."""
         if (latest := self._latest.get(name, UNSET)) is not UNSET:
             return latest
         seconds = self._configured.get(name, self._default)
@@ -38,5 +37,6 @@ class KeepAlive:
 
     def set_pinned(self, model: str, pinned: bool) -> float | UnsetType:
         """Return the `keep_alive` of `model` from now on."""
-        (self._pinned.add if pinned else self._pinned.discard)(full_name(model))
-        return _FOR_EVER if pinned else self.unpinned(model)
+        name = full_name(model)
+        (self._pinned.add if pinned else self._pinned.discard)(name)
+        return _FOR_EVER if pinned else self._unpinned(name)
