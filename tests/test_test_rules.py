@@ -6,6 +6,7 @@ and `._name` on an object other than `self` and `cls`. A name that a test comput
 
 import ast
 from collections.abc import Iterator
+from functools import cache
 from pathlib import Path
 
 import pytest
@@ -22,6 +23,11 @@ that OpenAI's SDK documents by this name."""
 
 WRAPS = frozenset({"recorder/plugin.py"})
 """Files that put something around every application, those that tests create included."""
+
+
+@cache
+def parse(source: str) -> ast.Module:
+    return ast.parse(source)
 
 
 def private(name: str) -> bool:
@@ -73,7 +79,7 @@ def is_project_patch(call: ast.Call, project: frozenset[str]) -> bool:
 
 def project_patches(source: str) -> list[int]:
     """List the lines that patch a function, a class or a constant of the project."""
-    tree = ast.parse(source)
+    tree = parse(source)
     project = imported(tree)
     calls = (node for node in ast.walk(tree) if isinstance(node, ast.Call))
     return [call.lineno for call in calls if is_project_patch(call, project)]
@@ -81,7 +87,7 @@ def project_patches(source: str) -> list[int]:
 
 def private_names(source: str) -> list[int]:
     """List the lines that use a private attribute, or import a private name of the project."""
-    return sorted(_private_names(ast.parse(source)))
+    return sorted(_private_names(parse(source)))
 
 
 def _private_names(tree: ast.AST) -> Iterator[int]:

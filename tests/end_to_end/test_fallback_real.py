@@ -37,7 +37,7 @@ SHORT: dict[str, Any] = STORY | {"max_tokens": 8}
 
 
 class Told(Struct):
-    """What became of one request."""
+    """The outcome of one request, as its client sees it."""
 
     text: str = ""
     status: int | None = None
@@ -235,7 +235,7 @@ async def test_ollama_hangs_under_sixteen_clients(server: Running, process: Olla
         for told in fallen:
             check_fallback(told)
         late = max(told.ended for told in fallen) - paused
-        print(f"the last of those who could go elsewhere was answered after {late:.1f} s")
+        print(f"the last request that could be answered elsewhere was answered after {late:.1f} s")
         began = time.monotonic()
         told = await observed(told := Told(), whole(client, told, model="both", **SHORT))
         assert (told.status, told.backend) == (200, "mlx")

@@ -25,7 +25,7 @@ CHANCE = random.Random(5)  # noqa: S311 - noise, not secrets.
 
 
 class Chaos:
-    """What an Ollama says to each question, and to which of them it said all of it."""
+    """Answers of an Ollama at random, and the questions that it answered in full."""
 
     def __init__(self, standin: StandIn) -> None:
         self._standin = standin

@@ -70,7 +70,7 @@ def called(city: str) -> dict[str, Any]:
 
 
 def is_loaded(server: Running, name: str, expected: bool) -> bool:
-    """Whether it is told so; a look that was on its way may be one too old, hence the second."""
+    """True if the server reports `expected`, the second time at the latest: one may be old."""
     for _ in range(2):
         held = json.loads(server.get("/api/models")[1])["backends"]
         (model,) = [m for each in held.values() for m in each["models"] if m["name"] == name]
@@ -138,7 +138,7 @@ def test_model_is_loaded_and_unloaded_without_messages(
 
 def test_error_is_raised_by_ollamas_client(client: ollama.Client):
     with pytest.raises(ollama.ResponseError) as caught:
-        client.chat("nobody", FRANCE)
+        client.chat("absent", FRANCE)
     assert caught.value.status_code == 404
     with pytest.raises(ollama.ResponseError, match="mirostat"):
         client.chat(TINY, FRANCE, options={"mirostat": 1})

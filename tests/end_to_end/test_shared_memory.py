@@ -38,7 +38,7 @@ ON_OLLAMA = 98_362_745 + 4096 * 2 * 3 * 64 * 2 * 30
 """Bytes of SmolLM2-135M there, and of its least context."""
 
 ENDLESS: dict[str, Any] = {"max_tokens": 700, "logit_bias": {str(END): -100}}
-"""What makes a tiny model go on for a second or more."""
+"""Fields that make a tiny model answer for a second or more."""
 
 
 class Health(msgspec.Struct):

@@ -1,4 +1,4 @@
-"""For what happens elsewhere, of which no event tells."""
+"""Wait for a change on a thread or in a process that sends no event."""
 
 import asyncio
 import time
@@ -6,7 +6,7 @@ from collections.abc import Callable
 
 
 async def until(reached: Callable[[], bool], seconds: float = 10.0) -> None:
-    """Poll: what is waited for happens on a thread, or in a process, that tells nobody."""
+    """Poll `reached`: the thread or process in which it becomes true reports nothing."""
     ends = time.monotonic() + seconds
     while not reached():
         if time.monotonic() > ends:

@@ -1,4 +1,4 @@
-"""What every class of models must do, as requests to Tandem's `/v1/chat/completions`.
+"""Duties of every class of models, as requests to Tandem's `/v1/chat/completions`.
 
 A cell is `ok`, `refused` (a 400 that names the parameter), `cut` (the limit came before the end of
 the thought), or a text that says what is wrong.

@@ -88,7 +88,7 @@ async def test_drain_lets_work_within_its_grace_end():
 
 
 class Leaves:
-    """A request whose client goes when it is told to."""
+    """A request with a client that disconnects on demand."""
 
     def __init__(self) -> None:
         self.scope = {"extensions": {WIRE: self}}

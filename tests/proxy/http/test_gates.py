@@ -1,4 +1,4 @@
-"""Who may ask at all: host, origin, type, encoding."""
+"""The gates of all requests: host, origin, content type, encoding."""
 
 import asyncio
 

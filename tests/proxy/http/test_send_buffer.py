@@ -1,4 +1,4 @@
-"""What waits for a client: sent together where it came together, and never without limit."""
+"""The send buffer: pieces that arrive together are sent together, and its size has a limit."""
 
 import asyncio
 from collections.abc import Callable
@@ -122,7 +122,7 @@ class Scroll:
             await self.emptied.wait()
 
     def when_disconnected(self, call: Callable[[], None] | None) -> None:
-        """Whoever reads a scroll stays."""
+        """Do nothing: this client never disconnects."""
 
 
 async def poured(buffer: SendBuffer) -> tuple[Scroll, asyncio.Task[None]]:

@@ -70,7 +70,7 @@ async def official(*backends: Backend, config: Config | None = None) -> AsyncIte
 
 
 async def lines(script: list[Step], **fields: Any) -> list[dict[str, Any]]:
-    """What is streamed where the backend says `script`, without what differs each time."""
+    """Return the streamed lines for `script`, without the fields that differ each time."""
     async with http_client(ScriptedBackend(script)) as client:
         response = await client.post(URL, json={"model": "m", "messages": HI, **fields})
     assert response.status_code == 200
@@ -365,7 +365,7 @@ async def test_history_is_joined_by_ids_where_the_client_sent_none():
         {"role": "tool", "content": "12:00", "tool_name": "clock"},
         {"role": "tool", "content": "sunny"},
         {"role": "tool", "content": "rainy", "tool_call_id": "call_2"},
-        {"role": "tool", "content": "lost", "tool_name": "nobody"},
+        {"role": "tool", "content": "lost", "tool_name": "absent"},
     ]
     backend = ScriptedBackend()
     async with http_client(backend) as client:
@@ -382,7 +382,7 @@ async def test_history_is_joined_by_ids_where_the_client_sent_none():
         ),
     )
     assert [m.tool_call_id for m in prompt[3:]] == ["mine", "call_0", "call_2", None]
-    assert prompt[6].name == "nobody"
+    assert prompt[6].name == "absent"
 
 
 async def test_image_is_one_of_the_message():

@@ -135,7 +135,7 @@ async def test_what_nobody_honours_is_refused_by_name():
 
 async def test_model_that_nobody_has_is_not_found():
     async with http_client(ScriptedBackend()) as client:
-        response = await client.post(URL, json=question(model_id="nobody"))
+        response = await client.post(URL, json=question(model_id="absent"))
     assert response.status_code == 404
     error = response.json()["error"]
     assert (error["code"], error["param"]) == ("model_not_found", "model_id")
