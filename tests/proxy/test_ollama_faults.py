@@ -17,6 +17,7 @@ from fakes.recorded_ollama import (
     stand_in,
 )
 from fakes.scripted_backend import ScriptedBackend, http_client
+from fakes.waiting import pause
 
 from adapters.config import OllamaConfig
 from adapters.ollama.backend import OllamaBackend
@@ -64,7 +65,7 @@ async def slow_drip(reply: Reply) -> None:
     await reply.chunk(json.dumps(WORD).encode() + b"\n")
     for byte in json.dumps(WORD).encode():
         await reply.chunk(bytes([byte]))
-        await asyncio.sleep(0.05)
+        await pause(0.05)
 
 
 HUGE = b'{"message": {"content": "' + b"a" * 1_100_000 + b'"}}'

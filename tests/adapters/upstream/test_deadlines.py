@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 from fakes.recorded_ollama import Reply, Script, StandIn, says_lines, stand_in
+from fakes.waiting import pause, until
 from msgspec.structs import replace
 
 from adapters import sink
@@ -54,7 +55,7 @@ def says_json(standin: StandIn, path: str, body: Any) -> None:
 
 def says_after(seconds: float, *lines: Any) -> Script:
     async def script(reply: Reply) -> None:
-        await asyncio.sleep(seconds)
+        await pause(seconds)
         await says_lines(*(lines or (WORD, DONE)))(reply)
 
     return script
@@ -117,7 +118,7 @@ async def test_request_that_comes_during_a_load_may_take_longer(
     says_json(standin, "/api/ps", {"models": []})
     standin.says("/api/chat", says_after(0.4))
     first = asyncio.create_task(answer(backend, patience=0.1))
-    await asyncio.sleep(0.15)
+    await pause(0.15)
     says_json(standin, "/api/ps", {"models": [{"name": "m:latest", "context_length": 4096}]})
     await asyncio.gather(first, answer(backend, patience=0.1))
 
@@ -207,12 +208,14 @@ async def test_breaker_opens_by_silence_and_closes_by_a_token(
         assert backend.is_well("m")
         await silent(backend, patience=0.05, n=n)
     assert not backend.is_well("m")
-    states: list[str] = []
-    async with asyncio.timeout(20):
-        while "closed" not in states:
-            state = (await backend.health()).breaker
-            states += [] if states[-1:] == [state] else [state]
-            await asyncio.sleep(0.01)
+    states: list[str | None] = []
+
+    async def is_closed() -> bool:
+        state = (await backend.health()).breaker
+        states.extend([] if states[-1:] == [state] else [state])
+        return state == "closed"
+
+    await until(is_closed)
     assert states == ["open", "half-open", "closed"]
     assert backend.is_well("m")
 

@@ -7,7 +7,7 @@ from collections.abc import AsyncIterator
 
 import pytest
 from fakes.scripted_backend import HANG, EndlessBackend, ScriptedBackend, chat
-from fakes.waiting import until
+from fakes.waiting import pause, until
 from servers.served import served
 
 from adapters.events import Started, TextDelta
@@ -50,7 +50,7 @@ async def answers(port: int, *sent: bytes, many: int = 9) -> bytes:
     try:
         for piece in sent:
             writer.write(piece)
-            await asyncio.sleep(0.005 if len(sent) < 4 else 0)
+            await pause(0.005 if len(sent) < 4 else 0)
         async with asyncio.timeout(1):
             while whole_answers(said) < many and (data := await reader.read(65536)):
                 said += data
@@ -266,7 +266,7 @@ async def test_more_requests_than_anybody_waits_for_are_refused():
         writer.write(first)
         await reader.readuntil(b"assistant")
         writer.write(get() * 100)
-        await asyncio.sleep(0.05)
+        await pause(0.05)  # The server reads meanwhile, and sends nothing.
         writer.transport.abort()
         assert statuses(await answers(port, get(), many=1)) == [200]
 
@@ -353,7 +353,7 @@ async def test_long_body_may_take_longer_than_a_short_one():
     async with served(ScriptedBackend(), protocol=Impatient) as port:
         reader, writer = await asyncio.open_connection("127.0.0.1", port)
         writer.write(sent[:-1])
-        await asyncio.sleep(0.2)  # Twice the deadline of a body of a few bytes.
+        await pause(0.2)  # Twice the deadline of a body of a few bytes.
         writer.write(sent[-1:])
         assert (await reader.readline()).startswith(b"HTTP/1.1 200")
         writer.close()

@@ -1,11 +1,11 @@
 """`POST /api/chat` with `{"model_id", "prompt"}`."""
 
-import asyncio
 import json
 from typing import Any
 
 import pytest
 from fakes.scripted_backend import DONE, EVERYTHING, ScriptedBackend, http_client
+from fakes.waiting import pause
 
 from adapters.backend import Model
 from adapters.errors import GenerationError, ModelNotFoundError
@@ -147,7 +147,7 @@ class Slow(ScriptedBackend):
     async def generate(self, request: GenerationRequest, sink: Sink) -> None:
         async for event in events(ScriptedBackend(), request):
             if event == DONE:
-                await asyncio.sleep(0.1)
+                await pause(0.1)
             sink.write(event)
 
 
