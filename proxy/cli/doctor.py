@@ -15,7 +15,8 @@ from proxy.cli.progress import steps_bar
 
 if TYPE_CHECKING:
     from proxy.bench.results import Report
-    from proxy.doctor.report import Check
+    from proxy.doctor.machine import Examined
+    from proxy.doctor.report import Check, Checks
 
 _SELFTEST = "Also prove this machine with a model: parity, seeds, grammar, memory, speed."
 
@@ -30,26 +31,12 @@ def doctor(
 ) -> None:
     """Check this machine on one screen; the exit status is 1 if something does not work."""
     from proxy.config import state_folder
-    from proxy.doctor import engines, machine
-    from proxy.doctor.report import Check, Checks, to_json, to_lines, to_report
+    from proxy.doctor import machine
+    from proxy.doctor.report import to_json, to_lines, to_report
 
     examined = machine.examine_config(config, os.environ)
     settings = examined.config
-
-    async def configuration() -> dict[str, Check]:
-        return examined.checks
-
-    groups: list[Checks] = [
-        configuration,
-        machine.check_versions,
-        partial(machine.check_device, settings),
-        partial(machine.check_memory, settings),
-        partial(machine.check_disk, settings),
-        machine.check_proxy_variables,
-        partial(machine.check_port, settings),
-        partial(engines.check_ollama, settings),
-        partial(engines.check_models, settings),
-    ]
+    groups = _groups(examined)
     hidden: dict[str, str] = {}
     if selftest:
         from proxy.doctor.selftest import selftests
@@ -71,6 +58,27 @@ def doctor(
     if report.overall_status == "fail":
         sys.stdout.flush()
         raise typer.Exit(1)
+
+
+def _groups(examined: "Examined") -> "list[Checks]":
+    """List the checks that need no model, in the order of the report."""
+    from proxy.doctor import engines, machine
+
+    async def configuration() -> "dict[str, Check]":
+        return examined.checks
+
+    settings = examined.config
+    return [
+        configuration,
+        machine.check_versions,
+        partial(machine.check_device, settings),
+        partial(machine.check_memory, settings),
+        partial(machine.check_disk, settings),
+        machine.check_proxy_variables,
+        partial(machine.check_port, settings),
+        partial(engines.check_ollama, settings),
+        partial(engines.check_models, settings),
+    ]
 
 
 async def _with_bar(tests: "Callable[[Report], Awaitable[dict[str, Check]]]") -> "dict[str, Check]":

@@ -141,9 +141,9 @@ class BackendModels:
             await self._publish_all()
         except BackendError:
             self.reached = False
-        except Exception as exc:
+        except Exception:  # A defect of one backend leaves the others as they are.
             if self.reached is not False:
-                log.error("Listing the models of %s: %s", self.name, type(exc).__name__)
+                log.exception("The models of %s cannot be listed.", self.name)
             self.reached = False
         finally:
             self.is_listed = True
