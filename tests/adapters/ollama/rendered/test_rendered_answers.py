@@ -26,6 +26,7 @@ from adapters.events import (
 )
 from adapters.ollama.backend import OllamaBackend
 from adapters.request import (
+    Feature,
     GenerationRequest,
     JSONObject,
     JSONSchema,
@@ -353,6 +354,13 @@ async def test_ollama_that_does_not_render_keeps_the_earlier_way(
     with pytest.raises(UnsupportedParameterError) as caught:
         await events_of(backend, chat(prompt=(USER, begun), continue_final_message=True))
     assert caught.value.param == "continue_final_message"
+    wish = frozenset[Feature]({"continue_final_message"})
+    request = chat(prompt=(USER, begun), continue_final_message=True, wishes=wish)
+    assert text_of(await events_of(backend, request))
+    assert standin.bodies("/api/chat")[-1]["messages"][-1] == {
+        "role": "assistant",
+        "content": "It is",
+    }
 
 
 async def test_answer_that_breaks_a_strict_schema_is_an_error_beside_stop_strings(
