@@ -92,7 +92,7 @@ def to_generation_request(body: OllamaChatRequest) -> GenerationRequest:
 
 
 def _is_begun(body: OllamaChatRequest) -> bool:
-    """True if the last message is the beginning of the answer, as most templates of Ollama have it."""
+    """True if the last message begins the answer: most templates of Ollama continue it."""
     if not body.messages or body.tools or body.format:
         return False
     last = body.messages[-1]
