@@ -355,6 +355,26 @@ async def test_field_means_what_it_means_to_ollama(fields: dict[str, Any], name:
     assert getattr(backend.requests[0], name) == value
 
 
+@pytest.mark.parametrize(
+    ("last", "fields", "is_continued"),
+    [
+        ({"role": "assistant", "content": "It is"}, {}, True),
+        ({"role": "assistant", "content": ""}, {}, False),
+        ({"role": "assistant", "content": "It is"}, {"tools": [WEATHER]}, False),
+        ({"role": "assistant", "content": "It is"}, {"format": "json"}, False),
+        ({"role": "user", "content": "It is"}, {}, False),
+    ],
+)
+async def test_last_message_of_the_assistant_is_continued(
+    last: dict[str, Any], fields: dict[str, Any], is_continued: bool
+):
+    backend = ScriptedBackend()
+    async with http_client(backend) as client:
+        body = {"model": "m", "messages": [*HI, last], **fields}
+        assert (await client.post(URL, json=body)).status_code == 200
+    assert backend.requests[0].continue_final_message == is_continued
+
+
 async def test_history_is_joined_by_ids_where_the_client_sent_none():
     call = {"function": {"name": "weather", "arguments": {"city": "Paris"}}}
     clock = {"id": "mine", "function": {"name": "clock"}}
