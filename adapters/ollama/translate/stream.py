@@ -284,7 +284,7 @@ class AnswerWriter:
             line, *others = await lines.next_lines()
             reader.emit_to(first.append)
             reader.read(line)
-            self._start(num_ctx, cold)
+            self._start(num_ctx, cold, lines.prompt_estimate)
             write = self._kept() if lines.may_be_lost else self._sink.write
             reader.emit_to(write)
             for event in first:
@@ -316,7 +316,7 @@ class AnswerWriter:
         reader = _ThoughtReader(self._sink.write)
         while not reader.has_ended:
             batch = await lines.next_lines()
-            self._start(num_ctx, cold)
+            self._start(num_ctx, cold, lines.prompt_estimate)
             behind = [reader.read(line) for line in batch]
             if any(behind):
                 await self._sink.drain()
@@ -370,14 +370,15 @@ class AnswerWriter:
             return self._request.whole and isinstance(error, FAULTS)
         return is_not_the_callers(error)
 
-    def _start(self, num_ctx: int, cold: bool) -> None:
+    def _start(self, num_ctx: int, cold: bool, prompt_tokens: int) -> None:
         if self._in_attempt:  # By its thought.
             return
         self._in_attempt = True
         if self._has_started:
             self._sink.write(Restarted(num_ctx))
         else:
-            self._sink.write(Started(num_ctx, cold or self.was_cold, self.ignored, self.template))
+            is_cold = cold or self.was_cold
+            self._sink.write(Started(num_ctx, is_cold, self.ignored, self.template, prompt_tokens))
         self._has_started = True
         if self._request.echo and isinstance(self._request.prompt, str):
             self._sink.write(TextDelta(self._request.prompt))

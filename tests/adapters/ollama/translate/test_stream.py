@@ -399,7 +399,7 @@ async def test_echo_comes_after_started_and_before_the_answer(
 ):
     says(standin, " two")
     events = await events_of(backend, chat(prompt="one", echo=True))
-    assert events[:3] == [Started(4096), TextDelta("one"), TextDelta(" two")]
+    assert events[:3] == [Started(4096, prompt_tokens=14), TextDelta("one"), TextDelta(" two")]
 
 
 async def test_suffix_is_filled_in_by_the_models_own_template(
