@@ -1,4 +1,4 @@
-"""Codex, Claude Code and the Claude Agent SDK, each run once in a folder, with a home of its own."""
+"""Codex, Claude Code and the Claude Agent SDK, each run once in a folder with its own home."""
 
 import asyncio
 import io
