@@ -35,6 +35,7 @@ from adapters.ollama.translate.tool_choice import (
     chosen_tools,
     is_forced,
     may_call,
+    pattern_of,
 )
 from adapters.ollama.wire import Line
 from adapters.request import (
@@ -445,6 +446,12 @@ class Checks:
             if tool.input_format is not None:
                 param = f"tools[{at}].input_format"
                 self._tools[tool.name] = InputPromise(tool.input_format, param)
+        self._in_grammar = frozenset(
+            tool.name
+            for tool in request.tools
+            if tool.input_format is None or pattern_of(tool.input_format) is not None
+        )
+        """Tools with calls that a grammar can hold to what is checked."""
         self._unchecked = frozenset(
             tool.name
             for tool in request.tools
@@ -509,10 +516,9 @@ class Checks:
     async def _check_call(self, index: int, promise: Promise | InputPromise) -> None:
         arguments = "".join(self._arguments.get(index, ()))
         name = self._names[index]
-        # The grammar of a call knows the schema of a tool, and not the format of an input.
         if (
             self.writes_anew
-            and isinstance(promise, Promise)
+            and name in self._in_grammar
             and (name in self._unchecked or not await promise.fits(arguments))
         ):
             raise CallBegunError(name)
