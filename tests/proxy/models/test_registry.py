@@ -207,6 +207,21 @@ async def test_alias_of_a_missing_model_is_logged_once(caplog: pytest.LogCapture
     assert caplog.messages == ["models: 'fast' names 'b:7b', which ollama does not have."]
 
 
+async def test_defect_of_a_listing_is_logged_once_with_its_traceback(
+    caplog: pytest.LogCaptureFixture,
+):
+    class Broken(ScriptedBackend):
+        async def list_models(self) -> list[Model]:
+            raise KeyError("size")
+
+    registry = Registry({}, period=60)
+    async with registry.open({}, {"ollama": Broken(kind="ollama")}):
+        for _ in range(2):
+            await registry.refresh(20)
+    assert caplog.messages == ["The models of ollama cannot be listed."]
+    assert "KeyError: 'size'" in caplog.text
+
+
 async def test_alias_shadowed_by_a_model_is_logged_once(caplog: pytest.LogCaptureFixture):
     own = {"a:7b": ModelConfig(names={"mlx": "org/a"}), "fine": ModelConfig(names={"mlx": "org/a"})}
     backend = Listed("a:7b")

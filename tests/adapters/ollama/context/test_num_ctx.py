@@ -68,14 +68,14 @@ async def backend(ollama: StandIn, clock: Clock) -> AsyncIterator[OllamaBackend]
 async def test_context_is_the_least_when_the_request_is_short(
     ollama: StandIn, backend: OllamaBackend
 ):
-    assert (await events_of(backend, chat()))[0] == Started(4096, cold=True)
+    assert (await events_of(backend, chat()))[0] == Started(4096, cold=True, prompt_tokens=26)
     assert sizes(ollama) == [4096]
 
 
 async def test_context_grows_with_the_prompt_and_with_the_answer(
     ollama: StandIn, backend: OllamaBackend
 ):
-    assert (await events_of(backend, chat(2000)))[0] == Started(8192, cold=True)
+    assert (await events_of(backend, chat(2000)))[0] == Started(8192, cold=True, prompt_tokens=3691)
     assert sizes(ollama) == [8192]
 
 
@@ -113,10 +113,10 @@ async def test_context_that_another_model_of_the_same_file_was_loaded_with_is_le
     await events_of(backend, replace(request, model="smollm2-tools:latest"))
     loads(ollama, 8192, "smollm2-tools:latest")
     clock.advance()
-    assert (await events_of(backend, chat()))[0] == Started(8192)
+    assert (await events_of(backend, chat()))[0] == Started(8192, prompt_tokens=26)
     loads(ollama, None)
     clock.advance()
-    assert (await events_of(backend, chat()))[0] == Started(8192, cold=True)
+    assert (await events_of(backend, chat()))[0] == Started(8192, cold=True, prompt_tokens=26)
     assert sizes(ollama) == [8192, 8192, 8192]
 
 
@@ -143,12 +143,12 @@ async def test_own_num_ctx_is_sent_as_it_is(
     ollama: StandIn, backend: OllamaBackend, fields: dict[str, Any]
 ):
     loads(ollama, 4096)
-    assert (await events_of(backend, chat(**fields)))[0] == Started(1000)
+    assert (await events_of(backend, chat(**fields)))[0] == Started(1000, prompt_tokens=26)
     assert sizes(ollama) == [1000]
 
 
 async def test_own_num_ctx_beyond_the_models_is_the_models(ollama: StandIn, backend: OllamaBackend):
-    assert (await events_of(backend, chat(num_ctx=16_384)))[0] == Started(8192)
+    assert (await events_of(backend, chat(num_ctx=16_384)))[0] == Started(8192, prompt_tokens=26)
     assert sizes(ollama) == [8192]
 
 
@@ -169,7 +169,7 @@ async def test_refused_prompt_is_sent_again_with_room_for_its_exact_count(
     ollama: StandIn, backend: OllamaBackend
 ):
     refuses_first(ollama, 5000)
-    assert (await events_of(backend, chat()))[0] == Started(8192, cold=True)
+    assert (await events_of(backend, chat()))[0] == Started(8192, cold=True, prompt_tokens=26)
     assert sizes(ollama) == [4096, 8192]
 
 
@@ -236,7 +236,7 @@ async def test_model_that_sees_is_given_what_ollama_gives_it_at_least(
 ):
     loads(ollama, 2048)
     request = chat(**{"max_tokens": 9} | fields)
-    assert (await events_of(sighted, request))[0] == Started(2048)
+    assert (await events_of(sighted, request))[0] == Started(2048, prompt_tokens=26)
     assert sizes(ollama) == [2048]
 
 
@@ -266,7 +266,7 @@ async def test_num_ctx_below_ollamas_least_is_raised_as_ollama_raises_it(
     ollama.replays("show-missing", "/api/show")  # Nothing is known of its tokens.
     request = GenerationRequest(model="smollm2:135m", prompt="a", num_ctx=3)
     ollama.says("/api/generate", says_lines({"response": "A", "done": True}))
-    assert (await events_of(backend, request))[0] == Started(4)
+    assert (await events_of(backend, request))[0] == Started(4, prompt_tokens=13)
 
 
 async def test_model_is_shown_once(ollama: StandIn, backend: OllamaBackend):
