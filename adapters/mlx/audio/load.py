@@ -47,6 +47,10 @@ def load_audio(
             from adapters.mlx.audio.kokoro import add_pipelines
 
             add_pipelines(model, path)
+        if kind.family == "whisper":
+            from adapters.mlx.audio.encoder_attention import divide_attention
+
+            divide_attention(model)
         from adapters.mlx.audio.slices import add_checkpoints
 
         add_checkpoints(model)
