@@ -44,7 +44,7 @@ def convolve(
     """Return what `mx.conv1d` does, (1, frames, channels). `block`: multiplications in one."""
     if stride != 1 or groups != 1:
         return mx.conv1d(x, weight, stride, padding, dilation, groups)
-    padded = mx.pad(x, ((0, 0), (padding, padding), (0, 0)))
+    padded = mx.pad(x, [(0, 0), (padding, padding), (0, 0)])
     phases = _to_phases(padded, dilation)
     size, overlap = max(1, block // (weight.size * dilation)), weight.shape[1] - 1
     blocks = _in_blocks(
@@ -79,10 +79,10 @@ def convolve_transposed(
         lambda first: x[:, first : first + size] @ matrix, range(0, x.shape[1], size)
     )
     parts = products.reshape(1, x.shape[1], channels, reach, stride).transpose(3, 0, 1, 4, 2)
-    added = sum(
-        mx.pad(parts[at], ((0, 0), (at, reach - 1 - at), (0, 0), (0, 0))) for at in range(reach)
-    )
-    whole = added.reshape(1, -1, channels)
+    shifted = [
+        mx.pad(parts[at], [(0, 0), (at, reach - 1 - at), (0, 0), (0, 0)]) for at in range(reach)
+    ]
+    whole = mx.stack(shifted).sum(axis=0).reshape(1, -1, channels)
     return whole[:, padding : whole.shape[1] - padding]
 
 
@@ -97,7 +97,7 @@ def _in_blocks(compute: Callable[[int], mx.array], firsts: range) -> mx.array:
 
 def _to_phases(x: mx.array, count: int) -> mx.array:
     """Put every `count`th frame into a row: (1, frames, channels) -> (count, -1, channels)."""
-    x = mx.pad(x, ((0, 0), (0, -x.shape[1] % count), (0, 0)))
+    x = mx.pad(x, [(0, 0), (0, -x.shape[1] % count), (0, 0)])
     return x.reshape(-1, count, x.shape[2]).swapaxes(0, 1)
 
 
