@@ -21,7 +21,7 @@ _MAX_PARTS = 64
 _MAX_FIELD_BYTES = 256 * 1024
 """Bytes of one part that is no file."""
 _INDEX = re.compile(r"\[\d*\]$")
-"""What clients put after the name of a list: `[]`, or the place of the value."""
+"""The ending of the name of a list: `[]`, or the place of the value."""
 
 
 class UploadedFile(Struct, frozen=True):
