@@ -1,15 +1,20 @@
 """HTTP as servers really speak it, on a real socket, and what is done where they do not."""
 
 import asyncio
+import gc
+import math
 import socket
+import weakref
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import aclosing, asynccontextmanager
 from typing import cast
 
 import httpx
 import pytest
+from fakes.waiting import until
 
-from adapters.upstream.transport import Body, Transport
+from adapters.turns import Turns
+from adapters.upstream.transport import Body, Connection, Transport
 
 WHOLE = b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok"
 CHUNKED = b"HTTP/1.1 200 OK\r\ntransfer-encoding: chunked\r\n\r\n"
@@ -422,3 +427,74 @@ async def test_push_ends_at_its_deadline_which_the_receiver_may_move(transport: 
             await connection.push(moves, soon(0.3))
         transport.take_back(connection)
     assert received == [b"ok"] * 2
+
+
+class Silent(asyncio.Transport):
+    """A transport without a peer."""
+
+    reads = True
+
+    def __init__(self) -> None:
+        super().__init__({"socket": self})
+
+    def fileno(self) -> int:
+        return 0
+
+    def writelines(self, list_of_data: object) -> None: ...
+
+    def abort(self) -> None: ...
+
+    def pause_reading(self) -> None:
+        self.reads = False
+
+    def resume_reading(self) -> None:
+        self.reads = True
+
+
+def connected(turns: Turns) -> tuple[Connection, Silent, "asyncio.Task[None]"]:
+    connection, transport = Connection(turns), Silent()
+    connection.connection_made(transport)
+    return connection, transport, asyncio.create_task(connection.ask([b"GET"], math.inf))
+
+
+async def test_reads_of_one_moment_are_parsed_in_turns():
+    turns = Turns(1)
+    first, _, first_head = connected(turns)
+    second, transport, second_head = connected(turns)
+    await asyncio.sleep(0)
+    first.data_received(WHOLE)
+    second.data_received(WHOLE)
+    assert (first.status, second.status) == (200, None)
+    assert not transport.reads
+    await first_head
+    await second_head
+    assert (second.status, transport.reads) == (200, True)
+    assert await second.read(math.inf) == b"ok"
+
+
+async def test_data_that_waits_for_its_turn_is_parsed_before_the_end():
+    turns = Turns(1)
+    first, _, first_head = connected(turns)
+    second, _, second_head = connected(turns)
+    await asyncio.sleep(0)
+    first.data_received(WHOLE)
+    second.data_received(WHOLE)
+    assert not second.is_open
+    second.eof_received()
+    await asyncio.gather(first_head, second_head)
+    assert await second.read(math.inf) == b"ok"
+
+
+async def test_closed_connection_leaves_nothing_to_the_garbage_collector(transport: Transport):
+    async with speaking(says(b"HTTP/1.1 200 OK\r\nContent-Length: 9\r\n\r\nok")) as server:
+        gc.disable()
+        try:
+            url = httpx.URL(server.url)
+            request = [b"GET / HTTP/1.1\r\nHost: a\r\n\r\n"]
+            connection = await transport.ask(url, request, math.inf)
+            freed = weakref.ref(connection)
+            transport.take_back(connection)
+            del connection
+            await until(lambda: freed() is None and not server.open)
+        finally:
+            gc.enable()
