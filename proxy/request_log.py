@@ -4,6 +4,7 @@ It tells model, backend, tokens, times and outcome; never prompts, answers or ke
 """
 
 import asyncio
+import json
 import queue
 import threading
 from contextlib import suppress
@@ -18,6 +19,9 @@ from proxy.record import Record
 
 LogFormat = Literal["text", "json"]
 
+_LONGEST = 200
+"""Characters of a text that a client chose."""
+
 
 class LogLine(Struct, frozen=True, kw_only=True):
     """One answer. `None` is "not known", or "does not apply"."""
@@ -25,6 +29,7 @@ class LogLine(Struct, frozen=True, kw_only=True):
     request_id: str
     method: str
     path: str
+    """At most 200 characters, printable."""
     status: int | None
     """`None` where the client disconnected before the head of the answer was sent."""
     outcome: str
@@ -120,19 +125,17 @@ class RequestLog:
 
 def to_log_line(record: Record) -> LogLine:
     """Read a record that is closed."""
-    usage, first, model = record.usage, record.first_token_s, record.model[:200]
+    usage, first = record.usage, record.first_token_s
     speed = record.tokens_per_second
-    if not model.isprintable():
-        model = "".join([char if char.isprintable() else "?" for char in model])
     return LogLine(
         request_id=record.request_id,
         method=record.method,
-        path=record.path,
+        path=_printable(record.path),
         status=record.status,
         outcome=record.outcome or "ok",
         error=record.error,
         key=record.grant.key,
-        model=model or None,
+        model=_printable(record.model) or None,
         backend=record.backend,
         fallback_from=record.fallback_from,
         streamed=record.streamed,
@@ -145,11 +148,20 @@ def to_log_line(record: Record) -> LogLine:
     )
 
 
+def _printable(text: str) -> str:
+    """Shorten a text of a client, which begins no line and controls no terminal."""
+    text = text[:_LONGEST]
+    if text.isprintable():
+        return text
+    return "".join([char if char.isprintable() else "?" for char in text])
+
+
 def _to_json(line: LogLine) -> str:
     return msgspec.json.encode(line).decode()
 
 
 _NAMES = LogLine.__struct_fields__
+_ENDS_VALUE = frozenset(' ="')
 
 
 def _to_text(line: LogLine) -> str:
@@ -158,5 +170,6 @@ def _to_text(line: LogLine) -> str:
 
 
 def _quoted(value: object) -> str:
+    """Quote a value that could be taken for several."""
     text = str(value)
-    return f'"{text}"' if " " in text or not text else text
+    return text if text and _ENDS_VALUE.isdisjoint(text) else json.dumps(text, ensure_ascii=False)
