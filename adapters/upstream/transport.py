@@ -31,6 +31,17 @@ Receive = Callable[[bytes], bool]
 """Handles one piece of a body; true pauses the body."""
 
 
+class ReadTurn:
+    """Reads of all connections of a pool in one turn of the loop; the others wait for the next."""
+
+    def __init__(self, per_turn: int = _READS_PER_TURN) -> None:
+        self.per_turn = per_turn
+        self.at = 0.0
+        """Time of the turn: uvloop's clock stands still in it."""
+        self.reads = 0
+        self.later = Turns(per_turn)
+
+
 class Connection(asyncio.Protocol):
     """One socket, one exchange at a time: a request, then the pieces of its response.
 
@@ -38,9 +49,9 @@ class Connection(asyncio.Protocol):
     function with each piece inside `data_received`: no task is woken for a piece.
     """
 
-    def __init__(self, turns: Turns) -> None:
+    def __init__(self, turn: ReadTurn) -> None:
         self.loop = asyncio.get_running_loop()
-        self._turns = turns
+        self._turn = turn
         self.until = 0.0
         """The deadline of the current wait, by the loop's clock; `push` may be given more time by
         moving it."""
@@ -218,22 +229,20 @@ class Connection(asyncio.Protocol):
         self._fileno = transport.get_extra_info("socket").fileno()
 
     def data_received(self, data: bytes) -> None:
-        is_waiting = bool(self._arrived)
-        self._arrived += data
-        if not (is_waiting or self._turns.take(self._parse)):
-            self._pause()
-
-    def _parse(self) -> None:
-        """Parse what has arrived, then hand the body to `receive`, or wake the task that waits.
+        """Parse `data`, then hand the body to `receive`, or wake the task that waits.
 
         The path of every token: what is called here is written out.
         """
-        data, self._arrived = self._arrived, b""
+        turn, now = self._turn, self.loop.time()
+        if turn.at != now:
+            turn.at, turn.reads = now, 0
+        turn.reads += 1
+        if turn.reads > turn.per_turn or self._arrived:
+            self._postpone(data)
+            return
         parser = self._parser
         if parser is None:
             return
-        if self._paused:
-            self._resume()
         if not self._in_exchange or self._complete:
             self._fail(httpx.ProtocolError("Unsolicited data from the server."))
             return
@@ -264,6 +273,20 @@ class Connection(asyncio.Protocol):
         if self._pieces or self._complete or not self._reading_body:
             self._wake()
 
+    def _postpone(self, data: bytes) -> None:
+        """Parse `data` in a later turn, until which the socket is not read."""
+        is_waiting = bool(self._arrived)
+        self._arrived += data
+        if not (is_waiting or self._turn.later.take(self._parse_arrived)):
+            self._pause()
+
+    def _parse_arrived(self) -> None:
+        data, self._arrived = self._arrived, b""
+        self._resume()
+        if data:
+            self._turn.reads = 0
+            self.data_received(data)
+
     def _limit(self) -> None:
         if self.status is None:
             self._fail(httpx.ProtocolError("The head of the response is too long."))
@@ -272,7 +295,7 @@ class Connection(asyncio.Protocol):
 
     def eof_received(self) -> None:
         if self._arrived:
-            self._parse()
+            self._parse_arrived()
         # A response without a length ends here. llhttp knows, but has no call for it.
         if self.status is not None and not self._has_length():
             self._complete = True
@@ -280,7 +303,7 @@ class Connection(asyncio.Protocol):
 
     def connection_lost(self, exc: Exception | None) -> None:
         if self._arrived:
-            self._parse()
+            self._parse_arrived()
         if self._complete:
             self._fail(httpx.ReadError("The connection was closed."))
         elif isinstance(exc, OSError):
@@ -343,7 +366,7 @@ class Transport(httpx.AsyncBaseTransport):
         self._tls: ssl.SSLContext | None = None
         self._idle: list[tuple[float, Connection]] = []
         self._busy: set[Connection] = set()
-        self._turns = Turns(_READS_PER_TURN)
+        self._turn = ReadTurn()
 
     async def handle_async_request(self, request: httpx.Request) -> httpx.Response:
         return await self.send(request, math.inf)
@@ -415,7 +438,7 @@ class Transport(httpx.AsyncBaseTransport):
         return None
 
     async def _connect(self, url: httpx.URL, until: float) -> Connection:
-        connection = Connection(self._turns)
+        connection = Connection(self._turn)
         try:
             await self._open(connection, url, until)
             if connection.is_scarce:

@@ -11,10 +11,10 @@ from typing import cast
 
 import httpx
 import pytest
+import uvloop
 from fakes.waiting import until
 
-from adapters.turns import Turns
-from adapters.upstream.transport import Body, Connection, Transport
+from adapters.upstream.transport import Body, Connection, ReadTurn, Transport
 
 WHOLE = b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok"
 CHUNKED = b"HTTP/1.1 200 OK\r\ntransfer-encoding: chunked\r\n\r\n"
@@ -451,38 +451,43 @@ class Silent(asyncio.Transport):
         self.reads = True
 
 
-def connected(turns: Turns) -> tuple[Connection, Silent, "asyncio.Task[None]"]:
-    connection, transport = Connection(turns), Silent()
+def connected(turn: ReadTurn) -> tuple[Connection, Silent, "asyncio.Task[None]"]:
+    connection, transport = Connection(turn), Silent()
     connection.connection_made(transport)
     return connection, transport, asyncio.create_task(connection.ask([b"GET"], math.inf))
 
 
-async def test_reads_of_one_moment_are_parsed_in_turns():
-    turns = Turns(1)
-    first, _, first_head = connected(turns)
-    second, transport, second_head = connected(turns)
+async def read_three_at_once() -> tuple[Connection, Silent]:
+    """Return the last of three connections that got data in one turn, of which two are parsed."""
+    turn = ReadTurn(per_turn=1)
+    connections = [connected(turn) for _ in range(3)]
     await asyncio.sleep(0)
-    first.data_received(WHOLE)
-    second.data_received(WHOLE)
-    assert (first.status, second.status) == (200, None)
-    assert not transport.reads
-    await first_head
-    await second_head
-    assert (second.status, transport.reads) == (200, True)
-    assert await second.read(math.inf) == b"ok"
+    for connection, _, _ in connections:
+        connection.data_received(WHOLE)
+    assert [connection.status for connection, _, _ in connections] == [200, 200, None]
+    return connections[-1][:2]
 
 
-async def test_data_that_waits_for_its_turn_is_parsed_before_the_end():
-    turns = Turns(1)
-    first, _, first_head = connected(turns)
-    second, _, second_head = connected(turns)
-    await asyncio.sleep(0)
-    first.data_received(WHOLE)
-    second.data_received(WHOLE)
-    assert not second.is_open
-    second.eof_received()
-    await asyncio.gather(first_head, second_head)
-    assert await second.read(math.inf) == b"ok"
+def test_reads_of_one_moment_are_parsed_in_turns():
+    async def read() -> None:
+        last, transport = await read_three_at_once()
+        assert not transport.reads
+        await until(lambda: last.status is not None)
+        assert (last.status, transport.reads) == (200, True)
+        assert await last.read(math.inf) == b"ok"
+
+    uvloop.run(read())  # Its clock stands still in a turn.
+
+
+def test_data_that_waits_for_its_turn_is_parsed_before_the_end():
+    async def read() -> None:
+        last, _ = await read_three_at_once()
+        assert not last.is_open
+        last.eof_received()
+        assert last.status == 200
+        assert await last.read(math.inf) == b"ok"
+
+    uvloop.run(read())
 
 
 async def test_closed_connection_leaves_nothing_to_the_garbage_collector(transport: Transport):
