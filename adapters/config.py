@@ -65,8 +65,9 @@ class MLXConfig(
     kv_bits: Literal[4, 8] | None = None
     """Quantise keys and values to this many bits: less memory, but one answer at a time."""
     stall_seconds: Seconds = 120.0
-    """/health reports the engine as stalled if a step takes longer. An engine in a process of its
-    own is ended then, or where the process does not respond for as long, and started anew."""
+    """If a step, or reading an array of a load, takes longer, /health reports the engine as
+    stalled, and its requests get an error. An engine in a process of its own is ended then, or
+    where the process does not respond for as long, and started anew."""
     prefill_chunk: Count | None = None
     """Prompt tokens per step. By default 2048 on a GPU (512 while others decode), 128 on a CPU."""
     dequantize: Literal["auto", "always", "never"] = "auto"

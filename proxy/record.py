@@ -31,8 +31,8 @@ ModelOperation = Literal["chat", "text_completion", "embeddings", "speech", "tra
 """The first three are names of OpenTelemetry's conventions for generative AI."""
 Clock = Callable[[], float]
 
-_LONGEST_NAME = 200
-"""Characters of a model's name in a summary."""
+_LONGEST_TEXT = 200
+"""Characters of a path, or of the name of a model, in a summary."""
 
 
 def new_id(prefix: str) -> str:
@@ -124,6 +124,7 @@ class Summary(Struct, frozen=True, kw_only=True):
     request_id: str
     method: str
     path: str
+    """At most 200 characters, printable."""
     status: int | None
     """`None` where the client disconnected before the head of the answer was sent."""
     outcome: str
@@ -264,12 +265,12 @@ class Record:
         return Summary(
             request_id=self.request_id,
             method=self.method,
-            path=self.path,
+            path=_printable(self.path[:_LONGEST_TEXT]),
             status=self.status,
             outcome=self.outcome or "ok",
             error=self.error,
             key=self.grant.key,
-            model=_printable(self.model[:_LONGEST_NAME]) or None,
+            model=_printable(self.model[:_LONGEST_TEXT]) or None,
             backend=self.backend,
             fallback_from=self.fallback_from,
             streamed=self.streamed,
@@ -375,10 +376,11 @@ class Record:
         return [attempt for attempt in self.attempts if attempt.error is None]
 
 
-def _printable(name: str) -> str:
-    if name.isprintable():
-        return name
-    return "".join([char if char.isprintable() else "?" for char in name])
+def _printable(text: str) -> str:
+    """Return a text of a client that begins no line and controls no terminal."""
+    if text.isprintable():
+        return text
+    return "".join([char if char.isprintable() else "?" for char in text])
 
 
 def _sum_known(counts: list[int | None]) -> int | None:

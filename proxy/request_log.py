@@ -4,6 +4,7 @@ It tells model, backend, tokens, times and outcome; never prompts, answers or ke
 """
 
 import asyncio
+import json
 import queue
 import threading
 from contextlib import suppress
@@ -93,6 +94,7 @@ def _to_json(summary: Summary) -> str:
 
 
 _NAMES = Summary.__struct_fields__
+_ENDS_VALUE = frozenset(' ="')
 
 
 def _to_text(summary: Summary) -> str:
@@ -101,5 +103,6 @@ def _to_text(summary: Summary) -> str:
 
 
 def _quoted(value: object) -> str:
+    """Quote a value that could be taken for several."""
     text = str(value)
-    return f'"{text}"' if " " in text or not text else text
+    return text if text and _ENDS_VALUE.isdisjoint(text) else json.dumps(text, ensure_ascii=False)

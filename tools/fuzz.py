@@ -34,7 +34,7 @@ from adapters.gguf.metadata import read_metadata  # noqa: E402
 from adapters.ollama.ndjson import LineStream  # noqa: E402
 from adapters.ollama.translate.grammar_schema import to_grammar_schema  # noqa: E402
 from adapters.ollama.wire import Line  # noqa: E402
-from adapters.upstream.transport import Connection  # noqa: E402
+from adapters.upstream.transport import Connection, ReadTurn  # noqa: E402
 from proxy.http.body import decode  # noqa: E402
 from proxy.http.body_scan import PIECE, BodyScan  # noqa: E402
 from tools.faults.raw import connected  # noqa: E402
@@ -114,7 +114,7 @@ async def _ndjson() -> AsyncIterator[Target]:
     decoder, dice = Decoder(Line), random.Random(3)  # noqa: S311
 
     async def read(data: bytes) -> None:
-        connection = Connection()
+        connection = Connection(ReadTurn(1))
         connection.connection_made(_Transport())
         loop = asyncio.get_running_loop()
 
@@ -231,8 +231,8 @@ async def fuzz(name: str, seconds: float, seed: int) -> int:
     dice = random.Random(seed)  # noqa: S311
     inputs = [path.read_bytes() for path in sorted((CORPUS / name).iterdir())]
     defects = count = 0
-    ends = time.monotonic() + seconds
     async with TARGETS[name]() as read:
+        ends = time.monotonic() + seconds  # Libraries were imported before.
         for data in _endless(inputs, dice):
             if time.monotonic() > ends:
                 break

@@ -5,7 +5,7 @@ import logging
 import time
 from collections.abc import AsyncGenerator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import aclosing
+from contextlib import aclosing, asynccontextmanager
 from functools import cache
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
@@ -70,6 +70,7 @@ from adapters.mlx.models.idle_unload import IdleUnload
 from adapters.mlx.models.load_progress import Extras, Loading, Loads
 from adapters.mlx.models.removal import remove, to_removable
 from adapters.mlx.prompt.raw import reject_conflicts
+from adapters.mlx.stall_guard import StallGuard
 from adapters.request import EmbeddingRequest, Feature, GenerationRequest
 from adapters.sink import Sink
 
@@ -106,6 +107,7 @@ class MLXBackend:
         self._descriptions = BackgroundDescriptions()
         self._idle = IdleUnload(config, self._loaded.__contains__, self.unload)
         self._loads = Loads(self._load, self._idle.loaded)
+        self._stalls = StallGuard(self._engine.stall, config.stall_seconds)
         # For inputs of embeddings: one thread is enough to keep the loop free.
         self._tokenizing = ThreadPoolExecutor(1, thread_name_prefix="mlx-prompt")
         self.memory_user = MLXMemory(config, self._engine, self._idle, self._find, self.unload)
@@ -120,7 +122,7 @@ class MLXBackend:
     async def generate(self, request: GenerationRequest, sink: Sink) -> None:
         refuse_unsupported(request, self.honours, self.kind)
         reject_conflicts(request)
-        with self._idle.using(request.model, request.keep_alive):
+        async with self._using(request.model, request.keep_alive):
             cold = not self._has(request.model)
             loaded = await self._ready(request.model, TextModel)
             from adapters.mlx.output.assemble import Answers
@@ -141,7 +143,7 @@ class MLXBackend:
     async def count_tokens(self, request: GenerationRequest) -> TokenCount:
         """Render and encode the prompt as for an answer, so that the count is exact."""
         refuse_unsupported(request, self.honours, self.kind)
-        with self._idle.using(request.model, request.keep_alive):
+        async with self._using(request.model, request.keep_alive):
             loaded = await self._ready(request.model, TextModel)
             from adapters.mlx.prompt.images import render_prompt
 
@@ -150,14 +152,14 @@ class MLXBackend:
 
     async def embed(self, request: EmbeddingRequest) -> Embeddings:
         refuse_unsupported(request, self.honours, self.kind)
-        with self._idle.using(request.model, request.keep_alive):
+        async with self._using(request.model, request.keep_alive):
             loaded = await self._ready(request.model, EmbeddingModel)
             return await loaded.embed(request, self._tokenizing)
 
     async def speak(self, request: SpeechRequest, sink: AudioSink[SpeechEvent]) -> None:
         voices = await self.list_voices(request.model)
         speaker = find_speaker(request.voice, request.model, voices, self._config.voices)
-        with self._idle.using(request.model, request.keep_alive):
+        async with self._using(request.model, request.keep_alive):
             cold = not self._has(request.model)
             loaded = await self._ready(request.model, SpeechModel)
             await loaded.speak(request, speaker, sink, cold=cold)
@@ -172,7 +174,7 @@ class MLXBackend:
     async def transcribe(
         self, request: TranscriptionRequest, sink: AudioSink[TranscriptEvent]
     ) -> None:
-        with self._idle.using(request.model, request.keep_alive):
+        async with self._using(request.model, request.keep_alive):
             cold = not self._has(request.model)
             loaded = await self._ready(request.model, TranscriptionModel)
             await loaded.transcribe(request, sink, cold=cold)
@@ -263,7 +265,7 @@ class MLXBackend:
             ) from error
 
     async def load(self, model: str, keep_alive: float | None = None) -> None:
-        with self._idle.using(model, keep_alive):
+        async with self._using(model, keep_alive):
             if not self._has(model):
                 await self._loads.join(model)
 
@@ -274,22 +276,30 @@ class MLXBackend:
         return self._engine.is_well(model)
 
     def is_stalled(self) -> bool:
-        """Return true while a step takes longer than `stall_seconds` of the configuration."""
+        """Return true while a step, or a piece of a load, takes longer than `stall_seconds`."""
         return self._engine.is_stalled()
 
     def loading(self) -> dict[str, Progress]:
         return self._loads.progress()
 
     async def unload(self, model: str) -> None:
-        await self._loads.cancel(model)
-        if not self._has(model):
-            return
-        if users := self._idle.users(model):
-            raise BackendBusyError(f"'{model}' is answering {users} requests.")
-        self._idle.forget(model)
-        # A request that comes while it is unloaded loads it anew, by a later command.
-        await self._loaded.pop(model).unload()
-        self.memory_user.unloaded(model)
+        async with self._stalls.guarded():
+            await self._loads.cancel(model)
+            if not self._has(model):
+                return
+            if users := self._idle.users(model):
+                raise BackendBusyError(f"'{model}' is answering {users} requests.")
+            self._idle.forget(model)
+            # A request that comes while it is unloaded loads it anew, by a later command.
+            await self._loaded.pop(model).unload()
+            self.memory_user.unloaded(model)
+
+    @asynccontextmanager
+    async def _using(self, model: str, keep_alive: float | None) -> AsyncGenerator[None]:
+        """Count a user of `model`, which gets an error where the engine hangs."""
+        with self._idle.using(model, keep_alive):
+            async with self._stalls.guarded():
+                yield
 
     async def health(self) -> Health:
         trouble = self._engine.trouble()

@@ -6,7 +6,7 @@ from collections.abc import Callable, Generator
 from concurrent.futures import Future, ThreadPoolExecutor, wait
 from typing import Any, Generic, TypeVar
 
-from adapters.errors import GenerationError
+from adapters.errors import BackendTimeoutError, GenerationError
 
 T = TypeVar("T")
 Pieces = Generator[None, None, T]
@@ -17,6 +17,8 @@ SLICE_SECONDS = 0.1
 BESIDE_SECONDS = 0.02
 """The same for work that lasts as long as an answer: of the order of a step."""
 _POLL_SECONDS = 0.01
+_FILES_SECONDS = 300.0
+"""For tokenizers and imports; only a file system that hangs takes longer."""
 
 
 def finish(pieces: Pieces[T]) -> T:
@@ -28,16 +30,24 @@ def finish(pieces: Pieces[T]) -> T:
             return ended.value
 
 
-def beside(job: Callable[[], T]) -> Pieces[T]:
+def beside(job: Callable[[], T], seconds: float = _FILES_SECONDS) -> Pieces[T]:
     """Run `job` on a thread of its own: work without arrays need not keep the engine's thread.
 
     It begins with the first piece, and goes on unobserved if the pieces are given up.
+
+    Raises:
+        BackendTimeoutError: it takes longer than `seconds`.
     """
+    ends = time.monotonic() + seconds
     pool = ThreadPoolExecutor(1, thread_name_prefix="mlx-job")
     future = pool.submit(job)
     pool.shutdown(wait=False)
     yield
     while wait([future], _POLL_SECONDS).not_done:
+        if time.monotonic() > ends:
+            raise BackendTimeoutError(
+                f"The files of the model were not read within {seconds:g} seconds."
+            )
         yield
     return future.result()
 

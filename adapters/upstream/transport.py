@@ -17,15 +17,29 @@ import httpx
 
 from adapters.descriptors import OUT_OF_DESCRIPTORS, TOO_MANY_OPEN, is_scarce
 from adapters.errors import NoDescriptorsError
+from adapters.turns import Turns
 
 _MAX_HEAD_BYTES = 65_536
 _MAX_BUFFERED_BYTES = 262_144
 """Unread bytes of a body after which the socket is not read."""
 _MAX_IDLE = 20
 _IDLE_SECONDS = 5.0
+_READS_PER_TURN = 16
+"""Reads that are parsed in one turn of the loop: a token's way to its client is 0.1 to 0.2 ms."""
 
 Receive = Callable[[bytes], bool]
 """Handles one piece of a body; true pauses the body."""
+
+
+class ReadTurn:
+    """Reads of all connections of a pool in one turn of the loop; the others wait for the next."""
+
+    def __init__(self, per_turn: int = _READS_PER_TURN) -> None:
+        self.per_turn = per_turn
+        self.at = 0.0
+        """Time of the turn: uvloop's clock stands still in it."""
+        self.reads = 0
+        self.later = Turns(per_turn)
 
 
 class Connection(asyncio.Protocol):
@@ -35,8 +49,9 @@ class Connection(asyncio.Protocol):
     function with each piece inside `data_received`: no task is woken for a piece.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, turn: ReadTurn) -> None:
         self.loop = asyncio.get_running_loop()
+        self._turn = turn
         self.until = 0.0
         """The deadline of the current wait, by the loop's clock; `push` may be given more time by
         moving it."""
@@ -49,9 +64,12 @@ class Connection(asyncio.Protocol):
         self._receive: Receive | None = None
         self._fileno = -1
         self._paused = False
+        self._arrived = b""
+        """Waits for its turn to be parsed; the socket is not read meanwhile."""
         self._pieces: list[bytes] = []
         self.on_body = self._pieces.append  # A call in C for each chunk, not one in Python.
-        self._parser = httptools.HttpResponseParser(self)
+        self._parser: httptools.HttpResponseParser | None = httptools.HttpResponseParser(self)
+        """`None` after an error."""
         self._reset()
 
     def _reset(self) -> None:
@@ -76,7 +94,7 @@ class Connection(asyncio.Protocol):
     @property
     def is_open(self) -> bool:
         """False where an idle connection was closed by the server, be it unnoticed by the loop."""
-        return self._error is None and not _is_readable(self._fileno)
+        return self._error is None and not self._arrived and not _is_readable(self._fileno)
 
     @property
     def is_scarce(self) -> bool:
@@ -200,6 +218,8 @@ class Connection(asyncio.Protocol):
             self._timer.cancel()
         if self._transport is not None:
             self._transport.abort()
+        # Both hold methods of this connection: cycles, which only the garbage collector would end.
+        self._parser = self._transport = None
         self._wake()
 
     # --- called by the event loop ---
@@ -213,12 +233,22 @@ class Connection(asyncio.Protocol):
 
         The path of every token: what is called here is written out.
         """
+        turn, now = self._turn, self.loop.time()
+        if turn.at != now:
+            turn.at, turn.reads = now, 0
+        turn.reads += 1
+        if turn.reads > turn.per_turn or self._arrived:
+            self._postpone(data)
+            return
+        parser = self._parser
+        if parser is None:
+            return
         if not self._in_exchange or self._complete:
             self._fail(httpx.ProtocolError("Unsolicited data from the server."))
             return
         self._received += len(data)
         try:
-            self._parser.feed_data(data)
+            parser.feed_data(data)
         except (httptools.HttpParserError, httptools.HttpParserUpgrade) as error:
             self._fail(httpx.ProtocolError(str(error)))
             return
@@ -243,6 +273,20 @@ class Connection(asyncio.Protocol):
         if self._pieces or self._complete or not self._reading_body:
             self._wake()
 
+    def _postpone(self, data: bytes) -> None:
+        """Parse `data` in a later turn, until which the socket is not read."""
+        is_waiting = bool(self._arrived)
+        self._arrived += data
+        if not (is_waiting or self._turn.later.take(self._parse_arrived)):
+            self._pause()
+
+    def _parse_arrived(self) -> None:
+        data, self._arrived = self._arrived, b""
+        self._resume()
+        if data:
+            self._turn.reads = 0
+            self.data_received(data)
+
     def _limit(self) -> None:
         if self.status is None:
             self._fail(httpx.ProtocolError("The head of the response is too long."))
@@ -250,12 +294,16 @@ class Connection(asyncio.Protocol):
             self._pause()
 
     def eof_received(self) -> None:
+        if self._arrived:
+            self._parse_arrived()
         # A response without a length ends here. llhttp knows, but has no call for it.
         if self.status is not None and not self._has_length():
             self._complete = True
         self.connection_lost(None)
 
     def connection_lost(self, exc: Exception | None) -> None:
+        if self._arrived:
+            self._parse_arrived()
         if self._complete:
             self._fail(httpx.ReadError("The connection was closed."))
         elif isinstance(exc, OSError):
@@ -279,13 +327,12 @@ class Connection(asyncio.Protocol):
         self.headers.append((name, value))
 
     def on_headers_complete(self) -> None:
-        status = self._parser.get_status_code()
-        if status >= 200:  # 1xx comes before the response.
-            self.status = status
+        if self._parser is not None and (status := self._parser.get_status_code()) >= 200:
+            self.status = status  # 1xx comes before the response.
 
     def on_message_complete(self) -> None:
         self._complete = self.status is not None
-        self._keep_alive = self._parser.should_keep_alive()
+        self._keep_alive = self._parser is not None and self._parser.should_keep_alive()
 
 
 def _is_readable(fileno: int) -> bool:
@@ -319,6 +366,7 @@ class Transport(httpx.AsyncBaseTransport):
         self._tls: ssl.SSLContext | None = None
         self._idle: list[tuple[float, Connection]] = []
         self._busy: set[Connection] = set()
+        self._turn = ReadTurn()
 
     async def handle_async_request(self, request: httpx.Request) -> httpx.Response:
         return await self.send(request, math.inf)
@@ -390,6 +438,17 @@ class Transport(httpx.AsyncBaseTransport):
         return None
 
     async def _connect(self, url: httpx.URL, until: float) -> Connection:
+        connection = Connection(self._turn)
+        try:
+            await self._open(connection, url, until)
+            if connection.is_scarce:
+                raise NoDescriptorsError(TOO_MANY_OPEN)
+        except BaseException:
+            connection.close()  # It is open where the task was cancelled in this moment.
+            raise
+        return connection
+
+    async def _open(self, connection: Connection, url: httpx.URL, until: float) -> None:
         loop = asyncio.get_running_loop()
         port = url.port or (443 if url.scheme == "https" else 80)
         limit = min(loop.time() + self._connect_timeout, until)
@@ -401,16 +460,10 @@ class Transport(httpx.AsyncBaseTransport):
                     # The certificates of this machine, as Ollama's own programs use: httpx's
                     # list has no authority of a private network.
                     self._tls.load_default_certs()
-                _, connection = await loop.create_connection(
-                    Connection, url.host, port, ssl=self._tls
-                )
+                await loop.create_connection(lambda: connection, url.host, port, ssl=self._tls)
         except TimeoutError as error:
             raise httpx.ConnectTimeout("") from error
         except (OSError, ssl.SSLError) as error:
             if error.errno in OUT_OF_DESCRIPTORS:
                 raise NoDescriptorsError(TOO_MANY_OPEN) from error
             raise httpx.ConnectError(str(error)) from error
-        if connection.is_scarce:
-            connection.close()
-            raise NoDescriptorsError(TOO_MANY_OPEN)
-        return connection

@@ -92,19 +92,13 @@ class _StreamSink(Generic[T_contra]):
         self.drain = buffer.drain
 
 
-class AroundText(dict[int, tuple[bytes, bytes]]):
-    """Choice -> the bytes around the JSON of a text: in most chunks only the text differs."""
+def around_text(encode: Callable[[str, int], bytes], choice: int) -> tuple[bytes, bytes]:
+    """Return the bytes around the JSON of a text in the chunk that `encode` makes of it.
 
-    def __init__(self, encode: Callable[[str, int], bytes]) -> None:
-        """`encode` encodes the chunk of a text of a choice."""
-        super().__init__()
-        self._encode = encode
-
-    def __missing__(self, choice: int) -> tuple[bytes, bytes]:
-        chunk = self._encode(_PLACEHOLDER, choice)
-        before, _, after = chunk.partition(msgspec.json.encode(_PLACEHOLDER))
-        self[choice] = around = before, after
-        return around
+    In most chunks of a choice only the text differs.
+    """
+    before, _, after = encode(_PLACEHOLDER, choice).partition(msgspec.json.encode(_PLACEHOLDER))
+    return before, after
 
 
 class ShutdownGrace:

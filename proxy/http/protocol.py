@@ -19,6 +19,7 @@ from uvicorn._types import ASGI3Application
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol, RequestResponseCycle
 
 from adapters.descriptors import is_last, most_clients
+from adapters.turns import Turns
 from proxy.errors import to_failure
 from proxy.http.cors import to_cors_headers
 from proxy.http.gates import Fields, to_fields
@@ -27,7 +28,6 @@ from proxy.http.json_response import OPENAI_ERRORS, ErrorDialect
 from proxy.http.response_cycle import ResponseCycle, refuse_at_once
 from proxy.http.send_buffer import WIRE
 from proxy.http.stalled_clients import WriteDeadline, limit_silence
-from proxy.http.turns import Turns
 
 _MAX_HEAD_BYTES = 65_536
 _MAX_HEADERS = 128
@@ -123,6 +123,8 @@ class Connection(HttpToolsProtocol):
             if reply is not None and not reply.response_complete:
                 self.turns.take(reply.disconnect)
         super().connection_lost(exc)
+        # They hold a method of this connection: a cycle, which only the collector would end.
+        self.cycle = self._reply = None  # type: ignore[assignment]
 
     def pause_writing(self) -> None:
         super().pause_writing()
@@ -238,7 +240,6 @@ class Connection(HttpToolsProtocol):
             keep_alive=keep_alive,
             on_response=self.on_response_complete,
         )
-        cast(dict[str, Any], self.scope)["extensions"] = {WIRE: self.cycle}
         if self._reply is None or self._reply.response_complete:
             self._start_asgi_task(self.cycle, self.app)
         elif len(self.pipeline) < _MAX_PIPELINED:
@@ -264,9 +265,11 @@ class Connection(HttpToolsProtocol):
 
     async def _run(self, reply: ResponseCycle, app: ASGI3Application) -> None:
         """Run the application. A done callback, as in uvicorn, takes one more turn of the loop."""
+        extensions = cast(dict[str, Any], reply.scope)["extensions"] = {WIRE: reply}
         try:
             await reply.run_asgi(app)
         finally:
+            extensions.clear()  # A cycle, which only the garbage collector would end.
             self.tasks.discard(reply.task)
 
     def on_response_complete(self) -> None:

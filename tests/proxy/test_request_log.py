@@ -15,7 +15,7 @@ from adapters.events import Started, TextDelta
 from proxy.access.config import KeyConfig
 from proxy.config import Config, ModelConfig, ServerConfig
 from proxy.record import Record, Summary
-from proxy.request_log import RequestLog
+from proxy.request_log import LogFormat, RequestLog
 
 JSON = ServerConfig(log_format="json")
 URL = "/v1/chat/completions"
@@ -138,3 +138,17 @@ async def test_stream_that_takes_no_line_holds_up_no_answer():
     assert log.dropped > 0
     stuck.is_read.set()
     log.close()
+
+
+@pytest.mark.parametrize("form", ["text", "json"])
+async def test_path_of_a_client_stays_within_its_value(form: LogFormat):
+    log = io.StringIO()
+    config = Config(server=ServerConfig(log_format=form))
+    async with http_client(ScriptedBackend(), config=config, log=log) as client:
+        await client.get("/v1/models/%0AERROR%1B%5B2J%C2%9B%20outcome=ok%22" + "x" * 300)
+    (line,) = log.getvalue().splitlines()
+    assert line.isprintable()
+    path = '/v1/models/?ERROR?[2J? outcome=ok"'.ljust(200, "x")
+    assert (
+        f"path={json.dumps(path)} " in line if form == "text" else json.loads(line)["path"] == path
+    )

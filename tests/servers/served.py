@@ -12,6 +12,7 @@ import uvicorn
 from fakes.scripted_backend import DEFAULTS, ScriptedBackend
 from fakes.waiting import until
 
+from adapters.turns import Turns
 from proxy.app import create_app
 from proxy.config import Config
 from proxy.endpoints.server_request import ServerParts
@@ -20,7 +21,6 @@ from proxy.http.gates import Fields
 from proxy.http.json_response import ErrorDialect
 from proxy.http.protocol import Connection
 from proxy.http.server import Server
-from proxy.http.turns import Turns
 
 
 @asynccontextmanager
@@ -38,7 +38,7 @@ async def served(
     dispatch = cast(Dispatch, app.asgi_handler)
 
     class Configured(protocol):
-        turns = Turns()
+        turns = Turns(2)
 
         def errors_of(self, path: str, fields: Fields) -> ErrorDialect:
             return dispatch.errors_of(path, fields)

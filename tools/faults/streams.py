@@ -14,13 +14,13 @@ _PHASES = 8
 
 
 async def hold(count: int) -> None:
-    """Streams that are open at once, of 64 KiB each; all have to be complete and equal."""
+    """Streams that are open at once, of 40 short tokens each; all have to be complete and equal."""
     count = count or 1000
     with running() as (tandem, _):
         await send(tandem.port, chat("tokens=1"))
         await tandem.stall()
         before = tandem.use()
-        request = chat(f"tokens={_HELD_TOKENS} pace=0.5 size={65_536 // _HELD_TOKENS}")
+        request = chat(f"tokens={_HELD_TOKENS} pace=0.5 size=5")
         holding = asyncio.gather(*(_words(tandem.port, request) for _ in range(count)))
         await asyncio.sleep(_HELD_TOKENS * 0.25)
         during = tandem.use()

@@ -221,6 +221,10 @@ class Engine:
     def is_stalled(self) -> bool:
         return self._watchdog.is_stalled()
 
+    def stall(self) -> str | None:
+        """Describe a stall; `None` while the engine goes on."""
+        return self._watchdog.stall()
+
     def row_bytes(self, name: str, tokens: int) -> int:
         """Return the bytes of a row of `tokens`, prompt included; 0 for a model without rows."""
         scheduler = self._schedulers.get(name)
@@ -285,6 +289,7 @@ class Engine:
                 self._wait_for_work()
                 while self._commands and not self._closing:
                     self._commands.popleft()()
+                self._watchdog.begin_step()
                 self._jobs.advance()
                 self._beside.advance()
                 self._step_all()

@@ -20,7 +20,7 @@ class Watchdog:
         self._stepping_since: float | None = None
 
     def begin_step(self) -> None:
-        """Start timing a step. Commands are not timed: a load may take minutes."""
+        """Start timing a step, or a piece of a job, such as an array that is read from a disk."""
         self._stepping_since = self._clock()
 
     def end_steps(self) -> None:
@@ -54,6 +54,10 @@ class Watchdog:
         """Describe what is wrong with the engine; `None` while nothing is."""
         if self.failed:
             return f"Failed, to be unloaded and loaded anew: {', '.join(sorted(self.failed))}."
+        return self.stall()
+
+    def stall(self) -> str | None:
+        """Describe the stall of the engine; `None` while it goes on."""
         if not self.is_stalled():
             return None
         return f"Stalled: no step has ended for more than {self._stall_seconds:g} seconds."
@@ -62,6 +66,6 @@ class Watchdog:
         return model not in self.failed and not self.is_stalled()
 
     def is_stalled(self) -> bool:
-        """Return true while a step takes longer than `stall_seconds`."""
+        """Return true while a step, or a piece of a load, takes longer than `stall_seconds`."""
         since = self._stepping_since
         return since is not None and self._clock() - since > self._stall_seconds

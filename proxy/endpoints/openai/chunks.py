@@ -10,7 +10,7 @@ from adapters.events import Event, TextDelta
 from proxy.endpoints.generation_fields import GenerationFields
 from proxy.endpoints.wire_types import Usage, to_usage
 from proxy.errors import Failure
-from proxy.http.event_stream import AroundText, Put, sse
+from proxy.http.event_stream import Put, around_text, sse
 from proxy.record import Record
 
 encode = msgspec.json.Encoder().encode
@@ -32,11 +32,15 @@ class ChunkRenderer(ABC):
         self._model = body.model
         self._unfinished = choices
         self._wants_usage = bool(body.stream_options and body.stream_options.include_usage)
-        self._around = AroundText(self._text)
+        self._around: dict[int, tuple[bytes, bytes]] = {}
+        """Choice -> the bytes around a text."""
 
     def write(self, event: Event, /) -> bool:
         if type(event) is TextDelta and event.logprobs is None:  # nearly all events
-            before, after = self._around[event.choice]
+            around = self._around.get(event.choice)
+            if around is None:
+                around = self._around[event.choice] = around_text(self._text, event.choice)
+            before, after = around
             return self._put(before + encode(event.text) + after)
         return self._put(self._render(event))
 

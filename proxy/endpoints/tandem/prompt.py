@@ -27,7 +27,7 @@ from proxy.endpoints.generation_fields import (
 from proxy.endpoints.server_request import ServerRequest
 from proxy.endpoints.wire_types import Usage, to_usage
 from proxy.errors import Failure
-from proxy.http.event_stream import NDJSON, AroundText, Put, json_line
+from proxy.http.event_stream import NDJSON, Put, around_text, json_line
 from proxy.openapi import Operation
 from proxy.record import ModelOperation, Record
 from proxy.sinks import Answer
@@ -122,13 +122,14 @@ class PromptRenderer:
         self._put = put
         self._model = model
         self._record = record
-        self._around = AroundText(
-            lambda text, _choice: json_line(_encode(_to_line(self._model, self._record, text))),
-        )
+        self._around: tuple[bytes, bytes] | None = None
+        """The bytes around a text."""
 
     def write(self, event: Event, /) -> bool:
         if type(event) is TextDelta:
-            before, after = self._around[0]
+            if self._around is None:
+                self._around = around_text(self._text, event.choice)
+            before, after = self._around
             return self._put(before + _encode(event.text) + after)
         return self._put(self._render(event))
 
@@ -141,6 +142,9 @@ class PromptRenderer:
                 return json_line(_encode(_with_end(line, event, self._record)))
             case _:
                 return b""  # the request has no tools
+
+    def _text(self, text: str, _choice: int) -> bytes:
+        return json_line(_encode(_to_line(self._model, self._record, text)))
 
     def error(self, failure: Failure, /) -> bytes:
         return json_line(_encode(failure.body))

@@ -6,6 +6,7 @@ from typing import Any
 
 import pytest
 
+from adapters.errors import BackendTimeoutError
 from adapters.mlx.jobs import Job, Jobs, Pieces, beside, finish
 
 
@@ -119,3 +120,15 @@ def test_a_job_beside_that_fails_is_told() -> None:
 
     with pytest.raises(ValueError, match="broken"):
         finish(beside(job))
+
+
+def test_files_that_are_not_read_in_time_are_an_error_and_the_next_job_goes_on() -> None:
+    disk_responds = threading.Event()
+    work, futures = queue(
+        lambda: beside(lambda: str(disk_responds.wait(20)), seconds=0.02),
+        lambda: counting([], "next", 1),
+    )
+    while not futures[1].done():
+        work.advance()
+    disk_responds.set()
+    assert isinstance(futures[0].exception(0), BackendTimeoutError)

@@ -1,16 +1,20 @@
 """HTTP as servers really speak it, on a real socket, and what is done where they do not."""
 
 import asyncio
+import gc
+import math
 import socket
+import weakref
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import aclosing, asynccontextmanager
 from typing import cast
 
 import httpx
 import pytest
+import uvloop
 from fakes.waiting import pause, settled, until
 
-from adapters.upstream.transport import Body, Transport
+from adapters.upstream.transport import Body, Connection, ReadTurn, Transport
 
 WHOLE = b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok"
 CHUNKED = b"HTTP/1.1 200 OK\r\ntransfer-encoding: chunked\r\n\r\n"
@@ -425,3 +429,79 @@ async def test_push_ends_at_its_deadline_which_the_receiver_may_move(transport: 
             await connection.push(moves, soon(0.3))
         transport.take_back(connection)
     assert received == [b"ok"] * 2
+
+
+class Silent(asyncio.Transport):
+    """A transport without a peer."""
+
+    reads = True
+
+    def __init__(self) -> None:
+        super().__init__({"socket": self})
+
+    def fileno(self) -> int:
+        return 0
+
+    def writelines(self, list_of_data: object) -> None: ...
+
+    def abort(self) -> None: ...
+
+    def pause_reading(self) -> None:
+        self.reads = False
+
+    def resume_reading(self) -> None:
+        self.reads = True
+
+
+def connected(turn: ReadTurn) -> tuple[Connection, Silent, "asyncio.Task[None]"]:
+    connection, transport = Connection(turn), Silent()
+    connection.connection_made(transport)
+    return connection, transport, asyncio.create_task(connection.ask([b"GET"], math.inf))
+
+
+async def read_three_at_once() -> tuple[Connection, Silent]:
+    """Return the last of three connections that got data in one turn, of which two are parsed."""
+    turn = ReadTurn(per_turn=1)
+    connections = [connected(turn) for _ in range(3)]
+    await asyncio.sleep(0)
+    for connection, _, _ in connections:
+        connection.data_received(WHOLE)
+    assert [connection.status for connection, _, _ in connections] == [200, 200, None]
+    return connections[-1][:2]
+
+
+def test_reads_of_one_moment_are_parsed_in_turns():
+    async def read() -> None:
+        last, transport = await read_three_at_once()
+        assert not transport.reads
+        await until(lambda: last.status is not None)
+        assert (last.status, transport.reads) == (200, True)
+        assert await last.read(math.inf) == b"ok"
+
+    uvloop.run(read())  # Its clock stands still in a turn.
+
+
+def test_data_that_waits_for_its_turn_is_parsed_before_the_end():
+    async def read() -> None:
+        last, _ = await read_three_at_once()
+        assert not last.is_open
+        last.eof_received()
+        assert last.status == 200
+        assert await last.read(math.inf) == b"ok"
+
+    uvloop.run(read())
+
+
+async def test_closed_connection_leaves_nothing_to_the_garbage_collector(transport: Transport):
+    async with speaking(says(b"HTTP/1.1 200 OK\r\nContent-Length: 9\r\n\r\nok")) as server:
+        gc.disable()
+        try:
+            url = httpx.URL(server.url)
+            request = [b"GET / HTTP/1.1\r\nHost: a\r\n\r\n"]
+            connection = await transport.ask(url, request, math.inf)
+            freed = weakref.ref(connection)
+            transport.take_back(connection)
+            del connection
+            await until(lambda: freed() is None and not server.open)
+        finally:
+            gc.enable()

@@ -25,13 +25,13 @@ from servers.served import served
 from adapters.events import Started, TextDelta
 from adapters.request import GenerationRequest
 from adapters.sink import Sink, events
+from adapters.turns import Turns
 from proxy.app import create_app
 from proxy.config import Config, ImagesConfig, ServerConfig
 from proxy.errors import ServerShutdownError
 from proxy.http.event_stream import Limits, ShutdownGrace, json_line, sse
 from proxy.http.protocol import Connection
 from proxy.http.send_buffer import WIRE
-from proxy.http.turns import Turns
 
 
 class SlowBackend(ScriptedBackend):
@@ -253,7 +253,7 @@ async def test_client_that_hangs_up_between_two_comments_ends_the_work():
 
 
 class Alone(Connection):
-    turns = Turns()
+    turns = Turns(2)
 
 
 async def test_streams_end_with_an_error_when_the_server_does():

@@ -25,7 +25,7 @@ from proxy.endpoints.anthropic.errors import to_error
 from proxy.endpoints.anthropic.messages.request import MessagesRequest, ThinkingDisabled
 from proxy.endpoints.anthropic.messages.signature import to_signature
 from proxy.errors import Failure
-from proxy.http.event_stream import AroundText, Framing, Put, sse
+from proxy.http.event_stream import Framing, Put, around_text, sse
 from proxy.record import Record, new_id
 from proxy.sinks import Answer
 
@@ -283,11 +283,15 @@ class MessageRenderer:
         """The kind of event that the open block is made of; `None`: no block is open."""
         self._hidden: list[str] = []
         """Pieces of thinking that the client does not want to see."""
-        self._around = AroundText(self._text)
+        self._around: dict[int, tuple[bytes, bytes]] = {}
+        """Index of a block -> the bytes around a text."""
 
     def write(self, event: Event, /) -> bool:
         if type(event) is TextDelta and self._kind is TextDelta:  # nearly all events
-            before, after = self._around[self._index]
+            around = self._around.get(self._index)
+            if around is None:
+                around = self._around[self._index] = around_text(self._text, self._index)
+            before, after = around
             return self._put(before + _encode(event.text) + after)
         return self._put(self._render(event))
 

@@ -13,10 +13,11 @@ from fakes.tiny_model import KINDS, config_for, write_tiny_model
 from fakes.waiting import until
 
 from adapters import sink
-from adapters.errors import BackendUnavailableError
+from adapters.errors import BackendTimeoutError, BackendUnavailableError
 from adapters.events import Event, Finished, Started
 from adapters.mlx.backend import MLXBackend
 from adapters.mlx.engine.engine import Engine
+from adapters.mlx.jobs import Pieces
 from adapters.request import GenerationRequest, Sampling, TokenIds
 
 
@@ -153,3 +154,28 @@ async def test_load_in_progress_gets_an_error_when_the_engine_fails(
         with pytest.raises(BackendUnavailableError):
             await load
     await backend.load("llama")
+
+
+@pytest.mark.slow
+async def test_requests_of_an_engine_that_hangs_in_a_load_are_told(
+    backend: MLXBackend, engine: Engine, clock: BrokenClock
+) -> None:
+    await backend.load("llama")
+    reached, disk_responds = threading.Event(), threading.Event()
+
+    def read_disk() -> Pieces[None]:
+        reached.set()
+        disk_responds.wait(20)
+        yield
+
+    engine.run_in_pieces(read_disk)
+    assert await asyncio.to_thread(reached.wait, 20)
+    waiting = [asyncio.create_task(answer(backend)), asyncio.create_task(backend.load("other"))]
+    clock.offset = 1000.0
+    told = await asyncio.gather(*waiting, return_exceptions=True)
+    assert [type(error) for error in told] == [BackendTimeoutError] * 2
+    assert str(told[0]).startswith("Stalled")
+    assert not backend.is_well("llama")
+    disk_responds.set()
+    await until(lambda: not backend.is_stalled())
+    assert isinstance((await answer(backend, max_tokens=2))[-1], Finished)

@@ -3,11 +3,11 @@
 import asyncio
 from functools import partial
 
-from proxy.http.turns import Turns
+from adapters.turns import Turns
 
 
 async def test_burst_begins_in_order_over_several_turns_of_the_loop():
-    turns, started = Turns(), list[int]()
+    turns, started = Turns(2), list[int]()
     for at in range(5):
         turns.take(partial(started.append, at))
     counts = [len(started)]
@@ -19,7 +19,7 @@ async def test_burst_begins_in_order_over_several_turns_of_the_loop():
 
 
 async def test_few_begin_at_once_in_each_turn():
-    turns, started = Turns(), list[int]()
+    turns, started = Turns(2), list[int]()
     for at in range(20):
         turns.take(partial(started.append, at))
         assert started[-1] == at
