@@ -7,7 +7,10 @@ estimates and the `performance` fields read it; no part observes the answer by i
 import random
 import time
 from collections.abc import Callable, Iterable, MutableSet, Sequence
+from functools import cached_property
 from typing import Literal
+
+from msgspec import Struct
 
 from adapters.errors import BackendError
 from adapters.events import (
@@ -25,6 +28,9 @@ from proxy.errors import ClientDisconnectedError, ServerShutdownError, to_code
 
 Outcome = Literal["ok", "error", "disconnected", "shutdown"]
 Clock = Callable[[], float]
+
+_LONGEST_NAME = 200
+"""Characters of a model's name in a summary."""
 
 
 def new_id(prefix: str) -> str:
@@ -108,6 +114,35 @@ class Attempt:
         if self.first_at is None or self.ended_at is None:
             return None
         return to_speed(self.completion_tokens, self.ended_at - self.first_at)
+
+
+class Summary(Struct, frozen=True, kw_only=True):
+    """An answer that has ended: a line of the request log. `None`: not known, or not applicable."""
+
+    request_id: str
+    method: str
+    path: str
+    status: int | None
+    """`None` where the client disconnected before the head of the answer was sent."""
+    outcome: str
+    """`ok`, `error`, `disconnected` or `shutdown`."""
+    error: str | None
+    """The code of the failure."""
+    key: str | None
+    """The name of the request's key."""
+    model: str | None
+    """The public name that the client asked for, at most 200 characters, printable."""
+    backend: str
+    fallback_from: str | None
+    """`NAME; reason=CODE` of the backend that failed before."""
+    streamed: bool
+    prompt_tokens: int | None
+    cached_tokens: int | None
+    completion_tokens: int | None
+    ttft_s: float | None
+    """Seconds from the request's arrival to the first piece of the answer."""
+    tokens_per_second: float | None
+    total_s: float
 
 
 class Record:
@@ -217,6 +252,30 @@ class Record:
         for read in self._readers:
             read(self)
 
+    @cached_property
+    def summary(self) -> Summary:
+        """The facts of bounded length that outlast the answer; read once the record is closed."""
+        usage, first, speed = self.usage, self.first_token_s, self.tokens_per_second
+        return Summary(
+            request_id=self.request_id,
+            method=self.method,
+            path=self.path,
+            status=self.status,
+            outcome=self.outcome or "ok",
+            error=self.error,
+            key=self.grant.key,
+            model=_printable(self.model[:_LONGEST_NAME]) or None,
+            backend=self.backend,
+            fallback_from=self.fallback_from,
+            streamed=self.streamed,
+            prompt_tokens=usage.prompt_tokens if usage else None,
+            cached_tokens=usage.cached_tokens if usage else None,
+            completion_tokens=usage.completion_tokens if usage else None,
+            ttft_s=None if first is None else round(first, 4),
+            tokens_per_second=None if speed is None else round(speed, 4),
+            total_s=round((self.closed_at or self.clock()) - self.arrived_at, 4),
+        )
+
     @property
     def backend(self) -> str:
         """The configured name of the backend of the last attempt; `none` before the first."""
@@ -265,10 +324,11 @@ class Record:
     @property
     def tokens_per_second(self) -> float | None:
         """Tokens per second of all choices together; see `to_speed`."""
-        if self.first_token_s is None:
+        first = self.first_token_s
+        if first is None:
             return None
         tokens = sum([attempt.completion_tokens for attempt in self._completed])
-        return to_speed(tokens, self.total_s - self.first_token_s)
+        return to_speed(tokens, self.total_s - first)
 
     @property
     def usage(self) -> Usage | None:
@@ -308,6 +368,12 @@ class Record:
     def _completed(self) -> list[Attempt]:
         """The attempts that did not fail: their events went to the client."""
         return [attempt for attempt in self.attempts if attempt.error is None]
+
+
+def _printable(name: str) -> str:
+    if name.isprintable():
+        return name
+    return "".join([char if char.isprintable() else "?" for char in name])
 
 
 def _sum_known(counts: list[int | None]) -> int | None:
