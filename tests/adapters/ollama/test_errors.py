@@ -25,6 +25,7 @@ from adapters.ollama.errors import (
     EXCEPTIONS,
     Progress,
     RunnerFailedError,
+    UnexplainedError,
     find_row,
     from_line,
     from_response,
@@ -145,7 +146,7 @@ def test_overflow_tells_both_numbers():
         (404, ModelNotFoundError),
         (413, InvalidRequestError),
         (429, BackendBusyError),
-        (500, BadUpstreamError),
+        (500, UnexplainedError),
         (502, BadUpstreamError),
         (503, BackendBusyError),
     ],
@@ -209,6 +210,7 @@ KNOWN = (
     "prompt too long {}",
     "{} does not support embeddings",
     "failed to decode image {}",
+    "{}: supplied file was not in GGUF format",
     "invalid format: {}",
     "json: cannot unmarshal {} into .tools.function",
     "error was encountered while running the model: unexpected EOF {}",
@@ -235,4 +237,13 @@ def test_what_a_row_knows_is_repeated():
     refused = "llama-server chat error: Jinja Exception: Roles must\n alternate in /x/y.jinja"
     assert from_line(refused).message == (
         "The model's chat template rejects these messages: Roles must"
+    )
+
+
+def test_reason_why_no_model_can_be_made_is_repeated():
+    body = json.dumps({"error": "neither 'from' or 'files' was specified"}).encode()
+    error = from_response(400, body, None)
+    assert type(error) is InvalidRequestError
+    assert error.message == (
+        "Ollama cannot make this model: neither 'from' or 'files' was specified."
     )
