@@ -345,7 +345,8 @@ class MLXBackend:
         loaded, source = self._loaded.get(name), self._sources.get(name)
         if loaded is None or source is None or self._idle.users(name) > 1:
             return
-        changed = await asyncio.to_thread(stamp_files, source.folder) != source.stamp
+        with self._engine.arrivals.expect():  # Prompts that arrive together are read together.
+            changed = await asyncio.to_thread(stamp_files, source.folder) != source.stamp
         if changed and self._loaded.get(name) is loaded and self._idle.users(name) <= 1:
             logger.info("%s is loaded anew: its files have changed", name)
             await self._loaded.pop(name).unload()

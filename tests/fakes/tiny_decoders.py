@@ -115,7 +115,7 @@ _OWN: dict[str, dict[str, Any]] = {
 
 
 _SEEDS = {"mixtral": 6, "smollm3": 6}
-"""Of models that would say control tokens after 3, which Ollama does not show."""
+"""Seeds of models that say control tokens after 3, which Ollama does not show."""
 
 
 def decoder_tensors(architecture: str, kind: GGML) -> Tensors:
