@@ -4,7 +4,14 @@ import re
 
 from msgspec import Struct
 
+LONGEST = 200
+"""Characters in the name of a model."""
 _WORD = r"[A-Za-z0-9_][A-Za-z0-9_.-]*"
+
+
+def can_be_named(name: str) -> bool:
+    """Return whether requests may have this name: 1 to 200 characters, all of them printable."""
+    return 0 < len(name) <= LONGEST and name.isprintable()
 
 
 class Naming(Struct, frozen=True, kw_only=True):

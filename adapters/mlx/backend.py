@@ -64,7 +64,7 @@ from adapters.mlx.models.catalog import (
     read_config,
 )
 from adapters.mlx.models.description import describe
-from adapters.mlx.models.failed_loads import FailedLoads
+from adapters.mlx.models.failed_loads import FailedLoads, Stamp, stamp_files
 from adapters.mlx.models.hub_download import pull
 from adapters.mlx.models.idle_unload import IdleUnload
 from adapters.mlx.models.load_progress import Extras, Loading, Loads
@@ -88,6 +88,13 @@ def engine_version() -> str | None:
         return None
 
 
+class _Source(msgspec.Struct, frozen=True):
+    """A model's folder, and its files when they were read."""
+
+    folder: ModelFolder
+    stamp: Stamp
+
+
 class MLXBackend:
     kind = "mlx"
     naming = MLXConfig.naming
@@ -101,6 +108,8 @@ class MLXBackend:
             self.honours = MLX.union(_EMBEDDING_TOKENS)
         self._engine = engine or Engine(config)
         self._loaded: dict[str, Loaded] = {}
+        self._sources: dict[str, _Source] = {}
+        """Files that each model was loaded from; those of unloaded models too."""
         self._warned: dict[str, str] = {}
         self._unusable: dict[str, str] = {}
         self._failed_loads = FailedLoads()
@@ -123,8 +132,7 @@ class MLXBackend:
         refuse_unsupported(request, self.honours, self.kind)
         reject_conflicts(request)
         async with self._using(request.model, request.keep_alive):
-            cold = not self._has(request.model)
-            loaded = await self._ready(request.model, TextModel)
+            loaded, cold = await self._ready(request.model, TextModel)
             from adapters.mlx.output.assemble import Answers
             from adapters.mlx.prompt.prepare import prepare
 
@@ -144,7 +152,7 @@ class MLXBackend:
         """Render and encode the prompt as for an answer, so that the count is exact."""
         refuse_unsupported(request, self.honours, self.kind)
         async with self._using(request.model, request.keep_alive):
-            loaded = await self._ready(request.model, TextModel)
+            loaded, _ = await self._ready(request.model, TextModel)
             from adapters.mlx.prompt.images import render_prompt
 
             prompt = await render_prompt(loaded.model, request, loaded.tokenizing)
@@ -153,15 +161,14 @@ class MLXBackend:
     async def embed(self, request: EmbeddingRequest) -> Embeddings:
         refuse_unsupported(request, self.honours, self.kind)
         async with self._using(request.model, request.keep_alive):
-            loaded = await self._ready(request.model, EmbeddingModel)
+            loaded, _ = await self._ready(request.model, EmbeddingModel)
             return await loaded.embed(request, self._tokenizing)
 
     async def speak(self, request: SpeechRequest, sink: AudioSink[SpeechEvent]) -> None:
         voices = await self.list_voices(request.model)
         speaker = find_speaker(request.voice, request.model, voices, self._config.voices)
         async with self._using(request.model, request.keep_alive):
-            cold = not self._has(request.model)
-            loaded = await self._ready(request.model, SpeechModel)
+            loaded, cold = await self._ready(request.model, SpeechModel)
             await loaded.speak(request, speaker, sink, cold=cold)
 
     async def list_voices(self, model: str) -> list[Voice]:
@@ -175,8 +182,7 @@ class MLXBackend:
         self, request: TranscriptionRequest, sink: AudioSink[TranscriptEvent]
     ) -> None:
         async with self._using(request.model, request.keep_alive):
-            cold = not self._has(request.model)
-            loaded = await self._ready(request.model, TranscriptionModel)
+            loaded, cold = await self._ready(request.model, TranscriptionModel)
             await loaded.transcribe(request, sink, cold=cold)
 
     async def pull(self, model: str) -> AsyncGenerator[Progress]:
@@ -327,13 +333,14 @@ class MLXBackend:
             self.memory_user.unloaded(name)
         return name in self._loaded
 
-    async def _ready(self, name: str, kind: type[L]) -> L:
-        """Return a model, loaded by the first request for it.
+    async def _ready(self, name: str, kind: type[L]) -> tuple[L, bool]:
+        """Return a model, and whether this request had to wait for its load.
 
         Raises:
             InvalidRequestError: it is of another kind.
         """
-        if not self._has(name):
+        await self._unload_replaced(name)
+        if cold := not self._has(name):
             await self._loads.join(name, for_request=True)
         if (loaded := self._loaded.get(name)) is None:
             raise BackendUnavailableError(f"'{name}' was unloaded meanwhile.")
@@ -341,12 +348,25 @@ class MLXBackend:
             raise InvalidRequestError(
                 f"'{name}' is a model for {loaded.purpose}, not for {kind.purpose}.", param="model"
             )
-        return loaded
+        return loaded, cold
+
+    async def _unload_replaced(self, name: str) -> None:
+        """Unload a model with files that changed since its load, unless it answers others too."""
+        loaded, source = self._loaded.get(name), self._sources.get(name)
+        if loaded is None or source is None or self._idle.users(name) > 1:
+            return
+        with self._engine.arrivals.expect():  # Prompts that arrive together are read together.
+            changed = await asyncio.to_thread(stamp_files, source.folder) != source.stamp
+        if changed and self._loaded.get(name) is loaded and self._idle.users(name) <= 1:
+            logger.info("%s is loaded anew: its files have changed", name)
+            await self._loaded.pop(name).unload()
+            self.memory_user.unloaded(name)
 
     async def _load(self, loading: Loading) -> None:
         """Load a model, converted or downloaded first if it has to be."""
         name = loading.name
         folder = await self._find(name)
+        self._sources[name] = _Source(folder, await asyncio.to_thread(stamp_files, folder))
         path = await self._path_of(folder)
         draft = await self._path_of(folder.draft) if folder.draft is not None else None
         extras = Extras(folder.lora, draft)

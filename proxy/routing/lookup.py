@@ -10,6 +10,7 @@ from adapters.errors import (
     InvalidRequestError,
     ModelNotFoundError,
 )
+from adapters.naming import LONGEST, can_be_named
 from proxy.models.auto_pull import AutoPull
 from proxy.models.registry import RegisteredModel, Registry
 
@@ -17,8 +18,6 @@ _LISTING_SECONDS = 1.0
 """Time that a request with an unknown name waits for the backends to list their models again."""
 _EXTRA = "tandem-proxy["
 """In the reasons of models that need a package: the extra that installs it."""
-_LONGEST = 200
-"""Characters in the name of a model."""
 
 
 class Permission(Protocol):
@@ -81,9 +80,9 @@ class ModelLookup:
 
     async def _refreshed(self, name: str) -> RegisteredModel:
         """Resolve `name` as `find` does; without deployments if there is no such model."""
-        if not name or len(name) > _LONGEST or not name.isprintable():
+        if not can_be_named(name):
             raise InvalidRequestError(
-                f"'model' must have 1 to {_LONGEST} printable characters.", param="model"
+                f"'model' must have 1 to {LONGEST} printable characters.", param="model"
             )
         entry = self._lookup(name)
         if not entry.deployments:

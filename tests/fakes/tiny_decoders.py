@@ -26,8 +26,18 @@ HEAD_DIMS = {
     "olmo2": 16,
     "phi3": 16,
     "gpt-oss": 32,
+    "mixtral": 16,
+    "granitemoe": 16,
+    "smollm3": 32,
+    "ernie4_5": 32,
+    "seed_oss": 32,
+    "olmoe": 16,
+    "cohere2": 16,
+    "olmo3": 16,
 }
-BLOCKS = dict.fromkeys(HEAD_DIMS, 2) | {"gemma3": 7}
+FAMILIES = {"mixtral": "llama", "olmo3": "olmo2"}
+"""Names in a GGUF, where llama.cpp has one for several architectures."""
+BLOCKS = dict.fromkeys(HEAD_DIMS, 2) | {"gemma3": 7, "smollm3": 5, "cohere2": 5, "olmo3": 5}
 WINDOW = 8
 EXPERTS, USED, EXPERT_INNER, SHARED_INNER = 4, 2, 32, 160
 GEMMAS = ("gemma2", "gemma3")
@@ -38,7 +48,8 @@ def decoder_gguf(
 ) -> Path:
     metadata = decoder_metadata(architecture) | dict(changed)
     tensors = decoder_tensors(architecture, kind)
-    return write_gguf(folder / f"{architecture}.gguf", tensors, metadata, architecture)
+    family = FAMILIES.get(architecture, architecture)
+    return write_gguf(folder / f"{architecture}.gguf", tensors, metadata, family)
 
 
 def decoder_metadata(architecture: str) -> Metadata:
@@ -49,16 +60,25 @@ def decoder_metadata(architecture: str) -> Metadata:
         "feed_forward_length": INNER,
         "attention.head_count": HEADS,
         "attention.head_count_kv": KV_HEADS,
-        "attention.layer_norm_rms_epsilon": 1e-5,
+        ("attention.layer_norm_epsilon" if architecture == "cohere2" else _RMS): 1e-5,
         "rope.freq_base": 20000.0,
     }
     if HEAD_DIMS[architecture] != WIDTH // HEADS:
         own["attention.key_length"] = own["attention.value_length"] = HEAD_DIMS[architecture]
     own |= _OWN.get(architecture, {})
     words = {key: value for key, value in tiny_metadata().items() if key.startswith("tokenizer.")}
-    return words | {f"{architecture}.{key}": value for key, value in own.items()}
+    family = FAMILIES.get(architecture, architecture)
+    return words | {f"{family}.{key}": value for key, value in own.items()}
 
 
+_RMS = "attention.layer_norm_rms_epsilon"
+_SCALES: dict[str, Any] = {
+    "attention.scale": 0.3,
+    "embedding_scale": 3.0,
+    "residual_scale": 0.7,
+    "logit_scale": 2.0,
+}
+_FEW: dict[str, Any] = {"expert_count": EXPERTS, "expert_used_count": USED}
 _MOE: dict[str, Any] = {
     "expert_count": EXPERTS,
     "expert_used_count": USED,
@@ -73,11 +93,14 @@ _OWN: dict[str, dict[str, Any]] = {
     },
     "qwen3moe": _MOE,
     "qwen2moe": {**_MOE, "expert_shared_feed_forward_length": SHARED_INNER},
-    "granite": {
-        "attention.scale": 0.3,
-        "embedding_scale": 3.0,
-        "residual_scale": 0.7,
-        "logit_scale": 2.0,
+    "granite": _SCALES,
+    "granitemoe": {**_SCALES, **_FEW},
+    "mixtral": _FEW,
+    "olmoe": {**_FEW, "attention.head_count_kv": HEADS},
+    "cohere2": {"attention.sliding_window": WINDOW, "logit_scale": 0.7},
+    "olmo3": {
+        "attention.sliding_window": WINDOW,
+        "attention.sliding_window_pattern": [True, True, True, False, True],
     },
     "phi3": {"rope.scaling.original_context_length": 512},
     "gpt-oss": {
@@ -91,8 +114,12 @@ _OWN: dict[str, dict[str, Any]] = {
 }
 
 
+_SEEDS = {"mixtral": 6, "smollm3": 6}
+"""Seeds of models that say control tokens after 3, which Ollama does not show."""
+
+
 def decoder_tensors(architecture: str, kind: GGML) -> Tensors:
-    generator = np.random.default_rng(3)
+    generator = np.random.default_rng(_SEEDS.get(architecture, 3))
     tensors: Tensors = {}
     for name, shape in _shapes(architecture).items():
         if name.endswith("ffn_gate_inp.weight"):  # llama.cpp's converter keeps it in float32.
@@ -129,6 +156,10 @@ def _shapes(architecture: str) -> dict[str, tuple[int, ...]]:
         "qwen3moe",
         "qwen2moe",
         "olmo2",
+        "olmo3",
+        "olmoe",
+        "mixtral",
+        "seed_oss",
         "gpt-oss",
     ):  # The others are tied.
         shapes["output.weight"] = (VOCABULARY, WIDTH)
@@ -140,7 +171,8 @@ def _shapes(architecture: str) -> dict[str, tuple[int, ...]]:
 
 def _block(architecture: str) -> dict[str, tuple[int, ...]]:
     head = HEAD_DIMS[architecture]
-    queries, keys = HEADS * head, KV_HEADS * head
+    own = _OWN.get(architecture, {})
+    queries, keys = HEADS * head, own.get("attention.head_count_kv", KV_HEADS) * head
     block: dict[str, tuple[int, ...]] = {
         "attn_norm.weight": (WIDTH,),
         "attn_q.weight": (queries, WIDTH),
@@ -152,13 +184,13 @@ def _block(architecture: str) -> dict[str, tuple[int, ...]]:
         "ffn_up.weight": (INNER, WIDTH),
         "ffn_down.weight": (WIDTH, INNER),
     }
-    if architecture in ("qwen2", "qwen2moe"):
+    if architecture in ("qwen2", "qwen2moe", "seed_oss"):
         block |= {"attn_q.bias": (queries,), "attn_k.bias": (keys,), "attn_v.bias": (keys,)}
     if architecture in ("qwen3", "gemma3", "qwen3moe"):
         block |= {"attn_q_norm.weight": (head,), "attn_k_norm.weight": (head,)}
-    if architecture in (*GEMMAS, "olmo2", "gpt-oss"):
+    if architecture in (*GEMMAS, "olmo2", "olmo3", "seed_oss", "gpt-oss"):
         block |= {"post_attention_norm.weight": (WIDTH,)}
-    if architecture in (*GEMMAS, "olmo2"):
+    if architecture in (*GEMMAS, "olmo2", "olmo3"):
         block |= {"post_ffw_norm.weight": (WIDTH,)}
     for name in _WITHOUT.get(architecture, ()):
         del block[f"{name}.weight"]
@@ -168,6 +200,12 @@ def _block(architecture: str) -> dict[str, tuple[int, ...]]:
 _DENSE = ("ffn_gate", "ffn_up", "ffn_down")
 _WITHOUT = {
     "olmo2": ("attn_norm", "ffn_norm"),
+    "olmo3": ("attn_norm", "ffn_norm"),
+    "cohere2": ("ffn_norm",),
+    "seed_oss": ("ffn_norm",),
+    "mixtral": _DENSE,
+    "granitemoe": _DENSE,
+    "olmoe": _DENSE,
     "phi3": ("attn_q", "attn_k", "attn_v", "ffn_gate", "ffn_up"),
     "qwen3moe": _DENSE,
     "qwen2moe": _DENSE,
@@ -176,21 +214,28 @@ _WITHOUT = {
 
 
 def _own_block(architecture: str, queries: int, keys: int) -> dict[str, tuple[int, ...]]:
+    inner = EXPERT_INNER if "expert_feed_forward_length" in _OWN.get(architecture, {}) else INNER
     experts: dict[str, tuple[int, ...]] = {
         "ffn_gate_inp.weight": (EXPERTS, WIDTH),
-        "ffn_gate_exps.weight": (EXPERTS, EXPERT_INNER, WIDTH),
-        "ffn_up_exps.weight": (EXPERTS, EXPERT_INNER, WIDTH),
-        "ffn_down_exps.weight": (EXPERTS, WIDTH, EXPERT_INNER),
+        "ffn_gate_exps.weight": (EXPERTS, inner, WIDTH),
+        "ffn_up_exps.weight": (EXPERTS, inner, WIDTH),
+        "ffn_down_exps.weight": (EXPERTS, WIDTH, inner),
+    }
+    whole: dict[str, tuple[int, ...]] = {
+        "attn_q_norm.weight": (queries,),
+        "attn_k_norm.weight": (keys,),
     }
     match architecture:
-        case "olmo2":
-            return {"attn_q_norm.weight": (queries,), "attn_k_norm.weight": (keys,)}
+        case "olmo2" | "olmo3":
+            return whole
+        case "olmoe":
+            return experts | whole
         case "phi3":
             return {
                 "attn_qkv.weight": (queries + 2 * keys, WIDTH),
                 "ffn_up.weight": (2 * INNER, WIDTH),
             }
-        case "qwen3moe":
+        case "qwen3moe" | "mixtral" | "granitemoe":
             return experts
         case "qwen2moe":
             return experts | {

@@ -12,6 +12,7 @@ from typing import Any, Literal, cast
 from msgspec import Struct
 
 from adapters.audio import Voice
+from adapters.mlx.models.architectures import module_of, read_module
 
 AudioCapability = Literal["speech", "transcription"]
 
@@ -97,13 +98,11 @@ _ALIASES = {
     "breeze": "breeze_tts",
     "csm": "sesame",
     "dramabox-tts": "dramabox",
-    "glm": "glmasr",
     "gradium_phonon_tts": "pocket_tts",
     "granite_speech_plus": "granite_speech",
     "higgs_multimodal_qwen3": "higgs_audio_v3",
     "kitten": "kitten_tts",
     "marvis": "sesame",
-    "mimo": "mimo_v2_asr",
     "moss_tts_delay": "moss_tts",
     "moss_tts_local": "moss_tts",
     "nemotron_asr_streaming": "nemotron_asr",
@@ -157,8 +156,10 @@ def _family(name: str, config: dict[str, Any]) -> str | None:
             return family
     kind = config.get("model_type")
     if isinstance(kind, str):
-        kind = _ALIASES.get(kind, kind)
-        return kind if kind != "llama" else None
+        # mlx-audio also reads words of folders' names, such as `glm` and `mimo`, which are
+        # families of text models too.
+        is_text = read_module(module_of(config)) is not None
+        return None if is_text else _ALIASES.get(kind, kind)
     for family, keys in _BY_KEYS.items():
         if keys <= config.keys():
             return family

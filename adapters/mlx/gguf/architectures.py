@@ -45,9 +45,20 @@ class Architecture:
     """Tensors of `block` that are a parameter of their own in MLX, not the weight of a module."""
     rows_of_one: frozenset[str] = frozenset()
     """Vectors of `block` that are matrices of one row in MLX."""
+    family: str | None = None
+    """`general.architecture`, if the row has another name: llama.cpp has one for several types."""
+    applies: Callable[[Fields], bool] = lambda fields: True
+    """False for files of the family that are of another row."""
+    epsilon: tuple[str, str] = ("attention.layer_norm_rms_epsilon", "rms_norm_eps")
+    """Key and setting of the constant in norms."""
     settings: Callable[[Fields], Fields] = lambda config: {}
     """Metadata of its own from a `config.json`, the reverse of `config`; raises
     UnsupportedGGUFError for values that the GGUF cannot have."""
+
+    @property
+    def scales_rotary(self) -> bool:
+        """Return whether the class of mlx-lm reads `rope_scaling`."""
+        return "rope.scaling.factor" in self.keys
 
 
 # Tensors outside the blocks.
@@ -60,18 +71,19 @@ def read_architecture(metadata: Mapping[str, Any]) -> tuple[Architecture, Fields
     Raises:
         UnsupportedGGUFError: the architecture or one of the keys is not supported.
     """
-    name = metadata.get("general.architecture")
-    if name not in ARCHITECTURES:
-        known = ", ".join(sorted(ARCHITECTURES))
-        raise UnsupportedGGUFError(
-            f"The architecture '{name}' is not supported; supported: {known}."
-        )
-    architecture = ARCHITECTURES[name]
+    name = str(metadata.get("general.architecture"))
     fields = {
         key.removeprefix(f"{name}."): value
         for key, value in metadata.items()
         if key.startswith(f"{name}.")
     }
+    rows = (row for own, row in ARCHITECTURES.items() if (row.family or own) == name)
+    architecture = next((row for row in rows if row.applies(fields)), None)
+    if architecture is None:
+        known = ", ".join(sorted({row.family or own for own, row in ARCHITECTURES.items()}))
+        raise UnsupportedGGUFError(
+            f"The architecture '{name}' is not supported; supported: {known}."
+        )
     unknown = sorted(fields.keys() - architecture.keys)
     if unknown:
         raise UnsupportedGGUFError(f"{name}: the setting '{unknown[0]}' is not supported.")
@@ -99,7 +111,8 @@ def module_names(architecture: Architecture, fields: Fields, tensors: set[str]) 
         raise UnsupportedGGUFError(f"The tensor '{missing[0]}' is missing.")
     if "output.weight" in tensors:
         names["output.weight"] = "lm_head"
-    if unknown := sorted(tensors - names.keys() - {"rope_freqs.weight"}):
+    table = {"rope_freqs.weight"} if architecture.scales_rotary else set()
+    if unknown := sorted(tensors - names.keys() - table):
         raise UnsupportedGGUFError(f"The tensor '{unknown[0]}' is not supported.")
     return names
 
@@ -142,6 +155,21 @@ def _required(fields: Fields, key: str) -> Any:
     return fields[key]
 
 
+def read_config(architecture: Architecture, fields: Fields) -> dict[str, Any]:
+    """The model's `config.json`, without its vocabulary.
+
+    Raises:
+        UnsupportedGGUFError: a setting is missing, or has a value that mlx-lm cannot have.
+    """
+    key, setting = architecture.epsilon
+    return {
+        "model_type": architecture.model_type,
+        "architectures": [architecture.hub_class],
+        setting: float(_required(fields, key)),
+        **architecture.config(fields),
+    }
+
+
 def _require_value(fields: Fields, key: str, value: float) -> None:
     if float(fields.get(key, value)) != value:
         raise UnsupportedGGUFError(f"'{key}' = {fields[key]} is not supported, only {value:g}.")
@@ -163,16 +191,15 @@ def _decoder_config(fields: Fields, *, experts: bool = False) -> dict[str, Any]:
         "num_attention_heads": heads,
         "num_key_value_heads": int(fields.get("attention.head_count_kv", heads)),
         "head_dim": head_dim,
-        "rms_norm_eps": float(_required(fields, "attention.layer_norm_rms_epsilon")),
         "max_position_embeddings": int(_required(fields, "context_length")),
         "rope_theta": float(fields.get("rope.freq_base", 10000.0)),
         "rope_scaling": rotary.rope_scaling(fields),
     }
 
 
-def _qwen2_config(fields: Fields, *, experts: bool = False) -> dict[str, Any]:
+def _plain_config(fields: Fields, *, experts: bool = False) -> dict[str, Any]:
+    """Settings of a class of mlx-lm that supports no other size of heads."""
     config = _decoder_config(fields, experts=experts)
-    # mlx-lm's class supports no other head size.
     head_dim = config["hidden_size"] // config["num_attention_heads"]
     _require_value(fields, "attention.key_length", head_dim)
     return config
@@ -188,9 +215,7 @@ def _gemma3_config(fields: Fields) -> dict[str, Any]:
     config = _decoder_config(fields)
     _require_value(fields, "final_logit_softcapping", 0)
     heads, blocks = config["num_attention_heads"], config["num_hidden_layers"]
-    pattern = [(index + 1) % _GLOBAL_EVERY != 0 for index in range(blocks)]
-    if fields.get(_PATTERN, _GLOBAL_EVERY) not in (_GLOBAL_EVERY, pattern):
-        raise UnsupportedGGUFError(f"'{_PATTERN}' is not that of Gemma 3.")
+    _require_pattern(fields, _GLOBAL_EVERY)
     # The file lacks the scale of attention; llama.cpp derives it from the blocks too.
     scale = config["hidden_size"] // heads if blocks == _GEMMA3_27B_BLOCKS else config["head_dim"]
     return config | {
@@ -203,6 +228,16 @@ def _gemma3_config(fields: Fields) -> dict[str, Any]:
         "sliding_window": int(_required(fields, "attention.sliding_window")),
         "sliding_window_pattern": _GLOBAL_EVERY,
     }
+
+
+def _require_pattern(fields: Fields, every: int) -> None:
+    """Reject full attention elsewhere than in each block number `every`: llama.cpp does not read
+    a value per block."""
+    blocks = range(int(_required(fields, "block_count")))
+    if fields.get(_PATTERN, every) not in (every, [(i + 1) % every != 0 for i in blocks]):
+        raise UnsupportedGGUFError(
+            f"'{_PATTERN}' with other blocks than each {every}th is not supported."
+        )
 
 
 def _gemma3_settings(config: Fields) -> Fields:
@@ -283,7 +318,7 @@ def _qwen3moe_settings(config: Fields) -> Fields:
 def _qwen2moe_config(fields: Fields) -> dict[str, Any]:
     shared = int(_required(fields, "expert_shared_feed_forward_length"))
     own = {"shared_expert_intermediate_size": shared, "norm_topk_prob": False}
-    return _qwen2_config(fields, experts=True) | _experts(fields) | own
+    return _plain_config(fields, experts=True) | _experts(fields) | own
 
 
 def _qwen2moe_settings(config: Fields) -> Fields:
@@ -352,6 +387,151 @@ def _gpt_oss_settings(config: Fields) -> Fields:
     }
 
 
+_EXPERT_NUMBERS = {"expert_count": "num_local_experts", "expert_used_count": "num_experts_per_tok"}
+
+
+def _has_experts(fields: Fields) -> bool:
+    return bool(fields.get("expert_count"))
+
+
+def _mixtral_config(fields: Fields) -> dict[str, Any]:
+    numbers = {name: int(_required(fields, key)) for key, name in _EXPERT_NUMBERS.items()}
+    return _plain_config(fields, experts=True) | numbers
+
+
+def _mixtral_settings(config: Fields) -> Fields:
+    return {key: int(_required(config, name)) for key, name in _EXPERT_NUMBERS.items()}
+
+
+def _granitemoe_config(fields: Fields) -> dict[str, Any]:
+    scales = {name: float(_required(fields, key)) for key, name in _GRANITE_SCALES.items()}
+    return _mixtral_config(fields) | scales | {"attention_bias": False}
+
+
+def _granitemoe_settings(config: Fields) -> Fields:
+    return {**_granite_settings(config), **_mixtral_settings(config)}
+
+
+def _olmoe_config(fields: Fields) -> dict[str, Any]:
+    return _plain_config(fields, experts=True) | {
+        "num_experts": int(_required(fields, "expert_count")),
+        "num_experts_per_tok": int(_required(fields, "expert_used_count")),
+        "norm_topk_prob": False,
+    }
+
+
+def _olmoe_settings(config: Fields) -> Fields:
+    # llama.cpp has no groups of queries here.
+    _require_settings(config, num_key_value_heads=config["num_attention_heads"])
+    _require_settings(config, norm_topk_prob=False, attention_bias=False)
+    return {
+        "expert_count": int(_required(config, "num_experts")),
+        "expert_used_count": int(_required(config, "num_experts_per_tok")),
+    }
+
+
+def _require_settings(config: Fields, **values: Any) -> None:
+    """Reject settings of a `config.json` that are there with other values: no key has them."""
+    for name, value in values.items():
+        if config.get(name, value) not in (None, value):
+            raise UnsupportedGGUFError(f"'{name}' = {config[name]} is not supported.")
+
+
+_NO_ROPE_EVERY = 4
+"""SmolLM3: three layers with a rotary embedding, then one without; llama.cpp has no key for it."""
+
+
+def _smollm3_config(fields: Fields) -> dict[str, Any]:
+    config = _decoder_config(fields)
+    return config | {"no_rope_layers": _no_rope_layers(config["num_hidden_layers"])}
+
+
+def _smollm3_settings(config: Fields) -> Fields:
+    _require_settings(
+        config,
+        no_rope_layers=_no_rope_layers(int(config["num_hidden_layers"])),
+        no_rope_layer_interval=_NO_ROPE_EVERY,
+        attention_bias=False,
+        mlp_bias=False,
+    )
+    return {}
+
+
+def _no_rope_layers(layers: int) -> list[int]:
+    return [int((index + 1) % _NO_ROPE_EVERY != 0) for index in range(layers)]
+
+
+def _ernie_config(fields: Fields) -> dict[str, Any]:
+    return _decoder_config(fields) | {"use_bias": False}
+
+
+def _ernie_settings(config: Fields) -> Fields:
+    _require_settings(config, use_bias=False)
+    return {}
+
+
+def _seed_config(fields: Fields) -> dict[str, Any]:
+    return _decoder_config(fields) | {"attention_bias": True, "attention_out_bias": False}
+
+
+def _seed_settings(config: Fields) -> Fields:
+    _require_settings(config, attention_bias=True, attention_out_bias=False, mlp_bias=False)
+    return {}
+
+
+_COHERE_GLOBAL_EVERY = 4
+
+
+def _cohere2_config(fields: Fields) -> dict[str, Any]:
+    _require_pattern(fields, _COHERE_GLOBAL_EVERY)
+    return _plain_config(fields) | {
+        "logit_scale": float(_required(fields, "logit_scale")),
+        "sliding_window": int(_required(fields, "attention.sliding_window")),
+        "sliding_window_pattern": _COHERE_GLOBAL_EVERY,
+    }
+
+
+def _cohere2_settings(config: Fields) -> Fields:
+    _require_settings(
+        config,
+        sliding_window_pattern=_COHERE_GLOBAL_EVERY,
+        attention_bias=False,
+        layer_norm_bias=False,
+    )
+    return {
+        "logit_scale": float(_required(config, "logit_scale")),
+        "attention.sliding_window": int(_required(config, "sliding_window")),
+    }
+
+
+_OLMO3_GLOBAL_EVERY = 4
+
+
+def _has_window(fields: Fields) -> bool:
+    return bool(fields.get("attention.sliding_window"))
+
+
+def _olmo3_config(fields: Fields) -> dict[str, Any]:
+    config = _decoder_config(fields)
+    _require_value(fields, "rope.freq_base_swa", config["rope_theta"])
+    _require_pattern(fields, _OLMO3_GLOBAL_EVERY)
+    return config | {
+        "sliding_window": int(fields["attention.sliding_window"]),
+        "layer_types": _olmo3_layers(config["num_hidden_layers"]),
+    }
+
+
+def _olmo3_settings(config: Fields) -> Fields:
+    layer_types = _olmo3_layers(int(config["num_hidden_layers"]))
+    _require_settings(config, attention_bias=False, layer_types=layer_types)
+    return {"attention.sliding_window": int(_required(config, "sliding_window"))}
+
+
+def _olmo3_layers(layers: int) -> list[str]:
+    kinds = ("sliding_attention", "full_attention")
+    return [kinds[(index + 1) % _OLMO3_GLOBAL_EVERY == 0] for index in range(layers)]
+
+
 _BLOCK = {
     "attn_norm": "input_layernorm",
     "attn_q": "self_attn.q_proj",
@@ -387,7 +567,33 @@ _KEYS = rotary.KEYS | {
     "vocab_size",
 }
 
+_UNSCALED = frozenset(key for key in _KEYS if not key.startswith("rope.scaling."))
+"""Keys of models with a class in mlx-lm that scales no rotary embedding."""
+_SPARSE_BLOCK = {
+    name: re.sub(r"^mlp\.", "block_sparse_moe.", module) for name, module in _EXPERTS.items()
+}
+_OLMO2_BLOCK = (
+    {name: module for name, module in _BLOCK.items() if not name.endswith("norm")}
+    | _HEAD_NORMS
+    | {
+        "post_attention_norm": "post_attention_layernorm",
+        "post_ffw_norm": "post_feedforward_layernorm",
+    }
+)
+
+# The first row of a family that applies is used.
 ARCHITECTURES: dict[str, Architecture] = {
+    "mixtral": Architecture(
+        family="llama",
+        applies=_has_experts,
+        model_type="mixtral",
+        hub_class="MixtralForCausalLM",
+        block=_ATTENTION | _SPARSE_BLOCK,
+        keys=_UNSCALED | {"expert_used_count"},
+        config=_mixtral_config,
+        settings=_mixtral_settings,
+        interleaved=frozenset({"attn_q", "attn_k"}),
+    ),
     # Mistral's models too: llama.cpp's converter gives them this name.
     "llama": Architecture(
         model_type="llama",
@@ -402,7 +608,7 @@ ARCHITECTURES: dict[str, Architecture] = {
         hub_class="Qwen2ForCausalLM",
         block=_BLOCK,
         keys=_KEYS,
-        config=_qwen2_config,
+        config=_plain_config,
         biased=frozenset({"attn_q", "attn_k", "attn_v"}),
     ),
     "qwen3": Architecture(
@@ -484,15 +690,82 @@ ARCHITECTURES: dict[str, Architecture] = {
         settings=_granite_settings,
         interleaved=frozenset({"attn_q", "attn_k"}),
     ),
+    "granitemoe": Architecture(
+        model_type="granitemoe",
+        hub_class="GraniteMoeForCausalLM",
+        block=_ATTENTION | _SPARSE_BLOCK | {"ffn_gate_inp": "block_sparse_moe.router.layer"},
+        keys=_KEYS | _GRANITE_SCALES.keys() | {"expert_used_count"},
+        config=_granitemoe_config,
+        settings=_granitemoe_settings,
+        interleaved=frozenset({"attn_q", "attn_k"}),
+    ),
+    "smollm3": Architecture(
+        model_type="smollm3",
+        hub_class="SmolLM3ForCausalLM",
+        block=_BLOCK,
+        keys=_KEYS,
+        config=_smollm3_config,
+        settings=_smollm3_settings,
+        interleaved=frozenset({"attn_q", "attn_k"}),
+    ),
+    "ernie4_5": Architecture(
+        model_type="ernie4_5",
+        hub_class="Ernie4_5ForCausalLM",
+        block=_BLOCK,
+        keys=_UNSCALED,
+        config=_ernie_config,
+        settings=_ernie_settings,
+    ),
+    "seed_oss": Architecture(
+        model_type="seed_oss",
+        hub_class="SeedOssForCausalLM",
+        block={name: module for name, module in _BLOCK.items() if name != "ffn_norm"}
+        | {"post_attention_norm": "post_attention_layernorm"},
+        keys=_KEYS,
+        config=_seed_config,
+        settings=_seed_settings,
+        biased=frozenset({"attn_q", "attn_k", "attn_v"}),
+    ),
+    "olmoe": Architecture(
+        model_type="olmoe",
+        hub_class="OlmoeForCausalLM",
+        block=_ATTENTION | _HEAD_NORMS | _EXPERTS,
+        keys=_KEYS | {"expert_used_count"},
+        config=_olmoe_config,
+        settings=_olmoe_settings,
+        requires_output=True,
+    ),
+    "cohere2": Architecture(
+        model_type="cohere2",
+        hub_class="Cohere2ForCausalLM",
+        block={name: module for name, module in _BLOCK.items() if name != "ffn_norm"},
+        keys=_UNSCALED - {"attention.layer_norm_rms_epsilon"}
+        | {
+            _PATTERN,
+            "attention.layer_norm_epsilon",
+            "attention.sliding_window",
+            "logit_scale",
+            "rope.scaling.type",  # Always `none`.
+        },
+        config=_cohere2_config,
+        settings=_cohere2_settings,
+        epsilon=("attention.layer_norm_epsilon", "layer_norm_eps"),
+    ),
+    "olmo3": Architecture(
+        family="olmo2",
+        applies=_has_window,
+        model_type="olmo3",
+        hub_class="Olmo3ForCausalLM",
+        block=_OLMO2_BLOCK,
+        keys=_KEYS | {_PATTERN, "attention.sliding_window", "rope.freq_base_swa"},
+        config=_olmo3_config,
+        settings=_olmo3_settings,
+        requires_output=True,
+    ),
     "olmo2": Architecture(
         model_type="olmo2",
         hub_class="Olmo2ForCausalLM",
-        block={k: v for k, v in _BLOCK.items() if not k.endswith("norm")}
-        | _HEAD_NORMS
-        | {
-            "post_attention_norm": "post_attention_layernorm",
-            "post_ffw_norm": "post_feedforward_layernorm",
-        },
+        block=_OLMO2_BLOCK,
         keys=_KEYS,
         config=_decoder_config,
         requires_output=True,

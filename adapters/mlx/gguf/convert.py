@@ -31,6 +31,7 @@ from adapters.mlx.gguf.architectures import (
     module_names,
     parameter,
     read_architecture,
+    read_config,
     row_order,
 )
 from adapters.mlx.gguf.rotary import llama3_scaling
@@ -141,11 +142,7 @@ def _write_folder(
     metadata, tensors = _read(source)
     architecture, fields = read_architecture(metadata)
     names = module_names(architecture, fields, {tensor.name for tensor in tensors})
-    config = {
-        "model_type": architecture.model_type,
-        "architectures": [architecture.hub_class],
-        **architecture.config(fields),
-    }
+    config = read_config(architecture, fields)
     _add_vocabulary(config, metadata, tensors)
     _add_rotary_table(config, tensors)
     plans = _plan(architecture, config, names, tensors)

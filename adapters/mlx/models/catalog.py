@@ -1,5 +1,6 @@
 """Catalogue of the MLX models on this machine, read from folders without importing mlx."""
 
+import errno
 import json
 import logging
 import os
@@ -15,7 +16,7 @@ from msgspec.structs import replace
 from adapters.backend import Capability, Model
 from adapters.chat_template.confined import TemplateLimitError
 from adapters.config import MLXConfig, MLXModel
-from adapters.errors import ModelNotFoundError
+from adapters.errors import GenerationError, ModelNotFoundError
 from adapters.mlx.audio.kinds import audio_kind
 from adapters.mlx.audio.kinds import incomplete as incomplete_audio
 from adapters.mlx.embedding.files import longest_input
@@ -39,6 +40,7 @@ from adapters.mlx.models.capabilities import (
 from adapters.mlx.models.description import details
 from adapters.mlx.models.provenance import exports, origin_of
 from adapters.mlx.vision.support import EXTRA, sight_of
+from adapters.naming import LONGEST, can_be_named
 
 logger = logging.getLogger(__name__)
 _PART = re.compile(r"model-\d+-of-(\d+)\.safetensors")
@@ -61,7 +63,7 @@ _MOST_PARTS = 10_000
 """Files of weights: more are missing anyway."""
 _HUB = "models--"
 """Beginning of the names of models' folders in the hub's cache."""
-_READ = frozenset({".safetensors", ".json", ".jinja", ".model"})
+READ = frozenset({".safetensors", ".json", ".jinja", ".model"})
 """Suffixes of the files that make a model."""
 _TOKENIZER_FILES = (
     "tokenizer.json",
@@ -116,6 +118,10 @@ def read_catalog(config: MLXConfig, describe: Describe = describe_template) -> C
     exported = exports(cache_folder(config.cache_folder))
     for name, folder in _candidates(config):
         if name in folders:
+            continue
+        if not can_be_named(name):
+            shown = "".join(char if char.isprintable() else "\ufffd" for char in name[:LONGEST])
+            unusable[shown] = f"its folder's name is not 1 to {LONGEST} printable characters"
             continue
         path, model = _read_candidate(name, folder, describe_noted)
         if isinstance(model, str):
@@ -210,13 +216,15 @@ def read_folder(
 ) -> Model | str | None:
     """Read the model in `path`.
 
-    Returns the reason if it cannot be loaded, and `None` if the folder has no `config.json` and is
-    no model.
+    Returns the reason if it cannot be loaded, and `None` if the folder has neither a `config.json`
+    nor weights and is no model.
     """
     try:
         return _read_folder(name, path, describe)
     except TemplateLimitError as error:
         return f"its chat template {error.clause}"
+    except GenerationError as error:
+        return f"its chat template cannot be rendered: {error.message.rstrip('.')}"
     except OSError as error:
         return f"its files cannot be read: {error.strerror}"
     except Exception as error:
@@ -227,7 +235,7 @@ def read_folder(
 
 def _read_folder(name: str, path: Path, describe: Describe) -> Model | str | None:
     if not (path / "config.json").is_file():
-        return None
+        return _without_config(path)
     if (irregular := _irregular(path)) is not None:
         return irregular
     if (config := read_config(path)) is None:
@@ -259,6 +267,24 @@ def _read_folder(name: str, path: Path, describe: Describe) -> Model | str | Non
         created=int((path / "config.json").stat().st_mtime),
         details=details(path, config),
     )
+
+
+def _without_config(path: Path) -> str | None:
+    """Return why weights without a `config.json` cannot be loaded; `None` for other folders."""
+    files = [file.name for file in _files(path)]
+    if LORA_FILES[0] in files:
+        return (
+            "it is a LoRA adapter, not a model: `backends.mlx.models` in config.yaml gives a name "
+            "to it and its base"
+        )
+    weights = [name for name in files if Path(name).suffix in _OTHER_WEIGHTS]
+    if not weights or weights[0].endswith(".safetensors"):
+        return "it has no config.json" if weights else None
+    return _in_other_format(weights[0])
+
+
+def _in_other_format(file: str) -> str:
+    return f"its weights are in {file}: {_OTHER_WEIGHTS[Path(file).suffix]}"
 
 
 def _audio_model(name: str, path: Path, config: dict[str, Any]) -> Model:
@@ -295,17 +321,19 @@ def read_config(path: Path) -> dict[str, Any] | None:
 
 
 def _irregular(path: Path) -> str | None:
-    """Name a file of the model that is a pipe, a device or a link without its target; reading one
-    fails, or never ends."""
+    """Name a file of the model that may not be read, or is a pipe, a device or a link without its
+    target; reading one fails, or never ends."""
     for file in _files(path):
         try:
             mode = file.stat().st_mode
         except OSError:
-            if file.suffix in _READ:
+            if file.suffix in READ:
                 return f"{file.name} is a link without its target: download the model again"
             continue
         if not (stat.S_ISREG(mode) or stat.S_ISDIR(mode)):
             return f"{file.name} is not a regular file"
+        if file.suffix in READ and not os.access(file, os.R_OK):
+            return f"{file.name} cannot be read: {os.strerror(errno.EACCES)}"
     return None
 
 
@@ -344,15 +372,16 @@ def _read_candidate(name: str, folder: Path, describe: Describe) -> tuple[Path, 
         snapshot = _snapshot(folder)
     except (OSError, ValueError):
         return folder, "its snapshots cannot be read"
-    return (folder, None) if snapshot is None else (snapshot, read_folder(name, snapshot, describe))
+    if snapshot is not None:
+        return snapshot, read_folder(name, snapshot, describe)
+    return folder, "its download is not complete" if _files(folder / "blobs") else None
 
 
 def _below(root: Path) -> Iterator[tuple[str, Path]]:
-    """Models in subfolders `MODEL` or `ORGANISATION/MODEL`."""
+    """Folders `MODEL`, and `ORGANISATION/MODEL` where the first is no model."""
     for folder in _subfolders(root):
-        if os.path.isfile(folder / "config.json") or not os.access(folder, os.R_OK | os.X_OK):
-            yield folder.name, folder
-        else:
+        yield folder.name, folder
+        if not os.path.isfile(folder / "config.json"):
             yield from ((f"{folder.name}/{inner.name}", inner) for inner in _subfolders(folder))
 
 
@@ -391,7 +420,7 @@ def _incomplete(path: Path, weights: list[Path]) -> str | None:
     if not weights:
         other = [file.name for file in _files(path) if file.suffix in _OTHER_WEIGHTS]
         if other:
-            return f"its weights are in {other[0]}: {_OTHER_WEIGHTS[Path(other[0]).suffix]}"
+            return _in_other_format(other[0])
         return "it has no model*.safetensors"
     if missing := sorted(_parts(path, weights) - {file.name for file in weights}):
         return f"{missing[0]} is missing"

@@ -32,7 +32,7 @@ _YARN_DEFAULTS = {"beta_fast": 32.0, "beta_slow": 1.0}
 
 
 def architecture_of(config: Config) -> tuple[str, Architecture]:
-    """Name and row of the model's architecture.
+    """`general.architecture` and the row of the model.
 
     Raises:
         UnsupportedGGUFError: the type of the model or one of its settings is not supported.
@@ -52,7 +52,8 @@ def architecture_of(config: Config) -> tuple[str, Architecture]:
     has_window = "attention.sliding_window" in ARCHITECTURES[name].keys
     if not has_window and _has_window(config):
         raise UnsupportedGGUFError("'sliding_window' is not supported in this architecture.")
-    return name, ARCHITECTURES[name]
+    row = ARCHITECTURES[name]
+    return row.family or name, row
 
 
 def settings(config: Config) -> dict[str, int | float | str]:
@@ -61,6 +62,8 @@ def settings(config: Config) -> dict[str, int | float | str]:
     Raises:
         UnsupportedGGUFError: a value is missing or not supported.
     """
+    _, architecture = architecture_of(config)
+    epsilon, setting = architecture.epsilon
     heads = int(_required(config, "num_attention_heads"))
     width = int(_required(config, "hidden_size"))
     theta = config.get("rope_theta")
@@ -73,14 +76,13 @@ def settings(config: Config) -> dict[str, int | float | str]:
         "feed_forward_length": int(_required(config, "intermediate_size")),
         "attention.head_count": heads,
         "attention.head_count_kv": int(config.get("num_key_value_heads") or heads),
-        "attention.layer_norm_rms_epsilon": float(_required(config, "rms_norm_eps")),
+        epsilon: float(_required(config, setting)),
         "attention.key_length": head_dim(config),
         "attention.value_length": head_dim(config),
         "rope.dimension_count": head_dim(config),
         "rope.freq_base": float(theta),
     }
-    _, architecture = architecture_of(config)
-    return metadata | _scaling(config) | dict(architecture.settings(config))
+    return metadata | _scaling(config, architecture) | dict(architecture.settings(config))
 
 
 def head_dim(config: Config) -> int:
@@ -95,8 +97,13 @@ def scaling_of(config: Config) -> Mapping[str, Any]:
     return {} if kind == "default" else {**scaling, "rope_type": kind}
 
 
-def _scaling(config: Config) -> dict[str, int | float | str]:
+def _scaling(config: Config, architecture: Architecture) -> dict[str, int | float | str]:
     scaling = scaling_of(config)
+    if scaling and not architecture.scales_rotary:
+        raise UnsupportedGGUFError(
+            f"mlx-lm has no rotary scaling in '{architecture.model_type}', so that "
+            f"'{scaling['rope_type']}' is not supported."
+        )
     match scaling.get("rope_type", "none"):
         case "none" | "llama3":  # Llama 3 has a tensor for it.
             return {}

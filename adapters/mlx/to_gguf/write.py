@@ -77,9 +77,9 @@ def write_gguf(folder: Path, target: Path, progress: Progress) -> Written:
     """
     config = json.loads((folder / "config.json").read_text("utf-8"))
     name, architecture = architecture_of(config)
+    own = {f"{name}.{key}": value for key, value in settings(config).items()}
     tensors = _outgoing(architecture, config, read_arrays(folder))
     rows = next(int(t.shape[0]) for t in tensors if t.name == "token_embd.weight")
-    own = {f"{name}.{key}": value for key, value in settings(config).items()}
     # The type of most weights, as `ollama list` and `show` print it.
     weights: Counter[GGML] = Counter()
     for tensor in tensors:

@@ -302,6 +302,35 @@ async def test_an_answer_is_cold_when_it_waited_for_the_load(backend: MLXBackend
     assert not is_cold(await answer(backend, chat("llama")))
 
 
+async def test_a_model_with_other_weights_under_its_name_is_loaded_anew(tmp_path: Path) -> None:
+    folder = write_tiny_model(tmp_path / "it")
+    backend = MLXBackend(config_for(tmp_path))
+    first = await answer(backend, chat("it"))
+    weights: Any = mx.load(str(folder / "model.safetensors"))
+    mx.save_safetensors(str(tmp_path / "new.safetensors"), {k: -v for k, v in weights.items()})
+    (tmp_path / "new.safetensors").replace(folder / "model.safetensors")
+    started, *events = await answer(backend, chat("it"))
+    assert isinstance(started, Started)
+    assert started.cold
+    assert text_of(events) != text_of(first)
+    (folder / "config.json").unlink()
+    with pytest.raises(ModelNotFoundError, match=r"it has no config\.json"):
+        await answer(backend, chat("it"))
+    await backend.aclose()
+
+
+async def test_a_model_that_answers_is_not_replaced(tmp_path: Path) -> None:
+    folder = write_tiny_model(tmp_path / "it")
+    backend = MLXBackend(config_for(tmp_path))
+    whole = text_of(await answer(backend, chat("it")))
+    events = sink.events(backend, chat("it"))
+    began = [await anext(events)]
+    (folder / "config.json").unlink()
+    assert text_of(await answer(backend, chat("it"))) == whole
+    assert text_of([*began, *[event async for event in events]]) == whole
+    await backend.aclose()
+
+
 async def test_a_model_that_answers_is_not_unloaded(backend: MLXBackend) -> None:
     stream = sink.events(backend, chat("llama", max_tokens=450))
     await anext(stream)

@@ -1,5 +1,6 @@
 """Models of audio by their files: what they do, what they lack, their voices."""
 
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -27,12 +28,16 @@ CLIPS = {"mary": MLXVoice(audio="mary.wav", text="Hello.")}
         ({"model_type": "csm"}, AudioKind("speech", "sesame")),
         ({"istftnet": {}, "plbert": {}, "vocab": {}}, KOKORO),
         ({"model": {"encoder": {}}, "data": {"audio_length": 3072}}, DIA),
-        ({"model_type": "llama"}, None),
-        ({"model_type": "qwen3"}, None),
     ],
 )
 def test_kind_by_configuration(config: dict[str, Any], kind: AudioKind | None):
     assert audio_kind("org/model", config) == kind
+
+
+@pytest.mark.parametrize("module", ["glm", "mimo", "llama", "qwen3"])
+def test_text_model_is_no_audio_model(module: str):
+    assert find_spec(f"mlx_lm.models.{module}") is not None
+    assert audio_kind("org/model", {"model_type": module}) is None
 
 
 def test_language_model_speaks_when_its_name_says_so():

@@ -6,12 +6,19 @@ from typing import Any
 
 import numpy as np
 import pytest
-from fakes.tiny_decoders import BLOCKS, decoder_gguf, decoder_metadata, decoder_tensors
+from fakes.tiny_decoders import (
+    BLOCKS,
+    HEAD_DIMS,
+    decoder_gguf,
+    decoder_metadata,
+    decoder_tensors,
+)
 from fakes.tiny_gguf import Metadata, write_gguf
 from gguf import GGMLQuantizationType as GGML
 from references.decoder import ARCHITECTURES, Reference
 
 from adapters.mlx.gguf import UnsupportedGGUFError, convert
+from adapters.mlx.to_gguf import write_gguf as write_folder
 from adapters.recommended_sampling import RecommendedSampling
 
 IDS = [1, 7, 31, 8, 200, 263, 5, 5, 90, 17, 2, 44, 45, 46, 120, 9, 33, 250, 6, 71, 72, 73, 11, 1]
@@ -43,6 +50,17 @@ def largest_difference(source: Path, target: Path) -> float:
 def test_logits_are_those_of_the_gguf(tmp_path: Path, architecture: str, kind: GGML) -> None:
     source = decoder_gguf(tmp_path, architecture, kind)
     assert largest_difference(source, tmp_path / "out") < 1e-4
+
+
+@pytest.mark.parametrize("architecture", sorted(HEAD_DIMS.keys() - set(ARCHITECTURES)))
+def test_logits_are_the_same_after_an_export_and_an_import(
+    tmp_path: Path, architecture: str
+) -> None:
+    first = mlx_logits(decoder_gguf(tmp_path, architecture), tmp_path / "one")
+    write_folder(tmp_path / "one", tmp_path / "back.gguf", quiet)
+    assert np.array_equal(first, mlx_logits(tmp_path / "back.gguf", tmp_path / "two"))
+    configs = [(tmp_path / name / "config.json").read_text() for name in ("one", "two")]
+    assert configs[0] == configs[1]
 
 
 LINEAR: Metadata = {"rope.scaling.type": "linear", "rope.scaling.factor": 4.0}
@@ -98,6 +116,10 @@ REFUSED: list[tuple[str, Metadata, str]] = [
     ("gemma3", {"gemma3.attention.sliding_window_pattern": 4}, "sliding_window_pattern"),
     ("gemma3", {"gemma3.vision.block_count": 27}, "vision"),
     ("llama", {"llama.rope.scaling.type": "yarn", "llama.rope.scaling.factor": 2.0}, "original"),
+    ("mixtral", {"llama.rope.scaling.factor": 2.0}, "scaling"),
+    ("cohere2", {"cohere2.attention.sliding_window_pattern": 5}, "sliding_window_pattern"),
+    ("olmo3", {"olmo2.attention.sliding_window_pattern": [True] * 5}, "sliding_window_pattern"),
+    ("olmo3", {"olmo2.rope.freq_base_swa": 1.0}, "freq_base_swa"),
 ]
 
 

@@ -13,6 +13,7 @@ from fakes.tiny_model import NO_FOLDER, config_for, write_tiny_model
 from adapters.config import MLXConfig
 from adapters.errors import GenerationError
 from adapters.mlx.backend import MLXBackend
+from adapters.mlx.models.capabilities import TemplateDescription
 from adapters.mlx.models.catalog import read_catalog
 
 LOOP = "{% for a in range(99999) %}{% for b in range(99999) %}{% endfor %}{% endfor %}"
@@ -194,3 +195,78 @@ async def test_absurd_setting_is_an_error_of_the_load(
         await backend.aclose()
     assert caught.value.lasting
     assert caught.value.message.startswith("The model 'odd' could not be loaded")
+
+
+LORA = "it is a LoRA adapter, not a model"
+
+
+@pytest.mark.parametrize(
+    ("files", "reason"),
+    [
+        (("adapter_config.json", "adapters.safetensors"), LORA),
+        (("adapter_config.json", "adapter_model.safetensors"), LORA),
+        (("model-Q4_K_M.gguf",), "its weights are in model-Q4_K_M.gguf: `tandem import`"),
+        (("model.safetensors", "tokenizer.json"), "it has no config.json"),
+        (("notes.txt",), None),
+    ],
+)
+@pytest.mark.parametrize("name", ["it", "org/it"])
+def test_weights_without_a_config_have_a_reason(
+    tmp_path: Path, tiny: Path, files: tuple[str, ...], reason: str | None, name: str
+) -> None:
+    shutil.copytree(tiny, tmp_path / "org" / "fine")
+    (tmp_path / name).mkdir(parents=True)
+    for file in files:
+        (tmp_path / name / file).write_bytes(b"")
+    found = read_catalog(config_for(tmp_path))
+    assert set(found.folders) == {"org/fine"}
+    assert reason is None or reason in found.unusable[name]
+    assert set(found.unusable) == ({name} if reason is not None else set())
+
+
+def test_download_without_a_snapshot_has_a_reason(tmp_path: Path, hub: Path) -> None:
+    for name, file in (("begun", "blobs/abc.incomplete"), ("asked-for", "refs/main")):
+        path = hub / f"models--org--{name}" / file
+        path.parent.mkdir(parents=True)
+        path.write_bytes(b"abc")
+    found = read_catalog(MLXConfig(embedded="never", cache_folder=NO_FOLDER))
+    assert found.unusable == {"org/begun": "its download is not complete"}
+
+
+@pytest.mark.parametrize(
+    "name", ["new\nline", b"not-\xff-UTF-8".decode(errors="surrogateescape"), "x" * 201]
+)
+def test_folder_that_no_request_can_name_is_not_listed(
+    tmp_path: Path, tiny: Path, name: str
+) -> None:
+    shutil.copytree(tiny, tmp_path / name)
+    found = read_catalog(config_for(tmp_path))
+    assert not found.folders
+    [(shown, reason)] = found.unusable.items()
+    assert shown.isprintable()
+    assert "its folder's name is not 1 to 200 printable characters" in reason
+
+
+@pytest.mark.parametrize("file", ["model.safetensors", "tokenizer.json", "tokenizer_config.json"])
+def test_file_without_permission_is_named(
+    tmp_path: Path, tiny: Path, monkeypatch: pytest.MonkeyPatch, file: str
+) -> None:
+    shutil.copytree(tiny, tmp_path / "odd")
+    # The suite may run as root, which may read every file.
+    monkeypatch.setattr(os, "access", lambda path, mode: Path(path).name != file)
+    found = read_catalog(config_for(tmp_path))
+    assert found.unusable == {"odd": f"{file} cannot be read: Permission denied"}
+
+
+def test_templates_that_cannot_be_rendered_now_have_their_reason(
+    tmp_path: Path, tiny: Path
+) -> None:
+    def describe(name: str, path: Path) -> TemplateDescription:
+        raise GenerationError("The process that renders chat templates cannot be started: busy.")
+
+    shutil.copytree(tiny, tmp_path / "it")
+    found = read_catalog(config_for(tmp_path), describe)
+    assert found.unusable["it"] == (
+        "its chat template cannot be rendered: "
+        "The process that renders chat templates cannot be started: busy"
+    )

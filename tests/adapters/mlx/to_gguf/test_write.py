@@ -220,6 +220,14 @@ def test_mxfp4_is_copied_and_not_computed_again(tmp_path: Path) -> None:
         ("gpt-oss", {"rope_scaling": {"rope_type": "yarn", "beta_fast": 8}}, "beta_fast"),
         ("olmo2", {"sliding_window": 8}, "sliding_window"),
         ("granite", {"logits_scaling": None}, "logits_scaling"),
+        ("mixtral", {"rope_scaling": {"rope_type": "llama3", "factor": 8}}, "llama3"),
+        ("ernie4_5", {"rope_scaling": {"rope_type": "linear", "factor": 8}}, "linear"),
+        ("ernie4_5", {"use_bias": True}, "use_bias"),
+        ("smollm3", {"no_rope_layers": [1, 1, 1, 1, 1]}, "no_rope_layers"),
+        ("olmoe", {"num_key_value_heads": 2}, "num_key_value_heads"),
+        ("olmo3", {"layer_types": ["full_attention"] * 5}, "layer_types"),
+        ("cohere2", {"sliding_window_pattern": 2}, "sliding_window_pattern"),
+        ("seed_oss", {"attention_bias": False}, "attention_bias"),
     ],
 )
 def test_what_a_gguf_cannot_have_is_refused_by_name_before_a_file_is_written(
