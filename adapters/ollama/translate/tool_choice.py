@@ -20,6 +20,8 @@ from adapters.tool_parameters import why_no_call_fits
 
 _NO_PARAMETERS: dict[str, Any] = {"properties": {}, "additionalProperties": False}
 """A tool without `parameters` takes none: its arguments are `{}`."""
+_EMPTY: dict[str, Any] = {"const": {}}
+"""`{}`, where the grammar of an object would allow white space."""
 _FALSE_START = 200
 """Characters after which a text without a tool's name is not a call."""
 
@@ -70,6 +72,8 @@ def _branch(at: int, tool: Tool, rewriter: SchemaRewriter) -> dict[str, Any]:
     if trouble is not None:
         raise InvalidRequestError(f"'{place}' {trouble}: no call can be forced.", param=place)
     parameters = rewriter.rewrite(own | {"type": "object"}, place, strict=tool.strict)
+    if parameters.get("properties") == {} and not parameters.get("additionalProperties"):
+        parameters = dict(_EMPTY)
     return {
         "type": "object",
         "properties": {"name": {"const": tool.name}, "parameters": parameters},
