@@ -46,6 +46,11 @@ class Started(Struct, frozen=True):
     template: tuple[str, ...] = ()
     """Names of what was done with the messages so that the chat template takes them; see
     `adapters.chat_template.rewriting`."""
+    prompt_tokens: int | None = None
+    """Tokens of the prompt, from an engine that counts them at its end an estimate on the high
+    side; `None` if unknown."""
+    cached_tokens: int | None = None
+    """Prompt tokens taken from a cache; `None` if unknown."""
 
 
 class Restarted(Struct, frozen=True):

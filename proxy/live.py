@@ -13,8 +13,7 @@ from msgspec.structs import asdict
 
 from adapters.backend import Progress
 from proxy.models.registry import BackendModels
-from proxy.record import Attempt, Record
-from proxy.request_log import LogLine, to_log_line
+from proxy.record import Attempt, Record, Summary
 
 State = Literal["preparing", "queued", "loading", "waiting", "reading", "writing"]
 """`preparing`: no backend is chosen yet. `queued`: the engine has not admitted the request.
@@ -57,7 +56,7 @@ class Running(Struct, frozen=True, kw_only=True):
     """Pieces of the answer so far: about one for each token. Two reports give the speed."""
 
 
-class Ended(LogLine, frozen=True, kw_only=True):
+class Ended(Summary, frozen=True, kw_only=True):
     """A request that has ended."""
 
     client: str
@@ -157,7 +156,7 @@ def _part(load: Progress | None) -> float | None:
 
 def _to_ended(record: Record) -> Ended:
     return Ended(
-        **asdict(to_log_line(record)),
+        **asdict(record.summary),
         client=record.agent[:_LONGEST],
         address=record.address,
         why=list(record.why()),

@@ -7,7 +7,10 @@ estimates and the `performance` fields read it; no part observes the answer by i
 import random
 import time
 from collections.abc import Callable, Iterable, MutableSet, Sequence
+from functools import cached_property
 from typing import Literal
+
+from msgspec import Struct
 
 from adapters.errors import BackendError
 from adapters.events import (
@@ -24,7 +27,12 @@ from proxy.access.grant import NOTHING, Grant
 from proxy.errors import ClientDisconnectedError, ServerShutdownError, to_code
 
 Outcome = Literal["ok", "error", "disconnected", "shutdown"]
+ModelOperation = Literal["chat", "text_completion", "embeddings", "speech", "transcription"]
+"""The first three are names of OpenTelemetry's conventions for generative AI."""
 Clock = Callable[[], float]
+
+_LONGEST_NAME = 200
+"""Characters of a model's name in a summary."""
 
 
 def new_id(prefix: str) -> str:
@@ -110,6 +118,35 @@ class Attempt:
         return to_speed(self.completion_tokens, self.ended_at - self.first_at)
 
 
+class Summary(Struct, frozen=True, kw_only=True):
+    """An answer that has ended: a line of the request log. `None`: not known, or not applicable."""
+
+    request_id: str
+    method: str
+    path: str
+    status: int | None
+    """`None` where the client disconnected before the head of the answer was sent."""
+    outcome: str
+    """`ok`, `error`, `disconnected` or `shutdown`."""
+    error: str | None
+    """The code of the failure."""
+    key: str | None
+    """The name of the request's key."""
+    model: str | None
+    """The public name that the client asked for, at most 200 characters, printable."""
+    backend: str
+    fallback_from: str | None
+    """`NAME; reason=CODE` of the backend that failed before."""
+    streamed: bool
+    prompt_tokens: int | None
+    cached_tokens: int | None
+    completion_tokens: int | None
+    ttft_s: float | None
+    """Seconds from the request's arrival to the first piece of the answer."""
+    tokens_per_second: float | None
+    total_s: float
+
+
 class Record:
     """All that is known of one answer."""
 
@@ -142,6 +179,8 @@ class Record:
         """The header `user-agent`."""
         self.address = ""
         """The client's IP address."""
+        self.operation: ModelOperation | None = None
+        """The work that a model is asked for; `None` for all else, such as a load."""
         self.model = ""
         """The public name in the request."""
         self.answer_id = ""
@@ -179,6 +218,7 @@ class Record:
         record.agent, record.address = self.agent, self.address
         record.parent_span, record.span = self.parent_span, self.span
         record.model, record.unknown, record.streamed = self.model, self.unknown, self.streamed
+        record.operation = self.operation
         record.grant = self.grant
         return record
 
@@ -216,6 +256,30 @@ class Record:
             self.outcome = "ok" if ok else "disconnected" if self.status is None else "error"
         for read in self._readers:
             read(self)
+
+    @cached_property
+    def summary(self) -> Summary:
+        """The facts of bounded length that outlast the answer; read once the record is closed."""
+        usage, first, speed = self.usage, self.first_token_s, self.tokens_per_second
+        return Summary(
+            request_id=self.request_id,
+            method=self.method,
+            path=self.path,
+            status=self.status,
+            outcome=self.outcome or "ok",
+            error=self.error,
+            key=self.grant.key,
+            model=_printable(self.model[:_LONGEST_NAME]) or None,
+            backend=self.backend,
+            fallback_from=self.fallback_from,
+            streamed=self.streamed,
+            prompt_tokens=usage.prompt_tokens if usage else None,
+            cached_tokens=usage.cached_tokens if usage else None,
+            completion_tokens=usage.completion_tokens if usage else None,
+            ttft_s=None if first is None else round(first, 4),
+            tokens_per_second=None if speed is None else round(speed, 4),
+            total_s=round((self.closed_at or self.clock()) - self.arrived_at, 4),
+        )
 
     @property
     def backend(self) -> str:
@@ -265,10 +329,11 @@ class Record:
     @property
     def tokens_per_second(self) -> float | None:
         """Tokens per second of all choices together; see `to_speed`."""
-        if self.first_token_s is None:
+        first = self.first_token_s
+        if first is None:
             return None
         tokens = sum([attempt.completion_tokens for attempt in self._completed])
-        return to_speed(tokens, self.total_s - self.first_token_s)
+        return to_speed(tokens, self.total_s - first)
 
     @property
     def usage(self) -> Usage | None:
@@ -308,6 +373,12 @@ class Record:
     def _completed(self) -> list[Attempt]:
         """The attempts that did not fail: their events went to the client."""
         return [attempt for attempt in self.attempts if attempt.error is None]
+
+
+def _printable(name: str) -> str:
+    if name.isprintable():
+        return name
+    return "".join([char if char.isprintable() else "?" for char in name])
 
 
 def _sum_known(counts: list[int | None]) -> int | None:

@@ -10,42 +10,12 @@ from contextlib import suppress
 from typing import Literal
 
 import msgspec
-from msgspec import Struct
 from msgspec.structs import astuple
 
 from proxy.log_file import LogStream
-from proxy.record import Record
+from proxy.record import Record, Summary
 
 LogFormat = Literal["text", "json"]
-
-
-class LogLine(Struct, frozen=True, kw_only=True):
-    """One answer. `None` is "not known", or "does not apply"."""
-
-    request_id: str
-    method: str
-    path: str
-    status: int | None
-    """`None` where the client disconnected before the head of the answer was sent."""
-    outcome: str
-    """`ok`, `error`, `disconnected` or `shutdown`."""
-    error: str | None
-    """The code of the failure."""
-    key: str | None
-    """The name of the request's key."""
-    model: str | None
-    """The public name that the client asked for, at most 200 characters, printable."""
-    backend: str
-    fallback_from: str | None
-    """`NAME; reason=CODE` of the backend that failed before."""
-    streamed: bool
-    prompt_tokens: int | None
-    cached_tokens: int | None
-    completion_tokens: int | None
-    ttft_s: float | None
-    """Seconds from the request's arrival to the first piece of the answer."""
-    tokens_per_second: float | None
-    total_s: float
 
 
 class RequestLog:
@@ -71,7 +41,7 @@ class RequestLog:
         self._close_seconds = close_seconds
         self._to_text = _to_json if form == "json" else _to_text
         self._stream = stream
-        self._records: list[Record] = []
+        self._ended: list[Summary] = []
         self._timer: asyncio.TimerHandle | None = None
         self._batches: queue.Queue[str | None] = queue.Queue(max_batches)
         self._thread: threading.Thread | None = None
@@ -82,7 +52,7 @@ class RequestLog:
         """Take a record that was closed; its line is written a moment later."""
         if not record.model and record.outcome == "ok":
             return
-        self._records.append(record)
+        self._ended.append(record.summary)
         if self._timer is None:
             self._timer = asyncio.get_running_loop().call_later(
                 self._batch_seconds, self._hand_over
@@ -99,15 +69,15 @@ class RequestLog:
             self._thread.join(self._close_seconds)
 
     def _hand_over(self) -> None:
-        records, self._records, self._timer = self._records, [], None
-        batch = "".join([self._to_text(to_log_line(record)) + "\n" for record in records])
+        ended, self._ended, self._timer = self._ended, [], None
+        batch = "".join([self._to_text(summary) + "\n" for summary in ended])
         if self._thread is None:
             self._thread = threading.Thread(target=self._write, name="request-log", daemon=True)
             self._thread.start()
         try:
             self._batches.put_nowait(batch)
         except queue.Full:
-            self.dropped += len(records)
+            self.dropped += len(ended)
 
     def _write(self) -> None:
         while (batch := self._batches.get()) is not None:
@@ -118,42 +88,15 @@ class RequestLog:
                 self.dropped += batch.count("\n")
 
 
-def to_log_line(record: Record) -> LogLine:
-    """Read a record that is closed."""
-    usage, first, model = record.usage, record.first_token_s, record.model[:200]
-    speed = record.tokens_per_second
-    if not model.isprintable():
-        model = "".join([char if char.isprintable() else "?" for char in model])
-    return LogLine(
-        request_id=record.request_id,
-        method=record.method,
-        path=record.path,
-        status=record.status,
-        outcome=record.outcome or "ok",
-        error=record.error,
-        key=record.grant.key,
-        model=model or None,
-        backend=record.backend,
-        fallback_from=record.fallback_from,
-        streamed=record.streamed,
-        prompt_tokens=usage.prompt_tokens if usage else None,
-        cached_tokens=usage.cached_tokens if usage else None,
-        completion_tokens=usage.completion_tokens if usage else None,
-        ttft_s=None if first is None else round(first, 4),
-        tokens_per_second=None if speed is None else round(speed, 4),
-        total_s=round((record.closed_at or record.clock()) - record.arrived_at, 4),
-    )
+def _to_json(summary: Summary) -> str:
+    return msgspec.json.encode(summary).decode()
 
 
-def _to_json(line: LogLine) -> str:
-    return msgspec.json.encode(line).decode()
+_NAMES = Summary.__struct_fields__
 
 
-_NAMES = LogLine.__struct_fields__
-
-
-def _to_text(line: LogLine) -> str:
-    facts = zip(_NAMES, astuple(line), strict=True)
+def _to_text(summary: Summary) -> str:
+    facts = zip(_NAMES, astuple(summary), strict=True)
     return " ".join([f"{name}={_quoted(value)}" for name, value in facts if value is not None])
 
 

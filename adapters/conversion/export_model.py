@@ -10,7 +10,7 @@ from pathlib import Path
 
 import httpx
 import ollama as official_client
-from msgspec import Struct
+from msgspec import Struct, convert
 
 from adapters.config import MLXConfig, OllamaConfig
 from adapters.conversion.parity import Parity, compare_prompts
@@ -23,6 +23,7 @@ from adapters.ollama.client import OllamaClient
 from adapters.ollama.errors import Progress, translated
 from adapters.ollama.model_info import origin
 from adapters.ollama.wire import CreateBody, Show, ShowBody
+from adapters.recommended_sampling import RecommendedSampling, read_generation_config
 
 _LOOK_SECONDS = 5.0
 _TAG = re.compile(r"[a-z0-9._-]+(/[a-z0-9._-]+)*(:[A-Za-z0-9._-]+)?")
@@ -76,10 +77,12 @@ def export_model(
     Raises:
         UnsupportedGGUFError: a part of the model is not supported; the message names it.
         InexactGGUFError: a tensor would differ from the source.
-        InvalidRequestError: `tag` exists or is invalid, or the disk is too small.
+        InvalidRequestError: `tag` exists or is invalid, the disk is too small, or the folder's
+            `generation_config.json` is wrong.
         BackendError: Ollama cannot be reached, or rejects the file.
         OSError: a file cannot be read or written.
     """
+    recommended = _recommended(folder)
     asyncio.run(_require_free(tag, ollama))
     cache = bundled.cache_folder(mlx.cache_folder)
     cache.mkdir(parents=True, exist_ok=True)
@@ -87,11 +90,19 @@ def export_model(
     with tempfile.TemporaryDirectory(prefix=".export-", dir=cache) as partial:
         file = Path(partial) / "model.gguf"
         written = write_gguf(folder, file, progress)
-        stored = asyncio.run(_create(file, tag, ollama))
+        stored = asyncio.run(_create(file, tag, recommended, ollama))
     if stored is not None:
         note_export(folder, cache, stored, written.tensors)
     parity = asyncio.run(compare_prompts(tag, folder, ollama))
     return Exported(tag, written, parity)
+
+
+def _recommended(folder: Path) -> RecommendedSampling:
+    try:
+        config = read_generation_config(folder)
+    except (ValueError, RecursionError) as error:
+        raise InvalidRequestError(f"generation_config.json is wrong: {error}.") from error
+    return convert(config, RecommendedSampling, from_attributes=True)
 
 
 async def _require_free(tag: str, ollama: OllamaConfig) -> None:
@@ -133,9 +144,12 @@ async def _upload(file: Path, ollama: OllamaConfig) -> str:
         await client.close()
 
 
-async def _create(file: Path, tag: str, ollama: OllamaConfig) -> str | None:
+async def _create(
+    file: Path, tag: str, recommended: RecommendedSampling, ollama: OllamaConfig
+) -> str | None:
     """Create the model; returns the origin by Ollama, which stores a file of its own."""
-    body = CreateBody(model=tag, files={file.name: await _upload(file, ollama)})
+    files = {file.name: await _upload(file, ollama)}
+    body = CreateBody(model=tag, files=files, parameters=recommended)
     async with (
         aclosing(OllamaClient(ollama.addresses[0], ollama)) as client,
         aclosing(client.created(body)) as lines,

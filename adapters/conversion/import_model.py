@@ -89,7 +89,7 @@ def import_model(
     """
     if not target.exists():
         _require_room(source.weights, target)
-    report = convert(source.weights, target, progress)
+    report = convert(source.weights, target, progress, sampling=source.sampling)
     parity = asyncio.run(compare_prompts(source.name, target, ollama))
     partial = target / f".{PARITY}"
     partial.write_bytes(msgspec.json.format(msgspec.json.encode(parity)))

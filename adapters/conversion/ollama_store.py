@@ -13,6 +13,7 @@ import msgspec
 from msgspec import Struct
 
 from adapters.errors import InvalidRequestError, ModelNotFoundError
+from adapters.recommended_sampling import RecommendedSampling
 
 _HOST, _NAMESPACE = "registry.ollama.ai", "library"
 _PART = re.compile(r"[A-Za-z0-9_](?:[A-Za-z0-9_.:-]*[A-Za-z0-9_])?")
@@ -31,6 +32,8 @@ class StoredModel(Struct, frozen=True, kw_only=True):
     """Name with tag, as listed by Ollama."""
     weights: Path
     """The GGUF, a file `sha256-…`."""
+    sampling: RecommendedSampling | None = None
+    """The parameters of the Modelfile; `None`: it has none of these."""
 
 
 class _Layer(Struct):
@@ -67,10 +70,13 @@ def find_stored(name: str, folders: tuple[Path, ...]) -> StoredModel:
     for folder in folders:
         manifest = folder / "manifests" / path
         if manifest.is_file():
-            weights = folder / "blobs" / _weights(name, manifest)
+            layers, blobs = _read_layers(name, manifest), folder / "blobs"
+            weights = blobs / _weights(name, layers)
             if not weights.is_file():
                 raise ModelNotFoundError(f"Ollama lists '{name}', but its file is missing.")
-            return StoredModel(name=_listed_name(path), weights=weights)
+            return StoredModel(
+                name=_listed_name(path), weights=weights, sampling=_sampling(name, layers, blobs)
+            )
     raise ModelNotFoundError(f"Ollama's store has no '{name}'.")
 
 
@@ -81,18 +87,39 @@ def _listed_name(manifest: Path) -> str:
     return f"{model}:{tag}" if namespace == _NAMESPACE else f"{namespace}/{model}:{tag}"
 
 
-def _weights(name: str, manifest: Path) -> str:
-    """File name of the only GGUF in the manifest."""
+def _read_layers(name: str, manifest: Path) -> tuple[_Layer, ...]:
     try:
         layers = msgspec.json.decode(manifest.read_bytes(), type=_Manifest).layers
     except msgspec.DecodeError as error:
         raise InvalidRequestError(f"Ollama's manifest of '{name}' cannot be read.") from error
+    if any(not _DIGEST.fullmatch(layer.digest) for layer in layers):
+        raise InvalidRequestError(f"A digest in Ollama's manifest of '{name}' is malformed.")
+    return layers
+
+
+def _weights(name: str, layers: tuple[_Layer, ...]) -> str:
+    """File name of the only GGUF among `layers`."""
     for kind, description in _UNSUPPORTED.items():
         if any(layer.kind == _KIND + kind for layer in layers):
             raise InvalidRequestError(f"'{name}' has {description}, which cannot be imported.")
     digests = [layer.digest for layer in layers if layer.kind == f"{_KIND}model"]
     if len(digests) != 1:
         raise InvalidRequestError(f"'{name}' has {len(digests)} files of weights, not one.")
-    if not _DIGEST.fullmatch(digests[0]):
-        raise InvalidRequestError(f"The digest of the weights of '{name}' is malformed.")
-    return digests[0].replace(":", "-")
+    return _file_name(digests[0])
+
+
+def _sampling(name: str, layers: tuple[_Layer, ...], blobs: Path) -> RecommendedSampling | None:
+    """Read those parameters of the Modelfile that MLX has, too."""
+    digest = next((layer.digest for layer in layers if layer.kind == f"{_KIND}params"), None)
+    if digest is None:
+        return None
+    try:
+        parameters = (blobs / _file_name(digest)).read_bytes()
+        sampling = msgspec.json.decode(parameters, type=RecommendedSampling)
+    except (FileNotFoundError, msgspec.MsgspecError) as error:
+        raise InvalidRequestError(f"The parameters of '{name}' cannot be read: {error}") from error
+    return None if sampling == RecommendedSampling() else sampling
+
+
+def _file_name(digest: str) -> str:
+    return digest.replace(":", "-")

@@ -247,6 +247,13 @@ _WORDS: tuple[tuple[str, Callable[[str, RunnerError | None], BackendError]], ...
             param="tools",
         ),
     ),
+    # About the recipe of a model. Source: `server/create.go` of Ollama.
+    (
+        r"no files provided to convert|only one adapter is currently supported"
+        r"|supplied file was not in GGUF format|neither 'from' or 'files' was specified"
+        r"|file path must be relative|invalid digest format|unsupported quantization type",
+        _as(InvalidRequestError, "Ollama cannot make this model: {}."),
+    ),
     (
         r"requires more system memory( \([\d.]+ \w+\) than is available( \([\d.]+ \w+\))?)?"
         r"|out of memory|not enough memory",

@@ -85,7 +85,7 @@ class OllamaServer:
         self._config = config
         self._limits = limits
         self.client = OllamaClient(address, config, limits)
-        self.catalog = Catalog(self.client, config.refresh, limits.lookup)
+        self.catalog = Catalog(self.client, config.refresh, limits)
         self.breaker = CircuitBreaker(self._is_there, self._probe, limits, MODEL_FAULTS)
         self.work = InFlight(self.catalog.runner)
         self._sizing = ContextSizing(address, self.catalog, self.work, config)

@@ -8,6 +8,8 @@ from typing import Annotated, Any, ClassVar, Literal, cast
 import msgspec
 from msgspec import UNSET, Meta, Raw, Struct, UnsetType, field
 
+from adapters.recommended_sampling import RecommendedSampling
+
 Think = bool | Literal["low", "medium", "high", "max"]
 
 
@@ -160,6 +162,8 @@ class CreateBody(Struct, kw_only=True):
     model: str
     files: dict[str, str]
     """Name -> `sha256:…` of an uploaded file."""
+    parameters: RecommendedSampling
+    """The model's own `PARAMETER`s."""
 
 
 class PullLine(Struct, kw_only=True):

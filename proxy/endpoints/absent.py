@@ -33,9 +33,11 @@ _APIS = (
         "/v1/",
         {
             "assistants": "assistants",
+            "audio/voice_consents": "voices of users",
             "batches": "batches",
             "chatkit": "ChatKit",
             "containers": "containers",
+            "content_provenance_checks": "checks of where content comes from",
             "evals": "evals",
             "files": "files",
             "fine_tuning": "fine-tuning",

@@ -299,9 +299,14 @@ class Router:
     async def decide(
         self, name: str, requirements: Requirements, request: GenerationRequest | None = None
     ) -> Decision:
-        """Decide as for `routes`, with the reasons. Has no effect on later decisions."""
+        """Decide as for `routes`, with the reasons. Has no effect on later decisions.
+
+        Raises:
+            InvalidRequestError: `request` wants text of a model that writes none.
+        """
         entry = await self.find(name)
-        refuse_other_kinds(entry, requirements)
+        if request is not None:
+            refuse_other_kinds(entry)
         return self._decider.decide(entry, requirements, request)
 
     def weighed(self, decision: Decision, requirements: Requirements) -> Decision:

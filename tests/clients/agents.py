@@ -1,9 +1,10 @@
-"""The programs `codex` and `claude`, each run once in a folder, with a home of its own."""
+"""Codex, Claude Code and the Claude Agent SDK, each run once in a folder with its own home."""
 
 import asyncio
 import io
 import json
 import os
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +16,7 @@ from tools.install_clients import environments
 
 SECONDS = 300
 _CLAUDE = "node_modules/@anthropic-ai/claude-code-*/claude"
+_PROGRAMS = Path(__file__).parent / "programs"
 _CATALOG_ENTRY: dict[str, Any] = {
     "base_instructions": "You are Codex.",
     "apply_patch_tool_type": "freeform",
@@ -76,7 +78,20 @@ supports_websockets = {str(websockets).lower()}
 
 
 async def run_claude(backend: ScriptedBackend, folder: Path, *arguments: str) -> str:
-    program, model = claude_path(), _only_model(backend)
+    return await _run_with_claude(backend, folder, claude_path(), "-p", "Do it.", *arguments)
+
+
+async def run_agent_sdk(backend: ScriptedBackend, folder: Path) -> str:
+    """Run a program of the Claude Agent SDK, which has a tool of its own."""
+    packages = _installed("claude_agent_sdk") / "node_modules"
+    (folder / "node_modules").symlink_to(packages)
+    program = shutil.copy(_PROGRAMS / "claude_agent_sdk.mjs", folder)
+    return await _run_with_claude(backend, folder, "node", str(program))
+
+
+async def _run_with_claude(backend: ScriptedBackend, folder: Path, *command: str) -> str:
+    """Run `command` with the variables by which Claude Code finds the server of `backend`."""
+    model = _only_model(backend)
     (folder / "home").mkdir()
     async with served(backend) as port:
         variables = {
@@ -86,7 +101,7 @@ async def run_claude(backend: ScriptedBackend, folder: Path, *arguments: str) ->
             "ANTHROPIC_DEFAULT_HAIKU_MODEL": model,
             "CLAUDE_CODE_DISABLE_NONESSENTIAL_TRAFFIC": "1",
         }
-        return await _run(folder, variables, program, "-p", "Do it.", *arguments)
+        return await _run(folder, variables, *command)
 
 
 def _only_model(backend: ScriptedBackend) -> str:

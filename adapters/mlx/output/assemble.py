@@ -9,6 +9,8 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from secrets import token_hex
 
+from msgspec.structs import replace
+
 from adapters.errors import BackendBusyError, BackendError
 from adapters.events import (
     Event,
@@ -146,7 +148,7 @@ class Answers:
             case None:
                 if self._started is not None:
                     started, self._started = self._started, None
-                    self._write(started)
+                    self._write(answer.counted(started))
                     answer.report(answer.cached)
                 answer.begin()
             case ChunkRead():
@@ -194,6 +196,10 @@ class Answer:
     def cached(self) -> int:
         """Tokens of the prompt that were in the prefix cache."""
         return self._sequence.cached_tokens
+
+    def counted(self, started: Started) -> Started:
+        """Add the tokens of the prompt to `started`."""
+        return replace(started, prompt_tokens=len(self._sequence.prompt), cached_tokens=self.cached)
 
     def report(self, read: int) -> None:
         """Write how many tokens of the prompt were read."""

@@ -73,7 +73,8 @@ class TokenCounter:
     def __init__(self, tokenizer: "Tokenizer | None" = None) -> None:
         self._tokenizer = tokenizer
         self._bytes_per_token = _BYTES_PER_TOKEN
-        self._overhead = _OVERHEAD
+        self._overheads = {False: _OVERHEAD, True: _OVERHEAD}
+        """By whether a prompt has tools: around these a template has many words of its own."""
         self._image: float | None = None
 
     async def count(self, texts: Texts) -> Count:
@@ -101,7 +102,8 @@ class TokenCounter:
                 self._image = seen if self._image is None else _nearer(self._image, seen)
         elif self._tokenizer is not None:
             rest = max(prompt_tokens - count.text_size, 0)
-            self._overhead = _nearer(self._overhead, rest / (texts.messages + 1))
+            known = self._overheads[bool(texts.doubtful)]
+            self._overheads[bool(texts.doubtful)] = _nearer(known, rest / (texts.messages + 1))
         elif count.text_size >= _TELLING:
             self._bytes_per_token += _SHARE * (
                 max(count.text_size / prompt_tokens, _LEAST_BYTES_PER_TOKEN) - self._bytes_per_token
@@ -123,7 +125,7 @@ class TokenCounter:
         return int(self._template(texts)) + math.ceil(image * texts.images) + 1
 
     def _template(self, texts: Texts) -> float:
-        return self._overhead * (texts.messages + 1)
+        return self._overheads[bool(texts.doubtful)] * (texts.messages + 1)
 
 
 def _nearer(known: float, seen: float) -> float:

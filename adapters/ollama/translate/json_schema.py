@@ -134,8 +134,12 @@ class InputPromise:
         Raises:
             GenerationError: the string does not match the format.
         """
-        if not await asyncio.to_thread(self._matches, text):
+        if not await self.fits(text):
             raise GenerationError("The model's call does not match the format of the tool's input.")
+
+    async def fits(self, text: str) -> bool:
+        """Return whether the string matches the format, by a check in a thread."""
+        return await asyncio.to_thread(self._matches, text)
 
     def _matches(self, text: str) -> bool:
         try:

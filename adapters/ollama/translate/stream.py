@@ -35,6 +35,7 @@ from adapters.ollama.translate.tool_choice import (
     chosen_tools,
     is_forced,
     may_call,
+    pattern_of,
 )
 from adapters.ollama.wire import Line
 from adapters.request import (
@@ -284,7 +285,7 @@ class AnswerWriter:
             line, *others = await lines.next_lines()
             reader.emit_to(first.append)
             reader.read(line)
-            self._start(num_ctx, cold)
+            self._start(num_ctx, cold, lines.prompt_estimate)
             write = self._kept() if lines.may_be_lost else self._sink.write
             reader.emit_to(write)
             for event in first:
@@ -316,7 +317,7 @@ class AnswerWriter:
         reader = _ThoughtReader(self._sink.write)
         while not reader.has_ended:
             batch = await lines.next_lines()
-            self._start(num_ctx, cold)
+            self._start(num_ctx, cold, lines.prompt_estimate)
             behind = [reader.read(line) for line in batch]
             if any(behind):
                 await self._sink.drain()
@@ -370,14 +371,15 @@ class AnswerWriter:
             return self._request.whole and isinstance(error, FAULTS)
         return is_not_the_callers(error)
 
-    def _start(self, num_ctx: int, cold: bool) -> None:
+    def _start(self, num_ctx: int, cold: bool, prompt_tokens: int) -> None:
         if self._in_attempt:  # By its thought.
             return
         self._in_attempt = True
         if self._has_started:
             self._sink.write(Restarted(num_ctx))
         else:
-            self._sink.write(Started(num_ctx, cold or self.was_cold, self.ignored, self.template))
+            is_cold = cold or self.was_cold
+            self._sink.write(Started(num_ctx, is_cold, self.ignored, self.template, prompt_tokens))
         self._has_started = True
         if self._request.echo and isinstance(self._request.prompt, str):
             self._sink.write(TextDelta(self._request.prompt))
@@ -444,6 +446,12 @@ class Checks:
             if tool.input_format is not None:
                 param = f"tools[{at}].input_format"
                 self._tools[tool.name] = InputPromise(tool.input_format, param)
+        self._in_grammar = frozenset(
+            tool.name
+            for tool in request.tools
+            if tool.input_format is None or pattern_of(tool.input_format) is not None
+        )
+        """Tools with calls that a grammar can hold to what is checked."""
         self._unchecked = frozenset(
             tool.name
             for tool in request.tools
@@ -508,10 +516,9 @@ class Checks:
     async def _check_call(self, index: int, promise: Promise | InputPromise) -> None:
         arguments = "".join(self._arguments.get(index, ()))
         name = self._names[index]
-        # The grammar of a call knows the schema of a tool, and not the format of an input.
         if (
             self.writes_anew
-            and isinstance(promise, Promise)
+            and name in self._in_grammar
             and (name in self._unchecked or not await promise.fits(arguments))
         ):
             raise CallBegunError(name)

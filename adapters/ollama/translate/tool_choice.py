@@ -14,8 +14,9 @@ import msgspec
 
 from adapters.errors import GenerationError, InvalidRequestError
 from adapters.events import Event, Finished, TextDelta, ToolCallDelta, ToolCallStarted
+from adapters.ollama.translate.grammar_pattern import UnreadablePatternError, to_grammar_pattern
 from adapters.ollama.translate.grammar_schema import SchemaRewriter
-from adapters.request import GenerationRequest, Message, NamedTool, TextPart, Tool
+from adapters.request import GenerationRequest, Lark, Message, NamedTool, Regex, TextPart, Tool
 from adapters.tool_parameters import why_no_call_fits
 
 _NO_PARAMETERS: dict[str, Any] = {"properties": {}, "additionalProperties": False}
@@ -71,6 +72,7 @@ def _branch(at: int, tool: Tool, rewriter: SchemaRewriter) -> dict[str, Any]:
     trouble = why_no_call_fits(own)
     if trouble is not None:
         raise InvalidRequestError(f"'{place}' {trouble}: no call can be forced.", param=place)
+    own = _with_pattern(own, tool.input_format)
     parameters = rewriter.rewrite(own | {"type": "object"}, place, strict=tool.strict)
     if parameters.get("properties") == {} and not parameters.get("additionalProperties"):
         parameters = dict(_EMPTY)
@@ -80,6 +82,27 @@ def _branch(at: int, tool: Tool, rewriter: SchemaRewriter) -> dict[str, Any]:
         "required": ["name", "parameters"],
         "additionalProperties": False,
     }
+
+
+def _with_pattern(parameters: dict[str, Any], form: Regex | Lark | None) -> dict[str, Any]:
+    """Add the format of `input` where a grammar can express it; any format is checked as well."""
+    pattern = pattern_of(form)
+    if pattern is None:
+        return parameters
+    text = parameters["properties"]["input"] | {"pattern": pattern}
+    return parameters | {"properties": {"input": text}}
+
+
+def pattern_of(form: Regex | Lark | None) -> str | None:
+    """Return the `pattern` of a schema that holds a text to `form`; `None` where there is none."""
+    if not isinstance(form, Regex):
+        return None
+    pattern = f"^(?:{form.pattern})$"
+    try:
+        to_grammar_pattern(pattern)
+    except UnreadablePatternError:
+        return None
+    return pattern
 
 
 def in_words(

@@ -57,6 +57,12 @@ def generation_fields(body: OllamaFields) -> GenerationFields:
     return GenerationFields(model=body.model, options=body.options, keep_alive=body.keep_alive)
 
 
+def to_num_predict(settled: GenerationFields) -> int | None:
+    """Read the limit of the answer: 0 and less is none, as in Ollama."""
+    limit = settled.max_tokens
+    return limit if limit is not None and limit > 0 else None
+
+
 def to_top_logprobs(body: OllamaFields) -> int | None:
     return (body.top_logprobs or 0) if body.logprobs else None
 

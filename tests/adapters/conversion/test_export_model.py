@@ -20,6 +20,7 @@ from adapters.errors import BackendUnavailableError, InvalidRequestError, ModelN
 from adapters.mlx.gguf import convert
 from adapters.mlx.models.catalog import find_models
 from adapters.ollama.backend import OllamaBackend
+from adapters.recommended_sampling import RecommendedSampling
 
 TAG = "tandem-export-test:1"
 
@@ -32,7 +33,9 @@ def quiet(done: int, total: int) -> None:
 def mlx(tmp_path: Path) -> MLXConfig:
     """A cache with one imported model."""
     cache = tmp_path / "cache"
-    convert(decoder_gguf(tmp_path, "llama"), cache / "imported" / "tiny:1b", quiet)
+    folder = cache / "imported" / "tiny:1b"
+    sampling = RecommendedSampling(temperature=0.5, top_k=30)
+    convert(decoder_gguf(tmp_path, "llama"), folder, quiet, sampling=sampling)
     return MLXConfig(cache_folder=str(cache), huggingface_cache=False, embedded="never")
 
 
@@ -68,6 +71,15 @@ def test_default_tag_is_the_name_of_the_model(name: str, tag: str):
 def test_absent_ollama_is_an_error_before_writing(mlx: MLXConfig, absent_ollama: OllamaConfig):
     with pytest.raises(BackendUnavailableError):
         export_model(find_folder("mlx:tiny:1b", mlx)[1], TAG, mlx, absent_ollama, never)
+
+
+def test_wrong_recommendation_is_an_error_before_writing(
+    mlx: MLXConfig, absent_ollama: OllamaConfig
+):
+    folder = find_folder("mlx:tiny:1b", mlx)[1]
+    (folder / "generation_config.json").write_text('{"top_p": 2}')
+    with pytest.raises(InvalidRequestError, match=r"generation_config.json is wrong.*top_p"):
+        export_model(folder, TAG, mlx, absent_ollama, never)
 
 
 def test_invalid_tag_is_an_error_before_writing(mlx: MLXConfig, absent_ollama: OllamaConfig):
@@ -127,12 +139,14 @@ async def test_export_answers_on_ollama_and_has_the_origin_of_its_folder(
     assert "20 of 20 tensors equal those of the source bit for bit" in done.stdout
     assert f"ollama: '{TAG}'" in done.stdout
     with closing(ollama.Client(own_ollama.host)) as official:
-        details = official.show(TAG).details
+        shown = official.show(TAG)
         # With some seeds the first token is no whole text: Ollama answers 200 and an empty body.
         options = {"num_predict": 1, "seed": 1}
         answer = official.generate(TAG, "hello", raw=True, options=options)
-    assert details is not None
-    assert details.family == "llama"
+    assert shown.details is not None
+    assert shown.details.family == "llama"
+    parameters = dict(line.split() for line in (shown.parameters or "").splitlines())
+    assert parameters | {"temperature": "0.5", "top_k": "30"} == parameters
     assert answer.eval_count == 1
     assert list((tmp_path / "cache").glob(".export-*")) == []
     async with aclosing(OllamaBackend(OllamaConfig(host=own_ollama.host))) as there:

@@ -7,6 +7,7 @@ import pytest
 
 from adapters.conversion.ollama_store import find_stored, store_folders
 from adapters.errors import InvalidRequestError, ModelNotFoundError
+from adapters.recommended_sampling import RecommendedSampling
 
 DIGEST = "sha256:" + "5a" * 32
 KIND = "application/vnd.ollama.image."
@@ -75,6 +76,35 @@ def test_find_stored_raises_when_the_model_is_not_one_gguf(
 ):
     root = store(tmp_path, "registry.ollama.ai/library/tiny/1b", *layers)
     with pytest.raises(InvalidRequestError, match=message):
+        find_stored("tiny:1b", (root,))
+
+
+def parameters(root: Path, text: str) -> Path:
+    digest = "sha256:" + "7b" * 32
+    store(root, "registry.ollama.ai/library/tiny/1b", *LAYERS, ("params", digest))
+    (root / "blobs" / digest.replace(":", "-")).write_text(text)
+    return root
+
+
+@pytest.mark.parametrize(
+    ("text", "sampling"),
+    [
+        (
+            '{"stop": ["</s>"], "temperature": 0.7, "top_k": 20, "num_ctx": 4096}',
+            RecommendedSampling(temperature=0.7, top_k=20),
+        ),
+        ('{"stop": ["</s>"]}', None),
+    ],
+)
+def test_find_stored_has_the_sampling_of_the_modelfile(
+    tmp_path: Path, text: str, sampling: RecommendedSampling | None
+):
+    assert find_stored("tiny:1b", (parameters(tmp_path, text),)).sampling == sampling
+
+
+def test_find_stored_raises_when_the_parameters_are_wrong(tmp_path: Path):
+    root = parameters(tmp_path, '{"temperature": "hot"}')
+    with pytest.raises(InvalidRequestError, match=r"parameters of 'tiny:1b'.*temperature"):
         find_stored("tiny:1b", (root,))
 
 

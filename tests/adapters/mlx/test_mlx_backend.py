@@ -363,7 +363,7 @@ async def test_raw_text_is_continued_without_a_template(backend: MLXBackend) -> 
     assert finished.usage.prompt_tokens == 3
 
 
-@pytest.mark.parametrize("name", ["nobody", "../llama", "", "llama/", "/etc", "~"])
+@pytest.mark.parametrize("name", ["absent", "../llama", "", "llama/", "/etc", "~"])
 async def test_a_name_that_no_model_has_is_not_found(backend: MLXBackend, name: str) -> None:
     with pytest.raises(ModelNotFoundError):
         await answer(backend, chat(name))
@@ -479,6 +479,10 @@ async def test_progress_of_a_long_prompt_is_reported_by_chunks(folder: Path) -> 
     assert [report.read for report in reports] == sorted({report.read for report in reports})
     assert (reports[0].read, reports[0].cached) == (0, 0)
     assert len(reports) > 3
-    assert type(first.events[0]).__name__ == "Started"
+    started = first.events[0]
+    assert isinstance(started, Started)
+    assert (started.prompt_tokens, started.cached_tokens) == (total, 0)
     (again, *_) = [event for event in second.events if isinstance(event, PromptProgress)]
     assert again.read == again.cached > 0
+    assert isinstance(second.events[0], Started)
+    assert second.events[0].cached_tokens == again.cached

@@ -10,6 +10,7 @@ from typing import Any
 import anyio
 import pytest
 from fakes.recorded_ollama import Reply, StandIn, recording, says_lines, stand_in
+from fakes.waiting import pause
 from msgspec.structs import replace
 
 from adapters import sink
@@ -43,8 +44,9 @@ QUESTION = Message(role="user", content=(TextPart("What is the capital of France
 CHAT = GenerationRequest(model="smollm2:135m", prompt=(QUESTION,))
 WORD = {"message": {"content": "A"}, "done": False}
 LAST = {"message": {"content": ""}, "done": True, "done_reason": "stop"}
+STARTED = Started(4096, prompt_tokens=36)
 ANSWER = [
-    Started(4096),
+    STARTED,
     TextDelta("A"),
     Finished("stop", Usage(prompt_tokens=0, completion_tokens=0)),
 ]
@@ -159,7 +161,7 @@ async def test_answer_is_the_same_however_it_is_cut_into_pieces(
     standin.replays("chat-stream", piece=piece)
     words = ["The", " capital", " of", " France", " is", " Paris", "."]
     assert await events_of(backend) == [
-        Started(4096),
+        STARTED,
         *map(TextDelta, words),
         finished("stop", (16, 8), (1_225_474, 24_867_000, 169_369_000)),
     ]
@@ -216,7 +218,7 @@ async def test_two_calls_have_two_indices_and_their_own_ids(
 ):
     standin.replays("chat-tools-two-calls-stream")
     assert await events_of(backend) == [
-        Started(4096),
+        STARTED,
         ToolCallStarted(0, "call_7yp5kycc", "get_weather"),
         ToolCallDelta(0, '{"city":"Paris"}'),
         ToolCallStarted(1, "call_7sxc0fi6", "get_weather"),
@@ -228,7 +230,7 @@ async def test_two_calls_have_two_indices_and_their_own_ids(
 async def test_call_cut_by_the_limit_ends_with_length(standin: StandIn, backend: OllamaBackend):
     standin.replays("chat-tools-cut")
     assert await events_of(backend) == [
-        Started(4096),
+        STARTED,
         finished("length", (377, 12), (2_734_349, 2_825_775_000, 351_936_000)),
     ]
 
@@ -306,7 +308,7 @@ async def test_death_in_the_stream_is_an_error_after_the_texts_before(
 ):
     standin.replays("fault-server-killed-midstream", "/api/chat")
     events, error = await failure_of(backend)
-    assert events[0] == Started(4096)
+    assert events[0] == STARTED
     assert text_of(events) == "The story of a young"
     assert type(error) is BadUpstreamError
     assert "ended before it was done" in error.message
@@ -477,7 +479,7 @@ async def keeps_dripping(reply: Reply) -> None:
     with contextlib.suppress(OSError):
         while True:
             await reply.chunk(b" ")
-            await asyncio.sleep(0.02)
+            await pause(0.02)
 
 
 @pytest.mark.parametrize("script", [hangs, hangs_after_the_headers, drips])
@@ -583,7 +585,7 @@ async def test_generator_closed_inside_a_cancelled_scope_closes_the_socket(
 
 async def _close(events: AsyncGenerator[Event]) -> None:
     try:
-        await anyio.sleep(1)
+        await anyio.sleep_forever()
     finally:
         await events.aclose()
 

@@ -210,6 +210,7 @@ KNOWN = (
     "prompt too long {}",
     "{} does not support embeddings",
     "failed to decode image {}",
+    "{}: supplied file was not in GGUF format",
     "invalid format: {}",
     "json: cannot unmarshal {} into .tools.function",
     "error was encountered while running the model: unexpected EOF {}",
@@ -236,4 +237,13 @@ def test_what_a_row_knows_is_repeated():
     refused = "llama-server chat error: Jinja Exception: Roles must\n alternate in /x/y.jinja"
     assert from_line(refused).message == (
         "The model's chat template rejects these messages: Roles must"
+    )
+
+
+def test_reason_why_no_model_can_be_made_is_repeated():
+    body = json.dumps({"error": "neither 'from' or 'files' was specified"}).encode()
+    error = from_response(400, body, None)
+    assert type(error) is InvalidRequestError
+    assert error.message == (
+        "Ollama cannot make this model: neither 'from' or 'files' was specified."
     )

@@ -28,6 +28,7 @@ Request = Callable[[openai.AsyncOpenAI], Awaitable[Any]]
         (lambda c: c.vector_stores.create(), "vector stores"),
         (lambda c: c.uploads.cancel("upload_1"), "uploads"),
         (lambda c: c.evals.list(), "evals"),
+        (lambda c: c.get("/audio/voice_consents", cast_to=object), "voices of users"),
     ],
 )
 async def test_openai_client_reads_what_is_absent(request_: Request, name: str):

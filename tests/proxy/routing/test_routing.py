@@ -18,11 +18,12 @@ from adapters.errors import (
     UnsupportedParameterError,
 )
 from adapters.features import OLLAMA
-from adapters.request import Feature
+from adapters.request import Feature, GenerationRequest
 from proxy.config import ModelConfig
 from proxy.models.registry import Registry
 from proxy.routing.measurements import Measurements
 from proxy.routing.router import Router
+from proxy.sinks import Collector
 
 ALIASES = {
     "fast": ModelConfig(names={"mlx": "/models/llama", "ollama": "llama3.2:3b"}),
@@ -223,9 +224,9 @@ async def test_refusal_names_the_engine_that_could_even_if_it_is_off_or_blames_t
 
 
 @pytest.mark.parametrize("kind", ["mlx", "ollama"])
-@pytest.mark.parametrize("features", [frozenset[Feature](), frozenset[Feature]({"max_tokens"})])
+@pytest.mark.parametrize("max_tokens", [None, 5])
 async def test_text_from_a_model_of_vectors_is_refused_alike_on_each_engine(
-    kind: str, features: frozenset[Feature]
+    kind: str, max_tokens: int | None
 ):
     model = Model(
         name="vectors",
@@ -233,9 +234,12 @@ async def test_text_from_a_model_of_vectors_is_refused_alike_on_each_engine(
         lacks=frozenset({"max_tokens"}) if kind == "mlx" else frozenset(),
     )
     async with a_router(ScriptedBackend(kind=kind, models=[model])) as router:
+        request = GenerationRequest(model="vectors", prompt="Hi", max_tokens=max_tokens)
         with pytest.raises(InvalidRequestError, match="writes no text") as caught:
-            await router.resolve("vectors", features)
+            await router.generate(request, Collector())
         assert caught.value.param == "model"
+        # It is loaded, unloaded and deleted like any other.
+        assert await router.routes("vectors")
         assert await router.resolve("vectors", frozenset({"embeddings"}))
 
 

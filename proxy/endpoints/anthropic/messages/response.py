@@ -247,6 +247,16 @@ def to_usage(record: Record) -> Usage:
     )
 
 
+def to_prompt_usage(started: Started) -> Usage:
+    """Translate the counts that are known before an answer; an unknown one is 0."""
+    cached = started.cached_tokens or 0
+    return Usage(
+        input_tokens=(started.prompt_tokens or cached) - cached,
+        cache_read_input_tokens=cached,
+        output_tokens=0,
+    )
+
+
 def _context_management(body: MessagesRequest) -> ContextManagement | UnsetType:
     return UNSET if body.context_management is None else ContextManagement()
 
@@ -287,7 +297,7 @@ class MessageRenderer:
     def _render(self, event: Event) -> bytes:
         match event:
             case Started():
-                return self._begin()
+                return self._begin(event)
             case TextDelta(text=text):
                 return self._piece(TextDelta, TextBlock(""), TextDeltaPart(text)) if text else b""
             case ReasoningDelta(text=text):
@@ -302,14 +312,14 @@ class MessageRenderer:
             case Restarted() | PromptProgress():
                 return b""  # never in a streamed answer of the router
 
-    def _begin(self) -> bytes:
+    def _begin(self, started: Started) -> bytes:
         message = Message(
             id=new_id("msg_"),
             model=self._body.model,
             content=(),
             stop_reason=None,
             stop_sequence=None,
-            usage=Usage(input_tokens=0, output_tokens=0),
+            usage=to_prompt_usage(started),
         )
         return _frame(MessageStart(message)) + PING
 

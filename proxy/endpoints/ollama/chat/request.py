@@ -11,7 +11,7 @@ from msgspec.structs import replace
 
 from adapters import request as contract
 from adapters.request import GenerationRequest
-from proxy.endpoints.generation_fields import settle, to_limit, to_request
+from proxy.endpoints.generation_fields import settle, to_request
 from proxy.endpoints.ollama.fields import (
     DEFAULT_SAMPLING,
     JSON,
@@ -20,6 +20,7 @@ from proxy.endpoints.ollama.fields import (
     field_of,
     generation_fields,
     to_image,
+    to_num_predict,
     to_reasoning_effort,
     to_response_format,
     to_top_logprobs,
@@ -40,7 +41,7 @@ class Call(Struct):
 
 
 class ChatMessage(Struct):
-    role: Literal["system", "user", "assistant", "tool"]
+    role: Literal["system", "developer", "user", "assistant", "tool"]
     content: str | None = None
     thinking: str | None = None
     images: list[str] | None = None
@@ -77,10 +78,9 @@ def to_generation_request(body: OllamaChatRequest) -> GenerationRequest:
         InvalidRequestError: fields conflict, or an option is invalid.
     """
     check_logprobs(body)
-    fields = generation_fields(body)
-    settled = settle(fields)
+    settled = settle(generation_fields(body))
     return replace(
-        to_request(settled, to_messages(body.messages or []), to_limit(settled.max_tokens, fields)),
+        to_request(settled, to_messages(body.messages or []), to_num_predict(settled)),
         tools=tuple(_tool(tool.function) for tool in body.tools or []),
         response_format=to_response_format(body.format),
         reasoning_effort=to_reasoning_effort(body),
@@ -129,7 +129,7 @@ def to_messages(messages: list[ChatMessage]) -> tuple[contract.Message, ...]:
 def _message(message: ChatMessage, ids: "_CallIds") -> contract.Message:
     text = [contract.TextPart(message.content)] if message.content else []
     return contract.Message(
-        role=message.role,
+        role="system" if message.role == "developer" else message.role,
         content=(*text, *map(to_image, message.images or [])),
         reasoning=message.thinking or None,
         tool_calls=tuple(ids.of_call(call) for call in message.tool_calls or []),

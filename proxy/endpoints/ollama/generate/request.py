@@ -10,7 +10,7 @@ from msgspec.structs import replace
 
 from adapters.errors import InvalidRequestError, UnsupportedParameterError
 from adapters.request import GenerationRequest, Message, TextPart
-from proxy.endpoints.generation_fields import settle, to_limit, to_request
+from proxy.endpoints.generation_fields import settle, to_request
 from proxy.endpoints.ollama.fields import (
     DEFAULT_SAMPLING,
     OllamaFields,
@@ -18,6 +18,7 @@ from proxy.endpoints.ollama.fields import (
     field_of,
     generation_fields,
     to_image,
+    to_num_predict,
     to_reasoning_effort,
     to_response_format,
     to_top_logprobs,
@@ -64,11 +65,10 @@ def to_generation_request(body: OllamaGenerateRequest) -> GenerationRequest:
     """
     _refuse_impossible(body)
     check_logprobs(body)
-    fields = generation_fields(body)
-    settled = settle(fields)
+    settled = settle(generation_fields(body))
     prompt = body.prompt if body.is_text else to_messages(body)
     return replace(
-        to_request(settled, prompt, to_limit(settled.max_tokens, fields)),
+        to_request(settled, prompt, to_num_predict(settled)),
         suffix=body.suffix or None,
         response_format=to_response_format(body.format),
         reasoning_effort=to_reasoning_effort(body),

@@ -12,6 +12,7 @@ from gguf import GGMLQuantizationType as GGML
 from references.decoder import ARCHITECTURES, Reference
 
 from adapters.mlx.gguf import UnsupportedGGUFError, convert
+from adapters.recommended_sampling import RecommendedSampling
 
 IDS = [1, 7, 31, 8, 200, 263, 5, 5, 90, 17, 2, 44, 45, 46, 120, 9, 33, 250, 6, 71, 72, 73, 11, 1]
 
@@ -107,6 +108,33 @@ def test_unsupported_setting_is_rejected(
     source = decoder_gguf(tmp_path, architecture, changed=change)
     with pytest.raises(UnsupportedGGUFError, match=named):
         convert(source, tmp_path / "out", quiet)
+
+
+RECOMMENDED: Metadata = {"general.sampling.temp": 0.2, "general.sampling.top_k": 20}
+
+
+@pytest.mark.parametrize(
+    ("metadata", "sampling", "expected"),
+    [
+        (RECOMMENDED, None, {"temperature": 0.2, "top_k": 20}),
+        (RECOMMENDED, RecommendedSampling(min_p=0.1), {"min_p": 0.1}),
+        ({}, RecommendedSampling(temperature=0.0), {"temperature": 0.0}),
+    ],
+)
+def test_recommended_sampling_is_kept(
+    tmp_path: Path,
+    metadata: Metadata,
+    sampling: RecommendedSampling | None,
+    expected: dict[str, Any],
+) -> None:
+    source = decoder_gguf(tmp_path, "llama", changed=metadata)
+    convert(source, tmp_path / "out", quiet, sampling=sampling)
+    assert json.loads((tmp_path / "out" / "generation_config.json").read_text()) == expected
+
+
+def test_no_recommendation_is_no_file(tmp_path: Path) -> None:
+    convert(decoder_gguf(tmp_path, "llama"), tmp_path / "out", quiet)
+    assert not (tmp_path / "out" / "generation_config.json").exists()
 
 
 def test_gemma_has_its_sliding_window(tmp_path: Path) -> None:

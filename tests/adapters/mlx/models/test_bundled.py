@@ -58,7 +58,7 @@ def run_instead(monkeypatch: pytest.MonkeyPatch, folder: Path, code: str) -> Non
 
 CONVERTS = """
 import hashlib, json, shutil
-target = sys.argv[-1]
+target = sys.argv[-2]
 shutil.rmtree(target, ignore_errors=True)
 os.makedirs(target)
 open(os.path.join(target, "config.json"), "w").close()

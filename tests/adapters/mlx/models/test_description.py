@@ -1,4 +1,4 @@
-"""What is told of an MLX model, and which of them can be deleted."""
+"""Descriptions of MLX models, and the models that can be deleted."""
 
 import shutil
 from pathlib import Path
@@ -108,3 +108,22 @@ def test_models_of_the_user_stay(tmp_path: Path, hub: Path, tiny: Path) -> None:
     for name in ("mine", "made"):
         with pytest.raises(InvalidRequestError, match=f"'{name}' cannot be deleted"):
             to_removable(find_model(config, name), config)
+
+
+@pytest.mark.parametrize(
+    ("files", "told"),
+    [
+        ({}, ""),
+        ({"LICENSE.txt": "As you like.", "README.md": "---\nlicense: mit\n---\n"}, "As you like."),
+        ({"README.md": "---\ntags:\n- mlx\nlicense: apache-2.0\n---\nA model."}, "apache-2.0"),
+        ({"README.md": '---\nlicense: "llama3.2"\n---\n'}, "llama3.2"),
+        ({"README.md": "---\ntags: x\n---\nlicense: in words"}, ""),
+        ({"README.md": "license: no head"}, ""),
+    ],
+)
+def test_license_is_a_file_of_the_model_or_its_name_in_the_card(
+    tmp_path: Path, files: dict[str, str], told: str
+):
+    for name, text in files.items():
+        (tmp_path / name).write_text(text)
+    assert describe("m", tmp_path, {}, verbose=False).license == told

@@ -6,6 +6,7 @@ from collections.abc import AsyncIterator
 from typing import Any
 
 import pytest
+from fakes.clock import Clock
 from fakes.recorded_ollama import Reply, StandIn, recording, replay, says_lines
 from msgspec.structs import replace
 
@@ -15,6 +16,7 @@ from adapters.errors import ContextLengthError, InsufficientMemoryError
 from adapters.events import Event, Started
 from adapters.ollama.backend import OllamaBackend
 from adapters.request import GenerationRequest, Message, TextPart
+from adapters.upstream.limits import Limits
 
 LAST = {"message": {"content": "A"}, "done": True, "done_reason": "stop", "prompt_eval_count": 9}
 
@@ -52,8 +54,13 @@ def loads(standin: StandIn, context: int | None, name: str = "smollm2:135m") -> 
 
 
 @pytest.fixture
-async def backend(ollama: StandIn) -> AsyncIterator[OllamaBackend]:
-    backend = OllamaBackend(OllamaConfig(host=ollama.host, refresh=0.001))
+def clock() -> Clock:
+    return Clock()
+
+
+@pytest.fixture
+async def backend(ollama: StandIn, clock: Clock) -> AsyncIterator[OllamaBackend]:
+    backend = OllamaBackend(OllamaConfig(host=ollama.host, refresh=0.001), Limits(clock=clock))
     yield backend
     await backend.aclose()
 
@@ -61,14 +68,14 @@ async def backend(ollama: StandIn) -> AsyncIterator[OllamaBackend]:
 async def test_context_is_the_least_when_the_request_is_short(
     ollama: StandIn, backend: OllamaBackend
 ):
-    assert (await events_of(backend, chat()))[0] == Started(4096, cold=True)
+    assert (await events_of(backend, chat()))[0] == Started(4096, cold=True, prompt_tokens=26)
     assert sizes(ollama) == [4096]
 
 
 async def test_context_grows_with_the_prompt_and_with_the_answer(
     ollama: StandIn, backend: OllamaBackend
 ):
-    assert (await events_of(backend, chat(2000)))[0] == Started(8192, cold=True)
+    assert (await events_of(backend, chat(2000)))[0] == Started(8192, cold=True, prompt_tokens=3691)
     assert sizes(ollama) == [8192]
 
 
@@ -78,11 +85,11 @@ async def test_context_grows_with_max_tokens(ollama: StandIn, backend: OllamaBac
 
 
 async def test_context_is_not_taken_back_when_the_next_request_is_short(
-    ollama: StandIn, backend: OllamaBackend
+    ollama: StandIn, backend: OllamaBackend, clock: Clock
 ):
     await events_of(backend, chat(max_tokens=5000))
     loads(ollama, 8192)
-    await asyncio.sleep(0.01)
+    clock.advance()
     await events_of(backend, chat())
     assert sizes(ollama) == [8192, 8192]
 
@@ -98,18 +105,18 @@ async def test_context_that_another_client_loaded_is_left_alone(
 
 
 async def test_context_that_another_model_of_the_same_file_was_loaded_with_is_left_alone(
-    ollama: StandIn, backend: OllamaBackend
+    ollama: StandIn, backend: OllamaBackend, clock: Clock
 ):
     """Otherwise Ollama would reload their runner each time the other model is used."""
     await backend.list_models()
     request = chat(max_tokens=5000)
     await events_of(backend, replace(request, model="smollm2-tools:latest"))
     loads(ollama, 8192, "smollm2-tools:latest")
-    await asyncio.sleep(0.01)
-    assert (await events_of(backend, chat()))[0] == Started(8192)
+    clock.advance()
+    assert (await events_of(backend, chat()))[0] == Started(8192, prompt_tokens=26)
     loads(ollama, None)
-    await asyncio.sleep(0.01)
-    assert (await events_of(backend, chat()))[0] == Started(8192, cold=True)
+    clock.advance()
+    assert (await events_of(backend, chat()))[0] == Started(8192, cold=True, prompt_tokens=26)
     assert sizes(ollama) == [8192, 8192, 8192]
 
 
@@ -121,10 +128,10 @@ async def test_short_request_asks_for_no_less_than_the_long_one_in_progress(
 
     ollama.says("/api/chat", hangs)
     long = asyncio.create_task(events_of(backend, chat(max_tokens=7000)))
-    await asyncio.sleep(0.1)
+    await ollama.has_seen("/api/chat")
     loads(ollama, 4096)
     short = asyncio.create_task(events_of(backend, chat()))
-    await asyncio.sleep(0.1)
+    await ollama.has_seen("/api/chat", 2)
     for task in (long, short):
         task.cancel()
     await asyncio.wait([long, short])
@@ -136,12 +143,12 @@ async def test_own_num_ctx_is_sent_as_it_is(
     ollama: StandIn, backend: OllamaBackend, fields: dict[str, Any]
 ):
     loads(ollama, 4096)
-    assert (await events_of(backend, chat(**fields)))[0] == Started(1000)
+    assert (await events_of(backend, chat(**fields)))[0] == Started(1000, prompt_tokens=26)
     assert sizes(ollama) == [1000]
 
 
 async def test_own_num_ctx_beyond_the_models_is_the_models(ollama: StandIn, backend: OllamaBackend):
-    assert (await events_of(backend, chat(num_ctx=16_384)))[0] == Started(8192)
+    assert (await events_of(backend, chat(num_ctx=16_384)))[0] == Started(8192, prompt_tokens=26)
     assert sizes(ollama) == [8192]
 
 
@@ -162,7 +169,7 @@ async def test_refused_prompt_is_sent_again_with_room_for_its_exact_count(
     ollama: StandIn, backend: OllamaBackend
 ):
     refuses_first(ollama, 5000)
-    assert (await events_of(backend, chat()))[0] == Started(8192, cold=True)
+    assert (await events_of(backend, chat()))[0] == Started(8192, cold=True, prompt_tokens=26)
     assert sizes(ollama) == [4096, 8192]
 
 
@@ -229,7 +236,7 @@ async def test_model_that_sees_is_given_what_ollama_gives_it_at_least(
 ):
     loads(ollama, 2048)
     request = chat(**{"max_tokens": 9} | fields)
-    assert (await events_of(sighted, request))[0] == Started(2048)
+    assert (await events_of(sighted, request))[0] == Started(2048, prompt_tokens=26)
     assert sizes(ollama) == [2048]
 
 
@@ -259,7 +266,7 @@ async def test_num_ctx_below_ollamas_least_is_raised_as_ollama_raises_it(
     ollama.replays("show-missing", "/api/show")  # Nothing is known of its tokens.
     request = GenerationRequest(model="smollm2:135m", prompt="a", num_ctx=3)
     ollama.says("/api/generate", says_lines({"response": "A", "done": True}))
-    assert (await events_of(backend, request))[0] == Started(4)
+    assert (await events_of(backend, request))[0] == Started(4, prompt_tokens=13)
 
 
 async def test_model_is_shown_once(ollama: StandIn, backend: OllamaBackend):

@@ -87,6 +87,17 @@ async def test_template_is_learned_from_an_answer(blob: Path):
     assert 16 <= (await counter.count(texts)).tokens <= 18 < before.tokens
 
 
+async def test_words_that_a_template_has_for_tools_are_learned_apart(blob: Path):
+    counter = TokenCounter(await open_vocabulary(ModelInfo(blob=str(blob))))
+    plain, offering = chat("Hi"), chat("Hi")
+    offering.tools = [ToolDefinition(function=ToolFunction(name="f", parameters={}))]
+    before = await counter.count(texts_of(plain))
+    # A real Ollama reports 153 with the template of SmolLM2 for tools.
+    counter.learn(texts_of(offering), await counter.count(texts_of(offering)), 153)
+    assert (await counter.count(texts_of(offering))).tokens >= 153
+    assert (await counter.count(texts_of(plain))).tokens == before.tokens
+
+
 async def test_long_prompt_is_counted_beside_the_loop_alike(blob: Path):
     counter = TokenCounter(await open_vocabulary(ModelInfo(blob=str(blob))))
     short = await counter.count(texts_of(raw("zebra crossing. " * 100)))

@@ -74,7 +74,7 @@ FORMATS = (
     "uuid",
     "uri",
 )
-"""Those of OpenAI's strict schemas, and that of pydantic's and Zod's URLs."""
+"""The formats of OpenAI's strict schemas, and the one that pydantic and Zod write for URLs."""
 
 
 @pytest.mark.parametrize(

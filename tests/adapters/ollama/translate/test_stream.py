@@ -14,7 +14,9 @@ from adapters.request import (
     GenerationRequest,
     JSONObject,
     JSONSchema,
+    Lark,
     Message,
+    Regex,
     Sampling,
     TextPart,
     Tool,
@@ -25,6 +27,7 @@ NUMBER = {"type": "object", "properties": {"n": {"type": "integer"}}, "required"
 STRICT = JSONSchema(NUMBER, strict=True)
 LOOSE = JSONSchema(NUMBER)
 TOOL = Tool("count", None, NUMBER)
+TEXT = {"type": "object", "properties": {"input": {"type": "string"}}, "required": ["input"]}
 STRICT_TOOL = Tool("count", None, NUMBER, strict=True)
 
 
@@ -382,6 +385,33 @@ async def test_forced_call_of_a_strict_tool_that_breaks_a_bound_is_tried_again(
     assert json.loads(arguments) == {"x": 0.25}
 
 
+@pytest.mark.parametrize(
+    ("form", "tries"), [(Regex("[0-9]+"), "grammar"), (Lark("start: /[0-9]+/"), "chat")]
+)
+async def test_free_call_with_a_text_of_another_format_is_generated_anew(
+    standin: StandIn, backend: OllamaBackend, form: Regex | Lark, tries: str
+):
+    """Under a grammar where there is one for the format, else as before."""
+    lists(standin)
+    calls = {"tool_calls": [{"function": {"name": "say", "arguments": {"input": "one"}}}]}
+    right = {"tool_calls": [{"function": {"name": "say", "arguments": {"input": "1"}}}]}
+    begun = '{"name": "say", "parameters": {"input": "1"}}'
+    second = {"content": begun} if tries == "grammar" else right
+    ends = iter([calls, second])
+
+    async def script(reply: Reply) -> None:
+        end = {"done": True, "done_reason": "stop"}
+        await says_lines({"message": {"content": "", **next(ends)}, "done": False}, end)(reply)
+
+    standin.says("/api/chat", script)
+    tool = Tool("say", parameters=TEXT, input_format=form)
+    events = await events_of(backend, chat(tools=(tool,)))
+    arguments = "".join(e.arguments for e in events if isinstance(e, ToolCallDelta))
+    assert json.loads(arguments) == {"input": "1"}
+    formats = ["format" in body for body in standin.bodies("/api/chat")]
+    assert formats == [False, tries == "grammar"]
+
+
 async def test_what_a_loose_schema_leaves_out_is_told_at_the_start(
     standin: StandIn, backend: OllamaBackend
 ):
@@ -399,7 +429,7 @@ async def test_echo_comes_after_started_and_before_the_answer(
 ):
     says(standin, " two")
     events = await events_of(backend, chat(prompt="one", echo=True))
-    assert events[:3] == [Started(4096), TextDelta("one"), TextDelta(" two")]
+    assert events[:3] == [Started(4096, prompt_tokens=14), TextDelta("one"), TextDelta(" two")]
 
 
 async def test_suffix_is_filled_in_by_the_models_own_template(

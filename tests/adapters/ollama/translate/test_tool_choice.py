@@ -18,7 +18,16 @@ from adapters.events import (
 )
 from adapters.ollama.translate.request import to_body
 from adapters.ollama.translate.tool_choice import ForcedCallReader
-from adapters.request import GenerationRequest, Message, NamedTool, TextPart, Tool, ToolCall
+from adapters.request import (
+    GenerationRequest,
+    Lark,
+    Message,
+    NamedTool,
+    Regex,
+    TextPart,
+    Tool,
+    ToolCall,
+)
 
 CITY = {"type": "object", "properties": {"city": {"type": "string"}}, "required": ["city"]}
 NOTHING: dict[str, Any] = {"const": {}}
@@ -96,6 +105,25 @@ def test_forced_call_without_possible_arguments_is_refused(parameters: dict[str,
     with pytest.raises(InvalidRequestError) as caught:
         body_of(tools=(CLOCK, Tool("f", None, parameters)))
     assert caught.value.param == "tools[1].function.parameters"
+
+
+@pytest.mark.parametrize(
+    ("form", "pattern"),
+    [
+        (Regex("yes|no"), "^(yes|no)$"),
+        (Regex(r"(?i)yes"), None),
+        (Lark('start: "yes"'), None),
+        (None, None),
+    ],
+)
+def test_text_of_a_forced_call_is_held_to_its_pattern(
+    form: Regex | Lark | None, pattern: str | None
+):
+    parameters = {"type": "object", "properties": {"input": {"type": "string"}}}
+    tool = Tool("say", parameters=parameters | {"required": ["input"]}, input_format=form)
+    schema = body_of(tools=(tool,))["format"]
+    text = schema["properties"]["parameters"]["properties"]["input"]
+    assert text == {"type": "string"} | ({"pattern": pattern} if pattern else {})
 
 
 def test_tools_are_described_in_a_message_when_the_template_shows_none():

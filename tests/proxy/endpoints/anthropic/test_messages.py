@@ -187,6 +187,18 @@ async def test_call_that_the_limit_cut_is_no_block_of_a_whole_message():
     assert answer["stop_reason"] == "max_tokens"
 
 
+async def test_stream_begins_with_the_counts_of_the_prompt():
+    script = [Started(prompt_tokens=12, cached_tokens=8), TextDelta("Hi"), DONE]
+    (_, begin), *_ = await streamed(script)
+    usage = begin["message"]["usage"]
+    assert (usage["input_tokens"], usage["cache_read_input_tokens"]) == (4, 8)
+
+
+async def test_stream_begins_without_counts_where_none_is_known():
+    (_, begin), *_ = await streamed(HELLO)
+    assert begin["message"]["usage"]["input_tokens"] == 0
+
+
 async def test_answer_without_text_has_no_block():
     script = [Started(), TextDelta(""), DONE]
     assert (await whole(script))["content"] == []

@@ -70,7 +70,7 @@ async def official(*backends: Backend, config: Config | None = None) -> AsyncIte
 
 
 async def lines(script: list[Step], **fields: Any) -> list[dict[str, Any]]:
-    """What is streamed where the backend says `script`, without what differs each time."""
+    """Return the streamed lines for `script`, without the fields that differ each time."""
     async with http_client(ScriptedBackend(script)) as client:
         response = await client.post(URL, json={"model": "m", "messages": HI, **fields})
     assert response.status_code == 200
@@ -224,7 +224,6 @@ async def test_failure_before_the_answer_has_its_status(streamed: bool):
         ({"think": "extreme"}, "think"),
         ({"keep_alive": "soon"}, "keep_alive"),
         ({"options": {"temperature": "hot"}}, "options.temperature"),
-        ({"options": {"num_predict": 0}}, "options.num_predict"),
         ({"messages": [{"role": "clown", "content": ""}]}, "messages[0].role"),
     ],
 )
@@ -344,6 +343,7 @@ async def test_defaults_of_clients_for_former_options_are_accepted():
         ({"think": "max"}, "reasoning_effort", "xhigh"),
         ({"truncate": False, "shift": False}, "max_tokens", None),
         ({"options": {"num_predict": -1}}, "max_tokens", None),
+        ({"options": {"num_predict": 0}}, "max_tokens", None),
         ({"logprobs": True, "top_logprobs": 3}, "top_logprobs", 3),
     ],
 )
@@ -385,7 +385,7 @@ async def test_history_is_joined_by_ids_where_the_client_sent_none():
         {"role": "tool", "content": "12:00", "tool_name": "clock"},
         {"role": "tool", "content": "sunny"},
         {"role": "tool", "content": "rainy", "tool_call_id": "call_2"},
-        {"role": "tool", "content": "lost", "tool_name": "nobody"},
+        {"role": "tool", "content": "lost", "tool_name": "absent"},
     ]
     backend = ScriptedBackend()
     async with http_client(backend) as client:
@@ -402,7 +402,17 @@ async def test_history_is_joined_by_ids_where_the_client_sent_none():
         ),
     )
     assert [m.tool_call_id for m in prompt[3:]] == ["mine", "call_0", "call_2", None]
-    assert prompt[6].name == "nobody"
+    assert prompt[6].name == "absent"
+
+
+async def test_developers_message_is_one_of_the_system():
+    backend = ScriptedBackend()
+    async with http_client(backend) as client:
+        messages = [{"role": "developer", "content": "Be brief."}, *HI]
+        await client.post(URL, json={"model": "m", "messages": messages})
+    prompt = backend.requests[0].prompt
+    assert isinstance(prompt, tuple)
+    assert prompt[0] == Message(role="system", content=(TextPart("Be brief."),))
 
 
 async def test_image_is_one_of_the_message():

@@ -191,7 +191,8 @@ async def test_input_that_is_too_long_is_refused_in_ollamas_words_as_well():
 
 @pytest.mark.parametrize("nothing", ["", [], None])
 async def test_without_text_an_embedding_model_is_loaded(nothing: Any):
-    backend = ScriptedBackend()
+    model = Model(name="m", capabilities=frozenset({"embedding"}))
+    backend = ScriptedBackend(models=[model])
     async with http_client(backend) as client:
         answer = (await client.post("/api/embed", json={"model": "m", "input": nothing})).json()
     assert answer == {"model": "m", "embeddings": []}
