@@ -22,7 +22,7 @@ from adapters.tool_parameters import why_no_call_fits
 _NO_PARAMETERS: dict[str, Any] = {"properties": {}, "additionalProperties": False}
 """A tool without `parameters` takes none: its arguments are `{}`."""
 _EMPTY: dict[str, Any] = {"const": {}}
-"""`{}`, where the grammar of an object would allow white space."""
+"""The schema of `{}`: the grammar of an object would allow white space in it."""
 _FALSE_START = 200
 """Characters after which a text without a tool's name is not a call."""
 
