@@ -74,7 +74,7 @@ class TokenCounter:
         self._tokenizer = tokenizer
         self._bytes_per_token = _BYTES_PER_TOKEN
         self._overheads = {False: _OVERHEAD, True: _OVERHEAD}
-        """Keyed by whether a prompt has tools: around these a template has many words of its own."""
+        """Keyed by whether a prompt has tools, around which a template has many words."""
         self._image: float | None = None
 
     async def count(self, texts: Texts) -> Count:
