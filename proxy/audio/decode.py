@@ -46,6 +46,8 @@ def decode(data: bytes, config: AudioConfig) -> bytes:
     import av
     from av.error import FFmpegError
 
+    if not data:
+        raise _invalid("The file is empty.")
     kind = next((name for magic, name in _MAGIC if magic.match(data)), None)
     if kind is None:
         raise _invalid(f"The file is no audio that can be read. Send {FORMATS}.")

@@ -66,6 +66,8 @@ def chat(
     options = {"temperature": temperature, "max_tokens": max_tokens, "seed": seed}
     if prompt is None and not sys.stdin.isatty():
         prompt = sys.stdin.read()
+    if prompt is not None and not prompt.strip():
+        raise CommandError("The prompt is empty: give one as an argument, or through a pipe.", 2)
     with any_server(read_settings(config), url, config) as server:
         talk = Conversation(model or _first_model(server), system, options)
         for path in image or ():

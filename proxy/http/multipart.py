@@ -2,6 +2,7 @@
 
 # pyright: basic
 
+import re
 from collections.abc import AsyncIterator
 from typing import Any
 
@@ -19,6 +20,8 @@ MULTIPART_TYPES: ContentTypes = frozenset({"multipart/form-data"})
 _MAX_PARTS = 64
 _MAX_FIELD_BYTES = 256 * 1024
 """Bytes of one part that is no file."""
+_INDEX = re.compile(r"\[\d*\]$")
+"""The ending of the name of a list: `[]`, or the place of the value."""
 
 
 class UploadedFile(Struct, frozen=True):
@@ -29,14 +32,20 @@ class UploadedFile(Struct, frozen=True):
 
 class Form(Struct, frozen=True):
     fields: dict[str, list[str]]
-    """Values by name, without the `[]` that clients put after the names of lists."""
+    """Values by name, without what clients put after the names of lists."""
     files: dict[str, UploadedFile]
 
 
 async def receive_form(
-    receive: Receive, headers: Fields, config: ServerConfig, max_file_bytes: int
+    receive: Receive,
+    headers: Fields,
+    config: ServerConfig,
+    max_file_bytes: int,
+    files: frozenset[str] = frozenset(),
 ) -> Form:
     """Receive a form; a file of more than `max_file_bytes` is refused while it arrives.
+
+    `files`: names of parts that are files even if the client sends no file name.
 
     Raises:
         RequestEntityTooLarge: the body exceeds `max_body_bytes`.
@@ -49,7 +58,7 @@ async def receive_form(
     form = Form({}, {})
     try:
         with multipart.PushMultipartParser(boundary, max_segment_count=_MAX_PARTS) as parser:
-            reader = _Reader(form, max_file_bytes)
+            reader = _Reader(form, max_file_bytes, files)
             async for piece in _pieces(receive, headers, config):
                 for event in parser.parse(piece):
                     reader.read(event)
@@ -63,9 +72,10 @@ async def receive_form(
 class _Reader:
     """Collects the parser's events: a segment's head, pieces of its body, `None` at its end."""
 
-    def __init__(self, form: Form, max_file_bytes: int) -> None:
+    def __init__(self, form: Form, max_file_bytes: int, files: frozenset[str]) -> None:
         self._form = form
         self._max_file_bytes = max_file_bytes
+        self._files = files
         self._head: Any = None
         self._body = bytearray()
 
@@ -79,20 +89,22 @@ class _Reader:
             self._head, self._body = event, bytearray()
 
     def _check(self) -> None:
-        is_file = self._head.filename is not None
-        limit = self._max_file_bytes if is_file else _MAX_FIELD_BYTES
+        limit = self._max_file_bytes if self._is_file() else _MAX_FIELD_BYTES
         if len(self._body) > limit:
             name = self._head.name
             raise InvalidRequestError(
                 f"'{name[:100]}' is larger than {limit} bytes, the maximum.", param=name[:100]
             )
 
+    def _is_file(self) -> bool:
+        return self._head.filename is not None or self._head.name in self._files
+
     def _add(self) -> None:
-        name = self._head.name.removesuffix("[]")
-        if self._head.filename is not None:
+        name = _INDEX.sub("", self._head.name)
+        if self._is_file():
             data = bytes(self._body)
             kind = self._head.header("Content-Type", "")
-            self._form.files[name] = UploadedFile(self._head.filename, kind, data)
+            self._form.files[name] = UploadedFile(self._head.filename or "", kind, data)
         else:
             self._form.fields.setdefault(name, []).append(self._body.decode())
 

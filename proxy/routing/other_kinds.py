@@ -11,14 +11,17 @@ _ROUTES: dict[Capability, str] = {
 }
 
 
-def refuse_other_kinds(entry: RegisteredModel) -> None:
-    """Refuse a request for text to a model that has only another capability.
+def refuse_other_kinds(entry: RegisteredModel, *, embeds: bool) -> None:
+    """Refuse a request for text, or for vectors (`embeds`), to a model that has only another
+    capability.
 
     Raises:
         InvalidRequestError: names the route of such models.
     """
     models = [deployment.model for deployment in entry.deployments]
     for capability, advice in _ROUTES.items():
+        if embeds and capability == "embedding":
+            continue
         only = frozenset({capability})
         if models and all(m is not None and only <= m.capabilities <= only for m in models):
             article = "an" if capability == "embedding" else "a"

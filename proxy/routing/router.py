@@ -302,11 +302,13 @@ class Router:
         """Decide as for `routes`, with the reasons. Has no effect on later decisions.
 
         Raises:
-            InvalidRequestError: `request` wants text of a model that writes none.
+            InvalidRequestError: `request` wants text of a model that writes none, or a request
+                wants vectors of a model for audio.
         """
         entry = await self.find(name)
-        if request is not None:
-            refuse_other_kinds(entry)
+        embeds = "embeddings" in requirements.features
+        if request is not None or embeds:
+            refuse_other_kinds(entry, embeds=embeds)
         return self._decider.decide(entry, requirements, request)
 
     def weighed(self, decision: Decision, requirements: Requirements) -> Decision:

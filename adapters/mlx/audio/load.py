@@ -44,9 +44,15 @@ def load_audio(
         yield from read_weights([model], [], loading)
         yield from beside(partial(_read_tokenizer, package, model, path))
         if kind.family == "kokoro":
+            from adapters.mlx.audio.convolutions import divide_convolutions
             from adapters.mlx.audio.kokoro import add_pipelines
 
             add_pipelines(model, path)
+            divide_convolutions(model)
+        if kind.family == "whisper":
+            from adapters.mlx.audio.encoder_attention import divide_attention
+
+            divide_attention(model)
         from adapters.mlx.audio.slices import add_checkpoints
 
         add_checkpoints(model)

@@ -4,8 +4,9 @@ mlx-audio's models speak and transcribe in one long call. It runs in a greenlet:
 call is suspended, with its whole stack, and the engine takes a step of every text model. All of it
 happens on the engine's thread, so that mlx is used by one thread only.
 
-A checkpoint follows each layer, or some milliseconds of smaller ones. Its output is evaluated
-there: mlx computes nothing before, and the work of a whole encoder would be one piece.
+A checkpoint follows each module with a large output, or some milliseconds of smaller ones. Its
+output is evaluated there: mlx computes nothing before, and the work of a whole encoder would be one
+piece.
 """
 
 # pyright: basic
@@ -90,11 +91,10 @@ def checkpoint() -> None:
 
 
 def add_checkpoints(model: nn.Module) -> None:
-    """Put a checkpoint after each module of `model` that consists of others."""
+    """Put a checkpoint after each module of `model`."""
     for module in model.modules():
         kind = type(module)
-        is_called = any("__call__" in base.__dict__ for base in kind.__mro__)
-        if is_called and module.children():
+        if any("__call__" in base.__dict__ for base in kind.__mro__):
             module.__class__ = _with_checkpoint(kind)
 
 

@@ -114,12 +114,13 @@ class _Window:
         """The text ends with one time: nothing is said after it in this window."""
 
     def decode(self, request: TranscriptionRequest, language: str, prompt: list[int]) -> Any:
+        """Return the first text that is good enough, or else the best."""
         from mlx_audio.stt.models.whisper.decoding import DecodingOptions
 
-        temperatures = (request.temperature,) if request.temperature else _RISING
         # The encoder's output is the same for every temperature.
         features = self._model.encoder(self._mel[None])[0]
-        for temperature in temperatures:
+        results: list[Any] = []
+        for temperature in (request.temperature,) if request.temperature else _RISING:
             options = DecodingOptions(
                 task=request.task,
                 language=language,
@@ -127,10 +128,10 @@ class _Window:
                 prompt=prompt,
                 fp16=self._model.dtype == mx.float16,
             )
-            result = self._model.decode(features, options)
-            if not _has_failed(result):
-                break
-        return result
+            results.append(self._model.decode(features, options))
+            if not _has_failed(results[-1]):
+                return results[-1]
+        return max(results, key=_quality)
 
     def divide(self, result: Any) -> tuple[list[dict[str, Any]], int]:
         """Divide the tokens at their times; returns the segments and where the next window begins,
@@ -237,6 +238,12 @@ def _has_failed(result: Any) -> bool:
     if _is_silent(result):
         return False
     return result.compression_ratio > _MAX_COMPRESSION or result.avg_logprob < _MIN_LOGPROB
+
+
+def _quality(result: Any) -> tuple[bool, float]:
+    """Rank texts that have all failed, as faster-whisper does: that of the last temperature, which
+    OpenAI's code takes, is the most random one."""
+    return result.compression_ratio <= _MAX_COMPRESSION, result.avg_logprob
 
 
 def _finite(value: float) -> float:

@@ -95,12 +95,24 @@ class _Tokenizer:
 
 
 def _decode(data: bytes) -> Image.Image:
-    """Decode as mlx-vlm does: turned as its EXIF data say, three colours."""
+    """Decode to three colours, turned as its EXIF data say."""
     try:
         with Image.open(io.BytesIO(data)) as image:
-            return ImageOps.exif_transpose(image).convert("RGB")
+            return _to_rgb(ImageOps.exif_transpose(image))
     except (OSError, ValueError, SyntaxError, Image.DecompressionBombError) as error:
         raise _refused(error) from error
+
+
+def _to_rgb(image: Image.Image) -> Image.Image:
+    """Put what is transparent on white, as Ollama does: black text on nothing would be invisible on
+    black, which `convert` alone makes of it. It cuts off all above 255, too."""
+    if image.mode.startswith("I;16"):
+        image = Image.fromarray((np.asarray(image) >> 8).astype(np.uint8))
+    if not image.has_transparency_data:
+        return image.convert("RGB")
+    layer = image.convert("RGBA")
+    paper = Image.new("RGBA", layer.size, "white")
+    return Image.alpha_composite(paper, layer).convert("RGB")
 
 
 def _refused(error: Exception) -> InvalidRequestError:

@@ -127,6 +127,11 @@ def test_damaged_end_is_left_out():
     assert len(decode(data[: len(data) // 2], LIMITS)) / 64_000 == pytest.approx(1.0, abs=0.2)
 
 
+def test_empty_file_is_called_so():
+    with pytest.raises(InvalidRequestError, match="The file is empty"):
+        decode(b"", LIMITS)
+
+
 def test_shortest_audio():
     with pytest.raises(InvalidRequestError, match=r"shorter than 0\.1 seconds"):
         decode(encoded("wav", 0.05), LIMITS)

@@ -101,6 +101,12 @@ def test_prompt_is_read_from_a_pipe(tandem: Any, monkeypatch: pytest.MonkeyPatch
     assert tandem("chat", "fast")[1] == "From a pipe\n"
 
 
+def test_prompt_that_is_empty_is_not_sent(tandem: Any):
+    status, out, err = tandem("chat", "fast")
+    assert (status, out) == (2, "")
+    assert "The prompt is empty" in err
+
+
 def test_image_by_path_is_sent(tandem: Any, tmp_path: Path):
     (tmp_path / "a.txt").write_text("no image")
     status, _, err = tandem("chat", "fast", "Look", "--image", str(tmp_path / "a.txt"))

@@ -40,6 +40,7 @@ from proxy.openapi import Operation
 
 Granularity = Literal["word", "segment"]
 _LISTS = ("timestamp_granularities", "include")
+_FILES = frozenset({"file"})
 _STREAMED: tuple[TranscriptFormat, ...] = ("json", "text")
 
 
@@ -168,7 +169,7 @@ async def answer(request: ServerRequest, task: Task) -> ASGIResponse:
     request.record.operation = "transcription"
     audio = request.config.server.audio
     form = await receive_form(
-        request.receive, request.fields, request.config.server, audio.max_bytes
+        request.receive, request.fields, request.config.server, audio.max_bytes, _FILES
     )
     body = to_form(form)
     _note_unknown(request, form, task)
@@ -198,9 +199,7 @@ async def answer(request: ServerRequest, task: Task) -> ASGIResponse:
 
 def _file(form: Form) -> UploadedFile:
     if (file := form.files.get("file")) is None:
-        raise InvalidRequestError(
-            "Missing required parameter: 'file', with a file name.", param="file"
-        )
+        raise InvalidRequestError("Missing required parameter: 'file'.", param="file")
     return file
 
 

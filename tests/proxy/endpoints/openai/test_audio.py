@@ -11,7 +11,7 @@ import openai
 import pytest
 import soundfile
 from fakes.scripted_audio import ScriptedAudio
-from fakes.scripted_backend import HANG, http_client, openai_client
+from fakes.scripted_backend import HANG, http_client, named_client, openai_client
 from fakes.tiny_audio import sine
 from servers.served import served
 
@@ -25,9 +25,10 @@ from adapters.audio import (
     TranscriptSegment,
     TranscriptStarted,
 )
+from adapters.backend import Model
 from adapters.errors import GenerationError, UnsupportedParameterError
 from proxy.audio.encode import Encoder
-from proxy.config import AudioConfig, Config, ServerConfig
+from proxy.config import AudioConfig, Config, ModelConfig, ServerConfig
 
 SPEECH, FORM, TRANSLATIONS = (
     "/v1/audio/speech",
@@ -339,6 +340,42 @@ async def test_wrong_form_is_refused_by_name(fields: dict[str, Any], param: str)
     assert (response.status_code, response.json()["error"]["param"]) == (400, param)
 
 
+@pytest.mark.parametrize(
+    "head",
+    [
+        'name="file"',
+        'name="file"\r\nContent-Type: audio/wav',
+        "name=\"file\"; filename*=UTF-8''na%C3%AFve.wav",
+    ],
+    ids=["name only", "content type", "encoded file name"],
+)
+async def test_file_without_a_plain_name_is_read(head: str):
+    """Clients that write forms by hand leave the name of the file out."""
+    parts = (
+        b'--X\r\nContent-Disposition: form-data; name="model"\r\n\r\nlistener\r\n',
+        f"--X\r\nContent-Disposition: form-data; {head}\r\n\r\n".encode(),
+        wav() + b"\r\n--X--\r\n",
+    )
+    async with http_client(ScriptedAudio()) as client:
+        response = await client.post(
+            FORM,
+            content=b"".join(parts),
+            headers={"content-type": "multipart/form-data; boundary=X"},
+        )
+    assert response.json()["text"] == "Hello there. Bye --> now."
+
+
+async def test_lists_may_have_places():
+    """Encoders of forms for PHP and JavaScript number the values of a list."""
+    response = await post_form(
+        ScriptedAudio(),
+        response_format="verbose_json",
+        **{"timestamp_granularities[0]": "word", "timestamp_granularities[1]": "segment"},
+    )
+    assert len(response.json()["words"]) == 2
+    assert len(response.json()["segments"]) == 2
+
+
 async def test_form_without_a_file_is_refused():
     async with http_client(ScriptedAudio()) as client:
         response = await client.post(FORM, files={"model": (None, "listener")})
@@ -383,6 +420,25 @@ async def test_text_of_a_speech_model_is_refused_with_its_route(
         response = await client.post(path, json={"model": "speaker", **body})
     assert response.status_code == 400
     assert advice in response.text
+
+
+async def test_first_request_by_an_alias_waits_for_the_list_of_models():
+    """The name is known from the configuration; what the model does is not, before it is listed."""
+    listing = asyncio.Event()
+
+    class Slow(ScriptedAudio):
+        async def list_models(self) -> list[Model]:
+            await listing.wait()
+            return await super().list_models()
+
+    config = Config(models={"whisper-1": ModelConfig(names={"mlx": "listener"})})
+    async with named_client({"mlx": Slow()}, config) as client:
+        request = client.post(FORM, files={"file": UPLOAD}, data={"model": "whisper-1"})
+        asking = asyncio.create_task(request)
+        await asyncio.sleep(0)
+        listing.set()
+        response = await asking
+    assert response.json()["text"] == "Hello there. Bye --> now."
 
 
 async def test_speech_of_a_text_model_is_refused():

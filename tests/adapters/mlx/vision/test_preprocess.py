@@ -1,0 +1,72 @@
+"""Images of unusual kinds, as the processor of a model gets them."""
+
+import io
+from types import SimpleNamespace
+from typing import Any
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from adapters.mlx.vision.preprocess import Preprocessor
+
+SIDE = 8
+LEFT_BLACK = np.where(np.arange(SIDE) < SIDE // 2, 0, 255).astype(np.uint8)
+"""A row: black, then white."""
+
+
+class Processor:
+    """Returns an image as it gets it."""
+
+    tokenizer = SimpleNamespace()
+
+    def __call__(self, text: list[str], images: list[Image.Image]) -> dict[str, Any]:
+        return {"input_ids": [[1]], "pixel_values": np.asarray(images[0])}
+
+
+def seen(image: Image.Image, form: str = "PNG", **options: Any) -> np.ndarray:
+    """Return the pixels that the processor gets: (height, width, 3)."""
+    file = io.BytesIO()
+    image.save(file, form, **options)
+    prompt = Preprocessor(Processor(), 1).read("", [file.getvalue()], lambda _text: [1])
+    return prompt.inputs["pixel_values"]
+
+
+def rows(row: np.ndarray) -> np.ndarray:
+    return np.tile(row, (SIDE, 1))
+
+
+def black_on_nothing() -> Image.Image:
+    """Black on the left, transparent black on the right."""
+    pixels = np.zeros((SIDE, SIDE, 4), dtype=np.uint8)
+    pixels[..., 3] = rows(255 - LEFT_BLACK)
+    return Image.fromarray(pixels)
+
+
+IMAGES = {
+    "16 bits": Image.fromarray(rows(LEFT_BLACK).astype(np.uint16) * 257),
+    "alpha": black_on_nothing(),
+    "grey and alpha": black_on_nothing().convert("LA"),
+    "palette": black_on_nothing().quantize(4),
+    "1 bit": Image.fromarray(rows(LEFT_BLACK)).convert("1"),
+    "grey": Image.fromarray(rows(LEFT_BLACK)),
+}
+
+
+@pytest.mark.parametrize("image", IMAGES.values(), ids=IMAGES.keys())
+def test_image_of_any_kind_is_what_it_looks_like(image: Image.Image):
+    pixels = seen(image)
+    assert pixels.shape == (SIDE, SIDE, 3)
+    assert (pixels == rows(LEFT_BLACK)[..., None]).all()
+
+
+def test_grey_of_16_bits_keeps_its_shades():
+    shades = np.linspace(0, 65535, SIDE * SIDE).reshape(SIDE, SIDE).astype(np.uint16)
+    assert (seen(Image.fromarray(shades))[..., 0] == shades >> 8).all()
+
+
+def test_print_colours_and_turned_photos():
+    assert seen(Image.new("CMYK", (8, 8), (0, 255, 255, 0)), "JPEG")[0, 0].tolist() == [255, 0, 0]
+    turned = Image.Exif()
+    turned[0x0112] = 6  # Orientation: turn right.
+    assert seen(Image.new("RGB", (8, 16)), "JPEG", exif=turned).shape == (8, 16, 3)
