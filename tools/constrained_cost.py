@@ -41,7 +41,7 @@ _COMMON = {
 
 
 class Cost(Struct):
-    """Cost of one way to have an answer."""
+    """The cost of one way to have an answer."""
 
     seconds: list[float] = []
     ollama: float = 0

@@ -21,6 +21,8 @@ from adapters.tool_parameters import why_no_call_fits
 
 _NO_PARAMETERS: dict[str, Any] = {"properties": {}, "additionalProperties": False}
 """A tool without `parameters` takes none: its arguments are `{}`."""
+_EMPTY: dict[str, Any] = {"const": {}}
+"""The schema of `{}`: the grammar of an object would allow white space in it."""
 _FALSE_START = 200
 """Characters after which a text without a tool's name is not a call."""
 
@@ -72,6 +74,8 @@ def _branch(at: int, tool: Tool, rewriter: SchemaRewriter) -> dict[str, Any]:
         raise InvalidRequestError(f"'{place}' {trouble}: no call can be forced.", param=place)
     own = _with_pattern(own, tool.input_format)
     parameters = rewriter.rewrite(own | {"type": "object"}, place, strict=tool.strict)
+    if parameters.get("properties") == {} and not parameters.get("additionalProperties"):
+        parameters = dict(_EMPTY)
     return {
         "type": "object",
         "properties": {"name": {"const": tool.name}, "parameters": parameters},

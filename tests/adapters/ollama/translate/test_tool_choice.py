@@ -30,7 +30,7 @@ from adapters.request import (
 )
 
 CITY = {"type": "object", "properties": {"city": {"type": "string"}}, "required": ["city"]}
-NOTHING = {"type": "object", "properties": {}, "additionalProperties": False}
+NOTHING: dict[str, Any] = {"const": {}}
 WEATHER = Tool("get_weather", "Tells it", CITY)
 CLOCK = Tool("clock")
 QUESTION = Message(role="user", content=(TextPart("Weather in Paris?"),))
@@ -159,7 +159,10 @@ def test_result_without_its_call_is_described_without_a_name():
     assert said[1]["content"].startswith("A function gave: 12:00\n")
 
 
-@pytest.mark.parametrize("parameters", [None, {}])
+EMPTY = {"type": "object", "properties": {}}
+
+
+@pytest.mark.parametrize("parameters", [None, {}, EMPTY, EMPTY | {"additionalProperties": False}])
 def test_forced_call_of_a_tool_without_parameters_has_no_arguments(parameters: Any):
     schema = body_of(tools=(Tool("clock", None, parameters),))["format"]
     assert schema == branch("clock", NOTHING)
