@@ -2,16 +2,21 @@
 
 import difflib
 import re
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import msgspec
 from msgspec import Struct
 from msgspec.structs import replace
 
+if TYPE_CHECKING:
+    from msgspec import inspect
+
 _T = TypeVar("_T")
 _UNKNOWN = re.compile(r"Object contains unknown field `([^`]+)`")
+_STEPS = re.compile(r"\.(\w+)|\[\d+\]")
+"""The steps of a path such as `$.keys[0].role`: names, and nothing for an item."""
 
 
 class Problem(Struct, frozen=True, kw_only=True):
@@ -69,7 +74,35 @@ def convert(value: object, form: type[_T], key: str, *, strict: bool = True) -> 
         return msgspec.convert(value, form, strict=strict)
     except msgspec.ValidationError as exc:
         where, what = split(exc)
-        raise ValueError(f"{key}{where.removeprefix('$')}: {_suggest(what, form)}") from exc
+        hint = _suggest(what, form) if _UNKNOWN.match(what) else _with_choices(what, form, where)
+        raise ValueError(f"{key}{where.removeprefix('$')}: {hint}") from exc
+
+
+def _with_choices(message: str, form: Any, where: str) -> str:
+    """Add the values that the setting at the path `where` of `form` may have, if they are few."""
+    from msgspec import inspect  # Most starts have no problem.
+
+    found: inspect.Type | None = inspect.type_info(form)
+    for name in _STEPS.findall(where):
+        found = _below(found, name)
+    values = [value for kind in _options(found) for value in getattr(kind, "values", ())]
+    return f"{message}; use {' or '.join(map(str, values))}" if values else message
+
+
+def _options(found: "inspect.Type | None") -> "Sequence[inspect.Type]":
+    """The types of a union, or the one type."""
+    return getattr(found, "types", [found] if found is not None else [])
+
+
+def _below(found: "inspect.Type | None", name: str) -> "inspect.Type | None":
+    """The type of the field `name`, or of the items where there is no name."""
+    for kind in _options(found):
+        if name and hasattr(kind, "fields"):
+            fields: Sequence[inspect.Field] = getattr(kind, "fields")  # noqa: B009
+            return next((field.type for field in fields if field.encode_name == name), None)
+        if not name and hasattr(kind, "item_type"):
+            return getattr(kind, "item_type")  # noqa: B009
+    return None
 
 
 def _suggest(message: str, form: Any) -> str:

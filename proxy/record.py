@@ -27,6 +27,8 @@ from proxy.access.grant import NOTHING, Grant
 from proxy.errors import ClientDisconnectedError, ServerShutdownError, to_code
 
 Outcome = Literal["ok", "error", "disconnected", "shutdown"]
+ModelOperation = Literal["chat", "text_completion", "embeddings", "speech", "transcription"]
+"""The first three are names of OpenTelemetry's conventions for generative AI."""
 Clock = Callable[[], float]
 
 _LONGEST_NAME = 200
@@ -177,6 +179,8 @@ class Record:
         """The header `user-agent`."""
         self.address = ""
         """The client's IP address."""
+        self.operation: ModelOperation | None = None
+        """The work that a model is asked for; `None` for all else, such as a load."""
         self.model = ""
         """The public name in the request."""
         self.answer_id = ""
@@ -214,6 +218,7 @@ class Record:
         record.agent, record.address = self.agent, self.address
         record.parent_span, record.span = self.parent_span, self.span
         record.model, record.unknown, record.streamed = self.model, self.unknown, self.streamed
+        record.operation = self.operation
         record.grant = self.grant
         return record
 

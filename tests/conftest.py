@@ -4,6 +4,7 @@ A test is `quick` unless it or its fixtures are marked otherwise: `-m quick` sta
 (enforced below) and no real Ollama, and each test takes about a second at most.
 """
 
+import gc
 import platform
 import sys
 from collections.abc import Iterator
@@ -46,6 +47,18 @@ class _ProcessGuard:
 def _is_renderer(args: tuple[object, ...]) -> bool:
     """The process that renders chat templates is one for the whole session."""
     return any("adapters.chat_template.worker" in str(arg) for arg in args)
+
+
+gc.disable()  # Until the tests are collected: what is imported stays.
+
+
+def pytest_collection_finish() -> None:
+    """Exclude what was imported from garbage collection: each would visit half a million objects.
+
+    The engine collects garbage whenever it unloads a model.
+    """
+    gc.freeze()
+    gc.enable()
 
 
 platform.processor()  # Python asks a process for it once, and many tests ask Python.

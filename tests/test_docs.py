@@ -109,13 +109,13 @@ def parse(words: list[str], monkeypatch: pytest.MonkeyPatch) -> int:
 
 
 def parse_alone(words: list[str]) -> bool:
-    """True for a command that needs no valid configuration, whose arguments are parsed here."""
+    """True for a command that needs no valid configuration; its arguments are parsed here."""
     if words[:1] in (["version"], ["doctor"]):
         group = to_command()
         name, command, rest = group.resolve_command(group.make_context("tandem", words), words)
         command.make_context(name, rest)
         return True
-    return words in (["config", "path"], ["--install-completion"])
+    return words in (["config", "path"], ["config", "schema"], ["--install-completion"])
 
 
 @pytest.mark.parametrize(

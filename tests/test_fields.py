@@ -99,7 +99,7 @@ NO_WISH = {
     "names_stop",
     "default_sampling",
 }
-"""What the server says, or what consists of fields of its own."""
+"""Features that the server reports itself, or that consist of fields of their own."""
 
 WIRE: dict[Feature, tuple[dict[str, Any], str]] = {
     "images": (
@@ -156,7 +156,7 @@ WIRE: dict[Feature, tuple[dict[str, Any], str]] = {
     ),
     "logprobs": ({"logprobs": True}, "logprobs"),
 }
-"""How a chat asks for each feature; `prompt` is for raw text, which a chat never sends."""
+"""Fields of a chat for each feature; `prompt` is for raw text, which a chat never sends."""
 
 
 FOR_EMBEDDINGS: set[Feature] = {"embeddings", "embedding_tokens"}
@@ -173,7 +173,7 @@ NOT_FOR_CHATS: frozenset[Feature] = frozenset(
         "reasoning_budget",
     }
 )
-"""What /v1/completions, /v1/embeddings and /v1/messages ask for; their own tests send it."""
+"""Features of /v1/completions, /v1/embeddings and /v1/messages; their own tests send them."""
 
 
 def backend_classes() -> list[Any]:

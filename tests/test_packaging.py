@@ -1,4 +1,4 @@
-"""What a fresh machine installs is what was tested, and README's commands are the whole set-up."""
+"""A fresh machine installs the tested versions, and README's commands are the whole set-up."""
 
 import re
 import tomllib

@@ -1,4 +1,4 @@
-"""Rules for the tests: no patches of the project's functions, no private attributes.
+"""Rules for the tests: no patches of the project's functions, no private attributes, no sleeps.
 
 Only what the syntax shows is checked: a patch by the path or the imported name of a project object,
 and `._name` on an object other than `self` and `cls`. A name that a test computes is not seen.
@@ -6,6 +6,7 @@ and `._name` on an object other than `self` and `cls`. A name that a test comput
 
 import ast
 from collections.abc import Iterator
+from functools import cache
 from pathlib import Path
 
 import pytest
@@ -22,6 +23,13 @@ that OpenAI's SDK documents by this name."""
 
 WRAPS = frozenset({"recorder/plugin.py"})
 """Files that put something around every application, those that tests create included."""
+PAUSES = frozenset({"fakes/waiting.py"})
+"""The file that polls what sends no event, and delays scripted servers."""
+
+
+@cache
+def parse(source: str) -> ast.Module:
+    return ast.parse(source)
 
 
 def private(name: str) -> bool:
@@ -73,7 +81,7 @@ def is_project_patch(call: ast.Call, project: frozenset[str]) -> bool:
 
 def project_patches(source: str) -> list[int]:
     """List the lines that patch a function, a class or a constant of the project."""
-    tree = ast.parse(source)
+    tree = parse(source)
     project = imported(tree)
     calls = (node for node in ast.walk(tree) if isinstance(node, ast.Call))
     return [call.lineno for call in calls if is_project_patch(call, project)]
@@ -81,7 +89,7 @@ def project_patches(source: str) -> list[int]:
 
 def private_names(source: str) -> list[int]:
     """List the lines that use a private attribute, or import a private name of the project."""
-    return sorted(_private_names(ast.parse(source)))
+    return sorted(_private_names(parse(source)))
 
 
 def _private_names(tree: ast.AST) -> Iterator[int]:
@@ -98,6 +106,24 @@ def _private_names(tree: ast.AST) -> Iterator[int]:
                 pass
 
 
+def sleeps(source: str) -> list[int]:
+    """List the lines that sleep for a time; `sleep(0)`, a turn of the event loop, takes none."""
+    calls = (node for node in ast.walk(parse(source)) if isinstance(node, ast.Call))
+    return [call.lineno for call in calls if is_sleep(call)]
+
+
+def is_sleep(call: ast.Call) -> bool:
+    match call:
+        case ast.Call(args=[ast.Constant(value=0)]):
+            return False
+        case ast.Call(func=ast.Name(id="sleep")):
+            return True
+        case ast.Call(func=ast.Attribute(value=ast.Name(id=module), attr="sleep")):
+            return module in {"anyio", "asyncio", "time"}
+        case _:
+            return False
+
+
 FILES = sorted(TESTS.rglob("*.py"))
 
 
@@ -109,6 +135,24 @@ def test_no_test_patches_the_project() -> None:
 def test_no_test_uses_private_names() -> None:
     found = {str(path.relative_to(TESTS)): private_names(path.read_text()) for path in FILES}
     assert {path: lines for path, lines in found.items() if lines} == {}
+
+
+def test_no_test_sleeps_to_synchronise() -> None:
+    """Events, `until` and a `Clock` wait for what is meant; `pause` is for a slow peer."""
+    found = {str(path.relative_to(TESTS)): sleeps(path.read_text()) for path in FILES}
+    assert {path: lines for path, lines in found.items() if lines and path not in PAUSES} == {}
+
+
+@pytest.mark.parametrize(
+    "source", ["time.sleep(1)", "await asyncio.sleep(x)", "sleep(0.1)", "f(anyio.sleep(9))"]
+)
+def test_sleeps_are_found(source: str) -> None:
+    assert sleeps(source) == [1]
+
+
+@pytest.mark.parametrize("source", ["await asyncio.sleep(0)", "clock.sleep(1)", "until(x)"])
+def test_other_waits_are_allowed(source: str) -> None:
+    assert sleeps(source) == []
 
 
 @pytest.mark.parametrize(

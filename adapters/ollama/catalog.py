@@ -1,7 +1,6 @@
 """The models of one Ollama: fetched when needed, valid for a while, one request at a time."""
 
 import asyncio
-import time
 from datetime import datetime
 from functools import lru_cache
 
@@ -22,6 +21,7 @@ from adapters.ollama.model_info import (
 )
 from adapters.ollama.wire import Details, Show, ShowBody, ShownVocabulary, Tag, Tags
 from adapters.request import Feature
+from adapters.upstream.limits import Limits
 
 TOOLS_AS_TEXT = "tools-as-text"
 """The note of a model that is told of tools in words."""
@@ -55,11 +55,11 @@ nor `stop`. A forced tool is a format."""
 
 
 class Catalog:
-    def __init__(self, client: OllamaClient, believed: float, lookup: float) -> None:
-        """`believed`: seconds that a list stays valid; `lookup`: seconds for facts that are good to
-        know before a request is sent, and no more."""
+    def __init__(self, client: OllamaClient, believed: float, limits: Limits) -> None:
+        """`believed`: seconds that a list stays valid."""
         self._client = client
-        self._lookup = lookup
+        self._lookup = limits.lookup
+        self._clock = limits.clock
         self._believed = believed
         self._models: list[Model] = []
         self._until = 0.0
@@ -88,7 +88,7 @@ class Catalog:
             BackendError: Ollama is not there, or its response is not a list; the next call asks
                 again.
         """
-        if time.monotonic() < self._until:
+        if self._clock() < self._until:
             return list(self._models)
         if self._listing is None:
             self._listing = asyncio.create_task(self._list())
@@ -104,7 +104,7 @@ class Catalog:
         """Fetch the list and the loaded models again at the next call: they have changed."""
         self._until = 0.0
         self._looked_until = 0.0
-        self._changed_at = time.monotonic()
+        self._changed_at = self._clock()
 
     def last(self) -> list[Model]:
         """Return the last list, of any age."""
@@ -229,11 +229,11 @@ class Catalog:
 
     @property
     def _is_old(self) -> bool:
-        return time.monotonic() >= self._looked_until
+        return self._clock() >= self._looked_until
 
     def note_loaded(self, name: str, context: int) -> None:
         """Note that a request runs with `context`, which is newer than the last look."""
-        self._changed_at = time.monotonic()
+        self._changed_at = self._clock()
         loaded = self._as_loaded(name)
         if loaded is not None and loaded.context_length != context:
             del self._running[loaded.name]
@@ -242,7 +242,7 @@ class Catalog:
             self._running[name] = Tag(name=name, context_length=context)
 
     async def _look(self, seconds: float) -> bool:
-        requested_at = time.monotonic()
+        requested_at = self._clock()
         try:
             running = await self._client.get("/api/ps", Tags, seconds)
         except BackendUnavailableError:  # No server, no loaded models.
@@ -268,7 +268,7 @@ class Catalog:
             task.exception()  # Retrieved here: every caller may have left.
 
     async def _list(self) -> list[Model]:
-        requested_at = time.monotonic()
+        requested_at = self._clock()
         tags = (await self._client.get("/api/tags", Tags, _SECONDS)).known
         # `/api/tags` lacks properties, the origin above all; they are fetched once for each digest.
         missing = {tag.digest: tag for tag in tags if tag.digest not in self._shown}

@@ -147,7 +147,11 @@ MODEL_FAULTS = (BadUpstreamError, RunnerFailedError)
 
 
 class LostAnswerError(BadUpstreamError):
-    """The model has answered, and llama-server's parser for its template cannot read it."""
+    """The model has answered, and the parser of its answers cannot read it."""
+
+
+class UnexplainedError(BadUpstreamError):
+    """A failure in words that no row knows: of each parser that is built into Ollama, for one."""
 
 
 def _too_long(_words: str, runner: RunnerError | None) -> ContextLengthError:
@@ -186,6 +190,11 @@ _NO_MODEL = "Ollama has no such model."
 _OF_A_MODEL = r"""(?:["'][\w./:@-]{1,200}["'] )?"""
 
 _WORDS: tuple[tuple[str, Callable[[str, RunnerError | None], BackendError]], ...] = (
+    # First, because the text of the model follows.
+    (
+        r"^error parsing tool call: raw=",
+        _as(LostAnswerError, "The model's answer is not of the form that its template expects."),
+    ),
     (r"exceeds? (the |maximum )?(available )?context (size|length)", _too_long),
     (r"prompt (is )?too long", _too_long),
     (r"does not support tools", _refuses("tools", "tools")),
@@ -209,7 +218,7 @@ _WORDS: tuple[tuple[str, Callable[[str, RunnerError | None], BackendError]], ...
         _as(InvalidRequestError, "Ollama cannot decode an image: it is damaged.", "images"),
     ),
     (
-        r"JSON schema|json_schema|invalid format|failed to parse grammar",
+        r"JSON schema|json_schema|^invalid format: |failed to parse grammar",
         lambda _words, _runner: InvalidRequestError(
             "Ollama cannot make a grammar of this schema: it may be too large, or refer to itself"
             " without an end.",
@@ -300,6 +309,7 @@ _STATUS: dict[int, tuple[type[BackendError], str, str | None]] = {
     404: (ModelNotFoundError, _NO_MODEL, "model"),
     413: (InvalidRequestError, "The request is too large for Ollama.", None),
     429: (BackendBusyError, "Ollama is busy.", None),
+    500: (UnexplainedError, "Ollama answered with HTTP status 500.", None),
     503: (BackendBusyError, "Ollama is busy.", None),
 }
 """Any other status is a fault of Ollama, or of a proxy in front of it."""
@@ -321,7 +331,7 @@ def from_line(words: str) -> BackendError:
     error = _from_words(words)
     if error is None:
         _note_unknown(words)
-        error = BadUpstreamError("Ollama failed; its log says why.")
+        error = UnexplainedError("Ollama failed; its log says why.")
     return error
 
 

@@ -62,6 +62,11 @@ class ModelInfo(Struct, frozen=True, kw_only=True):
     adds_first_token: bool = False
     """Its vocabulary puts a first token before every text, so that no text may begin with it."""
 
+    @property
+    def is_parsed(self) -> bool:
+        """A parser of llama-server's or of Ollama's own reads its answers, and may fail to."""
+        return bool(self.jinja or self.parser)
+
     def footprint(self, num_ctx: int | None) -> Footprint:
         """Estimate its memory with a context of `num_ctx`, with nothing on a GPU."""
         if num_ctx is None or self.cost is None:

@@ -26,7 +26,7 @@ from adapters.ollama.client import OllamaClient
 from adapters.ollama.context.kv_size import longest
 from adapters.ollama.context.num_ctx import ContextSizing, Size
 from adapters.ollama.context.token_estimate import Count
-from adapters.ollama.errors import MODEL_FAULTS, SILENT, LostAnswerError
+from adapters.ollama.errors import MODEL_FAULTS, SILENT, LostAnswerError, UnexplainedError
 from adapters.ollama.in_flight import InFlight, InFlightRequest
 from adapters.ollama.keep_alive import KeepAlive
 from adapters.ollama.ndjson import LineStream
@@ -85,7 +85,7 @@ class OllamaServer:
         self._config = config
         self._limits = limits
         self.client = OllamaClient(address, config, limits)
-        self.catalog = Catalog(self.client, config.refresh, limits.lookup)
+        self.catalog = Catalog(self.client, config.refresh, limits)
         self.breaker = CircuitBreaker(self._is_there, self._probe, limits, MODEL_FAULTS)
         self.work = InFlight(self.catalog.runner)
         self._sizing = ContextSizing(address, self.catalog, self.work, config)
@@ -158,7 +158,7 @@ class OllamaServer:
             else:
                 answer = RenderedAnswer(call.plan, call.writer, self._renderer, exchange)
                 await answer.write(call.body)
-        except LostAnswerError as error:
+        except (LostAnswerError, UnexplainedError) as error:
             if call.plan is not None or not await self._write_rest(call, exchange, error):
                 raise
         finally:
@@ -178,12 +178,15 @@ class OllamaServer:
         names: frozenset[Rewrite] = frozenset() if plan is None else plan.rewrites
         return Rewrites(names, exchange.request.cold)
 
-    async def _write_rest(self, call: Call, exchange: "_Exchange", error: LostAnswerError) -> bool:
-        """Write the rest of an answer that was lost; false where it cannot be had."""
+    async def _write_rest(self, call: Call, exchange: "_Exchange", error: BackendError) -> bool:
+        """Write the rest of an answer that a parser has lost; false where it cannot be had."""
         plan, written = free_plan(call.body), call.writer.resume()
         if plan is None or written is None:
             return False
-        log.info("llama-server cannot read an answer of '%s': %s", plan.chat.model, error)
+        model = plan.chat.model
+        if isinstance(error, UnexplainedError) and not (await self.catalog.facts(model)).is_parsed:
+            return False
+        log.info("Ollama cannot read an answer of '%s': %s", model, error)
         answer = RenderedAnswer(plan, call.writer, self._renderer, exchange)
         return await answer.write_rest(written)
 
@@ -213,7 +216,7 @@ class OllamaServer:
         try:
             self._sizing.used(body.model, size)
             lines.prompt_estimate = size.count.tokens
-            lines.may_be_lost = size.in_jinja
+            lines.may_be_lost = size.is_parsed
             return await take(lines, size.num_ctx, cold=request.cold)
         finally:
             self.client.close(lines)

@@ -1,10 +1,13 @@
-"""Times and sizes that no configuration sets; tests pass shorter ones."""
+"""Times and sizes that no configuration sets; tests pass shorter ones, and a clock of their own."""
+
+import time
+from collections.abc import Callable
 
 from msgspec import Struct
 
 
 class Limits(Struct, frozen=True, kw_only=True):
-    """Seconds, but for `max_bytes`."""
+    """Seconds, but for `max_bytes` and `clock`."""
 
     look_every: float = 2.0
     """Between two looks at a server that is silent or failing: whether it responds at all."""
@@ -23,6 +26,8 @@ class Limits(Struct, frozen=True, kw_only=True):
     """For the acknowledgement of an unload: others wait for the memory."""
     list_grace: float = 1.0
     """For the lists of slow servers, once one server has answered."""
+    clock: Callable[[], float] = time.monotonic
+    """Returns the time by which the age of lists is measured."""
     max_bytes: int = 256_000_000
     """Size of one response: nearly a million tokens. A longer one has no end."""
 

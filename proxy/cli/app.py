@@ -47,7 +47,9 @@ def start(
     context: typer.Context,
     version: Annotated[
         bool,
-        typer.Option("--version", callback=_print_version, is_eager=True, help="Print it."),
+        typer.Option(
+            "--version", callback=_print_version, is_eager=True, help="Print the version."
+        ),
     ] = False,
 ) -> None:
     logging.basicConfig(level=logging.WARNING, format=LOG_FORMAT)
@@ -57,13 +59,15 @@ def start(
 
 def _say_what_is_next() -> None:
     """Print what is there, and the commands that come next."""
-    from proxy.cli.running_server import find_server
+    from proxy.cli.running_server import find_server, to_url
 
-    server = find_server(read_settings(None), os.environ.get("TANDEM_URL"))
+    settings = read_settings(None)
+    server = find_server(settings, os.environ.get("TANDEM_URL"))
     if server is None:
+        address = to_url(settings.server.host, settings.server.port)
         print("No server runs. Next:\n")
         steps = [
-            ("tandem serve", "start the server at http://127.0.0.1:8006"),
+            ("tandem serve", f"start the server at {address}"),
             ("tandem chat", "talk to a model, without a server"),
             ("tandem doctor", "check this machine"),
         ]

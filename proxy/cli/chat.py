@@ -6,6 +6,7 @@ from collections.abc import Iterator
 from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
+from urllib.parse import quote
 
 import typer
 
@@ -17,7 +18,7 @@ from proxy.cli.command import (
     print_json,
     read_settings,
 )
-from proxy.cli.conversation import Conversation
+from proxy.cli.conversation import Conversation, Piece
 from proxy.cli.names import complete_model
 
 if TYPE_CHECKING:
@@ -38,11 +39,11 @@ def chat(
     model: Annotated[
         str | None,
         typer.Argument(
-            metavar="[MODEL]", help="By default the first.", autocompletion=complete_model
+            metavar="MODEL", help="By default the first.", autocompletion=complete_model
         ),
     ] = None,
     prompt: Annotated[
-        str | None, typer.Argument(metavar="[PROMPT]", help="Print one answer, and end.")
+        str | None, typer.Argument(metavar="PROMPT", help="Print one answer, and end.")
     ] = None,
     image: Annotated[list[Path] | None, typer.Option(help="Path of an image.")] = None,
     system: Annotated[str | None, typer.Option(help="System prompt.")] = None,
@@ -60,6 +61,8 @@ def chat(
         raise CommandError(
             f"'{model}' is not the name of a model: `tandem chat MODEL PROMPT` asks one.", 2
         )
+    if as_json and prompt is None and sys.stdin.isatty():
+        raise CommandError("--json prints one answer: give a prompt.", 2)
     options = {"temperature": temperature, "max_tokens": max_tokens, "seed": seed}
     if prompt is None and not sys.stdin.isatty():
         prompt = sys.stdin.read()
@@ -69,8 +72,6 @@ def chat(
             talk.add_image(path)
         if prompt is not None:
             _answer_once(server, talk, prompt, as_json)
-        elif as_json:
-            raise CommandError("--json prints one answer: give a prompt.", 2)
         else:
             _Repl(server, talk).run()
 
@@ -113,12 +114,13 @@ class _Repl:
     def run(self) -> None:
         with suppress(ImportError):  # Python may be built without it: no history then.
             importlib.import_module("readline")
-        self._console.print(f"[bold]{self._talk.model}[/bold]. /help lists commands.")
+        self._console.print(self._talk.model, style="bold", markup=False, highlight=False)
+        self._console.print("/help lists commands.", highlight=False)
         for message in _messages():
             try:
                 self._take(message)
             except CommandError as exc:
-                self._console.print(f"[red]{exc}[/red]", highlight=False)
+                self._console.print(str(exc), style="red", markup=False, highlight=False)
             except KeyboardInterrupt:
                 self._console.print("[dim](ended)[/dim]")
 
@@ -133,7 +135,7 @@ class _Repl:
             case "/system":
                 self._talk.system = rest or None
             case "/model":
-                self._talk.model = self._server.get(f"/v1/models/{rest.strip()}")["id"]
+                self._talk.model = self._server.get(f"/v1/models/{quote(rest.strip())}")["id"]
             case "/clear":
                 self._talk.clear()
             case _ if command.startswith("/") and "/" not in command[1:] and "." not in command:
@@ -141,26 +143,20 @@ class _Repl:
             case _:
                 self._print(self._talk.ask(self._server, message))
 
-    def _print(self, pieces: "Iterator[tuple[str, Any]]") -> None:
-        """Print thoughts dimmed as they come, and the text as markdown that grows."""
+    def _print(self, pieces: Iterator[Piece]) -> None:
+        """Print thoughts and text as they come, and the usage."""
         from rich.live import Live
-        from rich.markdown import Markdown
 
-        text, usage, thinking = "", None, False
-        with Live(console=self._console, vertical_overflow="visible") as live:
+        from proxy.cli.growing_answer import GrowingAnswer
+
+        usage = None
+        with Live(console=self._console) as live:
+            answer = GrowingAnswer(live)
             for kind, piece in pieces:
-                match kind:
-                    case "thoughts":
-                        thinking = True
-                        live.console.print(piece, style="dim italic", end="", markup=False)
-                    case "text":
-                        if thinking:
-                            thinking = False
-                            live.console.print()
-                        text += piece
-                        live.update(Markdown(text))
-                    case _:
-                        usage = piece
+                if kind == "usage":
+                    usage = piece
+                else:
+                    answer.add(kind, piece)
         _print_usage(self._console, usage)
 
 

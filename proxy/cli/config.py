@@ -9,7 +9,7 @@ from proxy.cli.command import AsJson, ConfigFile, Url, print_json, read_settings
 from proxy.config import find_config
 
 app = typer.Typer(help="Check and reload the settings (config.yaml).", no_args_is_help=True)
-_File = Annotated[str | None, typer.Argument(metavar="[FILE]", help="By default the file in use.")]
+_File = Annotated[str | None, typer.Argument(metavar="FILE", help="By default the file in use.")]
 
 
 @app.command("check")
@@ -38,11 +38,10 @@ def check(file: _File = None, config: ConfigFile = None, as_json: AsJson = False
 
 
 @app.command("schema")
-def schema(config: ConfigFile = None) -> None:
+def schema() -> None:
     """Print the JSON schema of config.yaml, for editors."""
     from proxy.config_schema import to_schema
 
-    read_settings(config)
     print_json(to_schema())
 
 

@@ -30,7 +30,7 @@ def _complete(incomplete: str) -> list[str]:
 def connect(
     client: Annotated[
         str | None,
-        typer.Argument(metavar="[CLIENT]", help="Without it: a list.", autocompletion=_complete),
+        typer.Argument(metavar="CLIENT", help="Without it: a list.", autocompletion=_complete),
     ] = None,
     model: Annotated[
         str | None, typer.Option(help="The model to begin with; by default the first that chats.")
@@ -53,7 +53,9 @@ def connect(
     server = _server(settings, url, model)
     found = CLIENTS[client].settings(server, User(Path.home(), os.environ))
     if write:
-        _write(client, found, server, yes)
+        written = _write(client, found, server, yes)
+        if as_json:
+            print_json({"client": client, "files": written})
     elif as_json:
         print_json(_to_json(client, CLIENTS[client], found, server))
     else:
@@ -128,7 +130,7 @@ def _to_json(name: str, client: Client, settings: Settings, server: Server) -> d
         "model": server.model,
         "baseUrl": server.base_url,
         "files": [
-            {"path": str(part.path), "format": part.form, "content": part.content}
+            {"path": str(part.path), "format": part.form, "content": part.initial | part.content}
             for part in settings.parts
         ],
         "text": settings.text or None,
@@ -136,8 +138,10 @@ def _to_json(name: str, client: Client, settings: Settings, server: Server) -> d
     }
 
 
-def _write(client: str, settings: Settings, server: Server, yes: bool) -> None:
-    """Show the difference, ask, and write.
+def _write(
+    client: str, settings: Settings, server: Server, yes: bool
+) -> list[dict[str, str | None]]:
+    """Show the difference, ask, and write; returns each path that was written, with its backup.
 
     Raises:
         CommandError: a file cannot be merged or written, or the user does not want it.
@@ -154,20 +158,23 @@ def _write(client: str, settings: Settings, server: Server, yes: bool) -> None:
         raise CommandError(str(exc)) from exc
     changes = [(part, before, after) for part, before, after in texts if before != after]
     if not changes:
-        print("Nothing changes: the settings are there already.")
-        return
+        print("Nothing changes: the settings are there already.", file=sys.stderr)
+        return []
     for part, before, after in changes:
-        print(_masked(difference(part.path, before, after), server), end="")
+        print(_masked(difference(part.path, before, after), server), end="", file=sys.stderr)
     _confirm(yes, [part for part, _, _ in changes])
+    written: list[dict[str, str | None]] = []
     for part, before, after in changes:
         try:
             backup = write(part.path, before, after)
         except OSError as exc:
             raise CommandError(f"{part.path} cannot be written: {exc.strerror}.") from exc
+        written.append({"path": str(part.path), "backup": None if backup is None else str(backup)})
         kept = f", the old one is {_short(backup)}" if backup is not None else ""
         print(f"{_short(part.path)} is written{kept}", file=sys.stderr)
     if settings.next_step:
         print(settings.next_step, file=sys.stderr)
+    return written
 
 
 def _confirm(yes: bool, parts: list[Part]) -> None:

@@ -43,7 +43,6 @@ def doctor(
         configuration,
         machine.check_versions,
         partial(machine.check_device, settings),
-        partial(machine.check_memory, settings),
         partial(machine.check_disk, settings),
         machine.check_proxy_variables,
         partial(machine.check_port, settings),

@@ -10,7 +10,7 @@ from proxy.cli.names import ModelName
 
 def route(
     model: ModelName,
-    prompt: Annotated[str, typer.Argument(metavar="[PROMPT]", help="The message.")] = "Hello",
+    prompt: Annotated[str, typer.Argument(metavar="PROMPT", help="The message.")] = "Hello",
     max_tokens: Annotated[int | None, typer.Option(min=1, help="Tokens of the answer.")] = None,
     body: Annotated[
         str | None, typer.Option("--body", metavar="FILE", help="A chat completion as JSON.")

@@ -117,9 +117,14 @@ def continue_dev(server: Server, user: User) -> Settings:
             "maxTokens": server.answer_tokens,
         },
     }
-    content = {"name": "Local", "version": "1.0.0", "schema": "v1", "models": [model]}
+    part = Part(
+        path=user.home / ".continue" / "config.yaml",
+        form="yaml",
+        initial={"name": "Local", "version": "1.0.0", "schema": "v1"},
+        content={"models": [model]},
+    )
     return Settings(
-        parts=(Part(path=user.home / ".continue" / "config.yaml", form="yaml", content=content),),
+        parts=(part,),
         next_step="Choose the model in Continue's panel.",
     )
 

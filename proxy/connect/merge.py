@@ -27,7 +27,7 @@ def merged(part: Part) -> tuple[str, str]:
         raise MergeError(f"{part.path} cannot be read: {exc}") from exc
     old = "" if part.is_own else before
     try:
-        after = {"json": _json, "toml": _toml, "yaml": _yaml}[part.form](old, part.content)
+        after = _MERGING[part.form](old, part)
     except MergeError:
         raise
     except Exception as exc:  # of three parsers, which have no common base
@@ -59,32 +59,31 @@ def write(path: Path, before: str, after: str) -> Path | None:
         backup = path.with_name(f"{path.name}.{time.strftime('%Y%m%d-%H%M%S')}.bak")
         backup.write_text(before, encoding="utf-8")
         backup.chmod(path.stat().st_mode & 0o777)
-    partial = path.with_name(f"{path.name}.tandem-new")
+    # A link, as in a folder of dotfiles, stays one; that folder may be another file system.
+    target = path.resolve()
+    partial = target.with_name(f"{target.name}.tandem-new")
     partial.touch(mode=0o600)
     partial.write_text(after, encoding="utf-8")
     if backup is not None:
         partial.chmod(path.stat().st_mode & 0o777)
-    # A link, as in a folder of dotfiles, stays one.
-    partial.replace(path.resolve())
+    partial.replace(target)
     return backup
 
 
-def _json(text: str, content: dict[str, Any]) -> str:
+def _json(text: str, part: Part) -> str:
     old: object = json.loads(text) if text.strip() else {}
     if not isinstance(old, dict):
         raise ValueError("it is no object")
-    return (
-        json.dumps(_into(cast(dict[str, Any], old), content), indent=2, ensure_ascii=False) + "\n"
-    )
+    return json.dumps(_with(cast(Any, old), part), indent=2, ensure_ascii=False) + "\n"
 
 
-def _toml(text: str, content: dict[str, Any]) -> str:
+def _toml(text: str, part: Part) -> str:
     import tomlkit
 
-    return tomlkit.dumps(_into(tomlkit.parse(text), content))  # pyright: ignore
+    return tomlkit.dumps(_with(tomlkit.parse(text), part))  # pyright: ignore
 
 
-def _yaml(text: str, content: dict[str, Any]) -> str:
+def _yaml(text: str, part: Part) -> str:
     from ruamel.yaml import YAML
 
     yaml = YAML()
@@ -92,8 +91,17 @@ def _yaml(text: str, content: dict[str, Any]) -> str:
     yaml.indent(mapping=2, sequence=4, offset=2)
     old: Any = yaml.load(text)  # pyright: ignore[reportUnknownMemberType]
     stream = io.StringIO()
-    yaml.dump(_into({} if old is None else old, content), stream)  # pyright: ignore
+    yaml.dump(_with({} if old is None else old, part), stream)  # pyright: ignore
     return stream.getvalue()
+
+
+_MERGING = {"json": _json, "toml": _toml, "yaml": _yaml}
+
+
+def _with(old: Any, part: Part) -> Any:
+    """Add the settings of `part` to those of the file."""
+    missing = {key: value for key, value in part.initial.items() if key not in old}
+    return _into(old, missing | part.content)
 
 
 def _into(old: Any, new: dict[str, Any]) -> Any:
@@ -126,5 +134,5 @@ def _by_name(there: list[Any], new: list[dict[str, Any]]) -> None:
 
 def rendered(part: Part) -> Iterator[str]:
     """The lines of the part alone, as they are in the client's file."""
-    text = {"json": _json, "toml": _toml, "yaml": _yaml}[part.form]("", part.content)
+    text = _MERGING[part.form]("", part)
     yield from text.rstrip("\n").split("\n")

@@ -83,6 +83,8 @@ class Part(Struct, frozen=True, kw_only=True):
     path: Path
     form: Form
     content: dict[str, Any]
+    initial: dict[str, Any] = {}
+    """Settings that the client requires; the user's own values of them stay."""
     is_own: bool = False
     """True for a file that is Tandem's alone, and replaced as a whole."""
 

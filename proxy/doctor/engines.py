@@ -54,7 +54,8 @@ def _server(name: str, state: OllamaState) -> Check:
             details=details,
             remediation="Update Ollama.",
         )
-    text = f"{name} is Ollama {state.version} at {state.address} with {state.models} models"
+    models = "1 model" if state.models == 1 else f"{state.models} models"
+    text = f"{name} is Ollama {state.version} at {state.address} with {models}"
     return Check(category="ollama", status="ok", summary=text, details=details)
 
 

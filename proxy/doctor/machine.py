@@ -11,6 +11,7 @@ from msgspec import Struct
 
 from adapters.config import MLXConfig
 from adapters.diagnosis.mlx import Device, find_device
+from proxy.access.keys import KEY_FILE, KEY_VARIABLE, find_own_key
 from proxy.cli.running_server import to_url
 from proxy.cli.version import versions
 from proxy.config import (
@@ -22,6 +23,7 @@ from proxy.config import (
     state_folder,
 )
 from proxy.doctor.report import Check
+from proxy.memory.budget import default_budget
 
 _MARK = "x-tandem-backend"
 _GIB = 1024**3
@@ -94,10 +96,10 @@ async def check_versions() -> dict[str, Check]:
 
 
 async def check_device(config: Config) -> dict[str, Check]:
-    """The device of MLX, if MLX is switched on."""
+    """The device of MLX, if MLX is switched on, and the memory for models."""
     if config.of_kind(MLXConfig) is None:
         check = Check(category="machine", status="ok", summary="MLX is switched off")
-        return {"machine.device": check}
+        return {"machine.device": check, "machine.memory": _memory(config, None)}
     device = await find_device()
     if isinstance(device, str):
         check = Check(
@@ -106,9 +108,9 @@ async def check_device(config: Config) -> dict[str, Check]:
             summary=device,
             remediation="Install it again, or switch it off with `backends: {mlx: null}`.",
         )
-    else:
-        check = _describe(device)
-    return {"machine.device": check}
+        return {"machine.device": check, "machine.memory": _memory(config, None)}
+    memory = _memory(config, device.recommended_bytes)
+    return {"machine.device": _describe(device), "machine.memory": memory}
 
 
 def _describe(device: Device) -> Check:
@@ -118,13 +120,13 @@ def _describe(device: Device) -> Check:
     return Check(category="machine", status="ok", summary=summary, details=details)
 
 
-async def check_memory(config: Config) -> dict[str, Check]:
-    page = os.sysconf("SC_PAGE_SIZE")
-    total = page * os.sysconf("SC_PHYS_PAGES")
-    budget = config.server.memory_bytes
+def _memory(config: Config, recommended: int | None) -> Check:
+    """`recommended`: bytes that the device recommends for all programs."""
+    total = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    budget = config.server.memory_bytes or default_budget([recommended])
     details = {"memoryBytes": total, "budgetBytes": budget}
-    if budget is not None and budget > total:
-        check = Check(
+    if budget > total:
+        return Check(
             category="machine",
             status="warning",
             summary=f"The budget of {budget / _GIB:.1f} GiB is more than the machine's memory of "
@@ -132,11 +134,8 @@ async def check_memory(config: Config) -> dict[str, Check]:
             details=details,
             remediation="Set `server.memory_bytes` to less, or remove it.",
         )
-    else:
-        limit = f"{budget / _GIB:.1f} GiB" if budget is not None else "the default"
-        text = f"{total / _GIB:.1f} GiB of memory; the budget for models is {limit}"
-        check = Check(category="machine", status="ok", summary=text, details=details)
-    return {"machine.memory": check}
+    summary = f"{total / _GIB:.1f} GiB of memory; the budget for models is {budget / _GIB:.1f} GiB"
+    return Check(category="machine", status="ok", summary=summary, details=details)
 
 
 async def check_disk(config: Config) -> dict[str, Check]:
@@ -187,11 +186,25 @@ async def check_port(config: Config) -> dict[str, Check]:
     host, port = config.server.host, config.server.port
     url = to_url(host, port)
     try:
+        key = find_own_key(os.environ, state_folder(config, os.environ))
+    except ValueError as exc:
+        return {"server.port": _with_unusable_key(exc)}
+    headers = {"authorization": f"Bearer {key}"} if key is not None else {}
+    try:
         async with httpx.AsyncClient(timeout=_SECONDS, trust_env=False) as client:
-            response = await client.get(f"{url}/health")
+            response = await client.get(f"{url}/health", headers=headers)
     except httpx.HTTPError as exc:
         return {"server.port": _without_answer(url, host, port, exc)}
     return {"server.port": _with_answer(url, response)}
+
+
+def _with_unusable_key(reason: ValueError) -> Check:
+    return Check(
+        category="server",
+        status="fail",
+        summary=f"The key of this machine's commands cannot be used: {reason}",
+        remediation=f"Correct ${KEY_VARIABLE}, or the file `{KEY_FILE}` in the state folder.",
+    )
 
 
 def _without_answer(url: str, host: str, port: int, exc: httpx.HTTPError) -> Check:
@@ -240,7 +253,7 @@ def _with_answer(url: str, response: httpx.Response) -> Check:
             category="server",
             status="warning",
             summary=f"Tandem runs at {url} and refuses this command: it needs a key",
-            remediation="Set $TANDEM_API_KEY to one of its keys.",
+            remediation=f"Set ${KEY_VARIABLE} to one of its keys.",
         )
     there, here = response.json().get("version"), versions()["tandem"]
     if there != here:

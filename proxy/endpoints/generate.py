@@ -22,7 +22,7 @@ from proxy.http.event_stream import Framing, Put, Renderer, stream
 from proxy.http.json_response import ErrorDialect, JSONResponse
 from proxy.images import has_images, resolve_images
 from proxy.openapi import Operation
-from proxy.record import Record
+from proxy.record import ModelOperation, Record
 from proxy.sinks import Answer, Collector, HeldEnd
 
 _PROMPTS_AT_ONCE = 8
@@ -62,6 +62,7 @@ class Dialect(Protocol[B]):
 
     framing: Framing
     """The framing of streamed answers."""
+    operation: ModelOperation
 
     def parse(self, request: ServerRequest, raw: bytes) -> Call[B]:
         """Decode and translate a body.
@@ -124,6 +125,7 @@ async def answer(
     Raises:
         BackendError: as `Router.generate`; `param` is the client's field.
     """
+    request.record.operation = dialect.operation
     if call is None:
         call = await request.parse(await request.read_body(), partial(dialect.parse, request))
     if call.respond is not None:

@@ -72,6 +72,7 @@ async def unload(request: ServerRequest, name: str) -> Route:
         ExplainedHTTPError: 403: the request may not administer.
     """
     request.grant.require_admin("Unloading a model")
+    request.record.operation = None
     away: BackendUnavailableError | None = None
     unloaded: list[Route] = []
     for route in await request.router.routes(name):
@@ -88,6 +89,7 @@ async def unload(request: ServerRequest, name: str) -> Route:
 
 
 async def _resolve(request: ServerRequest, name: str) -> Route:
+    request.record.operation = None  # As of a chat without messages: it only loads.
     route = await request.router.resolve(name, frozenset())
     request.record.attempt(route.backend_name, route.name)
     return route

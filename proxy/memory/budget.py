@@ -38,6 +38,13 @@ class Snapshot(Struct, frozen=True, kw_only=True):
     models: tuple[ModelMemory, ...]
 
 
+def default_budget(recommended: Iterable[int | None]) -> int:
+    """The bytes of a budget that the config does not set, by what the devices recommend."""
+    total = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    limits = [limit for limit in recommended if limit is not None]
+    return min(limits, default=int(total * _SHARE))
+
+
 class SharedBudget:
     def __init__(self, budget: int | None, pinned: frozenset[Key], period: float) -> None:
         """`budget`: bytes by the config, if it sets a limit; `pinned`: every spelling of the pinned
@@ -77,7 +84,9 @@ class SharedBudget:
     async def open(self, memory_users: Mapping[str, MemoryUser]) -> AsyncGenerator[None]:
         """Share the budget among `memory_users`, by backend, until the end."""
         self._users = dict(memory_users)
-        self.budget = self._configured or await self._recommended()
+        self.budget = self._configured or default_budget(
+            [await memory_user.recommended() for memory_user in memory_users.values()]
+        )
         for backend, memory_user in memory_users.items():
             memory_user.share_budget(BackendBudget(self, backend))
         watching = asyncio.create_task(self._watch())
@@ -142,11 +151,6 @@ class SharedBudget:
         models = ledger.models()
         caches = sum(model.cache for model in models)
         return Snapshot(budget=self.budget, used=ledger.used() + caches, models=models)
-
-    async def _recommended(self) -> int:
-        limits = [await memory_user.recommended() for memory_user in self._users.values()]
-        system = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
-        return min((limit for limit in limits if limit is not None), default=int(system * _SHARE))
 
     async def _watch(self) -> None:
         """Update the limits periodically: Ollama loads and unloads models by itself."""

@@ -31,22 +31,9 @@ _GEN_AI = (
     "gen_ai_request_model",
     "gen_ai_response_model",
 )
-_OPERATIONS = (
-    ("/embed", "embeddings"),
-    ("/api/generate", "text_completion"),
-    ("/v1/completions", "text_completion"),
-    ("/api/mlx/generate", "text_completion"),
-)
-"""Parts of paths -> the operation by OpenTelemetry's name; `chat` for all others."""
-
 Listed = Callable[[str, str], tuple[str, str] | None]
 """A backend's name and its own name of a model -> the kind of backend and the model's public id;
 `None` for a model that is not listed."""
-
-
-def to_operation(path: str) -> str:
-    """Name the operation of a route."""
-    return next((name for part, name in _OPERATIONS if part in path), "chat")
 
 
 class AnswerMetrics:
@@ -64,7 +51,7 @@ class AnswerMetrics:
 
         self._requests = counter(
             "tandem_requests_total",
-            "Requests for models that have ended, by outcome and code of the error.",
+            "Requests for answers of models that have ended, by outcome and code of the error.",
             ("backend", "model", "outcome", "error"),
         )
         self._fallbacks = counter(
@@ -98,8 +85,8 @@ class AnswerMetrics:
         )
 
     def read(self, record: Record) -> None:
-        """Count one request that has ended; those for no model are left out."""
-        if not record.model:
+        """Count one request for the work of a model that has ended."""
+        if record.operation is None:
             return
         attempt = record.attempts[-1] if record.attempts else None
         backend, kind, model = self._labels(attempt)
@@ -110,7 +97,7 @@ class AnswerMetrics:
             self._fallbacks.labels(failed, reason).inc()
         for each in record.attempts:
             self._count(each)
-        labels = (to_operation(record.path), kind, model, model)
+        labels = (record.operation, kind, model, model)
         total = (record.closed_at or record.clock()) - record.arrived_at
         self._duration.labels(*labels, error).observe(total)
         if record.outcome == "ok":

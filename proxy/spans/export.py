@@ -19,7 +19,7 @@ from opentelemetry.trace.status import Status, StatusCode
 
 from adapters.upstream.trace_context import TraceContext
 from proxy.errors import to_code
-from proxy.metrics.answers import Listed, to_operation
+from proxy.metrics.answers import Listed
 from proxy.record import Attempt, Record
 
 
@@ -73,7 +73,7 @@ class Traces:
             parent = trace.set_span_in_context(NonRecordingSpan(context))
         self._ids.choose(own)
         span = self._tracer.start_span(
-            f"{to_operation(record.path)} {record.model[:200]}",
+            f"{record.operation or record.path} {record.model[:200]}",
             context=parent,
             kind=SpanKind.SERVER,
             start_time=start,
@@ -93,7 +93,8 @@ class Traces:
         return span
 
     def _describe(self, span: Span, record: Record, attempt: Attempt | None) -> None:
-        span.set_attribute("gen_ai.operation.name", to_operation(record.path))
+        if record.operation is not None:
+            span.set_attribute("gen_ai.operation.name", record.operation)
         span.set_attribute("gen_ai.request.model", record.model[:200])
         if attempt is None:
             return

@@ -90,5 +90,5 @@ async def test_errors_of_several_writers_leave_no_warning():
     failing = [writer(BackendBusyError("one")), writer(GenerationError("two"))]
     with pytest.raises(BackendBusyError, match="one"):
         await together(Listing(), *failing)
-    gc.collect()  # A task whose failure was not retrieved would warn now.
+    gc.collect()  # A task with a failure that was not retrieved would warn now.
     await asyncio.sleep(0)

@@ -1,6 +1,6 @@
 """A model that follows instructions by rules, in place of one that is too large for tests.
 
-It calls the tools whose names share a word with the last message, fills schemas with what that
+It calls the tools that have a word of the last message in their names, fills schemas with what that
 message mentions, and repeats results of tools. What it proves is the wire, not an intelligence.
 """
 
@@ -21,7 +21,7 @@ class Question(NamedTuple):
     """Names and parameters of the tools that may be called."""
     must_call: bool = False
     schema: Schema | None = None
-    """Of the answer; `{}` for any object."""
+    """The schema of the answer; `{}` for any object."""
     conversation: str = ""
     """All texts, which may describe the object."""
 

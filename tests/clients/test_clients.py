@@ -99,7 +99,7 @@ def _command(environment: Environment, program: Path, folder: Path, results: Pat
 
 
 def _environment_variables() -> dict[str, str]:
-    """Those of the user, without the ones that clients or Python would obey."""
+    """Return the user's variables, without the ones that clients or Python would obey."""
     prefixes = ("OPENAI_", "ANTHROPIC_", "OLLAMA_", "LANGCHAIN_", "LANGSMITH_", "PYTEST_", "COV_")
     left_out = {"PYTHONPATH", "VIRTUAL_ENV"}
     return {

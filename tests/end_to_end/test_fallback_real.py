@@ -12,6 +12,7 @@ from typing import Any
 
 import openai
 import pytest
+from fakes.waiting import pause, until
 from msgspec import Struct
 from servers.ollama_server import EMBED, PLAIN, OllamaProcess, own_ollama
 from servers.server_process import Running, serving, write
@@ -37,7 +38,7 @@ SHORT: dict[str, Any] = STORY | {"max_tokens": 8}
 
 
 class Told(Struct):
-    """What became of one request."""
+    """The outcome of one request, as its client sees it."""
 
     text: str = ""
     status: int | None = None
@@ -118,8 +119,7 @@ class Crowd:
         speaking = [Told() for _ in models]
         for told, model in zip(speaking, models, strict=True):
             self._ask(self.speaking, told, streamed(self._client, told, model=model, **STORY))
-        while not all(told.text for told in speaking):  # noqa: ASYNC110
-            await asyncio.sleep(0.02)
+        await until(lambda: all(told.text for told in speaking), 100)
         for ask in (streamed, whole) * 4:
             told = Told()
             self._ask(self.waiting, told, ask(self._client, told, model="both", **SHORT))
@@ -135,11 +135,11 @@ class Crowd:
         self._ask(self.embedding, told, embedded(self._client, told))
 
     async def _until_ollama_has(self, requests: int) -> None:
-        while True:
+        async def is_reached() -> bool:
             _, body = await asyncio.to_thread(self._server.get, "/health")
-            if json.loads(body)["backends"]["ollama"]["counters"]["active"] == requests:
-                return
-            await asyncio.sleep(0.02)
+            return json.loads(body)["backends"]["ollama"]["counters"]["active"] == requests
+
+        await until(is_reached, 100)
 
     @property
     def _tasks(self) -> list[asyncio.Task[Told]]:
@@ -152,11 +152,11 @@ class Crowd:
 
 
 async def until_ollama_answers(client: openai.AsyncOpenAI, model: str) -> None:
-    while True:
+    async def answers() -> bool:
         told = await observed(told := Told(), whole(client, told, model=model, **SHORT))
-        if (told.status, told.backend) == (200, "ollama"):
-            return
-        await asyncio.sleep(0.1)
+        return (told.status, told.backend) == (200, "ollama")
+
+    await until(answers, 100)
 
 
 async def warmed(client: openai.AsyncOpenAI) -> None:
@@ -235,7 +235,7 @@ async def test_ollama_hangs_under_sixteen_clients(server: Running, process: Olla
         for told in fallen:
             check_fallback(told)
         late = max(told.ended for told in fallen) - paused
-        print(f"the last of those who could go elsewhere was answered after {late:.1f} s")
+        print(f"the last request that could be answered elsewhere was answered after {late:.1f} s")
         began = time.monotonic()
         told = await observed(told := Told(), whole(client, told, model="both", **SHORT))
         assert (told.status, told.backend) == (200, "mlx")
@@ -273,9 +273,8 @@ async def test_one_of_two_ollamas_fails_in_the_middle_of_whole_answers(
     asked = [
         asyncio.create_task(observed(each, whole(client_of_two, each, **fields))) for each in told
     ]
-    while sum(bool(each.text) for each in told) < 2:  # noqa: ASYNC110
-        await asyncio.sleep(0.02)
-    await asyncio.sleep(0.5)  # The next are in the middle: each takes seconds.
+    await until(lambda: sum(bool(each.text) for each in told) >= 2, 100)
+    await pause(0.5)  # The next are in the middle: each takes seconds.
     if fault == "killed":
         two[0].kill()
     else:
@@ -292,8 +291,7 @@ async def test_one_of_two_ollamas_is_killed_under_eight_clients(
     told = [Told() for _ in range(8)]
     fields = STORY | {"max_tokens": 200, "model": PLAIN}
     asked = [asyncio.create_task(observed(each, streamed(client, each, **fields))) for each in told]
-    while sum(bool(each.text) for each in told) < 2:  # noqa: ASYNC110
-        await asyncio.sleep(0.02)
+    await until(lambda: sum(bool(each.text) for each in told) >= 2, 100)
     before = [bool(each.text) for each in told]
     dies.kill()
     await asyncio.gather(*asked)

@@ -129,7 +129,7 @@ def test_commands_without_a_server_say_what_is_next(stranger: Stranger):
     assert "tandem serve" in stranger.run("ps", status=1).stderr
     assert "tandem serve" in stranger.run("logs", status=1).stderr
     assert "tandem service install" in stranger.run("service", "status", status=3).stdout
-    assert "tandem chat MODEL PROMPT" in stranger.run("chat", "Who are you?", status=2).stderr
+    assert "tandem chat MODEL PROMPT" in stranger.run("chat", "What are you?", status=2).stderr
 
 
 def test_a_model_is_loaded_answers_and_goes(served: Stranger):

@@ -56,7 +56,7 @@ class Served(NamedTuple):
     client: httpx2.AsyncClient
     model: str
     fields: dict[str, Any]
-    """Of every body."""
+    """Fields of every body."""
 
     async def ask(self, tools: Tools, choice: Any = "auto", **fields: Any) -> httpx2.Response:
         body = {
@@ -76,7 +76,7 @@ ENDINGS = {"}": 90, "]": 80, '"': 70}
 
 
 def _token_id(character: str) -> str:
-    """In the byte vocabulary of `tiny_model`, whose first token is the exclamation mark."""
+    """Token ids in the byte vocabulary of `tiny_model`, which begins with the exclamation mark."""
     return str(ord(character) - ord("!"))
 
 

@@ -14,6 +14,7 @@ from typing import Any
 
 import pytest
 from fakes.recorded_ollama import Reply, StandIn, stand_in
+from fakes.waiting import pause
 from openai import APIError, AsyncOpenAI
 from servers.server_process import serving, write
 
@@ -25,7 +26,7 @@ CHANCE = random.Random(5)  # noqa: S311 - noise, not secrets.
 
 
 class Chaos:
-    """What an Ollama says to each question, and to which of them it said all of it."""
+    """Answers of an Ollama at random, and the questions that it answered in full."""
 
     def __init__(self, standin: StandIn) -> None:
         self._standin = standin
@@ -61,7 +62,7 @@ async def _say(reply: Reply, lines: Sequence[bytes]) -> None:
         await reply.chunk(data[:size])
         data = data[size:]
         if CHANCE.random() < 0.1:
-            await asyncio.sleep(CHANCE.random() * 0.02)
+            await pause(CHANCE.random() * 0.02)
 
 
 async def _ask(client: AsyncOpenAI, question: str, streamed: bool) -> tuple[str, str | None]:

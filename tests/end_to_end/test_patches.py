@@ -22,9 +22,9 @@ pytestmark = [pytest.mark.long, pytest.mark.slow, pytest.mark.timeout(3600)]
 
 PATCHES, AT_ONCE = 100, 16
 MOST_TOKENS = 120
-"""Of a patch: those that end have 20 to 50."""
+"""Limit of a patch: complete ones have 20 to 50."""
 GRAMMAR = (Path(__file__).parents[1] / "data" / "codex" / "apply_patch.lark").read_text()
-"""As codex 0.171.0 sends it."""
+"""The grammar that codex 0.171.0 sends."""
 EXAMPLE = (
     "You edit files with the tool apply_patch. A whole patch:\n*** Begin Patch\n"
     "*** Update File: notes/hello.txt\n@@\n-hello\n+Hello, world!\n*** End Patch\n"

@@ -95,13 +95,13 @@ def answers(server: Running, model: str) -> list[str]:
 
 
 def alike(one: str, two: str) -> int:
-    """With how many characters both begin."""
+    """Return the length of the beginning that both share, in characters."""
     shorter = min(len(one), len(two))
     return next((at for at in range(shorter) if one[at] != two[at]), shorter)
 
 
 def compare(left: list[str], right: list[str]) -> int:
-    """How many are equal; prints where the others part."""
+    """Return the number of equal answers, and print the point at which the others differ."""
     for question, one, two in zip(QUESTIONS, left, right, strict=True):
         if one != two:
             same = alike(one, two)

@@ -8,6 +8,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from fakes.waiting import until_now
 from openai import AsyncOpenAI, NotFoundError
 from openai.types.chat import ChatCompletionMessageParam
 from servers.server_process import Running, serving, write
@@ -51,22 +52,19 @@ def counters(server: Running, kind: str) -> dict[str, int]:
 
 
 def until_active(server: Running, kind: str) -> None:
-    for _ in range(500):
-        if counters(server, kind)["active"]:
-            return
-        time.sleep(0.01)
-    raise AssertionError(f"{kind} never began: {counters(server, kind)}")
+    until_now(lambda: counters(server, kind)["active"] > 0)
 
 
 def until_idle(server: Running, kind: str, within: float) -> float:
-    """Seconds until no request and no row is left."""
-    began = time.monotonic()
-    while time.monotonic() - began < within:
+    """Return the seconds until no request and no row is left."""
+
+    def is_idle() -> bool:
         now = counters(server, kind)
-        if now["active"] == 0 and now.get("rows", 0) == 0:
-            return time.monotonic() - began
-        time.sleep(0.02)
-    raise AssertionError(f"{kind} still works after {within} s: {counters(server, kind)}")
+        return now["active"] == 0 and now.get("rows", 0) == 0
+
+    began = time.monotonic()
+    until_now(is_idle, within)
+    return time.monotonic() - began
 
 
 @pytest.mark.parametrize(("kind", "model"), BACKENDS)
@@ -129,7 +127,6 @@ def test_a_client_that_is_killed_stops_the_work(
     with socket.create_connection(("127.0.0.1", server.port)) as connection:
         connection.sendall(head.encode() + body)
         until_active(server, kind)
-        time.sleep(0.15)
     until_idle(server, kind, within=30)
     assert counters(server, kind)["cancelled"] == before + 1
     with server.sdk() as client:

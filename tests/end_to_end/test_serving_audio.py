@@ -35,7 +35,7 @@ class Recording(NamedTuple):
     file: tuple[str, bytes, str]
     seconds: float
     second_at: float
-    """Where the second sentence begins."""
+    """Time at which the second sentence begins, in seconds."""
 
 
 @pytest.fixture(scope="module")

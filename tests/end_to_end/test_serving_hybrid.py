@@ -1,7 +1,6 @@
 """The hybrid API as its users meet it: a real server, both engines, Ollama's own client."""
 
 import json
-import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -10,6 +9,7 @@ import jsonschema
 import ollama
 import pytest
 from fakes.tiny_model import write_tiny_model
+from fakes.waiting import until_now
 from servers.ollama_server import PLAIN, THINK, TOOLS, require_model
 from servers.server_process import Running, serving, write
 
@@ -70,14 +70,15 @@ def called(city: str) -> dict[str, Any]:
 
 
 def is_loaded(server: Running, name: str, expected: bool) -> bool:
-    """Whether it is told so; a look that was on its way may be one too old, hence the second."""
-    for _ in range(2):
+    """Return true if the server reports `expected`, which may be as old as its list."""
+
+    def is_reported() -> bool:
         held = json.loads(server.get("/api/models")[1])["backends"]
         (model,) = [m for each in held.values() for m in each["models"] if m["name"] == name]
-        if model["loaded"] == expected:
-            return True
-        time.sleep(6)
-    return False
+        return model["loaded"] == expected
+
+    until_now(is_reported, every=0.5)
+    return True
 
 
 @pytest.mark.parametrize("model", [PLAIN, TINY, "both"])
@@ -138,7 +139,7 @@ def test_model_is_loaded_and_unloaded_without_messages(
 
 def test_error_is_raised_by_ollamas_client(client: ollama.Client):
     with pytest.raises(ollama.ResponseError) as caught:
-        client.chat("nobody", FRANCE)
+        client.chat("absent", FRANCE)
     assert caught.value.status_code == 404
     with pytest.raises(ollama.ResponseError, match="mirostat"):
         client.chat(TINY, FRANCE, options={"mirostat": 1})

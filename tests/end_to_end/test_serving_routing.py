@@ -36,7 +36,7 @@ FEW_DAYS: dict[str, Any] = {
     "required": ["day"],
     "additionalProperties": False,
 }
-"""With a keyword that Ollama does not enforce."""
+"""A schema with a keyword that Ollama does not enforce."""
 FILLING: dict[str, Any] = {"prompt": "def f(", "suffix": "return 1", "max_tokens": 4}
 
 

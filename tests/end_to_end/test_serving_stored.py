@@ -42,7 +42,7 @@ def stored_ids(client: OpenAI) -> set[str]:
 
 @pytest.mark.long
 def test_answers_survive_kill_9_while_others_are_written(tmp_path: Path):
-    """What a client has got is stored; the answers under way may be lost."""
+    """Answers that a client has received are stored; those in progress may be lost."""
     path = config(tmp_path)
     received: set[str] = set()
     for _ in range(2):
@@ -103,7 +103,7 @@ def test_background_answer_is_cancelled_by_a_shutdown(tmp_path: Path):
 
 @contextmanager
 def with_small_files(path: Path) -> Iterator[Running]:
-    """A server whose files cannot grow beyond 400 KiB."""
+    """Run a server that can write no file of more than 400 KiB."""
     start = shlex.join(command("serve", "--port", "0", "--config", str(path)))
     process = subprocess.Popen(
         ["bash", "-c", f"ulimit -f 400; exec {start}"],

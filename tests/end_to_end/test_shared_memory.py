@@ -2,7 +2,6 @@
 
 import shutil
 import threading
-import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -12,6 +11,7 @@ import msgspec
 import openai
 import pytest
 from fakes.tiny_model import END, write_tiny_model
+from fakes.waiting import until_now
 from servers.ollama_server import PLAIN, OllamaProcess
 from servers.server_process import Running, serving, write
 
@@ -38,7 +38,7 @@ ON_OLLAMA = 98_362_745 + 4096 * 2 * 3 * 64 * 2 * 30
 """Bytes of SmolLM2-135M there, and of its least context."""
 
 ENDLESS: dict[str, Any] = {"max_tokens": 700, "logit_bias": {str(END): -100}}
-"""What makes a tiny model go on for a second or more."""
+"""Fields that make a tiny model answer for a second or more."""
 
 
 class Health(msgspec.Struct):
@@ -130,10 +130,7 @@ class Watch:
 
     def until_seen(self, model: str) -> None:
         """Wait for a look that shows it: a small model may come and go between two."""
-        until = time.monotonic() + 10
-        while model not in self.models:
-            assert time.monotonic() < until, f"{model} was never seen"
-            time.sleep(0.02)
+        until_now(lambda: model in self.models)
 
     @property
     def most(self) -> int:

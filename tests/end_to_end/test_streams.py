@@ -32,7 +32,7 @@ BITS = (
     "</tool_call>",
     '{"name": "weather", "arguments": {"city": "Paris"}}',
     '{"name": "weather", "arguments": {"city": "Ro',
-    '{"name": "nobody", "arguments": {}}',
+    '{"name": "absent", "arguments": {}}',
     "Hm, 🙂 é",
     "stop",
     "st",
@@ -46,7 +46,7 @@ TOOLS = [{"type": "function", "function": {"name": "weather", "parameters": CITY
 
 
 def write(choices: tuple[Sequence, ...]) -> tuple[str, ...] | None:
-    """What the choices of a request say; of the same seed always the same."""
+    """Return the texts of a request's choices, which depend on its seed alone."""
     chance = random.Random(choices[0].sampling.seed)  # noqa: S311 - noise, not secrets.
     if chance.random() < 0.3:
         return None

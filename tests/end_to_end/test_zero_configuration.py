@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 from fakes.tiny_model import write_tiny_model
+from fakes.waiting import until_now
 from openai import OpenAI
 from servers.ollama_server import PLAIN
 from servers.server_process import Running, serving
@@ -51,8 +52,7 @@ def test_both_engines_models_are_listed_and_answer(
     server: tuple[Running, float],
 ):
     running, began = server
-    while {TINY, PLAIN} - listed(running).keys():
-        time.sleep(0.02)
+    until_now(lambda: {TINY, PLAIN} <= listed(running).keys())
     print(f"all listed {time.monotonic() - began:.2f} s after that")
     cards = listed(running)
     assert (cards[TINY]["owned_by"], cards[PLAIN]["owned_by"]) == ("mlx", "ollama")

@@ -20,7 +20,7 @@ _CHECK = """async () => {
 
 
 class Problems(list[str]):
-    """What a page must not do: errors, refused scripts and styles, requests to other hosts."""
+    """Faults of a page: errors, refused scripts and styles, requests to other hosts."""
 
     def watch(self, page: Page, origin: str) -> None:
         page.on("console", lambda message: self._note(message.type, message.text))
@@ -47,7 +47,7 @@ async def opened_page(
         pytest.skip(f"no browser is installed: none of {', '.join(_NAMES)}")
     problems = Problems()
     async with async_playwright() as playwright:
-        # Chromium's sandbox needs a user who is not root.
+        # Chromium's sandbox needs a user other than root.
         browser = await playwright.chromium.launch(executable_path=program, args=["--no-sandbox"])
         page = await browser.new_page(
             viewport={"width": width, "height": 800},
@@ -78,7 +78,7 @@ def fetch_axe(folder: Path) -> str:
 
 
 async def violations(page: Page, axe: str) -> list[str]:
-    """What axe-core finds in the document as it is now."""
+    """List the findings of axe-core in the document as it is now."""
     await page.evaluate(axe)
     found: list[str] = await page.evaluate(_CHECK)
     return found

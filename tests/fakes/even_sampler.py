@@ -25,6 +25,6 @@ def draw(tokenizer: Any, matcher: LLMatcher, seed: int, most: int = 200_000) -> 
 
 
 def fits(tokenizer: Any, matcher: LLMatcher, text: str) -> bool:
-    """Whether `text`, in which control tokens may be named, is a whole answer."""
+    """Return true if `text`, in which control tokens may be named, is a whole answer."""
     start, ids = matcher.deep_copy(), tokenizer.encode(text, add_special_tokens=False)
     return start.try_consume_tokens(ids) == len(ids) and start.is_accepting()

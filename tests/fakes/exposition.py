@@ -34,7 +34,7 @@ def families(text: str) -> dict[str, Metric]:
 
 
 def problems(text: str) -> list[str]:
-    """What `promtool check metrics` reports of an exposition."""
+    """List the problems of an exposition that `promtool check metrics` reports."""
     found = [problem for family in families(text).values() for problem in _problems(family)]
     headers = re.findall(r"^# TYPE (\S+)", text, re.MULTILINE)
     return found + [f"{name} comes twice" for name in set(headers) if headers.count(name) > 1]

@@ -182,11 +182,14 @@ class ScriptedBuilder(ScriptedBackend):
 class EndlessBackend(ScriptedBackend):
     """Deltas without end, as fast as the reader takes them."""
 
+    written = 0
+
     async def generate(self, request: GenerationRequest, sink: Sink) -> None:
         self.running += 1
         try:
             sink.write(Started())
             while True:
+                self.written += 1
                 if sink.write(TextDelta("word ")):
                     await sink.drain()
         finally:

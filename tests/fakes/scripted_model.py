@@ -49,7 +49,7 @@ class Script:
 
 
 class ScriptedEngine(Engine):
-    """An engine whose rows say what a test wants, or what the model would."""
+    """An engine that answers with the texts of a test, or with those of the model."""
 
     def __init__(self, config: MLXConfig) -> None:
         super().__init__(config)
@@ -90,7 +90,7 @@ async def answer(backend: Backend, request: GenerationRequest) -> list[Event]:
 
 
 def told(events: list[Event], choice: int = 0) -> dict[str, Any]:
-    """What the events of one choice say together."""
+    """Merge the events of one choice."""
     said: dict[str, Any] = {"text": "", "reasoning": "", "calls": []}
     for event in (e for e in events if getattr(e, "choice", None) == choice):
         match event:

@@ -331,7 +331,7 @@ TEXT: dict[str, tuple[str, dict[str, Any]]] = {
     "qwen3_vl": ("qwen3", {}),
     "qwen3_vl_moe": ("qwen3_moe", {}),
 }  # fmt: skip
-"""Modules whose text model is a part of them: its settings, and what differs from `OWN`."""
+"""Modules that contain a text model: its settings, and the differences from `OWN`."""
 
 VARIANTS: dict[str, tuple[str, dict[str, Any]]] = {
     "llama, sliding": (

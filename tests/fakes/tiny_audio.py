@@ -85,7 +85,7 @@ def _stored(model: Any, name: str, value: mx.array) -> mx.array:
 
 
 def tiny_whisper(folder: Path) -> Path:
-    """Whisper for English with 60 thousand parameters, whose text is that of random bytes."""
+    """Write a Whisper for English with 60 thousand random parameters, which writes random bytes."""
     from mlx_audio.stt.models.whisper.whisper import Model, ModelDimensions
 
     tokens = _write_whisper_tokenizer(folder)

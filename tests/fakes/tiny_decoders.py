@@ -111,7 +111,7 @@ def decoder_tensors(architecture: str, kind: GGML) -> Tensors:
 def _vector(
     generator: np.random.Generator, architecture: str, name: str, shape: tuple[int, ...]
 ) -> np.ndarray:
-    """Of fewer bits than float32 has, as trained; Gemma's norms before 1 is added."""
+    """Draw weights with fewer bits than float32, as trained ones have, and Gemma's norms less 1."""
     is_norm = name.endswith("norm.weight")
     middle = 1.0 if is_norm and architecture not in GEMMAS else 0.0
     trained = generator.normal(middle, 0.3, shape).astype(np.float16).astype(np.float32)

@@ -35,7 +35,7 @@ TOOL_TEMPLATE = (
     "{% if add_generation_prompt %}<|im_start|>assistant\n"
     "{% if enable_thinking is false %}<think>\n\n</think>\n\n{% endif %}{% endif %}"
 )
-"""Of a model that thinks and calls, as Qwen3 does."""
+"""Template of a model that thinks and calls, as Qwen3 does."""
 END = 257
 NO_FOLDER = "/no/cache/here"
 

@@ -15,7 +15,7 @@ import gguf
 import numpy as np
 
 Kind = Literal["pixtral", "mlp"]
-"""As llama.cpp calls them."""
+"""Kinds of projectors, by llama.cpp's names."""
 PATCH = 16
 """Pixels of a side."""
 _WIDTH, _HEADS, _FEED_FORWARD = 64, 2, 128
@@ -26,8 +26,8 @@ _FIXED_SIDE = 64
 
 
 def tokens_of(width: int, height: int) -> int:
-    """Those of an image of whole patches, neither too small nor too large, for Pixtral's kind: each
-    row has one more, which ends it, but for the last."""
+    """Return the number of tokens of an image for Pixtral's kind: one for each patch, and one after
+    each row but the last. The image has whole patches and is neither too small nor too large."""
     rows, columns = height // PATCH, width // PATCH
     return rows * columns + rows - 1
 

@@ -66,7 +66,7 @@ _LLAVA_TEMPLATE = (
     "{% endfor %}{% if message.role == 'assistant' %}</s>{% endif %}{% endfor %}"
     "{% if add_generation_prompt %}ASSISTANT:{% endif %}"
 )
-"""As llava-hf has it: images come first, and a text that is no part is not shown."""
+"""The template of llava-hf: images come first, and a text that is no part is not shown."""
 _GEMMA_TEMPLATE = (
     "{{ bos_token }}{% for message in messages %}"
     "{% set role = 'model' if message.role == 'assistant' else message.role %}"

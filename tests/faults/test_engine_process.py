@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pytest
 from fakes.tiny_model import write_tiny_model
+from fakes.waiting import until_now
 from openai import APIError, OpenAI
 from servers.server_process import Running, serving, write
 
@@ -89,10 +90,7 @@ class Client(threading.Thread):
 
 
 def wait_for_tokens(clients: list[Client]) -> None:
-    ends = time.monotonic() + 100
-    while not all(client.tokens_since_error > 3 for client in clients):
-        assert time.monotonic() < ends, [client.errors[-1:] for client in clients]
-        time.sleep(0.01)
+    until_now(lambda: all(client.tokens_since_error > 3 for client in clients), 100)
 
 
 @pytest.mark.timeout(900)
@@ -114,10 +112,9 @@ def test_every_client_is_told_of_each_of_ten_kills_and_answered_afterwards(
         answered = [len(client.first_tokens) for client in clients]
         at = time.monotonic()
         os.kill(engine, (signal.SIGKILL, signal.SIGABRT, signal.SIGSEGV)[kill % 3])
-        while any(len(c.errors) == n for c, n in zip(clients, known, strict=True)):
-            assert time.monotonic() < at + 60
-            time.sleep(0.005)
-        told += [c.errors[n][0] - at for c, n in zip(clients, known, strict=True)]
+        counts = [*zip(clients, known, strict=True)]
+        until_now(lambda counts=counts: all(len(c.errors) != n for c, n in counts), 60)
+        told += [c.errors[n][0] - at for c, n in counts]
         wait_for_tokens(clients)
         served += [c.first_tokens[n] - at for c, n in zip(clients, answered, strict=True)]
     for client in clients:

@@ -9,7 +9,7 @@ import sys
 from pathlib import Path
 
 import pytest
-from fakes.waiting import until
+from fakes.waiting import pause, until
 
 from tools.faults.bodies import BODIES
 from tools.faults.processes import ROOT, Tandem, free_port, running
@@ -45,7 +45,7 @@ async def begun(tandem: Tandem, count: int) -> list[asyncio.Task[bytes]]:
     idle = tandem.use().descriptors
     streams = [asyncio.create_task(stream_of(tandem.port)) for _ in range(count)]
     await until(lambda: tandem.use().descriptors >= idle + 2 * count - 2, 60)  # Idle ones are used.
-    await asyncio.sleep(0.5)
+    await pause(0.5)
     return streams
 
 
@@ -55,7 +55,7 @@ async def test_signals_end_every_stream_with_an_error_event(signals: list[signal
         streams = await begun(tandem, 20)
         for number in signals:
             tandem.signal(number)
-            await asyncio.sleep(0.1)
+            await pause(0.1)
         assert all([is_told(await stream) for stream in streams])
         assert await asyncio.to_thread(tandem.process.wait, 30) == 0
         assert "Traceback" not in tandem.log.read_text()
@@ -68,7 +68,7 @@ async def test_waiting_request_is_told_of_the_end_at_once():
             asyncio.create_task(send(tandem.port, chat("hang=1", stream=streamed)))
             for streamed in (True, False)
         ]
-        await asyncio.sleep(1)
+        await pause(1)
         tandem.signal(signal.SIGTERM)
         for reply in await asyncio.gather(*waiting):
             assert (reply.status, reply.code) == (503, "server_shutdown")
@@ -81,7 +81,7 @@ async def test_hangup_of_the_terminal_ends_nothing():
         streams = await begun(tandem, 1)
         for _ in range(3):
             tandem.signal(signal.SIGHUP)
-            await asyncio.sleep(0.1)
+            await pause(0.1)
         assert (await send(tandem.port, GOOD)).status == 200
         assert not streams[0].done()
         streams[0].cancel()
@@ -92,7 +92,7 @@ async def test_second_interrupt_leaves_no_traceback():
         await begun(tandem, 2)
         for _ in range(4):
             tandem.signal(signal.SIGINT)
-            await asyncio.sleep(0.05)
+            await pause(0.05)
         await asyncio.to_thread(tandem.process.wait, 30)
         assert "Traceback" not in tandem.log.read_text()
 
@@ -112,15 +112,17 @@ async def test_kill_of_the_upstream_is_told_and_the_next_request_answered(at: in
                         upstream.kill()
                 assert is_told(text)
             else:
-                await asyncio.sleep(0.02)
+                await pause(0.02)
                 upstream.kill()
                 reply = await read_reply(reader)
                 assert reply.status in (200, 502, 503)
                 assert reply.status != 200 or is_told(reply.body)
         upstream.start()
-        async with asyncio.timeout(30):
-            while (await send(tandem.port, GOOD)).status != 200:  # noqa: ASYNC110
-                await asyncio.sleep(0.1)
+
+        async def answers_again() -> bool:
+            return (await send(tandem.port, GOOD)).status == 200
+
+        await until(answers_again, 30)
 
 
 @pytest.mark.parametrize("leave", ["reset", "half-close", "close"])
@@ -145,7 +147,7 @@ async def test_few_descriptors_are_answered_with_503_and_health_goes_on():
         requests = [
             asyncio.create_task(send(tandem.port, chat("tokens=10 pace=0.3"))) for _ in range(300)
         ]
-        await asyncio.sleep(1.5)
+        await pause(1.5)
         assert (await send(tandem.port, encode("GET", "/health"))).status == 200
         replies = await asyncio.gather(*requests)
         assert {reply.status for reply in replies} == {200, 503}
@@ -193,7 +195,7 @@ async def test_output_that_nobody_takes_ends_nothing(redirection: str, tmp_path:
         for _ in range(3):
             reply = await send(port, encode("POST", CHAT, body.encode()))
             assert reply.status == 200
-            await asyncio.sleep(0.3)  # The request log is written.
+            await pause(0.3)  # The request log is written.
         process.send_signal(signal.SIGTERM)
         assert await asyncio.to_thread(process.wait, 30) == 0
     finally:

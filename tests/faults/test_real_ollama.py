@@ -1,11 +1,11 @@
 """A real Ollama that is stopped, continued and killed within answers."""
 
-import asyncio
 import json
 import signal
 from pathlib import Path
 
 import pytest
+from fakes.waiting import until
 from servers.ollama_server import PLAIN, OllamaProcess
 from servers.server_process import serving, write
 
@@ -69,6 +69,7 @@ async def test_ollama_that_is_killed_within_an_answer_is_told_and_used_again(
 
 
 async def _answers_again(port: int) -> None:
-    async with asyncio.timeout(120):
-        while (await send(port, asking(False, 3), 120)).status != 200:  # noqa: ASYNC110
-            await asyncio.sleep(0.5)
+    async def is_answered() -> bool:
+        return (await send(port, asking(False, 3), 120)).status == 200
+
+    await until(is_answered, 120)

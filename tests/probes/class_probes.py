@@ -1,4 +1,4 @@
-"""What every class of models must do, as requests to Tandem's `/v1/chat/completions`.
+"""Duties of every class of models, as requests to Tandem's `/v1/chat/completions`.
 
 A cell is `ok`, `refused` (a 400 that names the parameter), `cut` (the limit came before the end of
 the thought), or a text that says what is wrong.
@@ -6,10 +6,10 @@ the thought), or a text that says what is wrong.
 
 import http.client
 import json
-import time
 from collections.abc import Callable, Iterator
 from typing import Any
 
+from fakes.waiting import until_now
 from msgspec import Struct
 
 JSON = dict[str, Any]
@@ -307,16 +307,20 @@ PROBES: dict[str, Callable[[Probing], None]] = {
 
 
 def wait_for(port: int, model: str, seconds: float = 60) -> None:
-    """Wait until Tandem lists `model`."""
-    until = time.monotonic() + seconds
-    while time.monotonic() < until:
+    """Wait until Tandem lists `model`.
+
+    Raises:
+        AssertionError: it does not within `seconds`.
+    """
+
+    def is_listed() -> bool:
         connection = http.client.HTTPConnection("127.0.0.1", port, timeout=30)
         connection.request("GET", "/v1/models")
         listed = json.loads(connection.getresponse().read())["data"]
         connection.close()
-        if any(model in card["id"] for card in listed):
-            return
-        time.sleep(0.2)
+        return any(model in card["id"] for card in listed)
+
+    until_now(is_listed, seconds, every=0.2)
 
 
 def cells(port: int, model: str, only: tuple[str, ...] = ()) -> Iterator[tuple[str, str]]:

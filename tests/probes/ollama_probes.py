@@ -25,7 +25,7 @@ Test = Callable[[Side], bool]
 class Probe(NamedTuple):
     parameter: str
     judged: str
-    """What was looked at, in words for the table."""
+    """The property that was checked, in words for the table."""
     heeds: Test
 
 
@@ -96,7 +96,7 @@ _PHOTO: JSON = {"type": "image_url", "image_url": {"url": data_url(photo("png"))
 
 
 def _tokens_seen(side: Side, content: list[JSON], turns: int) -> int:
-    """Of a prompt of as many turns, each with that content."""
+    """Return the tokens of a prompt with that many turns, each with that content."""
     turn = [{"role": "user", "content": content}, {"role": "assistant", "content": "A house."}]
     messages = (turn * turns)[:-1]
     return side.chat(model=SEES, messages=messages, max_tokens=1)["usage"]["prompt_tokens"]
@@ -214,7 +214,7 @@ def _packed(side: Side) -> bool:
 
 
 def _never(**fields: Any) -> Test:
-    """What no text model can do: to answer as if nothing was asked is to ignore it."""
+    """Test a wish that no text model can grant: an answer of any kind ignores it."""
 
     def heeds(side: Side) -> bool:
         side.chat(**fields)

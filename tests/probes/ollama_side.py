@@ -40,7 +40,7 @@ class Side:
             return json.load(response)
 
     def stream(self, body: JSON) -> Iterator[JSON]:
-        """The frames of a chat; who stops reading closes the connection."""
+        """Yield the frames of a chat. Closing the iterator closes the connection."""
         asked = {"model": PLAIN, "stream": True} | body
         with self._open("/v1/chat/completions", asked) as response:
             for line in response:
@@ -48,7 +48,7 @@ class Side:
                     yield json.loads(line.removeprefix(b"data: "))
 
     def loaded(self) -> list[JSON]:
-        """What Ollama says is loaded."""
+        """List the models that Ollama reports as loaded."""
         with urllib.request.urlopen(f"{self._ollama}/api/ps", timeout=_SECONDS) as response:
             return json.load(response)["models"]
 

@@ -195,6 +195,11 @@ def test_an_alias_may_name_a_backend_that_is_switched_off(tmp_path: Path):
         ("server: {port: 70000}", "$.server.port: Expected `int` <= 65535"),
         ("server: {prot: 1}", "$.server: Object contains unknown field `prot`"),
         ("servers: {}", "Object contains unknown field `servers`"),
+        ("server: {log_format: xml}", "Invalid enum value 'xml'; use json or text"),
+        (
+            "server: {keys: [{name: a, key: env:A}, {name: b, key: env:B, role: root}]}",
+            "$.server.keys[1].role: Invalid enum value 'root'; use admin or use",
+        ),
         ("backends: {box: {}}", "$.backends.box.kind: missing; use mlx, ollama or echo"),
         ("backends: {box: true}", "$.backends.box.kind: missing; use mlx, ollama or echo"),
         ("backends: {box: 3}", "$.backends.box: Expected `object`, got `int`"),
@@ -418,5 +423,5 @@ def test_every_wrong_variable_is_named():
         load_config(None, {"TANDEM_PORT": "eighty", "TANDEM_LOG_FORMAT": "xml"})
     assert str(caught.value).splitlines() == [
         "$TANDEM_PORT: Expected `int`, got `str`",
-        "$TANDEM_LOG_FORMAT: Invalid enum value 'xml'",
+        "$TANDEM_LOG_FORMAT: Invalid enum value 'xml'; use json or text",
     ]

@@ -16,8 +16,15 @@ from typing import Any
 
 import pytest
 from fakes.recorded_ollama import says_lines, stand_in
+from fakes.scripted_backend import ScriptedBackend
 from fakes.tiny_model import write_tiny_model
+from msgspec.structs import replace
+from servers.served import served
 from servers.server_process import command, serving, write
+
+from proxy.access.config import KeyConfig
+from proxy.config import Config, ServerConfig
+from proxy.doctor.machine import check_port
 
 pytestmark = pytest.mark.process
 
@@ -75,6 +82,8 @@ def test_healthy_machine_is_ok_in_the_shape_of_the_report(tmp_path: Path):
     assert (status, report["overallStatus"], report["schemaVersion"]) == (0, "ok", 1)
     assert set(report) == {"schemaVersion", "generatedAt", "overallStatus", "checks"}
     assert checks["config.file"]["status"] == "ok"
+    assert "the budget for models is" in checks["machine.memory"]["summary"]
+    assert checks["machine.memory"]["details"]["budgetBytes"] > 0
     for check in checks.values():
         assert set(check) == {
             *("category", "status", "summary", "details", "remediation", "durationMs")
@@ -115,6 +124,21 @@ def test_port_of_a_silent_program_is_a_failure(tmp_path: Path):
         )
     assert checks["server.port"]["status"] == "fail"
     assert "another program has it" in checks["server.port"]["summary"]
+
+
+async def test_server_with_keys_is_recognised_with_the_key_of_the_commands(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    keys = [KeyConfig(name="mine", key="a-key-0123456789")]
+    settings = ServerConfig(keys=keys, state_folder=str(tmp_path))
+    async with served(ScriptedBackend(), Config(server=settings)) as port:
+        here = Config(server=replace(settings, port=port))
+        checks = []
+        for key in ("another-key-0123456789", "a-key-0123456789", "no key"):
+            monkeypatch.setenv("TANDEM_API_KEY", key)
+            checks.append((await check_port(here))["server.port"])
+    assert [check.status for check in checks] == ["warning", "ok", "fail"]
+    assert "TANDEM_API_KEY" in (checks[0].remediation or "")
 
 
 @pytest.mark.long

@@ -20,7 +20,7 @@ from adapters.events import Started, TextDelta
 from proxy.errors import BACKEND_ERRORS, HTTP_ERRORS, to_failure
 
 URL = "/v1/chat/completions"
-SECRET = "the prompt of somebody"
+SECRET = "the prompt of a user"
 
 TABLE = {
     "InvalidRequestError": (400, "invalid_request_error", None),

@@ -53,7 +53,7 @@ async def test_health_needs_no_thread():
 
 
 class BrokenMemory:
-    """Memory of a backend whose process has ended."""
+    """Memory of a backend that has lost its process."""
 
     elastic = False
 

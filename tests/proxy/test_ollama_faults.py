@@ -17,6 +17,7 @@ from fakes.recorded_ollama import (
     stand_in,
 )
 from fakes.scripted_backend import ScriptedBackend, http_client
+from fakes.waiting import pause
 
 from adapters.config import OllamaConfig
 from adapters.ollama.backend import OllamaBackend
@@ -64,7 +65,7 @@ async def slow_drip(reply: Reply) -> None:
     await reply.chunk(json.dumps(WORD).encode() + b"\n")
     for byte in json.dumps(WORD).encode():
         await reply.chunk(bytes([byte]))
-        await asyncio.sleep(0.05)
+        await pause(0.05)
 
 
 HUGE = b'{"message": {"content": "' + b"a" * 1_100_000 + b'"}}'
@@ -84,7 +85,7 @@ BEFORE: dict[str, tuple[Script, int, str]] = {
     "unavailable": (plain(503, b'{"error": "server busy"}'), 429, "backend_busy"),
     "a page": (plain(500, PAGE, Content_Type="text/html"), 502, "bad_upstream"),
     "a redirect": (plain(302, b"", Location="http://127.0.0.1:9/"), 502, "bad_upstream"),
-    "a challenge": (plain(401, b'{"error": "who are you"}'), 502, "bad_upstream"),
+    "a challenge": (plain(401, b'{"error": "log in first"}'), 502, "bad_upstream"),
     "silence": (silent, 504, "backend_timeout"),
     "silence after its head": (silent_after_its_head, 504, "backend_timeout"),
     "recorded: a full queue": (recorded("fault-queue-full"), 429, "backend_busy"),
@@ -108,7 +109,7 @@ AFTER: dict[str, tuple[Script, int, str]] = {
 
 
 class Told:
-    """What a client has read."""
+    """The answer as a client has read it."""
 
     def __init__(self, status: int, headers: Any, text: str) -> None:
         self.status, self.headers, self.text = status, headers, text
@@ -278,7 +279,7 @@ NO_TEXT: dict[str, tuple[Script, bool]] = {
     "at once": (says_lines(), True),
     "after a word": (says_lines(WORD | {"response": "A"}), False),
 }
-"""What Ollama says where its runner wrote bytes that are no text: 200, and then no more."""
+"""Answers of Ollama if its runner wrote bytes that are no text: 200, and then nothing."""
 
 
 @pytest.mark.parametrize("streamed", [False, True], ids=["whole", "streamed"])

@@ -1,4 +1,4 @@
-"""What a GGUF computes, in numpy and float64, from the definitions of its architecture.
+"""Forward pass of a GGUF in numpy and float64, from the definitions of its architecture.
 
 Nothing here knows of MLX: tensors go by GGUF's names and lie as GGUF has them.
 
@@ -97,7 +97,7 @@ class Reference:
         return self._is_gemma and (index + 1) % 6 != 0
 
     def _seen(self, index: int, tokens: int) -> NDArray[np.bool_]:
-        """(tokens, tokens): who looks at whom."""
+        """Return the attention mask, (tokens, tokens): true where a row's token sees a column's."""
         back = np.arange(tokens)[:, None] - np.arange(tokens)[None, :]
         window = self._settings["attention.sliding_window"] if self._is_local(index) else tokens
         return (back >= 0) & (back < window)

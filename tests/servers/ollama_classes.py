@@ -19,11 +19,19 @@ BUILT_IN: dict[str, tuple[str, str]] = {
     for name in (
         *("qwen3-coder", "qwen3.5", "gemma4", "glm-4.7", "olmo3", "olmo3-think", "lfm2"),
         *("lfm2-thinking", "cogito", "nemotron-3-nano", "qwen3-vl-instruct", "qwen3-vl-thinking"),
-        *("cohere", "functiongemma", "laguna", "glimmer"),
+        *("cohere", "functiongemma", "laguna", "glimmer", "ornith", "nemotron-3.5-nano"),
+        *("glm-ocr", "poolside-v1"),
     )
 } | {
     "deepseek3.1": ("deepseek3.1", "deepseek3"),
+    "qwen3.8": ("qwen3.8", "qwen3.5"),
+    "olmo3.1": ("olmo3.1", "olmo3"),
+    "olmo3-32b-think": ("olmo3-32b-think", "olmo3-think"),
+    "gemma4-large": ("gemma4-large", "gemma4"),
+    "gemma4-small": ("gemma4-small", "gemma4-no-thinking"),
     "harmony": ("", "harmony"),
+    "qwen3-thinking": ("", "qwen3-thinking"),
+    "passthrough": ("", "passthrough"),
     "ministral": ("", "ministral"),
     "qwen3": ("", "qwen3"),
 }

@@ -15,7 +15,6 @@ import socket
 import subprocess
 import sys
 import tempfile
-import time
 import urllib.error
 import urllib.request
 from collections.abc import Callable, Iterator
@@ -25,6 +24,7 @@ from typing import IO, Any
 
 import pytest
 from fakes.tiny_projector import Kind, write_projector
+from fakes.waiting import until_now
 
 PLAIN, TOOLS, THINK = "smollm2:135m", "smollm2-tools:135m", "smollm2-think:135m"
 FILL, EMBED = "smollm2-fim:135m", "all-minilm:latest"
@@ -124,12 +124,10 @@ class OllamaProcess:
         return os.environ | own
 
     def _wait(self) -> None:
-        until = time.monotonic() + _START_SECONDS
-        while time.monotonic() < until:
-            if _ask(self.host, "/api/version") is not None:
-                return
-            time.sleep(0.05)
-        pytest.skip(f"`ollama serve` does not answer within {_START_SECONDS:.0f} s.")
+        try:
+            until_now(lambda: _ask(self.host, "/api/version") is not None, _START_SECONDS, 0.05)
+        except AssertionError:
+            pytest.skip(f"`ollama serve` does not answer within {_START_SECONDS:.0f} s.")
 
 
 @pytest.fixture(scope="session")

@@ -67,7 +67,7 @@ class Running:
 
 @contextmanager
 def serving(config: Path | None, module: str = "recorder.serve") -> Iterator[Running]:
-    """With that file, or with none but the user's own; `module` runs in place of `tandem`."""
+    """Run a server with that file, or with the user's own; `module` runs in place of `tandem`."""
     named = ("--config", str(config)) if config is not None else ()
     process = subprocess.Popen(
         [sys.executable, "-m", module, "serve", "--port", "0", *named],

@@ -30,8 +30,8 @@ class Size(Struct, frozen=True, kw_only=True):
     count: Count
     counter: TokenCounter
     room: int = 0
-    in_jinja: bool = False
-    """llama-server renders the model's template, and reads its answers."""
+    is_parsed: bool = False
+    """See `ModelInfo.is_parsed`."""
 
     def learn(self, prompt_tokens: int) -> None:
         """Correct the estimate by the `prompt_tokens` that Ollama has counted."""
@@ -86,7 +86,7 @@ class ContextSizing:
             count=count,
             counter=counter,
             room=room,
-            in_jinja=bool(facts.jinja),
+            is_parsed=facts.is_parsed,
         )
         _require_room(size, body.model)
         return size

@@ -54,7 +54,7 @@ class RenderedAnswer:
                 await exchange.ask(as_before, self._writer.write)
                 return
         if model is None:
-            if self._plan.begun:
+            if self._plan.begun and "continue_final_message" not in self._plan.wishes:
                 raise UnsupportedParameterError(
                     "This Ollama does not render prompts for Tandem, which"
                     " 'continue_final_message' needs: update it.",
@@ -96,7 +96,7 @@ class RenderedAnswer:
         return True
 
     def _leave_out_budget(self) -> None:
-        if not self._plan.is_budget_wish:
+        if "reasoning_budget" not in self._plan.wishes:
             raise UnsupportedParameterError(
                 "'reasoning_budget' is not supported: Ollama does not show the words around the"
                 f" thoughts of '{self._plan.chat.model}'.",

@@ -12,7 +12,7 @@ from adapters.ollama.translate.grammar_schema import GrammarSchema
 from adapters.ollama.translate.request import to_body, to_grammar
 from adapters.ollama.translate.tool_choice import is_forced, may_call
 from adapters.ollama.wire import ChatBody, RawBody
-from adapters.request import GenerationRequest, JSONObject
+from adapters.request import Feature, GenerationRequest, JSONObject
 
 _ANY_OBJECT: dict[str, Any] = {"type": "object"}
 
@@ -30,8 +30,8 @@ class RenderedPlan(Struct, frozen=True):
     """False where the answer begins at once."""
     budget: int | None = None
     """Tokens after which a thought is ended."""
-    is_budget_wish: bool = False
-    """Answer without the budget where it cannot be kept."""
+    wishes: frozenset[Feature] = frozenset()
+    """Features to do without where this Ollama or the model lacks them."""
 
     @property
     def is_free(self) -> bool:
@@ -106,7 +106,7 @@ def to_plan(
         begun,
         may_think,
         request.reasoning_budget,
-        "reasoning_budget" in request.wishes,
+        request.wishes,
     )
 
 

@@ -39,15 +39,6 @@ _ANNOTATIONS = frozenset(
     }
 )
 """Keywords that allow every value."""
-_STANDARD_FORMATS = frozenset(
-    {
-        *("date", "time", "date-time", "duration"),
-        *("email", "idn-email", "hostname", "idn-hostname", "ipv4", "ipv6"),
-        *("uri", "uri-reference", "iri", "iri-reference", "uri-template", "uuid"),
-        *("json-pointer", "relative-json-pointer", "regex"),
-    }
-)
-"""Any other format says nothing."""
 _FORMATS = frozenset({"date", "time", "date-time", "uuid"})
 """Enforced by the grammar by their names; others of `format_patterns` as patterns."""
 _OF_TYPE: Mapping[str, tuple[str, ...]] = {
@@ -445,10 +436,9 @@ class _Rewriting:
         if "format" not in part:
             return
         name: Any = part["format"]
-        if not isinstance(name, str) or name not in _STANDARD_FORMATS:
+        if not isinstance(name, str) or name not in PATTERNS:
+            # To JSON Schema a format is an annotation.
             self.meaningless.append(f"{path}.format")
-        elif name not in PATTERNS:
-            self._leave_out(f"{path}.format", "format")
         elif "pattern" in node:
             self._check(path, "format")
         elif name in _FORMATS:

@@ -333,10 +333,10 @@ class AnswerWriter:
 
     def resume(self) -> Written | None:
         """Return what was written of the answer, to write its rest; `None` where there can be none,
-        because it had a call."""
+        because it had a call or was not kept."""
         keeper, self._keeper = self._keeper, None
         if keeper is None:
-            return Written()
+            return None if self._in_attempt else Written()
         if keeper.has_called:
             return None
         written = keeper.written()

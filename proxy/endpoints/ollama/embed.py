@@ -83,6 +83,7 @@ _EMBED_OLD = Operation(
 @post("/api/embed", status_code=200, operation=_EMBED, errors=OLLAMA_ERRORS)
 async def create_embed(request: ServerRequest) -> ASGIResponse:
     began_at = time.perf_counter()
+    request.record.operation = "embeddings"
     body = await request.read(EmbedRequest)
     # A text that is empty by itself is nothing to embed; in a list it has a vector.
     inputs = tuple(filter(None, [body.input])) if isinstance(body.input, str) else body.input or ()
@@ -98,6 +99,7 @@ async def create_embed(request: ServerRequest) -> ASGIResponse:
 
 @post("/api/embeddings", status_code=200, operation=_EMBED_OLD, errors=OLLAMA_ERRORS)
 async def create_old_embedding(request: ServerRequest) -> ASGIResponse:
+    request.record.operation = "embeddings"
     body = await request.read(OldEmbedRequest)
     embeddings = await _embed(request, body, tuple(filter(None, [body.prompt])), None)
     return JSONResponse(OldEmbedAnswer(embeddings.vectors[0] if embeddings.vectors else ()))

@@ -130,6 +130,7 @@ _EMBED = Operation(
 
 @post("/v1/embeddings", status_code=200, operation=_EMBED, fast=True)
 async def create_embedding(request: ServerRequest) -> ASGIResponse:
+    request.record.operation = "embeddings"
     body = await request.read(EmbeddingsBody)
     model = request.forced(body.model, body.backend)
     routed = replace(to_embedding_request(body), model=model)

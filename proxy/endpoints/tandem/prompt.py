@@ -29,7 +29,7 @@ from proxy.endpoints.wire_types import Usage, to_usage
 from proxy.errors import Failure
 from proxy.http.event_stream import NDJSON, AroundText, Put, json_line
 from proxy.openapi import Operation
-from proxy.record import Record
+from proxy.record import ModelOperation, Record
 from proxy.sinks import Answer
 
 _encode = msgspec.json.Encoder().encode
@@ -173,6 +173,7 @@ def _with_end(line: PromptAnswer, finished: Finished, record: Record) -> PromptA
 
 class PromptDialect:
     framing = NDJSON
+    operation: ModelOperation = "text_completion"
 
     def parse(self, request: ServerRequest, raw: bytes) -> Call[PromptRequest]:
         body = request.decode(raw, PromptRequest)

@@ -363,7 +363,7 @@ async def test_raw_text_is_continued_without_a_template(backend: MLXBackend) -> 
     assert finished.usage.prompt_tokens == 3
 
 
-@pytest.mark.parametrize("name", ["nobody", "../llama", "", "llama/", "/etc", "~"])
+@pytest.mark.parametrize("name", ["absent", "../llama", "", "llama/", "/etc", "~"])
 async def test_a_name_that_no_model_has_is_not_found(backend: MLXBackend, name: str) -> None:
     with pytest.raises(ModelNotFoundError):
         await answer(backend, chat(name))

@@ -140,7 +140,7 @@ async def test_two_hundred_nested_schemas_are_kept_and_end(backend: MLXBackend, 
     def make(number: int) -> Asked:
         schema = Shapes(number).object()
         shape = JSONSchema(schema, strict=True)
-        request = chat("Invent somebody, as JSON.", model, **wild(number, response_format=shape))
+        request = chat("Invent a person, as JSON.", model, **wild(number, response_format=shape))
         return request, lambda said: jsonschema.validate(json.loads(said["text"]), schema)
 
     assert await reasons(backend, make) == ["stop"] * REQUESTS * CHOICES
@@ -156,7 +156,7 @@ async def test_two_hundred_forced_calls_are_valid_and_end(backend: MLXBackend, m
         )
         several = number % 2 == 0
         forced = wild(number, tools=tools, tool_choice="required", parallel_tool_calls=several)
-        request = chat("Find somebody somewhere.", model, **forced)
+        request = chat("Find a person somewhere.", model, **forced)
         return request, lambda said: require_calls(said["calls"], tools, several=several)
 
     assert await reasons(backend, make) == ["tool_calls"] * REQUESTS * CHOICES

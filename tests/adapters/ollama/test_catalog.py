@@ -6,6 +6,7 @@ from contextlib import aclosing
 from typing import Any
 
 import pytest
+from fakes.clock import Clock
 from fakes.recorded_ollama import Reply, StandIn, recording, replay
 
 from adapters import sink
@@ -213,9 +214,10 @@ async def test_context_length_that_is_none_is_not_known(
 
 
 async def test_origin_comes_from_show_and_is_fetched_once(full: StandIn):
-    backend = OllamaBackend(OllamaConfig(host=full.host, refresh=0.001))
+    clock = Clock()
+    backend = OllamaBackend(OllamaConfig(host=full.host), Limits(clock=clock))
     models = await backend.list_models()
-    await asyncio.sleep(0.01)
+    clock.advance()
     assert await backend.list_models() == models
     chat, embed = (
         recording(name)["response"]["chunks"][0] for name in ("show-llama", "show-embed")
@@ -269,9 +271,10 @@ async def test_show_of_an_old_server_is_fetched_once_for_each_digest(
         tag["digest"] = "the same"
     says_json(full, "/api/tags", tags)
     full.replays("show-llama")
-    backend = OllamaBackend(OllamaConfig(host=standin.host, refresh=0.001))
+    clock = Clock()
+    backend = OllamaBackend(OllamaConfig(host=standin.host), Limits(clock=clock))
     models = await backend.list_models()
-    await asyncio.sleep(0.01)
+    clock.advance()
     assert await backend.list_models() == models
     assert {model.capabilities for model in models} == {frozenset({"chat"})}
     assert {model.context_length for model in models} == {8192}
@@ -280,11 +283,12 @@ async def test_show_of_an_old_server_is_fetched_once_for_each_digest(
 
 
 async def test_model_that_cannot_be_shown_is_listed_and_fetched_again(full: StandIn):
-    backend = OllamaBackend(OllamaConfig(host=full.host, refresh=0.001))
+    clock = Clock()
+    backend = OllamaBackend(OllamaConfig(host=full.host), Limits(clock=clock))
     full.replays("show-missing", "/api/show")
     assert len(await backend.list_models()) == 4
     full.replays("show-embed")
-    await asyncio.sleep(0.01)
+    clock.advance()
     capabilities = {model.name: model.capabilities for model in await backend.list_models()}
     assert capabilities["all-minilm:latest"] == {"embedding"}
     await backend.aclose()
@@ -315,11 +319,12 @@ async def test_callers_that_meet_share_one_question(full: StandIn, backend: Olla
 
 
 async def test_list_is_valid_for_a_while_and_no_longer(full: StandIn):
-    ollama = OllamaServer(full.host, OllamaConfig(host=full.host, refresh=0.1))
+    clock = Clock()
+    ollama = OllamaServer(full.host, OllamaConfig(host=full.host, refresh=30), Limits(clock=clock))
     await ollama.models()
     await ollama.models()
     assert paths(full).count("/api/tags") == 1
-    await asyncio.sleep(0.12)
+    clock.advance(31)
     await ollama.models()
     assert paths(full).count("/api/tags") == 2
     await ollama.aclose()
@@ -358,7 +363,8 @@ async def test_failure_after_all_callers_have_left_is_quiet(
     await asyncio.sleep(0)
     task.cancel()
     await asyncio.wait([task])
-    await asyncio.sleep(0.05)
+    await standin.has_seen("/api/tags")
+    await backend.aclose()
     assert paths(standin) == ["/api/tags"]
 
 
@@ -492,7 +498,7 @@ async def test_closing_the_backend_stops_the_list_in_progress(standin: StandIn):
     standin.says("/api/tags", hangs)
     backend = OllamaBackend(OllamaConfig(host=standin.host))
     waiting = asyncio.create_task(backend.list_models())
-    await asyncio.sleep(0.05)
+    await standin.has_seen("/api/tags")
     await backend.aclose()
     with pytest.raises(BackendUnavailableError):
         await asyncio.wait_for(waiting, 20)

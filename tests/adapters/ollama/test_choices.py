@@ -5,6 +5,7 @@ from typing import Any
 
 import pytest
 from fakes.recorded_ollama import Reply, StandIn, says_lines
+from fakes.waiting import pause
 
 from adapters import sink
 from adapters.config import OllamaConfig
@@ -122,7 +123,7 @@ async def test_choice_may_wait_while_another_is_written(standin: StandIn, backen
             await reply.head()
             for _ in range(3):
                 await reply.chunk(b'{"message": {"content": "A"}, "done": false}\n')
-                await asyncio.sleep(0.1)
+                await pause(0.1)
             await reply.chunk(b'{"message": {"content": ""}, "done": true}\n')
             await reply.end()
 

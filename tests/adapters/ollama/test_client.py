@@ -10,6 +10,7 @@ from typing import Any
 import anyio
 import pytest
 from fakes.recorded_ollama import Reply, StandIn, recording, says_lines, stand_in
+from fakes.waiting import pause
 from msgspec.structs import replace
 
 from adapters import sink
@@ -478,7 +479,7 @@ async def keeps_dripping(reply: Reply) -> None:
     with contextlib.suppress(OSError):
         while True:
             await reply.chunk(b" ")
-            await asyncio.sleep(0.02)
+            await pause(0.02)
 
 
 @pytest.mark.parametrize("script", [hangs, hangs_after_the_headers, drips])
@@ -584,7 +585,7 @@ async def test_generator_closed_inside_a_cancelled_scope_closes_the_socket(
 
 async def _close(events: AsyncGenerator[Event]) -> None:
     try:
-        await anyio.sleep(1)
+        await anyio.sleep_forever()
     finally:
         await events.aclose()
 

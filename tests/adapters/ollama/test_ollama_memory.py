@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from fakes.clock import Clock
 from fakes.recorded_ollama import Reply, StandIn, recording
 from fakes.waiting import until
 
@@ -20,6 +21,7 @@ from adapters.ollama.memory import has_gpu_memory, to_footprint
 from adapters.ollama.model_info import ModelInfo
 from adapters.ollama.wire import Tag
 from adapters.request import EmbeddingRequest, GenerationRequest, Message, TextPart
+from adapters.upstream.limits import Limits
 from proxy.memory.budget import SharedBudget
 
 PLAIN, TOOLS = "smollm2:135m", "smollm2-tools:latest"
@@ -101,8 +103,13 @@ def shop(standin: StandIn) -> Shop:
 
 
 @pytest.fixture
-async def backend(standin: StandIn, shop: Shop) -> AsyncIterator[OllamaBackend]:
-    backend = OllamaBackend(OllamaConfig(host=standin.host, refresh=0.001))
+def clock() -> Clock:
+    return Clock()
+
+
+@pytest.fixture
+async def backend(standin: StandIn, shop: Shop, clock: Clock) -> AsyncIterator[OllamaBackend]:
+    backend = OllamaBackend(OllamaConfig(host=standin.host, refresh=0.001), Limits(clock=clock))
     await backend.list_models()
     yield backend
     shop.hangs.set()
@@ -222,12 +229,14 @@ async def test_model_that_is_answering_stays_loaded_and_the_other_is_refused(
 
 
 async def until_busy(backend: OllamaBackend) -> Resident:
-    for _ in range(500):
-        for each in await backend.memory_user.resident(fresh=True):
-            if each.busy:
-                return each
-        await asyncio.sleep(0.01)
-    raise AssertionError("no model was busy within five seconds")
+    busy: list[Resident] = []
+
+    async def is_busy() -> bool:
+        busy.extend(r for r in await backend.memory_user.resident(fresh=True) if r.busy)
+        return bool(busy)
+
+    await until(is_busy)
+    return busy[0]
 
 
 async def test_a_longer_context_is_asked_for_before_it_is_loaded(
@@ -317,12 +326,14 @@ async def test_a_load_and_an_embedding_ask_for_room_too(backend: OllamaBackend, 
         assert list(shop.loaded) == [TOOLS]
 
 
-async def test_nothing_is_asked_for_where_it_is_loaded_already(backend: OllamaBackend, shop: Shop):
+async def test_nothing_is_asked_for_where_it_is_loaded_already(
+    backend: OllamaBackend, shop: Shop, clock: Clock
+):
     memory = SharedBudget(await weights(backend, TOOLS) + CONTEXT, frozenset(), 60.0)
     async with memory.open({"ollama": backend.memory_user}):
         shop.load(PLAIN)
         shop.load(TOOLS)  # By others, and more than the budget.
-        await asyncio.sleep(0.01)  # A look from before is believed for a millisecond.
+        clock.advance()
         await ask(backend)
         await ask(backend, TOOLS)
     assert shop.done == [f"+{PLAIN}", f"+{TOOLS}"]

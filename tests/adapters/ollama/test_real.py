@@ -9,6 +9,7 @@ from typing import Any
 import anyio
 import jsonschema
 import pytest
+from fakes.waiting import pause, until
 from servers.ollama_server import PLAIN, THINK, TOOLS, OllamaProcess, require_model
 
 from adapters import sink
@@ -388,7 +389,7 @@ async def test_killed_before_the_first_word_and_started_again(
 ):
     ollama_process.pause()
     waiting = asyncio.create_task(events_of(mortal, LONG))
-    await asyncio.sleep(0.1)
+    await pause(0.1)  # A program that is stopped accepts no request.
     ollama_process.kill()
     with pytest.raises(BackendUnavailableError):
         await asyncio.wait_for(waiting, 20)
@@ -416,7 +417,7 @@ async def test_killed_while_it_loads_the_model(
 ):
     await mortal.unload(PLAIN)
     waiting = asyncio.create_task(events_of(mortal, LONG))
-    await asyncio.sleep(0.05)
+    await pause(0.05)
     ollama_process.kill()
     with pytest.raises((BackendUnavailableError, BadUpstreamError)):
         await asyncio.wait_for(waiting, 20)
@@ -445,7 +446,5 @@ async def test_cancelling_is_seen_in_ollamas_log(
         await events_of(mortal, request_)
     # Ollama notes a request when it ends, and finishes a load that it is at; either of them would
     # take far longer to its end.
-    async with asyncio.timeout(20):
-        while ollama_process.log().count(NOTED) == before:  # noqa: ASYNC110
-            await asyncio.sleep(0.02)
+    await until(lambda: ollama_process.log().count(NOTED) > before)
     assert (await mortal.health()).counters["cancelled"] == 1

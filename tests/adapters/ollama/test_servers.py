@@ -8,7 +8,9 @@ from typing import Any
 
 import msgspec
 import pytest
+from fakes.clock import Clock
 from fakes.recorded_ollama import Reply, Script, StandIn, says_lines, stand_in
+from fakes.waiting import until
 from msgspec.structs import replace
 
 from adapters import sink
@@ -61,14 +63,19 @@ async def pair() -> AsyncIterator[tuple[StandIn, StandIn]]:
 
 
 @pytest.fixture
-async def backend(pair: tuple[StandIn, StandIn]) -> AsyncIterator[OllamaBackend]:
+def clock() -> Clock:
+    return Clock()
+
+
+@pytest.fixture
+async def backend(pair: tuple[StandIn, StandIn], clock: Clock) -> AsyncIterator[OllamaBackend]:
     config = OllamaConfig(
         hosts=tuple(server.host for server in pair),
         first_token_timeout=0.3,
         token_timeout=0.3,
         refresh=0.02,
     )
-    backend = OllamaBackend(config, QUICK)
+    backend = OllamaBackend(config, replace(QUICK, clock=clock))
     yield backend
     await backend.aclose()
 
@@ -82,6 +89,14 @@ async def text_of(backend: OllamaBackend, request: GenerationRequest = CHAT) -> 
         elif isinstance(event, TextDelta):
             texts[event.choice] += event.text
     return "".join(texts)
+
+
+async def says_text(backend: OllamaBackend, text: str) -> bool:
+    return await text_of(backend) == text
+
+
+async def is_well(backend: OllamaBackend) -> bool:
+    return (await backend.health()).ok
 
 
 async def dies(reply: Reply) -> None:
@@ -316,7 +331,7 @@ async def missing(reply: Reply) -> None:
 
 @pytest.mark.parametrize("script", [dies, missing, breaks_off])
 async def test_server_that_has_got_the_model_since_is_tried_when_the_first_fails(
-    pair: tuple[StandIn, StandIn], backend: OllamaBackend, script: Script
+    pair: tuple[StandIn, StandIn], backend: OllamaBackend, script: Script, clock: Clock
 ):
     one, two = pair
     says_json(one, "/api/tags", {"models": []})
@@ -325,26 +340,26 @@ async def test_server_that_has_got_the_model_since_is_tried_when_the_first_fails
     two.says("/api/chat", script)
     two.says("/api/embed", dies)
     says_json(one, "/api/embed", {"embeddings": [[1.0]]})
-    await asyncio.sleep(0.03)  # Lists are believed that long.
+    clock.advance()
     assert await text_of(backend, replace(CHAT, whole=True)) == "A"
     assert len(two.bodies("/api/chat")) == 1
     says_json(one, "/api/tags", {"models": []})
-    await asyncio.sleep(0.03)
+    clock.advance()
     await backend.list_models()
     one.replays("tags")
-    await asyncio.sleep(0.03)
+    clock.advance()
     made = await backend.embed(EmbeddingRequest(model="smollm2:135m", inputs=("a",)))
     assert made.vectors == ((1.0,),)
 
 
 async def test_no_server_is_tried_twice_when_no_other_has_got_the_model_since(
-    pair: tuple[StandIn, StandIn], backend: OllamaBackend
+    pair: tuple[StandIn, StandIn], backend: OllamaBackend, clock: Clock
 ):
     one, two = pair
     says_json(one, "/api/tags", {"models": []})
     await backend.list_models()
     two.says("/api/chat", dies)
-    await asyncio.sleep(0.03)
+    clock.advance()
     with pytest.raises(BackendUnavailableError):
         await text_of(backend)
     assert [len(server.bodies("/api/chat")) for server in pair] == [0, 1]
@@ -363,16 +378,10 @@ async def test_failing_host_is_left_alone_after_three_and_used_after_a_real_toke
     assert health.detail == f"{one.host}: Ollama failed several times."
     says(one, "A")
     says_json(one, "/api/generate", {"response": "1", "done": True})
-    await _until(backend, "A")
+    await until(lambda: says_text(backend, "A"))
     probe = one.bodies("/api/generate")[-1]
     assert (probe["model"], probe["options"]["num_predict"]) == ("smollm2:135m", 1)
     assert two.bodies("/api/generate") == []
-
-
-async def _until(backend: OllamaBackend, text: str) -> None:
-    async with asyncio.timeout(20):
-        while await text_of(backend) != text:  # noqa: ASYNC110
-            await asyncio.sleep(0.02)
 
 
 async def test_host_that_dies_under_eight_clients_is_taken_over_from(
@@ -425,7 +434,7 @@ async def test_host_that_hangs_is_left_alone_and_the_other_is_not_touched(
 
 
 async def test_silent_server_is_tried_last_until_it_responds(
-    pair: tuple[StandIn, StandIn], backend: OllamaBackend
+    pair: tuple[StandIn, StandIn], backend: OllamaBackend, clock: Clock
 ):
     one, _ = pair
     await backend.list_models()
@@ -434,7 +443,7 @@ async def test_silent_server_is_tried_last_until_it_responds(
         assert await text_of(backend) == "B"
     assert len(one.bodies("/api/chat")) == 1
     says(one, "A")
-    await asyncio.sleep(0.03)
+    clock.advance()
     await backend.list_models()
     assert await text_of(backend) == "A"
 
@@ -451,7 +460,7 @@ async def test_host_that_is_away_from_the_start_is_stepped_over(pair: tuple[Stan
 
 @pytest.mark.parametrize("fault", [page, dies])
 async def test_model_of_a_host_that_fails_is_no_unknown_one(
-    pair: tuple[StandIn, StandIn], backend: OllamaBackend, fault: Script
+    pair: tuple[StandIn, StandIn], backend: OllamaBackend, fault: Script, clock: Clock
 ):
     lonely = {"models": [{"name": "smollm2:135m"}, {"name": "lonely:1b"}]}
     says_json(pair[0], "/api/tags", lonely)
@@ -459,11 +468,11 @@ async def test_model_of_a_host_that_fails_is_no_unknown_one(
     assert "lonely:1b" in {model.name for model in await backend.list_models()}
     for path in ("/api/tags", "/api/chat", "/api/generate"):
         pair[0].says(path, fault)
-    await asyncio.sleep(0.05)
+    clock.advance()
     models: dict[str, Model] = {}
     for _ in range(4):  # Also once its breaker is open.
         models = {model.name: model for model in await backend.list_models()}
-        await asyncio.sleep(0.03)
+        clock.advance()
     assert models["lonely:1b"].loaded is None
     assert models["smollm2:135m"].loaded_context == 4096  # The other's.
     with pytest.raises(BackendError) as failure:
@@ -497,9 +506,7 @@ async def test_only_host_that_hangs_is_refused_at_once_after_three(
     assert len(one.bodies("/api/chat")) == 3
     says(one, "A")
     says_json(one, "/api/generate", {"response": "1", "done": True})
-    async with asyncio.timeout(20):
-        while not (await backend.health()).ok:  # noqa: ASYNC110
-            await asyncio.sleep(0.02)
+    await until(lambda: is_well(backend))
     assert await text_of(backend) == "A"
     await backend.aclose()
 
@@ -566,9 +573,7 @@ async def test_server_is_probed_with_a_model_that_generates(pair: tuple[StandIn,
     for _ in range(3):
         with pytest.raises(BackendError):
             await text_of(backend)
-    async with asyncio.timeout(20):
-        while not (await backend.health()).ok:  # noqa: ASYNC110
-            await asyncio.sleep(0.02)
+    await until(lambda: is_well(backend))
     assert [body["model"] for body in one.bodies("/api/generate")] == ["smollm2:135m"]
     await backend.aclose()
 

@@ -12,6 +12,7 @@ from typing import Any
 
 import pytest
 from fakes.recorded_ollama import Reply, StandIn, recording, says_lines
+from fakes.waiting import pause
 from msgspec.structs import replace
 
 import adapters
@@ -238,7 +239,7 @@ async def test_socket_is_not_read_while_the_reader_is_behind(standin: StandIn):
     async with contextlib.aclosing(OllamaBackend(config)) as backend:
         task = asyncio.create_task(backend.generate(CHAT, recorder))
         await recorder.waits.wait()
-        await asyncio.sleep(0.4)
+        await pause(0.4)
         assert recorder.text == "ab"
         recorder.drained.set()
         await task
@@ -400,7 +401,7 @@ async def test_drip_of_half_a_line_is_ended(backend: OllamaBackend, standin: Sta
         with contextlib.suppress(OSError):
             while True:
                 await reply.chunk(b" ")
-                await asyncio.sleep(0.01)
+                await pause(0.01)
 
     standin.says("/api/chat", drip)
     with pytest.raises(BackendTimeoutError):

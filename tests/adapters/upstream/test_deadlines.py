@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 from fakes.recorded_ollama import Reply, Script, StandIn, says_lines, stand_in
+from fakes.waiting import pause, until
 from msgspec.structs import replace
 
 from adapters import sink
@@ -23,6 +24,8 @@ TAG = {"name": "m:latest", "details": {"context_length": 4096}}
 
 
 QUICK = Limits(look_every=0.05, look=0.1, first_probe=0.05, lookup=0.1)
+RESPONDING = replace(QUICK, look=20.0, lookup=20.0)
+"""For servers that respond to each look, however busy the machine is."""
 
 
 @pytest.fixture
@@ -54,7 +57,7 @@ def says_json(standin: StandIn, path: str, body: Any) -> None:
 
 def says_after(seconds: float, *lines: Any) -> Script:
     async def script(reply: Reply) -> None:
-        await asyncio.sleep(seconds)
+        await pause(seconds)
         await says_lines(*(lines or (WORD, DONE)))(reply)
 
     return script
@@ -110,16 +113,17 @@ async def test_model_that_is_loaded_first_may_take_longer(
     assert TextDelta("A") in await answer(backend, patience=0.1, n=n)
 
 
-async def test_request_that_comes_during_a_load_may_take_longer(
-    standin: StandIn, backend: OllamaBackend
-):
+async def test_request_that_comes_during_a_load_may_take_longer(standin: StandIn):
     """`/api/ps` lists a model from the start of its load."""
     says_json(standin, "/api/ps", {"models": []})
     standin.says("/api/chat", says_after(0.4))
-    first = asyncio.create_task(answer(backend, patience=0.1))
-    await asyncio.sleep(0.15)
-    says_json(standin, "/api/ps", {"models": [{"name": "m:latest", "context_length": 4096}]})
-    await asyncio.gather(first, answer(backend, patience=0.1))
+    config = OllamaConfig(host=standin.host, first_token_timeout=20, refresh=0.02)
+    async with aclosing(OllamaBackend(config, RESPONDING)) as backend:
+        first = asyncio.create_task(answer(backend, patience=0.1))
+        await standin.has_seen("/api/chat")
+        await pause(0.15)  # Longer than its patience.
+        says_json(standin, "/api/ps", {"models": [{"name": "m:latest", "context_length": 4096}]})
+        await asyncio.gather(first, answer(backend, patience=0.1))
 
 
 @pytest.mark.parametrize("n", [1, 3])
@@ -142,7 +146,7 @@ async def test_server_that_answers_other_requests_is_busy_without_a_deadline_too
     standin: StandIn, n: int
 ):
     config = OllamaConfig(host=standin.host, first_token_timeout=0.3)
-    async with aclosing(OllamaBackend(config, QUICK)) as backend:
+    async with aclosing(OllamaBackend(config, RESPONDING)) as backend:
         standin.says("/api/chat", one_word)
         async with aclosing(sink.events(backend, chat())) as speaking:
             await anext(speaking)
@@ -166,19 +170,25 @@ async def test_server_that_hangs_is_not_waited_for_even_if_it_may_be_loading(
 @pytest.mark.slow
 async def test_server_that_misses_one_look_is_waited_for(standin: StandIn, backend: OllamaBackend):
     looks = 0
+    is_patient = asyncio.Event()
 
     async def at_times(reply: Reply) -> None:
         nonlocal looks
         looks += 1
+        if looks == 4:
+            is_patient.set()
         if looks % 2:
             await reply.gone()
         else:
             await reply.plain(404, b"What?")
 
+    async def answers_late(reply: Reply) -> None:
+        await is_patient.wait()
+        await says_lines(WORD, DONE)(reply)
+
     standin.says("/api/version", at_times)
-    standin.says("/api/chat", says_after(0.8))
-    assert TextDelta("A") in await answer(backend, patience=2)
-    assert looks >= 4
+    standin.says("/api/chat", answers_late)
+    assert TextDelta("A") in await answer(backend, patience=20)
 
 
 async def test_hanging_server_is_left_for_another_without_a_deadline_too(
@@ -207,12 +217,14 @@ async def test_breaker_opens_by_silence_and_closes_by_a_token(
         assert backend.is_well("m")
         await silent(backend, patience=0.05, n=n)
     assert not backend.is_well("m")
-    states: list[str] = []
-    async with asyncio.timeout(20):
-        while "closed" not in states:
-            state = (await backend.health()).breaker
-            states += [] if states[-1:] == [state] else [state]
-            await asyncio.sleep(0.01)
+    states: list[str | None] = []
+
+    async def is_closed() -> bool:
+        state = (await backend.health()).breaker
+        states.extend([] if states[-1:] == [state] else [state])
+        return state == "closed"
+
+    await until(is_closed)
     assert states == ["open", "half-open", "closed"]
     assert backend.is_well("m")
 

@@ -8,6 +8,7 @@ from typing import cast
 
 import httpx
 import pytest
+from fakes.waiting import pause, settled, until
 
 from adapters.upstream.transport import Body, Transport
 
@@ -155,9 +156,7 @@ async def test_what_is_no_http_is_an_error_at_once(transport: Transport, answer:
             await ask(transport, server)
         # That one is for what broke off.
         assert not isinstance(failure.value, httpx.RemoteProtocolError)
-        async with asyncio.timeout(20):
-            while server.open:  # noqa: ASYNC110 - on the other side of a socket
-                await asyncio.sleep(0.005)
+        await until(lambda: not server.open)
 
 
 async def test_second_response_to_one_request_is_an_error(transport: Transport):
@@ -171,7 +170,7 @@ async def test_connection_that_was_closed_while_idle_is_not_used(transport: Tran
     async with speaking(says(WHOLE, then_closes=True)) as server:
         for _ in range(2):
             assert await ask(transport, server) == (200, b"ok")
-            await asyncio.sleep(0.02)
+            await until(lambda: not server.open)
         assert server.connections == 2
 
 
@@ -199,7 +198,7 @@ async def test_request_that_met_a_closing_connection_is_put_again(transport: Tra
         await reader.readuntil(b"\r\n\r\n")
         cast(asyncio.ReadTransport, writer.transport).pause_reading()
         writer.write(WHOLE)
-        await asyncio.sleep(0.05)
+        await pause(0.05)
         writer.transport.abort()
 
     async with speaking(speak) as server:
@@ -209,10 +208,19 @@ async def test_request_that_met_a_closing_connection_is_put_again(transport: Tra
 
 
 async def test_request_that_was_read_is_not_put_again(transport: Transport):
-    async with speaking(says(WHOLE, b"")) as server:
+    is_read = asyncio.Event()
+
+    async def speak(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        await reader.readuntil(b"\r\n\r\n")
+        writer.write(WHOLE)
+        await reader.readuntil(b"\r\n\r\n")
+        is_read.set()
+        await reader.read()
+
+    async with speaking(speak) as server:
         await ask(transport, server)
         asking = asyncio.create_task(ask(transport, server))
-        await asyncio.sleep(0.05)
+        await is_read.wait()
         await transport.aclose()
         with pytest.raises(httpx.ReadError):
             await asking
@@ -234,11 +242,9 @@ async def test_connections_of_a_crowd_are_closed_when_it_has_gone():
         await asyncio.gather(*(ask(transport, server) for _ in range(8)))
         assert server.open == 8
         for _ in range(8):  # Each in time for the one of the last.
-            await asyncio.sleep(0.03)
+            await pause(0.03)
             await ask(transport, server)
-        async with asyncio.timeout(20):
-            while server.open > 1:  # noqa: ASYNC110 - on the other side of a socket
-                await asyncio.sleep(0.005)
+        await until(lambda: server.open <= 1)
 
 
 async def test_server_waits_while_the_body_is_not_read(transport: Transport):
@@ -255,10 +261,7 @@ async def test_server_waits_while_the_body_is_not_read(transport: Transport):
 
     async with speaking(endless) as server:
         response = await transport.send(httpx.Request("GET", server.url), soon())
-        await asyncio.sleep(0.3)
-        held = sent
-        await asyncio.sleep(0.1)
-        assert sent == held
+        held = await settled(lambda: sent)
         stream = response.stream
         assert isinstance(stream, Body)
         received = 0
@@ -275,7 +278,7 @@ async def test_one_deadline_after_another_is_kept(transport: Transport):
         writer.write(b"HTTP/1.1 200 OK\r\n\r\n")
         for _ in range(3):
             writer.write(b"x")
-            await asyncio.sleep(0.06)
+            await pause(0.06)
         await reader.read()
 
     async with speaking(hesitates) as server:

@@ -128,6 +128,24 @@ def test_what_is_next_is_said_without_a_command(tandem: Any):
     assert "tandem chat" in out
 
 
+def test_the_next_step_without_a_server_has_the_address_of_the_settings(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+):
+    monkeypatch.delenv("TANDEM_URL", raising=False)
+    monkeypatch.setenv("TANDEM_CONFIG", str(write(tmp_path, "server: {port: 9}")))
+    monkeypatch.setenv("TANDEM_STATE_FOLDER", str(tmp_path))
+    assert main([]) == 0
+    assert "start the server at http://127.0.0.1:9\n" in capsys.readouterr().out
+
+
+def test_schema_is_printed_also_where_the_settings_are_wrong(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+):
+    monkeypatch.setenv("TANDEM_CONFIG", str(write(tmp_path, "server: {port: x}")))
+    assert main(["config", "schema"]) == 0
+    assert "properties" in json.loads(capsys.readouterr().out)
+
+
 def test_reload_of_a_running_server_is_reported(tandem: Any):
     assert tandem("config", "reload")[1] == "Changed: nothing.\n"
 
@@ -266,7 +284,7 @@ def test_conversation_on_a_terminal(server: Running):
         ("Hello **there**\n", "tokens"),
         ("/system Be brief.\n", ">>> "),
         ("/nonsense\n", "There is no command"),
-        ("/model gone\n", "Model 'gone' not found"),
+        ("/model gone[vision]\n", "Model 'gone[vision]' not found"),
         ("/bye\n", ""),
     ):
         os.write(controller, sent.encode())

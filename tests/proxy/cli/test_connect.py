@@ -68,6 +68,16 @@ def test_named_items_of_yaml_are_added_once(tmp_path: Path):
     assert merged(wanted) == (after, after)
 
 
+def test_a_client_requires_settings_and_the_users_values_of_them_stay(tmp_path: Path):
+    (continue_,) = CLIENTS["continue"].settings(SERVER, User(tmp_path)).parts
+    _, new = merged(continue_)
+    assert new.startswith("name: Local\nversion: 1.0.0\nschema: v1\nmodels:")
+    continue_.path.parent.mkdir()
+    continue_.path.write_text("name: mine\nversion: 2.0.0\n")
+    _, after = merged(continue_)
+    assert after.startswith("name: mine\nversion: 2.0.0\nschema: v1\nmodels:")
+
+
 def test_json_keeps_what_is_there(tmp_path: Path):
     path = tmp_path / "settings.json"
     path.write_text('{"theme": "dark", "env": {"A": "1"}}')
@@ -131,10 +141,17 @@ def test_write_shows_the_difference_and_needs_a_confirmation(tmp_path: Path):
         env=os.environ | home,
     )
     assert refused.returncode == 1
-    assert '+model = "local"' in refused.stdout
+    assert '+model = "local"' in refused.stderr
     assert "confirm with --yes" in refused.stderr
     assert not (tmp_path / "codex").exists()
-    subprocess.run(command(*words, "--yes"), check=True, env=os.environ | home)
+    done = subprocess.run(
+        command(*words, "--yes", "--json"),
+        stdout=subprocess.PIPE,
+        check=True,
+        env=os.environ | home,
+    )
+    files = [tmp_path / "codex" / name for name in ("config.toml", "tandem-models.json")]
+    assert json.loads(done.stdout)["files"] == [{"path": str(f), "backup": None} for f in files]
     settings = tomlkit.parse((tmp_path / "codex" / "config.toml").read_text()).unwrap()
     assert settings["model_provider"] == "tandem"
     assert (tmp_path / "codex" / "tandem-models.json").is_file()

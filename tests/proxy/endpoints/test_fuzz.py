@@ -105,7 +105,7 @@ JUNK: tuple[Any, ...] = (
 
 
 def paths(value: Any, path: tuple[Any, ...] = ()) -> list[tuple[Any, ...]]:
-    """Where in `value` something could be replaced, at every depth."""
+    """List the paths of all parts of `value` that could be replaced, at every depth."""
     match value:
         case dict():
             items: list[tuple[Any, Any]] = list(value.items())

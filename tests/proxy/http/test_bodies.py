@@ -1,4 +1,4 @@
-"""What is no body of ours: 400 with `param`, never a 5xx, and the next good request is answered."""
+"""Invalid bodies: 400 with `param`, never a 5xx, and the next valid request is answered."""
 
 import json
 from typing import Any
@@ -127,7 +127,7 @@ async def test_missing_field_is_named(name: str):
 
 
 async def test_the_last_of_duplicate_keys_wins():
-    body = b'{"model": "nobody", ' + GOOD[1:]
+    body = b'{"model": "absent", ' + GOOD[1:]
     async with http_client(ScriptedBackend()) as client:
         assert (await client.post(URL, content=body, headers=JSON)).status_code == 200
 

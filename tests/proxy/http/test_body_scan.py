@@ -1,4 +1,4 @@
-"""What a body holds is counted before anything of it is built, and without a pause of the loop."""
+"""The scan of a body: its items are counted before any is built, without blocking the loop."""
 
 import json
 

@@ -19,7 +19,7 @@ def allowing(*origins: str) -> Config:
 
 
 def is_readable(response: httpx2.Response, origin: str = PAGE) -> bool:
-    """Whether a browser shows the answer to a page of `origin`."""
+    """Return true if a browser shows the answer to a page of `origin`."""
     return (
         response.headers.get("access-control-allow-origin") == origin
         and "Origin" in response.headers["vary"]

@@ -21,7 +21,7 @@ REQUESTS: dict[str, dict[str, Any]] = {
     "of another type": {"content": b"{}", "headers": {"content-type": "text/plain"}},
     "no JSON": {"content": b"{"},
     "too large": {"content": b" " * 2000},
-    "unknown model": {"json": chat(model="nobody's")},
+    "unknown model": {"json": chat(model="absent")},
     "impossible": {"json": chat(modalities=["audio"])},
 }
 

@@ -10,6 +10,7 @@ from typing import Any
 import httpx2
 import pytest
 import uvicorn
+from anyio import sleep_forever
 from fakes.scripted_backend import (
     DONE,
     HANG,
@@ -17,7 +18,7 @@ from fakes.scripted_backend import (
     ScriptedBackend,
     chat,
 )
-from fakes.waiting import until
+from fakes.waiting import pause, settled, until
 from litestar import Litestar
 from servers.served import served
 
@@ -43,7 +44,7 @@ class SlowBackend(ScriptedBackend):
     async def generate(self, request: GenerationRequest, sink: Sink) -> None:
         async for event in events(ScriptedBackend(), request):
             if event == TextDelta("lo"):
-                await asyncio.sleep(self.pause)
+                await pause(self.pause)
             sink.write(event)
 
 
@@ -70,25 +71,27 @@ async def limited(work: Awaitable[Any], grace: ShutdownGrace, request: Any = Non
 
 async def test_drain_ends_work_that_outlasts_its_grace():
     grace = ShutdownGrace(grace=0.05)
-    waiting = asyncio.create_task(limited(asyncio.sleep(60), grace))
+    waiting = asyncio.create_task(limited(sleep_forever(), grace))
     await asyncio.sleep(0)
     grace.begin()
     with pytest.raises(ServerShutdownError):
         await waiting
     with pytest.raises(ServerShutdownError):  # and what comes after it
-        await limited(asyncio.sleep(60), grace)
+        await limited(sleep_forever(), grace)
 
 
 async def test_drain_lets_work_within_its_grace_end():
     grace = ShutdownGrace(grace=5)
-    waiting = asyncio.create_task(limited(asyncio.sleep(0.05, "done"), grace))
+    done = asyncio.Event()
+    waiting = asyncio.create_task(limited(done.wait(), grace))
     await asyncio.sleep(0)
     grace.begin()
-    assert await waiting == "done"
+    done.set()
+    assert await waiting
 
 
 class Leaves:
-    """A request whose client goes when it is told to."""
+    """A request with a client that disconnects on demand."""
 
     def __init__(self) -> None:
         self.scope = {"extensions": {WIRE: self}}
@@ -102,7 +105,7 @@ async def test_work_that_waits_for_its_turn_ends_as_soon_as_the_drain_begins():
 
     async def queued() -> None:
         async with Limits(grace, has_begun=lambda: False):
-            await asyncio.sleep(60)
+            await sleep_forever()
 
     waiting = asyncio.create_task(queued())
     await asyncio.sleep(0)
@@ -115,7 +118,7 @@ async def test_work_that_waits_for_its_turn_ends_as_soon_as_the_drain_begins():
 
 async def test_cut_ends_all_work_within_its_grace():
     grace = ShutdownGrace(grace=60)
-    waiting = asyncio.create_task(limited(asyncio.sleep(60), grace))
+    waiting = asyncio.create_task(limited(sleep_forever(), grace))
     await asyncio.sleep(0)
     grace.begin()
     await asyncio.sleep(0)
@@ -129,7 +132,7 @@ async def test_client_may_go_while_work_ends_that_outlasted_its_grace():
 
     async def work() -> None:
         try:
-            await asyncio.sleep(60)
+            await sleep_forever()
         finally:
             assert client.go is not None
             client.go()
@@ -210,7 +213,7 @@ async def test_client_that_does_not_read_and_goes_ends_the_work():
         reader, writer = await asyncio.open_connection("127.0.0.1", port, limit=1024)
         writer.write(post(port, chat(stream=True)))
         await reader.read(100)
-        await asyncio.sleep(0.3)  # the socket's buffers are full by now
+        await settled(lambda: backend.written)  # The socket's buffers are full.
         writer.transport.abort()
         await gone(backend)
 
@@ -312,9 +315,7 @@ async def test_client_that_does_not_read_holds_up_the_backend():
         with socket.create_connection(("127.0.0.1", port)) as client:
             client.setblocking(False)
             await loop.sock_sendall(client, post(port, chat(stream=True)))
-            written = -1
-            while written != (written := backend.written):  # noqa: ASYNC110
-                await asyncio.sleep(0.1)
+            written = await settled(lambda: backend.written)
             assert 0 < written < len(many) / 2
             received = bytearray()
             while b"[DONE]" not in received[-100:]:

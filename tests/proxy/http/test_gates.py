@@ -1,8 +1,9 @@
-"""Who may ask at all: host, origin, type, encoding."""
+"""The gates of all requests: host, origin, content type, encoding."""
 
 import asyncio
 
 import pytest
+from anyio import sleep_forever
 from fakes.scripted_backend import DEFAULTS, ScriptedBackend, chat, http_client
 
 from proxy.config import Config, ServerConfig
@@ -177,13 +178,16 @@ async def test_content_type_and_encoding(headers: dict[str, str], status: int):
 
 
 async def test_another_request_is_answered_while_one_sends_its_body():
+    is_sending = asyncio.Event()
+
     async def slow():
         yield b'{"model":'
-        await asyncio.sleep(60)
+        is_sending.set()
+        await sleep_forever()
 
     async with http_client(ScriptedBackend()) as client:
         task = asyncio.create_task(client.post("/v1/chat/completions", content=slow()))
-        await asyncio.sleep(0.05)
+        await is_sending.wait()
         assert (await client.get("/health")).status_code == 200
         task.cancel()
         await asyncio.wait((task,))

@@ -1,4 +1,4 @@
-"""What is HTTP/1.1 and what is not: raw bytes on a socket, and how they are answered."""
+"""Valid and invalid HTTP/1.1, as raw bytes on a socket, and the answers."""
 
 import asyncio
 import json
@@ -7,7 +7,7 @@ from collections.abc import AsyncIterator
 
 import pytest
 from fakes.scripted_backend import HANG, EndlessBackend, ScriptedBackend, chat
-from fakes.waiting import until
+from fakes.waiting import pause, until
 from servers.served import served
 
 from adapters.events import Started, TextDelta
@@ -44,13 +44,13 @@ def chunks(*pieces: bytes, rest: bytes = b"\r\n") -> bytes:
 
 
 async def answers(port: int, *sent: bytes, many: int = 9) -> bytes:
-    """What comes back: `many` answers, or all until the server closes, or a second of silence."""
+    """Return the bytes of `many` answers, or all until the server closes or a second of silence."""
     reader, writer = await asyncio.open_connection("127.0.0.1", port)
     said = b""
     try:
         for piece in sent:
             writer.write(piece)
-            await asyncio.sleep(0.005 if len(sent) < 4 else 0)
+            await pause(0.005 if len(sent) < 4 else 0)
         async with asyncio.timeout(1):
             while whole_answers(said) < many and (data := await reader.read(65536)):
                 said += data
@@ -64,7 +64,7 @@ async def answers(port: int, *sent: bytes, many: int = 9) -> bytes:
 
 
 def whole_answers(said: bytes) -> int:
-    """How many there are, by their lengths."""
+    """Count the complete answers, by their lengths."""
     count = 0
     while found := re.match(rb"HTTP/1\.1 .*?content-length: (\d+)\r\n.*?\r\n\r\n", said, re.DOTALL):
         said = said[found.end() + int(found[1]) :]
@@ -78,7 +78,7 @@ def statuses(said: bytes) -> list[int]:
 
 @pytest.fixture(scope="module")
 def anyio_backend() -> str:
-    """Of the module, as the server is."""
+    """Override the fixture for the whole module, which shares a server."""
     return "asyncio"
 
 
@@ -266,7 +266,7 @@ async def test_more_requests_than_anybody_waits_for_are_refused():
         writer.write(first)
         await reader.readuntil(b"assistant")
         writer.write(get() * 100)
-        await asyncio.sleep(0.05)
+        await pause(0.05)  # The server reads meanwhile, and sends nothing.
         writer.transport.abort()
         assert statuses(await answers(port, get(), many=1)) == [200]
 
@@ -283,7 +283,7 @@ async def test_client_that_sent_more_and_goes_ends_the_work():
 
 
 async def test_answer_to_a_body_that_was_not_read_is_the_last(port: int):
-    """What follows would be taken for a request, or a request for the rest of the body."""
+    """The rest of the body would be taken for a request, or a request for the rest of the body."""
     said = await answers(port, post(LENGTH, b"Content-Type: text/plain", body=b"{"), get())
     assert statuses(said) == [415]
     assert said.endswith(b"<closed>")
@@ -347,13 +347,13 @@ async def test_refusal_of_the_connection_is_in_the_dialect_of_the_path(path: str
 
 
 async def test_long_body_may_take_longer_than_a_short_one():
-    """Else an upload to `/api/blobs` would have to be as fast as it is long."""
+    """A fixed deadline would limit the size of an upload to `/api/blobs`."""
     body = json.dumps(chat(messages=[{"role": "user", "content": "x" * 30_000}])).encode()
     sent = post(b"Content-Length: %d" % len(body), body=body)
     async with served(ScriptedBackend(), protocol=Impatient) as port:
         reader, writer = await asyncio.open_connection("127.0.0.1", port)
         writer.write(sent[:-1])
-        await asyncio.sleep(0.2)  # Twice the deadline of a body of a few bytes.
+        await pause(0.2)  # Twice the deadline of a body of a few bytes.
         writer.write(sent[-1:])
         assert (await reader.readline()).startswith(b"HTTP/1.1 200")
         writer.close()

@@ -1,9 +1,10 @@
-"""What waits for a client: sent together where it came together, and never without limit."""
+"""The send buffer: pieces that arrive together are sent together, and its size has a limit."""
 
 import asyncio
 from collections.abc import Callable
 
 import pytest
+from fakes.waiting import pause, turns, until
 
 from proxy.http.send_buffer import SendBuffer
 
@@ -65,7 +66,7 @@ async def test_full_one_holds_the_answer_up_until_it_is_emptied():
     buffer.put(b"x" * 100_000)
     assert buffer.is_full
     waiting = asyncio.create_task(buffer.drain())
-    await asyncio.sleep(0.01)
+    await turns()
     assert not waiting.done()
     await buffer.take()
     async with asyncio.timeout(20):
@@ -122,13 +123,13 @@ class Scroll:
             await self.emptied.wait()
 
     def when_disconnected(self, call: Callable[[], None] | None) -> None:
-        """Whoever reads a scroll stays."""
+        """Do nothing: this client never disconnects."""
 
 
 async def poured(buffer: SendBuffer) -> tuple[Scroll, asyncio.Task[None]]:
     wire = Scroll()
     task = asyncio.create_task(buffer.pour(wire))
-    await asyncio.sleep(0.01)
+    await pause(0.01)  # Longer than between two pieces of a burst.
     return wire, task
 
 
@@ -163,11 +164,11 @@ async def test_full_wire_is_written_to_when_it_is_emptied():
     buffer.put(b"a")  # This fills it.
     for _ in range(3):
         buffer.put(b"x" * 30_000)
-        await asyncio.sleep(0.01)
+        await turns()
     assert wire.written == [b"a"]
     assert buffer.is_full
     waiting = asyncio.create_task(buffer.drain())
-    await asyncio.sleep(0.03)
+    await turns()
     wire.is_full = False
     wire.emptied.set()
     async with asyncio.timeout(20):
@@ -180,7 +181,7 @@ async def test_full_wire_is_written_to_when_it_is_emptied():
 async def test_silence_on_the_wire_is_filled():
     buffer = SendBuffer(0.03, b": keepalive\n\n")
     wire, task = await poured(buffer)
-    await asyncio.sleep(0.1)
+    await until(lambda: len(wire.written) >= 2)
     buffer.put(b"a")
     buffer.end()
     await task

@@ -1,4 +1,4 @@
-"""What is uvicorn's, and done otherwise."""
+"""Differences from uvicorn's own behaviour."""
 
 import asyncio
 import gc

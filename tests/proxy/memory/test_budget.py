@@ -14,7 +14,7 @@ from proxy.memory.budget import SharedBudget
 
 
 class Engine:
-    """A memory user with models of fixed sizes, whose loads reserve memory."""
+    """A memory user with models of fixed sizes. Loading one reserves memory."""
 
     def __init__(self, sizes: dict[str, int] | None = None, *, elastic: bool = False) -> None:
         self.elastic = elastic

@@ -77,6 +77,27 @@ async def test_failure_is_counted_by_its_code_and_has_no_time_to_first_token():
     assert values(text, "gen_ai_server_time_to_first_token_seconds_count") == {}
 
 
+async def test_requests_that_ask_no_model_for_an_answer_are_not_counted():
+    async with http_client(ScriptedBackend()) as client:
+        await client.post("/api/models/m/load", json={})
+        await client.post("/api/chat", json={"model": "m", "messages": []})
+        await client.post("/api/models/m/unload", json={})
+        await client.get("/v1/models/unknown")
+        await client.post("/api/route", json=chat())
+        text = await scrape(client)
+    assert values(text, "tandem_requests_total") == {}
+    assert values(text, "gen_ai_server_request_duration_seconds_count") == {}
+
+
+async def test_request_with_a_wrong_field_is_counted():
+    async with http_client(ScriptedBackend()) as client:
+        await client.post(URL, json=chat(top_p=5))
+        text = await scrape(client)
+    (labels,) = values(text, "tandem_requests_total")
+    assert labels[0] == "none"
+    assert labels[2:] == ("other", "error")
+
+
 async def test_fallback_is_counted_by_what_failed():
     away = ScriptedBackend([BackendUnavailableError("down")], kind="mlx")
     async with http_client(away, ScriptedBackend(kind="ollama"), config=BOTH) as client:

@@ -285,6 +285,14 @@ async def test_playground_shows_a_growing_answer_and_stops_it():
         await expect(page.locator("section")).to_contain_text("Stopped.")
 
 
+async def test_playground_keeps_a_message_that_failed():
+    failing = ScriptedBackend([Started(), GenerationError("Out of paper.")], kind="mlx")
+    async with served(failing) as port, opened_page(port, "playground") as (page, _):
+        await send(page, "Is anyone there?")
+        await expect(page.get_by_text("The request failed.")).to_be_visible()
+        await expect(page.get_by_label("Message")).to_have_value("Is anyone there?")
+
+
 async def test_playground_sends_images_tools_and_a_schema(tmp_path: Path):
     script = [
         Started(),

@@ -94,7 +94,7 @@ def test_modules_import_files_of_the_page_and_name_no_other_host(name: str):
 
 @asynccontextmanager
 async def events(port: int) -> AsyncIterator[AsyncIterator[dict[str, Any]]]:
-    """What `GET /api/events` sends."""
+    """Yield the events of `GET /api/events`."""
 
     async def read(lines: AsyncIterator[str]) -> AsyncIterator[dict[str, Any]]:
         async for line in lines:

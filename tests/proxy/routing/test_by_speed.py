@@ -110,7 +110,7 @@ def test_candidate_that_evicts_a_model_is_not_tried():
         world.chooser.note(choice)
         world.measure("ollama", 2)
         assert choice.order[0] is here
-    world.measure("mlx", 1)  # Somebody insisted on it.
+    world.measure("mlx", 1)  # A request named this backend.
     assert world.chooser.choose([there, here], Requirements()).order[0] is there
 
 
@@ -319,7 +319,7 @@ def test_much_slower_backend_is_tried_fewer_times():
 
 def test_wrong_guess_is_corrected_at_once():
     world = World(1, 1)
-    world.asks(20, fit="evicts")  # Nobody is tried: mlx comes first.
+    world.asks(20, fit="evicts")  # No backend is tried: mlx comes first.
     world.measure("mlx", 5, tokens=300)
     world.measure("ollama", 1, tokens=300)
     world.seconds = {"mlx": 1.0, "ollama": 3.0}

@@ -78,7 +78,7 @@ async def test_an_answer_that_has_begun_is_not_begun_again():
 async def test_the_other_backend_gives_a_whole_answer_of_which_the_first_has_a_part(
     fault: type[BackendError],
 ):
-    """Nobody has seen that part."""
+    """No client has received that part."""
     mlx, ollama = engine("mlx", Started(8), TextDelta("Lost"), fault("down")), engine("ollama")
     async with http_client(mlx, ollama) as client:
         response = await client.post(URL, json=chat())

@@ -80,6 +80,7 @@ def closed(**fields: Any) -> Record:
     clock: Iterator[float] = iter(range(100))
     record = Record("POST", CHAT, clock=lambda: next(clock))
     record.model, record.status, record.agent = "m", 200, "Tester/1.0"
+    record.operation = "chat"
     for name, value in fields.items():
         setattr(record, name, value)
     record.fall_back(record.attempt("mlx", "m"), BackendUnavailableError("down"))

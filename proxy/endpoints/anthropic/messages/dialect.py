@@ -25,7 +25,7 @@ from proxy.errors import Failure
 from proxy.http.event_stream import Put
 from proxy.http.json_response import JSONResponse
 from proxy.openapi import Operation
-from proxy.record import Record
+from proxy.record import ModelOperation, Record
 from proxy.sinks import Answer
 
 _SESSION = "x-claude-code-session-id"
@@ -34,6 +34,7 @@ _SESSION = "x-claude-code-session-id"
 
 class MessagesDialect:
     framing = FRAMING
+    operation: ModelOperation = "chat"
 
     def parse(self, request: ServerRequest, raw: bytes) -> Call[MessagesRequest]:
         body = request.decode(raw, MessagesRequest)

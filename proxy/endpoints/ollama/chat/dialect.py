@@ -20,12 +20,13 @@ from proxy.endpoints.ollama.fields import ignored_cuts
 from proxy.endpoints.server_request import ServerRequest
 from proxy.errors import Failure
 from proxy.http.event_stream import NDJSON, Put
-from proxy.record import Record
+from proxy.record import ModelOperation, Record
 from proxy.sinks import Answer
 
 
 class OllamaChatDialect:
     framing = NDJSON
+    operation: ModelOperation = "chat"
 
     def parse(self, request: ServerRequest, raw: bytes) -> Call[OllamaChatRequest]:
         body = request.decode(raw, OllamaChatRequest)

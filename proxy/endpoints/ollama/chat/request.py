@@ -86,7 +86,17 @@ def to_generation_request(body: OllamaChatRequest) -> GenerationRequest:
         reasoning_effort=to_reasoning_effort(body),
         top_logprobs=to_top_logprobs(body),
         default_sampling=DEFAULT_SAMPLING,
+        continue_final_message=_is_begun(body),
+        wishes=frozenset({"continue_final_message"}),
     )
+
+
+def _is_begun(body: OllamaChatRequest) -> bool:
+    """True if the last message begins the answer: most templates of Ollama continue it."""
+    if not body.messages or body.tools or body.format:
+        return False
+    last = body.messages[-1]
+    return last.role == "assistant" and bool(last.content) and not last.tool_calls
 
 
 def to_param(feature: str | None, body: OllamaChatRequest) -> str | None:

@@ -20,12 +20,13 @@ from proxy.endpoints.server_request import ServerRequest
 from proxy.errors import Failure
 from proxy.http.event_stream import NDJSON, Put
 from proxy.openapi import Operation
-from proxy.record import Record
+from proxy.record import ModelOperation, Record
 from proxy.sinks import Answer
 
 
 class OllamaGenerateDialect:
     framing = NDJSON
+    operation: ModelOperation = "text_completion"
 
     def parse(self, request: ServerRequest, raw: bytes) -> Call[OllamaGenerateRequest]:
         body = request.decode(raw, OllamaGenerateRequest)

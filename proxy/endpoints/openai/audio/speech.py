@@ -173,6 +173,7 @@ _SPEECH = Operation(
 
 @post("/v1/audio/speech", status_code=200, operation=_SPEECH, fast=True)
 async def create_speech(request: ServerRequest) -> ASGIResponse:
+    request.record.operation = "speech"
     body = await request.read(SpeechBody)
     form = to_format(body.response_format)
     require_codecs("model")

@@ -165,6 +165,7 @@ async def answer(request: ServerRequest, task: Task) -> ASGIResponse:
     Raises:
         BackendError: as `Router.transcribe`; `param` is the form's field.
     """
+    request.record.operation = "transcription"
     audio = request.config.server.audio
     form = await receive_form(
         request.receive, request.fields, request.config.server, audio.max_bytes

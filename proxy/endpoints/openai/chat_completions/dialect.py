@@ -25,12 +25,13 @@ from proxy.endpoints.server_request import ServerRequest
 from proxy.errors import Failure
 from proxy.http.event_stream import SSE, Put
 from proxy.openapi import Operation
-from proxy.record import Record
+from proxy.record import ModelOperation, Record
 from proxy.sinks import Answer
 
 
 class ChatCompletionsDialect:
     framing = SSE
+    operation: ModelOperation = "chat"
 
     def parse(self, request: ServerRequest, raw: bytes) -> Call[ChatCompletionRequest]:
         body = request.decode(raw, ChatCompletionRequest)

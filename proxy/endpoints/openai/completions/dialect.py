@@ -22,12 +22,13 @@ from proxy.endpoints.server_request import ServerRequest
 from proxy.errors import Failure
 from proxy.http.event_stream import SSE, Put
 from proxy.openapi import Operation
-from proxy.record import Record
+from proxy.record import ModelOperation, Record
 from proxy.sinks import Answer
 
 
 class CompletionsDialect:
     framing = SSE
+    operation: ModelOperation = "text_completion"
 
     def parse(self, request: ServerRequest, raw: bytes) -> Call[CompletionRequest]:
         body = request.decode(raw, CompletionRequest)

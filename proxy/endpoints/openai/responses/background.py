@@ -72,6 +72,7 @@ async def start_background(
     running = request.running.add(turn.client, turn.id, streams=call.stream)
     try:
         work = request.detached()
+        request.record.operation = None  # The work has a record of its own.
         kept = BackgroundResponses(work, request.stored(), turn.store.last_item, running)
         turn = replace(turn, store=kept)
         queued = to_response(turn, "queued")

@@ -53,6 +53,7 @@ class Compaction(Struct, kw_only=True):
 )
 async def compact_response(request: ServerRequest) -> ASGIResponse:
     """Answer with the summary of the earlier turns, and the items of the last one."""
+    request.record.operation = RESPONSES.operation
     turn = await request.parse(
         await request.read_body(),
         lambda raw: begin(request, decode(raw, object), store_of(request)),

@@ -37,12 +37,13 @@ from proxy.errors import Failure
 from proxy.http.body import decode
 from proxy.http.event_stream import SSE, Put
 from proxy.openapi import Operation
-from proxy.record import Record
+from proxy.record import ModelOperation, Record
 from proxy.sinks import Answer
 
 
 class ResponsesDialect:
     framing = SSE
+    operation: ModelOperation = "chat"
 
     def parse(self, request: ServerRequest, raw: bytes) -> Call[Turn]:
         turn = begin(request, decode(raw, object), store_of(request))

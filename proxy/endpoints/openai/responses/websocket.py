@@ -131,6 +131,7 @@ class _Session:
         """Begin the answer to a message, after those that it has to wait for."""
         request = self._request.detached()
         request.record.status, request.record.streamed = 200, True
+        request.record.operation = RESPONSES.operation
         body: JSON = {}
         try:
             scan = BodyScan(request.config.server.max_depth)

@@ -69,7 +69,7 @@ function row(each, dialog) {
     {},
     h("th", { scope: "row" }, each.model ?? "–"),
     h("td", {}, h("span", { class: `badge ${each.backend}` }, each.backend)),
-    h("td", {}, client(each.client)),
+    h("td", { class: "client" }, client(each.client)),
     h("td", { class: each.outcome === "ok" ? "good" : "bad" }, outcomeOf(each)),
     number(clock(each.ended_at)),
     number(seconds(each.ttft_s)),

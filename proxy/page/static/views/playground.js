@@ -52,14 +52,21 @@ export function playground(main, signal) {
     send.disabled = true;
     stop.disabled = false;
     setText(status, "Waiting for the answer…");
-    await Promise.all(panels.map((panel) => panel.ask(body, running.signal)));
+    const complete = await Promise.all(panels.map((panel) => panel.ask(body, running.signal)));
     send.disabled = false;
     stop.disabled = true;
+    setText(status, statusOf(complete, running.signal));
+    if (!complete.includes(true)) return; // The message is there to be sent again.
     form.message.value = "";
     form.images.value = "";
     form.showImages();
-    setText(status, running.signal.aborted ? "Stopped." : "The answer is complete.");
   });
+}
+
+function statusOf(complete, { aborted }) {
+  if (aborted) return "Stopped.";
+  if (!complete.includes(false)) return "The answer is complete.";
+  return complete.includes(true) ? "One answer is complete, and one failed." : "The request failed.";
 }
 
 function controls() {
@@ -170,7 +177,7 @@ function dataURL(file) {
   });
 }
 
-/** One column: a chat with one backend, or with the one that the router chooses. */
+/** One column: a chat with one backend, or with the one that the router chooses. `ask` resolves to true where the answer is complete. */
 function panelOf(backend) {
   const messages = [];
   const turns = h("div", {});
@@ -185,8 +192,10 @@ function panelOf(backend) {
     try {
       const answer = await chat({ ...options, messages: [...first, ...messages, message] }, { backend, signal, onChange: shown.update });
       messages.push(message, messageOf(answer));
+      return true;
     } catch (error) {
       shown.fail(signal.aborted ? "Stopped." : error.message);
+      return false;
     }
   }
   return { backend, element, ask };

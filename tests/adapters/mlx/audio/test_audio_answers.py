@@ -173,7 +173,7 @@ async def test_queue_of_a_model_has_a_limit(folder: Path):
 @pytest.mark.parametrize(
     ("fields", "error", "param"),
     [
-        ({"voice": "nobody"}, InvalidRequestError, "voice"),
+        ({"voice": "absent"}, InvalidRequestError, "voice"),
         ({"instructions": "softly"}, UnsupportedParameterError, "instructions"),
     ],
 )

@@ -1,4 +1,4 @@
-"""What is told of an MLX model, and which of them can be deleted."""
+"""Descriptions of MLX models, and the models that can be deleted."""
 
 import shutil
 from pathlib import Path

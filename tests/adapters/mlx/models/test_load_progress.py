@@ -43,7 +43,7 @@ class Gate:
 
 
 class HeldEngine(Engine):
-    """An engine whose loads stop at some of their arrays."""
+    """An engine that pauses its loads at some of their arrays."""
 
     def __init__(self, config: MLXConfig, **settings: Any) -> None:
         super().__init__(config, **settings)

@@ -123,8 +123,8 @@ async def test_lora_model_has_no_origin(folder: Path) -> None:
 @pytest.mark.parametrize(
     ("parts", "why"),
     [
-        ({"base": "nobody"}, "'nobody' is not on this machine"),
-        ({"draft": "nobody"}, "'nobody' is not on this machine"),
+        ({"base": "absent"}, "'absent' is not on this machine"),
+        ({"draft": "absent"}, "'absent' is not on this machine"),
         ({"lora": "ROOT/models"}, "lacks adapter_config.json or adapters.safetensors"),
     ],
 )

@@ -119,7 +119,7 @@ def test_prompt_logprobs_are_rejected_with_a_suffix() -> None:
 
 @pytest.fixture
 def config(tmp_path: Path) -> MLXConfig:
-    """One model, whose template is gone."""
+    """One model without a template."""
     folder = write_tiny_model(tmp_path / "tiny")
     about = json.loads((folder / "tokenizer_config.json").read_text())
     del about["chat_template"]

@@ -8,6 +8,7 @@ from typing import Any
 
 import msgspec
 import pytest
+from fakes.waiting import until
 from msgspec.structs import replace
 from servers.ollama_server import PLAIN, SEES, TOOLS, own_ollama, require_model
 
@@ -176,9 +177,7 @@ async def test_raw_prompt_is_counted_as_ollama_counts(backend: OllamaBackend, ol
 
 async def test_keep_alive_of_zero_unloads(backend: OllamaBackend, ollama_host: str):
     await events_of(backend, replace(chat("Hi"), keep_alive=0))
-    async with asyncio.timeout(20):
-        while loaded(ollama_host) is not None:  # noqa: ASYNC110
-            await asyncio.sleep(0.05)
+    await until(lambda: loaded(ollama_host) is None)
 
 
 @pytest.mark.long
@@ -196,9 +195,11 @@ async def test_other_ollama_answers_when_one_is_killed_under_load():
             assert end_of(await events_of(backend, chat("Hi"))).usage.completion_tokens > 0
         assert (await backend.health()).ok
         one.start()
-        async with asyncio.timeout(10):
-            while (await backend.health()).counters["hosts_well"] < 2:  # noqa: ASYNC110
-                await asyncio.sleep(0.1)
+
+        async def are_well() -> bool:
+            return (await backend.health()).counters["hosts_well"] == 2
+
+        await until(are_well)
         assert end_of(await events_of(backend, chat("Hi"))).reason in ("stop", "length")
         await backend.aclose()
 

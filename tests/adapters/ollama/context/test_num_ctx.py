@@ -6,6 +6,7 @@ from collections.abc import AsyncIterator
 from typing import Any
 
 import pytest
+from fakes.clock import Clock
 from fakes.recorded_ollama import Reply, StandIn, recording, replay, says_lines
 from msgspec.structs import replace
 
@@ -15,6 +16,7 @@ from adapters.errors import ContextLengthError, InsufficientMemoryError
 from adapters.events import Event, Started
 from adapters.ollama.backend import OllamaBackend
 from adapters.request import GenerationRequest, Message, TextPart
+from adapters.upstream.limits import Limits
 
 LAST = {"message": {"content": "A"}, "done": True, "done_reason": "stop", "prompt_eval_count": 9}
 
@@ -52,8 +54,13 @@ def loads(standin: StandIn, context: int | None, name: str = "smollm2:135m") -> 
 
 
 @pytest.fixture
-async def backend(ollama: StandIn) -> AsyncIterator[OllamaBackend]:
-    backend = OllamaBackend(OllamaConfig(host=ollama.host, refresh=0.001))
+def clock() -> Clock:
+    return Clock()
+
+
+@pytest.fixture
+async def backend(ollama: StandIn, clock: Clock) -> AsyncIterator[OllamaBackend]:
+    backend = OllamaBackend(OllamaConfig(host=ollama.host, refresh=0.001), Limits(clock=clock))
     yield backend
     await backend.aclose()
 
@@ -78,11 +85,11 @@ async def test_context_grows_with_max_tokens(ollama: StandIn, backend: OllamaBac
 
 
 async def test_context_is_not_taken_back_when_the_next_request_is_short(
-    ollama: StandIn, backend: OllamaBackend
+    ollama: StandIn, backend: OllamaBackend, clock: Clock
 ):
     await events_of(backend, chat(max_tokens=5000))
     loads(ollama, 8192)
-    await asyncio.sleep(0.01)
+    clock.advance()
     await events_of(backend, chat())
     assert sizes(ollama) == [8192, 8192]
 
@@ -98,17 +105,17 @@ async def test_context_that_another_client_loaded_is_left_alone(
 
 
 async def test_context_that_another_model_of_the_same_file_was_loaded_with_is_left_alone(
-    ollama: StandIn, backend: OllamaBackend
+    ollama: StandIn, backend: OllamaBackend, clock: Clock
 ):
     """Otherwise Ollama would reload their runner each time the other model is used."""
     await backend.list_models()
     request = chat(max_tokens=5000)
     await events_of(backend, replace(request, model="smollm2-tools:latest"))
     loads(ollama, 8192, "smollm2-tools:latest")
-    await asyncio.sleep(0.01)
+    clock.advance()
     assert (await events_of(backend, chat()))[0] == Started(8192, prompt_tokens=26)
     loads(ollama, None)
-    await asyncio.sleep(0.01)
+    clock.advance()
     assert (await events_of(backend, chat()))[0] == Started(8192, cold=True, prompt_tokens=26)
     assert sizes(ollama) == [8192, 8192, 8192]
 
@@ -121,10 +128,10 @@ async def test_short_request_asks_for_no_less_than_the_long_one_in_progress(
 
     ollama.says("/api/chat", hangs)
     long = asyncio.create_task(events_of(backend, chat(max_tokens=7000)))
-    await asyncio.sleep(0.1)
+    await ollama.has_seen("/api/chat")
     loads(ollama, 4096)
     short = asyncio.create_task(events_of(backend, chat()))
-    await asyncio.sleep(0.1)
+    await ollama.has_seen("/api/chat", 2)
     for task in (long, short):
         task.cancel()
     await asyncio.wait([long, short])

@@ -26,6 +26,7 @@ from adapters.events import (
 )
 from adapters.ollama.backend import OllamaBackend
 from adapters.request import (
+    Feature,
     GenerationRequest,
     JSONObject,
     JSONSchema,
@@ -86,12 +87,20 @@ async def backend(standin: StandIn) -> AsyncIterator[OllamaBackend]:
     await backend.aclose()
 
 
-def shows(standin: StandIn, *capabilities: str, control: tuple[str, ...] = (), **info: Any) -> None:
+def shows(
+    standin: StandIn,
+    *capabilities: str,
+    control: tuple[str, ...] = (),
+    template: str = "{% for m in messages %}",
+    modelfile: str = "",
+    **info: Any,
+) -> None:
     """Report a model with these capabilities; `control`: its control tokens."""
     shown = {
         "capabilities": ["completion", *capabilities],
         "parameters": 'stop                           "<user>"',
-        "template": "{% for m in messages %}",
+        "template": template,
+        "modelfile": modelfile,
         "model_info": {
             "llama.context_length": 4096,
             "tokenizer.ggml.tokens": VOCABULARY + list(control),
@@ -345,6 +354,13 @@ async def test_ollama_that_does_not_render_keeps_the_earlier_way(
     with pytest.raises(UnsupportedParameterError) as caught:
         await events_of(backend, chat(prompt=(USER, begun), continue_final_message=True))
     assert caught.value.param == "continue_final_message"
+    wish = frozenset[Feature]({"continue_final_message"})
+    request = chat(prompt=(USER, begun), continue_final_message=True, wishes=wish)
+    assert text_of(await events_of(backend, request))
+    assert standin.bodies("/api/chat")[-1]["messages"][-1] == {
+        "role": "assistant",
+        "content": "It is",
+    }
 
 
 async def test_answer_that_breaks_a_strict_schema_is_an_error_beside_stop_strings(
@@ -363,13 +379,14 @@ LOST = {
 }
 
 
-def loses(standin: StandIn, *lines: dict[str, Any]) -> None:
+def loses(standin: StandIn, *lines: dict[str, Any], words: str = "") -> None:
+    error = {"error": words} if words else LOST
     if lines:
-        standin.says("/api/chat", says_lines(*lines, LOST))
+        standin.says("/api/chat", says_lines(*lines, error))
         return
 
     async def script(reply: Reply) -> None:
-        await reply.plain(500, json.dumps(LOST).encode())
+        await reply.plain(500, json.dumps(error).encode())
 
     standin.says("/api/chat", script)
 
@@ -392,6 +409,38 @@ async def test_answer_that_breaks_off_is_continued(standin: StandIn, backend: Ol
     assert standin.bodies("/api/generate")[0]["prompt"] == "<user>Hi<assistant>Hello"
     usage = end_of(events).usage
     assert (usage.prompt_tokens, usage.completion_tokens) == (10, 7)
+
+
+@pytest.mark.parametrize(
+    ("parser", "words"),
+    [
+        ("laguna", "failed to parse Laguna JSON tool call: unexpected end of JSON input"),
+        ("qwen3-coder", "XML syntax error on line 3: element <function> closed by </parameter>"),
+        ("cogito", "invalid format"),
+        ("harmony", 'error parsing tool call: raw=\'{"a": "out of memory"\', err=EOF'),
+    ],
+)
+@pytest.mark.parametrize("beginning", ["", "Hel"])
+async def test_answer_that_a_built_in_parser_loses_is_continued(
+    standin: StandIn, backend: OllamaBackend, parser: str, words: str, beginning: str
+):
+    shows(standin, "tools", template="{{ .Prompt }}", modelfile=f"FROM x\nPARSER {parser}\n")
+    lines = [{"message": {"content": beginning}}] if beginning else []
+    loses(standin, *lines, words=words)
+    says_raw(standin, (" <tool>", {}))
+    events = await events_of(backend, chat(tools=(TOOL,)))
+    assert text_of(events) == f"{beginning} <tool>"
+    assert standin.bodies("/api/generate")[0]["prompt"].endswith(f"<assistant>{beginning}")
+
+
+async def test_unexplained_failure_without_a_parser_stays_an_error(
+    standin: StandIn, backend: OllamaBackend
+):
+    shows(standin, template="{{ .Prompt }}")
+    loses(standin, words="no words that are known")
+    with pytest.raises(BadUpstreamError):
+        await events_of(backend, chat())
+    assert not standin.bodies("/api/generate")
 
 
 async def test_lost_answer_after_a_call_stays_an_error(standin: StandIn, backend: OllamaBackend):

@@ -31,7 +31,6 @@ def rewritten(schema: dict[str, Any], *, strict: bool = False) -> GrammarSchema:
         ({"not": {"type": "string"}}, "not"),
         ({"type": "array", "items": {"type": "integer"}, "uniqueItems": True}, "uniqueItems"),
         ({"type": "integer", "multipleOf": 0}, "multipleOf"),
-        ({"type": "string", "format": "iri"}, "format"),
         ({"type": "object", "propertyNames": {"pattern": "^a"}}, "propertyNames"),
         ({"type": "string", "pattern": "^(?=a)b$"}, "pattern"),
         ({"prefixItems": [{"const": 1}], "items": {"const": 3}, "minItems": 3}, "minItems"),
@@ -57,6 +56,12 @@ def test_keyword_that_the_grammar_passes_over_is_named(
     assert caught.value.param.startswith(place)
 
 
+@pytest.mark.parametrize("name", ["iri", "uri-reference", "regex", "password", "never-heard-of"])
+def test_format_without_a_pattern_is_an_annotation(name: str):
+    schema = rewritten({"type": "string", "format": name}, strict=True)
+    assert schema.left_out == ("schema.format",)
+
+
 FORMATS = (
     "date-time",
     "time",
@@ -69,7 +74,7 @@ FORMATS = (
     "uuid",
     "uri",
 )
-"""Those of OpenAI's strict schemas, and that of pydantic's and Zod's URLs."""
+"""The formats of OpenAI's strict schemas, and the one that pydantic and Zod write for URLs."""
 
 
 @pytest.mark.parametrize(

@@ -31,7 +31,7 @@ def body_of(**fields: Any) -> dict[str, Any]:
 
 
 def message_of(message: Message, *before: Message) -> dict[str, Any]:
-    return body_of(prompt=(*before, message))["messages"][-1]
+    return body_of(prompt=(*before, message))["messages"][len(before)]
 
 
 def refused(**fields: Any) -> BackendError:
@@ -241,6 +241,21 @@ def test_arguments_that_are_no_object_are_kept_as_text(arguments: str):
     said = Message(role="assistant", tool_calls=(ToolCall("c", "f", arguments),))
     sent = message_of(said)["tool_calls"][0]["function"]["arguments"]
     assert sent == {"invalid_arguments": arguments}
+
+
+@pytest.mark.parametrize("count", [1, 2])
+def test_last_message_of_the_assistant_is_answered_by_another_turn(count: int):
+    said = Message(role="assistant", content=(TextPart("It is"),))
+    sent = body_of(prompt=(QUESTION, *[said] * count))["messages"]
+    roles = ["user", *["assistant"] * count, "user"]
+    assert [message["role"] for message in sent] == roles
+    assert sent[-1]["content"] == ""
+
+
+def test_last_message_to_be_continued_stays_the_last():
+    said = Message(role="assistant", content=(TextPart("It is"),))
+    sent = body_of(prompt=(QUESTION, said), continue_final_message=True)["messages"]
+    assert sent[-1] == {"role": "assistant", "content": "It is"}
 
 
 def test_lone_surrogate_in_broken_arguments_is_replaced():

@@ -69,7 +69,7 @@ async def test_server_uses_the_faster_backend_and_does_not_flap():
 
 
 class Crowded(PacedBackend):
-    """Backend whose speed depends on the number of its answers in progress."""
+    """Backend with a speed that depends on the number of its answers in progress."""
 
     def __init__(self, kind: str, seconds: Callable[[int], float]) -> None:
         super().__init__(kind, FAST, asyncio.sleep)

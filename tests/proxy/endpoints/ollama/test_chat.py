@@ -70,7 +70,7 @@ async def official(*backends: Backend, config: Config | None = None) -> AsyncIte
 
 
 async def lines(script: list[Step], **fields: Any) -> list[dict[str, Any]]:
-    """What is streamed where the backend says `script`, without what differs each time."""
+    """Return the streamed lines for `script`, without the fields that differ each time."""
     async with http_client(ScriptedBackend(script)) as client:
         response = await client.post(URL, json={"model": "m", "messages": HI, **fields})
     assert response.status_code == 200
@@ -355,6 +355,26 @@ async def test_field_means_what_it_means_to_ollama(fields: dict[str, Any], name:
     assert getattr(backend.requests[0], name) == value
 
 
+@pytest.mark.parametrize(
+    ("last", "fields", "is_continued"),
+    [
+        ({"role": "assistant", "content": "It is"}, {}, True),
+        ({"role": "assistant", "content": ""}, {}, False),
+        ({"role": "assistant", "content": "It is"}, {"tools": [WEATHER]}, False),
+        ({"role": "assistant", "content": "It is"}, {"format": "json"}, False),
+        ({"role": "user", "content": "It is"}, {}, False),
+    ],
+)
+async def test_last_message_of_the_assistant_is_continued(
+    last: dict[str, Any], fields: dict[str, Any], is_continued: bool
+):
+    backend = ScriptedBackend()
+    async with http_client(backend) as client:
+        body = {"model": "m", "messages": [*HI, last], **fields}
+        assert (await client.post(URL, json=body)).status_code == 200
+    assert backend.requests[0].continue_final_message == is_continued
+
+
 async def test_history_is_joined_by_ids_where_the_client_sent_none():
     call = {"function": {"name": "weather", "arguments": {"city": "Paris"}}}
     clock = {"id": "mine", "function": {"name": "clock"}}
@@ -365,7 +385,7 @@ async def test_history_is_joined_by_ids_where_the_client_sent_none():
         {"role": "tool", "content": "12:00", "tool_name": "clock"},
         {"role": "tool", "content": "sunny"},
         {"role": "tool", "content": "rainy", "tool_call_id": "call_2"},
-        {"role": "tool", "content": "lost", "tool_name": "nobody"},
+        {"role": "tool", "content": "lost", "tool_name": "absent"},
     ]
     backend = ScriptedBackend()
     async with http_client(backend) as client:
@@ -382,7 +402,7 @@ async def test_history_is_joined_by_ids_where_the_client_sent_none():
         ),
     )
     assert [m.tool_call_id for m in prompt[3:]] == ["mine", "call_0", "call_2", None]
-    assert prompt[6].name == "nobody"
+    assert prompt[6].name == "absent"
 
 
 async def test_developers_message_is_one_of_the_system():

@@ -1,4 +1,4 @@
-"""What a real Ollama said, asked through `POST /api/chat`: the same lines, but for the time."""
+"""`POST /api/chat` passes on the lines of a real Ollama, all but the times."""
 
 import json
 from collections.abc import AsyncIterator
@@ -22,7 +22,7 @@ STREAMS = [
     "chat-tools-two-calls-stream",
 ]
 OURS = ("created_at", "total_duration")
-"""By Tandem's own clock."""
+"""Fields that Tandem writes by its own clock."""
 
 
 @pytest.fixture

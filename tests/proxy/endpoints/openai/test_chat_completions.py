@@ -305,8 +305,8 @@ async def test_backend_knows_clients_apart_and_no_key():
             ({"authorization": "Bearer a"}, {"prompt_cache_key": "k"}),
         ):
             await client.post(URL, json=chat(**fields), headers=headers)
-    nobody, a, a_again, b, a_with_key = [request.client for request in backend.requests]
-    assert nobody == ""
+    without_user, a, a_again, b, a_with_key = [request.client for request in backend.requests]
+    assert without_user == ""
     assert a == a_again
     assert len({a, b, a_with_key}) == 3
     assert all(len(each) == 16 for each in (a, b, a_with_key))

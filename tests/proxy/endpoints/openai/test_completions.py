@@ -79,7 +79,7 @@ def token(text: str, **fields: Any) -> TokenLogprob:
 
 ECHOED = [
     Started(),
-    # 0xC3 0xA9 is one character, é, of two tokens; <s> is in nobody's text.
+    # 0xC3 0xA9 is one character, é, of two tokens; <s> is in no text.
     TextDelta(
         "Né",
         (

@@ -1,6 +1,5 @@
 """`/api/mlx/…`: MLX and nothing else."""
 
-import asyncio
 import json
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
@@ -9,6 +8,7 @@ from typing import Any
 import httpx2
 import pytest
 from fakes.scripted_backend import ScriptedBackend, http_client
+from fakes.waiting import pause
 from msgspec.structs import replace
 
 from adapters.backend import Model, Progress
@@ -31,7 +31,7 @@ class Loads(ScriptedBackend):
     async def load(self, model: str, keep_alive: float | None = None) -> None:
         self.told.append(("load", model, keep_alive))
         while self.steps:
-            await asyncio.sleep(0.25)
+            await pause(0.25)
             self.steps.pop(0)
         if self.failure is not None:
             raise self.failure

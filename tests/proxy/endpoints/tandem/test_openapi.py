@@ -135,7 +135,7 @@ async def filled(client: httpx2.AsyncClient, path: str) -> str:
 
 
 async def test_every_operation_answers_as_it_says(document: dict[str, Any], tmp_path: Path):
-    """With an engine that does all there is; schemas and content types are looked at."""
+    """The engine has every feature; schemas and content types are checked."""
     config = Config(server=ServerConfig(state_folder=str(tmp_path)))
     backend = ScriptedBuilder(kind="mlx", models=[Model(name=NAME)])
     backend.files[DIGEST] = b"weights"
@@ -198,7 +198,7 @@ async def test_errors_are_told_once_and_as_they_are(document: dict[str, Any]):
         assert f"{row.status} `{row.type}`" in error["description"]
         assert row.code is None or f"`{row.code}`" in error["description"]
     async with http_client(ScriptedBackend()) as client:
-        body = (await client.get("/v1/models/nobody")).json()
+        body = (await client.get("/v1/models/absent")).json()
     check(document, error["content"]["application/json"]["schema"], body)
 
 

@@ -1,11 +1,11 @@
 """`POST /api/chat` with `{"model_id", "prompt"}`."""
 
-import asyncio
 import json
 from typing import Any
 
 import pytest
 from fakes.scripted_backend import DONE, EVERYTHING, ScriptedBackend, http_client
+from fakes.waiting import pause
 
 from adapters.backend import Model
 from adapters.errors import GenerationError, ModelNotFoundError
@@ -135,7 +135,7 @@ async def test_what_nobody_honours_is_refused_by_name():
 
 async def test_model_that_nobody_has_is_not_found():
     async with http_client(ScriptedBackend()) as client:
-        response = await client.post(URL, json=question(model_id="nobody"))
+        response = await client.post(URL, json=question(model_id="absent"))
     assert response.status_code == 404
     error = response.json()["error"]
     assert (error["code"], error["param"]) == ("model_not_found", "model_id")
@@ -147,7 +147,7 @@ class Slow(ScriptedBackend):
     async def generate(self, request: GenerationRequest, sink: Sink) -> None:
         async for event in events(ScriptedBackend(), request):
             if event == DONE:
-                await asyncio.sleep(0.1)
+                await pause(0.1)
             sink.write(event)
 
 

@@ -36,7 +36,7 @@ IN_PROMPTS: dict[str, Any] = {
     "logit_bias": {"1": 1},
     "stop": "x",
     "stream_options": {"include_usage": True},
-    "backend": "nobody",
+    "backend": "absent",
     "format": "json",
     "guided_json": {"type": "object"},
     "guided_regex": "a",
@@ -58,10 +58,10 @@ IN_CHATS: dict[str, Any] = {
     "keep_alive": "5m",
     "logprobs": True,
     "top_logprobs": 2,
-    "backend": "nobody",
+    "backend": "absent",
 }
 NO_MATTER_OF_THE_ENGINE = {"stream", "user", "model_id", "truncate", "shift"}
-"""How it is answered, who asks, a second name, wishes without effect: other tests look at those."""
+"""Fields of the response, the client, a second name, or without effect; other tests check them."""
 
 
 @pytest.mark.parametrize(

@@ -43,7 +43,7 @@ FORCED = {
     "deepseek-ai-DeepSeek-V4": 1,
     "deepseek-ai-DeepSeek-V4-Flash-0731": 1,
 }
-"""How many of the first two calls a grammar allows to be written exactly as the template does."""
+"""Number of the first two calls that a grammar allows to be written as the template does."""
 UNFORCED = WITHOUT_CALLS | {
     # Its calls have the name twice, in a header that only mlx-lm's parser reads.
     "muse-glimmer",
