@@ -47,8 +47,8 @@ class Started(Struct, frozen=True):
     """Names of what was done with the messages so that the chat template takes them; see
     `adapters.chat_template.rewriting`."""
     prompt_tokens: int | None = None
-    """Tokens of the prompt, from an engine that counts them at its end an estimate on the high
-    side; `None` if unknown."""
+    """Tokens of the prompt, an estimate from engines that tell them at their end only; `None` if
+    unknown."""
     cached_tokens: int | None = None
     """Prompt tokens taken from a cache; `None` if unknown."""
 

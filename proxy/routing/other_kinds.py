@@ -3,6 +3,7 @@
 from adapters.backend import Capability
 from adapters.errors import InvalidRequestError
 from proxy.models.registry import RegisteredModel
+from proxy.routing.requirements import Requirements
 
 _ROUTES: dict[Capability, str] = {
     "speech": "Send the text to POST /v1/audio/speech.",
@@ -11,16 +12,15 @@ _ROUTES: dict[Capability, str] = {
 }
 
 
-def refuse_other_kinds(entry: RegisteredModel, *, embeds: bool) -> None:
-    """Refuse a request for text, or for vectors (`embeds`), to a model that has only another
-    capability.
+def refuse_other_kinds(entry: RegisteredModel, requirements: Requirements) -> None:
+    """Refuse a request for text, or for vectors, to a model that has only another capability.
 
     Raises:
         InvalidRequestError: names the route of such models.
     """
     models = [deployment.model for deployment in entry.deployments]
     for capability, advice in _ROUTES.items():
-        if embeds and capability == "embedding":
+        if capability == "embedding" and "embeddings" in requirements.features:
             continue
         only = frozenset({capability})
         if models and all(m is not None and only <= m.capabilities <= only for m in models):

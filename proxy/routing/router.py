@@ -255,7 +255,7 @@ class Router:
         """
         record = record if record is not None else Record()
         await self._lookup.fetch(request.model)
-        decision = await self.decide(request.model, to_requirements(request))
+        decision = await self.decide(request.model, to_requirements(request), request)
         record.why = self._reasons(request.model, decision)
         first, *others = self._routes(decision)
         same = [other for other in others if self._same_weights(first, other)]
@@ -297,19 +297,21 @@ class Router:
         return self._routes(await self.decide(name, requirements))
 
     async def decide(
-        self, name: str, requirements: Requirements, request: GenerationRequest | None = None
+        self,
+        name: str,
+        requirements: Requirements,
+        request: GenerationRequest | EmbeddingRequest | None = None,
     ) -> Decision:
         """Decide as for `routes`, with the reasons. Has no effect on later decisions.
 
         Raises:
-            InvalidRequestError: `request` wants text of a model that writes none, or a request
-                wants vectors of a model for audio.
+            InvalidRequestError: `request` wants text or vectors of a model of another kind.
         """
         entry = await self.find(name)
-        embeds = "embeddings" in requirements.features
-        if request is not None or embeds:
-            refuse_other_kinds(entry, embeds=embeds)
-        return self._decider.decide(entry, requirements, request)
+        if request is not None:
+            refuse_other_kinds(entry, requirements)
+        prompt = request if isinstance(request, GenerationRequest) else None
+        return self._decider.decide(entry, requirements, prompt)
 
     def weighed(self, decision: Decision, requirements: Requirements) -> Decision:
         """Assess a single candidate as well; see `Decider.weighed`."""

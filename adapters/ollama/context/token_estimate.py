@@ -74,7 +74,8 @@ class TokenCounter:
         self._tokenizer = tokenizer
         self._bytes_per_token = _BYTES_PER_TOKEN
         self._overheads = {False: _OVERHEAD, True: _OVERHEAD}
-        """The template's own tokens, by whether a prompt has tools, around which it has many."""
+        """Tokens of the template for each message, by whether the prompt has tools: around these a
+        template has many words of its own."""
         self._image: float | None = None
 
     async def count(self, texts: Texts) -> Count:
