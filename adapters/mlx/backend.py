@@ -88,6 +88,10 @@ def engine_version() -> str | None:
         return None
 
 
+_COMPARE_SECONDS = 1.0
+"""For the files of a loaded model, which is used as it is where its disk takes longer."""
+
+
 class _Source(msgspec.Struct, frozen=True):
     """A model's folder, and its files when they were read."""
 
@@ -110,6 +114,8 @@ class MLXBackend:
         self._loaded: dict[str, Loaded] = {}
         self._sources: dict[str, _Source] = {}
         """Files that each model was loaded from; those of unloaded models too."""
+        self._comparing: asyncio.Task[Stamp] | None = None
+        """The latest comparison of a model's files with those that were loaded."""
         self._warned: dict[str, str] = {}
         self._unusable: dict[str, str] = {}
         self._failed_loads = FailedLoads()
@@ -356,11 +362,20 @@ class MLXBackend:
         if loaded is None or source is None or self._idle.users(name) > 1:
             return
         with self._engine.arrivals.expect():  # Prompts that arrive together are read together.
-            changed = await asyncio.to_thread(stamp_files, source.folder) != source.stamp
+            changed = await self._has_changed(source)
         if changed and self._loaded.get(name) is loaded and self._idle.users(name) <= 1:
             logger.info("%s is loaded anew: its files have changed", name)
             await self._loaded.pop(name).unload()
             self.memory_user.unloaded(name)
+
+    async def _has_changed(self, source: _Source) -> bool:
+        """Compare the files with those that were loaded; false while the disk does not answer."""
+        if self._comparing is not None and not self._comparing.done():
+            return False
+        comparing = asyncio.create_task(asyncio.to_thread(stamp_files, source.folder))
+        self._comparing = comparing
+        done, _ = await asyncio.wait({comparing}, timeout=_COMPARE_SECONDS)
+        return bool(done) and comparing.result() != source.stamp
 
     async def _load(self, loading: Loading) -> None:
         """Load a model, converted or downloaded first if it has to be."""

@@ -23,7 +23,7 @@ class Engine:
 
 async def hang(guard: StallGuard) -> None:
     async with guard.guarded():
-        await asyncio.sleep(20)
+        await asyncio.Event().wait()
 
 
 async def test_all_requests_are_told_of_a_stall() -> None:

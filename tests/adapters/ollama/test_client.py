@@ -37,6 +37,7 @@ from adapters.events import (
     Usage,
 )
 from adapters.ollama.backend import OllamaBackend
+from adapters.ollama.errors import UnexplainedError
 from adapters.request import GenerationRequest, JSONSchema, Lark, Message, Sampling, TextPart
 from adapters.upstream.limits import Limits
 
@@ -339,7 +340,7 @@ async def test_error_line_before_the_first_word_comes_before_started(
     events, error = await failure_of(backend)
     assert (events, type(error), error.message) == (
         [],
-        BadUpstreamError,
+        UnexplainedError,
         "Ollama failed; its log says why.",
     )
 

@@ -98,7 +98,7 @@ async def test_every_request_gets_an_error_and_the_next_one_an_answer(
     assert health.counters["active"] == 0
     assert [model.loaded for model in await backend.list_models()] == [False] * 2
     events = await answer(backend, max_tokens=3)
-    assert events[0] == Started(context=100_000, cold=True)
+    assert events[0] == Started(context=100_000, cold=True, prompt_tokens=3, cached_tokens=0)
     assert isinstance(events[-1], Finished)
     health = await backend.health()
     assert (health.ok, health.breaker, health.counters["restarts"]) == (True, "closed", 1)

@@ -171,7 +171,7 @@ async def test_empty_prompt_has_an_answer(backend: MLXBackend) -> None:
 
 async def test_answer_ends_at_num_ctx(backend: MLXBackend) -> None:
     events = await answer(backend, raw("A" * 10, num_ctx=16))
-    assert events[0] == Started(context=16, cold=True)
+    assert events[0] == Started(context=16, cold=True, prompt_tokens=10, cached_tokens=0)
     finished = events[-1]
     assert isinstance(finished, Finished)
     assert finished.usage.prompt_tokens + finished.usage.completion_tokens == 16
@@ -186,7 +186,9 @@ async def test_small_context_is_rejected_with_both_numbers(
     assert caught.value.param == "prompt"
     with pytest.raises(InvalidRequestError, match="num_ctx"):
         await answer(backend, raw("A", num_ctx=0))
-    assert (await answer(backend, raw("A", num_ctx=9999, max_tokens=1)))[0] == Started(512)
+    assert (await answer(backend, raw("A", num_ctx=9999, max_tokens=1)))[0] == Started(
+        512, prompt_tokens=1, cached_tokens=0
+    )
 
 
 async def test_model_without_template_is_not_listed_as_chat(backend: MLXBackend) -> None:
