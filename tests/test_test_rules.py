@@ -127,6 +127,7 @@ def is_sleep(call: ast.Call) -> bool:
 FILES = sorted(TESTS.rglob("*.py"))
 
 
+@pytest.mark.slow
 def test_no_test_patches_the_project() -> None:
     found = {str(path.relative_to(TESTS)): project_patches(path.read_text()) for path in FILES}
     assert {path: lines for path, lines in found.items() if lines and path not in WRAPS} == {}

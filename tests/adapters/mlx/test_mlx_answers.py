@@ -93,6 +93,7 @@ def engine(opened: OpenedBackend) -> ScriptedEngine:
     return engine
 
 
+@pytest.mark.slow
 async def test_a_call_is_streamed_as_it_is_written(
     backend: MLXBackend, engine: ScriptedEngine
 ) -> None:
@@ -177,6 +178,7 @@ async def test_each_choice_has_sections_of_its_own(
     assert (third["text"], third["reasoning"]) == ("c", "")
 
 
+@pytest.mark.slow
 async def test_channels_are_thoughts_calls_and_text(
     backend: MLXBackend, engine: ScriptedEngine
 ) -> None:
@@ -286,6 +288,7 @@ EXPECTED: dict[str, Any] = {
 
 
 @pytest.mark.parametrize("shape", SHAPES)
+@pytest.mark.slow
 async def test_an_answer_has_the_shape_that_is_asked_for(backend: MLXBackend, shape: str) -> None:
     request = chat(
         model="plain", response_format=SHAPES[shape], sampling=WILD, n=4, max_tokens=None
@@ -421,6 +424,7 @@ async def test_probabilities_are_of_what_is_shown_only(
     assert [each.token for each in logprobs_of(events)] == list("shown")
 
 
+@pytest.mark.slow
 async def test_a_control_token_among_the_likeliest_has_its_name(backend: MLXBackend) -> None:
     bias = Sampling(temperature=0, logit_bias={END: -100})
     events = await answer(

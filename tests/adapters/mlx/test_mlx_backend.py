@@ -77,6 +77,7 @@ async def test_options_of_how_ollama_runs_are_named_and_have_no_effect(backend: 
 
 
 @pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.slow
 async def test_greedy_text_alone_equals_greedy_text_in_company(
     backend: MLXBackend, kind: str
 ) -> None:
@@ -136,6 +137,7 @@ async def test_a_stop_string_ends_the_answer_and_is_not_shown(
 
 
 @pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.slow
 async def test_a_disconnect_frees_its_row_and_changes_no_other_text(
     backend: MLXBackend, engine: Engine, kind: str
 ) -> None:
@@ -302,6 +304,7 @@ async def test_an_answer_is_cold_when_it_waited_for_the_load(backend: MLXBackend
     assert not is_cold(await answer(backend, chat("llama")))
 
 
+@pytest.mark.slow
 async def test_a_model_with_other_weights_under_its_name_is_loaded_anew(tmp_path: Path) -> None:
     folder = write_tiny_model(tmp_path / "it")
     backend = MLXBackend(config_for(tmp_path))
@@ -461,6 +464,7 @@ class Full:
 
 
 @pytest.mark.parametrize("error", [BadUpstreamError("out of order"), ValueError("a bug")])
+@pytest.mark.slow
 async def test_an_error_of_the_sink_ends_its_request_only(
     backend: MLXBackend, engine: Engine, error: Exception
 ) -> None:

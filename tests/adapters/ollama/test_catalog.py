@@ -453,6 +453,7 @@ async def test_load_of_a_missing_model(full: StandIn, backend: OllamaBackend):
         await backend.load("nope")
 
 
+@pytest.mark.slow
 async def test_load_that_takes_too_long(full: StandIn, backend: OllamaBackend):
     async def hangs(reply: Reply) -> None:
         await reply.gone()

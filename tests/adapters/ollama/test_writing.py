@@ -223,6 +223,7 @@ async def test_forced_call_is_written_in_pieces(backend: OllamaBackend, standin:
 # --- a reader that is behind ------------------------------------------------------------------
 
 
+@pytest.mark.slow
 async def test_socket_is_not_read_while_the_reader_is_behind(standin: StandIn):
     """Another text is on its way meanwhile; the wait takes longer than the token timeout."""
     recorder = Recorder(lambda event: event == TextDelta("b"))

@@ -113,6 +113,7 @@ async def test_model_that_is_loaded_first_may_take_longer(
     assert TextDelta("A") in await answer(backend, patience=0.1, n=n)
 
 
+@pytest.mark.slow
 async def test_request_that_comes_during_a_load_may_take_longer(standin: StandIn):
     """`/api/ps` lists a model from the start of its load."""
     says_json(standin, "/api/ps", {"models": []})
@@ -127,6 +128,7 @@ async def test_request_that_comes_during_a_load_may_take_longer(standin: StandIn
 
 
 @pytest.mark.parametrize("n", [1, 3])
+@pytest.mark.slow
 async def test_server_that_answers_other_requests_is_busy_and_not_at_fault(
     standin: StandIn, backend: OllamaBackend, n: int
 ):
@@ -157,6 +159,7 @@ async def test_server_that_answers_other_requests_is_busy_without_a_deadline_too
             assert (await backend.health()).breaker == "closed"
 
 
+@pytest.mark.slow
 async def test_server_that_hangs_is_not_waited_for_even_if_it_may_be_loading(
     standin: StandIn, backend: OllamaBackend
 ):
@@ -191,6 +194,7 @@ async def test_server_that_misses_one_look_is_waited_for(standin: StandIn, backe
     assert TextDelta("A") in await answer(backend, patience=20)
 
 
+@pytest.mark.slow
 async def test_hanging_server_is_left_for_another_without_a_deadline_too(
     standin: StandIn,
 ):
@@ -208,6 +212,7 @@ async def test_hanging_server_is_left_for_another_without_a_deadline_too(
 
 
 @pytest.mark.parametrize("n", [1, 3])
+@pytest.mark.slow
 async def test_breaker_opens_by_silence_and_closes_by_a_token(
     standin: StandIn, backend: OllamaBackend, n: int
 ):

@@ -274,6 +274,7 @@ async def test_server_waits_while_the_body_is_not_read(transport: Transport):
         await response.aclose()
 
 
+@pytest.mark.slow
 async def test_one_deadline_after_another_is_kept(transport: Transport):
     """One that is nearer than the last too, though the timer is not set for each."""
 

@@ -6,6 +6,7 @@ import json
 from collections.abc import Iterator
 from contextlib import contextmanager
 
+import pytest
 from fakes.scripted_backend import HANG, ScriptedBackend, chat
 from fakes.waiting import until
 from servers.served import served
@@ -51,6 +52,7 @@ async def read_answer(port: int, path: str, *, stream: bool) -> None:
     writer.close()
 
 
+@pytest.mark.slow
 async def test_answers_leave_no_cycle():
     async with served(ScriptedBackend()) as port:
         with garbage() as found:
@@ -61,6 +63,7 @@ async def test_answers_leave_no_cycle():
     assert found == []
 
 
+@pytest.mark.slow
 async def test_clients_that_leave_leave_no_cycle():
     backend = ScriptedBackend([Started(), TextDelta("x"), HANG])
     async with served(backend) as port:

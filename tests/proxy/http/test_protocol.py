@@ -312,6 +312,7 @@ async def test_stream_for_http_1_0_has_no_chunks(port: int):
     ],
     ids=["nothing", "half a line", "half a head", "half a body", "nothing more", "half the next"],
 )
+@pytest.mark.slow
 async def test_slow_client_is_left(sent: bytes, expected: list[int]):
     async with served(ScriptedBackend(), protocol=Impatient) as port:
         said = await answers(port, sent)

@@ -88,6 +88,7 @@ async def test_silence_stays_where_clients_know_no_comments():
         assert await buffer.take() == b"a"
 
 
+@pytest.mark.slow
 async def test_words_put_silence_off():
     buffer = SendBuffer(0.3, b": keepalive\n\n")
     for _ in range(4):

@@ -150,6 +150,7 @@ async def test_events_tell_states_apart(kind: str, script: Any, state: str):
     assert run["written"] == sum(isinstance(step, TextDelta) for step in script)
 
 
+@pytest.mark.slow
 async def test_events_begin_with_the_history_and_go_on_with_what_ends():
     async with served(ScriptedBackend()) as port:
         await ask(port)

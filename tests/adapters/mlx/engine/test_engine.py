@@ -125,6 +125,7 @@ class Only:
     ("way", "expected"),
     [("raises", GenerationError), ("says", InvalidRequestError), ("shrinks", GenerationError)],
 )
+@pytest.mark.slow
 async def test_a_poisoned_row_ends_alone_when_its_processor_fails(
     client: EngineClient, call: int, way: str, expected: type[BackendError]
 ) -> None:

@@ -150,6 +150,7 @@ async def test_a_draft_is_not_used_with_sliding_windows(tmp_path: Path) -> None:
                 assert texts["base"] == texts["fast"]
 
 
+@pytest.mark.slow
 async def test_quantised_caches_are_left_out_where_a_model_has_none(tmp_path: Path) -> None:
     write_tiny_model(tmp_path / "narrow")
     async with opened(tmp_path, kv_bits=8) as backend:

@@ -61,6 +61,7 @@ async def tokens(
         Sampling(frequency_penalty=1.0),
     ],
 )
+@pytest.mark.slow
 async def test_the_text_is_the_models_own_whatever_the_draft_guesses(
     client: EngineClient,
     folder: Path,

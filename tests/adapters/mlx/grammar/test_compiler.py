@@ -114,6 +114,7 @@ async def test_request_behind_a_slow_grammar_is_compiled(tokenizer: Any) -> None
     compiler.close()
 
 
+@pytest.mark.slow
 async def test_request_that_only_waited_may_come_again(tokenizer: Any) -> None:
     compiler = GrammarCompiler(tokenizer, frozenset({1}), compile_seconds=60.0, wait_seconds=0.5)
     await compiler.compile(request(Regex("a")), Style())

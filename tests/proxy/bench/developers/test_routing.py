@@ -22,6 +22,7 @@ def rows() -> list[RoutingRow]:
     return asyncio.run(bench_routing(RoutingPlan(), lambda *_: None))
 
 
+@pytest.mark.slow
 def test_auto_is_at_most_a_tenth_slower_than_the_faster_backend(rows: list[RoutingRow]):
     assert max(row.ratio for row in rows) <= 1.1
 
@@ -38,6 +39,7 @@ def test_figures_are_those_of_the_backends(rows: list[RoutingRow]):
     assert "| ollama takes twice as long | 1 | 20 |" in "\n".join(lines(rows))
 
 
+@pytest.mark.slow
 async def test_noise_over_hours_hardly_changes_the_backend():
     plan = RoutingPlan(scenes=(Scene("steady", ((FAST, SLOW),)),), prompts=(20,), requests=2000)
     (row,) = await bench_routing(plan, lambda *_: None)

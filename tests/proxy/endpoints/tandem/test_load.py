@@ -110,6 +110,7 @@ async def test_load_needs_no_body():
     assert mlx.told == [("load", NAME, None)]
 
 
+@pytest.mark.slow
 async def test_load_in_steps_tells_how_far_it_is():
     async with client_of(Loads()) as client:
         response = await client.post(f"/api/mlx/load/{NAME}", json={"stream": True, "ttl": 5})
@@ -122,6 +123,7 @@ async def test_load_in_steps_tells_how_far_it_is():
     ]
 
 
+@pytest.mark.slow
 async def test_load_that_fails_on_the_way_ends_with_an_error():
     async with client_of(Loads(GenerationError("It broke."))) as client:
         response = await client.post(f"/api/mlx/load/{NAME}", json={"stream": True})
@@ -223,6 +225,7 @@ async def test_model_is_loaded_on_the_backend_that_a_header_names():
     assert mlx.told == []
 
 
+@pytest.mark.slow
 async def test_progress_of_a_load_by_public_name_is_streamed():
     async with client_of(Loads()) as client:
         response = await client.post(f"/api/models/{NAME}/load", json={"stream": True})
