@@ -129,7 +129,7 @@ def test_port_of_a_silent_program_is_a_failure(tmp_path: Path):
 async def test_server_with_keys_is_recognised_with_the_key_of_the_commands(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ):
-    keys = [KeyConfig(name="mine", key="a-key-0123456789")]
+    keys = (KeyConfig(name="mine", key="a-key-0123456789"),)
     settings = ServerConfig(keys=keys, state_folder=str(tmp_path))
     async with served(ScriptedBackend(), Config(server=settings)) as port:
         here = Config(server=replace(settings, port=port))

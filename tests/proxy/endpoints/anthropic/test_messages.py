@@ -195,7 +195,7 @@ async def test_stream_begins_with_the_counts_of_the_prompt():
 
 
 async def test_stream_begins_without_counts_where_none_is_known():
-    (_, begin), *_ = await streamed(HELLO)
+    (_, begin), *_ = await streamed([*HELLO])
     assert begin["message"]["usage"]["input_tokens"] == 0
 
 
