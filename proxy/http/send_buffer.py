@@ -104,6 +104,8 @@ class SendBuffer:
     def end(self) -> None:
         """Mark the answer as complete."""
         self._ended = True
+        if self._timer is not None:  # Until it is due it would keep all of the answer.
+            self._timer.cancel()
         if not self.begun.done():
             self.begun.set_result(None)
         if self._waiting_sender is not None:
@@ -169,9 +171,6 @@ class SendBuffer:
             self._waiting_sender = None
 
     def _send_comment(self) -> None:
-        self._timer = None
-        if self._ended:
-            return
         now = self._loop.time()
         due = self._sent_at + self._keepalive
         if now >= due:

@@ -1,6 +1,7 @@
 """The send buffer: pieces that arrive together are sent together, and its size has a limit."""
 
 import asyncio
+import weakref
 from collections.abc import Callable
 
 import pytest
@@ -188,3 +189,14 @@ async def test_silence_on_the_wire_is_filled():
     await task
     assert wire.written[:2] == [b": keepalive\n\n"] * 2
     assert wire.written[-1] == b"a"
+
+
+async def test_answer_that_has_ended_is_held_by_no_timer():
+    buffer = SendBuffer(60, b": keepalive\n\n")
+    taking = asyncio.create_task(buffer.take())
+    await turns()
+    buffer.end()
+    assert await taking == b""
+    held = weakref.ref(buffer)
+    del buffer, taking
+    assert held() is None
