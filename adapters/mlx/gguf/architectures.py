@@ -285,10 +285,24 @@ def _require_scale(config: Fields, is_27b: bool, model: str) -> None:
         raise UnsupportedGGUFError(f"'query_pre_attn_scalar' is not that of {model}.")
 
 
-def _experts(fields: Fields) -> dict[str, Any]:
+def _expert_numbers(fields: Fields, total: str) -> dict[str, Any]:
+    """Numbers of experts for a `config.json` that calls their sum `total`."""
     return {
-        "num_experts": int(_required(fields, "expert_count")),
+        total: int(_required(fields, "expert_count")),
         "num_experts_per_tok": int(_required(fields, "expert_used_count")),
+    }
+
+
+def _expert_keys(config: Fields, total: str) -> dict[str, Any]:
+    """Metadata of a `config.json`, the reverse of `_expert_numbers`."""
+    return {
+        "expert_count": int(_required(config, total)),
+        "expert_used_count": int(_required(config, "num_experts_per_tok")),
+    }
+
+
+def _experts(fields: Fields) -> dict[str, Any]:
+    return _expert_numbers(fields, "num_experts") | {
         "moe_intermediate_size": int(_required(fields, "expert_feed_forward_length")),
         "decoder_sparse_step": 1,
         "mlp_only_layers": [],
@@ -298,9 +312,7 @@ def _experts(fields: Fields) -> dict[str, Any]:
 def _experts_settings(config: Fields) -> Fields:
     if config.get("decoder_sparse_step", 1) != 1 or config.get("mlp_only_layers"):
         raise UnsupportedGGUFError("Layers without experts among others are not supported.")
-    return {
-        "expert_count": int(_required(config, "num_experts")),
-        "expert_used_count": int(_required(config, "num_experts_per_tok")),
+    return _expert_keys(config, "num_experts") | {
         "expert_feed_forward_length": int(_required(config, "moe_intermediate_size")),
     }
 
@@ -366,10 +378,9 @@ def _phi3_settings(config: Fields) -> Fields:
 
 
 def _gpt_oss_config(fields: Fields) -> dict[str, Any]:
-    return _decoder_config(fields, experts=True) | {
+    config = _decoder_config(fields, experts=True) | _expert_numbers(fields, "num_local_experts")
+    return config | {
         "intermediate_size": int(_required(fields, "expert_feed_forward_length")),
-        "num_local_experts": int(_required(fields, "expert_count")),
-        "num_experts_per_tok": int(_required(fields, "expert_used_count")),
         "sliding_window": int(_required(fields, "attention.sliding_window")),
     }
 
@@ -379,15 +390,10 @@ def _gpt_oss_settings(config: Fields) -> Fields:
     pattern = (["sliding_attention", "full_attention"] * layers)[:layers]
     if (config.get("layer_types") or pattern) != pattern:
         raise UnsupportedGGUFError("'layer_types' is not that of gpt-oss.")
-    return {
-        "expert_count": int(_required(config, "num_local_experts")),
-        "expert_used_count": int(_required(config, "num_experts_per_tok")),
+    return _expert_keys(config, "num_local_experts") | {
         "expert_feed_forward_length": int(_required(config, "intermediate_size")),
         "attention.sliding_window": int(_required(config, "sliding_window")),
     }
-
-
-_EXPERT_NUMBERS = {"expert_count": "num_local_experts", "expert_used_count": "num_experts_per_tok"}
 
 
 def _has_experts(fields: Fields) -> bool:
@@ -395,12 +401,11 @@ def _has_experts(fields: Fields) -> bool:
 
 
 def _mixtral_config(fields: Fields) -> dict[str, Any]:
-    numbers = {name: int(_required(fields, key)) for key, name in _EXPERT_NUMBERS.items()}
-    return _plain_config(fields, experts=True) | numbers
+    return _plain_config(fields, experts=True) | _expert_numbers(fields, "num_local_experts")
 
 
 def _mixtral_settings(config: Fields) -> Fields:
-    return {key: int(_required(config, name)) for key, name in _EXPERT_NUMBERS.items()}
+    return _expert_keys(config, "num_local_experts")
 
 
 def _granitemoe_config(fields: Fields) -> dict[str, Any]:
@@ -413,21 +418,15 @@ def _granitemoe_settings(config: Fields) -> Fields:
 
 
 def _olmoe_config(fields: Fields) -> dict[str, Any]:
-    return _plain_config(fields, experts=True) | {
-        "num_experts": int(_required(fields, "expert_count")),
-        "num_experts_per_tok": int(_required(fields, "expert_used_count")),
-        "norm_topk_prob": False,
-    }
+    numbers = _expert_numbers(fields, "num_experts")
+    return _plain_config(fields, experts=True) | numbers | {"norm_topk_prob": False}
 
 
 def _olmoe_settings(config: Fields) -> Fields:
     # llama.cpp has no groups of queries here.
     _require_settings(config, num_key_value_heads=config["num_attention_heads"])
     _require_settings(config, norm_topk_prob=False, attention_bias=False)
-    return {
-        "expert_count": int(_required(config, "num_experts")),
-        "expert_used_count": int(_required(config, "num_experts_per_tok")),
-    }
+    return _expert_keys(config, "num_experts")
 
 
 def _require_settings(config: Fields, **values: Any) -> None:
@@ -569,6 +568,7 @@ _KEYS = rotary.KEYS | {
 
 _UNSCALED = frozenset(key for key in _KEYS if not key.startswith("rope.scaling."))
 """Keys of models with a class in mlx-lm that scales no rotary embedding."""
+_ONE_NORM = {name: module for name, module in _BLOCK.items() if name != "ffn_norm"}
 _SPARSE_BLOCK = {
     name: re.sub(r"^mlp\.", "block_sparse_moe.", module) for name, module in _EXPERTS.items()
 }
@@ -719,8 +719,7 @@ ARCHITECTURES: dict[str, Architecture] = {
     "seed_oss": Architecture(
         model_type="seed_oss",
         hub_class="SeedOssForCausalLM",
-        block={name: module for name, module in _BLOCK.items() if name != "ffn_norm"}
-        | {"post_attention_norm": "post_attention_layernorm"},
+        block=_ONE_NORM | {"post_attention_norm": "post_attention_layernorm"},
         keys=_KEYS,
         config=_seed_config,
         settings=_seed_settings,
@@ -738,7 +737,7 @@ ARCHITECTURES: dict[str, Architecture] = {
     "cohere2": Architecture(
         model_type="cohere2",
         hub_class="Cohere2ForCausalLM",
-        block={name: module for name, module in _BLOCK.items() if name != "ffn_norm"},
+        block=_ONE_NORM,
         keys=_UNSCALED - {"attention.layer_norm_rms_epsilon"}
         | {
             _PATTERN,
