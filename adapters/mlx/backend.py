@@ -64,7 +64,8 @@ from adapters.mlx.models.catalog import (
     read_config,
 )
 from adapters.mlx.models.description import describe
-from adapters.mlx.models.failed_loads import FailedLoads, Stamp, stamp_files
+from adapters.mlx.models.failed_loads import FailedLoads
+from adapters.mlx.models.file_changes import LoadedFiles
 from adapters.mlx.models.hub_download import pull
 from adapters.mlx.models.idle_unload import IdleUnload
 from adapters.mlx.models.load_progress import Extras, Loading, Loads
@@ -88,17 +89,6 @@ def engine_version() -> str | None:
         return None
 
 
-_COMPARE_SECONDS = 1.0
-"""For the files of a loaded model, which is used as it is where its disk takes longer."""
-
-
-class _Source(msgspec.Struct, frozen=True):
-    """A model's folder, and its files when they were read."""
-
-    folder: ModelFolder
-    stamp: Stamp
-
-
 class MLXBackend:
     kind = "mlx"
     naming = MLXConfig.naming
@@ -112,10 +102,7 @@ class MLXBackend:
             self.honours = MLX.union(_EMBEDDING_TOKENS)
         self._engine = engine or Engine(config)
         self._loaded: dict[str, Loaded] = {}
-        self._sources: dict[str, _Source] = {}
-        """Files that each model was loaded from; those of unloaded models too."""
-        self._comparing: asyncio.Task[Stamp] | None = None
-        """The latest comparison of a model's files with those that were loaded."""
+        self._files = LoadedFiles()
         self._warned: dict[str, str] = {}
         self._unusable: dict[str, str] = {}
         self._failed_loads = FailedLoads()
@@ -358,30 +345,21 @@ class MLXBackend:
 
     async def _unload_replaced(self, name: str) -> None:
         """Unload a model with files that changed since its load, unless it answers others too."""
-        loaded, source = self._loaded.get(name), self._sources.get(name)
-        if loaded is None or source is None or self._idle.users(name) > 1:
+        loaded = self._loaded.get(name)
+        if loaded is None or self._idle.users(name) > 1:
             return
         with self._engine.arrivals.expect():  # Prompts that arrive together are read together.
-            changed = await self._has_changed(source)
+            changed = await self._files.have_changed(name)
         if changed and self._loaded.get(name) is loaded and self._idle.users(name) <= 1:
             logger.info("%s is loaded anew: its files have changed", name)
             await self._loaded.pop(name).unload()
             self.memory_user.unloaded(name)
 
-    async def _has_changed(self, source: _Source) -> bool:
-        """Compare the files with those that were loaded; false while the disk does not answer."""
-        if self._comparing is not None and not self._comparing.done():
-            return False
-        comparing = asyncio.create_task(asyncio.to_thread(stamp_files, source.folder))
-        self._comparing = comparing
-        done, _ = await asyncio.wait({comparing}, timeout=_COMPARE_SECONDS)
-        return bool(done) and comparing.result() != source.stamp
-
     async def _load(self, loading: Loading) -> None:
         """Load a model, converted or downloaded first if it has to be."""
         name = loading.name
         folder = await self._find(name)
-        self._sources[name] = _Source(folder, await asyncio.to_thread(stamp_files, folder))
+        await self._files.note(name, folder)
         path = await self._path_of(folder)
         draft = await self._path_of(folder.draft) if folder.draft is not None else None
         extras = Extras(folder.lora, draft)

@@ -1,18 +1,15 @@
 """Models that cannot be loaded as they are on the disk, found out by loading them."""
 
-from collections.abc import Iterator, Mapping
-from pathlib import Path
+from collections.abc import Mapping
 
 from msgspec import Struct
 
 from adapters.errors import GenerationError
-from adapters.mlx.models.catalog import READ, ModelFolder
+from adapters.mlx.models.catalog import ModelFolder
+from adapters.mlx.models.file_changes import Stamp, stamp_files
 
 _PASSING = (OSError, MemoryError, RuntimeError)
 """Causes that may be gone with the next attempt: a disk, a device, memory."""
-
-Stamp = tuple[tuple[str, int, int], ...]
-"""Path, bytes and time of change in nanoseconds of each file."""
 
 
 class _Failure(Struct, frozen=True):
@@ -43,18 +40,3 @@ class FailedLoads:
             if name in folders and stamp_files(folders[name]) == failure.stamp
         }
         return {name: failure.reason for name, failure in self._failures.items()}
-
-
-def stamp_files(folder: ModelFolder) -> Stamp:
-    """Return the stamp of the files of a model and its parts. Blocks for some system calls."""
-    parts = (folder.path, folder.lora, folder.draft.path if folder.draft else None)
-    files = (file for part in parts if part is not None for file in sorted(part.glob("*.*")))
-    return tuple(stamp for file in files if file.suffix in READ for stamp in _stamps(file))
-
-
-def _stamps(file: Path) -> Iterator[tuple[str, int, int]]:
-    try:
-        stat = file.stat()
-    except OSError:
-        return  # It was removed meanwhile.
-    yield str(file), stat.st_size, stat.st_mtime_ns
