@@ -39,6 +39,7 @@ def test_modules_to_check_exist():
     assert "proxy.config" in imports(ROOT / "proxy/app.py")
 
 
+@pytest.mark.slow
 def test_no_import_is_relative():
     for path in (*modules("adapters"), *modules("proxy")):
         assert not [name for name in imports(path) if name.startswith(".")], path

@@ -115,14 +115,17 @@ def test_files_to_check_exist():
     assert {"README.md", "pyproject.toml", "proxy/app.py", "tests/conftest.py"} <= names
 
 
+@pytest.mark.slow
 def test_docstrings_begin_with_a_subject_or_a_verb():
     assert findings(wrong_openings, checked_files()) == {}
 
 
+@pytest.mark.slow
 def test_programs_are_not_persons():
     assert findings(persons, checked_files()) == {}
 
 
+@pytest.mark.slow
 def test_no_file_names_developers_or_their_machines():
     assert findings(places, written_files()) == {}
 

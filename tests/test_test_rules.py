@@ -133,11 +133,13 @@ def test_no_test_patches_the_project() -> None:
     assert {path: lines for path, lines in found.items() if lines and path not in WRAPS} == {}
 
 
+@pytest.mark.slow
 def test_no_test_uses_private_names() -> None:
     found = {str(path.relative_to(TESTS)): private_names(path.read_text()) for path in FILES}
     assert {path: lines for path, lines in found.items() if lines} == {}
 
 
+@pytest.mark.slow
 def test_no_test_sleeps_to_synchronise() -> None:
     """Events, `until` and a `Clock` wait for what is meant; `pause` is for a slow peer."""
     found = {str(path.relative_to(TESTS)): sleeps(path.read_text()) for path in FILES}

@@ -259,6 +259,7 @@ CITY: dict[str, Any] = {
 }
 
 
+@pytest.mark.slow
 async def test_a_forced_call_is_made_where_it_is_honoured(subject: Subject) -> None:
     if "tool_choice" not in subject.backend.honours:
         pytest.skip(f"{subject.backend.kind} does not claim it")

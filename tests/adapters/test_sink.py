@@ -86,6 +86,7 @@ async def test_first_error_ends_all_writers():
     assert hanging.running == 0
 
 
+@pytest.mark.slow
 async def test_errors_of_several_writers_leave_no_warning():
     failing = [writer(BackendBusyError("one")), writer(GenerationError("two"))]
     with pytest.raises(BackendBusyError, match="one"):

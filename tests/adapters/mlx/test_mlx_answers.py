@@ -109,6 +109,7 @@ async def test_a_call_is_streamed_as_it_is_written(
     assert started.id.startswith("call_")
 
 
+@pytest.mark.slow
 async def test_two_calls_have_two_indexes_and_ids(
     backend: MLXBackend, engine: ScriptedEngine
 ) -> None:
@@ -198,6 +199,7 @@ async def test_channels_are_thoughts_calls_and_text(
     }
 
 
+@pytest.mark.slow
 async def test_a_call_is_forced_through_its_channel(backend: MLXBackend) -> None:
     asked = chat(
         model="channels", tools=(WEATHER,), tool_choice="required", sampling=WILD, max_tokens=None
@@ -223,6 +225,7 @@ async def test_raw_text_has_no_sections(backend: MLXBackend, engine: ScriptedEng
     assert said["text"] == f"<think>a</think>{CALL}"
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("model", ["caller", "plain"])
 @pytest.mark.parametrize("choice", ["required", NamedTool("time")])
 async def test_a_forced_call_is_made_by_any_model(
@@ -249,6 +252,7 @@ async def test_a_forced_call_is_made_by_any_model(
         assert said["text"] == ""
 
 
+@pytest.mark.slow
 async def test_thoughts_come_before_a_forced_call_and_do_not_count_as_one(
     backend: MLXBackend, engine: ScriptedEngine, folder: Path
 ) -> None:
@@ -382,6 +386,7 @@ async def test_forced_call_that_the_limit_cuts_has_no_content(
     assert said["text"] == ""
 
 
+@pytest.mark.slow
 async def test_an_effort_is_refused_where_nothing_thinks(backend: MLXBackend) -> None:
     with pytest.raises(UnsupportedParameterError) as caught:
         await answer(backend, chat(model="plain", reasoning_effort="high"))

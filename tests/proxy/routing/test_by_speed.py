@@ -148,6 +148,7 @@ def test_incumbent_changes_at_most_once_in_ten_minutes():
     assert kinds.index("mlx") + changed_at == pytest.approx(10 * MINUTES + 25, abs=20)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("faster", ["mlx", "ollama"])
 def test_incumbent_is_kept_despite_noise(faster: str):
     other = {"mlx": "ollama", "ollama": "mlx"}[faster]

@@ -144,6 +144,7 @@ async def test_a_poisoned_row_ends_alone_when_its_processor_fails(
     assert await rows(client.engine) == 0
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", KINDS)
 async def test_a_processor_sees_prompt_and_answer_once_per_token(
     client: EngineClient, kind: str
@@ -154,6 +155,7 @@ async def test_a_processor_sees_prompt_and_answer_once_per_token(
     assert only.shown[:3] == [prompt(), [*prompt(), 65], [*prompt(), 65, 65]]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", KINDS)
 async def test_each_choice_has_the_text_of_its_own_seed(backend: MLXBackend, kind: str) -> None:
     sampling = Sampling(temperature=3.0, seed=5)
@@ -263,6 +265,7 @@ async def test_clients_take_turns_when_they_wait(folder: Path) -> None:
         assert order == ["greedy", "modest", "greedy", "modest", "greedy", "greedy"]
 
 
+@pytest.mark.slow
 async def test_a_short_newcomer_overtakes_a_long_prompt(folder: Path) -> None:
     async with opened(folder, prefill_chunk=8) as (_, engine):
         client, ended = EngineClient(engine), list[str]()
@@ -289,6 +292,7 @@ async def test_a_request_that_never_fits_is_refused_with_the_numbers(folder: Pat
         assert text_of(await answer(backend, request(max_tokens=80)))
 
 
+@pytest.mark.slow
 async def test_rows_wait_for_memory_when_the_rectangle_would_be_too_big(
     folder: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -62,6 +62,7 @@ async def answer(backend: Backend, request: GenerationRequest) -> tuple[str, int
     return "".join(event.text for event in events if isinstance(event, TextDelta)), cached
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", KINDS)
 async def test_text_is_the_same_when_the_prompt_is_cached(
     backend: MLXBackend, plain: MLXBackend, kind: str
@@ -73,6 +74,7 @@ async def test_text_is_the_same_when_the_prompt_is_cached(
     assert cached > 100
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", KINDS)
 async def test_text_is_the_same_when_the_history_is_cached(
     backend: MLXBackend, plain: MLXBackend, kind: str
@@ -172,6 +174,7 @@ async def test_a_prefix_that_was_trimmed_is_not_found(backend: MLXBackend, engin
     assert cached == 0
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", KINDS)
 async def test_nothing_is_shared_between_clients(backend: MLXBackend, kind: str) -> None:
     await answer(backend, chat(kind, LONG, client="one"))
@@ -270,6 +273,7 @@ def test_a_prompt_larger_than_the_budget_is_kept_as_far_as_there_is_room(folder:
     assert small.find("", [*tokens, 1]).tokens == 2 * BLOCK
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", ["llama", "sliding", "mamba"])
 async def test_trimming_gives_back_what_is_asked_when_prompts_are_kept(
     backend: MLXBackend, engine: Engine, kind: str

@@ -93,6 +93,7 @@ def test_quantised_caches_are_proved_by_computing(
     assert bool(attempt(lambda: quantises(model, 8))) is able
 
 
+@pytest.mark.slow
 async def test_a_model_that_cannot_be_batched_says_so_and_answers_each_request_as_alone(
     tmp_path: Path,
 ) -> None:

@@ -79,6 +79,7 @@ async def test_the_text_is_the_models_own_whatever_the_draft_guesses(
     assert await tokens(client, "guessed", sampling, top=1) == expected
 
 
+@pytest.mark.slow
 async def test_right_guesses_save_steps_of_the_model(
     client: EngineClient, folder: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -89,6 +90,7 @@ async def test_right_guesses_save_steps_of_the_model(
     assert passes.shapes.count((1, 4)) == 10
 
 
+@pytest.mark.slow
 async def test_a_cancelled_answer_frees_the_row_for_the_next(
     client: EngineClient, folder: Path
 ) -> None:

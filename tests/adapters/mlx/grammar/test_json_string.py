@@ -55,6 +55,7 @@ def in_json(text: str) -> str:
     return json.dumps(text, ensure_ascii=False)[1:-1]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("grammar", GRAMMARS.values(), ids=GRAMMARS)
 def test_rewritten_grammar_accepts_the_escaped_texts_of_the_original(grammar: str):
     rewritten = grammar_in_string(grammar)

@@ -27,6 +27,7 @@ def test_auto_is_at_most_a_tenth_slower_than_the_faster_backend(rows: list[Routi
     assert max(row.ratio for row in rows) <= 1.1
 
 
+@pytest.mark.slow
 def test_backend_changes_once_after_the_other_has_become_faster(rows: list[RoutingRow]):
     changed = {row.scene: row.changes for row in rows if row.part == 1}
     assert changed == {"mlx slows down": 1, "they change places": 1}

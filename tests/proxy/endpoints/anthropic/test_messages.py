@@ -299,6 +299,7 @@ async def test_sdk_raises_its_own_errors():
     assert overloaded.value.type == "overloaded_error"
 
 
+@pytest.mark.slow
 async def test_sdks_tool_runner_goes_on_where_no_conversation_is_kept():
     @anthropic.beta_async_tool
     async def f(a: int) -> str:

@@ -283,6 +283,7 @@ async def test_answer_and_events_match_openais_schema(
         answer.validate({})
 
 
+@pytest.mark.slow
 async def test_openais_client_creates_streams_and_parses():
     async with openai_client(ScriptedBackend()) as client:
         assert (await client.responses.create(model="m", input="Hi")).output_text == "Hello"

@@ -464,6 +464,7 @@ async def test_conversation_is_created_updated_and_deleted(config: Config):
     assert (deleted.id, deleted.deleted) == (created.id, True)
 
 
+@pytest.mark.slow
 async def test_items_of_a_conversation(config: Config):
     hi: Any = [{"role": "user", "content": "Hi"}]
     more: Any = [{"type": "message", "role": "assistant", "content": "Hello"}]

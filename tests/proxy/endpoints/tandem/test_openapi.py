@@ -134,6 +134,7 @@ async def filled(client: httpx2.AsyncClient, path: str) -> str:
     return path.replace("{model}", NAME)
 
 
+@pytest.mark.slow
 async def test_every_operation_answers_as_it_says(document: dict[str, Any], tmp_path: Path):
     """The engine has every feature; schemas and content types are checked."""
     config = Config(server=ServerConfig(state_folder=str(tmp_path)))
