@@ -26,7 +26,17 @@ from proxy.encryption import Encryption
 from proxy.errors import ExplainedHTTPError, NotStoredError, StorageError
 from proxy.health import HealthReports
 from proxy.http.body import convert, convert_texts, decode, receive_body, unknown_fields
-from proxy.http.event_stream import Limits, ShutdownGrace
+from proxy.http.event_stream import (
+    SSE,
+    EventSink,
+    Framing,
+    Limits,
+    Put,
+    Renderer,
+    ShutdownGrace,
+    StreamedResponse,
+    stream,
+)
 from proxy.http.gates import Fields
 from proxy.http.json_response import ErrorDialect
 from proxy.http.query import to_nested
@@ -322,6 +332,23 @@ class ServerRequest(Request[Any, Any, Any]):
         """
         async with Limits(self.grace, self, has_begun):
             return await work
+
+    async def begin_stream(
+        self,
+        write: Callable[[EventSink[T]], Awaitable[None]],
+        renderer: Callable[[Put], Renderer[T]],
+        framing: Framing = SSE,
+    ) -> StreamedResponse:
+        """Begin a streamed answer; arguments and errors as `proxy.http.event_stream.stream`."""
+        return await stream(
+            self,
+            write,
+            renderer,
+            record=self.record,
+            grace=self.grace,
+            keepalive=self.config.server.keepalive,
+            framing=framing,
+        )
 
 
 async def check_role(connection: Connection, handler: BaseRouteHandler) -> None:

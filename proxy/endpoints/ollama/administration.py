@@ -25,7 +25,7 @@ from proxy.endpoints.ollama.answer import OLLAMA_ERRORS, to_error
 from proxy.endpoints.ollama.models import to_name
 from proxy.endpoints.server_request import ServerRequest
 from proxy.errors import ClientDisconnectedError, Failure
-from proxy.http.event_stream import NDJSON, EventSink, Put, json_line, stream
+from proxy.http.event_stream import NDJSON, EventSink, Put, json_line
 from proxy.http.gates import CURL_TYPES
 from proxy.http.json_response import JSONResponse
 from proxy.models.auto_pull import to_source
@@ -275,15 +275,7 @@ async def _answer_steps(
     async def write_lines(sink: EventSink[Progress]) -> None:
         await write(sink.write)
 
-    return await stream(
-        request,
-        write_lines,
-        _StepRenderer,
-        record=request.record,
-        grace=request.grace,
-        keepalive=request.config.server.keepalive,
-        framing=NDJSON,
-    )
+    return await request.begin_stream(write_lines, _StepRenderer, framing=NDJSON)
 
 
 class _StepRenderer:

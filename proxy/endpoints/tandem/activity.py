@@ -17,7 +17,7 @@ from msgspec import Struct
 
 from proxy.endpoints.server_request import ServerRequest
 from proxy.errors import ExplainedHTTPError, Failure
-from proxy.http.event_stream import EventSink, Put, sse, stream
+from proxy.http.event_stream import EventSink, Put, sse
 from proxy.inspector import Inspection
 from proxy.live import Ended, Running
 from proxy.log_buffer import LogRecord
@@ -73,14 +73,7 @@ _LOGS = Operation(summary="The latest lines of the log", answers=(LogLines,))
 
 @get("/api/events", operation=_EVENTS, access="admin")
 async def stream_activity(request: ServerRequest) -> ASGIResponse:
-    return await stream(
-        request,
-        partial(_watch, request),
-        _ActivityRenderer,
-        record=request.record,
-        grace=request.grace,
-        keepalive=request.config.server.keepalive,
-    )
+    return await request.begin_stream(partial(_watch, request), _ActivityRenderer)
 
 
 @get("/api/requests/{request_id:str}", operation=_INSPECTION, access="admin")

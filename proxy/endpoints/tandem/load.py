@@ -14,7 +14,7 @@ from proxy.endpoints import model_loading
 from proxy.endpoints.server_request import ServerRequest
 from proxy.endpoints.tandem.prompt import require_mlx
 from proxy.errors import Failure
-from proxy.http.event_stream import NDJSON, EventSink, Put, json_line, stream
+from proxy.http.event_stream import NDJSON, EventSink, Put, json_line
 from proxy.http.json_response import JSONResponse
 from proxy.keep_alive import KeepAlive, to_keep_alive
 from proxy.openapi import Operation
@@ -140,15 +140,7 @@ async def _load_in_steps(
         async for step in model_loading.load_in_steps(request, name, keep_alive):
             sink.write(step)
 
-    return await stream(
-        request,
-        write,
-        _ProgressRenderer,
-        record=request.record,
-        grace=request.grace,
-        keepalive=request.config.server.keepalive,
-        framing=NDJSON,
-    )
+    return await request.begin_stream(write, _ProgressRenderer, framing=NDJSON)
 
 
 class _ProgressRenderer:

@@ -20,7 +20,7 @@ from proxy.audio import require_codecs
 from proxy.audio.encode import CODECS, AudioFormat, Encoder
 from proxy.endpoints.server_request import ServerRequest
 from proxy.errors import Failure
-from proxy.http.event_stream import SSE, EventSink, Framing, Put, sse, stream
+from proxy.http.event_stream import SSE, EventSink, Framing, Put, sse
 from proxy.keep_alive import KeepAlive, to_keep_alive
 from proxy.openapi import Operation
 
@@ -187,13 +187,9 @@ async def create_speech(request: ServerRequest) -> ASGIResponse:
     is_file = body.stream_format == "audio"
     request.record.streamed = not is_file
     media_type = CODECS[form].media_type
-    return await stream(
-        request,
+    return await request.begin_stream(
         partial(_speak, request, routed, form),
         FileRenderer if is_file else EventRenderer,
-        record=request.record,
-        grace=request.grace,
-        keepalive=request.config.server.keepalive,
         framing=Framing(media_type, media_type.encode(), None) if is_file else SSE,
     )
 

@@ -32,7 +32,7 @@ from proxy.endpoints.openai.audio.transcript import (
 )
 from proxy.endpoints.server_request import ServerRequest
 from proxy.http.body import convert_texts
-from proxy.http.event_stream import EventSink, stream
+from proxy.http.event_stream import EventSink
 from proxy.http.json_response import JSONResponse
 from proxy.http.multipart import MULTIPART_TYPES, Form, UploadedFile, receive_form
 from proxy.keep_alive import KeepAlive, to_keep_alive
@@ -184,13 +184,8 @@ async def answer(request: ServerRequest, task: Task) -> ASGIResponse:
     write = partial(_transcribe, request, routed)
     if body.stream:
         request.record.streamed = True
-        return await stream(
-            request,
-            write,
-            partial(TranscriptRenderer, with_logprobs=routed.logprobs),
-            record=request.record,
-            grace=request.grace,
-            keepalive=request.config.server.keepalive,
+        return await request.begin_stream(
+            write, partial(TranscriptRenderer, with_logprobs=routed.logprobs)
         )
     transcript = Transcript()
     await request.finish(write(transcript))

@@ -32,7 +32,7 @@ from proxy.errors import (
     StorageError,
     to_failure,
 )
-from proxy.http.event_stream import SSE, EventSink, Limits, Put, sse, stream
+from proxy.http.event_stream import SSE, EventSink, Limits, Put, sse
 from proxy.http.json_response import JSONResponse
 from proxy.openapi import Operation
 from proxy.stored.entry import Entry
@@ -247,14 +247,7 @@ async def _stream(
     request: ServerRequest, write: Callable[[EventSink[bytes]], Awaitable[None]]
 ) -> ASGIResponse:
     request.record.streamed = True
-    return await stream(
-        request,
-        write,
-        _FrameRenderer,
-        record=request.record,
-        grace=request.grace,
-        keepalive=request.config.server.keepalive,
-    )
+    return await request.begin_stream(write, _FrameRenderer)
 
 
 class _Background(Struct):
