@@ -58,6 +58,8 @@ class RouteInfo(Struct, frozen=True):
     handlers: dict[str, Handler] = {}
     """Method -> a handler that takes the request alone and makes its own answer: option `fast`,
     which is the handler, or true for the route's own."""
+    absence: str | None = None
+    """Why the path has no route, though an API that is served in part has it."""
 
     @property
     def allow(self) -> dict[str, str]:
@@ -132,47 +134,24 @@ class Dispatch:
             await self._open_socket(scope, receive, send)
             return
         http: HTTPScope = scope  # pyright: ignore[reportAssignmentType] - or a lifespan, of Litestar's
-        path, method, state = http["path"], http["method"], http["state"]
-        record, fields = self._begin(http, method)
+        record, fields = self._begin(http, http["method"])
         if self._is_traced or "traceparent" in fields:
             _note_trace(record, fields, is_traced=self._is_traced)
-        route = self._routes.get(path) or self._with_parameter(path)
-        absence = self._explain_absence(path) if route is _UNKNOWN else None
-        known_errors = absence.errors if absence is not None else route.errors
-        errors = state["errors"] = known_errors or self._errors_by(fields)
-        others = [*to_cors_headers(fields, self.config.page_origins)]
-        if errors.id_header is not None:
-            others.append((errors.id_header.encode(), record.request_id.encode()))
-        send = with_headers(send, record, others)
-        if method == "HEAD":
+        route = self._routes.get(http["path"]) or self._find_other(http["path"])
+        state = http["state"]
+        state["errors"] = route.errors or self._errors_by(fields)
+        send = with_headers(send, record, self._other_headers(fields, state["errors"], record))
+        if http["method"] == "HEAD":
             http, send = http.copy(), _without_body(send)
-            method = http["method"] = "GET"
+            http["method"] = "GET"
         trace = set_trace(record.span) if record.span is not None else None
         try:
-            handler = route.handlers.get(method)
-            content_types = route.content_types if absence is None else ANY_TYPES
             try:
-                self._admit(fields, method, record, is_public=method in route.public)
-                if (refusal := refuse_body(fields, method, content_types)) is not None:
-                    raise refusal
-                if absence is not None:
-                    raise ExplainedHTTPError(status_code=404, detail=absence.detail)
-                if method not in route.methods and route is not _UNKNOWN:
-                    raise MethodNotAllowedException(headers=route.allow)
-                if handler is not None:
-                    response = await handler(self._request_class(http, receive, send))
-                elif is_preflight(fields, method):
-                    response = Preflight(fields, route.methods)
-                elif method == "OPTIONS" and route is not _UNKNOWN:
-                    response = AllowedMethods(route.methods)
-                else:
-                    if route is _UNKNOWN:
-                        self._suggest(path, f"{http['scheme']}://{fields['host']}")
-                    await self._app(http, receive, send)
-                    return
+                response = await self._answer(http, receive, send, route)
             except Exception as exc:
-                response = state["errors"].respond(exc, record)
-            await response(http, receive, send)
+                response = state["errors"].respond(exc, record)  # A handler may replace them.
+            if response is not None:
+                await response(http, receive, send)
         except asyncio.CancelledError:  # The server ends, and its grace is over.
             record.fail(ServerShutdownError(), "server_shutdown")
             raise
@@ -180,6 +159,42 @@ class Dispatch:
             if trace is not None:
                 reset_trace(trace)
             record.close()
+
+    async def _answer(
+        self, http: HTTPScope, receive: Receive, send: Send, route: RouteInfo
+    ) -> ASGIResponse | None:
+        """Return the response that is to be sent; `None` where Litestar has sent one.
+
+        Raises:
+            Exception: the request is refused by a gate, or its handler failed.
+        """
+        method, record, fields = http["method"], http["state"]["record"], http["state"]["fields"]
+        self._admit(fields, method, record, is_public=method in route.public)
+        if (refusal := refuse_body(fields, method, route.content_types)) is not None:
+            raise refusal
+        if (handler := route.handlers.get(method)) is not None:
+            return await handler(self._request_class(http, receive, send))
+        if route.absence is not None:
+            raise ExplainedHTTPError(status_code=404, detail=route.absence)
+        if method not in route.methods and route is not _UNKNOWN:
+            raise MethodNotAllowedException(headers=route.allow)
+        if is_preflight(fields, method):
+            return Preflight(fields, route.methods)
+        if route is _UNKNOWN:
+            self._suggest(http["path"], f"{http['scheme']}://{fields['host']}")
+        elif method == "OPTIONS":
+            return AllowedMethods(route.methods)
+        await self._app(http, receive, send)
+        return None
+
+    def _other_headers(
+        self, fields: Fields, errors: ErrorDialect, record: Record
+    ) -> list[tuple[bytes, bytes]]:
+        """List the headers of every answer beside those that the record knows."""
+        headers = [*to_cors_headers(fields, self.config.page_origins)]
+        if errors.id_header is not None:
+            headers.append((errors.id_header.encode(), record.request_id.encode()))
+        return headers
 
     def _begin(self, scope: HTTPScope | WebSocketScope, method: str) -> tuple[Record, Fields]:
         """Create the record of a request and its header fields, in the state of `scope` too."""
@@ -233,7 +248,7 @@ class Dispatch:
 
     def errors_of(self, path: str, fields: Fields) -> ErrorDialect:
         """Return the dialect of the errors of a request that does not get here."""
-        route = self._routes.get(path) or self._with_parameter(path)
+        route = self._routes.get(path) or self._find_other(path)
         return route.errors or self._errors_by(fields)
 
     def _errors_by(self, fields: Fields) -> ErrorDialect:
@@ -241,6 +256,13 @@ class Dispatch:
             if header in fields:
                 return errors
         return OPENAI_ERRORS
+
+    def _find_other(self, path: str) -> RouteInfo:
+        """Return the route of a `path` with parameters, or why there is none."""
+        route = self._with_parameter(path)
+        if route is not _UNKNOWN or (absence := self._explain_absence(path)) is None:
+            return route
+        return RouteInfo(absence.errors, ANY_TYPES, absence=absence.detail)
 
     def _with_parameter(self, path: str) -> RouteInfo:
         return next((info for matches, info in self._patterns if matches(path)), _UNKNOWN)
