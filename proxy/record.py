@@ -6,11 +6,11 @@ estimates and the `performance` fields read it; no part observes the answer by i
 
 import random
 import time
-from collections.abc import Callable, Iterable, MutableSet, Sequence
-from functools import cached_property
+from collections.abc import Callable, MutableSet, Sequence
+from functools import cached_property, partial
 from typing import Literal
 
-from msgspec import Struct
+from msgspec import Struct, field
 
 from adapters.errors import BackendError
 from adapters.events import (
@@ -40,66 +40,68 @@ def new_id(prefix: str) -> str:
     return f"{prefix}{random.getrandbits(96):024x}"
 
 
-class Attempt:
+class Attempt(Struct, eq=False):
     """One backend's work on one request. Times are seconds of `clock`."""
 
-    def __init__(
-        self, backend: str, model: str, choices: int = 1, clock: Clock = time.perf_counter
-    ) -> None:
-        """`backend` is its configured name, `model` the backend's own name of the model."""
-        self.backend = backend
-        self.model = model
-        self.choices = choices
-        self._clock = clock
-        self.began_at = clock()
-        self.ready_at: float | None = None
-        """The model was loaded and the request admitted."""
-        self.first_at: float | None = None
-        """The first piece of the answer came."""
-        self.ended_at: float | None = None
-        """The latest end of a choice so far."""
-        self.cold = False
-        """The request waited for its model to be loaded."""
-        self.context: int | None = None
-        """Tokens that prompt and answer may have together."""
-        self.ignored: tuple[str, ...] = ()
-        """Paths of the parts of the request that the answer does without."""
-        self.ungranted: tuple[str, ...] = ()
-        """The wishes of the request that the backend or the model lacks."""
-        self.template: tuple[str, ...] = ()
-        """Names of what was done with the messages, see `Started.template`."""
-        self.fingerprint: str | None = None
-        """Engine, version and weights, as `BackendModels.fingerprint`."""
-        self.restarted = False
-        """Another server of the backend restarted the answer: its times are not comparable."""
-        self.concurrency = 1
-        """Answers that the backend had in progress when this one began, itself included."""
-        self.progress: PromptProgress | None = None
-        """The latest report of how much of the prompt was read; `None` without one."""
-        self.pieces = 0
-        """Pieces of all choices so far: about one for each token."""
-        self.finished: dict[int, Finished] = {}
-        self.error: BackendError | None = None
+    backend: str
+    """Its configured name."""
+    model: str
+    """The backend's own name of the model."""
+    choices: int = 1
+    clock: Clock = time.perf_counter
+    began_at: float = 0.0
+    """The time of its creation."""
+    ready_at: float | None = None
+    """The model was loaded and the request admitted."""
+    first_at: float | None = None
+    """The first piece of the answer came."""
+    ended_at: float | None = None
+    """The latest end of a choice so far."""
+    cold: bool = False
+    """The request waited for its model to be loaded."""
+    context: int | None = None
+    """Tokens that prompt and answer may have together."""
+    ignored: tuple[str, ...] = ()
+    """Paths of the parts of the request that the answer does without."""
+    ungranted: tuple[str, ...] = ()
+    """The wishes of the request that the backend or the model lacks."""
+    template: tuple[str, ...] = ()
+    """Names of what was done with the messages, see `Started.template`."""
+    fingerprint: str | None = None
+    """Engine, version and weights, as `BackendModels.fingerprint`."""
+    restarted: bool = False
+    """Another server of the backend restarted the answer: its times are not comparable."""
+    concurrency: int = 1
+    """Answers that the backend had in progress when this one began, itself included."""
+    progress: PromptProgress | None = None
+    """The latest report of how much of the prompt was read; `None` without one."""
+    pieces: int = 0
+    """Pieces of all choices so far: about one for each token."""
+    finished: dict[int, Finished] = {}
+    error: BackendError | None = None
+
+    def __post_init__(self) -> None:
+        self.began_at = self.clock()
 
     def note(self, event: Event) -> None:
         """Record `event`. Text after the first piece adds nothing."""
         match event:
             case Started():
-                self.cold, self.context, self.ready_at = event.cold, event.context, self._clock()
+                self.cold, self.context, self.ready_at = event.cold, event.context, self.clock()
                 self.ignored, self.template = event.ignored, event.template
             case Restarted():
                 self.restarted, self.context = True, event.context
-                self.ready_at, self.first_at = self._clock(), None
+                self.ready_at, self.first_at = self.clock(), None
                 self.pieces = 0
             case PromptProgress():
                 self.progress = event
             case Finished():
                 self.finished[event.choice] = event
-                self.ended_at = self._clock()
+                self.ended_at = self.clock()
                 self.first_at = self.first_at or self.ended_at
             case _:
                 self.pieces += 1
-                self.first_at = self.first_at or self._clock()
+                self.first_at = self.first_at or self.clock()
 
     @property
     def is_complete(self) -> bool:
@@ -148,64 +150,61 @@ class Summary(Struct, frozen=True, kw_only=True):
     total_s: float
 
 
-class Record:
+class Record(Struct, eq=False, weakref=True, dict=True):
     """All that is known of one answer."""
 
-    def __init__(
-        self,
-        method: str = "",
-        path: str = "",
-        readers: Iterable[Callable[["Record"], None]] = (),
-        clock: Clock = time.perf_counter,
-        running: MutableSet["Record"] | None = None,
-    ) -> None:
-        """`readers` are called once, when the record is closed; until then it is in `running`."""
-        self.request_id = new_id("req_")
-        self.method = method
-        self.path = path
-        self.clock = clock
-        self.arrived_at = clock()
-        self._readers = readers
-        self.grant: Grant = NOTHING
-        """The permissions of the request, once it was admitted."""
-        self._running = running
-        if running is not None:
-            running.add(self)
-        self.parent_span: TraceContext | None = None
-        """The client's span, by its header `traceparent`."""
-        self.span: TraceContext | None = None
-        """The span that is passed on to upstream servers: this server's own where it exports
-        traces, else the client's."""
-        self.agent = ""
-        """The header `user-agent`."""
-        self.address = ""
-        """The client's IP address."""
-        self.operation: ModelOperation | None = None
-        """The work that a model is asked for; `None` for all else, such as a load."""
-        self.model = ""
-        """The public name in the request."""
-        self.answer_id = ""
-        """The id of the answer in its dialect, once `identify` was called."""
-        self.created = 0
-        """Seconds since 1970, as `answer_id`."""
-        self.streamed = False
-        self.unknown: tuple[str, ...] = ()
-        """Paths of request fields that no part of the server knows."""
-        self.to_param: Callable[[str], str | None] = str
-        """Translates a path of the contract to that in the body that the client sent."""
-        self.attempts: list[Attempt] = []
-        """In order; several if a backend failed, or the request has several prompts."""
-        self.why: Callable[[], Sequence[str]] = tuple[str, ...]
-        """Returns the reasons for the backend that was tried first, in sentences."""
-        self.fallback_from: str | None = None
-        """`NAME; reason=CODE` of the backend that failed before another was tried."""
-        self.status: int | None = None
-        """`None` until the head of the response is sent."""
-        self.outcome: Outcome | None = None
-        """`None` while the answer is in progress."""
-        self.error: str | None = None
-        """The code of the failure that ended it."""
-        self.closed_at: float | None = None
+    method: str = ""
+    path: str = ""
+    readers: Sequence[Callable[["Record"], None]] = ()
+    """Called once, when the record is closed."""
+    clock: Clock = time.perf_counter
+    running: MutableSet["Record"] | None = None
+    """The records that are not closed."""
+    request_id: str = field(default_factory=partial(new_id, "req_"))
+    arrived_at: float = 0.0
+    """The time of the record's creation."""
+    grant: Grant = NOTHING
+    """The permissions of the request, once it was admitted."""
+    parent_span: TraceContext | None = None
+    """The client's span, by its header `traceparent`."""
+    span: TraceContext | None = None
+    """The span that is passed on to upstream servers: this server's own where it exports
+    traces, else the client's."""
+    agent: str = ""
+    """The header `user-agent`."""
+    address: str = ""
+    """The client's IP address."""
+    operation: ModelOperation | None = None
+    """The work that a model is asked for; `None` for all else, such as a load."""
+    model: str = ""
+    """The public name in the request."""
+    answer_id: str = ""
+    """The id of the answer in its dialect, once `identify` was called."""
+    created: int = 0
+    """Seconds since 1970, as `answer_id`."""
+    streamed: bool = False
+    unknown: tuple[str, ...] = ()
+    """Paths of request fields that no part of the server knows."""
+    to_param: Callable[[str], str | None] = str
+    """Translates a path of the contract to that in the body that the client sent."""
+    attempts: list[Attempt] = []
+    """In order; several if a backend failed, or the request has several prompts."""
+    why: Callable[[], Sequence[str]] = tuple[str, ...]
+    """Returns the reasons for the backend that was tried first, in sentences."""
+    fallback_from: str | None = None
+    """`NAME; reason=CODE` of the backend that failed before another was tried."""
+    status: int | None = None
+    """`None` until the head of the response is sent."""
+    outcome: Outcome | None = None
+    """`None` while the answer is in progress."""
+    error: str | None = None
+    """The code of the failure that ended it."""
+    closed_at: float | None = None
+
+    def __post_init__(self) -> None:
+        self.arrived_at = self.clock()
+        if self.running is not None:
+            self.running.add(self)
 
     def identify(self, prefix: str) -> tuple[str, int]:
         """Return id and time of the answer, which are made by the first call."""
@@ -215,7 +214,7 @@ class Record:
 
     def detached(self) -> "Record":
         """Create a record of work that outlasts its request, with the same readers."""
-        record = Record(self.method, self.path, self._readers, self.clock, self._running)
+        record = Record(self.method, self.path, self.readers, self.clock, self.running)
         record.agent, record.address = self.agent, self.address
         record.parent_span, record.span = self.parent_span, self.span
         record.model, record.unknown, record.streamed = self.model, self.unknown, self.streamed
@@ -250,12 +249,12 @@ class Record:
         if self.closed_at is not None:
             return
         self.closed_at = self.clock()
-        if self._running is not None:
-            self._running.discard(self)
+        if self.running is not None:
+            self.running.discard(self)
         if self.outcome is None:
             ok = self.status is not None and self.status < 400
             self.outcome = "ok" if ok else "disconnected" if self.status is None else "error"
-        for read in self._readers:
+        for read in self.readers:
             read(self)
 
     @cached_property
