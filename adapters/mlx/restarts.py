@@ -1,4 +1,4 @@
-"""Ends of an engine that was to go on, and when it is worth another start."""
+"""Circuit breaker of an engine that ends unexpectedly: when it is worth another start."""
 
 from collections.abc import Callable
 

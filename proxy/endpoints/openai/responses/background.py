@@ -18,8 +18,8 @@ from msgspec.structs import replace
 from adapters.errors import InvalidRequestError
 from adapters.events import Event, Started
 from proxy.endpoints.generate import Call, Dialect, generate
+from proxy.endpoints.openai.responses.database_store import KeptResponses, to_entry
 from proxy.endpoints.openai.responses.events import Failed
-from proxy.endpoints.openai.responses.kept import KeptResponses, to_entry
 from proxy.endpoints.openai.responses.response import Response, ResponseError, to_response
 from proxy.endpoints.openai.responses.stored_items import complete
 from proxy.endpoints.openai.responses.stream import DONE, ResponseRenderer

@@ -12,6 +12,7 @@ from litestar.response.base import ASGIResponse
 from msgspec import Struct
 from msgspec.structs import replace
 
+from proxy.endpoints.openai.responses.database_store import store_of
 from proxy.endpoints.openai.responses.dialect import RESPONSES, begin, look_up, needs_store, to_call
 from proxy.endpoints.openai.responses.items import (
     InputItem,
@@ -20,7 +21,6 @@ from proxy.endpoints.openai.responses.items import (
     OutputItem,
     OutputText,
 )
-from proxy.endpoints.openai.responses.kept import store_of
 from proxy.endpoints.openai.responses.request import ResponseRequest
 from proxy.endpoints.openai.responses.response import Usage, to_usage
 from proxy.endpoints.openai.responses.summary import split_turns, summarise

@@ -13,10 +13,10 @@ from msgspec.structs import replace
 from proxy.endpoints.generate import Call, answer, generating_route
 from proxy.endpoints.openai.responses.background import check_background, start_background
 from proxy.endpoints.openai.responses.compaction import compacted, renderer_of
+from proxy.endpoints.openai.responses.database_store import store_of
 from proxy.endpoints.openai.responses.encrypted import EncryptedContent
 from proxy.endpoints.openai.responses.events import EVENTS
 from proxy.endpoints.openai.responses.items import InputItem, ItemReference
-from proxy.endpoints.openai.responses.kept import store_of
 from proxy.endpoints.openai.responses.request import ResponseRequest
 from proxy.endpoints.openai.responses.response import Response, whole_response
 from proxy.endpoints.openai.responses.store import ResponseStore

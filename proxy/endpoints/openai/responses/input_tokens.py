@@ -5,8 +5,8 @@ from litestar.response.base import ASGIResponse
 from msgspec import Struct
 
 from proxy.endpoints.generate import count
+from proxy.endpoints.openai.responses.database_store import store_of
 from proxy.endpoints.openai.responses.dialect import RESPONSES, begin, look_up, needs_store, to_call
-from proxy.endpoints.openai.responses.kept import store_of
 from proxy.endpoints.openai.responses.request import ResponseRequest
 from proxy.endpoints.openai.responses.translate import to_param
 from proxy.endpoints.server_request import ServerRequest

@@ -14,8 +14,8 @@ from msgspec import Meta, Struct
 from adapters.errors import InvalidRequestError
 from proxy.endpoints.openai.pages import PageQuery, StoredList, select, to_list
 from proxy.endpoints.openai.responses.background import resume
+from proxy.endpoints.openai.responses.database_store import opening
 from proxy.endpoints.openai.responses.items import InputItem
-from proxy.endpoints.openai.responses.kept import opening
 from proxy.endpoints.openai.responses.request import Include
 from proxy.endpoints.openai.responses.response import Response
 from proxy.endpoints.openai.responses.stored_items import input_of, items_of, to_members

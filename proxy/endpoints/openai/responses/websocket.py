@@ -21,9 +21,9 @@ from adapters.errors import InvalidRequestError, UnsupportedParameterError
 from proxy.endpoints.generate import Call, generate
 from proxy.endpoints.openai.responses.compaction import renderer_of
 from proxy.endpoints.openai.responses.connection_store import ConnectionStore, Remembered
+from proxy.endpoints.openai.responses.database_store import store_of
 from proxy.endpoints.openai.responses.dialect import RESPONSES, begin, prepare
 from proxy.endpoints.openai.responses.items import JSON
-from proxy.endpoints.openai.responses.kept import store_of
 from proxy.endpoints.openai.responses.stream import Frame, ResponseRenderer
 from proxy.endpoints.openai.responses.turn import Turn
 from proxy.endpoints.server_request import ServerRequest
