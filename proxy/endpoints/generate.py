@@ -137,7 +137,10 @@ async def answer(
         if call.keep is not None:
             write = partial(_generate_and_keep, request, dialect, call, call.keep)
         return await request.begin_stream(
-            write, partial(dialect.renderer, call, request.record), framing=dialect.framing
+            write,
+            partial(dialect.renderer, call, request.record),
+            framing=dialect.framing,
+            settle=call.finish,
         )
     collector = Collector()
     await request.finish(write(collector), request.record.has_begun)

@@ -229,11 +229,13 @@ async def stream(
     grace: ShutdownGrace,
     keepalive: float,
     framing: Framing = SSE,
+    settle: Callable[[], Awaitable[None]] | None = None,
 ) -> "StreamedResponse":
     """Begin an answer; returns once its first event was rendered.
 
     `write` writes all events to its sink; `renderer` creates the renderer that encodes them. A
     comment, if the framing has one, is sent after `keepalive` seconds without anything else.
+    `settle` is awaited before the end of an answer that fails on its way, which may be stored too.
 
     Raises:
         BackendError: the answer failed before its first event: it can still have a status.
@@ -241,7 +243,7 @@ async def stream(
     """
     buffer = SendBuffer(keepalive, framing.keepalive)
     renders = renderer(buffer.put)
-    answer = asyncio.create_task(_write_answer(write, renders, buffer, grace, record))
+    answer = asyncio.create_task(_write_answer(write, renders, buffer, grace, record, settle))
     try:
         async with Limits(request=request):
             await buffer.begun
@@ -257,6 +259,7 @@ async def _write_answer(
     buffer: SendBuffer,
     grace: ShutdownGrace,
     record: Record,
+    settle: Callable[[], Awaitable[None]] | None,
 ) -> None:
     """Write all of an answer, independent of how fast the client reads."""
     try:
@@ -266,6 +269,8 @@ async def _write_answer(
         if buffer.fail(exc):
             return
         buffer.put(renderer.error(note_failure(exc, record)))
+        if settle is not None:
+            await settle()
     finally:
         buffer.end()
 

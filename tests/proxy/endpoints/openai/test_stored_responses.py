@@ -1,8 +1,9 @@
 """Stored responses, read and continued by OpenAI's client."""
 
 import asyncio
+import sqlite3
 from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, closing
 from pathlib import Path
 from typing import Any
 
@@ -233,6 +234,15 @@ async def test_response_that_failed_after_its_beginning_is_stored(config: Config
     assert found == events[-1].response
     assert found.status == "failed"
     assert found.output_text == "Hel"
+
+
+async def test_response_that_failed_is_stored_when_its_stream_has_ended(config: Config):
+    backend = ScriptedBackend((Started(), TextDelta("Hel"), GenerationError("It broke.")))
+    async with http_client(backend, config=config) as client:
+        await client.post(URL, json={"model": "m", "input": "Hi", "stream": True})
+    path = Path(config.server.state_folder or "") / "stored" / "answers.sqlite"
+    with closing(sqlite3.connect(path)) as connection:
+        assert connection.execute("SELECT status FROM entries").fetchall() == [("failed",)]
 
 
 async def test_response_is_sent_where_it_cannot_be_stored(
