@@ -14,7 +14,11 @@ from adapters.naming import Naming
 from adapters.secret import Secret, is_reference, read_secret
 from adapters.upstream.address import is_address, to_address, usual_address
 
-Seconds = Annotated[float, Meta(gt=0)]
+LONGEST_SECONDS = 1e9
+"""31 years: infinity is no time that a timer waits."""
+Seconds = Annotated[float, Meta(gt=0, le=LONGEST_SECONDS)]
+KeepAlive = Annotated[float, Meta(le=LONGEST_SECONDS)]
+"""Seconds; negative: for ever."""
 Count = Annotated[int, Meta(ge=1)]
 
 
@@ -86,9 +90,9 @@ class MLXConfig(
     """Take token ids as inputs of embeddings: true where all clients use the model's tokenizer. Ids
     of another tokenizer give vectors without meaning."""
 
-    keep_alive: float | None = None
+    keep_alive: KeepAlive | None = None
     """Seconds that an unused model stays loaded, negative: for ever, the default."""
-    keep_alive_of: dict[str, float] = {}
+    keep_alive_of: dict[str, KeepAlive] = {}
     """The same for single models, by name."""
 
     models: dict[str, MLXModel] = {}
@@ -127,9 +131,9 @@ class OllamaConfig(
     memory_bytes: Count | None = None
     """For a model with its context; by default the memory of this machine, and unlimited on other
     machines."""
-    keep_alive: float | None = None
+    keep_alive: KeepAlive | None = None
     """Seconds an unused model stays loaded, negative: for ever; by default Ollama's setting."""
-    keep_alive_of: dict[str, float] = {}
+    keep_alive_of: dict[str, KeepAlive] = {}
     """The same for single models, by tag."""
 
     def __post_init__(self) -> None:
@@ -177,7 +181,7 @@ class EchoConfig(
     models: tuple[str, ...] = ("echo",)
     reply: str | None = None
     """The answer; by default the last message, word by word."""
-    delay: Annotated[float, Meta(ge=0)] = 0.0
+    delay: Annotated[float, Meta(ge=0, le=LONGEST_SECONDS)] = 0.0
     """Seconds between two pieces."""
 
 

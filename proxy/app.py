@@ -11,7 +11,7 @@ from msgspec.structs import asdict
 from prometheus_client import CollectorRegistry
 
 from adapters.backend import Backend
-from proxy.access.keys import Access
+from proxy.access.keys import Access, require_keys
 from proxy.assembly import Parts, assemble, opened
 from proxy.bench.archive import Archive
 from proxy.config import Config, ServerConfig, state_folder
@@ -56,6 +56,7 @@ def create_app(
     access = Access(config.server.keys, os.environ)
 
     def apply(server: ServerConfig) -> None:
+        require_keys(server)
         dispatch.access = Access(server.keys, os.environ)
         dispatch.config = server
 

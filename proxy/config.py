@@ -16,8 +16,10 @@ from adapters.config import (
     KINDS,
     BackendConfig,
     EchoConfig,
+    KeepAlive,
     MLXConfig,
     OllamaConfig,
+    Seconds,
     user_state_folder,
 )
 from adapters.errors import InvalidRequestError
@@ -32,7 +34,6 @@ log = logging.getLogger("tandem")
 
 Port = Annotated[int, Meta(ge=0, le=65535)]
 Count = Annotated[int, Meta(ge=1)]
-Seconds = Annotated[float, Meta(gt=0)]
 _C = TypeVar("_C", bound=BackendConfig)
 
 _BY_DEFAULT: Mapping[str, BackendConfig | None] = {
@@ -177,9 +178,9 @@ class ModelConfig(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True)
     """A backend's name -> its name of the model. In the file these are keys of the alias."""
     prefer: str = "auto"
     """The backend that is tried first, or `auto`: the one measured to be fastest."""
-    keep_alive: float | str | None = None
-    """Time that the model stays loaded unused, as in a request: seconds, `5m`, -1: for ever."""
-    ttl: float | None = None
+    keep_alive: KeepAlive | None = None
+    """Seconds that the model stays loaded unused, negative: for ever."""
+    ttl: KeepAlive | None = None
     """The same in seconds, by LM Studio's name."""
     pin: bool = False
     """Never unload the model to make room for another, nor when unused unless `keep_alive` is set.

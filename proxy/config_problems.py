@@ -4,11 +4,13 @@ import difflib
 import re
 from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar, cast
 
 import msgspec
 from msgspec import Struct
 from msgspec.structs import replace
+
+from proxy.durations import to_seconds
 
 if TYPE_CHECKING:
     from msgspec import inspect
@@ -73,9 +75,33 @@ def convert(value: object, form: type[_T], key: str, *, strict: bool = True) -> 
     try:
         return msgspec.convert(value, form, strict=strict)
     except msgspec.ValidationError as exc:
+        from msgspec import inspect  # Most starts have neither a problem nor a duration as a text.
+
+        if (changed := _with_seconds(value, inspect.type_info(form))) != value:
+            return convert(changed, form, key, strict=strict)
         where, what = split(exc)
         hint = _suggest(what, form) if _UNKNOWN.match(what) else _with_choices(what, form, where)
         raise ValueError(f"{key}{where.removeprefix('$')}: {hint}") from exc
+
+
+def _with_seconds(value: object, found: "inspect.Type | None") -> Any:
+    """Return `value` with seconds for durations such as `5m`, where `found` has numbers."""
+    match value:
+        case str() if _is_duration(found):
+            seconds = to_seconds(value)
+            return value if seconds is None else seconds
+        case dict():
+            fields = cast(dict[str, object], value)
+            return {name: _with_seconds(each, _below(found, name)) for name, each in fields.items()}
+        case _:
+            return value
+
+
+def _is_duration(found: "inspect.Type | None") -> bool:
+    """Return whether a setting is a time: every number that is not an integer is one."""
+    from msgspec import inspect
+
+    return any(isinstance(kind, inspect.FloatType) for kind in _options(found))
 
 
 def _with_choices(message: str, form: Any, where: str) -> str:
@@ -85,6 +111,8 @@ def _with_choices(message: str, form: Any, where: str) -> str:
     found: inspect.Type | None = inspect.type_info(form)
     for name in _STEPS.findall(where):
         found = _below(found, name)
+    if _is_duration(found) and message.endswith("got `str`"):
+        return f"{message}; use seconds, or a duration such as 5m or 1h30m"
     values = [value for kind in _options(found) for value in getattr(kind, "values", ())]
     return f"{message}; use {' or '.join(map(str, values))}" if values else message
 
@@ -95,11 +123,13 @@ def _options(found: "inspect.Type | None") -> "Sequence[inspect.Type]":
 
 
 def _below(found: "inspect.Type | None", name: str) -> "inspect.Type | None":
-    """The type of the field `name`, or of the items where there is no name."""
+    """The type of the field or entry `name`, or of the items where there is no name."""
     for kind in _options(found):
         if name and hasattr(kind, "fields"):
             fields: Sequence[inspect.Field] = getattr(kind, "fields")  # noqa: B009
             return next((field.type for field in fields if field.encode_name == name), None)
+        if name and hasattr(kind, "value_type"):
+            return getattr(kind, "value_type")  # noqa: B009
         if not name and hasattr(kind, "item_type"):
             return getattr(kind, "item_type")  # noqa: B009
     return None

@@ -4,12 +4,14 @@ import ast
 import inspect
 import textwrap
 from itertools import pairwise
-from typing import Any, get_args
+from typing import Any, cast, get_args
 
 import msgspec
 
-from adapters.config import KINDS, BackendConfig, MLXModel
-from proxy.config import ImagesConfig, ModelConfig, ServerConfig, StoreConfig
+from adapters.config import KINDS, BackendConfig, MLXModel, MLXVoice
+from proxy.access.config import KeyConfig
+from proxy.config import AudioConfig, ImagesConfig, ModelConfig, ServerConfig, StoreConfig
+from proxy.durations import PATTERN
 
 _JSON = dict[str, Any]
 _DIALECT = "https://json-schema.org/draft/2020-12/schema"
@@ -18,14 +20,16 @@ _DIALECT = "https://json-schema.org/draft/2020-12/schema"
 def to_schema() -> _JSON:
     """The schema of the whole file. Descriptions are the documentation of the fields."""
     kinds = get_args(BackendConfig)
-    types = (ServerConfig, ModelConfig, *kinds, ImagesConfig, StoreConfig, MLXModel)
+    parts = (KeyConfig, ImagesConfig, AudioConfig, StoreConfig, MLXModel, MLXVoice)
+    types = (ServerConfig, ModelConfig, *kinds, *parts)
     _, definitions = msgspec.json.schema_components(types, ref_template="#/$defs/{name}")
     for kind in types:
         _describe(definitions[kind.__name__], kind)
+    _add_durations(definitions)
     return {
         "$schema": _DIALECT,
         "title": "config.yaml of Tandem",
-        "type": "object",
+        "type": ["object", "null"],
         "additionalProperties": False,
         "properties": {
             "server": {"$ref": "#/$defs/ServerConfig"},
@@ -72,6 +76,23 @@ def _models(alias: _JSON) -> _JSON:
             "additionalProperties": {"type": ["string", "null"]},
         },
     }
+
+
+def _add_durations(schema: Any) -> None:
+    """Let every time be a text such as `5m` as well; one with a minimum is no negative one."""
+    if isinstance(schema, list):
+        for part in cast(list[Any], schema):
+            _add_durations(part)
+    if not isinstance(schema, dict):
+        return
+    node = cast(_JSON, schema)
+    if node.get("type") == "number":
+        node["type"] = ["number", "string"]
+        sign = "(?!-)" if {"minimum", "exclusiveMinimum"} & node.keys() else ""
+        least = "(?=.*[1-9])" if "exclusiveMinimum" in node else ""
+        node["pattern"] = f"^{sign}{least}{PATTERN}$"
+    for part in node.values():
+        _add_durations(part)
 
 
 def _describe(schema: _JSON, kind: type) -> None:

@@ -22,7 +22,7 @@ def serve_command(config: str | None) -> list[str]:
 
 
 def to_unit(command: Sequence[str], environment: Mapping[str, str]) -> str:
-    """A unit of systemd's user manager.
+    """A unit of systemd's user manager, restricted by what needs neither root nor namespaces.
 
     Source: https://www.freedesktop.org/software/systemd/man/latest/systemd.service.html
     """
@@ -38,10 +38,18 @@ ExecReload=/bin/kill -HUP $MAINPID
 {variables}Restart=on-failure
 RestartSec=2
 TimeoutStopSec={_STOP_SECONDS}
+UMask=0077
+
 NoNewPrivileges=yes
 LockPersonality=yes
+RestrictAddressFamilies=AF_UNIX AF_INET AF_INET6 AF_NETLINK
+RestrictNamespaces=yes
 RestrictRealtime=yes
-UMask=0077
+RestrictSUIDSGID=yes
+SystemCallArchitectures=native
+SystemCallFilter=@system-service
+SystemCallFilter=~@privileged
+SystemCallErrorNumber=EPERM
 
 [Install]
 WantedBy=default.target

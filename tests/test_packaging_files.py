@@ -50,6 +50,16 @@ def test_unit_passes_systemds_own_check(tmp_path: Path):
 
 
 @pytest.mark.process
+@pytest.mark.skipif(shutil.which("systemd-analyze") is None, reason="there is no systemd-analyze")
+def test_unit_is_restricted_as_far_as_a_user_can(tmp_path: Path):
+    analyze = ["systemd-analyze", "security", "--offline=true", "--threshold=63"]
+    runtime = os.environ | {"XDG_RUNTIME_DIR": str(tmp_path)}
+    unit = str(FOLDER / "systemd" / "tandem.service")
+    done = subprocess.run([*analyze, unit], capture_output=True, text=True, env=runtime)
+    assert done.returncode == 0, done.stdout
+
+
+@pytest.mark.process
 @pytest.mark.skipif(shutil.which("hadolint") is None, reason="there is no hadolint on the PATH")
 def test_dockerfile_passes_hadolint():
     lint = ["hadolint", str(FOLDER / "docker" / "Dockerfile")]

@@ -55,7 +55,7 @@ from adapters.mlx.loaded import (
 )
 from adapters.mlx.memory import MLXMemory
 from adapters.mlx.models import bundled
-from adapters.mlx.models.capabilities import BackgroundDescriptions
+from adapters.mlx.models.capabilities import BackgroundDescriptions, Describe
 from adapters.mlx.models.catalog import (
     Catalog,
     ModelFolder,
@@ -64,6 +64,7 @@ from adapters.mlx.models.catalog import (
     read_config,
 )
 from adapters.mlx.models.description import describe
+from adapters.mlx.models.disk import Disk
 from adapters.mlx.models.failed_loads import FailedLoads
 from adapters.mlx.models.file_changes import LoadedFiles
 from adapters.mlx.models.hub_download import pull
@@ -102,7 +103,8 @@ class MLXBackend:
             self.honours = MLX.union(_EMBEDDING_TOKENS)
         self._engine = engine or Engine(config)
         self._loaded: dict[str, Loaded] = {}
-        self._files = LoadedFiles()
+        self._disk = Disk(config.stall_seconds)
+        self._files = LoadedFiles(self._disk)
         self._warned: dict[str, str] = {}
         self._unusable: dict[str, str] = {}
         self._failed_loads = FailedLoads()
@@ -112,7 +114,9 @@ class MLXBackend:
         self._stalls = StallGuard(self._engine.stall, config.stall_seconds)
         # For inputs of embeddings: one thread is enough to keep the loop free.
         self._tokenizing = ThreadPoolExecutor(1, thread_name_prefix="mlx-prompt")
-        self.memory_user = MLXMemory(config, self._engine, self._idle, self._find, self.unload)
+        self.memory_user = MLXMemory(
+            config, self._engine, self._idle, self._disk, self._find, self.unload
+        )
 
     @property
     def version(self) -> str | None:
@@ -166,10 +170,13 @@ class MLXBackend:
 
     async def list_voices(self, model: str) -> list[Voice]:
         folder = await self._find(model)
-        kind = folder.path and audio_kind(model, read_config(folder.path) or {})
-        if not (folder.path and kind and kind.capability == "speech"):
+        if (path := folder.path) is None or "speech" not in folder.model.capabilities:
             raise InvalidRequestError(f"'{model}' is no model for speech.", param="model")
-        return list_voices(kind, folder.path, self._config.voices)
+        return await self._disk.run(lambda: self._voices(model, path))
+
+    def _voices(self, model: str, path: Path) -> list[Voice]:
+        kind = audio_kind(model, read_config(path) or {})
+        return list_voices(kind, path, self._config.voices) if kind is not None else []
 
     async def transcribe(
         self, request: TranscriptionRequest, sink: AudioSink[TranscriptEvent]
@@ -190,18 +197,22 @@ class MLXBackend:
                 yield progress
 
     async def list_known(self) -> tuple[list[Model], bool]:
-        catalog = await asyncio.to_thread(read_catalog, self._config, self._descriptions.known)
+        catalog = await self._read_catalog(self._descriptions.known)
         return await self._listed(catalog), catalog.is_complete
 
     async def list_models(self) -> list[Model]:
-        describe = self._descriptions.complete
-        return await self._listed(await asyncio.to_thread(read_catalog, self._config, describe))
+        return await self._listed(await self._read_catalog(self._descriptions.complete))
+
+    async def _read_catalog(self, describe: Describe) -> Catalog:
+        return await self._disk.run_patiently(lambda: read_catalog(self._config, describe))
 
     async def _find(self, name: str) -> ModelFolder:
-        return await asyncio.to_thread(find_model, self._config, name, self._descriptions.known)
+        return await self._disk.run(
+            lambda: find_model(self._config, name, self._descriptions.known)
+        )
 
     async def _listed(self, catalog: Catalog) -> list[Model]:
-        failed = await asyncio.to_thread(self._failed_loads.reasons, catalog.folders)
+        failed = await self._disk.run_patiently(lambda: self._failed_loads.reasons(catalog.folders))
         self._unusable = catalog.unusable | failed
         self._warn()
         return [
@@ -229,17 +240,18 @@ class MLXBackend:
 
     async def describe(self, model: str, *, verbose: bool = False) -> Description:
         folder = await self._find(model)
-        if folder.path is None:
+        if (path := folder.path) is None:
             return Description()
-        config = read_config(folder.path) or {}
-        return await asyncio.to_thread(describe, model, folder.path, config, verbose=verbose)
+        return await self._disk.run(
+            lambda: describe(model, path, read_config(path) or {}, verbose=verbose)
+        )
 
     async def list_running(self) -> list[RunningModel]:
         resident = await self.memory_user.resident()
         return [await self._to_running(each) for each in resident]
 
     async def _to_running(self, resident: Resident) -> RunningModel:
-        folder = await self._find(resident.name)
+        folder = self._files.folder(resident.name) or await self._find(resident.name)
         nbytes = resident.footprint.known + resident.cache
         expires_at = self._idle.expires_at(resident.name)
         ahead = None if expires_at is None else expires_at - asyncio.get_running_loop().time()
@@ -257,7 +269,7 @@ class MLXBackend:
         path = to_removable(folder, self._config)
         await self.unload(model)
         try:
-            await asyncio.to_thread(remove, path, self._config)
+            await self._disk.run_patiently(lambda: remove(path, self._config))
         except OSError as error:
             raise GenerationError(
                 f"The files of '{model}' cannot be removed: {error.strerror}."
@@ -313,6 +325,7 @@ class MLXBackend:
         self._idle.close()
         self._loads.close()
         self._descriptions.close()
+        self._disk.close()
         for loaded in self._loaded.values():
             loaded.close()
         await asyncio.to_thread(self._engine.close)
@@ -379,7 +392,7 @@ class MLXBackend:
 
     async def _path_of(self, folder: ModelFolder) -> Path:
         cache = self._config.cache_folder
-        converted = await asyncio.to_thread(bundled.converted_folder, cache)
+        converted = await self._disk.run(lambda: bundled.converted_folder(cache))
         if folder.path is not None and folder.path != converted:
             return folder.path
         # Also if it is there: a damaged conversion is made anew.

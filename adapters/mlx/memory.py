@@ -6,7 +6,7 @@ import platform
 from collections.abc import AsyncGenerator, Awaitable, Callable
 from contextlib import asynccontextmanager
 from pathlib import Path
-from typing import TypeVar
+from typing import Any, TypeVar
 
 from adapters.backend import Model
 from adapters.config import MLXConfig
@@ -15,6 +15,7 @@ from adapters.memory import Footprint, MemoryBudget, Resident, UnlimitedMemory
 from adapters.mlx.engine.engine import Engine
 from adapters.mlx.models.capabilities import AUDIO
 from adapters.mlx.models.catalog import ModelFolder, read_config
+from adapters.mlx.models.disk import Disk
 from adapters.mlx.models.idle_unload import IdleUnload
 from adapters.mlx.models.load_progress import Extras
 from adapters.mlx.models.memory_estimate import Weights, context_bytes, lora_bytes, read_weights
@@ -34,12 +35,14 @@ class MLXMemory:
         config: MLXConfig,
         engine: Engine,
         idle: IdleUnload,
+        disk: Disk,
         find: Callable[[str], Awaitable[ModelFolder]],
         unload: Callable[[str], Awaitable[None]],
     ) -> None:
         self._config = config
         self._engine = engine
         self._idle = idle
+        self._disk = disk
         self._find = find
         self._unload = unload
         self._budget: MemoryBudget = UnlimitedMemory()
@@ -75,7 +78,13 @@ class MLXMemory:
     async def _footprint(self, model: Model, path: Path, extras: Extras) -> Footprint:
         """Estimate a model of these files."""
         paths = [path] if extras.draft is None else [path, extras.draft]
-        read = await asyncio.to_thread(lambda: [read_weights(path) for path in paths])
+        read, config, lora = await self._disk.run(
+            lambda: (
+                [read_weights(path) for path in paths],
+                read_config(path) or {},
+                lora_bytes(extras.lora),
+            )
+        )
         weights = [part for part in read if part is not None]
         if len(weights) < len(paths):
             return Footprint()
@@ -85,10 +94,10 @@ class MLXMemory:
             for w, is_unpacked in zip(weights, unpacked, strict=True)
         )
         itemsize = 4 if unpacked[0] else weights[0].itemsize
-        context = self._context(model, path, itemsize)
-        return Footprint(weights=nbytes + lora_bytes(extras.lora), context=context)
+        context = self._context(model, config, itemsize)
+        return Footprint(weights=nbytes + lora, context=context)
 
-    def _context(self, model: Model, path: Path, itemsize: int) -> int | None:
+    def _context(self, model: Model, config: dict[str, Any], itemsize: int) -> int | None:
         """Estimate the cache of one answer; 0 for embeddings, which keep nothing."""
         if "embedding" in model.capabilities:
             return 0
@@ -96,7 +105,7 @@ class MLXMemory:
             return _AUDIO_BYTES
         tokens, limit = usual_length(model.context_length), self._config.kv_budget_bytes
         try:
-            nbytes = context_bytes(read_config(path) or {}, tokens, itemsize, self._config.kv_bits)
+            nbytes = context_bytes(config, tokens, itemsize, self._config.kv_bits)
         except (TypeError, ValueError, ArithmeticError):
             return None  # Settings of wrong types: the load explains them.
         return nbytes if nbytes is None or limit is None else min(nbytes, limit)

@@ -12,6 +12,8 @@ from contextlib import suppress
 _MAX_LINES = 1000
 """Lines of the log that wait for a reader; further ones are dropped."""
 _END_SECONDS = 1.0
+_THREADS_SECONDS = 3.0
+"""For other threads, of which one may read from a disk that does not respond."""
 _UNWRITABLE = (OSError, ValueError, AttributeError)
 """The stream is a closed pipe, a full disk; was closed; or was never there."""
 
@@ -42,8 +44,11 @@ class Output:
         """Write what is left. Ends the process at once, with `code`, where that is not possible.
 
         A thread that waits in a write holds the lock of its stream, and the end of the interpreter
-        would abort over it.
+        would abort over it. It waits for the threads of all pools, which gets a limit here.
         """
+        limit = threading.Timer(_THREADS_SECONDS, os._exit, (code,))
+        limit.daemon = True
+        limit.start()
         with suppress(queue.Full):
             self._lines.put_nowait(None)
         self._thread.join(_END_SECONDS)

@@ -3,6 +3,7 @@
 import asyncio
 import re
 from collections.abc import Awaitable, Callable, Iterable, Iterator, Mapping, MutableSet
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -235,6 +236,8 @@ class Dispatch:
         try:
             try:
                 self._admit(fields, "GET", record)
+                # Each answer is admitted anew: a reload may have taken the key away.
+                state["admit"] = partial(self._admit, fields, "GET")
                 if path not in self._sockets:
                     detail = f"There is no WebSocket at '{path[:200]}'."
                     raise ExplainedHTTPError(status_code=404, detail=detail)

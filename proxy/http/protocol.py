@@ -20,6 +20,7 @@ from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol, RequestResp
 
 from adapters.descriptors import is_last, most_clients
 from adapters.turns import Turns
+from proxy.config import ServerConfig
 from proxy.errors import to_failure
 from proxy.http.cors import to_cors_headers
 from proxy.http.gates import Fields, to_fields
@@ -74,8 +75,6 @@ class Connection(HttpToolsProtocol):
     deadlines = Deadlines()
     turns: Turns
     """Shared by all connections of a server; subclasses have it."""
-    allowed_origins: tuple[str, ...] = ()
-    """Patterns of origins with pages that may read a refusal; see `ServerConfig`."""
     app: ASGI3Application
     parser: httptools.HttpRequestParser
     _in_message = False
@@ -93,6 +92,10 @@ class Connection(HttpToolsProtocol):
     """There are too many connections: only `_ALWAYS` is answered."""
     _discarding = False
     """Received data is discarded: the connection is about to close."""
+
+    def settings(self) -> ServerConfig:
+        """Return the settings in use, which a reload replaces; subclasses have them."""
+        return ServerConfig()
 
     def errors_of(self, path: str, fields: Fields) -> ErrorDialect:
         """Return the dialect of the errors of a request; subclasses know the routes."""
@@ -178,6 +181,9 @@ class Connection(HttpToolsProtocol):
             self._timer.cancel()
         self._writing.end()
         self.connections.discard(self)
+        settings = self.settings()
+        self.config.ws_max_size = settings.max_body_bytes
+        self.config.ws_ping_interval = settings.keepalive
         socket = WebSocketConnection(self.config, self.server_state, self.app_state)
         self.transport.set_protocol(socket)
         socket.connection_made(self.transport)
@@ -303,7 +309,7 @@ class Connection(HttpToolsProtocol):
             failure = to_failure(HTTPException(status_code=status))
             # uvicorn has no list before the first request.
             fields = to_fields(cast(list[tuple[bytes, bytes]] | None, self.headers) or ())
-            cors = to_cors_headers(fields, self.allowed_origins)
+            cors = to_cors_headers(fields, self.settings().page_origins)
             path = cast(bytes, getattr(self, "url", b"")).partition(b"?")[0].decode("latin-1")
             errors = self.errors_of(unquote(path), fields)
             self.transport.write(refuse_at_once(failure, cors, errors))

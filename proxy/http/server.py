@@ -118,12 +118,14 @@ class Server(uvicorn.Server):
         self._loop.call_soon_threadsafe(self._on_hangup)
 
 
-def _connection_of(app: Litestar, config: ServerConfig) -> type[Connection]:
+def _connection_of(app: Litestar) -> type[Connection]:
     dispatch = cast(Dispatch, app.asgi_handler)
 
     class ConfiguredConnection(Connection):
         turns = Turns(_REQUESTS_PER_TURN)
-        allowed_origins = config.page_origins
+
+        def settings(self) -> ServerConfig:
+            return dispatch.config
 
         def errors_of(self, path: str, fields: Fields) -> ErrorDialect:
             return dispatch.errors_of(path, fields)
@@ -134,11 +136,9 @@ def _connection_of(app: Litestar, config: ServerConfig) -> type[Connection]:
 def _settings(app: Litestar, config: ServerConfig) -> uvicorn.Config:
     return uvicorn.Config(
         app,
-        http=_connection_of(app, config),
+        http=_connection_of(app),
         loop="uvloop",  # asyncio's own loop needs twice the time from one token to the next
-        ws="none",  # `Connection` hands WebSockets over itself, with the settings that follow
-        ws_max_size=config.max_body_bytes,
-        ws_ping_interval=config.keepalive,
+        ws="none",  # `Connection` hands WebSockets over itself, with these settings
         ws_ping_timeout=None,  # clients without a thread of their own answer no ping between turns
         ws_per_message_deflate=False,
         lifespan="on",

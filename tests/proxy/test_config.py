@@ -249,7 +249,11 @@ def test_an_alias_may_name_a_backend_that_is_switched_off(tmp_path: Path):
         ("models: {fast: {mlx: x, pin: 1}}", "$.models.fast.pin: Expected `bool`, got `int`"),
         (
             "models: {slow: {mlx: x}, fast: {mlx: x, keep_alive: soon}}",
-            "$.models.fast: 'keep_alive' must be a number of seconds",
+            "$.models.fast.keep_alive: Expected `float | null`, got `str`; use seconds",
+        ),
+        (
+            "server: {refresh: .inf}",
+            "$.server.refresh: Expected `float` <= 1000000000.0",
         ),
         (
             "models: {a: {ollama: x, keep_alive: 5m}, b: {ollama: 'x:latest', ttl: 60}}",
@@ -287,6 +291,22 @@ def test_wrong_file_is_refused_with_file_and_key(tmp_path: Path, text: str, mess
     assert where == ""
     assert message in what
     assert "\n" not in what
+
+
+def test_times_are_seconds_or_durations(tmp_path: Path):
+    text = """
+        server: {refresh: 1500ms, store: {max_age: 720h}}
+        backends: {mlx: {keep_alive: 5m, keep_alive_of: {a/b: 1h30m, c: -1m}, stall_seconds: 60}}
+        models: {fast: {ollama: d, ttl: 2m}}
+    """
+    config = load_config(write(tmp_path, text))
+    assert config.server.refresh == 1.5
+    assert config.server.store == StoreConfig(max_age=2592000.0)
+    times = {"a/b": 5400.0, "c": -60.0}
+    assert config.backends["mlx"] == MLXConfig(
+        keep_alive=300, keep_alive_of=times, stall_seconds=60
+    )
+    assert config.models["fast"].seconds() == 120.0
 
 
 def test_yaml_aliases_and_merged_keys_are_no_repetition(tmp_path: Path):

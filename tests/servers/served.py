@@ -14,7 +14,7 @@ from fakes.waiting import until
 
 from adapters.turns import Turns
 from proxy.app import create_app
-from proxy.config import Config
+from proxy.config import Config, ServerConfig
 from proxy.endpoints.server_request import ServerParts
 from proxy.http.dispatch import Dispatch
 from proxy.http.gates import Fields
@@ -39,6 +39,10 @@ async def served(
 
     class Configured(protocol):
         turns = Turns(2)
+
+        def settings(self) -> ServerConfig:
+            own = super().settings()
+            return dispatch.config if own == ServerConfig() else own
 
         def errors_of(self, path: str, fields: Fields) -> ErrorDialect:
             return dispatch.errors_of(path, fields)

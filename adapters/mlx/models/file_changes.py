@@ -7,6 +7,7 @@ from pathlib import Path
 from msgspec import Struct
 
 from adapters.mlx.models.catalog import READ, ModelFolder
+from adapters.mlx.models.disk import Disk
 
 _COMPARE_SECONDS = 1.0
 """For the files of a loaded model, which is used as it is where its disk takes longer."""
@@ -25,7 +26,8 @@ class _Source(Struct, frozen=True):
 class LoadedFiles:
     """The files that each model was loaded from. Lives on the event loop."""
 
-    def __init__(self) -> None:
+    def __init__(self, disk: Disk) -> None:
+        self._disk = disk
         self._sources: dict[str, _Source] = {}
         """Sources by name, those of unloaded models too."""
         self._comparing: asyncio.Task[Stamp] | None = None
@@ -33,14 +35,21 @@ class LoadedFiles:
 
     async def note(self, name: str, folder: ModelFolder) -> None:
         """Remember the files of a model that is about to be loaded."""
-        self._sources[name] = _Source(folder, await asyncio.to_thread(stamp_files, folder))
+        stamp = await self._disk.run(lambda: stamp_files(folder))
+        self._sources[name] = _Source(folder, stamp)
+
+    def folder(self, name: str) -> ModelFolder | None:
+        """Return the folder that a model was loaded from."""
+        source = self._sources.get(name)
+        return source.folder if source is not None else None
 
     async def have_changed(self, name: str) -> bool:
         """Compare the files with those that were loaded; false while the disk does not answer."""
         source = self._sources.get(name)
         if source is None or (self._comparing is not None and not self._comparing.done()):
             return False
-        comparing = asyncio.create_task(asyncio.to_thread(stamp_files, source.folder))
+        reading = self._disk.run_patiently(lambda: stamp_files(source.folder))
+        comparing = asyncio.create_task(reading)
         self._comparing = comparing
         done, _ = await asyncio.wait({comparing}, timeout=_COMPARE_SECONDS)
         return bool(done) and comparing.result() != source.stamp

@@ -11,6 +11,7 @@ from fakes.waiting import pause, until
 from servers.served import served
 
 from adapters.events import Started, TextDelta
+from proxy.config import ServerConfig
 from proxy.http.protocol import Connection, Deadlines
 
 URL = b"/v1/chat/completions"
@@ -185,7 +186,8 @@ async def test_what_is_no_request_is_refused_and_the_connection_closed(
 @pytest.mark.parametrize("allowed", [True, False])
 async def test_refusal_can_be_read_by_pages_of_allowed_origins(sent: bytes, allowed: bool):
     class Configured(Impatient):
-        allowed_origins = ("app://*",) if allowed else ()
+        def settings(self) -> ServerConfig:
+            return ServerConfig(allowed_origins=("app://*",) if allowed else ())
 
     async with served(ScriptedBackend(), protocol=Configured) as port:
         said = await answers(port, sent)

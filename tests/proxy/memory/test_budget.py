@@ -400,7 +400,7 @@ async def test_footprint_is_estimated_before_and_reported_after_a_load():
 def test_alias_sets_keep_alive_on_its_backends():
     config = Config(
         models={
-            "short": ModelConfig(names={"mlx": "org/a", "ollama": "a:1b"}, keep_alive="5m"),
+            "short": ModelConfig(names={"mlx": "org/a", "ollama": "a:1b"}, keep_alive=300),
             "mine": ModelConfig(names={"ollama": "b"}, pin=True),
             "lent": ModelConfig(names={"mlx": "c"}, pin=True, ttl=60),
             "plain": ModelConfig(names={"mlx": "d"}),
@@ -424,19 +424,19 @@ def test_alias_sets_keep_alive_on_its_backends():
     ("one", "other", "seconds"),
     [
         (
-            ModelConfig(names={"ollama": "a"}, keep_alive="5m"),
+            ModelConfig(names={"ollama": "a"}, keep_alive=300),
             ModelConfig(names={"ollama": "a"}),
             300.0,
         ),
         (
-            ModelConfig(names={"ollama": "a"}, keep_alive="5m"),
+            ModelConfig(names={"ollama": "a"}, keep_alive=300),
             ModelConfig(names={"ollama": "a:latest"}, ttl=300),
             300.0,
         ),
         (ModelConfig(names={"ollama": "a"}, pin=True), ModelConfig(names={"ollama": "a"}), -1.0),
         (
             ModelConfig(names={"ollama": "a"}, pin=True),
-            ModelConfig(names={"ollama": "a"}, keep_alive="5m"),
+            ModelConfig(names={"ollama": "a"}, keep_alive=300),
             300.0,
         ),
     ],

@@ -175,7 +175,7 @@ class _Session:
         try:
             if before is not None:
                 await asyncio.wait((before,))
-            request.grant.limits.take_request()
+            request.scope["state"]["admit"](request.record)
             call = replace(await self._begin(request, body, size), stream=True)
             frame = _framing(envelope.stream_id)
             renderer = renderer_of(call.body, request.record, self._outgoing.put, frame)

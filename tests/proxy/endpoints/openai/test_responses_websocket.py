@@ -8,6 +8,7 @@ from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any
 
+import httpx
 import openai
 import pytest
 import websockets
@@ -315,6 +316,25 @@ async def test_each_answer_of_a_websocket_is_a_request_of_its_key(config: Config
         error = json.loads(await client.recv())
     assert (error["type"], error["status"]) == ("error", 429)
     assert error["error"]["code"] == "rate_limit_exceeded"
+
+
+async def test_message_with_a_key_that_a_reload_took_away_is_refused(config: Config):
+    admin = KeyConfig(name="owner", key="an-admins-key-0123456789", role="admin")
+    configs = [
+        replace(config, server=replace(config.server, keys=keys))
+        for keys in ((admin, KeyConfig(name="client", key=KEY)), (admin,))
+    ]
+    app = served(ScriptedBackend(HELLO), configs[0], read_config=lambda: configs[1])
+    async with (
+        app as port,
+        websockets.connect(url(port), additional_headers=BEARER) as client,
+        httpx.AsyncClient(headers={"x-api-key": "an-admins-key-0123456789"}) as owner,
+    ):
+        assert (await end_of(client, input="Hi"))["type"] == "response.completed"
+        await owner.post(f"http://127.0.0.1:{port}/api/config/reload")
+        error = await end_of(client, input="Hi")
+    assert (error["type"], error["status"]) == ("error", 401)
+    assert error["error"]["code"] == "invalid_api_key"
 
 
 async def test_other_urls_have_no_websocket(config: Config):

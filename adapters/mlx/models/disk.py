@@ -1,0 +1,45 @@
+"""Threads that read models' files: the disk may be a mount that does not respond."""
+
+import asyncio
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from typing import TypeVar
+
+from adapters.errors import BackendTimeoutError
+
+_THREADS = 4
+"""Reads at a time. Each may hang; further ones then wait in vain, and nothing else does."""
+T = TypeVar("T")
+
+
+class Disk:
+    """Runs what reads models' files apart from all other work. Lives on the event loop."""
+
+    def __init__(self, seconds: float) -> None:
+        """`seconds`: the time for a read."""
+        self._seconds = seconds
+        self._threads = ThreadPoolExecutor(_THREADS, thread_name_prefix="mlx-files")
+
+    async def run(self, work: Callable[[], T]) -> T:
+        """Run `work`, and return its result.
+
+        Raises:
+            BackendTimeoutError: the disk does not respond in time.
+        """
+        limit = asyncio.timeout(self._seconds)
+        try:
+            async with limit:
+                return await self.run_patiently(work)
+        except TimeoutError as error:
+            if not limit.expired():
+                raise
+            raise BackendTimeoutError(
+                f"The disk with the models did not respond within {self._seconds:g} seconds."
+            ) from error
+
+    async def run_patiently(self, work: Callable[[], T]) -> T:
+        """Run `work` without a limit of time, and return its result."""
+        return await asyncio.get_running_loop().run_in_executor(self._threads, work)
+
+    def close(self) -> None:
+        self._threads.shutdown(wait=False, cancel_futures=True)
