@@ -10,6 +10,7 @@ from adapters.errors import InvalidRequestError, UnsupportedParameterError
 from proxy.endpoints.anthropic.messages import request as wire
 from proxy.endpoints.anthropic.messages.request import PromptFields
 from proxy.endpoints.anthropic.messages.signature import hidden_thinking
+from proxy.endpoints.text_files import not_text, to_text_part
 from proxy.images import image_at
 
 _BILLING = "x-anthropic-billing-header:"
@@ -204,8 +205,10 @@ class _Builder:
                     return
                 for at, part in enumerate(content):
                     self._add_part(draft, part, f"{path}.source.content[{at}]")
-            case wire.Base64Source() | wire.URLSource() | wire.FileSource():
-                raise _unsupported(f"{path}.source", "documents have to be text")
+            case wire.Base64Source(data=data):
+                draft.content.append(to_text_part(data, None, f"{path}.source"))
+            case wire.URLSource() | wire.FileSource():
+                raise not_text(f"{path}.source")
 
     def _note_citations(self, citations: wire.Citations | None, path: str) -> None:
         if citations is not None and citations.enabled:

@@ -11,6 +11,7 @@ from proxy.endpoints.openai.responses import items as wire
 from proxy.endpoints.openai.responses.encrypted import EncryptedContent
 from proxy.endpoints.openai.responses.items import JSON, InputItem, Part
 from proxy.endpoints.openai.responses.tools import Toolbox
+from proxy.endpoints.text_files import not_text, to_text_part
 from proxy.endpoints.tools import to_arguments
 from proxy.images import image_at
 
@@ -88,11 +89,10 @@ class Conversation:
             case wire.InputImage():
                 field = "file_id" if part.file_id else "image_url"
                 raise _unsupported(f"{path}.{field}")
-            case wire.InputFile() | wire.InputAudio():
-                raise UnsupportedParameterError(
-                    f"'{path}' is of type '{part.__struct_config__.tag}', which is not supported.",
-                    param=path,
-                )
+            case wire.InputFile():
+                return _file(part, path)
+            case wire.InputAudio():
+                raise _unsupported(path)
             case wire.Refusal(refusal=text):
                 return contract.TextPart(text)
             case _:
@@ -199,6 +199,13 @@ def _as_call(item: wire.HostedItem) -> tuple[str, str, str | None, str | None]:
             output = item.output or ("" if item.error is None else _json(item.error))
             name = f"{item.server_label}__{item.name}"
             return item.id or "", name, item.arguments, output
+
+
+def _file(part: wire.InputFile, path: str) -> contract.TextPart:
+    if part.file_data:
+        return to_text_part(part.file_data, part.filename or None, f"{path}.file_data")
+    sent = [name for name in ("file_id", "file_url") if getattr(part, name)]
+    raise not_text(f"{path}.{sent[0]}" if sent else path)
 
 
 def _json(value: JSON | list[JSON] | str) -> str:
