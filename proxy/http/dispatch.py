@@ -95,6 +95,7 @@ class Dispatch:
         request_class: Callable[[Scope, Receive, Send], Any],
         readers: Iterable[Callable[[Record], None]] = (),
         errors_by_header: Mapping[str, ErrorDialect] = _NO_ERRORS,
+        errors_by_root: Mapping[str, ErrorDialect] = _NO_ERRORS,
         running: MutableSet[Record] | None = None,
         *,
         explain_absence: Callable[[str], "Absence | None"] = lambda _: None,
@@ -107,6 +108,7 @@ class Dispatch:
 
         `errors_by_header`: name of a header that only clients of a dialect send -> the errors that
         they understand, for paths that have no dialect of their own.
+        `errors_by_root`: beginning of unknown paths -> the errors of the API that has it.
         `explain_absence`: the reason why a path of an API that is served in part has no route.
         """
         self._app = app.asgi_handler
@@ -116,6 +118,7 @@ class Dispatch:
         self._request_class = request_class
         self._readers = tuple(readers)
         self._errors_by_header = errors_by_header
+        self._errors_by_root = errors_by_root
         self._explain_absence = explain_absence
         self._running = running
         self._is_traced = is_traced
@@ -168,6 +171,9 @@ class Dispatch:
                 else:
                     if route is _UNKNOWN:
                         self._suggest(path, f"{http['scheme']}://{fields['host']}")
+                        roots = self._errors_by_root.items()
+                        below = (errors for root, errors in roots if path.startswith(root))
+                        state["errors"] = next(below, errors)
                     await self._app(http, receive, send)
                     return
             except Exception as exc:
