@@ -348,7 +348,8 @@ HostedItem = (
 """Calls of built-in tools by another server, which the model is shown as calls and results."""
 
 NegotiationItem = MCPListToolsItem | MCPApprovalRequestItem | MCPApprovalResponseItem
-"""What another server and its client agreed on before a call: the model is not shown it."""
+"""Tools and approvals that another server and its client exchanged before a call: the model does
+not see them."""
 
 InputItem = (
     MessageItem
