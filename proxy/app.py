@@ -19,6 +19,7 @@ from proxy.encryption import Encryption
 from proxy.endpoints.absent import explain_absence
 from proxy.endpoints.anthropic.errors import ERRORS as ANTHROPIC_ERRORS
 from proxy.endpoints.anthropic.errors import HEADER as ANTHROPIC_HEADER
+from proxy.endpoints.ollama.answer import OLLAMA_ERRORS
 from proxy.endpoints.server_request import ServerParts, ServerRequest
 from proxy.health import HealthReports
 from proxy.http.dispatch import Dispatch
@@ -95,6 +96,7 @@ def create_app(
         ServerRequest,
         readers,
         {ANTHROPIC_HEADER: ANTHROPIC_ERRORS},
+        {"/api/": OLLAMA_ERRORS},
         parts.activity.records,
         explain_absence=explain_absence,
         is_traced=traces is not None,

@@ -24,7 +24,6 @@ _PRIMING = re.compile(r"^(SYSTEM|MESSAGE) ", re.MULTILINE)
 _FILE = re.compile(r"^(FROM|ADAPTER) .*[/\\](sha256-[0-9a-f]{64})$", re.MULTILINE)
 _RUNNERS_OWN = re.compile(r"^(num_gpu|main_gpu|num_thread|num_batch|use_mmap)\s.*$", re.MULTILINE)
 _PARSER = re.compile(r"^PARSER (\S+)$", re.MULTILINE)
-_STOP = re.compile(r'^stop\s+"(.*)"$', re.MULTILINE)
 _NUM_CTX = re.compile(r"^num_ctx\s+(\d+)$", re.MULTILINE)
 
 _LEAST_CONTEXT = 4
@@ -57,8 +56,6 @@ class ModelInfo(Struct, frozen=True, kw_only=True):
     """It answers neither chats nor prompts."""
     parser: str = ""
     """Name of the parser built into Ollama that reads its answers, if any."""
-    stops: tuple[str, ...] = ()
-    """Stop strings of its Modelfile, which those of a request replace."""
     adds_first_token: bool = False
     """Its vocabulary puts a first token before every text, so that no text may begin with it."""
 
@@ -94,7 +91,6 @@ def to_model_info(shown: Show, size: int | None) -> ModelInfo:
         thinks="thinking" in (shown.capabilities or ()),
         only_embeds=shown.capabilities == ("embedding",),
         parser=parser[1] if (parser := _PARSER.search(shown.modelfile)) else "",
-        stops=tuple(_STOP.findall(shown.parameters)),
         adds_first_token=_adds_first_token(shown.model_info),
     )
 

@@ -113,6 +113,9 @@ class RawBody(Generation, kw_only=True):
     path: ClassVar[str] = "/api/generate"
     prompt: str
     raw: bool = True
+    think: Think | UnsetType = False
+    """Ollama's default for a model that thinks takes the text after a prompt that ends with an
+    opening marker for a thought, and leaves `response` empty."""
 
 
 class FillBody(RawBody, kw_only=True):

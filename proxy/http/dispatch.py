@@ -98,6 +98,7 @@ class Dispatch:
         request_class: Callable[[Scope, Receive, Send], Any],
         readers: Iterable[Callable[[Record], None]] = (),
         errors_by_header: Mapping[str, ErrorDialect] = _NO_ERRORS,
+        errors_by_root: Mapping[str, ErrorDialect] = _NO_ERRORS,
         running: MutableSet[Record] | None = None,
         *,
         explain_absence: Callable[[str], "Absence | None"] = lambda _: None,
@@ -110,6 +111,7 @@ class Dispatch:
 
         `errors_by_header`: name of a header that only clients of a dialect send -> the errors that
         they understand, for paths that have no dialect of their own.
+        `errors_by_root`: beginning of unknown paths -> the errors of the API that has it.
         `explain_absence`: the reason why a path of an API that is served in part has no route.
         """
         self._app = app.asgi_handler
@@ -119,6 +121,7 @@ class Dispatch:
         self._request_class = request_class
         self._readers = tuple(readers)
         self._errors_by_header = errors_by_header
+        self._errors_by_root = errors_by_root
         self._explain_absence = explain_absence
         self._running = running
         self._is_traced = is_traced
@@ -183,6 +186,7 @@ class Dispatch:
             return Preflight(fields, route.methods)
         if route is _UNKNOWN:
             self._suggest(http["path"], f"{http['scheme']}://{fields['host']}")
+            http["state"]["errors"] = self._errors_below(http["path"], http["state"]["errors"])
         elif method == "OPTIONS":
             return AllowedMethods(route.methods)
         await self._app(http, receive, send)
@@ -259,6 +263,10 @@ class Dispatch:
             if header in fields:
                 return errors
         return OPENAI_ERRORS
+
+    def _errors_below(self, path: str, usual: ErrorDialect) -> ErrorDialect:
+        roots = self._errors_by_root.items()
+        return next((errors for root, errors in roots if path.startswith(root)), usual)
 
     def _find_other(self, path: str) -> RouteInfo:
         """Return the route of a `path` with parameters, or why there is none."""

@@ -2,7 +2,6 @@
 
 import asyncio
 import base64
-import binascii
 from collections.abc import Awaitable, Callable, Coroutine, Iterable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any, TypeVar
@@ -11,6 +10,7 @@ from msgspec.structs import replace
 
 from adapters.errors import BackendError, InvalidRequestError
 from adapters.request import GenerationRequest, ImagePart, Message
+from proxy.base64_text import decode_pieces
 from proxy.config import ImagesConfig
 from proxy.images.header import Header, read_header
 
@@ -23,8 +23,6 @@ _NOT_BASE64 = "An image is not a valid base64 data: URL."
 _DECODERS = ThreadPoolExecutor(2, "pictures")
 """Two pictures are decoded at a time, of all requests, so that many requests do not take the memory
 of all of them."""
-_CHUNK_SIZE = 1 << 18
-"""Base64 characters decoded at once; a multiple of four, which encode three bytes."""
 
 
 def has_images(request: GenerationRequest) -> bool:
@@ -127,9 +125,7 @@ def _to_data_url(data: bytes, config: ImagesConfig) -> str:
 
 
 def _decode(url: str, max_bytes: int) -> bytearray:
-    """Decode in chunks, and without copies: a picture is held once, beside its text.
-
-    One call for 20 MB would hold the interpreter's lock and delay every answer.
+    """Decode without copies: a picture is held once, beside its text.
 
     Raises:
         InvalidRequestError: it is no base64 data URL, or has more than `max_bytes`.
@@ -137,17 +133,14 @@ def _decode(url: str, max_bytes: int) -> bytearray:
     begin = url.find(",") + 1
     if not begin or not url[: begin - 1].lower().endswith(";base64"):
         raise _invalid(_NOT_BASE64)
-    data, rest = bytearray(), ""
+    data = bytearray()
     try:
-        for at in range(begin, len(url), _CHUNK_SIZE):
-            text = rest + "".join(url[at : at + _CHUNK_SIZE].split())
-            complete = len(text) - len(text) % 4
-            data += base64.b64decode(text[:complete], validate=True)
-            rest = text[complete:]
+        for piece in decode_pieces(url, begin):
+            data += piece
             if len(data) > max_bytes:
                 raise _invalid(f"An image has more than {max_bytes} bytes.")
-        return data + base64.b64decode(rest, validate=True) if rest else data
-    except (binascii.Error, ValueError):
+        return data
+    except ValueError:
         raise _invalid(_NOT_BASE64) from None
 
 

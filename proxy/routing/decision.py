@@ -26,6 +26,7 @@ _IN_WORDS: Mapping[Feature, str] = {
     "embedding_tokens": "An input of token ids",
     "echo_logprobs": "'echo' together with 'logprobs'",
     "empty_answer": "'max_tokens' of 0",
+    "options": "An option of Ollama's engine",
 }
 """The features that are not named after a field."""
 _ABILITIES: Mapping[Feature, str] = {

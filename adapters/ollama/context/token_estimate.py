@@ -26,6 +26,9 @@ _SHARE = 0.3
 """Weight of the last answer against those before it."""
 _OVERHEAD = 12.0
 """Initial value of the tokens that a template puts around a message."""
+_TOOLS = 100.0
+"""Initial value of the tokens of the words that a template puts around tools: a template in
+Qwen's manner has about 90."""
 _IMAGE = 1024
 """Initial value of the tokens of an image: few models use more, and many a tenth."""
 _LONG = 20_000
@@ -73,9 +76,11 @@ class TokenCounter:
     def __init__(self, tokenizer: "Tokenizer | None" = None) -> None:
         self._tokenizer = tokenizer
         self._bytes_per_token = _BYTES_PER_TOKEN
-        self._overheads = {False: _OVERHEAD, True: _OVERHEAD}
-        """Tokens of the template for each message, by whether the prompt has tools: around these a
-        template has many words of its own."""
+        self._overhead = _OVERHEAD
+        """Tokens of the template for each message."""
+        self._tools = _TOOLS
+        """Tokens of the template in prompts with tools, calls or reasoning, however many messages
+        they have."""
         self._image: float | None = None
 
     async def count(self, texts: Texts) -> Count:
@@ -103,8 +108,11 @@ class TokenCounter:
                 self._image = seen if self._image is None else _nearer(self._image, seen)
         elif self._tokenizer is not None:
             rest = max(prompt_tokens - count.text_size, 0)
-            known = self._overheads[bool(texts.doubtful)]
-            self._overheads[bool(texts.doubtful)] = _nearer(known, rest / (texts.messages + 1))
+            if texts.doubtful:
+                around_tools = rest - self._overhead * (texts.messages + 1)
+                self._tools = _nearer(self._tools, max(around_tools, 0))
+            else:
+                self._overhead = _nearer(self._overhead, rest / (texts.messages + 1))
         elif count.text_size >= _TELLING:
             self._bytes_per_token += _SHARE * (
                 max(count.text_size / prompt_tokens, _LEAST_BYTES_PER_TOKEN) - self._bytes_per_token
@@ -126,7 +134,8 @@ class TokenCounter:
         return int(self._template(texts)) + math.ceil(image * texts.images) + 1
 
     def _template(self, texts: Texts) -> float:
-        return self._overheads[bool(texts.doubtful)] * (texts.messages + 1)
+        around_tools = self._tools if texts.doubtful else 0
+        return self._overhead * (texts.messages + 1) + around_tools
 
 
 def _nearer(known: float, seen: float) -> float:

@@ -104,7 +104,7 @@ class Renderer:
             style=style,
             first_token=control.first if control and facts.adds_first_token else "",
             thinks=facts.thinks,
-            stops=facts.stops,
+            stops=facts.template.stops,
             ends_in_text=control is None or style.end not in control.names,
         )
 

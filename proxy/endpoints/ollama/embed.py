@@ -26,8 +26,11 @@ from proxy.keep_alive import KeepAlive, to_keep_alive
 from proxy.openapi import Operation
 
 _MOST_INPUTS = 2048
-_TOO_LONG = "the input length exceeds the context length"
-"""Ollama's own words, by which its clients know the error."""
+_TOO_LONG = {
+    False: "the input length exceeds the context length",
+    True: "input after truncation exceeds maximum context length",
+}
+"""`truncate` -> Ollama's own words, by which its clients know the error."""
 
 
 class EmbedFields(Struct, kw_only=True):
@@ -131,6 +134,7 @@ async def _embed(
         return await request.embed(routed)
     except BackendError as exc:
         exc.param = {"inputs": "input", "embeddings": "model"}.get(exc.param or "", exc.param)
-        if isinstance(exc, ContextLengthError) and _TOO_LONG not in exc.message:
-            exc.message = f"{exc.message} ({_TOO_LONG})"
+        known = _TOO_LONG[routed.truncate]
+        if isinstance(exc, ContextLengthError) and known not in exc.message:
+            exc.message = f"{exc.message} ({known})"
         raise

@@ -82,6 +82,18 @@ async def test_string_in_the_first_line_ends_the_answer(backend: OllamaBackend, 
     assert finished.stop_sequence == "END"
 
 
+async def test_string_is_named_when_the_modelfile_has_it_too(
+    backend: OllamaBackend, standin: StandIn
+):
+    """Ollama would end the answer there, and cut the string off."""
+    parameters = 'stop    "END"\nstop    "\\t\\\\"\nstop    "\\n\\n"'
+    standin.says("/api/show", says_lines({"template": "", "parameters": parameters}))
+    standin.says("/api/chat", says_lines(line("one END two"), DONE))
+    before, finished = await answer(backend)
+    assert (text_of(before), finished.stop_sequence) == ("one ", "END")
+    assert standin.bodies("/api/chat")[0]["options"]["stop"] == ["\t\\"]
+
+
 async def test_reasoning_and_calls_are_not_searched(backend: OllamaBackend, standin: StandIn):
     call = {"function": {"name": "note", "arguments": {"text": "END"}}}
     said = (line("", thinking="END?"), line("a E"), line("", tool_calls=[call]), DONE)

@@ -1,10 +1,11 @@
-// The Vercel AI SDK, with its provider for OpenAI and the one for compatible servers.
+// The Vercel AI SDK, with its providers for OpenAI, for compatible servers and for Ollama's own API.
 
 import assert from "node:assert/strict";
 import { test } from "node:test";
 import { createOpenAI } from "@ai-sdk/openai";
 import { createOpenAICompatible } from "@ai-sdk/openai-compatible";
 import { embedMany, generateText, Output, stepCountIs, streamText, tool } from "ai";
+import { createOllama } from "ai-sdk-ollama";
 import { z } from "zod";
 
 const { TANDEM_URL, TANDEM_MODEL, TANDEM_EMBEDDING_MODEL, TANDEM_CAPABLE } = process.env;
@@ -17,7 +18,12 @@ const compatible = createOpenAICompatible({
   includeUsage: true,
   supportsStructuredOutputs: true,
 });
-const models = { openai: openai.chat(TANDEM_MODEL), compatible: compatible(TANDEM_MODEL) };
+const ollama = createOllama({ baseURL: TANDEM_URL });
+const models = {
+  openai: openai.chat(TANDEM_MODEL),
+  compatible: compatible(TANDEM_MODEL),
+  ollama: ollama(TANDEM_MODEL),
+};
 const common = { maxRetries: 0, maxOutputTokens: 200 };
 const capable = { skip: TANDEM_CAPABLE ? false : "the model does not follow instructions" };
 const Weather = z.object({ city: z.enum(["Paris", "Rome"]), days: z.literal([1, 2, 3]) });
@@ -31,6 +37,7 @@ for (const [name, model] of Object.entries(models)) {
       maxOutputTokens: 8,
     });
     assert.ok(text);
+    assert.ok(usage.inputTokens > 0);
     assert.ok(usage.outputTokens > 0);
   });
 
@@ -50,7 +57,8 @@ for (const [name, model] of Object.entries(models)) {
     assert.ok((await result.usage).totalTokens > 0);
   });
 
-  test(`${name}: forced call`, async () => {
+  const forces = { skip: name === "ollama" ? "Ollama's API has no tool_choice" : false };
+  test(`${name}: forced call`, forces, async () => {
     const { toolCalls } = await generateText({
       model,
       prompt: "What is the weather in Paris for 3 days?",
@@ -96,8 +104,9 @@ for (const [name, model] of Object.entries(models)) {
 
 const skip = TANDEM_EMBEDDING_MODEL ? false : "the server has no model that embeds";
 test("embeddings", { skip }, async () => {
-  for (const provider of [openai, compatible]) {
-    const model = provider.textEmbeddingModel(TANDEM_EMBEDDING_MODEL);
+  const embedders = [openai, compatible].map((provider) => provider.textEmbeddingModel);
+  for (const embedder of [...embedders, ollama.embedding]) {
+    const model = embedder(TANDEM_EMBEDDING_MODEL);
     const { embeddings } = await embedMany({ model, values: ["a", "b"], maxRetries: 0 });
     assert.equal(embeddings.length, 2);
   }

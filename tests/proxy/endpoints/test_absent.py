@@ -69,3 +69,10 @@ async def test_ollamas_client_reads_what_is_absent():
         with pytest.raises(ollama.ResponseError, match="no uploads of models to a registry") as e:
             await client.push("m")
     assert e.value.status_code == 404
+
+
+async def test_ollamas_client_reads_that_a_path_is_unknown():
+    async with http_client(ScriptedBackend()) as client:
+        answer = await client.get("/api/benchmark")
+    assert answer.status_code == 404
+    assert answer.json() == {"error": "There is no such URL. GET /openapi.json lists all."}

@@ -10,6 +10,7 @@ from adapters.errors import InvalidRequestError, UnsupportedParameterError
 from proxy.endpoints.anthropic.messages import request as wire
 from proxy.endpoints.anthropic.messages.request import PromptFields
 from proxy.endpoints.anthropic.messages.signature import hidden_thinking
+from proxy.endpoints.text_files import not_text, to_text_part
 from proxy.images import image_at
 
 _BILLING = "x-anthropic-billing-header:"
@@ -60,13 +61,16 @@ def to_conversation(body: PromptFields) -> Conversation:
 
     Raises:
         UnsupportedParameterError: a block cannot be shown to a model here; `param` is its path.
-        InvalidRequestError: the last turn is the model's and calls a tool.
+        InvalidRequestError: no turn has any content.
     """
     builder = _Builder()
     builder.add_system(body.system)
     for at, message in enumerate(body.messages):
         builder.add(message, f"messages[{at}]")
-    return builder.finished()
+    conversation = builder.finished()
+    if all(message.role == "system" for message in conversation.messages):
+        raise InvalidRequestError("'messages' has no content.", param="messages")
+    return conversation
 
 
 class _Builder:
@@ -204,16 +208,18 @@ class _Builder:
                     return
                 for at, part in enumerate(content):
                     self._add_part(draft, part, f"{path}.source.content[{at}]")
-            case wire.Base64Source() | wire.URLSource() | wire.FileSource():
-                raise _unsupported(f"{path}.source", "documents have to be text")
+            case wire.Base64Source(data=data):
+                draft.content.append(to_text_part(data, None, f"{path}.source"))
+            case wire.URLSource() | wire.FileSource():
+                raise not_text(f"{path}.source")
 
     def _note_citations(self, citations: wire.Citations | None, path: str) -> None:
         if citations is not None and citations.enabled:
             self._ignored.append(f"{path}.citations")
 
 
-def continued_turn(body: PromptFields) -> int | None:
-    """Return the place of the last turn if it is the model's, so that the answer continues it.
+def continues_turn(body: PromptFields, conversation: Conversation) -> bool:
+    """True if the last turn is the model's, so that the answer continues it; an empty one is none.
 
     Raises:
         InvalidRequestError: it calls a tool, and there is no result of that.
@@ -221,14 +227,14 @@ def continued_turn(body: PromptFields) -> int | None:
     last = len(body.messages) - 1
     message = body.messages[last]
     if not isinstance(message, wire.AssistantMessage):
-        return None
+        return False
     blocks = message.content if isinstance(message.content, list) else []
     if any(isinstance(block, wire.ToolUseBlock) for block in blocks):
         path = f"messages[{last}].content"
         raise InvalidRequestError(
             f"'{path}' has a 'tool_use' block without a 'tool_result' after it.", param=path
         )
-    return last
+    return conversation.messages[-1].role == "assistant"
 
 
 def _unsupported(param: str, advice: str) -> UnsupportedParameterError:

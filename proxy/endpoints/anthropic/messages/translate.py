@@ -18,7 +18,7 @@ from adapters.request import (
 from proxy.endpoints.anthropic.messages import request as wire
 from proxy.endpoints.anthropic.messages.conversation import (
     Conversation,
-    continued_turn,
+    continues_turn,
     to_conversation,
 )
 from proxy.endpoints.anthropic.messages.request import MessagesRequest, PromptFields
@@ -93,7 +93,7 @@ def _translate(body: PromptFields, **fields: Any) -> Translated:
         tool_choice=to_choice(body, offer),
         parallel_tool_calls=allows_parallel(body),
         response_format=_to_format(body),
-        continue_final_message=continued_turn(body) is not None,
+        continue_final_message=continues_turn(body, conversation),
         **_to_reasoning(body),
         **fields,
     )

@@ -36,8 +36,14 @@ class AudioPart(Struct, tag_field="type", tag="input_audio"):
     prompt_cache_breakpoint: JSON | UnsetType | None = UNSET
 
 
+class File(Struct):
+    file_data: str | None = None
+    filename: str | None = None
+    file_id: str | None = None
+
+
 class FilePart(Struct, tag_field="type", tag="file"):
-    file: JSON
+    file: File
     prompt_cache_breakpoint: JSON | UnsetType | None = UNSET
 
 

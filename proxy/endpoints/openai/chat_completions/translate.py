@@ -21,6 +21,7 @@ from proxy.endpoints.generation_fields import (
 )
 from proxy.endpoints.openai.chat_completions import request as wire
 from proxy.endpoints.openai.chat_completions.request import ChatCompletionRequest
+from proxy.endpoints.text_files import not_text, to_text_part
 from proxy.endpoints.tools import check_forced, custom_tool, named_tool, to_arguments
 from proxy.images import image_at, path_of_image
 
@@ -247,8 +248,10 @@ def _part(part: wire.Part, path: str) -> contract.ContentPart:
             return contract.ImagePart(image if isinstance(image, str) else image.url)
         case wire.AudioPart():
             raise _unsupported(f"{path}.input_audio")
-        case wire.FilePart():
-            raise _unsupported(f"{path}.file")
+        case wire.FilePart(file=wire.File(file_data=str(data), filename=name)):
+            return to_text_part(data, name, f"{path}.file.file_data")
+        case wire.FilePart(file=file):
+            raise not_text(f"{path}.file.file_id" if file.file_id else f"{path}.file")
 
 
 def to_tools_and_choice(

@@ -11,6 +11,7 @@ from proxy.endpoints.openai.responses import items as wire
 from proxy.endpoints.openai.responses.encrypted import EncryptedContent
 from proxy.endpoints.openai.responses.items import JSON, InputItem, Part
 from proxy.endpoints.openai.responses.tools import Toolbox
+from proxy.endpoints.text_files import not_text, to_text_part
 from proxy.endpoints.tools import to_arguments
 from proxy.images import image_at
 
@@ -53,8 +54,14 @@ class Conversation:
                 pass  # The one is offered with the other tools, the other is no part of a chat.
             case wire.ItemReference(id=name):
                 raise InvalidRequestError(f"Item with id '{name[:100]}' not found.", param=path)
+            case (
+                wire.MCPListToolsItem()
+                | wire.MCPApprovalRequestItem()
+                | wire.MCPApprovalResponseItem()
+            ):
+                self.ignored.append(path)
             case _:
-                self._hosted(item)
+                self._hosted(item, path)
 
     def say(self, role: contract.Role, text: str) -> None:
         """Add a message of one text."""
@@ -88,11 +95,10 @@ class Conversation:
             case wire.InputImage():
                 field = "file_id" if part.file_id else "image_url"
                 raise _unsupported(f"{path}.{field}")
-            case wire.InputFile() | wire.InputAudio():
-                raise UnsupportedParameterError(
-                    f"'{path}' is of type '{part.__struct_config__.tag}', which is not supported.",
-                    param=path,
-                )
+            case wire.InputFile():
+                return _file(part, path)
+            case wire.InputAudio():
+                raise _unsupported(path)
             case wire.Refusal(refusal=text):
                 return contract.TextPart(text)
             case _:
@@ -120,13 +126,13 @@ class Conversation:
         message = contract.Message(role="tool", content=content, tool_call_id=call_id)
         self.messages.append(message)
 
-    def _hosted(self, item: wire.HostedItem) -> None:
+    def _hosted(self, item: wire.HostedItem, path: str) -> None:
         """Add a call of a built-in tool by another server, or its result."""
         call_id, name, arguments, output = _as_call(item)
         if arguments is not None:
             self._call(call_id, name, arguments)
         if output is not None:
-            self._result(call_id, output, "")
+            self._result(call_id, output, path)
 
     def _append(self, message: contract.Message) -> None:
         self._end_turn()
@@ -172,13 +178,13 @@ class _Turn:
         )
 
 
-def _as_call(item: wire.HostedItem) -> tuple[str, str, str | None, str | None]:
+def _as_call(item: wire.HostedItem) -> tuple[str, str, str | None, str | list[Part] | None]:
     """Return the id, the name, the arguments and the result of a call; `None` what it lacks."""
     match item:
         case wire.LocalShellCallItem():
             return item.call_id, "local_shell", _json(item.action), None
         case wire.LocalShellCallOutputItem():
-            return item.id, "local_shell", None, item.output
+            return item.call_id or item.id or "", "local_shell", None, item.output
         case wire.ShellCallItem():
             return item.call_id, "shell", _json(item.action), None
         case wire.ShellCallOutputItem():
@@ -199,6 +205,32 @@ def _as_call(item: wire.HostedItem) -> tuple[str, str, str | None, str | None]:
             output = item.output or ("" if item.error is None else _json(item.error))
             name = f"{item.server_label}__{item.name}"
             return item.id or "", name, item.arguments, output
+        case wire.ImageGenerationCallItem():
+            image: list[Part] = []
+            if item.result:
+                image.append(wire.InputImage(image_url=f"data:image/png;base64,{item.result}"))
+            return item.id or "", "image_generation", "{}", image
+        case wire.ComputerCallItem():
+            actions = item.actions or [item.action or {}]
+            return item.call_id, "computer", _json({"actions": actions}), None
+        case wire.ComputerCallOutputItem(output=shot):
+            seen = wire.InputImage(image_url=shot.image_url or None, file_id=shot.file_id)
+            return item.call_id, "computer", None, [seen]
+        case wire.ToolSearchCallItem():
+            return item.call_id or "", "tool_search", _json({"query": item.arguments}), None
+        case wire.ToolSearchOutputItem():
+            return item.call_id or "", "tool_search", None, _json(item.tools)
+        case wire.ProgramItem():
+            return item.call_id, "program", _json({"code": item.code}), None
+        case wire.ProgramOutputItem():
+            return item.call_id, "program", None, item.result
+
+
+def _file(part: wire.InputFile, path: str) -> contract.TextPart:
+    if part.file_data:
+        return to_text_part(part.file_data, part.filename or None, f"{path}.file_data")
+    sent = [name for name in ("file_id", "file_url") if getattr(part, name)]
+    raise not_text(f"{path}.{sent[0]}" if sent else path)
 
 
 def _json(value: JSON | list[JSON] | str) -> str:

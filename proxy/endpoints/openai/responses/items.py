@@ -167,8 +167,10 @@ class LocalShellCallItem(Struct, kw_only=True, tag_field="type", tag="local_shel
 class LocalShellCallOutputItem(
     Struct, kw_only=True, tag_field="type", tag="local_shell_call_output"
 ):
-    id: str
-    """The `call_id` of the call."""
+    id: str | UnsetType | None = UNSET
+    """OpenAI's place for the `call_id` of the call."""
+    call_id: str | UnsetType | None = UNSET
+    """That of the Agents SDK."""
     status: str | UnsetType | None = UNSET
     output: str
 
@@ -241,6 +243,89 @@ class MCPCallItem(Struct, kw_only=True, tag_field="type", tag="mcp_call"):
     approval_request_id: str | UnsetType | None = UNSET
 
 
+class ImageGenerationCallItem(Struct, kw_only=True, tag_field="type", tag="image_generation_call"):
+    id: str | UnsetType | None = UNSET
+    status: str | UnsetType | None = UNSET
+    result: str | None = None
+    """The image in base64."""
+
+
+class ComputerCallItem(Struct, kw_only=True, tag_field="type", tag="computer_call"):
+    id: str | UnsetType | None = UNSET
+    status: str | UnsetType | None = UNSET
+    call_id: str
+    action: JSON | UnsetType | None = UNSET
+    actions: list[JSON] | UnsetType | None = UNSET
+    """Several in place of `action`."""
+    pending_safety_checks: list[JSON] | UnsetType = UNSET
+
+
+class Screenshot(Struct, kw_only=True, tag_field="type", tag="computer_screenshot"):
+    image_url: str | UnsetType | None = UNSET
+    file_id: str | UnsetType | None = UNSET
+
+
+class ComputerCallOutputItem(Struct, kw_only=True, tag_field="type", tag="computer_call_output"):
+    id: str | UnsetType | None = UNSET
+    status: str | UnsetType | None = UNSET
+    call_id: str
+    output: Screenshot
+    acknowledged_safety_checks: list[JSON] | UnsetType | None = UNSET
+
+
+class ToolSearchCallItem(Struct, kw_only=True, tag_field="type", tag="tool_search_call"):
+    id: str | UnsetType | None = UNSET
+    status: str | UnsetType | None = UNSET
+    call_id: str | UnsetType | None = UNSET
+    execution: str | UnsetType = UNSET
+    arguments: Any = None
+
+
+class ToolSearchOutputItem(Struct, kw_only=True, tag_field="type", tag="tool_search_output"):
+    """Tools that were found, which can be called from here on."""
+
+    id: str | UnsetType | None = UNSET
+    status: str | UnsetType | None = UNSET
+    call_id: str | UnsetType | None = UNSET
+    execution: str | UnsetType = UNSET
+    tools: list[JSON]
+
+
+class ProgramItem(Struct, kw_only=True, tag_field="type", tag="program"):
+    id: str | UnsetType | None = UNSET
+    call_id: str
+    code: str
+    fingerprint: str | UnsetType = UNSET
+
+
+class ProgramOutputItem(Struct, kw_only=True, tag_field="type", tag="program_output"):
+    id: str | UnsetType | None = UNSET
+    status: str | UnsetType | None = UNSET
+    call_id: str
+    result: str
+
+
+class MCPListToolsItem(Struct, kw_only=True, tag_field="type", tag="mcp_list_tools"):
+    id: str | UnsetType | None = UNSET
+    server_label: str
+    tools: list[JSON]
+    error: Any = UNSET
+
+
+class MCPApprovalRequestItem(Struct, kw_only=True, tag_field="type", tag="mcp_approval_request"):
+    id: str | UnsetType | None = UNSET
+    server_label: str
+    name: str
+    arguments: str
+
+
+class MCPApprovalResponseItem(Struct, kw_only=True, tag_field="type", tag="mcp_approval_response"):
+    id: str | UnsetType | None = UNSET
+    approval_request_id: str
+    approve: bool
+    reason: str | UnsetType | None = UNSET
+
+
 HostedItem = (
     LocalShellCallItem
     | LocalShellCallOutputItem
@@ -252,8 +337,19 @@ HostedItem = (
     | FileSearchCallItem
     | CodeInterpreterCallItem
     | MCPCallItem
+    | ImageGenerationCallItem
+    | ComputerCallItem
+    | ComputerCallOutputItem
+    | ToolSearchCallItem
+    | ToolSearchOutputItem
+    | ProgramItem
+    | ProgramOutputItem
 )
 """Calls of built-in tools by another server, which the model is shown as calls and results."""
+
+NegotiationItem = MCPListToolsItem | MCPApprovalRequestItem | MCPApprovalResponseItem
+"""Tools and approvals that another server and its client exchanged before a call: the model does
+not see them."""
 
 InputItem = (
     MessageItem
@@ -267,6 +363,7 @@ InputItem = (
     | ItemReference
     | AdditionalToolsItem
     | HostedItem
+    | NegotiationItem
 )
 OutputItem = MessageItem | ReasoningItem | FunctionCallItem | CustomToolCallItem | CompactionItem
 Items = Annotated[list[InputItem], Meta(max_length=16384)]

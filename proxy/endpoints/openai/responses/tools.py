@@ -96,8 +96,15 @@ class Toolbox(Struct, frozen=True, kw_only=True):
         return flat_name(namespace, name)
 
 
-def to_toolbox(lists: Sequence[tuple[str, Sequence[JSON]]]) -> Toolbox:
-    """Read the lists of tools of a request, each with its path.
+class ToolList(Struct, frozen=True):
+    path: str
+    tools: Sequence[JSON]
+    may_repeat: bool = False
+    """Tools of earlier lists are left out."""
+
+
+def to_toolbox(lists: Sequence[ToolList]) -> Toolbox:
+    """Read the lists of tools of a request.
 
     Raises:
         InvalidRequestError: a tool is malformed, or two have the same name.
@@ -106,12 +113,14 @@ def to_toolbox(lists: Sequence[tuple[str, Sequence[JSON]]]) -> Toolbox:
     offered: dict[str, Offered] = {}
     echo: list[JSON] = []
     ignored: list[str] = []
-    for field, tools in lists:
-        for at, tool in enumerate(tools):
-            path = f"{field}[{at}]"
+    for each in lists:
+        for at, tool in enumerate(each.tools):
+            path = f"{each.path}[{at}]"
             found = [*_read(tool, path, ignored)]
             for one in found:
                 flat = one.tool.name
+                if flat in offered and each.may_repeat:
+                    continue
                 if flat in offered:
                     raise InvalidRequestError(
                         f"'{path}' has the name of another tool: '{flat[:100]}'.", param=path

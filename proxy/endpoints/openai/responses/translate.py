@@ -29,9 +29,15 @@ from proxy.endpoints.openai.responses.items import (
     InputItem,
     InputText,
     MessageItem,
+    ToolSearchOutputItem,
 )
 from proxy.endpoints.openai.responses.request import ResponseRequest
-from proxy.endpoints.openai.responses.tools import Toolbox, to_toolbox, to_tools_and_choice
+from proxy.endpoints.openai.responses.tools import (
+    Toolbox,
+    ToolList,
+    to_toolbox,
+    to_tools_and_choice,
+)
 from proxy.endpoints.openai.responses.turn import Turn
 from proxy.images import path_of_image
 
@@ -160,17 +166,14 @@ def _check_results(turn: Turn) -> None:
             )
 
 
-def _tool_lists(turn: Turn) -> list[tuple[str, Sequence[JSON]]]:
-    lists: list[tuple[str, Sequence[JSON]]] = [("tools", turn.body.tools or ())]
-    lists += [
-        ("previous_response_id", item.tools)
-        for item in turn.earlier
-        if isinstance(item, AdditionalToolsItem)
-    ]
-    return lists + [
-        (f"input[{at}].tools", item.tools)
-        for at, item in enumerate(turn.items)
-        if isinstance(item, AdditionalToolsItem)
+def _tool_lists(turn: Turn) -> list[ToolList]:
+    """List the tools of the request, and those within its items; a search may find the former."""
+    placed = [("previous_response_id", item) for item in turn.earlier]
+    placed += [(f"input[{at}].tools", item) for at, item in enumerate(turn.items)]
+    return [ToolList("tools", turn.body.tools or ())] + [
+        ToolList(path, item.tools, may_repeat=isinstance(item, ToolSearchOutputItem))
+        for path, item in placed
+        if isinstance(item, AdditionalToolsItem | ToolSearchOutputItem)
     ]
 
 

@@ -6,6 +6,7 @@ from typing import Any
 
 import pytest
 from fakes.recorded_ollama import Reply, StandIn, says_lines, stand_in
+from servers.ollama_server import THINK
 
 from adapters import sink
 from adapters.config import OllamaConfig
@@ -31,6 +32,7 @@ from adapters.request import (
     JSONObject,
     JSONSchema,
     Message,
+    Sampling,
     TextPart,
     Tool,
     ToolCall,
@@ -237,6 +239,22 @@ async def test_thought_is_ended_when_its_budget_is_spent(
     assert [body["options"]["num_predict"] for body in (first, second)] == [5, 45]
     assert second["prompt"] == "<user>Hi<assistant><think>\nWell, it\n</think>\n\n"
     assert end_of(events).reason == "stop"
+
+
+@pytest.mark.ollama
+async def test_thought_with_a_budget_is_written_when_ollama_is_real(ollama_host: str):
+    """Ollama would read the raw text after `<think>` as a thought."""
+    backend = OllamaBackend(OllamaConfig(host=ollama_host))
+    request = chat(
+        model=THINK,
+        reasoning_effort="low",
+        reasoning_budget=4,
+        max_tokens=8,
+        sampling=Sampling(temperature=0),
+    )
+    events = await events_of(backend, request)
+    await backend.aclose()
+    assert reasoning_of(events)
 
 
 async def test_limit_below_the_budget_ends_the_answer(standin: StandIn, backend: OllamaBackend):

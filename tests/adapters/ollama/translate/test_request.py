@@ -85,6 +85,7 @@ def test_raw_text_goes_out_raw():
         "top_logprobs": 2,
         "prompt": "Once upon",
         "raw": True,
+        "think": False,
     }
 
 

@@ -14,6 +14,7 @@ from adapters.request import (
     Feature,
     ImagePart,
     JSONSchema,
+    Message,
     NamedTool,
     TextPart,
     ToolCall,
@@ -211,6 +212,22 @@ def test_last_turn_of_the_model_is_continued():
     turns = [*message()["messages"], {"role": "assistant", "content": "The answer is ("}]
     assert translated(messages=turns).request.continue_final_message
     assert not translated().request.continue_final_message
+
+
+@pytest.mark.parametrize("content", ["", [], [text("")]])
+def test_last_turn_of_the_model_is_not_continued_when_it_is_empty(content: Any):
+    """Anthropic allows a last turn without content."""
+    turns = [user(text("Hi")), {"role": "assistant", "content": content}]
+    request = translated(messages=turns).request
+    assert not request.continue_final_message
+    assert request.prompt == (Message(role="user", content=(TextPart("Hi"),)),)
+
+
+@pytest.mark.parametrize("content", ["", [], [text("")]])
+def test_messages_without_any_content_are_refused(content: Any):
+    with pytest.raises(InvalidRequestError) as caught:
+        translated(system="Be terse.", messages=[{"role": "user", "content": content}])
+    assert caught.value.param == "messages"
     call = {"type": "tool_use", "id": "t", "name": "f", "input": {}}
     with pytest.raises(InvalidRequestError) as caught:
         translated(messages=[{"role": "assistant", "content": [call]}])

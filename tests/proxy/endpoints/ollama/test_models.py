@@ -177,16 +177,25 @@ async def test_inputs_are_cut_unless_the_client_forbids_it(sent: dict[str, bool]
     assert backend.embedded[0].truncate == cuts
 
 
-async def test_input_that_is_too_long_is_refused_in_ollamas_words_as_well():
+@pytest.mark.parametrize(
+    ("truncate", "words"),
+    [
+        (False, "the input length exceeds the context length"),
+        (True, "input after truncation exceeds maximum context length"),
+    ],
+)
+async def test_input_that_is_too_long_is_refused_in_ollamas_words_as_well(
+    truncate: bool, words: str
+):
     class Short(ScriptedBackend):
         async def embed(self, request: EmbeddingRequest) -> Embeddings:
             raise ContextLengthError("It has 8 tokens.", param="inputs")
 
     async with http_client(Short()) as client:
-        response = await client.post("/api/embed", json={"model": "m", "input": "a"})
+        body = {"model": "m", "input": "a", "truncate": truncate}
+        response = await client.post("/api/embed", json=body)
     assert response.status_code == 400
-    words = "It has 8 tokens. (the input length exceeds the context length)"
-    assert response.json() == {"error": words}
+    assert response.json() == {"error": f"It has 8 tokens. ({words})"}
 
 
 @pytest.mark.parametrize("nothing", ["", [], None])

@@ -221,7 +221,7 @@ async def test_fields_reach_the_contract():
 @pytest.mark.parametrize(
     ("fields", "param"),
     [
-        ({"input": [{"type": "computer_call"}]}, "input[0].type"),
+        ({"input": [{"type": "holodeck_call"}]}, "input[0].type"),
         ({"input": [{"role": "user", "content": [{"type": "input_file"}]}]}, "input[0].content[0]"),
         ({"previous_response_id": "resp_x"}, "previous_response_id"),
         ({"input": [{"type": "item_reference", "id": "x"}]}, "input[0]"),
