@@ -207,7 +207,30 @@ async def test_thought_comes_first_and_the_answer_after_its_end(
     assert second["options"]["num_predict"] == 46
     assert second["options"]["stop"] == ["x"]
     usage = end_of(events).usage
-    assert (usage.prompt_tokens, usage.completion_tokens, usage.reasoning_tokens) == (7, 11, 6)
+    assert (usage.prompt_tokens, usage.completion_tokens, usage.reasoning_tokens) == (7, 9, 4)
+
+
+async def test_usage_keeps_to_the_limit_where_words_that_close_a_thought_are_written(
+    standin: StandIn, backend: OllamaBackend
+):
+    shows(standin, "thinking")
+    thought = {"done_reason": "length", "prompt_eval_count": 7, "eval_count": 5}
+    answer = {"done_reason": "length", "prompt_eval_count": 16, "eval_count": 3}
+    says_raw(standin, ("Well, |it", thought), ("Hello", answer))
+    request = chat(reasoning_effort="low", reasoning_budget=5, max_tokens=8)
+    assert end_of(await events_of(backend, request)).usage.completion_tokens == 8
+
+
+async def test_thought_that_ends_at_the_limit_leaves_no_answer(
+    standin: StandIn, backend: OllamaBackend
+):
+    shows(standin, "thinking")
+    says_raw(standin, ("Well.", {"prompt_eval_count": 7, "eval_count": 8}))
+    request = chat(response_format=STRICT, reasoning_effort="low", max_tokens=8)
+    events = await events_of(backend, request)
+    assert text_of(events) == ""
+    assert end_of(events).reason == "length"
+    assert end_of(events).usage.completion_tokens == 8
 
 
 async def test_thought_that_takes_the_whole_limit_ends_the_answer(
@@ -314,6 +337,21 @@ async def test_thought_that_ends_in_a_control_token_is_read_by_ollama(
     assert (usage.prompt_tokens, usage.completion_tokens) == (11, 7)
 
 
+@pytest.mark.parametrize("words", ["failed to parse it", "error parsing tool call: raw=x"])
+@pytest.mark.parametrize("beginning", ["", "One and one."])
+async def test_answer_follows_a_thought_that_a_parser_loses(
+    standin: StandIn, backend: OllamaBackend, words: str, beginning: str
+):
+    shows(standin, "thinking", control=("</think>",), modelfile="PARSER cogito\n")
+    loses(standin, *[{"message": {"thinking": beginning}}][: len(beginning)], words=words)
+    says_raw(standin, (ANSWER, {}))
+    request = chat(response_format=STRICT, reasoning_effort="low", max_tokens=50)
+    events = await events_of(backend, request)
+    assert (reasoning_of(events), text_of(events)) == (beginning, ANSWER)
+    (sent,) = standin.bodies("/api/generate")
+    assert sent["prompt"] == f"<user>Hi<assistant><think>\n{beginning}\n</think>\n\n"
+
+
 async def test_prompt_does_not_begin_with_the_token_that_the_vocabulary_adds(
     standin: StandIn, backend: OllamaBackend
 ):
@@ -403,8 +441,9 @@ async def test_answer_lost_to_a_parser_is_generated_anew(standin: StandIn, backe
 async def test_answer_that_breaks_off_is_continued(standin: StandIn, backend: OllamaBackend):
     loses(standin, {"message": {"content": "Hel"}}, {"message": {"content": "lo"}})
     says_raw(standin, (" Ann", {"prompt_eval_count": 12}))
-    events = await events_of(backend, chat())
+    events = await events_of(backend, chat(max_tokens=20))
     assert text_of(events) == "Hello Ann"
+    assert standin.bodies("/api/generate")[0]["options"]["num_predict"] == 18
     assert len([e for e in events if isinstance(e, Started)]) == 1
     assert standin.bodies("/api/generate")[0]["prompt"] == "<user>Hi<assistant>Hello"
     usage = end_of(events).usage
