@@ -5,6 +5,7 @@ from collections import Counter
 from collections.abc import AsyncGenerator, AsyncIterable
 from contextlib import aclosing
 from functools import partial
+from itertools import pairwise
 
 from msgspec.structs import replace
 
@@ -245,7 +246,7 @@ class _Attempt:
         self._request = request
         self._writer = AnswerWriter(request, sink, self._checks, in_words=not self._shown)
         self._writer.ignored += ignored
-        if self._shown and _has_calls(request):
+        if (self._shown and _has_calls(request)) or _has_rare_turns(request):
             # A template may leave them out in silence.
             self._names, body = await self._rewrites(), None
         return self._call(request, body if self._shown else None)
@@ -330,3 +331,12 @@ def _has_calls(request: GenerationRequest) -> bool:
     if not isinstance(request.prompt, tuple):
         return False
     return any(message.tool_calls or message.role == "tool" for message in request.prompt)
+
+
+def _has_rare_turns(request: GenerationRequest) -> bool:
+    """True for messages of one role in a row, and for system messages that are not the first."""
+    if not isinstance(request.prompt, tuple):
+        return False
+    roles = [message.role for message in request.prompt]
+    in_a_row = any(one == other != "tool" for one, other in pairwise(roles))
+    return in_a_row or "system" in roles[1:] or "user" not in roles

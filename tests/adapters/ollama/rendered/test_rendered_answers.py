@@ -505,10 +505,10 @@ REFUSED = {
 }
 
 
-async def refuse_late_system(standin: StandIn) -> None:
+def refuse_system(standin: StandIn) -> None:
     async def script(reply: Reply) -> None:
         messages = standin.bodies("/api/chat")[-1]["messages"]
-        if any(message["role"] == "system" for message in messages[1:]):
+        if any(message["role"] == "system" for message in messages):
             await reply.plain(400, json.dumps(REFUSED).encode())
         else:
             await says_lines({"message": {"content": "Yes"}}, {"done": True})(reply)
@@ -516,24 +516,51 @@ async def refuse_late_system(standin: StandIn) -> None:
     standin.says("/api/chat", script)
 
 
-LATE = (USER, Message(role="system", content=(TextPart("Be short."),)))
+RULE = Message(role="system", content=(TextPart("Be short."),))
+LATE = (USER, RULE)
+
+
+def without_system(body: dict[str, Any]) -> str:
+    if any(message["role"] == "system" for message in body["messages"]):
+        raise ValueError("A system message comes first.")
+    return render(body)
 
 
 async def test_refused_conversation_is_rewritten(standin: StandIn, backend: OllamaBackend):
-    await refuse_late_system(standin)
+    standin.renders = without_system
+    refuse_system(standin)
     await backend.list_models()
-    assert text_of(await events_of(backend, chat(prompt=LATE))) == "Yes"
+    assert text_of(await events_of(backend, chat(prompt=(RULE, USER)))) == "Yes"
     first, second = standin.bodies("/api/chat")
-    assert [m["role"] for m in first["messages"]] == ["user", "system"]
+    assert [m["role"] for m in first["messages"]] == ["system", "user"]
     assert {m["role"] for m in second["messages"]} == {"user"}
     (model,) = await backend.list_models()
-    assert "late-system-as-user" in model.template
+    assert "system-as-user" in model.template
     assert "Be short." in "".join(m["content"] for m in second["messages"])
+
+
+def only_first_system(body: dict[str, Any]) -> str:
+    """A template that leaves out all system messages but one at the beginning."""
+    messages = body["messages"]
+    shown = [m for at, m in enumerate(messages) if not at or m["role"] != "system"]
+    return render({**body, "messages": shown})
+
+
+async def test_message_that_a_template_would_leave_out_is_rewritten(
+    standin: StandIn, backend: OllamaBackend
+):
+    standin.renders = only_first_system
+    standin.says("/api/chat", says_lines({"message": {"content": "Yes"}}, {"done": True}))
+    events = await events_of(backend, chat(prompt=LATE))
+    assert isinstance(events[0], Started)
+    assert events[0].template == ("late-system-as-user",)
+    (sent,) = (body for body in standin.bodies("/api/chat") if body["stream"])
+    assert [m["role"] for m in sent["messages"]] == ["user", "user"]
 
 
 async def test_reason_of_a_template_is_the_message(standin: StandIn, backend: OllamaBackend):
     standin.renders = None
-    await refuse_late_system(standin)
+    refuse_system(standin)
     with pytest.raises(InvalidRequestError) as caught:
         await events_of(backend, chat(prompt=LATE))
     assert caught.value.message == (
