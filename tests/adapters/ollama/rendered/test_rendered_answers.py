@@ -163,10 +163,16 @@ async def test_schema_is_generated_from_the_rendered_prompt(
     assert (end_of(events).usage.prompt_tokens, end_of(events).usage.completion_tokens) == (10, 5)
 
 
-async def test_prompt_and_answer_have_the_same_context(standin: StandIn, backend: OllamaBackend):
+@pytest.mark.parametrize("words", [1, 6000])
+async def test_prompt_and_answer_have_the_same_context(
+    standin: StandIn, backend: OllamaBackend, words: int
+):
     """Another one would load the model anew."""
+    length: dict[str, Any] = {"llama.context_length": 32768}
+    shows(standin, **length)
     says_raw(standin, (ANSWER, {}))
-    await events_of(backend, chat(response_format=STRICT))
+    question = Message(role="user", content=(TextPart("word " * words),))
+    await events_of(backend, chat(response_format=STRICT, prompt=(question,)))
     contexts = {body["options"]["num_ctx"] for body in standin.rendered}
     assert contexts == {standin.bodies("/api/generate")[0]["options"]["num_ctx"]}
     assert {body["options"]["num_predict"] for body in standin.rendered} == {1}
@@ -537,6 +543,22 @@ async def test_refused_conversation_is_rewritten(standin: StandIn, backend: Olla
     (model,) = await backend.list_models()
     assert "system-as-user" in model.template
     assert "Be short." in "".join(m["content"] for m in second["messages"])
+
+
+async def test_tools_that_a_template_leaves_out_are_told_in_words(
+    standin: StandIn, backend: OllamaBackend
+):
+    shows(standin, "tools")
+    standin.renders = lambda body: render({**body, "tools": ()})
+    standin.says("/api/chat", says_lines({"message": {"content": "Yes"}}, {"done": True}))
+    events = await events_of(backend, chat(tools=(TOOL,)))
+    assert isinstance(events[0], Started)
+    assert events[0].template == ("tools-as-text",)
+    (sent,) = standin.bodies("/api/chat")
+    assert "tools" not in sent
+    assert '{"name":"count","description":"Counts."' in sent["messages"][0]["content"]
+    (model,) = await backend.list_models()
+    assert model.template[-1] == "tools-as-text"
 
 
 def only_first_system(body: dict[str, Any]) -> str:
