@@ -74,7 +74,7 @@ class Call(Struct, frozen=True):
 
 
 class Shown(Struct, frozen=True):
-    """What the template of a model shows of a conversation, and what has to be rewritten."""
+    """The parts of a conversation that a template shows, and the rewritings that it needs."""
 
     rewrites: frozenset[Rewrite] = frozenset()
     tools: bool = True
@@ -169,7 +169,7 @@ class OllamaServer:
             exchange.request.end()
 
     async def shown(self, body: ChatBody | RawBody, deadline: Deadline) -> Shown:
-        """Return what the template of a model shows; `body` is to be sent to that model.
+        """Return the parts of conversations that the template shows of the model in `body`.
 
         Raises:
             BackendError: as `generate`.
