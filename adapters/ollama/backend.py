@@ -5,6 +5,7 @@ from collections import Counter
 from collections.abc import AsyncGenerator, AsyncIterable
 from contextlib import aclosing
 from functools import partial
+from itertools import pairwise
 
 from msgspec.structs import replace
 
@@ -232,7 +233,7 @@ class _Attempt:
         """Return the first call of an answer; `body` is that of `request`, where it is known.
 
         Raises:
-            BackendError: as `OllamaServers.rewrites`.
+            BackendError: as `OllamaServers.shown`.
             UnsupportedParameterError: as `_refuse_budget`.
         """
         _refuse_budget(request)
@@ -243,11 +244,13 @@ class _Attempt:
         if depends_on_template(request):
             request, body = fitted(request, await self._servers.template(request.model)), None
         self._request = request
+        is_cold = False
+        if (self._shown and _has_tools(request)) or _has_rare_turns(request):
+            # A template may leave them out in silence.
+            is_cold, body = await self._look_at_template(), None
         self._writer = AnswerWriter(request, sink, self._checks, in_words=not self._shown)
         self._writer.ignored += ignored
-        if self._shown and _has_calls(request):
-            # A template may leave them out in silence.
-            self._names, body = await self._rewrites(), None
+        self._writer.was_cold = is_cold
         return self._call(request, body if self._shown else None)
 
     async def write(self, request: GenerationRequest, sink: Sink) -> None:
@@ -269,7 +272,8 @@ class _Attempt:
             BackendError: as `OllamaServers.generate`.
         """
         if isinstance(reason, TemplateRefusalError):
-            known, self._names = self._names, await self._rewrites()
+            known = self._names
+            self._writer.was_cold = await self._look_at_template() or self._writer.was_cold
             if self._writer.has_started or self._names == known:
                 raise reason
             try:
@@ -297,10 +301,14 @@ class _Attempt:
         words = () if self._shown else (TOOLS_AS_TEXT,)
         return (*rewrite(messages, self._names).done, *words)
 
-    async def _rewrites(self) -> frozenset[Rewrite]:
-        found = await self._servers.rewrites(self._request.model, self._deadline)
-        self._writer.was_cold = self._writer.was_cold or found.cold
-        return found.names
+    async def _look_at_template(self) -> bool:
+        """Find out what the template leaves out; true where the model had to be loaded for that."""
+        body = to_body(self._request, self._shown)
+        shown = await self._servers.shown(body, self._deadline)
+        self._names = shown.rewrites
+        if not shown.tools and _offers_tools(self._request):
+            self._shown = False
+        return shown.cold
 
 
 def _refuse_budget(request: GenerationRequest) -> None:
@@ -319,14 +327,28 @@ def _refuse_budget(request: GenerationRequest) -> None:
 
 async def _shows_tools(servers: OllamaServers, request: GenerationRequest) -> bool:
     """True where the template shows the tools and calls of `request`, if it has any."""
-    offers = bool(request.tools) and request.tool_choice != "none"
-    if not offers and not _has_calls(request):
+    if not _has_tools(request):
         return True
     is_read = is_forced(request) or may_call(request)
     return await servers.shows_tools(request.model, if_unknown=not is_read)
 
 
-def _has_calls(request: GenerationRequest) -> bool:
+def _offers_tools(request: GenerationRequest) -> bool:
+    return bool(request.tools) and request.tool_choice != "none"
+
+
+def _has_tools(request: GenerationRequest) -> bool:
+    """True for tools that may be called, and for calls in the history."""
     if not isinstance(request.prompt, tuple):
         return False
-    return any(message.tool_calls or message.role == "tool" for message in request.prompt)
+    has_calls = any(message.tool_calls or message.role == "tool" for message in request.prompt)
+    return has_calls or _offers_tools(request)
+
+
+def _has_rare_turns(request: GenerationRequest) -> bool:
+    """True for messages of one role in a row, and for system messages that are not the first."""
+    if not isinstance(request.prompt, tuple):
+        return False
+    roles = [message.role for message in request.prompt]
+    in_a_row = any(one == other != "tool" for one, other in pairwise(roles))
+    return in_a_row or "system" in roles[1:] or "user" not in roles

@@ -302,7 +302,9 @@ class Catalog:
         is_mlx = details.format == "safetensors"
         file = origin(shown)
         running = self._as_loaded(tag.name)
-        lacks_tools = "chat" in capabilities and "tools" not in capabilities
+        notes = self._notes.get((tag.name, tag.digest), ())
+        if "chat" in capabilities and "tools" not in capabilities:
+            notes = (*(note for note in notes if note != TOOLS_AS_TEXT), TOOLS_AS_TEXT)
         return Model(
             name=tag.name,
             context_length=details.context_length or context_length(shown),
@@ -314,10 +316,7 @@ class Catalog:
             origin=file,
             exact=None if file is None else True,
             primed=is_primed(shown),
-            template=(
-                *self._notes.get((tag.name, tag.digest), ()),
-                *((TOOLS_AS_TEXT,) if lacks_tools else ()),
-            ),
+            template=notes,
             created=_seconds_since_1970(tag.modified_at),
             loaded=running is not None if has_running else None,
             loaded_context=running.context_length if has_running and running else None,

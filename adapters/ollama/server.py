@@ -73,10 +73,14 @@ class Call(Struct, frozen=True):
     """Plan of an answer from a rendered prompt; `None`: `body` is sent as it is."""
 
 
-class Rewrites(Struct, frozen=True):
-    names: frozenset[Rewrite] = frozenset()
+class Shown(Struct, frozen=True):
+    """The parts of a conversation that a template shows, and the rewritings that it needs."""
+
+    rewrites: frozenset[Rewrite] = frozenset()
+    tools: bool = True
+    """False if it leaves out the tools of a request."""
     cold: bool = False
-    """The model had to be loaded to find them out."""
+    """The model had to be loaded to find that out."""
 
 
 class OllamaServer:
@@ -151,7 +155,7 @@ class OllamaServer:
             BackendError: as `OllamaClient.open` and `AnswerWriter.write`.
         """
         self.breaker.begin(call.body.model)
-        exchange = _Exchange(self, call.body.model, deadline)
+        exchange = _Exchange(self, call.body, deadline)
         try:
             if call.plan is None:
                 await exchange.ask(call.body, call.writer.write)
@@ -164,19 +168,20 @@ class OllamaServer:
         finally:
             exchange.request.end()
 
-    async def rewrites(self, model: str, deadline: Deadline) -> "Rewrites":
-        """Return what is done with messages that the template of `model` does not take.
+    async def shown(self, body: ChatBody | RawBody, deadline: Deadline) -> Shown:
+        """Return the parts of conversations that the template shows of the model in `body`.
 
         Raises:
             BackendError: as `generate`.
         """
-        exchange = _Exchange(self, model, deadline)
+        exchange = _Exchange(self, body, deadline)
         try:
-            plan = await self._renderer.plan(model, exchange.post)
+            plan = await self._renderer.plan(body.model, exchange.post)
         finally:
             exchange.request.end()
-        names: frozenset[Rewrite] = frozenset() if plan is None else plan.rewrites
-        return Rewrites(names, exchange.request.cold)
+        if plan is None:
+            return Shown(cold=exchange.request.cold)
+        return Shown(plan.rewrites, plan.tools, exchange.request.cold)
 
     async def _write_rest(self, call: Call, exchange: "_Exchange", error: BackendError) -> bool:
         """Write the rest of an answer that a parser has lost; false where it cannot be had."""
@@ -300,6 +305,14 @@ class OllamaServer:
     def _is_cold(self, model: str, num_ctx: int) -> bool:
         """True where the model must be loaded, or is loading: `/api/ps` lists it from the start."""
         return self.work.of(model).loads > 0 or self.catalog.must_load(model, num_ctx)
+
+    async def context(self, body: ChatBody | RawBody) -> int:
+        """Choose the `num_ctx` of `body`.
+
+        Raises:
+            ContextLengthError: the prompt is longer than any context it can get.
+        """
+        return (await self._sizing.size(body)).num_ctx
 
     async def count(self, body: ChatBody | RawBody) -> Count:
         """Estimate the tokens of `body`.
@@ -476,16 +489,21 @@ class OllamaServer:
 class _Exchange:
     """One request to one server, which may take several calls of its API."""
 
-    def __init__(self, server: OllamaServer, model: str, deadline: Deadline) -> None:
-        self.request = InFlightRequest(server.work, model)
+    def __init__(self, server: OllamaServer, body: ChatBody | RawBody, deadline: Deadline) -> None:
+        """`body`: the one to answer, which is the longest."""
+        self.request = InFlightRequest(server.work, body.model)
+        self._body = body
         self._server = server
         self._deadline = deadline
 
     def ask(self, body: ChatBody | RawBody, take: Take[T]) -> Awaitable[T]:
         return self._server.ask(body, self._deadline, self.request, take)
 
-    def post(self, body: ChatBody) -> Awaitable[Rendering]:
-        return self._server.render(body, self._deadline, self.request)
+    async def post(self, body: ChatBody) -> Rendering:
+        """Render `body`; where that loads the model, with the context of the answer."""
+        if await self._server.catalog.loaded(self._body.model) is None:
+            self.request.take(await self._server.context(self._body))
+        return await self._server.render(body, self._deadline, self.request)
 
 
 def _busy() -> BackendBusyError:

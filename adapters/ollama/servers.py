@@ -19,7 +19,7 @@ from adapters.errors import (
 from adapters.ollama.catalog import full_name
 from adapters.ollama.context.token_estimate import Count
 from adapters.ollama.errors import SILENT
-from adapters.ollama.server import Call, OllamaServer, Rewrites
+from adapters.ollama.server import Call, OllamaServer, Shown
 from adapters.ollama.translate.template import Template
 from adapters.ollama.wire import ChatBody, EmbedBody, Embedded, RawBody, Tag
 from adapters.upstream.deadlines import AS_CONFIGURED, Deadline
@@ -123,9 +123,9 @@ class OllamaServers:
             return if_unknown
         return "tools" in known.capabilities
 
-    async def rewrites(self, model: str, deadline: Deadline) -> Rewrites:
-        """Return those of the server that would answer, see `OllamaServer.rewrites`."""
-        return await (await self._candidates(model))[0].rewrites(model, deadline)
+    async def shown(self, body: ChatBody | RawBody, deadline: Deadline) -> Shown:
+        """Return `OllamaServer.shown` of the server that would answer."""
+        return await (await self._candidates(body.model))[0].shown(body, deadline)
 
     async def template(self, model: str) -> Template:
         """Return the template of the server that would answer."""

@@ -4,6 +4,8 @@ vLLM's `guided_*` and `repetition_penalty`, LM Studio's `ttl`, Ollama's `keep_al
 (https://github.com/ollama/ollama/blob/main/docs/modelfile.md) have the meaning of their servers.
 """
 
+import re
+from collections.abc import Callable
 from operator import attrgetter
 from typing import Annotated, Any, Literal, TypeVar
 
@@ -42,6 +44,8 @@ from proxy.http.body import whole_numbers
 from proxy.keep_alive import KeepAlive, to_keep_alive
 
 RepetitionPenalty = Annotated[float, Meta(gt=0, le=10)]
+Pattern = Annotated[str, Meta(min_length=1)]
+Choice = Annotated[list[str], Meta(min_length=1)]
 Scalar = bool | int | float | str | None
 Prompt = tuple[Message, ...] | str | TokenIds
 
@@ -79,6 +83,16 @@ class Options(Struct, kw_only=True, omit_defaults=True):
         return {name: value for name, value in asdict(self).items() if value is not None}
 
 
+class StructuredOutputs(Struct, kw_only=True):
+    """vLLM's `structured_outputs`, which has replaced its `guided_*` fields."""
+
+    json: dict[str, Any] | str | None = None
+    regex: Pattern | None = None
+    choice: Choice | None = None
+    grammar: Pattern | None = None
+    json_object: bool | None = None
+
+
 class GenerationFields(Struct, kw_only=True):
     model: str
     n: Choices | None = None
@@ -104,8 +118,10 @@ class GenerationFields(Struct, kw_only=True):
     format: Literal["json", ""] | dict[str, Any] | None = None
     """Ollama's name for `response_format`: `json`, or a schema."""
     guided_json: dict[str, Any] | str | None = None
-    guided_regex: Annotated[str, Meta(min_length=1)] | None = None
-    guided_grammar: Annotated[str, Meta(min_length=1)] | None = None
+    guided_regex: Pattern | None = None
+    guided_choice: Choice | None = None
+    guided_grammar: Pattern | None = None
+    structured_outputs: StructuredOutputs | None = None
 
     num_ctx: TokenCount | None = None
     keep_alive: KeepAlive | None = None
@@ -169,7 +185,9 @@ _SENT_AS: dict[str, tuple[str, ...]] = {
     "max_tokens": ("max_completion_tokens", "max_tokens"),
     "repetition_penalty": ("repetition_penalty", "repeat_penalty"),
     "keep_alive": ("keep_alive", "ttl"),
-    "response_format": ("response_format", "format", "guided_json"),
+    "response_format": ("response_format", "format", "guided_json", "structured_outputs"),
+    "guided_regex": ("guided_regex", "guided_choice", "structured_outputs"),
+    "guided_grammar": ("guided_grammar", "structured_outputs"),
     "options": OLLAMA_ONLY,
     "tools": ("tools", "functions"),
     "tool_choice": ("tool_choice", "function_call"),
@@ -298,12 +316,15 @@ def to_guided(body: GenerationFields) -> list[tuple[str, ResponseFormat]]:
         formats.append(("format", JSONSchema(body.format)))
     elif body.format:
         formats.append(("format", JSONObject()))
-    if body.guided_json is not None:
-        formats.append(("guided_json", JSONSchema(_to_schema(body.guided_json))))
-    if body.guided_regex is not None:
-        formats.append(("guided_regex", Regex(body.guided_regex)))
-    if body.guided_grammar is not None:
-        formats.append(("guided_grammar", Lark(body.guided_grammar)))
+    for kind, to_format in _GUIDES.items():
+        guided = getattr(body, f"guided_{kind}", None)
+        structured = getattr(body.structured_outputs, kind, None)
+        for field, value in (
+            (f"guided_{kind}", guided),
+            (f"structured_outputs.{kind}", structured),
+        ):
+            if value is not None and value is not False:
+                formats.append((field, to_format(value, field)))
     return formats
 
 
@@ -319,16 +340,32 @@ def only_one(formats: list[tuple[str, ResponseFormat]]) -> ResponseFormat | None
     return formats[0][1] if formats else None
 
 
-def _to_schema(schema: dict[str, Any] | str) -> dict[str, Any]:
+def _to_schema(schema: dict[str, Any] | str, field: str) -> JSONSchema:
     if isinstance(schema, dict):
-        return schema
+        return JSONSchema(schema)
     try:
-        return msgspec.json.decode(schema, type=dict[str, Any])
+        return JSONSchema(msgspec.json.decode(schema, type=dict[str, Any]))
     except (msgspec.DecodeError, RecursionError) as exc:
         raise InvalidRequestError(
-            "'guided_json' must be a JSON schema: an object, or one as a string.",
-            param="guided_json",
+            f"'{field}' must be a JSON schema: an object, or one as a string.", param=field
         ) from exc
+
+
+_OPERATORS = re.compile(r"[\\.^$|?*+()\[\]{}]")
+
+
+def _to_choice(texts: list[str], _field: str) -> Regex:
+    return Regex("|".join(_OPERATORS.sub(r"\\\g<0>", text) for text in texts))
+
+
+_GUIDES: dict[str, Callable[[Any, str], ResponseFormat]] = {
+    "json": _to_schema,
+    "regex": lambda pattern, _: Regex(pattern),
+    "choice": _to_choice,
+    "grammar": lambda grammar, _: Lark(grammar),
+    "json_object": lambda _, __: JSONObject(),
+}
+"""Kind of vLLM's formats -> a function of the value and the name of its field."""
 
 
 def check_stream_options(body: GenerationFields) -> None:
@@ -345,7 +382,8 @@ SCHEMA_PATH = "response_format.json_schema.schema"
 def sent_as(feature: str, body: GenerationFields) -> str:
     """Return the field of the body, as the client sent it, that requests `feature`."""
     if feature.startswith(SCHEMA_PATH):
-        place = SCHEMA_PATH if body.guided_json is None else "guided_json"
+        sent = {"guided_json": body.guided_json, "structured_outputs.json": body.structured_outputs}
+        place = next((name for name, value in sent.items() if value is not None), SCHEMA_PATH)
         return place + feature.removeprefix(SCHEMA_PATH)
     for field in _SENT_AS.get(feature, (feature.removeprefix("options."),)):
         if getattr(body, field, None) is not None:

@@ -234,12 +234,39 @@ def _history(result: str) -> list[JSON]:
     ]
 
 
+def _with_late_system(text: str) -> list[JSON]:
+    return [*HELLO, {"role": "assistant", "content": "Hello."}, *_with_system_last(text)]
+
+
+def _with_two_system(text: str) -> list[JSON]:
+    return [{"role": "system", "content": "You are short."}, *reversed(_with_system_last(text))]
+
+
+def _with_system_last(text: str) -> list[JSON]:
+    return [*ASK, {"role": "system", "content": text}]
+
+
 def _results(model: Probing) -> None:
-    fields: JSON = {"tools": [WEATHER], "max_tokens": 8}
-    short = model.whole(_history("21 degrees"), **fields)
-    long = model.whole(_history("21 degrees" + " and some more words" * 20), **fields)
-    more = long.usage["prompt_tokens"] - short.usage["prompt_tokens"]
-    _demand(more >= 60, f"a result that is longer by 80 words has {more} more tokens")
+    """Demand that no part of a conversation is left out of the prompt: it grows with each."""
+    short, long = "21 degrees", "21 degrees" + " and some more words" * 20
+    parts: dict[str, Callable[[str], tuple[list[JSON], JSON]]] = {
+        "result": lambda text: (_history(text), {"tools": [WEATHER]}),
+        "second system message": lambda text: (_with_two_system(text), {}),
+        "late system message": lambda text: (_with_late_system(text), {}),
+        "last system message": lambda text: (_with_system_last(text), {}),
+        "tool": lambda text: (ASK, {"tools": [_described(text)]}),
+    }
+    for part, written in parts.items():
+        counts: list[int] = []
+        for text in (short, long):
+            messages, fields = written(text)
+            counts.append(model.whole(messages, **fields, max_tokens=8).usage["prompt_tokens"])
+        more = counts[1] - counts[0]
+        _demand(more >= 60, f"a {part} that is longer by 80 words has {more} more tokens")
+
+
+def _described(text: str) -> JSON:
+    return WEATHER | {"function": WEATHER["function"] | {"description": text}}
 
 
 def _stream_equals_whole(model: Probing) -> None:

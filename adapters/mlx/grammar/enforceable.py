@@ -129,7 +129,8 @@ _UNDERSTOOD: dict[str, Callable[[Any], bool]] = {
 
 _ANNOTATIONS = frozenset(
     {
-        *("$schema", "$id", "$comment", "title", "description", "default", "examples"),
+        *("$schema", "$id", "$anchor", "$comment"),
+        *("title", "description", "default", "examples"),
         *("deprecated", "readOnly", "writeOnly"),
         *("contentEncoding", "contentMediaType", "contentSchema"),
         *("discriminator", "example", "externalDocs", "xml"),

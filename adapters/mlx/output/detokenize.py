@@ -16,7 +16,7 @@ class Detokenizer(Protocol):
         ...
 
     def finish(self) -> str:
-        """Return the rest; an incomplete character becomes U+FFFD."""
+        """Return the rest, without a character that is incomplete."""
         ...
 
 
@@ -116,8 +116,7 @@ class ByteDetokenizer:
         return self._trimmed(text) if self._trim_space else text
 
     def finish(self) -> str:
-        text = self._decoder.decode(b"", final=True)
-        return self._trimmed(text) if self._trim_space else text
+        return ""  # The decoder holds back nothing but a part of a character.
 
     def _trimmed(self, text: str) -> str:
         if text:
@@ -140,4 +139,4 @@ class LineDetokenizer:
 
     def finish(self) -> str:
         self._detokenizer.finalize()
-        return self._detokenizer.last_segment
+        return self._detokenizer.last_segment.rstrip("\ufffd")

@@ -1,5 +1,6 @@
 """One answer from a rendered prompt: the thought first, where one is wanted, then the rest."""
 
+import logging
 from collections.abc import Awaitable, Callable
 from typing import Protocol, TypeVar
 
@@ -7,11 +8,13 @@ from msgspec import UNSET, UnsetType
 from msgspec.structs import replace
 
 from adapters.errors import UnsupportedParameterError
+from adapters.ollama.errors import LostAnswerError, UnexplainedError
 from adapters.ollama.rendered.plan import RenderedPlan
 from adapters.ollama.rendered.renderer import RenderedModel, Renderer
-from adapters.ollama.translate.stream import AnswerWriter, Written
+from adapters.ollama.translate.stream import AnswerWriter, Thought, Written
 from adapters.ollama.wire import ChatBody, Options, RawBody, Rendering
 
+log = logging.getLogger("tandem")
 T = TypeVar("T")
 Take = Callable[..., Awaitable[T]]
 """Takes the lines of a response, the `num_ctx` they are generated in, and `cold`."""
@@ -92,7 +95,7 @@ class RenderedAnswer:
         else:
             body = self._plan.without_thought(thinks=model.thinks)
             prompt = await self._prompt(body, model) + style.lead
-        await self._write_answer(prompt + written.text)
+        await self._write_answer(prompt + written.text, written.tokens)
         return True
 
     def _leave_out_budget(self) -> None:
@@ -122,19 +125,28 @@ class RenderedAnswer:
             body: ChatBody | RawBody = _free(answer, prompt=begun, options=options)
         else:
             body = replace(self._plan.chat, options=options)
-        thought = await self._exchange.ask(body, self._writer.write_thought)
-        if thought.is_cut and options.num_predict == limit:
+        thought = await self._read_thought(body)
+        if (thought.is_cut and options.num_predict == limit) or thought.takes(limit):
             self._writer.finish_cut(thought)
             return
         after = style.close or ""
-        await self._write_answer(
-            begun + thought.text.rstrip() + after, _left(limit, thought.tokens)
-        )
+        await self._write_answer(begun + thought.text.rstrip() + after, thought.tokens)
 
-    async def _write_answer(self, prompt: str, tokens: int | UnsetType | None = None) -> None:
+    async def _read_thought(self, body: ChatBody | RawBody) -> Thought:
+        """Write the thought that `body` requests; one that Ollama's parser loses ends there."""
+        try:
+            return await self._exchange.ask(body, self._writer.write_thought)
+        except (LostAnswerError, UnexplainedError) as error:
+            if isinstance(body, RawBody):  # No parser reads it.
+                raise
+            log.info("Ollama cannot read a thought of '%s': %s", body.model, error)
+            return self._writer.lost_thought()
+
+    async def _write_answer(self, prompt: str, used: int = 0) -> None:
+        """`used`: tokens of the limit that are spent."""
         body = replace(self._plan.answer, prompt=prompt + self._plan.begun)
-        if tokens is not None:
-            body = replace(body, options=replace(body.options, num_predict=tokens))
+        tokens = _left(body.options.num_predict, used)
+        body = replace(body, options=replace(body.options, num_predict=tokens))
         await self._exchange.ask(body, self._writer.write)
 
 

@@ -10,7 +10,7 @@ from msgspec.structs import replace
 from adapters.chat_template import Form, Plan, Probe, Refusal, find_plan, run_async
 from adapters.chat_template.plan import THOUGHT_KEYS
 from adapters.errors import BadUpstreamError, GenerationError, InvalidRequestError
-from adapters.ollama.catalog import Catalog, full_name
+from adapters.ollama.catalog import TOOLS_AS_TEXT, Catalog, full_name
 from adapters.ollama.rendered.thought_style import ThoughtStyle, find_style
 from adapters.ollama.translate.request import to_body
 from adapters.ollama.wire import ChatBody, Rendering
@@ -80,7 +80,8 @@ class Renderer:
                 return None
             probing = find_plan(forms=(Form(),), thought_keys=THOUGHT_KEYS[:1])
             plan = self._plans[key] = await run_async(probing, partial(_render, name, post))
-            self._catalog.note_template(name, tuple(sorted(plan.rewrites)))
+            words = () if plan.tools else (TOOLS_AS_TEXT,)
+            self._catalog.note_template(name, (*sorted(plan.rewrites), *words))
         return self._plans[key]
 
     async def prompt(self, body: ChatBody, model: RenderedModel, post: Post) -> str:

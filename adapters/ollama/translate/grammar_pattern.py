@@ -11,7 +11,9 @@ Source: `_visit_pattern` in llama.cpp's `common/json-schema-to-grammar.cpp`, and
 
 # pyright: basic
 # The standard library's parser of patterns has no types.
+import functools
 import re
+import unicodedata
 from collections.abc import Iterable, Sequence
 from re import _parser  # type: ignore[attr-defined]
 from typing import Any
@@ -19,6 +21,7 @@ from typing import Any
 _Ranges = list[tuple[int, int]]
 
 _TOP = 0x10FFFF
+_BASIC = 0x10000
 _UNWRITTEN: _Ranges = [(0, 0x1F), (0x22, 0x22), (0x5C, 0x5C), (0xD800, 0xDFFF)]
 """Characters that JSON does not hold as they are."""
 _ESCAPES = {0x22: '"', 0x5C: "\\", 0x08: "b", 0x09: "t", 0x0A: "n", 0x0C: "f", 0x0D: "r"}
@@ -44,12 +47,52 @@ def to_grammar_pattern(pattern: str) -> str:
             boundary, ….
     """
     try:
-        parsed = _parser.parse(pattern)
+        parsed = _parser.parse(_as_in_python(pattern))
         if parsed.state.flags & ~re.UNICODE:
             raise UnreadablePatternError(pattern)
         return f"^{_sequence(list(parsed), True, True)}$"
     except (re.error, RecursionError, OverflowError) as error:
         raise UnreadablePatternError(pattern) from error
+
+
+_TOKEN = re.compile(r"\\([pP])\{(\w+)\}|\\.|\(\?<(?![=!])|.", re.DOTALL)
+
+
+def _as_in_python(pattern: str) -> str:
+    """Write the names of groups and the categories of characters in JavaScript as Python does."""
+    written: list[str] = []
+    in_class = False
+    for token in _TOKEN.finditer(pattern):
+        text = token[0]
+        if token[1]:
+            ranges = _of_category(token[2])
+            ranges = ranges if token[1] == "p" else _complement(ranges)
+            spans = "".join(f"\\U{low:08x}-\\U{high:08x}" for low, high in ranges)
+            text = spans if in_class else f"[{spans}]"
+        elif text == "(?<" and not in_class:
+            text = "(?P<"
+        elif text in ("[", "]"):
+            in_class = text == "["
+        written.append(text)
+    return "".join(written)
+
+
+@functools.cache
+def _of_category(name: str) -> _Ranges:
+    """Return the characters of a general category, such as `L` or `Lu`.
+
+    Those beyond the first 65,536 are left out: a grammar may allow less than a pattern.
+    """
+    ranges: _Ranges = []
+    for code in range(_BASIC):
+        if unicodedata.category(chr(code)).startswith(name):
+            if ranges and ranges[-1][1] == code - 1:
+                ranges[-1] = (ranges[-1][0], code)
+            else:
+                ranges.append((code, code))
+    if not ranges:
+        raise UnreadablePatternError(name)
+    return ranges
 
 
 def _sequence(items: Sequence[Any], open_start: bool, open_end: bool) -> str:

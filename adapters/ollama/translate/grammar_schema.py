@@ -42,7 +42,10 @@ _ANNOTATIONS = frozenset(
 _FORMATS = frozenset({"date", "time", "date-time", "uuid"})
 """Enforced by the grammar by their names; others of `format_patterns` as patterns."""
 _OF_TYPE: Mapping[str, tuple[str, ...]] = {
-    "object": ("properties", "required", "additionalProperties"),
+    "object": (
+        *("properties", "required", "additionalProperties"),
+        *("patternProperties", "minProperties", "maxProperties"),
+    ),
     "array": ("items", "prefixItems", "minItems", "maxItems", "additionalItems"),
     "string": ("pattern", "format", "minLength", "maxLength"),
     "number": ("minimum", "maximum", "exclusiveMinimum", "exclusiveMaximum", "multipleOf"),
@@ -157,6 +160,9 @@ class _Rewriting:
         part = self._without_nulls(part, path)
         if allows_every_name(part.get("propertyNames")):
             del part["propertyNames"]
+        if "$ref" in part and part.keys() - {"$ref", "type"}:
+            # What stands beside a reference holds as well.
+            part["allOf"] = [{"$ref": part.pop("$ref")}, *_as_list(part.get("allOf"))]
         if "$ref" in part and (target := self._reference(part, path)):
             return target
         if "allOf" in part:
@@ -235,7 +241,7 @@ class _Rewriting:
         """
         seen: set[str] = set()
         while True:
-            if not isinstance(ref, str) or not ref.startswith("#"):
+            if not isinstance(ref, str) or not f"{ref}/".startswith("#/"):
                 raise LookupError(
                     "A $ref must point into the schema itself, as '#/$defs/NAME' does."
                 )
@@ -358,6 +364,11 @@ class _Rewriting:
             self._leave_out(f"{path}.required", "required")
             required = [name for name in required if name in properties]
         properties |= {name: dict(_ANY) for name in required if name not in properties}
+        if (self._number(part, "minProperties", path) or 0) > len(required):
+            self._check(path, "minProperties")
+        most = self._number(part, "maxProperties", path)
+        if most is not None and (others is not False or most < len(properties)):
+            self._check(path, "maxProperties")
         if not properties and others is True:
             return {}
         node: _Node = {"properties": properties}
@@ -376,7 +387,14 @@ class _Rewriting:
 
     def _others(self, part: _Node, path: str) -> bool | _Node:
         others: Any = part.get("additionalProperties", "properties" not in part)
-        if "patternProperties" in part or others is True or others == {}:
+        if "patternProperties" in part:
+            patterns: Any = part["patternProperties"]
+            if _is_for_all_names(patterns) and not part.get("properties"):
+                (schema,) = patterns.values()
+                return self.node(schema, f"{path}.patternProperties")
+            self._leave_out(f"{path}.patternProperties", "patternProperties")
+            return True
+        if others is True or others == {}:
             return True
         if others is False:
             return False
@@ -508,7 +526,9 @@ class _Rewriting:
             if not isinstance(value, int):
                 number = float(value)
                 value = int(number) if number.is_integer() else number
-            if not math.isfinite(value) or (whole and (isinstance(value, float) or value < 0)):
+            # An integer has no bounds here: `isfinite` would refuse one beyond a double's range.
+            is_finite = isinstance(value, int) or math.isfinite(value)
+            if not is_finite or (whole and (isinstance(value, float) or value < 0)):
                 raise ValueError
         except (TypeError, ValueError, OverflowError):
             self._leave_out(f"{path}.{keyword}", keyword)
@@ -531,12 +551,26 @@ def _inside(value: Any, step: int, exclusive: bool) -> int:
     return integer + step if exclusive and integer == value else integer
 
 
+def _as_list(value: Any) -> list[Any]:
+    return cast(list[Any], value) if isinstance(value, list) else []
+
+
 def _is_filled_list(value: Any) -> bool:
     return isinstance(value, list) and bool(cast(list[Any], value))
 
 
 def _are(kind: type, *values: Any) -> bool:
     return all(isinstance(value, kind) for value in values)
+
+
+def _is_for_all_names(patterns: Any) -> bool:
+    """True for one pattern that every name matches, as TypeBox writes for records."""
+    return (
+        isinstance(patterns, dict) and len(cast(_Node, patterns)) == 1 and patterns.keys() <= _ALL
+    )
+
+
+_ALL = frozenset({"", ".*", "^.*$", "^(.*)$", "^.*", ".*$"})
 
 
 _IS_OF: Mapping[str, Callable[[Any], bool]] = {

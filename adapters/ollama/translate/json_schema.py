@@ -78,11 +78,18 @@ class Promise:
     def __init__(self, schema: _Schema, param: str) -> None:
         """Raises InvalidRequestError: `schema` is not a valid JSON schema."""
         # Here: an idle server does without it.
-        from jsonschema import Draft202012Validator, SchemaError, ValidationError, validators
+        from jsonschema import (
+            Draft202012Validator,
+            FormatChecker,
+            SchemaError,
+            ValidationError,
+            validators,
+        )
         from referencing import Registry
 
         try:
-            Draft202012Validator.check_schema(schema)
+            # Without formats: a `pattern` of JavaScript may not be one of Python.
+            Draft202012Validator.check_schema(schema, FormatChecker(()))
         except SchemaError as error:
             words = f"The schema is not a valid JSON schema: {error.message[:200]}"
             raise InvalidRequestError(words, param=param) from error

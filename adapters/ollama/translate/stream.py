@@ -3,7 +3,7 @@
 from collections.abc import Awaitable, Callable
 
 import anyio.to_thread
-from msgspec import Struct
+from msgspec import Struct, UnsetType
 from msgspec.structs import replace
 
 from adapters.errors import BackendError, GenerationError
@@ -147,6 +147,7 @@ class Written(Struct, kw_only=True):
 
     text: str = ""
     reasoning: str = ""
+    tokens: int = 0
 
 
 class _Keeper:
@@ -161,17 +162,13 @@ class _Keeper:
         return self.emit(event)
 
     @property
-    def count(self) -> int:
-        return len(self._events)
-
-    @property
     def has_called(self) -> bool:
         return any(isinstance(event, ToolCallStarted) for event in self._events)
 
     def written(self) -> Written:
         texts = [event.text for event in self._events if isinstance(event, TextDelta)]
         thoughts = [event.text for event in self._events if isinstance(event, ReasoningDelta)]
-        return Written(text="".join(texts), reasoning="".join(thoughts))
+        return Written(text="".join(texts), reasoning="".join(thoughts), tokens=len(self._events))
 
 
 class Thought(Struct, kw_only=True):
@@ -185,16 +182,23 @@ class Thought(Struct, kw_only=True):
     """The limit of tokens has ended it."""
     is_reasoning: bool = True
 
+    def takes(self, limit: int | UnsetType) -> bool:
+        """True if its tokens are all that `limit` allows; a negative one is none."""
+        return not isinstance(limit, UnsetType) and 0 <= limit <= self.tokens
+
     def add_to(self, answer: Usage) -> Usage:
-        """Return the counts of both; the thought is a part of the prompt of `answer`."""
+        """Return the counts of both; the thought is a part of the prompt of `answer`.
+
+        Only generated tokens count: those of words that are written to close a thought would go
+        beyond the limit of the answer.
+        """
         prompt = self.prompt_tokens
         if prompt is None:
             prompt = max(answer.prompt_tokens - self.tokens, 0)
-        thought = max(answer.prompt_tokens - prompt, 0)
         return Usage(
             prompt_tokens=prompt,
-            completion_tokens=thought + answer.completion_tokens,
-            reasoning_tokens=thought if self.is_reasoning else None,
+            completion_tokens=self.tokens + answer.completion_tokens,
+            reasoning_tokens=self.tokens if self.is_reasoning else None,
         )
 
 
@@ -315,6 +319,7 @@ class AnswerWriter:
             BackendError: the lines break off, or one is not what Ollama's API describes.
         """
         reader = _ThoughtReader(self._sink.write)
+        self._thought = reader.thought
         while not reader.has_ended:
             batch = await lines.next_lines()
             self._start(num_ctx, cold, lines.prompt_estimate)
@@ -323,8 +328,11 @@ class AnswerWriter:
                 await self._sink.drain()
         if not lines.has_counts:  # It repeated itself: the answer can still be had.
             reader.thought.is_cut, reader.thought.prompt_tokens = False, None
-        self._thought = reader.thought
         return reader.thought
+
+    def lost_thought(self) -> Thought:
+        """Return what was written of a thought that broke off."""
+        return self._thought or Thought()
 
     def _kept(self) -> Emit:
         self._keeper = keeper = _Keeper()
@@ -341,7 +349,7 @@ class AnswerWriter:
             return None
         written = keeper.written()
         if written.text or written.reasoning:
-            self._thought = Thought(tokens=keeper.count, is_reasoning=not written.text)
+            self._thought = Thought(tokens=written.tokens, is_reasoning=not written.text)
         return written
 
     def finish_cut(self, thought: Thought) -> None:

@@ -425,7 +425,7 @@ async def test_next_answer_on_the_same_connection_has_its_own(
 
 # --- cost -------------------------------------------------------------------------------------
 
-_TOKENS = 40
+_TOKENS = 60
 _ROOT = str(Path(adapters.__file__).parent)
 
 

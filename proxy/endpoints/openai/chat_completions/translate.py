@@ -45,7 +45,9 @@ _PLAIN = {"messages", "max_completion_tokens", *GenerationFields.__struct_fields
     "format",
     "guided_json",
     "guided_regex",
+    "guided_choice",
     "guided_grammar",
+    "structured_outputs",
 }
 """Fields that `to_request` and `settle` read, and fields without effect."""
 _SHAPES = tuple(name for name in ChatCompletionRequest.__struct_fields__ if name not in _PLAIN)

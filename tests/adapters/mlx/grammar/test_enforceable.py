@@ -147,6 +147,7 @@ async def test_unknown_format_is_an_annotation(
 async def test_annotations_are_neither_reported_nor_refused(compiler: GrammarCompiler) -> None:
     schema = {
         "$schema": "https://json-schema.org/draft/2020-12/schema",
+        "$anchor": "t",
         "title": "T",
         "type": "string",
         "description": "d",

@@ -165,10 +165,16 @@ async def test_schema_is_generated_from_the_rendered_prompt(
     assert (end_of(events).usage.prompt_tokens, end_of(events).usage.completion_tokens) == (10, 5)
 
 
-async def test_prompt_and_answer_have_the_same_context(standin: StandIn, backend: OllamaBackend):
+@pytest.mark.parametrize("words", [1, 6000])
+async def test_prompt_and_answer_have_the_same_context(
+    standin: StandIn, backend: OllamaBackend, words: int
+):
     """Another one would load the model anew."""
+    length: dict[str, Any] = {"llama.context_length": 32768}
+    shows(standin, **length)
     says_raw(standin, (ANSWER, {}))
-    await events_of(backend, chat(response_format=STRICT))
+    question = Message(role="user", content=(TextPart("word " * words),))
+    await events_of(backend, chat(response_format=STRICT, prompt=(question,)))
     contexts = {body["options"]["num_ctx"] for body in standin.rendered}
     assert contexts == {standin.bodies("/api/generate")[0]["options"]["num_ctx"]}
     assert {body["options"]["num_predict"] for body in standin.rendered} == {1}
@@ -209,7 +215,30 @@ async def test_thought_comes_first_and_the_answer_after_its_end(
     assert second["options"]["num_predict"] == 46
     assert second["options"]["stop"] == ["x"]
     usage = end_of(events).usage
-    assert (usage.prompt_tokens, usage.completion_tokens, usage.reasoning_tokens) == (7, 11, 6)
+    assert (usage.prompt_tokens, usage.completion_tokens, usage.reasoning_tokens) == (7, 9, 4)
+
+
+async def test_usage_keeps_to_the_limit_where_words_that_close_a_thought_are_written(
+    standin: StandIn, backend: OllamaBackend
+):
+    shows(standin, "thinking")
+    thought = {"done_reason": "length", "prompt_eval_count": 7, "eval_count": 5}
+    answer = {"done_reason": "length", "prompt_eval_count": 16, "eval_count": 3}
+    says_raw(standin, ("Well, |it", thought), ("Hello", answer))
+    request = chat(reasoning_effort="low", reasoning_budget=5, max_tokens=8)
+    assert end_of(await events_of(backend, request)).usage.completion_tokens == 8
+
+
+async def test_thought_that_ends_at_the_limit_leaves_no_answer(
+    standin: StandIn, backend: OllamaBackend
+):
+    shows(standin, "thinking")
+    says_raw(standin, ("Well.", {"prompt_eval_count": 7, "eval_count": 8}))
+    request = chat(response_format=STRICT, reasoning_effort="low", max_tokens=8)
+    events = await events_of(backend, request)
+    assert text_of(events) == ""
+    assert end_of(events).reason == "length"
+    assert end_of(events).usage.completion_tokens == 8
 
 
 async def test_thought_that_takes_the_whole_limit_ends_the_answer(
@@ -332,6 +361,21 @@ async def test_thought_that_ends_in_a_control_token_is_read_by_ollama(
     assert (usage.prompt_tokens, usage.completion_tokens) == (11, 7)
 
 
+@pytest.mark.parametrize("words", ["failed to parse it", "error parsing tool call: raw=x"])
+@pytest.mark.parametrize("beginning", ["", "One and one."])
+async def test_answer_follows_a_thought_that_a_parser_loses(
+    standin: StandIn, backend: OllamaBackend, words: str, beginning: str
+):
+    shows(standin, "thinking", control=("</think>",), modelfile="PARSER cogito\n")
+    loses(standin, *[{"message": {"thinking": beginning}}][: len(beginning)], words=words)
+    says_raw(standin, (ANSWER, {}))
+    request = chat(response_format=STRICT, reasoning_effort="low", max_tokens=50)
+    events = await events_of(backend, request)
+    assert (reasoning_of(events), text_of(events)) == (beginning, ANSWER)
+    (sent,) = standin.bodies("/api/generate")
+    assert sent["prompt"] == f"<user>Hi<assistant><think>\n{beginning}\n</think>\n\n"
+
+
 async def test_prompt_does_not_begin_with_the_token_that_the_vocabulary_adds(
     standin: StandIn, backend: OllamaBackend
 ):
@@ -421,8 +465,9 @@ async def test_answer_lost_to_a_parser_is_generated_anew(standin: StandIn, backe
 async def test_answer_that_breaks_off_is_continued(standin: StandIn, backend: OllamaBackend):
     loses(standin, {"message": {"content": "Hel"}}, {"message": {"content": "lo"}})
     says_raw(standin, (" Ann", {"prompt_eval_count": 12}))
-    events = await events_of(backend, chat())
+    events = await events_of(backend, chat(max_tokens=20))
     assert text_of(events) == "Hello Ann"
+    assert standin.bodies("/api/generate")[0]["options"]["num_predict"] == 18
     assert len([e for e in events if isinstance(e, Started)]) == 1
     assert standin.bodies("/api/generate")[0]["prompt"] == "<user>Hi<assistant>Hello"
     usage = end_of(events).usage
@@ -484,10 +529,10 @@ REFUSED = {
 }
 
 
-async def refuse_late_system(standin: StandIn) -> None:
+def refuse_system(standin: StandIn) -> None:
     async def script(reply: Reply) -> None:
         messages = standin.bodies("/api/chat")[-1]["messages"]
-        if any(message["role"] == "system" for message in messages[1:]):
+        if any(message["role"] == "system" for message in messages):
             await reply.plain(400, json.dumps(REFUSED).encode())
         else:
             await says_lines({"message": {"content": "Yes"}}, {"done": True})(reply)
@@ -495,24 +540,67 @@ async def refuse_late_system(standin: StandIn) -> None:
     standin.says("/api/chat", script)
 
 
-LATE = (USER, Message(role="system", content=(TextPart("Be short."),)))
+RULE = Message(role="system", content=(TextPart("Be short."),))
+LATE = (USER, RULE)
+
+
+def without_system(body: dict[str, Any]) -> str:
+    if any(message["role"] == "system" for message in body["messages"]):
+        raise ValueError("A system message comes first.")
+    return render(body)
 
 
 async def test_refused_conversation_is_rewritten(standin: StandIn, backend: OllamaBackend):
-    await refuse_late_system(standin)
+    standin.renders = without_system
+    refuse_system(standin)
     await backend.list_models()
-    assert text_of(await events_of(backend, chat(prompt=LATE))) == "Yes"
+    assert text_of(await events_of(backend, chat(prompt=(RULE, USER)))) == "Yes"
     first, second = standin.bodies("/api/chat")
-    assert [m["role"] for m in first["messages"]] == ["user", "system"]
+    assert [m["role"] for m in first["messages"]] == ["system", "user"]
     assert {m["role"] for m in second["messages"]} == {"user"}
     (model,) = await backend.list_models()
-    assert "late-system-as-user" in model.template
+    assert "system-as-user" in model.template
     assert "Be short." in "".join(m["content"] for m in second["messages"])
+
+
+async def test_tools_that_a_template_leaves_out_are_told_in_words(
+    standin: StandIn, backend: OllamaBackend
+):
+    shows(standin, "tools")
+    standin.renders = lambda body: render({**body, "tools": ()})
+    standin.says("/api/chat", says_lines({"message": {"content": "Yes"}}, {"done": True}))
+    events = await events_of(backend, chat(tools=(TOOL,)))
+    assert isinstance(events[0], Started)
+    assert events[0].template == ("tools-as-text",)
+    (sent,) = standin.bodies("/api/chat")
+    assert "tools" not in sent
+    assert '{"name":"count","description":"Counts."' in sent["messages"][0]["content"]
+    (model,) = await backend.list_models()
+    assert model.template[-1] == "tools-as-text"
+
+
+def only_first_system(body: dict[str, Any]) -> str:
+    """A template that leaves out all system messages but one at the beginning."""
+    messages = body["messages"]
+    shown = [m for at, m in enumerate(messages) if not at or m["role"] != "system"]
+    return render({**body, "messages": shown})
+
+
+async def test_message_that_a_template_would_leave_out_is_rewritten(
+    standin: StandIn, backend: OllamaBackend
+):
+    standin.renders = only_first_system
+    standin.says("/api/chat", says_lines({"message": {"content": "Yes"}}, {"done": True}))
+    events = await events_of(backend, chat(prompt=LATE))
+    assert isinstance(events[0], Started)
+    assert events[0].template == ("late-system-as-user",)
+    (sent,) = (body for body in standin.bodies("/api/chat") if body["stream"])
+    assert [m["role"] for m in sent["messages"]] == ["user", "user"]
 
 
 async def test_reason_of_a_template_is_the_message(standin: StandIn, backend: OllamaBackend):
     standin.renders = None
-    await refuse_late_system(standin)
+    refuse_system(standin)
     with pytest.raises(InvalidRequestError) as caught:
         await events_of(backend, chat(prompt=LATE))
     assert caught.value.message == (

@@ -90,6 +90,8 @@ FORMATS = (
         {"$defs": {"A": {"type": "null"}}, "$ref": "#/$defs/A", "title": "A"},
         {"anyOf": [{"type": "null"}, {"type": "object", "additionalProperties": False}]},
         {"type": "object", "propertyNames": {"type": "string"}, "additionalProperties": {}},
+        {"type": "integer", "minimum": -(10**400), "maximum": 10**400},
+        {"$defs": {"A": {"$anchor": "a", "type": "null"}}, "$ref": "#/$defs/A"},
     ],
 )
 def test_schema_that_the_grammar_holds_passes(schema: dict[str, Any]):
@@ -103,6 +105,7 @@ def test_schema_that_the_grammar_holds_passes(schema: dict[str, Any]):
         {"type": "string", "minLength": 5, "maxLength": 2},
         {"type": "integer", "minimum": 5, "maximum": 2},
         {"$ref": "https://example.com/schema"},  # It would allow anything.
+        {"$ref": "#anchor"},
     ],
 )
 def test_schema_that_its_runner_cannot_bear_is_refused(schema: dict[str, Any]):
@@ -126,6 +129,39 @@ def test_format_is_enforced_as_a_pattern(name: str, fitting: list[str], others: 
     pattern = rewritten({"type": "string", "format": name}, strict=True).schema["pattern"]
     assert all(re.search(pattern, text) for text in fitting)
     assert not any(re.search(pattern, text) for text in others)
+
+
+@pytest.mark.parametrize(
+    ("pattern", "fitting", "others"),
+    [
+        (r"^\p{L}+$", ["Zoë", "Ωμέγα", "日本"], ["a1", "", "_"]),
+        (r"^\p{Lu}\p{Ll}*$", ["Éa", "A"], ["aA", "AA"]),
+        (r"^\P{L}$", ["1", "-"], ["é", "a"]),
+        (r"^[\p{L}\d -]{1,3}$", ["é 1", "-"], ["é_", "abcd"]),
+        (r"^[^\p{L}]+$", ["12"], ["1b"]),
+        (r"^(?<year>\d{4})$", ["2026"], ["26"]),
+        (r"^[(?<]$", ["(", "<"], ["P"]),
+    ],
+)
+def test_pattern_of_javascript_is_enforced(pattern: str, fitting: list[str], others: list[str]):
+    held = rewritten({"type": "string", "pattern": pattern}, strict=True).schema["pattern"]
+    assert all(re.search(held, text) for text in fitting)
+    assert not any(re.search(held, text) for text in others)
+
+
+@pytest.mark.parametrize("name", ["^(.*)$", "^.*$", ".*", ""])
+def test_pattern_of_all_names_is_the_schema_of_the_values(name: str):
+    schema = {"type": "object", "patternProperties": {name: {"type": "integer"}}}
+    assert rewritten(schema, strict=True).schema == {
+        "type": "object",
+        "properties": {},
+        "additionalProperties": {"type": "integer"},
+    }
+
+
+def test_bound_beside_a_reference_holds_as_well():
+    schema = {"$defs": {"N": {"type": "integer", "minimum": 1}}, "$ref": "#/$defs/N", "maximum": 5}
+    assert rewritten(schema, strict=True).schema == {"type": "integer", "minimum": 1, "maximum": 5}
 
 
 def body_of(schema: dict[str, Any], *, strict: bool) -> Any:
@@ -255,8 +291,12 @@ def test_strict_schema_without_a_value_is_the_callers_mistake(schema: dict[str, 
         ({"type": "string", "pattern": "^a+$", "maxLength": 2}, True),
         ({"type": "string", "pattern": "^a+$", "format": "email"}, True),
         ({"type": "integer", "multipleOf": 3}, True),
+        ({"type": "object", "minProperties": 1}, True),
+        ({"type": "object", "maxProperties": 1}, True),
         ({"type": "integer", "minimum": 5}, False),
         ({"type": "string", "format": "email"}, False),
+        ({"properties": {"a": {}}, "required": ["a"], "minProperties": 1}, False),
+        ({"properties": {"a": {}}, "additionalProperties": False, "maxProperties": 1}, False),
     ],
 )
 @pytest.mark.parametrize("strict", [False, True])

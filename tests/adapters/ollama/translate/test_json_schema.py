@@ -21,6 +21,11 @@ async def test_text_that_keeps_the_promise_passes():
     await Promise({"properties": {"a": {"type": "integer"}}}, "response_format").check('{"a": 1}')
 
 
+async def test_pattern_that_python_cannot_read_is_no_fault_of_the_schema():
+    schema = {"type": "object", "properties": {"a": {"type": "string", "pattern": r"^\p{L}+$"}}}
+    await Promise(schema, "response_format").check('{"a": "é"}')
+
+
 async def test_patterns_are_left_to_the_grammar():
     schema = {"type": "string", "pattern": "^(a+)+$"}  # Python would take for ever.
     await Promise(schema, "response_format").check('"' + "a" * 40 + 'b"')
