@@ -25,8 +25,8 @@ from adapters.gguf.conversion import (
     sha256_of,
 )
 from adapters.gguf.tokenizer import end_tokens, write_tokenizer
-from adapters.mlx.gguf.architectures import (
-    Architecture,
+from adapters.mlx.gguf.architectures.row import Architecture
+from adapters.mlx.gguf.architectures.table import (
     is_norm,
     module_names,
     parameter,

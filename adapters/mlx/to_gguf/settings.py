@@ -1,14 +1,15 @@
 # pyright: basic
 """Convert a model's `config.json` to the metadata of a GGUF.
 
-Uses the rows of `gguf/architectures.py` in reverse; settings without a row are rejected.
+Uses the rows of `gguf/architectures` in reverse; settings without a row are rejected.
 """
 
 from collections.abc import Mapping
 from typing import Any
 
 from adapters.gguf.conversion import UnsupportedGGUFError
-from adapters.mlx.gguf.architectures import ARCHITECTURES, Architecture
+from adapters.mlx.gguf.architectures.row import Architecture
+from adapters.mlx.gguf.architectures.table import ARCHITECTURES
 
 Config = Mapping[str, Any]
 

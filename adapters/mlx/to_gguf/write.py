@@ -15,8 +15,8 @@ from gguf import GGMLQuantizationType as GGML
 from numpy.typing import NDArray
 
 from adapters.gguf.conversion import InexactGGUFError, TensorReport, UnsupportedGGUFError
-from adapters.mlx.gguf.architectures import (
-    Architecture,
+from adapters.mlx.gguf.architectures.row import Architecture
+from adapters.mlx.gguf.architectures.table import (
     is_norm,
     module_names,
     parameter,

@@ -1,0 +1,187 @@
+# pyright: basic
+"""One architecture: names of its tensors and settings on both sides, and what rows share."""
+
+import re
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from adapters.gguf.conversion import UnsupportedGGUFError
+from adapters.mlx.gguf import rotary
+
+Fields = Mapping[str, Any]
+"""Metadata key -> value; keys of the architecture without its prefix."""
+
+
+@dataclass(frozen=True)
+class Architecture:
+    model_type: str
+    """Name in mlx-lm."""
+    hub_class: str
+    """`architectures` of its `config.json` on the hub."""
+    block: Mapping[str, str]
+    """Tensor of a block in GGUF -> module in MLX. All are required."""
+    keys: frozenset[str]
+    """Metadata keys that `config` uses or that are redundant."""
+    config: Callable[[Fields], dict[str, Any]]
+    biased: frozenset[str] = frozenset()
+    """Tensors of `block` with a bias."""
+    interleaved: frozenset[str] = frozenset()
+    """Tensors of `block` with rows reordered by llama.cpp's converter for its rotary embedding."""
+    norm_offset: float = 0.0
+    """GGUF's norm weights minus MLX's."""
+    requires_output: bool = False
+    """True if one of the engines cannot use the embedding as the output matrix."""
+    bare: frozenset[str] = frozenset()
+    """Tensors of `block` that are a parameter of their own in MLX, not the weight of a module."""
+    rows_of_one: frozenset[str] = frozenset()
+    """Vectors of `block` that are matrices of one row in MLX."""
+    family: str | None = None
+    """`general.architecture`, if the row has another name: llama.cpp has one for several types."""
+    applies: Callable[[Fields], bool] = lambda fields: True
+    """False for files of the family that are of another row."""
+    epsilon: tuple[str, str] = ("attention.layer_norm_rms_epsilon", "rms_norm_eps")
+    """Key and setting of the constant in norms."""
+    settings: Callable[[Fields], Fields] = lambda config: {}
+    """Metadata of its own from a `config.json`, the reverse of `config`; raises
+    UnsupportedGGUFError for values that the GGUF cannot have."""
+
+    @property
+    def scales_rotary(self) -> bool:
+        """Return whether the class of mlx-lm reads `rope_scaling`."""
+        return "rope.scaling.factor" in self.keys
+
+
+def required(fields: Fields, key: str) -> Any:
+    if key not in fields:
+        raise UnsupportedGGUFError(f"The setting '{key}' is missing.")
+    return fields[key]
+
+
+def require_value(fields: Fields, key: str, value: float) -> None:
+    if float(fields.get(key, value)) != value:
+        raise UnsupportedGGUFError(f"'{key}' = {fields[key]} is not supported, only {value:g}.")
+
+
+def require_settings(config: Fields, **values: Any) -> None:
+    """Reject settings of a `config.json` that are there with other values: no key has them."""
+    for name, value in values.items():
+        if config.get(name, value) not in (None, value):
+            raise UnsupportedGGUFError(f"'{name}' = {config[name]} is not supported.")
+
+
+def decoder_config(fields: Fields, *, experts: bool = False) -> dict[str, Any]:
+    """Settings that all architectures share."""
+    heads = int(required(fields, "attention.head_count"))
+    width = int(required(fields, "embedding_length"))
+    head_dim = int(fields.get("attention.key_length", width // heads))
+    require_value(fields, "attention.value_length", head_dim)
+    require_value(fields, "rope.dimension_count", head_dim)
+    if not experts:
+        require_value(fields, "expert_count", 0)
+    return {
+        "hidden_size": width,
+        "num_hidden_layers": int(required(fields, "block_count")),
+        "intermediate_size": int(required(fields, "feed_forward_length")),
+        "num_attention_heads": heads,
+        "num_key_value_heads": int(fields.get("attention.head_count_kv", heads)),
+        "head_dim": head_dim,
+        "max_position_embeddings": int(required(fields, "context_length")),
+        "rope_theta": float(fields.get("rope.freq_base", 10000.0)),
+        "rope_scaling": rotary.rope_scaling(fields),
+    }
+
+
+def plain_config(fields: Fields, *, experts: bool = False) -> dict[str, Any]:
+    """Settings of a class of mlx-lm that supports no other size of heads."""
+    config = decoder_config(fields, experts=experts)
+    head_dim = config["hidden_size"] // config["num_attention_heads"]
+    require_value(fields, "attention.key_length", head_dim)
+    return config
+
+
+def expert_numbers(fields: Fields, total: str) -> dict[str, Any]:
+    """Numbers of experts for a `config.json` that calls their sum `total`."""
+    return {
+        total: int(required(fields, "expert_count")),
+        "num_experts_per_tok": int(required(fields, "expert_used_count")),
+    }
+
+
+def expert_keys(config: Fields, total: str) -> dict[str, Any]:
+    """Metadata of a `config.json`, the reverse of `expert_numbers`."""
+    return {
+        "expert_count": int(required(config, total)),
+        "expert_used_count": int(required(config, "num_experts_per_tok")),
+    }
+
+
+PATTERN = "attention.sliding_window_pattern"
+
+
+def require_pattern(fields: Fields, every: int) -> None:
+    """Reject full attention elsewhere than in each block number `every`: llama.cpp does not read
+    a value per block."""
+    blocks = range(int(required(fields, "block_count")))
+    if fields.get(PATTERN, every) not in (every, [(i + 1) % every != 0 for i in blocks]):
+        raise UnsupportedGGUFError(
+            f"'{PATTERN}' with other blocks than each {every}th is not supported."
+        )
+
+
+BLOCK = {
+    "attn_norm": "input_layernorm",
+    "attn_q": "self_attn.q_proj",
+    "attn_k": "self_attn.k_proj",
+    "attn_v": "self_attn.v_proj",
+    "attn_output": "self_attn.o_proj",
+    "ffn_norm": "post_attention_layernorm",
+    "ffn_gate": "mlp.gate_proj",
+    "ffn_up": "mlp.up_proj",
+    "ffn_down": "mlp.down_proj",
+}
+
+
+ATTENTION = {name: module for name, module in BLOCK.items() if not name.startswith("ffn_")}
+
+
+EXPERTS = {
+    "ffn_norm": "post_attention_layernorm",
+    "ffn_gate_inp": "mlp.gate",
+    "ffn_gate_exps": "mlp.switch_mlp.gate_proj",
+    "ffn_up_exps": "mlp.switch_mlp.up_proj",
+    "ffn_down_exps": "mlp.switch_mlp.down_proj",
+}
+
+
+SPARSE_BLOCK = {
+    name: re.sub(r"^mlp\.", "block_sparse_moe.", module) for name, module in EXPERTS.items()
+}
+
+
+ONE_NORM = {name: module for name, module in BLOCK.items() if name != "ffn_norm"}
+
+
+HEAD_NORMS = {"attn_q_norm": "self_attn.q_norm", "attn_k_norm": "self_attn.k_norm"}
+
+
+KEYS = rotary.KEYS | {
+    "attention.head_count",
+    "attention.head_count_kv",
+    "attention.key_length",
+    "attention.layer_norm_rms_epsilon",
+    "attention.value_length",
+    "block_count",
+    "context_length",
+    "embedding_length",
+    "expert_count",
+    "feed_forward_length",
+    "vocab_size",
+}
+
+
+UNSCALED = frozenset(key for key in KEYS if not key.startswith("rope.scaling."))
+"""Keys of models with a class in mlx-lm that scales no rotary embedding."""
+
+
+EXPERT_KEYS = frozenset({"expert_used_count", "expert_feed_forward_length"})
