@@ -8,7 +8,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from adapters.gguf.conversion import UnsupportedGGUFError
-from adapters.mlx.gguf.architectures.row import Architecture
+from adapters.mlx.gguf.architectures.row import Architecture, require_settings
 from adapters.mlx.gguf.architectures.table import ARCHITECTURES
 
 Config = Mapping[str, Any]
@@ -83,6 +83,9 @@ def settings(config: Config) -> dict[str, int | float | str]:
         "rope.dimension_count": head_dim(config),
         "rope.freq_base": float(theta),
     }
+    require_settings(config, architecture.fixed)
+    metadata |= {key: int(_required(config, name)) for key, name in architecture.counts.items()}
+    metadata |= {key: float(_required(config, name)) for key, name in architecture.scales.items()}
     return metadata | _scaling(config, architecture) | dict(architecture.settings(config))
 
 

@@ -7,7 +7,6 @@ from adapters.gguf.conversion import UnsupportedGGUFError
 from adapters.mlx.gguf.architectures.row import (
     BLOCK,
     HEAD_NORMS,
-    KEYS,
     PATTERN,
     Architecture,
     Fields,
@@ -38,20 +37,13 @@ def _gemma3_config(fields: Fields) -> dict[str, Any]:
         "rope_local_base_freq": float(
             fields.get("rope.freq_base_swa", fields.get("rope.local.freq_base", 10000.0))
         ),
-        "sliding_window": int(required(fields, "attention.sliding_window")),
-        "sliding_window_pattern": _GLOBAL_EVERY,
     }
 
 
 def _gemma3_settings(config: Fields) -> Fields:
-    if config.get("sliding_window_pattern", _GLOBAL_EVERY) != _GLOBAL_EVERY:
-        raise UnsupportedGGUFError("'sliding_window_pattern' is not that of Gemma 3.")
     # GGUF has no key for the scale of attention: llama.cpp derives it from the blocks.
     _require_scale(config, int(config["num_hidden_layers"]) == _GEMMA3_27B_BLOCKS, "Gemma 3")
-    return {
-        "attention.sliding_window": int(required(config, "sliding_window")),
-        "rope.freq_base_swa": float(required(config, "rope_local_base_freq")),
-    }
+    return {"rope.freq_base_swa": float(required(config, "rope_local_base_freq"))}
 
 
 _GEMMA2_27B_BLOCKS = 46
@@ -99,15 +91,12 @@ ROWS: dict[str, Architecture] = {
             "ffn_norm": "pre_feedforward_layernorm",
             "post_ffw_norm": "post_feedforward_layernorm",
         },
-        keys=KEYS
-        | {
-            PATTERN,
-            "attention.sliding_window",
-            "final_logit_softcapping",
-            "rope.freq_base_swa",
-            "rope.local.freq_base",
-        },
         config=_gemma3_config,
+        counts={"attention.sliding_window": "sliding_window"},
+        fixed={"sliding_window_pattern": _GLOBAL_EVERY},
+        other_keys=frozenset(
+            {PATTERN, "final_logit_softcapping", "rope.freq_base_swa", "rope.local.freq_base"}
+        ),
         settings=_gemma3_settings,
         norm_offset=1.0,
     ),
@@ -120,8 +109,9 @@ ROWS: dict[str, Architecture] = {
             "ffn_norm": "pre_feedforward_layernorm",
             "post_ffw_norm": "post_feedforward_layernorm",
         },
-        keys=KEYS
-        | {"attention.sliding_window", "attn_logit_softcapping", "final_logit_softcapping"},
+        other_keys=frozenset(
+            {"attention.sliding_window", "attn_logit_softcapping", "final_logit_softcapping"}
+        ),
         config=_gemma2_config,
         settings=_gemma2_settings,
         norm_offset=1.0,

@@ -1,39 +1,21 @@
 # pyright: basic
 """OpenAI's gpt-oss."""
 
-from typing import Any
-
-from adapters.gguf.conversion import UnsupportedGGUFError
 from adapters.mlx.gguf.architectures.row import (
     ATTENTION,
-    EXPERT_KEYS,
-    KEYS,
     Architecture,
     Fields,
     decoder_config,
-    expert_keys,
-    expert_numbers,
-    required,
+    expert_counts,
+    require_settings,
 )
-
-
-def _gpt_oss_config(fields: Fields) -> dict[str, Any]:
-    config = decoder_config(fields, experts=True) | expert_numbers(fields, "num_local_experts")
-    return config | {
-        "intermediate_size": int(required(fields, "expert_feed_forward_length")),
-        "sliding_window": int(required(fields, "attention.sliding_window")),
-    }
 
 
 def _gpt_oss_settings(config: Fields) -> Fields:
     layers = int(config["num_hidden_layers"])
     pattern = (["sliding_attention", "full_attention"] * layers)[:layers]
-    if (config.get("layer_types") or pattern) != pattern:
-        raise UnsupportedGGUFError("'layer_types' is not that of gpt-oss.")
-    return expert_keys(config, "num_local_experts") | {
-        "expert_feed_forward_length": int(required(config, "intermediate_size")),
-        "attention.sliding_window": int(required(config, "sliding_window")),
-    }
+    require_settings(config, {"layer_types": pattern})
+    return {}
 
 
 ROWS: dict[str, Architecture] = {
@@ -49,8 +31,12 @@ ROWS: dict[str, Architecture] = {
             "ffn_up_exps": "mlp.experts.up_proj",
             "ffn_down_exps": "mlp.experts.down_proj",
         },
-        keys=KEYS | EXPERT_KEYS | {"attention.sliding_window"},
-        config=_gpt_oss_config,
+        config=decoder_config,
+        counts=expert_counts("num_local_experts")
+        | {
+            "expert_feed_forward_length": "intermediate_size",
+            "attention.sliding_window": "sliding_window",
+        },
         settings=_gpt_oss_settings,
         biased=frozenset(
             {

@@ -8,31 +8,22 @@ from adapters.mlx.gguf.architectures.row import (
     BLOCK,
     EXPERTS,
     HEAD_NORMS,
-    KEYS,
     PATTERN,
     Architecture,
     Fields,
     decoder_config,
-    expert_keys,
-    expert_numbers,
+    expert_counts,
     plain_config,
     require_pattern,
     require_settings,
     require_value,
-    required,
 )
-
-
-def _olmoe_config(fields: Fields) -> dict[str, Any]:
-    numbers = expert_numbers(fields, "num_experts")
-    return plain_config(fields, experts=True) | numbers | {"norm_topk_prob": False}
 
 
 def _olmoe_settings(config: Fields) -> Fields:
     # llama.cpp has no groups of queries here.
-    require_settings(config, num_key_value_heads=config["num_attention_heads"])
-    require_settings(config, norm_topk_prob=False, attention_bias=False)
-    return expert_keys(config, "num_experts")
+    require_settings(config, {"num_key_value_heads": config["num_attention_heads"]})
+    return {}
 
 
 _OLMO3_GLOBAL_EVERY = 4
@@ -46,16 +37,13 @@ def _olmo3_config(fields: Fields) -> dict[str, Any]:
     config = decoder_config(fields)
     require_value(fields, "rope.freq_base_swa", config["rope_theta"])
     require_pattern(fields, _OLMO3_GLOBAL_EVERY)
-    return config | {
-        "sliding_window": int(fields["attention.sliding_window"]),
-        "layer_types": _olmo3_layers(config["num_hidden_layers"]),
-    }
+    return config | {"layer_types": _olmo3_layers(config["num_hidden_layers"])}
 
 
 def _olmo3_settings(config: Fields) -> Fields:
     layer_types = _olmo3_layers(int(config["num_hidden_layers"]))
-    require_settings(config, attention_bias=False, layer_types=layer_types)
-    return {"attention.sliding_window": int(required(config, "sliding_window"))}
+    require_settings(config, {"layer_types": layer_types})
+    return {}
 
 
 def _olmo3_layers(layers: int) -> list[str]:
@@ -78,8 +66,9 @@ ROWS: dict[str, Architecture] = {
         model_type="olmoe",
         hub_class="OlmoeForCausalLM",
         block=ATTENTION | HEAD_NORMS | EXPERTS,
-        keys=KEYS | {"expert_used_count"},
-        config=_olmoe_config,
+        config=plain_config,
+        counts=expert_counts("num_experts"),
+        fixed={"norm_topk_prob": False, "attention_bias": False},
         settings=_olmoe_settings,
         requires_output=True,
     ),
@@ -89,8 +78,10 @@ ROWS: dict[str, Architecture] = {
         model_type="olmo3",
         hub_class="Olmo3ForCausalLM",
         block=_OLMO2_BLOCK,
-        keys=KEYS | {PATTERN, "attention.sliding_window", "rope.freq_base_swa"},
         config=_olmo3_config,
+        counts={"attention.sliding_window": "sliding_window"},
+        fixed={"attention_bias": False},
+        other_keys=frozenset({PATTERN, "rope.freq_base_swa"}),
         settings=_olmo3_settings,
         requires_output=True,
     ),
@@ -98,7 +89,6 @@ ROWS: dict[str, Architecture] = {
         model_type="olmo2",
         hub_class="Olmo2ForCausalLM",
         block=_OLMO2_BLOCK,
-        keys=KEYS,
         config=decoder_config,
         requires_output=True,
     ),

@@ -3,7 +3,7 @@
 
 import re
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 from adapters.gguf.conversion import UnsupportedGGUFError
@@ -21,9 +21,18 @@ class Architecture:
     """`architectures` of its `config.json` on the hub."""
     block: Mapping[str, str]
     """Tensor of a block in GGUF -> module in MLX. All are required."""
-    keys: frozenset[str]
-    """Metadata keys that `config` uses or that are redundant."""
     config: Callable[[Fields], dict[str, Any]]
+    """Settings from the metadata, but for those of the three tables below."""
+    counts: Mapping[str, str] = field(default_factory=dict)
+    """Metadata key -> setting: integers that both have."""
+    scales: Mapping[str, str] = field(default_factory=dict)
+    """Metadata key -> setting: floats that both have."""
+    fixed: Mapping[str, Any] = field(default_factory=dict)
+    """Settings without a metadata key, and their only value."""
+    other_keys: frozenset[str] = frozenset()
+    """Further metadata keys that `config` uses or that are redundant."""
+    scales_rotary: bool = True
+    """True if the class of mlx-lm reads `rope_scaling`."""
     biased: frozenset[str] = frozenset()
     """Tensors of `block` with a bias."""
     interleaved: frozenset[str] = frozenset()
@@ -47,9 +56,12 @@ class Architecture:
     UnsupportedGGUFError for values that the GGUF cannot have."""
 
     @property
-    def scales_rotary(self) -> bool:
-        """Return whether the class of mlx-lm reads `rope_scaling`."""
-        return "rope.scaling.factor" in self.keys
+    def keys(self) -> frozenset[str]:
+        """All metadata keys that a file may have."""
+        common = KEYS if self.scales_rotary else KEYS - _SCALING_KEYS
+        return (
+            common | {self.epsilon[0]} | self.counts.keys() | self.scales.keys() | self.other_keys
+        )
 
 
 def required(fields: Fields, key: str) -> Any:
@@ -63,22 +75,20 @@ def require_value(fields: Fields, key: str, value: float) -> None:
         raise UnsupportedGGUFError(f"'{key}' = {fields[key]} is not supported, only {value:g}.")
 
 
-def require_settings(config: Fields, **values: Any) -> None:
+def require_settings(config: Fields, values: Mapping[str, Any]) -> None:
     """Reject settings of a `config.json` that are there with other values: no key has them."""
     for name, value in values.items():
         if config.get(name, value) not in (None, value):
             raise UnsupportedGGUFError(f"'{name}' = {config[name]} is not supported.")
 
 
-def decoder_config(fields: Fields, *, experts: bool = False) -> dict[str, Any]:
+def decoder_config(fields: Fields) -> dict[str, Any]:
     """Settings that all architectures share."""
     heads = int(required(fields, "attention.head_count"))
     width = int(required(fields, "embedding_length"))
     head_dim = int(fields.get("attention.key_length", width // heads))
     require_value(fields, "attention.value_length", head_dim)
     require_value(fields, "rope.dimension_count", head_dim)
-    if not experts:
-        require_value(fields, "expert_count", 0)
     return {
         "hidden_size": width,
         "num_hidden_layers": int(required(fields, "block_count")),
@@ -92,28 +102,17 @@ def decoder_config(fields: Fields, *, experts: bool = False) -> dict[str, Any]:
     }
 
 
-def plain_config(fields: Fields, *, experts: bool = False) -> dict[str, Any]:
+def plain_config(fields: Fields) -> dict[str, Any]:
     """Settings of a class of mlx-lm that supports no other size of heads."""
-    config = decoder_config(fields, experts=experts)
+    config = decoder_config(fields)
     head_dim = config["hidden_size"] // config["num_attention_heads"]
     require_value(fields, "attention.key_length", head_dim)
     return config
 
 
-def expert_numbers(fields: Fields, total: str) -> dict[str, Any]:
+def expert_counts(total: str) -> dict[str, str]:
     """Numbers of experts for a `config.json` that calls their sum `total`."""
-    return {
-        total: int(required(fields, "expert_count")),
-        "num_experts_per_tok": int(required(fields, "expert_used_count")),
-    }
-
-
-def expert_keys(config: Fields, total: str) -> dict[str, Any]:
-    """Metadata of a `config.json`, the reverse of `expert_numbers`."""
-    return {
-        "expert_count": int(required(config, total)),
-        "expert_used_count": int(required(config, "num_experts_per_tok")),
-    }
+    return {"expert_count": total, "expert_used_count": "num_experts_per_tok"}
 
 
 PATTERN = "attention.sliding_window_pattern"
@@ -169,7 +168,6 @@ KEYS = rotary.KEYS | {
     "attention.head_count",
     "attention.head_count_kv",
     "attention.key_length",
-    "attention.layer_norm_rms_epsilon",
     "attention.value_length",
     "block_count",
     "context_length",
@@ -180,8 +178,4 @@ KEYS = rotary.KEYS | {
 }
 
 
-UNSCALED = frozenset(key for key in KEYS if not key.startswith("rope.scaling."))
-"""Keys of models with a class in mlx-lm that scales no rotary embedding."""
-
-
-EXPERT_KEYS = frozenset({"expert_used_count", "expert_feed_forward_length"})
+_SCALING_KEYS = {key for key in KEYS if key.startswith("rope.scaling.")}

@@ -10,7 +10,13 @@ from numpy.typing import NDArray
 
 from adapters.gguf.conversion import UnsupportedGGUFError
 from adapters.mlx.gguf.architectures import cohere, gemma, gpt_oss, llama, olmo, qwen
-from adapters.mlx.gguf.architectures.row import PATTERN, Architecture, Fields, required
+from adapters.mlx.gguf.architectures.row import (
+    PATTERN,
+    Architecture,
+    Fields,
+    require_value,
+    required,
+)
 
 # The first row of a family that applies is used.
 ARCHITECTURES: dict[str, Architecture] = {
@@ -117,10 +123,15 @@ def read_config(architecture: Architecture, fields: Fields) -> dict[str, Any]:
     Raises:
         UnsupportedGGUFError: a setting is missing, or has a value that mlx-lm cannot have.
     """
+    if "expert_count" not in architecture.counts:
+        require_value(fields, "expert_count", 0)
     key, setting = architecture.epsilon
+    scales = {key: setting, **architecture.scales}
     return {
         "model_type": architecture.model_type,
         "architectures": [architecture.hub_class],
-        setting: float(required(fields, key)),
         **architecture.config(fields),
+        **{setting: int(required(fields, key)) for key, setting in architecture.counts.items()},
+        **{setting: float(required(fields, key)) for key, setting in scales.items()},
+        **architecture.fixed,
     }

@@ -212,7 +212,7 @@ def test_mxfp4_is_copied_and_not_computed_again(tmp_path: Path) -> None:
     ("architecture", "changed", "named"),
     [
         ("qwen3moe", {"norm_topk_prob": False}, "norm_topk_prob"),
-        ("qwen3moe", {"mlp_only_layers": [1]}, "without experts"),
+        ("qwen3moe", {"mlp_only_layers": [1]}, "mlp_only_layers"),
         ("qwen2moe", {"norm_topk_prob": True}, "norm_topk_prob"),
         ("phi3", {"partial_rotary_factor": 0.75}, "partial_rotary_factor"),
         ("gemma2", {"query_pre_attn_scalar": 7}, "query_pre_attn_scalar"),
