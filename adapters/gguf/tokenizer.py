@@ -7,7 +7,7 @@ definition; other names are rejected. Each row was compared with llama.cpp's ids
 
 import json
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -65,21 +65,38 @@ _TEKKEN = (
     rf"[^\r\n\p{{L}}\p{{N}}]?{_UPPER}*{_LOWER}+|[^\r\n\p{{L}}\p{{N}}]?{_UPPER}+{_LOWER}*"
     r"|\p{N}| ?[^\s\p{L}\p{N}]+[\r\n/]*|\s*[\r\n]+|\s+(?!\S)|\s+"
 )
+# https://github.com/openai/tiktoken/blob/main/tiktoken_ext/openai_public.py, `o200k_base`
+_ENDING = "(?i:'s|'t|'re|'ve|'m|'ll|'d)?"
+_O200K = (
+    rf"[^\r\n\p{{L}}\p{{N}}]?{_UPPER}*{_LOWER}+{_ENDING}"
+    rf"|[^\r\n\p{{L}}\p{{N}}]?{_UPPER}+{_LOWER}*{_ENDING}"
+    r"|\p{N}{1,3}| ?[^\s\p{L}\p{N}]+[\r\n/]*|\s*[\r\n]+|\s+(?!\S)|\s+"
+)
+# https://huggingface.co/Qwen/Qwen3.5-4B/blob/main/tokenizer.json: accents are part of a word
+_QWEN35 = _QWEN2.replace(r"?\p{L}+", r"?[\p{L}\p{M}]+").replace(r"\s\p{L}", r"\s\p{L}\p{M}")
+# https://huggingface.co/ByteDance-Seed/Seed-OSS-36B-Instruct/blob/main/tokenizer.json
+_SEED = _QWEN2.replace(r"[^\s\p{L}\p{N}]+[\r\n]*", r"[^\s\p{L}\p{N}\r\n]+")
+
+
+def _split(pattern: str) -> _PreTokenizer:
+    return _PreTokenizer((pre_tokenizers.Split(Regex(pattern), "isolated"), _bytes(False)))
+
+
+_GPT2 = _PreTokenizer((_bytes(True),))
+# https://huggingface.co/HuggingFaceTB/SmolLM2-135M-Instruct/blob/main/tokenizer.json
+_DIGITS = _PreTokenizer((pre_tokenizers.Digits(individual_digits=True), _bytes(True)))
+_WHOLE_TOKENS = replace(_split(_LLAMA3), add_bos=True, ignore_merges=True)
+# Names of llama.cpp. Of several for one definition the first is that of an export.
 _PRE_TOKENIZERS: dict[str, _PreTokenizer] = {
-    "gpt-2": _PreTokenizer((_bytes(True),)),
-    # https://huggingface.co/HuggingFaceTB/SmolLM2-135M-Instruct/blob/main/tokenizer.json
-    "smollm": _PreTokenizer((pre_tokenizers.Digits(individual_digits=True), _bytes(True))),
-    "llama-bpe": _PreTokenizer(
-        (pre_tokenizers.Split(Regex(_LLAMA3), "isolated"), _bytes(False)),
-        add_bos=True,
-        ignore_merges=True,
-    ),
-    "qwen2": _PreTokenizer((pre_tokenizers.Split(Regex(_QWEN2), "isolated"), _bytes(False))),
-    "tekken": _PreTokenizer(
-        (pre_tokenizers.Split(Regex(_TEKKEN), "isolated"), _bytes(False)),
-        add_bos=True,
-        ignore_merges=True,
-    ),
+    **dict.fromkeys(("gpt-2", "olmo"), _GPT2),
+    **dict.fromkeys(("smollm", "refact", "command-r", "starcoder"), _DIGITS),
+    **dict.fromkeys(("llama-bpe", "lfm2", "falcon3", "pixtral"), _WHOLE_TOKENS),
+    **dict.fromkeys(("dbrx", "smaug-bpe", "glm4", "chatglm-bpe"), _split(_LLAMA3)),
+    **dict.fromkeys(("qwen2", "deepseek-r1-qwen", "stablelm2"), _split(_QWEN2)),
+    "qwen35": _split(_QWEN35),
+    "seed-coder": _split(_SEED),
+    **dict.fromkeys(("gpt-4o", "llama4"), _split(_O200K)),
+    "tekken": replace(_split(_TEKKEN), add_bos=True, ignore_merges=True),
 }
 _SENTENCEPIECE = _PreTokenizer((), add_bos=True)
 """No pre-tokenizer: merges cross words."""
@@ -93,6 +110,11 @@ def pre_tokenized(pre: str, text: str) -> list[str]:
     """The parts of `text` that merges never cross, in the letters that represent bytes."""
     sequence = pre_tokenizers.Sequence(list(_PRE_TOKENIZERS[pre].steps))
     return [part for part, _ in sequence.pre_tokenize_str(text)]
+
+
+def ignores_merges(pre: str) -> bool:
+    """True if a part that is a token is not split, even if no merges lead to it."""
+    return _PRE_TOKENIZERS[pre].ignore_merges
 
 
 def build_tokenizer(metadata: Metadata) -> Tokenizer:

@@ -192,6 +192,21 @@ def test_unknown_pre_tokenizer_is_rejected(tmp_path: Path) -> None:
         write_gguf(tmp_path / "one", tmp_path / "back.gguf", quiet)
 
 
+@pytest.mark.parametrize(
+    "pre",
+    [
+        *("gpt-2", "smollm", "llama-bpe", "dbrx", "qwen2"),
+        *("qwen35", "seed-coder", "gpt-4o", "tekken"),
+    ],
+)
+def test_pre_tokenizer_is_named_by_how_it_splits(tmp_path: Path, pre: str) -> None:
+    source = decoder_gguf(tmp_path, "llama", changed={"tokenizer.ggml.pre": pre})
+    convert(source, tmp_path / "one", quiet)
+    write_gguf(tmp_path / "one", tmp_path / "back.gguf", quiet)
+    field = gguf.GGUFReader(tmp_path / "back.gguf").fields["tokenizer.ggml.pre"]
+    assert field.contents() == pre
+
+
 def test_mxfp4_is_copied_and_not_computed_again(tmp_path: Path) -> None:
     source = decoder_gguf(tmp_path, "gpt-oss", GGML.Q8_0)
     convert(source, tmp_path / "one", quiet)
