@@ -25,15 +25,17 @@ from adapters.gguf.conversion import (
     sha256_of,
 )
 from adapters.gguf.tokenizer import end_tokens, write_tokenizer
-from adapters.mlx.gguf.architectures.row import Architecture
+from adapters.mlx.gguf.architectures.row import Architecture, Fields
 from adapters.mlx.gguf.architectures.table import (
-    is_norm,
-    module_names,
-    parameter,
+    Place,
+    offset,
+    places,
     read_architecture,
     read_config,
+    require_tensors,
     row_order,
 )
+from adapters.mlx.gguf.packing import Microscaled, Packed
 from adapters.mlx.gguf.rotary import llama3_scaling
 from adapters.mlx.gguf.weights import (
     CHUNK,
@@ -141,11 +143,13 @@ def _write_folder(
 ) -> Report:
     metadata, tensors = _read(source)
     architecture, fields = read_architecture(metadata)
-    names = module_names(architecture, fields, {tensor.name for tensor in tensors})
+    names = {tensor.name for tensor in tensors}
+    found = places(architecture, fields, tied="output.weight" not in names)
+    require_tensors(architecture, found.keys(), names)
     config = read_config(architecture, fields)
     _add_vocabulary(config, metadata, tensors)
     _add_rotary_table(config, tensors)
-    plans = _plan(architecture, config, names, tensors)
+    plans = _plan(architecture, fields, found, tensors)
     config["quantization"] = _quantization(plans)
     write_tokenizer(folder, metadata, config["max_position_embeddings"])
     _write_json(folder / "config.json", {k: v for k, v in config.items() if v is not None})
@@ -228,22 +232,37 @@ def _add_rotary_table(config: dict[str, Any], tensors: Sequence[ReaderTensor]) -
 
 def _plan(
     architecture: Architecture,
-    config: Mapping[str, Any],
-    names: Mapping[str, str],
+    fields: Fields,
+    found: Mapping[str, Place],
     tensors: Sequence[ReaderTensor],
 ) -> list[Plan]:
     working = working_type(tensors)
-    plans: list[Plan] = []
-    for tensor in tensors:
-        if tensor.name in names:
-            offset = architecture.norm_offset if is_norm(tensor.name) else 0.0
-            module, suffix = parameter(architecture, tensor.name, names[tensor.name])
-            form = plain_or_packed(tensor, working, offset, suffix)
-            rows = int(tensor.shape[-1])
-            order = row_order(architecture, config["head_dim"], tensor.name, rows)
-            is_row = tensor.name.split(".")[-2] in architecture.rows_of_one
-            plans.append(Plan(tensor, module, form, order, is_row))
-    return plans
+    return [
+        Plan(
+            tensor,
+            place.module,
+            _form(architecture, place, tensor, working),
+            row_order(architecture, fields, place, int(tensor.shape[-1])),
+            architecture.column_order(fields, place.source),
+            architecture.added_axes.get(place.source),
+        )
+        for tensor in tensors
+        if (place := found.get(tensor.name)) is not None
+    ]
+
+
+def _form(
+    architecture: Architecture, place: Place, tensor: ReaderTensor, working: str
+) -> Packed | Microscaled | Plain:
+    if place.source in architecture.logarithms:
+        return Plain("F32", tensor.tensor_type, place.suffix, is_logarithm=True)
+    return plain_or_packed(
+        tensor,
+        working,
+        offset(architecture, place),
+        place.suffix,
+        is_vector=place.source in architecture.added_axes,
+    )
 
 
 def _quantization(plans: Sequence[Plan]) -> dict[str, Any] | None:

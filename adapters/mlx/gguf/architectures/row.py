@@ -6,6 +6,9 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
+import numpy as np
+from numpy.typing import NDArray
+
 from adapters.gguf.conversion import UnsupportedGGUFError
 from adapters.mlx.gguf import rotary
 
@@ -31,6 +34,8 @@ class Architecture:
     """Settings without a metadata key, and their only value."""
     other_keys: frozenset[str] = frozenset()
     """Further metadata keys that `config` uses or that are redundant."""
+    lists: frozenset[str] = frozenset({"attention.sliding_window_pattern"})
+    """Metadata keys that may have a value for each layer, or be a list."""
     scales_rotary: bool = True
     """True if the class of mlx-lm reads `rope_scaling`."""
     biased: frozenset[str] = frozenset()
@@ -43,14 +48,36 @@ class Architecture:
     """True if one of the engines cannot use the embedding as the output matrix."""
     bare: frozenset[str] = frozenset()
     """Tensors of `block` that are a parameter of their own in MLX, not the weight of a module."""
-    rows_of_one: frozenset[str] = frozenset()
-    """Vectors of `block` that are matrices of one row in MLX."""
+    suffixes: Mapping[str, str] = field(default_factory=dict)
+    """Tensors of `block` with another suffix in GGUF than `.weight`."""
+    added_axes: Mapping[str, int] = field(default_factory=dict)
+    """Tensors of `block` with an axis of length one more in MLX, and its place. llama.cpp requires
+    them in float32."""
+    logarithms: frozenset[str] = frozenset()
+    """Tensors of `block` that MLX has as the logarithm of the negative values."""
+    recurrent_block: Mapping[str, str] = field(default_factory=dict)
+    """Like `block`, for the layers for which `is_recurrent` is true."""
+    is_recurrent: Callable[[Fields, int], bool] = lambda fields, index: False
+    """True for the layers, by index, without attention over all tokens."""
+    row_order: Callable[[Fields, str, int], NDArray[np.intp] | None] = lambda *_: None
+    """Index of the GGUF's row for each of MLX's, from the name of the tensor and their number;
+    None where the order is the same."""
+    column_order: Callable[[Fields, str], NDArray[np.intp] | None] = lambda *_: None
+    """The same of slices of the columns; there are as many, all of one width."""
+    prefix: str = ""
+    """What names of modules begin with, before `model` and `lm_head`."""
+    final_norm: tuple[str, str] = ("output_norm", "model.norm")
+    """The norm after the last block in GGUF and in MLX."""
+    partial_rotary: bool = False
+    """True if `partial_rotary_factor` is read: not all of a head is rotated."""
     family: str | None = None
     """`general.architecture`, if the row has another name: llama.cpp has one for several types."""
     applies: Callable[[Fields], bool] = lambda fields: True
     """False for files of the family that are of another row."""
     epsilon: tuple[str, str] = ("attention.layer_norm_rms_epsilon", "rms_norm_eps")
     """Key and setting of the constant in norms."""
+    normalized: Callable[[Fields], Fields] = lambda config: config
+    """A `config.json` in the terms of the other architectures, before an export."""
     settings: Callable[[Fields], Fields] = lambda config: {}
     """Metadata of its own from a `config.json`, the reverse of `config`; raises
     UnsupportedGGUFError for values that the GGUF cannot have."""
@@ -82,15 +109,17 @@ def require_settings(config: Fields, values: Mapping[str, Any]) -> None:
             raise UnsupportedGGUFError(f"'{name}' = {config[name]} is not supported.")
 
 
+def head_size(fields: Fields) -> int:
+    default = required(fields, "embedding_length") // required(fields, "attention.head_count")
+    return int(fields.get("attention.key_length", default))
+
+
 def decoder_config(fields: Fields) -> dict[str, Any]:
     """Settings that all architectures share."""
-    heads = int(required(fields, "attention.head_count"))
-    width = int(required(fields, "embedding_length"))
-    head_dim = int(fields.get("attention.key_length", width // heads))
+    heads, head_dim = int(required(fields, "attention.head_count")), head_size(fields)
     require_value(fields, "attention.value_length", head_dim)
-    require_value(fields, "rope.dimension_count", head_dim)
     return {
-        "hidden_size": width,
+        "hidden_size": int(required(fields, "embedding_length")),
         "num_hidden_layers": int(required(fields, "block_count")),
         "intermediate_size": int(required(fields, "feed_forward_length")),
         "num_attention_heads": heads,

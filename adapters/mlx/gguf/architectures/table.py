@@ -1,19 +1,19 @@
 # pyright: basic
 """The architectures by name, and what a conversion asks of one."""
 
-import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Set
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from adapters.gguf.conversion import UnsupportedGGUFError
-from adapters.mlx.gguf.architectures import cohere, gemma, gpt_oss, llama, olmo, qwen
+from adapters.mlx.gguf.architectures import cohere, gemma, glm, gpt_oss, lfm, llama, olmo, qwen
 from adapters.mlx.gguf.architectures.row import (
-    PATTERN,
     Architecture,
     Fields,
+    head_size,
     require_value,
     required,
 )
@@ -25,12 +25,21 @@ ARCHITECTURES: dict[str, Architecture] = {
     **gemma.ROWS,
     **olmo.ROWS,
     **cohere.ROWS,
+    **glm.ROWS,
+    **lfm.ROWS,
     **gpt_oss.ROWS,
 }
 
 
-# Tensors outside the blocks.
-_VOCABULARY = {"token_embd.weight": "model.embed_tokens", "output_norm.weight": "model.norm"}
+@dataclass(frozen=True)
+class Place:
+    """The parameter in MLX of a tensor of a GGUF."""
+
+    source: str
+    """Name of the tensor in its block: `attn_q`."""
+    module: str
+    """`model.layers.0.self_attn.q_proj`"""
+    suffix: str = "weight"
 
 
 def read_architecture(metadata: Mapping[str, Any]) -> tuple[Architecture, Fields]:
@@ -56,39 +65,59 @@ def read_architecture(metadata: Mapping[str, Any]) -> tuple[Architecture, Fields
     if unknown:
         raise UnsupportedGGUFError(f"{name}: the setting '{unknown[0]}' is not supported.")
     for key, value in fields.items():
-        if isinstance(value, list) and key != PATTERN:
+        if isinstance(value, list) and key not in architecture.lists:
             raise UnsupportedGGUFError(f"{name}: '{key}' with a value per layer is not supported.")
     return architecture, fields
 
 
-def module_names(architecture: Architecture, fields: Fields, tensors: set[str]) -> dict[str, str]:
-    """GGUF tensor -> MLX module, for all of `tensors` but the rotary table.
+def places(architecture: Architecture, fields: Fields, *, tied: bool) -> dict[str, Place]:
+    """All tensors of a GGUF, but for the rotary table, and their places in MLX.
+
+    `tied`: the embedding is the output matrix too, where both engines can use it so.
+    """
+    prefix, (norm, module) = architecture.prefix, architecture.final_norm
+    found = {
+        "token_embd.weight": Place("token_embd", f"{prefix}model.embed_tokens"),
+        f"{norm}.weight": Place(norm, prefix + module),
+    }
+    if architecture.requires_output or not tied:
+        found["output.weight"] = Place("output", f"{prefix}lm_head")
+    for index in range(int(required(fields, "block_count"))):
+        found |= _block_places(architecture, fields, index)
+    return found
+
+
+def _block_places(architecture: Architecture, fields: Fields, index: int) -> dict[str, Place]:
+    is_recurrent = architecture.is_recurrent(fields, index)
+    block = architecture.recurrent_block if is_recurrent else architecture.block
+    found: dict[str, Place] = {}
+    for source, module in block.items():
+        name, path = f"blk.{index}.{source}", f"{architecture.prefix}model.layers.{index}.{module}"
+        owner, _, own = path.rpartition(".")
+        place = Place(source, owner, own) if source in architecture.bare else Place(source, path)
+        found[name + architecture.suffixes.get(source, ".weight")] = place
+        if source in architecture.biased:
+            found[f"{name}.bias"] = Place(source, path, "bias")
+    return found
+
+
+def require_tensors(architecture: Architecture, expected: Set[str], tensors: Set[str]) -> None:
+    """Reject a file with other tensors than `expected`.
 
     Raises:
         UnsupportedGGUFError: a tensor is missing or not supported.
     """
-    names = dict(_VOCABULARY)
-    if architecture.requires_output:
-        names["output.weight"] = "lm_head"
-    for index in range(int(required(fields, "block_count"))):
-        for source, module in architecture.block.items():
-            names[f"blk.{index}.{source}.weight"] = f"model.layers.{index}.{module}"
-            if source in architecture.biased:
-                names[f"blk.{index}.{source}.bias"] = f"model.layers.{index}.{module}"
-    if missing := sorted(names.keys() - tensors):
+    if missing := sorted(expected - tensors):
         raise UnsupportedGGUFError(f"The tensor '{missing[0]}' is missing.")
-    if "output.weight" in tensors:
-        names["output.weight"] = "lm_head"
     table = {"rope_freqs.weight"} if architecture.scales_rotary else set()
-    if unknown := sorted(tensors - names.keys() - table):
+    if unknown := sorted(tensors - expected - table):
         raise UnsupportedGGUFError(f"The tensor '{unknown[0]}' is not supported.")
-    return names
 
 
 def row_order(
-    architecture: Architecture, head_dim: int, tensor: str, rows: int
+    architecture: Architecture, fields: Fields, place: Place, rows: int
 ) -> NDArray[np.intp] | None:
-    """Index of the row in GGUF's `tensor` for each row in MLX; `None` if the order is the same.
+    """Index of the row in GGUF for each row in MLX; `None` if the order is the same.
 
     Within a head MLX has the first rows of all rotary pairs, then the second ones; GGUF has the
     two rows of each pair next to each other.
@@ -96,25 +125,18 @@ def row_order(
     Raises:
         UnsupportedGGUFError: the rows are not a multiple of the size of a head.
     """
-    match = re.fullmatch(r"blk\.\d+\.(\w+)\.weight", tensor)
-    if match is None or match[1] not in architecture.interleaved:
-        return None
-    if rows % head_dim:
-        raise UnsupportedGGUFError(f"'{tensor}' has {rows} rows, which {head_dim} does not divide.")
+    if place.source not in architecture.interleaved:
+        return architecture.row_order(fields, place.source, rows)
+    size = head_size(fields)
+    if rows % size:
+        raise UnsupportedGGUFError(f"{rows} rows of '{place.source}' are no heads of {size}.")
     order = np.arange(rows, dtype=np.intp)
-    return order.reshape(-1, head_dim // 2, 2).swapaxes(1, 2).reshape(-1)
+    return order.reshape(-1, size // 2, 2).swapaxes(1, 2).reshape(-1)
 
 
-def is_norm(tensor: str) -> bool:
-    return tensor.endswith("norm.weight")
-
-
-def parameter(architecture: Architecture, tensor: str, module: str) -> tuple[str, str]:
-    """The MLX module of a GGUF tensor, and the suffix of its parameter."""
-    source, suffix = tensor.split(".")[-2:]
-    if source in architecture.bare:
-        module, _, suffix = module.rpartition(".")
-    return module, suffix
+def offset(architecture: Architecture, place: Place) -> float:
+    """The values of a GGUF minus those of MLX."""
+    return architecture.norm_offset if place.source.endswith("norm") else 0.0
 
 
 def read_config(architecture: Architecture, fields: Fields) -> dict[str, Any]:
@@ -127,10 +149,15 @@ def read_config(architecture: Architecture, fields: Fields) -> dict[str, Any]:
         require_value(fields, "expert_count", 0)
     key, setting = architecture.epsilon
     scales = {key: setting, **architecture.scales}
+    own = architecture.config(fields)
+    if architecture.partial_rotary:
+        own["partial_rotary_factor"] = required(fields, "rope.dimension_count") / own["head_dim"]
+    else:
+        require_value(fields, "rope.dimension_count", own["head_dim"])
     return {
         "model_type": architecture.model_type,
         "architectures": [architecture.hub_class],
-        **architecture.config(fields),
+        **own,
         **{setting: int(required(fields, key)) for key, setting in architecture.counts.items()},
         **{setting: float(required(fields, key)) for key, setting in scales.items()},
         **architecture.fixed,
