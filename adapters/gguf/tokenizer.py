@@ -6,7 +6,7 @@ definition; other names are rejected. Each row was compared with llama.cpp's ids
 """
 
 import json
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -31,6 +31,9 @@ _ENDS = frozenset(
         "<end_of_turn>",
     }
 )
+
+ENDS = ("eos", "eot", "eom")
+"""Tokens that end an answer, by their key in a GGUF: of the sequence, the turn, the message."""
 
 Metadata = Mapping[str, Any]
 
@@ -161,19 +164,21 @@ def tokenizer_config(metadata: Metadata, context_length: int) -> dict[str, Any]:
     return config
 
 
-def end_tokens(metadata: Metadata) -> list[int]:
+def end_tokens(metadata: Metadata, stops: Collection[str] = ()) -> list[int]:
     """Ids that end an answer, the end of sequence of the file first.
 
-    Models may end a turn with a control token other than `eos`.
+    Models may end a turn with a control token other than `eos`. `stops`: texts that end answers,
+    of which only those count that are one control token.
     """
     own = [
         metadata[key]
-        for key in ("tokenizer.ggml.eos_token_id", "tokenizer.ggml.eot_token_id")
+        for key in (f"tokenizer.ggml.{end}_token_id" for end in ENDS)
         if key in metadata
     ]
     kinds = metadata.get("tokenizer.ggml.token_type", [])
     pairs = zip(_token_list(metadata), kinds, strict=False)
-    others = [i for i, (token, kind) in enumerate(pairs) if kind == _CONTROL and token in _ENDS]
+    ends = _ENDS.union(stops)
+    others = [i for i, (token, kind) in enumerate(pairs) if kind == _CONTROL and token in ends]
     return [int(index) for index in dict.fromkeys(own + others)]
 
 

@@ -46,7 +46,7 @@ BLOCKS |= dict.fromkeys(("lfm2", "qwen35", "qwen35moe"), 3)
 RECURRENT = {"lfm2": (0, 2), "qwen35": (0, 2), "qwen35moe": (0, 2)}
 """Blocks with a convolution or a delta net in place of attention."""
 KEY_HEADS, VALUE_HEADS, STATE = 2, 4, 32
-"""Of a delta net."""
+"""Numbers and size of heads of a delta net."""
 WINDOW = 8
 EXPERTS, USED, EXPERT_INNER, SHARED_INNER = 4, 2, 32, 160
 GEMMAS = ("gemma2", "gemma3")

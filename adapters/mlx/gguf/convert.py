@@ -7,7 +7,7 @@ import os
 import re
 import shutil
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
@@ -85,6 +85,7 @@ def convert(
     chunk: int = CHUNK,
     owned: bool = False,
     sampling: RecommendedSampling | None = None,
+    stops: Collection[str] = (),
 ) -> Report:
     """Convert the file `source` to the folder `target`, unless an earlier call has done it.
 
@@ -92,7 +93,7 @@ def convert(
     at the end: the remains of a killed process are never mistaken for a model. A folder with
     files that changed since is made anew; `owned`: also one without a report, because `target` is
     the converter's in any case. `chunk` weights of a tensor are in memory at once.
-    `sampling` replaces the recommendation in the file.
+    `sampling` replaces the recommendation in the file. Control tokens among `stops` end answers.
 
     Raises:
         UnsupportedGGUFError: a part of the file is not supported, or it is not a GGUF.
@@ -115,7 +116,7 @@ def convert(
         shutil.rmtree(partial, ignore_errors=True)
         try:
             partial.mkdir()
-            report = _write_folder(source, partial, progress, chunk, sampling)
+            report = _write_folder(source, partial, progress, chunk, sampling, stops)
             partial.rename(target)
         finally:
             shutil.rmtree(partial, ignore_errors=True)
@@ -140,6 +141,7 @@ def _write_folder(
     progress: Progress,
     chunk: int,
     sampling: RecommendedSampling | None,
+    stops: Collection[str],
 ) -> Report:
     metadata, tensors = _read(source)
     architecture, fields = read_architecture(metadata)
@@ -147,7 +149,7 @@ def _write_folder(
     found = places(architecture, fields, tied="output.weight" not in names)
     require_tensors(architecture, found.keys(), names)
     config = read_config(architecture, fields)
-    _add_vocabulary(config, metadata, tensors)
+    _add_vocabulary(config, metadata, tensors, stops)
     _add_rotary_table(config, tensors)
     plans = _plan(architecture, fields, found, tensors)
     config["quantization"] = _quantization(plans)
@@ -202,12 +204,15 @@ def _recommended(metadata: Mapping[str, Any]) -> RecommendedSampling:
 
 
 def _add_vocabulary(
-    config: dict[str, Any], metadata: Mapping[str, Any], tensors: Sequence[ReaderTensor]
+    config: dict[str, Any],
+    metadata: Mapping[str, Any],
+    tensors: Sequence[ReaderTensor],
+    stops: Collection[str],
 ) -> None:
     by_name = {tensor.name: tensor for tensor in tensors}
     config["vocab_size"] = int(by_name["token_embd.weight"].shape[1])
     config["tie_word_embeddings"] = "output.weight" not in by_name
-    config["eos_token_id"] = end_tokens(metadata)
+    config["eos_token_id"] = end_tokens(metadata, stops)
     config["bos_token_id"] = metadata.get("tokenizer.ggml.bos_token_id")
     config["pad_token_id"] = metadata.get("tokenizer.ggml.padding_token_id")
     tokens = len(metadata.get("tokenizer.ggml.tokens", ()))

@@ -15,6 +15,7 @@ from tokenizers import Tokenizer
 
 from adapters.gguf.conversion import UnsupportedGGUFError
 from adapters.gguf.tokenizer import (
+    ENDS,
     PRE_TOKENIZER_NAMES,
     build_tokenizer,
     ignores_merges,
@@ -141,7 +142,7 @@ def _special_tokens(
             ids[f"tokenizer.ggml.{long}_token_id"] = index
     ends = config.get("eos_token_id")
     others = [end for end in (ends if isinstance(ends, list) else [ends]) if isinstance(end, int)]
-    for key in ("tokenizer.ggml.eos_token_id", "tokenizer.ggml.eot_token_id"):
+    for key in (f"tokenizer.ggml.{end}_token_id" for end in ENDS):
         left = [end for end in others if end not in ids.values()]
         if key not in ids and left:
             ids[key] = left[0]

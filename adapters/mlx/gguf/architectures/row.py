@@ -65,7 +65,7 @@ class Architecture:
     column_order: Callable[[Fields, str], NDArray[np.intp] | None] = lambda *_: None
     """The same of slices of the columns; there are as many, all of one width."""
     prefix: str = ""
-    """What names of modules begin with, before `model` and `lm_head`."""
+    """Beginning of the names of modules, before `model` and `lm_head`."""
     final_norm: tuple[str, str] = ("output_norm", "model.norm")
     """The norm after the last block in GGUF and in MLX."""
     partial_rotary: bool = False

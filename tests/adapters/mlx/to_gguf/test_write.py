@@ -207,6 +207,15 @@ def test_pre_tokenizer_is_named_by_how_it_splits(tmp_path: Path, pre: str) -> No
     assert field.contents() == pre
 
 
+def test_three_end_tokens_of_a_folder_have_keys(tmp_path: Path) -> None:
+    convert(decoder_gguf(tmp_path, "llama"), tmp_path / "one", quiet)
+    change(tmp_path / "one", eos_token_id=[2, 7, 9])
+    write_gguf(tmp_path / "one", tmp_path / "back.gguf", quiet)
+    fields = gguf.GGUFReader(tmp_path / "back.gguf").fields
+    ends = [fields[f"tokenizer.ggml.{end}_token_id"].contents() for end in ("eos", "eot", "eom")]
+    assert ends == [2, 7, 9]
+
+
 def test_mxfp4_is_copied_and_not_computed_again(tmp_path: Path) -> None:
     source = decoder_gguf(tmp_path, "gpt-oss", GGML.Q8_0)
     convert(source, tmp_path / "one", quiet)
