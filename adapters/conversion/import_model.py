@@ -8,6 +8,7 @@ from pathlib import Path
 
 import msgspec
 from msgspec import Struct
+from tokenizers import Tokenizer
 
 from adapters.config import MLXConfig, OllamaConfig
 from adapters.conversion.ollama_store import StoredModel, find_stored, store_folders
@@ -30,6 +31,14 @@ class Imported(Struct, frozen=True):
     folder: Path
     report: Report
     parity: Parity
+    left_out: tuple[str, ...]
+    """Parts of the Modelfile that the folder has no place for."""
+
+
+class _Ends(Struct):
+    """The part of a `config.json` that an import writes."""
+
+    eos_token_id: list[int]
 
 
 def find_source(source: str, ollama: OllamaConfig | None) -> StoredModel:
@@ -89,12 +98,20 @@ def import_model(
     """
     if not target.exists():
         _require_room(source.weights, target)
-    report = convert(source.weights, target, progress, sampling=source.sampling)
+    report = convert(source.weights, target, progress, sampling=source.sampling, stops=source.stops)
     parity = asyncio.run(compare_prompts(source.name, target, ollama))
     partial = target / f".{PARITY}"
     partial.write_bytes(msgspec.json.format(msgspec.json.encode(parity)))
     partial.rename(target / PARITY)
-    return Imported(target, report, parity)
+    left_out = [f"PARAMETER stop {stop!r}" for stop in _texts_as_stops(source, target)]
+    return Imported(target, report, parity, (*source.other_parts, *left_out))
+
+
+def _texts_as_stops(source: StoredModel, target: Path) -> list[str]:
+    """The stop strings that are no token that ends answers of the model in `target`."""
+    ends = msgspec.json.decode((target / "config.json").read_bytes(), type=_Ends).eos_token_id
+    tokenizer = Tokenizer.from_file(str(target / "tokenizer.json"))
+    return [stop for stop in source.stops if tokenizer.token_to_id(stop) not in ends]
 
 
 def _require_room(source: Path, target: Path) -> None:

@@ -7,7 +7,10 @@ Source: https://github.com/ollama/ollama/tree/main/manifest
 
 import os
 import re
+from collections.abc import Generator
+from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 import msgspec
 from msgspec import Struct
@@ -26,6 +29,9 @@ _UNSUPPORTED = {
 }
 """Kinds of layers, beside the weights or instead of them, that an import would lose."""
 
+_PARTS = {"system": "SYSTEM", "template": "TEMPLATE", "messages": "MESSAGE"}
+"""Kinds of layers that an MLX folder has no place for, by their instruction in a Modelfile."""
+
 
 class StoredModel(Struct, frozen=True, kw_only=True):
     name: str
@@ -34,6 +40,10 @@ class StoredModel(Struct, frozen=True, kw_only=True):
     """The GGUF, a file `sha256-…`."""
     sampling: RecommendedSampling | None = None
     """The parameters of the Modelfile; `None`: it has none of these."""
+    stops: tuple[str, ...] = ()
+    """Its stop strings."""
+    other_parts: tuple[str, ...] = ()
+    """Further parts of the Modelfile, as `SYSTEM`, that an MLX folder has no place for."""
 
 
 class _Layer(Struct):
@@ -74,8 +84,13 @@ def find_stored(name: str, folders: tuple[Path, ...]) -> StoredModel:
             weights = blobs / _weights(name, layers)
             if not weights.is_file():
                 raise ModelNotFoundError(f"Ollama lists '{name}', but its file is missing.")
+            parameters = _parameters(name, layers, blobs)
             return StoredModel(
-                name=_listed_name(path), weights=weights, sampling=_sampling(name, layers, blobs)
+                name=_listed_name(path),
+                weights=weights,
+                sampling=_sampling(name, parameters),
+                stops=_stops(name, parameters),
+                other_parts=_other_parts(layers, parameters),
             )
     raise ModelNotFoundError(f"Ollama's store has no '{name}'.")
 
@@ -108,17 +123,39 @@ def _weights(name: str, layers: tuple[_Layer, ...]) -> str:
     return _file_name(digests[0])
 
 
-def _sampling(name: str, layers: tuple[_Layer, ...], blobs: Path) -> RecommendedSampling | None:
-    """Read those parameters of the Modelfile that MLX has, too."""
+def _parameters(name: str, layers: tuple[_Layer, ...], blobs: Path) -> dict[str, Any]:
     digest = next((layer.digest for layer in layers if layer.kind == f"{_KIND}params"), None)
     if digest is None:
-        return None
+        return {}
+    with _readable(name):
+        return msgspec.json.decode((blobs / _file_name(digest)).read_bytes(), type=dict[str, Any])
+
+
+def _sampling(name: str, parameters: dict[str, Any]) -> RecommendedSampling | None:
+    """Those parameters of the Modelfile that MLX has, too."""
+    with _readable(name):
+        sampling = msgspec.convert(parameters, RecommendedSampling)
+    return None if sampling == RecommendedSampling() else sampling
+
+
+def _stops(name: str, parameters: dict[str, Any]) -> tuple[str, ...]:
+    with _readable(name):
+        return msgspec.convert(parameters.get("stop", ()), tuple[str, ...])
+
+
+@contextmanager
+def _readable(name: str) -> Generator[None]:
     try:
-        parameters = (blobs / _file_name(digest)).read_bytes()
-        sampling = msgspec.json.decode(parameters, type=RecommendedSampling)
+        yield
     except (FileNotFoundError, msgspec.MsgspecError) as error:
         raise InvalidRequestError(f"The parameters of '{name}' cannot be read: {error}") from error
-    return None if sampling == RecommendedSampling() else sampling
+
+
+def _other_parts(layers: tuple[_Layer, ...], parameters: dict[str, Any]) -> tuple[str, ...]:
+    kinds = {layer.kind.removeprefix(_KIND) for layer in layers}
+    parts = [name for kind, name in _PARTS.items() if kind in kinds]
+    known = {"stop", *RecommendedSampling.__struct_fields__}
+    return (*parts, *(f"PARAMETER {name}" for name in sorted(parameters.keys() - known)))
 
 
 def _file_name(digest: str) -> str:

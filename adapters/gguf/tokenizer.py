@@ -6,8 +6,8 @@ definition; other names are rejected. Each row was compared with llama.cpp's ids
 """
 
 import json
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections.abc import Collection, Mapping
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -31,6 +31,9 @@ _ENDS = frozenset(
         "<end_of_turn>",
     }
 )
+
+ENDS = ("eos", "eot", "eom")
+"""Tokens that end an answer, by their key in a GGUF: of the sequence, the turn, the message."""
 
 Metadata = Mapping[str, Any]
 
@@ -65,21 +68,38 @@ _TEKKEN = (
     rf"[^\r\n\p{{L}}\p{{N}}]?{_UPPER}*{_LOWER}+|[^\r\n\p{{L}}\p{{N}}]?{_UPPER}+{_LOWER}*"
     r"|\p{N}| ?[^\s\p{L}\p{N}]+[\r\n/]*|\s*[\r\n]+|\s+(?!\S)|\s+"
 )
+# https://github.com/openai/tiktoken/blob/main/tiktoken_ext/openai_public.py, `o200k_base`
+_ENDING = "(?i:'s|'t|'re|'ve|'m|'ll|'d)?"
+_O200K = (
+    rf"[^\r\n\p{{L}}\p{{N}}]?{_UPPER}*{_LOWER}+{_ENDING}"
+    rf"|[^\r\n\p{{L}}\p{{N}}]?{_UPPER}+{_LOWER}*{_ENDING}"
+    r"|\p{N}{1,3}| ?[^\s\p{L}\p{N}]+[\r\n/]*|\s*[\r\n]+|\s+(?!\S)|\s+"
+)
+# https://huggingface.co/Qwen/Qwen3.5-4B/blob/main/tokenizer.json: accents are part of a word
+_QWEN35 = _QWEN2.replace(r"?\p{L}+", r"?[\p{L}\p{M}]+").replace(r"\s\p{L}", r"\s\p{L}\p{M}")
+# https://huggingface.co/ByteDance-Seed/Seed-OSS-36B-Instruct/blob/main/tokenizer.json
+_SEED = _QWEN2.replace(r"[^\s\p{L}\p{N}]+[\r\n]*", r"[^\s\p{L}\p{N}\r\n]+")
+
+
+def _split(pattern: str) -> _PreTokenizer:
+    return _PreTokenizer((pre_tokenizers.Split(Regex(pattern), "isolated"), _bytes(False)))
+
+
+_GPT2 = _PreTokenizer((_bytes(True),))
+# https://huggingface.co/HuggingFaceTB/SmolLM2-135M-Instruct/blob/main/tokenizer.json
+_DIGITS = _PreTokenizer((pre_tokenizers.Digits(individual_digits=True), _bytes(True)))
+_WHOLE_TOKENS = replace(_split(_LLAMA3), add_bos=True, ignore_merges=True)
+# Names of llama.cpp. Of several for one definition the first is that of an export.
 _PRE_TOKENIZERS: dict[str, _PreTokenizer] = {
-    "gpt-2": _PreTokenizer((_bytes(True),)),
-    # https://huggingface.co/HuggingFaceTB/SmolLM2-135M-Instruct/blob/main/tokenizer.json
-    "smollm": _PreTokenizer((pre_tokenizers.Digits(individual_digits=True), _bytes(True))),
-    "llama-bpe": _PreTokenizer(
-        (pre_tokenizers.Split(Regex(_LLAMA3), "isolated"), _bytes(False)),
-        add_bos=True,
-        ignore_merges=True,
-    ),
-    "qwen2": _PreTokenizer((pre_tokenizers.Split(Regex(_QWEN2), "isolated"), _bytes(False))),
-    "tekken": _PreTokenizer(
-        (pre_tokenizers.Split(Regex(_TEKKEN), "isolated"), _bytes(False)),
-        add_bos=True,
-        ignore_merges=True,
-    ),
+    **dict.fromkeys(("gpt-2", "olmo"), _GPT2),
+    **dict.fromkeys(("smollm", "refact", "command-r", "starcoder"), _DIGITS),
+    **dict.fromkeys(("llama-bpe", "lfm2", "falcon3", "pixtral"), _WHOLE_TOKENS),
+    **dict.fromkeys(("dbrx", "smaug-bpe", "glm4", "chatglm-bpe"), _split(_LLAMA3)),
+    **dict.fromkeys(("qwen2", "deepseek-r1-qwen", "stablelm2"), _split(_QWEN2)),
+    "qwen35": _split(_QWEN35),
+    "seed-coder": _split(_SEED),
+    **dict.fromkeys(("gpt-4o", "llama4"), _split(_O200K)),
+    "tekken": replace(_split(_TEKKEN), add_bos=True, ignore_merges=True),
 }
 _SENTENCEPIECE = _PreTokenizer((), add_bos=True)
 """No pre-tokenizer: merges cross words."""
@@ -93,6 +113,11 @@ def pre_tokenized(pre: str, text: str) -> list[str]:
     """The parts of `text` that merges never cross, in the letters that represent bytes."""
     sequence = pre_tokenizers.Sequence(list(_PRE_TOKENIZERS[pre].steps))
     return [part for part, _ in sequence.pre_tokenize_str(text)]
+
+
+def ignores_merges(pre: str) -> bool:
+    """True if a part that is a token is not split, even if no merges lead to it."""
+    return _PRE_TOKENIZERS[pre].ignore_merges
 
 
 def build_tokenizer(metadata: Metadata) -> Tokenizer:
@@ -139,19 +164,21 @@ def tokenizer_config(metadata: Metadata, context_length: int) -> dict[str, Any]:
     return config
 
 
-def end_tokens(metadata: Metadata) -> list[int]:
+def end_tokens(metadata: Metadata, stops: Collection[str] = ()) -> list[int]:
     """Ids that end an answer, the end of sequence of the file first.
 
-    Models may end a turn with a control token other than `eos`.
+    Models may end a turn with a control token other than `eos`. `stops`: texts that end answers,
+    of which only those count that are one control token.
     """
     own = [
         metadata[key]
-        for key in ("tokenizer.ggml.eos_token_id", "tokenizer.ggml.eot_token_id")
+        for key in (f"tokenizer.ggml.{end}_token_id" for end in ENDS)
         if key in metadata
     ]
     kinds = metadata.get("tokenizer.ggml.token_type", [])
     pairs = zip(_token_list(metadata), kinds, strict=False)
-    others = [i for i, (token, kind) in enumerate(pairs) if kind == _CONTROL and token in _ENDS]
+    ends = _ENDS.union(stops)
+    others = [i for i, (token, kind) in enumerate(pairs) if kind == _CONTROL and token in ends]
     return [int(index) for index in dict.fromkeys(own + others)]
 
 

@@ -193,3 +193,58 @@ def test_constraints_hold_beside_an_image(served: Served, sdk: OpenAI) -> None:
     )
     calls: Any = called.choices[0].message.tool_calls
     assert {call.function.name for call in calls} == {"name_it"}
+
+
+def test_image_in_a_result_of_a_tool_is_read_in_every_dialect(served: Served, sdk: OpenAI) -> None:
+    """Each costs tokens that the same result without it does not."""
+    for prompt_tokens in (_chat_result, _response_result, _message_result):
+        assert prompt_tokens(served, sdk, with_image=True) > prompt_tokens(
+            served, sdk, with_image=False
+        )
+
+
+def _chat_result(served: Served, sdk: OpenAI, *, with_image: bool) -> int:
+    image: Any = {"type": "image_url", "image_url": {"url": data_url(FIRST)}}
+    call = {"id": "call_1", "type": "function", "function": {"name": "shot", "arguments": "{}"}}
+    result = [{"type": "text", "text": "Here."}, *([image] if with_image else [])]
+    messages: Any = [
+        {"role": "user", "content": "Look."},
+        {"role": "assistant", "content": None, "tool_calls": [call]},
+        {"role": "tool", "tool_call_id": "call_1", "content": result},
+    ]
+    answer = sdk.chat.completions.create(model=served.model, messages=messages, max_tokens=1)
+    assert answer.usage is not None
+    return answer.usage.prompt_tokens
+
+
+def _response_result(served: Served, sdk: OpenAI, *, with_image: bool) -> int:
+    image = {"type": "input_image", "image_url": data_url(FIRST), "detail": "low"}
+    result = [{"type": "input_text", "text": "Here."}, *([image] if with_image else [])]
+    items: Any = [
+        {"role": "user", "content": "Look."},
+        {"type": "function_call", "call_id": "call_1", "name": "shot", "arguments": "{}"},
+        {"type": "function_call_output", "call_id": "call_1", "output": result},
+    ]
+    answer = sdk.responses.create(model=served.model, input=items, max_output_tokens=16)
+    assert answer.usage is not None
+    return answer.usage.input_tokens
+
+
+def _message_result(served: Served, sdk: OpenAI, *, with_image: bool) -> int:
+    data = base64.b64encode(FIRST).decode()
+    image = {"type": "image", "source": {"type": "base64", "media_type": "image/png", "data": data}}
+    result = [{"type": "text", "text": "Here."}, *([image] if with_image else [])]
+    messages: Any = [
+        {"role": "user", "content": "Look."},
+        {
+            "role": "assistant",
+            "content": [{"type": "tool_use", "id": "toolu_1", "name": "shot", "input": {}}],
+        },
+        {
+            "role": "user",
+            "content": [{"type": "tool_result", "tool_use_id": "toolu_1", "content": result}],
+        },
+    ]
+    with closing(anthropic.Anthropic(base_url=served.url, api_key="x")) as client:
+        usage = client.messages.create(model=served.model, messages=messages, max_tokens=1).usage
+    return usage.input_tokens + (usage.cache_read_input_tokens or 0)

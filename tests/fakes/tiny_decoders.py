@@ -34,10 +34,19 @@ HEAD_DIMS = {
     "olmoe": 16,
     "cohere2": 16,
     "olmo3": 16,
+    "glm4": 32,
+    "lfm2": 16,
+    "qwen35": 32,
+    "qwen35moe": 32,
 }
 FAMILIES = {"mixtral": "llama", "olmo3": "olmo2"}
 """Names in a GGUF, where llama.cpp has one for several architectures."""
 BLOCKS = dict.fromkeys(HEAD_DIMS, 2) | {"gemma3": 7, "smollm3": 5, "cohere2": 5, "olmo3": 5}
+BLOCKS |= dict.fromkeys(("lfm2", "qwen35", "qwen35moe"), 3)
+RECURRENT = {"lfm2": (0, 2), "qwen35": (0, 2), "qwen35moe": (0, 2)}
+"""Blocks with a convolution or a delta net in place of attention."""
+KEY_HEADS, VALUE_HEADS, STATE = 2, 4, 32
+"""Numbers and size of heads of a delta net."""
 WINDOW = 8
 EXPERTS, USED, EXPERT_INNER, SHARED_INNER = 4, 2, 32, 160
 GEMMAS = ("gemma2", "gemma3")
@@ -84,6 +93,16 @@ _MOE: dict[str, Any] = {
     "expert_used_count": USED,
     "expert_feed_forward_length": EXPERT_INNER,
 }
+_HYBRID: dict[str, Any] = {
+    "full_attention_interval": 2,
+    "rope.dimension_count": 16,
+    "rope.dimension_sections": [3, 3, 2, 0],
+    "ssm.conv_kernel": 4,
+    "ssm.group_count": KEY_HEADS,
+    "ssm.inner_size": VALUE_HEADS * STATE,
+    "ssm.state_size": STATE,
+    "ssm.time_step_rank": VALUE_HEADS,
+}
 _OWN: dict[str, dict[str, Any]] = {
     "gemma3": {"attention.sliding_window": WINDOW},
     "gemma2": {
@@ -103,6 +122,10 @@ _OWN: dict[str, dict[str, Any]] = {
         "attention.sliding_window_pattern": [True, True, True, False, True],
     },
     "phi3": {"rope.scaling.original_context_length": 512},
+    "glm4": {"rope.dimension_count": 16},
+    "lfm2": {"attention.head_count_kv": [0, KV_HEADS, 0], "shortconv.l_cache": 3},
+    "qwen35": _HYBRID,
+    "qwen35moe": {**_HYBRID, **_MOE, "expert_shared_feed_forward_length": SHARED_INNER},
     "gpt-oss": {
         **_MOE,
         "feed_forward_length": EXPERT_INNER,
@@ -122,7 +145,11 @@ def decoder_tensors(architecture: str, kind: GGML) -> Tensors:
     generator = np.random.default_rng(_SEEDS.get(architecture, 3))
     tensors: Tensors = {}
     for name, shape in _shapes(architecture).items():
-        if name.endswith("ffn_gate_inp.weight"):  # llama.cpp's converter keeps it in float32.
+        if name.endswith(("conv.weight", "conv1d.weight")):
+            tensors[name] = _router(generator, shape), GGML.F32
+        elif name.endswith("ssm_a"):  # Minus the exponential of what MLX has.
+            tensors[name] = -np.exp(generator.uniform(1, 3, shape)).astype(np.float32), GGML.F32
+        elif name.endswith("ffn_gate_inp.weight"):  # llama.cpp's converter keeps it in float32.
             tensors[name] = _router(generator, shape), GGML.F32
         elif architecture == "gpt-oss" and len(shape) == 3:
             values = generator.normal(0, 0.3, shape).astype(np.float32)
@@ -150,7 +177,8 @@ def _router(generator: np.random.Generator, shape: tuple[int, ...]) -> np.ndarra
 
 
 def _shapes(architecture: str) -> dict[str, tuple[int, ...]]:
-    shapes = {"token_embd.weight": (VOCABULARY, WIDTH), "output_norm.weight": (WIDTH,)}
+    norm = "token_embd_norm" if architecture == "lfm2" else "output_norm"
+    shapes = {"token_embd.weight": (VOCABULARY, WIDTH), f"{norm}.weight": (WIDTH,)}
     if architecture in (
         "qwen2",
         "qwen3moe",
@@ -161,10 +189,14 @@ def _shapes(architecture: str) -> dict[str, tuple[int, ...]]:
         "mixtral",
         "seed_oss",
         "gpt-oss",
+        "glm4",
+        "qwen35moe",
     ):  # The others are tied.
         shapes["output.weight"] = (VOCABULARY, WIDTH)
     for index in range(BLOCKS[architecture]):
-        for name, shape in _block(architecture).items():
+        is_recurrent = index in RECURRENT.get(architecture, ())
+        block = _recurrent(architecture) if is_recurrent else _block(architecture)
+        for name, shape in block.items():
             shapes[f"blk.{index}.{name}"] = shape
     return shapes
 
@@ -172,7 +204,8 @@ def _shapes(architecture: str) -> dict[str, tuple[int, ...]]:
 def _block(architecture: str) -> dict[str, tuple[int, ...]]:
     head = HEAD_DIMS[architecture]
     own = _OWN.get(architecture, {})
-    queries, keys = HEADS * head, own.get("attention.head_count_kv", KV_HEADS) * head
+    kv_heads = own.get("attention.head_count_kv", KV_HEADS)
+    queries, keys = HEADS * head, (max(kv_heads) if isinstance(kv_heads, list) else kv_heads) * head
     block: dict[str, tuple[int, ...]] = {
         "attn_norm.weight": (WIDTH,),
         "attn_q.weight": (queries, WIDTH),
@@ -186,23 +219,55 @@ def _block(architecture: str) -> dict[str, tuple[int, ...]]:
     }
     if architecture in ("qwen2", "qwen2moe", "seed_oss"):
         block |= {"attn_q.bias": (queries,), "attn_k.bias": (keys,), "attn_v.bias": (keys,)}
-    if architecture in ("qwen3", "gemma3", "qwen3moe"):
+    if architecture in ("qwen3", "gemma3", "qwen3moe", "lfm2", *_HYBRIDS):
         block |= {"attn_q_norm.weight": (head,), "attn_k_norm.weight": (head,)}
-    if architecture in (*GEMMAS, "olmo2", "olmo3", "seed_oss", "gpt-oss"):
+    if architecture in (*GEMMAS, "olmo2", "olmo3", "seed_oss", "gpt-oss", "glm4", *_HYBRIDS):
         block |= {"post_attention_norm.weight": (WIDTH,)}
-    if architecture in (*GEMMAS, "olmo2", "olmo3"):
+    if architecture in (*GEMMAS, "olmo2", "olmo3", "glm4"):
         block |= {"post_ffw_norm.weight": (WIDTH,)}
     for name in _WITHOUT.get(architecture, ()):
         del block[f"{name}.weight"]
     return block | _own_block(architecture, queries, keys)
 
 
+def _recurrent(architecture: str) -> dict[str, tuple[int, ...]]:
+    """A block without attention: the same feed-forward part, and its own tensors."""
+    block = {
+        name: shape
+        for name, shape in _block(architecture).items()
+        if not name.startswith("attn_") or name == "attn_norm.weight"
+    }
+    if architecture == "lfm2":
+        return block | {
+            "shortconv.conv.weight": (WIDTH, 3),
+            "shortconv.in_proj.weight": (3 * WIDTH, WIDTH),
+            "shortconv.out_proj.weight": (WIDTH, WIDTH),
+        }
+    values = VALUE_HEADS * STATE
+    mixed = 2 * KEY_HEADS * STATE + values
+    return block | {
+        "attn_qkv.weight": (mixed, WIDTH),
+        "attn_gate.weight": (values, WIDTH),
+        "ssm_conv1d.weight": (mixed, 4),
+        "ssm_dt.bias": (VALUE_HEADS,),
+        "ssm_a": (VALUE_HEADS,),
+        "ssm_beta.weight": (VALUE_HEADS, WIDTH),
+        "ssm_alpha.weight": (VALUE_HEADS, WIDTH),
+        "ssm_norm.weight": (STATE,),
+        "ssm_out.weight": (WIDTH, values),
+    }
+
+
+_HYBRIDS = ("qwen35", "qwen35moe")
 _DENSE = ("ffn_gate", "ffn_up", "ffn_down")
 _WITHOUT = {
     "olmo2": ("attn_norm", "ffn_norm"),
     "olmo3": ("attn_norm", "ffn_norm"),
     "cohere2": ("ffn_norm",),
     "seed_oss": ("ffn_norm",),
+    "glm4": ("ffn_gate", "ffn_up"),
+    "qwen35": ("ffn_norm",),
+    "qwen35moe": (*_DENSE, "ffn_norm"),
     "mixtral": _DENSE,
     "granitemoe": _DENSE,
     "olmoe": _DENSE,
@@ -211,6 +276,15 @@ _WITHOUT = {
     "qwen2moe": _DENSE,
     "gpt-oss": (*_DENSE, "ffn_norm"),
 }
+
+
+def _shared_experts(experts: dict[str, tuple[int, ...]]) -> dict[str, tuple[int, ...]]:
+    return experts | {
+        "ffn_gate_inp_shexp.weight": (WIDTH,),
+        "ffn_gate_shexp.weight": (SHARED_INNER, WIDTH),
+        "ffn_up_shexp.weight": (SHARED_INNER, WIDTH),
+        "ffn_down_shexp.weight": (WIDTH, SHARED_INNER),
+    }
 
 
 def _own_block(architecture: str, queries: int, keys: int) -> dict[str, tuple[int, ...]]:
@@ -237,13 +311,13 @@ def _own_block(architecture: str, queries: int, keys: int) -> dict[str, tuple[in
             }
         case "qwen3moe" | "mixtral" | "granitemoe":
             return experts
+        case "glm4":
+            return {"ffn_up.weight": (2 * INNER, WIDTH)}
+        case "qwen35" | "qwen35moe":
+            attention = {"attn_q.weight": (2 * queries, WIDTH)}  # With a gate for each head.
+            return attention | (_shared_experts(experts) if architecture == "qwen35moe" else {})
         case "qwen2moe":
-            return experts | {
-                "ffn_gate_inp_shexp.weight": (WIDTH,),
-                "ffn_gate_shexp.weight": (SHARED_INNER, WIDTH),
-                "ffn_up_shexp.weight": (SHARED_INNER, WIDTH),
-                "ffn_down_shexp.weight": (WIDTH, SHARED_INNER),
-            }
+            return _shared_experts(experts)
         case "gpt-oss":
             return experts | {
                 "attn_sinks.weight": (HEADS,),

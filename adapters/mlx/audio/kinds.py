@@ -182,9 +182,7 @@ def _is_installed(package: str) -> bool:
 
 
 def incomplete(kind: AudioKind, path: Path) -> str | None:
-    """Return what an audio model's folder lacks; `None` for nothing."""
-    if not any(path.glob("*.safetensors")):
-        return "it has no *.safetensors"
+    """Return what an audio model's folder lacks beside weights; `None` for nothing."""
     if kind.family == "whisper" and not (path / "tokenizer.json").is_file():
         return "it has no tokenizer.json; repositories named *-asr-* have one"
     return missing_packages()

@@ -1,6 +1,6 @@
 """Convert a GGUF file to a folder that mlx-lm loads.
 
-    architectures.py   tensors of each architecture, their names in MLX, `config.json`
+    architectures/     tensors of each architecture, their names in MLX, `config.json`
     packing.py         GGUF's blocks <-> MLX's packed integers with a scale and a bias
     weights.py         writes `model.safetensors` and reads it back to check every tensor
     ../../gguf/tokenizer.py  `tokenizer.json` and `tokenizer_config.json` from the GGUF's vocabulary

@@ -7,7 +7,7 @@ import os
 import re
 import shutil
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
@@ -25,15 +25,17 @@ from adapters.gguf.conversion import (
     sha256_of,
 )
 from adapters.gguf.tokenizer import end_tokens, write_tokenizer
-from adapters.mlx.gguf.architectures import (
-    Architecture,
-    is_norm,
-    module_names,
-    parameter,
+from adapters.mlx.gguf.architectures.row import Architecture, Fields
+from adapters.mlx.gguf.architectures.table import (
+    Place,
+    offset,
+    places,
     read_architecture,
     read_config,
+    require_tensors,
     row_order,
 )
+from adapters.mlx.gguf.packing import Microscaled, Packed
 from adapters.mlx.gguf.rotary import llama3_scaling
 from adapters.mlx.gguf.weights import (
     CHUNK,
@@ -83,6 +85,7 @@ def convert(
     chunk: int = CHUNK,
     owned: bool = False,
     sampling: RecommendedSampling | None = None,
+    stops: Collection[str] = (),
 ) -> Report:
     """Convert the file `source` to the folder `target`, unless an earlier call has done it.
 
@@ -90,7 +93,7 @@ def convert(
     at the end: the remains of a killed process are never mistaken for a model. A folder with
     files that changed since is made anew; `owned`: also one without a report, because `target` is
     the converter's in any case. `chunk` weights of a tensor are in memory at once.
-    `sampling` replaces the recommendation in the file.
+    `sampling` replaces the recommendation in the file. Control tokens among `stops` end answers.
 
     Raises:
         UnsupportedGGUFError: a part of the file is not supported, or it is not a GGUF.
@@ -113,7 +116,7 @@ def convert(
         shutil.rmtree(partial, ignore_errors=True)
         try:
             partial.mkdir()
-            report = _write_folder(source, partial, progress, chunk, sampling)
+            report = _write_folder(source, partial, progress, chunk, sampling, stops)
             partial.rename(target)
         finally:
             shutil.rmtree(partial, ignore_errors=True)
@@ -138,14 +141,17 @@ def _write_folder(
     progress: Progress,
     chunk: int,
     sampling: RecommendedSampling | None,
+    stops: Collection[str],
 ) -> Report:
     metadata, tensors = _read(source)
     architecture, fields = read_architecture(metadata)
-    names = module_names(architecture, fields, {tensor.name for tensor in tensors})
+    names = {tensor.name for tensor in tensors}
+    found = places(architecture, fields, tied="output.weight" not in names)
+    require_tensors(architecture, found.keys(), names)
     config = read_config(architecture, fields)
-    _add_vocabulary(config, metadata, tensors)
+    _add_vocabulary(config, metadata, tensors, stops)
     _add_rotary_table(config, tensors)
-    plans = _plan(architecture, config, names, tensors)
+    plans = _plan(architecture, fields, found, tensors)
     config["quantization"] = _quantization(plans)
     write_tokenizer(folder, metadata, config["max_position_embeddings"])
     _write_json(folder / "config.json", {k: v for k, v in config.items() if v is not None})
@@ -198,12 +204,15 @@ def _recommended(metadata: Mapping[str, Any]) -> RecommendedSampling:
 
 
 def _add_vocabulary(
-    config: dict[str, Any], metadata: Mapping[str, Any], tensors: Sequence[ReaderTensor]
+    config: dict[str, Any],
+    metadata: Mapping[str, Any],
+    tensors: Sequence[ReaderTensor],
+    stops: Collection[str],
 ) -> None:
     by_name = {tensor.name: tensor for tensor in tensors}
     config["vocab_size"] = int(by_name["token_embd.weight"].shape[1])
     config["tie_word_embeddings"] = "output.weight" not in by_name
-    config["eos_token_id"] = end_tokens(metadata)
+    config["eos_token_id"] = end_tokens(metadata, stops)
     config["bos_token_id"] = metadata.get("tokenizer.ggml.bos_token_id")
     config["pad_token_id"] = metadata.get("tokenizer.ggml.padding_token_id")
     tokens = len(metadata.get("tokenizer.ggml.tokens", ()))
@@ -228,22 +237,37 @@ def _add_rotary_table(config: dict[str, Any], tensors: Sequence[ReaderTensor]) -
 
 def _plan(
     architecture: Architecture,
-    config: Mapping[str, Any],
-    names: Mapping[str, str],
+    fields: Fields,
+    found: Mapping[str, Place],
     tensors: Sequence[ReaderTensor],
 ) -> list[Plan]:
     working = working_type(tensors)
-    plans: list[Plan] = []
-    for tensor in tensors:
-        if tensor.name in names:
-            offset = architecture.norm_offset if is_norm(tensor.name) else 0.0
-            module, suffix = parameter(architecture, tensor.name, names[tensor.name])
-            form = plain_or_packed(tensor, working, offset, suffix)
-            rows = int(tensor.shape[-1])
-            order = row_order(architecture, config["head_dim"], tensor.name, rows)
-            is_row = tensor.name.split(".")[-2] in architecture.rows_of_one
-            plans.append(Plan(tensor, module, form, order, is_row))
-    return plans
+    return [
+        Plan(
+            tensor,
+            place.module,
+            _form(architecture, place, tensor, working),
+            row_order(architecture, fields, place, int(tensor.shape[-1])),
+            architecture.column_order(fields, place.source),
+            architecture.added_axes.get(place.source),
+        )
+        for tensor in tensors
+        if (place := found.get(tensor.name)) is not None
+    ]
+
+
+def _form(
+    architecture: Architecture, place: Place, tensor: ReaderTensor, working: str
+) -> Packed | Microscaled | Plain:
+    if place.source in architecture.logarithms:
+        return Plain("F32", tensor.tensor_type, place.suffix, is_logarithm=True)
+    return plain_or_packed(
+        tensor,
+        working,
+        offset(architecture, place),
+        place.suffix,
+        is_vector=place.source in architecture.added_axes,
+    )
 
 
 def _quantization(plans: Sequence[Plan]) -> dict[str, Any] | None:

@@ -48,6 +48,8 @@ class Plain:
     suffix: str = "weight"
     offset: float = 0.0
     """The source's values minus those that are written."""
+    is_logarithm: bool = False
+    """True if the logarithm of the negative of the source's values is written."""
 
     @property
     def label(self) -> str:
@@ -57,6 +59,9 @@ class Plain:
         return {self.suffix: (self.dtype, shape)}
 
     def encode(self, raw: NDArray) -> Parts:
+        if self.is_logarithm:
+            values = gguf.dequantize(raw, self.source).astype(np.float64)
+            return {self.suffix: np.log(-values).astype(np.float32)}
         if _FLOATS.get(self.source) == self.dtype and not self.offset:
             return {self.suffix: raw.view(_DTYPES[self.dtype])}
         values = gguf.dequantize(raw, self.source) - np.float32(self.offset)
@@ -71,6 +76,8 @@ class Plain:
             values = (stored.astype("<u4") << 16).view(np.float32)
         else:
             values = stored.astype(np.float32)
+        if self.is_logarithm:
+            return -np.exp(values.astype(np.float64)).astype(np.float32)
         return values + np.float32(self.offset)
 
 
@@ -84,13 +91,17 @@ class Plan:
     form: Packed | Microscaled | Plain
     rows: NDArray[np.intp] | None = None
     """Index of the source's row for each written row, if the order differs."""
-    is_row: bool = False
-    """True for a vector that is written as a matrix of one row."""
+    columns: NDArray[np.intp] | None = None
+    """The same of slices of the columns, all of one width."""
+    added_axis: int | None = None
+    """Place of an axis of length one that the written array has in addition."""
 
     @property
     def shape(self) -> tuple[int, ...]:
         shape = tuple(int(n) for n in reversed(self.tensor.shape))
-        return (1, *shape) if self.is_row else shape
+        if self.added_axis is None:
+            return shape
+        return (*shape[: self.added_axis], 1, *shape[self.added_axis :])
 
 
 @dataclass(frozen=True)
@@ -112,10 +123,15 @@ class _Part:
 
 
 def plain_or_packed(
-    tensor: ReaderTensor, working: str, offset: float = 0.0, suffix: str = "weight"
+    tensor: ReaderTensor,
+    working: str,
+    offset: float = 0.0,
+    suffix: str = "weight",
+    *,
+    is_vector: bool = False,
 ) -> Packed | Microscaled | Plain:
-    """Choose the storage of `tensor` minus `offset`. Vectors, and the biases of experts, get the
-    `working` type if they fit.
+    """Choose the storage of `tensor` minus `offset`. Vectors, what is like one (`is_vector`), and
+    the biases of experts get the `working` type if they fit.
 
     MLX computes in the widest type of its inputs, and norms in a GGUF are always float32: as
     float32 they would make all activations and the key-value cache float32.
@@ -128,7 +144,7 @@ def plain_or_packed(
         return PACKED[kind]
     if len(tensor.shape) > 1 and kind == GGML.MXFP4:
         return Microscaled()
-    if kind == GGML.F32 and (len(tensor.shape) == 1 or suffix == "bias"):
+    if kind == GGML.F32 and (is_vector or len(tensor.shape) == 1 or suffix == "bias"):
         small = Plain(working, kind, suffix, offset)
         with np.errstate(over="ignore"):
             stored = small.decode(small.encode(tensor.data))
@@ -173,7 +189,8 @@ def write_weights(
         for plan in plans:
             for first, last in _chunks(plan, chunk):
                 raw = _flat(_source_rows(plan, first, last), plan)
-                for suffix, array in plan.form.encode(raw).items():
+                for suffix, encoded in plan.form.encode(raw).items():
+                    array = sliced(encoded, plan.columns)
                     part = parts[f"{plan.module}.{suffix}"]
                     file.seek(start + part.begin + first * part.row_bytes)
                     file.write(array.astype(_DTYPES[part.dtype], copy=False).tobytes())
@@ -227,16 +244,23 @@ def relative_error(chunks: Iterable[tuple[NDArray, NDArray]]) -> float:
     return float(np.sqrt(difference / norm)) if norm else float(difference > 0)
 
 
+def sliced(rows: NDArray, order: NDArray[np.intp] | None) -> NDArray:
+    """`rows` with the slices of their columns in another order."""
+    if order is None:
+        return rows
+    return rows.reshape(len(rows), len(order), -1)[:, order].reshape(len(rows), -1)
+
+
 def _check_tensor(
     file: IO[bytes], start: int, plan: Plan, parts: dict[str, _Part], chunk: int
 ) -> TensorReport:
-    relative = relative_error(
-        (
-            gguf.dequantize(_flat(_source_rows(plan, first, last), plan), plan.tensor.tensor_type),
-            plan.form.decode(_read_rows(file, start, plan, parts, first, last)),
-        )
-        for first, last in _chunks(plan, chunk)
-    )
+    def compared(first: int, last: int) -> tuple[NDArray, NDArray]:
+        raw = _flat(_source_rows(plan, first, last), plan)
+        expected = sliced(gguf.dequantize(raw, plan.tensor.tensor_type), plan.columns)
+        written = plan.form.decode(_read_rows(file, start, plan, parts, first, last))
+        return expected, written.reshape(expected.shape)
+
+    relative = relative_error(compared(first, last) for first, last in _chunks(plan, chunk))
     if not relative <= GATE:  # NaN too
         raise InexactGGUFError(
             f"'{plan.tensor.name}' ({plan.tensor.tensor_type.name}) differs from the source by "
@@ -259,7 +283,7 @@ def _flat(array: NDArray, plan: Plan) -> NDArray:
 
 
 def _source_rows(plan: Plan, first: int, last: int) -> NDArray:
-    data = plan.tensor.data[None] if plan.is_row else plan.tensor.data
+    data = plan.tensor.data[None] if plan.added_axis == 0 else plan.tensor.data
     return np.ascontiguousarray(
         data[first:last] if plan.rows is None else data[plan.rows[first:last]]
     )

@@ -47,12 +47,12 @@ _PART = re.compile(r"model-\d+-of-(\d+)\.safetensors")
 
 _PATHS = ("/", "~", "./", "../")
 """Beginnings of paths, which the configuration may have in place of names."""
-_CONVERT = "`mlx_lm.convert` makes a folder of safetensors from it"
+_OF_TORCH = "a folder of safetensors is needed; transformers' `save_pretrained` writes one"
 _OTHER_WEIGHTS = {
-    ".npz": _CONVERT,
-    ".bin": _CONVERT,
-    ".pt": _CONVERT,
-    ".pth": _CONVERT,
+    ".npz": "a folder of safetensors is needed; `mlx.core.save_safetensors` writes one",
+    ".bin": _OF_TORCH,
+    ".pt": _OF_TORCH,
+    ".pth": _OF_TORCH,
     ".gguf": "`tandem import` makes an MLX folder from it",
     ".safetensors": "mlx-lm reads files named model*.safetensors",
 }
@@ -243,6 +243,8 @@ def _read_folder(name: str, path: Path, describe: Describe) -> Model | str | Non
     if (implausible := _implausible(config)) is not None:
         return implausible
     if (audio := audio_kind(name, config)) is not None:
+        if not any(path.glob("*.safetensors")):
+            return _without_weights(path, "*.safetensors")
         return incomplete_audio(audio, path) or _audio_model(name, path, config)
     weights = list(path.glob("model*.safetensors"))
     if (incomplete := _incomplete(path, weights)) is not None:
@@ -281,6 +283,11 @@ def _without_config(path: Path) -> str | None:
     if not weights or weights[0].endswith(".safetensors"):
         return "it has no config.json" if weights else None
     return _in_other_format(weights[0])
+
+
+def _without_weights(path: Path, expected: str) -> str:
+    other = [file.name for file in _files(path) if file.suffix in _OTHER_WEIGHTS]
+    return _in_other_format(other[0]) if other else f"it has no {expected}"
 
 
 def _in_other_format(file: str) -> str:
@@ -418,10 +425,7 @@ def _subfolders(folder: Path) -> list[Path]:
 def _incomplete(path: Path, weights: list[Path]) -> str | None:
     """Return what the folder lacks, or has in a format that is not read; `None` for nothing."""
     if not weights:
-        other = [file.name for file in _files(path) if file.suffix in _OTHER_WEIGHTS]
-        if other:
-            return _in_other_format(other[0])
-        return "it has no model*.safetensors"
+        return _without_weights(path, "model*.safetensors")
     if missing := sorted(_parts(path, weights) - {file.name for file in weights}):
         return f"{missing[0]} is missing"
     if not any((path / name).exists() for name in _TOKENIZER_FILES):

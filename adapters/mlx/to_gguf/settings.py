@@ -1,14 +1,15 @@
 # pyright: basic
 """Convert a model's `config.json` to the metadata of a GGUF.
 
-Uses the rows of `gguf/architectures.py` in reverse; settings without a row are rejected.
+Uses the rows of `gguf/architectures` in reverse; settings without a row are rejected.
 """
 
 from collections.abc import Mapping
 from typing import Any
 
 from adapters.gguf.conversion import UnsupportedGGUFError
-from adapters.mlx.gguf.architectures import ARCHITECTURES, Architecture
+from adapters.mlx.gguf.architectures.row import Architecture, require_settings
+from adapters.mlx.gguf.architectures.table import ARCHITECTURES
 
 Config = Mapping[str, Any]
 
@@ -43,33 +44,40 @@ def architecture_of(config: Config) -> tuple[str, Architecture]:
         known = ", ".join(sorted(names))
         raise UnsupportedGGUFError(f"The model type '{kind}' is not supported, only {known}.")
     name = names[kind]
+    row = ARCHITECTURES[name]
+    read = {*row.fixed} | ({"partial_rotary_factor"} if row.partial_rotary else set())
     for key, neutral in _NEUTRAL.items():
-        if config.get(key) not in neutral:
+        if key not in read and config.get(key) not in neutral:
             raise UnsupportedGGUFError(f"'{key}' = {config[key]} is not supported.")
     for key in ("attn_logit_softcapping", "final_logit_softcapping"):
-        if config.get(key) is not None and key not in ARCHITECTURES[name].keys:
+        if config.get(key) is not None and key not in row.keys:
             raise UnsupportedGGUFError(f"'{key}' = {config[key]} is not supported.")
-    has_window = "attention.sliding_window" in ARCHITECTURES[name].keys
+    has_window = "attention.sliding_window" in row.keys
     if not has_window and _has_window(config):
         raise UnsupportedGGUFError("'sliding_window' is not supported in this architecture.")
-    row = ARCHITECTURES[name]
     return row.family or name, row
 
 
-def settings(config: Config) -> dict[str, int | float | str]:
+def flattened(config: Config) -> Config:
+    """The settings of the language model, which multimodal classes have in `text_config`."""
+    return {**config, **(config.get("text_config") or {}), "model_type": config.get("model_type")}
+
+
+def settings(config: Config) -> dict[str, Any]:
     """Metadata with keys without the prefix of the architecture.
 
     Raises:
         UnsupportedGGUFError: a value is missing or not supported.
     """
     _, architecture = architecture_of(config)
+    config = architecture.normalized(config)
     epsilon, setting = architecture.epsilon
     heads = int(_required(config, "num_attention_heads"))
     width = int(_required(config, "hidden_size"))
     theta = config.get("rope_theta")
     if theta is None:  # Newer files have it in `rope_parameters`.
         theta = _required(config.get("rope_parameters") or {}, "rope_theta")
-    metadata: dict[str, int | float | str] = {
+    metadata: dict[str, Any] = {
         "block_count": int(_required(config, "num_hidden_layers")),
         "context_length": int(_required(config, "max_position_embeddings")),
         "embedding_length": width,
@@ -79,9 +87,12 @@ def settings(config: Config) -> dict[str, int | float | str]:
         epsilon: float(_required(config, setting)),
         "attention.key_length": head_dim(config),
         "attention.value_length": head_dim(config),
-        "rope.dimension_count": head_dim(config),
+        "rope.dimension_count": int(head_dim(config) * (config.get("partial_rotary_factor") or 1)),
         "rope.freq_base": float(theta),
     }
+    require_settings(config, architecture.fixed)
+    metadata |= {key: int(_required(config, name)) for key, name in architecture.counts.items()}
+    metadata |= {key: float(_required(config, name)) for key, name in architecture.scales.items()}
     return metadata | _scaling(config, architecture) | dict(architecture.settings(config))
 
 
@@ -97,7 +108,7 @@ def scaling_of(config: Config) -> Mapping[str, Any]:
     return {} if kind == "default" else {**scaling, "rope_type": kind}
 
 
-def _scaling(config: Config, architecture: Architecture) -> dict[str, int | float | str]:
+def _scaling(config: Config, architecture: Architecture) -> dict[str, Any]:
     scaling = scaling_of(config)
     if scaling and not architecture.scales_rotary:
         raise UnsupportedGGUFError(

@@ -14,7 +14,13 @@ from typing import Any
 from tokenizers import Tokenizer
 
 from adapters.gguf.conversion import UnsupportedGGUFError
-from adapters.gguf.tokenizer import PRE_TOKENIZER_NAMES, build_tokenizer, pre_tokenized
+from adapters.gguf.tokenizer import (
+    ENDS,
+    PRE_TOKENIZER_NAMES,
+    build_tokenizer,
+    ignores_merges,
+    pre_tokenized,
+)
 
 _NORMAL, _UNKNOWN, _CONTROL, _USER_DEFINED, _UNUSED, _BYTE = 1, 2, 3, 4, 5, 6
 _BYTE_TOKEN = re.compile(r"<0x[0-9A-F]{2}>")
@@ -27,6 +33,9 @@ PROBES = (
     "for (int i = 0; i < n; i++) {\n    return -x;\n}\n",
 )
 """Texts that distinguish the supported pre-tokenizers."""
+_ACCENTS = "cafe\u0301 na\u0308ive हिन्दी"
+"""Distinguishes those that agree on all probes. Not a probe: Tekken's accents on the hub are not
+llama.cpp's."""
 
 
 def vocabulary(folder: Path, config: Mapping[str, Any], rows: int) -> dict[str, Any]:
@@ -70,7 +79,7 @@ def _tokens_and_merges(tokenizer: Tokenizer, rows: int) -> dict[str, Any]:
         metadata["add_space_prefix"] = "▁" in first
     else:
         metadata |= {"model": "gpt2", "merges": [" ".join(merge) for merge in merges]}
-        metadata["pre"] = _pre_tokenizer_name(tokenizer)
+        metadata["pre"] = _pre_tokenizer_name(tokenizer, bool(model.get("ignore_merges")))
     return {f"tokenizer.ggml.{key}": value for key, value in metadata.items()}
 
 
@@ -91,17 +100,22 @@ def _tokens(tokenizer: Tokenizer, model: dict[str, Any], rows: int) -> tuple[lis
     return tokens, kinds
 
 
-def _pre_tokenizer_name(tokenizer: Tokenizer) -> str:
+def _pre_tokenizer_name(tokenizer: Tokenizer, ignores: bool) -> str:
+    """The name of what splits texts like `tokenizer`, which `ignores` merges for whole tokens."""
     pre = tokenizer.pre_tokenizer
 
-    def pre_tokenize(text: str) -> list[str]:
-        return [part for part, _ in pre.pre_tokenize_str(text)] if pre is not None else [text]
+    def agrees(name: str, text: str) -> bool:
+        parts = [part for part, _ in pre.pre_tokenize_str(text)] if pre is not None else [text]
+        return parts == pre_tokenized(name, text)
 
-    for name in PRE_TOKENIZER_NAMES:
-        if all(pre_tokenize(text) == pre_tokenized(name, text) for text in PROBES):
-            return name
-    known = ", ".join(PRE_TOKENIZER_NAMES)
-    raise UnsupportedGGUFError(f"The pre-tokenizer is not supported, only {known}.")
+    def closeness(name: str) -> tuple[bool, bool]:
+        return agrees(name, _ACCENTS), ignores_merges(name) == ignores
+
+    names = [n for n in PRE_TOKENIZER_NAMES if all(agrees(n, text) for text in PROBES)]
+    if not names:
+        known = ", ".join(PRE_TOKENIZER_NAMES)
+        raise UnsupportedGGUFError(f"The pre-tokenizer is not supported, only {known}.")
+    return max(names, key=closeness)
 
 
 def _adds_bos(tokenizer: Tokenizer) -> bool:
@@ -128,7 +142,7 @@ def _special_tokens(
             ids[f"tokenizer.ggml.{long}_token_id"] = index
     ends = config.get("eos_token_id")
     others = [end for end in (ends if isinstance(ends, list) else [ends]) if isinstance(end, int)]
-    for key in ("tokenizer.ggml.eos_token_id", "tokenizer.ggml.eot_token_id"):
+    for key in (f"tokenizer.ggml.{end}_token_id" for end in ENDS):
         left = [end for end in others if end not in ids.values()]
         if key not in ids and left:
             ids[key] = left[0]

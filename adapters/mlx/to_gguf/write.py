@@ -5,7 +5,7 @@ import hashlib
 import json
 from collections import Counter
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -15,18 +15,13 @@ from gguf import GGMLQuantizationType as GGML
 from numpy.typing import NDArray
 
 from adapters.gguf.conversion import InexactGGUFError, TensorReport, UnsupportedGGUFError
-from adapters.mlx.gguf.architectures import (
-    Architecture,
-    is_norm,
-    module_names,
-    parameter,
-    row_order,
-)
+from adapters.mlx.gguf.architectures.row import Architecture, Fields
+from adapters.mlx.gguf.architectures.table import Place, offset, places, row_order
 from adapters.mlx.gguf.rotary import llama3_factors
-from adapters.mlx.gguf.weights import GATE, Progress, relative_error
+from adapters.mlx.gguf.weights import GATE, Progress, relative_error, sliced
 from adapters.mlx.to_gguf.arrays import StoredArray, read_arrays
 from adapters.mlx.to_gguf.blocks import Affine, Microscaled
-from adapters.mlx.to_gguf.settings import architecture_of, head_dim, scaling_of, settings
+from adapters.mlx.to_gguf.settings import architecture_of, flattened, head_dim, scaling_of, settings
 from adapters.mlx.to_gguf.vocabulary import vocabulary
 
 _ROWS_AT_ONCE = 4096
@@ -75,10 +70,11 @@ def write_gguf(folder: Path, target: Path, progress: Progress) -> Written:
         InexactGGUFError: a written tensor differs from the folder's.
         OSError: a file cannot be read or written.
     """
-    config = json.loads((folder / "config.json").read_text("utf-8"))
+    config = flattened(json.loads((folder / "config.json").read_text("utf-8")))
     name, architecture = architecture_of(config)
-    own = {f"{name}.{key}": value for key, value in settings(config).items()}
-    tensors = _outgoing(architecture, config, read_arrays(folder))
+    fields = settings(config)
+    own = {f"{name}.{key}": value for key, value in fields.items()}
+    tensors = _outgoing(architecture, config, fields, read_arrays(folder))
     rows = next(int(t.shape[0]) for t in tensors if t.name == "token_embd.weight")
     # The type of most weights, as `ollama list` and `show` print it.
     weights: Counter[GGML] = Counter()
@@ -97,24 +93,19 @@ def write_gguf(folder: Path, target: Path, progress: Progress) -> Written:
 
 
 def _outgoing(
-    architecture: Architecture, config: Mapping[str, Any], arrays: Mapping[str, StoredArray]
+    architecture: Architecture,
+    config: Mapping[str, Any],
+    fields: Fields,
+    arrays: Mapping[str, StoredArray],
 ) -> list[Outgoing]:
-    blocks = {"block_count": config["num_hidden_layers"]}
-    is_tied = config.get("tie_word_embeddings") or "lm_head.weight" not in arrays
-    names = {"token_embd.weight", "output_norm.weight"}
-    for index in range(int(config["num_hidden_layers"])):
-        names |= {f"blk.{index}.{source}.weight" for source in architecture.block}
-        names |= {f"blk.{index}.{source}.bias" for source in architecture.biased}
-    expected = module_names(architecture, blocks, (names if is_tied else names | {"output.weight"}))
+    output = f"{architecture.prefix}lm_head.weight"
+    is_tied = bool(config.get("tie_word_embeddings")) or output not in arrays
     tensors: list[Outgoing] = []
     unused = set(arrays)
-    for name, module in expected.items():
-        owner, suffix = parameter(architecture, name, module)
-        parts = _parts(owner, suffix, arrays)
+    for name, place in places(architecture, fields, tied=is_tied).items():
+        parts = _parts(place.module, place.suffix, arrays)
         unused -= parts.keys()
-        tensor = _tensor(architecture, config, name, module, parts)
-        is_row = name.split(".")[-2] in architecture.rows_of_one
-        tensors.append(_as_vector(tensor) if is_row else tensor)
+        tensors.append(_tensor(architecture, config, fields, name, place, parts))
     if unused:
         raise UnsupportedGGUFError(f"The tensor '{min(unused)}' is not supported.")
     if scaling_of(config).get("rope_type") == "llama3":
@@ -136,16 +127,42 @@ def _parts(module: str, suffix: str, arrays: Mapping[str, StoredArray]) -> dict[
 def _tensor(
     architecture: Architecture,
     config: Mapping[str, Any],
+    fields: Fields,
+    name: str,
+    place: Place,
+    parts: Mapping[str, StoredArray],
+) -> Outgoing:
+    axis = architecture.added_axes.get(place.source)
+
+    def rows(count: int) -> NDArray[np.intp]:
+        """Row order of the file: the reverse of that of an import."""
+        order = row_order(architecture, fields, place, count)
+        return np.arange(count, dtype=np.intp) if order is None else np.argsort(order)
+
+    if len(parts) == 1:
+        [array] = parts.values()
+        if place.source in architecture.logarithms:
+            exponential = -np.exp(array.as_float32().astype(np.float64)).astype(np.float32)
+            array = StoredArray("F32", exponential)
+        if axis:
+            array = StoredArray("F32", array.as_float32().squeeze())
+        shape: tuple[int, ...] = array.data.shape
+        count = int(np.prod(shape[:-1] if len(shape) > 1 else shape))
+        tensor = _plain(name, array, offset(architecture, place), rows(count))
+    else:
+        tensor = _packed(config, name, place.module, parts, rows)
+    if axis == 0:
+        return _as_vector(tensor)
+    return _with_columns(tensor, architecture.column_order(fields, place.source))
+
+
+def _packed(
+    config: Mapping[str, Any],
     name: str,
     module: str,
     parts: Mapping[str, StoredArray],
+    rows: Callable[[int], NDArray[np.intp]],
 ) -> Outgoing:
-    if len(parts) == 1:
-        [array] = parts.values()
-        offset = architecture.norm_offset if is_norm(name) else 0.0
-        shape: tuple[int, ...] = array.data.shape
-        count = int(np.prod(shape[:-1] if len(shape) > 1 else shape))
-        return _plain(name, array, offset, _rows(architecture, config, name, count))
     settings = _quantization(config, module)
     weight, scales = parts[f"{module}.weight"], parts[f"{module}.scales"]
     if settings.get("mode", "affine") == "mxfp4":
@@ -155,15 +172,26 @@ def _tensor(
         matrix = Affine(weight, scales, parts[f"{module}.biases"], bits=bits, group=group)
         stored = f"{bits}-bit groups of {group}"
     kind = matrix.kind()
-    count = int(np.prod(matrix.shape[:-1]))
     return Outgoing(
         name=name,
         kind=kind,
         shape=matrix.shape,
         values=matrix.values,
         encode=lambda rows: matrix.encode(rows, kind),
-        rows=_rows(architecture, config, name, count),
+        rows=rows(int(np.prod(matrix.shape[:-1]))),
         stored=stored,
+    )
+
+
+def _with_columns(tensor: Outgoing, order: NDArray[np.intp] | None) -> Outgoing:
+    """`tensor` with the columns of the file: the reverse of those of an import."""
+    if order is None:
+        return tensor
+    back = np.argsort(order)
+    return replace(
+        tensor,
+        values=lambda rows: sliced(tensor.values(rows), back),
+        encode=lambda rows: sliced(tensor.encode(rows), back),
     )
 
 
@@ -213,14 +241,6 @@ def _quantization(config: Mapping[str, Any], module: str) -> Mapping[str, Any]:
     if settings.get("mode", "affine") not in ("affine", "mxfp4"):
         raise UnsupportedGGUFError(f"The mode '{settings['mode']}' of '{module}' is not supported.")
     return settings
-
-
-def _rows(
-    architecture: Architecture, config: Mapping[str, Any], name: str, rows: int
-) -> NDArray[np.intp]:
-    """Row order of the file: the reverse of that of an import."""
-    order = row_order(architecture, head_dim(config), name, rows)
-    return np.arange(rows, dtype=np.intp) if order is None else np.argsort(order)
 
 
 def _write(

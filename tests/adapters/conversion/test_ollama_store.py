@@ -102,6 +102,12 @@ def test_find_stored_has_the_sampling_of_the_modelfile(
     assert find_stored("tiny:1b", (parameters(tmp_path, text),)).sampling == sampling
 
 
+def test_find_stored_names_what_an_mlx_folder_has_no_place_for(tmp_path: Path):
+    stored = find_stored("tiny:1b", (parameters(tmp_path, '{"num_ctx": 8, "stop": ["User:"]}'),))
+    assert stored.stops == ("User:",)
+    assert stored.other_parts == ("TEMPLATE", "PARAMETER num_ctx")
+
+
 def test_find_stored_raises_when_the_parameters_are_wrong(tmp_path: Path):
     root = parameters(tmp_path, '{"temperature": "hot"}')
     with pytest.raises(InvalidRequestError, match=r"parameters of 'tiny:1b'.*temperature"):

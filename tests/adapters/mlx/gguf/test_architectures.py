@@ -154,6 +154,13 @@ def test_recommended_sampling_is_kept(
     assert json.loads((tmp_path / "out" / "generation_config.json").read_text()) == expected
 
 
+def test_stop_that_is_a_control_token_ends_answers(tmp_path: Path) -> None:
+    convert(
+        decoder_gguf(tmp_path, "llama"), tmp_path / "out", quiet, stops=("<|im_start|>", "User:")
+    )
+    assert json.loads((tmp_path / "out" / "config.json").read_text())["eos_token_id"] == [2, 0, 1]
+
+
 def test_no_recommendation_is_no_file(tmp_path: Path) -> None:
     convert(decoder_gguf(tmp_path, "llama"), tmp_path / "out", quiet)
     assert not (tmp_path / "out" / "generation_config.json").exists()

@@ -160,6 +160,7 @@ def test_model_is_listed_when_all_parts_exist(tmp_path: Path, hub: Path, tiny: P
     [
         ({}, "model.safetensors", "weights.npz", "its weights are in weights.npz"),
         ({}, "model.safetensors", "pytorch_model.bin", "its weights are in pytorch_model.bin"),
+        ({"model_type": "whisper"}, "model.safetensors", "tiny.pt", "its weights are in tiny.pt"),
         ({}, "model.safetensors", None, "it has no model*.safetensors"),
         ({}, "tokenizer.json", "model-00002-of-00002.safetensors", "model-00001-of-00002"),
         ({}, "tokenizer*", None, "it has no tokenizer.json"),

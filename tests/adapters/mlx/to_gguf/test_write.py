@@ -192,6 +192,30 @@ def test_unknown_pre_tokenizer_is_rejected(tmp_path: Path) -> None:
         write_gguf(tmp_path / "one", tmp_path / "back.gguf", quiet)
 
 
+@pytest.mark.parametrize(
+    "pre",
+    [
+        *("gpt-2", "smollm", "llama-bpe", "dbrx", "qwen2"),
+        *("qwen35", "seed-coder", "gpt-4o", "tekken"),
+    ],
+)
+def test_pre_tokenizer_is_named_by_how_it_splits(tmp_path: Path, pre: str) -> None:
+    source = decoder_gguf(tmp_path, "llama", changed={"tokenizer.ggml.pre": pre})
+    convert(source, tmp_path / "one", quiet)
+    write_gguf(tmp_path / "one", tmp_path / "back.gguf", quiet)
+    field = gguf.GGUFReader(tmp_path / "back.gguf").fields["tokenizer.ggml.pre"]
+    assert field.contents() == pre
+
+
+def test_three_end_tokens_of_a_folder_have_keys(tmp_path: Path) -> None:
+    convert(decoder_gguf(tmp_path, "llama"), tmp_path / "one", quiet)
+    change(tmp_path / "one", eos_token_id=[2, 7, 9])
+    write_gguf(tmp_path / "one", tmp_path / "back.gguf", quiet)
+    fields = gguf.GGUFReader(tmp_path / "back.gguf").fields
+    ends = [fields[f"tokenizer.ggml.{end}_token_id"].contents() for end in ("eos", "eot", "eom")]
+    assert ends == [2, 7, 9]
+
+
 def test_mxfp4_is_copied_and_not_computed_again(tmp_path: Path) -> None:
     source = decoder_gguf(tmp_path, "gpt-oss", GGML.Q8_0)
     convert(source, tmp_path / "one", quiet)
@@ -212,7 +236,7 @@ def test_mxfp4_is_copied_and_not_computed_again(tmp_path: Path) -> None:
     ("architecture", "changed", "named"),
     [
         ("qwen3moe", {"norm_topk_prob": False}, "norm_topk_prob"),
-        ("qwen3moe", {"mlp_only_layers": [1]}, "without experts"),
+        ("qwen3moe", {"mlp_only_layers": [1]}, "mlp_only_layers"),
         ("qwen2moe", {"norm_topk_prob": True}, "norm_topk_prob"),
         ("phi3", {"partial_rotary_factor": 0.75}, "partial_rotary_factor"),
         ("gemma2", {"query_pre_attn_scalar": 7}, "query_pre_attn_scalar"),

@@ -1,0 +1,221 @@
+# pyright: basic
+"""Qwen 2, 3 and 3.5, dense and with experts.
+
+Three of four blocks of Qwen 3.5 have a gated delta net in place of attention.
+"""
+
+from dataclasses import replace
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from adapters.gguf.conversion import UnsupportedGGUFError
+from adapters.mlx.gguf.architectures.row import (
+    ATTENTION,
+    BLOCK,
+    EXPERTS,
+    HEAD_NORMS,
+    ONE_NORM,
+    Architecture,
+    Fields,
+    decoder_config,
+    expert_counts,
+    plain_config,
+    require_settings,
+    require_value,
+    required,
+)
+from adapters.mlx.gguf.packing import GROUP
+
+_COUNTS = expert_counts("num_experts") | {"expert_feed_forward_length": "moe_intermediate_size"}
+
+
+_ALL_SPARSE = {"decoder_sparse_step": 1, "mlp_only_layers": []}
+"""Every layer has experts."""
+
+
+_SHARED_EXPERT = {
+    "ffn_gate_inp_shexp": "mlp.shared_expert_gate",
+    "ffn_gate_shexp": "mlp.shared_expert.gate_proj",
+    "ffn_up_shexp": "mlp.shared_expert.up_proj",
+    "ffn_down_shexp": "mlp.shared_expert.down_proj",
+}
+_SHARED_COUNTS = {"expert_shared_feed_forward_length": "shared_expert_intermediate_size"}
+
+
+_SECTIONS = "rope.dimension_sections"
+"""How many frequencies are for time, height and width; there is no difference for text."""
+
+
+def _qwen35_config(fields: Fields) -> dict[str, Any]:
+    experts = fields.get("expert_feed_forward_length", 0)
+    config = decoder_config({"feed_forward_length": experts, **fields})
+    values = int(required(fields, "ssm.time_step_rank")) * int(required(fields, "ssm.state_size"))
+    require_value(fields, "ssm.inner_size", values)  # llama.cpp has one size of all heads.
+    return config | {
+        "linear_value_head_dim": int(fields["ssm.state_size"]),
+        "rope_parameters": {
+            "rope_type": "default",
+            "rope_theta": config["rope_theta"],
+            "partial_rotary_factor": required(fields, "rope.dimension_count") / config["head_dim"],
+            "mrope_section": required(fields, _SECTIONS)[:3],
+        },
+    }
+
+
+def _qwen35_normalized(config: Fields) -> Fields:
+    """`config` with the defaults that mlx-lm has for absent settings."""
+    rope = config.get("rope_parameters") or {}
+    return {
+        "full_attention_interval": 4,
+        "intermediate_size": config.get("moe_intermediate_size"),
+        **config,
+        "rope_theta": rope.get("rope_theta", 100000.0),
+        "partial_rotary_factor": rope.get("partial_rotary_factor", 0.25),
+    }
+
+
+def _qwen35_settings(config: Fields) -> Fields:
+    size = int(required(config, "linear_key_head_dim"))
+    require_settings(config, {"linear_value_head_dim": size})
+    rope = config.get("rope_parameters") or {}
+    return {
+        "ssm.inner_size": size * int(required(config, "linear_num_value_heads")),
+        _SECTIONS: [*(rope.get("mrope_section") or [11, 11, 10]), 0],
+    }
+
+
+def _is_linear(fields: Fields, index: int) -> bool:
+    return (index + 1) % int(required(fields, "full_attention_interval")) != 0
+
+
+def _value_heads(fields: Fields) -> NDArray[np.intp]:
+    """Place of each of MLX's value heads in GGUF.
+
+    Several share a key head. MLX has those of one key head next to each other, GGUF the first of
+    every key head, then the second.
+    """
+    keys, values = int(fields["ssm.group_count"]), int(fields["ssm.time_step_rank"])
+    return np.arange(values, dtype=np.intp).reshape(-1, keys).T.reshape(-1)
+
+
+_OF_VALUES = ("attn_gate", "ssm_alpha", "ssm_beta", "ssm_a", "ssm_dt")
+"""Tensors with rows for each value head."""
+_OF_QUERIES_TOO = ("attn_qkv", "ssm_conv1d")
+"""Tensors with rows for queries and keys before those for values."""
+
+
+def _qwen35_rows(fields: Fields, source: str, rows: int) -> NDArray[np.intp] | None:
+    if source not in (*_OF_VALUES, *_OF_QUERIES_TOO):
+        return None
+    heads, size = _value_heads(fields), int(fields["ssm.state_size"])
+    before = 2 * int(fields["ssm.group_count"]) * size if source in _OF_QUERIES_TOO else 0
+    width = (rows - before) // len(heads)
+    own = (heads[:, None] * width + np.arange(width)).reshape(-1)
+    return np.concatenate([np.arange(before), before + own])
+
+
+def _qwen35_columns(fields: Fields, source: str) -> NDArray[np.intp] | None:
+    if source != "ssm_out":
+        return None
+    if (size := int(fields["ssm.state_size"])) % GROUP:
+        raise UnsupportedGGUFError(f"'ssm.state_size' = {size} is no multiple of {GROUP}.")
+    return _value_heads(fields)
+
+
+_TWO_NORMS = {
+    "attn_norm": "input_layernorm",
+    "post_attention_norm": "post_attention_layernorm",
+}
+_QWEN35_ATTENTION = ATTENTION | HEAD_NORMS | _TWO_NORMS
+_DELTA_NET = _TWO_NORMS | {
+    "attn_qkv": "linear_attn.in_proj_qkv",
+    "attn_gate": "linear_attn.in_proj_z",
+    "ssm_conv1d": "linear_attn.conv1d",
+    "ssm_dt": "linear_attn.dt_bias",
+    "ssm_a": "linear_attn.A_log",
+    "ssm_beta": "linear_attn.in_proj_b",
+    "ssm_alpha": "linear_attn.in_proj_a",
+    "ssm_norm": "linear_attn.norm",
+    "ssm_out": "linear_attn.out_proj",
+}
+_DENSE = {name: module for name, module in ONE_NORM.items() if name.startswith("ffn_")}
+_SPARSE = {name: module for name, module in EXPERTS.items() if name != "ffn_norm"} | _SHARED_EXPERT
+
+_QWEN35 = Architecture(
+    model_type="qwen3_5",
+    hub_class="Qwen3_5ForCausalLM",
+    block=_QWEN35_ATTENTION | _DENSE,
+    recurrent_block=_DELTA_NET | _DENSE,
+    is_recurrent=_is_linear,
+    prefix="language_model.",
+    config=_qwen35_config,
+    counts={
+        "full_attention_interval": "full_attention_interval",
+        "ssm.conv_kernel": "linear_conv_kernel_dim",
+        "ssm.group_count": "linear_num_key_heads",
+        "ssm.state_size": "linear_key_head_dim",
+        "ssm.time_step_rank": "linear_num_value_heads",
+    },
+    fixed={"attention_bias": False},
+    other_keys=frozenset({"ssm.inner_size", _SECTIONS}),
+    lists=frozenset({_SECTIONS}),
+    normalized=_qwen35_normalized,
+    settings=_qwen35_settings,
+    suffixes={"ssm_a": "", "ssm_dt": ".bias"},
+    bare=frozenset({"ssm_a", "ssm_dt"}),
+    added_axes={"ssm_conv1d": 2},
+    logarithms=frozenset({"ssm_a"}),
+    row_order=_qwen35_rows,
+    column_order=_qwen35_columns,
+    partial_rotary=True,
+    scales_rotary=False,
+)
+
+
+ROWS: dict[str, Architecture] = {
+    "qwen2": Architecture(
+        model_type="qwen2",
+        hub_class="Qwen2ForCausalLM",
+        block=BLOCK,
+        config=plain_config,
+        biased=frozenset({"attn_q", "attn_k", "attn_v"}),
+    ),
+    "qwen3": Architecture(
+        model_type="qwen3",
+        hub_class="Qwen3ForCausalLM",
+        block=BLOCK | HEAD_NORMS,
+        config=decoder_config,
+    ),
+    "qwen3moe": Architecture(
+        model_type="qwen3_moe",
+        hub_class="Qwen3MoeForCausalLM",
+        block=ATTENTION | HEAD_NORMS | EXPERTS,
+        config=decoder_config,
+        counts=_COUNTS,
+        fixed=_ALL_SPARSE | {"norm_topk_prob": True},
+    ),
+    "qwen2moe": Architecture(
+        model_type="qwen2_moe",
+        hub_class="Qwen2MoeForCausalLM",
+        block=ATTENTION | EXPERTS | _SHARED_EXPERT,
+        config=plain_config,
+        counts=_COUNTS | _SHARED_COUNTS,
+        fixed=_ALL_SPARSE | {"norm_topk_prob": False},
+        biased=frozenset({"attn_q", "attn_k", "attn_v"}),
+        added_axes={"ffn_gate_inp_shexp": 0},
+        requires_output=True,
+    ),
+    "qwen35": _QWEN35,
+    "qwen35moe": replace(
+        _QWEN35,
+        model_type="qwen3_5_moe",
+        hub_class="Qwen3_5MoeForCausalLM",
+        block=_QWEN35_ATTENTION | _SPARSE,
+        recurrent_block=_DELTA_NET | _SPARSE,
+        counts={**_COUNTS, **_SHARED_COUNTS, **_QWEN35.counts},
+        fixed={**_QWEN35.fixed, **_ALL_SPARSE, "norm_topk_prob": True},
+        added_axes={**_QWEN35.added_axes, "ffn_gate_inp_shexp": 0},
+    ),
+}

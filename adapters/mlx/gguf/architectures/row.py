@@ -1,0 +1,210 @@
+# pyright: basic
+"""One architecture: names of its tensors and settings on both sides, and what rows share."""
+
+import re
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from adapters.gguf.conversion import UnsupportedGGUFError
+from adapters.mlx.gguf import rotary
+
+Fields = Mapping[str, Any]
+"""Metadata key -> value; keys of the architecture without its prefix."""
+
+
+@dataclass(frozen=True)
+class Architecture:
+    model_type: str
+    """Name in mlx-lm."""
+    hub_class: str
+    """`architectures` of its `config.json` on the hub."""
+    block: Mapping[str, str]
+    """Tensor of a block in GGUF -> module in MLX. All are required."""
+    config: Callable[[Fields], dict[str, Any]]
+    """Settings from the metadata, but for those of the three tables below."""
+    counts: Mapping[str, str] = field(default_factory=dict)
+    """Metadata key -> setting: integers that both have."""
+    scales: Mapping[str, str] = field(default_factory=dict)
+    """Metadata key -> setting: floats that both have."""
+    fixed: Mapping[str, Any] = field(default_factory=dict)
+    """Settings without a metadata key, and their only value."""
+    other_keys: frozenset[str] = frozenset()
+    """Further metadata keys that `config` uses or that are redundant."""
+    lists: frozenset[str] = frozenset({"attention.sliding_window_pattern"})
+    """Metadata keys that may have a value for each layer, or be a list."""
+    scales_rotary: bool = True
+    """True if the class of mlx-lm reads `rope_scaling`."""
+    biased: frozenset[str] = frozenset()
+    """Tensors of `block` with a bias."""
+    interleaved: frozenset[str] = frozenset()
+    """Tensors of `block` with rows reordered by llama.cpp's converter for its rotary embedding."""
+    norm_offset: float = 0.0
+    """GGUF's norm weights minus MLX's."""
+    requires_output: bool = False
+    """True if one of the engines cannot use the embedding as the output matrix."""
+    bare: frozenset[str] = frozenset()
+    """Tensors of `block` that are a parameter of their own in MLX, not the weight of a module."""
+    suffixes: Mapping[str, str] = field(default_factory=dict)
+    """Tensors of `block` with another suffix in GGUF than `.weight`."""
+    added_axes: Mapping[str, int] = field(default_factory=dict)
+    """Tensors of `block` with an axis of length one more in MLX, and its place. llama.cpp requires
+    them in float32."""
+    logarithms: frozenset[str] = frozenset()
+    """Tensors of `block` that MLX has as the logarithm of the negative values."""
+    recurrent_block: Mapping[str, str] = field(default_factory=dict)
+    """Like `block`, for the layers for which `is_recurrent` is true."""
+    is_recurrent: Callable[[Fields, int], bool] = lambda fields, index: False
+    """True for the layers, by index, without attention over all tokens."""
+    row_order: Callable[[Fields, str, int], NDArray[np.intp] | None] = lambda *_: None
+    """Index of the GGUF's row for each of MLX's, from the name of the tensor and their number;
+    None where the order is the same."""
+    column_order: Callable[[Fields, str], NDArray[np.intp] | None] = lambda *_: None
+    """The same of slices of the columns; there are as many, all of one width."""
+    prefix: str = ""
+    """Beginning of the names of modules, before `model` and `lm_head`."""
+    final_norm: tuple[str, str] = ("output_norm", "model.norm")
+    """The norm after the last block in GGUF and in MLX."""
+    partial_rotary: bool = False
+    """True if `partial_rotary_factor` is read: not all of a head is rotated."""
+    family: str | None = None
+    """`general.architecture`, if the row has another name: llama.cpp has one for several types."""
+    applies: Callable[[Fields], bool] = lambda fields: True
+    """False for files of the family that are of another row."""
+    epsilon: tuple[str, str] = ("attention.layer_norm_rms_epsilon", "rms_norm_eps")
+    """Key and setting of the constant in norms."""
+    normalized: Callable[[Fields], Fields] = lambda config: config
+    """A `config.json` in the terms of the other architectures, before an export."""
+    settings: Callable[[Fields], Fields] = lambda config: {}
+    """Metadata of its own from a `config.json`, the reverse of `config`; raises
+    UnsupportedGGUFError for values that the GGUF cannot have."""
+
+    @property
+    def keys(self) -> frozenset[str]:
+        """All metadata keys that a file may have."""
+        common = KEYS if self.scales_rotary else KEYS - _SCALING_KEYS
+        return (
+            common | {self.epsilon[0]} | self.counts.keys() | self.scales.keys() | self.other_keys
+        )
+
+
+def required(fields: Fields, key: str) -> Any:
+    if key not in fields:
+        raise UnsupportedGGUFError(f"The setting '{key}' is missing.")
+    return fields[key]
+
+
+def require_value(fields: Fields, key: str, value: float) -> None:
+    if float(fields.get(key, value)) != value:
+        raise UnsupportedGGUFError(f"'{key}' = {fields[key]} is not supported, only {value:g}.")
+
+
+def require_settings(config: Fields, values: Mapping[str, Any]) -> None:
+    """Reject settings of a `config.json` that are there with other values: no key has them."""
+    for name, value in values.items():
+        if config.get(name, value) not in (None, value):
+            raise UnsupportedGGUFError(f"'{name}' = {config[name]} is not supported.")
+
+
+def head_size(fields: Fields) -> int:
+    default = required(fields, "embedding_length") // required(fields, "attention.head_count")
+    return int(fields.get("attention.key_length", default))
+
+
+def decoder_config(fields: Fields) -> dict[str, Any]:
+    """Settings that all architectures share."""
+    heads, head_dim = int(required(fields, "attention.head_count")), head_size(fields)
+    require_value(fields, "attention.value_length", head_dim)
+    return {
+        "hidden_size": int(required(fields, "embedding_length")),
+        "num_hidden_layers": int(required(fields, "block_count")),
+        "intermediate_size": int(required(fields, "feed_forward_length")),
+        "num_attention_heads": heads,
+        "num_key_value_heads": int(fields.get("attention.head_count_kv", heads)),
+        "head_dim": head_dim,
+        "max_position_embeddings": int(required(fields, "context_length")),
+        "rope_theta": float(fields.get("rope.freq_base", 10000.0)),
+        "rope_scaling": rotary.rope_scaling(fields),
+    }
+
+
+def plain_config(fields: Fields) -> dict[str, Any]:
+    """Settings of a class of mlx-lm that supports no other size of heads."""
+    config = decoder_config(fields)
+    head_dim = config["hidden_size"] // config["num_attention_heads"]
+    require_value(fields, "attention.key_length", head_dim)
+    return config
+
+
+def expert_counts(total: str) -> dict[str, str]:
+    """Numbers of experts for a `config.json` that calls their sum `total`."""
+    return {"expert_count": total, "expert_used_count": "num_experts_per_tok"}
+
+
+PATTERN = "attention.sliding_window_pattern"
+
+
+def require_pattern(fields: Fields, every: int) -> None:
+    """Reject full attention elsewhere than in each block number `every`: llama.cpp does not read
+    a value per block."""
+    blocks = range(int(required(fields, "block_count")))
+    if fields.get(PATTERN, every) not in (every, [(i + 1) % every != 0 for i in blocks]):
+        raise UnsupportedGGUFError(
+            f"'{PATTERN}' with other blocks than each {every}th is not supported."
+        )
+
+
+BLOCK = {
+    "attn_norm": "input_layernorm",
+    "attn_q": "self_attn.q_proj",
+    "attn_k": "self_attn.k_proj",
+    "attn_v": "self_attn.v_proj",
+    "attn_output": "self_attn.o_proj",
+    "ffn_norm": "post_attention_layernorm",
+    "ffn_gate": "mlp.gate_proj",
+    "ffn_up": "mlp.up_proj",
+    "ffn_down": "mlp.down_proj",
+}
+
+
+ATTENTION = {name: module for name, module in BLOCK.items() if not name.startswith("ffn_")}
+
+
+EXPERTS = {
+    "ffn_norm": "post_attention_layernorm",
+    "ffn_gate_inp": "mlp.gate",
+    "ffn_gate_exps": "mlp.switch_mlp.gate_proj",
+    "ffn_up_exps": "mlp.switch_mlp.up_proj",
+    "ffn_down_exps": "mlp.switch_mlp.down_proj",
+}
+
+
+SPARSE_BLOCK = {
+    name: re.sub(r"^mlp\.", "block_sparse_moe.", module) for name, module in EXPERTS.items()
+}
+
+
+ONE_NORM = {name: module for name, module in BLOCK.items() if name != "ffn_norm"}
+
+
+HEAD_NORMS = {"attn_q_norm": "self_attn.q_norm", "attn_k_norm": "self_attn.k_norm"}
+
+
+KEYS = rotary.KEYS | {
+    "attention.head_count",
+    "attention.head_count_kv",
+    "attention.key_length",
+    "attention.value_length",
+    "block_count",
+    "context_length",
+    "embedding_length",
+    "expert_count",
+    "feed_forward_length",
+    "vocab_size",
+}
+
+
+_SCALING_KEYS = {key for key in KEYS if key.startswith("rope.scaling.")}

@@ -1,0 +1,164 @@
+# pyright: basic
+"""The architectures by name, and what a conversion asks of one."""
+
+from collections.abc import Mapping, Set
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from adapters.gguf.conversion import UnsupportedGGUFError
+from adapters.mlx.gguf.architectures import cohere, gemma, glm, gpt_oss, lfm, llama, olmo, qwen
+from adapters.mlx.gguf.architectures.row import (
+    Architecture,
+    Fields,
+    head_size,
+    require_value,
+    required,
+)
+
+# The first row of a family that applies is used.
+ARCHITECTURES: dict[str, Architecture] = {
+    **llama.ROWS,
+    **qwen.ROWS,
+    **gemma.ROWS,
+    **olmo.ROWS,
+    **cohere.ROWS,
+    **glm.ROWS,
+    **lfm.ROWS,
+    **gpt_oss.ROWS,
+}
+
+
+@dataclass(frozen=True)
+class Place:
+    """The parameter in MLX of a tensor of a GGUF."""
+
+    source: str
+    """Name of the tensor in its block: `attn_q`."""
+    module: str
+    """`model.layers.0.self_attn.q_proj`"""
+    suffix: str = "weight"
+
+
+def read_architecture(metadata: Mapping[str, Any]) -> tuple[Architecture, Fields]:
+    """The architecture of a file and its metadata.
+
+    Raises:
+        UnsupportedGGUFError: the architecture or one of the keys is not supported.
+    """
+    name = str(metadata.get("general.architecture"))
+    fields = {
+        key.removeprefix(f"{name}."): value
+        for key, value in metadata.items()
+        if key.startswith(f"{name}.")
+    }
+    rows = (row for own, row in ARCHITECTURES.items() if (row.family or own) == name)
+    architecture = next((row for row in rows if row.applies(fields)), None)
+    if architecture is None:
+        known = ", ".join(sorted({row.family or own for own, row in ARCHITECTURES.items()}))
+        raise UnsupportedGGUFError(
+            f"The architecture '{name}' is not supported; supported: {known}."
+        )
+    unknown = sorted(fields.keys() - architecture.keys)
+    if unknown:
+        raise UnsupportedGGUFError(f"{name}: the setting '{unknown[0]}' is not supported.")
+    for key, value in fields.items():
+        if isinstance(value, list) and key not in architecture.lists:
+            raise UnsupportedGGUFError(f"{name}: '{key}' with a value per layer is not supported.")
+    return architecture, fields
+
+
+def places(architecture: Architecture, fields: Fields, *, tied: bool) -> dict[str, Place]:
+    """All tensors of a GGUF, but for the rotary table, and their places in MLX.
+
+    `tied`: the embedding is the output matrix too, where both engines can use it so.
+    """
+    prefix, (norm, module) = architecture.prefix, architecture.final_norm
+    found = {
+        "token_embd.weight": Place("token_embd", f"{prefix}model.embed_tokens"),
+        f"{norm}.weight": Place(norm, prefix + module),
+    }
+    if architecture.requires_output or not tied:
+        found["output.weight"] = Place("output", f"{prefix}lm_head")
+    for index in range(int(required(fields, "block_count"))):
+        found |= _block_places(architecture, fields, index)
+    return found
+
+
+def _block_places(architecture: Architecture, fields: Fields, index: int) -> dict[str, Place]:
+    is_recurrent = architecture.is_recurrent(fields, index)
+    block = architecture.recurrent_block if is_recurrent else architecture.block
+    found: dict[str, Place] = {}
+    for source, module in block.items():
+        name, path = f"blk.{index}.{source}", f"{architecture.prefix}model.layers.{index}.{module}"
+        owner, _, own = path.rpartition(".")
+        place = Place(source, owner, own) if source in architecture.bare else Place(source, path)
+        found[name + architecture.suffixes.get(source, ".weight")] = place
+        if source in architecture.biased:
+            found[f"{name}.bias"] = Place(source, path, "bias")
+    return found
+
+
+def require_tensors(architecture: Architecture, expected: Set[str], tensors: Set[str]) -> None:
+    """Reject a file with other tensors than `expected`.
+
+    Raises:
+        UnsupportedGGUFError: a tensor is missing or not supported.
+    """
+    if missing := sorted(expected - tensors):
+        raise UnsupportedGGUFError(f"The tensor '{missing[0]}' is missing.")
+    table = {"rope_freqs.weight"} if architecture.scales_rotary else set()
+    if unknown := sorted(tensors - expected - table):
+        raise UnsupportedGGUFError(f"The tensor '{unknown[0]}' is not supported.")
+
+
+def row_order(
+    architecture: Architecture, fields: Fields, place: Place, rows: int
+) -> NDArray[np.intp] | None:
+    """Index of the row in GGUF for each row in MLX; `None` if the order is the same.
+
+    Within a head MLX has the first rows of all rotary pairs, then the second ones; GGUF has the
+    two rows of each pair next to each other.
+
+    Raises:
+        UnsupportedGGUFError: the rows are not a multiple of the size of a head.
+    """
+    if place.source not in architecture.interleaved:
+        return architecture.row_order(fields, place.source, rows)
+    size = head_size(fields)
+    if rows % size:
+        raise UnsupportedGGUFError(f"{rows} rows of '{place.source}' are no heads of {size}.")
+    order = np.arange(rows, dtype=np.intp)
+    return order.reshape(-1, size // 2, 2).swapaxes(1, 2).reshape(-1)
+
+
+def offset(architecture: Architecture, place: Place) -> float:
+    """The values of a GGUF minus those of MLX."""
+    return architecture.norm_offset if place.source.endswith("norm") else 0.0
+
+
+def read_config(architecture: Architecture, fields: Fields) -> dict[str, Any]:
+    """The model's `config.json`, without its vocabulary.
+
+    Raises:
+        UnsupportedGGUFError: a setting is missing, or has a value that mlx-lm cannot have.
+    """
+    if "expert_count" not in architecture.counts:
+        require_value(fields, "expert_count", 0)
+    key, setting = architecture.epsilon
+    scales = {key: setting, **architecture.scales}
+    own = architecture.config(fields)
+    if architecture.partial_rotary:
+        own["partial_rotary_factor"] = required(fields, "rope.dimension_count") / own["head_dim"]
+    else:
+        require_value(fields, "rope.dimension_count", own["head_dim"])
+    return {
+        "model_type": architecture.model_type,
+        "architectures": [architecture.hub_class],
+        **own,
+        **{setting: int(required(fields, key)) for key, setting in architecture.counts.items()},
+        **{setting: float(required(fields, key)) for key, setting in scales.items()},
+        **architecture.fixed,
+    }
