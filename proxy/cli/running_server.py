@@ -28,6 +28,10 @@ class RunningServer:
     """A client of one server. Failures are `CommandError`s with the server's own message."""
 
     def __init__(self, url: str, key: str | None) -> None:
+        """
+        Raises:
+            CommandError: `url` is none.
+        """
         import httpx
 
         self.url, self.key = url, key
@@ -35,7 +39,13 @@ class RunningServer:
         # Proxies of the environment are for other machines, and this is a server of the user's.
         # An answer may take minutes, and a download hours.
         limit = httpx.Timeout(None, connect=_PROBE_SECONDS)
-        self._client = httpx.Client(base_url=url, headers=headers, timeout=limit, trust_env=False)
+        try:
+            address = httpx.URL(url)
+        except httpx.InvalidURL as exc:
+            raise CommandError(f"'{url}' is no address; write http://HOST:PORT.") from exc
+        self._client = httpx.Client(
+            base_url=address, headers=headers, timeout=limit, trust_env=False
+        )
         weakref.finalize(self, self._client.close)
 
     def is_there(self) -> bool:
@@ -128,7 +138,7 @@ def find_server(config: Config, url: str | None = None) -> RunningServer | None:
     """The server at `url`, else at the address of the settings, else the last that was started.
 
     Raises:
-        CommandError: `url` is given and no Tandem responds there.
+        CommandError: `url` is given and is none, or no Tandem responds there.
     """
     state = state_folder(config, os.environ)
     key = _own_key(state)

@@ -111,7 +111,7 @@ PROBES: dict[str, tuple[Probe, object, object]] = {
     "images": (two_images, False, True),
     "audio": (speech, False, True),
 }
-"""What a client sees of a key, before and after its change."""
+"""The view of a client, before and after the change of a key."""
 BY_RELOADS = {"insecure"}
 """Keys that only the next reload reads; see `test_last_key_of_a_public_server_stays`."""
 

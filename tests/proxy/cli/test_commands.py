@@ -156,6 +156,14 @@ def test_reload_of_a_running_server_is_reported(tandem: Any):
     assert tandem("config", "reload")[1] == "Changed: nothing.\n"
 
 
+@pytest.mark.parametrize(
+    "url", ["http://[::1", "http://a:b", "http://a:99999", "x y", "http://\x01"]
+)
+def test_address_that_is_none_is_reported(url: str, capsys: pytest.CaptureFixture[str]):
+    assert main(["ps", "--url", url]) == 1
+    assert capsys.readouterr().err.startswith("tandem: ")
+
+
 def test_server_that_is_not_there_is_reported_with_the_next_step(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ):
