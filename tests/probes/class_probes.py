@@ -58,7 +58,7 @@ class RefusedError(Exception):
 
 
 class CutThoughtError(Exception):
-    """The limit has ended the answer inside its thought, which says nothing about the rest."""
+    """The limit has ended the answer in or soon after its thought, which says nothing about it."""
 
 
 class Answer(Struct, kw_only=True):
@@ -147,7 +147,8 @@ def _demand(holds: object, words: str) -> None:
 
 
 def _keeps_schema(answer: Answer) -> None:
-    if answer.reason == "length" and answer.reasoning and not answer.content:
+    has_begun = not answer.content or answer.content.startswith("{")
+    if answer.reason == "length" and answer.reasoning and has_begun:
         raise CutThoughtError
     try:
         value = json.loads(answer.content)
