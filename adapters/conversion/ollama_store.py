@@ -132,7 +132,7 @@ def _parameters(name: str, layers: tuple[_Layer, ...], blobs: Path) -> dict[str,
 
 
 def _sampling(name: str, parameters: dict[str, Any]) -> RecommendedSampling | None:
-    """Those parameters of the Modelfile that MLX has, too."""
+    """Return those parameters of the Modelfile that MLX has, too."""
     with _readable(name):
         sampling = msgspec.convert(parameters, RecommendedSampling)
     return None if sampling == RecommendedSampling() else sampling

@@ -45,7 +45,7 @@ _SHARED_COUNTS = {"expert_shared_feed_forward_length": "shared_expert_intermedia
 
 
 _SECTIONS = "rope.dimension_sections"
-"""How many frequencies are for time, height and width; there is no difference for text."""
+"""Numbers of frequencies for time, height and width, which are the same position in texts."""
 
 
 def _qwen35_config(fields: Fields) -> dict[str, Any]:
