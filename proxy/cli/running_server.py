@@ -2,10 +2,11 @@
 
 import json
 import os
+import signal
 import subprocess
 import sys
 import weakref
-from collections.abc import Generator, Iterator
+from collections.abc import Generator, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
@@ -188,8 +189,33 @@ def started_server(config: Config, file: str | None) -> Generator[RunningServer]
     named = ("--config", file) if file is not None else ()
     # -P: not a folder named `proxy` in the working directory.
     command = (sys.executable, "-P", "-m", "proxy", "serve", "--host", "127.0.0.1", "--port", "0")
+    with _exit_on_signals(), _running((*command, *named)) as process:
+        line = process.stdout.readline() if process.stdout is not None else ""
+        start, _, address = line.strip().removesuffix("/v1").rpartition(" ")
+        if not start.endswith("listens on"):
+            raise CommandError("No server could be started. `tandem doctor` finds out why.")
+        yield RunningServer(address, _own_key(state_folder(config, os.environ)))
+
+
+@contextmanager
+def _exit_on_signals() -> Generator[None]:
+    """Turn the signals that end a command into exceptions, so that it ends its server first."""
+
+    def leave(number: int, _frame: object) -> None:
+        raise SystemExit(128 + number)
+
+    before = {each: signal.signal(each, leave) for each in (signal.SIGTERM, signal.SIGHUP)}
+    try:
+        yield
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+
+
+@contextmanager
+def _running(command: Sequence[str]) -> Generator[subprocess.Popen[str]]:
     process = subprocess.Popen(  # noqa: S603
-        [*command, *named],
+        command,
         stdout=subprocess.PIPE,
         stderr=subprocess.DEVNULL,
         text=True,
@@ -197,11 +223,7 @@ def started_server(config: Config, file: str | None) -> Generator[RunningServer]
         start_new_session=True,
     )
     try:
-        line = process.stdout.readline() if process.stdout is not None else ""
-        start, _, address = line.strip().removesuffix("/v1").rpartition(" ")
-        if not start.endswith("listens on"):
-            raise CommandError("No server could be started. `tandem doctor` finds out why.")
-        yield RunningServer(address, _own_key(state_folder(config, os.environ)))
+        yield process
     finally:
         process.terminate()
         process.communicate()

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 from fakes.tiny_model import write_tiny_model
-from fakes.waiting import until
+from fakes.waiting import until, until_now
 from servers.server_process import command, serving, write
 
 pytestmark = pytest.mark.process
@@ -130,6 +130,29 @@ def test_port_in_use_is_reported_in_one_line(tmp_path: Path):
     assert done.returncode == 1
     assert done.stderr.count("\n") == 1
     assert f"cannot listen on 127.0.0.1:{port}: Address already in use" in done.stderr
+
+
+@pytest.mark.parametrize("sent", [signal.SIGTERM, signal.SIGHUP])
+def test_command_that_is_ended_ends_the_server_that_it_has_started(
+    tmp_path: Path, sent: signal.Signals
+):
+    with subprocess.Popen(
+        command("chat", "echo", "Hello you", "--config", str(echo(tmp_path, delay=60))),
+        stdin=subprocess.DEVNULL,
+        stdout=subprocess.DEVNULL,
+        env=os.environ | {"TANDEM_PORT": "9"},
+    ) as chat:
+        until_now(lambda: bool(children(chat.pid)))
+        (server,) = children(chat.pid)
+        chat.send_signal(sent)
+        assert chat.wait(20) == 128 + sent
+    with pytest.raises(ProcessLookupError):
+        os.kill(server, 0)
+
+
+def children(pid: int) -> list[int]:
+    found = subprocess.run(["pgrep", "-P", str(pid)], capture_output=True, text=True)
+    return [int(line) for line in found.stdout.split()]
 
 
 @pytest.mark.parametrize("host", ["203.0.113.7", "no.such.host.invalid"])
