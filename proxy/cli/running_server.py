@@ -175,7 +175,7 @@ def any_server(config: Config, url: str | None, file: str | None) -> Generator[R
     if (server := find_server(config, url)) is not None:
         yield server
         return
-    with started_server(config, file) as server:
+    with _exit_on_signals(), started_server(config, file) as server:
         yield server
 
 
@@ -189,7 +189,7 @@ def started_server(config: Config, file: str | None) -> Generator[RunningServer]
     named = ("--config", file) if file is not None else ()
     # -P: not a folder named `proxy` in the working directory.
     command = (sys.executable, "-P", "-m", "proxy", "serve", "--host", "127.0.0.1", "--port", "0")
-    with _exit_on_signals(), _running((*command, *named)) as process:
+    with _running((*command, *named)) as process:
         line = process.stdout.readline() if process.stdout is not None else ""
         start, _, address = line.strip().removesuffix("/v1").rpartition(" ")
         if not start.endswith("listens on"):
@@ -199,7 +199,10 @@ def started_server(config: Config, file: str | None) -> Generator[RunningServer]
 
 @contextmanager
 def _exit_on_signals() -> Generator[None]:
-    """Turn the signals that end a command into exceptions, so that it ends its server first."""
+    """Turn the signals that end a command into exceptions, so that it ends its server first.
+
+    Only the main thread may handle signals: the selftest, which has another, does without.
+    """
 
     def leave(number: int, _frame: object) -> None:
         raise SystemExit(128 + number)
