@@ -328,6 +328,7 @@ def test_selftest_report_has_no_paths_and_fails_without_a_model(tmp_path: Path):
 
 
 @pytest.mark.long
+@pytest.mark.timeout(1200)
 def test_selftest_proves_mlx_with_the_bundled_model(tmp_path: Path):
     mlx = "mlx: {huggingface_cache: false, embedded: always}"
     config = write(tmp_path, f"backends: {{{mlx}, ollama: null}}")
