@@ -36,10 +36,12 @@ class ReadTurn:
 
     def __init__(self, per_turn: int = _READS_PER_TURN) -> None:
         self.per_turn = per_turn
-        self.at = 0.0
-        """Time of the turn: uvloop's clock stands still in it."""
         self.reads = 0
+        """In this turn."""
         self.later = Turns(per_turn)
+
+    def end(self) -> None:
+        self.reads = 0
 
 
 class Connection(asyncio.Protocol):
@@ -233,9 +235,9 @@ class Connection(asyncio.Protocol):
 
         The path of every token: what is called here is written out.
         """
-        turn, now = self._turn, self.loop.time()
-        if turn.at != now:
-            turn.at, turn.reads = now, 0
+        turn = self._turn
+        if not turn.reads:
+            self.loop.call_soon(turn.end)
         turn.reads += 1
         if turn.reads > turn.per_turn or self._arrived:
             self._postpone(data)

@@ -338,7 +338,6 @@ class ServerRequest(Request[Any, Any, Any]):
         write: Callable[[EventSink[T]], Awaitable[None]],
         renderer: Callable[[Put], Renderer[T]],
         framing: Framing = SSE,
-        settle: Callable[[], Awaitable[None]] | None = None,
     ) -> StreamedResponse:
         """Begin a streamed answer; arguments and errors as `proxy.http.event_stream.stream`."""
         return await stream(
@@ -349,7 +348,6 @@ class ServerRequest(Request[Any, Any, Any]):
             grace=self.grace,
             keepalive=self.config.server.keepalive,
             framing=framing,
-            settle=settle,
         )
 
 

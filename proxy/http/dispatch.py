@@ -151,7 +151,11 @@ class Dispatch:
         trace = set_trace(record.span) if record.span is not None else None
         try:
             try:
-                response = await self._answer(http, receive, send, route)
+                self._check(http, route)
+                if (handler := route.handlers.get(http["method"])) is not None:
+                    response = await handler(self._request_class(http, receive, send))
+                else:
+                    response = await self._answer(http, receive, send, route)
             except Exception as exc:
                 response = state["errors"].respond(exc, record)  # A handler may replace them.
             if response is not None:
@@ -164,20 +168,26 @@ class Dispatch:
                 reset_trace(trace)
             record.close()
 
-    async def _answer(
-        self, http: HTTPScope, receive: Receive, send: Send, route: RouteInfo
-    ) -> ASGIResponse | None:
-        """Return the response that is to be sent; `None` where Litestar has sent one.
+    def _check(self, http: HTTPScope, route: RouteInfo) -> None:
+        """Let the request through the gates.
 
         Raises:
-            Exception: the request is refused by a gate, or its handler failed.
+            Exception: as `_admit` and `refuse_body`.
         """
         method, record, fields = http["method"], http["state"]["record"], http["state"]["fields"]
         self._admit(fields, method, record, is_public=method in route.public)
         if (refusal := refuse_body(fields, method, route.content_types)) is not None:
             raise refusal
-        if (handler := route.handlers.get(method)) is not None:
-            return await handler(self._request_class(http, receive, send))
+
+    async def _answer(
+        self, http: HTTPScope, receive: Receive, send: Send, route: RouteInfo
+    ) -> ASGIResponse | None:
+        """Answer without fast dispatch; `None` where Litestar has sent the response.
+
+        Raises:
+            HTTPException: the path or the method is unknown.
+        """
+        method, fields = http["method"], http["state"]["fields"]
         if route.absence is not None:
             raise ExplainedHTTPError(status_code=404, detail=route.absence)
         if method not in route.methods and route is not _UNKNOWN:

@@ -11,7 +11,6 @@ from typing import cast
 
 import httpx
 import pytest
-import uvloop
 from fakes.waiting import pause, settled, until
 
 from adapters.upstream.transport import Body, Connection, ReadTurn, Transport
@@ -471,26 +470,20 @@ async def read_three_at_once() -> tuple[Connection, Silent]:
     return connections[-1][:2]
 
 
-def test_reads_of_one_moment_are_parsed_in_turns():
-    async def read() -> None:
-        last, transport = await read_three_at_once()
-        assert not transport.reads
-        await until(lambda: last.status is not None)
-        assert (last.status, transport.reads) == (200, True)
-        assert await last.read(math.inf) == b"ok"
-
-    uvloop.run(read())  # Its clock stands still in a turn.
+async def test_reads_of_one_moment_are_parsed_in_turns():
+    last, transport = await read_three_at_once()
+    assert not transport.reads
+    await until(lambda: last.status is not None)
+    assert (last.status, transport.reads) == (200, True)
+    assert await last.read(math.inf) == b"ok"
 
 
-def test_data_that_waits_for_its_turn_is_parsed_before_the_end():
-    async def read() -> None:
-        last, _ = await read_three_at_once()
-        assert not last.is_open
-        last.eof_received()
-        assert last.status == 200
-        assert await last.read(math.inf) == b"ok"
-
-    uvloop.run(read())
+async def test_data_that_waits_for_its_turn_is_parsed_before_the_end():
+    last, _ = await read_three_at_once()
+    assert not last.is_open
+    last.eof_received()
+    assert last.status == 200
+    assert await last.read(math.inf) == b"ok"
 
 
 async def test_closed_connection_leaves_nothing_to_the_garbage_collector(transport: Transport):
