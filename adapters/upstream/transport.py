@@ -36,12 +36,9 @@ class ReadTurn:
 
     def __init__(self, per_turn: int = _READS_PER_TURN) -> None:
         self.per_turn = per_turn
-        self.reads = 0
-        """In this turn."""
+        self.reads: list[None] = []
+        """An entry for each read of this turn; the loop empties it by a call of C at its end."""
         self.later = Turns(per_turn)
-
-    def end(self) -> None:
-        self.reads = 0
 
 
 class Connection(asyncio.Protocol):
@@ -236,10 +233,11 @@ class Connection(asyncio.Protocol):
         The path of every token: what is called here is written out.
         """
         turn = self._turn
-        if not turn.reads:
-            self.loop.call_soon(turn.end)
-        turn.reads += 1
-        if turn.reads > turn.per_turn or self._arrived:
+        reads = turn.reads
+        if not reads:
+            self.loop.call_soon(reads.clear)
+        reads.append(None)
+        if len(reads) > turn.per_turn or self._arrived:
             self._postpone(data)
             return
         parser = self._parser
@@ -286,7 +284,7 @@ class Connection(asyncio.Protocol):
         data, self._arrived = self._arrived, b""
         self._resume()
         if data:
-            self._turn.reads = 0
+            self._turn.reads.clear()
             self.data_received(data)
 
     def _limit(self) -> None:
