@@ -18,7 +18,7 @@ from adapters.sink import Sink, write_together
 from proxy.access.metering import metered
 from proxy.endpoints.server_request import ServerRequest
 from proxy.errors import Failure
-from proxy.http.event_stream import Framing, Put, Renderer, stream
+from proxy.http.event_stream import Framing, Put, Renderer
 from proxy.http.json_response import ErrorDialect, JSONResponse
 from proxy.images import has_images, resolve_images
 from proxy.openapi import Operation
@@ -136,13 +136,9 @@ async def answer(
         request.record.streamed = True
         if call.keep is not None:
             write = partial(_generate_and_keep, request, dialect, call, call.keep)
-        return await stream(
-            request,
+        return await request.begin_stream(
             write,
             partial(dialect.renderer, call, request.record),
-            record=request.record,
-            grace=request.grace,
-            keepalive=request.config.server.keepalive,
             framing=dialect.framing,
             settle=call.finish,
         )

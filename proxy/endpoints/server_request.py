@@ -333,14 +333,15 @@ class ServerRequest(Request[Any, Any, Any]):
         async with Limits(self.grace, self, has_begun):
             return await work
 
-    async def begin_stream(
+    def begin_stream(
         self,
         write: Callable[[EventSink[T]], Awaitable[None]],
         renderer: Callable[[Put], Renderer[T]],
         framing: Framing = SSE,
-    ) -> StreamedResponse:
+        settle: Callable[[], Awaitable[None]] | None = None,
+    ) -> Awaitable[StreamedResponse]:
         """Begin a streamed answer; arguments and errors as `proxy.http.event_stream.stream`."""
-        return await stream(
+        return stream(
             self,
             write,
             renderer,
@@ -348,6 +349,7 @@ class ServerRequest(Request[Any, Any, Any]):
             grace=self.grace,
             keepalive=self.config.server.keepalive,
             framing=framing,
+            settle=settle,
         )
 
 
