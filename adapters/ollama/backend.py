@@ -346,7 +346,8 @@ def _has_tools(request: GenerationRequest) -> bool:
 
 
 def _has_rare_turns(request: GenerationRequest) -> bool:
-    """True for messages of one role in a row, and for system messages that are not the first."""
+    """True for messages of one role in a row, for system messages that are not the first, and for
+    a chat without a message of the user."""
     if not isinstance(request.prompt, tuple):
         return False
     roles = [message.role for message in request.prompt]

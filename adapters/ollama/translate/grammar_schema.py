@@ -22,6 +22,7 @@ from adapters.ollama.translate.grammar_pattern import (
     UnreadablePatternError,
     to_grammar_pattern,
 )
+from adapters.ollama.translate.json_schema import as_list
 from adapters.property_names import allows_every_name
 
 Schema = Mapping[str, Any]
@@ -162,14 +163,14 @@ class _Rewriting:
             del part["propertyNames"]
         if "$ref" in part and part.keys() - {"$ref", "type"}:
             # What stands beside a reference holds as well.
-            part["allOf"] = [{"$ref": part.pop("$ref")}, *_as_list(part.get("allOf"))]
+            part["allOf"] = [{"$ref": part.pop("$ref")}, *as_list(part.get("allOf"))]
         if "$ref" in part and (target := self._reference(part, path)):
             return target
         if "allOf" in part:
             part = self._merged(part, path)
             if "$ref" in part and (target := self._reference(part, path)):
                 return target
-        if "const" in part or _is_filled_list(part.get("enum")):
+        if "const" in part or as_list(part.get("enum")):
             return self._values(part, path)
         for key in ("anyOf", "oneOf"):
             if key in part and (union := self._union(key, part, path)):
@@ -549,14 +550,6 @@ def _inside(value: Any, step: int, exclusive: bool) -> int:
     """Return the first integer that is not beyond `value`, seen in the direction of `step`."""
     integer = math.ceil(value) if step > 0 else math.floor(value)
     return integer + step if exclusive and integer == value else integer
-
-
-def _as_list(value: Any) -> list[Any]:
-    return cast(list[Any], value) if isinstance(value, list) else []
-
-
-def _is_filled_list(value: Any) -> bool:
-    return isinstance(value, list) and bool(cast(list[Any], value))
 
 
 def _are(kind: type, *values: Any) -> bool:

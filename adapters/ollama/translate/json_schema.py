@@ -56,7 +56,7 @@ def _parts(schema: Any) -> Iterator[_Schema]:
         if isinstance(schemas, dict):
             yield from _all_parts(list(cast(dict[str, Any], schemas).values()))
     for key in (*_IN_LISTS, "items"):
-        yield from _all_parts(_items(part.get(key)))
+        yield from _all_parts(as_list(part.get(key)))
 
 
 def _all_parts(schemas: list[Any]) -> Iterator[_Schema]:
@@ -64,7 +64,8 @@ def _all_parts(schemas: list[Any]) -> Iterator[_Schema]:
         yield from _parts(schema)
 
 
-def _items(value: Any) -> list[Any]:
+def as_list(value: Any) -> list[Any]:
+    """Return a list of a schema; a value of another type is read as an empty one."""
     return cast(list[Any], value) if isinstance(value, list) else []
 
 
