@@ -90,7 +90,8 @@ def settings(config: Config) -> dict[str, Any]:
         "rope.dimension_count": int(head_dim(config) * (config.get("partial_rotary_factor") or 1)),
         "rope.freq_base": float(theta),
     }
-    require_settings(config, architecture.fixed)
+    per_layer = {n: of(metadata["block_count"]) for n, of in architecture.per_layer.items()}
+    require_settings(config, {**architecture.fixed, **per_layer})
     metadata |= {key: int(_required(config, name)) for key, name in architecture.counts.items()}
     metadata |= {key: float(_required(config, name)) for key, name in architecture.scales.items()}
     return metadata | _scaling(config, architecture) | dict(architecture.settings(config))

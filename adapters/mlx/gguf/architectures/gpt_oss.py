@@ -3,6 +3,7 @@
 
 from adapters.mlx.gguf.architectures.row import (
     ATTENTION,
+    PROJECTIONS,
     Architecture,
     Fields,
     decoder_config,
@@ -38,12 +39,8 @@ ROWS: dict[str, Architecture] = {
             "attention.sliding_window": "sliding_window",
         },
         settings=_gpt_oss_settings,
-        biased=frozenset(
-            {
-                *("attn_q", "attn_k", "attn_v", "attn_output", "ffn_gate_inp"),
-                *("ffn_gate_exps", "ffn_up_exps", "ffn_down_exps"),
-            }
-        ),
+        biased=PROJECTIONS
+        | {"attn_output", "ffn_gate_inp", "ffn_gate_exps", "ffn_up_exps", "ffn_down_exps"},
         bare=frozenset({"attn_sinks"}),
         requires_output=True,
     ),

@@ -7,13 +7,14 @@ from adapters.mlx.gguf.architectures.row import (
     ATTENTION,
     BLOCK,
     ONE_NORM,
+    PROJECTIONS,
+    ROTATED,
     SPARSE_BLOCK,
     Architecture,
     Fields,
     decoder_config,
     expert_counts,
     plain_config,
-    require_settings,
 )
 
 
@@ -31,17 +32,6 @@ _GRANITE_SCALES = {
 
 _NO_ROPE_EVERY = 4
 """SmolLM3: three layers with a rotary embedding, then one without; llama.cpp has no key for it."""
-
-
-def _smollm3_config(fields: Fields) -> dict[str, Any]:
-    config = decoder_config(fields)
-    return config | {"no_rope_layers": _no_rope_layers(config["num_hidden_layers"])}
-
-
-def _smollm3_settings(config: Fields) -> Fields:
-    layers = _no_rope_layers(int(config["num_hidden_layers"]))
-    require_settings(config, {"no_rope_layers": layers})
-    return {}
 
 
 def _no_rope_layers(layers: int) -> list[int]:
@@ -73,7 +63,7 @@ ROWS: dict[str, Architecture] = {
         config=plain_config,
         counts=expert_counts("num_local_experts"),
         scales_rotary=False,
-        interleaved=frozenset({"attn_q", "attn_k"}),
+        interleaved=ROTATED,
     ),
     # Mistral's models too: llama.cpp's converter gives them this name.
     "llama": Architecture(
@@ -81,7 +71,7 @@ ROWS: dict[str, Architecture] = {
         hub_class="LlamaForCausalLM",
         block=BLOCK,
         config=decoder_config,
-        interleaved=frozenset({"attn_q", "attn_k"}),
+        interleaved=ROTATED,
     ),
     "granite": Architecture(
         model_type="granite",
@@ -90,7 +80,7 @@ ROWS: dict[str, Architecture] = {
         config=decoder_config,
         scales=_GRANITE_SCALES,
         fixed={"attention_bias": False, "mlp_bias": False},
-        interleaved=frozenset({"attn_q", "attn_k"}),
+        interleaved=ROTATED,
     ),
     "granitemoe": Architecture(
         model_type="granitemoe",
@@ -100,20 +90,20 @@ ROWS: dict[str, Architecture] = {
         counts=expert_counts("num_local_experts"),
         scales=_GRANITE_SCALES,
         fixed={"attention_bias": False},
-        interleaved=frozenset({"attn_q", "attn_k"}),
+        interleaved=ROTATED,
     ),
     "smollm3": Architecture(
         model_type="smollm3",
         hub_class="SmolLM3ForCausalLM",
         block=BLOCK,
-        config=_smollm3_config,
-        settings=_smollm3_settings,
+        config=decoder_config,
+        per_layer={"no_rope_layers": _no_rope_layers},
         fixed={
             "no_rope_layer_interval": _NO_ROPE_EVERY,
             "attention_bias": False,
             "mlp_bias": False,
         },
-        interleaved=frozenset({"attn_q", "attn_k"}),
+        interleaved=ROTATED,
     ),
     "ernie4_5": Architecture(
         model_type="ernie4_5",
@@ -129,7 +119,7 @@ ROWS: dict[str, Architecture] = {
         block=ONE_NORM | {"post_attention_norm": "post_attention_layernorm"},
         config=decoder_config,
         fixed={"attention_bias": True, "attention_out_bias": False, "mlp_bias": False},
-        biased=frozenset({"attn_q", "attn_k", "attn_v"}),
+        biased=PROJECTIONS,
     ),
     "phi3": Architecture(
         model_type="phi3",

@@ -37,13 +37,7 @@ def _olmo3_config(fields: Fields) -> dict[str, Any]:
     config = decoder_config(fields)
     require_value(fields, "rope.freq_base_swa", config["rope_theta"])
     require_pattern(fields, _OLMO3_GLOBAL_EVERY)
-    return config | {"layer_types": _olmo3_layers(config["num_hidden_layers"])}
-
-
-def _olmo3_settings(config: Fields) -> Fields:
-    layer_types = _olmo3_layers(int(config["num_hidden_layers"]))
-    require_settings(config, {"layer_types": layer_types})
-    return {}
+    return config
 
 
 def _olmo3_layers(layers: int) -> list[str]:
@@ -82,7 +76,7 @@ ROWS: dict[str, Architecture] = {
         counts={"attention.sliding_window": "sliding_window"},
         fixed={"attention_bias": False},
         other_keys=frozenset({PATTERN, "rope.freq_base_swa"}),
-        settings=_olmo3_settings,
+        per_layer={"layer_types": _olmo3_layers},
         requires_output=True,
     ),
     "olmo2": Architecture(

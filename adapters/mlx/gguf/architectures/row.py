@@ -25,13 +25,15 @@ class Architecture:
     block: Mapping[str, str]
     """Tensor of a block in GGUF -> module in MLX. All are required."""
     config: Callable[[Fields], dict[str, Any]]
-    """Settings from the metadata, but for those of the three tables below."""
+    """Settings from the metadata, but for those of the four tables below."""
     counts: Mapping[str, str] = field(default_factory=dict)
     """Metadata key -> setting: integers that both have."""
     scales: Mapping[str, str] = field(default_factory=dict)
     """Metadata key -> setting: floats that both have."""
     fixed: Mapping[str, Any] = field(default_factory=dict)
     """Settings without a metadata key, and their only value."""
+    per_layer: Mapping[str, Callable[[int], list[Any]]] = field(default_factory=dict)
+    """Like `fixed`, settings with a value for each layer, from the number of layers."""
     other_keys: frozenset[str] = frozenset()
     """Further metadata keys that `config` uses or that are redundant."""
     lists: frozenset[str] = frozenset({"attention.sliding_window_pattern"})
@@ -168,6 +170,10 @@ BLOCK = {
     "ffn_up": "mlp.up_proj",
     "ffn_down": "mlp.down_proj",
 }
+
+
+PROJECTIONS = frozenset({"attn_q", "attn_k", "attn_v"})
+ROTATED = frozenset({"attn_q", "attn_k"})
 
 
 ATTENTION = {name: module for name, module in BLOCK.items() if not name.startswith("ffn_")}

@@ -161,4 +161,5 @@ def read_config(architecture: Architecture, fields: Fields) -> dict[str, Any]:
         **{setting: int(required(fields, key)) for key, setting in architecture.counts.items()},
         **{setting: float(required(fields, key)) for key, setting in scales.items()},
         **architecture.fixed,
+        **{name: of(own["num_hidden_layers"]) for name, of in architecture.per_layer.items()},
     }
