@@ -26,7 +26,7 @@ from proxy.errors import (
 from proxy.http.cors import AllowedMethods, Preflight, is_preflight, to_cors_headers
 from proxy.http.gates import (
     ANY_TYPES,
-    CURL_TYPES,
+    API_TYPES,
     JSON_TYPES,
     ContentTypes,
     Fields,
@@ -372,7 +372,7 @@ def _routes(app: Litestar) -> Iterator[tuple[str, RouteInfo]]:
             route.path_format,
             RouteInfo(
                 options.get("errors"),
-                options.get("content_types", CURL_TYPES if is_api else JSON_TYPES),
+                options.get("content_types", API_TYPES if is_api else JSON_TYPES),
                 tuple(sorted(methods | ({"HEAD"} if "GET" in methods else set()))),
                 frozenset(public),
                 handlers,

@@ -28,11 +28,11 @@ ContentTypes = frozenset[str]
 JSON_TYPES: ContentTypes = frozenset({"application/json", "+json"})
 """Content types of bodies that a route takes by default; `+json` is any such suffix.
 A page can send other types without asking the browser for permission."""
-FORM = "application/x-www-form-urlencoded"
-"""The type that `curl -d` names, whatever the body is."""
-CURL_TYPES: ContentTypes = JSON_TYPES | {FORM}
-"""Takes JSON under the name of a form as well, except from pages: browsers send one of two headers
-of their own with every such request."""
+_FROM_PROGRAMS = "*/*"
+API_TYPES: ContentTypes = JSON_TYPES | {_FROM_PROGRAMS}
+"""Takes JSON under any name, as Ollama does, except from pages: browsers send one of two headers of
+their own with every such request. `curl -d` names a form, aiohttp `application/octet-stream`, and
+`fetch` of Node `text/plain`."""
 ANY_TYPES: ContentTypes = frozenset({"*"})
 """For paths that are refused in any case."""
 _BY_BROWSERS = frozenset({"origin", "sec-fetch-site"})
@@ -171,8 +171,8 @@ def _type_allowed(headers: Fields, content_types: ContentTypes) -> bool:
     media_type = headers.get("content-type", "application/json").partition(";")[0].strip().lower()
     if content_types is ANY_TYPES:
         return True
-    if media_type == FORM and not _BY_BROWSERS.isdisjoint(headers):
-        return False
+    if _FROM_PROGRAMS in content_types and _BY_BROWSERS.isdisjoint(headers):
+        return True
     if media_type in content_types:
         return True
     suffix = "+" + media_type.rpartition("+")[2]

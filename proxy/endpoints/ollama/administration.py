@@ -26,7 +26,7 @@ from proxy.endpoints.ollama.models import to_name
 from proxy.endpoints.server_request import ServerRequest
 from proxy.errors import ClientDisconnectedError, Failure
 from proxy.http.event_stream import NDJSON, EventSink, Put, json_line
-from proxy.http.gates import CURL_TYPES
+from proxy.http.gates import API_TYPES
 from proxy.http.json_response import JSONResponse
 from proxy.models.auto_pull import to_source
 from proxy.openapi import Operation
@@ -34,7 +34,7 @@ from proxy.openapi import Operation
 _DIGEST = re.compile(r"sha256[:-]([0-9a-f]{64})")
 _LISTING_SECONDS = 5.0
 """Time that a backend has to list its models after a change."""
-_FILE_TYPES = CURL_TYPES | {"application/octet-stream"}
+_FILE_TYPES = API_TYPES | {"application/octet-stream"}
 """Ollama's own client uploads files as JSON."""
 _SUCCESS = "success"
 

@@ -109,15 +109,26 @@ API: dict[str, dict[str, Any]] = {
 }
 
 
+NAMED_BY_PROGRAMS = [
+    "application/x-www-form-urlencoded",  # curl -d, urllib
+    "application/octet-stream",  # aiohttp, with bytes: LiteLLM's asynchronous streams
+    "text/plain;charset=UTF-8",  # fetch of Node, with a string
+    "",
+]
+"""Content types of JSON, from programs that name none themselves."""
+
+
+@pytest.mark.parametrize("named", NAMED_BY_PROGRAMS)
 @pytest.mark.parametrize("url", API)
-async def test_json_of_curl_is_taken_below_api(url: str):
+async def test_json_of_any_type_is_taken_below_api(url: str, named: str):
+    headers = {"content-type": named}
     async with http_client(ScriptedBackend(kind="mlx")) as client:
         body = httpx2.Request("POST", BASE, json=API[url]).content
-        assert (await client.post(url, content=body, headers=FORM)).status_code == 200
+        assert (await client.post(url, content=body, headers=headers)).status_code == 200
         for name, value in (("origin", BASE), ("sec-fetch-site", "same-origin")):
-            page = await client.post(url, content=body, headers={**FORM, name: value})
+            page = await client.post(url, content=body, headers={**headers, name: value})
             assert page.status_code == 415
-        no_json = await client.post(url, content=b"model=m", headers=FORM)
+        no_json = await client.post(url, content=b"model=m", headers=headers)
         assert no_json.status_code == 400
 
 

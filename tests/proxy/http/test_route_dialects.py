@@ -13,10 +13,11 @@ OPENAI = {"message", "type", "param", "code"}
 
 async def errors(path: str, body: dict[str, Any], backend: ScriptedBackend) -> dict[str, Any]:
     """The error in each phase of a request, by phase."""
+    from_page = {"content-type": "text/plain", "sec-fetch-site": "same-origin"}
     async with http_client(backend) as client:
         answers: dict[str, httpx2.Response] = {
             "host": await client.post(path, json=body, headers={"host": "evil.example"}),
-            "type": await client.post(path, content=b"{}", headers={"content-type": "text/plain"}),
+            "type": await client.post(path, content=b"{}", headers=from_page),
             "method": await client.delete(path),
             "backend": await client.post(path, json=body),
         }
