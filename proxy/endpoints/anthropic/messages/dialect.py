@@ -31,6 +31,9 @@ from proxy.sinks import Answer
 _SESSION = "x-claude-code-session-id"
 """A header that is the same in all requests of one conversation with Claude Code."""
 
+_INTERLEAVED = "interleaved-thinking-"
+"""The beta of thoughts between calls of tools, without its date."""
+
 
 class MessagesDialect:
     framing = FRAMING
@@ -38,7 +41,8 @@ class MessagesDialect:
 
     def parse(self, request: ServerRequest, raw: bytes) -> Call[MessagesRequest]:
         body = request.decode(raw, MessagesRequest)
-        translated = translate(body)
+        betas = request.fields.get("anthropic-beta", "")
+        translated = translate(body, interleaves=_INTERLEAVED in betas)
         request.record.unknown += translated.ignored
         return Call(
             body=body,

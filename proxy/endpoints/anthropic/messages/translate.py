@@ -54,15 +54,23 @@ class Translated(Struct, frozen=True):
     """Paths of the parts without effect, for `x-tandem-ignored`."""
 
 
-def translate(body: MessagesRequest) -> Translated:
+def translate(body: MessagesRequest, *, interleaves: bool = False) -> Translated:
     """Translate the body; the model keeps its public name.
+
+    `interleaves`: the client knows interleaved thinking, with a budget of all thoughts between
+    calls of tools, which may exceed the limit of one answer.
 
     Raises:
         UnsupportedParameterError: no backend can honour a field; `param` is its path.
         InvalidRequestError: fields conflict.
     """
     thinking = body.thinking
-    if isinstance(thinking, wire.ThinkingEnabled) and thinking.budget_tokens >= body.max_tokens:
+    is_bound = not (interleaves and body.tools)
+    if (
+        is_bound
+        and isinstance(thinking, wire.ThinkingEnabled)
+        and thinking.budget_tokens >= body.max_tokens
+    ):
         raise InvalidRequestError(
             f"'thinking.budget_tokens' is {thinking.budget_tokens}, and has to be less than "
             f"'max_tokens', {body.max_tokens}.",

@@ -558,6 +558,33 @@ async def test_wishes_that_the_model_lacks_are_named_in_the_answer():
     assert "thinking" in refused.json()["error"]["message"]
 
 
+INTERLEAVED = {"anthropic-beta": "interleaved-thinking-2025-05-14"}
+LONGER = {"max_tokens": 8000, "thinking": {"type": "enabled", "budget_tokens": 32000}}
+"""What Qwen Code sends."""
+
+
+async def test_budget_between_calls_may_exceed_the_limit_of_an_answer():
+    backend = ScriptedBackend()
+    headers = {**HEADERS, **INTERLEAVED}
+    async with http_client(backend) as client:
+        answer = await client.post(URL, json=message(tools=[WEATHER], **LONGER), headers=headers)
+    assert answer.status_code == 200
+    (request,) = backend.requests
+    assert (request.max_tokens, request.reasoning_budget) == (8000, 32000)
+
+
+@pytest.mark.parametrize(("beta", "tools"), [({}, [WEATHER]), (INTERLEAVED, [])])
+async def test_budget_exceeds_no_limit_without_tools_or_their_beta(
+    beta: dict[str, str], tools: list[dict[str, Any]]
+):
+    async with http_client(ScriptedBackend()) as client:
+        answer = await client.post(
+            URL, json=message(tools=tools, **LONGER), headers={**HEADERS, **beta}
+        )
+    assert answer.status_code == 400
+    assert "thinking.budget_tokens" in answer.json()["error"]["message"]
+
+
 async def test_budget_that_the_backend_lacks_is_named_in_the_answer():
     backend = ScriptedBackend(honours=EVERYTHING - {"reasoning_budget"})
     enabled = {"type": "enabled", "budget_tokens": 1024}
