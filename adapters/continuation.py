@@ -22,6 +22,7 @@ def require_continuable(request: GenerationRequest) -> None:
     if forced or request.response_format is not None:
         other = "tool_choice" if forced else "response_format"
         raise InvalidRequestError(
-            f"'continue_final_message' is not supported together with '{other}'.",
+            f"'{other}' is not supported for an answer that continues the assistant's last "
+            "message.",
             param="continue_final_message",
         )

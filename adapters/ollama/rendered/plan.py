@@ -146,7 +146,8 @@ def _without_beginning(
     require_continuable(request)
     if request.tools and request.tool_choice != "none":
         raise UnsupportedParameterError(
-            "'tools' together with 'continue_final_message' is not supported on Ollama.",
+            "'tools' is not supported on Ollama for an answer that continues the assistant's last "
+            "message.",
             param="tools",
         )
     messages = request.prompt
