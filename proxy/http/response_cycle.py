@@ -12,6 +12,7 @@ from uvicorn._types import ASGISendEvent, HTTPResponseStartEvent
 from uvicorn.protocols.http.httptools_impl import STATUS_LINE, RequestResponseCycle
 
 from proxy.errors import Failure, internal_failure
+from proxy.http.event_stream import NDJSON
 from proxy.http.headers import Headers
 from proxy.http.json_response import OPENAI_ERRORS, ErrorDialect
 from proxy.record import new_id
@@ -50,6 +51,8 @@ class ResponseCycle(RequestResponseCycle):
     """The head, sent with the first bytes of the body: one write instead of two."""
     _remaining: int | None = None
     """Remaining bytes of a body of known length."""
+    _by_line = False
+    """Each line is a chunk of its own."""
 
     # --- ASGI ---
 
@@ -88,7 +91,11 @@ class ResponseCycle(RequestResponseCycle):
     def write(self, data: bytes) -> bool:
         """Send a piece of the body at once, framed as a chunk if the body is chunked."""
         if data and not self.disconnected:
-            framed = b"%x\r\n%b\r\n" % (len(data), data) if self.chunked_encoding else data
+            if self._by_line and data.count(b"\n") > 1:
+                lines = data.splitlines(keepends=True)
+                framed = b"".join([b"%x\r\n%b\r\n" % (len(line), line) for line in lines])
+            else:
+                framed = b"%x\r\n%b\r\n" % (len(data), data) if self.chunked_encoding else data
             self.transport.write(self._head + framed)
             self._head = b""
         return self.flow.write_paused
@@ -119,7 +126,10 @@ class ResponseCycle(RequestResponseCycle):
         self.response_started = True
         self.waiting_for_100_continue = False
         headers = [*self.default_headers, *message.get("headers", ())]
-        self._frame(message["status"], dict(headers).get(b"content-length"))
+        fields = dict(headers)
+        self._frame(message["status"], fields.get(b"content-length"))
+        # As Ollama sends them: some of its clients take each chunk for one object.
+        self._by_line = self.chunked_encoding and fields.get(b"content-type") == NDJSON.content_type
         # The next request cannot be located behind a body that was not read to its end.
         if not self.keep_alive or self.more_body:
             self.keep_alive = False

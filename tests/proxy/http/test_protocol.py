@@ -3,10 +3,10 @@
 import asyncio
 import json
 import re
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable, Iterator
 
 import pytest
-from fakes.scripted_backend import HANG, EndlessBackend, ScriptedBackend, chat
+from fakes.scripted_backend import DONE, HANG, EndlessBackend, ScriptedBackend, chat
 from fakes.waiting import pause, until
 from servers.served import served
 
@@ -289,6 +289,33 @@ async def test_answer_to_a_body_that_was_not_read_is_the_last(port: int):
     said = await answers(port, post(LENGTH, b"Content-Type: text/plain", body=b"{"), get())
     assert statuses(said) == [415]
     assert said.endswith(b"<closed>")
+
+
+WORDS = [TextDelta(word) for word in ("One", "\u2028two\r\n", " three")]
+
+
+@pytest.mark.parametrize("version", [b"HTTP/1.1", b"HTTP/1.0"])
+async def test_each_line_of_ollamas_stream_is_a_chunk(version: bytes):
+    """Programs take each chunk, as httpx and requests give it, for one object."""
+    body = json.dumps(chat()).encode()
+    length = b"Content-Length: %d" % len(body)
+    asked = head(b"POST", b"Host: localhost", length, target=b"/api/chat", version=version) + body
+    async with served(ScriptedBackend([Started(), *WORDS, DONE])) as port:
+        said = await answers(port, asked, many=1)
+    lines = said.partition(b"\r\n\r\n")[2].removesuffix(b"<closed>")
+    if version == b"HTTP/1.1":
+        lines = b"".join(read_chunks(lines, each=json.loads))
+    texts = [json.loads(line)["message"]["content"] for line in lines.split(b"\n")[:-1]]
+    assert texts == [*(word.text for word in WORDS), ""]
+
+
+def read_chunks(body: bytes, each: Callable[[bytes], object]) -> Iterator[bytes]:
+    """The chunks of a body, for each of which `each` is called."""
+    while body != b"0\r\n\r\n":
+        size, _, body = body.partition(b"\r\n")
+        piece, body = body[: int(size, 16)], body[int(size, 16) + 2 :]
+        each(piece)
+        yield piece
 
 
 async def test_stream_for_http_1_0_has_no_chunks(port: int):

@@ -560,7 +560,7 @@ async def test_wishes_that_the_model_lacks_are_named_in_the_answer():
 
 INTERLEAVED = {"anthropic-beta": "interleaved-thinking-2025-05-14"}
 LONGER = {"max_tokens": 8000, "thinking": {"type": "enabled", "budget_tokens": 32000}}
-"""What Qwen Code sends."""
+"""Fields of Qwen Code's requests."""
 
 
 async def test_budget_between_calls_may_exceed_the_limit_of_an_answer():
