@@ -32,7 +32,8 @@ SUNNY: dict[str, Any] = {
 }
 FEW_DAYS: dict[str, Any] = {
     "type": "object",
-    "properties": {"day": {"type": "integer", "minimum": 1, "maximum": 14, "multipleOf": 7}},
+    "properties": {"day": {"type": "integer", "minimum": 1, "maximum": 14}},
+    "patternProperties": {"^is_": {"type": "boolean"}},
     "required": ["day"],
     "additionalProperties": False,
 }
@@ -83,7 +84,7 @@ YES_NO = 'start: "yes" | "no"'
     [
         ("ollama-first", {"logit_bias": {"28": -100}, "max_tokens": 4}, "mlx", "logit_bias"),
         ("ollama-first", {"guided_grammar": YES_NO}, "mlx", "guided_grammar"),
-        ("ollama-first", strict(FEW_DAYS), "mlx", f"{SCHEMA}.properties.day.multipleOf"),
+        ("ollama-first", strict(FEW_DAYS), "mlx", f"{SCHEMA}.patternProperties"),
         ("ollama-first", {"n": 2, "logit_bias": {"28": 1}, "max_tokens": 4}, "mlx", "logit_bias"),
         ("mlx-first", {"typical_p": 0.9, "max_tokens": 4}, "ollama", "typical_p"),
         ("mlx-first-to-fill", FILLING, "ollama", "suffix"),
