@@ -29,7 +29,7 @@ class Disk:
         limit = asyncio.timeout(self._seconds)
         try:
             async with limit:
-                return await self.run_patiently(work)
+                return await self.run_without_deadline(work)
         except TimeoutError as error:
             if not limit.expired():
                 raise
@@ -37,7 +37,7 @@ class Disk:
                 f"The disk with the models did not respond within {self._seconds:g} seconds."
             ) from error
 
-    async def run_patiently(self, work: Callable[[], T]) -> T:
+    async def run_without_deadline(self, work: Callable[[], T]) -> T:
         """Run `work`, however long it takes, and return its result."""
         return await asyncio.get_running_loop().run_in_executor(self._threads, work)
 
