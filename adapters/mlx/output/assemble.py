@@ -255,13 +255,14 @@ class Answer:
         if self._reasoning is not None and (before or reader.in_reasoning):
             self._reasoning += 1
         for piece in pieces:
-            if (matched := self._render(piece)) is not None:
+            if (matched := self._write_piece(piece)) is not None:
                 return matched
         if last:
             self._show("", "", last=True)
         return None
 
-    def _render(self, piece: Piece) -> str | None:
+    def _write_piece(self, piece: Piece) -> str | None:
+        """Write the events of `piece`; return the stop string that ended the answer."""
         match piece.kind:
             case "content" if not self._calls_only:
                 return self._show(piece.text, piece.source, last=False)
