@@ -3,7 +3,6 @@
 import math
 from collections import Counter
 from collections.abc import AsyncGenerator, AsyncIterable
-from contextlib import aclosing
 from functools import partial
 from itertools import pairwise
 
@@ -150,10 +149,8 @@ class OllamaBackend:
                 raise
         return Embeddings(tuple(vectors), tokens)
 
-    async def pull(self, model: str) -> AsyncGenerator[Progress]:
-        async with aclosing(self._servers.pull(model)) as lines:
-            async for progress in lines:
-                yield progress
+    def pull(self, model: str) -> AsyncGenerator[Progress]:
+        return self._servers.pull(model)
 
     async def list_models(self) -> list[Model]:
         return await self._servers.models(fresh=True)
@@ -172,10 +169,8 @@ class OllamaBackend:
     async def copy(self, source: str, destination: str) -> None:
         await administration.copy(await self._servers.owner(source), source, destination)
 
-    async def create(self, recipe: bytes) -> AsyncGenerator[Progress]:
-        async with aclosing(administration.create(self._servers.first, recipe)) as steps:
-            async for step in steps:
-                yield step
+    def create(self, recipe: bytes) -> AsyncGenerator[Progress]:
+        return administration.create(self._servers.first, recipe)
 
     async def has_file(self, digest: str) -> bool:
         return await administration.has_file(self._servers.first, self._config, digest)
