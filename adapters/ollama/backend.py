@@ -287,10 +287,10 @@ class _Attempt:
             plan = to_plan(request, self._shown, self._names)
         body = body or to_body(request, self._shown, self._names)
         if self._names or not self._shown:
-            self._writer.template = self._done(request)
+            self._writer.template = self._applied_rewrites(request)
         return Call(body, self._writer, self._deadline, plan)
 
-    def _done(self, request: GenerationRequest) -> tuple[str, ...]:
+    def _applied_rewrites(self, request: GenerationRequest) -> tuple[str, ...]:
         """Return the names of what is done with the messages, see `Started.template`."""
         messages = request.prompt if isinstance(request.prompt, tuple) else ()
         words = () if self._shown else (TOOLS_AS_TEXT,)

@@ -148,7 +148,7 @@ class Answers:
             case None:
                 if self._started is not None:
                     started, self._started = self._started, None
-                    self._write(answer.counted(started))
+                    self._write(answer.with_prompt_tokens(started))
                     answer.report(answer.cached)
                 answer.begin()
             case ChunkRead():
@@ -197,7 +197,7 @@ class Answer:
         """Tokens of the prompt that were in the prefix cache."""
         return self._sequence.cached_tokens
 
-    def counted(self, started: Started) -> Started:
+    def with_prompt_tokens(self, started: Started) -> Started:
         """Add the tokens of the prompt to `started`."""
         return replace(started, prompt_tokens=len(self._sequence.prompt), cached_tokens=self.cached)
 
