@@ -1,6 +1,7 @@
 # pyright: basic
 """Liquid's LFM2: most blocks have a short convolution in place of attention."""
 
+from collections.abc import Mapping
 from typing import Any
 
 from adapters.gguf.conversion import UnsupportedGGUFError
@@ -12,6 +13,10 @@ _KV_HEADS = "attention.head_count_kv"
 
 def _is_convolution(fields: Fields, index: int) -> bool:
     return required(fields, _KV_HEADS)[index] == 0
+
+
+def _mixer(fields: Fields, index: int) -> Mapping[str, str]:
+    return _CONVOLUTION if _is_convolution(fields, index) else _ATTENTION
 
 
 def _config(fields: Fields) -> dict[str, Any]:
@@ -50,34 +55,32 @@ def _settings(config: Fields) -> Fields:
     return {_KV_HEADS: [heads if index in attention else 0 for index in layers]}
 
 
-_COMMON = {
-    "attn_norm": "operator_norm",
-    "ffn_norm": "ffn_norm",
-    "ffn_gate": "feed_forward.w1",
-    "ffn_up": "feed_forward.w3",
-    "ffn_down": "feed_forward.w2",
+_NORMS = {"attn_norm": "operator_norm", "ffn_norm": "ffn_norm"}
+_ATTENTION = {
+    "attn_q": "self_attn.q_proj",
+    "attn_k": "self_attn.k_proj",
+    "attn_v": "self_attn.v_proj",
+    "attn_q_norm": "self_attn.q_layernorm",
+    "attn_k_norm": "self_attn.k_layernorm",
+    "attn_output": "self_attn.out_proj",
+}
+_CONVOLUTION = {
+    "shortconv.conv": "conv.conv",
+    "shortconv.in_proj": "conv.in_proj",
+    "shortconv.out_proj": "conv.out_proj",
 }
 
 ROWS: dict[str, Architecture] = {
     "lfm2": Architecture(
         model_type="lfm2",
         hub_class="Lfm2ForCausalLM",
-        block=_COMMON
+        block=_NORMS
         | {
-            "attn_q": "self_attn.q_proj",
-            "attn_k": "self_attn.k_proj",
-            "attn_v": "self_attn.v_proj",
-            "attn_q_norm": "self_attn.q_layernorm",
-            "attn_k_norm": "self_attn.k_layernorm",
-            "attn_output": "self_attn.out_proj",
+            "ffn_gate": "feed_forward.w1",
+            "ffn_up": "feed_forward.w3",
+            "ffn_down": "feed_forward.w2",
         },
-        recurrent_block=_COMMON
-        | {
-            "shortconv.conv": "conv.conv",
-            "shortconv.in_proj": "conv.in_proj",
-            "shortconv.out_proj": "conv.out_proj",
-        },
-        is_recurrent=_is_convolution,
+        varied=_mixer,
         final_norm=("token_embd_norm", "model.embedding_norm"),
         epsilon=("attention.layer_norm_rms_epsilon", "norm_eps"),
         config=_config,

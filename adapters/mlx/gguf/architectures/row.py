@@ -23,7 +23,7 @@ class Architecture:
     hub_class: str
     """`architectures` of its `config.json` on the hub."""
     block: Mapping[str, str]
-    """Tensor of a block in GGUF -> module in MLX. All are required."""
+    """Tensor of every block in GGUF -> module in MLX. All are required."""
     config: Callable[[Fields], dict[str, Any]]
     """Settings from the metadata, but for those of the four tables below."""
     counts: Mapping[str, str] = field(default_factory=dict)
@@ -57,10 +57,8 @@ class Architecture:
     them in float32."""
     logarithms: frozenset[str] = frozenset()
     """Tensors of `block` that MLX has as the logarithm of the negative values."""
-    recurrent_block: Mapping[str, str] = field(default_factory=dict)
-    """Like `block`, for the layers for which `is_recurrent` is true."""
-    is_recurrent: Callable[[Fields, int], bool] = lambda fields, index: False
-    """True for the layers, by index, without attention over all tokens."""
+    varied: Callable[[Fields, int], Mapping[str, str]] = lambda fields, index: {}
+    """Like `block`, tensors that only the block with this index has."""
     row_order: Callable[[Fields, str, int], NDArray[np.intp] | None] = lambda *_: None
     """Index of the GGUF's row for each of MLX's, from the name of the tensor and their number;
     None where the order is the same."""
@@ -159,28 +157,29 @@ def require_pattern(fields: Fields, every: int) -> None:
         )
 
 
-BLOCK = {
+ATTENTION = {
     "attn_norm": "input_layernorm",
     "attn_q": "self_attn.q_proj",
     "attn_k": "self_attn.k_proj",
     "attn_v": "self_attn.v_proj",
     "attn_output": "self_attn.o_proj",
-    "ffn_norm": "post_attention_layernorm",
-    "ffn_gate": "mlp.gate_proj",
-    "ffn_up": "mlp.up_proj",
-    "ffn_down": "mlp.down_proj",
 }
+
+
+FFN_NORM = {"ffn_norm": "post_attention_layernorm"}
+
+
+MLP = {"ffn_gate": "mlp.gate_proj", "ffn_up": "mlp.up_proj", "ffn_down": "mlp.down_proj"}
+
+
+BLOCK = ATTENTION | FFN_NORM | MLP
 
 
 PROJECTIONS = frozenset({"attn_q", "attn_k", "attn_v"})
 ROTATED = frozenset({"attn_q", "attn_k"})
 
 
-ATTENTION = {name: module for name, module in BLOCK.items() if not name.startswith("ffn_")}
-
-
 EXPERTS = {
-    "ffn_norm": "post_attention_layernorm",
     "ffn_gate_inp": "mlp.gate",
     "ffn_gate_exps": "mlp.switch_mlp.gate_proj",
     "ffn_up_exps": "mlp.switch_mlp.up_proj",
@@ -188,12 +187,12 @@ EXPERTS = {
 }
 
 
-SPARSE_BLOCK = {
+SPARSE_BLOCK = FFN_NORM | {
     name: re.sub(r"^mlp\.", "block_sparse_moe.", module) for name, module in EXPERTS.items()
 }
 
 
-ONE_NORM = {name: module for name, module in BLOCK.items() if name != "ffn_norm"}
+ONE_NORM = ATTENTION | MLP
 
 
 HEAD_NORMS = {"attn_q_norm": "self_attn.q_norm", "attn_k_norm": "self_attn.k_norm"}

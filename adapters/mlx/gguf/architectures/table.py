@@ -88,10 +88,8 @@ def places(architecture: Architecture, fields: Fields, *, tied: bool) -> dict[st
 
 
 def _block_places(architecture: Architecture, fields: Fields, index: int) -> dict[str, Place]:
-    is_recurrent = architecture.is_recurrent(fields, index)
-    block = architecture.recurrent_block if is_recurrent else architecture.block
     found: dict[str, Place] = {}
-    for source, module in block.items():
+    for source, module in {**architecture.block, **architecture.varied(fields, index)}.items():
         name, path = f"blk.{index}.{source}", f"{architecture.prefix}model.layers.{index}.{module}"
         owner, _, own = path.rpartition(".")
         place = Place(source, owner, own) if source in architecture.bare else Place(source, path)
