@@ -30,6 +30,7 @@ from adapters.mlx.gguf.architectures.table import (
     Place,
     offset,
     places,
+    predictors,
     read_architecture,
     read_config,
     require_tensors,
@@ -64,6 +65,8 @@ class Report:
     weights_bytes: int
     """Size of `model.safetensors`."""
     tensors: tuple[TensorReport, ...]
+    left_out: tuple[str, ...] = ()
+    """Tensors of the source that do not take part in an answer, and are not in the folder."""
     files: dict[str, str] = field(default_factory=dict)
     """SHA-256 of each file of the folder, by name, but for the report and what came later."""
 
@@ -127,7 +130,8 @@ def _earlier_report(source: Path, target: Path) -> Report:
     try:
         saved = json.loads((target / REPORT).read_text("utf-8"))
         tensors = tuple(TensorReport(**tensor) for tensor in saved.pop("tensors"))
-        report = Report(**saved, tensors=tensors)
+        left_out = tuple(saved.pop("left_out", ()))
+        report = Report(**saved, tensors=tensors, left_out=left_out)
     except (OSError, ValueError, TypeError, KeyError) as exc:
         raise FileExistsError(f"{target} exists and was not made by this converter.") from exc
     if (report.source, report.source_bytes) != (source.name, source.stat().st_size):
@@ -146,6 +150,9 @@ def _write_folder(
     metadata, tensors = _read(source)
     architecture, fields = read_architecture(metadata)
     names = {tensor.name for tensor in tensors}
+    left_out = predictors(fields, names)
+    tensors = [tensor for tensor in tensors if tensor.name not in left_out]
+    names = names.difference(left_out)
     found = places(architecture, fields, tied="output.weight" not in names)
     require_tensors(architecture, found.keys(), names)
     config = read_config(architecture, fields)
@@ -166,6 +173,7 @@ def _write_folder(
         architecture=architecture.model_type,
         weights_bytes=weights.stat().st_size,
         tensors=tuple(reports),
+        left_out=tuple(left_out),
         files={path.name: sha256_of(path) for path in sorted(folder.iterdir())},
     )
     _write_json(folder / REPORT, asdict(report))

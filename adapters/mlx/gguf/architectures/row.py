@@ -198,7 +198,13 @@ ONE_NORM = ATTENTION | MLP
 HEAD_NORMS = {"attn_q_norm": "self_attn.q_norm", "attn_k_norm": "self_attn.k_norm"}
 
 
+PREDICTORS = "nextn_predict_layers"
+"""Number of layers after the others that predict several tokens. llama.cpp uses them to draft
+only, and counts them in `block_count`."""
+
+
 KEYS = rotary.KEYS | {
+    PREDICTORS,
     "attention.head_count",
     "attention.head_count_kv",
     "attention.key_length",

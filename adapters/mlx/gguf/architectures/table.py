@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 from adapters.gguf.conversion import UnsupportedGGUFError
 from adapters.mlx.gguf.architectures import cohere, gemma, glm, gpt_oss, lfm, llama, olmo, qwen
 from adapters.mlx.gguf.architectures.row import (
+    PREDICTORS,
     Architecture,
     Fields,
     head_size,
@@ -43,7 +44,7 @@ class Place:
 
 
 def read_architecture(metadata: Mapping[str, Any]) -> tuple[Architecture, Fields]:
-    """The architecture of a file and its metadata.
+    """The architecture of a file and its metadata; `block_count` is without `PREDICTORS`.
 
     Raises:
         UnsupportedGGUFError: the architecture or one of the keys is not supported.
@@ -67,7 +68,17 @@ def read_architecture(metadata: Mapping[str, Any]) -> tuple[Architecture, Fields
     for key, value in fields.items():
         if isinstance(value, list) and key not in architecture.lists:
             raise UnsupportedGGUFError(f"{name}: '{key}' with a value per layer is not supported.")
+    if PREDICTORS in fields:
+        blocks = int(required(fields, "block_count")) - int(fields[PREDICTORS])
+        fields |= {"block_count": blocks}
     return architecture, fields
+
+
+def predictors(fields: Fields, tensors: Set[str]) -> list[str]:
+    """The tensors of the layers that predict several tokens, which MLX has no place for."""
+    last = int(required(fields, "block_count"))
+    indices = range(last, last + int(fields.get(PREDICTORS, 0)))
+    return sorted(name for i in indices for name in tensors if name.startswith(f"blk.{i}."))
 
 
 def places(architecture: Architecture, fields: Fields, *, tied: bool) -> dict[str, Place]:

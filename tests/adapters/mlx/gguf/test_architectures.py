@@ -132,6 +132,36 @@ def test_unsupported_setting_is_rejected(
         convert(source, tmp_path / "out", quiet)
 
 
+def test_layers_that_predict_several_tokens_are_left_out(tmp_path: Path) -> None:
+    plain = decoder_gguf(tmp_path, "qwen35")
+    tensors = decoder_tensors("qwen35", GGML.F32)
+    last = BLOCKS["qwen35"]
+    added = {
+        name.replace("blk.1.", f"blk.{last}."): data
+        for name, data in tensors.items()
+        if name.startswith("blk.1.")
+    }
+    added[f"blk.{last}.nextn.eh_proj.weight"] = tensors["blk.1.ffn_up.weight"]
+    metadata = decoder_metadata("qwen35")
+    metadata |= {"qwen35.block_count": last + 1, "qwen35.nextn_predict_layers": 1}
+    source = write_gguf(tmp_path / "mtp.gguf", tensors | added, metadata, "qwen35")
+    expected = mlx_logits(plain, tmp_path / "plain")
+    assert np.array_equal(mlx_logits(source, tmp_path / "out"), expected)
+    report = json.loads((tmp_path / "out" / "conversion.json").read_text())
+    assert report["left_out"] == sorted(added)
+    configs = [(tmp_path / name / "config.json").read_text() for name in ("plain", "out")]
+    assert configs[0] == configs[1]
+
+
+def test_layers_after_the_last_are_rejected_when_no_setting_names_them(tmp_path: Path) -> None:
+    metadata = decoder_metadata("qwen35") | {"qwen35.block_count": BLOCKS["qwen35"] - 1}
+    source = write_gguf(
+        tmp_path / "a.gguf", decoder_tensors("qwen35", GGML.F32), metadata, "qwen35"
+    )
+    with pytest.raises(UnsupportedGGUFError, match=r"blk\.2"):
+        convert(source, tmp_path / "out", quiet)
+
+
 RECOMMENDED: Metadata = {"general.sampling.temp": 0.2, "general.sampling.top_k": 20}
 
 
