@@ -35,6 +35,7 @@ from adapters.mlx.gguf.architectures.table import (
     read_config,
     require_tensors,
     row_order,
+    traits,
 )
 from adapters.mlx.gguf.packing import Microscaled, Packed
 from adapters.mlx.gguf.rotary import llama3_scaling
@@ -153,15 +154,17 @@ def _write_folder(
     left_out = predictors(fields, names)
     tensors = [tensor for tensor in tensors if tensor.name not in left_out]
     names = names.difference(left_out)
-    found = places(architecture, fields, tied="output.weight" not in names)
+    own = traits(architecture, names)
+    found = places(architecture, fields, own, tied="output.weight" not in names)
     require_tensors(architecture, found.keys(), names)
-    config = read_config(architecture, fields)
+    config = read_config(architecture, fields, own)
     _add_vocabulary(config, metadata, tensors, stops)
     _add_rotary_table(config, tensors)
     plans = _plan(architecture, fields, found, tensors)
-    config["quantization"] = _quantization(plans)
+    if quantization := _quantization(plans):
+        config["quantization"] = quantization
     write_tokenizer(folder, metadata, config["max_position_embeddings"])
-    _write_json(folder / "config.json", {k: v for k, v in config.items() if v is not None})
+    _write_json(folder / "config.json", config)
     if recommended := to_builtins(sampling or _recommended(metadata)):
         _write_json(folder / "generation_config.json", recommended)
     weights = folder / "model.safetensors"
@@ -221,8 +224,9 @@ def _add_vocabulary(
     config["vocab_size"] = int(by_name["token_embd.weight"].shape[1])
     config["tie_word_embeddings"] = "output.weight" not in by_name
     config["eos_token_id"] = end_tokens(metadata, stops)
-    config["bos_token_id"] = metadata.get("tokenizer.ggml.bos_token_id")
-    config["pad_token_id"] = metadata.get("tokenizer.ggml.padding_token_id")
+    for setting, token in (("bos_token_id", "bos"), ("pad_token_id", "padding")):
+        if (index := metadata.get(f"tokenizer.ggml.{token}_token_id")) is not None:
+            config[setting] = index
     tokens = len(metadata.get("tokenizer.ggml.tokens", ()))
     if tokens > config["vocab_size"]:
         raise UnsupportedGGUFError(
@@ -233,7 +237,7 @@ def _add_vocabulary(
 def _add_rotary_table(config: dict[str, Any], tensors: Sequence[ReaderTensor]) -> None:
     for tensor in tensors:
         if tensor.name == "rope_freqs.weight":
-            if config["rope_scaling"] is not None:
+            if "rope_scaling" in config:
                 raise UnsupportedGGUFError(
                     "'rope_freqs.weight' together with another rotary scaling is not supported."
                 )
@@ -267,6 +271,8 @@ def _plan(
 def _form(
     architecture: Architecture, place: Place, tensor: ReaderTensor, working: str
 ) -> Packed | Microscaled | Plain:
+    if place.source in architecture.precise:
+        return Plain("F32", tensor.tensor_type, place.suffix)
     if place.source in architecture.logarithms:
         return Plain("F32", tensor.tensor_type, place.suffix, is_logarithm=True)
     return plain_or_packed(

@@ -94,6 +94,8 @@ def settings(config: Config) -> dict[str, Any]:
     require_settings(config, {**architecture.fixed, **per_layer})
     metadata |= {key: int(_required(config, name)) for key, name in architecture.counts.items()}
     metadata |= {key: float(_required(config, name)) for key, name in architecture.scales.items()}
+    metadata |= {key: bool(config.get(name)) for key, name in architecture.flags.items()}
+    metadata |= architecture.constants
     return metadata | _scaling(config, architecture) | dict(architecture.settings(config))
 
 
@@ -125,7 +127,8 @@ def _scaling(config: Config, architecture: Architecture) -> dict[str, Any]:
             extra = {
                 key
                 for key, value in scaling.items()
-                if key not in _YARN_KEYS and value != _YARN_DEFAULTS.get(key)
+                if key not in _YARN_KEYS | architecture.scaling_settings
+                and value != _YARN_DEFAULTS.get(key)
             }
             if unknown := sorted(extra):
                 raise UnsupportedGGUFError(f"'{unknown[0]}' of a YaRN scaling is not supported.")

@@ -102,7 +102,8 @@ def _outgoing(
     is_tied = bool(config.get("tie_word_embeddings")) or output not in arrays
     tensors: list[Outgoing] = []
     unused = set(arrays)
-    for name, place in places(architecture, fields, tied=is_tied).items():
+    traits = {setting for setting in architecture.optional.values() if config.get(setting)}
+    for name, place in places(architecture, fields, traits, tied=is_tied).items():
         parts = _parts(place.module, place.suffix, arrays)
         unused -= parts.keys()
         tensors.append(_tensor(architecture, config, fields, name, place, parts))

@@ -25,11 +25,15 @@ class Architecture:
     block: Mapping[str, str]
     """Tensor of every block in GGUF -> module in MLX. All are required."""
     config: Callable[[Fields], dict[str, Any]]
-    """Settings from the metadata, but for those of the four tables below."""
+    """Settings from the metadata, but for those of the tables below."""
     counts: Mapping[str, str] = field(default_factory=dict)
     """Metadata key -> setting: integers that both have."""
     scales: Mapping[str, str] = field(default_factory=dict)
     """Metadata key -> setting: floats that both have."""
+    flags: Mapping[str, str] = field(default_factory=dict)
+    """Metadata key -> setting: true or false, false where a file lacks the key."""
+    constants: Mapping[str, int] = field(default_factory=dict)
+    """Metadata keys without a setting, and their only value."""
     fixed: Mapping[str, Any] = field(default_factory=dict)
     """Settings without a metadata key, and their only value."""
     per_layer: Mapping[str, Callable[[int], list[Any]]] = field(default_factory=dict)
@@ -40,6 +44,10 @@ class Architecture:
     """Metadata keys that may have a value for each layer, or be a list."""
     scales_rotary: bool = True
     """True if the class of mlx-lm reads `rope_scaling`."""
+    scaling_settings: frozenset[str] = frozenset()
+    """Names in `rope_scaling` that `settings` converts."""
+    optional: Mapping[str, str] = field(default_factory=dict)
+    """Tensors of a block that some models lack, and the setting that is true for the others."""
     biased: frozenset[str] = frozenset()
     """Tensors of `block` with a bias."""
     interleaved: frozenset[str] = frozenset()
@@ -48,6 +56,8 @@ class Architecture:
     """GGUF's norm weights minus MLX's."""
     requires_output: bool = False
     """True if one of the engines cannot use the embedding as the output matrix."""
+    forbids_output: bool = False
+    """True if mlx-lm has no other output matrix than the embedding."""
     bare: frozenset[str] = frozenset()
     """Tensors of `block` that are a parameter of their own in MLX, not the weight of a module."""
     suffixes: Mapping[str, str] = field(default_factory=dict)
@@ -55,6 +65,9 @@ class Architecture:
     added_axes: Mapping[str, int] = field(default_factory=dict)
     """Tensors of `block` with an axis of length one more in MLX, and its place. llama.cpp requires
     them in float32."""
+    precise: frozenset[str] = frozenset()
+    """Biases of `block` that are a parameter of their own in MLX, in float32 whatever the type of
+    the matrices."""
     logarithms: frozenset[str] = frozenset()
     """Tensors of `block` that MLX has as the logarithm of the negative values."""
     varied: Callable[[Fields, int], Mapping[str, str]] = lambda fields, index: {}
@@ -87,7 +100,13 @@ class Architecture:
         """All metadata keys that a file may have."""
         common = KEYS if self.scales_rotary else KEYS - _SCALING_KEYS
         return (
-            common | {self.epsilon[0]} | self.counts.keys() | self.scales.keys() | self.other_keys
+            common
+            | {self.epsilon[0]}
+            | self.counts.keys()
+            | self.scales.keys()
+            | self.flags.keys()
+            | self.constants.keys()
+            | self.other_keys
         )
 
 
@@ -114,21 +133,26 @@ def head_size(fields: Fields) -> int:
     return int(fields.get("attention.key_length", default))
 
 
-def decoder_config(fields: Fields) -> dict[str, Any]:
-    """Settings that all architectures share."""
-    heads, head_dim = int(required(fields, "attention.head_count")), head_size(fields)
-    require_value(fields, "attention.value_length", head_dim)
+def trunk_config(fields: Fields) -> dict[str, Any]:
+    """Settings that all architectures share, whatever their attention."""
+    scaling = rotary.rope_scaling(fields)
     return {
         "hidden_size": int(required(fields, "embedding_length")),
         "num_hidden_layers": int(required(fields, "block_count")),
         "intermediate_size": int(required(fields, "feed_forward_length")),
-        "num_attention_heads": heads,
-        "num_key_value_heads": int(fields.get("attention.head_count_kv", heads)),
-        "head_dim": head_dim,
+        "num_attention_heads": int(required(fields, "attention.head_count")),
         "max_position_embeddings": int(required(fields, "context_length")),
         "rope_theta": float(fields.get("rope.freq_base", 10000.0)),
-        "rope_scaling": rotary.rope_scaling(fields),
+        **({} if scaling is None else {"rope_scaling": scaling}),
     }
+
+
+def decoder_config(fields: Fields) -> dict[str, Any]:
+    """Settings of a model with queries, keys and values of one size."""
+    trunk, head_dim = trunk_config(fields), head_size(fields)
+    require_value(fields, "attention.value_length", head_dim)
+    kv_heads = int(fields.get("attention.head_count_kv", trunk["num_attention_heads"]))
+    return trunk | {"num_key_value_heads": kv_heads, "head_dim": head_dim}
 
 
 def plain_config(fields: Fields) -> dict[str, Any]:
@@ -187,9 +211,12 @@ EXPERTS = {
 }
 
 
-SPARSE_BLOCK = FFN_NORM | {
-    name: re.sub(r"^mlp\.", "block_sparse_moe.", module) for name, module in EXPERTS.items()
-}
+def owned(owner: str, block: Mapping[str, str]) -> dict[str, str]:
+    """`block` with `owner` in place of `mlp`, by the name that a class has for it."""
+    return {name: re.sub(r"^mlp\.", f"{owner}.", module) for name, module in block.items()}
+
+
+SPARSE_BLOCK = FFN_NORM | owned("block_sparse_moe", EXPERTS)
 
 
 ONE_NORM = ATTENTION | MLP

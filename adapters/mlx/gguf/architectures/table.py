@@ -9,7 +9,17 @@ import numpy as np
 from numpy.typing import NDArray
 
 from adapters.gguf.conversion import UnsupportedGGUFError
-from adapters.mlx.gguf.architectures import cohere, gemma, glm, gpt_oss, lfm, llama, olmo, qwen
+from adapters.mlx.gguf.architectures import (
+    cohere,
+    deepseek,
+    gemma,
+    glm,
+    gpt_oss,
+    lfm,
+    llama,
+    olmo,
+    qwen,
+)
 from adapters.mlx.gguf.architectures.row import (
     PREDICTORS,
     Architecture,
@@ -27,6 +37,7 @@ ARCHITECTURES: dict[str, Architecture] = {
     **olmo.ROWS,
     **cohere.ROWS,
     **glm.ROWS,
+    **deepseek.ROWS,
     **lfm.ROWS,
     **gpt_oss.ROWS,
 }
@@ -81,30 +92,49 @@ def predictors(fields: Fields, tensors: Set[str]) -> list[str]:
     return sorted(name for i in indices for name in tensors if name.startswith(f"blk.{i}."))
 
 
-def places(architecture: Architecture, fields: Fields, *, tied: bool) -> dict[str, Place]:
+def traits(architecture: Architecture, tensors: Set[str]) -> set[str]:
+    """The settings of `optional` that are true for a file with these tensors."""
+    return {
+        setting
+        for source, setting in architecture.optional.items()
+        if any(f".{source}." in name for name in tensors)
+    }
+
+
+def places(
+    architecture: Architecture, fields: Fields, traits: Set[str], *, tied: bool
+) -> dict[str, Place]:
     """All tensors of a GGUF, but for the rotary table, and their places in MLX.
 
-    `tied`: the embedding is the output matrix too, where both engines can use it so.
+    `traits`: the settings of `optional` that are true. `tied`: the embedding is the output matrix
+    too, where both engines can use it so.
     """
     prefix, (norm, module) = architecture.prefix, architecture.final_norm
     found = {
         "token_embd.weight": Place("token_embd", f"{prefix}model.embed_tokens"),
         f"{norm}.weight": Place(norm, prefix + module),
     }
-    if architecture.requires_output or not tied:
+    if architecture.requires_output or not (tied or architecture.forbids_output):
         found["output.weight"] = Place("output", f"{prefix}lm_head")
     for index in range(int(required(fields, "block_count"))):
-        found |= _block_places(architecture, fields, index)
+        block = {**architecture.block, **architecture.varied(fields, index)}
+        absent = {name for name, setting in architecture.optional.items() if setting not in traits}
+        own = {source: module for source, module in block.items() if source not in absent}
+        found |= _block_places(architecture, own, index)
     return found
 
 
-def _block_places(architecture: Architecture, fields: Fields, index: int) -> dict[str, Place]:
+def _block_places(
+    architecture: Architecture, block: Mapping[str, str], index: int
+) -> dict[str, Place]:
     found: dict[str, Place] = {}
-    for source, module in {**architecture.block, **architecture.varied(fields, index)}.items():
+    for source, module in block.items():
         name, path = f"blk.{index}.{source}", f"{architecture.prefix}model.layers.{index}.{module}"
         owner, _, own = path.rpartition(".")
-        place = Place(source, owner, own) if source in architecture.bare else Place(source, path)
-        found[name + architecture.suffixes.get(source, ".weight")] = place
+        is_bare = source in architecture.bare | architecture.precise
+        place = Place(source, owner, own) if is_bare else Place(source, path)
+        suffix = ".bias" if source in architecture.precise else ".weight"
+        found[name + architecture.suffixes.get(source, suffix)] = place
         if source in architecture.biased:
             found[f"{name}.bias"] = Place(source, path, "bias")
     return found
@@ -148,14 +178,16 @@ def offset(architecture: Architecture, place: Place) -> float:
     return architecture.norm_offset if place.source.endswith("norm") else 0.0
 
 
-def read_config(architecture: Architecture, fields: Fields) -> dict[str, Any]:
-    """The model's `config.json`, without its vocabulary.
+def read_config(architecture: Architecture, fields: Fields, traits: Set[str]) -> dict[str, Any]:
+    """The model's `config.json`, without its vocabulary; `traits` as for `places`.
 
     Raises:
         UnsupportedGGUFError: a setting is missing, or has a value that mlx-lm cannot have.
     """
     if "expert_count" not in architecture.counts:
         require_value(fields, "expert_count", 0)
+    for key, value in architecture.constants.items():
+        require_value(fields, key, value)
     key, setting = architecture.epsilon
     scales = {key: setting, **architecture.scales}
     own = architecture.config(fields)
@@ -169,6 +201,8 @@ def read_config(architecture: Architecture, fields: Fields) -> dict[str, Any]:
         **own,
         **{setting: int(required(fields, key)) for key, setting in architecture.counts.items()},
         **{setting: float(required(fields, key)) for key, setting in scales.items()},
+        **{setting: bool(fields.get(key)) for key, setting in architecture.flags.items()},
+        **{setting: setting in traits for setting in architecture.optional.values()},
         **architecture.fixed,
         **{name: of(own["num_hidden_layers"]) for name, of in architecture.per_layer.items()},
     }

@@ -109,6 +109,7 @@ def test_block_without_a_tensor_is_rejected(tmp_path: Path, architecture: str, t
         convert(source, tmp_path / "out", quiet)
 
 
+_EPSILON = "deepseek2.attention.layer_norm_rms_epsilon"
 REFUSED: list[tuple[str, Metadata, str]] = [
     ("qwen2", {"qwen2.attention.key_length": 64}, "key_length"),
     ("qwen3", {"qwen3.expert_count": 8}, "expert_count"),
@@ -120,6 +121,13 @@ REFUSED: list[tuple[str, Metadata, str]] = [
     ("cohere2", {"cohere2.attention.sliding_window_pattern": 5}, "sliding_window_pattern"),
     ("olmo3", {"olmo2.attention.sliding_window_pattern": [True] * 5}, "sliding_window_pattern"),
     ("olmo3", {"olmo2.rope.freq_base_swa": 1.0}, "freq_base_swa"),
+    ("lfm2moe", {"lfm2moe.expert_gating_func": 1}, "expert_gating_func"),
+    ("deepseek-v2", {"deepseek2.expert_group_count": 2}, "expert_group_count"),
+    ("deepseek-v2", {"deepseek2.attention.key_length_mla": 80}, "key_length_mla"),
+    ("deepseek-v2", {"deepseek2.expert_weights_norm": True}, "expert_weights_norm"),
+    ("deepseek-v2", {_EPSILON: 1e-5}, "rms_norm_eps"),
+    ("deepseek-v3", {"deepseek2.rope.scaling.type": "linear"}, "linear"),
+    ("glm4moelite", {"deepseek2.attention.head_count_kv": 4}, "head_count_kv"),
 ]
 
 
@@ -160,6 +168,37 @@ def test_layers_after_the_last_are_rejected_when_no_setting_names_them(tmp_path:
     )
     with pytest.raises(UnsupportedGGUFError, match=r"blk\.2"):
         convert(source, tmp_path / "out", quiet)
+
+
+@pytest.mark.parametrize("architecture", ["lfm2", "lfm2moe"])
+def test_output_matrix_is_rejected_where_mlx_has_none(tmp_path: Path, architecture: str) -> None:
+    tensors = decoder_tensors(architecture, GGML.F32)
+    tensors["output.weight"] = tensors["token_embd.weight"]
+    metadata = decoder_metadata(architecture)
+    source = write_gguf(tmp_path / "a.gguf", tensors, metadata, architecture)
+    with pytest.raises(UnsupportedGGUFError, match=r"output\.weight"):
+        convert(source, tmp_path / "out", quiet)
+
+
+@pytest.mark.parametrize("architecture", ["glm4moe", "glm4moe-norms"])
+def test_norms_of_heads_are_a_setting_by_their_tensors(tmp_path: Path, architecture: str) -> None:
+    convert(decoder_gguf(tmp_path, architecture), tmp_path / "out", quiet)
+    config = json.loads((tmp_path / "out" / "config.json").read_text())
+    assert config["use_qk_norm"] == (architecture == "glm4moe-norms")
+
+
+@pytest.mark.parametrize("architecture", ["lfm2moe", "glm4moe", "deepseek-v3"])
+def test_bias_of_experts_stays_in_float32_when_matrices_are_quantised(
+    tmp_path: Path, architecture: str
+) -> None:
+    from safetensors.numpy import load_file
+
+    source = decoder_gguf(tmp_path, architecture, GGML.Q8_0)
+    convert(source, tmp_path / "out", quiet)
+    stored = load_file(tmp_path / "out" / "model.safetensors")
+    biases = [name for name in stored if name.endswith(("expert_bias", "correction_bias"))]
+    assert biases
+    assert {stored[name].dtype for name in biases} == {np.dtype(np.float32)}
 
 
 RECOMMENDED: Metadata = {"general.sampling.temp": 0.2, "general.sampling.top_k": 20}

@@ -232,6 +232,14 @@ def test_mxfp4_is_copied_and_not_computed_again(tmp_path: Path) -> None:
     assert np.array_equal(before.data, after.data)
 
 
+YARN = {
+    "rope_type": "yarn",
+    "factor": 4.0,
+    "original_max_position_embeddings": 128,
+    "mscale_all_dim": 1.0,
+}
+
+
 @pytest.mark.parametrize(
     ("architecture", "changed", "named"),
     [
@@ -252,6 +260,13 @@ def test_mxfp4_is_copied_and_not_computed_again(tmp_path: Path) -> None:
         ("olmo3", {"layer_types": ["full_attention"] * 5}, "layer_types"),
         ("cohere2", {"sliding_window_pattern": 2}, "sliding_window_pattern"),
         ("seed_oss", {"attention_bias": False}, "attention_bias"),
+        ("lfm2moe", {"routed_scaling_factor": 2.0}, "routed_scaling_factor"),
+        ("glm4moe", {"attention_bias": False}, "attention_bias"),
+        ("deepseek-v2", {"topk_method": "group_limited_greedy"}, "topk_method"),
+        ("deepseek-v3", {"rms_norm_eps": 1e-5}, "rms_norm_eps"),
+        ("deepseek-v3", {"rope_scaling": YARN | {"mscale": 0.5}}, "mscale"),
+        ("deepseek-v3", {"rope_scaling": {"rope_type": "llama3", "factor": 8}}, "llama3"),
+        ("glm4moelite", {"q_lora_rank": None}, "q_lora_rank"),
     ],
 )
 def test_what_a_gguf_cannot_have_is_refused_by_name_before_a_file_is_written(
