@@ -616,6 +616,7 @@ SAME_SPLITS = {
     **dict.fromkeys(("qwen2", "deepseek-r1-qwen", "stablelm2"), "qwen2"),
     **dict.fromkeys(("gpt-4o", "llama4"), "gpt-4o"),
     **{name: name for name in ("qwen35", "seed-coder", "tekken")},
+    **{name: name for name in ("deepseek-llm", "deepseek-coder", "deepseek-v3")},
 }
 
 

@@ -197,6 +197,7 @@ def test_unknown_pre_tokenizer_is_rejected(tmp_path: Path) -> None:
     [
         *("gpt-2", "smollm", "llama-bpe", "dbrx", "qwen2"),
         *("qwen35", "seed-coder", "gpt-4o", "tekken"),
+        *("deepseek-llm", "deepseek-coder", "deepseek-v3"),
     ],
 )
 def test_pre_tokenizer_is_named_by_how_it_splits(tmp_path: Path, pre: str) -> None:
