@@ -142,6 +142,9 @@ _PRE_TOKENIZERS: dict[str, _PreTokenizer] = {
     **dict.fromkeys(("gpt-4o", "llama4"), _split(_O200K)),
     "tekken": replace(_split(_TEKKEN), add_bos=True, ignore_merges=True),
 }
+# Definitions on the hub that give the ids of llama.cpp's by other splits: no token of DeepSeek V2
+# has two digits.
+_ON_HUB = {"deepseek-llm": _split(*_DEEPSEEK_LLM[:-1], r"\p{N}")}
 _SENTENCEPIECE = _PreTokenizer((), add_bos=True)
 """No pre-tokenizer: merges cross words."""
 
@@ -150,10 +153,12 @@ PRE_TOKENIZER_NAMES = tuple(_PRE_TOKENIZERS)
 """The supported values of `tokenizer.ggml.pre`."""
 
 
-def pre_tokenized(pre: str, text: str) -> list[str]:
-    """The parts of `text` that merges never cross, in the letters that represent bytes."""
-    sequence = pre_tokenizers.Sequence(list(_PRE_TOKENIZERS[pre].steps))
-    return [part for part, _ in sequence.pre_tokenize_str(text)]
+def pre_tokenized(pre: str, text: str) -> tuple[list[str], ...]:
+    """The parts of `text` that merges never cross, in the letters that represent bytes: those of
+    llama.cpp, then those of the hub if they differ."""
+    definitions = (_PRE_TOKENIZERS[pre], *filter(None, [_ON_HUB.get(pre)]))
+    sequences = [pre_tokenizers.Sequence(list(each.steps)) for each in definitions]
+    return tuple([part for part, _ in steps.pre_tokenize_str(text)] for steps in sequences)
 
 
 def ignores_merges(pre: str) -> bool:

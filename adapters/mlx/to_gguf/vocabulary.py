@@ -106,7 +106,7 @@ def _pre_tokenizer_name(tokenizer: Tokenizer, ignores: bool) -> str:
 
     def agrees(name: str, text: str) -> bool:
         parts = [part for part, _ in pre.pre_tokenize_str(text)] if pre is not None else [text]
-        return parts == pre_tokenized(name, text)
+        return parts in pre_tokenized(name, text)
 
     def closeness(name: str) -> tuple[bool, bool]:
         return agrees(name, _ACCENTS), ignores_merges(name) == ignores

@@ -208,6 +208,21 @@ def test_pre_tokenizer_is_named_by_how_it_splits(tmp_path: Path, pre: str) -> No
     assert field.contents() == pre
 
 
+def test_pre_tokenizer_of_deepseek_v2_on_the_hub_is_named_like_llama_cpps(tmp_path: Path) -> None:
+    from tokenizers import Tokenizer, pre_tokenizers
+
+    source = decoder_gguf(tmp_path, "llama", changed={"tokenizer.ggml.pre": "deepseek-llm"})
+    convert(source, tmp_path / "one", quiet)
+    path = str(tmp_path / "one" / "tokenizer.json")
+    tokenizer = Tokenizer.from_file(path)
+    steps: Any = tokenizer.pre_tokenizer
+    steps[5] = pre_tokenizers.Digits(individual_digits=True)
+    tokenizer.save(path)
+    write_gguf(tmp_path / "one", tmp_path / "back.gguf", quiet)
+    field = gguf.GGUFReader(tmp_path / "back.gguf").fields["tokenizer.ggml.pre"]
+    assert field.contents() == "deepseek-llm"
+
+
 def test_three_end_tokens_of_a_folder_have_keys(tmp_path: Path) -> None:
     convert(decoder_gguf(tmp_path, "llama"), tmp_path / "one", quiet)
     change(tmp_path / "one", eos_token_id=[2, 7, 9])
