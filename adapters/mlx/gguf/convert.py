@@ -28,9 +28,9 @@ from adapters.gguf.tokenizer import end_tokens, write_tokenizer
 from adapters.mlx.gguf.architectures.row import Architecture, Fields
 from adapters.mlx.gguf.architectures.table import (
     Place,
+    left_out,
     offset,
     places,
-    predictors,
     read_architecture,
     read_config,
     require_tensors,
@@ -38,7 +38,6 @@ from adapters.mlx.gguf.architectures.table import (
     traits,
 )
 from adapters.mlx.gguf.packing import Microscaled, Packed
-from adapters.mlx.gguf.rotary import llama3_scaling
 from adapters.mlx.gguf.weights import (
     CHUNK,
     Plain,
@@ -148,18 +147,19 @@ def _write_folder(
     sampling: RecommendedSampling | None,
     stops: Collection[str],
 ) -> Report:
-    metadata, tensors = _read(source)
+    metadata, everything = _read(source)
     architecture, fields = read_architecture(metadata)
+    absent = left_out(architecture, fields, {tensor.name for tensor in everything})
+    tensors = [tensor for tensor in everything if tensor.name not in absent]
     names = {tensor.name for tensor in tensors}
-    left_out = predictors(fields, names)
-    tensors = [tensor for tensor in tensors if tensor.name not in left_out]
-    names = names.difference(left_out)
     own = traits(architecture, names)
     found = places(architecture, fields, own, tied="output.weight" not in names)
     require_tensors(architecture, found.keys(), names)
     config = read_config(architecture, fields, own)
-    _add_vocabulary(config, metadata, tensors, stops)
-    _add_rotary_table(config, tensors)
+    _add_vocabulary(architecture, config, metadata, tensors, stops)
+    for tensor in tensors:
+        if tensor.name == "rope_freqs.weight":
+            config |= architecture.read_table(np.asarray(tensor.data, np.float32), config)
     plans = _plan(architecture, fields, found, tensors)
     if quantization := _quantization(plans):
         config["quantization"] = quantization
@@ -176,7 +176,7 @@ def _write_folder(
         architecture=architecture.model_type,
         weights_bytes=weights.stat().st_size,
         tensors=tuple(reports),
-        left_out=tuple(left_out),
+        left_out=tuple(absent),
         files={path.name: sha256_of(path) for path in sorted(folder.iterdir())},
     )
     _write_json(folder / REPORT, asdict(report))
@@ -215,13 +215,15 @@ def _recommended(metadata: Mapping[str, Any]) -> RecommendedSampling:
 
 
 def _add_vocabulary(
+    architecture: Architecture,
     config: dict[str, Any],
     metadata: Mapping[str, Any],
     tensors: Sequence[ReaderTensor],
     stops: Collection[str],
 ) -> None:
     by_name = {tensor.name: tensor for tensor in tensors}
-    config["vocab_size"] = int(by_name["token_embd.weight"].shape[1])
+    rows = int(by_name["token_embd.weight"].shape[1])
+    config |= dict.fromkeys(architecture.vocabulary_sizes, rows)
     config["tie_word_embeddings"] = "output.weight" not in by_name
     config["eos_token_id"] = end_tokens(metadata, stops)
     for setting, token in (("bos_token_id", "bos"), ("pad_token_id", "padding")):
@@ -232,19 +234,6 @@ def _add_vocabulary(
         raise UnsupportedGGUFError(
             f"The vocabulary has {tokens} tokens, the embedding {config['vocab_size']} rows."
         )
-
-
-def _add_rotary_table(config: dict[str, Any], tensors: Sequence[ReaderTensor]) -> None:
-    for tensor in tensors:
-        if tensor.name == "rope_freqs.weight":
-            if "rope_scaling" in config:
-                raise UnsupportedGGUFError(
-                    "'rope_freqs.weight' together with another rotary scaling is not supported."
-                )
-            factors = np.asarray(tensor.data, dtype=np.float32)
-            config["rope_scaling"] = llama3_scaling(
-                factors, config["rope_theta"], config["head_dim"]
-            )
 
 
 def _plan(

@@ -10,6 +10,7 @@ from typing import Any
 from adapters.gguf.conversion import UnsupportedGGUFError
 from adapters.mlx.gguf.architectures.row import Architecture, require_settings
 from adapters.mlx.gguf.architectures.table import ARCHITECTURES
+from adapters.mlx.gguf.rotary import scaling_of
 
 Config = Mapping[str, Any]
 
@@ -102,13 +103,6 @@ def settings(config: Config) -> dict[str, Any]:
 def head_dim(config: Config) -> int:
     default = int(config["hidden_size"]) // int(config["num_attention_heads"])
     return int(config.get("head_dim") or default)
-
-
-def scaling_of(config: Config) -> Mapping[str, Any]:
-    """Settings of the rotary scaling; empty without scaling."""
-    scaling = config.get("rope_scaling") or config.get("rope_parameters") or {}
-    kind = scaling.get("rope_type") or scaling.get("type") or "default"
-    return {} if kind == "default" else {**scaling, "rope_type": kind}
 
 
 def _scaling(config: Config, architecture: Architecture) -> dict[str, Any]:

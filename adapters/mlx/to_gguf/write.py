@@ -17,11 +17,10 @@ from numpy.typing import NDArray
 from adapters.gguf.conversion import InexactGGUFError, TensorReport, UnsupportedGGUFError
 from adapters.mlx.gguf.architectures.row import Architecture, Fields
 from adapters.mlx.gguf.architectures.table import Place, offset, places, row_order
-from adapters.mlx.gguf.rotary import llama3_factors
 from adapters.mlx.gguf.weights import GATE, Progress, relative_error, sliced
 from adapters.mlx.to_gguf.arrays import StoredArray, read_arrays
 from adapters.mlx.to_gguf.blocks import Affine, Microscaled
-from adapters.mlx.to_gguf.settings import architecture_of, flattened, head_dim, scaling_of, settings
+from adapters.mlx.to_gguf.settings import architecture_of, flattened, head_dim, settings
 from adapters.mlx.to_gguf.vocabulary import vocabulary
 
 _ROWS_AT_ONCE = 4096
@@ -109,8 +108,7 @@ def _outgoing(
         tensors.append(_tensor(architecture, config, fields, name, place, parts))
     if unused:
         raise UnsupportedGGUFError(f"The tensor '{min(unused)}' is not supported.")
-    if scaling_of(config).get("rope_type") == "llama3":
-        factors = llama3_factors(scaling_of(config), float(config["rope_theta"]), head_dim(config))
+    if (factors := architecture.table(config, head_dim(config))) is not None:
         table = StoredArray("F32", factors.astype(np.float32))
         rows = np.arange(len(factors), dtype=np.intp)
         tensors.append(_plain("rope_freqs.weight", table, 0.0, rows))

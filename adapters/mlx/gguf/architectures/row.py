@@ -2,7 +2,7 @@
 """One architecture: names of its tensors and settings on both sides, and what rows share."""
 
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Set
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -77,12 +77,26 @@ class Architecture:
     None where the order is the same."""
     column_order: Callable[[Fields, str], NDArray[np.intp] | None] = lambda *_: None
     """The same of slices of the columns; there are as many, all of one width."""
+    outside: Callable[[Fields], Mapping[str, str]] = lambda fields: {}
+    """Like `block`, further tensors that are in no block; their modules are below `model`."""
+    unused: Callable[[Fields, int], Set[str]] = lambda fields, index: frozenset()
+    """Tensors of the block with this index that a file may have, but no engine computes with."""
     prefix: str = ""
     """Beginning of the names of modules, before `model` and `lm_head`."""
     final_norm: tuple[str, str] = ("output_norm", "model.norm")
     """The norm after the last block in GGUF and in MLX."""
     partial_rotary: bool = False
     """True if `partial_rotary_factor` is read: not all of a head is rotated."""
+    rotated: str = "head_dim"
+    """Setting with the value of `rope.dimension_count`, without `partial_rotary_factor`."""
+    requires_table: bool = False
+    """True if every file has a `rope_freqs.weight`."""
+    read_table: Callable[[NDArray[np.float32], Fields], dict[str, Any]] = rotary.read_llama3_table
+    """Settings from `rope_freqs.weight` and the others."""
+    table: Callable[[Fields, int], NDArray[np.floating] | None] = rotary.llama3_table
+    """`rope_freqs.weight` from a `config.json` and the size of a head; None for a file without."""
+    vocabulary_sizes: frozenset[str] = frozenset({"vocab_size"})
+    """Settings with the number of rows of the embedding."""
     family: str | None = None
     """`general.architecture`, if the row has another name: llama.cpp has one for several types."""
     applies: Callable[[Fields], bool] = lambda fields: True

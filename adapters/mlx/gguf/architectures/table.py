@@ -85,11 +85,16 @@ def read_architecture(metadata: Mapping[str, Any]) -> tuple[Architecture, Fields
     return architecture, fields
 
 
-def predictors(fields: Fields, tensors: Set[str]) -> list[str]:
-    """The tensors of the layers that predict several tokens, which MLX has no place for."""
+def left_out(architecture: Architecture, fields: Fields, tensors: Set[str]) -> list[str]:
+    """The tensors that take no part in an answer, which MLX has no place for: those of the layers
+    that predict several tokens, and the `unused` ones of others."""
     last = int(required(fields, "block_count"))
-    indices = range(last, last + int(fields.get(PREDICTORS, 0)))
-    return sorted(name for i in indices for name in tensors if name.startswith(f"blk.{i}."))
+    layers = range(last, last + int(fields.get(PREDICTORS, 0)))
+    predictors = {n for i in layers for n in tensors if n.startswith(f"blk.{i}.")}
+    unused = {
+        f"blk.{i}.{source}.weight" for i in range(last) for source in architecture.unused(fields, i)
+    }
+    return sorted(predictors | unused & tensors)
 
 
 def traits(architecture: Architecture, tensors: Set[str]) -> set[str]:
@@ -114,6 +119,8 @@ def places(
         "token_embd.weight": Place("token_embd", f"{prefix}model.embed_tokens"),
         f"{norm}.weight": Place(norm, prefix + module),
     }
+    for source, module in architecture.outside(fields).items():
+        found[f"{source}.weight"] = Place(source, f"{prefix}model.{module}")
     if architecture.requires_output or not (tied or architecture.forbids_output):
         found["output.weight"] = Place("output", f"{prefix}lm_head")
     for index in range(int(required(fields, "block_count"))):
@@ -148,8 +155,11 @@ def require_tensors(architecture: Architecture, expected: Set[str], tensors: Set
     """
     if missing := sorted(expected - tensors):
         raise UnsupportedGGUFError(f"The tensor '{missing[0]}' is missing.")
-    table = {"rope_freqs.weight"} if architecture.scales_rotary else set()
-    if unknown := sorted(tensors - expected - table):
+    table = {"rope_freqs.weight"}
+    if architecture.requires_table and not table <= tensors:
+        raise UnsupportedGGUFError(f"The tensor '{min(table)}' is missing.")
+    is_known = architecture.scales_rotary or architecture.requires_table
+    if unknown := sorted(tensors - expected - (table if is_known else set())):
         raise UnsupportedGGUFError(f"The tensor '{unknown[0]}' is not supported.")
 
 
@@ -194,7 +204,7 @@ def read_config(architecture: Architecture, fields: Fields, traits: Set[str]) ->
     if architecture.partial_rotary:
         own["partial_rotary_factor"] = required(fields, "rope.dimension_count") / own["head_dim"]
     else:
-        require_value(fields, "rope.dimension_count", own["head_dim"])
+        require_value(fields, "rope.dimension_count", own[architecture.rotated])
     return {
         "model_type": architecture.model_type,
         "architectures": [architecture.hub_class],
