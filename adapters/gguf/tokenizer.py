@@ -16,10 +16,10 @@ from tokenizers import AddedToken, Regex, Tokenizer, decoders, pre_tokenizers, p
 from tokenizers.models import BPE
 
 from adapters.gguf.conversion import UnsupportedGGUFError
-from adapters.gguf.sentencepiece import build_sentencepiece
+from adapters.gguf.sentencepiece import build_sentencepiece, write_spaces
 
 _UNKNOWN, _CONTROL, _USER_DEFINED = 2, 3, 4  # tokenizer.ggml.token_type
-_KINDS = ("gpt2", "llama")  # tokenizer.ggml.model
+_KINDS = ("gpt2", "llama", "gemma4")  # tokenizer.ggml.model
 
 # llama.cpp ends an answer at any of these, whichever token the file has as its end.
 _ENDS = frozenset(
@@ -30,6 +30,8 @@ _ENDS = frozenset(
         "<|eot_id|>",
         "<|eom_id|>",
         "<end_of_turn>",
+        "<turn|>",
+        "<|tool_response>",
     }
 )
 
@@ -48,6 +50,8 @@ class _PreTokenizer:
     """The default if the file has no such setting."""
     ignore_merges: bool = False
     """A part that is a token is not split, even if no merges lead to it."""
+    is_bytes: bool = True
+    """Tokens are written in the letters that represent bytes, not in those of the text."""
 
 
 def _bytes(gpt2_words: bool) -> pre_tokenizers.PreTokenizer:
@@ -147,6 +151,12 @@ _PRE_TOKENIZERS: dict[str, _PreTokenizer] = {
 _ON_HUB = {"deepseek-llm": _split(*_DEEPSEEK_LLM[:-1], r"\p{N}")}
 _SENTENCEPIECE = _PreTokenizer((), add_bos=True)
 """No pre-tokenizer: merges cross words."""
+_GEMMA4 = _PreTokenizer(
+    (pre_tokenizers.Split(Regex(r"\n+"), "isolated"),), add_bos=True, is_bytes=False
+)
+"""Merges cross words, but no line; spaces are written as in SentencePiece."""
+_WITHOUT_NAME = {"llama": _SENTENCEPIECE, "gemma4": _GEMMA4}
+"""Pre-tokenizers by the type of the vocabulary."""
 
 
 PRE_TOKENIZER_NAMES = tuple(_PRE_TOKENIZERS)
@@ -180,6 +190,8 @@ def build_tokenizer(metadata: Metadata) -> Tokenizer:
         tokenizer = Tokenizer(_bpe(tokens, metadata, pre))
         tokenizer.pre_tokenizer = pre_tokenizers.Sequence(list(pre.steps))
         tokenizer.decoder = decoders.ByteLevel()
+        if not pre.is_bytes:
+            write_spaces(tokenizer, has_prefix=False)
     tokenizer.post_processor = _post_processor(metadata, tokens, pre)
     tokenizer.add_tokens(_added_tokens(tokens, metadata))
     return tokenizer
@@ -223,8 +235,8 @@ def end_tokens(metadata: Metadata, stops: Collection[str] = ()) -> list[int]:
     ]
     kinds = metadata.get("tokenizer.ggml.token_type", [])
     pairs = zip(_token_list(metadata), kinds, strict=False)
-    ends = _ENDS.union(stops)
-    others = [i for i, (token, kind) in enumerate(pairs) if kind == _CONTROL and token in ends]
+    ends = {_CONTROL: _ENDS.union(stops), _USER_DEFINED: _ENDS}
+    others = [i for i, (token, kind) in enumerate(pairs) if token in ends.get(kind, ())]
     return [int(index) for index in dict.fromkeys(own + others)]
 
 
@@ -235,8 +247,8 @@ def _pre_tokenizer(metadata: Metadata) -> _PreTokenizer:
         raise UnsupportedGGUFError(f"The tokenizer '{model}' is not supported, only {known}.")
     if metadata.get("tokenizer.ggml.add_eos_token"):
         raise UnsupportedGGUFError("'tokenizer.ggml.add_eos_token' is not supported.")
-    if model == "llama":
-        return _SENTENCEPIECE
+    if model in _WITHOUT_NAME:
+        return _WITHOUT_NAME[model]
     pre = metadata.get("tokenizer.ggml.pre")
     if pre not in _PRE_TOKENIZERS:
         known = ", ".join(sorted(_PRE_TOKENIZERS))
@@ -267,7 +279,16 @@ def _bpe(tokens: list[str], metadata: Metadata, pre: _PreTokenizer) -> BPE:
     for merge in merges:
         if len(merge) != 2 or "".join(merge) not in vocabulary or not vocabulary.keys() >= {*merge}:
             raise UnsupportedGGUFError(f"The merge {merge} does not form a token of two tokens.")
-    return BPE(vocabulary, merges, ignore_merges=pre.ignore_merges)  # type: ignore[arg-type]
+    if pre.is_bytes:
+        return BPE(vocabulary, merges, ignore_merges=pre.ignore_merges)  # type: ignore[arg-type]
+    unknown = metadata.get("tokenizer.ggml.unknown_token_id")
+    return BPE(
+        vocabulary,
+        merges,  # type: ignore[arg-type]
+        unk_token=None if unknown is None else _token(tokens, unknown),
+        fuse_unk=True,
+        byte_fallback=True,
+    )
 
 
 def _added_tokens(tokens: list[str], metadata: Metadata) -> list[AddedToken]:

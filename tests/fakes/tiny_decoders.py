@@ -45,15 +45,20 @@ HEAD_DIMS = {
     "deepseek-v2-lite": 16,
     "deepseek-v3": 16,
     "glm4moelite": 16,
+    "gemma4": 64,
+    "gemma4-shared": 64,
+    "gemma4-moe": 64,
 }
+GEMMAS4 = ("gemma4", "gemma4-shared", "gemma4-moe")
+"""With keys that are values in full attention, with keys of earlier blocks, with experts."""
 LATENT = ("deepseek-v2", "deepseek-v2-lite", "deepseek-v3", "glm4moelite")
 """With keys and values made of one short vector."""
 FAMILIES = {"mixtral": "llama", "olmo3": "olmo2", "glm4moe-norms": "glm4moe"}
-FAMILIES |= dict.fromkeys(LATENT, "deepseek2")
+FAMILIES |= dict.fromkeys(LATENT, "deepseek2") | dict.fromkeys(GEMMAS4, "gemma4")
 """Names in a GGUF, where llama.cpp has one for several architectures."""
 BLOCKS = dict.fromkeys(HEAD_DIMS, 2) | {"gemma3": 7, "smollm3": 5, "cohere2": 5, "olmo3": 5}
 BLOCKS |= dict.fromkeys(("lfm2", "qwen35", "qwen35moe", "glm4moe", "glm4moe-norms"), 3)
-BLOCKS |= {"lfm2moe": 4, "deepseek-v2-lite": 27}
+BLOCKS |= {"lfm2moe": 4, "deepseek-v2-lite": 27, "gemma4": 4, "gemma4-shared": 6, "gemma4-moe": 4}
 """llama.cpp recognises a Lite by its number of blocks."""
 RECURRENT = {"lfm2": (0, 2), "lfm2moe": (0, 2), "qwen35": (0, 2), "qwen35moe": (0, 2)}
 """Blocks with a convolution or a delta net in place of attention."""
@@ -63,6 +68,8 @@ WINDOW = 8
 EXPERTS, USED, EXPERT_INNER, SHARED_INNER = 4, 2, 32, 160
 SHARED = 3
 """DeepSeek's experts that see every token, each of the width of the others."""
+PER_LAYER, SLIDING_DIM = 32, 32
+"""Gemma 4's size of the embeddings for each layer, and of the heads of windows."""
 PLAIN, ROTATED, VALUES, Q_RANK, KV_RANK = 64, 16, 32, 32, 96
 """Sizes of the two parts of a key and of a value, and of the vectors that they are made of."""
 GEMMAS = ("gemma2", "gemma3")
@@ -157,6 +164,17 @@ _YARN: dict[str, Any] = {
     "rope.scaling.factor": 4.0,
     "rope.scaling.original_context_length": 128,
 }
+_GEMMA4: dict[str, Any] = {
+    "attention.sliding_window": WINDOW,
+    "attention.shared_kv_layers": 0,
+    "attention.key_length_swa": SLIDING_DIM,
+    "attention.value_length_swa": SLIDING_DIM,
+    "embedding_length_per_layer_input": 0,
+    "final_logit_softcapping": 30.0,
+    "rope.dimension_count": 64,
+    "rope.dimension_count_swa": SLIDING_DIM,
+    "rope.freq_base_swa": 10000.0,
+}
 _OWN: dict[str, dict[str, Any]] = {
     "lfm2moe": {
         **_MOE,
@@ -183,6 +201,24 @@ _OWN: dict[str, dict[str, Any]] = {
         "expert_group_used_count": 1,
     },
     "glm4moelite": _SPLIT,
+    "gemma4": {
+        **_GEMMA4,
+        "attention.head_count_kv": [2, 1, 2, 1],
+        "attention.sliding_window_pattern": [True, False, True, False],
+    },
+    "gemma4-shared": {
+        **_GEMMA4,
+        "attention.sliding_window_pattern": [True, True, False, True, True, False],
+        "attention.shared_kv_layers": 3,
+        "embedding_length_per_layer_input": PER_LAYER,
+        "feed_forward_length": [INNER] * 3 + [2 * INNER] * 3,
+    },
+    "gemma4-moe": {
+        **_GEMMA4,
+        **_MOE,
+        "attention.head_count_kv": [2, 1, 2, 1],
+        "attention.sliding_window_pattern": [True, False, True, False],
+    },
     "gemma3": {"attention.sliding_window": WINDOW},
     "gemma2": {
         "attention.sliding_window": 512,
@@ -227,6 +263,9 @@ def decoder_tensors(architecture: str, kind: GGML) -> Tensors:
     for name, shape in _shapes(architecture).items():
         if name.endswith(("conv.weight", "conv1d.weight")):
             tensors[name] = _router(generator, shape), GGML.F32
+        elif name == "rope_freqs.weight":
+            table = np.where(np.arange(*shape) < shape[0] // 4, 1, 1e30)
+            tensors[name] = table.astype(np.float32), GGML.F32
         elif name.endswith("exp_probs_b.bias"):
             tensors[name] = generator.uniform(0, 0.5, shape).astype(np.float32), GGML.F32
         elif name.endswith("ssm_a"):  # Minus the exponential of what MLX has.
@@ -251,7 +290,7 @@ def _vector(
     generator: np.random.Generator, architecture: str, name: str, shape: tuple[int, ...]
 ) -> np.ndarray:
     """Draw weights with fewer bits than float32, as trained ones have, and Gemma's norms less 1."""
-    is_norm = name.endswith("norm.weight")
+    is_norm = name.endswith("norm.weight") or architecture in GEMMAS4  # Or a scale.
     middle = 1.0 if is_norm and architecture not in GEMMAS else 0.0
     trained = generator.normal(middle, 0.3, shape).astype(np.float16).astype(np.float32)
     return trained + np.float32(is_norm and architecture in GEMMAS)
@@ -281,12 +320,16 @@ def _shapes(architecture: str) -> dict[str, tuple[int, ...]]:
         *LATENT,
     ):  # The others are tied.
         shapes["output.weight"] = (VOCABULARY, WIDTH)
+    if architecture in GEMMAS4:
+        shapes |= _gemma4_outside(architecture)
     for index in range(BLOCKS[architecture]):
         is_recurrent = index in RECURRENT.get(architecture, ())
         block = _recurrent(architecture) if is_recurrent else _block(architecture)
         dense = _OWN.get(architecture, {}).get("leading_dense_block_count")
         if dense is not None and index >= dense:
             block = _routed(architecture, block)
+        if architecture in GEMMAS4:
+            block = _gemma4_block(architecture, index)
         for name, shape in block.items():
             shapes[f"blk.{index}.{name}"] = shape
     return shapes
@@ -380,6 +423,63 @@ def _experts(inner: int = EXPERT_INNER) -> dict[str, tuple[int, ...]]:
         "ffn_gate_exps.weight": (EXPERTS, inner, WIDTH),
         "ffn_up_exps.weight": (EXPERTS, inner, WIDTH),
         "ffn_down_exps.weight": (EXPERTS, WIDTH, inner),
+    }
+
+
+def _gemma4_outside(architecture: str) -> dict[str, tuple[int, ...]]:
+    all_layers = PER_LAYER * BLOCKS[architecture]
+    table: dict[str, tuple[int, ...]] = {"rope_freqs.weight": (HEAD_DIMS[architecture] // 2,)}
+    if not _OWN[architecture]["embedding_length_per_layer_input"]:
+        return table
+    return table | {
+        "per_layer_token_embd.weight": (VOCABULARY, all_layers),
+        "per_layer_model_proj.weight": (all_layers, WIDTH),
+        "per_layer_proj_norm.weight": (PER_LAYER,),
+    }
+
+
+def _gemma4_block(architecture: str, index: int) -> dict[str, tuple[int, ...]]:
+    """A block, with the keys of its own that a checkpoint has even where no engine reads them."""
+    own = _OWN[architecture]
+    is_sliding = own["attention.sliding_window_pattern"][index]
+    head = SLIDING_DIM if is_sliding else HEAD_DIMS[architecture]
+    heads, widths = own.get("attention.head_count_kv"), own.get("feed_forward_length")
+    keys = (heads[index] if heads else KV_HEADS) * head
+    inner = widths[index] if widths else INNER
+    norms = ("attn_norm", "post_attention_norm", "ffn_norm", "post_ffw_norm")
+    block: dict[str, tuple[int, ...]] = {f"{name}.weight": (WIDTH,) for name in norms}
+    block |= {
+        "attn_q.weight": (HEADS * head, WIDTH),
+        "attn_k.weight": (keys, WIDTH),
+        "attn_output.weight": (WIDTH, HEADS * head),
+        "attn_q_norm.weight": (head,),
+        "attn_k_norm.weight": (head,),
+        "ffn_gate.weight": (inner, WIDTH),
+        "ffn_up.weight": (inner, WIDTH),
+        "ffn_down.weight": (WIDTH, inner),
+        "layer_output_scale.weight": (1,),
+    }
+    if is_sliding or not heads:
+        block["attn_v.weight"] = (keys, WIDTH)
+    if own["embedding_length_per_layer_input"]:
+        block |= {
+            "inp_gate.weight": (PER_LAYER, WIDTH),
+            "proj.weight": (WIDTH, PER_LAYER),
+            "post_norm.weight": (WIDTH,),
+        }
+    return block | (_gemma4_experts() if "expert_count" in own else {})
+
+
+def _gemma4_experts() -> dict[str, tuple[int, ...]]:
+    return {
+        "ffn_gate_inp.weight": (EXPERTS, WIDTH),
+        "ffn_gate_inp.scale": (WIDTH,),
+        "pre_ffw_norm_2.weight": (WIDTH,),
+        "post_ffw_norm_1.weight": (WIDTH,),
+        "post_ffw_norm_2.weight": (WIDTH,),
+        "ffn_gate_up_exps.weight": (EXPERTS, 2 * EXPERT_INNER, WIDTH),
+        "ffn_down_exps.weight": (EXPERTS, WIDTH, EXPERT_INNER),
+        "ffn_down_exps.scale": (EXPERTS,),
     }
 
 

@@ -7,7 +7,7 @@ import os
 import re
 import shutil
 from collections import Counter
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
@@ -148,6 +148,7 @@ def _write_folder(
     stops: Collection[str],
 ) -> Report:
     metadata, everything = _read(source)
+    everything = list(_separated(everything))
     architecture, fields = read_architecture(metadata)
     absent = left_out(architecture, fields, {tensor.name for tensor in everything})
     tensors = [tensor for tensor in everything if tensor.name not in absent]
@@ -203,6 +204,28 @@ def _read(source: Path) -> tuple[dict[str, Any], list[ReaderTensor]]:
     if metadata.get("split.count", 1) > 1:
         raise UnsupportedGGUFError("A model split over several GGUF files is not supported.")
     return metadata, reader.tensors
+
+
+_FUSED = ".ffn_gate_up_exps."
+"""The rows of each expert's gate, then those of its other matrix: MLX has two tensors."""
+
+
+def _separated(tensors: Sequence[ReaderTensor]) -> Iterator[ReaderTensor]:
+    """`tensors` with two in place of each fused one."""
+    for tensor in tensors:
+        if _FUSED not in tensor.name:
+            yield tensor
+            continue
+        columns, rows, experts = (int(size) for size in tensor.shape)
+        halves = np.split(tensor.data, 2, axis=1)
+        for name, data in zip((".ffn_gate_exps.", ".ffn_up_exps."), halves, strict=True):
+            yield tensor._replace(
+                name=tensor.name.replace(_FUSED, name),
+                shape=np.array([columns, rows // 2, experts]),
+                n_elements=tensor.n_elements // 2,
+                n_bytes=tensor.n_bytes // 2,
+                data=data,
+            )
 
 
 def _recommended(metadata: Mapping[str, Any]) -> RecommendedSampling:

@@ -82,7 +82,7 @@ def write_gguf(folder: Path, target: Path, progress: Progress) -> Written:
             weights[tensor.kind] += int(np.prod(tensor.shape))
     [(kind, _)] = weights.most_common(1)
     metadata = own | {"general.file_type": int(_FILE_TYPES[kind])}
-    metadata |= vocabulary(folder, config, rows)
+    metadata |= vocabulary(folder, config, rows, architecture.spaced_vocabulary)
     _write(target, name, metadata, tensors, progress)
     read_back = {tensor.name: tensor.data for tensor in gguf.GGUFReader(target).tensors}
     reports = tuple(_check(tensor, read_back[tensor.name]) for tensor in tensors)

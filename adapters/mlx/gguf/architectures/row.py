@@ -95,6 +95,8 @@ class Architecture:
     """Settings from `rope_freqs.weight` and the others."""
     table: Callable[[Fields, int], NDArray[np.floating] | None] = rotary.llama3_table
     """`rope_freqs.weight` from a `config.json` and the size of a head; None for a file without."""
+    spaced_vocabulary: str = "llama"
+    """`tokenizer.ggml.model` of a vocabulary that writes spaces as ▁."""
     vocabulary_sizes: frozenset[str] = frozenset({"vocab_size"})
     """Settings with the number of rows of the embedding."""
     family: str | None = None
@@ -125,7 +127,7 @@ class Architecture:
 
 
 def required(fields: Fields, key: str) -> Any:
-    if key not in fields:
+    if fields.get(key) is None:
         raise UnsupportedGGUFError(f"The setting '{key}' is missing.")
     return fields[key]
 

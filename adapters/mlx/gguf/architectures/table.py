@@ -194,7 +194,7 @@ def read_config(architecture: Architecture, fields: Fields, traits: Set[str]) ->
     Raises:
         UnsupportedGGUFError: a setting is missing, or has a value that mlx-lm cannot have.
     """
-    if "expert_count" not in architecture.counts:
+    if "expert_count" not in architecture.counts.keys() | architecture.other_keys:
         require_value(fields, "expert_count", 0)
     for key, value in architecture.constants.items():
         require_value(fields, key, value)

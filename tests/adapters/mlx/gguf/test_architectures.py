@@ -128,6 +128,10 @@ REFUSED: list[tuple[str, Metadata, str]] = [
     ("deepseek-v2", {_EPSILON: 1e-5}, "rms_norm_eps"),
     ("deepseek-v3", {"deepseek2.rope.scaling.type": "linear"}, "linear"),
     ("glm4moelite", {"deepseek2.attention.head_count_kv": 4}, "head_count_kv"),
+    ("gemma4", {"gemma4.attention.head_count_kv": [2, 1, 1, 1]}, "head_count_kv"),
+    ("gemma4", {"gemma4.attention.head_count_kv": 2}, r"blk.1.attn_v"),
+    ("gemma4-shared", {"gemma4.attention.shared_kv_layers": 2}, "shared_kv_layers"),
+    ("gemma4-shared", {"gemma4.feed_forward_length": [96] * 4 + [192] * 2}, "feed_forward_length"),
 ]
 
 
@@ -159,6 +163,28 @@ def test_layers_that_predict_several_tokens_are_left_out(tmp_path: Path) -> None
     assert report["left_out"] == sorted(added)
     configs = [(tmp_path / name / "config.json").read_text() for name in ("plain", "out")]
     assert configs[0] == configs[1]
+
+
+def test_keys_that_no_engine_reads_are_left_out(tmp_path: Path) -> None:
+    convert(decoder_gguf(tmp_path, "gemma4-shared"), tmp_path / "out", quiet)
+    report = json.loads((tmp_path / "out" / "conversion.json").read_text())
+    names = ("attn_k", "attn_k_norm", "attn_v")
+    assert report["left_out"] == [f"blk.{i}.{name}.weight" for i in (3, 4, 5) for name in names]
+
+
+@pytest.mark.parametrize(
+    ("factors", "named"), [([1.0, 2.0] * 16, "1e30"), (None, r"rope_freqs\.weight")]
+)
+def test_gemma_4_without_its_table_is_rejected(
+    tmp_path: Path, factors: list[float] | None, named: str
+) -> None:
+    tensors = decoder_tensors("gemma4", GGML.F32)
+    del tensors["rope_freqs.weight"]
+    if factors is not None:
+        tensors["rope_freqs.weight"] = np.array(factors, np.float32), GGML.F32
+    source = write_gguf(tmp_path / "a.gguf", tensors, decoder_metadata("gemma4"), "gemma4")
+    with pytest.raises(UnsupportedGGUFError, match=named):
+        convert(source, tmp_path / "out", quiet)
 
 
 def test_layers_after_the_last_are_rejected_when_no_setting_names_them(tmp_path: Path) -> None:

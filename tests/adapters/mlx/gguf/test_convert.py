@@ -568,6 +568,12 @@ def test_end_tokens_are_those_of_the_file_and_known_control_tokens() -> None:
     assert end_tokens(metadata) == [2, 3, 0]
 
 
+def test_known_end_token_ends_answers_when_the_file_calls_it_user_defined() -> None:
+    metadata = tiny_metadata()
+    metadata["tokenizer.ggml.tokens"][3] = "<|tool_response>"
+    assert end_tokens(metadata) == [2, 0, 3]
+
+
 DATA = Path(__file__).parents[3] / "data"
 Record = dict[str, Any]
 

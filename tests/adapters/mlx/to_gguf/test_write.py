@@ -283,6 +283,9 @@ YARN = {
         ("deepseek-v3", {"rope_scaling": YARN | {"mscale": 0.5}}, "mscale"),
         ("deepseek-v3", {"rope_scaling": {"rope_type": "llama3", "factor": 8}}, "llama3"),
         ("glm4moelite", {"q_lora_rank": None}, "q_lora_rank"),
+        ("gemma4", {"num_kv_shared_layers": 1}, "shared_kv_layers"),
+        ("gemma4-shared", {"vocab_size_per_layer_input": 8}, "vocab_size_per_layer_input"),
+        ("gemma4", {"global_head_dim": None}, "global_head_dim"),
     ],
 )
 def test_what_a_gguf_cannot_have_is_refused_by_name_before_a_file_is_written(
