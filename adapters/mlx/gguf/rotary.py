@@ -9,8 +9,12 @@ from numpy.typing import NDArray
 
 from adapters.gguf.conversion import UnsupportedGGUFError
 
+_BOUNDS = {"rope.scaling.yarn_beta_fast": 32, "rope.scaling.yarn_beta_slow": 1}
+"""Keys of YaRN without a setting here, and the values that both engines have as defaults."""
+
 KEYS = frozenset(
     {
+        *_BOUNDS,
         "rope.dimension_count",
         "rope.freq_base",
         "rope.scaling.factor",
@@ -34,7 +38,9 @@ def rope_scaling(fields: Mapping[str, Any]) -> dict[str, Any] | None:
         case "linear":
             return {"rope_type": "linear", "factor": _number(fields, "factor")}
         case "yarn":
-            # Both engines have 32 and 1 as default bounds.
+            for key, value in _BOUNDS.items():
+                if fields.get(key, value) != value:
+                    raise UnsupportedGGUFError(f"'{key}' = {fields[key]} is not supported.")
             return {
                 "rope_type": "yarn",
                 "factor": _number(fields, "factor"),

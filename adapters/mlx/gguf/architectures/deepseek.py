@@ -10,6 +10,7 @@ from dataclasses import replace
 from typing import Any
 
 from adapters.gguf.conversion import UnsupportedGGUFError
+from adapters.mlx.gguf import rotary
 from adapters.mlx.gguf.architectures import routing
 from adapters.mlx.gguf.architectures.row import (
     FFN_NORM,
@@ -65,7 +66,7 @@ def _scaling_config(fields: Fields, trunk: Fields) -> dict[str, Any]:
 
 
 def _require_yarn(scaling: Fields) -> None:
-    if (kind := scaling.get("rope_type") or scaling.get("type")) not in ("yarn", "default"):
+    if (kind := scaling["rope_type"]) != "yarn":
         raise UnsupportedGGUFError(f"The rotary scaling '{kind}' is not supported, only 'yarn'.")
 
 
@@ -81,10 +82,10 @@ def _settings(config: Fields) -> dict[str, Any]:
 
 
 def _scaling_settings(config: Fields) -> dict[str, Any]:
-    scaling = config.get("rope_scaling") or {}
-    _require_yarn({"rope_type": "default", **scaling})
-    if "factor" not in scaling:
+    scaling = rotary.scaling_of(config)
+    if not scaling:
         return {}
+    _require_yarn(scaling)
     magnitude = required(scaling, "mscale_all_dim")
     if scaling.get("mscale") != magnitude:
         raise UnsupportedGGUFError("'mscale' other than 'mscale_all_dim' is not supported.")

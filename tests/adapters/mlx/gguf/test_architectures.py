@@ -127,6 +127,7 @@ REFUSED: list[tuple[str, Metadata, str]] = [
     ("deepseek-v2", {"deepseek2.expert_weights_norm": True}, "expert_weights_norm"),
     ("deepseek-v2", {_EPSILON: 1e-5}, "rms_norm_eps"),
     ("deepseek-v3", {"deepseek2.rope.scaling.type": "linear"}, "linear"),
+    ("deepseek-v3", {"deepseek2.rope.scaling.yarn_beta_fast": 16.0}, "yarn_beta_fast"),
     ("glm4moelite", {"deepseek2.attention.head_count_kv": 4}, "head_count_kv"),
     ("gemma4", {"gemma4.attention.head_count_kv": [2, 1, 1, 1]}, "head_count_kv"),
     ("gemma4", {"gemma4.attention.head_count_kv": 2}, r"blk.1.attn_v"),
@@ -194,6 +195,20 @@ def test_layers_after_the_last_are_rejected_when_no_setting_names_them(tmp_path:
     )
     with pytest.raises(UnsupportedGGUFError, match=r"blk\.2"):
         convert(source, tmp_path / "out", quiet)
+
+
+@pytest.mark.parametrize("architecture", ["gpt-oss", "deepseek-v2", "deepseek-v3"])
+def test_bounds_of_yarn_are_taken_when_they_are_the_defaults(
+    tmp_path: Path, architecture: str
+) -> None:
+    family = "gpt-oss" if architecture == "gpt-oss" else "deepseek2"
+    bounds: Metadata = {
+        f"{family}.rope.scaling.yarn_beta_fast": 32.0,
+        f"{family}.rope.scaling.yarn_beta_slow": 1.0,
+    }
+    plain = mlx_logits(decoder_gguf(tmp_path, architecture), tmp_path / "plain")
+    source = decoder_gguf(tmp_path, architecture, changed=bounds)
+    assert np.array_equal(mlx_logits(source, tmp_path / "out"), plain)
 
 
 @pytest.mark.parametrize("architecture", ["lfm2", "lfm2moe"])
