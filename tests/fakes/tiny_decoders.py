@@ -50,9 +50,9 @@ HEAD_DIMS = {
     "gemma4-moe": 64,
 }
 GEMMAS4 = ("gemma4", "gemma4-shared", "gemma4-moe")
-"""With keys that are values in full attention, with keys of earlier blocks, with experts."""
+"""Variants: keys that are values in full attention, keys of earlier blocks, experts."""
 LATENT = ("deepseek-v2", "deepseek-v2-lite", "deepseek-v3", "glm4moelite")
-"""With keys and values made of one short vector."""
+"""Architectures with keys and values made of one short vector."""
 FAMILIES = {"mixtral": "llama", "olmo3": "olmo2", "glm4moe-norms": "glm4moe"}
 FAMILIES |= dict.fromkeys(LATENT, "deepseek2") | dict.fromkeys(GEMMAS4, "gemma4")
 """Names in a GGUF, where llama.cpp has one for several architectures."""

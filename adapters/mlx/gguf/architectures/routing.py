@@ -7,7 +7,7 @@ from typing import Any
 from adapters.mlx.gguf.architectures.row import EXPERTS, MLP, Fields, expert_counts, required
 
 SOFTMAX, SIGMOID = {"expert_gating_func": 1}, {"expert_gating_func": 2}
-"""What turns the output of the router into weights of experts."""
+"""The function that turns the output of the router into weights of experts."""
 
 
 DENSE_LAYERS = "leading_dense_block_count"
