@@ -36,6 +36,12 @@ def build_sentencepiece(metadata: Metadata, tokens: Sequence[str]) -> Tokenizer:
         raise UnsupportedGGUFError("'tokenizer.ggml.scores' must have one entry for each token.")
     has_prefix = bool(metadata.get("tokenizer.ggml.add_space_prefix", True))
     tokenizer = Tokenizer(_model(tokens, kinds, scores))
+    write_spaces(tokenizer, has_prefix=has_prefix)
+    return tokenizer
+
+
+def write_spaces(tokenizer: Tokenizer, *, has_prefix: bool) -> None:
+    """Let `tokenizer` write spaces as ▁, and one before each text if it `has_prefix`."""
     spaces = normalizers.Replace(" ", _SPACE)
     steps = [decoders.Replace(_SPACE, " "), decoders.ByteFallback(), decoders.Fuse()]
     if has_prefix:
@@ -45,7 +51,6 @@ def build_sentencepiece(metadata: Metadata, tokens: Sequence[str]) -> Tokenizer:
     else:
         tokenizer.normalizer = spaces
         tokenizer.decoder = decoders.Sequence(steps)
-    return tokenizer
 
 
 def _model(tokens: Sequence[str], kinds: Sequence[int], scores: Sequence[float]) -> BPE:

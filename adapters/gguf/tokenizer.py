@@ -6,6 +6,7 @@ definition; other names are rejected. Each row was compared with llama.cpp's ids
 """
 
 import json
+import re
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -15,10 +16,10 @@ from tokenizers import AddedToken, Regex, Tokenizer, decoders, pre_tokenizers, p
 from tokenizers.models import BPE
 
 from adapters.gguf.conversion import UnsupportedGGUFError
-from adapters.gguf.sentencepiece import build_sentencepiece
+from adapters.gguf.sentencepiece import build_sentencepiece, write_spaces
 
 _UNKNOWN, _CONTROL, _USER_DEFINED = 2, 3, 4  # tokenizer.ggml.token_type
-_KINDS = ("gpt2", "llama")  # tokenizer.ggml.model
+_KINDS = ("gpt2", "llama", "gemma4")  # tokenizer.ggml.model
 
 # llama.cpp ends an answer at any of these, whichever token the file has as its end.
 _ENDS = frozenset(
@@ -29,6 +30,8 @@ _ENDS = frozenset(
         "<|eot_id|>",
         "<|eom_id|>",
         "<end_of_turn>",
+        "<turn|>",
+        "<|tool_response>",
     }
 )
 
@@ -47,10 +50,17 @@ class _PreTokenizer:
     """The default if the file has no such setting."""
     ignore_merges: bool = False
     """A part that is a token is not split, even if no merges lead to it."""
+    is_bytes: bool = True
+    """Tokens are written in the letters that represent bytes, not in those of the text."""
 
 
 def _bytes(gpt2_words: bool) -> pre_tokenizers.PreTokenizer:
     return pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=gpt2_words)
+
+
+def _ranges(points: str) -> str:
+    """A character class of hexadecimal code points and ranges: `61-7a b5`."""
+    return re.sub(r"([0-9a-f]+)", r"\\x{\1}", points).replace(" ", "")
 
 
 # https://github.com/meta-llama/llama3/blob/main/llama/tokenizer.py, `pat_str`
@@ -79,10 +89,42 @@ _O200K = (
 _QWEN35 = _QWEN2.replace(r"?\p{L}+", r"?[\p{L}\p{M}]+").replace(r"\s\p{L}", r"\s\p{L}\p{M}")
 # https://huggingface.co/ByteDance-Seed/Seed-OSS-36B-Instruct/blob/main/tokenizer.json
 _SEED = _QWEN2.replace(r"[^\s\p{L}\p{N}]+[\r\n]*", r"[^\s\p{L}\p{N}\r\n]+")
+# https://huggingface.co/deepseek-ai/DeepSeek-V2-Lite-Chat/blob/main/tokenizer.json: code points of
+# the letters that have a case, by a Unicode of its own.
+_CASED = (
+    "41-5a 61-7a b5 c0-d6 d8-f6 f8-1ba 1bc-1bf 1c4-293 295-2af 370-373 376-377 37b-37d 37f "
+    "386 388-38a 38c 38e-3a1 3a3-3f5 3f7-481 48a-52f 531-556 10a0-10c5 13a0-13f5 13f8-13fd "
+    "1c90-1cba 1cbd-1cbf 1d00-1d2b 1d6b-1d77 1d79-1d9a 1e00-1f15 1f18-1f1d 1f20-1f45 "
+    "1f48-1f4d 1f50-1f57 1f59 1f5b 1f5d 1f5f-1f7d 1f80-1fb4 1fb6-1fbc 1fbe 1fc2-1fc4 "
+    "1fc6-1fcc 1fd0-1fd3 1fd6-1fdb 1fe0-1fec 1ff2-1ff4 1ff6-1ffc 2102 2107 210a-2113 2115 "
+    "2119-211d 2124 2126 2128 212a-212d 212f-2134 2139 213c-213f 2145-2149 214e 2183-2184 "
+    "2c00-2c7b 2c7e-2ce4 2ceb-2cee 2cf2-2cf3 a640-a66d a680-a69b a722-a76f a771-a787 "
+    "a78b-a78e ab70-abbf fb00-fb06 fb13-fb17 ff21-ff3a ff41-ff5a 10400-1044f 104b0-104d3 "
+    "104d8-104fb 10c80-10cb2 10cc0-10cf2 118a0-118df 1e900-1e943 "
+)
+# The same file. Like llama.cpp: digits are not separated, and a space of any width is only a space.
+_DEEPSEEK_LLM = (
+    r"[\r\n]",
+    rf"\s?[{_ranges(_CASED)}]+",
+    rf"\s?[{_ranges('21-2f 3a-7e ff01-ff0f ff1a-ff5e 2018-201f 3001-3002')}]+",
+    r"\s+$",
+    rf"[{_ranges('800-9fa5 ac00-d7ff')}&&[^\s]]+",
+    r"\p{N}+",
+)
+# https://huggingface.co/deepseek-ai/deepseek-coder-6.7b-instruct/blob/main/tokenizer.json
+_DEEPSEEK_CODER = (r"[\r\n]", r"\s?\p{L}+", r"\s?\p{P}+", _DEEPSEEK_LLM[4], r"\p{N}")
+# https://huggingface.co/deepseek-ai/DeepSeek-V3/blob/main/tokenizer.json
+_DEEPSEEK_V3 = (
+    r"\p{N}{1,3}",
+    rf"[{_ranges('4e00-9fa5 3040-30ff')}]+",
+    r"[!\"#$%&'()*+,\-./:;<=>?@\[\\\]^_`{|}~][A-Za-z]+|[^\r\n\p{L}\p{P}\p{S}]?[\p{L}\p{M}]+"
+    r"| ?[\p{P}\p{S}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+",
+)
 
 
-def _split(pattern: str) -> _PreTokenizer:
-    return _PreTokenizer((pre_tokenizers.Split(Regex(pattern), "isolated"), _bytes(False)))
+def _split(*patterns: str) -> _PreTokenizer:
+    splits = [pre_tokenizers.Split(Regex(pattern), "isolated") for pattern in patterns]
+    return _PreTokenizer((*splits, _bytes(False)))
 
 
 _GPT2 = _PreTokenizer((_bytes(True),))
@@ -98,21 +140,35 @@ _PRE_TOKENIZERS: dict[str, _PreTokenizer] = {
     **dict.fromkeys(("qwen2", "deepseek-r1-qwen", "stablelm2"), _split(_QWEN2)),
     "qwen35": _split(_QWEN35),
     "seed-coder": _split(_SEED),
+    "deepseek-llm": _split(*_DEEPSEEK_LLM),
+    "deepseek-coder": _split(*_DEEPSEEK_CODER),
+    "deepseek-v3": _split(*_DEEPSEEK_V3),
     **dict.fromkeys(("gpt-4o", "llama4"), _split(_O200K)),
     "tekken": replace(_split(_TEKKEN), add_bos=True, ignore_merges=True),
 }
+# Definitions on the hub that give the ids of llama.cpp's by other splits: no token of DeepSeek V2
+# has two digits.
+_ON_HUB = {"deepseek-llm": _split(*_DEEPSEEK_LLM[:-1], r"\p{N}")}
 _SENTENCEPIECE = _PreTokenizer((), add_bos=True)
 """No pre-tokenizer: merges cross words."""
+_GEMMA4 = _PreTokenizer(
+    (pre_tokenizers.Split(Regex(r"\n+"), "isolated"),), add_bos=True, is_bytes=False
+)
+"""Merges cross words, but no line; spaces are written as in SentencePiece."""
+_WITHOUT_NAME = {"llama": _SENTENCEPIECE, "gemma4": _GEMMA4}
+"""Pre-tokenizers by the type of the vocabulary."""
 
 
 PRE_TOKENIZER_NAMES = tuple(_PRE_TOKENIZERS)
 """The supported values of `tokenizer.ggml.pre`."""
 
 
-def pre_tokenized(pre: str, text: str) -> list[str]:
-    """The parts of `text` that merges never cross, in the letters that represent bytes."""
-    sequence = pre_tokenizers.Sequence(list(_PRE_TOKENIZERS[pre].steps))
-    return [part for part, _ in sequence.pre_tokenize_str(text)]
+def pre_tokenized(pre: str, text: str) -> tuple[list[str], ...]:
+    """The parts of `text` that merges never cross, in the letters that represent bytes: those of
+    llama.cpp, then those of the hub if they differ."""
+    definitions = (_PRE_TOKENIZERS[pre], *filter(None, [_ON_HUB.get(pre)]))
+    sequences = [pre_tokenizers.Sequence(list(each.steps)) for each in definitions]
+    return tuple([part for part, _ in steps.pre_tokenize_str(text)] for steps in sequences)
 
 
 def ignores_merges(pre: str) -> bool:
@@ -134,6 +190,8 @@ def build_tokenizer(metadata: Metadata) -> Tokenizer:
         tokenizer = Tokenizer(_bpe(tokens, metadata, pre))
         tokenizer.pre_tokenizer = pre_tokenizers.Sequence(list(pre.steps))
         tokenizer.decoder = decoders.ByteLevel()
+        if not pre.is_bytes:
+            write_spaces(tokenizer, has_prefix=False)
     tokenizer.post_processor = _post_processor(metadata, tokens, pre)
     tokenizer.add_tokens(_added_tokens(tokens, metadata))
     return tokenizer
@@ -177,8 +235,8 @@ def end_tokens(metadata: Metadata, stops: Collection[str] = ()) -> list[int]:
     ]
     kinds = metadata.get("tokenizer.ggml.token_type", [])
     pairs = zip(_token_list(metadata), kinds, strict=False)
-    ends = _ENDS.union(stops)
-    others = [i for i, (token, kind) in enumerate(pairs) if kind == _CONTROL and token in ends]
+    ends = {_CONTROL: _ENDS.union(stops), _USER_DEFINED: _ENDS}
+    others = [i for i, (token, kind) in enumerate(pairs) if token in ends.get(kind, ())]
     return [int(index) for index in dict.fromkeys(own + others)]
 
 
@@ -189,8 +247,8 @@ def _pre_tokenizer(metadata: Metadata) -> _PreTokenizer:
         raise UnsupportedGGUFError(f"The tokenizer '{model}' is not supported, only {known}.")
     if metadata.get("tokenizer.ggml.add_eos_token"):
         raise UnsupportedGGUFError("'tokenizer.ggml.add_eos_token' is not supported.")
-    if model == "llama":
-        return _SENTENCEPIECE
+    if model in _WITHOUT_NAME:
+        return _WITHOUT_NAME[model]
     pre = metadata.get("tokenizer.ggml.pre")
     if pre not in _PRE_TOKENIZERS:
         known = ", ".join(sorted(_PRE_TOKENIZERS))
@@ -221,7 +279,16 @@ def _bpe(tokens: list[str], metadata: Metadata, pre: _PreTokenizer) -> BPE:
     for merge in merges:
         if len(merge) != 2 or "".join(merge) not in vocabulary or not vocabulary.keys() >= {*merge}:
             raise UnsupportedGGUFError(f"The merge {merge} does not form a token of two tokens.")
-    return BPE(vocabulary, merges, ignore_merges=pre.ignore_merges)  # type: ignore[arg-type]
+    if pre.is_bytes:
+        return BPE(vocabulary, merges, ignore_merges=pre.ignore_merges)  # type: ignore[arg-type]
+    unknown = metadata.get("tokenizer.ggml.unknown_token_id")
+    return BPE(
+        vocabulary,
+        merges,  # type: ignore[arg-type]
+        unk_token=None if unknown is None else _token(tokens, unknown),
+        fuse_unk=True,
+        byte_fallback=True,
+    )
 
 
 def _added_tokens(tokens: list[str], metadata: Metadata) -> list[AddedToken]:

@@ -58,6 +58,8 @@ def _lines(imported: "Imported") -> Iterator[str]:
     source, weights = report.source_bytes / 1e6, report.weights_bytes / 1e6
     yield f"  {source:.1f} MB as GGUF, {weights:.1f} MB for MLX"
     yield from tensor_lines(report.tensors)
+    if report.left_out:
+        yield f"  left out: {len(report.left_out)} tensors that take no part in an answer"
     if imported.left_out:
         yield f"  not taken along from the Modelfile: {', '.join(imported.left_out)}"
     yield ""

@@ -7,7 +7,7 @@ import os
 import re
 import shutil
 from collections import Counter
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
@@ -28,15 +28,16 @@ from adapters.gguf.tokenizer import end_tokens, write_tokenizer
 from adapters.mlx.gguf.architectures.row import Architecture, Fields
 from adapters.mlx.gguf.architectures.table import (
     Place,
+    left_out,
     offset,
     places,
     read_architecture,
     read_config,
     require_tensors,
     row_order,
+    traits,
 )
 from adapters.mlx.gguf.packing import Microscaled, Packed
-from adapters.mlx.gguf.rotary import llama3_scaling
 from adapters.mlx.gguf.weights import (
     CHUNK,
     Plain,
@@ -64,6 +65,8 @@ class Report:
     weights_bytes: int
     """Size of `model.safetensors`."""
     tensors: tuple[TensorReport, ...]
+    left_out: tuple[str, ...] = ()
+    """Tensors of the source that do not take part in an answer, and are not in the folder."""
     files: dict[str, str] = field(default_factory=dict)
     """SHA-256 of each file of the folder, by name, but for the report and what came later."""
 
@@ -127,7 +130,8 @@ def _earlier_report(source: Path, target: Path) -> Report:
     try:
         saved = json.loads((target / REPORT).read_text("utf-8"))
         tensors = tuple(TensorReport(**tensor) for tensor in saved.pop("tensors"))
-        report = Report(**saved, tensors=tensors)
+        left_out = tuple(saved.pop("left_out", ()))
+        report = Report(**saved, tensors=tensors, left_out=left_out)
     except (OSError, ValueError, TypeError, KeyError) as exc:
         raise FileExistsError(f"{target} exists and was not made by this converter.") from exc
     if (report.source, report.source_bytes) != (source.name, source.stat().st_size):
@@ -143,18 +147,25 @@ def _write_folder(
     sampling: RecommendedSampling | None,
     stops: Collection[str],
 ) -> Report:
-    metadata, tensors = _read(source)
+    metadata, everything = _read(source)
+    everything = list(_separated(everything))
     architecture, fields = read_architecture(metadata)
+    absent = left_out(architecture, fields, {tensor.name for tensor in everything})
+    tensors = [tensor for tensor in everything if tensor.name not in absent]
     names = {tensor.name for tensor in tensors}
-    found = places(architecture, fields, tied="output.weight" not in names)
+    own = traits(architecture, names)
+    found = places(architecture, fields, own, tied="output.weight" not in names)
     require_tensors(architecture, found.keys(), names)
-    config = read_config(architecture, fields)
-    _add_vocabulary(config, metadata, tensors, stops)
-    _add_rotary_table(config, tensors)
+    config = read_config(architecture, fields, own)
+    _add_vocabulary(architecture, config, metadata, tensors, stops)
+    for tensor in tensors:
+        if tensor.name == "rope_freqs.weight":
+            config |= architecture.read_table(np.asarray(tensor.data, np.float32), config)
     plans = _plan(architecture, fields, found, tensors)
-    config["quantization"] = _quantization(plans)
+    if quantization := _quantization(plans):
+        config["quantization"] = quantization
     write_tokenizer(folder, metadata, config["max_position_embeddings"])
-    _write_json(folder / "config.json", {k: v for k, v in config.items() if v is not None})
+    _write_json(folder / "config.json", config)
     if recommended := to_builtins(sampling or _recommended(metadata)):
         _write_json(folder / "generation_config.json", recommended)
     weights = folder / "model.safetensors"
@@ -166,6 +177,7 @@ def _write_folder(
         architecture=architecture.model_type,
         weights_bytes=weights.stat().st_size,
         tensors=tuple(reports),
+        left_out=tuple(absent),
         files={path.name: sha256_of(path) for path in sorted(folder.iterdir())},
     )
     _write_json(folder / REPORT, asdict(report))
@@ -194,6 +206,28 @@ def _read(source: Path) -> tuple[dict[str, Any], list[ReaderTensor]]:
     return metadata, reader.tensors
 
 
+_FUSED = ".ffn_gate_up_exps."
+"""The rows of each expert's gate, then those of its other matrix: MLX has two tensors."""
+
+
+def _separated(tensors: Sequence[ReaderTensor]) -> Iterator[ReaderTensor]:
+    """`tensors` with two in place of each fused one."""
+    for tensor in tensors:
+        if _FUSED not in tensor.name:
+            yield tensor
+            continue
+        columns, rows, experts = (int(size) for size in tensor.shape)
+        halves = np.split(tensor.data, 2, axis=1)
+        for name, data in zip((".ffn_gate_exps.", ".ffn_up_exps."), halves, strict=True):
+            yield tensor._replace(
+                name=tensor.name.replace(_FUSED, name),
+                shape=np.array([columns, rows // 2, experts]),
+                n_elements=tensor.n_elements // 2,
+                n_bytes=tensor.n_bytes // 2,
+                data=data,
+            )
+
+
 def _recommended(metadata: Mapping[str, Any]) -> RecommendedSampling:
     try:
         return in_gguf(metadata)
@@ -204,35 +238,25 @@ def _recommended(metadata: Mapping[str, Any]) -> RecommendedSampling:
 
 
 def _add_vocabulary(
+    architecture: Architecture,
     config: dict[str, Any],
     metadata: Mapping[str, Any],
     tensors: Sequence[ReaderTensor],
     stops: Collection[str],
 ) -> None:
     by_name = {tensor.name: tensor for tensor in tensors}
-    config["vocab_size"] = int(by_name["token_embd.weight"].shape[1])
+    rows = int(by_name["token_embd.weight"].shape[1])
+    config |= dict.fromkeys(architecture.vocabulary_sizes, rows)
     config["tie_word_embeddings"] = "output.weight" not in by_name
     config["eos_token_id"] = end_tokens(metadata, stops)
-    config["bos_token_id"] = metadata.get("tokenizer.ggml.bos_token_id")
-    config["pad_token_id"] = metadata.get("tokenizer.ggml.padding_token_id")
+    for setting, token in (("bos_token_id", "bos"), ("pad_token_id", "padding")):
+        if (index := metadata.get(f"tokenizer.ggml.{token}_token_id")) is not None:
+            config[setting] = index
     tokens = len(metadata.get("tokenizer.ggml.tokens", ()))
     if tokens > config["vocab_size"]:
         raise UnsupportedGGUFError(
             f"The vocabulary has {tokens} tokens, the embedding {config['vocab_size']} rows."
         )
-
-
-def _add_rotary_table(config: dict[str, Any], tensors: Sequence[ReaderTensor]) -> None:
-    for tensor in tensors:
-        if tensor.name == "rope_freqs.weight":
-            if config["rope_scaling"] is not None:
-                raise UnsupportedGGUFError(
-                    "'rope_freqs.weight' together with another rotary scaling is not supported."
-                )
-            factors = np.asarray(tensor.data, dtype=np.float32)
-            config["rope_scaling"] = llama3_scaling(
-                factors, config["rope_theta"], config["head_dim"]
-            )
 
 
 def _plan(
@@ -259,6 +283,8 @@ def _plan(
 def _form(
     architecture: Architecture, place: Place, tensor: ReaderTensor, working: str
 ) -> Packed | Microscaled | Plain:
+    if place.source in architecture.precise:
+        return Plain("F32", tensor.tensor_type, place.suffix)
     if place.source in architecture.logarithms:
         return Plain("F32", tensor.tensor_type, place.suffix, is_logarithm=True)
     return plain_or_packed(

@@ -9,8 +9,12 @@ from numpy.typing import NDArray
 
 from adapters.gguf.conversion import UnsupportedGGUFError
 
+_BOUNDS = {"rope.scaling.yarn_beta_fast": 32, "rope.scaling.yarn_beta_slow": 1}
+"""Keys of YaRN without a setting here, and the values that both engines have as defaults."""
+
 KEYS = frozenset(
     {
+        *_BOUNDS,
         "rope.dimension_count",
         "rope.freq_base",
         "rope.scaling.factor",
@@ -34,7 +38,9 @@ def rope_scaling(fields: Mapping[str, Any]) -> dict[str, Any] | None:
         case "linear":
             return {"rope_type": "linear", "factor": _number(fields, "factor")}
         case "yarn":
-            # Both engines have 32 and 1 as default bounds.
+            for key, value in _BOUNDS.items():
+                if fields.get(key, value) != value:
+                    raise UnsupportedGGUFError(f"'{key}' = {fields[key]} is not supported.")
             return {
                 "rope_type": "yarn",
                 "factor": _number(fields, "factor"),
@@ -49,6 +55,51 @@ def _number(fields: Mapping[str, Any], name: str) -> float:
     if key not in fields:
         raise UnsupportedGGUFError(f"The setting '{key}' is missing.")
     return float(fields[key])
+
+
+def scaling_of(config: Mapping[str, Any]) -> Mapping[str, Any]:
+    """Settings of the rotary scaling in a `config.json`; empty without scaling."""
+    scaling = config.get("rope_scaling") or config.get("rope_parameters") or {}
+    kind = scaling.get("rope_type") or scaling.get("type") or "default"
+    return {} if kind == "default" else {**scaling, "rope_type": kind}
+
+
+def read_llama3_table(factors: NDArray[np.float32], config: Mapping[str, Any]) -> dict[str, Any]:
+    """Settings of `config` that `rope_freqs.weight` results in."""
+    if "rope_scaling" in config:
+        raise UnsupportedGGUFError(
+            "'rope_freqs.weight' together with another rotary scaling is not supported."
+        )
+    return {"rope_scaling": llama3_scaling(factors, config["rope_theta"], config["head_dim"])}
+
+
+def llama3_table(config: Mapping[str, Any], head_dim: int) -> NDArray[np.float64] | None:
+    """The values of `rope_freqs.weight`; None for another rotary scaling than that of Llama 3."""
+    scaling = scaling_of(config)
+    if scaling.get("rope_type") != "llama3":
+        return None
+    return llama3_factors(scaling, float(config["rope_theta"]), head_dim)
+
+
+_UNROTATED = np.float32(1e30)
+
+
+def read_proportional_table(factors: NDArray[np.float32]) -> float:
+    """The part of a head that is rotated: the frequencies of the rest have an endless divisor.
+
+    Raises:
+        UnsupportedGGUFError: the divisors are others.
+    """
+    rotated = int((factors == 1).sum())
+    if not np.array_equal(factors, proportional_table(len(factors), rotated)):
+        raise UnsupportedGGUFError("'rope_freqs.weight' has other factors than one and 1e30.")
+    return rotated / len(factors)
+
+
+def proportional_table(frequencies: int, rotated: int) -> NDArray[np.float32]:
+    table = np.full(frequencies, _UNROTATED, np.float32)
+    table[:rotated] = 1
+    return table
 
 
 def llama3_scaling(

@@ -10,6 +10,7 @@ from typing import Any
 from adapters.gguf.conversion import UnsupportedGGUFError
 from adapters.mlx.gguf.architectures.row import Architecture, require_settings
 from adapters.mlx.gguf.architectures.table import ARCHITECTURES
+from adapters.mlx.gguf.rotary import scaling_of
 
 Config = Mapping[str, Any]
 
@@ -94,19 +95,14 @@ def settings(config: Config) -> dict[str, Any]:
     require_settings(config, {**architecture.fixed, **per_layer})
     metadata |= {key: int(_required(config, name)) for key, name in architecture.counts.items()}
     metadata |= {key: float(_required(config, name)) for key, name in architecture.scales.items()}
+    metadata |= {key: bool(config.get(name)) for key, name in architecture.flags.items()}
+    metadata |= architecture.constants
     return metadata | _scaling(config, architecture) | dict(architecture.settings(config))
 
 
 def head_dim(config: Config) -> int:
     default = int(config["hidden_size"]) // int(config["num_attention_heads"])
     return int(config.get("head_dim") or default)
-
-
-def scaling_of(config: Config) -> Mapping[str, Any]:
-    """Settings of the rotary scaling; empty without scaling."""
-    scaling = config.get("rope_scaling") or config.get("rope_parameters") or {}
-    kind = scaling.get("rope_type") or scaling.get("type") or "default"
-    return {} if kind == "default" else {**scaling, "rope_type": kind}
 
 
 def _scaling(config: Config, architecture: Architecture) -> dict[str, Any]:
@@ -125,7 +121,8 @@ def _scaling(config: Config, architecture: Architecture) -> dict[str, Any]:
             extra = {
                 key
                 for key, value in scaling.items()
-                if key not in _YARN_KEYS and value != _YARN_DEFAULTS.get(key)
+                if key not in _YARN_KEYS | architecture.scaling_settings
+                and value != _YARN_DEFAULTS.get(key)
             }
             if unknown := sorted(extra):
                 raise UnsupportedGGUFError(f"'{unknown[0]}' of a YaRN scaling is not supported.")

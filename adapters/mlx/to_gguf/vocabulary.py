@@ -38,8 +38,10 @@ _ACCENTS = "cafe\u0301 na\u0308ive हिन्दी"
 llama.cpp's."""
 
 
-def vocabulary(folder: Path, config: Mapping[str, Any], rows: int) -> dict[str, Any]:
+def vocabulary(folder: Path, config: Mapping[str, Any], rows: int, spaced: str) -> dict[str, Any]:
     """Metadata of the vocabulary. `rows` of the embedding may exceed the size of the vocabulary.
+
+    `spaced` is the type of one that writes spaces as ▁: `llama`, or `gemma4`, which has merges.
 
     Raises:
         UnsupportedGGUFError: not BPE, or a GGUF cannot reproduce it.
@@ -47,7 +49,9 @@ def vocabulary(folder: Path, config: Mapping[str, Any], rows: int) -> dict[str, 
     """
     tokenizer = Tokenizer.from_file(str(folder / "tokenizer.json"))
     settings = json.loads((folder / "tokenizer_config.json").read_text("utf-8"))
-    metadata = _tokens_and_merges(tokenizer, rows) | _special_tokens(tokenizer, settings, config)
+    metadata = _tokens_and_merges(tokenizer, rows, spaced) | _special_tokens(
+        tokenizer, settings, config
+    )
     metadata["tokenizer.ggml.add_bos_token"] = _adds_bos(tokenizer)
     if template := _template(folder, settings):
         metadata["tokenizer.chat_template"] = template
@@ -61,7 +65,7 @@ def vocabulary(folder: Path, config: Mapping[str, Any], rows: int) -> dict[str, 
     return metadata
 
 
-def _tokens_and_merges(tokenizer: Tokenizer, rows: int) -> dict[str, Any]:
+def _tokens_and_merges(tokenizer: Tokenizer, rows: int, spaced: str) -> dict[str, Any]:
     model = json.loads(tokenizer.to_str())["model"]
     if model["type"] != "BPE":
         raise UnsupportedGGUFError(f"A tokenizer of type {model['type']} is not supported.")
@@ -75,11 +79,13 @@ def _tokens_and_merges(tokenizer: Tokenizer, rows: int) -> dict[str, Any]:
         for rank, merge in enumerate(merges):
             ranks.setdefault("".join(merge), rank)
         scores = [-float(ranks.get(token, len(merges))) for token in tokens]
-        metadata |= {"model": "llama", "scores": scores}
+        metadata |= {"model": spaced, "scores": scores}
         metadata["add_space_prefix"] = "▁" in first
     else:
-        metadata |= {"model": "gpt2", "merges": [" ".join(merge) for merge in merges]}
+        metadata["model"] = "gpt2"
         metadata["pre"] = _pre_tokenizer_name(tokenizer, bool(model.get("ignore_merges")))
+    if metadata["model"] != "llama":
+        metadata["merges"] = [" ".join(merge) for merge in merges]
     return {f"tokenizer.ggml.{key}": value for key, value in metadata.items()}
 
 
@@ -106,7 +112,7 @@ def _pre_tokenizer_name(tokenizer: Tokenizer, ignores: bool) -> str:
 
     def agrees(name: str, text: str) -> bool:
         parts = [part for part, _ in pre.pre_tokenize_str(text)] if pre is not None else [text]
-        return parts == pre_tokenized(name, text)
+        return parts in pre_tokenized(name, text)
 
     def closeness(name: str) -> tuple[bool, bool]:
         return agrees(name, _ACCENTS), ignores_merges(name) == ignores

@@ -17,11 +17,10 @@ from numpy.typing import NDArray
 from adapters.gguf.conversion import InexactGGUFError, TensorReport, UnsupportedGGUFError
 from adapters.mlx.gguf.architectures.row import Architecture, Fields
 from adapters.mlx.gguf.architectures.table import Place, offset, places, row_order
-from adapters.mlx.gguf.rotary import llama3_factors
 from adapters.mlx.gguf.weights import GATE, Progress, relative_error, sliced
 from adapters.mlx.to_gguf.arrays import StoredArray, read_arrays
 from adapters.mlx.to_gguf.blocks import Affine, Microscaled
-from adapters.mlx.to_gguf.settings import architecture_of, flattened, head_dim, scaling_of, settings
+from adapters.mlx.to_gguf.settings import architecture_of, flattened, head_dim, settings
 from adapters.mlx.to_gguf.vocabulary import vocabulary
 
 _ROWS_AT_ONCE = 4096
@@ -83,7 +82,7 @@ def write_gguf(folder: Path, target: Path, progress: Progress) -> Written:
             weights[tensor.kind] += int(np.prod(tensor.shape))
     [(kind, _)] = weights.most_common(1)
     metadata = own | {"general.file_type": int(_FILE_TYPES[kind])}
-    metadata |= vocabulary(folder, config, rows)
+    metadata |= vocabulary(folder, config, rows, architecture.spaced_vocabulary)
     _write(target, name, metadata, tensors, progress)
     read_back = {tensor.name: tensor.data for tensor in gguf.GGUFReader(target).tensors}
     reports = tuple(_check(tensor, read_back[tensor.name]) for tensor in tensors)
@@ -102,14 +101,14 @@ def _outgoing(
     is_tied = bool(config.get("tie_word_embeddings")) or output not in arrays
     tensors: list[Outgoing] = []
     unused = set(arrays)
-    for name, place in places(architecture, fields, tied=is_tied).items():
+    traits = {setting for setting in architecture.optional.values() if config.get(setting)}
+    for name, place in places(architecture, fields, traits, tied=is_tied).items():
         parts = _parts(place.module, place.suffix, arrays)
         unused -= parts.keys()
         tensors.append(_tensor(architecture, config, fields, name, place, parts))
     if unused:
         raise UnsupportedGGUFError(f"The tensor '{min(unused)}' is not supported.")
-    if scaling_of(config).get("rope_type") == "llama3":
-        factors = llama3_factors(scaling_of(config), float(config["rope_theta"]), head_dim(config))
+    if (factors := architecture.table(config, head_dim(config))) is not None:
         table = StoredArray("F32", factors.astype(np.float32))
         rows = np.arange(len(factors), dtype=np.intp)
         tensors.append(_plain("rope_freqs.weight", table, 0.0, rows))

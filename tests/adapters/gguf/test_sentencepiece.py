@@ -42,6 +42,20 @@ def test_tokenizer_gives_llama_cpps_ids(name: str) -> None:
     assert ids == [row["ids"] for row in record["texts"]]
 
 
+def test_tokenizer_of_gemma_4_gives_llama_cpps_ids() -> None:
+    record = recorded("gemma4")
+    tokenizer = build_tokenizer(metadata(model="gemma4", merges=record["merges"]))
+    ids = [tokenizer.encode(row["text"], add_special_tokens=False).ids for row in record["texts"]]
+    assert len(ids) == 83
+    assert ids == [row["ids"] for row in record["texts"]]
+
+
+def test_tokenizer_of_gemma_4_restores_the_text() -> None:
+    tokenizer = build_tokenizer(metadata(model="gemma4", merges=recorded("gemma4")["merges"]))
+    for text in ("Hello, World!", " a b ", "Zürich 東京 👍🏽", "x\ty\n\n", "123,456"):
+        assert tokenizer.decode(tokenizer.encode(text).ids) == text
+
+
 def test_recordings_distinguish_the_prefix() -> None:
     assert recorded("sentencepiece")["texts"] != recorded("sentencepiece-no-prefix")["texts"]
 

@@ -1,7 +1,22 @@
 # pyright: basic
-"""GLM 4, dense: the models of 9 and 32 billion weights of the year 2025."""
+"""GLM 4, dense and with experts; 4.7 Flash is with DeepSeek."""
 
-from adapters.mlx.gguf.architectures.row import Architecture, decoder_config
+from typing import Any
+
+from adapters.mlx.gguf.architectures import routing
+from adapters.mlx.gguf.architectures.row import (
+    ATTENTION,
+    HEAD_NORMS,
+    PROJECTIONS,
+    Architecture,
+    Fields,
+    decoder_config,
+)
+
+
+def _moe_config(fields: Fields) -> dict[str, Any]:
+    return decoder_config(fields) | routing.group_config(fields)
+
 
 ROWS: dict[str, Architecture] = {
     "glm4": Architecture(
@@ -21,6 +36,26 @@ ROWS: dict[str, Architecture] = {
         },
         config=decoder_config,
         fixed={"rope_traditional": True, "attention_bias": False},
+        partial_rotary=True,
+        scales_rotary=False,
+        requires_output=True,
+    ),
+    "glm4moe": Architecture(
+        model_type="glm4_moe",
+        hub_class="Glm4MoeForCausalLM",
+        block=ATTENTION | HEAD_NORMS | {"post_attention_norm": "post_attention_layernorm"},
+        varied=routing.biased_experts,
+        optional=dict.fromkeys(HEAD_NORMS, "use_qk_norm"),
+        config=_moe_config,
+        counts=routing.COUNTS,
+        scales=routing.SCALE,
+        flags=routing.NORM,
+        constants=routing.SIGMOID,
+        fixed={**routing.BY_BIAS, "attention_bias": True, "rope_scaling": None},
+        other_keys=frozenset(routing.GROUPS),
+        settings=routing.group_settings,
+        biased=PROJECTIONS,
+        precise=frozenset({routing.BIAS}),
         partial_rotary=True,
         scales_rotary=False,
         requires_output=True,

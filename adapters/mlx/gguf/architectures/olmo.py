@@ -7,6 +7,7 @@ from adapters.mlx.gguf.architectures.row import (
     ATTENTION,
     BLOCK,
     EXPERTS,
+    FFN_NORM,
     HEAD_NORMS,
     PATTERN,
     Architecture,
@@ -59,7 +60,7 @@ ROWS: dict[str, Architecture] = {
     "olmoe": Architecture(
         model_type="olmoe",
         hub_class="OlmoeForCausalLM",
-        block=ATTENTION | HEAD_NORMS | EXPERTS,
+        block=ATTENTION | HEAD_NORMS | FFN_NORM | EXPERTS,
         config=plain_config,
         counts=expert_counts("num_experts"),
         fixed={"norm_topk_prob": False, "attention_bias": False},

@@ -4,6 +4,7 @@
 Three of four blocks of Qwen 3.5 have a gated delta net in place of attention.
 """
 
+from collections.abc import Mapping
 from dataclasses import replace
 from typing import Any
 
@@ -15,8 +16,9 @@ from adapters.mlx.gguf.architectures.row import (
     ATTENTION,
     BLOCK,
     EXPERTS,
+    FFN_NORM,
     HEAD_NORMS,
-    ONE_NORM,
+    MLP,
     PROJECTIONS,
     Architecture,
     Fields,
@@ -87,8 +89,9 @@ def _qwen35_settings(config: Fields) -> Fields:
     }
 
 
-def _is_linear(fields: Fields, index: int) -> bool:
-    return (index + 1) % int(required(fields, "full_attention_interval")) != 0
+def _mixer(fields: Fields, index: int) -> Mapping[str, str]:
+    is_linear = (index + 1) % int(required(fields, "full_attention_interval")) != 0
+    return _DELTA_NET if is_linear else _QWEN35_ATTENTION
 
 
 def _value_heads(fields: Fields) -> NDArray[np.intp]:
@@ -125,12 +128,12 @@ def _qwen35_columns(fields: Fields, source: str) -> NDArray[np.intp] | None:
     return _value_heads(fields)
 
 
-_TWO_NORMS = {
+_QWEN35_NORMS = {
     "attn_norm": "input_layernorm",
     "post_attention_norm": "post_attention_layernorm",
 }
-_QWEN35_ATTENTION = ATTENTION | HEAD_NORMS | _TWO_NORMS
-_DELTA_NET = _TWO_NORMS | {
+_QWEN35_ATTENTION = ATTENTION | HEAD_NORMS
+_DELTA_NET = {
     "attn_qkv": "linear_attn.in_proj_qkv",
     "attn_gate": "linear_attn.in_proj_z",
     "ssm_conv1d": "linear_attn.conv1d",
@@ -141,15 +144,12 @@ _DELTA_NET = _TWO_NORMS | {
     "ssm_norm": "linear_attn.norm",
     "ssm_out": "linear_attn.out_proj",
 }
-_DENSE = {name: module for name, module in ONE_NORM.items() if name.startswith("ffn_")}
-_SPARSE = {name: module for name, module in EXPERTS.items() if name != "ffn_norm"} | _SHARED_EXPERT
 
 _QWEN35 = Architecture(
     model_type="qwen3_5",
     hub_class="Qwen3_5ForCausalLM",
-    block=_QWEN35_ATTENTION | _DENSE,
-    recurrent_block=_DELTA_NET | _DENSE,
-    is_recurrent=_is_linear,
+    block=_QWEN35_NORMS | MLP,
+    varied=_mixer,
     prefix="language_model.",
     config=_qwen35_config,
     counts={
@@ -192,7 +192,7 @@ ROWS: dict[str, Architecture] = {
     "qwen3moe": Architecture(
         model_type="qwen3_moe",
         hub_class="Qwen3MoeForCausalLM",
-        block=ATTENTION | HEAD_NORMS | EXPERTS,
+        block=ATTENTION | HEAD_NORMS | FFN_NORM | EXPERTS,
         config=decoder_config,
         counts=_COUNTS,
         fixed=_ALL_SPARSE | {"norm_topk_prob": True},
@@ -200,7 +200,7 @@ ROWS: dict[str, Architecture] = {
     "qwen2moe": Architecture(
         model_type="qwen2_moe",
         hub_class="Qwen2MoeForCausalLM",
-        block=ATTENTION | EXPERTS | _SHARED_EXPERT,
+        block=ATTENTION | FFN_NORM | EXPERTS | _SHARED_EXPERT,
         config=plain_config,
         counts=_COUNTS | _SHARED_COUNTS,
         fixed=_ALL_SPARSE | {"norm_topk_prob": False},
@@ -213,8 +213,7 @@ ROWS: dict[str, Architecture] = {
         _QWEN35,
         model_type="qwen3_5_moe",
         hub_class="Qwen3_5MoeForCausalLM",
-        block=_QWEN35_ATTENTION | _SPARSE,
-        recurrent_block=_DELTA_NET | _SPARSE,
+        block=_QWEN35_NORMS | EXPERTS | _SHARED_EXPERT,
         counts={**_COUNTS, **_SHARED_COUNTS, **_QWEN35.counts},
         fixed={**_QWEN35.fixed, **_ALL_SPARSE, "norm_topk_prob": True},
         added_axes={**_QWEN35.added_axes, "ffn_gate_inp_shexp": 0},

@@ -2,7 +2,7 @@
 """One architecture: names of its tensors and settings on both sides, and what rows share."""
 
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Set
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -23,13 +23,17 @@ class Architecture:
     hub_class: str
     """`architectures` of its `config.json` on the hub."""
     block: Mapping[str, str]
-    """Tensor of a block in GGUF -> module in MLX. All are required."""
+    """Tensor of every block in GGUF -> module in MLX. All are required."""
     config: Callable[[Fields], dict[str, Any]]
-    """Settings from the metadata, but for those of the four tables below."""
+    """Settings from the metadata, but for those of the tables below."""
     counts: Mapping[str, str] = field(default_factory=dict)
     """Metadata key -> setting: integers that both have."""
     scales: Mapping[str, str] = field(default_factory=dict)
     """Metadata key -> setting: floats that both have."""
+    flags: Mapping[str, str] = field(default_factory=dict)
+    """Metadata key -> setting: true or false, false where a file lacks the key."""
+    constants: Mapping[str, int] = field(default_factory=dict)
+    """Metadata keys without a setting, and their only value."""
     fixed: Mapping[str, Any] = field(default_factory=dict)
     """Settings without a metadata key, and their only value."""
     per_layer: Mapping[str, Callable[[int], list[Any]]] = field(default_factory=dict)
@@ -40,6 +44,10 @@ class Architecture:
     """Metadata keys that may have a value for each layer, or be a list."""
     scales_rotary: bool = True
     """True if the class of mlx-lm reads `rope_scaling`."""
+    scaling_settings: frozenset[str] = frozenset()
+    """Names in `rope_scaling` that `settings` converts."""
+    optional: Mapping[str, str] = field(default_factory=dict)
+    """Tensors of a block that some models lack, and the setting that is true for the others."""
     biased: frozenset[str] = frozenset()
     """Tensors of `block` with a bias."""
     interleaved: frozenset[str] = frozenset()
@@ -48,6 +56,8 @@ class Architecture:
     """GGUF's norm weights minus MLX's."""
     requires_output: bool = False
     """True if one of the engines cannot use the embedding as the output matrix."""
+    forbids_output: bool = False
+    """True if mlx-lm has no other output matrix than the embedding."""
     bare: frozenset[str] = frozenset()
     """Tensors of `block` that are a parameter of their own in MLX, not the weight of a module."""
     suffixes: Mapping[str, str] = field(default_factory=dict)
@@ -55,23 +65,40 @@ class Architecture:
     added_axes: Mapping[str, int] = field(default_factory=dict)
     """Tensors of `block` with an axis of length one more in MLX, and its place. llama.cpp requires
     them in float32."""
+    precise: frozenset[str] = frozenset()
+    """Biases of `block` that are a parameter of their own in MLX, in float32 whatever the type of
+    the matrices."""
     logarithms: frozenset[str] = frozenset()
     """Tensors of `block` that MLX has as the logarithm of the negative values."""
-    recurrent_block: Mapping[str, str] = field(default_factory=dict)
-    """Like `block`, for the layers for which `is_recurrent` is true."""
-    is_recurrent: Callable[[Fields, int], bool] = lambda fields, index: False
-    """True for the layers, by index, without attention over all tokens."""
+    varied: Callable[[Fields, int], Mapping[str, str]] = lambda fields, index: {}
+    """Like `block`, tensors that only the block with this index has."""
     row_order: Callable[[Fields, str, int], NDArray[np.intp] | None] = lambda *_: None
     """Index of the GGUF's row for each of MLX's, from the name of the tensor and their number;
     None where the order is the same."""
     column_order: Callable[[Fields, str], NDArray[np.intp] | None] = lambda *_: None
     """The same of slices of the columns; there are as many, all of one width."""
+    outside: Callable[[Fields], Mapping[str, str]] = lambda fields: {}
+    """Like `block`, further tensors that are in no block; their modules are below `model`."""
+    unused: Callable[[Fields, int], Set[str]] = lambda fields, index: frozenset()
+    """Tensors of the block with this index that a file may have, but no engine computes with."""
     prefix: str = ""
     """Beginning of the names of modules, before `model` and `lm_head`."""
     final_norm: tuple[str, str] = ("output_norm", "model.norm")
     """The norm after the last block in GGUF and in MLX."""
     partial_rotary: bool = False
     """True if `partial_rotary_factor` is read: not all of a head is rotated."""
+    rotated: str = "head_dim"
+    """Setting with the value of `rope.dimension_count`, without `partial_rotary_factor`."""
+    requires_table: bool = False
+    """True if every file has a `rope_freqs.weight`."""
+    read_table: Callable[[NDArray[np.float32], Fields], dict[str, Any]] = rotary.read_llama3_table
+    """Settings from `rope_freqs.weight` and the others."""
+    table: Callable[[Fields, int], NDArray[np.floating] | None] = rotary.llama3_table
+    """`rope_freqs.weight` from a `config.json` and the size of a head; None for a file without."""
+    spaced_vocabulary: str = "llama"
+    """`tokenizer.ggml.model` of a vocabulary that writes spaces as ▁."""
+    vocabulary_sizes: frozenset[str] = frozenset({"vocab_size"})
+    """Settings with the number of rows of the embedding."""
     family: str | None = None
     """`general.architecture`, if the row has another name: llama.cpp has one for several types."""
     applies: Callable[[Fields], bool] = lambda fields: True
@@ -89,12 +116,18 @@ class Architecture:
         """All metadata keys that a file may have."""
         common = KEYS if self.scales_rotary else KEYS - _SCALING_KEYS
         return (
-            common | {self.epsilon[0]} | self.counts.keys() | self.scales.keys() | self.other_keys
+            common
+            | {self.epsilon[0]}
+            | self.counts.keys()
+            | self.scales.keys()
+            | self.flags.keys()
+            | self.constants.keys()
+            | self.other_keys
         )
 
 
 def required(fields: Fields, key: str) -> Any:
-    if key not in fields:
+    if fields.get(key) is None:
         raise UnsupportedGGUFError(f"The setting '{key}' is missing.")
     return fields[key]
 
@@ -116,21 +149,26 @@ def head_size(fields: Fields) -> int:
     return int(fields.get("attention.key_length", default))
 
 
-def decoder_config(fields: Fields) -> dict[str, Any]:
-    """Settings that all architectures share."""
-    heads, head_dim = int(required(fields, "attention.head_count")), head_size(fields)
-    require_value(fields, "attention.value_length", head_dim)
+def trunk_config(fields: Fields) -> dict[str, Any]:
+    """Settings that all architectures share, whatever their attention."""
+    scaling = rotary.rope_scaling(fields)
     return {
         "hidden_size": int(required(fields, "embedding_length")),
         "num_hidden_layers": int(required(fields, "block_count")),
         "intermediate_size": int(required(fields, "feed_forward_length")),
-        "num_attention_heads": heads,
-        "num_key_value_heads": int(fields.get("attention.head_count_kv", heads)),
-        "head_dim": head_dim,
+        "num_attention_heads": int(required(fields, "attention.head_count")),
         "max_position_embeddings": int(required(fields, "context_length")),
         "rope_theta": float(fields.get("rope.freq_base", 10000.0)),
-        "rope_scaling": rotary.rope_scaling(fields),
+        **({} if scaling is None else {"rope_scaling": scaling}),
     }
+
+
+def decoder_config(fields: Fields) -> dict[str, Any]:
+    """Settings of a model with queries, keys and values of one size."""
+    trunk, head_dim = trunk_config(fields), head_size(fields)
+    require_value(fields, "attention.value_length", head_dim)
+    kv_heads = int(fields.get("attention.head_count_kv", trunk["num_attention_heads"]))
+    return trunk | {"num_key_value_heads": kv_heads, "head_dim": head_dim}
 
 
 def plain_config(fields: Fields) -> dict[str, Any]:
@@ -159,28 +197,29 @@ def require_pattern(fields: Fields, every: int) -> None:
         )
 
 
-BLOCK = {
+ATTENTION = {
     "attn_norm": "input_layernorm",
     "attn_q": "self_attn.q_proj",
     "attn_k": "self_attn.k_proj",
     "attn_v": "self_attn.v_proj",
     "attn_output": "self_attn.o_proj",
-    "ffn_norm": "post_attention_layernorm",
-    "ffn_gate": "mlp.gate_proj",
-    "ffn_up": "mlp.up_proj",
-    "ffn_down": "mlp.down_proj",
 }
+
+
+FFN_NORM = {"ffn_norm": "post_attention_layernorm"}
+
+
+MLP = {"ffn_gate": "mlp.gate_proj", "ffn_up": "mlp.up_proj", "ffn_down": "mlp.down_proj"}
+
+
+BLOCK = ATTENTION | FFN_NORM | MLP
 
 
 PROJECTIONS = frozenset({"attn_q", "attn_k", "attn_v"})
 ROTATED = frozenset({"attn_q", "attn_k"})
 
 
-ATTENTION = {name: module for name, module in BLOCK.items() if not name.startswith("ffn_")}
-
-
 EXPERTS = {
-    "ffn_norm": "post_attention_layernorm",
     "ffn_gate_inp": "mlp.gate",
     "ffn_gate_exps": "mlp.switch_mlp.gate_proj",
     "ffn_up_exps": "mlp.switch_mlp.up_proj",
@@ -188,18 +227,27 @@ EXPERTS = {
 }
 
 
-SPARSE_BLOCK = {
-    name: re.sub(r"^mlp\.", "block_sparse_moe.", module) for name, module in EXPERTS.items()
-}
+def owned(owner: str, block: Mapping[str, str]) -> dict[str, str]:
+    """`block` with `owner` in place of `mlp`, by the name that a class has for it."""
+    return {name: re.sub(r"^mlp\.", f"{owner}.", module) for name, module in block.items()}
 
 
-ONE_NORM = {name: module for name, module in BLOCK.items() if name != "ffn_norm"}
+SPARSE_BLOCK = FFN_NORM | owned("block_sparse_moe", EXPERTS)
+
+
+ONE_NORM = ATTENTION | MLP
 
 
 HEAD_NORMS = {"attn_q_norm": "self_attn.q_norm", "attn_k_norm": "self_attn.k_norm"}
 
 
+PREDICTORS = "nextn_predict_layers"
+"""Number of layers after the others that predict several tokens. llama.cpp uses them to draft
+only, and counts them in `block_count`."""
+
+
 KEYS = rotary.KEYS | {
+    PREDICTORS,
     "attention.head_count",
     "attention.head_count_kv",
     "attention.key_length",

@@ -9,8 +9,19 @@ import numpy as np
 from numpy.typing import NDArray
 
 from adapters.gguf.conversion import UnsupportedGGUFError
-from adapters.mlx.gguf.architectures import cohere, gemma, glm, gpt_oss, lfm, llama, olmo, qwen
+from adapters.mlx.gguf.architectures import (
+    cohere,
+    deepseek,
+    gemma,
+    glm,
+    gpt_oss,
+    lfm,
+    llama,
+    olmo,
+    qwen,
+)
 from adapters.mlx.gguf.architectures.row import (
+    PREDICTORS,
     Architecture,
     Fields,
     head_size,
@@ -26,6 +37,7 @@ ARCHITECTURES: dict[str, Architecture] = {
     **olmo.ROWS,
     **cohere.ROWS,
     **glm.ROWS,
+    **deepseek.ROWS,
     **lfm.ROWS,
     **gpt_oss.ROWS,
 }
@@ -43,7 +55,7 @@ class Place:
 
 
 def read_architecture(metadata: Mapping[str, Any]) -> tuple[Architecture, Fields]:
-    """The architecture of a file and its metadata.
+    """The architecture of a file and its metadata; `block_count` is without `PREDICTORS`.
 
     Raises:
         UnsupportedGGUFError: the architecture or one of the keys is not supported.
@@ -67,35 +79,69 @@ def read_architecture(metadata: Mapping[str, Any]) -> tuple[Architecture, Fields
     for key, value in fields.items():
         if isinstance(value, list) and key not in architecture.lists:
             raise UnsupportedGGUFError(f"{name}: '{key}' with a value per layer is not supported.")
+    if PREDICTORS in fields:
+        blocks = int(required(fields, "block_count")) - int(fields[PREDICTORS])
+        fields |= {"block_count": blocks}
     return architecture, fields
 
 
-def places(architecture: Architecture, fields: Fields, *, tied: bool) -> dict[str, Place]:
+def left_out(architecture: Architecture, fields: Fields, tensors: Set[str]) -> list[str]:
+    """The tensors that take no part in an answer, which MLX has no place for: those of the layers
+    that predict several tokens, and the `unused` ones of others."""
+    last = int(required(fields, "block_count"))
+    layers = range(last, last + int(fields.get(PREDICTORS, 0)))
+    predictors = {n for i in layers for n in tensors if n.startswith(f"blk.{i}.")}
+    unused = {
+        f"blk.{i}.{source}.weight" for i in range(last) for source in architecture.unused(fields, i)
+    }
+    return sorted(predictors | unused & tensors)
+
+
+def traits(architecture: Architecture, tensors: Set[str]) -> set[str]:
+    """The settings of `optional` that are true for a file with these tensors."""
+    return {
+        setting
+        for source, setting in architecture.optional.items()
+        if any(f".{source}." in name for name in tensors)
+    }
+
+
+def places(
+    architecture: Architecture, fields: Fields, traits: Set[str], *, tied: bool
+) -> dict[str, Place]:
     """All tensors of a GGUF, but for the rotary table, and their places in MLX.
 
-    `tied`: the embedding is the output matrix too, where both engines can use it so.
+    `traits`: the settings of `optional` that are true. `tied`: the embedding is the output matrix
+    too, where both engines can use it so.
     """
     prefix, (norm, module) = architecture.prefix, architecture.final_norm
     found = {
         "token_embd.weight": Place("token_embd", f"{prefix}model.embed_tokens"),
         f"{norm}.weight": Place(norm, prefix + module),
     }
-    if architecture.requires_output or not tied:
+    for source, module in architecture.outside(fields).items():
+        found[f"{source}.weight"] = Place(source, f"{prefix}model.{module}")
+    if architecture.requires_output or not (tied or architecture.forbids_output):
         found["output.weight"] = Place("output", f"{prefix}lm_head")
     for index in range(int(required(fields, "block_count"))):
-        found |= _block_places(architecture, fields, index)
+        block = {**architecture.block, **architecture.varied(fields, index)}
+        absent = {name for name, setting in architecture.optional.items() if setting not in traits}
+        own = {source: module for source, module in block.items() if source not in absent}
+        found |= _block_places(architecture, own, index)
     return found
 
 
-def _block_places(architecture: Architecture, fields: Fields, index: int) -> dict[str, Place]:
-    is_recurrent = architecture.is_recurrent(fields, index)
-    block = architecture.recurrent_block if is_recurrent else architecture.block
+def _block_places(
+    architecture: Architecture, block: Mapping[str, str], index: int
+) -> dict[str, Place]:
     found: dict[str, Place] = {}
     for source, module in block.items():
         name, path = f"blk.{index}.{source}", f"{architecture.prefix}model.layers.{index}.{module}"
         owner, _, own = path.rpartition(".")
-        place = Place(source, owner, own) if source in architecture.bare else Place(source, path)
-        found[name + architecture.suffixes.get(source, ".weight")] = place
+        is_bare = source in architecture.bare | architecture.precise
+        place = Place(source, owner, own) if is_bare else Place(source, path)
+        suffix = ".bias" if source in architecture.precise else ".weight"
+        found[name + architecture.suffixes.get(source, suffix)] = place
         if source in architecture.biased:
             found[f"{name}.bias"] = Place(source, path, "bias")
     return found
@@ -109,8 +155,11 @@ def require_tensors(architecture: Architecture, expected: Set[str], tensors: Set
     """
     if missing := sorted(expected - tensors):
         raise UnsupportedGGUFError(f"The tensor '{missing[0]}' is missing.")
-    table = {"rope_freqs.weight"} if architecture.scales_rotary else set()
-    if unknown := sorted(tensors - expected - table):
+    table = {"rope_freqs.weight"}
+    if architecture.requires_table and not table <= tensors:
+        raise UnsupportedGGUFError(f"The tensor '{min(table)}' is missing.")
+    is_known = architecture.scales_rotary or architecture.requires_table
+    if unknown := sorted(tensors - expected - (table if is_known else set())):
         raise UnsupportedGGUFError(f"The tensor '{unknown[0]}' is not supported.")
 
 
@@ -139,27 +188,31 @@ def offset(architecture: Architecture, place: Place) -> float:
     return architecture.norm_offset if place.source.endswith("norm") else 0.0
 
 
-def read_config(architecture: Architecture, fields: Fields) -> dict[str, Any]:
-    """The model's `config.json`, without its vocabulary.
+def read_config(architecture: Architecture, fields: Fields, traits: Set[str]) -> dict[str, Any]:
+    """The model's `config.json`, without its vocabulary; `traits` as for `places`.
 
     Raises:
         UnsupportedGGUFError: a setting is missing, or has a value that mlx-lm cannot have.
     """
-    if "expert_count" not in architecture.counts:
+    if "expert_count" not in architecture.counts.keys() | architecture.other_keys:
         require_value(fields, "expert_count", 0)
+    for key, value in architecture.constants.items():
+        require_value(fields, key, value)
     key, setting = architecture.epsilon
     scales = {key: setting, **architecture.scales}
     own = architecture.config(fields)
     if architecture.partial_rotary:
         own["partial_rotary_factor"] = required(fields, "rope.dimension_count") / own["head_dim"]
     else:
-        require_value(fields, "rope.dimension_count", own["head_dim"])
+        require_value(fields, "rope.dimension_count", own[architecture.rotated])
     return {
         "model_type": architecture.model_type,
         "architectures": [architecture.hub_class],
         **own,
         **{setting: int(required(fields, key)) for key, setting in architecture.counts.items()},
         **{setting: float(required(fields, key)) for key, setting in scales.items()},
+        **{setting: bool(fields.get(key)) for key, setting in architecture.flags.items()},
+        **{setting: setting in traits for setting in architecture.optional.values()},
         **architecture.fixed,
         **{name: of(own["num_hidden_layers"]) for name, of in architecture.per_layer.items()},
     }

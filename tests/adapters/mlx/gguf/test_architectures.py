@@ -109,6 +109,7 @@ def test_block_without_a_tensor_is_rejected(tmp_path: Path, architecture: str, t
         convert(source, tmp_path / "out", quiet)
 
 
+_EPSILON = "deepseek2.attention.layer_norm_rms_epsilon"
 REFUSED: list[tuple[str, Metadata, str]] = [
     ("qwen2", {"qwen2.attention.key_length": 64}, "key_length"),
     ("qwen3", {"qwen3.expert_count": 8}, "expert_count"),
@@ -120,6 +121,18 @@ REFUSED: list[tuple[str, Metadata, str]] = [
     ("cohere2", {"cohere2.attention.sliding_window_pattern": 5}, "sliding_window_pattern"),
     ("olmo3", {"olmo2.attention.sliding_window_pattern": [True] * 5}, "sliding_window_pattern"),
     ("olmo3", {"olmo2.rope.freq_base_swa": 1.0}, "freq_base_swa"),
+    ("lfm2moe", {"lfm2moe.expert_gating_func": 1}, "expert_gating_func"),
+    ("deepseek-v2", {"deepseek2.expert_group_count": 2}, "expert_group_count"),
+    ("deepseek-v2", {"deepseek2.attention.key_length_mla": 80}, "key_length_mla"),
+    ("deepseek-v2", {"deepseek2.expert_weights_norm": True}, "expert_weights_norm"),
+    ("deepseek-v2", {_EPSILON: 1e-5}, "rms_norm_eps"),
+    ("deepseek-v3", {"deepseek2.rope.scaling.type": "linear"}, "linear"),
+    ("deepseek-v3", {"deepseek2.rope.scaling.yarn_beta_fast": 16.0}, "yarn_beta_fast"),
+    ("glm4moelite", {"deepseek2.attention.head_count_kv": 4}, "head_count_kv"),
+    ("gemma4", {"gemma4.attention.head_count_kv": [2, 1, 1, 1]}, "head_count_kv"),
+    ("gemma4", {"gemma4.attention.head_count_kv": 2}, r"blk.1.attn_v"),
+    ("gemma4-shared", {"gemma4.attention.shared_kv_layers": 2}, "shared_kv_layers"),
+    ("gemma4-shared", {"gemma4.feed_forward_length": [96] * 4 + [192] * 2}, "feed_forward_length"),
 ]
 
 
@@ -130,6 +143,103 @@ def test_unsupported_setting_is_rejected(
     source = decoder_gguf(tmp_path, architecture, changed=change)
     with pytest.raises(UnsupportedGGUFError, match=named):
         convert(source, tmp_path / "out", quiet)
+
+
+def test_layers_that_predict_several_tokens_are_left_out(tmp_path: Path) -> None:
+    plain = decoder_gguf(tmp_path, "qwen35")
+    tensors = decoder_tensors("qwen35", GGML.F32)
+    last = BLOCKS["qwen35"]
+    added = {
+        name.replace("blk.1.", f"blk.{last}."): data
+        for name, data in tensors.items()
+        if name.startswith("blk.1.")
+    }
+    added[f"blk.{last}.nextn.eh_proj.weight"] = tensors["blk.1.ffn_up.weight"]
+    metadata = decoder_metadata("qwen35")
+    metadata |= {"qwen35.block_count": last + 1, "qwen35.nextn_predict_layers": 1}
+    source = write_gguf(tmp_path / "mtp.gguf", tensors | added, metadata, "qwen35")
+    expected = mlx_logits(plain, tmp_path / "plain")
+    assert np.array_equal(mlx_logits(source, tmp_path / "out"), expected)
+    report = json.loads((tmp_path / "out" / "conversion.json").read_text())
+    assert report["left_out"] == sorted(added)
+    configs = [(tmp_path / name / "config.json").read_text() for name in ("plain", "out")]
+    assert configs[0] == configs[1]
+
+
+def test_keys_that_no_engine_reads_are_left_out(tmp_path: Path) -> None:
+    convert(decoder_gguf(tmp_path, "gemma4-shared"), tmp_path / "out", quiet)
+    report = json.loads((tmp_path / "out" / "conversion.json").read_text())
+    names = ("attn_k", "attn_k_norm", "attn_v")
+    assert report["left_out"] == [f"blk.{i}.{name}.weight" for i in (3, 4, 5) for name in names]
+
+
+@pytest.mark.parametrize(
+    ("factors", "named"), [([1.0, 2.0] * 16, "1e30"), (None, r"rope_freqs\.weight")]
+)
+def test_gemma_4_without_its_table_is_rejected(
+    tmp_path: Path, factors: list[float] | None, named: str
+) -> None:
+    tensors = decoder_tensors("gemma4", GGML.F32)
+    del tensors["rope_freqs.weight"]
+    if factors is not None:
+        tensors["rope_freqs.weight"] = np.array(factors, np.float32), GGML.F32
+    source = write_gguf(tmp_path / "a.gguf", tensors, decoder_metadata("gemma4"), "gemma4")
+    with pytest.raises(UnsupportedGGUFError, match=named):
+        convert(source, tmp_path / "out", quiet)
+
+
+def test_layers_after_the_last_are_rejected_when_no_setting_names_them(tmp_path: Path) -> None:
+    metadata = decoder_metadata("qwen35") | {"qwen35.block_count": BLOCKS["qwen35"] - 1}
+    source = write_gguf(
+        tmp_path / "a.gguf", decoder_tensors("qwen35", GGML.F32), metadata, "qwen35"
+    )
+    with pytest.raises(UnsupportedGGUFError, match=r"blk\.2"):
+        convert(source, tmp_path / "out", quiet)
+
+
+@pytest.mark.parametrize("architecture", ["gpt-oss", "deepseek-v2", "deepseek-v3"])
+def test_bounds_of_yarn_are_taken_when_they_are_the_defaults(
+    tmp_path: Path, architecture: str
+) -> None:
+    family = "gpt-oss" if architecture == "gpt-oss" else "deepseek2"
+    bounds: Metadata = {
+        f"{family}.rope.scaling.yarn_beta_fast": 32.0,
+        f"{family}.rope.scaling.yarn_beta_slow": 1.0,
+    }
+    plain = mlx_logits(decoder_gguf(tmp_path, architecture), tmp_path / "plain")
+    source = decoder_gguf(tmp_path, architecture, changed=bounds)
+    assert np.array_equal(mlx_logits(source, tmp_path / "out"), plain)
+
+
+@pytest.mark.parametrize("architecture", ["lfm2", "lfm2moe"])
+def test_output_matrix_is_rejected_where_mlx_has_none(tmp_path: Path, architecture: str) -> None:
+    tensors = decoder_tensors(architecture, GGML.F32)
+    tensors["output.weight"] = tensors["token_embd.weight"]
+    metadata = decoder_metadata(architecture)
+    source = write_gguf(tmp_path / "a.gguf", tensors, metadata, architecture)
+    with pytest.raises(UnsupportedGGUFError, match=r"output\.weight"):
+        convert(source, tmp_path / "out", quiet)
+
+
+@pytest.mark.parametrize("architecture", ["glm4moe", "glm4moe-norms"])
+def test_norms_of_heads_are_a_setting_by_their_tensors(tmp_path: Path, architecture: str) -> None:
+    convert(decoder_gguf(tmp_path, architecture), tmp_path / "out", quiet)
+    config = json.loads((tmp_path / "out" / "config.json").read_text())
+    assert config["use_qk_norm"] == (architecture == "glm4moe-norms")
+
+
+@pytest.mark.parametrize("architecture", ["lfm2moe", "glm4moe", "deepseek-v3"])
+def test_bias_of_experts_stays_in_float32_when_matrices_are_quantised(
+    tmp_path: Path, architecture: str
+) -> None:
+    from safetensors.numpy import load_file
+
+    source = decoder_gguf(tmp_path, architecture, GGML.Q8_0)
+    convert(source, tmp_path / "out", quiet)
+    stored = load_file(tmp_path / "out" / "model.safetensors")
+    biases = [name for name in stored if name.endswith(("expert_bias", "correction_bias"))]
+    assert biases
+    assert {stored[name].dtype for name in biases} == {np.dtype(np.float32)}
 
 
 RECOMMENDED: Metadata = {"general.sampling.temp": 0.2, "general.sampling.top_k": 20}

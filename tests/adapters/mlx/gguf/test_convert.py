@@ -568,6 +568,12 @@ def test_end_tokens_are_those_of_the_file_and_known_control_tokens() -> None:
     assert end_tokens(metadata) == [2, 3, 0]
 
 
+def test_known_end_token_ends_answers_when_the_file_calls_it_user_defined() -> None:
+    metadata = tiny_metadata()
+    metadata["tokenizer.ggml.tokens"][3] = "<|tool_response>"
+    assert end_tokens(metadata) == [2, 0, 3]
+
+
 DATA = Path(__file__).parents[3] / "data"
 Record = dict[str, Any]
 
@@ -616,6 +622,7 @@ SAME_SPLITS = {
     **dict.fromkeys(("qwen2", "deepseek-r1-qwen", "stablelm2"), "qwen2"),
     **dict.fromkeys(("gpt-4o", "llama4"), "gpt-4o"),
     **{name: name for name in ("qwen35", "seed-coder", "tekken")},
+    **{name: name for name in ("deepseek-llm", "deepseek-coder", "deepseek-v3")},
 }
 
 

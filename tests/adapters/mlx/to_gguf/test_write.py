@@ -197,6 +197,7 @@ def test_unknown_pre_tokenizer_is_rejected(tmp_path: Path) -> None:
     [
         *("gpt-2", "smollm", "llama-bpe", "dbrx", "qwen2"),
         *("qwen35", "seed-coder", "gpt-4o", "tekken"),
+        *("deepseek-llm", "deepseek-coder", "deepseek-v3"),
     ],
 )
 def test_pre_tokenizer_is_named_by_how_it_splits(tmp_path: Path, pre: str) -> None:
@@ -205,6 +206,21 @@ def test_pre_tokenizer_is_named_by_how_it_splits(tmp_path: Path, pre: str) -> No
     write_gguf(tmp_path / "one", tmp_path / "back.gguf", quiet)
     field = gguf.GGUFReader(tmp_path / "back.gguf").fields["tokenizer.ggml.pre"]
     assert field.contents() == pre
+
+
+def test_pre_tokenizer_of_deepseek_v2_on_the_hub_is_named_like_llama_cpps(tmp_path: Path) -> None:
+    from tokenizers import Tokenizer, pre_tokenizers
+
+    source = decoder_gguf(tmp_path, "llama", changed={"tokenizer.ggml.pre": "deepseek-llm"})
+    convert(source, tmp_path / "one", quiet)
+    path = str(tmp_path / "one" / "tokenizer.json")
+    tokenizer = Tokenizer.from_file(path)
+    steps: Any = tokenizer.pre_tokenizer
+    steps[5] = pre_tokenizers.Digits(individual_digits=True)
+    tokenizer.save(path)
+    write_gguf(tmp_path / "one", tmp_path / "back.gguf", quiet)
+    field = gguf.GGUFReader(tmp_path / "back.gguf").fields["tokenizer.ggml.pre"]
+    assert field.contents() == "deepseek-llm"
 
 
 def test_three_end_tokens_of_a_folder_have_keys(tmp_path: Path) -> None:
@@ -232,6 +248,14 @@ def test_mxfp4_is_copied_and_not_computed_again(tmp_path: Path) -> None:
     assert np.array_equal(before.data, after.data)
 
 
+YARN = {
+    "rope_type": "yarn",
+    "factor": 4.0,
+    "original_max_position_embeddings": 128,
+    "mscale_all_dim": 1.0,
+}
+
+
 @pytest.mark.parametrize(
     ("architecture", "changed", "named"),
     [
@@ -252,6 +276,16 @@ def test_mxfp4_is_copied_and_not_computed_again(tmp_path: Path) -> None:
         ("olmo3", {"layer_types": ["full_attention"] * 5}, "layer_types"),
         ("cohere2", {"sliding_window_pattern": 2}, "sliding_window_pattern"),
         ("seed_oss", {"attention_bias": False}, "attention_bias"),
+        ("lfm2moe", {"routed_scaling_factor": 2.0}, "routed_scaling_factor"),
+        ("glm4moe", {"attention_bias": False}, "attention_bias"),
+        ("deepseek-v2", {"topk_method": "group_limited_greedy"}, "topk_method"),
+        ("deepseek-v3", {"rms_norm_eps": 1e-5}, "rms_norm_eps"),
+        ("deepseek-v3", {"rope_scaling": YARN | {"mscale": 0.5}}, "mscale"),
+        ("deepseek-v3", {"rope_scaling": {"rope_type": "llama3", "factor": 8}}, "llama3"),
+        ("glm4moelite", {"q_lora_rank": None}, "q_lora_rank"),
+        ("gemma4", {"num_kv_shared_layers": 1}, "shared_kv_layers"),
+        ("gemma4-shared", {"vocab_size_per_layer_input": 8}, "vocab_size_per_layer_input"),
+        ("gemma4", {"global_head_dim": None}, "global_head_dim"),
     ],
 )
 def test_what_a_gguf_cannot_have_is_refused_by_name_before_a_file_is_written(
