@@ -1,11 +1,16 @@
 """`GET /api/connect`: the settings of `tandem connect`, for the page."""
 
+import threading
 from typing import Any
 
+import pytest
 from fakes.scripted_backend import ScriptedBackend, http_client
+from msgspec.structs import replace
 
 from adapters.backend import Model
 from proxy.connect.clients import CLIENTS
+from proxy.connect.settings import Server, Settings, User
+from proxy.endpoints.tandem import connect
 
 MODEL = Model(name="org/m", context_length=4096, capabilities=frozenset({"chat", "tools"}))
 
@@ -48,3 +53,18 @@ async def test_an_unknown_model_is_not_found():
     async with http_client(ScriptedBackend(models=[MODEL])) as client:
         response = await client.get("/api/connect", params={"url": "http://b", "model": "none"})
     assert response.status_code == 404
+
+
+async def test_texts_are_made_outside_the_event_loop(monkeypatch: pytest.MonkeyPatch):
+    """The first of them imports parsers, for which other answers would wait."""
+    threads: list[threading.Thread] = []
+
+    def traced(server: Server, user: User) -> Settings:
+        threads.append(threading.current_thread())
+        return CLIENTS["curl"].settings(server, user)
+
+    client = replace(CLIENTS["curl"], settings=traced)
+    monkeypatch.setattr(connect, "CLIENTS", {"curl": client})
+    await settings(model="org/m")
+    assert threads
+    assert threading.current_thread() not in threads
