@@ -19,6 +19,8 @@ if TYPE_CHECKING:
     import httpx
 
 _PROBE_SECONDS = 2.0
+_END_SECONDS = 2.0
+"""For answers in progress at the server that a command has started, when the command ends."""
 _ANYWHERE = {"0.0.0.0": "127.0.0.1", "::": "::1"}  # noqa: S104
 _MARK = "x-tandem-backend"
 """Every response of Tandem has this header."""
@@ -188,8 +190,8 @@ def started_server(config: Config, file: str | None) -> Generator[RunningServer]
     """
     named = ("--config", file) if file is not None else ()
     # -P: not a folder named `proxy` in the working directory.
-    command = (sys.executable, "-P", "-m", "proxy", "serve", "--host", "127.0.0.1", "--port", "0")
-    with _running((*command, *named)) as process:
+    command = (sys.executable, "-P", "-m", "proxy.cli.own_server")
+    with _running((*command, "--host", "127.0.0.1", "--port", "0", *named)) as process:
         line = process.stdout.readline() if process.stdout is not None else ""
         start, _, address = line.strip().removesuffix("/v1").rpartition(" ")
         if not start.endswith("listens on"):
@@ -199,10 +201,7 @@ def started_server(config: Config, file: str | None) -> Generator[RunningServer]
 
 @contextmanager
 def _exit_on_signals() -> Generator[None]:
-    """Turn the signals that end a command into exceptions, so that it ends its server first.
-
-    Only the main thread may handle signals: the selftest, which has another, does without.
-    """
+    """Turn the signals that end a command into exceptions, so that it ends its server first."""
 
     def leave(number: int, _frame: object) -> None:
         raise SystemExit(128 + number)
@@ -219,6 +218,7 @@ def _exit_on_signals() -> Generator[None]:
 def _running(command: Sequence[str]) -> Generator[subprocess.Popen[str]]:
     process = subprocess.Popen(  # noqa: S603
         command,
+        stdin=subprocess.PIPE,
         stdout=subprocess.PIPE,
         stderr=subprocess.DEVNULL,
         text=True,
@@ -229,7 +229,11 @@ def _running(command: Sequence[str]) -> Generator[subprocess.Popen[str]]:
         yield process
     finally:
         process.terminate()
-        process.communicate()
+        try:
+            process.communicate(timeout=_END_SECONDS)
+        except subprocess.TimeoutExpired:
+            process.terminate()  # The second signal cuts the answers that are in progress.
+            process.communicate()
 
 
 def to_url(host: str, port: int) -> str:

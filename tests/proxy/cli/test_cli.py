@@ -150,6 +150,37 @@ def test_command_that_is_ended_ends_the_server_that_it_has_started(
         os.kill(server, 0)
 
 
+@pytest.mark.parametrize(
+    ("sent", "status"),
+    [
+        (signal.SIGTERM, -signal.SIGTERM),
+        (signal.SIGKILL, -signal.SIGKILL),
+        (signal.SIGINT, 130),
+    ],
+)
+def test_server_of_the_selftest_ends_with_it(tmp_path: Path, sent: signal.Signals, status: int):
+    with subprocess.Popen(
+        command("doctor", "--selftest", "--config", str(echo(tmp_path, delay=60))),
+        stdin=subprocess.DEVNULL,
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.PIPE,
+        env=os.environ | {"TANDEM_PORT": "9"},
+    ) as doctor:
+        assert doctor.stderr is not None
+        while b"parity" not in doctor.stderr.readline():  # A request that takes minutes.
+            assert doctor.poll() is None
+        (server,) = children(doctor.pid)
+        doctor.send_signal(sent)
+        assert doctor.wait(20) == status
+    until_now(lambda: not is_running(server))
+
+
+def is_running(pid: int) -> bool:
+    """False also for an orphan that has ended and was not waited for."""
+    found = subprocess.run(["ps", "-o", "stat=", "-p", str(pid)], capture_output=True, text=True)
+    return found.stdout.strip()[:1] not in ("", "Z")
+
+
 def children(pid: int) -> list[int]:
     found = subprocess.run(["pgrep", "-P", str(pid)], capture_output=True, text=True)
     return [int(line) for line in found.stdout.split()]
