@@ -391,14 +391,15 @@ async def test_frame_before_the_response_to_the_handshake_is_refused(
     assert not [record for record in caplog.records if record.levelname == "ERROR"]
 
 
-async def test_client_that_does_not_read_its_websocket_ends_its_answer(
-    config: Config, monkeypatch: pytest.MonkeyPatch
-):
-    # Linux ends such a connection by itself, and other systems do not.
-    monkeypatch.setattr("proxy.http.protocol.limit_silence", lambda *_: None)
-
+async def test_client_that_does_not_read_its_websocket_ends_its_answer(config: Config):
     class Impatient(Connection):
         deadlines = Deadlines(writing=0.3)
+
+        def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
+            super().connection_made(transport)
+            if hasattr(socket, "TCP_USER_TIMEOUT"):  # By which Linux would end it as well.
+                connection = transport.get_extra_info("socket")
+                connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT, 0)
 
     backend = EndlessBackend()
     async with served(backend, config, protocol=Impatient) as port:
