@@ -44,8 +44,10 @@ class RunningServer:
         limit = httpx.Timeout(None, connect=_PROBE_SECONDS)
         try:
             address = httpx.URL(url)
-        except httpx.InvalidURL as exc:
-            raise CommandError(f"'{url}' is no address; write http://HOST:PORT.") from exc
+        except httpx.InvalidURL:
+            address = httpx.URL()
+        if address.scheme not in ("http", "https") or not address.host:
+            raise CommandError(f"'{url}' is no address; write http://HOST:PORT.")
         self._client = httpx.Client(
             base_url=address, headers=headers, timeout=limit, trust_env=False
         )
@@ -146,7 +148,8 @@ def find_server(config: Config, url: str | None = None) -> RunningServer | None:
     state = state_folder(config, os.environ)
     key = _own_key(state)
     if url is not None:
-        server = RunningServer(url.removesuffix("/").removesuffix("/v1"), key)
+        with_scheme = url if "://" in url or not url else f"http://{url}"
+        server = RunningServer(with_scheme.removesuffix("/").removesuffix("/v1"), key)
         if not server.is_there():
             raise CommandError(f"No Tandem responds at {url}. Start one with `tandem serve`.")
         return server

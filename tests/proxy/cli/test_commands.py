@@ -148,12 +148,36 @@ def test_schema_is_printed_also_where_the_settings_are_wrong(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ):
     monkeypatch.setenv("TANDEM_CONFIG", str(write(tmp_path, "server: {port: x}")))
-    assert main(["config", "schema"]) == 0
-    assert "properties" in json.loads(capsys.readouterr().out)
+    for words in (["config", "schema"], ["config", "schema", "--json"]):
+        assert main(words) == 0
+        assert "properties" in json.loads(capsys.readouterr().out)
 
 
 def test_reload_of_a_running_server_is_reported(tandem: Any):
     assert tandem("config", "reload")[1] == "Changed: nothing.\n"
+
+
+def test_address_without_a_scheme_is_understood(tandem: Any, server: Running):
+    status, out, err = tandem("models", "--url", f"127.0.0.1:{server.port}")
+    assert (status, err) == (0, "")
+    assert "org/echo" in out
+
+
+@pytest.mark.parametrize("url", ["", "http://", "ftp://a", "//a", "http://[::1"])
+def test_address_that_cannot_be_one_names_the_form(url: str, capsys: pytest.CaptureFixture[str]):
+    assert main(["ps", "--url", url]) == 1
+    assert capsys.readouterr().err.endswith("' is no address; write http://HOST:PORT.\n")
+
+
+def test_download_without_a_backend_names_the_next_step(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+):
+    monkeypatch.setenv("TANDEM_PORT", "9")
+    config = write(tmp_path, "backends: {mlx: null, ollama: {host: 'http://127.0.0.1:9'}}")
+    assert main(["pull", "x", "--config", str(config)]) == 1
+    assert capsys.readouterr().err == (
+        "tandem: x: Ollama cannot be reached. `tandem doctor` says what to do.\n"
+    )
 
 
 @pytest.mark.parametrize(
