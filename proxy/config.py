@@ -493,7 +493,7 @@ def _to_model(alias: str, settings: object) -> ModelConfig:
 
 
 def find_config(option: str | None, environ: Mapping[str, str]) -> Path | None:
-    """The file of `--config`, else of `$TANDEM_CONFIG`, else the user's own file if it exists."""
+    """The file of `--config`, else of `$TANDEM_CONFIG`, else the user's own file if there is one."""
     named = option or environ.get("TANDEM_CONFIG")
     if named:
         return Path(named)
@@ -501,7 +501,19 @@ def find_config(option: str | None, environ: Mapping[str, str]) -> Path | None:
     by_system = "Library/Application Support" if sys.platform == "darwin" else ".config"
     folder = Path(environ.get("XDG_CONFIG_HOME") or home / by_system)
     default = folder / "tandem" / "config.yaml"
-    return default if default.is_file() else None
+    return default if _is_there(default) else None
+
+
+def _is_there(path: Path) -> bool:
+    """False where there is nothing; true for what cannot be read, which the user should know of:
+    the defaults have no keys."""
+    try:
+        path.lstat()
+    except (FileNotFoundError, NotADirectoryError):
+        return False
+    except OSError:
+        return True
+    return True
 
 
 def state_folder(config: Config, environ: Mapping[str, str]) -> Path:

@@ -360,6 +360,20 @@ def test_file_is_looked_up_in_order(tmp_path: Path, monkeypatch: pytest.MonkeyPa
     assert find_config("a.yaml", {**environ, "TANDEM_CONFIG": "b.yaml"}) == Path("a.yaml")
 
 
+def test_users_file_that_cannot_be_read_is_not_passed_over(tmp_path: Path):
+    """The defaults in its place would have no keys."""
+    own = tmp_path / "tandem" / "config.yaml"
+    own.parent.mkdir()
+    own.symlink_to("nowhere")
+    assert find_config(None, {"XDG_CONFIG_HOME": str(tmp_path)}) == own
+    with pytest.raises(ConfigError, match="No such file"):
+        load_config(own)
+    found = find_config(None, {"XDG_CONFIG_HOME": str(tmp_path / ("x" * 300))})
+    assert found is not None
+    with pytest.raises(ConfigError, match="File name too long"):
+        load_config(found)
+
+
 @pytest.mark.parametrize(
     ("platform", "folder"),
     [("linux", ".config"), ("darwin", "Library/Application Support")],
