@@ -493,7 +493,7 @@ def _to_model(alias: str, settings: object) -> ModelConfig:
 
 
 def find_config(option: str | None, environ: Mapping[str, str]) -> Path | None:
-    """The file of `--config`, else of `$TANDEM_CONFIG`, else the user's own file if there is one."""
+    """The file of `--config`, else of `$TANDEM_CONFIG`, else the user's own if there is one."""
     named = option or environ.get("TANDEM_CONFIG")
     if named:
         return Path(named)

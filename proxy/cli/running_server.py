@@ -257,7 +257,7 @@ def noted(state: Path, url: str) -> Generator[None]:
     """Note the address of a server for the commands of this user until the end."""
     file, note = state / _ADDRESS_FILE, {"url": url, "pid": os.getpid()}
     with suppress(OSError):  # A folder that cannot be written costs the note, not the server.
-        state.mkdir(parents=True, exist_ok=True)
+        state.mkdir(mode=0o700, parents=True, exist_ok=True)
         file.write_text(json.dumps(note), encoding="utf-8")
     try:
         yield

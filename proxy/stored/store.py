@@ -2,7 +2,6 @@
 
 import asyncio
 import logging
-import os
 import time
 from collections.abc import AsyncGenerator, Callable, Iterable, Mapping, Sequence
 from contextlib import asynccontextmanager
@@ -52,7 +51,7 @@ class Store:
     @asynccontextmanager
     async def opened(self) -> AsyncGenerator[None]:
         """Open a database that exists: fail what a killed server left behind, drop what is old."""
-        if os.path.exists(self._database.path):
+        if self._database.exists():
             await self.expire()
         expiry = asyncio.create_task(self._expire_regularly())
         try:
@@ -289,7 +288,7 @@ class Store:
     async def _expire_regularly(self) -> None:
         while True:
             await asyncio.sleep(min(_EXPIRY_SECONDS, self.limits.max_age))
-            if os.path.exists(self._database.path):
+            if self._database.exists():
                 await self.expire()
 
     def _drop(self, connection: Connection) -> int:

@@ -1,13 +1,15 @@
 """Commands against a running server, and the messages of those that fail."""
 
+import asyncio
 import io
 import json
 import os
 import pty
 import signal
+import stat
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -15,8 +17,13 @@ import pytest
 from servers.server_process import Running, command, serving, write
 
 from proxy.cli import main
+from proxy.cli.running_server import noted
 from proxy.cli.serve import plain_options
+from proxy.config import StoreConfig
+from proxy.encryption import Encryption
 from proxy.log_file import LOG_FILE, LogFile
+from proxy.stored.entry import Page
+from proxy.stored.store import Store
 
 SETTINGS = (
     "backends: {mlx: null, ollama: null, echo: {models: [org/echo, other]}}\n"
@@ -259,6 +266,42 @@ def test_log_is_kept_and_replaced_when_it_is_full(tmp_path: Path, capsys: Any):
     assert (tmp_path / "state" / LOG_FILE).read_text() == "second\n"
     assert (tmp_path / "state" / LOG_FILE).stat().st_mode & 0o777 == 0o600
     assert capsys.readouterr().err == "first line\nsecond\n"
+
+
+def log_in(state: Path) -> None:
+    log = LogFile(None, state / LOG_FILE)
+    log.write("a line\n")
+    log.close()
+
+
+def note_in(state: Path) -> None:
+    with noted(state, "http://127.0.0.1:1"):
+        pass
+
+
+def encrypt_in(state: Path) -> None:
+    Encryption(state).encrypt("a text", "a purpose")
+
+
+def store_in(state: Path) -> None:
+    asyncio.run(_store_in(state))
+
+
+async def _store_in(state: Path) -> None:
+    store = Store(state / "stored", StoreConfig())
+    async with store.opened():
+        await store.list("response", "", Page())
+
+
+@pytest.mark.parametrize("write_in", [log_in, note_in, encrypt_in, store_in])
+def test_state_folder_is_private_under_any_umask(tmp_path: Path, write_in: Callable[[Path], None]):
+    """It has the address and the key of the commands: others could put their own there."""
+    before = os.umask(0)
+    try:
+        write_in(tmp_path / "state")
+    finally:
+        os.umask(before)
+    assert stat.S_IMODE((tmp_path / "state").stat().st_mode) == 0o700
 
 
 def test_log_that_cannot_be_written_is_given_up_once(tmp_path: Path, capsys: Any):
