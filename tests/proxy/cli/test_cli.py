@@ -85,6 +85,15 @@ def test_closed_pipe_is_not_reported(tmp_path: Path):
     assert (ended.returncode, ended.stderr) == (1, b"")
 
 
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="a device of Linux")
+@pytest.mark.parametrize("words", [("version",), ("--help",), ("config", "schema")])
+def test_full_disk_is_reported_in_one_line(words: tuple[str, ...]):
+    with open("/dev/full", "wb") as full:
+        done = subprocess.run(command(*words), stdout=full, stderr=subprocess.PIPE, text=True)
+    assert done.returncode == 1
+    assert done.stderr == "tandem: the output cannot be written: No space left on device\n"
+
+
 def test_signal_ends_streams_with_an_error_after_the_shutdown_grace(tmp_path: Path):
     with serving(echo(tmp_path, delay=0.05)) as running, running.stream() as answer:
         assert b"assistant" in answer.readline()
