@@ -49,7 +49,7 @@ _ALIAS_SETTINGS = ("prefer", "keep_alive", "ttl", "pin")
 """The keys of an alias that are no backend's name."""
 _RESERVED = ("auto", *_ALIAS_SETTINGS)
 _MAX_BYTES = 8_000_000
-"""Of the file: 50,000 aliases have 2 MB."""
+"""The largest file that is read: 50,000 aliases have 2 MB."""
 
 
 APP_ORIGINS = ("app://*", "file://*", "tauri://*", "vscode-webview://*", "vscode-file://*")
