@@ -342,8 +342,11 @@ def first_needed(
 
 
 def utf8_size(text: str) -> int:
-    """Count the bytes of `text` in UTF-8, of a very long one by its first characters: encoding all
-    of it would hold the event loop."""
+    """Return the size of `text` in UTF-8, in bytes.
+
+    The size of a very long text is estimated from its first characters: encoding all of it would
+    block the event loop.
+    """
     if text.isascii():
         return len(text)
     start = text[:_COUNTED]
@@ -351,4 +354,4 @@ def utf8_size(text: str) -> int:
 
 
 _COUNTED = 1_000_000
-"""Characters that are counted exactly: more than any model reads."""
+"""Characters up to which the size is exact: more than any model reads."""

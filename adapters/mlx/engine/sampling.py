@@ -203,6 +203,7 @@ class _Cut:
 
 
 def _cuts(sampling: Sampling) -> bool:
+    """True if unlikely tokens are never drawn."""
     narrow = sampling.top_p is not None and sampling.top_p < 1
     return bool(sampling.temperature) and bool(narrow or sampling.top_k or sampling.min_p)
 
