@@ -178,10 +178,10 @@ def test_server_of_the_selftest_ends_with_it(tmp_path: Path, sent: signal.Signal
         assert doctor.stderr is not None
         while b"parity" not in doctor.stderr.readline():  # A request that takes minutes.
             assert doctor.poll() is None
-        (server,) = children(doctor.pid)
+        (server,) = children(doctor.pid, "own_server")
         doctor.send_signal(sent)
-        assert doctor.wait(20) == status
-    until_now(lambda: not is_running(server))
+        assert doctor.wait(60) == status
+    until_now(lambda: not is_running(server), seconds=60)
 
 
 def is_running(pid: int) -> bool:
@@ -190,8 +190,10 @@ def is_running(pid: int) -> bool:
     return found.stdout.strip()[:1] not in ("", "Z")
 
 
-def children(pid: int) -> list[int]:
-    found = subprocess.run(["pgrep", "-P", str(pid)], capture_output=True, text=True)
+def children(pid: int, words: str = "") -> list[int]:
+    """Processes that `pid` has started, with `words` in their command."""
+    command = ["pgrep", "-P", str(pid), "-f", words]
+    found = subprocess.run(command, capture_output=True, text=True)
     return [int(line) for line in found.stdout.split()]
 
 
