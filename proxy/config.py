@@ -23,10 +23,11 @@ from adapters.config import (
     user_state_folder,
 )
 from adapters.errors import InvalidRequestError
+from adapters.naming import LONGEST, can_be_named
 from proxy.access.config import KeyConfig
 from proxy.config_problems import Collector, ConfigError, Problem, convert, located, to_problem
 from proxy.keep_alive import to_keep_alive
-from proxy.unique_keys import check_unique_keys
+from proxy.unique_keys import check_keys
 
 __all__ = ["Config", "ConfigError", "find_config", "load_config", "state_folder"]
 
@@ -47,6 +48,8 @@ _ONE_PER_PROCESS = ("mlx",)
 _ALIAS_SETTINGS = ("prefer", "keep_alive", "ttl", "pin")
 """The keys of an alias that are no backend's name."""
 _RESERVED = ("auto", *_ALIAS_SETTINGS)
+_MAX_BYTES = 8_000_000
+"""The largest file that is read: 50,000 aliases have 2 MB."""
 
 
 APP_ORIGINS = ("app://*", "file://*", "tauri://*", "vscode-webview://*", "vscode-file://*")
@@ -398,17 +401,33 @@ def duplicates(config: Config) -> Iterator[tuple[str, str, str]]:
 
 
 def _read(path: Path) -> Config:
-    text = b""
+    text = _read_text(path)
     try:
-        text = path.read_bytes()
         return _decode(text)
     except ConfigError as exc:
         raise located(exc.problems, path, text) from exc
+    except (ValueError, msgspec.DecodeError) as exc:
+        raise located([to_problem(exc)], path, text) from exc
+    except RecursionError as exc:  # Also of a mapping that contains itself, by an alias of YAML.
+        problem = Problem(message="the settings are nested too deeply", file=str(path))
+        raise ConfigError(problem) from exc
+
+
+def _read_text(path: Path) -> bytes:
+    """
+    Raises:
+        ConfigError: the file cannot be read, or is another one: a model, a device without an end.
+    """
+    try:
+        with path.open("rb") as file:
+            text = file.read(_MAX_BYTES + 1)
     except OSError as exc:
         problem = Problem(message=exc.strerror or "cannot be read", file=str(path))
         raise ConfigError(problem) from exc
-    except (ValueError, msgspec.DecodeError) as exc:
-        raise located([to_problem(exc)], path, text) from exc
+    if len(text) > _MAX_BYTES:
+        problem = Problem(message=f"the file has more than {_MAX_BYTES} bytes", file=str(path))
+        raise ConfigError(problem)
+    return text
 
 
 class _File(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -429,7 +448,7 @@ def _decode(text: bytes) -> Config:
     raw = msgspec.yaml.decode(text)
     if raw is None:  # An empty file, or only comments.
         return Config()
-    check_unique_keys(text)
+    check_keys(text)
     file = convert(raw, _File, "$")
     wrong = Collector()
     server = wrong.fields(file.server, ServerConfig, "$.server")
@@ -462,6 +481,8 @@ def _to_backend(name: str, settings: object, wrong: Collector) -> BackendConfig 
 
 def _to_model(alias: str, settings: object) -> ModelConfig:
     key = f"$.models.{alias}"
+    if not can_be_named(alias):
+        raise ValueError(f"$.models.{alias!r}: an alias has 1 to {LONGEST} printable characters")
     fields = convert(settings, dict[str, Any], key)
     names = {name: value for name, value in fields.items() if name not in _ALIAS_SETTINGS}
     texts = {
@@ -472,7 +493,7 @@ def _to_model(alias: str, settings: object) -> ModelConfig:
 
 
 def find_config(option: str | None, environ: Mapping[str, str]) -> Path | None:
-    """The file of `--config`, else of `$TANDEM_CONFIG`, else the user's own file if it exists."""
+    """The file of `--config`, else of `$TANDEM_CONFIG`, else the user's own if there is one."""
     named = option or environ.get("TANDEM_CONFIG")
     if named:
         return Path(named)
@@ -480,7 +501,19 @@ def find_config(option: str | None, environ: Mapping[str, str]) -> Path | None:
     by_system = "Library/Application Support" if sys.platform == "darwin" else ".config"
     folder = Path(environ.get("XDG_CONFIG_HOME") or home / by_system)
     default = folder / "tandem" / "config.yaml"
-    return default if default.is_file() else None
+    return default if _is_there(default) else None
+
+
+def _is_there(path: Path) -> bool:
+    """False where there is nothing; true for what cannot be read, which the user should know of:
+    the defaults have no keys."""
+    try:
+        path.lstat()
+    except (FileNotFoundError, NotADirectoryError):
+        return False
+    except OSError:
+        return True
+    return True
 
 
 def state_folder(config: Config, environ: Mapping[str, str]) -> Path:

@@ -75,7 +75,7 @@ class Encryption:
         """Return the key; one of this process alone if the folder cannot be written."""
         path = self._folder / KEY_FILE
         try:
-            self._folder.mkdir(parents=True, exist_ok=True)
+            self._folder.mkdir(mode=0o700, parents=True, exist_ok=True)
             if not path.exists():
                 _create(path)
             key = path.read_bytes()

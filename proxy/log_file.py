@@ -72,7 +72,7 @@ class LogFile:
         """Write to the file."""
         try:
             if self._file is None:
-                path.parent.mkdir(parents=True, exist_ok=True)
+                path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
                 self._file = _opened(path)
             self._file.write(text)
             if self._file.tell() > self._max_bytes:

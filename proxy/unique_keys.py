@@ -1,4 +1,7 @@
-"""Keys that a YAML file sets twice: YAML forbids them, and PyYAML takes the last one."""
+"""Keys of a YAML file: each is a text, and is there once.
+
+YAML forbids repeated keys, of which PyYAML takes the last.
+"""
 
 from collections.abc import Iterator
 from typing import Any
@@ -6,32 +9,38 @@ from typing import Any
 import yaml
 
 _Loader: Any = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
+_TEXTS = frozenset({"tag:yaml.org,2002:str", "tag:yaml.org,2002:merge"})
+"""Tags of a text, and of `<<`."""
 
 
-def check_unique_keys(text: bytes) -> None:
+def check_keys(text: bytes) -> None:
     """Check YAML that can be decoded.
 
     Raises:
-        ValueError: a mapping has a key twice; the text begins with its path.
+        ValueError: a mapping has a key twice, or one that is not a text; the message begins with
+            its path.
     """
     root: yaml.Node | None = _Loader(text).get_single_node()
-    for path, first, second in _repeated(root, "$", set()):
-        raise ValueError(f"{path}: this key is set twice, in line {first} and in line {second}")
+    for problem in _problems(root, "$", set()):
+        raise ValueError(problem)
 
 
-def _repeated(node: yaml.Node | None, path: str, seen: set[int]) -> Iterator[tuple[str, int, int]]:
-    """Yield path and lines of each repeated key below `node`."""
+def _problems(node: yaml.Node | None, path: str, seen: set[int]) -> Iterator[str]:
+    """Yield what is wrong with the keys below `node`."""
     if id(node) in seen:  # An alias of YAML: the same node in another place.
         return
     seen.add(id(node))
     if isinstance(node, yaml.SequenceNode):
         for at, member in enumerate(node.value):
-            yield from _repeated(member, f"{path}[{at}]", seen)
+            yield from _problems(member, f"{path}[{at}]", seen)
     elif isinstance(node, yaml.MappingNode):
         lines: dict[str, int] = {}
-        for key, value in node.value:
-            name, line = str(key.value), key.start_mark.line + 1
+        for node_of_key, value in node.value:
+            name, line = str(node_of_key.value), node_of_key.start_mark.line + 1
+            key = f"{path}.{name}"
             if name in lines:
-                yield f"{path}.{name}", lines[name], line
+                yield f"{key}: this key is set twice, in line {lines[name]} and in line {line}"
+            if node_of_key.tag not in _TEXTS:
+                yield f"{key}: this key is not a text; write '{name}'"
             lines[name] = line
-            yield from _repeated(value, f"{path}.{name}", seen)
+            yield from _problems(value, key, seen)

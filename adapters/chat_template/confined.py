@@ -7,6 +7,7 @@ rendered in the server's own process.
 
 import atexit
 import marshal
+import os
 import socket
 import subprocess
 import sys
@@ -22,6 +23,10 @@ from adapters.errors import GenerationError
 
 _IDLE = 2
 """Workers that are kept: renderings of more models at a time each start their own."""
+
+
+_VARIABLES = ("PATH", "HOME", "TMPDIR", "TZ", "LANG", "LC_", "LD_", "DYLD_", "PYTHON", "COV")
+"""Beginnings of the environment variables that Python needs; others may hold keys."""
 
 
 class Limits(Struct, frozen=True):
@@ -119,9 +124,13 @@ class _Worker:
         numbers = (limits.seconds, limits.memory, limits.length)
         # -P: not a folder named `adapters` in the server's working directory.
         command = [sys.executable, "-P", "-m", "adapters.chat_template.worker"]
+        variables = {
+            name: value for name, value in os.environ.items() if name.startswith(_VARIABLES)
+        }
         with end:
             self._process = subprocess.Popen(  # noqa: S603
                 [*command, str(end.fileno()), *map(str, numbers)],
+                env=variables,
                 stdin=subprocess.DEVNULL,
                 pass_fds=[end.fileno()],
                 start_new_session=True,  # Ctrl-C is for the server.

@@ -77,6 +77,7 @@ EXCEPTIONS: dict[type[Exception], Row] = {
     ollama.ResponseError: _NONSENSE,
     msgspec.MsgspecError: _NONSENSE,
     UnicodeError: _NONSENSE,
+    RecursionError: _NONSENSE,  # The decoder's, for a response that is nested too deeply.
 }
 
 

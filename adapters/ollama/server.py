@@ -154,19 +154,19 @@ class OllamaServer:
             ContextLengthError: the prompt is longer than any context it can get.
             BackendError: as `OllamaClient.open` and `AnswerWriter.write`.
         """
-        self.breaker.begin(call.body.model)
-        exchange = _Exchange(self, call.body, deadline)
-        try:
-            if call.plan is None:
-                await exchange.ask(call.body, call.writer.write)
-            else:
-                answer = RenderedAnswer(call.plan, call.writer, self._renderer, exchange)
-                await answer.write(call.body)
-        except (LostAnswerError, UnexplainedError) as error:
-            if call.plan is not None or not await self._write_rest(call, exchange, error):
-                raise
-        finally:
-            exchange.request.end()
+        with self.breaker.request(call.body.model):
+            exchange = _Exchange(self, call.body, deadline)
+            try:
+                if call.plan is None:
+                    await exchange.ask(call.body, call.writer.write)
+                else:
+                    answer = RenderedAnswer(call.plan, call.writer, self._renderer, exchange)
+                    await answer.write(call.body)
+            except (LostAnswerError, UnexplainedError) as error:
+                if call.plan is not None or not await self._write_rest(call, exchange, error):
+                    raise
+            finally:
+                exchange.request.end()
 
     async def shown(self, body: ChatBody | RawBody, deadline: Deadline) -> Shown:
         """Return the parts of conversations that the template shows of the model in `body`.
@@ -328,9 +328,12 @@ class OllamaServer:
         Raises:
             BackendError: as `OllamaClient.post`.
         """
+        with self.breaker.request(body.model):
+            return await self._embed(body, deadline)
+
+    async def _embed(self, body: EmbedBody, deadline: Deadline) -> Embedded:
         body = replace(body, keep_alive=self._keep_alive.of(body.model, body.keep_alive))
         seconds = self._config.first_token_timeout
-        self.breaker.begin(body.model)
         request = InFlightRequest(self.work, body.model)
         try:
             async with await self._reserve(body.model, None):
@@ -386,17 +389,18 @@ class OllamaServer:
     async def load(self, model: str, keep_alive: float | None) -> None:
         """Load `model`; Ollama itself lets concurrent calls share one load."""
         wanted = UNSET if keep_alive is None else to_keep_alive(keep_alive)
-        await self._load(model, self._keep_alive.of(model, wanted))
+        with self.breaker.request(model):
+            await self._load(model, self._keep_alive.of(model, wanted))
 
     async def set_pinned(self, model: str, pinned: bool) -> None:
         """See `KeepsPinned.set_pinned`. A request without a prompt changes the time of a model."""
         keep_alive = self._keep_alive.set_pinned(model, pinned)
         running = await self.client.get("/api/ps", Tags, self._limits.lookup)
         if full_name(model) in {full_name(tag.name) for tag in running.known}:
-            await self._load(model, keep_alive)
+            with self.breaker.request(model):
+                await self._load(model, keep_alive)
 
     async def _load(self, model: str, keep_alive: float | UnsetType) -> None:
-        self.breaker.begin(model)
         if (await self.catalog.facts(model)).only_embeds:
             body, num_ctx = EmbedBody(model=model, input=(), keep_alive=keep_alive), None
         else:

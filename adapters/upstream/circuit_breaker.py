@@ -1,7 +1,8 @@
 """Circuit breaker: leave a failing server alone, test it, and use it again."""
 
 import asyncio
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Generator
+from contextlib import contextmanager
 
 from adapters.backend import BreakerState
 from adapters.errors import (
@@ -14,7 +15,7 @@ from adapters.upstream.limits import DEFAULT_LIMITS, Limits
 
 _MAX_FAULTS = 3
 _TRIAL_SECONDS = 30.0
-"""After which a trial counts as ended of which no result is known: its client has disconnected."""
+"""After which a trial that goes on does not keep other requests away: it may be a long answer."""
 _ANY_MODEL = ""
 
 FAULTS = (BackendUnavailableError, BackendTimeoutError, BadUpstreamError)
@@ -90,18 +91,27 @@ class CircuitBreaker:
         key = self._key(model)
         return key is None or _now() >= self._trials.get(key, 0.0)
 
-    def begin(self, model: str) -> None:
-        """Begin a request to `model`, as a trial where the breaker is open.
+    @contextmanager
+    def request(self, model: str) -> Generator[None]:
+        """Enclose a request to `model`, which is a trial where the breaker is open.
+
+        A trial without a result, such as one that its client has cancelled, makes way for the next.
 
         Raises:
             BackendUnavailableError: the breaker is open, and another request is the trial.
         """
-        if self.is_well(model):
-            return
         if not self.may_try(model):
             raise self.refusal(model)
-        if (key := self._key(model)) is not None:
-            self._trials[key] = _now() + _TRIAL_SECONDS
+        key = None if self.is_well(model) else self._key(model)
+        if key is None:
+            yield
+            return
+        until = self._trials[key] = _now() + _TRIAL_SECONDS
+        try:
+            yield
+        finally:
+            if self._trials.get(key) == until:
+                del self._trials[key]
 
     def refusal(self, model: str) -> BackendUnavailableError:
         """Create the error of a request to `model` while another is the trial."""

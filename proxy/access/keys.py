@@ -1,6 +1,7 @@
 """Keys of clients: admission of a request by `Authorization: Bearer`, `x-api-key` or `api-key`."""
 
 import hmac
+import os
 from collections.abc import Mapping, Sequence
 from ipaddress import ip_address
 from pathlib import Path
@@ -146,4 +147,4 @@ def find_own_key(environ: Mapping[str, str], state_folder: Path) -> str | None:
     if environ.get(KEY_VARIABLE):
         return read_secret(f"env:{KEY_VARIABLE}", environ)
     path = state_folder / KEY_FILE
-    return read_secret(f"file:{path}", environ) if path.exists() else None
+    return read_secret(f"file:{path}", environ) if os.path.exists(path) else None

@@ -38,7 +38,8 @@ class Archive:
         Raises:
             OSError: the folder is not writable.
         """
-        self._folder.mkdir(parents=True, exist_ok=True)
+        self._folder.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+        self._folder.mkdir(exist_ok=True)
         path = self._folder / f"{stem(result)}.json"
         envelope = _Envelope(_FORMAT, Raw(msgspec.json.encode(result)))
         content = msgspec.json.format(msgspec.json.encode(envelope))

@@ -4,11 +4,15 @@ Each command imports its dependencies when it runs, so that it does not load tho
 `tandem serve` with plain options skips the parser as well.
 """
 
+import errno
 import os
 import sys
 from collections.abc import Sequence
 
 from proxy.config import ConfigError
+
+_FULL = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO})
+"""Errors of a disk that takes no more, or has failed."""
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -25,10 +29,19 @@ def main(argv: Sequence[str] | None = None) -> int:
         return _run(words)
     except ConfigError as exc:
         return _fail(2, str(exc))
-    except BrokenPipeError:
-        # The reader of a pipe, such as `head`, has closed it. Discard the rest, also at exit.
-        os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
+    except BrokenPipeError:  # The reader of a pipe, such as `head`, has closed it.
+        _discard_output()
         return 1
+    except OSError as exc:
+        if exc.errno not in _FULL:
+            raise
+        _discard_output()
+        return _fail(1, f"{exc.filename or 'the output'} cannot be written: {exc.strerror}")
+
+
+def _discard_output() -> None:
+    """Discard what is left of the output, also at the exit."""
+    os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
 
 
 def _fail(status: int, reason: str) -> int:

@@ -38,10 +38,11 @@ def check(file: _File = None, config: ConfigFile = None, as_json: AsJson = False
 
 
 @app.command("schema")
-def schema() -> None:
+def schema(as_json: AsJson = True) -> None:
     """Print the JSON schema of config.yaml, for editors."""
     from proxy.config_schema import to_schema
 
+    del as_json  # It is JSON in any case; the option is there as on every command.
     print_json(to_schema())
 
 

@@ -1,6 +1,7 @@
 """A conversation of `tandem chat`: messages, images by path, and streamed answers."""
 
 import base64
+import os
 import shlex
 import time
 from collections.abc import Iterator, Mapping
@@ -92,7 +93,7 @@ class Conversation:
             words = text.split()
         for word in words:
             path = Path(word).expanduser()
-            if path.suffix.lower() in _IMAGE_TYPES and path.is_file():
+            if path.suffix.lower() in _IMAGE_TYPES and os.path.isfile(path):
                 self.add_image(path)
                 for written in (shlex.quote(word), f'"{word}"', word):
                     text = text.replace(written, "")

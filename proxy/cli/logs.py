@@ -26,10 +26,13 @@ def logs(
 ) -> None:
     """Print the log of the server: a line for each answer, and warnings. Never prompts."""
     path = state_folder(read_settings(config), os.environ) / LOG_FILE
-    if not path.is_file():
+    if not os.path.isfile(path):
         raise CommandError(f"There is no log at {path} yet: start a server with `tandem serve`.")
-    for line in _read(path, lines, follow):
-        print(_to_json(line) if as_json else line, flush=follow)
+    try:
+        for line in _read(path, lines, follow):
+            print(_to_json(line) if as_json else line, flush=follow)
+    except PermissionError as exc:
+        raise CommandError(f"{path} cannot be read: {exc.strerror}.") from exc
 
 
 def _read(path: Path, lines: int, follow: bool) -> Iterator[str]:

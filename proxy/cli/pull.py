@@ -37,7 +37,7 @@ def pull(
     Raises:
         CommandError: 1: the model cannot be downloaded; 130: the user interrupted.
     """
-    from adapters.errors import BackendError
+    from adapters.errors import BackendError, BackendUnavailableError
     from proxy.cli.running_server import find_server
 
     settings = read_settings(config)
@@ -48,6 +48,9 @@ def pull(
         else:
             name = model
             _show(server.lines("/api/pull", {"model": model}))
+    except BackendUnavailableError as exc:
+        message = f"{model}: {exc.message} `tandem doctor` says what to do."
+        raise CommandError(message) from exc
     except BackendError as exc:
         raise CommandError(f"{model}: {exc.message}") from exc
     except KeyboardInterrupt as exc:

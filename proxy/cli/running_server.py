@@ -19,6 +19,8 @@ if TYPE_CHECKING:
     import httpx
 
 _PROBE_SECONDS = 2.0
+_END_SECONDS = 2.0
+"""For answers in progress at the server that a command has started, when the command ends."""
 _ANYWHERE = {"0.0.0.0": "127.0.0.1", "::": "::1"}  # noqa: S104
 _MARK = "x-tandem-backend"
 """Every response of Tandem has this header."""
@@ -42,8 +44,10 @@ class RunningServer:
         limit = httpx.Timeout(None, connect=_PROBE_SECONDS)
         try:
             address = httpx.URL(url)
-        except httpx.InvalidURL as exc:
-            raise CommandError(f"'{url}' is no address; write http://HOST:PORT.") from exc
+        except httpx.InvalidURL:
+            address = httpx.URL()
+        if address.scheme not in ("http", "https") or not address.host:
+            raise CommandError(f"'{url}' is no address; write http://HOST:PORT.")
         self._client = httpx.Client(
             base_url=address, headers=headers, timeout=limit, trust_env=False
         )
@@ -144,7 +148,8 @@ def find_server(config: Config, url: str | None = None) -> RunningServer | None:
     state = state_folder(config, os.environ)
     key = _own_key(state)
     if url is not None:
-        server = RunningServer(url.removesuffix("/").removesuffix("/v1"), key)
+        with_scheme = url if "://" in url or not url else f"http://{url}"
+        server = RunningServer(with_scheme.removesuffix("/").removesuffix("/v1"), key)
         if not server.is_there():
             raise CommandError(f"No Tandem responds at {url}. Start one with `tandem serve`.")
         return server
@@ -188,8 +193,8 @@ def started_server(config: Config, file: str | None) -> Generator[RunningServer]
     """
     named = ("--config", file) if file is not None else ()
     # -P: not a folder named `proxy` in the working directory.
-    command = (sys.executable, "-P", "-m", "proxy", "serve", "--host", "127.0.0.1", "--port", "0")
-    with _running((*command, *named)) as process:
+    command = (sys.executable, "-P", "-m", "proxy.cli.own_server")
+    with _running((*command, "--host", "127.0.0.1", "--port", "0", *named)) as process:
         line = process.stdout.readline() if process.stdout is not None else ""
         start, _, address = line.strip().removesuffix("/v1").rpartition(" ")
         if not start.endswith("listens on"):
@@ -199,10 +204,7 @@ def started_server(config: Config, file: str | None) -> Generator[RunningServer]
 
 @contextmanager
 def _exit_on_signals() -> Generator[None]:
-    """Turn the signals that end a command into exceptions, so that it ends its server first.
-
-    Only the main thread may handle signals: the selftest, which has another, does without.
-    """
+    """Turn the signals that end a command into exceptions, so that it ends its server first."""
 
     def leave(number: int, _frame: object) -> None:
         raise SystemExit(128 + number)
@@ -219,6 +221,7 @@ def _exit_on_signals() -> Generator[None]:
 def _running(command: Sequence[str]) -> Generator[subprocess.Popen[str]]:
     process = subprocess.Popen(  # noqa: S603
         command,
+        stdin=subprocess.PIPE,
         stdout=subprocess.PIPE,
         stderr=subprocess.DEVNULL,
         text=True,
@@ -229,7 +232,11 @@ def _running(command: Sequence[str]) -> Generator[subprocess.Popen[str]]:
         yield process
     finally:
         process.terminate()
-        process.communicate()
+        try:
+            process.communicate(timeout=_END_SECONDS)
+        except subprocess.TimeoutExpired:
+            process.terminate()  # The second signal cuts the answers that are in progress.
+            process.communicate()
 
 
 def to_url(host: str, port: int) -> str:
@@ -250,7 +257,7 @@ def noted(state: Path, url: str) -> Generator[None]:
     """Note the address of a server for the commands of this user until the end."""
     file, note = state / _ADDRESS_FILE, {"url": url, "pid": os.getpid()}
     with suppress(OSError):  # A folder that cannot be written costs the note, not the server.
-        state.mkdir(parents=True, exist_ok=True)
+        state.mkdir(mode=0o700, parents=True, exist_ok=True)
         file.write_text(json.dumps(note), encoding="utf-8")
     try:
         yield

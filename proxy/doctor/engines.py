@@ -1,5 +1,6 @@
 """Checks of the engines: Ollama's servers and settings, and the models of each backend."""
 
+import os
 import re
 import shutil
 from collections.abc import Mapping
@@ -155,7 +156,7 @@ def _models(name: str, there: BackendModels) -> Check:
 def _folders(config: Config) -> dict[str, Check]:
     mlx = config.of_kind(MLXConfig)
     folders = mlx.folders if mlx is not None else ()
-    missing = [folder for folder in folders if not Path(folder).expanduser().is_dir()]
+    missing = [folder for folder in folders if not os.path.isdir(Path(folder).expanduser())]
     if not missing:
         return {}
     check = Check(

@@ -69,7 +69,9 @@ async def selftests(
     config: Config, file: str | None, model: str | None, report: Report
 ) -> dict[str, Check]:
     """Run all tests on a model of each backend; `model` by its name, else the smallest."""
-    checks = await asyncio.to_thread(_with_server, config, file, model, report)
+    # The server ends where this task is cancelled, and with it the requests of the thread.
+    with started_server(config, file) as server:
+        checks = await asyncio.to_thread(_test_all, config, server, model, report)
     speed = next((check for id_, check in checks.items() if id_.endswith(".mlx.load")), None)
     if speed is not None and speed.status == "ok":
         checks["selftest.mlx.speed"] = await _speed(str(speed.details["model"]), report)
@@ -82,20 +84,19 @@ async def selftests(
     return checks
 
 
-def _with_server(
-    config: Config, file: str | None, model: str | None, report: Report
+def _test_all(
+    config: Config, server: RunningServer, model: str | None, report: Report
 ) -> dict[str, Check]:
     checks: dict[str, Check] = {}
-    with started_server(config, file) as server:
-        subjects = list(_subjects(config, server, model))
-        for at, subject in enumerate(subjects):
-            for number, (name, test) in enumerate(_TESTS.items()):
-                done, total = at * len(_TESTS) + number, len(subjects) * len(_TESTS)
-                report(f"{subject.backend}: {name}", done, total)
-                check = _run(test, subject)
-                checks[f"selftest.{subject.backend}.{name}"] = check
-                if name == "load" and check.status == "fail":
-                    break  # The others need the model, and would fail by the same reason.
+    subjects = list(_subjects(config, server, model))
+    for at, subject in enumerate(subjects):
+        for number, (name, test) in enumerate(_TESTS.items()):
+            done, total = at * len(_TESTS) + number, len(subjects) * len(_TESTS)
+            report(f"{subject.backend}: {name}", done, total)
+            check = _run(test, subject)
+            checks[f"selftest.{subject.backend}.{name}"] = check
+            if name == "load" and check.status == "fail":
+                break  # The others need the model, and would fail by the same reason.
     return checks
 
 

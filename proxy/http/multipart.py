@@ -62,6 +62,10 @@ async def receive_form(
             async for piece in _pieces(receive, headers, config):
                 for event in parser.parse(piece):
                     reader.read(event)
+    except multipart.ParserLimitReached as exc:
+        raise InvalidRequestError(
+            f"The form has more than {_MAX_PARTS} parts, or a part with too many headers."
+        ) from exc
     except multipart.MultipartError as exc:
         raise InvalidRequestError("The body is not valid multipart/form-data.") from exc
     except UnicodeDecodeError as exc:

@@ -173,7 +173,9 @@ class Connection(HttpToolsProtocol):
         """Hand the connection over to the protocol of WebSockets; `data` follows the head."""
         if self._crowded:
             raise _Refused(503)
-        if self._reply is not None and not self._reply.response_complete:
+        body = dict(self.headers).keys() & {b"content-length", b"transfer-encoding"}
+        is_busy = self._reply is not None and not self._reply.response_complete
+        if data or body or is_busy:
             raise _Refused(400)
         from proxy.http.websocket import WebSocketConnection  # a library that few servers need
 
@@ -184,10 +186,12 @@ class Connection(HttpToolsProtocol):
         settings = self.settings()
         self.config.ws_max_size = settings.max_body_bytes
         self.config.ws_ping_interval = settings.keepalive
-        socket = WebSocketConnection(self.config, self.server_state, self.app_state)
+        socket = WebSocketConnection(
+            self.config, self.server_state, self.app_state, self.deadlines.writing
+        )
         self.transport.set_protocol(socket)
         socket.connection_made(self.transport)
-        socket.data_received(to_handshake(self.url, self.headers) + data)
+        socket.data_received(to_handshake(self.url, self.headers))
 
     # --- the parser ---
 

@@ -42,6 +42,10 @@ class Database:
         self._recover = recover
         self._file: _File | None = None
 
+    def exists(self) -> bool:
+        """Return whether there is a file; false for one that this user cannot reach."""
+        return os.path.exists(self.path)
+
     async def read(self, job: Job[T]) -> T:
         """Run a `job` that changes nothing.
 
@@ -136,7 +140,8 @@ class _File:
     def _prepare_files(self) -> bool:
         """Create folder and file, with no access for others; true if no other process uses it."""
         folder = self._path.parent
-        folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+        folder.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+        folder.mkdir(mode=0o700, exist_ok=True)
         folder.chmod(0o700)
         file = os.open(self._path, os.O_RDWR | os.O_CREAT, 0o600)  # SQLite copies the mode.
         os.fchmod(file, 0o600)

@@ -51,7 +51,7 @@ class Store:
     @asynccontextmanager
     async def opened(self) -> AsyncGenerator[None]:
         """Open a database that exists: fail what a killed server left behind, drop what is old."""
-        if self._database.path.exists():
+        if self._database.exists():
             await self.expire()
         expiry = asyncio.create_task(self._expire_regularly())
         try:
@@ -288,7 +288,7 @@ class Store:
     async def _expire_regularly(self) -> None:
         while True:
             await asyncio.sleep(min(_EXPIRY_SECONDS, self.limits.max_age))
-            if self._database.path.exists():
+            if self._database.exists():
                 await self.expire()
 
     def _drop(self, connection: Connection) -> int:

@@ -231,6 +231,11 @@ def test_an_alias_may_name_a_backend_that_is_switched_off(tmp_path: Path):
             "backends: {ollama: {hots: x}}",
             "$.backends.ollama: Object contains unknown field `hots`",
         ),
+        ("models: {'': {mlx: x}}", "$.models.'': an alias has 1 to 200 printable characters"),
+        (
+            'models: {"a\\nb": {mlx: x}}',
+            "line 1: $.models.'a\\nb': an alias has 1 to 200 printable",
+        ),
         ("models: {fast: {}}", "$.models.fast: Name the model on at least one backend"),
         (
             "models: {fast: {mlx: x, prefer: ollama}}",
@@ -279,6 +284,11 @@ def test_an_alias_may_name_a_backend_that_is_switched_off(tmp_path: Path):
         ("server: {keys: [{name: a, key: 'b c'}]}", "$.server.keys[0]: `key` of 'a': the value is"),
         ("server: {keys: [{name: a, key: b}, {name: a, key: c}]}", "$.server: `keys`: two keys"),
         ("server: {allowed_admin_origins: [evil.com]}", "$.server: `allowed_admin_origins`"),
+        ("models:\n  1: {mlx: x}\n", "line 2: $.models.1: this key is not a text; write '1'"),
+        ("no: 1", "line 1: $.no: this key is not a text; write 'no'"),
+        ("~: {}", "line 1: $.~: this key is not a text; write '~'"),
+        ("server: &a {keys: *a}", "the settings are nested too deeply"),
+        (f"server: {'[' * 5000}{']' * 5000}", "the settings are nested too deeply"),
         ("server: [", "line 2"),
         ("x: 1\na: b: c", "line 2"),
     ],
@@ -329,6 +339,11 @@ def test_undecodable_file_is_refused(tmp_path: Path):
         load_config(path)
 
 
+def test_device_without_an_end_is_refused():
+    with pytest.raises(ConfigError, match="/dev/zero: the file has more than 8000000 bytes"):
+        load_config(Path("/dev/zero"))
+
+
 def test_missing_file_is_refused(tmp_path: Path):
     with pytest.raises(ConfigError, match="No such file"):
         load_config(tmp_path / "none.yaml")
@@ -343,6 +358,20 @@ def test_file_is_looked_up_in_order(tmp_path: Path, monkeypatch: pytest.MonkeyPa
     assert find_config(None, environ) == own
     assert find_config(None, {**environ, "TANDEM_CONFIG": "b.yaml"}) == Path("b.yaml")
     assert find_config("a.yaml", {**environ, "TANDEM_CONFIG": "b.yaml"}) == Path("a.yaml")
+
+
+def test_users_file_that_cannot_be_read_is_not_passed_over(tmp_path: Path):
+    """The defaults in its place would have no keys."""
+    own = tmp_path / "tandem" / "config.yaml"
+    own.parent.mkdir()
+    own.symlink_to("nowhere")
+    assert find_config(None, {"XDG_CONFIG_HOME": str(tmp_path)}) == own
+    with pytest.raises(ConfigError, match="No such file"):
+        load_config(own)
+    found = find_config(None, {"XDG_CONFIG_HOME": str(tmp_path / ("x" * 300))})
+    assert found is not None
+    with pytest.raises(ConfigError, match="File name too long"):
+        load_config(found)
 
 
 @pytest.mark.parametrize(

@@ -53,6 +53,10 @@ async def _answer(body: dict[str, Any], writer: asyncio.StreamWriter) -> None:
     if "status" in does:
         _send(writer, int(does["status"]), {"error": "it broke"})
         return
+    if body.get("stream") is False:
+        text = "x"
+        _send(writer, 200, {"message": {"content": text}, "response": text, **_DONE})
+        return
     writer.write(_HEAD)
     if body.get("format"):
         _line(writer, {"message": {"content": "{}"}, "response": "{}"})

@@ -73,7 +73,7 @@ def converted_folder(config_value: str | None) -> Path | None:
     if source is None:
         return None
     target = cache_folder(config_value) / f"{EMBEDDED}-{edition(source)}"
-    return target if (target / "config.json").is_file() else None
+    return target if os.path.isfile(target / "config.json") else None
 
 
 async def ensure_available(name: str, cache: str | None) -> Path:

@@ -185,7 +185,7 @@ def _resolve(
     if not AUDIO.isdisjoint(base.model.capabilities):
         return f"'{entry.base}' is a model of audio"
     lora = Path(entry.lora).expanduser() if entry.lora is not None else None
-    if lora is not None and not all((lora / file).is_file() for file in LORA_FILES):
+    if lora is not None and not all(os.path.isfile(lora / file) for file in LORA_FILES):
         return f"its LoRA folder lacks {' or '.join(LORA_FILES)}"
     model = replace(base.model, name=name)
     if lora is not None or draft is not None:
@@ -417,7 +417,7 @@ def huggingface_cache() -> Path:
 def _subfolders(folder: Path) -> list[Path]:
     try:
         # Hidden folders are incomplete: a conversion is renamed at its end.
-        return sorted(p for p in folder.iterdir() if p.name[0] != "." and p.is_dir())
+        return sorted(p for p in folder.iterdir() if p.name[0] != "." and os.path.isdir(p))
     except OSError:
         # A root that does not exist or is not readable has no models.
         return []

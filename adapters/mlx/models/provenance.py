@@ -63,7 +63,10 @@ def note_export(folder: Path, cache: Path, origin: str, tensors: Iterable[Tensor
 
 def exports(cache: Path) -> dict[Path, Origin]:
     """Recorded exports by folder, without folders with other weights since."""
-    files = sorted((cache / _EXPORTS).glob("*.json"))
+    try:
+        files = sorted((cache / _EXPORTS).glob("*.json"))
+    except OSError:  # The folder of another user, for example: the models are there all the same.
+        return {}
     recorded = [export for file in files if (export := _read(file, _Export)) is not None]
     return {
         Path(export.folder): export.origin

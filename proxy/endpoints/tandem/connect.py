@@ -1,5 +1,6 @@
 """`GET /api/connect`: settings with which clients use this server, as `tandem connect` has them."""
 
+import asyncio
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -67,6 +68,11 @@ async def list_client_settings(
         server = Server.with_model(
             card.id, card.context_length, card.capabilities, url=url, key=key
         )
+    # In a thread: the parsers of YAML and TOML take 200 ms to import.
+    return await asyncio.to_thread(_to_list, server)
+
+
+def _to_list(server: Server) -> ClientList:
     clients = [_to_settings(name, client, server) for name, client in CLIENTS.items()]
     return ClientList(key=MASK, clients=clients)
 

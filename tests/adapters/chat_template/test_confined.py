@@ -1,7 +1,10 @@
 """Limits of renderings: the worker is killed, the server and other renderings go on."""
 
+import os
+import subprocess
 import threading
 from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
 
@@ -71,6 +74,22 @@ def test_other_renderings_go_on_while_one_loops() -> None:
 def test_refusal_has_the_reason_of_the_template(renderers: Renderers) -> None:
     with pytest.raises(TemplateRefusalError, match=r"^no such role$"):
         renderers.render("{{ raise_exception('no such role') }}", [], None, {})
+
+
+@pytest.mark.skipif(not Path("/proc/self/environ").exists(), reason="a file of Linux")
+def test_worker_has_no_keys_in_its_environment(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("TANDEM_KEY", "canary-of-a-key")
+    renderers = Renderers(Limits())
+    renderers.render("{{ 1 }}", [], None, {})
+    found = subprocess.run(
+        ["pgrep", "-P", str(os.getpid()), "-f", "chat_template.worker"], capture_output=True
+    )
+    environments = [
+        Path(f"/proc/{pid}/environ").read_bytes() for pid in found.stdout.decode().split()
+    ]
+    renderers.close()
+    assert environments
+    assert not any(b"canary-of-a-key" in environment for environment in environments)
 
 
 def test_template_cannot_change_the_messages_of_its_caller(renderers: Renderers) -> None:

@@ -544,19 +544,84 @@ async def test_only_host_that_fails_is_tried_by_one_request_at_a_time(
         with pytest.raises(BackendUnavailableError):
             await text_of(backend)
     one.says("/api/chat", hangs)
-    async with asyncio.timeout(20):
-        trial = asyncio.create_task(text_of(backend))
-        while len(one.bodies("/api/chat")) < 4:
-            await asyncio.wait([trial], timeout=0.05)
-            if trial.done():
-                assert isinstance(trial.exception(), BackendUnavailableError)
-                trial = asyncio.create_task(text_of(backend))
-        for _ in range(5):
-            with pytest.raises(BackendUnavailableError, match="being tested"):
-                await text_of(backend)
+    trial = await _trial(backend, one)
+    for _ in range(5):
+        with pytest.raises(BackendUnavailableError, match="being tested"):
+            await text_of(backend)
     assert len(one.bodies("/api/chat")) == 4
     trial.cancel()
     await asyncio.wait([trial])
+    await backend.aclose()
+
+
+async def test_trial_that_is_cancelled_makes_way_for_the_next(pair: tuple[StandIn, StandIn]):
+    one, _ = pair
+    one.says("/api/chat", page)
+    backend = OllamaBackend(OllamaConfig(host=one.host), Limits(look_every=0.05, first_probe=60))
+    for _ in range(3):
+        with pytest.raises(BadUpstreamError):
+            await text_of(backend)
+    one.says("/api/chat", hangs)
+    trial = await _trial(backend, one)
+    trial.cancel()
+    await asyncio.wait([trial])
+    says(one, "A")
+    assert await text_of(backend) == "A"
+    await backend.aclose()
+
+
+async def _trial(backend: OllamaBackend, server: StandIn) -> asyncio.Task[str]:
+    """The request that an open breaker lets through to `server`, which does not answer."""
+    before = len(server.bodies("/api/chat"))
+    task = asyncio.create_task(text_of(backend))
+    async with asyncio.timeout(20):
+        while len(server.bodies("/api/chat")) == before:
+            await asyncio.wait([task], timeout=0.05)
+            if task.done():
+                assert isinstance(task.exception(), BackendUnavailableError)
+                task = asyncio.create_task(text_of(backend))
+    return task
+
+
+async def test_trial_that_loads_makes_way_for_the_next(pair: tuple[StandIn, StandIn]):
+    one, _ = pair
+    one.says("/api/chat", page)
+    backend = OllamaBackend(OllamaConfig(host=one.host), Limits(look_every=0.05, first_probe=60))
+    for _ in range(3):
+        with pytest.raises(BadUpstreamError):
+            await text_of(backend)
+    one.replays("load")
+    await until(lambda: _loads(backend))
+    says(one, "A")
+    assert await text_of(backend) == "A"
+    await backend.aclose()
+
+
+async def _loads(backend: OllamaBackend) -> bool:
+    try:
+        await backend.load("smollm2:135m")
+    except BackendUnavailableError:
+        return False
+    return True
+
+
+async def test_response_that_is_nested_too_deeply_is_the_server_s_fault(
+    pair: tuple[StandIn, StandIn],
+):
+    one, _ = pair
+    nested = b'{"x":%b%b}' % (b"[" * 100_000, b"]" * 100_000)
+
+    async def nests(reply: Reply) -> None:
+        await reply.plain(200, nested)
+
+    for path in ("/api/chat", "/api/version", "/api/tags"):
+        one.says(path, nests)
+    backend = OllamaBackend(OllamaConfig(host=one.host), QUICK)
+    assert "Unexpected response from Ollama." in ((await backend.health()).detail or "")
+    with pytest.raises(BadUpstreamError):
+        await text_of(backend)
+    with pytest.raises(BadUpstreamError):
+        await backend.list_models()
     await backend.aclose()
 
 

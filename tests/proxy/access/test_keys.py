@@ -570,6 +570,7 @@ def test_server_for_this_machine_needs_no_key(host: str):
 
 def test_own_key_is_in_the_environment_or_in_the_state_folder(tmp_path: Path):
     assert find_own_key({}, tmp_path) is None
+    assert find_own_key({}, tmp_path / ("x" * 300)) is None  # A folder that cannot be read.
     file = tmp_path / "api_key"
     file.write_text("from-the-folder\n")
     file.chmod(0o600)

@@ -85,6 +85,15 @@ def test_closed_pipe_is_not_reported(tmp_path: Path):
     assert (ended.returncode, ended.stderr) == (1, b"")
 
 
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="a device of Linux")
+@pytest.mark.parametrize("words", [("version",), ("--help",), ("config", "schema")])
+def test_full_disk_is_reported_in_one_line(words: tuple[str, ...]):
+    with open("/dev/full", "wb") as full:
+        done = subprocess.run(command(*words), stdout=full, stderr=subprocess.PIPE, text=True)
+    assert done.returncode == 1
+    assert done.stderr == "tandem: the output cannot be written: No space left on device\n"
+
+
 def test_signal_ends_streams_with_an_error_after_the_shutdown_grace(tmp_path: Path):
     with serving(echo(tmp_path, delay=0.05)) as running, running.stream() as answer:
         assert b"assistant" in answer.readline()
@@ -150,8 +159,41 @@ def test_command_that_is_ended_ends_the_server_that_it_has_started(
         os.kill(server, 0)
 
 
-def children(pid: int) -> list[int]:
-    found = subprocess.run(["pgrep", "-P", str(pid)], capture_output=True, text=True)
+@pytest.mark.parametrize(
+    ("sent", "status"),
+    [
+        (signal.SIGTERM, -signal.SIGTERM),
+        (signal.SIGKILL, -signal.SIGKILL),
+        (signal.SIGINT, 130),
+    ],
+)
+def test_server_of_the_selftest_ends_with_it(tmp_path: Path, sent: signal.Signals, status: int):
+    with subprocess.Popen(
+        command("doctor", "--selftest", "--config", str(echo(tmp_path, delay=60))),
+        stdin=subprocess.DEVNULL,
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.PIPE,
+        env=os.environ | {"TANDEM_PORT": "9"},
+    ) as doctor:
+        assert doctor.stderr is not None
+        while b"parity" not in doctor.stderr.readline():  # A request that takes minutes.
+            assert doctor.poll() is None
+        (server,) = children(doctor.pid, "own_server")
+        doctor.send_signal(sent)
+        assert doctor.wait(60) == status
+    until_now(lambda: not is_running(server), seconds=60)
+
+
+def is_running(pid: int) -> bool:
+    """False also for an orphan that has ended and was not waited for."""
+    found = subprocess.run(["ps", "-o", "stat=", "-p", str(pid)], capture_output=True, text=True)
+    return found.stdout.strip()[:1] not in ("", "Z")
+
+
+def children(pid: int, words: str = "") -> list[int]:
+    """Processes that `pid` has started, with `words` in their command."""
+    command = ["pgrep", "-P", str(pid), "-f", words]
+    found = subprocess.run(command, capture_output=True, text=True)
     return [int(line) for line in found.stdout.split()]
 
 

@@ -1,13 +1,15 @@
 """Commands against a running server, and the messages of those that fail."""
 
+import asyncio
 import io
 import json
 import os
 import pty
 import signal
+import stat
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -15,8 +17,13 @@ import pytest
 from servers.server_process import Running, command, serving, write
 
 from proxy.cli import main
+from proxy.cli.running_server import noted
 from proxy.cli.serve import plain_options
+from proxy.config import StoreConfig
+from proxy.encryption import Encryption
 from proxy.log_file import LOG_FILE, LogFile
+from proxy.stored.entry import Page
+from proxy.stored.store import Store
 
 SETTINGS = (
     "backends: {mlx: null, ollama: null, echo: {models: [org/echo, other]}}\n"
@@ -148,12 +155,36 @@ def test_schema_is_printed_also_where_the_settings_are_wrong(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ):
     monkeypatch.setenv("TANDEM_CONFIG", str(write(tmp_path, "server: {port: x}")))
-    assert main(["config", "schema"]) == 0
-    assert "properties" in json.loads(capsys.readouterr().out)
+    for words in (["config", "schema"], ["config", "schema", "--json"]):
+        assert main(words) == 0
+        assert "properties" in json.loads(capsys.readouterr().out)
 
 
 def test_reload_of_a_running_server_is_reported(tandem: Any):
     assert tandem("config", "reload")[1] == "Changed: nothing.\n"
+
+
+def test_address_without_a_scheme_is_understood(tandem: Any, server: Running):
+    status, out, err = tandem("models", "--url", f"127.0.0.1:{server.port}")
+    assert (status, err) == (0, "")
+    assert "org/echo" in out
+
+
+@pytest.mark.parametrize("url", ["", "http://", "ftp://a", "//a", "http://[::1"])
+def test_address_that_cannot_be_one_names_the_form(url: str, capsys: pytest.CaptureFixture[str]):
+    assert main(["ps", "--url", url]) == 1
+    assert capsys.readouterr().err.endswith("' is no address; write http://HOST:PORT.\n")
+
+
+def test_download_without_a_backend_names_the_next_step(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+):
+    monkeypatch.setenv("TANDEM_PORT", "9")
+    config = write(tmp_path, "backends: {mlx: null, ollama: {host: 'http://127.0.0.1:9'}}")
+    assert main(["pull", "x", "--config", str(config)]) == 1
+    assert capsys.readouterr().err == (
+        "tandem: x: Ollama cannot be reached. `tandem doctor` says what to do.\n"
+    )
 
 
 @pytest.mark.parametrize(
@@ -235,6 +266,42 @@ def test_log_is_kept_and_replaced_when_it_is_full(tmp_path: Path, capsys: Any):
     assert (tmp_path / "state" / LOG_FILE).read_text() == "second\n"
     assert (tmp_path / "state" / LOG_FILE).stat().st_mode & 0o777 == 0o600
     assert capsys.readouterr().err == "first line\nsecond\n"
+
+
+def log_in(state: Path) -> None:
+    log = LogFile(None, state / LOG_FILE)
+    log.write("a line\n")
+    log.close()
+
+
+def note_in(state: Path) -> None:
+    with noted(state, "http://127.0.0.1:1"):
+        pass
+
+
+def encrypt_in(state: Path) -> None:
+    Encryption(state).encrypt("a text", "a purpose")
+
+
+def store_in(state: Path) -> None:
+    asyncio.run(_store_in(state))
+
+
+async def _store_in(state: Path) -> None:
+    store = Store(state / "stored", StoreConfig())
+    async with store.opened():
+        await store.list("response", "", Page())
+
+
+@pytest.mark.parametrize("write_in", [log_in, note_in, encrypt_in, store_in])
+def test_state_folder_is_private_under_any_umask(tmp_path: Path, write_in: Callable[[Path], None]):
+    """It has the address and the key of the commands: others could put their own there."""
+    before = os.umask(0)
+    try:
+        write_in(tmp_path / "state")
+    finally:
+        os.umask(before)
+    assert stat.S_IMODE((tmp_path / "state").stat().st_mode) == 0o700
 
 
 def test_log_that_cannot_be_written_is_given_up_once(tmp_path: Path, capsys: Any):

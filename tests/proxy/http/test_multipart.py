@@ -57,6 +57,14 @@ async def test_malformed_form_is_refused(body: bytes):
         await read(body)
 
 
+@pytest.mark.parametrize(
+    "body", [LIST % b"a" * 65 + END, b"--xyz\r\n" + b"X: y\r\n" * 100 + b"\r\nx\r\n" + END]
+)
+async def test_form_beyond_a_limit_is_refused_by_it(body: bytes):
+    with pytest.raises(InvalidRequestError, match="more than 64 parts, or a part with too many"):
+        await read(body)
+
+
 async def test_field_that_is_no_text_is_refused():
     with pytest.raises(InvalidRequestError, match="not valid UTF-8"):
         await read(LIST % b"\xff" + END)

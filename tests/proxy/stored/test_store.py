@@ -288,6 +288,11 @@ async def test_folder_that_cannot_be_made_is_an_error(tmp_path: Path):
             await store.keep(answer("a"))
 
 
+async def test_folder_that_cannot_be_read_ends_no_server(tmp_path: Path):
+    async with Store(tmp_path / ("x" * 300), StoreConfig()).opened():
+        pass
+
+
 async def test_file_of_a_newer_version_is_left_alone(tmp_path: Path):
     async with stored(tmp_path) as store:
         await store.keep(answer("a"))

@@ -9,8 +9,9 @@ from typing import Any
 
 import pytest
 from fakes.tiny_model import NO_FOLDER, config_for, write_tiny_model
+from msgspec.structs import replace
 
-from adapters.config import MLXConfig
+from adapters.config import MLXConfig, MLXModel
 from adapters.errors import GenerationError
 from adapters.mlx.backend import MLXBackend
 from adapters.mlx.models.capabilities import TemplateDescription
@@ -270,3 +271,23 @@ def test_templates_that_cannot_be_rendered_now_have_their_reason(
         "its chat template cannot be rendered: "
         "The process that renders chat templates cannot be started: busy"
     )
+
+
+def test_link_to_a_place_that_cannot_be_read_hides_no_other_model(tiny: Path, tmp_path: Path):
+    shutil.copytree(tiny, tmp_path / "good")
+    (tmp_path / "odd").symlink_to("x" * 300)
+    assert set(read_catalog(config_for(tmp_path)).folders) == {"good"}
+
+
+def test_lora_folder_that_cannot_be_read_hides_no_other_model(tiny: Path, tmp_path: Path):
+    shutil.copytree(tiny, tmp_path / "good")
+    mine = MLXModel(base="good", lora=str(tmp_path / ("x" * 300)))
+    found = read_catalog(replace(config_for(tmp_path), models={"mine": mine}))
+    assert set(found.folders) == {"good"}
+    assert found.unusable["mine"].startswith("its LoRA folder lacks")
+
+
+def test_cache_folder_that_cannot_be_read_hides_no_model(tiny: Path, tmp_path: Path):
+    shutil.copytree(tiny, tmp_path / "good")
+    odd = replace(config_for(tmp_path), cache_folder="/" + "x" * 300, embedded="always")
+    assert "good" in read_catalog(odd).folders

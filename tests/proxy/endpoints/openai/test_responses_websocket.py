@@ -3,6 +3,7 @@
 import asyncio
 import json
 import signal
+import socket
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from pathlib import Path
@@ -12,7 +13,7 @@ import httpx
 import openai
 import pytest
 import websockets
-from fakes.scripted_backend import DONE, HANG, HELLO, ScriptedBackend
+from fakes.scripted_backend import DONE, HANG, HELLO, EndlessBackend, ScriptedBackend
 from fakes.waiting import until
 from msgspec.structs import replace
 from servers.served import own_server, served
@@ -23,6 +24,7 @@ from adapters.events import Started, TextDelta
 from adapters.request import TextPart
 from proxy.access.config import KeyConfig
 from proxy.config import Config, ServerConfig
+from proxy.http.protocol import Connection, Deadlines
 
 ENDS = ("response.completed", "response.incomplete", "response.failed", "error")
 
@@ -346,8 +348,7 @@ async def test_other_urls_have_no_websocket(config: Config):
     )
 
 
-async def refused(port: int, path: str, headers: dict[str, str]) -> Any:
-    """The HTTP response to a handshake, which a client cannot send with a foreign `Host`."""
+def handshake(path: str, headers: dict[str, str]) -> bytes:
     lines = {
         "Host": "localhost",
         "Connection": "Upgrade",
@@ -356,8 +357,14 @@ async def refused(port: int, path: str, headers: dict[str, str]) -> Any:
         "Sec-WebSocket-Version": "13",
     } | headers
     head = "".join([f"{name}: {value}\r\n" for name, value in lines.items()])
+    return f"GET {path} HTTP/1.1\r\n{head}\r\n".encode()
+
+
+async def refused(port: int, path: str, headers: dict[str, str], *, behind: bytes = b"") -> Any:
+    """The HTTP response to a handshake, which a client cannot send with a foreign `Host`, nor with
+    frames directly `behind` it."""
     reader, writer = await asyncio.open_connection("127.0.0.1", port)
-    writer.write(f"GET {path} HTTP/1.1\r\n{head}\r\n".encode())
+    writer.write(handshake(path, headers) + behind)
     status, _, rest = (await reader.read()).decode().partition("\r\n")
     fields, _, body = rest.partition("\r\n\r\n")
     writer.close()
@@ -367,6 +374,45 @@ async def refused(port: int, path: str, headers: dict[str, str]) -> Any:
         websockets.Headers(dict([line.split(": ", 1) for line in fields.split("\r\n")])),
         body.encode(),
     )
+
+
+async def test_frame_before_the_response_to_the_handshake_is_refused(
+    config: Config, caplog: pytest.LogCaptureFixture
+):
+    """RFC 6455 lets a client send only once it has read the response."""
+    async with served(ScriptedBackend(HELLO), config) as port:
+        response = await refused(port, "/v1/responses", {}, behind=b"\x81\x05hello")
+        assert response.status_code == 400
+        reader, writer = await asyncio.open_connection("127.0.0.1", port)
+        writer.write(handshake("/v1/responses", {"Content-Length": "5"}))
+        status, _, _ = (await reader.readuntil(b"\r\n\r\n")).partition(b"\r\n")
+        writer.close()
+    assert status == b"HTTP/1.1 400 Bad Request"
+    assert not [record for record in caplog.records if record.levelname == "ERROR"]
+
+
+async def test_client_that_does_not_read_its_websocket_ends_its_answer(config: Config):
+    class Impatient(Connection):
+        deadlines = Deadlines(writing=0.3)
+
+        def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
+            super().connection_made(transport)
+            if hasattr(socket, "TCP_USER_TIMEOUT"):  # By which Linux would end it as well.
+                connection = transport.get_extra_info("socket")
+                connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT, 0)
+
+    backend = EndlessBackend()
+    async with served(backend, config, protocol=Impatient) as port:
+        with socket.socket() as client:
+            client.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
+            client.connect(("127.0.0.1", port))
+            text = json.dumps({"type": "response.create", "model": "m", "input": "Hi"}).encode()
+            client.setblocking(False)
+            client.sendall(handshake("/v1/responses", {}))
+            assert await asyncio.get_running_loop().sock_recv(client, 12) == b"HTTP/1.1 101"
+            client.sendall(b"\x81%c\0\0\0\0%b" % (0x80 | len(text), text))
+            await until(lambda: backend.running > 0)
+            await until(lambda: backend.running == 0)
 
 
 # --- the server's end ---

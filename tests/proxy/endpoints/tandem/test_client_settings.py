@@ -1,5 +1,7 @@
 """`GET /api/connect`: the settings of `tandem connect`, for the page."""
 
+import asyncio
+from concurrent.futures import Future, ThreadPoolExecutor
 from typing import Any
 
 from fakes.scripted_backend import ScriptedBackend, http_client
@@ -48,3 +50,21 @@ async def test_an_unknown_model_is_not_found():
     async with http_client(ScriptedBackend(models=[MODEL])) as client:
         response = await client.get("/api/connect", params={"url": "http://b", "model": "none"})
     assert response.status_code == 404
+
+
+async def test_texts_are_made_outside_the_event_loop():
+    """The first of them imports parsers, for which other answers would wait."""
+    threads = RecordingExecutor()
+    asyncio.get_running_loop().set_default_executor(threads)
+    await settings(model="org/m")
+    assert threads.calls > 0
+
+
+class RecordingExecutor(ThreadPoolExecutor):
+    def __init__(self) -> None:
+        super().__init__(1)
+        self.calls = 0
+
+    def submit(self, fn: Any, /, *args: Any, **kwargs: Any) -> Future[Any]:
+        self.calls += 1
+        return super().submit(fn, *args, **kwargs)
