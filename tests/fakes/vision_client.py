@@ -1,10 +1,14 @@
 """Ask a vision model in two ways: through the backend, and through mlx-vlm's own `generate`."""
 
 import io
+from base64 import b64decode
 from pathlib import Path
 from typing import Any, NamedTuple, cast
 
+import mlx.core as mx
 from fakes.pictures import blank, data_url, photo
+from mlx_lm import load as mlx_lm_load
+from mlx_lm.generate import generate_step
 from mlx_vlm.generate import stream_generate
 from mlx_vlm.utils import load
 from PIL import Image
@@ -62,19 +66,21 @@ class Reference:
 
     def __init__(self, folder: Path) -> None:
         self._model, self._processor = cast(Any, load(str(folder)))
-        if hasattr(self._processor.image_processor, "valid_kwargs"):
-            own = self._processor.image_processor
+        self._tokenizer = getattr(self._processor, "tokenizer", self._processor)
+        own = getattr(self._processor, "image_processor", None)
+        if hasattr(own, "valid_kwargs"):
             self._processor.image_processor = _WithoutTextOptions(own)
 
     def answer(self, *parts: Part, tokens: int = 8) -> tuple[bytes, int]:
         """Return the greedy text of a chat of one message, and the tokens of its prompt."""
-        content = [
-            {"type": "text", "text": part} if isinstance(part, str) else {"type": "image"}
-            for part in parts
-        ]
-        images = [Image.open(io.BytesIO(part)) for part in parts if isinstance(part, bytes)]
-        text = self._processor.tokenizer.apply_chat_template(
-            [{"role": "user", "content": content}], tokenize=False, add_generation_prompt=True
+        found = self.chat(user(*parts), tokens=tokens)
+        return found.data, found.usage.prompt_tokens
+
+    def chat(self, *messages: Message, tokens: int = 8) -> Answer:
+        """Return the greedy answer to a chat."""
+        images = [image for message in messages for image in _images(message)]
+        text = self._tokenizer.apply_chat_template(
+            [*map(_as_parts, messages)], tokenize=False, add_generation_prompt=True
         )
         pictures: Any = [image.convert("RGB") for image in images] or None
         results: Any = stream_generate(
@@ -82,13 +88,43 @@ class Reference:
         )
         steps = list(results)
         # The last one repeats the token before it.
-        ids = [step.token for step in steps[:-1] if step.token is not None]
-        return b"".join(map(self._to_bytes, ids)), steps[-1].prompt_tokens
+        drawn = [step for step in steps[:-1] if step.token is not None]
+        logprobs = tuple(float(step.logprobs[step.token].item()) for step in drawn)
+        usage = Usage(prompt_tokens=steps[-1].prompt_tokens, completion_tokens=len(drawn))
+        return Answer(b"".join(self._to_bytes(step.token) for step in drawn), logprobs, usage)
 
     def _to_bytes(self, token: int) -> bytes:
         """Return a byte of the vocabulary, or the name of a control token."""
-        text = self._processor.tokenizer.convert_ids_to_tokens(token)
+        text = self._tokenizer.convert_ids_to_tokens(token)
         return bytes([_BYTES[text]]) if text in _BYTES else text.encode()
+
+
+def mlx_lm_answer(folder: Path, *messages: Message, tokens: int = 8) -> Answer:
+    """Return the greedy answer of mlx-lm on the same folder to a chat without images."""
+    model, tokenizer = mlx_lm_load(str(folder))[:2]
+    chat = [*map(_as_parts, messages)]
+    prompt: Any = tokenizer.apply_chat_template(chat, add_generation_prompt=True)
+    data, logprobs = b"", list[float]()
+    for token, vector in generate_step(mx.array(prompt), model, max_tokens=tokens):
+        if token in tokenizer.eos_token_ids:
+            break
+        text: Any = tokenizer.convert_ids_to_tokens(token)
+        data += bytes([_BYTES[text]]) if text in _BYTES else text.encode()
+        logprobs.append(float(vector[token].item()))
+    return Answer(data, tuple(logprobs), Usage(prompt_tokens=len(prompt), completion_tokens=0))
+
+
+def _as_parts(message: Message) -> dict[str, Any]:
+    parts = [
+        {"type": "text", "text": part.text} if isinstance(part, TextPart) else {"type": "image"}
+        for part in message.content
+    ]
+    return {"role": message.role, "content": parts}
+
+
+def _images(message: Message) -> list[Image.Image]:
+    files = [b64decode(image.url.partition(",")[2]) for image in message.images]
+    return [Image.open(io.BytesIO(file)) for file in files]
 
 
 _TEXT_OPTIONS = frozenset({"padding", "padding_side", "add_special_tokens"})

@@ -78,6 +78,18 @@ async def test_cached_prefix_is_used_for_the_same_image_only(
 
 
 @pytest.mark.long
+async def test_no_snapshot_divides_an_image_that_is_read_in_one_pass(
+    backend: MLXBackend, folder: Path
+) -> None:
+    """Gemma 4's parts of an image attend to each other, and the last block may end between them."""
+    reference = Reference(folder / "gemma4")
+    for length in range(32):
+        chat = user("x" * length, PHOTO, "?")
+        found = await answer(backend, request("gemma4", chat, client=str(length)))
+        assert found.logprobs == pytest.approx(reference.chat(chat).logprobs, abs=1e-3)
+
+
+@pytest.mark.long
 async def test_next_turn_reads_neither_image_nor_words_again(backend: MLXBackend) -> None:
     question = user("Look at this picture with care: ", WIDE, "What do you see in it?")
     reply = user("A house with a garden in front of it.", role="assistant")
