@@ -7,9 +7,8 @@ from typing import Any, NamedTuple, cast
 
 import mlx.core as mx
 from fakes.pictures import blank, data_url, photo
-from mlx_lm import load as mlx_lm_load
-from mlx_lm.generate import generate_step
 from mlx_vlm.generate import stream_generate
+from mlx_vlm.models.cache import make_prompt_cache
 from mlx_vlm.utils import load
 from PIL import Image
 
@@ -99,19 +98,30 @@ class Reference:
         return bytes([_BYTES[text]]) if text in _BYTES else text.encode()
 
 
-def mlx_lm_answer(folder: Path, *messages: Message, tokens: int = 8) -> Answer:
-    """Return the greedy answer of mlx-lm on the same folder to a chat without images."""
-    model, tokenizer = mlx_lm_load(str(folder))[:2]
-    chat = [*map(_as_parts, messages)]
-    prompt: Any = tokenizer.apply_chat_template(chat, add_generation_prompt=True)
-    data, logprobs = b"", list[float]()
-    for token, vector in generate_step(mx.array(prompt), model, max_tokens=tokens):
-        if token in tokenizer.eos_token_ids:
+def token_answer(folder: Path, *messages: Message, tokens: int = 8) -> Answer:
+    """Return the greedy answer to a chat without images of the language model of mlx-vlm alone,
+    which reads tokens where `generate` reads embeddings."""
+    loaded: Any = load(str(folder))
+    model, tokenizer = loaded[0].language_model, loaded[1].tokenizer
+    text = tokenizer.apply_chat_template(
+        [*map(_as_parts, messages)], tokenize=False, add_generation_prompt=True
+    )
+    ids = tokenizer.encode(text, add_special_tokens=False)
+    cache = make_prompt_cache(model)
+    model(mx.array([ids[:-1]]), cache=cache)
+    data, logprobs, token = b"", list[float](), ids[-1]
+    for _ in range(tokens):
+        logits = model(mx.array([[token]]), cache=cache).logits[0, -1]
+        scores = logits - mx.logsumexp(logits)
+        best: Any = mx.argmax(scores).item()
+        token = int(best)
+        if tokenizer.stopping_criteria(token):
             break
-        text: Any = tokenizer.convert_ids_to_tokens(token)
-        data += bytes([_BYTES[text]]) if text in _BYTES else text.encode()
-        logprobs.append(float(vector[token].item()))
-    return Answer(data, tuple(logprobs), Usage(prompt_tokens=len(prompt), completion_tokens=0))
+        name = tokenizer.convert_ids_to_tokens(token)
+        data += bytes([_BYTES[name]]) if name in _BYTES else name.encode()
+        logprob: Any = scores[token].item()
+        logprobs.append(float(logprob))
+    return Answer(data, tuple(logprobs), Usage(prompt_tokens=len(ids), completion_tokens=0))
 
 
 def _as_parts(message: Message) -> dict[str, Any]:
