@@ -41,7 +41,7 @@ the last bit on a CPU; a mask or a scale that is wrong changes them by a multipl
 
 
 class Sight(Struct, frozen=True):
-    """What was found about the images of a model."""
+    """The result of the proof for one model."""
 
     blind: str
     """Why it reads none; empty if it does."""

@@ -12,7 +12,9 @@ from mlx_vlm.generate.common import _chunked_prefill_enabled
 from mlx_vlm.utils import load_image_processor, load_model, load_processor
 from msgspec.structs import replace
 
-from adapters.chat_template.probing import Probe
+from adapters.chat_template.plan import Plan
+from adapters.chat_template.probing import Probe, Refusal
+from adapters.chat_template.rewriting import Writing, rewrite
 from adapters.chat_template.template import ChatTemplate, answer_probe
 from adapters.errors import GenerationError
 from adapters.mlx.jobs import Pieces
@@ -21,7 +23,7 @@ from adapters.mlx.vision.encoder import LayerTape
 from adapters.mlx.vision.model import SeeingModel
 from adapters.mlx.vision.preprocess import Preprocessor
 from adapters.mlx.vision.protocol import Embedded, ImagePrompt
-from adapters.request import ImagePart, Message, TextPart
+from adapters.request import ImagePart, Message, TextPart, ToolCall
 
 _OTHER_STATES = (
     "cross_attention_states",
@@ -65,7 +67,26 @@ def with_placeholders(template: ChatTemplate, learned: Learned, placeholder: str
         and with_image != without
     )
     form = form if takes_parts else replace(form, image=placeholder)
-    return replace(learned, plan=replace(learned.plan, form=form))
+    plan = replace(learned.plan, form=form)
+    if not _shows_image_of_result(template, plan, learned.writing):
+        moving = replace(plan, rewrites=plan.rewrites | {"result-images-as-user"})
+        plan = moving if _shows_image_of_result(template, moving, learned.writing) else plan
+    return replace(learned, plan=plan)
+
+
+def _shows_image_of_result(template: ChatTemplate, plan: Plan, writing: Writing) -> bool:
+    """Return whether the prompt is another one for an image in the result of a call."""
+    call = ToolCall("call_0123456789abcdef01234567", "look", "{}")
+    prompts: list[str | Refusal] = []
+    for content in ((TextPart("Quokka"), ImagePart("")), (TextPart("Quokka"),)):
+        chat = (
+            Message(role="user", content=(TextPart("Look."),)),
+            Message(role="assistant", tool_calls=(call,)),
+            Message(role="tool", content=content, tool_call_id=call.id),
+        )
+        messages = rewrite(chat, plan.rewrites, writing).messages
+        prompts.append(answer_probe(template, Probe(messages, form=plan.form)))
+    return isinstance(prompts[0], str) and prompts[0] != prompts[1]
 
 
 class MLXVLMVision:
