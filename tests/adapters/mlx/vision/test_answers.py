@@ -148,7 +148,7 @@ async def test_image_that_the_template_leaves_out_is_refused(tmp_path: Path) -> 
 async def test_image_of_a_result_is_in_the_turn_of_the_user_where_the_template_drops_it(
     tmp_path: Path,
 ) -> None:
-    """As Gemma 4's template drops it."""
+    """The template of Gemma 4 is one."""
     template = QWEN_TEMPLATE.replace(
         "{% if part.type == 'image' %}", "{% if part.type == 'image' and message.role == 'user' %}"
     )
