@@ -50,6 +50,8 @@ class SpeechStarted(Struct, frozen=True, kw_only=True):
 
 
 class SpeechAudio(Struct, frozen=True):
+    """A piece of the audio, as soon as the model has made it."""
+
     samples: bytes
     is_all: bool = False
     """True if it is known that these are all samples."""

@@ -54,7 +54,7 @@ class MLXConfig(
     huggingface_cache: bool = True
     """List the MLX-ready models of the Hugging Face cache."""
     embedded: Literal["auto", "always", "never"] = "auto"
-    """Offer the small bundled model; `auto`: if there is no other model."""
+    """Offer the small bundled model; `auto`: if there is no other MLX model."""
     cache_folder: str | None = None
     """The folder of converted models; by default in the user's cache folder."""
     max_concurrent: Count = 8

@@ -22,6 +22,7 @@ _BOTH: frozenset[Feature] = frozenset(
         "frequency_penalty",
         "presence_penalty",
         "repetition_penalty",
+        "repeat_last_n",
         "max_tokens",
         "stop",
         "tools",

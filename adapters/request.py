@@ -1,6 +1,6 @@
 """Request types of the backend contract, independent of any API dialect."""
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from operator import attrgetter
 from typing import Any, Literal
 
@@ -108,6 +108,9 @@ class Sampling(Struct, frozen=True, kw_only=True):
     presence_penalty: float | None = None
     repetition_penalty: float | None = None
     """Divisor of the logits of tokens in the prompt or the answer; 1 has no effect."""
+    repeat_last_n: int | None = None
+    """Tokens that the repetition penalty looks back, 0 for none, -1 for all; on Ollama those that
+    every penalty looks back."""
     logit_bias: dict[int, float] | None = None
     """Bias added to the logit, by token id."""
 
@@ -202,6 +205,7 @@ Feature = Literal[
     "frequency_penalty",
     "presence_penalty",
     "repetition_penalty",
+    "repeat_last_n",
     "logit_bias",
     "max_tokens",
     "stop",
@@ -231,6 +235,15 @@ EXECUTION_OPTIONS = frozenset(
 )
 """Ollama's options that say how it runs, and change no answer: no context is ever shifted."""
 
+
+def _changes_answers(options: Mapping[str, Any]) -> bool:
+    """False if Ollama's `options` change no answer; `typical_p` of 1 cuts nothing off."""
+    return any(
+        name not in EXECUTION_OPTIONS and (name, value) != ("typical_p", 1)
+        for name, value in options.items()
+    )
+
+
 _TESTS: dict[str, dict[Feature, Callable[[GenerationRequest], bool]]] = {
     "prompt": {
         "prompt": lambda r: isinstance(r.prompt, str),
@@ -252,6 +265,7 @@ _TESTS: dict[str, dict[Feature, Callable[[GenerationRequest], bool]]] = {
         "frequency_penalty": lambda r: bool(r.sampling.frequency_penalty),
         "presence_penalty": lambda r: bool(r.sampling.presence_penalty),
         "repetition_penalty": lambda r: r.sampling.repetition_penalty not in (None, 1),
+        "repeat_last_n": lambda r: r.sampling.repeat_last_n is not None,
         "logit_bias": lambda r: bool(r.sampling.logit_bias),
     },
     "max_tokens": {
@@ -277,7 +291,7 @@ _TESTS: dict[str, dict[Feature, Callable[[GenerationRequest], bool]]] = {
     "top_logprobs": {"logprobs": lambda r: r.top_logprobs is not None},
     "num_ctx": {"num_ctx": lambda r: r.num_ctx is not None},
     "keep_alive": {"keep_alive": lambda r: r.keep_alive is not None},
-    "options": {"options": lambda r: not EXECUTION_OPTIONS.issuperset(r.options)},
+    "options": {"options": lambda r: _changes_answers(r.options)},
 }
 """Tests by field: most requests leave most fields at their defaults, so few tests run."""
 
@@ -328,8 +342,11 @@ def first_needed(
 
 
 def utf8_size(text: str) -> int:
-    """Count the bytes of `text` in UTF-8, of a very long one by its first characters: encoding all
-    of it would hold the event loop."""
+    """Return the size of `text` in UTF-8, in bytes.
+
+    The size of a very long text is estimated from its first characters: encoding all of it would
+    block the event loop.
+    """
     if text.isascii():
         return len(text)
     start = text[:_COUNTED]
@@ -337,4 +354,4 @@ def utf8_size(text: str) -> int:
 
 
 _COUNTED = 1_000_000
-"""Characters that are counted exactly: more than any model reads."""
+"""Characters up to which the size is exact: more than any model reads."""

@@ -20,7 +20,7 @@ class StopMatcher:
             at, _, word = min(matches)
             self._kept = ""
             return kept[:at], word
-        keep = max((_overlap(kept, word) for word in self._stop), default=0)
+        keep = max((overlap(kept, word) for word in self._stop), default=0)
         self._kept = kept[len(kept) - keep :]
         return kept[: len(kept) - keep], None
 
@@ -30,7 +30,7 @@ class StopMatcher:
         return kept
 
 
-def _overlap(text: str, word: str) -> int:
+def overlap(text: str, word: str) -> int:
     """Return how many characters at the end of `text` are the beginning of `word`."""
     longest = min(len(text), len(word) - 1)
     return next((n for n in range(longest, 0, -1) if text.endswith(word[:n])), 0)

@@ -32,7 +32,7 @@ from proxy.log_file import LogStream
 from proxy.metrics.answers import AnswerMetrics
 from proxy.openapi import Document
 from proxy.reload import LiveConfig
-from proxy.request_log import RequestLog
+from proxy.request_log import LogFormat, RequestLog
 from proxy.routes import routing
 from proxy.spans import open_traces
 from proxy.stored.running import RunningAnswers
@@ -64,21 +64,12 @@ def create_app(
     assembled = assemble(config)
     live = LiveConfig(config, assembled, read_config, apply)
     parts = _to_parts(config, assembled, live, fetch_image)
-    metrics = AnswerMetrics(parts.metrics, parts.registry.listed)
-    traces = open_traces(parts.registry.listed, os.environ)
-    form = config.server.log_format
-    request_log = RequestLog(form, log) if form is not None and log is not None else None
+    readers = _Readers(parts, config.server.log_format, log)
 
     @asynccontextmanager
     async def lifespan(_app: Litestar) -> AsyncGenerator[None]:
-        try:
-            async with _running(parts, config, backends):
-                yield
-        finally:
-            if request_log is not None:
-                request_log.close()
-            if traces is not None:
-                await asyncio.to_thread(traces.close)
+        async with aclosing(readers), _running(parts, config, backends):
+            yield
 
     app = Litestar(
         lifespan=[lifespan],
@@ -87,22 +78,38 @@ def create_app(
         logging_config=None,
         debug=False,
     )
-    readers = [parts.activity.read, metrics.read]
-    readers += [each.read for each in (request_log, traces) if each is not None]
     dispatch = Dispatch(
         routing(),
         config.server,
         access,
         ServerRequest,
-        readers,
+        readers.all,
         {ANTHROPIC_HEADER: ANTHROPIC_ERRORS},
         {"/api/": OLLAMA_ERRORS},
         parts.activity.records,
         explain_absence=explain_absence,
-        is_traced=traces is not None,
+        is_traced=readers.traces is not None,
     )
     app.asgi_handler = dispatch
     return app
+
+
+class _Readers:
+    """The readers of every answer's record: the page, the metrics, the request log, the traces."""
+
+    def __init__(self, parts: ServerParts, form: LogFormat | None, log: LogStream | None) -> None:
+        """The request log is written to `log` in `form`; without either there is none."""
+        listed = parts.registry.listed
+        self.traces = open_traces(listed, os.environ)
+        self._log = None if form is None or log is None else RequestLog(form, log)
+        optional = [each.read for each in (self._log, self.traces) if each is not None]
+        self.all = [parts.activity.read, AnswerMetrics(parts.metrics, listed).read, *optional]
+
+    async def aclose(self) -> None:
+        if self._log is not None:
+            self._log.close()
+        if self.traces is not None:
+            await asyncio.to_thread(self.traces.close)
 
 
 def _to_parts(

@@ -1,4 +1,4 @@
-"""Reports of the backends' health and memory: read from one look at a time.
+"""Reports of the backends' health and memory, read once for concurrent requests and kept a while.
 
 Backends ask their servers, which may be busy with hundreds of answers, or hang. Monitors ask often
 and wait briefly: a request for the server's health does not wait for an engine.
@@ -26,25 +26,28 @@ class HealthReport(Struct, frozen=True):
 
 class HealthReports:
     def __init__(
-        self, registry: Registry, memory: SharedBudget, patience: float = 0.03, kept: float = 5.0
+        self,
+        registry: Registry,
+        memory: SharedBudget,
+        wait_seconds: float = 0.03,
+        max_age: float = 5.0,
     ) -> None:
-        """`patience`: seconds to wait for a new report where there is one of the last `kept`
-        seconds."""
+        """`wait_seconds`: the wait for a new report while the last is younger than `max_age`."""
         self._registry = registry
         self._memory = memory
-        self._patience = patience
-        self._kept = kept
+        self._wait_seconds = wait_seconds
+        self._max_age = max_age
         self._look: asyncio.Task[HealthReport] | None = None
         """The look in progress, or the last."""
         self._latest: HealthReport | None = None
         self._latest_at = 0.0
 
     async def report(self) -> HealthReport:
-        """Look, as one for all that wait; returns the last report where that takes long."""
+        """Return a new report, or a recent one if reading takes long; callers share the reading."""
         if self._look is None or self._look.done():
             self._look = asyncio.create_task(self._read())
         look, latest = self._look, self._recent()
-        await asyncio.wait((look,), timeout=None if latest is None else self._patience)
+        await asyncio.wait((look,), timeout=None if latest is None else self._wait_seconds)
         return latest if latest is not None and not look.done() else await look
 
     async def aclose(self) -> None:
@@ -54,7 +57,7 @@ class HealthReports:
             await asyncio.wait((self._look,))
 
     def _recent(self) -> HealthReport | None:
-        is_recent = time.monotonic() - self._latest_at < self._kept
+        is_recent = time.monotonic() - self._latest_at < self._max_age
         return self._latest if is_recent else None
 
     async def _read(self) -> HealthReport:

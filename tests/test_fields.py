@@ -83,6 +83,7 @@ ASKING: dict[str, tuple[GenerationRequest, Feature]] = {
             "frequency_penalty": 0.5,
             "presence_penalty": 0.5,
             "repetition_penalty": 1.2,
+            "repeat_last_n": 64,
             "logit_bias": {1: 1.0},
         }.items()
     },  # type: ignore[dict-item]
@@ -123,6 +124,7 @@ WIRE: dict[Feature, tuple[dict[str, Any], str]] = {
     "presence_penalty": ({"presence_penalty": 0.5}, "presence_penalty"),
     "logit_bias": ({"logit_bias": {"1": 1}}, "logit_bias"),
     "repetition_penalty": ({"repeat_penalty": 1.1}, "repeat_penalty"),
+    "repeat_last_n": ({"options": {"repeat_last_n": 64}}, "options.repeat_last_n"),
     "guided_regex": ({"guided_regex": "a"}, "guided_regex"),
     "guided_grammar": ({"guided_grammar": "start: A"}, "guided_grammar"),
     "num_ctx": ({"options": {"num_ctx": 512}}, "options.num_ctx"),
@@ -157,6 +159,21 @@ WIRE: dict[Feature, tuple[dict[str, Any], str]] = {
     "logprobs": ({"logprobs": True}, "logprobs"),
 }
 """Fields of a chat for each feature; `prompt` is for raw text, which a chat never sends."""
+
+
+@pytest.mark.parametrize(
+    ("options", "needed"),
+    [
+        ({"num_gpu": 1, "use_mmap": True}, set[str]()),
+        ({"typical_p": 1}, set[str]()),
+        ({"typical_p": 1.0, "num_thread": 2}, set[str]()),
+        ({"typical_p": 0.9}, {"options"}),
+    ],
+)
+def test_options_are_a_feature_only_where_they_change_answers(
+    options: dict[str, Any], needed: set[str]
+) -> None:
+    assert needs(replace(PLAIN, options=options)) == needed
 
 
 FOR_EMBEDDINGS: set[Feature] = {"embeddings", "embedding_tokens"}

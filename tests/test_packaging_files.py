@@ -10,7 +10,8 @@ from pathlib import Path
 import pytest
 from servers.server_process import command, write
 
-from proxy.config import load_config
+from proxy.access.keys import Access, require_keys
+from proxy.config import ConfigError, load_config
 from proxy.service import to_plist, to_unit
 
 ROOT = Path(__file__).parents[1]
@@ -70,6 +71,14 @@ def test_dockerfile_passes_hadolint():
 def test_settings_of_the_container_are_valid():
     config = load_config(FOLDER / "docker" / "config.yaml", {"TANDEM_HOST": "0.0.0.0"})
     assert list(config.enabled()) == ["ollama"]
+
+
+def test_server_of_the_container_starts_with_the_key_of_its_environment():
+    config = load_config(FOLDER / "docker" / "config.yaml", {"TANDEM_HOST": "0.0.0.0"})
+    require_keys(config.server)
+    assert Access(config.server.keys, {"TANDEM_KEY": "a-key-of-ones-own"}).needs_key
+    with pytest.raises(ConfigError, match="TANDEM_KEY"):
+        Access(config.server.keys, {})
 
 
 @pytest.mark.process

@@ -7,8 +7,6 @@ from typing import Any, cast
 DEFAULT = "default"
 TOOL_USE = "tool_use"
 """Name of the template for conversations with tools, where a model has one of its own."""
-FILES = ("chat_template.jinja", "chat_template.json", "tokenizer_config.json")
-"""Files that may have templates, beside those of `ADDITIONAL`."""
 ADDITIONAL = "additional_chat_templates"
 """Folder of named templates. Source: transformers.utils.hub.list_repo_templates"""
 

@@ -204,7 +204,7 @@ class MLXBackend:
         return await self._listed(await self._read_catalog(self._descriptions.complete))
 
     async def _read_catalog(self, describe: Describe) -> Catalog:
-        return await self._disk.run_patiently(lambda: read_catalog(self._config, describe))
+        return await self._disk.run_without_deadline(lambda: read_catalog(self._config, describe))
 
     async def _find(self, name: str) -> ModelFolder:
         return await self._disk.run(
@@ -212,7 +212,9 @@ class MLXBackend:
         )
 
     async def _listed(self, catalog: Catalog) -> list[Model]:
-        failed = await self._disk.run_patiently(lambda: self._failed_loads.reasons(catalog.folders))
+        failed = await self._disk.run_without_deadline(
+            lambda: self._failed_loads.reasons(catalog.folders)
+        )
         self._unusable = catalog.unusable | failed
         self._warn()
         return [
@@ -269,7 +271,7 @@ class MLXBackend:
         path = to_removable(folder, self._config)
         await self.unload(model)
         try:
-            await self._disk.run_patiently(lambda: remove(path, self._config))
+            await self._disk.run_without_deadline(lambda: remove(path, self._config))
         except OSError as error:
             raise GenerationError(
                 f"The files of '{model}' cannot be removed: {error.strerror}."

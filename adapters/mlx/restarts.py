@@ -1,4 +1,4 @@
-"""Circuit breaker of an engine that ends unexpectedly: when it is worth another start."""
+"""Circuit breaker of an engine that ends unexpectedly: growing pauses between its starts."""
 
 from collections.abc import Callable
 

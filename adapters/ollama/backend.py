@@ -3,7 +3,6 @@
 import math
 from collections import Counter
 from collections.abc import AsyncGenerator, AsyncIterable
-from contextlib import aclosing
 from functools import partial
 from itertools import pairwise
 
@@ -150,10 +149,8 @@ class OllamaBackend:
                 raise
         return Embeddings(tuple(vectors), tokens)
 
-    async def pull(self, model: str) -> AsyncGenerator[Progress]:
-        async with aclosing(self._servers.pull(model)) as lines:
-            async for progress in lines:
-                yield progress
+    def pull(self, model: str) -> AsyncGenerator[Progress]:
+        return self._servers.pull(model)
 
     async def list_models(self) -> list[Model]:
         return await self._servers.models(fresh=True)
@@ -172,10 +169,8 @@ class OllamaBackend:
     async def copy(self, source: str, destination: str) -> None:
         await administration.copy(await self._servers.owner(source), source, destination)
 
-    async def create(self, recipe: bytes) -> AsyncGenerator[Progress]:
-        async with aclosing(administration.create(self._servers.first, recipe)) as steps:
-            async for step in steps:
-                yield step
+    def create(self, recipe: bytes) -> AsyncGenerator[Progress]:
+        return administration.create(self._servers.first, recipe)
 
     async def has_file(self, digest: str) -> bool:
         return await administration.has_file(self._servers.first, self._config, digest)
@@ -292,10 +287,10 @@ class _Attempt:
             plan = to_plan(request, self._shown, self._names)
         body = body or to_body(request, self._shown, self._names)
         if self._names or not self._shown:
-            self._writer.template = self._done(request)
+            self._writer.template = self._applied_rewrites(request)
         return Call(body, self._writer, self._deadline, plan)
 
-    def _done(self, request: GenerationRequest) -> tuple[str, ...]:
+    def _applied_rewrites(self, request: GenerationRequest) -> tuple[str, ...]:
         """Return the names of what is done with the messages, see `Started.template`."""
         messages = request.prompt if isinstance(request.prompt, tuple) else ()
         words = () if self._shown else (TOOLS_AS_TEXT,)

@@ -1,4 +1,7 @@
-"""The models of one Ollama: fetched when needed, valid for a while, one request at a time."""
+"""The models of one Ollama server: the list, the details of each, and which are loaded.
+
+They are fetched when needed and cached for a while; callers of the list share one request.
+"""
 
 import asyncio
 from datetime import datetime

@@ -1,4 +1,4 @@
-"""Requests in progress, from before they are sent until they end."""
+"""Requests in progress on Ollama's servers: counted by outcome, by server and by runner."""
 
 import time
 from collections.abc import Callable, Generator

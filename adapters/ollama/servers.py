@@ -2,7 +2,6 @@
 
 import asyncio
 from collections.abc import AsyncGenerator, Awaitable, Callable, Iterable, Sequence
-from contextlib import aclosing
 from functools import partial
 
 from msgspec.structs import replace
@@ -192,11 +191,9 @@ class OllamaServers:
         lists = [await s.catalog.running(fresh=True) for s in _usable(self._servers, "")]
         return [tag for tags in lists for tag in tags]
 
-    async def pull(self, model: str) -> AsyncGenerator[Progress]:
+    def pull(self, model: str) -> AsyncGenerator[Progress]:
         """Download `model` to the first server."""
-        async with aclosing(self.first.pull(model)) as lines:
-            async for progress in lines:
-                yield progress
+        return self.first.pull(model)
 
     async def health(self) -> Health:
         """Report ok where one server is; `detail` says what is wrong with the others."""

@@ -90,7 +90,7 @@ class Limits:
             bucket.take(1)
 
     @contextmanager
-    def answer(self) -> Generator[None]:
+    def answer_in_progress(self) -> Generator[None]:
         """Count an answer as in progress; raises as `require_room`."""
         self.require_room()
         self._running += 1

@@ -26,7 +26,7 @@ def metered(
     Raises:
         RateLimitError: as `Limits.answer`.
     """
-    with limits.answer():
+    with limits.answer_in_progress():
         if not limits.counts_tokens:
             yield sink
             return

@@ -1,4 +1,4 @@
-"""Samples of an answer to an audio file, piece by piece. FFmpeg's libraries, in PyAV, encode."""
+"""Encode the samples of an answer as an audio file, piece by piece: FFmpeg's libraries, in PyAV."""
 
 # pyright: basic
 import io
@@ -88,8 +88,7 @@ class Encoder:
             return b""
         if is_all:
             self._drain()
-            return self._headed(self._sink.take(), is_all=True)
-        return self._headed(self._sink.take())
+        return self._headed(self._sink.take(), is_all=is_all)
 
     def finish(self) -> bytes:
         """Return the end of the file."""
@@ -116,6 +115,7 @@ class Encoder:
         return _wav_header(self._own_rate, len(data) if is_all else None) + data
 
     def _paced(self, frame: Any) -> list[Any]:
+        """Return the frames that are ready at the requested speed; `None` ends the samples."""
         from av.error import BlockingIOError as NothingYetError
         from av.error import EOFError as EndOfFileError
 

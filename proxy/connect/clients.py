@@ -166,12 +166,13 @@ def zed(server: Server, user: User) -> Settings:
 def aider(server: Server, user: User) -> Settings:
     """Source: https://aider.chat/docs/llms/openai-compat.html"""
     model = f"openai/{server.model}"
+    metadata_file = user.home / ".aider.tandem.json"
     config = {
         "model": model,
         "weak-model": model,
         "openai-api-base": server.base_url,
         "openai-api-key": server.key_or_any,
-        "model-metadata-file": str(user.home / ".aider.tandem.json"),
+        "model-metadata-file": str(metadata_file),
     }
     metadata = {
         model: {
@@ -187,7 +188,7 @@ def aider(server: Server, user: User) -> Settings:
     return Settings(
         parts=(
             Part(path=user.home / ".aider.conf.yml", form="yaml", content=config),
-            Part(path=user.home / ".aider.tandem.json", form="json", content=metadata, is_own=True),
+            Part(path=metadata_file, form="json", content=metadata, is_own=True),
         ),
         next_step="Run `aider`.",
     )
@@ -210,8 +211,9 @@ docker run -d -p 3000:8080 --add-host=host.docker.internal:host-gateway \\
 
 def copilot(server: Server, user: User) -> Settings:
     """Copilot in VS Code speaks Ollama's API to find models, and OpenAI's to chat."""
-    support = user.home / "Library/Application Support" if sys.platform == "darwin" else None
-    path = (support or user.config_home) / "Code" / "User" / "settings.json"
+    is_mac = sys.platform == "darwin"
+    folder = user.home / "Library" / "Application Support" if is_mac else user.config_home
+    path = folder / "Code" / "User" / "settings.json"
     content = {"github.copilot.chat.byok.ollamaEndpoint": server.url}
     return Settings(
         parts=(Part(path=path, form="json", content=content),),
@@ -228,16 +230,16 @@ In Settings, Tools, AI Assistant, Models:
     return Settings(text=text, language="text")
 
 
-_AGENTS = "the program itself: an answer"
+_ANSWERED = "the program itself: an answer"
 CLIENTS: Mapping[str, Client] = {
-    "codex": Client(title="Codex", settings=codex, proof=_AGENTS),
-    "claude-code": Client(title="Claude Code", settings=claude_code, proof=_AGENTS),
+    "codex": Client(title="Codex", settings=codex, proof=_ANSWERED),
+    "claude-code": Client(title="Claude Code", settings=claude_code, proof=_ANSWERED),
     "continue": Client(
         title="Continue", settings=continue_dev, proof="its program `cn`: an answer"
     ),
     "cline": Client(title="Cline", settings=cline),
     "zed": Client(title="Zed", settings=zed),
-    "aider": Client(title="aider", settings=aider, proof=_AGENTS),
+    "aider": Client(title="aider", settings=aider, proof=_ANSWERED),
     "open-webui": Client(title="Open WebUI", settings=open_webui),
     "copilot": Client(title="Copilot in VS Code", settings=copilot),
     "jetbrains": Client(title="JetBrains AI Assistant", settings=jetbrains),

@@ -44,6 +44,7 @@ from proxy.http.body import whole_numbers
 from proxy.keep_alive import KeepAlive, to_keep_alive
 
 RepetitionPenalty = Annotated[float, Meta(gt=0, le=10)]
+RepeatLastN = Annotated[int, Meta(ge=-1)]
 Pattern = Annotated[str, Meta(min_length=1)]
 Choice = Annotated[list[str], Meta(min_length=1)]
 Scalar = bool | int | float | str | None
@@ -107,6 +108,7 @@ class GenerationFields(Struct, kw_only=True):
     repetition_penalty: RepetitionPenalty | None = None
     repeat_penalty: RepetitionPenalty | None = None
     """Ollama's name for the same."""
+    repeat_last_n: RepeatLastN | None = None
     logit_bias: LogitBias | None = None
     stop: StopString | StopList | None = None
     stream: bool | None = None
@@ -129,7 +131,6 @@ class GenerationFields(Struct, kw_only=True):
     options: Options | None = None
 
     # Ollama's options as fields; Ollama's backend validates them.
-    repeat_last_n: Scalar = None
     typical_p: Scalar = None
     tfs_z: Scalar = None
     mirostat: Scalar = None
@@ -147,7 +148,6 @@ class GenerationFields(Struct, kw_only=True):
 F = TypeVar("F", bound=GenerationFields)
 
 OLLAMA_ONLY = (
-    "repeat_last_n",
     "typical_p",
     "tfs_z",
     "mirostat",
@@ -176,6 +176,7 @@ _SHARED: dict[str, tuple[str, Any]] = {
     "num_predict": ("max_tokens", TokenLimit),
     "num_ctx": ("num_ctx", TokenCount),
     "repeat_penalty": ("repetition_penalty", RepetitionPenalty),
+    "repeat_last_n": ("repeat_last_n", RepeatLastN),
     "frequency_penalty": ("frequency_penalty", Penalty),
     "presence_penalty": ("presence_penalty", Penalty),
 }

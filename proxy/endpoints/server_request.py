@@ -320,7 +320,7 @@ class ServerRequest(Request[Any, Any, Any]):
             RateLimitError: a limit is reached.
         """
         self.check_keep_alive(request.keep_alive)
-        with self.grant.limits.answer():
+        with self.grant.limits.answer_in_progress():
             embeddings = await self.finish(self.router.embed(request, self.record))
             self.grant.limits.take_tokens(embeddings.prompt_tokens)
         return embeddings

@@ -26,8 +26,9 @@ log = logging.getLogger("tandem")
 _DEFAULT_TAG = ":latest"
 _RETRY_SECONDS = 2.0
 """Between two listings of an unreachable backend, so that it is used soon after it recovers."""
-_FIRST_LISTING_SECONDS = 4.0
-"""Time for which a request waits for the first listing of a backend, which takes longest."""
+_FIRST_LISTING_SECONDS = 10.0
+"""Time for which a request waits for the first listing of a backend, which takes longest: Ollama
+describes each of its models by a request of its own."""
 
 
 class Deployment(Struct, frozen=True, kw_only=True):

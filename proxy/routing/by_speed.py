@@ -57,7 +57,7 @@ class SpeedChoice(Struct, frozen=True, kw_only=True):
     """The measurements are of an adjacent bucket."""
     takes_over: bool = False
     """The first becomes the incumbent."""
-    renews: bool = False
+    reopens: bool = False
     """The incumbent has slowed down: the others are tried again."""
     reference_seconds: float | None = None
     """The incumbent's expected time for `_REFERENCE_TOKENS` tokens."""
@@ -109,8 +109,8 @@ class SpeedChooser:
         """Record that a request follows `choice`."""
         incumbent = self._incumbents.setdefault(choice.context, Incumbent())
         backend, now = choice.order[0].deployment.backend, self._clock()
-        if choice.renews:
-            incumbent.renew(now)
+        if choice.reopens:
+            incumbent.reopen(now)
         if choice.reference_seconds is not None:
             incumbent.add(choice.reference_seconds)
         if choice.rule != "trial":
@@ -183,7 +183,7 @@ class SpeedChooser:
     def _trials(self, comparison: _Comparison) -> int:
         """The number of trials for each candidate."""
         incumbent = comparison.incumbent
-        if incumbent.was_renewed:  # It takes several answers to outweigh old figures.
+        if incumbent.was_reopened:  # It takes several answers to outweigh old figures.
             return _TRIALS
         if incumbent.holder is not None:
             return _FEWER_TRIALS
@@ -234,7 +234,7 @@ class SpeedChooser:
         if other is None or not comparison.incumbent.has_slowed(self._clock()):
             return choice
         order = _with_first(other, choice.order)
-        return replace(choice, order=order, rule="trial", renews=True)
+        return replace(choice, order=order, rule="trial", reopens=True)
 
 
 def _with_first(first: Candidate, candidates: Sequence[Candidate]) -> tuple[Candidate, ...]:

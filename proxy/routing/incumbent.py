@@ -28,7 +28,7 @@ class Incumbent(Struct):
     """The requests to each backend."""
     requested_at: dict[str, float] = field(default_factory=dict[str, float])
     """The time of the last request to each."""
-    renewed_at: float = _NEVER
+    reopened_at: float = _NEVER
     is_open: bool = False
     """The others were just tried again: the fastest wins, by any margin."""
     samples: int = 0
@@ -38,8 +38,8 @@ class Incumbent(Struct):
     """Consecutive reference times that were clearly longer than usual."""
 
     @property
-    def was_renewed(self) -> bool:
-        return self.renewed_at > _NEVER
+    def was_reopened(self) -> bool:
+        return self.reopened_at > _NEVER
 
     def may_change(self, seconds: Mapping[str, float], now: float) -> bool:
         """True if the fastest backend may replace the holder; `seconds` are expected times."""
@@ -51,7 +51,7 @@ class Incumbent(Struct):
     def has_slowed(self, now: float) -> bool:
         """True if the holder is slower than usual for good. False for `SETTLED` seconds after it
         was chosen or the others were tried."""
-        since = now - max(self.changed_at, self.renewed_at)
+        since = now - max(self.changed_at, self.reopened_at)
         return since >= SETTLED and self.slow >= _LASTING
 
     def count_request(self, backend: str, now: float) -> None:
@@ -72,8 +72,8 @@ class Incumbent(Struct):
         self.changed_at = _NEVER if self.holder is None or is_guess else now
         self.holder, self.samples, self.slow = backend, 0, 0
 
-    def renew(self, now: float) -> None:
-        """Have all but the holder measured again; the holder's time now becomes the usual one."""
+    def reopen(self, now: float) -> None:
+        """Have the others tried again; the holder's time now becomes the usual one."""
         own = {self.holder: self.requests[self.holder]} if self.holder else {}
         self.requests = Counter(own)
-        self.renewed_at, self.samples, self.slow, self.is_open = now, 0, 0, True
+        self.reopened_at, self.samples, self.slow, self.is_open = now, 0, 0, True

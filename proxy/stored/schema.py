@@ -1,4 +1,4 @@
-"""The tables of stored answers, and the statements that lead from one version to the next."""
+"""SQLite schema of stored answers: settings of a connection, tables, and migrations."""
 
 from collections.abc import Sequence
 

@@ -125,7 +125,7 @@ class Store:
     ) -> tuple[Sequence[Item], bool]:
         """Return the entries of a page, in order of creation, and whether there are more.
 
-        `model` and `metadata` select.
+        `model` and `metadata` restrict the list to entries with these.
 
         Raises:
             NotStoredError: the caller has no entry `page.after`.

@@ -32,7 +32,8 @@ SUNNY: dict[str, Any] = {
 }
 FEW_DAYS: dict[str, Any] = {
     "type": "object",
-    "properties": {"day": {"type": "integer", "minimum": 1, "maximum": 14, "multipleOf": 7}},
+    "properties": {"day": {"type": "integer", "minimum": 1, "maximum": 14}},
+    "patternProperties": {"^is_": {"type": "boolean"}},
     "required": ["day"],
     "additionalProperties": False,
 }
@@ -83,9 +84,9 @@ YES_NO = 'start: "yes" | "no"'
     [
         ("ollama-first", {"logit_bias": {"28": -100}, "max_tokens": 4}, "mlx", "logit_bias"),
         ("ollama-first", {"guided_grammar": YES_NO}, "mlx", "guided_grammar"),
-        ("ollama-first", strict(FEW_DAYS), "mlx", f"{SCHEMA}.properties.day.multipleOf"),
+        ("ollama-first", strict(FEW_DAYS), "mlx", f"{SCHEMA}.patternProperties"),
         ("ollama-first", {"n": 2, "logit_bias": {"28": 1}, "max_tokens": 4}, "mlx", "logit_bias"),
-        ("mlx-first", {"repeat_last_n": 8, "max_tokens": 4}, "ollama", "repeat_last_n"),
+        ("mlx-first", {"typical_p": 0.9, "max_tokens": 4}, "ollama", "typical_p"),
         ("mlx-first-to-fill", FILLING, "ollama", "suffix"),
     ],
     ids=["logit_bias", "grammar", "schema", "n", "an option of Ollama", "suffix"],
@@ -124,7 +125,7 @@ def test_what_both_can_is_honoured_by_each(client: httpx2.Client):
 
 
 def test_what_no_engine_honours_is_one_error_that_names_it(client: httpx2.Client):
-    wish = {"logit_bias": {"28": 1}, "repeat_last_n": 8}
+    wish = {"logit_bias": {"28": 1}, "typical_p": 0.9}
     status, param, code = refused(ask(client, "mlx-first", **wish))
     assert (status, code) == (400, "unsupported_parameter")
     assert param in wish

@@ -20,7 +20,7 @@ from proxy.health import HealthReports
 async def test_recent_report_stands_in_for_a_backend_that_hangs():
     backend = ScriptedBackend()
     parts = assemble(Config())
-    reports = HealthReports(parts.registry, parts.memory, patience=0)
+    reports = HealthReports(parts.registry, parts.memory, wait_seconds=0)
     async with opened(parts, Config(), {"one": backend}):
         first = await reports.report()
         backend.condition = HANG
@@ -32,7 +32,7 @@ async def test_recent_report_stands_in_for_a_backend_that_hangs():
 async def test_old_report_is_replaced_before_the_answer():
     backend = ScriptedBackend()
     parts = assemble(Config())
-    reports = HealthReports(parts.registry, parts.memory, patience=0, kept=0)
+    reports = HealthReports(parts.registry, parts.memory, wait_seconds=0, max_age=0)
     async with opened(parts, Config(), {"one": backend}):
         await reports.report()
         backend.condition = Health(ok=False, detail="gone")

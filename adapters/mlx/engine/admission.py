@@ -63,16 +63,14 @@ class Queue:
         for group in self.groups():
             if sequence in group.waiting:
                 group.waiting.remove(sequence)
-                self._drop_if_empty(group)
+                if not group.waiting:
+                    self._drop(group)
 
     def expire(self, limit: float) -> list[Group]:
         """Remove and return the groups that have waited since before `limit`."""
         late = [group for group in self.groups() if group.since < limit]
         for group in late:
-            line = self._by_client[group.client]
-            line.remove(group)
-            if not line:
-                del self._by_client[group.client]
+            self._drop(group)
         return late
 
     def groups(self) -> list[Group]:
@@ -85,10 +83,9 @@ class Queue:
         """Count sequences, not groups."""
         return sum(len(group.waiting) for group in self.groups())
 
-    def _drop_if_empty(self, group: Group) -> None:
+    def _drop(self, group: Group) -> None:
         line = self._by_client[group.client]
-        if not group.waiting:
-            line.remove(group)
+        line.remove(group)
         if not line:
             del self._by_client[group.client]
 

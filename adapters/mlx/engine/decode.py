@@ -47,7 +47,9 @@ class Newcomers(Struct, frozen=True):
 class Row:
     def __init__(self, sequence: Sequence) -> None:
         self.sequence = sequence
-        self.dice = RowNoise(sequence.sampling, sequence.entropy, sequence.prompt)
+        self.dice = RowNoise(
+            sequence.sampling, sequence.entropy, sequence.prompt, sequence.max_tokens
+        )
         self.count = 0
         self.written: list[int] = []
         self.fresh = True

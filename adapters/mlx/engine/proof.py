@@ -92,7 +92,10 @@ def proven(loaded: LoadedModel, config: MLXConfig) -> Pieces[LoadedModel]:
 
 
 def prove(model: Any) -> Pieces[Proven]:
-    """Compute rows alone, alone in another order, and in batches."""
+    """Compare the logits of rows in batches with those of the same rows alone.
+
+    The rows alone in another order of computation show the noise that is to be expected.
+    """
     caches = make_prompt_cache(model)
     if not all(hasattr(cache, "merge") for cache in caches):
         return Proven(False, False)

@@ -15,14 +15,20 @@ Report = tuple[mx.array, mx.array, mx.array]
 class RowNoise:
     """The random state of one row: its parameters, its key, and its tokens so far.
 
-    `entropy` (64 bits) is the seed of a row without one.
+    `entropy` (64 bits) is the seed of a row without one; `max_tokens` is the longest answer.
     """
 
-    def __init__(self, sampling: Sampling, entropy: int, prompt: list[int]) -> None:
+    def __init__(
+        self, sampling: Sampling, entropy: int, prompt: list[int], max_tokens: int
+    ) -> None:
         self.sampling = sampling
         self.prompt = prompt
         self.drawn = 0
         self.counts: mx.array | None = None
+        self.window = _window(sampling, len(prompt) + max_tokens)
+        """Tokens that the repetition penalty looks back; `None`: all of prompt and answer."""
+        self.recent: mx.array | None = None
+        """(window,) the latest tokens, once the row has been in a drawing."""
         seed = (entropy if sampling.seed is None else sampling.seed) % 2**64
         # Hashed, because consecutive seeds would share keys: each draw adds 1.
         digest = blake2b(seed.to_bytes(8, "big"), digest_size=8).digest()
@@ -36,7 +42,7 @@ class RowNoise:
     def plain(self) -> bool:
         """True if it draws from the model's own distribution, temperature and truncation aside."""
         own = self.sampling
-        repeats = own.repetition_penalty not in (None, 1)
+        repeats = _repeats(own)
         return not (repeats or own.frequency_penalty or own.presence_penalty or own.logit_bias)
 
 
@@ -87,19 +93,20 @@ class _Shape:
     """Penalties and `logit_bias` for every row; neutral values for rows without them.
 
     The frequency and presence penalties count the tokens of the answer (OpenAI); the repetition
-    penalty divides the logits of tokens of the prompt or the answer (Hugging Face).
+    penalty divides the logits of tokens of the prompt or the answer (Hugging Face), or of the
+    latest of them (`repeat_last_n`).
     Source: https://platform.openai.com/docs/api-reference/chat/create
     """
 
     def __init__(self, dice: list[RowNoise], vocabulary: int) -> None:
         self._frequency = _column(dice, lambda sampling: sampling.frequency_penalty or 0.0)
         self._presence = _column(dice, lambda sampling: sampling.presence_penalty or 0.0)
-        self._repeats = any(d.sampling.repetition_penalty not in (None, 1) for d in dice)
+        repeats = any(_repeats(d.sampling) for d in dice)
         self._repetition = _column(dice, lambda sampling: sampling.repetition_penalty or 1.0)
         self._bias = mx.stack([_bias(d, vocabulary) for d in dice])
-        self._prompt = (
-            mx.stack([_in_prompt(d, vocabulary) for d in dice]) if self._repeats else None
-        )
+        self._prompt = mx.stack([_in_prompt(d, vocabulary) for d in dice]) if repeats else None
+        bounded = repeats and any(d.window is not None for d in dice)
+        self._recent = _Recent(dice, vocabulary) if bounded else None
         zeros = mx.zeros((vocabulary,))
         self._counts = mx.stack([zeros if d.counts is None else d.counts for d in dice])
         self._rows = mx.arange(len(dice))
@@ -108,16 +115,51 @@ class _Shape:
         written = self._counts > 0
         if self._prompt is not None:
             less = mx.where(logits > 0, logits / self._repetition, logits * self._repetition)
-            logits = mx.where(written | self._prompt, less, logits)
+            repeated = written | self._prompt
+            if self._recent is not None:
+                repeated = self._recent.of(repeated)
+            logits = mx.where(repeated, less, logits)
         return logits - self._frequency * self._counts - self._presence * written + self._bias
 
     def count(self, tokens: mx.array) -> None:
         # Lazy, as all of mlx: the next step's graph depends on these arrays, not on their values.
         self._counts = self._counts.at[self._rows, tokens].add(1.0)
+        if self._recent is not None:
+            self._recent.add(tokens)
 
     def store(self, dice: list[RowNoise]) -> None:
         for row, d in enumerate(dice):
             d.counts = None if d.plain else self._counts[row]
+        if self._recent is not None:
+            self._recent.store(dice)
+
+
+class _Recent:
+    """The latest tokens of rows with `repeat_last_n`; other rows have all of theirs."""
+
+    def __init__(self, dice: list[RowNoise], vocabulary: int) -> None:
+        windows = [d.window or 0 for d in dice]
+        width = max(1, *windows)
+        self._unbounded = mx.array([[d.window is None] for d in dice])
+        # Rows end with their latest token; what is before a row's window is no token.
+        self._inside = mx.arange(width) >= width - mx.array(windows)[:, None]
+        self._none = vocabulary
+        self._tokens = mx.stack([_latest(d, width, vocabulary) for d in dice])
+        self._rows = mx.arange(len(dice))[:, None]
+
+    def of(self, repeated: mx.array) -> mx.array:
+        """Map (rows, vocabulary), true for all tokens of a row, to those within its window."""
+        shape = (repeated.shape[0], self._none + 1)
+        seen = mx.zeros(shape, dtype=mx.bool_)
+        seen[self._rows, mx.where(self._inside, self._tokens, self._none)] = True
+        return mx.where(self._unbounded, repeated, seen[:, : self._none])
+
+    def add(self, tokens: mx.array) -> None:
+        self._tokens = mx.concatenate([self._tokens[:, 1:], tokens[:, None]], axis=-1)
+
+    def store(self, dice: list[RowNoise]) -> None:
+        for row, d in enumerate(dice):
+            d.recent = self._tokens[row, -d.window :] if d.window else None
 
 
 class _Cut:
@@ -161,6 +203,7 @@ class _Cut:
 
 
 def _cuts(sampling: Sampling) -> bool:
+    """True if unlikely tokens are never drawn."""
     narrow = sampling.top_p is not None and sampling.top_p < 1
     return bool(sampling.temperature) and bool(narrow or sampling.top_k or sampling.min_p)
 
@@ -186,6 +229,28 @@ def report(logits: mx.array, tokens: mx.array, width: int) -> Report:
 
 def _column(dice: list[RowNoise], read: Callable[[Sampling], float]) -> mx.array:
     return mx.array([[float(read(d.sampling))] for d in dice])
+
+
+def _repeats(sampling: Sampling) -> bool:
+    return sampling.repetition_penalty not in (None, 1)
+
+
+def _window(sampling: Sampling, longest: int) -> int | None:
+    """Return `repeat_last_n` where it is fewer than the `longest` that prompt and answer are."""
+    window = sampling.repeat_last_n
+    return window if window is not None and 0 <= window < longest else None
+
+
+def _latest(dice: RowNoise, width: int, vocabulary: int) -> mx.array:
+    """Return (width,) the latest tokens of a row; `vocabulary` stands for no token."""
+    window = dice.window or 0
+    tokens = dice.recent
+    if tokens is None:
+        ids = dice.prompt[-window:] if window else []
+        known = [token if 0 <= token < vocabulary else vocabulary for token in ids]
+        tokens = mx.array(known, dtype=mx.uint32)
+    missing = mx.full((width - tokens.shape[0],), vocabulary, dtype=mx.uint32)
+    return mx.concatenate([missing, tokens.astype(mx.uint32)])
 
 
 def _bias(dice: RowNoise, vocabulary: int) -> mx.array:

@@ -37,7 +37,7 @@ MAX_GRAMMAR_BYTES = 64 * 1024
 COMPILE_SECONDS = 2.0
 """Processor time of one compilation."""
 _BUSY = 5.0
-"""So many times as long may it take on a machine that is busy otherwise."""
+"""Limit of the wall-clock time, as a multiple of the processor time: the machine may be busy."""
 WAIT_SECONDS = 10.0
 """Time that a request waits while the grammars of others are compiled."""
 
@@ -181,15 +181,15 @@ class GrammarCompiler:
         enforced, ignored = self._to_enforceable(tokenizer, request, turn)
         turn.check()
         try:
-            return Compiled(self._matcher(tokenizer, enforced, style), ignored)
+            return Compiled(self._cached_matcher(tokenizer, enforced, style), ignored)
         except InvalidRequestError:
             # Each schema alone can be enforced, and not all together: only strict ones are kept.
             loose, ignored = _without_loose(enforced, ignored)
             if loose == enforced:
                 raise
-            return Compiled(self._matcher(tokenizer, loose, style), ignored)
+            return Compiled(self._cached_matcher(tokenizer, loose, style), ignored)
 
-    def _matcher(
+    def _cached_matcher(
         self, tokenizer: LLTokenizer, request: GenerationRequest, style: Style
     ) -> LLMatcher | None:
         grammar = to_grammar(request, style)
@@ -197,7 +197,7 @@ class GrammarCompiler:
             return None
         key = sha256(grammar.text.encode()).digest()
         if key not in self._compiled:
-            self._compiled[key] = _compile(tokenizer, grammar)
+            self._compiled[key] = _compile_grammar(tokenizer, grammar)
         return _recent(self._compiled, key).deep_copy()
 
     def _to_enforceable(
@@ -322,22 +322,22 @@ def _param_of(request: GenerationRequest) -> str:
             return "response_format"
 
 
-def _compile(tokenizer: LLTokenizer, grammar: Grammar) -> LLMatcher:
+def _compile_grammar(tokenizer: LLTokenizer, grammar: Grammar) -> LLMatcher:
     if not grammar.schemas and len(grammar.text.encode()) > MAX_GRAMMAR_BYTES:
         raise InvalidRequestError(
             f"The grammar is larger than {MAX_GRAMMAR_BYTES // 1024} KB.", param=grammar.param
         )
-    matcher = _matcher(tokenizer, grammar.text)
+    matcher = _new_matcher(tokenizer, grammar.text)
     if not (error := _error_of(matcher)):
         return matcher
     for schema in grammar.schemas if len(grammar.schemas) > 1 else ():
-        if schema_error := _error_of(_matcher(tokenizer, schema.as_grammar())):
+        if schema_error := _error_of(_new_matcher(tokenizer, schema.as_grammar())):
             raise InvalidRequestError(_explain(schema_error), param=schema.param)
     param = grammar.schemas[0].param if len(grammar.schemas) == 1 else grammar.param
     raise InvalidRequestError(_explain(error), param=param)
 
 
-def _matcher(tokenizer: LLTokenizer, text: str) -> LLMatcher:
+def _new_matcher(tokenizer: LLTokenizer, text: str) -> LLMatcher:
     return LLMatcher(tokenizer, text, log_level=0, limits=parser_limits())
 
 
@@ -353,7 +353,7 @@ def _error_of(matcher: LLMatcher) -> str:
 
 def _schema_error(tokenizer: LLTokenizer, rule: SchemaRule) -> str:
     """Message for the client about a schema that cannot be enforced, or ""."""
-    error = _error_of(_matcher(tokenizer, rule.as_grammar()))
+    error = _error_of(_new_matcher(tokenizer, rule.as_grammar()))
     return _explain(error) if error else ""
 
 

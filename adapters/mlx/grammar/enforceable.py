@@ -16,7 +16,7 @@ from urllib.parse import quote, unquote
 
 from adapters.errors import BackendError
 from adapters.mlx.grammar.references import LISTS, MAPS, ROOT, SINGLES, Node, resolve
-from adapters.mlx.grammar.schema import bound, require_size
+from adapters.mlx.grammar.schema import bound, is_number, require_size
 from adapters.property_names import allows_every_name
 
 MAX_TRIALS = 400
@@ -104,10 +104,6 @@ def _is_count(value: Any) -> bool:
     return isinstance(value, int) and not isinstance(value, bool) and value >= 0
 
 
-def _is_number(value: Any) -> bool:
-    return isinstance(value, (int, float)) and not isinstance(value, bool)
-
-
 _UNDERSTOOD: dict[str, Callable[[Any], bool]] = {
     "type": _is_type,
     "enum": _is_list,
@@ -117,13 +113,13 @@ _UNDERSTOOD: dict[str, Callable[[Any], bool]] = {
     "additionalItems": _is_schema,
     "additionalProperties": _is_schema,
     "required": _are_names,
-    "multipleOf": lambda value: _is_number(value) and value > 0,
+    "multipleOf": lambda value: is_number(value) and value > 0,
     **dict.fromkeys((*MAPS, *_DEFINITIONS), _is_map),
     **dict.fromkeys(LISTS, _is_list),
     **dict.fromkeys(("pattern", "format"), _is_text),
     **dict.fromkeys(("minLength", "maxLength", "minItems", "maxItems"), _is_count),
     **dict.fromkeys(("minProperties", "maxProperties"), _is_count),
-    **dict.fromkeys(("minimum", "maximum", "exclusiveMinimum", "exclusiveMaximum"), _is_number),
+    **dict.fromkeys(("minimum", "maximum", "exclusiveMinimum", "exclusiveMaximum"), is_number),
 }
 """The keywords of the grammar writer, and the values that it understands."""
 

@@ -203,6 +203,7 @@ def _mixed_terminals(statements: list[_Statement]) -> frozenset[str]:
 
 
 def _is_mixed(token: re.Match[str], mixed: frozenset[str]) -> bool:
+    """True if a text of `token` may contain an escape; `mixed`: the terminals known to."""
     match token.lastgroup:
         case "string":
             return not _FORMS.keys().isdisjoint(_unescaped(token["text"]))

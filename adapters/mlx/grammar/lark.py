@@ -362,6 +362,7 @@ class _Calls:
         return " ".join(_HOLES.get(part) or self._writer.literal(part) for part in parts if part)
 
     def _part(self, rules: str, param: str) -> _Part:
+        """Complete `rules`, which refer to the arguments of the tools, with the rules of these."""
         if self._syntax.parameters is None:
             definitions = "".join(rule.definition for rule in self._arguments)
             return _Part(rules + definitions, param, self._arguments)

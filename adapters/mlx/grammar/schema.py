@@ -321,8 +321,8 @@ def _narrow_string(schema: _Schema) -> _Schema:
 
 def _narrow_number(schema: _Schema, *, is_integer: bool) -> _Schema:
     size = _INTEGER if is_integer else _NUMBER
-    low = [schema[k] for k in ("minimum", "exclusiveMinimum") if _is_number(schema.get(k))]
-    high = [schema[k] for k in ("maximum", "exclusiveMaximum") if _is_number(schema.get(k))]
+    low = [schema[k] for k in ("minimum", "exclusiveMinimum") if is_number(schema.get(k))]
+    high = [schema[k] for k in ("maximum", "exclusiveMaximum") if is_number(schema.get(k))]
     narrowed = dict(schema)
     # Limits beyond the bounds, such as those of int64, have too many digits for llguidance.
     if not low or (max(low) < -size and min([size, *high]) >= -size):
@@ -341,5 +341,6 @@ def _narrow_number(schema: _Schema, *, is_integer: bool) -> _Schema:
     return narrowed
 
 
-def _is_number(value: Any) -> bool:
+def is_number(value: Any) -> bool:
+    """True for the numbers of JSON: a boolean is none."""
     return isinstance(value, (int, float)) and not isinstance(value, bool)

@@ -291,6 +291,7 @@ def _without_weights(path: Path, expected: str) -> str:
 
 
 def _in_other_format(file: str) -> str:
+    """The reason why weights in a file of another format are not used."""
     return f"its weights are in {file}: {_OTHER_WEIGHTS[Path(file).suffix]}"
 
 

@@ -32,7 +32,7 @@ _SETTINGS = {
     "expert_used_count": "num_experts_per_tok",
 }
 """Key of a GGUF, after the architecture -> setting of `config.json`."""
-_SAMPLING = ("temperature", "top_k", "top_p", "min_p", "repetition_penalty")
+_SAMPLING = ("temperature", "top_k", "top_p", "min_p")
 _LICENSES = ("LICENSE", "LICENSE.txt", "LICENSE.md")
 _CARD_LICENSE = re.compile(r"^license: *['\"]?([\w.-]+)", re.MULTILINE)
 _UNITS = (("T", 10**12), ("B", 10**9), ("M", 10**6), ("K", 10**3))
@@ -119,7 +119,7 @@ def _sampling(path: Path) -> Iterator[str]:
     if isinstance(settings, dict):
         for name in _SAMPLING:
             if isinstance(value := cast(dict[str, Any], settings).get(name), int | float):
-                yield f"{name.replace('repetition', 'repeat')} {value}"
+                yield f"{name} {value}"
 
 
 def _license(path: Path) -> str:

@@ -1,4 +1,4 @@
-"""Threads that read models' files: the disk may be a mount that does not respond."""
+"""Thread pool for blocking reads of models' files, with a deadline: a network mount may hang."""
 
 import asyncio
 from collections.abc import Callable
@@ -8,15 +8,15 @@ from typing import TypeVar
 from adapters.errors import BackendTimeoutError
 
 _THREADS = 4
-"""Reads at a time. Each may hang; further ones then wait in vain, and nothing else does."""
+"""Reads at a time. If all of them hang, only further reads wait: other pools are not used."""
 T = TypeVar("T")
 
 
 class Disk:
-    """Runs what reads models' files apart from all other work. Lives on the event loop."""
+    """Runs reads on threads of its own. Its methods are called on the event loop."""
 
     def __init__(self, seconds: float) -> None:
-        """`seconds`: the time for a read."""
+        """`seconds`: the deadline of `run`."""
         self._seconds = seconds
         self._threads = ThreadPoolExecutor(_THREADS, thread_name_prefix="mlx-files")
 
@@ -29,7 +29,7 @@ class Disk:
         limit = asyncio.timeout(self._seconds)
         try:
             async with limit:
-                return await self.run_patiently(work)
+                return await self.run_without_deadline(work)
         except TimeoutError as error:
             if not limit.expired():
                 raise
@@ -37,8 +37,8 @@ class Disk:
                 f"The disk with the models did not respond within {self._seconds:g} seconds."
             ) from error
 
-    async def run_patiently(self, work: Callable[[], T]) -> T:
-        """Run `work` without a limit of time, and return its result."""
+    async def run_without_deadline(self, work: Callable[[], T]) -> T:
+        """Run `work`, however long it takes, and return its result."""
         return await asyncio.get_running_loop().run_in_executor(self._threads, work)
 
     def close(self) -> None:

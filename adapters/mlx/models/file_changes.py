@@ -48,7 +48,7 @@ class LoadedFiles:
         source = self._sources.get(name)
         if source is None or (self._comparing is not None and not self._comparing.done()):
             return False
-        reading = self._disk.run_patiently(lambda: stamp_files(source.folder))
+        reading = self._disk.run_without_deadline(lambda: stamp_files(source.folder))
         comparing = asyncio.create_task(reading)
         self._comparing = comparing
         done, _ = await asyncio.wait({comparing}, timeout=_COMPARE_SECONDS)

@@ -1,6 +1,7 @@
 """Estimate the memory of a model from the headers of its files: no mlx, no weights read."""
 
 import json
+import math
 import struct
 from collections.abc import Iterator
 from pathlib import Path
@@ -37,10 +38,7 @@ class Tensor(Struct, frozen=True):
 
     @property
     def numbers(self) -> int:
-        count = 1
-        for length in self.shape:
-            count *= length
-        return count
+        return math.prod(self.shape)
 
     @property
     def nbytes(self) -> int:
@@ -103,12 +101,10 @@ def _sizes(tensors: dict[str, Tensor], groups: dict[str, int]) -> Weights:
     for name, tensor in tensors.items():
         base, _, part = name.rpartition(".")
         scales = tensors.get(f"{base}.scales")
-        if scales is None:
+        if scales is None or part == "bias":
             unpacked += tensor.numbers * _FLOAT32
         elif part == "weight":
             unpacked += scales.numbers * groups.get(base, default) * _FLOAT32
-        elif part == "bias":
-            unpacked += tensor.numbers * _FLOAT32
     floats = [_BYTES[t.dtype] for t in tensors.values() if t.dtype in _FLOATS]
     stored = sum(tensor.nbytes for tensor in tensors.values())
     return Weights(stored, unpacked, max(floats, default=2))

@@ -148,7 +148,7 @@ class Answers:
             case None:
                 if self._started is not None:
                     started, self._started = self._started, None
-                    self._write(answer.counted(started))
+                    self._write(answer.with_prompt_tokens(started))
                     answer.report(answer.cached)
                 answer.begin()
             case ChunkRead():
@@ -197,7 +197,7 @@ class Answer:
         """Tokens of the prompt that were in the prefix cache."""
         return self._sequence.cached_tokens
 
-    def counted(self, started: Started) -> Started:
+    def with_prompt_tokens(self, started: Started) -> Started:
         """Add the tokens of the prompt to `started`."""
         return replace(started, prompt_tokens=len(self._sequence.prompt), cached_tokens=self.cached)
 
@@ -255,13 +255,14 @@ class Answer:
         if self._reasoning is not None and (before or reader.in_reasoning):
             self._reasoning += 1
         for piece in pieces:
-            if (matched := self._render(piece)) is not None:
+            if (matched := self._write_piece(piece)) is not None:
                 return matched
         if last:
             self._show("", "", last=True)
         return None
 
-    def _render(self, piece: Piece) -> str | None:
+    def _write_piece(self, piece: Piece) -> str | None:
+        """Write the events of `piece`; return the stop string that ended the answer."""
         match piece.kind:
             case "content" if not self._calls_only:
                 return self._show(piece.text, piece.source, last=False)

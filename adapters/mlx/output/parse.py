@@ -10,12 +10,12 @@ from adapters.mlx.output.tool_calls.output_pieces import (
     SpanReader,
     as_marker,
     as_shown,
-    overlap,
     split_marks,
 )
 from adapters.mlx.output.tool_calls.span_reader import open_span
 from adapters.mlx.output.tool_calls.syntax import ToolSyntax
 from adapters.request import Tool
+from adapters.stop_strings import overlap
 
 
 class SectionReader(Protocol):

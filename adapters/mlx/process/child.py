@@ -135,9 +135,9 @@ class _Child:
         forwarded = {name: self._forward(name, memory=False) for name in OF_BACKEND}
         of_memory = {name: self._forward(name, memory=True) for name in OF_MEMORY}
         handlers = {**forwarded, **of_memory, **own}
-        return {name: self._counted(handler) for name, handler in handlers.items()}
+        return {name: self._reporting_state(handler) for name, handler in handlers.items()}
 
-    def _counted(self, handler: Handler) -> Handler:
+    def _reporting_state(self, handler: Handler) -> Handler:
         """Watch the state while a call is running, and send it before the result."""
 
         async def run(write: Write, *arguments: Any) -> Any:

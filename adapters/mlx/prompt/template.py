@@ -1,4 +1,7 @@
-"""Chat template and tokenizer of a model folder, without its weights."""
+"""The chat template of an MLX model, read from its folder and its tokenizer.
+
+`FolderTokenizer` renders and tokenizes without the weights, to compare the prompts of both engines.
+"""
 
 # pyright: basic
 from collections.abc import Mapping, Sequence

@@ -78,6 +78,7 @@ _SAMPLING: Mapping[str, str] = {
     "frequency_penalty": "frequency_penalty",
     "presence_penalty": "presence_penalty",
     "repetition_penalty": "repeat_penalty",
+    "repeat_last_n": "repeat_last_n",
 }
 """Field of `Sampling` -> Ollama's option."""
 _sampling = attrgetter(*_SAMPLING)

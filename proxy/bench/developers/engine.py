@@ -67,8 +67,8 @@ class Schedule:
         self._done = 0
         self._report = report
 
-    def begins(self, text: str, *, needed: bool) -> bool:
-        """Report a step, and return whether it begins: in time, or `needed` for a figure."""
+    def begin(self, text: str, *, needed: bool) -> bool:
+        """Report a step, and return whether it is measured: in time, or `needed` for a figure."""
         begins = needed or time.monotonic() < self._until
         self._report(
             text if begins else f"left out, for want of time: {text}", self._done, self._total
@@ -140,7 +140,7 @@ async def _rounds(contestants: dict[str, Contestant], plan: Plan, schedule: Sche
     outcomes = {(clients, name): list[Outcome]() for clients in plan.clients for name in names}
     for number, clients in plan.steps():
         text = f"{clients} at once, round {number + 1} of {plan.rounds}"
-        if not schedule.begins(text, needed=number == 0):
+        if not schedule.begin(text, needed=number == 0):
             continue
         # The first position rotates: after a pause the machine may be cooler and faster.
         for name in names[number % len(names) :] + names[: number % len(names)]:
@@ -191,7 +191,7 @@ async def _newcomers(
     times: dict[str, list[float]] = {name: [] for name in servers}
     for number in range(plan.newcomers):
         text = f"a short request beside long answers, {number + 1} of {plan.newcomers}"
-        if schedule.begins(text, needed=number == 0):
+        if schedule.begin(text, needed=number == 0):
             for name, target in servers.items():
                 times[name].append(await _newcomer(target, number, plan.max_tokens))
     return {name: statistics.median(values) for name, values in times.items() if values}

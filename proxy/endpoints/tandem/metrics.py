@@ -9,7 +9,6 @@ from prometheus_client.exposition import choose_encoder
 from proxy.endpoints.server_request import ServerRequest
 from proxy.endpoints.tandem.health import to_health
 from proxy.metrics.state import ServerState, StateMetrics
-from proxy.models.registry import BackendModels
 from proxy.openapi import Operation
 
 
@@ -39,7 +38,9 @@ async def _state(request: ServerRequest) -> ServerState:
         health=health.backends,
         memory=health.memory,
         running=request.activity.running(backends),
-        names={key: key[1] for key in _listed(backends)},
+        names={
+            (name, model): model for name, listed in backends.items() for model in listed.models
+        },
         loaded={
             (name, model.name): model.loaded
             for name, listed in backends.items()
@@ -47,7 +48,3 @@ async def _state(request: ServerRequest) -> ServerState:
             if model.loaded is not None
         },
     )
-
-
-def _listed(backends: dict[str, BackendModels]) -> list[tuple[str, str]]:
-    return [(name, model) for name, listed in backends.items() for model in listed.models]

@@ -58,13 +58,13 @@ def test_bucket_refills_evenly():
 def test_bucket_that_owes_tokens_refuses_until_they_are_back():
     clock = Clock()
     limits = Limits("guest", tokens_per_minute=600, clock=clock)
-    with limits.answer():
+    with limits.answer_in_progress():
         limits.take_tokens(1200)
-    with pytest.raises(RateLimitError) as refused, limits.answer():
+    with pytest.raises(RateLimitError) as refused, limits.answer_in_progress():
         pass
     assert refused.value.retry_after == pytest.approx(60.1)
     clock.now += 60.2
-    with limits.answer():
+    with limits.answer_in_progress():
         pass
 
 

@@ -7,7 +7,8 @@ import re
 
 from adapters.mlx.output.tool_calls.json_calls import ArgumentStream
 from adapters.mlx.output.tool_calls.json_scanner import JSONScanner
-from adapters.mlx.output.tool_calls.output_pieces import Kind, Piece, as_marker, overlap
+from adapters.mlx.output.tool_calls.output_pieces import Kind, Piece, as_marker
+from adapters.stop_strings import overlap
 
 _MESSAGE = "<|message|>"
 _ENDS = ("<|end|>", "<|call|>", "<|return|>", "<|start|>", "<|channel|>")

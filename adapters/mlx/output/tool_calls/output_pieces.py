@@ -43,12 +43,6 @@ def as_marker(text: str) -> Piece:
     return Piece("marker", text, "")
 
 
-def overlap(text: str, word: str) -> int:
-    """Number of characters at the end of `text` that are the beginning of `word`."""
-    longest = min(len(text), len(word) - 1)
-    return next((n for n in range(longest, 0, -1) if text.endswith(word[:n])), 0)
-
-
 def split_marks(text: str, marks: tuple[str, ...], kind: Kind) -> list[Piece]:
     """Split `text` into pieces of `kind` and markers for the control tokens in it."""
     pieces: list[Piece] = []

@@ -108,7 +108,8 @@ class ToolSyntax(Struct, frozen=True, kw_only=True):
 
     @property
     def allows_json(self) -> bool:
-        """False where a bracket may begin a call that is not JSON."""
+        """True if a span that begins with a bracket is read as JSON, whatever `body` is. In other
+        syntaxes a bracket begins a list of calls that are not JSON."""
         return self.parser != "pythonic" and not self.opening.endswith("[")
 
     @property

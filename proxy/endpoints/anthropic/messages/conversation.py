@@ -17,6 +17,12 @@ _BILLING = "x-anthropic-billing-header:"
 """Begins a block that Claude Code puts first. It differs in every request, so that no prompt would
 ever be found in a cache; it is meant for Anthropic's server, not for the model."""
 
+_ROLES: dict[type[wire.Message], contract.Role] = {
+    wire.SystemMessage: "system",
+    wire.UserMessage: "user",
+    wire.AssistantMessage: "assistant",
+}
+
 
 class Conversation(Struct, frozen=True):
     messages: tuple[contract.Message, ...]
@@ -103,12 +109,7 @@ class _Builder:
         self._add_text(self._turn("system"), text)
 
     def add(self, message: wire.Message, path: str) -> None:
-        roles: dict[type[wire.Message], contract.Role] = {
-            wire.SystemMessage: "system",
-            wire.UserMessage: "user",
-            wire.AssistantMessage: "assistant",
-        }
-        role = roles[type(message)]
+        role = _ROLES[type(message)]
         if isinstance(message.content, str):
             self._add_text(self._turn(role), message.content)
         else:
@@ -219,7 +220,7 @@ class _Builder:
 
 
 def continues_turn(body: PromptFields, conversation: Conversation) -> bool:
-    """True if the last turn is the model's, so that the answer continues it; an empty one is none.
+    """True if the last turn is the model's and not empty, so that the answer continues it.
 
     Raises:
         InvalidRequestError: it calls a tool, and there is no result of that.

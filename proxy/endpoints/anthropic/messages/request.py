@@ -197,26 +197,13 @@ ServerBlock = (
 Part = TextBlock | ImageBlock | DocumentBlock | SearchResultBlock
 """Content that a user's turn and a tool's result have in common."""
 Block = (
-    TextBlock
-    | ImageBlock
-    | DocumentBlock
-    | SearchResultBlock
+    Part
     | ThinkingBlock
     | RedactedThinkingBlock
     | ToolUseBlock
     | ToolResultBlock
     | CompactionBlock
-    | ServerToolUse
-    | WebSearchResult
-    | WebFetchResult
-    | CodeExecutionResult
-    | BashResult
-    | EditorResult
-    | ToolSearchResult
-    | AdvisorResult
-    | MCPToolUse
-    | MCPToolResult
-    | ContainerUpload
+    | ServerBlock
 )
 
 

@@ -201,5 +201,5 @@ async def _speak(
     sink: EventSink[bytes | SpeechFinished],
 ) -> None:
     encoding: AudioSink[SpeechEvent] = _Encoding(form, sink)
-    with request.grant.limits.answer():
+    with request.grant.limits.answer_in_progress():
         await request.router.speak(routed, encoding, request.record)

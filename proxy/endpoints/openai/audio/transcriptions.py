@@ -217,7 +217,7 @@ def _note_unknown(request: ServerRequest, form: Form, task: Task) -> None:
 async def _transcribe(
     request: ServerRequest, routed: TranscriptionRequest, sink: EventSink[TranscriptEvent]
 ) -> None:
-    with request.grant.limits.answer():
+    with request.grant.limits.answer_in_progress():
         await request.router.transcribe(routed, sink, request.record)
 
 

@@ -1,4 +1,4 @@
-"""`POST /v1/responses/input_tokens`: the tokens of the prompt that an input becomes."""
+"""`POST /v1/responses/input_tokens`: count the tokens of a prompt without generating an answer."""
 
 from litestar import post
 from litestar.response.base import ASGIResponse

@@ -196,7 +196,7 @@ def ended(turn: Turn, output: Sequence[OutputItem], finished: Finished, record: 
     return to_response(turn, "completed", output, completed_at=now, usage=to_usage(record))
 
 
-def idle(turn: Turn) -> Response:
+def empty_response(turn: Turn) -> Response:
     """Create the object of a complete answer for which nothing was generated."""
     usage = Usage(
         input_tokens=0,

@@ -33,9 +33,9 @@ from proxy.endpoints.openai.responses.response import (
     Response,
     ResponseError,
     call_item,
+    empty_response,
     ended,
     failed,
-    idle,
     message_item,
     reasoning_item,
     to_logprobs,
@@ -123,7 +123,7 @@ class ResponseRenderer:
     def warm_up(self) -> None:
         """Send an answer without output, which only keeps its input to be continued."""
         created = self._encode(wire.Created, response=to_response(self._turn, "in_progress"))
-        response = idle(self._turn)
+        response = empty_response(self._turn)
         completed = self._encode(wire.Completed, response=response)
         self._turn.store.keep(self._turn, response, partial(self._put, created + completed))
 

@@ -161,7 +161,8 @@ def _read(
             for at, inner in enumerate(space.tools):
                 yield from _read(inner, f"{path}.tools[{at}]", ignored, space.name)
         case "mcp" if tool.get("server_url") is not None:
-            raise _unsupported(f"{path}.server_url")
+            param = f"{path}.server_url"
+            raise UnsupportedParameterError(f"'{param}' is not supported.", param=param)
         case str():
             return
         case _:
@@ -281,7 +282,3 @@ def _allowed(choice: JSON, toolbox: Toolbox) -> tuple[contract.Tool, ...]:
             param="tool_choice",
         )
     return tuple([tool for tool in toolbox.tools if tool.name in named])
-
-
-def _unsupported(param: str) -> UnsupportedParameterError:
-    return UnsupportedParameterError(f"'{param}' is not supported.", param=param)

@@ -13,7 +13,9 @@ class Sampler:
     """One row that draws from `LOGPROBS` again and again."""
 
     def __init__(self, sampling: Sampling, entropy: int, prompt: list[int] | None = None) -> None:
-        self._drawing = Drawing([RowNoise(sampling, entropy, prompt or [])], LOGPROBS.shape[-1])
+        self._drawing = Drawing(
+            [RowNoise(sampling, entropy, prompt or [], 1000)], LOGPROBS.shape[-1]
+        )
 
     def draw(self) -> int:
         [token] = cast(list[int], self._drawing.draw(LOGPROBS).tolist())
@@ -108,6 +110,25 @@ def test_a_repetition_penalty_counts_the_prompt_and_the_answer() -> None:
     assert [sampler.draw() for _ in range(3)] == [3, 0, 1]
 
 
+@pytest.mark.parametrize(
+    ("window", "expected"),
+    [
+        (None, [3, 1, 1, 1]),
+        (-1, [3, 1, 1, 1]),
+        (0, [1, 1, 1, 1]),
+        (1, [3, 1, 3, 1]),
+        (2, [3, 0, 1, 3]),
+        (2000, [3, 1, 1, 1]),
+    ],
+)
+def test_a_repetition_penalty_looks_back_as_far_as_it_may(
+    window: int | None, expected: list[int]
+) -> None:
+    sampling = Sampling(repetition_penalty=4.0, repeat_last_n=window)
+    sampler = Sampler(sampling, entropy=1, prompt=[0, 1])
+    assert [sampler.draw() for _ in range(4)] == expected
+
+
 MIXED = [
     Sampling(),
     Sampling(temperature=1.0, seed=42),
@@ -115,12 +136,15 @@ MIXED = [
     Sampling(temperature=0.7, seed=1, top_k=2, min_p=0.1),
     Sampling(temperature=1.5, seed=2, min_p=0.3, frequency_penalty=0.4),
     Sampling(logit_bias={2: 5.0}, presence_penalty=1.0),
+    Sampling(repetition_penalty=4.0, repeat_last_n=2),
+    Sampling(temperature=1.0, seed=3, repetition_penalty=2.0, repeat_last_n=1),
+    Sampling(repetition_penalty=4.0),
 ]
 
 
 def test_a_row_draws_the_same_alone_and_among_others() -> None:
     def run(samplings: list[Sampling]) -> list[list[int]]:
-        drawing = Drawing([RowNoise(each, 7, [0]) for each in samplings], 4)
+        drawing = Drawing([RowNoise(each, 7, [0], 1000) for each in samplings], 4)
         logits = mx.concatenate([LOGPROBS] * len(samplings))
         steps = cast(list[list[int]], [drawing.draw(logits).tolist() for _ in range(40)])
         return [list(row) for row in zip(*steps, strict=True)]
@@ -128,14 +152,15 @@ def test_a_row_draws_the_same_alone_and_among_others() -> None:
     assert run(MIXED) == [run([each])[0] for each in MIXED]
 
 
-def test_a_row_goes_on_where_it_was_when_its_company_changes() -> None:
-    alone = Sampler(MIXED[4], entropy=7)
+@pytest.mark.parametrize("row", [4, 6, 7])
+def test_a_row_goes_on_where_it_was_when_its_company_changes(row: int) -> None:
+    alone = Sampler(MIXED[row], entropy=7)
     expected = [alone.draw() for _ in range(20)]
-    dice = [RowNoise(each, 7, []) for each in MIXED]
+    dice = [RowNoise(each, 7, [], 1000) for each in MIXED]
     found: list[int] = []
-    for company in (dice, [dice[4]], dice[3:5], dice[4:]):
+    for company in (dice, [dice[row]], dice[row - 1 : row + 1], dice[row:]):
         drawing = Drawing(company, 4)
-        place = company.index(dice[4])
+        place = company.index(dice[row])
         for _ in range(5):
             tokens = cast(
                 list[int], drawing.draw(mx.concatenate([LOGPROBS] * len(company))).tolist()

@@ -21,7 +21,7 @@ READS = 40
 async def hung() -> AsyncGenerator[Disk]:
     """A disk in which every thread hangs."""
     disk, responds = Disk(0.05), threading.Event()
-    reads = [asyncio.create_task(disk.run_patiently(responds.wait)) for _ in range(READS)]
+    reads = [asyncio.create_task(disk.run_without_deadline(responds.wait)) for _ in range(READS)]
     await asyncio.sleep(0)
     yield disk
     responds.set()
@@ -54,7 +54,7 @@ async def test_loaded_model_is_used_while_the_disk_does_not_respond(tmp_path: Pa
     await files.note("it", ModelFolder(Model(name="it"), tmp_path))
     (tmp_path / "config.json").write_text("{ }")
     assert await files.have_changed("it")
-    reads = [asyncio.create_task(disk.run_patiently(responds.wait)) for _ in range(READS)]
+    reads = [asyncio.create_task(disk.run_without_deadline(responds.wait)) for _ in range(READS)]
     assert [await files.have_changed("it") for _ in range(100)] == [False] * 100
     responds.set()
     await asyncio.gather(*reads)

@@ -48,7 +48,7 @@ def test_after_its_time_only_needed_steps_begin():
     steps: list[tuple[str, int, int]] = []
     plan = Plan("m", True, 2, 8, 1, clients=(1, 4), seconds=0)
     schedule = Schedule(plan, lambda *step: steps.append(step))
-    begun = [schedule.begins(str(step), needed=step[0] == 0) for step in plan.steps()]
+    begun = [schedule.begin(str(step), needed=step[0] == 0) for step in plan.steps()]
     assert begun == [True, True, False, False]
     assert steps[0] == ("(0, 1)", 0, 5)
     assert steps[3] == ("left out, for want of time: (1, 4)", 3, 5)

@@ -37,6 +37,7 @@ EXTENSIONS = {
     "min_p",
     "repetition_penalty",
     "repeat_penalty",
+    "repeat_last_n",
     "format",
     "guided_json",
     "guided_regex",
@@ -166,6 +167,8 @@ def test_null_is_absent_in_every_field():
         ({"keep_alive": "1.5s"}, {"keep_alive": 1.5}),
         ({"ttl": 300, "keep_alive": "5m"}, {"keep_alive": 300}),
         ({"repeat_penalty": 1.1}, {"sampling": Sampling(repetition_penalty=1.1)}),
+        ({"repeat_last_n": -1}, {"sampling": Sampling(repeat_last_n=-1)}),
+        ({"options": {"repeat_last_n": 64}}, {"sampling": Sampling(repeat_last_n=64)}),
         ({"mirostat": 1}, {"options": {"mirostat": 1}}),
         (
             {"options": {"num_ctx": 512, "stop": ["x"], "num_predict": 7, "num_gpu": 1}},
