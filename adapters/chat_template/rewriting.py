@@ -16,6 +16,7 @@ from adapters.request import ContentPart, Message, TextPart, ToolCall
 Rewrite = Literal[
     "calls-as-text",
     "results-as-user",
+    "result-images-as-user",
     "calls-one-by-one",
     "text-before-call",
     "text-and-call-as-text",
@@ -33,6 +34,7 @@ Rewrite = Literal[
 
 `calls-as-text`: calls are written in the text of the assistant's message.
 `results-as-user`: results are told in messages of the user.
+`result-images-as-user`: images of results are in the user's message after them.
 `calls-one-by-one`: calls of one turn are told one after another, each with its result.
 `text-before-call`: text beside calls is a message of its own before them.
 `text-and-call-as-text`: calls beside text are written in it, and their results as the user's text.
@@ -106,6 +108,7 @@ def _steps(
         "calls-as-text": lambda messages: [_calls_as_text(m, writing) for m in messages],
         "thoughts-as-text": lambda messages: _thoughts_as_text(messages, writing),
         "results-as-user": lambda messages: [_result_as_user(m) for m in messages],
+        "result-images-as-user": _result_images_as_user,
         "system-as-user": lambda messages: [_as_user(m) for m in messages],
         "leading-system-joined": _leading_system_joined,
         "late-system-as-user": _late_system_as_user,
@@ -201,6 +204,23 @@ def _calls_as_text(message: Message, writing: Writing) -> Message:
         return message
     text = TextPart(writing.calls(message.tool_calls))
     return replace(message, content=(*message.content, text), tool_calls=())
+
+
+def _result_images_as_user(messages: tuple[Message, ...]) -> list[Message]:
+    """Move images of results to the user's message after them, or to one of their own."""
+    moved: list[Message] = []
+    images: tuple[ContentPart, ...] = ()
+    for message in messages:
+        if message.role == "tool" and message.has_images:
+            images += message.images
+            message = replace(message, content=(TextPart(message.text),))
+        elif images and message.role == "user":
+            message, images = replace(message, content=(*images, *message.content)), ()
+        elif images and message.role != "tool":
+            moved.append(Message(role="user", content=images))
+            images = ()
+        moved.append(message)
+    return [*moved, Message(role="user", content=images)] if images else moved
 
 
 def _result_as_user(message: Message) -> Message:

@@ -81,7 +81,7 @@ _GEMMA_TEMPLATE = (
 )
 
 
-class _Plan:
+class Plan:
     """The files of one family: configuration, control tokens, template, settings of images."""
 
     def __init__(
@@ -91,16 +91,19 @@ class _Plan:
         named: Mapping[str, str],
         processor: Mapping[str, Any],
         preprocessor: Mapping[str, Any],
+        *,
+        fixed: Mapping[str, int] | None = None,
     ) -> None:
-        self.ids = {name: 256 + place for place, name in enumerate(tokens)}
+        """`fixed`: ids of tokens that a library has in its code."""
+        self.ids = {name: 256 + place for place, name in enumerate(tokens)} | dict(fixed or {})
         self.template = template
         self.named = named
         self.processor = processor
         self.preprocessor = preprocessor
 
 
-_PLANS: dict[Family, _Plan] = {
-    "qwen2_5_vl": _Plan(
+_PLANS: dict[Family, Plan] = {
+    "qwen2_5_vl": Plan(
         (
             "<|im_start|>",
             "<|im_end|>",
@@ -122,7 +125,7 @@ _PLANS: dict[Family, _Plan] = {
             **_HALVES,
         },
     ),
-    "qwen3_vl": _Plan(
+    "qwen3_vl": Plan(
         (
             "<|im_start|>",
             "<|im_end|>",
@@ -143,7 +146,7 @@ _PLANS: dict[Family, _Plan] = {
             **_HALVES,
         },
     ),
-    "smolvlm": _Plan(
+    "smolvlm": Plan(
         (
             "<|im_start|>",
             "<end_of_utterance>",
@@ -171,7 +174,7 @@ _PLANS: dict[Family, _Plan] = {
             **_HALVES,
         },
     ),
-    "gemma4": _Plan(
+    "gemma4": Plan(
         (
             "<bos>",
             "<turn|>",
@@ -198,7 +201,7 @@ _PLANS: dict[Family, _Plan] = {
         },
         {},
     ),
-    "llava": _Plan(
+    "llava": Plan(
         ("<s>", "</s>", "<image>", "<pad>"),
         _LLAVA_TEMPLATE,
         {"bos_token": "<s>", "eos_token": "</s>", "pad_token": "<pad>"},
@@ -215,7 +218,7 @@ _PLANS: dict[Family, _Plan] = {
             **_HALVES,
         },
     ),
-    "gemma3": _Plan(
+    "gemma3": Plan(
         (
             "<bos>",
             "<end_of_turn>",
@@ -242,9 +245,14 @@ _PLANS: dict[Family, _Plan] = {
 
 def write_tiny_vision(folder: Path, family: Family, *, template: str | None = None) -> Path:
     """A folder as the hub has them, in mlx-vlm's form."""
-    folder.mkdir(parents=True, exist_ok=True)
     plan = _PLANS[family]
-    config = _config(family, plan.ids)
+    return write_planned(folder, plan, _config(family, plan.ids), template=template)
+
+
+def write_planned(
+    folder: Path, plan: Plan, config: dict[str, Any], *, template: str | None = None
+) -> Path:
+    folder.mkdir(parents=True, exist_ok=True)
     (folder / "config.json").write_text(json.dumps(config))
     (folder / "generation_config.json").write_text(json.dumps({"temperature": 0.0}))
     _write_weights(folder, config)
@@ -393,7 +401,8 @@ def _write_weights(folder: Path, config: dict[str, Any]) -> None:
     module, _ = get_model_and_args(config)
     own = json.loads(json.dumps(config))  # mlx-vlm changes what it is passed.
     settings = module.ModelConfig.from_dict(own)
-    settings = update_module_configs(settings, module, own, ["text", "vision"])
+    parts = ["text", "vision", "perceiver", "projector", "audio"]
+    settings = update_module_configs(settings, module, own, parts)
     mx.random.seed(7)
     parameters: Any = tree_flatten(module.Model(settings).parameters())
     weights = {name: _random(name, array) for name, array in parameters}
@@ -408,9 +417,12 @@ def _random(name: str, array: mx.array) -> mx.array:
     return mx.random.normal(array.shape) * (0.02 if "embed_tokens" in name else 0.3)
 
 
-def _write_tokenizer(folder: Path, plan: _Plan, template: str) -> None:
+def _write_tokenizer(folder: Path, plan: Plan, template: str) -> None:
     alphabet = sorted(pre_tokenizers.ByteLevel.alphabet())
-    tokenizer = Tokenizer(models.BPE({char: token for token, char in enumerate(alphabet)}, []))
+    vocabulary = {char: token for token, char in enumerate(alphabet)} | plan.ids
+    free = set(range(max(vocabulary.values()))) - set(vocabulary.values())
+    vocabulary |= {f"<unused{token}>": token for token in free}
+    tokenizer = Tokenizer(models.BPE(vocabulary, []))
     tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False)
     tokenizer.decoder = decoders.ByteLevel()
     tokenizer.add_special_tokens([AddedToken(name, special=True) for name in plan.ids])

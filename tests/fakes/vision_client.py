@@ -1,11 +1,14 @@
 """Ask a vision model in two ways: through the backend, and through mlx-vlm's own `generate`."""
 
 import io
+from base64 import b64decode
 from pathlib import Path
 from typing import Any, NamedTuple, cast
 
+import mlx.core as mx
 from fakes.pictures import blank, data_url, photo
 from mlx_vlm.generate import stream_generate
+from mlx_vlm.models.cache import make_prompt_cache
 from mlx_vlm.utils import load
 from PIL import Image
 
@@ -62,19 +65,21 @@ class Reference:
 
     def __init__(self, folder: Path) -> None:
         self._model, self._processor = cast(Any, load(str(folder)))
-        if hasattr(self._processor.image_processor, "valid_kwargs"):
-            own = self._processor.image_processor
+        self._tokenizer = getattr(self._processor, "tokenizer", self._processor)
+        own = getattr(self._processor, "image_processor", None)
+        if hasattr(own, "valid_kwargs"):
             self._processor.image_processor = _WithoutTextOptions(own)
 
     def answer(self, *parts: Part, tokens: int = 8) -> tuple[bytes, int]:
         """Return the greedy text of a chat of one message, and the tokens of its prompt."""
-        content = [
-            {"type": "text", "text": part} if isinstance(part, str) else {"type": "image"}
-            for part in parts
-        ]
-        images = [Image.open(io.BytesIO(part)) for part in parts if isinstance(part, bytes)]
-        text = self._processor.tokenizer.apply_chat_template(
-            [{"role": "user", "content": content}], tokenize=False, add_generation_prompt=True
+        found = self.chat(user(*parts), tokens=tokens)
+        return found.data, found.usage.prompt_tokens
+
+    def chat(self, *messages: Message, tokens: int = 8) -> Answer:
+        """Return the greedy answer to a chat."""
+        images = [image for message in messages for image in _images(message)]
+        text = self._tokenizer.apply_chat_template(
+            [*map(_as_parts, messages)], tokenize=False, add_generation_prompt=True
         )
         pictures: Any = [image.convert("RGB") for image in images] or None
         results: Any = stream_generate(
@@ -82,13 +87,54 @@ class Reference:
         )
         steps = list(results)
         # The last one repeats the token before it.
-        ids = [step.token for step in steps[:-1] if step.token is not None]
-        return b"".join(map(self._to_bytes, ids)), steps[-1].prompt_tokens
+        drawn = [step for step in steps[:-1] if step.token is not None]
+        logprobs = tuple(float(step.logprobs[step.token].item()) for step in drawn)
+        usage = Usage(prompt_tokens=steps[-1].prompt_tokens, completion_tokens=len(drawn))
+        return Answer(b"".join(self._to_bytes(step.token) for step in drawn), logprobs, usage)
 
     def _to_bytes(self, token: int) -> bytes:
         """Return a byte of the vocabulary, or the name of a control token."""
-        text = self._processor.tokenizer.convert_ids_to_tokens(token)
+        text = self._tokenizer.convert_ids_to_tokens(token)
         return bytes([_BYTES[text]]) if text in _BYTES else text.encode()
+
+
+def token_answer(folder: Path, *messages: Message, tokens: int = 8) -> Answer:
+    """Return the greedy answer to a chat without images of the language model of mlx-vlm alone,
+    which reads tokens where `generate` reads embeddings."""
+    loaded: Any = load(str(folder))
+    model, tokenizer = loaded[0].language_model, loaded[1].tokenizer
+    text = tokenizer.apply_chat_template(
+        [*map(_as_parts, messages)], tokenize=False, add_generation_prompt=True
+    )
+    ids = tokenizer.encode(text, add_special_tokens=False)
+    cache = make_prompt_cache(model)
+    model(mx.array([ids[:-1]]), cache=cache)
+    data, logprobs, token = b"", list[float](), ids[-1]
+    for _ in range(tokens):
+        logits = model(mx.array([[token]]), cache=cache).logits[0, -1]
+        scores = logits - mx.logsumexp(logits)
+        best: Any = mx.argmax(scores).item()
+        token = int(best)
+        if tokenizer.stopping_criteria(token):
+            break
+        name = tokenizer.convert_ids_to_tokens(token)
+        data += bytes([_BYTES[name]]) if name in _BYTES else name.encode()
+        logprob: Any = scores[token].item()
+        logprobs.append(float(logprob))
+    return Answer(data, tuple(logprobs), Usage(prompt_tokens=len(ids), completion_tokens=0))
+
+
+def _as_parts(message: Message) -> dict[str, Any]:
+    parts = [
+        {"type": "text", "text": part.text} if isinstance(part, TextPart) else {"type": "image"}
+        for part in message.content
+    ]
+    return {"role": message.role, "content": parts}
+
+
+def _images(message: Message) -> list[Image.Image]:
+    files = [b64decode(image.url.partition(",")[2]) for image in message.images]
+    return [Image.open(io.BytesIO(file)) for file in files]
 
 
 _TEXT_OPTIONS = frozenset({"padding", "padding_side", "add_special_tokens"})

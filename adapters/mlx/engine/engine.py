@@ -425,12 +425,14 @@ class Engine:
         if name not in self._schedulers:
             from adapters.mlx.engine.proof import proven
             from adapters.mlx.engine.scheduler import Scheduler
+            from adapters.mlx.engine.vision_proof import seeing
             from adapters.mlx.models.load import explained, load_folder
 
             started = time.monotonic()
             with explained(path, name, *extras.folders):
                 loaded = yield from load_folder(path, self._config.dequantize, loading, extras)
                 loaded = yield from proven(loaded, self._config)
+                loaded = yield from seeing(loaded)
                 yield
                 scheduler = Scheduler(loaded, self._config, self.pool, self._clock)
             self._schedulers[name] = scheduler

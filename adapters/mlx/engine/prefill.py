@@ -59,6 +59,9 @@ class Prefill:
     def see(self, embedded: Embedded) -> None:
         """Continue with a prompt with images that are encoded now."""
         self._embedded = embedded
+        if embedded.whole:
+            # A snapshot would divide the pass.
+            self._stops = tuple(stop for stop in self._stops if stop == self.done + self.remaining)
         for layer in self.cache:
             if isinstance(layer, RowPositions):
                 layer.shifts = mx.array([embedded.shift], dtype=mx.int32)

@@ -81,13 +81,12 @@ class LoadedModel:
     """Reads images; `None` for a model that does not."""
     vision_thread: ThreadPoolExecutor | None = None
     """The thread that decodes and scales images."""
+    blind: str = ""
+    """Why a model of a library for images reads none."""
+    library: str = ""
+    """Name and version of the library of the model, if it is not mlx-lm."""
     start: tuple[int, ...] = ()
     """Tokens before each chat, which its template may write itself."""
-
-    @property
-    def library(self) -> str:
-        """Name the library of the model, if it is not mlx-lm."""
-        return "" if self.vision is None else self.vision.library
 
     def close(self) -> None:
         """Stop its threads."""
@@ -219,9 +218,14 @@ def _with_vision(loaded: LoadedModel, path: Path) -> Pieces[LoadedModel]:
     if loaded.template is not None and learned is not None:
         learned = with_placeholders(loaded.template, learned, vision.placeholder)
     start = tuple(loaded.tokenizer.encode(""))
+    ends = loaded.end_tokens | vision.end_tokens
     return replace(
         loaded,
+        end_tokens=ends,
+        grammars=GrammarCompiler(loaded.tokenizer, ends),
         vision=vision,
+        library=vision.library,
+        control=ControlTokens(loaded.tokenizer, (vision.placeholder,)),
         vision_thread=ThreadPoolExecutor(1, thread_name_prefix="mlx-images"),
         learned=learned,
         start=start if start == (loaded.tokenizer.bos_token_id,) else (),

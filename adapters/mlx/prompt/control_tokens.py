@@ -19,15 +19,17 @@ from typing import Any
 class ControlTokens:
     """The control tokens of one model. Not for two threads at once."""
 
-    def __init__(self, tokenizer: Any) -> None:
-        """`tokenizer` is mlx-lm's wrapper around that of Hugging Face."""
+    def __init__(self, tokenizer: Any, marks: tuple[str, ...] = ()) -> None:
+        """`tokenizer` is mlx-lm's wrapper around that of Hugging Face; `marks` are texts without a
+        token of their own that have a meaning in a rendered prompt, such as `<image>`."""
         self._rust: Any = getattr(tokenizer, "backend_tokenizer", None)
         self._tokenizer = tokenizer
         ids = _control_ids(tokenizer, self._rust)
         # Unpredictable for clients, and unchanged by templates: no character is escaped in JSON.
         prefix = f"zq{token_hex(8)}"
         self._ids = ids
-        self._hidden = {name: f"{prefix}x{number}z" for number, name in enumerate(ids)}
+        names = (*ids, *(mark for mark in marks if mark not in ids))
+        self._hidden = {name: f"{prefix}x{number}z" for number, name in enumerate(names)}
         self._own = {name: f"{prefix}y{number}z" for number, name in enumerate(ids)}
         self._names = _any_of(self._hidden)
         self._stand_ins = {hidden: name for name, hidden in self._hidden.items()}
@@ -69,7 +71,9 @@ class ControlTokens:
         return list(self._copy.encode(text, add_special_tokens=False).ids)
 
     def _replace(self, text: str, names: dict[str, str]) -> str:
-        return text if self._names is None else self._names.sub(lambda m: names[m[0]], text)
+        return (
+            text if self._names is None else self._names.sub(lambda m: names.get(m[0], m[0]), text)
+        )
 
     @cached_property
     def _copy(self) -> Any | None:

@@ -28,7 +28,10 @@ async def render_prompt(
     if not isinstance(messages, tuple) or not any(message.has_images for message in messages):
         return await loop.run_in_executor(tokenizing, render, loaded, request)
     if loaded.vision is None or loaded.vision_thread is None:
-        raise UnsupportedParameterError(f"'{request.model}' takes no images.", param="images")
+        reason = f": {loaded.blind}" if loaded.blind else ""
+        raise UnsupportedParameterError(
+            f"'{request.model}' takes no images{reason}.", param="images"
+        )
     rendered = await loop.run_in_executor(tokenizing, render_text, loaded, request, messages)
     images = await loop.run_in_executor(loaded.vision_thread, _read, loaded, rendered, tokenizing)
     prompt = await loop.run_in_executor(

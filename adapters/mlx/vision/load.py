@@ -12,7 +12,9 @@ from mlx_vlm.generate.common import _chunked_prefill_enabled
 from mlx_vlm.utils import load_image_processor, load_model, load_processor
 from msgspec.structs import replace
 
-from adapters.chat_template.probing import Probe
+from adapters.chat_template.plan import Plan
+from adapters.chat_template.probing import Probe, Refusal
+from adapters.chat_template.rewriting import Writing, rewrite
 from adapters.chat_template.template import ChatTemplate, answer_probe
 from adapters.errors import GenerationError
 from adapters.mlx.jobs import Pieces
@@ -21,7 +23,7 @@ from adapters.mlx.vision.encoder import LayerTape
 from adapters.mlx.vision.model import SeeingModel
 from adapters.mlx.vision.preprocess import Preprocessor
 from adapters.mlx.vision.protocol import Embedded, ImagePrompt
-from adapters.request import ImagePart, Message, TextPart
+from adapters.request import ImagePart, Message, TextPart, ToolCall
 
 _OTHER_STATES = (
     "cross_attention_states",
@@ -33,6 +35,9 @@ _OTHER_STATES = (
 
 _KINDS = ("token_type_ids", "mm_token_type_ids")
 """Arrays with the kind of each token, text or image: the model masks by them up to its last key."""
+
+_LEFT_BEHIND = {"_position_ids": "position_ids", "_rope_deltas": "rope_deltas"}
+"""Attributes of a language model with the positions of its last prompt."""
 
 
 def open_model(path: Path) -> SeeingModel:
@@ -62,7 +67,26 @@ def with_placeholders(template: ChatTemplate, learned: Learned, placeholder: str
         and with_image != without
     )
     form = form if takes_parts else replace(form, image=placeholder)
-    return replace(learned, plan=replace(learned.plan, form=form))
+    plan = replace(learned.plan, form=form)
+    if not _shows_image_of_result(template, plan, learned.writing):
+        moving = replace(plan, rewrites=plan.rewrites | {"result-images-as-user"})
+        plan = moving if _shows_image_of_result(template, moving, learned.writing) else plan
+    return replace(learned, plan=plan)
+
+
+def _shows_image_of_result(template: ChatTemplate, plan: Plan, writing: Writing) -> bool:
+    """Return whether the prompt is another one for an image in the result of a call."""
+    call = ToolCall("call_0123456789abcdef01234567", "look", "{}")
+    prompts: list[str | Refusal] = []
+    for content in ((TextPart("Quokka"), ImagePart("")), (TextPart("Quokka"),)):
+        chat = (
+            Message(role="user", content=(TextPart("Look."),)),
+            Message(role="assistant", tool_calls=(call,)),
+            Message(role="tool", content=content, tool_call_id=call.id),
+        )
+        messages = rewrite(chat, plan.rewrites, writing).messages
+        prompts.append(answer_probe(template, Probe(messages, form=plan.form)))
+    return isinstance(prompts[0], str) and prompts[0] != prompts[1]
 
 
 class MLXVLMVision:
@@ -75,11 +99,17 @@ class MLXVLMVision:
         self._preprocessor = Preprocessor(processor, _image_token(model.inner.config, processor))
         self.placeholder = str(getattr(processor, "image_token", None) or "<image>")
         """Text in place of an image, for templates without parts."""
+        self.end_tokens = _end_tokens(model.inner.config, processor)
+        """Tokens that end an answer of mlx-vlm, beside those of the tokenizer."""
 
     def read(
         self, text: str, images: list[bytes], encode: Callable[[str], list[int]]
     ) -> ImagePrompt:
         return self._preprocessor.read(text, images, encode)
+
+    def embed_text(self, ids: list[int]) -> dict[str, Any]:
+        features, _ = _encode(self._model.inner, mx.array([ids]), None)
+        return {name: value for name, value in features.to_dict().items() if value is not None}
 
     def embed(self, prompt: ImagePrompt, ids: list[int], cached: int) -> Pieces[Embedded]:
         inner, tokens = self._model.inner, mx.array([ids])
@@ -87,8 +117,8 @@ class MLXVLMVision:
         kinds = {name: _padded(inputs.pop(name), len(ids)) for name in _KINDS if name in inputs}
         pixels, mask = inputs.pop("pixel_values", None), mx.ones_like(tokens)
         is_read = cached >= prompt.end
-        features = yield from self._tape.run(
-            lambda: inner.get_input_embeddings(tokens, pixels, mask=mask, **inputs, **kinds),
+        features, left = yield from self._tape.run(
+            lambda: _encode(inner, tokens, pixels, mask=mask, **inputs, **kinds),
             layers=not is_read,
         )
         states = {
@@ -96,12 +126,17 @@ class MLXVLMVision:
             for name, value in features.to_dict().items()
             if name != "inputs_embeds" and value is not None
         }
+        shifts = states.get("rope_deltas", left.get("rope_deltas"))
         if kept := states.keys() & _OTHER_STATES:
             raise GenerationError(f"Images of this model need {min(kept)}, which is not supported.")
-        shift = int(states["rope_deltas"].reshape(-1)[0].item()) if "rope_deltas" in states else 0
+        shift = 0 if shifts is None else int(shifts.reshape(-1)[0].item())
         if is_read:
             return Embedded(lambda start, end: {}, shift)
         embeds = features.inputs_embeds
+        if embeds.shape[1] != len(ids):
+            raise GenerationError(
+                f"{self.library} makes {embeds.shape[1]} embeddings of {len(ids)} tokens."
+            )
         mx.eval(embeds, list(states.values()))
         whole = not _chunked_prefill_enabled(
             inner,
@@ -114,9 +149,24 @@ class MLXVLMVision:
             # As mlx-vlm's `generate_step`: the model cuts what belongs to the whole prompt.
             about = {"n_to_process": end - start, "logits_to_keep": 1}
             until = {name: value[:, :end] for name, value in kinds.items()}
-            return {**inputs, **until, **states, **about, "inputs_embeds": embeds[:, start:end]}
+            mine = {"inputs_embeds": embeds[:, start:end]}
+            if "position_ids" in left and "position_ids" not in states:
+                mine["position_ids"] = left["position_ids"][..., start:end]
+            return {**inputs, **until, **states, **about, **mine}
 
         return Embedded(part, shift, whole)
+
+
+def _encode(model: Any, *args: Any, **kwargs: Any) -> tuple[Any, dict[str, mx.array]]:
+    """Return the embeddings, and the positions that some encoders leave in the language model
+    instead of returning them: the next prompt overwrites them there."""
+    language_model = model.language_model
+    for attribute in _LEFT_BEHIND:
+        if hasattr(language_model, attribute):
+            setattr(language_model, attribute, None)
+    features = model.get_input_embeddings(*args, **kwargs)
+    left = {name: getattr(language_model, at, None) for at, name in _LEFT_BEHIND.items()}
+    return features, {name: value for name, value in left.items() if isinstance(value, mx.array)}
 
 
 def _padded(kinds: mx.array, length: int) -> mx.array:
@@ -126,6 +176,14 @@ def _padded(kinds: mx.array, length: int) -> mx.array:
 
 def _to_array(value: Any) -> Any:
     return mx.array(value) if isinstance(value, np.ndarray) else value
+
+
+def _end_tokens(config: Any, processor: Any) -> frozenset[int]:
+    """Source: `StoppingCriteria` of mlx-vlm."""
+    named = getattr(config, "eos_token_id", None)
+    found = [named] if isinstance(named, int) else [*(named or ())]
+    found += [*(getattr(processor, "additional_eos_token_ids", None) or ())]
+    return frozenset(token for token in found if isinstance(token, int))
 
 
 def _image_token(config: Any, processor: Any) -> int | None:

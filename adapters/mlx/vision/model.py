@@ -40,6 +40,9 @@ class SeeingModel(nn.Module):
                 # Else the model would go by those of the last prompt that it read.
                 embedded["position_ids"] = positions.of(layers, inputs.shape[1])
         output = self.inner.language_model(inputs, cache=layers, **embedded)
+        if cache is not None and layers is not cache:
+            # Qwen3.5 puts other caches in the list for a single row of a batch.
+            cache[: len(layers)] = layers
         return output.logits if hasattr(output, "logits") else output
 
 

@@ -6,9 +6,9 @@ The processors are mlx-vlm's or, where it has none for a model, those of transfo
 # pyright: basic
 import copy
 import io
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from hashlib import sha256
-from itertools import groupby
+from itertools import groupby, takewhile
 from typing import Any
 
 import numpy as np
@@ -46,7 +46,9 @@ class Preprocessor:
         if "images" in inputs:
             inputs["pixel_values"] = inputs.pop("images")
         digests = [sha256(image).digest() for image in images]
-        return ImagePrompt(ids, inputs, tuple(_spans(ids, self._image_token, digests)))
+        places = [place for place, token in enumerate(ids) if token == self._image_token]
+        places = places or _added(ids, encode(text))
+        return ImagePrompt(ids, inputs, tuple(_spans(places or range(len(ids)), digests)))
 
     def _require_places(self, text: str, count: int) -> None:
         """
@@ -73,6 +75,8 @@ class Preprocessor:
                 self._processor, pictures, prompts=text, image_token_index=self._image_token
             )
         processor = copy.copy(self._processor)
+        if own is None and not hasattr(processor, "tokenizer"):
+            raise ValueError("mlx-vlm has no processor for the images of this model")
         processor.tokenizer = _Tokenizer(processor.tokenizer, encode)
         # Without further keywords: some processors pass those of tokens on to images.
         return getattr(processor, "process", processor)(text=[text], images=pictures)
@@ -91,7 +95,12 @@ class _Tokenizer:
     def __call__(self, text: str | list[str], **options: Any) -> BatchEncoding:
         rows = [self._encode(each) for each in ([text] if isinstance(text, str) else text)]
         encoded = {"input_ids": rows, "attention_mask": [[1] * len(row) for row in rows]}
+        if options.get("return_token_type_ids"):
+            encoded["token_type_ids"] = [[0] * len(row) for row in rows]
         return BatchEncoding(encoded, tensor_type=options.get("return_tensors"))
+
+    def encode(self, text: str, **_options: Any) -> list[int]:
+        return self._encode(text)
 
 
 def _decode(data: bytes) -> Image.Image:
@@ -121,19 +130,27 @@ def _refused(error: Exception) -> InvalidRequestError:
 
 
 def _to_numpy(value: Any) -> Any:
-    """Return an array of numpy, which any thread may use; nested lists of several shapes as are."""
+    """Return an array of numpy, which any thread may use; lists of arrays of several shapes stay
+    lists."""
     if isinstance(value, (list, tuple)):
-        if len({np.shape(each) for each in value}) > 1:
-            return [_to_numpy(each) for each in value]
-        return np.array(value) if not any(isinstance(each, str) for each in value) else value
+        parts = [_to_numpy(part) for part in value]
+        if any(not isinstance(part, (np.ndarray, int, float)) for part in parts):
+            return parts
+        return np.array(parts) if len({np.shape(part) for part in parts}) == 1 else parts
     return value if value is None or isinstance(value, (str, int, float)) else np.array(value)
 
 
-def _spans(
-    ids: list[int], image_token: int | None, digests: list[bytes]
-) -> Iterator[tuple[int, int, bytes]]:
+def _added(ids: list[int], plain: list[int]) -> range:
+    """Return the places of the tokens that a processor has added to those of the text, `plain`."""
+    start = sum(
+        1 for _ in takewhile(lambda pair: pair[0] == pair[1], zip(ids, plain, strict=False))
+    )
+    rest = zip(reversed(ids[start:]), reversed(plain[start:]), strict=False)
+    return range(start, len(ids) - sum(1 for _ in takewhile(lambda pair: pair[0] == pair[1], rest)))
+
+
+def _spans(places: Sequence[int], digests: list[bytes]) -> Iterator[tuple[int, int, bytes]]:
     """Yield the places of each image. Where they cannot be told apart, all are one."""
-    places = [place for place, token in enumerate(ids) if token == image_token]
     runs = [
         [place for _, place in run]
         for _, run in groupby(enumerate(places), key=lambda pair: pair[1] - pair[0])
@@ -142,5 +159,4 @@ def _spans(
         for run, digest in zip(runs, digests, strict=True):
             yield run[0], run[-1] + 1, digest
     elif digests:
-        start, end = (places[0], places[-1] + 1) if places else (0, len(ids))
-        yield start, end, sha256(b"".join(digests)).digest()
+        yield places[0], places[-1] + 1, sha256(b"".join(digests)).digest()

@@ -69,6 +69,8 @@ class Vision(Protocol):
 
     library: str
     """Name and version of the library, which decide what is computed."""
+    end_tokens: frozenset[int]
+    """Tokens that end an answer by the library's account."""
 
     def read(
         self, text: str, images: list[bytes], encode: Callable[[str], list[int]]
@@ -81,6 +83,10 @@ class Vision(Protocol):
         Raises:
             InvalidRequestError: an image cannot be decoded, or the model does not take it.
         """
+        ...
+
+    def embed_text(self, ids: list[int]) -> dict[str, Any]:
+        """Return the keywords of the model for a text: its embeddings."""
         ...
 
     def embed(self, prompt: ImagePrompt, ids: list[int], cached: int) -> Pieces[Embedded]:

@@ -13,18 +13,9 @@ EXTRA = "tandem-proxy[vision]"
 _PROCESSORS = ("preprocessor_config.json", "processor_config.json")
 _WORDS = ("vision", "visual", "image", "img", "vit.")
 """Parts of the names of an encoder's weights: folders of mlx-lm may have none left."""
-_ONE_PASS = frozenset(
-    {
-        "diffusion_gemma",
-        "falcon_ocr",
-        "falcon_perception",
-        "florence2",
-        "mllama",
-        "nemotron_parse",
-        "paligemma",
-    }
-)
-"""Model types with prompts of one pass, or with states beside the caches of their layers."""
+_OTHER_STATES = ("cross_attention_states", "decoder_inputs_embeds", "canvas_length", "pos_hw")
+"""Names in the code of models that the engine cannot run: their answers depend on states beside the
+caches of their layers, or are not written token by token."""
 
 Sight = Literal["none", "missing", "supported"]
 
@@ -44,11 +35,18 @@ def sight_of(path: Path, config: dict[str, Any]) -> Sight:
 def is_served(config: dict[str, Any]) -> bool:
     """Return whether the installed mlx-vlm has the type of the model, and the engine can batch or
     at least queue it."""
-    package, kind = _package(), str(config.get("model_type")).lower()
-    if package is None:
-        return False
+    kind = str(config.get("model_type")).lower()
     name = _remapping().get(kind, kind)
-    return name.isidentifier() and name not in _ONE_PASS and (package / "models" / name).is_dir()
+    return name.isidentifier() and _has_module(name)
+
+
+@cache
+def _has_module(name: str) -> bool:
+    package = _package()
+    if package is None or not (package / "models" / name).is_dir():
+        return False
+    code = "".join(file.read_text("utf-8") for file in (package / "models" / name).glob("*.py"))
+    return not any(state in code for state in _OTHER_STATES)
 
 
 def _has_encoder(path: Path, config: dict[str, Any]) -> bool:

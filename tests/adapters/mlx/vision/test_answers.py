@@ -16,7 +16,7 @@ from msgspec.structs import replace
 
 from adapters.errors import InvalidRequestError
 from adapters.mlx.backend import MLXBackend
-from adapters.request import Sampling
+from adapters.request import Message, Sampling, ToolCall
 from proxy.config import Config, ImagesConfig, ServerConfig
 
 pytestmark = [
@@ -78,6 +78,18 @@ async def test_cached_prefix_is_used_for_the_same_image_only(
 
 
 @pytest.mark.long
+async def test_no_snapshot_divides_an_image_that_is_read_in_one_pass(
+    backend: MLXBackend, folder: Path
+) -> None:
+    """Gemma 4's parts of an image attend to each other, and the last block may end between them."""
+    reference = Reference(folder / "gemma4")
+    for length in range(32):
+        chat = user("x" * length, PHOTO, "?")
+        found = await answer(backend, request("gemma4", chat, client=str(length)))
+        assert found.logprobs == pytest.approx(reference.chat(chat).logprobs, abs=1e-3)
+
+
+@pytest.mark.long
 async def test_next_turn_reads_neither_image_nor_words_again(backend: MLXBackend) -> None:
     question = user("Look at this picture with care: ", WIDE, "What do you see in it?")
     reply = user("A house with a garden in front of it.", role="assistant")
@@ -131,6 +143,25 @@ async def test_image_that_the_template_leaves_out_is_refused(tmp_path: Path) -> 
     async with aclosing(MLXBackend(config_for(tmp_path))) as backend:
         with pytest.raises(InvalidRequestError, match="shows 0 of 1 images"):
             await answer(backend, request("partly", user(PHOTO, role="system"), user("?")))
+
+
+async def test_image_of_a_result_is_in_the_turn_of_the_user_where_the_template_drops_it(
+    tmp_path: Path,
+) -> None:
+    """The template of Gemma 4 is one."""
+    template = QWEN_TEMPLATE.replace(
+        "{% if part.type == 'image' %}", "{% if part.type == 'image' and message.role == 'user' %}"
+    )
+    write_tiny_vision(tmp_path / "partly", "qwen2_5_vl", template=template)
+    call = ToolCall("call_1", "look", "{}")
+    asked = user("Look."), Message(role="assistant", tool_calls=(call,))
+    result = replace(user("Seen:", PHOTO, role="tool"), tool_call_id="call_1")
+    said = replace(user("Seen:", role="tool"), tool_call_id="call_1")
+    async with aclosing(MLXBackend(config_for(tmp_path))) as backend:
+        shown = await answer(backend, request("partly", *asked, result))
+        moved = await answer(backend, request("partly", *asked, said, user(PHOTO), client="b"))
+    assert shown.data == moved.data
+    assert shown.usage.prompt_tokens == moved.usage.prompt_tokens
 
 
 @pytest.mark.long

@@ -70,3 +70,38 @@ def test_print_colours_and_turned_photos():
     turned = Image.Exif()
     turned[0x0112] = 6  # Orientation: turn right.
     assert seen(Image.new("RGB", (8, 16)), "JPEG", exif=turned).shape == (8, 16, 3)
+
+
+class Encoding:
+    """A processor with a tokenizer call of its own, and image tokens that no setting names."""
+
+    class tokenizer:
+        pass
+
+    def __call__(self, text: list[str], images: list[Image.Image]) -> dict[str, Any]:
+        before, after = (self.tokenizer.encode(part) for part in text[0].split("<image>"))  # pyright: ignore
+        return {"input_ids": [[*before, -1, -1, -1, *after]], "pixel_values": [[0.0]]}
+
+
+def test_places_of_an_image_are_the_tokens_that_the_processor_added():
+    file = io.BytesIO()
+    Image.new("RGB", (8, 8)).save(file, "PNG")
+
+    def encode(text: str) -> list[int]:
+        return list(text.encode())
+
+    prompt = Preprocessor(Encoding(), None).read("ab<image>c", [file.getvalue()], encode)
+    assert prompt.ids == [*b"ab", -1, -1, -1, *b"c"]
+    assert [span[:2] for span in prompt.spans] == [(2, 5)]
+
+
+def test_pixels_of_several_shapes_stay_a_list():
+    class Tiles(Processor):
+        def __call__(self, text: list[str], images: list[Image.Image]) -> dict[str, Any]:
+            tiles = [[np.zeros((3, 2, 2)), np.zeros((3, 2, 5))]]
+            return {"input_ids": [[1]], "pixel_values": tiles}
+
+    file = io.BytesIO()
+    Image.new("RGB", (8, 8)).save(file, "PNG")
+    prompt = Preprocessor(Tiles(), 1).read("", [file.getvalue()], lambda _text: [1])
+    assert [tile.shape for tile in prompt.inputs["pixel_values"][0]] == [(3, 2, 2), (3, 2, 5)]

@@ -78,10 +78,10 @@ def test_models_that_need_the_extra_are_listed_with_it(folder: Path) -> None:
     [
         ("gemma3", ("language_model.model.norm.weight",), True),
         ("gemma3", (ENCODER,), False),
-        ("paligemma", (ENCODER,), True),
+        ("mllama", (ENCODER,), True),
         ("../../etc", (ENCODER,), True),
     ],
-    ids=["encoder left out", "no processor", "one pass", "no name"],
+    ids=["encoder left out", "no processor", "states beside caches", "no name"],
 )
 def test_others_are_no_vision_models(
     tmp_path: Path, kind: str, weights: tuple[str, ...], processor: bool
