@@ -66,9 +66,7 @@ BOMBS: dict[str, ResponseFormat] = {
 
 @pytest.mark.slow
 @pytest.mark.parametrize("name", BOMBS)
-async def test_expensive_grammar_is_compiled_or_rejected_in_time(
-    tokenizer: Any, name: str
-) -> None:
+async def test_expensive_grammar_is_compiled_or_rejected_in_time(tokenizer: Any, name: str) -> None:
     # Long enough for a busy machine: an error about the time would be of the compiler's own limit.
     compiler = GrammarCompiler(tokenizer, frozenset({1}), compile_seconds=6)
     await compiler.compile(request(Regex("a")), Style())
