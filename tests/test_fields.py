@@ -129,7 +129,7 @@ WIRE: dict[Feature, tuple[dict[str, Any], str]] = {
     "guided_grammar": ({"guided_grammar": "start: A"}, "guided_grammar"),
     "num_ctx": ({"options": {"num_ctx": 512}}, "options.num_ctx"),
     "keep_alive": ({"ttl": 5}, "ttl"),
-    "options": ({"mirostat": 1}, "mirostat"),
+    "options": ({"typical_p": 0.5}, "typical_p"),
     "max_tokens": ({"max_tokens": 5}, "max_tokens"),
     "stop": ({"stop": "x"}, "stop"),
     "tools": ({"tools": [{"type": "function", "function": {"name": "f"}}]}, "tools"),

@@ -19,7 +19,7 @@ from adapters.mlx.backend import MLXBackend  # noqa: E402
 from adapters.ollama.backend import OllamaBackend  # noqa: E402
 from adapters.ollama.translate.request import to_body  # noqa: E402
 from adapters.request import GenerationRequest, needs  # noqa: E402
-from proxy.endpoints.generation_fields import OLLAMA_ONLY  # noqa: E402
+from proxy.endpoints.generation_fields import FORMER_OPTIONS, OLLAMA_ONLY  # noqa: E402
 from proxy.endpoints.openai.chat_completions.request import ChatCompletionRequest  # noqa: E402
 from proxy.endpoints.openai.chat_completions.translate import to_generation_request  # noqa: E402
 from tools.markdown_pages import with_part  # noqa: E402
@@ -98,7 +98,6 @@ ASKING: dict[str, dict[str, Any]] = {
 }
 """A body for every field of the request, with a value that is not neutral."""
 
-GONE = ("tfs_z", "mirostat", "mirostat_tau", "mirostat_eta")
 BY_THE_SERVER = frozenset({"model", "backend", "messages", "stream", "stream_options"}) | {
     "metadata",
     "store",
@@ -134,7 +133,7 @@ NOTES = {
     "options": "Ollama's; an option that has a field of its own counts as that field",
     **dict.fromkeys(OLLAMA_ONLY, "Ollama's"),
     "typical_p": "Ollama's; 1 cuts nothing off, and is accepted on MLX",
-    **dict.fromkeys(GONE, "a former option of Ollama, which ignores it now"),
+    **dict.fromkeys(FORMER_OPTIONS, "a former option of Ollama, which ignores it now"),
     "function_call": "a forced call, in the form that preceded `tools`",
     "functions": "answered in the form that preceded `tools`",
     "top_k": "not OpenAI's",

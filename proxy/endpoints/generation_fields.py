@@ -13,7 +13,7 @@ import msgspec
 from msgspec import Meta, Struct
 from msgspec.structs import asdict, replace
 
-from adapters.errors import InvalidRequestError
+from adapters.errors import InvalidRequestError, UnsupportedParameterError
 from adapters.request import (
     GenerationRequest,
     JSONObject,
@@ -208,13 +208,14 @@ def settle(body: F) -> F:
 
     Raises:
         InvalidRequestError: two fields of the same meaning conflict, or an option is invalid.
+        UnsupportedParameterError: a former option of Ollama is switched on.
     """
     if _unsettled(body) == _NOTHING:  # as nearly always
         return body
     if body.repeat_penalty is not None:
         _require_equal(body, "repetition_penalty", body.repeat_penalty, "repeat_penalty")
         body = replace(body, repetition_penalty=body.repeat_penalty)
-    options = _effective(body.options.set() if body.options is not None else {})
+    options = _effective(body.options.set() if body.options is not None else {}, "options.")
     changes: dict[str, Any] = {}
     for name in options.keys() & _SHARED.keys():
         field, kind = _SHARED[name]
@@ -243,21 +244,35 @@ def _require_equal(body: Any, field: str, value: Any, param: str) -> None:
         raise InvalidRequestError(f"'{param}' conflicts with '{field}'.", param=param)
 
 
-def _effective(options: dict[str, Any]) -> dict[str, Any]:
-    """Leave out former options that are switched off by their values: clients send defaults."""
+def _effective(options: dict[str, Any], path: str) -> dict[str, Any]:
+    """Leave out former options that are switched off by their values: clients send defaults.
+
+    Raises:
+        UnsupportedParameterError: one is not switched off; `param` is its name after `path`.
+    """
     off = {name for name, value in _OFF.items() if options.get(name) == value}
     if "mirostat" in off:
         off |= {"mirostat_tau", "mirostat_eta"}
-    return {name: value for name, value in options.items() if name not in off}
+    effective = {name: value for name, value in options.items() if name not in off}
+    for name in FORMER_OPTIONS:
+        if name in effective:
+            param = f"{path}{name}"
+            raise UnsupportedParameterError(
+                f"'{param}' is not supported: Ollama has dropped it, and no engine has it.",
+                param=param,
+            )
+    return effective
 
 
+FORMER_OPTIONS = ("tfs_z", "mirostat", "mirostat_tau", "mirostat_eta")
+"""Options that Ollama had. Source: https://github.com/ollama/ollama/pull/10581"""
 _OFF = {"mirostat": 0, "tfs_z": 1}
 
 
 def _only_ollamas(body: GenerationFields, options: dict[str, Any]) -> Options:
     """Merge the fields of `OLLAMA_ONLY` with the options that no other field has."""
     pairs = zip(OLLAMA_ONLY, _ollama_only(body), strict=True)
-    fields = _effective({name: value for name, value in pairs if value is not None})
+    fields = _effective({name: value for name, value in pairs if value is not None}, "")
     for name in fields.keys() & options.keys():
         _require_equal(body, name, options[name], f"options.{name}")
     own = {name: value for name, value in options.items() if name not in _SHARED}

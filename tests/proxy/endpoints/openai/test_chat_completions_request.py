@@ -169,7 +169,7 @@ def test_null_is_absent_in_every_field():
         ({"repeat_penalty": 1.1}, {"sampling": Sampling(repetition_penalty=1.1)}),
         ({"repeat_last_n": -1}, {"sampling": Sampling(repeat_last_n=-1)}),
         ({"options": {"repeat_last_n": 64}}, {"sampling": Sampling(repeat_last_n=64)}),
-        ({"mirostat": 1}, {"options": {"mirostat": 1}}),
+        ({"typical_p": 0.5}, {"options": {"typical_p": 0.5}}),
         (
             {"options": {"num_ctx": 512, "stop": ["x"], "num_predict": 7, "num_gpu": 1}},
             {"num_ctx": 512, "stop": ("x",), "max_tokens": 7, "options": {"num_gpu": 1}},
@@ -315,6 +315,9 @@ USER = {"role": "user", "content": "Hi"}
             {"messages": [{"role": "assistant", "content": "x", "audio": {"id": "a"}}]},
             "messages[0].audio",
         ),
+        ({"mirostat": 1}, "mirostat"),
+        ({"options": {"mirostat": 2, "mirostat_tau": 5.0}}, "options.mirostat"),
+        ({"options": {"tfs_z": 0.5}}, "options.tfs_z"),
     ],
     ids=str,
 )

@@ -81,7 +81,7 @@ async def test_every_field_reaches_the_backend():
         reasoning_effort="low",
         num_ctx=512,
         keep_alive="1m",
-        options={"mirostat": 1},
+        options={"typical_p": 0.5},
     )
     async with http_client(backend) as client:
         response = await client.post(URL, json=body)
@@ -95,7 +95,7 @@ async def test_every_field_reaches_the_backend():
     assert (asked.max_tokens, asked.stop) == (7, ("x",))
     assert asked.response_format == Regex("a+")
     assert (asked.reasoning_effort, asked.num_ctx) == ("low", 512)
-    assert (asked.keep_alive, asked.options) == (60.0, {"mirostat": 1})
+    assert (asked.keep_alive, asked.options) == (60.0, {"typical_p": 0.5})
 
 
 async def test_raw_prompt_is_continued_as_it_is():

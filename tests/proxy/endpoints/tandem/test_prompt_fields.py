@@ -47,7 +47,7 @@ IN_PROMPTS: dict[str, Any] = {
     "num_ctx": 512,
     "keep_alive": "5m",
     "ttl": 5,
-    "options": {"mirostat": 1},
+    "options": {"typical_p": 0.5},
     **dict.fromkeys(OLLAMA_ONLY, 2),
 }
 """A value for each that says something else than none."""
