@@ -389,26 +389,25 @@ class OllamaServer:
     async def load(self, model: str, keep_alive: float | None) -> None:
         """Load `model`; Ollama itself lets concurrent calls share one load."""
         wanted = UNSET if keep_alive is None else to_keep_alive(keep_alive)
-        with self.breaker.request(model):
-            await self._load(model, self._keep_alive.of(model, wanted))
+        await self._load(model, self._keep_alive.of(model, wanted))
 
     async def set_pinned(self, model: str, pinned: bool) -> None:
         """See `KeepsPinned.set_pinned`. A request without a prompt changes the time of a model."""
         keep_alive = self._keep_alive.set_pinned(model, pinned)
         running = await self.client.get("/api/ps", Tags, self._limits.lookup)
         if full_name(model) in {full_name(tag.name) for tag in running.known}:
-            with self.breaker.request(model):
-                await self._load(model, keep_alive)
+            await self._load(model, keep_alive)
 
     async def _load(self, model: str, keep_alive: float | UnsetType) -> None:
-        if (await self.catalog.facts(model)).only_embeds:
-            body, num_ctx = EmbedBody(model=model, input=(), keep_alive=keep_alive), None
-        else:
-            num_ctx = await self._sizing.loading(model)
-            options = Options(num_ctx=num_ctx) if num_ctx else UNSET
-            body = LoadBody(model=model, keep_alive=keep_alive, options=options, shift=False)
-        async with await self._reserve(model, num_ctx):
-            await self._post(body, self._config.first_token_timeout)
+        with self.breaker.request(model):
+            if (await self.catalog.facts(model)).only_embeds:
+                body, num_ctx = EmbedBody(model=model, input=(), keep_alive=keep_alive), None
+            else:
+                num_ctx = await self._sizing.loading(model)
+                options = Options(num_ctx=num_ctx) if num_ctx else UNSET
+                body = LoadBody(model=model, keep_alive=keep_alive, options=options, shift=False)
+            async with await self._reserve(model, num_ctx):
+                await self._post(body, self._config.first_token_timeout)
 
     async def unload(self, model: str) -> None:
         """Unload `model`.
