@@ -40,7 +40,7 @@ _SAME = 0.05
 the last bit on a CPU; a mask or a scale that is wrong changes them by a multiple of it."""
 
 
-class Sight(Struct, frozen=True):
+class ImageProof(Struct, frozen=True):
     """The result of the proof for one model."""
 
     blind: str
@@ -59,9 +59,9 @@ def seeing(loaded: LoadedModel) -> Pieces[LoadedModel]:
     if loaded.vision is None:
         return loaded
     key = fingerprint(loaded.files, f"{mx.default_device()} {loaded.library}")
-    known = read_result(_FOLDER, key, Sight)
+    known = read_result(_FOLDER, key, ImageProof)
     if known is None or known.format != _FORMAT:
-        known = Sight((yield from _fault(loaded, loaded.vision)), _is_causal(loaded))
+        known = ImageProof((yield from _fault(loaded, loaded.vision)), _is_causal(loaded))
         keep_result(_FOLDER, key, known)
     if not known.is_causal:
         raise GenerationError(

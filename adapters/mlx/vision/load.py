@@ -23,13 +23,10 @@ from adapters.mlx.vision.encoder import LayerTape
 from adapters.mlx.vision.model import SeeingModel
 from adapters.mlx.vision.preprocess import Preprocessor
 from adapters.mlx.vision.protocol import Embedded, ImagePrompt
+from adapters.mlx.vision.support import OTHER_STATES
 from adapters.request import ImagePart, Message, TextPart, ToolCall
 
-_OTHER_STATES = (
-    "cross_attention_states",
-    "encoder_outputs",
-    "decoder_inputs_embeds",
-)
+_KEPT_STATES = frozenset({*OTHER_STATES, "encoder_outputs"})
 """Results of an encoder that later tokens need: the engine's rows keep caches only."""
 
 
@@ -127,7 +124,7 @@ class MLXVLMVision:
             if name != "inputs_embeds" and value is not None
         }
         shifts = states.get("rope_deltas", left.get("rope_deltas"))
-        if kept := states.keys() & _OTHER_STATES:
+        if kept := states.keys() & _KEPT_STATES:
             raise GenerationError(f"Images of this model need {min(kept)}, which is not supported.")
         shift = 0 if shifts is None else int(shifts.reshape(-1)[0].item())
         if is_read:

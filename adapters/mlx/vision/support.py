@@ -13,7 +13,7 @@ EXTRA = "tandem-proxy[vision]"
 _PROCESSORS = ("preprocessor_config.json", "processor_config.json")
 _WORDS = ("vision", "visual", "image", "img", "vit.")
 """Parts of the names of an encoder's weights: folders of mlx-lm may have none left."""
-_OTHER_STATES = ("cross_attention_states", "decoder_inputs_embeds", "canvas_length", "pos_hw")
+OTHER_STATES = ("cross_attention_states", "decoder_inputs_embeds", "canvas_length", "pos_hw")
 """Names in the code of models that the engine cannot run: their answers depend on states beside the
 caches of their layers, or are not written token by token."""
 
@@ -46,7 +46,7 @@ def _has_module(name: str) -> bool:
     if package is None or not (package / "models" / name).is_dir():
         return False
     code = "".join(file.read_text("utf-8") for file in (package / "models" / name).glob("*.py"))
-    return not any(state in code for state in _OTHER_STATES)
+    return not any(state in code for state in OTHER_STATES)
 
 
 def _has_encoder(path: Path, config: dict[str, Any]) -> bool:
