@@ -153,13 +153,12 @@ def require_tensors(architecture: Architecture, expected: Set[str], tensors: Set
     Raises:
         UnsupportedGGUFError: a tensor is missing or not supported.
     """
-    if missing := sorted(expected - tensors):
-        raise UnsupportedGGUFError(f"The tensor '{missing[0]}' is missing.")
     table = {"rope_freqs.weight"}
-    if architecture.requires_table and not table <= tensors:
-        raise UnsupportedGGUFError(f"The tensor '{min(table)}' is missing.")
-    is_known = architecture.scales_rotary or architecture.requires_table
-    if unknown := sorted(tensors - expected - (table if is_known else set())):
+    needed = expected | table if architecture.requires_table else expected
+    if missing := sorted(needed - tensors):
+        raise UnsupportedGGUFError(f"The tensor '{missing[0]}' is missing.")
+    known = needed | table if architecture.scales_rotary else needed
+    if unknown := sorted(tensors - known):
         raise UnsupportedGGUFError(f"The tensor '{unknown[0]}' is not supported.")
 
 
