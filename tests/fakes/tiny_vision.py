@@ -34,6 +34,15 @@ _CLIP = {
 _HALVES = {"image_mean": [0.5, 0.5, 0.5], "image_std": [0.5, 0.5, 0.5]}
 _SCALED = {"size": {"height": _SIDE, "width": _SIDE}, **_HALVES}
 
+QWEN_TOWER = {
+    "depth": 3,
+    "hidden_size": 32,
+    "intermediate_size": 64,
+    "out_hidden_size": 32,
+    "num_heads": 2,
+    "patch_size": 16,
+    "num_position_embeddings": 64,
+}
 QWEN_TEMPLATE = (
     "{% for message in messages %}<|im_start|>{{ message.role }}\n"
     "{% if message.content is string %}{{ message.content }}"
@@ -307,13 +316,7 @@ def _config(family: Family, ids: Mapping[str, int]) -> dict[str, Any]:
             },
             "vision_config": {
                 "model_type": "qwen3_vl",
-                "depth": 3,
-                "hidden_size": 32,
-                "intermediate_size": 64,
-                "out_hidden_size": 32,
-                "num_heads": 2,
-                "patch_size": 16,
-                "num_position_embeddings": 64,
+                **QWEN_TOWER,
                 "deepstack_visual_indexes": [0, 1],
             },
         }

@@ -7,7 +7,14 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
-from fakes.tiny_vision import FAMILIES, QWEN_TEMPLATE, Plan, write_planned, write_tiny_vision
+from fakes.tiny_vision import (
+    FAMILIES,
+    QWEN_TEMPLATE,
+    QWEN_TOWER,
+    Plan,
+    write_planned,
+    write_tiny_vision,
+)
 from mlx_vlm import models
 
 Ids = Mapping[str, int]
@@ -24,15 +31,6 @@ TOWER = {
     "num_attention_heads": 4,
     "image_size": SIDE,
     "patch_size": PATCH,
-}
-QWEN_TOWER = {
-    "depth": 3,
-    "hidden_size": 32,
-    "intermediate_size": 64,
-    "out_hidden_size": 32,
-    "num_heads": 2,
-    "patch_size": 16,
-    "num_position_embeddings": 64,
 }
 EXPERTS = {
     "num_experts": 4,
@@ -955,30 +953,21 @@ OWN: dict[str, Family] = {
             **HALVES,
         },
     ),
-    "paligemma": Family(
-        _paligemma("gemma"),
-        tokens=("<image>", "<bos>", "<pad>"),
-        named={"bos_token": "<bos>", "pad_token": "<pad>"},
-        processor={"processor_class": "PaliGemmaProcessor", "image_seq_length": 16},
-        preprocessor={
-            "image_processor_type": "SiglipImageProcessor",
-            "image_seq_length": 16,
-            "size": SQUARE,
-            **HALVES,
-        },
-    ),
-    "paligemma, gemma2": Family(
-        _paligemma("gemma2"),
-        tokens=("<image>", "<bos>", "<pad>"),
-        named={"bos_token": "<bos>", "pad_token": "<pad>"},
-        processor={"processor_class": "PaliGemmaProcessor", "image_seq_length": 16},
-        preprocessor={
-            "image_processor_type": "SiglipImageProcessor",
-            "image_seq_length": 16,
-            "size": SQUARE,
-            **HALVES,
-        },
-    ),
+    **{
+        name: Family(
+            _paligemma(text),
+            tokens=("<image>", "<bos>", "<pad>"),
+            named={"bos_token": "<bos>", "pad_token": "<pad>"},
+            processor={"processor_class": "PaliGemmaProcessor", "image_seq_length": 16},
+            preprocessor={
+                "image_processor_type": "SiglipImageProcessor",
+                "image_seq_length": 16,
+                "size": SQUARE,
+                **HALVES,
+            },
+        )
+        for name, text in (("paligemma", "gemma"), ("paligemma, gemma2", "gemma2"))
+    },
     "aya_vision": Family(
         _aya_vision,
         tokens=(

@@ -556,11 +556,7 @@ async def test_only_host_that_fails_is_tried_by_one_request_at_a_time(
 
 async def test_trial_that_is_cancelled_makes_way_for_the_next(pair: tuple[StandIn, StandIn]):
     one, _ = pair
-    one.says("/api/chat", page)
-    backend = OllamaBackend(OllamaConfig(host=one.host), Limits(look_every=0.05, first_probe=60))
-    for _ in range(3):
-        with pytest.raises(BadUpstreamError):
-            await text_of(backend)
+    backend = await _with_open_breaker(one)
     one.says("/api/chat", hangs)
     trial = await _trial(backend, one)
     trial.cancel()
@@ -568,6 +564,17 @@ async def test_trial_that_is_cancelled_makes_way_for_the_next(pair: tuple[StandI
     says(one, "A")
     assert await text_of(backend) == "A"
     await backend.aclose()
+
+
+async def _with_open_breaker(server: StandIn) -> OllamaBackend:
+    """A backend of `server` that has had three faults of it, and tests it soon by a request."""
+    server.says("/api/chat", page)
+    limits = Limits(look_every=0.05, first_probe=60)
+    backend = OllamaBackend(OllamaConfig(host=server.host), limits)
+    for _ in range(3):
+        with pytest.raises(BadUpstreamError):
+            await text_of(backend)
+    return backend
 
 
 async def _trial(backend: OllamaBackend, server: StandIn) -> asyncio.Task[str]:
@@ -585,11 +592,7 @@ async def _trial(backend: OllamaBackend, server: StandIn) -> asyncio.Task[str]:
 
 async def test_trial_that_loads_makes_way_for_the_next(pair: tuple[StandIn, StandIn]):
     one, _ = pair
-    one.says("/api/chat", page)
-    backend = OllamaBackend(OllamaConfig(host=one.host), Limits(look_every=0.05, first_probe=60))
-    for _ in range(3):
-        with pytest.raises(BadUpstreamError):
-            await text_of(backend)
+    backend = await _with_open_breaker(one)
     one.replays("load")
     await until(lambda: _loads(backend))
     says(one, "A")
