@@ -114,6 +114,7 @@ async def test_liveness_tells_nothing_else():
         assert (await client.head("/")).status_code == 200
 
 
+@pytest.mark.slow
 async def test_role_use_does_everything_but_administration():
     async with http_client(ScriptedBackend(), config=KEYED) as client:
         statuses = {
