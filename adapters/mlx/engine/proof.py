@@ -47,7 +47,7 @@ _PROMPTS = (3, 8, 5)
 _STEPS = 2
 _MOST_ROWS = 64
 _FOLDER = "proven/1"
-"""With the number of this proof: results of another one are not used."""
+"""The number is that of this proof: results of another one are not used."""
 _NOISE = 8.0
 """A batch may differ so many times as much as the same row alone in another order. Noise of tens of
 layers is no constant; a wrong mask is off by 100 and more."""

@@ -31,7 +31,7 @@ from adapters.request import GenerationRequest, ImagePart, Message, TextPart
 
 logger = logging.getLogger(__name__)
 _FOLDER = "proven-images/1"
-"""With the number of this proof: results of another one are not used."""
+"""The number is that of this proof: results of another one are not used."""
 _SIZES = ((224, 224), (448, 224))
 """Width and height of the pictures, in pixels: many models divide one that is not square."""
 _SAME = 0.05
