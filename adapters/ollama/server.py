@@ -322,6 +322,27 @@ class OllamaServer:
         """
         return await self._sizing.count(body)
 
+    async def count_rendered(self, body: ChatBody | RawBody, deadline: Deadline) -> Count | None:
+        """Count the tokens of `body` as Ollama renders it; `None` where it would have to load the
+        model, or does not render.
+
+        Raises:
+            BackendError: as `render`.
+        """
+        if not isinstance(body, ChatBody):
+            return None
+        if self._is_cold(body.model, await self.context(body)):
+            return None
+        exchange = _Exchange(self, body, deadline)
+        try:
+            model = await self._renderer.model(body.model, exchange.post)
+            if model is None:
+                return None
+            prompt = await self._renderer.prompt(body, model, exchange.post)
+        finally:
+            exchange.request.end()
+        return await self.count(RawBody(model=body.model, prompt=prompt, options=body.options))
+
     async def embed(self, body: EmbedBody, deadline: Deadline) -> Embedded:
         """Return the vectors of `body`.
 
