@@ -18,6 +18,7 @@ from adapters.events import (
     ToolCallStarted,
     Usage,
 )
+from adapters.ollama.errors import UnwantedThoughtError
 from adapters.ollama.ndjson import LineStream
 from adapters.ollama.translate.json_schema import (
     InputPromise,
@@ -263,6 +264,9 @@ class AnswerWriter:
         """The model had to be loaded before the request was sent."""
         self.template: tuple[str, ...] = ()
         """See `Started.template`."""
+        self.excludes_thoughts = request.reasoning_effort == "none" and not request.tools
+        """An answer that begins with a thought is not taken. With tools it is: its calls can be had
+        of Ollama's parser only."""
         self._has_started = False
         self._in_attempt = False
         self._thought: Thought | None = None
@@ -289,6 +293,8 @@ class AnswerWriter:
             line, *others = await lines.next_lines()
             reader.emit_to(first.append)
             reader.read(line)
+            if self.excludes_thoughts and any(isinstance(each, ReasoningDelta) for each in first):
+                raise UnwantedThoughtError("The answer begins with a thought.")
             self._start(num_ctx, cold, lines.prompt_estimate)
             write = self._kept() if lines.may_be_lost else self._sink.write
             reader.emit_to(write)
