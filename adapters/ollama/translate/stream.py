@@ -27,7 +27,7 @@ from adapters.ollama.translate.json_schema import (
     is_complete,
 )
 from adapters.ollama.translate.quoted_text import QuotedTextReader
-from adapters.ollama.translate.request import to_grammar
+from adapters.ollama.translate.request import SCHEMA_PATH, to_grammar
 from adapters.ollama.translate.response import Answer, Emit
 from adapters.ollama.translate.stop_reader import StopReader
 from adapters.ollama.translate.tool_choice import (
@@ -426,7 +426,7 @@ def _promise_of(response_format: ResponseFormat | None) -> Promise | None:
     """JSON in any case: a model that reasons may end before it has answered at all."""
     match response_format:
         case JSONSchema(schema=schema, strict=True):
-            return Promise(schema, "response_format")
+            return Promise(schema, SCHEMA_PATH)
         case JSONObject():
             return Promise({"type": "object"}, "response_format")
         case JSONSchema():
@@ -452,8 +452,10 @@ class Checks:
         # A forced call is the whole answer: it has no text.
         self._text = None if forced else _promise_of(request.response_format)
         self._tools: dict[str, Promise | InputPromise] = {
-            tool.name: Promise({"type": "object"} | (tool.parameters or {}), "tools")
-            for tool in request.tools
+            tool.name: Promise(
+                {"type": "object"} | (tool.parameters or {}), f"tools[{at}].function.parameters"
+            )
+            for at, tool in enumerate(request.tools)
             if tool.strict
         }
         for at, tool in enumerate(request.tools):
