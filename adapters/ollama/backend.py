@@ -26,6 +26,7 @@ from adapters.ollama import administration
 from adapters.ollama.catalog import TOOLS_AS_TEXT
 from adapters.ollama.checked_answer import write_checked
 from adapters.ollama.choices import choice_requests, write_choices
+from adapters.ollama.context.token_estimate import Count
 from adapters.ollama.errors import TemplateRefusalError, blame_input
 from adapters.ollama.in_flight import RequestCounters
 from adapters.ollama.memory import OllamaMemory
@@ -114,19 +115,37 @@ class OllamaBackend:
         return to_body(request)
 
     async def count_tokens(self, request: GenerationRequest) -> TokenCount:
-        """Estimate the tokens of the prompt: Ollama tells them only with an answer.
+        """Count the tokens of the prompt as a loaded model renders it, or estimate them: of others
+        Ollama tells them only with an answer.
 
         The estimate is on the high side, and follows the counts of earlier answers.
         """
-        body = self._to_body(request)
+        self._to_body(request)
+        count = await self._count_rendered(request) or await self._servers.count(
+            await self._estimated_body(request)
+        )
+        return TokenCount(count.tokens, exact=count.exact)
+
+    async def _count_rendered(self, request: GenerationRequest) -> Count | None:
+        """Count the prompt of a chat; `None` where it cannot be rendered without a load."""
+        if not isinstance(request.prompt, tuple):
+            return None
+        if any(message.has_images for message in request.prompt):
+            return None
+        if not await self._servers.has_loaded(request.model):
+            return None
+        deadline = _deadline_of(request)
+        try:
+            body = await _Attempt(self._servers, None, deadline).conversation(request)
+            return await self._servers.count_rendered(body, deadline)
+        except BackendError:  # That of an answer, such as a prompt that is too long.
+            return None
+
+    async def _estimated_body(self, request: GenerationRequest) -> ChatBody | RawBody:
         shows_tools = await _shows_tools(self._servers, request)
         if depends_on_template(request):
             request = fitted(request, await self._servers.template(request.model))
-            body = to_body(request, shows_tools)
-        elif not shows_tools:
-            body = to_body(request, shows_tools)
-        count = await self._servers.count(body)
-        return TokenCount(count.tokens, exact=count.exact)
+        return to_body(request, shows_tools)
 
     async def embed(self, request: EmbeddingRequest) -> Embeddings:
         """Embed the inputs, in several calls where there are many.
@@ -235,18 +254,37 @@ class _Attempt:
         ignored: tuple[str, ...] = ()
         if not keeps_budget(request):
             request, ignored = without(request, "reasoning_budget"), ("reasoning_budget",)
-        self._shown = await _shows_tools(self._servers, request)
         if depends_on_template(request):
-            request, body = fitted(request, await self._servers.template(request.model)), None
-        self._request = request
-        is_cold = False
-        if (self._shown and _has_tools(request)) or _has_rare_turns(request):
-            # A template may leave them out in silence.
-            is_cold, body = await self._look_at_template(), None
+            body = None
+        is_cold, is_changed = await self._fit(request)
+        request = self._request
         self._writer = AnswerWriter(request, sink, self._checks, in_words=not self._shown)
         self._writer.ignored += ignored
         self._writer.was_cold = is_cold
-        return self._call(request, body if self._shown else None)
+        return self._call(request, None if is_changed else body)
+
+    async def conversation(self, request: GenerationRequest) -> ChatBody | RawBody:
+        """Return the conversation that Ollama renders for an answer.
+
+        Raises:
+            BackendError: as `OllamaServers.shown`.
+        """
+        await self._fit(request)
+        if needs_rendering(self._request):
+            return to_plan(self._request, self._shown, self._names).chat
+        return to_body(self._request, self._shown, self._names)
+
+    async def _fit(self, request: GenerationRequest) -> tuple[bool, bool]:
+        """Fit `request` to its template; the results are true where the model had to be loaded for
+        that, and where the conversation may have changed."""
+        self._shown = await _shows_tools(self._servers, request)
+        if depends_on_template(request):
+            request = fitted(request, await self._servers.template(request.model))
+        self._request = request
+        if (self._shown and _has_tools(request)) or _has_rare_turns(request):
+            # A template may leave them out in silence.
+            return await self._look_at_template(), True
+        return False, not self._shown
 
     async def write(self, request: GenerationRequest, sink: Sink) -> None:
         """Write the answer.

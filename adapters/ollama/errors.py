@@ -151,6 +151,11 @@ class LostAnswerError(BadUpstreamError):
     """The model has answered, and the parser of its answers cannot read it."""
 
 
+class UnwantedThoughtError(LostAnswerError):
+    """The answer begins with a thought, which the request excludes: renderers of models that always
+    think ignore `think: false`, and some parsers begin in a thought that no prompt opens."""
+
+
 class UnexplainedError(BadUpstreamError):
     """A failure in words that no row knows: of each parser that is built into Ollama, for one."""
 

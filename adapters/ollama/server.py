@@ -26,7 +26,13 @@ from adapters.ollama.client import OllamaClient
 from adapters.ollama.context.kv_size import longest
 from adapters.ollama.context.num_ctx import ContextSizing, Size
 from adapters.ollama.context.token_estimate import Count
-from adapters.ollama.errors import MODEL_FAULTS, SILENT, LostAnswerError, UnexplainedError
+from adapters.ollama.errors import (
+    MODEL_FAULTS,
+    SILENT,
+    LostAnswerError,
+    UnexplainedError,
+    UnwantedThoughtError,
+)
 from adapters.ollama.in_flight import InFlight, InFlightRequest
 from adapters.ollama.keep_alive import KeepAlive
 from adapters.ollama.ndjson import LineStream
@@ -162,6 +168,8 @@ class OllamaServer:
                 else:
                     answer = RenderedAnswer(call.plan, call.writer, self._renderer, exchange)
                     await answer.write(call.body)
+            except UnwantedThoughtError:
+                await self._write_without_thought(call, exchange)
             except (LostAnswerError, UnexplainedError) as error:
                 if call.plan is not None or not await self._write_rest(call, exchange, error):
                     raise
@@ -182,6 +190,16 @@ class OllamaServer:
         if plan is None:
             return Shown(cold=exchange.request.cold)
         return Shown(plan.rewrites, plan.tools, exchange.request.cold)
+
+    async def _write_without_thought(self, call: Call, exchange: "_Exchange") -> None:
+        """Write the answer after an empty thought; with its thought where that cannot be had."""
+        plan = free_plan(call.body)
+        if plan is not None:
+            answer = RenderedAnswer(plan, call.writer, self._renderer, exchange)
+            if await answer.write_after_empty_thought():
+                return
+        call.writer.excludes_thoughts = False
+        await exchange.ask(call.body, call.writer.write)
 
     async def _write_rest(self, call: Call, exchange: "_Exchange", error: BackendError) -> bool:
         """Write the rest of an answer that a parser has lost; false where it cannot be had."""
@@ -321,6 +339,27 @@ class OllamaServer:
             ModelNotFoundError: there is no such model.
         """
         return await self._sizing.count(body)
+
+    async def count_rendered(self, body: ChatBody | RawBody, deadline: Deadline) -> Count | None:
+        """Count the tokens of `body` as Ollama renders it; `None` where it would have to load the
+        model, or does not render.
+
+        Raises:
+            BackendError: as `render`.
+        """
+        if not isinstance(body, ChatBody):
+            return None
+        if self._is_cold(body.model, await self.context(body)):
+            return None
+        exchange = _Exchange(self, body, deadline)
+        try:
+            model = await self._renderer.model(body.model, exchange.post)
+            if model is None:
+                return None
+            prompt = await self._renderer.prompt(body, model, exchange.post)
+        finally:
+            exchange.request.end()
+        return await self.count(RawBody(model=body.model, prompt=prompt, options=body.options))
 
     async def embed(self, body: EmbedBody, deadline: Deadline) -> Embedded:
         """Return the vectors of `body`.

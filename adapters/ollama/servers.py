@@ -62,6 +62,15 @@ class OllamaServers:
         """Estimate the tokens of `body` for the server that would answer it."""
         return await (await self._candidates(body.model))[0].count(body)
 
+    async def count_rendered(self, body: ChatBody | RawBody, deadline: Deadline) -> Count | None:
+        """Count the tokens of `body` as the server that would answer renders it; `None` where it
+        would have to load the model, or does not render.
+
+        Raises:
+            BackendError: as `OllamaServer.render`.
+        """
+        return await (await self._candidates(body.model))[0].count_rendered(body, deadline)
+
     async def embed(self, body: EmbedBody, deadline: Deadline) -> Embedded:
         """Return the vectors of the best server; of the next best with the same weights where that
         fails.

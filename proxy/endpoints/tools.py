@@ -45,22 +45,35 @@ class _Input(Struct):
     input: str
 
 
-def to_input(arguments: str) -> str:
-    """Read the text from the arguments of a custom call; one that the limit has cut is read as far
-    as it goes, and what is no such object is passed on as it is."""
-    for end in ("", '"}', '\\"}'):
-        try:
-            return msgspec.json.decode(arguments + end, type=_Input).input
-        except msgspec.DecodeError:
-            continue
-    return arguments
-
-
 _BEGIN = re.compile(r'\s*\{\s*"input"\s*:\s*"')
 _TEXT = re.compile(r'(?:[^"\\]|\\(?:["\\/bfnrt]|u[0-9a-fA-F]{4}))*')
 """The inside of a JSON string as far as its escapes are complete."""
 _HALF_CHARACTER = re.compile(r"\\u[dD][89abAB][0-9a-fA-F]{2}$")
 """The first of two escapes that are one character."""
+
+
+def to_input(arguments: str) -> str:
+    """Read the text from the arguments of a custom call; one that the limit has cut is read as far
+    as it goes, and what is no such object is passed on as it is."""
+    try:
+        return msgspec.json.decode(arguments, type=_Input).input
+    except msgspec.DecodeError:
+        begin = _BEGIN.match(arguments)
+    if begin is not None:
+        return _complete_text(arguments[begin.end() :])[0]
+    is_cut_before = '{"input":"'.startswith("".join(arguments.split()))
+    return "" if is_cut_before else arguments
+
+
+def _complete_text(unread: str) -> tuple[str, str]:
+    """Return the text of a JSON string up to its end or to an escape that is not complete, and what
+    follows."""
+    complete = _TEXT.match(unread)
+    assert complete is not None  # noqa: S101 - it matches the empty text.
+    end = complete.end()
+    half = _HALF_CHARACTER.search(unread, 0, end)
+    end = half.start() if half is not None else end
+    return json.loads(f'"{unread[:end]}"', strict=False), unread[end:]
 
 
 class InputReader:
@@ -92,13 +105,7 @@ class InputReader:
                 return ""
             self._begun = True
             self._unread = self._unread[begin.end() :]
-        complete = _TEXT.match(self._unread)
-        assert complete is not None  # noqa: S101 - it matches the empty text.
-        end = complete.end()
-        half = _HALF_CHARACTER.search(self._unread, 0, end)
-        end = half.start() if half is not None else end
-        text: str = json.loads(f'"{self._unread[:end]}"', strict=False)
-        self._unread = self._unread[end:]
+        text, self._unread = _complete_text(self._unread)
         self._pieces.append(text)
         return text
 

@@ -26,9 +26,9 @@ _SHARE = 0.3
 """Weight of the last answer against those before it."""
 _OVERHEAD = 12.0
 """Initial value of the tokens that a template puts around a message."""
-_TOOLS = 100.0
+_TOOLS = 300.0
 """Initial value of the tokens of the words that a template puts around tools: a template in
-Qwen's manner has about 90."""
+Qwen's manner has about 90, that of Qwen3-Coder 240."""
 _IMAGE = 1024
 """Initial value of the tokens of an image: few models use more, and many a tenth."""
 _LONG = 20_000

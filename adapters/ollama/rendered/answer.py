@@ -98,6 +98,21 @@ class RenderedAnswer:
         await self._write_answer(prompt + written.text, written.tokens)
         return True
 
+    async def write_after_empty_thought(self) -> bool:
+        """Write an answer after a thought that ends at once; false where this Ollama does not
+        render, or the words around thoughts are not known.
+
+        Raises:
+            BackendError: as `AnswerWriter.write`.
+        """
+        model = await self._renderer.model(self._plan.chat.model, self._exchange.post)
+        if model is None or not model.style.has_thoughts:
+            return False
+        thinking = replace(self._plan.chat, think=True)
+        begun = await self._prompt(thinking, model) + (model.style.opening or "")
+        await self._write_answer(begun + (model.style.close or ""))
+        return True
+
     def _leave_out_budget(self) -> None:
         if "reasoning_budget" not in self._plan.wishes:
             raise UnsupportedParameterError(

@@ -9,6 +9,7 @@ Source: `common/json-schema-to-grammar.cpp`, and the answers of a 0.33.
 """
 
 import itertools
+import json
 import math
 from collections.abc import Callable, Iterable, Mapping
 from typing import Any, cast
@@ -63,6 +64,10 @@ class GrammarSchema(Struct, frozen=True):
     """Paths of the keywords that no answer has to keep to."""
     must_check: bool = False
     """True for a strict schema with keywords that are checked in the answer, not enforced."""
+
+
+def _impossible(keyword: str, value: Any) -> str:
+    return f"'{keyword}' cannot be {json.dumps(value)[:80]} in a JSON schema."
 
 
 class _Unenforced(Struct, frozen=True):
@@ -193,7 +198,7 @@ class _Rewriting:
 
     def _without_nulls(self, part: _Node, path: str) -> _Node:
         for keyword in [k for k, v in part.items() if v is None and k not in ("const", "enum")]:
-            self._leave_out(f"{path}.{keyword}", keyword)
+            self._leave_out(f"{path}.{keyword}", keyword, _impossible(keyword, None))
             del part[keyword]
         return part
 
@@ -344,7 +349,7 @@ class _Rewriting:
         named = cast(list[Any], own) if isinstance(own, list) else [own]
         types = list(dict.fromkeys(t for t in named if isinstance(t, str) and t in _TYPES))
         if len(types) < len(named):
-            self._leave_out(f"{path}.type", "type")
+            self._leave_out(f"{path}.type", "type", _impossible("type", own))
         if types or "type" in part:
             return types
         return [kind for kind, keywords in _OF_TYPE.items() if part.keys() & set(keywords)]

@@ -69,6 +69,32 @@ def as_list(value: Any) -> list[Any]:
     return cast(list[Any], value) if isinstance(value, list) else []
 
 
+def _with_prefix_items(schema: Any) -> Any:
+    """Return `schema` with `prefixItems` in place of lists of `items`, the tuples of draft 7 and
+    earlier, which Zod and others write."""
+    if not isinstance(schema, dict):
+        return schema
+    part = dict(cast(dict[str, Any], schema))
+    for key in {*_ALONE, "additionalItems"} & part.keys():
+        part[key] = _with_prefix_items(part[key])
+    for key in {*_IN_MAPS} & part.keys():
+        if isinstance(part[key], dict):
+            part[key] = {name: _with_prefix_items(each) for name, each in part[key].items()}
+    for key in {*_IN_LISTS, "items"} & part.keys():
+        if isinstance(part[key], list):
+            part[key] = [_with_prefix_items(each) for each in part[key]]
+    if isinstance(part.get("items"), list):
+        part["prefixItems"] = part.pop("items")
+        part["items"] = part.pop("additionalItems", True)
+    return part
+
+
+def _path_of(error: Any) -> str:
+    """Return the place of a fault below its schema, such as `.properties.a.maximum`."""
+    steps = cast(list[str | int], list(error.absolute_path))
+    return "".join(f"[{step}]" if isinstance(step, int) else f".{step}" for step in steps)
+
+
 class Promise:
     """Checks texts against a schema.
 
@@ -88,12 +114,13 @@ class Promise:
         )
         from referencing import Registry
 
+        schema = _with_prefix_items(schema)
         try:
             # Without formats: a `pattern` of JavaScript may not be one of Python.
             Draft202012Validator.check_schema(schema, FormatChecker(()))
         except SchemaError as error:
             words = f"The schema is not a valid JSON schema: {error.message[:200]}"
-            raise InvalidRequestError(words, param=param) from error
+            raise InvalidRequestError(words, param=param + _path_of(error)) from error
         accept = cast(Any, lambda *_: None)  # pyright: ignore[reportUnknownLambdaType]
 
         def check_format(_: Any, name: Any, value: Any, __: Any) -> Iterator[ValidationError]:

@@ -5,7 +5,7 @@ import re
 
 from msgspec.structs import replace
 
-from adapters.events import Event, TextDelta
+from adapters.events import Event, TextDelta, TokenLogprob
 from adapters.ollama.translate.response import Emit
 
 _PIECE = re.compile(
@@ -20,27 +20,17 @@ _PIECE = re.compile(
 """The text of a string up to its end, or to an escape that is not complete."""
 
 
-class QuotedTextReader:
-    """Reads the text of one string from the pieces of its JSON."""
+class _Quoted:
+    """The text of one string, from the pieces of its JSON."""
 
     def __init__(self) -> None:
-        self.emit: Emit = bool
-        """Takes the events; set before the first."""
         self._rest = ""
         self._is_open = False
         self._has_ended = False
 
-    def take(self, event: Event) -> object:
-        """Emit `event`, a text without the quotes and escapes of JSON."""
-        if not isinstance(event, TextDelta):
-            return self.emit(event)
-        text = self._read(event.text)
-        if not text and not event.logprobs:
-            return False
-        return self.emit(replace(event, text=text))
-
-    def _read(self, text: str) -> str:
-        self._rest += text
+    def read(self, piece: str) -> str:
+        """Return the text that is complete with `piece`."""
+        self._rest += piece
         if not self._is_open:
             begun = self._rest.lstrip()
             if not begun:
@@ -49,7 +39,54 @@ class QuotedTextReader:
         if self._has_ended:
             return ""
         match = _PIECE.match(self._rest)
-        piece = match[0] if match else ""
-        self._rest = self._rest[len(piece) :]
+        text = match[0] if match else ""
+        self._rest = self._rest[len(text) :]
         self._has_ended = self._rest.startswith('"')
-        return str(json.loads(f'"{piece}"', strict=False))
+        return str(json.loads(f'"{text}"', strict=False))
+
+
+class QuotedTextReader:
+    """Reads the text of one string from the pieces of its JSON."""
+
+    def __init__(self) -> None:
+        self.emit: Emit = bool
+        """Takes the events; set before the first."""
+        self._text = _Quoted()
+        self._tokens = _Quoted()
+        """Apart from the text: a piece of a character is a token before it is text."""
+
+    def take(self, event: Event) -> object:
+        """Emit `event`, a text and its tokens without the quotes and escapes of JSON."""
+        if not isinstance(event, TextDelta):
+            return self.emit(event)
+        text = self._text.read(event.text)
+        tokens = [_shown(token, self._tokens.read(token.token)) for token in event.logprobs or ()]
+        report = tuple(token for token in tokens if token is not None)
+        if not text and not report:
+            return False
+        return self.emit(replace(event, text=text, logprobs=report or None))
+
+
+def _shown(token: TokenLogprob, text: str) -> TokenLogprob | None:
+    """Return `token` as a token of the text; `None` for one that is no part of it.
+
+    Tokens of an escape that is not complete have no text, but a part in the probability of it.
+    """
+    if text == token.token:
+        return replace(token, top=tuple(_alternative(other) for other in token.top))
+    if not text and token.token.strip(_OUTSIDE) == "":
+        return None
+    top = tuple(_alternative(other) for other in token.top)
+    return replace(token, token=text, bytes=tuple(text.encode()), top=top)
+
+
+def _alternative(token: TokenLogprob) -> TokenLogprob:
+    """Return an alternative of a token without the quotes that would begin or end the string."""
+    text = token.token.strip('"')
+    if text in ("", token.token):
+        return token
+    return replace(token, token=text, bytes=tuple(text.encode()))
+
+
+_OUTSIDE = '" \t\r\n'
+"""Characters of tokens before and after the text of a string."""

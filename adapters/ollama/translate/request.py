@@ -48,7 +48,7 @@ from adapters.request import (
 
 _T = TypeVar("_T")
 Format = Literal["json"] | dict[str, Any] | UnsetType
-_PLACE = "response_format.json_schema.schema"
+SCHEMA_PATH = "response_format.json_schema.schema"
 
 _CONTROL = re.compile(r"<(?=[|\uff5c][^<>\s]{1,64}>)")
 """The beginning of a control token as most models write it, such as `<|im_end|>`."""
@@ -195,7 +195,7 @@ def _answer_schema(wanted: ResponseFormat | None, rewriter: SchemaRewriter) -> d
             own = {"type": "string", "pattern": f"^(?:{pattern})$"}
             return rewriter.rewrite(own, "guided_regex", strict=True)
         case JSONSchema(schema=schema, strict=strict):
-            return rewriter.rewrite(schema, _PLACE, strict=strict)
+            return rewriter.rewrite(schema, SCHEMA_PATH, strict=strict)
         case _:
             raise UnsupportedParameterError(
                 "Ollama does not support this response_format.", param="response_format"

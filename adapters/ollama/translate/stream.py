@@ -18,6 +18,7 @@ from adapters.events import (
     ToolCallStarted,
     Usage,
 )
+from adapters.ollama.errors import UnwantedThoughtError
 from adapters.ollama.ndjson import LineStream
 from adapters.ollama.translate.json_schema import (
     InputPromise,
@@ -26,7 +27,7 @@ from adapters.ollama.translate.json_schema import (
     is_complete,
 )
 from adapters.ollama.translate.quoted_text import QuotedTextReader
-from adapters.ollama.translate.request import to_grammar
+from adapters.ollama.translate.request import SCHEMA_PATH, to_grammar
 from adapters.ollama.translate.response import Answer, Emit
 from adapters.ollama.translate.stop_reader import StopReader
 from adapters.ollama.translate.tool_choice import (
@@ -263,6 +264,9 @@ class AnswerWriter:
         """The model had to be loaded before the request was sent."""
         self.template: tuple[str, ...] = ()
         """See `Started.template`."""
+        self.excludes_thoughts = request.reasoning_effort == "none" and not request.tools
+        """An answer that begins with a thought is not taken. With tools it is: its calls can be had
+        of Ollama's parser only."""
         self._has_started = False
         self._in_attempt = False
         self._thought: Thought | None = None
@@ -289,6 +293,8 @@ class AnswerWriter:
             line, *others = await lines.next_lines()
             reader.emit_to(first.append)
             reader.read(line)
+            if self.excludes_thoughts and any(isinstance(each, ReasoningDelta) for each in first):
+                raise UnwantedThoughtError("The answer begins with a thought.")
             self._start(num_ctx, cold, lines.prompt_estimate)
             write = self._kept() if lines.may_be_lost else self._sink.write
             reader.emit_to(write)
@@ -420,7 +426,7 @@ def _promise_of(response_format: ResponseFormat | None) -> Promise | None:
     """JSON in any case: a model that reasons may end before it has answered at all."""
     match response_format:
         case JSONSchema(schema=schema, strict=True):
-            return Promise(schema, "response_format")
+            return Promise(schema, SCHEMA_PATH)
         case JSONObject():
             return Promise({"type": "object"}, "response_format")
         case JSONSchema():
@@ -446,8 +452,10 @@ class Checks:
         # A forced call is the whole answer: it has no text.
         self._text = None if forced else _promise_of(request.response_format)
         self._tools: dict[str, Promise | InputPromise] = {
-            tool.name: Promise({"type": "object"} | (tool.parameters or {}), "tools")
-            for tool in request.tools
+            tool.name: Promise(
+                {"type": "object"} | (tool.parameters or {}), f"tools[{at}].function.parameters"
+            )
+            for at, tool in enumerate(request.tools)
             if tool.strict
         }
         for at, tool in enumerate(request.tools):

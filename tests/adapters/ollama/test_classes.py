@@ -93,6 +93,30 @@ async def test_schema_is_kept_in_its_order_without_a_thought(
     assert end.reason == "stop"
 
 
+@pytest.mark.parametrize("fields", [{}, {"tools": (TOOL,)}, {"reasoning_effort": "none"}])
+@pytest.mark.parametrize("name", LEAN)
+async def test_tokens_are_counted_as_the_loaded_model_counts_them(
+    classes: tuple[str, dict[str, str]],
+    backend: OllamaBackend,
+    name: str,
+    fields: dict[str, Any],
+):
+    request = chat(classes[1][name], max_tokens=1, **fields)
+    await events_of(backend, request)
+    counted = await backend.count_tokens(request)
+    end = (await events_of(backend, request))[-1]
+    assert isinstance(end, Finished)
+    assert (counted.tokens, counted.exact) == (end.usage.prompt_tokens, True)
+
+
+async def test_count_loads_no_model(classes: tuple[str, dict[str, str]], backend: OllamaBackend):
+    model = classes[1]["qwen3.5"]
+    await backend.unload(model)
+    counted = await backend.count_tokens(chat(model, tools=(TOOL,)))
+    assert not counted.exact
+    assert model not in [running.name for running in await backend.list_running()]
+
+
 async def test_thought_ends_before_the_schema(
     classes: tuple[str, dict[str, str]], backend: OllamaBackend
 ):

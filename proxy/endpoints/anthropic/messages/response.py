@@ -29,6 +29,9 @@ from proxy.http.event_stream import Framing, Put, around_text, sse
 from proxy.record import Record, new_id
 from proxy.sinks import Answer
 
+_SPARE = 16
+"""Tokens that an engine may leave free at the end of a context."""
+
 JSON = dict[str, Any]
 _encode = msgspec.json.Encoder().encode
 
@@ -176,7 +179,7 @@ StreamEvent = (
 
 
 def to_message(body: MessagesRequest, answer: Answer, record: Record) -> Message:
-    end = to_end(answer.finished, body)
+    end = to_end(answer.finished, body, record.context)
     return Message(
         id=new_id("msg_"),
         model=body.model,
@@ -218,19 +221,28 @@ def hides_thinking(body: MessagesRequest) -> bool:
     return not isinstance(thinking, ThinkingDisabled | None) and thinking.display == "omitted"
 
 
-def to_end(finished: Finished, body: MessagesRequest) -> MessageEnd:
+def to_end(finished: Finished, body: MessagesRequest, context: int | None) -> MessageEnd:
     """Translate the reason; only `stop_sequence` comes with the string."""
-    reason = _to_stop_reason(finished, body)
+    reason = _to_stop_reason(finished, body, context)
     return MessageEnd(reason, finished.stop_sequence if reason == "stop_sequence" else None)
 
 
-def _to_stop_reason(finished: Finished, body: MessagesRequest) -> str:
+def _to_stop_reason(finished: Finished, body: MessagesRequest, context: int | None) -> str:
     if finished.reason == "tool_calls":
         return "tool_use"
     if finished.reason == "length":
-        is_full = finished.usage.completion_tokens < body.max_tokens
+        is_full = _fills_context(finished, body, context)
         return "model_context_window_exceeded" if is_full else "max_tokens"
     return "end_turn" if finished.stop_sequence is None else "stop_sequence"
+
+
+def _fills_context(finished: Finished, body: MessagesRequest, context: int | None) -> bool:
+    """False for an answer that ends because it repeats one token: clients compress a conversation
+    that fills its context."""
+    usage = finished.usage
+    if usage.completion_tokens >= body.max_tokens:
+        return False
+    return context is None or usage.prompt_tokens + usage.completion_tokens >= context - _SPARE
 
 
 def to_usage(record: Record) -> Usage:
@@ -328,7 +340,7 @@ class MessageRenderer:
         return _frame(MessageStart(message)) + PING
 
     def _end(self, event: Finished) -> bytes:
-        end = to_end(event, self._body)
+        end = to_end(event, self._body, self._record.context)
         delta = MessageDelta(end, to_usage(self._record), _context_management(self._body))
         return _frame(delta) + _frame(MessageStop())
 

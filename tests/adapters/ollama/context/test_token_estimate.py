@@ -115,7 +115,8 @@ async def test_first_estimate_with_tools_is_not_below_what_ollama_counts(vocabul
     function = ToolFunction(name="get_weather", description="Get the weather.", parameters=place)
     offering.tools = [ToolDefinition(function=function)]
     # A real Ollama reports 155 with the template of SmolLM2 for tools.
-    assert 155 <= (await counter.count(texts_of(offering))).tokens < 200
+    # That of Qwen3-Coder takes 150 more.
+    assert 155 + 150 <= (await counter.count(texts_of(offering))).tokens < 400
 
 
 async def test_long_prompt_is_counted_beside_the_loop_alike(vocabulary: Tokenizer):

@@ -514,6 +514,52 @@ async def test_lost_answer_after_a_call_stays_an_error(standin: StandIn, backend
         await events_of(backend, chat(tools=(TOOL,)))
 
 
+THOUGHT: tuple[dict[str, Any], ...] = (
+    {"message": {"thinking": "Hm"}},
+    {"message": {"content": "Yes"}},
+    {"done": True, "done_reason": "stop", **COUNTS},
+)
+
+
+async def test_answer_that_begins_with_an_excluded_thought_follows_an_empty_one(
+    standin: StandIn, backend: OllamaBackend
+):
+    shows(standin, "thinking")
+    standin.says("/api/chat", says_lines(*THOUGHT))
+    says_raw(standin, ("Hello", {}))
+    events = await events_of(backend, chat(reasoning_effort="none"))
+    assert text_of(events) == "Hello"
+    assert not [event for event in events if isinstance(event, ReasoningDelta)]
+    assert len([event for event in events if isinstance(event, Started)]) == 1
+    prompt = standin.bodies("/api/generate")[0]["prompt"]
+    assert prompt.startswith("<user>Hi<assistant><think>")
+    assert prompt.split() == ["<user>Hi<assistant><think>", "</think>"]
+
+
+@pytest.mark.parametrize(
+    "fields", [{"reasoning_effort": "none", "tools": (TOOL,)}, {"reasoning_effort": "low"}, {}]
+)
+async def test_thought_that_may_be_there_is_kept(
+    standin: StandIn, backend: OllamaBackend, fields: dict[str, Any]
+):
+    shows(standin, "thinking", "tools")
+    standin.says("/api/chat", says_lines(*THOUGHT))
+    events = await events_of(backend, chat(**fields))
+    assert text_of(events) == "Yes"
+    assert [event.text for event in events if isinstance(event, ReasoningDelta)] == ["Hm"]
+
+
+async def test_excluded_thought_is_kept_where_ollama_does_not_render(
+    standin: StandIn, backend: OllamaBackend
+):
+    standin.renders = None
+    shows(standin, "thinking")
+    standin.says("/api/chat", says_lines(*THOUGHT))
+    events = await events_of(backend, chat(reasoning_effort="none"))
+    assert text_of(events) == "Yes"
+    assert [event.text for event in events if isinstance(event, ReasoningDelta)] == ["Hm"]
+
+
 REFUSED = {
     "error": json.dumps(
         {

@@ -41,7 +41,6 @@ def rewritten(schema: dict[str, Any], *, strict: bool = False) -> GrammarSchema:
         ({"type": "string", "minLength": "many"}, "minLength"),
         ({"type": "object", "additionalProperties": "x"}, "additionalProperties"),
         ({"type": "string", "neverHeardOf": 1}, "neverHeardOf"),
-        ({"type": "string", "pattern": None}, "pattern"),
         ({"if": {}, "then": {}}, "if"),
     ],
 )
@@ -54,6 +53,21 @@ def test_keyword_that_the_grammar_passes_over_is_named(
     place = "schema.properties.a.items" if deeper else "schema"
     assert caught.value.param is not None
     assert caught.value.param.startswith(place)
+
+
+@pytest.mark.parametrize(
+    ("schema", "words"),
+    [
+        ({"type": "string", "pattern": None}, "'pattern' cannot be null in a JSON schema."),
+        ({"type": "strin"}, "'type' cannot be \"strin\" in a JSON schema."),
+        ({"type": ["string", "nil"]}, '\'type\' cannot be ["string", "nil"] in a JSON schema.'),
+    ],
+)
+def test_value_that_no_schema_has_is_the_schemas_mistake(schema: dict[str, Any], words: str):
+    with pytest.raises(InvalidRequestError) as caught:
+        rewritten(schema, strict=True)
+    assert not isinstance(caught.value, UnsupportedParameterError)
+    assert caught.value.message == words
 
 
 @pytest.mark.parametrize("name", ["iri", "uri-reference", "regex", "password", "never-heard-of"])

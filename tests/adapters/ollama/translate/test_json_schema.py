@@ -21,6 +21,22 @@ async def test_text_that_keeps_the_promise_passes():
     await Promise({"properties": {"a": {"type": "integer"}}}, "response_format").check('{"a": 1}')
 
 
+@pytest.mark.parametrize(("text", "fits"), [('[true, "a"]', True), ("[true, 1]", False)])
+async def test_tuples_of_earlier_drafts_are_checked(text: str, fits: bool):
+    items = [{"type": "boolean"}, {"type": "string"}]
+    draft = {"$schema": "http://json-schema.org/draft-07/schema#"}
+    pair = {"type": "array", "items": items, "minItems": 2, "maxItems": 2, "additionalItems": False}
+    promise = Promise(draft | {"properties": {"pair": pair}}, "response_format")
+    assert await promise.fits(f'{{"pair": {text}}}') == fits
+
+
+def test_fault_of_a_schema_is_named_by_its_place():
+    schema = {"properties": {"a": {"anyOf": [{}, {"exclusiveMinimum": True}]}}}
+    with pytest.raises(InvalidRequestError) as caught:
+        Promise(schema, "schema")
+    assert caught.value.param == "schema.properties.a.anyOf[1].exclusiveMinimum"
+
+
 async def test_pattern_that_python_cannot_read_is_no_fault_of_the_schema():
     schema = {"type": "object", "properties": {"a": {"type": "string", "pattern": r"^\p{L}+$"}}}
     await Promise(schema, "response_format").check('{"a": "é"}')
@@ -60,4 +76,4 @@ async def test_reference_to_elsewhere_is_never_fetched():
 def test_promise_of_no_schema_is_the_callers_mistake():
     with pytest.raises(InvalidRequestError) as caught:
         Promise({"type": "nonsense"}, "response_format")
-    assert caught.value.param == "response_format"
+    assert caught.value.param == "response_format.type"

@@ -132,7 +132,7 @@ async def test_schema_that_is_none_is_the_callers_mistake(standin: StandIn, back
     wanted = JSONSchema({"type": "nonsense"}, strict=True)
     with pytest.raises(InvalidRequestError) as caught:
         await events_of(backend, chat(response_format=wanted))
-    assert caught.value.param == "response_format"
+    assert caught.value.param == "response_format.json_schema.schema.type"
 
 
 # --- calls -----------------------------------------------------------------------------------

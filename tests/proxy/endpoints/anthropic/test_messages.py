@@ -174,6 +174,17 @@ async def test_end_of_the_context_is_not_the_end_of_max_tokens():
     assert answer["stop_reason"] == "model_context_window_exceeded"
 
 
+@pytest.mark.parametrize(
+    ("context", "reason"), [(4, "model_context_window_exceeded"), (4096, "max_tokens")]
+)
+async def test_answer_that_ends_early_does_not_fill_a_long_context(context: int, reason: str):
+    """Ollama ends an answer that repeats one token."""
+    script = [Started(context), TextDelta("Hi"), Finished("length", DONE.usage)]
+    answer = await whole(script, max_tokens=3)
+    events = await streamed(script, max_tokens=3)
+    assert [answer["stop_reason"], events[-2][1]["delta"]["stop_reason"]] == [reason, reason]
+
+
 async def test_call_that_the_limit_cut_is_no_block_of_a_whole_message():
     cut = [
         Started(),
