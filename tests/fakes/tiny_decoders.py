@@ -48,6 +48,8 @@ HEAD_DIMS = {
     "gemma4": 64,
     "gemma4-shared": 64,
     "gemma4-moe": 64,
+    "llama4": 32,
+    "qwen3next": 32,
 }
 GEMMAS4 = ("gemma4", "gemma4-shared", "gemma4-moe")
 """Variants: keys that are values in full attention, keys of earlier blocks, experts."""
@@ -59,8 +61,10 @@ FAMILIES |= dict.fromkeys(LATENT, "deepseek2") | dict.fromkeys(GEMMAS4, "gemma4"
 BLOCKS = dict.fromkeys(HEAD_DIMS, 2) | {"gemma3": 7, "smollm3": 5, "cohere2": 5, "olmo3": 5}
 BLOCKS |= dict.fromkeys(("lfm2", "qwen35", "qwen35moe", "glm4moe", "glm4moe-norms"), 3)
 BLOCKS |= {"lfm2moe": 4, "deepseek-v2-lite": 27, "gemma4": 4, "gemma4-shared": 6, "gemma4-moe": 4}
+BLOCKS |= {"llama4": 5, "qwen3next": 3}
 """llama.cpp recognises a Lite by its number of blocks."""
 RECURRENT = {"lfm2": (0, 2), "lfm2moe": (0, 2), "qwen35": (0, 2), "qwen35moe": (0, 2)}
+RECURRENT["qwen3next"] = (0, 2)
 """Blocks with a convolution or a delta net in place of attention."""
 KEY_HEADS, VALUE_HEADS, STATE = 2, 4, 32
 """Numbers and size of heads of a delta net."""
@@ -241,6 +245,12 @@ _OWN: dict[str, dict[str, Any]] = {
     "lfm2": {"attention.head_count_kv": [0, KV_HEADS, 0], "shortconv.l_cache": 3},
     "qwen35": _HYBRID,
     "qwen35moe": {**_HYBRID, **_MOE, "expert_shared_feed_forward_length": SHARED_INNER},
+    "qwen3next": {
+        **{key: value for key, value in _HYBRID.items() if "sections" not in key},
+        **_MOE,
+        "expert_shared_feed_forward_length": SHARED_INNER,
+    },
+    "llama4": {**_MOE, "expert_used_count": 1, "interleave_moe_layer_step": 2},
     "gpt-oss": {
         **_MOE,
         **_YARN,
@@ -264,7 +274,8 @@ def decoder_tensors(architecture: str, kind: GGML) -> Tensors:
         if name.endswith(("conv.weight", "conv1d.weight")):
             tensors[name] = _router(generator, shape), GGML.F32
         elif name == "rope_freqs.weight":
-            table = np.where(np.arange(*shape) < shape[0] // 4, 1, 1e30)
+            ones, rest = (12, 16.0) if architecture == "llama4" else (shape[0] // 4, 1e30)
+            table = np.where(np.arange(*shape) < ones, 1, rest)  # Llama 4 Scout's factor.
             tensors[name] = table.astype(np.float32), GGML.F32
         elif name.endswith("exp_probs_b.bias"):
             tensors[name] = generator.uniform(0, 0.5, shape).astype(np.float32), GGML.F32
@@ -317,9 +328,13 @@ def _shapes(architecture: str) -> dict[str, tuple[int, ...]]:
         "qwen35moe",
         "glm4moe",
         "glm4moe-norms",
+        "llama4",
+        "qwen3next",
         *LATENT,
     ):  # The others are tied.
         shapes["output.weight"] = (VOCABULARY, WIDTH)
+    if architecture == "llama4":
+        shapes["rope_freqs.weight"] = (HEAD_DIMS[architecture] // 2,)
     if architecture in GEMMAS4:
         shapes |= _gemma4_outside(architecture)
     for index in range(BLOCKS[architecture]):
@@ -327,6 +342,8 @@ def _shapes(architecture: str) -> dict[str, tuple[int, ...]]:
         block = _recurrent(architecture) if is_recurrent else _block(architecture)
         dense = _OWN.get(architecture, {}).get("leading_dense_block_count")
         if dense is not None and index >= dense:
+            block = _routed(architecture, block)
+        if architecture == "llama4" and index % 2 == 1:
             block = _routed(architecture, block)
         if architecture in GEMMAS4:
             block = _gemma4_block(architecture, index)
@@ -388,14 +405,14 @@ def _recurrent(architecture: str) -> dict[str, tuple[int, ...]]:
         }
     values = VALUE_HEADS * STATE
     mixed = 2 * KEY_HEADS * STATE + values
+    both = ("ssm_ba",) if architecture == "qwen3next" else ("ssm_beta", "ssm_alpha")
     return block | {
         "attn_qkv.weight": (mixed, WIDTH),
         "attn_gate.weight": (values, WIDTH),
         "ssm_conv1d.weight": (mixed, 4),
         "ssm_dt.bias": (VALUE_HEADS,),
         "ssm_a": (VALUE_HEADS,),
-        "ssm_beta.weight": (VALUE_HEADS, WIDTH),
-        "ssm_alpha.weight": (VALUE_HEADS, WIDTH),
+        **{f"{name}.weight": (2 * VALUE_HEADS // len(both), WIDTH) for name in both},
         "ssm_norm.weight": (STATE,),
         "ssm_out.weight": (WIDTH, values),
     }
@@ -409,7 +426,7 @@ def _routed(architecture: str, block: dict[str, tuple[int, ...]]) -> dict[str, t
         routed["exp_probs_b.bias"] = (EXPERTS,)
     if architecture in _LIQUIDS:
         return routed
-    inner = SHARED * EXPERT_INNER
+    inner = EXPERT_INNER if architecture == "llama4" else SHARED * EXPERT_INNER
     return routed | {
         "ffn_gate_shexp.weight": (inner, WIDTH),
         "ffn_up_shexp.weight": (inner, WIDTH),
@@ -506,10 +523,10 @@ def _latent(architecture: str) -> dict[str, tuple[int, ...]]:
 
 
 _NORM_AFTER_ATTENTION = (*GEMMAS, "olmo2", "olmo3", "seed_oss", "gpt-oss", "glm4")
-_HYBRIDS = ("qwen35", "qwen35moe")
+_HYBRIDS = ("qwen35", "qwen35moe", "qwen3next")
 _LIQUIDS = ("lfm2", "lfm2moe")
 _GLMS = ("glm4moe", "glm4moe-norms")
-_WITHOUT_BIAS = ("deepseek-v2", "deepseek-v2-lite")
+_WITHOUT_BIAS = ("deepseek-v2", "deepseek-v2-lite", "llama4")
 _DENSE = ("ffn_gate", "ffn_up", "ffn_down")
 _WITHOUT = {
     "olmo2": ("attn_norm", "ffn_norm"),
@@ -518,7 +535,7 @@ _WITHOUT = {
     "seed_oss": ("ffn_norm",),
     "glm4": ("ffn_gate", "ffn_up"),
     "qwen35": ("ffn_norm",),
-    "qwen35moe": (*_DENSE, "ffn_norm"),
+    **dict.fromkeys(("qwen35moe", "qwen3next"), (*_DENSE, "ffn_norm")),
     "mixtral": _DENSE,
     "granitemoe": _DENSE,
     "olmoe": _DENSE,
@@ -563,9 +580,9 @@ def _own_block(architecture: str, queries: int, keys: int) -> dict[str, tuple[in
             return _latent(architecture)
         case "glm4":
             return {"ffn_up.weight": (2 * INNER, WIDTH)}
-        case "qwen35" | "qwen35moe":
+        case "qwen35" | "qwen35moe" | "qwen3next":
             attention = {"attn_q.weight": (2 * queries, WIDTH)}  # With a gate for each head.
-            return attention | (_shared_experts(experts) if architecture == "qwen35moe" else {})
+            return attention | (_shared_experts(experts) if architecture != "qwen35" else {})
         case "qwen2moe":
             return _shared_experts(experts)
         case "gpt-oss":

@@ -29,6 +29,7 @@ from adapters.mlx.gguf.architectures.row import Architecture, Fields
 from adapters.mlx.gguf.architectures.table import (
     Place,
     left_out,
+    nested,
     offset,
     places,
     read_architecture,
@@ -37,6 +38,7 @@ from adapters.mlx.gguf.architectures.table import (
     row_order,
     traits,
 )
+from adapters.mlx.gguf.joined import joined
 from adapters.mlx.gguf.packing import Microscaled, Packed
 from adapters.mlx.gguf.weights import (
     CHUNK,
@@ -150,6 +152,7 @@ def _write_folder(
     metadata, everything = _read(source)
     everything = list(_separated(everything))
     architecture, fields = read_architecture(metadata)
+    everything = list(joined(architecture, fields, everything))
     absent = left_out(architecture, fields, {tensor.name for tensor in everything})
     tensors = [tensor for tensor in everything if tensor.name not in absent]
     names = {tensor.name for tensor in tensors}
@@ -165,7 +168,7 @@ def _write_folder(
     if quantization := _quantization(plans):
         config["quantization"] = quantization
     write_tokenizer(folder, metadata, config["max_position_embeddings"])
-    _write_json(folder / "config.json", config)
+    _write_json(folder / "config.json", nested(architecture, config))
     if recommended := to_builtins(sampling or _recommended(metadata)):
         _write_json(folder / "generation_config.json", recommended)
     weights = folder / "model.safetensors"

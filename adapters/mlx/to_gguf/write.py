@@ -105,14 +105,53 @@ def _outgoing(
     for name, place in places(architecture, fields, traits, tied=is_tied).items():
         parts = _parts(place.module, place.suffix, arrays)
         unused -= parts.keys()
-        tensors.append(_tensor(architecture, config, fields, name, place, parts))
+        tensor = _tensor(architecture, config, fields, name, place, parts)
+        tensors += _separated(tensor, place.source, architecture.parts(fields, place.source))
     if unused:
-        raise UnsupportedGGUFError(f"The tensor '{min(unused)}' is not supported.")
+        raise _unsupported(min(unused))
     if (factors := architecture.table(config, head_dim(config))) is not None:
         table = StoredArray("F32", factors.astype(np.float32))
         rows = np.arange(len(factors), dtype=np.intp)
         tensors.append(_plain("rope_freqs.weight", table, 0.0, rows))
     return tensors
+
+
+_TOWERS = (
+    "vision_tower",
+    "vision_model",
+    "vision_embedder",
+    "visual",
+    "audio_tower",
+    "multi_modal_projector",
+    "embed_vision",
+    "embed_audio",
+)
+
+
+def _unsupported(name: str) -> UnsupportedGGUFError:
+    if any(part in _TOWERS for part in name.split(".")):
+        return UnsupportedGGUFError(
+            f"A part that reads images or sound is not supported (tensor '{name}'). Export a "
+            "folder with the text model alone, as 'mlx_lm.convert' makes it of the same model."
+        )
+    return UnsupportedGGUFError(f"The tensor '{name}' is not supported.")
+
+
+def _separated(
+    tensor: Outgoing, source: str, parts: Mapping[str, NDArray[np.intp]]
+) -> list[Outgoing]:
+    """`tensor`, or the ones that a GGUF has in its place."""
+    if not parts:
+        return [tensor]
+    return [
+        replace(
+            tensor,
+            name=tensor.name.replace(f".{source}.", f".{part}."),
+            shape=(len(rows), *tensor.shape[1:]),
+            rows=rows,
+        )
+        for part, rows in parts.items()
+    ]
 
 
 def _parts(module: str, suffix: str, arrays: Mapping[str, StoredArray]) -> dict[str, StoredArray]:

@@ -77,6 +77,8 @@ class Architecture:
     None where the order is the same."""
     column_order: Callable[[Fields, str], NDArray[np.intp] | None] = lambda *_: None
     """The same of slices of the columns; there are as many, all of one width."""
+    parts: Callable[[Fields, str], Mapping[str, NDArray[np.intp]]] = lambda *_: {}
+    """Tensors of a GGUF that MLX has as the one of `block` with this name: its rows of each."""
     outside: Callable[[Fields], Mapping[str, str]] = lambda fields: {}
     """Like `block`, further tensors that are in no block; their modules are below `model`."""
     unused: Callable[[Fields, int], Set[str]] = lambda fields, index: frozenset()
@@ -105,8 +107,12 @@ class Architecture:
     """False for files of the family that are of another row."""
     epsilon: tuple[str, str] = ("attention.layer_norm_rms_epsilon", "rms_norm_eps")
     """Key and setting of the constant in norms."""
+    defaults: Fields = field(default_factory=dict)
+    """Values that mlx-lm, or the class on the hub, takes for settings that a `config.json` lacks."""
     normalized: Callable[[Fields], Fields] = lambda config: config
     """A `config.json` in the terms of the other architectures, before an export."""
+    nested: str | None = None
+    """`model_type` of `text_config`, if the class of mlx-lm reads the settings there."""
     settings: Callable[[Fields], Fields] = lambda config: {}
     """Metadata of its own from a `config.json`, the reverse of `config`; raises
     UnsupportedGGUFError for values that the GGUF cannot have."""

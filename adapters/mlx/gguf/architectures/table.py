@@ -215,3 +215,18 @@ def read_config(architecture: Architecture, fields: Fields, traits: Set[str]) ->
         **architecture.fixed,
         **{name: of(own["num_hidden_layers"]) for name, of in architecture.per_layer.items()},
     }
+
+
+_OUTSIDE = ("model_type", "architectures", "tie_word_embeddings", "vocab_size", "quantization")
+
+
+def nested(architecture: Architecture, config: Mapping[str, Any]) -> Mapping[str, Any]:
+    """The finished `config` in the form that the class of mlx-lm reads."""
+    if architecture.nested is None:
+        return config
+    outside = {
+        key: value for key, value in config.items() if key in _OUTSIDE or key.endswith("_token_id")
+    }
+    inside = {key: value for key, value in config.items() if key not in outside}
+    own = {"model_type": architecture.nested, "vocab_size": config["vocab_size"]}
+    return {**outside, "text_config": own | inside}

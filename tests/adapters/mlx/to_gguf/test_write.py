@@ -152,8 +152,75 @@ def test_weights_quantised_by_mlx_are_kept(
 
 
 def change(folder: Path, **values: Any) -> None:
+    """Change settings, those of the text model where a config has one inside."""
     path = folder / "config.json"
-    path.write_text(json.dumps(json.loads(path.read_text()) | values))
+    config = json.loads(path.read_text())
+    config.get("text_config", config).update(values)
+    path.write_text(json.dumps(config))
+
+
+def wrap(folder: Path, kind: str) -> None:
+    """Make the folder one of an outer type, with the text model inside."""
+    from safetensors.numpy import load_file, save_file
+
+    path = folder / "config.json"
+    config = json.loads(path.read_text())
+    outer = {"model_type": kind, "text_config": config, "vocab_size": config["vocab_size"]}
+    path.write_text(json.dumps(outer))
+    file = folder / "model.safetensors"
+    arrays = {f"language_model.{name}": array for name, array in load_file(file).items()}
+    save_file(arrays, file)
+
+
+OUTER = [
+    ("gemma3", "gemma3"),
+    ("gemma4", "gemma4"),
+    ("gemma4-shared", "gemma4"),
+    ("gemma4-moe", "gemma4_unified"),
+    ("llama", "mistral3"),
+]
+
+
+@pytest.mark.parametrize(("architecture", "kind"), OUTER)
+def test_text_model_inside_of_another_type_is_exported_like_it_alone(
+    tmp_path: Path, architecture: str, kind: str
+) -> None:
+    convert(decoder_gguf(tmp_path, architecture), tmp_path / "one", quiet)
+    alone = logits_of(tmp_path / "one")
+    write_gguf(tmp_path / "one", tmp_path / "alone.gguf", quiet)
+    wrap(tmp_path / "one", kind)
+    assert np.array_equal(logits_of(tmp_path / "one"), alone)
+    write_gguf(tmp_path / "one", tmp_path / "inside.gguf", quiet)
+    assert (tmp_path / "inside.gguf").read_bytes() == (tmp_path / "alone.gguf").read_bytes()
+
+
+def logits_of(folder: Path) -> np.ndarray:
+    import mlx.core as mx
+    from mlx_lm.utils import load_model
+
+    model: Any = load_model(folder)[0]
+    return np.array(model(mx.array([IDS]))[0])
+
+
+@pytest.mark.parametrize("tower", ["vision_tower", "audio_tower", "multi_modal_projector"])
+def test_part_for_images_or_sound_is_refused_with_the_next_step(tmp_path: Path, tower: str) -> None:
+    from safetensors.numpy import load_file, save_file
+
+    convert(decoder_gguf(tmp_path, "gemma4"), tmp_path / "one", quiet)
+    wrap(tmp_path / "one", "gemma4")
+    file = tmp_path / "one" / "model.safetensors"
+    save_file(load_file(file) | {f"{tower}.proj.weight": np.ones((2, 2), np.float32)}, file)
+    with pytest.raises(UnsupportedGGUFError, match=rf"images or sound.*{tower}.*mlx_lm.convert"):
+        write_gguf(tmp_path / "one", tmp_path / "back.gguf", quiet)
+    assert not (tmp_path / "back.gguf").exists()
+
+
+def test_other_text_model_inside_of_mistral_3_is_refused(tmp_path: Path) -> None:
+    convert(decoder_gguf(tmp_path, "llama"), tmp_path / "one", quiet)
+    wrap(tmp_path / "one", "mistral3")
+    change(tmp_path / "one", model_type="ministral3")
+    with pytest.raises(UnsupportedGGUFError, match="'ministral3' of 'mistral3'"):
+        write_gguf(tmp_path / "one", tmp_path / "back.gguf", quiet)
 
 
 REFUSED: list[tuple[Callable[[Path], object], str]] = [
@@ -286,14 +353,23 @@ YARN = {
         ("gemma4", {"num_kv_shared_layers": 1}, "shared_kv_layers"),
         ("gemma4-shared", {"vocab_size_per_layer_input": 8}, "vocab_size_per_layer_input"),
         ("gemma4", {"global_head_dim": None}, "global_head_dim"),
+        ("llama4", {"use_qk_norm": False}, "use_qk_norm"),
+        ("llama4", {"num_experts_per_tok": 2}, "num_experts_per_tok"),
+        ("llama4", {"attention_chunk_size": 4096}, "attention_chunk_size"),
+        ("llama4", {"attn_temperature_tuning": False}, "attn_temperature_tuning"),
+        ("llama4", {"no_rope_layers": [1] * 5}, "no_rope_layers"),
+        ("llama4", {"layer_types": ["full_attention"] * 5}, "layer_types"),
+        ("llama4", {"attention_bias": True}, "attention_bias"),
+        ("qwen3next", {"linear_value_head_dim": 64}, "linear_value_head_dim"),
+        ("qwen3next", {"layer_types": ["full_attention"] * 3}, "layer_types"),
+        ("qwen3next", {"mlp_only_layers": [0]}, "mlp_only_layers"),
     ],
 )
 def test_what_a_gguf_cannot_have_is_refused_by_name_before_a_file_is_written(
     tmp_path: Path, architecture: str, changed: dict[str, Any], named: str
 ) -> None:
     convert(decoder_gguf(tmp_path, architecture), tmp_path / "one", quiet)
-    file = tmp_path / "one" / "config.json"
-    file.write_text(json.dumps(json.loads(file.read_text()) | changed))
+    change(tmp_path / "one", **changed)
     with pytest.raises(UnsupportedGGUFError, match=named):
         write_gguf(tmp_path / "one", tmp_path / "back.gguf", quiet)
     assert not (tmp_path / "back.gguf").exists()
