@@ -50,24 +50,31 @@ HEAD_DIMS = {
     "gemma4-moe": 64,
     "llama4": 32,
     "qwen3next": 32,
+    "nemotron_h": 32,
+    "nemotron_h_moe": 32,
+    "nemotron_h_moe-latent": 32,
 }
+NEMOTRONS = ("nemotron_h", "nemotron_h_moe", "nemotron_h_moe-latent")
 GEMMAS4 = ("gemma4", "gemma4-shared", "gemma4-moe")
 """Variants: keys that are values in full attention, keys of earlier blocks, experts."""
 LATENT = ("deepseek-v2", "deepseek-v2-lite", "deepseek-v3", "glm4moelite")
 """Architectures with keys and values made of one short vector."""
 FAMILIES = {"mixtral": "llama", "olmo3": "olmo2", "glm4moe-norms": "glm4moe"}
+FAMILIES["nemotron_h_moe-latent"] = "nemotron_h_moe"
 FAMILIES |= dict.fromkeys(LATENT, "deepseek2") | dict.fromkeys(GEMMAS4, "gemma4")
 """Names in a GGUF, where llama.cpp has one for several architectures."""
 BLOCKS = dict.fromkeys(HEAD_DIMS, 2) | {"gemma3": 7, "smollm3": 5, "cohere2": 5, "olmo3": 5}
 BLOCKS |= dict.fromkeys(("lfm2", "qwen35", "qwen35moe", "glm4moe", "glm4moe-norms"), 3)
 BLOCKS |= {"lfm2moe": 4, "deepseek-v2-lite": 27, "gemma4": 4, "gemma4-shared": 6, "gemma4-moe": 4}
-BLOCKS |= {"llama4": 5, "qwen3next": 3}
+BLOCKS |= {"llama4": 5, "qwen3next": 3} | dict.fromkeys(NEMOTRONS, 5)
 """llama.cpp recognises a Lite by its number of blocks."""
 RECURRENT = {"lfm2": (0, 2), "lfm2moe": (0, 2), "qwen35": (0, 2), "qwen35moe": (0, 2)}
 RECURRENT["qwen3next"] = (0, 2)
 """Blocks with a convolution or a delta net in place of attention."""
 KEY_HEADS, VALUE_HEADS, STATE = 2, 4, 32
 """Numbers and size of heads of a delta net."""
+MAMBA_DIM, LATENT_WIDTH = 16, 32
+"""Sizes of a head of a Mamba, and of what the experts of a Nemotron H may read."""
 WINDOW = 8
 EXPERTS, USED, EXPERT_INNER, SHARED_INNER = 4, 2, 32, 160
 SHARED = 3
@@ -179,6 +186,24 @@ _GEMMA4: dict[str, Any] = {
     "rope.dimension_count_swa": SLIDING_DIM,
     "rope.freq_base_swa": 10000.0,
 }
+_NEMOTRON: dict[str, Any] = {
+    "attention.head_count_kv": [0, 0, KV_HEADS, 0, 0],
+    "attention.layer_norm_epsilon": 1e-5,
+    "feed_forward_length": [0, INNER, 0, 0, INNER],
+    "ssm.conv_kernel": 4,
+    "ssm.group_count": KEY_HEADS,
+    "ssm.inner_size": VALUE_HEADS * MAMBA_DIM,
+    "ssm.state_size": STATE,
+    "ssm.time_step_rank": VALUE_HEADS,
+}
+_NEMOTRON_MOE: dict[str, Any] = {
+    **_MOE,
+    "feed_forward_length": [0, EXPERT_INNER, 0, 0, EXPERT_INNER],
+    "expert_shared_count": 1,
+    "expert_shared_feed_forward_length": SHARED_INNER,
+    "expert_weights_norm": True,
+    "expert_weights_scale": 2.5,
+}
 _OWN: dict[str, dict[str, Any]] = {
     "lfm2moe": {
         **_MOE,
@@ -250,6 +275,9 @@ _OWN: dict[str, dict[str, Any]] = {
         **_MOE,
         "expert_shared_feed_forward_length": SHARED_INNER,
     },
+    "nemotron_h": _NEMOTRON,
+    "nemotron_h_moe": {**_NEMOTRON, **_NEMOTRON_MOE},
+    "nemotron_h_moe-latent": {**_NEMOTRON, **_NEMOTRON_MOE, "moe_latent_size": LATENT_WIDTH},
     "llama4": {**_MOE, "expert_used_count": 1, "interleave_moe_layer_step": 2},
     "gpt-oss": {
         **_MOE,
@@ -286,6 +314,8 @@ def decoder_tensors(architecture: str, kind: GGML) -> Tensors:
         elif architecture == "gpt-oss" and len(shape) == 3:
             values = generator.normal(0, 0.3, shape).astype(np.float32)
             tensors[name] = gguf.quantize(values, GGML.MXFP4), GGML.MXFP4
+        elif name.endswith(("ssm_d", "ssm_norm.weight")):
+            tensors[name] = _vector(generator, architecture, "norm.weight", shape), GGML.F32
         elif len(shape) > 1 and not name.endswith(".bias"):
             spread = 0.3 / np.sqrt(shape[-1] / 32)
             if name.endswith(_INTO_SUM) and BLOCKS[architecture] > _FEW_BLOCKS:
@@ -330,6 +360,7 @@ def _shapes(architecture: str) -> dict[str, tuple[int, ...]]:
         "glm4moe-norms",
         "llama4",
         "qwen3next",
+        *NEMOTRONS,
         *LATENT,
     ):  # The others are tied.
         shapes["output.weight"] = (VOCABULARY, WIDTH)
@@ -347,6 +378,8 @@ def _shapes(architecture: str) -> dict[str, tuple[int, ...]]:
             block = _routed(architecture, block)
         if architecture in GEMMAS4:
             block = _gemma4_block(architecture, index)
+        if architecture in NEMOTRONS:
+            block = _nemotron_block(architecture, index)
         for name, shape in block.items():
             shapes[f"blk.{index}.{name}"] = shape
     return shapes
@@ -485,6 +518,49 @@ def _gemma4_block(architecture: str, index: int) -> dict[str, tuple[int, ...]]:
             "post_norm.weight": (WIDTH,),
         }
     return block | (_gemma4_experts() if "expert_count" in own else {})
+
+
+def _nemotron_block(architecture: str, index: int) -> dict[str, tuple[int, ...]]:
+    own, head = _OWN[architecture], HEAD_DIMS[architecture]
+    block: dict[str, tuple[int, ...]] = {"attn_norm.weight": (WIDTH,)}
+    if own["attention.head_count_kv"][index]:
+        return block | {
+            "attn_q.weight": (HEADS * head, WIDTH),
+            "attn_k.weight": (KV_HEADS * head, WIDTH),
+            "attn_v.weight": (KV_HEADS * head, WIDTH),
+            "attn_output.weight": (WIDTH, HEADS * head),
+        }
+    if not own["feed_forward_length"][index]:
+        return block | _mamba()
+    if "expert_count" not in own:
+        return block | {"ffn_up.weight": (INNER, WIDTH), "ffn_down.weight": (WIDTH, INNER)}
+    read = own.get("moe_latent_size", WIDTH)
+    latent = {"ffn_latent_down.weight": (read, WIDTH), "ffn_latent_up.weight": (WIDTH, read)}
+    return {
+        **block,
+        **(latent if read != WIDTH else {}),
+        "ffn_gate_inp.weight": (EXPERTS, WIDTH),
+        "exp_probs_b.bias": (EXPERTS,),
+        "ffn_up_exps.weight": (EXPERTS, EXPERT_INNER, read),
+        "ffn_down_exps.weight": (EXPERTS, read, EXPERT_INNER),
+        "ffn_up_shexp.weight": (SHARED_INNER, WIDTH),
+        "ffn_down_shexp.weight": (WIDTH, SHARED_INNER),
+    }
+
+
+def _mamba() -> dict[str, tuple[int, ...]]:
+    inner = VALUE_HEADS * MAMBA_DIM
+    mixed = inner + 2 * KEY_HEADS * STATE
+    return {
+        "ssm_in.weight": (inner + mixed + VALUE_HEADS, WIDTH),
+        "ssm_conv1d.weight": (mixed, 4),
+        "ssm_conv1d.bias": (mixed,),
+        "ssm_dt.bias": (VALUE_HEADS,),
+        "ssm_a": (VALUE_HEADS, 1),
+        "ssm_d": (VALUE_HEADS, 1),
+        "ssm_norm.weight": (KEY_HEADS, inner // KEY_HEADS),
+        "ssm_out.weight": (WIDTH, inner),
+    }
 
 
 def _gemma4_experts() -> dict[str, tuple[int, ...]]:

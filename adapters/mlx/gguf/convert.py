@@ -28,6 +28,7 @@ from adapters.gguf.tokenizer import end_tokens, write_tokenizer
 from adapters.mlx.gguf.architectures.row import Architecture, Fields
 from adapters.mlx.gguf.architectures.table import (
     Place,
+    added_axis,
     left_out,
     nested,
     offset,
@@ -153,6 +154,7 @@ def _write_folder(
     everything = list(_separated(everything))
     architecture, fields = read_architecture(metadata)
     everything = list(joined(architecture, fields, everything))
+    everything = [_flattened(architecture, fields, tensor) for tensor in everything]
     absent = left_out(architecture, fields, {tensor.name for tensor in everything})
     tensors = [tensor for tensor in everything if tensor.name not in absent]
     names = {tensor.name for tensor in tensors}
@@ -231,6 +233,16 @@ def _separated(tensors: Sequence[ReaderTensor]) -> Iterator[ReaderTensor]:
             )
 
 
+def _flattened(architecture: Architecture, fields: Fields, tensor: ReaderTensor) -> ReaderTensor:
+    """`tensor` as a vector, if it is one in MLX."""
+    source = tensor.name.split(".")[2:3]
+    if not source or (shape := architecture.shape(fields, source[0])) is None:
+        return tensor
+    if tensor.data.shape != shape:
+        raise UnsupportedGGUFError(f"'{tensor.name}' has not the shape {shape}.")
+    return tensor._replace(shape=np.array([tensor.n_elements]), data=tensor.data.reshape(-1))
+
+
 def _recommended(metadata: Mapping[str, Any]) -> RecommendedSampling:
     try:
         return in_gguf(metadata)
@@ -276,7 +288,7 @@ def _plan(
             _form(architecture, place, tensor, working),
             row_order(architecture, fields, place, int(tensor.shape[-1])),
             architecture.column_order(fields, place.source),
-            architecture.added_axes.get(place.source),
+            added_axis(architecture, place),
         )
         for tensor in tensors
         if (place := found.get(tensor.name)) is not None
@@ -295,7 +307,7 @@ def _form(
         working,
         offset(architecture, place),
         place.suffix,
-        is_vector=place.source in architecture.added_axes,
+        is_vector=added_axis(architecture, place) is not None,
     )
 
 

@@ -55,7 +55,8 @@ def architecture_of(config: Config) -> tuple[str, Architecture]:
         UnsupportedGGUFError: the type of the model or one of its settings is not supported.
     """
     kind = config.get("model_type")
-    names = {row.model_type: name for name, row in ARCHITECTURES.items()} | _SAME_AS | _OUTER
+    rows = {name: row for name, row in ARCHITECTURES.items() if row.is_row_of(config)}
+    names = {row.model_type: name for name, row in rows.items()} | _SAME_AS | _OUTER
     if kind not in names:
         known = ", ".join(sorted(names))
         raise UnsupportedGGUFError(f"The model type '{kind}' is not supported, only {known}.")

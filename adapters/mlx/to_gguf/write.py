@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 
 from adapters.gguf.conversion import InexactGGUFError, TensorReport, UnsupportedGGUFError
 from adapters.mlx.gguf.architectures.row import Architecture, Fields
-from adapters.mlx.gguf.architectures.table import Place, offset, places, row_order
+from adapters.mlx.gguf.architectures.table import Place, added_axis, offset, places, row_order
 from adapters.mlx.gguf.weights import GATE, Progress, relative_error, sliced
 from adapters.mlx.to_gguf.arrays import StoredArray, read_arrays
 from adapters.mlx.to_gguf.blocks import Affine, Microscaled
@@ -170,7 +170,7 @@ def _tensor(
     place: Place,
     parts: Mapping[str, StoredArray],
 ) -> Outgoing:
-    axis = architecture.added_axes.get(place.source)
+    axis = added_axis(architecture, place)
 
     def rows(count: int) -> NDArray[np.intp]:
         """Row order of the file: the reverse of that of an import."""
@@ -191,6 +191,8 @@ def _tensor(
         tensor = _packed(config, name, place.module, parts, rows)
     if axis == 0:
         return _as_vector(tensor)
+    if len(tensor.shape) == 1 and (own := architecture.shape(fields, place.source)) is not None:
+        return replace(tensor, shape=own)
     return _with_columns(tensor, architecture.column_order(fields, place.source))
 
 
@@ -323,8 +325,8 @@ def _check(tensor: Outgoing, data: NDArray) -> TensorReport:
     chunks = [(first, min(first + _ROWS_AT_ONCE, rows)) for first in starts]
     relative = relative_error(
         (
-            tensor.values(tensor.rows[first:last]),
-            gguf.dequantize(np.ascontiguousarray(data[first:last]), tensor.kind),
+            tensor.values(tensor.rows[first:last]).reshape(-1),
+            gguf.dequantize(np.ascontiguousarray(data[first:last]), tensor.kind).reshape(-1),
         )
         for first, last in chunks
     )

@@ -18,6 +18,7 @@ from adapters.mlx.gguf.architectures.row import (
     Architecture,
     Fields,
     decoder_config,
+    of_block,
     require_pattern,
     require_settings,
     require_value,
@@ -119,7 +120,7 @@ _KINDS = ("full_attention", "sliding_attention")
 
 
 def _is_sliding(fields: Fields, index: int) -> bool:
-    return bool(required(fields, PATTERN)[index])
+    return bool(of_block(fields, PATTERN, index))
 
 
 def _shares(fields: Fields, index: int) -> bool:

@@ -77,14 +77,20 @@ class Architecture:
     None where the order is the same."""
     column_order: Callable[[Fields, str], NDArray[np.intp] | None] = lambda *_: None
     """The same of slices of the columns; there are as many, all of one width."""
+    shape: Callable[[Fields, str], tuple[int, ...] | None] = lambda *_: None
+    """Shape in a GGUF of a tensor that is a vector in MLX, by its name; None for all others."""
     parts: Callable[[Fields, str], Mapping[str, NDArray[np.intp]]] = lambda *_: {}
     """Tensors of a GGUF that MLX has as the one of `block` with this name: its rows of each."""
     outside: Callable[[Fields], Mapping[str, str]] = lambda fields: {}
-    """Like `block`, further tensors that are in no block; their modules are below `model`."""
+    """Like `block`, further tensors that are in no block; their modules are below `body`."""
     unused: Callable[[Fields, int], Set[str]] = lambda fields, index: frozenset()
     """Tensors of the block with this index that a file may have, but no engine computes with."""
     prefix: str = ""
-    """Beginning of the names of modules, before `model` and `lm_head`."""
+    """Beginning of the names of modules, before `body` and `lm_head`."""
+    body: str = "model"
+    """Module with the blocks, after `prefix`."""
+    embedding: str = "embed_tokens"
+    """Module of the embedding, below `body`."""
     final_norm: tuple[str, str] = ("output_norm", "model.norm")
     """The norm after the last block in GGUF and in MLX."""
     partial_rotary: bool = False
@@ -105,10 +111,12 @@ class Architecture:
     """`general.architecture`, if the row has another name: llama.cpp has one for several types."""
     applies: Callable[[Fields], bool] = lambda fields: True
     """False for files of the family that are of another row."""
+    is_row_of: Callable[[Fields], bool] = lambda config: True
+    """False for a `config.json` of `model_type` that another row exports."""
     epsilon: tuple[str, str] = ("attention.layer_norm_rms_epsilon", "rms_norm_eps")
     """Key and setting of the constant in norms."""
     defaults: Fields = field(default_factory=dict)
-    """Values that mlx-lm, or the class on the hub, takes for settings that a `config.json` lacks."""
+    """Values that mlx-lm or the hub takes for settings that a `config.json` lacks."""
     normalized: Callable[[Fields], Fields] = lambda config: config
     """A `config.json` in the terms of the other architectures, before an export."""
     nested: str | None = None
@@ -136,6 +144,14 @@ def required(fields: Fields, key: str) -> Any:
     if fields.get(key) is None:
         raise UnsupportedGGUFError(f"The setting '{key}' is missing.")
     return fields[key]
+
+
+def of_block(fields: Fields, key: str, index: int) -> Any:
+    """The value of a block under a key that has one for each."""
+    values = required(fields, key)
+    if not isinstance(values, list) or index >= len(values):
+        raise UnsupportedGGUFError(f"'{key}' = {values} has no value for block {index}.")
+    return values[index]
 
 
 def require_value(fields: Fields, key: str, value: float) -> None:

@@ -17,6 +17,7 @@ from adapters.mlx.gguf.architectures import (
     gpt_oss,
     lfm,
     llama,
+    nemotron,
     olmo,
     qwen,
 )
@@ -39,6 +40,7 @@ ARCHITECTURES: dict[str, Architecture] = {
     **glm.ROWS,
     **deepseek.ROWS,
     **lfm.ROWS,
+    **nemotron.ROWS,
     **gpt_oss.ROWS,
 }
 
@@ -115,12 +117,13 @@ def places(
     too, where both engines can use it so.
     """
     prefix, (norm, module) = architecture.prefix, architecture.final_norm
+    body = f"{prefix}{architecture.body}"
     found = {
-        "token_embd.weight": Place("token_embd", f"{prefix}model.embed_tokens"),
+        "token_embd.weight": Place("token_embd", f"{body}.{architecture.embedding}"),
         f"{norm}.weight": Place(norm, prefix + module),
     }
     for source, module in architecture.outside(fields).items():
-        found[f"{source}.weight"] = Place(source, f"{prefix}model.{module}")
+        found[f"{source}.weight"] = Place(source, f"{body}.{module}")
     if architecture.requires_output or not (tied or architecture.forbids_output):
         found["output.weight"] = Place("output", f"{prefix}lm_head")
     for index in range(int(required(fields, "block_count"))):
@@ -136,7 +139,8 @@ def _block_places(
 ) -> dict[str, Place]:
     found: dict[str, Place] = {}
     for source, module in block.items():
-        name, path = f"blk.{index}.{source}", f"{architecture.prefix}model.layers.{index}.{module}"
+        name = f"blk.{index}.{source}"
+        path = f"{architecture.prefix}{architecture.body}.layers.{index}.{module}"
         owner, _, own = path.rpartition(".")
         is_bare = source in architecture.bare | architecture.precise
         place = Place(source, owner, own) if is_bare else Place(source, path)
@@ -180,6 +184,11 @@ def row_order(
         raise UnsupportedGGUFError(f"{rows} rows of '{place.source}' are no heads of {size}.")
     order = np.arange(rows, dtype=np.intp)
     return order.reshape(-1, size // 2, 2).swapaxes(1, 2).reshape(-1)
+
+
+def added_axis(architecture: Architecture, place: Place) -> int | None:
+    """Place of an axis of length one that the array in MLX has in addition."""
+    return architecture.added_axes.get(place.source) if place.suffix == "weight" else None
 
 
 def offset(architecture: Architecture, place: Place) -> float:

@@ -202,6 +202,37 @@ def logits_of(folder: Path) -> np.ndarray:
     return np.array(model(mx.array([IDS]))[0])
 
 
+def test_setting_that_a_config_lacks_is_what_mlx_takes_for_it(tmp_path: Path) -> None:
+    convert(decoder_gguf(tmp_path, "deepseek-v3"), tmp_path / "one", quiet)
+    change(tmp_path / "one", norm_topk_prob=True)
+    write_gguf(tmp_path / "one", tmp_path / "first.gguf", quiet)
+    path = tmp_path / "one" / "config.json"
+    config = json.loads(path.read_text())
+    del config["norm_topk_prob"]
+    path.write_text(json.dumps(config))
+    write_gguf(tmp_path / "one", tmp_path / "second.gguf", quiet)
+    assert (tmp_path / "first.gguf").read_bytes() == (tmp_path / "second.gguf").read_bytes()
+
+
+NEMOTRON_WORDS = ["mamba", "mlp", "attention", "linear_attention", "mlp"]
+
+
+@pytest.mark.parametrize(
+    "pattern",
+    [
+        {"hybrid_override_pattern": list("M-*M-")},
+        {"hybrid_override_pattern": None, "layers_block_type": NEMOTRON_WORDS},
+        {"hybrid_override_pattern": None, "layer_types": NEMOTRON_WORDS},
+    ],
+)
+def test_kinds_of_blocks_are_letters_or_words(tmp_path: Path, pattern: dict[str, Any]) -> None:
+    convert(decoder_gguf(tmp_path, "nemotron_h"), tmp_path / "one", quiet)
+    write_gguf(tmp_path / "one", tmp_path / "first.gguf", quiet)
+    change(tmp_path / "one", num_hidden_layers=None, **pattern)
+    write_gguf(tmp_path / "one", tmp_path / "second.gguf", quiet)
+    assert (tmp_path / "first.gguf").read_bytes() == (tmp_path / "second.gguf").read_bytes()
+
+
 @pytest.mark.parametrize("tower", ["vision_tower", "audio_tower", "multi_modal_projector"])
 def test_part_for_images_or_sound_is_refused_with_the_next_step(tmp_path: Path, tower: str) -> None:
     from safetensors.numpy import load_file, save_file
@@ -360,6 +391,13 @@ YARN = {
         ("llama4", {"no_rope_layers": [1] * 5}, "no_rope_layers"),
         ("llama4", {"layer_types": ["full_attention"] * 5}, "layer_types"),
         ("llama4", {"attention_bias": True}, "attention_bias"),
+        ("deepseek-v2", {"rope_scaling": {"factor": 4.0}}, "rotary scaling"),
+        ("deepseek-v3", {"rope_scaling": {"mscale_all_dim": 4.0}}, "rotary scaling"),
+        ("nemotron_h", {"hybrid_override_pattern": "M-*ME"}, "hybrid_override_pattern"),
+        ("nemotron_h", {"time_step_limit": [0.1, 0.2]}, "time_step_limit"),
+        ("nemotron_h", {"use_conv_bias": False}, "use_conv_bias"),
+        ("nemotron_h", {"mlp_bias": True}, "mlp_bias"),
+        ("nemotron_h_moe", {"n_group": 2}, "n_group"),
         ("qwen3next", {"linear_value_head_dim": 64}, "linear_value_head_dim"),
         ("qwen3next", {"layer_types": ["full_attention"] * 3}, "layer_types"),
         ("qwen3next", {"mlp_only_layers": [0]}, "mlp_only_layers"),
