@@ -73,12 +73,20 @@ def read_llama3_table(factors: NDArray[np.float32], config: Mapping[str, Any]) -
     return {"rope_scaling": llama3_scaling(factors, config["rope_theta"], config["head_dim"])}
 
 
+_LLAMA3 = {
+    "low_freq_factor": 1.0,
+    "high_freq_factor": 4.0,
+    "original_max_position_embeddings": 8192,
+}
+"""mlx-lm's, where a `config.json` has none."""
+
+
 def llama3_table(config: Mapping[str, Any], head_dim: int) -> NDArray[np.float64] | None:
     """The values of `rope_freqs.weight`; None for another rotary scaling than that of Llama 3."""
     scaling = scaling_of(config)
     if scaling.get("rope_type") != "llama3":
         return None
-    return llama3_factors(scaling, float(config["rope_theta"]), head_dim)
+    return llama3_factors({**_LLAMA3, **scaling}, float(config["rope_theta"]), head_dim)
 
 
 _UNROTATED = np.float32(1e30)

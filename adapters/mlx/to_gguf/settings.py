@@ -88,13 +88,13 @@ def flattened(config: Config) -> Config:
 
 
 def settings(config: Config) -> dict[str, Any]:
-    """Metadata with keys without the prefix of the architecture.
+    """Metadata with keys without the prefix of the architecture; `config` has its `defaults`.
 
     Raises:
         UnsupportedGGUFError: a value is missing or not supported.
     """
     _, architecture = architecture_of(config)
-    config = architecture.normalized({**architecture.defaults, **config})
+    config = architecture.normalized(config)
     epsilon, setting = architecture.epsilon
     heads = int(_required(config, "num_attention_heads"))
     width = int(_required(config, "hidden_size"))

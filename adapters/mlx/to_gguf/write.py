@@ -1,10 +1,13 @@
 # pyright: basic
 """Write a folder as one GGUF file and check every tensor as written."""
 
+import errno
 import hashlib
 import json
+import os
 from collections import Counter
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Generator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -71,6 +74,7 @@ def write_gguf(folder: Path, target: Path, progress: Progress) -> Written:
     """
     config = flattened(json.loads((folder / "config.json").read_text("utf-8")))
     name, architecture = architecture_of(config)
+    config = {**architecture.defaults, **config}
     fields = settings(config)
     own = {f"{name}.{key}": value for key, value in fields.items()}
     tensors = _outgoing(architecture, config, fields, read_arrays(folder))
@@ -302,9 +306,21 @@ def _write(
     writer.write_ti_data_to_file()
     progress(0, len(tensors))
     for done, tensor in enumerate(tensors, 1):
-        writer.write_tensor_data(tensor.encode(tensor.rows))
+        with _full_disk():
+            writer.write_tensor_data(tensor.encode(tensor.rows))
         progress(done, len(tensors))
     writer.close()
+
+
+@contextmanager
+def _full_disk() -> Generator[None]:
+    """Give numpy's error for a full disk, which has no number, that of the system."""
+    try:
+        yield
+    except OSError as error:
+        if error.errno is not None:
+            raise
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC)) from error
 
 
 def _add(writer: gguf.GGUFWriter, key: str, value: Any) -> None:

@@ -90,6 +90,11 @@ def _require_scale(config: Fields, is_27b: bool, model: str) -> None:
         raise UnsupportedGGUFError(f"'query_pre_attn_scalar' is not that of {model}.")
 
 
+_GEMMA2_DEFAULTS = {
+    "attn_logit_softcapping": 50.0,
+    "final_logit_softcapping": 30.0,
+    "query_pre_attn_scalar": 144.0,
+}
 _GEMMA3_DEFAULTS = {
     "num_attention_heads": 8,
     "num_key_value_heads": 4,
@@ -252,9 +257,10 @@ def _gemma4_layers(config: Fields) -> list[str]:
 
 def _gemma4_normalized(config: Fields) -> Fields:
     """`config` with the heads of full attention."""
-    rope = required(config, "rope_parameters")
+    rope = {kind: required(required(config, "rope_parameters"), kind) for kind in _KINDS}
     return {
         **config,
+        "rope_parameters": rope,
         "layer_types": config.get("layer_types") or _gemma4_layers(config),
         "head_dim": required(config, "global_head_dim"),
         "sliding_head_dim": required(config, "head_dim"),
@@ -268,6 +274,7 @@ def _gemma4_settings(config: Fields) -> Fields:
     shared, size = int(required(config, "num_kv_shared_layers")), int(config["sliding_head_dim"])
     _require_sources(sliding, shared)
     rope, rows = config["rope_parameters"], config["vocab_size"]
+    required(rope[_KINDS[0]], "rope_type")  # Without, mlx-lm rotates all of a head.
     require_settings(rope[_KINDS[0]], {"rope_type": "proportional", "factor": 1.0})
     require_settings(rope[_KINDS[1]], {"rope_type": "default", "partial_rotary_factor": 1.0})
     if config["hidden_size_per_layer_input"]:
@@ -405,6 +412,7 @@ ROWS: dict[str, Architecture] = {
             {"attention.sliding_window", "attn_logit_softcapping", "final_logit_softcapping"}
         ),
         config=_gemma2_config,
+        defaults=_GEMMA2_DEFAULTS,
         settings=_gemma2_settings,
         norm_offset=1.0,
     ),

@@ -102,17 +102,15 @@ def _llama4_normalized(config: Fields) -> Fields:
 
 def _llama4_settings(config: Fields) -> Fields:
     experts, layers = int(required(config, "num_local_experts")), int(config["num_hidden_layers"])
-    if int(config[_SPARSE_EVERY]) < 1 or not config.get("attn_temperature_tuning", True):
-        raise UnsupportedGGUFError(
-            f"'{_SPARSE_EVERY}' = {config[_SPARSE_EVERY]} with 'attn_temperature_tuning' = "
-            f"{config.get('attn_temperature_tuning')} is not supported."
-        )
+    if not config.get("attn_temperature_tuning", True):
+        raise UnsupportedGGUFError("A model without 'attn_temperature_tuning' is not supported.")
+    if bool(required(config, "use_qk_norm")) != (experts != _MAVERICK_EXPERTS):
+        raise UnsupportedGGUFError(f"'use_qk_norm' = {config['use_qk_norm']} is not supported.")
     kinds = ("chunked_attention", "full_attention")
     rotated = _no_rope_layers(layers)
     require_settings(
         config,
         {
-            "use_qk_norm": experts != _MAVERICK_EXPERTS,
             "layer_types": [kinds[not is_rotated] for is_rotated in rotated],
             **({"no_rope_layers": rotated} if config.get("no_rope_layers") else {}),
         },

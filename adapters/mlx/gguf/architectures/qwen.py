@@ -71,7 +71,9 @@ def _qwen35_config(fields: Fields) -> dict[str, Any]:
 
 def _qwen35_normalized(config: Fields) -> Fields:
     """`config` with the defaults that mlx-lm has for absent settings."""
-    rope = config.get("rope_parameters") or {}
+    rope = config.get("rope_parameters", {})
+    if rope is None:  # Then mlx-lm reads them outside.
+        rope = config
     return {
         "full_attention_interval": 4,
         "intermediate_size": config.get("moe_intermediate_size"),
@@ -274,6 +276,7 @@ ROWS: dict[str, Architecture] = {
         },
         fixed={"attention_bias": False, **_ALL_SPARSE, "norm_topk_prob": True},
         other_keys=frozenset({"ssm.inner_size", _INTERVAL}),
+        defaults={"norm_topk_prob": False},
         settings=_next_settings,
         suffixes=_QWEN35.suffixes,
         bare=_QWEN35.bare,

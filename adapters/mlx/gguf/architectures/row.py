@@ -160,9 +160,13 @@ def require_value(fields: Fields, key: str, value: float) -> None:
 
 
 def require_settings(config: Fields, values: Mapping[str, Any]) -> None:
-    """Reject settings of a `config.json` that are there with other values: no key has them."""
+    """Reject settings of a `config.json` that are there with other values: no key has them.
+
+    Null is what mlx-lm takes for false, and for most others as if it were absent.
+    """
     for name, value in values.items():
-        if config.get(name, value) not in (None, value):
+        given = config.get(name, value)
+        if given != value and (given is not None or value is True):
             raise UnsupportedGGUFError(f"'{name}' = {config[name]} is not supported.")
 
 

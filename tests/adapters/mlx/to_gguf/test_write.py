@@ -159,6 +159,13 @@ def change(folder: Path, **values: Any) -> None:
     path.write_text(json.dumps(config))
 
 
+def remove(folder: Path, setting: str) -> None:
+    path = folder / "config.json"
+    config = json.loads(path.read_text())
+    del config[setting]
+    path.write_text(json.dumps(config))
+
+
 def wrap(folder: Path, kind: str) -> None:
     """Make the folder one of an outer type, with the text model inside."""
     from safetensors.numpy import load_file, save_file
@@ -206,12 +213,22 @@ def test_setting_that_a_config_lacks_is_what_mlx_takes_for_it(tmp_path: Path) ->
     convert(decoder_gguf(tmp_path, "deepseek-v3"), tmp_path / "one", quiet)
     change(tmp_path / "one", norm_topk_prob=True)
     write_gguf(tmp_path / "one", tmp_path / "first.gguf", quiet)
-    path = tmp_path / "one" / "config.json"
-    config = json.loads(path.read_text())
-    del config["norm_topk_prob"]
-    path.write_text(json.dumps(config))
+    remove(tmp_path / "one", "norm_topk_prob")
     write_gguf(tmp_path / "one", tmp_path / "second.gguf", quiet)
     assert (tmp_path / "first.gguf").read_bytes() == (tmp_path / "second.gguf").read_bytes()
+
+
+@pytest.mark.parametrize(
+    ("architecture", "setting"),
+    [("gemma2", "query_pre_attn_scalar"), ("qwen3next", "norm_topk_prob")],
+)
+def test_default_of_mlx_that_a_gguf_cannot_have_is_refused(
+    tmp_path: Path, architecture: str, setting: str
+) -> None:
+    convert(decoder_gguf(tmp_path, architecture), tmp_path / "one", quiet)
+    remove(tmp_path / "one", setting)
+    with pytest.raises(UnsupportedGGUFError, match=setting):
+        write_gguf(tmp_path / "one", tmp_path / "back.gguf", quiet)
 
 
 NEMOTRON_WORDS = ["mamba", "mlp", "attention", "linear_attention", "mlp"]
@@ -346,6 +363,7 @@ def test_mxfp4_is_copied_and_not_computed_again(tmp_path: Path) -> None:
     assert np.array_equal(before.data, after.data)
 
 
+UNTYPED = {"full_attention": {"rope_theta": 5.0}, "sliding_attention": {"rope_theta": 5.0}}
 YARN = {
     "rope_type": "yarn",
     "factor": 4.0,
@@ -384,7 +402,11 @@ YARN = {
         ("gemma4", {"num_kv_shared_layers": 1}, "shared_kv_layers"),
         ("gemma4-shared", {"vocab_size_per_layer_input": 8}, "vocab_size_per_layer_input"),
         ("gemma4", {"global_head_dim": None}, "global_head_dim"),
+        ("gemma4", {"rope_parameters": {"rope_theta": 5.0}}, "full_attention"),
+        ("gemma4", {"rope_parameters": UNTYPED}, "rope_type"),
         ("llama4", {"use_qk_norm": False}, "use_qk_norm"),
+        ("llama4", {"use_qk_norm": None}, "use_qk_norm"),
+        ("qwen3moe", {"norm_topk_prob": None}, "norm_topk_prob"),
         ("llama4", {"num_experts_per_tok": 2}, "num_experts_per_tok"),
         ("llama4", {"attention_chunk_size": 4096}, "attention_chunk_size"),
         ("llama4", {"attn_temperature_tuning": False}, "attn_temperature_tuning"),
