@@ -122,7 +122,8 @@ def _require_room(folder: Path, cache: Path) -> None:
     free = shutil.disk_usage(cache).free
     if free < needed:
         raise InvalidRequestError(
-            f"{cache} has {free / 1e9:.1f} GB free; about {needed / 1e9:.1f} GB are needed."
+            f"{cache} has {free / 1e9:.1f} GB free; about {needed / 1e9:.1f} GB are needed. "
+            "Free some, or set another 'cache_folder' of the MLX backend."
         )
 
 

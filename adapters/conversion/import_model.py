@@ -120,5 +120,6 @@ def _require_room(source: Path, target: Path) -> None:
     free = shutil.disk_usage(target.parent).free
     if free < needed:
         raise InvalidRequestError(
-            f"{target.parent} has {free / 1e9:.1f} GB free; about {needed / 1e9:.1f} GB are needed."
+            f"{target.parent} has {free / 1e9:.1f} GB free; about {needed / 1e9:.1f} GB are "
+            "needed. Free some, or choose another folder with --to."
         )

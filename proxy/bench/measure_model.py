@@ -15,7 +15,7 @@ from contextlib import contextmanager
 from msgspec import Struct
 
 from adapters.backend import Backend
-from adapters.errors import BackendError, ContextLengthError
+from adapters.errors import BackendError, ContextLengthError, ModelNotFoundError
 from adapters.request import GenerationRequest, Message, Sampling, TextPart
 from proxy.assembly import Parts, assemble, opened
 from proxy.bench.machine import this_machine
@@ -103,6 +103,8 @@ async def _find(model: str, parts: Parts) -> RegisteredModel:
     await parts.registry.refresh(_LIST_TIMEOUT)
     try:
         entry = await parts.router.find(model)
+    except ModelNotFoundError as error:
+        raise RuntimeError(f"{error.message} `tandem models` lists all.") from error
     except BackendError as error:
         raise RuntimeError(error.message) from error
     return entry.among(kind for kind, listed in parts.registry.backends.items() if listed.reached)

@@ -1,11 +1,13 @@
-"""Failures and reports of `tandem import` and `tandem export`."""
+"""Failures and reports of `tandem import` and `tandem export`, and the names that both take."""
 
+import errno
 from collections import defaultdict
 from collections.abc import Generator, Iterable, Iterator
 from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
 from proxy.cli.command import CommandError
+from proxy.config import Config
 
 if TYPE_CHECKING:
     from adapters.conversion.parity import Parity
@@ -20,17 +22,51 @@ def conversion(source: str, interrupted: str) -> Generator[None]:
         CommandError: 1: the model `source` cannot be converted; 130, with the message
             `interrupted`: the user interrupted.
     """
-    from adapters.errors import BackendError
+    from adapters.errors import BackendError, BackendUnavailableError
     from adapters.gguf.conversion import InexactGGUFError, UnsupportedGGUFError
 
     try:
         yield
+    except BackendUnavailableError as exc:
+        raise CommandError(f"{source}: {exc} `tandem doctor` says what to do.") from exc
     except (BackendError, UnsupportedGGUFError, InexactGGUFError) as exc:
         raise CommandError(f"{source}: {exc}") from exc
+    except FileExistsError as exc:
+        raise CommandError(f"{source}: {exc} Remove it, or choose another with --to.") from exc
     except OSError as exc:
-        raise CommandError(f"{source}: {exc.strerror or exc}") from exc
+        reason = f"{source}: {exc.strerror or exc}"
+        if exc.errno in (errno.ENOSPC, errno.EDQUOT):
+            reason += "; nothing of it was kept. Free some of the disk and run the command again."
+        raise CommandError(reason) from exc
     except KeyboardInterrupt as exc:
         raise CommandError(interrupted, 130) from exc
+
+
+_LISTING_SECONDS = 2.0
+
+
+async def name_on(kind: type, source: str, config: Config) -> str | None:
+    """A backend's own name of the model called `source` by any of its names, as an alias.
+
+    `kind` is the type of the backend's settings; None without such a model.
+    """
+    from adapters.errors import BackendError
+    from proxy.models.registry import Registry
+    from proxy.routing.lookup import ModelLookup
+
+    configs = {
+        name: backend
+        for name, backend in config.backend_configs().items()
+        if isinstance(backend, kind)
+    }
+    registry = Registry(config.models, config.server.refresh)
+    async with registry.open(configs):
+        await registry.refresh(_LISTING_SECONDS)
+        try:
+            entry = await ModelLookup(registry, None).find(source)
+        except BackendError:  # A file, a folder, or no model at all.
+            return None
+        return entry.deployments[0].name
 
 
 def tensor_lines(tensors: "Iterable[TensorReport]") -> Iterator[str]:

@@ -2,20 +2,20 @@
 
 import asyncio
 from collections.abc import Iterator
+from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from proxy.cli.command import AsJson, ConfigFile, print_json, read_settings
-from proxy.cli.conversion import conversion, prompt_lines, tensor_lines
+from proxy.cli.command import AsJson, CommandError, ConfigFile, print_json, read_settings
+from proxy.cli.conversion import conversion, name_on, prompt_lines, tensor_lines
 from proxy.cli.names import complete_model
 from proxy.cli.progress import progress_bar
 from proxy.config import Config
 
 if TYPE_CHECKING:
+    from adapters.config import MLXConfig
     from adapters.conversion.export_model import Exported
-
-_LISTING_SECONDS = 2.0
 
 
 def export_model(
@@ -48,14 +48,13 @@ def export_model(
     import msgspec
 
     from adapters.config import MLXConfig, OllamaConfig
-    from adapters.conversion.export_model import default_tag, find_folder
+    from adapters.conversion.export_model import default_tag
     from adapters.conversion.export_model import export_model as convert
 
     mlx = settings.of_kind(MLXConfig) or MLXConfig()
     ollama = settings.of_kind(OllamaConfig) or OllamaConfig()
     with conversion(source, "interrupted; the files written here were removed"):
-        listed = asyncio.run(_name_on_mlx(source, settings))
-        name, folder = find_folder(listed or source, mlx)
+        name, folder = _find(source, mlx, settings)
         with progress_bar(f"Writing {name} as GGUF") as bar:
             exported = convert(folder, tag or default_tag(name), mlx, ollama, bar)
     if as_json:
@@ -64,26 +63,28 @@ def export_model(
         print("\n".join(_lines(name, exported)))
 
 
-async def _name_on_mlx(source: str, config: Config) -> str | None:
-    """The MLX backend's own name of the model called `source` by any of its names, as an alias."""
-    from adapters.config import MLXConfig
-    from adapters.errors import BackendError
-    from proxy.models.registry import Registry
-    from proxy.routing.lookup import ModelLookup
+def _find(source: str, mlx: "MLXConfig", config: Config) -> tuple[str, Path]:
+    """Name and folder of the model called `source` by any of its names.
 
-    configs = {
-        name: backend
-        for name, backend in config.backend_configs().items()
-        if isinstance(backend, MLXConfig)
-    }
-    registry = Registry(config.models, config.server.refresh)
-    async with registry.open(configs):
-        await registry.refresh(_LISTING_SECONDS)
-        try:
-            entry = await ModelLookup(registry, None).find(source)
-        except BackendError:  # A folder, or no model at all.
-            return None
-        return entry.deployments[0].name
+    Raises:
+        CommandError: there is none; the message names the next step.
+        BackendError: as `find_folder`.
+    """
+    from adapters.config import MLXConfig, OllamaConfig
+    from adapters.conversion.export_model import find_folder
+    from adapters.errors import ModelNotFoundError
+
+    listed = asyncio.run(name_on(MLXConfig, source, config))
+    try:
+        return find_folder(listed or source, mlx)
+    except ModelNotFoundError as exc:
+        there = asyncio.run(name_on(OllamaConfig, source, config))
+        step = (
+            f"Ollama has '{there}': `tandem import {there}` converts it for MLX."
+            if there
+            else "`tandem models` lists all."
+        )
+        raise CommandError(f"{source}: {exc} {step}") from exc
 
 
 def _lines(name: str, exported: "Exported") -> Iterator[str]:

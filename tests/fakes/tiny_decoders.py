@@ -48,22 +48,33 @@ HEAD_DIMS = {
     "gemma4": 64,
     "gemma4-shared": 64,
     "gemma4-moe": 64,
+    "llama4": 32,
+    "qwen3next": 32,
+    "nemotron_h": 32,
+    "nemotron_h_moe": 32,
+    "nemotron_h_moe-latent": 32,
 }
+NEMOTRONS = ("nemotron_h", "nemotron_h_moe", "nemotron_h_moe-latent")
 GEMMAS4 = ("gemma4", "gemma4-shared", "gemma4-moe")
 """Variants: keys that are values in full attention, keys of earlier blocks, experts."""
 LATENT = ("deepseek-v2", "deepseek-v2-lite", "deepseek-v3", "glm4moelite")
 """Architectures with keys and values made of one short vector."""
 FAMILIES = {"mixtral": "llama", "olmo3": "olmo2", "glm4moe-norms": "glm4moe"}
+FAMILIES["nemotron_h_moe-latent"] = "nemotron_h_moe"
 FAMILIES |= dict.fromkeys(LATENT, "deepseek2") | dict.fromkeys(GEMMAS4, "gemma4")
 """Names in a GGUF, where llama.cpp has one for several architectures."""
 BLOCKS = dict.fromkeys(HEAD_DIMS, 2) | {"gemma3": 7, "smollm3": 5, "cohere2": 5, "olmo3": 5}
 BLOCKS |= dict.fromkeys(("lfm2", "qwen35", "qwen35moe", "glm4moe", "glm4moe-norms"), 3)
 BLOCKS |= {"lfm2moe": 4, "deepseek-v2-lite": 27, "gemma4": 4, "gemma4-shared": 6, "gemma4-moe": 4}
+BLOCKS |= {"llama4": 5, "qwen3next": 3} | dict.fromkeys(NEMOTRONS, 5)
 """llama.cpp recognises a Lite by its number of blocks."""
 RECURRENT = {"lfm2": (0, 2), "lfm2moe": (0, 2), "qwen35": (0, 2), "qwen35moe": (0, 2)}
+RECURRENT["qwen3next"] = (0, 2)
 """Blocks with a convolution or a delta net in place of attention."""
 KEY_HEADS, VALUE_HEADS, STATE = 2, 4, 32
 """Numbers and size of heads of a delta net."""
+MAMBA_DIM, LATENT_WIDTH = 16, 32
+"""Sizes of a head of a Mamba, and of what the experts of a Nemotron H may read."""
 WINDOW = 8
 EXPERTS, USED, EXPERT_INNER, SHARED_INNER = 4, 2, 32, 160
 SHARED = 3
@@ -175,6 +186,24 @@ _GEMMA4: dict[str, Any] = {
     "rope.dimension_count_swa": SLIDING_DIM,
     "rope.freq_base_swa": 10000.0,
 }
+_NEMOTRON: dict[str, Any] = {
+    "attention.head_count_kv": [0, 0, KV_HEADS, 0, 0],
+    "attention.layer_norm_epsilon": 1e-5,
+    "feed_forward_length": [0, INNER, 0, 0, INNER],
+    "ssm.conv_kernel": 4,
+    "ssm.group_count": KEY_HEADS,
+    "ssm.inner_size": VALUE_HEADS * MAMBA_DIM,
+    "ssm.state_size": STATE,
+    "ssm.time_step_rank": VALUE_HEADS,
+}
+_NEMOTRON_MOE: dict[str, Any] = {
+    **_MOE,
+    "feed_forward_length": [0, EXPERT_INNER, 0, 0, EXPERT_INNER],
+    "expert_shared_count": 1,
+    "expert_shared_feed_forward_length": SHARED_INNER,
+    "expert_weights_norm": True,
+    "expert_weights_scale": 2.5,
+}
 _OWN: dict[str, dict[str, Any]] = {
     "lfm2moe": {
         **_MOE,
@@ -241,6 +270,15 @@ _OWN: dict[str, dict[str, Any]] = {
     "lfm2": {"attention.head_count_kv": [0, KV_HEADS, 0], "shortconv.l_cache": 3},
     "qwen35": _HYBRID,
     "qwen35moe": {**_HYBRID, **_MOE, "expert_shared_feed_forward_length": SHARED_INNER},
+    "qwen3next": {
+        **{key: value for key, value in _HYBRID.items() if "sections" not in key},
+        **_MOE,
+        "expert_shared_feed_forward_length": SHARED_INNER,
+    },
+    "nemotron_h": _NEMOTRON,
+    "nemotron_h_moe": {**_NEMOTRON, **_NEMOTRON_MOE},
+    "nemotron_h_moe-latent": {**_NEMOTRON, **_NEMOTRON_MOE, "moe_latent_size": LATENT_WIDTH},
+    "llama4": {**_MOE, "expert_used_count": 1, "interleave_moe_layer_step": 2},
     "gpt-oss": {
         **_MOE,
         **_YARN,
@@ -264,7 +302,8 @@ def decoder_tensors(architecture: str, kind: GGML) -> Tensors:
         if name.endswith(("conv.weight", "conv1d.weight")):
             tensors[name] = _router(generator, shape), GGML.F32
         elif name == "rope_freqs.weight":
-            table = np.where(np.arange(*shape) < shape[0] // 4, 1, 1e30)
+            ones, rest = (12, 16.0) if architecture == "llama4" else (shape[0] // 4, 1e30)
+            table = np.where(np.arange(*shape) < ones, 1, rest)  # Llama 4 Scout's factor.
             tensors[name] = table.astype(np.float32), GGML.F32
         elif name.endswith("exp_probs_b.bias"):
             tensors[name] = generator.uniform(0, 0.5, shape).astype(np.float32), GGML.F32
@@ -275,6 +314,8 @@ def decoder_tensors(architecture: str, kind: GGML) -> Tensors:
         elif architecture == "gpt-oss" and len(shape) == 3:
             values = generator.normal(0, 0.3, shape).astype(np.float32)
             tensors[name] = gguf.quantize(values, GGML.MXFP4), GGML.MXFP4
+        elif name.endswith(("ssm_d", "ssm_norm.weight")):
+            tensors[name] = _vector(generator, architecture, "norm.weight", shape), GGML.F32
         elif len(shape) > 1 and not name.endswith(".bias"):
             spread = 0.3 / np.sqrt(shape[-1] / 32)
             if name.endswith(_INTO_SUM) and BLOCKS[architecture] > _FEW_BLOCKS:
@@ -317,9 +358,14 @@ def _shapes(architecture: str) -> dict[str, tuple[int, ...]]:
         "qwen35moe",
         "glm4moe",
         "glm4moe-norms",
+        "llama4",
+        "qwen3next",
+        *NEMOTRONS,
         *LATENT,
     ):  # The others are tied.
         shapes["output.weight"] = (VOCABULARY, WIDTH)
+    if architecture == "llama4":
+        shapes["rope_freqs.weight"] = (HEAD_DIMS[architecture] // 2,)
     if architecture in GEMMAS4:
         shapes |= _gemma4_outside(architecture)
     for index in range(BLOCKS[architecture]):
@@ -328,8 +374,12 @@ def _shapes(architecture: str) -> dict[str, tuple[int, ...]]:
         dense = _OWN.get(architecture, {}).get("leading_dense_block_count")
         if dense is not None and index >= dense:
             block = _routed(architecture, block)
+        if architecture == "llama4" and index % 2 == 1:
+            block = _routed(architecture, block)
         if architecture in GEMMAS4:
             block = _gemma4_block(architecture, index)
+        if architecture in NEMOTRONS:
+            block = _nemotron_block(architecture, index)
         for name, shape in block.items():
             shapes[f"blk.{index}.{name}"] = shape
     return shapes
@@ -388,14 +438,14 @@ def _recurrent(architecture: str) -> dict[str, tuple[int, ...]]:
         }
     values = VALUE_HEADS * STATE
     mixed = 2 * KEY_HEADS * STATE + values
+    both = ("ssm_ba",) if architecture == "qwen3next" else ("ssm_beta", "ssm_alpha")
     return block | {
         "attn_qkv.weight": (mixed, WIDTH),
         "attn_gate.weight": (values, WIDTH),
         "ssm_conv1d.weight": (mixed, 4),
         "ssm_dt.bias": (VALUE_HEADS,),
         "ssm_a": (VALUE_HEADS,),
-        "ssm_beta.weight": (VALUE_HEADS, WIDTH),
-        "ssm_alpha.weight": (VALUE_HEADS, WIDTH),
+        **{f"{name}.weight": (2 * VALUE_HEADS // len(both), WIDTH) for name in both},
         "ssm_norm.weight": (STATE,),
         "ssm_out.weight": (WIDTH, values),
     }
@@ -409,7 +459,7 @@ def _routed(architecture: str, block: dict[str, tuple[int, ...]]) -> dict[str, t
         routed["exp_probs_b.bias"] = (EXPERTS,)
     if architecture in _LIQUIDS:
         return routed
-    inner = SHARED * EXPERT_INNER
+    inner = EXPERT_INNER if architecture == "llama4" else SHARED * EXPERT_INNER
     return routed | {
         "ffn_gate_shexp.weight": (inner, WIDTH),
         "ffn_up_shexp.weight": (inner, WIDTH),
@@ -470,6 +520,49 @@ def _gemma4_block(architecture: str, index: int) -> dict[str, tuple[int, ...]]:
     return block | (_gemma4_experts() if "expert_count" in own else {})
 
 
+def _nemotron_block(architecture: str, index: int) -> dict[str, tuple[int, ...]]:
+    own, head = _OWN[architecture], HEAD_DIMS[architecture]
+    block: dict[str, tuple[int, ...]] = {"attn_norm.weight": (WIDTH,)}
+    if own["attention.head_count_kv"][index]:
+        return block | {
+            "attn_q.weight": (HEADS * head, WIDTH),
+            "attn_k.weight": (KV_HEADS * head, WIDTH),
+            "attn_v.weight": (KV_HEADS * head, WIDTH),
+            "attn_output.weight": (WIDTH, HEADS * head),
+        }
+    if not own["feed_forward_length"][index]:
+        return block | _mamba()
+    if "expert_count" not in own:
+        return block | {"ffn_up.weight": (INNER, WIDTH), "ffn_down.weight": (WIDTH, INNER)}
+    read = own.get("moe_latent_size", WIDTH)
+    latent = {"ffn_latent_down.weight": (read, WIDTH), "ffn_latent_up.weight": (WIDTH, read)}
+    return {
+        **block,
+        **(latent if read != WIDTH else {}),
+        "ffn_gate_inp.weight": (EXPERTS, WIDTH),
+        "exp_probs_b.bias": (EXPERTS,),
+        "ffn_up_exps.weight": (EXPERTS, EXPERT_INNER, read),
+        "ffn_down_exps.weight": (EXPERTS, read, EXPERT_INNER),
+        "ffn_up_shexp.weight": (SHARED_INNER, WIDTH),
+        "ffn_down_shexp.weight": (WIDTH, SHARED_INNER),
+    }
+
+
+def _mamba() -> dict[str, tuple[int, ...]]:
+    inner = VALUE_HEADS * MAMBA_DIM
+    mixed = inner + 2 * KEY_HEADS * STATE
+    return {
+        "ssm_in.weight": (inner + mixed + VALUE_HEADS, WIDTH),
+        "ssm_conv1d.weight": (mixed, 4),
+        "ssm_conv1d.bias": (mixed,),
+        "ssm_dt.bias": (VALUE_HEADS,),
+        "ssm_a": (VALUE_HEADS, 1),
+        "ssm_d": (VALUE_HEADS, 1),
+        "ssm_norm.weight": (KEY_HEADS, inner // KEY_HEADS),
+        "ssm_out.weight": (WIDTH, inner),
+    }
+
+
 def _gemma4_experts() -> dict[str, tuple[int, ...]]:
     return {
         "ffn_gate_inp.weight": (EXPERTS, WIDTH),
@@ -506,10 +599,10 @@ def _latent(architecture: str) -> dict[str, tuple[int, ...]]:
 
 
 _NORM_AFTER_ATTENTION = (*GEMMAS, "olmo2", "olmo3", "seed_oss", "gpt-oss", "glm4")
-_HYBRIDS = ("qwen35", "qwen35moe")
+_HYBRIDS = ("qwen35", "qwen35moe", "qwen3next")
 _LIQUIDS = ("lfm2", "lfm2moe")
 _GLMS = ("glm4moe", "glm4moe-norms")
-_WITHOUT_BIAS = ("deepseek-v2", "deepseek-v2-lite")
+_WITHOUT_BIAS = ("deepseek-v2", "deepseek-v2-lite", "llama4")
 _DENSE = ("ffn_gate", "ffn_up", "ffn_down")
 _WITHOUT = {
     "olmo2": ("attn_norm", "ffn_norm"),
@@ -518,7 +611,7 @@ _WITHOUT = {
     "seed_oss": ("ffn_norm",),
     "glm4": ("ffn_gate", "ffn_up"),
     "qwen35": ("ffn_norm",),
-    "qwen35moe": (*_DENSE, "ffn_norm"),
+    **dict.fromkeys(("qwen35moe", "qwen3next"), (*_DENSE, "ffn_norm")),
     "mixtral": _DENSE,
     "granitemoe": _DENSE,
     "olmoe": _DENSE,
@@ -563,9 +656,9 @@ def _own_block(architecture: str, queries: int, keys: int) -> dict[str, tuple[in
             return _latent(architecture)
         case "glm4":
             return {"ffn_up.weight": (2 * INNER, WIDTH)}
-        case "qwen35" | "qwen35moe":
+        case "qwen35" | "qwen35moe" | "qwen3next":
             attention = {"attn_q.weight": (2 * queries, WIDTH)}  # With a gate for each head.
-            return attention | (_shared_experts(experts) if architecture == "qwen35moe" else {})
+            return attention | (_shared_experts(experts) if architecture != "qwen35" else {})
         case "qwen2moe":
             return _shared_experts(experts)
         case "gpt-oss":

@@ -28,7 +28,9 @@ from adapters.gguf.tokenizer import end_tokens, write_tokenizer
 from adapters.mlx.gguf.architectures.row import Architecture, Fields
 from adapters.mlx.gguf.architectures.table import (
     Place,
+    added_axis,
     left_out,
+    nested,
     offset,
     places,
     read_architecture,
@@ -37,6 +39,7 @@ from adapters.mlx.gguf.architectures.table import (
     row_order,
     traits,
 )
+from adapters.mlx.gguf.joined import joined
 from adapters.mlx.gguf.packing import Microscaled, Packed
 from adapters.mlx.gguf.weights import (
     CHUNK,
@@ -150,6 +153,8 @@ def _write_folder(
     metadata, everything = _read(source)
     everything = list(_separated(everything))
     architecture, fields = read_architecture(metadata)
+    everything = list(joined(architecture, fields, everything))
+    everything = [_flattened(architecture, fields, tensor) for tensor in everything]
     absent = left_out(architecture, fields, {tensor.name for tensor in everything})
     tensors = [tensor for tensor in everything if tensor.name not in absent]
     names = {tensor.name for tensor in tensors}
@@ -165,7 +170,7 @@ def _write_folder(
     if quantization := _quantization(plans):
         config["quantization"] = quantization
     write_tokenizer(folder, metadata, config["max_position_embeddings"])
-    _write_json(folder / "config.json", config)
+    _write_json(folder / "config.json", nested(architecture, config))
     if recommended := to_builtins(sampling or _recommended(metadata)):
         _write_json(folder / "generation_config.json", recommended)
     weights = folder / "model.safetensors"
@@ -228,6 +233,16 @@ def _separated(tensors: Sequence[ReaderTensor]) -> Iterator[ReaderTensor]:
             )
 
 
+def _flattened(architecture: Architecture, fields: Fields, tensor: ReaderTensor) -> ReaderTensor:
+    """`tensor` as a vector, if it is one in MLX."""
+    source = tensor.name.split(".")[2:3]
+    if not source or (shape := architecture.shape(fields, source[0])) is None:
+        return tensor
+    if tensor.data.shape != shape:
+        raise UnsupportedGGUFError(f"'{tensor.name}' has not the shape {shape}.")
+    return tensor._replace(shape=np.array([tensor.n_elements]), data=tensor.data.reshape(-1))
+
+
 def _recommended(metadata: Mapping[str, Any]) -> RecommendedSampling:
     try:
         return in_gguf(metadata)
@@ -273,7 +288,7 @@ def _plan(
             _form(architecture, place, tensor, working),
             row_order(architecture, fields, place, int(tensor.shape[-1])),
             architecture.column_order(fields, place.source),
-            architecture.added_axes.get(place.source),
+            added_axis(architecture, place),
         )
         for tensor in tensors
         if (place := found.get(tensor.name)) is not None
@@ -292,7 +307,7 @@ def _form(
         working,
         offset(architecture, place),
         place.suffix,
-        is_vector=place.source in architecture.added_axes,
+        is_vector=added_axis(architecture, place) is not None,
     )
 
 

@@ -66,11 +66,19 @@ def scaling_of(config: Mapping[str, Any]) -> Mapping[str, Any]:
 
 def read_llama3_table(factors: NDArray[np.float32], config: Mapping[str, Any]) -> dict[str, Any]:
     """Settings of `config` that `rope_freqs.weight` results in."""
-    if "rope_scaling" in config:
+    if config.get("rope_scaling"):
         raise UnsupportedGGUFError(
             "'rope_freqs.weight' together with another rotary scaling is not supported."
         )
     return {"rope_scaling": llama3_scaling(factors, config["rope_theta"], config["head_dim"])}
+
+
+_LLAMA3 = {
+    "low_freq_factor": 1.0,
+    "high_freq_factor": 4.0,
+    "original_max_position_embeddings": 8192,
+}
+"""mlx-lm's, where a `config.json` has none."""
 
 
 def llama3_table(config: Mapping[str, Any], head_dim: int) -> NDArray[np.float64] | None:
@@ -78,7 +86,7 @@ def llama3_table(config: Mapping[str, Any], head_dim: int) -> NDArray[np.float64
     scaling = scaling_of(config)
     if scaling.get("rope_type") != "llama3":
         return None
-    return llama3_factors(scaling, float(config["rope_theta"]), head_dim)
+    return llama3_factors({**_LLAMA3, **scaling}, float(config["rope_theta"]), head_dim)
 
 
 _UNROTATED = np.float32(1e30)
@@ -102,28 +110,33 @@ def proportional_table(frequencies: int, rotated: int) -> NDArray[np.float32]:
     return table
 
 
+_HIGH_FACTORS = (4.0, 1.0)
+"""`high_freq_factor` of Llama 3 and of Llama 4."""
+
+
 def llama3_scaling(
     factors: NDArray[np.float32], base: float, head_dim: int
 ) -> dict[str, float | str]:
     """Recover the `rope_scaling` that `rope_freqs.weight` was computed from.
 
     factors: (head_dim / 2,), the divisor of each rotary frequency. The file lacks the four numbers
-    they were computed from; those of Llama 3.1 to 3.3 are tried, with the largest factor.
+    they were computed from; those of Llama 3.1 to 3.3 and of 4 are tried, with the largest factor.
 
     Raises:
         UnsupportedGGUFError: these numbers result in other factors.
     """
-    scaling = {
-        "rope_type": "llama3",
-        "factor": float(factors.max()),
-        "low_freq_factor": 1.0,
-        "high_freq_factor": 4.0,
-        "original_max_position_embeddings": 8192,
-    }
-    expected = llama3_factors(scaling, base, head_dim)
-    if expected.shape != factors.shape or not np.allclose(expected, factors, rtol=1e-4):
-        raise UnsupportedGGUFError("'rope_freqs.weight' is not the rotary scaling of Llama 3.")
-    return scaling
+    for high in _HIGH_FACTORS:
+        scaling = {
+            "rope_type": "llama3",
+            "factor": float(factors.max()),
+            "low_freq_factor": 1.0,
+            "high_freq_factor": high,
+            "original_max_position_embeddings": 8192,
+        }
+        expected = llama3_factors(scaling, base, head_dim)
+        if expected.shape == factors.shape and np.allclose(expected, factors, rtol=1e-4):
+            return scaling
+    raise UnsupportedGGUFError("'rope_freqs.weight' is not the rotary scaling of Llama 3 or 4.")
 
 
 def llama3_factors(scaling: Mapping[str, Any], base: float, head_dim: int) -> NDArray[np.float64]:
@@ -134,5 +147,6 @@ def llama3_factors(scaling: Mapping[str, Any], base: float, head_dim: int) -> ND
     waves = 2 * np.pi * base ** (np.arange(0, head_dim, 2) / head_dim)
     rotations = scaling["original_max_position_embeddings"] / waves
     low, high = scaling["low_freq_factor"], scaling["high_freq_factor"]
-    weight = np.clip((rotations - low) / (high - low), 0, 1)
+    # Llama 4 has the same twice: nothing lies in between.
+    weight = rotations >= low if low == high else np.clip((rotations - low) / (high - low), 0, 1)
     return 1 / ((1 - weight) / scaling["factor"] + weight)

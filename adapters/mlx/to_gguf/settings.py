@@ -5,6 +5,7 @@ Uses the rows of `gguf/architectures` in reverse; settings without a row are rej
 """
 
 from collections.abc import Mapping
+from dataclasses import replace
 from typing import Any
 
 from adapters.gguf.conversion import UnsupportedGGUFError
@@ -14,8 +15,22 @@ from adapters.mlx.gguf.rotary import scaling_of
 
 Config = Mapping[str, Any]
 
+INNER_TYPE = "text_config.model_type"
+"""Setting of a flattened `config.json` with the type of the text model."""
+
 _SAME_AS = {"mistral": "llama"}
 """Further model types -> their architecture."""
+
+_OUTER = {
+    "gemma3": "gemma3",
+    "gemma4": "gemma4",
+    "gemma4_unified": "gemma4",
+    "mistral3": "llama",
+}
+"""Types with a text model in `text_config` -> its architecture."""
+_INNER_TYPES = {"mistral3": (None, "llama", "mistral")}
+"""Types of the text model that are supported, where an outer type has several."""
+_OUTER_PREFIX = "language_model."
 
 _NEUTRAL: dict[str, tuple[Any, ...]] = {
     "partial_rotary_factor": (None, 1, 1.0),
@@ -40,12 +55,18 @@ def architecture_of(config: Config) -> tuple[str, Architecture]:
         UnsupportedGGUFError: the type of the model or one of its settings is not supported.
     """
     kind = config.get("model_type")
-    names = {row.model_type: name for name, row in ARCHITECTURES.items()} | _SAME_AS
+    rows = {name: row for name, row in ARCHITECTURES.items() if row.is_row_of(config)}
+    names = {row.model_type: name for name, row in rows.items()} | _SAME_AS | _OUTER
     if kind not in names:
         known = ", ".join(sorted(names))
         raise UnsupportedGGUFError(f"The model type '{kind}' is not supported, only {known}.")
     name = names[kind]
     row = ARCHITECTURES[name]
+    if kind in _OUTER:
+        row = replace(row, prefix=_OUTER_PREFIX)
+        inner, supported = config.get(INNER_TYPE), _INNER_TYPES.get(kind)
+        if supported is not None and inner not in supported:
+            raise UnsupportedGGUFError(f"The text model '{inner}' of '{kind}' is not supported.")
     read = {*row.fixed} | ({"partial_rotary_factor"} if row.partial_rotary else set())
     for key, neutral in _NEUTRAL.items():
         if key not in read and config.get(key) not in neutral:
@@ -61,11 +82,13 @@ def architecture_of(config: Config) -> tuple[str, Architecture]:
 
 def flattened(config: Config) -> Config:
     """The settings of the language model, which multimodal classes have in `text_config`."""
-    return {**config, **(config.get("text_config") or {}), "model_type": config.get("model_type")}
+    inner = config.get("text_config") or {}
+    types = {"model_type": config.get("model_type"), INNER_TYPE: inner.get("model_type")}
+    return {**config, **inner, **types}
 
 
 def settings(config: Config) -> dict[str, Any]:
-    """Metadata with keys without the prefix of the architecture.
+    """Metadata with keys without the prefix of the architecture; `config` has its `defaults`.
 
     Raises:
         UnsupportedGGUFError: a value is missing or not supported.

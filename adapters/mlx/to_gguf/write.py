@@ -1,10 +1,13 @@
 # pyright: basic
 """Write a folder as one GGUF file and check every tensor as written."""
 
+import errno
 import hashlib
 import json
+import os
 from collections import Counter
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Generator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -16,7 +19,7 @@ from numpy.typing import NDArray
 
 from adapters.gguf.conversion import InexactGGUFError, TensorReport, UnsupportedGGUFError
 from adapters.mlx.gguf.architectures.row import Architecture, Fields
-from adapters.mlx.gguf.architectures.table import Place, offset, places, row_order
+from adapters.mlx.gguf.architectures.table import Place, added_axis, offset, places, row_order
 from adapters.mlx.gguf.weights import GATE, Progress, relative_error, sliced
 from adapters.mlx.to_gguf.arrays import StoredArray, read_arrays
 from adapters.mlx.to_gguf.blocks import Affine, Microscaled
@@ -71,6 +74,7 @@ def write_gguf(folder: Path, target: Path, progress: Progress) -> Written:
     """
     config = flattened(json.loads((folder / "config.json").read_text("utf-8")))
     name, architecture = architecture_of(config)
+    config = {**architecture.defaults, **config}
     fields = settings(config)
     own = {f"{name}.{key}": value for key, value in fields.items()}
     tensors = _outgoing(architecture, config, fields, read_arrays(folder))
@@ -105,14 +109,53 @@ def _outgoing(
     for name, place in places(architecture, fields, traits, tied=is_tied).items():
         parts = _parts(place.module, place.suffix, arrays)
         unused -= parts.keys()
-        tensors.append(_tensor(architecture, config, fields, name, place, parts))
+        tensor = _tensor(architecture, config, fields, name, place, parts)
+        tensors += _separated(tensor, place.source, architecture.parts(fields, place.source))
     if unused:
-        raise UnsupportedGGUFError(f"The tensor '{min(unused)}' is not supported.")
+        raise _unsupported(min(unused))
     if (factors := architecture.table(config, head_dim(config))) is not None:
         table = StoredArray("F32", factors.astype(np.float32))
         rows = np.arange(len(factors), dtype=np.intp)
         tensors.append(_plain("rope_freqs.weight", table, 0.0, rows))
     return tensors
+
+
+_TOWERS = (
+    "vision_tower",
+    "vision_model",
+    "vision_embedder",
+    "visual",
+    "audio_tower",
+    "multi_modal_projector",
+    "embed_vision",
+    "embed_audio",
+)
+
+
+def _unsupported(name: str) -> UnsupportedGGUFError:
+    if any(part in _TOWERS for part in name.split(".")):
+        return UnsupportedGGUFError(
+            f"A part that reads images or sound is not supported (tensor '{name}'). Export a "
+            "folder with the text model alone, as 'mlx_lm.convert' makes it of the same model."
+        )
+    return UnsupportedGGUFError(f"The tensor '{name}' is not supported.")
+
+
+def _separated(
+    tensor: Outgoing, source: str, parts: Mapping[str, NDArray[np.intp]]
+) -> list[Outgoing]:
+    """`tensor`, or the ones that a GGUF has in its place."""
+    if not parts:
+        return [tensor]
+    return [
+        replace(
+            tensor,
+            name=tensor.name.replace(f".{source}.", f".{part}."),
+            shape=(len(rows), *tensor.shape[1:]),
+            rows=rows,
+        )
+        for part, rows in parts.items()
+    ]
 
 
 def _parts(module: str, suffix: str, arrays: Mapping[str, StoredArray]) -> dict[str, StoredArray]:
@@ -131,7 +174,7 @@ def _tensor(
     place: Place,
     parts: Mapping[str, StoredArray],
 ) -> Outgoing:
-    axis = architecture.added_axes.get(place.source)
+    axis = added_axis(architecture, place)
 
     def rows(count: int) -> NDArray[np.intp]:
         """Row order of the file: the reverse of that of an import."""
@@ -152,6 +195,8 @@ def _tensor(
         tensor = _packed(config, name, place.module, parts, rows)
     if axis == 0:
         return _as_vector(tensor)
+    if len(tensor.shape) == 1 and (own := architecture.shape(fields, place.source)) is not None:
+        return replace(tensor, shape=own)
     return _with_columns(tensor, architecture.column_order(fields, place.source))
 
 
@@ -261,9 +306,21 @@ def _write(
     writer.write_ti_data_to_file()
     progress(0, len(tensors))
     for done, tensor in enumerate(tensors, 1):
-        writer.write_tensor_data(tensor.encode(tensor.rows))
+        with _full_disk():
+            writer.write_tensor_data(tensor.encode(tensor.rows))
         progress(done, len(tensors))
     writer.close()
+
+
+@contextmanager
+def _full_disk() -> Generator[None]:
+    """Give numpy's error for a full disk, which has no number, that of the system."""
+    try:
+        yield
+    except OSError as error:
+        if error.errno is not None:
+            raise
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC)) from error
 
 
 def _add(writer: gguf.GGUFWriter, key: str, value: Any) -> None:
@@ -284,8 +341,8 @@ def _check(tensor: Outgoing, data: NDArray) -> TensorReport:
     chunks = [(first, min(first + _ROWS_AT_ONCE, rows)) for first in starts]
     relative = relative_error(
         (
-            tensor.values(tensor.rows[first:last]),
-            gguf.dequantize(np.ascontiguousarray(data[first:last]), tensor.kind),
+            tensor.values(tensor.rows[first:last]).reshape(-1),
+            gguf.dequantize(np.ascontiguousarray(data[first:last]), tensor.kind).reshape(-1),
         )
         for first, last in chunks
     )

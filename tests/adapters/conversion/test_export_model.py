@@ -105,6 +105,30 @@ class Settings:
         return subprocess.run(arguments, capture_output=True, text=True, timeout=100, check=False)
 
 
+@pytest.mark.process
+def test_unknown_model_is_an_error_with_the_next_step(mlx: MLXConfig, tmp_path: Path):
+    done = Settings(tmp_path, "http://127.0.0.1:9").tandem("export", "nothing")
+    assert done.returncode == 1
+    assert "neither an MLX model 'nothing'" in done.stderr
+    assert "`tandem models` lists all." in done.stderr
+
+
+@pytest.mark.process
+def test_unreachable_ollama_is_an_error_with_the_next_step(mlx: MLXConfig, tmp_path: Path):
+    done = Settings(tmp_path, "http://127.0.0.1:9").tandem("export", "tiny:1b")
+    assert done.returncode == 1
+    assert "`tandem doctor` says what to do." in done.stderr
+
+
+@pytest.mark.process
+def test_unknown_model_of_a_measurement_is_an_error_with_the_next_step(
+    mlx: MLXConfig, tmp_path: Path
+):
+    done = Settings(tmp_path, "http://127.0.0.1:9").tandem("bench", "nothing")
+    assert done.returncode == 1
+    assert "Model 'nothing' not found. `tandem models` lists all." in done.stderr
+
+
 @pytest.fixture
 def real(ollama_host: str, mlx: MLXConfig, tmp_path: Path) -> Iterator[Settings]:
     with exporting(Settings(tmp_path, ollama_host)) as settings:

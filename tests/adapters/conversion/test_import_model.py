@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 from fakes.tiny_gguf import tiny_gguf
 from gguf import GGMLQuantizationType as GGML
+from servers.ollama_server import OllamaProcess
 from servers.server_process import command, write
 
 from adapters.config import MLXConfig, OllamaConfig
@@ -79,14 +80,25 @@ def test_import_writes_to_the_folder_of_to(tmp_path: Path):
         ("ollama:no-such:1b", "no 'no-such:1b'"),
         ("no.gguf", "neither a file"),
         ("ollama:../x", "not a valid name"),
+        ("no-such:1b", "`tandem models` lists all; `tandem pull no-such:1b` downloads"),
+        ("./no.gguf", "Give the path of a GGUF file"),
     ],
 )
 def test_missing_source_is_an_error_of_one_line(tmp_path: Path, source: str, message: str):
     done = tandem("import", source, "--config", config(tmp_path))
     assert done.returncode == 1
     assert message in done.stderr
+    assert "`tandem models`" in done.stderr
     assert done.stderr.count("\n") == 1
     assert listed(tmp_path) == []
+
+
+def test_model_that_mlx_has_is_an_error_that_names_the_export(tmp_path: Path):
+    source, settings = tiny_gguf(tmp_path), config(tmp_path)
+    assert tandem("import", source, "--config", settings).returncode == 0
+    done = tandem("import", "tiny", "--config", settings)
+    assert done.returncode == 1
+    assert "MLX has 'tiny': `tandem export tiny` converts it for Ollama." in done.stderr
 
 
 def test_file_that_is_not_a_gguf_is_rejected(tmp_path: Path):
@@ -102,7 +114,7 @@ def test_other_folder_is_not_overwritten(tmp_path: Path):
     source = tiny_gguf(tmp_path)
     done = tandem("import", source, "--to", tmp_path / "mine", "--config", config(tmp_path))
     assert done.returncode == 1
-    assert "was not made by this converter" in done.stderr
+    assert "was not made by this converter. Remove it, or choose another with --to" in done.stderr
     assert list((tmp_path / "mine").iterdir()) == []
 
 
@@ -110,7 +122,7 @@ def test_full_disk_is_an_error_before_writing(tmp_path: Path, monkeypatch: pytes
     usage = shutil.disk_usage(tmp_path)._replace(free=1000)
     monkeypatch.setattr(shutil, "disk_usage", lambda _: usage)
     source = find_source(str(tiny_gguf(tmp_path)), None)
-    with pytest.raises(InvalidRequestError, match=r"0\.0 GB free"):
+    with pytest.raises(InvalidRequestError, match=r"0\.0 GB free.*--to"):
         import_model(source, tmp_path / "cache" / "imported" / "tiny", None, quiet)
     assert listed(tmp_path) == []
 
@@ -170,3 +182,17 @@ async def test_import_and_its_source_have_the_same_origin(imported: Imported, ol
     root = str(imported.folder.parent)
     here = find_models(MLXConfig(folders=(root,), huggingface_cache=False, embedded="never"))
     assert here["smollm2:135m"].model.origin == on_ollama["smollm2:135m"] is not None
+
+
+@pytest.mark.ollama
+@pytest.mark.long
+def test_alias_and_the_other_engine_are_known(ollama_process: OllamaProcess, tmp_path: Path):
+    ollama_process.create("sprat:1b", f"FROM {tiny_gguf(tmp_path)}\n")
+    settings = config(tmp_path, f"{{host: '{ollama_process.host}'}}")
+    settings.write_text(f"{settings.read_text()}\nmodels: {{nick: {{ollama: 'sprat:1b'}}}}")
+    wrong_way = tandem("export", "nick", "--config", settings)
+    assert wrong_way.returncode == 1
+    assert "`tandem import sprat:1b` converts it for MLX." in wrong_way.stderr
+    done = tandem("import", "nick", "--config", settings)
+    assert done.returncode == 0, done.stderr
+    assert listed(tmp_path) == ["sprat:1b"]

@@ -66,7 +66,7 @@ def _scaling_config(fields: Fields, trunk: Fields) -> dict[str, Any]:
 
 
 def _require_yarn(scaling: Fields) -> None:
-    if (kind := scaling["rope_type"]) != "yarn":
+    if (kind := scaling.get("rope_type")) != "yarn":
         raise UnsupportedGGUFError(f"The rotary scaling '{kind}' is not supported, only 'yarn'.")
 
 
@@ -83,7 +83,7 @@ def _settings(config: Fields) -> dict[str, Any]:
 
 def _scaling_settings(config: Fields) -> dict[str, Any]:
     scaling = rotary.scaling_of(config)
-    if not scaling:
+    if not scaling and not config.get("rope_scaling"):
         return {}
     _require_yarn(scaling)
     magnitude = required(scaling, "mscale_all_dim")
@@ -105,6 +105,7 @@ def _v2_config(fields: Fields) -> dict[str, Any]:
 
 def _v2_settings(config: Fields) -> Fields:
     _require_epsilon(float(required(config, "rms_norm_eps")))
+    _require_yarn(rotary.scaling_of(config))  # mlx-lm has no V2 without it.
     keys, values = _head_sizes(config)
     return _settings(config) | {_KEYS: keys, _VALUES: values}
 
@@ -197,6 +198,7 @@ _LITE = Architecture(
     fixed=_FIXED | routing.BY_BIAS,
     other_keys=frozenset({_Q_RANK, _MAGNITUDE, f"{_KEYS}_mla", f"{_VALUES}_mla", *routing.GROUPS}),
     precise=frozenset({routing.BIAS}),
+    defaults=dict.fromkeys(routing.NORM.values(), True),
     normalized=_normalized,
     settings=_lite_settings,
     scaling_settings=_SCALING,

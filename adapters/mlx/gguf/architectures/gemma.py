@@ -18,6 +18,7 @@ from adapters.mlx.gguf.architectures.row import (
     Architecture,
     Fields,
     decoder_config,
+    of_block,
     require_pattern,
     require_settings,
     require_value,
@@ -89,6 +90,24 @@ def _require_scale(config: Fields, is_27b: bool, model: str) -> None:
         raise UnsupportedGGUFError(f"'query_pre_attn_scalar' is not that of {model}.")
 
 
+_GEMMA2_DEFAULTS = {
+    "attn_logit_softcapping": 50.0,
+    "final_logit_softcapping": 30.0,
+    "query_pre_attn_scalar": 144.0,
+}
+_GEMMA3_DEFAULTS = {
+    "num_attention_heads": 8,
+    "num_key_value_heads": 4,
+    "head_dim": 256,
+    "rms_norm_eps": 1e-6,
+    "rope_theta": 1_000_000.0,
+    "rope_local_base_freq": 10000.0,
+    "query_pre_attn_scalar": 256,
+    "sliding_window": 512,
+    "max_position_embeddings": 131072,
+}
+
+
 _FOUR_NORMS = {
     "attn_norm": "input_layernorm",
     "post_attention_norm": "post_attention_layernorm",
@@ -106,7 +125,7 @@ _KINDS = ("full_attention", "sliding_attention")
 
 
 def _is_sliding(fields: Fields, index: int) -> bool:
-    return bool(required(fields, PATTERN)[index])
+    return bool(of_block(fields, PATTERN, index))
 
 
 def _shares(fields: Fields, index: int) -> bool:
@@ -203,11 +222,46 @@ def _write_gemma4_table(config: Fields, head_dim: int) -> NDArray[np.float32]:
     return rotary.proportional_table(size // 2, int(size * part / 2))
 
 
+_GEMMA4_DEFAULTS = {
+    "num_attention_heads": 8,
+    "num_key_value_heads": 1,
+    "head_dim": 256,
+    "global_head_dim": 512,
+    "rms_norm_eps": 1e-6,
+    "vocab_size": 262144,
+    "vocab_size_per_layer_input": 262144,
+    "num_kv_shared_layers": 20,
+    "hidden_size_per_layer_input": 256,
+    "use_double_wide_mlp": True,
+    "sliding_window": 512,
+    "max_position_embeddings": 131072,
+    "final_logit_softcapping": 30.0,
+    "rope_parameters": {
+        _KINDS[0]: {
+            "rope_type": "proportional",
+            "rope_theta": 1_000_000.0,
+            "partial_rotary_factor": 0.25,
+        },
+        _KINDS[1]: {"rope_type": "default", "rope_theta": 10000.0},
+    },
+}
+_GEMMA4_GLOBAL_EVERY = 5
+
+
+def _gemma4_layers(config: Fields) -> list[str]:
+    """mlx-lm's kinds of layers for a `config.json` without."""
+    every = int(config.get("sliding_window_pattern") or _GEMMA4_GLOBAL_EVERY)
+    layers = range(1, int(required(config, "num_hidden_layers")) + 1)
+    return [_KINDS[layer % every != 0] for layer in layers]
+
+
 def _gemma4_normalized(config: Fields) -> Fields:
     """`config` with the heads of full attention."""
-    rope = required(config, "rope_parameters")
+    rope = {kind: required(required(config, "rope_parameters"), kind) for kind in _KINDS}
     return {
         **config,
+        "rope_parameters": rope,
+        "layer_types": config.get("layer_types") or _gemma4_layers(config),
         "head_dim": required(config, "global_head_dim"),
         "sliding_head_dim": required(config, "head_dim"),
         "rope_theta": required(rope[_KINDS[0]], "rope_theta"),
@@ -220,6 +274,7 @@ def _gemma4_settings(config: Fields) -> Fields:
     shared, size = int(required(config, "num_kv_shared_layers")), int(config["sliding_head_dim"])
     _require_sources(sliding, shared)
     rope, rows = config["rope_parameters"], config["vocab_size"]
+    required(rope[_KINDS[0]], "rope_type")  # Without, mlx-lm rotates all of a head.
     require_settings(rope[_KINDS[0]], {"rope_type": "proportional", "factor": 1.0})
     require_settings(rope[_KINDS[1]], {"rope_type": "default", "partial_rotary_factor": 1.0})
     if config["hidden_size_per_layer_input"]:
@@ -331,6 +386,7 @@ ROWS: dict[str, Architecture] = {
         scales_rotary=False,
         spaced_vocabulary="gemma4",
         vocabulary_sizes=frozenset({"vocab_size", "vocab_size_per_layer_input"}),
+        defaults=_GEMMA4_DEFAULTS,
         normalized=_gemma4_normalized,
         settings=_gemma4_settings,
     ),
@@ -344,6 +400,7 @@ ROWS: dict[str, Architecture] = {
         other_keys=frozenset(
             {PATTERN, "final_logit_softcapping", "rope.freq_base_swa", "rope.local.freq_base"}
         ),
+        defaults=_GEMMA3_DEFAULTS,
         settings=_gemma3_settings,
         norm_offset=1.0,
     ),
@@ -355,6 +412,7 @@ ROWS: dict[str, Architecture] = {
             {"attention.sliding_window", "attn_logit_softcapping", "final_logit_softcapping"}
         ),
         config=_gemma2_config,
+        defaults=_GEMMA2_DEFAULTS,
         settings=_gemma2_settings,
         norm_offset=1.0,
     ),

@@ -13,6 +13,7 @@ from adapters.mlx.gguf.architectures.row import (
     Architecture,
     Fields,
     expert_counts,
+    of_block,
     owned,
     plain_config,
     required,
@@ -23,7 +24,7 @@ _KV_HEADS = "attention.head_count_kv"
 
 
 def _is_convolution(fields: Fields, index: int) -> bool:
-    return required(fields, _KV_HEADS)[index] == 0
+    return of_block(fields, _KV_HEADS, index) == 0
 
 
 def _mixer(fields: Fields, index: int) -> Mapping[str, str]:

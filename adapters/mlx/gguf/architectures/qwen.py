@@ -1,7 +1,7 @@
 # pyright: basic
-"""Qwen 2, 3 and 3.5, dense and with experts.
+"""Qwen 2, 3, 3-Next and 3.5, dense and with experts.
 
-Three of four blocks of Qwen 3.5 have a gated delta net in place of attention.
+Three of four blocks of Qwen3-Next and 3.5 have a gated delta net in place of attention.
 """
 
 from collections.abc import Mapping
@@ -47,6 +47,8 @@ _SHARED_EXPERT = {
 _SHARED_COUNTS = {"expert_shared_feed_forward_length": "shared_expert_intermediate_size"}
 
 
+_TIME_STEP_RANK = "ssm.time_step_rank"
+"""Number of value heads of a delta net."""
 _SECTIONS = "rope.dimension_sections"
 """Numbers of frequencies for time, height and width, which are the same position in texts."""
 
@@ -69,7 +71,9 @@ def _qwen35_config(fields: Fields) -> dict[str, Any]:
 
 def _qwen35_normalized(config: Fields) -> Fields:
     """`config` with the defaults that mlx-lm has for absent settings."""
-    rope = config.get("rope_parameters") or {}
+    rope = config.get("rope_parameters", {})
+    if rope is None:  # Then mlx-lm reads them outside.
+        rope = config
     return {
         "full_attention_interval": 4,
         "intermediate_size": config.get("moe_intermediate_size"),
@@ -175,6 +179,56 @@ _QWEN35 = Architecture(
 )
 
 
+_INTERVAL = "full_attention_interval"
+_NEXT_INTERVAL = 4
+"""llama.cpp's, where a file has none."""
+
+
+def _next_config(fields: Fields) -> dict[str, Any]:
+    experts = fields.get("expert_feed_forward_length", 0)
+    config = decoder_config({"feed_forward_length": experts, **fields})
+    size, heads = int(required(fields, "ssm.state_size")), int(required(fields, _TIME_STEP_RANK))
+    require_value(fields, "ssm.inner_size", heads * size)  # llama.cpp has one size of all heads.
+    interval = int(fields.get(_INTERVAL, _NEXT_INTERVAL))
+    return config | {"linear_value_head_dim": size, _INTERVAL: interval}
+
+
+def _next_settings(config: Fields) -> Fields:
+    size, interval = int(required(config, "linear_key_head_dim")), config.get(_INTERVAL) or 4
+    kinds = ("linear_attention", "full_attention")
+    layers = range(1, int(config["num_hidden_layers"]) + 1)
+    types = [kinds[layer % interval == 0] for layer in layers]
+    require_settings(config, {"linear_value_head_dim": size, "layer_types": types})
+    return {
+        "ssm.inner_size": size * int(required(config, "linear_num_value_heads")),
+        _INTERVAL: interval,
+    }
+
+
+def _next_mixer(fields: Fields, index: int) -> Mapping[str, str]:
+    interval = int(fields.get(_INTERVAL, _NEXT_INTERVAL))
+    return _NEXT_DELTA_NET if (index + 1) % interval else _QWEN35_ATTENTION
+
+
+def _next_parts(fields: Fields, source: str) -> Mapping[str, NDArray[np.intp]]:
+    """The rows of queries, keys and values, and of gates: MLX has all of a key head together."""
+    if source != "ssm_in":
+        return {}
+    heads, size = int(fields["ssm.group_count"]), int(fields["ssm.state_size"])
+    values = int(fields[_TIME_STEP_RANK]) // heads * size
+    rows = np.arange(heads * 2 * (size + values), dtype=np.intp).reshape(heads, -1)
+    queries, keys, own, gates = np.split(rows, [size, 2 * size, 2 * size + values], axis=1)
+    mixed = [part.reshape(-1) for part in (queries, keys, own)]
+    return {"attn_qkv": np.concatenate(mixed), "attn_gate": gates.reshape(-1)}
+
+
+_NEXT_DELTA_NET = {
+    name: module
+    for name, module in _DELTA_NET.items()
+    if name not in ("attn_qkv", "attn_gate", "ssm_beta", "ssm_alpha")
+} | {"ssm_in": "linear_attn.in_proj_qkvz", "ssm_ba": "linear_attn.in_proj_ba"}
+
+
 ROWS: dict[str, Architecture] = {
     "qwen2": Architecture(
         model_type="qwen2",
@@ -207,6 +261,28 @@ ROWS: dict[str, Architecture] = {
         biased=PROJECTIONS,
         added_axes={"ffn_gate_inp_shexp": 0},
         requires_output=True,
+    ),
+    "qwen3next": Architecture(
+        model_type="qwen3_next",
+        hub_class="Qwen3NextForCausalLM",
+        block=_QWEN35_NORMS | EXPERTS | _SHARED_EXPERT,
+        varied=_next_mixer,
+        parts=_next_parts,
+        config=_next_config,
+        counts={
+            **_COUNTS,
+            **_SHARED_COUNTS,
+            **{key: name for key, name in _QWEN35.counts.items() if key != _INTERVAL},
+        },
+        fixed={"attention_bias": False, **_ALL_SPARSE, "norm_topk_prob": True},
+        other_keys=frozenset({"ssm.inner_size", _INTERVAL}),
+        defaults={"norm_topk_prob": False},
+        settings=_next_settings,
+        suffixes=_QWEN35.suffixes,
+        bare=_QWEN35.bare,
+        added_axes={**_QWEN35.added_axes, "ffn_gate_inp_shexp": 0},
+        logarithms=_QWEN35.logarithms,
+        partial_rotary=True,
     ),
     "qwen35": _QWEN35,
     "qwen35moe": replace(

@@ -52,4 +52,5 @@ def group_config(fields: Fields) -> dict[str, Any]:
 
 
 def group_settings(config: Fields) -> Fields:
-    return {key: int(config.get(setting) or 1) for key, setting in GROUPS.items()}
+    numbers = {key: config.get(setting) for key, setting in GROUPS.items()}
+    return {key: 1 if number is None else int(number) for key, number in numbers.items()}

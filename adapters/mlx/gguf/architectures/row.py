@@ -77,12 +77,20 @@ class Architecture:
     None where the order is the same."""
     column_order: Callable[[Fields, str], NDArray[np.intp] | None] = lambda *_: None
     """The same of slices of the columns; there are as many, all of one width."""
+    shape: Callable[[Fields, str], tuple[int, ...] | None] = lambda *_: None
+    """Shape in a GGUF of a tensor that is a vector in MLX, by its name; None for all others."""
+    parts: Callable[[Fields, str], Mapping[str, NDArray[np.intp]]] = lambda *_: {}
+    """Tensors of a GGUF that MLX has as the one of `block` with this name: its rows of each."""
     outside: Callable[[Fields], Mapping[str, str]] = lambda fields: {}
-    """Like `block`, further tensors that are in no block; their modules are below `model`."""
+    """Like `block`, further tensors that are in no block; their modules are below `body`."""
     unused: Callable[[Fields, int], Set[str]] = lambda fields, index: frozenset()
     """Tensors of the block with this index that a file may have, but no engine computes with."""
     prefix: str = ""
-    """Beginning of the names of modules, before `model` and `lm_head`."""
+    """Beginning of the names of modules, before `body` and `lm_head`."""
+    body: str = "model"
+    """Module with the blocks, after `prefix`."""
+    embedding: str = "embed_tokens"
+    """Module of the embedding, below `body`."""
     final_norm: tuple[str, str] = ("output_norm", "model.norm")
     """The norm after the last block in GGUF and in MLX."""
     partial_rotary: bool = False
@@ -103,10 +111,16 @@ class Architecture:
     """`general.architecture`, if the row has another name: llama.cpp has one for several types."""
     applies: Callable[[Fields], bool] = lambda fields: True
     """False for files of the family that are of another row."""
+    is_row_of: Callable[[Fields], bool] = lambda config: True
+    """False for a `config.json` of `model_type` that another row exports."""
     epsilon: tuple[str, str] = ("attention.layer_norm_rms_epsilon", "rms_norm_eps")
     """Key and setting of the constant in norms."""
+    defaults: Fields = field(default_factory=dict)
+    """Values that mlx-lm or the hub takes for settings that a `config.json` lacks."""
     normalized: Callable[[Fields], Fields] = lambda config: config
     """A `config.json` in the terms of the other architectures, before an export."""
+    nested: str | None = None
+    """`model_type` of `text_config`, if the class of mlx-lm reads the settings there."""
     settings: Callable[[Fields], Fields] = lambda config: {}
     """Metadata of its own from a `config.json`, the reverse of `config`; raises
     UnsupportedGGUFError for values that the GGUF cannot have."""
@@ -132,15 +146,27 @@ def required(fields: Fields, key: str) -> Any:
     return fields[key]
 
 
+def of_block(fields: Fields, key: str, index: int) -> Any:
+    """The value of a block under a key that has one for each."""
+    values = required(fields, key)
+    if not isinstance(values, list) or index >= len(values):
+        raise UnsupportedGGUFError(f"'{key}' = {values} has no value for block {index}.")
+    return values[index]
+
+
 def require_value(fields: Fields, key: str, value: float) -> None:
     if float(fields.get(key, value)) != value:
         raise UnsupportedGGUFError(f"'{key}' = {fields[key]} is not supported, only {value:g}.")
 
 
 def require_settings(config: Fields, values: Mapping[str, Any]) -> None:
-    """Reject settings of a `config.json` that are there with other values: no key has them."""
+    """Reject settings of a `config.json` that are there with other values: no key has them.
+
+    Null is what mlx-lm takes for false, and for most others as if it were absent.
+    """
     for name, value in values.items():
-        if config.get(name, value) not in (None, value):
+        given = config.get(name, value)
+        if given != value and (given is not None or value is True):
             raise UnsupportedGGUFError(f"'{name}' = {config[name]} is not supported.")
 
 

@@ -17,6 +17,7 @@ from adapters.mlx.gguf.architectures import (
     gpt_oss,
     lfm,
     llama,
+    nemotron,
     olmo,
     qwen,
 )
@@ -39,6 +40,7 @@ ARCHITECTURES: dict[str, Architecture] = {
     **glm.ROWS,
     **deepseek.ROWS,
     **lfm.ROWS,
+    **nemotron.ROWS,
     **gpt_oss.ROWS,
 }
 
@@ -115,12 +117,13 @@ def places(
     too, where both engines can use it so.
     """
     prefix, (norm, module) = architecture.prefix, architecture.final_norm
+    body = f"{prefix}{architecture.body}"
     found = {
-        "token_embd.weight": Place("token_embd", f"{prefix}model.embed_tokens"),
+        "token_embd.weight": Place("token_embd", f"{body}.{architecture.embedding}"),
         f"{norm}.weight": Place(norm, prefix + module),
     }
     for source, module in architecture.outside(fields).items():
-        found[f"{source}.weight"] = Place(source, f"{prefix}model.{module}")
+        found[f"{source}.weight"] = Place(source, f"{body}.{module}")
     if architecture.requires_output or not (tied or architecture.forbids_output):
         found["output.weight"] = Place("output", f"{prefix}lm_head")
     for index in range(int(required(fields, "block_count"))):
@@ -136,7 +139,8 @@ def _block_places(
 ) -> dict[str, Place]:
     found: dict[str, Place] = {}
     for source, module in block.items():
-        name, path = f"blk.{index}.{source}", f"{architecture.prefix}model.layers.{index}.{module}"
+        name = f"blk.{index}.{source}"
+        path = f"{architecture.prefix}{architecture.body}.layers.{index}.{module}"
         owner, _, own = path.rpartition(".")
         is_bare = source in architecture.bare | architecture.precise
         place = Place(source, owner, own) if is_bare else Place(source, path)
@@ -182,6 +186,11 @@ def row_order(
     return order.reshape(-1, size // 2, 2).swapaxes(1, 2).reshape(-1)
 
 
+def added_axis(architecture: Architecture, place: Place) -> int | None:
+    """Place of an axis of length one that the array in MLX has in addition."""
+    return architecture.added_axes.get(place.source) if place.suffix == "weight" else None
+
+
 def offset(architecture: Architecture, place: Place) -> float:
     """The values of a GGUF minus those of MLX."""
     return architecture.norm_offset if place.source.endswith("norm") else 0.0
@@ -215,3 +224,18 @@ def read_config(architecture: Architecture, fields: Fields, traits: Set[str]) ->
         **architecture.fixed,
         **{name: of(own["num_hidden_layers"]) for name, of in architecture.per_layer.items()},
     }
+
+
+_OUTSIDE = ("model_type", "architectures", "tie_word_embeddings", "vocab_size", "quantization")
+
+
+def nested(architecture: Architecture, config: Mapping[str, Any]) -> Mapping[str, Any]:
+    """The finished `config` in the form that the class of mlx-lm reads."""
+    if architecture.nested is None:
+        return config
+    outside = {
+        key: value for key, value in config.items() if key in _OUTSIDE or key.endswith("_token_id")
+    }
+    inside = {key: value for key, value in config.items() if key not in outside}
+    own = {"model_type": architecture.nested, "vocab_size": config["vocab_size"]}
+    return {**outside, "text_config": own | inside}

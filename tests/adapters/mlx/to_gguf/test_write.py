@@ -152,8 +152,123 @@ def test_weights_quantised_by_mlx_are_kept(
 
 
 def change(folder: Path, **values: Any) -> None:
+    """Change settings, those of the text model where a config has one inside."""
     path = folder / "config.json"
-    path.write_text(json.dumps(json.loads(path.read_text()) | values))
+    config = json.loads(path.read_text())
+    config.get("text_config", config).update(values)
+    path.write_text(json.dumps(config))
+
+
+def remove(folder: Path, setting: str) -> None:
+    path = folder / "config.json"
+    config = json.loads(path.read_text())
+    del config[setting]
+    path.write_text(json.dumps(config))
+
+
+def wrap(folder: Path, kind: str) -> None:
+    """Make the folder one of an outer type, with the text model inside."""
+    from safetensors.numpy import load_file, save_file
+
+    path = folder / "config.json"
+    config = json.loads(path.read_text())
+    outer = {"model_type": kind, "text_config": config, "vocab_size": config["vocab_size"]}
+    path.write_text(json.dumps(outer))
+    file = folder / "model.safetensors"
+    arrays = {f"language_model.{name}": array for name, array in load_file(file).items()}
+    save_file(arrays, file)
+
+
+OUTER = [
+    ("gemma3", "gemma3"),
+    ("gemma4", "gemma4"),
+    ("gemma4-shared", "gemma4"),
+    ("gemma4-moe", "gemma4_unified"),
+    ("llama", "mistral3"),
+]
+
+
+@pytest.mark.parametrize(("architecture", "kind"), OUTER)
+def test_text_model_inside_of_another_type_is_exported_like_it_alone(
+    tmp_path: Path, architecture: str, kind: str
+) -> None:
+    convert(decoder_gguf(tmp_path, architecture), tmp_path / "one", quiet)
+    alone = logits_of(tmp_path / "one")
+    write_gguf(tmp_path / "one", tmp_path / "alone.gguf", quiet)
+    wrap(tmp_path / "one", kind)
+    assert np.array_equal(logits_of(tmp_path / "one"), alone)
+    write_gguf(tmp_path / "one", tmp_path / "inside.gguf", quiet)
+    assert (tmp_path / "inside.gguf").read_bytes() == (tmp_path / "alone.gguf").read_bytes()
+
+
+def logits_of(folder: Path) -> np.ndarray:
+    import mlx.core as mx
+    from mlx_lm.utils import load_model
+
+    model: Any = load_model(folder)[0]
+    return np.array(model(mx.array([IDS]))[0])
+
+
+def test_setting_that_a_config_lacks_is_what_mlx_takes_for_it(tmp_path: Path) -> None:
+    convert(decoder_gguf(tmp_path, "deepseek-v3"), tmp_path / "one", quiet)
+    change(tmp_path / "one", norm_topk_prob=True)
+    write_gguf(tmp_path / "one", tmp_path / "first.gguf", quiet)
+    remove(tmp_path / "one", "norm_topk_prob")
+    write_gguf(tmp_path / "one", tmp_path / "second.gguf", quiet)
+    assert (tmp_path / "first.gguf").read_bytes() == (tmp_path / "second.gguf").read_bytes()
+
+
+@pytest.mark.parametrize(
+    ("architecture", "setting"),
+    [("gemma2", "query_pre_attn_scalar"), ("qwen3next", "norm_topk_prob")],
+)
+def test_default_of_mlx_that_a_gguf_cannot_have_is_refused(
+    tmp_path: Path, architecture: str, setting: str
+) -> None:
+    convert(decoder_gguf(tmp_path, architecture), tmp_path / "one", quiet)
+    remove(tmp_path / "one", setting)
+    with pytest.raises(UnsupportedGGUFError, match=setting):
+        write_gguf(tmp_path / "one", tmp_path / "back.gguf", quiet)
+
+
+NEMOTRON_WORDS = ["mamba", "mlp", "attention", "linear_attention", "mlp"]
+
+
+@pytest.mark.parametrize(
+    "pattern",
+    [
+        {"hybrid_override_pattern": list("M-*M-")},
+        {"hybrid_override_pattern": None, "layers_block_type": NEMOTRON_WORDS},
+        {"hybrid_override_pattern": None, "layer_types": NEMOTRON_WORDS},
+    ],
+)
+def test_kinds_of_blocks_are_letters_or_words(tmp_path: Path, pattern: dict[str, Any]) -> None:
+    convert(decoder_gguf(tmp_path, "nemotron_h"), tmp_path / "one", quiet)
+    write_gguf(tmp_path / "one", tmp_path / "first.gguf", quiet)
+    change(tmp_path / "one", num_hidden_layers=None, **pattern)
+    write_gguf(tmp_path / "one", tmp_path / "second.gguf", quiet)
+    assert (tmp_path / "first.gguf").read_bytes() == (tmp_path / "second.gguf").read_bytes()
+
+
+@pytest.mark.parametrize("tower", ["vision_tower", "audio_tower", "multi_modal_projector"])
+def test_part_for_images_or_sound_is_refused_with_the_next_step(tmp_path: Path, tower: str) -> None:
+    from safetensors.numpy import load_file, save_file
+
+    convert(decoder_gguf(tmp_path, "gemma4"), tmp_path / "one", quiet)
+    wrap(tmp_path / "one", "gemma4")
+    file = tmp_path / "one" / "model.safetensors"
+    save_file(load_file(file) | {f"{tower}.proj.weight": np.ones((2, 2), np.float32)}, file)
+    with pytest.raises(UnsupportedGGUFError, match=rf"images or sound.*{tower}.*mlx_lm.convert"):
+        write_gguf(tmp_path / "one", tmp_path / "back.gguf", quiet)
+    assert not (tmp_path / "back.gguf").exists()
+
+
+def test_other_text_model_inside_of_mistral_3_is_refused(tmp_path: Path) -> None:
+    convert(decoder_gguf(tmp_path, "llama"), tmp_path / "one", quiet)
+    wrap(tmp_path / "one", "mistral3")
+    change(tmp_path / "one", model_type="ministral3")
+    with pytest.raises(UnsupportedGGUFError, match="'ministral3' of 'mistral3'"):
+        write_gguf(tmp_path / "one", tmp_path / "back.gguf", quiet)
 
 
 REFUSED: list[tuple[Callable[[Path], object], str]] = [
@@ -248,6 +363,7 @@ def test_mxfp4_is_copied_and_not_computed_again(tmp_path: Path) -> None:
     assert np.array_equal(before.data, after.data)
 
 
+UNTYPED = {"full_attention": {"rope_theta": 5.0}, "sliding_attention": {"rope_theta": 5.0}}
 YARN = {
     "rope_type": "yarn",
     "factor": 4.0,
@@ -286,14 +402,34 @@ YARN = {
         ("gemma4", {"num_kv_shared_layers": 1}, "shared_kv_layers"),
         ("gemma4-shared", {"vocab_size_per_layer_input": 8}, "vocab_size_per_layer_input"),
         ("gemma4", {"global_head_dim": None}, "global_head_dim"),
+        ("gemma4", {"rope_parameters": {"rope_theta": 5.0}}, "full_attention"),
+        ("gemma4", {"rope_parameters": UNTYPED}, "rope_type"),
+        ("llama4", {"use_qk_norm": False}, "use_qk_norm"),
+        ("llama4", {"use_qk_norm": None}, "use_qk_norm"),
+        ("qwen3moe", {"norm_topk_prob": None}, "norm_topk_prob"),
+        ("llama4", {"num_experts_per_tok": 2}, "num_experts_per_tok"),
+        ("llama4", {"attention_chunk_size": 4096}, "attention_chunk_size"),
+        ("llama4", {"attn_temperature_tuning": False}, "attn_temperature_tuning"),
+        ("llama4", {"no_rope_layers": [1] * 5}, "no_rope_layers"),
+        ("llama4", {"layer_types": ["full_attention"] * 5}, "layer_types"),
+        ("llama4", {"attention_bias": True}, "attention_bias"),
+        ("deepseek-v2", {"rope_scaling": {"factor": 4.0}}, "rotary scaling"),
+        ("deepseek-v3", {"rope_scaling": {"mscale_all_dim": 4.0}}, "rotary scaling"),
+        ("nemotron_h", {"hybrid_override_pattern": "M-*ME"}, "hybrid_override_pattern"),
+        ("nemotron_h", {"time_step_limit": [0.1, 0.2]}, "time_step_limit"),
+        ("nemotron_h", {"use_conv_bias": False}, "use_conv_bias"),
+        ("nemotron_h", {"mlp_bias": True}, "mlp_bias"),
+        ("nemotron_h_moe", {"n_group": 2}, "n_group"),
+        ("qwen3next", {"linear_value_head_dim": 64}, "linear_value_head_dim"),
+        ("qwen3next", {"layer_types": ["full_attention"] * 3}, "layer_types"),
+        ("qwen3next", {"mlp_only_layers": [0]}, "mlp_only_layers"),
     ],
 )
 def test_what_a_gguf_cannot_have_is_refused_by_name_before_a_file_is_written(
     tmp_path: Path, architecture: str, changed: dict[str, Any], named: str
 ) -> None:
     convert(decoder_gguf(tmp_path, architecture), tmp_path / "one", quiet)
-    file = tmp_path / "one" / "config.json"
-    file.write_text(json.dumps(json.loads(file.read_text()) | changed))
+    change(tmp_path / "one", **changed)
     with pytest.raises(UnsupportedGGUFError, match=named):
         write_gguf(tmp_path / "one", tmp_path / "back.gguf", quiet)
     assert not (tmp_path / "back.gguf").exists()
