@@ -3,9 +3,9 @@
 import asyncio
 import hashlib
 import logging
-from collections.abc import Awaitable, Callable, Iterable, Sequence
+from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
 from functools import partial
-from typing import Any, TypeVar
+from typing import Any, TypeVar, cast
 
 from litestar import Request, Response
 from litestar.connection import ASGIConnection
@@ -15,7 +15,7 @@ from litestar.types import Receive, Scope, Send
 from prometheus_client import CollectorRegistry
 
 from adapters.backend import Embeddings
-from adapters.errors import InvalidRequestError
+from adapters.errors import InvalidRequestError, UnsupportedParameterError
 from adapters.request import EmbeddingRequest
 from proxy.access.grant import Grant
 from proxy.access.keys import to_keys
@@ -87,6 +87,9 @@ class ServerParts(Parts, frozen=True, kw_only=True):
     metrics: CollectorRegistry
     store: Store | None
     """Stored answers; `None` where the configuration keeps none."""
+
+
+_NO_NAMES: Mapping[str, str] = {}
 
 
 class ServerRequest(Request[Any, Any, Any]):
@@ -205,17 +208,24 @@ class ServerRequest(Request[Any, Any, Any]):
         """Return the result of `work` on what a body of `size` bytes has, as `parse` does."""
         return work() if size < _LARGE_BODY else await asyncio.to_thread(work)
 
-    def decode(self, body: bytes, kind: type[T]) -> T:
+    def decode(self, body: bytes, kind: type[T], other_names: Mapping[str, str] = _NO_NAMES) -> T:
         """Decode `body` as a `kind`; unknown fields go to `x-tandem-ignored`.
+
+        `other_names`: for fields of other APIs, the fields of this one with the same meaning.
 
         Raises:
             InvalidRequestError: it is not a `kind`, or has unknown fields with `strict_fields`.
+            UnsupportedParameterError: it has a field of another API.
         """
-        return self.convert(decode(body, object), kind)
+        return self.convert(decode(body, object), kind, other_names)
 
-    def convert(self, value: object, kind: type[T]) -> T:
+    def convert(
+        self, value: object, kind: type[T], other_names: Mapping[str, str] = _NO_NAMES
+    ) -> T:
         """Convert a decoded body to a `kind`, as `decode` does."""
-        return self._checked(value, convert(value, kind))
+        decoded = convert(value, kind)
+        _refuse_other_names(value, other_names)
+        return self._checked(value, decoded)
 
     def _checked(self, raw: object, decoded: T) -> T:
         unknown = unknown_fields(raw, decoded)
@@ -377,3 +387,16 @@ def answer_error(request: Request[Any, Any, Any], exc: Exception) -> Response[by
         headers=response.headers,
         media_type="application/json",
     )
+
+
+def _refuse_other_names(value: object, other_names: Mapping[str, str]) -> None:
+    """
+    Raises:
+        UnsupportedParameterError: `value` has a field of another API.
+    """
+    fields = cast(Mapping[str, object], value) if isinstance(value, dict) else _NO_NAMES
+    for name, here in other_names.items():
+        if fields.get(name) is not None:
+            raise UnsupportedParameterError(
+                f"Unsupported parameter: '{name}'. In this API it is '{here}'.", param=name
+            )

@@ -10,7 +10,7 @@ from litestar.response.base import ASGIResponse
 from msgspec import Struct
 
 from proxy.endpoints.anthropic.errors import ERRORS, to_error
-from proxy.endpoints.anthropic.messages.request import MessagesRequest, PromptFields
+from proxy.endpoints.anthropic.messages.request import OTHER_NAMES, MessagesRequest, PromptFields
 from proxy.endpoints.anthropic.messages.response import (
     FRAMING,
     Message,
@@ -40,7 +40,7 @@ class MessagesDialect:
     operation: ModelOperation = "chat"
 
     def parse(self, request: ServerRequest, raw: bytes) -> Call[MessagesRequest]:
-        body = request.decode(raw, MessagesRequest)
+        body = request.decode(raw, MessagesRequest, OTHER_NAMES)
         betas = request.fields.get("anthropic-beta", "")
         translated = translate(body, interleaves=_INTERLEAVED in betas)
         request.record.unknown += translated.ignored

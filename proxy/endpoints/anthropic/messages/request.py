@@ -362,3 +362,12 @@ class MessagesRequest(PromptFields, kw_only=True):
     fallback_credit_token: Any = None
     billing_policy: JSON | None = None
     thread: JSON | None = None
+
+
+OTHER_NAMES = {
+    "response_format": "output_config.format",
+    "text": "output_config.format",
+    "stop": "stop_sequences",
+    "reasoning_effort": "output_config.effort",
+}
+"""Fields of OpenAI's APIs that Messages has under other names."""

@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from msgspec import Struct
 
 from proxy.endpoints.generate import Call, generating_route
-from proxy.endpoints.openai.chat_completions.request import ChatCompletionRequest
+from proxy.endpoints.openai.chat_completions.request import OTHER_NAMES, ChatCompletionRequest
 from proxy.endpoints.openai.chat_completions.response import (
     ChatCompletion,
     ChatCompletionChunk,
@@ -34,7 +34,7 @@ class ChatCompletionsDialect:
     operation: ModelOperation = "chat"
 
     def parse(self, request: ServerRequest, raw: bytes) -> Call[ChatCompletionRequest]:
-        body = request.decode(raw, ChatCompletionRequest)
+        body = request.decode(raw, ChatCompletionRequest, OTHER_NAMES)
         request.record.unknown += ignored_hints(body)
         if body.store and request.store is None:
             request.record.unknown += ("store",)

@@ -254,3 +254,12 @@ class ChatCompletionRequest(GenerationFields, kw_only=True):
     modalities: list[Literal["text", "audio"]] | None = None
     moderation: JSON | None = None
     web_search_options: JSON | None = None
+
+
+OTHER_NAMES = {
+    "text": "response_format",
+    "max_output_tokens": "max_completion_tokens",
+    "output_config": "response_format",
+    "stop_sequences": "stop",
+}
+"""Fields of Responses and of Anthropic's messages that chat completions have under other names."""

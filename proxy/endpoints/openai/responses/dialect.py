@@ -17,7 +17,7 @@ from proxy.endpoints.openai.responses.database_store import store_of
 from proxy.endpoints.openai.responses.encrypted import EncryptedContent
 from proxy.endpoints.openai.responses.events import EVENTS
 from proxy.endpoints.openai.responses.items import InputItem, ItemReference
-from proxy.endpoints.openai.responses.request import ResponseRequest
+from proxy.endpoints.openai.responses.request import OTHER_NAMES, ResponseRequest
 from proxy.endpoints.openai.responses.response import Response, whole_response
 from proxy.endpoints.openai.responses.store import ResponseStore
 from proxy.endpoints.openai.responses.stream import DONE, ResponseRenderer
@@ -76,7 +76,7 @@ def begin(request: ServerRequest, body: object, store: ResponseStore) -> Turn:
         InvalidRequestError: it is malformed, or its fields conflict.
         UnsupportedParameterError: no backend can honour a field; `param` is its path.
     """
-    parsed = request.convert(fill_types(body), ResponseRequest)
+    parsed = request.convert(fill_types(body), ResponseRequest, OTHER_NAMES)
     check(parsed)
     request.record.unknown += ignored_hints(parsed, store.keeps)
     return Turn(

@@ -91,3 +91,13 @@ class ResponseRequest(GenerationFields, kw_only=True):
     prompt: Any = None
     moderation: Any = None
     context_management: Any = None
+
+
+OTHER_NAMES = {
+    "response_format": "text.format",
+    "max_completion_tokens": "max_output_tokens",
+    "reasoning_effort": "reasoning.effort",
+    "functions": "tools",
+    "function_call": "tool_choice",
+}
+"""Fields of chat completions that Responses has under other names; OpenAI refuses them as well."""
