@@ -177,7 +177,7 @@ def _write_codec(folder: Path) -> None:
 
 def tiny_parakeet(folder: Path, durations: tuple[int, ...] = (0, 1, 2, 3, 4)) -> Path:
     """Parakeet TDT with random weights, in the form of NeMo's checkpoints: no `model_type`."""
-    from mlx_audio.stt.models.parakeet import Model, ModelConfig
+    from mlx_audio.stt.models.parakeet import Model
 
     words = ["▁one", "▁two", "▁three", "er", "ly", "."]
     config: dict[str, Any] = {
@@ -229,14 +229,12 @@ def tiny_parakeet(folder: Path, durations: tuple[int, ...] = (0, 1, 2, 3, 4)) ->
         },
     }
     mx.random.seed(5)
-    model = Model(ModelConfig.from_dict(json.loads(json.dumps(config))))
+    model = Model.from_config(json.loads(json.dumps(config)))
     folder.mkdir(parents=True)
     (folder / "config.json").write_text(json.dumps(config))
-    weights = {
-        name: mx.abs(noise) if name.endswith("running_var") else noise
-        for name, value in tree_flatten(model.parameters())
-        for noise in [mx.random.normal(value.shape)]
-    }
+    parameters: Any = tree_flatten(model.parameters())
+    weights = {name: mx.random.normal(value.shape) for name, value in parameters}
+    weights |= {n: mx.abs(noise) for n, noise in weights.items() if n.endswith("running_var")}
     mx.save_safetensors(str(folder / "model.safetensors"), weights)
     return folder
 

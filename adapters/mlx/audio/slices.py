@@ -29,7 +29,7 @@ _LARGE_BYTES = 256 * 1024
 """An output of more is one of many frames, which takes milliseconds to compute."""
 _SECONDS = 0.002
 """Layers of a single token are computed together for this long."""
-_COMPILED = type(mx.compile(lambda: None))
+_COMPILED: type = type(mx.compile(lambda: None))
 
 
 class StoppedError(BaseException):
