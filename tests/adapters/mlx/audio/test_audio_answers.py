@@ -123,6 +123,10 @@ async def test_audio_is_transcribed_with_times_inside_it(backend: AudioBackend):
         assert all(0 <= word.start <= word.end <= 2.0 for word in segment.words)
         assert len(segment.logprobs) == sum(token < 256 for token in segment.tokens)
         assert all(logprob.logprob <= 0 for logprob in segment.logprobs)
+        # Its tokens are single bytes, most of them no character by themselves.
+        assert all(len(logprob.bytes) == 1 for logprob in segment.logprobs)
+        own = b"".join(bytes(logprob.bytes) for logprob in segment.logprobs)
+        assert own.decode("utf-8", "replace") == segment.text
 
 
 async def test_parakeet_reports_words_with_times_inside_the_audio(backend: AudioBackend):
