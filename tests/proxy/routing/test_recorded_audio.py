@@ -1,4 +1,4 @@
-"""What the record of an answer of audio has."""
+"""Records of answers of audio."""
 
 from typing import Any
 
