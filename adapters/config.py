@@ -200,3 +200,16 @@ def user_state_folder(environ: Mapping[str, str]) -> Path:
     home = Path(os.path.expanduser("~"))
     folder = "Library/Application Support" if sys.platform == "darwin" else ".local/state"
     return home / folder / "tandem"
+
+
+def make_private_folder(folder: Path) -> None:
+    """Create `folder` and the missing folders above it, with access for this user only.
+
+    `Path.mkdir` gives its mode to the last folder alone; the ones above it could be opened to all.
+
+    Raises:
+        OSError: one cannot be created.
+    """
+    if not folder.is_dir():
+        make_private_folder(folder.parent)
+        folder.mkdir(mode=0o700, exist_ok=True)

@@ -17,7 +17,8 @@ class TextPart(Struct, frozen=True, tag="text"):
 
 class ImagePart(Struct, frozen=True, tag="image"):
     url: str
-    """A `data:` URL, or a URL to download from."""
+    """A URL to download from, or a `data:` URL. Its base64 has no white space in it: of 20 MB of
+    it, to look for some takes longer than all else that is done with it on the event loop."""
 
 
 ContentPart = TextPart | ImagePart

@@ -4,7 +4,7 @@ import base64
 from collections.abc import Iterator
 
 _CHUNK_SIZE = 1 << 18
-"""Characters decoded at once; a multiple of four, which encode three bytes."""
+"""Characters that are read at once; a multiple of four, which encode three bytes."""
 
 
 def decode_pieces(text: str, begin: int = 0) -> Iterator[bytes]:
@@ -16,9 +16,15 @@ def decode_pieces(text: str, begin: int = 0) -> Iterator[bytes]:
         ValueError: it is not valid.
     """
     rest = ""
-    for at in range(begin, len(text), _CHUNK_SIZE):
-        piece = rest + "".join(text[at : at + _CHUNK_SIZE].split())
+    for compact in compact_pieces(text, begin):
+        piece = rest + compact
         complete = len(piece) - len(piece) % 4
         yield base64.b64decode(piece[:complete], validate=True)
         rest = piece[complete:]
     yield base64.b64decode(rest, validate=True)
+
+
+def compact_pieces(text: str, begin: int = 0) -> Iterator[str]:
+    """Return `text` from `begin` on without white space, in pieces."""
+    for at in range(begin, len(text), _CHUNK_SIZE):
+        yield "".join(text[at : at + _CHUNK_SIZE].split())

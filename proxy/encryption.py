@@ -13,6 +13,8 @@ import secrets
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from adapters.config import make_private_folder
+
 if TYPE_CHECKING:
     # Imported on first use: it takes megabytes that most servers never need.
     from cryptography.hazmat.primitives.ciphers.aead import AESGCM
@@ -75,7 +77,7 @@ class Encryption:
         """Return the key; one of this process alone if the folder cannot be written."""
         path = self._folder / KEY_FILE
         try:
-            self._folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+            make_private_folder(self._folder)
             if not path.exists():
                 _create(path)
             key = path.read_bytes()

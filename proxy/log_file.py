@@ -8,6 +8,8 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Protocol, TextIO
 
+from adapters.config import make_private_folder
+
 LOG_FILE = "server.log"
 """In the state folder; the one before it, when it was full, is `server.log.1`."""
 LOG_FORMAT = "%(levelname)s %(name)s: %(message)s"
@@ -72,7 +74,7 @@ class LogFile:
         """Write to the file."""
         try:
             if self._file is None:
-                path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+                make_private_folder(path.parent)
                 self._file = _opened(path)
             self._file.write(text)
             if self._file.tell() > self._max_bytes:

@@ -5,6 +5,7 @@ A test is `quick` unless it or its fixtures are marked otherwise: `-m quick` sta
 """
 
 import gc
+import os
 import platform
 import sys
 from collections.abc import Iterator
@@ -49,6 +50,9 @@ def _is_renderer(args: tuple[object, ...]) -> bool:
     return any("adapters.chat_template.worker" in str(arg) for arg in args)
 
 
+# Containers switch compiled files off: each of a hundred processes would compile all packages.
+os.environ.pop("PYTHONDONTWRITEBYTECODE", None)
+sys.dont_write_bytecode = False
 gc.disable()  # Until the tests are collected: what is imported stays.
 
 

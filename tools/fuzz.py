@@ -35,8 +35,8 @@ from adapters.ollama.ndjson import LineStream  # noqa: E402
 from adapters.ollama.translate.grammar_schema import to_grammar_schema  # noqa: E402
 from adapters.ollama.wire import Line  # noqa: E402
 from adapters.upstream.transport import Connection, ReadTurn  # noqa: E402
-from proxy.http.body import decode  # noqa: E402
-from proxy.http.body_scan import PIECE, BodyScan  # noqa: E402
+from proxy.http.body import decode, feed  # noqa: E402
+from proxy.http.body_scan import BodyScan  # noqa: E402
 from tools.faults.raw import connected  # noqa: E402
 
 CORPUS = ROOT / "tests" / "data" / "fuzz"
@@ -146,8 +146,7 @@ async def _json() -> AsyncIterator[Target]:
     async def read(data: bytes) -> None:
         scan = BodyScan(64)
         try:
-            for at in range(0, len(data), PIECE):
-                scan.feed(data[at : at + PIECE])
+            await feed(scan, data)
             decoded = decode(scan.end(), object)
         except InvalidRequestError:
             return

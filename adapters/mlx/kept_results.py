@@ -10,7 +10,7 @@ from typing import TypeVar
 
 import msgspec
 
-from adapters.config import user_state_folder
+from adapters.config import make_private_folder, user_state_folder
 
 logger = logging.getLogger(__name__)
 T = TypeVar("T")
@@ -28,7 +28,7 @@ def keep_result(folder: str, key: str, result: msgspec.Struct) -> None:
     """Keep `result`, in place of an earlier one; a folder that cannot be written keeps nothing."""
     file = _file(folder, key)
     try:
-        file.parent.mkdir(parents=True, exist_ok=True)
+        make_private_folder(file.parent)
         partial = file.with_name(f".{file.name}")
         partial.write_bytes(msgspec.json.encode(result))
         partial.rename(file)

@@ -28,9 +28,17 @@ class Grant(Struct, frozen=True, kw_only=True):
         """True unless it may use every model and administer."""
         return self.obstacle is not None or self.models != _ALL
 
-    def allows(self, names: Iterable[str]) -> bool:
-        """Return true if it may use the model with these names."""
-        return self.models == _ALL or any(_matches(name, self.models) for name in names)
+    def allows(self, names: Iterable[str], places: Iterable[tuple[str, str]] = ()) -> bool:
+        """Return true if it may use the model with these names.
+
+        `places`: backends that have it, and its name there. Only what begins with `BACKEND/` is
+        compared with them: `*llama*` is not every model of a backend called ollama.
+        """
+        return (
+            self.models == _ALL
+            or any(_matches(name, self.models) for name in names)
+            or any(_matches(name, _on(backend, self.models)) for backend, name in places)
+        )
 
     def require_admin(self, action: str) -> None:
         """Check that the request may administer; `action` is a noun phrase for the message.
@@ -57,6 +65,12 @@ class Grant(Struct, frozen=True, kw_only=True):
 
 EVERYTHING = Grant()
 NOTHING = Grant(models=(), obstacle="The request was not admitted.")
+
+
+def _on(backend: str, patterns: tuple[str, ...]) -> tuple[str, ...]:
+    """Return what `patterns` of `BACKEND/NAME` have after this `backend`."""
+    start = f"{backend}/"
+    return tuple(pattern.removeprefix(start) for pattern in patterns if pattern.startswith(start))
 
 
 @lru_cache(1024)

@@ -9,6 +9,7 @@ from pathlib import Path
 import msgspec
 from msgspec import Raw, Struct
 
+from adapters.config import make_private_folder
 from proxy.bench.results import Result
 
 log = logging.getLogger("tandem")
@@ -38,8 +39,7 @@ class Archive:
         Raises:
             OSError: the folder is not writable.
         """
-        self._folder.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
-        self._folder.mkdir(exist_ok=True)
+        make_private_folder(self._folder)
         path = self._folder / f"{stem(result)}.json"
         envelope = _Envelope(_FORMAT, Raw(msgspec.json.encode(result)))
         content = msgspec.json.format(msgspec.json.encode(envelope))

@@ -11,6 +11,7 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
+from adapters.config import make_private_folder
 from proxy.access.keys import KEY_VARIABLE, find_own_key
 from proxy.cli.command import CommandError
 from proxy.config import Config, state_folder
@@ -257,7 +258,7 @@ def noted(state: Path, url: str) -> Generator[None]:
     """Note the address of a server for the commands of this user until the end."""
     file, note = state / _ADDRESS_FILE, {"url": url, "pid": os.getpid()}
     with suppress(OSError):  # A folder that cannot be written costs the note, not the server.
-        state.mkdir(mode=0o700, parents=True, exist_ok=True)
+        make_private_folder(state)
         file.write_text(json.dumps(note), encoding="utf-8")
     try:
         yield

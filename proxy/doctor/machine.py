@@ -9,7 +9,7 @@ from pathlib import Path
 import httpx
 from msgspec import Struct
 
-from adapters.config import MLXConfig
+from adapters.config import MLXConfig, make_private_folder
 from adapters.diagnosis.mlx import Device, find_device
 from proxy.access.keys import KEY_FILE, KEY_VARIABLE, find_own_key
 from proxy.cli.running_server import to_url
@@ -142,7 +142,7 @@ async def check_disk(config: Config) -> dict[str, Check]:
     """Check that the state folder can be written, and the space beside it."""
     folder = state_folder(config, os.environ)
     try:
-        folder.mkdir(parents=True, exist_ok=True)
+        make_private_folder(folder)
         probe = folder / ".doctor"
         probe.write_text("")
         probe.unlink()

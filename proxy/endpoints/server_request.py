@@ -286,7 +286,7 @@ class ServerRequest(Request[Any, Any, Any]):
 
     def entries(self) -> list[RegisteredModel]:
         """List the models that can answer now and that the request may use."""
-        return [e for e in self.registry.entries() if self.grant.allows(e.all_names)]
+        return [e for e in self.registry.entries() if self.grant.allows(*e.all_names)]
 
     def check_keep_alive(self, seconds: float | None) -> None:
         """Check that the request may set `seconds`: hardly any unload the model.

@@ -14,7 +14,7 @@ from msgspec.structs import fields
 from adapters.errors import InvalidRequestError
 from proxy.config import ServerConfig
 from proxy.errors import ClientDisconnectedError
-from proxy.http.body_scan import NOT_JSON, PIECE, BodyScan
+from proxy.http.body_scan import NOT_JSON, PIECE, BodyLimitError, BodyScan
 from proxy.http.gates import Fields
 
 S = TypeVar("S")
@@ -37,7 +37,7 @@ async def receive_body(receive: Receive, headers: Fields, config: ServerConfig) 
     Raises:
         RequestEntityTooLarge: it or its `Content-Length` exceeds `max_body_bytes`.
         ClientDisconnectedError: the client disconnected before its end.
-        InvalidRequestError: as `BodyScan.feed`.
+        InvalidRequestError: as `feed`.
     """
     length = headers.get("content-length", "")
     if length.isdecimal() and int(length) > config.max_body_bytes:
@@ -56,11 +56,19 @@ async def receive_body(receive: Receive, headers: Fields, config: ServerConfig) 
 
 
 async def feed(scan: BodyScan, data: bytes) -> None:
-    """Scan `data` in pieces, between which other requests have their turn; raises as `feed`."""
-    for at in range(0, len(data), PIECE):
-        if at:
-            await asyncio.sleep(0)
-        scan.feed(data[at : at + PIECE])
+    """Scan `data` in pieces, between which other requests have their turn.
+
+    Raises:
+        InvalidRequestError: too deep, too many values, or not UTF-8; `param` is the field of the
+            body in which a limit is exceeded.
+    """
+    try:
+        for at in range(0, len(data), PIECE):
+            if at:
+                await asyncio.sleep(0)
+            scan.feed(data[at : at + PIECE])
+    except BodyLimitError as exceeded:
+        raise await asyncio.to_thread(scan.to_error, exceeded) from None
 
 
 def decode(body: bytes, kind: type[S]) -> S:

@@ -10,7 +10,7 @@ from msgspec.structs import replace
 
 from adapters.errors import BackendError, InvalidRequestError
 from adapters.request import GenerationRequest, ImagePart, Message
-from proxy.base64_text import decode_pieces
+from proxy.base64_text import compact_pieces, decode_pieces
 from proxy.config import ImagesConfig
 from proxy.images.header import Header, read_header
 
@@ -108,15 +108,20 @@ async def _validate(
         if image.url[:5].lower() != "data:":
             return ImagePart(_to_data_url(await fetch(image.url, config), config))
         loop = asyncio.get_running_loop()
-        await loop.run_in_executor(_DECODERS, _check_url, image.url, config)
+        return ImagePart(await loop.run_in_executor(_DECODERS, _checked_url, image.url, config))
     except BackendError as error:
         error.param = image_at(*place)
         raise
-    return image
 
 
-def _check_url(url: str, config: ImagesConfig) -> None:
-    _check(_decode(url, config.max_bytes), config)
+def _checked_url(url: str, config: ImagesConfig) -> str:
+    """Return `url`, a valid image, without white space in its base64."""
+    data = _decode(url, config.max_bytes)
+    _check(data, config)
+    begin = url.find(",") + 1
+    padding = url.count("=", len(url) - 2)
+    is_compact = (len(url) - begin) // 4 * 3 - padding == len(data)
+    return url if is_compact else url[:begin] + "".join(compact_pieces(url, begin))
 
 
 def _to_data_url(data: bytes, config: ImagesConfig) -> str:

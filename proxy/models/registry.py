@@ -60,11 +60,15 @@ class RegisteredModel(Struct, frozen=True, kw_only=True):
         return same_weights([deployment.model for deployment in self.deployments])
 
     @property
-    def all_names(self) -> frozenset[str]:
-        """All names by which a key may allow the model, `BACKEND/NAME` and those without the
-        default tag included."""
-        full = {self.id, *self.names, *(f"{d.backend}/{d.name}" for d in self.deployments)}
-        return frozenset(full | {name.removesuffix(_DEFAULT_TAG) for name in full})
+    def all_names(self) -> tuple[frozenset[str], frozenset[tuple[str, str]]]:
+        """All names by which a key may allow the model, and its backends with the names there;
+        those without the default tag are included."""
+        names = {self.id, *self.names}
+        places = {(d.backend, d.name) for d in self.deployments}
+        return (
+            frozenset(names | {name.removesuffix(_DEFAULT_TAG) for name in names}),
+            frozenset(places | {(on, name.removesuffix(_DEFAULT_TAG)) for on, name in places}),
+        )
 
     def among(self, backends: Iterable[str]) -> "RegisteredModel":
         """The same model, restricted to its deployments on `backends`."""

@@ -23,8 +23,8 @@ _EXTRA = "tandem-proxy["
 class Permission(Protocol):
     """Permissions of a request for models."""
 
-    def allows(self, names: Iterable[str]) -> bool:
-        """Return true if it may use the model with these names."""
+    def allows(self, names: Iterable[str], places: Iterable[tuple[str, str]] = ()) -> bool:
+        """Return true if it may use the model with these names, and those on its backends."""
         ...
 
     def require_admin(self, action: str) -> None:
@@ -73,7 +73,7 @@ class ModelLookup:
         return entry
 
     def _require_allowed(self, name: str, entry: RegisteredModel) -> None:
-        if self._permission is not None and not self._permission.allows(entry.all_names):
+        if self._permission is not None and not self._permission.allows(*entry.all_names):
             raise ModelNotFoundError(
                 f"The model {name!r} does not exist or this key may not use it.", param="model"
             )
@@ -111,7 +111,8 @@ class ModelLookup:
             return BackendUnavailableError(
                 f"The {which}, which may have {name!r}, {verb} not respond.", param="model"
             )
-        if self._permission is not None and not self._permission.allows((name, rest)):
+        places = [(backend, rest) for backend in possible]
+        if self._permission is not None and not self._permission.allows((rest,), places):
             return ModelNotFoundError(
                 f"The model {name!r} does not exist or this key may not use it.", param="model"
             )
@@ -142,7 +143,7 @@ class ModelLookup:
             return entry
         entries = self._registry.short(name, backends)
         if self._permission is not None:
-            entries = [e for e in entries if self._permission.allows(e.all_names)]
+            entries = [e for e in entries if self._permission.allows(*e.all_names)]
         if len(entries) > 1:
             deployments = [deployment for entry in entries for deployment in entry.deployments]
             names = ", ".join(

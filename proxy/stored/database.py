@@ -14,6 +14,7 @@ from pathlib import Path
 from sqlite3 import Connection
 from typing import TypeVar
 
+from adapters.config import make_private_folder
 from proxy.errors import StorageError
 from proxy.stored.schema import MIGRATIONS, SETTINGS
 
@@ -140,8 +141,7 @@ class _File:
     def _prepare_files(self) -> bool:
         """Create folder and file, with no access for others; true if no other process uses it."""
         folder = self._path.parent
-        folder.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
-        folder.mkdir(mode=0o700, exist_ok=True)
+        make_private_folder(folder)
         folder.chmod(0o700)
         file = os.open(self._path, os.O_RDWR | os.O_CREAT, 0o600)  # SQLite copies the mode.
         os.fchmod(file, 0o600)

@@ -22,6 +22,8 @@ from typing import cast
 
 import mlx.core as mx
 
+from adapters.config import make_private_folder
+
 logger = logging.getLogger(__name__)
 
 _FORMAT = "1"
@@ -70,7 +72,7 @@ class BlockFolder:
         folder = Path(root).expanduser() / mark
         try:
             # Prompts can be recovered from it: readable by this user only.
-            folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+            make_private_folder(folder)
             if not _is_own(folder.lstat(), stat.S_IFDIR):
                 logger.warning("the prefix cache is not kept on disk: its folder is another user's")
                 return None

@@ -46,9 +46,8 @@ _PROMPTS = (3, 8, 5)
 """Tokens of the prompts; rows of a batch take them in turn."""
 _STEPS = 2
 _MOST_ROWS = 64
-_FOLDER = "proven"
-_FORMAT = 1
-"""Number of this proof: results of another one are not used."""
+_FOLDER = "proven/1"
+"""The number is that of this proof: results of another one are not used."""
 _NOISE = 8.0
 """A batch may differ so many times as much as the same row alone in another order. Noise of tens of
 layers is no constant; a wrong mask is off by 100 and more."""
@@ -69,15 +68,12 @@ class Proven(Struct, frozen=True):
     """Prompts may be read in one pass, padded at their end."""
     quantises: dict[str, bool] = {}
     """Caches may be quantised to the bits that are the key."""
-    format: int = _FORMAT
 
 
 def proven(loaded: LoadedModel, config: MLXConfig) -> Pieces[LoadedModel]:
     """Return the model with what it may do, found by computing or by an earlier proof."""
     key = _key_of(loaded, config)
     known = read_result(_FOLDER, key, Proven)
-    if known is not None and known.format != _FORMAT:
-        known = None
     result = known or (yield from prove(loaded.model))
     bits = config.kv_bits
     if bits is not None and str(bits) not in result.quantises:

@@ -30,9 +30,8 @@ from adapters.mlx.vision.protocol import Embedded, ImagePrompt, Vision
 from adapters.request import GenerationRequest, ImagePart, Message, TextPart
 
 logger = logging.getLogger(__name__)
-_FOLDER = "proven-images"
-_FORMAT = 1
-"""Number of this proof: results of another one are not used."""
+_FOLDER = "proven-images/1"
+"""The number is that of this proof: results of another one are not used."""
 _SIZES = ((224, 224), (448, 224))
 """Width and height of the pictures, in pixels: many models divide one that is not square."""
 _SAME = 0.05
@@ -47,7 +46,6 @@ class ImageProof(Struct, frozen=True):
     """Why it reads none; empty if it does."""
     is_causal: bool
     """False if tokens of a text attend to the last one."""
-    format: int = _FORMAT
 
 
 def seeing(loaded: LoadedModel) -> Pieces[LoadedModel]:
@@ -60,7 +58,7 @@ def seeing(loaded: LoadedModel) -> Pieces[LoadedModel]:
         return loaded
     key = fingerprint(loaded.files, f"{mx.default_device()} {loaded.library}")
     known = read_result(_FOLDER, key, ImageProof)
-    if known is None or known.format != _FORMAT:
+    if known is None:
         known = ImageProof((yield from _fault(loaded, loaded.vision)), _is_causal(loaded))
         keep_result(_FOLDER, key, known)
     if not known.is_causal:

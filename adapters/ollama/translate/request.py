@@ -350,8 +350,7 @@ def _to_base64(image: ImagePart) -> str:
         raise UnsupportedParameterError(
             "Ollama fetches no images: send them as data: URLs.", param="images"
         )
-    head, comma, data = image.url.partition(",")
-    text = "".join(data.split())
+    head, comma, text = image.url.partition(",")
     # Decoding 20 MB here would delay every other answer; Ollama decodes it, and refuses bad data.
     is_whole = bool(text) and len(text) % 4 == 0
     if not comma or not head.lower().endswith(";base64") or not is_whole:

@@ -251,7 +251,9 @@ async def list_running(request: ServerRequest) -> RunningOllamaModels:
             continue
         for each in running:
             # A model may be newer than the last listing, or the path of a folder.
-            is_new = each.name not in listed.models and request.grant.allows((each.name,))
+            is_new = each.name not in listed.models and request.grant.allows(
+                (each.name,), [(backend, each.name)]
+            )
             for name in names.get((backend, each.name), [each.name] if is_new else []):
                 shown.setdefault(name, _to_running(listed, name, each))
     return RunningOllamaModels(list(shown.values()))

@@ -122,6 +122,7 @@ async def test_two_calls_have_two_indexes_and_ids(
     assert len({e.id for e in started}) == 2
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "text",
     [
@@ -209,6 +210,7 @@ async def test_a_call_is_forced_through_its_channel(backend: MLXBackend) -> None
     assert json.loads(said["calls"][0][1])["city"] in ("Paris", "Rome")
 
 
+@pytest.mark.slow
 async def test_no_effort_answers_in_the_channel_of_the_text(
     backend: MLXBackend, engine: ScriptedEngine
 ) -> None:
@@ -218,6 +220,7 @@ async def test_no_effort_answers_in_the_channel_of_the_text(
     assert told(await answer(backend, asked))["text"] == "assistant to=Rome"
 
 
+@pytest.mark.slow
 async def test_raw_text_has_no_sections(backend: MLXBackend, engine: ScriptedEngine) -> None:
     engine.say(f"<think>a</think>{CALL}")
     request = GenerationRequest(model="caller", prompt="x", max_tokens=200)
@@ -353,6 +356,7 @@ async def test_what_cannot_be_enforced_is_refused_before_it_starts(
     assert (await backend.health()).counters["started"] == before
 
 
+@pytest.mark.slow
 async def test_parts_of_a_loose_schema_that_are_not_enforced_are_reported(
     backend: MLXBackend,
 ) -> None:
@@ -421,6 +425,7 @@ async def test_every_token_of_the_text_has_its_probability(backend: MLXBackend) 
         assert sum(map(math.exp, values)) <= 1.0001
 
 
+@pytest.mark.slow
 async def test_probabilities_are_of_what_is_shown_only(
     backend: MLXBackend, engine: ScriptedEngine
 ) -> None:

@@ -57,6 +57,7 @@ def text_of(events: list[Event]) -> str:
     return "".join(event.text for event in events if isinstance(event, TextDelta))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", KINDS)
 async def test_an_answer_starts_once_and_finishes_once(backend: MLXBackend, kind: str) -> None:
     events = await answer(backend, chat(kind))
@@ -68,6 +69,7 @@ async def test_an_answer_starts_once_and_finishes_once(backend: MLXBackend, kind
     assert all(isinstance(event, TextDelta) and event.text for event in events[1:-1])
 
 
+@pytest.mark.slow
 async def test_options_of_how_ollama_runs_are_named_and_have_no_effect(backend: MLXBackend) -> None:
     options = {"num_gpu": 1, "use_mmap": True}
     started, *events = await answer(backend, chat("llama", options=options))
@@ -87,6 +89,7 @@ async def test_greedy_text_alone_equals_greedy_text_in_company(
     assert [text_of(events) for events in together] == alone
 
 
+@pytest.mark.slow
 async def test_a_seed_gives_the_same_text_alone_and_among_others(backend: MLXBackend) -> None:
     def seeded(seed: int) -> GenerationRequest:
         return chat("llama", sampling=Sampling(temperature=1.0, seed=seed))
@@ -98,6 +101,7 @@ async def test_a_seed_gives_the_same_text_alone_and_among_others(backend: MLXBac
     assert len(set(texts)) == len(texts)
 
 
+@pytest.mark.slow
 async def test_penalties_and_bias_change_one_row_and_no_other(backend: MLXBackend) -> None:
     plain = text_of(await answer(backend, chat("llama")))
     shaped = [
@@ -120,6 +124,7 @@ async def test_a_bias_on_a_token_that_is_not_there_is_refused(backend: MLXBacken
     assert caught.value.param == "logit_bias"
 
 
+@pytest.mark.slow
 async def test_a_stop_string_ends_the_answer_and_is_not_shown(
     backend: MLXBackend, engine: Engine
 ) -> None:
@@ -157,6 +162,7 @@ async def test_a_disconnect_frees_its_row_and_changes_no_other_text(
     assert counters["active"] == counters["rows"] == 0
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", ["llama", "llama4"])
 async def test_a_disconnect_in_prefill_stops_it_at_the_chunk(
     folder: Path, kind: str, monkeypatch: pytest.MonkeyPatch
@@ -220,6 +226,7 @@ async def test_who_leaves_a_load_does_not_stop_it_for_the_others(backend: MLXBac
     assert (await backend.health()).counters["loads"] == 1
 
 
+@pytest.mark.slow
 async def test_a_failed_load_says_why_and_can_be_tried_again(tmp_path: Path) -> None:
     broken = write_tiny_model(tmp_path / "broken")
     weights = broken / "model.safetensors"
@@ -286,6 +293,7 @@ async def test_a_step_that_exits_ends_its_answers_and_no_other_model(
     assert text_of(await answer(backend, chat("llama")))
 
 
+@pytest.mark.slow
 async def test_unloading_frees_the_model_and_it_comes_back_when_asked(backend: MLXBackend) -> None:
     await backend.load("llama")
     await backend.unload("llama")
@@ -294,6 +302,7 @@ async def test_unloading_frees_the_model_and_it_comes_back_when_asked(backend: M
     assert text_of(await answer(backend, chat("llama")))
 
 
+@pytest.mark.slow
 async def test_an_answer_is_cold_when_it_waited_for_the_load(backend: MLXBackend) -> None:
     def is_cold(events: list[Event]) -> bool:
         assert isinstance(events[0], Started)
@@ -322,6 +331,7 @@ async def test_a_model_with_other_weights_under_its_name_is_loaded_anew(tmp_path
     await backend.aclose()
 
 
+@pytest.mark.slow
 async def test_a_model_that_answers_is_not_replaced(tmp_path: Path) -> None:
     folder = write_tiny_model(tmp_path / "it")
     backend = MLXBackend(config_for(tmp_path))
@@ -343,6 +353,7 @@ async def test_a_model_that_answers_is_not_unloaded(backend: MLXBackend) -> None
     await stream.aclose()
 
 
+@pytest.mark.slow
 async def test_more_requests_than_may_wait_are_refused(folder: Path) -> None:
     config = config_for(folder, max_concurrent=1, max_queue=1)
     engine = Engine(config)
@@ -368,6 +379,7 @@ async def test_a_prompt_beyond_the_context_is_refused_with_both_numbers(
         await answer(backend, chat("llama", "w" * 600))
 
 
+@pytest.mark.slow
 async def test_an_answer_ends_where_the_context_ends(backend: MLXBackend) -> None:
     events = await answer(backend, chat("llama", "w" * 450, max_tokens=None))
     finished = events[-1]

@@ -63,6 +63,7 @@ async def test_missing_model_is_not_deleted_or_copied(standin: StandIn, backend:
         await backend.copy("nope", "copied")
 
 
+@pytest.mark.slow
 async def test_file_is_uploaded_unless_it_is_there(standin: StandIn, backend: OllamaBackend):
     status = {"HEAD": 404, "POST": 201}
 

@@ -114,6 +114,7 @@ async def test_liveness_tells_nothing_else():
         assert (await client.head("/")).status_code == 200
 
 
+@pytest.mark.slow
 async def test_role_use_does_everything_but_administration():
     async with http_client(ScriptedBackend(), config=KEYED) as client:
         statuses = {
@@ -456,6 +457,30 @@ async def test_model_of_the_key_answers_by_all_its_names():
                 "/v1/chat/completions", json=chat(model=model), headers=GUEST
             )
             assert response.status_code == 200
+
+
+PATTERNS: list[tuple[str, str, bool]] = [
+    ("*llama*", "llama3:8b", True),
+    ("*llama*", "qwen:4b", False),
+    ("*llama*", "ollama/qwen:4b", False),
+    ("ollama*", "qwen:4b", False),
+    ("ollama/*", "qwen:4b", True),
+    ("ollama/qwen*", "ollama/qwen:4b", True),
+    ("ollama/qwen*", "llama3:8b", False),
+    ("mlx/*", "qwen:4b", False),
+]
+
+
+@pytest.mark.parametrize(("pattern", "model", "allowed"), PATTERNS)
+async def test_only_a_pattern_with_a_backend_is_compared_with_it(
+    pattern: str, model: str, allowed: bool
+):
+    """`*llama*` once allowed every model of the backend ollama."""
+    ollama = ScriptedBackend(kind="ollama", models=[Model(name="llama3:8b"), Model(name="qwen:4b")])
+    guest = KeyConfig(name="guest", key="guest-key-0123456789", models=(pattern,))
+    async with http_client(ollama, config=keyed(guest)) as client:
+        response = await client.post("/v1/chat/completions", json=chat(model=model), headers=GUEST)
+    assert response.status_code == (200 if allowed else 404)
 
 
 # --- what a key owns ---

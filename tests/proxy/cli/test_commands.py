@@ -16,10 +16,12 @@ from typing import Any
 import pytest
 from servers.server_process import Running, command, serving, write
 
+from adapters.mlx.kept_results import keep_result
 from proxy.cli import main
 from proxy.cli.running_server import noted
 from proxy.cli.serve import plain_options
-from proxy.config import StoreConfig
+from proxy.config import Config, StoreConfig
+from proxy.doctor.machine import check_disk
 from proxy.encryption import Encryption
 from proxy.log_file import LOG_FILE, LogFile
 from proxy.stored.entry import Page
@@ -293,15 +295,26 @@ async def _store_in(state: Path) -> None:
         await store.list("response", "", Page())
 
 
-@pytest.mark.parametrize("write_in", [log_in, note_in, encrypt_in, store_in])
-def test_state_folder_is_private_under_any_umask(tmp_path: Path, write_in: Callable[[Path], None]):
+def check_in(_state: Path) -> None:
+    asyncio.run(check_disk(Config()))
+
+
+def keep_in(_state: Path) -> None:
+    keep_result("templates", "a-key", Page())
+
+
+@pytest.mark.parametrize("write_in", [log_in, note_in, encrypt_in, store_in, check_in, keep_in])
+def test_state_folder_is_private_under_any_umask(
+    tmp_path: Path, write_in: Callable[[Path], None], monkeypatch: pytest.MonkeyPatch
+):
     """It has the address and the key of the commands: others could put their own there."""
+    monkeypatch.setenv("XDG_STATE_HOME", str(tmp_path))
     before = os.umask(0)
     try:
-        write_in(tmp_path / "state")
+        write_in(tmp_path / "tandem")
     finally:
         os.umask(before)
-    assert stat.S_IMODE((tmp_path / "state").stat().st_mode) == 0o700
+    assert stat.S_IMODE((tmp_path / "tandem").stat().st_mode) == 0o700
 
 
 def test_log_that_cannot_be_written_is_given_up_once(tmp_path: Path, capsys: Any):

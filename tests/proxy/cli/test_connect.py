@@ -56,6 +56,7 @@ def test_comments_and_other_settings_of_toml_stay(tmp_path: Path):
     }
 
 
+@pytest.mark.slow
 def test_named_items_of_yaml_are_added_once(tmp_path: Path):
     path = tmp_path / "config.yaml"
     path.write_text("# Mine.\nmodels:\n  - name: other\n    model: x # kept\n")

@@ -51,6 +51,7 @@ async def test_head_has_the_status_of_get(url: str, status: int):
     assert (head.status_code, head.content) == (status, b"")
 
 
+@pytest.mark.slow
 async def test_head_leaves_the_connection_usable():
     async with (
         served(ScriptedBackend()) as port,

@@ -109,6 +109,7 @@ def test_wrong_type_is_refused_with_the_field(name: str, value: Any):
     assert param.split("[")[0].split(".")[0] == name
 
 
+@pytest.mark.slow
 async def test_wrong_types_leave_the_server_well():
     async with http_client(ScriptedBackend()) as client:
         for name, value in _wrong_values():

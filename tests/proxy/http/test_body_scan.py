@@ -5,13 +5,16 @@ import json
 import pytest
 
 from adapters.errors import InvalidRequestError
-from proxy.http.body_scan import PIECE, BodyScan
+from proxy.http.body_scan import PIECE, BodyLimitError, BodyScan
 
 
 def scan(body: bytes, depth: int = 64, piece: int = PIECE) -> bytes:
     scan = BodyScan(depth)
-    for at in range(0, len(body), piece):
-        scan.feed(body[at : at + piece])
+    try:
+        for at in range(0, len(body), piece):
+            scan.feed(body[at : at + piece])
+    except BodyLimitError as exceeded:
+        raise scan.to_error(exceeded) from exceeded
     return scan.end()
 
 

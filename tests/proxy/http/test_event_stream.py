@@ -334,6 +334,7 @@ class CountingBackend(ScriptedBackend):
             self.written += 1
 
 
+@pytest.mark.slow
 async def test_client_that_does_not_read_holds_up_the_backend():
     """Text that the client does not read is held in the backend, not in the server."""
     many = [TextDelta("x" * 1000)] * 20_000

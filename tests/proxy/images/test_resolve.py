@@ -52,6 +52,15 @@ async def test_images_and_texts_stay_one_message_in_order():
     assert backend.requests[0].prompt == (Message(role="user", content=content),)
 
 
+async def test_wrapped_base64_reaches_the_backend_in_one_line():
+    head, _, data = SMALL.partition(",")
+    wrapped = f"{head}, " + "\r\n".join(data[at : at + 19] for at in range(0, len(data), 19)) + "\n"
+    status, _, backend = await post(text("Look:"), image(wrapped))
+    assert status == 200
+    content = (TextPart("Look:"), ImagePart(SMALL))
+    assert backend.requests[0].prompt == (Message(role="user", content=content),)
+
+
 @pytest.mark.parametrize(
     ("url", "words"),
     [

@@ -129,6 +129,7 @@ async def test_events_show_what_a_request_waits_for():
     assert run["address"] == "127.0.0.1"
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("kind", "script", "state"),
     [
@@ -164,6 +165,7 @@ async def test_events_begin_with_the_history_and_go_on_with_what_ends():
     assert [each["error"] for each in later[-1]["ended"]] == ["model_not_found"]
 
 
+@pytest.mark.slow
 async def test_a_stream_of_events_ends_with_its_client():
     async with served(ScriptedBackend()) as port:
         async with events(port) as shown:

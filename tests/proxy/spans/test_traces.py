@@ -139,6 +139,7 @@ def test_attempts_have_the_times_of_the_record():
     assert request.end_time - request.start_time == 6_000_000_000
 
 
+@pytest.mark.slow
 def test_nothing_is_exported_unless_a_receiver_is_named():
     def listed(_backend: str, _name: str) -> None:
         return None

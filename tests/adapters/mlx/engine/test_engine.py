@@ -176,6 +176,7 @@ async def test_each_choice_has_the_text_of_its_own_seed(backend: MLXBackend, kin
     assert len(set(single)) == 3
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", ["llama", "llama4"])
 async def test_more_choices_than_rows_share_one_reading_of_the_prompt(
     folder: Path, kind: str, monkeypatch: pytest.MonkeyPatch
@@ -189,6 +190,7 @@ async def test_more_choices_than_rows_share_one_reading_of_the_prompt(
         assert sum(isinstance(event, Finished) for event in events) == 7
 
 
+@pytest.mark.slow
 async def test_a_stop_string_frees_the_row_of_its_choice_only(
     backend: MLXBackend, engine: Engine
 ) -> None:
@@ -216,6 +218,7 @@ async def test_closing_frees_all_choices(backend: MLXBackend, engine: Engine) ->
     assert counters["cancelled"] > 0
 
 
+@pytest.mark.slow
 async def test_logprobs_are_the_models_own_whatever_the_row_is_drawn_with(
     client: EngineClient, folder: Path
 ) -> None:
@@ -248,6 +251,7 @@ def logprobs_after(model: Any, ids: list[int]) -> list[float]:
     return found
 
 
+@pytest.mark.slow
 async def test_clients_take_turns_when_they_wait(folder: Path) -> None:
     async with opened(folder, max_concurrent=1) as (_, engine):
         client, order = EngineClient(engine), list[str]()
@@ -285,6 +289,7 @@ async def test_a_short_newcomer_overtakes_a_long_prompt(folder: Path) -> None:
 _TOKEN_BYTES = 2 * 2 * 2 * 8 * 4
 
 
+@pytest.mark.slow
 async def test_a_request_that_never_fits_is_refused_with_the_numbers(folder: Path) -> None:
     async with opened(folder, kv_budget_bytes=100 * _TOKEN_BYTES) as (backend, _):
         with pytest.raises(InsufficientMemoryError, match=rf"{212 * _TOKEN_BYTES} bytes.*25600"):
@@ -398,6 +403,7 @@ async def test_a_step_that_hangs_is_reported_as_a_stall(
         assert (await backend.health()).ok
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("bits", [4, 8])
 async def test_quantised_caches_answer_one_at_a_time(tmp_path: Path, bits: int) -> None:
     # mlx quantises groups of 64 numbers, so that the heads have to be that wide.

@@ -103,6 +103,7 @@ async def test_a_system_message_is_read_once_for_all_conversations(
     assert (text, 0) == await answer(plain, second)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", KINDS)
 async def test_a_turn_that_is_said_otherwise_reads_only_itself(
     backend: MLXBackend, plain: MLXBackend, kind: str
@@ -152,6 +153,7 @@ async def test_a_token_is_left_to_feed_when_the_whole_prompt_is_cached(
     assert cached == length - 1
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("length", [BLOCK + 5, 3 * BLOCK])
 @pytest.mark.parametrize(("common", "expected"), [(7, 0), (8, 8), (20, 20), (BLOCK + 3, BLOCK)])
 async def test_prompts_that_part_within_a_block_share_what_is_before(
@@ -194,6 +196,7 @@ async def test_a_client_that_left_finds_its_prompt_cached(backend: MLXBackend) -
     assert cached > 100
 
 
+@pytest.mark.slow
 async def test_counters_tell_hits_and_bytes(backend: MLXBackend) -> None:
     await answer(backend, chat("llama", LONG))
     await answer(backend, chat("llama", LONG))

@@ -156,6 +156,7 @@ async def ask(backend: MLXBackend, model: str, *texts: str, max_tokens: int = 16
     return text, cached, first
 
 
+@pytest.mark.slow
 async def test_text_is_the_same_when_the_prompt_comes_from_disk(tmp_path: Path) -> None:
     write_tiny_model(tmp_path / "models" / "llama", context=2048)
     config = config_for(tmp_path / "models", prefix_cache_folder=str(tmp_path / "kept"))

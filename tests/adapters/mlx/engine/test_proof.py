@@ -42,6 +42,7 @@ async def loaded(backend: MLXBackend, name: str) -> Model:
     return next(model for model in await backend.list_models() if model.name == name)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("module", "batches", "together"),
     [
@@ -64,6 +65,7 @@ def test_batches_are_proved_by_computing(module: str, batches: bool, together: b
     assert (result.batches, result.reads_together) == (batches, together)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("dtype", [mx.bfloat16, mx.float16])
 @pytest.mark.parametrize(
     ("module", "batches"), [("llama", True), ("qwen3", True), ("cohere2", True), ("gemma2", False)]

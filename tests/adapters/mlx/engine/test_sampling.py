@@ -50,6 +50,7 @@ def test_only_the_tokens_that_are_allowed_are_drawn(sampling: Sampling, expected
     assert drawn(sampling) == expected
 
 
+@pytest.mark.slow
 def test_the_temperature_shapes_the_odds() -> None:
     sampler = Sampler(Sampling(temperature=1.0, seed=5), entropy=0)
     share = sum(sampler.draw() == 1 for _ in range(2000)) / 2000

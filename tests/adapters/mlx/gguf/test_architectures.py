@@ -45,6 +45,7 @@ def largest_difference(source: Path, target: Path) -> float:
     return float(np.abs(mlx_logits(source, target) - expected).max() / expected.std())
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", [GGML.F32, GGML.Q8_0, GGML.Q4_1], ids=lambda kind: kind.name)
 @pytest.mark.parametrize("architecture", ARCHITECTURES)
 def test_logits_are_those_of_the_gguf(tmp_path: Path, architecture: str, kind: GGML) -> None:
@@ -52,6 +53,7 @@ def test_logits_are_those_of_the_gguf(tmp_path: Path, architecture: str, kind: G
     assert largest_difference(source, tmp_path / "out") < 1e-4
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("architecture", sorted(HEAD_DIMS.keys() - set(ARCHITECTURES)))
 def test_logits_are_the_same_after_an_export_and_an_import(
     tmp_path: Path, architecture: str
@@ -71,6 +73,7 @@ YARN: Metadata = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("scaling", [LINEAR, YARN], ids=["linear", "yarn"])
 @pytest.mark.parametrize("architecture", ARCHITECTURES)
 def test_rotary_scaling_is_that_of_the_gguf(
@@ -85,6 +88,7 @@ def test_rotary_scaling_is_that_of_the_gguf(
     assert apart > 0.01  # Else nothing is proved.
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("architecture", ARCHITECTURES)
 def test_logits_are_the_same_when_read_token_by_token(tmp_path: Path, architecture: str) -> None:
     import mlx.core as mx
@@ -145,6 +149,7 @@ def test_unsupported_setting_is_rejected(
         convert(source, tmp_path / "out", quiet)
 
 
+@pytest.mark.slow
 def test_layers_that_predict_several_tokens_are_left_out(tmp_path: Path) -> None:
     plain = decoder_gguf(tmp_path, "qwen35")
     tensors = decoder_tensors("qwen35", GGML.F32)
@@ -197,6 +202,7 @@ def test_layers_after_the_last_are_rejected_when_no_setting_names_them(tmp_path:
         convert(source, tmp_path / "out", quiet)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("architecture", ["gpt-oss", "deepseek-v2", "deepseek-v3"])
 def test_bounds_of_yarn_are_taken_when_they_are_the_defaults(
     tmp_path: Path, architecture: str
@@ -228,6 +234,7 @@ def test_norms_of_heads_are_a_setting_by_their_tensors(tmp_path: Path, architect
     assert config["use_qk_norm"] == (architecture == "glm4moe-norms")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("architecture", ["lfm2moe", "glm4moe", "deepseek-v3"])
 def test_bias_of_experts_stays_in_float32_when_matrices_are_quantised(
     tmp_path: Path, architecture: str

@@ -153,6 +153,7 @@ async def test_grammar_is_rejected_when_compiling_exceeds_the_limit(tokenizer: A
     compiler.close()
 
 
+@pytest.mark.slow
 async def test_cache_of_compiled_grammars_is_bounded(compiler: GrammarCompiler) -> None:
     for number in range(MAX_CACHED + 40):
         await compiler.compile(request(Regex(f"a{number}")), Style())

@@ -104,6 +104,7 @@ async def backend(tmp_path: Path) -> AsyncGenerator[MLXBackend]:
 ENDLESS = Sampling(temperature=1.0, seed=3, logit_bias={END: -100})
 
 
+@pytest.mark.slow
 async def test_answer_follows_reasoning_that_was_ended(backend: MLXBackend) -> None:
     events = await answer(
         backend,
@@ -116,11 +117,13 @@ async def test_answer_follows_reasoning_that_was_ended(backend: MLXBackend) -> N
     assert usage.completion_tokens == 60
 
 
+@pytest.mark.slow
 async def test_reasoning_without_a_budget_takes_the_whole_answer(backend: MLXBackend) -> None:
     events = await answer(backend, chat(model="thinker", sampling=ENDLESS, max_tokens=60))
     assert told(events)["text"] == ""
 
 
+@pytest.mark.slow
 async def test_schema_is_kept_after_reasoning_that_was_ended(backend: MLXBackend) -> None:
     request = chat(
         model="thinker",

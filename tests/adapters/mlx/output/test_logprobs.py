@@ -80,6 +80,7 @@ def logprobs(model: Any, tokens: list[int]) -> list[list[float]]:
     return found
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", KINDS)
 async def test_a_prompt_is_reported_as_the_model_thinks_of_it(
     backend: MLXBackend, engine: Engine, folder: Path, kind: str
@@ -144,6 +145,7 @@ async def test_the_last_token_is_reported_when_it_writes_nothing(
     ]
 
 
+@pytest.mark.slow
 async def test_a_prompt_that_fills_the_context_can_be_read(backend: MLXBackend) -> None:
     events = await answer(backend, asked(prompt=TokenIds(ids(512)), max_tokens=0))
     assert len(reported(events)) == 512

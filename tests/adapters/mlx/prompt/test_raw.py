@@ -149,6 +149,7 @@ async def test_token_ids_have_the_same_answer_as_their_text(backend: MLXBackend)
     assert (await answer(backend, raw(A_AND_B, max_tokens=8)))[1:] == by_text[1:]
 
 
+@pytest.mark.slow
 async def test_echo_puts_the_prompt_before_the_answer(backend: MLXBackend, tmp_path: Path) -> None:
     plain = text_of(await answer(backend, raw("AB", max_tokens=8)))
     assert text_of(await answer(backend, raw("AB", max_tokens=8, echo=True))) == "AB" + plain
@@ -163,12 +164,14 @@ async def test_echo_puts_the_prompt_before_every_choice(backend: MLXBackend) -> 
         assert len(mine) > 1
 
 
+@pytest.mark.slow
 async def test_empty_prompt_has_an_answer(backend: MLXBackend) -> None:
     finished = (await answer(backend, raw("", max_tokens=2)))[-1]
     assert isinstance(finished, Finished)
     assert finished.usage.prompt_tokens == 1
 
 
+@pytest.mark.slow
 async def test_answer_ends_at_num_ctx(backend: MLXBackend) -> None:
     events = await answer(backend, raw("A" * 10, num_ctx=16))
     assert events[0] == Started(context=16, cold=True, prompt_tokens=10, cached_tokens=0)

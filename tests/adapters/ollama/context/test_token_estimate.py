@@ -59,6 +59,7 @@ def vocabulary(blob: Path) -> Tokenizer:
     return read
 
 
+@pytest.mark.slow
 async def test_raw_text_is_counted_exactly_by_the_vocabulary(vocabulary: Tokenizer):
     counter = TokenCounter(vocabulary)
     # A real Ollama reports prompt_eval_count 5.
@@ -129,6 +130,7 @@ async def test_blob_of_a_size_that_cannot_be_is_not_read(blob: Path, size: int):
     assert await open_vocabulary(ModelInfo(blob=str(blob), size=size)) is None
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("files", "read"), [(2, True), (1, False)])
 def test_blob_may_be_the_smaller_part_of_a_model_with_eyes(blob: Path, files: int, read: bool):
     """Moondream's weights are 829 MB, and what reads images 910 MB."""

@@ -34,6 +34,7 @@ def test_backend_changes_once_after_the_other_has_become_faster(rows: list[Routi
     assert max(row.changes for row in rows) <= 1
 
 
+@pytest.mark.slow
 def test_figures_are_those_of_the_backends(rows: list[RoutingRow]):
     row = next(row for row in rows if row.scene == "ollama takes twice as long")
     assert (row.mlx, row.ollama) == (pytest.approx(1, rel=0.1), pytest.approx(2, rel=0.1))

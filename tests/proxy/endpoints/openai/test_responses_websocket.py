@@ -77,6 +77,7 @@ def said(backend: ScriptedBackend) -> list[tuple[str, str]]:
 # --- answers ---
 
 
+@pytest.mark.slow
 async def test_openai_client_gets_the_events_of_a_stream(config: Config):
     async with (
         served(ScriptedBackend(HELLO), config) as port,
@@ -391,6 +392,7 @@ async def test_frame_before_the_response_to_the_handshake_is_refused(
     assert not [record for record in caplog.records if record.levelname == "ERROR"]
 
 
+@pytest.mark.slow
 async def test_client_that_does_not_read_its_websocket_ends_its_answer(config: Config):
     class Impatient(Connection):
         deadlines = Deadlines(writing=0.3)

@@ -60,6 +60,7 @@ def text_of(message: Message) -> str:
 # --- read and deleted ---
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("stream", [False, True])
 async def test_response_is_stored_by_default(config: Config, stream: bool):
     async with openai_client(ScriptedBackend(HELLO), config=config) as client:
@@ -503,6 +504,7 @@ async def test_items_of_a_conversation(config: Config):
     assert back.id == conversation.id
 
 
+@pytest.mark.slow
 async def test_conversation_gets_input_and_output_of_each_response(config: Config):
     backend = ScriptedBackend(HELLO)
     start: Any = [{"role": "user", "content": "0"}]

@@ -68,6 +68,7 @@ async def plan(client: httpx2.AsyncClient, **fields: object) -> dict[str, Any]:
     return response.json()
 
 
+@pytest.mark.slow
 async def test_plan_matches_the_answer_for_a_hundred_random_requests():
     chance = random.Random(6)  # noqa: S311
     outcomes: set[str] = set()
