@@ -75,6 +75,8 @@ class Attempt(Struct, eq=False):
     """Answers that the backend had in progress when this one began, itself included."""
     progress: PromptProgress | None = None
     """The latest report of how much of the prompt was read; `None` without one."""
+    is_timed: bool = True
+    """Its tokens come about one by one, so that their speed can be measured: not those of audio."""
     pieces: int = 0
     """Pieces of all choices so far: about one for each token."""
     finished: dict[int, Finished] = {}
@@ -115,7 +117,7 @@ class Attempt(Struct, eq=False):
     @property
     def tokens_per_second(self) -> float | None:
         """Tokens per second of all choices together; see `to_speed`."""
-        if self.first_at is None or self.ended_at is None:
+        if self.first_at is None or self.ended_at is None or not self.is_timed:
             return None
         return to_speed(self.completion_tokens, self.ended_at - self.first_at)
 
@@ -330,7 +332,7 @@ class Record(Struct, eq=False, weakref=True, dict=True):
     def tokens_per_second(self) -> float | None:
         """Tokens per second of all choices together; see `to_speed`."""
         first = self.first_token_s
-        if first is None:
+        if first is None or not all(attempt.is_timed for attempt in self._completed):
             return None
         tokens = sum([attempt.completion_tokens for attempt in self._completed])
         return to_speed(tokens, self.total_s - first)

@@ -43,7 +43,7 @@ from adapters.events import Started
 from adapters.features import MLX
 from adapters.memory import Resident
 from adapters.mlx.audio.kinds import audio_kind
-from adapters.mlx.audio.voices import find_speaker, list_voices
+from adapters.mlx.audio.voices import check_clip, find_speaker, list_voices
 from adapters.mlx.engine.engine import Engine
 from adapters.mlx.loaded import (
     EmbeddingModel,
@@ -164,6 +164,7 @@ class MLXBackend:
     async def speak(self, request: SpeechRequest, sink: AudioSink[SpeechEvent]) -> None:
         voices = await self.list_voices(request.model)
         speaker = find_speaker(request.voice, request.model, voices, self._config.voices)
+        await self._disk.run(lambda: check_clip(speaker, request.voice))
         async with self._using(request.model, request.keep_alive):
             loaded, cold = await self._ready(request.model, SpeechModel)
             await loaded.speak(request, speaker, sink, cold=cold)

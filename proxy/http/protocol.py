@@ -232,6 +232,9 @@ class Connection(HttpToolsProtocol):
         if not self.parser.should_upgrade():
             self._in_message, self._deadline = False, math.inf
             super().on_message_complete()
+            # A large body has paused it, and no handler waits for more: without it the connection
+            # would not see the client leave.
+            self.flow.resume_reading()
 
     # --- answers ---
 

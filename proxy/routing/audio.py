@@ -34,6 +34,7 @@ class RecordedAudio:
     def __init__(self, sink: AudioSink[Any], attempt: Attempt) -> None:
         self._sink = sink
         self._attempt = attempt
+        attempt.is_timed = False
         self.drain = sink.drain
 
     def write(self, event: Any, /) -> bool:

@@ -175,6 +175,70 @@ def _write_codec(folder: Path) -> None:
     mx.save_safetensors(str(snapshot / "model.safetensors"), weights)
 
 
+def tiny_parakeet(folder: Path, durations: tuple[int, ...] = (0, 1, 2, 3, 4)) -> Path:
+    """Parakeet TDT with random weights, in the form of NeMo's checkpoints: no `model_type`."""
+    from mlx_audio.stt.models.parakeet import Model
+
+    words = ["▁one", "▁two", "▁three", "er", "ly", "."]
+    config: dict[str, Any] = {
+        "target": "nemo.collections.asr.models.rnnt_bpe_models.EncDecRNNTBPEModel",
+        "model_defaults": {"tdt_durations": list(durations)},
+        "preprocessor": {
+            "sample_rate": 16_000,
+            "normalize": "per_feature",
+            "window_size": 0.025,
+            "window_stride": 0.01,
+            "window": "hann",
+            "features": 80,
+            "n_fft": 512,
+            "dither": 0.0,
+        },
+        "encoder": {
+            "feat_in": 80,
+            "n_layers": 1,
+            "d_model": 32,
+            "n_heads": 2,
+            "ff_expansion_factor": 2,
+            "subsampling_factor": 8,
+            "self_attention_model": "rel_pos",
+            "subsampling": "dw_striding",
+            "conv_kernel_size": 9,
+            "subsampling_conv_channels": 16,
+            "pos_emb_max_len": 5000,
+        },
+        "decoder": {
+            "blank_as_pad": True,
+            "vocab_size": len(words),
+            "prednet": {"pred_hidden": 16, "pred_rnn_layers": 1},
+        },
+        "joint": {
+            "num_classes": len(words),
+            "vocabulary": words,
+            "num_extra_outputs": len(durations),
+            "jointnet": {
+                "joint_hidden": 16,
+                "activation": "relu",
+                "encoder_hidden": 32,
+                "pred_hidden": 16,
+            },
+        },
+        "decoding": {
+            "model_type": "tdt",
+            "durations": list(durations),
+            "greedy": {"max_symbols": 10},
+        },
+    }
+    mx.random.seed(5)
+    model = Model.from_config(json.loads(json.dumps(config)))
+    folder.mkdir(parents=True)
+    (folder / "config.json").write_text(json.dumps(config))
+    parameters: Any = tree_flatten(model.parameters())
+    weights = {name: mx.random.normal(value.shape) for name, value in parameters}
+    weights |= {n: mx.abs(noise) for n, noise in weights.items() if n.endswith("running_var")}
+    mx.save_safetensors(str(folder / "model.safetensors"), weights)
+    return folder
+
+
 def sine(seconds: float, rate: int = 16_000, pitch: float = 440.0) -> bytes:
     """A tone as mono float32."""
     times = np.arange(round(seconds * rate)) / rate

@@ -1,7 +1,7 @@
 """Transcription by Parakeet and mlx-audio's other models, which return all at once.
 
 Most of them attend to all that they get: long audio is cut for them, so that an hour needs no more
-memory than a part of it.
+memory than a part of it, and each part is reported as soon as it is read.
 """
 
 # pyright: basic
@@ -17,11 +17,9 @@ from adapters.audio import TRANSCRIPTION_RATE, TranscriptionRequest, TranscriptS
 from adapters.errors import UnsupportedParameterError
 from adapters.mlx.audio.slices import checkpoint
 
-_CHUNK_SECONDS, _OVERLAP_SECONDS = 120.0, 15.0
-"""Longer audio is read in overlapping parts: attention over all of it would not fit."""
-_PART_SECONDS, _SEARCH_SECONDS = 30.0, 5.0
-"""Length of the parts for models that do not divide audio by themselves, and of the end of a part
-in which it may be cut."""
+_PART_SECONDS, _LONG_PART_SECONDS, _SEARCH_SECONDS = 30.0, 120.0, 5.0
+"""Length of the parts, that for models of mlx-audio that take longer audio (`chunk_duration`), and
+of the end of a part in which it may be cut."""
 _QUIET_SAMPLES = TRANSCRIPTION_RATE // 10
 
 
@@ -37,14 +35,14 @@ def transcribe(
         UnsupportedParameterError: the model reports no times of words.
     """
     options: dict[str, Any] = {"language": request.language, "dtype": _float_type(model)}
-    if {"chunk_duration", "overlap_duration"} <= takes:
-        options |= {"chunk_duration": _CHUNK_SECONDS, "overlap_duration": _OVERLAP_SECONDS}
     options = {k: v for k, v in options.items() if v is not None and k in takes}
     samples = np.frombuffer(request.samples, dtype="<f4")
     language = request.language
-    for start, part in [(0, samples)] if "chunk_duration" in takes else _parts(samples):
+    longest = _LONG_PART_SECONDS if "chunk_duration" in takes else _PART_SECONDS
+    for start, part in _parts(samples, longest):
+        seconds = len(part) / TRANSCRIPTION_RATE
         result = model.generate(mx.array(part), **options)
-        segments = list(_segments(result, len(part) / TRANSCRIPTION_RATE))
+        segments = [_within(segment, seconds) for segment in _segments(result, seconds)]
         if request.words and not all(segment.words for segment in segments):
             raise UnsupportedParameterError(
                 f"'{request.model}' reports no times of words; Whisper and Parakeet do.",
@@ -58,9 +56,9 @@ def transcribe(
     return language
 
 
-def _parts(samples: np.ndarray) -> Iterator[tuple[int, np.ndarray]]:
+def _parts(samples: np.ndarray, longest: float) -> Iterator[tuple[int, np.ndarray]]:
     """Yield the parts of long audio with their first sample. Each ends where it is quietest."""
-    part, search = (round(s * TRANSCRIPTION_RATE) for s in (_PART_SECONDS, _SEARCH_SECONDS))
+    part, search = (round(s * TRANSCRIPTION_RATE) for s in (longest, _SEARCH_SECONDS))
     start = 0
     while len(samples) - start > part:
         end = samples[start + part - search : start + part].reshape(-1, _QUIET_SAMPLES)
@@ -69,6 +67,14 @@ def _parts(samples: np.ndarray) -> Iterator[tuple[int, np.ndarray]]:
         yield start, samples[start:cut]
         start = cut
     yield start, samples[start:]
+
+
+def _within(segment: TranscriptSegment, seconds: float) -> TranscriptSegment:
+    """Limit the times to the length of the audio: a model rounds the last token's up to a frame."""
+    last = round(seconds, 2)
+    words = (Word(w.word, min(w.start, last), min(w.end, last)) for w in segment.words)
+    start, end = min(segment.start, last), min(segment.end, last)
+    return replace(segment, start=start, end=end, words=tuple(words))
 
 
 def _shifted(segment: TranscriptSegment, seconds: float) -> TranscriptSegment:

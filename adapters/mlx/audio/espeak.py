@@ -78,7 +78,7 @@ def to_phonemes(text: str, language: str) -> str:
 def _ipa(library: Any, text: str) -> str:
     if not text.strip():
         return ""
-    rest = ctypes.c_char_p(text.encode())
+    rest = ctypes.c_char_p(text.replace("\0", " ").encode())  # NUL would end the text.
     words: list[str] = []
     while rest.value:
         ipa = library.espeak_TextToPhonemes(ctypes.byref(rest), _UTF8, _IPA_WITH_TIES)

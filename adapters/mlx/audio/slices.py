@@ -6,7 +6,7 @@ happens on the engine's thread, so that mlx is used by one thread only.
 
 A checkpoint follows each module with a large output, or some milliseconds of smaller ones. Its
 output is evaluated there: mlx computes nothing before, and the work of a whole encoder would be one
-piece.
+piece. A function that mlx has compiled calls no module: a checkpoint follows it, too.
 """
 
 # pyright: basic
@@ -29,6 +29,7 @@ _LARGE_BYTES = 256 * 1024
 """An output of more is one of many frames, which takes milliseconds to compute."""
 _SECONDS = 0.002
 """Layers of a single token are computed together for this long."""
+_COMPILED: type = type(mx.compile(lambda: None))
 
 
 class StoppedError(BaseException):
@@ -91,8 +92,11 @@ def checkpoint() -> None:
 
 
 def add_checkpoints(model: nn.Module) -> None:
-    """Put a checkpoint after each module of `model`."""
+    """Put a checkpoint after each module of `model`, and each compiled function that one keeps."""
     for module in model.modules():
+        for name, value in list(vars(module).items()):
+            if isinstance(value, _COMPILED):
+                setattr(module, name, _followed(value))
         kind = type(module)
         if any("__call__" in base.__dict__ for base in kind.__mro__):
             module.__class__ = _with_checkpoint(kind)
@@ -109,6 +113,15 @@ def _with_checkpoint(kind: type[nn.Module]) -> type[nn.Module]:
 
     # The same name, for code that asks for it; `isinstance` holds for a subclass.
     return type(kind.__name__, (kind,), {"__call__": call, "__module__": kind.__module__})
+
+
+def _followed(compiled: Callable[..., Any]) -> Callable[..., Any]:
+    def call(*args: Any, **kwargs: Any) -> Any:
+        output = compiled(*args, **kwargs)
+        _after(output)
+        return output
+
+    return call
 
 
 def _after(output: Any) -> None:

@@ -24,6 +24,8 @@ _DIALOGUE_PIECE = 400
 """Characters of Dia's dialogues: about half a minute, which is as long as it speaks."""
 _PACED = frozenset({"kokoro", "kitten_tts", "melotts"})
 """Families that speak at a given speed; others take the parameter and ignore it."""
+_FASTEST = 2.0
+"""Their greatest speed: a phoneme lasts for a frame at least, so that four times is 2.3 times."""
 _WHOLE = frozenset({"dia", "kokoro"})
 """Families that yield the audio of a piece at once."""
 _INTERVAL = 1.0
@@ -57,7 +59,7 @@ class SpeechModel(AudioModel):
         if not pieces:
             raise InvalidRequestError("There is nothing to say.", param="input")
         options = self._options(request, speaker)
-        speed = 1.0 if self.kind.family in _PACED else request.speed
+        speed = request.speed / self._own_speed(request)
         is_one = len(pieces) == 1 and self.kind.family in _WHOLE
         samples = tokens = rate = 0
 
@@ -88,12 +90,16 @@ class SpeechModel(AudioModel):
             return to_turns(text, _DIALOGUE_PIECE)
         return to_pieces(text, _PIECE)
 
+    def _own_speed(self, request: SpeechRequest) -> float:
+        """The speed at which the model speaks; the rest is done to its sound."""
+        return min(request.speed, _FASTEST) if self.kind.family in _PACED else 1.0
+
     def _options(self, request: SpeechRequest, speaker: Speaker) -> dict[str, Any]:
         """The arguments of `generate` that this model takes."""
         clip = speaker.clip
         options: dict[str, Any] = {
             "voice": speaker.name,
-            "speed": request.speed if self.kind.family in _PACED else None,
+            "speed": self._own_speed(request) if self.kind.family in _PACED else None,
             "instruct": request.instructions,
             "lang_code": speaker.name[0] if self.kind.family == "kokoro" and speaker.name else None,
             "ref_audio": None if clip is None else str(Path(clip.audio).expanduser()),

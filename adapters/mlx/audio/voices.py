@@ -7,7 +7,7 @@ from msgspec import Struct
 
 from adapters.audio import Voice
 from adapters.config import MLXVoice
-from adapters.errors import InvalidRequestError
+from adapters.errors import GenerationError, InvalidRequestError
 from adapters.mlx.audio.kinds import AudioKind, own_voices
 
 OPENAI_VOICES = frozenset(
@@ -107,3 +107,20 @@ def find_speaker(
         + (f" Its voices: {names}." if names else " It has one voice, without a name."),
         param="voice",
     )
+
+
+def check_clip(speaker: Speaker, voice: str | None) -> None:
+    """Check that the clip of a voice is there. Reads the disk.
+
+    Raises:
+        GenerationError: its file cannot be read; names its place in the settings.
+    """
+    if speaker.clip is None:
+        return
+    try:
+        Path(speaker.clip.audio).expanduser().open("rb").close()
+    except OSError as error:
+        raise GenerationError(
+            f"The clip of the voice '{voice}' cannot be read: {error.strerror} "
+            f"(`backends.mlx.voices.{voice}.audio`)."
+        ) from error

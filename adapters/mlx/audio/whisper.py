@@ -16,6 +16,7 @@ from adapters.audio import TranscriptionRequest, TranscriptLogprob, TranscriptSe
 from adapters.errors import InvalidRequestError, UnsupportedParameterError
 from adapters.mlx.audio.slices import checkpoint
 from adapters.mlx.audio.spectrogram import log_mel
+from adapters.mlx.output.detokenize import byte_level
 
 _RISING = (0.0, 0.2, 0.4, 0.6, 0.8, 1.0)
 """Temperatures that are tried while the text repeats itself or is improbable."""
@@ -208,9 +209,10 @@ class _Window:
             axis=-1,
         )
         logprobs: Any = chosen[:, 0].tolist()
-        for token, logprob in zip(texts, logprobs, strict=True):
-            text = self._tokenizer.decode([token])
-            yield TranscriptLogprob(text, logprob, list(text.encode()))
+        pieces = self._tokenizer.hf_tokenizer.convert_ids_to_tokens(texts)
+        for piece, logprob in zip(pieces, logprobs, strict=True):
+            own = byte_level(piece)
+            yield TranscriptLogprob(own.decode("utf-8", "replace"), logprob, list(own))
 
     def _segment(self, tokens: list[int], start: float, end: float) -> dict[str, Any]:
         texts = [token for token in tokens if token < self._tokenizer.eot]

@@ -83,13 +83,18 @@ class Vocabulary:
         if text is None:  # The weights may have more rows than the vocabulary has tokens.
             return b""
         if self._byte_level:
-            return b"".join(
-                bytes((_BYTE_OF[char],)) if char in _BYTE_OF else char.encode() for char in text
-            )
+            return byte_level(text)
         # A piece of SentencePiece: `▁` is a space, `<0x0A>` a byte.
         if len(text) == 6 and text.startswith("<0x") and text.endswith(">"):
             return bytes((int(text[3:5], 16),))
         return text.replace("\u2581", " ").encode()
+
+
+def byte_level(token: str) -> bytes:
+    """Return the bytes of a token of a byte-level vocabulary, as that of GPT-2 and of Whisper."""
+    return b"".join(
+        bytes((_BYTE_OF[char],)) if char in _BYTE_OF else char.encode() for char in token
+    )
 
 
 _PRINTABLE = (*range(0x21, 0x7F), *range(0xA1, 0xAD), *range(0xAE, 0x100))

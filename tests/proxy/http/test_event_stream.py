@@ -18,7 +18,7 @@ from fakes.scripted_backend import (
     ScriptedBackend,
     chat,
 )
-from fakes.waiting import pause, settled, until
+from fakes.waiting import pause, settled, turns, until
 from litestar import Litestar
 from servers.served import served
 
@@ -173,6 +173,34 @@ async def test_client_that_hangs_up_ends_the_work(script: list[Any], streamed: b
         writer.write(post(port, chat(stream=streamed)))
         await until(lambda: backend.running > 0)
         writer.transport.abort()
+        await gone(backend)
+
+
+class Bursts(Connection):
+    """Receives a whole body in one piece, as from a fast client while the server is busy."""
+
+    held = b""
+
+    def data_received(self, data: bytes) -> None:
+        self.held += data
+        if self.held.endswith((b"\r\n\r\n", b"}")):
+            piece, self.held = self.held, b""
+            super().data_received(piece)
+
+
+@pytest.mark.parametrize("streamed", [False, True])
+async def test_client_that_hangs_up_after_a_large_body_ends_the_work(streamed: bool):
+    """The body pauses reading, which goes on, although no handler waits for more of it."""
+    backend = ScriptedBackend([HANG])
+    message = {"role": "user", "content": "word " * 100_000}
+    async with served(backend, protocol=Bursts) as port:
+        _reader, writer = await asyncio.open_connection("127.0.0.1", port)
+        head, _, body = post(port, chat(stream=streamed, messages=[message])).partition(b"\r\n\r\n")
+        writer.write(head + b"\r\n\r\n")
+        await turns(50)  # The handler waits for the body.
+        writer.write(body)
+        await until(lambda: backend.running > 0)
+        writer.close()
         await gone(backend)
 
 

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from fakes.tiny_audio import DIA_RATE, sine, tiny_dia, tiny_whisper
+from fakes.tiny_audio import DIA_RATE, sine, tiny_dia, tiny_parakeet, tiny_whisper
 from fakes.tiny_model import config_for, write_tiny_model
 
 from adapters.audio import (
@@ -69,6 +69,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory, hub: Path) -> Path:
     write_tiny_model(folder / "writer")
     tiny_whisper(folder / "listener")
     tiny_dia(folder / "speaker", hub)
+    tiny_parakeet(folder / "aligner")
     return folder
 
 
@@ -122,6 +123,25 @@ async def test_audio_is_transcribed_with_times_inside_it(backend: AudioBackend):
         assert all(0 <= word.start <= word.end <= 2.0 for word in segment.words)
         assert len(segment.logprobs) == sum(token < 256 for token in segment.tokens)
         assert all(logprob.logprob <= 0 for logprob in segment.logprobs)
+        # Its tokens are single bytes, most of them no character by themselves.
+        assert all(len(logprob.bytes) == 1 for logprob in segment.logprobs)
+        own = b"".join(bytes(logprob.bytes) for logprob in segment.logprobs)
+        assert own.decode("utf-8", "replace") == segment.text
+
+
+async def test_parakeet_reports_words_with_times_inside_the_audio(backend: AudioBackend):
+    request = TranscriptionRequest(model="aligner", samples=sine(3.0), prompt="x", words=True)
+    sink = Listed()
+    await backend.transcribe(request, sink)
+    started, *segments, finished = sink.events
+    assert started == TranscriptStarted(cold=True, ignored=("prompt",))
+    assert isinstance(finished, TranscriptFinished)
+    assert segments
+    for segment in segments:
+        assert isinstance(segment, TranscriptSegment)
+        assert [word.word for word in segment.words] == segment.text.split()
+        times = [time for word in segment.words for time in (word.start, word.end)]
+        assert segment.start == times[0] <= times[-1] == segment.end <= 3.0
 
 
 async def test_text_stream_goes_on_beside_speech_and_transcription(backend: AudioBackend):

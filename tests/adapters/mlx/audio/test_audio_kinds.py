@@ -8,9 +8,9 @@ import pytest
 
 from adapters.audio import Voice
 from adapters.config import MLXVoice
-from adapters.errors import InvalidRequestError
+from adapters.errors import GenerationError, InvalidRequestError
 from adapters.mlx.audio.kinds import AudioKind, audio_kind, incomplete
-from adapters.mlx.audio.voices import Speaker, find_speaker, list_voices
+from adapters.mlx.audio.voices import Speaker, check_clip, find_speaker, list_voices
 
 KOKORO, DIA = AudioKind("speech", "kokoro"), AudioKind("speech", "dia")
 CLIPS = {"mary": MLXVoice(audio="mary.wav", text="Hello.")}
@@ -84,3 +84,11 @@ def test_unknown_voice_is_refused_with_the_known_ones(voice: str):
     with pytest.raises(InvalidRequestError, match="Its voices: af_heart, af_alloy, mary") as caught:
         find_speaker(voice, "m", VOICES, CLIPS)
     assert caught.value.param == "voice"
+
+
+def test_clip_that_is_not_there_is_named(tmp_path: Path):
+    speaker = Speaker(clip=MLXVoice(audio=str(tmp_path / "mary.wav")))
+    with pytest.raises(GenerationError, match=r"'mary' .* \(`backends.mlx.voices.mary.audio`\)"):
+        check_clip(speaker, "mary")
+    (tmp_path / "mary.wav").touch()
+    check_clip(speaker, "mary")

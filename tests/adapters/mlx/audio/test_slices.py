@@ -60,6 +60,31 @@ def test_traced_model_has_no_checkpoint():
     assert mx.allclose(finish(in_slices(lambda: traced(x[None]), Event()))[0], expected)
 
 
+class Decoder(nn.Module):
+    """Decodes with a compiled step, as Parakeet does."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.inner = nn.Linear(4, 4)
+        self.step = mx.compile(self._step)
+
+    def _step(self, x: mx.array) -> mx.array:
+        return self.inner(x)
+
+    def decode(self, x: mx.array) -> mx.array:
+        for _ in range(5):
+            x = self.step(x)
+        return x
+
+
+def test_each_call_of_a_compiled_step_is_a_slice():
+    model, x = Decoder(), mx.ones((50_000, 4))
+    expected = model.decode(x)
+    add_checkpoints(model)
+    assert count(in_slices(lambda: model.decode(x), Event())) == 5
+    assert mx.array_equal(finish(in_slices(lambda: model.decode(x), Event())), expected)
+
+
 def test_call_ends_at_its_next_checkpoint_when_it_is_stopped():
     stopped, done = Event(), list[str]()
 
