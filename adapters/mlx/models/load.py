@@ -24,6 +24,7 @@ from adapters.mlx.jobs import Pieces, beside
 from adapters.mlx.models.catalog import context_length, read_config
 from adapters.mlx.models.dequantize import Packed, unpack
 from adapters.mlx.models.load_progress import Extras, Loading
+from adapters.mlx.models.rope_settings import classes_of
 from adapters.mlx.output.detokenize import Vocabulary
 from adapters.mlx.output.reasoning import Reasoning, find_reasoning
 from adapters.mlx.output.tool_calls import ToolSyntax
@@ -273,7 +274,7 @@ def _open(
 
         model, config = open_model(path), mlx_lm_utils.load_config(path)
     else:
-        model, config = mlx_lm_utils.load_model(path, lazy=True)
+        model, config = mlx_lm_utils.load_model(path, lazy=True, get_model_classes=classes_of)
     packed = unpack(model) if should_unpack(model, dequantize) else []
     return model, config, packed
 
