@@ -320,7 +320,9 @@ class _Calls:
 
     @property
     def _is_single(self) -> bool:
-        return not self._request.parallel_tool_calls
+        """True also where a tool is named: OpenAI answers with one call of it."""
+        named = isinstance(self._request.tool_choice, NamedTool)
+        return named or not self._request.parallel_tool_calls
 
     def _calls(self) -> str:
         """The rule `calls`: one or more."""

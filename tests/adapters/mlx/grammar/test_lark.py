@@ -123,6 +123,15 @@ async def test_only_the_named_tool_is_allowed(compiler: GrammarCompiler, tokeniz
     assert not fits(tokenizer, matcher, CALL)
 
 
+async def test_named_tool_is_called_once(compiler: GrammarCompiler, tokenizer: Any) -> None:
+    matcher = await compiled(
+        compiler, request(ADD, SUB, tool_choice=NamedTool("sub")), Style(HERMES)
+    )
+    span = f"<tool_call>\n{OTHER}\n</tool_call>"
+    assert fits(tokenizer, matcher, span)
+    assert not fits(tokenizer, matcher, f"{span}\n{span}")
+
+
 async def test_required_calls_end_when_all_bytes_are_equally_likely(
     compiler: GrammarCompiler, tokenizer: Any
 ) -> None:
