@@ -122,7 +122,10 @@ HTTP_ERRORS: dict[int, tuple[Row, str]] = {
         "This URL does not support that method.",
     ),
     408: (Row(408, "invalid_request_error", "request_timeout"), "The request took too long."),
-    413: (Row(413, "invalid_request_error", "request_too_large"), "The body is too large."),
+    413: (
+        Row(413, "invalid_request_error", "request_too_large"),
+        "The body is too large. The limit is `server.max_body_bytes` in config.yaml.",
+    ),
     415: (
         Row(415, "invalid_request_error", "unsupported_media_type"),
         "Send the body as application/json, without a content encoding.",
