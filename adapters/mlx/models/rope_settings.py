@@ -1,14 +1,14 @@
-"""Rotary settings as transformers 5 writes them, for models of mlx-lm that read the older names.
+"""Rotary settings as transformers 5 writes them, for models that read the older names.
 
 It writes `"rope_parameters": {"rope_theta": 5e5, "rope_type": "llama3", …}`, for some models an
-object for each kind of layer, and no `rope_theta`. Most models of mlx-lm take a default base then,
-and their text is another one without a word.
+object for each kind of layer, and no `rope_theta`. Most models of mlx-lm and mlx-vlm take a default
+then, and their text is another one without a word.
 """
 
 # pyright: basic
 import sys
 from collections.abc import Mapping
-from dataclasses import fields, is_dataclass
+from dataclasses import MISSING, fields, is_dataclass
 from types import ModuleType
 from typing import Any
 
@@ -26,6 +26,10 @@ _LOCAL = ("rope_local_base_freq", "rope_local_theta", "swa_rope_theta")
 """Names of mlx-lm's models for the base of layers with a sliding window."""
 
 
+Names = Mapping[str, bool]
+"""The settings that a model reads, and whether they have a default."""
+
+
 def classes_of(config: dict[str, Any]) -> tuple[Any, Any]:
     """Return mlx-lm's classes for `config`, to which the older names of its settings are added.
 
@@ -33,19 +37,45 @@ def classes_of(config: dict[str, Any]) -> tuple[Any, Any]:
         ValueError: mlx-lm has no such model, or a model without a name for a setting.
     """
     model, arguments = mlx_lm_utils._get_classes(config)
-    inner = config.get("text_config")
-    if isinstance(inner, dict):
-        config["text_config"] = inner | older_names(inner, _names_of_texts(inner, arguments))
-    config |= older_names(config, _names_read(sys.modules[arguments.__module__]))
+    outer = sys.modules[arguments.__module__]
+    add_older_names(config, names_read(outer), _names_of_texts(config.get("text_config"), outer))
     return model, arguments
 
 
-def older_names(config: Mapping[str, Any], read: frozenset[str]) -> dict[str, Any]:
-    """Return the settings that stand in `rope_parameters` only, by the names that are `read`.
+def add_older_names(config: dict[str, Any], read: Names, read_of_texts: Names) -> None:
+    """Add the settings that stand in `rope_parameters` only by the names that the model reads.
 
     Raises:
         ValueError: layers of another kind have another base, and no name is read for it.
     """
+    inner = config.get("text_config")
+    if isinstance(inner, dict):
+        config["text_config"] = inner | _missing(inner, read_of_texts)
+    config |= _missing(config, read)
+
+
+def names_read(*modules: ModuleType) -> Names:
+    """Return the settings of all configurations in the modules of a model."""
+    kinds = [kind for each in modules for kind in vars(each).values() if isinstance(kind, type)]
+    read = [field for kind in kinds if is_dataclass(kind) for field in fields(kind)]
+    required = {field.name for field in read if field.default is field.default_factory is MISSING}
+    return {field.name: field.name not in required for field in read}
+
+
+def _names_of_texts(config: Any, outer: ModuleType) -> Names:
+    """Return the settings read of a `text_config`; where its type has no module of its own, also
+    those of the models that the outer module imports."""
+    if not isinstance(config, dict):
+        return {}
+    try:
+        inner = [sys.modules[mlx_lm_utils._get_classes(config)[1].__module__]]
+    except (KeyError, ValueError):
+        imported = [each for each in vars(outer).values() if isinstance(each, ModuleType)]
+        inner = [each for each in imported if each.__name__.startswith("mlx_lm.models.")]
+    return names_read(outer, *inner)
+
+
+def _missing(config: Mapping[str, Any], read: Names) -> dict[str, Any]:
     rope = config.get("rope_parameters")
     if not isinstance(rope, dict) or "rope_parameters" in read:
         return {}
@@ -57,32 +87,18 @@ def older_names(config: Mapping[str, Any], read: frozenset[str]) -> dict[str, An
     return {name: value for name, value in found.items() if config.get(name) is None}
 
 
-def _older(rope: Mapping[str, Any], read: frozenset[str]) -> dict[str, Any]:
+def _older(rope: Mapping[str, Any], read: Names) -> dict[str, Any]:
     found = {old: rope[new] for old, new in _READ_FROM.items() if old in read and new in rope}
     kind = rope.get("rope_type") or rope.get("type") or "default"
-    return found | {"rope_scaling": None if kind == "default" else {"type": kind, **rope}}
+    if kind != "default" or "mrope_section" in rope:
+        found["rope_scaling"] = {"type": kind, **rope}
+    elif not read.get("rope_scaling", True):
+        found["rope_scaling"] = None
+    return found
 
 
-def _local_name(kind: str, read: frozenset[str]) -> str:
+def _local_name(kind: str, read: Names) -> str:
     names = [name for name in _LOCAL if name in read]
     if kind != "sliding_attention" or not names:
-        raise ValueError(f"its rope_parameters of {kind} are not read by mlx-lm's model")
+        raise ValueError(f"its rope_parameters of {kind} are not read by the model's code")
     return names[0]
-
-
-def _names_of_texts(config: dict[str, Any], outer: type) -> frozenset[str]:
-    """Return the settings read of a `text_config`; where its type has no module of its own, those
-    of the outer arguments' module, and of the models that it imports."""
-    try:
-        return _names_read(sys.modules[mlx_lm_utils._get_classes(config)[1].__module__])
-    except (KeyError, ValueError):
-        module = sys.modules[outer.__module__]
-    imported = [each for each in vars(module).values() if isinstance(each, ModuleType)]
-    models = [each for each in imported if each.__name__.startswith("mlx_lm.models.")]
-    return frozenset().union(*map(_names_read, [module, *models]))
-
-
-def _names_read(module: ModuleType) -> frozenset[str]:
-    """Return the settings of all arguments in the module of a model."""
-    kinds = [kind for kind in vars(module).values() if isinstance(kind, type)]
-    return frozenset(field.name for kind in kinds if is_dataclass(kind) for field in fields(kind))

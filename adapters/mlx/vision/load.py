@@ -8,8 +8,14 @@ from typing import Any
 
 import mlx.core as mx
 import numpy as np
+from mlx_vlm import utils as mlx_vlm_utils
 from mlx_vlm.generate.common import _chunked_prefill_enabled
-from mlx_vlm.utils import load_image_processor, load_model, load_processor
+from mlx_vlm.utils import (
+    get_model_and_args,
+    load_image_processor,
+    load_model,
+    load_processor,
+)
 from msgspec.structs import replace
 
 from adapters.chat_template.plan import Plan
@@ -18,6 +24,7 @@ from adapters.chat_template.rewriting import Writing, rewrite
 from adapters.chat_template.template import ChatTemplate, answer_probe
 from adapters.errors import GenerationError
 from adapters.mlx.jobs import Pieces
+from adapters.mlx.models.rope_settings import add_older_names, names_read
 from adapters.mlx.prompt.learned import Learned
 from adapters.mlx.vision.encoder import LayerTape
 from adapters.mlx.vision.model import SeeingModel
@@ -39,7 +46,19 @@ _LEFT_BEHIND = {"_position_ids": "position_ids", "_rope_deltas": "rope_deltas"}
 
 def open_model(path: Path) -> SeeingModel:
     """Return the model with lazy weights. `sight_of` comes first: no code in the folder is run."""
-    return SeeingModel(load_model(path, lazy=True).eval())
+    read = mlx_vlm_utils.load_config
+    mlx_vlm_utils.load_config = lambda folder, **options: _readable(read(folder, **options))
+    try:
+        return SeeingModel(load_model(path, lazy=True).eval())
+    finally:
+        mlx_vlm_utils.load_config = read
+
+
+def _readable(config: dict[str, Any]) -> dict[str, Any]:
+    """Return `config` with the settings of transformers 5 by the names that mlx-vlm reads."""
+    read = names_read(get_model_and_args(config)[0])
+    add_older_names(config, read, read)
+    return config
 
 
 def read_processor(path: Path) -> Any:
