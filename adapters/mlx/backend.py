@@ -164,7 +164,8 @@ class MLXBackend:
     async def speak(self, request: SpeechRequest, sink: AudioSink[SpeechEvent]) -> None:
         voices = await self.list_voices(request.model)
         speaker = find_speaker(request.voice, request.model, voices, self._config.voices)
-        await self._disk.run(lambda: check_clip(speaker, request.voice))
+        if (clip := speaker.clip) is not None:
+            await self._disk.run(lambda: check_clip(clip, request.voice))
         async with self._using(request.model, request.keep_alive):
             loaded, cold = await self._ready(request.model, SpeechModel)
             await loaded.speak(request, speaker, sink, cold=cold)

@@ -109,16 +109,14 @@ def find_speaker(
     )
 
 
-def check_clip(speaker: Speaker, voice: str | None) -> None:
+def check_clip(clip: MLXVoice, voice: str | None) -> None:
     """Check that the clip of a voice is there. Reads the disk.
 
     Raises:
         GenerationError: its file cannot be read; names its place in the settings.
     """
-    if speaker.clip is None:
-        return
     try:
-        Path(speaker.clip.audio).expanduser().open("rb").close()
+        Path(clip.audio).expanduser().open("rb").close()
     except OSError as error:
         raise GenerationError(
             f"The clip of the voice '{voice}' cannot be read: {error.strerror} "

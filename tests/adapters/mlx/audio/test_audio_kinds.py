@@ -87,8 +87,8 @@ def test_unknown_voice_is_refused_with_the_known_ones(voice: str):
 
 
 def test_clip_that_is_not_there_is_named(tmp_path: Path):
-    speaker = Speaker(clip=MLXVoice(audio=str(tmp_path / "mary.wav")))
+    clip = MLXVoice(audio=str(tmp_path / "mary.wav"))
     with pytest.raises(GenerationError, match=r"'mary' .* \(`backends.mlx.voices.mary.audio`\)"):
-        check_clip(speaker, "mary")
+        check_clip(clip, "mary")
     (tmp_path / "mary.wav").touch()
-    check_clip(speaker, "mary")
+    check_clip(clip, "mary")
