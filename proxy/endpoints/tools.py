@@ -3,7 +3,6 @@
 A custom tool is called with a text in place of arguments. The model sees a function of one string.
 """
 
-import json
 import re
 from collections.abc import Mapping, Sequence
 from typing import Annotated, Any, Literal
@@ -12,6 +11,7 @@ import msgspec
 from msgspec import Meta, Struct
 
 from adapters.errors import InvalidRequestError
+from adapters.json_text import complete_text
 from adapters.request import Lark, NamedTool, Regex, Tool, ToolChoice
 from adapters.tool_parameters import why_no_call_fits
 
@@ -46,10 +46,6 @@ class _Input(Struct):
 
 
 _BEGIN = re.compile(r'\s*\{\s*"input"\s*:\s*"')
-_TEXT = re.compile(r'(?:[^"\\]|\\(?:["\\/bfnrt]|u[0-9a-fA-F]{4}))*')
-"""The inside of a JSON string as far as its escapes are complete."""
-_HALF_CHARACTER = re.compile(r"\\u[dD][89abAB][0-9a-fA-F]{2}$")
-"""The first of two escapes that are one character."""
 
 
 def to_input(arguments: str) -> str:
@@ -60,20 +56,9 @@ def to_input(arguments: str) -> str:
     except msgspec.DecodeError:
         begin = _BEGIN.match(arguments)
     if begin is not None:
-        return _complete_text(arguments[begin.end() :])[0]
+        return complete_text(arguments[begin.end() :])[0]
     is_cut_before = '{"input":"'.startswith("".join(arguments.split()))
     return "" if is_cut_before else arguments
-
-
-def _complete_text(unread: str) -> tuple[str, str]:
-    """Return the text of a JSON string up to its end or to an escape that is not complete, and what
-    follows."""
-    complete = _TEXT.match(unread)
-    assert complete is not None  # noqa: S101 - it matches the empty text.
-    end = complete.end()
-    half = _HALF_CHARACTER.search(unread, 0, end)
-    end = half.start() if half is not None else end
-    return json.loads(f'"{unread[:end]}"', strict=False), unread[end:]
 
 
 class InputReader:
@@ -105,7 +90,7 @@ class InputReader:
                 return ""
             self._begun = True
             self._unread = self._unread[begin.end() :]
-        text, self._unread = _complete_text(self._unread)
+        text, self._unread = complete_text(self._unread)
         self._pieces.append(text)
         return text
 

@@ -1,23 +1,10 @@
 """Text that is generated as a string in JSON, because a grammar of a schema has no other text."""
 
-import json
-import re
-
 from msgspec.structs import replace
 
 from adapters.events import Event, TextDelta, TokenLogprob
+from adapters.json_text import complete_text
 from adapters.ollama.translate.response import Emit
-
-_PIECE = re.compile(
-    r"""(?:
-        [^"\\]+
-      | \\ ["\\/bfnrt]
-      | \\ u [dD][89abAB][0-9a-fA-F]{2} \\ u [0-9a-fA-F]{4}
-      | \\ u (?![dD][89abAB]) [0-9a-fA-F]{4}
-    )*""",
-    re.VERBOSE,
-)
-"""The text of a string up to its end, or to an escape that is not complete."""
 
 
 class _Quoted:
@@ -38,11 +25,9 @@ class _Quoted:
             self._is_open, self._rest = True, begun.removeprefix('"')
         if self._has_ended:
             return ""
-        match = _PIECE.match(self._rest)
-        text = match[0] if match else ""
-        self._rest = self._rest[len(text) :]
+        text, self._rest = complete_text(self._rest)
         self._has_ended = self._rest.startswith('"')
-        return str(json.loads(f'"{text}"', strict=False))
+        return text
 
 
 class QuotedTextReader:
