@@ -32,13 +32,10 @@ class Qwen3(nn.Module):
 class Gemma3Args(gemma3_text.ModelArgs):
     @classmethod
     def from_dict(cls, params: dict[str, Any]) -> "Gemma3Args":
-        """Read both thetas from the `rope_parameters` of transformers 5, by type of layer."""
-        rope = params.get("rope_parameters") or {}
-        kinds = {"rope_theta": "full_attention", "rope_local_base_freq": "sliding_attention"}
-        settings = {key: rope[kind]["rope_theta"] for key, kind in kinds.items() if kind in rope}
+        """Read the pattern of windows by the name that transformers 5 gives it, too."""
         if "_sliding_window_pattern" in params:
-            settings["sliding_window_pattern"] = params["_sliding_window_pattern"]
-        return super().from_dict({**params, **settings})
+            params = {**params, "sliding_window_pattern": params["_sliding_window_pattern"]}
+        return super().from_dict(params)
 
 
 class Gemma3(nn.Module):

@@ -20,6 +20,7 @@ from adapters.mlx.jobs import Pieces, beside
 from adapters.mlx.models.dequantize import unpack
 from adapters.mlx.models.load import explained, read_weights, should_unpack
 from adapters.mlx.models.load_progress import Loading
+from adapters.mlx.models.rope_settings import add_older_names, names_of
 from adapters.request import TokenIds
 
 _CLASSES = {
@@ -157,7 +158,9 @@ def load_embedder(
 def _classes(config: dict[str, Any]) -> tuple[Any, Any]:
     name, model, args = _CLASSES[config["model_type"]]
     module = import_module(name)
-    return getattr(module, model), getattr(module, args)
+    arguments = getattr(module, args)
+    add_older_names(config, names_of(arguments), {})
+    return getattr(module, model), arguments
 
 
 def _dense(folder: Path) -> Dense:

@@ -57,7 +57,12 @@ def add_older_names(config: dict[str, Any], read: Names, read_of_texts: Names) -
 def names_read(*modules: ModuleType) -> Names:
     """Return the settings of all configurations in the modules of a model."""
     kinds = [kind for each in modules for kind in vars(each).values() if isinstance(kind, type)]
-    read = [field for kind in kinds if is_dataclass(kind) for field in fields(kind)]
+    return names_of(*[kind for kind in kinds if is_dataclass(kind)])
+
+
+def names_of(*kinds: type) -> Names:
+    """Return the settings of configurations, which are dataclasses."""
+    read = [field for kind in kinds for field in fields(kind)]
     required = {field.name for field in read if field.default is field.default_factory is MISSING}
     return {field.name: field.name not in required for field in read}
 

@@ -194,7 +194,10 @@ def _next_config(fields: Fields) -> dict[str, Any]:
 
 
 def _next_settings(config: Fields) -> Fields:
-    size, interval = int(required(config, "linear_key_head_dim")), config.get(_INTERVAL) or 4
+    size, interval = (
+        int(required(config, "linear_key_head_dim")),
+        config.get(_INTERVAL) or _NEXT_INTERVAL,
+    )
     kinds = ("linear_attention", "full_attention")
     layers = range(1, int(config["num_hidden_layers"]) + 1)
     types = [kinds[layer % interval == 0] for layer in layers]
