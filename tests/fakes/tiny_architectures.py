@@ -200,6 +200,7 @@ OWN: dict[str, dict[str, Any]] = {
         "num_kv_shared_layers": 2, "global_head_dim": 32, "vocab_size_per_layer_input": VOCABULARY,
         "hidden_size_per_layer_input": 16, "sliding_window_pattern": 2, **_FOUR,
     },
+    "glm": {"partial_rotary_factor": 1.0},
     "glm_moe_dsa": {"rope_parameters": _ROPE},
     "gpt_neox": {"rotary_emb_base": 10000, "rotary_pct": 0.5},
     "gptj": {"rotary_dim": 8},

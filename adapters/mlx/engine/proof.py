@@ -161,7 +161,7 @@ def speculates(loaded: LoadedModel) -> bool:
 
 
 def _with(loaded: LoadedModel, result: Proven, config: MLXConfig) -> LoadedModel:
-    notes: list[str] = []
+    notes = [*loaded.notes]
     kv_bits, draft = config.kv_bits, loaded.draft
     if kv_bits is not None and not result.quantises.get(str(kv_bits)):
         kv_bits = None

@@ -24,7 +24,9 @@ from adapters.mlx.jobs import Pieces, beside
 from adapters.mlx.models.catalog import context_length, read_config
 from adapters.mlx.models.dequantize import Packed, unpack
 from adapters.mlx.models.load_progress import Extras, Loading
+from adapters.mlx.models.repairs import repair_rope
 from adapters.mlx.models.rope_settings import classes_of
+from adapters.mlx.models.transformers_settings import unread_window, with_output
 from adapters.mlx.output.detokenize import Vocabulary
 from adapters.mlx.output.reasoning import Reasoning, find_reasoning
 from adapters.mlx.output.tool_calls import ToolSyntax
@@ -206,8 +208,16 @@ def _load(
         learned=texts.learned,
         files=(*model_files(path), *(model_files(extras.lora) if extras.lora else ())),
         draft=draft,
+        notes=_window_note(config, model),
     )
     return (yield from _with_vision(loaded, path)) if sees else loaded
+
+
+def _window_note(config: dict[str, Any], model: Any) -> tuple[str, ...]:
+    window = unread_window(config, model)
+    if window is None:
+        return ()
+    return (f"Past {window} tokens its text is another one: mlx-lm has no sliding window for it.",)
 
 
 def _with_vision(loaded: LoadedModel, path: Path) -> Pieces[LoadedModel]:
@@ -274,7 +284,13 @@ def _open(
 
         model, config = open_model(path), mlx_lm_utils.load_config(path)
     else:
-        model, config = mlx_lm_utils.load_model(path, lazy=True, get_model_classes=classes_of)
+        model, config = mlx_lm_utils.load_model(
+            path,
+            lazy=True,
+            model_config=with_output(path, read_config(path) or {}),
+            get_model_classes=classes_of,
+        )
+        repair_rope(model, config)
     packed = unpack(model) if should_unpack(model, dequantize) else []
     return model, config, packed
 

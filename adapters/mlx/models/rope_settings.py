@@ -14,9 +14,13 @@ from typing import Any
 
 from mlx_lm import utils as mlx_lm_utils
 
+from adapters.mlx.models.repairs import repaired
+from adapters.mlx.models.transformers_settings import as_transformers_reads
+
 _READ_FROM = {
     "rope_theta": "rope_theta",
     "rotary_emb_base": "rope_theta",
+    "rope_global_base_freq": "rope_theta",
     "partial_rotary_factor": "partial_rotary_factor",
     "rotary_pct": "partial_rotary_factor",
     "original_max_position_embeddings": "original_max_position_embeddings",
@@ -34,12 +38,14 @@ def classes_of(config: dict[str, Any]) -> tuple[Any, Any]:
     """Return mlx-lm's classes for `config`, to which the older names of its settings are added.
 
     Raises:
-        ValueError: mlx-lm has no such model, or a model without a name for a setting.
+        ValueError: mlx-lm has no such model, or a model that leaves out a setting that counts.
     """
     model, arguments = mlx_lm_utils._get_classes(config)
     outer = sys.modules[arguments.__module__]
-    add_older_names(config, names_read(outer), _names_of_texts(config.get("text_config"), outer))
-    return model, arguments
+    read, read_of_texts = names_read(outer), _names_of_texts(config.get("text_config"), outer)
+    with as_transformers_reads(config, read, read_of_texts, outer):
+        add_older_names(config, read, read_of_texts)
+    return repaired(model, outer), arguments
 
 
 def add_older_names(config: dict[str, Any], read: Names, read_of_texts: Names) -> None:
@@ -84,10 +90,16 @@ def _missing(config: Mapping[str, Any], read: Names) -> dict[str, Any]:
     rope = config.get("rope_parameters")
     if not isinstance(rope, dict) or "rope_parameters" in read:
         return {}
+    if isinstance(inside := config.get("attn_config"), dict):
+        # DBRX: transformers leaves the default there, beside the model's own base.
+        return {"attn_config": inside | {"rope_theta": rope.get("rope_theta")}}
     kinds = {kind: own for kind, own in rope.items() if isinstance(own, dict)}
-    found = _older(kinds.get("full_attention", rope), read)
+    main = kinds.get("full_attention", rope)
+    found = _older(main, read)
     for kind, own in kinds.items():
-        if own.get("rope_theta") != found.get("rope_theta"):
+        if kind != "full_attention" and own.get("rope_type", "default") != "default":
+            raise ValueError(f"the rope_type of {kind} is not read by the model's code")
+        if own.get("rope_theta") != main.get("rope_theta"):
             found |= {_local_name(kind, read): own.get("rope_theta")}
     return {name: value for name, value in found.items() if config.get(name) is None}
 

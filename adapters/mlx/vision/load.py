@@ -25,6 +25,7 @@ from adapters.chat_template.template import ChatTemplate, answer_probe
 from adapters.errors import GenerationError
 from adapters.mlx.jobs import Pieces
 from adapters.mlx.models.rope_settings import add_older_names, names_read
+from adapters.mlx.models.transformers_settings import as_transformers_reads, with_output
 from adapters.mlx.prompt.learned import Learned
 from adapters.mlx.vision.encoder import LayerTape
 from adapters.mlx.vision.model import SeeingModel
@@ -47,17 +48,25 @@ _LEFT_BEHIND = {"_position_ids": "position_ids", "_rope_deltas": "rope_deltas"}
 def open_model(path: Path) -> SeeingModel:
     """Return the model with lazy weights. `sight_of` comes first: no code in the folder is run."""
     read = mlx_vlm_utils.load_config
-    mlx_vlm_utils.load_config = lambda folder, **options: _readable(read(folder, **options))
+    mlx_vlm_utils.load_config = lambda folder, **options: _readable(path, read(folder, **options))
     try:
         return SeeingModel(load_model(path, lazy=True).eval())
     finally:
         mlx_vlm_utils.load_config = read
 
 
-def _readable(config: dict[str, Any]) -> dict[str, Any]:
-    """Return `config` with the settings of transformers 5 by the names that mlx-vlm reads."""
-    read = names_read(get_model_and_args(config)[0])
-    add_older_names(config, read, read)
+def _readable(path: Path, config: dict[str, Any]) -> dict[str, Any]:
+    """Return `config` with the settings of transformers 5 by the names that mlx-vlm reads.
+
+    Raises:
+        ValueError: names a setting that its code leaves out.
+    """
+    module, _ = get_model_and_args(config)
+    read = names_read(module)
+    if "tie_word_embeddings" in read:
+        config |= with_output(path, config)
+    with as_transformers_reads(config, read, read, module):
+        add_older_names(config, read, read)
     return config
 
 

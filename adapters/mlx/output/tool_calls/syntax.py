@@ -131,9 +131,11 @@ class ToolSyntax(Struct, frozen=True, kw_only=True):
 
     def _write(self, number: int, call: ToolCall) -> str:
         before, arguments = f"{self.before_name}{call.name}{self.before_arguments}", call.arguments
-        if self.parameters is not None:
+        if self.parameters is None:
+            arguments = arguments or "{}"
+        else:
             arguments = self.parameters.write_all(_to_object(call.arguments))
-        text = f"{before}{arguments or '{}'}{self.after_arguments}"
+        text = f"{before}{arguments}{self.after_arguments}"
         return text.replace(ID, call.id).replace(INDEX, str(number))
 
 

@@ -14,6 +14,9 @@ from adapters.mlx.output.tool_calls.output_pieces import Piece, as_marker, as_sh
 from adapters.mlx.output.tool_calls.syntax import ID, INDEX, KEY, NAME, ToolSyntax
 from adapters.request import Tool
 
+_STRING = re.compile(r'"(?:[^"\\]|\\.)*"', re.DOTALL)
+"""A string as JSON writes it."""
+
 
 class TaggedCalls:
     def __init__(self, syntax: ToolSyntax, tools: tuple[Tool, ...]) -> None:
@@ -27,11 +30,18 @@ class TaggedCalls:
         searched = max(0, len(self._buffer) - len(end) + 1)
         self._buffer += text
         at = self._buffer.find(end, searched)
+        while at >= 0 and self._is_in_string(at):
+            at = self._buffer.find(end, at + 1)
         if at < 0:
             return [], None
         body, rest = self._buffer[: at + len(end)], self._buffer[at + len(end) :]
         self._buffer = ""
         return self._read(body), rest
+
+    def _is_in_string(self, at: int) -> bool:
+        parameters = self._syntax.parameters
+        is_json = parameters is not None and parameters.strings_are_json
+        return is_json and '"' in _STRING.sub("", self._buffer[:at])
 
     def finish(self) -> list[Piece]:
         """Models that stop after a call omit its closing marker."""
@@ -89,8 +99,11 @@ def _patterns(syntax: ToolSyntax) -> _Patterns:
         (value.head, value.middle, value.tail): None
         for value in (parameters.string, parameters.other)
     }
+    # What looks like the next key may stand in a string.
+    any_value = f"{_STRING.pattern}|.*?" if parameters.strings_are_json else ".*?"
     written = "|".join(
-        f"(?:{_argument(*value, number, following)})" for number, value in enumerate(kinds)
+        f"(?:{_argument(*value, number, following, any_value)})"
+        for number, value in enumerate(kinds)
     )
     return _Patterns(
         re.compile(head, re.DOTALL),
@@ -101,13 +114,15 @@ def _patterns(syntax: ToolSyntax) -> _Patterns:
     )
 
 
-def _argument(head: str, middle: str, tail: str, number: int, following: str) -> str:
+def _argument(
+    head: str, middle: str, tail: str, number: int, following: str, any_value: str
+) -> str:
     """The pattern of one argument: groups `key…` and `value…`."""
     closing = loose(tail.rstrip()).replace(KEY, rf"(?P=key{number})")
     inner = re.escape(middle.rstrip("\n")) + ("\n?" if middle.endswith("\n") else "")
     outer = ("\n?" if tail.startswith("\n") else "") + closing.removeprefix(r"\s*")
     key = rf"(?P<key{number}>[^\s<>=\"':,{{}}()]+)"
-    return f"{loose(head)}{key}{inner}(?P<value{number}>.*?){outer}{following}"
+    return f"{loose(head)}{key}{inner}(?P<value{number}>{any_value}){outer}{following}"
 
 
 def _before_key(head: str) -> str:

@@ -327,8 +327,10 @@ def to_syntax(parts: Parts, parameters: Parameters | None, end_of_turn: str) -> 
     lead = (opening + before).lstrip()
     shift = len(opening + before) - len(lead)
     limit = lead.index(NAME) if inside is None else len(opening) + inside[0] - shift
-    begin = _beginning(lead[:limit], end_of_turn)
     is_section = bool(opening.strip())
+    if is_section and parameters is not None:
+        limit = min(limit, len(opening) - shift)
+    begin = _beginning(lead[:limit], end_of_turn)
     rest = after + closing if inside is None else (after + closing)[inside[1] :]
     end = _ending(rest, begin)
     header = _header((opening + before).lstrip().removeprefix(begin), begin, between)
@@ -383,7 +385,7 @@ def _object_span(before: str, after: str) -> tuple[int, int] | None:
 
 def _beginning(lead: str, end_of_turn: str) -> str:
     """Return the text that announces a call: a marker, or all that is certain before the name."""
-    lead = lead.rstrip().removesuffix("[").rstrip()
+    lead = re.split(f"[{ID}{INDEX}]", lead)[0].rstrip().removesuffix("[").rstrip()
     marker = MARKER.match(lead)
     if marker is None or marker[0] in end_of_turn:
         return lead

@@ -171,3 +171,31 @@ def test_call_after_markers_without_content_is_read(before: str, after: str, beg
     for call, answer in written(shown.plan, own):
         for size in (1, len(answer)):
             assert read(shown, answer, size) == [call]
+
+
+PYTHON = (
+    "```python{% for call in message.tool_calls %}\n#{{ call.id }}\n{{ call.function.name }}("
+    "{% for key, value in call.function.arguments.items() %}{{ key }}={{ value | tojson }}"
+    "{% if not loop.last %}, {% endif %}{% endfor %}){% endfor %}\n```"
+)
+YAML = (
+    "{% for call in message.tool_calls %}\n---\ntool: {{ call.function.name }}\nargs:"
+    "{% for key, value in call.function.arguments.items() %}\n  {{ key }}: {{ value | tojson }}"
+    "{% endfor %}\n...\n{% endfor %}"
+)
+
+
+@pytest.mark.parametrize("notation", [PYTHON, YAML], ids=["ids before names", "lines of YAML"])
+def test_call_in_an_unknown_notation_is_read_whatever_its_strings_are(notation: str):
+    text = PAGE.replace(f"BEFORE{{% for call in message.tool_calls %}}{CALL}{{% endfor %}}", "")
+    text = text.replace("AFTER", notation)
+    own = JinjaTemplates({"default": text}, {})
+    shown = learn(own, text)
+    assert shown.syntax is not None
+    strange = {"place": 'a: "b", sort=1, ...\n```', "sort": "``` ... place: 2)"}
+    calls = [ToolCall(ID_OF_CALL, TOOLS[0].name, json.dumps(strange))]
+    calls += [call for call, _ in written(shown.plan, own)]
+    for call in calls:
+        answer = shown.syntax.write([call])
+        for size in (1, 7, len(answer)):
+            assert read(shown, answer, size) == [call]
