@@ -110,15 +110,32 @@ def find_speaker(
 
 
 def check_clip(clip: MLXVoice, voice: str | None) -> None:
-    """Check that the clip of a voice is there. Reads the disk.
+    """Check that the clip of a voice is there, and sound. Reads the disk.
 
     Raises:
         GenerationError: its file cannot be read; names its place in the settings.
     """
+    path = Path(clip.audio).expanduser()
     try:
-        Path(clip.audio).expanduser().open("rb").close()
+        path.open("rb").close()
+        reason = "" if path.suffix.lower() not in _SOUND or _is_sound(path) else "it is no sound"
     except OSError as error:
+        reason = str(error.strerror)
+    if reason:
         raise GenerationError(
-            f"The clip of the voice '{voice}' cannot be read: {error.strerror} "
+            f"The clip of the voice '{voice}' cannot be read: {reason} "
             f"(`backends.mlx.voices.{voice}.audio`)."
-        ) from error
+        )
+
+
+_SOUND = (".flac", ".mp3", ".wav")
+"""Endings of files that mlx-audio reads with miniaudio."""
+
+
+def _is_sound(path: Path) -> bool:
+    import miniaudio
+
+    try:
+        return miniaudio.get_file_info(str(path)).num_frames > 0
+    except miniaudio.MiniaudioError:
+        return False

@@ -17,7 +17,7 @@ from contextlib import contextmanager
 from functools import cache
 from pathlib import Path
 from types import ModuleType
-from typing import Any
+from typing import Any, TypeGuard
 
 from mlx_lm.models.cache import make_prompt_cache
 from transformers import CONFIG_MAPPING, PreTrainedConfig
@@ -96,18 +96,23 @@ def as_transformers_reads(
     """
     config |= {name: _decoded(value) for name, value in config.items()}
     known = _own_config(config)
+    inner = known.get_text_config() if known is not None else None
     if known is not None:
         saved = "transformers_version" in config
         _add_defaults(config, known, read, module, written_there=saved)
-        if isinstance(texts := config.get("text_config"), dict):
+        if isinstance(texts := config.get("text_config"), dict) and _is_config(inner):
             config["text_config"] = texts = dict(texts)
-            inner = known.get_text_config()
             _add_defaults(texts, inner, read_of_texts, module, written_there=saved)
     yield
     if known is not None:
         _refuse_unread(config, known, module)
-        if isinstance(texts := config.get("text_config"), dict):
-            _refuse_unread(texts, known.get_text_config(), module)
+        if isinstance(texts := config.get("text_config"), dict) and _is_config(inner):
+            _refuse_unread(texts, inner, module)
+
+
+def _is_config(texts: Any) -> TypeGuard[PreTrainedConfig]:
+    """Pixtral's class is that of its encoder, and has a `dict` there."""
+    return isinstance(texts, PreTrainedConfig)
 
 
 def _decoded(value: Any) -> Any:
@@ -155,7 +160,7 @@ def _add_defaults(
         if is_missing and (written_there or not has_default):
             value = _value_of(known, name)
             config |= {name: value} if value is not None else {}
-    config |= {name: own for name, own in _NULLS.items() if name in read and not config.get(name)}
+    config |= {name: own for name, own in _NULLS.items() if config.get(name, own) is None}
     for own in (config.get("per_layer_config") or {}).values():
         older = {_OF_FULL_LAYERS.get(name, ""): value for name, value in own.items()}
         config |= {name: value for name, value in older.items() if name in read}
@@ -261,12 +266,19 @@ def unread_window(config: Mapping[str, Any], model: Any) -> int | None:
     if known is None:
         return None
     texts = known.get_text_config()
-    window = getattr(texts, "sliding_window", None)
+    if not _is_config(texts):
+        return None
+    window = getattr(texts, "sliding_window", None) if "sliding_window" in _fields(texts) else None
     kinds = getattr(texts, "layer_types", None) or ["sliding_attention"]
     if not window or "sliding_attention" not in kinds:
         return None
     has_window = any(getattr(cache, "max_size", None) for cache in make_prompt_cache(model))
     return None if has_window or window >= texts.max_position_embeddings else window
+
+
+def _fields(known: PreTrainedConfig) -> frozenset[str]:
+    """Return the settings of the class; a file may have others."""
+    return frozenset(type(known)().to_dict())
 
 
 @cache

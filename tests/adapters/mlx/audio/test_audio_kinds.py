@@ -90,5 +90,10 @@ def test_clip_that_is_not_there_is_named(tmp_path: Path):
     clip = MLXVoice(audio=str(tmp_path / "mary.wav"))
     with pytest.raises(GenerationError, match=r"'mary' .* \(`backends.mlx.voices.mary.audio`\)"):
         check_clip(clip, "mary")
-    (tmp_path / "mary.wav").touch()
-    check_clip(clip, "mary")
+
+
+@pytest.mark.parametrize("content", [b"", b"no sound" * 100])
+def test_clip_that_is_no_sound_is_named(tmp_path: Path, content: bytes):
+    (tmp_path / "mary.wav").write_bytes(content)
+    with pytest.raises(GenerationError, match="'mary' cannot be read: it is no sound"):
+        check_clip(MLXVoice(audio=str(tmp_path / "mary.wav")), "mary")
