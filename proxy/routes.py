@@ -21,7 +21,7 @@ from proxy.endpoints.ollama.generate.dialect import create_generation
 from proxy.endpoints.ollama.models import get_version, list_running, list_tags, show_model
 from proxy.endpoints.openai.audio.speech import create_speech
 from proxy.endpoints.openai.audio.transcriptions import create_transcription, create_translation
-from proxy.endpoints.openai.audio.voices import list_audio_voices
+from proxy.endpoints.openai.audio.voices import list_audio_models, list_audio_voices
 from proxy.endpoints.openai.chat_completions.dialect import create_chat_completion
 from proxy.endpoints.openai.chat_completions.stored import (
     delete_chat_completion,
@@ -103,6 +103,7 @@ ROUTES = (
     delete_item,
     create_embedding,
     create_speech,
+    list_audio_models,
     list_audio_voices,
     create_transcription,
     create_translation,

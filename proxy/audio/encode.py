@@ -42,13 +42,6 @@ CODECS: dict[AudioFormat, Codec] = {
 }
 
 
-def _audible(samples: bytes) -> bytes:
-    """Return samples between -1 and 1: a model may write others, even NaN, which AAC refuses."""
-    import numpy as np
-
-    return np.clip(np.nan_to_num(np.frombuffer(samples, "<f4")), -1, 1).tobytes()
-
-
 class Encoder:
     """Encodes one answer. Its methods block for milliseconds: run them in a thread."""
 
@@ -86,8 +79,7 @@ class Encoder:
         count = len(samples) // _FLOAT_BYTES
         if count:
             frame = av.AudioFrame(format="flt", layout="mono", samples=count)
-            heard = _audible(samples[: count * _FLOAT_BYTES])
-            frame.planes[0].update(heard.ljust(frame.planes[0].buffer_size, b"\0"))
+            frame.planes[0].update(samples.ljust(frame.planes[0].buffer_size, b"\0"))
             frame.sample_rate, frame.pts = self._rate, self._at
             frame.time_base = _time_base(self._rate)
             self._at += count

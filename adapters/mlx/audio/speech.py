@@ -117,14 +117,21 @@ def _speak(
     report: "Callable[[tuple[bytes, int, int]], None]",
 ) -> None:
     """Report (samples, rate, tokens) of each piece as soon as the model yields it."""
-    import numpy as np
-
     from adapters.mlx.audio.slices import checkpoint
 
     for piece in pieces:
         for result in model.generate(piece, **options):
-            audio = np.array(result.audio, dtype="<f4", copy=True)
-            if audio.ndim > 1 and min(audio.shape) > 1:
-                audio = audio.mean(axis=int(np.argmin(audio.shape)))
-            report((audio.tobytes(), int(result.sample_rate), int(result.token_count or 0)))
+            report(
+                (to_samples(result.audio), int(result.sample_rate), int(result.token_count or 0))
+            )
             checkpoint()
+
+
+def to_samples(audio: Any) -> bytes:
+    """Return one channel of float32 between -1 and 1: a model may write NaN, which AAC refuses."""
+    import numpy as np
+
+    samples = np.array(audio, dtype="<f4", copy=True)
+    if samples.ndim > 1 and min(samples.shape) > 1:
+        samples = samples.mean(axis=int(np.argmin(samples.shape)))
+    return np.clip(np.nan_to_num(samples), -1, 1).tobytes()

@@ -86,6 +86,7 @@ def test_every_route_of_a_model_is_dispatched_fast():
         "/v1/audio/speech",
         "/v1/audio/transcriptions",
         "/v1/audio/translations",
+        "/v1/audio/models",
         "/v1/audio/voices",
         "/v1/completions",
         "/v1/responses",

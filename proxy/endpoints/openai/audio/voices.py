@@ -1,4 +1,9 @@
-"""`GET /v1/audio/voices`: the voices of the speech models. As Kokoro-FastAPI and mlx-audio."""
+"""`GET /v1/audio/voices`: the voices of the speech models. As Kokoro-FastAPI and mlx-audio.
+
+`GET /v1/audio/models`: those models, which Open WebUI offers for speech.
+"""
+
+from collections.abc import Iterator
 
 from litestar import get
 from litestar.response.base import ASGIResponse
@@ -28,11 +33,25 @@ class VoiceList(Struct, kw_only=True):
     """The same, under the name that Open WebUI reads."""
 
 
+class SpeechModel(Struct, kw_only=True):
+    id: str
+    name: str
+    object: str = "model"
+
+
+class SpeechModelList(Struct, kw_only=True):
+    object: str = "list"
+    data: list[SpeechModel]
+    models: list[SpeechModel]
+    """The same, under the name that Open WebUI reads."""
+
+
 class VoiceQuery(Struct):
     model: str | None = None
     """The model that has the voices; all models by default."""
 
 
+_MODELS = Operation(summary="Models that speak", answers=(SpeechModelList,))
 _VOICES = Operation(summary="Voices of the speech models", answers=(VoiceList,), query=VoiceQuery)
 
 
@@ -48,15 +67,29 @@ async def list_audio_voices(request: ServerRequest) -> ASGIResponse:
     return JSONResponse(VoiceList(data=cards, voices=cards))
 
 
+@get("/v1/audio/models", operation=_MODELS, fast=True)
+async def list_audio_models(request: ServerRequest) -> ASGIResponse:
+    await request.registry.refresh(LISTING_SECONDS, only_new=True)
+    ids = dict.fromkeys(model for model, _, _ in _speakers(request))
+    models = [SpeechModel(id=model, name=model) for model in ids]
+    return JSONResponse(SpeechModelList(data=models, models=models))
+
+
 async def _spoken(request: ServerRequest) -> list[list[VoiceCard]]:
-    found: list[list[VoiceCard]] = []
+    return [
+        _cards(model, await backend.list_voices(name))
+        for model, name, backend in _speakers(request)
+    ]
+
+
+def _speakers(request: ServerRequest) -> Iterator[tuple[str, str, Speech]]:
+    """Yield the id of each model that speaks, with its name on a backend."""
     for entry in request.entries():
         for deployment in entry.deployments:
             backend = request.registry.backends[deployment.backend].backend
             speaks = deployment.model is not None and "speech" in deployment.model.capabilities
             if speaks and isinstance(backend, Speech):
-                found.append(_cards(entry.id, await backend.list_voices(deployment.name)))
-    return found
+                yield entry.id, deployment.name, backend
 
 
 def _cards(model: str, voices: list[Voice]) -> list[VoiceCard]:

@@ -4,12 +4,14 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 
 from adapters.audio import Voice
 from adapters.config import MLXVoice
 from adapters.errors import GenerationError, InvalidRequestError
 from adapters.mlx.audio.kinds import AudioKind, audio_kind, incomplete
+from adapters.mlx.audio.speech import to_samples
 from adapters.mlx.audio.voices import Speaker, check_clip, find_speaker, list_voices
 
 KOKORO, DIA = AudioKind("speech", "kokoro"), AudioKind("speech", "dia")
@@ -97,3 +99,9 @@ def test_clip_that_is_no_sound_is_named(tmp_path: Path, content: bytes):
     (tmp_path / "mary.wav").write_bytes(content)
     with pytest.raises(GenerationError, match="'mary' cannot be read: it is no sound"):
         check_clip(MLXVoice(audio=str(tmp_path / "mary.wav")), "mary")
+
+
+def test_samples_are_one_channel_of_sound():
+    stereo = np.array([[0.5, np.nan, np.inf, -3.0], [0.25, 0.5, np.inf, -3.0]], "<f4")
+    assert np.frombuffer(to_samples(stereo), "<f4").tolist() == [0.375, 0.0, 1.0, -1.0]
+    assert np.frombuffer(to_samples([0.5]), "<f4").tolist() == [0.5]

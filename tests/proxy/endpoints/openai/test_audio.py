@@ -465,3 +465,10 @@ async def test_voices(path: str):
         ("anna", "speaker", False),
         ("mary", "speaker", True),
     ]
+
+
+async def test_speech_models_are_listed_as_open_webui_reads_them():
+    async with http_client(ScriptedAudio()) as client:
+        answer = (await client.get("/v1/audio/models")).json()
+    assert answer["data"] == answer["models"]
+    assert [model["id"] for model in answer["models"]] == ["speaker"]
