@@ -113,10 +113,11 @@ class BackendModels:
         return hashlib.sha256(self._weights(name).encode()).hexdigest()
 
     def _weights(self, name: str) -> str:
-        """Identify weights by their digest, or by what is known of them without one."""
+        """Identify weights by their digest, or by what is known of them without one: also the same
+        before and after the first load of the bundled model, which converts it."""
         model = self.models.get(name) or Model(name=name)
-        known = (name, model.origin, model.quantization, model.size_bytes)
-        return model.digest or repr(known)
+        file = model.origin or model.size_bytes
+        return model.digest or repr((name, file, model.quantization))
 
     def unusable(self) -> dict[str, str]:
         """The models that the backend has and cannot use, and why."""
