@@ -349,11 +349,13 @@ class Registry:
         return replace(self._entry(self._completed(called), backends), prefer=prefer)
 
     def _alias(self, name: str, backends: frozenset[str]) -> RegisteredModel:
-        if name not in self._aliases:
+        # Ollama's clients add the default tag to names without one.
+        alias = name if name in self._aliases else name.removesuffix(_DEFAULT_TAG)
+        if alias not in self._aliases:
             return RegisteredModel(id=name, deployments=())
-        entry = self._entry(self._names_of(name), backends)
-        names = entry.names if entry.id == name else (name,)
-        return replace(entry, id=name, names=names, prefer=self._aliases[name].prefer)
+        entry = self._entry(self._names_of(alias), backends)
+        names = entry.names if entry.id == alias else (alias,)
+        return replace(entry, id=alias, names=names, prefer=self._aliases[alias].prefer)
 
     def _names_of(self, alias: str) -> dict[str, str]:
         """The full names of the model behind `alias`, by backend; empty if it is not an alias."""
