@@ -23,7 +23,7 @@ from proxy.models.counterparts import INFERRED, DeclaredCounterparts
 
 log = logging.getLogger("tandem")
 
-_DEFAULT_TAG = ":latest"
+DEFAULT_TAG = ":latest"
 _RETRY_SECONDS = 2.0
 """Between two listings of an unreachable backend, so that it is used soon after it recovers."""
 _FIRST_LISTING_SECONDS = 10.0
@@ -66,8 +66,8 @@ class RegisteredModel(Struct, frozen=True, kw_only=True):
         names = {self.id, *self.names}
         places = {(d.backend, d.name) for d in self.deployments}
         return (
-            frozenset(names | {name.removesuffix(_DEFAULT_TAG) for name in names}),
-            frozenset(places | {(on, name.removesuffix(_DEFAULT_TAG)) for on, name in places}),
+            frozenset(names | {name.removesuffix(DEFAULT_TAG) for name in names}),
+            frozenset(places | {(on, name.removesuffix(DEFAULT_TAG)) for on, name in places}),
         )
 
     def among(self, backends: Iterable[str]) -> "RegisteredModel":
@@ -324,7 +324,7 @@ class Registry:
         """The models on `backends` named `name` apart from owner and default tag: those that match
         in case, else all."""
         there = frozenset(backends)
-        names = [(n, self._short_names(n, b)) for b in there for n in self.backends[b].models]
+        names = [(n, self.short_names(n, b)) for b in there for n in self.backends[b].models]
         # Ollama's clients add the default tag to names without one.
         wanted = {name} | {self.backends[b].backend.naming.bare(name) for b in there}
         folded = {each.lower() for each in wanted}
@@ -333,8 +333,9 @@ class Registry:
         entries = (self.named(full, there) for full in sorted(alike))
         return list({entry.id: entry for entry in entries if entry.deployments}.values())
 
-    def _short_names(self, name: str, backend: str) -> frozenset[str]:
-        """`hf.co/org/tiny:latest` -> itself, `tiny:latest`, `tiny`, `hf.co/org/tiny`."""
+    def short_names(self, name: str, backend: str) -> frozenset[str]:
+        """All spellings of `name`, a model on `backend`, apart from case:
+        `hf.co/org/tiny:latest` -> itself, `tiny:latest`, `tiny`, `hf.co/org/tiny`."""
         bare = self.backends[backend].backend.naming.bare(name)
         return frozenset({name, bare, name.rpartition("/")[2], bare.rpartition("/")[2]})
 
@@ -350,7 +351,7 @@ class Registry:
 
     def _alias(self, name: str, backends: frozenset[str]) -> RegisteredModel:
         # Ollama's clients add the default tag to names without one.
-        alias = name if name in self._aliases else name.removesuffix(_DEFAULT_TAG)
+        alias = name if name in self._aliases else name.removesuffix(DEFAULT_TAG)
         if alias not in self._aliases:
             return RegisteredModel(id=name, deployments=())
         entry = self._entry(self._names_of(alias), backends)
