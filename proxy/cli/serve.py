@@ -15,6 +15,7 @@ from adapters.descriptors import raise_limit
 from proxy.cli.output import Output, leave_at_signals
 from proxy.config import Config, find_config, load_config, state_folder
 from proxy.log_file import LOG_FILE, LOG_FORMAT, LogFile
+from proxy.own_address import without_itself
 
 if TYPE_CHECKING:
     from proxy.endpoints.server_request import ServerParts
@@ -47,17 +48,16 @@ def serve(config: str | None = None, host: str | None = None, port: int | None =
         ConfigError: the settings are not valid, there is no key for a server that other machines
             reach, or it cannot be read.
     """
-    from proxy.access.keys import Access, require_keys
+    from proxy.access.keys import check_server
 
     def read() -> Config:
         settings = load_config(find_config(config, os.environ))
         options = {k: v for k, v in (("host", host), ("port", port)) if v is not None}
         settings = replace(settings, server=replace(settings.server, **options))
-        require_keys(settings.server)
-        return settings
+        check_server(settings.server, os.environ)
+        return without_itself(settings)
 
     settings = read()
-    Access(settings.server.keys, os.environ)  # A wrong key is told before the address is taken.
     leave_at_signals()
     raise_limit()
     address = settings.server.host, settings.server.port

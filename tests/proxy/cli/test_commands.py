@@ -181,7 +181,7 @@ def test_address_that_cannot_be_one_names_the_form(url: str, capsys: pytest.Capt
 def test_download_without_a_backend_names_the_next_step(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ):
-    monkeypatch.setenv("TANDEM_PORT", "9")
+    monkeypatch.setenv("TANDEM_PORT", "10")
     config = write(tmp_path, "backends: {mlx: null, ollama: {host: 'http://127.0.0.1:9'}}")
     assert main(["pull", "x", "--config", str(config)]) == 1
     assert capsys.readouterr().err == (
@@ -218,6 +218,21 @@ def test_wrong_settings_are_reported_as_json(tmp_path: Path, capsys: pytest.Capt
     assert [(p["line"], p["key"]) for p in told["problems"]] == [(2, "server.port"), (3, "server")]
     assert main(["config", "check", str(path)]) == 2
     assert capsys.readouterr().err.count("tandem: ") == 2
+
+
+@pytest.mark.parametrize(
+    ("server", "key"),
+    [
+        ("host: 0.0.0.0", "server.host"),
+        ("keys: [{name: a, key: env:TANDEM_NO_SUCH_KEY}]", "server.keys[0].key"),
+    ],
+)
+def test_settings_that_no_server_starts_with_are_reported(
+    server: str, key: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+):
+    path = write(tmp_path, f"server:\n  {server}\n")
+    assert main(["config", "check", str(path)]) == 2
+    assert f"$.{key}: " in capsys.readouterr().err
 
 
 def test_versions_are_printed(capsys: pytest.CaptureFixture[str]):
