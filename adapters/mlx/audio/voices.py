@@ -1,5 +1,6 @@
 """The voices of a speech model: its own, and clips of the configuration that it imitates."""
 
+# pyright: basic
 from collections.abc import Mapping
 from pathlib import Path
 

@@ -96,10 +96,18 @@ def test_quantised_caches_are_proved_by_computing(
 
 
 @pytest.mark.slow
+async def test_card_says_where_the_model_has_no_sliding_window(tmp_path: Path) -> None:
+    write_tiny_architecture(tmp_path / "phi3", "phi3", {"sliding_window": 100})
+    async with opened(tmp_path) as backend:
+        (note,) = (await loaded(backend, "phi3")).notes
+    assert note.startswith("Past 100 tokens its text is another one")
+
+
+@pytest.mark.slow
 async def test_a_model_that_cannot_be_batched_says_so_and_answers_each_request_as_alone(
     tmp_path: Path,
 ) -> None:
-    write_tiny_architecture(tmp_path / "gemma2", "gemma2")
+    write_tiny_architecture(tmp_path / "gemma2", "gemma2", {"sliding_window": 512})
     async with opened(tmp_path) as backend:
         card = await loaded(backend, "gemma2")
         assert card.notes == (
