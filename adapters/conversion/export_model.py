@@ -9,7 +9,6 @@ from contextlib import aclosing
 from pathlib import Path
 
 import httpx
-import ollama as official_client
 from msgspec import Struct, convert
 
 from adapters.config import MLXConfig, OllamaConfig
@@ -22,6 +21,7 @@ from adapters.mlx.to_gguf import Written, write_gguf
 from adapters.ollama.client import OllamaClient
 from adapters.ollama.errors import Progress, translated
 from adapters.ollama.model_info import origin
+from adapters.ollama.official import ollama as official_client
 from adapters.ollama.wire import CreateBody, Show, ShowBody
 from adapters.recommended_sampling import RecommendedSampling, read_generation_config
 

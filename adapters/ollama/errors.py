@@ -17,7 +17,6 @@ from contextlib import contextmanager
 
 import httpx
 import msgspec
-import ollama
 from msgspec import Struct
 
 from adapters.errors import (
@@ -33,6 +32,7 @@ from adapters.errors import (
     ModelNotFoundError,
     UnsupportedParameterError,
 )
+from adapters.ollama.official import ollama
 from adapters.ollama.wire import ErrorBody, RunnerError, RunnerErrorBody
 
 log = logging.getLogger("tandem")
