@@ -8,6 +8,7 @@ import errno
 import os
 import sys
 from collections.abc import Sequence
+from io import TextIOWrapper
 
 from proxy.config import ConfigError
 
@@ -21,6 +22,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     from proxy.cli.serve import plain_options, serve
 
     fill_standard()
+    if isinstance(sys.stdout, TextIOWrapper):
+        # `?` where a terminal has no such character, or a file's name is no text.
+        sys.stdout.reconfigure(errors="replace")
     words = list(sys.argv[1:] if argv is None else argv)
     try:
         if words[:1] == ["serve"] and (options := plain_options(words[1:])) is not None:

@@ -85,6 +85,15 @@ def test_closed_pipe_is_not_reported(tmp_path: Path):
     assert (ended.returncode, ended.stderr) == (1, b"")
 
 
+@pytest.mark.parametrize(("option", "shown"), [("", "mod?les"), ("--json", "mod\\u00e8les")])
+def test_output_that_has_not_all_characters_gets_the_others(option: str, shown: str):
+    env = os.environ | {"PYTHONIOENCODING": "ascii:strict", "XDG_CONFIG_HOME": "/modèles"}
+    words = command("config", "path", *option.split())
+    done = subprocess.run(words, capture_output=True, text=True, env=env)
+    assert (done.returncode, done.stderr) == (0, "")
+    assert shown in done.stdout
+
+
 @pytest.mark.skipif(not Path("/dev/full").exists(), reason="a device of Linux")
 @pytest.mark.parametrize("words", [("version",), ("--help",), ("config", "schema")])
 def test_full_disk_is_reported_in_one_line(words: tuple[str, ...]):
