@@ -674,6 +674,7 @@ def test_variables_that_the_official_client_cannot_read_hinder_nothing():
         "ALL_PROXY": "socks9://box:1",
         "http_proxy": "no:port",
         "OLLAMA_HOST": "http://:::x",
+        "SSL_CERT_FILE": "/nonexistent/file",
     }
     line = "import os, adapters.ollama.client; print(os.environ['ALL_PROXY'])"
     program = [sys.executable, "-c", line]
