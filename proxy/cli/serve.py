@@ -20,6 +20,14 @@ if TYPE_CHECKING:
     from proxy.endpoints.server_request import ServerParts
 
 log = logging.getLogger("tandem")
+_FOREIGN = (
+    "LITESTAR_PDB",
+    "PROMETHEUS_MULTIPROC_DIR",
+    "prometheus_multiproc_dir",
+    "WEB_CONCURRENCY",
+)
+"""Variables for other servers, which libraries read: a debugger at each exception, a folder that
+metrics are shared in, and a number of processes."""
 OPTIONS = {"--host": "host", "--port": "port", "--config": "config"}
 
 
@@ -60,6 +68,8 @@ def serve(config: str | None = None, host: str | None = None, port: int | None =
     Access(settings.server.keys, os.environ)  # A wrong key is told before the address is taken.
     leave_at_signals()
     raise_limit()
+    for name in _FOREIGN:
+        os.environ.pop(name, None)
     address = settings.server.host, settings.server.port
     try:
         listener = _listen(*address)

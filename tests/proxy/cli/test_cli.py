@@ -75,6 +75,17 @@ def test_signal_stops_an_idle_server(tmp_path: Path, sent: signal.Signals):
     assert err == ""
 
 
+def test_variables_of_other_servers_change_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setenv("LITESTAR_PDB", "1")
+    monkeypatch.setenv("PROMETHEUS_MULTIPROC_DIR", str(tmp_path / "none"))
+    monkeypatch.setenv("WEB_CONCURRENCY", "many")
+    with serving(echo(tmp_path)) as running:
+        assert running.get("/metrics")[0] == 200
+        running.process.send_signal(signal.SIGTERM)
+        _out, err = running.process.communicate(timeout=30)
+    assert err == ""
+
+
 @pytest.mark.long
 def test_closed_pipe_is_not_reported(tmp_path: Path):
     reader, writer = os.pipe()
