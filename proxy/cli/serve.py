@@ -55,6 +55,7 @@ def serve(config: str | None = None, host: str | None = None, port: int | None =
         ConfigError: the settings are not valid, there is no key for a server that other machines
             reach, or it cannot be read.
     """
+    leave_at_signals()  # The imports take most of the time of the start.
     from proxy.access.keys import Access, require_keys
 
     def read() -> Config:
@@ -66,7 +67,6 @@ def serve(config: str | None = None, host: str | None = None, port: int | None =
 
     settings = read()
     Access(settings.server.keys, os.environ)  # A wrong key is told before the address is taken.
-    leave_at_signals()
     raise_limit()
     for name in _FOREIGN:
         os.environ.pop(name, None)

@@ -86,6 +86,23 @@ def test_variables_of_other_servers_change_nothing(tmp_path: Path, monkeypatch: 
     assert err == ""
 
 
+@pytest.mark.parametrize(("word", "module"), [("serve", "litestar"), ("version", "typer")])
+def test_ctrl_c_while_modules_are_imported_leaves_no_traceback(word: str, module: str):
+    code = f"""
+import os, signal, sys
+class Interrupting:
+    def find_spec(self, name, *_):
+        if name == {module!r}:
+            os.kill(os.getpid(), signal.SIGINT)
+signal.signal(signal.SIGINT, signal.default_int_handler)
+from proxy.cli import main
+sys.meta_path.insert(0, Interrupting())
+sys.exit(main([{word!r}]))
+"""
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60)
+    assert (done.returncode, done.stdout, done.stderr) == (130, "", "")
+
+
 @pytest.mark.long
 def test_closed_pipe_is_not_reported(tmp_path: Path):
     reader, writer = os.pipe()
