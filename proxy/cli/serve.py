@@ -56,17 +56,16 @@ def serve(config: str | None = None, host: str | None = None, port: int | None =
             reach, or it cannot be read.
     """
     leave_at_signals()  # The imports take most of the time of the start.
-    from proxy.access.keys import Access, require_keys
+    from proxy.access.keys import check_server
 
     def read() -> Config:
         settings = load_config(find_config(config, os.environ))
         options = {k: v for k, v in (("host", host), ("port", port)) if v is not None}
         settings = replace(settings, server=replace(settings.server, **options))
-        require_keys(settings.server)
+        check_server(settings.server, os.environ)
         return settings
 
     settings = read()
-    Access(settings.server.keys, os.environ)  # A wrong key is told before the address is taken.
     raise_limit()
     for name in _FOREIGN:
         os.environ.pop(name, None)
