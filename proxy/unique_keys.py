@@ -10,6 +10,7 @@ from typing import Any
 import yaml
 
 _Loader: Any = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
+_parse: Any = getattr(yaml, "parse")  # noqa: B009 - it has no types
 _TEXTS = frozenset({"tag:yaml.org,2002:str", "tag:yaml.org,2002:merge"})
 """Tags of a text, and of `<<`."""
 
@@ -25,7 +26,7 @@ def find_excess_depth(text: bytes) -> int | None:
     """
     depth = 0
     with suppress(yaml.YAMLError, ValueError):
-        for event in yaml.parse(text, Loader=_Loader):
+        for event in _parse(text, Loader=_Loader):
             depth += isinstance(event, yaml.CollectionStartEvent)
             depth -= isinstance(event, yaml.CollectionEndEvent)
             if depth > _MOST_LEVELS:
