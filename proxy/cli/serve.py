@@ -51,7 +51,8 @@ def serve(config: str | None = None, host: str | None = None, port: int | None =
     from proxy.access.keys import check_server
 
     def read() -> Config:
-        settings = load_config(find_config(config, os.environ))
+        # By the port of the file, too: a command that finds no server starts one on another port.
+        settings = without_itself(load_config(find_config(config, os.environ)))
         options = {k: v for k, v in (("host", host), ("port", port)) if v is not None}
         settings = replace(settings, server=replace(settings.server, **options))
         check_server(settings.server, os.environ)
