@@ -15,6 +15,7 @@ from adapters.descriptors import raise_limit
 from proxy.cli.output import Output, leave_at_signals
 from proxy.config import Config, find_config, load_config, state_folder
 from proxy.log_file import LOG_FILE, LOG_FORMAT, LogFile
+from proxy.own_address import without_itself
 
 if TYPE_CHECKING:
     from proxy.endpoints.server_request import ServerParts
@@ -59,11 +60,12 @@ def serve(config: str | None = None, host: str | None = None, port: int | None =
     from proxy.access.keys import check_server
 
     def read() -> Config:
-        settings = load_config(find_config(config, os.environ))
+        # By the port of the file, too: a command that finds no server starts one on another port.
+        settings = without_itself(load_config(find_config(config, os.environ)))
         options = {k: v for k, v in (("host", host), ("port", port)) if v is not None}
         settings = replace(settings, server=replace(settings.server, **options))
         check_server(settings.server, os.environ)
-        return settings
+        return without_itself(settings)
 
     settings = read()
     raise_limit()

@@ -192,7 +192,7 @@ def test_address_that_cannot_be_one_names_the_form(url: str, capsys: pytest.Capt
 def test_download_without_a_backend_names_the_next_step(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ):
-    monkeypatch.setenv("TANDEM_PORT", "9")
+    monkeypatch.setenv("TANDEM_PORT", "10")
     config = write(tmp_path, "backends: {mlx: null, ollama: {host: 'http://127.0.0.1:9'}}")
     assert main(["pull", "x", "--config", str(config)]) == 1
     assert capsys.readouterr().err == (
