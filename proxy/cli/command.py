@@ -58,7 +58,8 @@ def read_settings(config: str | None) -> Config:
 
 
 def print_json(value: Any) -> None:
-    print(json.dumps(value, indent=2, ensure_ascii=False))
+    takes_all = (sys.stdout.encoding or "").lower().startswith("utf")
+    print(json.dumps(value, indent=2, ensure_ascii=not takes_all))
 
 
 def print_table(head: Sequence[str], rows: Iterable[Sequence[str]]) -> None:
