@@ -29,6 +29,8 @@ CASES: tuple[tuple[str, dict[str, Any], str, object, str], ...] = (
     ("/v1/chat/completions", chat(), "stop_sequences", ["."], "stop"),
     ("/v1/messages", {"messages": HI}, "response_format", FORMAT, "output_config.format"),
     ("/v1/messages", {"messages": HI}, "stop", ["."], "stop_sequences"),
+    ("/v1/messages", {"messages": HI}, "max_completion_tokens", 5, "max_tokens"),
+    ("/v1/messages", {"messages": HI}, "max_output_tokens", 5, "max_tokens"),
 )
 
 
