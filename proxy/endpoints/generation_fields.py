@@ -261,15 +261,13 @@ def _require_equal(body: Any, field: str, value: Any, param: str) -> None:
 
 
 def _effective(options: dict[str, Any], path: str) -> dict[str, Any]:
-    """Leave out former options that are switched off: clients send defaults.
-
-    Mirostat is off unless it is given, and its two parameters have no effect then.
+    """Leave out former options that are switched off by their values: clients send defaults.
 
     Raises:
         UnsupportedParameterError: one is not switched off; `param` is its name after `path`.
     """
     off = {name for name, value in _OFF.items() if options.get(name) == value}
-    if options.get("mirostat", 0) == 0:
+    if "mirostat" in off:
         off |= {"mirostat_tau", "mirostat_eta"}
     effective = {name: value for name, value in options.items() if name not in off}
     for name in FORMER_OPTIONS:

@@ -447,8 +447,6 @@ def test_what_makes_no_sense_is_refused_with_its_path(given: dict[str, Any], par
         {"prediction": {"type": "content", "content": "x"}},
         {"top_logprobs": 0},
         {"logprobs": False, "top_logprobs": 0},
-        {"mirostat_tau": 5.0, "mirostat_eta": 0.1},
-        {"options": {"mirostat_tau": 5.0, "mirostat_eta": 0.1}},
     ],
     ids=str,
 )
