@@ -340,13 +340,16 @@ class OllamaServer:
         """
         return await self._sizing.count(body)
 
-    async def count_rendered(self, body: ChatBody | RawBody, deadline: Deadline) -> Count | None:
-        """Count the tokens of `body` as Ollama renders it; `None` where it would have to load the
-        model, or does not render.
+    async def count_rendered(
+        self, asked: RenderedPlan | ChatBody | RawBody, deadline: Deadline
+    ) -> Count | None:
+        """Count the tokens of the prompt for `asked` as Ollama renders it; `None` where it would
+        have to load the model, or does not render.
 
         Raises:
             BackendError: as `render`.
         """
+        body = asked.chat if isinstance(asked, RenderedPlan) else asked
         if not isinstance(body, ChatBody):
             return None
         if self._is_cold(body.model, await self.context(body)):
@@ -356,7 +359,10 @@ class OllamaServer:
             model = await self._renderer.model(body.model, exchange.post)
             if model is None:
                 return None
-            prompt = await self._renderer.prompt(body, model, exchange.post)
+            after = ""
+            if isinstance(asked, RenderedPlan):
+                body, after = asked.beginning(model.style, thinks=model.thinks)
+            prompt = await self._renderer.prompt(body, model, exchange.post) + after
         finally:
             exchange.request.end()
         return await self.count(RawBody(model=body.model, prompt=prompt, options=body.options))

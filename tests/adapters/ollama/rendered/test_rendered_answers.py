@@ -26,6 +26,9 @@ from adapters.events import (
     ToolCallStarted,
 )
 from adapters.ollama.backend import OllamaBackend
+from adapters.ollama.context.token_estimate import Count
+from adapters.ollama.server import OllamaServer
+from adapters.ollama.wire import ChatBody, RawBody
 from adapters.request import (
     Feature,
     GenerationRequest,
@@ -398,6 +401,40 @@ async def test_final_message_is_continued(standin: StandIn, backend: OllamaBacke
     assert "format" not in sent
 
 
+@pytest.mark.parametrize(
+    ("fields", "after"),
+    [
+        ({"continue_final_message": True}, "<think>\n\n</think>\n\nIt is"),
+        ({"reasoning_effort": "none", "response_format": STRICT}, "<think>\n\n</think>\n\n"),
+        ({"reasoning_effort": "low", "response_format": STRICT}, "<think>\n"),
+    ],
+)
+async def test_prompt_is_counted_with_the_text_that_the_answer_begins_after(
+    standin: StandIn,
+    backend: OllamaBackend,
+    monkeypatch: pytest.MonkeyPatch,
+    fields: dict[str, Any],
+    after: str,
+):
+    shows(standin, "thinking")
+    loaded = {"name": "m:latest", "model": "m:latest", "digest": "d", "context_length": 4096}
+    standin.says("/api/ps", says_lines({"models": [loaded]}))
+    counted: list[ChatBody | RawBody] = []
+
+    async def count(_: OllamaServer, body: ChatBody | RawBody) -> Count:
+        counted.append(body)
+        return Count(7, exact=True)
+
+    monkeypatch.setattr(OllamaServer, "count", count)
+    begun = Message(role="assistant", content=(TextPart("It is"),))
+    last = (begun,) if "continue_final_message" in fields else ()
+    await backend.list_models()
+    assert (await backend.count_tokens(chat(prompt=(USER, *last), **fields))).exact
+    [body] = counted
+    assert isinstance(body, RawBody)
+    assert body.prompt == f"<user>Hi<assistant>{after}"
+
+
 async def test_ollama_that_does_not_render_keeps_the_earlier_way(
     standin: StandIn, backend: OllamaBackend, caplog: pytest.LogCaptureFixture
 ):
@@ -547,6 +584,11 @@ async def test_thought_that_may_be_there_is_kept(
     events = await events_of(backend, chat(**fields))
     assert text_of(events) == "Yes"
     assert [event.text for event in events if isinstance(event, ReasoningDelta)] == ["Hm"]
+    started = events[0]
+    assert isinstance(started, Started)
+    is_excluded = fields.get("reasoning_effort") == "none"
+    assert started.ignored == (("reasoning_effort",) if is_excluded else ())
+    assert end_of(events).usage.reasoning_tokens == 1
 
 
 async def test_excluded_thought_is_kept_where_ollama_does_not_render(
