@@ -221,6 +221,23 @@ async def test_no_effort_answers_in_the_channel_of_the_text(
 
 
 @pytest.mark.slow
+async def test_no_effort_ends_each_thought_in_channels_beside_tools(
+    backend: MLXBackend, engine: ScriptedEngine
+) -> None:
+    asked = chat(
+        "?",
+        "channels",
+        tools=(WEATHER,),
+        tool_choice="required",
+        reasoning_effort="none",
+        sampling=WILD,
+        max_tokens=None,
+    )
+    said = told(await answer(backend, asked))
+    assert (said["reason"], said["text"], said["reasoning"]) == ("tool_calls", "", "")
+
+
+@pytest.mark.slow
 async def test_raw_text_has_no_sections(backend: MLXBackend, engine: ScriptedEngine) -> None:
     engine.say(f"<think>a</think>{CALL}")
     request = GenerationRequest(model="caller", prompt="x", max_tokens=200)
