@@ -161,17 +161,18 @@ class OllamaServer:
             BackendError: as `OllamaClient.open` and `AnswerWriter.write`.
         """
         with self.breaker.request(call.body.model):
-            exchange = _Exchange(self, call.body, deadline)
+            exchange, plan = _Exchange(self, call.body, deadline), call.plan
             try:
-                if call.plan is None:
+                plan = plan or await self._plan_of_thought(call.body, exchange)
+                if plan is None:
                     await exchange.ask(call.body, call.writer.write)
                 else:
-                    answer = RenderedAnswer(call.plan, call.writer, self._renderer, exchange)
+                    answer = RenderedAnswer(plan, call.writer, self._renderer, exchange)
                     await answer.write(call.body)
             except UnwantedThoughtError:
                 await self._write_without_thought(call, exchange)
             except (LostAnswerError, UnexplainedError) as error:
-                if call.plan is not None or not await self._write_rest(call, exchange, error):
+                if plan is not None or not await self._write_rest(call, exchange, error):
                     raise
             finally:
                 exchange.request.end()
@@ -190,6 +191,21 @@ class OllamaServer:
         if plan is None:
             return Shown(cold=exchange.request.cold)
         return Shown(plan.rewrites, plan.tools, exchange.request.cold)
+
+    async def _plan_of_thought(
+        self, body: ChatBody | RawBody, exchange: "_Exchange"
+    ) -> RenderedPlan | None:
+        """Return the plan of an answer with a thought that a parser would take for text; `None` for
+        others, and with tools, of which only the parser reads calls."""
+        if isinstance(body, RawBody) or body.think is False or body.tools is not UNSET:
+            return None
+        try:
+            facts = await self.catalog.facts(body.model)
+        except BackendError:  # The request itself has the same one.
+            return None
+        plan = free_plan(body) if facts.jinja and facts.thinks else None
+        model = plan and await self._renderer.model(body.model, exchange.post)
+        return None if model is None or model.reads_thoughts else plan
 
     async def _write_without_thought(self, call: Call, exchange: "_Exchange") -> None:
         """Write the answer after an empty thought; with its thought where that cannot be had."""

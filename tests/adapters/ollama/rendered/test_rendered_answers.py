@@ -591,6 +591,27 @@ async def test_thought_that_may_be_there_is_kept(
     assert end_of(events).usage.reasoning_tokens == 1
 
 
+@pytest.mark.parametrize("reads", [True, False])
+async def test_thought_that_a_parser_takes_for_text_is_generated_first(
+    standin: StandIn, backend: OllamaBackend, reads: bool
+):
+    """llama-server finds the end of a thought in some templates only."""
+    shows(standin, "thinking")
+    key = "thinking" if reads else "content"
+    standin.says(
+        "/api/chat", says_lines({"message": {key: "Hm"}, "done": True, "done_reason": "stop"})
+    )
+    says_raw(standin, ("Hm.", {}), ("Yes", {}))
+    events = await events_of(backend, chat(reasoning_effort="low"))
+    assert reasoning_of(events) == ("Hm" if reads else "Hm.")
+    assert text_of(events) == ("" if reads else "Yes")
+    bodies = standin.bodies("/api/generate")
+    assert [body["prompt"] for body in bodies] == [
+        "<user>Hi<assistant><think>\n",
+        "<user>Hi<assistant><think>\nHm.\n</think>\n\n",
+    ][: 0 if reads else 2]
+
+
 async def test_excluded_thought_is_kept_where_ollama_does_not_render(
     standin: StandIn, backend: OllamaBackend
 ):
