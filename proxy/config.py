@@ -228,6 +228,12 @@ class Config(Struct, frozen=True, kw_only=True):
                     f"`{names[0]}` is one; switch one off, as in `{names[0]}: null`"
                 )
         for alias, model in self.models.items():
+            backend, slash, rest = alias.partition("/")
+            if slash and backend in self.enabled():
+                raise ValueError(
+                    f"$.models.{alias}: a request with this name asks for {rest!r} on {backend}; "
+                    f"use an alias that does not begin with '{backend}/'"
+                )
             for name in model.names.keys() - self.backends.keys():
                 known = _any_of(self.backends)
                 raise ValueError(f"$.models.{alias}.{name}: no backend of this name; use {known}")

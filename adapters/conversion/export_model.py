@@ -4,12 +4,10 @@ import asyncio
 import re
 import shutil
 import tempfile
-from collections.abc import Callable
+from collections.abc import AsyncGenerator, Callable
 from contextlib import aclosing
 from pathlib import Path
 
-import httpx
-import ollama as official_client
 from msgspec import Struct, convert
 
 from adapters.config import MLXConfig, OllamaConfig
@@ -19,13 +17,15 @@ from adapters.mlx.models import bundled
 from adapters.mlx.models.catalog import read_catalog
 from adapters.mlx.models.provenance import note_export
 from adapters.mlx.to_gguf import Written, write_gguf
+from adapters.ollama.blobs import has_file, upload
 from adapters.ollama.client import OllamaClient
-from adapters.ollama.errors import Progress, translated
 from adapters.ollama.model_info import origin
 from adapters.ollama.wire import CreateBody, Show, ShowBody
 from adapters.recommended_sampling import RecommendedSampling, read_generation_config
 
 _LOOK_SECONDS = 5.0
+_PIECE_BYTES = 1 << 20
+"""Read at a time of a file that is uploaded."""
 _TAG = re.compile(r"[a-z0-9._-]+(/[a-z0-9._-]+)*(:[A-Za-z0-9._-]+)?")
 _NO_TAG = re.compile(r"[^a-z0-9._:/-]+")
 
@@ -90,7 +90,7 @@ def export_model(
     with tempfile.TemporaryDirectory(prefix=".export-", dir=cache) as partial:
         file = Path(partial) / "model.gguf"
         written = write_gguf(folder, file, progress)
-        stored = asyncio.run(_create(file, tag, recommended, ollama))
+        stored = asyncio.run(_create(file, written, tag, recommended, ollama))
     if stored is not None:
         note_export(folder, cache, stored, written.tensors)
     parity = asyncio.run(compare_prompts(tag, folder, ollama))
@@ -127,34 +127,22 @@ def _require_room(folder: Path, cache: Path) -> None:
         )
 
 
-async def _upload(file: Path, ollama: OllamaConfig) -> str:
-    """Upload `file` to the first server of the config; returns its `sha256:…`.
-
-    The official client streams the file; our own transport cannot send a body larger than memory.
-    """
-    client = official_client.AsyncClient(
-        ollama.addresses[0],
-        timeout=httpx.Timeout(None, connect=ollama.connect_timeout),
-        follow_redirects=False,
-        trust_env=False,
-    )
-    try:
-        with translated(Progress()):
-            return await client.create_blob(file)
-    finally:
-        await client.close()
-
-
 async def _create(
-    file: Path, tag: str, recommended: RecommendedSampling, ollama: OllamaConfig
+    file: Path, written: Written, tag: str, recommended: RecommendedSampling, ollama: OllamaConfig
 ) -> str | None:
     """Create the model; returns the origin by Ollama, which stores a file of its own."""
-    files = {file.name: await _upload(file, ollama)}
-    body = CreateBody(model=tag, files=files, parameters=recommended)
-    async with (
-        aclosing(OllamaClient(ollama.addresses[0], ollama)) as client,
-        aclosing(client.created(body)) as lines,
-    ):
-        async for _ in lines:  # Progress, until the model has been created.
-            pass
+    digest = written.origin
+    body = CreateBody(model=tag, files={file.name: digest}, parameters=recommended)
+    async with aclosing(OllamaClient(ollama.addresses[0], ollama)) as client:
+        if not await has_file(client, ollama, digest):
+            await upload(client, ollama, digest, _pieces(file))
+        async with aclosing(client.created(body)) as lines:
+            async for _ in lines:  # Progress, until the model has been created.
+                pass
         return origin(await client.post("/api/show", ShowBody(tag), Show, _LOOK_SECONDS))
+
+
+async def _pieces(file: Path) -> AsyncGenerator[bytes]:
+    with file.open("rb") as opened:
+        while piece := await asyncio.to_thread(opened.read, _PIECE_BYTES):
+            yield piece

@@ -1,18 +1,15 @@
-"""Describe, delete, copy and create the models of one Ollama; upload the files of new ones.
+"""Describe, delete, copy and create the models of one Ollama.
 
 Source: https://github.com/ollama/ollama/blob/main/docs/api.md
 """
 
-from collections.abc import AsyncGenerator, AsyncIterable
+from collections.abc import AsyncGenerator
 from contextlib import aclosing
 from datetime import datetime
 
-import httpx
 from msgspec import Raw
 
 from adapters.backend import Description, Progress, RunningModel, TensorInfo
-from adapters.config import OllamaConfig
-from adapters.ollama.errors import FOREIGN, from_response, translate
 from adapters.ollama.server import OllamaServer, to_progress
 from adapters.ollama.wire import CopyBody, DeleteBody, FullShow, ShowBody, Tag
 
@@ -76,52 +73,3 @@ async def create(server: OllamaServer, recipe: bytes) -> AsyncGenerator[Progress
         async for line in (line async for batch in lines for line in batch):
             yield to_progress(line)
     server.catalog.forget()
-
-
-async def has_file(server: OllamaServer, config: OllamaConfig, digest: str) -> bool:
-    """True if a file with `digest`, `sha256:…`, was uploaded; raises as `upload`."""
-    response = await _send(server, config, "HEAD", digest, ())
-    if response.status_code == int(httpx.codes.NOT_FOUND):
-        return False
-    _require_success(response)
-    return True
-
-
-async def upload(
-    server: OllamaServer, config: OllamaConfig, digest: str, pieces: AsyncIterable[bytes]
-) -> None:
-    """Upload a file of any size in pieces.
-
-    One that Ollama has is read and not sent: Ollama would close the connection in the middle.
-
-    Raises:
-        BackendError: by the tables in `errors.py`.
-    """
-    if await has_file(server, config, digest):
-        async for _ in pieces:
-            pass
-        return
-    _require_success(await _send(server, config, "POST", digest, pieces))
-
-
-async def _send(
-    server: OllamaServer,
-    config: OllamaConfig,
-    method: str,
-    digest: str,
-    content: AsyncIterable[bytes] | tuple[()],
-) -> httpx.Response:
-    """Not through the server's client, which sends bodies that are in memory."""
-    timeout = httpx.Timeout(None, connect=config.connect_timeout)
-    headers = server.client.key_headers
-    async with httpx.AsyncClient(timeout=timeout, trust_env=False, headers=headers) as client:
-        try:
-            url = f"{server.address}/api/blobs/{digest}"
-            return await client.request(method, url, content=content or None)
-        except FOREIGN as error:
-            raise translate(error, began=False) from error
-
-
-def _require_success(response: httpx.Response) -> None:
-    if not response.is_success:
-        raise from_response(response.status_code, response.content, None)

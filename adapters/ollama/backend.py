@@ -22,7 +22,7 @@ from adapters.chat_template import Rewrite, rewrite
 from adapters.config import OllamaConfig
 from adapters.errors import BackendError, UnsupportedParameterError
 from adapters.features import OLLAMA
-from adapters.ollama import administration
+from adapters.ollama import administration, blobs
 from adapters.ollama.catalog import TOOLS_AS_TEXT
 from adapters.ollama.checked_answer import write_checked
 from adapters.ollama.choices import choice_requests, write_choices
@@ -197,10 +197,10 @@ class OllamaBackend:
         return administration.create(self._servers.first, recipe)
 
     async def has_file(self, digest: str) -> bool:
-        return await administration.has_file(self._servers.first, self._config, digest)
+        return await blobs.has_file(self._servers.first.client, self._config, digest)
 
     async def upload(self, digest: str, pieces: AsyncIterable[bytes]) -> None:
-        await administration.upload(self._servers.first, self._config, digest, pieces)
+        await blobs.upload(self._servers.first.client, self._config, digest, pieces)
 
     async def load(self, model: str, keep_alive: float | None = None) -> None:
         self._loading[model] += 1

@@ -39,6 +39,7 @@ _PULL_LINES = Decoder(PullLine)
 
 class OllamaClient:
     def __init__(self, address: str, config: OllamaConfig, limits: Limits = DEFAULT_LIMITS) -> None:
+        self.address = address
         self._token_timeout = config.token_timeout
         self._max_bytes = limits.max_bytes
         self._transport = Transport(config.connect_timeout)

@@ -12,8 +12,7 @@ import logging
 import re
 import socket
 import ssl
-from collections.abc import Callable, Generator
-from contextlib import contextmanager
+from collections.abc import Callable
 
 import httpx
 import msgspec
@@ -104,12 +103,6 @@ def find_row(error: type[Exception]) -> Row:
     raise KeyError(error)
 
 
-class Progress:
-    """Selects the column of a row: `started` once the answer has begun."""
-
-    started = False
-
-
 FOREIGN = tuple(EXCEPTIONS)
 
 
@@ -123,15 +116,6 @@ def _reason(cause: BaseException | None) -> str | None:
     detail = getattr(cause, "verify_message", "")
     words = (words for kind, words in _REASONS if isinstance(cause, kind))
     return next((text.format(reason=detail) for text in words), None)
-
-
-@contextmanager
-def translated(progress: Progress) -> Generator[None]:
-    """Raise each exception of `EXCEPTIONS` as the error of its row."""
-    try:
-        yield
-    except FOREIGN as error:
-        raise translate(error, progress.started) from error
 
 
 class TemplateRefusalError(InvalidRequestError):

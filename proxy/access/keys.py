@@ -126,6 +126,16 @@ def require_keys(server: ServerConfig) -> None:
         )
 
 
+def check_server(server: ServerConfig, environ: Mapping[str, str]) -> None:
+    """Check what a server needs beyond valid settings, before its address is taken.
+
+    Raises:
+        ConfigError: as `require_keys` and `Access`.
+    """
+    require_keys(server)
+    Access(server.keys, environ)
+
+
 def _is_loopback(host: str) -> bool:
     if host.lower() == "localhost":
         return True

@@ -14,12 +14,14 @@ _File = Annotated[str | None, typer.Argument(metavar="FILE", help="By default th
 
 @app.command("check")
 def check(file: _File = None, config: ConfigFile = None, as_json: AsJson = False) -> None:
-    """Check the settings: every problem, with file, line and key."""
+    """Check the settings as `tandem serve` does: every problem, with file, line and key."""
+    from proxy.access.keys import check_server
     from proxy.config import ConfigError
 
     path = find_config(file or config, os.environ)
     try:
         settings = read_settings(file or config)
+        check_server(settings.server, os.environ)
     except ConfigError as exc:
         if not as_json:
             raise

@@ -130,9 +130,8 @@ def rm(
 
     with any_server(read_settings(config), url, config) as server:
         card = server.get(f"/v1/models/{quote(model)}")
-        backends = " and ".join(there["backend"] for there in card["backends"])
         if not yes:
-            _confirm(f"Delete '{model}' ({to_size(card['size_bytes'])}) from {backends}?")
+            _confirm(f"Delete the files of '{model}' ({to_size(card['size_bytes'])})?")
         server.delete("/api/delete", {"model": model})
     if as_json:
         print_json({"model": model, "status": "deleted"})

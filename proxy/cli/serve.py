@@ -47,17 +47,16 @@ def serve(config: str | None = None, host: str | None = None, port: int | None =
         ConfigError: the settings are not valid, there is no key for a server that other machines
             reach, or it cannot be read.
     """
-    from proxy.access.keys import Access, require_keys
+    from proxy.access.keys import check_server
 
     def read() -> Config:
         settings = load_config(find_config(config, os.environ))
         options = {k: v for k, v in (("host", host), ("port", port)) if v is not None}
         settings = replace(settings, server=replace(settings.server, **options))
-        require_keys(settings.server)
+        check_server(settings.server, os.environ)
         return settings
 
     settings = read()
-    Access(settings.server.keys, os.environ)  # A wrong key is told before the address is taken.
     leave_at_signals()
     raise_limit()
     address = settings.server.host, settings.server.port

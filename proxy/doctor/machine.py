@@ -11,7 +11,7 @@ from msgspec import Struct
 
 from adapters.config import MLXConfig, make_private_folder
 from adapters.diagnosis.mlx import Device, find_device
-from proxy.access.keys import KEY_FILE, KEY_VARIABLE, find_own_key
+from proxy.access.keys import KEY_FILE, KEY_VARIABLE, check_server, find_own_key
 from proxy.cli.running_server import to_url
 from proxy.cli.version import versions
 from proxy.config import (
@@ -45,6 +45,7 @@ def examine_config(option: str | None, environ: Mapping[str, str]) -> Examined:
     path = find_config(option, environ)
     try:
         config = load_config(path, environ)
+        check_server(config.server, environ)
     except ConfigError as exc:
         count = len(exc.problems)
         check = Check(

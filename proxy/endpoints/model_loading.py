@@ -63,8 +63,8 @@ async def load_in_steps(
             yield step
 
 
-async def unload(request: ServerRequest, name: str) -> Route:
-    """Unload `name` on every backend that has it.
+async def unload(request: ServerRequest, name: str) -> list[Route]:
+    """Unload `name` on every backend that has it; return those that did, at least one.
 
     Raises:
         BackendBusyError: an answer of the model is in progress.
@@ -85,7 +85,7 @@ async def unload(request: ServerRequest, name: str) -> Route:
             away = exc
     if away is not None and not unloaded:
         raise away
-    return unloaded[0]
+    return unloaded
 
 
 async def _resolve(request: ServerRequest, name: str) -> Route:

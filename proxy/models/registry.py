@@ -23,7 +23,7 @@ from proxy.models.counterparts import INFERRED, DeclaredCounterparts
 
 log = logging.getLogger("tandem")
 
-_DEFAULT_TAG = ":latest"
+DEFAULT_TAG = ":latest"
 _RETRY_SECONDS = 2.0
 """Between two listings of an unreachable backend, so that it is used soon after it recovers."""
 _FIRST_LISTING_SECONDS = 10.0
@@ -66,8 +66,8 @@ class RegisteredModel(Struct, frozen=True, kw_only=True):
         names = {self.id, *self.names}
         places = {(d.backend, d.name) for d in self.deployments}
         return (
-            frozenset(names | {name.removesuffix(_DEFAULT_TAG) for name in names}),
-            frozenset(places | {(on, name.removesuffix(_DEFAULT_TAG)) for on, name in places}),
+            frozenset(names | {name.removesuffix(DEFAULT_TAG) for name in names}),
+            frozenset(places | {(on, name.removesuffix(DEFAULT_TAG)) for on, name in places}),
         )
 
     def among(self, backends: Iterable[str]) -> "RegisteredModel":
@@ -113,10 +113,11 @@ class BackendModels:
         return hashlib.sha256(self._weights(name).encode()).hexdigest()
 
     def _weights(self, name: str) -> str:
-        """Identify weights by their digest, or by what is known of them without one."""
+        """Identify weights by their digest, or by what is known of them without one: also the same
+        before and after the first load of the bundled model, which converts it."""
         model = self.models.get(name) or Model(name=name)
-        known = (name, model.origin, model.quantization, model.size_bytes)
-        return model.digest or repr(known)
+        file = model.origin or model.size_bytes
+        return model.digest or repr((name, file, model.quantization))
 
     def unusable(self) -> dict[str, str]:
         """The models that the backend has and cannot use, and why."""
@@ -323,7 +324,7 @@ class Registry:
         """The models on `backends` named `name` apart from owner and default tag: those that match
         in case, else all."""
         there = frozenset(backends)
-        names = [(n, self._short_names(n, b)) for b in there for n in self.backends[b].models]
+        names = [(n, self.short_names(n, b)) for b in there for n in self.backends[b].models]
         # Ollama's clients add the default tag to names without one.
         wanted = {name} | {self.backends[b].backend.naming.bare(name) for b in there}
         folded = {each.lower() for each in wanted}
@@ -332,8 +333,9 @@ class Registry:
         entries = (self.named(full, there) for full in sorted(alike))
         return list({entry.id: entry for entry in entries if entry.deployments}.values())
 
-    def _short_names(self, name: str, backend: str) -> frozenset[str]:
-        """`hf.co/org/tiny:latest` -> itself, `tiny:latest`, `tiny`, `hf.co/org/tiny`."""
+    def short_names(self, name: str, backend: str) -> frozenset[str]:
+        """All spellings of `name`, a model on `backend`, apart from case:
+        `hf.co/org/tiny:latest` -> itself, `tiny:latest`, `tiny`, `hf.co/org/tiny`."""
         bare = self.backends[backend].backend.naming.bare(name)
         return frozenset({name, bare, name.rpartition("/")[2], bare.rpartition("/")[2]})
 
@@ -348,11 +350,13 @@ class Registry:
         return replace(self._entry(self._completed(called), backends), prefer=prefer)
 
     def _alias(self, name: str, backends: frozenset[str]) -> RegisteredModel:
-        if name not in self._aliases:
+        # Ollama's clients add the default tag to names without one.
+        alias = name if name in self._aliases else name.removesuffix(DEFAULT_TAG)
+        if alias not in self._aliases:
             return RegisteredModel(id=name, deployments=())
-        entry = self._entry(self._names_of(name), backends)
-        names = entry.names if entry.id == name else (name,)
-        return replace(entry, id=name, names=names, prefer=self._aliases[name].prefer)
+        entry = self._entry(self._names_of(alias), backends)
+        names = entry.names if entry.id == alias else (alias,)
+        return replace(entry, id=alias, names=names, prefer=self._aliases[alias].prefer)
 
     def _names_of(self, alias: str) -> dict[str, str]:
         """The full names of the model behind `alias`, by backend; empty if it is not an alias."""

@@ -249,6 +249,11 @@ def test_an_alias_may_name_a_backend_that_is_switched_off(tmp_path: Path):
             "models: {fast: {vllm: x}}",
             "$.models.fast.vllm: no backend of this name; use mlx, ollama or echo",
         ),
+        (
+            "models: {ollama/fast: {mlx: x}}",
+            "$.models.ollama/fast: a request with this name asks for 'fast' on ollama; use an "
+            "alias that does not begin with 'ollama/'",
+        ),
         ("models: {fast: {mlx: 3}}", "$.models.fast.mlx: Expected `str`, got `int`"),
         ("models: {fast: x}", "$.models.fast: Expected `object`, got `str`"),
         ("models: {fast: {mlx: x, pin: 1}}", "$.models.fast.pin: Expected `bool`, got `int`"),

@@ -24,7 +24,7 @@ from servers.server_process import command, serving, write
 
 from proxy.access.config import KeyConfig
 from proxy.config import Config, ServerConfig
-from proxy.doctor.machine import check_port
+from proxy.doctor.machine import check_port, examine_config
 
 pytestmark = pytest.mark.process
 
@@ -88,6 +88,14 @@ def test_healthy_machine_is_ok_in_the_shape_of_the_report(tmp_path: Path):
         assert set(check) == {
             *("category", "status", "summary", "details", "remediation", "durationMs")
         }
+
+
+def test_server_that_would_not_start_is_reported(tmp_path: Path):
+    file = tmp_path / "tandem.yaml"
+    file.write_text("server: {host: 0.0.0.0}")
+    check = examine_config(str(file), {}).checks["config.file"]
+    assert check.status == "fail"
+    assert check.summary.startswith("$.server.host: other machines can reach this server")
 
 
 @pytest.mark.long

@@ -26,6 +26,7 @@ from adapters.mlx.models.bundled import (
     HUB_FALLBACK,
     cache_folder,
     converted_folder,
+    digest_of_wheel,
     find_gguf,
     imports_folder,
 )
@@ -468,8 +469,8 @@ def _bundled_model(config: MLXConfig, describe: Describe) -> ModelFolder:
     if path is not None and isinstance(model := read_folder(name, path, describe), Model):
         return ModelFolder(model, path)
     can: frozenset[Capability] = frozenset({"chat"})
-    size = source.stat().st_size if source is not None else None
-    model = Model(
-        name=name, context_length=8192, capabilities=can, lacks=lacks(can), size_bytes=size
-    )
+    model = Model(name=name, context_length=8192, capabilities=can, lacks=lacks(can))
+    if source is not None:
+        size, origin = source.stat().st_size, f"sha256:{digest_of_wheel(source)}"
+        model = replace(model, size_bytes=size, quantization="4-bit", origin=origin)
     return ModelFolder(model, None)

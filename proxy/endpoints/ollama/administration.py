@@ -29,7 +29,9 @@ from proxy.http.event_stream import NDJSON, EventSink, Put, json_line
 from proxy.http.gates import API_TYPES
 from proxy.http.json_response import JSONResponse
 from proxy.models.auto_pull import to_source
+from proxy.models.registry import DEFAULT_TAG, Registry
 from proxy.openapi import Operation
+from proxy.routing.router import Route
 
 _DIGEST = re.compile(r"sha256[:-]([0-9a-f]{64})")
 _LISTING_SECONDS = 5.0
@@ -123,17 +125,39 @@ async def pull_model(request: ServerRequest) -> ASGIResponse:
 
 @delete("/api/delete", status_code=200, operation=_DELETE, access="admin", errors=OLLAMA_ERRORS)
 async def delete_model(request: ServerRequest) -> ASGIResponse:
-    """Delete a model on every backend that has it by exactly this name."""
+    """Delete a model on every backend that has it by exactly this name, or by this short name."""
     body = await request.read(DeleteRequest)
     name = to_name(body.model, body.name)
     routes = await request.router.routes(request.forced(name))
-    wanted = name.removeprefix(f"{routes[0].backend_name}/")
-    named = [route for route in routes if wanted in route.backend.naming.spellings(route.name)]
-    for route in named or routes[:1]:
+    for route in _called(name, routes, request.registry):
         request.record.attempt(route.backend_name, route.name)
         await request.finish(route.backend.delete(route.name))
         await request.registry.backends[route.backend_name].refresh(_LISTING_SECONDS)
     return ASGIResponse()
+
+
+def _called(name: str, routes: list[Route], registry: Registry) -> list[Route]:
+    """Return those of `routes`, a model's, on which `name` is the model's own name.
+
+    Raises:
+        InvalidRequestError: it is an alias, or the name on another backend, so that the request
+            does not say which files are to go.
+    """
+    wanted = name.removeprefix(f"{routes[0].backend_name}/")
+    exact = [route for route in routes if wanted in route.backend.naming.spellings(route.name)]
+    folded = wanted.removesuffix(DEFAULT_TAG).lower()
+    short = [
+        route
+        for route in routes
+        if folded in map(str.lower, registry.short_names(route.name, route.backend_name))
+    ]
+    if called := exact or short:
+        return called
+    own = " and ".join(f"'{route.backend_name}/{route.name}'" for route in routes)
+    raise InvalidRequestError(
+        f"{name!r} is another name of {own}. A model is deleted by its own name only.",
+        param="model",
+    )
 
 
 @post("/api/copy", status_code=200, operation=_COPY, access="admin", errors=OLLAMA_ERRORS)

@@ -30,10 +30,15 @@ class LoadRequest(Struct, kw_only=True):
     """Stream the progress as lines of JSON."""
     keep_alive: KeepAlive | None = None
     ttl: Annotated[float, Meta(ge=0)] | None = None
+    backend: str | None = None
+    """The name of the backend that must load it."""
 
 
-class UnloadRequest(Struct):
-    """A body without fields; it may be omitted."""
+class UnloadRequest(Struct, kw_only=True):
+    """The field is optional, and so is the body."""
+
+    backend: str | None = None
+    """The name of the backend that must unload it; by default each that has it."""
 
 
 class Residence(Struct, kw_only=True):
@@ -43,6 +48,8 @@ class Residence(Struct, kw_only=True):
     backend: str
     name: str
     """The backend's own name of the model."""
+    backends: list[str]
+    """All backends that loaded or unloaded it, `backend` first."""
     status: Literal["loaded", "unloaded"]
     memory_bytes: int | None
     """Memory in use; null if not known."""
@@ -81,39 +88,42 @@ async def load_or_unload_model(model: FromPath[str], request: ServerRequest) -> 
     name, _, action = model.removeprefix("/").rpartition("/")
     match action:
         case "load" if name:
-            return await _load(request, request.forced(name), name)
+            body = await _read_optional(request, LoadRequest)
+            return await _load(request, name, body, body.backend)
         case "unload" if name:
-            return await _unload(request, request.forced(name), name)
+            body = await _read_optional(request, UnloadRequest)
+            return await _unload(request, name, body.backend)
         case _:
             raise MethodNotAllowedException(headers={"allow": "GET, HEAD, OPTIONS"})
 
 
 @post("/api/mlx/load/{model:path}", status_code=200, operation=_LOAD, access="admin")
 async def load_mlx_model(model: FromPath[str], request: ServerRequest) -> ASGIResponse:
-    name = model.removeprefix("/")
-    return await _load(request, request.forced(name, require_mlx(request)), name)
+    body = await _read_optional(request, LoadRequest)
+    return await _load(request, model.removeprefix("/"), body, require_mlx(request, body.backend))
 
 
 @post("/api/mlx/unload/{model:path}", status_code=200, operation=_UNLOAD, access="admin")
 async def unload_mlx_model(model: FromPath[str], request: ServerRequest) -> ASGIResponse:
-    name = model.removeprefix("/")
-    return await _unload(request, request.forced(name, require_mlx(request)), name)
+    body = await _read_optional(request, UnloadRequest)
+    return await _unload(request, model.removeprefix("/"), require_mlx(request, body.backend))
 
 
-async def _load(request: ServerRequest, forced: str, name: str) -> ASGIResponse:
-    body = await _read_optional(request, LoadRequest)
+async def _load(
+    request: ServerRequest, name: str, body: LoadRequest, backend: str | None
+) -> ASGIResponse:
+    forced = request.forced(name, backend)
     keep_alive = to_keep_alive(body.keep_alive, body.ttl)
     if body.stream:
         return await _load_in_steps(request, forced, keep_alive)
     route = await model_loading.load(request, forced, keep_alive)
     nbytes = await request.memory.footprint(route.backend_name, route.name)
-    return JSONResponse(_to_residence(name, route, "loaded", nbytes))
+    return JSONResponse(_to_residence(name, [route], "loaded", nbytes))
 
 
-async def _unload(request: ServerRequest, forced: str, name: str) -> ASGIResponse:
-    await _read_optional(request, UnloadRequest)
-    route = await model_loading.unload(request, forced)
-    return JSONResponse(_to_residence(name, route, "unloaded", 0))
+async def _unload(request: ServerRequest, name: str, backend: str | None) -> ASGIResponse:
+    routes = await model_loading.unload(request, request.forced(name, backend))
+    return JSONResponse(_to_residence(name, routes, "unloaded", 0))
 
 
 async def _read_optional(request: ServerRequest, kind: type[S]) -> S:
@@ -122,12 +132,13 @@ async def _read_optional(request: ServerRequest, kind: type[S]) -> S:
 
 
 def _to_residence(
-    model: str, route: Route, status: Literal["loaded", "unloaded"], nbytes: int | None
+    model: str, routes: list[Route], status: Literal["loaded", "unloaded"], nbytes: int | None
 ) -> Residence:
     return Residence(
         model_id=model,
-        backend=route.backend_name,
-        name=route.name,
+        backend=routes[0].backend_name,
+        name=routes[0].name,
+        backends=[route.backend_name for route in routes],
         status=status,
         memory_bytes=nbytes,
     )

@@ -12,6 +12,8 @@ class PinRequest(Struct, kw_only=True):
     model: str
     """Any of its names."""
     pinned: bool = True
+    backend: str | None = None
+    """The name of the backend that must keep it."""
 
 
 class Pinned(Struct, kw_only=True):
@@ -33,7 +35,8 @@ _PIN = Operation(
 @post("/api/pin", status_code=200, operation=_PIN, access="admin")
 async def pin_model(request: ServerRequest) -> Pinned:
     wanted = await request.read(PinRequest)
-    route = await model_loading.pin(request, request.forced(wanted.model), pinned=wanted.pinned)
+    model = request.forced(wanted.model, wanted.backend)
+    route = await model_loading.pin(request, model, pinned=wanted.pinned)
     return Pinned(
         model=wanted.model, backend=route.backend_name, name=route.name, pinned=wanted.pinned
     )

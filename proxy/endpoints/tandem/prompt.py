@@ -214,24 +214,24 @@ class MLXPromptDialect(PromptDialect):
     """The prompt dialect on MLX alone."""
 
     def parse(self, request: ServerRequest, raw: bytes) -> Call[PromptRequest]:
-        backend = require_mlx(request)
         call = super().parse(request, raw)
-        if call.body.backend not in (None, backend):
-            raise InvalidRequestError(f"'backend' can only be '{backend}' here.", param="backend")
-        return replace(call, backend=backend)
+        return replace(call, backend=require_mlx(request, call.body.backend))
 
 
-def require_mlx(request: ServerRequest) -> str:
-    """Return the name of the backend of kind `mlx`.
+def require_mlx(request: ServerRequest, field: str | None = None) -> str:
+    """Return the name of the backend of kind `mlx`. `field` is `backend` of the request's body.
 
     Raises:
         BackendUnavailableError: there is no such backend.
+        InvalidRequestError: the request requires another one.
     """
     name = request.registry.name_of("mlx")
     if name is None:
         raise BackendUnavailableError(
             "The mlx backend is switched off: the config has `mlx: null` or `false`.", lasting=True
         )
+    if field not in (None, name):
+        raise InvalidRequestError(f"'backend' can only be '{name}' here.", param="backend")
     return name
 
 

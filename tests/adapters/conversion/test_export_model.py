@@ -1,5 +1,6 @@
 """`tandem export`: rejected models, and the result on a real Ollama."""
 
+import asyncio
 import json
 import shutil
 import subprocess
@@ -10,6 +11,7 @@ from typing import Any
 
 import ollama
 import pytest
+from fakes.recorded_ollama import Reply, says_lines, stand_in
 from fakes.tiny_decoders import decoder_gguf
 from servers.ollama_server import OllamaProcess
 from servers.server_process import command, write
@@ -19,6 +21,7 @@ from adapters.conversion.export_model import default_tag, export_model, find_fol
 from adapters.errors import BackendUnavailableError, InvalidRequestError, ModelNotFoundError
 from adapters.mlx.gguf import convert
 from adapters.mlx.models.catalog import find_models
+from adapters.mlx.to_gguf import write_gguf
 from adapters.ollama.backend import OllamaBackend
 from adapters.recommended_sampling import RecommendedSampling
 
@@ -89,6 +92,33 @@ def test_invalid_tag_is_an_error_before_writing(mlx: MLXConfig, absent_ollama: O
 
 def never(done: int, total: int) -> None:
     pytest.fail("something was written")
+
+
+@pytest.mark.slow
+async def test_file_that_ollama_has_is_not_sent_again(mlx: MLXConfig, tmp_path: Path):
+    """Ollama closes the connection in the middle of such an upload."""
+    folder = find_folder("mlx:tiny:1b", mlx)[1]
+    origin = write_gguf(folder, tmp_path / "model.gguf", quiet).origin
+
+    async def show(reply: Reply) -> None:
+        words = b'{"error":"model not found"}'
+        is_made = bool(standin.bodies("/api/create"))
+        await reply.plain(*((200, b"{}") if is_made else (404, words)))
+
+    async def find(reply: Reply) -> None:
+        await reply.plain(200, b"")
+
+    async with stand_in() as standin:
+        standin.says("/api/show", show)
+        standin.says(f"/api/blobs/{origin}", find)
+        standin.says("/api/create", says_lines({"status": "success"}))
+        config = OllamaConfig(host=standin.host, api_key="0123456789abcdef")
+        done = await asyncio.to_thread(export_model, folder, TAG, mlx, config, quiet)
+    assert done.written.origin == origin
+    (made,) = standin.bodies("/api/create")
+    assert made["files"] == {"model.gguf": origin}
+    assert [seen.method for seen in standin.seen if "/blobs/" in seen.path] == ["HEAD"]
+    assert {seen.headers["authorization"] for seen in standin.seen} == {"Bearer 0123456789abcdef"}
 
 
 class Settings:

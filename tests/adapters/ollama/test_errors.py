@@ -23,13 +23,12 @@ from adapters.errors import (
 )
 from adapters.ollama.errors import (
     EXCEPTIONS,
-    Progress,
     RunnerFailedError,
     UnexplainedError,
     find_row,
     from_line,
     from_response,
-    translated,
+    translate,
 )
 
 FOREIGN = (
@@ -78,12 +77,8 @@ def test_no_row_is_hidden_by_another():
 def test_foreign_exception_is_translated_by_the_progress_of_the_answer(
     error: Exception, before: type[BackendError], after: type[BackendError]
 ):
-    for started, expected in ((False, before), (True, after)):
-        progress = Progress()
-        progress.started = started
-        with pytest.raises(BackendError) as caught, translated(progress):
-            raise error
-        assert type(caught.value) is expected
+    assert type(translate(error, began=False)) is before
+    assert type(translate(error, began=True)) is after
 
 
 RECORDED = [

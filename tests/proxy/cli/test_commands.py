@@ -220,6 +220,21 @@ def test_wrong_settings_are_reported_as_json(tmp_path: Path, capsys: pytest.Capt
     assert capsys.readouterr().err.count("tandem: ") == 2
 
 
+@pytest.mark.parametrize(
+    ("server", "key"),
+    [
+        ("host: 0.0.0.0", "server.host"),
+        ("keys: [{name: a, key: env:TANDEM_NO_SUCH_KEY}]", "server.keys[0].key"),
+    ],
+)
+def test_settings_that_no_server_starts_with_are_reported(
+    server: str, key: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+):
+    path = write(tmp_path, f"server:\n  {server}\n")
+    assert main(["config", "check", str(path)]) == 2
+    assert f"$.{key}: " in capsys.readouterr().err
+
+
 def test_versions_are_printed(capsys: pytest.CaptureFixture[str]):
     assert main(["--version"]) == 0
     assert capsys.readouterr().out.startswith("tandem ")

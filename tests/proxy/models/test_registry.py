@@ -169,6 +169,15 @@ async def test_config_may_omit_latest():
         assert (await router.find("a:latest")).id == "fast"
 
 
+async def test_alias_is_found_with_the_default_tag_where_no_model_has_that_name():
+    tags = [Model(name="a:7b"), Model(name="slow:latest")]
+    own = PAIR | {"slow": ModelConfig(names={"ollama": "a:7b"})}
+    async with routing([Model(name="org/a")], tags, own) as (router, _, _):
+        assert (await router.find("fast:latest")).id == "fast"
+        assert deployments(await router.find("ollama/fast:latest")) == ["ollama/a:7b"]
+        assert deployments(await router.find("slow:latest")) == ["ollama/slow:latest"]
+
+
 async def test_two_aliases_of_one_pair_are_two_entries():
     own = PAIR | {"slow": ModelConfig(names={"mlx": "org/a", "ollama": "a:7b"}, prefer="ollama")}
     async with routing([Model(name="org/a")], [Model(name="a:7b")], own) as (router, registry, _):

@@ -91,6 +91,18 @@ def test_default_is_a_model_of_the_hub_without_the_wheel(
     assert names(embedded="auto") == ["HuggingFaceTB/SmolLM2-135M-Instruct"]
 
 
+@pytest.mark.slow
+def test_bundled_model_is_described_by_its_weights_before_it_is_converted(
+    hub: Path, tmp_path: Path, smollm2_folder: Path
+) -> None:
+    before, after = (
+        find_models(MLXConfig(embedded="always", cache_folder=str(cache)))[bundled.EMBEDDED].model
+        for cache in (tmp_path, smollm2_folder.parent)
+    )
+    assert before.origin is not None
+    assert (before.origin, before.quantization) == (after.origin, after.quantization)
+
+
 @pytest.mark.parametrize(
     ("variables", "expected"),
     [

@@ -260,6 +260,24 @@ async def test_model_on_both_engines_is_deleted_where_it_has_the_name():
     assert (builder.deleted, mlx.deleted) == ([LLAMA.name], [])
 
 
+@pytest.mark.parametrize("name", ["both", "both:latest", "ollama/both", f"ollama/{QWEN.name}"])
+async def test_model_is_not_deleted_by_an_alias_or_its_name_on_another_backend(name: str):
+    mlx, builder = engines()
+    both = ModelConfig(names={"mlx": QWEN.name, "ollama": LLAMA.name})
+    async with http_client(mlx, builder, config=Config(models={"both": both})) as client:
+        response = await client.request("DELETE", "/api/delete", json={"model": name})
+    assert response.status_code == 400
+    assert f"'ollama/{LLAMA.name}'" in response.json()["error"]
+    assert (builder.deleted, mlx.deleted) == ([], [])
+
+
+async def test_model_is_deleted_by_a_short_name():
+    mlx, builder = engines()
+    async with http_client(mlx, builder) as client:
+        await client.request("DELETE", "/api/delete", json={"model": "qwen-4bit"})
+    assert (builder.deleted, mlx.deleted) == ([], [QWEN.name])
+
+
 async def test_file_is_uploaded_once_and_found():
     _, builder = engines()
     async with http_client(builder) as client:

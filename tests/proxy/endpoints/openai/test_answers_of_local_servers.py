@@ -294,6 +294,14 @@ async def test_fingerprint_without_a_digest_tells_quantizations_apart():
     assert len(found) == 2
 
 
+async def test_fingerprint_stays_where_a_file_is_converted_to_another_size():
+    found = {
+        (await answered(fingerprinted(origin="sha256:1", size_bytes=size)))["system_fingerprint"]
+        for size in (98, 102)
+    }
+    assert len(found) == 1
+
+
 # --- custom tools ---
 
 

@@ -95,6 +95,7 @@ async def test_model_is_loaded_by_any_of_its_names(path: str):
         "model_id": path.replace("%2F", "/").replace("%3A", ":"),
         "backend": "mlx",
         "name": NAME,
+        "backends": ["mlx"],
         "status": "loaded",
         "memory_bytes": None,
     }
@@ -175,7 +176,7 @@ async def test_model_that_mlx_does_not_have_is_not_found(what: str):
 @pytest.mark.parametrize("path", ["generate", f"load/{NAME}", f"unload/{NAME}"])
 async def test_mlx_that_is_switched_off_is_not_tried_again(path: str):
     async with client_of(Loads(kind="ollama")) as client:
-        response = await client.post(f"/api/mlx/{path}", json={})
+        response = await client.post(f"/api/mlx/{path}", json={"model_id": NAME, "prompt": "Hi"})
     assert response.status_code == 503
     assert response.headers["x-should-retry"] == "false"
     assert response.json()["error"]["message"] == (
@@ -207,6 +208,7 @@ async def test_model_of_either_engine_is_loaded_and_unloaded_by_its_public_name(
         "model_id": NAME,
         "backend": "ollama",
         "name": NAME,
+        "backends": ["ollama"],
         "status": "loaded",
         "memory_bytes": None,
     }
@@ -215,14 +217,34 @@ async def test_model_of_either_engine_is_loaded_and_unloaded_by_its_public_name(
     assert ollama.told == [("load", NAME, 300.0), ("unload", NAME)]
 
 
-async def test_model_is_loaded_on_the_backend_that_a_header_names():
+@pytest.mark.parametrize("where", ["headers", "json"])
+async def test_model_is_loaded_and_unloaded_on_the_backend_that_the_request_names(where: str):
     mlx, ollama = Loads(), Loads(kind="ollama")
     ollama.steps = []
+    named: dict[str, Any] = {
+        where: {"x-tandem-backend" if where == "headers" else "backend": "ollama"}
+    }
     async with client_of(mlx, ollama) as client:
-        headers = {"x-tandem-backend": "ollama"}
-        loaded = await client.post(f"/api/models/{NAME}/load", headers=headers)
+        loaded = await client.post(f"/api/models/{NAME}/load", **named)
+        unloaded = await client.post(f"/api/models/{NAME}/unload", **named)
     assert loaded.json()["backend"] == "ollama"
+    assert unloaded.json()["backends"] == ["ollama"]
+    assert "x-tandem-ignored" not in loaded.headers
     assert mlx.told == []
+
+
+async def test_unload_names_each_backend_that_had_the_model():
+    async with client_of(Loads(), Loads(kind="ollama")) as client:
+        unloaded = await client.post(f"/api/models/{NAME}/unload")
+    assert unloaded.json()["backends"] == ["mlx", "ollama"]
+
+
+@pytest.mark.parametrize("what", ["load", "unload"])
+async def test_other_backend_is_refused_where_the_address_names_mlx(what: str):
+    async with client_of(Loads(), Loads(kind="ollama")) as client:
+        response = await client.post(f"/api/mlx/{what}/{NAME}", json={"backend": "ollama"})
+    assert response.status_code == 400
+    assert response.json()["error"]["param"] == "backend"
 
 
 @pytest.mark.slow

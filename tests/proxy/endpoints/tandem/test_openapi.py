@@ -225,3 +225,21 @@ def test_document_is_not_made_before_it_is_asked_for(monkeypatch: pytest.MonkeyP
     assert not made
     assert document.encoded() is document.encoded()
     assert len(made) == 1
+
+
+def test_backend_is_named_in_the_body_wherever_it_is_in_a_header(document: dict[str, Any]):
+    def fields(schema: dict[str, Any]) -> set[str]:
+        if name := schema.get("$ref", "").rpartition("/")[2]:
+            return fields(document["components"]["schemas"][name])
+        parts = [fields(part) for part in schema.get("anyOf", [])]
+        return set.intersection(*parts) if parts else set(schema.get("properties", {}))
+
+    lacking = {
+        url
+        for url, methods in document["paths"].items()
+        for method in methods.values()
+        if any(each["name"] == "x-tandem-backend" for each in method.get("parameters", []))
+        for content in method.get("requestBody", {}).get("content", {}).values()
+        if "backend" not in fields(content["schema"])
+    }
+    assert lacking == set()

@@ -1,0 +1,61 @@
+"""Files that new models of an Ollama are made from: whether it has one, and uploads of any size.
+
+Source: https://github.com/ollama/ollama/blob/main/docs/api.md (blobs)
+"""
+
+from collections.abc import AsyncIterable
+
+import httpx
+
+from adapters.config import OllamaConfig
+from adapters.ollama.client import OllamaClient
+from adapters.ollama.errors import FOREIGN, from_response, translate
+
+
+async def has_file(client: OllamaClient, config: OllamaConfig, digest: str) -> bool:
+    """True if a file with `digest`, `sha256:…`, was uploaded; raises as `upload`."""
+    response = await _send(client, config, "HEAD", digest, ())
+    if response.status_code == int(httpx.codes.NOT_FOUND):
+        return False
+    _require_success(response)
+    return True
+
+
+async def upload(
+    client: OllamaClient, config: OllamaConfig, digest: str, pieces: AsyncIterable[bytes]
+) -> None:
+    """Upload a file of any size in pieces.
+
+    One that Ollama has is read and not sent: Ollama would close the connection in the middle.
+
+    Raises:
+        BackendError: by the tables in `errors.py`.
+    """
+    if await has_file(client, config, digest):
+        async for _ in pieces:
+            pass
+        return
+    _require_success(await _send(client, config, "POST", digest, pieces))
+
+
+async def _send(
+    client: OllamaClient,
+    config: OllamaConfig,
+    method: str,
+    digest: str,
+    content: AsyncIterable[bytes] | tuple[()],
+) -> httpx.Response:
+    """Not through `client`, which sends bodies that are in memory."""
+    timeout = httpx.Timeout(None, connect=config.connect_timeout)
+    headers = client.key_headers
+    async with httpx.AsyncClient(timeout=timeout, trust_env=False, headers=headers) as sender:
+        try:
+            url = f"{client.address}/api/blobs/{digest}"
+            return await sender.request(method, url, content=content or None)
+        except FOREIGN as error:
+            raise translate(error, began=False) from error
+
+
+def _require_success(response: httpx.Response) -> None:
+    if not response.is_success:
+        raise from_response(response.status_code, response.content, None)
