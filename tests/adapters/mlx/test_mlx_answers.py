@@ -379,7 +379,13 @@ async def test_parts_of_a_loose_schema_that_are_not_enforced_are_reported(
 ) -> None:
     parameters = {**CITY, "propertyNames": {"maxLength": 9}}
     tools = (WEATHER, Tool("time", None, parameters))
-    request = chat(tools=tools, tool_choice=NamedTool("time"), sampling=WILD, max_tokens=None)
+    request = chat(
+        tools=tools,
+        tool_choice=NamedTool("time"),
+        reasoning_effort="none",
+        sampling=WILD,
+        max_tokens=None,
+    )
     events = await answer(backend, request)
     assert isinstance(events[0], Started)
     assert events[0].ignored == ("tools[1].function.parameters.propertyNames",)

@@ -26,9 +26,8 @@ from adapters.events import (
     ToolCallStarted,
 )
 from adapters.ollama.backend import OllamaBackend
-from adapters.ollama.context.token_estimate import Count
-from adapters.ollama.server import OllamaServer
-from adapters.ollama.wire import ChatBody, RawBody
+from adapters.ollama.rendered.plan import to_plan
+from adapters.ollama.rendered.thought_style import ThoughtStyle
 from adapters.request import (
     Feature,
     GenerationRequest,
@@ -401,38 +400,37 @@ async def test_final_message_is_continued(standin: StandIn, backend: OllamaBacke
     assert "format" not in sent
 
 
-@pytest.mark.parametrize(
-    ("fields", "after"),
-    [
-        ({"continue_final_message": True}, "<think>\n\n</think>\n\nIt is"),
-        ({"reasoning_effort": "none", "response_format": STRICT}, "<think>\n\n</think>\n\n"),
-        ({"reasoning_effort": "low", "response_format": STRICT}, "<think>\n"),
-    ],
-)
-async def test_prompt_is_counted_with_the_text_that_the_answer_begins_after(
-    standin: StandIn,
-    backend: OllamaBackend,
-    monkeypatch: pytest.MonkeyPatch,
-    fields: dict[str, Any],
-    after: str,
-):
+async def test_text_that_an_answer_continues_is_counted(standin: StandIn, backend: OllamaBackend):
     shows(standin, "thinking")
     loaded = {"name": "m:latest", "model": "m:latest", "digest": "d", "context_length": 4096}
     standin.says("/api/ps", says_lines({"models": [loaded]}))
-    counted: list[ChatBody | RawBody] = []
-
-    async def count(_: OllamaServer, body: ChatBody | RawBody) -> Count:
-        counted.append(body)
-        return Count(7, exact=True)
-
-    monkeypatch.setattr(OllamaServer, "count", count)
-    begun = Message(role="assistant", content=(TextPart("It is"),))
-    last = (begun,) if "continue_final_message" in fields else ()
     await backend.list_models()
-    assert (await backend.count_tokens(chat(prompt=(USER, *last), **fields))).exact
-    [body] = counted
-    assert isinstance(body, RawBody)
-    assert body.prompt == f"<user>Hi<assistant>{after}"
+    counts: list[int] = []
+    for text in ("It is", "It is" + " so" * 90):
+        begun = Message(role="assistant", content=(TextPart(text),))
+        request = chat(prompt=(USER, begun), continue_final_message=True)
+        counts.append((await backend.count_tokens(request)).tokens)
+    assert counts[1] - counts[0] >= 60
+
+
+@pytest.mark.parametrize(
+    ("is_thinking", "is_continued", "after"),
+    [(True, False, "<think>"), (False, False, "<lead>"), (False, True, "<lead>It is")],
+)
+def test_plan_knows_the_text_between_prompt_and_answer(
+    is_thinking: bool, is_continued: bool, after: str
+):
+    style = ThoughtStyle(lead="<lead>", opening="<think>", close="</think>")
+    begun = Message(role="assistant", content=(TextPart("It is"),))
+    request = chat(
+        prompt=(USER, begun) if is_continued else (USER,),
+        continue_final_message=is_continued,
+        reasoning_effort=None if is_thinking or is_continued else "none",
+        response_format=None if is_continued else STRICT,
+    )
+    conversation, text = to_plan(request).beginning(style, thinks=True)
+    assert text == after
+    assert (conversation.think is False) == (not is_thinking)
 
 
 async def test_ollama_that_does_not_render_keeps_the_earlier_way(
