@@ -57,7 +57,7 @@ def create_app(
     access = Access(config.server.keys, os.environ)
 
     def apply(server: ServerConfig) -> None:
-        require_keys(server)
+        require_keys(server, had_keys=dispatch.access.needs_key)
         dispatch.access = Access(server.keys, os.environ)
         dispatch.config = server
 

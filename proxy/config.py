@@ -27,7 +27,7 @@ from adapters.naming import LONGEST, can_be_named
 from proxy.access.config import KeyConfig
 from proxy.config_problems import Collector, ConfigError, Problem, convert, located, to_problem
 from proxy.keep_alive import to_keep_alive
-from proxy.unique_keys import check_keys
+from proxy.unique_keys import check_keys, find_excess_depth
 
 __all__ = ["Config", "ConfigError", "find_config", "load_config", "state_folder"]
 
@@ -408,15 +408,17 @@ def duplicates(config: Config) -> Iterator[tuple[str, str, str]]:
 
 def _read(path: Path) -> Config:
     text = _read_text(path)
+    deep = Problem(message="the settings are nested too deeply", file=str(path))
+    if (line := find_excess_depth(text)) is not None:
+        raise ConfigError(replace(deep, line=line))
     try:
         return _decode(text)
     except ConfigError as exc:
         raise located(exc.problems, path, text) from exc
     except (ValueError, msgspec.DecodeError) as exc:
         raise located([to_problem(exc)], path, text) from exc
-    except RecursionError as exc:  # Also of a mapping that contains itself, by an alias of YAML.
-        problem = Problem(message="the settings are nested too deeply", file=str(path))
-        raise ConfigError(problem) from exc
+    except RecursionError as exc:  # A mapping that contains itself, by an alias of YAML.
+        raise ConfigError(deep) from exc
 
 
 def _read_text(path: Path) -> bytes:
@@ -478,8 +480,8 @@ def _to_backend(name: str, settings: object, wrong: Collector) -> BackendConfig 
     if settings is None or settings is False:
         return None
     fields = {} if settings is True else convert(settings, dict[str, Any], key)
-    kind = fields.pop("kind", name)
-    if not isinstance(kind, str) or kind not in KINDS:
+    kind = convert(fields.pop("kind", name), str, f"{key}.kind")
+    if kind not in KINDS:
         given = f"no kind of backend is {kind!r}; " if kind != name else "missing; "
         raise ValueError(f"{key}.kind: {given}use {_any_of(KINDS)}")
     return wrong.fields(fields, KINDS[kind], key)

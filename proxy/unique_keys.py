@@ -1,16 +1,37 @@
-"""Keys of a YAML file: each is a text, and is there once.
+"""Form of a YAML file: few levels, and each key is a text, and is there once.
 
 YAML forbids repeated keys, of which PyYAML takes the last.
 """
 
 from collections.abc import Iterator
+from contextlib import suppress
 from typing import Any
 
 import yaml
 
 _Loader: Any = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
+_parse: Any = getattr(yaml, "parse")  # noqa: B009 - it has no types
 _TEXTS = frozenset({"tag:yaml.org,2002:str", "tag:yaml.org,2002:merge"})
 """Tags of a text, and of `<<`."""
+
+_MOST_LEVELS = 64
+"""The settings have six. libyaml needs the square of the levels in time, and its nodes are made by
+functions that call themselves: some 50,000 levels exceed the stack and end the process."""
+
+
+def find_excess_depth(text: bytes) -> int | None:
+    """Return the line at which YAML exceeds `_MOST_LEVELS`, before anything else reads it.
+
+    It is `None` where it does not, or is no YAML before that.
+    """
+    depth = 0
+    with suppress(yaml.YAMLError, ValueError):
+        for event in _parse(text, Loader=_Loader):
+            depth += isinstance(event, yaml.CollectionStartEvent)
+            depth -= isinstance(event, yaml.CollectionEndEvent)
+            if depth > _MOST_LEVELS:
+                return event.start_mark.line + 1
+    return None
 
 
 def check_keys(text: bytes) -> None:

@@ -1,5 +1,6 @@
 """The files in `packaging/` are what the code writes, and pass their linters."""
 
+import json
 import os
 import plistlib
 import shutil
@@ -101,3 +102,15 @@ def test_service_without_systemd_says_what_to_do(tmp_path: Path):
     assert "tandem serve" in done.stderr
     unit = tmp_path / "settings" / "systemd" / "user" / "tandem.service"
     assert f"--config {config}" in unit.read_text()
+
+
+@pytest.mark.process
+@pytest.mark.skipif(sys.platform != "linux", reason="systemd is on Linux")
+def test_file_of_the_service_is_shown_for_programs_too(tmp_path: Path):
+    words = command("service", "install", "--dry-run", "--json")
+    env = os.environ | {"XDG_CONFIG_HOME": str(tmp_path)}
+    done = subprocess.run(words, capture_output=True, text=True, env=env, check=True)
+    shown = json.loads(done.stdout)
+    assert shown["file"] == str(tmp_path / "systemd" / "user" / "tandem.service")
+    assert shown["content"].startswith("[Unit]\nDescription=Tandem")
+    assert not Path(shown["file"]).exists()

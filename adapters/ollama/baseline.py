@@ -3,7 +3,7 @@
 from collections.abc import AsyncGenerator
 from typing import Any
 
-import ollama
+from adapters.ollama.official import ollama
 
 
 class OfficialChat:

@@ -11,7 +11,6 @@ from typing import TypeVar, cast
 
 import httpx
 import msgspec
-import ollama
 from msgspec import Struct
 from msgspec.json import Decoder
 
@@ -19,6 +18,7 @@ from adapters.config import OllamaConfig
 from adapters.errors import BackendUnavailableError, BadUpstreamError
 from adapters.ollama.errors import FOREIGN, from_response, translate
 from adapters.ollama.ndjson import LineStream
+from adapters.ollama.official import ollama
 from adapters.ollama.wire import ChatBody, Line, PullLine, RawBody
 from adapters.upstream.limits import DEFAULT_LIMITS, Limits
 from adapters.upstream.trace_context import trace_headers

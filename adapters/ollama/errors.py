@@ -16,7 +16,6 @@ from collections.abc import Callable
 
 import httpx
 import msgspec
-import ollama
 from msgspec import Struct
 
 from adapters.errors import (
@@ -32,6 +31,7 @@ from adapters.errors import (
     ModelNotFoundError,
     UnsupportedParameterError,
 )
+from adapters.ollama.official import ollama
 from adapters.ollama.wire import ErrorBody, RunnerError, RunnerErrorBody
 
 log = logging.getLogger("tandem")

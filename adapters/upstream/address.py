@@ -23,7 +23,7 @@ def usual_address(environ: Mapping[str, str]) -> str:
     """
     text = environ.get(VARIABLE, "")
     if not _is_valid(text):
-        raise ValueError(f"${VARIABLE} is {text!r}, which is no address of an Ollama")
+        raise ValueError(f"${VARIABLE}: {text!r} is no address of an Ollama")
     return to_address(text)
 
 

@@ -112,13 +112,20 @@ def _to_key(at: int, config: KeyConfig, environ: Mapping[str, str]) -> Key:
     )
 
 
-def require_keys(server: ServerConfig) -> None:
-    """Check that a server that other machines reach has keys.
+def require_keys(server: ServerConfig, *, had_keys: bool = False) -> None:
+    """Check that a server that other machines reach has keys, and one that had keys still has some.
 
     Raises:
         ConfigError: it has none, and `insecure` is not set.
     """
-    if not (server.keys or server.insecure or _is_loopback(server.host)):
+    if server.keys or server.insecure:
+        return
+    if had_keys:  # A file that is being written is empty for a moment.
+        raise ConfigError(
+            "$.server.keys: a reload does not take away the last key. Restart the server, or set "
+            "`server.insecure: true` to serve every client"
+        )
+    if not _is_loopback(server.host):
         raise ConfigError(
             f"$.server.host: other machines can reach this server at {server.host!r}, and it has "
             "no keys. Add one to `server.keys`, as in `{name: laptop, key: env:TANDEM_KEY}`, or "

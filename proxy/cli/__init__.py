@@ -6,10 +6,9 @@ Each command imports its dependencies when it runs, so that it does not load tho
 
 import errno
 import os
+import signal
 import sys
 from collections.abc import Sequence
-
-from proxy.config import ConfigError
 
 _FULL = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO})
 """Errors of a disk that takes no more, or has failed."""
@@ -17,11 +16,21 @@ _FULL = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO})
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run a command, and return its exit status; `SystemExit` where typer ends with an error."""
+    try:
+        return _main(list(sys.argv[1:] if argv is None else argv))
+    except KeyboardInterrupt:  # While modules are imported.
+        return 128 + signal.SIGINT
+
+
+def _main(words: Sequence[str]) -> int:
     from adapters.descriptors import fill_standard
     from proxy.cli.serve import plain_options, serve
+    from proxy.config import ConfigError
 
     fill_standard()
-    words = list(sys.argv[1:] if argv is None else argv)
+    if (reconfigure := getattr(sys.stdout, "reconfigure", None)) is not None:
+        # `?` where a terminal has no such character, or a file's name is no text.
+        reconfigure(errors="replace")
     try:
         if words[:1] == ["serve"] and (options := plain_options(words[1:])) is not None:
             port = options.pop("port", None)

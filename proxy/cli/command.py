@@ -9,6 +9,7 @@ from typing import Annotated, Any
 import typer
 
 from proxy.config import Config, find_config, load_config
+from proxy.own_address import without_itself
 
 ConfigFile = Annotated[
     str | None,
@@ -53,11 +54,12 @@ def read_settings(config: str | None) -> Config:
     Raises:
         ConfigError: they are not valid.
     """
-    return load_config(find_config(config, os.environ))
+    return without_itself(load_config(find_config(config, os.environ)))
 
 
 def print_json(value: Any) -> None:
-    print(json.dumps(value, indent=2, ensure_ascii=False))
+    takes_all = (sys.stdout.encoding or "").lower().startswith("utf")
+    print(json.dumps(value, indent=2, ensure_ascii=not takes_all))
 
 
 def print_table(head: Sequence[str], rows: Iterable[Sequence[str]]) -> None:

@@ -15,11 +15,20 @@ from adapters.descriptors import raise_limit
 from proxy.cli.output import Output, leave_at_signals
 from proxy.config import Config, find_config, load_config, state_folder
 from proxy.log_file import LOG_FILE, LOG_FORMAT, LogFile
+from proxy.own_address import without_itself
 
 if TYPE_CHECKING:
     from proxy.endpoints.server_request import ServerParts
 
 log = logging.getLogger("tandem")
+_FOREIGN = (
+    "LITESTAR_PDB",
+    "PROMETHEUS_MULTIPROC_DIR",
+    "prometheus_multiproc_dir",
+    "WEB_CONCURRENCY",
+)
+"""Variables for other servers, which libraries read: a debugger at each exception, a folder that
+metrics are shared in, and a number of processes."""
 OPTIONS = {"--host": "host", "--port": "port", "--config": "config"}
 
 
@@ -47,18 +56,21 @@ def serve(config: str | None = None, host: str | None = None, port: int | None =
         ConfigError: the settings are not valid, there is no key for a server that other machines
             reach, or it cannot be read.
     """
+    leave_at_signals()  # The imports take most of the time of the start.
     from proxy.access.keys import check_server
 
     def read() -> Config:
-        settings = load_config(find_config(config, os.environ))
+        # By the port of the file, too: a command that finds no server starts one on another port.
+        settings = without_itself(load_config(find_config(config, os.environ)))
         options = {k: v for k, v in (("host", host), ("port", port)) if v is not None}
         settings = replace(settings, server=replace(settings.server, **options))
         check_server(settings.server, os.environ)
-        return settings
+        return without_itself(settings)
 
     settings = read()
-    leave_at_signals()
     raise_limit()
+    for name in _FOREIGN:
+        os.environ.pop(name, None)
     address = settings.server.host, settings.server.port
     try:
         listener = _listen(*address)

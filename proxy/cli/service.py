@@ -86,7 +86,11 @@ def install(
     """Write the file of the service, and start it."""
     manager = _manager(config)
     if dry_run:
-        print(manager.content.decode(), end="")
+        content = manager.content.decode()
+        if as_json:
+            print_json({"file": str(manager.file), "content": content})
+        else:
+            print(content, end="")
         return
     try:
         manager.file.parent.mkdir(parents=True, exist_ok=True)
@@ -119,7 +123,10 @@ def uninstall(config: ConfigFile = None, as_json: AsJson = False) -> None:
     for command in manager.stop:
         if (reason := _run(command)) is not None:
             print(f"tandem: `{' '.join(command)}` failed: {reason}", file=sys.stderr)
-    manager.file.unlink()
+    try:
+        manager.file.unlink()
+    except OSError as exc:
+        raise CommandError(f"{manager.file} cannot be deleted: {exc.strerror}.") from exc
     if as_json:
         print_json({"file": str(manager.file), "installed": False})
     else:

@@ -57,8 +57,8 @@ class Server(Struct, frozen=True, kw_only=True):
 
     @property
     def key_or_any(self) -> str:
-        """Clients require a key, also where the server does not."""
-        return self.key or "tandem"
+        """Clients require a key, also where the server does not; as a plain text, for files."""
+        return str(self.key or "tandem")
 
     @property
     def answer_tokens(self) -> int:

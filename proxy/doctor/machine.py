@@ -24,6 +24,7 @@ from proxy.config import (
 )
 from proxy.doctor.report import Check
 from proxy.memory.budget import default_budget
+from proxy.own_address import without_itself
 
 _MARK = "x-tandem-backend"
 _GIB = 1024**3
@@ -44,7 +45,7 @@ def examine_config(option: str | None, environ: Mapping[str, str]) -> Examined:
     """Read the settings, and report every problem with file, line and key."""
     path = find_config(option, environ)
     try:
-        config = load_config(path, environ)
+        config = without_itself(load_config(path, environ))
         check_server(config.server, environ)
     except ConfigError as exc:
         count = len(exc.problems)

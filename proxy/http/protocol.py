@@ -210,7 +210,9 @@ class Connection(HttpToolsProtocol):
         self.scope["method"] = self.parser.get_method().decode()
         version = self.scope["http_version"] = self.parser.get_http_version()
         _check_head(version, self.scope["method"], self.url, self.headers)
-        self.expect_100_continue = dict(self.headers).get(b"expect", b"").lower() == b"100-continue"
+        expected = dict(self.headers).get(b"expect", b"").lower()
+        # HTTP/1.0 knows no responses before the response (RFC 9110, 10.1.1).
+        self.expect_100_continue = expected == b"100-continue" and version == "1.1"
         if self.parser.should_upgrade():
             return
         path, _, query = self.url.partition(b"?")

@@ -75,6 +75,17 @@ class Server(uvicorn.Server):
             with contextlib.suppress(TimeoutError):
                 await asyncio.wait_for(self._exit.wait(), self._date_seconds)
 
+    async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
+        """End as uvicorn does, and the application also where requests are not waited for.
+
+        uvicorn leaves it running then, and the end of the loop cancels it with a traceback.
+        """
+        await super().shutdown(sockets)
+        if self.force_exit:
+            for task in self.server_state.tasks:
+                task.cancel()
+            await self.lifespan.shutdown()
+
     @contextlib.contextmanager
     def capture_signals(self) -> Generator[None]:
         """Handle signals until the server has ended. uvicorn would raise them again then."""

@@ -33,19 +33,23 @@ ECHO = "backends: {mlx: null, ollama: null, echo: {kind: echo}}\nserver: {store:
 GOOD = chat("tokens=2", stream=False)
 
 
-async def stream_of(port: int, request: bytes = ENDLESS) -> bytes:
+async def stream_of(port: int, began: asyncio.Event) -> bytes:
     async with connected(port) as (reader, writer):
-        writer.write(request)
+        writer.write(ENDLESS)
         await read_head(reader)
-        return b"".join([piece async for piece in chunks(reader)])
+        text = b""
+        async for piece in chunks(reader):
+            began.set()
+            text += piece
+        return text
 
 
 async def begun(tandem: Tandem, count: int) -> list[asyncio.Task[bytes]]:
-    """Start streams, and wait until the server has a connection to the upstream for each."""
-    idle = tandem.use().descriptors
-    streams = [asyncio.create_task(stream_of(tandem.port)) for _ in range(count)]
-    await until(lambda: tandem.use().descriptors >= idle + 2 * count - 2, 60)  # Idle ones are used.
-    await pause(0.5)
+    """Start streams, and wait until each has a piece of its answer."""
+    events = [asyncio.Event() for _ in range(count)]
+    streams = [asyncio.create_task(stream_of(tandem.port, event)) for event in events]
+    async with asyncio.timeout(60):
+        await asyncio.gather(*(event.wait() for event in events))
     return streams
 
 

@@ -162,10 +162,13 @@ def _save(folder: Path, name: str, arrays: list[mx.array]) -> Path:
     mx.save_safetensors(content, {str(i): array for i, array in enumerate(arrays)})
     part = folder / f"{name}-{os.getpid()}.part"
     # Not through a link, nor into a file that is there already.
-    with open(
-        os.open(part, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW, 0o600), "wb"
-    ) as f:
-        f.write(content.getbuffer())
+    descriptor = os.open(part, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW, 0o600)
+    try:
+        with open(descriptor, "wb") as file:
+            file.write(content.getbuffer())
+    except OSError:  # A full disk would keep the beginning of every block.
+        part.unlink(missing_ok=True)
+        raise
     path = folder / f"{name}-{zlib.crc32(content.getbuffer()):08x}.safetensors"
     part.rename(path)
     return path

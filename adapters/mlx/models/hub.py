@@ -112,8 +112,8 @@ def main(arguments: Iterable[str]) -> int:
         _print(Report(str(exc), error="not_found"))
         return 1
     except Exception as exc:  # of the library, its HTTP client or the disk: no common base
-        reason = str(exc).partition("\n")[0]
-        _print(Report(f"'{repository}' cannot be fetched: {reason}", error="unavailable"))
+        reason = str(exc).partition("\n")[0].rstrip(".")
+        _print(Report(f"'{repository}' cannot be fetched: {reason}.", error="unavailable"))
         return 1
     return 0
 

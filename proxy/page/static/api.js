@@ -28,13 +28,22 @@ export async function request(path, options = {}) {
   for (;;) {
     const key = keys.get();
     const headers = { ...options.headers, ...(key ? { authorization: `Bearer ${key}` } : {}) };
-    const response = await fetch(path, { ...options, headers });
+    const response = await named(fetch(path, { ...options, headers }), "The server does not answer.");
     if (response.ok) return response;
     const error = new ApiError(response.status, await messageOf(response));
     if (response.status !== 401) throw error;
     if (keys.get() !== key) continue; // Another request got a new one meanwhile.
     asking ??= ask(key ? error.message : "").finally(() => (asking = null));
     if (!(await asking)) throw error;
+  }
+}
+
+/** `work` of the network, with an error in one wording: those of browsers differ. */
+async function named(work, message) {
+  try {
+    return await work;
+  } catch (error) {
+    throw error instanceof TypeError ? new ApiError(0, message) : error;
   }
 }
 
@@ -82,7 +91,7 @@ async function* texts(body) {
   const reader = body.pipeThrough(new TextDecoderStream()).getReader();
   try {
     for (;;) {
-      const { done, value } = await reader.read();
+      const { done, value } = await named(reader.read(), "The connection to the server was lost.");
       if (done) return;
       yield value;
     }

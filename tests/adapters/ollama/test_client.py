@@ -3,6 +3,9 @@
 import asyncio
 import contextlib
 import json
+import os
+import subprocess
+import sys
 from collections.abc import AsyncGenerator, Awaitable, Callable
 from contextlib import aclosing
 from typing import Any
@@ -664,3 +667,17 @@ async def test_closing_the_backend_ends_the_answers_in_progress(
     await backend.aclose()
     with pytest.raises(BadUpstreamError):
         await waiting
+
+
+@pytest.mark.process
+def test_variables_that_the_official_client_cannot_read_hinder_nothing():
+    variables = {
+        "ALL_PROXY": "socks9://box:1",
+        "http_proxy": "no:port",
+        "OLLAMA_HOST": "http://:::x",
+        "SSL_CERT_FILE": "/nonexistent/file",
+    }
+    line = "import os, adapters.ollama.client; print(os.environ['ALL_PROXY'])"
+    program = [sys.executable, "-c", line]
+    done = subprocess.run(program, env=os.environ | variables, capture_output=True, text=True)
+    assert (done.stdout, done.stderr) == ("socks9://box:1\n", "")

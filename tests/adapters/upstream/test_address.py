@@ -72,7 +72,7 @@ NOWHERE = [
 @pytest.mark.parametrize("said", NOWHERE)
 def test_bad_variable_is_named(said: str, monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setenv("OLLAMA_HOST", said)
-    with pytest.raises(ConfigError, match=r"\$OLLAMA_HOST is .*, which is no address"):
+    with pytest.raises(ConfigError, match=r"\$OLLAMA_HOST: .* is no address"):
         load_config(None)
 
 

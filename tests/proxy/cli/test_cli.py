@@ -75,6 +75,34 @@ def test_signal_stops_an_idle_server(tmp_path: Path, sent: signal.Signals):
     assert err == ""
 
 
+def test_variables_of_other_servers_change_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setenv("LITESTAR_PDB", "1")
+    monkeypatch.setenv("PROMETHEUS_MULTIPROC_DIR", str(tmp_path / "none"))
+    monkeypatch.setenv("WEB_CONCURRENCY", "many")
+    with serving(echo(tmp_path)) as running:
+        assert running.get("/metrics")[0] == 200
+        running.process.send_signal(signal.SIGTERM)
+        _out, err = running.process.communicate(timeout=30)
+    assert err == ""
+
+
+@pytest.mark.parametrize(("word", "module"), [("serve", "litestar"), ("version", "typer")])
+def test_ctrl_c_while_modules_are_imported_leaves_no_traceback(word: str, module: str):
+    code = f"""
+import os, signal, sys
+class Interrupting:
+    def find_spec(self, name, *_):
+        if name == {module!r}:
+            os.kill(os.getpid(), signal.SIGINT)
+signal.signal(signal.SIGINT, signal.default_int_handler)
+from proxy.cli import main
+sys.meta_path.insert(0, Interrupting())
+sys.exit(main([{word!r}]))
+"""
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60)
+    assert (done.returncode, done.stdout, done.stderr) == (130, "", "")
+
+
 @pytest.mark.long
 def test_closed_pipe_is_not_reported(tmp_path: Path):
     reader, writer = os.pipe()
@@ -83,6 +111,15 @@ def test_closed_pipe_is_not_reported(tmp_path: Path):
     ended = subprocess.run(command_line, stdout=writer, stderr=subprocess.PIPE, timeout=60)
     os.close(writer)
     assert (ended.returncode, ended.stderr) == (1, b"")
+
+
+@pytest.mark.parametrize(("option", "shown"), [("", "mod?les"), ("--json", "mod\\u00e8les")])
+def test_output_that_has_not_all_characters_gets_the_others(option: str, shown: str):
+    env = os.environ | {"PYTHONIOENCODING": "ascii:strict", "XDG_CONFIG_HOME": "/modèles"}
+    words = command("config", "path", *option.split())
+    done = subprocess.run(words, capture_output=True, text=True, env=env)
+    assert (done.returncode, done.stderr) == (0, "")
+    assert shown in done.stdout
 
 
 @pytest.mark.skipif(not Path("/dev/full").exists(), reason="a device of Linux")

@@ -68,6 +68,17 @@ def test_models_of_the_server_are_listed(tandem: Any):
     assert "other" in [card["id"] for card in json.loads(out)["data"]]
 
 
+@pytest.mark.parametrize("words", ["tandem show f", "tandem load --url {url} f"])
+def test_shell_completes_models_of_the_server_of_the_command(server: Running, words: str):
+    url = f"http://127.0.0.1:{server.port}"
+    typed = {"COMP_WORDS": words.format(url=url), "COMP_CWORD": str(len(words.split()) - 1)}
+    given = {} if "--url" in words else {"TANDEM_URL": url}
+    env = os.environ | typed | given | {"_TANDEM_COMPLETE": "complete_bash", "TANDEM_PORT": "9"}
+    program = [sys.executable, "-c", "from proxy.cli import main; main()"]
+    done = subprocess.run(program, capture_output=True, text=True, env=env)
+    assert done.stdout.split() == ["fast"]
+
+
 def test_model_with_a_slash_is_loaded_and_unloaded(tandem: Any):
     status, out, _ = tandem("load", "org/echo", "--keep-alive", "5m", "--json")
     assert (status, json.loads(out)["status"]) == (0, "loaded")
@@ -181,7 +192,7 @@ def test_address_that_cannot_be_one_names_the_form(url: str, capsys: pytest.Capt
 def test_download_without_a_backend_names_the_next_step(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ):
-    monkeypatch.setenv("TANDEM_PORT", "9")
+    monkeypatch.setenv("TANDEM_PORT", "10")
     config = write(tmp_path, "backends: {mlx: null, ollama: {host: 'http://127.0.0.1:9'}}")
     assert main(["pull", "x", "--config", str(config)]) == 1
     assert capsys.readouterr().err == (

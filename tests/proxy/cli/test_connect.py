@@ -7,8 +7,10 @@ from pathlib import Path
 
 import pytest
 import tomlkit
+from msgspec.structs import replace
 from servers.server_process import command, write
 
+from adapters.secret import read_secret
 from proxy.connect.clients import CLIENTS
 from proxy.connect.merge import MergeError, difference, merged
 from proxy.connect.merge import write as write_merged
@@ -24,6 +26,14 @@ def test_settings_name_the_address_and_the_model(name: str, tmp_path: Path):
     assert "8006" in text
     # Copilot lists the models itself, and variables name none.
     assert "org/local:7b" in text or name in ("copilot", "open-webui", "environment")
+
+
+@pytest.mark.parametrize("name", CLIENTS)
+def test_files_have_the_key_of_a_server_with_keys(name: str, tmp_path: Path):
+    server = replace(SERVER, key=read_secret("sk-local", {}))
+    for part in CLIENTS[name].settings(server, User(tmp_path)).parts:
+        _, after = merged(part)
+        assert ("sk-local" in after) == ("sk-local" in json.dumps(part.content))
 
 
 @pytest.mark.parametrize("name", CLIENTS)

@@ -241,6 +241,11 @@ async def test_expected_100_comes_before_the_body(port: int):
     writer.close()
 
 
+async def test_http_1_0_gets_no_100(port: int):
+    said = await answers(port, post(LENGTH, b"Expect: 100-continue", version=b"HTTP/1.0"), many=1)
+    assert statuses(said) == [200]
+
+
 async def test_requests_sent_together_are_answered_in_their_order(port: int):
     said = await answers(port, post(LENGTH) + get(target=b"/nope") + get(), many=3)
     assert statuses(said) == [200, 404, 200]

@@ -217,6 +217,25 @@ async def test_models_are_listed_with_their_state():
         await expect(page.locator("tbody tr")).to_have_count(1)
 
 
+@pytest.mark.parametrize("name", ["org/m", "a?b#c", "50% &amp; ü"])
+async def test_model_of_any_name_is_loaded(name: str):
+    backend = ScriptedBackend(models=[Model(name=name, loaded=False)])
+    async with served(backend) as port, opened_page(port, "models") as (page, _):
+        async with page.expect_response("**/load") as responding:
+            await page.get_by_role("button", name=f"Load {name} on scripted", exact=True).click()
+        assert (await responding.value).status == 200
+
+
+async def test_models_say_that_the_server_is_away_until_it_is_back():
+    async with served(ScriptedBackend()) as port, opened_page(port, "models") as (page, _):
+        await settle(page)
+        away = page.get_by_text("The server does not answer.", exact=True)
+        await page.route("**/api/models", lambda route: route.abort())
+        await expect(away).to_be_visible()
+        await page.unroute("**/api/models")
+        await expect(away).to_be_hidden()
+
+
 async def test_comparison_is_drawn_after_answers_and_from_benchmarks(tmp_path: Path):
     Archive(tmp_path).save(bench_result())
     mlx = ScriptedBackend(ANSWER, kind="mlx")

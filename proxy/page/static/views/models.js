@@ -21,6 +21,7 @@ export function models(main, signal) {
   const used = h("p", {});
   const meter = h("meter", { min: 0, max: 1, "aria-label": "Memory of models" });
   const problem = h("p", { class: "bad", role: "alert" });
+  const away = h("p", { class: "bad", role: "alert" }); // Ends with the next answer, an action's problem does not.
   const filter = h("input", { type: "search", oninput: () => show() });
   const rows = h("tbody", {});
   const unusable = h("ul", {});
@@ -31,6 +32,7 @@ export function models(main, signal) {
     meter,
     h("label", {}, "Filter by name ", filter),
     problem,
+    away,
     table("Models", COLUMNS, rows),
     others,
   );
@@ -60,8 +62,9 @@ export function models(main, signal) {
   repeat(async () => {
     try {
       await refresh();
+      setText(away, "");
     } catch (error) {
-      if (!signal.aborted) setText(problem, error.message);
+      if (!signal.aborted) setText(away, error.message);
     }
   }, POLL_MS, signal);
 }
@@ -88,7 +91,7 @@ function stateOf(each) {
 
 function row(model, act) {
   const cells = ["State", "Memory"].map((title) => h("td", { class: title === "Memory" ? "number" : "" }));
-  const path = `/api/models/${encodeURI(model.model_id)}`;
+  const path = `/api/models/${encodeURIComponent(model.model_id)}`;
   const there = { headers: { "x-tandem-backend": model.backend } };
   const button = (title, action) => h("button", { type: "button", "aria-label": `${title} ${model.name} on ${model.backend}`, onclick: () => act(action) }, title);
   const load = button("Load", () => post(`${path}/load`, {}, there));

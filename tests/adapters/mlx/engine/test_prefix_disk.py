@@ -1,6 +1,7 @@
 """The prefix cache on disk: blocks outlive the process, damaged files are not read."""
 
 import os
+import resource
 import stat
 import threading
 import time
@@ -61,6 +62,17 @@ def test_a_damaged_block_is_removed_when_it_is_read(tmp_path: Path, damage: Any)
     file.write_bytes(damage(file.read_bytes()))
     with opened(tmp_path) as second:
         assert second.read("aa") is None
+    assert files(tmp_path) == []
+
+
+def test_block_that_the_disk_does_not_take_leaves_no_file(tmp_path: Path) -> None:
+    before, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (1000, hard))
+    try:
+        with opened(tmp_path) as full:
+            full.write("aa", block(3.0))
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (before, hard))
     assert files(tmp_path) == []
 
 
